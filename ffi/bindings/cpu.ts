@@ -1,0 +1,155 @@
+/**
+ * The CPU kernels' C interface: each symbol with its arguments' C names and types, as ffi/cpu/ops.h declares them (a
+ * test compares the two). Pointers are addresses as plain numbers, 0 for none.
+ */
+import { dlopen, type FFIFunction, FFIType } from "bun:ffi";
+import { RunError } from "../../src/errors.ts";
+
+const signatures = {
+  matmul_forward:
+    "y:ptr x:ptr w:ptr bias:ptr M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32",
+  matmul_backward_input:
+    "dx:ptr dy:ptr w:ptr M:i32 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32",
+  matmul_backward_weight: "dw:ptr dy:ptr x:ptr M:i32 N:i32 K:i32 lddy:i32 ldx:i32 dydtype:i32 xdtype:i32",
+  bias_backward: "dbias:ptr dy:ptr M:i32 N:i32 lddy:i32 dydtype:i32",
+  weight_pack: "w:ptr source:ptr n0:i32 rows:i32 N:i32 K:i32 wdtype:i32 source_dtype:i32",
+  weight_unpack: "target:ptr w:ptr n0:i32 rows:i32 K:i32 target_dtype:i32 wdtype:i32",
+  embedding_forward: "x:ptr ids:ptr w:ptr T:i32 D:i32 wdtype:i32",
+  embedding_backward: "dw:ptr dx:ptr ids:ptr T:i32 D:i32",
+  rmsnorm_forward:
+    "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32 ydtype:i32 xdtype:i32 wdtype:i32",
+  rmsnorm_backward:
+    "dx:ptr dweight:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 xdtype:i32 wdtype:i32",
+  rope_forward: "x:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 ldx:i32 dtype:i32",
+  rope_backward: "dx:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 lddx:i32",
+  attention_forward:
+    "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
+  attention_backward:
+    "dq:ptr dk:ptr dv:ptr dout:ptr q:ptr k:ptr v:ptr out:ptr lse:ptr segments:ptr scratch:ptr scratch_rows:i32 S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 ldq:i32 ldo:i32 scale:f32 dtype:i32",
+  kv_store: "kpages:ptr vpages:ptr k:ptr v:ptr page:ptr offset:ptr T:i32 Hkv:i32 Dh:i32 ldkv:i32 dtype:i32",
+  attention_decode:
+    "out:ptr q:ptr kpages:ptr vpages:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr B:i32 table_width:i32 H:i32 Hkv:i32 Dh:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
+  glu_forward: "y:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
+  glu_backward: "dx:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
+  log_softmax_forward:
+    "logprob:ptr entropy:ptr lse:ptr logits:ptr entry_start:ptr targets:ptr rows:i32 vocabulary:i32 inverse_temperature:f32",
+  log_softmax_backward:
+    "dlogits:ptr logits:ptr dlogprob:ptr dentropy:ptr entry_start:ptr targets:ptr lse:ptr entropy:ptr rows:i32 vocabulary:i32 inverse_temperature:f32",
+  sample:
+    "ids:ptr logprob:ptr sampling_logprob:ptr logits:ptr logit_row:ptr counters:ptr seen:ptr B:i32 vocabulary:i32 seed:u32 stream:u32 temperature:f32 top_k:i32 top_p:f32 min_p:f32 repetition_penalty:f32",
+  adamw:
+    "p:ptr master:ptr m:ptr v:ptr g:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 dtype:i32",
+  sum_squares: "sum:ptr x:ptr n:i64",
+  scale: "x:ptr n:i64 factor:f32",
+  add: "y:ptr x:ptr n:i64",
+  fill: "x:ptr n:i64 value:f32",
+  cast: "y:ptr x:ptr n:i64 ydtype:i32 xdtype:i32",
+  gather_rows: "y:ptr x:ptr rows:ptr N:i32 D:i32",
+  scatter_rows: "dx:ptr dy:ptr rows:ptr N:i32 T:i32 D:i32",
+} as const;
+
+export type KernelName = keyof typeof signatures;
+export const kernelSignatures: Readonly<Record<KernelName, string>> = signatures;
+
+type Kernel = (...args: number[]) => void;
+export type Kernels = Readonly<Record<KernelName, Kernel>>;
+
+export interface CpuLibrary {
+  readonly kernels: Kernels;
+  /** Instruction paths that were compiled in, slowest first. */
+  readonly paths: readonly { readonly name: string; readonly supported: boolean; readonly lanes: number }[];
+  /** @throws RunError when this processor cannot run the path. */
+  selectPath(name: string): void;
+  /** Returns the number of threads in force. */
+  setThreads(count: number): number;
+  availableThreads(): number;
+  /** Bytes of scratch memory that the threads hold now. */
+  scratchBytes(): number;
+  /** GFLOP/s of an all-core multiply-add loop on the path in use. */
+  peakGflops(milliseconds: number): number;
+  /** GB/s of an all-core read of `bytes` at `address`. */
+  readBandwidth(address: number, bytes: number): number;
+  /** Calls and seconds per kernel since tracing was switched on (`trace: true`). */
+  readonly trace: Map<KernelName, { calls: number; seconds: number }>;
+}
+
+const types: Record<string, FFIType> = {
+  ptr: FFIType.ptr,
+  i32: FFIType.i32,
+  u32: FFIType.u32,
+  i64: FFIType.i64,
+  f32: FFIType.f32,
+};
+
+function functionType(signature: string): FFIFunction {
+  const args = signature.split(" ").map((argument) => types[argument.split(":")[1] ?? ""] as FFIType);
+  return { args, returns: FFIType.void };
+}
+
+const control = {
+  path_count: { args: [], returns: FFIType.i32 },
+  path_name: { args: [FFIType.i32], returns: FFIType.cstring },
+  path_supported: { args: [FFIType.i32], returns: FFIType.i32 },
+  path_lanes: { args: [FFIType.i32], returns: FFIType.i32 },
+  path_select: { args: [FFIType.i32], returns: FFIType.i32 },
+  threads_set: { args: [FFIType.i32], returns: FFIType.i32 },
+  threads_available: { args: [], returns: FFIType.i32 },
+  scratch_bytes: { args: [], returns: FFIType.i64 },
+  peak_gflops: { args: [FFIType.i32], returns: FFIType.f64 },
+  read_bandwidth: { args: [FFIType.ptr, FFIType.i64], returns: FFIType.f64 },
+} as const;
+
+/** Wraps a kernel so that its calls and time are counted. */
+function traced(kernel: Kernel, entry: { calls: number; seconds: number }): Kernel {
+  return (...args) => {
+    const start = performance.now();
+    kernel(...args);
+    entry.calls++;
+    entry.seconds += (performance.now() - start) / 1000;
+  };
+}
+
+/** @throws RunError when the library cannot be loaded. */
+export function openCpuLibrary(path: string, options: { trace?: boolean } = {}): CpuLibrary {
+  const names = Object.keys(signatures) as KernelName[];
+  const table = Object.fromEntries(names.map((name) => [name, functionType(signatures[name])]));
+  let symbols: Record<string, unknown>;
+  try {
+    symbols = dlopen(path, { ...table, ...control }).symbols as Record<string, unknown>;
+  } catch (error) {
+    throw new RunError(`${path}: the kernel library cannot be loaded (${String(error)}); delete it to have it rebuilt`);
+  }
+  const call = <T>(name: keyof typeof control, ...args: number[]): T =>
+    (symbols[name] as (...args: number[]) => T)(...args);
+  const trace = new Map<KernelName, { calls: number; seconds: number }>();
+  const kernels = Object.fromEntries(
+    names.map((name) => {
+      const kernel = symbols[name] as Kernel;
+      if (!options.trace) return [name, kernel];
+      const entry = { calls: 0, seconds: 0 };
+      trace.set(name, entry);
+      return [name, traced(kernel, entry)];
+    }),
+  ) as Record<KernelName, Kernel>;
+  const paths = Array.from({ length: call<number>("path_count") }, (_, index) => ({
+    name: String(call<unknown>("path_name", index)),
+    supported: call<number>("path_supported", index) !== 0,
+    lanes: call<number>("path_lanes", index),
+  }));
+  return {
+    kernels,
+    paths,
+    trace,
+    selectPath(name) {
+      const index = paths.findIndex((p) => p.name === name);
+      if (index < 0)
+        throw new RunError(`unknown instruction path ${name}; there are ${paths.map((p) => p.name).join(", ")}`);
+      if (!call<number>("path_select", index)) throw new RunError(`this processor cannot run the ${name} path`);
+    },
+    setThreads: (count) => call("threads_set", count),
+    availableThreads: () => call("threads_available"),
+    scratchBytes: () => Number(call("scratch_bytes")),
+    peakGflops: (milliseconds) => call("peak_gflops", milliseconds),
+    readBandwidth: (address, bytes) => call("read_bandwidth", address, bytes),
+  };
+}

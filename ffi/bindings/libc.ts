@@ -1,0 +1,155 @@
+/**
+ * The few calls of the C library that Bun has no equivalent for: mapping files of any size, anonymous memory,
+ * reading and writing at an address. Addresses are plain numbers (they stay below 2^53).
+ * Linux (glibc or musl) and macOS; leaves out Windows.
+ */
+import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
+import { closeSync, fstatSync, openSync } from "node:fs";
+import { InputError, RunError } from "../../src/errors.ts";
+
+const symbolTable = {
+  // void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
+  mmap: { args: ["usize", "usize", "i32", "i32", "i32", "i64"], returns: "ptr" },
+  // int munmap(void *addr, size_t length)
+  munmap: { args: ["usize", "usize"], returns: "i32" },
+  // int madvise(void *addr, size_t length, int advice)
+  madvise: { args: ["usize", "usize", "i32"], returns: "i32" },
+  // ssize_t pwrite(int fd, const void *buf, size_t count, off_t offset)
+  pwrite: { args: ["i32", "usize", "usize", "i64"], returns: "i64" },
+} as const;
+
+const isMac = process.platform === "darwin";
+
+function openLibc() {
+  const candidates = isMac ? ["libSystem.B.dylib"] : ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1"];
+  for (const name of candidates) {
+    try {
+      return dlopen(name, symbolTable).symbols;
+    } catch {
+      // the next candidate
+    }
+  }
+  throw new RunError(`no C library found under the names ${candidates.join(", ")}`);
+}
+
+const libc = openLibc();
+
+const PROT_READ = 1;
+const PROT_WRITE = 2;
+const MAP_SHARED = 1;
+const MAP_PRIVATE = 2;
+const MAP_ANONYMOUS = isMac ? 0x1000 : 0x20;
+const MADV_HUGEPAGE = 14; // Linux only
+const MADV_DONTNEED = 4;
+const MAP_FAILED = 2 ** 64 - 1;
+
+/** A file mapped read-only. Views are valid until `close`. */
+export interface FileMapping {
+  readonly path: string;
+  /** Address of byte 0; 0 for an empty file. */
+  readonly address: number;
+  readonly byteLength: number;
+  /** A view of `length` bytes from `offset`, without a copy. Keep it short-lived: it pins nothing. */
+  view(offset: number, length: number): Uint8Array<ArrayBuffer>;
+  /** Drops the pages from memory (they are read again from the file when touched). */
+  release(): void;
+  close(): void;
+}
+
+function mapped(result: unknown): number | null {
+  const address = Number(result);
+  return address === 0 || address === -1 || address === MAP_FAILED ? null : address;
+}
+
+/**
+ * Maps a whole file, of any size (`Bun.mmap` stops at 4 GiB).
+ *
+ * @throws InputError when the file cannot be opened or is not a regular file.
+ */
+export function mapFile(path: string): FileMapping {
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch (error) {
+    throw new InputError(`${path}: cannot be opened (${(error as NodeJS.ErrnoException).code}); check the path`);
+  }
+  try {
+    const stat = fstatSync(fd);
+    if (!stat.isFile()) throw new InputError(`${path}: not a regular file`);
+    const byteLength = stat.size;
+    if (byteLength === 0) return emptyMapping(path);
+    const address = mapped(libc.mmap(0, byteLength, PROT_READ, MAP_SHARED, fd, 0));
+    if (address === null)
+      throw new RunError(`${path}: mmap of ${byteLength} bytes failed; check free address space (ulimit -v)`);
+    let open = true;
+    return {
+      path,
+      address,
+      byteLength,
+      view(offset, length) {
+        if (!open) throw new Error(`${path}: read after close`);
+        if (offset < 0 || length < 0 || offset + length > byteLength)
+          throw new RangeError(`${path}: bytes ${offset}..${offset + length} lie outside the file's ${byteLength}`);
+        if (length === 0) return new Uint8Array(0);
+        return new Uint8Array(bytesAt(address + offset, length));
+      },
+      release() {
+        if (open) libc.madvise(address, byteLength, MADV_DONTNEED);
+      },
+      close() {
+        if (open) libc.munmap(address, byteLength);
+        open = false;
+      },
+    };
+  } finally {
+    closeSync(fd);
+  }
+}
+
+function emptyMapping(path: string): FileMapping {
+  return { path, address: 0, byteLength: 0, view: () => new Uint8Array(0), release() {}, close() {} };
+}
+
+/** Anonymous memory, zeroed, page-aligned, backed by huge pages where the kernel offers them. */
+export interface AnonymousMemory {
+  readonly address: number;
+  readonly byteLength: number;
+  /** Gives the pages back; they read as zero when touched again. */
+  discard(offset: number, length: number): void;
+  free(): void;
+}
+
+/** @throws RunError when the system refuses the allocation. */
+export function mapAnonymous(byteLength: number): AnonymousMemory {
+  const address = mapped(libc.mmap(0, byteLength, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (address === null) throw new RunError(`the system refused ${(byteLength / 2 ** 20).toFixed(0)} MiB of memory`);
+  if (!isMac && byteLength >= 2 ** 22) libc.madvise(address, byteLength, MADV_HUGEPAGE);
+  return {
+    address,
+    byteLength,
+    discard(offset, length) {
+      libc.madvise(address + offset, length, MADV_DONTNEED);
+    },
+    free() {
+      libc.munmap(address, byteLength);
+    },
+  };
+}
+
+/** The memory at `address` as an ArrayBuffer, without a copy and without ownership. */
+export function bytesAt(address: number, length: number): ArrayBuffer {
+  return toArrayBuffer(address as Pointer, 0, length);
+}
+
+/** One byte at `address`; touches the page it lies on. */
+export function byteAt(address: number): number {
+  return read.u8(address as Pointer, 0);
+}
+
+/**
+ * Writes `length` bytes from `address` into an open file at `offset`; returns the bytes written, which may be fewer,
+ * or −1 on an error (a full disk).
+ */
+export function writeAt(fd: number, address: number, length: number, offset: number): number {
+  return Number(libc.pwrite(fd, address, length, offset));
+}

@@ -1,0 +1,104 @@
+// The C interface: each kernel under its own name, sent to the instruction path chosen for this process.
+#include <string.h>
+#include <time.h>
+
+#include "ops.h"
+#include "threads.h"
+
+#define DECLARE_PATH(name)        \
+  namespace path_##name {         \
+  extern const Kernels kernels;   \
+  }
+DECLARE_PATH(portable)
+#if defined(__x86_64__)
+DECLARE_PATH(avx2)
+DECLARE_PATH(avx512)
+#endif
+
+namespace {
+
+struct Path {
+  const char* name;
+  const Kernels* kernels;
+  bool (*supported)();
+};
+
+// Slowest first.
+const Path paths[] = {
+    {"portable", &path_portable::kernels, [] { return true; }},
+#if defined(__x86_64__)
+    {"avx2", &path_avx2::kernels,
+     [] { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0; }},
+    {"avx512", &path_avx512::kernels,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+     }},
+#endif
+};
+constexpr int PATHS = sizeof paths / sizeof paths[0];
+
+const Kernels* kernels = paths[0].kernels;
+
+}  // namespace
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+int32_t path_count(void) { return PATHS; }
+const char* path_name(int32_t index) { return index >= 0 && index < PATHS ? paths[index].name : nullptr; }
+int32_t path_supported(int32_t index) { return index >= 0 && index < PATHS && paths[index].supported(); }
+int32_t path_lanes(int32_t index) { return paths[index].kernels->lanes; }
+
+// Uses path `index` from now on; 0 when this processor cannot run it.
+int32_t path_select(int32_t index) {
+  if (!path_supported(index)) return 0;
+  kernels = paths[index].kernels;
+  return 1;
+}
+
+// Multiply-adds a second on all threads of the path in use, in GFLOP/s, measured over about `milliseconds`.
+double peak_gflops(int32_t milliseconds) {
+  const int threads = 64;
+  double flops[threads];
+  timespec from, to;
+  int64_t n = 20000;
+  for (;;) {
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    parallel(threads, [&](int64_t i) { flops[i] = kernels->fma_peak(n); });
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    double seconds = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
+    double total = 0;
+    for (double f : flops) total += f;
+    if (seconds * 1000 >= milliseconds || n > (int64_t)1 << 40) return total / seconds / 1e9;
+    n *= 2;
+  }
+}
+
+// Bytes a second read from memory by all threads, in GB/s: `bytes` at `memory`, once.
+double read_bandwidth(const uint64_t* memory, int64_t bytes) {
+  const int64_t block = 1 << 18;
+  timespec from, to;
+  static volatile uint64_t keep;
+  clock_gettime(CLOCK_MONOTONIC, &from);
+  parallel(bytes / block, [&](int64_t i) {
+    const uint64_t* p = memory + i * (block / 8);
+    uint64_t a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
+    for (int64_t j = 0; j < block / 8; j += 8) {
+      a += p[j], b += p[j + 1], c += p[j + 2], d += p[j + 3];
+      e += p[j + 4], f += p[j + 5], g += p[j + 6], h += p[j + 7];
+    }
+    keep = a + b + c + d + e + f + g + h;
+  });
+  clock_gettime(CLOCK_MONOTONIC, &to);
+  double seconds = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
+  return (double)(bytes / block * block) / seconds / 1e9;
+}
+
+#define DISPATCH(name, parameters, arguments) \
+  void name parameters { kernels->name arguments; }
+CPU_OPS(DISPATCH)
+#undef DISPATCH
+
+}  // extern "C"
+#pragma GCC visibility pop

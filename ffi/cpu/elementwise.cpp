@@ -1,0 +1,108 @@
+// Flat float32 work and moves of rows.
+//   adamw         Loshchilov & Hutter 2019, decoupled decay: master, m, v updated, the parameter written from master
+//   sum_squares   sum (1) =   in float64, in blocks of fixed size added in order
+//   scale, fill   x =         add: y +=        cast: y =
+//   gather_rows   y (N, D) = x[rows]           scatter_rows: dx (T, D) = 0, then dx[rows] = dy (rows distinct)
+#include "simd.h"
+#include "threads.h"
+
+namespace KERNEL_PATH {
+
+static constexpr int64_t BLOCK = 16384;
+
+template <class Body>
+INLINE void blocks(int64_t n, const Body& body) {
+  parallel(ceil_div(n, BLOCK), [&](int64_t b) { body(b * BLOCK, smaller(n, (b + 1) * BLOCK)); });
+}
+
+// grad_scale is the clipping factor; correction1 = 1 − β1^t, correction2 = 1 − β2^t. In float32 p and master are one.
+void adamw(void* p, float* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,
+           float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t dtype) {
+  const V step = set1(lr / correction1), root = set1(__builtin_sqrtf(correction2)), decay = set1(1.0f - lr * weight_decay);
+  const V b1 = set1(beta1), b2 = set1(beta2), c1 = set1(1.0f - beta1), c2 = set1(1.0f - beta2);
+  blocks(n, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i += W) {
+      int k = (int)smaller(W, to - i);
+      V grad = mul(load_upto(g + i, k), set1(grad_scale));
+      V first = fma(b1, load_upto(m + i, k), mul(c1, grad));
+      V second = fma(b2, load_upto(v + i, k), mul(c2, mul(grad, grad)));
+      V denominator = add(div(sqrt(second), root), set1(eps));
+      V value = sub(mul(load_upto(master + i, k), decay), div(mul(step, first), denominator));
+      store_upto(m + i, first, k);
+      store_upto(v + i, second, k);
+      store_upto(master + i, value, k);
+      if (dtype == 1) store_upto((bf16*)p + i, value, k);
+    }
+  });
+}
+
+void sum_squares(double* sum, const float* x, int64_t n) {
+  // Blocks are summed a batch at a time, so the partial sums fit a fixed array whatever n is.
+  constexpr int64_t BATCH = 1024;
+  double partial[BATCH], total = 0;
+  for (int64_t first = 0; first < n; first += BATCH * BLOCK) {
+    int64_t count = smaller(BATCH, ceil_div(n - first, BLOCK));
+    parallel(count, [&](int64_t b) {
+      int64_t from = first + b * BLOCK, to = smaller(n, from + BLOCK);
+      double s[W] = {};
+      for (int64_t i = from; i < to; i++) s[(i - from) % W] += (double)x[i] * x[i];
+      double block = 0;
+      for (int j = 0; j < W; j++) block += s[j];
+      partial[b] = block;
+    });
+    for (int64_t b = 0; b < count; b++) total += partial[b];
+  }
+  *sum = total;
+}
+
+void scale(float* x, int64_t n, float factor) {
+  blocks(n, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) x[i] *= factor;
+  });
+}
+
+void add(float* y, const float* x, int64_t n) {
+  blocks(n, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) y[i] += x[i];
+  });
+}
+
+void fill(float* x, int64_t n, float value) {
+  blocks(n, [&](int64_t from, int64_t to) {
+    for (int64_t i = from; i < to; i++) x[i] = value;
+  });
+}
+
+void cast(void* y, const void* x, int64_t n, int32_t ydtype, int32_t xdtype) {
+  WITH_DTYPE(ydtype, TY, {
+    blocks(n, [&](int64_t from, int64_t to) {
+      if (xdtype == 2) {
+        for (int64_t i = from; i < to; i++) store_scalar((TY*)y + i, to_float(((const f16*)x)[i]));
+      } else {
+        WITH_DTYPE(xdtype, TX, {
+          for (int64_t i = from; i < to; i += W) {
+            int k = (int)smaller(W, to - i);
+            store_upto((TY*)y + i, load_upto((const TX*)x + i, k), k);
+          }
+        });
+      }
+    });
+  });
+}
+
+void gather_rows(float* y, const float* x, const int32_t* rows, int32_t N, int32_t D) {
+  parallel(ceil_div(N, 16), [&](int64_t block) {
+    for (int64_t i = block * 16; i < smaller(N, block * 16 + 16); i++)
+      memcpy(y + i * D, x + rows[i] * (int64_t)D, sizeof(float) * D);
+  });
+}
+
+void scatter_rows(float* dx, const float* dy, const int32_t* rows, int32_t N, int32_t T, int32_t D) {
+  fill(dx, (int64_t)T * D, 0.0f);
+  parallel(ceil_div(N, 16), [&](int64_t block) {
+    for (int64_t i = block * 16; i < smaller(N, block * 16 + 16); i++)
+      memcpy(dx + rows[i] * (int64_t)D, dy + i * D, sizeof(float) * D);
+  });
+}
+
+}  // namespace KERNEL_PATH

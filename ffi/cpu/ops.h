@@ -1,0 +1,113 @@
+// Every kernel that the bindings call: name, parameters, arguments. The dispatcher, each path's table and the
+// declarations are made from this one list. Argument order: outputs, inputs, saved statistics, sizes, scalars.
+//
+// Legend: T tokens, D hidden width, F intermediate width, H heads, Dh head size, V vocabulary, B sequences, S segments,
+// N rows or outputs. dtype codes: 0 float32, 1 bfloat16 (2 float16, as a source only). Gradients of activations are
+// float32 and written (=); gradients of parameters are float32 and accumulated (+=).
+#pragma once
+#include <stdint.h>
+
+#define CPU_OPS(OP)                                                                                                    \
+  OP(matmul_forward,                                                                                                   \
+     (void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K, int32_t ldy,           \
+      int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate),                                \
+     (y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate))                                           \
+  OP(matmul_backward_input,                                                                                            \
+     (void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K, int32_t lddx, int32_t lddy,            \
+      int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate),                                           \
+     (dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate))                                           \
+  OP(matmul_backward_weight,                                                                                           \
+     (float* dw, const void* dy, const void* x, int32_t M, int32_t N, int32_t K, int32_t lddy, int32_t ldx,            \
+      int32_t dydtype, int32_t xdtype),                                                                                \
+     (dw, dy, x, M, N, K, lddy, ldx, dydtype, xdtype))                                                                 \
+  OP(bias_backward, (float* dbias, const void* dy, int32_t M, int32_t N, int32_t lddy, int32_t dydtype),               \
+     (dbias, dy, M, N, lddy, dydtype))                                                                                 \
+  OP(weight_pack,                                                                                                      \
+     (void* w, const void* source, int32_t n0, int32_t rows, int32_t N, int32_t K, int32_t wdtype,                     \
+      int32_t source_dtype),                                                                                           \
+     (w, source, n0, rows, N, K, wdtype, source_dtype))                                                                \
+  OP(weight_unpack,                                                                                                    \
+     (void* target, const void* w, int32_t n0, int32_t rows, int32_t K, int32_t target_dtype, int32_t wdtype),         \
+     (target, w, n0, rows, K, target_dtype, wdtype))                                                                   \
+  OP(embedding_forward,                                                                                                \
+     (float* x, const int32_t* ids, const void* w, int32_t T, int32_t D, int32_t wdtype),                              \
+     (x, ids, w, T, D, wdtype))                                                                                        \
+  OP(embedding_backward, (float* dw, const float* dx, const int32_t* ids, int32_t T, int32_t D), (dw, dx, ids, T, D))  \
+  OP(rmsnorm_forward,                                                                                                  \
+     (void* y, float* rstd, const void* x, const void* weight, int32_t T, int32_t H, int32_t D, int32_t ldy,           \
+      int32_t ldx, float eps, int32_t ydtype, int32_t xdtype, int32_t wdtype),                                         \
+     (y, rstd, x, weight, T, H, D, ldy, ldx, eps, ydtype, xdtype, wdtype))                                             \
+  OP(rmsnorm_backward,                                                                                                 \
+     (float* dx, float* dweight, const float* dy, const void* x, const void* weight, const float* rstd,                \
+      const float* dresidual, int32_t T, int32_t H, int32_t D, int32_t lddx, int32_t lddy, int32_t ldx,                \
+      int32_t xdtype, int32_t wdtype),                                                                                 \
+     (dx, dweight, dy, x, weight, rstd, dresidual, T, H, D, lddx, lddy, ldx, xdtype, wdtype))                          \
+  OP(rope_forward,                                                                                                     \
+     (void* x, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Dh,         \
+      int32_t ldx, int32_t dtype),                                                                                     \
+     (x, positions, cos, sin, T, H, Dh, ldx, dtype))                                                                   \
+  OP(rope_backward,                                                                                                    \
+     (float* dx, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Dh,       \
+      int32_t lddx),                                                                                                   \
+     (dx, positions, cos, sin, T, H, Dh, lddx))                                                                        \
+  OP(attention_forward,                                                                                                \
+     (void* out, float* lse, const void* q, const void* k, const void* v, const int32_t* segments, int32_t S,          \
+      int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldo, int32_t ldq, float scale,                            \
+      int32_t dtype),                                                                                                  \
+     (out, lse, q, k, v, segments, S, T, H, Hkv, Dh, ldo, ldq, scale, dtype))                                          \
+  OP(attention_backward,                                                                                               \
+     (float* dq, float* dk, float* dv, const float* dout, const void* q, const void* k, const void* v,                 \
+      const void* out, const float* lse, const int32_t* segments, float* scratch, int32_t scratch_rows, int32_t S,     \
+      int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldq, int32_t ldo, float scale, int32_t dtype),            \
+     (dq, dk, dv, dout, q, k, v, out, lse, segments, scratch, scratch_rows, S, T, H, Hkv, Dh, ldq, ldo, scale, dtype)) \
+  OP(kv_store,                                                                                                         \
+     (void* kpages, void* vpages, const void* k, const void* v, const int32_t* page, const int32_t* offset,            \
+      int32_t T, int32_t Hkv, int32_t Dh, int32_t ldkv, int32_t dtype),                                                \
+     (kpages, vpages, k, v, page, offset, T, Hkv, Dh, ldkv, dtype))                                                    \
+  OP(attention_decode,                                                                                                 \
+     (void* out, const void* q, const void* kpages, const void* vpages, const int32_t* page_table,                     \
+      const int32_t* prompt_lengths, const int32_t* completion_lengths, int32_t B, int32_t table_width, int32_t H,     \
+      int32_t Hkv, int32_t Dh, int32_t ldo, int32_t ldq, float scale, int32_t dtype),                                  \
+     (out, q, kpages, vpages, page_table, prompt_lengths, completion_lengths, B, table_width, H, Hkv, Dh, ldo, ldq,    \
+      scale, dtype))                                                                                                   \
+  OP(glu_forward, (void* y, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype),                         \
+     (y, x, T, F, gelu, dtype))                                                                                        \
+  OP(glu_backward, (float* dx, const float* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype),     \
+     (dx, dy, x, T, F, gelu, dtype))                                                                                   \
+  OP(log_softmax_forward,                                                                                              \
+     (float* logprob, float* entropy, float* lse, const float* logits, const int32_t* entry_start,                     \
+      const int32_t* targets, int32_t rows, int32_t vocabulary, float inverse_temperature),                            \
+     (logprob, entropy, lse, logits, entry_start, targets, rows, vocabulary, inverse_temperature))                     \
+  OP(log_softmax_backward,                                                                                             \
+     (float* dlogits, const float* logits, const float* dlogprob, const float* dentropy, const int32_t* entry_start,   \
+      const int32_t* targets, const float* lse, const float* entropy, int32_t rows, int32_t vocabulary,                \
+      float inverse_temperature),                                                                                      \
+     (dlogits, logits, dlogprob, dentropy, entry_start, targets, lse, entropy, rows, vocabulary, inverse_temperature)) \
+  OP(sample,                                                                                                           \
+     (int32_t* ids, float* logprob, float* sampling_logprob, const float* logits, const int32_t* logit_row,            \
+      const int32_t* counters, uint32_t* seen, int32_t B, int32_t vocabulary, uint32_t seed, uint32_t stream,          \
+      float temperature, int32_t top_k, float top_p, float min_p, float repetition_penalty),                           \
+     (ids, logprob, sampling_logprob, logits, logit_row, counters, seen, B, vocabulary, seed, stream, temperature, top_k, top_p,\
+      min_p, repetition_penalty))                                                                                      \
+  OP(adamw,                                                                                                            \
+     (void* p, float* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,       \
+      float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t dtype),           \
+     (p, master, m, v, g, n, lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale, dtype))        \
+  OP(sum_squares, (double* sum, const float* x, int64_t n), (sum, x, n))                                               \
+  OP(scale, (float* x, int64_t n, float factor), (x, n, factor))                                                       \
+  OP(add, (float* y, const float* x, int64_t n), (y, x, n))                                                            \
+  OP(fill, (float* x, int64_t n, float value), (x, n, value))                                                          \
+  OP(cast, (void* y, const void* x, int64_t n, int32_t ydtype, int32_t xdtype), (y, x, n, ydtype, xdtype))             \
+  OP(gather_rows, (float* y, const float* x, const int32_t* rows, int32_t N, int32_t D), (y, x, rows, N, D))           \
+  OP(scatter_rows, (float* dx, const float* dy, const int32_t* rows, int32_t N, int32_t T, int32_t D),                 \
+     (dx, dy, rows, N, T, D))
+
+#define KERNEL_POINTER(name, parameters, arguments) void(*name) parameters;
+struct Kernels {
+  CPU_OPS(KERNEL_POINTER)
+  // Sustained multiply-adds of this path, for the share of peak that `bench` reports: runs `n` of them a thread,
+  // returns floating-point operations done.
+  double (*fma_peak)(int64_t n);
+  int lanes;
+};
+#undef KERNEL_POINTER

@@ -1,0 +1,245 @@
+// One vector vocabulary for every instruction path. Each path compiles the same kernels with its own flags inside its
+// own namespace (KERNEL_PATH), so nothing here may be shared between paths: no templates of the standard library.
+//
+// A path fixes W, the number of float lanes. Whatever order a kernel sums in is written with W, so a path always
+// gives the same bits; two paths may differ in the last ones.
+#pragma once
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+// bfloat16: the upper half of a float32.
+struct bf16 {
+  uint16_t bits;
+};
+// IEEE half, only read (checkpoints).
+struct f16 {
+  uint16_t bits;
+};
+
+#define INLINE static inline __attribute__((always_inline))
+
+namespace KERNEL_PATH {
+
+INLINE float to_float(float x) { return x; }
+INLINE float to_float(bf16 x) {
+  uint32_t u = (uint32_t)x.bits << 16;
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+INLINE float to_float(f16 x) {
+  uint32_t sign = (uint32_t)(x.bits & 0x8000) << 16, exponent = (x.bits >> 10) & 31, mantissa = x.bits & 1023;
+  uint32_t u;
+  if (exponent == 31) {
+    u = sign | 0x7f800000u | mantissa << 13;
+  } else if (exponent != 0) {
+    u = sign | (exponent + 112) << 23 | mantissa << 13;
+  } else {  // zero or subnormal: mantissa * 2^-24 is exact in float32
+    float f = (float)mantissa * 5.9604644775390625e-8f;
+    memcpy(&u, &f, 4);
+    u |= sign;
+  }
+  float f;
+  memcpy(&f, &u, 4);
+  return f;
+}
+// Round to nearest even; a NaN stays a NaN.
+INLINE bf16 to_bf16(float x) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{(uint16_t)(u >> 16 | 0x40)};
+  return bf16{(uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16)};
+}
+INLINE void store_scalar(float* p, float x) { *p = x; }
+INLINE void store_scalar(bf16* p, float x) { *p = to_bf16(x); }
+
+#if defined(__AVX512F__)
+static constexpr int W = 16;
+typedef __m512 V;
+INLINE V zero() { return _mm512_setzero_ps(); }
+INLINE V set1(float x) { return _mm512_set1_ps(x); }
+INLINE V load(const float* p) { return _mm512_loadu_ps(p); }
+INLINE V load(const bf16* p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
+}
+INLINE void store(float* p, V x) { _mm512_storeu_ps(p, x); }
+INLINE void store(bf16* p, V x) {
+  __m512i u = _mm512_castps_si512(x);
+  __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+  __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+  __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
+}
+INLINE V add(V a, V b) { return _mm512_add_ps(a, b); }
+INLINE V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+INLINE V div(V a, V b) { return _mm512_div_ps(a, b); }
+INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE V max(V a, V b) { return _mm512_max_ps(a, b); }
+INLINE V min(V a, V b) { return _mm512_min_ps(a, b); }
+INLINE V sqrt(V a) { return _mm512_sqrt_ps(a); }
+// a < b ? x : y, lane by lane
+INLINE V select_less(V a, V b, V x, V y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x); }
+INLINE V round_nearest(V a) { return _mm512_roundscale_ps(a, 8); }
+INLINE V pow2(V n) {  // n integral, −126…127
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+#elif defined(__AVX2__)
+static constexpr int W = 8;
+typedef __m256 V;
+INLINE V zero() { return _mm256_setzero_ps(); }
+INLINE V set1(float x) { return _mm256_set1_ps(x); }
+INLINE V load(const float* p) { return _mm256_loadu_ps(p); }
+INLINE V load(const bf16* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+}
+INLINE void store(float* p, V x) { _mm256_storeu_ps(p, x); }
+INLINE void store(bf16* p, V x) {
+  __m256i u = _mm256_castps_si256(x);
+  __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+  __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
+  __m256i quiet = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
+  __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  __m256i r = _mm256_blendv_epi8(rounded, quiet, nan);
+  r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0xd8);
+  _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(r));
+}
+INLINE V add(V a, V b) { return _mm256_add_ps(a, b); }
+INLINE V sub(V a, V b) { return _mm256_sub_ps(a, b); }
+INLINE V mul(V a, V b) { return _mm256_mul_ps(a, b); }
+INLINE V div(V a, V b) { return _mm256_div_ps(a, b); }
+INLINE V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE V max(V a, V b) { return _mm256_max_ps(a, b); }
+INLINE V min(V a, V b) { return _mm256_min_ps(a, b); }
+INLINE V sqrt(V a) { return _mm256_sqrt_ps(a); }
+INLINE V select_less(V a, V b, V x, V y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+INLINE V round_nearest(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+INLINE V pow2(V n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+#else
+// Portable: GCC and Clang vector extensions (SSE2 on x86-64, NEON on arm64). No fused multiply-add: the build passes
+// -ffp-contract=off, so a*b+c rounds twice, everywhere alike.
+static constexpr int W = 4;
+typedef float V __attribute__((vector_size(16)));
+typedef int32_t I __attribute__((vector_size(16)));
+typedef uint32_t U __attribute__((vector_size(16)));
+INLINE V zero() { return V{0, 0, 0, 0}; }
+INLINE V set1(float x) { return V{x, x, x, x}; }
+INLINE V load(const float* p) {
+  V v;
+  memcpy(&v, p, 16);
+  return v;
+}
+INLINE V load(const bf16* p) { return V{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}; }
+INLINE void store(float* p, V x) { memcpy(p, &x, 16); }
+INLINE void store(bf16* p, V x) {
+  for (int i = 0; i < 4; i++) p[i] = to_bf16(x[i]);
+}
+INLINE V add(V a, V b) { return a + b; }
+INLINE V sub(V a, V b) { return a - b; }
+INLINE V mul(V a, V b) { return a * b; }
+INLINE V div(V a, V b) { return a / b; }
+INLINE V fma(V a, V b, V c) { return a * b + c; }
+INLINE V select(I mask, V x, V y) { return (V)(((I)x & mask) | ((I)y & ~mask)); }
+INLINE V max(V a, V b) { return select(a > b, a, b); }
+INLINE V min(V a, V b) { return select(a < b, a, b); }
+INLINE V sqrt(V a) {
+  for (int i = 0; i < 4; i++) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+}
+INLINE V select_less(V a, V b, V x, V y) { return select(a < b, x, y); }
+INLINE V round_nearest(V a) {  // |a| < 2^22: adding 1.5 * 2^23 leaves the nearest integer, ties to even
+  V magic = set1(12582912.0f);
+  return (a + magic) - magic;
+}
+INLINE V pow2(V n) { return (V)((__builtin_convertvector(n, I) + 127) << 23); }
+#endif
+
+// Sum of the lanes, always as the same tree: halves folded together until one is left.
+INLINE float sum_lanes(V x) {
+  float a[W];
+  store(a, x);
+  for (int half = W / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; i++) a[i] += a[i + half];
+  return a[0];
+}
+INLINE float max_lanes(V x) {
+  float a[W];
+  store(a, x);
+  float m = a[0];
+  for (int i = 1; i < W; i++) m = a[i] > m ? a[i] : m;
+  return m;
+}
+
+// The first n < W elements, the other lanes filled with `fill`.
+template <class T>
+INLINE V load_part(const T* p, int n, float fill = 0.0f) {
+  float a[W];
+  for (int i = 0; i < W; i++) a[i] = i < n ? to_float(p[i]) : fill;
+  return load(a);
+}
+template <class T>
+INLINE void store_part(T* p, V x, int n) {
+  float a[W];
+  store(a, x);
+  for (int i = 0; i < n; i++) store_scalar(p + i, a[i]);
+}
+template <class T>
+INLINE V load_upto(const T* p, int n) { return n >= W ? load(p) : load_part(p, n); }
+template <class T>
+INLINE void store_upto(T* p, V x, int n) {
+  if (n >= W) store(p, x);
+  else store_part(p, x, n);
+}
+
+// e^x to about one ulp; exactly 1 at 0, exactly 0 below −87.3 (so −inf gives 0), largest finite power above 88.
+INLINE V exp(V x) {
+  const V low = set1(-87.33f);
+  V y = min(x, set1(88.37f));
+  y = max(y, low);
+  V n = round_nearest(mul(y, set1(1.44269504088896341f)));
+  V r = fma(n, set1(-0.693359375f), y);       // ln 2 in two parts, the first exact in few bits
+  r = fma(n, set1(2.12194440e-4f), r);
+  V p = set1(1.0f / 5040);
+  p = fma(p, r, set1(1.0f / 720));
+  p = fma(p, r, set1(1.0f / 120));
+  p = fma(p, r, set1(1.0f / 24));
+  p = fma(p, r, set1(1.0f / 6));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, r, set1(1.0f));
+  p = fma(p, r, set1(1.0f));
+  p = mul(p, pow2(n));
+  return select_less(x, low, zero(), p);
+}
+INLINE float exp1(float x) {
+  float a[W];
+  store(a, exp(set1(x)));
+  return a[0];
+}
+
+INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Element types by the code the bindings pass: 0 = float32, 1 = bfloat16. `body` sees T.
+#define WITH_DTYPE(code, T, ...)  \
+  do {                            \
+    if ((code) == 0) {            \
+      using T = float;            \
+      __VA_ARGS__;                \
+    } else {                      \
+      using T = bf16;             \
+      __VA_ARGS__;                \
+    }                             \
+  } while (0)
+
+// A panel is 16 columns: the unit in which weights and keys are stored, [columns/16][rows][16], columns zero-padded.
+static constexpr int PANEL = 16;
+static constexpr int PV = PANEL / W;  // vectors in a panel row
+
+}  // namespace KERNEL_PATH

@@ -1,0 +1,54 @@
+// Log-softmax of one row of logits: the one order of summing the vocabulary, shared by training and sampling.
+#pragma once
+#include <math.h>
+
+#include "simd.h"
+
+namespace KERNEL_PATH {
+
+struct RowStatistics {
+  float max;      // of logits · inverse_temperature
+  float lse;      // log Σ exp(logits · inverse_temperature)
+  float entropy;  // −Σ p log p, in nats
+};
+
+// z_i = logit_i · inverse_temperature everywhere; a lane sums every W-th element, the lanes fold at the end.
+INLINE RowStatistics row_statistics(const float* logits, int64_t size, float inverse_temperature) {
+  const V t = set1(inverse_temperature);
+  int64_t whole = size / W * W;
+  int rest = (int)(size - whole);
+  V top = set1(-INFINITY);
+  for (int64_t i = 0; i < whole; i += W) top = max(mul(load(logits + i), t), top);
+  float m = max_lanes(top);
+  for (int64_t i = whole; i < size; i++) {
+    float z = logits[i] * inverse_temperature;
+    m = z > m ? z : m;
+  }
+  const V shift = set1(m);
+  V sum = zero(), weighted = zero();
+  for (int64_t i = 0; i < whole; i += W) {
+    V d = sub(mul(load(logits + i), t), shift);
+    V e = exp(d);
+    sum = add(sum, e);
+    weighted = fma(e, max(d, set1(-88.0f)), weighted);  // where e is 0, d may be −inf
+  }
+  if (rest > 0) {
+    V d = sub(mul(load_part(logits + whole, rest, 0.0f), t), shift);
+    float lanes[W];
+    store(lanes, d);
+    for (int i = rest; i < W; i++) lanes[i] = -INFINITY;
+    d = load(lanes);
+    V e = exp(d);
+    sum = add(sum, e);
+    weighted = fma(e, max(d, set1(-88.0f)), weighted);
+  }
+  float s = sum_lanes(sum);
+  float log_sum = (float)::log((double)s);
+  return RowStatistics{m, m + log_sum, log_sum - sum_lanes(weighted) / s};
+}
+
+INLINE float row_logprob(const float* logits, int64_t target, float inverse_temperature, const RowStatistics& row) {
+  return logits[target] * inverse_temperature - row.lse;
+}
+
+}  // namespace KERNEL_PATH

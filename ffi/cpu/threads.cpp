@@ -1,0 +1,147 @@
+#include "threads.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <atomic>
+
+namespace {
+
+struct Job {
+  void (*body)(void*, int64_t);
+  void* context;
+  int64_t count;
+};
+
+constexpr int MAX_THREADS = 256;
+constexpr int SPINS = 4000;  // about 50 µs: kernels follow each other faster than a sleeping thread wakes
+
+std::atomic<uint32_t> generation{0};  // counts jobs; a worker waits for it to change
+std::atomic<int64_t> next_index{0};
+std::atomic<int> running{0};
+Job job;
+int thread_count = 1;
+int started = 1;  // the calling thread is number 0
+std::atomic<bool> busy{false};
+thread_local bool inside = false;
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  asm volatile("yield");
+#endif
+}
+
+void work(const Job& j) {
+  for (int64_t i; (i = next_index.fetch_add(1, std::memory_order_relaxed)) < j.count;) j.body(j.context, i);
+}
+
+void* worker(void* argument) {
+  // Its number, and the generation at its birth: jobs before that one do not count on it.
+  int number = (int)((uintptr_t)argument & 0xffff);
+  uint32_t seen = (uint32_t)((uintptr_t)argument >> 16);
+  inside = true;
+  for (;;) {
+    int spins = 0;
+    while (generation.load(std::memory_order_acquire) == seen) {
+      if (++spins < SPINS) relax();
+      else generation.wait(seen, std::memory_order_acquire);
+    }
+    seen = generation.load(std::memory_order_acquire);
+    if (number < thread_count) {
+      work(job);
+      running.fetch_sub(1, std::memory_order_release);
+    }
+  }
+  return nullptr;
+}
+
+struct Scratch {
+  void* memory[4] = {};
+  size_t bytes[4] = {};
+  ~Scratch() {
+    for (void* m : memory) free(m);
+  }
+};
+thread_local Scratch scratch;
+std::atomic<int64_t> scratch_total{0};
+
+}  // namespace
+
+void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context) {
+  if (count <= 0) return;
+  bool idle = false;
+  // A nested call, or one from a second JavaScript thread, runs on its own thread alone: same results.
+  if (thread_count == 1 || count == 1 || inside || !busy.compare_exchange_strong(idle, true)) {
+    for (int64_t i = 0; i < count; i++) body(context, i);
+    return;
+  }
+  job = Job{body, context, count};
+  next_index.store(0, std::memory_order_relaxed);
+  running.store(thread_count - 1, std::memory_order_relaxed);
+  generation.fetch_add(1, std::memory_order_release);
+  generation.notify_all();
+  inside = true;
+  work(job);
+  inside = false;
+  for (int spins = 0; running.load(std::memory_order_acquire) != 0;) {
+    if (++spins < SPINS) relax();
+    else sched_yield();
+  }
+  busy.store(false);
+}
+
+void* thread_scratch(int slot, size_t bytes) {
+  if (scratch.bytes[slot] < bytes) {
+    free(scratch.memory[slot]);
+    size_t rounded = (bytes + 4095) & ~(size_t)4095;
+    scratch_total.fetch_add((int64_t)(rounded - scratch.bytes[slot]));
+    if (posix_memalign(&scratch.memory[slot], 64, rounded) != 0) abort();
+    scratch.bytes[slot] = rounded;
+  }
+  return scratch.memory[slot];
+}
+
+#pragma GCC visibility push(default)
+extern "C" {
+
+// Threads that kernels use from now on, the calling one included; returns the number in force.
+int32_t threads_set(int32_t n) {
+  if (n < 1) n = 1;
+  if (n > MAX_THREADS) n = MAX_THREADS;
+  thread_count = n;
+  while (started < n) {
+    void* argument = (void*)((uintptr_t)generation.load() << 16 | (uintptr_t)started);
+    pthread_t id;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&attributes, 1 << 20);
+    if (pthread_create(&id, &attributes, worker, argument) != 0) {
+      thread_count = started;
+      break;
+    }
+    pthread_attr_destroy(&attributes);
+    started++;
+  }
+  return thread_count;
+}
+
+// Cores that this process may run on.
+int32_t threads_available(void) {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  long online = sysconf(_SC_NPROCESSORS_ONLN);
+  return online > 0 ? (int32_t)online : 1;
+}
+
+// Bytes of scratch memory that all threads hold.
+int64_t scratch_bytes(void) { return scratch_total.load(); }
+}
+#pragma GCC visibility pop

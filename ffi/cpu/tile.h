@@ -1,0 +1,71 @@
+// The one inner loop of every matrix product: a tile of MR rows by 16 columns,
+//   C[r][0..15] (+)= Σ_k A[r][k] · B[k][0..15],   k ascending, one fused multiply-add each.
+// An element's sum is one chain over k that starts at zero (or at C), so its bits depend neither on MR, nor on which
+// other rows share the tile, nor on where the k range is cut when the chain is carried through C. Promise 2 rests on it.
+#pragma once
+#include "simd.h"
+
+namespace KERNEL_PATH {
+
+// Rows that fill the register file beside a row of B.
+static constexpr int MR = W == 16 ? 14 : W == 8 ? 6 : 3;
+
+// C is float with row stride ldc; A[r][k] lies at a[r * row_stride + k * k_stride]; B rows are ldb apart.
+// from_c: the chain continues from C; otherwise it starts at zero.
+template <int ROWS, class TB>
+INLINE void tile_rows(float* c, int64_t ldc, const float* a, int64_t row_stride, int64_t k_stride, const TB* b,
+                      int64_t ldb, int64_t depth, bool from_c) {
+  V acc[ROWS][PV];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < PV; v++) acc[r][v] = zero();
+  if (from_c) {
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < PV; v++) acc[r][v] = load(c + r * ldc + v * W);
+  }
+  for (int64_t k = 0; k < depth; k++) {
+    V bk[PV];
+#pragma GCC unroll 4
+    for (int v = 0; v < PV; v++) bk[v] = load(b + v * W);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+      V ark = set1(a[r * row_stride]);
+#pragma GCC unroll 4
+      for (int v = 0; v < PV; v++) acc[r][v] = fma(ark, bk[v], acc[r][v]);
+    }
+    a += k_stride;
+    b += ldb;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+    for (int v = 0; v < PV; v++) store(c + r * ldc + v * W, acc[r][v]);
+}
+
+// tile_rows for a number of rows known at run time, 1…MR.
+template <class TB>
+static __attribute__((noinline)) void tile(int64_t rows, float* c, int64_t ldc, const float* a, int64_t row_stride,
+                                           int64_t k_stride, const TB* b, int64_t ldb, int64_t depth, bool from_c) {
+#define ROWS_CASE(R)                                                                                \
+  case R:                                                                                           \
+    if constexpr (R <= MR) tile_rows<R>(c, ldc, a, row_stride, k_stride, b, ldb, depth, from_c); \
+    break;
+  switch (rows) {
+    ROWS_CASE(1) ROWS_CASE(2) ROWS_CASE(3) ROWS_CASE(4) ROWS_CASE(5) ROWS_CASE(6) ROWS_CASE(7)
+    ROWS_CASE(8) ROWS_CASE(9) ROWS_CASE(10) ROWS_CASE(11) ROWS_CASE(12) ROWS_CASE(13) ROWS_CASE(14)
+  }
+#undef ROWS_CASE
+}
+
+// Any number of rows.
+template <class TB>
+INLINE void tiles(int64_t rows, float* c, int64_t ldc, const float* a, int64_t row_stride, int64_t k_stride,
+                  const TB* b, int64_t ldb, int64_t depth, bool from_c) {
+  for (int64_t r = 0; r < rows; r += MR)
+    tile(smaller(MR, rows - r), c + r * ldc, ldc, a + r * row_stride, row_stride, k_stride, b, ldb, depth, from_c);
+}
+
+}  // namespace KERNEL_PATH

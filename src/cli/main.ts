@@ -1,0 +1,202 @@
+#!/usr/bin/env bun
+/**
+ * The table of commands, and how every one of them ends: exit status, one line for a failure, nothing lost on stdout.
+ * A command's file is loaded only when it is asked for, so that `grpo --help` answers at once.
+ */
+import packageJson from "../../package.json" with { type: "json" };
+import { nearest } from "../config/nearest.ts";
+import { errorText, InputError, RunError } from "../errors.ts";
+import type { Command } from "./command.ts";
+
+export interface CommandEntry {
+  readonly name: string;
+  readonly summary: string;
+  readonly load: () => Promise<Command>;
+}
+
+export const commands: readonly CommandEntry[] = [
+  {
+    name: "train",
+    summary: "train a model with GRPO; with nothing else, the bundled one",
+    load: async () => (await import("./train.ts")).train,
+  },
+  {
+    name: "sft",
+    summary: "fine-tune on prompts and answers, the warm start of a base model",
+    load: async () => (await import("./sft.ts")).sft,
+  },
+  {
+    name: "eval",
+    summary: "accuracy, pass@k and mean length of a model on a dataset",
+    load: async () => (await import("./eval.ts")).evaluate,
+  },
+  {
+    name: "generate",
+    summary: "complete a prompt, or a file of prompts",
+    load: async () => (await import("./generate.ts")).generate,
+  },
+  {
+    name: "score",
+    summary: "logprobs and entropies of given completions",
+    load: async () => (await import("./score.ts")).score,
+  },
+  {
+    name: "update",
+    summary: "the policy update alone, on recorded rollouts",
+    load: async () => (await import("./update.ts")).update,
+  },
+  {
+    name: "verify",
+    summary: "the reward function alone, on given answers",
+    load: async () => (await import("./verify.ts")).verify,
+  },
+  {
+    name: "data",
+    summary: "convert a dataset to Arrow, look into one, or download one",
+    load: async () => (await import("./data.ts")).data,
+  },
+  {
+    name: "plan",
+    summary: "the memory that a training run takes, without taking it",
+    load: async () => (await import("./plan.ts")).plan,
+  },
+  {
+    name: "doctor",
+    summary: "what this machine offers, what is missing, and the cure",
+    load: async () => (await import("./doctor.ts")).doctor,
+  },
+];
+
+/** Where text goes; tests put their own here. */
+export interface Streams {
+  readonly out: (text: string) => void;
+  readonly err: (text: string) => void;
+}
+
+const standardStreams: Streams = {
+  out: (text) => process.stdout.write(text),
+  err: (text) => process.stderr.write(text),
+};
+
+/**
+ * Runs one command line.
+ * @param argv what stands after `grpo`
+ * @returns the exit status: 0 done, 1 failed, 2 bad usage or input, 130 interrupted
+ */
+export async function main(
+  argv: readonly string[],
+  table: readonly CommandEntry[] = commands,
+  streams: Streams = standardStreams,
+): Promise<number> {
+  const [word, ...rest] = argv[0] === "help" ? [...argv.slice(1), "--help"] : argv;
+  if (word === "--version" || word === "-V") {
+    streams.out(`grpo ${packageJson.version} (bun ${Bun.version})\n`);
+    return 0;
+  }
+  if (word === undefined) {
+    streams.err(overview(table));
+    return 2;
+  }
+  if (word === "--help" || word === "-h") {
+    streams.out(overview(table));
+    return 0;
+  }
+  const entry = table.find(({ name }) => name === word);
+  const debug = rest.includes("--debug");
+  try {
+    if (entry === undefined) throw unknownCommand(word, table);
+    const command = await entry.load();
+    if (asksForHelp(rest)) {
+      streams.out(`${command.usage.trimEnd()}\n`);
+      return 0;
+    }
+    return (await command.run(rest)) ?? 0;
+  } catch (error) {
+    streams.err(failureText(entry === undefined ? "grpo" : `grpo ${entry.name}`, error, debug));
+    return exitCodeOf(error);
+  }
+}
+
+function asksForHelp(argv: readonly string[]): boolean {
+  const end = argv.indexOf("--");
+  return (end < 0 ? argv : argv.slice(0, end)).some((argument) => argument === "--help" || argument === "-h");
+}
+
+function overview(table: readonly CommandEntry[]): string {
+  const width = Math.max(...table.map(({ name }) => name.length));
+  const lines = table.map(({ name, summary }) => `  ${name.padEnd(width)}  ${summary}`);
+  return [
+    "grpo trains language models by reinforcement learning with group relative policy optimization.",
+    "",
+    "Usage: grpo COMMAND [CONFIG.toml] [--key value ...]",
+    "",
+    ...lines,
+    "",
+    "grpo COMMAND --help lists the settings of a command; grpo --version tells the version.",
+    "",
+  ].join("\n");
+}
+
+function unknownCommand(word: string, table: readonly CommandEntry[]): InputError {
+  const names = table.map(({ name }) => name);
+  const guess = nearest(word, names);
+  const cure = guess === undefined ? `there are ${names.join(", ")}` : `did you mean ${guess}?`;
+  return new InputError(`${JSON.stringify(word)} is not a command; ${cure}`);
+}
+
+function exitCodeOf(error: unknown): number {
+  return error instanceof InputError ? error.exitCode : 1;
+}
+
+/** One line for a failure that has a cure; message and stack for one that nobody foresaw. */
+function failureText(where: string, error: unknown, debug: boolean): string {
+  const foreseen = error instanceof InputError || error instanceof RunError;
+  if (foreseen && !debug) return `${where}: ${errorText(error)}\n`;
+  const stack = error instanceof Error ? (error.stack ?? "") : "";
+  const cause = error instanceof Error && error.cause !== undefined ? `caused by ${Bun.inspect(error.cause)}\n` : "";
+  if (foreseen) return `${where}: ${errorText(error)}\n${stack}\n${cause}`;
+  return `${where}: ${errorText(error)} (this is a bug of grpo; please report it with these lines)\n${stack}\n${cause}`;
+}
+
+/** Runs the process's own command line and ends the process, after stdout has taken everything. */
+export async function runProcess(table: readonly CommandEntry[] = commands): Promise<void> {
+  const argv = process.argv.slice(2);
+  const where = `grpo ${argv[0] ?? ""}`.trimEnd();
+  stopWhenNobodyReads();
+  const fail = (error: unknown) => {
+    process.stderr.write(failureText(where, error, argv.includes("--debug")));
+    endProcess(exitCodeOf(error));
+  };
+  process.on("uncaughtException", fail);
+  process.on("unhandledRejection", fail);
+  endProcess(await main(argv, table));
+}
+
+/**
+ * exit() alone would cut off what a pipe has not taken yet, and waiting for the event loop to run dry would keep a finished
+ * command alive for any handle that lingers (a worker, a watcher).
+ */
+function endProcess(code: number): void {
+  process.exitCode = code;
+  process.stdout.end(() => process.exit(code));
+}
+
+/**
+ * `grpo data info F | head` closes stdout early. That is no failure: it stops a command as Ctrl-C does, so that training
+ * saves its checkpoint first, and ends any other at once.
+ */
+function stopWhenNobodyReads(): void {
+  let stopped = false;
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (stopped) return;
+    if (error.code !== "EPIPE") throw error;
+    stopped = true;
+    if (process.listenerCount("SIGINT") > 0) process.emit("SIGINT");
+    else process.exit(0);
+  });
+  process.stderr.on("error", () => {
+    // Nobody is left to be told.
+  });
+}
+
+if (import.meta.main) await runProcess();

@@ -1,0 +1,165 @@
+/** What settings must hold together. A contradiction is refused; what is legal but probably not meant becomes a remark. */
+import { InputError } from "../errors.ts";
+import type { CommandName, EvalConfig, GenerateConfig, OptimizerConfig, TrainConfig, UpdateConfig } from "./schema.ts";
+
+/**
+ * @param config the complete settings of `command`, each checked by itself
+ * @param given keys in snake_case that the user wrote
+ * @returns remarks, one line each
+ * @throws InputError for a contradiction
+ */
+export function checkTogether(command: CommandName, config: unknown, given: ReadonlySet<string>): string[] {
+  switch (command) {
+    case "train":
+    case "plan": {
+      const settings = config as TrainConfig;
+      checkBatch(settings);
+      checkRewards(settings);
+      checkOutput(settings);
+      return [
+        ...groupRemarks(settings.numGenerations),
+        ...lossRemarks(settings, given),
+        ...scheduleRemarks(settings, settings.maxSteps),
+        ...evaluationRemarks(settings, given),
+      ];
+    }
+    case "update": {
+      const settings = config as UpdateConfig;
+      checkOutput(settings);
+      return [...lossRemarks(settings, given), ...scheduleRemarks(settings, null)];
+    }
+    case "sft": {
+      const settings = config as TrainConfig;
+      checkOutput(settings);
+      return [...scheduleRemarks(settings, settings.maxSteps), ...evaluationRemarks(settings, given)];
+    }
+    case "eval":
+      checkPassAtK(config as EvalConfig);
+      return repeatRemarks(config as EvalConfig);
+    case "generate":
+      checkPrompt(config as GenerateConfig);
+      return repeatRemarks(config as GenerateConfig);
+    case "score":
+      return [];
+  }
+}
+
+function checkBatch(config: TrainConfig): void {
+  const group = config.numGenerations;
+  const batch = config.perDeviceTrainBatchSize * config.gradientAccumulationSteps;
+  if (batch % group !== 0) {
+    const below = Math.floor(batch / group) * group;
+    const near = below > 0 ? `${below} or ${below + group}` : String(group);
+    throw new InputError(
+      `per_device_train_batch_size ${config.perDeviceTrainBatchSize} × gradient_accumulation_steps ` +
+        `${config.gradientAccumulationSteps} = ${batch} completions a step is not a multiple of num_generations ${group}; ` +
+        `take a product of ${near}`,
+    );
+  }
+  const perGeneration = config.stepsPerGeneration;
+  if (perGeneration !== null && perGeneration % config.gradientAccumulationSteps !== 0) {
+    throw new InputError(
+      `steps_per_generation ${perGeneration} is not a multiple of gradient_accumulation_steps ` +
+        `${config.gradientAccumulationSteps}; the weights change once a step, so a generation serves whole steps`,
+    );
+  }
+}
+
+function checkRewards(config: TrainConfig): void {
+  const { rewardFuncs, rewardWeights } = config;
+  const functions = rewardFuncs?.length ?? 1;
+  if (rewardWeights !== null && rewardWeights.length !== functions) {
+    const names = rewardFuncs === null ? "the default one" : rewardFuncs.join(",");
+    throw new InputError(
+      `reward_weights ${rewardWeights.join(",")}: ${rewardWeights.length} weights for ${functions} reward_funcs (${names})`,
+    );
+  }
+  const twice = rewardFuncs?.find((name, i) => rewardFuncs.indexOf(name) !== i);
+  if (twice !== undefined) throw new InputError(`reward_funcs: ${twice} is named twice; use reward_weights`);
+}
+
+function checkOutput(config: {
+  readonly overwrite: boolean;
+  readonly resumeFromCheckpoint: true | string | null;
+}): void {
+  if (config.overwrite && config.resumeFromCheckpoint !== null) {
+    throw new InputError("overwrite starts anew and resume_from_checkpoint goes on: give one of the two");
+  }
+}
+
+function checkPassAtK(config: EvalConfig): void {
+  const tooMany = config.passAtK?.find((k) => k > config.numGenerations);
+  if (tooMany !== undefined) {
+    throw new InputError(
+      `pass_at_k ${tooMany}: more than num_generations ${config.numGenerations}; raise num_generations`,
+    );
+  }
+}
+
+function checkPrompt(config: GenerateConfig): void {
+  if (config.prompt === null && config.input === null) throw new InputError("give --prompt TEXT or --input FILE.jsonl");
+  if (config.prompt !== null && config.input !== null)
+    throw new InputError("--prompt and --input: give one of the two");
+}
+
+function repeatRemarks(config: { readonly numGenerations: number; readonly temperature: number }): string[] {
+  if (config.numGenerations === 1 || config.temperature > 0) return [];
+  return [
+    `num_generations ${config.numGenerations} at temperature 0 gives the same answer every time; try --temperature 1`,
+  ];
+}
+
+function groupRemarks(group: number): string[] {
+  if (group === 1) {
+    return [
+      "num_generations 1: a group of one is its own baseline, so every advantage is 0 and no reward is learned from",
+    ];
+  }
+  if (group < 8) return [`num_generations ${group}: a small group is a noisy baseline; 16 or more is usual`];
+  return [];
+}
+
+function lossRemarks(config: TrainConfig | UpdateConfig, given: ReadonlySet<string>): string[] {
+  const remarks: string[] = [];
+  const high = config.epsilonHigh ?? config.epsilon;
+  if (config.delta !== null && config.delta <= 1 + config.epsilon) {
+    throw new InputError(
+      `delta ${config.delta}: it must lie above 1 + epsilon = ${1 + config.epsilon}, or clipping never acts; raise delta or leave it out`,
+    );
+  }
+  if (config.lossType === "cispo" && high < 1) {
+    remarks.push(
+      `loss_type cispo caps the ratio itself at epsilon_high, here ${high}: on-policy tokens are scaled down; 5 is usual`,
+    );
+  }
+  if (config.lossType === "luspo" && config.importanceSamplingLevel === "token") {
+    remarks.push("loss_type luspo is defined with importance_sampling_level sequence; here it is token");
+  }
+  if (config.beta === 0 && given.has("ref_model")) remarks.push("ref_model is not used: beta is 0");
+  const correcting = config.importanceSamplingCorrection;
+  const idle = ["importance_sampling_mode", "importance_sampling_clip_max", "importance_sampling_clip_min"];
+  const unused = idle.find((key) => given.has(key));
+  if (!correcting && unused !== undefined)
+    remarks.push(`${unused} is not used: importance_sampling_correction is false`);
+  return remarks;
+}
+
+function scheduleRemarks(config: OptimizerConfig, steps: number | null): string[] {
+  if (config.warmupSteps > 0 && config.warmupRatio > 0) {
+    return [`warmup_ratio ${config.warmupRatio} is not used: warmup_steps ${config.warmupSteps} goes before`];
+  }
+  if (steps !== null && config.warmupSteps >= steps) {
+    return [`warmup_steps ${config.warmupSteps} of max_steps ${steps}: the learning rate never reaches its peak`];
+  }
+  return [];
+}
+
+function evaluationRemarks(
+  config: Pick<TrainConfig, "evalDataset" | "dataset" | "model">,
+  given: ReadonlySet<string>,
+): string[] {
+  const bundled = config.dataset === null;
+  if (config.evalDataset !== null || bundled) return [];
+  const unused = ["eval_steps", "eval_samples", "eval_split"].find((key) => given.has(key));
+  return unused === undefined ? [] : [`${unused} is not used: there is no eval_dataset`];
+}

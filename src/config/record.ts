@@ -1,0 +1,66 @@
+/** A configuration as it is stored beside a checkpoint, and what has changed since. */
+import { toSnake } from "./names.ts";
+
+export type ConfigRecord = Readonly<Record<string, unknown>>;
+
+/** The settings by their snake_case names, ready for JSON. */
+export function toJson(config: object): ConfigRecord {
+  return Object.fromEntries(Object.entries(config).map(([key, value]) => [toSnake(key), value]));
+}
+
+/** Settings that may differ when a run goes on: they change what is shown or kept, never a weight. */
+export const freeOnResume: ReadonlySet<string> = new Set([
+  "threads",
+  "max_concurrent_sequences",
+  "reward_timeout",
+  "eval_dataset",
+  "eval_split",
+  "eval_steps",
+  "eval_samples",
+  "verifier",
+  "output_dir",
+  "overwrite",
+  "resume_from_checkpoint",
+  "save_steps",
+  "save_total_limit",
+  "logging_steps",
+  "log_completions",
+  "log_completions_steps",
+  "num_completions_to_print",
+  "save_completions",
+  "debug",
+  "preset",
+]);
+
+export interface Difference {
+  readonly key: string;
+  readonly before: unknown;
+  readonly now: unknown;
+}
+
+/**
+ * Settings with different values in two records of `toJson`; a key that one of them lacks counts.
+ * @param ignored keys left out, e.g. `freeOnResume`
+ */
+export function configDifferences(
+  before: ConfigRecord,
+  now: ConfigRecord,
+  ignored: ReadonlySet<string> = new Set(),
+): Difference[] {
+  const keys = new Set([...Object.keys(before), ...Object.keys(now)]);
+  const differences: Difference[] = [];
+  for (const key of keys) {
+    if (ignored.has(key) || canonical(before[key]) === canonical(now[key])) continue;
+    differences.push({ key, before: before[key], now: now[key] });
+  }
+  return differences;
+}
+
+/** JSON with sorted keys, so that the order in which an object was written does not count. */
+function canonical(value: unknown): string {
+  const sorted = (_: string, inner: unknown) =>
+    typeof inner === "object" && inner !== null && !Array.isArray(inner)
+      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : inner;
+  return JSON.stringify(value, sorted) ?? "absent";
+}

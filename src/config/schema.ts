@@ -1,0 +1,200 @@
+/**
+ * Which command has which settings. Each setting is written once, in `settings/`; a command is a list of titled
+ * sections of them, some with a default of their own. Types, checks, `--help` and both spellings follow from this table.
+ */
+import { z } from "zod";
+import type { CamelKeys } from "./names.ts";
+import { withDefault } from "./settings/about.ts";
+import {
+  datasetSettings,
+  evalCommandSettings,
+  evaluationSettings,
+  orderSettings,
+  promptSettings,
+  supervisedSettings,
+} from "./settings/data.ts";
+import { debugSettings, engineSettings, referenceModelSettings } from "./settings/engine.ts";
+import { lossSettings } from "./settings/loss.ts";
+import {
+  batchSettings,
+  durationSettings,
+  generationScheduleSettings,
+  iterationSettings,
+  microBatchSettings,
+  optimizerSettings,
+} from "./settings/optimizer.ts";
+import {
+  checkpointSettings,
+  completionLogSettings,
+  fileSettings,
+  loggingSettings,
+  outputFolderSettings,
+  resumeSettings,
+} from "./settings/output.ts";
+import { presetSettings } from "./settings/preset.ts";
+import {
+  greedyTemperatureSettings,
+  groupSettings,
+  lengthSettings,
+  rewardSettings,
+  rewardTimeoutSettings,
+  samplingSettings,
+  slotSettings,
+  temperatureSettings,
+} from "./settings/rollout.ts";
+
+const train = {
+  Model: { ...engineSettings, ...referenceModelSettings },
+  Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
+  Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
+  Rollout: { ...groupSettings, ...lengthSettings, ...temperatureSettings, ...samplingSettings, ...slotSettings },
+  Batch: {
+    ...batchSettings,
+    ...generationScheduleSettings,
+    ...iterationSettings,
+    ...durationSettings,
+    ...microBatchSettings,
+  },
+  Loss: { ...presetSettings, ...lossSettings },
+  Optimizer: optimizerSettings,
+  Evaluation: evaluationSettings,
+  Output: {
+    ...outputFolderSettings("train"),
+    ...resumeSettings,
+    ...checkpointSettings,
+    ...loggingSettings,
+    ...completionLogSettings,
+    ...debugSettings,
+  },
+} as const;
+
+const oneGeneration = { num_generations: withDefault(groupSettings.num_generations, 1) } as const;
+
+/** Groups come from the file of rollouts, and all its lines are one batch. */
+const recordedGroups = {
+  num_generations: z
+    .int()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta({ description: "Completions per group that the file must have. null: whatever it has." }),
+  per_device_train_batch_size: z
+    .int()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta({ description: "Completions per block of loss_type bnpo. null: all of the file." }),
+} as const;
+
+/** Every command that has settings: its sections in the order of `--help`. */
+export const commandSections = {
+  train,
+  plan: train,
+  sft: {
+    Model: engineSettings,
+    Data: { ...datasetSettings, ...promptSettings, ...orderSettings, ...supervisedSettings },
+    Batch: {
+      ...batchSettings,
+      per_device_train_batch_size: withDefault(batchSettings.per_device_train_batch_size, 8).meta({
+        description:
+          "Times gradient_accumulation_steps: the rows of one step. Memory follows micro_batch_tokens instead.",
+      }),
+      gradient_accumulation_steps: batchSettings.gradient_accumulation_steps.meta({
+        description: "See per_device_train_batch_size; only the product matters.",
+      }),
+      ...durationSettings,
+      ...microBatchSettings,
+    },
+    Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
+    Evaluation: { ...evaluationSettings, ...lengthSettings, ...slotSettings, ...rewardTimeoutSettings },
+    Output: {
+      ...outputFolderSettings("sft"),
+      ...resumeSettings,
+      ...checkpointSettings,
+      ...loggingSettings,
+      ...debugSettings,
+    },
+  },
+  eval: {
+    Model: engineSettings,
+    Data: {
+      ...datasetSettings,
+      dataset_split: withDefault(datasetSettings.dataset_split, "test"),
+      ...promptSettings,
+      ...evalCommandSettings,
+      ...rewardTimeoutSettings,
+    },
+    Rollout: {
+      ...oneGeneration,
+      ...lengthSettings,
+      ...greedyTemperatureSettings,
+      ...samplingSettings,
+      ...slotSettings,
+    },
+    Output: { ...outputFolderSettings("eval"), ...debugSettings },
+  },
+  generate: {
+    Model: engineSettings,
+    Prompt: { ...fileSettings.generate, ...promptSettings },
+    Rollout: {
+      ...oneGeneration,
+      ...lengthSettings,
+      ...greedyTemperatureSettings,
+      ...samplingSettings,
+      ...slotSettings,
+    },
+    Output: debugSettings,
+  },
+  score: {
+    Model: engineSettings,
+    Rollouts: { ...fileSettings.score, ...temperatureSettings, ...microBatchSettings },
+    Output: debugSettings,
+  },
+  update: {
+    Model: { ...engineSettings, ...referenceModelSettings },
+    Rollouts: { ...fileSettings.update, ...recordedGroups, ...lengthSettings, ...temperatureSettings },
+    Batch: { ...iterationSettings, ...microBatchSettings },
+    Loss: { ...presetSettings, ...lossSettings },
+    Optimizer: optimizerSettings,
+    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...debugSettings },
+  },
+} as const;
+
+export type CommandName = keyof typeof commandSections;
+
+type Merge<U> = (U extends unknown ? (part: U) => void : never) extends (whole: infer I) => void ? I : never;
+type Settings<C extends CommandName> = Merge<(typeof commandSections)[C][keyof (typeof commandSections)[C]]>;
+type Output<S> = { [K in keyof S]: S[K] extends z.ZodType ? z.output<S[K]> : never };
+type Input<S> = { [K in keyof S]?: S[K] extends z.ZodType ? z.input<S[K]> : never };
+
+/** The settings of one command, checked and complete, in camelCase. */
+export type ConfigOf<C extends CommandName> = CamelKeys<Output<Settings<C>>>;
+
+/** What a caller of the TypeScript API may leave out: anything that has a default. */
+export type ConfigInput<C extends CommandName> = CamelKeys<Input<Settings<C>>>;
+
+export type TrainConfig = ConfigOf<"train">;
+export type SftConfig = ConfigOf<"sft">;
+export type EvalConfig = ConfigOf<"eval">;
+export type GenerateConfig = ConfigOf<"generate">;
+export type ScoreConfig = ConfigOf<"score">;
+export type UpdateConfig = ConfigOf<"update">;
+
+/** What the loss alone reads; `train` and `update` both have it. */
+export type LossConfig = CamelKeys<Output<typeof lossSettings>>;
+/** What AdamW and the schedule read; `train`, `sft` and `update` have it. */
+export type OptimizerConfig = CamelKeys<Output<typeof optimizerSettings>>;
+/** How tokens are drawn; temperature 0 is greedy. */
+export type SamplingConfig = CamelKeys<Output<typeof samplingSettings & typeof greedyTemperatureSettings>>;
+
+export type SettingTypes = Readonly<Record<string, z.ZodType>>;
+
+/** All settings of a command by their snake_case names. */
+export function settingsOf(command: CommandName): SettingTypes {
+  return Object.assign({}, ...Object.values(commandSections[command]));
+}
+
+/** The commands that have a setting of this name. */
+export function commandsWith(key: string): CommandName[] {
+  return (Object.keys(commandSections) as CommandName[]).filter((command) => Object.hasOwn(settingsOf(command), key));
+}

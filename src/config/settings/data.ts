@@ -1,0 +1,107 @@
+/** Where problems come from and how a row becomes a prompt and a gold answer. */
+import { z } from "zod";
+import { about } from "./about.ts";
+
+export const datasetSettings = {
+  dataset: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "Arrow, Parquet or JSONL file, a folder as `datasets` saves it, or a hub id. null: the bundled problems.",
+        "FILE|FOLDER|ID",
+      ),
+    ),
+  dataset_split: z.string().min(1).default("train").meta(about("Which split, where the dataset has several.", "NAME")),
+  prompt_column: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "Column with the prompt (text or messages). null: found by name (prompt, question, problem, messages).",
+        "NAME",
+      ),
+    ),
+  answer_column: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(about("Column with the gold answer. null: found by name (answer, solution).", "NAME")),
+} as const;
+
+export const promptSettings = {
+  system_prompt: z.string().nullable().default(null).meta(about("System message put before each prompt.")),
+  chat_template_kwargs: z
+    .record(z.string(), z.unknown())
+    .default({})
+    .meta(about("Passed on to the chat template, e.g. '{\"enable_thinking\":false}'.")),
+} as const;
+
+export const orderSettings = {
+  shuffle_dataset: z.boolean().default(true).meta(about("Draw the rows in a seeded order, a new one each epoch.")),
+} as const;
+
+export const supervisedSettings = {
+  max_length: z
+    .int()
+    .min(2)
+    .default(1024)
+    .meta(about("Prompt and answer together, in tokens; a longer row is skipped and counted.")),
+  completion_only_loss: z
+    .boolean()
+    .default(true)
+    .meta(about("Learn the answer alone. false: the prompt's tokens too.")),
+} as const;
+
+const verifier = z
+  .enum(["auto", "gsm8k", "math"])
+  .default("auto")
+  .meta(about("How an answer is judged. auto: gsm8k where the gold answer is a number, else math."));
+
+const evalSamples = z
+  .int()
+  .min(1)
+  .nullable()
+  .default(null)
+  .meta(about("How many problems are evaluated, from the first on. null: all."));
+
+/** Evaluation inside `train` and `sft`. */
+export const evaluationSettings = {
+  eval_dataset: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "Held-out problems; greedy accuracy on them is logged. null: none (bundled model: the bundled ones).",
+        "FILE|FOLDER|ID",
+      ),
+    ),
+  eval_split: z.string().min(1).default("test").meta(about("Which split of eval_dataset.", "NAME")),
+  eval_steps: z
+    .int()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(about("Evaluate every so many steps, besides before the first and after the last. null: only those two.")),
+  eval_samples: evalSamples,
+  verifier,
+} as const;
+
+/** The `eval` command itself. */
+export const evalCommandSettings = {
+  eval_samples: evalSamples,
+  verifier,
+  pass_at_k: z
+    .array(z.int().min(1))
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(about("Values k of pass@k. null: the powers of two up to num_generations.")),
+} as const;

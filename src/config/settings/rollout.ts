@@ -1,0 +1,82 @@
+/** How completions are drawn and rewarded. */
+import { z } from "zod";
+import { about } from "./about.ts";
+
+export const groupSettings = {
+  num_generations: z
+    .int()
+    .min(1)
+    .default(16)
+    .meta(about("Completions per prompt, the group G whose mean reward is the baseline. The method lives from 16 on.")),
+} as const;
+
+export const lengthSettings = {
+  max_completion_length: z.int().min(1).default(512).meta(about("Longest completion, in tokens.")),
+} as const;
+
+export const temperatureSettings = {
+  temperature: z
+    .number()
+    .gt(0)
+    .max(100)
+    .default(1)
+    .meta(about("Divides the logits, in sampling and in every logprob of the update.")),
+} as const;
+
+/** Commands that only generate take temperature 0 as well. */
+export const greedyTemperatureSettings = {
+  temperature: z.number().min(0).max(100).default(0).meta(about("Divides the logits. 0: always the likeliest token.")),
+} as const;
+
+export const samplingSettings = {
+  top_k: z.int().min(0).default(0).meta(about("Draw from the k likeliest tokens. 0: all.")),
+  top_p: z.number().gt(0).max(1).default(1).meta(about("Draw from the fewest tokens whose probability reaches p.")),
+  min_p: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0)
+    .meta(about("Drop tokens below min_p times the likeliest one's probability.")),
+  repetition_penalty: z
+    .number()
+    .gt(0)
+    .default(1)
+    .meta(about("Divides positive and multiplies negative logits of tokens that occurred already.")),
+} as const;
+
+export const slotSettings = {
+  max_concurrent_sequences: z
+    .int()
+    .min(1)
+    .default(64)
+    .meta(about("Sequences decoded at once; sets the KV cache's size. The results do not depend on it.")),
+} as const;
+
+export const rewardSettings = {
+  reward_funcs: z
+    .array(z.string().min(1))
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "gsm8k, math, or paths of TypeScript modules. null: gsm8k where the gold answers are numbers, else math.",
+        "A,B,...",
+      ),
+    ),
+  reward_weights: z
+    .array(z.number())
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(about("One weight for each of reward_funcs. null: 1 each.")),
+} as const;
+
+export const rewardTimeoutSettings = {
+  reward_timeout: z
+    .number()
+    .gt(0)
+    .max(86_400)
+    .default(10)
+    .meta(about("Seconds a reward function may take on one answer before it is stopped.")),
+} as const;

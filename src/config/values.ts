@@ -1,0 +1,51 @@
+/** The text of a flag → the value of a setting, by the setting's kind. Checks of type and range come after. */
+
+import type { z } from "zod";
+import { errorText, InputError } from "../errors.ts";
+import { kindOf, unwrap } from "./allowed.ts";
+
+const numberText = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+
+/**
+ * @param setting the zod type that the value is meant for
+ * @param text what was typed
+ * @returns the value, or the text itself where it is not of the setting's kind (the check then says what is allowed)
+ * @throws InputError for broken JSON
+ */
+export function valueOfText(setting: z.ZodType, text: string, label: string): unknown {
+  const { type, nullable } = unwrap(setting);
+  const kind = kindOf(type);
+  if (nullable && (text === "null" || (kind !== "text" && text === "None"))) return null;
+  switch (kind) {
+    case "boolean":
+      if (/^(true|1)$/i.test(text)) return true;
+      return /^(false|0)$/i.test(text) ? false : text;
+    case "number":
+      return numberText.test(text) ? Number(text) : text;
+    case "list":
+      return listOfText(type, text, label);
+    case "object":
+      return parseJson(text, label);
+    case "switch-or-text":
+      if (/^true$/i.test(text)) return true;
+      return /^false$/i.test(text) ? false : text;
+    default:
+      return text;
+  }
+}
+
+function listOfText(type: z.ZodType, text: string, label: string): unknown {
+  if (text.trimStart().startsWith("[")) return parseJson(text, label);
+  const element = (type as z.ZodArray<z.ZodType>).element;
+  return text.split(",").map((part) => valueOfText(element, part.trim(), label));
+}
+
+function parseJson(text: string, label: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new InputError(
+      `${label} ${text}: not JSON (${errorText(error)}); quote it, e.g. '{"enable_thinking":false}'`,
+    );
+  }
+}

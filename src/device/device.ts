@@ -1,0 +1,265 @@
+/**
+ * The one interface between the model and what computes: memory, parameters and ops. `cpu.ts` implements it.
+ *
+ * Legend of shapes, here and in every file that passes tensors:
+ *   T tokens of a packed batch   S segments        D hidden size     F intermediate size
+ *   H query heads                Hkv key heads     Dh head size      V vocabulary
+ *   B sequences being decoded    N rows, outputs   K inputs of a product
+ *
+ * Arguments: outputs, inputs, saved statistics, sizes, scalars. A gradient is the forward name with `d` in front.
+ * Gradients of parameters are accumulated (+=), gradients of activations are written (=); both are float32.
+ * "act" below is the compute type (float32 or bfloat16) of the model; the residual stream is float32 in both.
+ */
+import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+/**
+ * A parameter in the backend's own layout. A matrix (N, K) may be permuted and padded; `elements` counts the padding.
+ * Gradient, master weights and Adam moments of a parameter are flat float32 tensors of `elements` in the same order,
+ * and padding stays zero in all of them.
+ */
+export interface Weight {
+  readonly name: string;
+  readonly address: number;
+  readonly dtype: ComputeDType;
+  /** [N, K] for a matrix, [N] for a norm's weight or a bias. */
+  readonly shape: readonly number[];
+  readonly elements: number;
+}
+
+/** Memory that the device owns. */
+export interface DeviceMemory {
+  readonly address: number;
+  readonly byteLength: number;
+  free(): void;
+}
+
+export type NumberArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint16Array;
+
+/** Paged keys and values of one layer: a page is a block of 64 tokens. */
+export interface KeyValuePages {
+  readonly keys: Tensor; // act (pages, keyPageElements)
+  readonly values: Tensor; // act (pages, valuePageElements)
+}
+
+export interface AttentionShape {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headDim: number;
+  /** Multiplies q·k, usually 1/√Dh. */
+  readonly scale: number;
+}
+
+export interface SamplingSettings {
+  /** Key of the random numbers: the run's seed, and the stream (training and evaluation have one each). */
+  readonly seed: number;
+  readonly stream: number;
+  /** 0 is greedy. */
+  readonly temperature: number;
+  /** 0 keeps all. */
+  readonly topK: number;
+  readonly topP: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+}
+
+export interface AdamWSettings {
+  readonly learningRate: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  readonly weightDecay: number;
+  /** 1-based step, for the bias correction. */
+  readonly step: number;
+  /** Factor on the gradient: the clipping coefficient. */
+  readonly gradientScale: number;
+}
+
+/** Columns of `counters` in `sample`: position, sample, prompt, step, slot. */
+export const SAMPLE_COUNTERS = 5;
+/** Tokens in a page of the key-value cache, and keys in a block of every attention op. */
+export const PAGE_TOKENS = 64;
+
+export interface Ops {
+  /** y (M, N) = x (M, K) · wᵀ + bias; `accumulate`: y += … (the residual add). y: act or float32. */
+  matmulForward(y: Tensor, x: Tensor, w: Weight, bias: Weight | null, accumulate?: boolean): void;
+  /** dx (M, K) = dy (M, N) · w; `accumulate`: dx += …, for an input that feeds several products. */
+  matmulBackwardInput(dx: Tensor, dy: Tensor, w: Weight, accumulate?: boolean): void;
+  /** dw += dyᵀ · x */
+  matmulBackwardWeight(dw: Tensor, dy: Tensor, x: Tensor, w: Weight): void;
+  /** dbias (N) += column sums of dy (M, N) */
+  biasBackward(dbias: Tensor, dy: Tensor): void;
+
+  /** x (T, D) float32 = rows `ids` of w (V, D) */
+  embeddingForward(x: Tensor, ids: Tensor, w: Weight): void;
+  /** dw (V, D) += dx (T, D) at those rows, tokens in order */
+  embeddingBackward(dw: Tensor, dx: Tensor, ids: Tensor, w: Weight): void;
+
+  /** y = x / rms(x) · weight, over the last dimension: x is (T, D) or (T, H·D) with `heads` H; rstd (T, H) is saved. */
+  rmsnormForward(y: Tensor, rstd: Tensor | null, x: Tensor, weight: Weight, epsilon: number, heads?: number): void;
+  /** dx = gradient through the norm + dresidual (null: 0; it may be dx itself); dweight += */
+  rmsnormBackward(
+    dx: Tensor,
+    dweight: Tensor,
+    dy: Tensor,
+    x: Tensor,
+    weight: Weight,
+    rstd: Tensor,
+    dresidual: Tensor | null,
+    heads?: number,
+  ): void;
+
+  /** x (T, H·Dh) turned in place by its tokens' positions; cos, sin (positions, Dh/2) float32 */
+  ropeForward(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, headDim: number): void;
+  /** dx (T, H·Dh) float32 turned back, in place */
+  ropeBackward(dx: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, headDim: number): void;
+
+  /**
+   * out (T, H·Dh), lse (T, H) = causal attention over packed segments. `segments` (S, 4): start, length, prefix start,
+   * prefix length, in rows; a segment sees its whole prefix and its own past. qkv (T, (H + 2·Hkv)·Dh) holds q, k, v
+   * side by side.
+   */
+  attentionForward(out: Tensor, lse: Tensor | null, qkv: Tensor, segments: Tensor, shape: AttentionShape): void;
+  /** dqkv = …; `scratch` (rows, Hkv·2·Dh′) holds what completions add to their prompts, at least the longest prefix. */
+  attentionBackward(
+    dqkv: Tensor,
+    dout: Tensor,
+    qkv: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    segments: Tensor,
+    scratch: Tensor,
+    shape: AttentionShape,
+  ): void;
+  /** Puts the keys and values of qkv's T tokens at (page (T), offset (T)). */
+  kvStore(pages: KeyValuePages, qkv: Tensor, page: Tensor, offset: Tensor, shape: AttentionShape): void;
+  /**
+   * out (B, H·Dh) = attention of one new token per sequence. pageTable (B, width): the prompt's pages, then the
+   * completion's; lengths (B) count the tokens in the cache, the new one included.
+   */
+  attentionDecode(
+    out: Tensor,
+    qkv: Tensor,
+    pages: KeyValuePages,
+    pageTable: Tensor,
+    promptLengths: Tensor,
+    completionLengths: Tensor,
+    shape: AttentionShape,
+  ): void;
+
+  /** y (T, F) = act(gate) · up, with x (T, 2F) = gate beside up. `gelu`: tanh-approximated GELU, else SiLU. */
+  gluForward(y: Tensor, x: Tensor, gelu: boolean): void;
+  gluBackward(dx: Tensor, dy: Tensor, x: Tensor, gelu: boolean): void;
+
+  /**
+   * The LM head on a chunk of rows: logits (N, V) float32 = hidden · wᵀ, then logprob (entries), entropy (N), lse (N)
+   * of softmax(logits / temperature). Row r's targets are the entries entryStart[r] … entryStart[r + 1] − 1; entry
+   * numbers are absolute, so `logprob` and `targets` are whole.
+   */
+  lmHeadForward(
+    logprob: Tensor,
+    entropy: Tensor,
+    lse: Tensor,
+    logits: Tensor,
+    hidden: Tensor,
+    w: Weight,
+    entryStart: Tensor,
+    targets: Tensor,
+    temperature: number,
+  ): void;
+  /** dhidden (N, D) =, dw +=, from dlogprob (entries) and dentropy (N); the logits are computed anew in `logits`. */
+  lmHeadBackward(
+    dhidden: Tensor,
+    dw: Tensor,
+    logits: Tensor,
+    dlogprob: Tensor,
+    dentropy: Tensor,
+    hidden: Tensor,
+    w: Weight,
+    entryStart: Tensor,
+    targets: Tensor,
+    lse: Tensor,
+    entropy: Tensor,
+    temperature: number,
+  ): void;
+
+  /**
+   * ids (B) = one token per sequence from logits row logitRow[b]; −1 where the logits are not finite. logprob (B) is
+   * of softmax(logits / temperature), as lmHeadForward gives it; samplingLogprob (B) of the distribution drawn from.
+   * counters (B, 5); seen (slots, ⌈V/32⌉) bit sets, for the repetition penalty only.
+   */
+  sample(
+    ids: Tensor,
+    logprob: Tensor,
+    samplingLogprob: Tensor,
+    logits: Tensor,
+    logitRow: Tensor,
+    counters: Tensor,
+    seen: Tensor | null,
+    settings: SamplingSettings,
+  ): void;
+
+  /** One AdamW step: w, master, m, v updated from the gradient g. In float32 master is w's own memory. */
+  adamw(w: Weight, master: Tensor, m: Tensor, v: Tensor, g: Tensor, settings: AdamWSettings): void;
+  /** sum (1) float64 = Σ x², in fixed blocks added in order */
+  sumSquares(sum: Tensor, x: Tensor): void;
+  scale(x: Tensor, factor: number): void;
+  /** y += x */
+  add(y: Tensor, x: Tensor): void;
+  fill(x: Tensor, value: number): void;
+  /** y = x in y's type */
+  cast(y: Tensor, x: Tensor): void;
+  /** y (N, D) = rows `index` of x (T, D), float32 */
+  gatherRows(y: Tensor, x: Tensor, index: Tensor): void;
+  /** dx (T, D) = 0, then rows `index` (all different) = dy (N, D), float32 */
+  scatterRows(dx: Tensor, dy: Tensor, index: Tensor): void;
+}
+
+export interface Device {
+  readonly kind: "cpu" | "cuda";
+  /** One line for logs: processor, instruction path, threads. */
+  readonly description: string;
+  /** What must be equal for the same bits: stored in checkpoints, compared on resume. */
+  readonly numericsKey: string;
+  readonly ops: Ops;
+
+  /** @throws RunError when the memory is not there; says how much was asked for. */
+  allocate(byteLength: number, what: string): DeviceMemory;
+  /** Copies host data to a tensor (packed, at most its size). */
+  upload(target: Tensor, data: NumberArray): void;
+  /** Copies a packed tensor to a new array of its own element type (bfloat16 as Uint16Array). */
+  download(source: Tensor): NumberArray;
+  /** The same without holding up the event loop while the device works. */
+  read(source: Tensor): Promise<NumberArray>;
+
+  /** Elements that a parameter of this shape takes, padding included. */
+  parameterElements(shape: readonly number[]): number;
+  /** Elements of a page of keys, and of values, of one layer. */
+  pageElements(shape: AttentionShape): { keys: number; values: number };
+  /** Floats per row of attentionBackward's scratch. */
+  attentionScratchElements(shape: AttentionShape): number;
+  /** Bytes that ops of these sizes need beyond the planned buffers, at most. */
+  scratchBytes(sizes: ScratchSizes): number;
+
+  /** Rows [from, from + count) of a parameter from row-major host memory at `address`. */
+  loadParameter(w: Weight, address: number, dtype: DType, from: number, count: number): void;
+  /**
+   * Rows [from, from + count) of a parameter, or of any flat float32 tensor in its layout, to row-major host memory.
+   */
+  saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
+
+  /** Runs `work` and remembers it under `key`, so that `replay` can run it again with what the buffers then hold. */
+  record(key: string, work: () => void): void;
+  replay(key: string): void;
+}
+
+export interface ScratchSizes {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly attention: AttentionShape;
+  /** Longest prompt + completion. */
+  readonly longest: number;
+  /** Rows in the largest product. */
+  readonly tokens: number;
+}

@@ -1,0 +1,67 @@
+/** Accuracy and pass@k over a set of problems, with confidence intervals. Grading the answers is done elsewhere. */
+
+/** z of a two-sided 95 % interval. */
+const Z_95 = 1.959963984540054;
+
+export interface Estimate {
+  readonly value: number;
+  /** The interval's ends, within [0, 1]. */
+  readonly low: number;
+  readonly high: number;
+}
+
+/** How one problem went. */
+export interface ProblemCount {
+  /** n: answers sampled */
+  readonly samples: number;
+  /** c: of which right */
+  readonly correct: number;
+}
+
+/**
+ * The chance that at least one of k answers is right, estimated without bias from n ≥ k answers of which c are:
+ * 1 − C(n − c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1), as a product that cannot overflow.
+ *
+ * @throws RangeError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n
+ */
+export function passAtK({ samples, correct }: ProblemCount, k: number): number {
+  const whole = [samples, correct, k].every(Number.isInteger);
+  if (!whole || correct < 0 || correct > samples || k < 1 || k > samples) {
+    throw new RangeError(
+      `pass@${k} of ${correct} right in ${samples} answers: needs 0 <= right <= answers and 1 <= k <= answers`,
+    );
+  }
+  if (samples - correct < k) return 1;
+  let allWrong = 1;
+  for (let i = samples - correct + 1; i <= samples; i++) allWrong *= 1 - k / i;
+  return 1 - allWrong;
+}
+
+/**
+ * The mean of pass@k over problems, with Wilson's 95 % interval over the problems. For k = 1 of one answer each this is
+ * the accuracy and its usual interval; otherwise values lie between 0 and 1, vary less than right-or-wrong does
+ * (variance ≤ p(1 − p)), and the interval is on the safe side.
+ *
+ * @throws RangeError where there are no problems, or a problem has fewer than k answers
+ */
+export function meanPassAtK(problems: readonly ProblemCount[], k: number): Estimate {
+  const sum = problems.reduce((total, problem) => total + passAtK(problem, k), 0);
+  return wilson(sum, problems.length);
+}
+
+/**
+ * A share and Wilson's score interval (1927) at 95 %: it stays within [0, 1], and has a width also at 0 and 1.
+ *
+ * @param successes 0 to n, fractions allowed
+ * @param n trials, at least 1
+ */
+export function wilson(successes: number, n: number): Estimate {
+  if (!(n >= 1 && successes >= 0 && successes <= n)) {
+    throw new RangeError(`a share of ${successes} in ${n}: needs 0 <= successes <= trials and at least one trial`);
+  }
+  const value = successes / n;
+  const z2 = Z_95 * Z_95;
+  const centre = (value + z2 / (2 * n)) / (1 + z2 / n);
+  const half = (Z_95 * Math.sqrt((value * (1 - value)) / n + z2 / (4 * n * n))) / (1 + z2 / n);
+  return { value, low: Math.max(0, centre - half), high: Math.min(1, centre + half) };
+}

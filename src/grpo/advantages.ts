@@ -1,0 +1,181 @@
+/**
+ * Rewards → advantages: each completion against the mean of its group (DeepSeekMath, arXiv 2402.03300, §4.1.2).
+ * Groups may differ in size. Computing the rewards, and shaping them, is done elsewhere.
+ */
+import { InputError } from "../errors.ts";
+
+export type ScaleRewards = "group" | "batch" | "none";
+export type MultiObjectiveAggregation = "sum_then_normalize" | "normalize_then_sum";
+
+/** Keeps the quotient finite where the standard deviation is 0. */
+const STD_EPSILON = 1e-4;
+/** Below it the group's mean is a poor baseline. */
+const SMALL_GROUP = 8;
+
+export interface AdvantageInput {
+  /** (N), or (functions)(N); null: not scored by that function. */
+  readonly rewards: readonly (number | null)[] | readonly (readonly (number | null)[])[];
+  /** Which group each completion belongs to, any integers. (N) */
+  readonly groups: ArrayLike<number>;
+  /** The standard deviation to divide by; `normalize_then_sum` has its own and doesn't read it. */
+  readonly scaleRewards: ScaleRewards;
+  /** One a function; 1 by default. */
+  readonly weights?: readonly number[];
+  readonly multiObjectiveAggregation?: MultiObjectiveAggregation;
+}
+
+export interface Advantages {
+  /** 0 for completions that were not scored. (N) */
+  readonly advantages: Float64Array;
+  /** Weighted sum over the functions; null where no function scored. (N) */
+  readonly rewards: (number | null)[];
+  /** Of `rewards`, by group in the order of first appearance; null of a group without any score. */
+  readonly groupMean: (number | null)[];
+  /** Bessel-corrected; 0 of fewer than two scores. */
+  readonly groupStd: number[];
+  /** Of `rewards` over all scored completions; 0 where there are none. */
+  readonly rewardMean: number;
+  /** Of `rewards` over all scored completions, Bessel-corrected. */
+  readonly rewardStd: number;
+  /** Fraction of completions whose group has a standard deviation of 0: they teach nothing. */
+  readonly fracRewardZeroStd: number;
+  readonly warnings: string[];
+}
+
+/**
+ * `sum_then_normalize` (default): the weighted sum of a completion's rewards, less its group's mean, over (std + 1e-4).
+ * `normalize_then_sum` (GDPO): each function's rewards normalized in their group, the weighted sum of these normalized over the batch.
+ *
+ * @throws InputError where a reward is NaN or infinite, or the weights don't fit the functions
+ */
+export function computeAdvantages(input: AdvantageInput): Advantages {
+  const perFunction = byFunction(input.rewards);
+  const weights = input.weights ?? perFunction.map(() => 1);
+  checkRewards(perFunction, weights, input.groups.length);
+  const groups = groupMembers(input.groups);
+  const rewards = weightedSum(perFunction, weights, input.groups.length);
+  const statistics = groups.map((members) => meanAndStd(members.map((i) => rewards[i]!)));
+  const batch = meanAndStd(rewards);
+
+  const advantages = new Float64Array(rewards.length);
+  if (input.multiObjectiveAggregation === "normalize_then_sum") {
+    const normalized = perFunction.map((values) => normalizeInGroups(values, groups));
+    const sums = weightedSum(normalized, weights, rewards.length);
+    const all = meanAndStd(sums);
+    for (const [i, sum] of sums.entries())
+      if (sum !== null) advantages[i] = (sum - all.mean!) / (all.std + STD_EPSILON);
+  } else {
+    for (const [g, members] of groups.entries()) {
+      const { mean, std } = statistics[g]!;
+      const scale = { group: std + STD_EPSILON, batch: batch.std + STD_EPSILON, none: 1 }[input.scaleRewards];
+      for (const i of members) if (rewards[i] !== null) advantages[i] = (rewards[i]! - mean!) / scale;
+    }
+  }
+
+  let withoutSpread = 0;
+  for (const [g, members] of groups.entries()) if (statistics[g]!.std < 1e-8) withoutSpread += members.length;
+  return {
+    advantages,
+    rewards,
+    groupMean: statistics.map(({ mean }) => mean),
+    groupStd: statistics.map(({ std }) => std),
+    rewardMean: batch.mean ?? 0,
+    rewardStd: batch.std,
+    fracRewardZeroStd: rewards.length === 0 ? 0 : withoutSpread / rewards.length,
+    warnings: sizeWarnings(groups),
+  };
+}
+
+function byFunction(rewards: AdvantageInput["rewards"]): readonly (readonly (number | null)[])[] {
+  const isNested = (r: AdvantageInput["rewards"]): r is readonly (readonly (number | null)[])[] => Array.isArray(r[0]);
+  return isNested(rewards) ? rewards : [rewards];
+}
+
+function checkRewards(
+  perFunction: readonly (readonly (number | null)[])[],
+  weights: readonly number[],
+  completions: number,
+): void {
+  if (weights.length !== perFunction.length) {
+    throw new InputError(
+      `reward_weights: ${weights.length} weights for ${perFunction.length} reward functions; give one a function`,
+    );
+  }
+  for (const [f, values] of perFunction.entries()) {
+    if (values.length !== completions) {
+      throw new InputError(
+        `reward function ${f} gave ${values.length} rewards for ${completions} completions; return one a completion`,
+      );
+    }
+    for (const [i, value] of values.entries()) {
+      if (value === null || Number.isFinite(value)) continue;
+      throw new InputError(
+        `reward function ${f} gave ${value} for completion ${i}; return a finite number, or null for not scored`,
+      );
+    }
+  }
+}
+
+/** The completions of each group, groups in the order of first appearance. */
+function groupMembers(groups: ArrayLike<number>): number[][] {
+  const members = new Map<number, number[]>();
+  for (let i = 0; i < groups.length; i++) {
+    const group = members.get(groups[i]!);
+    if (group) group.push(i);
+    else members.set(groups[i]!, [i]);
+  }
+  return [...members.values()];
+}
+
+/** Over the functions that scored a completion; null where none did. */
+function weightedSum(
+  perFunction: readonly (readonly (number | null)[])[],
+  weights: readonly number[],
+  completions: number,
+): (number | null)[] {
+  return Array.from({ length: completions }, (_, i) => {
+    let sum: number | null = null;
+    for (const [f, values] of perFunction.entries()) {
+      const value = values[i] ?? null;
+      if (value !== null) sum = (sum ?? 0) + value * weights[f]!;
+    }
+    return sum;
+  });
+}
+
+function normalizeInGroups(values: readonly (number | null)[], groups: readonly number[][]): (number | null)[] {
+  const normalized = values.slice();
+  for (const members of groups) {
+    const { mean, std } = meanAndStd(members.map((i) => values[i]!));
+    for (const i of members) if (values[i] !== null) normalized[i] = (values[i]! - mean!) / (std + STD_EPSILON);
+  }
+  return normalized;
+}
+
+/** Of the values that are not null; the standard deviation is Bessel-corrected, 0 of fewer than two. */
+function meanAndStd(values: readonly (number | null)[]): { mean: number | null; std: number } {
+  const scored = values.filter((value) => value !== null);
+  const first = scored[0];
+  if (first === undefined) return { mean: null, std: 0 };
+  // Deviations from the first value: the mean of equal rewards is exactly that reward, and their advantages exactly 0.
+  const mean = first + scored.reduce((sum, value) => sum + (value - first), 0) / scored.length;
+  const squares = scored.reduce((sum, value) => sum + (value - mean) ** 2, 0);
+  return { mean, std: scored.length < 2 ? 0 : Math.sqrt(squares / (scored.length - 1)) };
+}
+
+function sizeWarnings(groups: readonly number[][]): string[] {
+  const single = groups.filter((members) => members.length === 1).length;
+  const smallest = Math.min(...groups.filter((members) => members.length > 1).map((members) => members.length));
+  const warnings: string[] = [];
+  if (single > 0) {
+    warnings.push(
+      `${single} of ${groups.length} groups have a single completion: no baseline, advantage 0; set num_generations to 16 or more`,
+    );
+  }
+  if (smallest < SMALL_GROUP) {
+    warnings.push(
+      `the smallest group has ${smallest} completions: its mean is a noisy baseline; num_generations of 16 to 64 is usual`,
+    );
+  }
+  return warnings;
+}

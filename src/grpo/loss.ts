@@ -1,0 +1,210 @@
+/**
+ * The policy loss of GRPO and its kin on the host, in float64, with its gradients: one implementation for all backends.
+ * In: logprobs and entropies of whole completions, as a device's LM head gives them. Out: the loss, and what the LM
+ * head's backward takes, ∂loss/∂ℓ and ∂loss/∂entropy of every token.
+ *
+ * A step is evaluated whole or in parts: `stepDenominators` over all completions, then `computeLoss` for each
+ * micro-batch; losses add up, gradients are the same bits for any cut, `foldMetrics` joins the metrics.
+ * Advantages come from advantages.ts; which losses there are is loss/loss-types.ts.
+ */
+import { RunError } from "../errors.ts";
+import { activeTokens, type LossCompletion, type LossConfig, type TokenValues } from "./loss/config.ts";
+import { KL_ESTIMATORS } from "./loss/kl.ts";
+import { LOSS_TYPES, type Term } from "./loss/loss-types.ts";
+import { addExtreme, addMean, addTotal, type MetricParts } from "./loss/metrics.ts";
+import { isKept, samplerRatio } from "./loss/sampler-ratio.ts";
+import type { StepDenominators } from "./loss/step.ts";
+
+export interface LossResult {
+  /** This part's share of the step's loss. */
+  readonly loss: number;
+  /** ∂loss/∂ℓ of every token, completion after completion. (ΣT) */
+  readonly dlogprobs: Float64Array;
+  /** ∂loss/∂entropy likewise. (ΣT) */
+  readonly dentropies: Float64Array;
+  /** TRL's names (`kl`, `entropy`, `clip_ratio/…`); `foldMetrics` makes numbers of one or more parts. */
+  readonly metrics: MetricParts;
+}
+
+/**
+ * The loss of some of a step's completions, with its gradients.
+ *
+ * Order, as in TRL: term of the loss type · off-policy mask · entropy mask · sampler ratio + β·KL, weighed by the type's
+ * aggregate; − `entropyCoef` · mean entropy.
+ *
+ * @param part whole completions, any subset of the step in any order
+ * @param step of all completions of the step, with the same `config`
+ * @throws RunError where an input is NaN or infinite, or the loss or a gradient becomes so: names completion and token
+ */
+export function computeLoss(part: readonly LossCompletion[], step: StepDenominators, config: LossConfig): LossResult {
+  const length = part.reduce((sum, completion) => sum + completion.logprobs.length, 0);
+  const dlogprobs = new Float64Array(length);
+  const dentropies = new Float64Array(length);
+  const metrics: MetricParts = new Map();
+  let policyLoss = 0;
+  let entropySum = 0;
+  let start = 0;
+  for (const completion of part) {
+    checkInputs(completion, config);
+    const end = start + completion.logprobs.length;
+    const gradients = { dlogprobs: dlogprobs.subarray(start, end), dentropies: dentropies.subarray(start, end) };
+    const share = completionLoss(completion, step, config, gradients, metrics);
+    policyLoss += share.policyLoss;
+    entropySum += share.entropySum;
+    start = end;
+  }
+  let loss = policyLoss;
+  if (config.entropyCoef !== 0) {
+    loss -= (config.entropyCoef * entropySum) / Math.max(step.entropyTokens, 1);
+    addTotal(metrics, "policy_loss", policyLoss);
+    addExtreme(metrics, "entropy_coef", "max", config.entropyCoef);
+  }
+  return { loss, dlogprobs, dentropies, metrics };
+}
+
+/** One completion's share; writes its gradients and adds its metrics. `entropySum` is over m and the entropy mask. */
+function completionLoss(
+  completion: LossCompletion,
+  step: StepDenominators,
+  config: LossConfig,
+  out: { dlogprobs: Float64Array; dentropies: Float64Array },
+  metrics: MetricParts,
+): { policyLoss: number; entropySum: number } {
+  const { logprobs, entropies, oldLogprobs, refLogprobs, advantage } = completion;
+  const type = LOSS_TYPES[config.lossType];
+  const tokens = activeTokens(completion, config);
+  const perToken = config.importanceSamplingLevel === "token";
+  const sampler = samplerRatio(completion, tokens, config);
+  const sequenceWeight = type.sequenceWeight?.(completion, tokens, sampler, config) ?? 1;
+  const sampledBy = type.takesSamplerRatio ? null : sampler;
+  const kept = isKept(completion, tokens, config);
+  const weight = type.tokenWeight(step, completion.index, tokens, config);
+  const dEntropy = config.entropyCoef === 0 ? 0 : -config.entropyCoef / Math.max(step.entropyTokens, 1);
+  const sequenceRatio = perToken ? 1 : Math.exp(meanLogRatio(logprobs, oldLogprobs, tokens));
+
+  let policyLoss = 0;
+  let entropySum = 0;
+  let allEntropySum = 0;
+  let klSum = 0;
+  /** ∂loss/∂(log of the sequence's ratio), summed over its tokens */
+  let dSequence = 0;
+  const clipped = { low: 0, high: 0 };
+  for (let t = 0; t < tokens; t++) {
+    const logprob = logprobs[t]!;
+    const ratio = perToken ? (oldLogprobs ? Math.exp(logprob - oldLogprobs[t]!) : 1) : sequenceRatio;
+    const inMask = entropies[t]! >= step.entropyThreshold;
+    let value = 0;
+    let dLogprob = 0;
+    let dLogRatio = 0;
+    if (kept && inMask) {
+      const scale = sampledBy ? sampledBy[sampledBy.length === 1 ? 0 : t]! : 1;
+      const term: Term = type.term({ ratio, logprob, advantage, sequenceWeight }, config);
+      // A completion or token masked by the sampler's ratio is out, whatever its own ratio came to.
+      if (scale !== 0) {
+        value = scale * term.value;
+        dLogprob = scale * term.dLogprob;
+        dLogRatio = scale * term.dLogRatio;
+      }
+    }
+    if (config.beta !== 0) {
+      const { kl, dkl } = KL_ESTIMATORS[config.klEstimator](logprob, refLogprobs![t]!);
+      const correction = config.useBiasCorrectionKl ? ratio : 1;
+      klSum += kl * correction;
+      value += config.beta * kl * correction;
+      dLogprob += config.beta * dkl * correction;
+      if (config.useBiasCorrectionKl) dLogRatio += config.beta * kl * correction;
+    }
+    const gradient = weight * (perToken ? dLogprob + dLogRatio : dLogprob);
+    if (!Number.isFinite(value) || !Number.isFinite(gradient) || !Number.isFinite(dLogRatio)) {
+      throw new RunError(
+        `the loss of completion ${completion.index}, token ${t} is not finite (ratio ${ratio}, advantage ${advantage}): ` +
+          "the policy has moved too far from the one that sampled; lower learning_rate or num_iterations",
+      );
+    }
+    policyLoss += weight * value;
+    out.dlogprobs[t] = gradient;
+    if (!perToken) dSequence += weight * dLogRatio;
+    allEntropySum += entropies[t]!;
+    if (inMask) {
+      entropySum += entropies[t]!;
+      out.dentropies[t] = dEntropy;
+    }
+    const side = perToken ? type.clips?.(ratio, advantage, config) : null;
+    if (side) clipped[side]++;
+  }
+  if (!perToken) {
+    // The mean log-ratio gives every token of the completion the same share.
+    for (let t = 0; t < tokens; t++) out.dlogprobs[t]! += dSequence / tokens;
+    const side = type.clips?.(sequenceRatio, advantage, config);
+    if (side) clipped[side]++;
+  }
+  type.record?.(metrics, { ...clipped, count: perToken ? tokens : 1, sequenceWeight });
+  if (config.beta !== 0) addMean(metrics, "kl", klSum, tokens);
+  addMean(metrics, "entropy", allEntropySum, tokens);
+  recordSampler(metrics, completion, tokens, sampler);
+  return { policyLoss, entropySum };
+}
+
+function meanLogRatio(logprobs: TokenValues, oldLogprobs: TokenValues | null, tokens: number): number {
+  if (!oldLogprobs || tokens === 0) return 0;
+  let sum = 0;
+  for (let t = 0; t < tokens; t++) sum += logprobs[t]! - oldLogprobs[t]!;
+  return sum / tokens;
+}
+
+/** |ℓ_old − ℓ_sampler| where the sampler's logprobs are given, and the limited ratio where it enters the loss. */
+function recordSampler(
+  metrics: MetricParts,
+  completion: LossCompletion,
+  tokens: number,
+  ratios: Float64Array | null,
+): void {
+  const { samplingLogprobs } = completion;
+  const old = completion.oldLogprobs ?? completion.logprobs;
+  if (samplingLogprobs && tokens > 0) {
+    let sum = 0;
+    let largest = 0;
+    for (let t = 0; t < tokens; t++) {
+      const difference = Math.abs(old[t]! - samplingLogprobs[t]!);
+      sum += difference;
+      largest = Math.max(largest, difference);
+    }
+    addMean(metrics, "sampling/sampling_logp_difference/mean", sum, tokens);
+    addExtreme(metrics, "sampling/sampling_logp_difference/max", "max", largest);
+  }
+  for (const ratio of ratios ?? []) {
+    addExtreme(metrics, "sampling/importance_sampling_ratio/min", "min", ratio);
+    addMean(metrics, "sampling/importance_sampling_ratio/mean", ratio, 1);
+    addExtreme(metrics, "sampling/importance_sampling_ratio/max", "max", ratio);
+  }
+}
+
+/** The NaN guard: nothing that isn't finite goes into a gradient. */
+function checkInputs(completion: LossCompletion, config: LossConfig): void {
+  const { index, logprobs } = completion;
+  if (!Number.isFinite(completion.advantage))
+    throw new RunError(`the advantage of completion ${index} is ${completion.advantage}`);
+  const inputs: [string, TokenValues | null][] = [
+    ["logprob", logprobs],
+    ["entropy", completion.entropies],
+    ["old logprob", completion.oldLogprobs],
+    ["reference logprob", completion.refLogprobs],
+    ["sampling logprob", completion.samplingLogprobs],
+  ];
+  for (const [name, values] of inputs) {
+    if (!values) continue;
+    if (values.length !== logprobs.length) {
+      throw new Error(`completion ${index} has ${logprobs.length} logprobs and ${values.length} values of ${name}`);
+    }
+    for (let t = 0; t < values.length; t++) {
+      if (Number.isFinite(values[t]!)) continue;
+      throw new RunError(
+        `the ${name} of completion ${index}, token ${t} is ${values[t]}: the model's output is broken; ` +
+          "lower learning_rate, or check the checkpoint and dtype",
+      );
+    }
+  }
+  if (config.beta !== 0 && !completion.refLogprobs) {
+    throw new Error(`completion ${index} has no reference logprobs, and beta is ${config.beta}`);
+  }
+}

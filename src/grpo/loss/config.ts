@@ -1,0 +1,106 @@
+/**
+ * What the loss reads: its settings, and one completion's numbers. Types and defaults only.
+ * The temperature is no setting of the loss: every logprob given to it is already of logits ÷ temperature.
+ */
+
+export type LossType = "grpo" | "bnpo" | "dr_grpo" | "dapo" | "luspo" | "cispo" | "sapo" | "vespo";
+export type KlEstimator = "k1" | "k2" | "k3";
+export type SamplerCorrectionMode = "token_truncate" | "token_mask" | "sequence_truncate" | "sequence_mask";
+
+/** The settings of the loss; the names are TRL's in camelCase. */
+export interface LossConfig {
+  readonly lossType: LossType;
+  /** Lower clip: the ratio is held above 1 − epsilon. */
+  readonly epsilon: number;
+  /** Upper clip: 1 + epsilonHigh (null: epsilon). For `cispo` it is the cap of the ratio itself. */
+  readonly epsilonHigh: number | null;
+  /** Two-sided clipping: a cap of the ratio where A < 0 (INTELLECT-2). */
+  readonly delta: number | null;
+  /** Weight of the KL to the reference. */
+  readonly beta: number;
+  readonly klEstimator: KlEstimator;
+  /** Multiplies the KL by the ratio (DeepSeek-V3.2). */
+  readonly useBiasCorrectionKl: boolean;
+  /** `sequence`: one ratio a completion, of the mean log-ratio (GSPO). */
+  readonly importanceSamplingLevel: "token" | "sequence";
+  /** The constant length `dr_grpo` divides by. */
+  readonly maxCompletionLength: number;
+  /** Completions in one of `bnpo`'s blocks; null: the whole step is one block. No other loss type reads it. */
+  readonly perDeviceTrainBatchSize: number | null;
+  /** Leaves unfinished completions out of the token mask m. */
+  readonly maskTruncatedCompletions: boolean;
+  /** q < 1 keeps the policy loss of the tokens with the highest entropies, a fraction q of them. */
+  readonly topEntropyQuantile: number;
+  readonly entropyCoef: number;
+  /** Drops completions with A < 0 and mean(ℓ_sampler − ℓ) above it (DeepSeek-V3.2); null: off. */
+  readonly offPolicyMaskThreshold: number | null;
+  /** Multiplies the loss by π_old ÷ π_sampler, limited as the next three say. */
+  readonly importanceSamplingCorrection: boolean;
+  readonly importanceSamplingMode: SamplerCorrectionMode;
+  readonly importanceSamplingClipMax: number | null;
+  readonly importanceSamplingClipMin: number | null;
+  readonly sapoTemperaturePos: number;
+  readonly sapoTemperatureNeg: number;
+  readonly vespoKPos: number;
+  readonly vespoLambdaPos: number;
+  readonly vespoKNeg: number;
+  readonly vespoLambdaNeg: number;
+}
+
+/** The DeepSeekMath setting; the parameters of the other loss types are TRL's defaults. */
+export const LOSS_DEFAULTS: LossConfig = {
+  lossType: "grpo",
+  epsilon: 0.2,
+  epsilonHigh: null,
+  delta: null,
+  beta: 0.04,
+  klEstimator: "k3",
+  useBiasCorrectionKl: false,
+  importanceSamplingLevel: "token",
+  maxCompletionLength: 512,
+  perDeviceTrainBatchSize: null,
+  maskTruncatedCompletions: false,
+  topEntropyQuantile: 1,
+  entropyCoef: 0,
+  offPolicyMaskThreshold: null,
+  importanceSamplingCorrection: false,
+  importanceSamplingMode: "sequence_mask",
+  importanceSamplingClipMax: 3,
+  importanceSamplingClipMin: null,
+  sapoTemperaturePos: 1,
+  sapoTemperatureNeg: 1.05,
+  vespoKPos: 2,
+  vespoLambdaPos: 3,
+  vespoKNeg: 3,
+  vespoLambdaNeg: 2,
+};
+
+/** Numbers of a completion's tokens, (T). Natural logarithms and nats. */
+export type TokenValues = Float32Array | Float64Array;
+
+/** One whole completion. A completion is never cut: its length and its sequence ratio belong to all its tokens. */
+export interface LossCompletion {
+  /** Which completion of the step it is, from 0, in the step's own order: places it in `bnpo`'s blocks, names it in errors. */
+  readonly index: number;
+  /** ℓ, of the policy now. (T) */
+  readonly logprobs: TokenValues;
+  /** Of the policy now. (T) */
+  readonly entropies: TokenValues;
+  /** ℓ_old (T); null: on-policy, the ratio is exactly 1 and still has a gradient. */
+  readonly oldLogprobs: TokenValues | null;
+  /** ℓ_ref (T); null only where beta is 0. */
+  readonly refLogprobs: TokenValues | null;
+  /** Of the distribution really drawn from (T); null: ℓ_old. */
+  readonly samplingLogprobs: TokenValues | null;
+  readonly advantage: number;
+  /** False: cut at the length limit. */
+  readonly finished: boolean;
+}
+
+/** T_i under the mask m: the completion's length, 0 where `maskTruncatedCompletions` drops it. */
+export function activeTokens(
+  completion: { readonly finished: boolean; readonly logprobs: { readonly length: number } },
+  config: LossConfig,
+): number {
+  return config.maskTruncatedCompletions && !completion.finished ? 0 : completion.logprobs.length;
+}

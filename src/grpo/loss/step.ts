@@ -1,0 +1,97 @@
+/**
+ * What belongs to a whole optimizer step: the denominators and the entropy threshold.
+ * Taken once over all completions, they make the loss the same however the step is cut into micro-batches.
+ */
+import { RunError } from "../../errors.ts";
+import { activeTokens, type LossConfig, type TokenValues } from "./config.ts";
+
+export interface StepDenominators {
+  /** Completions of the step, those that the mask drops included. */
+  readonly completions: number;
+  /** Tokens under the mask m. */
+  readonly tokens: number;
+  /** Tokens under m in each of `bnpo`'s blocks. */
+  readonly blockTokens: readonly number[];
+  /** Completions of one block. */
+  readonly blockSize: number;
+  /** Entropies below it are masked out of the policy loss; −∞ keeps all. */
+  readonly entropyThreshold: number;
+  /** Tokens under m and the entropy mask: what the entropy bonus is a mean over. */
+  readonly entropyTokens: number;
+}
+
+/** What `stepDenominators` reads of a completion; `LossCompletion` has it. `logprobs` gives the length alone. */
+export interface StepCompletion {
+  readonly index: number;
+  readonly logprobs: { readonly length: number };
+  readonly finished: boolean;
+  /** (T); read only where `topEntropyQuantile` is below 1. */
+  readonly entropies?: TokenValues;
+}
+
+/**
+ * The denominators of an optimizer step.
+ *
+ * @param step every completion of the step; their `index` runs from 0 in order
+ * @throws RunError where an entropy that the threshold needs is not a number
+ */
+export function stepDenominators(step: readonly StepCompletion[], config: LossConfig): StepDenominators {
+  const blockSize = config.perDeviceTrainBatchSize ?? Math.max(step.length, 1);
+  const blockTokens = new Array<number>(Math.ceil(step.length / blockSize)).fill(0);
+  let tokens = 0;
+  for (const [position, completion] of step.entries()) {
+    if (completion.index !== position)
+      throw new Error(`completion ${completion.index} stands at ${position} of its step`);
+    const active = activeTokens(completion, config);
+    tokens += active;
+    blockTokens[Math.floor(position / blockSize)]! += active;
+  }
+  const whole = { completions: step.length, tokens, blockTokens, blockSize };
+  if (config.topEntropyQuantile >= 1) return { ...whole, entropyThreshold: -Infinity, entropyTokens: tokens };
+  const entropies = gatherEntropies(step, tokens, config);
+  const entropyThreshold = quantile(entropies, 1 - config.topEntropyQuantile);
+  let entropyTokens = 0;
+  for (const entropy of entropies) if (entropy >= entropyThreshold) entropyTokens++;
+  return { ...whole, entropyThreshold, entropyTokens };
+}
+
+function gatherEntropies(step: readonly StepCompletion[], tokens: number, config: LossConfig): Float64Array {
+  const all = new Float64Array(tokens);
+  let at = 0;
+  for (const completion of step) {
+    const active = activeTokens(completion, config);
+    const entropies = completion.entropies;
+    if (entropies?.length !== completion.logprobs.length) {
+      throw new Error(`top_entropy_quantile needs the entropies of completion ${completion.index}, one a token`);
+    }
+    for (let t = 0; t < active; t++) {
+      const entropy = entropies[t]!;
+      if (!Number.isFinite(entropy)) {
+        throw new RunError(
+          `the entropy of completion ${completion.index}, token ${t} is ${entropy}: the model's output is broken`,
+        );
+      }
+      all[at++] = entropy;
+    }
+  }
+  return all;
+}
+
+/**
+ * The quantile with linear interpolation between order statistics (what torch and numpy do by default).
+ *
+ * @param values any order, finite; sorted in place
+ * @param fraction 0 to 1
+ * @returns −∞ of no values
+ */
+export function quantile(values: Float64Array, fraction: number): number {
+  if (values.length === 0) return -Infinity;
+  values.sort();
+  const exact = fraction * (values.length - 1);
+  // 1 − q is rarely a binary fraction: a place that is whole but for rounding is meant to be that order statistic.
+  const place = Math.abs(exact - Math.round(exact)) < 1e-9 * values.length ? Math.round(exact) : exact;
+  const below = Math.floor(place);
+  const low = values[below]!;
+  const high = values[Math.min(below + 1, values.length - 1)]!;
+  return low + (high - low) * (place - below);
+}

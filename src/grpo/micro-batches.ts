@@ -1,0 +1,173 @@
+/**
+ * A step's groups → packed micro-batches under a token budget: which tokens a forward pass sees, what each may attend
+ * to, and where the LM head reads a completion's logprobs. Pure layout: no device, no weights.
+ *
+ * A group's prompt is packed once (once a part, where the group is split), and its completions behind it, each without
+ * its last token: nothing is predicted from that one. So a part of a group is P + Σ(R − 1) tokens.
+ */
+
+export interface PackedCompletion {
+  /** (R), R ≥ 1 */
+  readonly completionIds: Int32Array;
+}
+
+export interface PackedGroup {
+  /** (P), P ≥ 1 */
+  readonly promptIds: Int32Array;
+  readonly completions: readonly PackedCompletion[];
+}
+
+/** One forward pass. T tokens, S segments, H head rows, E completion tokens, C completions. */
+export interface MicroBatch {
+  /** (T) */
+  readonly tokens: Int32Array;
+  /** Place in prompt + completion, from 0. (T) */
+  readonly positions: Int32Array;
+  /**
+   * (S, 4): start, length, prefixStart, prefixLength, in rows of `tokens`. A row sees the rows of its prefix and its own
+   * segment up to itself. A prompt has no prefix (0, 0); a completion's prefix is its prompt. A completion of one token has no segment.
+   */
+  readonly segments: Int32Array;
+  /** The rows whose hidden state the LM head needs, ascending; a prompt's last row serves all its completions. (H) */
+  readonly headRows: Int32Array;
+  /** For every completion token, completion after completion: the index into `headRows` that predicts it. (E) */
+  readonly entryRows: Int32Array;
+  /** For every completion token: its id. (E) */
+  readonly entryTargets: Int32Array;
+  /** Which completions of the step, counted over all groups in order. (C) */
+  readonly completions: Int32Array;
+  /** Completion c has the entries from `entryStarts[c]` to `entryStarts[c + 1]`. (C + 1) */
+  readonly entryStarts: Int32Array;
+}
+
+/** Some neighbouring completions of one group, behind one copy of its prompt. */
+interface Part {
+  readonly group: PackedGroup;
+  readonly first: number;
+  readonly end: number;
+  /** Index in the step of the completion `first`. */
+  readonly firstOfStep: number;
+}
+
+/**
+ * Cuts the groups into micro-batches, in order. A part costs P + ΣR tokens; a group stays whole where it fits the budget, and
+ * joins the micro-batch before it where it fits that too. A larger group starts a micro-batch and is split between
+ * completions; a completion that alone exceeds the budget with its prompt is a part of its own.
+ *
+ * @param budget `micro_batch_tokens`
+ */
+export function cutMicroBatches(groups: readonly PackedGroup[], budget: number): MicroBatch[] {
+  const batches: Part[][] = [];
+  let open: Part[] = [];
+  let used = 0;
+  const close = (): void => {
+    if (open.length > 0) batches.push(open);
+    open = [];
+    used = 0;
+  };
+  let firstOfStep = 0;
+  for (const group of groups) {
+    const lengths = group.completions.map(({ completionIds }) => completionIds.length);
+    const prompt = group.promptIds.length;
+    const whole = lengths.reduce((sum, length) => sum + length, prompt);
+    if (used + whole > budget) close();
+    let first = 0;
+    let cost = prompt;
+    for (const [i, length] of lengths.entries()) {
+      if (i > first && used + cost + length > budget) {
+        open.push({ group, first, end: i, firstOfStep: firstOfStep + first });
+        close();
+        first = i;
+        cost = prompt;
+      }
+      cost += length;
+    }
+    if (lengths.length > 0) {
+      open.push({ group, first, end: lengths.length, firstOfStep: firstOfStep + first });
+      used += cost;
+    }
+    firstOfStep += lengths.length;
+  }
+  close();
+  return batches.map(packParts);
+}
+
+/**
+ * No micro-batch has more tokens, segments, head rows or completion tokens than this: what the memory plan reckons with.
+ *
+ * @param limits.budget `micro_batch_tokens`
+ * @param limits.groups, limits.completions of the step, where known: a small step needs no whole budget
+ */
+export function maxMicroBatchTokens(limits: {
+  readonly budget: number;
+  readonly longestPrompt: number;
+  readonly longestCompletion: number;
+  readonly groups?: number;
+  readonly completions?: number;
+}): number {
+  const { budget, longestPrompt, longestCompletion, groups = Infinity, completions = Infinity } = limits;
+  const step = groups * longestPrompt + completions * longestCompletion;
+  return Math.max(longestPrompt + longestCompletion, Math.min(budget, step));
+}
+
+function packParts(parts: readonly Part[]): MicroBatch {
+  const size = measure(parts);
+  const tokens = new Int32Array(size.tokens);
+  const positions = new Int32Array(size.tokens);
+  const segments = new Int32Array(size.segments * 4);
+  const headRows = new Int32Array(size.headRows);
+  const entryRows = new Int32Array(size.entries);
+  const entryTargets = new Int32Array(size.entries);
+  const completions = new Int32Array(size.completions);
+  const entryStarts = new Int32Array(size.completions + 1);
+  let row = 0;
+  let segment = 0;
+  let headRow = 0;
+  let entry = 0;
+  let completion = 0;
+
+  for (const { group, first, end, firstOfStep } of parts) {
+    const prompt = group.promptIds;
+    const promptStart = row;
+    tokens.set(prompt, row);
+    for (let p = 0; p < prompt.length; p++) positions[row++] = p;
+    segments.set([promptStart, prompt.length, 0, 0], 4 * segment++);
+    const promptHead = headRow;
+    headRows[headRow++] = row - 1;
+    for (let i = first; i < end; i++) {
+      const ids = group.completions[i]!.completionIds;
+      if (ids.length > 1) segments.set([row, ids.length - 1, promptStart, prompt.length], 4 * segment++);
+      for (const [t, id] of ids.entries()) {
+        entryTargets[entry] = id;
+        entryRows[entry++] = t === 0 ? promptHead : headRow - 1;
+        if (t === ids.length - 1) continue;
+        tokens[row] = id;
+        positions[row] = prompt.length + t;
+        headRows[headRow++] = row++;
+      }
+      completions[completion++] = firstOfStep + i - first;
+      entryStarts[completion] = entry;
+    }
+  }
+  return { tokens, positions, segments, headRows, entryRows, entryTargets, completions, entryStarts };
+}
+
+function measure(
+  parts: readonly Part[],
+): Record<"tokens" | "segments" | "headRows" | "entries" | "completions", number> {
+  const size = { tokens: 0, segments: parts.length, headRows: parts.length, entries: 0, completions: 0 };
+  for (const { group, first, end } of parts) {
+    if (group.promptIds.length === 0) throw new Error("a group has an empty prompt: nothing predicts its first token");
+    size.tokens += group.promptIds.length;
+    for (let i = first; i < end; i++) {
+      const length = group.completions[i]!.completionIds.length;
+      if (length === 0) throw new Error("a completion has no tokens");
+      if (length > 1) size.segments++;
+      size.tokens += length - 1;
+      size.headRows += length - 1;
+      size.entries += length;
+      size.completions++;
+    }
+  }
+  return size;
+}

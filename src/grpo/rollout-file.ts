@@ -1,0 +1,281 @@
+/**
+ * Rollout files: one JSON object a line, a line a completion; lines of one group are neighbours and share their prompt.
+ * Reads (`update`, `score`) and writes (what `train` records) the format; nothing here needs a model or a tokenizer.
+ *
+ * Logprobs are 32-bit floats in every engine that makes them: they are written with the fewest digits that give the
+ * same 32-bit float back, and read back to that float. Rewards keep all 64 bits.
+ */
+import { createReadStream } from "node:fs";
+import { pipeline } from "node:stream";
+import { createGunzip } from "node:zlib";
+import { errorText, InputError } from "../errors.ts";
+
+export interface Completion {
+  /** (R), R ≥ 1; the end-of-sequence token belongs to it. */
+  readonly completionIds: Int32Array;
+  /** False: cut at the length limit. */
+  readonly finished: boolean;
+  /** null: not scored. */
+  readonly reward: number | null;
+  /** π_old (R), values of 32-bit floats, as the next two. */
+  readonly oldLogprobs?: Float64Array;
+  readonly refLogprobs?: Float64Array;
+  /** Of the distribution really drawn from. */
+  readonly samplingLogprobs?: Float64Array;
+  /** The completion as text, for a reader; nothing is computed from it. */
+  readonly text?: string;
+}
+
+export interface RolloutGroup {
+  readonly group: number;
+  /** (P), P ≥ 1 */
+  readonly promptIds: Int32Array;
+  readonly promptText?: string;
+  readonly completions: Completion[];
+}
+
+export interface ReadRolloutsOptions {
+  /** Ids must be below it. */
+  readonly vocabSize: number;
+  /** Whether a line needs a `reward` (default true); without it a missing one reads as null. */
+  readonly requireReward?: boolean;
+}
+
+const LOGPROB_KEYS = {
+  old_logprobs: "oldLogprobs",
+  ref_logprobs: "refLogprobs",
+  sampling_logprobs: "samplingLogprobs",
+} as const;
+
+/**
+ * All groups of a file, in its order.
+ *
+ * @param path JSON lines, or those under gzip where the name ends in `.gz`
+ * @throws InputError naming file, line and cure: unreadable, not JSON, a key missing or of the wrong kind, an id outside of the
+ *   vocabulary, logprobs of another length than the completion, a group in two places or with two prompts, no lines at all
+ */
+export async function readRollouts(path: string, options: ReadRolloutsOptions): Promise<RolloutGroup[]> {
+  const groups: RolloutGroup[] = [];
+  for await (const group of streamRollouts(path, options)) groups.push(group);
+  return groups;
+}
+
+/** As `readRollouts`, a group at a time: memory holds one group however large the file is. */
+export async function* streamRollouts(path: string, options: ReadRolloutsOptions): AsyncGenerator<RolloutGroup> {
+  const seen = new Set<number>();
+  let current: RolloutGroup | undefined;
+  let lineNumber = 0;
+  for await (const line of textLines(path)) {
+    lineNumber++;
+    if (line.trim() === "") continue;
+    const where = `${path}:${lineNumber}`;
+    const row = parseLine(line, where);
+    const group = integer(row, "group", where);
+    const promptIds = ids(row, "prompt_ids", options.vocabSize, where);
+    const completion = readCompletion(row, options, where);
+    if (current?.group === group) {
+      if (!sameIds(current.promptIds, promptIds)) {
+        throw new InputError(
+          `${where}: "prompt_ids" differ from the lines above of group ${group}; give another prompt its own group`,
+        );
+      }
+      current.completions.push(completion);
+      continue;
+    }
+    if (seen.has(group)) {
+      throw new InputError(`${where}: group ${group} has lines further up too; put all lines of a group together`);
+    }
+    seen.add(group);
+    if (current) yield current;
+    const promptText = row.prompt;
+    current = { group, promptIds, ...(typeof promptText === "string" && { promptText }), completions: [completion] };
+  }
+  if (!current) throw new InputError(`${path}: has no rollouts; give a file with one JSON object a line`);
+  yield current;
+}
+
+/**
+ * One line, without its newline. `readRollouts` gives the same completion back.
+ *
+ * @throws RangeError where a logprob or the reward is not finite: JSON has no such number
+ */
+export function formatRollout(group: Omit<RolloutGroup, "completions">, completion: Completion): string {
+  const fields = [
+    `"group":${group.group}`,
+    `"prompt_ids":[${group.promptIds.join(",")}]`,
+    `"completion_ids":[${completion.completionIds.join(",")}]`,
+    `"finished":${completion.finished}`,
+    `"reward":${completion.reward === null ? "null" : finite(completion.reward)}`,
+  ];
+  for (const [key, property] of Object.entries(LOGPROB_KEYS)) {
+    const values = completion[property];
+    if (values) fields.push(`"${key}":[${Array.from(values, shortestFloat32).join(",")}]`);
+  }
+  if (group.promptText !== undefined) fields.push(`"prompt":${JSON.stringify(group.promptText)}`);
+  if (completion.text !== undefined) fields.push(`"completion":${JSON.stringify(completion.text)}`);
+  return `{${fields.join(",")}}`;
+}
+
+/** The fewest significant digits that round to the same 32-bit float. */
+function shortestFloat32(value: number): string {
+  const float = Math.fround(finite(value));
+  for (let digits = 6; digits < 9; digits++) {
+    const short = Number(float.toPrecision(digits));
+    if (Math.fround(short) === float) return String(short);
+  }
+  return String(Number(float.toPrecision(9)));
+}
+
+function finite(value: number): number {
+  if (!Number.isFinite(value)) throw new RangeError(`a rollout holds ${value}, which JSON cannot`);
+  return value;
+}
+
+/** Lines of a UTF-8 file without their ends, whatever they are; a gzip file is unpacked on the way. */
+async function* textLines(path: string): AsyncGenerator<string> {
+  const file = createReadStream(path, { highWaterMark: 1 << 18 });
+  // pipeline, not pipe: it passes an error of the file on to its reader. Errors come out of the iteration below.
+  const bytes = path.endsWith(".gz") ? pipeline(file, createGunzip(), () => {}) : file;
+  const decoder = new TextDecoder("utf-8", { fatal: true });
+  let rest: string[] = [];
+  try {
+    for await (const chunk of bytes) {
+      const pieces = decoder.decode(chunk as Uint8Array, { stream: true }).split("\n");
+      rest.push(pieces[0]!);
+      for (let i = 1; i < pieces.length; i++) {
+        yield rest.join("");
+        rest = [pieces[i]!];
+      }
+    }
+    rest.push(decoder.decode());
+  } catch (error) {
+    throw new InputError(`${path}: ${readFailure(error)}`);
+  } finally {
+    file.destroy();
+  }
+  if (rest.some((piece) => piece !== "")) yield rest.join("");
+}
+
+function readFailure(error: unknown): string {
+  const code = (error as { code?: string } | null)?.code ?? "";
+  if (code === "ENOENT") return "there is no such file; check the path";
+  if (code === "EISDIR") return "is a folder; name the rollouts file in it";
+  if (code === "EACCES") return "may not be read; check its permissions";
+  if (code.startsWith("Z_") || code === "ERR_BUFFER_OUT_OF_BOUNDS")
+    return "is not a whole gzip file; copy it anew, or unpack it";
+  if (error instanceof TypeError) return "is not UTF-8 text; a gzip file needs a name that ends in .gz";
+  return `cannot be read: ${errorText(error)}`;
+}
+
+type Row = Record<string, unknown>;
+
+function parseLine(line: string, where: string): Row {
+  let row: unknown;
+  try {
+    row = JSON.parse(line);
+  } catch (error) {
+    const cure = /\b(NaN|Infinity)\b/.test(line)
+      ? "NaN and Infinity are no JSON; leave such completions out, or give reward null"
+      : "write one whole JSON object a line";
+    throw new InputError(`${where}: not JSON (${errorText(error)}); ${cure}`);
+  }
+  if (typeof row !== "object" || row === null || Array.isArray(row)) {
+    throw new InputError(
+      `${where}: not a JSON object; write {"group": …, "prompt_ids": …, "completion_ids": …} a line`,
+    );
+  }
+  return row as Row;
+}
+
+function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): Completion {
+  const completionIds = ids(row, "completion_ids", options.vocabSize, where);
+  const finished = row.finished ?? true;
+  if (typeof finished !== "boolean")
+    throw new InputError(`${where}: "finished" is ${shown(finished)}; give true or false`);
+  const completion: { -readonly [K in keyof Completion]: Completion[K] } = {
+    completionIds,
+    finished,
+    reward: readReward(row, options.requireReward ?? true, where),
+  };
+  for (const [key, property] of Object.entries(LOGPROB_KEYS)) {
+    if (row[key] !== undefined && row[key] !== null)
+      completion[property] = logprobs(row, key, completionIds.length, where);
+  }
+  if (typeof row.completion === "string") completion.text = row.completion;
+  return completion;
+}
+
+function readReward(row: Row, required: boolean, where: string): number | null {
+  const { reward } = row;
+  if (reward === undefined && required) throw missing("reward", "give a number, or null for not scored", where);
+  if (reward === undefined || reward === null) return null;
+  if (!isFiniteNumber(reward)) {
+    throw new InputError(`${where}: "reward" is ${shown(reward)}; give a finite number, or null for not scored`);
+  }
+  return reward;
+}
+
+function integer(row: Row, key: string, where: string): number {
+  const value = row[key];
+  if (value === undefined) throw missing(key, "give an integer", where);
+  if (!Number.isSafeInteger(value)) throw new InputError(`${where}: "${key}" is ${shown(value)}; give an integer`);
+  return value as number;
+}
+
+function ids(row: Row, key: string, vocabSize: number, where: string): Int32Array {
+  const values = row[key];
+  if (values === undefined) throw missing(key, "give an array of token ids", where);
+  if (!Array.isArray(values))
+    throw new InputError(`${where}: "${key}" is ${shown(values)}; give an array of token ids`);
+  if (values.length === 0)
+    throw new InputError(`${where}: "${key}" is empty; give at least one token, or drop the line`);
+  for (const [i, id] of values.entries()) {
+    if (!Number.isInteger(id) || id < 0) {
+      throw new InputError(`${where}: "${key}"[${i}] is ${shown(id)}; token ids are integers from 0`);
+    }
+    if (id >= vocabSize) {
+      throw new InputError(
+        `${where}: "${key}"[${i}] is ${id}, and the model has ids from 0 to ${vocabSize - 1}; use the model that made the rollouts`,
+      );
+    }
+  }
+  return Int32Array.from(values);
+}
+
+function logprobs(row: Row, key: string, length: number, where: string): Float64Array {
+  const values = row[key];
+  if (!Array.isArray(values)) throw new InputError(`${where}: "${key}" is ${shown(values)}; give an array of numbers`);
+  if (values.length !== length) {
+    throw new InputError(
+      `${where}: "${key}" has ${values.length} numbers for ${length} tokens of "completion_ids"; give one a token`,
+    );
+  }
+  const floats = new Float64Array(length);
+  for (const [i, value] of values.entries()) {
+    floats[i] = isFiniteNumber(value) ? Math.fround(value) : Number.NaN;
+    if (!Number.isFinite(floats[i])) {
+      throw new InputError(
+        `${where}: "${key}"[${i}] is ${shown(value)}; give a finite number, the natural log of a probability`,
+      );
+    }
+  }
+  return floats;
+}
+
+function missing(key: string, cure: string, where: string): InputError {
+  return new InputError(`${where}: has no "${key}"; ${cure}`);
+}
+
+function isFiniteNumber(value: unknown): value is number {
+  return typeof value === "number" && Number.isFinite(value);
+}
+
+function sameIds(a: Int32Array, b: Int32Array): boolean {
+  return a.length === b.length && a.every((id, i) => id === b[i]);
+}
+
+/** A value as it stands in the file, short enough for one line. */
+function shown(value: unknown): string {
+  const text = typeof value === "number" ? String(value) : (JSON.stringify(value) ?? String(value));
+  return text.length > 40 ? `${text.slice(0, 37)}...` : text;
+}

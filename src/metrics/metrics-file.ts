@@ -1,0 +1,91 @@
+/**
+ * `metrics.jsonl`: one JSON object a line, appended as the run goes, so that a killed run keeps what it logged. NaN and
+ * infinities are written as null, as JSON has no word for them (pandas and jq read null as a missing number).
+ */
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { InputError } from "../errors.ts";
+import { writing } from "./write-error.ts";
+
+export type MetricValue = number | string | boolean | null;
+
+/** One line; `step` counts from 1, evaluation before the first step has 0. */
+export type MetricsRecord = { readonly step: number } & { readonly [name: string]: MetricValue };
+
+export interface MetricsWriter {
+  readonly path: string;
+  /** @throws RunError where the disk is full or the folder gone */
+  write(record: MetricsRecord): void;
+  close(): void;
+}
+
+/**
+ * Opens `outputDir/metrics.jsonl`; the folder is made where it is missing.
+ * @param options.resumeStep go on after this step: later lines, written after the checkpoint, are cut off, and a torn
+ *   last line is removed. Left out: an earlier file is replaced.
+ * @throws InputError where the earlier file holds something else; RunError where nothing can be written
+ */
+export function createMetricsWriter(outputDir: string, options: { readonly resumeStep?: number } = {}): MetricsWriter {
+  const path = join(outputDir, "metrics.jsonl");
+  writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
+  const resumed = options.resumeStep !== undefined && existsSync(path);
+  if (resumed) {
+    const before = readFileSync(path, "utf8");
+    const kept = linesUpTo(before, options.resumeStep, path);
+    if (kept !== before) {
+      writing(path, () => {
+        writeFileSync(`${path}.tmp`, kept);
+        renameSync(`${path}.tmp`, path);
+      });
+    }
+  }
+  let file: number | undefined = writing(path, () => openSync(path, resumed ? "a" : "w"));
+  return {
+    path,
+    write({ step, ...rest }) {
+      if (file === undefined) throw new Error(`${path} is closed`);
+      const open = file;
+      const line = Buffer.from(`${JSON.stringify({ step, ...rest })}\n`);
+      writing(path, () => {
+        // A write may take a part only, which is how a disk that fills up first shows.
+        for (let done = 0; done < line.length; ) done += writeSync(open, line, done);
+      });
+    },
+    close() {
+      if (file !== undefined) closeSync(file);
+      file = undefined;
+    },
+  };
+}
+
+function linesUpTo(text: string, step: number, path: string): string {
+  const lines = text.split("\n");
+  const last = lines.pop();
+  if (last !== undefined && last !== "" && stepOf(last) !== undefined) lines.push(last);
+  const kept = lines.filter((line, i) => {
+    const lineStep = stepOf(line);
+    if (lineStep === undefined) {
+      throw new InputError(`${path}:${i + 1}: not a line of metrics; remove it, or choose another --output_dir`);
+    }
+    return lineStep <= step;
+  });
+  return kept.map((line) => `${line}\n`).join("");
+}
+
+function stepOf(line: string): number | undefined {
+  try {
+    const { step } = JSON.parse(line) as { step?: unknown };
+    return typeof step === "number" ? step : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * What is logged under which name, and in which unit. Names that TRL logs too mean the same here. Seconds are wall-clock;
+ * logprobs, entropies and KL are in nats. `console` gives the short head under which a value shows as a column.
+ */
+
+export interface MetricName {
+  readonly name: string;
+  readonly unit: string;
+  readonly meaning: string;
+  readonly console?: { readonly head: string; readonly format: (value: number) => string };
+}
+
+const fixed = (digits: number) => (value: number) => value.toFixed(digits);
+const scientific = (value: number) => (value === 0 ? "0" : value.toExponential(1));
+
+/** In the order in which columns stand on the console. A name with `<…>` or `*` stands for a family. */
+export const metricNames: readonly MetricName[] = [
+  { name: "step", unit: "", meaning: "optimizer step, from 1; evaluation before the first step has 0" },
+  { name: "epoch", unit: "", meaning: "passes over the dataset so far" },
+  {
+    name: "reward",
+    unit: "",
+    meaning: "mean over completions of the weighted sum of rewards",
+    console: { head: "reward", format: fixed(4) },
+  },
+  {
+    name: "reward_std",
+    unit: "",
+    meaning: "standard deviation over all rewards of the step",
+    console: { head: "±std", format: fixed(4) },
+  },
+  {
+    name: "frac_reward_zero_std",
+    unit: "share",
+    meaning: "groups whose rewards are all equal: nothing is learned from them",
+    console: { head: "flat", format: fixed(2) },
+  },
+  { name: "rewards/<name>/mean", unit: "", meaning: "mean of one reward function, unweighted" },
+  { name: "rewards/<name>/std", unit: "", meaning: "its standard deviation over the step" },
+  { name: "rewards/unparsed", unit: "share", meaning: "completions in which no answer was found" },
+  { name: "rewards/timeout", unit: "share", meaning: "completions whose reward function was stopped" },
+  {
+    name: "loss",
+    unit: "",
+    meaning: "the whole loss, KL and entropy terms included",
+    console: { head: "loss", format: fixed(5) },
+  },
+  {
+    name: "kl",
+    unit: "nats",
+    meaning: "token mean of the KL estimate to the reference",
+    console: { head: "kl", format: fixed(5) },
+  },
+  {
+    name: "entropy",
+    unit: "nats",
+    meaning: "token mean of the policy's entropy",
+    console: { head: "entropy", format: fixed(3) },
+  },
+  {
+    name: "mean_token_accuracy",
+    unit: "share",
+    meaning: "sft: tokens that were the likeliest one",
+    console: { head: "token acc", format: fixed(4) },
+  },
+  {
+    name: "grad_norm",
+    unit: "",
+    meaning: "global gradient norm before clipping",
+    console: { head: "grad", format: fixed(3) },
+  },
+  {
+    name: "learning_rate",
+    unit: "",
+    meaning: "learning rate of this step",
+    console: { head: "lr", format: scientific },
+  },
+  { name: "clip_ratio/low_mean", unit: "share", meaning: "tokens clipped below (negative advantage)" },
+  { name: "clip_ratio/high_mean", unit: "share", meaning: "tokens clipped above (positive advantage)" },
+  {
+    name: "clip_ratio/region_mean",
+    unit: "share",
+    meaning: "tokens clipped on either side",
+    console: { head: "clip", format: fixed(3) },
+  },
+  {
+    name: "completions/mean_length",
+    unit: "tokens",
+    meaning: "mean length of the step's completions",
+    console: { head: "length", format: fixed(1) },
+  },
+  { name: "completions/min_length", unit: "tokens", meaning: "shortest completion" },
+  { name: "completions/max_length", unit: "tokens", meaning: "longest completion" },
+  {
+    name: "completions/clipped_ratio",
+    unit: "share",
+    meaning: "completions cut at the length limit",
+    console: { head: "cut", format: fixed(2) },
+  },
+  { name: "completions/*_terminated_length", unit: "tokens", meaning: "the same lengths over finished completions" },
+  {
+    name: "sampling/sampling_logp_difference/mean",
+    unit: "nats",
+    meaning: "mean |logprob when sampled - logprob in training|, both untruncated",
+  },
+  { name: "sampling/sampling_logp_difference/max", unit: "nats", meaning: "the largest of them; on the CPU exactly 0" },
+  {
+    name: "sampling/importance_sampling_ratio/*",
+    unit: "",
+    meaning: "min, mean and max of old policy ÷ sampling distribution",
+  },
+  { name: "num_tokens", unit: "tokens", meaning: "prompt and completion tokens since the run began" },
+  {
+    name: "tokens_per_second",
+    unit: "tokens/s",
+    meaning: "the step's tokens over its whole time",
+    console: { head: "tok/s", format: fixed(0) },
+  },
+  { name: "rollout_tokens_per_second", unit: "tokens/s", meaning: "sampled tokens over the time of the rollout" },
+  { name: "update_tokens_per_second", unit: "tokens/s", meaning: "tokens of the update over its time" },
+  { name: "mfu", unit: "share", meaning: "floating-point operations of the model over the device's measured peak" },
+  { name: "memory_peak_bytes", unit: "bytes", meaning: "largest memory in use so far on the device" },
+  {
+    name: "time/<phase>",
+    unit: "s",
+    meaning: "seconds of the step in one phase: rollout, reward, reference, update, …",
+  },
+  {
+    name: "step_time",
+    unit: "s",
+    meaning: "seconds of the whole step",
+    console: { head: "time", format: (value) => `${value.toFixed(value < 100 ? 1 : 0)}s` },
+  },
+  { name: "eval_accuracy", unit: "share", meaning: "greedy answers that are right, found anywhere in the answer" },
+  { name: "eval_accuracy_strict", unit: "share", meaning: "the same, the answer in the required form only" },
+];
+
+/** What a logged name means; families (`rewards/gsm8k/mean`) are found too. */
+export function metricNamed(name: string): MetricName | undefined {
+  return metricNames.find((metric) => {
+    const pattern = metric.name.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replace(/<\w+>|\*/g, "[^/]+");
+    return new RegExp(`^${pattern}$`).test(name);
+  });
+}

@@ -1,0 +1,86 @@
+/**
+ * The memory plan: every buffer by name, shape, type and lifetime, laid out before anything is allocated (promise 5).
+ *
+ * A lifetime is the set of phases in which a buffer holds something. Phases never overlap in time, so buffers of
+ * different phases share memory; buffers of one phase, and those that live always, never do.
+ */
+import { bytesPerElement, type DType } from "./dtype.ts";
+import { elementCount, type Tensor, tensor } from "./tensor.ts";
+
+export type Phase = "rollout" | "update";
+
+export interface PlannedBuffer {
+  readonly name: string;
+  /** What the printed plan adds it up under. */
+  readonly group: string;
+  readonly shape: readonly number[];
+  readonly dtype: DType;
+  readonly lifetime: "always" | readonly Phase[];
+  readonly bytes: number;
+}
+
+export interface MemoryPlan {
+  readonly buffers: readonly PlannedBuffer[];
+  /** Bytes of the one allocation that holds every buffer. */
+  readonly totalBytes: number;
+  /** Byte offset of each buffer by name. */
+  readonly offsets: ReadonlyMap<string, number>;
+}
+
+export interface PlanBuilder {
+  /** @throws Error on a name that is taken. */
+  add(
+    group: string,
+    name: string,
+    dtype: DType,
+    shape: readonly number[],
+    lifetime?: PlannedBuffer["lifetime"],
+  ): PlannedBuffer;
+  build(): MemoryPlan;
+}
+
+/** Buffers start at multiples of this: a cache line pair, and what wide loads like. */
+const ALIGNMENT = 128;
+
+function aligned(bytes: number): number {
+  return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
+}
+
+export function planMemory(): PlanBuilder {
+  const buffers = new Map<string, PlannedBuffer>();
+  return {
+    add(group, name, dtype, shape, lifetime = "always") {
+      if (buffers.has(name)) throw new Error(`memory plan: two buffers named ${name}`);
+      const bytes = elementCount(shape) * bytesPerElement(dtype);
+      const buffer = { name, group, shape, dtype, lifetime, bytes };
+      buffers.set(name, buffer);
+      return buffer;
+    },
+    build() {
+      return layOut([...buffers.values()]);
+    },
+  };
+}
+
+/** Buffers that live longest first, each on top of whatever shares a phase with it. */
+function layOut(buffers: readonly PlannedBuffer[]): MemoryPlan {
+  const phases: readonly Phase[] = ["rollout", "update"];
+  const tops = new Map<Phase, number>(phases.map((phase) => [phase, 0]));
+  const offsets = new Map<string, number>();
+  const phasesOf = (buffer: PlannedBuffer) => (buffer.lifetime === "always" ? phases : buffer.lifetime);
+  const order = [...buffers].sort((a, b) => phasesOf(b).length - phasesOf(a).length);
+  for (const buffer of order) {
+    const alive = phasesOf(buffer);
+    const offset = Math.max(...alive.map((phase) => tops.get(phase) ?? 0));
+    offsets.set(buffer.name, offset);
+    for (const phase of alive) tops.set(phase, offset + aligned(buffer.bytes));
+  }
+  return { buffers, offsets, totalBytes: Math.max(0, ...tops.values()) };
+}
+
+/** The planned buffers as tensors, in an allocation of `plan.totalBytes` at `address`. */
+export function placeTensors(plan: MemoryPlan, address: number): ReadonlyMap<string, Tensor> {
+  return new Map(
+    plan.buffers.map((b) => [b.name, tensor(b.name, address + (plan.offsets.get(b.name) ?? 0), b.dtype, b.shape)]),
+  );
+}

@@ -1,0 +1,366 @@
+/** Settings: both spellings, sources and their order, refusals, checks across settings, help, and the stored record. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { allowed, unwrap } from "../../src/config/allowed.ts";
+import { describeSettings } from "../../src/config/help.ts";
+import { configFor, configFrom } from "../../src/config/load.ts";
+import { toCamel, toSnake } from "../../src/config/names.ts";
+import { editDistance, nearest } from "../../src/config/nearest.ts";
+import { configDifferences, freeOnResume, toJson } from "../../src/config/record.ts";
+import { type CommandName, commandSections, settingsOf } from "../../src/config/schema.ts";
+import { InputError } from "../../src/errors.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "grpo-config-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+const commands = Object.keys(commandSections) as CommandName[];
+const required: Partial<Record<CommandName, string[]>> = {
+  score: ["--input", "a.jsonl", "--output", "b.jsonl"],
+  update: ["--rollouts", "r.jsonl"],
+  generate: ["--prompt", "hello"],
+};
+
+function tomlFile(name: string, text: string): string {
+  const path = join(folder, name);
+  writeFileSync(path, text);
+  return path;
+}
+
+function refusal(run: () => unknown): string {
+  try {
+    run();
+  } catch (error) {
+    expect(error).toBeInstanceOf(InputError);
+    const { message } = error as Error;
+    expect(message).not.toContain("\n");
+    return message;
+  }
+  throw new Error("nothing was refused");
+}
+
+describe("the schema", () => {
+  for (const command of commands) {
+    test(`${command}: every setting is described, allows its default, and has one spelling each way`, () => {
+      for (const [key, setting] of Object.entries(settingsOf(command))) {
+        expect(key).toMatch(/^[a-z][a-z0-9]*(_[a-z][a-z0-9]*)*$/);
+        expect(toSnake(toCamel(key))).toBe(key);
+        expect((setting.description ?? "").length).toBeGreaterThan(10);
+        expect(allowed(setting).length).toBeGreaterThan(3);
+        const { required: needed, fallback } = unwrap(setting);
+        if (!needed) expect(setting.parse(undefined)).toEqual(fallback);
+      }
+    });
+
+    test(`${command}: no setting stands in two sections`, () => {
+      const keys = Object.values(commandSections[command]).flatMap((section) => Object.keys(section));
+      expect(keys).toHaveLength(new Set(keys).size);
+    });
+
+    test(`${command}: the arguments that are required are enough`, () => {
+      const { config, warnings, given } = configFor(command, required[command] ?? []);
+      expect(Object.keys(config).sort()).toEqual(Object.keys(settingsOf(command)).map(toCamel).sort());
+      expect(warnings).toEqual([]);
+      expect(given.size).toBe((required[command]?.length ?? 0) / 2);
+    });
+  }
+
+  test("defaults are the paper's", () => {
+    const { config } = configFor("train", []);
+    expect(config).toMatchObject({
+      learningRate: 1e-6,
+      adamBeta1: 0.9,
+      adamBeta2: 0.999,
+      adamEpsilon: 1e-8,
+      weightDecay: 0,
+      maxGradNorm: 1,
+      numGenerations: 16,
+      maxCompletionLength: 512,
+      lossType: "grpo",
+      beta: 0.04,
+      epsilon: 0.2,
+      epsilonHigh: null,
+      delta: null,
+      scaleRewards: "group",
+      useBiasCorrectionKl: false,
+      klEstimator: "k3",
+      lrSchedulerType: "constant",
+      importanceSamplingCorrection: false,
+      temperature: 1,
+      seed: 42,
+    });
+  });
+
+  test("commands differ in defaults where their work does", () => {
+    expect(configFor("sft", []).config.learningRate).toBe(2e-5);
+    expect(configFor("eval", []).config).toMatchObject({ temperature: 0, numGenerations: 1, datasetSplit: "test" });
+    expect(configFor("update", ["--rollouts", "r"]).config.numGenerations).toBeNull();
+    expect(configFor("plan", []).config).toEqual(configFor("train", []).config);
+  });
+});
+
+describe("sources", () => {
+  test("flags go before the file, the file before the preset, the preset before the caller's and the schema's defaults", () => {
+    const file = tomlFile("order.toml", 'preset = "deepseekmath"\nbeta = 0.5\nepsilon = 0.3\n');
+    const loaded = configFor("train", [file, "--beta", "0.25"], {
+      defaults: { epsilon: 0.9, seed: 7, numGenerations: 2 },
+    });
+    expect(loaded.config).toMatchObject({ beta: 0.25, epsilon: 0.3, numGenerations: 64, seed: 7, topK: 0 });
+    expect([...loaded.given].sort()).toEqual(["beta", "epsilon", "preset"]);
+    expect(loaded.file).toBe(file);
+  });
+
+  test("the TypeScript API takes camelCase, and says so where it gets snake_case", () => {
+    expect(configFrom("train", { numGenerations: 8, rewardFuncs: ["math"], maxSteps: 3 }).config).toMatchObject({
+      numGenerations: 8,
+      rewardFuncs: ["math"],
+      maxSteps: 3,
+    });
+    const loose = { num_generations: 8 } as object;
+    expect(refusal(() => configFrom("train", loose))).toBe("num_generations: written numGenerations in TypeScript");
+    const mistyped = { numGeneration: 8 } as object;
+    expect(refusal(() => configFrom("train", mistyped))).toContain("did you mean numGenerations?");
+  });
+
+  test("TOML values keep their types; a number in quotes is refused", () => {
+    const file = tomlFile("types.toml", 'learning_rate = "1e-5"\n');
+    expect(refusal(() => configFor("train", [file]))).toBe(`${file}: learning_rate "1e-5": allowed is a number ≥ 0`);
+    const good = tomlFile(
+      "good.toml",
+      'reward_funcs = ["gsm8k", "r.ts"]\nreward_weights = [1, 0.5]\nepsilon_high = "null"\n[chat_template_kwargs]\nenable_thinking = false\n',
+    );
+    expect(configFor("train", [good]).config).toMatchObject({
+      rewardFuncs: ["gsm8k", "r.ts"],
+      rewardWeights: [1, 0.5],
+      epsilonHigh: null,
+      chatTemplateKwargs: { enable_thinking: false },
+    });
+    expect(configFor("train", [tomlFile("one.toml", 'reward_funcs = "math"\n')]).config.rewardFuncs).toEqual(["math"]);
+  });
+
+  test("a broken file is refused with its line", () => {
+    const file = tomlFile("broken.toml", "seed = 1\n\n# remark\nbeta = = 2\nepsilon = 1\n");
+    expect(refusal(() => configFor("train", [file]))).toStartWith(`${file}:4: `);
+    const twice = tomlFile("twice.toml", "seed = 1\nbeta = 1\nseed = 2\n");
+    expect(refusal(() => configFor("train", [twice]))).toStartWith(`${twice}:3: Cannot redefine key 'seed'`);
+    expect(refusal(() => configFor("train", [join(folder, "none.toml")]))).toContain("there is no such file");
+    expect(refusal(() => configFor("train", [tomlFile("dir.toml", "[loss]\nbeta = 1\n")]))).toContain(
+      "loss: a table; settings are flat keys",
+    );
+    expect(refusal(() => configFor("train", [tomlFile("proto.toml", "__proto__ = 3\n")]))).toContain("unknown setting");
+    expect(refusal(() => configFor("train", [tomlFile("inf.toml", "beta = inf\n")]))).toContain(
+      "beta Infinity: allowed is",
+    );
+    expect(refusal(() => configFor("train", [file, file]))).toContain("only one configuration file");
+    expect(refusal(() => configFor("generate", ["Hello there"]))).toContain('"Hello there" is neither a setting');
+  });
+});
+
+describe("refusals", () => {
+  const cases: readonly (readonly [argv: string[], message: string])[] = [
+    [["--num_generation", "8"], "--num_generation: unknown setting; did you mean --num_generations?"],
+    [["--learnign-rate", "1"], "--learnign-rate: unknown setting; did you mean --learning_rate?"],
+    [["--xyzzy"], "--xyzzy: unknown setting; see grpo train --help"],
+    [["--__proto__", "1"], "--__proto__: unknown setting; see grpo train --help"],
+    [["--constructor=1"], "--constructor: unknown setting; see grpo train --help"],
+    [["--num_generations", "eight"], '--num_generations "eight": allowed is a whole number ≥ 1'],
+    [["--num_generations", "2.5"], "--num_generations 2.5: allowed is a whole number ≥ 1"],
+    [["--num_generations", "0"], "--num_generations 0: allowed is a whole number ≥ 1"],
+    [["--num_generations", ""], '--num_generations "": allowed is a whole number ≥ 1'],
+    [["--temperature", "0"], "--temperature 0: allowed is a number > 0 and ≤ 100"],
+    [["--beta", "-1"], "--beta -1: allowed is a number ≥ 0"],
+    [["--beta", "NaN"], '--beta "NaN": allowed is a number ≥ 0'],
+    [["--beta", "1e999"], "--beta Infinity: allowed is a number ≥ 0"],
+    [["--device", "gpu"], '--device "gpu": allowed is one of auto, cpu, cuda'],
+    [["--overwrite=yes"], '--overwrite "yes": allowed is true or false'],
+    [["--reward_weights", "1,x"], '--reward_weights [1,"x"]: allowed is a list (a,b,…), each a number, or null'],
+    [["--model", ""], '--model "": allowed is text that is not empty, or null'],
+    [["--seed", "4294967296"], "--seed 4294967296: allowed is a whole number ≥ 0 and ≤ 4294967295"],
+    [["--beta"], "--beta: the value is missing"],
+    [["--beta", "--debug"], "--beta: the value is missing (a value that begins with dashes: --beta=--debug)"],
+    [["-b", "1"], "-b: settings are written with two dashes; try --help"],
+    [["--max_length", "3"], "--max_length: not a setting of train, but of sft"],
+    [["--rollouts", "x"], "--rollouts: not a setting of train, but of update"],
+    [["--use_vllm", "true"], "--use_vllm: not a setting here; rollouts run in the trainer's own engine: leave it out"],
+    [["--bf16"], "--bf16: not a setting here; use dtype (float32 or bfloat16)"],
+    [["stray"], '"stray" is neither a setting (--key value) nor a .toml file; try --help'],
+  ];
+  for (const [argv, message] of cases) {
+    test(argv.join(" "), () => expect(refusal(() => configFor("train", argv))).toBe(message));
+  }
+
+  test("broken JSON names the flag and shows how it is quoted", () => {
+    const message = refusal(() => configFor("train", ["--chat_template_kwargs", "{enable_thinking:false}"]));
+    expect(message).toStartWith("--chat_template_kwargs {enable_thinking:false}: not JSON");
+    expect(refusal(() => configFor("train", ["--chat_template_kwargs", "[1]"]))).toContain("allowed is an object");
+  });
+
+  test("a setting of another command is refused with this command's name", () => {
+    expect(refusal(() => configFor("eval", ["--learning_rate", "1"]))).toBe(
+      "--learning_rate: not a setting of eval, but of train, plan, sft, update",
+    );
+  });
+
+  test("what has no default must be given", () => {
+    expect(refusal(() => configFor("update", []))).toBe("--rollouts is missing: it has no default");
+    expect(refusal(() => configFor("score", ["--input", "x"]))).toBe("--output is missing: it has no default");
+    expect(refusal(() => configFor("generate", []))).toContain("--prompt TEXT or --input FILE.jsonl");
+    expect(refusal(() => configFor("generate", ["--prompt", "a", "--input", "b"]))).toContain("one of the two");
+  });
+
+  test("a long value is shortened in the message", () => {
+    expect(refusal(() => configFor("train", ["--device", "x".repeat(5000)])).length).toBeLessThan(200);
+  });
+});
+
+describe("names and values of TRL", () => {
+  test("are taken where they mean the same", () => {
+    const { config } = configFor("train", [
+      "--model_name_or_path=m",
+      "--dataset_name=d",
+      "--torch_dtype=bfloat16",
+      "--vllm_importance_sampling_correction",
+      "--vllm_importance_sampling_cap=2",
+      "--scale_rewards=False",
+      "--lr_scheduler_type=constant_with_warmup",
+      "--max_steps=-1",
+      "--top_k=-1",
+      "--min_p=None",
+      "--delta=None",
+      "--resume_from_checkpoint=False",
+      "--shuffle_dataset=True",
+    ]);
+    expect(config).toMatchObject({
+      model: "m",
+      dataset: "d",
+      dtype: "bfloat16",
+      importanceSamplingCorrection: true,
+      importanceSamplingClipMax: 2,
+      scaleRewards: "none",
+      lrSchedulerType: "constant",
+      maxSteps: null,
+      topK: 0,
+      minP: 0,
+      delta: null,
+      resumeFromCheckpoint: null,
+      shuffleDataset: true,
+    });
+    const file = tomlFile("trl.toml", "scale_rewards = true\nmax_steps = -1\nresume_from_checkpoint = true\n");
+    expect(configFor("train", [file]).config).toMatchObject({
+      scaleRewards: "group",
+      maxSteps: null,
+      resumeFromCheckpoint: true,
+    });
+  });
+});
+
+describe("settings together", () => {
+  const refused: readonly (readonly [argv: string[], part: string])[] = [
+    [
+      ["--num_generations", "12"],
+      "= 64 completions a step is not a multiple of num_generations 12; take a product of 60 or 72",
+    ],
+    [["--num_generations", "100"], "take a product of 100"],
+    [
+      ["--steps_per_generation", "3", "--gradient_accumulation_steps", "2"],
+      "not a multiple of gradient_accumulation_steps 2",
+    ],
+    [["--delta", "1.2"], "above 1 + epsilon = 1.2"],
+    [["--reward_funcs", "gsm8k", "--reward_weights", "1,2"], "2 weights for 1 reward_funcs"],
+    [["--reward_weights", "1,2"], "2 weights for 1 reward_funcs (the default one)"],
+    [["--reward_funcs", "math,math"], "math is named twice"],
+    [["--overwrite", "--resume_from_checkpoint"], "give one of the two"],
+  ];
+  for (const [argv, part] of refused) {
+    test(`${argv.join(" ")} is refused`, () => expect(refusal(() => configFor("train", argv))).toContain(part));
+  }
+
+  const remarked: readonly (readonly [argv: string[], part: string])[] = [
+    [["--num_generations", "1"], "every advantage is 0"],
+    [["--num_generations", "4"], "noisy baseline"],
+    [["--loss_type", "cispo"], "caps the ratio itself at epsilon_high, here 0.2"],
+    [["--loss_type", "luspo"], "importance_sampling_level sequence"],
+    [["--beta", "0", "--ref_model", "r"], "ref_model is not used"],
+    [["--warmup_steps", "5", "--warmup_ratio", "0.1"], "warmup_ratio 0.1 is not used"],
+    [["--warmup_steps", "5", "--max_steps", "5"], "never reaches its peak"],
+    [["--dataset", "d", "--eval_steps", "5"], "there is no eval_dataset"],
+    [["--importance_sampling_mode", "token_mask"], "importance_sampling_correction is false"],
+  ];
+  for (const [argv, part] of remarked) {
+    test(`${argv.join(" ")} is remarked on`, () => {
+      const { warnings } = configFor("train", argv);
+      expect(warnings).toHaveLength(1);
+      expect(warnings[0]).toContain(part);
+    });
+  }
+
+  test("no remark where the setting is right", () => {
+    expect(configFor("train", ["--loss_type", "cispo", "--epsilon_high", "5"]).warnings).toEqual([]);
+    expect(configFor("train", ["--delta", "1.25", "--num_generations", "8"]).warnings).toEqual([]);
+    expect(configFor("update", ["--rollouts", "r", "--num_generations", "5"]).warnings).toEqual([]);
+  });
+
+  test("eval and generate: several answers need a temperature, pass@k needs k answers", () => {
+    expect(configFor("eval", ["--num_generations", "4"]).warnings[0]).toContain("temperature 0 gives the same answer");
+    expect(configFor("eval", ["--num_generations", "4", "--temperature", "1"]).warnings).toEqual([]);
+    expect(refusal(() => configFor("eval", ["--pass_at_k", "1,8"]))).toContain(
+      "pass_at_k 8: more than num_generations 1",
+    );
+  });
+});
+
+test("nearest: distance counts swaps as one, far names have none, and a part of a name finds it", () => {
+  expect(editDistance("abc", "acb")).toBe(1);
+  expect(editDistance("", "abc")).toBe(3);
+  expect(editDistance("kitten", "sitting")).toBe(3);
+  expect(nearest("trian", ["train", "eval"])).toBe("train");
+  expect(nearest("zzzzzz", ["train", "eval"])).toBeUndefined();
+  expect(nearest("generations", ["seed", "num_generations"])).toBe("num_generations");
+  expect(nearest("x".repeat(1e6), ["train"])).toBeUndefined();
+});
+
+describe("help", () => {
+  for (const command of commands) {
+    test(`${command}: every setting with its default, within the width`, () => {
+      const text = describeSettings(command);
+      for (const key of Object.keys(settingsOf(command)))
+        expect(text).toMatch(new RegExp(`^  --(\\[no-\\])?${key}\\b`, "m"));
+      for (const line of text.split("\n")) expect(line.length).toBeLessThanOrEqual(110);
+    });
+  }
+
+  test("defaults, switches that are on, and what is required", () => {
+    expect(describeSettings("train")).toContain("Peak learning rate. [1e-6]");
+    expect(describeSettings("train")).toMatch(/--\[no-\]shuffle_dataset/);
+    expect(describeSettings("update")).toMatch(/--rollouts FILE .*\[required\]/);
+  });
+});
+
+describe("the stored record", () => {
+  test("is snake_case JSON that survives a round trip", () => {
+    const { config } = configFor("train", ["--learning_rate", "1e-6", "--reward_funcs", "gsm8k"]);
+    const record = toJson(config);
+    expect(record.learning_rate).toBe(1e-6);
+    expect(JSON.parse(JSON.stringify(record))).toEqual(record);
+    expect(Object.keys(record)).toEqual(Object.keys(settingsOf("train")));
+  });
+
+  test("differences name key and both values; what is free on resume can be left out", () => {
+    const before = toJson(configFor("train", ["--chat_template_kwargs", '{"a":1,"b":2}']).config);
+    const now = toJson(
+      configFor("train", ["--beta", "0.1", "--threads", "2", "--chat_template_kwargs", '{"b":2,"a":1}']).config,
+    );
+    expect(configDifferences(before, now)).toEqual([
+      { key: "threads", before: null, now: 2 },
+      { key: "beta", before: 0.04, now: 0.1 },
+    ]);
+    expect(configDifferences(before, now, freeOnResume).map(({ key }) => key)).toEqual(["beta"]);
+    const { beta: _, ...older } = before;
+    expect(configDifferences(older, before)).toEqual([{ key: "beta", before: undefined, now: 0.04 }]);
+  });
+
+  test("what is free on resume exists", () => {
+    for (const key of freeOnResume) expect(Object.keys(settingsOf("train"))).toContain(key);
+  });
+});

@@ -1,0 +1,129 @@
+/** How arguments are taken apart, and the flags of commands without a configuration. */
+import { describe, expect, test } from "bun:test";
+import { z } from "zod";
+import { describeFlags, readFlags } from "../../src/cli/flags.ts";
+import { splitArguments } from "../../src/config/arguments.ts";
+import { configFor } from "../../src/config/load.ts";
+import { about } from "../../src/config/settings/about.ts";
+import { InputError } from "../../src/errors.ts";
+
+describe("spellings of a flag", () => {
+  const same: readonly string[][] = [
+    ["--num_generations", "8"],
+    ["--num-generations", "8"],
+    ["--num_generations=8"],
+    ["--num-generations=8"],
+    ["--num_generations", "4", "--num_generations", "8"],
+  ];
+  for (const argv of same) {
+    test(argv.join(" "), () => expect(configFor("train", argv).config.numGenerations).toBe(8));
+  }
+
+  const numbers: readonly (readonly [text: string, value: number])[] = [
+    ["1e-6", 1e-6],
+    ["1E-6", 1e-6],
+    [".5", 0.5],
+    ["5.", 5],
+    ["+3", 3],
+    ["0", 0],
+  ];
+  for (const [text, value] of numbers) {
+    test(`--beta ${text}`, () => expect(configFor("train", ["--beta", text]).config.beta).toBe(value));
+  }
+  for (const text of ["0x10", "1_000", "1e", "--", " ", "1 2", "Infinity"]) {
+    test(`--beta=${text} is no number`, () => expect(() => configFor("train", [`--beta=${text}`])).toThrow(InputError));
+  }
+
+  test("switches: alone, with a value, negated; the word after a switch stays an argument", () => {
+    const config = (argv: string[]) => configFor("train", argv).config;
+    expect(config(["--debug"]).debug).toBe(true);
+    expect(config(["--debug", "false"]).debug).toBe(false);
+    expect(config(["--debug=true"]).debug).toBe(true);
+    expect(config(["--no-shuffle_dataset"]).shuffleDataset).toBe(false);
+    expect(config(["--no_shuffle_dataset"]).shuffleDataset).toBe(false);
+    expect(() => config(["--debug", "run.json"])).toThrow('"run.json" is neither');
+    expect(() => config(["--no-beta"])).toThrow("--no-beta: unknown setting");
+  });
+
+  test("resume_from_checkpoint: alone, true, false, a path", () => {
+    const resume = (argv: string[]) => configFor("train", argv).config.resumeFromCheckpoint;
+    expect(resume(["--resume_from_checkpoint"])).toBe(true);
+    expect(resume(["--resume_from_checkpoint", "--debug"])).toBe(true);
+    expect(resume(["--resume_from_checkpoint", "true"])).toBe(true);
+    expect(resume(["--resume_from_checkpoint", "false"])).toBeNull();
+    expect(resume(["--resume_from_checkpoint", "out/checkpoint-3"])).toBe("out/checkpoint-3");
+  });
+
+  test("lists by comma or as JSON, objects as JSON, null", () => {
+    const config = (argv: string[]) => configFor("train", argv).config;
+    expect(config(["--reward_funcs", "gsm8k, path.ts", "--reward_weights", "1,0.5"])).toMatchObject({
+      rewardFuncs: ["gsm8k", "path.ts"],
+      rewardWeights: [1, 0.5],
+    });
+    expect(config(["--reward_funcs", '["a,b.ts"]']).rewardFuncs).toEqual(["a,b.ts"]);
+    expect(config(["--chat_template_kwargs", '{"enable_thinking":false}']).chatTemplateKwargs).toEqual({
+      enable_thinking: false,
+    });
+    expect(config(["--epsilon_high", "null"]).epsilonHigh).toBeNull();
+    expect(() => config(["--reward_funcs", "a,,b"])).toThrow("allowed is a list");
+    expect(() => config(["--beta", "null"])).toThrow("allowed is a number");
+  });
+
+  test("text is taken as it is: empty, negative numbers, equals signs, dashes after =", () => {
+    const text = (argv: string[]) => configFor("train", argv).config.systemPrompt;
+    expect(text(["--system_prompt", ""])).toBe("");
+    expect(text(["--system_prompt", "a=b"])).toBe("a=b");
+    expect(text(["--system_prompt=a=b"])).toBe("a=b");
+    expect(text(["--system_prompt", "-1"])).toBe("-1");
+    expect(text(["--system_prompt", "- item"])).toBe("- item");
+    expect(text(["--system_prompt=--x"])).toBe("--x");
+    expect(text(["--system_prompt", "true"])).toBe("true");
+  });
+});
+
+test("what comes after -- is an argument, whatever it looks like", () => {
+  expect(splitArguments(["--a", "1", "--", "--b", "x"], () => "number")).toEqual({
+    positionals: ["--b", "x"],
+    flags: [{ key: "a", label: "--a", value: "1" }],
+  });
+});
+
+describe("readFlags", () => {
+  const settings = {
+    input: z.string().min(1).meta(about("JSONL to read.", "FILE")),
+    verifier: z.enum(["gsm8k", "math"]).nullable().default(null).meta(about("How answers are judged.")),
+    max_rows: z.int().min(1).default(10).meta(about("Rows.")),
+  } as const;
+
+  test("gives checked values in camelCase and the arguments", () => {
+    const { flags, positionals } = readFlags(
+      "data",
+      settings,
+      ["IN", "--max-rows", "3", "--input=x", "OUT"],
+      ["IN", "OUT"],
+    );
+    const rows: number = flags.maxRows;
+    expect(rows).toBe(3);
+    expect(flags).toEqual({ input: "x", verifier: null, maxRows: 3 });
+    expect(positionals).toEqual(["IN", "OUT"]);
+  });
+
+  const refused: readonly (readonly [argv: string[], message: string])[] = [
+    [[], "FILE.jsonl is missing; see grpo verify --help"],
+    [["a"], "--input is missing: it has no default"],
+    [["a", "b", "--input=x"], '"b": unexpected argument; see grpo verify --help'],
+    [["a", "--verifer", "math"], "--verifer: unknown setting; did you mean --verifier?"],
+    [["a", "--input=x", "--verifier", "aime"], '--verifier "aime": allowed is one of gsm8k, math, or null'],
+  ];
+  for (const [argv, message] of refused) {
+    test(`refuses ${argv.join(" ") || "nothing"}`, () => {
+      expect(() => readFlags("verify", settings, argv, ["FILE.jsonl"])).toThrow(new InputError(message));
+    });
+  }
+
+  test("--debug is known to every command, and shown in its help", () => {
+    expect(readFlags("verify", settings, ["--debug", "--input", "x"]).flags.input).toBe("x");
+    expect(describeFlags(settings)).toContain("--debug");
+    expect(describeFlags(settings)).toMatch(/--input FILE .*\[required\]/);
+  });
+});

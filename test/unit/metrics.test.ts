@@ -1,0 +1,380 @@
+/** Metrics: the file and its repair on resume, recorded rollouts, the console, text made safe for it, phase times. */
+import { afterAll, describe, expect, test } from "bun:test";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { InputError, RunError } from "../../src/errors.ts";
+import { completionsPath, removeCompletionsAfter, writeCompletions } from "../../src/metrics/completions-file.ts";
+import { createConsole, durationText } from "../../src/metrics/console.ts";
+import { createMetricsWriter } from "../../src/metrics/metrics-file.ts";
+import { metricNamed, metricNames } from "../../src/metrics/names.ts";
+import { createStopwatch } from "../../src/metrics/stopwatch.ts";
+import { escapeControls, excerpt, truncateLine, wrapLine } from "../../src/metrics/terminal-text.ts";
+
+const root = mkdtempSync(join(tmpdir(), "grpo-metrics-"));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+let count = 0;
+const fresh = () => join(root, `run-${count++}`);
+
+function withFile(text: string): string {
+  const folder = fresh();
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(join(folder, "metrics.jsonl"), text);
+  return folder;
+}
+
+const read = (folder: string) => readFileSync(join(folder, "metrics.jsonl"), "utf8");
+
+describe("metrics.jsonl", () => {
+  test("a line is on disk as soon as it is written, with step first and NaN as null", () => {
+    const folder = join(fresh(), "deep", "er");
+    const writer = createMetricsWriter(folder);
+    writer.write({ reward: 0.5, step: 1, loss: Number.NaN, kl: Infinity, note: "a\nb" });
+    expect(read(folder)).toBe('{"step":1,"reward":0.5,"loss":null,"kl":null,"note":"a\\nb"}\n');
+    writer.write({ step: 2, reward: 0.1 + 0.2 });
+    writer.close();
+    expect(read(folder).split("\n")[1]).toBe('{"step":2,"reward":0.30000000000000004}');
+    expect(() => writer.write({ step: 3 })).toThrow("closed");
+    writer.close();
+  });
+
+  test("a new run replaces an earlier file", () => {
+    const folder = withFile('{"step":1}\n');
+    createMetricsWriter(folder).close();
+    expect(read(folder)).toBe("");
+  });
+
+  const repairs: readonly (readonly [what: string, before: string, step: number, after: string])[] = [
+    [
+      "cuts off what came after the checkpoint",
+      '{"step":0,"eval_accuracy":0.4}\n{"step":1}\n{"step":2}\n{"step":3}\n',
+      1,
+      '{"step":0,"eval_accuracy":0.4}\n{"step":1}\n',
+    ],
+    ["keeps a file that ends at the checkpoint", '{"step":1}\n{"step":2}\n', 2, '{"step":1}\n{"step":2}\n'],
+    ["removes a torn last line", '{"step":1}\n{"step":2,"rew', 2, '{"step":1}\n'],
+    ["removes a last line of zeros", '{"step":1}\n\0\0\0\0', 2, '{"step":1}\n'],
+    ["ends a last line that lacks only its break", '{"step":1}\n{"step":2}', 2, '{"step":1}\n{"step":2}\n'],
+    ["keeps nothing where the run starts over", '{"step":1}\n', 0, ""],
+    ["takes an empty file", "", 3, ""],
+  ];
+  for (const [what, before, step, after] of repairs) {
+    test(`going on ${what}`, () => {
+      const folder = withFile(before);
+      const writer = createMetricsWriter(folder, { resumeStep: step });
+      expect(read(folder)).toBe(after);
+      writer.write({ step: step + 1 });
+      writer.close();
+      expect(read(folder)).toBe(`${after}{"step":${step + 1}}\n`);
+      expect(readdirSync(folder)).toEqual(["metrics.jsonl"]);
+    });
+  }
+
+  test("going on without an earlier file starts one", () => {
+    const folder = fresh();
+    createMetricsWriter(folder, { resumeStep: 4 }).close();
+    expect(read(folder)).toBe("");
+  });
+
+  test("going on in a file of something else is refused with its line, and leaves it alone", () => {
+    for (const line of ["not json", '{"loss":1}', "null", "[1]"]) {
+      const folder = withFile(`{"step":1}\n${line}\n{"step":2}\n`);
+      expect(() => createMetricsWriter(folder, { resumeStep: 2 })).toThrow(InputError);
+      expect(() => createMetricsWriter(folder, { resumeStep: 2 })).toThrow("metrics.jsonl:2: not a line of metrics");
+      expect(read(folder)).toContain(line);
+    }
+  });
+
+  test("what the system refuses is one line with the cure", () => {
+    const folder = fresh();
+    mkdirSync(join(folder, "metrics.jsonl"), { recursive: true });
+    expect(() => createMetricsWriter(folder)).toThrow(RunError);
+    expect(() => createMetricsWriter(folder)).toThrow("a folder is in the way");
+    const file = withFile("");
+    expect(() => createMetricsWriter(join(file, "metrics.jsonl", "x"))).toThrow(RunError);
+  });
+
+  const full = "/dev/full";
+  test.skipIf(!existsSync(full))("a full disk is a RunError (skipped without /dev/full)", async () => {
+    const folder = fresh();
+    mkdirSync(join(folder, "completions"), { recursive: true });
+    symlinkSync(full, join(folder, "metrics.jsonl"));
+    const writer = createMetricsWriter(folder);
+    expect(() => writer.write({ step: 1 })).toThrow("the disk is full: free some space");
+    symlinkSync(full, `${completionsPath(folder, 1)}.tmp`);
+    const row = { group: 0, prompt_ids: [1], completion_ids: [2], finished: true, reward: 1 };
+    expect(writeCompletions(folder, 1, [row])).rejects.toThrow(RunError);
+    expect(existsSync(completionsPath(folder, 1))).toBe(false);
+  });
+});
+
+describe("completions", () => {
+  test("numbers come back exactly, typed arrays as lists, a reward that is NaN as not scored", async () => {
+    const folder = fresh();
+    const logprobs = Float32Array.from([-0.1, -1e-30, -123.456]);
+    const rows = [
+      {
+        group: 0,
+        prompt_ids: [1, 2],
+        completion_ids: Int32Array.from([3, 4, 5]),
+        finished: true,
+        reward: 1,
+        old_logprobs: logprobs,
+      },
+      {
+        group: 0,
+        prompt_ids: [1, 2],
+        completion_ids: [6],
+        finished: false,
+        reward: Number.NaN,
+        completion: "a\nb\u2028",
+      },
+    ];
+    const path = await writeCompletions(folder, 12, rows);
+    expect(path).toBe(join(folder, "completions", "step-000012.jsonl"));
+    const lines = readFileSync(path, "utf8").trimEnd().split("\n");
+    expect(lines).toHaveLength(2);
+    const [first, second] = lines.map((line) => JSON.parse(line));
+    expect(Float32Array.from(first.old_logprobs)).toEqual(logprobs);
+    expect(first.old_logprobs).toEqual(Array.from(logprobs));
+    expect(first.completion_ids).toEqual([3, 4, 5]);
+    expect(second).toMatchObject({ reward: null, finished: false, completion: "a\nb\u2028" });
+    expect(readdirSync(join(folder, "completions"))).toEqual(["step-000012.jsonl"]);
+  });
+
+  test("a large step gives way to the event loop and is whole", async () => {
+    const folder = fresh();
+    const ids = Array.from({ length: 4000 }, (_, i) => i);
+    const rows = Array.from({ length: 200 }, (_, i) => ({
+      group: i,
+      prompt_ids: ids,
+      completion_ids: ids,
+      finished: true,
+      reward: 0,
+    }));
+    let turns = 0;
+    const timer = setInterval(() => turns++, 0);
+    const path = await writeCompletions(folder, 1, rows);
+    clearInterval(timer);
+    expect(turns).toBeGreaterThan(1);
+    expect(readFileSync(path, "utf8").trimEnd().split("\n")).toHaveLength(200);
+  });
+
+  test("a row that cannot be written leaves no file", async () => {
+    const folder = fresh();
+    const cyclic: Record<string, unknown> = { group: 0, prompt_ids: [], completion_ids: [], finished: true, reward: 0 };
+    cyclic.self = cyclic;
+    await expect(writeCompletions(folder, 1, [cyclic as never])).rejects.toThrow();
+    expect(readdirSync(join(folder, "completions"))).toEqual([]);
+  });
+
+  test("going on removes the steps that will be written anew, and nothing else", async () => {
+    const folder = fresh();
+    for (const step of [1, 2, 3]) await writeCompletions(folder, step, []);
+    writeFileSync(join(folder, "completions", "notes.txt"), "");
+    removeCompletionsAfter(folder, 1);
+    expect(readdirSync(join(folder, "completions")).sort()).toEqual(["notes.txt", "step-000001.jsonl"]);
+    removeCompletionsAfter(fresh(), 1);
+  });
+});
+
+describe("the console", () => {
+  function screen(isTTY: boolean, columns = 100) {
+    let text = "";
+    let clock = 0;
+    const shown = createConsole({
+      isTTY,
+      columns,
+      colour: false,
+      now: () => clock,
+      write: (part) => {
+        text += part;
+      },
+    });
+    return {
+      shown,
+      tick: (ms: number) => {
+        clock += ms;
+      },
+      take: () => {
+        const taken = text;
+        text = "";
+        return taken;
+      },
+    };
+  }
+  const record = { step: 1, reward: 0.25, loss: -0.0012, kl: Number.NaN, tokens_per_second: 1234.5, step_time: 2.04 };
+
+  test("a table: one head, one line a step, the same columns, - for what is missing", () => {
+    const { shown, take } = screen(false);
+    shown.step(record);
+    shown.step({ step: 2, reward: 0.5, loss: 1, unknown_name: 3 });
+    expect(take().split("\n")).toEqual([
+      "  step  reward    loss      kl   tok/s    time",
+      "     1  0.2500 -0.00120     NaN    1235    2.0s",
+      "     2  0.5000 1.00000       -       -       -",
+      "",
+    ]);
+  });
+
+  test("the head comes again after 25 lines", () => {
+    const { shown, take } = screen(false);
+    for (let step = 1; step <= 26; step++) shown.step({ step, reward: 0 });
+    expect(take().match(/ {2}step/g)).toHaveLength(2);
+  });
+
+  test("without a terminal there is no live line and no escape sequence", () => {
+    const { shown, take } = screen(false);
+    shown.progress({ step: 1, steps: 5, phase: "rollout", done: 1, total: 8 });
+    shown.note("saved");
+    shown.close();
+    expect(take()).toBe("saved\n");
+  });
+
+  test("the live line: phase, progress, the last step's values, time left; at most ten a second", () => {
+    const { shown, tick, take } = screen(true);
+    shown.progress({ step: 1, steps: 5, phase: "rollout", done: 1, total: 8 });
+    expect(take()).toBe("\r\x1b[2Kstep 1/5 · rollout 1/8");
+    tick(50);
+    shown.progress({ step: 1, steps: 5, phase: "rollout", done: 2, total: 8 });
+    expect(take()).toBe("");
+    tick(1950);
+    shown.step(record);
+    expect(take()).toStartWith("\r\x1b[2K  step");
+    shown.progress({ step: 2, steps: 5, phase: "update" });
+    expect(take()).toBe("\r\x1b[2Kstep 2/5 · update · 8s left · reward 0.2500 · loss -0.00120 · kl NaN · tok/s 1235");
+    shown.close();
+    expect(take()).toBe("\r\x1b[2K");
+    shown.close();
+    expect(take()).toBe("");
+  });
+
+  test("the live line is never wider than the terminal", () => {
+    for (const columns of [20, 33, 60]) {
+      const { shown, take } = screen(true, columns);
+      shown.step({ ...record, "completions/mean_length": 100 });
+      take();
+      shown.progress({ step: 2, steps: 5, phase: "rollout", done: 1, total: 8 });
+      expect(Bun.stringWidth(take().replace("\r\x1b[2K", ""))).toBeLessThan(columns);
+    }
+  });
+
+  test("a completion: prompt, text and reward, nothing of it can steer the terminal", () => {
+    const { shown, take } = screen(true, 60);
+    shown.completions(3, [
+      {
+        prompt: "What is 3 + 4?",
+        completion: "7\x1b[2J\x07\r\n#### 7",
+        reward: 1,
+        rewards: { gsm8k: 1, short: 0.5 },
+        tokens: 9,
+        finished: false,
+      },
+      { prompt: "p", completion: "x".repeat(5000), reward: null },
+    ]);
+    const text = take();
+    expect(text).not.toContain("\x1b");
+    expect(text).not.toContain("\r");
+    expect(text).toContain("prompt      What is 3 + 4?\n");
+    expect(text).toContain("completion  7\\u{1b}[2J\\u{7}\\r\n            #### 7\n");
+    expect(text).toContain("reward      1 (gsm8k 1, short 0.5000), 9 tokens, cut at th…\n");
+    expect(text).toContain("reward      none\n");
+    const lines = text.split("\n");
+    for (const line of lines) expect(Bun.stringWidth(line)).toBeLessThanOrEqual(59);
+    expect(lines.length).toBeLessThan(20);
+  });
+
+  test("an evaluation names its step and numbers", () => {
+    const { shown, take } = screen(false);
+    shown.evaluation({ step: 0, eval_accuracy: 0.4125, eval_accuracy_strict: 0.4, other: 1 }, "240 problems");
+    expect(take()).toBe("evaluation at step 0: accuracy 0.4125, accuracy_strict 0.4000 (240 problems)\n");
+  });
+
+  test("durations", () => {
+    expect([0, 59.4, 59.6, 75, 3599, 3600, 3700, 90_061].map(durationText)).toEqual([
+      "0s",
+      "59s",
+      "1m00s",
+      "1m15s",
+      "59m59s",
+      "1h00m",
+      "1h01m",
+      "25h01m",
+    ]);
+  });
+});
+
+describe("terminal text", () => {
+  test("escapes what a terminal acts on and leaves the rest", () => {
+    expect(escapeControls("a\tb\u009b1m\u202ec\ud800d\u2028")).toBe("a\\tb\\u{9b}1m\\u{202e}c\\u{d800}d\\u{2028}");
+    const kept = "naïve 数学 👩‍👩‍👧 \n x² ≤ ½";
+    expect(escapeControls(kept)).toBe(kept);
+  });
+
+  test("wraps by cells and never splits a character", () => {
+    expect(wrapLine("数学数学a", 4)).toEqual(["数学", "数学", "a"]);
+    expect(wrapLine("👩‍👩‍👧👩‍👩‍👧", 2)).toEqual(["👩‍👩‍👧", "👩‍👩‍👧"]);
+    expect(wrapLine("数", 1)).toEqual(["数"]);
+    expect(wrapLine("", 5)).toEqual([""]);
+    expect(truncateLine("abcdef", 4)).toBe("abc…");
+    expect(truncateLine("abcd", 4)).toBe("abcd");
+  });
+
+  test("an excerpt keeps beginning and end and counts what is between", () => {
+    const text = Array.from({ length: 30 }, (_, i) => `line ${i}`).join("\n");
+    const lines = excerpt(text, 40, 5);
+    expect(lines).toHaveLength(5);
+    expect(lines.slice(0, 2)).toEqual(["line 0", "line 1"]);
+    expect(lines.slice(3)).toEqual(["line 28", "line 29"]);
+    expect(lines[2]).toMatch(/^… \d+ characters more …$/);
+    expect(excerpt("short", 40, 5)).toEqual(["short"]);
+    const start = performance.now();
+    expect(excerpt("y".repeat(20_000_000), 40, 5)).toHaveLength(5);
+    expect(performance.now() - start).toBeLessThan(500);
+  });
+});
+
+test("the stopwatch adds up phases and laps", () => {
+  let clock = 0;
+  const watch = createStopwatch(() => clock);
+  watch.start("rollout");
+  clock = 1000;
+  watch.start("reward");
+  clock = 1500;
+  watch.start("rollout");
+  clock = 2000;
+  watch.stop();
+  clock = 2500;
+  expect(watch.lap()).toEqual({ "time/rollout": 1.5, "time/reward": 0.5, step_time: 2.5 });
+  watch.start("update");
+  clock = 3000;
+  expect(watch.lap()).toEqual({ "time/update": 0.5, step_time: 0.5 });
+  expect(watch.lap()).toEqual({ step_time: 0 });
+});
+
+describe("names", () => {
+  test("each stands once and has a meaning", () => {
+    const names = metricNames.map(({ name }) => name);
+    expect(new Set(names).size).toBe(names.length);
+    for (const { meaning } of metricNames) expect(meaning.length).toBeGreaterThan(10);
+  });
+
+  test("what the interface promises is there, families too", () => {
+    const promised =
+      "loss grad_norm learning_rate reward reward_std frac_reward_zero_std rewards/gsm8k/mean kl entropy clip_ratio/region_mean " +
+      "completions/mean_length completions/max_terminated_length num_tokens step_time time/rollout eval_accuracy " +
+      "eval_accuracy_strict sampling/sampling_logp_difference/mean sampling/sampling_logp_difference/max";
+    for (const name of promised.split(" ")) expect(metricNamed(name)?.meaning).toBeString();
+    expect(metricNamed("rewards/a/b/mean")).toBeUndefined();
+    expect(metricNamed("xloss")).toBeUndefined();
+  });
+});

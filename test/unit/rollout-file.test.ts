@@ -1,0 +1,215 @@
+// Reading and writing rollout files: the format back and forth, and one clear line for each kind of bad input.
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
+import { InputError } from "../../src/errors.ts";
+import {
+  formatRollout,
+  type ReadRolloutsOptions,
+  type RolloutGroup,
+  readRollouts,
+  streamRollouts,
+} from "../../src/grpo/rollout-file.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "rollouts-"));
+afterAll(() => rmSync(folder, { recursive: true }));
+let files = 0;
+
+function file(content: string | Uint8Array, name = "rollouts.jsonl"): string {
+  const path = join(folder, `${files++}-${name}`);
+  writeFileSync(path, content);
+  return path;
+}
+
+const read = (content: string, options: Partial<ReadRolloutsOptions> = {}) =>
+  readRollouts(file(content), { vocabSize: 100, ...options });
+
+const line = (fields: Record<string, unknown> = {}): string =>
+  JSON.stringify({ group: 0, prompt_ids: [1, 2], completion_ids: [3, 4], reward: 1, ...fields });
+
+describe("what is read", () => {
+  test("all keys; defaults of those that may be missing", async () => {
+    const groups = await read(
+      [
+        line({ finished: false, old_logprobs: [-0.5, -1], ref_logprobs: [-2, 0], sampling_logprobs: [-3, -4] }),
+        line({ completion_ids: [5], reward: null }),
+        line({ group: -7, prompt: "1+1=", completion: "2", old_logprobs: null }),
+      ].join("\n"),
+    );
+    expect(groups).toEqual([
+      {
+        group: 0,
+        promptIds: Int32Array.of(1, 2),
+        completions: [
+          {
+            completionIds: Int32Array.of(3, 4),
+            finished: false,
+            reward: 1,
+            oldLogprobs: Float64Array.of(-0.5, -1),
+            refLogprobs: Float64Array.of(-2, 0),
+            samplingLogprobs: Float64Array.of(-3, -4),
+          },
+          { completionIds: Int32Array.of(5), finished: true, reward: null },
+        ],
+      },
+      {
+        group: -7,
+        promptIds: Int32Array.of(1, 2),
+        promptText: "1+1=",
+        completions: [{ completionIds: Int32Array.of(3, 4), finished: true, reward: 1, text: "2" }],
+      },
+    ]);
+  });
+
+  test("blank lines, CRLF, a byte order mark, no newline at the end, unknown keys", async () => {
+    const groups = await read(`\uFEFF${line({ extra: [1] })}\r\n\r\n\n${line({ group: 1 })}`);
+    expect(groups.map(({ group }) => group)).toEqual([0, 1]);
+  });
+
+  test("gzip, larger than a chunk of the stream, with lines and characters across chunks", async () => {
+    const text = "π≈3.14159 ".repeat(40);
+    const lines = Array.from({ length: 3000 }, (_, i) => line({ group: i >> 2, completion: `${i}${text}` }));
+    const content = `${lines.join("\n")}\n`;
+    expect(Buffer.byteLength(content)).toBeGreaterThan(1 << 20);
+    for (const path of [file(content), file(gzipSync(content), "rollouts.jsonl.gz")]) {
+      const groups = await readRollouts(path, { vocabSize: 100 });
+      expect(groups).toHaveLength(750);
+      expect(groups.flatMap(({ completions }) => completions.map((completion) => completion.text))).toEqual(
+        lines.map((_, i) => `${i}${text}`),
+      );
+    }
+  });
+
+  test("streamRollouts gives a group before it reads the next, and may be left", async () => {
+    const path = file(`${line()}\n${line({ group: 1 })}\n{broken\n`);
+    for await (const { group } of streamRollouts(path, { vocabSize: 100 })) {
+      expect(group).toBe(0);
+      break;
+    }
+    await expect(readRollouts(path, { vocabSize: 100 })).rejects.toThrow(`${path}:3: not JSON`);
+  });
+
+  test("score's input needs no rewards", async () => {
+    const [group] = await read(line({ reward: undefined }), { requireReward: false });
+    expect(group!.completions[0]!.reward).toBeNull();
+  });
+});
+
+describe("what is refused, with its line and the cure", () => {
+  const cases: [string, string, RegExp][] = [
+    ["not JSON", `${line()}\n{"group": 0,`, /:2: not JSON \(.*\); write one whole JSON object a line$/],
+    ["NaN", line().replace("1}", "NaN}"), /:1: not JSON .*NaN and Infinity are no JSON/],
+    ["not an object", "[1]", /:1: not a JSON object/],
+    ["null", "null", /:1: not a JSON object/],
+    ["no group", line({ group: undefined }), /:1: has no "group"/],
+    ["no prompt", line({ prompt_ids: undefined }), /:1: has no "prompt_ids"/],
+    ["no completion", line({ completion_ids: undefined }), /:1: has no "completion_ids"/],
+    ["no reward", line({ reward: undefined }), /:1: has no "reward"; give a number, or null/],
+    ["a group that is no integer", line({ group: "a" }), /:1: "group" is "a"; give an integer/],
+    [
+      "an id that is no integer",
+      line({ completion_ids: [1, 2.5] }),
+      /:1: "completion_ids"\[1\] is 2.5; token ids are integers/,
+    ],
+    ["a negative id", line({ prompt_ids: [-1] }), /:1: "prompt_ids"\[0\] is -1/],
+    ["an id as text", line({ prompt_ids: ["7"] }), /:1: "prompt_ids"\[0\] is "7"/],
+    [
+      "an id beyond the vocabulary",
+      line({ completion_ids: [3, 100] }),
+      /:1: "completion_ids"\[1\] is 100, and the model has ids from 0 to 99/,
+    ],
+    ["ids that are no array", line({ prompt_ids: "abc" }), /:1: "prompt_ids" is "abc"; give an array/],
+    ["an empty completion", line({ completion_ids: [] }), /:1: "completion_ids" is empty/],
+    ["an empty prompt", line({ prompt_ids: [] }), /:1: "prompt_ids" is empty/],
+    ["finished as a number", line({ finished: 1 }), /:1: "finished" is 1; give true or false/],
+    ["a reward as text", line({ reward: "1" }), /:1: "reward" is "1"/],
+    ["a reward beyond all floats", line().replace(":1}", ":1e999}"), /:1: "reward" is Infinity/],
+    ["logprobs of another length", line({ old_logprobs: [-1] }), /:1: "old_logprobs" has 1 numbers for 2 tokens/],
+    ["logprobs that are no array", line({ ref_logprobs: -1 }), /:1: "ref_logprobs" is -1; give an array/],
+    [
+      "a logprob that is null",
+      line({ sampling_logprobs: [-1, null] }),
+      /:1: "sampling_logprobs"\[1\] is null; give a finite number/,
+    ],
+    ["a logprob beyond 32-bit floats", line({ old_logprobs: [-1, -1e39] }), /:1: "old_logprobs"\[1\] is -1e\+39/],
+    ["a group in two places", [line(), line({ group: 1 }), line()].join("\n"), /:3: group 0 has lines further up too/],
+    ["two prompts in a group", `${line()}\n\n${line({ prompt_ids: [1, 3] })}`, /:3: "prompt_ids" differ .* of group 0/],
+    ["a longer prompt in a group", `${line()}\n${line({ prompt_ids: [1, 2, 3] })}`, /:2: "prompt_ids" differ/],
+    ["an empty file", "\n\n", /: has no rollouts/],
+  ];
+  for (const [name, content, message] of cases) {
+    test(name, async () => {
+      const failure = await read(content).then(
+        () => null,
+        (error: unknown) => error,
+      );
+      expect(failure).toBeInstanceOf(InputError);
+      expect((failure as InputError).message).toMatch(message);
+      expect((failure as InputError).message).not.toContain("\n");
+    });
+  }
+
+  const unreadable: [string, () => string, RegExp][] = [
+    ["no such file", () => join(folder, "none.jsonl"), /none\.jsonl: there is no such file/],
+    ["no such gzip file", () => join(folder, "none.jsonl.gz"), /there is no such file/],
+    ["a folder", () => folder, /is a folder/],
+    ["not UTF-8", () => file(Uint8Array.of(0x22, 0xff, 0xfe)), /is not UTF-8 text/],
+    ["gzip without .gz", () => file(gzipSync(line())), /is not UTF-8 text; a gzip file needs a name that ends in \.gz/],
+    ["a torn gzip file", () => file(gzipSync(line().repeat(9)).subarray(0, 40), "torn.gz"), /is not a whole gzip file/],
+    [".gz that is no gzip", () => file(line(), "plain.gz"), /is not a whole gzip file/],
+    ["a character cut in two at the end", () => file(Uint8Array.of(0x20, 0xcf)), /is not UTF-8 text/],
+  ];
+  for (const [name, path, message] of unreadable) {
+    test(name, async () => {
+      const failure = await readRollouts(path(), { vocabSize: 100 }).catch((error: unknown) => error);
+      expect(failure).toBeInstanceOf(InputError);
+      expect((failure as InputError).message).toMatch(message);
+    });
+  }
+});
+
+describe("formatRollout", () => {
+  test("what is written reads back the same, logprobs to the bit of their 32-bit floats", async () => {
+    const floats = Float64Array.from(
+      [-0.1, -5.702455, -1e-7, -16777217, -3.4e38, -1e-45, 0, -1.1754943508222875e-38, -Math.LN2],
+      Math.fround,
+    );
+    const random = Float64Array.from({ length: 500 }, (_, i) =>
+      Math.fround(-Math.abs(Math.sin(i + 1) * 10 ** ((i % 13) - 9))),
+    );
+    const group: RolloutGroup = {
+      group: 3,
+      promptIds: Int32Array.of(9, 8),
+      promptText: 'a "quoted"\nline\u2028π',
+      completions: [
+        {
+          completionIds: new Int32Array(floats.length).fill(7),
+          finished: true,
+          reward: 0.1 + 0.2,
+          oldLogprobs: floats,
+        },
+        {
+          completionIds: new Int32Array(500),
+          finished: false,
+          reward: null,
+          refLogprobs: random,
+          samplingLogprobs: random,
+          text: "x",
+        },
+      ],
+    };
+    const lines = group.completions.map((completion) => formatRollout(group, completion));
+    for (const text of lines) expect(text).not.toContain("\n");
+    expect(await read(lines.join("\n"))).toEqual([group]);
+    expect(lines[0]).toContain('"old_logprobs":[-0.1,-5.702455,-1e-7,');
+  });
+
+  test("numbers that JSON has not are refused", () => {
+    const group = { group: 0, promptIds: Int32Array.of(1) };
+    const completion = { completionIds: Int32Array.of(1), finished: true, reward: 1 };
+    expect(() => formatRollout(group, { ...completion, reward: Number.NaN })).toThrow(RangeError);
+    expect(() => formatRollout(group, { ...completion, oldLogprobs: Float64Array.of(-Infinity) })).toThrow(RangeError);
+  });
+});
