@@ -5,6 +5,8 @@
 import { dlopen, type FFIFunction, FFIType } from "bun:ffi";
 import { RunError } from "../../src/errors.ts";
 
+export { type BuildResult, buildKernels, cacheFolder } from "../cpu/build.ts";
+
 const signatures = {
   matmul_forward:
     "y:ptr x:ptr w:ptr bias:ptr M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32",

@@ -10,7 +10,8 @@
   extern const Kernels kernels;   \
   }
 DECLARE_PATH(portable)
-#if defined(__x86_64__)
+// PORTABLE_ONLY: a library of the portable path alone, for a vector width of the tests' choosing (simd.h).
+#if defined(__x86_64__) && !defined(PORTABLE_ONLY)
 DECLARE_PATH(avx2)
 DECLARE_PATH(avx512)
 #endif
@@ -26,7 +27,7 @@ struct Path {
 // Slowest first.
 const Path paths[] = {
     {"portable", &path_portable::kernels, [] { return true; }},
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PORTABLE_ONLY)
     {"avx2", &path_avx2::kernels,
      [] { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0; }},
     {"avx512", &path_avx512::kernels,

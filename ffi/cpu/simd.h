@@ -124,21 +124,30 @@ INLINE V pow2(V n) {
 #else
 // Portable: GCC and Clang vector extensions (SSE2 on x86-64, NEON on arm64). No fused multiply-add: the build passes
 // -ffp-contract=off, so a*b+c rounds twice, everywhere alike.
-static constexpr int W = 4;
-typedef float V __attribute__((vector_size(16)));
-typedef int32_t I __attribute__((vector_size(16)));
-typedef uint32_t U __attribute__((vector_size(16)));
-INLINE V zero() { return V{0, 0, 0, 0}; }
-INLINE V set1(float x) { return V{x, x, x, x}; }
+// SIMD_BYTES sets the width: 64 bytes have the lanes and tiles of AVX-512, so that processors without it can check them.
+#ifndef SIMD_BYTES
+#define SIMD_BYTES 16
+#endif
+static constexpr int W = SIMD_BYTES / 4;
+typedef float V __attribute__((vector_size(SIMD_BYTES)));
+typedef int32_t I __attribute__((vector_size(SIMD_BYTES)));
+typedef uint32_t U __attribute__((vector_size(SIMD_BYTES)));
+typedef uint16_t H __attribute__((vector_size(SIMD_BYTES / 2)));
+INLINE V zero() { return V{}; }
+INLINE V set1(float x) { return x - V{}; }
 INLINE V load(const float* p) {
   V v;
-  memcpy(&v, p, 16);
+  memcpy(&v, p, sizeof v);
   return v;
 }
-INLINE V load(const bf16* p) { return V{to_float(p[0]), to_float(p[1]), to_float(p[2]), to_float(p[3])}; }
-INLINE void store(float* p, V x) { memcpy(p, &x, 16); }
+INLINE V load(const bf16* p) {
+  H h;
+  memcpy(&h, p, sizeof h);
+  return (V)(__builtin_convertvector(h, U) << 16);
+}
+INLINE void store(float* p, V x) { memcpy(p, &x, sizeof x); }
 INLINE void store(bf16* p, V x) {
-  for (int i = 0; i < 4; i++) p[i] = to_bf16(x[i]);
+  for (int i = 0; i < W; i++) p[i] = to_bf16(x[i]);
 }
 INLINE V add(V a, V b) { return a + b; }
 INLINE V sub(V a, V b) { return a - b; }
@@ -149,7 +158,7 @@ INLINE V select(I mask, V x, V y) { return (V)(((I)x & mask) | ((I)y & ~mask)); 
 INLINE V max(V a, V b) { return select(a > b, a, b); }
 INLINE V min(V a, V b) { return select(a < b, a, b); }
 INLINE V sqrt(V a) {
-  for (int i = 0; i < 4; i++) a[i] = __builtin_sqrtf(a[i]);
+  for (int i = 0; i < W; i++) a[i] = __builtin_sqrtf(a[i]);
   return a;
 }
 INLINE V select_less(V a, V b, V x, V y) { return select(a < b, x, y); }

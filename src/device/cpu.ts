@@ -4,9 +4,8 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
-import { type CpuLibrary, openCpuLibrary } from "../../ffi/bindings/cpu.ts";
+import { buildKernels, type CpuLibrary, openCpuLibrary } from "../../ffi/bindings/cpu.ts";
 import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
-import { buildKernels } from "../../ffi/cpu/build.ts";
 import { InputError } from "../errors.ts";
 import { bytesPerElement, type DType } from "../tensor/dtype.ts";
 import { byteLength, elementCount, rowElements, type Tensor } from "../tensor/tensor.ts";
@@ -39,6 +38,8 @@ export interface CpuOptions {
   readonly trace?: boolean;
   /** Called when the kernels are not in the cache and are compiled first. */
   readonly onBuild?: () => void;
+  /** A kernel library to use as it is, instead of the one built from ffi/cpu. */
+  readonly libraryFile?: string;
 }
 
 export interface CpuDevice extends Device {
@@ -58,7 +59,12 @@ function usableThreads(library: CpuLibrary): number {
   return Math.max(1, Math.min(cores, Math.floor(quota / period)));
 }
 
-function choosePath(library: CpuLibrary, asked: string | undefined): string {
+/**
+ * The instruction path `asked` for, else the fastest proven one that the processor runs.
+ *
+ * @throws InputError for one that is not compiled in, or that the processor lacks.
+ */
+export function choosePath(library: Pick<CpuLibrary, "paths">, asked: string | undefined): string {
   const names = library.paths.map((p) => p.name);
   if (asked) {
     const found = library.paths.find((p) => p.name === asked);
@@ -78,8 +84,8 @@ function choosePath(library: CpuLibrary, asked: string | undefined): string {
  * @throws RunError when the kernels cannot be built or loaded; InputError for a path that is not there.
  */
 export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice> {
-  const build = await buildKernels(options.onBuild);
-  const library = openCpuLibrary(build.library, { trace: options.trace ?? false });
+  const libraryFile = options.libraryFile ?? (await buildKernels(options.onBuild)).library;
+  const library = openCpuLibrary(libraryFile, { trace: options.trace ?? false });
   const path = choosePath(library, options.path ?? process.env.BUN_GRPO_CPU_PATH);
   library.selectPath(path);
   const threads = library.setThreads(options.threads ?? usableThreads(library));

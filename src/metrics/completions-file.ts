@@ -1,35 +1,12 @@
 /**
- * `completions/step-000001.jsonl`: every rollout of a step, in the format that `grpo update --rollouts` reads, with the
- * texts beside the tokens. Written next to its place and renamed, so that a file is whole or absent.
+ * `completions/step-000001.jsonl`: the rollouts of one step, a line each. What a line holds is `grpo/rollout-file.ts`'s
+ * business; here is where the file lies, and that it is whole or absent: it is written next to its place and renamed.
  */
 import { closeSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { writing } from "./write-error.ts";
 
-type Numbers = readonly number[] | Float32Array | Float64Array | Int32Array | Uint32Array;
-
-export interface CompletionRow {
-  /** Which prompt; rows of one group are neighbours. */
-  readonly group: number;
-  readonly prompt_ids: Numbers;
-  readonly completion_ids: Numbers;
-  readonly finished: boolean;
-  /** null: not scored. */
-  readonly reward: number | null;
-  /** log π_old of each completion token, at the training temperature. */
-  readonly old_logprobs?: Numbers;
-  readonly ref_logprobs?: Numbers;
-  /** Of the distribution really drawn from. */
-  readonly sampling_logprobs?: Numbers;
-  readonly prompt?: string;
-  readonly completion?: string;
-  readonly answer?: string | null;
-  /** Each reward function's own value. */
-  readonly rewards?: Readonly<Record<string, number | null>>;
-  readonly advantage?: number;
-}
-
-const flushBytes = 1 << 20;
+const flushCharacters = 1 << 20;
 
 /** The path of a step's file. */
 export function completionsPath(outputDir: string, step: number): string {
@@ -37,16 +14,13 @@ export function completionsPath(outputDir: string, step: number): string {
 }
 
 /**
- * Writes a step's rollouts; numbers in full, so that an update from the file repeats the step exactly. Gives way to the
- * event loop about every megabyte.
+ * Writes a step's rollouts. Takes one line at a time from `lines`, so that they need not all exist at once, and gives way
+ * to the event loop about every megabyte.
+ * @param lines without their line breaks
  * @returns the file's path
- * @throws RunError where the disk is full
+ * @throws RunError where the disk is full; whatever making a line throws. Neither leaves a file.
  */
-export async function writeCompletions(
-  outputDir: string,
-  step: number,
-  rows: readonly CompletionRow[],
-): Promise<string> {
+export async function writeCompletions(outputDir: string, step: number, lines: Iterable<string>): Promise<string> {
   const path = completionsPath(outputDir, step);
   const partial = `${path}.tmp`;
   writing(path, () => mkdirSync(join(outputDir, "completions"), { recursive: true }));
@@ -60,9 +34,9 @@ export async function writeCompletions(
         for (let done = 0; done < bytes.length; ) done += writeSync(file, bytes, done);
       });
     };
-    for (const row of rows) {
-      pending += `${JSON.stringify(row, plainNumbers)}\n`;
-      if (pending.length < flushBytes) continue;
+    for (const line of lines) {
+      pending += `${line}\n`;
+      if (pending.length < flushCharacters) continue;
       flush();
       await new Promise((resolve) => setImmediate(resolve));
     }
@@ -91,9 +65,4 @@ export function removeCompletionsAfter(outputDir: string, step: number): void {
     if (number !== undefined && Number(number) > step)
       writing(folder, () => rmSync(join(folder, name), { force: true }));
   }
-}
-
-/** Typed arrays as plain lists; JSON would write them as objects. */
-function plainNumbers(_key: string, value: unknown): unknown {
-  return ArrayBuffer.isView(value) ? Array.from(value as Float32Array) : value;
 }

@@ -1,0 +1,206 @@
+/**
+ * Files and folders that appear whole or not at all: written beside under a temporary name, forced to the disk, renamed
+ * into place. Temporary names end in the writer's process id, so that what a dead process left is known and removed.
+ */
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  realpathSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
+import { basename, dirname, join, resolve } from "node:path";
+import { errorText, InputError, RunError } from "../errors.ts";
+
+/**
+ * Replaces a small file in one step.
+ *
+ * @throws RunError where it cannot be written; what was there before is untouched
+ */
+export function writeFileAtomic(path: string, content: string | Uint8Array): void {
+  const { target, temporary } = fileNames(path);
+  const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
+  try {
+    const fd = openSync(temporary, "w");
+    try {
+      for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+    renameSync(temporary, target);
+    syncFolder(dirname(target));
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw writeFailure(error, path);
+  }
+}
+
+/**
+ * Replaces a file of any size in one step; `write` fills it piece by piece.
+ *
+ * @throws RunError where it cannot be written, and whatever `write` throws; what was there before is untouched
+ */
+export async function writeLargeFileAtomic(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
+  const { target, temporary } = fileNames(path);
+  try {
+    const file = await open(temporary, "w");
+    try {
+      await write(file);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
+    renameSync(temporary, target);
+    syncFolder(dirname(target));
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw writeFailure(error, path);
+  }
+}
+
+/**
+ * Replaces a folder in one step: `fill` gets an empty folder beside it, which then takes its place. A folder that was
+ * there is moved aside first and comes back where the last rename fails; a crash between the two renames is mended by
+ * `recoverFolder`.
+ *
+ * @throws RunError where it cannot be written, InputError where `folder` is a file, and whatever `fill` throws
+ */
+export async function writeFolderAtomic(
+  folder: string,
+  fill: (temporary: string) => Promise<void> | void,
+): Promise<void> {
+  const target = followLink(folder);
+  recoverFolder(target);
+  if (existsSync(target) && !lstatSync(target).isDirectory())
+    throw new InputError(`${folder}: is a file, and a folder is to be written there; choose another name`);
+  const temporary = `${target}.tmp-${process.pid}`;
+  const aside = `${target}.old-${process.pid}`;
+  try {
+    mkdirSync(dirname(target), { recursive: true });
+    rmSync(temporary, { recursive: true, force: true });
+    mkdirSync(temporary);
+    await fill(temporary);
+    await syncTree(temporary);
+    if (existsSync(target)) {
+      renameSync(target, aside);
+      try {
+        renameSync(temporary, target);
+      } catch (error) {
+        renameSync(aside, target);
+        throw error;
+      }
+    } else {
+      renameSync(temporary, target);
+    }
+    syncFolder(dirname(target));
+    rmSync(aside, { recursive: true, force: true });
+  } catch (error) {
+    rmSync(temporary, { recursive: true, force: true });
+    throw writeFailure(error, folder);
+  }
+}
+
+/**
+ * Mends what a process that died inside `writeFolderAtomic` left: brings the folder back from where it was moved aside,
+ * and removes what was half written. Does nothing where a living process still writes.
+ */
+export function recoverFolder(folder: string): void {
+  const target = followLink(folder);
+  for (const { path, kind } of leftovers(target, `${basename(target)}.`)) {
+    if (kind === "old" && !existsSync(target)) renameSync(path, target);
+    else rmSync(path, { recursive: true, force: true });
+  }
+}
+
+function fileNames(path: string): { target: string; temporary: string } {
+  const target = followLink(path);
+  const prefix = `.${basename(target)}.`;
+  for (const leftover of leftovers(target, prefix)) rmSync(leftover.path, { recursive: true, force: true });
+  return { target, temporary: join(dirname(target), `${prefix}tmp-${process.pid}`) };
+}
+
+/** Writing through a link must land where it points: the link may lead to the disk with the space. */
+function followLink(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return resolve(path);
+  }
+}
+
+/** Temporary and moved-aside versions of `target`, left by processes that no longer run. */
+function leftovers(target: string, prefix: string): { path: string; kind: "tmp" | "old" }[] {
+  const parent = dirname(target);
+  if (!existsSync(parent)) return [];
+  return readdirSync(parent).flatMap((name) => {
+    const match = name.startsWith(prefix) ? /^(tmp|old)-(\d+)$/.exec(name.slice(prefix.length)) : null;
+    if (match === null || isRunning(Number(match[2]))) return [];
+    return [{ path: join(parent, name), kind: match[1] as "tmp" | "old" }];
+  });
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EPERM";
+  }
+}
+
+async function syncTree(folder: string): Promise<void> {
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) await syncTree(path);
+    else if (entry.isFile()) {
+      const file = await open(path, "r");
+      try {
+        await file.sync();
+      } finally {
+        await file.close();
+      }
+    }
+  }
+  syncFolder(folder);
+}
+
+/** Makes a rename inside the folder last. Some file systems cannot; the rename holds then as well as they can. */
+function syncFolder(folder: string): void {
+  const fd = openSync(folder, "r");
+  try {
+    fsyncSync(fd);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code !== "EINVAL" && code !== "ENOTSUP") throw error;
+  } finally {
+    closeSync(fd);
+  }
+}
+
+const cures: Record<string, string> = {
+  ENOSPC: "the disk is full; free some space or write to another disk",
+  EDQUOT: "the disk quota is used up; free some space or write to another disk",
+  EFBIG: "the file would pass the size limit; raise it (ulimit -f) or write to another disk",
+  EACCES: "permission is denied; write to another folder",
+  EPERM: "permission is denied; write to another folder",
+  EROFS: "the disk is read-only; write to another one",
+  ENOENT: "its folder does not exist; create it",
+  ENOTDIR: "its folder is a file; write to another folder",
+  EISDIR: "there is a folder of that name; remove it or write to another folder",
+};
+
+/** A failed system call as a RunError with its cure; anything else stays what it is. */
+export function writeFailure(error: unknown, path: string): unknown {
+  const code = (error as NodeJS.ErrnoException | null)?.code;
+  if (typeof code !== "string" || (error as NodeJS.ErrnoException).syscall === undefined) return error;
+  const cure = cures[code] ?? `${errorText(error)}; check the disk`;
+  return new RunError(`${path}: cannot be written: ${cure} (${code}); what was there before is untouched`);
+}

@@ -1,0 +1,155 @@
+/**
+ * The rotary embedding's part of a model's config.json, in both spellings: `rope_theta` + `rope_scaling` (transformers 4)
+ * and `rope_parameters` (transformers 5). Scalings other than those of `RopeScaling` are refused by name. The table of
+ * cosines and sines is made in `model/rope.ts`.
+ */
+import { z } from "zod";
+import { InputError } from "../errors.ts";
+import { isObject } from "./json_file.ts";
+
+export type RopeScaling =
+  | { readonly type: "default" }
+  | { readonly type: "linear"; readonly factor: number }
+  | {
+      readonly type: "llama3";
+      readonly factor: number;
+      readonly lowFreqFactor: number;
+      readonly highFreqFactor: number;
+      readonly originalMaxPositionEmbeddings: number;
+    }
+  | {
+      readonly type: "yarn";
+      readonly factor: number;
+      readonly betaFast: number;
+      readonly betaSlow: number;
+      readonly originalMaxPositionEmbeddings: number;
+      readonly attentionFactor?: number;
+      readonly mscale?: number;
+      readonly mscaleAllDim?: number;
+      readonly truncate?: boolean;
+    };
+
+export interface RopeConfig {
+  readonly theta: number;
+  readonly scaling: RopeScaling;
+}
+
+const positive = z.number().positive();
+const fieldTypes = {
+  rope_theta: positive,
+  rope_type: z.string(),
+  type: z.string(),
+  factor: positive.nullable(),
+  low_freq_factor: positive,
+  high_freq_factor: positive,
+  beta_fast: z.number().min(0).nullable(),
+  beta_slow: z.number().min(0).nullable(),
+  attention_factor: z.number().min(0).nullable(),
+  mscale: z.number().min(0).nullable(),
+  mscale_all_dim: z.number().min(0).nullable(),
+  truncate: z.boolean(),
+  original_max_position_embeddings: z.int().positive(),
+};
+type Field = keyof typeof fieldTypes;
+
+/**
+ * @param raw config.json's object
+ * @param path config.json's path, for messages
+ * @throws InputError naming the file, the field and the cure
+ */
+export function parseRope(raw: Record<string, unknown>, path: string, maxPositionEmbeddings: number): RopeConfig {
+  // As in transformers, `rope_scaling` goes before `rope_parameters` where a file has both.
+  const name = isObject(raw.rope_scaling) ? "rope_scaling" : "rope_parameters";
+  for (const key of ["rope_scaling", "rope_parameters"]) {
+    const value = raw[key];
+    if (value !== undefined && value !== null && !isObject(value))
+      throw new InputError(`${path}: ${key}: must be an object or null; take the value of the original model`);
+  }
+  const given = isObject(raw[name]) ? raw[name] : {};
+  const nested = Object.keys(given).find((key) => isObject(given[key]));
+  if (nested !== undefined)
+    throw new InputError(
+      `${path}: ${name}.${nested}: rotary settings per layer type are not supported; use another model`,
+    );
+
+  function read<F extends Field>(field: F, source = given, label = `${name}.${field}`) {
+    const value = source[field];
+    if (value === undefined) return undefined;
+    const parsed = fieldTypes[field].safeParse(value);
+    if (parsed.success) return parsed.data as z.infer<(typeof fieldTypes)[F]>;
+    const problem = parsed.error.issues[0]?.message ?? "bad value";
+    throw new InputError(`${path}: ${label}: ${problem}, got ${JSON.stringify(value)}; correct the field`);
+  }
+  function need<F extends Field>(field: F, type: string) {
+    const value = read(field);
+    if (value === undefined || value === null)
+      throw new InputError(`${path}: ${name}.${field}: missing, and rope type "${type}" needs it; add the field`);
+    return value as NonNullable<typeof value>;
+  }
+
+  for (const [source, label] of [[given, `${name}.`] as const, [raw, ""] as const]) {
+    const part = source.partial_rotary_factor;
+    if (part !== undefined && part !== null && part !== 1)
+      throw new InputError(
+        `${path}: ${label}partial_rotary_factor: ${JSON.stringify(part)} is not supported, only 1; use another model`,
+      );
+  }
+  const theta = read("rope_theta") ?? read("rope_theta", raw, "rope_theta") ?? 10_000;
+  const type = read("rope_type") ?? read("type") ?? "default";
+  const originalMaxPositionEmbeddings = () =>
+    read("original_max_position_embeddings", raw, "original_max_position_embeddings") ??
+    read("original_max_position_embeddings") ??
+    maxPositionEmbeddings;
+
+  switch (type) {
+    case "default":
+      return { theta, scaling: { type } };
+    case "linear":
+      return { theta, scaling: { type, factor: need("factor", type) } };
+    case "llama3": {
+      const lowFreqFactor = need("low_freq_factor", type);
+      const highFreqFactor = need("high_freq_factor", type);
+      if (highFreqFactor <= lowFreqFactor)
+        throw new InputError(
+          `${path}: ${name}.high_freq_factor: ${highFreqFactor} must be above low_freq_factor ${lowFreqFactor}; correct the fields`,
+        );
+      return {
+        theta,
+        scaling: {
+          type,
+          factor: need("factor", type),
+          lowFreqFactor,
+          highFreqFactor,
+          originalMaxPositionEmbeddings: originalMaxPositionEmbeddings(),
+        },
+      };
+    }
+    case "yarn": {
+      if (given.factor === undefined) need("factor", type);
+      const original = originalMaxPositionEmbeddings();
+      const attentionFactor = read("attention_factor");
+      const mscale = read("mscale");
+      const mscaleAllDim = read("mscale_all_dim");
+      const truncate = read("truncate");
+      return {
+        theta,
+        scaling: {
+          type,
+          // A null factor means the ratio of the two lengths (DeepSeek's way of writing it).
+          factor: read("factor") ?? maxPositionEmbeddings / original,
+          betaFast: read("beta_fast") || 32,
+          betaSlow: read("beta_slow") || 1,
+          originalMaxPositionEmbeddings: original,
+          ...(attentionFactor !== undefined && attentionFactor !== null && { attentionFactor }),
+          ...(mscale !== undefined && mscale !== null && { mscale }),
+          ...(mscaleAllDim !== undefined && mscaleAllDim !== null && { mscaleAllDim }),
+          ...(truncate !== undefined && { truncate }),
+        },
+      };
+    }
+    default:
+      throw new InputError(
+        `${path}: ${name}: rope type ${JSON.stringify(type)} is not supported (default, linear, llama3, yarn are); use another model`,
+      );
+  }
+}

@@ -1,0 +1,194 @@
+/**
+ * The buffers of a forward and a backward pass, planned for a number of tokens. Legend of letters in device.ts.
+ *
+ * With gradient checkpointing by layer, training keeps each layer's input and recomputes the rest, so one layer's
+ * worth of the others is enough.
+ */
+import type { ModelConfig } from "../config/model.ts";
+import type { AttentionShape, Device } from "../device/device.ts";
+import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import type { Phase, PlanBuilder } from "../tensor/plan.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+export function attentionShape(config: ModelConfig): AttentionShape {
+  const { numHeads: heads, numKvHeads: kvHeads, headDim } = config;
+  return { heads, kvHeads, headDim, scale: 1 / Math.sqrt(headDim) };
+}
+
+/** What one layer computes on the way forward, for `tokens` rows. */
+export interface LayerBuffers {
+  readonly residual: Tensor; // float32 (T, D): the stream, updated in place
+  readonly normed: Tensor; // act (T, D)
+  readonly rstd: Tensor; // float32 (T)
+  readonly qkv: Tensor; // act (T, (H + 2·Hkv)·Dh)
+  readonly qkvRaw: Tensor; // act, q and k before their norms; qkv itself where there are none
+  readonly rstdQ: Tensor; // float32 (T, H)
+  readonly rstdK: Tensor; // float32 (T, Hkv)
+  readonly attention: Tensor; // act (T, H·Dh)
+  readonly lse: Tensor; // float32 (T, H)
+  readonly postNormed: Tensor; // act (T, D)
+  readonly postRstd: Tensor; // float32 (T)
+  readonly gateUp: Tensor; // act (T, 2F)
+  readonly glu: Tensor; // act (T, F)
+}
+
+/** The LM head, for at most `tokens` rows and `entries` targets. */
+export interface HeadBuffers {
+  readonly hidden: Tensor; // float32 (T, D): the rows that are needed
+  readonly normed: Tensor; // act (T, D)
+  readonly rstd: Tensor; // float32 (T)
+  readonly logits: Tensor; // float32 (chunk, V)
+  readonly lse: Tensor; // float32 (T)
+  readonly entropy: Tensor; // float32 (T)
+  readonly logprob: Tensor; // float32 (entries)
+  readonly headRows: Tensor; // int32 (T)
+  readonly entryStart: Tensor; // int32 (T + 1)
+  readonly targets: Tensor; // int32 (entries)
+}
+
+export interface InputBuffers {
+  readonly tokens: Tensor; // int32 (T)
+  readonly positions: Tensor; // int32 (T)
+  readonly segments: Tensor; // int32 (T, 4)
+}
+
+/** Gradients of one layer's activations, and of the head's. All float32. */
+export interface GradientBuffers {
+  readonly inputs: Tensor; // (L, T, D): each layer's input, kept by the forward pass
+  readonly dresidual: Tensor; // (T, D)
+  readonly dnormed: Tensor; // (T, D)
+  readonly dglu: Tensor; // (T, F)
+  readonly dgateUp: Tensor; // (T, 2F)
+  readonly dattention: Tensor; // (T, H·Dh)
+  readonly dqkv: Tensor; // (T, (H + 2·Hkv)·Dh)
+  readonly attentionScratch: Tensor; // (rows, …)
+  readonly dlogprob: Tensor; // (entries)
+  readonly dentropy: Tensor; // (T)
+}
+
+export interface ActivationSizes {
+  /** Rows of the largest packed batch. */
+  readonly tokens: number;
+  /** Completion tokens of the largest packed batch. */
+  readonly entries: number;
+  /** Rows of logits computed at once. */
+  readonly headChunk: number;
+  /** Longest prompt: rows of the attention gradient's scratch are a multiple of it. */
+  readonly longestPrompt: number;
+}
+
+export interface Activations {
+  readonly sizes: ActivationSizes;
+  readonly input: InputBuffers;
+  readonly layer: LayerBuffers;
+  readonly head: HeadBuffers;
+  /** Null for a forward pass alone. */
+  readonly gradient: GradientBuffers | null;
+}
+
+type Add = (name: string, dtype: DType, shape: readonly number[]) => string;
+
+/** Names of the planned buffers, by field. */
+type Names<T> = { readonly [K in keyof T]: string };
+
+/**
+ * Adds the buffers of a packed pass to the plan; the returned function finds them once they are allocated.
+ */
+export function planActivations(
+  plan: PlanBuilder,
+  device: Device,
+  config: ModelConfig,
+  dtype: ComputeDType,
+  sizes: ActivationSizes,
+  options: { readonly prefix: string; readonly training: boolean; readonly lifetime: readonly Phase[] },
+): (tensors: ReadonlyMap<string, Tensor>) => Activations {
+  const add: Add = (name, type, shape) =>
+    plan.add(`${options.prefix} activations`, `${options.prefix}/${name}`, type, shape, options.lifetime).name;
+  const input = planInput(add, sizes);
+  const layer = planLayer(add, config, dtype, sizes.tokens);
+  const head = planHead(add, config, dtype, sizes);
+  const gradient = options.training ? planGradients(add, device, config, sizes) : null;
+  return (tensors) => ({
+    sizes,
+    input: bind(tensors, input),
+    layer: bind(tensors, layer),
+    head: bind(tensors, head),
+    gradient: gradient && bind(tensors, gradient),
+  });
+}
+
+export function bind<T>(tensors: ReadonlyMap<string, Tensor>, names: Names<T>): { [K in keyof T]: Tensor } {
+  const found = {} as { [K in keyof T]: Tensor };
+  for (const key in names) {
+    const buffer = tensors.get(names[key]);
+    if (!buffer) throw new Error(`${names[key]} is not in the memory plan`);
+    found[key] = buffer;
+  }
+  return found;
+}
+
+function planInput(add: Add, { tokens }: ActivationSizes): Names<InputBuffers> {
+  return {
+    tokens: add("tokens", "int32", [tokens]),
+    positions: add("positions", "int32", [tokens]),
+    segments: add("segments", "int32", [tokens, 4]),
+  };
+}
+
+export function planLayer(add: Add, config: ModelConfig, dtype: ComputeDType, T: number): Names<LayerBuffers> {
+  const { hiddenSize: D, intermediateSize: F, numHeads: H, numKvHeads: Hkv, headDim: Dh } = config;
+  const qkv = add("qkv", dtype, [T, (H + 2 * Hkv) * Dh]);
+  return {
+    residual: add("residual", "float32", [T, D]),
+    normed: add("normed", dtype, [T, D]),
+    rstd: add("rstd", "float32", [T]),
+    qkv,
+    qkvRaw: config.qkNorm ? add("qkv before norm", dtype, [T, (H + 2 * Hkv) * Dh]) : qkv,
+    rstdQ: add("rstd q", "float32", config.qkNorm ? [T, H] : [1]),
+    rstdK: add("rstd k", "float32", config.qkNorm ? [T, Hkv] : [1]),
+    attention: add("attention", dtype, [T, H * Dh]),
+    lse: add("attention lse", "float32", [T, H]),
+    postNormed: add("normed before mlp", dtype, [T, D]),
+    postRstd: add("rstd before mlp", "float32", [T]),
+    gateUp: add("gate and up", dtype, [T, 2 * F]),
+    glu: add("glu", dtype, [T, F]),
+  };
+}
+
+function planHead(add: Add, config: ModelConfig, dtype: ComputeDType, sizes: ActivationSizes): Names<HeadBuffers> {
+  const { tokens: T, entries, headChunk } = sizes;
+  return {
+    hidden: add("head hidden", "float32", [T, config.hiddenSize]),
+    normed: add("head normed", dtype, [T, config.hiddenSize]),
+    rstd: add("head rstd", "float32", [T]),
+    logits: add("logits", "float32", [headChunk, config.vocabSize]),
+    lse: add("head lse", "float32", [T]),
+    entropy: add("entropy", "float32", [T]),
+    logprob: add("logprob", "float32", [entries]),
+    headRows: add("head rows", "int32", [T]),
+    entryStart: add("entry start", "int32", [T + 1]),
+    targets: add("targets", "int32", [entries]),
+  };
+}
+
+function planGradients(
+  add: Add,
+  device: Device,
+  config: ModelConfig,
+  { tokens: T, entries, longestPrompt }: ActivationSizes,
+): Names<GradientBuffers> {
+  const { hiddenSize: D, intermediateSize: F, numHeads: H, numKvHeads: Hkv, headDim: Dh } = config;
+  const scratch = device.attentionScratchElements(attentionShape(config));
+  return {
+    inputs: add("layer inputs", "float32", [config.numLayers, T, D]),
+    dresidual: add("dresidual", "float32", [T, D]),
+    dnormed: add("dnormed", "float32", [T, D]),
+    dglu: add("dglu", "float32", [T, F]),
+    dgateUp: add("dgate and dup", "float32", [T, 2 * F]),
+    dattention: add("dattention", "float32", [T, H * Dh]),
+    dqkv: add("dqkv", "float32", [T, (H + 2 * Hkv) * Dh]),
+    attentionScratch: add("prompt gradients by completion", "float32", [Math.max(longestPrompt, T), scratch]),
+    dlogprob: add("dlogprob", "float32", [entries]),
+    dentropy: add("dentropy", "float32", [T]),
+  };
+}

@@ -1,0 +1,62 @@
+/**
+ * The entry of a reward process: judges answers and calls reward functions, one work at a time, as the supervisor sends
+ * them over the IPC channel. It keeps no deadline and no memory limit itself: whatever hangs or grows here is killed
+ * from outside. What reward functions print goes to the program's stderr.
+ */
+import { writeFileSync } from "node:fs";
+import { plugin } from "bun";
+import { errorText } from "../errors.ts";
+import { callFunction, loadFunction, RewardFailure } from "./functions.ts";
+import type { Failure, Progress, Work } from "./protocol.ts";
+import { verify } from "./verify.ts";
+
+const send = (progress: Progress): void => void process.send?.(progress);
+
+// Ctrl-C goes to the whole terminal group; the trainer decides when these processes end.
+process.on("SIGINT", () => {});
+process.on("disconnect", () => process.exit(0));
+
+try {
+  // Under memory pressure the kernel should take this process, not the trainer.
+  writeFileSync("/proc/self/oom_score_adj", "1000");
+} catch {
+  // Not Linux, or not allowed: the supervisor's own limit holds all the same.
+}
+
+// A reward function may import the public API by its name from anywhere, also when all of it is in one executable.
+plugin({
+  name: "bun-grpo",
+  setup(build) {
+    build.module("bun-grpo", async () => ({ exports: { ...(await import("../index.ts")) }, loader: "object" }));
+  },
+});
+
+async function perform(work: Work): Promise<readonly (number | null)[] | undefined> {
+  if (work.kind === "verify") {
+    for (const [index, item] of work.items.entries()) {
+      send({
+        kind: "verdicts",
+        index,
+        verdicts: work.extractions.map((extraction) => verify({ ...item, extraction })),
+      });
+    }
+    return undefined;
+  }
+  const f = await loadFunction(work.path);
+  send({ kind: "loaded" });
+  return work.kind === "load" ? undefined : await callFunction(f, work.args);
+}
+
+const failureOf = (error: unknown): Failure =>
+  error instanceof RewardFailure ? error.failure : { cause: "threw", message: `threw ${errorText(error)}` };
+
+process.on("message", async (work: Work) => {
+  try {
+    const rewards = await perform(work);
+    send(rewards === undefined ? { kind: "done" } : { kind: "done", rewards });
+  } catch (error) {
+    send({ kind: "failed", failure: failureOf(error) });
+  }
+});
+
+send({ kind: "ready" });

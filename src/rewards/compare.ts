@@ -1,0 +1,434 @@
+/**
+ * Whether two answers, as written, mean the same: literally, numerically, as expressions in variables (by their values
+ * at fixed points), or element by element for tuples, intervals, sets, lists, matrices, equations and inequalities.
+ *
+ * It simplifies nothing symbolically, so two expressions count as equal when they agree at every point tried
+ * (Schwartz–Zippel: a false match of two polynomials would need all points to be roots of their difference).
+ */
+import { cAbs, cSub } from "./complex.ts";
+import { evaluate, isConstantName, toComplex, type Value, type Variables } from "./evaluate.ts";
+import { type CommaReading, type Expression, parseExpression } from "./expression.ts";
+import { MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
+import { ratAbs, ratEquals, rational, ratMul, ratSub } from "./rational.ts";
+
+/** Relative difference under which two floats, or a rounded decimal and a fraction, are the same number. */
+const RELATIVE = 1e-9;
+const ABSOLUTE = 1e-12;
+/** Longest list or set compared without regard to order. */
+const MAX_ITEMS = 200;
+
+/** Whether `pred` says the same as `gold`. Total: never throws, bounded in time whatever the texts. */
+export function equalAnswers(gold: string, pred: string): boolean {
+  if (gold.trim() === "" || pred.trim() === "") return false;
+  if (gold.trim() === pred.trim()) return true;
+  if (gold.length > MAX_ANSWER_CHARS || pred.length > MAX_ANSWER_CHARS) return false;
+  const a = normalizeMath(gold);
+  const b = normalizeMath(pred);
+  if (a === "" || b === "") return false;
+  if (literalKey(a) === literalKey(b)) return true;
+  if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b);
+  if (equalParsed(a, b, "thousands")) return true;
+  if (/\d,\d{3}(?!\d)/.test(a + b) && equalParsed(a, b, "lists")) return true;
+  // "5m" beside a plain number is a length, not a product.
+  const bare = /^([-+\d.,/ ]*\d)\s*(?:m|g|s|h|l|L|V|W|J|N|A|K|C|F)(?:\s*\^\s*\{?[23]\}?)?$/.exec(b)?.[1];
+  return bare !== undefined && !/[a-zA-Z]/.test(a) && equalParsed(a, bare, "thousands");
+}
+
+function equalParsed(gold: string, pred: string, commas: CommaReading): boolean {
+  const a = parseExpression(gold, commas);
+  const b = a && parseExpression(pred, commas);
+  return a !== null && b !== null && equal(a, b);
+}
+
+const literalKey = (text: string): string => text.replace(/\s+/g, "");
+
+/** An answer made of words (a name, a day, a sentence), for which letters are not variables. */
+function isWords(text: string): boolean {
+  if (!/^[a-zA-Z\s.,;'"()-]+$/.test(text)) return false;
+  return /[a-z]{4}|[A-Z][A-Za-z]{2}|[a-z]{2,} [a-z]{2,}/.test(text) && !/^(?:sqrt|sin|cos|tan|log|ln|exp)\b/.test(text);
+}
+
+const wordsKey = (text: string): string =>
+  text
+    .toLowerCase()
+    .split(/[^a-z]*,[^a-z]*/)
+    .map((part) =>
+      part
+        .replace(/^(?:the|an?)\s+/, "")
+        .replace(/[^a-z]+/g, " ")
+        .trim(),
+    )
+    .sort()
+    .join(",");
+
+// Structure
+
+/** `x = 5` and `x ∈ S` as a name and a value; `1 + 1 = 2` as its last part; anything else as it is. */
+function unwrap(x: Expression): { readonly name: Expression | null; readonly value: Expression } {
+  if (x.kind !== "relation") return { name: null, value: x };
+  const first = x.parts[0]!;
+  const last = x.parts.at(-1)!;
+  if (x.operators.every((op) => op === "=")) {
+    if (isName(first)) return { name: first, value: last };
+    if (x.parts.every((part) => variablesOf(part).size === 0)) return { name: null, value: last };
+    if (x.parts.length === 2 && isName(last) && variablesOf(first).size === 0) return { name: last, value: first };
+  }
+  if (x.operators.length === 1 && x.operators[0] === "∈" && isName(first)) return { name: first, value: last };
+  return { name: null, value: x };
+}
+
+/** Whether the expression names a quantity: x, x_1, f(x), AB, |AB|, A:B, (p, q, r). */
+function isName(x: Expression): boolean {
+  switch (x.kind) {
+    case "symbol":
+      return true;
+    case "ratio":
+    case "tuple":
+      return x.items.every(isName);
+    case "call":
+      return x.name === "abs" && x.args.every(isName);
+    case "product":
+      return x.items[0]!.kind === "symbol" && x.items.every((item) => isName(item) || isSignedNumber(item));
+    default:
+      return false;
+  }
+}
+
+const isSignedNumber = (x: Expression): boolean =>
+  x.kind === "number" || (x.kind === "negative" && x.of.kind === "number");
+
+/** Two equations for differently named single unknowns are different, whatever their values. */
+function namesAgree(a: Expression | null, b: Expression | null): boolean {
+  if (a?.kind === "symbol" && b?.kind === "symbol") return a.name.toLowerCase() === b.name.toLowerCase();
+  return true;
+}
+
+/** The elements of a list, set or union; ± counts as two. */
+function elements(x: Expression): readonly Expression[] {
+  const { value } = unwrap(x);
+  if (value.kind === "list" || value.kind === "set" || value.kind === "union" || value.kind === "groups") {
+    return value.items.flatMap((item) => (value.kind === "groups" ? [item] : elements(item)));
+  }
+  if (hasPlusMinus(value)) return [chooseSign(value, 1), chooseSign(value, -1)];
+  return [x];
+}
+
+function equal(a: Expression, b: Expression): boolean {
+  const left = elements(a);
+  const right = elements(b);
+  if (left.length === 1 && right.length === 1) return equalOne(left[0]!, right[0]!);
+  if (left.length > MAX_ITEMS || right.length > MAX_ITEMS) return false;
+  if (left.length === 0 || right.length === 0) return left.length === right.length;
+  // A list of numbers in brackets of its own is the same list.
+  const [gold, pred] = [listOfTuple(left), listOfTuple(right)];
+  return (
+    (gold.every((x) => pred.some((y) => equalOne(x, y))) && pred.every((y) => gold.some((x) => equalOne(x, y)))) ===
+    true
+  );
+}
+
+function listOfTuple(items: readonly Expression[]): readonly Expression[] {
+  const only = items.length === 1 ? items[0] : undefined;
+  return only?.kind === "tuple" && only.open === "(" && only.close === ")" ? only.items : items;
+}
+
+function equalOne(a: Expression, b: Expression): boolean {
+  const left = unwrap(a);
+  const right = unwrap(b);
+  if (!namesAgree(left.name, right.name)) return false;
+  const [x, y] = [left.value, right.value];
+  if (hasElements(x) || hasElements(y)) {
+    // Inside groups ("p=5, q=2; p=7, q=2") a list stands for a tuple.
+    if (x.kind === "list" && y.kind === "tuple") return equalItems(x.items, y.items);
+    if (x.kind === "tuple" && y.kind === "list") return equalItems(x.items, y.items);
+    if (x.kind === "list" && y.kind === "list") return equalItems(x.items, y.items);
+    return equal(x, y);
+  }
+  if (x.kind === "matrix" || y.kind === "matrix") return equalMatrices(x, y);
+  if (x.kind === "tuple" && y.kind === "tuple") return equalTuples(x, y);
+  const intervals = [intervalOf(x), intervalOf(y)];
+  if (intervals[0] !== null && intervals[0] !== undefined && intervals[1])
+    return equalIntervals(intervals[0], intervals[1]);
+  if (x.kind === "relation" || y.kind === "relation") {
+    return x.kind === "relation" && y.kind === "relation" && equalRelations(x, y);
+  }
+  if (x.kind === "ratio" && y.kind === "ratio") return equalItems(x.items, y.items);
+  return equalScalars(x, y);
+}
+
+const hasElements = (x: Expression): boolean =>
+  x.kind === "list" || x.kind === "set" || x.kind === "union" || x.kind === "groups" || hasPlusMinus(x);
+
+function equalItems(a: readonly Expression[], b: readonly Expression[]): boolean {
+  return a.length === b.length && a.every((x, i) => equalOne(x, b[i]!));
+}
+
+type Tuple = Extract<Expression, { kind: "tuple" }>;
+type Relation = Extract<Expression, { kind: "relation" }>;
+
+function equalTuples(a: Tuple, b: Tuple): boolean {
+  // Round or square matters where the tuple can be an interval.
+  if (a.items.length === 2 && (a.open !== b.open || a.close !== b.close)) return false;
+  return equalItems(a.items, b.items);
+}
+
+/** Matrices by entries; a row or column is the same vector however it is written. */
+function equalMatrices(a: Expression, b: Expression): boolean {
+  if (a.kind === "matrix" && b.kind === "matrix") {
+    return a.rows.length === b.rows.length && a.rows.every((row, i) => equalItems(row, b.rows[i]!));
+  }
+  const [x, y] = [vectorOf(a), vectorOf(b)];
+  return x !== null && y !== null && equalItems(x, y);
+}
+
+function vectorOf(x: Expression): readonly Expression[] | null {
+  if (x.kind === "tuple") return x.items;
+  if (x.kind !== "matrix") return null;
+  if (x.rows.length === 1) return x.rows[0]!;
+  return x.rows.every((row) => row.length === 1) ? x.rows.map((row) => row[0]!) : null;
+}
+
+// Equations and inequalities
+
+const MIRRORED: Readonly<Record<string, string>> = { "<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠" };
+
+function equalRelations(a: Relation, b: Relation): boolean {
+  const same = (x: Relation, parts: readonly Expression[], operators: readonly string[]): boolean =>
+    x.operators.length === operators.length &&
+    x.operators.every((op, i) => op === operators[i]) &&
+    equalItems(x.parts, parts);
+  if (same(a, b.parts, b.operators)) return true;
+  if (
+    same(
+      a,
+      b.parts.toReversed(),
+      b.operators.toReversed().map((op) => MIRRORED[op] ?? op),
+    )
+  )
+    return true;
+  return a.operators.length === 1 && b.operators.length === 1 && proportional(a, b);
+}
+
+/** l = r and l' = r' with l - r a constant multiple of l' - r'; for inequalities the multiple must be positive. */
+function proportional(a: Relation, b: Relation): boolean {
+  const [op, other] = [a.operators[0]!, b.operators[0]!];
+  const turned = op !== other;
+  if (turned && MIRRORED[op] !== other) return false;
+  const names = union(variablesOf(a), variablesOf(b));
+  if (names.size === 0) return false;
+  const difference = (x: Relation): Expression => ({
+    kind: "sum",
+    items: [x.parts[0]!, { kind: "negative", of: x.parts[1]! }],
+  });
+  let ratio: number | null = null;
+  let points = 0;
+  for (let k = 0; k < POINTS; k++) {
+    const p = evaluate(difference(a), at(names, k));
+    const q = evaluate(difference(b), at(names, k));
+    if (p === null || q === null) continue;
+    const [x, y] = [toComplex(p), toComplex(q)];
+    if (x.im !== 0 || y.im !== 0 || y.re === 0) continue;
+    const r = x.re / y.re;
+    if (r === 0 || (ratio !== null && Math.abs(r - ratio) > 1e-7 * Math.abs(ratio))) return false;
+    ratio = r;
+    points++;
+  }
+  if (ratio === null || points < 3) return false;
+  return op === "=" || op === "≠" ? true : turned ? ratio < 0 : ratio > 0;
+}
+
+interface Interval {
+  readonly low: number;
+  readonly high: number;
+  readonly lowClosed: boolean;
+  readonly highClosed: boolean;
+}
+
+/** (a, b], or a chain of linear inequalities in one variable, as an interval with numbers for bounds; else null. */
+function intervalOf(x: Expression): Interval | null {
+  if (x.kind === "tuple") {
+    if (x.items.length !== 2) return null;
+    const low = boundOf(x.items[0]!);
+    const high = boundOf(x.items[1]!);
+    return low === null || high === null ? null : { low, high, lowClosed: x.open === "[", highClosed: x.close === "]" };
+  }
+  if (x.kind !== "relation" || !x.operators.every((op) => "<>≤≥".includes(op))) return null;
+  const names = variablesOf(x);
+  if (names.size !== 1) return null;
+  let result: Interval = { low: -Infinity, high: Infinity, lowClosed: false, highClosed: false };
+  for (const [i, op] of x.operators.entries()) {
+    const half = halfLine(x.parts[i]!, op, x.parts[i + 1]!);
+    if (half === null) return null;
+    if (half.low > result.low) result = { ...result, low: half.low, lowClosed: half.lowClosed };
+    if (half.high < result.high) result = { ...result, high: half.high, highClosed: half.highClosed };
+  }
+  return result;
+}
+
+/** The solutions of `left op right` where left - right is linear in its one variable. */
+function halfLine(left: Expression, op: string, right: Expression): Interval | null {
+  const f = (v: bigint): number | null => {
+    const variables: Variables = () => rational(v);
+    const l = evaluate(left, variables);
+    const r = evaluate(right, variables);
+    if (l === null || r === null) return null;
+    const d = cSub(toComplex(l), toComplex(r));
+    return d.im === 0 ? d.re : null;
+  };
+  const [f0, f1, f2, f3] = [f(0n), f(1n), f(2n), f(-7n)];
+  if (f0 === null || f1 === null || f2 === null || f3 === null) return null;
+  const slope = f1 - f0;
+  if (slope === 0 || !near(f2, f0 + 2 * slope) || !near(f3, f0 - 7 * slope)) return null;
+  const root = -f0 / slope;
+  const closed = op === "≤" || op === "≥";
+  const below = (op === "<" || op === "≤") === slope > 0;
+  return below
+    ? { low: -Infinity, high: root, lowClosed: false, highClosed: closed }
+    : { low: root, high: Infinity, lowClosed: closed, highClosed: false };
+}
+
+function boundOf(x: Expression): number | null {
+  if (x.kind === "infinity") return Infinity;
+  if (x.kind === "negative" && x.of.kind === "infinity") return -Infinity;
+  if (variablesOf(x).size > 0) return null;
+  const value = evaluate(x, () => null);
+  if (value === null) return null;
+  const z = toComplex(value);
+  return z.im === 0 ? z.re : null;
+}
+
+const equalIntervals = (a: Interval, b: Interval): boolean =>
+  near(a.low, b.low) && near(a.high, b.high) && a.lowClosed === b.lowClosed && a.highClosed === b.highClosed;
+
+const near = (a: number, b: number): boolean =>
+  a === b || Math.abs(a - b) <= Math.max(ABSOLUTE, RELATIVE * Math.max(Math.abs(a), Math.abs(b)));
+
+// Numbers and expressions
+
+function equalScalars(a: Expression, b: Expression): boolean {
+  if (a.kind === "infinity" || b.kind === "infinity") return a.kind === b.kind;
+  if (a.kind === "percent" && b.kind === "percent") return equalScalars(a.of, b.of);
+  // 28% may be written 28 (the question asked for a percentage) or 0.28.
+  if (a.kind === "percent") return equalScalars(a.of, b) || equalValues(a, b);
+  if (b.kind === "percent") return equalScalars(a, b.of) || equalValues(a, b);
+  return equalValues(a, b);
+}
+
+/** How many points two expressions in variables are compared at; at least half must be in both domains. */
+const POINTS = 6;
+/** Numerators over 7: no two variables share a value, none is 0 or ±1, signs are mixed after the first point. */
+const SEEDS = [8, 11, 16, 23, 29, 37, 44, 53, 59, 67, 79, 86, 93, 101, 109, 121];
+
+function at(names: ReadonlySet<string>, point: number): Variables {
+  const order = [...names].sort();
+  return (name) => {
+    const i = order.indexOf(name);
+    const seed = SEEDS[(i * 5 + point * 3) % SEEDS.length]! + Math.floor((i * 5 + point * 3) / SEEDS.length) * 128;
+    const negative = point > 0 && ((point >> (i % 3)) & 1) === 1;
+    return i < 0 ? null : rational(BigInt(negative ? -seed : seed), 7n);
+  };
+}
+
+function equalValues(a: Expression, b: Expression): boolean {
+  const names = union(variablesOf(a), variablesOf(b));
+  if (names.size === 0) {
+    const [x, y] = [evaluate(a, () => null), evaluate(b, () => null)];
+    return x !== null && y !== null && sameNumber(x, y);
+  }
+  if (names.size > 12) return false;
+  let agreed = 0;
+  for (let k = 0; k < POINTS; k++) {
+    const variables = at(names, k);
+    const [x, y] = [evaluate(a, variables), evaluate(b, variables)];
+    if (x === null || y === null) continue;
+    if (!sameNumber(x, y)) return false;
+    agreed++;
+  }
+  return agreed * 2 >= POINTS;
+}
+
+function sameNumber(a: Value, b: Value): boolean {
+  if (a.kind === "exact" && b.kind === "exact") {
+    if (ratEquals(a.value, b.value)) return true;
+    if (!a.rounded && !b.rounded) return false;
+    const difference = ratSub(a.value, b.value);
+    if (difference === null) return false;
+    // Only the last digits of a long decimal may differ: 0.3333333333 for 1/3, never 5.001 for 5.
+    const scaled = ratMul(ratAbs(difference), { n: 1_000_000_000n, d: 1n });
+    const larger = ratSub(ratAbs(a.value), ratAbs(b.value));
+    const most = larger !== null && larger.n >= 0n ? ratAbs(a.value) : ratAbs(b.value);
+    const slack = scaled && ratSub(most, scaled);
+    return slack !== null && slack.n >= 0n;
+  }
+  const [x, y] = [toComplex(a), toComplex(b)];
+  const scale = Math.max(cAbs(x), cAbs(y));
+  return cAbs(cSub(x, y)) <= Math.max(ABSOLUTE, RELATIVE * scale);
+}
+
+// Walking the tree
+
+const union = (a: ReadonlySet<string>, b: ReadonlySet<string>): ReadonlySet<string> => new Set([...a, ...b]);
+
+function childrenOf(x: Expression): readonly Expression[] {
+  switch (x.kind) {
+    case "number":
+    case "symbol":
+    case "infinity":
+      return [];
+    case "negative":
+    case "inverse":
+    case "percent":
+    case "degrees":
+    case "plusminus":
+      return [x.of];
+    case "power":
+      return [x.base, x.exponent];
+    case "call":
+      return x.args;
+    case "relation":
+      return x.parts;
+    case "matrix":
+      return x.rows.flat();
+    default:
+      return x.items;
+  }
+}
+
+function variablesOf(x: Expression): ReadonlySet<string> {
+  const names = new Set<string>();
+  const stack = [x];
+  for (let e = stack.pop(); e !== undefined; e = stack.pop()) {
+    if (e.kind === "symbol" && !isConstantName(e.name)) names.add(e.name);
+    stack.push(...childrenOf(e));
+  }
+  return names;
+}
+
+const hasPlusMinus = (x: Expression): boolean =>
+  x.kind === "plusminus" || (isScalarNode(x) && childrenOf(x).some(hasPlusMinus));
+
+const isScalarNode = (x: Expression): boolean =>
+  ["sum", "product", "negative", "inverse", "power", "call", "percent", "degrees"].includes(x.kind);
+
+/** The expression with + (side 1) or - (side -1) for every ±, and the opposite for every ∓. */
+function chooseSign(x: Expression, side: 1 | -1): Expression {
+  const of = (e: Expression): Expression => chooseSign(e, side);
+  switch (x.kind) {
+    case "plusminus":
+      return x.sign * side > 0 ? of(x.of) : { kind: "negative", of: of(x.of) };
+    case "sum":
+    case "product":
+      return { kind: x.kind, items: x.items.map(of) };
+    case "negative":
+    case "inverse":
+    case "percent":
+    case "degrees":
+      return { kind: x.kind, of: of(x.of) };
+    case "power":
+      return { kind: "power", base: of(x.base), exponent: of(x.exponent) };
+    case "call":
+      return { kind: "call", name: x.name, args: x.args.map(of) };
+    default:
+      return x;
+  }
+}

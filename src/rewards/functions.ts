@@ -1,0 +1,98 @@
+/**
+ * Reward functions that users write: loading a module by path, calling its default export, checking what it returns.
+ * Runs in a reward process only (child.ts), never beside the trainer.
+ */
+import { pathToFileURL } from "node:url";
+import { errorText } from "../errors.ts";
+import type { Arguments, Failure } from "./protocol.ts";
+
+/**
+ * A reward function: the default export of a TypeScript or JavaScript module.
+ * It gets arrays of equal length, one entry per completion, and returns as many rewards: a finite number, or null for a
+ * completion that it does not score (it then neither gains nor loses, and is left out of its group's baseline).
+ * `prompts`: the text, or the messages, as the data set has them. `completions`: the generated text without special
+ * tokens. `completion_ids`: its tokens. Every other key is a column of the data set.
+ */
+export type RewardFunction = (args: Arguments) => readonly (number | null)[] | Promise<readonly (number | null)[]>;
+
+/** A failure on its way to the supervisor. */
+export class RewardFailure extends Error {
+  override readonly name = "RewardFailure";
+  readonly failure: Failure;
+  constructor(cause: Failure["cause"], message: string) {
+    super(message);
+    this.failure = { cause, message };
+  }
+}
+
+const loaded = new Map<string, RewardFunction>();
+
+/** Imports the module once per process. @throws RewardFailure "load" where it cannot be imported or exports no function */
+export async function loadFunction(path: string): Promise<RewardFunction> {
+  const known = loaded.get(path);
+  if (known !== undefined) return known;
+  let module: { default?: unknown };
+  try {
+    module = await import(pathToFileURL(path).href);
+  } catch (error) {
+    throw new RewardFailure("load", `cannot be loaded: ${describe(error)}`);
+  }
+  if (typeof module.default !== "function") {
+    throw new RewardFailure(
+      "load",
+      "has no function as its default export; write `export default ({ completions }) => …`",
+    );
+  }
+  const found = module.default as RewardFunction;
+  loaded.set(path, found);
+  return found;
+}
+
+/**
+ * One call with all of `args`.
+ * @returns one number or null per completion
+ * @throws RewardFailure "threw" or "result"
+ */
+export async function callFunction(f: RewardFunction, args: Arguments): Promise<readonly (number | null)[]> {
+  let returned: unknown;
+  try {
+    returned = await f(args);
+  } catch (error) {
+    throw new RewardFailure("threw", `threw ${describe(error)}`);
+  }
+  return checkRewards(returned, args.completions.length);
+}
+
+/** @throws RewardFailure "result", which names the first thing that is wrong */
+export function checkRewards(returned: unknown, count: number): readonly (number | null)[] {
+  if (!Array.isArray(returned) && !(returned instanceof Float32Array) && !(returned instanceof Float64Array)) {
+    throw new RewardFailure(
+      "result",
+      `returned ${show(returned)} instead of an array with a number or null per completion`,
+    );
+  }
+  if (returned.length !== count) {
+    throw new RewardFailure(
+      "result",
+      `returned ${returned.length} rewards for ${count} completions; it must return one each`,
+    );
+  }
+  return Array.from(returned, (value: unknown, i) => {
+    if (value === null || (typeof value === "number" && Number.isFinite(value))) return value;
+    throw new RewardFailure(
+      "result",
+      `returned ${show(value)} for completion ${i}; a reward is a finite number, or null`,
+    );
+  });
+}
+
+function describe(error: unknown): string {
+  const name = error instanceof Error && error.name !== "" ? error.name : "an error";
+  return `${name}: ${errorText(error)}`.slice(0, 500);
+}
+
+function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.slice(0, 40));
+  if (typeof value === "object" && value !== null) return `an object (${value.constructor?.name ?? "Object"})`;
+  return typeof value === "function" ? "a function" : String(value);
+}

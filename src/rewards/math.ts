@@ -1,0 +1,20 @@
+/**
+ * The verifier for mathematical answers, as in MATH.
+ *
+ * Strict extraction: the last `\boxed{…}` (boxes joined by "and", "or" or a comma are one answer). Lenient extraction:
+ * that, or `####`; else "the answer is …", the last formula, the last bold text, a closing "= …", the last number.
+ * What is compared, and how, is in compare.ts; the texts are rewritten by normalize.ts first.
+ */
+import { markedAnswer, type Readings, unmarkedAnswer } from "./extract.ts";
+import type { Extraction } from "./gsm8k.ts";
+
+export { equalAnswers as equalMath } from "./compare.ts";
+
+/** The answer in a model's whole text. */
+export function extractMath(response: string, extraction: Extraction): Readings {
+  const marked = markedAnswer(response);
+  if (extraction === "strict") return response.includes("\\boxed") ? marked : [];
+  if (marked.length > 0) return marked;
+  const unmarked = unmarkedAnswer(response);
+  return unmarked === null ? [] : [unmarked];
+}

@@ -1,0 +1,223 @@
+/**
+ * Rewrites a mathematical answer, LaTeX or plain, into the one small notation that expression.ts parses:
+ * single characters for operators (`*`, `/`, `±`, `∪`, `∈`, `∞`, `≤`…), `⦃ ⦄` for set braces, `⏎` between matrix rows,
+ * `°` and `%` as suffixes, no layout commands, no currency, no units, no `\text`.
+ *
+ * Purely textual: it does not know whether the result means anything. Every pattern is linear in the length of the
+ * text, which the caller keeps under `MAX_ANSWER_CHARS`.
+ */
+
+/** Longer answers are only compared literally. */
+export const MAX_ANSWER_CHARS = 2000;
+
+const SYMBOLS: Readonly<Record<string, string>> = {
+  cdot: "*",
+  times: "*",
+  ast: "*",
+  div: "/",
+  pm: "±",
+  mp: "∓",
+  le: "≤",
+  leq: "≤",
+  leqslant: "≤",
+  ge: "≥",
+  geq: "≥",
+  geqslant: "≥",
+  lt: "<",
+  gt: ">",
+  ne: "≠",
+  neq: "≠",
+  in: "∈",
+  cup: "∪",
+  cap: "∩",
+  infty: "∞",
+  pi: "π",
+  emptyset: "∅",
+  varnothing: "∅",
+  lbrace: "⦃",
+  rbrace: "⦄",
+  lbrack: "[",
+  rbrack: "]",
+  lvert: "|",
+  rvert: "|",
+  vert: "|",
+  mid: "|",
+  lfloor: "⌊",
+  rfloor: "⌋",
+  lceil: "⌈",
+  rceil: "⌉",
+  langle: "(",
+  rangle: ")",
+  colon: ":",
+  degree: "°",
+  circ: "°",
+  dfrac: "\\frac",
+  tfrac: "\\frac",
+  cfrac: "\\frac",
+  dbinom: "\\binom",
+  tbinom: "\\binom",
+  approx: "≈",
+  thickapprox: "≈",
+  simeq: "≈",
+  lor: ",",
+  land: ",",
+  vee: ",",
+  wedge: ",",
+  implies: ",",
+  ldots: "…",
+  dots: "…",
+  cdots: "…",
+  epsilon: "\\varepsilon",
+  phi: "\\varphi",
+};
+
+const UNICODE: Readonly<Record<string, string>> = {
+  "−": "-",
+  "–": "-",
+  "﹣": "-",
+  "－": "-",
+  "＋": "+",
+  "×": "*",
+  "·": "*",
+  "∙": "*",
+  "⋅": "*",
+  "∗": "*",
+  "÷": "/",
+  "⁄": "/",
+  "∕": "/",
+  "＝": "=",
+  "，": ",",
+  "：": ":",
+  "（": "(",
+  "）": ")",
+  "％": "%",
+  "⩽": "≤",
+  "⩾": "≥",
+  "≃": "≈",
+  "²": "^2",
+  "³": "^3",
+  "⁴": "^4",
+  "½": "\\frac{1}{2}",
+  "¼": "\\frac{1}{4}",
+  "¾": "\\frac{3}{4}",
+  "⅓": "\\frac{1}{3}",
+  "⅔": "\\frac{2}{3}",
+  "€": " ",
+  "£": " ",
+  "¥": " ",
+  "\u00a0": " ",
+  "\u2009": " ",
+  "\u202f": " ",
+};
+const UNICODE_PATTERN = new RegExp(`[${Object.keys(UNICODE).join("")}]`, "g");
+
+const UNITS = `(?:(?:square|sq\\.?|cubic|cu\\.?)\\s+)?(?:units?|inch(?:es)?|in\\.|foot|feet|ft|yards?|yds?|miles?|mi|
+meters?|metres?|cm|mm|km|nm|centimeters?|kilometers?|millimeters?|kg|mg|grams?|kilograms?|pounds?|lbs?|ounces?|oz|tons?|
+liters?|litres?|ml|mL|gallons?|seconds?|secs?|minutes?|mins?|hours?|hrs?|days?|weeks?|months?|years?|mph|kph|
+dollars?|cents?|bucks|USD|EUR|degrees?|deg|radians?|rad|people|persons?|students?|children|ways?|times|points?|
+apples|coins|eggs|books|pages|boxes|balls|items|pieces|sq|square|cubic)`.replace(/\n/g, "");
+const UNIT_PATTERN = new RegExp(
+  `(?<=[\\d)}\\]%°])\\s*${UNITS}(?:\\s*\\^\\s*\\{?\\d\\}?)?(?:\\s*(?:/|per)\\s*${UNITS})?(?![a-zA-Z])\\.?`,
+  "g",
+);
+
+/** Index of the brace that closes the one at `open`, or -1. */
+export function closingBrace(text: string, open: number): number {
+  let depth = 0;
+  for (let i = open; i < text.length; i++) {
+    const c = text.charCodeAt(i);
+    if (c === 92) i++;
+    else if (c === 123) depth++;
+    else if (c === 125 && --depth === 0) return i;
+  }
+  return -1;
+}
+
+/** Replaces each `\name{…}` of the given names by `replace(content, end)`; `end` is the index after it. */
+function replaceGroups(text: string, pattern: RegExp, replace: (content: string) => string): string {
+  let out = "";
+  let from = 0;
+  for (const match of text.matchAll(pattern)) {
+    if (match.index < from) continue;
+    const open = match.index + match[0].length - 1;
+    const close = closingBrace(text, open);
+    if (close < 0) break;
+    out += text.slice(from, match.index) + replace(text.slice(open + 1, close));
+    from = close + 1;
+  }
+  return out + text.slice(from);
+}
+
+const TEXT_GROUP = /\\(?:text|textbf|textit|textrm|textnormal|texttt|mbox|hbox|textsf)\s*\{/g;
+const FONT_GROUP =
+  /\\(?:mathrm|mathbf|mathit|mathsf|mathbb|boldsymbol|bm|vec|operatorname|boxed|fbox|rm|mathcal)\s*\{/g;
+
+/** `\text{…}`: connectives become commas, a single letter stays, units beside a value go, a text that is all there is stays. */
+function resolveText(text: string): string {
+  if (!text.includes("\\")) return text;
+  const around = replaceGroups(text, TEXT_GROUP, () => "").replace(/[\s.,;:()$\\{}!]+/g, "");
+  const resolved = replaceGroups(text, TEXT_GROUP, (content) => {
+    if (/(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])/i.test(content)) return around === "" ? content : " , ";
+    const word = content.trim();
+    if (around === "" || /^\(?[A-Za-z]\)?$|^[\d.,\s%$-]+$/.test(word)) return ` ${word} `;
+    return /percent/i.test(word) ? "%" : "\u0000";
+  });
+  // A dropped unit takes its exponent with it: 45 \text{ units}^2.
+  return resolved.replace(/\0\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?/g, " ");
+}
+
+/** `\\frac` for `\frac`: text that was escaped once too often, which matrices (`\\` between rows) must not be taken for. */
+function unescapeTwice(text: string): string {
+  const twice =
+    /\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|boxed|begin|end|pi|infty|cdot|times|cup|in|le|ge|leq|geq)\b)/;
+  if (!twice.test(text) || (/(?<!\\)\\begin/.test(text) && !/\\\\begin/.test(text))) return text;
+  return text.replace(/\\\\/g, "\\");
+}
+
+/** The answer in the notation above, trimmed; total, and the identity on what it does not know. */
+export function normalizeMath(text: string): string {
+  let s = text.replace(UNICODE_PATTERN, (c) => UNICODE[c] ?? c);
+  s = unescapeTwice(s);
+  s = s.replace(/\\\\\s*\[[^\]]*\]/g, "\\\\").replace(/\\\\/g, "⏎");
+  s = s.replace(/\\q?quad/g, " ");
+  s = s.replace(/(\d)\{,\}(?=\d)/g, "$1").replace(/(\d)(?:,\s*\\!|\\!\s*,|\\,)\s*(?=\d{3}(?!\d))/g, "$1");
+  s = s.replace(
+    /\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|bigg|Bigg|displaystyle|textstyle|limits)(?![a-zA-Z])\.?/g,
+    "",
+  );
+  s = s
+    .replace(/\\phantom\s*\{[^{}]*\}/g, "")
+    .replace(/\\[,;: ]|~/g, " ")
+    .replace(/\\!/g, "");
+  s = s
+    .replace(/\\\{/g, "⦃")
+    .replace(/\\\}/g, "⦄")
+    .replace(/\\%/g, "%")
+    .replace(/\\?\$/g, " ")
+    .replace(/\\[()[\]]/g, " ");
+  s = s.replace(/\\&/g, " ").replace(/\\\|/g, "|");
+  s = resolveText(s);
+  s = replaceGroups(s, FONT_GROUP, (content) => (/^[a-z]{2,}$/.test(content) ? `\\${content} ` : `{${content}}`));
+  s = s.replace(/\\([a-zA-Z]+)/g, (whole, name: string) => {
+    const symbol = SYMBOLS[name];
+    if (symbol === undefined) return whole;
+    return symbol.startsWith("\\") ? symbol : ` ${symbol} `;
+  });
+  s = s.replace(/\^\s*(?:\{\s*°\s*\}|°)/g, "°").replace(/°\s*(?:[CF](?![a-zA-Z]))/g, "°");
+  s = s.replace(/\s*(?:percent(?:age)?|per cent)(?![a-zA-Z])/gi, "%");
+  s = s.replace(/<=|=</g, "≤").replace(/>=|=>/g, "≥").replace(/!=/g, "≠").replace(/==+/g, "=").replace(/\*\*/g, "^");
+  s = s.replace(/(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z])|(?<=[\d)\]}⦄])(?:and|or)(?![a-z])/gi, " , ");
+  s = s.replace(UNIT_PATTERN, "");
+  s = s.replace(/^\s*≈/, "").replace(/≈.*$/s, "");
+  s = s.replace(/\s+/g, " ").replace(/(?:\s*,)+(?=\s*,)/g, "");
+  return trimPunctuation(s);
+}
+
+/** Without spaces and sentence punctuation around, and without a stray backslash at the end. */
+export function trimPunctuation(text: string): string {
+  let from = 0;
+  let to = text.length;
+  while (from < to && " \n\t,;:".includes(text[from]!)) from++;
+  while (to > from && " \n\t.,;:\\?".includes(text[to - 1]!)) to--;
+  return text.slice(from, to);
+}

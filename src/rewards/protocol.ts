@@ -1,0 +1,82 @@
+/**
+ * What the three parts of the pool say to each other: the main thread (pool.ts) to its supervisor worker
+ * (supervisor.ts), and the supervisor to the reward processes (child.ts). Plain data that structured clone can carry.
+ */
+import type { Extraction, Verdict, Verifier } from "./verify.ts";
+
+/** One answer to judge, in each of the task's extractions. */
+export interface Item {
+  readonly gold: string;
+  readonly response?: string;
+  readonly pred?: string;
+  readonly verifier?: Verifier;
+}
+
+/** What a reward function gets: one value per completion in each array. Lists of the data set's columns come along. */
+export interface Arguments {
+  readonly prompts: readonly unknown[];
+  readonly completions: readonly string[];
+  readonly completion_ids: readonly (readonly number[])[];
+  readonly [column: string]: readonly unknown[];
+}
+
+export type Work =
+  | { readonly kind: "verify"; readonly items: readonly Item[]; readonly extractions: readonly Extraction[] }
+  | { readonly kind: "call"; readonly path: string; readonly args: Arguments }
+  | { readonly kind: "load"; readonly path: string };
+
+/** From a process, in this order: ready once; then per work any number of verdicts, `loaded`, and one ending. */
+export type Progress =
+  | { readonly kind: "ready" }
+  /** The verdicts on item `index`, one per extraction: sent as soon as they are known, so that a hang has one culprit. */
+  | { readonly kind: "verdicts"; readonly index: number; readonly verdicts: readonly Verdict[] }
+  | { readonly kind: "loaded" }
+  | { readonly kind: "done"; readonly rewards?: readonly (number | null)[] }
+  | { readonly kind: "failed"; readonly failure: Failure };
+
+/**
+ * Why a work did not end well.
+ * `load`: the module is not a reward function; `result`: it returned something else than rewards (both end the run).
+ * The others cost the completions concerned their reward: `threw`, `timeout`, `memory`, `exit` (the process ended).
+ * `start`: no process could be started at all.
+ */
+export interface Failure {
+  readonly cause: "load" | "result" | "threw" | "timeout" | "memory" | "exit" | "start";
+  /** One line, without the function's name. */
+  readonly message: string;
+}
+
+/** Whether the failure ends the run rather than costing a reward. */
+export const isFatal = (failure: Failure): boolean => ["load", "result", "start"].includes(failure.cause);
+
+export interface SupervisorSettings {
+  /** Longest time for one answer, or for one call of a reward function, in milliseconds. */
+  readonly timeoutMs: number;
+  /** What a process may use beyond what it has when it starts, in MiB. */
+  readonly memoryLimitMiB: number;
+  /** Most processes at a time. */
+  readonly size: number;
+  /** Command that starts a process. */
+  readonly command: readonly string[];
+}
+
+export type ToSupervisor =
+  | { readonly kind: "start"; readonly settings: SupervisorSettings }
+  | { readonly kind: "work"; readonly id: number; readonly work: Work }
+  | { readonly kind: "close" };
+
+export type FromSupervisor =
+  | {
+      readonly kind: "verdicts";
+      readonly id: number;
+      /** Per item: one verdict per extraction, or the failure that it ended in. */
+      readonly results: readonly (readonly Verdict[] | Failure)[];
+    }
+  | {
+      readonly kind: "rewards";
+      readonly id: number;
+      /** Null where the function said so, and where `failures` has an entry. */
+      readonly rewards: readonly (number | null)[];
+      readonly failures: readonly { readonly index: number; readonly failure: Failure }[];
+    }
+  | { readonly kind: "failed"; readonly id: number; readonly failure: Failure };

@@ -1,0 +1,59 @@
+/**
+ * The rule-based reward: is the answer in this text the gold answer? One pure function over the two verifiers
+ * (gsm8k.ts, math.ts). Deadlines are the pool's business (pool.ts); this function bounds its own work, so that in
+ * practice none is missed.
+ */
+import { type Readings, reduceAnswer } from "./extract.ts";
+import { type Extraction, equalNumbers, extractNumber, isNumber } from "./gsm8k.ts";
+import { equalMath, extractMath } from "./math.ts";
+
+export type Verifier = "gsm8k" | "math";
+export type { Extraction } from "./gsm8k.ts";
+
+/** `unparsed`: no answer was found in the text, which says something else about a model than a wrong one. */
+export type Reason = "equal" | "different" | "unparsed" | "timeout";
+
+export interface Question {
+  /** The right answer; a solution that ends in `#### …` or holds `\boxed{…}` is reduced to it. */
+  readonly gold: string;
+  /** A model's whole text … */
+  readonly response?: string;
+  /** … or, instead, an answer already extracted. */
+  readonly pred?: string;
+  /** Absent: gsm8k where the gold is a number, else math. */
+  readonly verifier?: Verifier;
+  readonly extraction: Extraction;
+}
+
+export interface Verdict {
+  readonly reward: 0 | 1;
+  /** The answer as found, at most `MAX_SHOWN` characters of it; null where there is none. */
+  readonly answer: string | null;
+  readonly reason: Reason;
+}
+
+const MAX_SHOWN = 1000;
+const shown = (answer: string): string => (answer.length > MAX_SHOWN ? `${answer.slice(0, MAX_SHOWN)}…` : answer);
+
+/** Total: never throws, and takes time linear in the texts' lengths. */
+export function verify(question: Question): Verdict {
+  const golds = reduceAnswer(question.gold);
+  const verifier = question.verifier ?? (golds.every(isNumber) ? "gsm8k" : "math");
+  const readings = find(question, verifier);
+  const equal = verifier === "gsm8k" ? equalNumbers : equalMath;
+  for (const gold of golds) {
+    // A gold without content (MATH has two) is answered by an empty box alone.
+    const found = readings.find((answer) => equal(gold, answer) || (gold === "" && answer === ""));
+    if (found !== undefined) return { reward: 1, answer: shown(found), reason: "equal" };
+  }
+  const answer = readings[0];
+  if (answer === undefined || answer.trim() === "" || (verifier === "gsm8k" && !/\d/.test(answer))) {
+    return { reward: 0, answer: null, reason: "unparsed" };
+  }
+  return { reward: 0, answer: shown(answer), reason: "different" };
+}
+
+function find({ response, pred, extraction }: Question, verifier: Verifier): Readings {
+  if (response === undefined) return pred === undefined ? [] : reduceAnswer(pred);
+  return verifier === "gsm8k" ? extractNumber(response, extraction) : extractMath(response, extraction);
+}

@@ -1,0 +1,31 @@
+/** Which pages of the key-value cache are free. A page is a block of 64 tokens in every layer. */
+import { PAGE_TOKENS } from "../device/device.ts";
+
+/** Pages that hold `tokens` tokens. */
+export function pagesFor(tokens: number): number {
+  return Math.ceil(tokens / PAGE_TOKENS);
+}
+
+export interface PagePool {
+  readonly free: number;
+  /** Takes `count` pages, or null when there are not that many. */
+  take(count: number): Int32Array | null;
+  give(pages: Int32Array): void;
+}
+
+export function createPagePool(total: number): PagePool {
+  // A stack: the page given back last is still in the caches.
+  const stack = Array.from({ length: total }, (_, i) => total - 1 - i);
+  return {
+    get free() {
+      return stack.length;
+    },
+    take(count) {
+      if (count > stack.length) return null;
+      return Int32Array.from({ length: count }, () => stack.pop()!);
+    },
+    give(pages) {
+      for (let i = pages.length - 1; i >= 0; i--) stack.push(pages[i]!);
+    },
+  };
+}

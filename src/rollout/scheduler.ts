@@ -1,0 +1,106 @@
+/**
+ * Continuous batching: which samples run now. Samples are admitted in order (prompt by prompt) as soon as a slot and
+ * pages are free; a sample holds pages for its longest possible completion from the start, so nothing that runs ever
+ * has to wait, and what waits always gets its turn. Leaves out all computing (engine.ts).
+ */
+import { createPagePool, pagesFor } from "./pages.ts";
+import type { RolloutLimits, RolloutSizes } from "./buffers.ts";
+import type { ResidentPrompt, RolloutRequest, Sequence } from "./sequence.ts";
+
+export interface Admission {
+  /** Prompts that must be computed first. */
+  readonly prefill: readonly ResidentPrompt[];
+  /** New sequences; each needs its first token from its prompt's last row. */
+  readonly sequences: readonly Sequence[];
+}
+
+export interface Scheduler {
+  /** Sequences that run, in order of their slots' admission. */
+  readonly running: readonly Sequence[];
+  readonly waiting: number;
+  /** Takes in what fits now; prompts of at most `prefillTokens` together. */
+  admit(): Admission;
+  /** Gives a finished sequence's slot and pages back. */
+  finish(sequence: Sequence): void;
+}
+
+export function createScheduler(
+  requests: readonly RolloutRequest[],
+  limits: RolloutLimits,
+  sizes: RolloutSizes,
+): Scheduler {
+  const pool = createPagePool(sizes.pages);
+  const freeSlots = Array.from({ length: limits.maxSequences }, (_, i) => limits.maxSequences - 1 - i);
+  const freePromptSlots = Array.from({ length: sizes.promptSlots }, (_, i) => sizes.promptSlots - 1 - i);
+  const completionPages = pagesFor(limits.maxCompletion);
+  let running: Sequence[] = [];
+  let request = 0; // the next sample to admit
+  let sample = 0;
+  let resident: ResidentPrompt | null = null; // of `request`, once it is in the cache
+  let waiting = requests.reduce((sum, r) => sum + r.samples, 0);
+
+  /** Puts a prompt into the cache, or null while there is no room for it and one completion. */
+  const place = (index: number): ResidentPrompt | null => {
+    const { promptIds, samples } = requests[index]!;
+    const needed = pagesFor(promptIds.length);
+    if (freePromptSlots.length === 0 || pool.free < needed + completionPages) return null;
+    const pages = pool.take(needed)!;
+    return { request: index, slot: freePromptSlots.pop()!, pages, length: promptIds.length, open: samples };
+  };
+
+  return {
+    get running() {
+      return running;
+    },
+    get waiting() {
+      return waiting;
+    },
+    admit() {
+      const prefill: ResidentPrompt[] = [];
+      const sequences: Sequence[] = [];
+      let prefillTokens = 0;
+      while (request < requests.length && freeSlots.length > 0) {
+        const { promptIds, samples } = requests[request]!;
+        if (samples === 0) {
+          request++;
+          continue;
+        }
+        if (!resident) {
+          if (prefillTokens + promptIds.length > sizes.prefillTokens) break;
+          resident = place(request);
+          if (!resident) break;
+          prefill.push(resident);
+          prefillTokens += promptIds.length;
+        }
+        const pages = pool.take(completionPages);
+        if (!pages) break;
+        sequences.push({
+          prompt: resident,
+          sample,
+          slot: freeSlots.pop()!,
+          pages,
+          ids: [],
+          logprobs: [],
+          samplingLogprobs: [],
+        });
+        waiting--;
+        if (++sample === samples) {
+          sample = 0;
+          request++;
+          resident = null;
+        }
+      }
+      running = [...running, ...sequences];
+      return { prefill, sequences };
+    },
+    finish(sequence) {
+      running = running.filter((s) => s !== sequence);
+      freeSlots.push(sequence.slot);
+      pool.give(sequence.pages);
+      const { prompt } = sequence;
+      if (--prompt.open > 0) return;
+      freePromptSlots.push(prompt.slot);
+      pool.give(prompt.pages);
+    },
+  };
+}
