@@ -3,12 +3,15 @@
  * or three steps, the result after `####` as in GSM8K. Writing them to files is make.ts's part.
  */
 import { integerIn, oneOf, type Uint32Source, xoshiro128 } from "./random.ts";
-import { names, type Template, templates, things } from "./templates.ts";
+import { names, templates, things } from "./templates.ts";
 
 export interface Problem {
   readonly question: string;
   /** A line per step, such as `7+5=12`, then `#### ` and the result. */
   readonly answer: string;
+  readonly result: number;
+  /** Place of the story in `templates`. */
+  readonly story: number;
 }
 
 export interface ProblemOptions {
@@ -19,13 +22,14 @@ export interface ProblemOptions {
   readonly exclude?: ReadonlySet<string>;
 }
 
-/** No operand and no result is larger: two digits. */
-export const largestNumber = 99;
+/** No operand and no result is larger. */
+export const largestNumber = 60;
 
 const drawsPerProblem = 1000;
 
 /**
- * `count` problems, no two with the same question; the same ones for the same options.
+ * `count` problems, each story as likely as the others, no two with the same question; the same ones for the same
+ * options.
  * @throws RangeError where so many different ones are not found
  */
 export function generateProblems({ count, seed, exclude = new Set() }: ProblemOptions): Problem[] {
@@ -33,26 +37,31 @@ export function generateProblems({ count, seed, exclude = new Set() }: ProblemOp
   const problems = new Map<string, Problem>();
   for (let draws = 0; problems.size < count; draws++) {
     if (draws === count * drawsPerProblem) throw new RangeError(`no ${count} different problems in ${draws} draws`);
-    const problem = drawProblem(next, oneOf(next, templates));
-    if (problem !== null && !exclude.has(problem.question)) problems.set(problem.question, problem);
+    const problem = drawProblem(next, integerIn(next, 0, templates.length - 1));
+    if (!exclude.has(problem.question)) problems.set(problem.question, problem);
   }
   return [...problems.values()];
 }
 
-/** One problem of `template`, or null where the numbers drawn lead to a result that is not whole or out of range. */
-export function drawProblem(next: Uint32Source, template: Template): Problem | null {
+/** One problem of the story at place `story` of the templates. */
+export function drawProblem(next: Uint32Source, story: number): Problem {
+  const { text, numbers, steps } = templates[story]!;
   const name = oneOf(next, names);
-  const other = oneOf(next, names);
-  const values = new Map<string, number>();
-  for (const [place, [low, high]] of Object.entries(template.numbers)) values.set(place, integerIn(next, low, high));
+  let other = name;
+  while (other === name) other = oneOf(next, names);
   const fill: Record<string, string> = { N: name, M: other, o: oneOf(next, things) };
-  if (name === other) return null;
-  const question = template.text.replace(/\{(\w)\}/g, (_, place: string) => fill[place] ?? String(values.get(place)));
-  const answer = workOut(template.steps, values);
-  return answer === null ? null : { question, answer };
+  for (let draws = 0; draws < drawsPerProblem; draws++) {
+    const values = new Map<string, number>();
+    for (const [place, [low, high]] of Object.entries(numbers)) values.set(place, integerIn(next, low, high));
+    const worked = workOut(steps, values);
+    if (worked === null) continue;
+    const question = text.replace(/\{(\w)\}/g, (_, place: string) => fill[place] ?? String(values.get(place)));
+    return { ...worked, question, story };
+  }
+  throw new RangeError(`no numbers found for story ${story}: "${text}"`);
 }
 
-function workOut(steps: readonly string[], values: Map<string, number>): string | null {
+function workOut(steps: readonly string[], values: Map<string, number>): Pick<Problem, "answer" | "result"> | null {
   const lines: string[] = [];
   let result = 0;
   for (const [index, step] of steps.entries()) {
@@ -64,7 +73,7 @@ function workOut(steps: readonly string[], values: Map<string, number>): string 
     values.set(String(index + 1), result);
     lines.push(`${x}${operator}${y}=${result}`);
   }
-  return `${lines.join("\n")}\n#### ${result}`;
+  return { answer: `${lines.join("\n")}\n#### ${result}`, result };
 }
 
 function apply(x: number, operator: string, y: number): number {

@@ -26,9 +26,9 @@ export const things = [
   "pears", "pencils", "pens", "plums", "rings", "shells", "stamps", "stickers", "stones", "toys",
 ] as const;
 
-const few: Range = [2, 9];
-const some: Range = [3, 19];
-const many: Range = [11, 60];
+const few: Range = [2, 6];
+const some: Range = [2, 9];
+const many: Range = [10, 40];
 
 export const templates: readonly Template[] = [
   {
@@ -102,12 +102,12 @@ export const templates: readonly Template[] = [
     steps: ["b * c", "a - 1"],
   },
   {
-    text: "There are {a} people on a bus. Then {b} get off and {c} get on. How many people are on the bus now?",
+    text: "{N} sees {a} people on a bus. Then {b} get off and {c} get on. How many people are on the bus now?",
     numbers: { a: many, b: some, c: some },
     steps: ["a - b", "1 + c"],
   },
   {
-    text: "There are {a} birds in a tree. Then {b} come and {c} fly away. How many birds are in the tree now?",
+    text: "{N} sees {a} birds in a tree. Then {b} come and {c} fly away. How many birds are in the tree now?",
     numbers: { a: many, b: some, c: some },
     steps: ["a + b", "1 - c"],
   },
@@ -118,7 +118,7 @@ export const templates: readonly Template[] = [
   },
   {
     text: "{N} and {M} put {a} {o} equally into {b} boxes. Then {N} puts {c} more into each box. How many {o} are in one box?",
-    numbers: { a: [6, 81], b: few, c: few },
+    numbers: { a: many, b: few, c: few },
     steps: ["a / b", "1 + c"],
   },
   {
@@ -133,7 +133,7 @@ export const templates: readonly Template[] = [
   },
   {
     text: "{N} buys {a} {o} for {b} dollars each and a bag for {c} dollars. {N} pays with {d} dollars. How many dollars are left?",
-    numbers: { a: few, b: few, c: few, d: [20, 90] },
+    numbers: { a: few, b: few, c: few, d: many },
     steps: ["a * b", "1 + c", "d - 2"],
   },
   {
@@ -147,7 +147,7 @@ export const templates: readonly Template[] = [
     steps: ["a + b", "1 * c", "2 - d"],
   },
   {
-    text: "A farm has {a} cows and {b} hens. It buys {c} cows and sells {d} hens. How many animals does the farm have now?",
+    text: "{N} has a farm with {a} cows and {b} hens. {N} buys {c} cows and sells {d} hens. How many animals does the farm have now?",
     numbers: { a: some, b: some, c: few, d: few },
     steps: ["a + b", "1 + c", "2 - d"],
   },

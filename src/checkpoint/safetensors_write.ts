@@ -112,9 +112,9 @@ function splitIntoShards(entries: readonly TensorSource[], maxShardBytes: number
 function encodeHeader(entries: readonly TensorSource[], metadata: Readonly<Record<string, string>>): Uint8Array {
   const json = new Map<string, unknown>([["__metadata__", metadata]]);
   let offset = 0;
-  for (const { name, dtype, shape, ...entry } of entries) {
+  for (const { name, dtype, shape } of entries) {
     if (json.has(name)) throw new Error(`tensor ${name} is given twice`);
-    const end = offset + tensorBytes({ name, dtype, shape, ...entry });
+    const end = offset + tensorBytes({ dtype, shape });
     json.set(name, { dtype, shape, data_offsets: [offset, end] });
     offset = end;
   }

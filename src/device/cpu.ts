@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { buildKernels, type CpuLibrary, openCpuLibrary } from "../../ffi/bindings/cpu.ts";
 import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
-import { InputError } from "../errors.ts";
+import { InputError, RunError } from "../errors.ts";
 import { bytesPerElement, type DType } from "../tensor/dtype.ts";
 import { byteLength, elementCount, rowElements, type Tensor } from "../tensor/tensor.ts";
 import {
@@ -90,6 +90,15 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
   library.selectPath(path);
   const threads = library.setThreads(options.threads ?? usableThreads(library));
   const recorded = new Map<string, () => void>();
+  const allocate = (bytes: number, what: string) => {
+    try {
+      return mapAnonymous(Math.max(bytes, 1));
+    } catch {
+      throw new RunError(
+        `${what}: the system refused ${(bytes / 2 ** 20).toFixed(0)} MiB; lower micro_batch_tokens, max_completion_length or max_concurrent_sequences (grpo plan shows what each takes)`,
+      );
+    }
+  };
   const device: CpuDevice = {
     kind: "cpu",
     library,
@@ -98,15 +107,8 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     description: `CPU ${cpus()[0]?.model.trim() ?? process.arch}, ${path}, ${threads} thread${threads === 1 ? "" : "s"}`,
     numericsKey: `cpu ${process.arch} ${path}`,
     ops: cpuOps(library),
-    allocate(bytes, what) {
-      try {
-        return mapAnonymous(Math.max(bytes, 1));
-      } catch {
-        throw new InputError(
-          `${what}: the system refused ${(bytes / 2 ** 20).toFixed(0)} MiB; lower micro_batch_tokens, max_completion_length or max_concurrent_sequences (grpo plan shows what each takes)`,
-        );
-      }
-    },
+    allocate,
+    allocateHost: allocate,
     upload(target, data) {
       const bytes = byteLength(target);
       if (data.byteLength > bytes) throw new RangeError(`${target.name}: ${data.byteLength} bytes into ${bytes}`);

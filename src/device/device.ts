@@ -225,6 +225,8 @@ export interface Device {
 
   /** @throws RunError when the memory is not there; says how much was asked for. */
   allocate(byteLength: number, what: string): DeviceMemory;
+  /** Memory that both the host and the device's copies can use: the address is the host's. */
+  allocateHost(byteLength: number, what: string): DeviceMemory;
   /** Copies host data to a tensor (packed, at most its size). */
   upload(target: Tensor, data: NumberArray): void;
   /** Copies a packed tensor to a new array of its own element type (bfloat16 as Uint16Array). */

@@ -5,7 +5,7 @@
 import type { ModelConfig } from "../config/model.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
-import { type ComputeDType, type DType, bytesPerElement } from "../tensor/dtype.ts";
+import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
 import type { PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { parameterSpecs } from "./parameters.ts";
@@ -134,4 +134,45 @@ export function loadWeights(device: Device, weights: ModelWeights, source: Param
 export function rowsPerChunk(weight: Weight, dtype: DType, bytes: number): number {
   const rowBytes = (weight.shape[1] ?? 1) * bytesPerElement(dtype);
   return Math.max(16, Math.floor(bytes / rowBytes / 16) * 16);
+}
+
+/** A tensor on its way into a checkpoint: row-major, in pieces. A piece is valid until the next is asked for. */
+export interface SavedTensor {
+  readonly name: string;
+  readonly dtype: "F32" | "BF16";
+  readonly shape: readonly number[];
+  chunks(): Iterable<{ readonly address: number; readonly byteLength: number }>;
+}
+
+/** Bytes of host memory that pieces pass through. */
+const STAGING_BYTES = 8 * 2 ** 20;
+
+/**
+ * Parameters, or buffers in their layout, as tensors to be saved: `layout` gives each its shape, `address` where it
+ * lies (the parameter itself, its master, a moment). One piece of host memory serves them all; `free` gives it back.
+ */
+export function savedTensors(
+  device: Device,
+  entries: readonly { readonly name: string; readonly weight: Weight }[],
+  dtype: ComputeDType,
+): { readonly tensors: SavedTensor[]; free(): void } {
+  const rowBytes = Math.max(...entries.map(({ weight }) => 16 * (weight.shape[1] ?? 1) * bytesPerElement(dtype)));
+  const staging = device.allocateHost(Math.max(STAGING_BYTES, rowBytes), "staging for a checkpoint");
+  const tensors = entries.map(
+    ({ name, weight }): SavedTensor => ({
+      name,
+      dtype: dtype === "float32" ? "F32" : "BF16",
+      shape: weight.shape,
+      *chunks() {
+        const total = weight.shape[0] ?? 0;
+        const step = rowsPerChunk(weight, dtype, staging.byteLength);
+        for (let from = 0; from < total; from += step) {
+          const count = Math.min(step, total - from);
+          device.saveParameter(staging.address, dtype, weight, from, count);
+          yield { address: staging.address, byteLength: count * (weight.shape[1] ?? 1) * bytesPerElement(dtype) };
+        }
+      },
+    }),
+  );
+  return { tensors, free: () => staging.free() };
 }

@@ -12,6 +12,10 @@ import { verify } from "./verify.ts";
 
 const send = (progress: Progress): void => void process.send?.(progress);
 
+// What a reward function starts is none of ours.
+delete process.env.BUN_GRPO_CHILD;
+delete process.env.BUN_FEATURE_FLAG_NO_ORPHANS;
+
 // Ctrl-C goes to the whole terminal group; the trainer decides when these processes end.
 process.on("SIGINT", () => {});
 process.on("disconnect", () => process.exit(0));

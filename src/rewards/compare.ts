@@ -119,17 +119,17 @@ function equal(a: Expression, b: Expression): boolean {
   if (left.length === 1 && right.length === 1) return equalOne(left[0]!, right[0]!);
   if (left.length > MAX_ITEMS || right.length > MAX_ITEMS) return false;
   if (left.length === 0 || right.length === 0) return left.length === right.length;
-  // A list of numbers in brackets of its own is the same list.
-  const [gold, pred] = [listOfTuple(left), listOfTuple(right)];
-  return (
-    (gold.every((x) => pred.some((y) => equalOne(x, y))) && pred.every((y) => gold.some((x) => equalOne(x, y)))) ===
-    true
-  );
+  // A gold tuple has an order, which an answer that forgot the brackets must keep.
+  const tuple = roundTuple(left);
+  if (tuple !== null) return equalItems(tuple, right);
+  const given = roundTuple(right) ?? right;
+  return left.every((x) => given.some((y) => equalOne(x, y))) && given.every((y) => left.some((x) => equalOne(x, y)));
 }
 
-function listOfTuple(items: readonly Expression[]): readonly Expression[] {
+/** The items of a list that is nothing but one tuple in round brackets. */
+function roundTuple(items: readonly Expression[]): readonly Expression[] | null {
   const only = items.length === 1 ? items[0] : undefined;
-  return only?.kind === "tuple" && only.open === "(" && only.close === ")" ? only.items : items;
+  return only?.kind === "tuple" && only.open === "(" && only.close === ")" ? only.items : null;
 }
 
 function equalOne(a: Expression, b: Expression): boolean {
@@ -137,6 +137,9 @@ function equalOne(a: Expression, b: Expression): boolean {
   const right = unwrap(b);
   if (!namesAgree(left.name, right.name)) return false;
   const [x, y] = [left.value, right.value];
+  // y = 2x + 3 is also an equation.
+  if (isEquation(y) && left.name !== null && a.kind === "relation") return equalRelations(a, y);
+  if (isEquation(x) && right.name !== null && b.kind === "relation") return equalRelations(x, b);
   if (hasElements(x) || hasElements(y)) {
     // Inside groups ("p=5, q=2; p=7, q=2") a list stands for a tuple.
     if (x.kind === "list" && y.kind === "tuple") return equalItems(x.items, y.items);
@@ -146,15 +149,17 @@ function equalOne(a: Expression, b: Expression): boolean {
   }
   if (x.kind === "matrix" || y.kind === "matrix") return equalMatrices(x, y);
   if (x.kind === "tuple" && y.kind === "tuple") return equalTuples(x, y);
-  const intervals = [intervalOf(x), intervalOf(y)];
-  if (intervals[0] !== null && intervals[0] !== undefined && intervals[1])
-    return equalIntervals(intervals[0], intervals[1]);
+  const interval = intervalOf(x);
+  const given = interval && intervalOf(y);
+  if (interval !== null && given !== null) return equalIntervals(interval, given);
   if (x.kind === "relation" || y.kind === "relation") {
     return x.kind === "relation" && y.kind === "relation" && equalRelations(x, y);
   }
   if (x.kind === "ratio" && y.kind === "ratio") return equalItems(x.items, y.items);
   return equalScalars(x, y);
 }
+
+const isEquation = (x: Expression): x is Relation => x.kind === "relation" && x.operators[0] === "=";
 
 const hasElements = (x: Expression): boolean =>
   x.kind === "list" || x.kind === "set" || x.kind === "union" || x.kind === "groups" || hasPlusMinus(x);
@@ -287,9 +292,15 @@ function halfLine(left: Expression, op: string, right: Expression): Interval | n
     : { low: root, high: Infinity, lowClosed: closed, highClosed: false };
 }
 
+/** 1 for ∞, -1 for -∞, 0 for everything else. */
+function infinityOf(x: Expression): -1 | 0 | 1 {
+  if (x.kind === "infinity") return 1;
+  return x.kind === "negative" && x.of.kind === "infinity" ? -1 : 0;
+}
+
 function boundOf(x: Expression): number | null {
-  if (x.kind === "infinity") return Infinity;
-  if (x.kind === "negative" && x.of.kind === "infinity") return -Infinity;
+  const sign = infinityOf(x);
+  if (sign !== 0) return sign * Infinity;
   if (variablesOf(x).size > 0) return null;
   const value = evaluate(x, () => null);
   if (value === null) return null;
@@ -300,13 +311,16 @@ function boundOf(x: Expression): number | null {
 const equalIntervals = (a: Interval, b: Interval): boolean =>
   near(a.low, b.low) && near(a.high, b.high) && a.lowClosed === b.lowClosed && a.highClosed === b.highClosed;
 
-const near = (a: number, b: number): boolean =>
-  a === b || Math.abs(a - b) <= Math.max(ABSOLUTE, RELATIVE * Math.max(Math.abs(a), Math.abs(b)));
+function near(a: number, b: number): boolean {
+  if (a === b || !Number.isFinite(a) || !Number.isFinite(b)) return a === b;
+  return Math.abs(a - b) <= Math.max(ABSOLUTE, RELATIVE * Math.max(Math.abs(a), Math.abs(b)));
+}
 
 // Numbers and expressions
 
 function equalScalars(a: Expression, b: Expression): boolean {
-  if (a.kind === "infinity" || b.kind === "infinity") return a.kind === b.kind;
+  const [x, y] = [infinityOf(a), infinityOf(b)];
+  if (x !== 0 || y !== 0) return x === y;
   if (a.kind === "percent" && b.kind === "percent") return equalScalars(a.of, b.of);
   // 28% may be written 28 (the question asked for a percentage) or 0.28.
   if (a.kind === "percent") return equalScalars(a.of, b) || equalValues(a, b);

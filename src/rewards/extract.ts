@@ -29,21 +29,31 @@ function joins(between: string): boolean {
  */
 export type Readings = readonly string[];
 
+/** The answer in the last `\boxed`. */
+export function boxedAnswer(text: string): Readings {
+  const s = text.slice(-MARKED_TAIL);
+  return joinedBoxes(s, lastBox(s, s.length));
+}
+
 /** The answer marked last, by `\boxed` or `####`. */
 export function markedAnswer(text: string): Readings {
   const s = text.slice(-MARKED_TAIL);
   const box = lastBox(s, s.length);
   const hashes = s.lastIndexOf("####");
-  if (hashes >= 0 && hashes > (box?.start ?? -1)) return [afterHashes(s)?.trim() ?? ""];
-  if (box === null) return [];
-  const answers = [box.content];
-  for (let head = box.start; answers.length < 32; ) {
+  return hashes >= 0 && hashes > (box?.start ?? -1) ? [afterHashes(s)?.trim() ?? ""] : joinedBoxes(s, box);
+}
+
+/** The last box with the boxes directly before it, and alone. */
+function joinedBoxes(s: string, last: Box | null): Readings {
+  if (last === null) return [];
+  const answers = [last.content];
+  for (let head = last.start; answers.length < 32; ) {
     const previous = lastBox(s, head);
     if (previous === null || !joins(s.slice(previous.end, head))) break;
     answers.unshift(previous.content);
     head = previous.start;
   }
-  return answers.length === 1 ? answers : [answers.join(", "), box.content];
+  return answers.length === 1 ? answers : [answers.join(", "), last.content];
 }
 
 interface Box {
@@ -67,9 +77,18 @@ function lastBox(s: string, before: number): Box | null {
   return null;
 }
 
+const CHAT_MARKER = /(?:<\|\w{1,30}\|>\w{0,20}|<\/s>)$/;
+
 /** The end of a text, without the chat markers that a model may leave there. */
-const endOf = (text: string): string =>
-  text.slice(-TAIL).replace(/(?:\s*<\|\w{1,30}\|>\w{0,20}|\s*<\/s>){1,8}\s*$/, "");
+function endOf(text: string): string {
+  let end = text.slice(-TAIL).trimEnd();
+  for (let i = 0; i < 8; i++) {
+    const marker = CHAT_MARKER.exec(end.slice(-80));
+    if (marker === null) break;
+    end = end.slice(0, end.length - marker[0].length).trimEnd();
+  }
+  return end;
+}
 
 const CUE =
   /\b(?:answers?|solutions?|results?)\b(?:\s+(?:to|of|for)\b[^.\n:=]{0,80}?)?[*_\s]*(?:\bis\b|\bare\b|\bequals\b|[:：=])[*_:\s]*/gi;
@@ -92,15 +111,13 @@ export function announcedAnswer(text: string): string | null {
   let last = 0;
   while (last + 1 < spans.length && joins(sentence.slice(spans[last]!.end, spans[last + 1]!.start))) last++;
   const taken = spans.slice(0, last + 1).map((span) => span.content);
-  return taken.length === 1 && spans[0]!.start === 0
-    ? sentence.slice(0, unitEnd(sentence, spans[0]!.end))
-    : taken.join(", ");
+  if (taken.length > 1) return taken.join(", ");
+  return spans[0]!.content + percentAfter(sentence, spans[0]!.end);
 }
 
-/** `$28$ percent`: the percent sign or word after a formula belongs to it. */
-function unitEnd(sentence: string, end: number): number {
-  return end + (/^\s*(?:\\?%|percent\b)/i.exec(sentence.slice(end))?.[0].length ?? 0);
-}
+/** `$28$ percent`: the sign or word after a formula belongs to it. */
+const percentAfter = (sentence: string, end: number): string =>
+  /^\s*(?:\\?%|percent\b)/i.test(sentence.slice(end, end + 20)) ? "\\%" : "";
 
 interface Span {
   readonly start: number;

@@ -5,15 +5,15 @@
  * that, or `####`; else "the answer is …", the last formula, the last bold text, a closing "= …", the last number.
  * What is compared, and how, is in compare.ts; the texts are rewritten by normalize.ts first.
  */
-import { markedAnswer, type Readings, unmarkedAnswer } from "./extract.ts";
+import { boxedAnswer, markedAnswer, type Readings, unmarkedAnswer } from "./extract.ts";
 import type { Extraction } from "./gsm8k.ts";
 
 export { equalAnswers as equalMath } from "./compare.ts";
 
 /** The answer in a model's whole text. */
 export function extractMath(response: string, extraction: Extraction): Readings {
+  if (extraction === "strict") return boxedAnswer(response);
   const marked = markedAnswer(response);
-  if (extraction === "strict") return response.includes("\\boxed") ? marked : [];
   if (marked.length > 0) return marked;
   const unmarked = unmarkedAnswer(response);
   return unmarked === null ? [] : [unmarked];

@@ -121,6 +121,8 @@ const UNIT_PATTERN = new RegExp(
   "g",
 );
 
+const UNIT = new RegExp(`^\\s*${UNITS}\\s*$`);
+
 /** Index of the brace that closes the one at `open`, or -1. */
 export function closingBrace(text: string, open: number): number {
   let depth = 0;
@@ -197,7 +199,9 @@ export function normalizeMath(text: string): string {
     .replace(/\\[()[\]]/g, " ");
   s = s.replace(/\\&/g, " ").replace(/\\\|/g, "|");
   s = resolveText(s);
-  s = replaceGroups(s, FONT_GROUP, (content) => (/^[a-z]{2,}$/.test(content) ? `\\${content} ` : `{${content}}`));
+  s = replaceGroups(s, FONT_GROUP, (content) =>
+    UNIT.test(content) ? ` ${content}` : /^[a-z]{2,}$/.test(content) ? `\\${content} ` : `{${content}}`,
+  );
   s = s.replace(/\\([a-zA-Z]+)/g, (whole, name: string) => {
     const symbol = SYMBOLS[name];
     if (symbol === undefined) return whole;

@@ -23,7 +23,7 @@ export interface RewardPoolOptions {
   readonly functions: readonly RewardSpec[];
   /** One weight per function; 1 each by default. */
   readonly weights?: readonly number[] | undefined;
-  /** Deadline of one answer, or of one call of a reward function, in milliseconds. Default 5000. */
+  /** Deadline of one answer, or of one call of a reward function, in milliseconds. Default 10,000. */
   readonly timeoutMs?: number | undefined;
   /** What each process may use beyond what it starts with, in MiB. Default 512. */
   readonly memoryLimitMiB?: number | undefined;
@@ -298,7 +298,7 @@ function connect(options: RewardPoolOptions): Connection {
       fail(new RunError(`the rewards' supervisor failed: ${event.message}`)),
     );
     const settings = {
-      timeoutMs: options.timeoutMs ?? 5000,
+      timeoutMs: options.timeoutMs ?? 10_000,
       memoryLimitMiB: options.memoryLimitMiB ?? 512,
       size: options.size ?? Math.min(4, availableParallelism()),
       command: childCommand(),

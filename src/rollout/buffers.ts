@@ -17,8 +17,8 @@ export interface RolloutLimits {
   readonly longestPrompt: number;
   /** `max_completion_length` */
   readonly maxCompletion: number;
-  /** Samples per prompt, G. */
-  readonly samples: number;
+  /** Different prompts in the cache at once; more only wait for their turn. */
+  readonly promptSlots: number;
   /** Repetition penalty in use: each slot keeps a bit set of the tokens seen. */
   readonly penalized: boolean;
 }
@@ -28,17 +28,18 @@ const PREFILL_TOKENS = 1024;
 
 export interface RolloutSizes {
   readonly prefillTokens: number;
-  readonly promptSlots: number;
   readonly pages: number;
   /** Pages a sequence may take: its prompt's and its completion's. */
   readonly tableWidth: number;
 }
 
-export function rolloutSizes({ maxSequences, longestPrompt, maxCompletion, samples }: RolloutLimits): RolloutSizes {
-  // Full groups, one that is beginning, one that is ending: more prompts in flight only wait for their pages.
-  const promptSlots = Math.min(maxSequences, Math.ceil(maxSequences / samples) + 2);
+/** Prompts in flight when groups of `samples` are decoded: the full ones, one that begins, one that ends. */
+export function promptSlotsFor(maxSequences: number, samples: number): number {
+  return Math.min(maxSequences, Math.ceil(maxSequences / samples) + 2);
+}
+
+export function rolloutSizes({ maxSequences, longestPrompt, maxCompletion, promptSlots }: RolloutLimits): RolloutSizes {
   return {
-    promptSlots,
     prefillTokens: Math.max(longestPrompt, maxSequences, Math.min(PREFILL_TOKENS, promptSlots * longestPrompt)),
     pages: maxSequences * pagesFor(maxCompletion) + promptSlots * pagesFor(longestPrompt),
     tableWidth: pagesFor(longestPrompt) + pagesFor(maxCompletion),
@@ -96,11 +97,11 @@ export function planRollout(
   const names = {
     tokens: activation("tokens", "int32", [T]),
     positions: activation("positions", "int32", [T]),
-    segments: activation("segments", "int32", [sizes.promptSlots, 4]),
+    segments: activation("segments", "int32", [limits.promptSlots, 4]),
     page: activation("page", "int32", [T]),
     offset: activation("offset", "int32", [T]),
     lastRows: activation("last rows", "int32", [B]),
-    promptHidden: activation("prompt hidden", "float32", [sizes.promptSlots, config.hiddenSize]),
+    promptHidden: activation("prompt hidden", "float32", [limits.promptSlots, config.hiddenSize]),
     hidden: activation("hidden", "float32", [B, config.hiddenSize]),
     normed: activation("final normed", dtype, [B, config.hiddenSize]),
     logits: activation("logits", "float32", [B, config.vocabSize]),

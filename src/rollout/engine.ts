@@ -134,12 +134,19 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
   };
 
   /** The first token of new sequences, from their prompts' last rows. */
-  const firstTokens = (sequences: readonly Sequence[], requests: readonly RolloutRequest[], settings: RolloutSettings) => {
+  const firstTokens = (
+    sequences: readonly Sequence[],
+    requests: readonly RolloutRequest[],
+    settings: RolloutSettings,
+  ) => {
     const prompts = [...new Set(sequences.map((s) => s.prompt))];
     for (const [i, prompt] of prompts.entries())
       ops.cast(rows(buffers.hidden, i, 1), rows(buffers.promptHidden, prompt.slot, 1));
     computeLogits(prompts.length);
-    device.upload(buffers.logitRow, Int32Array.from(sequences, (s) => prompts.indexOf(s.prompt)));
+    device.upload(
+      buffers.logitRow,
+      Int32Array.from(sequences, (s) => prompts.indexOf(s.prompt)),
+    );
     uploadCounters(sequences, requests, settings.step);
     if (buffers.seen) for (const s of sequences) markPrompt(s, requests[s.prompt.request]!.promptIds);
     sampleRows(sequences.length, settings);
@@ -162,20 +169,41 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
     }
     const each = (value: (s: Sequence, i: number) => number) => Int32Array.from(sequences, value);
     device.upload(buffers.pageTable, table);
-    device.upload(buffers.tokens, each((s) => s.ids.at(-1)!));
-    device.upload(buffers.positions, each((s) => s.prompt.length + generated(s)));
-    device.upload(buffers.page, each((s) => s.pages[Math.floor(generated(s) / PAGE_TOKENS)]!));
-    device.upload(buffers.offset, each((s) => generated(s) % PAGE_TOKENS));
-    device.upload(buffers.promptLengths, each((s) => s.prompt.length));
-    device.upload(buffers.completionLengths, each((s) => s.ids.length));
-    device.upload(buffers.logitRow, each((_, i) => i));
+    device.upload(
+      buffers.tokens,
+      each((s) => s.ids.at(-1)!),
+    );
+    device.upload(
+      buffers.positions,
+      each((s) => s.prompt.length + generated(s)),
+    );
+    device.upload(
+      buffers.page,
+      each((s) => s.pages[Math.floor(generated(s) / PAGE_TOKENS)]!),
+    );
+    device.upload(
+      buffers.offset,
+      each((s) => generated(s) % PAGE_TOKENS),
+    );
+    device.upload(
+      buffers.promptLengths,
+      each((s) => s.prompt.length),
+    );
+    device.upload(
+      buffers.completionLengths,
+      each((s) => s.ids.length),
+    );
+    device.upload(
+      buffers.logitRow,
+      each((_, i) => i),
+    );
     uploadCounters(sequences, requests, step);
   };
 
   const runRecorded = (key: string, work: () => void): void => {
-    if (recorded.has(key)) return device.replay(key);
+    if (recorded.has(key)) device.replay(key);
+    else device.record(key, work);
     recorded.add(key);
-    device.record(key, work);
   };
 
   /**

@@ -3,8 +3,9 @@
  * pages are free; a sample holds pages for its longest possible completion from the start, so nothing that runs ever
  * has to wait, and what waits always gets its turn. Leaves out all computing (engine.ts).
  */
-import { createPagePool, pagesFor } from "./pages.ts";
+
 import type { RolloutLimits, RolloutSizes } from "./buffers.ts";
+import { createPagePool, pagesFor } from "./pages.ts";
 import type { ResidentPrompt, RolloutRequest, Sequence } from "./sequence.ts";
 
 export interface Admission {
@@ -31,7 +32,7 @@ export function createScheduler(
 ): Scheduler {
   const pool = createPagePool(sizes.pages);
   const freeSlots = Array.from({ length: limits.maxSequences }, (_, i) => limits.maxSequences - 1 - i);
-  const freePromptSlots = Array.from({ length: sizes.promptSlots }, (_, i) => sizes.promptSlots - 1 - i);
+  const freePromptSlots = Array.from({ length: limits.promptSlots }, (_, i) => limits.promptSlots - 1 - i);
   const completionPages = pagesFor(limits.maxCompletion);
   let running: Sequence[] = [];
   let request = 0; // the next sample to admit

@@ -1,6 +1,5 @@
 /** What the rollout is asked for, what it is working on, and what it gives back. */
 
-
 /** One prompt and how many completions to sample for it. */
 export interface RolloutRequest {
   readonly promptIds: Int32Array; // (P), P ≥ 1

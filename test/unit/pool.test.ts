@@ -1,7 +1,8 @@
 /** The reward pool: results, deadlines, memory limits, processes that die, functions that return no rewards. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { InputError, RunError } from "../../src/errors.ts";
 import { createRewardPool, type RewardBatch, type RewardPool, type RewardSpec } from "../../src/rewards/pool.ts";
 
@@ -136,7 +137,13 @@ describe("reward functions", () => {
     const error = await caught(pool([fixture("no_default.ts")]).ready());
     expect(error).toBeInstanceOf(InputError);
     expect(error.message).toContain("no_default.ts) has no function as its default export");
-    expect(await caught(pool([fixture("broken.txt")]).ready())).toBeInstanceOf(InputError);
+    const broken = join(mkdtempSync(join(tmpdir(), "grpo-reward-")), "broken.ts");
+    writeFileSync(broken, "export default ({ completions }) => completions.map(");
+    const unparsable = await caught(pool([{ path: broken }]).ready());
+    rmSync(dirname(broken), { recursive: true });
+    expect(unparsable).toBeInstanceOf(InputError);
+    expect(unparsable.message).toContain("broken.ts) cannot be loaded");
+    expect(unparsable.message).not.toContain("\n");
     expect(() => pool([fixture("absent.ts")])).toThrow("absent.ts does not exist");
     expect(() => pool(["gsm8k"], { weights: [1, 2] })).toThrow("reward_weights has 2 values for 1 reward functions");
     await pool([fixture("obeys.ts")]).ready();
@@ -166,7 +173,9 @@ describe("processes", () => {
   ];
 
   test("neither worker nor processes keep a program alive that forgot to close", async () => {
-    const child = Bun.spawn(program("console.log((await pool.score(batch(['abc']))).total[0]);"), { stderr: "inherit" });
+    const child = Bun.spawn(program("console.log((await pool.score(batch(['abc']))).total[0]);"), {
+      stderr: "inherit",
+    });
     expect(await new Response(child.stdout).text()).toBe("3\n");
     expect(await child.exited).toBe(0);
   });

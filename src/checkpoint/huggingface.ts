@@ -1,0 +1,131 @@
+/**
+ * A model folder as Hugging Face lays it out: config.json, safetensors and the tokenizer's files, in and out. The weights
+ * themselves are read by `checkpoint.ts` and written by `safetensors_write.ts`.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { readJsonFile } from "../config/json_file.ts";
+import { architectureOf, type ModelConfig, parseModelConfig, type WeightDtype } from "../config/model.ts";
+import { InputError } from "../errors.ts";
+import { writeFailure, writeFileAtomic } from "./atomic.ts";
+import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
+
+export interface ModelFolder {
+  readonly folder: string;
+  readonly config: ModelConfig;
+  readonly checkpoint: Checkpoint;
+}
+
+/**
+ * Opens a model folder. Where config.json names no dtype, it is the one that most of the weights are stored in.
+ *
+ * @throws InputError for a missing folder or file, an unsupported model, damaged weights
+ */
+export function readModelFolder(folder: string): ModelFolder {
+  const config = readModelConfig(folder);
+  const checkpoint = openCheckpoint(folder);
+  const named = config.raw.dtype ?? config.raw.torch_dtype ?? "auto";
+  return { folder, config: named === "auto" ? { ...config, dtype: storedDtype(checkpoint) } : config, checkpoint };
+}
+
+/** @throws InputError where `folder` is no model folder or holds an unsupported model */
+export function readModelConfig(folder: string): ModelConfig {
+  const stat = statSync(folder, { throwIfNoEntry: false });
+  if (stat === undefined) throw new InputError(`${folder}: there is no such folder; check the path`);
+  if (!stat.isDirectory())
+    throw new InputError(`${folder}: is a file; give the folder with config.json and the safetensors weights`);
+  const path = join(folder, "config.json");
+  if (!existsSync(path)) throw new InputError(`${folder}: holds no config.json; give a model folder`);
+  return parseModelConfig(readJsonFile(path), path);
+}
+
+function storedDtype(checkpoint: Checkpoint): WeightDtype {
+  const bytes: Record<WeightDtype, number> = { float32: 0, bfloat16: 0, float16: 0 };
+  const names: Readonly<Record<string, WeightDtype>> = { F32: "float32", BF16: "bfloat16", F16: "float16" };
+  for (const name of checkpoint.names) {
+    const tensor = checkpoint.get(name);
+    const dtype = names[tensor.dtype];
+    if (dtype !== undefined) bytes[dtype] += tensor.byteLength;
+  }
+  const order: WeightDtype[] = ["float32", "bfloat16", "float16"];
+  return order.reduce((most, dtype) => (bytes[dtype] > bytes[most] ? dtype : most));
+}
+
+/** What belongs to a model beside its config and weights. */
+const assetName =
+  /^(tokenizer.*\.json|tokenizer\.model|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|generation_config\.json)$/;
+const templateFolder = "additional_chat_templates";
+
+/** Whether a file of a model's repository, by its path there, is one that this program reads or passes on. */
+export function isModelFile(path: string): boolean {
+  const isWeight = /^model(-\d+-of-\d+)?\.safetensors(\.index\.json)?$/.test(path);
+  return path === "config.json" || isWeight || assetName.test(path) || path.startsWith(`${templateFolder}/`);
+}
+
+/**
+ * Copies the tokenizer, chat templates and generation settings, whichever there are.
+ *
+ * @throws RunError where they cannot be written
+ */
+export function copyModelAssets(from: string, to: string): void {
+  if (existsSync(to) && realpathSync(from) === realpathSync(to)) return;
+  const names = readdirSync(from).filter((name) => assetName.test(name));
+  const templates = join(from, templateFolder);
+  if (existsSync(templates))
+    names.push(
+      ...readdirSync(templates).flatMap((name) => (name.endsWith(".jinja") ? join(templateFolder, name) : [])),
+    );
+  try {
+    for (const name of names) {
+      mkdirSync(dirname(join(to, name)), { recursive: true });
+      // Written anew rather than copied: a read-only original must not make the next save fail.
+      writeFileAtomic(join(to, name), readFileSync(join(from, name)));
+    }
+  } catch (error) {
+    throw writeFailure(error, to);
+  }
+}
+
+/**
+ * Writes config.json: the object that was read, with the dtype that the weights now have, in the spelling it came in.
+ *
+ * @throws RunError where it cannot be written
+ */
+export function writeConfig(to: string, config: ModelConfig, dtype: WeightDtype): void {
+  const { raw } = config;
+  const spellings = ["dtype", "torch_dtype"].filter((key) => raw[key] !== undefined);
+  if (spellings.length === 0) spellings.push(raw.rope_parameters === undefined ? "torch_dtype" : "dtype");
+  const json = {
+    ...raw,
+    // vLLM chooses the implementation by it.
+    architectures: raw.architectures ?? [architectureOf(config.modelType)],
+    ...Object.fromEntries(spellings.map((key) => [key, dtype])),
+  };
+  writeFileAtomic(join(to, "config.json"), `${stringifyConfig(json)}\n`);
+}
+
+/** Fields that transformers declares as float and refuses as int: 10000 read from `10000.0` must go back as it came. */
+const floatFields = new Set([
+  "attention_dropout",
+  "attention_factor",
+  "beta_fast",
+  "beta_slow",
+  "factor",
+  "high_freq_factor",
+  "initializer_range",
+  "low_freq_factor",
+  "mscale",
+  "mscale_all_dim",
+  "partial_rotary_factor",
+  "rms_norm_eps",
+  "rope_theta",
+]);
+
+function stringifyConfig(json: unknown): string {
+  const marked = JSON.stringify(
+    json,
+    (key, value) => (floatFields.has(key) && Number.isSafeInteger(value) ? `float:${value}` : value),
+    2,
+  );
+  return marked.replace(/"float:(-?\d+)"/g, "$1.0");
+}

@@ -1,0 +1,68 @@
+/**
+ * Whether the buffers of a loaded column hold what its lengths promise: long enough, offsets rising and within the data.
+ * After this every value of the common types can be read without looking again; dictionary indices, and the rare types
+ * that values.ts leaves to apache-arrow, are checked as they are read. Nothing here touches the text itself.
+ */
+import { type Data, Type } from "apache-arrow";
+
+/** Why a column cannot be read; the caller adds file, batch and column. */
+export class DamagedColumn extends Error {}
+
+/** @throws DamagedColumn when `data` has fewer than `length` sound values. */
+export function checkColumn(data: Data, length: number): void {
+  if (data.length < length) throw new DamagedColumn(`${data.length} values where ${length} are needed`);
+  const { nullBitmap } = data;
+  if (data.nullCount > data.length) throw new DamagedColumn(`${data.nullCount} nulls among ${data.length} values`);
+  if (data.nullCount > 0) needBytes("its null bitmap", nullBitmap, Math.ceil(data.length / 8));
+  switch (data.typeId) {
+    case Type.Bool:
+      needBytes("its values", data.values, Math.ceil(data.length / 8));
+      break;
+    case Type.Int:
+    case Type.Float:
+    case Type.Dictionary:
+      needItems("its values", data.values, data.length * data.stride);
+      break;
+    case Type.Utf8:
+    case Type.LargeUtf8:
+    case Type.Binary:
+    case Type.LargeBinary:
+      checkOffsets(data, data.values?.length ?? 0);
+      break;
+    case Type.List:
+    case Type.LargeList:
+    case Type.Map: {
+      const child = data.children[0]!;
+      checkOffsets(data, child.length);
+      checkColumn(child, child.length);
+      break;
+    }
+    case Type.FixedSizeList:
+      checkColumn(data.children[0]!, data.length * data.stride);
+      break;
+    case Type.Struct:
+      for (const child of data.children) checkColumn(child, data.length);
+  }
+}
+
+function needItems(what: string, values: ArrayLike<unknown> | undefined, count: number): void {
+  if ((values?.length ?? 0) < count) throw new DamagedColumn(`${what} stop at ${values?.length ?? 0} of ${count}`);
+}
+
+function needBytes(what: string, bytes: Uint8Array | undefined, count: number): void {
+  if ((bytes?.byteLength ?? 0) < count)
+    throw new DamagedColumn(`${what} has ${bytes?.byteLength ?? 0} bytes of ${count}`);
+}
+
+function checkOffsets(data: Data, limit: number): void {
+  const offsets = data.valueOffsets as Int32Array | BigInt64Array | undefined;
+  if (data.length === 0) return;
+  needItems("its offsets", offsets, data.length + 1);
+  let before = 0;
+  for (let i = 0; i <= data.length; i++) {
+    const offset = Number(offsets![i]!);
+    if (offset < before) throw new DamagedColumn(`offset ${offset} of value ${i} lies before ${before}`);
+    before = offset;
+  }
+  if (before > limit) throw new DamagedColumn(`its last offset ${before} lies beyond its data, which ends at ${limit}`);
+}

@@ -1,0 +1,196 @@
+/**
+ * The flatbuffer metadata of Arrow's messages (format/Message.fbs, Schema.fbs and File.fbs of the Arrow project), read
+ * field by field with every offset and count checked against the bytes there are: a count that lies must not make anyone
+ * loop or allocate. Leaves out the types of a schema, which apache-arrow decodes once `checkSchema` has passed it.
+ */
+
+/** Why bytes are no sound metadata; the caller adds the file and the place. */
+export class DamagedMetadata extends Error {}
+
+/** One table: where it lies in the bytes, and where its fields do. */
+interface FlatTable {
+  readonly view: DataView;
+  readonly at: number;
+  readonly vtable: number;
+  readonly vtableSize: number;
+}
+
+interface FlatVector {
+  readonly at: number;
+  readonly length: number;
+}
+
+function tableAt(view: DataView, at: number): FlatTable {
+  const vtable = at - view.getInt32(at, true);
+  return { view, at, vtable, vtableSize: view.getUint16(vtable, true) };
+}
+
+function rootTable(bytes: Uint8Array): FlatTable {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return tableAt(view, view.getUint32(0, true));
+}
+
+/** Where field number `id` lies; 0 for one that is left at its default. */
+function fieldAt({ view, at, vtable, vtableSize }: FlatTable, id: number): number {
+  const entry = 4 + 2 * id;
+  if (entry + 2 > vtableSize) return 0;
+  const offset = view.getUint16(vtable + entry, true);
+  return offset === 0 ? 0 : at + offset;
+}
+
+function number8(table: FlatTable, id: number): number {
+  const at = fieldAt(table, id);
+  return at === 0 ? 0 : table.view.getUint8(at);
+}
+
+function number16(table: FlatTable, id: number): number {
+  const at = fieldAt(table, id);
+  return at === 0 ? 0 : table.view.getInt16(at, true);
+}
+
+function sizeAt(view: DataView, at: number): number {
+  const value = view.getBigInt64(at, true);
+  if (value < 0n || value > BigInt(Number.MAX_SAFE_INTEGER)) throw new DamagedMetadata(`${value} given as a size`);
+  return Number(value);
+}
+
+function size64(table: FlatTable, id: number): number {
+  const at = fieldAt(table, id);
+  return at === 0 ? 0 : sizeAt(table.view, at);
+}
+
+function tableField(table: FlatTable, id: number): FlatTable | undefined {
+  const at = fieldAt(table, id);
+  return at === 0 ? undefined : tableAt(table.view, at + table.view.getUint32(at, true));
+}
+
+function vectorField(table: FlatTable, id: number, itemBytes: number): FlatVector {
+  const field = fieldAt(table, id);
+  if (field === 0) return { at: 0, length: 0 };
+  const start = field + table.view.getUint32(field, true);
+  const length = table.view.getUint32(start, true);
+  if (start + 4 + length * itemBytes > table.view.byteLength)
+    throw new DamagedMetadata(`a list of ${length} entries that the metadata has no room for`);
+  return { at: start + 4, length };
+}
+
+function items<T>(vector: FlatVector, itemBytes: number, read: (at: number) => T): T[] {
+  return Array.from({ length: vector.length }, (_, i) => read(vector.at + i * itemBytes));
+}
+
+/** Numbers of the MessageHeader union. */
+const HEADER_SCHEMA = 1;
+const HEADER_DICTIONARY = 2;
+const HEADER_BATCH = 3;
+/** MetadataVersion V4, of 2016: what came before lays its buffers out differently. */
+const VERSION_4 = 3;
+
+/** Lengths, nulls and places of the columns of one batch, in the order in which the schema is walked. */
+export interface BatchHeader {
+  readonly rows: number;
+  readonly nodes: { readonly length: number; readonly nullCount: number }[];
+  /** Within the message's body, in bytes. */
+  readonly buffers: { readonly offset: number; readonly length: number }[];
+  readonly variadicBufferCounts: number[];
+  readonly compression: "none" | "lz4" | "zstd" | "unknown";
+}
+
+export type MessageHeader =
+  | { readonly kind: "schema" }
+  | { readonly kind: "dictionary"; readonly id: number; readonly isDelta: boolean; readonly batch: BatchHeader }
+  | { readonly kind: "batch"; readonly batch: BatchHeader }
+  | { readonly kind: "other" };
+
+export interface MessageMetadata {
+  readonly header: MessageHeader;
+  readonly bodyLength: number;
+  /** MetadataVersion: 3 is V4, 4 is V5. */
+  readonly version: number;
+}
+
+/** @throws DamagedMetadata, or a RangeError for an offset beyond the bytes. */
+export function readMessage(metadata: Uint8Array): MessageMetadata {
+  const message = rootTable(metadata);
+  const version = number16(message, 0);
+  if (version < VERSION_4) throw new DamagedMetadata(`metadata version ${version + 1}, older than 4`);
+  return { header: readHeader(message), bodyLength: size64(message, 3), version };
+}
+
+function readHeader(message: FlatTable): MessageHeader {
+  const kind = number8(message, 1);
+  const header = tableField(message, 2);
+  if (header === undefined) return { kind: "other" };
+  if (kind === HEADER_SCHEMA) return { kind: "schema" };
+  if (kind === HEADER_BATCH) return { kind: "batch", batch: readBatch(header) };
+  if (kind !== HEADER_DICTIONARY) return { kind: "other" };
+  const data = tableField(header, 1);
+  if (data === undefined) throw new DamagedMetadata("a dictionary without data");
+  return { kind: "dictionary", id: size64(header, 0), isDelta: number8(header, 2) !== 0, batch: readBatch(data) };
+}
+
+function readBatch(batch: FlatTable): BatchHeader {
+  const { view } = batch;
+  const compression = tableField(batch, 3);
+  return {
+    rows: size64(batch, 0),
+    nodes: items(vectorField(batch, 1, 16), 16, (at) => ({
+      length: sizeAt(view, at),
+      nullCount: sizeAt(view, at + 8),
+    })),
+    buffers: items(vectorField(batch, 2, 16), 16, (at) => ({ offset: sizeAt(view, at), length: sizeAt(view, at + 8) })),
+    variadicBufferCounts: items(vectorField(batch, 4, 8), 8, (at) => sizeAt(view, at)),
+    compression:
+      compression === undefined ? "none" : ((["lz4", "zstd"] as const)[number8(compression, 0)] ?? "unknown"),
+  };
+}
+
+/** Deeper than any real type, and shallow enough for every recursion over it. */
+const MAX_DEPTH = 64;
+
+/**
+ * Walks the schema of a schema message as apache-arrow's decoder will, before it does.
+ * @throws DamagedMetadata for counts that lie, types nested in themselves, or big-endian values
+ */
+export function checkSchema(metadata: Uint8Array): void {
+  const message = rootTable(metadata);
+  vectorField(message, 4, 4);
+  const schema = tableField(message, 2);
+  if (schema === undefined) throw new DamagedMetadata("a schema message without schema");
+  if (number16(schema, 0) !== 0) throw new DamagedMetadata("big-endian values, which are not read here");
+  vectorField(schema, 2, 4);
+  // A field takes at least 8 bytes: more of them means that several point at the same bytes.
+  checkFields(vectorField(schema, 1, 4), schema.view, 0, { left: metadata.byteLength / 8 });
+}
+
+function checkFields(fields: FlatVector, view: DataView, depth: number, budget: { left: number }): void {
+  if (depth > MAX_DEPTH) throw new DamagedMetadata(`columns nested deeper than ${MAX_DEPTH} levels`);
+  for (let i = 0; i < fields.length; i++) {
+    if (budget.left-- <= 0) throw new DamagedMetadata("columns that overlap in the metadata");
+    const at = fields.at + 4 * i;
+    const field = tableAt(view, at + view.getUint32(at, true));
+    vectorField(field, 6, 4);
+    checkFields(vectorField(field, 5, 4), view, depth + 1, budget);
+  }
+}
+
+/** Where a message of the file format lies. */
+export interface FileBlock {
+  readonly offset: number;
+  /** Prefix, metadata and padding. */
+  readonly metadataLength: number;
+  readonly bodyLength: number;
+}
+
+/** The footer of the file format: where its dictionaries and batches lie. */
+export function readFooter(bytes: Uint8Array): { readonly dictionaries: FileBlock[]; readonly batches: FileBlock[] } {
+  const footer = rootTable(bytes);
+  const block = (at: number): FileBlock => ({
+    offset: sizeAt(footer.view, at),
+    metadataLength: footer.view.getUint32(at + 8, true),
+    bodyLength: sizeAt(footer.view, at + 16),
+  });
+  return {
+    dictionaries: items(vectorField(footer, 2, 24), 24, block),
+    batches: items(vectorField(footer, 3, 24), 24, block),
+  };
+}

@@ -1,0 +1,268 @@
+/**
+ * One Arrow file opened over mmap: rows by index, batch by batch, without loading the file. Every buffer is a view into the
+ * mapping (so a file or a batch may be larger than an ArrayBuffer); only zstd-compressed ones are unpacked.
+ * Leaves out folders of several files and what columns mean (dataset.ts, columns.ts).
+ */
+import { type Data, type DataType, type Field, Message, type Schema, Vector } from "apache-arrow";
+import { VectorLoader } from "apache-arrow/visitor/vectorloader";
+import { type FileMapping, mapFile } from "../../../ffi/bindings/libc.ts";
+import { errorText, InputError } from "../../errors.ts";
+import { checkColumn } from "./check.ts";
+import { type BatchPlace, type Dictionaries, type DictionaryPlace, findMessages } from "./messages.ts";
+import { typeName, valueAt } from "./values.ts";
+
+export interface Column {
+  readonly name: string;
+  /** In pyarrow's words, e.g. "list<struct<role: string, content: string>>". */
+  readonly type: string;
+}
+
+export interface ArrowTable {
+  readonly path: string;
+  readonly format: "stream" | "file";
+  readonly byteLength: number;
+  readonly numRows: number;
+  readonly numBatches: number;
+  readonly columns: readonly Column[];
+  readonly fields: readonly Field[];
+  /** Row `index` as plain values; the object shares no memory with the file. */
+  row(index: number): Record<string, unknown>;
+  close(): void;
+}
+
+/** Decoded batches kept: rows in order use one, shuffled rows of a small set use them all. */
+const KEPT_BATCHES = 16;
+/** JavaScriptCore's limit for one ArrayBuffer. */
+const MAX_BUFFER_BYTES = 2 ** 32;
+
+/** @throws InputError when the file is not Arrow, is damaged, or holds a type that is not supported. */
+export function openTable(path: string): ArrowTable {
+  const mapping = mapFile(path);
+  try {
+    return tableOver(mapping);
+  } catch (error) {
+    mapping.close();
+    throw error;
+  }
+}
+
+function tableOver(mapping: FileMapping): ArrowTable {
+  const { path } = mapping;
+  const { format, schema: schemaBytes, version, batches } = findMessages(mapping);
+  const schema = decodeSchema(path, schemaBytes);
+  const { fields } = schema;
+  const names = fields.map(({ name }) => name);
+  const repeated = names.find((name, i) => names.indexOf(name) !== i);
+  if (repeated !== undefined) throw new InputError(`${path}: two columns are called "${repeated}"; rename one of them`);
+  const starts = [0]; // starts[b]: the index of the first row of batch b
+  for (const { place } of batches) starts.push(starts.at(-1)! + place.header.rows);
+  const numRows = starts.at(-1)!;
+  const dictionaries = new DictionaryLoader(mapping, schema, version);
+  const kept = new Map<number, readonly Data[]>();
+  let open = true;
+
+  const columnsOf = (batch: number): readonly Data[] => {
+    const known = kept.get(batch);
+    kept.delete(batch);
+    const columns = known ?? loadBatch(mapping, batch, batches[batch]!, fields, dictionaries, version);
+    kept.set(batch, columns); // the newest stands last
+    if (kept.size > KEPT_BATCHES) kept.delete(kept.keys().next().value!);
+    return columns;
+  };
+
+  return {
+    path,
+    format,
+    byteLength: mapping.byteLength,
+    numRows,
+    numBatches: batches.length,
+    columns: fields.map(({ name, type }) => ({ name, type: typeName(type) })),
+    fields,
+    row(index) {
+      if (!open) throw new Error(`${path}: row ${index} read after close`);
+      if (!Number.isInteger(index) || index < 0 || index >= numRows)
+        throw new RangeError(`${path}: row ${index} of ${numRows}`);
+      const batch = batchOf(starts, index);
+      const columns = columnsOf(batch);
+      const place = batches[batch]!.place;
+      return Object.fromEntries(
+        columns.map((data, c) => [
+          names[c]!,
+          guarded(path, `record batch ${batch}`, place, names[c]!, () => valueAt(data, index - starts[batch]!)),
+        ]),
+      );
+    },
+    close() {
+      open = false;
+      kept.clear();
+      mapping.close();
+    },
+  };
+}
+
+/** The batch with row `index`: the last one that starts at or before it and is not empty. */
+function batchOf(starts: readonly number[], index: number): number {
+  let [low, high] = [0, starts.length - 1];
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (starts[middle]! <= index) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+
+function decodeSchema(path: string, bytes: Uint8Array): Schema {
+  try {
+    return Message.decode(bytes).header() as Schema;
+  } catch (error) {
+    throw new InputError(
+      `${path}: a column's type is not supported (${errorText(error)}); cast it to a plain type, or leave it out`,
+    );
+  }
+}
+
+/** Turns what a damaged batch throws into one line with file, batch, column and cure. */
+function guarded<T>(path: string, batch: string, place: BatchPlace, column: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof InputError) throw error;
+    const cure = "the file is damaged: copy or convert it again";
+    throw new InputError(
+      `${path}: ${batch} (byte ${place.messageAt}), column "${column}": ${errorText(error)}; ${cure}`,
+    );
+  }
+}
+
+function loadBatch(
+  mapping: FileMapping,
+  index: number,
+  { place, dictionaries }: { place: BatchPlace; dictionaries: Dictionaries },
+  fields: readonly Field[],
+  loader: DictionaryLoader,
+  version: number,
+): readonly Data[] {
+  const name = `record batch ${index}`;
+  return loadColumns(mapping, name, place, fields, loader.vectors(dictionaries), version);
+}
+
+/** The columns of one message, checked. */
+function loadColumns(
+  mapping: FileMapping,
+  name: string,
+  place: BatchPlace,
+  fields: readonly Field[],
+  dictionaries: Map<number, Vector>,
+  version: number,
+): readonly Data[] {
+  const loader = new MappedLoader(mapping, name, place, dictionaries, version);
+  return fields.map((field) =>
+    guarded(mapping.path, name, place, field.name, () => {
+      const data = loader.visit(field) as Data;
+      checkColumn(data, place.header.rows);
+      return data;
+    }),
+  );
+}
+
+/** Gives apache-arrow each buffer as a view into the file, or unpacked. */
+class MappedLoader extends VectorLoader {
+  private readonly mapping: FileMapping;
+  private readonly place: BatchPlace;
+
+  constructor(
+    mapping: FileMapping,
+    name: string,
+    place: BatchPlace,
+    dictionaries: Map<number, Vector>,
+    version: number,
+  ) {
+    const { nodes, buffers, variadicBufferCounts, compression } = place.header;
+    if (compression === "lz4" || compression === "unknown") {
+      const codec = compression === "lz4" ? "LZ4" : "with an unknown codec";
+      const cure = 'write it uncompressed or with zstd (pyarrow: compression="zstd")';
+      throw new InputError(`${mapping.path}: ${name} (byte ${place.messageAt}) is compressed ${codec}; ${cure}`);
+    }
+    super(new Uint8Array(0), nodes, buffers, dictionaries, version, variadicBufferCounts);
+    this.mapping = mapping;
+    this.place = place;
+  }
+
+  protected override nextFieldNode() {
+    return super.nextFieldNode() ?? missing("values");
+  }
+
+  protected override nextBufferRange() {
+    return super.nextBufferRange() ?? missing("buffers");
+  }
+
+  protected override readNullBitmap<T extends DataType>(type: T, nullCount: number, range = this.nextBufferRange()) {
+    return nullCount > 0 ? this.readData(type, range) : new Uint8Array(0);
+  }
+
+  protected override readData<T extends DataType>(_type: T, { offset, length } = this.nextBufferRange()): Uint8Array {
+    const { bodyAt, bodyLength, header } = this.place;
+    if (offset + length > bodyLength)
+      throw new Error(`a buffer of ${length} bytes from ${offset} where the batch has ${bodyLength}`);
+    if (length > MAX_BUFFER_BYTES) throw new Error(`a buffer of ${length} bytes; write it in smaller batches`);
+    const bytes = this.mapping.view(bodyAt + offset, length);
+    if (header.compression === "zstd") return unpack(bytes);
+    // Typed arrays over memory that is not aligned for them read slowly, or not at all.
+    return (bodyAt + offset) % 8 === 0 ? bytes : bytes.slice();
+  }
+}
+
+function missing(what: string): never {
+  throw new Error(`the batch lists fewer ${what} than its columns need`);
+}
+
+/** One compressed buffer: its length unpacked (-1: not compressed after all), then a zstd frame. */
+function unpack(bytes: Uint8Array<ArrayBuffer>): Uint8Array {
+  if (bytes.length === 0) return bytes;
+  if (bytes.length < 8) throw new Error(`a compressed buffer of ${bytes.length} bytes`);
+  const length = new DataView(bytes.buffer, bytes.byteOffset).getBigInt64(0, true);
+  const packed = bytes.subarray(8);
+  if (length === -1n) return packed;
+  if (length < 0n || length > MAX_BUFFER_BYTES) throw new Error(`a buffer of ${length} bytes once unpacked`);
+  const unpacked = Bun.zstdDecompressSync(packed);
+  if (BigInt(unpacked.length) !== length)
+    throw new Error(`a buffer that unpacks to ${unpacked.length} bytes instead of ${length}`);
+  return unpacked;
+}
+
+/** Loads each dictionary message once, whichever batches use it. */
+class DictionaryLoader {
+  private readonly loaded = new WeakMap<DictionaryPlace, Data>();
+  private readonly mapping: FileMapping;
+  private readonly schema: Schema;
+  private readonly version: number;
+
+  constructor(mapping: FileMapping, schema: Schema, version: number) {
+    this.mapping = mapping;
+    this.schema = schema;
+    this.version = version;
+  }
+
+  vectors(dictionaries: Dictionaries): Map<number, Vector> {
+    const vectors = new Map<number, Vector>();
+    for (const [id, places] of dictionaries) {
+      const type = this.schema.dictionaries.get(id);
+      if (type !== undefined) vectors.set(id, new Vector(places.map((place) => this.load(place, type, vectors))));
+    }
+    return vectors;
+  }
+
+  private load(place: DictionaryPlace, type: DataType, known: Map<number, Vector>): Data {
+    const before = this.loaded.get(place);
+    if (before !== undefined) return before;
+    const field = { name: `dictionary ${place.id}`, type } as Field;
+    const loader = new MappedLoader(this.mapping, field.name, place, known, this.version);
+    const data = guarded(this.mapping.path, field.name, place, field.name, () => {
+      const column = loader.visit(type) as Data;
+      checkColumn(column, place.header.rows);
+      return column;
+    });
+    this.loaded.set(place, data);
+    return data;
+  }
+}

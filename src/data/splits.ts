@@ -1,0 +1,27 @@
+/** Which files of a folder belong to which split, by their names: `train-00000-of-00002.parquet`, `gsm8k-test.arrow`. */
+
+const knownSplits = ["train", "test", "validation", "valid", "val", "dev", "eval"];
+
+export interface SplitFiles {
+  /** The files of the split that was asked for; all of them where no name speaks of a split. */
+  readonly files: readonly string[];
+  /** The splits that the names speak of. */
+  readonly splits: readonly string[];
+}
+
+/** The split that a file's path names, or undefined: `data/train-00000-of-00001.parquet` → train. */
+export function splitOf(path: string): string | undefined {
+  const name = path.slice(path.lastIndexOf("/") + 1);
+  const numbered = /([^-]+)-\d{5}-of-\d{5}/.exec(name)?.[1];
+  if (numbered !== undefined && numbered !== "data") return numbered;
+  return name
+    .toLowerCase()
+    .split(/[^a-z0-9]+/)
+    .findLast((word) => knownSplits.includes(word));
+}
+
+/** @param names file names, in the order of their rows */
+export function chooseSplit(names: readonly string[], split: string): SplitFiles {
+  const splits = [...new Set(names.flatMap((name) => splitOf(name) ?? []))];
+  return { files: splits.length === 0 ? names : names.filter((name) => splitOf(name) === split), splits };
+}

@@ -1,0 +1,119 @@
+/**
+ * Models and checkpoints out of a session and back: a Hugging Face folder that transformers and vLLM load, and beside
+ * it, in `checkpoint-N`, the optimizer and the trainer's state, from which a run goes on bit-exactly.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { z } from "zod";
+import { writeFolderAtomic } from "../checkpoint/atomic.ts";
+import { copyModelAssets, writeConfig } from "../checkpoint/huggingface.ts";
+import { openSafetensors } from "../checkpoint/safetensors.ts";
+import { writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
+import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
+import type { Weight } from "../device/device.ts";
+import { InputError } from "../errors.ts";
+import { savedTensors } from "../model/weights.ts";
+import type { OptimizedParameter } from "../optim/adamw.ts";
+import type { Session } from "./session.ts";
+
+const optimizerFile = "optimizer.safetensors";
+
+/** Writes weights, config.json and the tokenizer's files into `folder`, each file whole or not at all. */
+export async function saveModel(session: Session, folder: string): Promise<void> {
+  const { device, policy, dtype } = session;
+  copyModelAssets(session.folder, folder);
+  const entries = policy.weights.all.map((weight) => ({ name: weight.name, weight }));
+  const saved = savedTensors(device, entries, dtype);
+  try {
+    await writeWeights(folder, saved.tensors);
+  } finally {
+    saved.free();
+  }
+  writeConfig(folder, session.config, dtype);
+}
+
+/** A float32 buffer in a parameter's layout, to be saved and loaded like the parameter. */
+function inLayoutOf(weight: Weight, address: number): Weight {
+  return { ...weight, address, dtype: "float32" };
+}
+
+/** The buffers of the optimizer by their names in optimizer.safetensors. Masters are the weights in float32. */
+function optimizerBuffers(parameters: readonly OptimizedParameter[]) {
+  return parameters.flatMap(({ weight, master, m, v }) => [
+    ...(weight.dtype === "float32"
+      ? []
+      : [{ name: `master.${weight.name}`, weight: inLayoutOf(weight, master.address) }]),
+    { name: `exp_avg.${weight.name}`, weight: inLayoutOf(weight, m.address) },
+    { name: `exp_avg_sq.${weight.name}`, weight: inLayoutOf(weight, v.address) },
+  ]);
+}
+
+/**
+ * Writes `checkpoint-N` into `outputDir`, beside and then renamed into place. Returns its path.
+ *
+ * @param state the trainer's own state, any JSON
+ */
+export async function saveCheckpoint(
+  session: Session,
+  outputDir: string,
+  step: number,
+  state: unknown,
+): Promise<string> {
+  const target = join(outputDir, checkpointName(step));
+  const { optimizer, device } = session;
+  await writeFolderAtomic(target, async (folder) => {
+    await saveModel(session, folder);
+    if (optimizer) {
+      const saved = savedTensors(device, optimizerBuffers(optimizer.parameters), "float32");
+      try {
+        await writeSafetensors(join(folder, optimizerFile), saved.tensors, {
+          format: "pt",
+          step: String(optimizer.step),
+        });
+      } finally {
+        saved.free();
+      }
+    }
+    writeTrainerState(folder, state);
+  });
+  return target;
+}
+
+/** The trainer's state of a checkpoint; the session is opened on the checkpoint's folder afterwards. */
+export function readCheckpointState<T>(folder: string, schema: z.ZodType<T>): T {
+  if (!existsSync(folder)) throw new InputError(`resume_from_checkpoint: ${folder}: there is no such folder`);
+  return readTrainerState(folder, schema);
+}
+
+/**
+ * Brings masters, moments and step back into a session that was opened on the checkpoint's own weights.
+ *
+ * @throws InputError when the file is missing, damaged, or of another model
+ */
+export function restoreOptimizer(session: Session, checkpoint: string): void {
+  const { optimizer, device } = session;
+  if (!optimizer) throw new Error("restoreOptimizer on a session that does not train");
+  const path = join(checkpoint, optimizerFile);
+  if (!existsSync(path))
+    throw new InputError(`${checkpoint}: holds no ${optimizerFile}; give a checkpoint-N folder that training wrote`);
+  const file = openSafetensors(path);
+  try {
+    for (const { name, weight } of optimizerBuffers(optimizer.parameters)) {
+      const found = file.tensors.get(name);
+      if (!found)
+        throw new InputError(
+          `${path}: tensor ${name} is missing; the checkpoint was written with another dtype or model`,
+        );
+      if (found.dtype !== "F32" || found.shape.join() !== weight.shape.join())
+        throw new InputError(
+          `${path}: tensor ${name} is ${found.dtype} [${found.shape}], expected F32 [${weight.shape}]`,
+        );
+      device.loadParameter(weight, found.address, "float32", 0, weight.shape[0] ?? 0);
+    }
+    const step = Number(file.metadata.step);
+    if (!Number.isInteger(step)) throw new InputError(`${path}: metadata field step is missing; the file is damaged`);
+    optimizer.step = step;
+  } finally {
+    file.close();
+  }
+}

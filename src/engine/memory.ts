@@ -1,0 +1,111 @@
+/**
+ * The memory plan as a user sees it, and the check against what the machine has. Bytes that no plan can name exactly
+ * (the program itself, kernel scratch) are estimated and shown as such.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { freemem } from "node:os";
+import { InputError } from "../errors.ts";
+import type { MemoryPlan, Phase } from "../tensor/plan.ts";
+
+export interface MemoryEstimate {
+  readonly plan: MemoryPlan;
+  /** Scratch of the kernels' threads, at most. */
+  readonly scratchBytes: number;
+  /** Anonymous memory of the program itself: JavaScript heap, tokenizer, code. */
+  readonly programBytes: number;
+  /** What the process holds at its peak. */
+  readonly peakBytes: number;
+}
+
+/** The heap grows while rollouts and rewards are held as JavaScript objects. */
+const HEAP_GROWTH = 48 * 2 ** 20;
+
+/** Anonymous bytes that the process holds now; 0 where the system does not say. */
+export function anonymousBytes(): number {
+  const status = "/proc/self/status";
+  if (!existsSync(status)) return 0;
+  return Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(status, "utf8"))?.[1] ?? 0) * 1024;
+}
+
+export function estimateMemory(plan: MemoryPlan, scratchBytes: number): MemoryEstimate {
+  const programBytes = Math.max(anonymousBytes(), 64 * 2 ** 20) + HEAP_GROWTH;
+  return { plan, scratchBytes, programBytes, peakBytes: plan.totalBytes + scratchBytes + programBytes };
+}
+
+/** Bytes this process may still take: free memory or what its control group leaves, whichever is less. */
+export function availableBytes(): number {
+  const meminfo = existsSync("/proc/meminfo") ? readFileSync("/proc/meminfo", "utf8") : "";
+  const kilobytes = Number(/MemAvailable:\s+(\d+) kB/.exec(meminfo)?.[1] ?? 0);
+  const free = kilobytes > 0 ? kilobytes * 1024 : freemem();
+  const [limit, used] = ["max", "current"].map((name) => {
+    const path = `/sys/fs/cgroup/memory.${name}`;
+    return existsSync(path) ? Number(readFileSync(path, "utf8")) : Number.NaN;
+  });
+  return Number.isFinite(limit) && Number.isFinite(used) ? Math.min(free, limit! - used!) : free;
+}
+
+/** @throws InputError when the plan does not fit the machine, naming the largest parts and what lowers them. */
+export function requireMemory({ peakBytes, plan }: MemoryEstimate): void {
+  const available = availableBytes();
+  if (peakBytes <= available) return;
+  const largest = [...groups(plan)].sort((a, b) => b.bytes - a.bytes).slice(0, 3);
+  throw new InputError(
+    `the plan needs ${mebibytes(peakBytes)} MiB and ${mebibytes(available)} MiB are free (largest: ${largest
+      .map((group) => `${group.name} ${mebibytes(group.bytes)}`)
+      .join(
+        ", ",
+      )}); lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or take a smaller model`,
+  );
+}
+
+interface Group {
+  readonly name: string;
+  readonly lifetime: string;
+  bytes: number;
+  buffers: number;
+}
+
+function groups(plan: MemoryPlan): Group[] {
+  const found = new Map<string, Group>();
+  for (const { group, lifetime, bytes } of plan.buffers) {
+    const when = lifetime === "always" ? "always" : lifetime.join(", ");
+    const key = `${group}\0${when}`;
+    const entry = found.get(key) ?? { name: group, lifetime: when, bytes: 0, buffers: 0 };
+    entry.bytes += bytes;
+    entry.buffers++;
+    found.set(key, entry);
+  }
+  return [...found.values()];
+}
+
+export function mebibytes(bytes: number): string {
+  return (bytes / 2 ** 20).toFixed(bytes < 100 * 2 ** 20 ? 1 : 0);
+}
+
+/** The plan as lines: groups of buffers with their lifetimes, what each phase needs, and the peak. */
+export function describeMemory({ plan, scratchBytes, programBytes, peakBytes }: MemoryEstimate): string[] {
+  const lines = [...groups(plan)].map(row);
+  const heads = [`${"memory".padEnd(34)} ${"held".padEnd(10)} ${"buffers".padStart(8)} ${"MiB".padStart(9)}`];
+  const phaseBytes = (phase: Phase) =>
+    plan.buffers
+      .filter((b) => b.lifetime === "always" || b.lifetime.includes(phase))
+      .reduce((sum, b) => sum + b.bytes, 0);
+  const phases = (["rollout", "update"] as const).filter((phase) =>
+    plan.buffers.some((b) => b.lifetime !== "always" && b.lifetime.includes(phase)),
+  );
+  return [
+    ...heads,
+    ...lines,
+    row({ name: "kernel scratch (at most)", lifetime: "always", buffers: 0, bytes: scratchBytes }),
+    row({ name: "program (estimate)", lifetime: "always", buffers: 0, bytes: programBytes }),
+    ...phases.map(
+      (phase) => `${`planned buffers during ${phase}`.padEnd(54)} ${mebibytes(phaseBytes(phase)).padStart(9)}`,
+    ),
+    `${"peak".padEnd(54)} ${mebibytes(peakBytes).padStart(9)}`,
+  ];
+}
+
+function row({ name, lifetime, buffers, bytes }: Group): string {
+  const count = buffers > 0 ? String(buffers) : "";
+  return `${name.padEnd(34)} ${lifetime.padEnd(10)} ${count.padStart(8)} ${mebibytes(bytes).padStart(9)}`;
+}

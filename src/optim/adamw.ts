@@ -1,0 +1,129 @@
+/**
+ * AdamW with float32 masters, gradients and moments (Loshchilov & Hutter 2019), and the clipping of the global gradient
+ * norm. All buffers have their parameter's layout, so a step is elementwise.
+ */
+import type { Device, Weight } from "../device/device.ts";
+import { RunError } from "../errors.ts";
+import type { ComputeDType } from "../tensor/dtype.ts";
+import type { PlanBuilder } from "../tensor/plan.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
+
+export interface OptimizerSettings {
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly epsilon: number;
+  readonly weightDecay: number;
+  /** 0: no clipping. */
+  readonly maxGradNorm: number;
+}
+
+export interface OptimizedParameter {
+  readonly weight: Weight;
+  readonly decays: boolean;
+  /** In float32 the parameter itself. */
+  readonly master: Tensor;
+  readonly m: Tensor;
+  readonly v: Tensor;
+  readonly gradient: Tensor;
+}
+
+export interface OptimizerState {
+  readonly parameters: readonly OptimizedParameter[];
+  readonly gradients: ReadonlyMap<string, Tensor>;
+  /** Steps taken, for the bias correction. */
+  step: number;
+  readonly sum: Tensor; // float64 (1)
+}
+
+interface Specification {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly decays: boolean;
+}
+
+/** Adds masters (under bfloat16 parameters), moments and gradients to the plan. Gradients live in updates alone. */
+export function planOptimizer(
+  plan: PlanBuilder,
+  device: Device,
+  specs: readonly Specification[],
+  dtype: ComputeDType,
+): (tensors: ReadonlyMap<string, Tensor>, weights: readonly Weight[]) => OptimizerState {
+  for (const { name, shape } of specs) {
+    const elements = [device.parameterElements(shape)];
+    if (dtype !== "float32") plan.add("master weights", `master/${name}`, "float32", elements);
+    plan.add("Adam moments", `m/${name}`, "float32", elements);
+    plan.add("Adam moments", `v/${name}`, "float32", elements);
+    plan.add("gradients", `gradient/${name}`, "float32", elements, ["update"]);
+  }
+  plan.add("gradients", "sum of squares", "float64", [1]);
+  return (tensors, weights) => {
+    const get = (name: string): Tensor => {
+      const found = tensors.get(name);
+      if (!found) throw new Error(`${name} is not in the memory plan`);
+      return found;
+    };
+    const parameters = specs.map(({ name, decays }, i): OptimizedParameter => {
+      const weight = weights[i]!;
+      const own = tensor(name, weight.address, "float32", [weight.elements]);
+      const master = dtype === "float32" ? own : get(`master/${name}`);
+      return { weight, decays, master, m: get(`m/${name}`), v: get(`v/${name}`), gradient: get(`gradient/${name}`) };
+    });
+    const gradients = new Map(parameters.map(({ weight, gradient }) => [weight.name, gradient]));
+    return { parameters, gradients, step: 0, sum: get("sum of squares") };
+  };
+}
+
+/** Masters from the parameters, moments zero. */
+export function resetOptimizer({ ops }: Device, state: OptimizerState): void {
+  state.step = 0;
+  for (const { weight, master, m, v } of state.parameters) {
+    if (weight.dtype !== "float32")
+      ops.cast(master, tensor(weight.name, weight.address, weight.dtype, [weight.elements]));
+    ops.fill(m, 0);
+    ops.fill(v, 0);
+  }
+}
+
+export function zeroGradients({ ops }: Device, state: OptimizerState): void {
+  for (const { gradient } of state.parameters) ops.fill(gradient, 0);
+}
+
+/** Global L2 norm of all gradients. */
+export async function gradientNorm(device: Device, state: OptimizerState): Promise<number> {
+  let total = 0;
+  for (const { gradient } of state.parameters) {
+    device.ops.sumSquares(state.sum, gradient);
+    total += ((await device.read(state.sum)) as Float64Array)[0]!;
+  }
+  return Math.sqrt(total);
+}
+
+/**
+ * One optimizer step on the accumulated gradients. Returns their norm before clipping.
+ *
+ * @throws RunError when the norm is not finite: no weight has been touched then
+ */
+export async function optimizerStep(
+  device: Device,
+  state: OptimizerState,
+  settings: OptimizerSettings,
+  learningRate: number,
+): Promise<number> {
+  const norm = await gradientNorm(device, state);
+  if (!Number.isFinite(norm))
+    throw new RunError(
+      `the gradient norm is ${norm} at optimizer step ${state.step + 1}: stopped before any weight changed; resume from the last checkpoint with a lower learning_rate`,
+    );
+  const { maxGradNorm } = settings;
+  const gradientScale = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1;
+  state.step++;
+  for (const { weight, decays, master, m, v, gradient } of state.parameters)
+    device.ops.adamw(weight, master, m, v, gradient, {
+      ...settings,
+      learningRate,
+      weightDecay: decays ? settings.weightDecay : 0,
+      step: state.step,
+      gradientScale,
+    });
+  return norm;
+}

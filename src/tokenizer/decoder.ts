@@ -1,0 +1,132 @@
+/**
+ * Token ids → text, whole or as they come. The byte-level vocabularies that nearly all models have are decoded here, by
+ * their bytes; the others (Metaspace, byte fallback, WordPiece) by the library's decoder, over a window of the last tokens.
+ */
+
+/** What decoding needs of a vocabulary. Special tokens that are to be skipped are taken out before. */
+export interface Decoder {
+  decode(ids: readonly number[]): string;
+  incremental(): IncrementalDecoder;
+}
+
+/** Text as tokens come: what `push` and `end` return, joined, is what decoding all ids at once gives. */
+export interface IncrementalDecoder {
+  /** @returns text that is settled now, "" while it depends on what follows */
+  push(id: number): string;
+  /** @returns the rest */
+  end(): string;
+}
+
+/** The characters that GPT-2's byte-level alphabet writes bytes as: printable ones as themselves, others from U+0100. */
+export function byteAlphabet(): Map<string, number> {
+  const isPrintable = (byte: number) =>
+    (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
+  const alphabet = new Map<string, number>();
+  let next = 0x100;
+  for (let byte = 0; byte < 256; byte++) alphabet.set(String.fromCodePoint(isPrintable(byte) ? byte : next++), byte);
+  return alphabet;
+}
+
+const utf8 = { ignoreBOM: true } as const;
+
+/**
+ * For a vocabulary in the byte-level alphabet. Bytes that are no UTF-8 become U+FFFD.
+ *
+ * @param tokenOf a token as the vocabulary spells it; undefined for an id without one, which decodes to nothing
+ */
+export function byteLevelDecoder(tokenOf: (id: number) => string | undefined): Decoder {
+  const alphabet = byteAlphabet();
+  const known: Uint8Array[] = [];
+  function bytesOf(id: number): Uint8Array {
+    const cached = known[id];
+    if (cached !== undefined) return cached;
+    const token = tokenOf(id) ?? "";
+    const bytes = Array.from(token, (character) => alphabet.get(character));
+    // An added token may have characters outside the alphabet; it stands for itself then.
+    const result = bytes.includes(undefined) ? new TextEncoder().encode(token) : Uint8Array.from(bytes as number[]);
+    known[id] = result;
+    return result;
+  }
+  return {
+    decode(ids) {
+      const parts = ids.map(bytesOf);
+      const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+      let at = 0;
+      for (const part of parts) {
+        bytes.set(part, at);
+        at += part.length;
+      }
+      return new TextDecoder("utf-8", utf8).decode(bytes);
+    },
+    incremental() {
+      const decoder = new TextDecoder("utf-8", utf8);
+      return { push: (id) => decoder.decode(bytesOf(id), { stream: true }), end: () => decoder.decode() };
+    },
+  };
+}
+
+/** English punctuation that `cleanUpSpaces` joins to the word before it. */
+const spacings: readonly (readonly [string, string])[] = [
+  [" .", "."],
+  [" ?", "?"],
+  [" !", "!"],
+  [" ,", ","],
+  [" ' ", "'"],
+  [" n't", "n't"],
+  [" 'm", "'m"],
+  [" 's", "'s"],
+  [" 've", "'ve"],
+  [" 're", "'re"],
+];
+/** Text this far from the end can still change when more comes: the replacements in a row reach no further. */
+const spacingReach = 12;
+
+/** transformers' `clean_up_tokenization`. */
+export function cleanUpSpaces(text: string): string {
+  return spacings.reduce((cleaned, [spaced, joined]) => cleaned.replaceAll(spaced, joined), text);
+}
+
+/**
+ * For any other vocabulary.
+ *
+ * @param decode ids → text by the vocabulary's own rules, where a token's text may depend on its neighbours
+ * @param isByte whether a token is one byte of a character, whose text is known when the run of them ends
+ * @param cleanUp whether transformers joins punctuation in this model's text
+ */
+export function windowedDecoder(
+  decode: (ids: readonly number[]) => string,
+  isByte: (id: number) => boolean,
+  cleanUp: boolean,
+): Decoder {
+  const finish = cleanUp ? cleanUpSpaces : (text: string) => text;
+  const decodeAll = (ids: readonly number[]) => finish(decode(ids));
+  return {
+    decode: decodeAll,
+    incremental() {
+      const ids: number[] = [];
+      let raw = "";
+      let emitted = 0;
+      // Tokens from `start` to `read` are text already; they stay in the window since they shape what follows.
+      let start = 0;
+      let read = 0;
+      return {
+        push(id) {
+          ids.push(id);
+          if (isByte(id)) return "";
+          const before = decode(ids.slice(start, read));
+          const now = decode(ids.slice(start));
+          // A character whose bytes are not all there yet.
+          if (now.endsWith("\ufffd")) return "";
+          raw += now.slice(before.length);
+          start = read;
+          read = ids.length;
+          const settled = cleanUp ? finish(raw).slice(0, -spacingReach) : raw;
+          const text = settled.slice(emitted);
+          emitted += text.length;
+          return text;
+        },
+        end: () => decodeAll(ids).slice(emitted),
+      };
+    },
+  };
+}

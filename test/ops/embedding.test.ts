@@ -1,0 +1,4 @@
+import { embeddingCases } from "./cases/embedding.ts";
+import { testCases } from "./harness.ts";
+
+testCases(embeddingCases);

@@ -1,0 +1,4 @@
+import { gluCases } from "./cases/glu.ts";
+import { testCases } from "./harness.ts";
+
+testCases(gluCases);

@@ -1,0 +1,185 @@
+/**
+ * The memory of a case: every buffer between guard words, every gap of a strided view and every output that has no
+ * value yet filled with them, and a way to see afterwards that only outputs were written.
+ */
+import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
+import type { Weight } from "../../src/device/device.ts";
+import {
+  bfloat16ToNumber,
+  bytesPerElement,
+  type ComputeDType,
+  type DType,
+  numberToBfloat16,
+} from "../../src/tensor/dtype.ts";
+import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
+
+/** A NaN as float32, as bfloat16 and as float64; as an index, far outside every buffer. */
+const SENTINEL = 0xffc5;
+const GUARD_BYTES = 64;
+const ARENA_BYTES = 128 * 2 ** 20;
+
+/** A tensor in guarded memory. `values` are its elements in order of the shape, as stored: rounded to the dtype. */
+export interface Slot extends Tensor {
+  readonly values: Float64Array;
+  readonly output: boolean;
+  /** Where element i of `values` lies, in elements from the address. */
+  readonly places: Int32Array;
+  /** Elements in the buffer, gaps and padding included. */
+  readonly extent: number;
+}
+
+export interface WeightSlot extends Weight {
+  readonly values: Float64Array;
+}
+
+export interface SlotOptions {
+  /** Only outputs may be changed. */
+  readonly output?: boolean;
+  /** Elements between the end of a row and the next one's start. */
+  readonly gap?: number;
+}
+
+const arena = mapAnonymous(ARENA_BYTES);
+const bytes = new Uint8Array(bytesAt(arena.address, ARENA_BYTES));
+const words = new Uint16Array(bytes.buffer);
+
+export function encode(dtype: DType, view: DataView, offset: number, value: number): void {
+  if (dtype === "float32") view.setFloat32(offset, value, true);
+  else if (dtype === "bfloat16") view.setUint16(offset, numberToBfloat16(Math.fround(value)), true);
+  else if (dtype === "float64") view.setFloat64(offset, value, true);
+  else if (dtype === "int32") view.setInt32(offset, value, true);
+  else if (dtype === "uint32") view.setUint32(offset, value, true);
+  else view.setUint16(offset, value, true); // float16 sources are given as bit patterns
+}
+
+export function decode(dtype: DType, view: DataView, offset: number): number {
+  if (dtype === "float32") return view.getFloat32(offset, true);
+  if (dtype === "bfloat16") return bfloat16ToNumber(view.getUint16(offset, true));
+  if (dtype === "float64") return view.getFloat64(offset, true);
+  if (dtype === "int32") return view.getInt32(offset, true);
+  if (dtype === "uint32") return view.getUint32(offset, true);
+  return view.getUint16(offset, true);
+}
+
+/** The bytes of a case after one run, in a buffer of their own. */
+export type Image = Buffer<ArrayBuffer>;
+
+export interface CaseMemory {
+  slot(name: string, dtype: DType, shape: readonly number[], values: ArrayLike<number> | null, o?: SlotOptions): Slot;
+  /** A parameter that `layout` puts in the device's order: places[i] is where row-major element i lies. */
+  weight(
+    name: string,
+    dtype: ComputeDType,
+    shape: readonly number[],
+    values: ArrayLike<number>,
+    layout: Layout,
+  ): WeightSlot;
+  /** A flat float32 tensor in a parameter's layout (its gradient, master weights or moments), padding zero. */
+  parameter(name: string, w: Weight, values: ArrayLike<number>, layout: Layout, output: boolean): Slot;
+  /** Puts every byte back to what it was before the first run. */
+  restore(): void;
+  image(): Image;
+  read(image: Image, slot: Slot): Float64Array;
+  /** The slot's own bytes (gaps left out) of rows [from, from + count). */
+  rowBytes(image: Image, slot: Slot, from: number, count: number): Buffer;
+  /** Names what was written that is no output, or undefined. */
+  strayWrite(image: Image): string | undefined;
+}
+
+export interface Layout {
+  readonly places: Int32Array;
+  readonly elements: number;
+}
+
+/** Memory for one case; the next case begins at the arena's start again. */
+export function caseMemory(): CaseMemory {
+  const slots: Slot[] = [];
+  let used = 0;
+  let initial: Image | undefined;
+
+  function place(
+    name: string,
+    dtype: DType,
+    shape: readonly number[],
+    rowStride: number,
+    places: Int32Array,
+    extent: number,
+    values: ArrayLike<number> | null,
+    output: boolean,
+    padding: boolean,
+  ): Slot {
+    const size = bytesPerElement(dtype);
+    const start = used + GUARD_BYTES;
+    const end = Math.ceil((start + extent * size) / GUARD_BYTES) * GUARD_BYTES + GUARD_BYTES;
+    if (end > ARENA_BYTES) throw new Error(`${name}: the case needs more than ${ARENA_BYTES} bytes`);
+    words.fill(SENTINEL, used / 2, end / 2);
+    if (padding) bytes.fill(0, start, start + extent * size);
+    const view = new DataView(bytes.buffer, start, extent * size);
+    const stored = new Float64Array(places.length);
+    for (const [i, at] of places.entries()) {
+      if (values) encode(dtype, view, at * size, values[i]!);
+      stored[i] = decode(dtype, view, at * size);
+    }
+    used = end;
+    const address = arena.address + start;
+    const slot = { name, address, dtype, shape, rowStride, values: stored, output, places, extent };
+    slots.push(slot);
+    return slot;
+  }
+
+  const offsetOf = (slot: Slot) => slot.address - arena.address;
+  const viewOf = (image: Image, slot: Slot) =>
+    new DataView(image.buffer, image.byteOffset + offsetOf(slot), slot.extent * bytesPerElement(slot.dtype));
+
+  return {
+    slot(name, dtype, shape, values, { output = false, gap = 0 } = {}) {
+      const width = elementCount(shape.slice(1));
+      const rows = shape[0] ?? 1;
+      const stride = width + gap;
+      const places = Int32Array.from({ length: rows * width }, (_, i) => Math.floor(i / width) * stride + (i % width));
+      return place(name, dtype, shape, stride, places, rows * stride, values, output, false);
+    },
+    weight(name, dtype, shape, values, { places, elements }) {
+      const slot = place(name, dtype, [elements], 1, places, elements, values, false, true);
+      return { name, address: slot.address, dtype, shape, elements, values: slot.values };
+    },
+    parameter(name, w, values, { places, elements }, output) {
+      return place(name, "float32", [w.elements], 1, places, elements, values, output, true);
+    },
+    restore() {
+      initial ??= Buffer.from(bytes.slice(0, used).buffer);
+      bytes.set(initial);
+    },
+    image: () => Buffer.from(bytes.slice(0, used).buffer),
+    read(image, slot) {
+      const view = viewOf(image, slot);
+      const size = bytesPerElement(slot.dtype);
+      return Float64Array.from(slot.places, (at) => decode(slot.dtype, view, at * size));
+    },
+    rowBytes(image, slot, from, count) {
+      const size = bytesPerElement(slot.dtype);
+      const width = elementCount(slot.shape.slice(1)) * size;
+      const row = (r: number) => offsetOf(slot) + r * slot.rowStride * size;
+      return Buffer.concat(Array.from({ length: count }, (_, i) => image.subarray(row(from + i), row(from + i) + width)));
+    },
+    strayWrite(image) {
+      if (!initial) return undefined;
+      const seen = Buffer.from(image.buffer.slice(0));
+      const [after, before] = [new Uint16Array(seen.buffer), new Uint16Array(initial.buffer)];
+      for (const slot of slots) {
+        if (!slot.output) continue;
+        const halves = bytesPerElement(slot.dtype) / 2;
+        for (const at of slot.places) {
+          const from = offsetOf(slot) / 2 + at * halves;
+          for (let i = from; i < from + halves; i++) after[i] = before[i]!;
+        }
+      }
+      if (seen.equals(initial)) return undefined;
+      const at = seen.findIndex((byte, i) => byte !== initial![i]);
+      const near = slots.findLast((slot) => offsetOf(slot) - GUARD_BYTES <= at)!;
+      const element = Math.floor((at - offsetOf(near)) / bytesPerElement(near.dtype));
+      const where = element < 0 ? "before" : element >= near.extent ? "behind" : near.output ? "in a gap of" : "in input";
+      return `wrote ${where} ${near.name} (element ${element} of ${near.extent})`;
+    },
+  };
+}

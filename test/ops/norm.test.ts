@@ -1,0 +1,4 @@
+import { normCases } from "./cases/norm.ts";
+import { testCases } from "./harness.ts";
+
+testCases(normCases);
