@@ -206,11 +206,12 @@ INLINE void store_upto(T* p, V x, int n) {
   else store_part(p, x, n);
 }
 
-// e^x to about one ulp; exactly 1 at 0, exactly 0 below −87.3 (so −inf gives 0), largest finite power above 88.
+// e^x to about one ulp; exactly 1 at 0, exactly 0 below −87.3 (so −inf gives 0), largest finite power above 88, NaN
+// of NaN.
 INLINE V exp(V x) {
   const V low = set1(-87.33f);
-  V y = min(x, set1(88.37f));
-  y = max(y, low);
+  V y = min(set1(88.37f), x);  // in this order min and max keep a NaN
+  y = max(low, y);
   V n = round_nearest(mul(y, set1(1.44269504088896341f)));
   V r = fma(n, set1(-0.693359375f), y);       // ln 2 in two parts, the first exact in few bits
   r = fma(n, set1(2.12194440e-4f), r);

@@ -13,6 +13,7 @@ import {
   realpathSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
 } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
@@ -38,7 +39,7 @@ export function writeFileAtomic(path: string, content: string | Uint8Array): voi
     renameSync(temporary, target);
     syncFolder(dirname(target));
   } catch (error) {
-    rmSync(temporary, { force: true });
+    discard(temporary);
     throw writeFailure(error, path);
   }
 }
@@ -61,7 +62,7 @@ export async function writeLargeFileAtomic(path: string, write: (file: FileHandl
     renameSync(temporary, target);
     syncFolder(dirname(target));
   } catch (error) {
-    rmSync(temporary, { force: true });
+    discard(temporary);
     throw writeFailure(error, path);
   }
 }
@@ -103,7 +104,7 @@ export async function writeFolderAtomic(
     syncFolder(dirname(target));
     rmSync(aside, { recursive: true, force: true });
   } catch (error) {
-    rmSync(temporary, { recursive: true, force: true });
+    discard(temporary);
     throw writeFailure(error, folder);
   }
 }
@@ -117,6 +118,15 @@ export function recoverFolder(folder: string): void {
   for (const { path, kind } of leftovers(target, `${basename(target)}.`)) {
     if (kind === "old" && !existsSync(target)) renameSync(path, target);
     else rmSync(path, { recursive: true, force: true });
+  }
+}
+
+/** Removes what a failed write left. Where even that fails, the write's own failure is the one to tell. */
+function discard(temporary: string): void {
+  try {
+    rmSync(temporary, { recursive: true, force: true });
+  } catch {
+    // The next write to the same name removes it, once this process has ended.
   }
 }
 
@@ -139,7 +149,7 @@ function followLink(path: string): string {
 /** Temporary and moved-aside versions of `target`, left by processes that no longer run. */
 function leftovers(target: string, prefix: string): { path: string; kind: "tmp" | "old" }[] {
   const parent = dirname(target);
-  if (!existsSync(parent)) return [];
+  if (!statSync(parent, { throwIfNoEntry: false })?.isDirectory()) return [];
   return readdirSync(parent).flatMap((name) => {
     const match = name.startsWith(prefix) ? /^(tmp|old)-(\d+)$/.exec(name.slice(prefix.length)) : null;
     if (match === null || isRunning(Number(match[2]))) return [];

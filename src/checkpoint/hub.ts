@@ -39,7 +39,7 @@ export async function resolveModel(idOrFolder: string): Promise<string> {
   }
   let commit: string;
   try {
-    commit = (await modelInfo({ name: idOrFolder, additionalFields: ["sha"], ...access() })).sha;
+    commit = (await modelInfo({ name: idOrFolder, revision: "main", additionalFields: ["sha"], ...access() })).sha;
   } catch (error) {
     if (error instanceof HubApiError && [401, 403, 404].includes(error.statusCode))
       throw new InputError(

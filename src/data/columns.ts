@@ -9,6 +9,8 @@ import { answerText, goldOf } from "./gold.ts";
 export interface Message {
   readonly role: string;
   readonly content: string;
+  /** What else the row has, for templates that read it: `name`, `tool_calls`. */
+  readonly [key: string]: unknown;
 }
 
 export interface Example {
@@ -115,11 +117,16 @@ function promptOf(value: unknown, column: string, where: string): Prompt {
 }
 
 function messageOf(value: unknown, where: string): Message {
-  const { role, content } = (typeof value === "object" && value !== null ? value : {}) as Record<string, unknown>;
+  const { role, content, ...others } = (typeof value === "object" && value !== null ? value : {}) as Record<
+    string,
+    unknown
+  >;
   const text = contentText(content);
   if (typeof role !== "string" || text === null)
     throw new InputError(`${where}: {role, content} with text is needed, not ${kindOf(value)}`);
-  return { role, content: text };
+  // In a column of structs a key that a message lacks is null.
+  const present = Object.entries(others).filter(([, other]) => other !== null);
+  return { role, content: text, ...Object.fromEntries(present) };
 }
 
 /** A message's text: plain, or the text parts of `[{"type": "text", "text": …}]`. */

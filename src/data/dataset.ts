@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { z } from "zod";
 import { InputError } from "../errors.ts";
 import { type ArrowTable, type Column, openTable } from "./arrow/table.ts";
+import { isHubId } from "./hub-id.ts";
 import { chooseSplit } from "./splits.ts";
 
 export type { Column } from "./arrow/table.ts";
@@ -18,7 +19,7 @@ export interface Dataset {
   readonly numRows: number;
   readonly columns: readonly Column[];
   /** The files, in the order of the rows. */
-  readonly shards: readonly Pick<ArrowTable, "path" | "format" | "byteLength" | "numRows" | "numBatches">[];
+  readonly shards: readonly Pick<ArrowTable, "path" | "format" | "byteLength" | "numRows" | "numBatches" | "fields">[];
   /**
    * Row `index` (from 0) as plain values: strings, numbers (bigint past 2^53), booleans, null, arrays, objects.
    * @throws InputError when its batch turns out damaged
@@ -35,9 +36,17 @@ export interface DatasetOptions {
 
 /** @throws InputError when there is no such dataset, or one of its files is not sound Arrow. */
 export function openDataset(path: string, { split = "train" }: DatasetOptions = {}): Dataset {
+  return openFiles(path, arrowFiles(path, split));
+}
+
+/**
+ * Several Arrow files as one dataset.
+ * @param path what the dataset is called in messages
+ */
+export function openFiles(path: string, files: readonly string[]): Dataset {
   const tables: ArrowTable[] = [];
   try {
-    for (const file of arrowFiles(path, split)) tables.push(openTable(file));
+    for (const file of files) tables.push(openTable(file));
     const [first] = tables;
     for (const table of tables) checkSameColumns(first!, table);
     return joined(path, tables);
@@ -79,7 +88,10 @@ function checkSameColumns(first: ArrowTable, table: ArrowTable): void {
 
 /** The files of one split, in order. */
 function arrowFiles(path: string, split: string): readonly string[] {
-  if (!existsSync(path)) throw new InputError(`${path}: no such file or folder; check the path`);
+  if (!existsSync(path)) {
+    const hub = isHubId(path) ? ", or fetch it from the hub with: grpo data download" : "";
+    throw new InputError(`${path}: no such file or folder; check the path${hub && `${hub} ${path}`}`);
+  }
   return statSync(path).isDirectory() ? folderFiles(path, split) : [path];
 }
 
@@ -105,7 +117,7 @@ function folderFiles(folder: string, split: string): readonly string[] {
   );
 }
 
-function noSplit(folder: string, split: string, splits: readonly string[]): InputError {
+export function noSplit(folder: string, split: string, splits: readonly string[]): InputError {
   return new InputError(`${folder}: no split "${split}"; it has ${splits.join(", ")} (dataset_split, eval_split)`);
 }
 

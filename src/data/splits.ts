@@ -9,15 +9,18 @@ export interface SplitFiles {
   readonly splits: readonly string[];
 }
 
-/** The split that a file's path names, or undefined: `data/train-00000-of-00001.parquet` → train. */
+/** The split that a file's name, or else its folder, speaks of: `data/train-00000-of-00001.parquet` → train. */
 export function splitOf(path: string): string | undefined {
   const name = path.slice(path.lastIndexOf("/") + 1);
   const numbered = /([^-]+)-\d{5}-of-\d{5}/.exec(name)?.[1];
   if (numbered !== undefined && numbered !== "data") return numbered;
-  return name
-    .toLowerCase()
-    .split(/[^a-z0-9]+/)
-    .findLast((word) => knownSplits.includes(word));
+  const folder = path.slice(0, -name.length - 1);
+  return knownWord(name) ?? knownWord(folder.slice(folder.lastIndexOf("/") + 1));
+}
+
+function knownWord(name: string): string | undefined {
+  const words = name.toLowerCase().split(/[^a-z0-9]+/);
+  return words.findLast((word) => knownSplits.includes(word));
 }
 
 /** @param names file names, in the order of their rows */

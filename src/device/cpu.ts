@@ -90,6 +90,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
   library.selectPath(path);
   const threads = library.setThreads(options.threads ?? usableThreads(library));
   const recorded = new Map<string, () => void>();
+  let peak: number | null = null;
   const allocate = (bytes: number, what: string) => {
     try {
       return mapAnonymous(Math.max(bytes, 1));
@@ -107,6 +108,10 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     description: `CPU ${cpus()[0]?.model.trim() ?? process.arch}, ${path}, ${threads} thread${threads === 1 ? "" : "s"}`,
     numericsKey: `cpu ${process.arch} ${path}`,
     ops: cpuOps(library),
+    peakFlops() {
+      peak ??= library.peakGflops(30) * 1e9;
+      return peak;
+    },
     allocate,
     allocateHost: allocate,
     upload(target, data) {
@@ -207,6 +212,11 @@ function dim(t: Tensor | Weight, index: number): number {
 /** @throws RangeError naming the op and what does not fit: always a bug of the caller, never of the input. */
 function require(condition: boolean, what: string): void {
   if (!condition) throw new RangeError(what);
+}
+
+/** What logits are multiplied by: rounded as `sample` rounds it, or the two would differ in their last bits. */
+function inverseTemperature(temperature: number): number {
+  return Math.fround(1 / Math.fround(temperature));
 }
 
 /** Extents of q, k and v inside a fused row. */
@@ -436,7 +446,7 @@ function cpuOps({ kernels }: CpuLibrary): Ops {
         targets.address,
         dim(hidden, 0),
         dim(w, 0),
-        1 / temperature,
+        inverseTemperature(temperature),
       );
     },
     lmHeadBackward(dhidden, dw, logits, dlogprob, dentropy, hidden, w, entryStart, targets, lse, entropy, temperature) {
@@ -452,7 +462,7 @@ function cpuOps({ kernels }: CpuLibrary): Ops {
         entropy.address,
         dim(hidden, 0),
         dim(w, 0),
-        1 / temperature,
+        inverseTemperature(temperature),
       );
       ops.matmulBackwardInput(dhidden, logits, w);
       ops.matmulBackwardWeight(dw, logits, hidden, w);
@@ -479,7 +489,8 @@ function cpuOps({ kernels }: CpuLibrary): Ops {
       );
     },
     adamw(w, master, m, v, g, settings) {
-      const { beta1, beta2, step } = settings;
+      // The corrections are of the betas that the kernel works with: 1 − 0.999 differs by 1e-5 in float32.
+      const [beta1, beta2, step] = [Math.fround(settings.beta1), Math.fround(settings.beta2), settings.step];
       kernels.adamw(
         w.address,
         master.address,

@@ -222,6 +222,8 @@ export interface Device {
   /** What must be equal for the same bits: stored in checkpoints, compared on resume. */
   readonly numericsKey: string;
   readonly ops: Ops;
+  /** Floating-point operations a second that the device sustains at most, measured once: what MFU is a share of. */
+  peakFlops(): number;
 
   /** @throws RunError when the memory is not there; says how much was asked for. */
   allocate(byteLength: number, what: string): DeviceMemory;

@@ -4,13 +4,13 @@
  */
 
 import type { Activations } from "../model/activations.ts";
+import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../model/micro-batches.ts";
 import { backward, forward, type Model, type Scores } from "../model/model.ts";
 import { type OptimizerSettings, type OptimizerState, optimizerStep, zeroGradients } from "../optim/adamw.ts";
 import type { LossCompletion, LossConfig } from "./loss/config.ts";
 import { foldMetrics, type MetricParts } from "./loss/metrics.ts";
 import { stepDenominators } from "./loss/step.ts";
 import { computeLoss } from "./loss.ts";
-import { cutMicroBatches, type MicroBatch, type PackedGroup } from "./micro-batches.ts";
 
 /** A completion as the update takes it. */
 export interface ScoredCompletion {

@@ -26,7 +26,7 @@ export interface Model {
   readonly rope: RopeTables;
 }
 
-/** What a packed pass reads. Shapes as in grpo/micro-batches.ts, which makes it. */
+/** What a packed pass reads. Shapes as in micro-batches.ts, which makes it. */
 export interface PackedBatch {
   readonly tokens: Int32Array; // (T)
   readonly positions: Int32Array; // (T)

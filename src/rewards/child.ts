@@ -4,10 +4,11 @@
  * from outside. What reward functions print goes to the program's stderr.
  */
 import { writeFileSync } from "node:fs";
-import { plugin } from "bun";
+import { join } from "node:path";
 import { errorText } from "../errors.ts";
 import { callFunction, loadFunction, RewardFailure } from "./functions.ts";
 import type { Failure, Progress, Work } from "./protocol.ts";
+import { compiled, offerPublicApi } from "./public_api.ts";
 import { verify } from "./verify.ts";
 
 const send = (progress: Progress): void => void process.send?.(progress);
@@ -27,13 +28,8 @@ try {
   // Not Linux, or not allowed: the supervisor's own limit holds all the same.
 }
 
-// A reward function may import the public API by its name from anywhere, also when all of it is in one executable.
-plugin({
-  name: "bun-grpo",
-  setup(build) {
-    build.module("bun-grpo", async () => ({ exports: { ...(await import("../index.ts")) }, loader: "object" }));
-  },
-});
+// The executable's entry offers its own copy before it imports this file.
+if (!compiled) offerPublicApi(() => import(join(import.meta.dir, "../index.ts")));
 
 async function perform(work: Work): Promise<readonly (number | null)[] | undefined> {
   if (work.kind === "verify") {

@@ -1,19 +1,15 @@
 /**
- * Whether two answers, as written, mean the same: literally, numerically, as expressions in variables (by their values
- * at fixed points), or element by element for tuples, intervals, sets, lists, matrices, equations and inequalities.
- *
- * It simplifies nothing symbolically, so two expressions count as equal when they agree at every point tried
- * (Schwartz–Zippel: a false match of two polynomials would need all points to be roots of their difference).
+ * Whether two answers, as written, mean the same: literally, by their words, by their value (scalars.ts), or element by
+ * element for tuples, intervals, sets, lists, matrices, equations and inequalities.
  */
-import { cAbs, cSub } from "./complex.ts";
-import { evaluate, isConstantName, toComplex, type Value, type Variables } from "./evaluate.ts";
-import { type CommaReading, type Expression, parseExpression } from "./expression.ts";
+import { cSub } from "./complex.ts";
+import { evaluate, toComplex, type Variables } from "./evaluate.ts";
 import { MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
-import { ratAbs, ratEquals, rational, ratMul, ratSub } from "./rational.ts";
+import { type CommaReading, parseExpression } from "./parse.ts";
+import { rational } from "./rational.ts";
+import { allNames, at, equalScalars, infinityOf, near, POINTS } from "./scalars.ts";
+import { chooseSign, type Expression, hasPlusMinus, variablesOf } from "./tree.ts";
 
-/** Relative difference under which two floats, or a rounded decimal and a fraction, are the same number. */
-const RELATIVE = 1e-9;
-const ABSOLUTE = 1e-12;
 /** Longest list or set compared without regard to order. */
 const MAX_ITEMS = 200;
 
@@ -219,7 +215,7 @@ function proportional(a: Relation, b: Relation): boolean {
   const [op, other] = [a.operators[0]!, b.operators[0]!];
   const turned = op !== other;
   if (turned && MIRRORED[op] !== other) return false;
-  const names = union(variablesOf(a), variablesOf(b));
+  const names = allNames(variablesOf(a), variablesOf(b));
   if (names.size === 0) return false;
   const difference = (x: Relation): Expression => ({
     kind: "sum",
@@ -292,12 +288,6 @@ function halfLine(left: Expression, op: string, right: Expression): Interval | n
     : { low: root, high: Infinity, lowClosed: closed, highClosed: false };
 }
 
-/** 1 for ∞, -1 for -∞, 0 for everything else. */
-function infinityOf(x: Expression): -1 | 0 | 1 {
-  if (x.kind === "infinity") return 1;
-  return x.kind === "negative" && x.of.kind === "infinity" ? -1 : 0;
-}
-
 function boundOf(x: Expression): number | null {
   const sign = infinityOf(x);
   if (sign !== 0) return sign * Infinity;
@@ -310,139 +300,3 @@ function boundOf(x: Expression): number | null {
 
 const equalIntervals = (a: Interval, b: Interval): boolean =>
   near(a.low, b.low) && near(a.high, b.high) && a.lowClosed === b.lowClosed && a.highClosed === b.highClosed;
-
-function near(a: number, b: number): boolean {
-  if (a === b || !Number.isFinite(a) || !Number.isFinite(b)) return a === b;
-  return Math.abs(a - b) <= Math.max(ABSOLUTE, RELATIVE * Math.max(Math.abs(a), Math.abs(b)));
-}
-
-// Numbers and expressions
-
-function equalScalars(a: Expression, b: Expression): boolean {
-  const [x, y] = [infinityOf(a), infinityOf(b)];
-  if (x !== 0 || y !== 0) return x === y;
-  if (a.kind === "percent" && b.kind === "percent") return equalScalars(a.of, b.of);
-  // 28% may be written 28 (the question asked for a percentage) or 0.28.
-  if (a.kind === "percent") return equalScalars(a.of, b) || equalValues(a, b);
-  if (b.kind === "percent") return equalScalars(a, b.of) || equalValues(a, b);
-  return equalValues(a, b);
-}
-
-/** How many points two expressions in variables are compared at; at least half must be in both domains. */
-const POINTS = 6;
-/** Numerators over 7: no two variables share a value, none is 0 or ±1, signs are mixed after the first point. */
-const SEEDS = [8, 11, 16, 23, 29, 37, 44, 53, 59, 67, 79, 86, 93, 101, 109, 121];
-
-function at(names: ReadonlySet<string>, point: number): Variables {
-  const order = [...names].sort();
-  return (name) => {
-    const i = order.indexOf(name);
-    const seed = SEEDS[(i * 5 + point * 3) % SEEDS.length]! + Math.floor((i * 5 + point * 3) / SEEDS.length) * 128;
-    const negative = point > 0 && ((point >> (i % 3)) & 1) === 1;
-    return i < 0 ? null : rational(BigInt(negative ? -seed : seed), 7n);
-  };
-}
-
-function equalValues(a: Expression, b: Expression): boolean {
-  const names = union(variablesOf(a), variablesOf(b));
-  if (names.size === 0) {
-    const [x, y] = [evaluate(a, () => null), evaluate(b, () => null)];
-    return x !== null && y !== null && sameNumber(x, y);
-  }
-  if (names.size > 12) return false;
-  let agreed = 0;
-  for (let k = 0; k < POINTS; k++) {
-    const variables = at(names, k);
-    const [x, y] = [evaluate(a, variables), evaluate(b, variables)];
-    if (x === null || y === null) continue;
-    if (!sameNumber(x, y)) return false;
-    agreed++;
-  }
-  return agreed * 2 >= POINTS;
-}
-
-function sameNumber(a: Value, b: Value): boolean {
-  if (a.kind === "exact" && b.kind === "exact") {
-    if (ratEquals(a.value, b.value)) return true;
-    if (!a.rounded && !b.rounded) return false;
-    const difference = ratSub(a.value, b.value);
-    if (difference === null) return false;
-    // Only the last digits of a long decimal may differ: 0.3333333333 for 1/3, never 5.001 for 5.
-    const scaled = ratMul(ratAbs(difference), { n: 1_000_000_000n, d: 1n });
-    const larger = ratSub(ratAbs(a.value), ratAbs(b.value));
-    const most = larger !== null && larger.n >= 0n ? ratAbs(a.value) : ratAbs(b.value);
-    const slack = scaled && ratSub(most, scaled);
-    return slack !== null && slack.n >= 0n;
-  }
-  const [x, y] = [toComplex(a), toComplex(b)];
-  const scale = Math.max(cAbs(x), cAbs(y));
-  return cAbs(cSub(x, y)) <= Math.max(ABSOLUTE, RELATIVE * scale);
-}
-
-// Walking the tree
-
-const union = (a: ReadonlySet<string>, b: ReadonlySet<string>): ReadonlySet<string> => new Set([...a, ...b]);
-
-function childrenOf(x: Expression): readonly Expression[] {
-  switch (x.kind) {
-    case "number":
-    case "symbol":
-    case "infinity":
-      return [];
-    case "negative":
-    case "inverse":
-    case "percent":
-    case "degrees":
-    case "plusminus":
-      return [x.of];
-    case "power":
-      return [x.base, x.exponent];
-    case "call":
-      return x.args;
-    case "relation":
-      return x.parts;
-    case "matrix":
-      return x.rows.flat();
-    default:
-      return x.items;
-  }
-}
-
-function variablesOf(x: Expression): ReadonlySet<string> {
-  const names = new Set<string>();
-  const stack = [x];
-  for (let e = stack.pop(); e !== undefined; e = stack.pop()) {
-    if (e.kind === "symbol" && !isConstantName(e.name)) names.add(e.name);
-    stack.push(...childrenOf(e));
-  }
-  return names;
-}
-
-const hasPlusMinus = (x: Expression): boolean =>
-  x.kind === "plusminus" || (isScalarNode(x) && childrenOf(x).some(hasPlusMinus));
-
-const isScalarNode = (x: Expression): boolean =>
-  ["sum", "product", "negative", "inverse", "power", "call", "percent", "degrees"].includes(x.kind);
-
-/** The expression with + (side 1) or - (side -1) for every ±, and the opposite for every ∓. */
-function chooseSign(x: Expression, side: 1 | -1): Expression {
-  const of = (e: Expression): Expression => chooseSign(e, side);
-  switch (x.kind) {
-    case "plusminus":
-      return x.sign * side > 0 ? of(x.of) : { kind: "negative", of: of(x.of) };
-    case "sum":
-    case "product":
-      return { kind: x.kind, items: x.items.map(of) };
-    case "negative":
-    case "inverse":
-    case "percent":
-    case "degrees":
-      return { kind: x.kind, of: of(x.of) };
-    case "power":
-      return { kind: "power", base: of(x.base), exponent: of(x.exponent) };
-    case "call":
-      return { kind: "call", name: x.name, args: x.args.map(of) };
-    default:
-      return x;
-  }
-}

@@ -4,8 +4,8 @@
  * a tuple inside a sum, a division by zero, an overflow). Never throws, and does a bounded amount of work.
  */
 import * as C from "./complex.ts";
-import type { Expression } from "./expression.ts";
 import * as R from "./rational.ts";
+import type { Expression } from "./tree.ts";
 
 export type Value =
   /** `rounded`: a decimal numeral took part, so its last digits may be a rounding. */
@@ -35,9 +35,6 @@ function combine(a: Value | null, b: Value | null, rational: Exact2, complex: Fl
 }
 
 const SPECIAL: Readonly<Record<string, C.Complex>> = { pi: C.cx(Math.PI), e: C.cx(Math.E), i: C.cx(0, 1) };
-
-/** Names that stand for constants, not variables. */
-export const isConstantName = (name: string): boolean => name in SPECIAL;
 
 export function evaluate(x: Expression, variables: Variables, trig = false): Value | null {
   const of = (e: Expression): Value | null => evaluate(e, variables, trig);

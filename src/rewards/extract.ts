@@ -6,8 +6,8 @@
  * It does not judge the answer (gsm8k.ts, math.ts).
  */
 import { afterHashes, lastBoxed } from "../answers.ts";
-import { parseExpression } from "./expression.ts";
 import { MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
+import { parseExpression } from "./parse.ts";
 
 /** How much of a long text's end is searched for unmarked answers, in characters. */
 const TAIL = 8192;

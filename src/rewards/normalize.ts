@@ -1,5 +1,5 @@
 /**
- * Rewrites a mathematical answer, LaTeX or plain, into the one small notation that expression.ts parses:
+ * Rewrites a mathematical answer, LaTeX or plain, into the one small notation that parse.ts parses:
  * single characters for operators (`*`, `/`, `±`, `∪`, `∈`, `∞`, `≤`…), `⦃ ⦄` for set braces, `⏎` between matrix rows,
  * `°` and `%` as suffixes, no layout commands, no currency, no units, no `\text`.
  *

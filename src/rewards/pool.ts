@@ -14,6 +14,7 @@ import { basename, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { InputError, RunError } from "../errors.ts";
 import type { Arguments, Failure, FromSupervisor, Item, ToSupervisor, Work } from "./protocol.ts";
+import { compiled } from "./public_api.ts";
 import type { Extraction, Reason, Verdict } from "./verify.ts";
 
 /** "auto": gsm8k for the golds that are numbers, math for the others. `path`: a module with a reward function. */
@@ -258,12 +259,9 @@ interface Connection {
   close(): Promise<void>;
 }
 
-/** Whether the program runs as one executable, whose files lie in a virtual folder. */
-const compiled = import.meta.url.includes("$bunfs") || import.meta.url.includes("~BUN");
-
 /**
  * In the executable, worker and processes are the program's own entry again, told by BUN_GRPO_CHILD what they are:
- * `src/cli/main.ts` then imports supervisor.ts or child.ts and nothing else.
+ * its entry then imports supervisor.ts, or offers the public API (public_api.ts) and imports child.ts.
  */
 const startSupervisor = (): Worker =>
   compiled

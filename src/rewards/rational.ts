@@ -1,7 +1,7 @@
 /**
  * Exact fractions over BigInt, bounded in size so that no answer can make them expensive:
  * an operation whose result would pass `MAX_BITS` returns null and the caller goes on in floating point.
- * No parsing here (expression.ts, gsm8k.ts) and nothing irrational (complex.ts).
+ * No parsing here (parse.ts, gsm8k.ts) and nothing irrational (complex.ts).
  */
 
 /** A reduced fraction; `d` is positive. */

@@ -48,8 +48,8 @@ export interface CaseRun {
   readonly random: Random;
   slot(name: string, dtype: DType, shape: readonly number[], values: ArrayLike<number> | null, o?: SlotOptions): Slot;
   weight(name: string, dtype: ComputeDType, shape: readonly number[], values: ArrayLike<number>): WeightSlot;
-  /** A float32 tensor in w's layout, `values` row-major. */
-  parameter(name: string, w: Weight, values: ArrayLike<number>, output?: boolean): Slot;
+  /** A tensor in w's layout (float32 unless said), `values` row-major, padding zero; an output may not change that. */
+  parameter(name: string, w: Weight, values: ArrayLike<number>, output?: boolean, dtype?: DType): Slot;
   /** Runs the work on every path and thread count. Once per case, after every buffer has been laid out. */
   run(work: (device: CpuDevice) => void): void;
   /** Compares an output with the reference: NaN and infinities first, then the size of differences. */
@@ -201,8 +201,8 @@ export function execute(opCase: OpCase): ReadonlySet<string> {
     random,
     slot: memory.slot,
     weight: (label, dtype, shape, values) => memory.weight(label, dtype, shape, values, layoutOf(shape)),
-    parameter: (label, w, values, output = false) =>
-      memory.parameter(label, { ...w, dtype: "float32" }, values, layoutOf(w.shape), output),
+    parameter: (label, w, values, output = false, dtype = "float32") =>
+      memory.parameter(label, dtype, values, layoutOf(w.shape), output),
     run(work) {
       for (const path of paths) {
         const device = noting(path.device, called);

@@ -74,8 +74,8 @@ export interface CaseMemory {
     values: ArrayLike<number>,
     layout: Layout,
   ): WeightSlot;
-  /** A flat float32 tensor in a parameter's layout (its gradient, master weights or moments), padding zero. */
-  parameter(name: string, w: Weight, values: ArrayLike<number>, layout: Layout, output: boolean): Slot;
+  /** A flat tensor in a parameter's layout (its gradient, master weights or moments), padding zero. */
+  parameter(name: string, dtype: DType, values: ArrayLike<number>, layout: Layout, output: boolean): Slot;
   /** Puts every byte back to what it was before the first run. */
   restore(): void;
   image(): Image;
@@ -143,8 +143,8 @@ export function caseMemory(): CaseMemory {
       const slot = place(name, dtype, [elements], 1, places, elements, values, false, true);
       return { name, address: slot.address, dtype, shape, elements, values: slot.values };
     },
-    parameter(name, w, values, { places, elements }, output) {
-      return place(name, "float32", [w.elements], 1, places, elements, values, output, true);
+    parameter(name, dtype, values, { places, elements }, output) {
+      return place(name, dtype, [elements], 1, places, elements, values, output, true);
     },
     restore() {
       initial ??= Buffer.from(bytes.slice(0, used).buffer);
@@ -160,7 +160,9 @@ export function caseMemory(): CaseMemory {
       const size = bytesPerElement(slot.dtype);
       const width = elementCount(slot.shape.slice(1)) * size;
       const row = (r: number) => offsetOf(slot) + r * slot.rowStride * size;
-      return Buffer.concat(Array.from({ length: count }, (_, i) => image.subarray(row(from + i), row(from + i) + width)));
+      return Buffer.concat(
+        Array.from({ length: count }, (_, i) => image.subarray(row(from + i), row(from + i) + width)),
+      );
     },
     strayWrite(image) {
       if (!initial) return undefined;
@@ -178,7 +180,8 @@ export function caseMemory(): CaseMemory {
       const at = seen.findIndex((byte, i) => byte !== initial![i]);
       const near = slots.findLast((slot) => offsetOf(slot) - GUARD_BYTES <= at)!;
       const element = Math.floor((at - offsetOf(near)) / bytesPerElement(near.dtype));
-      const where = element < 0 ? "before" : element >= near.extent ? "behind" : near.output ? "in a gap of" : "in input";
+      const where =
+        element < 0 ? "before" : element >= near.extent ? "behind" : near.output ? "in a gap of" : "in input";
       return `wrote ${where} ${near.name} (element ${element} of ${near.extent})`;
     },
   };

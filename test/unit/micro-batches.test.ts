@@ -5,7 +5,7 @@ import {
   type MicroBatch,
   maxMicroBatchTokens,
   type PackedGroup,
-} from "../../src/grpo/micro-batches.ts";
+} from "../../src/model/micro-batches.ts";
 
 const group = (promptIds: number[], ...completions: number[][]): PackedGroup => ({
   promptIds: Int32Array.from(promptIds),

@@ -87,6 +87,20 @@ describe("reward functions", () => {
     expect(result.total).toEqual([1.5, 0, null]);
   });
 
+  test("import bun-grpo by name from any folder", async () => {
+    const folder = mkdtempSync(join(tmpdir(), "grpo-reward-"));
+    const path = join(folder, "same.ts");
+    writeFileSync(
+      path,
+      `import { verify } from "bun-grpo";
+       export default ({ completions, golds }: any) => completions.map((pred: string, i: number) =>
+         verify({ gold: golds[i], pred, extraction: "lenient" }).reward);`,
+    );
+    const result = await pool([{ path }]).score(batch(["0.5", "2"], { columns: { golds: ["1/2", "1"] } }));
+    rmSync(folder, { recursive: true });
+    expect(result.total).toEqual([1, 0]);
+  });
+
   for (const [deed, line] of [
     ["hang", "did not finish within 0.4 s"],
     ["throw", "threw TypeError: no such thing"],

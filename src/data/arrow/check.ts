@@ -11,9 +11,9 @@ export class DamagedColumn extends Error {}
 /** @throws DamagedColumn when `data` has fewer than `length` sound values. */
 export function checkColumn(data: Data, length: number): void {
   if (data.length < length) throw new DamagedColumn(`${data.length} values where ${length} are needed`);
-  const { nullBitmap } = data;
   if (data.nullCount > data.length) throw new DamagedColumn(`${data.nullCount} nulls among ${data.length} values`);
-  if (data.nullCount > 0) needBytes("its null bitmap", nullBitmap, Math.ceil(data.length / 8));
+  const hasBitmap = data.typeId !== Type.Null && data.typeId !== Type.Union;
+  if (hasBitmap && data.nullCount > 0) needBytes("its null bitmap", data.nullBitmap, Math.ceil(data.length / 8));
   switch (data.typeId) {
     case Type.Bool:
       needBytes("its values", data.values, Math.ceil(data.length / 8));

@@ -144,6 +144,10 @@ function readBatch(batch: FlatTable): BatchHeader {
   };
 }
 
+/** Numbers of the Type union: List, FixedSizeList, Map and LargeList have one child, a Map's child has two. */
+const TYPE_MAP = 17;
+const ONE_CHILD = [12, 16, TYPE_MAP, 21];
+
 /** Deeper than any real type, and shallow enough for every recursion over it. */
 const MAX_DEPTH = 64;
 
@@ -162,14 +166,19 @@ export function checkSchema(metadata: Uint8Array): void {
   checkFields(vectorField(schema, 1, 4), schema.view, 0, { left: metadata.byteLength / 8 });
 }
 
-function checkFields(fields: FlatVector, view: DataView, depth: number, budget: { left: number }): void {
+function checkFields(fields: FlatVector, view: DataView, depth: number, budget: { left: number }, parent = 0): void {
   if (depth > MAX_DEPTH) throw new DamagedMetadata(`columns nested deeper than ${MAX_DEPTH} levels`);
   for (let i = 0; i < fields.length; i++) {
     if (budget.left-- <= 0) throw new DamagedMetadata("columns that overlap in the metadata");
     const at = fields.at + 4 * i;
     const field = tableAt(view, at + view.getUint32(at, true));
     vectorField(field, 6, 4);
-    checkFields(vectorField(field, 5, 4), view, depth + 1, budget);
+    const children = vectorField(field, 5, 4);
+    const kind = number8(field, 2);
+    if (ONE_CHILD.includes(kind) && children.length !== 1)
+      throw new DamagedMetadata("a list without a type of its items");
+    if (parent === TYPE_MAP && children.length !== 2) throw new DamagedMetadata("a map without keys and values");
+    checkFields(children, view, depth + 1, budget, kind);
   }
 }
 

@@ -49,7 +49,7 @@ export function openTable(path: string): ArrowTable {
 function tableOver(mapping: FileMapping): ArrowTable {
   const { path } = mapping;
   const { format, schema: schemaBytes, version, batches } = findMessages(mapping);
-  const schema = decodeSchema(path, schemaBytes);
+  const { schema, columns } = decodeSchema(path, schemaBytes);
   const { fields } = schema;
   const names = fields.map(({ name }) => name);
   const repeated = names.find((name, i) => names.indexOf(name) !== i);
@@ -76,17 +76,16 @@ function tableOver(mapping: FileMapping): ArrowTable {
     byteLength: mapping.byteLength,
     numRows,
     numBatches: batches.length,
-    columns: fields.map(({ name, type }) => ({ name, type: typeName(type) })),
+    columns,
     fields,
     row(index) {
       if (!open) throw new Error(`${path}: row ${index} read after close`);
       if (!Number.isInteger(index) || index < 0 || index >= numRows)
         throw new RangeError(`${path}: row ${index} of ${numRows}`);
       const batch = batchOf(starts, index);
-      const columns = columnsOf(batch);
       const place = batches[batch]!.place;
       return Object.fromEntries(
-        columns.map((data, c) => [
+        columnsOf(batch).map((data, c) => [
           names[c]!,
           guarded(path, `record batch ${batch}`, place, names[c]!, () => valueAt(data, index - starts[batch]!)),
         ]),
@@ -111,13 +110,14 @@ function batchOf(starts: readonly number[], index: number): number {
   return low;
 }
 
-function decodeSchema(path: string, bytes: Uint8Array): Schema {
+/** The schema, and its columns as they are called; both of which fail on types that nobody knows. */
+function decodeSchema(path: string, bytes: Uint8Array): { schema: Schema; columns: readonly Column[] } {
   try {
-    return Message.decode(bytes).header() as Schema;
+    const schema = Message.decode(bytes).header() as Schema;
+    return { schema, columns: schema.fields.map(({ name, type }) => ({ name, type: typeName(type) })) };
   } catch (error) {
-    throw new InputError(
-      `${path}: a column's type is not supported (${errorText(error)}); cast it to a plain type, or leave it out`,
-    );
+    const cure = "cast it to a plain type, or leave it out";
+    throw new InputError(`${path}: a column's type is damaged or not supported (${errorText(error)}); ${cure}`);
   }
 }
 

@@ -20,8 +20,6 @@ import { DamagedColumn } from "./check.ts";
 export function valueAt(data: Data, index: number): unknown {
   if (isNull(data, index)) return null;
   switch (data.typeId) {
-    case Type.Null:
-      return null;
     case Type.Bool:
       return ((data.values[index >> 3]! >> (index & 7)) & 1) === 1;
     case Type.Utf8:
@@ -52,6 +50,8 @@ export function valueAt(data: Data, index: number): unknown {
 }
 
 function isNull(data: Data, index: number): boolean {
+  if (data.typeId === Type.Null) return true;
+  if (data.typeId === Type.Union) return false; // its children have the nulls
   return data.nullCount > 0 && ((data.nullBitmap[index >> 3]! >> (index & 7)) & 1) === 0;
 }
 
@@ -142,6 +142,12 @@ export function typeName(type: DataType): string {
       return `struct<${children.map((field, i) => `${field.name}: ${inner[i]}`).join(", ")}>`;
     case Type.Dictionary:
       return `dictionary<${typeName((type as Dictionary).dictionary)}>`;
+    case Type.Map: {
+      const [key, value] = children[0]!.type.children as Field[];
+      return `map<${typeName(key!.type)}, ${typeName(value!.type)}>`;
+    }
+    case Type.Decimal:
+      return `decimal(${(type as Decimal).precision}, ${(type as Decimal).scale})`;
     default:
       return String(type).toLowerCase();
   }

@@ -4,16 +4,7 @@
  */
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
-import {
-  type Data,
-  Field,
-  makeData,
-  RecordBatch,
-  RecordBatchStreamWriter,
-  Schema,
-  Struct,
-  type List,
-} from "apache-arrow";
+import { type Data, Field, makeData, RecordBatch, RecordBatchStreamWriter, Schema, Struct } from "apache-arrow";
 import { errorText, InputError, RunError } from "../../errors.ts";
 import { arrowType, type ColumnType, TypeConflict } from "./types.ts";
 
@@ -33,11 +24,13 @@ const BATCH_ROWS = 1000;
 /** Far below what the 32-bit offsets of utf8 can address; long rows make shorter batches. */
 const BATCH_CHARS = 64 * 2 ** 20;
 
+let filesBegun = 0;
+
 /** @throws InputError when the file cannot be created */
 export function createArrowWriter(path: string, columns: ReadonlyMap<string, ColumnType>): ArrowWriter {
   const fields = [...columns].map(([name, type]) => new Field(name, arrowType(type), true));
   const schema = new Schema(fields);
-  const beside = `${path}.${process.pid}.tmp`;
+  const beside = `${path}.${process.pid}-${++filesBegun}.tmp`;
   const fd = create(path, beside);
   const stream = new FileStream(fd, path);
   let open = true;
@@ -54,7 +47,7 @@ export function createArrowWriter(path: string, columns: ReadonlyMap<string, Col
     const children = fields.map((field) =>
       columnData(
         columns.get(field.name)!,
-        waiting.map((row) => row[field.name]),
+        waiting.map((row) => cellOf(row, field.name)),
         `"${field.name}"`,
       ),
     );
@@ -69,7 +62,7 @@ export function createArrowWriter(path: string, columns: ReadonlyMap<string, Col
     write(row) {
       waiting.push(row);
       rows++;
-      for (const name of columns.keys()) chars += charsIn(row[name]);
+      for (const name of columns.keys()) chars += charsIn(cellOf(row, name));
       if (waiting.length >= BATCH_ROWS || chars >= BATCH_CHARS) flush();
     },
     finish() {
@@ -124,6 +117,11 @@ class FileStream extends RecordBatchStreamWriter {
   }
 }
 
+/** A row without the column has null there, also where the column is called like something every object inherits. */
+function cellOf(row: Row, name: string): unknown {
+  return Object.hasOwn(row, name) ? row[name] : null;
+}
+
 function charsIn(value: unknown): number {
   if (typeof value === "string") return value.length;
   if (typeof value !== "object" || value === null) return 8;
@@ -154,16 +152,15 @@ function columnData(type: ColumnType, values: readonly unknown[], what: string):
     case "list": {
       const lists = values.map((value) => listOf(value, what));
       const child = columnData(type.item, lists.flat(), what);
-      const named = (arrow as List).children[0]!;
       const valueOffsets = offsetsOf(lists.map((list) => list.length));
-      return makeData({ ...shared, valueOffsets, child: child.clone(named.type) } as never);
+      return makeData({ ...shared, valueOffsets, child } as never);
     }
     case "struct": {
       const structs = values.map((value) => structOf(value, what));
       const children = [...type.fields].map(([name, field]) =>
         columnData(
           field,
-          structs.map((struct) => struct[name]),
+          structs.map((struct) => cellOf(struct, name)),
           `${what}.${name}`,
         ),
       );
@@ -196,7 +193,8 @@ function textBuffers(values: readonly unknown[], what: string): { valueOffsets: 
 }
 
 function unfit(value: unknown, wanted: string, what: string): TypeConflict {
-  const found = typeof value === "object" ? (Array.isArray(value) ? "a list" : "an object") : `${typeof value} ${value}`;
+  const found =
+    typeof value === "object" ? (Array.isArray(value) ? "a list" : "an object") : `${typeof value} ${value}`;
   return new TypeConflict(`${what} is ${found.slice(0, 60)} where the column has ${wanted}`);
 }
 

@@ -23,7 +23,10 @@ function forward(settings: Settings): OpCase {
     const ids = run.slot("ids", "int32", [T], idsOf(run.random, T, V));
     const x = run.slot("x", "float32", [T, D], null, { output: true });
     run.run(({ ops }) => ops.embeddingForward(x, ids, w));
-    const want = Float64Array.from({ length: T * D }, (_, i) => w.values[ids.values[Math.floor(i / D)]! * D + (i % D)]!);
+    const want = Float64Array.from(
+      { length: T * D },
+      (_, i) => w.values[ids.values[Math.floor(i / D)]! * D + (i % D)]!,
+    );
     run.check(x, want, exactly);
   });
 }

@@ -5,21 +5,7 @@
  */
 import { closingBrace } from "./normalize.ts";
 import { type Rational, ratAdd, ratFromDecimal, rational, ratMul } from "./rational.ts";
-
-export type Expression =
-  | { readonly kind: "number"; readonly value: Rational; readonly rounded: boolean }
-  | { readonly kind: "symbol"; readonly name: string }
-  | { readonly kind: "infinity" }
-  | { readonly kind: "sum" | "product"; readonly items: readonly Expression[] }
-  | { readonly kind: "negative" | "inverse" | "percent" | "degrees"; readonly of: Expression }
-  /** ± (sign 1) or ∓ (sign -1) in front of a term. */
-  | { readonly kind: "plusminus"; readonly sign: 1 | -1; readonly of: Expression }
-  | { readonly kind: "power"; readonly base: Expression; readonly exponent: Expression }
-  | { readonly kind: "call"; readonly name: string; readonly args: readonly Expression[] }
-  | { readonly kind: "tuple"; readonly open: string; readonly close: string; readonly items: readonly Expression[] }
-  | { readonly kind: "set" | "list" | "groups" | "union" | "ratio"; readonly items: readonly Expression[] }
-  | { readonly kind: "relation"; readonly operators: readonly string[]; readonly parts: readonly Expression[] }
-  | { readonly kind: "matrix"; readonly rows: readonly (readonly Expression[])[] };
+import type { Expression } from "./tree.ts";
 
 const MAX_DEPTH = 60;
 

@@ -1,0 +1,182 @@
+/**
+ * `grpo data convert | info | download`: makes Arrow files, looks into datasets as `train` would, and fetches one from the
+ * hub. Reading rows for training is no part of it (src/data).
+ */
+import { existsSync, mkdirSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { z } from "zod";
+import { nearest } from "../config/nearest.ts";
+import { about } from "../config/settings/about.ts";
+import { datasetSettings } from "../config/settings/data.ts";
+import { type Example, exampleAt, findColumns } from "../data/columns.ts";
+import { convertToArrow } from "../data/convert.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { downloadDataset } from "../data/download.ts";
+import { loadDataset } from "../data/load.ts";
+import { errorText, InputError } from "../errors.ts";
+import type { Command } from "./command.ts";
+import { describeFlags, readFlags } from "./flags.ts";
+
+const convertSettings = {
+  columns: z.array(z.string().min(1)).min(1).nullable().default(null).meta(about("The columns to keep. null: all.")),
+  dataset_split: datasetSettings.dataset_split,
+};
+
+const infoSettings = {
+  dataset_split: datasetSettings.dataset_split,
+  prompt_column: datasetSettings.prompt_column,
+  answer_column: datasetSettings.answer_column,
+};
+
+const downloadSettings = {
+  config: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(about("Which configuration, where a dataset has several. null: main, default, or the only one.", "NAME")),
+  revision: z.string().min(1).default("main").meta(about("Branch, tag or commit.", "NAME")),
+  output_dir: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(about("Folder for the dataset. null: its name, with -- for the slash.", "FOLDER")),
+};
+
+type Subcommand = (argv: readonly string[]) => Promise<void>;
+const subcommands: Readonly<Record<string, Subcommand>> = { convert, info, download };
+
+export const data: Command = {
+  name: "data",
+  summary: "convert a dataset to Arrow, look into one, or download one",
+  usage: `Usage: grpo data convert IN OUT.arrow [--columns a,b]
+       grpo data info DATASET
+       grpo data download NAME [--output_dir FOLDER]
+
+convert reads JSON Lines or a JSON array (.gz and .zst too), Parquet, or Arrow (a file, or a folder as datasets saves it)
+and writes an Arrow stream, as datasets does. info shows rows, columns, and what train would take as prompt and answer.
+download fetches a dataset of the Hugging Face hub and saves it as datasets' save_to_disk does; HF_TOKEN and HF_ENDPOINT
+are heeded.
+
+convert
+${describeFlags(convertSettings)}
+info
+${describeFlags(infoSettings)}
+download
+${describeFlags(downloadSettings)}
+Example: grpo data convert gsm8k.jsonl.gz gsm8k.arrow && grpo data info gsm8k.arrow`,
+  async run([word, ...rest]) {
+    const names = Object.keys(subcommands);
+    if (word === undefined) throw new InputError(`say what to do: ${names.join(", ")}; see grpo data --help`);
+    if (!Object.hasOwn(subcommands, word)) {
+      const guess = nearest(word, names);
+      const cure = guess === undefined ? `there are ${names.join(", ")}` : `did you mean ${guess}?`;
+      throw new InputError(`${JSON.stringify(word)} is not a subcommand of data; ${cure}`);
+    }
+    await subcommands[word]!(rest);
+  },
+};
+
+const out = (text: string) => process.stdout.write(`${text}\n`);
+const note = (text: string) => process.stderr.write(`${text}\n`);
+
+async function convert(argv: readonly string[]): Promise<void> {
+  const { flags, positionals } = readFlags("data convert", convertSettings, argv, ["IN", "OUT.arrow"]);
+  const [input, output] = positionals as [string, string];
+  if (existsSync(output) && statSync(output).isDirectory())
+    throw new InputError(
+      `${output}: a folder; name the file to write, such as ${output.replace(/\/$/, "")}/data.arrow`,
+    );
+  const start = performance.now();
+  mkdirSync(dirname(output), { recursive: true });
+  const result = await convertToArrow(input, output, {
+    columns: flags.columns ?? undefined,
+    split: flags.datasetSplit,
+    onRows: progress(),
+  });
+  const seconds = ((performance.now() - start) / 1000).toFixed(1);
+  const { format, rows, batches, byteLength } = result;
+  out(`${output}: ${rows} rows from ${format}, ${batches} batches, ${size(byteLength)}, ${seconds} s`);
+}
+
+/** A line that counts rows, where someone watches. */
+function progress(): ((rows: number) => void) | undefined {
+  if (!process.stderr.isTTY) return undefined;
+  let shown = 0;
+  return (rows) => {
+    if (performance.now() - shown < 200) return;
+    shown = performance.now();
+    process.stderr.write(`\r${rows} rows\r`);
+  };
+}
+
+async function info(argv: readonly string[]): Promise<void> {
+  const { flags, positionals } = readFlags("data info", infoSettings, argv, ["DATASET"]);
+  const dataset = await loadDataset(positionals[0]!, { split: flags.datasetSplit, onProgress: note });
+  try {
+    for (const line of description(dataset, flags.promptColumn, flags.answerColumn)) out(line);
+  } finally {
+    dataset.close();
+  }
+}
+
+function description(dataset: Dataset, promptColumn: string | null, answerColumn: string | null): string[] {
+  const { shards, columns, numRows } = dataset;
+  const bytes = shards.reduce((sum, shard) => sum + shard.byteLength, 0);
+  const batches = shards.reduce((sum, shard) => sum + shard.numBatches, 0);
+  const formats = [...new Set(shards.map((shard) => `Arrow ${shard.format}`))].join(", ");
+  const files = shards.length === 1 ? "1 file" : `${shards.length} files`;
+  const width = Math.max(0, ...columns.map(({ name }) => name.length));
+  return [
+    dataset.path,
+    `  ${numRows} rows in ${batches} batches, ${files}, ${size(bytes)}, ${formats}`,
+    ...columns.map(({ name, type }) => `  ${name.padEnd(width)}  ${type}`),
+    ...usage(dataset, promptColumn, answerColumn),
+  ];
+}
+
+/** What train would do with it; a dataset that is no use for training can be looked into all the same. */
+function usage(dataset: Dataset, promptColumn: string | null, answerColumn: string | null): string[] {
+  try {
+    const found = findColumns(dataset, { promptColumn, answerColumn });
+    const lines = [`prompt from ${found.prompt}, gold answer from ${found.gold ?? "(no column)"}`];
+    return dataset.numRows === 0 ? lines : [...lines, ...shown(exampleAt(dataset, found, 0))];
+  } catch (error) {
+    if (!(error instanceof InputError) || promptColumn !== null || answerColumn !== null) throw error;
+    return [`not ready for training: ${errorText(error)}`];
+  }
+}
+
+function shown({ prompt, promptKind, gold }: Example): string[] {
+  const messages = typeof prompt === "string" ? [prompt] : prompt.map(({ role, content }) => `${role}: ${content}`);
+  const kind = promptKind === "chat" ? "through the chat template" : "as plain text";
+  return [
+    `first example (${kind}):`,
+    ...messages.flatMap((text) => clean(text).map((line) => `  ${line}`)),
+    `  gold: ${gold === null ? "(none)" : clean(gold).join(" ")}`,
+  ];
+}
+
+/** Long texts cut, and nothing in them that a terminal would obey. */
+function clean(text: string): string[] {
+  const cut = text.length > 600 ? `${text.slice(0, 600)}…` : text;
+  return cut.split(/\r?\n/).map((line) => line.replace(/\p{Cc}/gu, (c) => (c === "\t" ? "  " : "\uFFFD")));
+}
+
+async function download(argv: readonly string[]): Promise<void> {
+  const { flags, positionals } = readFlags("data download", downloadSettings, argv, ["NAME"]);
+  const name = positionals[0]!;
+  const folder = flags.outputDir ?? name.replaceAll("/", "--");
+  const { config, revision } = flags;
+  const { splits } = await downloadDataset(name, folder, { config, revision, onProgress: note });
+  for (const split of splits) out(`${folder}: ${split.name}, ${split.rows} rows in ${split.files} files`);
+  out(`use it with: --dataset ${folder}`);
+}
+
+function size(bytes: number): string {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let [value, unit] = [bytes, 0];
+  while (value >= 1024 && unit < units.length - 1) [value, unit] = [value / 1024, unit + 1];
+  return `${unit === 0 ? value : value.toFixed(1)} ${units[unit]}`;
+}

@@ -1,0 +1,157 @@
+/** `grpo eval`: accuracy and pass@k of a model on a dataset, with every answer written down. */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { describeSettings } from "../config/help.ts";
+import { configFor } from "../config/load.ts";
+import { modelFolder, openRunDevice, rolloutLimits } from "../engine/inputs.ts";
+import { openProblems } from "../engine/prompts.ts";
+import { planSession } from "../engine/session.ts";
+import { InputError } from "../errors.ts";
+import { counts, type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { type Estimate, meanPassAtK } from "../eval/pass-at-k.ts";
+import { createRewardPool } from "../rewards/pool.ts";
+import { loadTokenizer } from "../tokenizer/tokenizer.ts";
+import { bundledEvalProblems, bundledModel } from "./bundled.ts";
+import type { Command } from "./command.ts";
+import { onInterrupt } from "./interrupt.ts";
+import { standardConsole } from "./train.ts";
+
+const percent = ({ value, low, high }: Estimate) =>
+  `${(100 * value).toFixed(1)} % (95 % interval ${(100 * low).toFixed(1)}–${(100 * high).toFixed(1)} %)`;
+
+/** k of pass@k: as asked, else the powers of two up to the samples there are. @throws InputError for k beyond them */
+function passKs(asked: readonly number[] | null, samples: number): number[] {
+  const tooLarge = asked?.find((k) => k > samples);
+  if (tooLarge !== undefined)
+    throw new InputError(`pass_at_k ${tooLarge}: there are ${samples} answers a problem; raise num_generations`);
+  const powers = Array.from({ length: 31 }, (_, i) => 2 ** i).filter((k) => k <= samples);
+  return asked ? [...asked] : powers;
+}
+
+/** `answers.jsonl`: a line an answer. */
+function answerLines({ problems }: Evaluation): string {
+  return problems
+    .flatMap(({ problem, gold, answers }) =>
+      answers.map(({ text, completion, correct, strict, reason, answer }, sample) =>
+        JSON.stringify({
+          row: problem.row,
+          sample,
+          prompt: problem.example.prompt,
+          completion: text,
+          gold,
+          answer,
+          reason,
+          correct,
+          strict,
+          tokens: completion.completionIds.length,
+          finished: completion.finished,
+        }),
+      ),
+    )
+    .map((line) => `${line}\n`)
+    .join("");
+}
+
+export const evaluate: Command = {
+  name: "eval",
+  summary: "accuracy, pass@k and mean length of a model on a dataset",
+  usage: `Usage: grpo eval --model M --dataset D [--key value …]
+
+Answers every problem (greedily, unless temperature or num_generations say otherwise), judges the answers, and prints
+accuracy, pass@k (unbiased) and mean length with confidence intervals. output_dir gets answers.jsonl, every answer with
+its verdict, and results.json.
+
+${describeSettings("eval")}`,
+  async run(argv) {
+    const { config, warnings } = configFor("eval", argv);
+    const console = standardConsole();
+    for (const warning of warnings) console.note(`note: ${warning}`);
+    if (config.numGenerations > 1 && config.temperature === 0)
+      throw new InputError("num_generations above 1 needs a temperature above 0: greedy answers are all the same");
+    const ks = passKs(config.passAtK, config.numGenerations);
+    const folder = await modelFolder(config.model ?? bundledModel());
+    const modelConfig = readModelConfig(folder);
+    const tokenizer = loadTokenizer(folder);
+    const { promptColumn, answerColumn, chatTemplateKwargs, maxCompletionLength } = config;
+    const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
+    const path = config.dataset ?? bundledEvalProblems();
+    const source = openProblems(tokenizer, { ...columns, path, split: config.datasetSplit });
+    const interrupt = onInterrupt(console.note);
+    const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
+    try {
+      const room = modelConfig.maxPositionEmbeddings - maxCompletionLength;
+      const longestPrompt = Math.min(source.longestPrompt(), room);
+      if (room < 1)
+        throw new InputError(
+          `max_completion_length ${maxCompletionLength}: the model's context is ${modelConfig.maxPositionEmbeddings} tokens; lower it`,
+        );
+      const problems = evaluationProblems(source, config.evalSamples, longestPrompt);
+      const device = await openRunDevice(config, console.note);
+      const session = planSession({
+        device,
+        folder,
+        dtype: config.dtype,
+        packed: null,
+        training: false,
+        reference: null,
+        rollout: rolloutLimits({
+          maxConcurrentSequences: config.maxConcurrentSequences,
+          completions: problems.problems.length * config.numGenerations,
+          samples: config.numGenerations,
+          evaluates: true,
+          longestPrompt,
+          maxCompletion: maxCompletionLength,
+          repetitionPenalty: config.repetitionPenalty,
+        }),
+        positions: longestPrompt + maxCompletionLength,
+      }).open();
+      const evaluation = await evaluateProblems(
+        session.rollout!,
+        tokenizer,
+        pool,
+        problems,
+        { ...config, samples: config.numGenerations },
+        {
+          onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
+          shouldStop: interrupt.requested,
+        },
+      );
+      session.close();
+      console.close();
+      if (!evaluation) return 130;
+      mkdirSync(config.outputDir, { recursive: true });
+      writeFileAtomic(join(config.outputDir, "answers.jsonl"), answerLines(evaluation));
+      const passAtK = Object.fromEntries(ks.map((k) => [`pass@${k}`, meanPassAtK(counts(evaluation.problems), k)]));
+      const { accuracy, strict, unparsed, meanLength, clipped, skipped } = evaluation;
+      const results = {
+        model: folder,
+        dataset: path,
+        problems: evaluation.problems.length,
+        ...{ accuracy, accuracy_strict: strict, ...passAtK },
+        ...{ unparsed, mean_length: meanLength, clipped_ratio: clipped, skipped_rows: skipped },
+      };
+      writeFileAtomic(join(config.outputDir, "results.json"), `${JSON.stringify(results, null, 2)}\n`);
+      const lines = [
+        `${folder} on ${path}: ${evaluation.problems.length} problems, ${config.numGenerations} answer${config.numGenerations === 1 ? "" : "s"} each`,
+        `accuracy          ${percent(accuracy)}`,
+        `accuracy, strict  ${percent(strict)}`,
+        ...(config.numGenerations > 1
+          ? Object.entries(passAtK).map(([name, e]) => `${name.padEnd(17)} ${percent(e)}`)
+          : []),
+        `no answer found   ${(100 * unparsed).toFixed(1)} %`,
+        `mean length       ${meanLength.toFixed(1)} tokens, ${(100 * clipped).toFixed(1)} % cut at the limit`,
+        ...(skipped > 0 ? [`rows left out     ${skipped}: the prompt leaves no room for an answer`] : []),
+        `every answer      ${join(config.outputDir, "answers.jsonl")}`,
+      ];
+      process.stdout.write(`${lines.join("\n")}\n`);
+      return 0;
+    } finally {
+      interrupt.release();
+      console.close();
+      source.close();
+      await pool.close();
+    }
+  },
+};

@@ -1,0 +1,82 @@
+/** `grpo score`: log-probabilities and entropies of given completions under a model. */
+import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { describeSettings } from "../config/help.ts";
+import { configFor } from "../config/load.ts";
+import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
+import { planSession } from "../engine/session.ts";
+import { InputError } from "../errors.ts";
+import { scoreGroups } from "../grpo/policy-update.ts";
+import { type RolloutGroup, readRollouts } from "../grpo/rollout-file.ts";
+import { maxMicroBatchTokens } from "../model/micro-batches.ts";
+import { bundledModel } from "./bundled.ts";
+import type { Command } from "./command.ts";
+
+/** Sizes that the groups of a file imply. @throws InputError where prompt and completion exceed the context */
+export function fileSizes(path: string, groups: readonly RolloutGroup[], context: number) {
+  const longestPrompt = Math.max(...groups.map((g) => g.promptIds.length));
+  const longestCompletion = Math.max(...groups.flatMap((g) => g.completions.map((c) => c.completionIds.length)));
+  for (const { group, promptIds, completions } of groups)
+    for (const { completionIds } of completions)
+      if (promptIds.length + completionIds.length > context)
+        throw new InputError(
+          `${path}: group ${group}: prompt and completion have ${promptIds.length + completionIds.length} tokens, the model's context is ${context}; leave the line out`,
+        );
+  return { longestPrompt, longestCompletion };
+}
+
+/** The shortest decimal of a float32. */
+const shortest = (value: number): number => Number(Math.fround(value).toPrecision(9));
+
+export const score: Command = {
+  name: "score",
+  summary: "logprobs and entropies of given completions",
+  usage: `Usage: grpo score --model M --input F.jsonl --output O.jsonl [--temperature T]
+
+Each input line has prompt_ids and completion_ids (lines of one group are neighbours and share their prompt); each
+output line is {"logprobs": [...], "entropies": [...]}, natural logarithms of softmax(logits / temperature).
+
+${describeSettings("score")}`,
+  async run(argv) {
+    const { config } = configFor("score", argv);
+    const folder = await modelFolder(config.model ?? bundledModel());
+    const modelConfig = readModelConfig(folder);
+    const groups = await readRollouts(config.input, { vocabSize: modelConfig.vocabSize, requireReward: false });
+    const { longestPrompt, longestCompletion } = fileSizes(config.input, groups, modelConfig.maxPositionEmbeddings);
+    const completions = groups.reduce((sum, g) => sum + g.completions.length, 0);
+    const budget = config.microBatchTokens;
+    const tokens = maxMicroBatchTokens({
+      budget,
+      longestPrompt,
+      longestCompletion,
+      groups: groups.length,
+      completions,
+    });
+    const device = await openRunDevice(config, (text) => void process.stderr.write(`${text}\n`));
+    const session = planSession({
+      device,
+      folder,
+      dtype: config.dtype,
+      packed: packedSizes(modelConfig, tokens, longestPrompt),
+      training: false,
+      reference: null,
+      rollout: null,
+      positions: longestPrompt + longestCompletion,
+    }).open();
+    try {
+      const { temperature } = config;
+      const scores = await scoreGroups(session.policy, session.activations!, groups, {
+        temperature,
+        microBatchTokens: budget,
+      });
+      const lines = scores.map(({ logprobs, entropies }) =>
+        JSON.stringify({ logprobs: Array.from(logprobs, shortest), entropies: Array.from(entropies, shortest) }),
+      );
+      writeFileAtomic(config.output, lines.map((line) => `${line}\n`).join(""));
+    } finally {
+      session.close();
+    }
+    process.stderr.write(`${config.output}: ${completions} completions\n`);
+    return 0;
+  },
+};

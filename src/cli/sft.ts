@@ -1,0 +1,120 @@
+/** `grpo sft`: supervised fine-tuning, wired together from its settings. The loop is src/sft/trainer.ts. */
+import { mkdirSync } from "node:fs";
+import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { describeSettings } from "../config/help.ts";
+import { configFor } from "../config/load.ts";
+import { readCheckpointState } from "../engine/checkpointing.ts";
+import { modelFolder, openRunDevice, packedSizes, rolloutLimits } from "../engine/inputs.ts";
+import { describeMemory } from "../engine/memory.ts";
+import { openProblems } from "../engine/prompts.ts";
+import { planSession, type Session } from "../engine/session.ts";
+import { InputError } from "../errors.ts";
+import { evaluateProblems, evaluationMetrics, evaluationProblems } from "../eval/accuracy.ts";
+import { createRewardPool } from "../rewards/pool.ts";
+import { runSft, sftState } from "../sft/trainer.ts";
+import { loadTokenizer } from "../tokenizer/tokenizer.ts";
+import { bundledModel, bundledProblems } from "./bundled.ts";
+import type { Command } from "./command.ts";
+import { onInterrupt } from "./interrupt.ts";
+import { requireFreshOutput, resumeFolder, standardConsole } from "./train.ts";
+
+export const sft: Command = {
+  name: "sft",
+  summary: "fine-tune on prompts and answers, the warm start of a base model",
+  usage: `Usage: grpo sft [CONFIG.toml] --model M --dataset D [--key value …]
+
+Learns the answers of a dataset token by token. Ctrl-C saves a checkpoint; --resume_from_checkpoint true goes on.
+
+${describeSettings("sft")}`,
+  async run(argv) {
+    const { config, warnings } = configFor("sft", argv);
+    const console = standardConsole();
+    for (const warning of warnings) console.note(`note: ${warning}`);
+    const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
+    if (checkpoint === null) requireFreshOutput(config.outputDir, config.overwrite);
+    const resume =
+      checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
+    const startFolder = await modelFolder(config.model ?? bundledModel());
+    const modelConfig = readModelConfig(startFolder);
+    const tokenizer = loadTokenizer(startFolder);
+    const { promptColumn, answerColumn, chatTemplateKwargs, maxCompletionLength } = config;
+    const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
+    const problems = openProblems(tokenizer, {
+      ...columns,
+      path: config.dataset ?? bundledProblems(),
+      split: config.datasetSplit,
+    });
+    const evalSource =
+      config.evalDataset === null
+        ? null
+        : openProblems(tokenizer, { ...columns, path: config.evalDataset, split: config.evalSplit });
+    const context = modelConfig.maxPositionEmbeddings;
+    const maxLength = Math.min(config.maxLength, context);
+    const longestEval = evalSource ? Math.min(evalSource.longestPrompt(), context - maxCompletionLength) : 0;
+    if (evalSource && longestEval < 1)
+      throw new InputError(
+        `max_completion_length ${maxCompletionLength}: the model's context is ${context} tokens; lower it`,
+      );
+    const evalProblems = evalSource && evaluationProblems(evalSource, config.evalSamples, longestEval);
+    const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
+    const interrupt = onInterrupt(console.note);
+    try {
+      const device = await openRunDevice(config, console.note);
+      const planned = planSession({
+        device,
+        folder: checkpoint ?? startFolder,
+        dtype: config.dtype,
+        packed: packedSizes(modelConfig, Math.max(maxLength, config.microBatchTokens), maxLength),
+        training: true,
+        reference: null,
+        rollout:
+          evalProblems &&
+          rolloutLimits({
+            maxConcurrentSequences: config.maxConcurrentSequences,
+            completions: evalProblems.problems.length,
+            samples: 1,
+            evaluates: true,
+            longestPrompt: longestEval,
+            maxCompletion: maxCompletionLength,
+            repetitionPenalty: 1,
+          }),
+        positions: Math.max(maxLength, longestEval + (evalSource ? maxCompletionLength : 0)),
+      });
+      mkdirSync(config.outputDir, { recursive: true });
+      console.note(`${startFolder} on ${problems.dataset.path} · ${planned.dtype} · ${device.description}`);
+      for (const line of describeMemory(planned.memory)) console.note(line);
+      const session = planned.open();
+      const evaluate = async (current: Session) => {
+        const result = await evaluateProblems(
+          current.rollout!,
+          tokenizer,
+          pool,
+          evalProblems!,
+          {
+            ...{ verifier: config.verifier, samples: 1, seed: config.seed, maxCompletionLength },
+            ...{ temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 },
+          },
+          { shouldStop: interrupt.requested },
+        );
+        return result ? evaluationMetrics(result) : { values: {}, note: "stopped" };
+      };
+      const stopped = await runSft({
+        config: { ...config, maxLength },
+        session,
+        tokenizer,
+        problems,
+        console,
+        evaluate: evalProblems ? evaluate : null,
+        stopRequested: interrupt.requested,
+        resume,
+      });
+      session.close();
+      return stopped ? 130 : 0;
+    } finally {
+      interrupt.release();
+      problems.close();
+      evalSource?.close();
+      await pool.close();
+    }
+  },
+};

@@ -1,0 +1,181 @@
+/** `grpo train`: the main job, wired together from its settings. The loop itself is src/grpo/trainer.ts. */
+import { existsSync, mkdirSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { latestCheckpoint } from "../checkpoint/state.ts";
+import { describeSettings } from "../config/help.ts";
+import { configFor } from "../config/load.ts";
+import type { TrainConfig } from "../config/schema.ts";
+import { readCheckpointState } from "../engine/checkpointing.ts";
+import { describeMemory } from "../engine/memory.ts";
+import type { Session } from "../engine/session.ts";
+import { InputError } from "../errors.ts";
+import { evaluateProblems, evaluationMetrics, evaluationProblems } from "../eval/accuracy.ts";
+import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
+import { resumeRemarks, train as runTraining, type TrainerHooks, trainerState } from "../grpo/trainer.ts";
+import { createConsole, type RunConsole } from "../metrics/console.ts";
+import { createRewardPool, type RewardPool, type RewardSpec } from "../rewards/pool.ts";
+import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
+import type { Command } from "./command.ts";
+import { onInterrupt } from "./interrupt.ts";
+
+/** Settings of `train` or `plan`; without a model and a dataset those of the bundled run stand in. */
+export function trainingConfig(command: "train" | "plan", argv: readonly string[]) {
+  const first = configFor(command, argv);
+  const bundled = first.config.model === null && first.config.dataset === null;
+  return bundled ? { ...configFor(command, argv, { defaults: bundledTraining }), bundled } : { ...first, bundled };
+}
+
+/** Where model and data come from. */
+export function trainingPaths(config: TrainConfig) {
+  const dataset = config.dataset ?? bundledProblems();
+  return {
+    model: config.model ?? bundledModel(),
+    dataset,
+    evalDataset: config.evalDataset ?? (config.dataset === null ? bundledEvalProblems() : null),
+  };
+}
+
+export function standardConsole(): RunConsole {
+  return createConsole({
+    isTTY: process.stdout.isTTY === true,
+    columns: () => process.stdout.columns,
+    write: (text) => process.stdout.write(text),
+  });
+}
+
+export function rewardSpecs(names: readonly string[] | null): RewardSpec[] {
+  return (names ?? ["auto"]).map((name) =>
+    name === "gsm8k" || name === "math" || name === "auto" ? name : { path: name },
+  );
+}
+
+/** @throws InputError where `outputDir` holds an earlier run that nothing was said about */
+export function requireFreshOutput(outputDir: string, overwrite: boolean): void {
+  if (overwrite || !existsSync(outputDir)) return;
+  if (!existsSync(join(outputDir, "metrics.jsonl"))) return;
+  const checkpoints = readdirSync(outputDir).some((name) => name.startsWith("checkpoint-"));
+  if (checkpoints)
+    throw new InputError(
+      `output_dir ${outputDir} holds an earlier run with checkpoints; go on with --resume_from_checkpoint true, start anew with --overwrite, or name another --output_dir`,
+    );
+}
+
+/** The checkpoint to go on from, or null for a run from the start. */
+export function resumeFolder(setting: string | true | null, outputDir: string): string | null {
+  if (setting === null) return null;
+  return setting === true ? latestCheckpoint(outputDir) : setting;
+}
+
+/** Evaluation as the trainer calls it; null where there is nothing to evaluate on. */
+function evaluation(
+  setup: TrainingSetup,
+  pool: RewardPool,
+  console: RunConsole,
+  stop: () => boolean,
+): TrainerHooks["evaluate"] {
+  const { config, evalProblems, tokenizer } = setup;
+  if (!evalProblems) return null;
+  const problems = evaluationProblems(evalProblems, config.evalSamples, setup.longestPrompt);
+  const settings = {
+    verifier: config.verifier,
+    samples: 1,
+    seed: config.seed,
+    ...{ temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 },
+    maxCompletionLength: config.maxCompletionLength,
+  };
+  return async (session: Session) => {
+    const result = await evaluateProblems(session.rollout!, tokenizer, pool, problems, settings, {
+      onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
+      shouldStop: stop,
+    });
+    return result ? evaluationMetrics(result) : { values: {}, note: "stopped" };
+  };
+}
+
+export interface TrainRun {
+  readonly argv: readonly string[];
+  readonly console: RunConsole;
+  readonly stopRequested: () => boolean;
+  readonly reviseRewards?: TrainerHooks["reviseRewards"];
+}
+
+/** Everything `grpo train` does; returns the exit status. */
+export async function runTrain({ argv, console, stopRequested, reviseRewards }: TrainRun): Promise<number> {
+  const { config, warnings, bundled } = trainingConfig("train", argv);
+  for (const warning of warnings) console.note(`note: ${warning}`);
+  const { outputDir } = config;
+  const checkpoint = resumeFolder(config.resumeFromCheckpoint, outputDir);
+  if (!checkpoint) requireFreshOutput(outputDir, config.overwrite || bundled);
+  const resume =
+    checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, trainerState) };
+  const pool = createRewardPool({
+    functions: rewardSpecs(config.rewardFuncs),
+    ...(config.rewardWeights ? { weights: config.rewardWeights } : {}),
+    timeoutMs: config.rewardTimeout * 1000,
+  });
+  try {
+    const paths = trainingPaths(config);
+    const setup = await setUpTraining(config, paths, console.note, checkpoint);
+    try {
+      mkdirSync(outputDir, { recursive: true });
+      console.note(`${paths.model} on ${paths.dataset} · ${setup.planned.dtype} · ${setup.device.description}`);
+      for (const line of describeMemory(setup.planned.memory)) console.note(line);
+      if (resume) {
+        console.note(`going on after step ${resume.state.step} from ${resume.folder}`);
+        for (const remark of resumeRemarks(resume.state, config, setup.device.numericsKey))
+          console.note(`note: ${remark}`);
+      }
+      await pool.ready();
+      const session = setup.planned.open();
+      const hooks: TrainerHooks = {
+        console,
+        rewards: pool,
+        evaluate: evaluation(setup, pool, console, stopRequested),
+        stopRequested,
+        ...(reviseRewards ? { reviseRewards } : {}),
+      };
+      const outcome = await runTraining(setup, session, hooks, resume);
+      session.close();
+      if (outcome.stopped)
+        console.note(`stopped after step ${outcome.steps}; go on with --resume_from_checkpoint true`);
+      else if (bundled) for (const line of whatNext(outputDir)) console.note(line);
+      return outcome.stopped ? 130 : 0;
+    } finally {
+      setup.close();
+    }
+  } finally {
+    await pool.close();
+  }
+}
+
+/** What to type after the bundled run. */
+function whatNext(outputDir: string): string[] {
+  return [
+    "",
+    "That was the bundled tiny model. For a model and problems of your own:",
+    "  bun run data convert gsm8k.jsonl gsm8k.arrow",
+    "  bun run train --model ./Qwen3-0.6B --dataset gsm8k.arrow --num_generations 8 --per_device_train_batch_size 32",
+    `Its answers: ${join(outputDir, "completions")}; its numbers: ${join(outputDir, "metrics.jsonl")}; all settings: bun run train --help`,
+  ];
+}
+
+export const train: Command = {
+  name: "train",
+  summary: "train a model with GRPO; with nothing else, the bundled one",
+  usage: `Usage: grpo train [CONFIG.toml] [--key value …]
+
+Samples a group of completions per prompt, scores them and updates the policy. With no model and no dataset: the
+bundled tiny model on the bundled problems. Ctrl-C saves a checkpoint; --resume_from_checkpoint true goes on from it.
+
+${describeSettings("train")}`,
+  async run(argv) {
+    const console = standardConsole();
+    const interrupt = onInterrupt(console.note);
+    try {
+      return await runTrain({ argv, console, stopRequested: interrupt.requested });
+    } finally {
+      interrupt.release();
+      console.close();
+    }
+  },
+};

@@ -1,0 +1,90 @@
+/**
+ * A dataset by whatever the user calls it: an Arrow file or folder is opened as it is; Parquet and JSON are converted once
+ * into the cache; a hub id is downloaded once into the cache. Leaves out reading rows (dataset.ts).
+ */
+import { existsSync, mkdirSync, readdirSync, realpathSync, statSync } from "node:fs";
+import { homedir } from "node:os";
+import { join } from "node:path";
+import { errorText, InputError, RunError } from "../errors.ts";
+import { convertToArrow } from "./convert.ts";
+import { type Dataset, type DatasetOptions, noSplit, openDataset, openFiles } from "./dataset.ts";
+import { downloadDataset } from "./download.ts";
+import { isHubId } from "./hub-id.ts";
+import { chooseSplit } from "./splits.ts";
+
+export interface LoadOptions extends DatasetOptions {
+  /** Told what takes a while: "converting train.parquet", "downloading openai/gsm8k". */
+  readonly onProgress?: (text: string) => void;
+}
+
+/**
+ * Opens the dataset called `name`: a path, or a hub id (`openai/gsm8k`) where there is no such path.
+ * @throws InputError when there is none, or it is damaged; RunError when downloading or writing the cache fails
+ */
+export async function loadDataset(name: string, options: LoadOptions = {}): Promise<Dataset> {
+  if (existsSync(name)) return statSync(name).isDirectory() ? loadFolder(name, options) : loadFile(name, options);
+  if (!isHubId(name)) throw new InputError(`${name}: no such file or folder; check the path`);
+  const folder = join(cacheFolder(), "datasets", name.replaceAll("/", "--"));
+  if (!existsSync(folder)) {
+    options.onProgress?.(`downloading ${name}`);
+    mkdirSync(join(cacheFolder(), "datasets"), { recursive: true });
+    await notAPath(name, () => downloadDataset(name, folder, { onProgress: options.onProgress }));
+  }
+  return openDataset(folder, options);
+}
+
+/** `$BUN_GRPO_CACHE`, else `$XDG_CACHE_HOME/bun-grpo`, else `~/.cache/bun-grpo`. */
+function cacheFolder(): string {
+  const { BUN_GRPO_CACHE, XDG_CACHE_HOME } = process.env;
+  return BUN_GRPO_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "bun-grpo");
+}
+
+/** Whoever mistyped a path should read about the path, not about the hub alone. */
+async function notAPath<T>(name: string, download: () => Promise<T>): Promise<T> {
+  try {
+    return await download();
+  } catch (error) {
+    const text = `there is no file or folder ${name} here, and as a dataset of the hub: ${errorText(error)}`;
+    if (error instanceof InputError) throw new InputError(text);
+    throw error instanceof RunError ? new RunError(text) : error;
+  }
+}
+
+async function loadFile(path: string, options: LoadOptions): Promise<Dataset> {
+  return (await isArrow(path)) ? openDataset(path, options) : openFiles(path, [await converted(path, options)]);
+}
+
+/** Arrow's marks: of the file format, and of a stream, which begins with a schema message. */
+async function isArrow(path: string): Promise<boolean> {
+  const start = Buffer.from(await Bun.file(path).slice(0, 6).arrayBuffer()).toString("latin1");
+  return start === "ARROW1" || start.startsWith("\xff\xff\xff\xff") || path.endsWith(".arrow");
+}
+
+/** A folder without Arrow files may hold Parquet or JSON Lines, as the hub has them. */
+async function loadFolder(folder: string, options: LoadOptions): Promise<Dataset> {
+  const { split = "train" } = options;
+  const names = readdirSync(folder, { recursive: true, encoding: "utf8" }).sort();
+  const others = names.filter((name) => /\.(?:parquet|jsonl|ndjson)(?:\.gz|\.zst)?$/.test(name));
+  if (names.some((name) => name.endsWith(".arrow")) || others.length === 0) return openDataset(folder, options);
+  const { files, splits } = chooseSplit(others, split);
+  if (files.length === 0) throw noSplit(folder, split, splits);
+  const tables: string[] = [];
+  for (const file of files) tables.push(await converted(join(folder, file), options));
+  return openFiles(folder, tables);
+}
+
+/** Raised when what `convertToArrow` writes changes, so that no cached file is older than the program. */
+const CONVERSION = 1;
+
+/** The Arrow file made of `path`: the one in the cache while the input is the same, else a new one. */
+async function converted(path: string, { onProgress }: LoadOptions): Promise<string> {
+  const { size, mtimeMs } = statSync(path);
+  const key = new Bun.CryptoHasher("sha256").update(JSON.stringify([CONVERSION, realpathSync(path), size, mtimeMs]));
+  const folder = join(cacheFolder(), "converted");
+  const target = join(folder, `${key.digest("hex").slice(0, 32)}.arrow`);
+  if (existsSync(target)) return target;
+  mkdirSync(folder, { recursive: true });
+  onProgress?.(`converting ${path}`);
+  await convertToArrow(path, target);
+  return target;
+}

@@ -1,0 +1,67 @@
+/** From settings to what a session is made of: device, model folder, tokenizer, buffer sizes. Shared by all commands. */
+import { resolveModel } from "../checkpoint/hub.ts";
+import type { ModelConfig } from "../config/model.ts";
+import type { Device } from "../device/device.ts";
+import { openDevice } from "../device/open.ts";
+import type { ActivationSizes } from "../model/activations.ts";
+import { promptSlotsFor, type RolloutLimits } from "../rollout/buffers.ts";
+
+export interface EngineSettings {
+  readonly device: "auto" | "cpu" | "cuda";
+  readonly threads: number | null;
+}
+
+/** Opens the device of a run; says so when its kernels are compiled first. */
+export function openRunDevice(settings: EngineSettings, note: (text: string) => void): Promise<Device> {
+  return openDevice({
+    device: settings.device,
+    threads: settings.threads,
+    onBuild: () => note("compiling the CPU kernels for this machine (once; about half a minute)"),
+  });
+}
+
+/** The folder that a model setting names, the model downloaded when it is a hub id. */
+export function modelFolder(model: string): Promise<string> {
+  return resolveModel(model);
+}
+
+/** Bytes of logits computed at once in scoring and training. */
+const HEAD_BYTES = 24 * 2 ** 20;
+
+/** Rows of logits in a chunk: enough to keep the product busy, few enough to stay small. */
+export function headChunk({ vocabSize }: ModelConfig, tokens: number): number {
+  const rows = Math.floor(HEAD_BYTES / (4 * vocabSize));
+  return Math.min(tokens, Math.max(16, Math.min(1024, rows)));
+}
+
+/** Buffers of packed passes over at most `tokens` tokens. */
+export function packedSizes(config: ModelConfig, tokens: number, longestPrompt: number): ActivationSizes {
+  return { tokens, entries: tokens, headChunk: headChunk(config, tokens), longestPrompt };
+}
+
+/** Prompts evaluated at once: each has a completion of its own, so each takes a prompt's pages. */
+const EVALUATED_AT_ONCE = 32;
+
+/** What a rollout of groups of `samples`, and an evaluation of one sample a prompt beside it, must hold. */
+export function rolloutLimits(options: {
+  readonly maxConcurrentSequences: number;
+  /** Completions of the largest rollout. */
+  readonly completions: number;
+  readonly samples: number;
+  readonly evaluates: boolean;
+  readonly longestPrompt: number;
+  readonly maxCompletion: number;
+  readonly repetitionPenalty: number;
+}): RolloutLimits {
+  const { maxConcurrentSequences, completions, samples, evaluates, longestPrompt, maxCompletion } = options;
+  const wanted = Math.max(completions, evaluates ? EVALUATED_AT_ONCE : 1);
+  const maxSequences = Math.min(maxConcurrentSequences, wanted);
+  const together = Math.max(promptSlotsFor(maxSequences, samples), evaluates ? EVALUATED_AT_ONCE : 1);
+  return {
+    maxSequences,
+    promptSlots: Math.min(maxSequences, together),
+    longestPrompt,
+    maxCompletion,
+    penalized: options.repetitionPenalty !== 1,
+  };
+}

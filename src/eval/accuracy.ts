@@ -1,0 +1,167 @@
+/**
+ * Accuracy on held-out problems: completions are sampled (greedily by default), judged by a verifier in the reward
+ * processes, leniently and strictly, and summed up with confidence intervals. Used by `grpo eval` and between training
+ * steps.
+ */
+import type { Problem, ProblemSource } from "../engine/prompts.ts";
+import { InputError } from "../errors.ts";
+import type { RewardPool } from "../rewards/pool.ts";
+import type { Reason, Verifier } from "../rewards/verify.ts";
+import type { RolloutEngine } from "../rollout/engine.ts";
+import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { type Estimate, meanPassAtK, type ProblemCount } from "./pass-at-k.ts";
+
+export interface EvaluationSettings {
+  readonly verifier: Verifier | "auto";
+  readonly samples: number;
+  readonly seed: number;
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+  readonly maxCompletionLength: number;
+}
+
+export interface JudgedAnswer {
+  readonly text: string;
+  readonly completion: SampledCompletion;
+  readonly correct: boolean;
+  readonly strict: boolean;
+  readonly reason: Reason;
+  readonly answer: string | null;
+}
+
+export interface JudgedProblem {
+  readonly problem: Problem;
+  readonly gold: string;
+  readonly answers: readonly JudgedAnswer[];
+}
+
+export interface Evaluation {
+  readonly problems: readonly JudgedProblem[];
+  /** Share of right answers, found anywhere in the text; over problems, with Wilson's 95 % interval. */
+  readonly accuracy: Estimate;
+  /** The same with the answer in the required form only. */
+  readonly strict: Estimate;
+  /** Share of answers in which nothing was found. */
+  readonly unparsed: number;
+  readonly meanLength: number;
+  readonly clipped: number;
+  /** Rows left out: their prompt is too long. */
+  readonly skipped: number;
+}
+
+/** Evaluation draws from a stream of random numbers of its own, so that it never changes training. */
+const EVALUATION_STREAM = 1;
+
+/** The first `limit` problems (null: all) that fit and have a gold. @throws InputError where none has. */
+export function evaluationProblems(
+  source: ProblemSource,
+  limit: number | null,
+  longestPrompt: number,
+): { problems: Problem[]; skipped: number } {
+  const problems: Problem[] = [];
+  let skipped = 0;
+  const { numRows, path } = source.dataset;
+  for (let row = 0; row < numRows && problems.length < (limit ?? Infinity); row++) {
+    const problem = source.problem(row);
+    if (problem.example.gold === null)
+      throw new InputError(`${path}: row ${row} has no gold answer; name the column with --answer_column`);
+    if (problem.promptIds.length > longestPrompt) skipped++;
+    else problems.push(problem);
+  }
+  if (problems.length === 0)
+    throw new InputError(`${path}: no problem to evaluate: no row, or every prompt is too long`);
+  return { problems, skipped };
+}
+
+/** Samples and judges. Stops early, with what is there, when `shouldStop` says so. */
+export async function evaluateProblems(
+  rollout: RolloutEngine,
+  tokenizer: Tokenizer,
+  pool: RewardPool,
+  { problems, skipped }: { readonly problems: readonly Problem[]; readonly skipped: number },
+  settings: EvaluationSettings,
+  events: {
+    readonly onProgress?: (finished: number, total: number) => void;
+    readonly shouldStop?: () => boolean;
+  } = {},
+): Promise<Evaluation | null> {
+  const { samples, seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength } = settings;
+  const sampled = await rollout.generate(
+    problems.map(({ promptIds }, prompt) => ({ promptIds, samples, prompt })),
+    {
+      ...{ seed, stream: EVALUATION_STREAM, step: 0, temperature, topK, topP, minP, repetitionPenalty },
+      maxCompletionLength,
+      isStop: tokenizer.isStop,
+    },
+    {
+      onProgress: (_, finished, total) => events.onProgress?.(finished, total),
+      ...(events.shouldStop ? { shouldStop: events.shouldStop } : {}),
+    },
+  );
+  if (events.shouldStop?.()) return null;
+  const texts = sampled.map((completions) =>
+    completions.map((c) => tokenizer.decode([...c.completionIds], { skipSpecialTokens: true })),
+  );
+  const verifier = settings.verifier === "auto" ? {} : { verifier: settings.verifier };
+  const items = problems.flatMap(({ example }, i) =>
+    texts[i]!.map((response) => ({ gold: example.gold!, response, ...verifier })),
+  );
+  const [lenient, strict] = [await pool.verify(items, "lenient"), await pool.verify(items, "strict")];
+  let at = 0;
+  const judged = problems.map(
+    (problem, i): JudgedProblem => ({
+      problem,
+      gold: problem.example.gold!,
+      answers: sampled[i]!.map((completion, s) => {
+        const [verdict, strictly] = [lenient[at]!, strict[at]!];
+        at++;
+        const { reason, answer } = verdict;
+        return {
+          text: texts[i]![s]!,
+          completion,
+          correct: verdict.reward === 1,
+          strict: strictly.reward === 1,
+          reason,
+          answer,
+        };
+      }),
+    }),
+  );
+  return { problems: judged, skipped, ...summary(judged) };
+}
+
+/** How many of a problem's answers are right. */
+export function counts(problems: readonly JudgedProblem[], by: "correct" | "strict" = "correct"): ProblemCount[] {
+  return problems.map(({ answers }) => ({ samples: answers.length, correct: answers.filter((a) => a[by]).length }));
+}
+
+function summary(problems: readonly JudgedProblem[]) {
+  const answers = problems.flatMap((p) => p.answers);
+  const share = (test: (a: JudgedAnswer) => boolean) => answers.filter(test).length / Math.max(answers.length, 1);
+  return {
+    accuracy: meanPassAtK(counts(problems), 1),
+    strict: meanPassAtK(counts(problems, "strict"), 1),
+    unparsed: share((a) => a.reason === "unparsed"),
+    meanLength: answers.reduce((sum, a) => sum + a.completion.completionIds.length, 0) / Math.max(answers.length, 1),
+    clipped: share((a) => !a.completion.finished),
+  };
+}
+
+/** The record of an evaluation for metrics.jsonl, without its step. */
+export function evaluationMetrics(evaluation: Evaluation): { values: Record<string, number>; note: string } {
+  const { accuracy, strict, unparsed, meanLength, clipped, problems } = evaluation;
+  return {
+    values: {
+      eval_accuracy: accuracy.value,
+      eval_accuracy_strict: strict.value,
+      eval_unparsed: unparsed,
+      "eval_completions/mean_length": meanLength,
+      "eval_completions/clipped_ratio": clipped,
+    },
+    note: `${problems.length} problems, 95 % interval ${(100 * accuracy.low).toFixed(1)}–${(100 * accuracy.high).toFixed(1)} %`,
+  };
+}

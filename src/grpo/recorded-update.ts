@@ -1,0 +1,183 @@
+/**
+ * `grpo update`: the policy update alone, on recorded rollouts. All lines are one batch; `num_iterations` optimizer
+ * steps are made over it. Offline use, and the way to run a recorded step again.
+ */
+import { z } from "zod";
+import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { toJson } from "../config/record.ts";
+import type { UpdateConfig } from "../config/schema.ts";
+import { restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
+import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
+import { planSession, type Session } from "../engine/session.ts";
+import { InputError } from "../errors.ts";
+import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
+import { maxMicroBatchTokens } from "../model/micro-batches.ts";
+import { learningRate } from "../optim/schedule.ts";
+import { computeAdvantages } from "./advantages.ts";
+import { type PolicyUpdateSettings, type ScoredGroup, scoreGroups, updateStep } from "./policy-update.ts";
+import { type RolloutGroup, readRollouts } from "./rollout-file.ts";
+
+/** What of a trainer's state an update goes on from. */
+export const updateState = z.looseObject({
+  step: z.int().min(0),
+  totalSteps: z.int().min(1),
+  config: z.record(z.string(), z.unknown()),
+});
+
+export interface RecordedUpdateOptions {
+  readonly config: UpdateConfig;
+  readonly folder: string;
+  /** Checkpoint whose weights, Adam state, step and schedule are taken. */
+  readonly resume: { readonly folder: string; readonly state: z.infer<typeof updateState> } | null;
+  readonly note: (text: string) => void;
+  readonly onStep: (record: MetricsRecord) => void;
+}
+
+/** @throws InputError where a group's size is not num_generations, or a sequence exceeds the context */
+function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[], context: number): void {
+  for (const { group, promptIds, completions } of groups) {
+    if (config.numGenerations !== null && completions.length !== config.numGenerations)
+      throw new InputError(
+        `${config.rollouts}: group ${group} has ${completions.length} completions, num_generations is ${config.numGenerations}; leave the flag out to take the file's groups`,
+      );
+    const longest = Math.max(...completions.map((c) => c.completionIds.length));
+    if (promptIds.length + longest > context)
+      throw new InputError(
+        `${config.rollouts}: group ${group}: prompt and completion have ${promptIds.length + longest} tokens, the model's context is ${context}; leave the group out`,
+      );
+  }
+}
+
+/** Advantages, old and reference logprobs of the file's groups; what the file does not have is computed. */
+async function scoredGroups(
+  session: Session,
+  config: UpdateConfig,
+  groups: readonly RolloutGroup[],
+  settings: PolicyUpdateSettings,
+): Promise<{ groups: ScoredGroup[]; metrics: Record<string, number>; warnings: readonly string[] }> {
+  const completions = groups.flatMap((g) => g.completions);
+  const advantages = computeAdvantages({
+    rewards: completions.map((c) => c.reward),
+    groups: groups.flatMap((g, i) => g.completions.map(() => i)),
+    scaleRewards: config.scaleRewards,
+    multiObjectiveAggregation: config.multiObjectiveAggregation,
+  });
+  const missing = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
+  const reference = missing
+    ? await scoreGroups(session.reference ?? session.policy, session.activations!, groups, settings)
+    : null;
+  let at = 0;
+  const scored = groups.map(
+    (group): ScoredGroup => ({
+      promptIds: group.promptIds,
+      completions: group.completions.map((c) => {
+        const i = at++;
+        return {
+          completionIds: c.completionIds,
+          finished: c.finished,
+          advantage: advantages.advantages[i]!,
+          oldLogprobs: c.oldLogprobs ?? null,
+          refLogprobs: c.refLogprobs ?? reference?.[i]?.logprobs ?? null,
+          samplingLogprobs: c.samplingLogprobs ?? null,
+        };
+      }),
+    }),
+  );
+  const { rewardMean, rewardStd, fracRewardZeroStd, warnings } = advantages;
+  return {
+    groups: scored,
+    metrics: { reward: rewardMean, reward_std: rewardStd, frac_reward_zero_std: fracRewardZeroStd },
+    warnings,
+  };
+}
+
+/** Runs the update and saves the model; returns the records of its steps. */
+export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise<MetricsRecord[]> {
+  const { config, folder, resume, note } = options;
+  const startFolder = resume?.folder ?? folder;
+  const modelConfig = readModelConfig(startFolder);
+  const groups = await readRollouts(config.rollouts, { vocabSize: modelConfig.vocabSize });
+  checkGroups(config, groups, modelConfig.maxPositionEmbeddings);
+  const completions = groups.flatMap((g) => g.completions);
+  const longestPrompt = Math.max(...groups.map((g) => g.promptIds.length));
+  const longestCompletion = Math.max(...completions.map((c) => c.completionIds.length));
+  const tokens = maxMicroBatchTokens({
+    budget: config.microBatchTokens,
+    longestPrompt,
+    longestCompletion,
+    groups: groups.length,
+    completions: completions.length,
+  });
+  // Before the first step the policy is the starting model, so it scores for itself unless another is named.
+  const needsReference = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
+  const reference = config.refModel ? await modelFolder(config.refModel) : resume ? folder : null;
+  const device = await openRunDevice(config, note);
+  const session = planSession({
+    device,
+    folder: startFolder,
+    dtype: config.dtype,
+    packed: packedSizes(modelConfig, tokens, longestPrompt),
+    training: true,
+    reference: needsReference ? reference : null,
+    rollout: null,
+    positions: longestPrompt + longestCompletion,
+  }).open();
+  const metrics = createMetricsWriter(config.outputDir);
+  try {
+    if (resume) restoreOptimizer(session, resume.folder);
+    const settings: PolicyUpdateSettings = {
+      loss: config,
+      optimizer: {
+        beta1: config.adamBeta1,
+        beta2: config.adamBeta2,
+        epsilon: config.adamEpsilon,
+        weightDecay: config.weightDecay,
+        maxGradNorm: config.maxGradNorm,
+      },
+      temperature: config.temperature,
+      microBatchTokens: config.microBatchTokens,
+    };
+    const scored = await scoredGroups(session, config, groups, settings);
+    for (const warning of scored.warnings) note(`note: ${warning}`);
+    const first = resume?.state.step ?? 0;
+    const totalSteps = resume?.state.totalSteps ?? config.numIterations;
+    const schedule = {
+      type: config.lrSchedulerType,
+      base: config.learningRate,
+      warmupSteps: config.warmupSteps || Math.ceil(config.warmupRatio * totalSteps),
+      totalSteps,
+    };
+    const updater = { model: session.policy, activations: session.activations!, optimizer: session.optimizer! };
+    const records: MetricsRecord[] = [];
+    let batch = scored.groups;
+    for (let iteration = 0; iteration < config.numIterations; iteration++) {
+      const step = first + iteration;
+      const lr = learningRate(schedule, step);
+      const update = await updateStep(updater, batch, settings, lr);
+      const record: MetricsRecord = { step: step + 1, ...update.metrics, ...scored.metrics };
+      metrics.write(record);
+      options.onStep(record);
+      records.push(record);
+      if (iteration === 0) batch = withOldLogprobs(batch, update.logprobs);
+    }
+    await saveModel(session, config.outputDir);
+    const state = { step: first + config.numIterations, totalSteps, config: toJson(config) };
+    await saveCheckpoint(session, config.outputDir, state.step, state);
+    return records;
+  } finally {
+    metrics.close();
+    session.close();
+  }
+}
+
+/** π_old of completions that came without one: the update's own first forward. */
+function withOldLogprobs(groups: readonly ScoredGroup[], logprobs: readonly Float32Array[]): ScoredGroup[] {
+  let at = 0;
+  return groups.map((group) => ({
+    ...group,
+    completions: group.completions.map((c) => {
+      const own = logprobs[at++] ?? null;
+      return { ...c, oldLogprobs: c.oldLogprobs ?? own };
+    }),
+  }));
+}

@@ -1,0 +1,132 @@
+/**
+ * From the settings of a training run to everything it needs, planned but not yet allocated: device, problems,
+ * tokenizer, batch shape and memory. `grpo plan` stops here; the trainer goes on.
+ */
+
+import { readModelConfig } from "../checkpoint/huggingface.ts";
+import type { TrainConfig } from "../config/schema.ts";
+import type { Device } from "../device/device.ts";
+import { modelFolder, openRunDevice, packedSizes, rolloutLimits } from "../engine/inputs.ts";
+import { openProblems, type ProblemSource } from "../engine/prompts.ts";
+import { type PlannedSession, planSession } from "../engine/session.ts";
+import { InputError } from "../errors.ts";
+import { maxMicroBatchTokens } from "../model/micro-batches.ts";
+import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+
+/** What a step is made of (TRL's rules; see interface.md of the documentation in docs/). */
+export interface BatchShape {
+  /** Completions of one optimizer step. */
+  readonly stepCompletions: number;
+  /** Completions sampled at once, and the prompts they belong to. */
+  readonly generationCompletions: number;
+  readonly generationPrompts: number;
+  /** Optimizer steps that one generation serves, iterations included. */
+  readonly stepsPerGeneration: number;
+}
+
+/** @throws InputError when the batch cannot be cut into groups */
+export function batchShape(config: TrainConfig): BatchShape {
+  const { perDeviceTrainBatchSize, gradientAccumulationSteps, numGenerations, numIterations } = config;
+  const stepCompletions = perDeviceTrainBatchSize * gradientAccumulationSteps;
+  const stepsPerGeneration = config.stepsPerGeneration ?? gradientAccumulationSteps;
+  const generationCompletions = perDeviceTrainBatchSize * stepsPerGeneration;
+  if (stepCompletions % numGenerations !== 0 || generationCompletions % stepCompletions !== 0)
+    throw new InputError(
+      `per_device_train_batch_size × gradient_accumulation_steps is ${stepCompletions} and a generation has ${generationCompletions} completions: the first must be a multiple of num_generations (${numGenerations}), the second of the first`,
+    );
+  return {
+    stepCompletions,
+    generationCompletions,
+    generationPrompts: generationCompletions / numGenerations,
+    stepsPerGeneration: (generationCompletions / stepCompletions) * numIterations,
+  };
+}
+
+export interface TrainingSetup {
+  readonly config: TrainConfig;
+  readonly device: Device;
+  /** Folder of the model that training starts from, which is also the reference's by default. */
+  readonly startFolder: string;
+  readonly tokenizer: Tokenizer;
+  readonly problems: ProblemSource;
+  readonly evalProblems: ProblemSource | null;
+  readonly batch: BatchShape;
+  /** Longest prompt the plan holds; rows beyond it are skipped and counted. */
+  readonly longestPrompt: number;
+  readonly planned: PlannedSession;
+  close(): void;
+}
+
+/**
+ * Plans a training run.
+ *
+ * @param weightsFolder where the policy's weights come from: the start model, or the checkpoint to go on from
+ * @throws InputError for anything wrong with model, data or settings
+ */
+export async function setUpTraining(
+  config: TrainConfig,
+  paths: { readonly model: string; readonly dataset: string; readonly evalDataset: string | null },
+  note: (text: string) => void,
+  weightsFolder: string | null = null,
+): Promise<TrainingSetup> {
+  const startFolder = await modelFolder(paths.model);
+  const modelConfig = readModelConfig(startFolder);
+  const batch = batchShape(config);
+  const tokenizer = loadTokenizer(startFolder);
+  const { maxCompletionLength, promptColumn, answerColumn, chatTemplateKwargs } = config;
+  const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
+  const problems = openProblems(tokenizer, { ...shared, path: paths.dataset, split: config.datasetSplit });
+  const evalProblems =
+    paths.evalDataset === null
+      ? null
+      : openProblems(tokenizer, { ...shared, path: paths.evalDataset, split: config.evalSplit });
+  const context = modelConfig.maxPositionEmbeddings;
+  if (maxCompletionLength >= context)
+    throw new InputError(
+      `max_completion_length ${maxCompletionLength}: the model's context is ${context} tokens; lower it`,
+    );
+  const longest = Math.max(problems.longestPrompt(), evalProblems?.longestPrompt() ?? 1);
+  const longestPrompt = Math.min(longest, context - maxCompletionLength);
+  const device = await openRunDevice(config, note);
+  const tokens = maxMicroBatchTokens({
+    budget: config.microBatchTokens,
+    longestPrompt,
+    longestCompletion: maxCompletionLength,
+    groups: batch.stepCompletions / config.numGenerations,
+    completions: batch.stepCompletions,
+  });
+  const planned = planSession({
+    device,
+    folder: weightsFolder ?? startFolder,
+    dtype: config.dtype,
+    packed: packedSizes(modelConfig, tokens, longestPrompt),
+    training: true,
+    reference: config.beta === 0 ? null : config.refModel === null ? startFolder : await modelFolder(config.refModel),
+    rollout: rolloutLimits({
+      maxConcurrentSequences: config.maxConcurrentSequences,
+      completions: batch.generationCompletions,
+      samples: config.numGenerations,
+      evaluates: evalProblems !== null,
+      longestPrompt,
+      maxCompletion: maxCompletionLength,
+      repetitionPenalty: config.repetitionPenalty,
+    }),
+    positions: longestPrompt + maxCompletionLength,
+  });
+  return {
+    config,
+    device,
+    startFolder,
+    tokenizer,
+    problems,
+    evalProblems,
+    batch,
+    longestPrompt,
+    planned,
+    close() {
+      planned.close();
+      problems.close();
+      evalProblems?.close();
+    },
+  };
+}

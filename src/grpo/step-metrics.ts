@@ -1,0 +1,103 @@
+/** What a generation's rollouts, rewards and times say in TRL's names (see metrics/names.ts). */
+import type { RewardResult } from "../rewards/pool.ts";
+import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { Advantages } from "./advantages.ts";
+
+type Values = Record<string, number>;
+
+function mean(values: readonly number[]): number {
+  return values.length === 0 ? 0 : values.reduce((a, b) => a + b, 0) / values.length;
+}
+
+/** Bessel-corrected; 0 of fewer than two. */
+function standardDeviation(values: readonly number[]): number {
+  if (values.length < 2) return 0;
+  const m = mean(values);
+  return Math.sqrt(values.reduce((sum, v) => sum + (v - m) ** 2, 0) / (values.length - 1));
+}
+
+function lengths(completions: readonly SampledCompletion[], suffix: string): Values {
+  const sizes = completions.map((c) => c.completionIds.length);
+  return {
+    [`completions/mean${suffix}`]: mean(sizes),
+    [`completions/min${suffix}`]: sizes.length > 0 ? Math.min(...sizes) : 0,
+    [`completions/max${suffix}`]: sizes.length > 0 ? Math.max(...sizes) : 0,
+  };
+}
+
+export function completionMetrics(completions: readonly SampledCompletion[]): Values {
+  const terminated = completions.filter((c) => c.finished);
+  return {
+    ...lengths(completions, "_length"),
+    "completions/clipped_ratio": 1 - terminated.length / Math.max(completions.length, 1),
+    ...lengths(terminated, "_terminated_length"),
+  };
+}
+
+export function rewardMetrics(result: RewardResult, advantages: Advantages): Values {
+  const values: Values = {
+    reward: advantages.rewardMean,
+    reward_std: advantages.rewardStd,
+    frac_reward_zero_std: advantages.fracRewardZeroStd,
+  };
+  const total = Math.max(result.total.length, 1);
+  for (const { name, rewards, unparsed, timeouts } of result.perFunction) {
+    const scored = rewards.filter((r): r is number => r !== null);
+    values[`rewards/${name}/mean`] = mean(scored);
+    values[`rewards/${name}/std`] = standardDeviation(scored);
+    values["rewards/unparsed"] = Math.max(values["rewards/unparsed"] ?? 0, unparsed / total);
+    values["rewards/timeout"] = Math.max(values["rewards/timeout"] ?? 0, timeouts / total);
+  }
+  return values;
+}
+
+/**
+ * |sampler's logprob − training's logprob| over all tokens, both before truncation: 0 to the bit on the CPU.
+ */
+export function samplerDifference(
+  completions: readonly SampledCompletion[],
+  logprobs: readonly Float32Array[],
+): Values {
+  let sum = 0;
+  let most = 0;
+  let count = 0;
+  for (const [i, completion] of completions.entries()) {
+    const current = logprobs[i];
+    if (!current) continue;
+    for (const [t, logprob] of completion.logprobs.entries()) {
+      const difference = Math.abs(logprob - current[t]!);
+      sum += difference;
+      most = Math.max(most, difference);
+      count++;
+    }
+  }
+  return {
+    "sampling/sampling_logp_difference/mean": count === 0 ? 0 : sum / count,
+    "sampling/sampling_logp_difference/max": most,
+  };
+}
+
+/** What a GRPO step cost: tokens, seconds, floating-point operations. */
+export function speedMetrics(options: {
+  readonly sampledTokens: number;
+  readonly promptTokens: number;
+  /** Tokens through forward and backward, and through the reference's forward. */
+  readonly updateTokens: number;
+  readonly referenceTokens: number;
+  readonly times: Readonly<Record<string, number>>;
+  readonly parameters: number;
+  readonly peakFlops: number;
+}): Values {
+  const { sampledTokens, promptTokens, updateTokens, referenceTokens, times, parameters } = options;
+  const seconds = times.step_time ?? 0;
+  const rollout = times["time/rollout"] ?? 0;
+  const update = times["time/update"] ?? 0;
+  // 2 operations a parameter and token forward, 4 more backward; recomputation is not counted, as usual for MFU.
+  const flops = parameters * (2 * (sampledTokens + promptTokens) + 2 * referenceTokens + 6 * updateTokens);
+  return {
+    tokens_per_second: seconds > 0 ? (sampledTokens + promptTokens) / seconds : 0,
+    rollout_tokens_per_second: rollout > 0 ? sampledTokens / rollout : 0,
+    update_tokens_per_second: update > 0 ? updateTokens / update : 0,
+    mfu: seconds > 0 ? flops / seconds / options.peakFlops : 0,
+  };
+}

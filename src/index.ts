@@ -1,0 +1,17 @@
+/**
+ * The TypeScript API. Reward modules import it as `bun-grpo`, also under the single executable. Settings are spelled in
+ * camelCase and mean what the flags of the same name mean.
+ */
+export { lastBoxed } from "./answers.ts";
+export { configFrom } from "./config/load.ts";
+export type { ConfigInput, EvalConfig, SftConfig, TrainConfig, UpdateConfig } from "./config/schema.ts";
+export { openDataset } from "./data/dataset.ts";
+export { InputError, RunError } from "./errors.ts";
+export { type AdvantageInput, computeAdvantages } from "./grpo/advantages.ts";
+export type { LossCompletion, LossConfig, LossType } from "./grpo/loss/config.ts";
+export { computeLoss } from "./grpo/loss.ts";
+export { type RolloutGroup, readRollouts } from "./grpo/rollout-file.ts";
+export type { RewardFunction } from "./rewards/functions.ts";
+export { createRewardPool, type RewardBatch, type RewardPool, type RewardResult } from "./rewards/pool.ts";
+export { type Verdict, verify } from "./rewards/verify.ts";
+export { loadTokenizer, type Message, type Tokenizer } from "./tokenizer/tokenizer.ts";

@@ -1,0 +1,177 @@
+/**
+ * Supervised fine-tuning: cross-entropy of the answers' tokens, averaged over the tokens of an optimizer step. The warm
+ * start that a base model needs before GRPO. Same model code, optimizer, checkpoints and metrics as GRPO.
+ */
+import { rmSync } from "node:fs";
+import { z } from "zod";
+import { toJson } from "../config/record.ts";
+import type { SftConfig } from "../config/schema.ts";
+import { createSampler } from "../data/order.ts";
+import { restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
+import { anonymousBytes } from "../engine/memory.ts";
+import type { ProblemSource } from "../engine/prompts.ts";
+import type { Session } from "../engine/session.ts";
+import { InputError, RunError } from "../errors.ts";
+import type { RunConsole } from "../metrics/console.ts";
+import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
+import { createStopwatch } from "../metrics/stopwatch.ts";
+import { cutMicroBatches, type PackedGroup } from "../model/micro-batches.ts";
+import { backward, forward } from "../model/model.ts";
+import { optimizerStep, zeroGradients } from "../optim/adamw.ts";
+import { learningRate } from "../optim/schedule.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { supervisedExample } from "./examples.ts";
+
+export const sftState = z.object({
+  step: z.int().min(0),
+  totalSteps: z.int().min(1),
+  position: z.int().min(0),
+  skippedRows: z.int().min(0),
+  numTokens: z.number().min(0),
+  numerics: z.string(),
+  config: z.record(z.string(), z.unknown()),
+});
+export type SftState = z.infer<typeof sftState>;
+
+export interface SftRun {
+  readonly config: SftConfig;
+  readonly session: Session;
+  readonly tokenizer: Tokenizer;
+  readonly problems: ProblemSource;
+  readonly console: RunConsole;
+  readonly evaluate: ((session: Session) => Promise<{ values: Record<string, number>; note: string }>) | null;
+  readonly stopRequested: () => boolean;
+  readonly resume: { readonly folder: string; readonly state: SftState } | null;
+}
+
+/** Rows of one optimizer step. */
+export function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps }: SftConfig): number {
+  return perDeviceTrainBatchSize * gradientAccumulationSteps;
+}
+
+/** Forward, backward and optimizer step over one batch; the mean negative logprob of its answer tokens. */
+async function learn(session: Session, batch: readonly PackedGroup[], config: SftConfig, lr: number) {
+  const { device, policy, activations, optimizer } = session;
+  if (!activations || !optimizer) throw new Error("the session was not planned for training");
+  const answers = batch.reduce((sum, g) => sum + g.completions.reduce((n, c) => n + c.completionIds.length, 0), 0);
+  zeroGradients(device, optimizer);
+  let loss = 0;
+  let entropy = 0;
+  let tokens = 0;
+  for (const micro of cutMicroBatches(batch, config.microBatchTokens)) {
+    const scores = await forward(policy, micro, activations, 1);
+    for (const [i, logprob] of scores.logprobs.entries()) {
+      loss -= logprob / answers;
+      entropy += scores.entropies[i]! / answers;
+    }
+    if (!Number.isFinite(loss))
+      throw new RunError(`the loss is ${loss}: stopped before any weight changed; lower learning_rate`);
+    const dlogprobs = new Float64Array(scores.logprobs.length).fill(-1 / answers);
+    const dentropies = new Float64Array(scores.logprobs.length);
+    await backward(policy, micro, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
+    tokens += micro.tokens.length;
+  }
+  const norm = await optimizerStep(
+    device,
+    optimizer,
+    {
+      beta1: config.adamBeta1,
+      beta2: config.adamBeta2,
+      epsilon: config.adamEpsilon,
+      weightDecay: config.weightDecay,
+      maxGradNorm: config.maxGradNorm,
+    },
+    lr,
+  );
+  return { metrics: { loss, grad_norm: norm, learning_rate: lr, entropy }, tokens };
+}
+
+/** Runs supervised fine-tuning to its end or until the user stops it; true where it was stopped. */
+export async function runSft(run: SftRun): Promise<boolean> {
+  const { config, session, tokenizer, problems, console, resume } = run;
+  const { outputDir } = config;
+  const batchRows = rowsPerStep(config);
+  const { numRows, path } = problems.dataset;
+  const steps = config.maxSteps ?? Math.max(1, Math.floor((numRows * config.numTrainEpochs) / batchRows));
+  const schedule = {
+    type: config.lrSchedulerType,
+    base: config.learningRate,
+    warmupSteps: config.warmupSteps || Math.ceil(config.warmupRatio * steps),
+    totalSteps: steps,
+  };
+  let { step, skippedRows, numTokens } = resume?.state ?? { step: 0, skippedRows: 0, numTokens: 0 };
+  if (resume) restoreOptimizer(session, resume.folder);
+  const position = resume?.state.position ?? 0;
+  const sampler = createSampler({ numRows, seed: config.seed, shuffle: config.shuffleDataset, position });
+  const settings = {
+    maxLength: config.maxLength,
+    completionOnlyLoss: config.completionOnlyLoss,
+    systemPrompt: config.systemPrompt ?? undefined,
+    chatTemplateKwargs: config.chatTemplateKwargs,
+  };
+  const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
+  const stopwatch = createStopwatch();
+  const state = (): SftState => ({
+    step,
+    totalSteps: steps,
+    position: sampler.position,
+    skippedRows,
+    numTokens,
+    numerics: session.device.numericsKey,
+    config: toJson(config) as Record<string, unknown>,
+  });
+  const saved: string[] = [];
+  const save = async (): Promise<void> => {
+    saved.push(await saveCheckpoint(session, outputDir, step, state()));
+    console.note(`saved ${saved.at(-1)}`);
+    while (config.saveTotalLimit !== null && saved.length > config.saveTotalLimit)
+      rmSync(saved.shift()!, { recursive: true, force: true });
+  };
+  const evaluate = async (): Promise<void> => {
+    if (!run.evaluate || run.stopRequested()) return;
+    const { values, note } = await run.evaluate(session);
+    if (run.stopRequested()) return;
+    metrics.write({ step, ...values });
+    console.evaluation({ step, ...values }, note);
+  };
+  try {
+    if (!resume) await evaluate();
+    while (step < steps && !run.stopRequested()) {
+      stopwatch.lap();
+      stopwatch.start("update");
+      const batch: PackedGroup[] = [];
+      let skippedNow = 0;
+      while (batch.length < batchRows) {
+        const example = supervisedExample(problems, tokenizer, sampler.next().row, settings);
+        if (example) batch.push(example);
+        else if (++skippedNow > numRows)
+          throw new InputError(`${path}: every row is longer than max_length ${config.maxLength}; raise it`);
+      }
+      skippedRows += skippedNow;
+      console.progress({ step: step + 1, steps, phase: "update" });
+      const { metrics: values, tokens } = await learn(session, batch, config, learningRate(schedule, step));
+      step++;
+      numTokens += tokens;
+      const times = stopwatch.lap();
+      const speed = { tokens_per_second: tokens / (times.step_time ?? 1), num_tokens: numTokens };
+      const skips = skippedRows > 0 ? { skipped_rows: skippedRows } : {};
+      const memory = { memory_peak_bytes: anonymousBytes() };
+      const record: MetricsRecord = { step, epoch: sampler.position / numRows, ...values, ...speed, ...memory, ...skips, ...times };
+      metrics.write(record);
+      if (step % config.loggingSteps === 0 || step === steps) console.step(record);
+      if (config.saveSteps > 0 && step % config.saveSteps === 0 && step < steps) await save();
+      if (config.evalSteps !== null && step % config.evalSteps === 0 && step < steps) await evaluate();
+    }
+    if (run.stopRequested()) {
+      await save();
+      return true;
+    }
+    await evaluate();
+    await saveModel(session, outputDir);
+    console.note(`saved the model in ${outputDir}`);
+    return false;
+  } finally {
+    metrics.close();
+    console.close();
+  }
+}

@@ -1,0 +1,4 @@
+import { attentionCases } from "./cases/attention.ts";
+import { testCases } from "./harness.ts";
+
+testCases(attentionCases);

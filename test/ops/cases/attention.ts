@@ -1,0 +1,339 @@
+/**
+ * Attention over packed segments, forward and backward, and over pages token by token: against the reference, and against
+ * each other in every bit.
+ */
+import type { AttentionShape } from "../../../src/device/device.ts";
+import { PAGE_TOKENS } from "../../../src/device/device.ts";
+import { rows, type Tensor } from "../../../src/tensor/tensor.ts";
+import {
+  type CaseRun,
+  defaultDevice,
+  dtypes,
+  exactly,
+  type OpCase,
+  opCase,
+  rounded,
+  type ShortDType,
+  type Tolerance,
+} from "../harness.ts";
+import type { Slot } from "../memory.ts";
+import { dot } from "../reference.ts";
+import { attention, attentionGradient, type Segment } from "../reference-attention.ts";
+
+/** Means of values of about 1, by weights that are off by as much as their scores: a few 2⁻²⁴ of up to 10. */
+const mean: Tolerance = { absolute: 3e-6 };
+const lses: Tolerance = { absolute: 4e-6, relative: 1e-6 };
+/** dS is a difference of two dot products of Dh terms; dk and dv of a prompt sum over all queries of its group. */
+const gradient: Tolerance = { absolute: 3e-5, relative: 1e-5 };
+const slope: Tolerance = { absolute: 1e-4, relative: 1e-3 };
+
+interface Heads {
+  readonly H: number;
+  readonly Hkv: number;
+  readonly Dh: number;
+}
+
+interface Settings extends Heads {
+  readonly x: ShortDType;
+  /** Groups of prompt + completions, as lengths: "5+3,1 70+1" are two groups of two and of one completion. */
+  readonly groups: string;
+  readonly gap?: number;
+}
+
+function shapeOf({ H, Hkv, Dh }: Heads): AttentionShape {
+  return { heads: H, kvHeads: Hkv, headDim: Dh, scale: 1 / Math.sqrt(Dh) };
+}
+
+/** Segments of packed groups: a prompt, then its completions, which name it as their prefix. */
+function segmentsOf(groups: string): { segments: Segment[]; tokens: number } {
+  const segments: Segment[] = [];
+  let tokens = 0;
+  for (const group of groups.split(" ")) {
+    const [prompt = "0", completions] = group.split("+");
+    const prefixStart = tokens;
+    const prefixLength = Number(prompt);
+    segments.push({ start: tokens, length: prefixLength, prefixStart: 0, prefixLength: 0 });
+    tokens += prefixLength;
+    for (const completion of completions?.split(",") ?? []) {
+      segments.push({ start: tokens, length: Number(completion), prefixStart, prefixLength });
+      tokens += Number(completion);
+    }
+  }
+  return { segments, tokens };
+}
+
+function segmentTable(run: CaseRun, segments: readonly Segment[], name = "segments"): Slot {
+  const table = segments.flatMap((s) => [s.start, s.length, s.prefixStart, s.prefixLength]);
+  return run.slot(name, "int32", [segments.length, 4], table);
+}
+
+function buffers(run: CaseRun, settings: Settings) {
+  const { H, Hkv, Dh, x, groups, gap = 0 } = settings;
+  const { segments, tokens } = segmentsOf(groups);
+  const width = (H + 2 * Hkv) * Dh;
+  return {
+    shape: shapeOf(settings),
+    segments,
+    tokens,
+    width,
+    table: segmentTable(run, segments),
+    qkv: run.slot("qkv", dtypes[x], [tokens, width], run.random.normal(tokens * width, 1.5), { gap }),
+  };
+}
+
+function forward(settings: Settings & { readonly lse?: boolean }): OpCase {
+  const { H, Dh, gap = 0, lse: wantLse = true } = settings;
+  return opCase("attentionForward", { ...settings }, (run) => {
+    const { shape, segments, tokens, table, qkv } = buffers(run, settings);
+    const out = run.slot("out", dtypes[settings.x], [tokens, H * Dh], null, { output: true, gap });
+    const lse = wantLse ? run.slot("lse", "float32", [tokens, H], null, { output: true }) : null;
+    run.run(({ ops }) => ops.attentionForward(out, lse, qkv, table, shape));
+    const want = attention(qkv.values, segments, shape, tokens);
+    run.check(out, want.out, rounded(mean, dtypes[settings.x]));
+    if (lse) run.check(lse, want.lse, lses);
+  });
+}
+
+/** out and lse as the forward pass leaves them. */
+function saved(run: CaseRun, settings: Settings, b: ReturnType<typeof buffers>) {
+  const { H, Dh, x, gap = 0 } = settings;
+  const want = attention(b.qkv.values, b.segments, b.shape, b.tokens);
+  return {
+    out: run.slot("out", dtypes[x], [b.tokens, H * Dh], want.out, { gap }),
+    lse: run.slot("lse", "float32", [b.tokens, H], want.lse),
+    dout: run.slot("dout", "float32", [b.tokens, H * Dh], run.random.normal(b.tokens * H * Dh), { gap }),
+  };
+}
+
+function scratchRows(run: CaseRun, name: string, count: number, shape: AttentionShape): Slot {
+  return run.slot(name, "float32", [count, defaultDevice.attentionScratchElements(shape)], null, { output: true });
+}
+
+function longestPrefix(segments: readonly Segment[]): number {
+  return Math.max(1, ...segments.map((s) => s.prefixLength));
+}
+
+function backward(settings: Settings & { readonly slopes?: boolean }): OpCase {
+  return opCase("attentionBackward", { ...settings }, (run) => {
+    const b = buffers(run, settings);
+    const { out, lse, dout } = saved(run, settings, b);
+    const output = (name: string) =>
+      run.slot(name, "float32", [b.tokens, b.width], null, { output: true, gap: settings.gap ?? 0 });
+    const [dqkv, roomy] = [output("dqkv"), output("dqkv with room")];
+    const tight = scratchRows(run, "least scratch", longestPrefix(b.segments), b.shape);
+    const total = b.segments.reduce((sum, s) => sum + s.prefixLength, 1);
+    const large = scratchRows(run, "more scratch", total, b.shape);
+    run.run(({ ops }) => {
+      ops.attentionBackward(dqkv, dout, b.qkv, out, lse, b.table, tight, b.shape);
+      ops.attentionBackward(dqkv, dout, b.qkv, out, lse, b.table, tight, b.shape);
+      ops.attentionBackward(roomy, dout, b.qkv, out, lse, b.table, large, b.shape);
+    });
+    run.check(dqkv, attentionGradient(dout.values, b.qkv.values, out.values, b.segments, b.shape), gradient);
+    run.same(roomy, 0, dqkv, 0, b.tokens);
+    if (!settings.slopes) return;
+    const loss = (moved: Float64Array) => dot(attention(moved, b.segments, b.shape, b.tokens).out, dout.values);
+    run.differences(dqkv, b.qkv.values, loss, slope);
+  });
+}
+
+/**
+ * A group with a shared prompt gives what each sequence, prompt and completion in one piece, gives alone. Not to the
+ * bit: alone, the completion's keys are counted from the prompt's start.
+ */
+function alone(settings: Settings): OpCase {
+  const { H, Dh } = settings;
+  return opCase("attentionForward", { prompt: "shared", ...settings }, (run) => {
+    const b = buffers(run, settings);
+    const output = (name: string) => run.slot(name, "float32", [b.tokens, H * Dh], null, { output: true });
+    const packed = output("packed");
+    const completions = b.segments.filter((s) => s.prefixLength > 0);
+    const pieces = completions.map((s, i) => {
+      const length = s.prefixLength + s.length;
+      const order = Array.from({ length }, (_, j) =>
+        j < s.prefixLength ? s.prefixStart + j : s.start + j - s.prefixLength,
+      );
+      const values = order.flatMap((t) => [...b.qkv.values.subarray(t * b.width, (t + 1) * b.width)]);
+      return {
+        segment: s,
+        length,
+        qkv: run.slot(`qkv ${i}`, "float32", [length, b.width], values),
+        table: segmentTable(run, [{ start: 0, length, prefixStart: 0, prefixLength: 0 }], `segment ${i}`),
+        out: run.slot(`out ${i}`, "float32", [length, H * Dh], null, { output: true }),
+      };
+    });
+    run.run(({ ops }) => {
+      ops.attentionForward(packed, null, b.qkv, b.table, b.shape);
+      for (const piece of pieces) ops.attentionForward(piece.out, null, piece.qkv, piece.table, b.shape);
+    });
+    for (const { segment: s, length, out } of pieces)
+      for (const [path, values] of run.values(out)) {
+        const whole = run.values(packed).get(path)!;
+        for (let j = s.prefixLength; j < length; j++)
+          for (let d = 0; d < H * Dh; d++) {
+            const [got, want] = [whole[(s.start + j - s.prefixLength) * H * Dh + d]!, values[j * H * Dh + d]!];
+            if (Math.abs(got - want) > 3e-6) throw new Error(`on ${path}: ${got} packed, ${want} alone`);
+          }
+      }
+  });
+}
+
+/**
+ * Pages for every segment, handed out in random order, and what decoding needs to know of each token: where it is
+ * stored, which pages it sees, and how many tokens of its prompt and its completion.
+ */
+function paging(run: CaseRun, { segments, tokens }: ReturnType<typeof segmentsOf>) {
+  const pagesIn = (length: number) => Math.ceil(length / PAGE_TOKENS);
+  const count = segments.reduce((sum, s) => sum + pagesIn(s.length), 1); // one page stays unused
+  const order = run.random.permutation(count);
+  const pages = segments.map((s) => order.splice(0, pagesIn(s.length)));
+  const width = Math.max(...segments.map((s) => pagesIn(s.prefixLength) + pagesIn(s.length)));
+  const ints = (name: string, columns: number) => ({
+    name,
+    columns,
+    values: new Int32Array(tokens * columns).fill(-1),
+  });
+  const [page, offset, table] = [ints("page", 1), ints("offset", 1), ints("page table", width)];
+  const [prompt, completion] = [ints("prompt lengths", 1), ints("completion lengths", 1)];
+  for (const [i, s] of segments.entries()) {
+    const owner = segments.findIndex((p) => p.start === s.prefixStart && p.length === s.prefixLength);
+    const seen = s.prefixLength > 0 ? [...pages[owner]!, ...pages[i]!] : pages[i]!;
+    for (let j = 0; j < s.length; j++) {
+      const t = s.start + j;
+      page.values[t] = pages[i]![Math.floor(j / PAGE_TOKENS)]!;
+      offset.values[t] = j % PAGE_TOKENS;
+      table.values.set(seen, t * width);
+      // a prompt's own tokens are decoded as a prompt that grows
+      prompt.values[t] = s.prefixLength > 0 ? s.prefixLength : j + 1;
+      completion.values[t] = s.prefixLength > 0 ? j + 1 : 0;
+    }
+  }
+  const slot = (c: typeof page) =>
+    run.slot(c.name, "int32", c.columns === 1 ? [tokens] : [tokens, c.columns], c.values);
+  return {
+    count,
+    page: slot(page),
+    offset: slot(offset),
+    table: slot(table),
+    promptLengths: slot(prompt),
+    completionLengths: slot(completion),
+  };
+}
+
+function cacheOf(run: CaseRun, settings: Settings, pages: number, name: string) {
+  const { keys, values } = defaultDevice.pageElements(shapeOf(settings));
+  const part = (what: string, elements: number) =>
+    run.slot(`${what} pages ${name}`, dtypes[settings.x], [pages, elements], null, { output: true });
+  return { keys: part("key", keys), values: part("value", values) };
+}
+
+/**
+ * Every token has the bits that the packed forward pass gives it (promise 2) when it is decoded alone, with only the
+ * tokens before it in the cache and NaN beyond, and when all are decoded as one batch.
+ */
+function decoded(settings: Settings): OpCase {
+  const { H, Dh, x } = settings;
+  return opCase("attentionDecode", { ...settings }, (run) => {
+    const b = buffers(run, settings);
+    const p = paging(run, b);
+    const cache = cacheOf(run, settings, p.count, "");
+    const output = (name: string) => run.slot(name, dtypes[x], [b.tokens, H * Dh], null, { output: true });
+    const [trained, alone, batch] = [output("trained"), output("decoded alone"), output("decoded together")];
+    run.run(({ ops }) => {
+      ops.attentionForward(trained, null, b.qkv, b.table, b.shape);
+      for (let t = 0; t < b.tokens; t++) {
+        const one = (whole: Slot) => rows(whole, t, 1);
+        ops.kvStore(cache, one(b.qkv), one(p.page), one(p.offset), b.shape);
+        const lengths = [one(p.promptLengths), one(p.completionLengths)] as const;
+        ops.attentionDecode(one(alone), one(b.qkv), cache, one(p.table), ...lengths, b.shape);
+      }
+      ops.attentionDecode(batch, b.qkv, cache, p.table, p.promptLengths, p.completionLengths, b.shape);
+    });
+    run.same(alone, 0, trained, 0, b.tokens);
+    run.same(batch, 0, trained, 0, b.tokens);
+    run.check(trained, attention(b.qkv.values, b.segments, b.shape, b.tokens).out, rounded(mean, dtypes[x]));
+  });
+}
+
+/** Tokens stored at once and one by one fill the same places, with nothing lost and nothing else touched. */
+function store(settings: Settings): OpCase {
+  const { H, Hkv, Dh, x } = settings;
+  return opCase("kvStore", { ...settings }, (run) => {
+    const b = buffers(run, settings);
+    const p = paging(run, b);
+    const [whole, single] = [cacheOf(run, settings, p.count, "at once"), cacheOf(run, settings, p.count, "one by one")];
+    run.run(({ ops }) => {
+      ops.kvStore(whole, b.qkv, p.page, p.offset, b.shape);
+      for (const t of Array.from({ length: b.tokens }, (_, i) => b.tokens - 1 - i))
+        ops.kvStore(single, rows(b.qkv, t, 1), rows(p.page, t, 1), rows(p.offset, t, 1), b.shape);
+    });
+    for (const part of ["keys", "values"] as const) {
+      run.same(single[part], 0, whole[part], 0, p.count);
+      const from = (part === "keys" ? H : H + Hkv) * Dh;
+      const given = b.qkv.values.filter((_, i) => i % b.width >= from && i % b.width < from + Hkv * Dh).sort();
+      for (const [path, cells] of run.values(whole[part])) {
+        const held = cells.filter((value) => !Number.isNaN(value)).sort();
+        const found = part === "keys" ? held : held.filter((value) => value !== 0);
+        if (found.join() !== given.join())
+          throw new Error(`on ${path}: ${whole[part].name} do not hold what was stored`);
+      }
+    }
+    run.check(b.qkv, b.qkv.values, exactly);
+  });
+}
+
+/** A NaN in one sequence stays there: its later tokens and, from a prompt, its completions; never other groups. */
+const nan: OpCase = opCase("attentionForward", { values: "nan", x: "f32", groups: "5+3,4 6" }, (run) => {
+  const settings = { H: 2, Hkv: 1, Dh: 24, x: "f32", groups: "5+3,4 6" } as const;
+  const { segments, tokens } = segmentsOf(settings.groups);
+  const width = 4 * 24;
+  const values = run.random.normal(tokens * width);
+  const spoiled = 6; // the first completion's second token: its query and its key
+  values[spoiled * width] = Number.NaN;
+  values[spoiled * width + 2 * 24] = Number.NaN;
+  const shape = shapeOf(settings);
+  const qkv = run.slot("qkv", "float32", [tokens, width], values);
+  const out = run.slot("out", "float32", [tokens, 48], null, { output: true });
+  const lse = run.slot("lse", "float32", [tokens, 2], null, { output: true });
+  const table = segmentTable(run, segments);
+  run.run(({ ops }) => ops.attentionForward(out, lse, qkv, table, shape));
+  const want = attention(qkv.values, segments, shape, tokens);
+  run.check(lse, want.lse, lses);
+  run.check(out, want.out, mean);
+});
+
+const heads: readonly Heads[] = [
+  { H: 1, Hkv: 1, Dh: 16 },
+  { H: 3, Hkv: 1, Dh: 24 },
+  { H: 4, Hkv: 1, Dh: 64 },
+  { H: 6, Hkv: 2, Dh: 16 },
+  { H: 2, Hkv: 2, Dh: 128 },
+];
+
+/** Lengths around the block of 64 keys, in prompts and in completions. */
+const around = "1+1 63+2,64 64+65,1 65+63 130+5";
+
+export const attentionCases: readonly OpCase[] = [
+  ...heads.map((h) => forward({ ...h, x: "f32", groups: "5+3,7,1 33 1+31" })),
+  ...heads.map((h) => forward({ ...h, x: "bf16", groups: "5+3,7,1 33 1+31" })),
+  forward({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: around }),
+  forward({ H: 4, Hkv: 1, Dh: 16, x: "bf16", groups: around }),
+  forward({ H: 3, Hkv: 1, Dh: 24, x: "bf16", groups: "13+5,0,2", gap: 7 }),
+  forward({ H: 2, Hkv: 1, Dh: 16, x: "f32", groups: "1", lse: false }),
+  forward({ H: 2, Hkv: 1, Dh: 16, x: "f32", groups: "300" }),
+  nan,
+  alone({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "5+3,7,1 63+65,2 64+64 130+5" }),
+  ...heads.map((h) => decoded({ ...h, x: "f32", groups: "5+3,7,1 63+2,3 64+2" })),
+  ...heads.map((h) => decoded({ ...h, x: "bf16", groups: "5+3,7,1 63+2,3 64+2" })),
+  decoded({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: around }),
+  decoded({ H: 4, Hkv: 1, Dh: 16, x: "bf16", groups: around }),
+  decoded({ H: 4, Hkv: 2, Dh: 24, x: "f32", groups: "13+130,1", gap: 5 }),
+  store({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "70+3" }),
+  store({ H: 4, Hkv: 2, Dh: 64, x: "bf16", groups: "5+3,65" }),
+  store({ H: 1, Hkv: 1, Dh: 16, x: "bf16", groups: "1", gap: 3 }),
+  ...heads.map((h) => backward({ ...h, x: "f32", groups: "5+3,7,1 9 1+11", slopes: true })),
+  ...heads.map((h) => backward({ ...h, x: "bf16", groups: "5+3,7,1 9 1+11" })),
+  backward({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: around }),
+  backward({ H: 4, Hkv: 1, Dh: 16, x: "bf16", groups: around }),
+  backward({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "13+5,0,2", gap: 7 }),
+  backward({ H: 2, Hkv: 1, Dh: 16, x: "f32", groups: "20+1,2,3,4,5,6,7,8,9" }),
+];

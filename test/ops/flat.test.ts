@@ -1,0 +1,4 @@
+import { flatCases } from "./cases/flat.ts";
+import { testCases } from "./harness.ts";
+
+testCases(flatCases);

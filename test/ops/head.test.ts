@@ -1,0 +1,4 @@
+import { headCases } from "./cases/head.ts";
+import { testCases } from "./harness.ts";
+
+testCases(headCases);

@@ -1,0 +1,4 @@
+import { optimizerCases } from "./cases/optimizer.ts";
+import { testCases } from "./harness.ts";
+
+testCases(optimizerCases);

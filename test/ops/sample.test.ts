@@ -1,0 +1,30 @@
+import { expect, test } from "bun:test";
+import { sampleCases } from "./cases/sample.ts";
+import { testCases } from "./harness.ts";
+import { chiSquare, chiSquareLimit, philox, uniformOf } from "./reference-sampling.ts";
+
+testCases(sampleCases);
+
+test("the reference's Philox4x32-10 gives the known answers of Random123", () => {
+  const ones = 0xffffffff;
+  expect(philox([0, 0, 0, 0], [0, 0])).toEqual([0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8]);
+  expect(philox([ones, ones, ones, ones], [ones, ones])).toEqual([0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd]);
+  expect(philox([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0])).toEqual([
+    0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1,
+  ]);
+});
+
+test("53 bits become a number in [0, 1)", () => {
+  expect(uniformOf([0, 0, 0, 0])).toBe(0);
+  expect(uniformOf([0xffffffff, 0xffffffff, 0, 0])).toBe(1 - 2 ** -53);
+  expect(uniformOf([0x80000000, 0, 0, 0])).toBe(0.5);
+});
+
+test("the χ² that frequencies are judged by", () => {
+  // tables give 23.5 for 4 and 161.3 for 100 degrees of freedom
+  expect(Math.abs(chiSquareLimit(4) - 23.5)).toBeLessThan(0.5);
+  expect(Math.abs(chiSquareLimit(100) - 161.3)).toBeLessThan(0.5);
+  expect(chiSquare(Float64Array.of(50, 50), Float64Array.of(0.5, 0.5))).toEqual({ value: 0, freedom: 1 });
+  expect(chiSquare(Float64Array.of(70, 30), Float64Array.of(0.5, 0.5)).value).toBeCloseTo(16, 10);
+  expect(chiSquare(Float64Array.of(99, 1), Float64Array.of(1, 0)).value).toBe(Number.POSITIVE_INFINITY);
+});

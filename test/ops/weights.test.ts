@@ -1,0 +1,4 @@
+import { weightCases } from "./cases/weights.ts";
+import { testCases } from "./harness.ts";
+
+testCases(weightCases);

@@ -1,0 +1,190 @@
+/** config.json: both spellings, defaults by model type, and what is refused by name. */
+import { describe, expect, test } from "bun:test";
+import { parseModelConfig } from "../../src/config/model.ts";
+import { InputError } from "../../src/errors.ts";
+
+const llama = {
+  architectures: ["LlamaForCausalLM"],
+  model_type: "llama",
+  vocab_size: 320,
+  hidden_size: 64,
+  intermediate_size: 176,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+};
+const qwen2 = { ...llama, architectures: ["Qwen2ForCausalLM"], model_type: "qwen2", num_key_value_heads: 2 };
+const qwen3 = { ...llama, architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", num_key_value_heads: 1 };
+const parse = (json: unknown) => parseModelConfig(json, "M/config.json");
+
+function refusal(json: unknown): string {
+  try {
+    parse(json);
+  } catch (error) {
+    expect(error).toBeInstanceOf(InputError);
+    const { message } = error as InputError;
+    expect(message).not.toContain("\n");
+    return message;
+  }
+  throw new Error("accepted");
+}
+
+describe("defaults where a field is absent", () => {
+  test("llama", () => {
+    expect(parse(llama)).toEqual({
+      modelType: "llama",
+      vocabSize: 320,
+      hiddenSize: 64,
+      intermediateSize: 176,
+      numLayers: 2,
+      numHeads: 4,
+      numKvHeads: 4,
+      headDim: 16,
+      rmsNormEps: 1e-6,
+      activation: "silu",
+      tieWordEmbeddings: false,
+      attentionInputBias: false,
+      attentionOutputBias: false,
+      mlpBias: false,
+      qkNorm: false,
+      maxPositionEmbeddings: 2048,
+      rope: { theta: 10000, scaling: { type: "default" } },
+      dtype: "float32",
+      eosTokenIds: [2],
+      bosTokenId: 1,
+      padTokenId: null,
+      raw: llama,
+    });
+  });
+
+  test("qwen2 always has biases on q, k and v, never on o", () => {
+    expect(parse({ ...qwen2, attention_bias: false })).toMatchObject({
+      attentionInputBias: true,
+      attentionOutputBias: false,
+      headDim: 16,
+      maxPositionEmbeddings: 32768,
+      eosTokenIds: [],
+      bosTokenId: null,
+    });
+  });
+
+  test("qwen3 normalizes q and k, and its head size is not width ÷ heads", () => {
+    expect(parse(qwen3)).toMatchObject({ qkNorm: true, headDim: 128, attentionInputBias: false });
+    expect(parse({ ...qwen3, head_dim: 24, attention_bias: true })).toMatchObject({
+      headDim: 24,
+      attentionInputBias: true,
+      attentionOutputBias: true,
+    });
+  });
+
+  test("llama's attention_bias covers all four projections, mlp_bias the three others", () => {
+    expect(parse({ ...llama, attention_bias: true, mlp_bias: true })).toMatchObject({
+      attentionInputBias: true,
+      attentionOutputBias: true,
+      mlpBias: true,
+    });
+  });
+});
+
+describe("spellings", () => {
+  test("transformers 4 and 5 say the same", () => {
+    const scaling = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 512 };
+    const old = parse({
+      ...llama,
+      rope_theta: 5e5,
+      torch_dtype: "bfloat16",
+      rope_scaling: { ...scaling, type: "llama3" },
+    });
+    const now = parse({
+      ...llama,
+      dtype: "bfloat16",
+      rope_parameters: { ...scaling, rope_type: "llama3", rope_theta: 5e5 },
+    });
+    expect({ ...old, raw: null }).toEqual({ ...now, raw: null });
+    expect(now.dtype).toBe("bfloat16");
+    expect(now.rope).toEqual({
+      theta: 5e5,
+      scaling: {
+        type: "llama3",
+        factor: 8,
+        lowFreqFactor: 1,
+        highFreqFactor: 4,
+        originalMaxPositionEmbeddings: 512,
+      },
+    });
+  });
+
+  test("rope_scaling null leaves rope_theta alone", () => {
+    expect(parse({ ...llama, rope_theta: 1e6, rope_scaling: null }).rope).toEqual({
+      theta: 1e6,
+      scaling: { type: "default" },
+    });
+  });
+
+  test("yarn takes its context from max_position_embeddings, and a null factor from the ratio", () => {
+    const yarn = (parameters: object) =>
+      parse({ ...llama, max_position_embeddings: 4096, rope_parameters: { rope_type: "yarn", ...parameters } }).rope
+        .scaling;
+    expect(yarn({ factor: 4 })).toEqual({
+      type: "yarn",
+      factor: 4,
+      betaFast: 32,
+      betaSlow: 1,
+      originalMaxPositionEmbeddings: 4096,
+    });
+    expect(yarn({ factor: null, original_max_position_embeddings: 1024 })).toMatchObject({ factor: 4 });
+  });
+
+  test("eos_token_id is one id, a list, or null; a padding id of −1 is none", () => {
+    expect(parse({ ...llama, eos_token_id: 7 }).eosTokenIds).toEqual([7]);
+    expect(parse({ ...llama, eos_token_id: [7, 9] }).eosTokenIds).toEqual([7, 9]);
+    expect(parse({ ...llama, eos_token_id: null }).eosTokenIds).toEqual([]);
+    expect(parse({ ...llama, pad_token_id: -1 }).padTokenId).toBeNull();
+  });
+
+  test("gelu_pytorch_tanh is gelu_tanh", () => {
+    expect(parse({ ...llama, hidden_act: "gelu_pytorch_tanh" }).activation).toBe("gelu_tanh");
+  });
+});
+
+test.each([
+  ["model_type", { ...llama, model_type: "mistral" }],
+  ["model_type", { ...llama, model_type: "__proto__" }],
+  ["model_type", { vocab_size: 3 }],
+  ["architectures", { ...llama, architectures: ["LlamaForSequenceClassification"] }],
+  ["architectures", { ...qwen2, architectures: ["Qwen3ForCausalLM"] }],
+  ["quantization_config", { ...llama, quantization_config: { bits: 4 } }],
+  ["use_sliding_window", { ...qwen2, use_sliding_window: true }],
+  ["layer_types.1", { ...qwen2, layer_types: ["full_attention", "sliding_attention"] }],
+  ["num_experts", { ...qwen3, num_experts: 8 }],
+  ["hidden_act", { ...llama, hidden_act: "gelu" }],
+  ["hidden_act", { ...llama, hidden_act: "toString" }],
+  ["num_key_value_heads", { ...llama, num_key_value_heads: 3 }],
+  ["head_dim", { ...llama, head_dim: 15 }],
+  ["hidden_size", { ...llama, hidden_size: 65 }],
+  ["vocab_size", { ...llama, vocab_size: undefined }],
+  ["vocab_size", { ...llama, vocab_size: -1 }],
+  ["hidden_size", { ...llama, hidden_size: "64" }],
+  ["num_hidden_layers", { ...llama, num_hidden_layers: 2.5 }],
+  ["eos_token_id", { ...llama, eos_token_id: "</s>" }],
+  ["dtype", { ...llama, dtype: "float8_e4m3fn" }],
+  ["partial_rotary_factor", { ...llama, partial_rotary_factor: 0.5 }],
+  ["rope_parameters.partial_rotary_factor", { ...llama, rope_parameters: { partial_rotary_factor: 0.25 } }],
+  ["rope_scaling", { ...llama, rope_scaling: "yarn" }],
+  ["rope_scaling", { ...llama, rope_scaling: { type: "dynamic", factor: 2 } }],
+  ["rope_parameters", { ...llama, rope_parameters: { rope_type: "longrope" } }],
+  ["rope_parameters.full_attention", { ...llama, rope_parameters: { full_attention: { rope_theta: 1 } } }],
+  ["rope_parameters.factor", { ...llama, rope_parameters: { rope_type: "linear" } }],
+  ["rope_parameters.factor", { ...llama, rope_parameters: { rope_type: "yarn" } }],
+  ["rope_parameters.factor", { ...llama, rope_parameters: { rope_type: "linear", factor: -2 } }],
+  ["rope_parameters.rope_theta", { ...llama, rope_parameters: { rope_theta: 0 } }],
+  [
+    "rope_parameters.high_freq_factor",
+    { ...llama, rope_parameters: { rope_type: "llama3", factor: 8, low_freq_factor: 4, high_freq_factor: 4 } },
+  ],
+  ["no JSON object", []],
+  ["no JSON object", null],
+])("refused by name: %s", (field, json) => {
+  const message = refusal(json);
+  expect(message).toStartWith("M/config.json: ");
+  expect(message).toContain(field);
+});
