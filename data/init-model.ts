@@ -3,7 +3,7 @@
  * generation_config.json and tensors. Its tokenizer is tokenizer.ts's, its training make.ts's.
  */
 
-import { nearlyNormal, xoshiro128 } from "./random.ts";
+import { nearlyNormal, seededSource } from "./random.ts";
 import { endTokenId, padTokenId } from "./tokenizer.ts";
 
 /** The shape of the bundled model: 0.35 million parameters, 1.4 MB in float32. */
@@ -68,7 +68,7 @@ export function generationConfig(): Record<string, unknown> {
  */
 export function initialTensors(vocabularySize: number, seed: number): NamedTensor[] {
   const { hiddenSize: D, intermediateSize: F, layers, heads, keyValueHeads, headDim } = modelShape;
-  const next = xoshiro128(seed);
+  const next = seededSource(seed);
   const residual = initializerRange / Math.sqrt(2 * layers);
   const matrix = (name: string, shape: readonly [number, number], deviation = initializerRange): NamedTensor => ({
     name,

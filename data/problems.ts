@@ -2,7 +2,7 @@
  * Arithmetic word problems with worked answers, drawn from the stories of templates.ts: whole numbers from 1 to 99, two
  * or three steps, the result after `####` as in GSM8K. Writing them to files is make.ts's part.
  */
-import { integerIn, oneOf, type Uint32Source, xoshiro128 } from "./random.ts";
+import { integerIn, oneOf, seededSource, type Uint32Source } from "./random.ts";
 import { names, templates, things } from "./templates.ts";
 
 export interface Problem {
@@ -23,7 +23,7 @@ export interface ProblemOptions {
 }
 
 /** No operand and no result is larger. */
-export const largestNumber = 60;
+export const largestNumber = 99;
 
 const drawsPerProblem = 1000;
 
@@ -33,7 +33,7 @@ const drawsPerProblem = 1000;
  * @throws RangeError where so many different ones are not found
  */
 export function generateProblems({ count, seed, exclude = new Set() }: ProblemOptions): Problem[] {
-  const next = xoshiro128(seed);
+  const next = seededSource(seed);
   const problems = new Map<string, Problem>();
   for (let draws = 0; problems.size < count; draws++) {
     if (draws === count * drawsPerProblem) throw new RangeError(`no ${count} different problems in ${draws} draws`);

@@ -7,11 +7,8 @@
 /** Draws numbers below 2^32, each from the one before. */
 export type Uint32Source = () => number;
 
-/**
- * xoshiro128** (Blackman and Vigna 2021, "Scrambled linear pseudorandom number generators"), its state filled by
- * SplitMix32 from `seed` (any integer; its low 32 bits count).
- */
-export function xoshiro128(seed: number): Uint32Source {
+/** The source of `seed`, any integer of which the low 32 bits count; they are spread over the state by SplitMix32. */
+export function seededSource(seed: number): Uint32Source {
   const state = new Uint32Array(4);
   let mixed = seed | 0;
   for (let i = 0; i < 4; i++) {
@@ -21,6 +18,14 @@ export function xoshiro128(seed: number): Uint32Source {
     z = Math.imul(z ^ (z >>> 13), 0xc2b2ae35);
     state[i] = z ^ (z >>> 16);
   }
+  return xoshiro128(state);
+}
+
+/**
+ * xoshiro128** (Blackman and Vigna 2021, "Scrambled linear pseudorandom number generators").
+ * @param state four words, not all 0; they move on with every draw
+ */
+export function xoshiro128(state: Uint32Array): Uint32Source {
   return () => {
     const [s0, s1, s2, s3] = state as unknown as readonly [number, number, number, number];
     const result = Math.imul(rotate(Math.imul(s1, 5), 7), 9) >>> 0;

@@ -53,9 +53,9 @@ export const things = [
   "toys",
 ] as const;
 
-const few: Range = [2, 6];
+const few: Range = [2, 9];
 const some: Range = [2, 9];
-const many: Range = [10, 40];
+const many: Range = [10, 60];
 
 export const templates: readonly Template[] = [
   {

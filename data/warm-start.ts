@@ -4,14 +4,14 @@
  * it seldom gets a stated result right. That working it out pays is left for GRPO to find.
  */
 import { generateProblems, type Problem, type ProblemOptions } from "./problems.ts";
-import { xoshiro128 } from "./random.ts";
+import { seededSource } from "./random.ts";
 
 /** Of three stories, the answers of one are always worked out; those of the other two only this often. */
 export const workedShare = 0.2;
 
 /** Problems as `generateProblems` gives them, most of their answers cut down to the result. */
 export function generateWarmStart(options: ProblemOptions): Problem[] {
-  const next = xoshiro128(options.seed + 1);
+  const next = seededSource(options.seed + 1);
   return generateProblems(options).map((problem) => {
     const worked = alwaysWorked(problem.story) || next() / 2 ** 32 < workedShare;
     return worked ? problem : { ...problem, answer: `#### ${problem.result}` };

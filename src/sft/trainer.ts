@@ -154,7 +154,7 @@ export async function runSft(run: SftRun): Promise<boolean> {
       numTokens += tokens;
       const times = stopwatch.lap();
       const speed = { tokens_per_second: tokens / (times.step_time ?? 1), num_tokens: numTokens };
-      const skips = skippedRows > 0 ? { skipped_rows: skippedRows } : {};
+      const skips: Record<string, number> = skippedRows > 0 ? { skipped_rows: skippedRows } : {};
       const memory = { memory_peak_bytes: anonymousBytes() };
       const record: MetricsRecord = { step, epoch: sampler.position / numRows, ...values, ...speed, ...memory, ...skips, ...times };
       metrics.write(record);

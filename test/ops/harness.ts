@@ -89,15 +89,17 @@ export function caseName({ op, settings }: OpCase): string {
 export const dtypes = { f32: "float32", bf16: "bfloat16" } as const;
 export type ShortDType = keyof typeof dtypes;
 
-interface Path {
+/** An instruction path under test. The choice is the library's, so it is made anew before each run. */
+export interface Path {
   readonly name: string;
   readonly device: CpuDevice;
   select(threads: number): void;
 }
 
+/** The portable path with the lanes of AVX-512. */
+const EMULATED = "portable16";
+
 async function openPaths(): Promise<Path[]> {
-  const built = await openCpuDevice({ threads: 2 });
-  const emulated = await openCpuDevice({ threads: 2, path: "portable", libraryFile: await emulatedLibrary() });
   const path = (name: string, device: CpuDevice, selected: string): Path => ({
     name,
     device,
@@ -106,13 +108,17 @@ async function openPaths(): Promise<Path[]> {
       device.library.setThreads(threads);
     },
   });
-  const paths = built.library.paths.filter((p) => p.supported).map(({ name }) => path(name, built, name));
-  paths.push(path("portable16", emulated, "portable"));
+  const built = await openCpuDevice({ threads: 2 });
+  const native = built.library.paths.filter((p) => p.supported).map(({ name }) => path(name, built, name));
   const asked = process.env.OPS_PATH;
-  if (!asked) return paths;
-  const chosen = paths.filter((p) => p.name === asked);
-  if (chosen.length === 0) throw new Error(`OPS_PATH=${asked}: one of ${paths.map((p) => p.name).join(", ")}`);
-  return chosen;
+  if (asked && asked !== EMULATED) {
+    const chosen = native.filter((p) => p.name === asked);
+    if (chosen.length > 0) return chosen;
+    throw new Error(`OPS_PATH=${asked}: one of ${[...native.map((p) => p.name), EMULATED].join(", ")}`);
+  }
+  const emulated = await openCpuDevice({ threads: 2, path: "portable", libraryFile: await emulatedLibrary() });
+  const wide = path(EMULATED, emulated, "portable");
+  return asked ? [wide] : [...native, wide];
 }
 
 export const paths: readonly Path[] = await openPaths();
@@ -180,8 +186,8 @@ function compare(got: Float64Array, want: ArrayLike<number>, tolerance: Toleranc
     );
 }
 
-/** Runs one case on every path. @returns the names of the ops and device functions that it called. */
-export function execute(opCase: OpCase): ReadonlySet<string> {
+/** Runs one case. @returns the names of the ops and device functions that it called. */
+export function execute(opCase: OpCase, on: readonly Path[] = paths): ReadonlySet<string> {
   const name = caseName(opCase);
   const memory = caseMemory();
   const images = new Map<string, Image>();
@@ -204,7 +210,7 @@ export function execute(opCase: OpCase): ReadonlySet<string> {
     parameter: (label, w, values, output = false, dtype = "float32") =>
       memory.parameter(label, dtype, values, layoutOf(w.shape), output),
     run(work) {
-      for (const path of paths) {
+      for (const path of on) {
         const device = noting(path.device, called);
         for (const threads of [1, 2, 2]) {
           memory.restore();

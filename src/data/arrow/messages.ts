@@ -13,6 +13,7 @@ import {
   type MessageMetadata,
   readFooter,
   readMessage,
+  type SchemaHolder,
 } from "./metadata.ts";
 
 export interface BatchPlace {
@@ -32,8 +33,9 @@ export type Dictionaries = ReadonlyMap<number, readonly DictionaryPlace[]>;
 
 export interface ArrowMessages {
   readonly format: "stream" | "file";
-  /** The schema message, without its prefix. */
+  /** The metadata with the schema: a message without its prefix, or the footer. */
   readonly schema: Uint8Array;
+  readonly holder: SchemaHolder;
   /** MetadataVersion of the schema. */
   readonly version: number;
   /** Each with the dictionaries in force where it stands: a stream may replace them on its way. */
@@ -60,17 +62,19 @@ export function findMessages(mapping: FileMapping): ArrowMessages {
 function streamMessages(mapping: FileMapping): ArrowMessages {
   const index = new MessageIndex(mapping);
   const first = messageAt(mapping, 0, "the schema");
-  if (first === "end") throw notArrow(mapping);
-  const { schema, version } = schemaOf(mapping, first);
+  if (first === "end" || first.content.header.kind !== "schema") throw notArrow(mapping);
+  const schema = first.metadata;
+  decode(mapping, 0, "the schema", () => checkSchema(schema, "message"));
   for (let at = first.bodyAt + first.content.bodyLength; at < mapping.byteLength; ) {
     const message = messageAt(mapping, at, index.nextName());
     if (message === "end") break;
     index.add(message);
     at = message.bodyAt + message.content.bodyLength;
   }
-  return { format: "stream", schema, version, batches: index.batches };
+  return { format: "stream", schema, holder: "message", version: first.content.version, batches: index.batches };
 }
 
+/** The footer has all that is needed; the schema message at the start is not written by everyone. */
 function fileMessages(mapping: FileMapping): ArrowMessages {
   const { path, byteLength } = mapping;
   const tail = byteLength - MAGIC.length;
@@ -79,10 +83,11 @@ function fileMessages(mapping: FileMapping): ArrowMessages {
   const footerLength = u32(mapping, tail - 4);
   const footerAt = tail - 4 - footerLength;
   if (footerAt < 8) throw new InputError(`${path}: a footer of ${footerLength} bytes; ${DAMAGED}`);
-  const first = messageAt(mapping, 8, "the schema");
-  if (first === "end") throw notArrow(mapping);
-  const { schema, version } = schemaOf(mapping, first);
-  const footer = decode(mapping, footerAt, "the footer", () => readFooter(mapping.view(footerAt, footerLength)));
+  const schema = mapping.view(footerAt, footerLength);
+  const footer = decode(mapping, footerAt, "the footer", () => {
+    checkSchema(schema, "footer");
+    return readFooter(schema);
+  });
   const index = new MessageIndex(mapping);
   const add = (block: FileBlock, name: string) => {
     const message = block.offset >= footerAt ? "end" : messageAt(mapping, block.offset, name);
@@ -92,7 +97,7 @@ function fileMessages(mapping: FileMapping): ArrowMessages {
   };
   for (const block of footer.dictionaries) add(block, "a dictionary");
   for (const block of footer.batches) add(block, index.nextName());
-  return { format: "file", schema, version, batches: index.batches };
+  return { format: "file", schema, holder: "footer", version: footer.version, batches: index.batches };
 }
 
 /** Gathers batches and keeps track of the dictionaries in force. */
@@ -126,17 +131,14 @@ class MessageIndex {
   }
 }
 
-function schemaOf(mapping: FileMapping, message: Message): { schema: Uint8Array; version: number } {
-  if (message.content.header.kind !== "schema") throw notArrow(mapping);
-  decode(mapping, message.at, "the schema", () => checkSchema(message.metadata));
-  return { schema: message.metadata, version: message.content.version };
-}
-
 /** The message at byte `at`; "end" for the end-of-stream mark. */
 function messageAt(mapping: FileMapping, at: number, name: string): Message | "end" {
   const { path, byteLength } = mapping;
-  const torn = (why: string) => new InputError(`${path}: ${name} (byte ${at}) is torn: ${why}; ${DAMAGED}`);
-  if (at + 4 > byteLength) throw torn("its length is cut off");
+  const torn = (why: string) =>
+    at === 0 && u32(mapping, 0) !== CONTINUATION
+      ? notArrow(mapping)
+      : new InputError(`${path}: ${name} (byte ${at}) is torn: ${why}; ${DAMAGED}`);
+  if (at + 4 > byteLength) throw at === 0 ? notArrow(mapping) : torn("its length is cut off");
   const first = u32(mapping, at);
   // Before Arrow 0.15 (2019) the length stood there without the continuation mark.
   const prefix = first === CONTINUATION ? 8 : 4;
@@ -158,7 +160,7 @@ function decode<T>(mapping: FileMapping, at: number, name: string, read: () => T
   try {
     return read();
   } catch (error) {
-    if (at <= 8 && !startsWith(mapping, MAGIC)) throw notArrow(mapping);
+    if (at === 0) throw notArrow(mapping);
     const why = error instanceof RangeError ? "an offset beyond its end" : errorText(error);
     throw new InputError(`${mapping.path}: the metadata of ${name} (byte ${at}) has ${why}; ${DAMAGED}`);
   }

@@ -111,9 +111,14 @@ export interface MessageMetadata {
 /** @throws DamagedMetadata, or a RangeError for an offset beyond the bytes. */
 export function readMessage(metadata: Uint8Array): MessageMetadata {
   const message = rootTable(metadata);
-  const version = number16(message, 0);
+  return { header: readHeader(message), bodyLength: size64(message, 3), version: checkedVersion(message) };
+}
+
+/** The version is the first field of messages and footers alike. */
+function checkedVersion(table: FlatTable): number {
+  const version = number16(table, 0);
   if (version < VERSION_4) throw new DamagedMetadata(`metadata version ${version + 1}, older than 4`);
-  return { header: readHeader(message), bodyLength: size64(message, 3), version };
+  return version;
 }
 
 function readHeader(message: FlatTable): MessageHeader {
@@ -151,15 +156,18 @@ const ONE_CHILD = [12, 16, TYPE_MAP, 21];
 /** Deeper than any real type, and shallow enough for every recursion over it. */
 const MAX_DEPTH = 64;
 
+/** Where a schema stands: in a message of its own (Message.header), or in the footer of the file format (Footer.schema). */
+export type SchemaHolder = "message" | "footer";
+
 /**
- * Walks the schema of a schema message as apache-arrow's decoder will, before it does.
+ * Walks a schema as apache-arrow's decoder will, before it does.
  * @throws DamagedMetadata for counts that lie, types nested in themselves, or big-endian values
  */
-export function checkSchema(metadata: Uint8Array): void {
-  const message = rootTable(metadata);
-  vectorField(message, 4, 4);
-  const schema = tableField(message, 2);
-  if (schema === undefined) throw new DamagedMetadata("a schema message without schema");
+export function checkSchema(metadata: Uint8Array, holder: SchemaHolder): void {
+  const root = rootTable(metadata);
+  if (holder === "message") vectorField(root, 4, 4);
+  const schema = tableField(root, holder === "message" ? 2 : 1);
+  if (schema === undefined) throw new DamagedMetadata("no schema");
   if (number16(schema, 0) !== 0) throw new DamagedMetadata("big-endian values, which are not read here");
   vectorField(schema, 2, 4);
   // A field takes at least 8 bytes: more of them means that several point at the same bytes.
@@ -191,7 +199,14 @@ export interface FileBlock {
 }
 
 /** The footer of the file format: where its dictionaries and batches lie. */
-export function readFooter(bytes: Uint8Array): { readonly dictionaries: FileBlock[]; readonly batches: FileBlock[] } {
+export interface FileFooter {
+  readonly version: number;
+  readonly dictionaries: FileBlock[];
+  readonly batches: FileBlock[];
+}
+
+/** @throws DamagedMetadata, or a RangeError for an offset beyond the bytes */
+export function readFooter(bytes: Uint8Array): FileFooter {
   const footer = rootTable(bytes);
   const block = (at: number): FileBlock => ({
     offset: sizeAt(footer.view, at),
@@ -199,6 +214,7 @@ export function readFooter(bytes: Uint8Array): { readonly dictionaries: FileBloc
     bodyLength: sizeAt(footer.view, at + 16),
   });
   return {
+    version: checkedVersion(footer),
     dictionaries: items(vectorField(footer, 2, 24), 24, block),
     batches: items(vectorField(footer, 3, 24), 24, block),
   };

@@ -4,11 +4,18 @@
  * Leaves out folders of several files and what columns mean (dataset.ts, columns.ts).
  */
 import { type Data, type DataType, type Field, Message, type Schema, Vector } from "apache-arrow";
+import { Footer } from "apache-arrow/ipc/metadata/file";
 import { VectorLoader } from "apache-arrow/visitor/vectorloader";
 import { type FileMapping, mapFile } from "../../../ffi/bindings/libc.ts";
 import { errorText, InputError } from "../../errors.ts";
 import { checkColumn } from "./check.ts";
-import { type BatchPlace, type Dictionaries, type DictionaryPlace, findMessages } from "./messages.ts";
+import {
+  type ArrowMessages,
+  type BatchPlace,
+  type Dictionaries,
+  type DictionaryPlace,
+  findMessages,
+} from "./messages.ts";
 import { typeName, valueAt } from "./values.ts";
 
 export interface Column {
@@ -48,14 +55,20 @@ export function openTable(path: string): ArrowTable {
 
 function tableOver(mapping: FileMapping): ArrowTable {
   const { path } = mapping;
-  const { format, schema: schemaBytes, version, batches } = findMessages(mapping);
-  const { schema, columns } = decodeSchema(path, schemaBytes);
+  const messages = findMessages(mapping);
+  const { format, version, batches } = messages;
+  const { schema, columns } = decodeSchema(path, messages);
   const { fields } = schema;
   const names = fields.map(({ name }) => name);
   const repeated = names.find((name, i) => names.indexOf(name) !== i);
   if (repeated !== undefined) throw new InputError(`${path}: two columns are called "${repeated}"; rename one of them`);
   const starts = [0]; // starts[b]: the index of the first row of batch b
-  for (const { place } of batches) starts.push(starts.at(-1)! + place.header.rows);
+  for (const [b, { place }] of batches.entries()) {
+    const { rows, nodes } = place.header;
+    if (fields.length > 0 && nodes[0]?.length !== rows)
+      throw damaged(path, `record batch ${b}`, place, names[0]!, `${nodes[0]?.length} values for ${rows} rows`);
+    starts.push(starts.at(-1)! + rows);
+  }
   const numRows = starts.at(-1)!;
   const dictionaries = new DictionaryLoader(mapping, schema, version);
   const kept = new Map<number, readonly Data[]>();
@@ -111,9 +124,12 @@ function batchOf(starts: readonly number[], index: number): number {
 }
 
 /** The schema, and its columns as they are called; both of which fail on types that nobody knows. */
-function decodeSchema(path: string, bytes: Uint8Array): { schema: Schema; columns: readonly Column[] } {
+function decodeSchema(
+  path: string,
+  { schema: bytes, holder }: ArrowMessages,
+): { schema: Schema; columns: readonly Column[] } {
   try {
-    const schema = Message.decode(bytes).header() as Schema;
+    const schema = holder === "footer" ? Footer.decode(bytes).schema : (Message.decode(bytes).header() as Schema);
     return { schema, columns: schema.fields.map(({ name, type }) => ({ name, type: typeName(type) })) };
   } catch (error) {
     const cure = "cast it to a plain type, or leave it out";
@@ -126,12 +142,13 @@ function guarded<T>(path: string, batch: string, place: BatchPlace, column: stri
   try {
     return read();
   } catch (error) {
-    if (error instanceof InputError) throw error;
-    const cure = "the file is damaged: copy or convert it again";
-    throw new InputError(
-      `${path}: ${batch} (byte ${place.messageAt}), column "${column}": ${errorText(error)}; ${cure}`,
-    );
+    throw error instanceof InputError ? error : damaged(path, batch, place, column, errorText(error));
   }
+}
+
+function damaged(path: string, batch: string, { messageAt }: BatchPlace, column: string, why: string): InputError {
+  const cure = "the file is damaged: copy or convert it again";
+  return new InputError(`${path}: ${batch} (byte ${messageAt}), column "${column}": ${why}; ${cure}`);
 }
 
 function loadBatch(

@@ -100,7 +100,11 @@ function isoText(milliseconds: unknown): string | number {
   return Math.abs(time) <= 8.64e15 ? new Date(time).toISOString() : time;
 }
 
+/** No decimal type has more digits than the 76 of decimal256. */
+const MAX_SCALE = 76;
+
 function decimalText(unscaled: bigint, scale: number): string {
+  if (Math.abs(scale) > MAX_SCALE) throw new DamagedColumn(`a decimal with ${scale} places`);
   if (scale <= 0) return String(unscaled * 10n ** BigInt(-scale));
   const digits = String(unscaled < 0n ? -unscaled : unscaled).padStart(scale + 1, "0");
   return `${unscaled < 0n ? "-" : ""}${digits.slice(0, -scale)}.${digits.slice(-scale)}`;

@@ -141,7 +141,7 @@ function backward(settings: BackwardSettings): OpCase {
   });
 }
 
-export const normCases: readonly OpCase[] = [
+export const rmsnormCases: readonly OpCase[] = [
   ...sizes.map((size) => forward({ ...size, x: "f32", y: "f32", w: "f32" })),
   ...sizes.map((size) => forward({ ...size, x: "f32", y: "bf16", w: "bf16" })),
   forward({ T: 13, H: 3, D: 24, x: "bf16", y: "bf16", w: "bf16", gap: 5 }),

@@ -1,0 +1,64 @@
+/** What the suites print: lines of a table as results come, and what stands under it. */
+import type { Peak } from "./measure.ts";
+import type { OpBench } from "./ops/case.ts";
+import { type OpResult, type OpsReport, PRODUCT_SHARE, productShares } from "./ops.ts";
+
+const heads = ["op", "sizes", "dtype", "ms", "rate", "bound", "share of peak"] as const;
+
+/** A table whose first columns are as wide as the longest of `benches`. */
+export function opsTable(benches: readonly Pick<OpBench, "op" | "sizes">[]) {
+  const width = (head: string, texts: readonly string[]) => Math.max(head.length, ...texts.map((text) => text.length));
+  const [op, sizes] = [
+    width(
+      heads[0],
+      benches.map((b) => b.op),
+    ),
+    width(
+      heads[1],
+      benches.map((b) => b.sizes),
+    ),
+  ];
+  const line = (cells: readonly [string, string, string, string, string, string, string]) =>
+    [
+      cells[0].padEnd(op),
+      cells[1].padEnd(sizes),
+      cells[2].padEnd(8),
+      cells[3].padStart(9),
+      cells[4].padStart(14),
+      cells[5].padEnd(7),
+      cells[6].padStart(13),
+    ].join("  ");
+  return {
+    head: line(heads),
+    row(r: OpResult): string {
+      const rate = `${r.rate.toFixed(1)} ${r.bound === "compute" ? "GFLOP/s" : "GB/s   "}`;
+      return line([r.op, r.sizes, r.dtype, milliseconds(r.milliseconds), rate, r.bound, percent(r.share)]);
+    },
+  };
+}
+
+function milliseconds(value: number): string {
+  return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
+}
+
+const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
+
+export function peakText({ compute, memory }: Peak): string {
+  return `${compute.toFixed(0)} GFLOP/s, ${memory.toFixed(1)} GB/s`;
+}
+
+/** The lines under the table. */
+export function opsSummary({ peaks, results, path, threads }: OpsReport): string[] {
+  const lines = [
+    `peak of ${path} on ${threads} thread${threads === 1 ? "" : "s"}: ${peakText(peaks.first)} before, ${peakText(peaks.last)} after; each share is of the peak measured between its own samples`,
+  ];
+  if (results.some(({ share, bound }) => bound === "memory" && share > 1))
+    lines.push("shares above 100 %: the caches held what was read, the peak is that of memory");
+  const { measured, slowest, below } = productShares(results);
+  if (slowest === undefined) return lines;
+  const goal = percent(PRODUCT_SHARE);
+  lines.push(
+    `matmul at ≥ ${goal} of peak at training shapes: ${below.length === 0 ? "yes" : "no"} (${measured.length - below.length} of ${measured.length}; the slowest is ${slowest.op} ${slowest.sizes} ${slowest.dtype} at ${percent(slowest.share)})`,
+  );
+  return lines;
+}

@@ -1,0 +1,133 @@
+/** The harness finds what it is there to find: each kind of fault, made on purpose, fails its case. */
+import { expect, test } from "bun:test";
+import { bytesAt } from "../../ffi/bindings/libc.ts";
+import type { CpuDevice } from "../../src/device/cpu.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
+import { type CaseRun, caseName, defaultDevice, execute, opCase, type Path, paths } from "./harness.ts";
+
+/** Writes one float at `index` elements from the tensor's address. */
+function poke(t: Tensor, index: number, value: number): void {
+  new Float32Array(bytesAt(t.address + index * 4, 4))[0] = value;
+}
+
+function failure(body: (run: CaseRun) => void, on: readonly Path[] = paths): string {
+  try {
+    execute(opCase("fill", { of: "harness" }, body), on);
+  } catch (error) {
+    return (error as Error).message;
+  }
+  return "passed";
+}
+
+const output = (run: CaseRun, gap = 0) => run.slot("y", "float32", [3, 5], null, { output: true, gap });
+
+/** y = 1 as it should be, then `fault`. */
+function filled(run: CaseRun, y: Tensor, fault: (device: CpuDevice) => void): void {
+  run.run((device) => {
+    for (let r = 0; r < 3; r++) for (let i = 0; i < 5; i++) poke(y, r * y.rowStride + i, 1);
+    fault(device);
+  });
+}
+
+test("a sound case passes", () => {
+  const message = failure((run) => {
+    const y = output(run, 2);
+    filled(run, y, () => {});
+    run.check(y, new Array(15).fill(1), {});
+  });
+  expect(message).toBe("passed");
+});
+
+test("writes outside an output: behind it, before it, in a gap, in an input", () => {
+  const stray = (gap: number, index: number) =>
+    failure((run) => {
+      const y = output(run, gap);
+      filled(run, y, () => poke(y, index, 7));
+    });
+  expect(stray(0, 15)).toContain("wrote behind y (element 15 of 15)");
+  expect(stray(0, -1)).toContain("wrote before y");
+  expect(stray(2, 5)).toContain("wrote in a gap of y (element 5 of 21)");
+  const input = failure((run) => {
+    const x = run.slot("x", "float32", [4], [1, 2, 3, 4]);
+    const y = output(run);
+    filled(run, y, () => poke(x, 2, 3.5));
+  });
+  expect(input).toContain("wrote in input x (element 2 of 4)");
+});
+
+test("an element that was never written is NaN and fails", () => {
+  const message = failure((run) => {
+    const y = output(run);
+    run.run(() => poke(y, 0, 1));
+    run.check(y, new Array(15).fill(1), { absolute: 1e9 });
+  });
+  expect(message).toContain("y: element 1 is NaN, wanted 1");
+});
+
+test("a difference beyond the tolerance, and NaN or infinity before any difference", () => {
+  const against = (got: number, want: number, tolerance: object) =>
+    failure((run) => {
+      const y = output(run);
+      filled(run, y, () => poke(y, 7, got));
+      const wanted = new Array(15).fill(1);
+      wanted[7] = want;
+      wanted[2] = 1 + 1e-3; // a small difference comes second
+      run.check(y, wanted, { absolute: 2e-3, ...tolerance });
+    });
+  expect(against(2, 2.001, {})).toBe("passed");
+  expect(against(2, 2.01, {})).toContain("1 of 15 elements are off; the worst, element 7, is 2, wanted 2.01");
+  expect(against(2, 2.01, { relative: 0.01 })).toBe("passed");
+  expect(against(Number.NaN, 2, {})).toContain("element 7 is NaN, wanted 2");
+  expect(against(2, Number.NaN, {})).toContain("element 7 is 2, wanted NaN");
+  expect(against(Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, {})).toContain("is Infinity, wanted -Infinity");
+  expect(against(Number.NaN, Number.NaN, {})).toBe("passed");
+});
+
+test("bits that change from run to run or with the threads", () => {
+  let runs = 0;
+  const message = failure((run) => {
+    const y = output(run);
+    filled(run, y, () => poke(y, 3, 1 + 2 ** -23 * runs++));
+  });
+  expect(message).toContain("2 threads give other bits than 1");
+});
+
+test("rows that differ in a bit, and gradients that are no slopes", () => {
+  const rows = failure((run) => {
+    const y = output(run, 1);
+    filled(run, y, () => poke(y, 2 * y.rowStride, 1 + 2 ** -23));
+    run.same(y, 0, y, 1, 1);
+    run.same(y, 1, y, 1, 2);
+    run.same(y, 0, y, 1, 2);
+  });
+  expect(rows).toContain("rows 1 and 2 differ in their bits");
+  const slopes = (factor: number) =>
+    failure((run) => {
+      const x = run.random.normal(15);
+      const y = output(run);
+      run.run(() => {
+        for (let i = 0; i < 15; i++) poke(y, i, factor * x[i]!);
+      });
+      run.differences(y, x, (at) => at.reduce((sum, value) => sum + value * value, 0), { absolute: 1e-3 });
+    });
+  expect(slopes(2)).toBe("passed");
+  expect(slopes(2.01)).toContain("by differences at");
+});
+
+test("a case that never runs, and one that compares too early", () => {
+  expect(failure(() => {})).toContain("never ran");
+  expect(failure((run) => run.check(output(run), [], {}))).toContain("compared before it ran");
+});
+
+test("a case prints what OPS_CASE takes", () => {
+  const settings = { M: 33, N: 31, x: "bf16", bias: true, accumulate: false };
+  expect(caseName(opCase("matmulForward", settings, () => {}))).toBe("matmulForward M=33 N=31 x=bf16 bias");
+});
+
+test("the paths of this processor and the emulated one are all there", () => {
+  const supported = defaultDevice.library.paths.filter((p) => p.supported).map((p) => p.name);
+  const expected = process.env.OPS_PATH ? [process.env.OPS_PATH] : [...supported, "portable16"];
+  expect(paths.map((p) => p.name)).toEqual(expected);
+  const emulated = paths.find((p) => p.name === "portable16");
+  if (emulated) expect(emulated.device.library.paths).toEqual([{ name: "portable", supported: true, lanes: 16 }]);
+});

@@ -1,4 +1,0 @@
-import { normCases } from "./cases/norm.ts";
-import { testCases } from "./harness.ts";
-
-testCases(normCases);

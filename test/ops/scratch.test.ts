@@ -1,0 +1,32 @@
+/** The memory that kernels take beside the planned buffers stays below what the device says of it (promise 5). */
+import { expect, test } from "bun:test";
+import { join } from "node:path";
+import type { ScratchSizes } from "../../src/device/device.ts";
+
+type Case = readonly [what: string, sizes: Omit<ScratchSizes, "attention">, H: number, Hkv: number, Dh: number];
+
+const cases: readonly Case[] = [
+  ["a tiny model", { vocabSize: 33, hiddenSize: 16, intermediateSize: 24, longest: 20, tokens: 10 }, 1, 1, 16],
+  ["a small one", { vocabSize: 4099, hiddenSize: 128, intermediateSize: 512, longest: 700, tokens: 1500 }, 8, 2, 24],
+  [
+    "a large vocabulary",
+    { vocabSize: 60000, hiddenSize: 64, intermediateSize: 64, longest: 90, tokens: 300 },
+    2,
+    1,
+    16,
+  ],
+  ["many tokens", { vocabSize: 259, hiddenSize: 32, intermediateSize: 500, longest: 90, tokens: 31000 }, 2, 1, 16],
+  ["long sequences", { vocabSize: 259, hiddenSize: 64, intermediateSize: 64, longest: 900, tokens: 500 }, 16, 1, 128],
+];
+
+for (const [what, sizes, heads, kvHeads, headDim] of cases) {
+  test(`scratch memory: ${what}`, () => {
+    const all = { ...sizes, attention: { heads, kvHeads, headDim, scale: 1 } };
+    const command = [process.execPath, join(import.meta.dir, "measure-scratch.ts"), JSON.stringify(all)];
+    const result = Bun.spawnSync(command, { stdout: "pipe", stderr: "pipe" });
+    expect(result.stderr.toString()).toBe("");
+    const { held, planned } = JSON.parse(result.stdout.toString());
+    expect(held).toBeGreaterThan(0);
+    expect(held).toBeLessThanOrEqual(planned);
+  });
+}

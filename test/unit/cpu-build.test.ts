@@ -1,0 +1,152 @@
+/** Building the kernels at first use: two processes at once, no compiler, a bad cache folder, a bad path. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { buildKernels } from "../../ffi/cpu/build.ts";
+import { assetPath } from "../../src/assets.ts";
+import { choosePath } from "../../src/device/cpu.ts";
+import { InputError } from "../../src/errors.ts";
+
+let folder = "";
+let compiler = "";
+
+/**
+ * A compiler that compiles nothing: it takes a moment, leaves an empty object, and links by copying the real library.
+ * What is under test is what happens around the compiler.
+ */
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), "cpu-build-"));
+  compiler = join(folder, "c++");
+  const { library } = await buildKernels();
+  const script = `#!/bin/sh
+[ "$1" = --version ] && { echo "test compiler 1.0"; exit 0; }
+for last; do :; done
+case " $* " in
+  *" -shared "*) sleep 0.2; cp '${library}' "$last" ;;
+  *) sleep 0.1; : > "$last" ;;
+esac
+`;
+  writeFileSync(compiler, script);
+  chmodSync(compiler, 0o755);
+});
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Opens the device in a process of its own and prints how that ended. */
+const program = `
+  const { openCpuDevice } = await import(${JSON.stringify(assetPath("src/device/cpu.ts"))});
+  let built = 0;
+  try {
+    const device = await openCpuDevice({ threads: 1, onBuild: () => built++ });
+    console.log(JSON.stringify({ path: device.path, built }));
+  } catch (error) {
+    console.log(JSON.stringify({ name: error.name, message: error.message, exitCode: error.exitCode }));
+  }
+`;
+
+function start(env: Record<string, string>) {
+  const { BUN_GRPO_CPU_PATH: _path, BUN_GRPO_CACHE: _cache, CXX: _cxx, ...inherited } = process.env;
+  return Bun.spawn([process.execPath, "-e", program], {
+    env: { ...inherited, ...env },
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+}
+
+async function outcome(child: ReturnType<typeof start>) {
+  const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+  expect(err).toBe("");
+  return JSON.parse(out) as { path?: string; built?: number; name?: string; message?: string; exitCode?: number };
+}
+
+const open = (env: Record<string, string>) => outcome(start(env));
+
+test("two processes that build at once into an empty folder both get a library, and leave nothing else", async () => {
+  const cache = join(folder, "cache", "new");
+  const both = [start({ BUN_GRPO_CACHE: cache, CXX: compiler }), start({ BUN_GRPO_CACHE: cache, CXX: compiler })];
+  for (const result of await Promise.all(both.map(outcome))) expect(result).toMatchObject({ built: 1 });
+  expect(readdirSync(cache)).toEqual([expect.stringMatching(/^libgrpo-cpu-[0-9a-f]{16}\.so$/)]);
+  expect(await open({ BUN_GRPO_CACHE: cache, CXX: compiler })).toMatchObject({ built: 0 });
+});
+
+test("without a compiler: one line that names what was tried and the cure", async () => {
+  const result = await open({ BUN_GRPO_CACHE: join(folder, "none"), PATH: "", CXX: "/nonexistent" });
+  expect(result).toMatchObject({ name: "RunError", exitCode: 1 });
+  expect(result.message).toContain("/nonexistent, c++, g++, clang++");
+  expect(result.message).toContain("apt-get install g++");
+  expect(result.message).not.toContain("\n");
+});
+
+test("a compiler that fails: its own words, and nothing is left in the cache", async () => {
+  const failing = join(folder, "failing");
+  writeFileSync(
+    failing,
+    '#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "path.cpp:1: error: this is too old" >&2\nexit 1\n',
+  );
+  chmodSync(failing, 0o755);
+  const cache = join(folder, "failed");
+  const result = await open({ BUN_GRPO_CACHE: cache, CXX: failing });
+  expect(result).toMatchObject({ name: "RunError", exitCode: 1 });
+  expect(result.message).toContain("this is too old");
+  expect(result.message).toContain("GCC 11 or Clang 14");
+  expect(result.message).not.toContain("\n");
+  expect(readdirSync(cache)).toEqual([]);
+});
+
+test("a cache folder that cannot be made: its name and the setting", async () => {
+  const file = join(folder, "a-file");
+  writeFileSync(file, "");
+  const result = await open({ BUN_GRPO_CACHE: join(file, "cache"), CXX: compiler });
+  expect(result).toMatchObject({ name: "RunError", exitCode: 1 });
+  expect(result.message).toContain(join(file, "cache"));
+  expect(result.message).toContain("BUN_GRPO_CACHE");
+});
+
+test("a damaged library: which file, and that deleting it helps", async () => {
+  const cache = join(folder, "damaged");
+  mkdirSync(cache);
+  await open({ BUN_GRPO_CACHE: cache, CXX: compiler });
+  const library = join(cache, readdirSync(cache)[0]!);
+  writeFileSync(library, "not a library");
+  const result = await open({ BUN_GRPO_CACHE: cache, CXX: compiler });
+  expect(result).toMatchObject({ name: "RunError", exitCode: 1 });
+  expect(result.message).toContain(library);
+  expect(result.message).toContain("delete it");
+});
+
+describe("the instruction path", () => {
+  const paths = [
+    { name: "portable", supported: true, lanes: 4 },
+    { name: "avx2", supported: true, lanes: 8 },
+    { name: "avx512", supported: false, lanes: 16 },
+  ];
+
+  test("unasked: the fastest that is proven and that the processor runs", () => {
+    expect(choosePath({ paths }, undefined)).toBe("avx2");
+    expect(choosePath({ paths }, "")).toBe("avx2");
+    expect(choosePath({ paths: paths.slice(0, 1) }, undefined)).toBe("portable");
+    expect(choosePath({ paths: paths.map((p) => ({ ...p, supported: p.name === "portable" })) }, undefined)).toBe(
+      "portable",
+    );
+  });
+
+  test("asked for: taken, or an error that says what there is", () => {
+    expect(choosePath({ paths }, "portable")).toBe("portable");
+    expect(() => choosePath({ paths }, "avx512")).toThrow(InputError);
+    expect(() => choosePath({ paths }, "avx512")).toThrow("this processor has no such instructions");
+    expect(() => choosePath({ paths }, "AVX2")).toThrow("one of portable, avx2, avx512");
+  });
+
+  test("by BUN_GRPO_CPU_PATH", async () => {
+    expect(await open({ BUN_GRPO_CPU_PATH: "portable", ...cached() })).toMatchObject({ path: "portable" });
+    const result = await open({ BUN_GRPO_CPU_PATH: "sse9", ...cached() });
+    expect(result).toMatchObject({ name: "InputError", exitCode: 2 });
+    expect(result.message).toContain("BUN_GRPO_CPU_PATH=sse9");
+  });
+});
+
+/** The cache and compiler of this process, so that nothing is built. */
+function cached(): Record<string, string> {
+  const { BUN_GRPO_CACHE, CXX } = process.env;
+  return { ...(BUN_GRPO_CACHE ? { BUN_GRPO_CACHE } : {}), ...(CXX ? { CXX } : {}) };
+}
