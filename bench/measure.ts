@@ -71,42 +71,60 @@ export interface Timing {
   /** Median milliseconds of one run. */
   readonly milliseconds: number;
   readonly samples: number;
-  /** Median of the peak that bounds the work, measured before each sample: GFLOP/s or GB/s. */
+  /** GFLOP/s or GB/s at that time. */
+  readonly rate: number;
+  /** Median of the peak that bounds the work, measured before and after each sample. */
   readonly peak: number;
+  /** Median over the samples of their rate by the mean of the two peaks around them. */
+  readonly share: number;
 }
 
-/** Short work is repeated until a sample takes about this long. */
-const SAMPLE_MILLISECONDS = 4;
-const PEAK_MILLISECONDS = 4;
+/** Short work is repeated until a sample takes about this long, in milliseconds. */
+const SHORTEST_SAMPLE = 4;
+/** A peak is measured for as long as the sample beside it, up to this. */
+const LONGEST_PEAK = 60;
 const PEAK_BYTES = 64 * 2 ** 20;
 
-export function measure(work: () => void, bound: Bound, meter: PeakMeter, patience: Patience): Timing {
-  const repeats = repeatsFor(work);
+/** Times `work`, which does `flops` operations or moves `bytes`, and measures the peak that bounds it in between. */
+export function measure(
+  work: () => void,
+  cost: { readonly flops: number; readonly bytes: number; readonly bound: Bound },
+  meter: PeakMeter,
+  patience: Patience,
+): Timing {
+  const once = warmUp(work);
+  const repeats = Math.max(1, Math.ceil(SHORTEST_SAMPLE / Math.max(once, 1e-3)));
+  const peakTime = Math.min(LONGEST_PEAK, once * repeats);
+  const peakBytes = PEAK_BYTES * (peakTime > LONGEST_PEAK / 4 ? 4 : 1);
+  const peakNow = () => (cost.bound === "compute" ? meter.compute(peakTime) : meter.memory(peakBytes));
   const peaks: number[] = [];
+  const times: number[] = [];
   const bench = new Bench({ iterations: patience.samples, time: patience.time, warmup: false, throws: true });
-  bench.add(
-    "work",
-    () => {
-      for (let i = 0; i < repeats; i++) work();
-    },
-    {
-      async: false,
-      beforeEach() {
-        peaks.push(bound === "compute" ? meter.compute(PEAK_MILLISECONDS) : meter.memory(PEAK_BYTES));
-      },
-    },
-  );
-  const [task] = bench.runSync();
-  const result = task!.result;
+  const sample = () => {
+    const start = bench.now();
+    for (let i = 0; i < repeats; i++) work();
+    const elapsed = bench.now() - start;
+    times.push(elapsed / repeats);
+    return { overriddenDuration: elapsed / repeats, overriddenIterationCost: elapsed };
+  };
+  bench.add("work", sample, { async: false, beforeEach: () => void peaks.push(peakNow()) });
+  const result = bench.runSync()[0]!.result;
   if (result.state !== "completed") throw new Error(`the benchmark ended as ${result.state}`);
-  const { latency } = result;
-  return { milliseconds: latency.p50 / repeats, samples: latency.samplesCount, peak: median(peaks) };
+  peaks.push(peakNow());
+  const rateOf = (milliseconds: number) => (cost.bound === "compute" ? cost.flops : cost.bytes) / milliseconds / 1e6;
+  return {
+    milliseconds: result.latency.p50,
+    samples: times.length,
+    rate: rateOf(result.latency.p50),
+    peak: median(peaks),
+    share: median(times.map((time, i) => (2 * rateOf(time)) / (peaks[i]! + peaks[i + 1]!))),
+  };
 }
 
-/** Runs it twice, which also warms it up: once for its pages and caches, once for its time. */
-function repeatsFor(work: () => void): number {
+/** Milliseconds of the second of two runs; the first meets pages and caches that are cold. */
+function warmUp(work: () => void): number {
   work();
   const start = performance.now();
   work();
-  return Math.max(1, Math.ceil(SAMPLE_MILLISECONDS / Math.max(performance.now() - start, 1e-3)));
+  return performance.now() - start;
 }

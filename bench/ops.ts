@@ -7,7 +7,16 @@ import type { CpuDevice } from "../src/device/cpu.ts";
 import type { Ops } from "../src/device/device.ts";
 import { errorText, RunError } from "../src/errors.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
-import { type Bound, boundOf, measure, openPeakMeter, type Patience, type Peak, type PeakMeter } from "./measure.ts";
+import {
+  type Bound,
+  boundOf,
+  measure,
+  openPeakMeter,
+  type Patience,
+  type Peak,
+  type PeakMeter,
+  type Timing,
+} from "./measure.ts";
 import { attentionBenches } from "./ops/attention.ts";
 import type { OpBench, Use } from "./ops/case.ts";
 import { flatBenches } from "./ops/flat.ts";
@@ -30,7 +39,8 @@ export function opBenches(shapes: Shapes): Readonly<Record<keyof Ops, readonly O
   };
 }
 
-export interface OpResult {
+/** rate and peak are GFLOP/s where arithmetic bounds the op, else GB/s. */
+export interface OpResult extends Timing {
   readonly op: keyof Ops;
   readonly use: Use;
   readonly dtype: ComputeDType;
@@ -38,13 +48,6 @@ export interface OpResult {
   readonly flops: number;
   readonly bytes: number;
   readonly bound: Bound;
-  readonly milliseconds: number;
-  readonly samples: number;
-  /** GFLOP/s where arithmetic bounds the op, else GB/s; `peak` is the machine's, measured between the samples. */
-  readonly rate: number;
-  readonly peak: number;
-  /** rate / peak; above 1 where the caches held what was read. */
-  readonly share: number;
 }
 
 export interface OpsReport {
@@ -80,9 +83,10 @@ export function runBench(
       throw new RunError(`${op} ${sizes} ${dtype} on ${device.path}: wrong result: ${errorText(error)}`);
     }
     const bound = boundOf(flops, bytes, peak);
-    const timing = measure(run, bound, meter, patience);
-    const rate = (bound === "compute" ? flops : bytes) / timing.milliseconds / 1e6;
-    return { op, use, dtype, sizes, flops, bytes, bound, rate, ...timing, share: rate / timing.peak };
+    return {
+      ...{ op, use, dtype, sizes, flops, bytes, bound },
+      ...measure(run, { flops, bytes, bound }, meter, patience),
+    };
   } finally {
     workspace.free();
   }

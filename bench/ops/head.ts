@@ -1,7 +1,7 @@
 /** The LM head on one chunk of rows, and drawing tokens from logits. */
 import { SAMPLE_COUNTERS, type SamplingSettings } from "../../src/device/device.ts";
 import { bytesPerElement, type ComputeDType } from "../../src/tensor/dtype.ts";
-import { type Benches, computeDTypes, EXPONENTIAL, near, type OpBench, picks, sizesText, slack } from "./case.ts";
+import { type Benches, computeDTypes, EXPONENTIAL, near, type OpBench, picks, sizesText } from "./case.ts";
 import type { Shapes } from "./shapes.ts";
 import type { Input, InputWeight, Values, Workspace } from "./workspace.ts";
 

@@ -92,15 +92,16 @@ function rope(op: "ropeForward" | "ropeBackward", use: Use, T: number, s: Shapes
     bytes: 2 * T * turned * bytesPerElement(dtype),
     open(w) {
       const qkv = w.input("qkv", dtype, [T, width]);
-      const place = (t: number) => (t * 5) % T;
+      const places = Math.max(T, 8);
+      const place = (t: number) => (t * 5 + 3) % places;
       const positions = w.integers(
         "positions",
         [T],
         Array.from({ length: T }, (_, t) => place(t)),
       );
       const angle = (i: number) => Math.floor(i / half) * 10000 ** (-(i % half) / half);
-      const cos = w.input("cos", "float32", [T, half], (i) => Math.fround(Math.cos(angle(i))));
-      const sin = w.input("sin", "float32", [T, half], (i) => Math.fround(Math.sin(angle(i))));
+      const cos = w.input("cos", "float32", [places, half], (i) => Math.fround(Math.cos(angle(i))));
+      const sin = w.input("sin", "float32", [places, half], (i) => Math.fround(Math.sin(angle(i))));
       const part = columns(qkv, 0, turned);
       return {
         run: () => w.device.ops[op](part, positions, cos, sin, Dh),

@@ -132,7 +132,7 @@ static constexpr int W = SIMD_BYTES / 4;
 typedef float V __attribute__((vector_size(SIMD_BYTES)));
 typedef int32_t I __attribute__((vector_size(SIMD_BYTES)));
 typedef uint32_t U __attribute__((vector_size(SIMD_BYTES)));
-typedef uint16_t H __attribute__((vector_size(SIMD_BYTES / 2)));
+typedef uint16_t U16 __attribute__((vector_size(SIMD_BYTES / 2)));
 INLINE V zero() { return V{}; }
 INLINE V set1(float x) { return x - V{}; }
 INLINE V load(const float* p) {
@@ -141,7 +141,7 @@ INLINE V load(const float* p) {
   return v;
 }
 INLINE V load(const bf16* p) {
-  H h;
+  U16 h;
   memcpy(&h, p, sizeof h);
   return (V)(__builtin_convertvector(h, U) << 16);
 }

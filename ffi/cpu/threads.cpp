@@ -51,10 +51,9 @@ void* worker(void* argument) {
       else generation.wait(seen, std::memory_order_acquire);
     }
     seen = generation.load(std::memory_order_acquire);
-    if (number < thread_count) {
-      work(job);
-      running.fetch_sub(1, std::memory_order_release);
-    }
+    // Every worker reports, also one that is not asked to work now: the next job starts when none can still see this one.
+    if (number < thread_count) work(job);
+    running.fetch_sub(1, std::memory_order_release);
   }
   return nullptr;
 }
@@ -81,7 +80,7 @@ void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context) {
   }
   job = Job{body, context, count};
   next_index.store(0, std::memory_order_relaxed);
-  running.store(thread_count - 1, std::memory_order_relaxed);
+  running.store(started - 1, std::memory_order_relaxed);
   generation.fetch_add(1, std::memory_order_release);
   generation.notify_all();
   inside = true;

@@ -97,7 +97,9 @@ async function convert(argv: readonly string[]): Promise<void> {
   });
   const seconds = ((performance.now() - start) / 1000).toFixed(1);
   const { format, rows, batches, byteLength } = result;
-  out(`${output}: ${rows} rows from ${format}, ${batches} batches, ${size(byteLength)}, ${seconds} s`);
+  out(
+    `${output}: ${counted(rows, "row")} from ${format}, ${counted(batches, "batch")}, ${size(byteLength)}, ${seconds} s`,
+  );
 }
 
 /** A line that counts rows, where someone watches. */
@@ -126,11 +128,10 @@ function description(dataset: Dataset, promptColumn: string | null, answerColumn
   const bytes = shards.reduce((sum, shard) => sum + shard.byteLength, 0);
   const batches = shards.reduce((sum, shard) => sum + shard.numBatches, 0);
   const formats = [...new Set(shards.map((shard) => `Arrow ${shard.format}`))].join(", ");
-  const files = shards.length === 1 ? "1 file" : `${shards.length} files`;
   const width = Math.max(0, ...columns.map(({ name }) => name.length));
   return [
     dataset.path,
-    `  ${numRows} rows in ${batches} batches, ${files}, ${size(bytes)}, ${formats}`,
+    `  ${counted(numRows, "row")} in ${counted(batches, "batch")}, ${counted(shards.length, "file")}, ${size(bytes)}, ${formats}`,
     ...columns.map(({ name, type }) => `  ${name.padEnd(width)}  ${type}`),
     ...usage(dataset, promptColumn, answerColumn),
   ];
@@ -170,8 +171,13 @@ async function download(argv: readonly string[]): Promise<void> {
   const folder = flags.outputDir ?? name.replaceAll("/", "--");
   const { config, revision } = flags;
   const { splits } = await downloadDataset(name, folder, { config, revision, onProgress: note });
-  for (const split of splits) out(`${folder}: ${split.name}, ${split.rows} rows in ${split.files} files`);
+  for (const split of splits)
+    out(`${folder}: ${split.name}, ${counted(split.rows, "row")} in ${counted(split.files, "file")}`);
   out(`use it with: --dataset ${folder}`);
+}
+
+function counted(count: number, what: string): string {
+  return `${count} ${what}${count === 1 ? "" : what.endsWith("ch") ? "es" : "s"}`;
 }
 
 function size(bytes: number): string {

@@ -77,7 +77,7 @@ ${describeSettings("eval")}`,
     const { promptColumn, answerColumn, chatTemplateKwargs, maxCompletionLength } = config;
     const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
     const path = config.dataset ?? bundledEvalProblems();
-    const source = openProblems(tokenizer, { ...columns, path, split: config.datasetSplit });
+    const source = await openProblems(tokenizer, { ...columns, path, split: config.datasetSplit });
     const interrupt = onInterrupt(console.note);
     const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
     try {

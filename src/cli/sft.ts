@@ -39,7 +39,7 @@ ${describeSettings("sft")}`,
     const tokenizer = loadTokenizer(startFolder);
     const { promptColumn, answerColumn, chatTemplateKwargs, maxCompletionLength } = config;
     const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
-    const problems = openProblems(tokenizer, {
+    const problems = await openProblems(tokenizer, {
       ...columns,
       path: config.dataset ?? bundledProblems(),
       split: config.datasetSplit,
@@ -47,7 +47,7 @@ ${describeSettings("sft")}`,
     const evalSource =
       config.evalDataset === null
         ? null
-        : openProblems(tokenizer, { ...columns, path: config.evalDataset, split: config.evalSplit });
+        : await openProblems(tokenizer, { ...columns, path: config.evalDataset, split: config.evalSplit });
     const context = modelConfig.maxPositionEmbeddings;
     const maxLength = Math.min(config.maxLength, context);
     const longestEval = evalSource ? Math.min(evalSource.longestPrompt(), context - maxCompletionLength) : 0;

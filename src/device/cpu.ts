@@ -122,6 +122,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     },
     download: (source) => copyOut(source),
     read: async (source) => copyOut(source),
+    activationDType: () => "float32", // every path so far widens bfloat16 and multiplies in float32
     parameterElements(shape) {
       if (shape.length !== 2) return elementCount(shape);
       const [n = 0, k = 0] = shape;

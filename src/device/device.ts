@@ -8,7 +8,7 @@
  *
  * Arguments: outputs, inputs, saved statistics, sizes, scalars. A gradient is the forward name with `d` in front.
  * Gradients of parameters are accumulated (+=), gradients of activations are written (=); both are float32.
- * "act" below is the compute type (float32 or bfloat16) of the model; the residual stream is float32 in both.
+ * "act" below is the type of activations (Device.activationDType); the residual stream is float32 always.
  */
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -236,6 +236,11 @@ export interface Device {
   /** The same without holding up the event loop while the device works. */
   read(source: Tensor): Promise<NumberArray>;
 
+  /**
+   * The type of activations ("act"), keys and values included, under parameters of `dtype`: bfloat16 where the device
+   * multiplies bfloat16 natively; float32 where products are float32 anyway, so that nothing is rounded in between.
+   */
+  activationDType(dtype: ComputeDType): ComputeDType;
   /** Elements that a parameter of this shape takes, padding included. */
   parameterElements(shape: readonly number[]): number;
   /** Elements of a page of keys, and of values, of one layer. */

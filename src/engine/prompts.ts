@@ -3,7 +3,8 @@
  * the memory plan must know before the first of them is sampled.
  */
 import { type ColumnSettings, type Example, exampleAt, findColumns } from "../data/columns.ts";
-import { type Dataset, openDataset } from "../data/dataset.ts";
+import type { Dataset } from "../data/dataset.ts";
+import { loadDataset } from "../data/load.ts";
 import { InputError } from "../errors.ts";
 import type { PromptOptions, Tokenizer } from "../tokenizer/tokenizer.ts";
 
@@ -34,8 +35,9 @@ const TOKENIZED_ROWS = 32;
 /** What a row outside of the scan may be longer by. */
 const MARGIN = 1.1;
 
-export function openProblems(tokenizer: Tokenizer, settings: ProblemSettings): ProblemSource {
-  const dataset = openDataset(settings.path, { split: settings.split });
+/** @throws InputError where the dataset or a column is not there, or a file is damaged */
+export async function openProblems(tokenizer: Tokenizer, settings: ProblemSettings): Promise<ProblemSource> {
+  const dataset = await loadDataset(settings.path, { split: settings.split });
   const columns = findColumns(dataset, settings);
   const { systemPrompt, chatTemplateKwargs } = settings;
   const problem = (row: number): Problem => {

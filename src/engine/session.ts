@@ -121,18 +121,19 @@ export function planSession(request: SessionRequest): PlannedSession {
       `${request.folder}: prompt and completion take up to ${request.positions} tokens, the model's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
     );
   const specs = parameterSpecs(config);
+  const act = device.activationDType(dtype);
   const plan = planMemory();
   planWeights(plan, device, config, dtype, "policy");
   if (referenceFolder) planWeights(plan, device, referenceFolder.config, dtype, "reference");
   const bindOptimizer = request.training ? planOptimizer(plan, device, specs, dtype) : null;
   const bindActivations = request.packed
-    ? planActivations(plan, device, config, dtype, request.packed, {
+    ? planActivations(plan, device, config, act, request.packed, {
         prefix: request.training ? "update" : "score",
         training: request.training,
         lifetime: ["update"],
       })
     : null;
-  const bindRollout = request.rollout ? planRollout(plan, device, config, dtype, request.rollout, ["rollout"]) : null;
+  const bindRollout = request.rollout ? planRollout(plan, device, config, act, request.rollout, ["rollout"]) : null;
   const half = config.headDim / 2;
   for (const owner of referenceFolder ? ["policy", "reference"] : ["policy"])
     for (const table of ["cos", "sin"])

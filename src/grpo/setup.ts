@@ -75,11 +75,11 @@ export async function setUpTraining(
   const tokenizer = loadTokenizer(startFolder);
   const { maxCompletionLength, promptColumn, answerColumn, chatTemplateKwargs } = config;
   const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
-  const problems = openProblems(tokenizer, { ...shared, path: paths.dataset, split: config.datasetSplit });
+  const problems = await openProblems(tokenizer, { ...shared, path: paths.dataset, split: config.datasetSplit });
   const evalProblems =
     paths.evalDataset === null
       ? null
-      : openProblems(tokenizer, { ...shared, path: paths.evalDataset, split: config.evalSplit });
+      : await openProblems(tokenizer, { ...shared, path: paths.evalDataset, split: config.evalSplit });
   const context = modelConfig.maxPositionEmbeddings;
   if (maxCompletionLength >= context)
     throw new InputError(

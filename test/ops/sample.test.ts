@@ -1,3 +1,4 @@
+/** Runs the table of cases/sample.ts on every path, and checks the reference it is compared with by published answers. */
 import { expect, test } from "bun:test";
 import { sampleCases } from "./cases/sample.ts";
 import { testCases } from "./harness.ts";

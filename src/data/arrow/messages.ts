@@ -90,7 +90,7 @@ function fileMessages(mapping: FileMapping): ArrowMessages {
   });
   const index = new MessageIndex(mapping);
   const add = (block: FileBlock, name: string) => {
-    const message = block.offset >= footerAt ? "end" : messageAt(mapping, block.offset, name);
+    const message = block.offset < 8 || block.offset >= footerAt ? "end" : messageAt(mapping, block.offset, name);
     if (message === "end" || message.content.bodyLength !== block.bodyLength)
       throw new InputError(`${path}: ${name} (byte ${block.offset}) is not where the footer says; ${DAMAGED}`);
     index.add(message);

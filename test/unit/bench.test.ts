@@ -1,0 +1,300 @@
+/** `bun run bench`: every op has a benchmark, its check sees a kernel that fails, and what the command line refuses. */
+import { describe, expect, test } from "bun:test";
+import { resolve } from "node:path";
+import { boundOf, measure, median, openPeakMeter } from "../../bench/measure.ts";
+import { near, type OpBench, picks } from "../../bench/ops/case.ts";
+import { packedTokens, type Shapes, smollm2 } from "../../bench/ops/shapes.ts";
+import { openWorkspace, scattered } from "../../bench/ops/workspace.ts";
+import { type OpResult, type OpsReport, opBenches, productShares, runBench, runOps } from "../../bench/ops.ts";
+import { opsSummary, opsTable } from "../../bench/table.ts";
+import { type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
+import type { Ops } from "../../src/device/device.ts";
+import { numberToBfloat16 } from "../../src/tensor/dtype.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
+
+/** Odd sizes, pages that are not full, rows that are no multiple of a panel. */
+const tiny: Shapes = {
+  ...{ D: 36, F: 24, H: 6, Hkv: 2, Dh: 6, V: 130 },
+  ...{ prompt: 67, completion: 33, samples: 2, headRows: 5, prefill: 70, batches: [1, 3] },
+  large: { M: 7, N: 33, K: 31 },
+};
+
+const device = await openCpuDevice({ threads: 2 });
+const byOp = Object.entries(opBenches(tiny)) as [keyof Ops, readonly OpBench[]][];
+const all = byOp.flatMap(([, benches]) => benches);
+const name = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype}`;
+
+type AnyOp = (...args: unknown[]) => void;
+
+/** The device with one op put in another's place. */
+function withOp(op: keyof Ops, replace: (original: AnyOp) => AnyOp): CpuDevice {
+  return { ...device, ops: { ...device.ops, [op]: replace(device.ops[op] as AnyOp) } };
+}
+
+function check(on: CpuDevice, bench: OpBench): void {
+  const workspace = openWorkspace(on);
+  try {
+    const { run, verify } = bench.open(workspace);
+    run();
+    verify();
+  } finally {
+    workspace.free();
+  }
+}
+
+describe("every op", () => {
+  test("of the device has a benchmark, under its own name, at the sizes of a real model too", () => {
+    expect(Object.keys(opBenches(smollm2)).sort()).toEqual(Object.keys(device.ops).sort());
+    for (const [op, benches] of byOp) {
+      expect(benches.length).toBeGreaterThan(0);
+      for (const bench of benches) expect(bench.op).toBe(op);
+    }
+    expect(packedTokens(smollm2)).toBe(2048);
+  });
+
+  test("has both number formats wherever it knows both", () => {
+    const single = byOp
+      .filter(([, benches]) => new Set(benches.map(({ dtype }) => dtype)).size === 1)
+      .map(([op]) => op);
+    const flat = ["add", "fill", "scale", "sumSquares"];
+    expect(single.sort()).toEqual(
+      [...flat, "biasBackward", "embeddingBackward", "gatherRows", "ropeBackward", "sample", "scatterRows"].sort(),
+    );
+  });
+
+  test("has a line of its own, so that --filter can name it", () => {
+    for (const shapes of [tiny, smollm2]) {
+      const names = Object.values(opBenches(shapes)).flat().map(name);
+      expect(new Set(names).size).toBe(names.length);
+    }
+  });
+
+  test("says what it costs: bytes always, arithmetic where there is any", () => {
+    const free = new Set(["fill", "cast", "gatherRows", "scatterRows", "embeddingForward", "kvStore"]);
+    for (const bench of all) {
+      expect({ name: name(bench), bytes: bench.bytes > 0 }).toEqual({ name: name(bench), bytes: true });
+      expect({ name: name(bench), flops: bench.flops > 0 }).toEqual({ name: name(bench), flops: !free.has(bench.op) });
+    }
+  });
+
+  for (const path of device.library.paths.filter(({ supported }) => supported))
+    test(`gives the right result on ${path.name}`, () => {
+      device.library.selectPath(path.name);
+      for (const bench of all) check(device, bench);
+      device.library.selectPath(device.path);
+    });
+});
+
+describe("the check", () => {
+  for (const [op, benches] of byOp)
+    test(`of ${op} sees a kernel that does nothing`, () => {
+      const broken = withOp(op, () => () => {});
+      for (const bench of benches) expect(() => check(broken, bench)).toThrow(/ is .*, wanted /);
+    });
+
+  test("sees a gradient that is written instead of added, or added twice", () => {
+    const twice = (op: keyof Ops) =>
+      withOp(op, (original) => (...args) => {
+        original(...args);
+        original(...args);
+      });
+    const accumulating: (keyof Ops)[] = [
+      "matmulBackwardWeight",
+      "biasBackward",
+      "embeddingBackward",
+      "rmsnormBackward",
+      "lmHeadBackward",
+      "adamw",
+      "add",
+    ];
+    for (const op of accumulating)
+      for (const bench of opBenches(tiny)[op]) expect(() => check(twice(op), bench)).toThrow(/ is .*, wanted /);
+  });
+
+  test("sees one wrong element at the end of a product", () => {
+    const bench = opBenches(tiny).matmulForward[0]!;
+    const broken = withOp("matmulForward", (original) => (...args) => {
+      original(...args);
+      const y = args[0] as Tensor;
+      const last = y.shape.reduce((a, b) => a * b, 1) - 1;
+      device.upload({ ...y, address: y.address + last * 4, shape: [1], rowStride: 1 }, Float32Array.of(0.125));
+    });
+    expect(() => check(broken, bench)).toThrow(/^y\[/);
+  });
+
+  test("refuses NaN and what is missing", () => {
+    expect(() => near("x", Number.NaN, 1, 10)).toThrow("x is NaN, wanted 1");
+    expect(() => near("x", undefined, 1, 10)).toThrow("x is undefined");
+    expect(() => near("x", 1.5, 1, 0.25)).toThrow();
+    near("x", 1.25, 1, 0.25);
+  });
+
+  test("names op, sizes, format and path when it fails", () => {
+    const meter = openPeakMeter(device);
+    const bench = opBenches(tiny).scale[0]!;
+    const broken = withOp("scale", () => () => {});
+    const run = () => runBench(broken, bench, meter, { compute: 100, memory: 10 }, { samples: 1, time: 0 });
+    expect(run).toThrow(`scale n=${130 * 36} float32 on ${device.path}: wrong result: x[0] is`);
+    meter.free();
+  });
+});
+
+describe("measuring", () => {
+  const meter = openPeakMeter(device);
+
+  test("takes what the machine limits first", () => {
+    const peak = { compute: 200, memory: 20 };
+    expect(boundOf(10, 1, peak)).toBe("compute");
+    expect(boundOf(9, 1, peak)).toBe("memory");
+    expect(boundOf(0, 1, peak)).toBe("memory");
+  });
+
+  test("gives the time of one run, and the peak of the same moments", () => {
+    const work = () => {
+      const end = performance.now() + 1;
+      while (performance.now() < end);
+    };
+    const timing = measure(work, { flops: 5e6, bytes: 1e6, bound: "compute" }, meter, { samples: 3, time: 0 });
+    expect(timing.milliseconds).toBeGreaterThan(0.9);
+    expect(timing.milliseconds).toBeLessThan(20);
+    expect(timing.samples).toBe(3);
+    expect(timing.rate).toBeCloseTo(5 / timing.milliseconds, 6);
+    const memory = measure(work, { flops: 5e6, bytes: 1e6, bound: "memory" }, meter, { samples: 1, time: 0 });
+    expect(memory.rate).toBeCloseTo(1 / memory.milliseconds, 6);
+    expect(memory.peak).toBeGreaterThan(0.1);
+  });
+
+  test("relates each sample to the peaks around it", () => {
+    const peaks = [10, 30, 50];
+    const scripted = { ...meter, compute: () => peaks.shift()! };
+    const work = () => Bun.sleepSync(5);
+    const { share, rate, peak } = measure(work, { flops: 1e8, bytes: 1, bound: "compute" }, scripted, {
+      ...{ samples: 2, time: 0 },
+    });
+    expect(peaks).toEqual([]);
+    expect(peak).toBe(30);
+    // one sample at 20, one at 40: their mean is the median of the two
+    expect(share / rate).toBeGreaterThan(1 / 41);
+    expect(share / rate).toBeLessThan(1 / 19);
+  });
+
+  test("of a run: each op in turn, peaks around them", () => {
+    const seen: string[] = [];
+    const some = [...opBenches(tiny).matmulForward.slice(0, 2), opBenches(tiny).fill[0]!];
+    const report = runOps(device, some, { samples: 2, time: 0 }, (r) => seen.push(r.op));
+    expect(seen).toEqual(["matmulForward", "matmulForward", "fill"]);
+    expect(report.results).toHaveLength(3);
+    for (const r of report.results) {
+      expect(r.share).toBeGreaterThan(0);
+      expect(r.rate).toBeCloseTo((r.bound === "compute" ? r.flops : r.bytes) / r.milliseconds / 1e6, 6);
+    }
+    expect(report.peaks.first.compute).toBeGreaterThan(0.1);
+    expect(report.peaks.last.memory).toBeGreaterThan(0.1);
+  });
+
+  test("median, and places spread over a range", () => {
+    expect(median([3, 1, 2])).toBe(2);
+    expect(median([4, 1, 2, 3])).toBe(2.5);
+    expect(picks(3, 5)).toEqual([0, 1, 2]);
+    expect(picks(100, 4)).toEqual([0, 33, 66, 99]);
+  });
+
+  test("inputs are bfloat16 numbers in [−1, 1) that differ from place to place", () => {
+    const at = scattered(5);
+    const values = Array.from({ length: 4096 }, (_, i) => at(i));
+    const view = new DataView(new ArrayBuffer(4));
+    for (const x of values) {
+      expect(x >= -1 && x < 1).toBe(true);
+      view.setUint32(0, numberToBfloat16(x) << 16);
+      expect(view.getFloat32(0)).toBe(x);
+    }
+    expect(new Set(values).size).toBe(128);
+    expect(Math.abs(values.reduce((a, b) => a + b) / 4096)).toBeLessThan(0.05);
+  });
+});
+
+describe("the report", () => {
+  const result = (op: keyof Ops, use: OpResult["use"], share: number): OpResult => ({
+    ...{ op, use, dtype: "float32", sizes: "M=1 N=2 K=3", flops: 12, bytes: 8, bound: "compute" },
+    ...{ milliseconds: 1.5, samples: 3, rate: share * 100, peak: 100, share },
+  });
+  const report = (results: OpResult[]): OpsReport => ({
+    ...{ suite: "ops", device: "CPU", path: "avx2", threads: 2, results },
+    peaks: { first: { compute: 100, memory: 20 }, last: { compute: 90, memory: 19 } },
+  });
+  const at = (...shares: number[]) => shares.map((share) => result("matmulForward", "training", share));
+
+  test("says whether products reach 70 %, by the slowest of training", () => {
+    expect(opsSummary(report(at(0.7, 0.9))).join()).toContain(
+      "training shapes: yes (2 of 2; the slowest is matmulForward",
+    );
+    expect(opsSummary(report(at(0.69, 0.9))).join()).toContain("training shapes: no (1 of 2");
+    const decode = [...at(0.8), result("matmulForward", "decode", 0.1), result("add", "training", 0.1)];
+    expect(productShares(decode).below).toEqual([]);
+    expect(opsSummary(report([result("add", "training", 0.1)])).join()).not.toContain("matmul");
+  });
+
+  test("explains shares above 100 %", () => {
+    const cached = { ...result("add", "training", 1.5), bound: "memory" as const };
+    expect(opsSummary(report([cached])).join()).toContain("above 100 %");
+    expect(opsSummary(report(at(0.9))).join()).not.toContain("above 100 %");
+    expect(opsSummary(report(at(0.9)))[0]).toContain("100 GFLOP/s, 20.0 GB/s before, 90 GFLOP/s, 19.0 GB/s after");
+  });
+
+  test("is a table with straight columns", () => {
+    const { head, row } = opsTable(all);
+    for (const share of [0.01, 1.2]) expect(row(result("add", "training", share))).toHaveLength(head.length);
+    expect(row(result("add", "training", 0.5))).toMatch(
+      /^add +M=1 N=2 K=3 +float32 +1\.50 +50\.0 GFLOP\/s +compute +50 %$/,
+    );
+  });
+});
+
+describe("the command line", () => {
+  async function bench(...argv: string[]) {
+    const child = Bun.spawn([process.execPath, resolve(import.meta.dir, "../../bench/main.ts"), ...argv], {
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    return { out, err, code: await child.exited };
+  }
+
+  test.each([
+    [["rollout"], 'bench: "rollout" is not a suite; there is ops\n'],
+    [["opps"], 'bench: "opps" is not a suite; did you mean ops?\n'],
+    [["ops", "--filter", "("], "bench: --filter (: not a regular expression"],
+    [["ops", "--filter", "softmax"], "bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
+    [["ops", "--dtype", "int8"], "bench: --dtype"],
+    [["ops", "--threads", "0"], "bench: --threads 0: allowed is a whole number ≥ 1"],
+    [["ops", "--path", "sse9"], "bench: --path sse9: there is no such path; this machine runs portable"],
+    [["ops", "--jsn"], "bench: --jsn: unknown setting; did you mean --json?"],
+    [["ops", "matmul"], 'bench: "matmul": unexpected argument'],
+  ] as const)("refuses %j in one line", async (argv, message) => {
+    const { out, err, code } = await bench(...argv);
+    expect(err).toStartWith(message);
+    expect(err.trimEnd().split("\n")).toHaveLength(1);
+    expect({ out, code }).toEqual({ out: "", code: 2 });
+  });
+
+  test("shows suites and flags without one", async () => {
+    const { out, code } = await bench();
+    expect(code).toBe(0);
+    for (const word of ["ops", "--filter REGEX", "--path NAME", "--quick", "--json"]) expect(out).toContain(word);
+  });
+
+  test("prints a table, or JSON, of what --filter leaves", async () => {
+    const only = ["ops", "--filter", "^fill |matmulBackwardInput M=2048 N=192", "--quick", "--path", "portable"];
+    const table = await bench(...only, "--dtype", "float32", "--threads", "1");
+    expect(table.code).toBe(0);
+    expect(table.out).toMatch(/\nmatmulBackwardInput +M=2048 N=192 K=576 +float32 /);
+    expect(table.out).toMatch(/\nfill +n=28311552 +float32 .* memory /);
+    expect(table.out).toMatch(/\npeak of portable on 1 thread: .*\n/);
+    expect(table.out).toMatch(/matmul at ≥ 70 % of peak at training shapes: (yes|no) \(\d of 1; /);
+
+    const json = JSON.parse((await bench("ops", "--filter", "^fill ", "--quick", "--json")).out);
+    expect(json.results.map((r: OpResult) => r.op)).toEqual(["fill"]);
+    expect(json.matmulAtTrainingShapes).toBeNull();
+    expect(json.peaks.first.compute).toBeGreaterThan(0.1);
+  });
+});

@@ -1,0 +1,181 @@
+/** Which columns make an example, and what its prompt, gold answer and worked answer are. */
+import { describe, expect, test } from "bun:test";
+import { afterHashes, lastBoxed } from "../../src/answers.ts";
+import { type ColumnSettings, exampleAt, findColumns } from "../../src/data/columns.ts";
+import type { Dataset } from "../../src/data/dataset.ts";
+import { answerText, goldOf } from "../../src/data/gold.ts";
+import { InputError } from "../../src/errors.ts";
+
+/** A dataset of one row, without a file. */
+function datasetOf(row: Record<string, unknown>): Dataset {
+  const columns = Object.keys(row).map((name) => ({ name, type: "string" }));
+  return { path: "set.arrow", numRows: 1, columns, shards: [], row: () => row, close() {} };
+}
+
+function example(row: Record<string, unknown>, settings?: ColumnSettings) {
+  const dataset = datasetOf(row);
+  return exampleAt(dataset, findColumns(dataset, settings), 0);
+}
+
+const user = (content: string) => [{ role: "user", content }];
+
+describe("columns that are found", () => {
+  test("question and answer, as GSM8K has them", () => {
+    const answer = "She has 2 + 3 = <<2+3=5>>5.\n#### 1,250";
+    const found = example({ id: 1, question: "How many?", answer });
+    expect(found).toEqual({
+      prompt: user("How many?"),
+      promptKind: "chat",
+      gold: "1250",
+      answerText: answer,
+      columns: { id: 1, question: "How many?", answer },
+    });
+  });
+
+  test("problem and solution, as MATH has them", () => {
+    const solution = "So $x = \\boxed{\\frac{1}{2}}$.";
+    expect(example({ problem: "x?", solution })).toMatchObject({ gold: "\\frac{1}{2}", answerText: solution });
+  });
+
+  test("an answer beside a solution is the gold, the solution the worked answer", () => {
+    const found = example({ problem: "x?", solution: "Well, \\boxed{3}, or 4.", answer: "4" });
+    expect(found).toMatchObject({ prompt: user("x?"), gold: "4", answerText: "Well, \\boxed{3}, or 4." });
+  });
+
+  test("a prompt of text stays text, and goes before a question", () => {
+    expect(example({ question: "no", prompt: "Once upon" })).toMatchObject({
+      prompt: "Once upon",
+      promptKind: "text",
+      gold: null,
+      answerText: null,
+    });
+    expect(example({ prompt: "p", ground_truth: 7 })).toMatchObject({ gold: "7", answerText: "7" });
+    expect(example({ prompt: "p", completion: " the end" })).toMatchObject({ answerText: " the end" });
+  });
+
+  test("messages, without the answer at their end", () => {
+    const prompt = [{ role: "system", content: "Be brief." }, ...user("Hi")];
+    expect(example({ prompt })).toMatchObject({ prompt, promptKind: "chat", gold: null });
+    const messages = [...prompt, { role: "assistant", content: "Hello \\boxed{9}" }];
+    expect(example({ messages })).toMatchObject({ prompt, gold: "9", answerText: "Hello \\boxed{9}" });
+    expect(example({ prompt: user("q"), completion: [{ role: "assistant", content: "a" }] })).toMatchObject({
+      answerText: "a",
+    });
+  });
+
+  test("messages keep what templates read, without the nulls of a struct column", () => {
+    const messages = [
+      {
+        role: "user",
+        content: [
+          { type: "text", text: "a" },
+          { type: "text", text: "b" },
+        ],
+        name: "Al",
+        tool: null,
+      },
+    ];
+    expect(example({ messages }).prompt).toEqual([{ role: "user", content: "ab", name: "Al" }]);
+  });
+});
+
+describe("columns that are named", () => {
+  test("any column may be prompt and answer", () => {
+    const row = { instruction: "Add.", label: "#### 3", question: "no", answer: "no" };
+    const found = example(row, { promptColumn: "instruction", answerColumn: "label" });
+    expect(found).toMatchObject({ prompt: user("Add."), gold: "3", answerText: "#### 3" });
+  });
+
+  test("a missing column is named with those there are and the setting", () => {
+    const dataset = datasetOf({ text: "", label: "" });
+    const message = (settings?: ColumnSettings) => {
+      try {
+        findColumns(dataset, settings);
+      } catch (error) {
+        expect(error).toBeInstanceOf(InputError);
+        return (error as InputError).message;
+      }
+      return "found";
+    };
+    expect(message()).toBe(
+      "set.arrow: no column for the prompt (prompt, question, problem, messages); it has text, label; name it with --prompt_column",
+    );
+    expect(message({ promptColumn: "quest" })).toBe('set.arrow: no column "quest" (prompt_column); it has text, label');
+    expect(message({ promptColumn: "text", answerColumn: "gold" })).toContain('"gold" (answer_column); it has');
+    expect(message({ promptColumn: "text" })).toBe("found");
+    expect(() => findColumns({ path: "e", columns: [] })).toThrow("it has no columns");
+  });
+});
+
+test("a row without a usable prompt is named", () => {
+  const broken: [Record<string, unknown>, string][] = [
+    [{ question: "  \n" }, 'row 0, column "question": the prompt is empty'],
+    [{ question: null }, "not null"],
+    [{ prompt: 5 }, "not a number"],
+    [{ prompt: [] }, "not an empty list"],
+    [{ messages: [{ role: "user" }] }, "message 0: {role, content} with text is needed"],
+    [{ messages: ["hi"] }, "message 0"],
+    [{ messages: [{ role: "assistant", content: "a" }] }, "nothing stands before the assistant's message"],
+  ];
+  for (const [row, message] of broken) {
+    expect(() => example(row)).toThrow(InputError);
+    expect(() => example(row)).toThrow(message);
+  }
+});
+
+describe("gold answers", () => {
+  test.each([
+    ["text\n#### 42", "42"],
+    ["#### $1,234,567.50 ", "$1234567.50"],
+    ["#### 1\n#### 2\nrest", "2"],
+    ["####", null],
+    ["####\n\n 8\n", "8"],
+    ["so \\boxed{7}", "7"],
+    ["#### 5 as \\boxed{6}", "6"],
+    ["\\boxed{6} so\n#### 5", "5"],
+    ["(3, 4)", "(3, 4)"],
+    ["  12,5  ", "12,5"],
+    ["   ", null],
+  ] as const)("%j", (text, gold) => expect(goldOf(text)).toBe(gold));
+
+  test("values that are no text", () => {
+    expect([5, 5n, true, ["a"], [3]].map(answerText)).toEqual(["5", "5", "true", "a", "3"]);
+    expect([null, undefined, {}, [], ["a", "b"], new Uint8Array(1)].map(answerText)).toEqual(Array(6).fill(null));
+  });
+});
+
+describe("the last box", () => {
+  test.each([
+    ["\\boxed{5}", "5"],
+    ["\\boxed{\\frac{1}{2}} and \\fbox{a}", "a"],
+    ["\\boxed{1} then \\boxed{2", "1"],
+    ["\\boxed{{a}{b}} }", "{a}{b}"],
+    ["\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"],
+    ["\\boxed{\\left\\{ x \\right.}", "\\left\\{ x \\right."],
+    ["\\boxed{\\boxed{3}}", "3"],
+    ["\\boxed {8}", "8"],
+    ["$\\boxed 5$.", "5"],
+    ["\\boxed 3.5.", "3.5"],
+    ["{\\boxed 7}", "7"],
+    ["\\boxed \\frac{1}{2}, so", "\\frac{1}{2}"],
+    ["\\boxed12", "12"],
+    ["\\\\boxed{4}", "4"],
+    ["a\\\\\\boxed{6}", "6"],
+    ["\\boxed{}", ""],
+    ["\\boxedx{1}", null],
+    ["\\boxed", null],
+    ["\\boxed{", null],
+    ["none", null],
+    ["", null],
+  ] as const)("%s", (text, content) => expect(lastBoxed(text)).toBe(content));
+
+  test("time is linear in the text", () => {
+    for (const piece of ["\\boxed{", "\\boxed1", "\\boxed a.", "\\boxed{1}", "{", "\\boxed ...", "#### "]) {
+      const text = `\\boxed{1}${piece.repeat(300_000)}`;
+      const started = performance.now();
+      lastBoxed(text);
+      afterHashes(text);
+      expect(performance.now() - started).toBeLessThan(2000);
+    }
+  });
+});

@@ -1,0 +1,262 @@
+/** Any format → Arrow: types, promotion, nulls, batches, refusals with their line, and that no half file is left. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { gzipSync } from "node:zlib";
+import { tableFromIPC } from "apache-arrow";
+import { type ConvertOptions, convertToArrow } from "../../src/data/convert.ts";
+import { openDataset } from "../../src/data/dataset.ts";
+import { InputError } from "../../src/errors.ts";
+import { compressedBytes, ipcBytes, rowOf, tableOf, temporaryFolder } from "../fixtures/data/arrow.ts";
+
+const folder = temporaryFolder();
+afterAll(() => folder.remove());
+
+let files = 0;
+const input = (content: string | Uint8Array, name = "in.jsonl") => folder.file(`${files++}-${name}`, content);
+
+async function convert(path: string, options?: ConvertOptions) {
+  const output = folder.file(`${files++}.arrow`);
+  const result = await convertToArrow(path, output, options);
+  const dataset = openDataset(output);
+  try {
+    const types = Object.fromEntries(dataset.columns.map(({ name, type }) => [name, type]));
+    return { ...result, output, types, rows: Array.from({ length: dataset.numRows }, (_, i) => dataset.row(i)) };
+  } finally {
+    dataset.close();
+  }
+}
+
+const lines = (...rows: unknown[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+
+async function refused(path: string, options?: ConvertOptions): Promise<string> {
+  const output = folder.file("refused.arrow");
+  const before = readdirSync(folder.path);
+  const error = await convertToArrow(path, output, options).then(
+    () => undefined,
+    (thrown: unknown) => thrown,
+  );
+  expect(error).toBeInstanceOf(InputError);
+  expect(readdirSync(folder.path)).toEqual(before); // neither the file nor a piece of it
+  return (error as InputError).message.replace(`${path}: `, "");
+}
+
+describe("JSON Lines", () => {
+  test("every type, nulls, missing keys and nesting", async () => {
+    const rows = [
+      { s: "a é🦆\u0000", i: 1, f: 0.5, b: true, l: [1, 2], o: { role: "user", n: null }, m: [{ k: [true] }], z: null },
+      { s: null, i: -(2 ** 53) + 1, f: 3, b: false, l: [], o: null, m: null, z: null },
+      { late: "x", o: { role: "b", extra: 1 }, l: [null, 3] },
+    ];
+    const converted = await convert(input(lines(...rows)));
+    expect(converted.types).toEqual({
+      s: "string",
+      i: "int64",
+      f: "double",
+      b: "bool",
+      l: "list<int64>",
+      o: "struct<role: string, n: null, extra: int64>",
+      m: "list<struct<k: list<bool>>>",
+      z: "null",
+      late: "string",
+    });
+    expect(converted.rows).toEqual([
+      { ...rows[0], o: { role: "user", n: null, extra: null }, late: null },
+      { ...rows[1], late: null },
+      {
+        s: null,
+        i: null,
+        f: null,
+        b: null,
+        l: [null, 3],
+        o: { role: "b", n: null, extra: 1 },
+        m: null,
+        z: null,
+        late: "x",
+      },
+    ]);
+  });
+
+  test("whole numbers widen to real ones, also inside lists", async () => {
+    const { types, rows } = await convert(input(lines({ n: 1, l: [1] }, { n: 2.5, l: [1.5] }, { n: 1e300, l: null })));
+    expect(types).toEqual({ n: "double", l: "list<double>" });
+    expect(rows.map(({ n }) => n)).toEqual([1, 2.5, 1e300]);
+  });
+
+  test("gzip, zstd, blank lines, CRLF, no newline at the end", async () => {
+    const text = '{"a": 1}\r\n\n  \n{"a": 2}\n{"a": 3}';
+    for (const bytes of [Buffer.from(text), gzipSync(text), Bun.zstdCompressSync(text)]) {
+      const { rows, format } = await convert(input(bytes));
+      expect(format).toBe("JSON Lines");
+      expect(rows).toEqual([{ a: 1 }, { a: 2 }, { a: 3 }]);
+    }
+  });
+
+  test("lines longer than a chunk, and batches of a thousand rows", async () => {
+    const rows = Array.from({ length: 2500 }, (_, i) => ({ id: i, text: i === 1200 ? "é".repeat(300_000) : `t${i}` }));
+    const converted = await convert(input(lines(...rows)));
+    expect(converted).toMatchObject({ batches: 3 });
+    expect(converted.rows).toEqual(rows);
+    expect(converted.byteLength).toBe(readFileSync(converted.output).length);
+  });
+
+  test("columns called like what objects inherit", async () => {
+    const text = '{"constructor": "a", "__proto__": 1}\n{"toString": "b"}\n';
+    const { rows } = await convert(input(text));
+    expect(rows.map((row) => Object.entries(row))).toEqual([
+      [
+        ["constructor", "a"],
+        ["__proto__", 1],
+        ["toString", null],
+      ],
+      [
+        ["constructor", null],
+        ["__proto__", null],
+        ["toString", "b"],
+      ],
+    ]);
+  });
+
+  test("apache-arrow's own reader agrees", async () => {
+    const rows = [
+      { q: "1?", a: [1, 2], m: { role: "x" } },
+      { q: null, a: null, m: { role: null } },
+    ];
+    const { output } = await convert(input(lines(...rows)));
+    const read = tableFromIPC(readFileSync(output)).toArray();
+    expect(JSON.parse(JSON.stringify(read, (_, v) => (typeof v === "bigint" ? Number(v) : v)))).toEqual(rows);
+  });
+
+  test("what is wrong is told with its line", async () => {
+    expect(await refused(input('{"a": 1}\n\n{"a": \n'))).toBe(
+      'line 3 is not JSON ({"a":); one object a line is needed',
+    );
+    expect(await refused(input('{"a": 1}\n[1]\n'))).toStartWith("line 2 is a list; an object");
+    expect(await refused(input('{"a": 1}\nnull\n'))).toStartWith("line 2 is null");
+    expect(await refused(input(lines({ a: "x" }, { a: null }, { a: 5 })))).toBe(
+      'line 3: column "a" has int64 here but string before; give it one type, or leave it out with --columns',
+    );
+    expect(await refused(input(lines({ a: [1] }, { a: ["x"] })))).toContain("string here but int64 before");
+    expect(await refused(input(lines({ o: { k: 1 } }, { o: { k: "s" } })))).toContain('"o" has "k": string here');
+    expect(await refused(input(Buffer.from('{"a": "\xff"}\n', "latin1")))).toStartWith("line 1 is not UTF-8");
+    expect(await refused(input("{}\n"))).toBe("there are no rows in it");
+    const cut = gzipSync(lines(...Array.from({ length: 5000 }, (_, i) => ({ i, s: String(i * 7919) }))));
+    expect(await refused(input(cut.subarray(0, cut.length >> 1)))).toStartWith("damaged gzip");
+  });
+
+  test("a column that does not fit can be left out", async () => {
+    const path = input(lines({ q: "a", bad: 1 }, { q: "b", bad: "x" }));
+    expect(await refused(path)).toContain('column "bad"');
+    expect((await convert(path, { columns: ["q"] })).rows).toEqual([{ q: "a" }, { q: "b" }]);
+    expect(await refused(path, { columns: ["q", "nope"] })).toBe('no column "nope" (--columns); it has q, bad');
+  });
+});
+
+describe("a JSON array", () => {
+  test("of objects", async () => {
+    const { rows, format } = await convert(input('\uFEFF [{"a": 1},\n {"b": "x"}]', "in.json"));
+    expect(format).toBe("JSON");
+    expect(rows).toEqual([
+      { a: 1, b: null },
+      { a: null, b: "x" },
+    ]);
+  });
+
+  test("of anything else, or torn", async () => {
+    expect(await refused(input('[{"a": 1}, 5]'))).toStartWith("element 1 is a number");
+    expect(await refused(input('[{"a": 1}'))).toStartWith("not valid JSON");
+  });
+});
+
+describe("Arrow", () => {
+  test.each(["stream", "file"] as const)("%s: simple types, the same values", async (format) => {
+    const { rows, types } = await convert(input(ipcBytes(tableOf(0, 40), format)));
+    expect(rows).toEqual(Array.from({ length: 40 }, (_, i) => rowOf(i)));
+    expect(types).toMatchObject({ large: "string", color: "string", list: "list<int64>", real: "double" });
+  });
+
+  test("onto itself, compressed before", async () => {
+    const path = input(compressedBytes(tableOf(0, 300), "zstd"), "in.arrow");
+    await convertToArrow(path, path);
+    const dataset = openDataset(path);
+    expect(dataset.row(299)).toEqual(rowOf(299));
+    dataset.close();
+  });
+
+  test("without rows", async () => {
+    const { rows, types } = await convert(input(ipcBytes(tableOf(0, 0, ["text", "real"]))));
+    expect(rows).toEqual([]);
+    expect(types).toEqual({ text: "string", real: "double" });
+  });
+
+  test("damaged", async () => {
+    const bytes = ipcBytes(tableOf(0, 40));
+    expect(await refused(input(bytes.slice(0, bytes.length - 200)))).toContain("record batch 0");
+  });
+});
+
+describe("Parquet", () => {
+  const path = resolve(import.meta.dir, "../fixtures/data/problems.parquet");
+  const columns = ["question", "answer", "level", "big", "score", "easy", "tags", "messages", "day", "counts"];
+
+  test("every type, over several row groups", async () => {
+    const { rows, types, format } = await convert(path, { columns });
+    expect(format).toBe("Parquet");
+    expect(types).toEqual({
+      question: "string",
+      answer: "string",
+      level: "int64",
+      big: "int64",
+      score: "double",
+      easy: "bool",
+      tags: "list<string>",
+      messages: "list<struct<role: string, content: string>>",
+      day: "string",
+      counts: "list<struct<key: string, value: int64>>",
+    });
+    const expected = Array.from({ length: 7 }, (_, i) => ({
+      question: `What is ${i} + ${i}? é`,
+      answer: i === 3 ? null : `Twice ${i}.\n#### ${2 * i}`,
+      level: i === 0 ? null : i,
+      big: 2n ** 62n + BigInt(i),
+      score: i,
+      easy: i % 2 === 0,
+      tags: i === 4 ? null : Array(i % 3).fill("a"),
+      messages: [{ role: "user", content: `hi ${i}` }],
+      day: `2020-01-0${1 + i}T00:00:00.000Z`,
+      counts: [{ key: "x", value: i }],
+    }));
+    expect(rows).toEqual(expected);
+  });
+
+  test("bytes are refused by their column", async () => {
+    expect(await refused(path)).toStartWith('column "digest" is FIXED_LEN_BYTE_ARRAY');
+  });
+
+  test("damaged", async () => {
+    const bytes = readFileSync(path);
+    expect(await refused(input(bytes.subarray(0, bytes.length - 9), "cut.parquet"))).toMatch(/footer.*Parquet/);
+    const holed = Buffer.from(bytes);
+    holed.fill(0, 4, 400);
+    expect(await refused(input(holed, "holed.parquet"), { columns: ["question", "answer"] })).toMatch(/row group 0/);
+  });
+});
+
+test("what is no dataset", async () => {
+  expect(await refused(input("name,age\nx,1\n", "in.csv"))).toStartWith("neither JSON Lines");
+  expect(await refused(input(""))).toContain("empty");
+  expect(await refused(input("version https://git-lfs.github.com/spec/v1\noid x\n"))).toContain("git lfs pull");
+  expect(await refused(folder.file("nowhere.jsonl"))).toContain("no such file");
+});
+
+test("a target that cannot be written", async () => {
+  const path = input(lines({ a: 1 }));
+  await expect(convertToArrow(path, folder.file("no/such/out.arrow"))).rejects.toThrow(/there is no folder .*no\/such/);
+  const output = folder.file("kept.arrow", "precious");
+  await expect(convertToArrow(input(lines({ a: 1 }, { a: [] })), output)).rejects.toThrow(InputError);
+  expect(readFileSync(output, "utf8")).toBe("precious");
+  writeFileSync(join(folder.path, "again.arrow"), "old");
+  await convertToArrow(path, join(folder.path, "again.arrow"));
+  expect(existsSync(join(folder.path, "again.arrow"))).toBe(true);
+  expect(openDataset(join(folder.path, "again.arrow")).numRows).toBe(1);
+});

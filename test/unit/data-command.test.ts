@@ -1,0 +1,154 @@
+/** `grpo data` as it is typed: what it prints, its exit statuses, and a download from a hub of our own. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { readdirSync } from "node:fs";
+import { resolve } from "node:path";
+import { openDataset } from "../../src/data/dataset.ts";
+import { choosePaths, downloadDataset } from "../../src/data/download.ts";
+import { InputError } from "../../src/errors.ts";
+import { ipcBytes, tableOf, temporaryFolder } from "../fixtures/data/arrow.ts";
+
+const main = resolve(import.meta.dir, "../../src/cli/main.ts");
+const folder = temporaryFolder();
+afterAll(() => folder.remove());
+
+const problems = folder.file(
+  "problems.jsonl",
+  `${[1, 2, 3].map((i) => JSON.stringify({ question: `What is ${i}\u001b[2J + 1?`, answer: `It is\n#### ${i + 1}` })).join("\n")}\n`,
+);
+
+async function grpo(...argv: string[]) {
+  const env = { ...process.env, BUN_GRPO_CACHE: folder.file("cache"), HF_ENDPOINT: "http://127.0.0.1:1" };
+  const child = Bun.spawn([process.execPath, main, "data", ...argv], { env, stdout: "pipe", stderr: "pipe" });
+  const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
+  return { code: await child.exited, out, err };
+}
+
+describe("grpo data", () => {
+  test("convert, then info", async () => {
+    const output = folder.file("made/problems.arrow");
+    const made = await grpo("convert", problems, output);
+    expect(made).toMatchObject({ code: 0, err: "" });
+    expect(made.out).toMatch(/problems\.arrow: 3 rows from JSON Lines, 1 batch, \d/);
+    const { code, out } = await grpo("info", output);
+    expect(code).toBe(0);
+    expect(out).toContain("3 rows in 1 batch, 1 file");
+    expect(out).toContain("  question  string\n  answer    string\n");
+    expect(out).toContain("prompt from question, gold answer from answer\nfirst example (through the chat template):");
+    expect(out).toContain("  user: What is 1\uFFFD[2J + 1?\n  gold: 2\n");
+  });
+
+  test("info of other formats, and of what is no training data", async () => {
+    const other = await grpo("info", problems);
+    expect(other.err).toBe(`converting ${problems}\n`);
+    expect(other.out).toContain("3 rows");
+    const columns = folder.file("columns.arrow", ipcBytes(tableOf(0, 3, ["text", "real"])));
+    const { code, out } = await grpo("info", columns);
+    expect(code).toBe(0);
+    expect(out).toContain("not ready for training: ");
+    expect(out).toContain("it has text, real");
+    expect((await grpo("info", columns, "--prompt_column", "large")).err).toContain('no column "large"');
+    expect((await grpo("info", columns, "--prompt_column", "text")).err).toContain("row 0"); // its text is null
+  });
+
+  test.each([
+    [[], /say what to do: convert, info, download/],
+    [["conver", "a", "b"], /did you mean convert\?/],
+    [["toString"], /not a subcommand of data/],
+    [["convert", "in.jsonl"], /OUT\.arrow is missing/],
+    [["convert", "a", "b", "c"], /"c": unexpected argument/],
+    [["convert", "a", "b", "--split", "x"], /--split/],
+    [["convert", "nowhere.jsonl", "out.arrow"], /nowhere\.jsonl: no such file/],
+    [["info", "nowhere.arrow"], /no such file or folder/],
+    [["info"], /DATASET is missing/],
+  ] as const)("%j is refused with one line", async (argv, message) => {
+    const { code, out, err } = await grpo(...argv);
+    expect({ code, out }).toEqual({ code: 2, out: "" });
+    expect(err).toMatch(message);
+    expect(err.trimEnd().split("\n")).toHaveLength(1);
+  });
+
+  test("download without a network: one line, exit 1, nothing left", async () => {
+    const target = folder.file("offline");
+    const { code, err } = await grpo("download", "owner/name", "--output_dir", target);
+    expect(code).toBe(1);
+    expect(err).toMatch(/^grpo data: owner\/name: the hub cannot be reached .*check the network/);
+    expect(readdirSync(folder.path).filter((name) => name.startsWith("offline"))).toEqual([]);
+  });
+});
+
+describe("download", () => {
+  const line = (question: string) => `${JSON.stringify({ question, answer: "#### 1" })}\n`;
+  const files: Record<string, string> = {
+    "README.md": "about",
+    "dataset_infos.json": "{}",
+    "main/train-00000-of-00002.jsonl": line("a"),
+    "main/train-00001-of-00002.jsonl": line("b"),
+    "main/test-00000-of-00001.jsonl": line("c"),
+    "other/train-00000-of-00001.jsonl": line("d"),
+  };
+  let server: ReturnType<typeof Bun.serve>;
+  let hubUrl = "";
+
+  /** Lists the files, and gives them whole or in part, as the hub does. */
+  beforeAll(() => {
+    server = Bun.serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      fetch(request) {
+        const path = decodeURIComponent(new URL(request.url).pathname);
+        if (path.startsWith("/api/datasets/owner/name/tree/"))
+          return Response.json(
+            Object.keys(files).map((name) => ({ type: "file", path: name, size: files[name]!.length, oid: "0" })),
+          );
+        const text = files[/^\/datasets\/owner\/name\/resolve\/[^/]+\/(.+)$/.exec(path)?.[1] ?? ""];
+        if (text === undefined) return new Response("not found", { status: 404 });
+        const range = /bytes=(\d+)-(\d+)/.exec(request.headers.get("range") ?? "");
+        if (range === null) return new Response(text, { headers: { etag: '"0"' } });
+        const [from, to] = [Number(range[1]), Math.min(Number(range[2]), text.length - 1)];
+        const headers = { etag: '"0"', "content-range": `bytes ${from}-${to}/${text.length}` };
+        return new Response(text.slice(from, to + 1), { status: 206, headers });
+      },
+    });
+    hubUrl = `http://127.0.0.1:${server.port}`;
+  });
+  afterAll(() => server.stop(true));
+
+  test("becomes a folder as datasets saves it", async () => {
+    const target = folder.file("downloaded");
+    const { splits } = await downloadDataset("owner/name", target, { hubUrl });
+    expect(splits).toEqual([
+      { name: "test", rows: 1, files: 1 },
+      { name: "train", rows: 2, files: 2 },
+    ]);
+    const questions = (split: string) => {
+      const dataset = openDataset(target, { split });
+      const found = Array.from({ length: dataset.numRows }, (_, i) => dataset.row(i).question);
+      dataset.close();
+      return found;
+    };
+    expect([questions("train"), questions("test")]).toEqual([["a", "b"], ["c"]]);
+    expect(readdirSync(`${target}/train`).filter((name) => name.endsWith("download"))).toEqual([]);
+    const again = downloadDataset("owner/name", target, { hubUrl });
+    await expect(again).rejects.toThrow(/the folder is not empty/);
+  });
+
+  test("what the hub does not have is bad input", async () => {
+    const missing = downloadDataset("owner/missing", folder.file("missing"), { hubUrl });
+    await expect(missing).rejects.toBeInstanceOf(InputError);
+    await expect(missing).rejects.toThrow(/no public dataset of the hub/);
+    const config = downloadDataset("owner/name", folder.file("missing"), { hubUrl, config: "third" });
+    await expect(config).rejects.toThrow(/no configuration "third"; choose with --config: main, other/);
+    expect(readdirSync(folder.path).filter((name) => name.startsWith("missing"))).toEqual([]);
+  });
+});
+
+test("the files of one configuration are chosen", () => {
+  const choose = (paths: string[], config: string | null = null) => choosePaths("o/n", paths.toSorted(), config);
+  expect(choose(["data/train-0.parquet", "data/x.json", "README.md"])).toEqual(["data/train-0.parquet"]);
+  expect(choose(["train.jsonl", "test.jsonl", "config.json"])).toEqual(["test.jsonl", "train.jsonl"]);
+  expect(choose(["default/train/0000.parquet", "default/test/0000.parquet"])).toHaveLength(2);
+  expect(choose(["en/train.jsonl"])).toEqual(["en/train.jsonl"]);
+  expect(choose(["a/t.parquet", "b/t.parquet"], "b")).toEqual(["b/t.parquet"]);
+  expect(() => choose(["a/t.parquet", "b/t.parquet"])).toThrow(/several configurations; choose with --config: a, b/);
+  expect(() => choose(["README.md", "script.py"])).toThrow(/no Parquet, Arrow or JSON files/);
+});
