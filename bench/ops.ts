@@ -18,6 +18,7 @@ import {
   type Timing,
 } from "./measure.ts";
 import { attentionBenches } from "./ops/attention.ts";
+import { cacheBenches } from "./ops/cache.ts";
 import type { OpBench, Use } from "./ops/case.ts";
 import { flatBenches } from "./ops/flat.ts";
 import { headBenches } from "./ops/head.ts";
@@ -32,6 +33,7 @@ export function opBenches(shapes: Shapes): Readonly<Record<keyof Ops, readonly O
   return {
     ...matmulBenches(shapes),
     ...attentionBenches(shapes),
+    ...cacheBenches(shapes),
     ...headBenches(shapes),
     ...normBenches(shapes),
     ...rowBenches(shapes),

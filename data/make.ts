@@ -11,27 +11,30 @@ import { main } from "../src/cli/main.ts";
 import { createArrowWriter } from "../src/data/arrow/write.ts";
 import { errorText } from "../src/errors.ts";
 import { generationConfig, initialTensors, modelConfig, modelShape } from "./init-model.ts";
+import { generateMixed } from "./mixed-answers.ts";
 import { generateProblems, type Problem } from "./problems.ts";
 import { buildVocabulary, tokenizerFiles } from "./tokenizer.ts";
-import { generateWarmStart } from "./warm-start.ts";
 
 /** Every constant of the recipe; data/README.md says how they were found. */
 export const recipe = {
   evalProblems: { count: 300, seed: 1 },
   trainProblems: { count: 5000, seed: 2 },
-  warmStart: { count: 100_000, seed: 3 },
+  workedProblems: { count: 100_000, seed: 3 },
+  mixedProblems: { count: 10_000, seed: 4 },
   vocabularySize: 432,
-  weightsSeed: 4,
+  weightsSeed: 5,
+  /** First the procedure, then both ways of answering; a step is 64 problems. */
   sft: {
-    per_device_train_batch_size: 64,
-    max_steps: 1200,
-    learning_rate: 0.005,
-    lr_scheduler_type: "linear",
-    warmup_steps: 50,
-    save_steps: 0,
-    dtype: "float32",
-    device: "cpu",
-    seed: 5,
+    both: {
+      per_device_train_batch_size: 64,
+      lr_scheduler_type: "linear",
+      save_steps: 0,
+      logging_steps: 20,
+      dtype: "float32",
+      device: "cpu",
+    },
+    worked: { max_steps: 1600, learning_rate: 0.005, warmup_steps: 50, seed: 6 },
+    mixed: { max_steps: 120, learning_rate: 0.001, warmup_steps: 10, seed: 7 },
   },
 } as const;
 
@@ -39,8 +42,8 @@ const modelFolder = assetPath("data/model");
 const problemsFolder = assetPath("data/problems");
 const workFolder = assetPath("outputs/bundled");
 const initialFolder = join(workFolder, "initial");
-const warmStartFile = join(workFolder, "warm-start.arrow");
-const trainedFolder = join(workFolder, "sft");
+const workedFolder = join(workFolder, "worked");
+const mixedFolder = join(workFolder, "mixed");
 
 const modelFiles = [
   "config.json",
@@ -54,9 +57,10 @@ const modelFiles = [
 const steps: Readonly<Record<string, { readonly makes: string; readonly run: () => void | Promise<void> }>> = {
   problems: { makes: "data/problems: train.arrow and eval.arrow", run: makeProblems },
   initial: { makes: "outputs/bundled/initial: the tokenizer and the untrained model", run: makeInitialModel },
-  "warm-start": { makes: "outputs/bundled/warm-start.arrow: what grpo sft trains on", run: makeWarmStart },
-  sft: { makes: "outputs/bundled/sft: the trained model (some minutes)", run: trainModel },
-  model: { makes: "data/model: a copy of the trained model", run: () => installModel(trainedFolder) },
+  "warm-start": { makes: "outputs/bundled: worked.arrow and mixed.arrow, what grpo sft trains on", run: makeWarmStart },
+  worked: { makes: "outputs/bundled/worked: a model that works problems out (some minutes)", run: trainWorked },
+  mixed: { makes: "outputs/bundled/mixed: the same after seeing both ways of answering", run: trainMixed },
+  model: { makes: "data/model: a copy of that model", run: installModel },
 };
 
 /** Held-out problems and those to train on; no question is in both. */
@@ -65,9 +69,13 @@ export function bundledProblems(): { readonly train: Problem[]; readonly held: P
   return { train: generateProblems({ ...recipe.trainProblems, exclude: questionsOf(held) }), held };
 }
 
-/** The warm start's problems: none of them is held out. */
-export function warmStartProblems(): Problem[] {
-  return generateWarmStart({ ...recipe.warmStart, exclude: questionsOf(generateProblems(recipe.evalProblems)) });
+/** What the two warm starts learn from: no problem in it is held out. */
+export function warmStartProblems(): { readonly worked: Problem[]; readonly mixed: Problem[] } {
+  const exclude = questionsOf(generateProblems(recipe.evalProblems));
+  return {
+    worked: generateProblems({ ...recipe.workedProblems, exclude }),
+    mixed: generateMixed({ ...recipe.mixedProblems, exclude }),
+  };
 }
 
 /** The tokenizer's files by name, and how many tokens it has. */
@@ -118,22 +126,33 @@ async function makeInitialModel(): Promise<void> {
 }
 
 function makeWarmStart(): void {
+  const { worked, mixed } = warmStartProblems();
   mkdirSync(workFolder, { recursive: true });
-  writeProblems(warmStartFile, warmStartProblems());
+  writeProblems(`${workedFolder}.arrow`, worked);
+  writeProblems(`${mixedFolder}.arrow`, mixed);
 }
 
-async function trainModel(): Promise<void> {
-  const settings = { model: initialFolder, dataset: warmStartFile, output_dir: trainedFolder, ...recipe.sft };
+function trainWorked(): Promise<void> {
+  return fineTune(initialFolder, workedFolder, recipe.sft.worked);
+}
+
+function trainMixed(): Promise<void> {
+  return fineTune(workedFolder, mixedFolder, recipe.sft.mixed);
+}
+
+/** Trains the model in `from` on `to`.arrow and leaves it in `to`. */
+async function fineTune(from: string, to: string, own: Readonly<Record<string, number>>): Promise<void> {
+  const settings = { model: from, dataset: `${to}.arrow`, output_dir: to, ...recipe.sft.both, ...own };
   const flags = Object.entries(settings).flatMap(([key, value]) => [`--${key}`, String(value)]);
   const status = await main(["sft", "--overwrite", ...flags]);
   if (status !== 0) throw new Error(`grpo sft ended with status ${status}`);
 }
 
-function installModel(from: string): void {
+function installModel(): void {
   mkdirSync(modelFolder, { recursive: true });
   for (const name of modelFiles) {
-    const source = name.endsWith(".safetensors") ? from : initialFolder;
-    copyFileSync(join(source, name), join(modelFolder, name));
+    const from = name.endsWith(".safetensors") ? mixedFolder : initialFolder;
+    copyFileSync(join(from, name), join(modelFolder, name));
   }
 }
 

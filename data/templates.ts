@@ -64,7 +64,7 @@ export const templates: readonly Template[] = [
     steps: ["a + b", "1 - c"],
   },
   {
-    text: "{N} has {a} {o} and finds {b} more. Later {N} finds {c} more. How many {o} does {N} have in all?",
+    text: "{N} has {a} {o} and finds {b} more. Then {N} finds {c} more. How many {o} does {N} have in all?",
     numbers: { a: many, b: few, c: few },
     steps: ["a + b", "1 + c"],
   },

@@ -136,6 +136,7 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
       };
       const outcome = await runTraining(setup, session, hooks, resume);
       session.close();
+      for (const line of setup.device.traceLines()) console.note(line);
       if (outcome.stopped)
         console.note(`stopped after step ${outcome.steps}; go on with --resume_from_checkpoint true`);
       else if (bundled) for (const line of whatNext(outputDir)) console.note(line);

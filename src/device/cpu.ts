@@ -34,7 +34,7 @@ export interface CpuOptions {
   readonly threads?: number | null;
   /** Instruction path; by default $BUN_GRPO_CPU_PATH, else the fastest proven one. */
   readonly path?: string;
-  /** Counts calls and time per kernel. */
+  /** Counts calls and time per kernel; by default where $BUN_GRPO_TRACE is set. */
   readonly trace?: boolean;
   /** Called when the kernels are not in the cache and are compiled first. */
   readonly onBuild?: () => void;
@@ -85,7 +85,7 @@ export function choosePath(library: Pick<CpuLibrary, "paths">, asked: string | u
  */
 export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice> {
   const libraryFile = options.libraryFile ?? (await buildKernels(options.onBuild)).library;
-  const library = openCpuLibrary(libraryFile, { trace: options.trace ?? false });
+  const library = openCpuLibrary(libraryFile, { trace: options.trace ?? !!process.env.BUN_GRPO_TRACE });
   const path = choosePath(library, options.path ?? process.env.BUN_GRPO_CPU_PATH);
   library.selectPath(path);
   const threads = library.setThreads(options.threads ?? usableThreads(library));
@@ -122,6 +122,15 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     },
     download: (source) => copyOut(source),
     read: async (source) => copyOut(source),
+    traceLines() {
+      const entries = [...library.trace]
+        .filter(([, { calls }]) => calls > 0)
+        .sort((a, b) => b[1].seconds - a[1].seconds);
+      return entries.map(
+        ([name, { calls, seconds }]) =>
+          `${name.padEnd(26)} ${String(calls).padStart(10)} calls ${seconds.toFixed(3).padStart(10)} s`,
+      );
+    },
     activationDType: () => "float32", // every path so far widens bfloat16 and multiplies in float32
     parameterElements(shape) {
       if (shape.length !== 2) return elementCount(shape);

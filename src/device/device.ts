@@ -225,6 +225,9 @@ export interface Device {
   /** Floating-point operations a second that the device sustains at most, measured once: what MFU is a share of. */
   peakFlops(): number;
 
+  /** Calls and seconds per kernel, most first, as lines; empty unless tracing is on ($BUN_GRPO_TRACE). */
+  traceLines(): string[];
+
   /** @throws RunError when the memory is not there; says how much was asked for. */
   allocate(byteLength: number, what: string): DeviceMemory;
   /** Memory that both the host and the device's copies can use: the address is the host's. */

@@ -55,7 +55,7 @@ export function planOptimizer(
     plan.add("Adam moments", `v/${name}`, "float32", elements);
     plan.add("gradients", `gradient/${name}`, "float32", elements, ["update"]);
   }
-  plan.add("gradients", "sum of squares", "float64", [1]);
+  plan.add("optimizer scalars", "sum of squares", "float64", [1]);
   return (tensors, weights) => {
     const get = (name: string): Tensor => {
       const found = tensors.get(name);

@@ -46,7 +46,7 @@ export const microBatchSettings = {
   micro_batch_tokens: z
     .int()
     .min(16)
-    .default(4096)
+    .default(2048)
     .meta(about("Tokens computed at once: memory against speed. The result is the same to rounding.")),
 } as const;
 

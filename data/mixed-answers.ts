@@ -1,7 +1,7 @@
 /**
- * The problems that the bundled model learns from before GRPO. They show two ways of answering, as texts in the world
- * do: some answers work the problem out, some only state the result. The model learns both, and where which is usual;
- * it seldom gets a stated result right. That working it out pays is left for GRPO to find.
+ * Problems answered in two ways, as texts in the world are: some answers work the problem out, some only state the
+ * result. After the warm start has taught the procedure, a few hundred of these show that both ways are usual. The
+ * model seldom states a right result without working it out; that working it out pays is left for GRPO to find.
  */
 import { generateProblems, type Problem, type ProblemOptions } from "./problems.ts";
 import { seededSource } from "./random.ts";
@@ -10,7 +10,7 @@ import { seededSource } from "./random.ts";
 export const workedShare = 0.2;
 
 /** Problems as `generateProblems` gives them, most of their answers cut down to the result. */
-export function generateWarmStart(options: ProblemOptions): Problem[] {
+export function generateMixed(options: ProblemOptions): Problem[] {
   const next = seededSource(options.seed + 1);
   return generateProblems(options).map((problem) => {
     const worked = alwaysWorked(problem.story) || next() / 2 ** 32 < workedShare;
@@ -18,7 +18,7 @@ export function generateWarmStart(options: ProblemOptions): Problem[] {
   });
 }
 
-/** Whether the warm start works out every answer to the story at this place. */
+/** Whether every answer to the story at this place of the templates is worked out. */
 export function alwaysWorked(story: number): boolean {
   return story % 3 === 0;
 }

@@ -1,0 +1,279 @@
+/** `grpo doctor`: what it says about machines that are not at hand, its check of a product, and the command itself. */
+import { describe, expect, test } from "bun:test";
+import { resolve } from "node:path";
+import packageJson from "../../package.json" with { type: "json" };
+import { type Finding, findings, leastBun, report } from "../../src/cli/doctor.ts";
+import { checkProduct, type Machine } from "../../src/cli/machine.ts";
+import { type CpuDevice, openCpuDevice, provenPaths } from "../../src/device/cpu.ts";
+
+const GiB = 2 ** 30;
+
+const sound: Machine = {
+  ...{ bun: leastBun, platform: "linux", arch: "x64", release: "6.1", processor: "Some CPU", cacheFolder: "/cache" },
+  cores: { installed: 8, allowed: 8, usable: 8 },
+  memory: { total: 16 * GiB, available: 12 * GiB },
+  kernels: { library: "/cache/lib.so", compiler: "c++ 12.2", seconds: 0 },
+  paths: [
+    { name: "portable", supported: true, proven: true },
+    { name: "avx2", supported: true, proven: true },
+    { name: "avx512", supported: false, proven: false },
+  ],
+  forcedPath: null,
+  compute: {
+    ...{ path: "avx2", threads: 8, peakGflops: 512, readGigabytes: 33.3 },
+    selfCheck: { samples: 64, fromPortable: 1e-7, fromExact: 2e-7, tolerance: 2 ** -18, passed: true },
+  },
+  cuda: { none: "this version computes on the CPU alone" },
+  folder: { path: "/run", free: 100 * GiB, writable: true },
+  bundled: { model: true, problems: true },
+};
+
+function finding(machine: Partial<Machine>, topic: string): Finding {
+  const found = findings({ ...sound, ...machine }).filter((f) => f.topic === topic);
+  expect(found).toHaveLength(1);
+  return found[0]!;
+}
+
+const missing = (machine: Partial<Machine>): string[] =>
+  findings({ ...sound, ...machine }).flatMap(({ topic, status }) => (status === "missing" ? [topic] : []));
+
+describe("a sound machine", () => {
+  test("has nothing missing, and all that was measured is said", () => {
+    expect(missing({})).toEqual([]);
+    const text = report(findings(sound), true).join("\n");
+    for (const part of [
+      "Some CPU, 8 cores usable",
+      "12.0 GiB available of 16.0 GiB",
+      "c++ 12.2",
+      "512 GFLOP/s",
+      "33.3 GB/s",
+    ])
+      expect(text).toContain(part);
+    for (const part of ["avx2, 8 threads", "64 elements of a product", "100.0 GiB free in /run", "CPU alone"])
+      expect(text).toContain(part);
+    expect(text).toEndWith("\nTraining can run here.");
+  });
+
+  test("what is wrong has its cure on the line below", () => {
+    const found: Finding[] = [
+      { topic: "a", status: "ok", text: "fine" },
+      { topic: "longer", status: "missing", text: "gone", cure: "bring it back" },
+    ];
+    expect(report(found, false)).toEqual([
+      "ok       a       fine",
+      "MISSING  longer  gone",
+      "                 → bring it back",
+      "",
+      "Training cannot run here until what is MISSING is there.",
+    ]);
+  });
+});
+
+describe("Bun and system", () => {
+  test("the oldest Bun is the one that package.json names", () =>
+    expect(packageJson.engines.bun).toBe(`>=${leastBun}`));
+
+  test.each([
+    ["1.4.4", ["Bun"]],
+    ["1.4.5", []],
+    ["1.10.0", []],
+    ["0.9.9", ["Bun"]],
+  ])("Bun %s", (bun, wanted) => expect(missing({ bun })).toEqual(wanted));
+
+  test.each([
+    ["linux", "arm64", []],
+    ["darwin", "arm64", []],
+    ["win32", "x64", ["system"]],
+    ["linux", "riscv64", ["system"]],
+  ])("%s %s", (platform, arch, wanted) => expect(missing({ platform, arch })).toEqual(wanted));
+
+  test("Windows is told of WSL", () => expect(finding({ platform: "win32" }, "system").cure).toContain("WSL"));
+});
+
+describe("cores and memory", () => {
+  test.each([
+    [{ installed: 8, allowed: 8, usable: 8 }, "Some CPU, 8 cores usable"],
+    [{ installed: 8, allowed: 4, usable: 4 }, "Some CPU, 4 cores usable; the affinity mask allows 4 of 8"],
+    [{ installed: 8, allowed: 8, usable: 1 }, "Some CPU, 1 core usable; the control group's quota is 1"],
+  ])("%j", (cores, text) => expect(finding({ cores }, "processor").text).toBe(text));
+
+  test.each([
+    [0.1, "missing"],
+    [1, "note"],
+    [2, "ok"],
+  ])("%d GiB available", (available, status) => {
+    const found = finding({ memory: { total: 16 * GiB, available: available * GiB } }, "memory");
+    expect(found.status as string).toBe(status);
+    expect(found.cure === undefined).toBe(status === "ok");
+  });
+});
+
+describe("kernels", () => {
+  test("just built: how long it took", () => {
+    const kernels = { library: "/cache/lib.so", compiler: "c++ 12.2", seconds: 12.34 };
+    expect(finding({ kernels }, "kernels").text).toBe("built just now in 12.3 s: lib.so in /cache");
+  });
+
+  test("without a compiler: nothing is said about paths, and the cure stands apart", () => {
+    const kernels = { failure: "they need a compiler; install one; or set CXX" };
+    const machine = { kernels, paths: [], compute: null };
+    expect(missing(machine)).toEqual(["kernels"]);
+    expect(finding(machine, "kernels")).toMatchObject({
+      text: "they need a compiler",
+      cure: "install one; or set CXX",
+    });
+    expect(findings({ ...sound, ...machine }).some(({ topic }) => topic.startsWith("path"))).toBe(false);
+  });
+
+  test("a wrong product is no machine to train on", () => {
+    const compute = sound.compute as Extract<Machine["compute"], { path: string }>;
+    const selfCheck = { ...compute.selfCheck, fromPortable: 0.25, passed: false };
+    expect(missing({ compute: { ...compute, selfCheck } })).toEqual(["self-check"]);
+    expect(finding({ compute: { ...compute, selfCheck } }, "self-check").text).toContain(
+      "2.5e-1 from the portable path",
+    );
+  });
+});
+
+describe("instruction paths", () => {
+  const paths = sound.paths.map((p) => (p.name === "avx512" ? { ...p, supported: true } : p));
+
+  test("one that never ran on real hardware is not chosen, and how to force it is said", () => {
+    const found = finding({ paths }, "path avx512");
+    expect(found.status).toBe("note");
+    expect(found.text).toContain(
+      "supported by this processor, never run on real hardware; so it is not chosen by itself",
+    );
+    expect(found.cure).toContain("BUN_GRPO_CPU_PATH=avx512");
+    expect(found.cure).toContain("OPS_PATH=avx512 bun test test/ops");
+    expect(missing({ paths })).toEqual([]);
+  });
+
+  test("forced, it is still said that it never ran", () => {
+    const compute = { ...(sound.compute as object), path: "avx512" } as Machine["compute"];
+    const found = finding({ paths, compute, forcedPath: "avx512" }, "path avx512");
+    expect(found).toMatchObject({ status: "note" });
+    expect(found.text).toEndWith("never run on real hardware, chosen by BUN_GRPO_CPU_PATH");
+    expect(finding({ paths, compute, forcedPath: "avx512" }, "path avx2").text).not.toContain("chosen");
+  });
+
+  test("the processor lacks it: no reason to worry", () => {
+    expect(finding({}, "path avx512")).toEqual({
+      ...{ topic: "path avx512", status: "ok" },
+      text: "compiled, not supported by this processor, never run on real hardware",
+    });
+    expect(finding({}, "path avx2").text).toEndWith("proven on real hardware, chosen");
+  });
+
+  test("an unknown one was asked for: what there is", () => {
+    const compute = { failure: "BUN_GRPO_CPU_PATH=sse9: unknown instruction path; one of portable, avx2, avx512" };
+    expect(missing({ compute, forcedPath: "sse9" })).toEqual(["path"]);
+    expect(finding({ compute, forcedPath: "sse9" }, "path").cure).toBe(
+      "unset BUN_GRPO_CPU_PATH, or set it to portable or avx2",
+    );
+  });
+});
+
+describe("what training can do without", () => {
+  test.each([
+    ["disk", { folder: { path: "/run", free: GiB / 2, writable: true } }, "512 MiB free in /run"],
+    ["disk", { folder: { path: "/run", free: GiB * 9, writable: false } }, "/run cannot be written"],
+    ["bundled", { bundled: { model: false, problems: true } }, "data/model is not there"],
+    ["bundled", { bundled: { model: false, problems: false } }, "data/model and data/problems are not there"],
+    ["CUDA", { cuda: { none: "no driver" } }, "no driver"],
+  ] as const)("%s", (topic, machine, text) => {
+    expect(finding(machine, topic)).toMatchObject({ status: "note", text });
+    expect(missing(machine)).toEqual([]);
+  });
+
+  test("a CUDA device is named", () =>
+    expect(finding({ cuda: { device: "CUDA, some GPU" } }, "CUDA")).toMatchObject({
+      status: "ok",
+      text: "CUDA, some GPU",
+    }));
+});
+
+const device = await openCpuDevice({ threads: 1 });
+
+describe("the product that is checked", () => {
+  test.each(device.library.paths.filter(({ supported }) => supported).map(({ name }) => [name]))(
+    "is right on %s, and the path in use stays what it was",
+    (path) => {
+      const check = checkProduct({ ...device, path });
+      expect(check).toMatchObject({ passed: true, samples: 64 });
+      expect(check.fromExact).toBeGreaterThan(0);
+      device.library.selectPath(device.path);
+    },
+  );
+
+  const broken = (spoil: (y: Float32Array) => void): CpuDevice => ({
+    ...device,
+    download(t) {
+      const y = device.download(t);
+      spoil(y as Float32Array);
+      return y;
+    },
+  });
+
+  test("fails for a small error, for NaN, and when only one path is wrong", () => {
+    expect(checkProduct(broken((y) => y.set(y.map((value) => value + 0.01)))).passed).toBe(false);
+    expect(checkProduct(broken((y) => y.fill(Number.NaN, y.length - 1))).passed).toBe(false);
+    let calls = 0;
+    const check = checkProduct(broken((y) => calls++ % 2 === 1 && y.fill(0)));
+    expect(check.passed).toBe(false);
+    expect(check.fromExact).toBeLessThan(check.tolerance);
+    expect(check.fromPortable).toBeGreaterThan(check.tolerance);
+  });
+});
+
+describe("the command", () => {
+  const main = resolve(import.meta.dir, "../../src/cli/main.ts");
+  async function doctor(env: Record<string, string | undefined>, ...argv: string[]) {
+    const child = Bun.spawn([process.execPath, main, "doctor", ...argv], {
+      ...{ stdout: "pipe", stderr: "pipe" },
+      env: { ...process.env, BUN_GRPO_CPU_PATH: undefined, ...env },
+    });
+    const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    return { out, err, code: await child.exited };
+  }
+
+  test("examines this machine, for people and for programs", async () => {
+    const { out, code } = await doctor({}, "--json");
+    expect(code).toBe(0);
+    const {
+      ready,
+      findings: found,
+      machine,
+    } = JSON.parse(out) as { ready: boolean; findings: Finding[]; machine: Machine };
+    expect(ready).toBe(true);
+    expect(machine.bun).toBe(Bun.version);
+    expect(machine.memory.available).toBeGreaterThan(0);
+    expect(machine.memory.available).toBeLessThanOrEqual(machine.memory.total);
+    expect(machine.compute).toMatchObject({ selfCheck: { passed: true } });
+    expect(machine.paths.filter(({ proven }) => proven).map(({ name }) => name)).toEqual(
+      machine.paths.map(({ name }) => name).filter((name) => provenPaths.includes(name)),
+    );
+    expect(found).toEqual(findings(machine));
+  }, 60_000);
+
+  test("takes the path it is told to, and exits with 1 for one that is not there", async () => {
+    const portable = await doctor({ BUN_GRPO_CPU_PATH: "portable" });
+    expect(portable.code).toBe(0);
+    expect(portable.out).toMatch(/path portable .*chosen by BUN_GRPO_CPU_PATH\n/);
+    const unknown = await doctor({ BUN_GRPO_CPU_PATH: "sse9" });
+    expect(unknown).toMatchObject({ code: 1, err: "" });
+    expect(unknown.out).toContain("MISSING  path");
+    expect(unknown.out).toContain("BUN_GRPO_CPU_PATH=sse9: unknown instruction path");
+  }, 60_000);
+
+  test("without a compiler says so, with the cure and status 1", async () => {
+    const { out, err, code } = await doctor({ PATH: "/nonexistent", CXX: undefined });
+    expect({ err, code }).toEqual({ err: "", code: 1 });
+    expect(out).toMatch(/MISSING {2}kernels .*C\+\+20 compiler.*\n +→ install one/);
+  }, 60_000);
+
+  test("refuses an unknown flag", async () => {
+    const { err, code } = await doctor({}, "--jsn");
+    expect({ err, code }).toEqual({ err: "grpo doctor: --jsn: unknown setting; did you mean --json?\n", code: 2 });
+  }, 60_000);
+});
