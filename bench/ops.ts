@@ -85,10 +85,8 @@ export function runBench(
       throw new RunError(`${op} ${sizes} ${dtype} on ${device.path}: wrong result: ${errorText(error)}`);
     }
     const bound = boundOf(flops, bytes, peak);
-    return {
-      ...{ op, use, dtype, sizes, flops, bytes, bound },
-      ...measure(run, { flops, bytes, bound }, meter, patience),
-    };
+    const timing = measure(run, { flops, bytes, bound }, meter, patience);
+    return { op, use, dtype, sizes, flops, bytes, bound, ...timing };
   } finally {
     workspace.free();
   }

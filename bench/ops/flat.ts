@@ -10,7 +10,13 @@ import { scattered, type Workspace } from "./workspace.ts";
 const TOLERANCE = 2 ** -20;
 
 const settings: AdamWSettings = {
-  ...{ learningRate: 1e-2, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.1, step: 3, gradientScale: 0.5 },
+  learningRate: 1e-2,
+  beta1: 0.9,
+  beta2: 0.99,
+  epsilon: 1e-8,
+  weightDecay: 0.1,
+  step: 3,
+  gradientScale: 0.5,
 };
 
 function adamw({ V, D }: Shapes, dtype: ComputeDType): OpBench {
@@ -81,7 +87,10 @@ const onOne: Readonly<Record<"scale" | "fill", OnOne>> = {
 function one(op: "scale" | "fill", n: number): OpBench {
   const { run, want, bytes } = onOne[op];
   return {
-    ...{ op, use: "training", dtype: "float32", sizes: sizesText({ n }) },
+    op,
+    use: "training",
+    dtype: "float32",
+    sizes: sizesText({ n }),
     flops: op === "scale" ? n : 0,
     bytes: bytes * n,
     open(w) {
@@ -98,7 +107,12 @@ function one(op: "scale" | "fill", n: number): OpBench {
 
 function addition(n: number): OpBench {
   return {
-    ...{ op: "add", use: "training", dtype: "float32", sizes: sizesText({ n }), flops: n, bytes: 12 * n },
+    op: "add",
+    use: "training",
+    dtype: "float32",
+    sizes: sizesText({ n }),
+    flops: n,
+    bytes: 12 * n,
     open(w) {
       const [y, x] = [w.input("y", "float32", [n]), w.input("x", "float32", [n])];
       return {
@@ -113,7 +127,12 @@ function addition(n: number): OpBench {
 
 function squares(n: number): OpBench {
   return {
-    ...{ op: "sumSquares", use: "training", dtype: "float32", sizes: sizesText({ n }), flops: 2 * n, bytes: 4 * n },
+    op: "sumSquares",
+    use: "training",
+    dtype: "float32",
+    sizes: sizesText({ n }),
+    flops: 2 * n,
+    bytes: 4 * n,
     open(w) {
       const x = w.input("x", "float32", [n]);
       const sum = w.output("sum", "float64", [1]);

@@ -145,7 +145,12 @@ interface Draw {
 
 function sample({ B, V, topK = 0, topP = 1, penalty = 1 }: Draw): OpBench {
   const settings: SamplingSettings = {
-    ...{ seed: 42, stream: 0, temperature: 1, topK, topP, minP: 0 },
+    seed: 42,
+    stream: 0,
+    temperature: 1,
+    topK,
+    topP,
+    minP: 0,
     repetitionPenalty: penalty,
   };
   const truncated = topK > 0 || topP < 1;

@@ -6,7 +6,7 @@ import { z } from "zod";
 import { about } from "../config/settings/about.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
-import { examine, type Machine } from "./machine.ts";
+import { examine, type Machine, type SelfCheck } from "./machine.ts";
 
 /** The oldest Bun that the program runs on, as package.json says. */
 export const leastBun = "1.4.5";
@@ -79,55 +79,49 @@ export function findings(machine: Machine): Finding[] {
   ];
 }
 
+const ok = (topic: string, text: string): Finding => ({ topic, status: "ok", text });
+const note = (topic: string, text: string, cure: string): Finding => ({ topic, status: "note", text, cure });
+const missing = (topic: string, text: string, cure: string): Finding => ({ topic, status: "missing", text, cure });
+
 function bunFinding({ bun }: Machine): Finding {
-  const ok = Bun.semver.satisfies(bun, `>=${leastBun}`);
-  if (ok) return { topic: "Bun", status: "ok", text: bun };
-  return { topic: "Bun", status: "missing", text: `${bun}; ${leastBun} is needed`, cure: "bun upgrade" };
+  if (Bun.semver.satisfies(bun, `>=${leastBun}`)) return ok("Bun", bun);
+  return missing("Bun", `${bun}; ${leastBun} is needed`, "bun upgrade");
 }
 
 function systemFinding({ platform, arch, release }: Machine): Finding {
   const text = `${platform} ${arch}, kernel ${release}`;
-  if ((platform === "linux" || platform === "darwin") && (arch === "x64" || arch === "arm64"))
-    return { topic: "system", status: "ok", text };
+  const known = (platform === "linux" || platform === "darwin") && (arch === "x64" || arch === "arm64");
+  if (known) return ok("system", text);
   const cure = platform === "win32" ? "run it under WSL 2" : "use Linux or macOS on x64 or arm64";
-  return { topic: "system", status: "missing", text, cure };
+  return missing("system", text, cure);
 }
 
 function processorFinding({ processor, cores }: Machine): Finding {
   const { installed, allowed, usable } = cores;
-  const limits = [
-    ...(allowed < installed ? [`the affinity mask allows ${allowed} of ${installed}`] : []),
-    ...(usable < allowed ? [`the control group's quota is ${usable}`] : []),
-  ];
-  const text = [`${processor}, ${usable} ${usable === 1 ? "core" : "cores"} usable`, ...limits].join("; ");
-  return { topic: "processor", status: "ok", text };
+  const parts = [`${processor}, ${usable} ${usable === 1 ? "core" : "cores"} usable`];
+  if (allowed < installed) parts.push(`the affinity mask allows ${allowed} of ${installed}`);
+  if (usable < allowed) parts.push(`the control group's quota is ${usable}`);
+  return ok("processor", parts.join("; "));
 }
 
 function memoryFinding({ memory }: Machine): Finding {
   const { total, available } = memory;
-  const topic = "memory";
   const text = `${size(available)} available of ${size(total)}`;
   const cure = "end what else holds memory; grpo plan tells what a run takes";
-  if (available < LEAST_MEMORY) return { topic, status: "missing", text, cure };
-  if (available < LITTLE_MEMORY) return { topic, status: "note", text: `${text}: enough for small models`, cure };
-  return { topic, status: "ok", text };
+  if (available < LEAST_MEMORY) return missing("memory", text, cure);
+  if (available < LITTLE_MEMORY) return note("memory", `${text}: enough for small models`, cure);
+  return ok("memory", text);
 }
 
 function kernelFindings({ kernels, cacheFolder }: Machine): Finding[] {
   if ("failure" in kernels) {
     // "what is wrong; the cure"
     const [text = "", ...cure] = kernels.failure.split("; ");
-    return [{ topic: "kernels", status: "missing", text, ...(cure.length > 0 ? { cure: cure.join("; ") } : {}) }];
+    return [missing("kernels", text, cure.join("; ") || "see grpo doctor --debug")];
   }
   const built = kernels.seconds > 0 ? `built just now in ${kernels.seconds.toFixed(1)} s` : "from the cache";
-  return [
-    { topic: "compiler", status: "ok", text: kernels.compiler },
-    {
-      topic: "kernels",
-      status: "ok",
-      text: `${built}: ${kernels.library.replace(`${cacheFolder}/`, "")} in ${cacheFolder}`,
-    },
-  ];
+  const file = kernels.library.replace(`${cacheFolder}/`, "");
+  return [ok("compiler", kernels.compiler), ok("kernels", `${built}: ${file} in ${cacheFolder}`)];
 }
 
 function pathFindings({ paths, forcedPath, compute }: Machine): Finding[] {
@@ -141,16 +135,10 @@ function pathFindings({ paths, forcedPath, compute }: Machine): Finding[] {
     ];
     if (name === chosen) facts.push(forcedPath === name ? "chosen by BUN_GRPO_CPU_PATH" : "chosen");
     const text = facts.join(", ");
-    if (proven || !supported) return { topic, status: "ok", text };
-    if (name === chosen)
-      return {
-        ...{ topic, status: "note", text },
-        cure: `check it first, from the repository: OPS_PATH=${name} bun test test/ops`,
-      };
-    return {
-      ...{ topic, status: "note", text: `${text}; so it is not chosen by itself` },
-      cure: `to use it: BUN_GRPO_CPU_PATH=${name}; to check it first, from the repository: OPS_PATH=${name} bun test test/ops`,
-    };
+    if (proven || !supported) return ok(topic, text);
+    const check = `check it first, from the repository: OPS_PATH=${name} bun test test/ops`;
+    if (name === chosen) return note(topic, text, check);
+    return note(topic, `${text}; so it is not chosen by itself`, `to use it, BUN_GRPO_CPU_PATH=${name}; ${check}`);
   });
 }
 
@@ -158,59 +146,49 @@ function computeFindings({ compute, paths }: Machine): Finding[] {
   if (compute === null) return [];
   if ("failure" in compute) {
     const usable = paths.filter(({ supported }) => supported).map(({ name }) => name);
-    return [
-      {
-        ...{ topic: "path", status: "missing", text: compute.failure },
-        cure: `unset BUN_GRPO_CPU_PATH, or set it to ${usable.join(" or ")}`,
-      },
-    ];
+    return [missing("path", compute.failure, `unset BUN_GRPO_CPU_PATH, or set it to ${usable.join(" or ")}`)];
   }
   const { path, threads, peakGflops, readGigabytes, selfCheck } = compute;
+  const on = `${path}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+  const peak = ok(
+    "peak",
+    `${peakGflops.toFixed(0)} GFLOP/s, reads ${readGigabytes.toFixed(1)} GB/s (${on}, best of 5)`,
+  );
+  return [peak, selfCheckFinding(path, selfCheck)];
+}
+
+function selfCheckFinding(path: string, { samples, fromPortable, fromExact, tolerance, passed }: SelfCheck): Finding {
   const off = (x: number) => x.toExponential(1);
-  const differences = `${off(selfCheck.fromPortable)} from the portable path, ${off(selfCheck.fromExact)} from float64`;
-  return [
-    {
-      ...{ topic: "peak", status: "ok" },
-      text: `${peakGflops.toFixed(0)} GFLOP/s, reads ${readGigabytes.toFixed(1)} GB/s (${path}, ${threads} ${threads === 1 ? "thread" : "threads"}, best of 5)`,
-    },
-    selfCheck.passed
-      ? {
-          topic: "self-check",
-          status: "ok",
-          text: `${selfCheck.samples} elements of a product: at most ${differences}`,
-        }
-      : {
-          ...{ topic: "self-check", status: "missing" },
-          text: `a product on ${path} is wrong: ${differences}, where ${off(selfCheck.tolerance)} is allowed`,
-          cure: `compute on another path (BUN_GRPO_CPU_PATH=portable), and delete the cached kernels to have them rebuilt`,
-        },
-  ];
+  const differences = `${off(fromPortable)} from the portable path, ${off(fromExact)} from float64`;
+  if (passed) return ok("self-check", `${samples} elements of a product: at most ${differences}`);
+  return missing(
+    "self-check",
+    `a product on ${path} is wrong: ${differences}, where ${off(tolerance)} is allowed`,
+    "compute on another path (BUN_GRPO_CPU_PATH=portable), and delete the cached kernels to have them rebuilt",
+  );
 }
 
 function cudaFinding({ cuda }: Machine): Finding {
-  if ("device" in cuda) return { topic: "CUDA", status: "ok", text: cuda.device };
-  return { topic: "CUDA", status: "note", text: cuda.none };
+  return "device" in cuda ? ok("CUDA", cuda.device) : { topic: "CUDA", status: "note", text: cuda.none };
 }
 
 function diskFinding({ folder }: Machine): Finding {
   const { path, free, writable } = folder;
-  const topic = "disk";
-  if (!writable)
-    return { topic, status: "note", text: `${path} cannot be written`, cure: "name an --output_dir that can" };
+  if (!writable) return note("disk", `${path} cannot be written`, "name an --output_dir that can");
   const text = `${size(free)} free in ${path}`;
-  if (free >= LITTLE_DISK) return { topic, status: "ok", text };
+  if (free >= LITTLE_DISK) return ok("disk", text);
   const cure = "free some, or name another --output_dir: a checkpoint takes about 14 bytes a parameter";
-  return { topic, status: "note", text, cure };
+  return note("disk", text, cure);
 }
 
 function bundledFinding({ bundled }: Machine): Finding {
-  const topic = "bundled";
-  const missing = [...(bundled.model ? [] : ["data/model"]), ...(bundled.problems ? [] : ["data/problems"])];
-  if (missing.length === 0) return { topic, status: "ok", text: "the tiny model and its problems: try bun run train" };
-  return {
-    ...{ topic, status: "note", text: `${missing.join(" and ")} ${missing.length === 1 ? "is" : "are"} not there` },
-    cure: "name --model and --dataset, or make the bundled ones: bun data/make.ts",
-  };
+  const absent = [...(bundled.model ? [] : ["data/model"]), ...(bundled.problems ? [] : ["data/problems"])];
+  if (absent.length === 0) return ok("bundled", "the tiny model and its problems: try bun run train");
+  return note(
+    "bundled",
+    `${absent.join(" and ")} ${absent.length === 1 ? "is" : "are"} not there`,
+    "name --model and --dataset, or make the bundled ones: bun data/make.ts",
+  );
 }
 
 function size(bytes: number): string {

@@ -73,7 +73,10 @@ export interface SelfCheck {
 export async function examine(note: (text: string) => void): Promise<Machine> {
   const kernels = await attempt(() => buildKernels(() => note("compiling the CPU kernels for this machine")));
   return {
-    ...{ bun: Bun.version, platform: process.platform, arch: process.arch, release: release() },
+    bun: Bun.version,
+    platform: process.platform,
+    arch: process.arch,
+    release: release(),
     processor: cpus()[0]?.model.trim() || "unknown",
     memory: { total: totalmem(), available: availableBytes() },
     cacheFolder: cacheFolder(),
@@ -89,7 +92,7 @@ export async function examine(note: (text: string) => void): Promise<Machine> {
   };
 }
 
-type KernelFacts = Pick<Machine, "cores" | "paths" | "compute">;
+type KernelFacts = Pick<Machine, "cores" | "paths" | "compute"> & Partial<Pick<Machine, "kernels">>;
 
 const withoutKernels: KernelFacts = {
   cores: { installed: cpus().length, allowed: availableParallelism(), usable: availableParallelism() },
@@ -100,7 +103,8 @@ const withoutKernels: KernelFacts = {
 async function withKernels(libraryFile: string): Promise<KernelFacts> {
   const opened = await attempt(() => openCpuDevice({ libraryFile }));
   // Where the path that was asked for is not there, what the others are can still be said.
-  const device = "failure" in opened ? await openCpuDevice({ libraryFile, path: "portable" }) : opened;
+  const device = "failure" in opened ? await attempt(() => openCpuDevice({ libraryFile, path: "portable" })) : opened;
+  if ("failure" in device) return { ...withoutKernels, kernels: device };
   const { library, threads } = device;
   return {
     cores: { installed: cpus().length, allowed: library.availableThreads(), usable: threads },

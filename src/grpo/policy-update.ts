@@ -51,6 +51,28 @@ export interface Updater {
   readonly optimizer: OptimizerState;
 }
 
+/** What of a command's settings the update reads. */
+export function updateSettings(
+  config: LossConfig & {
+    readonly adamBeta1: number;
+    readonly adamBeta2: number;
+    readonly adamEpsilon: number;
+    readonly weightDecay: number;
+    readonly maxGradNorm: number;
+    readonly temperature: number;
+    readonly microBatchTokens: number;
+  },
+): PolicyUpdateSettings {
+  const { weightDecay, maxGradNorm, temperature, microBatchTokens } = config;
+  const { adamBeta1: beta1, adamBeta2: beta2, adamEpsilon: epsilon } = config;
+  return {
+    loss: config,
+    optimizer: { beta1, beta2, epsilon, weightDecay, maxGradNorm },
+    temperature,
+    microBatchTokens,
+  };
+}
+
 /** Values of each completion of a micro-batch, out of values by entry. */
 function byCompletion(batch: MicroBatch, values: Float32Array): Float32Array[] {
   return Array.from(batch.completions, (_, i) => values.subarray(batch.entryStarts[i]!, batch.entryStarts[i + 1]!));

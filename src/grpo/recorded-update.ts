@@ -14,7 +14,13 @@ import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { learningRate } from "../optim/schedule.ts";
 import { computeAdvantages } from "./advantages.ts";
-import { type PolicyUpdateSettings, type ScoredGroup, scoreGroups, updateStep } from "./policy-update.ts";
+import {
+  type PolicyUpdateSettings,
+  type ScoredGroup,
+  scoreGroups,
+  updateSettings,
+  updateStep,
+} from "./policy-update.ts";
 import { type RolloutGroup, readRollouts } from "./rollout-file.ts";
 
 /** What of a trainer's state an update goes on from. */
@@ -125,18 +131,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const metrics = createMetricsWriter(config.outputDir);
   try {
     if (resume) restoreOptimizer(session, resume.folder);
-    const settings: PolicyUpdateSettings = {
-      loss: config,
-      optimizer: {
-        beta1: config.adamBeta1,
-        beta2: config.adamBeta2,
-        epsilon: config.adamEpsilon,
-        weightDecay: config.weightDecay,
-        maxGradNorm: config.maxGradNorm,
-      },
-      temperature: config.temperature,
-      microBatchTokens: config.microBatchTokens,
-    };
+    const settings = updateSettings(config);
     const scored = await scoredGroups(session, config, groups, settings);
     for (const warning of scored.warnings) note(`note: ${warning}`);
     const first = resume?.state.step ?? 0;

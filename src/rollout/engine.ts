@@ -262,8 +262,9 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
       await breathe();
     };
 
-    const { isStop: _, ...fixed } = settings;
-    const keyed = JSON.stringify(fixed);
+    // What a recorded decode step has fixed beside the number of rows; everything else lies in buffers.
+    const { seed, stream, temperature, topK, topP, minP, repetitionPenalty } = settings;
+    const keyed = [seed, stream, temperature, topK, topP, minP, repetitionPenalty].join(" ");
     while (scheduler.waiting > 0 || scheduler.running.length > 0) {
       if (events.shouldStop?.()) break;
       const admission = scheduler.admit();

@@ -1,6 +1,9 @@
 /** `grpo doctor`: what it says about machines that are not at hand, its check of a product, and the command itself. */
 import { describe, expect, test } from "bun:test";
-import { resolve } from "node:path";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join, resolve } from "node:path";
+import { buildKernels } from "../../ffi/bindings/cpu.ts";
 import packageJson from "../../package.json" with { type: "json" };
 import { type Finding, findings, leastBun, report } from "../../src/cli/doctor.ts";
 import { checkProduct, type Machine } from "../../src/cli/machine.ts";
@@ -270,6 +273,17 @@ describe("the command", () => {
     const { out, err, code } = await doctor({ PATH: "/nonexistent", CXX: undefined });
     expect({ err, code }).toEqual({ err: "", code: 1 });
     expect(out).toMatch(/MISSING {2}kernels .*C\+\+20 compiler.*\n +→ install one/);
+  }, 60_000);
+
+  test("a cached library that cannot be loaded is missing, and what to delete is said", async () => {
+    const cache = mkdtempSync(join(tmpdir(), "grpo-doctor-"));
+    const { library } = await buildKernels();
+    writeFileSync(join(cache, basename(library)), "torn");
+    const { out, err, code } = await doctor({ BUN_GRPO_CACHE: cache });
+    rmSync(cache, { recursive: true });
+    expect({ err, code }).toEqual({ err: "", code: 1 });
+    expect(out).toMatch(/MISSING {2}kernels .*cannot be loaded.*\n +→ delete it to have it rebuilt\n/);
+    expect(out).not.toContain("path");
   }, 60_000);
 
   test("refuses an unknown flag", async () => {

@@ -1,0 +1,129 @@
+/**
+ * One generation: the prompts that were drawn and the completions sampled for them, in the forms that rewards, update,
+ * record and console take. Nothing here computes on the device.
+ */
+import type { Sampler } from "../data/order.ts";
+import type { Problem } from "../engine/prompts.ts";
+import { InputError } from "../errors.ts";
+import { writeCompletions } from "../metrics/completions-file.ts";
+import type { CompletionSample } from "../metrics/console.ts";
+import type { RewardBatch, RewardResult } from "../rewards/pool.ts";
+import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { ScoredGroup } from "./policy-update.ts";
+import { formatRollout } from "./rollout-file.ts";
+import type { TrainingSetup } from "./setup.ts";
+
+/** A prompt with what was sampled for it. */
+export interface Group {
+  readonly problem: Problem;
+  readonly completions: readonly SampledCompletion[];
+}
+
+/**
+ * The next prompts in the seeded order; rows whose prompt leaves no room for a completion are skipped.
+ *
+ * @throws InputError where no row fits
+ */
+export function drawProblems({ problems, batch, longestPrompt }: TrainingSetup, sampler: Sampler) {
+  const drawn: Problem[] = [];
+  let skipped = 0;
+  while (drawn.length < batch.generationPrompts) {
+    const problem = problems.problem(sampler.next().row);
+    if (problem.promptIds.length <= longestPrompt) drawn.push(problem);
+    else if (++skipped > problems.dataset.numRows)
+      throw new InputError(
+        `${problems.dataset.path}: every prompt is longer than ${longestPrompt} tokens; lower max_completion_length`,
+      );
+  }
+  return { problems: drawn, skipped };
+}
+
+/** What reward functions get: one value a completion, the dataset's columns included. */
+export function rewardBatch(groups: readonly Group[], texts: readonly string[]): RewardBatch {
+  const rows = groups.flatMap(({ problem, completions }) => completions.map(() => problem.example));
+  const names = Object.keys(rows[0]?.columns ?? {});
+  return {
+    prompts: rows.map((example) => example.prompt),
+    completions: texts,
+    completionIds: groups.flatMap((group) => group.completions.map((c) => [...c.completionIds])),
+    golds: rows.map((example) => example.gold),
+    columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name])])),
+  };
+}
+
+/** What the update gets. `advantages` and `reference` are by completion, in the order of the groups. */
+export function scoredGroups(
+  groups: readonly Group[],
+  advantages: Float64Array,
+  reference: readonly { readonly logprobs: Float32Array }[] | null,
+): ScoredGroup[] {
+  let at = 0;
+  return groups.map(({ problem, completions }) => ({
+    promptIds: problem.promptIds,
+    completions: completions.map((c) => {
+      const i = at++;
+      return {
+        completionIds: c.completionIds,
+        finished: c.finished,
+        advantage: advantages[i]!,
+        oldLogprobs: c.logprobs,
+        refLogprobs: reference?.[i]?.logprobs ?? null,
+        samplingLogprobs: c.samplingLogprobs,
+      };
+    }),
+  }));
+}
+
+/** `completions/step-N.jsonl`: the generation's rollouts, ready for `grpo update`. */
+export async function recordRollouts(
+  outputDir: string,
+  step: number,
+  groups: readonly Group[],
+  texts: readonly string[],
+  rewards: readonly (number | null)[],
+): Promise<void> {
+  let at = 0;
+  const lines = groups.flatMap(({ problem, completions }, group) =>
+    completions.map(({ completionIds, finished, logprobs, samplingLogprobs }) => {
+      const i = at++;
+      return formatRollout(
+        { group, promptIds: problem.promptIds, promptText: promptText(problem) },
+        {
+          completionIds,
+          finished,
+          reward: rewards[i] ?? null,
+          oldLogprobs: Float64Array.from(logprobs),
+          samplingLogprobs: Float64Array.from(samplingLogprobs),
+          text: texts[i]!,
+        },
+      );
+    }),
+  );
+  await writeCompletions(outputDir, step, lines);
+}
+
+/** A prompt as a reader wants it: the text, or the last message. */
+function promptText({ example }: Problem): string {
+  return typeof example.prompt === "string" ? example.prompt : (example.prompt.at(-1)?.content ?? "");
+}
+
+/** `count` completions, spread over the generation, for the console. */
+export function completionSamples(
+  groups: readonly Group[],
+  texts: readonly string[],
+  { total }: RewardResult,
+  count: number,
+): CompletionSample[] {
+  const samples = groups.flatMap(({ problem, completions }) =>
+    completions.map(({ completionIds, finished }) => ({
+      prompt: promptText(problem),
+      tokens: completionIds.length,
+      finished,
+    })),
+  );
+  const stride = Math.max(1, Math.floor(samples.length / count));
+  return samples
+    .map((sample, i) => ({ ...sample, completion: texts[i]!, reward: total[i] ?? null }))
+    .filter((_, i) => i % stride === 0)
+    .slice(0, count);
+}
