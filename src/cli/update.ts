@@ -7,7 +7,7 @@ import { modelFolder } from "../engine/inputs.ts";
 import { runRecordedUpdate, updateState } from "../grpo/recorded-update.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
-import { requireFreshOutput, resumeFolder, standardConsole } from "./train.ts";
+import { resumeFolder, standardConsole } from "./train.ts";
 
 export const update: Command = {
   name: "update",
@@ -26,7 +26,6 @@ ${describeSettings("update")}`,
     const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
     const resume =
       checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, updateState) };
-    if (!resume) requireFreshOutput(config.outputDir, config.overwrite);
     mkdirSync(config.outputDir, { recursive: true });
     const folder = await modelFolder(config.model ?? bundledModel());
     await runRecordedUpdate({ config, folder, resume, note: console.note, onStep: console.step });

@@ -119,7 +119,6 @@ export async function train(
 
   try {
     if (!resume) await evaluate();
-    let evaluatedAt = step;
     while (step < steps && !hooks.stopRequested()) {
       stopwatch.lap();
       const firstStep = step + 1;
@@ -217,11 +216,9 @@ export async function train(
       reached = state();
 
       // Checkpoint, evaluation
-      if (config.saveSteps > 0 && step - Math.max(savedAt, 0) >= config.saveSteps && step < steps) await save();
-      if (config.evalSteps !== null && step - evaluatedAt >= config.evalSteps && step < steps) {
-        await evaluate();
-        evaluatedAt = step;
-      }
+      const passed = (every: number) => Math.floor(step / every) > Math.floor((firstStep - 1) / every);
+      if (config.saveSteps > 0 && passed(config.saveSteps)) await save();
+      if (config.evalSteps !== null && passed(config.evalSteps) && step < steps) await evaluate();
     }
     if (hooks.stopRequested()) {
       const checkpoint = savedAt === reached.step && saved.length > 0 ? saved.at(-1)! : await save();

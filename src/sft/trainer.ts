@@ -156,10 +156,18 @@ export async function runSft(run: SftRun): Promise<boolean> {
       const speed = { tokens_per_second: tokens / (times.step_time ?? 1), num_tokens: numTokens };
       const skips: Record<string, number> = skippedRows > 0 ? { skipped_rows: skippedRows } : {};
       const memory = { memory_peak_bytes: anonymousBytes() };
-      const record: MetricsRecord = { step, epoch: sampler.position / numRows, ...values, ...speed, ...memory, ...skips, ...times };
+      const record: MetricsRecord = {
+        step,
+        epoch: sampler.position / numRows,
+        ...values,
+        ...speed,
+        ...memory,
+        ...skips,
+        ...times,
+      };
       metrics.write(record);
       if (step % config.loggingSteps === 0 || step === steps) console.step(record);
-      if (config.saveSteps > 0 && step % config.saveSteps === 0 && step < steps) await save();
+      if (config.saveSteps > 0 && step % config.saveSteps === 0) await save();
       if (config.evalSteps !== null && step % config.evalSteps === 0 && step < steps) await evaluate();
     }
     if (run.stopRequested()) {
