@@ -47,13 +47,22 @@ export function peakText({ compute, memory }: Peak): string {
   return `${compute.toFixed(0)} GFLOP/s, ${memory.toFixed(1)} GB/s`;
 }
 
+/** More than a fifth apart. */
+function unsteady(a: number, b: number): boolean {
+  return Math.min(a, b) < 0.8 * Math.max(a, b);
+}
+
 /** The lines under the table. */
 export function opsSummary({ peaks, results, path, threads }: OpsReport): string[] {
   const lines = [
     `peak of ${path} on ${threads} thread${threads === 1 ? "" : "s"}: ${peakText(peaks.first)} before, ${peakText(peaks.last)} after; each share is of the peak measured between its own samples`,
   ];
+  if (unsteady(peaks.first.compute, peaks.last.compute) || unsteady(peaks.first.memory, peaks.last.memory))
+    lines.push(
+      "the peaks differ: something else runs on this machine, or it throttles; measure again when it is quiet",
+    );
   if (results.some(({ share, bound }) => bound === "memory" && share > 1))
-    lines.push("shares above 100 %: the caches held what was read, the peak is that of memory");
+    lines.push("shares above 100 %: the peak is that of reading memory; caches give more, and writes go beside reads");
   const { measured, slowest, below } = productShares(results);
   if (slowest === undefined) return lines;
   const goal = percent(PRODUCT_SHARE);

@@ -241,6 +241,15 @@ describe("the report", () => {
     expect(opsSummary(report(at(0.9)))[0]).toContain("100 GFLOP/s, 20.0 GB/s before, 90 GFLOP/s, 19.0 GB/s after");
   });
 
+  test("warns when the peaks before and after are a fifth apart", () => {
+    expect(opsSummary(report(at(0.9))).join()).not.toContain("differ");
+    const last = { compute: 79, memory: 20 };
+    const first = { compute: 100, memory: 20 };
+    expect(opsSummary({ ...report(at(0.9)), peaks: { first, last } }).join()).toContain("the peaks differ");
+    const memory = { first: { compute: 100, memory: 15 }, last: first };
+    expect(opsSummary({ ...report(at(0.9)), peaks: memory }).join()).toContain("the peaks differ");
+  });
+
   test("is a table with straight columns", () => {
     const { head, row } = opsTable(all);
     for (const share of [0.01, 1.2]) expect(row(result("add", "training", share))).toHaveLength(head.length);

@@ -1,0 +1,73 @@
+import { describe, expect, test } from "bun:test";
+import { describeMemory, requireMemory } from "../../src/engine/memory.ts";
+import { InputError } from "../../src/errors.ts";
+import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
+import { byteLength } from "../../src/tensor/tensor.ts";
+
+function examplePlan() {
+  const plan = planMemory();
+  plan.add("weights", "w", "bfloat16", [33, 7]);
+  plan.add("cache", "kv", "float32", [100], ["rollout"]);
+  plan.add("gradients", "g", "float32", [50], ["update"]);
+  plan.add("both", "shared", "int32", [9], ["rollout", "update"]);
+  plan.add("activations", "x", "float32", [300], ["update"]);
+  return plan.build();
+}
+
+describe("memory plan", () => {
+  const overlaps = (a: string, b: string): boolean => {
+    const tensors = placeTensors(examplePlan(), 4096);
+    const [x, y] = [tensors.get(a)!, tensors.get(b)!];
+    return x.address < y.address + byteLength(y) && y.address < x.address + byteLength(x);
+  };
+
+  test("buffers that live at the same time never share memory", () => {
+    for (const [a, b] of [
+      ["w", "kv"],
+      ["w", "g"],
+      ["w", "shared"],
+      ["shared", "kv"],
+      ["shared", "g"],
+      ["shared", "x"],
+      ["g", "x"],
+    ] as const)
+      expect([a, b, overlaps(a, b)]).toEqual([a, b, false]);
+  });
+
+  test("buffers of different phases do", () => {
+    expect(overlaps("kv", "g") || overlaps("kv", "x")).toBe(true);
+  });
+
+  test("the total is the larger phase, every buffer inside it and aligned", () => {
+    const plan = examplePlan();
+    const round = (bytes: number) => Math.ceil(bytes / 128) * 128;
+    expect(plan.totalBytes).toBe(round(33 * 7 * 2) + round(9 * 4) + round(50 * 4) + round(300 * 4));
+    for (const t of placeTensors(plan, 0).values()) {
+      expect(t.address % 128).toBe(0);
+      expect(t.address + byteLength(t)).toBeLessThanOrEqual(plan.totalBytes);
+    }
+  });
+
+  test("a name is taken once", () => {
+    const plan = planMemory();
+    plan.add("a", "x", "float32", [1]);
+    expect(() => plan.add("b", "x", "float32", [1])).toThrow("two buffers named x");
+  });
+
+  test("prints every group with its lifetime, and the peak", () => {
+    const estimate = { plan: examplePlan(), scratchBytes: 1 << 20, programBytes: 64 << 20, peakBytes: 66 << 20 };
+    const text = describeMemory(estimate).join("\n");
+    for (const name of ["weights", "cache", "gradients", "both", "activations"]) expect(text).toContain(name);
+    expect(text).toMatch(/both +rollout, update/);
+    expect(text).toMatch(/peak +66\.0/);
+  });
+
+  test("a plan that the machine cannot hold is refused before anything is allocated, with the largest parts", () => {
+    const plan = planMemory();
+    plan.add("key-value cache", "kv", "float32", [2 ** 50], ["rollout"]);
+    const built = plan.build();
+    const estimate = { plan: built, scratchBytes: 0, programBytes: 0, peakBytes: built.totalBytes };
+    expect(() => requireMemory(estimate)).toThrow(InputError);
+    expect(() => requireMemory(estimate)).toThrow(/key-value cache .*max_concurrent_sequences/);
+  });
+});

@@ -1,0 +1,85 @@
+import { describe, expect, test } from "bun:test";
+import { rolloutSizes } from "../../src/rollout/buffers.ts";
+import { createPagePool, pagesFor } from "../../src/rollout/pages.ts";
+import { createScheduler } from "../../src/rollout/scheduler.ts";
+import type { RolloutRequest } from "../../src/rollout/sequence.ts";
+
+const requests = (lengths: readonly number[], samples: number): RolloutRequest[] =>
+  lengths.map((length, prompt) => ({ promptIds: new Int32Array(length).fill(1), samples, prompt }));
+
+/** Runs a schedule to its end, sequences finishing in a scrambled order; returns what was admitted, in order. */
+function run(lengths: readonly number[], samples: number, maxSequences: number, promptSlots: number) {
+  const limits = { maxSequences, promptSlots, longestPrompt: 130, maxCompletion: 100, penalized: false };
+  const sizes = rolloutSizes(limits);
+  const scheduler = createScheduler(requests(lengths, samples), limits, sizes);
+  const admitted: string[] = [];
+  const prefilled: number[] = [];
+  const holds = new Map<number, string>(); // page → who holds it
+  let seed = 7;
+  for (let round = 0; scheduler.waiting > 0 || scheduler.running.length > 0; round++) {
+    if (round > 10_000) throw new Error("the schedule does not end");
+    const { prefill, sequences } = scheduler.admit();
+    expect(prefill.reduce((sum, p) => sum + p.length, 0)).toBeLessThanOrEqual(sizes.prefillTokens);
+    for (const prompt of prefill) {
+      prefilled.push(prompt.request);
+      for (const page of prompt.pages) {
+        expect(holds.get(page)).toBeUndefined();
+        holds.set(page, `prompt ${prompt.request}`);
+      }
+    }
+    for (const s of sequences) {
+      admitted.push(`${s.prompt.request}.${s.sample}`);
+      for (const page of s.pages) {
+        expect(holds.get(page)).toBeUndefined();
+        holds.set(page, `${s.prompt.request}.${s.sample}`);
+      }
+    }
+    expect(scheduler.running.length).toBeLessThanOrEqual(maxSequences);
+    expect(new Set(scheduler.running.map((s) => s.slot)).size).toBe(scheduler.running.length);
+    expect(scheduler.running.length).toBeGreaterThan(0);
+    seed = (seed * 1103515245 + 12345) % 2 ** 31;
+    const done = scheduler.running[seed % scheduler.running.length]!;
+    for (const page of done.pages) holds.delete(page);
+    if (done.prompt.open === 1) for (const page of done.prompt.pages) holds.delete(page);
+    scheduler.finish(done);
+  }
+  expect(holds.size).toBe(0);
+  return { admitted, prefilled };
+}
+
+describe("scheduler", () => {
+  for (const [slots, prompts] of [
+    [1, 1],
+    [3, 2],
+    [7, 3],
+    [64, 6],
+  ] as const)
+    test(`${slots} slots, ${prompts} prompts: every sample once, in order, each prompt prefilled once`, () => {
+      const lengths = [5, 130, 64, 65, 1, 128];
+      const { admitted, prefilled } = run(lengths, 4, slots, prompts);
+      expect(admitted).toEqual(lengths.flatMap((_, p) => [0, 1, 2, 3].map((s) => `${p}.${s}`)));
+      expect(prefilled).toEqual(lengths.map((_, p) => p));
+    });
+
+  test("a request without samples is passed over", () => {
+    const limits = { maxSequences: 2, promptSlots: 2, longestPrompt: 8, maxCompletion: 8, penalized: false };
+    const list = requests([3, 4], 1).map((r, i) => ({ ...r, samples: i }));
+    const scheduler = createScheduler(list, limits, rolloutSizes(limits));
+    expect(scheduler.admit().sequences.map((s) => s.prompt.request)).toEqual([1]);
+  });
+});
+
+describe("pages", () => {
+  test("counts blocks of 64", () => {
+    expect([1, 63, 64, 65, 128, 129].map(pagesFor)).toEqual([1, 1, 1, 2, 2, 3]);
+  });
+
+  test("takes all or nothing, gives back what was taken", () => {
+    const pool = createPagePool(5);
+    const first = pool.take(3)!;
+    expect(pool.take(3)).toBeNull();
+    expect(pool.free).toBe(2);
+    pool.give(first);
+    expect([...pool.take(5)!].sort()).toEqual([0, 1, 2, 3, 4]);
+  });
+});
