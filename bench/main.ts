@@ -123,10 +123,10 @@ function chosen(flags: BenchFlags): OpBench[] {
 }
 
 /** @throws InputError for a path that is not compiled in, or that the processor lacks */
-async function requirePath(name: string, onBuild: () => void): Promise<void> {
-  const { paths } = openCpuLibrary((await buildKernels(onBuild)).library);
-  if (paths.some((p) => p.name === name && p.supported)) return;
+function requirePath(name: string, library: string): void {
+  const { paths } = openCpuLibrary(library);
   const usable = paths.filter((p) => p.supported).map((p) => p.name);
+  if (usable.includes(name)) return;
   const known = paths.some((p) => p.name === name);
   const reason = known ? "this processor has no such instructions" : "there is no such path";
   throw new InputError(`--path ${name}: ${reason}; this machine runs ${usable.join(", ")}`);
@@ -134,12 +134,12 @@ async function requirePath(name: string, onBuild: () => void): Promise<void> {
 
 async function runOpsSuite(flags: BenchFlags): Promise<void> {
   const benches = chosen(flags);
-  const onBuild = () => process.stderr.write("compiling the CPU kernels\n");
-  if (flags.path !== null) await requirePath(flags.path, onBuild);
+  const { library } = await buildKernels(() => process.stderr.write("compiling the CPU kernels\n"));
+  if (flags.path !== null) requirePath(flags.path, library);
   const device = await openCpuDevice({
+    libraryFile: library,
     threads: flags.threads,
     ...(flags.path === null ? {} : { path: flags.path }),
-    onBuild,
   });
   const out = (text: string) => process.stdout.write(`${text}\n`);
   const table = opsTable(benches);
@@ -147,7 +147,7 @@ async function runOpsSuite(flags: BenchFlags): Promise<void> {
     out(device.description);
     out(table.head);
   }
-  const patience = flags.quick ? { samples: 3, time: 10 } : { samples: 7, time: 100 };
+  const patience = flags.quick ? { samples: 3, time: 10 } : { samples: 5, time: 60 };
   const report = runOps(device, benches, patience, (result) => {
     if (!flags.json) out(table.row(result));
   });

@@ -82,7 +82,7 @@ export interface Timing {
 /** Short work is repeated until a sample takes about this long, in milliseconds. */
 const SHORTEST_SAMPLE = 4;
 /** A peak is measured for as long as the sample beside it, up to this. */
-const LONGEST_PEAK = 60;
+const LONGEST_PEAK = 40;
 const PEAK_BYTES = 64 * 2 ** 20;
 
 /** Times `work`, which does `flops` operations or moves `bytes`, and measures the peak that bounds it in between. */

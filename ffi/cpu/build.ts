@@ -3,7 +3,16 @@
  * the hash of sources, flags and compiler. Never -march=native: the library runs on any machine of its architecture
  * and chooses its path there.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { assetPath } from "../../src/assets.ts";
@@ -19,15 +28,44 @@ const common = [
   "-pthread",
 ];
 
+const avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"];
+
 /** Instruction paths in the order of dispatch.cpp, with the flags that only their own code gets. */
 const pathFlags: Record<string, readonly string[]> =
   process.arch === "x64"
     ? {
         portable: [],
         avx2: ["-mavx2", "-mfma", "-mf16c"],
-        avx512: ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"],
+        avx512,
       }
     : { portable: [] };
+
+/** A path that is another with products of its own (path_bf16.cpp); left out when the compiler lacks its instructions. */
+interface ProductPath {
+  readonly name: string;
+  readonly flags: readonly string[];
+  readonly defines: readonly string[];
+  /** A program of one such instruction. */
+  readonly probe: string;
+}
+
+const productPaths: readonly ProductPath[] =
+  process.arch === "x64"
+    ? [
+        {
+          name: "avx512bf16",
+          flags: [...avx512, "-mavx512bf16"],
+          defines: ["-DBASE_PATH=path_avx512"],
+          probe: "__m512 f(__m512 c, __m512bh a, __m512bh b) { return _mm512_dpbf16_ps(c, a, b); }",
+        },
+        {
+          name: "amx",
+          flags: [...avx512, "-mamx-tile", "-mamx-bf16"],
+          defines: ["-DBASE_PATH=path_avx512", "-DAMX_TILES"],
+          probe: "void f() { _tile_dpbf16ps(0, 1, 2); }",
+        },
+      ]
+    : [];
 
 /** Where built libraries are kept: `$BUN_GRPO_CACHE`, else `$XDG_CACHE_HOME/bun-grpo`, else `~/.cache/bun-grpo`. */
 export function cacheFolder(): string {
@@ -66,6 +104,22 @@ async function compile(command: readonly string[]): Promise<void> {
   throw new RunError(`the CPU kernels did not compile: ${command.join(" ")}: ${reason} (GCC 11 or Clang 14 is needed)`);
 }
 
+/** Whether compiler and assembler know the path's instructions (GCC 11 and Clang 12 know all). */
+async function knows(compiler: Compiler, path: ProductPath, folder: string): Promise<boolean> {
+  const source = join(folder, `probe-${path.name}.cpp`);
+  writeFileSync(source, `#include <immintrin.h>\n${path.probe}\n`);
+  const command = [
+    compiler.command,
+    ...common,
+    ...path.flags,
+    "-c",
+    source,
+    "-o",
+    join(folder, `probe-${path.name}.o`),
+  ];
+  return (await Bun.spawn(command, { stdout: "ignore", stderr: "ignore" }).exited) === 0;
+}
+
 /** Runs `jobs` with at most one per core at a time. */
 async function runAll(jobs: (() => Promise<void>)[]): Promise<void> {
   const queue = [...jobs];
@@ -92,7 +146,7 @@ export interface BuildResult {
 export async function buildKernels(onBuild?: () => void): Promise<BuildResult> {
   const compiler = findCompiler();
   const hash = new Bun.CryptoHasher("sha256");
-  hash.update(JSON.stringify([compiler, common, pathFlags, process.arch, process.platform]));
+  hash.update(JSON.stringify([compiler, common, pathFlags, productPaths, process.arch, process.platform]));
   const folder = assetPath("ffi/cpu");
   for (const name of sourceFiles()) hash.update(`${name}\0`).update(readFileSync(join(folder, name)));
   const key = hash.digest("hex").slice(0, 16);
@@ -110,15 +164,22 @@ export async function buildKernels(onBuild?: () => void): Promise<BuildResult> {
     throw new RunError(`${cache}: cannot be written (${errorText(error)}); set BUN_GRPO_CACHE to a folder that can`);
   }
   try {
+    const known = await Promise.all(productPaths.map((path) => knows(compiler, path, build)));
+    const products = productPaths.filter((_, i) => known[i]);
     const units: [object: string, command: string[]][] = [
       ...Object.entries(pathFlags).map(([name, flags]): [string, string[]] => [
         join(build, `${name}.o`),
         [...flags, `-DKERNEL_PATH=path_${name}`, join(folder, "path.cpp")],
       ]),
-      ...["dispatch", "threads"].map((name): [string, string[]] => [
+      ...products.map(({ name, flags, defines }): [string, string[]] => [
         join(build, `${name}.o`),
-        [join(folder, `${name}.cpp`)],
+        [...flags, ...defines, `-DKERNEL_PATH=path_${name}`, join(folder, "path_bf16.cpp")],
       ]),
+      [
+        join(build, "dispatch.o"),
+        [...products.map(({ name }) => `-DHAVE_${name.toUpperCase()}`), join(folder, "dispatch.cpp")],
+      ],
+      [join(build, "threads.o"), [join(folder, "threads.cpp")]],
     ];
     await runAll(
       units.map(

@@ -1,6 +1,13 @@
 // The C interface: each kernel under its own name, sent to the instruction path chosen for this process.
 #include <string.h>
 #include <time.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <unistd.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
 
 #include "ops.h"
 #include "threads.h"
@@ -15,6 +22,14 @@ DECLARE_PATH(portable)
 DECLARE_PATH(avx2)
 DECLARE_PATH(avx512)
 #endif
+// The build leaves these two out where the compiler does not know their instructions. EMULATED_BF16: a library in which
+// the tests' own functions stand for them.
+#if defined(HAVE_AVX512BF16)
+DECLARE_PATH(avx512bf16)
+#endif
+#if defined(HAVE_AMX)
+DECLARE_PATH(amx)
+#endif
 
 namespace {
 
@@ -22,7 +37,50 @@ struct Path {
   const char* name;
   const Kernels* kernels;
   bool (*supported)();
+  bool (*prepare)() = nullptr;  // before its first use; false: it cannot be used after all
 };
+
+#if defined(EMULATED_BF16)
+bool has_avx512bf16() { return true; }
+bool has_amx() { return true; }
+bool permit_tiles() { return true; }
+#elif defined(__x86_64__)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+}
+[[maybe_unused]] bool has_avx512bf16() {
+  unsigned eax, ebx, ecx, edx;
+  return has_avx512() && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && eax >= 1 &&
+         __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 5);
+}
+
+// Tile registers take 8 KiB a thread, so Linux hands them out on request only, once for the whole process.
+// The numbers are ARCH_GET_XCOMP_SUPP, ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA, which older headers lack.
+constexpr int GET_SUPPORTED = 0x1021, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+[[maybe_unused]] bool has_amx() {
+#if defined(__linux__)
+  unsigned eax, ebx, ecx, edx;
+  const unsigned osxsave = 1u << 27, amx = 1u << 22 | 1u << 24, states = 3u << 17;
+  if (!has_avx512() || !__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & osxsave)) return false;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & amx) != amx) return false;
+  unsigned enabled, upper;
+  asm volatile("xgetbv" : "=a"(enabled), "=d"(upper) : "c"(0));
+  unsigned long supported = 0;
+  return (enabled & states) == states && syscall(SYS_arch_prctl, GET_SUPPORTED, &supported) == 0 &&
+         (supported >> TILE_DATA & 1);
+#else
+  return false;
+#endif
+}
+[[maybe_unused]] bool permit_tiles() {
+#if defined(__linux__)
+  return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 // Slowest first.
 const Path paths[] = {
@@ -30,11 +88,13 @@ const Path paths[] = {
 #if defined(__x86_64__) && !defined(PORTABLE_ONLY)
     {"avx2", &path_avx2::kernels,
      [] { return __builtin_cpu_supports("avx2") != 0 && __builtin_cpu_supports("fma") != 0; }},
-    {"avx512", &path_avx512::kernels,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-     }},
+    {"avx512", &path_avx512::kernels, has_avx512},
+#endif
+#if defined(HAVE_AVX512BF16)
+    {"avx512bf16", &path_avx512bf16::kernels, has_avx512bf16},
+#endif
+#if defined(HAVE_AMX)
+    {"amx", &path_amx::kernels, has_amx, permit_tiles},
 #endif
 };
 constexpr int PATHS = sizeof paths / sizeof paths[0];
@@ -51,9 +111,10 @@ const char* path_name(int32_t index) { return index >= 0 && index < PATHS ? path
 int32_t path_supported(int32_t index) { return index >= 0 && index < PATHS && paths[index].supported(); }
 int32_t path_lanes(int32_t index) { return paths[index].kernels->lanes; }
 
-// Uses path `index` from now on; 0 when this processor cannot run it.
+// Uses path `index` from now on; 0 when this processor cannot run it, or the system refuses.
 int32_t path_select(int32_t index) {
   if (!path_supported(index)) return 0;
+  if (paths[index].prepare && !paths[index].prepare()) return 0;
   kernels = paths[index].kernels;
   return 1;
 }

@@ -10,6 +10,7 @@
 // gradient, masters and moments have the same layout in float32, so the optimizer is elementwise.
 //
 // An output element is one chain over the reduction index, whatever M, the threads or the blocking (tile.h).
+#include "panels.h"
 #include "threads.h"
 #include "tile.h"
 
@@ -41,27 +42,6 @@ INLINE const float* rows_f32(const TX* x, int64_t ldx, int64_t rows, int64_t dep
     *stride = depth;
     return scratch;
   }
-}
-
-// Writes a finished tile (float, 16 columns apart) to the output: bias, residual, rounding.
-template <class TY>
-INLINE void write_tile(TY* y, int64_t ldy, const float* c, int64_t rows, int64_t columns, const float* bias,
-                       bool accumulate) {
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t v = 0; v * W < columns; v++) {
-      int n = (int)smaller(W, columns - v * W);
-      V value = load(c + r * PANEL + v * W);
-      if (bias) value = add(value, load(bias + v * W));
-      TY* out = y + r * ldy + v * W;
-      if (accumulate) value = add(load_upto(out, n), value);
-      store_upto(out, value, n);
-    }
-}
-
-// Splits the panels so that every thread has work even when M is one block, with at least `least` panels a task.
-INLINE int64_t panels_per_task(int64_t panels, int64_t blocks, int64_t least) {
-  int64_t wanted = ceil_div(64, blocks);  // tasks per block: enough for any sensible number of threads
-  return larger(least, ceil_div(panels, wanted));
 }
 
 // y = x · wᵀ for one block of rows and a range of panels.
@@ -229,14 +209,16 @@ void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, i
   })));
 }
 
-// strips[i][t][MR]: rows k0 + i·MR … of xᵀ, a token's MR values side by side, zero beyond `depth`.
+// strips[i][t][MR]: columns i·MR … of x, a token's MR values side by side, zero beyond `depth`. A strip is written with
+// whole vectors: the W − MR values too many are overwritten by the next token, or lie in the room behind the last.
 template <class TX>
 INLINE void transpose_strips(float* strips, const TX* x, int64_t ldx, int64_t tokens, int64_t depth) {
-  for (int64_t t = 0; t < tokens; t++) {
-    const TX* row = x + t * ldx;
-    for (int64_t k = 0; k < depth; k += MR) {
-      float* strip = strips + k * tokens + t * MR;
-      for (int64_t r = 0; r < MR; r++) strip[r] = k + r < depth ? to_float(row[k + r]) : 0.0f;
+  for (int64_t k = 0; k < depth; k += MR) {
+    float* strip = strips + k * tokens;
+    if (k + W <= depth) {
+      for (int64_t t = 0; t < tokens; t++) store(strip + t * MR, load(x + t * ldx + k));
+    } else {
+      for (int64_t t = 0; t < tokens; t++) store(strip + t * MR, load_part(x + t * ldx + k, (int)(depth - k)));
     }
   }
 }
@@ -255,7 +237,7 @@ void matmul_backward_weight(float* dw, const void* dy, const void* x, int32_t M,
       int64_t k0 = task / splits * k_block, depth = smaller(k_block, K - k0);
       if (depth <= 0) return;
       int64_t from = task % splits * per_task, to = smaller(panels, from + per_task);
-      float* a = (float*)thread_scratch(0, TOKENS * k_block * 4);
+      float* a = (float*)thread_scratch(0, (TOKENS * k_block + W) * 4);
       float* b = (float*)thread_scratch(2, TOKENS * PANEL * 4);
       for (int64_t m = 0; m < M; m += TOKENS) {
         int64_t tokens = smaller(TOKENS, M - m);

@@ -26,7 +26,7 @@ export function modelFolder(model: string): Promise<string> {
 }
 
 /** Bytes of logits computed at once in scoring and training. */
-const HEAD_BYTES = 24 * 2 ** 20;
+const HEAD_BYTES = 48 * 2 ** 20;
 
 /** Rows of logits in a chunk: enough to keep the product busy, few enough to stay small. */
 export function headChunk({ vocabSize }: ModelConfig, tokens: number): number {

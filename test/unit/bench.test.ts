@@ -266,7 +266,8 @@ describe("the command line", () => {
       stderr: "pipe",
     });
     const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
-    return { out, err, code: await child.exited };
+    // Sources that changed since this file was loaded are compiled by the child.
+    return { out, err: err.replace("compiling the CPU kernels\n", ""), code: await child.exited };
   }
 
   test.each([
@@ -287,7 +288,7 @@ describe("the command line", () => {
       expect(err.trimEnd().split("\n")).toHaveLength(1);
       expect({ out, code }).toEqual({ out: "", code: 2 });
     },
-    60_000,
+    120_000,
   );
 
   test("shows suites and flags without one", async () => {
@@ -304,7 +305,7 @@ describe("the command line", () => {
     expect(table.out).toMatch(/\nkvStore +T=1 Hkv=3 Dh=64 +float32 .* GB\/s +memory +\d+ %\n/);
     expect(table.out).toMatch(/\npeak of portable on 1 thread: .*\n/);
     expect(table.out).toMatch(/\nmatmul at ≥ 70 % of peak at training shapes: (yes|no) \([01] of 1; /);
-  }, 60_000);
+  }, 120_000);
 
   test("prints one JSON object with --json", async () => {
     const { out, code } = await bench("ops", "--filter", "^kvStore T=1 ", "--dtype", "bfloat16", "--quick", "--json");
@@ -313,5 +314,5 @@ describe("the command line", () => {
     expect(results).toMatchObject([{ op: "kvStore", dtype: "bfloat16", sizes: "T=1 Hkv=3 Dh=64", bound: "memory" }]);
     expect(matmulAtTrainingShapes).toBeNull();
     expect(peaks.first.compute).toBeGreaterThan(0.1);
-  }, 60_000);
+  }, 120_000);
 });

@@ -257,7 +257,7 @@ describe("the command", () => {
       machine.paths.map(({ name }) => name).filter((name) => provenPaths.includes(name)),
     );
     expect(found).toEqual(findings(machine));
-  }, 60_000);
+  }, 120_000);
 
   test("takes the path it is told to, and exits with 1 for one that is not there", async () => {
     const portable = await doctor({ BUN_GRPO_CPU_PATH: "portable" });
@@ -267,13 +267,13 @@ describe("the command", () => {
     expect(unknown).toMatchObject({ code: 1, err: "" });
     expect(unknown.out).toContain("MISSING  path");
     expect(unknown.out).toContain("BUN_GRPO_CPU_PATH=sse9: unknown instruction path");
-  }, 60_000);
+  }, 120_000);
 
   test("without a compiler says so, with the cure and status 1", async () => {
     const { out, err, code } = await doctor({ PATH: "/nonexistent", CXX: undefined });
     expect({ err, code }).toEqual({ err: "", code: 1 });
     expect(out).toMatch(/MISSING {2}kernels .*C\+\+20 compiler.*\n +→ install one/);
-  }, 60_000);
+  }, 120_000);
 
   test("a cached library that cannot be loaded is missing, and what to delete is said", async () => {
     const cache = mkdtempSync(join(tmpdir(), "grpo-doctor-"));
@@ -284,10 +284,10 @@ describe("the command", () => {
     expect({ err, code }).toEqual({ err: "", code: 1 });
     expect(out).toMatch(/MISSING {2}kernels .*cannot be loaded.*\n +→ delete it to have it rebuilt\n/);
     expect(out).not.toContain("path");
-  }, 60_000);
+  }, 120_000);
 
   test("refuses an unknown flag", async () => {
     const { err, code } = await doctor({}, "--jsn");
     expect({ err, code }).toEqual({ err: "grpo doctor: --jsn: unknown setting; did you mean --json?\n", code: 2 });
-  }, 60_000);
+  }, 120_000);
 });

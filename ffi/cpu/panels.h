@@ -1,0 +1,28 @@
+// What all products with a weight share: the finished tile on its way out, and how panels are split over tasks.
+#pragma once
+#include "simd.h"
+
+namespace KERNEL_PATH {
+
+// Writes a finished tile (float, 16 columns apart) to the output: bias, residual, rounding.
+template <class TY>
+INLINE void write_tile(TY* y, int64_t ldy, const float* c, int64_t rows, int64_t columns, const float* bias,
+                       bool accumulate) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t v = 0; v * W < columns; v++) {
+      int n = (int)smaller(W, columns - v * W);
+      V value = load(c + r * PANEL + v * W);
+      if (bias) value = add(value, load(bias + v * W));
+      TY* out = y + r * ldy + v * W;
+      if (accumulate) value = add(load_upto(out, n), value);
+      store_upto(out, value, n);
+    }
+}
+
+// Splits the panels so that every thread has work even when M is one block, with at least `least` panels a task.
+INLINE int64_t panels_per_task(int64_t panels, int64_t blocks, int64_t least) {
+  int64_t wanted = ceil_div(64, blocks);  // tasks per block: enough for any sensible number of threads
+  return larger(least, ceil_div(panels, wanted));
+}
+
+}  // namespace KERNEL_PATH
