@@ -24,8 +24,11 @@ static constexpr int64_t DEPTH = 512;
 static constexpr int64_t ROWS = 480, ROWS_STEP = 96;
 // Panels whose sums wait in scratch while the reduction runs, at most.
 static constexpr int64_t PANELS_AT_ONCE = 16;
-// An operand that has to be converted first is converted once for all tasks, about this many bytes at a time.
-static constexpr int64_t CONVERTED_BYTES = 32 << 20;
+// An operand that has to be converted first is converted once for all tasks, about this many bytes at a time. The
+// tests make it small.
+#ifndef CONVERTED_BYTES
+#define CONVERTED_BYTES (32 << 20)
+#endif
 
 // Rows of x as bfloat16, zero-padded to whole groups: where they lie, or in memory of the calling thread.
 template <class TX>
@@ -40,7 +43,7 @@ static const bf16* rows_bf16(const TX* x, int64_t ldx, int64_t rows, int64_t dep
   parallel(ceil_div(rows, ROWS_A_TASK), [&](int64_t task) {
     for (int64_t r = task * ROWS_A_TASK; r < smaller(rows, (task + 1) * ROWS_A_TASK); r++) {
       bf16* row = copy + r * padded;
-      for (int64_t k = 0; k < depth; k += W) {
+      for (int64_t k = 0; k < padded; k += W) {
         const V value = load_upto(x + r * ldx + k, (int)smaller(W, depth - k));
         store_upto(row + k, value, (int)smaller(W, padded - k));
       }

@@ -89,6 +89,42 @@ export async function writeWeights(
   return names;
 }
 
+/**
+ * The tensor, its numbers looked at on their way into the file: a run whose weights have gone must not replace good ones.
+ *
+ * @throws RunError from `chunks` at the first piece with a number that is infinite or NaN
+ */
+export function onlyFinite(entry: TensorSource): TensorSource {
+  return {
+    ...entry,
+    async *chunks() {
+      for await (const chunk of entry.chunks()) {
+        const bytes = chunk instanceof Uint8Array ? chunk : new Uint8Array(bytesAt(chunk.address, chunk.byteLength));
+        if (!allFinite(bytes, entry.dtype))
+          throw new RunError(
+            `tensor ${entry.name} has numbers that are not finite, so it is not saved: the learning rate is too high; ` +
+              "lower it and go on from the last checkpoint, if there is one, with --resume_from_checkpoint true",
+          );
+        yield chunk;
+      }
+    },
+  };
+}
+
+/** Whether no number has an exponent of ones alone: that is infinity or NaN in every binary format here. */
+function allFinite({ buffer, byteOffset, byteLength }: Uint8Array, dtype: SafetensorsDtype): boolean {
+  const count = byteLength / safetensorsElementBytes[dtype];
+  if (dtype === "F32") {
+    const numbers = new Uint32Array(buffer, byteOffset, count);
+    for (let i = 0; i < count; i++) if ((numbers[i]! & 0x7f800000) === 0x7f800000) return false;
+  } else if (dtype === "BF16" || dtype === "F16") {
+    const exponent = dtype === "BF16" ? 0x7f80 : 0x7c00;
+    const numbers = new Uint16Array(buffer, byteOffset, count);
+    for (let i = 0; i < count; i++) if ((numbers[i]! & exponent) === exponent) return false;
+  } else throw new Error(`numbers of ${dtype} are not looked at`);
+  return true;
+}
+
 function shardName(i: number, count: number): string {
   const digits = (n: number) => String(n).padStart(5, "0");
   return `model-${digits(i + 1)}-of-${digits(count)}.safetensors`;

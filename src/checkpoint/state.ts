@@ -2,11 +2,11 @@
  * The trainer's own part of a checkpoint, `checkpoint-N/trainer_state.json`, and which checkpoint is the newest. What the
  * state holds is the trainer's business: it brings the schema.
  */
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
 import { readJsonFile } from "../config/json_file.ts";
-import { InputError } from "../errors.ts";
+import { errorText, InputError, RunError } from "../errors.ts";
 import { recoverFolder, writeFileAtomic } from "./atomic.ts";
 import { openSafetensors } from "./safetensors.ts";
 
@@ -59,15 +59,46 @@ export function latestCheckpoint(outputDir: string): string | null {
     const aside = /^(checkpoint-\d+)\.(old|tmp)-\d+$/.exec(name);
     if (aside !== null) recoverFolder(join(outputDir, aside[1]!));
   }
-  const steps = readdirSync(outputDir)
+  return listCheckpoints(outputDir).findLast(({ folder }) => isComplete(folder))?.folder ?? null;
+}
+
+export interface ListedCheckpoint {
+  readonly step: number;
+  readonly folder: string;
+}
+
+/** The checkpoints in `outputDir` by their steps, complete or not, oldest first. */
+export function listCheckpoints(outputDir: string): ListedCheckpoint[] {
+  if (!existsSync(outputDir)) return [];
+  return readdirSync(outputDir)
     .flatMap((name) => /^checkpoint-(\d+)$/.exec(name)?.[1] ?? [])
-    .map(Number)
-    .sort((a, b) => b - a);
-  for (const step of steps) {
-    const folder = join(outputDir, checkpointName(step));
-    if (isComplete(folder)) return folder;
+    .map((digits) => ({ step: Number(digits), folder: join(outputDir, checkpointName(Number(digits))) }))
+    .sort((a, b) => a.step - b.step);
+}
+
+/**
+ * Removes the checkpoints of later steps: they belong to a run that is replaced from `step` on, and would be taken for
+ * the newest of the new one.
+ *
+ * @returns the folders removed
+ */
+export function removeCheckpointsAfter(outputDir: string, step: number): string[] {
+  const later = listCheckpoints(outputDir).filter((checkpoint) => checkpoint.step > step);
+  return later.map(({ folder }) => removed(folder));
+}
+
+/** Removes the oldest checkpoints down to `limit`; null: none. */
+export function keepNewestCheckpoints(outputDir: string, limit: number | null): void {
+  if (limit !== null) for (const { folder } of listCheckpoints(outputDir).slice(0, -limit)) removed(folder);
+}
+
+function removed(folder: string): string {
+  try {
+    rmSync(folder, { recursive: true, force: true });
+  } catch (error) {
+    throw new RunError(`${folder}: cannot be removed (${errorText(error)}); check its permissions`);
   }
-  return null;
+  return folder;
 }
 
 /** Whether the state is there and every safetensors file has the length that its header says. */

@@ -11,6 +11,7 @@ import { planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { counts, type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { type Estimate, meanPassAtK } from "../eval/pass-at-k.ts";
+import { writing } from "../metrics/write-error.ts";
 import { createRewardPool } from "../rewards/pool.ts";
 import { loadTokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
@@ -88,6 +89,7 @@ ${describeSettings("eval")}`,
           `max_completion_length ${maxCompletionLength}: the model's context is ${modelConfig.maxPositionEmbeddings} tokens; lower it`,
         );
       const problems = evaluationProblems(source, config.evalSamples, longestPrompt);
+      writing(config.outputDir, () => mkdirSync(config.outputDir, { recursive: true }));
       const device = await openRunDevice(config, console.note);
       const session = planSession({
         device,
@@ -121,7 +123,6 @@ ${describeSettings("eval")}`,
       session.close();
       console.close();
       if (!evaluation) return 130;
-      mkdirSync(config.outputDir, { recursive: true });
       writeFileAtomic(join(config.outputDir, "answers.jsonl"), answerLines(evaluation));
       const passAtK = Object.fromEntries(ks.map((k) => [`pass@${k}`, meanPassAtK(counts(evaluation.problems), k)]));
       const { accuracy, strict, unparsed, meanLength, clipped, skipped } = evaluation;

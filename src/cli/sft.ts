@@ -10,6 +10,7 @@ import { openProblems } from "../engine/prompts.ts";
 import { planSession, type Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationMetrics, evaluationProblems } from "../eval/accuracy.ts";
+import { writing } from "../metrics/write-error.ts";
 import { createRewardPool } from "../rewards/pool.ts";
 import { runSft, sftState } from "../sft/trainer.ts";
 import { loadTokenizer } from "../tokenizer/tokenizer.ts";
@@ -31,7 +32,7 @@ ${describeSettings("sft")}`,
     const console = standardConsole();
     for (const warning of warnings) console.note(`note: ${warning}`);
     const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
-    if (checkpoint === null) requireFreshOutput(config.outputDir, config.overwrite);
+    requireFreshOutput(config.outputDir, config.overwrite, checkpoint);
     const resume =
       checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
     const startFolder = await modelFolder(config.model ?? bundledModel());
@@ -63,6 +64,7 @@ ${describeSettings("sft")}`,
       const planned = planSession({
         device,
         folder: checkpoint ?? startFolder,
+        assets: startFolder,
         dtype: config.dtype,
         packed: packedSizes(modelConfig, Math.max(maxLength, config.microBatchTokens), maxLength),
         training: true,
@@ -80,7 +82,7 @@ ${describeSettings("sft")}`,
           }),
         positions: Math.max(maxLength, longestEval + (evalSource ? maxCompletionLength : 0)),
       });
-      mkdirSync(config.outputDir, { recursive: true });
+      writing(config.outputDir, () => mkdirSync(config.outputDir, { recursive: true }));
       console.note(`${startFolder} on ${problems.dataset.path} · ${planned.dtype} · ${device.description}`);
       for (const line of describeMemory(planned.memory)) console.note(line);
       const session = planned.open();
@@ -98,18 +100,21 @@ ${describeSettings("sft")}`,
         );
         return result ? evaluationMetrics(result) : { values: {}, note: "stopped" };
       };
-      const stopped = await runSft({
-        config: { ...config, maxLength },
-        session,
-        tokenizer,
-        problems,
-        console,
-        evaluate: evalProblems ? evaluate : null,
-        stopRequested: interrupt.requested,
-        resume,
-      });
-      session.close();
-      return stopped ? 130 : 0;
+      try {
+        const stopped = await runSft({
+          config: { ...config, maxLength },
+          session,
+          tokenizer,
+          problems,
+          console,
+          evaluate: evalProblems ? evaluate : null,
+          stopRequested: interrupt.requested,
+          resume,
+        });
+        return stopped ? 130 : 0;
+      } finally {
+        session.close();
+      }
     } finally {
       interrupt.release();
       problems.close();

@@ -1,7 +1,7 @@
 /** `grpo train`: the main job, wired together from its settings. The loop itself is src/grpo/trainer.ts. */
-import { existsSync, mkdirSync, readdirSync } from "node:fs";
-import { join } from "node:path";
-import { latestCheckpoint } from "../checkpoint/state.ts";
+import { mkdirSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { latestCheckpoint, listCheckpoints } from "../checkpoint/state.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import type { TrainConfig } from "../config/schema.ts";
@@ -12,8 +12,9 @@ import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationMetrics, evaluationProblems } from "../eval/accuracy.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
 import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
-import { train as runTraining, type TrainerHooks } from "../grpo/trainer.ts";
+import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
+import { writing } from "../metrics/write-error.ts";
 import { createRewardPool, type RewardPool, type RewardSpec } from "../rewards/pool.ts";
 import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
 import type { Command } from "./command.ts";
@@ -50,15 +51,30 @@ export function rewardSpecs(names: readonly string[] | null): RewardSpec[] {
   );
 }
 
-/** @throws InputError where `outputDir` holds an earlier run that nothing was said about */
-export function requireFreshOutput(outputDir: string, overwrite: boolean): void {
-  if (overwrite || !existsSync(outputDir)) return;
-  if (!existsSync(join(outputDir, "metrics.jsonl"))) return;
-  const checkpoints = readdirSync(outputDir).some((name) => name.startsWith("checkpoint-"));
-  if (checkpoints)
-    throw new InputError(
-      `output_dir ${outputDir} holds an earlier run with checkpoints; go on with --resume_from_checkpoint true, start anew with --overwrite, or name another --output_dir`,
-    );
+/**
+ * Checks that a run from the start, or one that goes on from another folder's checkpoint, replaces no earlier run.
+ *
+ * @param checkpoint where the run goes on from
+ * @throws InputError where `outputDir` holds checkpoints that nothing was said about
+ */
+export function requireFreshOutput(outputDir: string, overwrite: boolean, checkpoint: string | null = null): void {
+  const goesOn = checkpoint !== null && resolve(dirname(checkpoint)) === resolve(outputDir);
+  if (overwrite || goesOn || listCheckpoints(outputDir).length === 0) return;
+  throw new InputError(
+    `output_dir ${outputDir} holds an earlier run with checkpoints; go on with --resume_from_checkpoint true, start anew with --overwrite, or name another --output_dir`,
+  );
+}
+
+/** Whether every checkpoint there is one of the bundled model: nothing is lost with it that a minute would not remake. */
+function onlyBundledCheckpoints(outputDir: string): boolean {
+  return listCheckpoints(outputDir).every(({ folder }) => {
+    try {
+      const { config } = readCheckpointState(folder, trainerState);
+      return config.model === null && config.dataset === null;
+    } catch {
+      return false;
+    }
+  });
 }
 
 /** The checkpoint to go on from, or null for a run from the start. */
@@ -106,7 +122,7 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
   for (const warning of warnings) console.note(`note: ${warning}`);
   const { outputDir } = config;
   const checkpoint = resumeFolder(config.resumeFromCheckpoint, outputDir);
-  if (!checkpoint) requireFreshOutput(outputDir, config.overwrite || bundled);
+  requireFreshOutput(outputDir, config.overwrite || (bundled && onlyBundledCheckpoints(outputDir)), checkpoint);
   const resume =
     checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, trainerState) };
   const pool = createRewardPool({
@@ -118,7 +134,7 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
     const paths = trainingPaths(config);
     const setup = await setUpTraining(config, paths, console.note, checkpoint);
     try {
-      mkdirSync(outputDir, { recursive: true });
+      writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
       console.note(`${paths.model} on ${paths.dataset} · ${setup.planned.dtype} · ${setup.device.description}`);
       for (const line of describeMemory(setup.planned.memory)) console.note(line);
       if (resume) {
@@ -127,7 +143,6 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
           console.note(`note: ${remark}`);
       }
       await pool.ready();
-      const session = setup.planned.open();
       const hooks: TrainerHooks = {
         console,
         rewards: pool,
@@ -135,8 +150,13 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
         stopRequested,
         ...(reviseRewards ? { reviseRewards } : {}),
       };
-      const outcome = await runTraining(setup, session, hooks, resume);
-      session.close();
+      const session = setup.planned.open();
+      let outcome: TrainOutcome;
+      try {
+        outcome = await runTraining(setup, session, hooks, resume);
+      } finally {
+        session.close();
+      }
       for (const line of setup.device.traceLines()) console.note(line);
       if (outcome.stopped)
         console.note(`stopped after step ${outcome.steps}; go on with --resume_from_checkpoint true`);

@@ -29,6 +29,12 @@ const PANEL = 16;
  */
 export const provenPaths: readonly string[] = ["portable", "avx2"];
 
+/**
+ * Paths whose products take bfloat16 operands when the weight is bfloat16, so that activations may be stored as such.
+ * The others widen weights and multiply in float32.
+ */
+export const bfloat16Paths: readonly string[] = ["avx512bf16", "amx"];
+
 export interface CpuOptions {
   /** Threads of the kernels; by default as many as this process may run. */
   readonly threads?: number | null;
@@ -131,7 +137,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
           `${name.padEnd(26)} ${String(calls).padStart(10)} calls ${seconds.toFixed(3).padStart(10)} s`,
       );
     },
-    activationDType: () => "float32", // every path so far widens bfloat16 and multiplies in float32
+    activationDType: (dtype) => (bfloat16Paths.includes(path) ? dtype : "float32"),
     parameterElements(shape) {
       if (shape.length !== 2) return elementCount(shape);
       const [n = 0, k = 0] = shape;
@@ -141,7 +147,10 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       return { keys: kvHeads * PAGE_TOKENS * headDim, values: kvHeads * PAGE_TOKENS * padded(headDim) };
     },
     attentionScratchElements: ({ kvHeads, headDim }) => kvHeads * 2 * padded(headDim),
-    scratchBytes: (sizes) => threads * scratchPerThread(sizes),
+    scratchBytes(sizes) {
+      if (!bfloat16Paths.includes(path)) return threads * scratchPerThread(sizes);
+      return threads * (scratchPerThread(sizes) + PAIRED_BYTES) + convertedBytes(sizes);
+    },
     loadParameter(w, address, dtype, from, count) {
       if (w.shape.length === 2) {
         const [n = 0, k = 0] = w.shape;
@@ -188,6 +197,20 @@ function scratchPerThread(s: ScratchSizes): number {
   const queries = 4 * PAGE_TOKENS * group * (3 * padded(headDim) + 2 * PAGE_TOKENS + 64);
   const sums = 4 * rowBlock * Math.min(deepest, PANEL * Math.ceil((deepest * s.tokens) / (PANEL * 480 * 64) + 1));
   return Math.max(activations, attention, 4 * s.vocabSize) + Math.max(queries, sums, 4 * s.vocabSize) + 8 * s.vocabSize;
+}
+
+/** What a thread of a bfloat16 path holds beside: sums of 480 rows by 16 panels, and 512 rows of two panels. */
+const PAIRED_BYTES = 4 * 480 * 16 * PANEL + 2 * 512 * 2 * PANEL;
+
+/** An upper bound of the operand that such a path converts for all threads, as ffi/cpu/path_bf16.cpp cuts it. */
+function convertedBytes(s: ScratchSizes): number {
+  const { heads, kvHeads, headDim } = s.attention;
+  const [limit, whole] = [32 * 2 ** 20, (n: number) => Math.ceil(n / 32) * 32];
+  const outputs = whole(Math.max(s.vocabSize, 2 * s.intermediateSize, s.hiddenSize, (heads + 2 * kvHeads) * headDim));
+  const inputs = whole(Math.max(s.hiddenSize, s.intermediateSize, heads * headDim));
+  const gradient = 2 * outputs * Math.min(s.tokens, Math.max(limit / (2 * outputs), 96));
+  const transposed = 2 * inputs * Math.min(whole(s.tokens), Math.max(limit / (2 * inputs), 512));
+  return Math.ceil(Math.max(gradient, transposed) / 4096) * 4096;
 }
 
 function code(dtype: DType): number {

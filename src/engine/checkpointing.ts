@@ -8,7 +8,7 @@ import type { z } from "zod";
 import { writeFolderAtomic } from "../checkpoint/atomic.ts";
 import { copyModelAssets, writeConfig } from "../checkpoint/huggingface.ts";
 import { openSafetensors } from "../checkpoint/safetensors.ts";
-import { writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
+import { onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import type { Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
@@ -18,14 +18,18 @@ import type { Session } from "./session.ts";
 
 const optimizerFile = "optimizer.safetensors";
 
-/** Writes weights, config.json and the tokenizer's files into `folder`, each file whole or not at all. */
+/**
+ * Writes weights, config.json and the tokenizer's files into `folder`, each file whole or not at all.
+ *
+ * @throws RunError where a weight is not finite, or a file cannot be written
+ */
 export async function saveModel(session: Session, folder: string): Promise<void> {
   const { device, policy, dtype } = session;
-  copyModelAssets(session.folder, folder);
+  copyModelAssets(session.assets, folder);
   const entries = policy.weights.all.map((weight) => ({ name: weight.name, weight }));
   const saved = savedTensors(device, entries, dtype);
   try {
-    await writeWeights(folder, saved.tensors);
+    await writeWeights(folder, saved.tensors.map(onlyFinite));
   } finally {
     saved.free();
   }
@@ -66,7 +70,7 @@ export async function saveCheckpoint(
     if (optimizer) {
       const saved = savedTensors(device, optimizerBuffers(optimizer.parameters), "float32");
       try {
-        await writeSafetensors(join(folder, optimizerFile), saved.tensors, {
+        await writeSafetensors(join(folder, optimizerFile), saved.tensors.map(onlyFinite), {
           format: "pt",
           step: String(optimizer.step),
         });

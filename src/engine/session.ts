@@ -25,6 +25,11 @@ export interface SessionRequest {
   readonly device: Device;
   /** Folder of the policy. */
   readonly folder: string;
+  /**
+   * Folder with the tokenizer's files that go into what is saved; null: the policy's own. A run that goes on from a
+   * checkpoint takes the model's, as the checkpoint may be removed meanwhile.
+   */
+  readonly assets?: string | null;
   /** null: the checkpoint's own (float16 computes in float32). */
   readonly dtype: ComputeDType | null;
   /** Packed passes over recorded tokens: scoring, or training when `training`. */
@@ -42,7 +47,8 @@ export interface Session {
   readonly device: Device;
   readonly config: ModelConfig;
   readonly dtype: ComputeDType;
-  readonly folder: string;
+  /** Folder with the tokenizer's files. */
+  readonly assets: string;
   readonly policy: Model;
   readonly reference: Model | null;
   readonly activations: Activations | null;
@@ -177,7 +183,7 @@ export function planSession(request: SessionRequest): PlannedSession {
         device,
         config,
         dtype,
-        folder: request.folder,
+        assets: request.assets ?? request.folder,
         policy,
         reference,
         activations: bindActivations?.(tensors) ?? null,

@@ -121,6 +121,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const session = planSession({
     device,
     folder: startFolder,
+    assets: folder,
     dtype: config.dtype,
     packed: packedSizes(modelConfig, tokens, longestPrompt),
     training: true,
@@ -128,13 +129,15 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     rollout: null,
     positions: longestPrompt + longestCompletion,
   }).open();
-  const metrics = createMetricsWriter(config.outputDir);
+  const first = resume?.state.step ?? 0;
+  // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
+  const goesOn = resume !== null && config.resumeFromCheckpoint === true;
+  const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
   try {
     if (resume) restoreOptimizer(session, resume.folder);
     const settings = updateSettings(config);
     const scored = await scoredGroups(session, config, groups, settings);
     for (const warning of scored.warnings) note(`note: ${warning}`);
-    const first = resume?.state.step ?? 0;
     const totalSteps = resume?.state.totalSteps ?? config.numIterations;
     const schedule = {
       type: config.lrSchedulerType,

@@ -1,6 +1,6 @@
 /** Where a training run stands: what a checkpoint keeps beside weights and optimizer, and what to say on resuming. */
 import { z } from "zod";
-import { configDifferences, toJson } from "../config/record.ts";
+import { configDifferences, freeOnResume, toJson } from "../config/record.ts";
 import type { TrainConfig } from "../config/schema.ts";
 
 export const trainerState = z.object({
@@ -18,7 +18,7 @@ export type TrainerState = z.infer<typeof trainerState>;
 
 /** What changed between a checkpoint's settings and the run's that makes the two runs differ; one remark each. */
 export function resumeRemarks(state: TrainerState, config: TrainConfig, numerics: string): string[] {
-  const remarks = configDifferences(state.config, toJson(config)).map(
+  const remarks = configDifferences(state.config, toJson(config), freeOnResume).map(
     ({ key, before, now }) => `${key} was ${JSON.stringify(before)} and is now ${JSON.stringify(now)}`,
   );
   if (state.numerics !== numerics)

@@ -92,12 +92,14 @@ export async function setUpTraining(
     budget: config.microBatchTokens,
     longestPrompt,
     longestCompletion: maxCompletionLength,
-    groups: batch.stepCompletions / config.numGenerations,
-    completions: batch.stepCompletions,
+    // A generation and not a step: the reference scores all of it at once.
+    groups: batch.generationPrompts,
+    completions: batch.generationCompletions,
   });
   const planned = planSession({
     device,
     folder: weightsFolder ?? startFolder,
+    assets: startFolder,
     dtype: config.dtype,
     packed: packedSizes(modelConfig, tokens, longestPrompt),
     training: true,

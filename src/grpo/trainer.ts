@@ -3,7 +3,7 @@
  * One generation is sampled, scored and learned from, then the next; everything here is in that order. What a run is
  * made of is setup.ts; the update is policy-update.ts; evaluation is passed in.
  */
-import { rmSync } from "node:fs";
+import { keepNewestCheckpoints, removeCheckpointsAfter } from "../checkpoint/state.ts";
 import { toJson } from "../config/record.ts";
 import { createSampler } from "../data/order.ts";
 import { restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
@@ -43,9 +43,8 @@ export interface TrainerHooks {
 
 export interface TrainOutcome {
   readonly steps: number;
-  /** Ended by the user; the checkpoint says where. */
+  /** Ended by the user, with a checkpoint of the last step. */
   readonly stopped: boolean;
-  readonly checkpoint: string | null;
 }
 
 /** Steps of the whole run, by `max_steps` or by passes over the data. */
@@ -86,6 +85,8 @@ export async function train(
   if (resume) restoreOptimizer(session, resume.folder);
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
   removeCompletionsAfter(outputDir, step);
+  for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
+    hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
   const { numRows } = problems.dataset;
   const position = resume?.state.position ?? 0;
   const sampler = createSampler({ numRows, seed, shuffle: config.shuffleDataset, position });
@@ -98,27 +99,26 @@ export async function train(
     config: toJson(config) as Record<string, unknown>,
   });
   let reached = state();
-  let savedAt = resume ? step : -1;
-  const saved: string[] = [];
-  const save = async (): Promise<string> => {
-    const path = await saveCheckpoint(session, outputDir, reached.step, reached);
+  let savedAt = -1;
+  const save = async (): Promise<void> => {
+    hooks.console.note(`saved ${await saveCheckpoint(session, outputDir, reached.step, reached)}`);
     savedAt = reached.step;
-    saved.push(path);
-    while (config.saveTotalLimit !== null && saved.length > config.saveTotalLimit)
-      rmSync(saved.shift()!, { recursive: true, force: true });
-    hooks.console.note(`saved ${path}`);
-    return path;
+    keepNewestCheckpoints(outputDir, config.saveTotalLimit);
   };
   const evaluate = async (): Promise<void> => {
-    if (!hooks.evaluate) return;
+    if (!hooks.evaluate || metrics.lastStepWith("eval_accuracy") === step) return;
     const { values, note } = await hooks.evaluate(session);
     if (hooks.stopRequested()) return;
     metrics.write({ step, ...values });
     hooks.console.evaluation({ step, ...values }, note);
   };
 
+  const passed = (every: number, since: number) => Math.floor(step / every) > Math.floor(since / every);
+  const evaluationDue = (since: number) => config.evalSteps !== null && passed(config.evalSteps, since) && step < steps;
+
   try {
-    if (!resume) await evaluate();
+    // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
+    if (step === 0 || evaluationDue(step - batch.stepsPerGeneration)) await evaluate();
     while (step < steps && !hooks.stopRequested()) {
       stopwatch.lap();
       const firstStep = step + 1;
@@ -216,18 +216,17 @@ export async function train(
       reached = state();
 
       // Checkpoint, evaluation
-      const passed = (every: number) => Math.floor(step / every) > Math.floor((firstStep - 1) / every);
-      if (config.saveSteps > 0 && passed(config.saveSteps)) await save();
-      if (config.evalSteps !== null && passed(config.evalSteps) && step < steps) await evaluate();
+      if (config.saveSteps > 0 && passed(config.saveSteps, firstStep - 1)) await save();
+      if (evaluationDue(firstStep - 1)) await evaluate();
     }
+    if (!hooks.stopRequested()) await evaluate();
     if (hooks.stopRequested()) {
-      const checkpoint = savedAt === reached.step && saved.length > 0 ? saved.at(-1)! : await save();
-      return { steps: reached.step, stopped: true, checkpoint };
+      if (savedAt !== reached.step) await save();
+      return { steps: reached.step, stopped: true };
     }
-    await evaluate();
     await saveModel(session, outputDir);
     hooks.console.note(`saved the model in ${outputDir}`);
-    return { steps: step, stopped: false, checkpoint: saved.at(-1) ?? null };
+    return { steps: step, stopped: false };
   } finally {
     metrics.close();
     hooks.console.close();

@@ -25,6 +25,8 @@ export interface MetricsWriter {
   readonly path: string;
   /** @throws RunError where the disk is full or the folder gone */
   write(record: MetricsRecord): void;
+  /** The last step whose line has a value of this name, lines from before resuming included; null: none has. */
+  lastStepWith(name: string): number | null;
   close(): void;
 }
 
@@ -38,6 +40,10 @@ export function createMetricsWriter(outputDir: string, options: { readonly resum
   const path = join(outputDir, "metrics.jsonl");
   writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
   const resumed = options.resumeStep !== undefined && existsSync(path);
+  const lastSteps = new Map<string, number>();
+  const remember = (record: MetricsRecord): void => {
+    for (const name of Object.keys(record)) lastSteps.set(name, record.step);
+  };
   if (resumed) {
     const before = readFileSync(path, "utf8");
     const kept = linesUpTo(before, options.resumeStep, path);
@@ -47,6 +53,7 @@ export function createMetricsWriter(outputDir: string, options: { readonly resum
         renameSync(`${path}.tmp`, path);
       });
     }
+    for (const line of kept.split("\n").slice(0, -1)) remember(JSON.parse(line) as MetricsRecord);
   }
   let file: number | undefined = writing(path, () => openSync(path, resumed ? "a" : "w"));
   return {
@@ -55,11 +62,13 @@ export function createMetricsWriter(outputDir: string, options: { readonly resum
       if (file === undefined) throw new Error(`${path} is closed`);
       const open = file;
       const line = Buffer.from(`${JSON.stringify({ step, ...rest })}\n`);
+      remember({ step, ...rest });
       writing(path, () => {
         // A write may take a part only, which is how a disk that fills up first shows.
         for (let done = 0; done < line.length; ) done += writeSync(open, line, done);
       });
     },
+    lastStepWith: (name) => lastSteps.get(name) ?? null,
     close() {
       if (file !== undefined) closeSync(file);
       file = undefined;

@@ -2,8 +2,8 @@
  * Supervised fine-tuning: cross-entropy of the answers' tokens, averaged over the tokens of an optimizer step. The warm
  * start that a base model needs before GRPO. Same model code, optimizer, checkpoints and metrics as GRPO.
  */
-import { rmSync } from "node:fs";
 import { z } from "zod";
+import { keepNewestCheckpoints, removeCheckpointsAfter } from "../checkpoint/state.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
@@ -110,6 +110,8 @@ export async function runSft(run: SftRun): Promise<boolean> {
     chatTemplateKwargs: config.chatTemplateKwargs,
   };
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
+  for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
+    console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
   const state = (): SftState => ({
     step,
@@ -120,22 +122,21 @@ export async function runSft(run: SftRun): Promise<boolean> {
     numerics: session.device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
-  const saved: string[] = [];
   const save = async (): Promise<void> => {
-    saved.push(await saveCheckpoint(session, outputDir, step, state()));
-    console.note(`saved ${saved.at(-1)}`);
-    while (config.saveTotalLimit !== null && saved.length > config.saveTotalLimit)
-      rmSync(saved.shift()!, { recursive: true, force: true });
+    console.note(`saved ${await saveCheckpoint(session, outputDir, step, state())}`);
+    keepNewestCheckpoints(outputDir, config.saveTotalLimit);
   };
   const evaluate = async (): Promise<void> => {
-    if (!run.evaluate || run.stopRequested()) return;
+    if (!run.evaluate || run.stopRequested() || metrics.lastStepWith("eval_accuracy") === step) return;
     const { values, note } = await run.evaluate(session);
     if (run.stopRequested()) return;
     metrics.write({ step, ...values });
     console.evaluation({ step, ...values }, note);
   };
+  const evaluationDue = () => config.evalSteps !== null && step % config.evalSteps === 0 && step < steps;
   try {
-    if (!resume) await evaluate();
+    // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
+    if (step === 0 || evaluationDue()) await evaluate();
     while (step < steps && !run.stopRequested()) {
       stopwatch.lap();
       stopwatch.start("update");
@@ -168,13 +169,13 @@ export async function runSft(run: SftRun): Promise<boolean> {
       metrics.write(record);
       if (step % config.loggingSteps === 0 || step === steps) console.step(record);
       if (config.saveSteps > 0 && step % config.saveSteps === 0) await save();
-      if (config.evalSteps !== null && step % config.evalSteps === 0 && step < steps) await evaluate();
+      if (evaluationDue()) await evaluate();
     }
+    await evaluate();
     if (run.stopRequested()) {
       await save();
       return true;
     }
-    await evaluate();
     await saveModel(session, outputDir);
     console.note(`saved the model in ${outputDir}`);
     return false;

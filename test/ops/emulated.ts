@@ -1,6 +1,7 @@
 /**
- * A kernel library of the portable path with 16 lanes: the tiling, tails and lane orders of the AVX-512 path in plain
- * C++, for processors that have no AVX-512. Kept in the cache beside the real library, by the hash of its sources.
+ * A kernel library for processors that lack the wide instructions: the portable path with 16 lanes, which has the
+ * tiling, tails and lane orders of AVX-512 in plain C++, and on it the two paths that multiply in bfloat16, their
+ * instructions emulated (emulation/bf16.h). Kept in the cache beside the real library, by the hash of its sources.
  * Leaves out what AVX-512 does differently: its own instructions, and fused multiply-adds.
  */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
@@ -9,7 +10,25 @@ import { buildKernels, cacheFolder } from "../../ffi/cpu/build.ts";
 import { assetPath } from "../../src/assets.ts";
 
 const flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-pthread"];
-const defines = ["-DSIMD_BYTES=64", "-DPORTABLE_ONLY", "-DKERNEL_PATH=path_portable", "-Wno-psabi"];
+const defines = ["-DSIMD_BYTES=64", "-DPORTABLE_ONLY", "-Wno-psabi"];
+const kernels = assetPath("ffi/cpu");
+const instructions = join(import.meta.dir, "emulation", "bf16.h");
+const products = ["-O2", "-include", instructions, "-DEMULATED_BF16", "-DBASE_PATH=path_portable"];
+
+/** What is compiled to which object. One of the bfloat16 paths converts operands in many small parts. */
+const units: Readonly<Record<string, readonly string[]>> = {
+  portable: ["-DKERNEL_PATH=path_portable", join(kernels, "path.cpp")],
+  avx512bf16: [...products, "-DKERNEL_PATH=path_avx512bf16", join(kernels, "path_bf16.cpp")],
+  amx: [
+    ...products,
+    "-DAMX_TILES",
+    "-DKERNEL_PATH=path_amx",
+    "-DCONVERTED_BYTES=65536",
+    join(kernels, "path_bf16.cpp"),
+  ],
+  dispatch: ["-DEMULATED_BF16", "-DHAVE_AVX512BF16", "-DHAVE_AMX", join(kernels, "dispatch.cpp")],
+  threads: [join(kernels, "threads.cpp")],
+};
 
 function compiler(): string {
   const found = [process.env.CXX, "c++", "g++", "clang++"].find((name) => name && Bun.which(name));
@@ -17,25 +36,34 @@ function compiler(): string {
   return found;
 }
 
+async function run(command: readonly string[]): Promise<void> {
+  const child = Bun.spawn([...command], { stdout: "ignore", stderr: "pipe" });
+  const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
+  if (code !== 0) throw new Error(`${command.join(" ")}: ${stderr}`);
+}
+
 /** Path of the library, compiled on first use (about 10 s of one core). */
 export async function emulatedLibrary(): Promise<string> {
   await buildKernels(); // reports a missing compiler in its own words
-  const folder = assetPath("ffi/cpu");
-  const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler(), flags, defines, process.arch]));
-  for (const name of readdirSync(folder).sort())
-    if (/\.(cpp|h)$/.test(name)) hash.update(`${name}\0`).update(readFileSync(join(folder, name)));
+  const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler(), flags, defines, units, process.arch]));
+  for (const name of readdirSync(kernels).sort())
+    if (/\.(cpp|h)$/.test(name)) hash.update(`${name}\0`).update(readFileSync(join(kernels, name)));
+  hash.update(readFileSync(instructions));
   const cache = join(cacheFolder(), "op-suite");
-  const library = join(cache, `portable16-${hash.digest("hex").slice(0, 16)}.so`);
+  const library = join(cache, `emulated-${hash.digest("hex").slice(0, 16)}.so`);
   if (existsSync(library)) return library;
 
   mkdirSync(cache, { recursive: true });
   const build = mkdtempSync(join(cache, "build-"));
   try {
-    const sources = ["path.cpp", "dispatch.cpp", "threads.cpp"].map((name) => join(folder, name));
+    const object = (name: string) => join(build, `${name}.o`);
+    await Promise.all(
+      Object.entries(units).map(([name, unit]) =>
+        run([compiler(), ...flags, ...defines, ...unit, "-c", "-o", object(name)]),
+      ),
+    );
     const linked = join(build, "kernels.so");
-    const command = [compiler(), ...flags, ...defines, "-shared", ...sources, "-o", linked];
-    const result = Bun.spawnSync(command, { stdout: "ignore", stderr: "pipe" });
-    if (!result.success) throw new Error(`${command.join(" ")}: ${result.stderr.toString()}`);
+    await run([compiler(), "-shared", "-pthread", ...Object.keys(units).map(object), "-o", linked]);
     renameSync(linked, library);
   } finally {
     rmSync(build, { recursive: true, force: true });

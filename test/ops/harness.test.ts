@@ -3,7 +3,17 @@ import { expect, test } from "bun:test";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import type { CpuDevice } from "../../src/device/cpu.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
-import { type CaseRun, caseName, defaultDevice, execute, opCase, type Path, paths } from "./harness.ts";
+import {
+  type CaseRun,
+  caseName,
+  defaultDevice,
+  emulatedPaths,
+  execute,
+  opCase,
+  type Path,
+  paths,
+  type Tolerance,
+} from "./harness.ts";
 
 /** Writes one float at `index` elements from the tensor's address. */
 function poke(t: Tensor, index: number, value: number): void {
@@ -124,10 +134,28 @@ test("a case prints what OPS_CASE takes", () => {
   expect(caseName(opCase("matmulForward", settings, () => {}))).toBe("matmulForward M=33 N=31 x=bf16 bias");
 });
 
-test("the paths of this processor and the emulated one are all there", () => {
+test("the paths of this processor and the emulated ones are all there", () => {
   const supported = defaultDevice.library.paths.filter((p) => p.supported).map((p) => p.name);
-  const expected = process.env.OPS_PATH ? [process.env.OPS_PATH] : [...supported, "portable16"];
+  const expected = process.env.OPS_PATH ? [process.env.OPS_PATH] : [...supported, ...Object.keys(emulatedPaths)];
   expect(paths.map((p) => p.name)).toEqual(expected);
-  const emulated = paths.find((p) => p.name === "portable16");
-  if (emulated) expect(emulated.device.library.paths).toEqual([{ name: "portable", supported: true, lanes: 16 }]);
+  const emulated = paths.find((p) => p.name in emulatedPaths);
+  if (emulated)
+    expect(emulated.device.library.paths).toEqual(
+      ["portable", "avx512bf16", "amx"].map((name) => ({ name, supported: true, lanes: 16 })),
+    );
+});
+
+test("what is allowed for rounded operands is allowed where they are rounded, and nowhere else", () => {
+  const off = (roundsOperands: boolean, tolerance: Tolerance) =>
+    failure(
+      (run) => {
+        const y = output(run);
+        filled(run, y, () => poke(y, 7, 1.01));
+        run.check(y, new Array(15).fill(1), tolerance);
+      },
+      paths.slice(0, 1).map((path) => ({ ...path, roundsOperands })),
+    );
+  expect(off(true, { absolute: 0.001, operands: { relative: 0.01 } })).toBe("passed");
+  expect(off(false, { absolute: 0.001, operands: { relative: 0.01 } })).toContain("1 of 15 elements are off");
+  expect(off(true, { absolute: 0.001, operands: { relative: 0.001 } })).toContain("1 of 15 elements are off");
 });

@@ -1,14 +1,14 @@
 /**
  * Runs the tables of op cases. A case lays out its buffers, runs the op, and compares what it wrote with a float64
- * reference. Every case runs on every instruction path this machine has (and on 16 emulated lanes), with one thread and
- * twice with two; the three must agree in every bit, and nothing but the outputs may change: not the guard words around
+ * reference. Every case runs on every instruction path this machine has and on emulated ones (emulated.ts), with one
+ * thread and twice with two; the three must agree in every bit, and nothing but the outputs may change: not the guard words around
  * a buffer, not the gaps of a strided view, not an input.
  *
  * A case prints as `op setting=value …`. `OPS_CASE="matmulForward M=33 N=31" bun test test/ops` runs those that begin
  * with it, `OPS_PATH=avx2` one path.
  */
 import { expect, test } from "bun:test";
-import { type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
+import { bfloat16Paths, type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
 import type { Ops, Weight } from "../../src/device/device.ts";
 import type { ComputeDType, DType } from "../../src/tensor/dtype.ts";
 import { tensor } from "../../src/tensor/tensor.ts";
@@ -32,6 +32,8 @@ export interface Tolerance {
   readonly absolute?: number;
   readonly relative?: number;
   readonly magnitude?: number;
+  /** Allowed beside, on paths that round the float32 operands of a product with a bfloat16 weight to bfloat16. */
+  readonly operands?: Tolerance;
 }
 
 export const exactly: Tolerance = {};
@@ -93,16 +95,23 @@ export type ShortDType = keyof typeof dtypes;
 export interface Path {
   readonly name: string;
   readonly device: CpuDevice;
+  /** Products with a bfloat16 weight round their float32 operands to bfloat16. */
+  readonly roundsOperands: boolean;
   select(threads: number): void;
 }
 
-/** The portable path with the lanes of AVX-512. */
-const EMULATED = "portable16";
+/** Paths of the emulated library: the portable one with the lanes of AVX-512, and those with emulated instructions. */
+export const emulatedPaths: Readonly<Record<string, string>> = {
+  portable16: "portable",
+  "emulated-avx512bf16": "avx512bf16",
+  "emulated-amx": "amx",
+};
 
 async function openPaths(): Promise<Path[]> {
   const path = (name: string, device: CpuDevice, selected: string): Path => ({
     name,
     device,
+    roundsOperands: bfloat16Paths.includes(selected),
     select(threads) {
       device.library.selectPath(selected);
       device.library.setThreads(threads);
@@ -111,14 +120,15 @@ async function openPaths(): Promise<Path[]> {
   const built = await openCpuDevice({ threads: 2 });
   const native = built.library.paths.filter((p) => p.supported).map(({ name }) => path(name, built, name));
   const asked = process.env.OPS_PATH;
-  if (asked && asked !== EMULATED) {
+  if (asked && !(asked in emulatedPaths)) {
     const chosen = native.filter((p) => p.name === asked);
     if (chosen.length > 0) return chosen;
-    throw new Error(`OPS_PATH=${asked}: one of ${[...native.map((p) => p.name), EMULATED].join(", ")}`);
+    const names = [...native.map((p) => p.name), ...Object.keys(emulatedPaths)];
+    throw new Error(`OPS_PATH=${asked}: one of ${names.join(", ")}`);
   }
-  const emulated = await openCpuDevice({ threads: 2, path: "portable", libraryFile: await emulatedLibrary() });
-  const wide = path(EMULATED, emulated, "portable");
-  return asked ? [wide] : [...native, wide];
+  const library = await openCpuDevice({ threads: 2, path: "portable", libraryFile: await emulatedLibrary() });
+  const emulated = Object.entries(emulatedPaths).map(([name, selected]) => path(name, library, selected));
+  return asked ? emulated.filter((p) => p.name === asked) : [...native, ...emulated];
 }
 
 export const paths: readonly Path[] = await openPaths();
@@ -165,6 +175,13 @@ function noting(device: CpuDevice, called: Set<string>): CpuDevice {
   return note({ ...device, ops: note(device.ops) });
 }
 
+/** The tolerance on a path: what holds everywhere, and what it rounds beside. */
+function allowance({ operands, ...everywhere }: Tolerance, path: Path): Tolerance {
+  if (!operands || !path.roundsOperands) return everywhere;
+  const sum = (key: "absolute" | "relative" | "magnitude") => (everywhere[key] ?? 0) + (operands[key] ?? 0);
+  return { absolute: sum("absolute"), relative: sum("relative"), magnitude: sum("magnitude") };
+}
+
 function compare(got: Float64Array, want: ArrayLike<number>, tolerance: Tolerance, magnitudes?: ArrayLike<number>) {
   if (got.length !== want.length) throw new Error(`${got.length} elements, the reference has ${want.length}`);
   const { absolute = 0, relative = 0, magnitude = 0 } = tolerance;
@@ -193,13 +210,13 @@ export function execute(opCase: OpCase, on: readonly Path[] = paths): ReadonlySe
   const images = new Map<string, Image>();
   const called = new Set<string>();
   const random = randomFrom(name);
-  const onEach = (what: string, judge: (image: Image) => void) => {
+  const onEach = (what: string, judge: (image: Image, path: Path) => void) => {
     if (images.size === 0) throw new Error(`${name}: compared before it ran`);
-    for (const [path, image] of images) {
+    for (const path of on) {
       try {
-        judge(image);
+        judge(images.get(path.name)!, path);
       } catch (error) {
-        throw new Error(`${name}\n  on ${path}, ${what}: ${(error as Error).message}`);
+        throw new Error(`${name}\n  on ${path.name}, ${what}: ${(error as Error).message}`);
       }
     }
   };
@@ -229,7 +246,9 @@ export function execute(opCase: OpCase, on: readonly Path[] = paths): ReadonlySe
       }
     },
     check(slot, want, tolerance, magnitudes) {
-      onEach(slot.name, (image) => compare(memory.read(image, slot), want, tolerance, magnitudes));
+      onEach(slot.name, (image, path) =>
+        compare(memory.read(image, slot), want, allowance(tolerance, path), magnitudes),
+      );
     },
     same(a, aFrom, b, bFrom, count) {
       onEach(`${a.name} and ${b.name}`, (image) => {
@@ -250,10 +269,10 @@ export function execute(opCase: OpCase, on: readonly Path[] = paths): ReadonlySe
         return (up - loss(moved)) / (2 * h);
       });
       const before = (i: number) => (Number.isFinite(gradient.values[i]) ? gradient.values[i]! : 0);
-      onEach(`${gradient.name} by differences at ${picked}`, (image) => {
+      onEach(`${gradient.name} by differences at ${picked}`, (image, path) => {
         const got = memory.read(image, gradient);
         const grew = Float64Array.from(picked, (i) => (got[i]! - before(i)) / times);
-        compare(grew, slopes, tolerance);
+        compare(grew, slopes, allowance(tolerance, path));
       });
     },
     values: (slot) => new Map([...images].map(([path, image]) => [path, memory.read(image, slot)])),

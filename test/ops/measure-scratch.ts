@@ -1,6 +1,7 @@
 /**
  * Runs the ops that take scratch memory once, at the sizes given as JSON, in both types; prints what the threads then
- * hold and what the device had said, in bytes. A process of its own, because scratch memory is kept.
+ * hold and what the device had said, in bytes. A path and a library may follow. A process of its own, because scratch
+ * memory is kept.
  */
 import { openCpuDevice } from "../../src/device/cpu.ts";
 import { PAGE_TOKENS, type ScratchSizes, type Weight } from "../../src/device/device.ts";
@@ -9,7 +10,8 @@ import { elementCount, rows, type Tensor, tensor } from "../../src/tensor/tensor
 
 const sizes = JSON.parse(process.argv[2] ?? "") as ScratchSizes;
 const { vocabSize: V, hiddenSize: D, intermediateSize: F, attention: shape, longest, tokens: T } = sizes;
-const device = await openCpuDevice({ threads: 2 });
+const [, , , path, libraryFile] = process.argv;
+const device = await openCpuDevice({ threads: 2, ...(path && libraryFile ? { path, libraryFile } : {}) });
 const { ops } = device;
 
 // Never written memory reads as zero and costs nothing.

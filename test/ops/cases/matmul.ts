@@ -1,13 +1,27 @@
 /** Products with a weight: forward, both gradients, the bias's gradient, and rows whose bits do not depend on M. */
+
+import { bfloat16ToNumber, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
 import { rows } from "../../../src/tensor/tensor.ts";
-import { dtypes, exactly, type OpCase, opCase, rounded, type ShortDType, type Tolerance } from "../harness.ts";
+import {
+  bfloat16Rounding,
+  dtypes,
+  exactly,
+  type OpCase,
+  opCase,
+  paths,
+  rounded,
+  type ShortDType,
+  type Tolerance,
+} from "../harness.ts";
 import { dot, matmul, matmulInputGradient, matmulWeightGradient } from "../reference.ts";
 
 /**
  * A chain of K roundings (of 2K without fused multiply-add) errs by about 2⁻²⁴ √K partial sums, which for terms of
  * random sign stays within a few 2⁻²⁴ of the sum of magnitudes, whatever K is.
  */
-const chain: Tolerance = { magnitude: 2 ** -21 };
+const chain: Tolerance = { magnitude: 2 ** -21, operands: { magnitude: bfloat16Rounding } };
+/** The same where float32 operands hold bfloat16 values, so that rounding them changes nothing. */
+const exactChain: Tolerance = { magnitude: 2 ** -21 };
 /** The step of a central difference of a linear function leaves only the chain's own rounding. */
 const slope: Tolerance = { absolute: 2e-5, relative: 2e-5 };
 
@@ -38,6 +52,8 @@ const kinds = [
   { x: "bf16", w: "bf16", y: "f32" },
 ] as const;
 
+const toBfloat16 = (x: number) => bfloat16ToNumber(numberToBfloat16(Math.fround(x)));
+
 interface ForwardSettings extends Product {
   readonly x: ShortDType;
   readonly w: ShortDType;
@@ -61,7 +77,7 @@ function forward(settings: ForwardSettings): OpCase {
     run.check(
       out,
       value.map((v, i) => v + start(i)),
-      rounded(chain, y),
+      rounded(settings.x === settings.w ? exactChain : chain, y),
       magnitude.map((m, i) => m + Math.abs(start(i))),
     );
   });
@@ -71,15 +87,19 @@ interface InputSettings extends Product {
   readonly dy: ShortDType;
   readonly w: ShortDType;
   readonly dx: ShortDType;
+  /** dy holds bfloat16 values. */
+  readonly coarse?: boolean;
   readonly accumulate?: boolean;
   readonly gap?: number;
 }
 
 function backwardInput(settings: InputSettings): OpCase {
-  const { M, N, K, accumulate = false, gap = 0 } = settings;
+  const { M, N, K, accumulate = false, coarse = false, gap = 0 } = settings;
   const out = dtypes[settings.dx];
+  const exact = coarse || settings.dy === settings.w;
   return opCase("matmulBackwardInput", { ...settings }, (run) => {
-    const dy = run.slot("dy", dtypes[settings.dy], [M, N], run.random.normal(M * N), { gap });
+    const drawn = run.random.normal(M * N);
+    const dy = run.slot("dy", dtypes[settings.dy], [M, N], coarse ? drawn.map(toBfloat16) : drawn, { gap });
     const w = run.weight("w", dtypes[settings.w], [N, K], run.random.normal(N * K));
     const dx = run.slot("dx", out, [M, K], accumulate ? run.random.normal(M * K) : null, { output: true, gap });
     run.run(({ ops }) => {
@@ -91,10 +111,10 @@ function backwardInput(settings: InputSettings): OpCase {
     run.check(
       dx,
       value.map((v, i) => v + start(i)),
-      rounded(chain, out),
+      rounded(exact ? exactChain : chain, out),
       magnitude.map((m, i) => m + Math.abs(start(i))),
     );
-    if (M * N * K > 1e5 || out !== "float32") return;
+    if (M * N * K > 1e5 || out !== "float32" || !exact) return;
     const x = run.random.normal(M * K);
     run.differences(dx, x, (moved) => dot(matmul(moved, w.values, M, N, K).value, dy.values), slope);
   });
@@ -103,13 +123,17 @@ function backwardInput(settings: InputSettings): OpCase {
 interface WeightSettings extends Product {
   readonly dy: ShortDType;
   readonly x: ShortDType;
+  /** dy holds bfloat16 values. */
+  readonly coarse?: boolean;
   readonly gap?: number;
 }
 
 function backwardWeight(settings: WeightSettings): OpCase {
-  const { M, N, K, gap = 0 } = settings;
+  const { M, N, K, coarse = false, gap = 0 } = settings;
+  const exact = coarse || settings.dy === settings.x;
   return opCase("matmulBackwardWeight", { ...settings }, (run) => {
-    const dy = run.slot("dy", dtypes[settings.dy], [M, N], run.random.normal(M * N), { gap });
+    const drawn = run.random.normal(M * N);
+    const dy = run.slot("dy", dtypes[settings.dy], [M, N], coarse ? drawn.map(toBfloat16) : drawn, { gap });
     const x = run.slot("x", dtypes[settings.x], [M, K], run.random.normal(M * K), { gap });
     const w = run.weight("w", dtypes[settings.x], [N, K], run.random.normal(N * K));
     const dw = run.parameter("dw", w, run.random.normal(N * K), true);
@@ -121,10 +145,10 @@ function backwardWeight(settings: WeightSettings): OpCase {
     run.check(
       dw,
       value.map((v, i) => dw.values[i]! + 2 * v),
-      chain,
+      exact ? exactChain : chain,
       magnitude.map((m, i) => 2 * m + Math.abs(dw.values[i]!)),
     );
-    if (M * N * K > 1e5) return;
+    if (M * N * K > 1e5 || !exact) return;
     run.differences(dw, w.values, (moved) => dot(matmul(x.values, moved, M, N, K).value, dy.values), slope, 2);
   });
 }
@@ -143,7 +167,7 @@ function biasGradient(settings: { M: number; N: number; dy: ShortDType; gap?: nu
       want[i % N]! += 2 * value;
       size[i % N]! += 2 * Math.abs(value);
     }
-    run.check(dbias, want, chain, size);
+    run.check(dbias, want, exactChain, size);
   });
 }
 
@@ -186,17 +210,45 @@ const empty: OpCase = opCase("matmulForward", { M: 0, N: 33, K: 31 }, (run) => {
 });
 
 /** NaN and infinities reach the outputs that they belong to, and no others. */
-const special: OpCase = opCase("matmulForward", { values: "nan-inf", M: 7, N: 33, K: 31 }, (run) => {
+function special(dtype: ShortDType): OpCase {
   const [M, N, K] = [7, 33, 31];
-  const values = run.random.normal(M * K);
-  values[2 * K + 30] = Number.NaN;
-  values[4 * K + 5] = Number.POSITIVE_INFINITY;
-  const x = run.slot("x", "float32", [M, K], values);
-  const w = run.weight("w", "float32", [N, K], run.random.normal(N * K));
-  const y = run.slot("y", "float32", [M, N], null, { output: true });
-  run.run(({ ops }) => ops.matmulForward(y, x, w, null));
-  const { value, magnitude } = matmul(x.values, w.values, M, N, K);
-  run.check(y, value, chain, magnitude);
+  return opCase("matmulForward", { values: "nan-inf", M, N, K, x: dtype, w: dtype }, (run) => {
+    const values = run.random.normal(M * K);
+    values[2 * K + 30] = Number.NaN;
+    values[4 * K + 5] = Number.POSITIVE_INFINITY;
+    const x = run.slot("x", dtypes[dtype], [M, K], values);
+    const w = run.weight("w", dtypes[dtype], [N, K], run.random.normal(N * K));
+    const y = run.slot("y", "float32", [M, N], null, { output: true });
+    run.run(({ ops }) => ops.matmulForward(y, x, w, null));
+    const { value, magnitude } = matmul(x.values, w.values, M, N, K);
+    run.check(y, value, exactChain, magnitude);
+  });
+}
+
+/** Where float32 operands are rounded to bfloat16, they are rounded to nearest, ties to even; elsewhere not at all. */
+const operandRounding: OpCase = opCase("matmulForward", { values: "between-bfloat16" }, (run) => {
+  const ulp = 2 ** -7;
+  const values = [1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.49 * ulp, -1 - 0.51 * ulp, 3.3e38, 3.4e38, -3.4e38, 0, 1e-30];
+  const [M, forwards] = [values.length, values.map(Math.fround)];
+  const x = run.slot("x", "float32", [M, 1], forwards);
+  const one = run.weight("one", "bfloat16", [1, 1], [1]);
+  const y = run.slot("y", "float32", [M, 1], null, { output: true });
+  const dx = run.slot("dx", "float32", [M, 1], null, { output: true });
+  const hidden = run.slot("x of one", "bfloat16", [M, 1], [0, 0, 0, 1, 0, 0, 0, 0, 0]);
+  const dw = run.parameter("dw", one, [0], true);
+  run.run(({ ops }) => {
+    ops.matmulForward(y, x, one, null);
+    ops.matmulBackwardInput(dx, x, one);
+    ops.matmulBackwardWeight(dw, rows(x, 0, 4), rows(hidden, 0, 4), one);
+  });
+  for (const path of paths) {
+    const want = path.roundsOperands ? forwards.map(toBfloat16) : forwards;
+    const results = [run.values(y), run.values(dx)].map((all) => all.get(path.name));
+    for (const got of results)
+      if (got && want.some((value, i) => value !== got[i])) throw new Error(`${path.name}: ${got}, wanted ${want}`);
+    const grown = run.values(dw).get(path.name)?.[0];
+    if (grown !== undefined && grown !== want[3]) throw new Error(`${path.name}: dw is ${grown}, wanted ${want[3]}`);
+  }
 });
 
 export const matmulCases: readonly OpCase[] = [
@@ -208,23 +260,33 @@ export const matmulCases: readonly OpCase[] = [
   forward({ M: 37, N: 20, K: 2050, x: "bf16", w: "bf16", y: "f32", accumulate: true, gap: 1 }),
   forward({ M: 9, N: 40, K: 33, x: "bf16", w: "bf16", y: "bf16", accumulate: true }),
   forward({ M: 9, N: 40, K: 33, x: "f32", w: "bf16", y: "f32" }),
+  forward({ M: 100, N: 40, K: 1025, x: "f32", w: "bf16", y: "f32", bias: true }),
+  forward({ M: 3, N: 17000, K: 17, x: "bf16", w: "bf16", y: "bf16" }),
   empty,
-  special,
+  special("f32"),
+  special("bf16"),
+  operandRounding,
   rowsAlone({ M: 500, N: 33, K: 70, x: "f32", w: "f32", y: "f32" }),
   rowsAlone({ M: 500, N: 33, K: 70, x: "f32", w: "f32", y: "f32", bias: true, accumulate: true }),
   rowsAlone({ M: 500, N: 70, K: 48, x: "bf16", w: "bf16", y: "bf16", bias: true }),
   rowsAlone({ M: 120, N: 70, K: 1100, x: "bf16", w: "bf16", y: "f32", bias: true, accumulate: true }),
   rowsAlone({ M: 120, N: 70, K: 1100, x: "f32", w: "f32", y: "f32" }),
+  rowsAlone({ M: 120, N: 70, K: 1100, x: "f32", w: "bf16", y: "f32" }),
+  rowsAlone({ M: 500, N: 33, K: 64, x: "bf16", w: "bf16", y: "f32" }),
 
   ...sizes.map((size) => backwardInput({ ...size, dy: "f32", w: "f32", dx: "f32" })),
-  ...sizes.map((size) => backwardInput({ ...size, dy: "f32", w: "bf16", dx: "f32" })),
+  ...sizes.map((size) => backwardInput({ ...size, dy: "f32", w: "bf16", dx: "f32", coarse: true })),
+  backwardInput({ M: 13, N: 48, K: 100, dy: "f32", w: "bf16", dx: "f32" }),
+  backwardInput({ M: 481, N: 70, K: 33, dy: "f32", w: "bf16", dx: "f32", accumulate: true, gap: 2 }),
   backwardInput({ M: 33, N: 1030, K: 40, dy: "f32", w: "bf16", dx: "f32" }),
   backwardInput({ M: 33, N: 1030, K: 40, dy: "f32", w: "f32", dx: "f32", accumulate: true, gap: 5 }),
   backwardInput({ M: 6, N: 33, K: 31, dy: "f32", w: "f32", dx: "f32", accumulate: true }),
   backwardInput({ M: 13, N: 33, K: 31, dy: "bf16", w: "bf16", dx: "bf16", gap: 3 }),
 
   ...sizes.map((size) => backwardWeight({ ...size, dy: "f32", x: "f32" })),
-  ...sizes.map((size) => backwardWeight({ ...size, dy: "f32", x: "bf16" })),
+  ...sizes.map((size) => backwardWeight({ ...size, dy: "f32", x: "bf16", coarse: true })),
+  backwardWeight({ M: 100, N: 40, K: 1025, dy: "f32", x: "bf16" }),
+  backwardWeight({ M: 1100, N: 20, K: 40, dy: "f32", x: "bf16", coarse: true }),
   backwardWeight({ M: 257, N: 20, K: 301, dy: "f32", x: "bf16", gap: 7 }),
   backwardWeight({ M: 13, N: 33, K: 31, dy: "bf16", x: "bf16" }),
 

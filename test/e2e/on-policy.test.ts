@@ -1,0 +1,152 @@
+/**
+ * Promise 2, bit for bit: the logprob recorded when a token is sampled is the one that the training pass computes for
+ * it, whatever the batch, the threads, the dtype, the instruction path and the cut into micro-batches. And promise 3:
+ * the completions themselves depend on none of the first two.
+ */
+import { describe, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
+import { openCpuDevice } from "../../src/device/cpu.ts";
+import { packedSizes } from "../../src/engine/inputs.ts";
+import { planSession } from "../../src/engine/session.ts";
+import { scoreGroups } from "../../src/grpo/policy-update.ts";
+import type { SampledCompletion } from "../../src/rollout/sequence.ts";
+import type { ComputeDType } from "../../src/tensor/dtype.ts";
+
+// The kernels may have to be compiled first.
+setDefaultTimeout(180_000);
+
+const models = ["llama-tied", "qwen2-bias", "qwen3-qknorm"];
+const folderOf = (model: string) => join(import.meta.dir, "../golden", model);
+const { library } = await openCpuDevice();
+const paths = library.paths.flatMap(({ name, supported }) => (supported ? name : []));
+
+const samples = 4;
+const longestPrompt = 66;
+const maxCompletion = 60;
+
+/** Eight prompts; of one token, of a whole page of the cache, of one more, and between. */
+function prompts(vocabSize: number): Int32Array[] {
+  return [1, 2, 17, 40, 63, 64, 65, longestPrompt].map((length, p) =>
+    Int32Array.from({ length }, (_, t) => (37 * p + 11 * t + t * t) % vocabSize),
+  );
+}
+
+interface Sampling {
+  readonly temperature: number;
+  readonly topK: number;
+  readonly topP: number;
+  readonly minP: number;
+  readonly repetitionPenalty: number;
+}
+
+const plain: Sampling = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 };
+const truncated: Sampling = { temperature: 0.7, topK: 40, topP: 0.9, minP: 0.01, repetitionPenalty: 1.3 };
+const samplings: readonly [string, Sampling][] = [
+  ["temperature 1", plain],
+  ["temperature 0.7, truncated and penalized", truncated],
+];
+
+interface Setting {
+  readonly path: string;
+  readonly threads: number;
+  readonly maxSequences: number;
+  readonly dtype: ComputeDType;
+  readonly sampling: Sampling;
+}
+
+/** Samples 32 completions and scores them as training does, once whole and once in micro-batches that cut the groups. */
+async function sampleAndScore(model: string, { path, threads, maxSequences, dtype, sampling }: Setting) {
+  const device = await openCpuDevice({ path, threads });
+  const config = readModelConfig(folderOf(model));
+  const session = planSession({
+    device,
+    folder: folderOf(model),
+    dtype,
+    packed: packedSizes(config, 4096, longestPrompt),
+    training: false,
+    reference: null,
+    rollout: {
+      maxSequences,
+      longestPrompt,
+      maxCompletion,
+      promptSlots: Math.min(maxSequences, 3),
+      penalized: sampling.repetitionPenalty !== 1,
+    },
+    positions: longestPrompt + maxCompletion,
+  }).open();
+  try {
+    const promptIds = prompts(config.vocabSize);
+    const sampled = await session.rollout!.generate(
+      promptIds.map((ids, prompt) => ({ promptIds: ids, samples, prompt })),
+      // Such a stop, and not the model's own: random weights would seldom come to that one.
+      { ...sampling, seed: 7, stream: 0, step: 3, maxCompletionLength: maxCompletion, isStop: (id) => id % 23 === 5 },
+    );
+    const groups = sampled.map((completions, i) => ({ promptIds: promptIds[i]!, completions }));
+    const { temperature } = sampling;
+    const trained = [];
+    for (const microBatchTokens of [4096, 100])
+      trained.push(await scoreGroups(session.policy, session.activations!, groups, { temperature, microBatchTokens }));
+    return { completions: sampled.flat(), trained };
+  } finally {
+    session.close();
+  }
+}
+
+/** Largest |sampler − training|, NaN where either has one. */
+function largestDifference(completions: readonly SampledCompletion[], trained: readonly { logprobs: Float32Array }[]) {
+  let largest = 0;
+  for (const [i, { logprobs }] of completions.entries()) {
+    expect(trained[i]!.logprobs.length).toBe(logprobs.length);
+    for (const [t, logprob] of logprobs.entries()) {
+      const difference = Math.abs(logprob - trained[i]!.logprobs[t]!);
+      if (!(difference <= largest)) largest = difference;
+    }
+  }
+  return largest;
+}
+
+const batches = [
+  { threads: 2, maxSequences: 32 },
+  { threads: 1, maxSequences: 7 },
+  { threads: 2, maxSequences: 1 },
+];
+
+/** The completions of every batch, which must all be the same ones. */
+async function sampledAlike(model: string, setting: Omit<Setting, "threads" | "maxSequences">) {
+  let first: readonly SampledCompletion[] | null = null;
+  for (const batch of batches) {
+    const { completions, trained } = await sampleAndScore(model, { ...setting, ...batch });
+    for (const scores of trained) expect(largestDifference(completions, scores)).toBe(0);
+    first ??= completions;
+    expect(completions).toEqual([...first]);
+  }
+  return first!;
+}
+
+describe.each(models)("%s", (model) => {
+  describe.each(paths)("%s", (path) => {
+    describe.each<ComputeDType>(["float32", "bfloat16"])("%s", (dtype) => {
+      test.each(samplings)("%s: sampled logprobs are training's, whatever the batch", async (_, sampling) => {
+        const completions = await sampledAlike(model, { path, dtype, sampling });
+        expect(completions.length).toBe(32);
+        expect(new Set(completions.map((c) => c.completionIds.length)).size).toBeGreaterThan(5);
+        expect(new Set(completions.map((c) => c.completionIds.join())).size).toBeGreaterThan(24);
+      });
+    });
+  });
+
+  test("temperatures 0.7 and 1.3 alone", async () => {
+    for (const temperature of [0.7, 1.3])
+      await sampledAlike(model, { path: paths.at(-1)!, dtype: "float32", sampling: { ...plain, temperature } });
+  });
+
+  test("where it is truncated, the distribution drawn from is another, and the recorded logprob not of it", async () => {
+    const setting = { path: paths.at(-1)!, threads: 2, maxSequences: 32, dtype: "float32" } as const;
+    const drawn = await sampleAndScore(model, { ...setting, sampling: truncated });
+    for (const { logprobs, samplingLogprobs } of drawn.completions)
+      expect(Math.max(...samplingLogprobs.map((x, t) => Math.abs(x - logprobs[t]!)))).toBeGreaterThan(0.01);
+    const whole = await sampleAndScore(model, { ...setting, sampling: plain });
+    for (const { logprobs, samplingLogprobs } of whole.completions) expect(samplingLogprobs).toEqual(logprobs);
+  });
+});

@@ -1,0 +1,162 @@
+/**
+ * Tiny runs of the commands: in this process where only the result counts, in one of their own where the process does.
+ * The bundled model with a reward of the token ids, so that every step has something to learn however good it is.
+ */
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import type { Subprocess } from "bun";
+import { runTrain, type TrainRun } from "../../src/cli/train.ts";
+import type { RunConsole } from "../../src/metrics/console.ts";
+import type { MetricsRecord } from "../../src/metrics/metrics-file.ts";
+
+export const root = resolve(import.meta.dir, "../..");
+export const bundledModel = join(root, "data/model");
+export const problems = join(root, "data/problems/eval.arrow");
+export const reward = (name: string) => join(import.meta.dir, "rewards", `${name}.ts`);
+
+export type Flags = Readonly<Record<string, string | number | boolean>>;
+
+export function argvOf(flags: Flags): string[] {
+  return Object.entries(flags).flatMap(([key, value]) => [`--${key}`, String(value)]);
+}
+
+/** 2 prompts × 4 completions of at most 16 tokens, with a reference model: about a tenth of a second a step. */
+export const tinyTraining: Flags = {
+  model: bundledModel,
+  dataset: problems,
+  reward_funcs: reward("by_tokens"),
+  per_device_train_batch_size: 8,
+  num_generations: 4,
+  max_completion_length: 16,
+  learning_rate: 1e-3,
+  max_steps: 5,
+  save_steps: 0,
+};
+
+/** A folder of its own, and the names of folders in it. */
+export function workFolder(): { readonly path: string; at(name: string): string; remove(): void } {
+  const path = mkdtempSync(join(tmpdir(), "bun-grpo-e2e-"));
+  return { path, at: (name) => join(path, name), remove: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+/** A console that keeps what it is told. */
+export function quietConsole(events: { onStep?: (record: MetricsRecord) => void } = {}) {
+  const notes: string[] = [];
+  const steps: MetricsRecord[] = [];
+  const console: RunConsole = {
+    progress() {},
+    step(record) {
+      steps.push(record);
+      events.onStep?.(record);
+    },
+    completions() {},
+    evaluation() {},
+    note: (text) => void notes.push(text),
+    close() {},
+  };
+  return { console, notes, steps };
+}
+
+/** `grpo train` in this process, with the tiny settings under `flags`. @throws whatever the command throws */
+export async function train(
+  outputDir: string,
+  flags: Flags = {},
+  options: {
+    /** Ctrl-C as soon as this step is logged; 0: from the start. */
+    readonly stopAfter?: number;
+    readonly reviseRewards?: TrainRun["reviseRewards"];
+  } = {},
+) {
+  let stop = options.stopAfter === 0;
+  const { console, notes, steps } = quietConsole({
+    onStep({ step }) {
+      if (options.stopAfter !== undefined && step >= options.stopAfter) stop = true;
+    },
+  });
+  const code = await runTrain({
+    argv: argvOf({ ...tinyTraining, output_dir: outputDir, ...flags }),
+    console,
+    stopRequested: () => stop,
+    ...(options.reviseRewards ? { reviseRewards: options.reviseRewards } : {}),
+  });
+  return { code, notes, steps };
+}
+
+export interface Finished {
+  readonly code: number | null;
+  readonly signal: number | string | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+export interface Running {
+  readonly process: Subprocess;
+  readonly finished: Promise<Finished>;
+}
+
+/** `grpo …` in a process of its own; ended by force after `seconds`. */
+export function start(
+  argv: readonly string[],
+  options: { readonly env?: Record<string, string>; readonly seconds?: number; readonly shell?: string } = {},
+): Running {
+  const command = [process.execPath, join(root, "src/cli/main.ts"), ...argv];
+  const child = Bun.spawn(
+    options.shell ? ["/bin/sh", "-c", `${options.shell}; exec "$@"`, "sh", ...command] : command,
+    {
+      cwd: root,
+      env: { ...process.env, NO_COLOR: "1", ...options.env },
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+    },
+  );
+  const timer = setTimeout(() => child.kill("SIGKILL"), (options.seconds ?? 60) * 1000);
+  const finish = async (): Promise<Finished> => {
+    const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
+    await child.exited;
+    clearTimeout(timer);
+    return { code: child.exitCode, signal: child.signalCode, out, err };
+  };
+  return { process: child, finished: finish() };
+}
+
+export function grpo(argv: readonly string[], options: Parameters<typeof start>[1] = {}): Promise<Finished> {
+  return start(argv, options).finished;
+}
+
+/** Waits for something to become true. @throws after half a minute */
+export async function until(what: string, isTrue: () => boolean): Promise<void> {
+  const deadline = performance.now() + 30_000;
+  while (!isTrue()) {
+    if (performance.now() > deadline) throw new Error(`waited in vain: ${what}`);
+    await Bun.sleep(2);
+  }
+}
+
+/** The lines of metrics.jsonl; none where there is no file yet. */
+export function metricsOf(outputDir: string): MetricsRecord[] {
+  const path = join(outputDir, "metrics.jsonl");
+  if (!existsSync(path)) return [];
+  const lines = readFileSync(path, "utf8").split("\n").slice(0, -1);
+  return lines.map((line) => JSON.parse(line) as MetricsRecord);
+}
+
+const timed = /^time\/|step_time$|tokens_per_second$|^mfu$|^memory_peak_bytes$/;
+
+/** Metrics without what depends on how fast the machine was. */
+export function untimed(records: readonly MetricsRecord[]): Record<string, unknown>[] {
+  return records.map((record) => Object.fromEntries(Object.entries(record).filter(([name]) => !timed.test(name))));
+}
+
+/** A hash of a file's bytes. */
+export function fingerprint(...path: readonly string[]): string {
+  return Bun.hash(readFileSync(join(...path))).toString(16);
+}
+
+/** Every file below a folder with a hash of its bytes. */
+export function fingerprints(folder: string): Record<string, string> {
+  const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
+  const paths = files.map((entry) => join(entry.parentPath, entry.name)).sort();
+  return Object.fromEntries(paths.map((path) => [path.slice(folder.length + 1), fingerprint(path)]));
+}
