@@ -196,3 +196,13 @@ export async function buildKernels(onBuild?: () => void): Promise<BuildResult> {
   }
   return { library, compiler: compiler.version, seconds: (performance.now() - start) / 1000 };
 }
+
+// `bun ffi/cpu/build.ts`: builds now what would be built at first use.
+if (import.meta.main) {
+  try {
+    await buildKernels(() => process.stderr.write("compiling the CPU kernels for this machine (once)\n"));
+  } catch (error) {
+    process.stderr.write(`${errorText(error)}\n`);
+    process.exit(1);
+  }
+}

@@ -2,7 +2,7 @@
  * The trainer's own part of a checkpoint, `checkpoint-N/trainer_state.json`, and which checkpoint is the newest. What the
  * state holds is the trainer's business: it brings the schema.
  */
-import { existsSync, readdirSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
 import { readJsonFile } from "../config/json_file.ts";
@@ -54,7 +54,7 @@ export function readTrainerState<T>(folder: string, schema: z.ZodType<T>): T {
  * left moved aside is brought back first.
  */
 export function latestCheckpoint(outputDir: string): string | null {
-  if (!existsSync(outputDir)) return null;
+  if (!isFolder(outputDir)) return null;
   for (const name of readdirSync(outputDir)) {
     const aside = /^(checkpoint-\d+)\.(old|tmp)-\d+$/.exec(name);
     if (aside !== null) recoverFolder(join(outputDir, aside[1]!));
@@ -69,7 +69,7 @@ export interface ListedCheckpoint {
 
 /** The checkpoints in `outputDir` by their steps, complete or not, oldest first. */
 export function listCheckpoints(outputDir: string): ListedCheckpoint[] {
-  if (!existsSync(outputDir)) return [];
+  if (!isFolder(outputDir)) return [];
   return readdirSync(outputDir)
     .flatMap((name) => /^checkpoint-(\d+)$/.exec(name)?.[1] ?? [])
     .map((digits) => ({ step: Number(digits), folder: join(outputDir, checkpointName(Number(digits))) }))
@@ -99,6 +99,10 @@ function removed(folder: string): string {
     throw new RunError(`${folder}: cannot be removed (${errorText(error)}); check its permissions`);
   }
   return folder;
+}
+
+function isFolder(path: string): boolean {
+  return existsSync(path) && statSync(path).isDirectory();
 }
 
 /** Whether the state is there and every safetensors file has the length that its header says. */

@@ -9,14 +9,14 @@ import { RunError } from "../errors.ts";
 
 /** Settings of the bundled run, where the user gives no other. */
 export const bundledTraining: ConfigInput<"train"> = {
-  learningRate: 5e-4,
-  beta: 0,
+  learningRate: 1e-4,
   numGenerations: 16,
-  perDeviceTrainBatchSize: 256,
+  perDeviceTrainBatchSize: 512,
   maxCompletionLength: 48,
   maxSteps: 40,
   maxConcurrentSequences: 256,
   saveSteps: 0,
+  evalSteps: 10,
   evalSamples: 300,
 };
 

@@ -7,6 +7,7 @@ import { configFor } from "../config/load.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import { readCheckpointState } from "../engine/checkpointing.ts";
 import { describeMemory } from "../engine/memory.ts";
+import type { ProblemSource } from "../engine/prompts.ts";
 import type { Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationMetrics, evaluationProblems } from "../eval/accuracy.ts";
@@ -77,6 +78,17 @@ function onlyBundledCheckpoints(outputDir: string): boolean {
   });
 }
 
+/** @throws InputError where a verifier is to judge and no row says what is right: every answer would go unscored */
+function requireGolds({ rewardFuncs }: TrainConfig, { dataset, problem }: ProblemSource): void {
+  const verifier = rewardSpecs(rewardFuncs).find((spec) => typeof spec === "string");
+  const looked = Math.min(dataset.numRows, 100);
+  if (verifier === undefined || looked === 0) return;
+  for (let row = 0; row < looked; row++) if (problem(row).example.gold !== null) return;
+  throw new InputError(
+    `${dataset.path}: no row has a gold answer to compare with; name its column with --answer_column, or reward otherwise with --reward_funcs PATH.ts`,
+  );
+}
+
 /** The checkpoint to go on from, or null for a run from the start. */
 export function resumeFolder(setting: string | true | null, outputDir: string): string | null {
   if (setting === null) return null;
@@ -134,6 +146,7 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
     const paths = trainingPaths(config);
     const setup = await setUpTraining(config, paths, console.note, checkpoint);
     try {
+      requireGolds(config, setup.problems);
       writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
       console.note(`${paths.model} on ${paths.dataset} · ${setup.planned.dtype} · ${setup.device.description}`);
       for (const line of describeMemory(setup.planned.memory)) console.note(line);

@@ -9,6 +9,7 @@ const cures: Readonly<Record<string, string>> = {
   EROFS: "the file system is read-only: choose another --output_dir",
   ENOENT: "the folder is gone: it must stay while the run writes to it",
   ENOTDIR: "a file is in the way of a folder: choose another --output_dir",
+  EEXIST: "a file is in the way of a folder: choose another --output_dir",
   EISDIR: "a folder is in the way of the file: remove it or choose another --output_dir",
 };
 

@@ -41,11 +41,13 @@ export function workFolder(): { readonly path: string; at(name: string): string;
 }
 
 /** A console that keeps what it is told. */
-export function quietConsole(events: { onStep?: (record: MetricsRecord) => void } = {}) {
+export function quietConsole(
+  events: { onStep?: (record: MetricsRecord) => void; onProgress?: (phase: string) => void } = {},
+) {
   const notes: string[] = [];
   const steps: MetricsRecord[] = [];
   const console: RunConsole = {
-    progress() {},
+    progress: ({ phase }) => events.onProgress?.(phase),
     step(record) {
       steps.push(record);
       events.onStep?.(record);
@@ -65,11 +67,13 @@ export async function train(
   options: {
     /** Ctrl-C as soon as this step is logged; 0: from the start. */
     readonly stopAfter?: number;
+    readonly onProgress?: (phase: string) => void;
     readonly reviseRewards?: TrainRun["reviseRewards"];
   } = {},
 ) {
   let stop = options.stopAfter === 0;
   const { console, notes, steps } = quietConsole({
+    ...(options.onProgress ? { onProgress: options.onProgress } : {}),
     onStep({ step }) {
       if (options.stopAfter !== undefined && step >= options.stopAfter) stop = true;
     },

@@ -47,7 +47,7 @@ const rules: Readonly<Record<string, readonly string[]>> = {
   "ffi/bindings": ["ffi/cpu", "ffi/cuda"],
   "ffi/cpu": [],
   "ffi/cuda": [],
-  data: [...everything, "src/index.ts"],
+  data: [...everything, "src/index.ts", "src/cli"],
   bench: [...everything, "src/index.ts"],
 };
 
