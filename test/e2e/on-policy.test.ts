@@ -47,16 +47,26 @@ const samplings: readonly [string, Sampling][] = [
   ["temperature 0.7, truncated and penalized", truncated],
 ];
 
+interface Key {
+  readonly seed: number;
+  readonly step: number;
+  readonly stream: number;
+  /** Of the first prompt; the others follow. */
+  readonly prompt: number;
+}
+
 interface Setting {
   readonly path: string;
   readonly threads: number;
   readonly maxSequences: number;
   readonly dtype: ComputeDType;
   readonly sampling: Sampling;
+  readonly key?: Partial<Key>;
 }
 
 /** Samples 32 completions and scores them as training does, once whole and once in micro-batches that cut the groups. */
-async function sampleAndScore(model: string, { path, threads, maxSequences, dtype, sampling }: Setting) {
+async function sampleAndScore(model: string, { path, threads, maxSequences, dtype, sampling, key }: Setting) {
+  const { prompt: firstPrompt, ...random } = { seed: 7, stream: 0, step: 3, prompt: 0, ...key };
   const device = await openCpuDevice({ path, threads });
   const config = readModelConfig(folderOf(model));
   const session = planSession({
@@ -78,9 +88,9 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
   try {
     const promptIds = prompts(config.vocabSize);
     const sampled = await session.rollout!.generate(
-      promptIds.map((ids, prompt) => ({ promptIds: ids, samples, prompt })),
+      promptIds.map((ids, i) => ({ promptIds: ids, samples, prompt: firstPrompt + i })),
       // Such a stop, and not the model's own: random weights would seldom come to that one.
-      { ...sampling, seed: 7, stream: 0, step: 3, maxCompletionLength: maxCompletion, isStop: (id) => id % 23 === 5 },
+      { ...sampling, ...random, maxCompletionLength: maxCompletion, isStop: (id) => id % 23 === 5 },
     );
     const groups = sampled.map((completions, i) => ({ promptIds: promptIds[i]!, completions }));
     const { temperature } = sampling;
@@ -139,6 +149,21 @@ describe.each(models)("%s", (model) => {
   test("temperatures 0.7 and 1.3 alone", async () => {
     for (const temperature of [0.7, 1.3])
       await sampledAlike(model, { path: paths.at(-1)!, dtype: "float32", sampling: { ...plain, temperature } });
+  });
+
+  test("a token's random number is keyed by seed, step, prompt, sample and stream", async () => {
+    const setting = { path: paths.at(-1)!, threads: 2, maxSequences: 32, dtype: "float32", sampling: plain } as const;
+    const drawn = async (key: Partial<Key>) => {
+      const { completions } = await sampleAndScore(model, { ...setting, key });
+      return completions.map((c) => c.completionIds.join());
+    };
+    const first = await drawn({});
+    expect(await drawn({})).toEqual(first);
+    for (const key of [{ seed: 8 }, { step: 4 }, { stream: 1 }, { prompt: 100 }]) {
+      const other = await drawn(key);
+      expect(other.filter((ids, i) => ids === first[i]).length).toBeLessThan(8);
+    }
+    expect(new Set(first).size).toBeGreaterThan(24); // of one prompt, too: the sample counts
   });
 
   test("where it is truncated, the distribution drawn from is another, and the recorded logprob not of it", async () => {

@@ -23,9 +23,9 @@ const update = (flags: Flags) => grpo(["update", ...argvOf({ model: bundledModel
 
 /** Training's flags that `update` has too. */
 const shared: readonly (readonly [string, Flags])[] = [
-  ["with KL to the starting model", { beta: 0.1 }],
+  ["with KL to the starting model", { beta: 0.1, temperature: 1 }],
   ["in bfloat16, dapo at temperature 0.7", { dtype: "bfloat16", loss_type: "dapo", beta: 0, temperature: 0.7 }],
-  ["with two iterations", { num_iterations: 2, scale_rewards: "batch", weight_decay: 0.1 }],
+  ["with two iterations", { num_iterations: 2, scale_rewards: "batch", weight_decay: 0.1, temperature: 1.3 }],
 ];
 
 describe("the second generation of a run, recorded", () => {
@@ -33,7 +33,7 @@ describe("the second generation of a run, recorded", () => {
     const folder = work.at(`train ${name}`);
     const iterations = Number(flags.num_iterations ?? 1);
     // A schedule, so that the learning rate of the step has to come out of the checkpoint.
-    const schedule: Flags = { lr_scheduler_type: "cosine", warmup_steps: 1, learning_rate: 2e-3 };
+    const schedule: Flags = { lr_scheduler_type: "cosine", learning_rate: 2e-3 };
     await train(folder, { ...flags, ...schedule, max_steps: 2 * iterations, save_steps: 1 });
     const [from, last] = [iterations, 2 * iterations];
     const output = work.at(`update ${name}`);

@@ -1,6 +1,6 @@
 /**
  * Tiny runs of the commands: in this process where only the result counts, in one of their own where the process does.
- * The bundled model with a reward of the token ids, so that every step has something to learn however good it is.
+ * The bundled model with a reward of the token ids, so that there is something to learn however good it is.
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -29,6 +29,8 @@ export const tinyTraining: Flags = {
   per_device_train_batch_size: 8,
   num_generations: 4,
   max_completion_length: 16,
+  // Completions differ within a group even where the model is sure of itself.
+  temperature: 1.5,
   learning_rate: 1e-3,
   max_steps: 5,
   save_steps: 0,

@@ -113,7 +113,7 @@ test("offline without a copy", async () => {
   expect(requested).toEqual([]);
 });
 
-test.each(["/no/such/folder", "./folder", "name", "a/b/c", "../up", ""])("%p is no hub id", async (model) => {
+test.each(["/no/such/folder", "./folder", "name", "a/b/c", "../no-such-folder", ""])("%p is no hub id", async (model) => {
   requested.length = 0;
   expect(await refusal(model)).toContain("it is no hub id");
   expect(requested).toEqual([]);
