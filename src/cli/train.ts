@@ -1,6 +1,6 @@
 /** `grpo train`: the main job, wired together from its settings. The loop itself is src/grpo/trainer.ts. */
 import { mkdirSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { latestCheckpoint, listCheckpoints } from "../checkpoint/state.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
@@ -148,7 +148,9 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
     try {
       requireGolds(config, setup.problems);
       writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
-      console.note(`${paths.model} on ${paths.dataset} · ${setup.planned.dtype} · ${setup.device.description}`);
+      console.note(
+        `${shown(paths.model)} on ${shown(paths.dataset)} · ${setup.planned.dtype} · ${setup.device.description}`,
+      );
       for (const line of describeMemory(setup.planned.memory)) console.note(line);
       if (resume) {
         console.note(`going on after step ${resume.state.step} from ${resume.folder}`);
@@ -181,6 +183,12 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
   } finally {
     await pool.close();
   }
+}
+
+/** A path as it is shortest to read: from here, where it lies below. */
+function shown(path: string): string {
+  const below = relative(process.cwd(), resolve(path));
+  return below !== "" && !below.startsWith("..") ? below : path;
 }
 
 /** What to type after the bundled run. */

@@ -47,6 +47,8 @@ export interface TrainOutcome {
   readonly stopped: boolean;
 }
 
+const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+
 /** Steps of the whole run, by `max_steps` or by passes over the data. */
 function totalSteps({ config, problems, batch }: TrainingSetup): number {
   if (config.maxSteps !== null) return config.maxSteps;
@@ -105,12 +107,14 @@ export async function train(
     savedAt = reached.step;
     keepNewestCheckpoints(outputDir, config.saveTotalLimit);
   };
+  const accuracies: number[] = [];
   const evaluate = async (): Promise<void> => {
     if (!hooks.evaluate || metrics.lastStepWith("eval_accuracy") === step) return;
     const { values, note } = await hooks.evaluate(session);
     if (hooks.stopRequested()) return;
     metrics.write({ step, ...values });
     hooks.console.evaluation({ step, ...values }, note);
+    if (values.eval_accuracy !== undefined) accuracies.push(values.eval_accuracy);
   };
 
   const passed = (every: number, since: number) => Math.floor(step / every) > Math.floor(since / every);
@@ -225,6 +229,8 @@ export async function train(
       return { steps: reached.step, stopped: true };
     }
     await saveModel(session, outputDir);
+    if (accuracies.length > 1)
+      hooks.console.note(`held-out accuracy: ${percent(accuracies[0]!)} before, ${percent(accuracies.at(-1)!)} after`);
     hooks.console.note(`saved the model in ${outputDir}`);
     return { steps: step, stopped: false };
   } finally {
