@@ -9,9 +9,11 @@ import { RunError } from "../errors.ts";
 
 /** Settings of the bundled run, where the user gives no other. */
 export const bundledTraining: ConfigInput<"train"> = {
-  learningRate: 1e-4,
+  learningRate: 1.5e-4,
+  lrSchedulerType: "linear",
+  beta: 0.1,
   numGenerations: 16,
-  perDeviceTrainBatchSize: 512,
+  perDeviceTrainBatchSize: 256,
   maxCompletionLength: 48,
   maxSteps: 40,
   maxConcurrentSequences: 256,
