@@ -75,19 +75,21 @@ ${describeSettings("eval")}`,
     const folder = await modelFolder(config.model ?? bundledModel());
     const modelConfig = readModelConfig(folder);
     const tokenizer = loadTokenizer(folder);
-    const { promptColumn, answerColumn, chatTemplateKwargs, maxCompletionLength } = config;
+    const { promptColumn, answerColumn, chatTemplateKwargs } = config;
     const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
     const path = config.dataset ?? bundledEvalProblems();
     const source = await openProblems(tokenizer, { ...columns, path, split: config.datasetSplit });
     const interrupt = onInterrupt(console.note);
     const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
     try {
-      const room = modelConfig.maxPositionEmbeddings - maxCompletionLength;
-      const longestPrompt = Math.min(source.longestPrompt(), room);
-      if (room < 1)
-        throw new InputError(
-          `max_completion_length ${maxCompletionLength}: the model's context is ${modelConfig.maxPositionEmbeddings} tokens; lower it`,
-        );
+      // The context is the limit where it is shorter: a longest prompt and the tokens that it leaves.
+      const context = modelConfig.maxPositionEmbeddings;
+      const longest = source.longestPrompt();
+      const room = Math.max(1, context - Math.min(longest, context - 1));
+      const maxCompletionLength = Math.min(config.maxCompletionLength, Math.max(room, Math.floor(context / 2)));
+      if (maxCompletionLength < config.maxCompletionLength)
+        console.note(`note: answers have at most ${maxCompletionLength} tokens: the model's context is ${context}`);
+      const longestPrompt = Math.min(longest, context - maxCompletionLength);
       const problems = evaluationProblems(source, config.evalSamples, longestPrompt);
       writing(config.outputDir, () => mkdirSync(config.outputDir, { recursive: true }));
       const device = await openRunDevice(config, console.note);
@@ -114,7 +116,7 @@ ${describeSettings("eval")}`,
         tokenizer,
         pool,
         problems,
-        { ...config, samples: config.numGenerations },
+        { ...config, samples: config.numGenerations, maxCompletionLength },
         {
           onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
           shouldStop: interrupt.requested,
