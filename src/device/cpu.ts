@@ -9,6 +9,7 @@ import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
 import { InputError, RunError } from "../errors.ts";
 import { bytesPerElement, type DType } from "../tensor/dtype.ts";
 import { byteLength, elementCount, rowElements, type Tensor } from "../tensor/tensor.ts";
+import { doPieces, type Pieces } from "./breathe.ts";
 import {
   type AttentionShape,
   type Device,
@@ -95,7 +96,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
   const path = choosePath(library, options.path ?? process.env.BUN_GRPO_CPU_PATH);
   library.selectPath(path);
   const threads = library.setThreads(options.threads ?? usableThreads(library));
-  const recorded = new Map<string, () => void>();
+  const recorded = new Map<string, () => Pieces>();
   let peak: number | null = null;
   const allocate = (bytes: number, what: string) => {
     try {
@@ -170,12 +171,12 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     },
     record(key, work) {
       recorded.set(key, work);
-      work();
+      return doPieces(work());
     },
     replay(key) {
       const work = recorded.get(key);
       if (!work) throw new Error(`nothing recorded under ${key}`);
-      work();
+      return doPieces(work());
     },
   };
   return device;

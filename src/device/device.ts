@@ -10,8 +10,10 @@
  * Gradients of parameters are accumulated (+=), gradients of activations are written (=); both are float32.
  * "act" below is the type of activations (Device.activationDType); the residual stream is float32 always.
  */
+
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import type { Pieces } from "./breathe.ts";
 
 /**
  * A parameter in the backend's own layout. A matrix (N, K) may be permuted and padded; `elements` counts the padding.
@@ -261,8 +263,8 @@ export interface Device {
   saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
 
   /** Runs `work` and remembers it under `key`, so that `replay` can run it again with what the buffers then hold. */
-  record(key: string, work: () => void): void;
-  replay(key: string): void;
+  record(key: string, work: () => Pieces): Promise<void>;
+  replay(key: string): Promise<void>;
 }
 
 export interface ScratchSizes {

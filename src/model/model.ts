@@ -3,11 +3,12 @@
  * Used by training, scoring and the reference model; rollouts have their own way through the same layers (../rollout).
  */
 import type { ModelConfig } from "../config/model.ts";
-import { breathe } from "../device/breathe.ts";
+import { breathe, doPieces } from "../device/breathe.ts";
 import type { Device } from "../device/device.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import { type Activations, attentionShape, type HeadBuffers } from "./activations.ts";
 import {
+  type Attend,
   backwardLayer,
   forwardLayer,
   gradientOf,
@@ -104,10 +105,8 @@ export async function forward(
   ops.embeddingForward(b.residual, firstRows(activations.input.tokens, T), weights.embedding);
   for (const [layer, layerWeights] of weights.layers.entries()) {
     if (activations.gradient) ops.cast(layerInput(activations.gradient, layer, T), b.residual);
-    forwardLayer(device, config, layerWeights, layer, b, positions, rope, (_, { attention, qkv }) =>
-      ops.attentionForward(attention, null, qkv, segments, shape),
-    );
-    await breathe();
+    const attend: Attend = (_, { attention, qkv }) => ops.attentionForward(attention, null, qkv, segments, shape);
+    await doPieces(forwardLayer(device, config, layerWeights, layer, b, positions, rope, attend));
   }
   const { head } = activations;
   const U = batch.headRows.length;
@@ -195,8 +194,7 @@ export async function backward(
   const segments = firstRows(activations.input.segments, batch.segments.length / 4);
   for (let layer = config.numLayers - 1; layer >= 0; layer--) {
     const layerWeights = weights.layers[layer]!;
-    backwardLayer(device, config, layerWeights, layer, b, g, gradients, positions, segments, rope);
-    await breathe();
+    await doPieces(backwardLayer(device, config, layerWeights, layer, b, g, gradients, positions, segments, rope));
   }
   const tokens = firstRows(activations.input.tokens, T);
   const dembedding = gradientOf(gradients, weights.embedding);

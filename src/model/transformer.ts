@@ -6,6 +6,7 @@
  * Leaves out the LM head (head.ts) and who calls what (forward.ts, ../rollout).
  */
 import type { ModelConfig } from "../config/model.ts";
+import type { Pieces } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { columns, firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import { attentionShape, type GradientBuffers, type LayerBuffers } from "./activations.ts";
@@ -45,19 +46,20 @@ function qkvColumns(qkv: Tensor, config: ModelConfig) {
 }
 
 /** residual → q, k, v, normalized and turned by their positions. */
-function forwardQkv(
+function* forwardQkv(
   device: Device,
   config: ModelConfig,
   weights: LayerWeights,
   b: LayerBuffers,
   positions: Tensor,
   rope: RopeTables,
-): void {
+): Pieces {
   const { ops } = device;
   ops.rmsnormForward(b.normed, b.rstd, b.residual, weights.inputNorm, config.rmsNormEps);
   const raw = qkvColumns(b.qkvRaw, config);
   const out = qkvColumns(b.qkv, config);
   forwardLinear(device, raw.q, b.normed, weights.q);
+  yield;
   forwardLinear(device, raw.k, b.normed, weights.k);
   forwardLinear(device, out.v, b.normed, weights.v);
   if (weights.qNorm && weights.kNorm) {
@@ -65,20 +67,23 @@ function forwardQkv(
     ops.rmsnormForward(out.k, b.rstdK, raw.k, weights.kNorm, config.rmsNormEps, config.numKvHeads);
   }
   ops.ropeForward(out.qk, positions, rope.cos, rope.sin, config.headDim);
+  yield;
 }
 
 /** residual → gate and up → their product, before the down projection. */
-function forwardGlu(device: Device, config: ModelConfig, weights: LayerWeights, b: LayerBuffers): void {
+function* forwardGlu(device: Device, config: ModelConfig, weights: LayerWeights, b: LayerBuffers): Pieces {
   const { ops } = device;
   const F = config.intermediateSize;
   ops.rmsnormForward(b.postNormed, b.postRstd, b.residual, weights.postNorm, config.rmsNormEps);
   forwardLinear(device, columns(b.gateUp, 0, F), b.postNormed, weights.gate);
+  yield;
   forwardLinear(device, columns(b.gateUp, F, F), b.postNormed, weights.up);
+  yield;
   ops.gluForward(b.glu, b.gateUp, config.activation === "gelu_tanh");
 }
 
 /** One layer on `b.residual`, in place. */
-export function forwardLayer(
+export function* forwardLayer(
   device: Device,
   config: ModelConfig,
   weights: LayerWeights,
@@ -87,16 +92,19 @@ export function forwardLayer(
   positions: Tensor,
   rope: RopeTables,
   attend: Attend,
-): void {
-  forwardQkv(device, config, weights, b, positions, rope);
+): Pieces {
+  yield* forwardQkv(device, config, weights, b, positions, rope);
   attend(layer, b);
+  yield;
   forwardLinear(device, b.residual, b.attention, weights.o, true);
-  forwardGlu(device, config, weights, b);
+  yield;
+  yield* forwardGlu(device, config, weights, b);
   forwardLinear(device, b.residual, b.glu, weights.down, true);
+  yield;
 }
 
 /** dw, dbias += for one linear map; dx = or += its share. */
-function backwardLinear(
+function* backwardLinear(
   device: Device,
   gradients: ParameterGradients,
   linear: Linear,
@@ -104,11 +112,13 @@ function backwardLinear(
   dy: Tensor,
   x: Tensor,
   accumulate = false,
-): void {
+): Pieces {
   const { ops } = device;
   ops.matmulBackwardWeight(gradientOf(gradients, linear.weight), dy, x, linear.weight);
+  yield;
   if (linear.bias) ops.biasBackward(gradientOf(gradients, linear.bias), dy);
   ops.matmulBackwardInput(dx, dy, linear.weight, accumulate);
+  yield;
 }
 
 export function gradientOf(gradients: ParameterGradients, weight: Weight): Tensor {
@@ -121,7 +131,7 @@ export function gradientOf(gradients: ParameterGradients, weight: Weight): Tenso
  * One layer backward: recomputes its forward pass from its input, then turns g.dresidual from the gradient of its
  * output into that of its input; parameter gradients accumulate.
  */
-export function backwardLayer(
+export function* backwardLayer(
   device: Device,
   config: ModelConfig,
   weights: LayerWeights,
@@ -132,7 +142,7 @@ export function backwardLayer(
   positions: Tensor,
   segments: Tensor,
   rope: RopeTables,
-): void {
+): Pieces {
   const { ops } = device;
   const shape = attentionShape(config);
   const T = b.residual.shape[0] ?? 0;
@@ -142,21 +152,24 @@ export function backwardLayer(
   const [dattention, dqkv] = [at(g.dattention), at(g.dqkv)];
 
   ops.cast(b.residual, input);
-  forwardQkv(device, config, weights, b, positions, rope);
+  yield* forwardQkv(device, config, weights, b, positions, rope);
   ops.attentionForward(b.attention, b.lse, b.qkv, segments, shape);
+  yield;
   forwardLinear(device, b.residual, b.attention, weights.o, true);
-  forwardGlu(device, config, weights, b);
+  yield;
+  yield* forwardGlu(device, config, weights, b);
 
   const F = config.intermediateSize;
-  backwardLinear(device, gradients, weights.down, dglu, dresidual, b.glu);
+  yield* backwardLinear(device, gradients, weights.down, dglu, dresidual, b.glu);
   ops.gluBackward(dgateUp, dglu, b.gateUp, config.activation === "gelu_tanh");
-  backwardLinear(device, gradients, weights.gate, dnormed, columns(dgateUp, 0, F), b.postNormed);
-  backwardLinear(device, gradients, weights.up, dnormed, columns(dgateUp, F, F), b.postNormed, true);
+  yield* backwardLinear(device, gradients, weights.gate, dnormed, columns(dgateUp, 0, F), b.postNormed);
+  yield* backwardLinear(device, gradients, weights.up, dnormed, columns(dgateUp, F, F), b.postNormed, true);
   const dpost = gradientOf(gradients, weights.postNorm);
   ops.rmsnormBackward(dresidual, dpost, dnormed, b.residual, weights.postNorm, b.postRstd, dresidual);
 
-  backwardLinear(device, gradients, weights.o, dattention, dresidual, b.attention);
+  yield* backwardLinear(device, gradients, weights.o, dattention, dresidual, b.attention);
   ops.attentionBackward(dqkv, dattention, b.qkv, b.attention, b.lse, segments, g.attentionScratch, shape);
+  yield;
   const d = qkvColumns(dqkv, config);
   ops.ropeBackward(d.qk, positions, rope.cos, rope.sin, config.headDim);
   if (weights.qNorm && weights.kNorm) {
@@ -165,9 +178,9 @@ export function backwardLayer(
     ops.rmsnormBackward(d.q, dq, d.q, raw.q, weights.qNorm, b.rstdQ, null, config.numHeads);
     ops.rmsnormBackward(d.k, dk, d.k, raw.k, weights.kNorm, b.rstdK, null, config.numKvHeads);
   }
-  backwardLinear(device, gradients, weights.q, dnormed, d.q, b.normed);
-  backwardLinear(device, gradients, weights.k, dnormed, d.k, b.normed, true);
-  backwardLinear(device, gradients, weights.v, dnormed, d.v, b.normed, true);
+  yield* backwardLinear(device, gradients, weights.q, dnormed, d.q, b.normed);
+  yield* backwardLinear(device, gradients, weights.k, dnormed, d.k, b.normed, true);
+  yield* backwardLinear(device, gradients, weights.v, dnormed, d.v, b.normed, true);
   const dinput = gradientOf(gradients, weights.inputNorm);
   ops.rmsnormBackward(dresidual, dinput, dnormed, input, weights.inputNorm, b.rstd, dresidual);
 }

@@ -2,6 +2,7 @@
  * AdamW with float32 masters, gradients and moments (Loshchilov & Hutter 2019), and the clipping of the global gradient
  * norm. All buffers have their parameter's layout, so a step is elementwise.
  */
+import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { RunError } from "../errors.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
@@ -94,6 +95,7 @@ export async function gradientNorm(device: Device, state: OptimizerState): Promi
   for (const { gradient } of state.parameters) {
     device.ops.sumSquares(state.sum, gradient);
     total += ((await device.read(state.sum)) as Float64Array)[0]!;
+    await breathe();
   }
   return Math.sqrt(total);
 }
@@ -117,7 +119,7 @@ export async function optimizerStep(
   const { maxGradNorm } = settings;
   const gradientScale = maxGradNorm > 0 ? Math.min(1, maxGradNorm / (norm + 1e-6)) : 1;
   state.step++;
-  for (const { weight, decays, master, m, v, gradient } of state.parameters)
+  for (const { weight, decays, master, m, v, gradient } of state.parameters) {
     device.ops.adamw(weight, master, m, v, gradient, {
       ...settings,
       learningRate,
@@ -125,5 +127,7 @@ export async function optimizerStep(
       step: state.step,
       gradientScale,
     });
+    await breathe();
+  }
   return norm;
 }

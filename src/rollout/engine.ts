@@ -4,12 +4,12 @@
  * pass computes for it (promise 2); its random number is keyed by (seed, step, prompt, sample) and counted by position
  * (promise 3), so neither batching nor the order of admission changes a completion.
  */
-import { breathe } from "../device/breathe.ts";
+import { breathe, doPieces, type Pieces } from "../device/breathe.ts";
 import { PAGE_TOKENS, SAMPLE_COUNTERS, type SamplingSettings } from "../device/device.ts";
 import { RunError } from "../errors.ts";
 import { attentionShape } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
-import { forwardLayer, layerRows } from "../model/transformer.ts";
+import { type Attend, forwardLayer, layerRows } from "../model/transformer.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import type { RolloutBuffers } from "./buffers.ts";
 import { createScheduler, type Scheduler } from "./scheduler.ts";
@@ -78,11 +78,12 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
     const [pageRows, offsetRows] = [firstRows(buffers.page, T), firstRows(buffers.offset, T)];
     ops.embeddingForward(b.residual, firstRows(buffers.tokens, T), weights.embedding);
     for (const [layer, layerWeights] of weights.layers.entries()) {
-      forwardLayer(device, config, layerWeights, layer, b, firstRows(buffers.positions, T), rope, (index, own) => {
+      const attend: Attend = (index, own) => {
         ops.kvStore(buffers.cache[index]!, own.qkv, pageRows, offsetRows, shape);
         ops.attentionForward(own.attention, null, own.qkv, segmentRows, shape);
-      });
-      await breathe();
+      };
+      const positions = firstRows(buffers.positions, T);
+      await doPieces(forwardLayer(device, config, layerWeights, layer, b, positions, rope, attend));
     }
     for (const [s, prompt] of prompts.entries()) {
       const last = segments[4 * s]! + prompt.length - 1;
@@ -91,12 +92,12 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
   };
 
   /** Everything of a decode step that the device does; reads only fixed buffers. */
-  const decodeStep = (B: number, settings: RolloutSettings): void => {
+  function* decodeStep(B: number, settings: RolloutSettings): Pieces {
     const b = layerRows(buffers.layer, B);
     const at = (t: Tensor) => firstRows(t, B);
     ops.embeddingForward(b.residual, at(buffers.tokens), weights.embedding);
     for (const [layer, layerWeights] of weights.layers.entries())
-      forwardLayer(device, config, layerWeights, layer, b, at(buffers.positions), rope, (index, own) => {
+      yield* forwardLayer(device, config, layerWeights, layer, b, at(buffers.positions), rope, (index, own) => {
         const pages = buffers.cache[index]!;
         ops.kvStore(pages, own.qkv, at(buffers.page), at(buffers.offset), shape);
         const [table, prompts, completions] = [
@@ -108,8 +109,9 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
       });
     ops.cast(at(buffers.hidden), b.residual);
     computeLogits(B);
+    yield;
     sampleRows(B, settings);
-  };
+  }
 
   const sampleRows = (B: number, settings: RolloutSettings): void => {
     const at = (t: Tensor) => firstRows(t, B);
@@ -200,10 +202,10 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
     uploadCounters(sequences, requests, step);
   };
 
-  const runRecorded = (key: string, work: () => void): void => {
-    if (recorded.has(key)) device.replay(key);
-    else device.record(key, work);
+  const runRecorded = (key: string, work: () => Pieces): Promise<void> => {
+    if (recorded.has(key)) return device.replay(key);
     recorded.add(key);
+    return device.record(key, work);
   };
 
   /**
@@ -276,7 +278,8 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
       const running = scheduler.running;
       if (running.length === 0) continue;
       uploadStep(running, requests, settings.step);
-      runRecorded(`engine ${engine} decode ${running.length} ${keyed}`, () => decodeStep(running.length, settings));
+      const count = running.length;
+      await runRecorded(`engine ${engine} decode ${count} ${keyed}`, () => decodeStep(count, settings));
       await collect(running);
     }
     return results;

@@ -113,9 +113,12 @@ test("offline without a copy", async () => {
   expect(requested).toEqual([]);
 });
 
-test.each(["/no/such/folder", "./folder", "name", "a/b/c", "../no-such-folder", ""])("%p is no hub id", async (model) => {
-  requested.length = 0;
-  expect(await refusal(model)).toContain("it is no hub id");
-  expect(requested).toEqual([]);
-  expect(existsSync(join(process.env.HF_HUB_CACHE!, "models--a--b"))).toBe(false);
-});
+test.each(["/no/such/folder", "./folder", "name", "a/b/c", "../no-such-folder", ""])(
+  "%p is no hub id",
+  async (model) => {
+    requested.length = 0;
+    expect(await refusal(model)).toContain("it is no hub id");
+    expect(requested).toEqual([]);
+    expect(existsSync(join(process.env.HF_HUB_CACHE!, "models--a--b"))).toBe(false);
+  },
+);
