@@ -93,7 +93,7 @@ ${describeSettings("eval")}`,
       const problems = evaluationProblems(source, config.evalSamples, longestPrompt);
       writing(config.outputDir, () => mkdirSync(config.outputDir, { recursive: true }));
       const device = await openRunDevice(config, console.note);
-      const session = planSession({
+      const session = await planSession({
         device,
         folder,
         dtype: config.dtype,

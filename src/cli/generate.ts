@@ -74,7 +74,7 @@ ${describeSettings("generate")}`,
       );
     const maxCompletionLength = Math.min(config.maxCompletionLength, room);
     const device = await openRunDevice(config, note);
-    const session = planSession({
+    const session = await planSession({
       device,
       folder,
       dtype: config.dtype,

@@ -53,7 +53,7 @@ ${describeSettings("score")}`,
       completions,
     });
     const device = await openRunDevice(config, (text) => void process.stderr.write(`${text}\n`));
-    const session = planSession({
+    const session = await planSession({
       device,
       folder,
       dtype: config.dtype,

@@ -85,7 +85,7 @@ ${describeSettings("sft")}`,
       writing(config.outputDir, () => mkdirSync(config.outputDir, { recursive: true }));
       console.note(`${startFolder} on ${problems.dataset.path} · ${planned.dtype} · ${device.description}`);
       for (const line of describeMemory(planned.memory)) console.note(line);
-      const session = planned.open();
+      const session = await planned.open();
       const evaluate = async (current: Session) => {
         const result = await evaluateProblems(
           current.rollout!,

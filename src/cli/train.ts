@@ -165,7 +165,7 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
         stopRequested,
         ...(reviseRewards ? { reviseRewards } : {}),
       };
-      const session = setup.planned.open();
+      const session = await setup.planned.open();
       let outcome: TrainOutcome;
       try {
         outcome = await runTraining(setup, session, hooks, resume);

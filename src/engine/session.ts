@@ -6,13 +6,14 @@
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
 import type { ModelConfig } from "../config/model.ts";
+import { breathe } from "../device/breathe.ts";
 import type { Device, DeviceMemory } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { type ActivationSizes, type Activations, attentionShape, planActivations } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
 import { parameterSpecs } from "../model/parameters.ts";
 import { ropeTable } from "../model/rope.ts";
-import { bindWeights, loadWeights, type ParameterSource, planWeights } from "../model/weights.ts";
+import { bindWeights, checkWeights, loadWeights, type ParameterSource, planWeights } from "../model/weights.ts";
 import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
 import { planRollout, type RolloutLimits } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
@@ -65,9 +66,9 @@ export interface PlannedSession {
   /**
    * Allocates what was planned and loads the weights.
    *
-   * @throws InputError when the machine has not enough memory, or the checkpoint does not fit its config.json
+   * @throws InputError when the machine has not enough memory
    */
-  open(): Session;
+  open(): Promise<Session>;
   close(): void;
 }
 
@@ -114,13 +115,31 @@ function requireSameShape(policy: ModelFolder, reference: ModelFolder): void {
       );
 }
 
-/** Plans a session without allocating anything. */
+/** Bytes touched between two turns of the event loop. */
+const TOUCHED_AT_ONCE = 64 * 2 ** 20;
+
+/** Writes to all of the memory now, so that a machine without it says so before the first step and not within one. */
+async function touch(device: Device, arena: DeviceMemory): Promise<void> {
+  for (let at = 0; at < arena.byteLength; at += TOUCHED_AT_ONCE) {
+    const floats = Math.floor(Math.min(TOUCHED_AT_ONCE, arena.byteLength - at) / 4);
+    device.ops.fill(tensor("arena", arena.address + at, "float32", [floats]), 0);
+    await breathe();
+  }
+}
+
+/**
+ * Plans a session without allocating anything.
+ *
+ * @throws InputError for a checkpoint that does not fit its config.json, a reference of another shape, too long a context
+ */
 export function planSession(request: SessionRequest): PlannedSession {
   const { device } = request;
   const folder = readModelFolder(request.folder);
   const { config } = folder;
   const referenceFolder = request.reference === null ? null : readModelFolder(request.reference);
   if (referenceFolder) requireSameShape(folder, referenceFolder);
+  for (const from of referenceFolder ? [folder, referenceFolder] : [folder])
+    checkWeights(from.config, parameterSource(from.checkpoint));
   const dtype = computeDType(config, request.dtype);
   if (request.positions > config.maxPositionEmbeddings)
     throw new InputError(
@@ -159,15 +178,14 @@ export function planSession(request: SessionRequest): PlannedSession {
     config,
     dtype,
     memory,
-    open() {
+    async open() {
       requireMemory(memory);
       const arena: DeviceMemory = device.allocate(layout.totalBytes, "the memory plan");
-      // Touched now, so that a machine without the memory says so before the first step and not in the middle of one.
-      device.ops.fill(tensor("arena", arena.address, "float32", [Math.floor(arena.byteLength / 4)]), 0);
+      await touch(device, arena);
       const tensors = placeTensors(layout, arena.address);
-      const load = (from: ModelFolder, prefix: string): Model => {
+      const load = async (from: ModelFolder, prefix: string): Promise<Model> => {
         const weights = bindWeights(tensors, from.config, dtype, prefix);
-        loadWeights(device, weights, parameterSource(from.checkpoint));
+        await loadWeights(device, weights, parameterSource(from.checkpoint));
         const table = ropeTable(from.config, request.positions);
         const rope = { cos: tensors.get(`${prefix}/rope cos`)!, sin: tensors.get(`${prefix}/rope sin`)! };
         device.upload(rope.cos, table.cos);
@@ -175,8 +193,8 @@ export function planSession(request: SessionRequest): PlannedSession {
         from.checkpoint.close(); // the device has its own copy now
         return { device, config: from.config, weights, rope };
       };
-      const policy = load(folder, "policy");
-      const reference = referenceFolder ? load(referenceFolder, "reference") : null;
+      const policy = await load(folder, "policy");
+      const reference = referenceFolder ? await load(referenceFolder, "reference") : null;
       const optimizer = bindOptimizer?.(tensors, policy.weights.all) ?? null;
       if (optimizer) resetOptimizer(device, optimizer);
       return {

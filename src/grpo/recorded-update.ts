@@ -118,7 +118,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const needsReference = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
   const reference = config.refModel ? await modelFolder(config.refModel) : resume ? folder : null;
   const device = await openRunDevice(config, note);
-  const session = planSession({
+  const session = await planSession({
     device,
     folder: startFolder,
     assets: folder,

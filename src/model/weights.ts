@@ -3,6 +3,7 @@
  * copy serves sampling, both directions of training, the embedding and the head (promise 1).
  */
 import type { ModelConfig } from "../config/model.ts";
+import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
@@ -110,23 +111,39 @@ export interface ParameterSource {
   find(name: string): { readonly address: number; readonly dtype: DType; readonly shape: readonly number[] } | null;
 }
 
+/** @throws InputError when the tensor is missing or has another shape than config.json implies. */
+function findParameter(source: ParameterSource, { name, shape }: { name: string; shape: readonly number[] }) {
+  const found = source.find(name);
+  if (!found)
+    throw new InputError(
+      `${source.path}: tensor ${name} is missing; the checkpoint does not belong to this config.json`,
+    );
+  if (found.shape.length !== shape.length || found.shape.some((n, i) => n !== shape[i]))
+    throw new InputError(
+      `${source.path}: tensor ${name} has shape [${found.shape}], config.json implies [${shape}]; weights and config.json must belong to one model`,
+    );
+  return found;
+}
+
+/**
+ * Whether a checkpoint has what its config.json implies, before anything is allocated for it.
+ *
+ * @throws InputError naming the first tensor that is missing or has another shape or type
+ */
+export function checkWeights(config: ModelConfig, source: ParameterSource): void {
+  for (const spec of parameterSpecs(config)) findParameter(source, spec);
+}
+
 /**
  * Fills the parameters from a checkpoint.
  *
- * @throws InputError when a tensor is missing or has another shape than config.json implies.
+ * @throws InputError as `checkWeights` does
  */
-export function loadWeights(device: Device, weights: ModelWeights, source: ParameterSource): void {
+export async function loadWeights(device: Device, weights: ModelWeights, source: ParameterSource): Promise<void> {
   for (const weight of weights.all) {
-    const found = source.find(weight.name);
-    if (!found)
-      throw new InputError(
-        `${source.path}: tensor ${weight.name} is missing; the checkpoint does not belong to this config.json`,
-      );
-    if (found.shape.length !== weight.shape.length || found.shape.some((n, i) => n !== weight.shape[i]))
-      throw new InputError(
-        `${source.path}: tensor ${weight.name} has shape [${found.shape}], config.json implies [${weight.shape}]`,
-      );
+    const found = findParameter(source, weight);
     device.loadParameter(weight, found.address, found.dtype, 0, weight.shape[0] ?? 0);
+    await breathe();
   }
 }
 

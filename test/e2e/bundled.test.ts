@@ -6,7 +6,7 @@ import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { runTrain } from "../../src/cli/train.ts";
-import { argvOf, type Flags, metricsOf, quietConsole, workFolder } from "./runs.ts";
+import { argvOf, type Flags, fingerprints, metricsOf, quietConsole, train, workFolder } from "./runs.ts";
 import { shuffledWithinGroups } from "./shuffled-rewards.ts";
 
 setDefaultTimeout(600_000);
@@ -67,6 +67,16 @@ describe("a short bundled run", () => {
     for (let run = 0; run < 2; run++) await accuracies("again", tiny, false);
     expect(metricsOf(work.at("again")).filter(({ loss }) => loss !== undefined).length).toBe(1);
   });
+});
+
+test("the bundled run replaces no checkpoint of another model's run", async () => {
+  const folder = work.at("another model");
+  await train(folder, { max_steps: 1, save_steps: 1 });
+  const before = fingerprints(folder);
+  await expect(accuracies("another model", { max_steps: 1 }, false)).rejects.toThrow(
+    /holds an earlier run.*--overwrite/,
+  );
+  expect(fingerprints(folder)).toEqual(before);
 });
 
 // Minutes a seed: not for every change.

@@ -105,7 +105,7 @@ const damages: Readonly<Record<string, readonly [damage: (folder: string) => voi
       editJson(join(folder, "config.json"), (config) => {
         config.intermediate_size = 96;
       }),
-    /tensor model\.layers\.0\.mlp\.gate_proj\.weight has shape \[\d+,\d+\], config\.json implies \[96,\d+\]/,
+    /tensor model\.layers\.0\.mlp\.gate_proj\.weight has shape \[\d+,\d+\], config\.json implies \[96,\d+\]; weights and/,
   ],
   "a model_type nobody knows": [
     (folder) =>

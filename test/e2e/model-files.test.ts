@@ -184,7 +184,7 @@ describe("memory", () => {
       positions: 96,
     });
     expect(allocations).toEqual([]);
-    const session = planned.open();
+    const session = await planned.open();
     expect(allocations).toEqual([planned.memory.plan.totalBytes]);
     session.close();
   });

@@ -69,7 +69,7 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
   const { prompt: firstPrompt, ...random } = { seed: 7, stream: 0, step: 3, prompt: 0, ...key };
   const device = await openCpuDevice({ path, threads });
   const config = readModelConfig(folderOf(model));
-  const session = planSession({
+  const session = await planSession({
     device,
     folder: folderOf(model),
     dtype,

@@ -30,7 +30,7 @@ beforeAll(async () => {
   device = await openRunDevice({ device: "cpu", threads: null }, () => {});
 });
 
-function openSession(model: string): Session {
+function openSession(model: string): Promise<Session> {
   const folder = folderOf(model);
   return planSession({
     device,
@@ -127,7 +127,7 @@ describe.each(models)("%s", (model) => {
   test.each(cases)("%s", async (_, settings, temperature) => {
     const loss: LossConfig = { ...LOSS_DEFAULTS, maxCompletionLength: 16, ...settings };
     const groups = await recordedGroups(model);
-    const session = openSession(model);
+    const session = await openSession(model);
     try {
       const plain = await plainUpdate(session, groups, loss, temperature);
       expect(Math.max(...[...plain.gradients.values()].map(norm))).toBeGreaterThan(0.1);

@@ -1,5 +1,6 @@
 /** `grpo update --resume_from_checkpoint`: a recorded training step, run again from its rollouts, gives the same bytes. */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import {
   argvOf,
@@ -50,6 +51,22 @@ describe("the second generation of a run, recorded", () => {
       for (const metric of ["loss", "grad_norm", "learning_rate", "entropy", "reward", "reward_std"])
         expect([metric, record[metric]]).toEqual([metric, trained[i]![metric]!]);
   });
+});
+
+test("score gives the recorded logprobs back, bit for bit", async () => {
+  const folder = work.at("scored");
+  await train(folder, { max_steps: 1, temperature: 1.5 });
+  const input = join(folder, "completions/step-000001.jsonl");
+  const output = work.at("scores.jsonl");
+  const { code } = await grpo(["score", ...argvOf({ model: bundledModel, input, output, temperature: 1.5 })]);
+  expect(code).toBe(0);
+  const [recorded, scored] = [input, output].map((path) => {
+    const lines = readFileSync(path, "utf8").trimEnd().split("\n");
+    return lines.map((line) => JSON.parse(line) as { old_logprobs: number[]; logprobs: number[] });
+  });
+  expect(recorded!.length).toBe(8);
+  for (const [i, { old_logprobs }] of recorded!.entries())
+    expect(Float32Array.from(scored![i]!.logprobs)).toEqual(Float32Array.from(old_logprobs));
 });
 
 describe("output_dir", () => {

@@ -83,9 +83,12 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("killed in its third step, %j"
 });
 
 describe("Ctrl-C", () => {
+  beforeAll(async () => {
+    await train(work.at("uninterrupted"), { ...evaluated, save_steps: 5 });
+  });
+
   test("saves a checkpoint, ends with 130, and the run goes on to the same bytes", async () => {
     const flags: Flags = { ...evaluated, save_steps: 5 };
-    await train(work.at("uninterrupted"), flags);
     const folder = work.at("interrupted");
     const argv = argvOf({ ...tinyTraining, ...flags, ...slow, output_dir: folder });
     const { process, finished } = start(["train", ...argv]);
@@ -101,6 +104,32 @@ describe("Ctrl-C", () => {
     await train(folder, { ...flags, resume_from_checkpoint: true });
     expect(evaluationsOf(folder)).toEqual([0, 2, 4, 5]);
     expect(renamed(outcome(folder))).toEqual(outcome(work.at("uninterrupted")));
+  });
+
+  test.each(["rollout", "rewards", "reference", "update"])("during %s of the third step", async (phase) => {
+    const folder = work.at(`during ${phase}`);
+    const flags: Flags = { ...evaluated, save_steps: 5 };
+    const { code, steps } = await train(folder, flags, { stopDuring: { phase, step: 3 } });
+    expect(code).toBe(130);
+    // What was being sampled is dropped; what was sampled is learned from.
+    expect(steps.length).toBe(phase === "rollout" ? 2 : 3);
+    expect((await train(folder, { ...flags, resume_from_checkpoint: true })).code).toBe(0);
+    expect(outcome(folder)).toEqual(outcome(work.at("uninterrupted")));
+  });
+
+  test("a second time ends the process at once", async () => {
+    const output_dir = work.at("twice");
+    // Asked once, it would wait for the rewards.
+    const flags: Flags = { reward_funcs: reward("hangs"), reward_timeout: 60, output_dir };
+    const { process, finished } = start(["train", ...argvOf({ ...tinyTraining, ...flags })]);
+    await until("the run", () => existsSync(join(output_dir, "metrics.jsonl")));
+    await Bun.sleep(1000);
+    process.kill("SIGINT");
+    await Bun.sleep(200);
+    const since = performance.now();
+    process.kill("SIGINT");
+    expect((await finished).code).toBe(130);
+    expect(performance.now() - since).toBeLessThan(5000);
   });
 
   test("during the first evaluation loses neither that nor anything else", async () => {
@@ -208,7 +237,7 @@ describe("an output_dir with an earlier run", () => {
     const folder = work.at("earlier");
     await train(folder, { save_steps: 2 });
     const before = fingerprints(folder);
-    expect(train(folder, { max_steps: 1 })).rejects.toThrow(/--resume_from_checkpoint true.*--overwrite/);
+    await expect(train(folder, { max_steps: 1 })).rejects.toThrow(/--resume_from_checkpoint true.*--overwrite/);
     expect(fingerprints(folder)).toEqual(before);
     await train(folder, { max_steps: 1, overwrite: true });
     expect(readdirSync(folder).filter((entry) => entry.startsWith("checkpoint-"))).toEqual([]);

@@ -44,12 +44,12 @@ export function workFolder(): { readonly path: string; at(name: string): string;
 
 /** A console that keeps what it is told. */
 export function quietConsole(
-  events: { onStep?: (record: MetricsRecord) => void; onProgress?: (phase: string) => void } = {},
+  events: { onStep?: (record: MetricsRecord) => void; onProgress?: (phase: string, step: number) => void } = {},
 ) {
   const notes: string[] = [];
   const steps: MetricsRecord[] = [];
   const console: RunConsole = {
-    progress: ({ phase }) => events.onProgress?.(phase),
+    progress: ({ phase, step }) => events.onProgress?.(phase, step),
     step(record) {
       steps.push(record);
       events.onStep?.(record);
@@ -69,13 +69,18 @@ export async function train(
   options: {
     /** Ctrl-C as soon as this step is logged; 0: from the start. */
     readonly stopAfter?: number;
+    /** Ctrl-C in this phase of this step. */
+    readonly stopDuring?: { readonly phase: string; readonly step: number };
     readonly onProgress?: (phase: string) => void;
     readonly reviseRewards?: TrainRun["reviseRewards"];
   } = {},
 ) {
   let stop = options.stopAfter === 0;
   const { console, notes, steps } = quietConsole({
-    ...(options.onProgress ? { onProgress: options.onProgress } : {}),
+    onProgress(phase, step) {
+      if (options.stopDuring?.phase === phase && options.stopDuring.step === step) stop = true;
+      options.onProgress?.(phase);
+    },
     onStep({ step }) {
       if (options.stopAfter !== undefined && step >= options.stopAfter) stop = true;
     },

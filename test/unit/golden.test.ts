@@ -164,7 +164,7 @@ async function firstGradients(model: string, name: string, path: string, budget:
   const flags = { ...settings, ...cases[name]!.config, micro_batch_tokens: budget };
   const config = updateConfig(model, flags, join(work, "unused"));
   const device = await openCpuDevice({ path });
-  const session = planSession({
+  const session = await planSession({
     device,
     folder: folderOf(model),
     dtype: config.dtype,

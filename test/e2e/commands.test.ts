@@ -1,0 +1,74 @@
+/** eval and generate on the bundled model: what they write, and that they agree with each other and with train. */
+import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { argvOf, bundledModel, type Flags, grpo, metricsOf, problems, train, workFolder } from "./runs.ts";
+
+// The kernels may have to be compiled first.
+setDefaultTimeout(180_000);
+
+const work = workFolder();
+afterAll(work.remove);
+
+const jsonLines = (path: string) =>
+  readFileSync(path, "utf8")
+    .trimEnd()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+
+const evaluation: Flags = { model: bundledModel, dataset: problems, max_completion_length: 48 };
+
+test("eval writes every answer, and its accuracy is that of train's evaluation", async () => {
+  const folder = work.at("eval");
+  const flags: Flags = { ...evaluation, eval_samples: 60, output_dir: folder };
+  const { code, out, err } = await grpo(["eval", ...argvOf(flags)]);
+  expect({ code, err }).toEqual({ code: 0, err: "" });
+  const answers = jsonLines(join(folder, "answers.jsonl"));
+  expect(answers.length).toBe(60);
+  const right = answers.filter(({ correct }) => correct === true).length / 60;
+  const results = JSON.parse(readFileSync(join(folder, "results.json"), "utf8")) as {
+    accuracy: { value: number; low: number; high: number };
+    "pass@1": { value: number };
+  };
+  expect(results.accuracy.value).toBeCloseTo(right, 10);
+  expect(results["pass@1"].value).toBeCloseTo(right, 10);
+  expect(results.accuracy.low).toBeLessThan(right);
+  expect(results.accuracy.high).toBeGreaterThan(right);
+  expect(out).toContain(`accuracy          ${(100 * right).toFixed(1)} %`);
+  expect(right).toBeGreaterThan(0.1);
+
+  const trained = work.at("train");
+  await train(trained, { max_steps: 1, max_completion_length: 48, eval_dataset: problems, eval_samples: 60 });
+  expect(metricsOf(trained)[0]).toMatchObject({ step: 0, eval_accuracy: results.accuracy.value });
+});
+
+test("eval with several answers estimates pass@k, which grows with k", async () => {
+  const folder = work.at("pass at k");
+  const flags: Flags = { ...evaluation, eval_samples: 20, num_generations: 4, temperature: 1, output_dir: folder };
+  expect((await grpo(["eval", ...argvOf(flags)])).code).toBe(0);
+  expect(jsonLines(join(folder, "answers.jsonl")).length).toBe(80);
+  const results = JSON.parse(readFileSync(join(folder, "results.json"), "utf8")) as Record<string, { value: number }>;
+  const [one, two, four] = [1, 2, 4].map((k) => results[`pass@${k}`]!.value) as [number, number, number];
+  expect(one).toBeLessThanOrEqual(two);
+  expect(two).toBeLessThanOrEqual(four);
+});
+
+test("generate streams what it writes as JSON, the same for the same seed", async () => {
+  const question = "Mia has 14 pens. Then Mia buys 3 packs of 8 pens. How many pens does Mia have now?";
+  const sampling: Flags = { model: bundledModel, max_completion_length: 32, temperature: 1, seed: 5 };
+  const streamed = await grpo(["generate", ...argvOf({ ...sampling, prompt: question })]);
+  expect({ code: streamed.code, err: streamed.err }).toEqual({ code: 0, err: "" });
+  const input = work.at("prompts.jsonl");
+  const messages = [{ role: "user", content: question }];
+  writeFileSync(input, `${JSON.stringify({ prompt: messages })}\n${JSON.stringify({ prompt: "Mia has" })}\n`);
+  const output = work.at("texts.jsonl");
+  const argv = ["generate", ...argvOf({ ...sampling, input, output, num_generations: 2 })];
+  expect((await grpo(argv)).code).toBe(0);
+  const lines = jsonLines(output) as { prompt: unknown; completions: { text: string; tokens: number }[] }[];
+  expect(lines.map(({ prompt }) => prompt)).toEqual([messages, "Mia has"]);
+  expect(lines.map(({ completions }) => completions.length)).toEqual([2, 2]);
+  expect(streamed.out).toBe(`${lines[0]!.completions[0]!.text}\n`);
+  const first = readFileSync(output, "utf8");
+  expect((await grpo([...argv, "--threads", "1", "--max_concurrent_sequences", "1"])).code).toBe(0);
+  expect(readFileSync(output, "utf8")).toBe(first);
+});
