@@ -13,7 +13,7 @@ import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
-/** What a step is made of (TRL's rules; see interface.md of the documentation in docs/). */
+/** What a step is made of, by TRL's rules. */
 export interface BatchShape {
   /** Completions of one optimizer step. */
   readonly stepCompletions: number;
