@@ -114,11 +114,13 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     threads,
     description: `CPU ${cpus()[0]?.model.trim() ?? process.arch}, ${path}, ${threads} thread${threads === 1 ? "" : "s"}`,
     numericsKey: `cpu ${process.arch} ${path}`,
+    exactlyOnPolicy: true,
     ops: cpuOps(library),
     peakFlops() {
       peak ??= library.peakGflops(30) * 1e9;
       return peak;
     },
+    freeBytes: () => null,
     allocate,
     allocateHost: allocate,
     upload(target, data) {
@@ -139,6 +141,8 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       );
     },
     activationDType: (dtype) => (bfloat16Paths.includes(path) ? dtype : "float32"),
+    gradientDType: () => "float32",
+    decodeBucket: (sequences) => sequences,
     parameterElements(shape) {
       if (shape.length !== 2) return elementCount(shape);
       const [n = 0, k = 0] = shape;
@@ -152,6 +156,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       if (!bfloat16Paths.includes(path)) return threads * scratchPerThread(sizes);
       return threads * (scratchPerThread(sizes) + PAIRED_BYTES) + convertedBytes(sizes);
     },
+    prepare() {}, // threads hold scratch of their own and grow it
     loadParameter(w, address, dtype, from, count) {
       if (w.shape.length === 2) {
         const [n = 0, k = 0] = w.shape;
@@ -178,6 +183,10 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       if (!work) throw new Error(`nothing recorded under ${key}`);
       return doPieces(work());
     },
+    forget(prefix) {
+      for (const key of [...recorded.keys()]) if (key.startsWith(prefix)) recorded.delete(key);
+    },
+    close() {}, // the kernels stay for the next device of this process
   };
   return device;
 }

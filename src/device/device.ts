@@ -1,5 +1,5 @@
 /**
- * The one interface between the model and what computes: memory, parameters and ops. `cpu.ts` implements it.
+ * The one interface between the model and what computes: memory, parameters and ops. `cpu.ts` and `cuda.ts` implement it.
  *
  * Legend of shapes, here and in every file that passes tensors:
  *   T tokens of a packed batch   S segments        D hidden size     F intermediate size
@@ -7,8 +7,9 @@
  *   B sequences being decoded    N rows, outputs   K inputs of a product
  *
  * Arguments: outputs, inputs, saved statistics, sizes, scalars. A gradient is the forward name with `d` in front.
- * Gradients of parameters are accumulated (+=), gradients of activations are written (=); both are float32.
- * "act" below is the type of activations (Device.activationDType); the residual stream is float32 always.
+ * Gradients of parameters are accumulated (+=), gradients of activations are written (=). Gradients of parameters and of
+ * the residual stream are float32, as the stream itself; "act" below is the type of activations
+ * (Device.activationDType), "grad" that of their gradients (Device.gradientDType).
  */
 
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
@@ -113,7 +114,7 @@ export interface Ops {
 
   /** x (T, H·Dh) turned in place by its tokens' positions; cos, sin (positions, Dh/2) float32 */
   ropeForward(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, headDim: number): void;
-  /** dx (T, H·Dh) float32 turned back, in place */
+  /** dx (T, H·Dh) grad turned back, in place */
   ropeBackward(dx: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, headDim: number): void;
 
   /**
@@ -213,7 +214,7 @@ export interface Ops {
   cast(y: Tensor, x: Tensor): void;
   /** y (N, D) = rows `index` of x (T, D), float32 */
   gatherRows(y: Tensor, x: Tensor, index: Tensor): void;
-  /** dx (T, D) = 0, then rows `index` (all different) = dy (N, D), float32 */
+  /** dx (T, D) float32 = 0, then rows `index` (all different) = dy (N, D) grad */
   scatterRows(dx: Tensor, dy: Tensor, index: Tensor): void;
 }
 
@@ -223,6 +224,8 @@ export interface Device {
   readonly description: string;
   /** What must be equal for the same bits: stored in checkpoints, compared on resume. */
   readonly numericsKey: string;
+  /** The logprob recorded when a token is sampled is, bit for bit, the one that training computes for it (promise 2). */
+  readonly exactlyOnPolicy: boolean;
   readonly ops: Ops;
   /** Floating-point operations a second that the device sustains at most, measured once: what MFU is a share of. */
   peakFlops(): number;
@@ -230,6 +233,8 @@ export interface Device {
   /** Calls and seconds per kernel, most first, as lines; empty unless tracing is on ($BUN_GRPO_TRACE). */
   traceLines(): string[];
 
+  /** Bytes that can still be allocated on the device; null where its memory is the host's own. */
+  freeBytes(): number | null;
   /** @throws RunError when the memory is not there; says how much was asked for. */
   allocate(byteLength: number, what: string): DeviceMemory;
   /** Memory that both the host and the device's copies can use: the address is the host's. */
@@ -246,6 +251,13 @@ export interface Device {
    * multiplies bfloat16 natively; float32 where products are float32 anyway, so that nothing is rounded in between.
    */
   activationDType(dtype: ComputeDType): ComputeDType;
+  /** The type of gradients of activations ("grad") under parameters of `dtype`; dresidual is float32 always. */
+  gradientDType(dtype: ComputeDType): ComputeDType;
+  /**
+   * Rows that a recorded decode step computes for `sequences` of them: a launch's size may depend on this alone. The
+   * rows beyond are padding, whose results nobody reads.
+   */
+  decodeBucket(sequences: number): number;
   /** Elements that a parameter of this shape takes, padding included. */
   parameterElements(shape: readonly number[]): number;
   /** Elements of a page of keys, and of values, of one layer. */
@@ -254,6 +266,8 @@ export interface Device {
   attentionScratchElements(shape: AttentionShape): number;
   /** Bytes that ops of these sizes need beyond the planned buffers, at most. */
   scratchBytes(sizes: ScratchSizes): number;
+  /** Makes ready for ops of these sizes, so that none allocates later. @throws RunError as `allocate` does */
+  prepare(sizes: ScratchSizes): void;
 
   /** Rows [from, from + count) of a parameter from row-major host memory at `address`. */
   loadParameter(w: Weight, address: number, dtype: DType, from: number, count: number): void;
@@ -265,6 +279,10 @@ export interface Device {
   /** Runs `work` and remembers it under `key`, so that `replay` can run it again with what the buffers then hold. */
   record(key: string, work: () => Pieces): Promise<void>;
   replay(key: string): Promise<void>;
+  /** Forgets what was recorded under keys that begin with `prefix`. */
+  forget(prefix: string): void;
+  /** Gives back everything the device holds; it cannot be used afterwards. */
+  close(): void;
 }
 
 export interface ScratchSizes {

@@ -1,0 +1,88 @@
+// What the emulated driver (driver/) asks of the PTX engine (ptx/, runtime/). The engine turns PTX into native code and
+// runs launches on the CPU; it knows kernels, not streams or contexts. The driver owns memory and tells where it lies.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace emulator {
+
+struct Dim3 {
+  uint32_t x, y, z;
+};
+
+struct Parameter {
+  uint32_t offset, size;  // in the packed block, natural alignment
+};
+
+struct Kernel {
+  const char* name;
+  const Parameter* parameters;
+  uint32_t parameter_count, parameter_bytes;
+  uint32_t static_shared;    // bytes that the source declares
+  uint32_t max_threads;      // .maxntid, 0 where there is none
+  const void* implementation;  // the engine's own
+};
+
+struct Global {
+  const char* name;
+  void* address;
+  uint64_t size;
+};
+
+struct Module;  // translated, compiled and loaded PTX
+
+// Null and a one-line reason where the PTX has something the engine doesn't know (the opcode is named).
+Module* load_module(const char* ptx, size_t length, std::string* reason);
+void unload_module(Module*);
+const Kernel* find_kernel(const Module*, const char* name);
+const Global* find_global(const Module*, const char* name);
+
+enum class Order : uint32_t { ascending, descending, far_ahead, shuffled };
+
+struct Settings {
+  Order order = Order::ascending;
+  uint64_t seed = 1;
+  bool check = true;     // memory, races, barriers; and counting
+  bool perturb = false;  // approximate instructions off by 2^-22
+};
+Settings& settings();
+
+// Faults a launch is guilty of. `kind` is a stable word ("race", "out-of-bounds", …), `text` the whole sentence with
+// kernel, block, thread and source line.
+struct Report {
+  std::string kind, kernel, text;
+};
+std::vector<Report>& reports();
+void report(const std::string& kind, const std::string& kernel, const std::string& text);
+
+enum class Outcome { done, illegal_address, misaligned_address, launch_failed /* deadlock, trap, assert, … */ };
+
+// Runs the whole launch to its end. `parameters` is the packed block. Advisory findings (bank conflicts, uncoalesced
+// access) are reports too but leave the outcome `done`.
+Outcome launch(const Kernel*, Dim3 grid, Dim3 block, uint32_t dynamic_shared, const char* parameters);
+
+// Memory that kernels may touch, kept by the driver. Freed ranges are remembered so that a late access is named.
+struct Allocation {
+  uint64_t address, size;
+};
+void add_allocation(uint64_t address, uint64_t size);
+void remove_allocation(uint64_t address);
+bool find_allocation(uint64_t address, Allocation* found);
+
+// What a kernel did since the counters were cleared, all its launches together.
+struct Counters {
+  std::string kernel;
+  uint64_t launches = 0, threads = 0;
+  uint64_t instructions = 0, integer = 0, floating = 0, fused = 0 /* fma */, special = 0 /* ex2, rcp, … */, memory = 0,
+           barrier = 0, warp = 0, mma = 0, ldmatrix = 0, async_copy = 0, control = 0;
+  uint64_t flops = 0;      // of ordinary instructions: add, mul 1, fma 2, by thread
+  uint64_t mma_flops = 0;  // of mma, 2·M·N·K a warp
+  uint64_t sectors = 0, ideal_sectors = 0;            // 32-byte sectors of global memory asked for, and the least possible
+  uint64_t shared_accesses = 0, shared_passes = 0;    // warp accesses to shared memory, and passes with bank conflicts
+};
+std::vector<Counters> counters();
+void clear_counters();
+
+}  // namespace emulator
