@@ -1,6 +1,6 @@
 /** `grpo plan`: the memory plan of a training run, without allocating it. */
 import { describeSettings } from "../config/help.ts";
-import { availableBytes, describeMemory, mebibytes } from "../engine/memory.ts";
+import { describeMemory, mebibytes, planBytes } from "../engine/memory.ts";
 import { setUpTraining } from "../grpo/setup.ts";
 import type { Command } from "./command.ts";
 import { trainingConfig, trainingPaths } from "./train.ts";
@@ -22,13 +22,13 @@ ${describeSettings("plan")}`,
     const setup = await setUpTraining(config, paths, note);
     try {
       const { memory } = setup.planned;
-      const available = availableBytes();
+      const available = planBytes(setup.device);
       const fits = memory.peakBytes <= available;
       const lines = [
         `${paths.model} · ${setup.planned.dtype} · ${setup.device.description}`,
         `longest prompt ${setup.longestPrompt} tokens, ${setup.batch.stepCompletions} completions a step`,
         ...describeMemory(memory),
-        `${"free on this machine".padEnd(54)} ${mebibytes(available).padStart(9)}  ${fits ? "fits" : "does not fit"}`,
+        `${(setup.device.freeBytes() === null ? "free on this machine" : "free on the device").padEnd(54)} ${mebibytes(available).padStart(9)}  ${fits ? "fits" : "does not fit"}`,
       ];
       process.stdout.write(`${lines.join("\n")}\n`);
       return fits ? 0 : 1;

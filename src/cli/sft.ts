@@ -66,7 +66,7 @@ ${describeSettings("sft")}`,
         folder: checkpoint ?? startFolder,
         assets: startFolder,
         dtype: config.dtype,
-        packed: packedSizes(modelConfig, Math.max(maxLength, config.microBatchTokens), maxLength),
+        packed: packedSizes(device, modelConfig, Math.max(maxLength, config.microBatchTokens), maxLength),
         training: true,
         reference: null,
         rollout:

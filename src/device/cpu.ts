@@ -120,6 +120,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       peak ??= library.peakGflops(30) * 1e9;
       return peak;
     },
+    headBytes: 48 * 2 ** 20,
     freeBytes: () => null,
     allocate,
     allocateHost: allocate,

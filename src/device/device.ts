@@ -233,6 +233,8 @@ export interface Device {
   /** Calls and seconds per kernel, most first, as lines; empty unless tracing is on ($BUN_GRPO_TRACE). */
   traceLines(): string[];
 
+  /** Bytes of logits worth computing at once: the head's weights are read once a chunk. */
+  readonly headBytes: number;
   /** Bytes that can still be allocated on the device; null where its memory is the host's own. */
   freeBytes(): number | null;
   /** @throws RunError when the memory is not there; says how much was asked for. */
@@ -294,4 +296,8 @@ export interface ScratchSizes {
   readonly longest: number;
   /** Rows in the largest product. */
   readonly tokens: number;
+  /** Rows of logits computed at once. */
+  readonly headRows: number;
+  /** Sequences decoded at once, padding included. */
+  readonly sequences: number;
 }

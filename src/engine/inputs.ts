@@ -25,18 +25,24 @@ export function modelFolder(model: string): Promise<string> {
   return resolveModel(model);
 }
 
-/** Bytes of logits computed at once in scoring and training. */
-const HEAD_BYTES = 48 * 2 ** 20;
-
 /** Rows of logits in a chunk: enough to keep the product busy, few enough to stay small. */
-export function headChunk({ vocabSize }: ModelConfig, tokens: number): number {
-  const rows = Math.floor(HEAD_BYTES / (4 * vocabSize));
+export function headChunk(
+  { headBytes }: Pick<Device, "headBytes">,
+  { vocabSize }: ModelConfig,
+  tokens: number,
+): number {
+  const rows = Math.floor(headBytes / (4 * vocabSize));
   return Math.min(tokens, Math.max(16, Math.min(1024, rows)));
 }
 
 /** Buffers of packed passes over at most `tokens` tokens. */
-export function packedSizes(config: ModelConfig, tokens: number, longestPrompt: number): ActivationSizes {
-  return { tokens, entries: tokens, headChunk: headChunk(config, tokens), longestPrompt };
+export function packedSizes(
+  device: Device,
+  config: ModelConfig,
+  tokens: number,
+  longestPrompt: number,
+): ActivationSizes {
+  return { tokens, entries: tokens, headChunk: headChunk(device, config, tokens), longestPrompt };
 }
 
 /** Prompts evaluated at once: each has a completion of its own, so each takes a prompt's pages. */

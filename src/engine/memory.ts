@@ -4,16 +4,17 @@
  */
 import { existsSync, readFileSync } from "node:fs";
 import { freemem } from "node:os";
-import { InputError } from "../errors.ts";
+import type { Device } from "../device/device.ts";
+import { InputError, RunError } from "../errors.ts";
 import type { MemoryPlan, Phase } from "../tensor/plan.ts";
 
 export interface MemoryEstimate {
   readonly plan: MemoryPlan;
   /** Scratch of the kernels' threads, at most. */
   readonly scratchBytes: number;
-  /** Anonymous memory of the program itself: JavaScript heap, tokenizer, code. */
+  /** Anonymous memory of the program itself: JavaScript heap, tokenizer, code. 0 where the plan lies on a device. */
   readonly programBytes: number;
-  /** What the process holds at its peak. */
+  /** What the process, or the device where the plan lies on one, holds at its peak. */
   readonly peakBytes: number;
 }
 
@@ -27,9 +28,18 @@ export function anonymousBytes(): number {
   return Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(status, "utf8"))?.[1] ?? 0) * 1024;
 }
 
-export function estimateMemory(plan: MemoryPlan, scratchBytes: number): MemoryEstimate {
-  const programBytes = Math.max(anonymousBytes(), 64 * 2 ** 20) + HEAP_GROWTH;
+/** @param onDevice the plan lies in memory of the device's own, beside the program's */
+export function estimateMemory(plan: MemoryPlan, scratchBytes: number, onDevice = false): MemoryEstimate {
+  const programBytes = onDevice ? 0 : Math.max(anonymousBytes(), 64 * 2 ** 20) + HEAP_GROWTH;
   return { plan, scratchBytes, programBytes, peakBytes: plan.totalBytes + scratchBytes + programBytes };
+}
+
+/** What is asked of a device about the memory that a plan lies in. */
+type PlanDevice = Pick<Device, "freeBytes" | "description">;
+
+/** Bytes that a plan may take: what is free on the device, or on the host where the two are one. */
+export function planBytes(device: PlanDevice): number {
+  return device.freeBytes() ?? availableBytes();
 }
 
 /** Bytes this process may still take: free memory or what its control group leaves, whichever is less. */
@@ -44,13 +54,18 @@ export function availableBytes(): number {
   return Number.isFinite(limit) && Number.isFinite(used) ? Math.min(free, limit! - used!) : free;
 }
 
-/** @throws InputError when the plan does not fit the machine, naming the largest parts and what lowers them. */
-export function requireMemory({ peakBytes, plan }: MemoryEstimate): void {
-  const available = availableBytes();
+/**
+ * @throws InputError when the plan does not fit the machine, RunError when it does not fit the device's own memory (which
+ * another program may hold); both name the largest parts and what lowers them.
+ */
+export function requireMemory({ peakBytes, plan }: MemoryEstimate, device: PlanDevice): void {
+  const available = planBytes(device);
   if (peakBytes <= available) return;
+  const onDevice = device.freeBytes() !== null;
   const largest = [...groups(plan)].sort((a, b) => b.bytes - a.bytes).slice(0, 3);
-  throw new InputError(
-    `the plan needs ${mebibytes(peakBytes)} MiB and ${mebibytes(available)} MiB are free (largest: ${largest
+  const Failure = onDevice ? RunError : InputError;
+  throw new Failure(
+    `the plan needs ${mebibytes(peakBytes)} MiB and ${mebibytes(available)} MiB are free${onDevice ? ` on ${device.description}` : ""} (largest: ${largest
       .map((group) => `${group.name} ${mebibytes(group.bytes)}`)
       .join(
         ", ",
@@ -97,7 +112,9 @@ export function describeMemory({ plan, scratchBytes, programBytes, peakBytes }: 
     ...heads,
     ...lines,
     row({ name: "kernel scratch (at most)", lifetime: "always", buffers: 0, bytes: scratchBytes }),
-    row({ name: "program (estimate)", lifetime: "always", buffers: 0, bytes: programBytes }),
+    ...(programBytes > 0
+      ? [row({ name: "program (estimate)", lifetime: "always", buffers: 0, bytes: programBytes })]
+      : []),
     ...phases.map(
       (phase) => `${`planned buffers during ${phase}`.padEnd(54)} ${mebibytes(phaseBytes(phase)).padStart(9)}`,
     ),

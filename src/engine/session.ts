@@ -7,7 +7,7 @@ import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
 import type { ModelConfig } from "../config/model.ts";
 import { breathe } from "../device/breathe.ts";
-import type { Device, DeviceMemory } from "../device/device.ts";
+import type { Device, DeviceMemory, ScratchSizes } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { type ActivationSizes, type Activations, attentionShape, planActivations } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
@@ -15,7 +15,7 @@ import { parameterSpecs } from "../model/parameters.ts";
 import { ropeTable } from "../model/rope.ts";
 import { bindWeights, checkWeights, loadWeights, type ParameterSource, planWeights } from "../model/weights.ts";
 import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
-import { planRollout, type RolloutLimits } from "../rollout/buffers.ts";
+import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import { placeTensors, planMemory } from "../tensor/plan.ts";
@@ -152,7 +152,7 @@ export function planSession(request: SessionRequest): PlannedSession {
   if (referenceFolder) planWeights(plan, device, referenceFolder.config, dtype, "reference");
   const bindOptimizer = request.training ? planOptimizer(plan, device, specs, dtype) : null;
   const bindActivations = request.packed
-    ? planActivations(plan, device, config, act, request.packed, {
+    ? planActivations(plan, device, config, dtype, request.packed, {
         prefix: request.training ? "update" : "score",
         training: request.training,
         lifetime: ["update"],
@@ -164,22 +164,25 @@ export function planSession(request: SessionRequest): PlannedSession {
     for (const table of ["cos", "sin"])
       plan.add("rotary tables", `${owner}/rope ${table}`, "float32", [request.positions, half]);
   const layout = plan.build();
-  const scratch = device.scratchBytes({
+  const sizes: ScratchSizes = {
     vocabSize: config.vocabSize,
     hiddenSize: config.hiddenSize,
     intermediateSize: config.intermediateSize,
     attention: attentionShape(config),
     longest: request.positions,
-    tokens: Math.max(request.packed?.tokens ?? 1, request.rollout?.longestPrompt ?? 1),
-  });
-  const memory = estimateMemory(layout, scratch);
+    tokens: Math.max(request.packed?.tokens ?? 1, request.rollout ? rolloutSizes(request.rollout).prefillTokens : 1),
+    headRows: Math.max(request.packed?.headChunk ?? 1, device.decodeBucket(request.rollout?.maxSequences ?? 1)),
+    sequences: device.decodeBucket(request.rollout?.maxSequences ?? 1),
+  };
+  const memory = estimateMemory(layout, device.scratchBytes(sizes), device.freeBytes() !== null);
 
   return {
     config,
     dtype,
     memory,
     async open() {
-      requireMemory(memory);
+      requireMemory(memory, device);
+      device.prepare(sizes);
       const arena: DeviceMemory = device.allocate(layout.totalBytes, "the memory plan");
       await touch(device, arena);
       const tensors = placeTensors(layout, arena.address);
@@ -197,6 +200,7 @@ export function planSession(request: SessionRequest): PlannedSession {
       const reference = referenceFolder ? await load(referenceFolder, "reference") : null;
       const optimizer = bindOptimizer?.(tensors, policy.weights.all) ?? null;
       if (optimizer) resetOptimizer(device, optimizer);
+      const rollout = bindRollout ? createRolloutEngine(policy, bindRollout(tensors)) : null;
       return {
         device,
         config,
@@ -206,9 +210,12 @@ export function planSession(request: SessionRequest): PlannedSession {
         reference,
         activations: bindActivations?.(tensors) ?? null,
         optimizer,
-        rollout: bindRollout ? createRolloutEngine(policy, bindRollout(tensors)) : null,
+        rollout,
         memory,
-        close: () => arena.free(),
+        close() {
+          rollout?.close();
+          arena.free();
+        },
       };
     },
     close() {

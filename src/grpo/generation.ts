@@ -51,10 +51,14 @@ export function rewardBatch(groups: readonly Group[], texts: readonly string[]):
   };
 }
 
-/** What the update gets. `advantages` and `reference` are by completion, in the order of the groups. */
+/**
+ * What the update gets. `advantages`, `old` (π_old; null: each completion's own first forward) and `reference` are by
+ * completion, in the order of the groups.
+ */
 export function scoredGroups(
   groups: readonly Group[],
   advantages: Float64Array,
+  old: readonly Float32Array[] | null,
   reference: readonly { readonly logprobs: Float32Array }[] | null,
 ): ScoredGroup[] {
   let at = 0;
@@ -66,7 +70,7 @@ export function scoredGroups(
         completionIds: c.completionIds,
         finished: c.finished,
         advantage: advantages[i]!,
-        oldLogprobs: c.logprobs,
+        oldLogprobs: old?.[i] ?? null,
         refLogprobs: reference?.[i]?.logprobs ?? null,
         samplingLogprobs: c.samplingLogprobs,
       };
@@ -74,17 +78,18 @@ export function scoredGroups(
   }));
 }
 
-/** `completions/step-N.jsonl`: the generation's rollouts, ready for `grpo update`. */
+/** `completions/step-N.jsonl`: the generation's rollouts with the π_old they were learned from, ready for `grpo update`. */
 export async function recordRollouts(
   outputDir: string,
   step: number,
   groups: readonly Group[],
   texts: readonly string[],
   rewards: readonly (number | null)[],
+  old: readonly Float32Array[],
 ): Promise<void> {
   let at = 0;
   const lines = groups.flatMap(({ problem, completions }, group) =>
-    completions.map(({ completionIds, finished, logprobs, samplingLogprobs }) => {
+    completions.map(({ completionIds, finished, samplingLogprobs }) => {
       const i = at++;
       return formatRollout(
         { group, promptIds: problem.promptIds, promptText: promptText(problem) },
@@ -92,7 +97,7 @@ export async function recordRollouts(
           completionIds,
           finished,
           reward: rewards[i] ?? null,
-          oldLogprobs: Float64Array.from(logprobs),
+          oldLogprobs: Float64Array.from(old[i]!),
           samplingLogprobs: Float64Array.from(samplingLogprobs),
           text: texts[i]!,
         },

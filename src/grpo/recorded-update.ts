@@ -123,7 +123,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     folder: startFolder,
     assets: folder,
     dtype: config.dtype,
-    packed: packedSizes(modelConfig, tokens, longestPrompt),
+    packed: packedSizes(device, modelConfig, tokens, longestPrompt),
     training: true,
     reference: needsReference ? reference : null,
     rollout: null,

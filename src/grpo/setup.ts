@@ -101,7 +101,7 @@ export async function setUpTraining(
     folder: weightsFolder ?? startFolder,
     assets: startFolder,
     dtype: config.dtype,
-    packed: packedSizes(modelConfig, tokens, longestPrompt),
+    packed: packedSizes(device, modelConfig, tokens, longestPrompt),
     training: true,
     reference: config.beta === 0 ? null : config.refModel === null ? startFolder : await modelFolder(config.refModel),
     rollout: rolloutLimits({

@@ -173,23 +173,28 @@ export async function train(
           progress("reference", referenceTokens);
         }));
 
-      // Policy update
+      // Old logprobs: those recorded while sampling where training computes the same bits; else the training pass's own,
+      // which a single update finds in its first forward.
       stopwatch.start("update");
-      const scored = scoredGroups(groups, advantages.advantages, referenceScores);
       const groupsPerStep = batch.stepCompletions / config.numGenerations;
+      const single = config.numIterations === 1 && groups.length <= groupsPerStep;
+      const before = device.exactlyOnPolicy || single ? null : await scoreGroups(policy, activations, packed, settings);
+      const old = device.exactlyOnPolicy ? completions.map((c) => c.logprobs) : before?.map((s) => s.logprobs);
+
+      // Policy update
+      const scored = scoredGroups(groups, advantages.advantages, old ?? null, referenceScores);
       const updates: Record<string, number>[] = [];
-      let difference: Record<string, number> = {};
+      let first: readonly Float32Array[] = []; // logprobs under the weights that sampled
       let updateTokens = 0;
       for (let iteration = 0; iteration < config.numIterations; iteration++)
-        for (let first = 0; first < scored.length && step < steps; first += groupsPerStep) {
-          const slice = scored.slice(first, first + groupsPerStep);
+        for (let from = 0; from < scored.length && step < steps; from += groupsPerStep) {
+          const slice = scored.slice(from, from + groupsPerStep);
           const update = await updateStep(updater, slice, settings, learningRate(schedule, step), (tokens) => {
             updateTokens += tokens;
             progress("update", updateTokens);
           });
           step++;
-          // Only the first step still sees the weights that sampled.
-          if (updates.length === 0) difference = samplerDifference(completions, update.logprobs);
+          if (updates.length === 0) first = update.logprobs;
           updates.push(update.metrics);
         }
 
@@ -209,12 +214,13 @@ export async function train(
         memory_peak_bytes: anonymousBytes(),
         ...(skippedRows > 0 ? { skipped_rows: skippedRows } : {}),
       };
+      const difference = samplerDifference(completions, before?.map((s) => s.logprobs) ?? first);
       for (const [i, update] of updates.entries()) {
         const record: MetricsRecord = { step: firstStep + i, ...update, ...generation, ...difference };
         metrics.write(record);
         if (record.step % config.loggingSteps === 0 || record.step === steps) hooks.console.step(record);
       }
-      if (config.saveCompletions) await recordRollouts(outputDir, firstStep, groups, texts, result.total);
+      if (config.saveCompletions) await recordRollouts(outputDir, firstStep, groups, texts, result.total, old ?? first);
       if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0))
         hooks.console.completions(firstStep, completionSamples(groups, texts, result, config.numCompletionsToPrint));
       reached = state();

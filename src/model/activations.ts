@@ -52,18 +52,18 @@ export interface InputBuffers {
   readonly segments: Tensor; // int32 (T, 4)
 }
 
-/** Gradients of one layer's activations, and of the head's. All float32. */
+/** Gradients of one layer's activations, and of the head's. */
 export interface GradientBuffers {
-  readonly inputs: Tensor; // (L, T, D): each layer's input, kept by the forward pass
-  readonly dresidual: Tensor; // (T, D)
-  readonly dnormed: Tensor; // (T, D)
-  readonly dglu: Tensor; // (T, F)
-  readonly dgateUp: Tensor; // (T, 2F)
-  readonly dattention: Tensor; // (T, H·Dh)
-  readonly dqkv: Tensor; // (T, (H + 2·Hkv)·Dh)
-  readonly attentionScratch: Tensor; // (rows, …)
-  readonly dlogprob: Tensor; // (entries)
-  readonly dentropy: Tensor; // (T)
+  readonly inputs: Tensor; // float32 (L, T, D): each layer's input, kept by the forward pass
+  readonly dresidual: Tensor; // float32 (T, D)
+  readonly dnormed: Tensor; // grad (T, D)
+  readonly dglu: Tensor; // grad (T, F)
+  readonly dgateUp: Tensor; // grad (T, 2F)
+  readonly dattention: Tensor; // grad (T, H·Dh)
+  readonly dqkv: Tensor; // grad (T, (H + 2·Hkv)·Dh)
+  readonly attentionScratch: Tensor; // float32 (rows, …)
+  readonly dlogprob: Tensor; // float32 (entries)
+  readonly dentropy: Tensor; // float32 (T)
 }
 
 export interface ActivationSizes {
@@ -98,16 +98,17 @@ export function planActivations(
   plan: PlanBuilder,
   device: Device,
   config: ModelConfig,
-  dtype: ComputeDType,
+  dtype: ComputeDType, // of the parameters
   sizes: ActivationSizes,
   options: { readonly prefix: string; readonly training: boolean; readonly lifetime: readonly Phase[] },
 ): (tensors: ReadonlyMap<string, Tensor>) => Activations {
   const add: Add = (name, type, shape) =>
     plan.add(`${options.prefix} activations`, `${options.prefix}/${name}`, type, shape, options.lifetime).name;
+  const [act, grad] = [device.activationDType(dtype), device.gradientDType(dtype)];
   const input = planInput(add, sizes);
-  const layer = planLayer(add, config, dtype, sizes.tokens);
-  const head = planHead(add, config, dtype, sizes);
-  const gradient = options.training ? planGradients(add, device, config, sizes) : null;
+  const layer = planLayer(add, config, act, sizes.tokens);
+  const head = planHead(add, config, act, sizes);
+  const gradient = options.training ? planGradients(add, device, config, grad, sizes) : null;
   return (tensors) => ({
     sizes,
     input: bind(tensors, input),
@@ -175,6 +176,7 @@ function planGradients(
   add: Add,
   device: Device,
   config: ModelConfig,
+  grad: ComputeDType,
   { tokens: T, entries, longestPrompt }: ActivationSizes,
 ): Names<GradientBuffers> {
   const { hiddenSize: D, intermediateSize: F, numHeads: H, numKvHeads: Hkv, headDim: Dh } = config;
@@ -182,11 +184,11 @@ function planGradients(
   return {
     inputs: add("layer inputs", "float32", [config.numLayers, T, D]),
     dresidual: add("dresidual", "float32", [T, D]),
-    dnormed: add("dnormed", "float32", [T, D]),
-    dglu: add("dglu", "float32", [T, F]),
-    dgateUp: add("dgate and dup", "float32", [T, 2 * F]),
-    dattention: add("dattention", "float32", [T, H * Dh]),
-    dqkv: add("dqkv", "float32", [T, (H + 2 * Hkv) * Dh]),
+    dnormed: add("dnormed", grad, [T, D]),
+    dglu: add("dglu", grad, [T, F]),
+    dgateUp: add("dgate and dup", grad, [T, 2 * F]),
+    dattention: add("dattention", grad, [T, H * Dh]),
+    dqkv: add("dqkv", grad, [T, (H + 2 * Hkv) * Dh]),
     attentionScratch: add("prompt gradients by completion", "float32", [Math.max(longestPrompt, T), scratch]),
     dlogprob: add("dlogprob", "float32", [entries]),
     dentropy: add("dentropy", "float32", [T]),

@@ -7,7 +7,7 @@ import type { Device, Weight } from "../device/device.ts";
 import { RunError } from "../errors.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { PlanBuilder } from "../tensor/plan.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
 
 export interface OptimizerSettings {
   readonly beta1: number;
@@ -33,7 +33,8 @@ export interface OptimizerState {
   readonly gradients: ReadonlyMap<string, Tensor>;
   /** Steps taken, for the bias correction. */
   step: number;
-  readonly sum: Tensor; // float64 (1)
+  /** Sums of squares, by parameter. */
+  readonly sums: Tensor; // float64 (parameters)
 }
 
 interface Specification {
@@ -56,7 +57,7 @@ export function planOptimizer(
     plan.add("Adam moments", `v/${name}`, "float32", elements);
     plan.add("gradients", `gradient/${name}`, "float32", elements, ["update"]);
   }
-  plan.add("optimizer scalars", "sum of squares", "float64", [1]);
+  plan.add("optimizer scalars", "sums of squares", "float64", [specs.length]);
   return (tensors, weights) => {
     const get = (name: string): Tensor => {
       const found = tensors.get(name);
@@ -70,7 +71,7 @@ export function planOptimizer(
       return { weight, decays, master, m: get(`m/${name}`), v: get(`v/${name}`), gradient: get(`gradient/${name}`) };
     });
     const gradients = new Map(parameters.map(({ weight, gradient }) => [weight.name, gradient]));
-    return { parameters, gradients, step: 0, sum: get("sum of squares") };
+    return { parameters, gradients, step: 0, sums: get("sums of squares") };
   };
 }
 
@@ -91,13 +92,12 @@ export function zeroGradients({ ops }: Device, state: OptimizerState): void {
 
 /** Global L2 norm of all gradients. */
 export async function gradientNorm(device: Device, state: OptimizerState): Promise<number> {
-  let total = 0;
-  for (const { gradient } of state.parameters) {
-    device.ops.sumSquares(state.sum, gradient);
-    total += ((await device.read(state.sum)) as Float64Array)[0]!;
+  for (const [i, { gradient }] of state.parameters.entries()) {
+    device.ops.sumSquares(rows(state.sums, i, 1), gradient);
     await breathe();
   }
-  return Math.sqrt(total);
+  const sums = (await device.read(state.sums)) as Float64Array;
+  return Math.sqrt(sums.reduce((total, sum) => total + sum, 0));
 }
 
 /**

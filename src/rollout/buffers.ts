@@ -3,12 +3,21 @@
  * change from one decode step to the next. Planned from the limits before anything runs.
  */
 import type { ModelConfig } from "../config/model.ts";
-import { type Device, type KeyValuePages, SAMPLE_COUNTERS } from "../device/device.ts";
+import type { Device, KeyValuePages } from "../device/device.ts";
 import { attentionShape, bind, type LayerBuffers, planLayer } from "../model/activations.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { columns, rows, type Tensor } from "../tensor/tensor.ts";
 import { pagesFor } from "./pages.ts";
+import {
+  blockElements,
+  type IntegerBlock,
+  integerBlock,
+  type SampledOutputs,
+  type StepInputs,
+  sampledOutputs,
+  stepShapes,
+} from "./step-inputs.ts";
 
 export interface RolloutLimits {
   /** Sequences decoded at once. */
@@ -46,31 +55,36 @@ export function rolloutSizes({ maxSequences, longestPrompt, maxCompletion, promp
   };
 }
 
+/** A prefill pass's inputs for at most `tokens` tokens and `prompts` prompts. */
+function prefillShapes(tokens: number, prompts: number) {
+  return {
+    tokens: [tokens],
+    positions: [tokens],
+    page: [tokens], // where each token's keys and values go
+    offset: [tokens],
+    segments: [prompts, 4],
+    promptSlot: [prompts], // rows of promptHidden that first tokens are drawn from
+  } as const;
+}
+
+export type PrefillInputs = IntegerBlock<keyof ReturnType<typeof prefillShapes>>;
+
 export interface RolloutBuffers {
   readonly limits: RolloutLimits;
   readonly sizes: RolloutSizes;
   readonly layer: LayerBuffers;
   /** Pages of each layer. */
   readonly cache: readonly KeyValuePages[];
-  readonly tokens: Tensor; // int32 (T)
-  readonly positions: Tensor; // int32 (T)
-  readonly segments: Tensor; // int32 (promptSlots, 4)
-  readonly page: Tensor; // int32 (T): where each token's keys and values go
-  readonly offset: Tensor; // int32 (T)
-  readonly lastRows: Tensor; // int32 (rows)
+  /** Rows that the buffers of a decode step have: for the most sequences, padding included. */
+  readonly decodeRows: number;
+  readonly prefill: PrefillInputs;
+  readonly step: StepInputs;
+  readonly sampled: SampledOutputs;
   readonly promptHidden: Tensor; // float32 (promptSlots, D): each resident prompt's last row of the residual stream
   readonly hidden: Tensor; // float32 (rows, D)
   readonly normed: Tensor; // act (rows, D)
   readonly logits: Tensor; // float32 (rows, V)
-  readonly pageTable: Tensor; // int32 (B, tableWidth)
-  readonly promptLengths: Tensor; // int32 (B)
-  readonly completionLengths: Tensor; // int32 (B)
-  readonly counters: Tensor; // int32 (B, 5)
-  readonly logitRow: Tensor; // int32 (B)
-  readonly ids: Tensor; // int32 (B)
-  readonly logprob: Tensor; // float32 (B)
-  readonly samplingLogprob: Tensor; // float32 (B)
-  readonly seen: Tensor | null; // uint32 (B, ⌈V/32⌉)
+  readonly seen: Tensor | null; // uint32 (maxSequences + 1, ⌈V/32⌉): by slot, the last one for padding
 }
 
 /** Adds the rollout's buffers to the plan; the returned function finds them once they are allocated. */
@@ -83,8 +97,8 @@ export function planRollout(
   lifetime: readonly Phase[],
 ): (tensors: ReadonlyMap<string, Tensor>) => RolloutBuffers {
   const sizes = rolloutSizes(limits);
-  const B = limits.maxSequences;
-  const T = sizes.prefillTokens;
+  const B = device.decodeBucket(limits.maxSequences);
+  const T = Math.max(sizes.prefillTokens, B);
   const add = (group: string) => (name: string, type: DType, shape: readonly number[]) =>
     plan.add(group, `rollout/${name}`, type, shape, lifetime).name;
   const activation = add("rollout activations");
@@ -92,34 +106,30 @@ export function planRollout(
   const page = device.pageElements(attentionShape(config));
   const cache = add("key-value cache");
   const L = config.numLayers;
-  const keys = cache("keys", dtype, [L, sizes.pages * page.keys]);
-  const values = cache("values", dtype, [L, sizes.pages * page.values]);
+  const padded = Array.from({ length: limits.maxSequences }, (_, i) => device.decodeBucket(i + 1) > i + 1);
+  const pages = sizes.pages + (padded.includes(true) ? 1 : 0); // one for what padding rows write
+  const keys = cache("keys", dtype, [L, pages * page.keys]);
+  const values = cache("values", dtype, [L, pages * page.values]);
   const names = {
-    tokens: activation("tokens", "int32", [T]),
-    positions: activation("positions", "int32", [T]),
-    segments: activation("segments", "int32", [limits.promptSlots, 4]),
-    page: activation("page", "int32", [T]),
-    offset: activation("offset", "int32", [T]),
-    lastRows: activation("last rows", "int32", [B]),
     promptHidden: activation("prompt hidden", "float32", [limits.promptSlots, config.hiddenSize]),
     hidden: activation("hidden", "float32", [B, config.hiddenSize]),
     normed: activation("final normed", dtype, [B, config.hiddenSize]),
     logits: activation("logits", "float32", [B, config.vocabSize]),
-    pageTable: activation("page table", "int32", [B, sizes.tableWidth]),
-    promptLengths: activation("prompt lengths", "int32", [B]),
-    completionLengths: activation("completion lengths", "int32", [B]),
-    counters: activation("counters", "int32", [B, SAMPLE_COUNTERS]),
-    logitRow: activation("logit row", "int32", [B]),
-    ids: activation("ids", "int32", [B]),
-    logprob: activation("logprob", "float32", [B]),
-    samplingLogprob: activation("sampling logprob", "float32", [B]),
   };
-  const seen = limits.penalized ? activation("seen", "uint32", [B, Math.ceil(config.vocabSize / 32)]) : null;
+  const prefillFields = prefillShapes(T, limits.promptSlots);
+  const stepFields = stepShapes(B, sizes.tableWidth);
+  const blocks = {
+    prefill: activation("prefill inputs", "int32", [blockElements(prefillFields)]),
+    step: activation("step inputs", "int32", [blockElements(stepFields)]),
+    sampled: activation("sampled", "int32", [3, B]),
+  };
+  const marks = [limits.maxSequences + 1, Math.ceil(config.vocabSize / 32)];
+  const seen = limits.penalized ? activation("seen", "uint32", marks) : null;
   return (tensors) => {
-    const all = bind(tensors, { keys, values });
+    const all = bind(tensors, { keys, values, ...blocks });
     const layerPages = (t: Tensor, layer: number, elements: number): Tensor => {
-      const one = columns(rows(t, layer, 1), 0, sizes.pages * elements);
-      return { ...one, shape: [sizes.pages, elements], rowStride: elements };
+      const one = columns(rows(t, layer, 1), 0, pages * elements);
+      return { ...one, shape: [pages, elements], rowStride: elements };
     };
     return {
       limits,
@@ -129,6 +139,10 @@ export function planRollout(
         keys: layerPages(all.keys, layer, page.keys),
         values: layerPages(all.values, layer, page.values),
       })),
+      decodeRows: B,
+      prefill: integerBlock(all.prefill, prefillFields),
+      step: integerBlock(all.step, stepFields),
+      sampled: sampledOutputs(all.sampled),
       ...bind(tensors, names),
       seen: seen ? bind(tensors, { seen }).seen : null,
     };

@@ -5,7 +5,7 @@
  * (promise 3), so neither batching nor the order of admission changes a completion.
  */
 import { breathe, doPieces, type Pieces } from "../device/breathe.ts";
-import { PAGE_TOKENS, SAMPLE_COUNTERS, type SamplingSettings } from "../device/device.ts";
+import { PAGE_TOKENS, type SamplingSettings } from "../device/device.ts";
 import { RunError } from "../errors.ts";
 import { attentionShape } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
@@ -14,6 +14,7 @@ import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import type { RolloutBuffers } from "./buffers.ts";
 import { createScheduler, type Scheduler } from "./scheduler.ts";
 import type { ResidentPrompt, RolloutRequest, SampledCompletion, Sequence } from "./sequence.ts";
+import { fillCounters, fillStep } from "./step-inputs.ts";
 
 export interface RolloutSettings extends SamplingSettings {
   /** Training step: part of the random numbers' key. */
@@ -40,6 +41,8 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
   const shape = attentionShape(config);
   const engine = engines++;
   const recorded = new Set<string>();
+  /** Where padding rows write: behind what the scheduler gives out. */
+  const spare = { sparePage: buffers.sizes.pages, spareSlot: buffers.limits.maxSequences };
 
   /** The residual stream's `from` rows → logits, row by row. */
   const computeLogits = (count: number): void => {
@@ -50,43 +53,33 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
 
   /** Prompts packed into one pass: their keys and values into their pages, their last rows into promptHidden. */
   const prefill = async (prompts: readonly ResidentPrompt[], requests: readonly RolloutRequest[]): Promise<void> => {
-    const T = prompts.reduce((sum, p) => sum + p.length, 0);
-    const [tokens, positions, page, offset] = Array.from({ length: 4 }, () => new Int32Array(T)) as [
-      Int32Array,
-      Int32Array,
-      Int32Array,
-      Int32Array,
-    ];
-    const segments = new Int32Array(prompts.length * 4);
+    const { host, block, fields, tensors } = buffers.prefill;
     let row = 0;
     for (const [s, prompt] of prompts.entries()) {
-      segments.set([row, prompt.length, 0, 0], 4 * s);
-      tokens.set(requests[prompt.request]!.promptIds, row);
+      fields.segments.set([row, prompt.length, 0, 0], 4 * s);
+      fields.tokens.set(requests[prompt.request]!.promptIds, row);
       for (let t = 0; t < prompt.length; t++, row++) {
-        positions[row] = t;
-        page[row] = prompt.pages[Math.floor(t / PAGE_TOKENS)]!;
-        offset[row] = t % PAGE_TOKENS;
+        fields.positions[row] = t;
+        fields.page[row] = prompt.pages[Math.floor(t / PAGE_TOKENS)]!;
+        fields.offset[row] = t % PAGE_TOKENS;
       }
     }
-    device.upload(buffers.tokens, tokens);
-    device.upload(buffers.positions, positions);
-    device.upload(buffers.page, page);
-    device.upload(buffers.offset, offset);
-    device.upload(buffers.segments, segments);
+    device.upload(block, host);
+    const T = row;
     const b = layerRows(buffers.layer, T);
-    const segmentRows = firstRows(buffers.segments, prompts.length);
-    const [pageRows, offsetRows] = [firstRows(buffers.page, T), firstRows(buffers.offset, T)];
-    ops.embeddingForward(b.residual, firstRows(buffers.tokens, T), weights.embedding);
+    const segmentRows = firstRows(tensors.segments, prompts.length);
+    const [pageRows, offsetRows] = [firstRows(tensors.page, T), firstRows(tensors.offset, T)];
+    ops.embeddingForward(b.residual, firstRows(tensors.tokens, T), weights.embedding);
     for (const [layer, layerWeights] of weights.layers.entries()) {
       const attend: Attend = (index, own) => {
         ops.kvStore(buffers.cache[index]!, own.qkv, pageRows, offsetRows, shape);
         ops.attentionForward(own.attention, null, own.qkv, segmentRows, shape);
       };
-      const positions = firstRows(buffers.positions, T);
+      const positions = firstRows(tensors.positions, T);
       await doPieces(forwardLayer(device, config, layerWeights, layer, b, positions, rope, attend));
     }
     for (const [s, prompt] of prompts.entries()) {
-      const last = segments[4 * s]! + prompt.length - 1;
+      const last = fields.segments[4 * s]! + prompt.length - 1;
       ops.cast(rows(buffers.promptHidden, prompt.slot, 1), rows(b.residual, last, 1));
     }
   };
@@ -95,16 +88,13 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
   function* decodeStep(B: number, settings: RolloutSettings): Pieces {
     const b = layerRows(buffers.layer, B);
     const at = (t: Tensor) => firstRows(t, B);
-    ops.embeddingForward(b.residual, at(buffers.tokens), weights.embedding);
+    const step = buffers.step.tensors;
+    ops.embeddingForward(b.residual, at(step.tokens), weights.embedding);
     for (const [layer, layerWeights] of weights.layers.entries())
-      yield* forwardLayer(device, config, layerWeights, layer, b, at(buffers.positions), rope, (index, own) => {
+      yield* forwardLayer(device, config, layerWeights, layer, b, at(step.positions), rope, (index, own) => {
         const pages = buffers.cache[index]!;
-        ops.kvStore(pages, own.qkv, at(buffers.page), at(buffers.offset), shape);
-        const [table, prompts, completions] = [
-          at(buffers.pageTable),
-          at(buffers.promptLengths),
-          at(buffers.completionLengths),
-        ];
+        ops.kvStore(pages, own.qkv, at(step.page), at(step.offset), shape);
+        const [table, prompts, completions] = [at(step.pageTable), at(step.promptLengths), at(step.completionLengths)];
         ops.attentionDecode(own.attention, own.qkv, pages, table, prompts, completions, shape);
       });
     ops.cast(at(buffers.hidden), b.residual);
@@ -115,24 +105,10 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
 
   const sampleRows = (B: number, settings: RolloutSettings): void => {
     const at = (t: Tensor) => firstRows(t, B);
-    const [ids, logprob, samplingLogprob] = [at(buffers.ids), at(buffers.logprob), at(buffers.samplingLogprob)];
-    ops.sample(
-      ids,
-      logprob,
-      samplingLogprob,
-      buffers.logits,
-      at(buffers.logitRow),
-      at(buffers.counters),
-      buffers.seen,
-      settings,
-    );
-  };
-
-  const uploadCounters = (sequences: readonly Sequence[], requests: readonly RolloutRequest[], step: number): void => {
-    const counters = new Int32Array(sequences.length * SAMPLE_COUNTERS);
-    for (const [i, s] of sequences.entries())
-      counters.set([s.ids.length, s.sample, requests[s.prompt.request]!.prompt, step, s.slot], i * SAMPLE_COUNTERS);
-    device.upload(buffers.counters, counters);
+    const { ids, logprob, samplingLogprob } = buffers.sampled;
+    const { logitRow, counters } = buffers.step.tensors;
+    const { logits, seen } = buffers;
+    ops.sample(at(ids), at(logprob), at(samplingLogprob), logits, at(logitRow), at(counters), seen, settings);
   };
 
   /** The first token of new sequences, from their prompts' last rows. */
@@ -142,14 +118,16 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
     settings: RolloutSettings,
   ) => {
     const prompts = [...new Set(sequences.map((s) => s.prompt))];
-    for (const [i, prompt] of prompts.entries())
-      ops.cast(rows(buffers.hidden, i, 1), rows(buffers.promptHidden, prompt.slot, 1));
+    const slots = buffers.prefill;
+    for (const [i, prompt] of prompts.entries()) slots.fields.promptSlot[i] = prompt.slot;
+    device.upload(slots.tensors.promptSlot, slots.fields.promptSlot);
+    const index = firstRows(slots.tensors.promptSlot, prompts.length);
+    ops.gatherRows(firstRows(buffers.hidden, prompts.length), buffers.promptHidden, index);
     computeLogits(prompts.length);
-    device.upload(
-      buffers.logitRow,
-      Int32Array.from(sequences, (s) => prompts.indexOf(s.prompt)),
-    );
-    uploadCounters(sequences, requests, settings.step);
+    const { host, block, fields } = buffers.step;
+    for (const [i, s] of sequences.entries()) fields.logitRow[i] = prompts.indexOf(s.prompt);
+    fillCounters(fields.counters, sequences, requests, { ...spare, step: settings.step, rows: sequences.length });
+    device.upload(block, host);
     if (buffers.seen) for (const s of sequences) markPrompt(s, requests[s.prompt.request]!.promptIds);
     sampleRows(sequences.length, settings);
   };
@@ -158,48 +136,6 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
     const bits = new Uint32Array(Math.ceil(config.vocabSize / 32));
     for (const id of promptIds) bits[id >> 5]! |= 1 << (id & 31);
     device.upload(rows(buffers.seen!, sequence.slot, 1), bits);
-  };
-
-  /** Everything that changes from step to step, into the fixed buffers. */
-  const uploadStep = (sequences: readonly Sequence[], requests: readonly RolloutRequest[], step: number): void => {
-    const width = buffers.sizes.tableWidth;
-    const table = new Int32Array(sequences.length * width);
-    const generated = (s: Sequence) => s.ids.length - 1; // place of the newest token in the completion
-    for (const [i, s] of sequences.entries()) {
-      table.set(s.prompt.pages, i * width);
-      table.set(s.pages, i * width + s.prompt.pages.length);
-    }
-    const each = (value: (s: Sequence, i: number) => number) => Int32Array.from(sequences, value);
-    device.upload(buffers.pageTable, table);
-    device.upload(
-      buffers.tokens,
-      each((s) => s.ids.at(-1)!),
-    );
-    device.upload(
-      buffers.positions,
-      each((s) => s.prompt.length + generated(s)),
-    );
-    device.upload(
-      buffers.page,
-      each((s) => s.pages[Math.floor(generated(s) / PAGE_TOKENS)]!),
-    );
-    device.upload(
-      buffers.offset,
-      each((s) => generated(s) % PAGE_TOKENS),
-    );
-    device.upload(
-      buffers.promptLengths,
-      each((s) => s.prompt.length),
-    );
-    device.upload(
-      buffers.completionLengths,
-      each((s) => s.ids.length),
-    );
-    device.upload(
-      buffers.logitRow,
-      each((_, i) => i),
-    );
-    uploadCounters(sequences, requests, step);
   };
 
   const runRecorded = (key: string, work: () => Pieces): Promise<void> => {
@@ -232,10 +168,10 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
 
     /** Takes the sampled tokens off the device; what has ended leaves the batch. */
     const collect = async (sequences: readonly Sequence[]): Promise<void> => {
-      const count = sequences.length;
-      const ids = (await device.read(firstRows(buffers.ids, count))) as Int32Array;
-      const logprobs = (await device.read(firstRows(buffers.logprob, count))) as Float32Array;
-      const sampling = (await device.read(firstRows(buffers.samplingLogprob, count))) as Float32Array;
+      const R = buffers.decodeRows;
+      const ids = (await device.read(buffers.sampled.all)) as Int32Array; // (3, R)
+      const logprobs = new Float32Array(ids.buffer, ids.byteOffset + 4 * R, R);
+      const sampling = new Float32Array(ids.buffer, ids.byteOffset + 8 * R, R);
       for (const [i, s] of sequences.entries()) {
         const id = ids[i]!;
         if (id < 0)
@@ -277,15 +213,20 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
       }
       const running = scheduler.running;
       if (running.length === 0) continue;
-      uploadStep(running, requests, settings.step);
-      const count = running.length;
-      await runRecorded(`engine ${engine} decode ${count} ${keyed}`, () => decodeStep(count, settings));
+      const rows = device.decodeBucket(running.length);
+      fillStep(buffers.step, running, requests, { ...spare, step: settings.step, rows });
+      device.upload(buffers.step.block, buffers.step.host);
+      await runRecorded(`engine ${engine} decode ${rows} ${keyed}`, () => decodeStep(rows, settings));
       await collect(running);
     }
     return results;
   };
 
-  return { generate };
+  return {
+    generate,
+    /** Forgets the recorded decode steps: the buffers are about to go. */
+    close: () => device.forget(`engine ${engine} `),
+  };
 }
 
 export type RolloutEngine = ReturnType<typeof createRolloutEngine>;

@@ -177,7 +177,7 @@ describe("memory", () => {
       device: watched,
       folder: bundledModel,
       dtype: null,
-      packed: packedSizes(config, 512, 64),
+      packed: packedSizes(device, config, 512, 64),
       training: true,
       reference: bundledModel,
       rollout: { maxSequences: 8, longestPrompt: 64, maxCompletion: 32, promptSlots: 4, penalized: true },

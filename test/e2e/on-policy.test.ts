@@ -73,7 +73,7 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
     device,
     folder: folderOf(model),
     dtype,
-    packed: packedSizes(config, 4096, longestPrompt),
+    packed: packedSizes(device, config, 4096, longestPrompt),
     training: false,
     reference: null,
     rollout: {

@@ -36,7 +36,7 @@ function openSession(model: string): Promise<Session> {
     device,
     folder,
     dtype: "float32",
-    packed: packedSizes(readModelConfig(folder), 512, 64),
+    packed: packedSizes(device, readModelConfig(folder), 512, 64),
     training: true,
     reference: null,
     rollout: null,

@@ -4,7 +4,13 @@ import { join } from "node:path";
 import type { ScratchSizes } from "../../src/device/device.ts";
 import { emulatedLibrary } from "./emulated.ts";
 
-type Case = readonly [what: string, sizes: Omit<ScratchSizes, "attention">, H: number, Hkv: number, Dh: number];
+type Case = readonly [
+  what: string,
+  sizes: Omit<ScratchSizes, "attention" | "headRows" | "sequences">,
+  H: number,
+  Hkv: number,
+  Dh: number,
+];
 
 const cases: readonly Case[] = [
   ["a tiny model", { vocabSize: 33, hiddenSize: 16, intermediateSize: 24, longest: 20, tokens: 10 }, 1, 1, 16],
@@ -21,7 +27,7 @@ const cases: readonly Case[] = [
 ];
 
 function measure([, sizes, heads, kvHeads, headDim]: Case, ...device: string[]): { held: number; planned: number } {
-  const all = { ...sizes, attention: { heads, kvHeads, headDim, scale: 1 } };
+  const all = { ...sizes, headRows: 256, sequences: 32, attention: { heads, kvHeads, headDim, scale: 1 } };
   const command = [process.execPath, join(import.meta.dir, "measure-scratch.ts"), JSON.stringify(all), ...device];
   const result = Bun.spawnSync(command, { stdout: "pipe", stderr: "pipe" });
   expect(result.stderr.toString()).toBe("");

@@ -168,7 +168,7 @@ async function firstGradients(model: string, name: string, path: string, budget:
     device,
     folder: folderOf(model),
     dtype: config.dtype,
-    packed: packedSizes(readModelConfig(folderOf(model)), 2048, 64),
+    packed: packedSizes(device, readModelConfig(folderOf(model)), 2048, 64),
     training: true,
     reference: null,
     rollout: null,

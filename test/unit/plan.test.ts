@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { describeMemory, requireMemory } from "../../src/engine/memory.ts";
-import { InputError } from "../../src/errors.ts";
+import { InputError, RunError } from "../../src/errors.ts";
 import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
 import { byteLength } from "../../src/tensor/tensor.ts";
 
@@ -67,7 +67,17 @@ describe("memory plan", () => {
     plan.add("key-value cache", "kv", "float32", [2 ** 50], ["rollout"]);
     const built = plan.build();
     const estimate = { plan: built, scratchBytes: 0, programBytes: 0, peakBytes: built.totalBytes };
-    expect(() => requireMemory(estimate)).toThrow(InputError);
-    expect(() => requireMemory(estimate)).toThrow(/key-value cache .*max_concurrent_sequences/);
+    const host = { description: "CPU", freeBytes: () => null };
+    expect(() => requireMemory(estimate, host)).toThrow(InputError);
+    expect(() => requireMemory(estimate, host)).toThrow(/key-value cache .*max_concurrent_sequences/);
+  });
+
+  test("on a device of its own, what is free there decides", () => {
+    const built = examplePlan();
+    const estimate = { plan: built, scratchBytes: 0, programBytes: 0, peakBytes: built.totalBytes };
+    const free = (bytes: number) => ({ description: "GPU", freeBytes: () => bytes });
+    requireMemory(estimate, free(built.totalBytes));
+    expect(() => requireMemory(estimate, free(built.totalBytes - 1))).toThrow(RunError);
+    expect(() => requireMemory(estimate, free(0))).toThrow(/are free on GPU .*micro_batch_tokens/);
   });
 });
