@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { kernelSignatures } from "../../ffi/bindings/cpu.ts";
 import { openCpuDevice } from "../../src/device/cpu.ts";
 import { tables } from "./cases/all.ts";
-import { caseName, defaultDevice, execute, type OpCase, type OpName } from "./harness.ts";
+import { caseName, execute, type OpCase, type OpName } from "./harness.ts";
+import { cpuPath, defaultDevice, someCpuPaths } from "./paths.ts";
 
 const cases = Object.values(tables).flat();
 const parameterWays: readonly OpName[] = ["loadParameter", "saveParameter"];
@@ -18,7 +19,7 @@ function shortest(op: string): OpCase | undefined {
 
 test("every op of the device has a case, and the case calls it", () => {
   expect(names.filter((op) => !cases.some((c) => c.op === op))).toEqual([]);
-  for (const op of names) expect([...execute(shortest(op)!)]).toContain(op);
+  for (const op of names) expect([...execute(shortest(op)!, someCpuPaths)]).toContain(op);
 });
 
 test("every case is of an op that there is", () => {
@@ -32,8 +33,7 @@ test("an op without a case is noticed", () => {
 
 test("every kernel is reached by an op's case", async () => {
   const traced = await openCpuDevice({ threads: 1, trace: true });
-  for (const op of names)
-    execute(shortest(op)!, [{ name: traced.path, device: traced, roundsOperands: false, select() {} }]);
+  for (const op of names) execute(shortest(op)!, [cpuPath(traced.path, traced, traced.path)]);
   const unreached = Object.keys(kernelSignatures).filter((name) => {
     return !traced.library.trace.get(name as keyof typeof kernelSignatures)?.calls;
   });

@@ -1,5 +1,6 @@
-/** Runs the table of cases/embedding.ts on every path (harness.ts says how). */
+/** Runs the table of cases/embedding.ts on every CPU path (harness.ts says how). */
 import { embeddingCases } from "./cases/embedding.ts";
 import { testCases } from "./harness.ts";
+import { cpuPaths } from "./paths.ts";
 
-testCases(embeddingCases);
+testCases(embeddingCases, cpuPaths);

@@ -1,5 +1,6 @@
-/** Runs the table of cases/flat.ts on every path (harness.ts says how). */
+/** Runs the table of cases/flat.ts on every CPU path (harness.ts says how). */
 import { flatCases } from "./cases/flat.ts";
 import { testCases } from "./harness.ts";
+import { cpuPaths } from "./paths.ts";
 
-testCases(flatCases);
+testCases(flatCases, cpuPaths);

@@ -1,5 +1,6 @@
-/** Runs the table of cases/glu.ts on every path (harness.ts says how). */
+/** Runs the table of cases/glu.ts on every CPU path (harness.ts says how). */
 import { gluCases } from "./cases/glu.ts";
 import { testCases } from "./harness.ts";
+import { cpuPaths } from "./paths.ts";
 
-testCases(gluCases);
+testCases(gluCases, cpuPaths);

@@ -1,19 +1,18 @@
 /**
  * Runs the tables of op cases. A case lays out its buffers, runs the op, and compares what it wrote with a float64
- * reference. Every case runs on every instruction path this machine has and on emulated ones (emulated.ts), with one
- * thread and twice with two; the three must agree in every bit, and nothing but the outputs may change: not the guard words around
- * a buffer, not the gaps of a strided view, not an input.
+ * reference. It runs on every path of a device (paths.ts, cuda-paths.ts), several times on each: the runs must agree in
+ * every bit, and nothing but the outputs may change: not the guard words around a buffer, not the gaps of a strided
+ * view, not an input.
  *
  * A case prints as `op setting=value …`. `OPS_CASE="matmulForward M=33 N=31" bun test test/ops` runs those that begin
- * with it, `OPS_PATH=avx2` one path.
+ * with it, `OPS_PATH=avx2` one path, `OPS_PATH=cuda` the CUDA device alone.
  */
 import { expect, test } from "bun:test";
-import { bfloat16Paths, type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
-import type { Ops, Weight } from "../../src/device/device.ts";
+import type { Device, Ops, Weight } from "../../src/device/device.ts";
 import type { ComputeDType, DType } from "../../src/tensor/dtype.ts";
-import { tensor } from "../../src/tensor/tensor.ts";
-import { emulatedLibrary } from "./emulated.ts";
-import { caseMemory, type Image, type Layout, type Slot, type SlotOptions, type WeightSlot } from "./memory.ts";
+import type { Arena, Image } from "./arena.ts";
+import type { Layouts } from "./layout.ts";
+import { caseMemory, type Slot, type SlotOptions, type WeightSlot } from "./memory.ts";
 import { type Random, randomFrom } from "./random.ts";
 
 /** An op, or one of the device's own ways for parameters. */
@@ -25,6 +24,8 @@ export interface OpCase {
   readonly op: OpName;
   readonly settings: Settings;
   readonly body: (run: CaseRun) => void;
+  /** Devices that take such operands; all where it is not said. */
+  readonly kinds?: readonly Device["kind"][];
 }
 
 /** What a difference may be: absolute + relative · |wanted| + magnitude · (the reference's own sum of magnitudes). */
@@ -34,6 +35,8 @@ export interface Tolerance {
   readonly magnitude?: number;
   /** Allowed beside, on paths that round the float32 operands of a product with a bfloat16 weight to bfloat16. */
   readonly operands?: Tolerance;
+  /** Allowed beside, where attention over bfloat16 rounds its probabilities and their gradients to bfloat16. */
+  readonly tensorCores?: Tolerance;
 }
 
 export const exactly: Tolerance = {};
@@ -48,16 +51,24 @@ export function rounded(tolerance: Tolerance, dtype: DType): Tolerance {
 
 export interface CaseRun {
   readonly random: Random;
+  /** The device whose memory the case is laid out in: for sizes, not for work. */
+  readonly device: Device;
+  readonly paths: readonly Path[];
   slot(name: string, dtype: DType, shape: readonly number[], values: ArrayLike<number> | null, o?: SlotOptions): Slot;
   weight(name: string, dtype: ComputeDType, shape: readonly number[], values: ArrayLike<number>): WeightSlot;
   /** A tensor in w's layout (float32 unless said), `values` row-major, padding zero; an output may not change that. */
   parameter(name: string, w: Weight, values: ArrayLike<number>, output?: boolean, dtype?: DType): Slot;
-  /** Runs the work on every path and thread count. Once per case, after every buffer has been laid out. */
-  run(work: (device: CpuDevice) => void): void;
+  /** Runs the work on every path, as often as it says. Once per case, after every buffer has been laid out. */
+  run(work: (device: Device) => void): void;
   /** Compares an output with the reference: NaN and infinities first, then the size of differences. */
   check(slot: Slot, want: ArrayLike<number>, tolerance: Tolerance, magnitudes?: ArrayLike<number>): void;
   /** Rows of two outputs have the same bits. */
   same(a: Slot, aFrom: number, b: Slot, bFrom: number, count: number): void;
+  /**
+   * The same of two ways to compute a row, which have equal bits on a device that samples exactly on-policy (promise 2).
+   * Elsewhere other kernels may compute them, in another order: they then differ by what is allowed.
+   */
+  agree(a: Slot, aFrom: number, b: Slot, bFrom: number, count: number, elsewhere: Tolerance): void;
   /**
    * What an output grew by against central differences of `loss`, a float64 function of the values `at`, at a few
    * elements; `times` is how often the kernel ran on it.
@@ -78,6 +89,11 @@ export function opCase(op: OpName, settings: Settings, body: (run: CaseRun) => v
   return { op, settings, body };
 }
 
+/** A case of gradients of activations stored as bfloat16, which the CPU never does (Device.gradientDType). */
+export function bfloat16Gradients(opCase: OpCase): OpCase {
+  return { ...opCase, kinds: ["cuda"] };
+}
+
 /** The case as a string: what OPS_CASE takes. True flags by their name, false ones left out. */
 export function caseName({ op, settings }: OpCase): string {
   const words = Object.entries(settings).flatMap(([key, value]) => {
@@ -91,79 +107,30 @@ export function caseName({ op, settings }: OpCase): string {
 export const dtypes = { f32: "float32", bf16: "bfloat16" } as const;
 export type ShortDType = keyof typeof dtypes;
 
-/** An instruction path under test. The choice is the library's, so it is made anew before each run. */
+/** Memory and layout of the cases on one device. */
+export interface Backend {
+  device(): Device;
+  readonly arena: Arena;
+  readonly layoutOf: Layouts;
+}
+
+/** One of the ways in which a device computes; all that are run together share a backend. */
 export interface Path {
   readonly name: string;
-  readonly device: CpuDevice;
+  readonly backend: Backend;
+  device(): Device;
   /** Products with a bfloat16 weight round their float32 operands to bfloat16. */
   readonly roundsOperands: boolean;
-  select(threads: number): void;
+  /** Attention over bfloat16 multiplies in bfloat16 throughout. */
+  readonly tensorCores: boolean;
+  /** What has the same inputs has the same bits; false where approximate instructions are disturbed. */
+  readonly equalBits: boolean;
+  /** Several, which must agree in every bit; `select` is called before the work, `settle` after it. */
+  readonly runs: readonly { readonly what: string; select(): void; settle?(): void }[];
 }
 
-/** Paths of the emulated library: the portable one with the lanes of AVX-512, and those with emulated instructions. */
-export const emulatedPaths: Readonly<Record<string, string>> = {
-  portable16: "portable",
-  "emulated-avx512bf16": "avx512bf16",
-  "emulated-amx": "amx",
-};
-
-async function openPaths(): Promise<Path[]> {
-  const path = (name: string, device: CpuDevice, selected: string): Path => ({
-    name,
-    device,
-    roundsOperands: bfloat16Paths.includes(selected),
-    select(threads) {
-      device.library.selectPath(selected);
-      device.library.setThreads(threads);
-    },
-  });
-  const built = await openCpuDevice({ threads: 2 });
-  const native = built.library.paths.filter((p) => p.supported).map(({ name }) => path(name, built, name));
-  const asked = process.env.OPS_PATH;
-  if (asked && !(asked in emulatedPaths)) {
-    const chosen = native.filter((p) => p.name === asked);
-    if (chosen.length > 0) return chosen;
-    const names = [...native.map((p) => p.name), ...Object.keys(emulatedPaths)];
-    throw new Error(`OPS_PATH=${asked}: one of ${names.join(", ")}`);
-  }
-  const library = await openCpuDevice({ threads: 2, path: "portable", libraryFile: await emulatedLibrary() });
-  const emulated = Object.entries(emulatedPaths).map(([name, selected]) => path(name, library, selected));
-  return asked ? emulated.filter((p) => p.name === asked) : [...native, ...emulated];
-}
-
-export const paths: readonly Path[] = await openPaths();
-export const defaultDevice: CpuDevice = paths[0]!.device;
-
-const layouts = new Map<string, Layout>();
-
-/** Where the device puts the elements of a parameter, learned by loading one that holds its own indices. */
-function layoutOf(shape: readonly number[]): Layout {
-  const key = shape.join("×");
-  const known = layouts.get(key);
-  if (known) return known;
-  const elements = defaultDevice.parameterElements(shape);
-  const count = shape.reduce((a, b) => a * b, 1);
-  if (elements >= 2 ** 24) throw new Error(`${key}: float32 cannot count the elements`);
-  const memory = defaultDevice.allocate((elements + count) * 4, "layout of a parameter");
-  const source = tensor("indices", memory.address + elements * 4, "float32", [count]);
-  defaultDevice.upload(
-    source,
-    Float32Array.from({ length: count }, (_, i) => i + 1),
-  );
-  const w: Weight = { name: key, address: memory.address, dtype: "float32", shape, elements };
-  defaultDevice.loadParameter(w, source.address, "float32", 0, shape[0] ?? 1);
-  const places = new Int32Array(count).fill(-1);
-  for (const [at, index] of defaultDevice.download(tensor(key, memory.address, "float32", [elements])).entries())
-    if (index > 0) places[index - 1] = at;
-  memory.free();
-  if (places.includes(-1)) throw new Error(`${key}: loading left elements out`);
-  const layout = { places, elements };
-  layouts.set(key, layout);
-  return layout;
-}
-
-/** The device with its ops' names noted as they are called. */
-function noting(device: CpuDevice, called: Set<string>): CpuDevice {
+/** The device with its ops' names noted as they are called; parameters come from the host's memory and go there. */
+function noting(device: Device, arena: Arena, called: Set<string>): Device {
   const note = <T extends object>(target: T): T =>
     new Proxy(target, {
       get(object, name, receiver) {
@@ -172,13 +139,21 @@ function noting(device: CpuDevice, called: Set<string>): CpuDevice {
         return value;
       },
     });
-  return note({ ...device, ops: note(device.ops) });
+  return note({
+    ...device,
+    ops: note(device.ops),
+    loadParameter: (w: Weight, address: number, ...rest: [DType, number, number]) =>
+      device.loadParameter(w, arena.hostAddress(address), ...rest),
+    saveParameter: (address: number, ...rest: [ComputeDType, Weight, number, number]) =>
+      device.saveParameter(arena.hostAddress(address), ...rest),
+  });
 }
 
 /** The tolerance on a path: what holds everywhere, and what it rounds beside. */
-function allowance({ operands, ...everywhere }: Tolerance, path: Path): Tolerance {
-  if (!operands || !path.roundsOperands) return everywhere;
-  const sum = (key: "absolute" | "relative" | "magnitude") => (everywhere[key] ?? 0) + (operands[key] ?? 0);
+function allowance({ operands, tensorCores, ...everywhere }: Tolerance, path: Path): Tolerance {
+  const parts = [everywhere, path.roundsOperands ? operands : null, path.tensorCores ? tensorCores : null];
+  const sum = (key: "absolute" | "relative" | "magnitude") =>
+    parts.reduce((total, part) => total + (part?.[key] ?? 0), 0);
   return { absolute: sum("absolute"), relative: sum("relative"), magnitude: sum("magnitude") };
 }
 
@@ -204,9 +179,10 @@ function compare(got: Float64Array, want: ArrayLike<number>, tolerance: Toleranc
 }
 
 /** Runs one case. @returns the names of the ops and device functions that it called. */
-export function execute(opCase: OpCase, on: readonly Path[] = paths): ReadonlySet<string> {
+export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string> {
   const name = caseName(opCase);
-  const memory = caseMemory();
+  const backend = on[0]!.backend;
+  const memory = caseMemory(backend.arena);
   const images = new Map<string, Image>();
   const called = new Set<string>();
   const random = randomFrom(name);
@@ -220,27 +196,40 @@ export function execute(opCase: OpCase, on: readonly Path[] = paths): ReadonlySe
       }
     }
   };
+  const same: CaseRun["same"] = (a, aFrom, b, bFrom, count) => {
+    onEach(`${a.name} and ${b.name}`, (image, path) => {
+      if (!path.equalBits) return;
+      const [left, right] = [memory.rowBytes(image, a, aFrom, count), memory.rowBytes(image, b, bFrom, count)];
+      if (left.equals(right)) return;
+      const at = left.findIndex((byte, i) => byte !== right[i]);
+      const row = Math.floor(at / (left.length / count));
+      throw new Error(`rows ${aFrom + row} and ${bFrom + row} differ in their bits`);
+    });
+  };
   opCase.body({
     random,
+    device: backend.device(),
+    paths: on,
     slot: memory.slot,
-    weight: (label, dtype, shape, values) => memory.weight(label, dtype, shape, values, layoutOf(shape)),
+    weight: (label, dtype, shape, values) => memory.weight(label, dtype, shape, values, backend.layoutOf(shape)),
     parameter: (label, w, values, output = false, dtype = "float32") =>
-      memory.parameter(label, dtype, values, layoutOf(w.shape), output),
+      memory.parameter(label, dtype, values, backend.layoutOf(w.shape), output),
     run(work) {
       for (const path of on) {
-        const device = noting(path.device, called);
-        for (const threads of [1, 2, 2]) {
+        const device = noting(path.device(), backend.arena, called);
+        for (const { what, select, settle } of path.runs) {
           memory.restore();
-          path.select(threads);
+          select();
           work(device);
           const image = memory.image();
+          settle?.();
           const first = images.get(path.name);
           if (!first) {
             images.set(path.name, image);
             const stray = memory.strayWrite(image);
             if (stray) throw new Error(`${name}\n  on ${path.name}: ${stray}`);
           } else if (!image.equals(first)) {
-            throw new Error(`${name}\n  on ${path.name}: ${threads} threads give other bits than 1`);
+            throw new Error(`${name}\n  on ${path.name}: other bits with ${what} than with ${path.runs[0]!.what}`);
           }
         }
       }
@@ -250,14 +239,16 @@ export function execute(opCase: OpCase, on: readonly Path[] = paths): ReadonlySe
         compare(memory.read(image, slot), want, allowance(tolerance, path), magnitudes),
       );
     },
-    same(a, aFrom, b, bFrom, count) {
-      onEach(`${a.name} and ${b.name}`, (image) => {
-        const [left, right] = [memory.rowBytes(image, a, aFrom, count), memory.rowBytes(image, b, bFrom, count)];
-        if (left.equals(right)) return;
-        const at = left.findIndex((byte, i) => byte !== right[i]);
-        const row = Math.floor(at / (left.length / count));
-        throw new Error(`rows ${aFrom + row} and ${bFrom + row} differ in their bits`);
-      });
+    same,
+    agree(a, aFrom, b, bFrom, count, elsewhere) {
+      if (backend.device().exactlyOnPolicy) return same(a, aFrom, b, bFrom, count);
+      const part = (image: Image, slot: Slot, from: number) => {
+        const width = slot.values.length / (slot.shape[0] ?? 1);
+        return memory.read(image, slot).subarray(from * width, (from + count) * width);
+      };
+      onEach(`${a.name} and ${b.name}`, (image, path) =>
+        compare(part(image, a, aFrom), part(image, b, bFrom), allowance(elsewhere, path)),
+      );
     },
     differences(gradient, at, loss, tolerance, times = 1) {
       const picked = Array.from({ length: Math.min(6, at.length) }, () => random.integer(at.length));
@@ -281,11 +272,13 @@ export function execute(opCase: OpCase, on: readonly Path[] = paths): ReadonlySe
   return called;
 }
 
-/** Registers the cases that OPS_CASE lets through as tests. */
-export function testCases(cases: readonly OpCase[]): void {
+/** Registers the cases that OPS_CASE lets through, and that the paths' device takes, as tests. */
+export function testCases(cases: readonly OpCase[], on: readonly Path[]): void {
+  if (on.length === 0) return;
+  const { kind } = on[0]!.backend.device();
   for (const opCase of cases) {
     const name = caseName(opCase);
-    if (!name.startsWith(process.env.OPS_CASE ?? "")) continue;
-    test(name, () => expect([...execute(opCase)]).toContain(opCase.op));
+    if (!name.startsWith(process.env.OPS_CASE ?? "") || !(opCase.kinds?.includes(kind) ?? true)) continue;
+    test(name, () => expect([...execute(opCase, on)]).toContain(opCase.op));
   }
 }

@@ -1,5 +1,6 @@
-/** Runs the table of cases/head.ts on every path (harness.ts says how). */
+/** Runs the table of cases/head.ts on every CPU path (harness.ts says how). */
 import { headCases } from "./cases/head.ts";
 import { testCases } from "./harness.ts";
+import { cpuPaths } from "./paths.ts";
 
-testCases(headCases);
+testCases(headCases, cpuPaths);

@@ -2,7 +2,6 @@
  * The memory of a case: every buffer between guard words, every gap of a strided view and every output that has no
  * value yet filled with them, and a way to see afterwards that only outputs were written.
  */
-import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
 import type { Weight } from "../../src/device/device.ts";
 import {
   bfloat16ToNumber,
@@ -12,16 +11,18 @@ import {
   numberToBfloat16,
 } from "../../src/tensor/dtype.ts";
 import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
+import { ARENA_BYTES, type Arena, type Image } from "./arena.ts";
 
 /** A NaN as float32, as bfloat16 and as float64; as an index, far outside every buffer. */
 const SENTINEL = 0xffc5;
 const GUARD_BYTES = 64;
-const ARENA_BYTES = 128 * 2 ** 20;
 
 /** A tensor in guarded memory. `values` are its elements in order of the shape, as stored: rounded to the dtype. */
 export interface Slot extends Tensor {
   readonly values: Float64Array;
   readonly output: boolean;
+  /** Where the buffer lies in the case's memory, in bytes. */
+  readonly offset: number;
   /** Where element i of `values` lies, in elements from the address. */
   readonly places: Int32Array;
   /** Elements in the buffer, gaps and padding included. */
@@ -38,10 +39,6 @@ export interface SlotOptions {
   /** Elements between the end of a row and the next one's start. */
   readonly gap?: number;
 }
-
-const arena = mapAnonymous(ARENA_BYTES);
-const bytes = new Uint8Array(bytesAt(arena.address, ARENA_BYTES));
-const words = new Uint16Array(bytes.buffer);
 
 export function encode(dtype: DType, view: DataView, offset: number, value: number): void {
   if (dtype === "float32") view.setFloat32(offset, value, true);
@@ -60,9 +57,6 @@ export function decode(dtype: DType, view: DataView, offset: number): number {
   if (dtype === "uint32") return view.getUint32(offset, true);
   return view.getUint16(offset, true);
 }
-
-/** The bytes of a case after one run, in a buffer of their own. */
-export type Image = Buffer<ArrayBuffer>;
 
 export interface CaseMemory {
   slot(name: string, dtype: DType, shape: readonly number[], values: ArrayLike<number> | null, o?: SlotOptions): Slot;
@@ -92,10 +86,13 @@ export interface Layout {
 }
 
 /** Memory for one case; the next case begins at the arena's start again. */
-export function caseMemory(): CaseMemory {
+export function caseMemory(arena: Arena): CaseMemory {
+  const { bytes } = arena;
+  const words = new Uint16Array(bytes.buffer);
   const slots: Slot[] = [];
   let used = 0;
   let initial: Image | undefined;
+  arena.clear();
 
   function place(
     name: string,
@@ -121,15 +118,14 @@ export function caseMemory(): CaseMemory {
       stored[i] = decode(dtype, view, at * size);
     }
     used = end;
-    const address = arena.address + start;
-    const slot = { name, address, dtype, shape, rowStride, values: stored, output, places, extent };
+    const address = arena.place(start, extent * size);
+    const slot = { name, address, dtype, shape, rowStride, values: stored, output, offset: start, places, extent };
     slots.push(slot);
     return slot;
   }
 
-  const offsetOf = (slot: Slot) => slot.address - arena.address;
   const viewOf = (image: Image, slot: Slot) =>
-    new DataView(image.buffer, image.byteOffset + offsetOf(slot), slot.extent * bytesPerElement(slot.dtype));
+    new DataView(image.buffer, image.byteOffset + slot.offset, slot.extent * bytesPerElement(slot.dtype));
 
   return {
     slot(name, dtype, shape, values, { output = false, gap = 0 } = {}) {
@@ -149,8 +145,9 @@ export function caseMemory(): CaseMemory {
     restore() {
       initial ??= Buffer.from(bytes.slice(0, used).buffer);
       bytes.set(initial);
+      arena.upload(used);
     },
-    image: () => Buffer.from(bytes.slice(0, used).buffer),
+    image: () => arena.image(initial!),
     read(image, slot) {
       const view = viewOf(image, slot);
       const size = bytesPerElement(slot.dtype);
@@ -159,7 +156,7 @@ export function caseMemory(): CaseMemory {
     rowBytes(image, slot, from, count) {
       const size = bytesPerElement(slot.dtype);
       const width = elementCount(slot.shape.slice(1)) * size;
-      const row = (r: number) => offsetOf(slot) + r * slot.rowStride * size;
+      const row = (r: number) => slot.offset + r * slot.rowStride * size;
       return Buffer.concat(
         Array.from({ length: count }, (_, i) => image.subarray(row(from + i), row(from + i) + width)),
       );
@@ -172,14 +169,14 @@ export function caseMemory(): CaseMemory {
         if (!slot.output) continue;
         const halves = bytesPerElement(slot.dtype) / 2;
         for (const at of slot.places) {
-          const from = offsetOf(slot) / 2 + at * halves;
+          const from = slot.offset / 2 + at * halves;
           for (let i = from; i < from + halves; i++) after[i] = before[i]!;
         }
       }
       if (seen.equals(initial)) return undefined;
       const at = seen.findIndex((byte, i) => byte !== initial![i]);
-      const near = slots.findLast((slot) => offsetOf(slot) - GUARD_BYTES <= at)!;
-      const element = Math.floor((at - offsetOf(near)) / bytesPerElement(near.dtype));
+      const near = slots.findLast((slot) => slot.offset - GUARD_BYTES <= at)!;
+      const element = Math.floor((at - near.offset) / bytesPerElement(near.dtype));
       const where =
         element < 0 ? "before" : element >= near.extent ? "behind" : near.output ? "in a gap of" : "in input";
       return `wrote ${where} ${near.name} (element ${element} of ${near.extent})`;

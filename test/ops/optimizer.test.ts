@@ -1,5 +1,6 @@
-/** Runs the table of cases/optimizer.ts on every path (harness.ts says how). */
+/** Runs the table of cases/optimizer.ts on every CPU path (harness.ts says how). */
 import { optimizerCases } from "./cases/optimizer.ts";
 import { testCases } from "./harness.ts";
+import { cpuPaths } from "./paths.ts";
 
-testCases(optimizerCases);
+testCases(optimizerCases, cpuPaths);

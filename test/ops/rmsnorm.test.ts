@@ -1,5 +1,6 @@
-/** Runs the table of cases/rmsnorm.ts on every path (harness.ts says how). */
+/** Runs the table of cases/rmsnorm.ts on every CPU path (harness.ts says how). */
 import { rmsnormCases } from "./cases/rmsnorm.ts";
 import { testCases } from "./harness.ts";
+import { cpuPaths } from "./paths.ts";
 
-testCases(rmsnormCases);
+testCases(rmsnormCases, cpuPaths);

@@ -1,10 +1,11 @@
-/** Runs the table of cases/sample.ts on every path, and checks the reference it is compared with by published answers. */
+/** Runs the table of cases/sample.ts on every CPU path, and checks the reference it is compared with by published answers. */
 import { expect, test } from "bun:test";
 import { sampleCases } from "./cases/sample.ts";
 import { testCases } from "./harness.ts";
+import { cpuPaths } from "./paths.ts";
 import { chiSquare, chiSquareLimit, philox, uniformOf } from "./reference-sampling.ts";
 
-testCases(sampleCases);
+testCases(sampleCases, cpuPaths);
 
 test("the reference's Philox4x32-10 gives the known answers of Random123", () => {
   const ones = 0xffffffff;

@@ -7,7 +7,6 @@ import { PAGE_TOKENS } from "../../../src/device/device.ts";
 import { rows } from "../../../src/tensor/tensor.ts";
 import {
   type CaseRun,
-  defaultDevice,
   dtypes,
   exactly,
   type OpCase,
@@ -106,7 +105,7 @@ function saved(run: CaseRun, settings: Settings, b: ReturnType<typeof buffers>) 
 }
 
 function scratchRows(run: CaseRun, name: string, count: number, shape: AttentionShape): Slot {
-  return run.slot(name, "float32", [count, defaultDevice.attentionScratchElements(shape)], null, { output: true });
+  return run.slot(name, "float32", [count, run.device.attentionScratchElements(shape)], null, { output: true });
 }
 
 function longestPrefix(segments: readonly Segment[]): number {
@@ -220,7 +219,7 @@ function paging(run: CaseRun, { segments, tokens }: ReturnType<typeof segmentsOf
 }
 
 function cacheOf(run: CaseRun, settings: Settings, pages: number, name: string) {
-  const { keys, values } = defaultDevice.pageElements(shapeOf(settings));
+  const { keys, values } = run.device.pageElements(shapeOf(settings));
   const part = (what: string, elements: number) =>
     run.slot(`${what} pages ${name}`, dtypes[settings.x], [pages, elements], null, { output: true });
   return { keys: part("key", keys), values: part("value", values) };

@@ -8,7 +8,6 @@ import {
   exactly,
   type OpCase,
   opCase,
-  paths,
   rounded,
   type ShortDType,
   type Tolerance,
@@ -241,7 +240,7 @@ const operandRounding: OpCase = opCase("matmulForward", { values: "between-bfloa
     ops.matmulBackwardInput(dx, x, one);
     ops.matmulBackwardWeight(dw, rows(x, 0, 4), rows(hidden, 0, 4), one);
   });
-  for (const path of paths) {
+  for (const path of run.paths) {
     const want = path.roundsOperands ? forwards.map(toBfloat16) : forwards;
     const results = [run.values(y), run.values(dx)].map((all) => all.get(path.name));
     for (const got of results)

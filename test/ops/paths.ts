@@ -1,0 +1,68 @@
+/**
+ * The CPU under test: every instruction path that this machine has, and emulated ones (emulated.ts). Each runs a case
+ * with one thread and twice with two. OPS_PATH chooses one of them.
+ */
+import { bfloat16Paths, type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
+import { hostArena } from "./arena.ts";
+import { emulatedLibrary } from "./emulated.ts";
+import type { Backend, Path } from "./harness.ts";
+import { layoutsOf } from "./layout.ts";
+
+/** Paths of the emulated library: the portable one with the lanes of AVX-512, and those with emulated instructions. */
+export const emulatedPaths: Readonly<Record<string, string>> = {
+  portable16: "portable",
+  "emulated-avx512bf16": "avx512bf16",
+  "emulated-amx": "amx",
+};
+
+export const defaultDevice: CpuDevice = await openCpuDevice({ threads: 2 });
+
+/** Cases are laid out alike for every path: panels are as wide in all of them. */
+const backend: Backend = {
+  device: () => defaultDevice,
+  arena: hostArena(),
+  layoutOf: layoutsOf(() => defaultDevice),
+};
+
+export function cpuPath(name: string, device: CpuDevice, selected: string): Path {
+  const run = (what: string, threads: number) => ({
+    what,
+    select() {
+      device.library.selectPath(selected); // the choice is the library's, so it is made anew before each run
+      device.library.setThreads(threads);
+    },
+  });
+  return {
+    name,
+    backend,
+    device: () => device,
+    roundsOperands: bfloat16Paths.includes(selected),
+    tensorCores: false,
+    equalBits: true,
+    runs: [run("1 thread", 1), run("2 threads", 2), run("2 threads again", 2)],
+  };
+}
+
+async function openPaths(): Promise<Path[]> {
+  const asked = process.env.OPS_PATH;
+  if (asked === "cuda") return [];
+  const native = defaultDevice.library.paths
+    .filter((p) => p.supported)
+    .map(({ name }) => cpuPath(name, defaultDevice, name));
+  if (asked && !(asked in emulatedPaths)) {
+    const chosen = native.filter((p) => p.name === asked);
+    if (chosen.length > 0) return chosen;
+    const names = [...native.map((p) => p.name), ...Object.keys(emulatedPaths), "cuda"];
+    throw new Error(`OPS_PATH=${asked}: one of ${names.join(", ")}`);
+  }
+  const library = await openCpuDevice({ threads: 2, path: "portable", libraryFile: await emulatedLibrary() });
+  const emulated = Object.entries(emulatedPaths).map(([name, selected]) => cpuPath(name, library, selected));
+  return asked ? emulated.filter((p) => p.name === asked) : [...native, ...emulated];
+}
+
+/** None where OPS_PATH asks for the CUDA device. */
+export const cpuPaths: readonly Path[] = await openPaths();
+
+/** The same, never empty: for tests of the suite itself. */
+export const someCpuPaths: readonly Path[] =
+  cpuPaths.length > 0 ? cpuPaths : [cpuPath("portable", defaultDevice, "portable")];
