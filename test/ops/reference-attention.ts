@@ -31,6 +31,12 @@ function dotAt(a: Float64Array, ai: number, b: Float64Array, bi: number, count: 
   return sum;
 }
 
+function sizeAt(a: Float64Array, ai: number, b: Float64Array, bi: number, count: number): number {
+  let sum = 0;
+  for (let d = 0; d < count; d++) sum += Math.abs(a[ai + d]! * b[bi + d]!);
+  return sum;
+}
+
 /** Calls `body` for every token and head with the rows it sees and its weights over them. */
 function forRows(
   qkv: Float64Array,
@@ -60,42 +66,54 @@ function forRows(
     }
 }
 
-/** out (T, H·Dh), lse (T, H) */
+/** out (T, H·Dh), lse (T, H); `magnitude` is Σ p |v|, which a rounding of the weights p scales with. */
 export function attention(qkv: Float64Array, segments: readonly Segment[], shape: AttentionShape, tokens: number) {
   const { heads, headDim } = shape;
   const at = offsets(shape);
   const [out, lse] = [new Float64Array(tokens * heads * headDim), new Float64Array(tokens * heads)];
+  const magnitude = new Float64Array(out.length);
   forRows(qkv, segments, shape, (t, h, seen, weights, total) => {
     lse[t * heads + h] = total;
     for (const [i, j] of seen.entries())
-      for (let d = 0; d < headDim; d++) out[(t * heads + h) * headDim + d]! += weights[i]! * qkv[at.v(j, h) + d]!;
+      for (let d = 0; d < headDim; d++) {
+        const [to, part] = [(t * heads + h) * headDim + d, weights[i]! * qkv[at.v(j, h) + d]!];
+        out[to]! += part;
+        magnitude[to]! += Math.abs(part);
+      }
   });
-  return { out, lse };
+  return { out, lse, magnitude };
 }
 
-/** dqkv. `out` is what the forward pass stored: its rounding enters through dout · out. */
+/**
+ * dqkv. `out` is what the forward pass stored: its rounding enters through dout · out. `magnitude` is what roundings of p,
+ * dout and the scores' gradients scale with.
+ */
 export function attentionGradient(
   dout: Float64Array,
   qkv: Float64Array,
   out: Float64Array,
   segments: readonly Segment[],
   shape: AttentionShape,
-): Float64Array {
+): { dqkv: Float64Array; magnitude: Float64Array } {
   const { heads, headDim, scale } = shape;
   const at = offsets(shape);
-  const dqkv = new Float64Array(qkv.length);
+  const [dqkv, magnitude] = [new Float64Array(qkv.length), new Float64Array(qkv.length)];
   forRows(qkv, segments, shape, (t, h, seen, weights) => {
     const o = (t * heads + h) * headDim;
     const mean = dotAt(dout, o, out, o, headDim);
     for (const [i, j] of seen.entries()) {
       const [q, k, v] = [at.q(t, h), at.k(j, h), at.v(j, h)];
       const dscore = weights[i]! * (dotAt(dout, o, qkv, v, headDim) - mean) * scale;
+      const size = weights[i]! * (sizeAt(dout, o, qkv, v, headDim) + Math.abs(mean)) * scale;
       for (let d = 0; d < headDim; d++) {
         dqkv[q + d]! += dscore * qkv[k + d]!;
         dqkv[k + d]! += dscore * qkv[q + d]!;
         dqkv[v + d]! += weights[i]! * dout[o + d]!;
+        magnitude[q + d]! += size * Math.abs(qkv[k + d]!);
+        magnitude[k + d]! += size * Math.abs(qkv[q + d]!);
+        magnitude[v + d]! += weights[i]! * Math.abs(dout[o + d]!);
       }
     }
   });
-  return dqkv;
+  return { dqkv, magnitude };
 }

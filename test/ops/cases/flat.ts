@@ -1,6 +1,6 @@
 /** Flat float32 work, conversions of type, and moves of rows: all exact. */
 import { numberToBfloat16 } from "../../../src/tensor/dtype.ts";
-import { dtypes, exactly, type OpCase, opCase, type ShortDType } from "../harness.ts";
+import { bfloat16Gradients, dtypes, exactly, type OpCase, opCase, type ShortDType } from "../harness.ts";
 
 const lengths = [0, 1, 31, 33, 16385] as const;
 
@@ -56,6 +56,7 @@ interface RowSettings {
   readonly T: number;
   readonly N: number;
   readonly D: number;
+  readonly dy?: ShortDType;
 }
 
 function gather(settings: RowSettings): OpCase {
@@ -75,9 +76,9 @@ function gather(settings: RowSettings): OpCase {
 }
 
 function scatter(settings: RowSettings): OpCase {
-  const { T, N, D } = settings;
+  const { T, N, D, dy: dtype = "f32" } = settings;
   return opCase("scatterRows", { ...settings }, (run) => {
-    const dy = run.slot("dy", "float32", [N, D], run.random.normal(N * D));
+    const dy = run.slot("dy", dtypes[dtype], [N, D], run.random.normal(N * D));
     const picked = run.random.permutation(T).slice(0, N);
     const index = run.slot("index", "int32", [N], picked);
     const dx = run.slot("dx", "float32", [T, D], run.random.normal(T * D), { output: true });
@@ -119,4 +120,5 @@ export const flatCases: readonly OpCase[] = [
   scatter({ T: 1, N: 1, D: 1 }),
   scatter({ T: 50, N: 33, D: 31 }),
   scatter({ T: 20, N: 0, D: 5 }),
+  bfloat16Gradients(scatter({ T: 50, N: 33, D: 31, dy: "bf16" })),
 ];

@@ -1,5 +1,13 @@
 /** Gated linear units, SiLU and tanh-approximated GELU, forward and backward. */
-import { dtypes, type OpCase, opCase, rounded, type ShortDType, type Tolerance } from "../harness.ts";
+import {
+  bfloat16Gradients,
+  dtypes,
+  type OpCase,
+  opCase,
+  rounded,
+  type ShortDType,
+  type Tolerance,
+} from "../harness.ts";
 import { dot, glu, gluGradient } from "../reference.ts";
 
 /**
@@ -18,6 +26,8 @@ interface Settings {
   readonly gelu: boolean;
   /** Gates far out, where the exponential ends. */
   readonly wide?: boolean;
+  /** Type of dy and dx. */
+  readonly grad?: ShortDType;
 }
 
 const far = [0, -0, 20, -20, 60, -60, 87, -87, 89, -89, 100, -100, 1e4, -1e4, 1e-20, -1e-20];
@@ -40,17 +50,17 @@ function forward(settings: Settings): OpCase {
 }
 
 function backward(settings: Settings): OpCase {
-  const { T, F, gelu, wide = false } = settings;
+  const { T, F, gelu, wide = false, grad = "f32" } = settings;
   return opCase("gluBackward", { ...settings }, (run) => {
     const x = run.slot("x", dtypes[settings.x], [T, 2 * F], inputs(run, settings));
-    const dy = run.slot("dy", "float32", [T, F], run.random.normal(T * F));
-    const dx = run.slot("dx", "float32", [T, 2 * F], null, { output: true });
+    const dy = run.slot("dy", dtypes[grad], [T, F], run.random.normal(T * F));
+    const dx = run.slot("dx", dtypes[grad], [T, 2 * F], null, { output: true });
     run.run(({ ops }) => {
       ops.gluBackward(dx, dy, x, gelu);
       ops.gluBackward(dx, dy, x, gelu);
     });
-    run.check(dx, gluGradient(dy.values, x.values, F, gelu), gradient);
-    if (!wide) run.differences(dx, x.values, (moved) => dot(glu(moved, F, gelu), dy.values), slope);
+    run.check(dx, gluGradient(dy.values, x.values, F, gelu), rounded(gradient, dtypes[grad]));
+    if (!wide && grad === "f32") run.differences(dx, x.values, (moved) => dot(glu(moved, F, gelu), dy.values), slope);
   });
 }
 
@@ -80,6 +90,8 @@ export const gluCases: readonly OpCase[] = [
     forward({ T: 2, F: 35, x: "f32", gelu, wide: true }),
     ...sizes.map((size) => backward({ ...size, x: "f32", gelu })),
     backward({ T: 7, F: 33, x: "bf16", gelu }),
+    bfloat16Gradients(backward({ T: 7, F: 33, x: "bf16", gelu, grad: "bf16" })),
+    bfloat16Gradients(backward({ T: 5, F: 64, x: "bf16", gelu, grad: "bf16", wide: true })),
     backward({ T: 2, F: 35, x: "f32", gelu, wide: true }),
   ]),
   nan,

@@ -181,6 +181,8 @@ function rowsAlone(settings: ForwardSettings): OpCase {
     const output = (name: string) => run.slot(name, dtypes[settings.y], [M, N], start, { output: true });
     const [whole, sevens, ones] = [output("whole"), output("sevens"), output("ones")];
     const alone = [0, 1, 6, 13, 95, M - 1];
+    // elsewhere the product may choose its order by M: both ways err within the chain's tolerance, of K terms of about 1
+    const elsewhere = { absolute: 2 * K * exactChain.magnitude!, relative: settings.y === "bf16" ? 2 ** -7 : 0 };
     run.run(({ ops }) => {
       ops.matmulForward(whole, x, w, b, accumulate);
       for (let r = 0; r < M; r += 7) {
@@ -189,8 +191,8 @@ function rowsAlone(settings: ForwardSettings): OpCase {
       }
       for (const r of alone) ops.matmulForward(rows(ones, r, 1), rows(x, r, 1), w, b, accumulate);
     });
-    run.same(sevens, 0, whole, 0, M);
-    for (const r of alone) run.same(ones, r, whole, r, 1);
+    run.agree(sevens, 0, whole, 0, M, elsewhere);
+    for (const r of alone) run.agree(ones, r, whole, r, 1, elsewhere);
   });
 }
 
@@ -281,6 +283,8 @@ export const matmulCases: readonly OpCase[] = [
   backwardInput({ M: 33, N: 1030, K: 40, dy: "f32", w: "f32", dx: "f32", accumulate: true, gap: 5 }),
   backwardInput({ M: 6, N: 33, K: 31, dy: "f32", w: "f32", dx: "f32", accumulate: true }),
   backwardInput({ M: 13, N: 33, K: 31, dy: "bf16", w: "bf16", dx: "bf16", gap: 3 }),
+  backwardInput({ M: 33, N: 40, K: 70, dy: "f32", w: "bf16", dx: "bf16" }),
+  backwardInput({ M: 33, N: 40, K: 70, dy: "bf16", w: "bf16", dx: "bf16", accumulate: true }),
 
   ...sizes.map((size) => backwardWeight({ ...size, dy: "f32", x: "f32" })),
   ...sizes.map((size) => backwardWeight({ ...size, dy: "f32", x: "bf16", coarse: true })),

@@ -1,6 +1,14 @@
 /** RMS norm over the hidden state and over heads, forward and backward, in place and through views of a fused row. */
 import { columns } from "../../../src/tensor/tensor.ts";
-import { dtypes, type OpCase, opCase, rounded, type ShortDType, type Tolerance } from "../harness.ts";
+import {
+  bfloat16Gradients,
+  dtypes,
+  type OpCase,
+  opCase,
+  rounded,
+  type ShortDType,
+  type Tolerance,
+} from "../harness.ts";
 import { dot, rmsnorm, rmsnormGradient } from "../reference.ts";
 
 /** A sum of squares has terms of one sign, so it errs by a few 2⁻²⁴ of itself; the products add three roundings. */
@@ -100,20 +108,23 @@ interface BackwardSettings extends Rows {
   readonly residual: "none" | "other" | "dx";
   /** dx is written over dy. */
   readonly over?: boolean;
+  /** Types of dy, and of dx: the gradient of the residual stream is float32, that of a head bfloat16. */
+  readonly dy?: ShortDType;
+  readonly dx?: ShortDType;
   readonly gap?: number;
 }
 
 function backward(settings: BackwardSettings): OpCase {
-  const { T, H, D, residual, over = false, gap = 0 } = settings;
+  const { T, H, D, residual, over = false, gap = 0, dy: dyType = "f32", dx: dxType = "f32" } = settings;
   return opCase("rmsnormBackward", { ...settings }, (run) => {
     const count = T * H * D;
     const x = run.slot("x", dtypes[settings.x], [T, H * D], run.random.normal(count), { gap });
     const weight = run.weight("weight", dtypes[settings.w], [D], run.random.normal(D));
-    const dy = run.slot("dy", "float32", [T, H * D], run.random.normal(count), { gap, output: over });
+    const dy = run.slot("dy", dtypes[dyType], [T, H * D], run.random.normal(count), { gap, output: over });
     const forwardPass = rmsnorm(x.values, weight.values, EPSILON);
     const rstd = run.slot("rstd", "float32", [T, H], forwardPass.rstd);
     const start = residual === "dx" ? run.random.normal(count) : null;
-    const dx = over ? dy : run.slot("dx", "float32", [T, H * D], start, { output: true, gap });
+    const dx = over ? dy : run.slot("dx", dtypes[dxType], [T, H * D], start, { output: true, gap });
     const other =
       residual === "other" ? run.slot("dresidual", "float32", [T, H * D], run.random.normal(count), { gap }) : null;
     const dresidual = residual === "dx" ? dx : other;
@@ -126,7 +137,7 @@ function backward(settings: BackwardSettings): OpCase {
     run.check(
       dx,
       want.dx.map((value, i) => value + (dresidual ? dresidual.values[i]! : 0)),
-      gradient,
+      rounded(gradient, dtypes[dxType]),
     );
     run.check(
       dweight,
@@ -136,7 +147,7 @@ function backward(settings: BackwardSettings): OpCase {
     if (T > 33 || over) return;
     const byWeight = (moved: Float64Array) => dot(rmsnorm(x.values, moved, EPSILON).y, dy.values);
     run.differences(dweight, weight.values, byWeight, slope, times);
-    if (dresidual) return;
+    if (dresidual || dxType === "bf16") return;
     run.differences(dx, x.values, (moved) => dot(rmsnorm(moved, weight.values, EPSILON).y, dy.values), slope);
   });
 }
@@ -155,4 +166,20 @@ export const rmsnormCases: readonly OpCase[] = [
   backward({ T: 33, H: 1, D: 100, x: "bf16", w: "bf16", residual: "dx" }),
   backward({ T: 13, H: 3, D: 24, x: "bf16", w: "bf16", residual: "none", over: true, gap: 5 }),
   backward({ T: 13, H: 3, D: 24, x: "bf16", w: "bf16", residual: "none", gap: 5 }),
+  bfloat16Gradients(backward({ T: 33, H: 1, D: 100, x: "f32", w: "bf16", dy: "bf16", residual: "dx" })),
+  bfloat16Gradients(backward({ T: 13, H: 1, D: 259, x: "f32", w: "bf16", dy: "bf16", residual: "other" })),
+  bfloat16Gradients(
+    backward({
+      T: 13,
+      H: 3,
+      D: 24,
+      x: "bf16",
+      w: "bf16",
+      dy: "bf16",
+      dx: "bf16",
+      residual: "none",
+      over: true,
+      gap: 5,
+    }),
+  ),
 ];
