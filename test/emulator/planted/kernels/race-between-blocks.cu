@@ -1,0 +1,8 @@
+// Blocks add to one element of global memory without an atomic.
+extern "C" __global__ void bad(int* sum, const int* x) {
+  if (threadIdx.x == 0) *sum += x[blockIdx.x];  // BUG: race
+}
+
+extern "C" __global__ void good(int* sum, const int* x) {
+  if (threadIdx.x == 0) atomicAdd(sum, x[blockIdx.x]);
+}
