@@ -4,8 +4,11 @@ import { bytesAt } from "../../ffi/bindings/libc.ts";
 import type { CpuDevice } from "../../src/device/cpu.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
-import { type CaseRun, caseName, execute, opCase, type Path, type Tolerance } from "./harness.ts";
-import { cpuPaths, defaultDevice, emulatedPaths, someCpuPaths as paths } from "./paths.ts";
+import { deviceArena } from "./arena.ts";
+import { tables } from "./cases/all.ts";
+import { type Backend, type CaseRun, caseName, execute, opCase, type Path, type Tolerance } from "./harness.ts";
+import { layoutsOf } from "./layout.ts";
+import { cpuPath, cpuPaths, defaultDevice, emulatedPaths, someCpuPaths as paths } from "./paths.ts";
 
 /** Writes one float at `index` elements from the tensor's address. */
 function poke(t: Tensor, index: number, value: number): void {
@@ -150,4 +153,42 @@ test("what is allowed for rounded operands is allowed where they are rounded, an
   expect(off(true, { absolute: 0.001, operands: { relative: 0.01 } })).toBe("passed");
   expect(off(false, { absolute: 0.001, operands: { relative: 0.01 } })).toContain("1 of 15 elements are off");
   expect(off(true, { absolute: 0.001, operands: { relative: 0.001 } })).toContain("1 of 15 elements are off");
+});
+
+/** The CPU's path with the buffers of cases somewhere else than the host's bytes, as on a device with its own memory. */
+function apart(separate: boolean): Path {
+  const device = () => defaultDevice;
+  const backend: Backend = { device, arena: deviceArena(device, separate), layoutOf: layoutsOf(device) };
+  return { ...cpuPath("portable", defaultDevice, "portable"), backend };
+}
+
+test.each([true, false])("a device with memory of its own; a buffer an allocation: %p", (separate) => {
+  const path = apart(separate);
+  for (const [table, cases] of Object.entries(tables)) {
+    if (table === "sample") continue; // thousands of draws tell nothing more
+    const seen = new Set<string>();
+    for (const one of cases) {
+      if (one.kinds || seen.has(one.op)) continue;
+      seen.add(one.op);
+      execute(one, [path]);
+    }
+  }
+  const w = (run: CaseRun) => run.weight("w", "float32", [3, 5], new Float64Array(15));
+  const saved = failure(
+    (run) => {
+      const [target, weight] = [output(run), w(run)];
+      run.run((device) => device.saveParameter(target.address + 4, "float32", weight, 0, 3));
+      run.check(target, new Float64Array(15), {});
+    },
+    [path],
+  );
+  expect(saved).toContain("wrote behind y");
+  const missed = failure(
+    (run) => {
+      const y = output(run, 2);
+      run.run(() => poke(y, 5, 7));
+    },
+    [path],
+  );
+  expect(missed).toContain("wrote in a gap of y");
 });
