@@ -1,0 +1,119 @@
+/**
+ * A device that computes nothing: it notes each op that model, rollout and optimizer call, with what it must move and
+ * compute at least, so that the table's phases are those of the program itself. Memory is addresses alone.
+ */
+import { doPieces, type Pieces } from "../../src/device/breathe.ts";
+import { type Device, type DeviceMemory, type NumberArray, type Ops, PAGE_TOKENS } from "../../src/device/device.ts";
+import type { DType } from "../../src/tensor/dtype.ts";
+import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
+import { type Cost, costs, type Lengths } from "./cost.ts";
+
+export interface Work extends Cost {
+  readonly op: keyof Ops;
+  /** Shapes of the first operands, to tell two calls of one op apart. */
+  readonly detail: string;
+}
+
+export interface CountingDevice extends Device {
+  /** What was called since the last `take`. */
+  take(): Work[];
+}
+
+function zeros(dtype: DType, count: number): NumberArray {
+  if (dtype === "float32") return new Float32Array(count);
+  if (dtype === "float64") return new Float64Array(count);
+  if (dtype === "int32") return new Int32Array(count);
+  if (dtype === "uint32") return new Uint32Array(count);
+  return new Uint16Array(count);
+}
+
+function describe(args: readonly unknown[]): string {
+  const shapes = args.flatMap((a) => (a && typeof a === "object" && "shape" in a ? [(a as Tensor).shape] : []));
+  return shapes
+    .slice(0, 2)
+    .map((shape) => shape.join("×"))
+    .join(" ");
+}
+
+/**
+ * @param cache tokens that decode attention reads: of all sequences, and with a group's prompt counted once
+ * @param bucket the CUDA device's own rule for rows of a decode step
+ */
+export function countingDevice(
+  cache: () => { readonly tokens: number; readonly distinct: number },
+  bucket: (sequences: number) => number,
+): CountingDevice {
+  let next = 2 ** 30;
+  let work: Work[] = [];
+  const uploaded = new Map<number, Int32Array>();
+  const lengths: Lengths = {
+    segments(table) {
+      for (const [address, data] of uploaded) {
+        const at = (table.address - address) / 4; // a field of a block that was uploaded in one piece
+        if (at >= 0 && at < data.length) return data.subarray(at, at + elementCount(table.shape));
+      }
+      throw new Error(`${table.name}: counted before its segments were uploaded`);
+    },
+    cache,
+  };
+  const names = Object.keys(costs) as (keyof Ops)[];
+  const ops = Object.fromEntries(
+    names.map((op) => [
+      op,
+      (...args: unknown[]) => {
+        const cost = (costs[op] as (lengths: Lengths, ...rest: unknown[]) => Cost)(lengths, ...args);
+        work.push({ op, detail: describe(args), ...cost });
+      },
+    ]),
+  ) as unknown as Ops;
+  const allocate = (byteLength: number): DeviceMemory => {
+    const address = next;
+    next += Math.ceil(byteLength / 256) * 256;
+    return { address, byteLength, free() {} };
+  };
+  const fresh = (source: Tensor) => zeros(source.dtype, elementCount(source.shape));
+  const recorded = new Map<string, () => Pieces>();
+  return {
+    kind: "cuda",
+    description: "a device that only counts",
+    numericsKey: "counting",
+    exactlyOnPolicy: false,
+    headBytes: 512 * 2 ** 20,
+    ops,
+    take() {
+      const taken = work;
+      work = [];
+      return taken;
+    },
+    peakFlops: () => 1,
+    traceLines: () => [],
+    freeBytes: () => Number.POSITIVE_INFINITY,
+    allocate,
+    allocateHost: allocate,
+    upload(target, data) {
+      if (data instanceof Int32Array) uploaded.set(target.address, data);
+    },
+    download: fresh,
+    read: async (source) => fresh(source),
+    activationDType: (dtype) => dtype,
+    gradientDType: (dtype) => dtype,
+    decodeBucket: bucket,
+    parameterElements: elementCount,
+    pageElements({ kvHeads, headDim }) {
+      const elements = kvHeads * PAGE_TOKENS * headDim;
+      return { keys: elements, values: elements };
+    },
+    attentionScratchElements: () => 1,
+    scratchBytes: () => 0,
+    prepare() {},
+    loadParameter() {},
+    saveParameter() {},
+    record(key, job) {
+      recorded.set(key, job);
+      return doPieces(job());
+    },
+    replay: (key) => doPieces(recorded.get(key)!()),
+    forget: () => recorded.clear(),
+    close() {},
+  };
+}

@@ -1,0 +1,69 @@
+/** The GPUs of the roofline table: figures of NVIDIA's data sheets, dense, without sparsity. */
+
+export interface Gpu {
+  readonly name: string;
+  /** Bytes a second from device memory. */
+  readonly bandwidth: number;
+  /** Floating-point operations a second of bfloat16 products summed in float32, as cuBLAS may use them. */
+  readonly tensor: number;
+  /** The same through `mma.sync`, the instruction of our own kernels. */
+  readonly mma: number;
+  /** Floating-point operations a second of float32 multiply-adds outside tensor cores. */
+  readonly float32: number;
+  readonly multiprocessors: number;
+  /** Cycles a second under load. */
+  readonly clock: number;
+  /** Warp instructions that a multiprocessor issues a cycle. */
+  readonly issue: number;
+  /** Results of ex2, rcp, rsqrt, … a multiprocessor gives a cycle. */
+  readonly special: number;
+  /** Bytes of device memory. */
+  readonly memory: number;
+  readonly source: string;
+}
+
+export const gpus: readonly Gpu[] = [
+  {
+    name: "A100",
+    bandwidth: 2.039e12,
+    tensor: 312e12,
+    mma: 312e12,
+    float32: 19.5e12,
+    multiprocessors: 108,
+    clock: 1.41e9,
+    issue: 4,
+    special: 16,
+    memory: 80e9,
+    source: "A100 80GB SXM data sheet (2021), A100 architecture white paper",
+  },
+  {
+    name: "H100",
+    bandwidth: 3.352e12,
+    tensor: 989e12,
+    // mma.sync reaches 62 % of what wgmma does (Luo et al. 2024, arXiv 2402.13499, table of dense mma).
+    mma: 0.62 * 989e12,
+    float32: 67e12,
+    multiprocessors: 132,
+    clock: 1.83e9,
+    issue: 4,
+    special: 16,
+    memory: 80e9,
+    source: "H100 SXM5 data sheet (2023), H100 architecture white paper",
+  },
+  {
+    name: "RTX 4090",
+    bandwidth: 1.008e12,
+    tensor: 165.2e12,
+    mma: 165.2e12,
+    float32: 82.6e12,
+    multiprocessors: 128,
+    clock: 2.52e9,
+    issue: 4,
+    special: 16,
+    memory: 24e9,
+    source: "Ada GPU architecture white paper (2022), table of GeForce RTX 4090",
+  },
+];
+
+/** Microseconds the device idles between two kernels: in a replayed graph, and launched one by one. */
+export const launchGap = { graph: 1.0e-6, stream: 2.5e-6 } as const;

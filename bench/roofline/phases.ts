@@ -1,0 +1,138 @@
+/**
+ * The phases of one GRPO step, run on the counting device through the program's own model, rollout and optimizer code:
+ * what each must move and compute at least, op by op.
+ */
+import type { ModelConfig } from "../../src/config/model.ts";
+import { packedSizes } from "../../src/engine/inputs.ts";
+import { planActivations } from "../../src/model/activations.ts";
+import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
+import { backward, forward, type Model } from "../../src/model/model.ts";
+import { parameterSpecs } from "../../src/model/parameters.ts";
+import { bindWeights, planWeights } from "../../src/model/weights.ts";
+import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
+import { planRollout, promptSlotsFor } from "../../src/rollout/buffers.ts";
+import { createRolloutEngine } from "../../src/rollout/engine.ts";
+import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
+import { type CountingDevice, countingDevice, type Work } from "./counting-device.ts";
+
+/** The work of one step: DeepSeekMath's group size and lengths (arXiv 2402.03300), a batch of a few groups. */
+export interface StepShape {
+  readonly groups: number;
+  /** G */
+  readonly samples: number;
+  readonly promptTokens: number;
+  /** Of every completion: the table is of full-length ones. */
+  readonly completionTokens: number;
+  /** Sequences decoded at once. */
+  readonly sequences: number;
+  readonly microBatchTokens: number;
+}
+
+export interface Phase {
+  readonly name: string;
+  readonly work: readonly Work[];
+  /** How often `work` happens in a step. */
+  readonly times: number;
+  /** Launches are replayed from a graph. */
+  readonly graph: boolean;
+}
+
+function openModel(device: CountingDevice, config: ModelConfig, shape: StepShape) {
+  const { promptTokens, completionTokens, samples, sequences } = shape;
+  const dtype = "bfloat16";
+  const tokens = maxMicroBatchTokens({
+    budget: shape.microBatchTokens,
+    longestPrompt: promptTokens,
+    longestCompletion: completionTokens,
+  });
+  const plan = planMemory();
+  planWeights(plan, device, config, dtype, "policy");
+  const bindOptimizer = planOptimizer(plan, device, parameterSpecs(config), dtype);
+  const sizes = packedSizes(device, config, tokens, promptTokens);
+  const options = { prefix: "update", training: true, lifetime: ["update"] } as const;
+  const bindActivations = planActivations(plan, device, config, dtype, sizes, options);
+  const limits = {
+    maxSequences: sequences,
+    longestPrompt: promptTokens,
+    maxCompletion: completionTokens,
+    promptSlots: promptSlotsFor(sequences, samples),
+    penalized: false,
+  };
+  const bindRollout = planRollout(plan, device, config, dtype, limits, ["rollout"]);
+  const half = config.headDim / 2;
+  for (const table of ["cos", "sin"])
+    plan.add("rotary tables", table, "float32", [promptTokens + completionTokens, half]);
+  const layout = plan.build();
+  const tensors = placeTensors(layout, device.allocate(layout.totalBytes, "the plan").address);
+  const weights = bindWeights(tensors, config, dtype, "policy");
+  const rope = { cos: tensors.get("cos")!, sin: tensors.get("sin")! };
+  const model: Model = { device, config, weights, rope };
+  return {
+    model,
+    activations: bindActivations(tensors),
+    optimizer: bindOptimizer(tensors, weights.all),
+    rollout: createRolloutEngine(model, bindRollout(tensors)),
+    bytes: layout.totalBytes,
+  };
+}
+
+/** The phases of a step, and the bytes that its plan takes. */
+export async function stepPhases(
+  config: ModelConfig,
+  shape: StepShape,
+  bucket: (sequences: number) => number,
+): Promise<{ readonly phases: Phase[]; readonly bytes: number }> {
+  const { groups, samples, promptTokens, completionTokens, sequences, microBatchTokens } = shape;
+  // Halfway through its completions, the cache as the mean decode step finds it.
+  const perSequence = promptTokens + completionTokens / 2;
+  const shared = Math.ceil(sequences / samples) * promptTokens;
+  const cache = { tokens: sequences * perSequence, distinct: shared + (sequences * completionTokens) / 2 };
+  const device = countingDevice(() => cache, bucket);
+  const { model, activations, optimizer, rollout, bytes } = openModel(device, config, shape);
+  const ids = (length: number) => new Int32Array(length);
+
+  // Two tokens of a completion: prefill with the first token, then one decode step.
+  const requests = Array.from({ length: Math.ceil(sequences / samples) }, (_, prompt) => ({
+    promptIds: ids(promptTokens),
+    samples,
+    prompt,
+  }));
+  const sampling = { seed: 1, stream: 0, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, step: 1 };
+  const settings = { ...sampling, maxCompletionLength: 2, isStop: () => false };
+  device.take();
+  await rollout.generate(requests, settings);
+  const rolled = device.take();
+  const decodeStart = rolled.findLastIndex(({ op }) => op === "embeddingForward");
+  const rounds = (groups * samples) / sequences;
+  const group = {
+    promptIds: ids(promptTokens),
+    completions: Array.from({ length: samples }, () => ({ completionIds: ids(completionTokens) })),
+  };
+  const batches = cutMicroBatches([group], microBatchTokens);
+
+  const forwardOnly = { ...activations, gradient: null };
+  for (const batch of batches) await forward(model, batch, forwardOnly, 1);
+  const reference = device.take();
+  for (const batch of batches) {
+    await forward(model, batch, activations, 1);
+    const zero = new Float32Array(batch.entryRows.length);
+    const derivatives = { dlogprobs: zero, dentropies: zero };
+    await backward(model, batch, activations, optimizer.gradients, derivatives, 1);
+  }
+  const update = device.take();
+  zeroGradients(device, optimizer);
+  await optimizerStep(device, optimizer, { ...adamw }, 1e-6);
+  const optimize = device.take();
+  return {
+    bytes,
+    phases: [
+      { name: "prefill", work: rolled.slice(0, decodeStart), times: rounds, graph: false },
+      { name: "decode", work: rolled.slice(decodeStart), times: rounds * (completionTokens - 1), graph: true },
+      { name: "reference", work: reference, times: groups, graph: false },
+      { name: "update", work: update, times: groups, graph: false },
+      { name: "optimizer", work: optimize, times: 1, graph: false },
+    ],
+  };
+}
+
+const adamw = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 1 } as const;
