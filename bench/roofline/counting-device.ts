@@ -88,6 +88,7 @@ export function countingDevice(
     peakFlops: () => 1,
     traceLines: () => [],
     freeBytes: () => Number.POSITIVE_INFINITY,
+    heldBytes: () => 0,
     allocate,
     allocateHost: allocate,
     upload(target, data) {

@@ -123,6 +123,7 @@ ${describeSettings("eval")}`,
         },
       );
       session.close();
+      device.close();
       console.close();
       if (!evaluation) return 130;
       writeFileAtomic(join(config.outputDir, "answers.jsonl"), answerLines(evaluation));

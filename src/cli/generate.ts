@@ -127,6 +127,7 @@ ${describeSettings("generate")}`,
     } finally {
       interrupt.release();
       session.close();
+      device.close();
     }
   },
 };

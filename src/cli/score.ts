@@ -75,6 +75,7 @@ ${describeSettings("score")}`,
       writeFileAtomic(config.output, lines.map((line) => `${line}\n`).join(""));
     } finally {
       session.close();
+      device.close();
     }
     process.stderr.write(`${config.output}: ${completions} completions\n`);
     return 0;

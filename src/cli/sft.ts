@@ -114,6 +114,7 @@ ${describeSettings("sft")}`,
         return stopped ? 130 : 0;
       } finally {
         session.close();
+        device.close();
       }
     } finally {
       interrupt.release();

@@ -122,6 +122,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     },
     headBytes: 48 * 2 ** 20,
     freeBytes: () => null,
+    heldBytes: () => null,
     allocate,
     allocateHost: allocate,
     upload(target, data) {

@@ -237,6 +237,8 @@ export interface Device {
   readonly headBytes: number;
   /** Bytes that can still be allocated on the device; null where its memory is the host's own. */
   freeBytes(): number | null;
+  /** Bytes allocated on the device now, scratch included; null where its memory is the host's own. */
+  heldBytes(): number | null;
   /** @throws RunError when the memory is not there; says how much was asked for. */
   allocate(byteLength: number, what: string): DeviceMemory;
   /** Memory that both the host and the device's copies can use: the address is the host's. */

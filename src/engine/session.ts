@@ -176,6 +176,43 @@ export function planSession(request: SessionRequest): PlannedSession {
   };
   const memory = estimateMemory(layout, device.scratchBytes(sizes), device.freeBytes() !== null);
 
+  /** Fills the arena and gives out what lies in it. */
+  const fill = async (arena: DeviceMemory): Promise<Session> => {
+    await touch(device, arena);
+    const tensors = placeTensors(layout, arena.address);
+    const load = async (from: ModelFolder, prefix: string): Promise<Model> => {
+      const weights = bindWeights(tensors, from.config, dtype, prefix);
+      await loadWeights(device, weights, parameterSource(from.checkpoint));
+      const table = ropeTable(from.config, request.positions);
+      const rope = { cos: tensors.get(`${prefix}/rope cos`)!, sin: tensors.get(`${prefix}/rope sin`)! };
+      device.upload(rope.cos, table.cos);
+      device.upload(rope.sin, table.sin);
+      from.checkpoint.close(); // the device has its own copy now
+      return { device, config: from.config, weights, rope };
+    };
+    const policy = await load(folder, "policy");
+    const reference = referenceFolder ? await load(referenceFolder, "reference") : null;
+    const optimizer = bindOptimizer?.(tensors, policy.weights.all) ?? null;
+    if (optimizer) resetOptimizer(device, optimizer);
+    const rollout = bindRollout ? createRolloutEngine(policy, bindRollout(tensors)) : null;
+    return {
+      device,
+      config,
+      dtype,
+      assets: request.assets ?? request.folder,
+      policy,
+      reference,
+      activations: bindActivations?.(tensors) ?? null,
+      optimizer,
+      rollout,
+      memory,
+      close() {
+        rollout?.close();
+        arena.free();
+      },
+    };
+  };
+
   return {
     config,
     dtype,
@@ -183,40 +220,13 @@ export function planSession(request: SessionRequest): PlannedSession {
     async open() {
       requireMemory(memory, device);
       device.prepare(sizes);
-      const arena: DeviceMemory = device.allocate(layout.totalBytes, "the memory plan");
-      await touch(device, arena);
-      const tensors = placeTensors(layout, arena.address);
-      const load = async (from: ModelFolder, prefix: string): Promise<Model> => {
-        const weights = bindWeights(tensors, from.config, dtype, prefix);
-        await loadWeights(device, weights, parameterSource(from.checkpoint));
-        const table = ropeTable(from.config, request.positions);
-        const rope = { cos: tensors.get(`${prefix}/rope cos`)!, sin: tensors.get(`${prefix}/rope sin`)! };
-        device.upload(rope.cos, table.cos);
-        device.upload(rope.sin, table.sin);
-        from.checkpoint.close(); // the device has its own copy now
-        return { device, config: from.config, weights, rope };
-      };
-      const policy = await load(folder, "policy");
-      const reference = referenceFolder ? await load(referenceFolder, "reference") : null;
-      const optimizer = bindOptimizer?.(tensors, policy.weights.all) ?? null;
-      if (optimizer) resetOptimizer(device, optimizer);
-      const rollout = bindRollout ? createRolloutEngine(policy, bindRollout(tensors)) : null;
-      return {
-        device,
-        config,
-        dtype,
-        assets: request.assets ?? request.folder,
-        policy,
-        reference,
-        activations: bindActivations?.(tensors) ?? null,
-        optimizer,
-        rollout,
-        memory,
-        close() {
-          rollout?.close();
-          arena.free();
-        },
-      };
+      const arena = device.allocate(layout.totalBytes, "the memory plan");
+      try {
+        return await fill(arena);
+      } catch (error) {
+        arena.free();
+        throw error;
+      }
     },
     close() {
       folder.checkpoint.close();

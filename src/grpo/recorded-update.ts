@@ -165,6 +165,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   } finally {
     metrics.close();
     session.close();
+    device.close();
   }
 }
 

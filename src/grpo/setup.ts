@@ -129,6 +129,7 @@ export async function setUpTraining(
       planned.close();
       problems.close();
       evalProblems?.close();
+      device.close();
     },
   };
 }

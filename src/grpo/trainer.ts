@@ -211,7 +211,7 @@ export async function train(
         num_tokens: numTokens,
         ...times,
         ...speedMetrics({ sampledTokens, promptTokens, updateTokens, referenceTokens, times, parameters, peakFlops }),
-        memory_peak_bytes: anonymousBytes(),
+        memory_peak_bytes: device.heldBytes() ?? anonymousBytes(),
         ...(skippedRows > 0 ? { skipped_rows: skippedRows } : {}),
       };
       const difference = samplerDifference(completions, before?.map((s) => s.logprobs) ?? first);

@@ -156,7 +156,7 @@ export async function runSft(run: SftRun): Promise<boolean> {
       const times = stopwatch.lap();
       const speed = { tokens_per_second: tokens / (times.step_time ?? 1), num_tokens: numTokens };
       const skips: Record<string, number> = skippedRows > 0 ? { skipped_rows: skippedRows } : {};
-      const memory = { memory_peak_bytes: anonymousBytes() };
+      const memory = { memory_peak_bytes: session.device.heldBytes() ?? anonymousBytes() };
       const record: MetricsRecord = {
         step,
         epoch: sampler.position / numRows,
