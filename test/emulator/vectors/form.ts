@@ -1,0 +1,124 @@
+/**
+ * What a vector is: a piece of PTX with named inputs and outputs, inputs to run it on, and the outputs that the manual's
+ * definition demands. One kernel is made of each form; a thread runs one case, a warp one case of 32 lanes.
+ */
+import { type Format, formats } from "./exact.ts";
+
+/** Bit patterns, unsigned. */
+export type Bits = bigint;
+
+export interface Form {
+  /** PTX lines; `{a} {b} {c} {e}` are the inputs in order, `{d}` or `{d0} {d1} …` the outputs. */
+  readonly code: string;
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+  /** Inputs of each thread. A warp form's come in groups of 32. */
+  readonly cases: readonly (readonly Bits[])[];
+  /** Outputs of each thread, in the order of `cases`; null where the manual leaves a value open. */
+  readonly expected: readonly (readonly (Bits | null)[])[];
+  /** Blocks of 32 threads, so that cases are warps. */
+  readonly warp?: boolean;
+  /** How far a finite result may be off: relative, and absolute. */
+  readonly tolerance?: { readonly relative: number; readonly absolute?: number };
+}
+
+/** Names of the inputs in `code`. */
+export const inputNames = ["a", "b", "c", "e", "f", "g", "h", "i", "j", "k", "l", "m"];
+
+export function widthOf(type: string): number {
+  if (type === "pred") return 1;
+  if (/x2$/.test(type)) return 32;
+  return Number(type.replace(/^bf/, "f").replace(/^[a-z]+/, ""));
+}
+
+/** Width of the register that holds a type: none is narrower than 16 bits. */
+export function registerWidth(type: string): number {
+  return Math.max(16, widthOf(type.split(":").at(-1)!));
+}
+
+export function formatOf(type: string): Format | undefined {
+  return Object.hasOwn(formats, type) ? formats[type as keyof typeof formats] : undefined;
+}
+
+export function mask(bits: number): bigint {
+  return (1n << BigInt(bits)) - 1n;
+}
+
+/** Two's complement. */
+export function signed(value: Bits, bits: number): bigint {
+  return BigInt.asIntN(bits, value);
+}
+
+export function unsigned(value: bigint, bits: number): Bits {
+  return BigInt.asUintN(bits, value);
+}
+
+/** Every combination of the lists' elements. */
+export function product(...lists: readonly (readonly Bits[])[]): Bits[][] {
+  return lists.reduce<Bits[][]>((rows, list) => rows.flatMap((row) => list.map((x) => [...row, x])), [[]]);
+}
+
+interface Signature {
+  readonly inputs: readonly string[];
+  readonly outputs: readonly string[];
+}
+
+/** "u32 u32 -> u32 pred" */
+function parse(signature: string): Signature {
+  const [inputs, outputs] = signature.split("->").map((side) => side.trim().split(/\s+/).filter(Boolean));
+  return { inputs: inputs!, outputs: outputs! };
+}
+
+/** `op d, a, b, …;` unless the code says otherwise. */
+function codeOf(op: string, { inputs, outputs }: Signature): string {
+  if (op.includes("{")) return op;
+  const results = outputs.length === 1 ? "{d}" : outputs.map((_, i) => `{d${i}}`).join("|");
+  return `${op} ${[results, ...inputs.map((_, i) => `{${inputNames[i]}}`)].join(", ")};`;
+}
+
+/**
+ * A form whose expected values come from the manual's formula, written out as `reference` on bit patterns.
+ *
+ * @param op an opcode, or PTX lines with braces where its operands are not simply outputs and inputs
+ */
+export function byFormula(
+  op: string,
+  signature: string,
+  cases: readonly (readonly Bits[])[],
+  reference: (...inputs: Bits[]) => Bits | null | readonly (Bits | null)[],
+  more: Pick<Form, "tolerance"> = {},
+): Form {
+  const types = parse(signature);
+  const expected = cases.map((inputs) => {
+    const result = reference(...inputs);
+    const results = result === null || typeof result === "bigint" ? [result] : result;
+    return results.map((bits, i) => (bits === null ? null : unsigned(bits, registerWidth(types.outputs[i]!))));
+  });
+  return { code: codeOf(op, types), ...types, cases, expected, ...more };
+}
+
+/** A form whose cases are written out: "3f800000 40000000 -> 40400000", one a line, after `#` a remark. */
+export function byHand(op: string, signature: string, text: string, more: Pick<Form, "tolerance"> = {}): Form {
+  const types = parse(signature);
+  const lines = text.split("\n").map((line) => line.replace(/#.*/, "").trim());
+  const rows = lines.filter(Boolean).map((line) => {
+    const [inputs, outputs] = line.split("->").map((side) => side.trim().split(/\s+/).filter(Boolean));
+    if (inputs?.length !== types.inputs.length || outputs?.length !== types.outputs.length) {
+      throw new Error(`${op}: a line that does not fit its signature: ${line}`);
+    }
+    return { inputs: inputs.map((x) => BigInt(`0x${x}`)), outputs: outputs.map((x) => BigInt(`0x${x}`)) };
+  });
+  const cases = rows.map((row) => row.inputs);
+  return { code: codeOf(op, types), ...types, cases, expected: rows.map((row) => row.outputs), ...more };
+}
+
+/** A form that 32 lanes run together: `reference` sees the inputs of all, `lanes[lane][input]`. */
+export function byWarp(
+  op: string,
+  signature: string,
+  warps: readonly (readonly (readonly Bits[])[])[],
+  reference: (lanes: readonly (readonly Bits[])[]) => readonly (readonly (Bits | null)[])[],
+): Form {
+  const types = parse(signature);
+  return { code: codeOf(op, types), ...types, cases: warps.flat(), expected: warps.flatMap(reference), warp: true };
+}
