@@ -1,0 +1,163 @@
+/**
+ * The CUDA driver's C interface (libcuda.so.1): each symbol with its arguments' C names and types. Symbols are those
+ * that the driver exports for programs of versions 12 and 13 alike: where the header maps a name to one with a suffix,
+ * that one. Pointers and handles are plain numbers, 0 for none.
+ *
+ * Source: CUDA Driver API reference, https://docs.nvidia.com/cuda/cuda-driver-api/
+ */
+import { type NativeBlock, nativeBlock, textAt } from "./native.ts";
+import {
+  bindLibrary,
+  type Calls,
+  driverFolders,
+  findLibrary,
+  loadedFile,
+  NvidiaCallError,
+  type SearchOptions,
+  type Trace,
+} from "./nvidia-libraries.ts";
+
+const signatures = {
+  cuInit: "Flags:u32",
+  cuDriverGetVersion: "driverVersion:ptr",
+  cuGetErrorName: "error:i32 pStr:ptr",
+  cuGetErrorString: "error:i32 pStr:ptr",
+
+  cuDeviceGetCount: "count:ptr",
+  cuDeviceGet: "device:ptr ordinal:i32",
+  cuDeviceGetName: "name:ptr len:i32 dev:i32",
+  cuDeviceGetAttribute: "pi:ptr attrib:i32 dev:i32",
+  cuDeviceTotalMem_v2: "bytes:ptr dev:i32",
+
+  cuDevicePrimaryCtxRetain: "pctx:ptr dev:i32",
+  cuDevicePrimaryCtxRelease_v2: "dev:i32",
+  cuCtxSetCurrent: "ctx:ptr",
+
+  cuMemGetInfo_v2: "free:ptr total:ptr",
+  cuMemAlloc_v2: "dptr:ptr bytesize:u64",
+  cuMemFree_v2: "dptr:u64",
+  cuMemHostAlloc: "pp:ptr bytesize:u64 Flags:u32",
+  cuMemFreeHost: "p:ptr",
+  cuMemcpyHtoDAsync_v2: "dstDevice:u64 srcHost:ptr ByteCount:u64 hStream:ptr",
+  cuMemcpyDtoHAsync_v2: "dstHost:ptr srcDevice:u64 ByteCount:u64 hStream:ptr",
+
+  cuStreamCreate: "phStream:ptr Flags:u32",
+  cuStreamDestroy_v2: "hStream:ptr",
+  cuStreamSynchronize: "hStream:ptr",
+  cuStreamWaitEvent: "hStream:ptr hEvent:ptr Flags:u32",
+  cuStreamBeginCapture_v2: "hStream:ptr mode:i32",
+  cuStreamEndCapture: "hStream:ptr phGraph:ptr",
+
+  cuEventCreate: "phEvent:ptr Flags:u32",
+  cuEventDestroy_v2: "hEvent:ptr",
+  cuEventRecord: "hEvent:ptr hStream:ptr",
+  cuEventQuery: "hEvent:ptr",
+  cuEventSynchronize: "hEvent:ptr",
+
+  cuModuleLoadData: "module:ptr image:ptr",
+  cuModuleUnload: "hmod:ptr",
+  cuModuleGetFunction: "hfunc:ptr hmod:ptr name:ptr",
+  cuFuncSetAttribute: "hfunc:ptr attrib:i32 value:i32",
+  cuLaunchKernel:
+    "f:ptr gridDimX:u32 gridDimY:u32 gridDimZ:u32 blockDimX:u32 blockDimY:u32 blockDimZ:u32 sharedMemBytes:u32 hStream:ptr kernelParams:ptr extra:ptr",
+
+  cuGraphInstantiateWithFlags: "phGraphExec:ptr hGraph:ptr flags:u64",
+  cuGraphLaunch: "hGraphExec:ptr hStream:ptr",
+  cuGraphExecDestroy: "hGraphExec:ptr",
+  cuGraphDestroy: "hGraph:ptr",
+} as const;
+
+export type DriverSymbol = keyof typeof signatures;
+export const driverSignatures: Readonly<Record<DriverSymbol, string>> = signatures;
+
+export const CUDA_SUCCESS = 0;
+export const CUDA_ERROR_OUT_OF_MEMORY = 2;
+export const CUDA_ERROR_NOT_READY = 600;
+
+/** CUdevice_attribute */
+export const deviceAttribute = {
+  CLOCK_RATE: 13, // kHz
+  MULTIPROCESSOR_COUNT: 16,
+  COMPUTE_CAPABILITY_MAJOR: 75,
+  COMPUTE_CAPABILITY_MINOR: 76,
+  MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: 97,
+} as const;
+
+export const CU_STREAM_NON_BLOCKING = 1;
+export const CU_EVENT_DISABLE_TIMING = 2;
+export const CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1;
+export const CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
+
+/** What to do about a status, by number: those a user can meet. */
+const cures: Readonly<Record<number, string>> = {
+  2: "lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or end what else holds the GPU's memory (nvidia-smi)",
+  3: "see whether nvidia-smi runs; load the driver or restart the machine",
+  35: "the driver is older than the libraries: update it, or install libraries of its version",
+  46: "another process holds the GPU in exclusive mode: end it (nvidia-smi), or take another GPU",
+  100: "no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES",
+  101: "there is no such GPU: see nvidia-smi -L and CUDA_VISIBLE_DEVICES",
+  209: "the compiled kernel does not fit this GPU: delete the cache folder that grpo doctor names",
+  222: "the driver is older than NVRTC: update the driver, or install NVRTC of its version",
+  702: "a display on this GPU limits how long a kernel may run: take another GPU for training",
+  802: "the GPUs of this machine are not ready (fabric manager): see nvidia-smi",
+  803: "driver and kernel module are of different versions: restart the machine",
+  804: "this GPU's driver is too old for the libraries: update the driver",
+};
+const otherCure = "see nvidia-smi, and dmesg for lines with Xid";
+/** Faults inside a kernel: the context is gone, and every later call answers the same. */
+const sticky = new Set([214, 700, 710, 714, 715, 716, 717, 718, 719]);
+const stickyCure =
+  "a kernel failed and the GPU's memory is lost: start again from the last checkpoint, and report this line if it comes back";
+
+/** Where calls of the driver write: one for the process, as they all come from its main thread. */
+const out = nativeBlock(4096);
+
+export interface Driver {
+  readonly calls: Calls<typeof signatures>;
+  readonly path: string;
+  /** Such as 13000 for 13.0: the newest CUDA that the driver runs. */
+  readonly version: number;
+  /** Where calls write their results; each reads it before the next writes. */
+  readonly out: NativeBlock;
+  /** @throws NvidiaCallError with the driver's own name and text for the status */
+  check(call: DriverSymbol, status: number): void;
+}
+
+/** "13.0" for 13000. */
+export function versionText(version: number): string {
+  return `${Math.floor(version / 1000)}.${Math.floor((version % 1000) / 10)}`;
+}
+
+/**
+ * Loads the driver and initialises it.
+ *
+ * @throws MissingLibraryError where there is none, NvidiaCallError where it finds no GPU
+ */
+export function openDriver(options: SearchOptions, trace: Trace | null = null): Driver {
+  const { path } = findLibrary(
+    "libcuda",
+    [1],
+    driverFolders(options),
+    options,
+    () => [],
+    "install NVIDIA's driver (nvidia-smi must run), or use --device cpu",
+  );
+  const calls = bindLibrary(path, signatures, [], trace);
+  const textOf = (get: "cuGetErrorName" | "cuGetErrorString", status: number) => {
+    const failed = calls[get](status, out.address);
+    return failed === CUDA_SUCCESS ? textAt(out.u64()) : "";
+  };
+  const check = (call: DriverSymbol, status: number) => {
+    if (status === CUDA_SUCCESS) return;
+    const cure = sticky.has(status) ? stickyCure : (cures[status] ?? otherCure);
+    throw new NvidiaCallError(call, status, textOf("cuGetErrorName", status), textOf("cuGetErrorString", status), cure);
+  };
+  check("cuInit", calls.cuInit(0));
+  check("cuDriverGetVersion", calls.cuDriverGetVersion(out.address));
+  return { calls, path: loadedFile(path), version: out.i32(), out, check };
+}
+
+/** Whether a failure is one after which no call on the GPU succeeds any more. */
+export function isSticky(error: unknown): boolean {
+  return error instanceof NvidiaCallError && sticky.has(error.status);
+}

@@ -1,0 +1,266 @@
+/**
+ * Finds and loads NVIDIA's shared libraries: where a toolkit, conda, a Python environment or the driver put them, in
+ * versions 13 and 12. The tables of symbols are in cuda.ts, cublas.ts and nvrtc.ts; this file binds them, and counts
+ * calls and time per symbol where tracing is on. Linux alone: NVIDIA has no driver for macOS.
+ */
+import { dlopen, type FFIFunction, FFIType, suffix } from "bun:ffi";
+import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { homedir } from "node:os";
+import { dirname, join } from "node:path";
+import { errorText, RunError } from "../../src/errors.ts";
+import { nativeBlock, textAt } from "./native.ts";
+
+/** Versions that the bindings know, the first found being taken. */
+export const majorVersions: readonly number[] = [13, 12];
+
+/** A library is not there: what was looked for and where. */
+export class MissingLibraryError extends RunError {
+  readonly library: string;
+  readonly searched: readonly string[];
+
+  constructor(library: string, searched: readonly string[], cure: string, reason = "not found") {
+    super(`${library}: ${reason}; looked in ${searched.join(", ")}; ${cure}`);
+    this.library = library;
+    this.searched = searched;
+  }
+}
+
+/** A call that gave back another status than success. */
+export class NvidiaCallError extends RunError {
+  /** C name of the function. */
+  readonly call: string;
+  readonly status: number;
+  /** Such as CUDA_ERROR_OUT_OF_MEMORY. */
+  readonly statusName: string;
+
+  constructor(call: string, status: number, statusName: string, text: string, cure: string) {
+    super(`${call}: ${[statusName, text].filter(Boolean).join(": ") || `status ${status}`}; ${cure}`);
+    this.call = call;
+    this.status = status;
+    this.statusName = statusName;
+  }
+}
+
+export interface SearchOptions {
+  /** Looked in before all others. */
+  readonly folder?: string | null;
+  readonly env?: Readonly<Record<string, string | undefined>>;
+  /** Stands for `/` in the fixed places; tests have one of their own. */
+  readonly root?: string;
+}
+
+export interface FoundLibrary {
+  /** File, or the bare name that the loader found by itself. */
+  readonly path: string;
+  readonly major: number;
+}
+
+const loaderPath = "the loader's path (LD_LIBRARY_PATH, ldconfig)";
+
+/** Names in `folder` that match, in order; none where there is no such folder. */
+function entries(folder: string, pattern: RegExp): string[] {
+  try {
+    return readdirSync(folder)
+      .filter((name) => pattern.test(name))
+      .sort()
+      .reverse()
+      .map((name) => join(folder, name));
+  } catch {
+    return [];
+  }
+}
+
+/** The library folders of a toolkit that is installed in one piece. */
+function toolkitFolders(home: string): string[] {
+  const target = process.arch === "arm64" ? "sbsa-linux" : "x86_64-linux";
+  return [join(home, "lib64"), join(home, "targets", target, "lib"), join(home, "lib")];
+}
+
+/** `nvidia/NAME/lib` of the packages that pip installs, in an environment's folder. */
+function pythonFolders(prefix: string): string[] {
+  return entries(join(prefix, "lib"), /^python3/)
+    .flatMap((python) => [join(python, "site-packages"), join(python, "dist-packages")])
+    .flatMap((packages) => entries(join(packages, "nvidia"), /./))
+    .map((name) => join(name, "lib"));
+}
+
+/** Prefix of the python3 on the path; its shims and links are followed by the file system alone. */
+function pythonPrefix(env: NonNullable<SearchOptions["env"]>): string[] {
+  const found = env.PATH ? Bun.which("python3", { PATH: env.PATH }) : null;
+  return found ? [...new Set([dirname(dirname(found)), dirname(dirname(realpathSync(found)))])] : [];
+}
+
+/** Folders in the order they are looked in, after `options.folder` and the loader's own path. */
+export function libraryFolders({ env = process.env, root = "/" }: SearchOptions = {}): string[] {
+  const homes = [env.CUDA_HOME, env.CUDA_PATH].filter((home): home is string => !!home);
+  const installed = entries(join(root, "usr/local"), /^cuda/);
+  const prefixes = [env.VIRTUAL_ENV, env.CONDA_PREFIX].filter((prefix): prefix is string => !!prefix);
+  const user = join(env.HOME || homedir(), ".local");
+  return [
+    ...homes.flatMap(toolkitFolders),
+    ...installed.flatMap(toolkitFolders),
+    ...(env.CONDA_PREFIX ? [join(env.CONDA_PREFIX, "lib")] : []),
+    ...[...prefixes, ...pythonPrefix(env), user, join(root, "usr/local"), join(root, "usr")].flatMap(pythonFolders),
+  ];
+}
+
+/** Where the driver lies beside the loader's path: WSL, and containers. */
+export function driverFolders({ root = "/" }: SearchOptions = {}): string[] {
+  return ["usr/lib/wsl/lib", "usr/local/nvidia/lib64", "run/opengl-driver/lib"].map((folder) => join(root, folder));
+}
+
+interface Loader {
+  /** Loads a library for good, by file or by name; null, or the loader's own reason. */
+  load(path: string): string | null;
+}
+
+const RTLD_NOW = 2;
+const RTLD_GLOBAL = 0x100;
+
+let loader: Loader | undefined;
+
+/**
+ * The C library's own dlopen: Bun's takes symbols and gives no other way to have a library loaded that the next one
+ * needs. What is loaded once serves later loads by its bare name.
+ */
+function systemLoader(): Loader {
+  if (loader) return loader;
+  const table = {
+    // void *dlopen(const char *filename, int flags)
+    dlopen: { args: [FFIType.ptr, FFIType.i32], returns: FFIType.ptr },
+    // char *dlerror(void)
+    dlerror: { args: [], returns: FFIType.ptr },
+  } as const;
+  for (const name of ["libc.so.6", "libdl.so.2", `libc.${suffix}`, "libSystem.B.dylib"]) {
+    try {
+      const { symbols } = dlopen(name, table);
+      const call = symbols as unknown as { dlopen(path: number, flags: number): number | null; dlerror(): number };
+      const text = nativeBlock(4096);
+      loader = {
+        load: (path) => {
+          if (call.dlopen(text.setText(0, path), RTLD_NOW | RTLD_GLOBAL)) return null;
+          return textAt(Number(call.dlerror() ?? 0));
+        },
+      };
+      return loader;
+    } catch {
+      // the next candidate: glibc before 2.34 has dlopen in a library of its own
+    }
+  }
+  throw new RunError("the C library has no dlopen; CUDA needs Linux with glibc");
+}
+
+/**
+ * Finds a library: in `options.folder`, by the loader, then in `folders`; the newest version first, whose file has
+ * all of `beside` next to it.
+ *
+ * @throws MissingLibraryError that lists every place
+ */
+export function findLibrary(
+  name: string,
+  versions: readonly number[],
+  folders: readonly string[],
+  options: SearchOptions,
+  beside: (major: number) => readonly string[],
+  cure: string,
+): FoundLibrary {
+  const file = (major: number) => `${name}.so.${major}`;
+  let reason = "not found";
+  for (const major of versions) {
+    const first = options.folder ? [options.folder] : [];
+    const complete = (folder: string) =>
+      existsSync(join(folder, file(major))) &&
+      beside(major).every((other) => readdirSync(folder).some((entry) => entry.startsWith(other)));
+    const explicit = first.find(complete);
+    if (explicit) return { path: join(explicit, file(major)), major };
+    const failure = systemLoader().load(file(major));
+    if (failure === null) return { path: file(major), major };
+    if (!/cannot open shared object file|No such file/.test(failure)) reason = failure;
+    const found = folders.find(complete);
+    if (found) return { path: join(found, file(major)), major };
+  }
+  const named = versions.map(file).join(" or ");
+  const given = options.folder ? [options.folder] : [];
+  throw new MissingLibraryError(named, [...given, loaderPath, ...folders], cure, reason);
+}
+
+/** The file a library was loaded from, as this process' map of memory tells; the name itself where it does not. */
+export function loadedFile(path: string): string {
+  if (path.includes("/")) return path;
+  const maps = "/proc/self/maps";
+  if (!existsSync(maps)) return path;
+  const line = readFileSync(maps, "utf8")
+    .split("\n")
+    .find((entry) => entry.includes(`/${path}`));
+  return line?.slice(line.indexOf("/")) ?? path;
+}
+
+/** Loads what the next library looks for by its bare name. @throws RunError with the loader's own reason */
+export function preload(path: string): void {
+  const failure = systemLoader().load(path);
+  if (failure !== null) throw new RunError(`${path}: cannot be loaded (${failure}); install the library again`);
+}
+
+const types: Readonly<Record<string, FFIType>> = {
+  ptr: FFIType.ptr,
+  i32: FFIType.i32,
+  u32: FFIType.u32,
+  i64: FFIType.i64,
+  u64: FFIType.u64,
+};
+
+/** "name:type name:type" → what Bun's dlopen takes; the functions give back a status, or text where it is named. */
+function functionType(signature: string, returns: FFIType): FFIFunction {
+  const args = signature.split(" ").filter(Boolean);
+  return { args: args.map((argument) => types[argument.split(":")[1] ?? ""] as FFIType), returns };
+}
+
+export type Call = (...args: number[]) => number;
+export type Calls<T> = Readonly<Record<keyof T, Call>>;
+/** Calls and seconds per symbol. */
+export type Trace = Map<string, { calls: number; seconds: number }>;
+
+function traced(call: Call, entry: { calls: number; seconds: number }): Call {
+  return (...args) => {
+    const start = performance.now();
+    const status = call(...args);
+    entry.calls++;
+    entry.seconds += (performance.now() - start) / 1000;
+    return status;
+  };
+}
+
+/**
+ * The symbols of a library as functions. Names in `textual` give back the address of a text, all others a status.
+ *
+ * @throws RunError when the library cannot be loaded or lacks a symbol
+ */
+export function bindLibrary<T extends Readonly<Record<string, string>>>(
+  path: string,
+  signatures: T,
+  textual: readonly (keyof T)[],
+  trace: Trace | null,
+): Calls<T> {
+  const names = Object.keys(signatures);
+  const table = Object.fromEntries(
+    names.map((name) => [
+      name,
+      functionType(signatures[name] ?? "", textual.includes(name) ? FFIType.ptr : FFIType.i32),
+    ]),
+  );
+  let symbols: Record<string, Call>;
+  try {
+    symbols = dlopen(path, table).symbols as unknown as Record<string, Call>;
+  } catch (error) {
+    throw new RunError(`${path}: cannot be used (${errorText(error)}); install version 12 or 13 of it`);
+  }
+  return Object.fromEntries(
+    names.map((name) => {
+      const call = symbols[name] as Call;
+      if (!trace) return [name, call];
+      const entry = { calls: 0, seconds: 0 };
+      trace.set(name, entry);
+      return [name, traced(call, entry)];
+    }),
+  ) as Calls<T>;
+}
