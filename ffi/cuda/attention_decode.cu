@@ -1,0 +1,213 @@
+// Attention of one new token a sequence over the paged cache: out (B, H·Dh) =. page_table (B, table_width): the prompt's
+// pages, then the completion's; lengths (B) count the tokens in the cache, the new one included. A sequence of lengths 0
+// gets zeros, and nothing of its table is read.
+//
+//   attention_decode          a block: one sequence, up to 8 query heads of one key head, one split of the pages
+//   attention_decode_combine  the splits of a row, in order
+//
+// The kernel waits for memory: each key and value is read once for all heads of its group, by 128 bits. The warps of a
+// block take pages in turn, each with a softmax of its own; sums are brought together in the order of warps, then of
+// splits. How many splits there are depends on sizes of buffers alone, so a recorded launch serves any lengths.
+#include "attention_pages.cuh"
+
+constexpr int THREADS = 128, WARPS = THREADS / WARP, HEADS = 8;
+// Lanes that share a row, and pieces of 16 bytes that each holds of it.
+constexpr int lanes_for(int pieces) { return pieces <= 2 ? 2 : pieces <= 4 ? 4 : pieces <= 8 ? 8 : pieces <= 16 ? 16 : 32; }
+constexpr int LANES = lanes_for(PIECES), HELD = (PIECES + LANES - 1) / LANES, E = HELD * PIECE;
+constexpr int KEYS = 4, STEP = KEYS * WARP / LANES;  // keys a lane, and a warp, takes at once
+constexpr int QUERY_FLOATS = HEADS * LANES * E, SCORE_FLOATS = WARPS * HEADS * PAGE_TOKENS;
+constexpr int SUM_FLOATS = WARPS * HEADS * PADDED;
+constexpr int SHARED_FLOATS = QUERY_FLOATS + SCORE_FLOATS > SUM_FLOATS ? QUERY_FLOATS + SCORE_FLOATS : SUM_FLOATS;
+
+// This lane's pieces of the KEYS rows from `row` on, zeros from `count` on.
+struct Rows {
+  float at[KEYS][E];
+};
+INLINE Rows load_rows(const X_TYPE* rows, int row, int count) {
+  Rows r;
+  const int lane = threadIdx.x % LANES;
+#pragma unroll
+  for (int i = 0; i < KEYS; i++)
+#pragma unroll
+    for (int p = 0; p < HELD; p++) {
+      const int piece = lane + p * LANES;
+      Unit<PIECE> unit = {};
+      if (row + i < count && piece < PIECES) unit = load_vector<PIECE>(rows + (row + i) * PADDED + piece * PIECE);
+#pragma unroll
+      for (int e = 0; e < PIECE; e++) r.at[i][p * PIECE + e] = unit.at[e];
+    }
+  return r;
+}
+
+// What a warp has seen so far: maximum of the scores (× log₂ e), sums over its own keys under it.
+struct State {
+  float top[HEADS];
+  float sum[HEADS];
+  float out[HEADS][E];
+};
+
+// One page of `count` tokens, for the first `heads` queries. `scores`: this warp's, (HEADS, PAGE_TOKENS).
+INLINE void attend_page(State& state, const float* queries, float* scores, const X_TYPE* keys, const X_TYPE* values, int count,
+                        int heads, float scale_log2) {
+  const int lane = threadIdx.x % WARP, own = lane % LANES, from = lane / LANES * KEYS;
+  const int end = ceil_div(count, STEP) * STEP;
+  float most[HEADS];
+#pragma unroll
+  for (int h = 0; h < HEADS; h++) most[h] = -INFINITY;
+  for (int step = 0; step < end; step += STEP) {
+    const int key = step + from;
+    const Rows rows = load_rows(keys, key, count);
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+      if (h >= heads) break;
+      float s[KEYS] = {};
+#pragma unroll
+      for (int p = 0; p < HELD; p++) {
+        const Unit<PIECE> q = load_vector<PIECE>(queries + (h * HELD + p) * LANES * PIECE + own * PIECE);
+#pragma unroll
+        for (int i = 0; i < KEYS; i++)
+#pragma unroll
+          for (int e = 0; e < PIECE; e++) s[i] = fmaf(q.at[e], rows.at[i][p * PIECE + e], s[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < KEYS; i++) {
+        s[i] = lanes_reduce(s[i], Add(), LANES);
+        s[i] = key + i < count ? s[i] * scale_log2 : -INFINITY;
+        most[h] = fmaxf(most[h], s[i]);
+      }
+      if (own == 0) *(float4*)(scores + h * PAGE_TOKENS + key) = make_float4(s[0], s[1], s[2], s[3]);
+    }
+  }
+  __syncwarp();  // scores are there
+#pragma unroll
+  for (int h = 0; h < HEADS; h++) {
+    if (h >= heads) break;
+    const float top = fmaxf(state.top[h], lanes_reduce(most[h], Max()));
+    const float correction = exp2f(state.top[h] - top);
+    state.top[h] = top;
+    state.sum[h] *= correction;
+#pragma unroll
+    for (int e = 0; e < E; e++) state.out[h][e] *= correction;
+    for (int key = lane; key < end; key += WARP) {
+      const float p = exp2f(scores[h * PAGE_TOKENS + key] - top);
+      scores[h * PAGE_TOKENS + key] = p;
+      state.sum[h] += p;
+    }
+  }
+  __syncwarp();  // probabilities are there
+  for (int step = 0; step < end; step += STEP) {
+    const Rows rows = load_rows(values, step + from, count);
+#pragma unroll
+    for (int h = 0; h < HEADS; h++) {
+      if (h >= heads) break;
+      const float4 p = *(const float4*)(scores + h * PAGE_TOKENS + step + from);
+#pragma unroll
+      for (int e = 0; e < E; e++) {
+        float sum = fmaf(p.x, rows.at[0][e], state.out[h][e]);
+        sum = fmaf(p.y, rows.at[1][e], sum);
+        sum = fmaf(p.z, rows.at[2][e], sum);
+        state.out[h][e] = fmaf(p.w, rows.at[3][e], sum);
+      }
+    }
+  }
+  __syncwarp();  // scores may be written again
+}
+
+// What parts are multiplied by to be added under the common maximum. A part without keys has maximum −infinity.
+INLINE float part_weight(float part_top, float part_sum, float top) {
+  return part_sum == 0 ? 0.0f : exp2f(part_top - top);
+}
+
+// sums (B·H, splits, PADDED) and stats (B·H, splits, 2), maximum and sum: the parts, where there are several splits.
+extern "C" __global__ void __launch_bounds__(THREADS)
+attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const X_TYPE* key_pages, const X_TYPE* value_pages,
+                 const int* page_table, const int* prompt_lengths, const int* completion_lengths, int table_width, int H,
+                 int Hkv, i64 ldo, i64 ldq, float scale) {
+  __shared__ __align__(16) float memory[SHARED_FLOATS];  // queries and scores; at the end, the warps' sums
+  __shared__ float tops[WARPS][HEADS], totals[WARPS][HEADS];
+  const int group = H / Hkv, blocks_per_group = ceil_div(group, HEADS), splits = gridDim.z;
+  const int kv_head = blockIdx.x / blocks_per_group, first = blockIdx.x % blocks_per_group * HEADS;
+  const int heads = smaller(HEADS, group - first), head = kv_head * group + first;
+  const int b = blockIdx.y, warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+
+  for (int i = threadIdx.x; i < heads * LANES * E; i += THREADS) {
+    const int h = i / (LANES * E), d = i % (LANES * E);
+    memory[i] = d < HEAD_DIM ? load(q + b * ldq + (head + h) * HEAD_DIM + d) : 0.0f;
+  }
+  __syncthreads();
+
+  State state;
+#pragma unroll
+  for (int h = 0; h < HEADS; h++) {
+    state.top[h] = -INFINITY;
+    state.sum[h] = 0;
+#pragma unroll
+    for (int e = 0; e < E; e++) state.out[h][e] = 0;
+  }
+  const int prompt = prompt_lengths[b], completion = completion_lengths[b];
+  const int prompt_pages = ceil_div(prompt, PAGE_TOKENS), pages = prompt_pages + ceil_div(completion, PAGE_TOKENS);
+  const int per_split = ceil_div(pages, splits), end = smaller(pages, (blockIdx.z + 1) * per_split);
+  float* scores = memory + QUERY_FLOATS + warp * HEADS * PAGE_TOKENS;
+  for (int page = blockIdx.z * per_split + warp; page < end; page += WARPS) {
+    const int left = page < prompt_pages ? prompt - page * PAGE_TOKENS : completion - (page - prompt_pages) * PAGE_TOKENS;
+    const i64 row = page_row(page_table[(i64)b * table_width + page], Hkv, kv_head, 0);
+    attend_page(state, memory, scores, key_pages + row, value_pages + row, smaller(left, PAGE_TOKENS), heads,
+                scale * 1.44269504f);
+  }
+
+  __syncthreads();  // all warps are done with queries and scores
+#pragma unroll
+  for (int h = 0; h < HEADS; h++) {
+    if (h >= heads) break;
+    state.sum[h] = lanes_reduce(state.sum[h], Add());
+    if (lane == 0) {
+      tops[warp][h] = state.top[h];
+      totals[warp][h] = state.sum[h];
+    }
+#pragma unroll
+    for (int e = 0; e < E; e++) {
+      float sum = state.out[h][e];
+#pragma unroll
+      for (int offset = LANES; offset < WARP; offset *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+      const int d = (e / PIECE * LANES + lane) * PIECE + e % PIECE;
+      if (lane < LANES && d < PADDED) memory[(warp * HEADS + h) * PADDED + d] = sum;
+    }
+  }
+  __syncthreads();  // sums are there
+  for (int i = threadIdx.x; i < heads * PADDED; i += THREADS) {
+    const int h = i / PADDED, d = i % PADDED;
+    float top = tops[0][h], total = 0, sum = 0;
+#pragma unroll
+    for (int w = 1; w < WARPS; w++) top = fmaxf(top, tops[w][h]);
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) {
+      const float weight = part_weight(tops[w][h], totals[w][h], top);
+      total = fmaf(totals[w][h], weight, total);
+      sum = fmaf(memory[(w * HEADS + h) * PADDED + d], weight, sum);
+    }
+    if (splits == 1) {
+      if (d < HEAD_DIM) store(out + b * ldo + (head + h) * HEAD_DIM + d, total == 0 ? 0.0f : sum / total);
+      continue;
+    }
+    const i64 part = ((i64)b * H + head + h) * splits + blockIdx.z;
+    sums[part * PADDED + d] = sum;
+    if (d < 2) stats[part * 2 + d] = d == 0 ? top : total;
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+attention_decode_combine(O_TYPE* out, const float* sums, const float* stats, int H, int splits, i64 ldo) {
+  const int b = blockIdx.y, head = blockIdx.x;
+  const i64 first = ((i64)b * H + head) * splits;
+  float top = -INFINITY;
+  for (int i = 0; i < splits; i++) top = fmaxf(top, stats[(first + i) * 2]);
+  for (int d = threadIdx.x; d < HEAD_DIM; d += blockDim.x) {
+    float total = 0, sum = 0;
+    for (int i = 0; i < splits; i++) {
+      const float weight = part_weight(stats[(first + i) * 2], stats[(first + i) * 2 + 1], top);
+      total = fmaf(stats[(first + i) * 2 + 1], weight, total);
+      sum = fmaf(sums[(first + i) * PADDED + d], weight, sum);
+    }
+    store(out + b * ldo + head * HEAD_DIM + d, total == 0 ? 0.0f : sum / total);
+  }
+}
