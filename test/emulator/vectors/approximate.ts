@@ -38,7 +38,7 @@ function unary(
 }
 
 const special = [0n, 0x80000000n, 0x7f800000n, 0xff800000n, 0x7fc00000n, 1n, 0x80000001n, 0x7fffffn];
-const angles = numbers(0.1, 0.5, 1, 1.5707964, 2, 3, 3.1415927, -0.7, -2.5, -3.1);
+const angles = numbers(0.1, 0.5, 1, Math.PI / 2, 2, 3, Math.PI, -0.7, -2.5, -3.1);
 const positive = floats32.filter((x) => x < 0x7f800000n);
 
 export const approximateForms: readonly Form[] = [

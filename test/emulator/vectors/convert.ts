@@ -1,5 +1,5 @@
 /** `cvt` between all types, after its section in the manual: extension, truncation, rounding, saturation. */
-import { decode, encode, finite, flush, formats, isNaN, type Rounding, toInteger, type Value } from "./exact.ts";
+import { decode, encode, finite, flush, formats, isNoNumber, type Rounding, toInteger, type Value } from "./exact.ts";
 import { type Bits, byFormula, byHand, type Form, product, signed, unsigned, widthOf } from "./form.ts";
 import { bfloats, edge16, edge32, edge64, floats32, floats64, halves } from "./values.ts";
 
@@ -172,7 +172,7 @@ function betweenFloats(): Form[] {
   const forms: Form[] = [];
   const narrow = (to: "f16" | "bf16", mode: Rounding, relu: boolean) => (bits: Bits) => {
     const result = encode(formats[to], decode(formats.f32, bits), mode);
-    return relu && !isNaN(formats[to], result) && result >> 15n === 1n ? 0n : result;
+    return relu && !isNoNumber(formats[to], result) && result >> 15n === 1n ? 0n : result;
   };
   for (const to of ["bf16", "f16"] as const) {
     for (const mode of ["rn", "rz"] as const) {
@@ -236,7 +236,7 @@ function betweenFloats(): Form[] {
   }
   forms.push(
     byFormula("cvt.sat.f32.f32", "f32 -> f32", product(floats32), (a) => {
-      if (isNaN(formats.f32, a!) || a! >> 31n === 1n) return 0n;
+      if (isNoNumber(formats.f32, a!) || a! >> 31n === 1n) return 0n;
       return a! > 0x3f800000n ? 0x3f800000n : a!;
     }),
   );

@@ -32,7 +32,7 @@ export function finite(negative: boolean, magnitude: bigint, exponent = 0): Valu
   return { kind: "finite", negative, magnitude, exponent };
 }
 
-export function isNaN(format: Format, bits: bigint): boolean {
+export function isNoNumber(format: Format, bits: bigint): boolean {
   const magnitude = bits & ((1n << BigInt(format.bits - 1)) - 1n);
   return magnitude > infinity(format);
 }

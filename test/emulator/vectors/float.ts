@@ -9,7 +9,7 @@ import {
   type Format,
   flush,
   formats,
-  isNaN,
+  isNoNumber,
   multiply,
   negate,
   type Rounding,
@@ -21,6 +21,11 @@ import { bfloats, fewFloats32, fewFloats64, floats32, floats64, halves, packed }
 
 const one = encode(formats.f32, { kind: "finite", negative: false, magnitude: 1n, exponent: 0 });
 
+/** Bit patterns of numbers that are not negative compare as the numbers do. */
+function saturate(bits: Bits): Bits {
+  return bits < one ? bits : one;
+}
+
 /** What a modifier makes of inputs and results: `.ftz` on both sides, `.sat` to [0, 1] with NaN as +0. */
 function wrap(format: Format, modifiers: string, compute: (mode: Rounding, ...inputs: Value[]) => Value) {
   const has = (name: string) => modifiers.split(".").includes(name);
@@ -30,8 +35,8 @@ function wrap(format: Format, modifiers: string, compute: (mode: Rounding, ...in
     let result = encode(format, compute(mode, ...values), mode);
     if (has("ftz")) result = flush(format, result);
     if (!has("sat")) return result;
-    if (isNaN(format, result) || result >> BigInt(format.bits - 1) === 1n) return 0n;
-    return result > one ? one : result;
+    if (isNoNumber(format, result) || result >> BigInt(format.bits - 1) === 1n) return 0n;
+    return saturate(result);
   };
 }
 
@@ -49,7 +54,6 @@ const operations: readonly Operation[] = [
   { op: "mad", arity: 3, compute: (mode, a, b, c) => add(multiply(a!, b!), c!, mode) },
 ];
 
-/** Cases whose result is not settled by the manual's words: flushing a result that rounding lifts out of the subnormals. */
 function arithmetic(): Form[] {
   const variants: Record<string, readonly string[]> = {
     add: [
@@ -125,7 +129,7 @@ function exactQuotients(): Form[] {
 
 /** The other operand where one is no number; −0 is less than +0; with `.NaN` no number wins. */
 function smaller(format: Format, a: Bits, b: Bits, sign: 1 | -1, propagate: boolean): Bits {
-  const [noA, noB] = [isNaN(format, a), isNaN(format, b)];
+  const [noA, noB] = [isNoNumber(format, a), isNoNumber(format, b)];
   if ((noA && noB) || (propagate && (noA || noB))) return canonicalNaN(format);
   if (noA) return b;
   if (noB) return a;

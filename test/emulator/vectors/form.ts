@@ -7,6 +7,20 @@ import { type Format, formats } from "./exact.ts";
 /** Bit patterns, unsigned. */
 export type Bits = bigint;
 
+/** Bytes of global memory that an input of type `ptr` is an offset into; byte i is `scratchByte(i)` before the kernel. */
+export const scratchBytes = 65536;
+
+export function scratchByte(offset: number): number {
+  return (offset * 37 + (offset >> 8) * 11 + 5) & 0xff;
+}
+
+/** `bytes` bytes of that memory as a number, lowest byte first. */
+export function scratchValue(offset: number, bytes: number): Bits {
+  let value = 0n;
+  for (let i = bytes; i-- > 0; ) value = (value << 8n) | BigInt(scratchByte(offset + i));
+  return value;
+}
+
 export interface Form {
   /** PTX lines; `{a} {b} {c} {e}` are the inputs in order, `{d}` or `{d0} {d1} …` the outputs. */
   readonly code: string;
@@ -27,6 +41,7 @@ export const inputNames = ["a", "b", "c", "e", "f", "g", "h", "i", "j", "k", "l"
 
 export function widthOf(type: string): number {
   if (type === "pred") return 1;
+  if (type === "ptr") return 64;
   if (/x2$/.test(type)) return 32;
   return Number(type.replace(/^bf/, "f").replace(/^[a-z]+/, ""));
 }
@@ -51,6 +66,16 @@ export function signed(value: Bits, bits: number): bigint {
 
 export function unsigned(value: bigint, bits: number): Bits {
   return BigInt.asUintN(bits, value);
+}
+
+export function minimum(a: bigint, b: bigint): bigint {
+  if (b < a) return b;
+  return a;
+}
+
+export function maximum(a: bigint, b: bigint): bigint {
+  if (a < b) return b;
+  return a;
 }
 
 /** Every combination of the lists' elements. */

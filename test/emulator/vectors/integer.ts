@@ -1,5 +1,5 @@
 /** Integer arithmetic, after sections "Integer Arithmetic" and "Extended-Precision Integer Arithmetic" of the PTX manual. */
-import { type Bits, byFormula, byHand, type Form, mask, product, signed, unsigned } from "./form.ts";
+import { type Bits, byFormula, byHand, type Form, mask, maximum, minimum, product, signed, unsigned } from "./form.ts";
 import { edge16, edge32, edge64, few32, few64 } from "./values.ts";
 
 const edges: Record<number, readonly Bits[]> = { 16: edge16, 32: edge32, 64: edge64 };
@@ -12,7 +12,7 @@ const few: Record<number, readonly Bits[]> = {
 type Binary = (a: bigint, b: bigint, bits: number) => bigint;
 
 /** The value an integer type gives a bit pattern. */
-function valueOf(type: string, bits: Bits, width: number): bigint {
+function typed(type: string, bits: Bits, width: number): bigint {
   return type[0] === "s" ? signed(bits, width) : bits;
 }
 
@@ -20,7 +20,7 @@ function valueOf(type: string, bits: Bits, width: number): bigint {
 function binary(op: string, types: string, reference: Binary): Form[] {
   return types.split(" ").map((type) => {
     const width = Number(type.slice(1));
-    const value = (bits: Bits) => valueOf(type, bits, width);
+    const value = (bits: Bits) => typed(type, bits, width);
     return byFormula(`${op}.${type}`, `${type} ${type} -> ${type}`, product(edges[width]!, edges[width]!), (a, b) =>
       unsigned(reference(value(a!), value(b!), width), width),
     );
@@ -32,13 +32,10 @@ function unary(op: string, types: string, reference: (a: bigint, bits: number) =
     const width = Number(type.slice(1));
     const cases = product(edges[width]!);
     return byFormula(`${op}.${type}`, `${type} -> ${result ?? type}`, cases, (a) =>
-      unsigned(reference(valueOf(type, a!, width), width), result === undefined ? width : 32),
+      unsigned(reference(typed(type, a!, width), width), result === undefined ? width : 32),
     );
   });
 }
-
-const minimum = (a: bigint, b: bigint) => (a < b ? a : b);
-const maximum = (a: bigint, b: bigint) => (a < b ? b : a);
 
 /** Half of a product, twice as wide as its operands. */
 const high: Binary = (a, b, bits) => (a * b) >> BigInt(bits);
@@ -49,7 +46,7 @@ function multiplyAdd(): Form[] {
   for (const type of ["s16", "u16", "s32", "u32", "s64", "u64"]) {
     const width = Number(type.slice(1));
     const list = few[width]!;
-    const value = (bits: Bits) => valueOf(type, bits, width);
+    const value = (bits: Bits) => typed(type, bits, width);
     const cases = product(list, list, list);
     forms.push(
       byFormula(`mad.lo.${type}`, `${type} ${type} ${type} -> ${type}`, cases, (a, b, c) =>
@@ -67,7 +64,7 @@ function multiplyAdd(): Form[] {
         unsigned(value(a!) * value(b!), width * 2),
       ),
       byFormula(`mad.wide.${type}`, `${type} ${type} ${wide} -> ${wide}`, product(list, list, addends), (a, b, c) =>
-        unsigned(value(a!) * value(b!) + valueOf(wide, c!, width * 2), width * 2),
+        unsigned(value(a!) * value(b!) + typed(wide, c!, width * 2), width * 2),
       ),
     );
   }
@@ -100,7 +97,7 @@ function multiply24(): Form[] {
 function quotients(): Form[] {
   return ["s16", "u16", "s32", "u32", "s64", "u64"].flatMap((type) => {
     const width = Number(type.slice(1));
-    const value = (bits: Bits) => valueOf(type, bits, width);
+    const value = (bits: Bits) => typed(type, bits, width);
     const cases = product(edges[width]!, edges[width]!);
     const overflow = (a: Bits, b: Bits) => type[0] === "s" && a === 1n << BigInt(width - 1) && b === mask(width);
     return (["div", "rem"] as const).map((op) =>
@@ -190,7 +187,7 @@ export const integerForms: readonly Form[] = [
   ...unary("bfind.shiftamt", "u32 u64", (a, bits) => (a === 0n ? -1n : BigInt(bits) - bitLength(a)), "u32"),
   ...["s32", "u32"].map((type) =>
     byFormula(`sad.${type}`, `${type} ${type} ${type} -> ${type}`, product(few32, few32, few32), (a, b, c) => {
-      const [x, y] = [valueOf(type, a!, 32), valueOf(type, b!, 32)];
+      const [x, y] = [typed(type, a!, 32), typed(type, b!, 32)];
       return unsigned(c! + (x < y ? y - x : x - y), 32);
     }),
   ),
