@@ -1,0 +1,50 @@
+// Sums over the rows of a matrix, in two stages and a fixed order.
+//   bias_backward     partial (gridDim.y, N) = the blocks' shares of the column sums of dy (M, N)
+//   add_column_sums   sum (N) += column sums of partial (blocks, N)
+#include "primitives.cuh"
+
+#ifndef DY_TYPE
+#define DY_TYPE float
+#endif
+
+constexpr int ROWS = 8;  // of threads; a warp is one row of units
+constexpr int UNIT = unit_elements<DY_TYPE>();
+
+// A block has WARP units of columns and every (ROWS · gridDim.y)-th row of dy for each of its rows of threads.
+extern "C" __global__ void __launch_bounds__(WARP* ROWS)
+    bias_backward(float* partial, const DY_TYPE* dy, int M, int N, int lddy) {
+  __shared__ __align__(16) float sums[ROWS][WARP * UNIT];
+  const int lane = threadIdx.x, row = threadIdx.y, first = (blockIdx.x * WARP + lane) * UNIT;
+  Unit<UNIT> sum = {};
+#pragma unroll 4
+  for (i64 r = (i64)blockIdx.y * ROWS + row; r < M; r += gridDim.y * ROWS) {
+    const DY_TYPE* from = dy + r * lddy + first;
+    const Unit<UNIT> u = load_unit<UNIT>(from, N - first, aligned<UNIT>(from));
+    for (int j = 0; j < UNIT; j++) sum.at[j] += u.at[j];
+  }
+  store_vector(&sums[row][lane * UNIT], sum);
+  __syncthreads();
+  for (int i = row * WARP + lane; i < WARP * UNIT; i += WARP * ROWS) {
+    float total = sums[0][i];
+    for (int y = 1; y < ROWS; y++) total += sums[y][i];
+    const int column = blockIdx.x * WARP * UNIT + i;
+    if (column < N) partial[(i64)blockIdx.y * N + column] = total;
+  }
+}
+
+constexpr int STRIPES = 32;  // of partial's rows, summed side by side
+
+extern "C" __global__ void __launch_bounds__(WARP* STRIPES)
+    add_column_sums(float* sum, const float* partial, int blocks, int N) {
+  __shared__ float stripes[STRIPES][WARP];
+  const int column = blockIdx.x * WARP + threadIdx.x;
+  float total = 0;
+  if (column < N)
+#pragma unroll 4
+    for (int b = threadIdx.y; b < blocks; b += STRIPES) total += partial[(i64)b * N + column];
+  stripes[threadIdx.y][threadIdx.x] = total;
+  __syncthreads();
+  if (threadIdx.y > 0 || column >= N) return;
+  for (int y = 1; y < STRIPES; y++) total += stripes[y][threadIdx.x];
+  sum[column] += total;
+}
