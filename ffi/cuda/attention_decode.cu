@@ -1,6 +1,6 @@
-// Attention of one new token a sequence over the paged cache: out (B, H·Dh) =. page_table (B, table_width): the prompt's
-// pages, then the completion's; lengths (B) count the tokens in the cache, the new one included. A sequence of lengths 0
-// gets zeros, and nothing of its table is read.
+// Attention of one new token a sequence over the paged cache: out (B, H·Dh) =. page_table (B, table_width): the
+// prompt's pages, then the completion's; lengths (B) count the tokens in the cache, the new one included. A sequence of
+// lengths 0 gets zeros, and nothing of its table is read.
 //
 //   attention_decode          a block: one sequence, up to 8 query heads of one key head, one split of the pages
 //   attention_decode_combine  the splits of a row, in order
@@ -12,12 +12,25 @@
 
 constexpr int THREADS = 128, WARPS = THREADS / WARP, HEADS = 8;
 // Lanes that share a row, and pieces of 16 bytes that each holds of it.
-constexpr int lanes_for(int pieces) { return pieces <= 2 ? 2 : pieces <= 4 ? 4 : pieces <= 8 ? 8 : pieces <= 16 ? 16 : 32; }
+constexpr int lanes_for(int pieces) {
+  int lanes = 2;
+  while (lanes < pieces && lanes < WARP) lanes *= 2;
+  return lanes;
+}
 constexpr int LANES = lanes_for(PIECES), HELD = (PIECES + LANES - 1) / LANES, E = HELD * PIECE;
 constexpr int KEYS = 4, STEP = KEYS * WARP / LANES;  // keys a lane, and a warp, takes at once
 constexpr int QUERY_FLOATS = HEADS * LANES * E, SCORE_FLOATS = WARPS * HEADS * PAGE_TOKENS;
-constexpr int SUM_FLOATS = WARPS * HEADS * PADDED;
+// Sums of a head: one float in 32 is left out, for lanes write a piece apart.
+constexpr int SUM_STRIDE = PADDED + PADDED / 32, SUM_FLOATS = WARPS * HEADS * SUM_STRIDE;
+INLINE int sum_place(int warp, int h, int d) { return (warp * HEADS + h) * SUM_STRIDE + d + d / 32; }
 constexpr int SHARED_FLOATS = QUERY_FLOATS + SCORE_FLOATS > SUM_FLOATS ? QUERY_FLOATS + SCORE_FLOATS : SUM_FLOATS;
+
+// Place of element d of query h in shared memory: the lanes' first four elements side by side, then their next, so that
+// 128-bit reads meet different banks.
+INLINE int query_place(int h, int d) {
+  const int piece = d / PIECE, e = d % PIECE;
+  return ((h * HELD + piece / LANES) * (PIECE / 4) + e / 4) * LANES * 4 + piece % LANES * 4 + e % 4;
+}
 
 // This lane's pieces of the KEYS rows from `row` on, zeros from `count` on.
 struct Rows {
@@ -47,8 +60,8 @@ struct State {
 };
 
 // One page of `count` tokens, for the first `heads` queries. `scores`: this warp's, (HEADS, PAGE_TOKENS).
-INLINE void attend_page(State& state, const float* queries, float* scores, const X_TYPE* keys, const X_TYPE* values, int count,
-                        int heads, float scale_log2) {
+INLINE void attend_page(State& state, const float* queries, float* scores, const X_TYPE* keys, const X_TYPE* values,
+                        int count, int heads, float scale_log2) {
   const int lane = threadIdx.x % WARP, own = lane % LANES, from = lane / LANES * KEYS;
   const int end = ceil_div(count, STEP) * STEP;
   float most[HEADS];
@@ -63,11 +76,14 @@ INLINE void attend_page(State& state, const float* queries, float* scores, const
       float s[KEYS] = {};
 #pragma unroll
       for (int p = 0; p < HELD; p++) {
-        const Unit<PIECE> q = load_vector<PIECE>(queries + (h * HELD + p) * LANES * PIECE + own * PIECE);
 #pragma unroll
-        for (int i = 0; i < KEYS; i++)
+        for (int e = 0; e < PIECE; e += 4) {
+          const Unit<4> q = load_vector<4>(queries + query_place(h, (p * LANES + own) * PIECE + e));
 #pragma unroll
-          for (int e = 0; e < PIECE; e++) s[i] = fmaf(q.at[e], rows.at[i][p * PIECE + e], s[i]);
+          for (int i = 0; i < KEYS; i++)
+#pragma unroll
+            for (int n = 0; n < 4; n++) s[i] = fmaf(q.at[n], rows.at[i][p * PIECE + e + n], s[i]);
+        }
       }
 #pragma unroll
       for (int i = 0; i < KEYS; i++) {
@@ -120,9 +136,9 @@ INLINE float part_weight(float part_top, float part_sum, float top) {
 
 // sums (B·H, splits, PADDED) and stats (B·H, splits, 2), maximum and sum: the parts, where there are several splits.
 extern "C" __global__ void __launch_bounds__(THREADS)
-attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const X_TYPE* key_pages, const X_TYPE* value_pages,
-                 const int* page_table, const int* prompt_lengths, const int* completion_lengths, int table_width, int H,
-                 int Hkv, i64 ldo, i64 ldq, float scale) {
+attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const X_TYPE* key_pages,
+                 const X_TYPE* value_pages, const int* page_table, const int* prompt_lengths,
+                 const int* completion_lengths, int table_width, int H, int Hkv, i64 ldo, i64 ldq, float scale) {
   __shared__ __align__(16) float memory[SHARED_FLOATS];  // queries and scores; at the end, the warps' sums
   __shared__ float tops[WARPS][HEADS], totals[WARPS][HEADS];
   const int group = H / Hkv, blocks_per_group = ceil_div(group, HEADS), splits = gridDim.z;
@@ -132,7 +148,7 @@ attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const 
 
   for (int i = threadIdx.x; i < heads * LANES * E; i += THREADS) {
     const int h = i / (LANES * E), d = i % (LANES * E);
-    memory[i] = d < HEAD_DIM ? load(q + b * ldq + (head + h) * HEAD_DIM + d) : 0.0f;
+    memory[query_place(h, d)] = d < HEAD_DIM ? load(q + b * ldq + (head + h) * HEAD_DIM + d) : 0.0f;
   }
   __syncthreads();
 
@@ -149,7 +165,8 @@ attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const 
   const int per_split = ceil_div(pages, splits), end = smaller(pages, (blockIdx.z + 1) * per_split);
   float* scores = memory + QUERY_FLOATS + warp * HEADS * PAGE_TOKENS;
   for (int page = blockIdx.z * per_split + warp; page < end; page += WARPS) {
-    const int left = page < prompt_pages ? prompt - page * PAGE_TOKENS : completion - (page - prompt_pages) * PAGE_TOKENS;
+    const int left = page < prompt_pages ? prompt - page * PAGE_TOKENS
+                                         : completion - (page - prompt_pages) * PAGE_TOKENS;
     const i64 row = page_row(page_table[(i64)b * table_width + page], Hkv, kv_head, 0);
     attend_page(state, memory, scores, key_pages + row, value_pages + row, smaller(left, PAGE_TOKENS), heads,
                 scale * 1.44269504f);
@@ -170,7 +187,7 @@ attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const 
 #pragma unroll
       for (int offset = LANES; offset < WARP; offset *= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
       const int d = (e / PIECE * LANES + lane) * PIECE + e % PIECE;
-      if (lane < LANES && d < PADDED) memory[(warp * HEADS + h) * PADDED + d] = sum;
+      if (lane < LANES && d < PADDED) memory[sum_place(warp, h, d)] = sum;
     }
   }
   __syncthreads();  // sums are there
@@ -183,7 +200,7 @@ attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const 
     for (int w = 0; w < WARPS; w++) {
       const float weight = part_weight(tops[w][h], totals[w][h], top);
       total = fmaf(totals[w][h], weight, total);
-      sum = fmaf(memory[(w * HEADS + h) * PADDED + d], weight, sum);
+      sum = fmaf(memory[sum_place(w, h, d)], weight, sum);
     }
     if (splits == 1) {
       if (d < HEAD_DIM) store(out + b * ldo + (head + h) * HEAD_DIM + d, total == 0 ? 0.0f : sum / total);

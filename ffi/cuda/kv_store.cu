@@ -3,8 +3,8 @@
 #include "attention_pages.cuh"
 
 extern "C" __global__ void __launch_bounds__(256)
-kv_store(X_TYPE* key_pages, X_TYPE* value_pages, const X_TYPE* k, const X_TYPE* v, const int* page, const int* offset, int T,
-         int Hkv, i64 ldkv) {
+kv_store(X_TYPE* key_pages, X_TYPE* value_pages, const X_TYPE* k, const X_TYPE* v, const int* page, const int* offset,
+         int T, int Hkv, i64 ldkv) {
   const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x, row = thread / PIECES;
   const int piece = (int)(thread % PIECES) * PIECE, head = (int)(row % (2 * Hkv)), token = (int)(row / (2 * Hkv));
   if (token >= T || page[token] < 0) return;

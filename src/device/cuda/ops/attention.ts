@@ -1,0 +1,203 @@
+/**
+ * Launches of ffi/cuda/attention_forward.cu, attention_forward_float32.cu, kv_store.cu and attention_decode.cu, and what
+ * a page of the key-value cache takes. The backward pass is in attention-backward.ts.
+ */
+import { InputError } from "../../../errors.ts";
+import { bytesPerElement } from "../../../tensor/dtype.ts";
+import type { Tensor } from "../../../tensor/tensor.ts";
+import { type AttentionShape, type KeyValuePages, type Ops, PAGE_TOKENS } from "../../device.ts";
+import { ceilDiv, dim, require } from "../operands.ts";
+import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
+
+/** Shared memory and registers hold tiles of rows up to this size. */
+const LARGEST_HEAD = 256;
+const THREADS = 128;
+const STORE_THREADS = 256;
+/** Query heads of one key head that a block of attention_decode takes, and its warps, each of which takes pages. */
+const DECODE_HEADS = 8;
+const DECODE_WARPS = 4;
+/** Blocks of attention_decode per multiprocessor below which the pages of a sequence are split. */
+const DECODE_BLOCKS = 4;
+
+function variants(types: readonly string[], roles: readonly string[]): Defines[] {
+  return types.flatMap((type) =>
+    [64, 128].map((HEAD_DIM) => ({ HEAD_DIM, ...Object.fromEntries(roles.map((role) => [role, type])) })),
+  );
+}
+
+const forwardParameters =
+  "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 H:i32 Hkv:i32 ldo:i64 ldq:i64 scale:f32";
+
+export const attentionKernels = {
+  forward: {
+    file: "attention_forward.cu",
+    name: "attention_forward",
+    parameters: forwardParameters,
+    threads: THREADS,
+    variants: variants(["bf16"], ["O_TYPE"]),
+  },
+  forwardFloat32: {
+    file: "attention_forward_float32.cu",
+    name: "attention_forward_float32",
+    parameters: forwardParameters,
+    threads: THREADS,
+    variants: variants(["float"], ["O_TYPE"]),
+  },
+  store: {
+    file: "kv_store.cu",
+    name: "kv_store",
+    parameters: "key_pages:ptr value_pages:ptr k:ptr v:ptr page:ptr offset:ptr T:i32 Hkv:i32 ldkv:i64",
+    threads: STORE_THREADS,
+    variants: variants(["float", "bf16"], ["X_TYPE"]),
+  },
+  decode: {
+    file: "attention_decode.cu",
+    name: "attention_decode",
+    parameters:
+      "out:ptr sums:ptr stats:ptr q:ptr key_pages:ptr value_pages:ptr page_table:ptr prompt_lengths:ptr " +
+      "completion_lengths:ptr table_width:i32 H:i32 Hkv:i32 ldo:i64 ldq:i64 scale:f32",
+    threads: THREADS,
+    variants: variants(["float", "bf16"], ["O_TYPE", "X_TYPE"]),
+  },
+  decodeCombine: {
+    file: "attention_decode.cu",
+    name: "attention_decode_combine",
+    parameters: "out:ptr sums:ptr stats:ptr H:i32 splits:i32 ldo:i64",
+    threads: THREADS,
+    variants: variants(["float", "bf16"], ["O_TYPE", "X_TYPE"]),
+  },
+} as const satisfies Record<string, KernelDefinition>;
+
+/** @throws InputError for a model whose heads the kernels do not take */
+function checkHeads({ heads, kvHeads, headDim }: AttentionShape): void {
+  if (headDim > LARGEST_HEAD)
+    throw new InputError(
+      `head_dim ${headDim}: attention on CUDA takes heads of up to ${LARGEST_HEAD}; use --device cpu for this model`,
+    );
+  require(heads % kvHeads === 0, `attention: ${heads} query heads for ${kvHeads} key heads`);
+}
+
+/** Rows of a page as in ffi/cuda/attention_pages.cuh: a multiple of 16 bytes in either type. */
+function paddedRow(headDim: number): number {
+  return ceilDiv(headDim, 8) * 8;
+}
+
+/** @throws InputError for a model whose heads the kernels do not take */
+export function pageElements(shape: AttentionShape): { keys: number; values: number } {
+  checkHeads(shape);
+  const elements = shape.kvHeads * PAGE_TOKENS * paddedRow(shape.headDim);
+  return { keys: elements, values: elements };
+}
+
+/** Tiles of the forward kernels, as their sources have them: rows of queries, and bytes of shared memory. */
+function forwardTile(bfloat16: boolean, headDim: number): { rows: number; sharedBytes: number } {
+  if (bfloat16) {
+    const padded = ceilDiv(headDim, 16) * 16;
+    const rows = padded <= 64 ? 128 : 64;
+    const keys = padded <= 128 ? 64 : 32;
+    return { rows, sharedBytes: 2 * padded * (rows + 4 * keys) };
+  }
+  const padded = ceilDiv(headDim, 32) * 32;
+  const rows = padded <= 128 ? 64 : 32;
+  const keys = padded <= 64 ? 64 : padded <= 128 ? 32 : 16;
+  return { rows, sharedBytes: 4 * (padded * (rows + 2 * keys) + rows * (keys + 8)) };
+}
+
+/** Blocks that one sequence takes in attention_decode, splits apart. */
+function decodeBlocks({ heads, kvHeads }: AttentionShape): number {
+  return kvHeads * ceilDiv(heads / kvHeads, DECODE_HEADS);
+}
+
+/** Splits of each sequence's pages: by the sizes of buffers only, for a recorded launch serves any lengths. */
+function decodeSplits(B: number, tableWidth: number, shape: AttentionShape, multiprocessors: number): number {
+  const wanted = ceilDiv(DECODE_BLOCKS * multiprocessors, Math.max(B, 1) * decodeBlocks(shape));
+  return Math.max(1, Math.min(wanted, ceilDiv(tableWidth, DECODE_WARPS)));
+}
+
+/** Where there are splits, they are fewer than twice the blocks aimed at. */
+export const attentionScratch: ScratchBound = ({ attention }, { multiprocessors }) => {
+  const parts = (2 * DECODE_BLOCKS * multiprocessors * attention.heads) / decodeBlocks(attention);
+  return Math.ceil(parts) * (paddedRow(attention.headDim) + 2) * 4;
+};
+
+/** Addresses of q, k and v inside fused rows. */
+function parts(qkv: Tensor, shape: AttentionShape): { q: number; k: number; v: number } {
+  const { heads, kvHeads, headDim } = shape;
+  checkHeads(shape);
+  require(dim(qkv, 1) === (heads + 2 * kvHeads) * headDim, `${qkv.name}: ${qkv.shape} is not q, k and v side by side`);
+  const size = bytesPerElement(qkv.dtype);
+  const [q, keys, values] = [qkv.address, heads * headDim * size, (heads + kvHeads) * headDim * size];
+  return { q, k: q + keys, v: q + values };
+}
+
+function checkOut(out: Tensor, qkv: Tensor, { heads, headDim }: AttentionShape): void {
+  require(dim(out, 0) === dim(qkv, 0) &&
+    dim(out, 1) === heads * headDim, `${out.name}: ${out.shape} from ${qkv.shape}`);
+}
+
+function checkPages(pages: KeyValuePages, qkv: Tensor, shape: AttentionShape): void {
+  const { keys, values } = pageElements(shape);
+  require(dim(pages.keys, 1) === keys &&
+    dim(pages.values, 1) === values, `${pages.keys.name}: pages of ${pages.keys.shape}, not ${keys}`);
+  require(pages.keys.dtype === qkv.dtype &&
+    pages.values.dtype === qkv.dtype, `${pages.keys.name}: ${pages.keys.dtype} for ${qkv.dtype}`);
+}
+
+export function attentionOps(runtime: CudaRuntime): Pick<Ops, "attentionForward" | "kvStore" | "attentionDecode"> {
+  return {
+    attentionForward(out, lse, qkv, segments, shape) {
+      const { q, k, v } = parts(qkv, shape);
+      const { heads, kvHeads, headDim, scale } = shape;
+      const [T, S] = [dim(qkv, 0), dim(segments, 0)];
+      checkOut(out, qkv, shape);
+      require(lse === null ||
+        (dim(lse, 0) === T &&
+          dim(lse, 1) === heads &&
+          lse.rowStride === heads), `${lse?.name}: ${lse?.shape} for ${heads} heads`);
+      const bfloat16 = qkv.dtype === "bfloat16";
+      const definition = bfloat16 ? attentionKernels.forward : attentionKernels.forwardFloat32;
+      const kernel = runtime.kernel(definition, { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype) });
+      const { rows, sharedBytes } = forwardTile(bfloat16, headDim);
+      // No segment has more tiles than its length takes, rounded up; blocks beyond the last tile return at once.
+      const grid = [heads, ceilDiv(T, rows) + S, 1] as const;
+      const args = [out.address, lse?.address ?? 0, q, k, v, segments.address, S, heads, kvHeads];
+      runtime.launch(kernel, grid, THREADS, sharedBytes, ...args, out.rowStride, qkv.rowStride, scale);
+    },
+
+    kvStore(pages, qkv, page, offset, shape) {
+      const { k, v } = parts(qkv, shape);
+      const { kvHeads, headDim } = shape;
+      checkPages(pages, qkv, shape);
+      const T = dim(qkv, 0);
+      const kernel = runtime.kernel(attentionKernels.store, { HEAD_DIM: headDim, X_TYPE: macroType(qkv.dtype) });
+      const pieces = (T * 2 * kvHeads * paddedRow(headDim) * bytesPerElement(qkv.dtype)) / 16;
+      const args = [pages.keys.address, pages.values.address, k, v, page.address, offset.address];
+      const grid = [ceilDiv(pieces, STORE_THREADS), 1, 1] as const;
+      runtime.launch(kernel, grid, STORE_THREADS, 0, ...args, T, kvHeads, qkv.rowStride);
+    },
+
+    attentionDecode(out, qkv, pages, pageTable, promptLengths, completionLengths, shape) {
+      const { q } = parts(qkv, shape);
+      const { heads, kvHeads, headDim, scale } = shape;
+      checkOut(out, qkv, shape);
+      checkPages(pages, qkv, shape);
+      const [B, width] = [dim(qkv, 0), dim(pageTable, 1)];
+      require(dim(pageTable, 0) === B &&
+        pageTable.rowStride === width, `${pageTable.name}: ${pageTable.shape} for ${B} sequences`);
+      const defines = { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype), X_TYPE: macroType(qkv.dtype) };
+      const splits = decodeSplits(B, width, shape, runtime.limits.multiprocessors);
+      const partCount = splits > 1 ? B * heads * splits : 0;
+      const sums = splits > 1 ? runtime.scratch(0, partCount * (paddedRow(headDim) + 2) * 4) : 0;
+      const stats = sums + partCount * paddedRow(headDim) * 4;
+      const tables = [pageTable.address, promptLengths.address, completionLengths.address, width];
+      const args = [out.address, sums, stats, q, pages.keys.address, pages.values.address, ...tables, heads, kvHeads];
+      const grid = [decodeBlocks(shape), B, splits] as const;
+      const decode = runtime.kernel(attentionKernels.decode, defines);
+      runtime.launch(decode, grid, THREADS, 0, ...args, out.rowStride, qkv.rowStride, scale);
+      if (splits === 1) return;
+      const combine = runtime.kernel(attentionKernels.decodeCombine, defines);
+      const combined = [out.address, sums, stats, heads, splits, out.rowStride];
+      runtime.launch(combine, [heads, B, 1], THREADS, 0, ...combined);
+    },
+  };
+}
