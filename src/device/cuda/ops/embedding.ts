@@ -1,0 +1,48 @@
+/** Launches of ffi/cuda/embedding.cu. */
+import type { Ops } from "../../device.ts";
+import { ceilDiv, dim, powerOfTwo, require } from "../operands.ts";
+import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
+
+const [FORWARD_THREADS, BACKWARD_THREADS] = [256, 128];
+/** Elements of a unit: float32 is on one side of both kernels. */
+const UNIT = 4;
+
+export const embeddingKernels = {
+  forward: {
+    file: "embedding.cu",
+    name: "embedding_forward",
+    parameters: "x:ptr ids:ptr w:ptr T:i32 D:i32 ldx:i32",
+    threads: FORWARD_THREADS,
+    variants: [{ W_TYPE: "float" }, { W_TYPE: "bf16" }],
+  },
+  backward: {
+    file: "embedding.cu",
+    name: "embedding_backward",
+    parameters: "dw:ptr dx:ptr ids:ptr T:i32 D:i32 lddx:i32",
+    threads: BACKWARD_THREADS,
+    variants: [{ DX_TYPE: "float" }],
+  },
+} as const satisfies Record<string, KernelDefinition>;
+
+export function embeddingOps(runtime: CudaRuntime): Pick<Ops, "embeddingForward" | "embeddingBackward"> {
+  return {
+    embeddingForward(x, ids, w) {
+      const [T, D] = [dim(x, 0), dim(w, 1)];
+      require(dim(x, 1) === D && dim(ids, 0) >= T, `${w.name}: ${x.shape} from ${w.shape}`);
+      require(x.dtype === "float32", `${w.name}: ${x.name} is not float32`);
+      const across = powerOfTwo(ceilDiv(D, UNIT), 1, FORWARD_THREADS);
+      const down = FORWARD_THREADS / across;
+      const kernel = runtime.kernel(embeddingKernels.forward, { W_TYPE: macroType(w.dtype) });
+      const args = [x.address, ids.address, w.address, T, D, x.rowStride];
+      runtime.launch(kernel, [ceilDiv(T, down), 1, 1], [across, down, 1], 0, ...args);
+    },
+    embeddingBackward(dw, dx, ids, w) {
+      const [T, D] = [dim(dx, 0), dim(w, 1)];
+      require(dim(dx, 1) === D && dim(ids, 0) >= T, `${w.name}: ${w.shape} += ${dx.shape}`);
+      require(dw.dtype === "float32", `${w.name}: ${dw.name} is not float32`);
+      const kernel = runtime.kernel(embeddingKernels.backward, { DX_TYPE: macroType(dx.dtype) });
+      const args = [dw.address, dx.address, ids.address, T, D, dx.rowStride];
+      runtime.launch(kernel, [T, ceilDiv(D, BACKWARD_THREADS * UNIT), 1], BACKWARD_THREADS, 0, ...args);
+    },
+  };
+}

@@ -1,0 +1,51 @@
+/** Launches of ffi/cuda/glu.cu. */
+import type { Ops } from "../../device.ts";
+import { ceilDiv, dim, require, unitElements } from "../operands.ts";
+import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
+
+const THREADS = 256;
+/** Rows of a grid at most; a block takes every so many. */
+const GRID_ROWS = 65535;
+
+export const gluKernels = {
+  forward: {
+    file: "glu.cu",
+    name: "glu_forward",
+    parameters: "y:ptr x:ptr T:i32 F:i32 ldy:i32 ldx:i32 gelu:i32",
+    threads: THREADS,
+    variants: ["float", "bf16"].map((type) => ({ Y_TYPE: type, X_TYPE: type })),
+  },
+  backward: {
+    file: "glu.cu",
+    name: "glu_backward",
+    parameters: "dx:ptr dy:ptr x:ptr T:i32 F:i32 lddx:i32 lddy:i32 ldx:i32 gelu:i32",
+    threads: THREADS,
+    variants: ["float", "bf16"].map((type) => ({ DX_TYPE: type, DY_TYPE: type, X_TYPE: type })),
+  },
+} as const satisfies Record<string, KernelDefinition>;
+
+export function gluOps(runtime: CudaRuntime): Pick<Ops, "gluForward" | "gluBackward"> {
+  return {
+    gluForward(y, x, gelu) {
+      const [T, F] = [dim(y, 0), dim(y, 1)];
+      require(dim(x, 0) === T && dim(x, 1) === 2 * F, `gluForward: ${y.shape} from ${x.shape}`);
+      const kernel = runtime.kernel(gluKernels.forward, { Y_TYPE: macroType(y.dtype), X_TYPE: macroType(x.dtype) });
+      const args = [y.address, x.address, T, F, y.rowStride, x.rowStride, gelu ? 1 : 0];
+      const columns = ceilDiv(F, THREADS * unitElements(y, x));
+      runtime.launch(kernel, [columns, Math.min(T, GRID_ROWS), 1], THREADS, 0, ...args);
+    },
+    gluBackward(dx, dy, x, gelu) {
+      const [T, F] = [dim(dy, 0), dim(dy, 1)];
+      require(dim(x, 0) === T && dim(x, 1) === 2 * F && dim(dx, 1) === 2 * F, `gluBackward: ${dy.shape}, ${x.shape}`);
+      const kernel = runtime.kernel(gluKernels.backward, {
+        DX_TYPE: macroType(dx.dtype),
+        DY_TYPE: macroType(dy.dtype),
+        X_TYPE: macroType(x.dtype),
+      });
+      const strides = [dx.rowStride, dy.rowStride, x.rowStride];
+      const args = [dx.address, dy.address, x.address, T, F, ...strides, gelu ? 1 : 0];
+      const columns = ceilDiv(F, THREADS * unitElements(dx, dy, x));
+      runtime.launch(kernel, [columns, Math.min(T, GRID_ROWS), 1], THREADS, 0, ...args);
+    },
+  };
+}
