@@ -272,13 +272,24 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
   return called;
 }
 
-/** Registers the cases that OPS_CASE lets through, and that the paths' device takes, as tests. */
-export function testCases(cases: readonly OpCase[], on: readonly Path[]): void {
+/**
+ * Registers the cases that OPS_CASE lets through, and that the paths' device takes, as tests.
+ *
+ * @param recover readies the device for the next case after one that failed
+ */
+export function testCases(cases: readonly OpCase[], on: readonly Path[], recover?: () => Promise<void>): void {
   if (on.length === 0) return;
   const { kind } = on[0]!.backend.device();
   for (const opCase of cases) {
     const name = caseName(opCase);
     if (!name.startsWith(process.env.OPS_CASE ?? "") || !(opCase.kinds?.includes(kind) ?? true)) continue;
-    test(name, () => expect([...execute(opCase, on)]).toContain(opCase.op));
+    test(name, async () => {
+      try {
+        expect([...execute(opCase, on)]).toContain(opCase.op);
+      } catch (error) {
+        await recover?.();
+        throw error;
+      }
+    });
   }
 }

@@ -242,32 +242,42 @@ function cacheOf(run: CaseRun, settings: Settings, pages: number, name: string) 
 /**
  * Every token has the bits that the packed forward pass gives it (promise 2) when it is decoded alone, with only the
  * tokens before it in the cache and NaN beyond, and when all are decoded as one batch. On a device that does not promise
- * it, each is as near to the reference as the forward pass.
+ * it, each is as near to the reference as the forward pass. `last`: the tokens before these are only stored.
  */
-function decoded(settings: Settings): OpCase {
-  const { H, Dh, x } = settings;
+function decoded(settings: Settings & { readonly last?: number }): OpCase {
+  const { H, Dh, x, last } = settings;
   return opCase("attentionDecode", { ...settings }, (run) => {
     const b = buffers(run, settings);
     const p = paging(run, b);
     const cache = cacheOf(run, settings, p.count, "");
     const output = (name: string) => run.slot(name, dtypes[x], [b.tokens, H * Dh], null, { output: true });
     const [trained, alone, batch] = [output("trained"), output("decoded alone"), output("decoded together")];
+    const first = b.tokens - (last ?? b.tokens);
+    const tail = (whole: Slot) => rows(whole, first, b.tokens - first);
     run.run(({ ops }) => {
       ops.attentionForward(trained, null, b.qkv, b.table, b.shape);
-      for (let t = 0; t < b.tokens; t++) {
+      if (first > 0) {
+        const before = (whole: Slot) => rows(whole, 0, first);
+        ops.kvStore(cache, before(b.qkv), before(p.page), before(p.offset), b.shape);
+      }
+      for (let t = first; t < b.tokens; t++) {
         const one = (whole: Slot) => rows(whole, t, 1);
         ops.kvStore(cache, one(b.qkv), one(p.page), one(p.offset), b.shape);
         const lengths = [one(p.promptLengths), one(p.completionLengths)] as const;
         ops.attentionDecode(one(alone), one(b.qkv), cache, one(p.table), ...lengths, b.shape);
       }
-      ops.attentionDecode(batch, b.qkv, cache, p.table, p.promptLengths, p.completionLengths, b.shape);
+      const lengths = [tail(p.promptLengths), tail(p.completionLengths)] as const;
+      ops.attentionDecode(tail(batch), tail(b.qkv), cache, tail(p.table), ...lengths, b.shape);
     });
     // two results that may each lie on the other side of a tie; the forward pass rounds weights of values up to 5
     const apart = { absolute: 2 * mean.absolute!, relative: x === "bf16" ? 2 * bfloat16Rounding : 0 };
-    run.agree(alone, 0, batch, 0, b.tokens, apart);
-    run.agree(batch, 0, trained, 0, b.tokens, { ...apart, tensorCores: { absolute: 5 * bfloat16Rounding } });
+    const count = b.tokens - first;
+    run.agree(alone, first, batch, first, count, apart);
+    run.agree(batch, first, trained, first, count, { ...apart, tensorCores: { absolute: 5 * bfloat16Rounding } });
     const want = attention(b.qkv.values, b.segments, b.shape, b.tokens);
-    for (const out of [trained, alone, batch]) run.check(out, want.out, from(x, mean, x), want.magnitude);
+    const wanted = (out: Slot) =>
+      want.out.map((value, i) => (out !== trained && i < first * H * Dh ? Number.NaN : value));
+    for (const out of [trained, alone, batch]) run.check(out, wanted(out), from(x, mean, x), want.magnitude);
   });
 }
 
@@ -344,6 +354,8 @@ export const attentionCases: readonly OpCase[] = [
   decoded({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: around }),
   decoded({ H: 4, Hkv: 1, Dh: 16, x: "bf16", groups: around }),
   decoded({ H: 4, Hkv: 2, Dh: 24, x: "f32", groups: "13+130,1", gap: 5 }),
+  decoded({ H: 2, Hkv: 1, Dh: 24, x: "f32", groups: "290+3", last: 4 }),
+  decoded({ H: 9, Hkv: 1, Dh: 16, x: "bf16", groups: "290+3,1", last: 4 }),
   store({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "70+3" }),
   store({ H: 4, Hkv: 2, Dh: 64, x: "bf16", groups: "5+3,65" }),
   store({ H: 1, Hkv: 1, Dh: 16, x: "bf16", groups: "1", gap: 3 }),

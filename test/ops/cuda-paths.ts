@@ -1,0 +1,97 @@
+/**
+ * The CUDA device under test. On the emulator (test/emulator) a case runs in each of its four thread orders, which must
+ * agree in every bit, and once with the results of approximate instructions disturbed by 2⁻²², as another generation of
+ * hardware may have them: that only has to stay within the tolerance. Every report of the emulator fails the case.
+ *
+ * BUN_GRPO_CUDA=real takes this machine's own GPU: two runs, no orders.
+ */
+import type { KernelDefinition } from "../../src/device/cuda/runtime.ts";
+import { kernelDefinitions, openCudaDevice } from "../../src/device/cuda.ts";
+import type { Device } from "../../src/device/device.ts";
+import { buildEmulator } from "../emulator/build.ts";
+import { type EmulatorControl, openControl } from "../emulator/control.ts";
+import { deviceArena } from "./arena.ts";
+import type { Backend, Path } from "./harness.ts";
+import { layoutsOf } from "./layout.ts";
+
+/** Findings about speed, which tell nothing about results: odd strides and sizes are what the cases are for. */
+const advisory: readonly string[] = ["bank-conflict", "uncoalesced"];
+
+const orders = ["threads ascending", "threads descending", "one warp far ahead", "threads in a random order"];
+
+export interface CudaUnderTest {
+  readonly paths: readonly Path[];
+  /** Opens the device again: an error inside a kernel has spoilt everything that was open. */
+  reopen(): Promise<void>;
+  /** Kernels that no case has launched yet. */
+  unreached(): readonly KernelDefinition[];
+  close(): void;
+}
+
+const common = { roundsOperands: true, tensorCores: true } as const;
+
+function backendOf(device: () => Device, separate: boolean): Backend {
+  return { device, arena: deviceArena(device, separate), layoutOf: layoutsOf(device) };
+}
+
+async function openEmulated(): Promise<CudaUnderTest> {
+  const libraryFolder = await buildEmulator();
+  const control: EmulatorControl = openControl(libraryFolder);
+  let opened = await openCudaDevice({ libraryFolder });
+  const device = () => opened;
+  const backend = backendOf(device, true);
+  /** @throws Error with what the emulator found */
+  const settle = () => {
+    const found = control.reports().filter(({ kind }) => !advisory.includes(kind));
+    control.clearReports();
+    if (found.length > 0) throw new Error(found.map(({ text }) => text).join("\n"));
+  };
+  const run = (what: string, order: number, perturb: boolean) => ({
+    what,
+    select() {
+      control.setOrder(order);
+      control.setPerturb(perturb);
+    },
+    settle,
+  });
+  return {
+    paths: [
+      { name: "cuda", backend, device, ...common, equalBits: true, runs: orders.map((what, i) => run(what, i, false)) },
+      {
+        name: "cuda disturbed",
+        backend,
+        device,
+        ...common,
+        equalBits: false,
+        runs: [run("disturbed results", 0, true)],
+      },
+    ],
+    async reopen() {
+      control.reset();
+      opened = await openCudaDevice({ libraryFolder });
+    },
+    unreached() {
+      const launches = control.launches();
+      return kernelDefinitions.filter(({ name }) => !launches[name]);
+    },
+    close: () => opened.close(),
+  };
+}
+
+async function openReal(): Promise<CudaUnderTest> {
+  const opened = await openCudaDevice();
+  const device = () => opened;
+  const runs = ["the first run", "the second run"].map((what) => ({ what, select() {} }));
+  return {
+    paths: [{ name: "cuda", backend: backendOf(device, false), device, ...common, equalBits: true, runs }],
+    async reopen() {}, // the process has to end
+    unreached: () => [],
+    close: () => opened.close(),
+  };
+}
+
+/** Null where OPS_PATH asks for one of the CPU's paths. */
+export async function openCudaUnderTest(): Promise<CudaUnderTest | null> {
+  if ((process.env.OPS_PATH ?? "cuda") !== "cuda") return null;
+  return process.env.BUN_GRPO_CUDA === "real" ? openReal() : openEmulated();
+}
