@@ -1,0 +1,203 @@
+/**
+ * Builds the emulated CUDA libraries, and the ones that do nothing, into one folder of the cache named by the hash of
+ * sources, flags and compiler. Leaves out what the PTX engine compiles later: kernels.
+ */
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { cacheFolder } from "../../ffi/cpu/build.ts";
+import { assetPath } from "../../src/assets.ts";
+import { errorText, RunError } from "../../src/errors.ts";
+import { unpackRecordings } from "./recordings.ts";
+
+const common = [
+  "-std=c++20",
+  "-fPIC",
+  "-fvisibility=hidden",
+  "-ffp-contract=off", // the same bits from every compiler
+  "-fwrapv",
+  "-fno-strict-aliasing",
+  "-pthread",
+];
+
+/** One object: all of a folder's sources in one go where they are small, since headers take most of the time. */
+interface Unit {
+  readonly sources: readonly string[];
+  readonly flags: readonly string[];
+}
+
+interface Library {
+  readonly name: string;
+  readonly units: readonly Unit[];
+  /** Calls into the emulated driver. */
+  readonly needsDriver?: boolean;
+}
+
+const root = assetPath("test/emulator");
+
+function sourcesIn(folder: string): string[] {
+  return readdirSync(join(root, folder))
+    .filter((name) => name.endsWith(".cpp"))
+    .sort()
+    .map((name) => `${folder}/${name}`);
+}
+
+const together = (sources: readonly string[], optimisation = "-O1"): Unit => ({ sources, flags: [optimisation] });
+
+function libraries(): Library[] {
+  const product = together(["cublas/gemm.cpp"], "-O3");
+  return [
+    {
+      name: "libcuda.so.1",
+      units: [
+        together(sourcesIn("driver")),
+        ...["ptx", "runtime"].flatMap(sourcesIn).map((source) => together([source], "-O2")),
+      ],
+    },
+    {
+      name: "libcublas.so.13",
+      units: [product, together(["cublas/check.cpp", "cublas/cublas.cpp"])],
+      needsDriver: true,
+    },
+    {
+      name: "libcublasLt.so.13",
+      units: [product, together(["cublas/check.cpp", "cublas/cublaslt.cpp"])],
+      needsDriver: true,
+    },
+    { name: "libnvrtc.so.13", units: [together(sourcesIn("nvrtc"))] },
+    ...["libcuda.so.1", "libcublas.so.13", "libcublasLt.so.13", "libnvrtc.so.13"].map((name) => ({
+      name: `null/${name}`,
+      units: [together([`null/${/^lib(\w+)/.exec(name)?.[1]?.toLowerCase()}.cpp`])],
+    })),
+  ];
+}
+
+function findCompiler(): { command: string; version: string } {
+  const tried = [process.env.CXX, "c++", "g++", "clang++"].filter((name): name is string => !!name);
+  for (const command of tried) {
+    if (!Bun.which(command)) continue;
+    const result = Bun.spawnSync([command, "--version"]);
+    if (result.success) return { command, version: result.stdout.toString().split("\n")[0] ?? "" };
+  }
+  throw new RunError(
+    `the emulated GPU needs a C++20 compiler and none of ${tried.join(", ")} runs; install one or set CXX`,
+  );
+}
+
+async function compile(command: readonly string[]): Promise<void> {
+  const child = Bun.spawn([...command], { stdout: "ignore", stderr: "pipe" });
+  const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
+  if (code === 0) return;
+  const reason = stderr.split("\n").find((line) => /error|fatal|undefined/.test(line)) ?? stderr.trim();
+  throw new RunError(`the emulated GPU did not compile: ${command.join(" ")}: ${reason}`);
+}
+
+async function runAll(jobs: readonly (() => Promise<void>)[]): Promise<void> {
+  const queue = [...jobs];
+  const workers = Array.from({ length: Math.min(jobs.length, navigator.hardwareConcurrency) }, async () => {
+    for (let job = queue.shift(); job; job = queue.shift()) await job();
+  });
+  await Promise.all(workers);
+}
+
+export interface EmulatorBuild {
+  /** Holds libcuda.so.1, libcublas.so.13, libcublasLt.so.13, libnvrtc.so.13 and recordings/. */
+  readonly folder: string;
+  /** The same names, doing nothing: for measuring the host's part. */
+  readonly nullFolder: string;
+  /** Seconds the compiler took; 0 when the libraries were in the cache. */
+  readonly seconds: number;
+}
+
+/**
+ * The folder of the emulated libraries, built now unless it is cached.
+ *
+ * Two processes that start at once both build, each in a folder of its own; the second finds the first's in place.
+ *
+ * @throws RunError without a compiler, when compiling fails, or when the cache folder cannot be written.
+ */
+export async function buildEmulator(onBuild?: () => void): Promise<EmulatorBuild> {
+  const compiler = findCompiler();
+  const wanted = libraries();
+  const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler, common, wanted, process.arch]));
+  for (const name of ["engine.h", ...["driver", "ptx", "runtime", "cublas", "nvrtc", "null"].flatMap(allIn)])
+    hash.update(`${name}\0`).update(readFileSync(join(root, name)));
+  const cache = cacheFolder();
+  const folder = join(cache, `emulator-${hash.digest("hex").slice(0, 16)}`);
+  const start = performance.now();
+  const cached = existsSync(folder);
+  if (!cached) {
+    onBuild?.();
+    await buildInto(folder, cache, compiler.command, wanted);
+  }
+  unpackRecordings(join(folder, "recordings"));
+  return { folder, nullFolder: join(folder, "null"), seconds: cached ? 0 : (performance.now() - start) / 1000 };
+}
+
+function allIn(folder: string): string[] {
+  return readdirSync(join(root, folder))
+    .filter((name) => /\.(cpp|h)$/.test(name))
+    .sort()
+    .map((name) => `${folder}/${name}`);
+}
+
+async function buildInto(folder: string, cache: string, compiler: string, wanted: readonly Library[]): Promise<void> {
+  let build: string;
+  try {
+    mkdirSync(cache, { recursive: true });
+    build = mkdtempSync(join(cache, "build-"));
+  } catch (error) {
+    throw new RunError(`${cache}: cannot be written (${errorText(error)}); set BUN_GRPO_CACHE to a folder that can`);
+  }
+  try {
+    const result = join(build, "result");
+    mkdirSync(join(result, "null"), { recursive: true });
+    const objects = new Map<string, string>(); // by the unit's content: the product is in two libraries
+    const jobs: (() => Promise<void>)[] = [];
+    const objectOf = (unit: Unit): string => {
+      const key = JSON.stringify(unit);
+      const known = objects.get(key);
+      if (known) return known;
+      const object = join(build, `${objects.size}.o`);
+      const source = join(build, `${objects.size}.cpp`);
+      writeFileSync(source, unit.sources.map((name) => `#include "${join(root, name)}"\n`).join(""));
+      jobs.push(() => compile([compiler, ...common, ...unit.flags, "-c", source, "-o", object]));
+      objects.set(key, object);
+      return object;
+    };
+    const linked = wanted.map(({ units }) => units.map(objectOf));
+    await runAll(jobs);
+    for (const [i, { name, needsDriver }] of wanted.entries()) {
+      const soname = name.split("/").at(-1);
+      const driver = needsDriver ? [join(result, "libcuda.so.1"), "-Wl,-rpath,$ORIGIN"] : [];
+      const flags = ["-shared", "-pthread", `-Wl,-soname,${soname}`, "-Wl,-z,defs"];
+      await compile([compiler, ...flags, ...linked[i]!, ...driver, "-ldl", "-o", join(result, name)]);
+    }
+    try {
+      renameSync(result, folder);
+    } catch (error) {
+      if (!existsSync(folder)) throw error; // else another process was first
+    }
+  } finally {
+    rmSync(build, { recursive: true, force: true });
+  }
+}
+
+// `bun test/emulator/build.ts`: builds now what would be built at first use, and prints where it lies.
+if (import.meta.main) {
+  try {
+    const { folder } = await buildEmulator(() => process.stderr.write("compiling the emulated GPU (once)\n"));
+    process.stdout.write(`${folder}\n`);
+  } catch (error) {
+    process.stderr.write(`${errorText(error)}\n`);
+    process.exit(1);
+  }
+}

@@ -1,0 +1,133 @@
+/**
+ * Steers and reads the emulated driver from a test in the same process: order of threads, streams, checks, memory;
+ * reports, counters, live objects, calls. The library is the one that the device under test has loaded.
+ */
+import { join } from "node:path";
+import { textAt } from "../../ffi/bindings/native.ts";
+import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
+
+const signatures = {
+  emulator_set_order: "order:i32 seed:u64",
+  emulator_set_streams: "lazy:i32",
+  emulator_set_check: "check:i32",
+  emulator_set_perturb: "perturb:i32",
+  emulator_set_memory: "bytes:u64",
+  emulator_set_compute_capability: "capability:i32",
+  emulator_reports: "",
+  emulator_clear_reports: "",
+  emulator_counters: "",
+  emulator_clear_counters: "",
+  emulator_live: "",
+  emulator_launches: "",
+  emulator_calls: "",
+  emulator_reset: "",
+} as const;
+
+/** Orders in which the threads of a block take turns; all must give the same bits. */
+export const threadOrders = ["ascending", "descending", "far-ahead", "shuffled"] as const;
+export type ThreadOrder = (typeof threadOrders)[number];
+
+/** A fault, or an advisory finding such as bank conflicts. */
+export interface Report {
+  /** Stable word: "race", "out-of-bounds", "early-reuse", … */
+  readonly kind: string;
+  readonly kernel: string;
+  /** With kernel, block, thread and source line. */
+  readonly text: string;
+}
+
+/** What a kernel did since the counters were cleared, all its launches together. */
+export interface KernelCounters {
+  readonly kernel: string;
+  readonly launches: number;
+  readonly threads: number;
+  readonly instructions: number;
+  readonly integer: number;
+  readonly floating: number;
+  readonly fused: number;
+  readonly special: number;
+  readonly memory: number;
+  readonly barrier: number;
+  readonly warp: number;
+  readonly mma: number;
+  readonly ldmatrix: number;
+  readonly asyncCopy: number;
+  readonly control: number;
+  /** Of ordinary instructions: add and mul 1, fma 2, by thread. */
+  readonly flops: number;
+  /** Of mma: 2·M·N·K a warp. */
+  readonly mmaFlops: number;
+  /** 32-byte sectors of global memory asked for, and the least possible. */
+  readonly sectors: number;
+  readonly idealSectors: number;
+  /** Warp accesses to shared memory, and passes they take with bank conflicts. */
+  readonly sharedAccesses: number;
+  readonly sharedPasses: number;
+}
+
+export interface LiveObjects {
+  readonly allocations: number;
+  readonly bytes: number;
+  readonly pinned: number;
+  readonly streams: number;
+  readonly events: number;
+  readonly modules: number;
+  readonly graphs: number;
+  readonly executables: number;
+  readonly contexts: number;
+  readonly cublas?: number;
+  readonly cublasLt?: number;
+}
+
+export interface EmulatorControl {
+  setOrder(order: ThreadOrder, seed?: number): void;
+  /** Lazy: work runs only when something waits for it. */
+  setStreams(streams: "eager" | "lazy"): void;
+  setCheck(check: boolean): void;
+  /** Results of approximate instructions are off by 2⁻²². */
+  setPerturb(perturb: boolean): void;
+  setMemory(bytes: number): void;
+  /** Major × 10 + minor, before a device is opened. */
+  setComputeCapability(capability: number): void;
+  reports(): Report[];
+  clearReports(): void;
+  counters(): KernelCounters[];
+  /** Counters of kernels, launches and calls. */
+  clearCounters(): void;
+  live(): LiveObjects;
+  /** Kernels and library products that ran, by name; those replayed in a graph too. */
+  launches(): Record<string, number>;
+  /** Calls by exported symbol. */
+  calls(): Record<string, number>;
+  /** As if the process had just begun: all objects, reports and counts gone. */
+  reset(): void;
+}
+
+/** @param folder where buildEmulator put the libraries */
+export function openControl(folder: string): EmulatorControl {
+  const textual = [
+    "emulator_reports",
+    "emulator_counters",
+    "emulator_live",
+    "emulator_launches",
+    "emulator_calls",
+  ] as const;
+  const library = bindLibrary(join(folder, "libcuda.so.1"), signatures, textual, null);
+  const json = (name: (typeof textual)[number]) => JSON.parse(textAt(Number(library[name]())));
+  return {
+    setOrder: (order, seed = 1) => void library.emulator_set_order(threadOrders.indexOf(order), seed),
+    setStreams: (streams) => void library.emulator_set_streams(Number(streams === "lazy")),
+    setCheck: (check) => void library.emulator_set_check(Number(check)),
+    setPerturb: (perturb) => void library.emulator_set_perturb(Number(perturb)),
+    setMemory: (bytes) => void library.emulator_set_memory(bytes),
+    setComputeCapability: (capability) => void library.emulator_set_compute_capability(capability),
+    reports: () => json("emulator_reports"),
+    clearReports: () => void library.emulator_clear_reports(),
+    counters: () => json("emulator_counters"),
+    clearCounters: () => void library.emulator_clear_counters(),
+    live: () => json("emulator_live"),
+    launches: () => json("emulator_launches"),
+    calls: () => json("emulator_calls"),
+    reset: () => void library.emulator_reset(),
+  };
+}

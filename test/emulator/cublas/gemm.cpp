@@ -1,0 +1,214 @@
+// The product itself: operands packed to float32 panels, sums over k in order within pieces of 256, pieces in order. The
+// order is the same for every shape and thread, so a row's bits don't depend on what else is in the batch.
+#include "gemm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#define EVERY_VECTOR_WIDTH __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define EVERY_VECTOR_WIDTH
+#endif
+
+namespace emulator::blas {
+
+namespace {
+
+constexpr int64_t panel_m = 16, panel_n = 6, block_m = 128, block_n = 768, block_k = 256;
+typedef float Lanes __attribute__((vector_size(panel_m * sizeof(float))));
+
+float from_bits(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+uint32_t to_bits(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return bits;
+}
+
+float from_bf16(uint16_t bits) { return from_bits(uint32_t(bits) << 16); }
+
+uint16_t to_bf16(float value) {
+  const uint32_t bits = to_bits(value);
+  if (std::isnan(value)) return 0x7fff;
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float from_f16(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const float sign = bits & 0x8000 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa ? NAN : sign * INFINITY;
+  return sign * (exponent ? std::ldexp(float(mantissa | 1024), exponent - 25) : std::ldexp(float(mantissa), -24));
+}
+
+uint16_t to_f16(float value) {
+  const uint16_t sign = uint16_t(to_bits(value) >> 16 & 0x8000);
+  if (std::isnan(value)) return 0x7fff;
+  const float magnitude = std::fabs(value);
+  if (magnitude >= 65520.0f) return sign | 0x7c00;
+  if (magnitude < 0x1p-14f) return sign | uint16_t(std::nearbyint(magnitude * 0x1p24f));
+  int exponent;
+  const float fraction = std::frexp(magnitude, &exponent);  // [0.5, 1)
+  return sign | uint16_t(((exponent + 13) << 10) + int(std::nearbyint(fraction * 2048.0f)));
+}
+
+// Ties away from zero, as cvt.rna.tf32.
+float to_tf32(float value) { return std::isfinite(value) ? from_bits((to_bits(value) + 0x1000) & ~0x1fffu) : value; }
+
+float rounded(float value, Rounding rounding) {
+  switch (rounding) {
+    case Rounding::tf32: return to_tf32(value);
+    case Rounding::bf16: return from_bf16(to_bf16(value));
+    case Rounding::f16: return from_f16(to_f16(value));
+    case Rounding::none: break;
+  }
+  return value;
+}
+
+float load(const char* base, int type, int64_t index) {
+  if (type == f32) return reinterpret_cast<const float*>(base)[index];
+  const uint16_t bits = reinterpret_cast<const uint16_t*>(base)[index];
+  return type == bf16 ? from_bf16(bits) : from_f16(bits);
+}
+
+void store(char* base, int type, int64_t index, float value) {
+  if (type == f32)
+    reinterpret_cast<float*>(base)[index] = value;
+  else
+    reinterpret_cast<uint16_t*>(base)[index] = type == bf16 ? to_bf16(value) : to_f16(value);
+}
+
+// A matrix operand as the product walks it: element (i, p) for p along k.
+struct Operand {
+  const char* base;
+  int type;
+  int64_t step_i, step_p;
+  Rounding rounding;
+};
+
+// Rows i0.. of the operand, `width` of them a panel, as [panel][p][row]; rows past the end are zero.
+template <int64_t width, class Read>
+void pack_with(Read read, int64_t i0, int64_t rows, int64_t p0, int64_t depth, float* packed) {
+  for (int64_t panel = 0; panel < rows; panel += width) {
+    for (int64_t lane = 0; lane < width; lane++) {
+      float* to = packed + panel * depth + lane;
+      if (panel + lane < rows)
+        for (int64_t p = 0; p < depth; p++) to[p * width] = read(i0 + panel + lane, p0 + p);
+      else
+        for (int64_t p = 0; p < depth; p++) to[p * width] = 0;
+    }
+  }
+}
+
+template <int64_t width>
+void pack(const Operand& x, int64_t i0, int64_t rows, int64_t p0, int64_t depth, float* packed) {
+  const auto* floats = reinterpret_cast<const float*>(x.base);
+  const auto* shorts = reinterpret_cast<const uint16_t*>(x.base);
+  const auto at = [&](int64_t i, int64_t p) { return i * x.step_i + p * x.step_p; };
+  if (x.type == bf16)
+    pack_with<width>([&](int64_t i, int64_t p) { return from_bf16(shorts[at(i, p)]); }, i0, rows, p0, depth, packed);
+  else if (x.type == f32 && x.rounding == Rounding::none)
+    pack_with<width>([&](int64_t i, int64_t p) { return floats[at(i, p)]; }, i0, rows, p0, depth, packed);
+  else
+    pack_with<width>([&](int64_t i, int64_t p) { return rounded(load(x.base, x.type, at(i, p)), x.rounding); }, i0, rows,
+                     p0, depth, packed);
+}
+
+// sums (16 × 6, column-major with `leading`) += A panel · B panel
+EVERY_VECTOR_WIDTH
+void multiply_panel(const float* a, const float* b, int64_t depth, float* sums, int64_t leading) {
+  Lanes total[panel_n] = {};
+  for (int64_t p = 0; p < depth; p++) {
+    Lanes column;
+    memcpy(&column, a + p * panel_m, sizeof column);
+    for (int j = 0; j < panel_n; j++) total[j] += column * b[p * panel_n + j];
+  }
+  for (int j = 0; j < panel_n; j++) {
+    Lanes sum;
+    memcpy(&sum, sums + j * leading, sizeof sum);
+    sum += total[j];
+    memcpy(sums + j * leading, &sum, sizeof sum);
+  }
+}
+
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Rows [m0, m1) and columns [n0, n1) of one product of the batch.
+void compute_part(const Problem& problem, int64_t index, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  const auto base = [&](const Matrix& x) {
+    return reinterpret_cast<char*>(x.address) + index * x.stride * size_of(x.type);
+  };
+  const Matrix &a = problem.a, &b = problem.b, &c = problem.c, &d = problem.d;
+  const Operand left{base(a), a.type, problem.transpose_a ? a.leading : 1, problem.transpose_a ? 1 : a.leading,
+                     problem.rounding};
+  const Operand right{base(b), b.type, problem.transpose_b ? 1 : b.leading, problem.transpose_b ? b.leading : 1,
+                      problem.rounding};
+  const int64_t rows = m1 - m0, leading = round_up(rows, panel_m);
+  std::vector<float> sums, packed_a(block_m * block_k), packed_b(block_n * block_k);
+  for (int64_t j0 = n0; j0 < n1; j0 += block_n) {
+    const int64_t columns = std::min(block_n, n1 - j0);
+    sums.assign(size_t(leading * round_up(columns, panel_n)), 0.0f);
+    for (int64_t p0 = 0; p0 < problem.k; p0 += block_k) {
+      const int64_t depth = std::min(block_k, problem.k - p0);
+      pack<panel_n>(right, j0, columns, p0, depth, packed_b.data());
+      for (int64_t i0 = 0; i0 < rows; i0 += block_m) {
+        const int64_t height = std::min(block_m, rows - i0);
+        pack<panel_m>(left, m0 + i0, height, p0, depth, packed_a.data());
+        for (int64_t j = 0; j < columns; j += panel_n)
+          for (int64_t i = 0; i < height; i += panel_m)
+            multiply_panel(&packed_a[i * depth], &packed_b[j * depth], depth, &sums[j * leading + i0 + i], leading);
+      }
+    }
+    for (int64_t j = 0; j < columns; j++) {
+      for (int64_t i = 0; i < rows; i++) {
+        float value = problem.alpha * sums[j * leading + i];
+        if (problem.beta != 0) value += problem.beta * load(base(c), c.type, (j0 + j) * c.leading + m0 + i);
+        if (problem.bias) value += load(reinterpret_cast<char*>(problem.bias), problem.bias_type, m0 + i);
+        store(base(d), d.type, (j0 + j) * d.leading + m0 + i, value);
+      }
+    }
+  }
+}
+
+int thread_count() {
+  static const int count = [] {
+    const char* asked = getenv("EMULATOR_THREADS");
+    const int number = asked ? atoi(asked) : int(std::thread::hardware_concurrency());
+    return std::clamp(number, 1, 16);
+  }();
+  return count;
+}
+
+}  // namespace
+
+int size_of(int type) { return type == f32 ? 4 : type == bf16 || type == f16 ? 2 : 0; }
+
+void compute(const Problem& problem) {
+  const double work = double(problem.m) * double(problem.n) * double(problem.k);
+  const int threads = work < double(1 << 22) ? 1 : thread_count();
+  for (int64_t index = 0; index < problem.batch; index++) {
+    // The longer side is cut, at whole panels.
+    const bool by_rows = problem.m >= problem.n;
+    const int64_t length = by_rows ? problem.m : problem.n;
+    const int64_t piece = round_up((length + threads - 1) / threads, by_rows ? panel_m : panel_n);
+    const auto part = [&](int64_t from) {
+      const int64_t to = std::min(length, from + piece);
+      if (by_rows) compute_part(problem, index, from, to, 0, problem.n);
+      else compute_part(problem, index, 0, problem.m, from, to);
+    };
+    std::vector<std::thread> others;
+    for (int64_t from = piece; from < length; from += piece) others.emplace_back(part, from);
+    part(0);
+    for (std::thread& other : others) other.join();
+  }
+}
+
+}  // namespace emulator::blas
