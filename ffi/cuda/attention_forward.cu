@@ -3,8 +3,8 @@
 // passes over the keys that the tile sees. Float32 is in attention_forward_float32.cu.
 //
 // q, k and v are parts of one buffer: row stride ldq for all three, heads HEAD_DIM apart. Head sizes of up to 256; in
-// shared memory they are padded to a multiple of 16 with zeros. Two stages of keys and values: one is computed with while
-// the next is copied. Scores are scaled by `scale` · log₂ e within the one fma before 2^x.
+// shared memory they are padded to a multiple of 16 with zeros. There are two stages of keys and values: one is computed
+// with while the next is copied. Scores are scaled by `scale` · log₂ e in the one fma before 2^x.
 #include "attention_tiles.cuh"
 
 constexpr int PADDED = (HEAD_DIM + 15) / 16 * 16, CHUNKS = PADDED / 8, ROW_BYTES = PADDED * 2;
@@ -115,7 +115,10 @@ INLINE void weigh(State& state, const float (&s)[TILES][KEYS / 8][4], u32 values
 #pragma unroll
     for (int m = 0; m < TILES; m++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) a[m][i] = pack_bf16(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
+      for (int i = 0; i < 4; i++) {
+        const float* pair = s[m][2 * k + i / 2] + i % 2 * 2;
+        a[m][i] = pack_bf16(pair[0], pair[1]);
+      }
 #pragma unroll
     for (int n = 0; n < PADDED / 16; n++) {
       u32 b[4];
@@ -132,8 +135,10 @@ INLINE void weigh(State& state, const float (&s)[TILES][KEYS / 8][4], u32 values
 
 // The warp's rows of out, by way of `staging`, the shared rows that held its queries, so that 16 bytes are written at
 // once. `count`: rows that exist.
-INLINE void write_rows(bf16* out, i64 ldo, const State& state, const float (&inverse)[TILES][2], char* staging, int count) {
+INLINE void write_rows(bf16* out, i64 ldo, const State& state, const float (&inverse)[TILES][2], char* staging,
+                       int count) {
   const int lane = threadIdx.x % WARP;
+  __syncwarp();  // no lane reads queries any longer
 #pragma unroll
   for (int m = 0; m < TILES; m++)
 #pragma unroll
@@ -141,9 +146,10 @@ INLINE void write_rows(bf16* out, i64 ldo, const State& state, const float (&inv
 #pragma unroll
       for (int n = 0; n < PADDED / 8; n++) {
         const float f = inverse[m][half], *o = state.out[m][n] + 2 * half;
-        *(u32*)(staging + swizzled<CHUNKS>(m * 16 + half * 8 + lane / 4, n) + lane % 4 * 4) = pack_bf16(o[0] * f, o[1] * f);
+        char* chunk = staging + swizzled<CHUNKS>(m * 16 + half * 8 + lane / 4, n);
+        *(u32*)(chunk + lane % 4 * 4) = pack_bf16(o[0] * f, o[1] * f);
       }
-  __syncwarp();
+  __syncwarp();  // all of the warp's rows are there
   const bool wide = copyable(out, ldo);
   for (int i = lane; i < WARP_ROWS * CHUNKS; i += WARP) {
     const int row = i / CHUNKS, chunk = i % CHUNKS;
@@ -169,14 +175,15 @@ INLINE void write_rows(float* out, i64 ldo, const State& state, const float (&in
 #pragma unroll
         for (int e = 0; e < 2; e++) {
           const int column = n * 8 + lane % 4 * 2 + e;
-          if (row < count && column < HEAD_DIM) out[row * ldo + column] = state.out[m][n][2 * half + e] * inverse[m][half];
+          const float o = state.out[m][n][2 * half + e] * inverse[m][half];
+          if (row < count && column < HEAD_DIM) out[row * ldo + column] = o;
         }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* segments, int S, int H,
-                  int Hkv, i64 ldo, i64 ldq, float scale) {
+attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const bf16* v, const int* segments, int S,
+                  int H, int Hkv, i64 ldo, i64 ldq, float scale) {
   extern __shared__ __align__(128) char memory[];  // queries, then two stages of keys and values
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, head = blockIdx.x;
   QueryTile tile;

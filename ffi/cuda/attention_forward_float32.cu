@@ -1,9 +1,9 @@
-// Attention over packed segments in float32, without tensor cores (their TF32 has 10 bits of fraction): out (T, H, Dh) =,
-// lse (T, H) = (null: not wanted). As attention_forward.cu in all but the arithmetic: a thread computes ROWS / 16 rows by
-// KEYS / 8 scores, then as many rows by PADDED / 8 outputs, from shared memory by 128 bits.
+// Attention over packed segments in float32, without tensor cores (their TF32 has 10 bits of fraction): out (T, H, Dh)
+// =, lse (T, H) = (null: not wanted). As attention_forward.cu in all but the arithmetic: a thread computes ROWS / 16 rows
+// by KEYS / 8 scores, then as many rows by PADDED / 8 outputs, from shared memory by 128 bits.
 //
-// Head sizes of up to 256, padded to a multiple of 32 in shared memory. Keys and values have one buffer each: values are
-// copied while scores are computed, the next keys while values are weighed.
+// Head sizes of up to 256, padded to a multiple of 32 in shared memory. Keys and values have one buffer each: values
+// are copied while scores are computed, the next keys while values are weighed.
 #include "attention_tiles.cuh"
 
 constexpr int PADDED = (HEAD_DIM + 31) / 32 * 32, CHUNKS = PADDED / 4, ROW_BYTES = PADDED * 4;

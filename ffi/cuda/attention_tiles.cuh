@@ -32,8 +32,8 @@ INLINE bool find_tile(QueryTile& tile, const int* segments, int S, int index) {
   return false;
 }
 
-// Up to KEYS keys: rows row … row + count − 1. `first` is the place of the first in its own segment, or −KEYS or less in
-// the prefix, so that a row's own place says in both cases how many it sees.
+// Up to KEYS keys: rows row … row + count − 1. `first` is the place of the first in its own segment, or far below zero
+// in the prefix, so that a row's own place says in both cases how many it sees.
 struct KeyTile {
   int row, count, first;
 };
@@ -63,7 +63,7 @@ INLINE bool copyable(const T* p, i64 stride) {
   return HEAD_DIM * sizeof(T) % 16 == 0 && ((u64)p | (u64)stride * sizeof(T)) % 16 == 0;
 }
 
-// Issues copies of `count` of ROWS rows to swizzled shared rows of CHUNKS chunks: zeros beyond HEAD_DIM, and in the rows
+// Issues copies of `count` of ROWS rows to swizzled shared rows of CHUNKS chunks: zeros beyond HEAD_DIM, and in rows
 // that are missing. Not `wide`: element by element, complete at once.
 template <int ROWS, int CHUNKS, int THREADS, class T>
 INLINE void load_rows(char* shared, const T* rows, i64 stride, int count, bool wide) {

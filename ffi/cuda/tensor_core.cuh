@@ -43,6 +43,13 @@ INLINE void copy_async(u32 shared, const void* global, bool there) {
                : "memory");
 }
 
+// The same of 8 bytes.
+__device__ __forceinline__ void copy_async_8(unsigned shared, const void* global, bool there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared), "l"(__cvta_generic_to_global(global)),
+               "r"(there ? 8 : 0)
+               : "memory");
+}
+
 // Closes the group of copies issued since the last commit.
 INLINE void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -59,8 +66,9 @@ INLINE float exp2_approx(float x) {
   return r;
 }
 
-// Rows of CHUNKS 16-byte chunks in shared memory, without padding. Chunks are exchanged within a row (XOR) such that the
-// same chunk of 8 successive rows lies in 8 different groups of 4 banks, which is what ldmatrix and 128-bit access need.
+// Rows of CHUNKS 16-byte chunks in shared memory, without padding. Chunks are exchanged within a row (XOR) such that
+// the same chunk of 8 successive rows lies in 8 different groups of 4 banks: what ldmatrix and 128-bit access need.
+
 // What chunk numbers of a row are XORed with; the same for rows a multiple of 8 apart.
 template <int CHUNKS>
 INLINE int exchange(int row) {
