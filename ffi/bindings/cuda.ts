@@ -119,8 +119,8 @@ export interface Driver {
   readonly version: number;
   /** Where calls write their results; each reads it before the next writes. */
   readonly out: NativeBlock;
-  /** @throws NvidiaCallError with the driver's own name and text for the status */
-  check(call: DriverSymbol, status: number): void;
+  /** `subject`: what the call was about. @throws NvidiaCallError with the driver's own name and text for the status */
+  check(call: DriverSymbol, status: number, subject?: string): void;
 }
 
 /** "13.0" for 13000. */
@@ -147,10 +147,11 @@ export function openDriver(options: SearchOptions, trace: Trace | null = null): 
     const failed = calls[get](status, out.address);
     return failed === CUDA_SUCCESS ? textAt(out.u64()) : "";
   };
-  const check = (call: DriverSymbol, status: number) => {
+  const check = (call: DriverSymbol, status: number, subject?: string) => {
     if (status === CUDA_SUCCESS) return;
     const cure = sticky.has(status) ? stickyCure : (cures[status] ?? otherCure);
-    throw new NvidiaCallError(call, status, textOf("cuGetErrorName", status), textOf("cuGetErrorString", status), cure);
+    const what = subject === undefined ? call : `${call} (${subject})`;
+    throw new NvidiaCallError(what, status, textOf("cuGetErrorName", status), textOf("cuGetErrorString", status), cure);
   };
   check("cuInit", calls.cuInit(0));
   check("cuDriverGetVersion", calls.cuDriverGetVersion(out.address));

@@ -1,10 +1,17 @@
-// Sums over the rows of a matrix, in two stages and a fixed order.
+// Sums over the rows of a matrix, in two stages and a fixed order; and a bias put on every row.
 //   bias_backward     partial (gridDim.y, N) = the blocks' shares of the column sums of dy (M, N)
 //   add_column_sums   sum (N) += column sums of partial (blocks, N)
+//   add_bias          y (M, N) = bias (N) on every row; `accumulate`: y += bias
 #include "primitives.cuh"
 
 #ifndef DY_TYPE
 #define DY_TYPE float
+#endif
+#ifndef Y_TYPE
+#define Y_TYPE float
+#endif
+#ifndef BIAS_TYPE
+#define BIAS_TYPE float
 #endif
 
 constexpr int ROWS = 8;  // of threads; a warp is one row of units
@@ -47,4 +54,23 @@ extern "C" __global__ void __launch_bounds__(WARP* STRIPES)
   if (threadIdx.y > 0 || column >= N) return;
   for (int y = 1; y < STRIPES; y++) total += stripes[y][threadIdx.x];
   sum[column] += total;
+}
+
+// A block has WARP units of columns and every ROWS-th row, in strides of the grid.
+extern "C" __global__ void __launch_bounds__(WARP* ROWS)
+    add_bias(Y_TYPE* y, const BIAS_TYPE* bias, int M, int N, int ldy, int accumulate) {
+  constexpr int WIDTH = unit_elements<Y_TYPE, BIAS_TYPE>();
+  const int first = (blockIdx.x * WARP + threadIdx.x) * WIDTH, count = N - first;
+  if (count <= 0) return;
+  const Unit<WIDTH> b = load_unit<WIDTH>(bias + first, count, aligned<WIDTH>(bias + first));
+  for (i64 r = (i64)blockIdx.y * ROWS + threadIdx.y; r < M; r += gridDim.y * ROWS) {
+    Y_TYPE* to = y + r * ldy + first;
+    const bool vectors = aligned<WIDTH>(to);
+    Unit<WIDTH> u = b;
+    if (accumulate) {
+      u = load_unit<WIDTH>(to, count, vectors);
+      for (int j = 0; j < WIDTH; j++) u.at[j] += b.at[j];
+    }
+    store_unit(to, u, count, vectors);
+  }
 }

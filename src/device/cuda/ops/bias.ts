@@ -1,6 +1,9 @@
-/** Launches of ffi/cuda/bias.cu: column sums in two stages, for the gradients of biases and of norms' weights. */
+/**
+ * Launches of ffi/cuda/bias.cu: column sums in two stages, for the gradients of biases and of norms' weights; biases put on
+ * rows before a product is added to them.
+ */
 import { rowElements, type Tensor } from "../../../tensor/tensor.ts";
-import type { Ops, ScratchSizes } from "../../device.ts";
+import type { Ops, ScratchSizes, Weight } from "../../device.ts";
 import { ceilDiv, dim, require, unitElements } from "../operands.ts";
 import { type CudaLimits, type CudaRuntime, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
 
@@ -22,6 +25,17 @@ export const biasKernels = {
     parameters: "sum:ptr partial:ptr blocks:i32 N:i32",
     threads: WARP * STRIPES,
     variants: [{}],
+  },
+  addBias: {
+    file: "bias.cu",
+    name: "add_bias",
+    parameters: "y:ptr bias:ptr M:i32 N:i32 ldy:i32 accumulate:i32",
+    threads: WARP * ROWS,
+    variants: [
+      { Y_TYPE: "float", BIAS_TYPE: "float" },
+      { Y_TYPE: "float", BIAS_TYPE: "bf16" },
+      { Y_TYPE: "bf16", BIAS_TYPE: "bf16" },
+    ],
   },
 } as const satisfies Record<string, KernelDefinition>;
 
@@ -46,6 +60,15 @@ export const biasScratch: ScratchBound = (sizes: ScratchSizes, limits: CudaLimit
 export function addColumnSums(runtime: CudaRuntime, sum: number, partial: number, blocks: number, N: number): void {
   const kernel = runtime.kernel(biasKernels.addColumnSums, {});
   runtime.launch(kernel, [ceilDiv(N, WARP), 1, 1], [WARP, STRIPES, 1], 0, sum, partial, blocks, N);
+}
+
+/** y (M, N) = bias (N) on every row, or y += bias. */
+export function addBias(runtime: CudaRuntime, y: Tensor, bias: Weight, accumulate: boolean): void {
+  const [M, N] = [dim(y, 0), rowElements(y)];
+  const types = { Y_TYPE: macroType(y.dtype), BIAS_TYPE: macroType(bias.dtype) };
+  const grid = [ceilDiv(N, WARP * unitElements(y, bias)), Math.min(ceilDiv(M, ROWS), 1024), 1] as const;
+  const args = [y.address, bias.address, M, N, y.rowStride, accumulate ? 1 : 0];
+  runtime.launch(runtime.kernel(biasKernels.addBias, types), grid, [WARP, ROWS, 1], 0, ...args);
 }
 
 export function biasOps(runtime: CudaRuntime): Pick<Ops, "biasBackward"> {

@@ -1,0 +1,221 @@
+/**
+ * The CUDA device: the interface of device.ts on one NVIDIA GPU. This file opens the libraries and puts together what
+ * cuda/ holds: memory, transfers, kernels, products, recordings, and the ops on top of them.
+ */
+import { openCublas } from "../../ffi/bindings/cublas.ts";
+import { openDriver, versionText } from "../../ffi/bindings/cuda.ts";
+import { majorVersions, type Trace } from "../../ffi/bindings/nvidia-libraries.ts";
+import { openNvrtc } from "../../ffi/bindings/nvrtc.ts";
+import { InputError } from "../errors.ts";
+import { elementCount } from "../tensor/tensor.ts";
+import { kernelCompiler } from "./cuda/compile.ts";
+import { chooseGpu, type GpuFacts, listGpus, openGpu } from "./cuda/gpu.ts";
+import { openKernels } from "./cuda/kernels.ts";
+import { openMemory } from "./cuda/memory.ts";
+import { adamwKernels, adamwOps } from "./cuda/ops/adamw.ts";
+import {
+  attentionKernels,
+  attentionOps,
+  attentionScratch,
+  attentionScratchElements,
+  pageElements,
+} from "./cuda/ops/attention.ts";
+import { biasKernels, biasOps, biasScratch } from "./cuda/ops/bias.ts";
+import { embeddingKernels, embeddingOps } from "./cuda/ops/embedding.ts";
+import { flatKernels, flatOps, flatScratch } from "./cuda/ops/flat.ts";
+import { gluKernels, gluOps } from "./cuda/ops/glu.ts";
+import { lmHeadOps, lmHeadScratch } from "./cuda/ops/lm-head.ts";
+import { logSoftmaxKernels } from "./cuda/ops/log-softmax.ts";
+import { matmulOps, matmulScratch } from "./cuda/ops/matmul.ts";
+import { rmsnormKernels, rmsnormOps, rmsnormScratch } from "./cuda/ops/rmsnorm.ts";
+import { ropeKernels, ropeOps } from "./cuda/ops/rope.ts";
+import { sampleKernels, sampleOps, sampleScratch } from "./cuda/ops/sample.ts";
+import { openParameters, parameterScratchBytes } from "./cuda/parameters.ts";
+import { peakFlops } from "./cuda/peak.ts";
+import { openProducts, type Products, workspaceBytes } from "./cuda/products.ts";
+import { openRecordings } from "./cuda/recordings.ts";
+import type { CudaLimits, CudaRuntime, KernelDefinition } from "./cuda/runtime.ts";
+import { openTransfers } from "./cuda/transfers.ts";
+import type { Device, Ops, ScratchSizes } from "./device.ts";
+
+export interface CudaOptions {
+  /** "cuda", or "cuda:1" for the second GPU that the driver shows. */
+  readonly device?: string;
+  /** Counts calls and time per symbol and kernel; by default where $BUN_GRPO_TRACE is set. */
+  readonly trace?: boolean;
+  /** Looked in for the libraries before all other places. */
+  readonly libraryFolder?: string | null;
+  /** Called before kernels are compiled that are not in the cache. */
+  readonly onBuild?: () => void;
+}
+
+export interface CudaDevice extends Device {
+  readonly kind: "cuda";
+  readonly gpu: GpuFacts;
+  readonly runtime: CudaRuntime;
+}
+
+/** Logits of this many bytes make a product large enough to be worth reading the head's weights for. */
+const HEAD_BYTES = 256 * 2 ** 20;
+
+/** Every kernel of the device, for the checks that hold each against its source. */
+export const kernelDefinitions: readonly KernelDefinition[] = [
+  adamwKernels,
+  attentionKernels,
+  biasKernels,
+  embeddingKernels,
+  flatKernels,
+  gluKernels,
+  logSoftmaxKernels,
+  rmsnormKernels,
+  ropeKernels,
+  sampleKernels,
+].flatMap((kernels): KernelDefinition[] => Object.values(kernels));
+
+/** Every op of the interface: one that is missing is a type error. */
+function cudaOps(runtime: CudaRuntime, products: Products): Ops {
+  const matmul = matmulOps(runtime, products);
+  return {
+    ...matmul,
+    ...lmHeadOps(runtime, matmul),
+    ...adamwOps(runtime),
+    ...attentionOps(runtime),
+    ...biasOps(runtime),
+    ...embeddingOps(runtime),
+    ...flatOps(runtime),
+    ...gluOps(runtime),
+    ...rmsnormOps(runtime),
+    ...ropeOps(runtime),
+    ...sampleOps(runtime),
+  };
+}
+
+/** Bytes of each slot of scratch that ops of these sizes ask for at most. */
+function scratchSlots(sizes: ScratchSizes, limits: CudaLimits): [number, number, number] {
+  const bounds = [attentionScratch, biasScratch, flatScratch, rmsnormScratch, sampleScratch];
+  return [
+    Math.max(...bounds.map((bound) => bound(sizes, limits))),
+    Math.max(matmulScratch(sizes, limits), parameterScratchBytes),
+    lmHeadScratch(sizes, limits),
+  ];
+}
+
+/** Rows of a decode step that one recording serves: many buckets cost memory and recordings, few of them wasted rows. */
+export function decodeBucket(sequences: number): number {
+  for (const bucket of [1, 2, 4, 8]) if (sequences <= bucket) return bucket;
+  const step = sequences <= 64 ? 8 : sequences <= 128 ? 16 : 32;
+  return Math.ceil(sequences / step) * step;
+}
+
+/**
+ * Opens a GPU.
+ *
+ * @throws MissingLibraryError where the driver, cuBLAS or NVRTC is not there, InputError for a GPU that is not there or
+ *   too old, RunError where it cannot be used
+ */
+export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDevice> {
+  const trace: Trace | null = (options.trace ?? !!process.env.BUN_GRPO_TRACE) ? new Map() : null;
+  const kernelTrace: Trace | null = trace ? new Map() : null;
+  const search = { folder: options.libraryFolder ?? null };
+  const driver = openDriver(search, trace);
+  const facts = chooseGpu(listGpus(driver), options.device ?? "cuda");
+  // Libraries newer than the driver do not run on it.
+  const versions = majorVersions.filter((major) => major <= Math.floor(driver.version / 1000));
+  if (versions.length === 0)
+    throw new InputError(
+      `device cuda: the driver runs CUDA ${versionText(driver.version)}, and 12.0 is needed; update the driver`,
+    );
+  const cublas = openCublas(search, versions, trace);
+  const nvrtc = openNvrtc(search, versions, trace);
+
+  const gpu = openGpu(driver, facts);
+  const closers: (() => void)[] = [() => gpu.close()];
+  /** In reverse order of opening; all of them, whatever one of them meets. */
+  const close = () => {
+    let failure: unknown;
+    for (let closer = closers.pop(); closer; closer = closers.pop()) {
+      try {
+        closer();
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    if (failure !== undefined) throw failure;
+  };
+  try {
+    const memory = openMemory(gpu);
+    closers.push(() => memory.close());
+    const compiler = kernelCompiler(nvrtc, facts.limits.computeCapability, options.onBuild);
+    const kernels = openKernels(gpu, compiler, kernelTrace);
+    closers.push(() => kernels.close());
+    const products = openProducts(gpu, memory, cublas, kernels.timed);
+    closers.push(() => products.close());
+    const recordings = openRecordings(gpu);
+    closers.push(() => recordings.forget(""));
+
+    const { kernel, launch } = kernels;
+    const runtime: CudaRuntime = { limits: facts.limits, kernel, launch, scratch: memory.scratch };
+    const ops = cudaOps(runtime, products);
+    const transfers = openTransfers(gpu, memory);
+    const parameters = openParameters(gpu, memory, ops);
+    const version = versionText(driver.version);
+    const { multiprocessors, computeCapability } = facts.limits;
+    return {
+      kind: "cuda",
+      gpu: facts,
+      runtime,
+      description: `CUDA ${facts.name} (sm_${computeCapability}, ${multiprocessors} SMs), driver ${version}, cuBLAS ${cublas.version}`,
+      numericsKey: `cuda ${facts.name} sm_${computeCapability} driver ${version} cublas ${cublas.version} nvrtc ${nvrtc.version}`,
+      // cuBLAS chooses by the number of rows, so a row's bits may depend on the batch it is in.
+      exactlyOnPolicy: false,
+      ops,
+      headBytes: HEAD_BYTES,
+      peakFlops: () => peakFlops(facts),
+      traceLines: () => [...linesOf(kernelTrace), ...linesOf(trace)],
+      freeBytes: gpu.freeBytes,
+      heldBytes: memory.heldBytes,
+      allocate: memory.allocate,
+      allocateHost: memory.allocateHost,
+      upload: transfers.upload,
+      download: transfers.download,
+      read: transfers.read,
+      activationDType: (dtype) => dtype,
+      gradientDType: (dtype) => dtype,
+      decodeBucket,
+      parameterElements: elementCount,
+      pageElements,
+      attentionScratchElements,
+      scratchBytes: (sizes) =>
+        scratchSlots(sizes, facts.limits).reduce((a, b) => a + b, workspaceBytes(computeCapability)),
+      prepare(sizes) {
+        for (const [slot, bytes] of scratchSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
+      },
+      loadParameter: parameters.load,
+      saveParameter: parameters.save,
+      record: recordings.record,
+      async replay(key) {
+        kernels.timed("replay", () => recordings.replay(key));
+      },
+      forget: recordings.forget,
+      close,
+    };
+  } catch (error) {
+    try {
+      close();
+    } catch {
+      // why it cannot be opened is the news
+    }
+    throw error;
+  }
+}
+
+/** Calls and seconds, most first. */
+function linesOf(trace: Trace | null): string[] {
+  return [...(trace ?? [])]
+    .filter(([, { calls }]) => calls > 0)
+    .sort((a, b) => b[1].seconds - a[1].seconds)
+    .map(
+      ([name, { calls, seconds }]) =>
+        `${name.padEnd(30)} ${String(calls).padStart(10)} calls ${seconds.toFixed(3).padStart(10)} s`,
+    );
+}

@@ -1,0 +1,95 @@
+/**
+ * From a kernel's source to machine code for one architecture: NVRTC's options, the headers it may include, and the cache
+ * of what was compiled. The static checks of the kernels compile by the same options.
+ */
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { cacheFolder } from "../../../ffi/bindings/cpu.ts";
+import type { Compiled, Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
+import { assetPath } from "../../assets.ts";
+import { errorText, RunError } from "../../errors.ts";
+import type { Defines } from "./runtime.ts";
+
+/** What every kernel is compiled with; machine code for the GPU at hand, never PTX for the driver to compile. */
+export function compileOptions(computeCapability: number, defines: Defines): string[] {
+  return [
+    "-std=c++17",
+    "-lineinfo",
+    "-default-device",
+    `-arch=sm_${computeCapability}`,
+    ...Object.entries(defines)
+      .map(([name, value]) => `-D${name}=${value}`)
+      .sort(),
+  ];
+}
+
+export interface KernelSource {
+  readonly name: string;
+  readonly source: string;
+}
+
+export function kernelSource(name: string): KernelSource {
+  return { name, source: readFileSync(assetPath(join("ffi/cuda", name)), "utf8") };
+}
+
+/** Every header of ffi/cuda, so that NVRTC reads nothing from disk. */
+export function kernelHeaders(): KernelSource[] {
+  return readdirSync(assetPath("ffi/cuda"))
+    .filter((name) => name.endsWith(".cuh"))
+    .sort()
+    .map(kernelSource);
+}
+
+/** @throws NvidiaCallError with the compiler's log */
+export function compileKernel(
+  nvrtc: Nvrtc,
+  name: string,
+  headers: readonly KernelSource[],
+  options: readonly string[],
+): Compiled {
+  return nvrtc.compile({ ...kernelSource(name), headers, options });
+}
+
+export interface KernelCompiler {
+  /** The module of a source specialised by `defines`: from the cache, else compiled and put there. */
+  module(name: string, defines: Defines): Uint8Array<ArrayBuffer>;
+}
+
+/** Compiles for one GPU. `onBuild` is called before the first time that something is not in the cache. */
+export function kernelCompiler(nvrtc: Nvrtc, computeCapability: number, onBuild?: () => void): KernelCompiler {
+  const headers = kernelHeaders();
+  // Another compiler gives other machine code: an update in place changes size or time.
+  const { size, mtimeMs } = existsSync(nvrtc.path) ? statSync(nvrtc.path) : { size: 0, mtimeMs: 0 };
+  const compiler = [nvrtc.path, nvrtc.version, size, mtimeMs];
+  let told = false;
+  return {
+    module(name, defines) {
+      const options = compileOptions(computeCapability, defines);
+      const key = new Bun.CryptoHasher("sha256")
+        .update(JSON.stringify([compiler, options, kernelSource(name), headers]))
+        .digest("hex");
+      const file = join(cacheFolder(), `cuda-${key.slice(0, 24)}.cubin`);
+      if (existsSync(file)) return new Uint8Array(readFileSync(file));
+      if (!told) onBuild?.();
+      told = true;
+      const { cubin } = compileKernel(nvrtc, name, headers, options);
+      keep(file, cubin);
+      return cubin;
+    },
+  };
+}
+
+/** Written beside and renamed: two processes that compile at once both put an equal file there. */
+function keep(file: string, cubin: Uint8Array): void {
+  const beside = `${file}.${process.pid}`;
+  try {
+    mkdirSync(cacheFolder(), { recursive: true });
+    writeFileSync(beside, cubin);
+    renameSync(beside, file);
+  } catch (error) {
+    rmSync(beside, { force: true });
+    throw new RunError(
+      `${cacheFolder()}: cannot be written (${errorText(error)}); set BUN_GRPO_CACHE to a folder that can`,
+    );
+  }
+}

@@ -1,0 +1,188 @@
+/**
+ * One GPU, opened: its primary context made current, the one stream that everything is queued on, events, and the
+ * checked way to call the driver. Leaves out memory (memory.ts) and kernels (kernels.ts).
+ *
+ * One stream orders uploads, launches, products and reads as they are called, so that no op has to wait for another.
+ * Copies still overlap with what the host does meanwhile, which is where loading a model spends its time.
+ */
+import {
+  CU_EVENT_DISABLE_TIMING,
+  CU_STREAM_NON_BLOCKING,
+  CUDA_ERROR_NOT_READY,
+  CUDA_SUCCESS,
+  type Driver,
+  type DriverSymbol,
+  deviceAttribute,
+  isSticky,
+} from "../../../ffi/bindings/cuda.ts";
+import { textAt } from "../../../ffi/bindings/native.ts";
+import { InputError } from "../../errors.ts";
+import type { CudaLimits } from "./runtime.ts";
+
+/** The oldest GPUs whose tensor cores multiply bfloat16, and that copy to shared memory asynchronously. */
+export const LEAST_CAPABILITY = 80;
+
+/** What the driver says of a GPU, without opening it. */
+export interface GpuFacts {
+  readonly ordinal: number;
+  readonly name: string;
+  readonly limits: CudaLimits;
+  readonly totalBytes: number;
+  readonly clockKilohertz: number;
+}
+
+export interface Gpu extends GpuFacts {
+  readonly driver: Driver;
+  readonly stream: number;
+  /** A fault in a kernel has taken the context: nothing can be given back any more, and need not be. */
+  readonly lost: boolean;
+  /** Calls the driver. @throws NvidiaCallError */
+  call(symbol: DriverSymbol, ...args: number[]): void;
+  /** Throws for a status that is none of success; `subject` is what the call was about. */
+  check(symbol: DriverSymbol, status: number, subject?: string): void;
+  /** Calls it where its failure must not hide another one. */
+  release(symbol: DriverSymbol, ...args: number[]): void;
+  createEvent(): number;
+  /** Marks the work queued so far. */
+  mark(event: number): void;
+  /** Whether the marked work is done. @throws NvidiaCallError when it failed */
+  reached(event: number): boolean;
+  waitFor(event: number): void;
+  /** Waits for all that was queued. */
+  synchronize(): void;
+  /** While a sequence of launches is captured nothing else may be called. @throws Error */
+  outsideCapture(what: string): void;
+  capturing: boolean;
+  freeBytes(): number;
+  close(): void;
+}
+
+/** The GPUs that the driver shows. */
+export function listGpus(driver: Driver): GpuFacts[] {
+  const { calls, out, check } = driver;
+  check("cuDeviceGetCount", calls.cuDeviceGetCount(out.address));
+  return Array.from({ length: out.i32() }, (_, ordinal) => {
+    check("cuDeviceGet", calls.cuDeviceGet(out.address, ordinal));
+    const device = out.i32();
+    const attribute = (which: keyof typeof deviceAttribute): number => {
+      check("cuDeviceGetAttribute", calls.cuDeviceGetAttribute(out.address, deviceAttribute[which], device), which);
+      return out.i32();
+    };
+    check("cuDeviceGetName", calls.cuDeviceGetName(out.address + 64, 256, device));
+    const name = textAt(out.address + 64);
+    check("cuDeviceTotalMem_v2", calls.cuDeviceTotalMem_v2(out.address, device));
+    const totalBytes = out.u64();
+    const [major, minor] = [attribute("COMPUTE_CAPABILITY_MAJOR"), attribute("COMPUTE_CAPABILITY_MINOR")];
+    const limits = {
+      multiprocessors: attribute("MULTIPROCESSOR_COUNT"),
+      computeCapability: 10 * major + minor,
+      sharedMemory: attribute("MAX_SHARED_MEMORY_PER_BLOCK_OPTIN"),
+    };
+    return { ordinal, name, limits, totalBytes, clockKilohertz: attribute("CLOCK_RATE") };
+  });
+}
+
+/**
+ * The GPU that a `--device` setting names: "cuda" is the first one.
+ *
+ * @throws InputError for one that is not there or too old
+ */
+export function chooseGpu(gpus: readonly GpuFacts[], device: string): GpuFacts {
+  const ordinal = Number(device.split(":")[1] ?? 0);
+  const chosen = gpus[ordinal];
+  const list = gpus.map((gpu) => `cuda:${gpu.ordinal} ${gpu.name}`).join(", ");
+  if (!chosen)
+    throw new InputError(
+      `device ${device}: ${gpus.length === 0 ? "the driver shows no GPU; see nvidia-smi and CUDA_VISIBLE_DEVICES" : `there are ${list}; name one of them`}`,
+    );
+  const { name, limits } = chosen;
+  if (limits.computeCapability < LEAST_CAPABILITY)
+    throw new InputError(
+      `device ${device}: ${name} has compute capability ${capabilityText(limits.computeCapability)}, and 8.0 (Ampere) is needed; use --device cpu, or another GPU of ${list}`,
+    );
+  return chosen;
+}
+
+/** "9.0" for 90. */
+export function capabilityText(capability: number): string {
+  return `${Math.floor(capability / 10)}.${capability % 10}`;
+}
+
+/** Retains the GPU's primary context and makes it current on this thread. @throws NvidiaCallError */
+export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
+  const { calls, out } = driver;
+  let lost = false;
+  const check = (symbol: DriverSymbol, status: number, subject?: string) => {
+    if (status === CUDA_SUCCESS) return;
+    try {
+      driver.check(symbol, status, subject);
+    } catch (error) {
+      lost ||= isSticky(error);
+      throw error;
+    }
+  };
+  const call = (symbol: DriverSymbol, ...args: number[]) => check(symbol, calls[symbol](...args));
+  const release = (symbol: DriverSymbol, ...args: number[]) => {
+    const status = calls[symbol](...args);
+    if (!lost) check(symbol, status);
+  };
+
+  call("cuDeviceGet", out.address, facts.ordinal);
+  const device = out.i32();
+  call("cuDevicePrimaryCtxRetain", out.address, device);
+  const events: number[] = [];
+  let stream = 0;
+  const close = () => {
+    for (const event of events) release("cuEventDestroy_v2", event);
+    if (stream !== 0) release("cuStreamDestroy_v2", stream);
+    events.length = 0;
+    release("cuCtxSetCurrent", 0);
+    release("cuDevicePrimaryCtxRelease_v2", device);
+  };
+  try {
+    call("cuCtxSetCurrent", out.u64());
+    call("cuStreamCreate", out.address, CU_STREAM_NON_BLOCKING);
+    stream = out.u64();
+  } catch (error) {
+    lost = true; // whatever fails below would hide why
+    close();
+    throw error;
+  }
+
+  const gpu: Gpu = {
+    ...facts,
+    driver,
+    stream,
+    get lost() {
+      return lost;
+    },
+    capturing: false,
+    call,
+    check,
+    release,
+    createEvent() {
+      call("cuEventCreate", out.address, CU_EVENT_DISABLE_TIMING);
+      const event = out.u64();
+      events.push(event);
+      return event;
+    },
+    mark: (event) => call("cuEventRecord", event, stream),
+    reached(event) {
+      const status = calls.cuEventQuery(event);
+      if (status !== CUDA_ERROR_NOT_READY) check("cuEventQuery", status);
+      return status === CUDA_SUCCESS;
+    },
+    waitFor: (event) => call("cuEventSynchronize", event),
+    synchronize: () => call("cuStreamSynchronize", stream),
+    outsideCapture(what) {
+      if (gpu.capturing)
+        throw new Error(`${what} within a recorded sequence: only launches and products can be recorded`);
+    },
+    freeBytes() {
+      call("cuMemGetInfo_v2", out.address, out.address + 8);
+      return out.u64(0);
+    },
+    close,
+  };
+  return gpu;
+}

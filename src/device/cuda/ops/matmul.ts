@@ -1,0 +1,114 @@
+/**
+ * Products with a weight, in cuBLAS. It is column-major, so a row-major matrix is read as its transpose: y = x · wᵀ becomes
+ * yᵀ = w · xᵀ, with the strides of rows as leading dimensions.
+ *
+ * cuBLAS multiplies operands of one type: one that differs from its weight is converted first, into scratch. The result is
+ * of the operands' type or float32; what cuBLAS does not offer is computed in float32 scratch and converted at the end.
+ */
+import { bytesPerElement, type ComputeDType } from "../../../tensor/dtype.ts";
+import { type Tensor, tensor } from "../../../tensor/tensor.ts";
+import type { Ops, Weight } from "../../device.ts";
+import { dim, require } from "../operands.ts";
+import { type ColumnMajor, type Products, widelyAligned } from "../products.ts";
+import type { CudaRuntime, ScratchBound } from "../runtime.ts";
+import { addBias } from "./bias.ts";
+import { castRows } from "./flat.ts";
+
+type MatmulOp = "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight";
+
+/** Scratch (slot 1) for an operand that is converted: the gradient of the residual stream, or rows for the head. */
+export const matmulScratch: ScratchBound = ({ tokens, headRows, hiddenSize }) =>
+  4 * Math.max(tokens, headRows) * hiddenSize;
+
+function computeType({ name, dtype }: Tensor): ComputeDType {
+  require(dtype === "float32" || dtype === "bfloat16", `${name}: products do not take ${dtype}`);
+  return dtype as ComputeDType;
+}
+
+/** A row-major matrix as cuBLAS reads it. */
+function columnMajor(t: Tensor, transposed = false): ColumnMajor {
+  return { address: t.address, dtype: computeType(t), stride: Math.max(1, t.rowStride), transposed };
+}
+
+function matrixOf({ name, address, dtype, shape }: Weight): Tensor {
+  return tensor(name, address, dtype, shape);
+}
+
+function widely({ address, rowStride, dtype }: Tensor): boolean {
+  return widelyAligned(address, rowStride * bytesPerElement(dtype));
+}
+
+export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, MatmulOp> {
+  /** `t` as `dtype`: itself, or a copy in a slot of scratch. */
+  const as = (dtype: ComputeDType, t: Tensor, slot: 0 | 1 | 2): Tensor => {
+    if (t.dtype === dtype) return t;
+    const shape = [dim(t, 0), dim(t, 1)];
+    const copy = tensor(t.name, runtime.scratch(slot, dim(t, 0) * dim(t, 1) * bytesPerElement(dtype)), dtype, shape);
+    castRows(runtime, copy, t);
+    return copy;
+  };
+
+  /** Runs `work` on y, or on float32 scratch where cuBLAS cannot write y's type or would round it twice. */
+  const into = (y: Tensor, direct: boolean, accumulate: boolean, work: (y: Tensor) => void): void => {
+    if (direct) {
+      work(y);
+      return;
+    }
+    const shape = [dim(y, 0), dim(y, 1)];
+    const wide = tensor(y.name, runtime.scratch(0, 4 * dim(y, 0) * dim(y, 1)), "float32", shape);
+    if (accumulate) castRows(runtime, wide, y);
+    work(wide);
+    castRows(runtime, y, wide);
+  };
+
+  return {
+    matmulForward(y, x, w, bias, accumulate = false) {
+      const [m, n, k] = [dim(x, 0), dim(w, 0), dim(w, 1)];
+      const fits = dim(x, 1) === k && dim(y, 0) === m && dim(y, 1) === n;
+      require(fits, `${w.name}: ${y.shape} = ${x.shape} · ${w.shape}ᵀ`);
+      if (m === 0 || n === 0) return;
+      const left = as(w.dtype, x, 1);
+      const product = (to: Tensor, add: boolean) => {
+        const [a, b] = [columnMajor(matrixOf(w), true), columnMajor(left)];
+        return { m: n, n: m, k, a, b, c: columnMajor(to), accumulate: add };
+      };
+      const writes = y.dtype === "float32" || w.dtype === "bfloat16";
+      if (bias === null) {
+        into(y, writes, accumulate, (to) => products.multiply(product(to, accumulate)));
+        return;
+      }
+      // The epilogue adds a bias of the result's type, to operands whose every row is aligned.
+      const epilogue = bias.dtype === y.dtype && bias.address % 16 === 0 && k > 0;
+      const aligned = [y, left, matrixOf(w)].every(widely);
+      if (writes && epilogue && aligned && products.multiplyWithBias(product(y, accumulate), bias.address)) return;
+      // A bfloat16 result that holds its bias exactly is rounded once, at the end of the product.
+      const exact = y.dtype === "float32" || (bias.dtype === "bfloat16" && !accumulate);
+      into(y, writes && exact, accumulate, (to) => {
+        addBias(runtime, to, bias, accumulate);
+        products.multiply(product(to, true));
+      });
+    },
+    matmulBackwardInput(dx, dy, w, accumulate = false) {
+      const [m, n, k] = [dim(dy, 0), dim(w, 0), dim(w, 1)];
+      const fits = dim(dx, 0) === m && dim(dx, 1) === k && dim(dy, 1) === n;
+      require(fits, `${w.name}: ${dx.shape} = ${dy.shape} · ${w.shape}`);
+      if (m === 0 || k === 0) return;
+      const [a, b] = [columnMajor(matrixOf(w)), columnMajor(as(w.dtype, dy, 1))];
+      const writes = dx.dtype === "float32" || w.dtype === "bfloat16";
+      into(dx, writes, accumulate, (to) =>
+        products.multiply({ m: k, n: m, k: n, a, b, c: columnMajor(to), accumulate }),
+      );
+    },
+    matmulBackwardWeight(dw, dy, x, w) {
+      const [m, n, k] = [dim(dy, 0), dim(w, 0), dim(w, 1)];
+      const fits = dim(x, 0) === m && dim(x, 1) === k && dim(dy, 1) === n;
+      require(fits && dw.dtype === "float32", `${w.name}: ${w.shape} += ${dy.shape}ᵀ · ${x.shape}`);
+      if (m === 0 || n === 0 || k === 0) return;
+      // Two bfloat16 operands lose nothing by staying so.
+      const type = x.dtype === "bfloat16" && dy.dtype === "bfloat16" ? "bfloat16" : w.dtype;
+      const [a, b] = [columnMajor(as(type, x, 1)), columnMajor(as(type, dy, 2), true)];
+      const c = { address: dw.address, dtype: "float32", stride: k } as const;
+      products.multiply({ m: k, n, k: m, a, b, c, accumulate: true });
+    },
+  };
+}

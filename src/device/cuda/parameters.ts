@@ -1,0 +1,91 @@
+/**
+ * Parameters from and to row-major host memory, such as a mapped file: through two pinned pieces, so that the host fills
+ * or empties one while the GPU copies the other. Types are converted on the GPU.
+ */
+import { bytesAt } from "../../../ffi/bindings/libc.ts";
+import { bytesPerElement, type ComputeDType, type DType } from "../../tensor/dtype.ts";
+import { elementCount, tensor } from "../../tensor/tensor.ts";
+import type { DeviceMemory, Ops, Weight } from "../device.ts";
+import type { Gpu } from "./gpu.ts";
+import type { GpuMemory } from "./memory.ts";
+
+const PIECE_BYTES = 8 * 2 ** 20;
+/** The slot of scratch that holds a piece in the host's type. */
+const SLOT = 1;
+/** Scratch that both directions ask for at most. */
+export const parameterScratchBytes = PIECE_BYTES;
+
+export interface Parameters {
+  load(w: Weight, address: number, dtype: DType, from: number, count: number): void;
+  save(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
+}
+
+interface Piece {
+  readonly memory: DeviceMemory;
+  readonly bytes: Uint8Array;
+  readonly event: number;
+}
+
+export function openParameters(gpu: Gpu, memory: GpuMemory, ops: Pick<Ops, "cast">): Parameters {
+  const pieces: Piece[] = [];
+  /** One of the two pieces. */
+  const piece = (index: number): Piece => {
+    const place = index % 2;
+    if (!pieces[place]) {
+      const pinned = memory.allocateHost(PIECE_BYTES, "staging of parameters");
+      const bytes = new Uint8Array(bytesAt(pinned.address, PIECE_BYTES));
+      pieces[place] = { memory: pinned, bytes, event: gpu.createEvent() };
+    }
+    return pieces[place];
+  };
+
+  /** Parts of `elements` that fit a piece in either type: number, first element, elements. */
+  function* parts(elements: number, a: DType, b: DType): Generator<[part: number, at: number, n: number]> {
+    const most = PIECE_BYTES / Math.max(bytesPerElement(a), bytesPerElement(b));
+    for (let at = 0, part = 0; at < elements; at += most, part++) yield [part, at, Math.min(most, elements - at)];
+  }
+
+  const rowsOf = (w: Weight) => elementCount(w.shape.slice(1));
+
+  return {
+    load(w, address, dtype, from, count) {
+      gpu.outsideCapture(`${w.name}: loading`);
+      const [size, wSize, width] = [bytesPerElement(dtype), bytesPerElement(w.dtype), rowsOf(w)];
+      for (const [part, at, n] of parts(count * width, dtype, w.dtype)) {
+        const { memory: pinned, bytes, event } = piece(part);
+        gpu.waitFor(event); // the copy that read this piece before, of an earlier parameter too
+        bytes.set(new Uint8Array(bytesAt(address + at * size, n * size)));
+        const target = w.address + (from * width + at) * wSize;
+        const place = dtype === w.dtype ? target : memory.scratch(SLOT, n * size);
+        gpu.call("cuMemcpyHtoDAsync_v2", place, pinned.address, n * size, gpu.stream);
+        gpu.mark(event);
+        if (place !== target) ops.cast(tensor(w.name, target, w.dtype, [n]), tensor(w.name, place, dtype, [n]));
+      }
+    },
+    save(address, dtype, w, from, count) {
+      gpu.outsideCapture(`${w.name}: saving`);
+      const [size, wSize, width] = [bytesPerElement(dtype), bytesPerElement(w.dtype), rowsOf(w)];
+      const direct = memory.isPinned(address, count * width * size);
+      let empty: (() => void) | null = null;
+      for (const [part, at, n] of parts(count * width, dtype, w.dtype)) {
+        const source = w.address + (from * width + at) * wSize;
+        const place = dtype === w.dtype ? source : memory.scratch(SLOT, n * size);
+        if (place !== source) ops.cast(tensor(w.name, place, dtype, [n]), tensor(w.name, source, w.dtype, [n]));
+        if (direct) {
+          gpu.call("cuMemcpyDtoHAsync_v2", address + at * size, place, n * size, gpu.stream);
+          continue;
+        }
+        const { memory: pinned, bytes, event } = piece(part);
+        gpu.call("cuMemcpyDtoHAsync_v2", pinned.address, place, n * size, gpu.stream);
+        gpu.mark(event);
+        empty?.();
+        empty = () => {
+          gpu.waitFor(event);
+          new Uint8Array(bytesAt(address + at * size, n * size)).set(bytes.subarray(0, n * size));
+        };
+      }
+      empty?.();
+      if (direct) gpu.synchronize();
+    },
+  };
+}
