@@ -1,0 +1,56 @@
+/** Every kernel that the operations launch, collected from the operations' own tables, and what is compiled of them. */
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import type { Defines, KernelDefinition } from "../../../src/device/cuda/runtime.ts";
+
+/** What the static gates compile for; the recordings are of the first. */
+export const architectures = [80, 86, 89, 90, 100, 120] as const;
+export const recordedArchitecture = 80;
+
+function isDefinition(value: unknown): value is KernelDefinition {
+  const { file, name, parameters, threads, variants } = (value ?? {}) as Partial<KernelDefinition>;
+  const texts = [file, name, parameters].every((text) => typeof text === "string");
+  return texts && typeof threads === "number" && Array.isArray(variants);
+}
+
+/** From every exported table of src/device/cuda/ops, so that none can be forgotten. */
+export async function kernelDefinitions(): Promise<KernelDefinition[]> {
+  const folder = join(import.meta.dir, "../../../src/device/cuda/ops");
+  const found = new Map<string, KernelDefinition>();
+  for (const name of readdirSync(folder)
+    .filter((file) => file.endsWith(".ts"))
+    .sort()) {
+    const exported = Object.values((await import(join(folder, name))) as Record<string, unknown>);
+    const tables = exported.filter((value): value is object => typeof value === "object" && value !== null);
+    for (const value of [...exported, ...tables.flatMap((table) => Object.values(table))]) {
+      if (isDefinition(value)) found.set(`${value.file} ${value.name}`, value);
+    }
+  }
+  return [...found.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, definition]) => definition);
+}
+
+/** "X_TYPE=bf16 Y_TYPE=float", "-" for none. */
+export function definesText(defines: Defines): string {
+  const sorted = Object.entries(defines).map(([name, value]) => `${name}=${value}`);
+  return sorted.sort().join(" ") || "-";
+}
+
+/** A source with one set of macros: several kernels come out of one compilation. */
+export interface Unit {
+  readonly file: string;
+  readonly defines: Defines;
+  readonly kernels: readonly KernelDefinition[];
+}
+
+export function units(definitions: readonly KernelDefinition[]): Unit[] {
+  const found = new Map<string, { file: string; defines: Defines; kernels: KernelDefinition[] }>();
+  for (const definition of definitions) {
+    for (const defines of definition.variants) {
+      const key = `${definition.file} ${definesText(defines)}`;
+      const unit = found.get(key) ?? { file: definition.file, defines, kernels: [] };
+      found.set(key, unit);
+      unit.kernels.push(definition);
+    }
+  }
+  return [...found.entries()].sort(([a], [b]) => (a < b ? -1 : 1)).map(([, unit]) => unit);
+}

@@ -1,0 +1,44 @@
+/** What the bf16 attention became on sm_80: tensor-core products, matrix loads and asynchronous copies, as nvdisasm reads it. */
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
+import { compileKernel, compileOptions, kernelHeaders } from "../../../src/device/cuda/compile.ts";
+import { fetchProgram } from "./fetch-nvrtc.ts";
+import { definesText, kernelDefinitions, units } from "./kernels.ts";
+
+/** mma, ldmatrix, cp.async */
+const forward = ["HMMA.16816.F32.BF16", "LDSM", "LDGSTS"];
+const expected: Readonly<Record<string, readonly string[]>> = {
+  "attention_forward.cu": forward,
+  "attention_backward_bf16.cu": ["HMMA.16816.F32.BF16", "LDSM"],
+};
+
+export async function machineCodeFaults(nvrtc: Nvrtc): Promise<{ checks: number; faults: string[] }> {
+  const program = await fetchProgram("nvdisasm");
+  const folder = mkdtempSync(join(tmpdir(), "grpo-gates-"));
+  const faults: string[] = [];
+  let checks = 0;
+  try {
+    const all = units(await kernelDefinitions());
+    for (const [file, instructions] of Object.entries(expected)) {
+      const variants = all.filter((unit) => unit.file === file);
+      if (variants.length === 0) faults.push(`${file}: no kernel is launched from it`);
+      for (const unit of variants) {
+        const { cubin } = compileKernel(nvrtc, file, kernelHeaders(), compileOptions(80, unit.defines));
+        const path = join(folder, "kernel.cubin");
+        writeFileSync(path, cubin);
+        const { stdout, exitCode, stderr } = Bun.spawnSync([program, "-c", path]);
+        const text = stdout.toString();
+        for (const instruction of instructions) {
+          checks++;
+          if (exitCode !== 0) faults.push(`nvdisasm: ${stderr.toString().trim()}`);
+          else if (!text.includes(instruction)) faults.push(`${file} ${definesText(unit.defines)}: no ${instruction}`);
+        }
+      }
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+  return { checks: Math.max(checks, 1), faults };
+}

@@ -1,0 +1,93 @@
+/** What has to be recorded, and the recording of it: all variants of all kernels, the planted bugs, what else tests launch. */
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import type { Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
+import { compileOptions } from "../../../src/device/cuda/compile.ts";
+import { kernelDefinitions, recordedArchitecture, units } from "./kernels.ts";
+import { hashOf, type Recording, sourceOf } from "./recordings.ts";
+
+const root = join(import.meta.dir, "../../..");
+const plantedFolder = "test/emulator/planted/kernels";
+
+interface Wanted {
+  readonly source: string;
+  readonly options: readonly string[];
+}
+
+/** What must be recorded, whatever tests run. */
+export async function wantedRecordings(): Promise<Wanted[]> {
+  const launched = units(await kernelDefinitions()).map(({ file, defines }) => ({
+    source: file,
+    options: compileOptions(recordedArchitecture, defines),
+  }));
+  const planted = readdirSync(join(root, plantedFolder))
+    .filter((name) => name.endsWith(".cu"))
+    .sort()
+    .map((name) => ({ source: `${plantedFolder}/${name}`, options: compileOptions(recordedArchitecture, {}) }));
+  return [...launched, ...planted];
+}
+
+/** Those that the index lacks, in words. */
+export async function missingRecordings(recorded: readonly Recording[]): Promise<string[]> {
+  const hashes = new Set(recorded.map(({ hash }) => hash));
+  const wanted = await wantedRecordings();
+  return wanted
+    .filter(({ source, options }) => !hashes.has(hashOf(source, options) ?? ""))
+    .map(({ source, options }) => `${source} ${options.join(" ")}: not recorded; run \`bun run gates --update\``);
+}
+
+type Recorded = Recording & { readonly ptx: string };
+
+/** @param folder of the real libnvrtc, for the tests that record what they launch */
+export async function recordAll(nvrtc: Nvrtc, folder: string): Promise<Map<string, Recorded>> {
+  const found = new Map<string, Recorded>();
+  for (const { source, options } of await wantedRecordings()) {
+    const { source: text, headers } = sourceOf(source)!;
+    const { ptx } = nvrtc.compile({ name: basename(source), source: text, headers, options });
+    const hash = hashOf(source, options)!;
+    found.set(hash, { hash, source, options, ptx });
+  }
+  for (const recording of await recordedByTests(folder))
+    if (!found.has(recording.hash)) found.set(recording.hash, recording);
+  return found;
+}
+
+/** Test files that launch kernels on the emulated device, in mixtures of types and head sizes that no model has. */
+const launchingTests = ["test/ops", "test/cuda"];
+
+/** Runs the emulated tests with recording on: HASH.ptx with HASH.txt beside it, the source's name and an option a line. */
+async function recordedByTests(folder: string): Promise<Recorded[]> {
+  const target = mkdtempSync(join(tmpdir(), "grpo-recordings-"));
+  // An empty cache of compiled kernels, or what is in it would not be compiled and recorded again.
+  const cache = mkdtempSync(join(tmpdir(), "grpo-cache-"));
+  try {
+    const env = {
+      ...process.env,
+      EMULATOR_NVRTC: join(folder, "libnvrtc.so.13"),
+      EMULATOR_RECORD: target,
+      BUN_GRPO_CACHE: cache,
+    };
+    const child = Bun.spawn([process.execPath, "test", "--timeout", "600000", ...launchingTests], {
+      cwd: root,
+      env,
+      stdout: "ignore",
+      stderr: "inherit",
+    });
+    await child.exited;
+    return readdirSync(target)
+      .filter((name) => name.endsWith(".ptx"))
+      .flatMap((name) => {
+        const hash = basename(name, ".ptx");
+        const [source, ...options] = readFileSync(join(target, `${hash}.txt`), "utf8")
+          .trim()
+          .split("\n");
+        // Sources that a test makes up are its own affair: it must not need a recording.
+        if (hashOf(source!, options) !== hash) return [];
+        return [{ hash, source: source!, options, ptx: readFileSync(join(target, name), "utf8") }];
+      });
+  } finally {
+    rmSync(target, { recursive: true, force: true });
+    rmSync(cache, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * The static gates: everything NVIDIA's real compiler can say of the kernels without a GPU. Per kernel, variant and
+ * architecture: it compiles, nothing spills, registers and shared memory are those of resources.tsv, parameters and block
+ * size are those that TypeScript launches with. The recordings of PTX are up to date, the bf16 attention is made of
+ * tensor-core instructions, and the opcode vectors are PTX that the assembler takes.
+ *
+ *   bun test/cuda/gates/run.ts            checks
+ *   bun test/cuda/gates/run.ts --update   writes resources.tsv and the recordings anew, then checks
+ *
+ * Exit status 0, 1 where a check fails, 2 where the compiler cannot be fetched.
+ */
+import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
+import { errorText, InputError } from "../../../src/errors.ts";
+import { assembleVectors, vectorGroups } from "./assemble.ts";
+import { fetchNvrtc } from "./fetch-nvrtc.ts";
+import { architectures, kernelDefinitions, units } from "./kernels.ts";
+import { machineCodeFaults } from "./machine-code.ts";
+import { missingRecordings, recordAll } from "./record.ts";
+import { readIndex, recordingFaults, writeRecordings } from "./recordings.ts";
+import { differences, readTable, type Table, writeTable } from "./resources.ts";
+import { type Job, type Outcome, runJob } from "./unit.ts";
+
+/** Processes that compile at once. */
+const PROCESSES = Math.max(1, Math.min(4, navigator.hardwareConcurrency));
+
+/** Runs this file's jobs of one process: index, stride. Prints an outcome a line. */
+async function work(index: number, folder: string): Promise<void> {
+  const nvrtc = openNvrtc({ folder });
+  const jobs = await allJobs();
+  for (let i = index; i < jobs.length; i += PROCESSES) console.log(JSON.stringify(runJob(nvrtc, jobs[i]!)));
+}
+
+async function allJobs(): Promise<Job[]> {
+  const all = units(await kernelDefinitions());
+  return architectures.flatMap((architecture) => all.map((unit) => ({ unit, architecture })));
+}
+
+async function compileAll(folder: string): Promise<Outcome[]> {
+  const outputs = await Promise.all(
+    Array.from({ length: PROCESSES }, async (_, index) => {
+      const child = Bun.spawn([process.execPath, import.meta.path, "--worker", String(index), folder], {
+        stdout: "pipe",
+        stderr: "inherit",
+      });
+      const [text, code] = await Promise.all([new Response(child.stdout).text(), child.exited]);
+      if (code !== 0) throw new Error(`compiling ended with exit status ${code}`);
+      return text.trim().split("\n").filter(Boolean);
+    }),
+  );
+  return outputs.flat().map((line) => JSON.parse(line) as Outcome);
+}
+
+let passed = 0;
+let failed = 0;
+
+/** Prints a group's outcome; each fault on a line of its own. */
+function group(name: string, checks: number, faults: readonly string[]): void {
+  const wrong = Math.min(faults.length, checks);
+  passed += checks - wrong;
+  failed += Math.max(wrong, faults.length > 0 ? 1 : 0);
+  console.log(`${faults.length === 0 ? "ok    " : "FAILED"} ${name}: ${checks} checks`);
+  for (const fault of faults.slice(0, 20)) console.log(`         ${fault}`);
+  if (faults.length > 20) console.log(`         and ${faults.length - 20} more`);
+}
+
+async function main(update: boolean): Promise<void> {
+  const start = performance.now();
+  const folder = await fetchNvrtc();
+  const nvrtc = openNvrtc({ folder });
+  console.log(`NVRTC ${nvrtc.version}, ${nvrtc.path}`);
+  const outcomes = await compileAll(folder);
+  const compiled: Table = new Map(outcomes.flatMap(({ resources }) => resources));
+  if (update) {
+    writeTable(compiled);
+    writeRecordings(await recordAll(nvrtc, folder));
+  }
+  const faultsOf = (kind: keyof Outcome["faults"]) => outcomes.flatMap(({ faults }) => faults[kind]);
+  group("every kernel compiles", outcomes.length, faultsOf("compile"));
+  group("no spills, no stack without a reason", compiled.size, faultsOf("memory"));
+  group("parameters and block size are the launches'", compiled.size, faultsOf("signature"));
+  group("registers and memory are resources.tsv's", compiled.size, differences(readTable(), compiled));
+  const { checks, faults } = await machineCodeFaults(nvrtc);
+  group("bf16 attention in machine code", checks, faults);
+  group("opcode vectors are PTX", vectorGroups.length, assembleVectors(nvrtc));
+  const recorded = readIndex();
+  const missing = await missingRecordings(recorded);
+  group("recordings are up to date", recorded.length + missing.length, [...recordingFaults(recorded), ...missing]);
+  console.log(`${((performance.now() - start) / 1000).toFixed(0)} s`);
+  console.log(`${passed} passed, ${failed} failed`);
+  process.exitCode = failed === 0 ? 0 : 1;
+}
+
+if (import.meta.main) {
+  const [flag, index, folder] = process.argv.slice(2);
+  try {
+    if (flag === "--worker") await work(Number(index), folder!);
+    else await main(flag === "--update");
+  } catch (error) {
+    process.stderr.write(`${errorText(error)}\n`);
+    process.exit(error instanceof InputError ? 2 : 1);
+  }
+}
