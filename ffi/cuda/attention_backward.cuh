@@ -9,8 +9,8 @@
 // a prompt's few tiles of keys, and a block for each would work alone long after all others have ended. So the list of
 // query tiles of one key tile is cut into units of at most `chunk` tiles. A key tile of one unit is written at once; the
 // units of one that was cut leave float32 sums in slots, and attention_backward_sum adds them in order. The launch knows
-// T and S only: ceil(T / 64) + S tiles at most, and half as many slots (and 8). The least chunk of 16, 32, 64, … tiles
-// whose slots suffice is found on the device from the segment table; it depends on nothing else, nor do the bits.
+// T and S only: ceil(T / 64) + S tiles at most, ceil(T / 128) + 8 slots. The least chunk of 16, 32, 64, … tiles whose
+// slots suffice is found on the device from the segment table; it depends on nothing else, nor do the bits.
 #pragma once
 
 #include "primitives.cuh"

@@ -126,7 +126,7 @@ INLINE void make_work_list(int4* tiles, int4* units, int4* lists, const int* seg
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention_backward_prepare(float2* __restrict__ stats, int4* __restrict__ tiles, int4* __restrict__ units, int4* lists,
-                               const DOUT_TYPE* __restrict__ dout, const X_TYPE* __restrict__ out,
+                               const DOUT_TYPE* __restrict__ dout, const OUT_TYPE* __restrict__ out,
                                const float* __restrict__ lse, const int* __restrict__ segments, int S, int T, int H,
                                int Dh, int lddout, int ldout, int max_tiles, int max_slots) {
   __shared__ float2 block_stats[STAT_HEADS][STAT_ROWS + 1];
@@ -142,7 +142,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const int heads = min(STAT_HEADS, H - first_head);
     for (int h = 0; h < heads; h++) {
       const DOUT_TYPE* a = dout + (size_t)row * lddout + (first_head + h) * Dh;
-      const X_TYPE* b = out + (size_t)row * ldout + (first_head + h) * Dh;
+      const OUT_TYPE* b = out + (size_t)row * ldout + (first_head + h) * Dh;
       float sum = 0;
       for (int d = lane; d < Dh; d += WARP) sum += Products<X_TYPE>::operand(load(a + d)) * load(b + d);
       sum = lanes_reduce(sum, Add());

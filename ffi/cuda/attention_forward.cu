@@ -9,9 +9,11 @@
 
 constexpr int PADDED = (HEAD_DIM + 15) / 16 * 16, CHUNKS = PADDED / 8, ROW_BYTES = PADDED * 2;
 constexpr int THREADS = 128, WARPS = THREADS / WARP;
-// What fits registers: 16-row tiles per warp, keys per tile, and whether the fragments of the queries stay.
+// What fits registers: 16-row tiles per warp, keys per tile, and whether the fragments of the queries stay there rather
+// than being read again for every tile of keys.
 constexpr int TILES = PADDED <= 64 ? 2 : 1, KEYS = PADDED <= 128 ? 64 : 32;
-constexpr bool QUERIES_STAY = PADDED <= 128;
+constexpr bool QUERIES_STAY = TILES == 1 && PADDED <= 128;
+constexpr int STEPS = PADDED / 16;  // of a product over a head
 constexpr int ROWS = WARPS * TILES * 16, WARP_ROWS = TILES * 16;
 constexpr int QUERY_BYTES = ROWS * ROW_BYTES, KEY_BYTES = KEYS * ROW_BYTES, STAGE_BYTES = 2 * KEY_BYTES;
 
@@ -28,7 +30,7 @@ INLINE void load_queries(u32 (&a)[4], u32 rows, int tile, int k) {
 }
 
 // Scores of the warp's rows and all keys of a tile.
-INLINE void score(float (&s)[TILES][KEYS / 8][4], const u32 (&q)[TILES][PADDED / 16][4], u32 queries, u32 keys) {
+INLINE void score(float (&s)[TILES][KEYS / 8][4], const u32 (&q)[TILES][STEPS][4], u32 queries, u32 keys) {
   const int lane = threadIdx.x % WARP, row = lane / 16 * 8 + lane % 8;
 #pragma unroll
   for (int m = 0; m < TILES; m++)
@@ -37,7 +39,7 @@ INLINE void score(float (&s)[TILES][KEYS / 8][4], const u32 (&q)[TILES][PADDED /
 #pragma unroll
       for (int e = 0; e < 4; e++) s[m][n][e] = 0;
 #pragma unroll
-  for (int k = 0; k < PADDED / 16; k++) {
+  for (int k = 0; k < STEPS; k++) {
     u32 a[TILES][4];
 #pragma unroll
     for (int m = 0; m < TILES; m++) {
@@ -208,11 +210,11 @@ attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const b
   __syncthreads();
 
   char* own = memory + warp * WARP_ROWS * ROW_BYTES;
-  u32 queries[TILES][PADDED / 16][4];
+  u32 queries[TILES][STEPS][4];
 #pragma unroll
   for (int m = 0; m < TILES; m++)
 #pragma unroll
-    for (int i = 0; i < PADDED / 16; i++)
+    for (int i = 0; i < STEPS; i++)
       if (QUERIES_STAY) load_queries(queries[m][i], shared_address(own), m, i);
   State state;
 #pragma unroll

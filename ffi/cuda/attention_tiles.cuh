@@ -75,7 +75,7 @@ INLINE void load_rows(char* shared, const T* rows, i64 stride, int count, bool w
       const int i = threadIdx.x + step * THREADS, row = i / CHUNKS, chunk = i % CHUNKS;
       const bool there = row < count && chunk * PER < HEAD_DIM;
       if (ALL % THREADS == 0 || i < ALL)
-        copy_async(target + swizzled<CHUNKS>(row, chunk), rows + (there ? row * stride + chunk * PER : 0), there);
+        copy_async(target + swizzled<CHUNKS>(row, chunk), rows + (there ? row * (int)stride + chunk * PER : 0), there);
     }
   } else {
 #pragma unroll 1

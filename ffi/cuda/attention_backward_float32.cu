@@ -1,9 +1,9 @@
 // The gradient of attention in float32, without tensor cores (their TF32 keeps 10 bits of an operand's 23):
 //
-//   attention_backward_keys_f32     dk, dv =, or their sums in slots, of one unit of work and one key-value head
-//   attention_backward_queries_f32  dq = of one tile of queries and one head
+//   attention_backward_keys_float32     dk, dv =, or their sums in slots, of one unit of work and one key-value head
+//   attention_backward_queries_float32  dq = of one tile of queries and one head
 //
-// As attention_backward_bf16.cu: ROWS rows of two operands stay in shared memory (K and V, or Q and dO), STEP rows of the
+// As attention_backward.cu: ROWS rows of two operands stay in shared memory (K and V, or Q and dO), STEP rows of the
 // other two pass. A block takes ROWS of a tile's 64 rows. A thread computes scores of a few rows and columns, which go to
 // shared memory, and then the sums of a few rows and columns of the result.
 #include "attention_backward.cuh"
@@ -105,8 +105,8 @@ INLINE void write_rows(T* y, i64 ld, const Sums& sums, int count, int columns, f
 }
 
 // qkv and dout have row strides ldq and ldo; stats (H, T). A block is a unit, a head and a part of the tile.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_backward_keys_f32(DQKV_TYPE* __restrict__ dk, DQKV_TYPE* __restrict__ dv, float* __restrict__ slots,
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    attention_backward_keys_float32(DQKV_TYPE* __restrict__ dk, DQKV_TYPE* __restrict__ dv, float* __restrict__ slots,
                                 const DOUT_TYPE* __restrict__ dout, const float* __restrict__ q,
                                 const float* __restrict__ k, const float* __restrict__ v,
                                 const float2* __restrict__ stats, const int4* __restrict__ units,
@@ -168,8 +168,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_backward_queries_f32(DQKV_TYPE* __restrict__ dq, const DOUT_TYPE* __restrict__ dout,
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+    attention_backward_queries_float32(DQKV_TYPE* __restrict__ dq, const DOUT_TYPE* __restrict__ dout,
                                    const float* __restrict__ q, const float* __restrict__ k,
                                    const float* __restrict__ v, const float2* __restrict__ stats,
                                    const int4* __restrict__ tiles, const int* __restrict__ segments, int T, int H,

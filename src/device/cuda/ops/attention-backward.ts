@@ -1,0 +1,262 @@
+/**
+ * Launches of ffi/cuda/attention_backward*.cu: statistics of the rows and the work list, then the gradients of keys and
+ * values, then those of queries, then the sums of what was computed in parts. Everything in between is in scratch.
+ */
+import { InputError } from "../../../errors.ts";
+import { bytesPerElement } from "../../../tensor/dtype.ts";
+import type { Tensor } from "../../../tensor/tensor.ts";
+import type { AttentionShape, Ops } from "../../device.ts";
+import { ceilDiv, dim, require } from "../operands.ts";
+import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
+
+const LARGEST_HEAD = 256;
+/** Rows in a tile of keys or queries: TILE of attention_backward.cuh. */
+const TILE = 64;
+const THREADS = 128;
+const WIDE_THREADS = 256;
+/** Rows, and heads, whose statistics a block of attention_backward_prepare makes. */
+const STAT_BLOCK = 8;
+
+function variants(
+  types: readonly string[],
+  roles: readonly string[],
+  headDims: readonly number[] = [64, 128],
+): Defines[] {
+  const macros = (type: string) => Object.fromEntries(roles.map((role) => [role, type]));
+  if (headDims.length === 0) return types.map(macros);
+  return types.flatMap((type) => headDims.map((HEAD_DIM) => ({ HEAD_DIM, ...macros(type) })));
+}
+
+const keys =
+  "dk:ptr dv:ptr slots:ptr dout:ptr q:ptr k:ptr v:ptr stats:ptr units:ptr segments:ptr " +
+  "T:i32 H:i32 Hkv:i32 ldd:i32 ldo:i32 ldq:i32";
+const queries =
+  "dq:ptr dout:ptr q:ptr k:ptr v:ptr stats:ptr tiles:ptr segments:ptr T:i32 H:i32 Hkv:i32 ldd:i32 ldo:i32 ldq:i32";
+
+export const attentionBackwardKernels = {
+  prepare: {
+    file: "attention_backward_prepare.cu",
+    name: "attention_backward_prepare",
+    parameters:
+      "stats:ptr tiles:ptr units:ptr lists:ptr dout:ptr out:ptr lse:ptr segments:ptr " +
+      "S:i32 T:i32 H:i32 Dh:i32 lddout:i32 ldout:i32 max_tiles:i32 max_slots:i32",
+    threads: WIDE_THREADS,
+    variants: variants(["float", "bf16"], ["DOUT_TYPE", "OUT_TYPE", "X_TYPE"], []),
+  },
+  /** Launched where a model's head size is no multiple of 8, and for mixed types. */
+  pack: {
+    file: "attention_backward_pack.cu",
+    name: "attention_backward_pack",
+    parameters: "y:ptr x:ptr heads:i32 Dh:i32 Dp:i32 ldx:i32",
+    threads: WIDE_THREADS,
+    variants: variants(["float", "bf16"], ["X_TYPE"], []),
+  },
+  keys: {
+    file: "attention_backward.cu",
+    name: "attention_backward_keys",
+    parameters: `${keys} head_o:i32 head_q:i32 scale:f32`,
+    threads: THREADS,
+    variants: variants(["bf16"], ["DQKV_TYPE"]),
+  },
+  queries: {
+    file: "attention_backward.cu",
+    name: "attention_backward_queries",
+    parameters: `${queries} head_o:i32 head_q:i32 scale:f32`,
+    threads: THREADS,
+    variants: variants(["bf16"], ["DQKV_TYPE"]),
+  },
+  keysFloat32: {
+    file: "attention_backward_float32.cu",
+    name: "attention_backward_keys_float32",
+    parameters: `${keys} scale:f32`,
+    threads: THREADS,
+    variants: variants(["float"], ["DOUT_TYPE", "DQKV_TYPE"]),
+  },
+  queriesFloat32: {
+    file: "attention_backward_float32.cu",
+    name: "attention_backward_queries_float32",
+    parameters: `${queries} scale:f32`,
+    threads: THREADS,
+    variants: variants(["float"], ["DOUT_TYPE", "DQKV_TYPE"]),
+  },
+  sum: {
+    file: "attention_backward_sum.cu",
+    name: "attention_backward_sum",
+    parameters: "dk:ptr dv:ptr slots:ptr tiles:ptr segments:ptr Hkv:i32 Dh:i32 Dp:i32 ldd:i32",
+    threads: WIDE_THREADS,
+    variants: variants(["float", "bf16"], ["DQKV_TYPE"], []),
+  },
+} as const satisfies Record<string, KernelDefinition>;
+
+/** Sizes of the kernels' tiles, as the sources have them. */
+interface Tiling {
+  /** Head size, padded. */
+  readonly Dp: number;
+  /** Blocks that share a tile of keys, and one of queries. */
+  readonly keyParts: number;
+  readonly queryParts: number;
+  /** Bytes of shared memory. */
+  readonly keyBytes: number;
+  readonly queryBytes: number;
+}
+
+function tiling(bfloat16: boolean, headDim: number): Tiling {
+  if (!bfloat16) {
+    const Dp = ceilDiv(headDim, 16) * 16;
+    const rows = Dp <= 160 ? 32 : 16;
+    const bytes = 4 * (4 * rows * (Dp + 4) + 2 * rows * (rows + 8) + 2 * rows);
+    return { Dp, keyParts: TILE / rows, queryParts: TILE / rows, keyBytes: bytes, queryBytes: bytes };
+  }
+  const Dp = headDim <= 128 ? ceilDiv(headDim, 16) * 16 : ceilDiv(headDim, 32) * 32;
+  const step = Dp <= 64 ? 64 : Dp <= 128 ? 32 : 16;
+  const keyParts = Dp <= 128 ? 1 : 2;
+  const operands = 2 * Dp * (2 * TILE + 4 * step);
+  // At the end the same memory holds the sums: those of the queries from two warps where rows are shared.
+  const sums = (columns: number) => 4 * TILE * (columns + 8);
+  const shared = Dp > 64 && Dp <= 128 ? 2 : 1;
+  return {
+    Dp,
+    keyParts,
+    queryParts: 1,
+    keyBytes: Math.max(operands + 16 * step, sums(Dp / keyParts)),
+    queryBytes: Math.max(operands, shared * sums(Dp)),
+  };
+}
+
+/** Most tiles of T tokens in S segments, and slots for the sums of those that are computed in parts. */
+function workSizes(T: number, S: number): { tiles: number; slots: number } {
+  return { tiles: ceilDiv(T, TILE) + S, slots: ceilDiv(T, 2 * TILE) + 8 };
+}
+
+/** Bytes of each part of the scratch memory. `packed`: heads of operands that are copied to be read. */
+function scratchParts(T: number, S: number, packed: number, Dp: number, { heads, kvHeads }: AttentionShape) {
+  const { tiles, slots } = workSizes(T, S);
+  return {
+    stats: heads * T * 8,
+    tiles: tiles * 16,
+    units: (tiles + slots) * 32,
+    lists: S * 32,
+    packed: T * packed * Dp * 2,
+    slots: slots * kvHeads * 2 * TILE * Dp * 4,
+  };
+}
+
+const ALIGNMENT = 256;
+
+function total(parts: ReturnType<typeof scratchParts>): number {
+  return Object.values(parts).reduce((sum, bytes) => sum + ceilDiv(bytes, ALIGNMENT) * ALIGNMENT, 0);
+}
+
+/** No micro-batch has more segments than tokens. Operands of a model are packed only for their head size. */
+export const attentionBackwardScratch: ScratchBound = ({ tokens, attention }) => {
+  const packed = attention.headDim % 8 === 0 ? 0 : 2 * (attention.heads + attention.kvHeads);
+  return total(scratchParts(tokens, tokens, packed, tiling(true, attention.headDim).Dp, attention));
+};
+
+/** Floats a row of the planned scratch: prompts' sums lie in the device's own scratch, whose size T bounds. */
+export function attentionScratchElements(_: AttentionShape): number {
+  return 1;
+}
+
+/** An operand of the tensor-core kernels: address of its first head, distances of rows and of heads in elements. */
+interface Operand {
+  readonly address: number;
+  readonly ld: number;
+  readonly head: number;
+}
+
+/** Whether each head of each row can be copied 16 bytes at a time. */
+function copies(t: Tensor, headDim: number): boolean {
+  return t.dtype === "bfloat16" && headDim % 8 === 0 && t.rowStride % 8 === 0 && t.address % 16 === 0;
+}
+
+export function attentionBackwardOps(runtime: CudaRuntime): Pick<Ops, "attentionBackward"> {
+  return {
+    attentionBackward(dqkv, dout, qkv, out, lse, segments, _scratch, shape) {
+      const { heads, kvHeads, headDim, scale } = shape;
+      const [T, S] = [dim(qkv, 0), dim(segments, 0)];
+      checkOperands(dqkv, dout, qkv, out, lse, shape);
+      if (T === 0 || S === 0) return;
+      const bfloat16 = qkv.dtype === "bfloat16";
+      const { Dp, keyParts, queryParts, keyBytes, queryBytes } = tiling(bfloat16, headDim);
+      const { tiles, slots } = workSizes(T, S);
+      const [packQkv, packDout] = [bfloat16 && !copies(qkv, headDim), bfloat16 && !copies(dout, headDim)];
+      const packedHeads = (packQkv ? heads + 2 * kvHeads : 0) + (packDout ? heads : 0);
+      const parts = scratchParts(T, S, packedHeads, Dp, shape);
+      const at = addresses(runtime.scratch(0, total(parts)), parts);
+
+      const types = { DOUT_TYPE: macroType(dout.dtype), OUT_TYPE: macroType(out.dtype), X_TYPE: macroType(qkv.dtype) };
+      const blocks = 1 + ceilDiv(T, STAT_BLOCK) * ceilDiv(heads, STAT_BLOCK);
+      const lists = [at.stats, at.tiles, at.units, at.lists];
+      const inputs = [dout.address, out.address, lse.address, segments.address, S, T, heads, headDim];
+      const prepare = runtime.kernel(attentionBackwardKernels.prepare, types);
+      const strides = [dout.rowStride, out.rowStride, tiles, slots];
+      runtime.launch(prepare, [blocks, 1, 1], WIDE_THREADS, 0, ...lists, ...inputs, ...strides);
+
+      const pack = (x: Tensor, count: number, y: number): Operand => {
+        const kernel = runtime.kernel(attentionBackwardKernels.pack, { X_TYPE: macroType(x.dtype) });
+        runtime.launch(kernel, [T, 1, 1], WIDE_THREADS, 0, y, x.address, count, headDim, Dp, x.rowStride);
+        return { address: y, ld: count * Dp, head: Dp };
+      };
+      const direct = (x: Tensor): Operand => ({ address: x.address, ld: x.rowStride, head: headDim });
+      const x = packQkv ? pack(qkv, heads + 2 * kvHeads, at.packed) : direct(qkv);
+      const behind = at.packed + (packQkv ? T * (heads + 2 * kvHeads) * Dp * 2 : 0);
+      const dy = packDout ? pack(dout, heads, behind) : direct(dout);
+
+      const [dq, dk, dv] = headAddresses(dqkv, dqkv.address, headDim, shape);
+      const operands = [dy.address, ...headAddresses(qkv, x.address, x.head, shape)];
+      const sizes = [T, heads, kvHeads, dqkv.rowStride, dy.ld, x.ld];
+      const last = bfloat16 ? [dy.head, x.head, scale] : [scale];
+      const macros = { HEAD_DIM: headDim, DQKV_TYPE: macroType(dqkv.dtype) };
+      const defines = bfloat16 ? macros : { ...macros, DOUT_TYPE: types.DOUT_TYPE };
+      const { keys, queries, keysFloat32, queriesFloat32, sum } = attentionBackwardKernels;
+      const keyKernel = runtime.kernel(bfloat16 ? keys : keysFloat32, defines);
+      const keyArgs = [dk, dv, at.slots, ...operands, at.stats, at.units, segments.address, ...sizes, ...last];
+      runtime.launch(keyKernel, [tiles + slots, kvHeads, keyParts], THREADS, keyBytes, ...keyArgs);
+      const queryKernel = runtime.kernel(bfloat16 ? queries : queriesFloat32, defines);
+      const queryArgs = [dq, ...operands, at.stats, at.tiles, segments.address, ...sizes, ...last];
+      runtime.launch(queryKernel, [tiles, heads, queryParts], THREADS, queryBytes, ...queryArgs);
+      const sumKernel = runtime.kernel(sum, { DQKV_TYPE: macros.DQKV_TYPE });
+      const sumArgs = [dk, dv, at.slots, at.tiles, segments.address, kvHeads, headDim, Dp, dqkv.rowStride];
+      runtime.launch(sumKernel, [tiles, kvHeads, 2], WIDE_THREADS, 0, ...sumArgs);
+    },
+  };
+}
+
+function checkOperands(
+  dqkv: Tensor,
+  dout: Tensor,
+  qkv: Tensor,
+  out: Tensor,
+  lse: Tensor,
+  { heads, kvHeads, headDim }: AttentionShape,
+): void {
+  if (headDim > LARGEST_HEAD || headDim % 2 !== 0)
+    throw new InputError(
+      `head_dim ${headDim}: attention on CUDA takes even sizes up to ${LARGEST_HEAD}; use --device cpu for this model`,
+    );
+  const [T, width] = [dim(qkv, 0), (heads + 2 * kvHeads) * headDim];
+  require(heads % kvHeads === 0, `attention: ${heads} query heads for ${kvHeads} key heads`);
+  for (const t of [dqkv, qkv])
+    require(dim(t, 0) === T && dim(t, 1) === width, `${t.name}: ${t.shape} is not q, k and v of ${T} tokens`);
+  for (const t of [dout, out])
+    require(dim(t, 0) === T && dim(t, 1) === heads * headDim, `${t.name}: ${t.shape} for ${qkv.shape}`);
+  require(dim(lse, 0) === T && dim(lse, 1) === heads && lse.rowStride === heads, `${lse.name}: ${lse.shape}`);
+}
+
+/** Addresses of q, k and v in rows that begin at `address`, their heads `head` elements apart. */
+function headAddresses(t: Tensor, address: number, head: number, { heads, kvHeads }: AttentionShape) {
+  const bytes = head * bytesPerElement(t.dtype);
+  return [address, address + heads * bytes, address + (heads + kvHeads) * bytes] as const;
+}
+
+/** Where each part lies, one behind the other. */
+function addresses<Parts extends Record<string, number>>(start: number, parts: Parts): Record<keyof Parts, number> {
+  const found = {} as Record<keyof Parts, number>;
+  let next = start;
+  for (const name in parts) {
+    found[name] = next;
+    next += ceilDiv(parts[name] ?? 0, ALIGNMENT) * ALIGNMENT;
+  }
+  return found;
+}
