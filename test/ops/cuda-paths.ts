@@ -9,7 +9,7 @@ import type { KernelDefinition } from "../../src/device/cuda/runtime.ts";
 import { kernelDefinitions, openCudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import { buildEmulator } from "../emulator/build.ts";
-import { type EmulatorControl, openControl } from "../emulator/control.ts";
+import { openControl, type ThreadOrder } from "../emulator/control.ts";
 import { deviceArena } from "./arena.ts";
 import type { Backend, Path } from "./harness.ts";
 import { layoutsOf } from "./layout.ts";
@@ -17,7 +17,12 @@ import { layoutsOf } from "./layout.ts";
 /** Findings about speed, which tell nothing about results: odd strides and sizes are what the cases are for. */
 const advisory: readonly string[] = ["bank-conflict", "uncoalesced"];
 
-const orders = ["threads ascending", "threads descending", "one warp far ahead", "threads in a random order"];
+const orders: readonly (readonly [ThreadOrder, string])[] = [
+  ["ascending", "threads ascending"],
+  ["descending", "threads descending"],
+  ["far-ahead", "one warp far ahead"],
+  ["shuffled", "threads in a random order"],
+];
 
 export interface CudaUnderTest {
   readonly paths: readonly Path[];
@@ -35,18 +40,20 @@ function backendOf(device: () => Device, separate: boolean): Backend {
 }
 
 async function openEmulated(): Promise<CudaUnderTest> {
-  const libraryFolder = await buildEmulator();
-  const control: EmulatorControl = openControl(libraryFolder);
+  const { folder: libraryFolder } = await buildEmulator();
+  const control = openControl(libraryFolder);
   let opened = await openCudaDevice({ libraryFolder });
   const device = () => opened;
   const backend = backendOf(device, true);
+  const launched = new Set<string>();
   /** @throws Error with what the emulator found */
   const settle = () => {
+    for (const name of Object.keys(control.launches())) launched.add(name);
     const found = control.reports().filter(({ kind }) => !advisory.includes(kind));
     control.clearReports();
     if (found.length > 0) throw new Error(found.map(({ text }) => text).join("\n"));
   };
-  const run = (what: string, order: number, perturb: boolean) => ({
+  const run = (order: ThreadOrder, what: string, perturb: boolean) => ({
     what,
     select() {
       control.setOrder(order);
@@ -54,27 +61,22 @@ async function openEmulated(): Promise<CudaUnderTest> {
     },
     settle,
   });
+  const ordered = orders.map(([order, what]) => run(order, what, false));
+  const disturbed = [run("ascending", "disturbed results", true)];
   return {
     paths: [
-      { name: "cuda", backend, device, ...common, equalBits: true, runs: orders.map((what, i) => run(what, i, false)) },
-      {
-        name: "cuda disturbed",
-        backend,
-        device,
-        ...common,
-        equalBits: false,
-        runs: [run("disturbed results", 0, true)],
-      },
+      { name: "cuda", backend, device, ...common, equalBits: true, runs: ordered },
+      { name: "cuda disturbed", backend, device, ...common, equalBits: false, runs: disturbed },
     ],
     async reopen() {
       control.reset();
       opened = await openCudaDevice({ libraryFolder });
     },
-    unreached() {
-      const launches = control.launches();
-      return kernelDefinitions.filter(({ name }) => !launches[name]);
+    unreached: () => kernelDefinitions.filter(({ name }) => !launched.has(name)),
+    close() {
+      control.setPerturb(false);
+      opened.close();
     },
-    close: () => opened.close(),
   };
 }
 

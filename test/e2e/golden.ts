@@ -1,0 +1,181 @@
+/**
+ * What `grpo score` and `grpo update` are held against: test/golden's models with the numbers that transformers' models,
+ * TRL's own loss code and torch.optim.AdamW give (make_reference.py), and the tolerances of the project's numerics.
+ */
+import { expect } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
+import { score } from "../../src/cli/score.ts";
+import { configFor } from "../../src/config/load.ts";
+import type { UpdateConfig } from "../../src/config/schema.ts";
+import type { Device } from "../../src/device/device.ts";
+import { packedSizes } from "../../src/engine/inputs.ts";
+import { planSession } from "../../src/engine/session.ts";
+import { computeAdvantages } from "../../src/grpo/advantages.ts";
+import { type ScoredGroup, updateSettings, updateStep } from "../../src/grpo/policy-update.ts";
+import { runRecordedUpdate } from "../../src/grpo/recorded-update.ts";
+import { readRollouts } from "../../src/grpo/rollout-file.ts";
+import type { MetricsRecord } from "../../src/metrics/metrics-file.ts";
+import { differences, downloadTensors, norm, readTensors, type Tensors, worstRelative } from "./tensors.ts";
+
+export type Flags = Readonly<Record<string, string | number | boolean>>;
+
+export interface Expected {
+  readonly settings: Flags;
+  readonly logprobs: readonly (readonly number[])[];
+  readonly entropies: readonly (readonly number[])[];
+  readonly cases: Readonly<Record<string, ExpectedCase>>;
+}
+
+export interface ExpectedCase {
+  readonly config: Flags;
+  readonly advantages: readonly number[];
+  readonly loss: readonly number[];
+  readonly grad_norm: readonly number[];
+  readonly metrics_first_iteration: Readonly<Record<string, number>>;
+  /** Σ|w| of every tensor after the third step. */
+  readonly updated_abs_sum: Readonly<Record<string, number>>;
+}
+
+export const models = ["llama-tied", "qwen2-bias", "qwen3-qknorm"];
+export const folderOf = (model: string) => join(import.meta.dir, "../golden", model);
+export const expectedOf = (model: string): Expected =>
+  JSON.parse(readFileSync(join(folderOf(model), "expected.json"), "utf8")) as Expected;
+
+export const argvOf = (flags: Flags): string[] =>
+  Object.entries(flags).flatMap(([key, value]) => [`--${key}`, String(value)]);
+
+export function updateConfig(model: string, flags: Flags, outputDir: string): UpdateConfig {
+  const rollouts = join(folderOf(model), "rollouts.jsonl");
+  return configFor("update", argvOf({ model: folderOf(model), rollouts, output_dir: outputDir, ...flags })).config;
+}
+
+/** |got − want| within `relative` of want plus `absolute`. */
+export function expectClose(got: number, want: number, relative: number, absolute: number, what: string): void {
+  const allowed = relative * Math.abs(want) + absolute;
+  const verdict = Math.abs(got - want) <= allowed ? "close" : `${got}, expected ${want} ± ${allowed}`;
+  expect(`${what}: ${verdict}`).toBe(`${what}: close`);
+}
+
+/** How far the logprobs and entropies that `score` gives are from the reference: the worst, and the mean of logprobs. */
+export async function scoreApart(model: string, flags: Flags, output: string) {
+  const input = join(folderOf(model), "rollouts.jsonl");
+  await score.run(argvOf({ model: folderOf(model), input, output, ...flags }));
+  const lines = readFileSync(output, "utf8").trimEnd().split("\n");
+  const { logprobs, entropies } = expectedOf(model);
+  expect(lines.length).toBe(logprobs.length);
+  let [logprob, entropy, sum, count] = [0, 0, 0, 0];
+  for (const [i, line] of lines.entries()) {
+    const got = JSON.parse(line) as { logprobs: number[]; entropies: number[] };
+    expect([got.logprobs.length, got.entropies.length]).toEqual([logprobs[i]!.length, entropies[i]!.length]);
+    for (const [t, want] of logprobs[i]!.entries()) {
+      const apart = Math.abs(got.logprobs[t]! - want);
+      logprob = Math.max(logprob, apart);
+      sum += apart;
+      count++;
+      entropy = Math.max(entropy, Math.abs(got.entropies[t]! - entropies[i]![t]!));
+    }
+  }
+  return { logprob, entropy, mean: sum / count };
+}
+
+/** Runs `update` with a case's flags; what it logged, and its weights before and after. */
+async function runCase(model: string, name: string, flags: Flags, outputDir: string) {
+  const { settings, cases } = expectedOf(model);
+  const expected = cases[name]!;
+  const config = updateConfig(model, { ...settings, ...expected.config, ...flags }, outputDir);
+  const records: MetricsRecord[] = await runRecordedUpdate({
+    config,
+    folder: folderOf(model),
+    resume: null,
+    note: () => {},
+    onStep: () => {},
+  });
+  const before = readTensors(join(folderOf(model), "model.safetensors"));
+  const after = readTensors(join(outputDir, "model.safetensors"));
+  return { expected, records, before, after };
+}
+
+/** What a tensor moved by bounds how far its Σ|w| can be off where every weight is within the tolerance. */
+function expectAbsoluteSums(expected: ExpectedCase, before: Tensors, after: Tensors): void {
+  for (const [name, moved] of differences(after, before)) {
+    const sum = after.get(name)!.reduce((total, x) => total + Math.abs(x), 0);
+    const allowed = 2e-2 * norm(moved) * Math.sqrt(moved.length) + 1e-6 * sum;
+    expectClose(sum, expected.updated_abs_sum[name]!, 0, allowed, `Σ|${name}|`);
+  }
+}
+
+/** `update` with a case's flags gives the reference's losses, gradient norms, metrics and, where they are kept, weights. */
+export async function expectUpdate(model: string, name: string, flags: Flags, outputDir: string): Promise<void> {
+  const { expected, records, before, after } = await runCase(model, name, flags, outputDir);
+  expect(records.map((record) => record.step)).toEqual([1, 2, 3]);
+  for (const [i, record] of records.entries()) {
+    const [relative, lossSlack, normSlack] = i === 0 ? [1e-4, 1e-5, 1e-5] : [5e-3, 2e-4, 2e-3];
+    expectClose(Number(record.loss), expected.loss[i]!, relative, lossSlack, `loss of step ${i + 1}`);
+    expectClose(Number(record.grad_norm), expected.grad_norm[i]!, relative, normSlack, `norm of step ${i + 1}`);
+  }
+  for (const [metric, want] of Object.entries(expected.metrics_first_iteration))
+    expectClose(Number(records[0]![metric]), want, 0, 1e-3, metric);
+  expectAbsoluteSums(expected, before, after);
+  if (name !== "grpo" && name !== "dapo") return;
+  const reference = readTensors(join(folderOf(model), `updated-${name}.safetensors`));
+  const worst = worstRelative(differences(after, before), differences(reference, before));
+  expectClose(worst.error, 0, 0, 2e-2, `movement of ${worst.name}`);
+}
+
+/** The first step's gradients before clipping, and the advantages they come from. */
+export async function firstGradients(device: Device, model: string, name: string, flags: Flags) {
+  const { settings, cases } = expectedOf(model);
+  const config = updateConfig(model, { ...settings, ...cases[name]!.config, ...flags }, "unused");
+  const session = await planSession({
+    device,
+    folder: folderOf(model),
+    dtype: config.dtype,
+    packed: packedSizes(device, readModelConfig(folderOf(model)), 2048, 64),
+    training: true,
+    reference: null,
+    rollout: null,
+    positions: 64,
+  }).open();
+  try {
+    const recorded = await readRollouts(config.rollouts, { vocabSize: session.config.vocabSize });
+    const completions = recorded.flatMap((group) => group.completions);
+    const { advantages } = computeAdvantages({
+      rewards: completions.map((c) => c.reward),
+      groups: recorded.flatMap((group) => group.completions.map(() => group.group)),
+      scaleRewards: config.scaleRewards,
+    });
+    let at = 0;
+    const groups = recorded.map(
+      ({ promptIds, completions: of }): ScoredGroup => ({
+        promptIds,
+        completions: of.map((c) => ({
+          completionIds: c.completionIds,
+          finished: c.finished,
+          advantage: advantages[at++]!,
+          oldLogprobs: c.oldLogprobs ?? null,
+          refLogprobs: c.refLogprobs ?? null,
+          samplingLogprobs: c.samplingLogprobs ?? null,
+        })),
+      }),
+    );
+    const optimizer = session.optimizer!;
+    await updateStep(
+      { model: session.policy, activations: session.activations!, optimizer },
+      groups,
+      updateSettings(config),
+      0,
+    );
+    const gradients = downloadTensors(
+      device,
+      optimizer.parameters.map(({ weight, gradient }) => ({
+        name: weight.name,
+        weight: { ...weight, address: gradient.address, dtype: "float32" as const },
+      })),
+    );
+    return { gradients, advantages };
+  } finally {
+    session.close();
+  }
+}
