@@ -29,7 +29,7 @@ import { logSoftmaxKernels } from "./cuda/ops/log-softmax.ts";
 import { matmulOps, matmulScratch } from "./cuda/ops/matmul.ts";
 import { rmsnormKernels, rmsnormOps, rmsnormScratch } from "./cuda/ops/rmsnorm.ts";
 import { ropeKernels, ropeOps } from "./cuda/ops/rope.ts";
-import { sampleKernels, sampleOps, sampleScratch } from "./cuda/ops/sample.ts";
+import { sampleKernels, sampleOps } from "./cuda/ops/sample.ts";
 import { openParameters, parameterScratchBytes } from "./cuda/parameters.ts";
 import { peakFlops } from "./cuda/peak.ts";
 import { openProducts, type Products, workspaceBytes } from "./cuda/products.ts";
@@ -92,7 +92,7 @@ function cudaOps(runtime: CudaRuntime, products: Products): Ops {
 
 /** Bytes of each slot of scratch that ops of these sizes ask for at most. */
 function scratchSlots(sizes: ScratchSizes, limits: CudaLimits): [number, number, number] {
-  const bounds = [attentionScratch, biasScratch, flatScratch, rmsnormScratch, sampleScratch];
+  const bounds = [attentionScratch, biasScratch, flatScratch, rmsnormScratch];
   return [
     Math.max(...bounds.map((bound) => bound(sizes, limits))),
     Math.max(matmulScratch(sizes, limits), parameterScratchBytes),
