@@ -73,7 +73,7 @@ export function findings(machine: Machine): Finding[] {
     ...kernelFindings(machine),
     ...pathFindings(machine),
     ...computeFindings(machine),
-    cudaFinding(machine),
+    ...cudaFindings(machine),
     diskFinding(machine),
     bundledFinding(machine),
   ];
@@ -168,8 +168,28 @@ function selfCheckFinding(path: string, { samples, fromPortable, fromExact, tole
   );
 }
 
-function cudaFinding({ cuda }: Machine): Finding {
-  return "device" in cuda ? ok("CUDA", cuda.device) : { topic: "CUDA", status: "note", text: cuda.none };
+/** "what; where; cure" as a finding: all but the first is what can be done about it. */
+function absence(topic: string, { missing }: { readonly missing: string }): Finding {
+  const [text = "", ...rest] = missing.split("; ");
+  return note(topic, text, rest.join("; "));
+}
+
+/** Without a driver the libraries are of no use, so that they are missing is not worth a line. */
+function cudaFindings({ cuda }: Machine): Finding[] {
+  const { driver, gpus, cublas, nvrtc } = cuda;
+  const libraries = Object.entries({ cuBLAS: cublas, NVRTC: nvrtc }).flatMap(([topic, library]) => {
+    if (!("missing" in library)) return [ok(topic, `${library.version}, ${library.path}`)];
+    return "missing" in driver ? [] : [absence(topic, library)];
+  });
+  if ("missing" in driver) return [absence("CUDA", driver), ...libraries];
+  const devices = gpus.map(({ name, computeCapability, totalBytes, usable }, i) => {
+    const text = `${name}, compute capability ${computeCapability}, ${size(totalBytes)}`;
+    if (usable) return ok(`cuda:${i}`, text);
+    return note(`cuda:${i}`, text, "8.0 (Ampere) is needed: it will not be used");
+  });
+  const none =
+    gpus.length > 0 ? [] : [note("cuda:0", "the driver shows no GPU", "see nvidia-smi and CUDA_VISIBLE_DEVICES")];
+  return [ok("CUDA", `the driver runs CUDA ${driver.version}, ${driver.path}`), ...devices, ...none, ...libraries];
 }
 
 function diskFinding({ folder }: Machine): Finding {

@@ -7,8 +7,8 @@ import { availableParallelism, cpus, release, totalmem } from "node:os";
 import { type BuildResult, buildKernels, cacheFolder } from "../../ffi/bindings/cpu.ts";
 import { assetPath } from "../assets.ts";
 import { type CpuDevice, openCpuDevice, provenPaths } from "../device/cpu.ts";
+import { type CudaSurvey, surveyCuda } from "../device/cuda/survey.ts";
 import type { DeviceMemory, Weight } from "../device/device.ts";
-import { openDevice } from "../device/open.ts";
 import { availableBytes } from "../engine/memory.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
 import { bfloat16ToNumber, bytesPerElement, type ComputeDType, numberToBfloat16 } from "../tensor/dtype.ts";
@@ -38,8 +38,7 @@ export interface Machine {
   readonly forcedPath: string | null;
   /** Null without kernels, or where the path that was asked for is not there. */
   readonly compute: Compute | { readonly failure: string } | null;
-  /** What a CUDA device calls itself, or why there is none. */
-  readonly cuda: { readonly device: string } | { readonly none: string };
+  readonly cuda: CudaSurvey;
   readonly folder: { readonly path: string; readonly free: number; readonly writable: boolean };
   readonly bundled: { readonly model: boolean; readonly problems: boolean };
 }
@@ -83,7 +82,7 @@ export async function examine(note: (text: string) => void): Promise<Machine> {
     kernels,
     forcedPath: process.env.BUN_GRPO_CPU_PATH || null,
     ...("failure" in kernels ? withoutKernels : await withKernels(kernels.library)),
-    cuda: await findCuda(),
+    cuda: surveyCuda(),
     folder: folderOf(process.cwd()),
     bundled: {
       model: existsSync(assetPath("data/model/config.json")),
@@ -121,13 +120,6 @@ async function attempt<T extends object>(work: () => Promise<T>): Promise<T | { 
     if (error instanceof RunError || error instanceof InputError) return { failure: errorText(error) };
     throw error;
   }
-}
-
-async function findCuda(): Promise<Machine["cuda"]> {
-  const device = await attempt(() => openDevice({ device: "cuda" }));
-  if (!("failure" in device)) return { device: device.description };
-  // "device: why; what to do": here nothing has to be done.
-  return { none: device.failure.replace(/^device: /, "").replace(/;.*/, "") };
 }
 
 function folderOf(path: string): Machine["folder"] {

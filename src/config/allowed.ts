@@ -65,7 +65,7 @@ function isWhole(type: z.ZodNumber): boolean {
 /** What a setting allows, in words: "a whole number ≥ 1", "one of cpu, cuda", … */
 export function allowed(setting: z.ZodType): string {
   const { type, nullable } = unwrap(setting);
-  return describe(type) + (nullable ? ", or null" : "");
+  return (setting.meta()?.allowed ?? describe(type)) + (nullable ? ", or null" : "");
 }
 
 function describe(type: z.ZodType): string {

@@ -13,13 +13,13 @@ import { chooseGpu, type GpuFacts, listGpus, openGpu } from "./cuda/gpu.ts";
 import { openKernels } from "./cuda/kernels.ts";
 import { openMemory } from "./cuda/memory.ts";
 import { adamwKernels, adamwOps } from "./cuda/ops/adamw.ts";
+import { attentionKernels, attentionOps, attentionScratch, pageElements } from "./cuda/ops/attention.ts";
 import {
-  attentionKernels,
-  attentionOps,
-  attentionScratch,
+  attentionBackwardKernels,
+  attentionBackwardOps,
+  attentionBackwardScratch,
   attentionScratchElements,
-  pageElements,
-} from "./cuda/ops/attention.ts";
+} from "./cuda/ops/attention-backward.ts";
 import { biasKernels, biasOps, biasScratch } from "./cuda/ops/bias.ts";
 import { embeddingKernels, embeddingOps } from "./cuda/ops/embedding.ts";
 import { flatKernels, flatOps, flatScratch } from "./cuda/ops/flat.ts";
@@ -62,6 +62,7 @@ const HEAD_BYTES = 256 * 2 ** 20;
 export const kernelDefinitions: readonly KernelDefinition[] = [
   adamwKernels,
   attentionKernels,
+  attentionBackwardKernels,
   biasKernels,
   embeddingKernels,
   flatKernels,
@@ -80,6 +81,7 @@ function cudaOps(runtime: CudaRuntime, products: Products): Ops {
     ...lmHeadOps(runtime, matmul),
     ...adamwOps(runtime),
     ...attentionOps(runtime),
+    ...attentionBackwardOps(runtime),
     ...biasOps(runtime),
     ...embeddingOps(runtime),
     ...flatOps(runtime),
@@ -92,7 +94,7 @@ function cudaOps(runtime: CudaRuntime, products: Products): Ops {
 
 /** Bytes of each slot of scratch that ops of these sizes ask for at most. */
 function scratchSlots(sizes: ScratchSizes, limits: CudaLimits): [number, number, number] {
-  const bounds = [attentionScratch, biasScratch, flatScratch, rmsnormScratch];
+  const bounds = [attentionScratch, attentionBackwardScratch, biasScratch, flatScratch, rmsnormScratch];
   return [
     Math.max(...bounds.map((bound) => bound(sizes, limits))),
     Math.max(matmulScratch(sizes, limits), parameterScratchBytes),

@@ -7,17 +7,14 @@ import type { ActivationSizes } from "../model/activations.ts";
 import { promptSlotsFor, type RolloutLimits } from "../rollout/buffers.ts";
 
 export interface EngineSettings {
-  readonly device: "auto" | "cpu" | "cuda";
+  /** auto, cpu, cuda or cuda:N */
+  readonly device: string;
   readonly threads: number | null;
 }
 
-/** Opens the device of a run; says so when its kernels are compiled first. */
-export function openRunDevice(settings: EngineSettings, note: (text: string) => void): Promise<Device> {
-  return openDevice({
-    device: settings.device,
-    threads: settings.threads,
-    onBuild: () => note("compiling the CPU kernels for this machine (once; about half a minute)"),
-  });
+/** Opens the device of a run; says so when its kernels are compiled first, or when it is not the one hoped for. */
+export function openRunDevice({ device, threads }: EngineSettings, note: (text: string) => void): Promise<Device> {
+  return openDevice({ device, threads, note });
 }
 
 /** The folder that a model setting names, the model downloaded when it is a hub id. */

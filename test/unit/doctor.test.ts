@@ -26,7 +26,12 @@ const sound: Machine = {
     ...{ path: "avx2", threads: 8, peakGflops: 512, readGigabytes: 33.3 },
     selfCheck: { samples: 64, fromPortable: 1e-7, fromExact: 2e-7, tolerance: 2 ** -18, passed: true },
   },
-  cuda: { none: "this version computes on the CPU alone" },
+  cuda: {
+    driver: { missing: "libcuda.so.1: not found; looked in here, there; install NVIDIA's driver" },
+    gpus: [],
+    cublas: { missing: "libcublas.so.13 or libcublas.so.12: not found; looked in here; install it" },
+    nvrtc: { missing: "libnvrtc.so.13 or libnvrtc.so.12: not found; looked in here; install it" },
+  },
   folder: { path: "/run", free: 100 * GiB, writable: true },
   bundled: { model: true, problems: true },
 };
@@ -52,7 +57,7 @@ describe("a sound machine", () => {
       "33.3 GB/s",
     ])
       expect(text).toContain(part);
-    for (const part of ["avx2, 8 threads", "64 elements of a product", "100.0 GiB free in /run", "CPU alone"])
+    for (const part of ["avx2, 8 threads", "64 elements of a product", "100.0 GiB free in /run", "libcuda.so.1"])
       expect(text).toContain(part);
     expect(text).toEndWith("\nTraining can run here.");
   });
@@ -183,17 +188,49 @@ describe("what training can do without", () => {
     ["disk", { folder: { path: "/run", free: GiB * 9, writable: false } }, "/run cannot be written"],
     ["bundled", { bundled: { model: false, problems: true } }, "data/model is not there"],
     ["bundled", { bundled: { model: false, problems: false } }, "data/model and data/problems are not there"],
-    ["CUDA", { cuda: { none: "no driver" } }, "no driver"],
   ] as const)("%s", (topic, machine, text) => {
     expect(finding(machine, topic)).toMatchObject({ status: "note", text });
     expect(missing(machine)).toEqual([]);
   });
+});
 
-  test("a CUDA device is named", () =>
-    expect(finding({ cuda: { device: "CUDA, some GPU" } }, "CUDA")).toMatchObject({
+describe("CUDA", () => {
+  const path = "/usr/lib/libcuda.so.1";
+  const gpu = { name: "Some GPU", computeCapability: "9.0", totalBytes: 80 * GiB, usable: true };
+  const cuda: Machine["cuda"] = {
+    driver: { version: "13.0", path },
+    gpus: [gpu, { ...gpu, name: "Old GPU", computeCapability: "7.5", usable: false }],
+    cublas: { version: "13.1.0", path: "/lib/libcublas.so.13" },
+    nvrtc: { version: "13.0", path: "/lib/libnvrtc.so.13" },
+  };
+
+  test("driver, GPUs and libraries, each with version and path", () => {
+    expect(finding({ cuda }, "CUDA")).toMatchObject({ status: "ok", text: `the driver runs CUDA 13.0, ${path}` });
+    expect(finding({ cuda }, "cuda:0")).toMatchObject({
       status: "ok",
-      text: "CUDA, some GPU",
-    }));
+      text: "Some GPU, compute capability 9.0, 80.0 GiB",
+    });
+    expect(finding({ cuda }, "cuda:1")).toMatchObject({ status: "note", cure: expect.stringContaining("8.0") });
+    expect(finding({ cuda }, "cuBLAS")).toMatchObject({ status: "ok", text: "13.1.0, /lib/libcublas.so.13" });
+    expect(finding({ cuda }, "NVRTC")).toMatchObject({ status: "ok", text: "13.0, /lib/libnvrtc.so.13" });
+    expect(missing({ cuda })).toEqual([]);
+  });
+
+  test("without a driver: what was looked for, where, and the cure; training can do without", () => {
+    expect(finding({}, "CUDA")).toEqual({
+      ...{ topic: "CUDA", status: "note", text: "libcuda.so.1: not found" },
+      cure: "looked in here, there; install NVIDIA's driver",
+    });
+    const topics = findings(sound).map(({ topic }) => topic);
+    expect(topics).not.toContain("cuBLAS");
+    expect(missing({})).toEqual([]);
+  });
+
+  test("a driver without a library, and one without a GPU", () => {
+    const without = { ...cuda, gpus: [], nvrtc: sound.cuda.nvrtc };
+    expect(finding({ cuda: without }, "NVRTC")).toMatchObject({ status: "note", cure: "looked in here; install it" });
+    expect(finding({ cuda: without }, "cuda:0").text).toBe("the driver shows no GPU");
+  });
 });
 
 const device = await openCpuDevice({ threads: 1 });
@@ -283,7 +320,7 @@ describe("the command", () => {
     rmSync(cache, { recursive: true });
     expect({ err, code }).toEqual({ err: "", code: 1 });
     expect(out).toMatch(/MISSING {2}kernels .*cannot be loaded.*\n +→ delete it to have it rebuilt\n/);
-    expect(out).not.toContain("path");
+    expect(out).not.toMatch(/^\w+ +path /m);
   }, 120_000);
 
   test("refuses an unknown flag", async () => {

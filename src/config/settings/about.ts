@@ -5,6 +5,8 @@ declare module "zod" {
   interface GlobalMeta {
     /** Stands for the value in `--help`, e.g. FOLDER; left out, it follows from the type. */
     placeholder?: string;
+    /** What the setting allows, in words; left out, it follows from the type. */
+    allowed?: string;
   }
 }
 

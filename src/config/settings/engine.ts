@@ -15,9 +15,16 @@ export const engineSettings = {
       ),
     ),
   device: z
-    .enum(["auto", "cpu", "cuda"])
+    .string()
+    .regex(/^(auto|cpu|cuda(:\d{1,3})?)$/)
     .default("auto")
-    .meta(about("Where to compute. auto: CUDA where there is a usable GPU, else the CPU.")),
+    .meta({
+      ...about(
+        "Where to compute. auto: CUDA where there is a usable GPU, else the CPU. cuda:1 is the second GPU.",
+        "auto|cpu|cuda|cuda:N",
+      ),
+      allowed: "one of auto, cpu, cuda, cuda:N",
+    }),
   dtype: z
     .enum(["float32", "bfloat16"])
     .nullable()
