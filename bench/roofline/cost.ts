@@ -11,6 +11,8 @@ export interface Cost {
   readonly flops: number;
   /** On tensor cores: cuBLAS's products, or our own `mma.sync`. */
   readonly unit: "cublas" | "mma" | "float32";
+  /** Bytes that kernels of our own move, where a product moves the rest. */
+  readonly own?: number;
 }
 
 /** What the costs of attention need beside shapes: how long the sequences are. */
@@ -103,13 +105,16 @@ export const costs: Costs = {
   gluForward: (_, y, x) => memory(bytesOf(y) + bytesOf(x), 6 * elementCount(y.shape)),
   gluBackward: (_, dx, dy, x) => memory(bytesOf(dx) + bytesOf(dy) + bytesOf(x), 14 * elementCount(dy.shape)),
   // The logits are written and read: what a head that keeps them in registers would save is no kernel of ours.
-  lmHeadForward: (_, _logprob, _entropy, _lse, logits, hidden, w) =>
-    product(rowsOf(hidden), w, bytesOf(hidden) + weightBytes(w) + 2 * bytesOf(logits)),
+  lmHeadForward: (_, _logprob, _entropy, _lse, logits, hidden, w) => ({
+    ...product(rowsOf(hidden), w, bytesOf(hidden) + weightBytes(w) + 2 * bytesOf(logits)),
+    own: bytesOf(logits),
+  }),
   lmHeadBackward: (_, dhidden, dw, logits, _dlogprob, _dentropy, hidden, w) => {
     const one = product(rowsOf(hidden), w, 0);
     const dlogits = elementCount(logits.shape) * bytesPerElement(w.dtype);
     const bytes = bytesOf(hidden) * 2 + 2 * weightBytes(w) + 2 * bytesOf(logits) + 3 * dlogits;
-    return { ...one, flops: 3 * one.flops, bytes: bytes + bytesOf(dhidden) + 2 * bytesOf(dw) };
+    const own = bytesOf(logits) + dlogits;
+    return { ...one, flops: 3 * one.flops, bytes: bytes + bytesOf(dhidden) + 2 * bytesOf(dw), own };
   },
   sample: (_, ids, _logprob, _sampling, logits) =>
     memory(2 * rowsOf(ids) * (logits.shape[1] ?? 1) * 4, 6 * rowsOf(ids) * (logits.shape[1] ?? 1)),

@@ -1,0 +1,147 @@
+/**
+ * From counts to times: the bound of an op on a GPU, and what its kernels' own instructions allow of it. A model, not a
+ * measurement: every unit is taken as fully overlapped with the others, caches as holding what they can.
+ */
+import type { Ops } from "../../src/device/device.ts";
+import type { Work } from "./counting-device.ts";
+import type { Gpu } from "./machines.ts";
+import { launchGap } from "./machines.ts";
+import type { Phase } from "./phases.ts";
+
+/**
+ * What an op's kernels executed under the emulated driver, by thread unless said otherwise, for each unit of its cost
+ * (cost.ts): a byte, or a floating-point operation for attention.
+ */
+export interface KernelCounts {
+  readonly unit: "byte" | "flop";
+  /** Kernels and products that a call launches. */
+  readonly launches: number;
+  readonly instructions: number;
+  readonly integer: number;
+  readonly floating: number;
+  readonly special: number;
+  /** Floating-point operations of `mma` instructions. */
+  readonly mmaFlops: number;
+  /** Bytes of 32-byte sectors that warps asked for. */
+  readonly sectorBytes: number;
+  /** Passes of warps over shared memory. */
+  readonly sharedPasses: number;
+}
+
+export type CountsTable = Readonly<Partial<Record<keyof Ops, KernelCounts>>>;
+
+export interface OpTime {
+  readonly op: keyof Ops;
+  readonly calls: number;
+  readonly bytes: number;
+  readonly flops: number;
+  /** Seconds that the least bytes and operations take, and which of the two it is. */
+  readonly bound: number;
+  readonly by: "memory" | "compute";
+  /** Seconds that the kernels' own instructions take at least; the bound itself for products alone. */
+  readonly allowed: number;
+  /** What those seconds are spent on. */
+  readonly limit: string;
+}
+
+function peak(unit: Work["unit"], gpu: Gpu): number {
+  // mma.sync is our choice, not the machine's limit: the bound is what the tensor cores do at most.
+  return unit === "float32" ? gpu.float32 : gpu.tensor;
+}
+
+function boundOf(work: Work, gpu: Gpu): { seconds: number; by: "memory" | "compute" } {
+  const [memory, compute] = [work.bytes / gpu.bandwidth, work.flops / peak(work.unit, gpu)];
+  return memory >= compute ? { seconds: memory, by: "memory" } : { seconds: compute, by: "compute" };
+}
+
+/** Integer lanes of a multiprocessor: half of the issue rate on all three machines. */
+const INTEGER_LANES = 64;
+/** Bytes a cycle between a multiprocessor and the second-level cache. */
+const L2_BYTES = 64;
+
+/** Seconds on each unit of the machine for `amount` of the op's cost. */
+function unitTimes(counts: KernelCounts, amount: number, gpu: Gpu): readonly (readonly [string, number])[] {
+  const cycles = gpu.multiprocessors * gpu.clock;
+  const floatLanes = gpu.float32 / 2 / cycles;
+  return [
+    ["issue", (counts.instructions * amount) / 32 / (gpu.issue * cycles)],
+    ["integer", (counts.integer * amount) / (INTEGER_LANES * cycles)],
+    ["float32", (counts.floating * amount) / (floatLanes * cycles)],
+    ["special functions", (counts.special * amount) / (gpu.special * cycles)],
+    ["mma.sync", (counts.mmaFlops * amount) / gpu.mma],
+    ["second-level cache", (counts.sectorBytes * amount) / (L2_BYTES * cycles)],
+    ["shared memory", (counts.sharedPasses * amount) / cycles],
+  ];
+}
+
+function timeOf(work: Work, counts: CountsTable, gpu: Gpu): { bound: number; by: "memory" | "compute" } & Limit {
+  const { seconds: bound, by } = boundOf(work, gpu);
+  const own = counts[work.op];
+  if (!own) return { bound, by, allowed: bound, limit: by };
+  const times = unitTimes(own, own.unit === "byte" ? (work.own ?? work.bytes) : work.flops, gpu);
+  const [limit, most] = times.reduce((worst, one) => (one[1] > worst[1] ? one : worst));
+  if (work.own !== undefined) {
+    // A product with kernels before or behind it: one follows the other, each at its own bound.
+    const rest = boundOf({ ...work, bytes: work.bytes - work.own }, gpu).seconds;
+    const kernels = Math.max(most, work.own / gpu.bandwidth);
+    return { bound, by, allowed: rest + kernels, limit: `the product, then ${limit}` };
+  }
+  return most > bound ? { bound, by, allowed: most, limit } : { bound, by, allowed: bound, limit: by };
+}
+
+interface Limit {
+  readonly allowed: number;
+  readonly limit: string;
+}
+
+/** Each op of a phase, the longest first. */
+export function opTimes(phase: Phase, counts: CountsTable, gpu: Gpu): OpTime[] {
+  const found = new Map<keyof Ops, OpTime & { longest: number }>();
+  for (const work of phase.work) {
+    const time = timeOf(work, counts, gpu);
+    const before = found.get(work.op);
+    // The bound and the limit that are named are those of the longest single call.
+    const named = !before || time.allowed > before.longest ? time : before;
+    found.set(work.op, {
+      op: work.op,
+      calls: (before?.calls ?? 0) + 1,
+      bytes: (before?.bytes ?? 0) + work.bytes,
+      flops: (before?.flops ?? 0) + work.flops,
+      bound: (before?.bound ?? 0) + time.bound,
+      allowed: (before?.allowed ?? 0) + time.allowed,
+      by: named.by,
+      limit: named.limit,
+      longest: Math.max(time.allowed, before?.longest ?? 0),
+    });
+  }
+  return [...found.values()].sort((a, b) => b.allowed - a.allowed);
+}
+
+export interface PhaseTime {
+  readonly name: string;
+  readonly times: number;
+  readonly launches: number;
+  readonly bytes: number;
+  readonly flops: number;
+  /** Seconds, once. */
+  readonly bound: number;
+  readonly allowed: number;
+  /** Seconds the device waits between launches, at most: nothing is overlapped. */
+  readonly gaps: number;
+}
+
+export function phaseTime(phase: Phase, counts: CountsTable, gpu: Gpu): PhaseTime {
+  const ops = opTimes(phase, counts, gpu);
+  const sum = (value: (time: OpTime) => number) => ops.reduce((total, time) => total + value(time), 0);
+  const launches = phase.work.reduce((total, { op }) => total + (counts[op]?.launches ?? 1), 0);
+  return {
+    name: phase.name,
+    times: phase.times,
+    launches,
+    bytes: sum((t) => t.bytes),
+    flops: sum((t) => t.flops),
+    bound: sum((t) => t.bound),
+    allowed: sum((t) => t.allowed),
+    gaps: launches * (phase.graph ? launchGap.graph : launchGap.stream),
+  };
+}

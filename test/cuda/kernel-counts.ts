@@ -1,0 +1,244 @@
+/**
+ * What each op's kernels execute, counted by the emulated driver at shapes of real models and given per byte or
+ * operation of the op's cost: the numbers that `bench roofline` reasons from. `bun test/cuda/kernel-counts.ts --update`
+ * writes them into bench/roofline/counts.json; a test holds that file against a fresh count.
+ */
+import { writeFileSync } from "node:fs";
+import { type Cost, costs, type Lengths } from "../../bench/roofline/cost.ts";
+import type { CountsTable, KernelCounts } from "../../bench/roofline/evaluate.ts";
+import { assetPath } from "../../src/assets.ts";
+import { openCudaDevice } from "../../src/device/cuda.ts";
+import { type Device, type Ops, PAGE_TOKENS, type Weight } from "../../src/device/device.ts";
+import { bytesPerElement, type DType, numberToBfloat16 } from "../../src/tensor/dtype.ts";
+import { elementCount, type Tensor, tensor } from "../../src/tensor/tensor.ts";
+import { buildEmulator } from "../emulator/build.ts";
+import { type EmulatorControl, type KernelCounters, openControl } from "../emulator/control.ts";
+import { randomFrom } from "../ops/random.ts";
+
+export const countsFile = assetPath("bench/roofline/counts.json");
+
+/** A model's widths, small in rows: Qwen3-0.6B's hidden size and heads' size. */
+const D = 1024;
+const F = 3072;
+const shape = { heads: 4, kvHeads: 2, headDim: 128, scale: 128 ** -0.5 };
+const width = (shape.heads + 2 * shape.kvHeads) * shape.headDim;
+
+interface Buffers {
+  tensor(dtype: DType, sizes: readonly number[]): Tensor;
+  integers(values: readonly number[], sizes?: readonly number[]): Tensor;
+  weight(sizes: readonly number[], dtype?: "float32" | "bfloat16"): Weight;
+}
+
+function buffersOn(device: Device): Buffers {
+  const random = randomFrom("kernel counts");
+  const place = (dtype: DType, sizes: readonly number[]): Tensor => {
+    const bytes = elementCount(sizes) * bytesPerElement(dtype);
+    return tensor("counted", device.allocate(bytes, "a counted op").address, dtype, sizes);
+  };
+  const filled = (dtype: DType, sizes: readonly number[]): Tensor => {
+    const t = place(dtype, sizes);
+    const values = random.normal(elementCount(sizes), 0.5);
+    device.upload(t, dtype === "bfloat16" ? Uint16Array.from(values, numberToBfloat16) : Float32Array.from(values));
+    return t;
+  };
+  return {
+    tensor: filled,
+    integers(values, sizes = [values.length]) {
+      const t = place("int32", sizes);
+      device.upload(t, Int32Array.from(values));
+      return t;
+    },
+    weight(sizes, dtype = "bfloat16") {
+      const t = filled(dtype, sizes);
+      return { name: "counted", address: t.address, dtype, shape: sizes, elements: elementCount(sizes) };
+    },
+  };
+}
+
+type Call = readonly unknown[];
+
+const range = (count: number, value: (i: number) => number = (i) => i) =>
+  Array.from({ length: count }, (_, i) => value(i));
+
+/** The arguments of one call of each op that launches kernels of its own. */
+const samples: Readonly<Partial<Record<keyof Ops, (b: Buffers) => Call>>> = {
+  biasBackward: (b) => [b.tensor("float32", [D]), b.tensor("bfloat16", [256, D])],
+  embeddingForward: (b) => [b.tensor("float32", [32, D]), b.integers(range(32, (i) => i % 9)), b.weight([64, D])],
+  embeddingBackward: (b) => [
+    b.tensor("float32", [64, D]),
+    b.tensor("float32", [64, D]),
+    b.integers(range(64, (i) => (i * 7) % 50)),
+    b.weight([64, D]),
+  ],
+  rmsnormForward: (b) => [
+    b.tensor("bfloat16", [64, D]),
+    b.tensor("float32", [64]),
+    b.tensor("float32", [64, D]),
+    b.weight([D]),
+    1e-6,
+  ],
+  rmsnormBackward: (b) => {
+    const dresidual = b.tensor("float32", [256, D]);
+    const [dy, x] = [b.tensor("bfloat16", [256, D]), b.tensor("float32", [256, D])];
+    return [dresidual, b.tensor("float32", [D]), dy, x, b.weight([D]), b.tensor("float32", [256]), dresidual];
+  },
+  ropeForward: (b) => rope(b),
+  ropeBackward: (b) => rope(b),
+  attentionForward: (b) => [
+    b.tensor("bfloat16", [512, shape.heads * shape.headDim]),
+    b.tensor("float32", [512, shape.heads]),
+    b.tensor("bfloat16", [512, width]),
+    b.integers([0, 512, 0, 0], [1, 4]),
+    shape,
+  ],
+  attentionBackward: (b) => [
+    b.tensor("bfloat16", [512, width]),
+    b.tensor("bfloat16", [512, shape.heads * shape.headDim]),
+    b.tensor("bfloat16", [512, width]),
+    b.tensor("bfloat16", [512, shape.heads * shape.headDim]),
+    b.tensor("float32", [512, shape.heads]),
+    b.integers([0, 512, 0, 0], [1, 4]),
+    b.tensor("float32", [512, 4]),
+    shape,
+  ],
+  kvStore: (b) => [
+    pagesOf(b, 2),
+    b.tensor("bfloat16", [64, width]),
+    b.integers(range(64, () => 1)),
+    b.integers(range(64)),
+    shape,
+  ],
+  attentionDecode: (b) => [
+    b.tensor("bfloat16", [4, shape.heads * shape.headDim]),
+    b.tensor("bfloat16", [4, width]),
+    pagesOf(b, 40),
+    b.integers(range(40), [4, 10]),
+    b.integers(range(4, () => 128)),
+    b.integers(range(4, () => 512)),
+    shape,
+  ],
+  gluForward: (b) => [b.tensor("bfloat16", [32, F]), b.tensor("bfloat16", [32, 2 * F]), false],
+  gluBackward: (b) => [
+    b.tensor("bfloat16", [32, 2 * F]),
+    b.tensor("bfloat16", [32, F]),
+    b.tensor("bfloat16", [32, 2 * F]),
+    false,
+  ],
+  lmHeadForward: (b) => {
+    const { logits, hidden, w, starts, targets, values } = head(b);
+    return [values(), values(), values(), logits, hidden, w, starts, targets, 1];
+  },
+  lmHeadBackward: (b) => {
+    const { logits, hidden, w, starts, targets, values } = head(b);
+    const [dhidden, dw] = [b.tensor("bfloat16", [16, 64]), b.tensor("float32", [VOCABULARY, 64])];
+    return [dhidden, dw, logits, values(), values(), hidden, w, starts, targets, values(), values(), 1];
+  },
+  sample: (b) => [
+    b.integers(range(4)),
+    b.tensor("float32", [4]),
+    b.tensor("float32", [4]),
+    b.tensor("float32", [4, VOCABULARY]),
+    b.integers(range(4)),
+    b.integers(range(20), [4, 5]),
+    null,
+    { seed: 1, stream: 0, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 },
+  ],
+  adamw: (b) => {
+    const flat = () => b.tensor("float32", [FLAT]);
+    const settings = { learningRate: 1e-6, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
+    return [b.weight([FLAT]), flat(), flat(), flat(), flat(), { ...settings, step: 1, gradientScale: 1 }];
+  },
+  sumSquares: (b) => [b.tensor("float64", [1]), b.tensor("float32", [FLAT])],
+  scale: (b) => [b.tensor("float32", [FLAT]), 0.5],
+  add: (b) => [b.tensor("float32", [FLAT]), b.tensor("float32", [FLAT])],
+  fill: (b) => [b.tensor("float32", [FLAT]), 0],
+  cast: (b) => [b.tensor("float32", [FLAT]), b.tensor("float32", [FLAT])],
+  gatherRows: (b) => [b.tensor("float32", [32, D]), b.tensor("float32", [64, D]), b.integers(range(32, (i) => 2 * i))],
+  scatterRows: (b) => [
+    b.tensor("float32", [64, D]),
+    b.tensor("bfloat16", [32, D]),
+    b.integers(range(32, (i) => 2 * i)),
+  ],
+};
+
+const VOCABULARY = 16384;
+const FLAT = 2 ** 18;
+
+function rope(b: Buffers): Call {
+  const tables = () => b.tensor("float32", [64, shape.headDim / 2]);
+  const x = b.tensor("bfloat16", [64, (shape.heads + shape.kvHeads) * shape.headDim]);
+  return [x, b.integers(range(64)), tables(), tables(), shape.headDim];
+}
+
+function pagesOf(b: Buffers, count: number) {
+  const page = () => b.tensor("bfloat16", [count, shape.kvHeads * PAGE_TOKENS * shape.headDim]);
+  return { keys: page(), values: page() };
+}
+
+function head(b: Buffers) {
+  return {
+    logits: b.tensor("float32", [16, VOCABULARY]),
+    hidden: b.tensor("bfloat16", [16, 64]),
+    w: b.weight([VOCABULARY, 64]),
+    starts: b.integers(range(17)),
+    targets: b.integers(range(16, (i) => 100 * i)),
+    values: () => b.tensor("float32", [16]),
+  };
+}
+
+/** Ops whose cost is counted in operations: what grows with the square of the length. */
+const byFlops: readonly (keyof Ops)[] = ["attentionForward", "attentionBackward"];
+
+const lengths: Lengths = {
+  segments: () => Int32Array.of(0, 512, 0, 0),
+  cache: () => ({ tokens: 4 * 640, distinct: 4 * 640 }),
+};
+
+const four = (value: number) => Number(value.toPrecision(4));
+
+function countsOf(op: keyof Ops, args: Call, counters: readonly KernelCounters[], launches: number): KernelCounts {
+  const cost = (costs[op] as (lengths: Lengths, ...rest: Call) => Cost)(lengths, ...args);
+  const unit = byFlops.includes(op) ? "flop" : "byte";
+  const amount = unit === "flop" ? cost.flops : (cost.own ?? cost.bytes);
+  const per = (value: (c: KernelCounters) => number) => four(counters.reduce((sum, c) => sum + value(c), 0) / amount);
+  return {
+    unit,
+    launches,
+    instructions: per((c) => c.instructions),
+    integer: per((c) => c.integer),
+    floating: per((c) => c.floating + c.fused),
+    special: per((c) => c.special),
+    mmaFlops: per((c) => c.mmaFlops),
+    sectorBytes: per((c) => 32 * c.sectors),
+    sharedPasses: per((c) => c.sharedPasses),
+  };
+}
+
+/** Counts of one op on an open device. */
+export function countOp(device: Device, control: EmulatorControl, op: keyof Ops): KernelCounts {
+  const args = samples[op]!(buffersOn(device));
+  const call = () => (device.ops[op] as (...rest: Call) => void)(...args);
+  call(); // compiles
+  control.clearCounters();
+  call();
+  const launches = Object.values(control.launches()).reduce((a, b) => a + b, 0);
+  return countsOf(op, args, control.counters(), launches);
+}
+
+export const countedOps = Object.keys(samples) as (keyof Ops)[];
+
+/** Opens the emulated device, counting. */
+export async function openCounted() {
+  const { folder: libraryFolder } = await buildEmulator();
+  const control = openControl(libraryFolder);
+  control.setCheck(true);
+  return { device: await openCudaDevice({ libraryFolder }), control };
+}
+
+if (import.meta.main) {
+  const { device, control } = await openCounted();
+  const table: CountsTable = Object.fromEntries(countedOps.map((op) => [op, countOp(device, control, op)]));
+  if (process.argv.includes("--update")) writeFileSync(countsFile, `${JSON.stringify(table, null, 2)}\n`);
+  else process.stdout.write(`${JSON.stringify(table, null, 2)}\n`);
+  device.close();
+}
