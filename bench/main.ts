@@ -12,10 +12,16 @@ import { about } from "../src/config/settings/about.ts";
 import { engineSettings } from "../src/config/settings/engine.ts";
 import { complete, type Given, readValue, unknownName } from "../src/config/shape.ts";
 import { openCpuDevice } from "../src/device/cpu.ts";
+import { decodeBucket } from "../src/device/cuda.ts";
 import { errorText, InputError, RunError } from "../src/errors.ts";
 import type { OpBench } from "./ops/case.ts";
 import { smollm2 } from "./ops/shapes.ts";
 import { opBenches, productShares, runOps } from "./ops.ts";
+import counts from "./roofline/counts.json" with { type: "json" };
+import type { CountsTable } from "./roofline/evaluate.ts";
+import { gpus } from "./roofline/machines.ts";
+import { models } from "./roofline/models.ts";
+import { rooflineTables } from "./roofline/report.ts";
 import { opsSummary, opsTable } from "./table.ts";
 
 const settings = {
@@ -52,6 +58,10 @@ interface Suite {
 
 const suites: Readonly<Record<string, Suite>> = {
   ops: { summary: "every op of the device, with its share of this machine's peak", run: runOpsSuite },
+  roofline: {
+    summary: "what a step must take on an A100, H100 and RTX 4090: a model, not a measurement",
+    run: runRoofline,
+  },
 };
 
 const usage = `Usage: bun run bench SUITE [--key value ...]
@@ -130,6 +140,22 @@ function requirePath(name: string, library: string): void {
   const known = paths.some((p) => p.name === name);
   const reason = known ? "this processor has no such instructions" : "there is no such path";
   throw new InputError(`--path ${name}: ${reason}; this machine runs ${usable.join(", ")}`);
+}
+
+/** --filter chooses models and GPUs by "MODEL on GPU", and then shows their ops too. */
+async function runRoofline(flags: BenchFlags): Promise<void> {
+  const wanted = (name: string) => flags.filter === null || new RegExp(flags.filter, "i").test(name);
+  const pairs = models.flatMap((model) => gpus.map((gpu) => ({ model, gpu, name: `${model.name} on ${gpu.name}` })));
+  const found = pairs.filter(({ name }) => wanted(name));
+  if (found.length === 0)
+    throw new InputError(`--filter ${flags.filter}: matches none of ${pairs.map(({ name }) => name).join(", ")}`);
+  const chosen = {
+    models: models.filter((model) => found.some((pair) => pair.model === model)),
+    gpus: gpus.filter((gpu) => found.some((pair) => pair.gpu === gpu)),
+    ops: flags.filter !== null,
+  };
+  const { lines } = await rooflineTables(counts as CountsTable, decodeBucket, chosen);
+  process.stdout.write(flags.json ? `${JSON.stringify(lines)}\n` : `${lines.join("\n")}\n`);
 }
 
 async function runOpsSuite(flags: BenchFlags): Promise<void> {
