@@ -152,14 +152,15 @@ template <int ROW_TILES, int OUT>
 INLINE void gather_sums(float* rows, const float (&sums)[ROW_TILES][OUT / 8][4]) {
   using Share = Sharing<ROW_TILES>;
   const int lane = threadIdx.x % WARP;
-  float* const mine = rows + (Share::column_warp() * TILE + Share::row() + lane / 4) * (OUT + 8) + lane % 4 * 2;
+  float2* const mine =
+      (float2*)rows + (Share::column_warp() * TILE + Share::row() + lane / 4) * (OUT / 2 + 4) + lane % 4;
 #pragma unroll
   for (int m = 0; m < ROW_TILES; m++)
 #pragma unroll
     for (int n = 0; n < OUT / 8; n++)
 #pragma unroll
       for (int half = 0; half < 2; half++)
-        *(float2*)(mine + (16 * m + 8 * half) * (OUT + 8) + 8 * n) =
+        mine[(16 * m + 8 * half) * (OUT / 2 + 4) + 4 * n] =
             make_float2(sums[m][n][2 * half], sums[m][n][2 * half + 1]);
   __syncthreads();
 }

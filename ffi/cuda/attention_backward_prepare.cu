@@ -129,7 +129,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                                const DOUT_TYPE* __restrict__ dout, const OUT_TYPE* __restrict__ out,
                                const float* __restrict__ lse, const int* __restrict__ segments, int S, int T, int H,
                                int Dh, int lddout, int ldout, int max_tiles, int max_slots) {
-  __shared__ float2 block_stats[STAT_HEADS][STAT_ROWS + 1];
+  __shared__ float exponents[STAT_HEADS][STAT_ROWS], deltas[STAT_HEADS][STAT_ROWS];  // row r of head h at [h][r ^ h]
   if (blockIdx.x == 0) {
     make_work_list(tiles, units, lists, segments, S, max_tiles, max_slots);
     return;
@@ -139,22 +139,27 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
   const int row = first_row + warp;
   if (row < T) {
-    const int heads = min(STAT_HEADS, H - first_head);
+    const int heads = smaller(STAT_HEADS, H - first_head);
+    const DOUT_TYPE* a = dout + (i64)row * lddout + first_head * Dh;
+    const OUT_TYPE* b = out + (i64)row * ldout + first_head * Dh;
+    const bool wide_a = aligned<4>(a) && Dh % 4 == 0, wide_b = aligned<4>(b) && Dh % 4 == 0;
+#pragma unroll 4
     for (int h = 0; h < heads; h++) {
-      const DOUT_TYPE* a = dout + (size_t)row * lddout + (first_head + h) * Dh;
-      const OUT_TYPE* b = out + (size_t)row * ldout + (first_head + h) * Dh;
       float sum = 0;
-      for (int d = lane; d < Dh; d += WARP) sum += Products<X_TYPE>::operand(load(a + d)) * load(b + d);
+      for (int d = lane * 4; d < Dh; d += WARP * 4) {
+        const Unit<4> x = load_unit<4>(a + h * Dh + d, Dh - d, wide_a), y = load_unit<4>(b + h * Dh + d, Dh - d, wide_b);
+#pragma unroll
+        for (int i = 0; i < 4; i++) sum += Products<X_TYPE>::operand(x.at[i]) * y.at[i];
+      }
       sum = lanes_reduce(sum, Add());
-      if (lane == 0) block_stats[h][warp].y = sum;
+      if (lane == 0) deltas[h][warp ^ h] = sum;
     }
-    if (lane < heads)
-      block_stats[lane][warp].x = -lse[(size_t)row * H + first_head + lane] * Products<X_TYPE>::EXPONENT;
+    if (lane < heads) exponents[lane][warp ^ lane] = -lse[(i64)row * H + first_head + lane] * Products<X_TYPE>::EXPONENT;
   }
   __syncthreads();
   if (threadIdx.x < STAT_HEADS * STAT_ROWS) {
     const int h = threadIdx.x / STAT_ROWS, r = threadIdx.x % STAT_ROWS;
     if (first_head + h < H && first_row + r < T)
-      stats[(size_t)(first_head + h) * T + first_row + r] = block_stats[h][r];
+      stats[(i64)(first_head + h) * T + first_row + r] = make_float2(exponents[h][r ^ h], deltas[h][r ^ h]);
   }
 }
