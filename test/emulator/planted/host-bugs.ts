@@ -51,7 +51,7 @@ export const hostBugs: readonly HostBug[] = [
   {
     // One stream computes with what another has yet to copy.
     name: "missing event",
-    kind: "uninitialised",
+    kind: "uninitialized",
     lazy: true,
     expected: doubled,
     run(s, fixed) {
@@ -70,7 +70,7 @@ export const hostBugs: readonly HostBug[] = [
   {
     // The event is recorded before the copy that it stands for.
     name: "event too early",
-    kind: "uninitialised",
+    kind: "uninitialized",
     lazy: true,
     expected: doubled,
     run(s, fixed) {

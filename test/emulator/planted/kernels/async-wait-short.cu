@@ -14,7 +14,7 @@ extern "C" __global__ void bad(float* out, const float* x) {
   asm volatile("cp.async.wait_group 1;" ::: "memory");
   __syncthreads();
   float v = s[0][127 - t];
-  v += s[1][t];  // BUG: async
+  v += s[1][t];  // BUG: async-copy
   out[t] = v;
   asm volatile("cp.async.wait_group 0;" ::: "memory");
 }

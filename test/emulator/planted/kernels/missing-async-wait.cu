@@ -11,7 +11,7 @@ extern "C" __global__ void bad(float* out, const float* x) {
   int t = threadIdx.x;
   copy(s + 4 * t, x + 4 * t);
   __syncthreads();
-  out[t] = s[127 - t];  // BUG: async
+  out[t] = s[127 - t];  // BUG: async-copy
   asm volatile("cp.async.wait_group 0;" ::: "memory");
 }
 

@@ -3,7 +3,7 @@ extern "C" __global__ void bad(int* out, const int* x, int n) {
   int t = threadIdx.x;
   if (t >= n) return;
   int v = x[t];
-  out[t] = __shfl_xor_sync(0xffffffffu, v, 1);  // BUG: mask
+  out[t] = __shfl_xor_sync(0xffffffffu, v, 1);  // BUG: warp-mask
 }
 
 extern "C" __global__ void good(int* out, const int* x, int n) {

@@ -2,7 +2,7 @@
 extern "C" __global__ void bad(int* out, const int* x) {
   int t = threadIdx.x;
   int v = x[t];
-  out[t] = __shfl_xor_sync(0x0000ffffu, v, 1);  // BUG: mask
+  out[t] = __shfl_xor_sync(0x0000ffffu, v, 1);  // BUG: warp-mask
 }
 
 extern "C" __global__ void good(int* out, const int* x) {

@@ -2,7 +2,7 @@
 extern "C" __global__ void bad(int* out, const int* x) {
   int t = threadIdx.x;
   int v = x[t];
-  if (t < 24) out[t] = __shfl_down_sync(0x00ffffffu, v, 4);  // BUG: mask
+  if (t < 24) out[t] = __shfl_down_sync(0x00ffffffu, v, 4);  // BUG: warp-mask
 }
 
 extern "C" __global__ void good(int* out, const int* x) {

@@ -4,7 +4,7 @@ extern "C" __global__ void bad(float* out, const float* x, int n) {
   int t = threadIdx.x;
   if (t < n) s[t] = x[t];
   __syncthreads();
-  out[t] = s[63 - t];  // BUG: uninitialised
+  out[t] = s[63 - t];  // BUG: uninitialized
 }
 
 extern "C" __global__ void good(float* out, const float* x, int n) {
