@@ -35,10 +35,14 @@ void run(const void* data) {
   if (!reachable(problem, "D", problem.d.address, extent(problem.d, problem.batch))) return;
   const uint64_t bias_bytes = problem.bias ? uint64_t(problem.m) * uint64_t(size_of(problem.bias_type)) : 0;
   if (!reachable(problem, "the bias", problem.bias, bias_bytes)) return;
-  if (reads) return compute(problem);
-  Problem scaled = problem;  // alpha = 0 or k = 0: A and B are not read
-  scaled.k = 0;
-  compute(scaled);
+  Problem read = problem;
+  if (!reads) read.k = 0;  // alpha = 0 or k = 0: A and B are not read
+  compute(read);
+  const Matrix& d = problem.d;
+  const uint64_t bytes = uint64_t(size_of(d.type));
+  for (int64_t index = 0; index < problem.batch; index++)
+    for (int64_t j = 0; j < problem.n; j++)
+      emulator_hook_written(d.address + uint64_t(index * d.stride + j * d.leading) * bytes, uint64_t(problem.m) * bytes);
 }
 
 }  // namespace

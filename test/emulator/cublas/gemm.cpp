@@ -9,18 +9,11 @@
 #include <thread>
 #include <vector>
 
-#if defined(__x86_64__)
-#define EVERY_VECTOR_WIDTH __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define EVERY_VECTOR_WIDTH
-#endif
-
 namespace emulator::blas {
 
 namespace {
 
 constexpr int64_t panel_m = 16, panel_n = 6, block_m = 128, block_n = 768, block_k = 256;
-typedef float Lanes __attribute__((vector_size(panel_m * sizeof(float))));
 
 float from_bits(uint32_t bits) {
   float value;
@@ -122,22 +115,48 @@ void pack(const Operand& x, int64_t i0, int64_t rows, int64_t p0, int64_t depth,
                      p0, depth, packed);
 }
 
-// sums (16 × 6, column-major with `leading`) += A panel · B panel
-EVERY_VECTOR_WIDTH
-void multiply_panel(const float* a, const float* b, int64_t depth, float* sums, int64_t leading) {
-  Lanes total[panel_n] = {};
+typedef float Four __attribute__((vector_size(16)));
+typedef float Eight __attribute__((vector_size(32)));
+
+// sums (16 × `columns`, column-major with `leading`) += A panel · columns of the B panel. All lie at whole vectors.
+template <class Lanes, int columns>
+__attribute__((always_inline)) inline void multiply_columns(const float* a, const float* b, int64_t depth, float* sums,
+                                                            int64_t leading) {
+  constexpr int vectors = panel_m * sizeof(float) / sizeof(Lanes);
+  Lanes total[columns][vectors] = {};
   for (int64_t p = 0; p < depth; p++) {
-    Lanes column;
-    memcpy(&column, a + p * panel_m, sizeof column);
-    for (int j = 0; j < panel_n; j++) total[j] += column * b[p * panel_n + j];
+    const auto* column = reinterpret_cast<const Lanes*>(a + p * panel_m);
+    for (int j = 0; j < columns; j++)
+      for (int v = 0; v < vectors; v++) total[j][v] += column[v] * b[p * panel_n + j];
   }
-  for (int j = 0; j < panel_n; j++) {
-    Lanes sum;
-    memcpy(&sum, sums + j * leading, sizeof sum);
-    sum += total[j];
-    memcpy(sums + j * leading, &sum, sizeof sum);
+  for (int j = 0; j < columns; j++) {
+    auto* sum = reinterpret_cast<Lanes*>(sums + j * leading);
+    for (int v = 0; v < vectors; v++) sum[v] += total[j][v];
   }
 }
+
+void multiply_narrow(const float* a, const float* b, int64_t depth, float* sums, int64_t leading) {
+  for (int j = 0; j < panel_n; j += 2) multiply_columns<Four, 2>(a, b + j, depth, sums + j * leading, leading);
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) void multiply_wide(const float* a, const float* b, int64_t depth, float* sums,
+                                                   int64_t leading) {
+  multiply_columns<Eight, 6>(a, b, depth, sums, leading);
+}
+const auto multiply_panel = __builtin_cpu_supports("avx2") ? multiply_wide : multiply_narrow;
+#else
+const auto multiply_panel = multiply_narrow;
+#endif
+
+// Floats from an address that vectors may load from.
+struct Buffer {
+  std::vector<float> floats;
+  float* zeroed(int64_t count) {
+    floats.assign(size_t(count + panel_m), 0.0f);
+    return reinterpret_cast<float*>((uint64_t(floats.data()) + 63) & ~63ull);
+  }
+};
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -152,16 +171,19 @@ void compute_part(const Problem& problem, int64_t index, int64_t m0, int64_t m1,
   const Operand right{base(b), b.type, problem.transpose_b ? 1 : b.leading, problem.transpose_b ? b.leading : 1,
                       problem.rounding};
   const int64_t rows = m1 - m0, leading = round_up(rows, panel_m);
-  std::vector<float> sums, packed_a(block_m * block_k), packed_b(block_n * block_k);
+  static thread_local Buffer sums_buffer, a_buffer, b_buffer;
+  const int64_t deepest = std::min(block_k, problem.k);
+  float* packed_a = a_buffer.zeroed(std::min(block_m, leading) * deepest);
+  float* packed_b = b_buffer.zeroed(round_up(std::min(block_n, n1 - n0), panel_n) * deepest);
   for (int64_t j0 = n0; j0 < n1; j0 += block_n) {
     const int64_t columns = std::min(block_n, n1 - j0);
-    sums.assign(size_t(leading * round_up(columns, panel_n)), 0.0f);
+    float* sums = sums_buffer.zeroed(leading * round_up(columns, panel_n));
     for (int64_t p0 = 0; p0 < problem.k; p0 += block_k) {
       const int64_t depth = std::min(block_k, problem.k - p0);
-      pack<panel_n>(right, j0, columns, p0, depth, packed_b.data());
+      pack<panel_n>(right, j0, columns, p0, depth, packed_b);
       for (int64_t i0 = 0; i0 < rows; i0 += block_m) {
         const int64_t height = std::min(block_m, rows - i0);
-        pack<panel_m>(left, m0 + i0, height, p0, depth, packed_a.data());
+        pack<panel_m>(left, m0 + i0, height, p0, depth, packed_a);
         for (int64_t j = 0; j < columns; j += panel_n)
           for (int64_t i = 0; i < height; i += panel_m)
             multiply_panel(&packed_a[i * depth], &packed_b[j * depth], depth, &sums[j * leading + i0 + i], leading);

@@ -205,6 +205,11 @@ API int emulator_hook_inside(uint64_t address, uint64_t size) {
   return inside_allocation(address, size);
 }
 
+API void emulator_hook_written(uint64_t address, uint64_t size) {
+  Call call(nullptr, Needs::nothing);
+  note_written(address, size);
+}
+
 API int emulator_hook_submit(void* stream_handle, const char* name, void (*run)(const void*), const void* data, size_t size) {
   Call call(nullptr, Needs::context);
   if (call.status) return call.status;

@@ -16,7 +16,10 @@ std::shared_ptr<Operation> copy_operation(const char* name, uint64_t target, uin
   auto operation = std::make_shared<Operation>();
   operation->type = NodeType::copy;
   operation->name = name;
-  operation->run = [=] { memmove(pointer(target), pointer(source), size); };
+  operation->run = [=] {
+    memmove(pointer(target), pointer(source), size);
+    note_written(target, size);
+  };
   return operation;
 }
 
@@ -95,11 +98,17 @@ Status fill(uint64_t target, T value, size_t count, Handle handle) {
   operation->name = "cuMemset";
   operation->run = [=] {
     for (size_t i = 0; i < count; i++) memcpy(pointer(target + i * sizeof(T)), &value, sizeof(T));
+    note_written(target, count * sizeof(T));
   };
   return submit(stream, std::move(operation));
 }
 
 }  // namespace
+
+void note_written(uint64_t address, uint64_t size) {
+  if (settings().check && inside_allocation(address, size)) mark_written(address, size);
+}
+
 }  // namespace emulator::driver
 
 using namespace emulator::driver;

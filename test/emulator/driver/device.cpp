@@ -113,15 +113,24 @@ API int cuDeviceGetName(char* name, int length, int device) {
   return success;
 }
 
-API int cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
-  BEGIN_CALL(Needs::initialized);
+namespace {
+Status write_uuid(unsigned char* uuid, int device) {
   if (!uuid) return invalid_value;
   if (device != 0) return invalid_device;
   memcpy(uuid, "emulated-device0", 16);
   return success;
 }
+}  // namespace
 
-API int cuDeviceGetUuid(unsigned char* uuid, int device) { return cuDeviceGetUuid_v2(uuid, device); }
+API int cuDeviceGetUuid(unsigned char* uuid, int device) {
+  BEGIN_CALL(Needs::initialized);
+  return write_uuid(uuid, device);
+}
+
+API int cuDeviceGetUuid_v2(unsigned char* uuid, int device) {
+  BEGIN_CALL(Needs::initialized);
+  return write_uuid(uuid, device);
+}
 
 API int cuDeviceGetPCIBusId(char* id, int length, int device) {
   BEGIN_CALL(Needs::initialized);

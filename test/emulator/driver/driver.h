@@ -217,6 +217,8 @@ bool inside_allocation(uint64_t address, uint64_t size);
 // The pinned buffer that holds all of the range, or null.
 const HostBuffer* find_pinned(uint64_t address, uint64_t size);
 uint64_t memory_in_use();
+// Device memory that a copy, a fill or a library has just written: what kernels read there is no longer unwritten.
+void note_written(uint64_t address, uint64_t size);
 
 // A mapping between inaccessible pages, filled with 0xff; `size` bytes from `address`, which is 256-aligned.
 struct Mapping {

@@ -50,8 +50,8 @@ API int cuEventDestroy_v2(Handle handle) {
   return events.erase(handle) ? success : invalid_handle;
 }
 
-API int cuEventRecord(Handle handle, Handle stream_handle) {
-  BEGIN_CALL(Needs::context);
+namespace {
+Status record_event(Handle handle, Handle stream_handle) {
   const auto event = find_event(handle);
   const auto stream = find_stream(stream_handle);
   if (!event || !stream) return invalid_handle;
@@ -68,10 +68,17 @@ API int cuEventRecord(Handle handle, Handle stream_handle) {
   record(stream, event->record);
   return success;
 }
+}  // namespace
+
+API int cuEventRecord(Handle handle, Handle stream) {
+  BEGIN_CALL(Needs::context);
+  return record_event(handle, stream);
+}
 
 API int cuEventRecordWithFlags(Handle handle, Handle stream, unsigned flags) {
+  BEGIN_CALL(Needs::context);
   if (flags & ~1u) return invalid_value;
-  return cuEventRecord(handle, stream);
+  return record_event(handle, stream);
 }
 
 API int cuEventQuery(Handle handle) {
@@ -100,8 +107,8 @@ API int cuEventSynchronize(Handle handle) {
   return context().sticky;
 }
 
-API int cuEventElapsedTime_v2(float* milliseconds, Handle start_handle, Handle end_handle) {
-  BEGIN_CALL(Needs::context);
+namespace {
+Status elapsed(float* milliseconds, Handle start_handle, Handle end_handle) {
   const auto start = find_event(start_handle), end = find_event(end_handle);
   if (!start || !end) return invalid_handle;
   if (!milliseconds) return invalid_value;
@@ -111,9 +118,16 @@ API int cuEventElapsedTime_v2(float* milliseconds, Handle start_handle, Handle e
   *milliseconds = float(end->record->milliseconds - start->record->milliseconds);
   return success;
 }
+}  // namespace
 
 API int cuEventElapsedTime(float* milliseconds, Handle start, Handle end) {
-  return cuEventElapsedTime_v2(milliseconds, start, end);
+  BEGIN_CALL(Needs::context);
+  return elapsed(milliseconds, start, end);
+}
+
+API int cuEventElapsedTime_v2(float* milliseconds, Handle start, Handle end) {
+  BEGIN_CALL(Needs::context);
+  return elapsed(milliseconds, start, end);
 }
 
 // The event's latest recording as of now; later recordings don't matter. One never recorded is no wait at all.

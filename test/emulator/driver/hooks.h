@@ -8,6 +8,8 @@ extern "C" {
 int emulator_hook_status();
 // Whether the bytes lie inside one live device allocation.
 int emulator_hook_inside(uint64_t address, uint64_t size);
+// Device memory that work has just written.
+void emulator_hook_written(uint64_t address, uint64_t size);
 // Queues (or captures) work on a stream; `data` is copied now and handed to `run` each time the work runs.
 int emulator_hook_submit(void* stream, const char* name, void (*run)(const void* data), const void* data, size_t size);
 // Counts a call of the library's.

@@ -135,8 +135,8 @@ API int cuMemGetAddressRange_v2(uint64_t* base, size_t* size, uint64_t address) 
   return success;
 }
 
-API int cuMemHostAlloc(void** pointer, size_t size, unsigned flags) {
-  BEGIN_CALL(Needs::context);
+namespace {
+Status allocate_pinned(void** pointer, size_t size, unsigned flags) {
   if (!pointer || !size || flags & ~7u) return invalid_value;
   if (const Status status = forbid_capture()) return status;
   PinnedBuffer buffer;
@@ -148,8 +148,17 @@ API int cuMemHostAlloc(void** pointer, size_t size, unsigned flags) {
   *pointer = reinterpret_cast<void*>(buffer.address);
   return success;
 }
+}  // namespace
 
-API int cuMemAllocHost_v2(void** pointer, size_t size) { return cuMemHostAlloc(pointer, size, 0); }
+API int cuMemHostAlloc(void** pointer, size_t size, unsigned flags) {
+  BEGIN_CALL(Needs::context);
+  return allocate_pinned(pointer, size, flags);
+}
+
+API int cuMemAllocHost_v2(void** pointer, size_t size) {
+  BEGIN_CALL(Needs::context);
+  return allocate_pinned(pointer, size, 0);
+}
 
 API int cuMemFreeHost(void* pointer) {
   BEGIN_CALL(Needs::context);

@@ -205,8 +205,8 @@ void clear_streams() {
 
 using namespace emulator::driver;
 
-API int cuStreamCreateWithPriority(Handle* handle, unsigned flags, int) {
-  BEGIN_CALL(Needs::context);
+namespace {
+Status create_stream(Handle* handle, unsigned flags) {
   if (!handle || flags & ~1u) return invalid_value;
   auto stream = std::make_shared<Stream>();
   stream->flags = flags;
@@ -214,8 +214,17 @@ API int cuStreamCreateWithPriority(Handle* handle, unsigned flags, int) {
   *handle = stream.get();
   return success;
 }
+}  // namespace
 
-API int cuStreamCreate(Handle* handle, unsigned flags) { return cuStreamCreateWithPriority(handle, flags, 0); }
+API int cuStreamCreate(Handle* handle, unsigned flags) {
+  BEGIN_CALL(Needs::context);
+  return create_stream(handle, flags);
+}
+
+API int cuStreamCreateWithPriority(Handle* handle, unsigned flags, int) {
+  BEGIN_CALL(Needs::context);
+  return create_stream(handle, flags);
+}
 
 // What it has queued still runs, whenever something waits for it.
 API int cuStreamDestroy_v2(Handle handle) {

@@ -54,9 +54,10 @@ std::string real_path() {
   if (const char* path = getenv("EMULATOR_NVRTC")) return path;
   namespace fs = std::filesystem;
   std::error_code error;
-  std::string found;
+  std::string found;  // of version 12, unless there is one of 13
   for (fs::recursive_directory_iterator at(library_folder() + "/../nvidia", error), end; !error && at != end; at.increment(error)) {
     const std::string name = at->path().filename();
+    if (name.starts_with("fetch-")) at.disable_recursion_pending();  // one that is under way
     if (name == "libnvrtc.so.13") return at->path();
     if (name == "libnvrtc.so.12") found = at->path();
   }
@@ -72,8 +73,7 @@ const Real& real() {
     std::error_code ignored;
     for (const auto& file : std::filesystem::directory_iterator(std::filesystem::path(path).parent_path(), ignored))
       if (file.path().filename().string().starts_with("libnvrtc-builtins.so.")) dlopen(file.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
-    // DEEPBIND: the library must find its own symbols, not these of the same names.
-    void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND);
+    void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!library) {
       fprintf(stderr, "emulator: %s: %s\n", path.c_str(), dlerror());
       return calls;
