@@ -33,6 +33,10 @@ struct Global {
 
 struct Module;  // translated, compiled and loaded PTX
 
+// Compiled modules are kept in the folder that EMULATOR_CACHE names, else beside this library. Translates and compiles
+// those of the PTX files that are not there yet, `jobs` at a time; prints what fails, and returns how many did.
+extern "C" int emulator_precompile(const char* const* paths, int count, int jobs);
+
 // Null and a one-line reason where the PTX has something the engine doesn't know (the opcode is named).
 Module* load_module(const char* ptx, size_t length, std::string* reason);
 void unload_module(Module*);
@@ -46,6 +50,7 @@ struct Settings {
   uint64_t seed = 1;
   bool check = true;     // memory, races, barriers; and counting
   bool perturb = false;  // approximate instructions off by 2^-22
+  uint32_t threads = 1;  // blocks of a launch run on so many; only without check, and only kernels without atomics and fences
 };
 Settings& settings();
 
@@ -70,6 +75,11 @@ struct Allocation {
 void add_allocation(uint64_t address, uint64_t size);
 void remove_allocation(uint64_t address);
 bool find_allocation(uint64_t address, Allocation* found);
+
+// The host, or another library, has written here. From the first call on, kernels that read what neither they nor the
+// host have written are reported; such memory is known by being all ones, as the driver leaves a new allocation. To be
+// called after each copy to the device, copy on the device, memset and product of cuBLAS.
+void mark_written(uint64_t address, uint64_t size);
 
 // What a kernel did since the counters were cleared, all its launches together.
 struct Counters {

@@ -1,0 +1,181 @@
+// Functions: scopes, declarations, basic blocks and their counters, and which rule is whose.
+#include "emit.h"
+
+namespace emulator {
+
+// Local arrays lie on the fiber's stack (runtime/fiber.h).
+constexpr uint64_t MOST_LOCAL_BYTES = 64 << 10;
+
+FunctionEmitter::FunctionEmitter(ModuleOutput& module, const Function& function, uint64_t shared_start)
+    : shared_end(shared_start), module_(module), function_(function) {
+  for (const Variable& result : function.results)
+    symbols_[result.name] = {Symbol::local_parameter, result, identifier(result.name)};
+  for (const Variable& parameter : function.parameters)
+    symbols_[parameter.name] = {function.entry ? Symbol::kernel_parameter : Symbol::local_parameter, parameter,
+                                identifier(parameter.name)};
+}
+
+std::string FunctionEmitter::signature() const {
+  if (function_.entry) return cat("static void kernel_", identifier(function_.name), "(struct Thread* me, const char* parameters)");
+  std::string text = cat("static void function_", identifier(function_.name), "(struct Thread* me");
+  for (const Variable& result : function_.results) text += cat(", char* ", identifier(result.name));
+  for (const Variable& parameter : function_.parameters) text += cat(", char* ", identifier(parameter.name));
+  return text + ")";
+}
+
+std::string FunctionEmitter::run() {
+  for (const Statement& one : function_.body) {
+    try {
+      statement(one);
+    } catch (const PtxError& error) {
+      throw PtxError(cat(function_.name, ", line ", where_.line, ": ", error.what()));
+    }
+  }
+  std::string text = signature() + " {\nu64* counts = me->counts;\n";
+  for (const auto& [type, names] : registers_by_type_) {
+    text += type;
+    for (size_t i = 0; i < names.size(); i++) text += cat(i ? ", " : " ", names[i]);
+    text += ";\n";
+  }
+  text += "u32 carry = 0; u32 switch_index;\n" + arrays_ + code_ + epilogue() + "}\n";
+  return text;
+}
+
+// What leaves the function: its local memory is gone.
+std::string FunctionEmitter::epilogue() const {
+  if (!local_bytes_) return "return;";
+  return "me->frame = frame.caller; return;";
+}
+
+void FunctionEmitter::declare_variable(const Variable& declared) {
+  Variable variable = declared;
+  if (variable.space == "shared") {
+    // Red zones on both sides: PTX has lost the bounds within generic and computed addresses.
+    uint64_t alignment = std::max<uint64_t>(variable.alignment, 16);
+    variable.offset = (shared_end + SHARED_RED_ZONE + alignment - 1) / alignment * alignment;
+    shared_end = variable.offset + variable.size;
+    shared_variables.push_back(variable);
+    symbols_[variable.name] = {Symbol::shared, variable, ""};
+    return;
+  }
+  bool local = variable.space == "local";
+  std::string name = cat("memory_", identifier(variable.name), "_", scope_number_);
+  arrays_ += cat("char ", name, "[", variable.size, "] __attribute__((aligned(16)));\n");
+  if (local) {
+    if (local_bytes_) throw PtxError("more than one local variable");
+    local_bytes_ = variable.size;
+    if (local_bytes_ > MOST_LOCAL_BYTES) throw PtxError(cat(local_bytes_, " bytes of local memory"));
+    arrays_ += cat("u8 written[", variable.size, "];\nstruct Frame frame;\nframe.low = (u64)", name,
+                   "; frame.high = frame.low + ", variable.size, "; frame.written = written; enter_frame(me, &frame);\n");
+  }
+  symbols_[variable.name] = {local ? Symbol::local : Symbol::local_parameter, variable, name};
+}
+
+void FunctionEmitter::begin_block() {
+  block_ = (int)module_.blocks.size();
+  module_.blocks.emplace_back();
+  code_ += cat("++counts[", block_, "];\n");
+  block_ended_ = false;
+}
+
+void FunctionEmitter::statement(const Statement& one) {
+  switch (one.kind) {
+    case Statement::open_scope:
+      scopes_.emplace_back();
+      scope_number_++;
+      break;
+    case Statement::close_scope:
+      scopes_.pop_back();
+      break;
+    case Statement::location:
+      where_ = one.where;
+      break;
+    case Statement::registers:
+      for (const std::string& name : one.names) {
+        std::string c_name = identifier(name);
+        if (scopes_.size() > 1) c_name += cat("_", scope_number_);
+        scopes_.back()[name] = {c_name, one.type};
+        registers_by_type_[c_type(one.type)].push_back(c_name);
+      }
+      break;
+    case Statement::variable:
+      declare_variable(one.variable_);
+      break;
+    case Statement::branch_targets:
+      targets_[one.text] = one.names;
+      break;
+    case Statement::label:
+      code_ += identifier(one.text) + ":;\n";
+      block_ended_ = true;
+      break;
+    case Statement::instruction: {
+      if (block_ended_) begin_block();
+      const Instruction& instruction = one.instruction_;
+      counted_ = COUNT_INTEGER;
+      flops_ = 0;
+      std::string text = translate(instruction);
+      int block = block_;
+      bool leaves = counted_ == COUNT_CONTROL;
+      if (!instruction.guard.empty()) {
+        std::string condition = read(instruction.guard, PREDICATE);
+        std::string tally;
+        if (!leaves) {  // counted where it is carried out; a branch is carried out either way
+          block = (int)module_.blocks.size();
+          module_.blocks.emplace_back();
+          tally = cat("++counts[", block, "]; ");
+        }
+        text = cat("if (", instruction.guard_negated ? "!" : "", condition, ") { ", tally, text, " }");
+      }
+      auto& columns = module_.blocks[block];
+      columns[counted_]++;
+      if (counted_ == COUNT_MMA) columns[COUNT_MMA_FLOPS] += flops_;
+      else columns[COUNT_FLOPS] += flops_;
+      code_ += text + "\n";
+      if (leaves) block_ended_ = true;
+      break;
+    }
+  }
+}
+
+struct Rules {
+  using Rule = std::string (FunctionEmitter::*)(const Instruction&);
+  using F = FunctionEmitter;
+  inline static const std::map<std::string, Rule> by_mnemonic = {
+      {"add", &F::arithmetic},          {"sub", &F::arithmetic},        {"mul", &F::arithmetic},
+      {"mad", &F::arithmetic},          {"fma", &F::arithmetic},        {"min", &F::arithmetic},
+      {"max", &F::arithmetic},          {"abs", &F::arithmetic},        {"neg", &F::arithmetic},
+      {"mul24", &F::integer_arithmetic}, {"mad24", &F::integer_arithmetic}, {"sad", &F::integer_arithmetic},
+      {"addc", &F::carry_arithmetic},   {"subc", &F::carry_arithmetic}, {"madc", &F::carry_arithmetic},
+      {"div", &F::divide},              {"rem", &F::divide},            {"ex2", &F::approximate},
+      {"lg2", &F::approximate},         {"rcp", &F::approximate},       {"rsqrt", &F::approximate},
+      {"sqrt", &F::approximate},        {"sin", &F::approximate},       {"cos", &F::approximate},
+      {"tanh", &F::approximate},        {"copysign", &F::copy_sign},    {"testp", &F::test_property},
+      {"and", &F::logic},               {"or", &F::logic},              {"xor", &F::logic},
+      {"not", &F::logic},               {"cnot", &F::logic},            {"lop3", &F::three_input_logic},
+      {"shl", &F::shift},               {"shr", &F::shift},             {"shf", &F::funnel_shift},
+      {"prmt", &F::permute_bytes},      {"bfe", &F::bit_field},         {"bfi", &F::bit_field},
+      {"szext", &F::bit_field},         {"bmsk", &F::bit_field},        {"popc", &F::bit_count},
+      {"clz", &F::bit_count},           {"brev", &F::bit_count},        {"bfind", &F::bit_count},
+      {"dp4a", &F::dot_product},        {"dp2a", &F::dot_product},      {"mov", &F::move},
+      {"cvt", &F::convert},             {"cvta", &F::convert_address},  {"isspacep", &F::is_in_space},
+      {"setp", &F::compare},            {"set", &F::set_value},         {"selp", &F::select},
+      {"slct", &F::select_by_sign},     {"ld", &F::load},               {"ldu", &F::load},
+      {"st", &F::store},                {"atom", &F::atomic},           {"red", &F::atomic},
+      {"cp", &F::async_copy},           {"membar", &F::fence},          {"fence", &F::fence},
+      {"prefetch", &F::nothing},        {"prefetchu", &F::nothing},     {"applypriority", &F::nothing},
+      {"nanosleep", &F::sleep},         {"bar", &F::barrier},           {"barrier", &F::barrier},
+      {"shfl", &F::shuffle},            {"vote", &F::vote},             {"match", &F::match},
+      {"redux", &F::redux},             {"activemask", &F::active_mask}, {"ldmatrix", &F::load_matrix},
+      {"mma", &F::multiply_matrices},   {"bra", &F::branch},            {"brx", &F::indexed_branch},
+      {"call", &F::call},               {"ret", &F::leave},             {"exit", &F::leave},
+      {"trap", &F::trap},               {"brkpt", &F::trap},
+  };
+};
+
+std::string FunctionEmitter::translate(const Instruction& instruction) {
+  auto rule = Rules::by_mnemonic.find(instruction.mnemonic());
+  if (rule == Rules::by_mnemonic.end()) unknown(instruction);
+  return (this->*rule->second)(instruction);
+}
+
+}  // namespace emulator

@@ -1,0 +1,33 @@
+// PTX's fundamental types and the C types that hold them.
+#pragma once
+#include <string>
+
+namespace emulator {
+
+struct Type {
+  enum Kind { none, predicate, bits, unsigned_integer, signed_integer, half, bfloat, floating, tensorfloat } kind = none;
+  int width = 0;        // bits, of the whole
+  bool packed = false;  // two halves in one register: f16x2, bf16x2, f32x2
+
+  bool is_float() const { return kind == floating && !packed; }
+  bool is_short_float() const { return (kind == half || kind == bfloat); }
+  bool is_signed() const { return kind == signed_integer; }
+  int bytes() const { return kind == predicate ? 1 : width / 8; }
+  bool operator==(const Type&) const = default;
+};
+
+constexpr Type PREDICATE{Type::predicate, 8};
+constexpr Type B16{Type::bits, 16}, B32{Type::bits, 32}, B64{Type::bits, 64};
+constexpr Type U32{Type::unsigned_integer, 32}, U64{Type::unsigned_integer, 64}, F32{Type::floating, 32},
+    F64{Type::floating, 64};
+
+constexpr Type unsigned_type(int width) { return {Type::unsigned_integer, width}; }
+constexpr Type signed_type(int width) { return {Type::signed_integer, width}; }
+constexpr Type bits_type(int width) { return {Type::bits, width}; }
+
+// The type that a name without its dot stands for; kind none where it is no type.
+Type parse_type(const std::string& name);
+// u32, f32, pred, …: a bf16 or f16 is u16, a pair of them u32.
+std::string c_type(Type);
+
+}  // namespace emulator

@@ -1,0 +1,188 @@
+#include "access_log.h"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+namespace emulator {
+namespace {
+
+constexpr u32 SECTOR = 32, BANKS = 32, BANK_BYTES = 4;
+// A window of sectors that begins this far before the first lane's.
+constexpr u64 WINDOW_BEFORE = 16, WINDOW = 64;
+// A warp's accesses are put together when lanes meet and this many wait.
+constexpr u32 PENDING_LIMIT = 64;
+
+// What is worth a report: the factor over the least possible, and the part of the kernel's whole traffic that is waste.
+constexpr double UNCOALESCED_FACTOR = 7.9, BANK_CONFLICT_FACTOR = 7.9, WASTE_OF_WHOLE = 0.25;
+
+std::set<const Site*> reported;  // in this process
+
+}  // namespace
+
+void AccessLog::begin_launch(const ModuleTable* module, u32 warps, u32 threads) {
+  logs_ = module->log_count;
+  warps_ = warps;
+  places_.assign((size_t)threads * logs_, Place());
+  sectors_.resize((size_t)warps * logs_);
+  banks_.resize((size_t)warps * logs_);
+  used_.resize(warps);
+  for (auto& list : sectors_) list.clear();
+  for (auto& list : banks_) list.clear();
+  for (auto& list : used_) list.clear();
+  epoch_.assign(warps, 1);
+  pending_.assign(warps, 0);
+  totals_.assign(logs_, Total());
+}
+
+// The number of this access among those of its thread at the site.
+u32 AccessLog::next_access(Thread* me, int log) {
+  Place& place = places_[(size_t)me->flat * logs_ + log];
+  u32 warp = me->flat / LANES;
+  if (place.epoch != epoch_[warp]) place = {epoch_[warp], 0};
+  return place.next++;
+}
+
+void AccessLog::global(Thread* me, u64 address, u32 bytes, int log) {
+  if (log < 0) return;
+  u32 warp = me->flat / LANES, number = next_access(me, log);
+  auto& list = sectors_[(size_t)warp * logs_ + log];
+  u64 first = address / SECTOR, last = (address + bytes - 1) / SECTOR;
+  if (number >= list.size()) {
+    if (list.empty()) used_[warp].push_back(log);
+    pending_[warp]++;
+    list.resize(number + 1);
+    list[number] = {first > WINDOW_BEFORE ? first - WINDOW_BEFORE : 0, 0, ~0ull, 0, 0};
+  }
+  Sectors& access = list[number];
+  access.bytes += bytes;
+  for (u64 sector = first; sector <= last; sector++) {
+    u64 bit = sector - access.base;
+    if (bit < WINDOW) access.touched |= 1ull << bit;
+    else if (sector != access.last_far) {
+      access.far++;
+      access.last_far = sector;
+    }
+  }
+}
+
+void AccessLog::shared(Thread* me, u32 address, u32 bytes, int log) {
+  if (log < 0) return;
+  u32 warp = me->flat / LANES, number = next_access(me, log);
+  auto& list = banks_[(size_t)warp * logs_ + log];
+  if (number >= list.size()) {
+    if (list.empty()) used_[warp].push_back(log);
+    pending_[warp]++;
+    list.resize(number + 1);
+  }
+  Banks& access = list[number];
+  access.lanes |= 1u << me->lane;
+  access.bytes = bytes;
+  access.word[me->lane] = (u16)(address / BANK_BYTES);
+}
+
+void AccessLog::add(Total& total, const Sectors& access) {
+  if (!access.bytes) return;
+  u64 actual = (u64)__builtin_popcountll(access.touched) + access.far;
+  total.accesses++;
+  total.actual += actual;
+  total.ideal += std::min<u64>(actual, (access.bytes + SECTOR - 1) / SECTOR);
+}
+
+// A pass serves 32 banks: wide accesses go by half or quarter warps. Lanes that want the same word share it.
+void AccessLog::add(Total& total, const Banks& access) {
+  if (!access.lanes) return;
+  u32 words = std::max(1u, access.bytes / BANK_BYTES), lanes_a_pass = LANES / words;
+  total.accesses++;
+  total.shared = true;
+  for (u32 start = 0; start < LANES; start += lanes_a_pass) {
+    u32 lanes = access.lanes >> start & (lanes_a_pass == 32 ? ~0u : (1u << lanes_a_pass) - 1);
+    if (!lanes) continue;
+    u32 wanted[LANES], count = 0, banks = 0;
+    bool conflict = false;
+    for (; lanes; lanes &= lanes - 1) {
+      u32 word = access.word[start + (u32)__builtin_ctz(lanes)];
+      for (u32 k = 0; k < words; k++) {
+        conflict |= banks >> ((word + k) % BANKS) & 1;
+        banks |= 1u << (word + k) % BANKS;
+        wanted[count++] = word + k;
+      }
+    }
+    u32 passes = 1;
+    if (conflict) {
+      std::sort(wanted, wanted + count);
+      count = (u32)(std::unique(wanted, wanted + count) - wanted);
+      u32 depth[BANKS] = {};
+      for (u32 i = 0; i < count; i++) passes = std::max(passes, ++depth[wanted[i] % BANKS]);
+    }
+    total.actual += passes;
+    total.ideal++;
+  }
+}
+
+// Eight rows of 16 bytes are one pass where they fall on all the banks.
+void AccessLog::count_rows(const u32* rows, int log) {
+  if (log < 0) return;
+  u32 depth[BANKS / 4] = {}, passes = 1;
+  for (u32 r = 0; r < 8; r++) {
+    bool seen = false;
+    for (u32 other = 0; other < r; other++) seen |= rows[other] == rows[r];
+    if (!seen) passes = std::max(passes, ++depth[rows[r] / 16 % (BANKS / 4)]);
+  }
+  Total& total = totals_[log];
+  total.shared = true;
+  total.accesses++;
+  total.actual += passes;
+  total.ideal++;
+}
+
+void AccessLog::flush_warp(u32 warp) {
+  for (u32 log : used_[warp]) {
+    auto& sectors = sectors_[(size_t)warp * logs_ + log];
+    for (const Sectors& access : sectors) add(totals_[log], access);
+    sectors.clear();
+    auto& banks = banks_[(size_t)warp * logs_ + log];
+    for (const Banks& access : banks) add(totals_[log], access);
+    banks.clear();
+  }
+  used_[warp].clear();
+  pending_[warp] = 0;
+  epoch_[warp]++;
+}
+
+void AccessLog::flush() {
+  for (u32 warp = 0; warp < warps_; warp++)
+    if (pending_[warp]) flush_warp(warp);
+}
+
+void AccessLog::warp_converged(u32 warp) {
+  if (pending_[warp] >= PENDING_LIMIT) flush_warp(warp);
+}
+
+void AccessLog::end_launch(Worker& worker, Counters* totals) {
+  flush();
+  u64 sectors = 0, passes = 0;
+  for (const Total& total : totals_) (total.shared ? passes : sectors) += total.actual;
+  for (u32 s = 0; s < worker.module->site_count; s++) {
+    const Site& site = worker.module->sites[s];
+    if (site.log < 0) continue;
+    const Total& total = totals_[site.log];
+    if (!total.accesses) continue;
+    if (total.shared) {
+      totals->shared_accesses += total.accesses;
+      totals->shared_passes += total.actual;
+    } else {
+      totals->sectors += total.actual;
+      totals->ideal_sectors += total.ideal;
+    }
+    double factor = (double)total.actual / (double)total.ideal, whole = (double)(total.shared ? passes : sectors);
+    bool wasteful = factor >= (total.shared ? BANK_CONFLICT_FACTOR : UNCOALESCED_FACTOR) && (double)(total.actual - total.ideal) >= WASTE_OF_WHOLE * whole;
+    if (!wasteful || !reported.insert(&site).second) continue;
+    char text[300];
+    snprintf(text, sizeof text, "kernel %s, %s, %s: %s %.1f times the least possible, over %llu accesses of a warp", worker.kernel->name,
+             source_line(site).c_str(), site.opcode, total.shared ? "passes over the banks are" : "sectors of memory are", factor, total.accesses);
+    report(total.shared ? "bank-conflict" : "uncoalesced", worker.kernel->name, text);
+  }
+}
+
+}  // namespace emulator

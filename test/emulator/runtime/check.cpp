@@ -1,0 +1,206 @@
+// Bounds and alignment of every access; then races and the access log.
+#include "check.h"
+
+#include <cstring>
+
+namespace emulator {
+namespace {
+
+const char* verb(int kind) { return kind == ACCESS_READ ? "read" : kind == ACCESS_WRITE ? "write" : "atomic"; }
+
+}  // namespace
+
+void Checker::begin_launch() {
+  const KernelEntry& kernel = *worker_.kernel;
+  clocks_.begin_launch();
+  shared_.resize(kernel.dynamic_offset + worker_.block.geometry.dynamic_size);
+  last_allocation_.assign(worker_.module->site_count + 1, nullptr);
+  last_shared_ = nullptr;
+  log_.begin_launch(worker_.module, worker_.block.warps, worker_.block.threads);
+}
+
+void Checker::end_launch(Counters* totals) { log_.end_launch(worker_, totals); }
+void Checker::begin_block() { clocks_.begin_block(worker_.block.warps); }
+void Checker::end_block() { log_.flush(); }
+
+void Checker::barrier_passed(u32 warps, bool everyone) {
+  clocks_.barrier_passed(warps);
+  if (everyone) log_.flush();
+}
+
+void Checker::out_of_bounds(Thread* me, int site, const char* kind, u32 bytes, u64 address, const std::string& where) {
+  report_fault(me, site, "out-of-bounds", "%u-byte %s at %#llx, %s", bytes, kind, address, where.c_str());
+  abandon(worker_, Outcome::illegal_address);
+}
+
+char* Checker::access(Thread* me, int space, u64 address, u32 bytes, int kind, int site) {
+  if (space == SPACE_GENERIC) {
+    if (address >> 32 == SHARED_WINDOW >> 32) {
+      space = SPACE_SHARED;
+    } else {
+      space = SPACE_GLOBAL;
+      for (Frame* frame = me->frame; frame; frame = frame->caller)
+        if (address >= frame->low && address < frame->high) space = SPACE_LOCAL;
+    }
+  }
+  if (__builtin_expect(address & (bytes - 1), 0)) {
+    report_fault(me, site, "misaligned", "%u-byte %s at %#llx", bytes, verb(kind), address);
+    abandon(worker_, Outcome::misaligned_address);
+  }
+  switch (space) {
+    case SPACE_SHARED: return shared_access(me, (u32)address, bytes, kind, site);
+    case SPACE_LOCAL: return local_access(me, address, bytes, kind, site);
+    default: return global_access(me, address, bytes, kind, site, space == SPACE_CONST);
+  }
+}
+
+const SharedEntry* Checker::shared_variable(u32 address, u32 bytes) const {
+  const KernelEntry& kernel = *worker_.kernel;
+  for (u32 i = 0; i < kernel.shared_count; i++) {
+    const SharedEntry& variable = kernel.shared[i];
+    if (address >= variable.offset && address + bytes <= variable.offset + variable.size) return &variable;
+  }
+  return nullptr;
+}
+
+std::string Checker::shared_name(u32 address) const {
+  const SharedEntry* variable = shared_variable(address, 1);
+  char text[160];
+  // "_ZZ7logprobE4part" is variable part of function logprob.
+  const char* name = variable ? variable->name : "dynamic shared memory";
+  if (variable && !strncmp(name, "_ZZ", 3))
+    for (const char* at = name + strlen(name); at > name; at--)
+      if (at[-1] >= '0' && at[-1] <= '9' && (size_t)atoi(at - 1) <= strlen(at)) {
+        name = at;
+        break;
+      }
+  u32 start = variable ? variable->offset : worker_.kernel->dynamic_offset;
+  snprintf(text, sizeof text, "%s+%u", name, address - start);
+  return text;
+}
+
+char* Checker::shared_access(Thread* me, u32 address, u32 bytes, int kind, int site) {
+  u64 end = (u64)address + bytes;
+  u32 dynamic = worker_.kernel->dynamic_offset;
+  bool inside = address >= dynamic ? end <= (u64)dynamic + worker_.block.geometry.dynamic_size
+                                   : (last_shared_ && address >= last_shared_->offset && end <= last_shared_->offset + last_shared_->size);
+  if (!inside && address < dynamic) inside = (last_shared_ = shared_variable(address, bytes)) != nullptr;
+  if (__builtin_expect(!inside, 0)) {
+    char text[160];
+    const SharedEntry* near = nullptr;
+    for (u32 i = 0; i < worker_.kernel->shared_count; i++)
+      if (address >= worker_.kernel->shared[i].offset) near = &worker_.kernel->shared[i];
+    u32 start = near && address < dynamic ? near->offset : dynamic;
+    u32 size = near && address < dynamic ? near->size : worker_.block.geometry.dynamic_size;
+    snprintf(text, sizeof text, "%lld bytes into %u bytes of %s", (long long)address - start, size,
+             near && address < dynamic ? near->name : "dynamic shared memory");
+    out_of_bounds(me, site, kind == ACCESS_READ ? "shared read" : kind == ACCESS_WRITE ? "shared write" : "shared atomic", bytes, address, text);
+  }
+  if (kind == ACCESS_READ) shared_.read(me, address, bytes, site);
+  else shared_.write(me, address, bytes, site, kind == ACCESS_ATOMIC);
+  log_.shared(me, address, bytes, worker_.module->sites[site].log);
+  return me->shared + address;
+}
+
+const char* Checker::access_row(Thread* me, u32 address, int site) {
+  if (address & 15) {
+    report_fault(me, site, "misaligned", "row address %#x of lane %u", address, me->lane);
+    abandon(worker_, Outcome::misaligned_address);
+  }
+  return shared_access(me, address, 16, ACCESS_READ, site);
+}
+
+// Local memory keeps a byte a byte: whether it was written.
+char* Checker::local_access(Thread* me, u64 address, u32 bytes, int kind, int site) {
+  for (Frame* frame = me->frame; frame; frame = frame->caller) {
+    if (address < frame->low || address + bytes > frame->high) continue;
+    u8* written = frame->written + (address - frame->low);
+    if (kind != ACCESS_READ) memset(written, 1, bytes);
+    else if (memchr(written, 0, bytes))
+      report_fault(me, site, "uninitialized", "%u-byte read of local memory, byte %llu, which nothing has written", bytes, address - frame->low);
+    return (char*)address;
+  }
+  char text[100];
+  u64 low = me->frame ? me->frame->low : 0, size = me->frame ? me->frame->high - low : 0;
+  snprintf(text, sizeof text, "%lld bytes into %llu bytes of local memory", (long long)(address - low), size);
+  out_of_bounds(me, site, kind == ACCESS_READ ? "local read" : "local write", bytes, address, text);
+}
+
+char* Checker::global_access(Thread* me, u64 address, u32 bytes, int kind, int site, bool constant) {
+  AllocationRecord* piece = last_allocation_[site];
+  if (__builtin_expect(!piece || address < piece->low || address + bytes > piece->high, 0)) {
+    piece = allocation_at(address);
+    if (!piece || address + bytes > piece->high) {
+      std::string where = describe_address(piece ? piece->high : address);
+      if (piece) where = "which ends " + std::to_string(address + bytes - piece->high) + " bytes past the end of a " + std::to_string(piece->high - piece->low) + "-byte allocation";
+      out_of_bounds(me, site, kind == ACCESS_READ ? "global read" : kind == ACCESS_WRITE ? "global write" : "global atomic", bytes, address, where);
+    }
+    last_allocation_[site] = piece;
+  }
+  if (constant) return (char*)address;
+  check_global(me, *piece, address, bytes, kind, site);
+  log_.global(me, address, bytes, worker_.module->sites[site].log);
+  return (char*)address;
+}
+
+// Last writer of each two bytes. Reads are held against earlier writes only: in another order of threads, the write
+// comes first. Single bytes are left out, since their neighbours may be another thread's.
+void Checker::check_global(Thread* me, AllocationRecord& piece, u64 address, u32 bytes, int kind, int site) {
+  bool writes = kind != ACCESS_READ;
+  if (bytes < GLOBAL_GRAIN) return;
+  GlobalCell* cells = piece.cell(address, writes);
+  u32 count = bytes / GLOBAL_GRAIN;
+  constexpr u16 ATOMIC = 0x8000, THREAD = 0x3ff;
+  if (cells) {
+    for (u32 i = 0; i < count; i++) {
+      const GlobalCell& cell = cells[i];
+      if (cell.clock < clocks_.launch_start()) continue;
+      if (kind == ACCESS_ATOMIC && cell.writer & ATOMIC) continue;
+      bool other_block = cell.clock < clocks_.block_start();
+      // With a fence, blocks may hand over data by an atomic: who waits for whom isn't known.
+      if (other_block ? worker_.kernel->has_fence != 0 : clocks_.before(cell.writer & THREAD, cell.clock, me->flat)) continue;
+      report_fault(me, site, "global-race", "%s of %#llx, which thread %u of %s writes at %s in the same launch", verb(kind), address + i * GLOBAL_GRAIN,
+                   cell.writer & THREAD, other_block ? "another block" : "this block", source_line(worker_.module->sites[cell.site]).c_str());
+      break;
+    }
+  }
+  if (writes) {
+    GlobalCell stamp{clocks_.now(me->flat / LANES), (u16)(me->flat | (kind == ACCESS_ATOMIC ? ATOMIC : 0)), (u16)site};
+    for (u32 i = 0; i < count; i++) cells[i] = stamp;
+  }
+  if (kind == ACCESS_WRITE || !host_writes_known()) return;
+  // Unwritten memory is all ones, as the driver leaves it.
+  for (u32 i = 0; i < count; i++) {
+    u16 value;
+    memcpy(&value, (const char*)address + i * GLOBAL_GRAIN, sizeof value);
+    if (value != 0xffff || (cells && cells[i].clock)) continue;
+    report_fault(me, site, "uninitialized", "%u-byte read at %#llx, %s, which nothing has written", bytes, address, describe_address(address).c_str());
+    break;
+  }
+}
+
+void Checker::async_issued(Thread* me, u32 to, u64 from, u32 bytes, u32 source_bytes, int site) {
+  if (source_bytes) {
+    if (from & (bytes - 1)) {
+      report_fault(me, site, "misaligned", "%u-byte copy from %#llx", bytes, from);
+      abandon(worker_, Outcome::misaligned_address);
+    }
+    global_access(me, from, source_bytes, ACCESS_READ, site, false);
+  }
+  if (to & (bytes - 1)) {
+    report_fault(me, site, "misaligned", "%u-byte copy to shared memory at %#x", bytes, to);
+    abandon(worker_, Outcome::misaligned_address);
+  }
+  if (!(to >= worker_.kernel->dynamic_offset ? (u64)to + bytes <= (u64)worker_.kernel->dynamic_offset + worker_.block.geometry.dynamic_size
+                                             : shared_variable(to, bytes) != nullptr))
+    shared_access(me, to, bytes, ACCESS_WRITE, site);  // reports
+  shared_.write(me, to, bytes, site, false);
+  shared_.set_pending(to, bytes, true);
+}
+
+void Checker::async_done(Thread* me, u32 to, u32 bytes, int site) {
+  shared_.set_pending(to, bytes, false);
+  shared_.write(me, to, bytes, site, false);
+}
+
+}  // namespace emulator

@@ -1,0 +1,50 @@
+// What is checked and measured of a launch when checks are on: bounds, alignment, unwritten memory, races; bank
+// conflicts and sectors. One for each worker.
+#pragma once
+#include "access_log.h"
+#include "allocation.h"
+#include "race.h"
+
+namespace emulator {
+
+class Checker {
+ public:
+  explicit Checker(Worker& worker) : worker_(worker), shared_(clocks_) {}
+  void begin_launch();
+  void end_launch(Counters* totals);
+  void begin_block();
+  void end_block();
+  void barrier_passed(u32 warps, bool everyone);
+  void warp_synchronized(u32 warp) { clocks_.warp_synchronized(warp); }
+  // All live lanes of the warp are at the same place.
+  void warp_converged(u32 warp) { log_.warp_converged(warp); }
+
+  // Host address of an access that is in order; otherwise the launch ends.
+  char* access(Thread*, int space, u64 address, u32 bytes, int kind, int site);
+  // A row of ldmatrix, and the bank conflicts of eight rows.
+  const char* access_row(Thread*, u32 address, int site);
+  void count_rows(const u32* rows, int site) { log_.count_rows(rows, worker_.module->sites[site].log); }
+  // A copy that was issued: its source and destination are checked now, the destination is out of bounds until done.
+  void async_issued(Thread*, u32 to, u64 from, u32 bytes, u32 source_bytes, int site);
+  void async_done(Thread*, u32 to, u32 bytes, int site);
+  // "part+12" for an address in shared memory.
+  std::string shared_name(u32 address) const;
+
+ private:
+  char* shared_access(Thread*, u32 address, u32 bytes, int kind, int site);
+  char* local_access(Thread*, u64 address, u32 bytes, int kind, int site);
+  char* global_access(Thread*, u64 address, u32 bytes, int kind, int site, bool constant);
+  void check_global(Thread*, AllocationRecord&, u64 address, u32 bytes, int kind, int site);
+  [[noreturn]] void out_of_bounds(Thread*, int site, const char* kind, u32 bytes, u64 address, const std::string& where);
+  const SharedEntry* shared_variable(u32 address, u32 bytes) const;
+
+  Worker& worker_;
+  Clocks clocks_;
+  SharedRaces shared_;
+  AccessLog log_;
+  // By site: the allocation its last access fell into.
+  std::vector<AllocationRecord*> last_allocation_;
+  const SharedEntry* last_shared_ = nullptr;
+};
+
+}  // namespace emulator

@@ -1,0 +1,65 @@
+// Who may have run at the same time as whom. Each warp has a clock, and knows of the others' clocks what barriers have
+// told it (a vector clock). An access was before another where the later warp knows of a clock at least as late; lanes
+// of one warp are ordered by __syncwarp alone.
+#pragma once
+#include "state.h"
+
+namespace emulator {
+
+class Clocks {
+ public:
+  void begin_launch();
+  void begin_block(u32 warps);
+  void barrier_passed(u32 warps);
+  void warp_synchronized(u32 warp);
+
+  // Stamp of an access by the warp now.
+  u32 now(u32 warp) const { return known_[warp][warp]; }
+  // The latest stamp given out.
+  u32 latest() const { return tick_; }
+  u32 launch_start() const { return launch_start_; }
+  u32 block_start() const { return block_start_; }
+  // Whether an access of this block by `thread`, stamped `clock`, is ordered before one by `me` now.
+  bool before(u32 thread, u32 clock, u32 me) const {
+    if (thread == me) return true;
+    u32 own = me / LANES, other = thread / LANES;
+    return own == other ? clock < known_[own][own] : clock <= known_[own][other];
+  }
+  // When the warp last passed a barrier.
+  u32 last_barrier(u32 warp) const { return last_barrier_[warp]; }
+
+ private:
+  u32 tick_ = WARM_UP, launch_start_ = WARM_UP, block_start_ = WARM_UP, warps_ = 0;
+  u32 known_[MOST_WARPS][MOST_WARPS], last_barrier_[MOST_WARPS];
+  static constexpr u32 WARM_UP = 16;  // above every special stamp
+};
+
+// Shared memory of one block.
+class SharedRaces {
+ public:
+  explicit SharedRaces(const Clocks& clocks) : clocks_(clocks) {}
+  void resize(size_t bytes);
+  void read(Thread*, u32 address, u32 bytes, int site);
+  void write(Thread*, u32 address, u32 bytes, int site, bool atomic);
+  // Between issue and wait of a cp.async.
+  void set_pending(u32 address, u32 bytes, bool pending);
+  void clear() { cells_.clear(); }
+
+ private:
+  struct Cell {
+    u32 write_clock, read_clock;
+    u16 writer, reader;
+    u16 write_site, read_site;
+  };
+  bool read_cell(Thread*, Cell&, u32 address, int site);
+  bool write_cell(Thread*, Cell&, u32 address, int site, bool atomic);
+  bool reads_before(const Cell&, u32 me) const;
+  template <class F>
+  void for_cells(u32 address, u32 bytes, F);
+
+  const Clocks& clocks_;
+  std::vector<Cell> cells_;  // one a byte
+  std::vector<u8> split_;    // by word: its bytes differ; otherwise the first cell holds for all four
+};
+
+}  // namespace emulator
