@@ -28,17 +28,27 @@ struct Row {
   // exp(z − top) as a whole number
   INLINE u64 mass(float z) const { return __float2ull_rn(expf(__fsub_rn(z, top)) * MASS_ONE); }
 
-  // body(id, score) of the units at first, first + step, … below last; first and step are whole units.
+  INLINE Unit<SOFTMAX_UNIT> unit(int i) const {
+    return load_unit<SOFTMAX_UNIT>(logits + i, size - i, aligned<SOFTMAX_UNIT>(logits));
+  }
+
+  // body(id, score) of the units at first, first + step, … below last; first and step are whole units. The next unit is
+  // under way while one is worked on. Bodies are long and not repeated: it is the loads that take the time.
   template <class Body>
   INLINE void each(int first, int last, int step, const Body& body) const {
-    constexpr int N = SOFTMAX_UNIT;
-    const bool vectors = aligned<N>(logits);
+    if (first >= last) return;
+    Unit<SOFTMAX_UNIT> next = unit(first);
     for (int i = first; i < last; i += step) {
-      const Unit<N> u = load_unit<N>(logits + i, size - i, vectors);
-      const u32 marked = marks ? marks[i >> 5] >> (i & 31) : 0;
-#pragma unroll
-      for (int j = 0; j < N; j++)
-        if (i + j < last) body(i + j, score(u.at[j], marked >> j));
+      Unit<SOFTMAX_UNIT> u = next;
+      u32 marked = marks ? marks[i >> 5] >> (i & 31) : 0;
+      if (i + step < last) next = unit(i + step);
+      const int end = smaller(i + SOFTMAX_UNIT, last);
+#pragma unroll 1
+      for (int id = i; id < end; id++) {
+        body(id, score(u.at[0], marked));
+        for (int j = 1; j < SOFTMAX_UNIT; j++) u.at[j - 1] = u.at[j];
+        marked >>= 1;
+      }
     }
   }
 };
