@@ -92,7 +92,8 @@ void FunctionEmitter::statement(const Statement& one) {
       break;
     case Statement::registers:
       for (const std::string& name : one.names) {
-        std::string c_name = identifier(name);
+        // Names without % come from inline assembly and must not meet those of the translation.
+        std::string c_name = name[0] == '%' ? identifier(name) : cat("n_", identifier(name));
         if (scopes_.size() > 1) c_name += cat("_", scope_number_);
         scopes_.back()[name] = {c_name, one.type};
         registers_by_type_[c_type(one.type)].push_back(c_name);

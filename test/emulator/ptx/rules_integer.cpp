@@ -13,9 +13,12 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
   bool is_signed = type.is_signed();
   Type wide = is_signed ? signed_type(type.width * 2) : unsigned_type(type.width * 2);
 
+  // Where the sign makes no difference, unsigned spares the compiler conversions.
+  Type plain = unsigned_type(type.width);
+  auto bits = [&](size_t n) { return read(o.at(n), plain); };
   if (one_of(name, "add sub")) {
     std::string sign = name == "add" ? " + " : " - ";
-    if (!i.has("sat")) return write(o[0], type, in(1) + sign + in(2));
+    if (!i.has("sat")) return write(o[0], plain, bits(1) + sign + bits(2));
     if (type != signed_type(32)) unknown(i);
     return write(o[0], type, cat("saturate_s32((s64)", in(1), sign, in(2), ")"));
   }
@@ -34,13 +37,10 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
       std::string cast = cat("(", c_type(wide), ")");
       return write(o[0], wide, cat(cast, in(1), " * ", cast, in(2), adds ? " + " + read(o.at(3), wide) : ""));
     }
+    if (!i.has("hi")) return write(o[0], plain, cat(bits(1), " * ", bits(2), adds ? " + " + bits(3) : ""));
     std::string product;
-    if (i.has("hi")) {
-      if (type.width == 64) product = cat(is_signed ? "multiply_high_s64(" : "multiply_high_u64(", in(1), ", ", in(2), ")");
-      else product = cat("((", c_type(wide), ")", in(1), " * (", c_type(wide), ")", in(2), " >> ", type.width, ")");
-    } else {
-      product = cat(in(1), " * ", in(2));
-    }
+    if (type.width == 64) product = cat(is_signed ? "multiply_high_s64(" : "multiply_high_u64(", in(1), ", ", in(2), ")");
+    else product = cat("((", c_type(wide), ")", in(1), " * (", c_type(wide), ")", in(2), " >> ", type.width, ")");
     return write(o[0], type, cat(adds ? "(" : "", product, adds ? ") + " + in(3) : ""));
   }
   if (name == "min" || name == "max") {

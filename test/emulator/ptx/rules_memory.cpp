@@ -69,7 +69,7 @@ std::string FunctionEmitter::atomic(const Instruction& i) {
   Type value = type.is_float() || type.is_short_float() ? bits_type(type.width) : type;
   std::string as = c_type(value);
   std::string old = cat("(", as, ")old"), b = cat("(", as, ")b");
-  if (has("cas")) next = cat("old == (", word, ")c ? b : old");
+  if (has("cas")) next = cat("old == b ? c : old");
   else if (has("exch")) next = "b";
   else if (type.is_float() && has("add")) {
     // In global memory the hardware flushes subnormal f32, in shared memory it doesn't.

@@ -132,7 +132,8 @@ char* Checker::global_access(Thread* me, u64 address, u32 bytes, int kind, int s
     piece = allocation_at(address);
     if (!piece || address + bytes > piece->high) {
       std::string where = describe_address(piece ? piece->high : address);
-      if (piece) where = "which ends " + std::to_string(address + bytes - piece->high) + " bytes past the end of a " + std::to_string(piece->high - piece->low) + "-byte allocation";
+      if (piece)
+        where = "which ends " + std::to_string(address + bytes - piece->high) + " bytes past the end of a " + std::to_string(piece->high - piece->low) + "-byte allocation";
       out_of_bounds(me, site, kind == ACCESS_READ ? "global read" : kind == ACCESS_WRITE ? "global write" : "global atomic", bytes, address, where);
     }
     last_allocation_[site] = piece;
@@ -155,7 +156,7 @@ void Checker::check_global(Thread* me, AllocationRecord& piece, u64 address, u32
     for (u32 i = 0; i < count; i++) {
       const GlobalCell& cell = cells[i];
       if (cell.clock < clocks_.launch_start()) continue;
-      if (kind == ACCESS_ATOMIC && cell.writer & ATOMIC) continue;
+      if (kind != ACCESS_WRITE && cell.writer & ATOMIC) continue;  // a read may begin a loop of compare and swap
       bool other_block = cell.clock < clocks_.block_start();
       // With a fence, blocks may hand over data by an atomic: who waits for whom isn't known.
       if (other_block ? worker_.kernel->has_fence != 0 : clocks_.before(cell.writer & THREAD, cell.clock, me->flat)) continue;
