@@ -115,13 +115,12 @@ interface Loader {
 }
 
 const RTLD_NOW = 2;
-const RTLD_GLOBAL = 0x100;
 
 let loader: Loader | undefined;
 
 /**
  * The C library's own dlopen: Bun's takes symbols and gives no other way to have a library loaded that the next one
- * needs. What is loaded once serves later loads by its bare name.
+ * needs. What is loaded once serves later loads by its bare name, and its symbols stay out of all others' way.
  */
 function systemLoader(): Loader {
   if (loader) return loader;
@@ -138,7 +137,7 @@ function systemLoader(): Loader {
       const text = nativeBlock(4096);
       loader = {
         load: (path) => {
-          if (call.dlopen(text.setText(0, path), RTLD_NOW | RTLD_GLOBAL)) return null;
+          if (call.dlopen(text.setText(0, path), RTLD_NOW)) return null;
           return textAt(Number(call.dlerror() ?? 0));
         },
       };

@@ -229,7 +229,10 @@ const usage: Readonly<Record<string, readonly [argv: readonly string[], said: Re
     ["train", "--per_device_train_batch_size", "10", "--num_generations", "4"],
     /10 completions a step is not a multiple of num_generations 4; take a product of 8 or 12/,
   ],
-  "a device that is not there": [training({ device: "cuda", output_dir: "unused" }), /device: .*CPU.*--device cpu/],
+  "a device that is not there": [
+    training({ device: "cuda:999", output_dir: "unused" }),
+    /device cuda:999: (libcuda\.so\.1: not found; looked in .*--device cpu|there are .*name one of them)/,
+  ],
   "a completion longer than the context": [
     training({ max_completion_length: 100_000, output_dir: "unused" }),
     /max_completion_length 100000: the model's context is \d+ tokens; lower it/,

@@ -7,6 +7,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Subprocess } from "bun";
 import { runTrain, type TrainRun } from "../../src/cli/train.ts";
+import { commandSections } from "../../src/config/schema.ts";
 import type { RunConsole } from "../../src/metrics/console.ts";
 import type { MetricsRecord } from "../../src/metrics/metrics-file.ts";
 
@@ -23,6 +24,7 @@ export function argvOf(flags: Flags): string[] {
 
 /** 2 prompts × 4 completions of at most 16 tokens, with a reference model: about a tenth of a second a step. */
 export const tinyTraining: Flags = {
+  device: "cpu",
   model: bundledModel,
   dataset: problems,
   reward_funcs: reward("by_tokens"),
@@ -106,12 +108,19 @@ export interface Running {
   readonly finished: Promise<Finished>;
 }
 
+/** On the CPU unless another device is named: the same on a machine with a GPU, and no line about having none. */
+function onCpu(argv: readonly string[]): string[] {
+  const [command = "", ...rest] = argv;
+  const takesDevice = Object.hasOwn(commandSections, command) && !rest.includes("--device");
+  return takesDevice ? [command, "--device", "cpu", ...rest] : [...argv];
+}
+
 /** `grpo …` in a process of its own; ended by force after `seconds`. */
 export function start(
   argv: readonly string[],
   options: { readonly env?: Record<string, string>; readonly seconds?: number; readonly shell?: string } = {},
 ): Running {
-  const command = [process.execPath, join(root, "src/cli/main.ts"), ...argv];
+  const command = [process.execPath, join(root, "src/cli/main.ts"), ...onCpu(argv)];
   const child = Bun.spawn(
     options.shell ? ["/bin/sh", "-c", `${options.shell}; exec "$@"`, "sh", ...command] : command,
     {
