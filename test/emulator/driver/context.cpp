@@ -173,3 +173,11 @@ API int cuCtxSynchronize() {
   wait_all();
   return context().sticky;
 }
+
+// The driver's private tables, which NVRTC asks for when it finds a driver and does without where there is none.
+API int cuGetExportTable(const void** table, const void*) {
+  BEGIN_CALL(Needs::nothing);
+  if (!table) return invalid_value;
+  *table = nullptr;
+  return not_found;
+}
