@@ -17,7 +17,8 @@ if (cuda) {
   for (const [name, cases] of Object.entries(tables))
     describe(name, () => testCases(cases, cuda.paths, () => cuda.reopen()));
 
-  test.if(!process.env.OPS_CASE)("every kernel is launched by a case", () => {
-    expect(cuda.unreached().map(({ file, name }) => `${file}: ${name}`)).toEqual([]);
-  });
+  if (!process.env.OPS_CASE)
+    test("every kernel is launched by a case", () => {
+      expect(cuda.unreached().map(({ file, name }) => `${file}: ${name}`)).toEqual([]);
+    });
 }
