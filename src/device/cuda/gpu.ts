@@ -108,6 +108,9 @@ export function capabilityText(capability: number): string {
   return `${Math.floor(capability / 10)}.${capability % 10}`;
 }
 
+/** Contexts of the devices that are open in this process: the last one is current. */
+const contexts: number[] = [];
+
 /** Retains the GPU's primary context and makes it current on this thread. @throws NvidiaCallError */
 export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
   const { calls, out } = driver;
@@ -130,17 +133,20 @@ export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
   call("cuDeviceGet", out.address, facts.ordinal);
   const device = out.i32();
   call("cuDevicePrimaryCtxRetain", out.address, device);
+  const context = out.u64();
+  contexts.push(context);
   const events: number[] = [];
   let stream = 0;
   const close = () => {
     for (const event of events) release("cuEventDestroy_v2", event);
     if (stream !== 0) release("cuStreamDestroy_v2", stream);
     events.length = 0;
-    release("cuCtxSetCurrent", 0);
+    contexts.splice(contexts.lastIndexOf(context), 1);
+    release("cuCtxSetCurrent", contexts.at(-1) ?? 0);
     release("cuDevicePrimaryCtxRelease_v2", device);
   };
   try {
-    call("cuCtxSetCurrent", out.u64());
+    call("cuCtxSetCurrent", context);
     call("cuStreamCreate", out.address, CU_STREAM_NON_BLOCKING);
     stream = out.u64();
   } catch (error) {

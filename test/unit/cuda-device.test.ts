@@ -1,0 +1,332 @@
+/**
+ * The CUDA device's own part, on the emulated driver: transfers, parameters, recordings, memory, failures. Streams run
+ * lazily, so that what is read, overwritten or freed too early is wrong every time. Ops are tested in test/ops.
+ */
+import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
+import { type CudaDevice, decodeBucket, openCudaDevice } from "../../src/device/cuda.ts";
+import type { Weight } from "../../src/device/device.ts";
+import { InputError, RunError } from "../../src/errors.ts";
+import { bfloat16ToNumber, type DType, numberToBfloat16 } from "../../src/tensor/dtype.ts";
+import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
+import { buildEmulator } from "../emulator/build.ts";
+import { type EmulatorControl, openControl } from "../emulator/control.ts";
+
+setDefaultTimeout(600_000); // the emulator may have to be compiled first
+
+let libraryFolder: string;
+let control: EmulatorControl;
+let device: CudaDevice;
+
+beforeAll(async () => {
+  libraryFolder = (await buildEmulator()).folder;
+  control = openControl(libraryFolder);
+  control.reset();
+  control.setStreams("lazy");
+  device = await openCudaDevice({ libraryFolder });
+});
+afterAll(() => {
+  device.close();
+  control.reset();
+});
+
+const advisory = ["bank-conflict", "uncoalesced"];
+afterEach(() => {
+  const found = control.reports().filter(({ kind }) => !advisory.includes(kind));
+  control.clearReports();
+  expect(found).toEqual([]);
+});
+
+/** A packed tensor in memory of its own; freed with the device. */
+function place(name: string, dtype: DType, shape: readonly number[]): Tensor {
+  const bytes = shape.reduce((a, b) => a * b, 1) * 8;
+  return tensor(name, device.allocate(bytes, name).address, dtype, shape);
+}
+
+const ramp = (n: number, from = 0) => Float32Array.from({ length: n }, (_, i) => from + i);
+
+describe("transfers", () => {
+  test("an array may be used again as soon as it was uploaded, however many there are", async () => {
+    const n = 40_000; // about a third of a piece of the ring, and more than twice the ring in all
+    const targets = Array.from({ length: 60 }, (_, i) => place(`target ${i}`, "float32", [n]));
+    const data = new Float32Array(n);
+    for (const [i, target] of targets.entries()) {
+      data.fill(i + 1);
+      device.upload(target, data);
+    }
+    data.fill(-1);
+    for (const [i, target] of targets.entries()) {
+      const values = device.download(target) as Float32Array;
+      expect([values[0], values[n - 1]]).toEqual([i + 1, i + 1]);
+    }
+  });
+
+  test("one larger than a piece, and one that is no multiple of anything", () => {
+    const n = 300_001;
+    const target = place("large", "float32", [n]);
+    device.upload(target, ramp(n));
+    expect(device.download(target)).toEqual(ramp(n));
+    expect(() => device.upload(tensor("small", target.address, "float32", [2]), ramp(3))).toThrow("12 bytes into 8");
+  });
+
+  test("uploads, ops and reads keep the order they are called in", async () => {
+    const x = place("x", "float32", [1000]);
+    device.upload(x, ramp(1000));
+    const first = device.read(x);
+    device.ops.scale(x, 2);
+    const second = device.read(x);
+    device.upload(x, ramp(1000, 5));
+    const third = device.read(x);
+    expect(await first).toEqual(ramp(1000));
+    expect(await second).toEqual(ramp(1000).map((v) => 2 * v));
+    expect(await third).toEqual(ramp(1000, 5));
+  });
+
+  test("a read lets the event loop turn, and a pinned piece serves the next one", async () => {
+    const x = place("x", "int32", [3]);
+    device.upload(x, Int32Array.of(1, -2, 3));
+    let turns = 0;
+    const timer = setImmediate(() => turns++);
+    expect(await device.read(x)).toEqual(Int32Array.of(1, -2, 3));
+    clearImmediate(timer);
+    expect(turns).toBe(1);
+    const { pinned } = control.live();
+    for (let i = 0; i < 5; i++) await device.read(x);
+    expect(control.live().pinned).toBe(pinned);
+    expect(await device.read({ ...x, shape: [0] })).toEqual(new Int32Array(0));
+    await expect(device.read({ ...x, shape: [2, 1], rowStride: 2 })).rejects.toThrow("only packed tensors");
+  });
+
+  test("each type comes back as an array of its own", () => {
+    const arrays = [Float32Array.of(1.5), Float64Array.of(2.5), Int32Array.of(-3), Uint32Array.of(4e9)] as const;
+    const dtypes = ["float32", "float64", "int32", "uint32"] as const;
+    for (const [i, array] of arrays.entries()) {
+      const x = place("x", dtypes[i]!, [1]);
+      device.upload(x, array);
+      expect(device.download(x)).toEqual(array as never);
+    }
+    const x = place("x", "bfloat16", [2]);
+    device.upload(x, Uint16Array.of(0x3f80, 0xc000));
+    expect(device.download(x)).toEqual(Uint16Array.of(0x3f80, 0xc000));
+  });
+});
+
+describe("parameters", () => {
+  const rows = 700;
+  const width = 3001; // several pieces of staging, and a rest
+  const values = Float32Array.from({ length: rows * width }, (_, i) => bfloat16ToNumber(numberToBfloat16(Math.sin(i))));
+  const halves: Record<string, number> = { "0": 0, "1": 0x3c00, "-2": 0xc000, "0.5": 0x3800, "65504": 0x7bff };
+
+  function host(dtype: DType, from: ArrayLike<number>) {
+    const size = dtype === "float32" ? 4 : 2;
+    const memory = mapAnonymous(from.length * size);
+    const bytes = bytesAt(memory.address, from.length * size);
+    const array = size === 4 ? new Float32Array(bytes) : new Uint16Array(bytes);
+    for (let i = 0; i < from.length; i++) array[i] = dtype === "bfloat16" ? numberToBfloat16(from[i]!) : from[i]!;
+    return { address: memory.address, array, free: () => memory.free() };
+  }
+
+  const weight = (dtype: "float32" | "bfloat16"): Weight => {
+    const { address } = place("w", dtype, [rows, width]);
+    return { name: "w", address, dtype, shape: [rows, width], elements: rows * width };
+  };
+
+  test.each([
+    ["float32", "float32"],
+    ["float32", "bfloat16"],
+    ["bfloat16", "float32"],
+    ["bfloat16", "bfloat16"],
+  ] as const)("%s from %s and back, the source free at once", (dtype, stored) => {
+    const w = weight(dtype);
+    const source = host(stored, values);
+    device.loadParameter(w, source.address, stored, 0, rows);
+    source.array.fill(0);
+    const target = host("float32", new Float32Array(rows * width));
+    device.saveParameter(target.address, "float32", w, 0, rows);
+    expect(Buffer.from(target.array.buffer).equals(Buffer.from(values.buffer))).toBe(true);
+    for (const memory of [source, target]) memory.free();
+  });
+
+  test("some rows alone, into pinned memory, and float16 as a source", () => {
+    const w = weight("bfloat16");
+    device.ops.fill(tensor("w", w.address, "float32", [w.elements / 2]), 0);
+    const source = host("float32", values);
+    device.loadParameter(w, source.address, "float32", 5, 2);
+    const pinned = device.allocateHost(4 * width * 2, "pinned");
+    device.saveParameter(pinned.address, "bfloat16", w, 4, 3);
+    const saved = new Uint16Array(bytesAt(pinned.address, 2 * width * 3));
+    expect(saved.slice(0, width).every((bits) => bits === 0)).toBe(true);
+    expect(Array.from(saved.slice(width), bfloat16ToNumber)).toEqual([...values.slice(0, 2 * width)]);
+    pinned.free();
+    source.free();
+
+    const names = Object.keys(halves);
+    const bits = host("float16", Object.values(halves));
+    const bias: Weight = { name: "b", address: w.address, dtype: "float32", shape: [5], elements: 5 };
+    device.loadParameter(bias, bits.address, "float16", 0, 5);
+    expect([...(device.download(tensor("b", w.address, "float32", [5])) as Float32Array)]).toEqual(names.map(Number));
+    bits.free();
+  });
+});
+
+describe("recordings", () => {
+  test("what is recorded has run once, and runs on what the buffers hold when it is replayed", async () => {
+    const [x, y] = [place("x", "float32", [64]), place("y", "float32", [64])];
+    device.upload(x, ramp(64));
+    device.ops.fill(y, 0);
+    await device.record("twice", function* () {
+      device.ops.add(y, x);
+      yield;
+      device.ops.scale(y, 2);
+    });
+    expect(await device.read(y)).toEqual(ramp(64).map((v) => 2 * v));
+    device.upload(x, ramp(64, 1));
+    await device.replay("twice");
+    expect(await device.read(y)).toEqual(ramp(64).map((v) => 6 * v + 2));
+    control.clearCounters();
+    await device.replay("twice");
+    expect(control.calls()).toEqual({ cuGraphLaunch: 1 });
+    await device.read(y);
+
+    const { executables } = control.live();
+    device.forget("tw");
+    expect(control.live()).toMatchObject({ executables: executables - 1, graphs: 0 });
+    await expect(device.replay("twice")).rejects.toThrow("nothing recorded under twice");
+  });
+
+  test("products with and without a bias are recorded too", async () => {
+    const shape = [16, 16];
+    const [x, w, y] = ["x", "w", "y"].map((name) => place(name, "float32", shape)) as [Tensor, Tensor, Tensor];
+    const b = place("b", "float32", [16]);
+    const identity = Float32Array.from({ length: 256 }, (_, i) => (i % 17 === 0 ? 1 : 0));
+    device.upload(w, identity);
+    device.upload(b, ramp(16));
+    device.upload(x, ramp(256));
+    const weight = (t: Tensor): Weight => ({ ...t, dtype: "float32", elements: 256 });
+    await device.record("products", function* () {
+      device.ops.matmulForward(y, x, weight(w), null);
+      yield;
+      device.ops.matmulForward(y, x, weight(w), weight(b), true);
+    });
+    const want = (from: number) => ramp(256).map((v, i) => 2 * (v + from) + (i % 16));
+    expect(await device.read(y)).toEqual(want(0));
+    device.upload(x, ramp(256, 3));
+    await device.replay("products");
+    expect(await device.read(y)).toEqual(want(3));
+    device.forget("");
+  });
+
+  test("a transfer within is refused, and the stream works again afterwards", async () => {
+    const x = place("x", "float32", [4]);
+    let run = 0;
+    const bad = device.record("bad", function* () {
+      device.ops.fill(x, 7);
+      yield;
+      if (run++ > 0) device.upload(x, ramp(4));
+    });
+    await expect(bad).rejects.toThrow("x: an upload within a recorded sequence");
+    expect(control.live()).toMatchObject({ graphs: 0, executables: 0 });
+    device.upload(x, ramp(4, 1));
+    expect(await device.read(x)).toEqual(ramp(4, 1));
+    await expect(device.replay("bad")).rejects.toThrow("nothing recorded");
+  });
+});
+
+describe("memory", () => {
+  test("is counted, and freed once", () => {
+    const held = device.heldBytes()!;
+    const free = device.freeBytes()!;
+    const memory = device.allocate(1000, "some");
+    expect(memory).toMatchObject({ byteLength: 1000 });
+    expect(memory.address % 256).toBe(0);
+    expect(device.heldBytes()).toBe(held + 1024);
+    expect(device.freeBytes()).toBeLessThan(free);
+    memory.free();
+    memory.free();
+    expect(device.heldBytes()).toBe(held);
+    expect(device.freeBytes()).toBe(free);
+  });
+
+  test("what is not there is refused with what was asked, free and held, and what to lower", () => {
+    const before = control.live();
+    const ask = () => device.allocate(2 ** 40, "the plan");
+    expect(ask).toThrow(RunError);
+    expect(ask).toThrow(
+      /^the plan: .* refused 1048576 MiB; [\d.]+ of its \d+ MiB are free and this run holds [\d.]+; lower micro_batch_tokens, max_concurrent_sequences/,
+    );
+    expect(control.live()).toEqual(before);
+  });
+
+  test("scratch is made ready once, and within the bytes that were announced", () => {
+    const sizes = {
+      ...{ vocabSize: 5000, hiddenSize: 256, intermediateSize: 512, longest: 128, tokens: 512 },
+      ...{ headRows: 64, sequences: 8, attention: { heads: 4, kvHeads: 2, headDim: 64, scale: 1 } },
+    };
+    const held = device.heldBytes()!;
+    device.prepare(sizes);
+    expect(device.heldBytes()! - held).toBeLessThanOrEqual(device.scratchBytes(sizes));
+    const ready = control.live().allocations;
+    device.prepare(sizes);
+    const x = place("x", "float32", [100_000]);
+    device.ops.fill(x, 1);
+    device.ops.sumSquares(place("sum", "float64", [1]), x);
+    expect(control.live().allocations).toBe(ready + 2);
+  });
+});
+
+describe("opening and closing", () => {
+  test("closing leaves nothing, whatever was allocated, recorded and loaded", async () => {
+    const before = control.live();
+    const other = await openCudaDevice({ libraryFolder });
+    const memory = other.allocate(4096, "x");
+    const x = tensor("x", memory.address, "float32", [1024]);
+    await other.record("fill", function* () {
+      other.ops.fill(x, 1);
+      yield;
+    });
+    other.allocateHost(100, "pinned");
+    await other.read(x);
+    const host = mapAnonymous(4096);
+    other.loadParameter({ ...x, dtype: "float32", elements: 1024 }, host.address, "bfloat16", 0, 1024);
+    host.free();
+    other.close();
+    expect(control.live()).toEqual(before);
+  });
+
+  test("where there is no memory for the workspace, nothing stays behind", async () => {
+    const before = control.live();
+    control.setMemory(before.bytes + 2 ** 20);
+    await expect(openCudaDevice({ libraryFolder })).rejects.toThrow(/workspace of cuBLAS: .* refused 4\.0 MiB/);
+    expect(control.live()).toEqual(before);
+    control.setMemory(8 * 2 ** 30);
+  });
+
+  test("a GPU that is not there is an input error that names those that are", async () => {
+    const open = openCudaDevice({ libraryFolder, device: "cuda:7" });
+    await expect(open).rejects.toThrow(InputError);
+    await expect(open).rejects.toThrow(/device cuda:7: there are cuda:0 .*name one of them/);
+  });
+
+  test("says what it is, and what its bits depend on", () => {
+    expect(device.description).toMatch(/^CUDA .* \(sm_80, \d+ SMs\), driver 1\d\.\d, cuBLAS 1\d\./);
+    expect(device.numericsKey).toMatch(/^cuda .* sm_80 driver .* cublas .* nvrtc \d+\.\d+$/);
+    // 108 multiprocessors at 1410 MHz, as an A100 has them: 312 TFLOP/s
+    expect(device.peakFlops() / 1e12).toBeCloseTo(312, -1);
+    expect(device.traceLines()).toEqual([]);
+  });
+
+  test("a trace counts calls by symbol and launches by kernel", async () => {
+    const other = await openCudaDevice({ libraryFolder, trace: true });
+    const x = tensor("x", other.allocate(4096, "x").address, "float32", [1024]);
+    for (let i = 0; i < 3; i++) other.ops.fill(x, i);
+    const lines = other.traceLines();
+    expect(lines.find((line) => line.startsWith("fill "))).toMatch(/ 3 calls +\d+\.\d{3} s$/);
+    expect(lines.find((line) => line.startsWith("cuLaunchKernel "))).toMatch(/ 3 calls /);
+    other.close();
+  });
+});
+
+test("buckets of decode steps", () => {
+  const buckets = [1, 2, 3, 5, 8, 9, 17, 64, 65, 128, 129, 200].map(decodeBucket);
+  expect(buckets).toEqual([1, 2, 4, 8, 8, 16, 24, 64, 80, 128, 160, 224]);
+});
