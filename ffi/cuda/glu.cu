@@ -19,8 +19,15 @@
 
 constexpr int THREADS = 256;
 
-// Accurate but for the last bit of the quotient.
-INLINE float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
+// σ(x) and 1 − σ(x), each to a few units in its last place: a large gate multiplies the second.
+struct Sigmoid {
+  float value, complement;
+};
+
+INLINE Sigmoid sigmoid(float x) {
+  const float e = expf(-fabsf(x)), larger = __fdividef(1.0f, 1.0f + e), lesser = e * larger;
+  return x < 0 ? Sigmoid{lesser, larger} : Sigmoid{larger, lesser};
+}
 
 struct Activation {
   float value, slope;
@@ -28,14 +35,14 @@ struct Activation {
 
 INLINE Activation activation(float g, bool gelu) {
   if (!gelu) {
-    const float s = sigmoid(g);
-    return {g * s, s * (1.0f + g * (1.0f - s))};
+    const Sigmoid s = sigmoid(g);
+    return {g * s.value, s.value * (1.0f + g * s.complement)};
   }
   // ½ g (1 + tanh(z)) = g σ(2z),  z = √(2/π) (g + 0.044715 g³)
   const float square = g * g;
-  const float s = sigmoid(1.5957691216057308f * g * (0.044715f * square + 1.0f));
+  const Sigmoid s = sigmoid(1.5957691216057308f * g * (0.044715f * square + 1.0f));
   const float slope = 1.5957691216057308f * (0.134145f * square + 1.0f);
-  return {g * s, s * (1.0f + g * slope * (1.0f - s))};
+  return {g * s.value, s.value * (1.0f + g * slope * s.complement)};
 }
 
 // A thread has a unit of columns of every gridDim.y-th row.

@@ -83,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(512)
 
 // A block's rows are those of its index and every gridDim.x-th group after. Shared memory holds the weight's gradient
 // over the rows that a threadIdx.y sees, (blockDim.y, D) with D padded to whole units; a thread touches its own columns
-// alone until all rows are done.
+// alone while there are rows.
 template <class DX, class DY, class X, class W, class R>
 INLINE void backward(DX* dx, float* partial, const DY* dy, const X* x, const W* weight, const float* rstd,
                      const R* dresidual, int T, int H, int D, int lddx, int lddy, int ldx, int ldr) {
@@ -91,8 +91,10 @@ INLINE void backward(DX* dx, float* partial, const DY* dy, const X* x, const W* 
   __shared__ float warps[WARP];
   extern __shared__ float4 dynamic[];
   const int width = ceil_div(D, N) * N, first = threadIdx.x * N, step = blockDim.x * N;
+  const int thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
   float* sums = (float*)dynamic + threadIdx.y * width;
-  for (int d = first; d < D; d += step) store_vector(sums + d, Unit<N>{});
+  for (int i = thread; i < blockDim.y * width; i += threads) ((float*)dynamic)[i] = 0;
+  __syncthreads();
 
   const i64 rows = (i64)T * H;
   for (i64 group = (i64)blockIdx.x * blockDim.y; group < rows; group += (i64)gridDim.x * blockDim.y) {
@@ -159,7 +161,7 @@ INLINE void backward(DX* dx, float* partial, const DY* dy, const X* x, const W* 
   }
 
   __syncthreads();
-  for (int d = threadIdx.y * blockDim.x + threadIdx.x; d < D; d += blockDim.x * blockDim.y) {
+  for (int d = thread; d < D; d += threads) {
     const float* column = (const float*)dynamic + d;
     float sum = 0;
     for (int y = 0; y < blockDim.y; y++) sum += column[y * width];
