@@ -14,6 +14,8 @@ import type { Phase } from "./phases.ts";
  */
 export interface KernelCounts {
   readonly unit: "byte" | "flop";
+  /** Where instructions, integer, floating and special come from: executed PTX, or the loops of the machine code. */
+  readonly from: "ptx" | "machine code";
   /** Kernels and products that a call launches. */
   readonly launches: number;
   readonly instructions: number;

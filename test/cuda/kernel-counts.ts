@@ -5,8 +5,9 @@
  */
 import { writeFileSync } from "node:fs";
 import { type Cost, costs, type Lengths } from "../../bench/roofline/cost.ts";
-import type { CountsTable, KernelCounts } from "../../bench/roofline/evaluate.ts";
+import type { KernelCounts } from "../../bench/roofline/evaluate.ts";
 import { assetPath } from "../../src/assets.ts";
+import type { Defines } from "../../src/device/cuda/runtime.ts";
 import { openCudaDevice } from "../../src/device/cuda.ts";
 import { type Device, type Ops, PAGE_TOKENS, type Weight } from "../../src/device/device.ts";
 import { bytesPerElement, type DType, numberToBfloat16 } from "../../src/tensor/dtype.ts";
@@ -14,6 +15,7 @@ import { elementCount, type Tensor, tensor } from "../../src/tensor/tensor.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { type EmulatorControl, type KernelCounters, openControl } from "../emulator/control.ts";
 import { randomFrom } from "../ops/random.ts";
+import { type MachineLoop, machineLoops } from "./machine-loops.ts";
 
 export const countsFile = assetPath("bench/roofline/counts.json");
 
@@ -196,33 +198,62 @@ const lengths: Lengths = {
 
 const four = (value: number) => Number(value.toPrecision(4));
 
-function countsOf(op: keyof Ops, args: Call, counters: readonly KernelCounters[], launches: number): KernelCounts {
+/** Sources whose kernels are tensor-core loops: their instructions are those of the machine code. */
+const loopSources: Readonly<Partial<Record<keyof Ops, readonly [file: string, defines: Defines]>>> = {
+  attentionForward: ["attention_forward.cu", { HEAD_DIM: shape.headDim, O_TYPE: "bf16" }],
+  attentionBackward: ["attention_backward.cu", { HEAD_DIM: shape.headDim, DQKV_TYPE: "bf16" }],
+};
+
+/** Operations of one mma.m16n8k16. */
+const MMA_FLOPS = 4096;
+
+/** @param loops machine code of the op's kernels; null: the executed PTX alone */
+function countsOf(
+  op: keyof Ops,
+  args: Call,
+  counters: readonly KernelCounters[],
+  launches: number,
+  loops: ReadonlyMap<string, MachineLoop> | null,
+): KernelCounts {
   const cost = (costs[op] as (lengths: Lengths, ...rest: Call) => Cost)(lengths, ...args);
   const unit = byFlops.includes(op) ? "flop" : "byte";
   const amount = unit === "flop" ? cost.flops : (cost.own ?? cost.bytes);
   const per = (value: (c: KernelCounters) => number) => four(counters.reduce((sum, c) => sum + value(c), 0) / amount);
+  const executed = (pipe: keyof MachineLoop, ptx: (c: KernelCounters) => number) =>
+    per((c) => {
+      const loop = loops?.get(c.kernel);
+      return loop ? (32 * loop[pipe] * c.mmaFlops) / MMA_FLOPS : ptx(c);
+    });
   return {
     unit,
+    from: loops ? "machine code" : "ptx",
     launches,
-    instructions: per((c) => c.instructions),
-    integer: per((c) => c.integer),
-    floating: per((c) => c.floating + c.fused),
-    special: per((c) => c.special),
+    instructions: executed("instructions", (c) => c.instructions),
+    integer: executed("alu", (c) => c.integer),
+    floating: executed("fma", (c) => c.floating + c.fused),
+    special: executed("special", (c) => c.special),
     mmaFlops: per((c) => c.mmaFlops),
     sectorBytes: per((c) => 32 * c.sectors),
     sharedPasses: per((c) => c.sharedPasses),
   };
 }
 
-/** Counts of one op on an open device. */
-export function countOp(device: Device, control: EmulatorControl, op: keyof Ops): KernelCounts {
+/** Counts of one op on an open device. `machine`: with the loops of the machine code, which takes NVIDIA's compiler. */
+export async function countOp(
+  device: Device,
+  control: EmulatorControl,
+  op: keyof Ops,
+  machine = false,
+): Promise<KernelCounts> {
+  const source = machine ? loopSources[op] : undefined;
+  const loops = source ? await machineLoops(...source) : null;
   const args = samples[op]!(buffersOn(device));
   const call = () => (device.ops[op] as (...rest: Call) => void)(...args);
   call(); // compiles
   control.clearCounters();
   call();
   const launches = Object.values(control.launches()).reduce((a, b) => a + b, 0);
-  return countsOf(op, args, control.counters(), launches);
+  return countsOf(op, args, control.counters(), launches, loops);
 }
 
 export const countedOps = Object.keys(samples) as (keyof Ops)[];
@@ -237,7 +268,8 @@ export async function openCounted() {
 
 if (import.meta.main) {
   const { device, control } = await openCounted();
-  const table: CountsTable = Object.fromEntries(countedOps.map((op) => [op, countOp(device, control, op)]));
+  const table: { -readonly [K in keyof Ops]?: KernelCounts } = {};
+  for (const op of countedOps) table[op] = await countOp(device, control, op, true);
   if (process.argv.includes("--update")) writeFileSync(countsFile, `${JSON.stringify(table, null, 2)}\n`);
   else process.stdout.write(`${JSON.stringify(table, null, 2)}\n`);
   device.close();
