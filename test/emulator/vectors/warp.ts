@@ -197,7 +197,9 @@ function identity(): Form[] {
     own("%lanemask_le", (lane) => (2n << BigInt(lane)) - 1n),
     own("%lanemask_gt", (lane) => 0xffffffffn - ((2n << BigInt(lane)) - 1n)),
     own("%lanemask_ge", (lane) => 0xffffffffn - ((1n << BigInt(lane)) - 1n)),
-    byWarp("activemask.b32 {d};", " -> b32", [lanes.map(() => [])], () => lanes.map(() => [0xffffffffn])),
+    byWarp("activemask.b32 {d};\nbar.warp.sync -1;", " -> b32", [lanes.map(() => [])], () =>
+      lanes.map(() => [0xffffffffn]),
+    ),
     byWarp("bar.warp.sync {a};\nmov.u32 {d}, {a};", "b32 -> b32", [warp(all), warp(halves)], (inputs) =>
       inputs.map(([a]) => [a!]),
     ),
