@@ -1,9 +1,10 @@
 /** What has to be recorded, and the recording of it: all variants of all kernels, the planted bugs, what else tests launch. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import type { Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { compileOptions } from "../../../src/device/cuda/compile.ts";
+import { buildEmulator } from "../../emulator/build.ts";
 import { kernelDefinitions, recordedArchitecture, units } from "./kernels.ts";
 import { hashOf, type Recording, sourceOf } from "./recordings.ts";
 
@@ -54,19 +55,22 @@ export async function recordAll(nvrtc: Nvrtc, folder: string): Promise<Map<strin
 }
 
 /** Test files that launch kernels on the emulated device, in mixtures of types and head sizes that no model has. */
-const launchingTests = ["test/ops", "test/cuda"];
+const launchingTests = ["test/ops/cuda.test.ts", "test/cuda"];
 
 /** Runs the emulated tests with recording on: HASH.ptx with HASH.txt beside it, the source's name and an option a line. */
 async function recordedByTests(folder: string): Promise<Recorded[]> {
   const target = mkdtempSync(join(tmpdir(), "grpo-recordings-"));
-  // An empty cache of compiled kernels, or what is in it would not be compiled and recorded again.
+  // A cache without compiled kernels, since those would not be compiled and recorded again; the emulator is kept.
   const cache = mkdtempSync(join(tmpdir(), "grpo-cache-"));
+  const emulator = (await buildEmulator()).folder;
+  symlinkSync(emulator, join(cache, basename(emulator)));
   try {
     const env = {
       ...process.env,
       EMULATOR_NVRTC: join(folder, "libnvrtc.so.13"),
       EMULATOR_RECORD: target,
       BUN_GRPO_CACHE: cache,
+      OPS_PATH: "cuda",
     };
     const child = Bun.spawn([process.execPath, "test", "--timeout", "600000", ...launchingTests], {
       cwd: root,
