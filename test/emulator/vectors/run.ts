@@ -11,6 +11,8 @@ import { kernelName, ptxModule, slotBytes, threadsOf } from "./module.ts";
 
 export interface SectionOutcome {
   readonly section: string;
+  /** Whether memory and barriers were checked: the engine takes other paths where they are not. */
+  readonly check: boolean;
   readonly forms: number;
   readonly cases: number;
   /** Results that are not the expected ones, in words; each form's first. */
@@ -79,8 +81,9 @@ function runForm(session: Session, form: Form, kernel: number): string[] {
   return faults;
 }
 
-function runSection(folder: string, section: string, forms: readonly Form[]): SectionOutcome {
+function runSection(folder: string, section: string, forms: readonly Form[], check: boolean): SectionOutcome {
   const session = openSession(folder);
+  session.control.setCheck(check);
   const mismatches: string[] = [];
   let cases = 0;
   try {
@@ -97,12 +100,27 @@ function runSection(folder: string, section: string, forms: readonly Form[]): Se
   // Vectors are about values: how well their accesses are spread is not their concern.
   const advice = new Set(["bank-conflict", "uncoalesced"]);
   const reports = session.control.reports().filter(({ kind }) => !advice.has(kind));
-  return { section, forms: forms.length, cases, mismatches, reports: reports.map(({ text }) => text) };
+  return { section, check, forms: forms.length, cases, mismatches, reports: reports.map(({ text }) => text) };
+}
+
+/** What the driver says of a module with an opcode that the engine does not know. */
+function refusal(folder: string, code: string): string {
+  const form: Form = { code, inputs: ["u32", "u32"], outputs: ["u32"], cases: [], expected: [] };
+  try {
+    openSession(folder).kernelOf(ptxModule([form]), kernelName(0));
+    return "accepted";
+  } catch (error) {
+    return errorText(error);
+  }
 }
 
 if (import.meta.main) {
   const [folder, ...names] = process.argv.slice(2);
-  for (const [section, forms] of Object.entries(vectors)) {
-    if (names.length === 0 || names.includes(section)) console.log(JSON.stringify(runSection(folder!, section, forms)));
+  if (names[0] === "--refusal") console.log(JSON.stringify(names.slice(1).map((code) => refusal(folder!, code))));
+  else {
+    for (const [section, forms] of Object.entries(vectors)) {
+      if (names.length > 0 && !names.includes(section)) continue;
+      for (const check of [true, false]) console.log(JSON.stringify(runSection(folder!, section, forms, check)));
+    }
   }
 }
