@@ -28,7 +28,10 @@ const common = [
   "-pthread",
 ];
 
-/** One object: all of a folder's sources in one go where they are small, since headers take most of the time. */
+/**
+ * One object. Of several sources where they are small, since headers take most of the time: names in their unnamed
+ * namespaces must then differ.
+ */
 interface Unit {
   readonly sources: readonly string[];
   readonly flags: readonly string[];
@@ -59,7 +62,8 @@ function libraries(): Library[] {
       name: "libcuda.so.1",
       units: [
         together(sourcesIn("driver")),
-        ...["ptx", "runtime"].flatMap(sourcesIn).map((source) => together([source], "-O2")),
+        together(sourcesIn("ptx")),
+        ...sourcesIn("runtime").map((source) => together([source], "-O2")), // what runs with every launch
       ],
     },
     {

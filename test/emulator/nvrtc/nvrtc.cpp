@@ -64,37 +64,56 @@ std::string real_path() {
   return found;
 }
 
-const Real& real() {
-  static const Real loaded = [] {
-    Real calls;
-    const std::string path = real_path();
-    if (path.empty()) return calls;
-    // It loads its builtins by their bare name, which the loader knows once they are loaded.
-    std::error_code ignored;
-    for (const auto& file : std::filesystem::directory_iterator(std::filesystem::path(path).parent_path(), ignored))
-      if (file.path().filename().string().starts_with("libnvrtc-builtins.so.")) dlopen(file.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
-    void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!library) {
-      fprintf(stderr, "emulator: %s: %s\n", path.c_str(), dlerror());
-      return calls;
-    }
-    bool complete = true;
-    const auto bind = [&](auto& function, const char* name) {
-      function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
-      complete &= function != nullptr;
-    };
-    bind(calls.version, "nvrtcVersion");
-    bind(calls.create, "nvrtcCreateProgram");
-    bind(calls.destroy, "nvrtcDestroyProgram");
-    bind(calls.compile, "nvrtcCompileProgram");
-    bind(calls.ptx_size, "nvrtcGetPTXSize");
-    bind(calls.ptx, "nvrtcGetPTX");
-    bind(calls.log_size, "nvrtcGetProgramLogSize");
-    bind(calls.log, "nvrtcGetProgramLog");
-    if (complete) calls.library = library;
+Real load(const std::string& path) {
+  Real calls;
+  if (path.empty()) return calls;
+  // It loads its builtins by their bare name, which the loader knows once they are loaded.
+  std::error_code ignored;
+  for (const auto& file : std::filesystem::directory_iterator(std::filesystem::path(path).parent_path(), ignored))
+    if (file.path().filename().string().starts_with("libnvrtc-builtins.so."))
+      dlopen(file.path().c_str(), RTLD_NOW | RTLD_GLOBAL);
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) {
+    fprintf(stderr, "emulator: %s\n", dlerror());
     return calls;
-  }();
+  }
+  bool complete = true;
+  const auto bind = [&](auto& function, const char* name) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+    complete &= function != nullptr;
+  };
+  bind(calls.version, "nvrtcVersion");
+  bind(calls.create, "nvrtcCreateProgram");
+  bind(calls.destroy, "nvrtcDestroyProgram");
+  bind(calls.compile, "nvrtcCompileProgram");
+  bind(calls.ptx_size, "nvrtcGetPTXSize");
+  bind(calls.ptx, "nvrtcGetPTX");
+  bind(calls.log_size, "nvrtcGetProgramLogSize");
+  bind(calls.log, "nvrtcGetProgramLog");
+  if (complete) calls.library = library;
+  return calls;
+}
+
+Real& real() {
+  static Real loaded = load(real_path());
   return loaded;
+}
+
+// EMULATOR_FETCH: a command that fetches NVRTC and prints its folder last. Once a process, when nothing else helps.
+void fetch() {
+  static bool tried = false;
+  const char* command = getenv("EMULATOR_FETCH");
+  if (tried || !command || !*command || getenv("EMULATOR_NVRTC")) return;
+  tried = true;
+  fprintf(stderr, "emulator: a kernel that was never recorded: fetching NVIDIA's compiler\n");
+  FILE* output = popen(command, "r");
+  if (!output) return;
+  std::string folder;
+  char line[4096];
+  while (fgets(line, sizeof line, output)) folder = line;
+  const int status = pclose(output);
+  while (!folder.empty() && folder.back() == '\n') folder.pop_back();
+  if (status == 0 && !folder.empty()) real() = load(folder + "/libnvrtc.so.13");
 }
 
 std::string text_of(int (*size_of)(void*, size_t*), int (*read)(void*, char*), void* program) {
@@ -122,13 +141,19 @@ int compile_really(Compiled& program, int count, const char* const* options) {
   return result;
 }
 
-int replay(Compiled& program, const std::string& hash, const std::vector<std::string>& options) {
-  if (read_recording(hash, &program.ptx)) return success;
+// Says in the log, and in the file EMULATOR_MISSING, what could not be compiled.
+int refuse(Compiled& program, const std::string& hash, const std::vector<std::string>& options) {
   program.log = program.name + " with";
   for (const std::string& option : options) program.log += " " + option;
-  program.log += ": no recording of this (" + hash + " in " + recordings_folder() +
+  program.log += ": there is no recording of it (" + hash + " in " + recordings_folder() +
                  ") and no NVRTC to compile it; fetch NVRTC with `bun test/cuda/gates/fetch-nvrtc.ts`, or name it in "
                  "EMULATOR_NVRTC\n";
+  if (const char* path = getenv("EMULATOR_MISSING")) {
+    if (FILE* file = fopen(path, "w")) {
+      fputs(program.log.c_str(), file);
+      fclose(file);
+    }
+  }
   return compilation_failed;
 }
 
@@ -218,7 +243,11 @@ API int nvrtcCompileProgram(void* handle, int count, const char* const* options)
   program->for_device = false;
   for (const std::string& option : given) program->for_device |= option.find("sm_") != std::string::npos;
   const std::string hash = recording_hash(*program, given);
-  if (!real().library) return replay(*program, hash, given);
+  if (!real().library) {
+    if (read_recording(hash, &program->ptx)) return success;
+    fetch();
+    if (!real().library) return refuse(*program, hash, given);
+  }
   const int result = compile_really(*program, count, options);
   if (!result) write_recording(hash, *program, given, program->ptx);
   return result;
