@@ -25,6 +25,8 @@ import {
 const signatures = {
   nvrtcVersion: "major:ptr minor:ptr",
   nvrtcGetErrorString: "result:i32",
+  nvrtcGetNumSupportedArchs: "numArchs:ptr",
+  nvrtcGetSupportedArchs: "supportedArchs:ptr",
   nvrtcCreateProgram: "prog:ptr src:ptr name:ptr numHeaders:i32 headers:ptr includeNames:ptr",
   nvrtcCompileProgram: "prog:ptr numOptions:i32 options:ptr",
   nvrtcGetProgramLogSize: "prog:ptr logSizeRet:ptr",
@@ -40,7 +42,7 @@ export type NvrtcSymbol = keyof typeof signatures;
 export const nvrtcSignatures: Readonly<Record<NvrtcSymbol, string>> = signatures;
 
 const NVRTC_SUCCESS = 0;
-const out = nativeBlock(64);
+const out = nativeBlock(1024);
 
 export interface CompileRequest {
   /** Name of the source, as errors and line tables have it. */
@@ -62,6 +64,8 @@ export interface Nvrtc {
   readonly path: string;
   /** "13.0" */
   readonly version: string;
+  /** Compute capabilities that it compiles for, as major × 10 + minor. */
+  readonly architectures: readonly number[];
   readonly calls: Calls<typeof signatures>;
   /** @throws NvidiaCallError with the compiler's log */
   compile(request: CompileRequest): Compiled;
@@ -93,6 +97,10 @@ export function openNvrtc(
   };
   check("nvrtcVersion", calls.nvrtcVersion(out.address, out.address + 4));
   const version = `${out.i32(0)}.${out.i32(4)}`;
+  check("nvrtcGetNumSupportedArchs", calls.nvrtcGetNumSupportedArchs(out.address));
+  const count = Math.min(out.i32(0), out.byteLength / 4);
+  check("nvrtcGetSupportedArchs", calls.nvrtcGetSupportedArchs(out.address));
+  const architectures = Array.from({ length: count }, (_, i) => out.i32(4 * i));
 
   const read = (program: number, size: NvrtcSymbol, get: NvrtcSymbol): Uint8Array<ArrayBuffer> => {
     check(size, calls[size](program, out.address));
@@ -111,6 +119,7 @@ export function openNvrtc(
   return {
     path,
     version,
+    architectures,
     calls,
     compile({ name, source, headers, options: flags }) {
       const texts = texted([source, name, ...headers.flatMap((h) => [h.source, h.name]), ...flags]);

@@ -4,6 +4,11 @@
  */
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
+import type { Nvrtc } from "../../ffi/bindings/nvrtc.ts";
+import { architectureFor } from "../../src/device/cuda/compile.ts";
+import { chooseGpu, type GpuFacts } from "../../src/device/cuda/gpu.ts";
+import { peakFlops } from "../../src/device/cuda/peak.ts";
+import type { KernelDefinition } from "../../src/device/cuda/runtime.ts";
 import { type CudaDevice, decodeBucket, openCudaDevice } from "../../src/device/cuda.ts";
 import type { Weight } from "../../src/device/device.ts";
 import { InputError, RunError } from "../../src/errors.ts";
@@ -323,6 +328,79 @@ describe("opening and closing", () => {
     expect(lines.find((line) => line.startsWith("fill "))).toMatch(/ 3 calls +\d+\.\d{3} s$/);
     expect(lines.find((line) => line.startsWith("cuLaunchKernel "))).toMatch(/ 3 calls /);
     other.close();
+  });
+});
+
+describe("failures", () => {
+  test("a kernel's source that does not compile shows the compiler's log", () => {
+    const bad: KernelDefinition = { file: "flat.cu", name: "fill", parameters: "x:ptr", threads: 1, variants: [] };
+    expect(() => device.runtime.kernel(bad, { X_TYPE: "no_such_type" })).toThrow(
+      /^nvrtcCompileProgram: NVRTC_ERROR_COMPILATION[\s\S]*flat\.cu .*-DX_TYPE=no_such_type/,
+    );
+  });
+
+  test("a kernel that is not in its file, and a launch that the driver refuses, name kernel and cure", () => {
+    const definition: KernelDefinition = {
+      ...{ file: "flat.cu", name: "fill", parameters: "x:ptr n:i64 value:f32", threads: 256, variants: [] },
+    };
+    const defines = { Y_TYPE: "float", X_TYPE: "float" };
+    const { kernel, launch } = device.runtime;
+    expect(() => kernel({ ...definition, name: "gone" }, defines)).toThrow(
+      /cuModuleGetFunction \(gone\): CUDA_ERROR_NOT_FOUND/,
+    );
+    const fill = kernel(definition, defines);
+    expect(() => launch(fill, [1, 1, 1], 2048, 0, 0, 0, 0)).toThrow(
+      /cuLaunchKernel \(fill\): CUDA_ERROR_INVALID_VALUE: .*; see/,
+    );
+    expect(() => launch(fill, [1, 1, 1], 32, 2 ** 20, 0, 0, 0)).toThrow(/fill: 1048576 bytes of shared memory/);
+    expect(() => launch(fill, [1, 1, 1], 32, 0, 0)).toThrow("fill: 1 arguments for 3 parameters");
+    launch(fill, [0, 1, 1], 32, 0, 0, 0, 0);
+  });
+
+  test("after a fault in a kernel nothing hides it, and closing is quiet", async () => {
+    const other = await openCudaDevice({ libraryFolder });
+    const memory = other.allocate(1024, "x");
+    const x = tensor("x", memory.address, "float32", [256]);
+    other.ops.fill({ ...x, address: 4096 }, 1);
+    await expect(other.read(x)).rejects.toThrow(
+      /CUDA_ERROR_ILLEGAL_ADDRESS: .*; a kernel failed and the GPU's memory is lost/,
+    );
+    expect(() => other.upload(x, ramp(4))).toThrow("CUDA_ERROR_ILLEGAL_ADDRESS");
+    memory.free();
+    other.close();
+    expect(control.reports().map(({ kernel }) => kernel)).toContain("fill");
+    control.reset();
+    control.setStreams("lazy");
+    device = await openCudaDevice({ libraryFolder });
+  });
+});
+
+describe("what the GPU is", () => {
+  const gpu = (name: string, computeCapability: number, multiprocessors: number, megahertz: number): GpuFacts => ({
+    ...{ ordinal: 0, name, totalBytes: 2 ** 34, clockKilohertz: 1000 * megahertz },
+    limits: { computeCapability, multiprocessors, sharedMemory: 0 },
+  });
+
+  // Dense bfloat16 with float32 sums, as NVIDIA publishes it, at the clock it is published for.
+  test.each([
+    ["NVIDIA A100-SXM4-80GB", 80, 108, 1410, 312],
+    ["NVIDIA GeForce RTX 3090", 86, 82, 1695, 71],
+    ["NVIDIA GeForce RTX 4090", 89, 128, 2520, 165.2],
+    ["NVIDIA L40S", 89, 142, 2520, 366],
+    ["NVIDIA H100 80GB HBM3", 90, 132, 1830, 989.4],
+    ["NVIDIA GeForce RTX 5090", 120, 170, 2407, 209.5],
+  ])("peak of %s", (name, capability, multiprocessors, megahertz, teraflops) => {
+    const peak = peakFlops(gpu(name, capability, multiprocessors, megahertz)) / 1e12;
+    expect(Math.abs(peak / teraflops - 1)).toBeLessThan(0.01);
+  });
+
+  test("one that is too old is an input error, and so is one of a generation that NVRTC does not know", () => {
+    const old = gpu("Some T4", 75, 40, 1590);
+    expect(() => chooseGpu([old], "cuda")).toThrow(/device cuda: Some T4 has compute capability 7\.5, and 8\.0/);
+    expect(() => chooseGpu([], "cuda:1")).toThrow(/device cuda:1: the driver shows no GPU; see nvidia-smi/);
+    const nvrtc = { version: "12.4", architectures: [75, 80, 86, 89, 90] } as unknown as Nvrtc;
+    expect(() => architectureFor(nvrtc, 120)).toThrow(/NVRTC 12\.4 does not compile for this GPU \(sm_120\)/);
+    expect([80, 87, 90].map((capability) => architectureFor(nvrtc, capability))).toEqual([80, 86, 90]);
   });
 });
 

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { cacheFolder } from "../../../ffi/bindings/cpu.ts";
 import type { Compiled, Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { assetPath } from "../../assets.ts";
-import { errorText, RunError } from "../../errors.ts";
+import { errorText, InputError, RunError } from "../../errors.ts";
 import type { Defines } from "./runtime.ts";
 
 /** What every kernel is compiled with; machine code for the GPU at hand, never PTX for the driver to compile. */
@@ -50,6 +50,20 @@ export function compileKernel(
   return nvrtc.compile({ ...kernelSource(name), headers, options });
 }
 
+/**
+ * The architecture to compile for: machine code runs on later GPUs of the same generation too.
+ *
+ * @throws InputError where the compiler knows none of the GPU's generation
+ */
+export function architectureFor({ architectures, version }: Nvrtc, computeCapability: number): number {
+  const generation = Math.floor(computeCapability / 10);
+  const fitting = architectures.filter((a) => Math.floor(a / 10) === generation && a <= computeCapability);
+  if (fitting.length > 0) return Math.max(...fitting);
+  throw new InputError(
+    `NVRTC ${version} does not compile for this GPU (sm_${computeCapability}); install a newer one, of the driver's version at most`,
+  );
+}
+
 export interface KernelCompiler {
   /** The module of a source specialised by `defines`: from the cache, else compiled and put there. */
   module(name: string, defines: Defines): Uint8Array<ArrayBuffer>;
@@ -57,6 +71,7 @@ export interface KernelCompiler {
 
 /** Compiles for one GPU. `onBuild` is called before the first time that something is not in the cache. */
 export function kernelCompiler(nvrtc: Nvrtc, computeCapability: number, onBuild?: () => void): KernelCompiler {
+  const architecture = architectureFor(nvrtc, computeCapability);
   const headers = kernelHeaders();
   // Another compiler gives other machine code: an update in place changes size or time.
   const { size, mtimeMs } = existsSync(nvrtc.path) ? statSync(nvrtc.path) : { size: 0, mtimeMs: 0 };
@@ -64,7 +79,7 @@ export function kernelCompiler(nvrtc: Nvrtc, computeCapability: number, onBuild?
   let told = false;
   return {
     module(name, defines) {
-      const options = compileOptions(computeCapability, defines);
+      const options = compileOptions(architecture, defines);
       const key = new Bun.CryptoHasher("sha256")
         .update(JSON.stringify([compiler, options, kernelSource(name), headers]))
         .digest("hex");

@@ -16,6 +16,8 @@ const ALIGNMENT = 256;
 /** Bytes that a synchronous download moves at once. */
 const DOWNLOAD_BYTES = 4 * 2 ** 20;
 const LEAST_READ = 4096;
+/** Milliseconds that a read looks for its end at every turn of the loop; then once a millisecond, for others need the cores. */
+const EAGER = 20;
 
 export interface Transfers {
   upload(target: Tensor, data: NumberArray): void;
@@ -125,7 +127,10 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
       if (bytes === 0) return arrayOf(source, new ArrayBuffer(0));
       const piece = take(bytes);
       fetch(piece, source.address, bytes);
-      while (!gpu.reached(piece.event)) await new Promise((resolve) => setImmediate(resolve));
+      const start = performance.now();
+      while (!gpu.reached(piece.event))
+        if (performance.now() - start < EAGER) await new Promise((resolve) => setImmediate(resolve));
+        else await Bun.sleep(1);
       const copy = piece.bytes.slice(0, bytes).buffer;
       giveBack(piece);
       return arrayOf(source, copy);
