@@ -121,7 +121,7 @@ INLINE void make_work_list(int4* tiles, int4* units, int4* lists, const int* seg
       units[2 * (unit + u) + 1] = make_int4(count > 1 ? slot + u : -1, list.z, list.w, 0);
     }
   }
-  for (int u = unit_count + thread; u < max_tiles + max_slots; u += THREADS) units[2 * u] = make_int4(-1, 0, 0, 0);
+  for (int i = 2 * unit_count + thread; i < 2 * (max_tiles + max_slots); i += THREADS) units[i] = make_int4(-1, 0, 0, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
