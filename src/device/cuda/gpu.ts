@@ -98,7 +98,7 @@ export function chooseGpu(gpus: readonly GpuFacts[], device: string): GpuFacts {
   const { name, limits } = chosen;
   if (limits.computeCapability < LEAST_CAPABILITY)
     throw new InputError(
-      `device ${device}: ${name} has compute capability ${capabilityText(limits.computeCapability)}, and 8.0 (Ampere) is needed; use --device cpu, or another GPU of ${list}`,
+      `device ${device}: ${name} has compute capability ${capabilityText(limits.computeCapability)}, and 8.0 (Ampere) is needed; use --device cpu, or another GPU where there is one (${list})`,
     );
   return chosen;
 }
