@@ -7,7 +7,7 @@ import { openSession, type Session } from "../planted/session.ts";
 import { vectors } from "./all.ts";
 import { decode, toNumber } from "./exact.ts";
 import { type Bits, type Form, formatOf, mask, registerWidth, scratchByte, scratchBytes } from "./form.ts";
-import { kernelName, ptxModule, slotBytes, threadsOf } from "./module.ts";
+import { kernelName, opcodesOf, ptxModule, slotBytes, threadsOf } from "./module.ts";
 
 export interface SectionOutcome {
   readonly section: string;
@@ -103,9 +103,8 @@ function runSection(folder: string, section: string, forms: readonly Form[], che
   return { section, check, forms: forms.length, cases, mismatches, reports: reports.map(({ text }) => text) };
 }
 
-/** What the driver says of a module with an opcode that the engine does not know. */
-function refusal(folder: string, code: string): string {
-  const form: Form = { code, inputs: ["u32", "u32"], outputs: ["u32"], cases: [], expected: [] };
+/** What loading a form says: the engine's reason, or "accepted". */
+function refusal(folder: string, form: Form): string {
   try {
     openSession(folder).kernelOf(ptxModule([form]), kernelName(0));
     return "accepted";
@@ -114,9 +113,38 @@ function refusal(folder: string, code: string): string {
   }
 }
 
+export interface RefusalOutcome {
+  readonly opcode: string;
+  readonly reason: string;
+}
+
+/** Opcodes that there are not: one of each mnemonic of the vectors with a modifier too many, and some made up. */
+function refusals(folder: string): RefusalOutcome[] {
+  const binary = { inputs: ["u32", "u32"], outputs: ["u32"], cases: [], expected: [] };
+  const madeUp = ["frobnicate.u32", "mul24.sideways.u32", "add.u31"].map((opcode) => ({
+    opcode,
+    form: { ...binary, code: `${opcode} {d}, {a}, {b};` },
+  }));
+  const seen = new Set<string>();
+  const modified = Object.values(vectors)
+    .flat()
+    .flatMap((form) =>
+      [...opcodesOf(form.code)].flatMap((opcode) => {
+        const mnemonic = opcode.split(".")[0]!;
+        if (seen.has(mnemonic)) return [];
+        seen.add(mnemonic);
+        const changed = opcode.replace(mnemonic, `${mnemonic}.bogus`);
+        return [
+          { opcode: changed, form: { ...form, code: form.code.replace(opcode, changed), cases: [], expected: [] } },
+        ];
+      }),
+    );
+  return [...madeUp, ...modified].map(({ opcode, form }) => ({ opcode, reason: refusal(folder, form) }));
+}
+
 if (import.meta.main) {
   const [folder, ...names] = process.argv.slice(2);
-  if (names[0] === "--refusal") console.log(JSON.stringify(names.slice(1).map((code) => refusal(folder!, code))));
+  if (names[0] === "--refusals") for (const outcome of refusals(folder!)) console.log(JSON.stringify(outcome));
   else {
     for (const [section, forms] of Object.entries(vectors)) {
       if (names.length > 0 && !names.includes(section)) continue;
