@@ -66,7 +66,7 @@ struct Kept {
 };
 
 constexpr int BINS = 1024;
-constexpr int CANDIDATES = 256;  // that are ranked against each other instead of being cut further
+constexpr int CANDIDATES = 64;  // that are ranked against each other instead of being cut further
 
 struct Shared {
   float floats[WARP];
@@ -163,7 +163,10 @@ INLINE u64 last_kept(const Row& row, u64 bound, u64 target, Shared& shared) {
   if (threadIdx.x == 0) shared.before = 0, shared.listed = 0;
   int candidates = row.size;
   for (int level = 0; level < LEVELS && candidates > CANDIDATES; level++) {
-    for (int i = threadIdx.x; i < BINS; i += blockDim.x) shared.counts[i] = shared.low[i] = shared.high[i] = 0;
+    for (int i = threadIdx.x; i < BINS; i += blockDim.x) {
+      shared.counts[i] = 0;
+      if (BY_MASS) shared.low[i] = shared.high[i] = 0;
+    }
     __syncthreads();
     each([&](const Token& token, u64 measure) {
       const u32 bin = digit(token, level);
