@@ -1,4 +1,4 @@
-// Functions: scopes, declarations, basic blocks and their counters, and which rule is whose.
+// Functions: scopes, declarations, basic blocks and their counters.
 #include "emit.h"
 
 namespace emulator {
@@ -136,47 +136,6 @@ void FunctionEmitter::statement(const Statement& one) {
       break;
     }
   }
-}
-
-struct Rules {
-  using Rule = std::string (FunctionEmitter::*)(const Instruction&);
-  using F = FunctionEmitter;
-  inline static const std::map<std::string, Rule> by_mnemonic = {
-      {"add", &F::arithmetic},          {"sub", &F::arithmetic},        {"mul", &F::arithmetic},
-      {"mad", &F::arithmetic},          {"fma", &F::arithmetic},        {"min", &F::arithmetic},
-      {"max", &F::arithmetic},          {"abs", &F::arithmetic},        {"neg", &F::arithmetic},
-      {"mul24", &F::integer_arithmetic}, {"mad24", &F::integer_arithmetic}, {"sad", &F::integer_arithmetic},
-      {"addc", &F::carry_arithmetic},   {"subc", &F::carry_arithmetic}, {"madc", &F::carry_arithmetic},
-      {"div", &F::divide},              {"rem", &F::divide},            {"ex2", &F::approximate},
-      {"lg2", &F::approximate},         {"rcp", &F::approximate},       {"rsqrt", &F::approximate},
-      {"sqrt", &F::approximate},        {"sin", &F::approximate},       {"cos", &F::approximate},
-      {"tanh", &F::approximate},        {"copysign", &F::copy_sign},    {"testp", &F::test_property},
-      {"and", &F::logic},               {"or", &F::logic},              {"xor", &F::logic},
-      {"not", &F::logic},               {"cnot", &F::logic},            {"lop3", &F::three_input_logic},
-      {"shl", &F::shift},               {"shr", &F::shift},             {"shf", &F::funnel_shift},
-      {"prmt", &F::permute_bytes},      {"bfe", &F::bit_field},         {"bfi", &F::bit_field},
-      {"szext", &F::bit_field},         {"bmsk", &F::bit_field},        {"popc", &F::bit_count},
-      {"clz", &F::bit_count},           {"brev", &F::bit_count},        {"bfind", &F::bit_count},
-      {"dp4a", &F::dot_product},        {"dp2a", &F::dot_product},      {"mov", &F::move},
-      {"cvt", &F::convert},             {"cvta", &F::convert_address},  {"isspacep", &F::is_in_space},
-      {"setp", &F::compare},            {"set", &F::set_value},         {"selp", &F::select},
-      {"slct", &F::select_by_sign},     {"ld", &F::load},               {"ldu", &F::load},
-      {"st", &F::store},                {"atom", &F::atomic},           {"red", &F::atomic},
-      {"cp", &F::async_copy},           {"membar", &F::fence},          {"fence", &F::fence},
-      {"prefetch", &F::nothing},        {"prefetchu", &F::nothing},     {"applypriority", &F::nothing},
-      {"nanosleep", &F::sleep},         {"bar", &F::barrier},           {"barrier", &F::barrier},
-      {"shfl", &F::shuffle},            {"vote", &F::vote},             {"match", &F::match},
-      {"redux", &F::redux},             {"activemask", &F::active_mask}, {"ldmatrix", &F::load_matrix},
-      {"mma", &F::multiply_matrices},   {"bra", &F::branch},            {"brx", &F::indexed_branch},
-      {"call", &F::call},               {"ret", &F::leave},             {"exit", &F::leave},
-      {"trap", &F::trap},               {"brkpt", &F::trap},
-  };
-};
-
-std::string FunctionEmitter::translate(const Instruction& instruction) {
-  auto rule = Rules::by_mnemonic.find(instruction.mnemonic());
-  if (rule == Rules::by_mnemonic.end()) unknown(instruction);
-  return (this->*rule->second)(instruction);
 }
 
 }  // namespace emulator

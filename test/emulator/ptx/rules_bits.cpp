@@ -63,9 +63,12 @@ std::string FunctionEmitter::funnel_shift(const Instruction& i) {
 
 // prmt d, a, b, c: byte k of d is byte (nibble k of c) of b:a.
 std::string FunctionEmitter::permute_bytes(const Instruction& i) {
-  if (i.opcode != "prmt.b32") unknown(i);
   const std::vector<std::string>& o = i.operands;
   std::string a = read(o.at(1), B32), b = read(o.at(2), B32);
+  if (i.opcode != "prmt.b32") {
+    if (i.parts.size() != 3 || !one_of(i.parts[2], "f4e b4e rc8 ecl ecr rc16")) unknown(i);
+    return write(o[0], B32, cat("permute_bytes(", a, ", ", b, ", selector_", i.parts[2], "(", read(o.at(3), B32), " & 3))"));
+  }
   if (!isdigit((unsigned char)o.at(3)[0])) return write(o[0], B32, cat("permute_bytes(", a, ", ", b, ", ", read(o[3], B32), ")"));
   unsigned selector = (unsigned)std::stoul(o[3], nullptr, 0);
   if (selector & 0x8888) return write(o[0], B32, cat("permute_bytes(", a, ", ", b, ", ", selector, "u)"));

@@ -28,6 +28,8 @@ std::string FunctionEmitter::float_arithmetic(const Instruction& i) {
   const std::string& name = i.mnemonic();
   const std::vector<std::string>& o = i.operands;
   std::string suffix = cat("_f", type.width);
+  for (const char* integer : {"lo", "hi", "wide", "relu"})
+    if (i.has(integer)) unknown(i);
   bool flush = i.has("ftz") && type == F32;
   auto in = [&](size_t n) { return flush ? cat("ftz(", read(o.at(n), type), ")") : read(o.at(n), type); };
   auto out = [&](std::string value) {

@@ -7,6 +7,8 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
   Type type = i.type();
   if (type.kind != Type::unsigned_integer && type.kind != Type::signed_integer && type.kind != Type::bits)
     unknown(i, "type of");
+  for (const char* floating : {"rn", "rz", "rm", "rp", "ftz", "NaN", "relu", "approx", "full"})
+    if (i.has(floating)) unknown(i);
   const std::string& name = i.mnemonic();
   const std::vector<std::string>& o = i.operands;
   auto in = [&](size_t n) { return read(o.at(n), type); };
@@ -23,11 +25,14 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
     return write(o[0], type, cat("saturate_s32((s64)", in(1), sign, in(2), ")"));
   }
   if (name == "mul24" || name == "mad24") {
-    if (i.has("hi") || i.has("sat")) unknown(i);
+    if (i.has("sat")) unknown(i);
+    // The upper or the lower 32 bits of 48.
+    std::string cast = cat("(", c_type(wide), ")");
     auto low24 = [&](size_t n) {
-      return is_signed ? cat("((s32)(", read(o.at(n), U32), " << 8) >> 8)") : cat("(", in(n), " & 0xffffffu)");
+      return is_signed ? cat(cast, "((s32)(", read(o.at(n), U32), " << 8) >> 8)") : cat(cast, "(", in(n), " & 0xffffffu)");
     };
-    return write(o[0], type, cat(low24(1), " * ", low24(2), name == "mad24" ? " + " + in(3) : ""));
+    std::string product = cat("(", c_type(type), ")(", low24(1), " * ", low24(2), i.has("hi") ? " >> 16)" : ")");
+    return write(o[0], type, cat(product, name == "mad24" ? " + " + in(3) : ""));
   }
   if (name == "mul" || name == "mad") {
     if (i.has("sat")) unknown(i);

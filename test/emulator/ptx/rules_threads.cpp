@@ -25,10 +25,11 @@ std::string FunctionEmitter::shuffle(const Instruction& i) {
   count(COUNT_WARP);
   const char* mode = i.has("up") ? "SHUFFLE_UP" : i.has("down") ? "SHUFFLE_DOWN" : i.has("bfly") ? "SHUFFLE_XOR" : "SHUFFLE_INDEX";
   std::vector<std::string> results = split(o.at(0), '|');
-  std::string text = cat("{ pred in_range; u32 value = me->runtime->shuffle(me, ", mode, ", ", read(o.at(1), B32), ", ", read(o.at(2), B32), ", ",
-                         read(o.at(3), B32), ", ", read(o.at(4), B32), ", &in_range, ", site(i), "); ", write(results[0], B32, "value"));
-  if (results.size() > 1) text += " " + write(results[1], PREDICATE, "in_range");
-  return text + " }";
+  bool wants_range = results.size() > 1;
+  std::string value = cat("me->runtime->shuffle(me, ", mode, ", ", read(o.at(1), B32), ", ", read(o.at(2), B32), ", ", read(o.at(3), B32),
+                          ", ", read(o.at(4), B32), ", ", wants_range ? "&in_range" : "0", ", ", site(i), ")");
+  if (!wants_range) return write(results[0], B32, value);
+  return cat("{ pred in_range; ", write(results[0], B32, value), " ", write(results[1], PREDICATE, "in_range"), " }");
 }
 
 std::string FunctionEmitter::vote(const Instruction& i) {

@@ -157,7 +157,7 @@ void redux_lanes(void* const* operands, u32 mask, Thread* const*) {
 u32 shuffle(Thread* me, int mode, u32 value, u32 lane, u32 clamp, u32 mask, pred* in_range, int site) {
   Shuffle own{value, lane, clamp, mode, site, 0, 0};
   rendezvous(me, mask, shuffle_lanes, &own, site);
-  *in_range = own.in_range;
+  if (in_range) *in_range = own.in_range;
   return own.result;
 }
 
@@ -180,7 +180,10 @@ u32 redux(Thread* me, int operation, u32 value, u32 mask, int site) {
   return own.result;
 }
 
-// Lanes run one after the other here; as if they were always together.
-u32 activemask(Thread* me) { return me->warp->live; }
+// Lanes run one after the other here, and some may have run to their end: the answer is as if none ever left the others.
+u32 activemask(Thread* me) {
+  u32 rest = me->block->threads - me->flat / LANES * LANES;
+  return rest >= LANES ? ~0u : (1u << rest) - 1;
+}
 
 }  // namespace emulator
