@@ -35,8 +35,8 @@ export interface CudaUnderTest {
 
 const common = { roundsOperands: true, tensorCores: true } as const;
 
-function backendOf(device: () => Device, separate: boolean): Backend {
-  return { device, arena: deviceArena(device, separate), layoutOf: layoutsOf(device) };
+function backendOf(device: () => Device, emulated: boolean): Backend {
+  return { device, slow: emulated, arena: deviceArena(device, emulated), layoutOf: layoutsOf(device) };
 }
 
 async function openEmulated(): Promise<CudaUnderTest> {

@@ -158,7 +158,7 @@ test("what is allowed for rounded operands is allowed where they are rounded, an
 /** The CPU's path with the buffers of cases somewhere else than the host's bytes, as on a device with its own memory. */
 function apart(separate: boolean): Path {
   const device = () => defaultDevice;
-  const backend: Backend = { device, arena: deviceArena(device, separate), layoutOf: layoutsOf(device) };
+  const backend: Backend = { device, slow: false, arena: deviceArena(device, separate), layoutOf: layoutsOf(device) };
   return { ...cpuPath("portable", defaultDevice, "portable"), backend };
 }
 

@@ -54,6 +54,8 @@ export interface CaseRun {
   /** The device whose memory the case is laid out in: for sizes, not for work. */
   readonly device: Device;
   readonly paths: readonly Path[];
+  /** Every instruction of the device is emulated: what tells little more in large numbers may come in small ones. */
+  readonly slow: boolean;
   slot(name: string, dtype: DType, shape: readonly number[], values: ArrayLike<number> | null, o?: SlotOptions): Slot;
   weight(name: string, dtype: ComputeDType, shape: readonly number[], values: ArrayLike<number>): WeightSlot;
   /** A tensor in w's layout (float32 unless said), `values` row-major, padding zero; an output may not change that. */
@@ -110,6 +112,7 @@ export type ShortDType = keyof typeof dtypes;
 /** Memory and layout of the cases on one device. */
 export interface Backend {
   device(): Device;
+  readonly slow: boolean;
   readonly arena: Arena;
   readonly layoutOf: Layouts;
 }
@@ -210,6 +213,7 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
     random,
     device: backend.device(),
     paths: on,
+    slow: backend.slow,
     slot: memory.slot,
     weight: (label, dtype, shape, values) => memory.weight(label, dtype, shape, values, backend.layoutOf(shape)),
     parameter: (label, w, values, output = false, dtype = "float32") =>

@@ -20,6 +20,7 @@ export const defaultDevice: CpuDevice = await openCpuDevice({ threads: 2 });
 /** Cases are laid out alike for every path: panels are as wide in all of them. */
 const backend: Backend = {
   device: () => defaultDevice,
+  slow: false,
   arena: hostArena(),
   layoutOf: layoutsOf(() => defaultDevice),
 };

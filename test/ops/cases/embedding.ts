@@ -55,6 +55,7 @@ const sizes = [
   { T: 1, V: 1, D: 1 },
   { T: 33, V: 259, D: 31 },
   { T: 100, V: 40, D: 130 },
+  { T: 300, V: 5, D: 1100 },
 ] as const;
 
 export const embeddingCases: readonly OpCase[] = [

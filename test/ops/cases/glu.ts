@@ -81,6 +81,7 @@ const sizes = [
   { T: 3, F: 31 },
   { T: 5, F: 33 },
   { T: 13, F: 100 },
+  { T: 2, F: 2100 },
 ] as const;
 
 export const gluCases: readonly OpCase[] = [

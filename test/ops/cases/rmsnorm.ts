@@ -37,6 +37,11 @@ const sizes: readonly Rows[] = [
   { T: 100, H: 1, D: 48 },
 ];
 
+const long: readonly Rows[] = [
+  { T: 40, H: 1, D: 576 },
+  { T: 3, H: 1, D: 9001 },
+];
+
 interface ForwardSettings extends Rows {
   readonly x: ShortDType;
   readonly y: ShortDType;
@@ -157,11 +162,18 @@ export const rmsnormCases: readonly OpCase[] = [
   ...sizes.map((size) => forward({ ...size, x: "f32", y: "bf16", w: "bf16" })),
   forward({ T: 13, H: 3, D: 24, x: "bf16", y: "bf16", w: "bf16", gap: 5 }),
   forward({ T: 13, H: 1, D: 33, x: "f32", y: "f32", w: "f32", rstd: false, gap: 3 }),
+  // rows as long as hidden states, and longer than any
+  ...long.map((size) => forward({ ...size, x: "f32", y: "bf16", w: "bf16" })),
+  forward({ T: 7, H: 1, D: 1030, x: "bf16", y: "f32", w: "f32", gap: 3 }),
   inPlace({ T: 9, H: 4, D: 24, x: "f32" }),
+  inPlace({ T: 70, H: 5, D: 128, x: "bf16" }),
   inPlace({ T: 9, H: 3, D: 64, x: "bf16" }),
   special,
   ...sizes.map((size) => backward({ ...size, x: "f32", w: "f32", residual: "none" })),
   ...sizes.map((size) => backward({ ...size, x: "f32", w: "bf16", residual: "other" })),
+  ...long.map((size) => backward({ ...size, x: "f32", w: "bf16", residual: "other" })),
+  backward({ T: 7, H: 1, D: 1030, x: "bf16", w: "f32", residual: "none", over: true, gap: 3 }),
+  backward({ T: 300, H: 7, D: 64, x: "bf16", w: "bf16", residual: "none" }),
   backward({ T: 13, H: 1, D: 33, x: "f32", w: "f32", residual: "dx", gap: 3 }),
   backward({ T: 33, H: 1, D: 100, x: "bf16", w: "bf16", residual: "dx" }),
   backward({ T: 13, H: 3, D: 24, x: "bf16", w: "bf16", residual: "none", over: true, gap: 5 }),
