@@ -63,10 +63,13 @@ function blockOf(D: number): readonly [across: number, down: number] {
   return [across, SHARED_BLOCK / across];
 }
 
-/** Blocks of the backward pass, each with a partial sum of the weight's gradient: as many as are resident at once. */
+/**
+ * Blocks of the backward pass, each with a partial sum of the weight's gradient: no more than are resident at once, and
+ * each with a few rows.
+ */
 function backwardBlocks(rows: number, D: number, { multiprocessors }: CudaLimits): number {
   const [across, down] = blockOf(D);
-  return Math.min(ceilDiv(rows, down), multiprocessors * Math.max(1, Math.floor(512 / (across * down))));
+  return Math.min(ceilDiv(rows, 2 * down), multiprocessors * Math.max(1, Math.floor(512 / (across * down))));
 }
 
 export const rmsnormScratch: ScratchBound = ({ hiddenSize, attention }, limits) =>
