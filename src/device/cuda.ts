@@ -98,7 +98,7 @@ function scratchSlots(sizes: ScratchSizes, limits: CudaLimits): [number, number,
   return [
     Math.max(...bounds.map((bound) => bound(sizes, limits))),
     Math.max(matmulScratch(sizes, limits), parameterScratchBytes),
-    lmHeadScratch(sizes, limits),
+    Math.max(matmulScratch(sizes, limits), lmHeadScratch(sizes, limits)),
   ];
 }
 

@@ -272,10 +272,18 @@ describe("memory", () => {
     expect(device.heldBytes()! - held).toBeLessThanOrEqual(device.scratchBytes(sizes));
     const ready = control.live().allocations;
     device.prepare(sizes);
+    const dw = place("dw", "float32", [256 * 512]);
+    const [dy, input] = [place("dy", "float32", [512, 256]), place("x", "bfloat16", [512, 512])];
+    const w = { ...place("w", "bfloat16", [256, 512]), dtype: "bfloat16", elements: 256 * 512 } as const;
+    for (const t of [dw, dy]) device.ops.fill(t, 1);
+    device.ops.fill(tensor("w", w.address, "float32", [64 * 1024]), 0);
+    device.ops.fill(tensor("x", input.address, "float32", [128 * 1024]), 0);
+    device.ops.matmulBackwardWeight(dw, dy, input, w); // a gradient of the residual stream is converted
+    device.ops.matmulBackwardInput(input, dy, w);
     const x = place("x", "float32", [100_000]);
     device.ops.fill(x, 1);
     device.ops.sumSquares(place("sum", "float64", [1]), x);
-    expect(control.live().allocations).toBe(ready + 2);
+    expect(control.live().allocations).toBe(ready + 6);
   });
 });
 

@@ -16,7 +16,7 @@ import { castRows } from "./flat.ts";
 
 type MatmulOp = "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight";
 
-/** Scratch (slot 1) for an operand that is converted: the gradient of the residual stream, or rows for the head. */
+/** Scratch (slots 1 and 2) for an operand that is converted: the gradient of the residual stream, or rows for the head. */
 export const matmulScratch: ScratchBound = ({ tokens, headRows, hiddenSize }) =>
   4 * Math.max(tokens, headRows) * hiddenSize;
 
