@@ -180,12 +180,26 @@ function bytes(): Form[] {
     }
     return d;
   };
+  /** Modes take two bits of c and name the four bytes, lowest first, for c = 0..3. */
+  const modes: Record<string, readonly string[]> = {
+    f4e: ["0123", "1234", "2345", "3456"],
+    b4e: ["0765", "1076", "2107", "3210"],
+    rc8: ["0000", "1111", "2222", "3333"],
+    ecl: ["0123", "1123", "2223", "3333"],
+    ecr: ["0000", "0111", "0122", "0123"],
+    rc16: ["0101", "2323", "0101", "2323"],
+  };
   const cases = sources.flatMap(([a, b]) => controls.map((c) => [a!, b!, c]));
   return [
     byFormula("prmt.b32", "b32 b32 b32 -> b32", cases, (a, b, c) => generic(a!, b!, c!)),
     ...[0x5410, 0x7632, 0x3340, 0x7770, 0xbb98].map((control) =>
       byFormula(`prmt.b32 {d}, {a}, {b}, ${control};`, "b32 b32 -> b32", sources, (a, b) =>
         generic(a!, b!, BigInt(control)),
+      ),
+    ),
+    ...Object.entries(modes).map(([mode, table]) =>
+      byFormula(`prmt.b32.${mode}`, "b32 b32 b32 -> b32", cases, (a, b, c) =>
+        [...table[Number(c! & 3n)]!].reduce((d, digit, i) => d | (byte(a!, b!, BigInt(digit)) << BigInt(8 * i)), 0n),
       ),
     ),
   ];

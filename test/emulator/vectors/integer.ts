@@ -71,19 +71,25 @@ function multiplyAdd(): Form[] {
   return forms;
 }
 
-/** 24-bit operands: the lower 24 bits, with their own sign; the lower 32 bits of the product. */
+/** 24-bit operands: the lower 24 bits, with their own sign; `hi` gives bits 47..16 of the product. */
 function multiply24(): Form[] {
   const values = edge32.concat([0x7fffffn, 0x800000n, 0xffffffn, 0x1000000n, 0x7f800001n]);
   return ["s32", "u32"].flatMap((type) => {
     const value = (bits: Bits) => (type === "s32" ? signed(bits, 24) : bits & mask(24));
-    return [
-      byFormula(`mul24.lo.${type}`, `${type} ${type} -> ${type}`, product(values, values), (a, b) =>
-        unsigned(value(a!) * value(b!), 32),
-      ),
-      byFormula(`mad24.lo.${type}`, `${type} ${type} ${type} -> ${type}`, product(few32, values, few32), (a, b, c) =>
-        unsigned(value(a!) * value(b!) + c!, 32),
-      ),
-    ];
+    return (["lo", "hi"] as const).flatMap((part) => {
+      const times = (a: Bits, b: Bits) => (value(a) * value(b)) >> (part === "hi" ? 16n : 0n);
+      return [
+        byFormula(`mul24.${part}.${type}`, `${type} ${type} -> ${type}`, product(values, values), (a, b) =>
+          unsigned(times(a!, b!), 32),
+        ),
+        byFormula(
+          `mad24.${part}.${type}`,
+          `${type} ${type} ${type} -> ${type}`,
+          product(few32, values, few32),
+          (a, b, c) => unsigned(times(a!, b!) + signed(c!, 32), 32),
+        ),
+      ];
+    });
   });
 }
 
