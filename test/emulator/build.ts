@@ -10,6 +10,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
@@ -43,6 +44,12 @@ interface Library {
   /** Calls into the emulated driver. */
   readonly needsDriver?: boolean;
 }
+
+/**
+ * Not the file's name: a library that a process has loaded answers to its soname wherever it lies, and a test that has
+ * opened the emulated GPU would leave one behind for every `--device auto` after it.
+ */
+const soname = (name: string) => `emulated-${name.replace("/", "-")}`;
 
 const root = assetPath("test/emulator");
 
@@ -131,7 +138,8 @@ export interface EmulatorBuild {
 export async function buildEmulator(onBuild?: () => void): Promise<EmulatorBuild> {
   const compiler = findCompiler();
   const wanted = libraries();
-  const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler, common, wanted, process.arch]));
+  const names = wanted.map(({ name }) => soname(name));
+  const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler, common, wanted, names, process.arch]));
   for (const name of ["engine.h", ...["driver", "ptx", "runtime", "cublas", "nvrtc", "null"].flatMap(allIn)])
     hash.update(`${name}\0`).update(readFileSync(join(root, name)));
   const cache = cacheFolder();
@@ -180,11 +188,11 @@ async function buildInto(folder: string, cache: string, compiler: string, wanted
     const linked = wanted.map(({ units }) => units.map(objectOf));
     await runAll(jobs);
     for (const [i, { name, needsDriver }] of wanted.entries()) {
-      const soname = name.split("/").at(-1);
       const driver = needsDriver ? [join(result, "libcuda.so.1"), "-Wl,-rpath,$ORIGIN"] : [];
-      const flags = ["-shared", "-pthread", `-Wl,-soname,${soname}`, "-Wl,-z,defs"];
+      const flags = ["-shared", "-pthread", `-Wl,-soname,${soname(name)}`, "-Wl,-z,defs"];
       await compile([compiler, ...flags, ...linked[i]!, ...driver, "-ldl", "-o", join(result, name)]);
     }
+    symlinkSync("libcuda.so.1", join(result, soname("libcuda.so.1"))); // where the others look for the driver
     try {
       renameSync(result, folder);
     } catch (error) {
