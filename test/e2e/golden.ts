@@ -6,7 +6,6 @@ import { expect } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
-import { score } from "../../src/cli/score.ts";
 import { configFor } from "../../src/config/load.ts";
 import type { UpdateConfig } from "../../src/config/schema.ts";
 import type { Device } from "../../src/device/device.ts";
@@ -16,10 +15,8 @@ import { computeAdvantages } from "../../src/grpo/advantages.ts";
 import { type ScoredGroup, updateSettings, updateStep } from "../../src/grpo/policy-update.ts";
 import { runRecordedUpdate } from "../../src/grpo/recorded-update.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
-import type { MetricsRecord } from "../../src/metrics/metrics-file.ts";
+import { argvOf, type Flags, metricsOf } from "./runs.ts";
 import { differences, downloadTensors, norm, readTensors, type Tensors, worstRelative } from "./tensors.ts";
-
-export type Flags = Readonly<Record<string, string | number | boolean>>;
 
 export interface Expected {
   readonly settings: Flags;
@@ -43,14 +40,6 @@ export const folderOf = (model: string) => join(import.meta.dir, "../golden", mo
 export const expectedOf = (model: string): Expected =>
   JSON.parse(readFileSync(join(folderOf(model), "expected.json"), "utf8")) as Expected;
 
-export const argvOf = (flags: Flags): string[] =>
-  Object.entries(flags).flatMap(([key, value]) => [`--${key}`, String(value)]);
-
-export function updateConfig(model: string, flags: Flags, outputDir: string): UpdateConfig {
-  const rollouts = join(folderOf(model), "rollouts.jsonl");
-  return configFor("update", argvOf({ model: folderOf(model), rollouts, output_dir: outputDir, ...flags })).config;
-}
-
 /** |got − want| within `relative` of want plus `absolute`. */
 export function expectClose(got: number, want: number, relative: number, absolute: number, what: string): void {
   const allowed = relative * Math.abs(want) + absolute;
@@ -58,10 +47,16 @@ export function expectClose(got: number, want: number, relative: number, absolut
   expect(`${what}: ${verdict}`).toBe(`${what}: close`);
 }
 
-/** How far the logprobs and entropies that `score` gives are from the reference: the worst, and the mean of logprobs. */
-export async function scoreApart(model: string, flags: Flags, output: string) {
-  const input = join(folderOf(model), "rollouts.jsonl");
-  await score.run(argvOf({ model: folderOf(model), input, output, ...flags }));
+/** Flags of `score` for a model's rollouts. */
+export const scoreFlags = (model: string, output: string, flags: Flags): Flags => ({
+  model: folderOf(model),
+  input: join(folderOf(model), "rollouts.jsonl"),
+  output,
+  ...flags,
+});
+
+/** How far the logprobs and entropies that `score` gave are from the reference: the worst, and the mean of logprobs. */
+export function scoresApart(model: string, output: string) {
   const lines = readFileSync(output, "utf8").trimEnd().split("\n");
   const { logprobs, entropies } = expectedOf(model);
   expect(lines.length).toBe(logprobs.length);
@@ -80,22 +75,15 @@ export async function scoreApart(model: string, flags: Flags, output: string) {
   return { logprob, entropy, mean: sum / count };
 }
 
-/** Runs `update` with a case's flags; what it logged, and its weights before and after. */
-async function runCase(model: string, name: string, flags: Flags, outputDir: string) {
+/** Flags of `update` for a case. */
+export function updateFlags(model: string, name: string, outputDir: string, flags: Flags = {}): Flags {
   const { settings, cases } = expectedOf(model);
-  const expected = cases[name]!;
-  const config = updateConfig(model, { ...settings, ...expected.config, ...flags }, outputDir);
-  const records: MetricsRecord[] = await runRecordedUpdate({
-    config,
-    folder: folderOf(model),
-    resume: null,
-    note: () => {},
-    onStep: () => {},
-  });
-  const before = readTensors(join(folderOf(model), "model.safetensors"));
-  const after = readTensors(join(outputDir, "model.safetensors"));
-  return { expected, records, before, after };
+  const rollouts = join(folderOf(model), "rollouts.jsonl");
+  return { model: folderOf(model), rollouts, output_dir: outputDir, ...settings, ...cases[name]!.config, ...flags };
 }
+
+const updateConfig = (...of: Parameters<typeof updateFlags>): UpdateConfig =>
+  configFor("update", argvOf(updateFlags(...of))).config;
 
 /** What a tensor moved by bounds how far its Σ|w| can be off where every weight is within the tolerance. */
 function expectAbsoluteSums(expected: ExpectedCase, before: Tensors, after: Tensors): void {
@@ -106,9 +94,18 @@ function expectAbsoluteSums(expected: ExpectedCase, before: Tensors, after: Tens
   }
 }
 
-/** `update` with a case's flags gives the reference's losses, gradient norms, metrics and, where they are kept, weights. */
-export async function expectUpdate(model: string, name: string, flags: Flags, outputDir: string): Promise<void> {
-  const { expected, records, before, after } = await runCase(model, name, flags, outputDir);
+/** Runs `update` in this process. */
+export async function runUpdate(model: string, name: string, outputDir: string): Promise<void> {
+  const config = updateConfig(model, name, outputDir);
+  await runRecordedUpdate({ config, folder: folderOf(model), resume: null, note: () => {}, onStep: () => {} });
+}
+
+/** An update gave the reference's losses, gradient norms, metrics and, where they are kept, weights. */
+export function expectUpdated(model: string, name: string, outputDir: string): void {
+  const expected = expectedOf(model).cases[name]!;
+  const records = metricsOf(outputDir);
+  const before = readTensors(join(folderOf(model), "model.safetensors"));
+  const after = readTensors(join(outputDir, "model.safetensors"));
   expect(records.map((record) => record.step)).toEqual([1, 2, 3]);
   for (const [i, record] of records.entries()) {
     const [relative, lossSlack, normSlack] = i === 0 ? [1e-4, 1e-5, 1e-5] : [5e-3, 2e-4, 2e-3];
@@ -126,8 +123,7 @@ export async function expectUpdate(model: string, name: string, flags: Flags, ou
 
 /** The first step's gradients before clipping, and the advantages they come from. */
 export async function firstGradients(device: Device, model: string, name: string, flags: Flags) {
-  const { settings, cases } = expectedOf(model);
-  const config = updateConfig(model, { ...settings, ...cases[name]!.config, ...flags }, "unused");
+  const config = updateConfig(model, name, "unused", flags);
   const session = await planSession({
     device,
     folder: folderOf(model),

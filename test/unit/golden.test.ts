@@ -7,8 +7,20 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { score } from "../../src/cli/score.ts";
 import { openCpuDevice } from "../../src/device/cpu.ts";
-import { expectClose, expectedOf, expectUpdate, firstGradients, folderOf, models, scoreApart } from "../e2e/golden.ts";
+import {
+  expectClose,
+  expectedOf,
+  expectUpdated,
+  firstGradients,
+  folderOf,
+  models,
+  runUpdate,
+  scoreFlags,
+  scoresApart,
+} from "../e2e/golden.ts";
+import { argvOf } from "../e2e/runs.ts";
 import { readTensors, worstRelative } from "../e2e/tensors.ts";
 
 // The kernels may have to be compiled first.
@@ -22,7 +34,9 @@ afterAll(() => rmSync(work, { recursive: true, force: true }));
 
 describe.each(models)("score on %s", (model) => {
   test.each([2048, 16])("logprobs and entropies, micro-batches of %i tokens", async (budget) => {
-    const apart = await scoreApart(model, { micro_batch_tokens: budget }, join(work, `${model}-${budget}.jsonl`));
+    const output = join(work, `${model}-${budget}.jsonl`);
+    await score.run(argvOf(scoreFlags(model, output, { micro_batch_tokens: budget })));
+    const apart = scoresApart(model, output);
     expect(apart.logprob).toBeLessThanOrEqual(2e-5);
     expect(apart.entropy).toBeLessThanOrEqual(1e-4);
   });
@@ -34,7 +48,9 @@ describe.each(models)("update on %s", (model) => {
   });
 
   test.each(Object.keys(expectedOf(model).cases))("%s: losses, gradient norms, metrics, weights", async (name) => {
-    await expectUpdate(model, name, {}, join(work, `${model}-${name}`));
+    const output = join(work, `${model}-${name}`);
+    await runUpdate(model, name, output);
+    expectUpdated(model, name, output);
   });
 
   test.each(["grpo", "dapo"])(
