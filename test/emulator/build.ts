@@ -14,6 +14,8 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
+import { nativeBlock } from "../../ffi/bindings/native.ts";
+import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
 import { cacheFolder } from "../../ffi/cpu/build.ts";
 import { assetPath } from "../../src/assets.ts";
 import { errorText, RunError } from "../../src/errors.ts";
@@ -203,10 +205,30 @@ async function buildInto(folder: string, cache: string, compiler: string, wanted
   }
 }
 
-// `bun test/emulator/build.ts`: builds now what would be built at first use, and prints where it lies.
+/** Compiles every recorded kernel that is not in the cache yet, on all cores, rather than one by one as tests load them. */
+export function precompileRecordings(folder: string): void {
+  const recordings = join(folder, "recordings");
+  const names = existsSync(recordings) ? readdirSync(recordings).filter((name) => name.endsWith(".ptx")) : [];
+  const paths = names.map((name) => join(recordings, name));
+  const table = nativeBlock(8 * (paths.length + 1) + paths.reduce((sum, path) => sum + Buffer.byteLength(path) + 1, 0));
+  let end = 8 * (paths.length + 1);
+  for (const [i, path] of paths.entries()) {
+    table.setU64(8 * i, table.setText(end, path));
+    end += Buffer.byteLength(path) + 1;
+  }
+  const signatures = { emulator_precompile: "paths:ptr count:i32 jobs:i32" };
+  const { emulator_precompile } = bindLibrary(join(folder, "libcuda.so.1"), signatures, [], null);
+  const failures = emulator_precompile(table.address, paths.length, navigator.hardwareConcurrency);
+  table.free();
+  if (failures > 0) throw new RunError(`${failures} of ${paths.length} recorded kernels did not compile`);
+}
+
+// `bun test/emulator/build.ts`: builds now what would be built at first use, and prints where it lies; with `--kernels`
+// the recorded kernels too.
 if (import.meta.main) {
   try {
     const { folder } = await buildEmulator(() => process.stderr.write("compiling the emulated GPU (once)\n"));
+    if (process.argv.includes("--kernels")) precompileRecordings(folder);
     process.stdout.write(`${folder}\n`);
   } catch (error) {
     process.stderr.write(`${errorText(error)}\n`);

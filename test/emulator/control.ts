@@ -11,6 +11,7 @@ const signatures = {
   emulator_set_streams: "lazy:i32",
   emulator_set_check: "check:i32",
   emulator_set_perturb: "perturb:i32",
+  emulator_set_threads: "threads:i32",
   emulator_set_memory: "bytes:u64",
   emulator_set_compute_capability: "capability:i32",
   emulator_reports: "",
@@ -86,6 +87,8 @@ export interface EmulatorControl {
   setCheck(check: boolean): void;
   /** Results of approximate instructions are off by 2⁻²². */
   setPerturb(perturb: boolean): void;
+  /** Blocks of a launch run on so many threads where checks are off. */
+  setThreads(threads: number): void;
   setMemory(bytes: number): void;
   /** Major × 10 + minor, before a device is opened. */
   setComputeCapability(capability: number): void;
@@ -119,6 +122,7 @@ export function openControl(folder: string): EmulatorControl {
     setStreams: (streams) => void library.emulator_set_streams(Number(streams === "lazy")),
     setCheck: (check) => void library.emulator_set_check(Number(check)),
     setPerturb: (perturb) => void library.emulator_set_perturb(Number(perturb)),
+    setThreads: (threads) => void library.emulator_set_threads(threads),
     setMemory: (bytes) => void library.emulator_set_memory(bytes),
     setComputeCapability: (capability) => void library.emulator_set_compute_capability(capability),
     reports: () => json("emulator_reports"),

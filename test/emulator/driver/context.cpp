@@ -48,6 +48,7 @@ LiveObjects live_objects() {
   count_memory(&live);
   count_modules(&live);
   count_graphs(&live);
+  for (const auto& [library, count] : library_objects()) live.handles += size_t(count);
   return live;
 }
 
@@ -59,8 +60,9 @@ void destroy_objects(std::string* leaks) {
     char text[256];
     snprintf(text, sizeof text,
              "the context was released with %zu allocations, %zu pinned buffers, %zu streams, %zu events, %zu modules, "
-             "%zu graphs, %zu executable graphs live",
-             live.allocations, live.pinned, live.streams, live.events, live.modules, live.graphs, live.executables);
+             "%zu graphs, %zu executable graphs, %zu objects of cuBLAS live",
+             live.allocations, live.pinned, live.streams, live.events, live.modules, live.graphs, live.executables,
+             live.handles);
     *leaks = text;
   }
   clear_graphs();

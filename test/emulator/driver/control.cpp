@@ -12,11 +12,6 @@ namespace emulator::driver {
 namespace {
 
 DriverSettings values;
-std::map<std::string, int>& library_objects() {
-  static std::map<std::string, int> live;
-  return live;
-}
-
 void read_environment() {
   const auto number = [](const char* name, auto set) {
     if (const char* text = getenv(name); text && *text) set(strtoull(text, nullptr, 10));
@@ -25,6 +20,7 @@ void read_environment() {
   number("EMULATOR_SEED", [](uint64_t value) { settings().seed = value; });
   number("EMULATOR_CHECK", [](uint64_t value) { settings().check = value != 0; });
   number("EMULATOR_PERTURB", [](uint64_t value) { settings().perturb = value != 0; });
+  number("EMULATOR_THREADS", [](uint64_t value) { settings().threads = uint32_t(value); });
   number("EMULATOR_MEMORY", [](uint64_t value) { values.memory = value; });
   number("EMULATOR_COMPUTE_CAPABILITY", [](uint64_t value) { values.compute_capability = int(value); });
   if (const char* streams = getenv("EMULATOR_STREAMS")) values.lazy = !strcmp(streams, "lazy");
@@ -63,6 +59,11 @@ const char* answer(std::string text) {
 
 }  // namespace
 
+std::map<std::string, int>& library_objects() {
+  static std::map<std::string, int> live;
+  return live;
+}
+
 DriverSettings& driver_settings() {
   static const bool read = (read_environment(), true);
   (void)read;
@@ -93,6 +94,11 @@ API void emulator_set_check(int check) {
 API void emulator_set_perturb(int perturb) {
   Call call(nullptr, Needs::nothing);
   emulator::settings().perturb = perturb != 0;
+}
+
+API void emulator_set_threads(int threads) {
+  Call call(nullptr, Needs::nothing);
+  emulator::settings().threads = uint32_t(threads);
 }
 
 API void emulator_set_memory(uint64_t bytes) {

@@ -252,10 +252,11 @@ void set_sticky(Status);
 void destroy_objects(std::string* leaks);
 
 struct LiveObjects {
-  size_t allocations = 0, pinned = 0, streams = 0, events = 0, modules = 0, graphs = 0, executables = 0;
-  size_t total() const { return allocations + pinned + streams + events + modules + graphs + executables; }
+  size_t allocations = 0, pinned = 0, streams = 0, events = 0, modules = 0, graphs = 0, executables = 0, handles = 0;
+  size_t total() const { return allocations + pinned + streams + events + modules + graphs + executables + handles; }
 };
 LiveObjects live_objects();
+std::map<std::string, int>& library_objects();  // of cuBLAS and cuBLASLt, by library
 void count_streams(LiveObjects*);
 void count_events(LiveObjects*);
 void count_memory(LiveObjects*);

@@ -145,9 +145,9 @@ int compile_really(Compiled& program, int count, const char* const* options) {
 int refuse(Compiled& program, const std::string& hash, const std::vector<std::string>& options) {
   program.log = program.name + " with";
   for (const std::string& option : options) program.log += " " + option;
-  program.log += ": there is no recording of it (" + hash + " in " + recordings_folder() +
-                 ") and no NVRTC to compile it; fetch NVRTC with `bun test/cuda/gates/fetch-nvrtc.ts`, or name it in "
-                 "EMULATOR_NVRTC\n";
+  program.log += ": no recording of it (" + hash + " in " + recordings_folder() +
+                 "), so NVIDIA's compiler (NVRTC) is needed: fetch it with `bun test/cuda/gates/fetch-nvrtc.ts`, or name "
+                 "its file in EMULATOR_NVRTC\n";
   if (const char* path = getenv("EMULATOR_MISSING")) {
     if (FILE* file = fopen(path, "w")) {
       fputs(program.log.c_str(), file);

@@ -49,7 +49,8 @@ std::string cache_folder() {
   if (!dladdr((void*)&cache_folder, &here) || !here.dli_fname) return ".";
   std::string path = here.dli_fname;
   size_t slash = path.find_last_of('/');
-  return slash == std::string::npos ? "." : path.substr(0, slash);
+  // Beside the folder of this build: the kernels of one build serve the next, since their names tell all they depend on.
+  return (slash == std::string::npos ? "." : path.substr(0, slash)) + std::string("/../emulator-kernels");
 }
 
 void make_folder(const std::string& path) {
