@@ -5,8 +5,8 @@
 //
 // Both hold 64 rows of two operands in shared memory (K and V, or Q and dO) and stream the rows of the other two past
 // them. A warp's scores never leave its registers: the sums of one product are, rounded to bfloat16, the first operand
-// of the next, since keys are the rows of scores in the one kernel and queries in the other. Rows that are not there are
-// zeros in shared memory; a query of zeros with statistics of zero adds nothing to dk and dv.
+// of the next, since keys are the rows of scores in the one kernel and queries in the other. Rows that are not there
+// are zeros in shared memory; a query of zeros with statistics of zero adds nothing to dk and dv.
 //
 // The head size is padded to 16 (above 128 to 32, and the key kernel takes half of the columns of dk and dv a block, so
 // that sums stay in registers). Operands are copied 16 bytes at a time: attention_backward_pack makes that possible.
@@ -19,12 +19,12 @@ constexpr int CHUNKS = DP / 8;  // of 16 bytes in a row
 constexpr int STEP = DP <= 64 ? 64 : DP <= 128 ? 32 : 16;  // rows streamed at a time; two steps are in shared memory
 constexpr int KEY_PARTS = DP <= 128 ? 1 : 2;
 constexpr int ROWS_BYTES = TILE * DP * 2, STEP_BYTES = STEP * DP * 2;
-// Blocks that registers and shared memory of sm_80 have room for
-constexpr int KEY_BLOCKS = DP <= 64 ? 2 : 2, QUERY_BLOCKS = DP <= 64 ? 3 : 2;
+constexpr int QUERY_BLOCKS = DP <= 64 ? 3 : 2;  // of a multiprocessor, as registers and shared memory of sm_80 allow
 constexpr float LOG2_E = 1.4426950408889634f;
 
 // How the four warps share a step: ROW_TILES · 16 of the 64 rows by the STEP rows, or by half of them. Two row tiles a
-// warp mean fewer reads of shared memory for a product and more sums in registers. Scores are computed COLUMNS at a time.
+// warp mean fewer reads of shared memory for a product and more sums in registers. Scores are computed COLUMNS at a
+// time.
 template <int ROW_TILES>
 struct Sharing {
   static constexpr int ROW_WARPS = 4 / ROW_TILES, STEP_COLUMNS = STEP / ROW_TILES;
@@ -185,12 +185,12 @@ INLINE void write_rows(T* y, i64 ld, const float* rows, int count, int columns, 
 }
 
 // qkv and dout are read with row strides ldq, ldo and heads `head_q`, `head_o` elements apart; stats (H, T).
-extern "C" __global__ void __launch_bounds__(THREADS, KEY_BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attention_backward_keys(DQKV_TYPE* __restrict__ dk, DQKV_TYPE* __restrict__ dv, float* __restrict__ slots,
                             const bf16* __restrict__ dout, const bf16* __restrict__ q, const bf16* __restrict__ k,
-                            const bf16* __restrict__ v, const float2* __restrict__ stats, const int4* __restrict__ units,
-                            const int* __restrict__ segments, int T, int H, int Hkv, int ldd, int ldo, int ldq,
-                            int head_o, int head_q, float scale) {
+                            const bf16* __restrict__ v, const float2* __restrict__ stats,
+                            const int4* __restrict__ units, const int* __restrict__ segments, int T, int H, int Hkv,
+                            int ldd, int ldo, int ldq, int head_o, int head_q, float scale) {
   constexpr int ROW_TILES = 1, OUT = DP / KEY_PARTS;
   using Share = Sharing<ROW_TILES>;
   constexpr int COLUMNS = Share::COLUMNS;
@@ -223,9 +223,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, KEY_BLOCKS)
 
   stage_step(0);
   float dkeys[ROW_TILES][OUT / 8][4] = {}, dvalues[ROW_TILES][OUT / 8][4] = {};
-  const int lane = threadIdx.x % WARP, row = Share::row(), first_column = Share::column();
+  const int lane = threadIdx.x % WARP, row = Share::row();
   Rows<ROW_TILES> row_keys = {lane_rows(keys) + row * DP * 2}, row_values = {row_keys.address + ROWS_BYTES};
-  const u32 step_rows = lane_rows(steps) + first_column * DP * 2, step_columns = lane_columns(steps) + first_column * DP * 2;
+  const u32 step_rows = lane_rows(steps), step_columns = lane_columns(steps);
   const float exponent = scale * LOG2_E;
   copies_wait<0>();
   __syncthreads();
@@ -233,16 +233,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, KEY_BLOCKS)
   row_values.keep();
   int buffer = 0;
   for (bool more = true; more; buffer ^= 1) {
-    const int first_query = walk.row, from = walk.from, to = walk.to;
+    const int first_query = walk.row, rows_there = walk.rows(), from = walk.from, to = walk.to;
     more = walk.advance(group);
     if (more) stage_step(buffer ^ 1);
     // The warp's keys and queries. A prompt precedes its completions, so that a query sees no key behind it.
     const int key = first_key + row;
 #pragma unroll 1
-    for (int column = first_column; column < first_column + Share::STEP_COLUMNS; column += COLUMNS) {
+    for (int column = 0; column < rows_there; column += COLUMNS) {
       const int query = first_query + column;
       if (key >= query + COLUMNS) continue;
-      const u32 queries = 2 * buffer * STEP_BYTES + (column - first_column) * DP * 2, douts = queries + STEP_BYTES;
+      const u32 queries = 2 * buffer * STEP_BYTES + column * DP * 2, douts = queries + STEP_BYTES;
       float p[ROW_TILES][COLUMNS / 8][4], ds[ROW_TILES][COLUMNS / 8][4];
       multiply<ROW_TILES, COLUMNS>(p, row_keys, step_columns + queries);
       multiply<ROW_TILES, COLUMNS>(ds, row_values, step_columns + douts);
@@ -334,7 +334,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, QUERY_BLOCKS)
     }
   float sums[ROW_TILES][CHUNKS][4] = {};
   Rows<ROW_TILES> row_queries = {lane_rows(queries) + row * DP * 2}, row_douts = {row_queries.address + ROWS_BYTES};
-  const u32 step_rows = lane_rows(steps) + first_column * DP * 2, step_columns = lane_columns(steps) + first_column * DP * 2;
+  const u32 warp_steps = steps + first_column * DP * 2;
+  const u32 step_rows = lane_rows(warp_steps), step_columns = lane_columns(warp_steps);
   const float exponent = scale * LOG2_E;
   copies_wait<0>();
   __syncthreads();

@@ -5,12 +5,12 @@
 // FlashAttention-2, algorithm 2); dv = Pᵀ dout, dk = scale · dSᵀ q, dq = scale · dS k. P is computed twice, once for a
 // tile of keys and once for a tile of queries, so that each sum belongs to one block and needs no atomics.
 //
-// A prompt's keys are seen by all its completions: 64 completions of 1,024 tokens are 1,024 tiles of queries for each of
-// a prompt's few tiles of keys, and a block for each would work alone long after all others have ended. So the list of
-// query tiles of one key tile is cut into units of at most `chunk` tiles. A key tile of one unit is written at once; the
-// units of one that was cut leave float32 sums in slots, and attention_backward_sum adds them in order. The launch knows
-// T and S only: ceil(T / 64) + S tiles at most, ceil(T / 128) + 8 slots. The least chunk of 16, 32, 64, … tiles whose
-// slots suffice is found on the device from the segment table; it depends on nothing else, nor do the bits.
+// A prompt's keys are seen by all its completions: 64 completions of 1,024 tokens are 1,024 tiles of queries for each
+// of a prompt's few tiles of keys, and a block for each would work alone long after all others have ended. So the list
+// of query tiles of one key tile is cut into units of at most `chunk` tiles. A key tile of one unit is written at once;
+// the units of one that was cut leave float32 sums in slots, and attention_backward_sum adds them in order. The launch
+// knows T and S only: ceil(T / 64) + S tiles at most, ceil(T / 128) + 8 slots. The least chunk of 16, 32, 64, … tiles
+// whose slots suffice is found on the device from the segment table; it depends on nothing else, nor do the bits.
 #pragma once
 
 #include "primitives.cuh"
@@ -53,7 +53,8 @@ INLINE bool visits(const Segment& c, const Segment& s) {
   return c.prefix_length > 0 && c.prefix_start < s.start + s.length && c.prefix_start + c.prefix_length > s.start;
 }
 
-// The queries that a unit meets, STEP rows and one head of the group at a time; all threads hold the same walk.
+// The queries that a unit meets, STEP rows and one head of the group at a time; all threads hold the same walk. A
+// prompt precedes its completions, so a query sees no key that lies behind it, whosever it is.
 template <int STEP>
 struct QueryWalk {
   const int* segments;

@@ -4,8 +4,8 @@
 //   attention_backward_queries_float32  dq = of one tile of queries and one head
 //
 // As attention_backward.cu: ROWS rows of two operands stay in shared memory (K and V, or Q and dO), STEP rows of the
-// other two pass. A block takes ROWS of a tile's 64 rows. A thread computes scores of a few rows and columns, which go to
-// shared memory, and then the sums of a few rows and columns of the result.
+// other two pass. A block takes ROWS of a tile's 64 rows. A thread computes scores of a few rows and columns, which go
+// to shared memory, and then the sums of a few rows and columns of the result.
 #include "attention_backward.cuh"
 
 constexpr int THREADS = 128;
@@ -71,12 +71,12 @@ INLINE void multiply(Scores& scores, const float (*rows)[LD], const float (*step
   }
 }
 
-// Sums of a thread: rows SUM_ROWS·y + i, columns x + 16·j.
+// Sums of a thread: rows SUM_ROWS·y + i, columns x + 16·j. `count` rows of the step are there.
 using Sums = float[SUM_ROWS][SUM_COLUMNS];
 
-INLINE void accumulate(Sums& sums, const float (*weights)[LDW], const float (*steps)[LD], int x, int y) {
+INLINE void accumulate(Sums& sums, const float (*weights)[LDW], const float (*steps)[LD], int count, int x, int y) {
 #pragma unroll 2
-  for (int c = 0; c < STEP; c++) {
+  for (int c = 0; c < count; c++) {
     float w[SUM_ROWS];
 #pragma unroll
     for (int i = 0; i < SUM_ROWS; i += 2) {
@@ -128,6 +128,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
   Sums dkeys = {}, dvalues = {};
   const int x = thread % 8, y = thread / 8;
   do {
+    if (walk.row + STEP <= first_key) continue;  // the tile's first queries, which see none of its last keys
     const i64 row = walk.row;
     const int head = h * group + walk.head, rows = walk.rows();
     stage<STEP>(shared.steps[0], q + row * ldq + head * HEAD_DIM, ldq, rows);
@@ -136,10 +137,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     __syncthreads();
 
     Scores p, ds;
-    multiply(p, shared.rows[0], shared.steps[0], x, y);
-    multiply(ds, shared.rows[1], shared.steps[1], x, y);
+    const bool busy = y - y % 4 < rows;  // the warp has columns that are there
+    if (busy) {
+      multiply(p, shared.rows[0], shared.steps[0], x, y);
+      multiply(ds, shared.rows[1], shared.steps[1], x, y);
+    }
 #pragma unroll
-    for (int j = 0; j < SCORE_COLUMNS; j++) {
+    for (int j = 0; busy && j < SCORE_COLUMNS; j++) {
       const int column = y + 16 * j, query = walk.row + column;
       const float2 stat = shared.stats[column];
 #pragma unroll
@@ -152,8 +156,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
       }
     }
     __syncthreads();
-    accumulate(dvalues, shared.weights[0], shared.steps[1], thread % 16, thread / 16);
-    accumulate(dkeys, shared.weights[1], shared.steps[0], thread % 16, thread / 16);
+    accumulate(dvalues, shared.weights[0], shared.steps[1], rows, thread % 16, thread / 16);
+    accumulate(dkeys, shared.weights[1], shared.steps[0], rows, thread % 16, thread / 16);
     __syncthreads();
   } while (walk.advance(group));
 
@@ -201,10 +205,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     __syncthreads();
 
     Scores p, ds;
-    multiply(p, shared.rows[0], shared.steps[0], x, y);
-    multiply(ds, shared.rows[1], shared.steps[1], x, y);
+    const bool busy = y - y % 4 < rows;  // the warp has columns that are there
+    if (busy) {
+      multiply(p, shared.rows[0], shared.steps[0], x, y);
+      multiply(ds, shared.rows[1], shared.steps[1], x, y);
+    }
 #pragma unroll
-    for (int j = 0; j < SCORE_COLUMNS; j++)
+    for (int j = 0; busy && j < SCORE_COLUMNS; j++)
 #pragma unroll
       for (int i = 0; i < SCORE_ROWS; i++) {
         const int column = y + 16 * j, query = first_query + x + 8 * i;
@@ -213,7 +220,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         shared.weights[1][column][x + 8 * i] = weight * (ds[i][j] - row_stats[i].y);
       }
     __syncthreads();
-    accumulate(sums, shared.weights[1], shared.steps[0], thread % 16, thread / 16);
+    accumulate(sums, shared.weights[1], shared.steps[0], rows, thread % 16, thread / 16);
     __syncthreads();
   } while (walk.advance());
   write_rows(dq + (i64)first_query * ldd + head * HEAD_DIM, ldd, sums, count, HEAD_DIM, scale);

@@ -1,10 +1,5 @@
-// Before the gradient of attention:
-//
-//   attention_backward_prepare   stats (H, T) = −lse (in the unit of the exponent that follows) and dout · out;
-//                                tiles, units = the work list (attention_backward.cuh)
-//
-// Block 0 of the first makes the work list while the others compute the statistics.
-#include "primitives.cuh"
+// Before the gradient of attention: stats (H, T) = −lse, in the unit of the exponent that follows, and dout · out; and
+// tiles, units = the work list (attention_backward.cuh), which block 0 makes while the others compute the statistics.
 #include "attention_backward.cuh"
 
 constexpr int THREADS = 256;
@@ -121,12 +116,13 @@ INLINE void make_work_list(int4* tiles, int4* units, int4* lists, const int* seg
       units[2 * (unit + u) + 1] = make_int4(count > 1 ? slot + u : -1, list.z, list.w, 0);
     }
   }
-  for (int i = 2 * unit_count + thread; i < 2 * (max_tiles + max_slots); i += THREADS) units[i] = make_int4(-1, 0, 0, 0);
+  for (int i = 2 * unit_count + thread; i < 2 * (max_tiles + max_slots); i += THREADS)
+    units[i] = make_int4(-1, 0, 0, 0);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attention_backward_prepare(float2* __restrict__ stats, int4* __restrict__ tiles, int4* __restrict__ units, int4* lists,
-                               const DOUT_TYPE* __restrict__ dout, const OUT_TYPE* __restrict__ out,
+    attention_backward_prepare(float2* __restrict__ stats, int4* __restrict__ tiles, int4* __restrict__ units,
+                               int4* lists, const DOUT_TYPE* __restrict__ dout, const OUT_TYPE* __restrict__ out,
                                const float* __restrict__ lse, const int* __restrict__ segments, int S, int T, int H,
                                int Dh, int lddout, int ldout, int max_tiles, int max_slots) {
   __shared__ float exponents[STAT_HEADS][STAT_ROWS], deltas[STAT_HEADS][STAT_ROWS];  // row r of head h at [h][r ^ h]
@@ -147,14 +143,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int h = 0; h < heads; h++) {
       float sum = 0;
       for (int d = lane * 4; d < Dh; d += WARP * 4) {
-        const Unit<4> x = load_unit<4>(a + h * Dh + d, Dh - d, wide_a), y = load_unit<4>(b + h * Dh + d, Dh - d, wide_b);
+        const Unit<4> x = load_unit<4>(a + h * Dh + d, Dh - d, wide_a);
+        const Unit<4> y = load_unit<4>(b + h * Dh + d, Dh - d, wide_b);
 #pragma unroll
         for (int i = 0; i < 4; i++) sum += Products<X_TYPE>::operand(x.at[i]) * y.at[i];
       }
       sum = lanes_reduce(sum, Add());
       if (lane == 0) deltas[h][warp ^ h] = sum;
     }
-    if (lane < heads) exponents[lane][warp ^ lane] = -lse[(i64)row * H + first_head + lane] * Products<X_TYPE>::EXPONENT;
+    if (lane < heads)
+      exponents[lane][warp ^ lane] = -lse[(i64)row * H + first_head + lane] * Products<X_TYPE>::EXPONENT;
   }
   __syncthreads();
   if (threadIdx.x < STAT_HEADS * STAT_ROWS) {
