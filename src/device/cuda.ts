@@ -152,7 +152,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
     closers.push(() => kernels.close());
     const products = openProducts(gpu, memory, cublas, kernels.timed);
     closers.push(() => products.close());
-    const recordings = openRecordings(gpu);
+    const recordings = openRecordings(gpu, memory);
     closers.push(() => recordings.forget(""));
 
     const { kernel, launch } = kernels;

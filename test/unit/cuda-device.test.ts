@@ -221,6 +221,22 @@ describe("recordings", () => {
     device.forget("");
   });
 
+  test("scratch that has moved since is followed", async () => {
+    const x = place("x", "float32", [64]);
+    const sum = place("sum", "float64", [1]);
+    device.upload(x, ramp(64));
+    await device.record("sum", function* () {
+      device.ops.sumSquares(sum, x);
+    });
+    const before = device.runtime.scratch(0, 1);
+    expect(device.runtime.scratch(0, 4 * 2 ** 20)).not.toBe(before);
+    device.upload(x, ramp(64, 1));
+    await device.replay("sum");
+    expect(await device.read(sum)).toEqual(Float64Array.of(ramp(64, 1).reduce((total, v) => total + v * v, 0)));
+    expect(control.reports()).toEqual([]);
+    device.forget("");
+  });
+
   test("a transfer within is refused, and the stream works again afterwards", async () => {
     const x = place("x", "float32", [4]);
     let run = 0;

@@ -23,6 +23,8 @@ export interface GpuMemory {
   isPinned(address: number, byteLength: number): boolean;
   /** Address of at least `bytes`, 256-aligned, good until the slot is asked for more. */
   scratch(slot: number, bytes: number): number;
+  /** Counts how often a slot of scratch has moved: launches recorded before have its old address. */
+  moves(): number;
   /** Bytes of device memory held now. */
   heldBytes(): number;
   /** Gives everything back. */
@@ -38,6 +40,7 @@ export function openMemory(gpu: Gpu): GpuMemory {
   const host = new Map<number, number>();
   const slots = new Map<number, DeviceMemory>();
   let held = 0;
+  let moves = 0;
 
   /** Copies and kernels that are queued may still use what is given back. */
   const settle = () => {
@@ -109,12 +112,16 @@ export function openMemory(gpu: Gpu): GpuMemory {
       const buffer = slots.get(slot);
       if (buffer && buffer.byteLength >= bytes) return buffer.address;
       gpu.outsideCapture(`scratch ${slot} of ${bytes} bytes`);
-      buffer?.free();
+      if (buffer) {
+        buffer.free();
+        moves++;
+      }
       slots.delete(slot);
       const larger = memory.allocate(aligned(bytes), "scratch of the kernels");
       slots.set(slot, larger);
       return larger.address;
     },
+    moves: () => moves,
     heldBytes: () => held,
     close() {
       settle();

@@ -1,10 +1,12 @@
 /**
  * Recorded sequences of launches, as CUDA graphs. What is recorded is run once as it is, which compiles its kernels, lets
- * scratch grow and has cuBLAS choose; then the same calls are captured, without running, for later replays.
+ * scratch grow and has cuBLAS choose; then the same calls are captured, without running, for later replays. Where scratch
+ * has moved since, they are captured anew.
  */
 import { CU_STREAM_CAPTURE_MODE_THREAD_LOCAL } from "../../../ffi/bindings/cuda.ts";
 import { doPieces, type Pieces } from "../breathe.ts";
 import type { Gpu } from "./gpu.ts";
+import type { GpuMemory } from "./memory.ts";
 
 export interface Recordings {
   record(key: string, work: () => Pieces): Promise<void>;
@@ -12,9 +14,16 @@ export interface Recordings {
   forget(prefix: string): void;
 }
 
-export function openRecordings(gpu: Gpu): Recordings {
+interface Recording {
+  readonly work: () => Pieces;
+  readonly graph: number; // instantiated
+  /** memory.moves() when it was captured. */
+  readonly moves: number;
+}
+
+export function openRecordings(gpu: Gpu, memory: Pick<GpuMemory, "moves">): Recordings {
   const { calls, out } = gpu.driver;
-  const graphs = new Map<string, number>();
+  const recordings = new Map<string, Recording>();
 
   /** The calls of `work` as a graph. The event loop does not turn meanwhile: another's call would fall into it. */
   const capture = (work: () => Pieces): number => {
@@ -36,29 +45,37 @@ export function openRecordings(gpu: Gpu): Recordings {
   };
 
   const forget = (which: (key: string) => boolean): void => {
-    const keys = [...graphs.keys()].filter(which);
+    const keys = [...recordings.keys()].filter(which);
     if (keys.length > 0 && !gpu.lost) gpu.synchronize(); // a replay may be under way
     for (const key of keys) {
-      gpu.release("cuGraphExecDestroy", graphs.get(key)!);
-      graphs.delete(key);
+      gpu.release("cuGraphExecDestroy", recordings.get(key)!.graph);
+      recordings.delete(key);
+    }
+  };
+
+  const keep = (key: string, work: () => Pieces): Recording => {
+    forget((known) => known === key);
+    const moves = memory.moves();
+    const graph = capture(work);
+    try {
+      gpu.call("cuGraphInstantiateWithFlags", out.address, graph, 0);
+      const recording = { work, graph: out.u64(), moves };
+      recordings.set(key, recording);
+      return recording;
+    } finally {
+      gpu.release("cuGraphDestroy", graph);
     }
   };
 
   return {
     async record(key, work) {
       await doPieces(work());
-      forget((known) => known === key);
-      const graph = capture(work);
-      try {
-        gpu.call("cuGraphInstantiateWithFlags", out.address, graph, 0);
-        graphs.set(key, out.u64());
-      } finally {
-        gpu.release("cuGraphDestroy", graph);
-      }
+      keep(key, work);
     },
     replay(key) {
-      const graph = graphs.get(key);
-      if (graph === undefined) throw new Error(`nothing recorded under ${key}`);
+      const found = recordings.get(key);
+      if (found === undefined) throw new Error(`nothing recorded under ${key}`);
+      const { graph } = found.moves === memory.moves() ? found : keep(key, found.work);
       gpu.call("cuGraphLaunch", graph, gpu.stream);
     },
     forget: (prefix) => forget((key) => key.startsWith(prefix)),
