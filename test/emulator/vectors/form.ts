@@ -28,8 +28,8 @@ export interface Form {
   readonly outputs: readonly string[];
   /** Inputs of each thread. A warp form's come in groups of 32. */
   readonly cases: readonly (readonly Bits[])[];
-  /** Outputs of each thread, in the order of `cases`; null where the manual leaves a value open. */
-  readonly expected: readonly (readonly (Bits | null)[])[];
+  /** Outputs of each thread, in the order of `cases`; null where the manual leaves a value open. Worked out when asked. */
+  readonly expected: () => readonly (readonly (Bits | null)[])[];
   /** Blocks of 32 threads, so that cases are warps. */
   readonly warp?: boolean;
   /** How far a finite result may be off: relative, and absolute. */
@@ -114,11 +114,12 @@ export function byFormula(
   more: Pick<Form, "tolerance"> = {},
 ): Form {
   const types = parse(signature);
-  const expected = cases.map((inputs) => {
-    const result = reference(...inputs);
-    const results = result === null || typeof result === "bigint" ? [result] : result;
-    return results.map((bits, i) => (bits === null ? null : unsigned(bits, registerWidth(types.outputs[i]!))));
-  });
+  const expected = () =>
+    cases.map((inputs) => {
+      const result = reference(...inputs);
+      const results = result === null || typeof result === "bigint" ? [result] : result;
+      return results.map((bits, i) => (bits === null ? null : unsigned(bits, registerWidth(types.outputs[i]!))));
+    });
   return { code: codeOf(op, types), ...types, cases, expected, ...more };
 }
 
@@ -134,7 +135,7 @@ export function byHand(op: string, signature: string, text: string, more: Pick<F
     return { inputs: inputs.map((x) => BigInt(`0x${x}`)), outputs: outputs.map((x) => BigInt(`0x${x}`)) };
   });
   const cases = rows.map((row) => row.inputs);
-  return { code: codeOf(op, types), ...types, cases, expected: rows.map((row) => row.outputs), ...more };
+  return { code: codeOf(op, types), ...types, cases, expected: () => rows.map((row) => row.outputs), ...more };
 }
 
 /** A form that 32 lanes run together: `reference` sees the inputs of all, `lanes[lane][input]`. */
@@ -142,8 +143,14 @@ export function byWarp(
   op: string,
   signature: string,
   warps: readonly (readonly (readonly Bits[])[])[],
-  reference: (lanes: readonly (readonly Bits[])[]) => readonly (readonly (Bits | null)[])[],
+  reference: (lanes: readonly (readonly Bits[])[], warp: number) => readonly (readonly (Bits | null)[])[],
 ): Form {
   const types = parse(signature);
-  return { code: codeOf(op, types), ...types, cases: warps.flat(), expected: warps.flatMap(reference), warp: true };
+  return {
+    code: codeOf(op, types),
+    ...types,
+    cases: warps.flat(),
+    expected: () => warps.flatMap(reference),
+    warp: true,
+  };
 }

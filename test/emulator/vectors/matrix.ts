@@ -138,13 +138,12 @@ function products(shape: Shape): Form {
     for (let k = 0; k < shape.k; k++) sum = add(sum, multiply(wide(product.a(i, k)), wide(product.b(k, j))));
     return encode(formats.f32, sum);
   };
-  let index = 0;
   return byWarp(
     `${shape.name} {${d}}, {${a}}, {${b}}, {${c}};`,
     `${inputs.join(" ")} -> f32 f32 f32 f32`,
     warps,
-    () => {
-      const product = cases[index++]!;
+    (_, warp) => {
+      const product = cases[warp]!;
       return lanes.map((lane) => accumulator(lane).map(([i, j]) => element(product, i, j)));
     },
   );
