@@ -29,8 +29,6 @@ struct ModuleOutput {
   std::vector<std::array<uint32_t, COUNTED>> blocks;
 };
 
-struct MatrixStep;
-
 class FunctionEmitter {
  public:
   FunctionEmitter(ModuleOutput& module, const Function& function, uint64_t shared_start);
@@ -75,6 +73,28 @@ class FunctionEmitter {
   void count(Counted kind, int flops = 0);
   [[noreturn]] void unknown(const Instruction&, const char* what = "opcode") const;
 
+  // rules_matrix.cpp
+  struct MatrixResult {
+    std::string operand;
+    int word;
+  };
+  struct MatrixGroup {
+    std::vector<std::string> steps;              // initializers of struct MatrixStep
+    std::map<std::string, MatrixResult> results;  // by register: what it will hold when the group has been carried out
+    std::map<std::string, int> inputs;           // by register: the word that holds its value
+    int words = 0;
+    std::string first_site;
+  };
+  std::vector<std::string> registers_in(const std::string& operand) const;
+  void end_matrix_group_before(const Instruction&);
+  void end_matrix_group();
+  int matrix_input(const std::string& operand, std::string* code);
+  int matrix_result(const std::string& operand);
+  std::string matrix_step(const char* kind, const std::string& site, const std::vector<int>& a, const std::vector<int>& b,
+                          const std::vector<int>& c, const std::vector<int>& d) const;
+  std::string load_matrix(const Instruction&);
+  std::string multiply_matrices(const Instruction&);
+
   // rules_*.cpp: statement for each family
   std::string integer_arithmetic(const Instruction&);
   std::string carry_arithmetic(const Instruction&);
@@ -117,8 +137,6 @@ class FunctionEmitter {
   std::string match(const Instruction&);
   std::string redux(const Instruction&);
   std::string active_mask(const Instruction&);
-  std::string load_matrix(const Instruction&);
-  std::string multiply_matrices(const Instruction&);
   std::string branch(const Instruction&);
   std::string indexed_branch(const Instruction&);
   std::string call(const Instruction&);
@@ -137,6 +155,8 @@ class FunctionEmitter {
   Location where_;
   int block_ = -1;
   bool block_ended_ = true;
+  MatrixGroup group_;
+  int most_words_ = 0;
   Counted counted_ = COUNT_INTEGER;
   int flops_ = 0;
 };

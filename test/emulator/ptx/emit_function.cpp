@@ -5,6 +5,8 @@ namespace emulator {
 
 // Local arrays lie on the fiber's stack (runtime/fiber.h).
 constexpr uint64_t MOST_LOCAL_BYTES = 64 << 10;
+// Bounds the array of matrix operands, which lies there too.
+constexpr size_t MOST_MATRIX_STEPS = 64;
 
 FunctionEmitter::FunctionEmitter(ModuleOutput& module, const Function& function, uint64_t shared_start)
     : shared_end(shared_start), module_(module), function_(function) {
@@ -31,13 +33,15 @@ std::string FunctionEmitter::run() {
       throw PtxError(cat(function_.name, ", line ", where_.line, ": ", error.what()));
     }
   }
+  end_matrix_group();
   std::string text = signature() + " {\nu64* counts = me->counts;\n";
   for (const auto& [type, names] : registers_by_type_) {
     text += type;
     for (size_t i = 0; i < names.size(); i++) text += cat(i ? ", " : " ", names[i]);
     text += ";\n";
   }
-  text += "u32 carry = 0; u32 switch_index;\n" + arrays_ + code_ + epilogue() + "}\n";
+  if (most_words_) text += cat("u32 words[", most_words_, "];\n");
+  text += "u32 carry = 0;\n" + arrays_ + code_ + epilogue() + "}\n";
   return text;
 }
 
@@ -106,12 +110,17 @@ void FunctionEmitter::statement(const Statement& one) {
       targets_[one.text] = one.names;
       break;
     case Statement::label:
+      end_matrix_group();
       code_ += identifier(one.text) + ":;\n";
       block_ended_ = true;
       break;
     case Statement::instruction: {
-      if (block_ended_) begin_block();
       const Instruction& instruction = one.instruction_;
+      bool matrix = one_of(instruction.mnemonic(), "ldmatrix mma");
+      if (matrix && !instruction.guard.empty()) unknown(instruction, "guard of");
+      if (!matrix) end_matrix_group_before(instruction);
+      else if (group_.steps.size() == MOST_MATRIX_STEPS) end_matrix_group();
+      if (block_ended_) begin_block();
       counted_ = COUNT_INTEGER;
       flops_ = 0;
       std::string text = translate(instruction);

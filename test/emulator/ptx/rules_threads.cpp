@@ -1,4 +1,4 @@
-// What threads do together: barriers, warp instructions, matrices; and control flow.
+// What threads do together: barriers and warp instructions; and control flow.
 #include "emit.h"
 
 namespace emulator {
@@ -70,51 +70,6 @@ std::string FunctionEmitter::redux(const Instruction& i) {
 std::string FunctionEmitter::active_mask(const Instruction& i) {
   count(COUNT_WARP);
   return write(i.operands.at(0), B32, "me->runtime->activemask(me)");
-}
-
-std::string FunctionEmitter::load_matrix(const Instruction& i) {
-  if (!i.has("sync") || !i.has("m8n8") || i.type() != B16) unknown(i);
-  count(COUNT_LDMATRIX);
-  std::vector<std::string> parts = elements(i.operands.at(0));
-  size_t matrices = i.has("x4") ? 4 : i.has("x2") ? 2 : 1;
-  if (parts.size() != matrices) unknown(i, "operands of");
-  std::string text = cat("{ u32 d[4]; me->runtime->ldmatrix(me, ", address(i.operands.at(1), SPACE_SHARED), ", ", matrices, ", ",
-                         i.has("trans") ? 1 : 0, ", d, ", site(i), ");");
-  for (size_t k = 0; k < matrices; k++) text += " " + write(parts[k], B32, cat("d[", k, "]"));
-  return text + " }";
-}
-
-std::string FunctionEmitter::multiply_matrices(const Instruction& i) {
-  struct Shape {
-    const char *opcode, *kind;
-    size_t a, b;
-    int depth;
-  };
-  static const Shape shapes[] = {
-      {"mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32", "MMA_BF16_K8", 2, 1, 8},
-      {"mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", "MMA_BF16_K16", 4, 2, 16},
-      {"mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32", "MMA_F16_K8", 2, 1, 8},
-      {"mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", "MMA_F16_K16", 4, 2, 16},
-      {"mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32", "MMA_TF32_K4", 2, 1, 4},
-      {"mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", "MMA_TF32_K8", 4, 2, 8},
-  };
-  for (const Shape& shape : shapes) {
-    if (i.opcode != shape.opcode) continue;
-    count(COUNT_MMA, shape.depth / 4);  // 2·16·8·depth a warp is depth/4 · 32 a thread: unit 32
-    auto list = [&](size_t operand, size_t size) {
-      std::vector<std::string> parts = elements(i.operands.at(operand));
-      if (parts.size() != size) unknown(i, "operands of");
-      std::string text;
-      for (const std::string& part : parts) text += cat(text.empty() ? "" : ", ", read(part, B32));
-      return text;
-    };
-    std::string text = cat("{ u32 a[4] = {", list(1, shape.a), "}, b[2] = {", list(2, shape.b), "}, c[4] = {", list(3, 4),
-                           "}, d[4]; me->runtime->mma(me, ", shape.kind, ", a, b, c, d, ", site(i), ");");
-    std::vector<std::string> results = elements(i.operands[0]);
-    for (size_t k = 0; k < 4; k++) text += " " + write(results.at(k), B32, cat("d[", k, "]"));
-    return text + " }";
-  }
-  unknown(i);
 }
 
 std::string FunctionEmitter::branch(const Instruction& i) {

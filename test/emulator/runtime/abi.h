@@ -22,7 +22,7 @@ SHARED_WITH_TRANSLATED_CODE(
     enum { VOTE_BALLOT, VOTE_ANY, VOTE_ALL, VOTE_UNIFORM };
     enum { REDUCE_ADD, REDUCE_AND, REDUCE_OR, REDUCE_XOR, REDUCE_MIN_U, REDUCE_MAX_U, REDUCE_MIN_S, REDUCE_MAX_S };
     enum { BARRIER_POPC, BARRIER_AND, BARRIER_OR };
-    enum { MMA_BF16_K8, MMA_BF16_K16, MMA_F16_K8, MMA_F16_K16, MMA_TF32_K4, MMA_TF32_K8 };
+    enum { MMA_BF16_K8, MMA_BF16_K16, MMA_F16_K8, MMA_F16_K16, MMA_TF32_K4, MMA_TF32_K8, MATRIX_LOAD, MATRIX_LOAD_TRANSPOSED };
     enum { ROUND_NEAREST, ROUND_ZERO, ROUND_DOWN, ROUND_UP };
 
     struct Extent { u32 x; u32 y; u32 z; };
@@ -30,6 +30,11 @@ SHARED_WITH_TRANSLATED_CODE(
 
     /* Local memory of one active function of a thread. */
     struct Frame { struct Frame* caller; u64 low; u64 high; u8* written; };
+
+    /* Matrix instructions that a warp carries out at one meeting. Operands are numbers of words in each lane's array. A
+       load has its address at a[0] and its number of matrices in b[0]. */
+    struct MatrixStep { int site; u16 kind; u16 a[4]; u16 b[2]; u16 c[4]; u16 d[4]; };
+    struct MatrixGroup { const struct MatrixStep* steps; u32 count; };
 
     struct Runtime;
     struct Thread {
@@ -50,8 +55,7 @@ SHARED_WITH_TRANSLATED_CODE(
       u32 (*match)(struct Thread*, int all, u64 value, u32 mask, pred* same, int site);
       u32 (*redux)(struct Thread*, int operation, u32 value, u32 mask, int site);
       u32 (*activemask)(struct Thread*);
-      void (*ldmatrix)(struct Thread*, u32 address, u32 matrices, int transposed, u32* d, int site);
-      void (*mma)(struct Thread*, int kind, const u32* a, const u32* b, const u32* c, u32* d, int site);
+      void (*matrices)(struct Thread*, const struct MatrixGroup*, u32* words, int site);
       void (*async_copy)(struct Thread*, u32 to, u64 from, u32 bytes, u32 source_bytes, int site);
       void (*async_commit)(struct Thread*);
       void (*async_wait)(struct Thread*, u32 groups_left);

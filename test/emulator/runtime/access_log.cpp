@@ -1,15 +1,11 @@
 #include "access_log.h"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
 
 namespace emulator {
 namespace {
 
-constexpr u32 SECTOR = 32, BANKS = 32, BANK_BYTES = 4;
-// A window of sectors that begins this far before the first lane's.
-constexpr u64 WINDOW_BEFORE = 16, WINDOW = 64;
 // A warp's accesses are put together when lanes meet and this many wait.
 constexpr u32 PENDING_LIMIT = 64;
 
@@ -35,50 +31,21 @@ void AccessLog::begin_launch(const ModuleTable* module, u32 warps, u32 threads) 
   totals_.assign(logs_, Total());
 }
 
-// The number of this access among those of its thread at the site.
-u32 AccessLog::next_access(Thread* me, int log) {
-  Place& place = places_[(size_t)me->flat * logs_ + log];
-  u32 warp = me->flat / LANES;
-  if (place.epoch != epoch_[warp]) place = {epoch_[warp], 0};
-  return place.next++;
+AccessLog::Sectors& AccessLog::new_sectors(u32 warp, int log, u32 number, u64 first) {
+  auto& list = sectors_[(size_t)warp * logs_ + (size_t)log];
+  if (list.empty()) used_[warp].push_back((u32)log);
+  pending_[warp]++;
+  list.resize(number + 1);
+  list[number] = {first > WINDOW_BEFORE ? first - WINDOW_BEFORE : 0, 0, ~0ull, 0, 0};
+  return list[number];
 }
 
-void AccessLog::global(Thread* me, u64 address, u32 bytes, int log) {
-  if (log < 0) return;
-  u32 warp = me->flat / LANES, number = next_access(me, log);
-  auto& list = sectors_[(size_t)warp * logs_ + log];
-  u64 first = address / SECTOR, last = (address + bytes - 1) / SECTOR;
-  if (number >= list.size()) {
-    if (list.empty()) used_[warp].push_back(log);
-    pending_[warp]++;
-    list.resize(number + 1);
-    list[number] = {first > WINDOW_BEFORE ? first - WINDOW_BEFORE : 0, 0, ~0ull, 0, 0};
-  }
-  Sectors& access = list[number];
-  access.bytes += bytes;
-  for (u64 sector = first; sector <= last; sector++) {
-    u64 bit = sector - access.base;
-    if (bit < WINDOW) access.touched |= 1ull << bit;
-    else if (sector != access.last_far) {
-      access.far++;
-      access.last_far = sector;
-    }
-  }
-}
-
-void AccessLog::shared(Thread* me, u32 address, u32 bytes, int log) {
-  if (log < 0) return;
-  u32 warp = me->flat / LANES, number = next_access(me, log);
-  auto& list = banks_[(size_t)warp * logs_ + log];
-  if (number >= list.size()) {
-    if (list.empty()) used_[warp].push_back(log);
-    pending_[warp]++;
-    list.resize(number + 1);
-  }
-  Banks& access = list[number];
-  access.lanes |= 1u << me->lane;
-  access.bytes = bytes;
-  access.word[me->lane] = (u16)(address / BANK_BYTES);
+AccessLog::Banks& AccessLog::new_banks(u32 warp, int log, u32 number) {
+  auto& list = banks_[(size_t)warp * logs_ + (size_t)log];
+  if (list.empty()) used_[warp].push_back((u32)log);
+  pending_[warp]++;
+  list.resize(number + 1);
+  return list[number];
 }
 
 void AccessLog::add(Total& total, const Sectors& access) {

@@ -19,7 +19,6 @@ constexpr size_t FREED_REMEMBERED = 256;
 std::mutex lock;
 std::map<u64, AllocationRecord> pieces;  // by address
 std::deque<Allocation> freed;            // newest first
-bool knows_host_writes = false;
 
 size_t cell_bytes(const AllocationRecord& piece) { return ((piece.high - piece.low) / GLOBAL_GRAIN + 1) * sizeof(GlobalCell); }
 
@@ -32,15 +31,14 @@ AllocationRecord* find(u64 address) {
 
 }  // namespace
 
-GlobalCell* AllocationRecord::cell(u64 address, bool make) {
-  if (!cells) {
-    if (!make) return nullptr;
-    // Pages that are never touched cost nothing.
-    void* memory = mmap(nullptr, cell_bytes(*this), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) throw std::bad_alloc();
-    cells = (GlobalCell*)memory;
-  }
-  return cells + (address - low) / GLOBAL_GRAIN;
+bool host_writes_known = false;
+
+bool AllocationRecord::make_cells() {
+  // Pages that are never touched cost nothing.
+  void* memory = mmap(nullptr, cell_bytes(*this), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  cells = (GlobalCell*)memory;
+  return true;
 }
 
 AllocationRecord* allocation_at(u64 address) {
@@ -70,8 +68,6 @@ std::string describe_address(u64 address) {
     if (address >= piece.address && address < piece.address + piece.size) consider(piece.address, piece.address + piece.size, "freed ");
   return found;
 }
-
-bool host_writes_known() { return knows_host_writes; }
 
 void age_global_cells() {
   std::lock_guard guard(lock);
@@ -106,7 +102,7 @@ bool find_allocation(uint64_t address, Allocation* found) {
 }
 
 void mark_written(uint64_t address, uint64_t size) {
-  knows_host_writes = true;
+  host_writes_known = true;
   remember_written(address, size);
 }
 

@@ -17,10 +17,15 @@ constexpr u32 WRITTEN_BEFORE = 1;
 
 struct AllocationRecord {
   u64 low, high;
-  GlobalCell* cells = nullptr;  // one a grain, made when first needed
+  GlobalCell* cells;  // one a grain, made when first needed
 
-  // Null where there are none yet and `make` is false.
-  GlobalCell* cell(u64 address, bool make);
+  // The cell of an address; with none yet, null where `make` is false.
+  GlobalCell* cell(u64 address, bool make) {
+    if (!cells && (!make || !make_cells())) return nullptr;
+    return cells + (address - low) / GLOBAL_GRAIN;
+  }
+
+  bool make_cells();
 };
 
 // The piece that holds the address, or null. It stays where it is until it is freed.
@@ -30,7 +35,7 @@ std::string describe_address(u64 address);
 // As mark_written, without starting the reports of unwritten memory.
 void remember_written(u64 address, u64 size);
 // The driver has told of writes by the host, so that unwritten memory can be known.
-bool host_writes_known();
+extern bool host_writes_known;
 // All that was written counts as written before; for when clocks start anew.
 void age_global_cells();
 

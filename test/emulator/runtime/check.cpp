@@ -1,10 +1,24 @@
 // Bounds and alignment of every access; then races and the access log.
 #include "check.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace emulator {
 namespace {
+
+// Whether two bytes of these are all ones.
+inline bool looks_unwritten(const char* at, u32 bytes) {
+  for (u32 i = 0; i + 4 <= bytes; i += 4) {
+    u32 word;
+    memcpy(&word, at + i, sizeof word);
+    if (word >> 16 == 0xffff || (word & 0xffff) == 0xffff) return true;
+  }
+  if (bytes >= 4) return false;
+  u16 word;
+  memcpy(&word, at, sizeof word);
+  return word == 0xffff;
+}
 
 const char* verb(int kind) { return kind == ACCESS_READ ? "read" : kind == ACCESS_WRITE ? "write" : "atomic"; }
 
@@ -33,27 +47,6 @@ void Checker::out_of_bounds(Thread* me, int site, const char* kind, u32 bytes, u
   abandon(worker_, Outcome::illegal_address);
 }
 
-char* Checker::access(Thread* me, int space, u64 address, u32 bytes, int kind, int site) {
-  if (space == SPACE_GENERIC) {
-    if (address >> 32 == SHARED_WINDOW >> 32) {
-      space = SPACE_SHARED;
-    } else {
-      space = SPACE_GLOBAL;
-      for (Frame* frame = me->frame; frame; frame = frame->caller)
-        if (address >= frame->low && address < frame->high) space = SPACE_LOCAL;
-    }
-  }
-  if (__builtin_expect(address & (bytes - 1), 0)) {
-    report_fault(me, site, "misaligned", "%u-byte %s at %#llx", bytes, verb(kind), address);
-    abandon(worker_, Outcome::misaligned_address);
-  }
-  switch (space) {
-    case SPACE_SHARED: return shared_access(me, (u32)address, bytes, kind, site);
-    case SPACE_LOCAL: return local_access(me, address, bytes, kind, site);
-    default: return global_access(me, address, bytes, kind, site, space == SPACE_CONST);
-  }
-}
-
 const SharedEntry* Checker::shared_variable(u32 address, u32 bytes) const {
   const KernelEntry& kernel = *worker_.kernel;
   for (u32 i = 0; i < kernel.shared_count; i++) {
@@ -79,7 +72,7 @@ std::string Checker::shared_name(u32 address) const {
   return text;
 }
 
-char* Checker::shared_access(Thread* me, u32 address, u32 bytes, int kind, int site) {
+char* Checker::shared_access(Thread* me, u32 address, u32 bytes, int kind, int site, int log) {
   u64 end = (u64)address + bytes;
   u32 dynamic = worker_.kernel->dynamic_offset;
   bool inside = address >= dynamic ? end <= (u64)dynamic + worker_.block.geometry.dynamic_size
@@ -98,7 +91,7 @@ char* Checker::shared_access(Thread* me, u32 address, u32 bytes, int kind, int s
   }
   if (kind == ACCESS_READ) shared_.read(me, address, bytes, site);
   else shared_.write(me, address, bytes, site, kind == ACCESS_ATOMIC);
-  log_.shared(me, address, bytes, worker_.module->sites[site].log);
+  log_.shared(me, address, bytes, log);
   return me->shared + address;
 }
 
@@ -107,7 +100,7 @@ const char* Checker::access_row(Thread* me, u32 address, int site) {
     report_fault(me, site, "misaligned", "row address %#x of lane %u", address, me->lane);
     abandon(worker_, Outcome::misaligned_address);
   }
-  return shared_access(me, address, 16, ACCESS_READ, site);
+  return shared_access(me, address, 16, ACCESS_READ, site, -1);  // its conflicts: count_rows
 }
 
 // Local memory keeps a byte a byte: whether it was written.
@@ -126,57 +119,73 @@ char* Checker::local_access(Thread* me, u64 address, u32 bytes, int kind, int si
   out_of_bounds(me, site, kind == ACCESS_READ ? "local read" : "local write", bytes, address, text);
 }
 
-char* Checker::global_access(Thread* me, u64 address, u32 bytes, int kind, int site, bool constant) {
+// The allocation that the site last touched, as a rule.
+inline char* Checker::global_access(Thread* me, u64 address, u32 bytes, int kind, int site, bool constant) {
   AllocationRecord* piece = last_allocation_[site];
-  if (__builtin_expect(!piece || address < piece->low || address + bytes > piece->high, 0)) {
-    piece = allocation_at(address);
-    if (!piece || address + bytes > piece->high) {
-      std::string where = describe_address(piece ? piece->high : address);
-      if (piece)
-        where = "which ends " + std::to_string(address + bytes - piece->high) + " bytes past the end of a " + std::to_string(piece->high - piece->low) + "-byte allocation";
-      out_of_bounds(me, site, kind == ACCESS_READ ? "global read" : kind == ACCESS_WRITE ? "global write" : "global atomic", bytes, address, where);
-    }
-    last_allocation_[site] = piece;
-  }
+  if (__builtin_expect(!piece || address < piece->low || address + bytes > piece->high, 0))
+    piece = last_allocation_[site] = find_piece(me, address, bytes, kind, site);
   if (constant) return (char*)address;
   check_global(me, *piece, address, bytes, kind, site);
   log_.global(me, address, bytes, worker_.module->sites[site].log);
   return (char*)address;
 }
 
+AllocationRecord* Checker::find_piece(Thread* me, u64 address, u32 bytes, int kind, int site) {
+  AllocationRecord* piece = allocation_at(address);
+  if (piece && address + bytes <= piece->high) return piece;
+  std::string where = piece ? "" : describe_address(address);
+  if (piece)
+    where = "which ends " + std::to_string(address + bytes - piece->high) + " bytes past the end of a " + std::to_string(piece->high - piece->low) +
+            "-byte allocation";
+  out_of_bounds(me, site, kind == ACCESS_READ ? "global read" : kind == ACCESS_WRITE ? "global write" : "global atomic", bytes, address, where);
+}
+
+// GlobalCell::writer
+constexpr u16 GLOBAL_ATOMIC = 0x8000, GLOBAL_THREAD = 0x3ff;
+
 // Last writer of each two bytes. Reads are held against earlier writes only: in another order of threads, the write
 // comes first. Single bytes are left out, since their neighbours may be another thread's.
-void Checker::check_global(Thread* me, AllocationRecord& piece, u64 address, u32 bytes, int kind, int site) {
+inline void Checker::check_global(Thread* me, AllocationRecord& piece, u64 address, u32 bytes, int kind, int site) {
   bool writes = kind != ACCESS_READ;
   if (bytes < GLOBAL_GRAIN) return;
   GlobalCell* cells = piece.cell(address, writes);
   u32 count = bytes / GLOBAL_GRAIN;
-  constexpr u16 ATOMIC = 0x8000, THREAD = 0x3ff;
   if (cells) {
-    for (u32 i = 0; i < count; i++) {
-      const GlobalCell& cell = cells[i];
-      if (cell.clock < clocks_.launch_start()) continue;
-      if (kind != ACCESS_WRITE && cell.writer & ATOMIC) continue;  // a read may begin a loop of compare and swap
-      bool other_block = cell.clock < clocks_.block_start();
-      // With a fence, blocks may hand over data by an atomic: who waits for whom isn't known.
-      if (other_block ? worker_.kernel->has_fence != 0 : clocks_.before(cell.writer & THREAD, cell.clock, me->flat)) continue;
-      report_fault(me, site, "global-race", "%s of %#llx, which thread %u of %s writes at %s in the same launch", verb(kind), address + i * GLOBAL_GRAIN,
-                   cell.writer & THREAD, other_block ? "another block" : "this block", source_line(worker_.module->sites[cell.site]).c_str());
-      break;
-    }
+    u32 latest = 0;
+    for (u32 i = 0; i < count; i++) latest = std::max(latest, cells[i].clock);
+    if (latest >= clocks_.launch_start()) check_order(me, cells, address, count, kind, site);
   }
   if (writes) {
-    GlobalCell stamp{clocks_.now(me->flat / LANES), (u16)(me->flat | (kind == ACCESS_ATOMIC ? ATOMIC : 0)), (u16)site};
+    GlobalCell stamp{clocks_.now(me->flat / LANES), (u16)(me->flat | (kind == ACCESS_ATOMIC ? GLOBAL_ATOMIC : 0)), (u16)site};
     for (u32 i = 0; i < count; i++) cells[i] = stamp;
   }
-  if (kind == ACCESS_WRITE || !host_writes_known()) return;
-  // Unwritten memory is all ones, as the driver leaves it.
+  if (kind != ACCESS_WRITE && host_writes_known && looks_unwritten((const char*)address, bytes)) check_written(me, cells, address, count, site);
+}
+
+// Somebody has written in this launch.
+void Checker::check_order(Thread* me, const GlobalCell* cells, u64 address, u32 count, int kind, int site) {
+  for (u32 i = 0; i < count; i++) {
+    const GlobalCell& cell = cells[i];
+    if (cell.clock < clocks_.launch_start()) continue;
+    if (kind != ACCESS_WRITE && cell.writer & GLOBAL_ATOMIC) continue;  // a read may begin a loop of compare and swap
+    bool other_block = cell.clock < clocks_.block_start();
+    // With a fence, blocks may hand over data by an atomic: who waits for whom isn't known.
+    if (other_block ? worker_.kernel->has_fence != 0 : clocks_.before(cell.writer & GLOBAL_THREAD, cell.clock, me->flat)) continue;
+    report_fault(me, site, "global-race", "%s of %#llx, which thread %u of %s writes at %s in the same launch", verb(kind), address + i * GLOBAL_GRAIN,
+                 cell.writer & GLOBAL_THREAD, other_block ? "another block" : "this block", source_line(worker_.module->sites[cell.site]).c_str());
+    return;
+  }
+}
+
+// Unwritten memory is all ones, as the driver leaves it; but a kernel or the host may have written just that.
+void Checker::check_written(Thread* me, const GlobalCell* cells, u64 address, u32 count, int site) {
   for (u32 i = 0; i < count; i++) {
     u16 value;
     memcpy(&value, (const char*)address + i * GLOBAL_GRAIN, sizeof value);
     if (value != 0xffff || (cells && cells[i].clock)) continue;
-    report_fault(me, site, "uninitialized", "%u-byte read at %#llx, %s, which nothing has written", bytes, address, describe_address(address).c_str());
-    break;
+    report_fault(me, site, "uninitialized", "%u-byte read at %#llx, %s, which nothing has written", count * GLOBAL_GRAIN, address,
+                 describe_address(address).c_str());
+    return;
   }
 }
 
@@ -194,7 +203,7 @@ void Checker::async_issued(Thread* me, u32 to, u64 from, u32 bytes, u32 source_b
   }
   if (!(to >= worker_.kernel->dynamic_offset ? (u64)to + bytes <= (u64)worker_.kernel->dynamic_offset + worker_.block.geometry.dynamic_size
                                              : shared_variable(to, bytes) != nullptr))
-    shared_access(me, to, bytes, ACCESS_WRITE, site);  // reports
+    shared_access(me, to, bytes, ACCESS_WRITE, site, -1);  // reports
   shared_.write(me, to, bytes, site, false);
   shared_.set_pending(to, bytes, true);
 }
@@ -202,6 +211,31 @@ void Checker::async_issued(Thread* me, u32 to, u64 from, u32 bytes, u32 source_b
 void Checker::async_done(Thread* me, u32 to, u32 bytes, int site) {
   shared_.set_pending(to, bytes, false);
   shared_.write(me, to, bytes, site, false);
+}
+
+char* Checker::access(Thread* me, int space, u64 address, u32 bytes, int kind, int site) {
+  if (space == SPACE_GENERIC) {
+    if (address >> 32 == SHARED_WINDOW >> 32) {
+      space = SPACE_SHARED;
+    } else {
+      space = SPACE_GLOBAL;
+      for (Frame* frame = me->frame; frame; frame = frame->caller)
+        if (address >= frame->low && address < frame->high) space = SPACE_LOCAL;
+    }
+  }
+  if (__builtin_expect(address & (bytes - 1), 0)) {
+    report_fault(me, site, "misaligned", "%u-byte %s at %#llx", bytes, verb(kind), address);
+    abandon(worker_, Outcome::misaligned_address);
+  }
+  switch (space) {
+    case SPACE_SHARED: return shared_access(me, (u32)address, bytes, kind, site, worker_.module->sites[site].log);
+    case SPACE_LOCAL: return local_access(me, address, bytes, kind, site);
+    default: return global_access(me, address, bytes, kind, site, space == SPACE_CONST);
+  }
+}
+
+char* checked_access(Thread* me, int space, u64 address, u32 bytes, int kind, int site) {
+  return me->block->worker->checker->access(me, space, address, bytes, kind, site);
 }
 
 }  // namespace emulator

@@ -31,10 +31,13 @@ class Checker {
   std::string shared_name(u32 address) const;
 
  private:
-  char* shared_access(Thread*, u32 address, u32 bytes, int kind, int site);
+  char* shared_access(Thread*, u32 address, u32 bytes, int kind, int site, int log);
   char* local_access(Thread*, u64 address, u32 bytes, int kind, int site);
   char* global_access(Thread*, u64 address, u32 bytes, int kind, int site, bool constant);
+  AllocationRecord* find_piece(Thread*, u64 address, u32 bytes, int kind, int site);
   void check_global(Thread*, AllocationRecord&, u64 address, u32 bytes, int kind, int site);
+  void check_order(Thread*, const GlobalCell*, u64 address, u32 count, int kind, int site);
+  void check_written(Thread*, const GlobalCell*, u64 address, u32 count, int site);
   [[noreturn]] void out_of_bounds(Thread*, int site, const char* kind, u32 bytes, u64 address, const std::string& where);
   const SharedEntry* shared_variable(u32 address, u32 bytes) const;
 
@@ -46,5 +49,8 @@ class Checker {
   std::vector<AllocationRecord*> last_allocation_;
   const SharedEntry* last_shared_ = nullptr;
 };
+
+// What translated code calls for each access while checks are on.
+char* checked_access(Thread*, int space, u64 address, u32 bytes, int kind, int site);
 
 }  // namespace emulator

@@ -10,14 +10,11 @@ namespace {
 
 constexpr int ROWS = 16, COLUMNS = 8, MOST_DEPTH = 16;
 
-// One row of the result; two of them in a register where the processor has 256 bits.
-typedef float Row __attribute__((vector_size(COLUMNS * sizeof(float))));
+// Half a row of the result: a register on every processor. Wider ones would be kept in memory where it has none.
+typedef float Half __attribute__((vector_size(16)));
 
-struct Multiply {
-  const u32 *a, *b, *c;
-  u32* d;
-  int kind, site;
-};
+// The words of every lane, see MatrixStep.
+using Words = u32* const*;
 
 float number(u32 bits) {
   float value;
@@ -45,113 +42,119 @@ struct Tiles {
 };
 
 template <bool BF16, int DEPTH>
-void gather_pairs(void* const* operands, Tiles& t) {
+void gather_pairs(const MatrixStep& step, Words words, Tiles& t) {
   for (int lane = 0; lane < (int)LANES; lane++) {
-    auto& own = *(Multiply*)operands[lane];
+    const u32* own = words[lane];
     int group = lane / 4, pair = lane % 4 * 2;
     // a0: row group, a1: row group + 8, a2 and a3: the same rows, eight columns further.
     for (int i = 0; i < DEPTH / 4; i++) {
       float* to = &t.a[group + i % 2 * 8][pair + i / 2 * 8];
-      unpack<BF16>(own.a[i], to, to + 1);
+      unpack<BF16>(own[step.a[i]], to, to + 1);
     }
-    for (int i = 0; i < DEPTH / 8; i++) unpack<BF16>(own.b[i], &t.b[pair + i * 8][group], &t.b[pair + 1 + i * 8][group]);
+    for (int i = 0; i < DEPTH / 8; i++) unpack<BF16>(own[step.b[i]], &t.b[pair + i * 8][group], &t.b[pair + 1 + i * 8][group]);
   }
 }
 
 template <int DEPTH>
-void gather_tf32(void* const* operands, Tiles& t) {
+void gather_tf32(const MatrixStep& step, Words words, Tiles& t) {
   for (int lane = 0; lane < (int)LANES; lane++) {
-    auto& own = *(Multiply*)operands[lane];
+    const u32* own = words[lane];
     int group = lane / 4, one = lane % 4;
     // The hardware takes the upper 19 bits.
-    for (int i = 0; i < DEPTH / 2; i++) t.a[group + i % 2 * 8][one + i / 2 * 4] = number(own.a[i] & 0xffffe000u);
-    for (int i = 0; i < DEPTH / 4; i++) t.b[one + i * 4][group] = number(own.b[i] & 0xffffe000u);
+    for (int i = 0; i < DEPTH / 2; i++) t.a[group + i % 2 * 8][one + i / 2 * 4] = number(own[step.a[i]] & 0xffffe000u);
+    for (int i = 0; i < DEPTH / 4; i++) t.b[one + i * 4][group] = number(own[step.b[i]] & 0xffffe000u);
   }
 }
 
-void multiply_lanes(void* const* operands, u32, Thread* const*) {
+void multiply(const MatrixStep& step, Words words) {
   Tiles t;
   int depth = 16;
-  switch (((Multiply*)operands[0])->kind) {
-    case MMA_BF16_K16: gather_pairs<true, 16>(operands, t); break;
-    case MMA_BF16_K8: gather_pairs<true, 8>(operands, t); depth = 8; break;
-    case MMA_F16_K16: gather_pairs<false, 16>(operands, t); break;
-    case MMA_F16_K8: gather_pairs<false, 8>(operands, t); depth = 8; break;
-    case MMA_TF32_K8: gather_tf32<8>(operands, t); depth = 8; break;
-    case MMA_TF32_K4: gather_tf32<4>(operands, t); depth = 4; break;
+  switch (step.kind) {
+    case MMA_BF16_K16: gather_pairs<true, 16>(step, words, t); break;
+    case MMA_BF16_K8: gather_pairs<true, 8>(step, words, t); depth = 8; break;
+    case MMA_F16_K16: gather_pairs<false, 16>(step, words, t); break;
+    case MMA_F16_K8: gather_pairs<false, 8>(step, words, t); depth = 8; break;
+    case MMA_TF32_K8: gather_tf32<8>(step, words, t); depth = 8; break;
+    case MMA_TF32_K4: gather_tf32<4>(step, words, t); depth = 4; break;
   }
-  for (int lane = 0; lane < (int)LANES; lane++) {
-    auto& own = *(Multiply*)operands[lane];
-    int group = lane / 4, pair = lane % 4 * 2;
-    memcpy(&t.c[group][pair], own.c, 8);
-    memcpy(&t.c[group + 8][pair], own.c + 2, 8);
-  }
-  for (int row = 0; row < ROWS; row++) {
-    Row sum;
-    memcpy(&sum, t.c[row], sizeof sum);
+  // Rows group and group + 8, two columns each.
+  for (int lane = 0; lane < (int)LANES; lane++)
+    for (int i = 0; i < 4; i++) t.c[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = number(words[lane][step.c[i]]);
+  // Products are added in the order of k. Two rows at once, so that sums do not wait for each other.
+  for (int row = 0; row < ROWS; row += 2) {
+    Half sum[4];
+    memcpy(sum, t.c[row], sizeof sum);
     for (int k = 0; k < depth; k++) {
-      Row b;
-      memcpy(&b, t.b[k], sizeof b);
-      sum += t.a[row][k] * b;
+      Half b[2];
+      memcpy(b, t.b[k], sizeof b);
+      float first = t.a[row][k], second = t.a[row + 1][k];
+      sum[0] += first * b[0];
+      sum[1] += first * b[1];
+      sum[2] += second * b[0];
+      sum[3] += second * b[1];
     }
-    memcpy(t.c[row], &sum, sizeof sum);
+    memcpy(t.c[row], sum, sizeof sum);
   }
-  for (int lane = 0; lane < (int)LANES; lane++) {
-    auto& own = *(Multiply*)operands[lane];
-    int group = lane / 4, pair = lane % 4 * 2;
-    memcpy(own.d, &t.c[group][pair], 8);
-    memcpy(own.d + 2, &t.c[group + 8][pair], 8);
-  }
+  for (int lane = 0; lane < (int)LANES; lane++)
+    for (int i = 0; i < 4; i++) memcpy(&words[lane][step.d[i]], &t.c[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2], 4);
 }
-
-struct Load {
-  u32 address, matrices;
-  int transposed, site;
-  u32* d;
-};
 
 // Row r of matrix m lies at the address that lane 8·m + r gives.
-void load_lanes(void* const* operands, u32, Thread* const* lanes) {
-  auto& first = *(Load*)operands[0];
+void load(const MatrixStep& step, Words words, Thread* const* lanes) {
   Checker* checker = lanes[0]->check ? lanes[0]->block->worker->checker.get() : nullptr;
-  for (u32 m = 0; m < first.matrices; m++) {
+  bool transposed = step.kind == MATRIX_LOAD_TRANSPOSED;
+  u32 rows[LANES];
+  for (u32 lane = 0; lane < step.b[0] * 8u; lane++) rows[lane] = words[lane][step.a[0]];
+  for (u32 m = 0; m < step.b[0]; m++) {
     u16 matrix[8][8];
-    u32 rows[8];
     for (u32 r = 0; r < 8; r++) {
       Thread* lane = lanes[m * 8 + r];
-      rows[r] = ((Load*)operands[m * 8 + r])->address;
-      const char* row = checker ? checker->access_row(lane, rows[r], first.site) : lane->shared + rows[r];
-      memcpy(matrix[r], row, 16);
+      u32 address = rows[m * 8 + r];
+      memcpy(matrix[r], checker ? checker->access_row(lane, address, step.site) : lane->shared + address, 16);
     }
-    if (checker) checker->count_rows(rows, first.site);
+    if (checker) checker->count_rows(rows + m * 8, step.site);
     for (u32 lane = 0; lane < LANES; lane++) {
       u32 group = lane / 4, pair = lane % 4 * 2;
-      u16 low = first.transposed ? matrix[pair][group] : matrix[group][pair];
-      u16 high = first.transposed ? matrix[pair + 1][group] : matrix[group][pair + 1];
-      ((Load*)operands[lane])->d[m] = low | (u32)high << 16;
+      u16 low = transposed ? matrix[pair][group] : matrix[group][pair];
+      u16 high = transposed ? matrix[pair + 1][group] : matrix[group][pair + 1];
+      words[lane][step.d[m]] = low | (u32)high << 16;
     }
   }
 }
 
-// .aligned: all 32 lanes or none.
-void require_whole_warp(Thread* me, int site) {
-  if (me->warp->live == ~0u) return;
-  report_fault(me, site, "warp-mask", "needs all 32 lanes; %08x are there", me->warp->live);
-  abandon(*me->block->worker, Outcome::launch_failed);
+struct Operand {
+  const MatrixGroup* group;
+  u32* words;
+  int site;
+};
+
+void carry_out(void* const* operands, u32, Thread* const* lanes) {
+  auto& first = *(Operand*)operands[0];
+  u32* words[LANES];
+  for (u32 lane = 0; lane < LANES; lane++) {
+    auto& own = *(Operand*)operands[lane];
+    words[lane] = own.words;
+    if (own.group == first.group) continue;
+    report_fault(lanes[lane], own.site, "divergent-warp", "lane 0 meets it in another instruction");
+    abandon(*lanes[0]->block->worker, Outcome::launch_failed);
+  }
+  for (u32 i = 0; i < first.group->count; i++) {
+    const MatrixStep& step = first.group->steps[i];
+    if (step.kind < MATRIX_LOAD) multiply(step, words);
+    else load(step, words, lanes);
+  }
 }
 
 }  // namespace
 
-void mma(Thread* me, int kind, const u32* a, const u32* b, const u32* c, u32* d, int site) {
-  require_whole_warp(me, site);
-  Multiply own{a, b, c, d, kind, site};
-  rendezvous(me, ~0u, multiply_lanes, &own, site);
-}
-
-void ldmatrix(Thread* me, u32 address, u32 matrices, int transposed, u32* d, int site) {
-  require_whole_warp(me, site);
-  Load own{address, matrices, transposed, site, d};
-  rendezvous(me, ~0u, load_lanes, &own, site);
+// .aligned: all 32 lanes or none.
+void matrices(Thread* me, const MatrixGroup* group, u32* words, int site) {
+  if (__builtin_expect(me->warp->live != ~0u, 0)) {
+    report_fault(me, site, "warp-mask", "needs all 32 lanes; %08x are there", me->warp->live);
+    abandon(*me->block->worker, Outcome::launch_failed);
+  }
+  Operand own{group, words, site};
+  rendezvous(me, ~0u, carry_out, &own, site);
 }
 
 }  // namespace emulator

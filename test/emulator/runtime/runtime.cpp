@@ -10,10 +10,6 @@
 namespace emulator {
 namespace {
 
-char* access(Thread* me, int space, u64 address, u32 bytes, int kind, int site) {
-  return me->block->worker->checker->access(me, space, address, bytes, kind, site);
-}
-
 void enter_frame(Thread*, Frame* frame) {
   memset((void*)frame->low, 0xff, frame->high - frame->low);
   memset(frame->written, 0, frame->high - frame->low);
@@ -72,8 +68,8 @@ u32 print(Thread*, const char* format, const char* arguments) {
 }  // namespace
 
 const Runtime runtime_table = {
-    access,     enter_frame, barrier,    barrier_arrive, barrier_reduce, syncwarp, shuffle,     vote, match, redux, activemask,
-    ldmatrix,   mma,         async_copy, async_commit,   async_wait,     yield,    clock_ticks, trap, print, assert_fail,
+    checked_access, enter_frame, barrier,    barrier_arrive, barrier_reduce, syncwarp,    shuffle, vote,  match,       redux, activemask,
+    matrices, async_copy,  async_commit, async_wait,   yield,          clock_ticks, trap,    print, assert_fail,
 };
 
 }  // namespace emulator

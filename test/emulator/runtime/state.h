@@ -142,8 +142,7 @@ u32 redux(Thread*, int operation, u32 value, u32 mask, int site);
 u32 activemask(Thread*);
 
 // ---- matrix.cpp
-void ldmatrix(Thread*, u32 address, u32 matrices, int transposed, u32* d, int site);
-void mma(Thread*, int kind, const u32* a, const u32* b, const u32* c, u32* d, int site);
+void matrices(Thread*, const MatrixGroup*, u32* words, int site);
 
 // ---- async_copy.cpp
 void async_copy(Thread*, u32 to, u64 from, u32 bytes, u32 source_bytes, int site);
