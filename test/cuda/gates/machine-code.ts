@@ -8,10 +8,10 @@ import { fetchProgram } from "./fetch-nvrtc.ts";
 import { definesText, kernelDefinitions, units } from "./kernels.ts";
 
 /** mma, ldmatrix, cp.async */
-const forward = ["HMMA.16816.F32.BF16", "LDSM", "LDGSTS"];
+const tensorCores = ["HMMA.16816.F32.BF16", "LDSM", "LDGSTS"];
 const expected: Readonly<Record<string, readonly string[]>> = {
-  "attention_forward.cu": forward,
-  "attention_backward_bf16.cu": ["HMMA.16816.F32.BF16", "LDSM"],
+  "attention_forward.cu": tensorCores,
+  "attention_backward.cu": tensorCores,
 };
 
 export async function machineCodeFaults(nvrtc: Nvrtc): Promise<{ checks: number; faults: string[] }> {

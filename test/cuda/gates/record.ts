@@ -83,7 +83,7 @@ async function recordedByTests(folder: string): Promise<Recorded[]> {
     });
     const [output, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
     if (code !== 0) {
-      const failed = output.split("\n").filter((line) => line.startsWith("(fail)"));
+      const failed = new Set(output.split("\n").filter((line) => line.startsWith("(fail)")));
       console.log(
         ["these tests failed; what they would have launched afterwards is not recorded:", ...failed].join("\n  "),
       );

@@ -17,6 +17,8 @@ export interface Bug {
   readonly integers?: boolean;
   /** The buffer begins with zeros; else it is not written before the launch. */
   readonly zeroed?: boolean;
+  /** What the report must also say. */
+  readonly says?: string;
   /** Only the values tell: the emulator has nothing to report. */
   readonly byValue?: boolean;
 }
@@ -260,6 +262,7 @@ export const bugs: readonly Bug[] = [
   },
   {
     name: "use-after-free",
+    says: "freed 128-byte allocation",
     block: 32,
     outBytes: 128,
     args: (s, out, fixed) => {
