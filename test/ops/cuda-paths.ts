@@ -5,8 +5,7 @@
  *
  * BUN_GRPO_CUDA=real takes this machine's own GPU: two runs, no orders.
  */
-import type { KernelDefinition } from "../../src/device/cuda/runtime.ts";
-import { kernelDefinitions, openCudaDevice } from "../../src/device/cuda.ts";
+import { openCudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { openControl, type ThreadOrder } from "../emulator/control.ts";
@@ -28,9 +27,8 @@ export interface CudaUnderTest {
   readonly paths: readonly Path[];
   /** Opens the device again: an error inside a kernel has spoilt everything that was open. */
   reopen(): Promise<void>;
-  /** Kernels that no case has launched yet. */
-  unreached(): readonly KernelDefinition[];
-  close(): void;
+  /** Kernels that cases have launched so far; not known on hardware. */
+  launched(): readonly string[];
 }
 
 const common = { roundsOperands: true, tensorCores: true } as const;
@@ -72,11 +70,7 @@ async function openEmulated(): Promise<CudaUnderTest> {
       control.reset();
       opened = await openCudaDevice({ libraryFolder });
     },
-    unreached: () => kernelDefinitions.filter(({ name }) => !launched.has(name)),
-    close() {
-      control.setPerturb(false);
-      opened.close();
-    },
+    launched: () => [...launched],
   };
 }
 
@@ -86,14 +80,14 @@ async function openReal(): Promise<CudaUnderTest> {
   const runs = ["the first run", "the second run"].map((what) => ({ what, select() {} }));
   return {
     paths: [{ name: "cuda", backend: backendOf(device, false), device, ...common, equalBits: true, runs }],
-    async reopen() {}, // the process has to end
-    unreached: () => [],
-    close: () => opened.close(),
+    async reopen() {
+      process.exit(1); // the context is lost with the process that holds it
+    },
+    launched: () => [],
   };
 }
 
-/** Null where OPS_PATH asks for one of the CPU's paths. */
-export async function openCudaUnderTest(): Promise<CudaUnderTest | null> {
-  if ((process.env.OPS_PATH ?? "cuda") !== "cuda") return null;
-  return process.env.BUN_GRPO_CUDA === "real" ? openReal() : openEmulated();
-}
+/** This machine's own GPU is asked for. */
+export const onHardware = process.env.BUN_GRPO_CUDA === "real";
+
+export const openCudaUnderTest = (): Promise<CudaUnderTest> => (onHardware ? openReal() : openEmulated());

@@ -1,24 +1,42 @@
 /**
- * Every table of cases on the CUDA device (cuda-paths.ts). One file, so that the device is opened and its kernels are
- * loaded once; `OPS_CASE=rmsnorm OPS_PATH=cuda bun test test/ops/cuda.test.ts` runs a part.
+ * Every table of cases on the CUDA device (cuda-paths.ts), in processes of their own, one a core: on the emulator this is
+ * the longest part of the suite. `OPS_PATH=cuda OPS_CASE=rmsnorm bun test test/ops/cuda.test.ts` runs a part.
  */
-import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { kernelDefinitions } from "../../src/device/cuda.ts";
+import { buildEmulator } from "../emulator/build.ts";
 import { tables } from "./cases/all.ts";
-import { openCudaUnderTest } from "./cuda-paths.ts";
-import { testCases } from "./harness.ts";
+import { onHardware } from "./cuda-paths.ts";
+import { cudaWorkers } from "./cuda-workers.ts";
+import { caseName, chosenCases } from "./harness.ts";
 
 // The emulator may have to be compiled first, and kernels as they are needed.
-setDefaultTimeout(180_000);
+setDefaultTimeout(600_000);
 
-const cuda = await openCudaUnderTest();
-afterAll(() => cuda?.close());
+const asked = (process.env.OPS_PATH ?? "cuda") === "cuda";
+const chosen = Object.entries(asked ? tables : {}).map(([name, cases]) => [name, chosenCases(cases, "cuda")] as const);
+const names = chosen.flatMap(([, cases]) => cases.map(caseName));
+const workers = cudaWorkers(names, onHardware ? 1 : navigator.hardwareConcurrency);
+const launched = new Set<string>();
 
-if (cuda) {
-  for (const [name, cases] of Object.entries(tables))
-    describe(name, () => testCases(cases, cuda.paths, () => cuda.reopen()));
+beforeAll(async () => {
+  if (asked && !onHardware) await buildEmulator(); // once, before several processes look for it
+});
+afterAll(() => workers.close());
 
-  if (!process.env.OPS_CASE)
-    test("every kernel is launched by a case", () => {
-      expect(cuda.unreached().map(({ file, name }) => `${file}: ${name}`)).toEqual([]);
-    });
-}
+for (const [table, cases] of chosen)
+  describe(table, () => {
+    for (const one of cases)
+      test(caseName(one), async () => {
+        const answer = await workers.answer(caseName(one));
+        for (const name of answer.launched) launched.add(name);
+        if (answer.failure) throw new Error(answer.failure);
+        expect(answer.called).toContain(one.op);
+      });
+  });
+
+if (asked && !onHardware && !process.env.OPS_CASE)
+  test("every kernel is launched by a case", () => {
+    const unreached = kernelDefinitions.filter(({ name }) => !launched.has(name));
+    expect(unreached.map(({ file, name }) => `${file}: ${name}`)).toEqual([]);
+  });

@@ -1,0 +1,62 @@
+/** Hands cases out to processes (cuda-worker.ts), as many as there are cores, or one for the one GPU. */
+import { join } from "node:path";
+import type { Subprocess } from "bun";
+import type { CaseAnswer } from "./cuda-worker.ts";
+
+interface Job {
+  readonly name: string;
+  readonly resolve: (answer: CaseAnswer) => void;
+}
+
+export interface CudaWorkers {
+  /** The answer to a case; the first that is asked for starts all of them. */
+  answer(name: string): Promise<CaseAnswer>;
+  close(): void;
+}
+
+export function cudaWorkers(names: readonly string[], count: number): CudaWorkers {
+  const queue: Job[] = [];
+  const answers = new Map<string, Promise<CaseAnswer>>();
+  const open = new Set<Subprocess>();
+  const done = (job: Job, failure: string) => job.resolve({ failure, called: [], launched: [] });
+
+  function startWorker(): void {
+    let current: Job | undefined;
+    const next = () => {
+      current = queue.shift();
+      if (current) child.send(current.name);
+      else child.kill();
+    };
+    const child = Bun.spawn([process.execPath, join(import.meta.dir, "cuda-worker.ts")], {
+      stdin: "ignore",
+      stdout: "inherit",
+      stderr: "inherit",
+      ipc(answer: CaseAnswer) {
+        current?.resolve(answer);
+        next();
+      },
+      onExit(_, code, signal) {
+        open.delete(child);
+        if (!current) return;
+        done(current, `the process ended with ${code ?? signal}`);
+        if (queue.length > 0) startWorker();
+      },
+    });
+    open.add(child);
+    next();
+  }
+
+  return {
+    answer(name) {
+      if (answers.size === 0) {
+        for (const each of names) answers.set(each, new Promise((resolve) => queue.push({ name: each, resolve })));
+        for (let i = 0; i < Math.min(count, names.length); i++) startWorker();
+      }
+      return answers.get(name)!;
+    },
+    close() {
+      queue.length = 0;
+      for (const child of open) child.kill();
+    },
+  };
+}
