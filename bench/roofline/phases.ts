@@ -3,6 +3,7 @@
  * what each must move and compute at least, op by op.
  */
 import type { ModelConfig } from "../../src/config/model.ts";
+import type { Device } from "../../src/device/device.ts";
 import { packedSizes } from "../../src/engine/inputs.ts";
 import { planActivations } from "../../src/model/activations.ts";
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
@@ -12,8 +13,9 @@ import { bindWeights, planWeights } from "../../src/model/weights.ts";
 import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
 import { planRollout, promptSlotsFor } from "../../src/rollout/buffers.ts";
 import { createRolloutEngine } from "../../src/rollout/engine.ts";
+import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
-import { type CountingDevice, countingDevice, type Work } from "./counting-device.ts";
+import { countingDevice, type Work } from "./counting-device.ts";
 
 /** The work of one step: DeepSeekMath's group size and lengths (arXiv 2402.03300), a batch of a few groups. */
 export interface StepShape {
@@ -37,9 +39,9 @@ export interface Phase {
   readonly graph: boolean;
 }
 
-function openModel(device: CountingDevice, config: ModelConfig, shape: StepShape) {
+/** A model without a checkpoint: buffers on the device as a run of this shape plans them, and nothing in them. */
+export function openModel(device: Device, config: ModelConfig, shape: StepShape, dtype: ComputeDType = "bfloat16") {
   const { promptTokens, completionTokens, samples, sequences } = shape;
-  const dtype = "bfloat16";
   const tokens = maxMicroBatchTokens({
     budget: shape.microBatchTokens,
     longestPrompt: promptTokens,
@@ -63,7 +65,8 @@ function openModel(device: CountingDevice, config: ModelConfig, shape: StepShape
   for (const table of ["cos", "sin"])
     plan.add("rotary tables", table, "float32", [promptTokens + completionTokens, half]);
   const layout = plan.build();
-  const tensors = placeTensors(layout, device.allocate(layout.totalBytes, "the plan").address);
+  const arena = device.allocate(layout.totalBytes, "the plan");
+  const tensors = placeTensors(layout, arena.address);
   const weights = bindWeights(tensors, config, dtype, "policy");
   const rope = { cos: tensors.get("cos")!, sin: tensors.get("sin")! };
   const model: Model = { device, config, weights, rope };
@@ -72,7 +75,7 @@ function openModel(device: CountingDevice, config: ModelConfig, shape: StepShape
     activations: bindActivations(tensors),
     optimizer: bindOptimizer(tensors, weights.all),
     rollout: createRolloutEngine(model, bindRollout(tensors)),
-    bytes: layout.totalBytes,
+    arena,
   };
 }
 
@@ -88,7 +91,7 @@ export async function stepPhases(
   const shared = Math.ceil(sequences / samples) * promptTokens;
   const cache = { tokens: sequences * perSequence, distinct: shared + (sequences * completionTokens) / 2 };
   const device = countingDevice(() => cache, bucket);
-  const { model, activations, optimizer, rollout, bytes } = openModel(device, config, shape);
+  const { model, activations, optimizer, rollout, arena } = openModel(device, config, shape);
   const ids = (length: number) => new Int32Array(length);
 
   // Two tokens of a completion: prefill with the first token, then one decode step.
@@ -124,7 +127,7 @@ export async function stepPhases(
   await optimizerStep(device, optimizer, { ...adamw }, 1e-6);
   const optimize = device.take();
   return {
-    bytes,
+    bytes: arena.byteLength,
     phases: [
       { name: "prefill", work: rolled.slice(0, decodeStart), times: rounds, graph: false },
       { name: "decode", work: rolled.slice(decodeStart), times: rounds * (completionTokens - 1), graph: true },

@@ -1,0 +1,56 @@
+/** Where the operations of bfloat16 attention are done: at least 95 % of them by `mma`, in prefill and in training. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { type CudaDevice, openCudaDevice } from "../../src/device/cuda.ts";
+import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
+import { buildEmulator } from "../emulator/build.ts";
+import { type EmulatorControl, openControl } from "../emulator/control.ts";
+
+let device: CudaDevice;
+let control: EmulatorControl;
+
+beforeAll(async () => {
+  const { folder: libraryFolder } = await buildEmulator();
+  control = openControl(libraryFolder);
+  device = await openCudaDevice({ libraryFolder });
+});
+afterAll(() => device.close());
+
+/** A prompt of 150 tokens and two completions behind it. */
+const segments = Int32Array.of(0, 150, 0, 0, 150, 70, 0, 150, 220, 36, 0, 150);
+const T = 256;
+
+/** Share of the operations that attention's kernels have done in `mma` since the counters were cleared. */
+function share(): number {
+  const attention = control.counters().filter(({ kernel }) => kernel.startsWith("attention"));
+  const products = attention.reduce((sum, { mmaFlops }) => sum + mmaFlops, 0);
+  const others = attention.reduce((sum, { flops }) => sum + flops, 0);
+  expect(products).toBeGreaterThan(0);
+  return products / (products + others);
+}
+
+for (const headDim of [64, 128])
+  test(`heads of ${headDim}`, () => {
+    const shape = { heads: 2, kvHeads: 1, headDim, scale: headDim ** -0.5 };
+    const width = (shape.heads + 2 * shape.kvHeads) * headDim;
+    const place = (name: string, dtype: Tensor["dtype"], sizes: number[], bytes: number): Tensor => {
+      const t = tensor(name, device.allocate(sizes.reduce((a, b) => a * b) * bytes, name).address, dtype, sizes);
+      const floats = { ...t, dtype: "float32" as const, shape: [(sizes.reduce((a, b) => a * b) * bytes) / 4] };
+      if (dtype !== "int32") device.ops.fill({ ...floats, rowStride: 1 }, 0);
+      return t;
+    };
+    const table = place("segments", "int32", [3, 4], 4);
+    device.upload(table, segments);
+    const [qkv, dqkv] = [place("qkv", "bfloat16", [T, width], 2), place("dqkv", "bfloat16", [T, width], 2)];
+    const [out, dout] = ["out", "dout"].map((name) => place(name, "bfloat16", [T, 2 * headDim], 2));
+    const lse = place("lse", "float32", [T, 2], 4);
+    const scratch = place("scratch", "float32", [T, device.attentionScratchElements(shape)], 4);
+
+    control.clearCounters();
+    device.ops.attentionForward(out!, lse, qkv, table, shape);
+    const forward = share();
+    control.clearCounters();
+    device.ops.attentionBackward(dqkv, dout!, qkv, out!, lse, table, scratch, shape);
+    const backward = share();
+    expect(forward).toBeGreaterThanOrEqual(0.95);
+    expect(backward).toBeGreaterThanOrEqual(0.95);
+  });
