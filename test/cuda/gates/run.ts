@@ -14,6 +14,7 @@ import { errorText, InputError } from "../../../src/errors.ts";
 import { assembleVectors, vectorGroups } from "./assemble.ts";
 import { fetchNvrtc } from "./fetch-nvrtc.ts";
 import { architectures, kernelDefinitions, units } from "./kernels.ts";
+import { libraryFaults } from "./libraries.ts";
 import { machineCodeFaults } from "./machine-code.ts";
 import { missingRecordings, recordAll } from "./record.ts";
 import { readIndex, recordingFaults, writeRecordings } from "./recordings.ts";
@@ -81,6 +82,8 @@ async function main(update: boolean): Promise<void> {
   group("registers and memory are resources.tsv's", compiled.size, differences(readTable(), compiled));
   const { checks, faults } = await machineCodeFaults(nvrtc);
   group("bf16 attention in machine code", checks, faults);
+  const libraries = await libraryFaults();
+  group("NVIDIA's libraries load, symbol by symbol", libraries.checks, libraries.faults);
   group("opcode vectors are PTX", vectorGroups.length, assembleVectors(nvrtc));
   const recorded = readIndex();
   const missing = await missingRecordings(recorded);
