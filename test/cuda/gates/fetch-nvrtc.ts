@@ -87,11 +87,16 @@ export async function fetchCublas(): Promise<string> {
   return join(await unpack(cublas), inside, "lib");
 }
 
-/** The folder of `libnvrtc.so.13` where it was fetched before; no network. */
-export function fetchedNvrtc(): string | undefined {
-  const folder = join(folderOf(nvrtc), inside, "lib");
-  return existsSync(join(folder, nvrtc.library)) ? folder : undefined;
+function fetched(wheels: Wheels): string | undefined {
+  const folder = join(folderOf(wheels), inside, "lib");
+  return existsSync(join(folder, wheels.library)) ? folder : undefined;
 }
+
+/** The folder of `libnvrtc.so.13` where it was fetched before; no network. */
+export const fetchedNvrtc = (): string | undefined => fetched(nvrtc);
+
+/** The folder of cuBLAS where it was fetched before; no network. */
+export const fetchedCublas = (): string | undefined => fetched(cublas);
 
 /** Path of `cuobjdump` or `nvdisasm`. */
 export async function fetchProgram(name: "cuobjdump" | "nvdisasm"): Promise<string> {

@@ -1,0 +1,63 @@
+/**
+ * NVIDIA's libraries: a machine without them is told so in one line, or computes on the CPU; NVIDIA's own cuBLAS and
+ * NVRTC load through the bindings with every symbol, where they have been fetched.
+ */
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { openCublas } from "../../ffi/bindings/cublas.ts";
+import { openDriver } from "../../ffi/bindings/cuda.ts";
+import { MissingLibraryError } from "../../ffi/bindings/nvidia-libraries.ts";
+import { openNvrtc } from "../../ffi/bindings/nvrtc.ts";
+import { models, scoreFlags, scoresApart } from "../e2e/golden.ts";
+import { argvOf, grpo, workFolder } from "../e2e/runs.ts";
+import { fetchedCublas, fetchedNvrtc } from "./gates/fetch-nvrtc.ts";
+
+// The CPU's kernels may have to be compiled first.
+setDefaultTimeout(180_000);
+
+const work = workFolder();
+afterAll(work.remove);
+
+function hasDriver(): boolean {
+  try {
+    openDriver({}, null);
+    return true;
+  } catch (error) {
+    return !(error instanceof MissingLibraryError);
+  }
+}
+
+const model = models[0]!;
+const score = (device: string, output: string) =>
+  grpo(["score", ...argvOf(scoreFlags(model, output, { device }))], { seconds: 150 });
+
+describe.skipIf(hasDriver())("without a driver (skipped where there is one)", () => {
+  test("--device cuda is an input error of one line that says what is missing and where it was looked for", async () => {
+    const { code, out, err } = await score("cuda", work.at("none.jsonl"));
+    expect({ code, out }).toEqual({ code: 2, out: "" });
+    expect(err).toMatch(/^[^\n]*device cuda: libcuda\.so\.1: not found; looked in [^\n]*\n$/);
+  });
+
+  test("--device auto computes on the CPU and says so in one line", async () => {
+    const output = work.at("auto.jsonl");
+    const { code, err } = await score("auto", output);
+    expect(code).toBe(0);
+    const told = err.split("\n").filter((line) => /CUDA/.test(line));
+    expect(told).toEqual([expect.stringMatching(/^computing on the CPU: no CUDA device \(libcuda\.so\.1: not found/)]);
+    expect(scoresApart(model, output).logprob).toBeLessThanOrEqual(2e-5);
+  });
+});
+
+describe.skipIf(!fetchedNvrtc())("NVIDIA's NVRTC (skipped where test/cuda/gates/fetch-nvrtc.ts has not run)", () => {
+  test("loads with every symbol and compiles", () => {
+    const nvrtc = openNvrtc({ folder: fetchedNvrtc()! });
+    const source = 'extern "C" __global__ void one(float *x) { x[threadIdx.x] = 1.0f; }';
+    const { cubin } = nvrtc.compile({ name: "one.cu", source, headers: [], options: ["-arch=sm_80"] });
+    expect(new TextDecoder().decode(cubin.subarray(1, 4))).toBe("ELF");
+  });
+});
+
+describe.skipIf(!fetchedCublas())("NVIDIA's cuBLAS (skipped where fetch-nvrtc.ts --cublas has not run)", () => {
+  test("loads with every symbol", () => {
+    expect(openCublas({ folder: fetchedCublas()! }).version).toMatch(/^13\./);
+  });
+});

@@ -1,0 +1,85 @@
+/**
+ * A GPU without enough memory, on the emulator with a limit: when a run is planned and when it allocates, the message says
+ * what was asked for and what to lower, the exit status is 1, and nothing stays behind.
+ */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
+import { type CudaDevice, openCudaDevice } from "../../src/device/cuda.ts";
+import { packedSizes } from "../../src/engine/inputs.ts";
+import { planSession } from "../../src/engine/session.ts";
+import { RunError } from "../../src/errors.ts";
+import { folderOf, models, scoreFlags } from "../e2e/golden.ts";
+import { workFolder } from "../e2e/runs.ts";
+import { buildEmulator } from "../emulator/build.ts";
+import { type EmulatorControl, openControl } from "../emulator/control.ts";
+import { emulated } from "./emulated.ts";
+
+// The emulator may have to be compiled first, and kernels as they are needed.
+setDefaultTimeout(300_000);
+
+const MiB = 2 ** 20;
+const model = models[0]!;
+const folder = folderOf(model);
+const work = workFolder();
+
+let control: EmulatorControl;
+let device: CudaDevice;
+beforeAll(async () => {
+  const { folder: libraryFolder } = await buildEmulator();
+  control = openControl(libraryFolder);
+  control.reset();
+  device = await openCudaDevice({ libraryFolder });
+});
+afterAll(() => {
+  control.setMemory(64 * 1024 * MiB);
+  work.remove();
+});
+
+/** Enough to open the GPU, not for the plan; then not even that. */
+test.each([
+  [5, /the plan needs \d[^;]* MiB and \d[^;]* MiB are free on CUDA .*lower micro_batch_tokens/],
+  [1, /workspace of cuBLAS: .* refused 4\.0 MiB.*lower micro_batch_tokens/],
+])("with %i MiB a command ends with 1 and one line", async (limit, message) => {
+  const env = { EMULATOR_MEMORY: String(limit * MiB) };
+  const { code, err } = await emulated("score", scoreFlags(model, work.at("scores.jsonl"), {}), { env });
+  expect(code).toBe(1);
+  const lines = err.split("\n").filter((line) => line !== "" && !/^compiling/.test(line));
+  expect(lines).toEqual([expect.stringMatching(message)]); // the emulator would report what is left over
+});
+
+test("memory that is gone when a session allocates: what it had taken is given back, and it opens once there is enough", async () => {
+  // Another program takes the memory after it was looked at.
+  const hopeful = { ...device, freeBytes: () => 2 ** 40 };
+  const plan = () =>
+    planSession({
+      device: hopeful,
+      folder,
+      dtype: "bfloat16",
+      packed: packedSizes(device, readModelConfig(folder), 512, 32),
+      training: true,
+      reference: folder,
+      rollout: { maxSequences: 4, promptSlots: 2, longestPrompt: 32, maxCompletion: 16, penalized: false },
+      positions: 64,
+    });
+  (await plan().open()).close(); // scratch stays with the device
+  const before = control.live();
+  const needed = plan().memory.plan.totalBytes;
+  for (const share of [0, 0.3, 0.9]) {
+    const planned = plan();
+    control.setMemory(before.bytes + Math.floor(share * needed));
+    const failure = await planned.open().then(
+      () => null,
+      (error: unknown) => error,
+    );
+    control.setMemory(64 * 1024 * MiB);
+    expect(failure).toBeInstanceOf(RunError);
+    expect((failure as Error).message).toMatch(/refused .* MiB.*lower micro_batch_tokens/);
+    const { allocations, pinned } = control.live();
+    expect({ allocations, pinned }).toEqual({ allocations: before.allocations, pinned: before.pinned });
+  }
+  (await plan().open()).close();
+  device.close();
+  const left = Object.entries(control.live()).filter(([, count]) => count !== 0);
+  expect(left).toEqual([]);
+  expect(control.reports()).toEqual([]);
+});
