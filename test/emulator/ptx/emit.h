@@ -79,9 +79,9 @@ class FunctionEmitter {
     int word;
   };
   struct MatrixGroup {
-    std::vector<std::string> steps;              // initializers of struct MatrixStep
+    std::vector<std::string> steps;               // initializers of struct MatrixStep
     std::map<std::string, MatrixResult> results;  // by register: what it will hold when the group has been carried out
-    std::map<std::string, int> inputs;           // by register: the word that holds its value
+    std::map<std::string, int> inputs;            // by register: the word that holds its value
     int words = 0;
     std::string first_site;
   };
@@ -90,8 +90,8 @@ class FunctionEmitter {
   void end_matrix_group();
   int matrix_input(const std::string& operand, std::string* code);
   int matrix_result(const std::string& operand);
-  std::string matrix_step(const char* kind, const std::string& site, const std::vector<int>& a, const std::vector<int>& b,
-                          const std::vector<int>& c, const std::vector<int>& d) const;
+  std::string matrix_step(const char* kind, const std::string& site, const std::vector<int>& a,
+                          const std::vector<int>& b, const std::vector<int>& c, const std::vector<int>& d) const;
   std::string load_matrix(const Instruction&);
   std::string multiply_matrices(const Instruction&);
 

@@ -18,7 +18,8 @@ FunctionEmitter::FunctionEmitter(ModuleOutput& module, const Function& function,
 }
 
 std::string FunctionEmitter::signature() const {
-  if (function_.entry) return cat("static void kernel_", identifier(function_.name), "(struct Thread* me, const char* parameters)");
+  if (function_.entry)
+    return cat("static void kernel_", identifier(function_.name), "(struct Thread* me, const char* parameters)");
   std::string text = cat("static void function_", identifier(function_.name), "(struct Thread* me");
   for (const Variable& result : function_.results) text += cat(", char* ", identifier(result.name));
   for (const Variable& parameter : function_.parameters) text += cat(", char* ", identifier(parameter.name));
@@ -69,8 +70,9 @@ void FunctionEmitter::declare_variable(const Variable& declared) {
     if (local_bytes_) throw PtxError("more than one local variable");
     local_bytes_ = variable.size;
     if (local_bytes_ > MOST_LOCAL_BYTES) throw PtxError(cat(local_bytes_, " bytes of local memory"));
-    arrays_ += cat("u8 written[", variable.size, "];\nstruct Frame frame;\nframe.low = (u64)", name,
-                   "; frame.high = frame.low + ", variable.size, "; frame.written = written; enter_frame(me, &frame);\n");
+    arrays_ +=
+        cat("u8 written[", variable.size, "];\nstruct Frame frame;\nframe.low = (u64)", name,
+            "; frame.high = frame.low + ", variable.size, "; frame.written = written; enter_frame(me, &frame);\n");
   }
   symbols_[variable.name] = {local ? Symbol::local : Symbol::local_parameter, variable, name};
 }
@@ -88,12 +90,8 @@ void FunctionEmitter::statement(const Statement& one) {
       scopes_.emplace_back();
       scope_number_++;
       break;
-    case Statement::close_scope:
-      scopes_.pop_back();
-      break;
-    case Statement::location:
-      where_ = one.where;
-      break;
+    case Statement::close_scope: scopes_.pop_back(); break;
+    case Statement::location: where_ = one.where; break;
     case Statement::registers:
       for (const std::string& name : one.names) {
         // Names without % come from inline assembly and must not meet those of the translation.
@@ -103,12 +101,8 @@ void FunctionEmitter::statement(const Statement& one) {
         registers_by_type_[c_type(one.type)].push_back(c_name);
       }
       break;
-    case Statement::variable:
-      declare_variable(one.variable_);
-      break;
-    case Statement::branch_targets:
-      targets_[one.text] = one.names;
-      break;
+    case Statement::variable: declare_variable(one.variable_); break;
+    case Statement::branch_targets: targets_[one.text] = one.names; break;
     case Statement::label:
       end_matrix_group();
       code_ += identifier(one.text) + ":;\n";

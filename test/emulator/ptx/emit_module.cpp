@@ -13,7 +13,8 @@ std::string initializer(const Variable& variable) {
     if (starts && text[i] == '0' && i + 1 < text.size() && strchr("fFdD", text[i + 1])) {
       result += "0x";
       i++;
-    } else if (isalpha((unsigned char)text[i]) && !isxdigit((unsigned char)text[i]) && text[i] != 'x' && text[i] != 'U') {
+    } else if (isalpha((unsigned char)text[i]) && !isxdigit((unsigned char)text[i]) && text[i] != 'x' &&
+               text[i] != 'U') {
       throw PtxError(cat("initial value of ", variable.name));
     } else {
       result += text[i];
@@ -32,7 +33,9 @@ std::string declare_global(Variable& variable, ModuleOutput* module, std::string
              "] __attribute__((aligned(", std::max(variable.alignment, 16u), ")))", initializer(variable), ";\n");
 }
 
-uint64_t align(uint64_t value, uint64_t to) { return (value + to - 1) / to * to; }
+uint64_t align(uint64_t value, uint64_t to) {
+  return (value + to - 1) / to * to;
+}
 
 }  // namespace
 
@@ -101,13 +104,14 @@ std::string emit_module(const PtxModule& ptx) {
     for (uint32_t column : columns) blocks += cat(column, ",");
     blocks += "}},";
   }
-  return cat(memory, declarations, bodies, tables, "static const struct KernelEntry kernels[] = {\n", kernels,
-             "{0}};\nstatic const struct GlobalEntry globals[] = {\n", globals,
-             "{0, 0, 0}};\nstatic const struct Site sites[] = {\n", sites,
-             "{0, 0, 0, 0, 0, -1}};\nstatic const struct BlockCount blocks[] = {", blocks, "{{0}}};\n",
-             "EXPORTED const struct ModuleTable emulator_module = {kernels, sizeof kernels / sizeof *kernels - 1, globals, "
-             "sizeof globals / sizeof *globals - 1, sites, ",
-             module.sites.size(), ", ", module.logs, ", blocks, ", module.blocks.size(), "};\n");
+  return cat(
+      memory, declarations, bodies, tables, "static const struct KernelEntry kernels[] = {\n", kernels,
+      "{0}};\nstatic const struct GlobalEntry globals[] = {\n", globals,
+      "{0, 0, 0}};\nstatic const struct Site sites[] = {\n", sites,
+      "{0, 0, 0, 0, 0, -1}};\nstatic const struct BlockCount blocks[] = {", blocks, "{{0}}};\n",
+      "EXPORTED const struct ModuleTable emulator_module = {kernels, sizeof kernels / sizeof *kernels - 1, globals, "
+      "sizeof globals / sizeof *globals - 1, sites, ",
+      module.sites.size(), ", ", module.logs, ", blocks, ", module.blocks.size(), "};\n");
 }
 
 }  // namespace emulator

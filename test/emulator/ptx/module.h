@@ -20,9 +20,9 @@ struct Variable {
   Type type;
   uint64_t size = 0;  // bytes
   uint32_t alignment = 1;
-  uint64_t offset = 0;     // of a parameter or a shared variable
-  bool external = false;   // .extern: dynamic shared memory
-  std::string initial;     // what stands after "="
+  uint64_t offset = 0;    // of a parameter or a shared variable
+  bool external = false;  // .extern: dynamic shared memory
+  std::string initial;    // what stands after "="
 };
 
 struct Instruction {

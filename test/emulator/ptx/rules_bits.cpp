@@ -24,11 +24,22 @@ std::string FunctionEmitter::three_input_logic(const Instruction& i) {
   int terms = complement ? ~table & 255 : table;
   std::string sum;
   for (int k = 0; k < 8; k++)
-    if (terms >> k & 1) sum += cat(sum.empty() ? "" : " | ", "(", k & 4 ? "a" : "~a", " & ", k & 2 ? "b" : "~b", " & ", k & 1 ? "c" : "~c", ")");
+    if (terms >> k & 1)
+      sum += cat(sum.empty() ? "" : " | ", "(", k & 4 ? "a" : "~a", " & ", k & 2 ? "b" : "~b", " & ",
+                 k & 1 ? "c" : "~c", ")");
   if (sum.empty()) sum = "0u";
   static const std::map<int, std::string> well_known = {
-      {0xc0, "a & b"}, {0xfc, "a | b"}, {0x3c, "a ^ b"}, {0x96, "a ^ b ^ c"}, {0x80, "a & b & c"}, {0xfe, "a | b | c"},
-      {0xe8, "(a & b) | (c & (a | b))"}, {0xca, "(a & b) | (~a & c)"}, {0xea, "(a & b) | c"}, {0xf8, "a | (b & c)"}, {0x6a, "(a & b) ^ c"},
+      {0xc0, "a & b"},
+      {0xfc, "a | b"},
+      {0x3c, "a ^ b"},
+      {0x96, "a ^ b ^ c"},
+      {0x80, "a & b & c"},
+      {0xfe, "a | b | c"},
+      {0xe8, "(a & b) | (c & (a | b))"},
+      {0xca, "(a & b) | (~a & c)"},
+      {0xea, "(a & b) | c"},
+      {0xf8, "a | (b & c)"},
+      {0x6a, "(a & b) ^ c"},
   };
   if (auto known = well_known.find(table); known != well_known.end()) sum = known->second;
   else if (complement) sum = cat("~(", sum, ")");
@@ -47,7 +58,8 @@ std::string FunctionEmitter::shift(const Instruction& i) {
   const char* sign = left ? " << " : " >> ";
   if (constant && std::stoul(o[2], nullptr, 0) < (unsigned long)width) return write(o[0], type, cat(a, sign, amount));
   if (type.is_signed() && !left)
-    return cat("{ u32 n = ", amount, "; ", write(o[0], type, cat(a, " >> (n > ", width - 1, "u ? ", width - 1, "u : n)")), " }");
+    return cat("{ u32 n = ", amount, "; ",
+               write(o[0], type, cat(a, " >> (n > ", width - 1, "u ? ", width - 1, "u : n)")), " }");
   return cat("{ u32 n = ", amount, "; ", write(o[0], type, cat("n > ", width - 1, "u ? 0 : ", a, sign, "n")), " }");
 }
 
@@ -67,16 +79,19 @@ std::string FunctionEmitter::permute_bytes(const Instruction& i) {
   std::string a = read(o.at(1), B32), b = read(o.at(2), B32);
   if (i.opcode != "prmt.b32") {
     if (i.parts.size() != 3 || !one_of(i.parts[2], "f4e b4e rc8 ecl ecr rc16")) unknown(i);
-    return write(o[0], B32, cat("permute_bytes(", a, ", ", b, ", selector_", i.parts[2], "(", read(o.at(3), B32), " & 3))"));
+    return write(o[0], B32,
+                 cat("permute_bytes(", a, ", ", b, ", selector_", i.parts[2], "(", read(o.at(3), B32), " & 3))"));
   }
-  if (!isdigit((unsigned char)o.at(3)[0])) return write(o[0], B32, cat("permute_bytes(", a, ", ", b, ", ", read(o[3], B32), ")"));
+  if (!isdigit((unsigned char)o.at(3)[0]))
+    return write(o[0], B32, cat("permute_bytes(", a, ", ", b, ", ", read(o[3], B32), ")"));
   unsigned selector = (unsigned)std::stoul(o[3], nullptr, 0);
   if (selector & 0x8888) return write(o[0], B32, cat("permute_bytes(", a, ", ", b, ", ", selector, "u)"));
   // Runs of bytes that follow each other are one shift and mask.
   std::string sum;
   for (int byte = 0; byte < 4;) {
     int source = selector >> 4 * byte & 7, length = 1;
-    while (byte + length < 4 && source + length < 8 && (int)(selector >> 4 * (byte + length) & 7) == source + length) length++;
+    while (byte + length < 4 && source + length < 8 && (int)(selector >> 4 * (byte + length) & 7) == source + length)
+      length++;
     std::string piece = cat("(", source ? cat("x >> ", source * 8) : "x", ")");
     piece = length == 4 ? cat("(u32)", piece) : cat("((u32)", piece, " & ", (1u << 8 * length) - 1, "u)");
     sum += cat(sum.empty() ? "" : " | ", piece, byte ? cat(" << ", byte * 8) : "");
@@ -91,11 +106,17 @@ std::string FunctionEmitter::bit_field(const Instruction& i) {
   const std::vector<std::string>& o = i.operands;
   if (type.width != 32 && type.width != 64) unknown(i);
   if (name == "bfe")
-    return write(o[0], type, cat("extract_bits_", c_type(type), "(", read(o.at(1), type), ", ", read(o.at(2), U32), ", ", read(o.at(3), U32), ")"));
+    return write(o[0], type,
+                 cat("extract_bits_", c_type(type), "(", read(o.at(1), type), ", ", read(o.at(2), U32), ", ",
+                     read(o.at(3), U32), ")"));
   if (name == "bfi")
-    return write(o[0], type, cat("insert_bits(", read(o.at(1), type), ", ", read(o.at(2), type), ", ", read(o.at(3), U32), ", ", read(o.at(4), U32), ", ", type.width, ")"));
+    return write(o[0], type,
+                 cat("insert_bits(", read(o.at(1), type), ", ", read(o.at(2), type), ", ", read(o.at(3), U32), ", ",
+                     read(o.at(4), U32), ", ", type.width, ")"));
   if (name == "bmsk" && (i.has("clamp") || i.has("wrap")))
-    return write(o[0], B32, cat(i.has("clamp") ? "bit_mask_clamped(" : "bit_mask_wrapped(", read(o.at(1), U32), ", ", read(o.at(2), U32), ")"));
+    return write(o[0], B32,
+                 cat(i.has("clamp") ? "bit_mask_clamped(" : "bit_mask_wrapped(", read(o.at(1), U32), ", ",
+                     read(o.at(2), U32), ")"));
   unknown(i);
 }
 
@@ -112,8 +133,10 @@ std::string FunctionEmitter::bit_count(const Instruction& i) {
   // bfind looks for the highest bit that differs from the sign.
   std::string x = type.is_signed() ? cat("((s", type.width, ")", a, " < 0 ? ~", a, " : ", a, ")") : a;
   std::string leading = cat("(u32)__builtin_clz", ll, "(x)");
-  return cat("{ u", type.width, " x = ", x, "; ",
-             write(o[0], U32, cat("x ? ", i.has("shiftamt") ? leading : cat(type.width - 1, "u - ", leading), " : ~0u")), " }");
+  return cat(
+      "{ u", type.width, " x = ", x, "; ",
+      write(o[0], U32, cat("x ? ", i.has("shiftamt") ? leading : cat(type.width - 1, "u - ", leading), " : ~0u")),
+      " }");
 }
 
 }  // namespace emulator

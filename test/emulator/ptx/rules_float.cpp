@@ -40,7 +40,8 @@ std::string FunctionEmitter::float_arithmetic(const Instruction& i) {
   count(COUNT_FLOATING, one_of(name, "add sub mul") ? 1 : 0);
   if (one_of(name, "fma mad")) count(COUNT_FUSED, 2);
   if (const char* towards = direction(i)) {
-    if (name == "fma" || name == "mad") return out(cat("fma", suffix, "_rounded(", in(1), ", ", in(2), ", ", in(3), ", ", towards, ")"));
+    if (name == "fma" || name == "mad")
+      return out(cat("fma", suffix, "_rounded(", in(1), ", ", in(2), ", ", in(3), ", ", towards, ")"));
     if (!one_of(name, "add sub mul div")) unknown(i);
     if (name == "sub") return out(cat("add", suffix, "_rounded(", in(1), ", -", in(2), ", ", towards, ")"));
     return out(cat(name, suffix, "_rounded(", in(1), ", ", in(2), ", ", towards, ")"));
@@ -118,8 +119,10 @@ std::string FunctionEmitter::approximate(const Instruction& i) {
     if (!one_of(name, "ex2 tanh")) unknown(i);
     std::string function = cat(name, type.kind == Type::half ? "_f16" : "_bf16");
     if (!type.packed) return write(o[0], type, cat(function, "(me, ", read(o.at(1), type), ")"));
-    return cat("{ u32 x = ", read(o.at(1), type), "; ",
-               write(o[0], type, cat("(u32)", function, "(me, (u16)x) | (u32)", function, "(me, (u16)(x >> 16)) << 16")), " }");
+    return cat(
+        "{ u32 x = ", read(o.at(1), type), "; ",
+        write(o[0], type, cat("(u32)", function, "(me, (u16)x) | (u32)", function, "(me, (u16)(x >> 16)) << 16")),
+        " }");
   }
   if (!type.is_float()) unknown(i);
   bool flush = i.has("ftz") && type == F32, approximate = i.has("approx");
@@ -155,7 +158,9 @@ std::string FunctionEmitter::copy_sign(const Instruction& i) {
   Type type = i.type();
   if (!type.is_float()) unknown(i);
   count(COUNT_FLOATING);
-  return write(i.operands[0], type, cat("copy_sign_f", type.width, "(", read(i.operands.at(1), type), ", ", read(i.operands.at(2), type), ")"));
+  return write(
+      i.operands[0], type,
+      cat("copy_sign_f", type.width, "(", read(i.operands.at(1), type), ", ", read(i.operands.at(2), type), ")"));
 }
 
 std::string FunctionEmitter::test_property(const Instruction& i) {
@@ -172,7 +177,8 @@ std::string FunctionEmitter::test_property(const Instruction& i) {
   };
   auto test = tests.find(i.parts.at(1));
   if (test == tests.end()) unknown(i);
-  return cat("{ ", c_type(type), " x = ", read(i.operands.at(1), type), "; ", write(i.operands[0], PREDICATE, test->second), " }");
+  return cat("{ ", c_type(type), " x = ", read(i.operands.at(1), type), "; ",
+             write(i.operands[0], PREDICATE, test->second), " }");
 }
 
 }  // namespace emulator

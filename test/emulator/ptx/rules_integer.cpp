@@ -29,7 +29,8 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
     // The upper or the lower 32 bits of 48.
     std::string cast = cat("(", c_type(wide), ")");
     auto low24 = [&](size_t n) {
-      return is_signed ? cat(cast, "((s32)(", read(o.at(n), U32), " << 8) >> 8)") : cat(cast, "(", in(n), " & 0xffffffu)");
+      return is_signed ? cat(cast, "((s32)(", read(o.at(n), U32), " << 8) >> 8)")
+                       : cat(cast, "(", in(n), " & 0xffffffu)");
     };
     std::string product = cat("(", c_type(type), ")(", low24(1), " * ", low24(2), i.has("hi") ? " >> 16)" : ")");
     return write(o[0], type, cat(product, name == "mad24" ? " + " + in(3) : ""));
@@ -44,7 +45,8 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
     }
     if (!i.has("hi")) return write(o[0], plain, cat(bits(1), " * ", bits(2), adds ? " + " + bits(3) : ""));
     std::string product;
-    if (type.width == 64) product = cat(is_signed ? "multiply_high_s64(" : "multiply_high_u64(", in(1), ", ", in(2), ")");
+    if (type.width == 64)
+      product = cat(is_signed ? "multiply_high_s64(" : "multiply_high_u64(", in(1), ", ", in(2), ")");
     else product = cat("((", c_type(wide), ")", in(1), " * (", c_type(wide), ")", in(2), " >> ", type.width, ")");
     return write(o[0], type, cat(adds ? "(" : "", product, adds ? ") + " + in(3) : ""));
   }
@@ -56,7 +58,8 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
   if (name == "abs") return write(o[0], type, cat(in(1), " < 0 ? -", in(1), " : ", in(1)));
   if (name == "neg") return write(o[0], type, cat("-", in(1)));
   if (name == "sad")
-    return write(o[0], type, cat("(", in(1), " < ", in(2), " ? ", in(2), " - ", in(1), " : ", in(1), " - ", in(2), ") + ", in(3)));
+    return write(o[0], type,
+                 cat("(", in(1), " < ", in(2), " ? ", in(2), " - ", in(1), " : ", in(1), " - ", in(2), ") + ", in(3)));
   unknown(i);
 }
 
@@ -94,12 +97,14 @@ std::string FunctionEmitter::divide(const Instruction& i) {
   if (type.width == 16) {
     Type wide = type.is_signed() ? signed_type(32) : U32;
     return write(i.operands[0], type,
-                 cat(i.mnemonic(), "_", c_type(wide), "(", read(i.operands.at(1), type), ", ", read(i.operands.at(2), type), ")"));
+                 cat(i.mnemonic(), "_", c_type(wide), "(", read(i.operands.at(1), type), ", ",
+                     read(i.operands.at(2), type), ")"));
   }
   if (type.width < 32 || type.is_short_float()) unknown(i);
   count(COUNT_INTEGER);
-  return write(i.operands[0], type,
-               cat(i.mnemonic(), "_", c_type(type), "(", read(i.operands.at(1), type), ", ", read(i.operands.at(2), type), ")"));
+  return write(
+      i.operands[0], type,
+      cat(i.mnemonic(), "_", c_type(type), "(", read(i.operands.at(1), type), ", ", read(i.operands.at(2), type), ")"));
 }
 
 // dp4a.atype.btype d, a, b, c: four products of bytes added to c.

@@ -1,6 +1,6 @@
-// ldmatrix and mma. Each costs a meeting of the warp's lanes, so those that follow each other, with nothing between that
-// needs their results or touches memory, are carried out at one. A group's operands lie in an array of each lane: inputs
-// are stored where the instruction stands, the lanes meet where the group ends, and results are then taken out.
+// ldmatrix and mma. Each costs a meeting of the warp's lanes, so those that follow each other, with nothing between
+// that needs their results or touches memory, are carried out at one. A group's operands lie in an array of each lane:
+// inputs are stored where the instruction stands, the lanes meet where the group ends, and results are then taken out.
 #include "emit.h"
 
 namespace emulator {
@@ -8,9 +8,11 @@ namespace {
 
 // Instructions that only compute registers from registers.
 bool only_computes(const std::string& mnemonic) {
-  return one_of(mnemonic,
-                "add sub mul mad fma min max abs neg mul24 mad24 sad div rem ex2 lg2 sin cos tanh rcp rsqrt sqrt copysign testp "
-                "and or xor not cnot lop3 shl shr shf prmt bfe bfi bmsk popc clz brev bfind dp4a mov cvt cvta setp set selp slct");
+  return one_of(
+      mnemonic,
+      "add sub mul mad fma min max abs neg mul24 mad24 sad div rem ex2 lg2 sin cos tanh rcp rsqrt sqrt copysign testp "
+      "and or xor not cnot lop3 shl shr shf prmt bfe bfi bmsk popc clz brev bfind dp4a mov cvt cvta setp set selp "
+      "slct");
 }
 
 }  // namespace
@@ -46,9 +48,11 @@ void FunctionEmitter::end_matrix_group() {
   most_words_ = std::max(most_words_, group_.words);
   std::string steps;
   for (const std::string& step : group_.steps) steps += step + ", ";
-  code_ += cat("{ static const struct MatrixStep steps[] = {", steps, "};\nstatic const struct MatrixGroup group = {steps, ", group_.steps.size(),
-               "};\nme->runtime->matrices(me, &group, words, ", group_.first_site, "); }\n");
-  for (const auto& [name, result] : group_.results) code_ += write(result.operand, B32, cat("words[", result.word, "]")) + "\n";
+  code_ +=
+      cat("{ static const struct MatrixStep steps[] = {", steps, "};\nstatic const struct MatrixGroup group = {steps, ",
+          group_.steps.size(), "};\nme->runtime->matrices(me, &group, words, ", group_.first_site, "); }\n");
+  for (const auto& [name, result] : group_.results)
+    code_ += write(result.operand, B32, cat("words[", result.word, "]")) + "\n";
   group_ = MatrixGroup();
 }
 
@@ -73,8 +77,9 @@ int FunctionEmitter::matrix_result(const std::string& operand) {
   return word;
 }
 
-std::string FunctionEmitter::matrix_step(const char* kind, const std::string& site, const std::vector<int>& a, const std::vector<int>& b,
-                                         const std::vector<int>& c, const std::vector<int>& d) const {
+std::string FunctionEmitter::matrix_step(const char* kind, const std::string& site, const std::vector<int>& a,
+                                         const std::vector<int>& b, const std::vector<int>& c,
+                                         const std::vector<int>& d) const {
   auto list = [](const std::vector<int>& words) {
     std::string text;
     for (int word : words) text += cat(text.empty() ? "" : ", ", word);
@@ -97,7 +102,8 @@ std::string FunctionEmitter::load_matrix(const Instruction& i) {
   code += cat("words[", address_word, "] = ", address(i.operands[1], SPACE_SHARED), ";");
   std::vector<int> results;
   for (const std::string& part : parts) results.push_back(matrix_result(part));
-  group_.steps.push_back(matrix_step(i.has("trans") ? "MATRIX_LOAD_TRANSPOSED" : "MATRIX_LOAD", site_number, {address_word}, {(int)matrices}, {}, results));
+  group_.steps.push_back(matrix_step(i.has("trans") ? "MATRIX_LOAD_TRANSPOSED" : "MATRIX_LOAD", site_number,
+                                     {address_word}, {(int)matrices}, {}, results));
   return code;
 }
 

@@ -4,10 +4,13 @@
 namespace emulator {
 namespace {
 
-bool in_parameter_space(const Instruction& i) { return i.has("param") || i.has("param::entry") || i.has("param::func"); }
+bool in_parameter_space(const Instruction& i) {
+  return i.has("param") || i.has("param::entry") || i.has("param::func");
+}
 
 const char* accessor(int space) {
-  static const char* const names[] = {"GLOBAL_ACCESS", "SHARED_ACCESS", "LOCAL_ACCESS", "CONST_ACCESS", "GENERIC_ACCESS"};
+  static const char* const names[] = {"GLOBAL_ACCESS", "SHARED_ACCESS", "LOCAL_ACCESS", "CONST_ACCESS",
+                                      "GENERIC_ACCESS"};
   return names[space];
 }
 
@@ -75,9 +78,13 @@ std::string FunctionEmitter::atomic(const Instruction& i) {
     // In global memory the hardware flushes subnormal f32, in shared memory it doesn't.
     bool flush = type == F32 && space != SPACE_SHARED;
     std::string from = cat("to_f", type.width), to = cat("bits_of_f", type.width);
-    next = flush ? cat(to, "(ftz(ftz(", from, "(old)) + ftz(", from, "(b))))") : cat(to, "(", from, "(old) + ", from, "(b))");
+    next = flush ? cat(to, "(ftz(ftz(", from, "(old)) + ftz(", from, "(b))))")
+                 : cat(to, "(", from, "(old) + ", from, "(b))");
   } else if (type.is_short_float() && (has("add") || has("min") || has("max"))) {
-    std::string function = cat(has("add") ? "add_" : has("min") ? "min_" : "max_", type.kind == Type::half ? "f16" : "bf16");
+    std::string function = cat(has("add")   ? "add_"
+                               : has("min") ? "min_"
+                                            : "max_",
+                               type.kind == Type::half ? "f16" : "bf16");
     next = type.packed ? cat("PAIRWISE2(", function, ", old, b)") : cat(function, "(old, b)");
   } else if (type.is_float()) unknown(i);
   else if (has("add")) next = "old + b";
@@ -89,11 +96,13 @@ std::string FunctionEmitter::atomic(const Instruction& i) {
   else if (has("inc")) next = "old >= b ? 0 : old + 1";
   else if (has("dec")) next = "old == 0 || old > b ? b : old - 1";
   else unknown(i);
-  std::string at = cat(accessor(space), "(me, ", address(o.at(first), space), ", ", type.bytes(), ", ACCESS_ATOMIC, ", site(i, true), ")");
+  std::string at = cat(accessor(space), "(me, ", address(o.at(first), space), ", ", type.bytes(), ", ACCESS_ATOMIC, ",
+                       site(i, true), ")");
   std::string swap = has("cas") ? cat(" ", word, " c = ", read(o.at(first + 2), bits_type(type.width)), ";") : "";
-  return cat("{ ", word, "* at = (", word, "*)(", at, "); ", word, " b = ", read(o.at(first + 1), bits_type(type.width)), ";", swap,
-             " ", word, " old = *at; while (!__atomic_compare_exchange_n(at, &old, (", word, ")(", next,
-             "), 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)); ", returns ? write(o[0], bits_type(type.width), "old") : "", " }");
+  return cat(
+      "{ ", word, "* at = (", word, "*)(", at, "); ", word, " b = ", read(o.at(first + 1), bits_type(type.width)), ";",
+      swap, " ", word, " old = *at; while (!__atomic_compare_exchange_n(at, &old, (", word, ")(", next,
+      "), 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)); ", returns ? write(o[0], bits_type(type.width), "old") : "", " }");
 }
 
 std::string FunctionEmitter::async_copy(const Instruction& i) {
@@ -110,8 +119,8 @@ std::string FunctionEmitter::async_copy(const Instruction& i) {
     if (last && last->type == PREDICATE) source_bytes = cat("(", last->c_name, " ? 0 : ", bytes, ")");
     else source_bytes = read(o[3], U32);
   }
-  return cat("me->runtime->async_copy(me, ", address(o[0], SPACE_SHARED), ", ", address(o.at(1), SPACE_GLOBAL), ", ", bytes, ", ",
-             source_bytes, ", ", site(i, true), ");");
+  return cat("me->runtime->async_copy(me, ", address(o[0], SPACE_SHARED), ", ", address(o.at(1), SPACE_GLOBAL), ", ",
+             bytes, ", ", source_bytes, ", ", site(i, true), ");");
 }
 
 std::string FunctionEmitter::fence(const Instruction& i) {
@@ -122,7 +131,9 @@ std::string FunctionEmitter::fence(const Instruction& i) {
 }
 
 // Hints that change no result.
-std::string FunctionEmitter::nothing(const Instruction&) { return ";"; }
+std::string FunctionEmitter::nothing(const Instruction&) {
+  return ";";
+}
 
 std::string FunctionEmitter::sleep(const Instruction&) {
   count(COUNT_CONTROL);

@@ -20,7 +20,8 @@ std::string FunctionEmitter::move(const Instruction& i) {
     return text + " }";
   }
   std::string sum;
-  for (size_t k = 0; k < parts.size(); k++) sum += cat(k ? " | " : "", "(u64)", read(parts[k], part), " << ", k * width);
+  for (size_t k = 0; k < parts.size(); k++)
+    sum += cat(k ? " | " : "", "(u64)", read(parts[k], part), " << ", k * width);
   return write(o[0], whole, cat("(", c_type(whole), ")(", sum, ")"));
 }
 
@@ -34,7 +35,11 @@ std::string FunctionEmitter::convert(const Instruction& i) {
     return i.has("ftz") && from == F32 ? cat("ftz(", value, ")") : value;
   };
   // Rounding: to an integral value (rni …) or to fewer digits (rn …).
-  std::string integral = i.has("rni") ? "rint" : i.has("rmi") ? "floor" : i.has("rpi") ? "ceil" : i.has("rzi") ? "trunc" : "";
+  std::string integral = i.has("rni")   ? "rint"
+                         : i.has("rmi") ? "floor"
+                         : i.has("rpi") ? "ceil"
+                         : i.has("rzi") ? "trunc"
+                                        : "";
   std::string towards = i.has("rz") ? "ROUND_ZERO" : i.has("rm") ? "ROUND_DOWN" : i.has("rp") ? "ROUND_UP" : "";
   auto name = [](Type type) -> std::string { return type.kind == Type::half ? "f16" : "bf16"; };
   auto is_integer = [](Type type) { return type.kind == Type::unsigned_integer || type.kind == Type::signed_integer; };
@@ -80,7 +85,8 @@ std::string FunctionEmitter::convert(const Instruction& i) {
     return write(o[0], to, value);
   };
   if (to.is_float() && source_type.is_float()) {
-    if (to == source_type) return finish(integral.empty() ? source : cat("__builtin_", integral, to == F32 ? "f(" : "(", source, ")"));
+    if (to == source_type)
+      return finish(integral.empty() ? source : cat("__builtin_", integral, to == F32 ? "f(" : "(", source, ")"));
     if (to == F64) return finish(cat("(f64)", source));
     return finish(towards.empty() ? cat("(f32)", source) : cat("f32_of_f64_rounded(", source, ", ", towards, ")"));
   }
@@ -98,7 +104,8 @@ std::string FunctionEmitter::convert(const Instruction& i) {
   }
   if (is_integer(to) && is_integer(source_type)) {
     if (!i.has("sat")) return write(o[0], to, cat("(", c_type(to), ")", source));
-    if (from.width == 64 && !from.is_signed()) return write(o[0], to, cat("clamp_u64(", source, ", ", to.is_signed() ? 1 : 0, ", ", to.width, ")"));
+    if (from.width == 64 && !from.is_signed())
+      return write(o[0], to, cat("clamp_u64(", source, ", ", to.is_signed() ? 1 : 0, ", ", to.width, ")"));
     return write(o[0], to, cat("clamp_s64((s64)", source, ", ", to.is_signed() ? 1 : 0, ", ", to.width, ")"));
   }
   unknown(i);
@@ -122,9 +129,11 @@ std::string FunctionEmitter::is_in_space(const Instruction& i) {
   return write(i.operands[0], PREDICATE, cat("!", shared, " && !is_local(me, ", read(i.operands[1], U64), ")"));
 }
 
-std::string FunctionEmitter::comparison(const Instruction& i, const std::string& operation, Type type, const std::string& a, const std::string& b) {
-  static const std::map<std::string, std::string> signs = {{"eq", " == "}, {"ne", " != "}, {"lt", " < "}, {"le", " <= "}, {"gt", " > "},
-                                                           {"ge", " >= "}, {"lo", " < "},  {"ls", " <= "}, {"hi", " > "}, {"hs", " >= "}};
+std::string FunctionEmitter::comparison(const Instruction& i, const std::string& operation, Type type,
+                                        const std::string& a, const std::string& b) {
+  static const std::map<std::string, std::string> signs = {
+      {"eq", " == "}, {"ne", " != "}, {"lt", " < "},  {"le", " <= "}, {"gt", " > "},
+      {"ge", " >= "}, {"lo", " < "},  {"ls", " <= "}, {"hi", " > "},  {"hs", " >= "}};
   bool floating = type.is_float() || type.is_short_float();
   if (!floating) {
     auto sign = signs.find(operation);

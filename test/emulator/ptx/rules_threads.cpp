@@ -10,24 +10,29 @@ std::string FunctionEmitter::barrier(const Instruction& i) {
   if (i.has("warp")) return cat("me->runtime->syncwarp(me, ", read(o.at(0), U32), ", ", site(i), ");");
   auto threads = [&](size_t n) { return n < o.size() ? read(o[n], U32) : std::string("0u"); };
   if (i.has("sync")) return cat("me->runtime->barrier(me, ", read(o.at(0), U32), ", ", threads(1), ", ", site(i), ");");
-  if (i.has("arrive")) return cat("me->runtime->barrier_arrive(me, ", read(o.at(0), U32), ", ", read(o.at(1), U32), ", ", site(i), ");");
+  if (i.has("arrive"))
+    return cat("me->runtime->barrier_arrive(me, ", read(o.at(0), U32), ", ", read(o.at(1), U32), ", ", site(i), ");");
   if (!i.has("red")) unknown(i);
   bool popc = i.has("popc"), counted = o.size() == 4;
   const char* operation = popc ? "BARRIER_POPC" : i.has("and") ? "BARRIER_AND" : "BARRIER_OR";
   return write(o[0], popc ? U32 : PREDICATE,
-               cat("me->runtime->barrier_reduce(me, ", read(o.at(1), U32), ", ", counted ? threads(2) : "0u", ", ", operation, ", ",
-                   read(o.at(counted ? 3 : 2), PREDICATE), ", ", site(i), ")"));
+               cat("me->runtime->barrier_reduce(me, ", read(o.at(1), U32), ", ", counted ? threads(2) : "0u", ", ",
+                   operation, ", ", read(o.at(counted ? 3 : 2), PREDICATE), ", ", site(i), ")"));
 }
 
 std::string FunctionEmitter::shuffle(const Instruction& i) {
   const std::vector<std::string>& o = i.operands;
   if (!i.has("sync") || i.type() != B32) unknown(i);
   count(COUNT_WARP);
-  const char* mode = i.has("up") ? "SHUFFLE_UP" : i.has("down") ? "SHUFFLE_DOWN" : i.has("bfly") ? "SHUFFLE_XOR" : "SHUFFLE_INDEX";
+  const char* mode = i.has("up")     ? "SHUFFLE_UP"
+                     : i.has("down") ? "SHUFFLE_DOWN"
+                     : i.has("bfly") ? "SHUFFLE_XOR"
+                                     : "SHUFFLE_INDEX";
   std::vector<std::string> results = split(o.at(0), '|');
   bool wants_range = results.size() > 1;
-  std::string value = cat("me->runtime->shuffle(me, ", mode, ", ", read(o.at(1), B32), ", ", read(o.at(2), B32), ", ", read(o.at(3), B32),
-                          ", ", read(o.at(4), B32), ", ", wants_range ? "&in_range" : "0", ", ", site(i), ")");
+  std::string value =
+      cat("me->runtime->shuffle(me, ", mode, ", ", read(o.at(1), B32), ", ", read(o.at(2), B32), ", ",
+          read(o.at(3), B32), ", ", read(o.at(4), B32), ", ", wants_range ? "&in_range" : "0", ", ", site(i), ")");
   if (!wants_range) return write(results[0], B32, value);
   return cat("{ pred in_range; ", write(results[0], B32, value), " ", write(results[1], PREDICATE, "in_range"), " }");
 }
@@ -39,15 +44,17 @@ std::string FunctionEmitter::vote(const Instruction& i) {
   bool ballot = i.has("ballot");
   const char* mode = ballot ? "VOTE_BALLOT" : i.has("any") ? "VOTE_ANY" : i.has("all") ? "VOTE_ALL" : "VOTE_UNIFORM";
   return write(o.at(0), ballot ? B32 : PREDICATE,
-               cat("me->runtime->vote(me, ", mode, ", ", read(o.at(1), PREDICATE), ", ", read(o.at(2), B32), ", ", site(i), ")"));
+               cat("me->runtime->vote(me, ", mode, ", ", read(o.at(1), PREDICATE), ", ", read(o.at(2), B32), ", ",
+                   site(i), ")"));
 }
 
 std::string FunctionEmitter::match(const Instruction& i) {
   const std::vector<std::string>& o = i.operands;
   count(COUNT_WARP);
   std::vector<std::string> results = split(o.at(0), '|');
-  std::string text = cat("{ pred same; u32 value = me->runtime->match(me, ", i.has("all") ? 1 : 0, ", ", read(o.at(1), i.type()), ", ",
-                         read(o.at(2), B32), ", &same, ", site(i), "); ", write(results[0], B32, "value"));
+  std::string text =
+      cat("{ pred same; u32 value = me->runtime->match(me, ", i.has("all") ? 1 : 0, ", ", read(o.at(1), i.type()), ", ",
+          read(o.at(2), B32), ", &same, ", site(i), "); ", write(results[0], B32, "value"));
   if (results.size() > 1) text += " " + write(results[1], PREDICATE, "same");
   return text + " }";
 }
@@ -64,7 +71,9 @@ std::string FunctionEmitter::redux(const Instruction& i) {
                           : i.has("xor") ? "REDUCE_XOR"
                           : i.has("min") ? (is_signed ? "REDUCE_MIN_S" : "REDUCE_MIN_U")
                                          : (is_signed ? "REDUCE_MAX_S" : "REDUCE_MAX_U");
-  return write(o.at(0), B32, cat("me->runtime->redux(me, ", operation, ", ", read(o.at(1), B32), ", ", read(o.at(2), B32), ", ", site(i), ")"));
+  return write(o.at(0), B32,
+               cat("me->runtime->redux(me, ", operation, ", ", read(o.at(1), B32), ", ", read(o.at(2), B32), ", ",
+                   site(i), ")"));
 }
 
 std::string FunctionEmitter::active_mask(const Instruction& i) {
@@ -82,7 +91,8 @@ std::string FunctionEmitter::indexed_branch(const Instruction& i) {
   auto targets = targets_.find(i.operands.at(1));
   if (targets == targets_.end()) unknown(i, "targets of");
   std::string text = cat("switch (", read(i.operands[0], U32), ") {");
-  for (size_t k = 0; k < targets->second.size(); k++) text += cat(" case ", k, ": goto ", identifier(targets->second[k]), ";");
+  for (size_t k = 0; k < targets->second.size(); k++)
+    text += cat(" case ", k, ": goto ", identifier(targets->second[k]), ";");
   return text + " default: __builtin_unreachable(); }";
 }
 
@@ -104,7 +114,8 @@ std::string FunctionEmitter::call(const Instruction& i) {
   if (callee == "vprintf")
     return cat("*(u32*)", memory(results.at(0)), " = me->runtime->print(me, ", pointer(0), ", ", pointer(1), ");");
   if (callee == "__assertfail")
-    return cat("me->runtime->assert_fail(me, ", pointer(0), ", ", pointer(1), ", *(u32*)", memory(arguments.at(2)), ", ", pointer(3), ");");
+    return cat("me->runtime->assert_fail(me, ", pointer(0), ", ", pointer(1), ", *(u32*)", memory(arguments.at(2)),
+               ", ", pointer(3), ");");
   if (!module_.functions.count(callee)) unknown(i, "function in");
   std::string text = cat("function_", identifier(callee), "(me");
   for (const auto* list : {&results, &arguments})

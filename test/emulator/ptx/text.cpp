@@ -33,7 +33,9 @@ bool one_of(std::string_view word, std::string_view list) {
   return false;
 }
 
-bool starts_with(std::string_view text, std::string_view start) { return text.substr(0, start.size()) == start; }
+bool starts_with(std::string_view text, std::string_view start) {
+  return text.substr(0, start.size()) == start;
+}
 
 std::string identifier(std::string_view name) {
   std::string result;

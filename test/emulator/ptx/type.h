@@ -5,7 +5,17 @@
 namespace emulator {
 
 struct Type {
-  enum Kind { none, predicate, bits, unsigned_integer, signed_integer, half, bfloat, floating, tensorfloat } kind = none;
+  enum Kind {
+    none,
+    predicate,
+    bits,
+    unsigned_integer,
+    signed_integer,
+    half,
+    bfloat,
+    floating,
+    tensorfloat
+  } kind = none;
   int width = 0;        // bits, of the whole
   bool packed = false;  // two halves in one register: f16x2, bf16x2, f32x2
 
@@ -21,9 +31,15 @@ constexpr Type B16{Type::bits, 16}, B32{Type::bits, 32}, B64{Type::bits, 64};
 constexpr Type U32{Type::unsigned_integer, 32}, U64{Type::unsigned_integer, 64}, F32{Type::floating, 32},
     F64{Type::floating, 64};
 
-constexpr Type unsigned_type(int width) { return {Type::unsigned_integer, width}; }
-constexpr Type signed_type(int width) { return {Type::signed_integer, width}; }
-constexpr Type bits_type(int width) { return {Type::bits, width}; }
+constexpr Type unsigned_type(int width) {
+  return {Type::unsigned_integer, width};
+}
+constexpr Type signed_type(int width) {
+  return {Type::signed_integer, width};
+}
+constexpr Type bits_type(int width) {
+  return {Type::bits, width};
+}
 
 // The type that a name without its dot stands for; kind none where it is no type.
 Type parse_type(const std::string& name);

@@ -22,11 +22,14 @@ SHARED_WITH_TRANSLATED_CODE(
     enum { VOTE_BALLOT, VOTE_ANY, VOTE_ALL, VOTE_UNIFORM };
     enum { REDUCE_ADD, REDUCE_AND, REDUCE_OR, REDUCE_XOR, REDUCE_MIN_U, REDUCE_MAX_U, REDUCE_MIN_S, REDUCE_MAX_S };
     enum { BARRIER_POPC, BARRIER_AND, BARRIER_OR };
-    enum { MMA_BF16_K8, MMA_BF16_K16, MMA_F16_K8, MMA_F16_K16, MMA_TF32_K4, MMA_TF32_K8, MATRIX_LOAD, MATRIX_LOAD_TRANSPOSED };
+    enum { MMA_BF16_K8, MMA_BF16_K16, MMA_F16_K8, MMA_F16_K16, MMA_TF32_K4, MMA_TF32_K8 };
+    enum { MATRIX_LOAD = 16, MATRIX_LOAD_TRANSPOSED };
     enum { ROUND_NEAREST, ROUND_ZERO, ROUND_DOWN, ROUND_UP };
 
     struct Extent { u32 x; u32 y; u32 z; };
-    struct Geometry { struct Extent grid; struct Extent block; struct Extent index; u32 dynamic_offset; u32 dynamic_size; };
+    struct Geometry {
+      struct Extent grid; struct Extent block; struct Extent index; u32 dynamic_offset; u32 dynamic_size;
+    };
 
     /* Local memory of one active function of a thread. */
     struct Frame { struct Frame* caller; u64 low; u64 high; u8* written; };

@@ -143,11 +143,13 @@ void AccessLog::end_launch(Worker& worker, Counters* totals) {
       totals->ideal_sectors += total.ideal;
     }
     double factor = (double)total.actual / (double)total.ideal, whole = (double)(total.shared ? passes : sectors);
-    bool wasteful = factor >= (total.shared ? BANK_CONFLICT_FACTOR : UNCOALESCED_FACTOR) && (double)(total.actual - total.ideal) >= WASTE_OF_WHOLE * whole;
+    bool wasteful = factor >= (total.shared ? BANK_CONFLICT_FACTOR : UNCOALESCED_FACTOR) &&
+                    (double)(total.actual - total.ideal) >= WASTE_OF_WHOLE * whole;
     if (!wasteful || !reported.insert(&site).second) continue;
     char text[300];
-    snprintf(text, sizeof text, "kernel %s, %s, %s: %s %.1f times the least possible, over %llu accesses of a warp", worker.kernel->name,
-             source_line(site).c_str(), site.opcode, total.shared ? "passes over the banks are" : "sectors of memory are", factor, total.accesses);
+    snprintf(text, sizeof text, "kernel %s, %s, %s: %s %.1f times the least possible, over %llu accesses of a warp",
+             worker.kernel->name, source_line(site).c_str(), site.opcode,
+             total.shared ? "passes over the banks are" : "sectors of memory are", factor, total.accesses);
     report(total.shared ? "bank-conflict" : "uncoalesced", worker.kernel->name, text);
   }
 }

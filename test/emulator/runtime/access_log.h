@@ -57,12 +57,12 @@ class AccessLog {
   void add(Total&, const Banks&);
 
   u32 logs_ = 0, warps_ = 0;
-  std::vector<Place> places_;                      // by thread and log
-  std::vector<std::vector<Sectors>> sectors_;      // by warp and log
-  std::vector<std::vector<Banks>> banks_;          // by warp and log
-  std::vector<std::vector<u32>> used_;             // by warp: logs with accesses
-  std::vector<u32> epoch_, pending_;               // by warp
-  std::vector<Total> totals_;                      // by log
+  std::vector<Place> places_;                  // by thread and log
+  std::vector<std::vector<Sectors>> sectors_;  // by warp and log
+  std::vector<std::vector<Banks>> banks_;      // by warp and log
+  std::vector<std::vector<u32>> used_;         // by warp: logs with accesses
+  std::vector<u32> epoch_, pending_;           // by warp
+  std::vector<Total> totals_;                  // by log
 };
 
 inline void AccessLog::global(const Thread* me, u64 address, u32 bytes, int log) {

@@ -20,7 +20,9 @@ std::mutex lock;
 std::map<u64, AllocationRecord> pieces;  // by address
 std::deque<Allocation> freed;            // newest first
 
-size_t cell_bytes(const AllocationRecord& piece) { return ((piece.high - piece.low) / GLOBAL_GRAIN + 1) * sizeof(GlobalCell); }
+size_t cell_bytes(const AllocationRecord& piece) {
+  return ((piece.high - piece.low) / GLOBAL_GRAIN + 1) * sizeof(GlobalCell);
+}
 
 AllocationRecord* find(u64 address) {
   auto after = pieces.upper_bound(address);
@@ -35,7 +37,8 @@ bool host_writes_known = false;
 
 bool AllocationRecord::make_cells() {
   // Pages that are never touched cost nothing.
-  void* memory = mmap(nullptr, cell_bytes(*this), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory =
+      mmap(nullptr, cell_bytes(*this), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   cells = (GlobalCell*)memory;
   return true;
@@ -56,8 +59,10 @@ std::string describe_address(u64 address) {
     if (distance >= nearest || distance > 1 << 20) return;
     nearest = distance;
     unsigned long long size = high - low;
-    if (address >= high) snprintf(text, sizeof text, "%llu bytes past the end of a %s%llu-byte allocation", address - high, what, size);
-    else if (address < low) snprintf(text, sizeof text, "%llu bytes before the start of a %s%llu-byte allocation", low - address, what, size);
+    if (address >= high)
+      snprintf(text, sizeof text, "%llu bytes past the end of a %s%llu-byte allocation", address - high, what, size);
+    else if (address < low)
+      snprintf(text, sizeof text, "%llu bytes before the start of a %s%llu-byte allocation", low - address, what, size);
     else snprintf(text, sizeof text, "%llu bytes into a %s%llu-byte allocation", address - low, what, size);
     found = text;
   };
@@ -65,7 +70,8 @@ std::string describe_address(u64 address) {
   if (after != pieces.end()) consider(after->second.low, after->second.high, "");
   if (after != pieces.begin()) consider(std::prev(after)->second.low, std::prev(after)->second.high, "");
   for (const Allocation& piece : freed)
-    if (address >= piece.address && address < piece.address + piece.size) consider(piece.address, piece.address + piece.size, "freed ");
+    if (address >= piece.address && address < piece.address + piece.size)
+      consider(piece.address, piece.address + piece.size, "freed ");
   return found;
 }
 

@@ -14,7 +14,9 @@ void async_copy(Thread* me, u32 to, u64 from, u32 bytes, u32 source_bytes, int s
   queue.copies.push_back({from, to, (u16)bytes, (u16)std::min(source_bytes, bytes), site, queue.group});
 }
 
-void async_commit(Thread* me) { me->block->worker->copies[me->flat].group++; }
+void async_commit(Thread* me) {
+  me->block->worker->copies[me->flat].group++;
+}
 
 void async_wait(Thread* me, u32 groups_left) {
   Worker& worker = *me->block->worker;

@@ -5,12 +5,14 @@
 namespace emulator {
 namespace {
 
-u32 threads_wanted(const Block& block, const Barrier& barrier) { return barrier.wanted ? barrier.wanted : block.live; }
+u32 threads_wanted(const Block& block, const Barrier& barrier) {
+  return barrier.wanted ? barrier.wanted : block.live;
+}
 
 void release(Block& block, u32 id) {
   Barrier& barrier = block.barrier[id];
   Worker& worker = *block.worker;
-  if (worker.check) worker.checker->barrier_passed(barrier.warps, !barrier.wanted);
+  if (worker.check) worker.checker->barrier_passed(id, barrier.warps, !barrier.wanted);
   for (u32 w = 0; w < block.warps; w++) {
     u32 lanes = barrier.sleeping[w];
     if (!lanes) continue;
@@ -33,18 +35,21 @@ bool arrive(Thread* me, u32 id, u32 threads, int site) {
   }
   Barrier& barrier = block.barrier[id];
   if (worker.check) {
-    if (barrier.arrived && barrier.site != site)
-      report_fault(me, site, "divergent-barrier", "others wait at the barrier of %s", source_line(worker.module->sites[barrier.site]).c_str());
+    // With a number of threads, warps may mean to meet from different places.
+    if (!threads && barrier.arrived && barrier.site != site)
+      report_fault(me, site, "divergent-barrier", "others wait at the barrier of %s",
+                   source_line(worker.module->sites[barrier.site]).c_str());
     if (barrier.arrived && barrier.wanted != threads)
       report_fault(me, site, "divergent-barrier", "waits for %u threads, others for %u", threads, barrier.wanted);
-    if (threads % LANES) report_fault(me, site, "divergent-barrier", "%u threads are no whole number of warps", threads);
+    if (threads % LANES)
+      report_fault(me, site, "divergent-barrier", "%u threads are no whole number of warps", threads);
     if (!threads && block.live != block.threads)
-      report_fault(me, site, "divergent-barrier", "%u of %u threads have exited before it", block.threads - block.live, block.threads);
+      report_fault(me, site, "divergent-barrier", "%u of %u threads have exited before it", block.threads - block.live,
+                   block.threads);
   }
   block.barriers_in_use |= 1u << id;
   barrier.site = site;
   barrier.wanted = threads;
-  barrier.warps |= 1u << (me->flat / LANES);
   return ++barrier.arrived >= threads_wanted(block, barrier);
 }
 
@@ -52,8 +57,10 @@ bool arrive(Thread* me, u32 id, u32 threads, int site) {
 
 void barrier(Thread* me, u32 id, u32 threads, int site) {
   Block& block = *me->block;
-  if (arrive(me, id, threads, site)) return release(block, id);
   u32 warp = me->flat / LANES, bit = 1u << me->lane;
+  bool last = arrive(me, id, threads, site);
+  block.barrier[id].warps |= 1u << warp;
+  if (last) return release(block, id);
   block.barrier[id].sleeping[warp] |= bit;
   me->warp->at_barrier |= bit;
   make_unready(block, warp, bit);
@@ -61,7 +68,10 @@ void barrier(Thread* me, u32 id, u32 threads, int site) {
 }
 
 void barrier_arrive(Thread* me, u32 id, u32 threads, int site) {
-  if (arrive(me, id, threads, site)) release(*me->block, id);
+  bool last = arrive(me, id, threads, site);
+  Worker& worker = *me->block->worker;
+  if (worker.check) worker.checker->barrier_told(id, me->flat / LANES);
+  if (last) release(*me->block, id);
 }
 
 u32 barrier_reduce(Thread* me, u32 id, u32 threads, int operation, u32 value, int site) {

@@ -2,6 +2,8 @@
 #include "check.h"
 
 #include <algorithm>
+#include <cctype>
+#include <cstdlib>
 #include <cstring>
 
 namespace emulator {
@@ -20,7 +22,18 @@ inline bool looks_unwritten(const char* at, u32 bytes) {
   return word == 0xffff;
 }
 
-const char* verb(int kind) { return kind == ACCESS_READ ? "read" : kind == ACCESS_WRITE ? "write" : "atomic"; }
+// "_ZZ7logprobE4part" is the variable part of the function logprob.
+const char* variable_name(const SharedEntry& variable) {
+  if (strncmp(variable.name, "_ZZ", 3)) return variable.name;
+  const char* end = variable.name + strlen(variable.name);
+  for (const char* at = end - 1; at > variable.name; at--)
+    if (isdigit((unsigned char)*at) && atoi(at) == end - at - 1) return at + 1;
+  return variable.name;
+}
+
+const char* verb(int kind) {
+  return kind == ACCESS_READ ? "read" : kind == ACCESS_WRITE ? "write" : "atomic";
+}
 
 }  // namespace
 
@@ -30,15 +43,23 @@ void Checker::begin_launch() {
   shared_.resize(kernel.dynamic_offset + worker_.block.geometry.dynamic_size);
   last_allocation_.assign(worker_.module->site_count + 1, nullptr);
   last_shared_ = nullptr;
+  dynamic_start_ = kernel.dynamic_offset;
+  dynamic_end_ = dynamic_start_ + worker_.block.geometry.dynamic_size;
   log_.begin_launch(worker_.module, worker_.block.warps, worker_.block.threads);
 }
 
-void Checker::end_launch(Counters* totals) { log_.end_launch(worker_, totals); }
-void Checker::begin_block() { clocks_.begin_block(worker_.block.warps); }
-void Checker::end_block() { log_.flush(); }
+void Checker::end_launch(Counters* totals) {
+  log_.end_launch(worker_, totals);
+}
+void Checker::begin_block() {
+  clocks_.begin_block(worker_.block.warps);
+}
+void Checker::end_block() {
+  log_.flush();
+}
 
-void Checker::barrier_passed(u32 warps, bool everyone) {
-  clocks_.barrier_passed(warps);
+void Checker::barrier_passed(u32 id, u32 warps, bool everyone) {
+  clocks_.barrier_passed(id, warps, everyone);
   if (everyone) log_.flush();
 }
 
@@ -58,41 +79,41 @@ const SharedEntry* Checker::shared_variable(u32 address, u32 bytes) const {
 
 std::string Checker::shared_name(u32 address) const {
   const SharedEntry* variable = shared_variable(address, 1);
-  char text[160];
-  // "_ZZ7logprobE4part" is variable part of function logprob.
-  const char* name = variable ? variable->name : "dynamic shared memory";
-  if (variable && !strncmp(name, "_ZZ", 3))
-    for (const char* at = name + strlen(name); at > name; at--)
-      if (at[-1] >= '0' && at[-1] <= '9' && (size_t)atoi(at - 1) <= strlen(at)) {
-        name = at;
-        break;
-      }
-  u32 start = variable ? variable->offset : worker_.kernel->dynamic_offset;
-  snprintf(text, sizeof text, "%s+%u", name, address - start);
-  return text;
+  u64 start = variable ? variable->offset : dynamic_start_;
+  return std::string(variable ? variable_name(*variable) : "dynamic shared memory") + "+" +
+         std::to_string(address - start);
 }
 
 char* Checker::shared_access(Thread* me, u32 address, u32 bytes, int kind, int site, int log) {
   u64 end = (u64)address + bytes;
-  u32 dynamic = worker_.kernel->dynamic_offset;
-  bool inside = address >= dynamic ? end <= (u64)dynamic + worker_.block.geometry.dynamic_size
-                                   : (last_shared_ && address >= last_shared_->offset && end <= last_shared_->offset + last_shared_->size);
-  if (!inside && address < dynamic) inside = (last_shared_ = shared_variable(address, bytes)) != nullptr;
+  bool inside = address >= dynamic_start_ ? end <= dynamic_end_
+                                          : last_shared_ && address >= last_shared_->offset &&
+                                                end <= last_shared_->offset + last_shared_->size;
   if (__builtin_expect(!inside, 0)) {
-    char text[160];
-    const SharedEntry* near = nullptr;
-    for (u32 i = 0; i < worker_.kernel->shared_count; i++)
-      if (address >= worker_.kernel->shared[i].offset) near = &worker_.kernel->shared[i];
-    u32 start = near && address < dynamic ? near->offset : dynamic;
-    u32 size = near && address < dynamic ? near->size : worker_.block.geometry.dynamic_size;
-    snprintf(text, sizeof text, "%lld bytes into %u bytes of %s", (long long)address - start, size,
-             near && address < dynamic ? near->name : "dynamic shared memory");
-    out_of_bounds(me, site, kind == ACCESS_READ ? "shared read" : kind == ACCESS_WRITE ? "shared write" : "shared atomic", bytes, address, text);
+    const SharedEntry* variable = shared_variable(address, bytes);
+    if (!variable) shared_out_of_bounds(me, address, bytes, kind, site);
+    last_shared_ = variable;
   }
   if (kind == ACCESS_READ) shared_.read(me, address, bytes, site);
   else shared_.write(me, address, bytes, site, kind == ACCESS_ATOMIC);
   log_.shared(me, address, bytes, log);
   return me->shared + address;
+}
+
+void Checker::shared_out_of_bounds(Thread* me, u32 address, u32 bytes, int kind, int site) {
+  const SharedEntry* below = nullptr;
+  for (u32 i = 0; i < worker_.kernel->shared_count; i++)
+    if (address >= worker_.kernel->shared[i].offset) below = &worker_.kernel->shared[i];
+  bool dynamic = !below || address >= dynamic_start_;
+  u64 start = dynamic ? dynamic_start_ : below->offset, size = dynamic ? dynamic_end_ - dynamic_start_ : below->size;
+  char text[160];
+  snprintf(text, sizeof text, "%lld bytes into the %llu bytes of %s", (long long)(address - start), size,
+           dynamic ? "dynamic shared memory" : variable_name(*below));
+  out_of_bounds(me, site,
+                kind == ACCESS_READ    ? "shared read"
+                : kind == ACCESS_WRITE ? "shared write"
+                                       : "shared atomic",
+                bytes, address, text);
 }
 
 const char* Checker::access_row(Thread* me, u32 address, int site) {
@@ -110,7 +131,8 @@ char* Checker::local_access(Thread* me, u64 address, u32 bytes, int kind, int si
     u8* written = frame->written + (address - frame->low);
     if (kind != ACCESS_READ) memset(written, 1, bytes);
     else if (memchr(written, 0, bytes))
-      report_fault(me, site, "uninitialized", "%u-byte read of local memory, byte %llu, which nothing has written", bytes, address - frame->low);
+      report_fault(me, site, "uninitialized", "%u-byte read of local memory, byte %llu, which nothing has written",
+                   bytes, address - frame->low);
     return (char*)address;
   }
   char text[100];
@@ -135,9 +157,13 @@ AllocationRecord* Checker::find_piece(Thread* me, u64 address, u32 bytes, int ki
   if (piece && address + bytes <= piece->high) return piece;
   std::string where = piece ? "" : describe_address(address);
   if (piece)
-    where = "which ends " + std::to_string(address + bytes - piece->high) + " bytes past the end of a " + std::to_string(piece->high - piece->low) +
-            "-byte allocation";
-  out_of_bounds(me, site, kind == ACCESS_READ ? "global read" : kind == ACCESS_WRITE ? "global write" : "global atomic", bytes, address, where);
+    where = "which ends " + std::to_string(address + bytes - piece->high) + " bytes past the end of a " +
+            std::to_string(piece->high - piece->low) + "-byte allocation";
+  out_of_bounds(me, site,
+                kind == ACCESS_READ    ? "global read"
+                : kind == ACCESS_WRITE ? "global write"
+                                       : "global atomic",
+                bytes, address, where);
 }
 
 // GlobalCell::writer
@@ -156,10 +182,12 @@ inline void Checker::check_global(Thread* me, AllocationRecord& piece, u64 addre
     if (latest >= clocks_.launch_start()) check_order(me, cells, address, count, kind, site);
   }
   if (writes) {
-    GlobalCell stamp{clocks_.now(me->flat / LANES), (u16)(me->flat | (kind == ACCESS_ATOMIC ? GLOBAL_ATOMIC : 0)), (u16)site};
+    GlobalCell stamp{clocks_.now(me->flat / LANES), (u16)(me->flat | (kind == ACCESS_ATOMIC ? GLOBAL_ATOMIC : 0)),
+                     (u16)site};
     for (u32 i = 0; i < count; i++) cells[i] = stamp;
   }
-  if (kind != ACCESS_WRITE && host_writes_known && looks_unwritten((const char*)address, bytes)) check_written(me, cells, address, count, site);
+  if (kind != ACCESS_WRITE && host_writes_known && looks_unwritten((const char*)address, bytes))
+    check_written(me, cells, address, count, site);
 }
 
 // Somebody has written in this launch.
@@ -170,9 +198,12 @@ void Checker::check_order(Thread* me, const GlobalCell* cells, u64 address, u32 
     if (kind != ACCESS_WRITE && cell.writer & GLOBAL_ATOMIC) continue;  // a read may begin a loop of compare and swap
     bool other_block = cell.clock < clocks_.block_start();
     // With a fence, blocks may hand over data by an atomic: who waits for whom isn't known.
-    if (other_block ? worker_.kernel->has_fence != 0 : clocks_.before(cell.writer & GLOBAL_THREAD, cell.clock, me->flat)) continue;
-    report_fault(me, site, "global-race", "%s of %#llx, which thread %u of %s writes at %s in the same launch", verb(kind), address + i * GLOBAL_GRAIN,
-                 cell.writer & GLOBAL_THREAD, other_block ? "another block" : "this block", source_line(worker_.module->sites[cell.site]).c_str());
+    if (other_block ? worker_.kernel->has_fence != 0
+                    : clocks_.before(cell.writer & GLOBAL_THREAD, cell.clock, me->flat))
+      continue;
+    report_fault(me, site, "global-race", "%s of %#llx, which thread %u of %s writes at %s in the same launch",
+                 verb(kind), address + i * GLOBAL_GRAIN, cell.writer & GLOBAL_THREAD,
+                 other_block ? "another block" : "this block", source_line(worker_.module->sites[cell.site]).c_str());
     return;
   }
 }
@@ -183,8 +214,8 @@ void Checker::check_written(Thread* me, const GlobalCell* cells, u64 address, u3
     u16 value;
     memcpy(&value, (const char*)address + i * GLOBAL_GRAIN, sizeof value);
     if (value != 0xffff || (cells && cells[i].clock)) continue;
-    report_fault(me, site, "uninitialized", "%u-byte read at %#llx, %s, which nothing has written", count * GLOBAL_GRAIN, address,
-                 describe_address(address).c_str());
+    report_fault(me, site, "uninitialized", "%u-byte read at %#llx, %s, which nothing has written",
+                 count * GLOBAL_GRAIN, address, describe_address(address).c_str());
     return;
   }
 }
@@ -201,10 +232,7 @@ void Checker::async_issued(Thread* me, u32 to, u64 from, u32 bytes, u32 source_b
     report_fault(me, site, "misaligned", "%u-byte copy to shared memory at %#x", bytes, to);
     abandon(worker_, Outcome::misaligned_address);
   }
-  if (!(to >= worker_.kernel->dynamic_offset ? (u64)to + bytes <= (u64)worker_.kernel->dynamic_offset + worker_.block.geometry.dynamic_size
-                                             : shared_variable(to, bytes) != nullptr))
-    shared_access(me, to, bytes, ACCESS_WRITE, site, -1);  // reports
-  shared_.write(me, to, bytes, site, false);
+  shared_access(me, to, bytes, ACCESS_WRITE, site, -1);
   shared_.set_pending(to, bytes, true);
 }
 

@@ -14,7 +14,8 @@ class Checker {
   void end_launch(Counters* totals);
   void begin_block();
   void end_block();
-  void barrier_passed(u32 warps, bool everyone);
+  void barrier_told(u32 id, u32 warp) { clocks_.barrier_told(id, warp); }
+  void barrier_passed(u32 id, u32 warps, bool everyone);
   void warp_synchronized(u32 warp) { clocks_.warp_synchronized(warp); }
   // All live lanes of the warp are at the same place.
   void warp_converged(u32 warp) { log_.warp_converged(warp); }
@@ -32,13 +33,15 @@ class Checker {
 
  private:
   char* shared_access(Thread*, u32 address, u32 bytes, int kind, int site, int log);
+  [[noreturn]] void shared_out_of_bounds(Thread*, u32 address, u32 bytes, int kind, int site);
   char* local_access(Thread*, u64 address, u32 bytes, int kind, int site);
   char* global_access(Thread*, u64 address, u32 bytes, int kind, int site, bool constant);
   AllocationRecord* find_piece(Thread*, u64 address, u32 bytes, int kind, int site);
   void check_global(Thread*, AllocationRecord&, u64 address, u32 bytes, int kind, int site);
   void check_order(Thread*, const GlobalCell*, u64 address, u32 count, int kind, int site);
   void check_written(Thread*, const GlobalCell*, u64 address, u32 count, int site);
-  [[noreturn]] void out_of_bounds(Thread*, int site, const char* kind, u32 bytes, u64 address, const std::string& where);
+  [[noreturn]] void out_of_bounds(Thread*, int site, const char* kind, u32 bytes, u64 address,
+                                  const std::string& where);
   const SharedEntry* shared_variable(u32 address, u32 bytes) const;
 
   Worker& worker_;
@@ -48,6 +51,7 @@ class Checker {
   // By site: the allocation its last access fell into.
   std::vector<AllocationRecord*> last_allocation_;
   const SharedEntry* last_shared_ = nullptr;
+  u64 dynamic_start_ = 0, dynamic_end_ = 0;  // of dynamic shared memory
 };
 
 // What translated code calls for each access while checks are on.

@@ -28,12 +28,21 @@ namespace {
 // C rather than C++: the compiler starts and parses faster. No standard library: the runtime comes as a table.
 std::vector<std::string> flags() {
   std::vector<std::string> list = {
-      "-x", "c", "-std=gnu11", "-w", "-O1", "-fPIC", "-shared", "-nostdlib", "-fvisibility=hidden",
+      "-x",
+      "c",
+      "-std=gnu11",
+      "-w",
+      "-O1",
+      "-fPIC",
+      "-shared",
+      "-nostdlib",
+      "-fvisibility=hidden",
       "-ffp-contract=off",     // a fused multiply-add only where PTX has one
       "-fwrapv",               // integers wrap
       "-fno-strict-aliasing",  // memory is typed by the access
       "-fno-math-errno",
-      "-fno-stack-protector", "-fno-asynchronous-unwind-tables",
+      "-fno-stack-protector",
+      "-fno-asynchronous-unwind-tables",
   };
 #if defined(__x86_64__)
   // fma in one instruction; without it libm's does the same, slowly.
@@ -45,8 +54,8 @@ std::vector<std::string> flags() {
 
 // Passes of GCC that take a third of its time over straight-line code and gain nothing here. Clang doesn't know them.
 const std::vector<std::string> SPARED = {
-    "-fno-tree-pta",        "-fira-region=one", "-fno-tree-loop-optimize", "-fno-tree-dominator-opts",
-    "-fno-forward-propagate", "-fno-dse",       "-fno-tree-fre",
+    "-fno-tree-pta",          "-fira-region=one", "-fno-tree-loop-optimize", "-fno-tree-dominator-opts",
+    "-fno-forward-propagate", "-fno-dse",         "-fno-tree-fre",
 };
 
 std::string cache_folder() {
@@ -92,7 +101,8 @@ int run(const std::vector<std::string>& command, const std::string& errors) {
   posix_spawn_file_actions_destroy(&actions);
   if (failed) return 127;
   int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {}
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
   return WIFEXITED(status) ? WEXITSTATUS(status) : 126;
 }
 
@@ -124,7 +134,8 @@ std::string compile_ptx(const std::string& ptx, std::string* reason) {
   if (access(library.c_str(), R_OK) == 0) return library;
   make_folder(folder);
   static std::atomic<int> number{0};
-  std::string stem = cat(folder, "/ptx-", getpid(), "-", number++), source = stem + ".c", built = stem + ".so", errors = stem + ".txt";
+  std::string stem = cat(folder, "/ptx-", getpid(), "-", number++), source = stem + ".c", built = stem + ".so",
+              errors = stem + ".txt";
   std::ofstream(source) << code;
   if (access(source.c_str(), R_OK) != 0) {
     *reason = folder + " cannot be written";
@@ -132,11 +143,13 @@ std::string compile_ptx(const std::string& ptx, std::string* reason) {
   }
   *reason = "no C compiler runs (tried $CXX, c++, g++, clang++)";
   const char* chosen = getenv("CXX");
-  for (std::string compiler : {std::string(chosen ? chosen : ""), std::string("c++"), std::string("g++"), std::string("clang++")}) {
+  for (std::string compiler :
+       {std::string(chosen ? chosen : ""), std::string("c++"), std::string("g++"), std::string("clang++")}) {
     if (compiler.empty()) continue;
     std::vector<std::string> command = {compiler};
     command.insert(command.end(), options.begin(), options.end());
-    for (const std::string& word : {std::string("-o"), built, source, std::string("-lm"), std::string("-lgcc")}) command.push_back(word);
+    for (const std::string& word : {std::string("-o"), built, source, std::string("-lm"), std::string("-lgcc")})
+      command.push_back(word);
     std::vector<std::string> sparing = command;
     sparing.insert(sparing.end(), SPARED.begin(), SPARED.end());
     int status = run(sparing, errors);
@@ -154,7 +167,8 @@ std::string compile_ptx(const std::string& ptx, std::string* reason) {
   return reason->empty() ? library : "";
 }
 
-extern "C" __attribute__((visibility("default"))) int emulator_precompile(const char* const* paths, int count, int jobs) {
+extern "C" __attribute__((visibility("default"))) int emulator_precompile(const char* const* paths, int count,
+                                                                          int jobs) {
   std::atomic<int> next{0}, failures{0};
   auto work = [&] {
     for (int i; (i = next.fetch_add(1)) < count;) {

@@ -24,7 +24,9 @@ extern "C" {
 void emulator_switch(void** save, void* load) __attribute__((visibility("hidden")));
 void emulator_start() __attribute__((visibility("hidden")));
 void emulator_fiber_main(Thread* thread) __attribute__((visibility("hidden")));
-void emulator_fiber_main(Thread* thread) { fiber_main(thread); }
+void emulator_fiber_main(Thread* thread) {
+  fiber_main(thread);
+}
 }
 
 // Only what a called function has to preserve is saved. The rounding mode is the default at every switch.
@@ -104,7 +106,9 @@ emulator_start:
 #error "the emulator's fibers know x86-64 and aarch64"
 #endif
 
-void switch_fiber(void** save, void* load) { emulator_switch(save, load); }
+void switch_fiber(void** save, void* load) {
+  emulator_switch(save, load);
+}
 
 void reset_fiber(Thread* thread) {
   void** stack = (void**)static_cast<FiberRecord*>(thread)->stack_top - SAVED;
@@ -121,7 +125,8 @@ void reset_fiber(Thread* thread) {
 Thread* new_fiber(Worker& worker) {
   size_t number = worker.fibers.size();
   if (!worker.stacks_left) {
-    void* memory = mmap(nullptr, AT_ONCE * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* memory =
+        mmap(nullptr, AT_ONCE * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     worker.free_stacks = (char*)memory;
     worker.stacks_left = AT_ONCE;

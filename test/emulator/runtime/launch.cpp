@@ -25,7 +25,8 @@ std::vector<std::unique_ptr<Worker>>& workers() {
   return all;
 }
 
-void prepare(Worker& worker, const KernelRecord& record, Dim3 grid, Dim3 block, u32 dynamic_shared, const char* parameters) {
+void prepare(Worker& worker, const KernelRecord& record, Dim3 grid, Dim3 block, u32 dynamic_shared,
+             const char* parameters) {
   const Settings& chosen = settings();
   worker.kernel = record.entry;
   worker.module = record.module->table;
@@ -45,7 +46,8 @@ void prepare(Worker& worker, const KernelRecord& record, Dim3 grid, Dim3 block, 
   b.geometry.dynamic_size = dynamic_shared;
   b.threads = block.x * block.y * block.z;
   b.warps = (b.threads + LANES - 1) / LANES;
-  for (u32 t = 0; t < b.threads; t++) worker.thread_index[t] = {t % block.x, t / block.x % block.y, t / block.x / block.y};
+  for (u32 t = 0; t < b.threads; t++)
+    worker.thread_index[t] = {t % block.x, t / block.x % block.y, t / block.x / block.y};
   if (worker.check) {
     if (!worker.checker) worker.checker = std::make_unique<Checker>(worker);
     worker.checker->begin_launch();
@@ -90,17 +92,25 @@ Worker::Worker() {
   block.shared = (char*)aligned_alloc(1024, SHARED_BYTES);
 }
 
-Worker::~Worker() { free(block.shared); }
+Worker::~Worker() {
+  free(block.shared);
+}
 
 Outcome launch(const Kernel* kernel, Dim3 grid, Dim3 block, uint32_t dynamic_shared, const char* parameters) {
   const KernelRecord& record = *(const KernelRecord*)kernel->implementation;
   u64 blocks = (u64)grid.x * grid.y * grid.z, threads = (u64)block.x * block.y * block.z;
-  if (!blocks || !threads || threads > MOST_THREADS || record.entry->dynamic_offset + (u64)dynamic_shared > SHARED_BYTES) {
-    report("launch", kernel->name, std::string("kernel ") + kernel->name + ": a launch without threads, or of too many, or with too much shared memory");
+  if (!blocks || !threads || threads > MOST_THREADS ||
+      record.entry->dynamic_offset + (u64)dynamic_shared > SHARED_BYTES) {
+    report("launch", kernel->name,
+           std::string("kernel ") + kernel->name +
+               ": a launch without threads, or of too many, or with too much shared memory");
     return Outcome::launch_failed;
   }
   begin_reports();
-  u64 wanted = settings().check || record.entry->has_fence || record.entry->has_global_atomic || blocks * threads < WORTH_THREADS ? 1 : settings().threads;
+  u64 wanted =
+      settings().check || record.entry->has_fence || record.entry->has_global_atomic || blocks * threads < WORTH_THREADS
+          ? 1
+          : settings().threads;
   u64 count = std::max<u64>(1, std::min(wanted, blocks));
   auto& all = workers();
   while (all.size() < count) all.push_back(std::make_unique<Worker>());

@@ -1,5 +1,6 @@
 // ldmatrix and mma.sync, for the whole warp at once. Layouts of fragments as in the PTX manual, "Matrix fragments for
-// mma.m16n8k16" and so on: group = lane / 4 is a row of A and C and a column of B, pair = lane % 4 counts along the rest.
+// mma.m16n8k16" and so on: group = lane / 4 is a row of A and C and a column of B, pair = lane % 4 counts along the
+// rest.
 #include <cstring>
 
 #include "check.h"
@@ -51,7 +52,8 @@ void gather_pairs(const MatrixStep& step, Words words, Tiles& t) {
       float* to = &t.a[group + i % 2 * 8][pair + i / 2 * 8];
       unpack<BF16>(own[step.a[i]], to, to + 1);
     }
-    for (int i = 0; i < DEPTH / 8; i++) unpack<BF16>(own[step.b[i]], &t.b[pair + i * 8][group], &t.b[pair + 1 + i * 8][group]);
+    for (int i = 0; i < DEPTH / 8; i++)
+      unpack<BF16>(own[step.b[i]], &t.b[pair + i * 8][group], &t.b[pair + 1 + i * 8][group]);
   }
 }
 
@@ -71,11 +73,23 @@ void multiply(const MatrixStep& step, Words words) {
   int depth = 16;
   switch (step.kind) {
     case MMA_BF16_K16: gather_pairs<true, 16>(step, words, t); break;
-    case MMA_BF16_K8: gather_pairs<true, 8>(step, words, t); depth = 8; break;
+    case MMA_BF16_K8:
+      gather_pairs<true, 8>(step, words, t);
+      depth = 8;
+      break;
     case MMA_F16_K16: gather_pairs<false, 16>(step, words, t); break;
-    case MMA_F16_K8: gather_pairs<false, 8>(step, words, t); depth = 8; break;
-    case MMA_TF32_K8: gather_tf32<8>(step, words, t); depth = 8; break;
-    case MMA_TF32_K4: gather_tf32<4>(step, words, t); depth = 4; break;
+    case MMA_F16_K8:
+      gather_pairs<false, 8>(step, words, t);
+      depth = 8;
+      break;
+    case MMA_TF32_K8:
+      gather_tf32<8>(step, words, t);
+      depth = 8;
+      break;
+    case MMA_TF32_K4:
+      gather_tf32<4>(step, words, t);
+      depth = 4;
+      break;
   }
   // Rows group and group + 8, two columns each.
   for (int lane = 0; lane < (int)LANES; lane++)

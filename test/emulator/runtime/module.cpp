@@ -47,10 +47,12 @@ Module* load_module(const char* ptx, size_t length, std::string* reason) {
   for (u32 k = 0; k < table->kernel_count; k++) {
     const KernelEntry& entry = table->kernels[k];
     auto record = std::make_unique<KernelRecord>();
-    for (u32 p = 0; p < entry.parameter_count; p++) record->parameters.push_back({entry.parameters[p].offset, entry.parameters[p].size});
+    for (u32 p = 0; p < entry.parameter_count; p++)
+      record->parameters.push_back({entry.parameters[p].offset, entry.parameters[p].size});
     record->entry = &entry;
     record->module = module;
-    record->kernel = {entry.name, record->parameters.data(), entry.parameter_count, entry.parameter_bytes, entry.static_shared, entry.max_threads, record.get()};
+    record->kernel = {entry.name,          record->parameters.data(), entry.parameter_count, entry.parameter_bytes,
+                      entry.static_shared, entry.max_threads,         record.get()};
     module->kernels.push_back(std::move(record));
   }
   for (u32 g = 0; g < table->global_count; g++) {

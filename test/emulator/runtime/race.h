@@ -10,7 +10,10 @@ class Clocks {
  public:
   void begin_launch();
   void begin_block(u32 warps);
-  void barrier_passed(u32 warps);
+  // bar.arrive: those who wait at the barrier will know of all that the warp has done until now.
+  void barrier_told(u32 id, u32 warp);
+  // `warps` have waited at it; `everyone`: all live threads of the block.
+  void barrier_passed(u32 id, u32 warps, bool everyone);
   void warp_synchronized(u32 warp);
 
   // Stamp of an access by the warp now.
@@ -19,6 +22,8 @@ class Clocks {
   u32 latest() const { return tick_; }
   u32 launch_start() const { return launch_start_; }
   u32 block_start() const { return block_start_; }
+  // Accesses with an earlier stamp were before all that come now.
+  u32 settled() const { return settled_; }
   // Whether an access of this block by `thread`, stamped `clock`, is ordered before one by `me` now.
   bool before(u32 thread, u32 clock, u32 me) const {
     if (thread == me) return true;
@@ -29,12 +34,13 @@ class Clocks {
   u32 last_barrier(u32 warp) const { return last_barrier_[warp]; }
 
  private:
-  u32 tick_ = WARM_UP, launch_start_ = WARM_UP, block_start_ = WARM_UP, warps_ = 0;
+  u32 tick_ = WARM_UP, launch_start_ = WARM_UP, block_start_ = WARM_UP, settled_ = WARM_UP, warps_ = 0;
   u32 known_[MOST_WARPS][MOST_WARPS], last_barrier_[MOST_WARPS];
-  static constexpr u32 WARM_UP = 16;  // above every special stamp
+  u32 told_[BARRIERS][MOST_WARPS] = {};  // by bar.arrive
+  static constexpr u32 WARM_UP = 16;     // above every special stamp
 };
 
-// Shared memory of one block.
+// Shared memory of one block: last writer and last readers of each word, of each byte where a word's bytes differ.
 class SharedRaces {
  public:
   explicit SharedRaces(const Clocks& clocks) : clocks_(clocks) {}
@@ -43,7 +49,6 @@ class SharedRaces {
   void write(Thread*, u32 address, u32 bytes, int site, bool atomic);
   // Between issue and wait of a cp.async.
   void set_pending(u32 address, u32 bytes, bool pending);
-  void clear() { cells_.clear(); }
 
  private:
   struct Cell {
@@ -51,15 +56,18 @@ class SharedRaces {
     u16 writer, reader;
     u16 write_site, read_site;
   };
-  bool read_cell(Thread*, Cell&, u32 address, int site);
-  bool write_cell(Thread*, Cell&, u32 address, int site, bool atomic);
+  void check_read(Thread*, const Cell&, u32 address, int site);
+  void check_write(Thread*, const Cell&, u32 address, int site, bool atomic);
   bool reads_before(const Cell&, u32 me) const;
+  void read_cell(Thread*, Cell&, u32 address, int site);
+  void write_cell(Thread*, Cell&, u32 address, int site, bool atomic);
+  void add_reader(Cell&, u32 me) const;
   template <class F>
   void for_cells(u32 address, u32 bytes, F);
 
   const Clocks& clocks_;
-  std::vector<Cell> cells_;  // one a byte
-  std::vector<u8> split_;    // by word: its bytes differ; otherwise the first cell holds for all four
+  std::vector<Cell> words_, bytes_;
+  std::vector<u8> split_;  // by word: bytes_ hold
 };
 
 }  // namespace emulator

@@ -45,6 +45,7 @@ void begin_reports() {
 }
 
 std::string source_line(const Site& site) {
+  if (!site.line) return "an unknown line";
   std::string text = std::string(site.file) + ":" + std::to_string(site.line);
   if (site.outer_line != site.line || std::string(site.outer_file) != site.file)
     text += std::string(" inlined at ") + site.outer_file + ":" + std::to_string(site.outer_line);
@@ -64,7 +65,8 @@ void report_fault(Thread* me, int site, const char* kind, const char* format, ..
   const Worker& worker = *me->block->worker;
   const Extent &block = me->block->geometry.index, &thread = me->index;
   char where[400];
-  snprintf(where, sizeof where, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u)", worker.kernel->name, block.x, block.y, block.z, thread.x, thread.y, thread.z);
+  snprintf(where, sizeof where, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u)", worker.kernel->name, block.x,
+           block.y, block.z, thread.x, thread.y, thread.z);
   std::string text = where;
   if (site >= 0) text += ", " + source_line(worker.module->sites[site]) + ", " + worker.module->sites[site].opcode;
   report(kind, worker.kernel->name, text + ": " + message);

@@ -1,4 +1,5 @@
-// The table through which translated code calls the runtime, and the calls that need little: trap, printf, assert, clock.
+// The table through which translated code calls the runtime, and the calls that need little: trap, printf, assert,
+// clock.
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -15,9 +16,13 @@ void enter_frame(Thread*, Frame* frame) {
   memset(frame->written, 0, frame->high - frame->low);
 }
 
-void yield(Thread* me) { run_others(me); }
+void yield(Thread* me) {
+  run_others(me);
+}
 
-u64 clock_ticks() { return (u64)std::chrono::steady_clock::now().time_since_epoch().count(); }
+u64 clock_ticks() {
+  return (u64)std::chrono::steady_clock::now().time_since_epoch().count();
+}
 
 void trap(Thread* me, int site) {
   report_fault(me, site, "trap", "reached");
@@ -68,8 +73,9 @@ u32 print(Thread*, const char* format, const char* arguments) {
 }  // namespace
 
 const Runtime runtime_table = {
-    checked_access, enter_frame, barrier,    barrier_arrive, barrier_reduce, syncwarp,    shuffle, vote,  match,       redux, activemask,
-    matrices, async_copy,  async_commit, async_wait,   yield,          clock_ticks, trap,    print, assert_fail,
+    checked_access, enter_frame, barrier,     barrier_arrive, barrier_reduce, syncwarp,    shuffle,
+    vote,           match,       redux,       activemask,     matrices,       async_copy,  async_commit,
+    async_wait,     yield,       clock_ticks, trap,           print,          assert_fail,
 };
 
 }  // namespace emulator

@@ -25,10 +25,18 @@ u32 nth_bit(u32 bits, u32 n) {
   return (u32)__builtin_ctz(bits);
 }
 
-u32 above(u32 bit) { return ~((2u << bit) - 1); }
-u32 below(u32 bit) { return (1u << bit) - 1; }
-u32 lowest(u32 bits) { return (u32)__builtin_ctz(bits); }
-u32 highest(u32 bits) { return 31 - (u32)__builtin_clz(bits); }
+u32 above(u32 bit) {
+  return ~((2u << bit) - 1);
+}
+u32 below(u32 bit) {
+  return (1u << bit) - 1;
+}
+u32 lowest(u32 bits) {
+  return (u32)__builtin_ctz(bits);
+}
+u32 highest(u32 bits) {
+  return 31 - (u32)__builtin_clz(bits);
+}
 
 // The next ready thread after `lane` of `warp`; false where there is none.
 bool pick(Worker& worker, u32* warp, u32* lane) {
@@ -107,13 +115,14 @@ __attribute__((noinline, cold)) void report_deadlock(Worker& worker, Thread* wit
     states += text;
     for (const Barrier& barrier : block.barrier) {
       if (!barrier.sleeping[w]) continue;
-      snprintf(text, sizeof text, "lanes %08x wait at the barrier of %s ", barrier.sleeping[w], source_line(worker.module->sites[barrier.site]).c_str());
+      snprintf(text, sizeof text, "lanes %08x wait at the barrier of %s ", barrier.sleeping[w],
+               source_line(worker.module->sites[barrier.site]).c_str());
       states += text;
     }
     if (!warp.waiting) continue;
     u32 lane = lowest(warp.waiting);
-    snprintf(text, sizeof text, "lanes %08x wait in a warp instruction of %s for lanes %08x", warp.waiting, source_line(worker.module->sites[warp.site[lane]]).c_str(),
-             warp.mask[lane]);
+    snprintf(text, sizeof text, "lanes %08x wait in a warp instruction of %s for lanes %08x", warp.waiting,
+             source_line(worker.module->sites[warp.site[lane]]).c_str(), warp.mask[lane]);
     states += text;
   }
   report_fault(witness, -1, "deadlock", "no thread can go on%s", states.c_str());

@@ -34,8 +34,8 @@ struct Barrier {
   u32 result = 0;
   u32 result_threads = 0;
   int site = -1;
-  u32 warps = 0;                    // that took part, bar.arrive included
-  u32 sleeping[MOST_WARPS] = {};    // lanes that wait
+  u32 warps = 0;                  // that wait
+  u32 sleeping[MOST_WARPS] = {};  // lanes that wait
 };
 
 struct Worker;

@@ -21,11 +21,13 @@ bool agree(Thread* me, u32 mask, WarpOperation operation, int site) {
   if (!same) return false;
   for_lanes(mask, [&](u32 lane) {
     if (warp.operation[lane] != operation) {
-      report_fault(me, site, "divergent-warp", "lane %u meets it in another instruction, at %s", lane, source_line(worker.module->sites[warp.site[lane]]).c_str());
+      report_fault(me, site, "divergent-warp", "lane %u meets it in another instruction, at %s", lane,
+                   source_line(worker.module->sites[warp.site[lane]]).c_str());
       abandon(worker, Outcome::launch_failed);
     }
     if (worker.check && warp.site[lane] != site)
-      report_fault(me, site, "divergent-warp", "lane %u meets it at %s", lane, source_line(worker.module->sites[warp.site[lane]]).c_str());
+      report_fault(me, site, "divergent-warp", "lane %u meets it at %s", lane,
+                   source_line(worker.module->sites[warp.site[lane]]).c_str());
   });
   return true;
 }
@@ -90,16 +92,26 @@ void shuffle_lanes(void* const* operands, u32 mask, Thread* const* lanes) {
     u32 segment = own.clamp >> 8 & 31, clamp = own.clamp & 31, by = own.lane & 31;
     int most = (int)((lane & segment) | (clamp & ~segment)), least = (int)(lane & segment), from = 0;
     switch (own.mode) {
-      case SHUFFLE_UP: from = (int)lane - (int)by; own.in_range = from >= most; break;
-      case SHUFFLE_DOWN: from = (int)(lane + by); own.in_range = from <= most; break;
-      case SHUFFLE_XOR: from = (int)(lane ^ by); own.in_range = from <= most; break;
+      case SHUFFLE_UP:
+        from = (int)lane - (int)by;
+        own.in_range = from >= most;
+        break;
+      case SHUFFLE_DOWN:
+        from = (int)(lane + by);
+        own.in_range = from <= most;
+        break;
+      case SHUFFLE_XOR:
+        from = (int)(lane ^ by);
+        own.in_range = from <= most;
+        break;
       default: from = least | (int)(by & ~segment); own.in_range = from <= most;
     }
     if (!own.in_range) from = (int)lane;
     bool there = mask >> from & 1;
     own.result = there ? ((Shuffle*)operands[from])->value : ~0u;
     if (!there && lanes[lane]->check)
-      report_fault(lanes[lane], own.site, "warp-mask", "lane %u reads lane %d, which is outside of the mask %08x", lane, from, mask);
+      report_fault(lanes[lane], own.site, "warp-mask", "lane %u reads lane %d, which is outside of the mask %08x", lane,
+                   from, mask);
   });
 }
 
@@ -148,7 +160,9 @@ u32 reduce(int operation, u32 a, u32 b) {
 void redux_lanes(void* const* operands, u32 mask, Thread* const*) {
   u32 first = (u32)__builtin_ctz(mask);
   u32 total = (u32)((Ballot*)operands[first])->value;
-  for_lanes(mask & (mask - 1), [&](u32 lane) { total = reduce(((Ballot*)operands[lane])->mode, total, (u32)((Ballot*)operands[lane])->value); });
+  for_lanes(mask & (mask - 1), [&](u32 lane) {
+    total = reduce(((Ballot*)operands[lane])->mode, total, (u32)((Ballot*)operands[lane])->value);
+  });
   for_lanes(mask, [&](u32 lane) { ((Ballot*)operands[lane])->result = total; });
 }
 
@@ -180,7 +194,8 @@ u32 redux(Thread* me, int operation, u32 value, u32 mask, int site) {
   return own.result;
 }
 
-// Lanes run one after the other here, and some may have run to their end: the answer is as if none ever left the others.
+// Lanes run one after the other here, and some may have run to their end: the answer is as if none ever left the
+// others.
 u32 activemask(Thread* me) {
   u32 rest = me->block->threads - me->flat / LANES * LANES;
   return rest >= LANES ? ~0u : (1u << rest) - 1;
