@@ -1,6 +1,7 @@
 /**
  * `grpo …` on the emulated GPU, as `bun run emulated` runs it: a process each, two at a time, one a core. The product is
- * what a user starts; only the folder that the loader finds NVIDIA's libraries in is another.
+ * what a user starts; only the folder that the loader finds NVIDIA's libraries in is another. With BUN_GRPO_CUDA=real the
+ * same commands run on this machine's own GPU, where the emulator's settings say nothing.
  */
 import { join } from "node:path";
 import { argvOf, type Finished, type Flags, root } from "../e2e/runs.ts";
@@ -27,15 +28,20 @@ function done(): void {
 export interface EmulatedOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly seconds?: number;
+  /** On the emulator in any case. */
+  readonly always?: boolean;
 }
 
-/** `bun test/emulator/run.ts COMMAND --device cuda …`; ended by force after `seconds`. */
+const onHardware = process.env.BUN_GRPO_CUDA === "real";
+
+/** `bun run emulated COMMAND --device cuda …`; ended by force after `seconds`. */
 export async function emulated(command: string, flags: Flags, options: EmulatedOptions = {}): Promise<Finished> {
+  const program = onHardware && !options.always ? "src/cli/main.ts" : "test/emulator/run.ts";
   await buildEmulator(); // two processes that start at once would both compile it
   await turn();
   try {
     const argv = [command, ...argvOf({ device: "cuda", ...flags })];
-    const child = Bun.spawn([process.execPath, join(root, "test/emulator/run.ts"), ...argv], {
+    const child = Bun.spawn([process.execPath, join(root, program), ...argv], {
       cwd: root,
       env: { ...process.env, NO_COLOR: "1", ...usual, ...options.env },
       stdin: "ignore",

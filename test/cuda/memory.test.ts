@@ -41,7 +41,7 @@ test.each([
   [1, /workspace of cuBLAS: .* refused 4\.0 MiB.*lower micro_batch_tokens/],
 ])("with %i MiB a command ends with 1 and one line", async (limit, message) => {
   const env = { EMULATOR_MEMORY: String(limit * MiB) };
-  const { code, err } = await emulated("score", scoreFlags(model, work.at("scores.jsonl"), {}), { env });
+  const { code, err } = await emulated("score", scoreFlags(model, work.at("scores.jsonl"), {}), { env, always: true });
   expect(code).toBe(1);
   const lines = err.split("\n").filter((line) => line !== "" && !/^compiling/.test(line));
   expect(lines).toEqual([expect.stringMatching(message)]); // the emulator would report what is left over
