@@ -271,7 +271,7 @@ describe("the command line", () => {
   }
 
   test.each([
-    [["rollout"], 'bench: "rollout" is not a suite; there is ops\n'],
+    [["rollout"], 'bench: "rollout" is not a suite; there is ops, roofline\n'],
     [["opps"], 'bench: "opps" is not a suite; did you mean ops?\n'],
     [["ops", "--filter", "("], "bench: --filter (: not a regular expression"],
     [["ops", "--filter", "softmax"], "bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
