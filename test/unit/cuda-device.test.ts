@@ -227,6 +227,7 @@ describe("recordings", () => {
     device.upload(x, ramp(64));
     await device.record("sum", function* () {
       device.ops.sumSquares(sum, x);
+      yield;
     });
     const before = device.runtime.scratch(0, 1);
     expect(device.runtime.scratch(0, 4 * 2 ** 20)).not.toBe(before);
