@@ -394,6 +394,7 @@ describe("failures", () => {
     memory.free();
     other.close();
     expect(control.reports().map(({ kernel }) => kernel)).toContain("fill");
+    device.close(); // its context is the same one
     control.reset();
     control.setStreams("lazy");
     device = await openCudaDevice({ libraryFolder });
