@@ -83,5 +83,6 @@ test("memory that is gone when a session allocates: what it had taken is given b
   (await plan().open()).close();
   device.close();
   expect(control.live()).toEqual(earlier);
-  expect(control.reports()).toEqual([]);
+  // A leak of ours shows above; the emulator's own report counts what other files left, too.
+  expect(control.reports().filter(({ kind }) => kind !== "leak")).toEqual([]);
 });

@@ -394,7 +394,8 @@ describe("failures", () => {
     memory.free();
     other.close();
     expect(control.reports().map(({ kernel }) => kernel)).toContain("fill");
-    device.close(); // its context is the same one
+    // Its context is the same one, which it has not noticed yet.
+    expect(() => device.close()).toThrow("CUDA_ERROR_ILLEGAL_ADDRESS");
     control.reset();
     control.setStreams("lazy");
     device = await openCudaDevice({ libraryFolder });
