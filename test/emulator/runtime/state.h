@@ -71,7 +71,7 @@ struct KernelRecord {
   std::vector<Parameter> parameters;
 };
 
-struct Checker;  // check.h
+class Checker;  // check.h
 
 struct Worker {
   Block block;
