@@ -23,9 +23,20 @@ export interface RolloutSettings extends SamplingSettings {
   readonly isStop: (id: number) => boolean;
 }
 
+/** Adds and drops requests while sampling goes on; places count the first requests and then the added ones. */
+export interface RolloutFeed {
+  /**
+   * Asked before each token. `idle`: nothing is left to sample; answers once there is more or never will be.
+   *
+   * @returns requests to add, and places of those whose remaining samples nobody needs; neither, while idle: the end
+   */
+  next(idle: boolean): Promise<{ readonly add: readonly RolloutRequest[]; readonly drop: readonly number[] }>;
+}
+
 export interface RolloutEvents {
-  /** All samples of a prompt are there. */
-  readonly onGroup?: (request: number, completions: readonly SampledCompletion[]) => void;
+  /** One sample is complete. */
+  readonly onCompletion?: (request: number, sample: number, completion: SampledCompletion) => void;
+  readonly feed?: RolloutFeed;
   readonly onToken?: (request: number, sample: number, id: number) => void;
   readonly onProgress?: (tokens: number, finished: number, total: number) => void;
   /** Stops between two tokens when it says so; what is not finished then is left out. */
@@ -145,26 +156,34 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
   };
 
   /**
-   * Samples every request's completions, in the order of the requests.
+   * Samples every request's completions, in the order of the requests; one that was dropped has those that were complete.
    *
    * @throws RunError when the logits are not finite, or a prompt exceeds what was planned for.
    */
   const generate = async (
-    requests: readonly RolloutRequest[],
+    initial: readonly RolloutRequest[],
     settings: RolloutSettings,
     events: RolloutEvents = {},
   ): Promise<SampledCompletion[][]> => {
     const { limits } = buffers;
     if (settings.maxCompletionLength > limits.maxCompletion) throw new RangeError("rollout: longer than planned");
-    for (const { promptIds } of requests)
-      if (promptIds.length === 0 || promptIds.length > limits.longestPrompt)
-        throw new RangeError(`rollout: a prompt of ${promptIds.length} tokens, planned for 1…${limits.longestPrompt}`);
-    const scheduler: Scheduler = createScheduler(requests, limits, buffers.sizes);
-    const results: SampledCompletion[][] = requests.map(() => []);
-    const missing = requests.map((r) => r.samples);
-    const total = missing.reduce((a, b) => a + b, 0);
+    const requests: RolloutRequest[] = [];
+    const results: SampledCompletion[][] = [];
+    const scheduler: Scheduler = createScheduler([], limits, buffers.sizes);
+    let total = 0;
     let tokens = 0;
     let finished = 0;
+
+    const add = (request: RolloutRequest): void => {
+      const P = request.promptIds.length;
+      if (P === 0 || P > limits.longestPrompt)
+        throw new RangeError(`rollout: a prompt of ${P} tokens, planned for 1…${limits.longestPrompt}`);
+      requests.push(request);
+      results.push([]);
+      scheduler.add(request);
+      total += request.samples;
+    };
+    for (const request of initial) add(request);
 
     /** Takes the sampled tokens off the device; what has ended leaves the batch. */
     const collect = async (sequences: readonly Sequence[]): Promise<void> => {
@@ -188,13 +207,14 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
         scheduler.finish(s);
         finished++;
         const { request } = s.prompt;
-        results[request]![s.sample] = {
+        const completion: SampledCompletion = {
           completionIds: Int32Array.from(s.ids),
           logprobs: Float32Array.from(s.logprobs),
           samplingLogprobs: Float32Array.from(s.samplingLogprobs),
           finished: stopped,
         };
-        if (--missing[request]! === 0) events.onGroup?.(request, results[request]!);
+        results[request]![s.sample] = completion;
+        events.onCompletion?.(request, s.sample, completion);
       }
       events.onProgress?.(tokens, finished, total);
       await breathe();
@@ -203,8 +223,16 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
     // What a recorded decode step has fixed beside the number of rows; everything else lies in buffers.
     const { seed, stream, temperature, topK, topP, minP, repetitionPenalty } = settings;
     const keyed = [seed, stream, temperature, topK, topP, minP, repetitionPenalty].join(" ");
-    while (scheduler.waiting > 0 || scheduler.running.length > 0) {
+    for (;;) {
       if (events.shouldStop?.()) break;
+      const isIdle = () => scheduler.waiting === 0 && scheduler.running.length === 0;
+      if (events.feed) {
+        const change = await events.feed.next(isIdle());
+        for (const place of change.drop) total -= scheduler.drop(place);
+        for (const request of change.add) add(request);
+        if (change.drop.length > 0 && change.add.length === 0 && isIdle()) continue;
+      }
+      if (isIdle()) break;
       const admission = scheduler.admit();
       if (admission.prefill.length > 0) await prefill(admission.prefill, requests);
       if (admission.sequences.length > 0) {

@@ -1,7 +1,8 @@
 /**
  * Continuous batching: which samples run now. Samples are admitted in order (prompt by prompt) as soon as a slot and
  * pages are free; a sample holds pages for its longest possible completion from the start, so nothing that runs ever
- * has to wait, and what waits always gets its turn. Leaves out all computing (engine.ts).
+ * has to wait, and what waits always gets its turn. Requests may be added and dropped meanwhile. Leaves out all
+ * computing (engine.ts).
  */
 
 import type { RolloutLimits, RolloutSizes } from "./buffers.ts";
@@ -23,13 +24,19 @@ export interface Scheduler {
   admit(): Admission;
   /** Gives a finished sequence's slot and pages back. */
   finish(sequence: Sequence): void;
+  /** Puts a request behind the others. */
+  add(request: RolloutRequest): void;
+  /** Ends a request's samples, waiting and running ones: the place is for others. Says how many it ended. */
+  drop(request: number): number;
 }
 
 export function createScheduler(
-  requests: readonly RolloutRequest[],
+  initial: readonly RolloutRequest[],
   limits: RolloutLimits,
   sizes: RolloutSizes,
 ): Scheduler {
+  const requests = [...initial];
+  const dropped = new Set<number>();
   const pool = createPagePool(sizes.pages);
   const freeSlots = Array.from({ length: limits.maxSequences }, (_, i) => limits.maxSequences - 1 - i);
   const freePromptSlots = Array.from({ length: limits.promptSlots }, (_, i) => limits.promptSlots - 1 - i);
@@ -49,6 +56,14 @@ export function createScheduler(
     return { request: index, slot: freePromptSlots.pop()!, pages, length: promptIds.length, open: samples };
   };
 
+  /** `samples` of a prompt's need its place no more; the last of them frees it. */
+  const close = (prompt: ResidentPrompt, samples: number): void => {
+    prompt.open -= samples;
+    if (prompt.open > 0) return;
+    freePromptSlots.push(prompt.slot);
+    pool.give(prompt.pages);
+  };
+
   return {
     get running() {
       return running;
@@ -62,7 +77,7 @@ export function createScheduler(
       let prefillTokens = 0;
       while (request < requests.length && freeSlots.length > 0) {
         const { promptIds, samples } = requests[request]!;
-        if (samples === 0) {
+        if (samples === 0 || dropped.has(request)) {
           request++;
           continue;
         }
@@ -98,10 +113,27 @@ export function createScheduler(
       running = running.filter((s) => s !== sequence);
       freeSlots.push(sequence.slot);
       pool.give(sequence.pages);
-      const { prompt } = sequence;
-      if (--prompt.open > 0) return;
-      freePromptSlots.push(prompt.slot);
-      pool.give(prompt.pages);
+      close(sequence.prompt, 1);
+    },
+    add(added) {
+      requests.push(added);
+      waiting += added.samples;
+    },
+    drop(index) {
+      if (dropped.has(index)) return 0;
+      dropped.add(index);
+      const { samples } = requests[index]!;
+      const unadmitted = index > request ? samples : index === request ? samples - sample : 0;
+      waiting -= unadmitted;
+      const own = running.filter((s) => s.prompt.request === index);
+      for (const sequence of own) this.finish(sequence);
+      if (index === request) {
+        if (resident) close(resident, unadmitted);
+        request++;
+        sample = 0;
+        resident = null;
+      }
+      return unadmitted + own.length;
     },
   };
 }

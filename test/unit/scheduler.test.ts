@@ -82,4 +82,45 @@ describe("pages", () => {
     pool.give(first);
     expect([...pool.take(5)!].sort()).toEqual([0, 1, 2, 3, 4]);
   });
+
+  test("requests added and dropped on the way: every place is given back, what stays is complete", () => {
+    for (let seed = 1; seed <= 40; seed++) {
+      let state = seed;
+      const random = (n: number) => {
+        state = (state * 1103515245 + 12345) % 2 ** 31;
+        return Math.floor(state / 65536) % n;
+      };
+      const limits = { maxSequences: 5, promptSlots: 3, longestPrompt: 130, maxCompletion: 100, penalized: false };
+      const sizes = rolloutSizes(limits);
+      const scheduler = createScheduler(requests([5, 70, 64], 4), limits, sizes);
+      const samples = [4, 4, 4];
+      const dropped = new Set<number>();
+      const done = new Map<number, number>();
+      for (let round = 0; scheduler.waiting > 0 || scheduler.running.length > 0; round++) {
+        expect(round).toBeLessThan(1000);
+        scheduler.admit();
+        expect(new Set(scheduler.running.map((s) => s.slot)).size).toBe(scheduler.running.length);
+        if (random(3) === 0 && samples.length < 9) {
+          const count = 1 + random(4);
+          scheduler.add(requests([1 + random(130)], count)[0]!);
+          samples.push(count);
+        }
+        if (random(4) === 0) {
+          const place = random(samples.length);
+          const open = dropped.has(place) ? 0 : samples[place]! - (done.get(place) ?? 0);
+          expect(scheduler.drop(place)).toBe(open);
+          dropped.add(place);
+          expect(scheduler.running.some((s) => s.prompt.request === place)).toBe(false);
+        }
+        if (scheduler.running.length === 0) continue;
+        const sequence = scheduler.running[random(scheduler.running.length)]!;
+        done.set(sequence.prompt.request, (done.get(sequence.prompt.request) ?? 0) + 1);
+        scheduler.finish(sequence);
+      }
+      for (const [place, count] of samples.entries()) if (!dropped.has(place)) expect(done.get(place)).toBe(count);
+      // Everything is free again: as many prompts and samples fit as at the start.
+      for (let i = 0; i < 3; i++) scheduler.add(requests([130], 2)[0]!);
+      expect(scheduler.admit().sequences.length).toBe(5);
+    }
+  });
 });
