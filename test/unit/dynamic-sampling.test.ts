@@ -1,0 +1,137 @@
+import { describe, expect, test } from "bun:test";
+import { createDynamicSampling } from "../../src/grpo/dynamic-sampling.ts";
+import type { SampledCompletion } from "../../src/rollout/sequence.ts";
+
+interface Run {
+  readonly wanted: number;
+  readonly most: number;
+  readonly ahead: number;
+  readonly probe: number | null;
+  readonly samples: number;
+  /** Rewards of the group at each place. */
+  readonly rewards: (place: number) => readonly number[];
+  /** Decides in which order completions end and how long scoring takes. */
+  readonly seed: number;
+}
+
+const completionOf = (place: number, sample: number, reward: number): SampledCompletion => ({
+  completionIds: Int32Array.of(place, sample, reward),
+  logprobs: new Float32Array(3),
+  samplingLogprobs: new Float32Array(3),
+  finished: true,
+});
+
+/** Plays a rollout engine whose samples end in a scrambled order, and a scorer of scrambled latency. */
+async function play({ wanted, most, ahead, probe, samples, rewards, seed }: Run) {
+  let state = seed;
+  const random = (n: number) => {
+    state = (Math.imul(state, 1103515245) + 12345) & 0x7fffffff;
+    return (state >> 12) % n;
+  };
+  let drawn = 0;
+  const dynamic = createDynamicSampling<number, readonly number[]>({
+    ...{ wanted, most, ahead, probe, samples },
+    draw: () => ({ drawn: drawn, promptIds: Int32Array.of(drawn++) }),
+    score: async (_, completions) => {
+      const turns = random(4);
+      const rest = async () => {
+        for (let i = 0; i < turns; i++) await new Promise((resolve) => setImmediate(resolve));
+        return completions.map((c) => c.completionIds[2]!);
+      };
+      return { rest: rest() };
+    },
+    hasSignal: (score) => new Set(score).size > 1,
+  });
+  const open: [place: number, sample: number][] = [];
+  const add = (place: number) => {
+    for (let sample = 0; sample < samples; sample++) open.push([place, sample]);
+  };
+  for (const { prompt } of dynamic.initial) add(prompt);
+  let sampled = 0;
+  for (;;) {
+    const { add: added, drop } = await dynamic.events.feed.next(open.length === 0);
+    for (const place of drop) for (let i = open.length - 1; i >= 0; i--) if (open[i]![0] === place) open.splice(i, 1);
+    for (const { prompt } of added) add(prompt);
+    if (open.length === 0 && added.length === 0 && drop.length === 0) break;
+    if (open.length === 0) continue;
+    const [[place, sample]] = open.splice(random(open.length), 1) as [[number, number]];
+    sampled++;
+    dynamic.events.onCompletion(place, sample, completionOf(place, sample, rewards(place)[sample]!));
+    if (random(3) === 0) await new Promise((resolve) => setImmediate(resolve));
+  }
+  return { outcome: dynamic.outcome(), sampled, drawn };
+}
+
+/** Every other group all right or all wrong. */
+const half = (place: number): readonly number[] =>
+  place % 2 === 0 ? [1, 1, 1, 1] : [1, 0, place % 3 === 0 ? 1 : 0, 0];
+
+describe("dynamic sampling", () => {
+  for (const ahead of [0, 3])
+    for (const probe of [null, 2])
+      test(`the same groups in every order of completion (ahead ${ahead}, probe ${probe})`, async () => {
+        const runs = [];
+        for (let seed = 1; seed <= 30; seed++)
+          runs.push((await play({ wanted: 4, most: 40, ahead, probe, samples: 4, rewards: half, seed })).outcome);
+        for (const outcome of runs) expect(outcome).toEqual(runs[0]!);
+        expect(runs[0]!.withoutSignal).toBe(0);
+        expect(runs[0]!.accepted).toHaveLength(4);
+        for (const { score } of runs[0]!.accepted) expect(new Set(score).size).toBe(2);
+        const places = runs[0]!.accepted.map(({ place }) => place);
+        // Every odd group begins with one right and one wrong answer, so a probe of two finds the same groups.
+        expect(places).toEqual([1, 3, 5, 7]);
+        expect(runs[0]!.drawn).toBe(8);
+        expect(runs[0]!.discarded).toBe(4);
+        expect(runs[0]!.discardedTokens).toBe(4 * 3 * (probe ?? 4));
+      });
+
+  test("nothing is drawn beyond what is needed without `ahead`", async () => {
+    for (let seed = 1; seed <= 20; seed++) {
+      const { drawn, sampled } = await play({
+        ...{ wanted: 3, most: 30, ahead: 0, probe: null, samples: 4, rewards: half, seed },
+      });
+      expect(drawn).toBe(6);
+      expect(sampled).toBe(24);
+    }
+  });
+
+  test("a probe stops a group before all of it is sampled", async () => {
+    const plain = {
+      wanted: 4,
+      most: 40,
+      ahead: 0,
+      samples: 8,
+      rewards: (p: number) => (p % 4 ? Array(8).fill(1) : [0, 1, 1, 1, 1, 1, 1, 1]),
+    };
+    let saved = 0;
+    for (let seed = 1; seed <= 20; seed++) {
+      const without = await play({ ...plain, probe: null, seed });
+      const probed = await play({ ...plain, probe: 2, seed });
+      expect(probed.outcome.accepted.map((a) => a.place)).toEqual(without.outcome.accepted.map((a) => a.place));
+      saved += without.sampled - probed.sampled;
+    }
+    expect(saved).toBeGreaterThan(0);
+  });
+
+  test("at the bound groups without signal fill up, in order, and are counted", async () => {
+    for (let seed = 1; seed <= 20; seed++) {
+      const rewards = (place: number) => (place === 4 ? [0, 1, 0, 1] : [0, 0, 0, 0]);
+      const { outcome } = await play({ wanted: 3, most: 6, ahead: 1, probe: null, samples: 4, rewards, seed });
+      expect(outcome.accepted.map((a) => a.place)).toEqual([0, 1, 4]);
+      expect(outcome.withoutSignal).toBe(2);
+      expect(outcome.drawn).toBe(6);
+      expect(outcome.discarded).toBe(3);
+    }
+  });
+
+  test("a scorer that fails ends the rollout with its error", async () => {
+    const dynamic = createDynamicSampling<number, number>({
+      ...{ wanted: 1, most: 2, ahead: 0, probe: null, samples: 1 },
+      draw: () => ({ drawn: 0, promptIds: Int32Array.of(1) }),
+      score: async () => ({ rest: Promise.reject(new Error("no verdict")) }),
+      hasSignal: () => true,
+    });
+    dynamic.events.onCompletion(0, 0, completionOf(0, 0, 1));
+    expect(dynamic.events.feed.next(true)).rejects.toThrow("no verdict");
+  });
+});
