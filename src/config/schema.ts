@@ -5,6 +5,7 @@
 import { z } from "zod";
 import type { CamelKeys } from "./names.ts";
 import { withDefault } from "./settings/about.ts";
+import { criticSettings } from "./settings/critic.ts";
 import {
   datasetSettings,
   evalCommandSettings,
@@ -13,7 +14,8 @@ import {
   promptSettings,
   supervisedSettings,
 } from "./settings/data.ts";
-import { debugSettings, engineSettings, referenceModelSettings } from "./settings/engine.ts";
+import { dynamicSamplingSettings } from "./settings/dynamic.ts";
+import { debugSettings, engineSettings, referenceModelSettings, referenceSyncSettings } from "./settings/engine.ts";
 import { lossSettings } from "./settings/loss.ts";
 import {
   batchSettings,
@@ -44,10 +46,11 @@ import {
 } from "./settings/rollout.ts";
 
 const train = {
-  Model: { ...engineSettings, ...referenceModelSettings },
+  Model: { ...engineSettings, ...referenceModelSettings, ...referenceSyncSettings },
   Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
   Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
   Rollout: { ...groupSettings, ...lengthSettings, ...temperatureSettings, ...samplingSettings, ...slotSettings },
+  "Dynamic sampling": dynamicSamplingSettings,
   Batch: {
     ...batchSettings,
     ...generationScheduleSettings,
@@ -56,6 +59,7 @@ const train = {
     ...microBatchSettings,
   },
   Loss: { ...presetSettings, ...lossSettings },
+  Critic: criticSettings,
   Optimizer: optimizerSettings,
   Evaluation: evaluationSettings,
   Output: {

@@ -57,6 +57,21 @@ export const referenceModelSettings = {
     .meta(about("The frozen reference of the KL term. null: the model training starts from.", "FOLDER|ID")),
 } as const;
 
+/** A reference that follows the policy (TR-DPO, arXiv 2404.09656). */
+export const referenceSyncSettings = {
+  sync_ref_model: z
+    .boolean()
+    .default(false)
+    .meta(about("Move the reference towards the policy every ref_model_sync_steps.")),
+  ref_model_mixup_alpha: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.6)
+    .meta(about("Share of the policy in the moved reference: alpha · policy + (1 - alpha) · reference.")),
+  ref_model_sync_steps: z.int().min(1).default(512).meta(about("How often the reference is moved, in steps.")),
+} as const;
+
 export const debugSettings = {
   debug: z.boolean().default(false).meta(about("Show stack traces, also for mistakes in usage or input.")),
 } as const;

@@ -1,0 +1,23 @@
+/** PPO's critic: which model it starts from and how it learns. Gamma, lambda and clipping are in loss.ts. */
+import { z } from "zod";
+import { about } from "./about.ts";
+
+export const criticSettings = {
+  critic_model: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "advantage_estimator gae: where the critic starts from, a model with or without a value head. null: the reward model of reward_funcs, else the start model.",
+        "FOLDER|ID",
+      ),
+    ),
+  critic_learning_rate: z
+    .number()
+    .min(0)
+    .nullable()
+    .default(null)
+    .meta(about("The critic's peak learning rate. null: learning_rate.")),
+} as const;
