@@ -89,6 +89,14 @@ function requireGolds({ rewardFuncs }: TrainConfig, { dataset, problem }: Proble
   );
 }
 
+/** @throws InputError where dynamic sampling is to look at a reward function that there is not */
+function requireRewardNamed({ dynamicSamplingReward: name }: TrainConfig, names: readonly string[]): void {
+  if (name === null || names.includes(name)) return;
+  throw new InputError(
+    `dynamic_sampling_reward ${name}: no reward function has this name; there ${names.length === 1 ? "is" : "are"} ${names.join(", ")}`,
+  );
+}
+
 /** The checkpoint to go on from, or null for a run from the start. */
 export function resumeFolder(setting: string | true | null, outputDir: string): string | null {
   if (setting === null) return null;
@@ -143,6 +151,7 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
     timeoutMs: config.rewardTimeout * 1000,
   });
   try {
+    requireRewardNamed(config, pool.names);
     const paths = trainingPaths(config);
     const setup = await setUpTraining(config, paths, console.note, checkpoint);
     try {
@@ -160,7 +169,7 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
       await pool.ready();
       const hooks: TrainerHooks = {
         console,
-        rewards: pool,
+        rewards: { pool, models: null },
         evaluate: evaluation(setup, pool, console, stopRequested),
         stopRequested,
         ...(reviseRewards ? { reviseRewards } : {}),

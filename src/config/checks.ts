@@ -15,9 +15,11 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
       const settings = config as TrainConfig;
       checkBatch(settings);
       checkRewards(settings);
+      checkDynamicSampling(settings);
       checkOutput(settings);
       return [
         ...groupRemarks(settings.numGenerations),
+        ...dynamicRemarks(settings, given),
         ...lossRemarks(settings, given),
         ...scheduleRemarks(settings, settings.maxSteps),
         ...evaluationRemarks(settings, given),
@@ -76,6 +78,27 @@ function checkRewards(config: TrainConfig): void {
   }
   const twice = rewardFuncs?.find((name, i) => rewardFuncs.indexOf(name) !== i);
   if (twice !== undefined) throw new InputError(`reward_funcs: ${twice} is named twice; use reward_weights`);
+}
+
+function checkDynamicSampling({ dynamicSampling, dynamicSamplingProbe: probe, numGenerations }: TrainConfig): void {
+  if (!dynamicSampling) return;
+  if (numGenerations < 2)
+    throw new InputError("dynamic_sampling: a group of one completion never has signal; raise num_generations");
+  if (probe !== null && probe >= numGenerations)
+    throw new InputError(
+      `dynamic_sampling_probe ${probe}: it must lie below num_generations ${numGenerations}; lower it or leave it out`,
+    );
+}
+
+function dynamicRemarks(config: TrainConfig, given: ReadonlySet<string>): string[] {
+  const remarks: string[] = [];
+  const unused = ["max_batches", "ahead", "probe", "reward"]
+    .map((name) => `dynamic_sampling_${name}`)
+    .find((key) => given.has(key));
+  if (!config.dynamicSampling && unused !== undefined) remarks.push(`${unused} is not used: dynamic_sampling is false`);
+  const moved = ["ref_model_mixup_alpha", "ref_model_sync_steps"].find((key) => given.has(key));
+  if (!config.syncRefModel && moved !== undefined) remarks.push(`${moved} is not used: sync_ref_model is false`);
+  return remarks;
 }
 
 function checkOutput(config: {

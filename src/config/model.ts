@@ -1,5 +1,5 @@
 /**
- * A model's config.json (Llama, Qwen2, Qwen3) → `ModelConfig`, with transformers' defaults where a field is absent.
+ * A model's config.json (Llama, Qwen2, Qwen3; with an LM head or a scalar one) → `ModelConfig`, with transformers' defaults where a field is absent.
  * Whatever would change the computation and is not supported is refused by name. Dropout in the file is ignored: GRPO's
  * ratios need the same function in sampling and training. Weights are read elsewhere (`checkpoint/`).
  */
@@ -9,11 +9,14 @@ import { isObject } from "./json_file.ts";
 import { parseRope, type RopeConfig } from "./rope.ts";
 
 export type ModelType = "llama" | "qwen2" | "qwen3";
+/** What stands on the last hidden state: a logit per token, or one number (a value, a reward). */
+export type ModelHead = "lm" | "score";
 /** transformers' names of the types that weights are stored in. */
 export type WeightDtype = "float32" | "float16" | "bfloat16";
 
 export interface ModelConfig {
   readonly modelType: ModelType;
+  readonly head: ModelHead;
   readonly vocabSize: number;
   readonly hiddenSize: number;
   readonly intermediateSize: number;
@@ -44,11 +47,8 @@ export interface ModelConfig {
   readonly raw: Readonly<Record<string, unknown>>;
 }
 
-const architectures: Record<ModelType, string> = {
-  llama: "LlamaForCausalLM",
-  qwen2: "Qwen2ForCausalLM",
-  qwen3: "Qwen3ForCausalLM",
-};
+const families: Record<ModelType, string> = { llama: "Llama", qwen2: "Qwen2", qwen3: "Qwen3" };
+const heads: Record<ModelHead, string> = { lm: "ForCausalLM", score: "ForSequenceClassification" };
 const activations: Readonly<Record<string, ModelConfig["activation"]>> = {
   silu: "silu",
   swish: "silu",
@@ -93,18 +93,32 @@ const fields = z.looseObject({
 });
 
 /** The class name that transformers and vLLM know this model by. */
-export function architectureOf(modelType: ModelType): string {
-  return architectures[modelType];
+export function architectureOf(modelType: ModelType, head: ModelHead = "lm"): string {
+  return families[modelType] + heads[head];
+}
+
+/** The same model with a head of one number in place of the LM head, as transformers' sequence classification spells it. */
+export function withScalarHead(config: ModelConfig): ModelConfig {
+  if (config.head === "score") return config;
+  const raw = {
+    ...config.raw,
+    architectures: [architectureOf(config.modelType, "score")],
+    id2label: { "0": "LABEL_0" },
+    label2id: { LABEL_0: 0 },
+  };
+  return { ...config, head: "score", raw };
 }
 
 /**
  * @param json config.json, parsed
  * @param path its path, for messages
- * @throws InputError naming the file, the field and the cure: a missing or bad field, or an unsupported model
+ * @param wanted the head that the caller needs; "either" takes both
+ * @throws InputError naming the file, the field and the cure: a missing or bad field, an unsupported model, another head
  */
-export function parseModelConfig(json: unknown, path: string): ModelConfig {
+export function parseModelConfig(json: unknown, path: string, wanted: ModelHead | "either" = "lm"): ModelConfig {
   if (!isObject(json)) throw new InputError(`${path}: holds no JSON object ({…}); download or copy the file again`);
-  const modelType = supportedType(json, path);
+  const { modelType, head } = supportedType(json, path);
+  requireHead(json, path, head, wanted);
   refuseUnsupported(json, path);
   const parsed = fields.safeParse(json);
   if (!parsed.success) {
@@ -144,6 +158,7 @@ export function parseModelConfig(json: unknown, path: string): ModelConfig {
   const pad = given.pad_token_id ?? null;
   return {
     modelType,
+    head,
     vocabSize: given.vocab_size,
     hiddenSize: given.hidden_size,
     intermediateSize: given.intermediate_size,
@@ -168,21 +183,46 @@ export function parseModelConfig(json: unknown, path: string): ModelConfig {
   };
 }
 
-function supportedType(json: Record<string, unknown>, path: string): ModelType {
+function supportedType(json: Record<string, unknown>, path: string): { modelType: ModelType; head: ModelHead } {
   const type = json.model_type;
   if (type === undefined) throw new InputError(`${path}: model_type: missing; is this a model's config.json?`);
-  if (typeof type !== "string" || !Object.hasOwn(architectures, type))
+  if (typeof type !== "string" || !Object.hasOwn(families, type))
     throw new InputError(
       `${path}: model_type: ${JSON.stringify(type)} is not supported (llama, qwen2, qwen3 are); use another model`,
     );
   const modelType = type as ModelType;
-  const named = json.architectures ?? [architectures[modelType]];
-  if (!Array.isArray(named) || named.some((name) => name !== architectures[modelType]))
+  const named = json.architectures ?? [architectureOf(modelType)];
+  for (const head of ["lm", "score"] as const)
+    if (Array.isArray(named) && named.length > 0 && named.every((name) => name === architectureOf(modelType, head)))
+      return { modelType, head };
+  throw new InputError(
+    `${path}: architectures: ${JSON.stringify(named)} is not supported for model_type "${type}", only ` +
+      `["${architectureOf(modelType)}"] and, as reward model and critic, ["${architectureOf(modelType, "score")}"]; use another model`,
+  );
+}
+
+/** A model with an LM head cannot score, one with a scalar head cannot write. */
+function requireHead(
+  json: Record<string, unknown>,
+  path: string,
+  head: ModelHead,
+  wanted: ModelHead | "either",
+): void {
+  if (wanted === "lm" && head === "score")
     throw new InputError(
-      `${path}: architectures: ${JSON.stringify(named)} is not supported for model_type "${type}", only ` +
-        `["${architectures[modelType]}"]; use another model`,
+      `${path}: architectures: ${JSON.stringify(json.architectures)} is a reward model, which writes no text; give a causal language model here, and this one in reward_funcs or critic_model`,
     );
-  return modelType;
+  if (wanted === "score" && head === "lm")
+    throw new InputError(
+      `${path}: architectures: ${JSON.stringify(json.architectures ?? "missing")} is a language model without a head that scores; give a sequence classification model with one label`,
+    );
+  if (head === "lm") return;
+  // transformers counts the labels, takes num_labels without them, and 2 without either
+  const labels = isObject(json.id2label) ? Object.keys(json.id2label).length : (json.num_labels ?? 2);
+  if (labels !== 1)
+    throw new InputError(
+      `${path}: num_labels: ${JSON.stringify(labels)} is not supported, a reward model or critic has 1; use a model trained to score`,
+    );
 }
 
 /** Fields that change what the layers compute, in files whose model_type and architecture look familiar. */

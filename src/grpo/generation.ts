@@ -2,40 +2,18 @@
  * One generation: the prompts that were drawn and the completions sampled for them, in the forms that rewards, update,
  * record and console take. Nothing here computes on the device.
  */
-import type { Sampler } from "../data/order.ts";
 import type { Problem } from "../engine/prompts.ts";
-import { InputError } from "../errors.ts";
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
 import type { RewardBatch, RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { ScoredGroup } from "./policy-update.ts";
 import { formatRollout } from "./rollout-file.ts";
-import type { TrainingSetup } from "./setup.ts";
 
 /** A prompt with what was sampled for it. */
 export interface Group {
   readonly problem: Problem;
   readonly completions: readonly SampledCompletion[];
-}
-
-/**
- * The next prompts in the seeded order; rows whose prompt leaves no room for a completion are skipped.
- *
- * @throws InputError where no row fits
- */
-export function drawProblems({ problems, batch, longestPrompt }: TrainingSetup, sampler: Sampler) {
-  const drawn: Problem[] = [];
-  let skipped = 0;
-  while (drawn.length < batch.generationPrompts) {
-    const problem = problems.problem(sampler.next().row);
-    if (problem.promptIds.length <= longestPrompt) drawn.push(problem);
-    else if (++skipped > problems.dataset.numRows)
-      throw new InputError(
-        `${problems.dataset.path}: every prompt is longer than ${longestPrompt} tokens; lower max_completion_length`,
-      );
-  }
-  return { problems: drawn, skipped };
 }
 
 /** What reward functions get: one value a completion, the dataset's columns included. */

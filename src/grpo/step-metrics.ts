@@ -2,6 +2,7 @@
 import type { RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Advantages } from "./advantages.ts";
+import type { Generation } from "./sampling.ts";
 
 type Values = Record<string, number>;
 
@@ -49,6 +50,15 @@ export function rewardMetrics(result: RewardResult, advantages: Advantages): Val
     values["rewards/timeout"] = Math.max(values["rewards/timeout"] ?? 0, timeouts / total);
   }
   return values;
+}
+
+/** What dynamic sampling threw away to get groups with signal. */
+export function dynamicMetrics({ groups, discardedGroups, groupsWithoutSignal }: Generation): Values {
+  return {
+    "dynamic_sampling/discarded_groups": discardedGroups,
+    "dynamic_sampling/kept_share": groups.length / (groups.length + discardedGroups),
+    "dynamic_sampling/groups_without_signal": groupsWithoutSignal,
+  };
 }
 
 /**

@@ -5,7 +5,6 @@
  */
 import { keepNewestCheckpoints, removeCheckpointsAfter } from "../checkpoint/state.ts";
 import { toJson } from "../config/record.ts";
-import { createSampler } from "../data/order.ts";
 import { restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
 import { anonymousBytes } from "../engine/memory.ts";
 import type { Session } from "../engine/session.ts";
@@ -15,24 +14,17 @@ import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file
 import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
 import { learningRate } from "../optim/schedule.ts";
-import type { RewardPool } from "../rewards/pool.ts";
 import { computeAdvantages } from "./advantages.ts";
-import {
-  completionSamples,
-  drawProblems,
-  type Group,
-  recordRollouts,
-  rewardBatch,
-  scoredGroups,
-} from "./generation.ts";
+import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";
 import { scoreGroups, updateSettings, updateStep } from "./policy-update.ts";
 import type { TrainerState } from "./run-state.ts";
+import { type RewardSources, sampleGeneration, samplingWarnings } from "./sampling.ts";
 import type { TrainingSetup } from "./setup.ts";
-import { completionMetrics, rewardMetrics, samplerDifference, speedMetrics } from "./step-metrics.ts";
+import { completionMetrics, dynamicMetrics, rewardMetrics, samplerDifference, speedMetrics } from "./step-metrics.ts";
 
 export interface TrainerHooks {
   readonly console: RunConsole;
-  readonly rewards: RewardPool;
+  readonly rewards: RewardSources;
   /** Accuracy on the held-out problems, as a metrics record without its step; null: no evaluation. */
   readonly evaluate: ((session: Session) => Promise<{ values: Record<string, number>; note: string }>) | null;
   /** Says that the user wants to stop. */
@@ -69,7 +61,7 @@ export async function train(
   resume: { readonly folder: string; readonly state: TrainerState } | null,
 ): Promise<TrainOutcome> {
   const { config, batch, problems } = setup;
-  const { outputDir, seed } = config;
+  const { outputDir } = config;
   const { device, activations, optimizer, rollout, policy, reference } = session;
   if (!activations || !optimizer || !rollout) throw new Error("the session was not planned for training");
   const updater = { model: policy, activations, optimizer };
@@ -83,20 +75,19 @@ export async function train(
     totalSteps: steps,
   };
 
-  let { step, skippedRows, numTokens } = resume?.state ?? { step: 0, skippedRows: 0, numTokens: 0 };
+  let { step, position, skippedRows, numTokens } = resume?.state ?? {
+    ...{ step: 0, position: 0, skippedRows: 0, numTokens: 0 },
+  };
   if (resume) restoreOptimizer(session, resume.folder);
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
   removeCompletionsAfter(outputDir, step);
   for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
     hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
-  const { numRows } = problems.dataset;
-  const position = resume?.state.position ?? 0;
-  const sampler = createSampler({ numRows, seed, shuffle: config.shuffleDataset, position });
   const stopwatch = createStopwatch();
 
   // Where the run stands: saved after a generation is learned from, so a checkpoint never lies within one.
   const state = (): TrainerState => ({
-    ...{ step, totalSteps: steps, position: sampler.position, skippedRows, numTokens },
+    ...{ step, totalSteps: steps, position, skippedRows, numTokens },
     numerics: device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
@@ -129,27 +120,22 @@ export async function train(
       const progress = (phase: string, done = 0, total = done) =>
         hooks.console.progress({ step: firstStep, steps, phase, done, total });
 
-      // Prompts
-      const drawn = drawProblems(setup, sampler);
-      skippedRows += drawn.skipped;
-
-      // Rollout
-      stopwatch.start("rollout");
-      const sampled = await rollout.generate(
-        drawn.problems.map(({ promptIds }, prompt) => ({ promptIds, samples: config.numGenerations, prompt })),
-        { ...config, stream: 0, step: firstStep, isStop: setup.tokenizer.isStop },
-        { onProgress: (_, done, total) => progress("rollout", done, total), shouldStop: hooks.stopRequested },
+      // Prompts, rollout, rewards
+      const generation = await sampleGeneration(
+        {
+          ...{ setup, rollout, rewards: hooks.rewards, shouldStop: hooks.stopRequested },
+          onPhase: (phase) => stopwatch.start(phase),
+          onProgress: (done, total) => progress("rollout", done, total),
+        },
+        firstStep,
+        position,
       );
-      if (hooks.stopRequested()) break; // this generation is dropped: the checkpoint stands before it
-      const groups = drawn.problems.map((problem, i): Group => ({ problem, completions: sampled[i]! }));
+      if (!generation) break; // it is dropped: the checkpoint stands before it
+      const { groups, texts, rewards: result } = generation;
       const completions = groups.flatMap((group) => group.completions);
-
-      // Rewards
-      stopwatch.start("reward");
-      progress("rewards", 0, completions.length);
-      const texts = completions.map((c) => setup.tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }));
-      const result = await hooks.rewards.score(rewardBatch(groups, texts));
-      for (const warning of result.warnings) hooks.console.note(warning);
+      ({ position } = generation);
+      skippedRows += generation.skippedRows;
+      for (const warning of [...result.warnings, ...samplingWarnings(config, generation)]) hooks.console.note(warning);
 
       // Advantages
       const revised = hooks.reviseRewards?.(result.total, config.numGenerations);
@@ -199,15 +185,15 @@ export async function train(
         }
 
       // Metrics
-      const promptTokens = groups.reduce((sum, { problem }) => sum + problem.promptIds.length, 0);
-      const sampledTokens = completions.reduce((sum, c) => sum + c.completionIds.length, 0);
+      const { promptTokens, sampledTokens } = generation;
       numTokens += promptTokens + sampledTokens;
       const times = stopwatch.lap();
       const peakFlops = device.peakFlops();
-      const generation = {
-        epoch: sampler.position / numRows,
+      const common = {
+        epoch: position / problems.dataset.numRows,
         ...rewardMetrics(result, advantages),
         ...completionMetrics(completions),
+        ...(config.dynamicSampling ? dynamicMetrics(generation) : {}),
         num_tokens: numTokens,
         ...times,
         ...speedMetrics({ sampledTokens, promptTokens, updateTokens, referenceTokens, times, parameters, peakFlops }),
@@ -216,7 +202,7 @@ export async function train(
       };
       const difference = samplerDifference(completions, before?.map((s) => s.logprobs) ?? first);
       for (const [i, update] of updates.entries()) {
-        const record: MetricsRecord = { step: firstStep + i, ...update, ...generation, ...difference };
+        const record: MetricsRecord = { step: firstStep + i, ...update, ...common, ...difference };
         metrics.write(record);
         if (record.step % config.loggingSteps === 0 || record.step === steps) hooks.console.step(record);
       }

@@ -35,6 +35,18 @@ export const metricNames: readonly MetricName[] = [
     meaning: "groups whose rewards are all equal: nothing is learned from them",
     console: { head: "flat", format: fixed(2) },
   },
+  {
+    name: "dynamic_sampling/discarded_groups",
+    unit: "",
+    meaning: "groups sampled and thrown away, as all their rewards were equal",
+    console: { head: "thrown", format: fixed(0) },
+  },
+  { name: "dynamic_sampling/kept_share", unit: "share", meaning: "groups learned from, of all that were sampled" },
+  {
+    name: "dynamic_sampling/groups_without_signal",
+    unit: "",
+    meaning: "groups kept although their rewards are equal: dynamic_sampling_max_batches was reached",
+  },
   { name: "rewards/<name>/mean", unit: "", meaning: "mean of one reward function, unweighted" },
   { name: "rewards/<name>/std", unit: "", meaning: "its standard deviation over the step" },
   { name: "rewards/unparsed", unit: "share", meaning: "completions in which no answer was found" },

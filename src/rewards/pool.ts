@@ -18,7 +18,7 @@ import { compiled } from "./public_api.ts";
 import type { Extraction, Reason, Verdict } from "./verify.ts";
 
 /** "auto": gsm8k for the golds that are numbers, math for the others. `path`: a module with a reward function. */
-export type RewardSpec = "gsm8k" | "math" | "auto" | { readonly path: string };
+export type RewardSpec = "gsm8k" | "math" | "auto" | { readonly path: string } | { readonly model: string };
 
 export interface RewardPoolOptions {
   readonly functions: readonly RewardSpec[];
@@ -76,8 +76,11 @@ export interface RewardPool {
   readonly names: readonly string[];
   /** Loads the reward functions once. @throws InputError for a module that is none */
   ready(): Promise<void>;
-  /** @throws RunError naming the function that returned no rewards; InputError as `ready` */
-  score(batch: RewardBatch): Promise<RewardResult>;
+  /**
+   * @param external rewards by the names of neural reward models, which are scored elsewhere
+   * @throws RunError naming the function that returned no rewards; InputError as `ready`
+   */
+  score(batch: RewardBatch, external?: ReadonlyMap<string, readonly (number | null)[]>): Promise<RewardResult>;
   /** Judges answers alone, in order. An answer that cannot be finished has the reason "timeout". */
   verify(items: readonly Item[], extraction: Extraction): Promise<readonly Verdict[]>;
   /** Ends worker and processes; work under way is given up. */
@@ -98,7 +101,7 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
   const connection = connect(options);
 
   const load = async ({ name, spec }: Member): Promise<void> => {
-    if (typeof spec === "string") return;
+    if (typeof spec === "string" || "model" in spec) return;
     const answer = await connection.ask({ kind: "load", path: spec.path });
     if (answer.kind === "failed") throw failureError(name, spec.path, answer.failure);
   };
@@ -111,14 +114,14 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
   return {
     names: members.map((member) => member.name),
     ready: async () => void (await Promise.all(members.map(load))),
-    async score(batch) {
+    async score(batch, external) {
       checkBatch(batch);
       const scored = await Promise.all(
-        members.map((member) =>
-          typeof member.spec === "string"
-            ? scoreByVerifier(connection, member, member.spec, batch)
-            : scoreByFunction(connection, member, member.spec.path, batch),
-        ),
+        members.map((member) => {
+          if (typeof member.spec === "string") return scoreByVerifier(connection, member, member.spec, batch);
+          if ("path" in member.spec) return scoreByFunction(connection, member, member.spec.path, batch);
+          return scoredElsewhere(member, batch, external);
+        }),
       );
       const perFunction = scored.map(({ result }) => result);
       return {
@@ -141,16 +144,44 @@ function membersOf({ functions, weights }: RewardPoolOptions): readonly Member[]
   }
   const taken = new Set<string>();
   return functions.map((given, i) => {
-    const spec = typeof given === "string" ? given : { path: resolve(given.path) };
-    if (typeof spec !== "string" && !existsSync(spec.path)) {
+    const spec = typeof given === "object" && "path" in given ? { path: resolve(given.path) } : given;
+    if (typeof spec === "object" && "path" in spec && !existsSync(spec.path)) {
       throw new InputError(`reward_funcs: ${spec.path} does not exist; give gsm8k, math, or the path of a .ts module`);
     }
-    const stem = typeof spec === "string" ? spec : basename(spec.path).replace(/\.[^.]*$/, "");
+    const stem = memberStem(spec);
     let name = stem;
     for (let k = 2; taken.has(name); k++) name = `${stem}_${k}`;
     taken.add(name);
     return { name, spec, weight: weights?.[i] ?? 1 };
   });
+}
+
+function memberStem(spec: RewardSpec): string {
+  if (typeof spec === "string") return spec;
+  return "model" in spec ? basename(resolve(spec.model)) : basename(spec.path).replace(/\.[^.]*$/, "");
+}
+
+/** Results of batches, in order, as the result of one batch. The same pool gave all of them. */
+export function joinResults(results: readonly RewardResult[]): RewardResult {
+  const functions = results[0]?.perFunction ?? [];
+  const perFunction = functions.map((first, f): FunctionResult => {
+    const parts = results.map((result) => result.perFunction[f]!);
+    const sum = (count: (part: FunctionResult) => number) => parts.reduce((total, part) => total + count(part), 0);
+    return {
+      name: first.name,
+      rewards: parts.flatMap((part) => part.rewards),
+      ...(first.strict ? { strict: parts.flatMap((part) => part.strict ?? []) } : {}),
+      ...(first.reasons ? { reasons: parts.flatMap((part) => part.reasons ?? []) } : {}),
+      unparsed: sum((part) => part.unparsed),
+      timeouts: sum((part) => part.timeouts),
+    };
+  });
+  return {
+    perFunction,
+    total: results.flatMap((result) => result.total),
+    reasons: results.flatMap((result) => result.reasons),
+    warnings: [...new Set(results.flatMap((result) => result.warnings))],
+  };
 }
 
 function checkBatch(batch: RewardBatch): void {
@@ -173,6 +204,19 @@ function weightedSum(members: readonly Member[], results: readonly FunctionResul
 interface Scored {
   readonly result: FunctionResult;
   readonly warnings: readonly string[];
+}
+
+async function scoredElsewhere(
+  { name }: Member,
+  batch: RewardBatch,
+  external: ReadonlyMap<string, readonly (number | null)[]> | undefined,
+): Promise<Scored> {
+  const rewards = external?.get(name);
+  if (rewards?.length !== batch.completions.length) throw new Error(`score: reward model ${name} was not scored`);
+  const missing = rewards.filter((reward) => reward === null).length;
+  const warnings =
+    missing > 0 ? [`reward model ${name}: ${missing} sequences are longer than its context; they are not scored`] : [];
+  return { result: { name, rewards, unparsed: 0, timeouts: 0 }, warnings };
 }
 
 async function scoreByVerifier(

@@ -1,0 +1,185 @@
+/**
+ * Prompts → completions → rewards: one generation. Plainly, all prompts are drawn, sampled and scored, in this order; with
+ * dynamic sampling (dynamic-sampling.ts) each group is scored as soon as it is complete, and replaced where it has no
+ * signal. Nothing here learns.
+ */
+import type { TrainConfig } from "../config/schema.ts";
+import { createSampler } from "../data/order.ts";
+import type { Problem } from "../engine/prompts.ts";
+import { InputError } from "../errors.ts";
+import { joinResults, type RewardBatch, type RewardPool, type RewardResult } from "../rewards/pool.ts";
+import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
+import { createDynamicSampling } from "./dynamic-sampling.ts";
+import { type Group, rewardBatch } from "./generation.ts";
+import type { TrainingSetup } from "./setup.ts";
+
+/** What was sampled and what it is worth; `texts` and `rewards` are by completion, in the order of the groups. */
+export interface Generation {
+  readonly groups: readonly Group[];
+  readonly texts: readonly string[];
+  readonly rewards: RewardResult;
+  /** Rows drawn so far, in all epochs, up to the last one used: where the next generation goes on. */
+  readonly position: number;
+  /** Rows passed over because their prompt is too long for the context. */
+  readonly skippedRows: number;
+  /** Tokens of prompts and of completions, of discarded groups too. */
+  readonly promptTokens: number;
+  readonly sampledTokens: number;
+  /** Dynamic sampling: groups thrown away for want of signal, and kept without it as nothing better was found. */
+  readonly discardedGroups: number;
+  readonly groupsWithoutSignal: number;
+}
+
+/** Where rewards come from; neural ones compute on the session's device, so nothing else may meanwhile. */
+export interface RewardSources {
+  readonly pool: RewardPool;
+  /** Rewards by the names of the reward models; null: there are none. */
+  readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
+}
+
+export interface SamplingRun {
+  readonly setup: TrainingSetup;
+  readonly rollout: RolloutEngine;
+  readonly rewards: RewardSources;
+  readonly shouldStop: () => boolean;
+  readonly onPhase: (phase: "rollout" | "reward") => void;
+  readonly onProgress: (done: number, total: number) => void;
+}
+
+/** The next prompts in the seeded order; rows whose prompt leaves no room for a completion are passed over and counted. */
+function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: number) {
+  const { numRows, path } = problems.dataset;
+  const sampler = createSampler({ numRows, seed: config.seed, shuffle: config.shuffleDataset, position: from });
+  let skipped = 0;
+  return {
+    /** @throws InputError where no row fits */
+    next(): { readonly problem: Problem; readonly position: number; readonly skipped: number } {
+      for (let tries = 0; tries <= numRows; tries++) {
+        const problem = problems.problem(sampler.next().row);
+        if (problem.promptIds.length <= longestPrompt) return { problem, position: sampler.position, skipped };
+        skipped++;
+      }
+      throw new InputError(`${path}: every prompt is longer than ${longestPrompt} tokens; lower max_completion_length`);
+    },
+  };
+}
+
+/** The functions' and models' rewards of whole groups. What needs the device is done when the first promise is kept. */
+async function startScoring({ setup, rewards }: SamplingRun, groups: readonly Group[]) {
+  const completions = groups.flatMap((group) => group.completions);
+  const texts = completions.map((c) => setup.tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }));
+  const batch = rewardBatch(groups, texts);
+  const external = (await rewards.models?.(batch)) ?? undefined;
+  return { texts, rest: rewards.pool.score(batch, external) };
+}
+
+/** Whether a group's rewards differ, by the function that `dynamic_sampling_reward` names or by the weighted sum. */
+function hasSignal({ config }: TrainingSetup, result: RewardResult): boolean {
+  const name = config.dynamicSamplingReward;
+  const values = name === null ? result.total : result.perFunction.find((f) => f.name === name)!.rewards;
+  const scored = values.filter((value) => value !== null);
+  return scored.some((value) => value !== scored[0]);
+}
+
+const lengthSum = (items: readonly { readonly length: number }[]) => items.reduce((sum, { length }) => sum + length, 0);
+
+/**
+ * One generation, scored.
+ *
+ * @param step of the first update that learns from it: part of the random numbers' key
+ * @param from rows drawn so far
+ * @returns null where the user stopped it
+ */
+export function sampleGeneration(run: SamplingRun, step: number, from: number): Promise<Generation | null> {
+  const { config, tokenizer } = run.setup;
+  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop };
+  return config.dynamicSampling ? sampleDynamically(run, settings, from) : samplePlainly(run, settings, from);
+}
+
+async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: number): Promise<Generation | null> {
+  const { setup } = run;
+  const drawer = promptDrawer(setup, from);
+  const draws = Array.from({ length: setup.batch.generationPrompts }, () => drawer.next());
+  const { position, skipped } = draws.at(-1)!;
+
+  run.onPhase("rollout");
+  const samples = setup.config.numGenerations;
+  const sampled = await run.rollout.generate(
+    draws.map(({ problem }, prompt) => ({ promptIds: problem.promptIds, samples, prompt })),
+    settings,
+    { onProgress: (_, done, total) => run.onProgress(done, total), shouldStop: run.shouldStop },
+  );
+  if (run.shouldStop()) return null;
+  const groups = draws.map(({ problem }, i): Group => ({ problem, completions: sampled[i]! }));
+
+  run.onPhase("reward");
+  const { texts, rest } = await startScoring(run, groups);
+  return {
+    ...{ groups, texts, rewards: await rest, position, skippedRows: skipped },
+    promptTokens: lengthSum(groups.map((g) => g.problem.promptIds)),
+    sampledTokens: lengthSum(groups.flatMap((g) => g.completions.map((c) => c.completionIds))),
+    ...{ discardedGroups: 0, groupsWithoutSignal: 0 },
+  };
+}
+
+async function sampleDynamically(
+  run: SamplingRun,
+  settings: RolloutSettings,
+  from: number,
+): Promise<Generation | null> {
+  const { setup } = run;
+  const { config } = setup;
+  const drawer = promptDrawer(setup, from);
+  const draws: ReturnType<typeof drawer.next>[] = [];
+  const wanted = setup.batch.generationPrompts;
+  const dynamic = createDynamicSampling({
+    wanted,
+    most: wanted * config.dynamicSamplingMaxBatches,
+    ahead: config.dynamicSamplingAhead,
+    samples: config.numGenerations,
+    probe: config.dynamicSamplingProbe,
+    draw: () => {
+      const draw = drawer.next();
+      draws.push(draw);
+      return { drawn: draw.problem, promptIds: draw.problem.promptIds };
+    },
+    score: async (problem, completions) => {
+      const { texts, rest } = await startScoring(run, [{ problem, completions }]);
+      return { rest: rest.then((result) => ({ texts, result })) };
+    },
+    hasSignal: ({ result }) => hasSignal(setup, result),
+  });
+
+  run.onPhase("rollout");
+  await run.rollout.generate(dynamic.initial, settings, {
+    ...dynamic.events,
+    onProgress: (_, done, total) => run.onProgress(done, total),
+    shouldStop: run.shouldStop,
+  });
+  if (run.shouldStop()) return null;
+  const { accepted, discarded, discardedTokens, drawn, withoutSignal } = dynamic.outcome();
+  const { position, skipped } = draws[drawn - 1]!;
+  return {
+    groups: accepted.map(({ drawn: problem, completions }): Group => ({ problem, completions })),
+    texts: accepted.flatMap(({ score }) => score.texts),
+    rewards: joinResults(accepted.map(({ score }) => score.result)),
+    ...{ position, skippedRows: skipped },
+    promptTokens: lengthSum(draws.slice(0, drawn).map(({ problem }) => problem.promptIds)),
+    sampledTokens: discardedTokens + lengthSum(accepted.flatMap((g) => g.completions.map((c) => c.completionIds))),
+    ...{ discardedGroups: discarded, groupsWithoutSignal: withoutSignal },
+  };
+}
+
+/** One line where dynamic sampling found too few groups with signal. */
+export function samplingWarnings(
+  config: TrainConfig,
+  { groups, groupsWithoutSignal, discardedGroups }: Generation,
+): string[] {
+  if (groupsWithoutSignal === 0) return [];
+  const sampled = groups.length + discardedGroups;
+  return [
+    `dynamic_sampling: only ${groups.length - groupsWithoutSignal} of ${sampled} groups have rewards that differ, and ` +
+      `dynamic_sampling_max_batches ${config.dynamicSamplingMaxBatches} is reached; the step is filled with groups that ` +
+      "teach nothing: the problems are too easy or too hard, or the reward says nothing",
+  ];
+}
