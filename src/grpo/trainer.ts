@@ -124,7 +124,10 @@ export async function train(
       const generation = await sampleGeneration(
         {
           ...{ setup, rollout, rewards: hooks.rewards, shouldStop: hooks.stopRequested },
-          onPhase: (phase) => stopwatch.start(phase),
+          onPhase: (phase) => {
+            stopwatch.start(phase);
+            if (phase === "reward") progress("rewards");
+          },
           onProgress: (done, total) => progress("rollout", done, total),
         },
         firstStep,
