@@ -16,7 +16,8 @@ import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { writing } from "../metrics/write-error.ts";
-import { createRewardPool, type RewardPool, type RewardSpec } from "../rewards/pool.ts";
+import { createRewardPool, type RewardPool } from "../rewards/pool.ts";
+import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
 import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -46,11 +47,7 @@ export function standardConsole(): RunConsole {
   });
 }
 
-export function rewardSpecs(names: readonly string[] | null): RewardSpec[] {
-  return (names ?? ["auto"]).map((name) =>
-    name === "gsm8k" || name === "math" || name === "auto" ? name : { path: name },
-  );
-}
+export const rewardSpecs = (names: readonly string[] | null): RewardSpec[] => (names ?? ["auto"]).map(parseRewardSpec);
 
 /**
  * Checks that a run from the start, or one that goes on from another folder's checkpoint, replaces no earlier run.
@@ -80,7 +77,7 @@ function onlyBundledCheckpoints(outputDir: string): boolean {
 
 /** @throws InputError where a verifier is to judge and no row says what is right: every answer would go unscored */
 function requireGolds({ rewardFuncs }: TrainConfig, { dataset, problem }: ProblemSource): void {
-  const verifier = rewardSpecs(rewardFuncs).find((spec) => typeof spec === "string");
+  const verifier = rewardSpecs(rewardFuncs).find(needsGold);
   const looked = Math.min(dataset.numRows, 100);
   if (verifier === undefined || looked === 0) return;
   for (let row = 0; row < looked; row++) if (problem(row).example.gold !== null) return;

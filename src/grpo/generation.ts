@@ -26,6 +26,8 @@ export function rewardBatch(groups: readonly Group[], texts: readonly string[]):
     completionIds: groups.flatMap((group) => group.completions.map((c) => [...c.completionIds])),
     golds: rows.map((example) => example.gold),
     columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name])])),
+    rows: groups.flatMap(({ problem, completions }) => completions.map(() => problem.row)),
+    groups: groups.flatMap(({ completions }, group) => completions.map(() => group)),
   };
 }
 

@@ -19,9 +19,9 @@ export type RewardFunction = (args: Arguments) => readonly (number | null)[] | P
 export class RewardFailure extends Error {
   override readonly name = "RewardFailure";
   readonly failure: Failure;
-  constructor(cause: Failure["cause"], message: string) {
+  constructor(cause: Failure["cause"], message: string, index?: number) {
     super(message);
-    this.failure = { cause, message };
+    this.failure = index === undefined ? { cause, message } : { cause, message, index };
   }
 }
 
@@ -79,10 +79,7 @@ export function checkRewards(returned: unknown, count: number): readonly (number
   }
   return Array.from(returned, (value: unknown, i) => {
     if (value === null || (typeof value === "number" && Number.isFinite(value))) return value;
-    throw new RewardFailure(
-      "result",
-      `returned ${show(value)} for completion ${i}; a reward is a finite number, or null`,
-    );
+    throw new RewardFailure("result", `returned ${show(value)}`, i);
   });
 }
 

@@ -10,15 +10,18 @@
  */
 import { existsSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { basename, resolve } from "node:path";
+import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { VerifierReward } from "../config/reward-names.ts";
 import { InputError, RunError } from "../errors.ts";
 import type { Arguments, Failure, FromSupervisor, Item, ToSupervisor, Work } from "./protocol.ts";
 import { compiled } from "./public_api.ts";
+import { type FunctionResult, type Mishap, place, type RewardResult, resultOf } from "./results.ts";
+import { type RewardSpec, rewardNames } from "./specs.ts";
 import type { Extraction, Reason, Verdict } from "./verify.ts";
 
-/** "auto": gsm8k for the golds that are numbers, math for the others. `path`: a module with a reward function. */
-export type RewardSpec = "gsm8k" | "math" | "auto" | { readonly path: string } | { readonly model: string };
+export { type FunctionResult, joinResults, type RewardResult } from "./results.ts";
+export type { RewardSpec } from "./specs.ts";
 
 export interface RewardPoolOptions {
   readonly functions: readonly RewardSpec[];
@@ -44,36 +47,20 @@ export interface RewardBatch {
   readonly completionIds: readonly (readonly number[])[];
   readonly golds: readonly (string | null)[];
   readonly columns: Readonly<Record<string, readonly unknown[]>>;
+  /** The row in the data set that each completion answers; failures name it. */
+  readonly rows?: readonly number[] | undefined;
+  /** Completions of one prompt have the same number; absent: all are one group. Of use to `length` alone. */
+  readonly groups?: readonly number[] | undefined;
 }
 
-export interface FunctionResult {
-  /** As in the metric `rewards/<name>/mean`. */
-  readonly name: string;
-  /** Null: not scored. */
-  readonly rewards: readonly (number | null)[];
-  /** Verifiers: the reward under strict extraction (null where there is no gold). */
-  readonly strict?: readonly (0 | 1 | null)[];
-  /** Verifiers: why, per completion (null where there is no gold). */
-  readonly reasons?: readonly (Reason | null)[];
-  /** Completions in which no answer was found. */
-  readonly unparsed: number;
-  /** Completions stopped at the deadline, at the memory limit, or with their process. */
-  readonly timeouts: number;
-}
-
-export interface RewardResult {
-  readonly perFunction: readonly FunctionResult[];
-  /** The weighted sum of the rewards that are not null; null where all are. */
-  readonly total: readonly (number | null)[];
-  /** The reasons of the first verifier; null where there is none, or no gold. */
-  readonly reasons: readonly (Reason | null)[];
-  /** One line per function and kind of failure in this batch, to be shown. */
-  readonly warnings: readonly string[];
-}
+/** Rewards by a member's name, one per completion (null: not scored). */
+export type ExternalRewards = ReadonlyMap<string, readonly (number | null)[]>;
 
 export interface RewardPool {
   /** The functions' names, in order, as metrics spell them. */
   readonly names: readonly string[];
+  /** Names with what they stand for, in order; those of reward models are the keys of `external`. */
+  readonly members: readonly { readonly name: string; readonly spec: RewardSpec }[];
   /** Loads the reward functions once. @throws InputError for a module that is none */
   ready(): Promise<void>;
   /**
@@ -101,7 +88,7 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
   const connection = connect(options);
 
   const load = async ({ name, spec }: Member): Promise<void> => {
-    if (typeof spec === "string" || "model" in spec) return;
+    if (typeof spec === "string" || !("path" in spec)) return;
     const answer = await connection.ask({ kind: "load", path: spec.path });
     if (answer.kind === "failed") throw failureError(name, spec.path, answer.failure);
   };
@@ -113,23 +100,19 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
 
   return {
     names: members.map((member) => member.name),
+    members: members.map(({ name, spec }) => ({ name, spec })),
     ready: async () => void (await Promise.all(members.map(load))),
     async score(batch, external) {
       checkBatch(batch);
-      const scored = await Promise.all(
-        members.map((member) => {
-          if (typeof member.spec === "string") return scoreByVerifier(connection, member, member.spec, batch);
-          if ("path" in member.spec) return scoreByFunction(connection, member, member.spec.path, batch);
-          return scoredElsewhere(member, batch, external);
+      const perFunction = await Promise.all(
+        members.map(({ name, spec }) => {
+          if (typeof spec === "string") return scoreByVerifier(connection, name, spec as VerifierReward, batch);
+          if ("path" in spec) return scoreByFunction(connection, name, spec.path, batch);
+          return scoredOutside(name, external?.get(name), batch);
         }),
       );
-      const perFunction = scored.map(({ result }) => result);
-      return {
-        perFunction,
-        total: batch.completions.map((_, i) => weightedSum(members, perFunction, i)),
-        reasons: perFunction.find((result) => result.reasons)?.reasons ?? batch.completions.map(() => null),
-        warnings: scored.flatMap(({ warnings }) => warnings),
-      };
+      const weights = members.map(({ weight }) => weight);
+      return resultOf(perFunction, weights, batch.completions.length);
     },
     verify,
     close: () => connection.close(),
@@ -142,93 +125,57 @@ function membersOf({ functions, weights }: RewardPoolOptions): readonly Member[]
       `reward_weights has ${weights.length} values for ${functions.length} reward functions; give one weight per function`,
     );
   }
-  const taken = new Set<string>();
-  return functions.map((given, i) => {
-    const spec = typeof given === "object" && "path" in given ? { path: resolve(given.path) } : given;
-    if (typeof spec === "object" && "path" in spec && !existsSync(spec.path)) {
-      throw new InputError(`reward_funcs: ${spec.path} does not exist; give gsm8k, math, or the path of a .ts module`);
-    }
-    const stem = memberStem(spec);
-    let name = stem;
-    for (let k = 2; taken.has(name); k++) name = `${stem}_${k}`;
-    taken.add(name);
-    return { name, spec, weight: weights?.[i] ?? 1 };
+  const specs = functions.map((spec) => {
+    if (typeof spec === "string" || !("path" in spec)) return spec;
+    const path = resolve(spec.path);
+    if (existsSync(path)) return { path };
+    throw new InputError(`reward_funcs: ${path} does not exist; give gsm8k, math, or the path of a .ts module`);
   });
-}
-
-function memberStem(spec: RewardSpec): string {
-  if (typeof spec === "string") return spec;
-  return "model" in spec ? basename(resolve(spec.model)) : basename(spec.path).replace(/\.[^.]*$/, "");
-}
-
-/** Results of batches, in order, as the result of one batch. The same pool gave all of them. */
-export function joinResults(results: readonly RewardResult[]): RewardResult {
-  const functions = results[0]?.perFunction ?? [];
-  const perFunction = functions.map((first, f): FunctionResult => {
-    const parts = results.map((result) => result.perFunction[f]!);
-    const sum = (count: (part: FunctionResult) => number) => parts.reduce((total, part) => total + count(part), 0);
-    return {
-      name: first.name,
-      rewards: parts.flatMap((part) => part.rewards),
-      ...(first.strict ? { strict: parts.flatMap((part) => part.strict ?? []) } : {}),
-      ...(first.reasons ? { reasons: parts.flatMap((part) => part.reasons ?? []) } : {}),
-      unparsed: sum((part) => part.unparsed),
-      timeouts: sum((part) => part.timeouts),
-    };
-  });
-  return {
-    perFunction,
-    total: results.flatMap((result) => result.total),
-    reasons: results.flatMap((result) => result.reasons),
-    warnings: [...new Set(results.flatMap((result) => result.warnings))],
-  };
+  const names = rewardNames(specs);
+  return specs.map((spec, i) => ({ name: names[i]!, spec, weight: weights?.[i] ?? 1 }));
 }
 
 function checkBatch(batch: RewardBatch): void {
   const n = batch.completions.length;
-  const lists = { prompts: batch.prompts, completionIds: batch.completionIds, golds: batch.golds, ...batch.columns };
+  const { prompts, completionIds, golds, columns, rows, groups } = batch;
+  const lists = { prompts, completionIds, golds, ...(rows && { rows }), ...(groups && { groups }), ...columns };
   for (const [name, list] of Object.entries(lists)) {
     if (list.length !== n) throw new Error(`score: ${name} has ${list.length} entries for ${n} completions`);
   }
 }
 
-function weightedSum(members: readonly Member[], results: readonly FunctionResult[], i: number): number | null {
-  let sum: number | null = null;
-  for (const [k, member] of members.entries()) {
-    const reward = results[k]!.rewards[i] ?? null;
-    if (reward !== null) sum = (sum ?? 0) + member.weight * reward;
-  }
-  return sum;
+/** What happened to the completions at `indices`, of which there is at least one. */
+function mishap(batch: RewardBatch, indices: readonly number[], what: string, cost: string): Mishap {
+  const index = indices[0]!;
+  return { what, cost, count: indices.length, first: { index, row: batch.rows?.[index] ?? null } };
 }
 
-interface Scored {
-  readonly result: FunctionResult;
-  readonly warnings: readonly string[];
-}
-
-async function scoredElsewhere(
-  { name }: Member,
+/** @throws RunError for rewards that are no finite numbers */
+function scoredOutside(
+  name: string,
+  rewards: readonly (number | null)[] | undefined,
   batch: RewardBatch,
-  external: ReadonlyMap<string, readonly (number | null)[]> | undefined,
-): Promise<Scored> {
-  const rewards = external?.get(name);
-  if (rewards?.length !== batch.completions.length) throw new Error(`score: reward model ${name} was not scored`);
-  const missing = rewards.filter((reward) => reward === null).length;
-  const warnings =
-    missing > 0 ? [`reward model ${name}: ${missing} sequences are longer than its context; they are not scored`] : [];
-  return { result: { name, rewards, unparsed: 0, timeouts: 0 }, warnings };
+): FunctionResult {
+  if (rewards?.length !== batch.completions.length) {
+    throw new Error(`score: ${rewards?.length ?? "no"} rewards of ${name} for ${batch.completions.length} completions`);
+  }
+  const bad = rewards.findIndex((reward) => reward !== null && !Number.isFinite(reward));
+  if (bad >= 0) {
+    throw new RunError(`reward model ${name} gave ${rewards[bad]} on ${place(bad, batch.rows?.[bad] ?? null)}`);
+  }
+  return { name, rewards, unparsed: 0, timeouts: 0 };
 }
 
 async function scoreByVerifier(
   connection: Connection,
-  { name }: Member,
-  spec: "gsm8k" | "math" | "auto",
+  name: string,
+  spec: VerifierReward,
   batch: RewardBatch,
-): Promise<Scored> {
+): Promise<FunctionResult> {
   const asked = [...batch.golds.keys()].filter((i) => batch.golds[i] !== null);
   const items = asked.map((i): Item => {
     const item = { gold: batch.golds[i]!, response: batch.completions[i]! };
-    return spec === "auto" ? item : { ...item, verifier: spec };
+    return spec === "auto" ? item : { ...item, verifier: spec === "gsm8k" ? "gsm8k" : "math" };
   });
   const found = await verdicts(connection, items, ["lenient", "strict"]);
   const rewards: (number | null)[] = batch.golds.map(() => null);
@@ -240,11 +187,18 @@ async function scoreByVerifier(
     strict[i] = marked.reward;
     reasons[i] = lenient.reason;
   }
-  const count = (reason: Reason): number => reasons.filter((r) => r === reason).length;
-  const timeouts = count("timeout");
-  const warnings =
-    timeouts > 0 ? [`reward ${name}: ${timeouts} of ${asked.length} answers were not judged in time; they get 0`] : [];
-  return { result: { name, rewards, strict, reasons, unparsed: count("unparsed"), timeouts }, warnings };
+  const late = asked.filter((i) => reasons[i] === "timeout");
+  return {
+    name,
+    rewards,
+    strict,
+    reasons,
+    unparsed: reasons.filter((reason) => reason === "unparsed").length,
+    timeouts: late.length,
+    ...(late.length > 0 && {
+      mishaps: [mishap(batch, late, `reward ${name} did not judge the answer in time`, "they get 0")],
+    }),
+  };
 }
 
 /** Per item its verdicts, or none where it could not be finished. */
@@ -265,35 +219,39 @@ async function verdicts(
 
 async function scoreByFunction(
   connection: Connection,
-  { name }: Member,
+  name: string,
   path: string,
   batch: RewardBatch,
-): Promise<Scored> {
+): Promise<FunctionResult> {
   const args: Arguments = {
     ...batch.columns,
     prompts: batch.prompts,
     completions: batch.completions,
     completion_ids: batch.completionIds,
   };
-  if (batch.completions.length === 0) return { result: { name, rewards: [], unparsed: 0, timeouts: 0 }, warnings: [] };
+  if (batch.completions.length === 0) return { name, rewards: [], unparsed: 0, timeouts: 0 };
   const answer = await connection.ask({ kind: "call", path, args });
-  if (answer.kind === "failed") throw failureError(name, path, answer.failure);
+  if (answer.kind === "failed") throw failureError(name, path, answer.failure, batch);
   if (answer.kind !== "rewards") throw new Error("a call was answered with verdicts");
   const { rewards, failures } = answer;
   const byCause = Map.groupBy(failures, ({ failure }) => failure.cause);
-  const warnings = [...byCause.values()].map(
-    (same) =>
-      `reward function ${name} (${path}) ${same[0]!.failure.message} on ${same.length} of ${rewards.length} completions; ` +
-      "they are not scored",
-  );
+  const mishaps = [...byCause.values()].map((same) => {
+    const indices = same.map(({ index }) => index);
+    return mishap(batch, indices, `${label(name, path)} ${same[0]!.failure.message}`, "they are not scored");
+  });
   const timeouts = failures.filter(({ failure }) => failure.cause !== "threw").length;
-  return { result: { name, rewards, unparsed: 0, timeouts }, warnings };
+  return { name, rewards, unparsed: 0, timeouts, ...(mishaps.length > 0 && { mishaps }) };
 }
 
-function failureError(name: string, path: string, failure: Failure): Error {
-  if (failure.cause === "start") return new RunError(failure.message);
-  const text = `reward function ${name} (${path}) ${failure.message}`;
-  return failure.cause === "load" ? new InputError(text) : new RunError(text);
+const label = (name: string, path: string): string => `reward function ${name} (${path})`;
+
+function failureError(name: string, path: string, failure: Failure, batch?: RewardBatch): Error {
+  const { cause, message, index } = failure;
+  if (cause === "start") return new RunError(message);
+  const where = index === undefined ? "" : ` on ${place(index, batch?.rows?.[index] ?? null)}`;
+  const cure = index === undefined ? "" : "; a reward is a finite number, or null";
+  const text = `${label(name, path)} ${message}${where}${cure}`;
+  return cause === "load" ? new InputError(text) : new RunError(text);
 }
 
 // The worker

@@ -44,6 +44,8 @@ export interface Failure {
   readonly cause: "load" | "result" | "threw" | "timeout" | "memory" | "exit" | "start";
   /** One line, without the function's name. */
   readonly message: string;
+  /** `result`: the completion whose reward is none, where it is one alone. */
+  readonly index?: number;
 }
 
 /** Whether the failure ends the run rather than costing a reward. */

@@ -251,7 +251,7 @@ function callAll(id: number, path: string, args: Arguments): void {
         if (!isFailure(outcome)) {
           rewards[index] = outcome[0] ?? null;
           scored++;
-        } else if (isFatal(outcome)) fatal = outcome;
+        } else if (isFatal(outcome)) fatal = outcome.index === undefined ? outcome : { ...outcome, index };
         else failures.push({ index, failure: outcome });
       }
     };

@@ -133,11 +133,11 @@ describe("reward functions", () => {
     ["number", "returned 3 instead of an array"],
     ["promise", 'returned "1" instead of an array'],
     ["short", "returned 1 rewards for 2 completions"],
-    ["nan", "returned NaN for completion 1"],
-    ["infinite", "returned Infinity for completion 1"],
-    ["text", 'returned "0.5" for completion 1'],
-    ["bool", "returned true for completion 1"],
-    ["hole", "returned undefined for completion 1"],
+    ["nan", "returned NaN on completion 2; a reward is"],
+    ["infinite", "returned Infinity on completion 2; a reward is"],
+    ["text", 'returned "0.5" on completion 2'],
+    ["bool", "returned true on completion 2; a reward is"],
+    ["hole", "returned undefined on completion 2; a reward is"],
   ])("%s as a result is a RunError that names the function", async (value, line) => {
     const error = await caught(returning.score(batch(["a", "b"], { columns: { value: [value, value] } })));
     expect(error).toBeInstanceOf(RunError);

@@ -1,0 +1,46 @@
+/**
+ * The names of the built-in rewards, and what TRL and open-r1 call the same ones. What they compute is in src/rewards;
+ * the names are here because settings, help and checks need them too.
+ */
+
+/** Judge the answer against the row's gold: 1 or 0. */
+export const verifierRewards = ["gsm8k", "math", "auto", "accuracy", "reasoning_accuracy"] as const;
+/** Need to know whether the answer is right, and score something else about it. */
+export const lengthByAnswerRewards = ["cosine", "length"] as const;
+/** Look at text or tokens alone. */
+export const textRewards = [
+  "format",
+  "think_format",
+  "tag_count",
+  "reasoning_steps",
+  "repetition",
+  "soft_overlong",
+] as const;
+
+export type VerifierReward = (typeof verifierRewards)[number];
+export type LibraryReward = (typeof lengthByAnswerRewards)[number] | (typeof textRewards)[number];
+export type BuiltInReward = VerifierReward | LibraryReward;
+
+export const builtInRewards: readonly BuiltInReward[] = [...verifierRewards, ...lengthByAnswerRewards, ...textRewards];
+
+/** Names in `trl.rewards`, in TRL's training script and in open-r1. */
+const otherNames: Readonly<Record<string, BuiltInReward>> = {
+  accuracy_reward: "accuracy",
+  reasoning_accuracy_reward: "reasoning_accuracy",
+  cosine_scaled_reward: "cosine",
+  get_cosine_scaled_reward: "cosine",
+  len_reward: "length",
+  format_reward: "format",
+  think_format_reward: "think_format",
+  tag_count_reward: "tag_count",
+  reasoning_steps_reward: "reasoning_steps",
+  repetition_penalty: "repetition",
+  repetition_penalty_reward: "repetition",
+  get_repetition_penalty_reward: "repetition",
+  soft_overlong_punishment: "soft_overlong",
+  soft_overlong_punishment_reward: "soft_overlong",
+  get_soft_overlong_punishment: "soft_overlong",
+};
+
+/** Our name of a reward that TRL or open-r1 names otherwise; any other name as it is. */
+export const ownRewardName = (name: string): string => (Object.hasOwn(otherNames, name) ? otherNames[name]! : name);

@@ -1,0 +1,122 @@
+/**
+ * What scoring a batch gives: per function its rewards and what went wrong, the weighted sum, and the lines to show.
+ * Results of several batches become one here.
+ */
+import type { Reason } from "./verify.ts";
+
+export interface FunctionResult {
+  /** As in the metric `rewards/<name>/mean`. */
+  readonly name: string;
+  /** Null: not scored. */
+  readonly rewards: readonly (number | null)[];
+  /** Verifiers: the reward under strict extraction (null where there is no gold). */
+  readonly strict?: readonly (0 | 1 | null)[];
+  /** Verifiers: why, per completion (null where there is no gold). */
+  readonly reasons?: readonly (Reason | null)[];
+  /** Completions in which no answer was found. */
+  readonly unparsed: number;
+  /** Completions stopped at the deadline, at the memory limit, or with their process. */
+  readonly timeouts: number;
+  /** What went wrong, an entry per kind; absent where nothing did. */
+  readonly mishaps?: readonly Mishap[];
+}
+
+/** One kind of failure of one function, and how often it happened. */
+export interface Mishap {
+  /** The function and what it did, as a sentence's beginning. */
+  readonly what: string;
+  /** What it means for the completions concerned. */
+  readonly cost: string;
+  readonly count: number;
+  /** The first one: its index in the batch, and its row in the data set where that is known. */
+  readonly first: { readonly index: number; readonly row: number | null };
+}
+
+export interface RewardResult {
+  readonly perFunction: readonly FunctionResult[];
+  /** The weighted sum of the rewards that are not null; null where all are. */
+  readonly total: readonly (number | null)[];
+  /** The reasons of the first verifier; null where there is none, or no gold. */
+  readonly reasons: readonly (Reason | null)[];
+  /** One line per function and kind of failure, to be shown. */
+  readonly warnings: readonly string[];
+}
+
+/** @param weights one per function, in order */
+export function resultOf(
+  perFunction: readonly FunctionResult[],
+  weights: readonly number[],
+  completions: number,
+): RewardResult {
+  const indices = Array.from({ length: completions }, (_, i) => i);
+  const total = indices.map((i) => {
+    let sum: number | null = null;
+    for (const [k, weight] of weights.entries()) {
+      const reward = perFunction[k]!.rewards[i] ?? null;
+      if (reward !== null) sum = (sum ?? 0) + weight * reward;
+    }
+    return sum;
+  });
+  const reasons = perFunction.find((result) => result.reasons)?.reasons ?? indices.map(() => null);
+  return { perFunction, total, reasons, warnings: warningsOf(perFunction) };
+}
+
+/**
+ * Results of batches that one pool scored → the result of all their completions, in the order given. A kind of failure
+ * that several batches had is told once, with its count over all of them.
+ */
+export function joinResults(results: readonly RewardResult[]): RewardResult {
+  const names = results[0]?.perFunction.map(({ name }) => name) ?? [];
+  for (const { perFunction } of results) {
+    if (perFunction.length !== names.length || perFunction.some(({ name }, k) => name !== names[k])) {
+      throw new Error(`joinResults: ${perFunction.map(({ name }) => name).join()} after ${names.join()}`);
+    }
+  }
+  const offsets: number[] = [];
+  let completions = 0;
+  for (const { total } of results) {
+    offsets.push(completions);
+    completions += total.length;
+  }
+  const perFunction = names.map((name, k): FunctionResult => {
+    const parts = results.map((result) => result.perFunction[k]!);
+    const mishaps = joinMishaps(
+      parts.flatMap((part, b) =>
+        (part.mishaps ?? []).map((m) => ({ ...m, first: { ...m.first, index: m.first.index + offsets[b]! } })),
+      ),
+    );
+    return {
+      name,
+      rewards: parts.flatMap((part) => part.rewards),
+      ...(parts[0]!.strict && { strict: parts.flatMap((part) => part.strict ?? []) }),
+      ...(parts[0]!.reasons && { reasons: parts.flatMap((part) => part.reasons ?? []) }),
+      unparsed: parts.reduce((sum, part) => sum + part.unparsed, 0),
+      timeouts: parts.reduce((sum, part) => sum + part.timeouts, 0),
+      ...(mishaps.length > 0 && { mishaps }),
+    };
+  });
+  return {
+    perFunction,
+    total: results.flatMap(({ total }) => total),
+    reasons: results.flatMap(({ reasons }) => reasons),
+    warnings: warningsOf(perFunction),
+  };
+}
+
+function joinMishaps(mishaps: readonly Mishap[]): Mishap[] {
+  const kinds = Map.groupBy(mishaps, ({ what, cost }) => `${what}\n${cost}`);
+  return [...kinds.values()].map((same) => ({ ...same[0]!, count: same.reduce((sum, { count }) => sum + count, 0) }));
+}
+
+function warningsOf(perFunction: readonly FunctionResult[]): string[] {
+  return perFunction.flatMap(({ mishaps = [], rewards }) =>
+    mishaps.map(
+      ({ what, cost, count, first }) =>
+        `${what} on ${count} of ${rewards.length} completions; ${cost} (first: ${place(first.index, first.row)})`,
+    ),
+  );
+}
+
+/** Where a completion stands, for a reader: the row as `data info` counts it, from 0; the completion from 1. */
+export const place = (index: number, row: number | null): string =>
+  `${row === null ? "" : `row ${row}, `}completion ${index + 1}`;
