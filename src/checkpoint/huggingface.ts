@@ -5,7 +5,13 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readJsonFile } from "../config/json_file.ts";
-import { architectureOf, type ModelConfig, parseModelConfig, type WeightDtype } from "../config/model.ts";
+import {
+  architectureOf,
+  type ModelConfig,
+  type ModelHead,
+  parseModelConfig,
+  type WeightDtype,
+} from "../config/model.ts";
 import { InputError } from "../errors.ts";
 import { writeFailure, writeFileAtomic } from "./atomic.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
@@ -19,24 +25,25 @@ export interface ModelFolder {
 /**
  * Opens a model folder. Where config.json names no dtype, it is the one that most of the weights are stored in.
  *
- * @throws InputError for a missing folder or file, an unsupported model, damaged weights
+ * @param wanted the head that is needed: a language model's by default
+ * @throws InputError for a missing folder or file, an unsupported model or one with another head, damaged weights
  */
-export function readModelFolder(folder: string): ModelFolder {
-  const config = readModelConfig(folder);
+export function readModelFolder(folder: string, wanted: ModelHead | "either" = "lm"): ModelFolder {
+  const config = readModelConfig(folder, wanted);
   const checkpoint = openCheckpoint(folder);
   const named = config.raw.dtype ?? config.raw.torch_dtype ?? "auto";
   return { folder, config: named === "auto" ? { ...config, dtype: storedDtype(checkpoint) } : config, checkpoint };
 }
 
-/** @throws InputError where `folder` is no model folder or holds an unsupported model */
-export function readModelConfig(folder: string): ModelConfig {
+/** @throws InputError where `folder` is no model folder or holds an unsupported model, or one without the head `wanted` */
+export function readModelConfig(folder: string, wanted: ModelHead | "either" = "lm"): ModelConfig {
   const stat = statSync(folder, { throwIfNoEntry: false });
   if (stat === undefined) throw new InputError(`${folder}: there is no such folder; check the path`);
   if (!stat.isDirectory())
     throw new InputError(`${folder}: is a file; give the folder with config.json and the safetensors weights`);
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new InputError(`${folder}: holds no config.json; give a model folder`);
-  return parseModelConfig(readJsonFile(path), path);
+  return parseModelConfig(readJsonFile(path), path, wanted);
 }
 
 function storedDtype(checkpoint: Checkpoint): WeightDtype {
@@ -98,7 +105,7 @@ export function writeConfig(to: string, config: ModelConfig, dtype: WeightDtype)
   const json = {
     ...raw,
     // vLLM chooses the implementation by it.
-    architectures: raw.architectures ?? [architectureOf(config.modelType)],
+    architectures: raw.architectures ?? [architectureOf(config.modelType, config.head)],
     ...Object.fromEntries(spellings.map((key) => [key, dtype])),
   };
   writeFileAtomic(join(to, "config.json"), `${stringifyConfig(json)}\n`);

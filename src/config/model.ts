@@ -202,12 +202,7 @@ function supportedType(json: Record<string, unknown>, path: string): { modelType
 }
 
 /** A model with an LM head cannot score, one with a scalar head cannot write. */
-function requireHead(
-  json: Record<string, unknown>,
-  path: string,
-  head: ModelHead,
-  wanted: ModelHead | "either",
-): void {
+function requireHead(json: Record<string, unknown>, path: string, head: ModelHead, wanted: ModelHead | "either"): void {
   if (wanted === "lm" && head === "score")
     throw new InputError(
       `${path}: architectures: ${JSON.stringify(json.architectures)} is a reward model, which writes no text; give a causal language model here, and this one in reward_funcs or critic_model`,

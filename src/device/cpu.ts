@@ -154,9 +154,10 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       return { keys: kvHeads * PAGE_TOKENS * headDim, values: kvHeads * PAGE_TOKENS * padded(headDim) };
     },
     attentionScratchElements: ({ kvHeads, headDim }) => kvHeads * 2 * padded(headDim),
-    scratchBytes(sizes) {
-      if (!bfloat16Paths.includes(path)) return threads * scratchPerThread(sizes);
-      return threads * (scratchPerThread(sizes) + PAIRED_BYTES) + convertedBytes(sizes);
+    scratchBytes(...sizes) {
+      const perThread = Math.max(...sizes.map(scratchPerThread));
+      if (!bfloat16Paths.includes(path)) return threads * perThread;
+      return threads * (perThread + PAIRED_BYTES) + Math.max(...sizes.map(convertedBytes));
     },
     prepare() {}, // threads hold scratch of their own and grow it
     loadParameter(w, address, dtype, from, count) {

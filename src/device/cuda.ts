@@ -92,6 +92,12 @@ function cudaOps(runtime: CudaRuntime, products: Products): Ops {
   };
 }
 
+/** Bytes of each slot of scratch that serve models of all these sizes, one after the other. */
+function largestSlots(sizes: readonly ScratchSizes[], limits: CudaLimits): number[] {
+  const slots = sizes.map((each) => scratchSlots(each, limits));
+  return [0, 1, 2].map((slot) => Math.max(...slots.map((bytes) => bytes[slot]!)));
+}
+
 /** Bytes of each slot of scratch that ops of these sizes ask for at most. */
 function scratchSlots(sizes: ScratchSizes, limits: CudaLimits): [number, number, number] {
   const bounds = [attentionScratch, attentionBackwardScratch, biasScratch, flatScratch, rmsnormScratch];
@@ -187,10 +193,10 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       parameterElements: elementCount,
       pageElements,
       attentionScratchElements,
-      scratchBytes: (sizes) =>
-        scratchSlots(sizes, facts.limits).reduce((a, b) => a + b, workspaceBytes(computeCapability)),
-      prepare(sizes) {
-        for (const [slot, bytes] of scratchSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
+      scratchBytes: (...sizes) =>
+        largestSlots(sizes, facts.limits).reduce((a, b) => a + b, workspaceBytes(computeCapability)),
+      prepare(...sizes) {
+        for (const [slot, bytes] of largestSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
       },
       loadParameter: parameters.load,
       saveParameter: parameters.save,

@@ -268,10 +268,10 @@ export interface Device {
   pageElements(shape: AttentionShape): { keys: number; values: number };
   /** Floats per row of attentionBackward's scratch. */
   attentionScratchElements(shape: AttentionShape): number;
-  /** Bytes that ops of these sizes need beyond the planned buffers, at most. */
-  scratchBytes(sizes: ScratchSizes): number;
+  /** Bytes that ops of these sizes, one after the other, need beyond the planned buffers, at most. */
+  scratchBytes(...sizes: readonly ScratchSizes[]): number;
   /** Makes ready for ops of these sizes, so that none allocates later. @throws RunError as `allocate` does */
-  prepare(sizes: ScratchSizes): void;
+  prepare(...sizes: readonly ScratchSizes[]): void;
 
   /** Rows [from, from + count) of a parameter from row-major host memory at `address`. */
   loadParameter(w: Weight, address: number, dtype: DType, from: number, count: number): void;

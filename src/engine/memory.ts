@@ -6,7 +6,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { freemem } from "node:os";
 import type { Device } from "../device/device.ts";
 import { InputError, RunError } from "../errors.ts";
-import type { MemoryPlan, Phase } from "../tensor/plan.ts";
+import { type MemoryPlan, type Phase, phases } from "../tensor/plan.ts";
 
 export interface MemoryEstimate {
   readonly plan: MemoryPlan;
@@ -73,6 +73,34 @@ export function requireMemory({ peakBytes, plan }: MemoryEstimate, device: PlanD
   );
 }
 
+/** What one model of a run takes. */
+export interface ModelMemory {
+  /** "policy", "reference", "reward model", "critic" */
+  readonly model: string;
+  /** Held all the time: weights, masters, moments, rotary tables. */
+  readonly heldBytes: number;
+  /** Buffers of its busiest phase beside them; models that are busy at different times share this memory. */
+  readonly phaseBytes: number;
+}
+
+/** The plan by model, in the order in which they were planned. */
+export function memoryByModel(plan: MemoryPlan): ModelMemory[] {
+  const owners = [...new Set(plan.buffers.map(({ owner }) => owner))];
+  return owners.map((model) => {
+    const own = plan.buffers.filter(({ owner }) => owner === model);
+    const held = own.filter(({ lifetime }) => lifetime === "always");
+    const heldBytes = held.reduce((sum, { bytes }) => sum + bytes, 0);
+    return { model, heldBytes, phaseBytes: Math.max(...phases.map((phase) => aliveBytes(own, phase))) - heldBytes };
+  });
+}
+
+/** Bytes of the buffers that hold something in a phase. */
+function aliveBytes(buffers: MemoryPlan["buffers"], phase: Phase): number {
+  return buffers
+    .filter(({ lifetime }) => lifetime === "always" || lifetime.includes(phase))
+    .reduce((sum, { bytes }) => sum + bytes, 0);
+}
+
 interface Group {
   readonly name: string;
   readonly lifetime: string;
@@ -101,11 +129,8 @@ export function mebibytes(bytes: number): string {
 export function describeMemory({ plan, scratchBytes, programBytes, peakBytes }: MemoryEstimate): string[] {
   const lines = [...groups(plan)].map(row);
   const heads = [`${"memory".padEnd(34)} ${"held".padEnd(10)} ${"buffers".padStart(8)} ${"MiB".padStart(9)}`];
-  const phaseBytes = (phase: Phase) =>
-    plan.buffers
-      .filter((b) => b.lifetime === "always" || b.lifetime.includes(phase))
-      .reduce((sum, b) => sum + b.bytes, 0);
-  const phases = (["rollout", "update"] as const).filter((phase) =>
+  const phaseBytes = (phase: Phase) => aliveBytes(plan.buffers, phase);
+  const used = phases.filter((phase) =>
     plan.buffers.some((b) => b.lifetime !== "always" && b.lifetime.includes(phase)),
   );
   return [
@@ -115,7 +140,7 @@ export function describeMemory({ plan, scratchBytes, programBytes, peakBytes }: 
     ...(programBytes > 0
       ? [row({ name: "program (estimate)", lifetime: "always", buffers: 0, bytes: programBytes })]
       : []),
-    ...phases.map(
+    ...used.map(
       (phase) => `${`planned buffers during ${phase}`.padEnd(54)} ${mebibytes(phaseBytes(phase)).padStart(9)}`,
     ),
     `${"peak".padEnd(54)} ${mebibytes(peakBytes).padStart(9)}`,

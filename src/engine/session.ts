@@ -1,9 +1,8 @@
 /**
- * A model made ready to run: what a command needs (policy, reference, optimizer, training and rollout buffers) is
+ * A model made ready to run: what a command needs (policy, reference, critic, reward models, optimizers, buffers) is
  * planned first, then allocated in one piece and filled from a model folder. Train, sft, eval, generate, score and
  * update all start here. Saving and resuming is checkpointing.ts.
  */
-import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
 import type { ModelConfig } from "../config/model.ts";
 import { breathe } from "../device/breathe.ts";
@@ -12,15 +11,22 @@ import { InputError } from "../errors.ts";
 import { type ActivationSizes, type Activations, attentionShape, planActivations } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
 import { parameterSpecs } from "../model/parameters.ts";
-import { ropeTable } from "../model/rope.ts";
-import { bindWeights, checkWeights, loadWeights, type ParameterSource, planWeights } from "../model/weights.ts";
 import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
-import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import type { ComputeDType } from "../tensor/dtype.ts";
 import { placeTensors, planMemory } from "../tensor/plan.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { estimateMemory, type MemoryEstimate, requireMemory } from "./memory.ts";
+import { computeDType, planModel } from "./planned-model.ts";
+import {
+  type Critic,
+  type CriticRequest,
+  planCritic,
+  planRewardModel,
+  type RewardModel,
+  type RewardModelRequest,
+} from "./scalar-models.ts";
 
 export interface SessionRequest {
   readonly device: Device;
@@ -39,6 +45,13 @@ export interface SessionRequest {
   readonly training: boolean;
   /** Folder of the reference model. */
   readonly reference: string | null;
+  /** The reference moves towards the policy (moving-reference.ts), so it belongs into checkpoints. */
+  readonly movingReference?: boolean;
+  /** PPO's critic: takes the packed passes that the policy takes, so it needs `packed`. */
+  readonly critic?: CriticRequest | null;
+  readonly rewardModels?: readonly RewardModelRequest[];
+  /** Reward models score while sequences are still sampled (dynamic sampling), so neither may use the other's memory. */
+  readonly scoringDuringRollout?: boolean;
   readonly rollout: RolloutLimits | null;
   /** Positions that rotary tables must reach. */
   readonly positions: number;
@@ -55,6 +68,9 @@ export interface Session {
   readonly activations: Activations | null;
   readonly optimizer: OptimizerState | null;
   readonly rollout: RolloutEngine | null;
+  readonly movingReference: boolean;
+  readonly critic: Critic | null;
+  readonly rewardModels: readonly RewardModel[];
   readonly memory: MemoryEstimate;
   close(): void;
 }
@@ -70,30 +86,6 @@ export interface PlannedSession {
    */
   open(): Promise<Session>;
   close(): void;
-}
-
-/** The type that a model computes in. */
-export function computeDType(config: ModelConfig, asked: ComputeDType | null): ComputeDType {
-  return asked ?? (config.dtype === "bfloat16" ? "bfloat16" : "float32");
-}
-
-const dtypes: Readonly<Record<string, DType>> = { F32: "float32", F16: "float16", BF16: "bfloat16" };
-
-/** A checkpoint's tensors as parameters. */
-export function parameterSource(checkpoint: Checkpoint): ParameterSource {
-  return {
-    path: checkpoint.folder,
-    find(name) {
-      if (!checkpoint.has(name)) return null;
-      const { address, dtype, shape } = checkpoint.get(name);
-      const type = dtypes[dtype];
-      if (!type)
-        throw new InputError(
-          `${checkpoint.folder}: tensor ${name} is stored as ${dtype}; supported are F32, F16 and BF16: convert the checkpoint`,
-        );
-      return { address, dtype: type, shape };
-    },
-  };
 }
 
 /** What must agree between policy and reference: they score the same tokens in the same buffers. */
@@ -113,6 +105,12 @@ function requireSameShape(policy: ModelFolder, reference: ModelFolder): void {
       throw new InputError(
         `ref_model ${reference.folder}: ${field} is ${reference.config[field]}, the policy's is ${policy.config[field]}; the reference must have the policy's architecture`,
       );
+}
+
+/** Sizes of the passes that the critic shares with the policy. */
+function packedOf({ packed, training }: SessionRequest): ActivationSizes {
+  if (!packed || !training) throw new Error("a critic is planned beside a policy that trains");
+  return packed;
 }
 
 /** Bytes touched between two turns of the event loop. */
@@ -138,8 +136,6 @@ export function planSession(request: SessionRequest): PlannedSession {
   const { config } = folder;
   const referenceFolder = request.reference === null ? null : readModelFolder(request.reference);
   if (referenceFolder) requireSameShape(folder, referenceFolder);
-  for (const from of referenceFolder ? [folder, referenceFolder] : [folder])
-    checkWeights(from.config, parameterSource(from.checkpoint));
   const dtype = computeDType(config, request.dtype);
   if (request.positions > config.maxPositionEmbeddings)
     throw new InputError(
@@ -148,8 +144,11 @@ export function planSession(request: SessionRequest): PlannedSession {
   const specs = parameterSpecs(config);
   const act = device.activationDType(dtype);
   const plan = planMemory();
-  planWeights(plan, device, config, dtype, "policy");
-  if (referenceFolder) planWeights(plan, device, referenceFolder.config, dtype, "reference");
+  const { positions } = request;
+  const loadPolicy = planModel(plan, device, folder, { prefix: "policy", dtype, positions });
+  const loadReference =
+    referenceFolder &&
+    planModel(plan.of("reference"), device, referenceFolder, { prefix: "reference", dtype, positions });
   const bindOptimizer = request.training ? planOptimizer(plan, device, specs, dtype) : null;
   const bindActivations = request.packed
     ? planActivations(plan, device, config, dtype, request.packed, {
@@ -159,10 +158,14 @@ export function planSession(request: SessionRequest): PlannedSession {
       })
     : null;
   const bindRollout = request.rollout ? planRollout(plan, device, config, act, request.rollout, ["rollout"]) : null;
-  const half = config.headDim / 2;
-  for (const owner of referenceFolder ? ["policy", "reference"] : ["policy"])
-    for (const table of ["cos", "sin"])
-      plan.add("rotary tables", `${owner}/rope ${table}`, "float32", [request.positions, half]);
+  const critic = request.critic
+    ? planCritic(plan.of("critic"), device, request.critic, { config, dtype, sizes: packedOf(request), positions })
+    : null;
+  const scoring = request.scoringDuringRollout ? (["rollout", "scoring"] as const) : (["scoring"] as const);
+  const rewardModels = (request.rewardModels ?? []).map((one, i) => {
+    const name = i === 0 ? "reward model" : `reward model ${i + 1}`;
+    return planRewardModel(plan.of(name), device, name, one, request.dtype, scoring);
+  });
   const layout = plan.build();
   const sizes: ScratchSizes = {
     vocabSize: config.vocabSize,
@@ -174,26 +177,20 @@ export function planSession(request: SessionRequest): PlannedSession {
     headRows: Math.max(request.packed?.headChunk ?? 1, device.decodeBucket(request.rollout?.maxSequences ?? 1)),
     sequences: device.decodeBucket(request.rollout?.maxSequences ?? 1),
   };
-  const memory = estimateMemory(layout, device.scratchBytes(sizes), device.freeBytes() !== null);
+  const scratch = [sizes, ...[...(critic ? [critic] : []), ...rewardModels].map((model) => model.scratch)];
+  const memory = estimateMemory(layout, device.scratchBytes(...scratch), device.freeBytes() !== null);
 
   /** Fills the arena and gives out what lies in it. */
   const fill = async (arena: DeviceMemory): Promise<Session> => {
     await touch(device, arena);
     const tensors = placeTensors(layout, arena.address);
-    const load = async (from: ModelFolder, prefix: string): Promise<Model> => {
-      const weights = bindWeights(tensors, from.config, dtype, prefix);
-      await loadWeights(device, weights, parameterSource(from.checkpoint));
-      const table = ropeTable(from.config, request.positions);
-      const rope = { cos: tensors.get(`${prefix}/rope cos`)!, sin: tensors.get(`${prefix}/rope sin`)! };
-      device.upload(rope.cos, table.cos);
-      device.upload(rope.sin, table.sin);
-      from.checkpoint.close(); // the device has its own copy now
-      return { device, config: from.config, weights, rope };
-    };
-    const policy = await load(folder, "policy");
-    const reference = referenceFolder ? await load(referenceFolder, "reference") : null;
+    const policy = await loadPolicy(tensors);
+    const reference = loadReference ? await loadReference(tensors) : null;
     const optimizer = bindOptimizer?.(tensors, policy.weights.all) ?? null;
     if (optimizer) resetOptimizer(device, optimizer);
+    const openedCritic = critic ? await critic.open(tensors) : null;
+    const openedRewardModels: RewardModel[] = [];
+    for (const model of rewardModels) openedRewardModels.push(await model.open(tensors));
     const rollout = bindRollout ? createRolloutEngine(policy, bindRollout(tensors)) : null;
     return {
       device,
@@ -205,6 +202,9 @@ export function planSession(request: SessionRequest): PlannedSession {
       activations: bindActivations?.(tensors) ?? null,
       optimizer,
       rollout,
+      movingReference: request.movingReference === true && reference !== null,
+      critic: openedCritic,
+      rewardModels: openedRewardModels,
       memory,
       close() {
         rollout?.close();
@@ -219,7 +219,7 @@ export function planSession(request: SessionRequest): PlannedSession {
     memory,
     async open() {
       requireMemory(memory, device);
-      device.prepare(sizes);
+      device.prepare(...scratch);
       const arena = device.allocate(layout.totalBytes, "the memory plan");
       try {
         return await fill(arena);
@@ -231,6 +231,8 @@ export function planSession(request: SessionRequest): PlannedSession {
     close() {
       folder.checkpoint.close();
       referenceFolder?.checkpoint.close();
+      critic?.close();
+      for (const model of rewardModels) model.close();
     },
   };
 }

@@ -32,16 +32,20 @@ export interface LayerBuffers {
   readonly glu: Tensor; // act (T, F)
 }
 
-/** The LM head, for at most `tokens` rows and `entries` targets. */
-export interface HeadBuffers {
+/** The rows that a head reads, normalized. */
+export interface HiddenBuffers {
   readonly hidden: Tensor; // float32 (T, D): the rows that are needed
   readonly normed: Tensor; // act (T, D)
   readonly rstd: Tensor; // float32 (T)
+  readonly headRows: Tensor; // int32 (T)
+}
+
+/** The LM head, for at most `tokens` rows and `entries` targets. */
+export interface HeadBuffers extends HiddenBuffers {
   readonly logits: Tensor; // float32 (chunk, V)
   readonly lse: Tensor; // float32 (T)
   readonly entropy: Tensor; // float32 (T)
   readonly logprob: Tensor; // float32 (entries)
-  readonly headRows: Tensor; // int32 (T)
   readonly entryStart: Tensor; // int32 (T + 1)
   readonly targets: Tensor; // int32 (entries)
 }
@@ -52,8 +56,13 @@ export interface InputBuffers {
   readonly segments: Tensor; // int32 (T, 4)
 }
 
-/** Gradients of one layer's activations, and of the head's. */
-export interface GradientBuffers {
+/** The scalar head of a reward model or critic. */
+export interface ScalarHeadBuffers extends HiddenBuffers {
+  readonly values: Tensor; // float32 (T, 1)
+}
+
+/** Gradients of one layer's activations. */
+export interface LayerGradientBuffers {
   readonly inputs: Tensor; // float32 (L, T, D): each layer's input, kept by the forward pass
   readonly dresidual: Tensor; // float32 (T, D)
   readonly dnormed: Tensor; // grad (T, D)
@@ -62,6 +71,10 @@ export interface GradientBuffers {
   readonly dattention: Tensor; // grad (T, H·Dh)
   readonly dqkv: Tensor; // grad (T, (H + 2·Hkv)·Dh)
   readonly attentionScratch: Tensor; // float32 (rows, …)
+}
+
+/** Gradients of a layer's activations, and of the LM head's. */
+export interface GradientBuffers extends LayerGradientBuffers {
   readonly dlogprob: Tensor; // float32 (entries)
   readonly dentropy: Tensor; // float32 (T)
 }
@@ -77,19 +90,49 @@ export interface ActivationSizes {
   readonly longestPrompt: number;
 }
 
-export interface Activations {
-  readonly sizes: ActivationSizes;
+/** What the passes through the layers need, whatever the head. */
+export interface LayerActivations {
   readonly input: InputBuffers;
   readonly layer: LayerBuffers;
-  readonly head: HeadBuffers;
+  readonly head: HiddenBuffers;
   /** Null for a forward pass alone. */
+  readonly gradient: LayerGradientBuffers | null;
+}
+
+export interface Activations extends LayerActivations {
+  readonly sizes: ActivationSizes;
+  readonly head: HeadBuffers;
   readonly gradient: GradientBuffers | null;
+}
+
+/** The buffers of a model with a scalar head: nothing in them grows with the vocabulary. */
+export interface ScalarActivations extends LayerActivations {
+  readonly sizes: ScalarSizes;
+  readonly head: ScalarHeadBuffers;
+  readonly gradient: ScalarGradientBuffers | null;
+}
+
+export type ScalarSizes = Pick<ActivationSizes, "tokens" | "longestPrompt">;
+
+export interface ScalarGradientBuffers extends LayerGradientBuffers {
+  readonly dvalues: Tensor; // float32 (T, 1)
 }
 
 type Add = (name: string, dtype: DType, shape: readonly number[]) => string;
 
 /** Names of the planned buffers, by field. */
 type Names<T> = { readonly [K in keyof T]: string };
+
+interface ActivationOptions {
+  readonly prefix: string;
+  readonly training: boolean;
+  readonly lifetime: readonly Phase[];
+}
+
+const addTo =
+  (plan: PlanBuilder, { prefix, lifetime }: ActivationOptions): Add =>
+  (name, type, shape) =>
+    plan.add(`${prefix} activations`, `${prefix}/${name}`, type, shape, lifetime).name;
 
 /**
  * Adds the buffers of a packed pass to the plan; the returned function finds them once they are allocated.
@@ -100,15 +143,46 @@ export function planActivations(
   config: ModelConfig,
   dtype: ComputeDType, // of the parameters
   sizes: ActivationSizes,
-  options: { readonly prefix: string; readonly training: boolean; readonly lifetime: readonly Phase[] },
+  options: ActivationOptions,
 ): (tensors: ReadonlyMap<string, Tensor>) => Activations {
-  const add: Add = (name, type, shape) =>
-    plan.add(`${options.prefix} activations`, `${options.prefix}/${name}`, type, shape, options.lifetime).name;
+  const add = addTo(plan, options);
   const [act, grad] = [device.activationDType(dtype), device.gradientDType(dtype)];
   const input = planInput(add, sizes);
   const layer = planLayer(add, config, act, sizes.tokens);
   const head = planHead(add, config, act, sizes);
   const gradient = options.training ? planGradients(add, device, config, grad, sizes) : null;
+  return (tensors) => ({
+    sizes,
+    input: bind(tensors, input),
+    layer: bind(tensors, layer),
+    head: bind(tensors, head),
+    gradient: gradient && bind(tensors, gradient),
+  });
+}
+
+/** The same for a model with a scalar head. */
+export function planScalarActivations(
+  plan: PlanBuilder,
+  device: Device,
+  config: ModelConfig,
+  dtype: ComputeDType, // of the parameters
+  sizes: ScalarSizes,
+  options: ActivationOptions,
+): (tensors: ReadonlyMap<string, Tensor>) => ScalarActivations {
+  const add = addTo(plan, options);
+  const act = device.activationDType(dtype);
+  const input = planInput(add, sizes);
+  const layer = planLayer(add, config, act, sizes.tokens);
+  const head: Names<ScalarHeadBuffers> = {
+    ...planHidden(add, config, act, sizes.tokens),
+    values: add("values", "float32", [sizes.tokens, 1]),
+  };
+  const gradient: Names<ScalarGradientBuffers> | null = options.training
+    ? {
+        ...planLayerGradients(add, device, config, device.gradientDType(dtype), sizes),
+        dvalues: add("dvalues", "float32", [sizes.tokens, 1]),
+      }
+    : null;
   return (tensors) => ({
     sizes,
     input: bind(tensors, input),
@@ -128,7 +202,7 @@ export function bind<T>(tensors: ReadonlyMap<string, Tensor>, names: Names<T>): 
   return found;
 }
 
-function planInput(add: Add, { tokens }: ActivationSizes): Names<InputBuffers> {
+function planInput(add: Add, { tokens }: ScalarSizes): Names<InputBuffers> {
   return {
     tokens: add("tokens", "int32", [tokens]),
     positions: add("positions", "int32", [tokens]),
@@ -156,17 +230,23 @@ export function planLayer(add: Add, config: ModelConfig, dtype: ComputeDType, T:
   };
 }
 
+function planHidden(add: Add, { hiddenSize: D }: ModelConfig, dtype: ComputeDType, T: number): Names<HiddenBuffers> {
+  return {
+    hidden: add("head hidden", "float32", [T, D]),
+    normed: add("head normed", dtype, [T, D]),
+    rstd: add("head rstd", "float32", [T]),
+    headRows: add("head rows", "int32", [T]),
+  };
+}
+
 function planHead(add: Add, config: ModelConfig, dtype: ComputeDType, sizes: ActivationSizes): Names<HeadBuffers> {
   const { tokens: T, entries, headChunk } = sizes;
   return {
-    hidden: add("head hidden", "float32", [T, config.hiddenSize]),
-    normed: add("head normed", dtype, [T, config.hiddenSize]),
-    rstd: add("head rstd", "float32", [T]),
+    ...planHidden(add, config, dtype, T),
     logits: add("logits", "float32", [headChunk, config.vocabSize]),
     lse: add("head lse", "float32", [T]),
     entropy: add("entropy", "float32", [T]),
     logprob: add("logprob", "float32", [entries]),
-    headRows: add("head rows", "int32", [T]),
     entryStart: add("entry start", "int32", [T + 1]),
     targets: add("targets", "int32", [entries]),
   };
@@ -177,8 +257,22 @@ function planGradients(
   device: Device,
   config: ModelConfig,
   grad: ComputeDType,
-  { tokens: T, entries, longestPrompt }: ActivationSizes,
+  sizes: ActivationSizes,
 ): Names<GradientBuffers> {
+  return {
+    ...planLayerGradients(add, device, config, grad, sizes),
+    dlogprob: add("dlogprob", "float32", [sizes.entries]),
+    dentropy: add("dentropy", "float32", [sizes.tokens]),
+  };
+}
+
+function planLayerGradients(
+  add: Add,
+  device: Device,
+  config: ModelConfig,
+  grad: ComputeDType,
+  { tokens: T, longestPrompt }: ScalarSizes,
+): Names<LayerGradientBuffers> {
   const { hiddenSize: D, intermediateSize: F, numHeads: H, numKvHeads: Hkv, headDim: Dh } = config;
   const scratch = device.attentionScratchElements(attentionShape(config));
   return {
@@ -190,7 +284,5 @@ function planGradients(
     dattention: add("dattention", grad, [T, H * Dh]),
     dqkv: add("dqkv", grad, [T, (H + 2 * Hkv) * Dh]),
     attentionScratch: add("prompt gradients by completion", "float32", [Math.max(longestPrompt, T), scratch]),
-    dlogprob: add("dlogprob", "float32", [entries]),
-    dentropy: add("dentropy", "float32", [T]),
   };
 }

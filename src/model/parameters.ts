@@ -1,6 +1,7 @@
 /**
  * Which parameters a model has: names as in its Hugging Face checkpoint, shapes, and whether weight decay applies.
- * Llama, Qwen2 and Qwen3 share one structure and differ in biases and q/k norms.
+ * Llama, Qwen2 and Qwen3 share one structure and differ in biases and q/k norms;
+ * the head is the LM's or a single row.
  */
 import type { ModelConfig } from "../config/model.ts";
 
@@ -11,6 +12,9 @@ export interface ParameterSpec {
   /** AdamW's decoupled decay: matrices only, embeddings and head included. */
   readonly decays: boolean;
 }
+
+/** The head of a reward model or critic, (1, D), as transformers' sequence classification names it. */
+export const scalarHead = "score.weight";
 
 /** Every parameter in the order of the forward pass. */
 export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
@@ -40,7 +44,8 @@ export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
     linear(`${at}.mlp.down_proj`, hiddenSize, intermediateSize, config.mlpBias);
   }
   vector("model.norm.weight", hiddenSize);
-  if (!config.tieWordEmbeddings) matrix("lm_head.weight", vocabSize, hiddenSize);
+  if (config.head === "score") matrix(scalarHead, 1, hiddenSize);
+  else if (!config.tieWordEmbeddings) matrix("lm_head.weight", vocabSize, hiddenSize);
   return specs;
 }
 

@@ -3,13 +3,13 @@
  * prefill and decode is how keys and values are attended, so that is passed in; everything else is the same code on
  * the same kernels, which is why a token's logprob has the same bits wherever it is computed (promise 2).
  *
- * Leaves out the LM head (head.ts) and who calls what (forward.ts, ../rollout).
+ * Leaves out the heads (model.ts, scalar-head.ts) and who calls what (layers.ts, ../rollout).
  */
 import type { ModelConfig } from "../config/model.ts";
 import type { Pieces } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { columns, firstRows, rows, type Tensor } from "../tensor/tensor.ts";
-import { attentionShape, type GradientBuffers, type LayerBuffers } from "./activations.ts";
+import { attentionShape, type LayerBuffers, type LayerGradientBuffers } from "./activations.ts";
 import type { LayerWeights, Linear } from "./weights.ts";
 
 /** Rotary tables on the device, (positions, Dh/2) float32. */
@@ -137,7 +137,7 @@ export function* backwardLayer(
   weights: LayerWeights,
   layer: number,
   b: LayerBuffers,
-  g: GradientBuffers,
+  g: LayerGradientBuffers,
   gradients: ParameterGradients,
   positions: Tensor,
   segments: Tensor,
@@ -186,7 +186,7 @@ export function* backwardLayer(
 }
 
 /** The kept input of a layer, (T, D). */
-export function layerInput(g: GradientBuffers, layer: number, T: number): Tensor {
+export function layerInput(g: LayerGradientBuffers, layer: number, T: number): Tensor {
   const one = rows(g.inputs, layer, 1);
   const [, all = 0, D = 0] = g.inputs.shape;
   return firstRows({ ...one, shape: [all, D], rowStride: D }, T);

@@ -8,8 +8,8 @@ import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
 import type { PlanBuilder } from "../tensor/plan.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import { parameterSpecs } from "./parameters.ts";
+import { type Tensor, tensor } from "../tensor/tensor.ts";
+import { parameterSpecs, scalarHead } from "./parameters.ts";
 
 export interface Linear {
   readonly weight: Weight;
@@ -38,7 +38,7 @@ export interface ModelWeights {
   readonly embedding: Weight;
   readonly layers: readonly LayerWeights[];
   readonly finalNorm: Weight;
-  /** The embedding itself when the two are tied. */
+  /** (V, D), the embedding itself when the two are tied; (1, D) of a reward model or critic. */
   readonly head: Weight;
 }
 
@@ -99,7 +99,7 @@ export function bindWeights(
       };
     }),
     finalNorm: get("model.norm.weight"),
-    head: config.tieWordEmbeddings ? embedding : get("lm_head.weight"),
+    head: config.head === "score" ? get(scalarHead) : config.tieWordEmbeddings ? embedding : get("lm_head.weight"),
   };
 }
 
@@ -107,8 +107,14 @@ export function bindWeights(
 export interface ParameterSource {
   /** Names the source in errors. */
   readonly path: string;
+  /** The source is a language model: a scalar head, which it does not have, starts at zeros. */
+  readonly scalarHeadFromZero?: boolean;
   /** The row-major tensor of that name, or null. */
   find(name: string): { readonly address: number; readonly dtype: DType; readonly shape: readonly number[] } | null;
+}
+
+function startsAtZero(source: ParameterSource, name: string): boolean {
+  return name === scalarHead && source.scalarHeadFromZero === true;
 }
 
 /** @throws InputError when the tensor is missing or has another shape than config.json implies. */
@@ -131,7 +137,7 @@ function findParameter(source: ParameterSource, { name, shape }: { name: string;
  * @throws InputError naming the first tensor that is missing or has another shape or type
  */
 export function checkWeights(config: ModelConfig, source: ParameterSource): void {
-  for (const spec of parameterSpecs(config)) findParameter(source, spec);
+  for (const spec of parameterSpecs(config)) if (!startsAtZero(source, spec.name)) findParameter(source, spec);
 }
 
 /**
@@ -141,6 +147,12 @@ export function checkWeights(config: ModelConfig, source: ParameterSource): void
  */
 export async function loadWeights(device: Device, weights: ModelWeights, source: ParameterSource): Promise<void> {
   for (const weight of weights.all) {
+    if (startsAtZero(source, weight.name)) {
+      // a buffer ends on a wide boundary, so half a float more is still its own
+      const floats = Math.ceil((weight.elements * bytesPerElement(weight.dtype)) / 4);
+      device.ops.fill(tensor(weight.name, weight.address, "float32", [floats]), 0);
+      continue;
+    }
     const found = findParameter(source, weight);
     device.loadParameter(weight, found.address, found.dtype, 0, weight.shape[0] ?? 0);
     await breathe();

@@ -6,7 +6,7 @@ import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { RunError } from "../errors.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
-import type { PlanBuilder } from "../tensor/plan.ts";
+import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
 
 export interface OptimizerSettings {
@@ -43,23 +43,33 @@ interface Specification {
   readonly decays: boolean;
 }
 
+/** Whose optimizer is planned: the policy's by default. */
+interface OptimizerOwner {
+  /** Goes before the names of its buffers and groups. */
+  readonly prefix: string;
+  /** When its gradients live. */
+  readonly phase: Phase;
+}
+
 /** Adds masters (under bfloat16 parameters), moments and gradients to the plan. Gradients live in updates alone. */
 export function planOptimizer(
   plan: PlanBuilder,
   device: Device,
   specs: readonly Specification[],
   dtype: ComputeDType,
+  { prefix, phase }: OptimizerOwner = { prefix: "", phase: "update" },
 ): (tensors: ReadonlyMap<string, Tensor>, weights: readonly Weight[]) => OptimizerState {
   for (const { name, shape } of specs) {
     const elements = [device.parameterElements(shape)];
-    if (dtype !== "float32") plan.add("master weights", `master/${name}`, "float32", elements);
-    plan.add("Adam moments", `m/${name}`, "float32", elements);
-    plan.add("Adam moments", `v/${name}`, "float32", elements);
-    plan.add("gradients", `gradient/${name}`, "float32", elements, ["update"]);
+    if (dtype !== "float32") plan.add(`${prefix}master weights`, `${prefix}master/${name}`, "float32", elements);
+    plan.add(`${prefix}Adam moments`, `${prefix}m/${name}`, "float32", elements);
+    plan.add(`${prefix}Adam moments`, `${prefix}v/${name}`, "float32", elements);
+    plan.add(`${prefix}gradients`, `${prefix}gradient/${name}`, "float32", elements, [phase]);
   }
-  plan.add("optimizer scalars", "sums of squares", "float64", [specs.length]);
+  plan.add(`${prefix}optimizer scalars`, `${prefix}sums of squares`, "float64", [specs.length]);
   return (tensors, weights) => {
-    const get = (name: string): Tensor => {
+    const get = (own: string): Tensor => {
+      const name = prefix + own;
       const found = tensors.get(name);
       if (!found) throw new Error(`${name} is not in the memory plan`);
       return found;

@@ -7,12 +7,16 @@
 import { bytesPerElement, type DType } from "./dtype.ts";
 import { elementCount, type Tensor, tensor } from "./tensor.ts";
 
-export type Phase = "rollout" | "update";
+/** In the order of a step; scoring is that of reward models, "critic" the pass and the update of PPO's critic. */
+export const phases = ["rollout", "scoring", "update", "critic"] as const;
+export type Phase = (typeof phases)[number];
 
 export interface PlannedBuffer {
   readonly name: string;
   /** What the printed plan adds it up under. */
   readonly group: string;
+  /** The model that it belongs to: "policy", "reference", "reward model", "critic". */
+  readonly owner: string;
   readonly shape: readonly number[];
   readonly dtype: DType;
   readonly lifetime: "always" | readonly Phase[];
@@ -28,6 +32,8 @@ export interface MemoryPlan {
 }
 
 export interface PlanBuilder {
+  /** The same plan; what is added through it belongs to the model `owner`. A new plan adds for the policy. */
+  of(owner: string): PlanBuilder;
   /** @throws Error on a name that is taken. */
   add(
     group: string,
@@ -48,23 +54,24 @@ function aligned(bytes: number): number {
 
 export function planMemory(): PlanBuilder {
   const buffers = new Map<string, PlannedBuffer>();
-  return {
+  const builder = (owner: string): PlanBuilder => ({
+    of: builder,
     add(group, name, dtype, shape, lifetime = "always") {
       if (buffers.has(name)) throw new Error(`memory plan: two buffers named ${name}`);
       const bytes = elementCount(shape) * bytesPerElement(dtype);
-      const buffer = { name, group, shape, dtype, lifetime, bytes };
+      const buffer = { name, group, owner, shape, dtype, lifetime, bytes };
       buffers.set(name, buffer);
       return buffer;
     },
     build() {
       return layOut([...buffers.values()]);
     },
-  };
+  });
+  return builder("policy");
 }
 
 /** Buffers that live longest first, each on top of whatever shares a phase with it. */
 function layOut(buffers: readonly PlannedBuffer[]): MemoryPlan {
-  const phases: readonly Phase[] = ["rollout", "update"];
   const tops = new Map<Phase, number>(phases.map((phase) => [phase, 0]));
   const offsets = new Map<string, number>();
   const phasesOf = (buffer: PlannedBuffer) => (buffer.lifetime === "always" ? phases : buffer.lifetime);

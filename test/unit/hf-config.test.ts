@@ -32,6 +32,7 @@ describe("defaults where a field is absent", () => {
   test("llama", () => {
     expect(parse(llama)).toEqual({
       modelType: "llama",
+      head: "lm",
       vocabSize: 320,
       hiddenSize: 64,
       intermediateSize: 176,

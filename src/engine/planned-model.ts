@@ -1,0 +1,82 @@
+/**
+ * One model of a session: its weights and rotary tables in the memory plan, and the way from its folder into them. The
+ * policy and its reference, reward models and the critic all come this way.
+ */
+import type { Checkpoint } from "../checkpoint/checkpoint.ts";
+import type { ModelFolder } from "../checkpoint/huggingface.ts";
+import type { ModelConfig } from "../config/model.ts";
+import type { Device } from "../device/device.ts";
+import { InputError } from "../errors.ts";
+import type { Model } from "../model/model.ts";
+import { ropeTable } from "../model/rope.ts";
+import { bindWeights, checkWeights, loadWeights, type ParameterSource, planWeights } from "../model/weights.ts";
+import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import type { PlanBuilder } from "../tensor/plan.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+
+/** The type that a model computes in. */
+export function computeDType(config: ModelConfig, asked: ComputeDType | null): ComputeDType {
+  return asked ?? (config.dtype === "bfloat16" ? "bfloat16" : "float32");
+}
+
+const dtypes: Readonly<Record<string, DType>> = { F32: "float32", F16: "float16", BF16: "bfloat16" };
+
+/**
+ * A checkpoint's tensors as parameters.
+ *
+ * @param scalarHeadFromZero the checkpoint is a language model's, and a scalar head on it starts at zeros
+ */
+export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = false): ParameterSource {
+  return {
+    path: checkpoint.folder,
+    scalarHeadFromZero,
+    find(name) {
+      if (!checkpoint.has(name)) return null;
+      const { address, dtype, shape } = checkpoint.get(name);
+      const type = dtypes[dtype];
+      if (!type)
+        throw new InputError(
+          `${checkpoint.folder}: tensor ${name} is stored as ${dtype}; supported are F32, F16 and BF16: convert the checkpoint`,
+        );
+      return { address, dtype: type, shape };
+    },
+  };
+}
+
+export interface ModelPlan {
+  /** Goes before the names of its buffers: "policy", "reference", "critic", "reward model". */
+  readonly prefix: string;
+  readonly dtype: ComputeDType;
+  /** Positions that its rotary tables must reach. */
+  readonly positions: number;
+  /** What it is run as, where that is not what its folder says: a language model with a scalar head in place of its own. */
+  readonly config?: ModelConfig;
+}
+
+/**
+ * Adds a model to the plan; the returned function loads it, once its buffers are allocated, and closes its files.
+ *
+ * @throws InputError for a checkpoint that does not fit its config.json
+ */
+export function planModel(
+  plan: PlanBuilder,
+  device: Device,
+  from: ModelFolder,
+  { prefix, dtype, positions, config = from.config }: ModelPlan,
+): (tensors: ReadonlyMap<string, Tensor>) => Promise<Model> {
+  const source = parameterSource(from.checkpoint, config.head === "score" && from.config.head === "lm");
+  checkWeights(config, source);
+  planWeights(plan, device, config, dtype, prefix);
+  for (const table of ["cos", "sin"])
+    plan.add("rotary tables", `${prefix}/rope ${table}`, "float32", [positions, config.headDim / 2]);
+  return async (tensors) => {
+    const weights = bindWeights(tensors, config, dtype, prefix);
+    await loadWeights(device, weights, source);
+    const table = ropeTable(config, positions);
+    const rope = { cos: tensors.get(`${prefix}/rope cos`)!, sin: tensors.get(`${prefix}/rope sin`)! };
+    device.upload(rope.cos, table.cos);
+    device.upload(rope.sin, table.sin);
+    from.checkpoint.close(); // the device has its own copy now
+    return { device, config, weights, rope };
+  };
+}

@@ -1,0 +1,104 @@
+/**
+ * A packed pass through a model's layers, whatever its head: tokens → hidden states of the rows that the head reads,
+ * normalized; and back from their gradients. The heads themselves are model.ts (logprobs) and scalar-head.ts (values).
+ */
+import type { ModelConfig } from "../config/model.ts";
+import { doPieces } from "../device/breathe.ts";
+import type { Device } from "../device/device.ts";
+import { firstRows } from "../tensor/tensor.ts";
+import { attentionShape, type LayerActivations } from "./activations.ts";
+import {
+  type Attend,
+  backwardLayer,
+  forwardLayer,
+  gradientOf,
+  layerInput,
+  layerRows,
+  type ParameterGradients,
+  type RopeTables,
+} from "./transformer.ts";
+import type { ModelWeights } from "./weights.ts";
+
+/** A model ready to run: parameters, rotary tables, and the device they lie on. */
+export interface Model {
+  readonly device: Device;
+  readonly config: ModelConfig;
+  readonly weights: ModelWeights;
+  readonly rope: RopeTables;
+}
+
+/** What the layers read of a packed batch. Shapes as in micro-batches.ts. */
+export interface PackedTokens {
+  readonly tokens: Int32Array; // (T)
+  readonly positions: Int32Array; // (T)
+  readonly segments: Int32Array; // (S, 4)
+  readonly headRows: Int32Array; // (U) rows that the head needs, ascending
+}
+
+/** What a packed pass over completions reads; micro-batches.ts makes it. */
+export interface PackedBatch extends PackedTokens {
+  readonly entryRows: Int32Array; // (E) index into headRows that predicts the entry
+  readonly entryTargets: Int32Array; // (E)
+}
+
+/**
+ * Computes `activations.head.normed` of the batch's head rows. (U, D). With `activations.gradient` each layer's input is
+ * kept, so that `backwardHidden` can follow.
+ */
+export async function forwardHidden(model: Model, batch: PackedTokens, activations: LayerActivations): Promise<void> {
+  const { device, config, weights, rope } = model;
+  const { ops } = device;
+  const { input, head } = activations;
+  const T = batch.tokens.length;
+  device.upload(input.tokens, batch.tokens);
+  device.upload(input.positions, batch.positions);
+  device.upload(input.segments, batch.segments);
+  device.upload(head.headRows, batch.headRows);
+  const segments = firstRows(input.segments, batch.segments.length / 4);
+  const positions = firstRows(input.positions, T);
+  const b = layerRows(activations.layer, T);
+  const shape = attentionShape(config);
+  ops.embeddingForward(b.residual, firstRows(input.tokens, T), weights.embedding);
+  for (const [layer, layerWeights] of weights.layers.entries()) {
+    if (activations.gradient) ops.cast(layerInput(activations.gradient, layer, T), b.residual);
+    const attend: Attend = (_, { attention, qkv }) => ops.attentionForward(attention, null, qkv, segments, shape);
+    await doPieces(forwardLayer(device, config, layerWeights, layer, b, positions, rope, attend));
+  }
+  const U = batch.headRows.length;
+  const hidden = firstRows(head.hidden, U);
+  ops.gatherRows(hidden, b.residual, firstRows(head.headRows, U));
+  ops.rmsnormForward(firstRows(head.normed, U), firstRows(head.rstd, U), hidden, weights.finalNorm, config.rmsNormEps);
+}
+
+/**
+ * Adds the layers' parameter gradients, given those of the normalized head rows in `activations.gradient.dnormed`.
+ * Follows `forwardHidden` on the same activations.
+ */
+export async function backwardHidden(
+  model: Model,
+  batch: PackedTokens,
+  activations: LayerActivations,
+  gradients: ParameterGradients,
+): Promise<void> {
+  const { device, config, weights, rope } = model;
+  const { ops } = device;
+  const { head, gradient: g } = activations;
+  if (!g) throw new Error("backward on activations without gradients");
+  const [T, U] = [batch.tokens.length, batch.headRows.length];
+  const dnormed = firstRows(g.dnormed, U);
+  const hidden = firstRows(head.hidden, U);
+  const dfinal = gradientOf(gradients, weights.finalNorm);
+  ops.rmsnormBackward(dnormed, dfinal, dnormed, hidden, weights.finalNorm, firstRows(head.rstd, U), null);
+  ops.scatterRows(firstRows(g.dresidual, T), dnormed, firstRows(head.headRows, U));
+
+  const b = layerRows(activations.layer, T);
+  const positions = firstRows(activations.input.positions, T);
+  const segments = firstRows(activations.input.segments, batch.segments.length / 4);
+  for (let layer = config.numLayers - 1; layer >= 0; layer--) {
+    const layerWeights = weights.layers[layer]!;
+    await doPieces(backwardLayer(device, config, layerWeights, layer, b, g, gradients, positions, segments, rope));
+  }
+  const tokens = firstRows(activations.input.tokens, T);
+  const dembedding = gradientOf(gradients, weights.embedding);
+  ops.embeddingBackward(dembedding, firstRows(g.dresidual, T), tokens, weights.embedding);
+}
