@@ -1,4 +1,4 @@
-/** `grpo eval`: accuracy and pass@k of a model on a dataset, with every answer written down. */
+/** `grpo eval`: accuracy, pass@k and maj@k of a model on a dataset, with every answer written down. */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../checkpoint/atomic.ts";
@@ -9,8 +9,8 @@ import { modelFolder, openRunDevice, rolloutLimits } from "../engine/inputs.ts";
 import { openProblems } from "../engine/prompts.ts";
 import { planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
-import { counts, type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
-import { type Estimate, meanPassAtK } from "../eval/pass-at-k.ts";
+import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { chosenKs, evaluationLines, evaluationResults } from "../eval/report.ts";
 import { writing } from "../metrics/write-error.ts";
 import { createRewardPool } from "../rewards/pool.ts";
 import { loadTokenizer } from "../tokenizer/tokenizer.ts";
@@ -19,23 +19,11 @@ import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
 import { standardConsole } from "./train.ts";
 
-const percent = ({ value, low, high }: Estimate) =>
-  `${(100 * value).toFixed(1)} % (95 % interval ${(100 * low).toFixed(1)}–${(100 * high).toFixed(1)} %)`;
-
-/** k of pass@k: as asked, else the powers of two up to the samples there are. @throws InputError for k beyond them */
-function passKs(asked: readonly number[] | null, samples: number): number[] {
-  const tooLarge = asked?.find((k) => k > samples);
-  if (tooLarge !== undefined)
-    throw new InputError(`pass_at_k ${tooLarge}: there are ${samples} answers a problem; raise num_generations`);
-  const powers = Array.from({ length: 31 }, (_, i) => 2 ** i).filter((k) => k <= samples);
-  return asked ? [...asked] : powers;
-}
-
 /** `answers.jsonl`: a line an answer. */
 function answerLines({ problems }: Evaluation): string {
   return problems
     .flatMap(({ problem, gold, answers }) =>
-      answers.map(({ text, completion, correct, strict, reason, answer }, sample) =>
+      answers.map(({ text, completion, correct, strict, reason, answer, strictAnswer }, sample) =>
         JSON.stringify({
           row: problem.row,
           sample,
@@ -43,6 +31,7 @@ function answerLines({ problems }: Evaluation): string {
           completion: text,
           gold,
           answer,
+          strict_answer: strictAnswer,
           reason,
           correct,
           strict,
@@ -57,12 +46,13 @@ function answerLines({ problems }: Evaluation): string {
 
 export const evaluate: Command = {
   name: "eval",
-  summary: "accuracy, pass@k and mean length of a model on a dataset",
-  usage: `Usage: grpo eval --model M --dataset D [--key value …]
+  summary: "accuracy, pass@k, maj@k and mean length of a model on a dataset",
+  usage: `Usage: grpo eval --model M (--dataset D | --benchmark gsm8k|math500) [--key value …]
 
-Answers every problem (greedily, unless temperature or num_generations say otherwise), judges the answers, and prints
-accuracy, pass@k (unbiased) and mean length with confidence intervals. output_dir gets answers.jsonl, every answer with
-its verdict, and results.json.
+Answers every problem (greedily, unless temperature or num_generations say otherwise), judges the answers leniently and
+strictly, and prints accuracy, pass@k and maj@k (both unbiased, over all choices of k of the answers) and mean length
+with confidence intervals over the problems. output_dir gets answers.jsonl, every answer with its verdict, and
+results.json. A benchmark is downloaded from the hub; --benchmark gsm8k --dataset FILE takes it from a file.
 
 ${describeSettings("eval")}`,
   async run(argv) {
@@ -71,7 +61,7 @@ ${describeSettings("eval")}`,
     for (const warning of warnings) console.note(`note: ${warning}`);
     if (config.numGenerations > 1 && config.temperature === 0)
       throw new InputError("num_generations above 1 needs a temperature above 0: greedy answers are all the same");
-    const ks = passKs(config.passAtK, config.numGenerations);
+    const ks = chosenKs(config.passAtK, config.numGenerations);
     const folder = await modelFolder(config.model ?? bundledModel());
     const modelConfig = readModelConfig(folder);
     const tokenizer = loadTokenizer(folder);
@@ -127,26 +117,16 @@ ${describeSettings("eval")}`,
       console.close();
       if (!evaluation) return 130;
       writeFileAtomic(join(config.outputDir, "answers.jsonl"), answerLines(evaluation));
-      const passAtK = Object.fromEntries(ks.map((k) => [`pass@${k}`, meanPassAtK(counts(evaluation.problems), k)]));
-      const { accuracy, strict, unparsed, meanLength, clipped, skipped } = evaluation;
       const results = {
         model: folder,
         dataset: path,
-        problems: evaluation.problems.length,
-        ...{ accuracy, accuracy_strict: strict, ...passAtK },
-        ...{ unparsed, mean_length: meanLength, clipped_ratio: clipped, skipped_rows: skipped },
+        ...(config.benchmark === null ? {} : { benchmark: config.benchmark }),
+        ...evaluationResults(evaluation, ks),
       };
       writeFileAtomic(join(config.outputDir, "results.json"), `${JSON.stringify(results, null, 2)}\n`);
       const lines = [
         `${folder} on ${path}: ${evaluation.problems.length} problems, ${config.numGenerations} answer${config.numGenerations === 1 ? "" : "s"} each`,
-        `accuracy          ${percent(accuracy)}`,
-        `accuracy, strict  ${percent(strict)}`,
-        ...(config.numGenerations > 1
-          ? Object.entries(passAtK).map(([name, e]) => `${name.padEnd(17)} ${percent(e)}`)
-          : []),
-        `no answer found   ${(100 * unparsed).toFixed(1)} %`,
-        `mean length       ${meanLength.toFixed(1)} tokens, ${(100 * clipped).toFixed(1)} % cut at the limit`,
-        ...(skipped > 0 ? [`rows left out     ${skipped}: the prompt leaves no room for an answer`] : []),
+        ...evaluationLines(evaluation, ks),
         `every answer      ${join(config.outputDir, "answers.jsonl")}`,
       ];
       process.stdout.write(`${lines.join("\n")}\n`);

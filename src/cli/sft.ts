@@ -9,7 +9,8 @@ import { describeMemory } from "../engine/memory.ts";
 import { openProblems } from "../engine/prompts.ts";
 import { planSession, type Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
-import { evaluateProblems, evaluationMetrics, evaluationProblems } from "../eval/accuracy.ts";
+import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import { writing } from "../metrics/write-error.ts";
 import { createRewardPool } from "../rewards/pool.ts";
 import { runSft, sftState } from "../sft/trainer.ts";
@@ -73,8 +74,8 @@ ${describeSettings("sft")}`,
           evalProblems &&
           rolloutLimits({
             maxConcurrentSequences: config.maxConcurrentSequences,
-            completions: evalProblems.problems.length,
-            samples: 1,
+            completions: evalProblems.problems.length * config.evalNumGenerations,
+            samples: config.evalNumGenerations,
             evaluates: true,
             longestPrompt: longestEval,
             maxCompletion: maxCompletionLength,
@@ -86,19 +87,20 @@ ${describeSettings("sft")}`,
       console.note(`${startFolder} on ${problems.dataset.path} · ${planned.dtype} · ${device.description}`);
       for (const line of describeMemory(planned.memory)) console.note(line);
       const session = await planned.open();
+      let first: Evaluation | null = null;
       const evaluate = async (current: Session) => {
         const result = await evaluateProblems(
           current.rollout!,
           tokenizer,
           pool,
           evalProblems!,
-          {
-            ...{ verifier: config.verifier, samples: 1, seed: config.seed, maxCompletionLength },
-            ...{ temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 },
-          },
+          trainingEvaluation(config),
           { shouldStop: interrupt.requested },
         );
-        return result ? evaluationMetrics(result) : { values: {}, note: "stopped" };
+        if (!result) return { values: {}, note: "stopped" };
+        const metrics = evaluationMetrics(result, first);
+        first ??= result;
+        return metrics;
       };
       try {
         const stopped = await runSft({

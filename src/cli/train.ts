@@ -10,7 +10,8 @@ import { describeMemory } from "../engine/memory.ts";
 import type { ProblemSource } from "../engine/prompts.ts";
 import type { Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
-import { evaluateProblems, evaluationMetrics, evaluationProblems } from "../eval/accuracy.ts";
+import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
 import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
@@ -110,19 +111,16 @@ function evaluation(
   const { config, evalProblems, tokenizer } = setup;
   if (!evalProblems) return null;
   const problems = evaluationProblems(evalProblems, config.evalSamples, setup.longestPrompt);
-  const settings = {
-    verifier: config.verifier,
-    samples: 1,
-    seed: config.seed,
-    ...{ temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 },
-    maxCompletionLength: config.maxCompletionLength,
-  };
+  let first: Evaluation | null = null;
   return async (session: Session) => {
-    const result = await evaluateProblems(session.rollout!, tokenizer, pool, problems, settings, {
+    const result = await evaluateProblems(session.rollout!, tokenizer, pool, problems, trainingEvaluation(config), {
       onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
       shouldStop: stop,
     });
-    return result ? evaluationMetrics(result) : { values: {}, note: "stopped" };
+    if (!result) return { values: {}, note: "stopped" };
+    const metrics = evaluationMetrics(result, first);
+    first ??= result;
+    return metrics;
   };
 }
 

@@ -178,11 +178,18 @@ function scheduleRemarks(config: OptimizerConfig, steps: number | null): string[
 }
 
 function evaluationRemarks(
-  config: Pick<TrainConfig, "evalDataset" | "dataset" | "model">,
+  config: Pick<TrainConfig, "evalDataset" | "dataset" | "model" | "evalNumGenerations" | "evalTemperature">,
   given: ReadonlySet<string>,
 ): string[] {
+  if (config.evalNumGenerations > 1 && config.evalTemperature === 0) {
+    throw new InputError(
+      `eval_num_generations ${config.evalNumGenerations} at eval_temperature 0: all answers would be the same; raise eval_temperature`,
+    );
+  }
   const bundled = config.dataset === null;
   if (config.evalDataset !== null || bundled) return [];
-  const unused = ["eval_steps", "eval_samples", "eval_split"].find((key) => given.has(key));
+  const unused = ["eval_steps", "eval_samples", "eval_split", "eval_num_generations", "eval_temperature"].find((key) =>
+    given.has(key),
+  );
   return unused === undefined ? [] : [`${unused} is not used: there is no eval_dataset`];
 }

@@ -5,6 +5,7 @@
 import { InputError } from "../errors.ts";
 import { kindOf } from "./allowed.ts";
 import { splitArguments } from "./arguments.ts";
+import { type BenchmarkName, benchmarks } from "./benchmarks.ts";
 import { checkTogether } from "./checks.ts";
 import { toCamel, toSnake } from "./names.ts";
 import { generationKeys, type PresetName, presets } from "./presets.ts";
@@ -112,7 +113,7 @@ function finish<C extends CommandName>(
   const own = Object.fromEntries(
     Object.entries(options.defaults ?? {}).map(([key, value]) => [toSnake(key), value as unknown]),
   );
-  const config = complete(settingsOf(command), given, [presetValues(command, given), own]);
+  const config = complete(settingsOf(command), given, [presetValues(command, given), benchmarkValues(given), own]);
   const keys = new Set(given.keys());
   const warnings = checkTogether(command, config, keys);
   return { config: config as ConfigOf<C>, warnings, given: keys, file };
@@ -124,4 +125,10 @@ function presetValues(command: CommandName, given: ReadonlyMap<string, Given>): 
   if (typeof name !== "string" || !Object.hasOwn(presets, name)) return {};
   const values = Object.entries(presets[name as PresetName]);
   return Object.fromEntries(command === "update" ? values.filter(([key]) => !generationKeys.has(key)) : values);
+}
+
+/** What the benchmark of `eval` sets. */
+function benchmarkValues(given: ReadonlyMap<string, Given>): Readonly<Record<string, unknown>> {
+  const name = given.get("benchmark")?.value;
+  return typeof name === "string" && Object.hasOwn(benchmarks, name) ? benchmarks[name as BenchmarkName] : {};
 }

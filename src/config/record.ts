@@ -17,6 +17,8 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "eval_split",
   "eval_steps",
   "eval_samples",
+  "eval_num_generations",
+  "eval_temperature",
   "verifier",
   "output_dir",
   "overwrite",

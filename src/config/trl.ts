@@ -9,12 +9,16 @@ export const aliases: Readonly<Record<string, string>> = {
   dataset_name: "dataset",
   dataset_train_split: "dataset_split",
   dataset_test_split: "eval_split",
+  num_generations_eval: "eval_num_generations",
   torch_dtype: "dtype",
   vllm_importance_sampling_correction: "importance_sampling_correction",
   vllm_importance_sampling_mode: "importance_sampling_mode",
   vllm_importance_sampling_clip_max: "importance_sampling_clip_max",
   vllm_importance_sampling_clip_min: "importance_sampling_clip_min",
   vllm_importance_sampling_cap: "importance_sampling_clip_max",
+  num_ppo_epochs: "num_iterations",
+  cliprange: "epsilon",
+  kl_coef: "beta",
 };
 
 const cures: readonly (readonly [pattern: RegExp, cure: string])[] = [

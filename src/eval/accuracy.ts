@@ -1,16 +1,20 @@
 /**
  * Accuracy on held-out problems: completions are sampled (greedily by default), judged by a verifier in the reward
  * processes, leniently and strictly, and summed up with confidence intervals. Used by `grpo eval` and between training
- * steps.
+ * steps. How the numbers are shown and logged is report.ts.
  */
 import type { Problem, ProblemSource } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
+import { isNumber } from "../rewards/gsm8k.ts";
 import type { RewardPool } from "../rewards/pool.ts";
-import type { Reason, Verifier } from "../rewards/verify.ts";
+import type { Item } from "../rewards/protocol.ts";
+import type { Extraction, Reason, Verifier } from "../rewards/verify.ts";
 import type { RolloutEngine } from "../rollout/engine.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { Votes } from "./maj-at-k.ts";
 import { type Estimate, meanPassAtK, type ProblemCount } from "./pass-at-k.ts";
+import { type Ballot, countVotes } from "./votes.ts";
 
 export interface EvaluationSettings {
   readonly verifier: Verifier | "auto";
@@ -30,7 +34,9 @@ export interface JudgedAnswer {
   readonly correct: boolean;
   readonly strict: boolean;
   readonly reason: Reason;
+  /** As found anywhere in the text, and in the required form only; null: nothing was. */
   readonly answer: string | null;
+  readonly strictAnswer: string | null;
 }
 
 export interface JudgedProblem {
@@ -51,6 +57,8 @@ export interface Evaluation {
   readonly clipped: number;
   /** Rows left out: their prompt is too long. */
   readonly skipped: number;
+  /** How the answers of each problem agree, by extraction. */
+  readonly votes: Readonly<Record<Extraction, readonly Votes[]>>;
 }
 
 /** Evaluation draws from a stream of random numbers of its own, so that it never changes training. */
@@ -127,11 +135,24 @@ export async function evaluateProblems(
           strict: strictly.reward === 1,
           reason,
           answer,
+          strictAnswer: strictly.answer,
         };
       }),
     }),
   );
-  return { problems: judged, skipped, ...summary(judged) };
+  const judge = (pairs: readonly Item[]) => pool.verify(pairs, "lenient");
+  const ballots = (strictly: boolean) => judged.map((each) => ballot(each, settings.verifier, strictly));
+  const votes = { lenient: await countVotes(ballots(false), judge), strict: await countVotes(ballots(true), judge) };
+  return { problems: judged, skipped, votes, ...summary(judged) };
+}
+
+function ballot({ gold, answers }: JudgedProblem, verifier: Verifier | "auto", strictly: boolean): Ballot {
+  return {
+    verifier: verifier !== "auto" ? verifier : isNumber(gold) ? "gsm8k" : "math",
+    answers: answers.map((a) =>
+      strictly ? { answer: a.strictAnswer, right: a.strict } : { answer: a.answer, right: a.correct },
+    ),
+  };
 }
 
 /** How many of a problem's answers are right. */
@@ -148,20 +169,5 @@ function summary(problems: readonly JudgedProblem[]) {
     unparsed: share((a) => a.reason === "unparsed"),
     meanLength: answers.reduce((sum, a) => sum + a.completion.completionIds.length, 0) / Math.max(answers.length, 1),
     clipped: share((a) => !a.completion.finished),
-  };
-}
-
-/** The record of an evaluation for metrics.jsonl, without its step. */
-export function evaluationMetrics(evaluation: Evaluation): { values: Record<string, number>; note: string } {
-  const { accuracy, strict, unparsed, meanLength, clipped, problems } = evaluation;
-  return {
-    values: {
-      eval_accuracy: accuracy.value,
-      eval_accuracy_strict: strict.value,
-      eval_unparsed: unparsed,
-      "eval_completions/mean_length": meanLength,
-      "eval_completions/clipped_ratio": clipped,
-    },
-    note: `${problems.length} problems, 95 % interval ${(100 * accuracy.low).toFixed(1)}–${(100 * accuracy.high).toFixed(1)} %`,
   };
 }

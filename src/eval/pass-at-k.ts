@@ -1,7 +1,7 @@
-/** Accuracy and pass@k over a set of problems, with confidence intervals. Grading the answers is done elsewhere. */
+/** pass@k over a set of problems, and the interval of any mean over problems. Grading the answers is done elsewhere. */
 
 /** z of a two-sided 95 % interval. */
-const Z_95 = 1.959963984540054;
+export const Z_95 = 1.959963984540054;
 
 export interface Estimate {
   readonly value: number;
@@ -38,15 +38,36 @@ export function passAtK({ samples, correct }: ProblemCount, k: number): number {
 }
 
 /**
- * The mean of pass@k over problems, with Wilson's 95 % interval over the problems. For k = 1 of one answer each this is
- * the accuracy and its usual interval; otherwise values lie between 0 and 1, vary less than right-or-wrong does
- * (variance ≤ p(1 − p)), and the interval is on the safe side.
+ * The mean of pass@k over problems with its 95 % interval (`meanOverProblems`). For k = 1 of one answer each this is the
+ * accuracy with Wilson's interval.
  *
  * @throws RangeError where there are no problems, or a problem has fewer than k answers
  */
 export function meanPassAtK(problems: readonly ProblemCount[], k: number): Estimate {
-  const sum = problems.reduce((total, problem) => total + passAtK(problem, k), 0);
-  return wilson(sum, problems.length);
+  const values = problems.map((problem) => passAtK(problem, k));
+  return meanOverProblems(values, Math.max(1, ...problems.map(({ samples }) => samples)));
+}
+
+/**
+ * The mean over problems of values in [0, 1], with Wilson's 95 % interval at the effective number of trials
+ * n · p(1 − p) / s², s² being the variance between problems: what Korn and Graubard (1998, Survey Methodology 24) do for
+ * shares whose trials are no plain coins. Where every value is 0 or 1 that is n itself, and the interval is the usual one
+ * of a share. It is at least n and taken as at most n · answers, so that problems which happen to agree do not give an
+ * interval without width.
+ *
+ * @param values one per problem, the problems being the sample that the interval speaks of
+ * @param answers answers sampled per problem
+ * @throws RangeError without a value, or for one outside [0, 1]
+ */
+export function meanOverProblems(values: readonly number[], answers: number): Estimate {
+  const n = values.length;
+  if (n === 0 || values.some((value) => !(value >= 0 && value <= 1)))
+    throw new RangeError(`a mean over ${n} problems: needs at least one, and values from 0 to 1`);
+  const mean = values.reduce((sum, value) => sum + value, 0) / n;
+  const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / n;
+  const binary = values.every((value) => value === 0 || value === 1);
+  const trials = binary ? n : Math.min(n * Math.max(answers, 1), (n * mean * (1 - mean)) / variance);
+  return wilson(mean * trials, trials);
 }
 
 /**

@@ -143,8 +143,17 @@ export const metricNames: readonly MetricName[] = [
     meaning: "seconds of the whole step",
     console: { head: "time", format: (value) => `${value.toFixed(value < 100 ? 1 : 0)}s` },
   },
-  { name: "eval_accuracy", unit: "share", meaning: "greedy answers that are right, found anywhere in the answer" },
+  { name: "eval_accuracy", unit: "share", meaning: "answers that are right, found anywhere in the answer" },
   { name: "eval_accuracy_strict", unit: "share", meaning: "the same, the answer in the required form only" },
+  {
+    name: "eval_pass@*",
+    unit: "share",
+    meaning: "chance that one of k answers is right, with eval_num_generations above 1",
+  },
+  { name: "eval_maj@*", unit: "share", meaning: "chance that the most frequent of k answers is right" },
+  { name: "eval_unparsed", unit: "share", meaning: "answers in which nothing was found" },
+  { name: "eval_completions/mean_length", unit: "tokens", meaning: "mean length of the answers" },
+  { name: "eval_completions/clipped_ratio", unit: "share", meaning: "answers cut at the length limit" },
 ];
 
 /** What a logged name means; families (`rewards/gsm8k/mean`) are found too. */

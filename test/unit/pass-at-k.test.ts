@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { meanPassAtK, passAtK, wilson } from "../../src/eval/pass-at-k.ts";
+import { meanOverProblems, meanPassAtK, passAtK, wilson } from "../../src/eval/pass-at-k.ts";
 
 /** The share of all k-subsets of n answers, c of them right, that hold a right one: by counting them. */
 function counted(n: number, c: number, k: number): number {
@@ -82,4 +82,45 @@ test("meanPassAtK: accuracy for one answer each, the mean over problems otherwis
   expect(meanPassAtK(problems, 2).value).toBeCloseTo((5 / 6 + 0 + 1) / 3, 14);
   expect(() => meanPassAtK(problems, 5)).toThrow(RangeError);
   expect(() => meanPassAtK([], 1)).toThrow(RangeError);
+});
+
+describe("meanOverProblems", () => {
+  test("right or wrong alone: Wilson's interval of a share", () => {
+    expect(meanOverProblems([1, 0, 1, 1, 0], 8)).toEqual(wilson(3, 5));
+    expect(meanOverProblems([1, 1], 8)).toEqual(wilson(2, 2));
+  });
+
+  test("values that vary less have a narrower interval, yet one of a width", () => {
+    const spread = meanOverProblems([0, 1, 0, 1], 16);
+    const close = meanOverProblems([0.4, 0.6, 0.4, 0.6], 16);
+    const same = meanOverProblems([0.5, 0.5, 0.5, 0.5], 16);
+    expect(close.high - close.low).toBeLessThan(spread.high - spread.low);
+    expect(same).toEqual(wilson(32, 64));
+    expect(close.value).toBeCloseTo(0.5, 14);
+  });
+
+  test("holds the true mean about 95 times of 100", () => {
+    // Problems of difficulty u² (mean 1/3), 8 answers each, pass@1 over 60 problems; a fixed sequence of numbers.
+    let state = 1;
+    const draw = () => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return state / 2 ** 32;
+    };
+    let held = 0;
+    for (let run = 0; run < 1000; run++) {
+      const values = Array.from({ length: 60 }, () => {
+        const p = draw() ** 2;
+        return Array.from({ length: 8 }, () => (draw() < p ? 1 : 0)).reduce<number>((sum, x) => sum + x, 0) / 8;
+      });
+      const { low, high } = meanOverProblems(values, 8);
+      if (low <= 1 / 3 && 1 / 3 <= high) held++;
+    }
+    expect(held).toBeGreaterThan(925);
+    expect(held).toBeLessThan(975);
+  });
+
+  test("refuses no problems and values that are no shares", () => {
+    for (const values of [[], [1.2], [-0.1], [Number.NaN]])
+      expect(() => meanOverProblems(values, 1)).toThrow(RangeError);
+  });
 });

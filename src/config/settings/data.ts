@@ -1,5 +1,6 @@
 /** Where problems come from and how a row becomes a prompt and a gold answer. */
 import { z } from "zod";
+import { benchmarkNames } from "../benchmarks.ts";
 import { about } from "./about.ts";
 
 export const datasetSettings = {
@@ -79,7 +80,7 @@ export const evaluationSettings = {
     .default(null)
     .meta(
       about(
-        "Held-out problems; greedy accuracy on them is logged. null: none (bundled model: the bundled ones).",
+        "Held-out problems; accuracy on them is logged. null: none (bundled model: the bundled ones).",
         "FILE|FOLDER|ID",
       ),
     ),
@@ -91,11 +92,32 @@ export const evaluationSettings = {
     .default(null)
     .meta(about("Evaluate every so many steps, besides before the first and after the last. null: only those two.")),
   eval_samples: evalSamples,
+  eval_num_generations: z
+    .int()
+    .min(1)
+    .default(1)
+    .meta(about("Answers to each evaluated problem; from 2 on pass@k and maj@k are logged too.")),
+  eval_temperature: z
+    .number()
+    .min(0)
+    .max(100)
+    .nullable()
+    .default(null)
+    .meta(about("Temperature of these answers. null: 0, the likeliest tokens, for one answer; 1 for several.")),
   verifier,
 } as const;
 
 /** The `eval` command itself. */
 export const evalCommandSettings = {
+  benchmark: z
+    .enum(benchmarkNames)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "Sets dataset, dataset_split, verifier, system_prompt and max_completion_length as this benchmark has them; those that are given go before.",
+      ),
+    ),
   eval_samples: evalSamples,
   verifier,
   pass_at_k: z
@@ -103,5 +125,5 @@ export const evalCommandSettings = {
     .min(1)
     .nullable()
     .default(null)
-    .meta(about("Values k of pass@k. null: the powers of two up to num_generations.")),
+    .meta(about("Values k of pass@k and maj@k. null: the powers of two up to num_generations.")),
 } as const;

@@ -1,0 +1,147 @@
+/** The numbers of an evaluation as they are logged, written to results.json and printed. Computes no verdict itself. */
+import { InputError } from "../errors.ts";
+import type { Extraction } from "../rewards/verify.ts";
+import { counts, type Evaluation, type EvaluationSettings } from "./accuracy.ts";
+import { majAtK } from "./maj-at-k.ts";
+import { type PairedDifference, pairedDifference } from "./paired.ts";
+import { type Estimate, meanOverProblems, meanPassAtK } from "./pass-at-k.ts";
+
+/**
+ * k of pass@k and maj@k: as asked, else the powers of two up to the answers there are.
+ * @throws InputError for a k beyond them
+ */
+export function chosenKs(asked: readonly number[] | null, samples: number): number[] {
+  const tooLarge = asked?.find((k) => k > samples);
+  if (tooLarge !== undefined)
+    throw new InputError(`pass_at_k ${tooLarge}: there are ${samples} answers a problem; raise num_generations`);
+  const powers = Array.from({ length: 31 }, (_, i) => 2 ** i).filter((k) => k <= samples);
+  return asked ? [...asked] : powers;
+}
+
+export interface AtK {
+  readonly k: number;
+  readonly pass: Estimate;
+  readonly maj: Estimate;
+}
+
+/** pass@k and maj@k over the problems. */
+export function atEachK({ problems, votes }: Evaluation, ks: readonly number[], extraction: Extraction): AtK[] {
+  const right = counts(problems, extraction === "strict" ? "strict" : "correct");
+  return ks.map((k) => ({
+    k,
+    pass: meanPassAtK(right, k),
+    maj: meanOverProblems(
+      votes[extraction].map((vote) => majAtK(vote, k)),
+      right[0]!.samples,
+    ),
+  }));
+}
+
+/** The settings that `train` and `sft` evaluate with. */
+export interface TrainingEvaluation {
+  readonly verifier: EvaluationSettings["verifier"];
+  readonly seed: number;
+  readonly maxCompletionLength: number;
+  readonly evalNumGenerations: number;
+  readonly evalTemperature: number | null;
+}
+
+/** One greedy answer a problem, or several at temperature 1, unless `eval_temperature` says otherwise. */
+export function trainingEvaluation(config: TrainingEvaluation): EvaluationSettings {
+  const { verifier, seed, maxCompletionLength, evalNumGenerations: samples, evalTemperature } = config;
+  return {
+    ...{ verifier, seed, maxCompletionLength, samples },
+    temperature: evalTemperature ?? (samples === 1 ? 0 : 1),
+    ...{ topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 },
+  };
+}
+
+/**
+ * The record of an evaluation for metrics.jsonl, without its step.
+ * @param before an evaluation of the same problems before training, which the note compares with
+ */
+export function evaluationMetrics(
+  evaluation: Evaluation,
+  before: Evaluation | null = null,
+): { values: Record<string, number>; note: string } {
+  const { accuracy, strict, unparsed, meanLength, clipped, problems } = evaluation;
+  const ks = chosenKs(null, problems[0]?.answers.length ?? 1).filter((k) => k > 1);
+  const atK = atEachK(evaluation, ks, "lenient").flatMap(({ k, pass, maj }) => [
+    [`eval_pass@${k}`, pass.value],
+    [`eval_maj@${k}`, maj.value],
+  ]);
+  const interval = `${problems.length} problems, 95 % interval ${range(accuracy)}`;
+  return {
+    values: {
+      eval_accuracy: accuracy.value,
+      eval_accuracy_strict: strict.value,
+      ...Object.fromEntries(atK),
+      eval_unparsed: unparsed,
+      "eval_completions/mean_length": meanLength,
+      "eval_completions/clipped_ratio": clipped,
+    },
+    note: before === null ? interval : `${interval}; ${differenceText(compared(before, evaluation))}`,
+  };
+}
+
+/**
+ * Accuracy of two evaluations of the same problems, problem by problem (by each one's share of right answers).
+ * @throws RangeError where the problems are not the same rows
+ */
+export function compared(
+  before: Evaluation,
+  after: Evaluation,
+  by: "correct" | "strict" = "correct",
+): PairedDifference {
+  const rows = ({ problems }: Evaluation) => problems.map(({ problem }) => problem.row).join();
+  if (rows(before) !== rows(after)) throw new RangeError("the two evaluations are of different problems");
+  const shares = ({ problems }: Evaluation) => counts(problems, by).map(({ samples, correct }) => correct / samples);
+  return pairedDifference(shares(before), shares(after));
+}
+
+/** "+50.7 points since the first evaluation (95 % interval +44.1 to +57.2; 160 problems better, 8 worse, p < 0.001)" */
+export function differenceText({ value, low, high, better, worse, pValue }: PairedDifference): string {
+  const points = (x: number) => `${x < 0 ? "−" : "+"}${Math.abs(100 * x).toFixed(1)}`;
+  const p = pValue < 0.001 ? "p < 0.001" : `p = ${pValue.toFixed(3)}`;
+  return `${points(value)} points since the first evaluation, 95 % interval ${points(low)} to ${points(high)}, ${better} better and ${worse} worse, ${p}`;
+}
+
+/** results.json: every number with its interval, pass@k and maj@k leniently and strictly. */
+export function evaluationResults(evaluation: Evaluation, ks: readonly number[]): Record<string, unknown> {
+  const { accuracy, strict, unparsed, meanLength, clipped, skipped, problems } = evaluation;
+  const byK = (extraction: Extraction, suffix: string) =>
+    atEachK(evaluation, ks, extraction).flatMap(({ k, pass, maj }) => [
+      [`pass@${k}${suffix}`, pass],
+      [`maj@${k}${suffix}`, maj],
+    ]);
+  return {
+    problems: problems.length,
+    answers_per_problem: problems[0]?.answers.length ?? 0,
+    ...{ accuracy, accuracy_strict: strict },
+    ...Object.fromEntries([...byK("lenient", ""), ...byK("strict", "_strict")]),
+    ...{ unparsed, mean_length: meanLength, clipped_ratio: clipped, skipped_rows: skipped },
+  };
+}
+
+/** The lines that `grpo eval` prints: lenient and strict side by side; k = 1 is the accuracy and not shown again. */
+export function evaluationLines(evaluation: Evaluation, ks: readonly number[]): string[] {
+  const { accuracy, strict, unparsed, meanLength, clipped, skipped } = evaluation;
+  const row = (name: string, lenient: string, strictly: string) =>
+    `${name.padEnd(17)} ${lenient.padEnd(24)}${strictly}`.trimEnd();
+  const numbers = (name: string, a: Estimate, b: Estimate) => row(name, estimate(a), estimate(b));
+  const shown = ks.filter((k) => k > 1);
+  const strictly = atEachK(evaluation, shown, "strict");
+  const lenient = atEachK(evaluation, shown, "lenient");
+  return [
+    row("95 % intervals", "found anywhere", "in the required form"),
+    numbers("accuracy", accuracy, strict),
+    ...lenient.map(({ k, pass }, i) => numbers(`pass@${k}`, pass, strictly[i]!.pass)),
+    ...lenient.map(({ k, maj }, i) => numbers(`maj@${k}`, maj, strictly[i]!.maj)),
+    row("no answer found", `${(100 * unparsed).toFixed(1)} %`, ""),
+    `mean length       ${meanLength.toFixed(1)} tokens, ${(100 * clipped).toFixed(1)} % cut at the limit`,
+    ...(skipped > 0 ? [`rows left out     ${skipped}: the prompt leaves no room for an answer`] : []),
+  ];
+}
+
+const range = ({ low, high }: Estimate) => `${(100 * low).toFixed(1)}–${(100 * high).toFixed(1)} %`;
+const estimate = (e: Estimate) => `${(100 * e.value).toFixed(1)} % (${range(e)})`;
