@@ -16,7 +16,7 @@ import {
 } from "./settings/data.ts";
 import { dynamicSamplingSettings } from "./settings/dynamic.ts";
 import { debugSettings, engineSettings, referenceModelSettings, referenceSyncSettings } from "./settings/engine.ts";
-import { lossSettings } from "./settings/loss.ts";
+import { advantageSettings, lossSettings, ppoSettings } from "./settings/loss.ts";
 import {
   batchSettings,
   durationSettings,
@@ -58,8 +58,9 @@ const train = {
     ...durationSettings,
     ...microBatchSettings,
   },
+  Advantages: advantageSettings,
   Loss: { ...presetSettings, ...lossSettings },
-  Critic: criticSettings,
+  Critic: { ...criticSettings, ...ppoSettings },
   Optimizer: optimizerSettings,
   Evaluation: evaluationSettings,
   Output: {
@@ -158,6 +159,7 @@ export const commandSections = {
     Model: { ...engineSettings, ...referenceModelSettings },
     Rollouts: { ...fileSettings.update, ...recordedGroups, ...lengthSettings, ...temperatureSettings },
     Batch: { ...iterationSettings, ...microBatchSettings },
+    Advantages: advantageSettings,
     Loss: { ...presetSettings, ...lossSettings },
     Optimizer: optimizerSettings,
     Output: { ...outputFolderSettings("update"), ...resumeSettings, ...debugSettings },

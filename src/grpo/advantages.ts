@@ -1,6 +1,7 @@
 /**
- * Rewards → advantages: each completion against the mean of its group (DeepSeekMath, arXiv 2402.03300, §4.1.2).
- * Groups may differ in size. Computing the rewards, and shaping them, is done elsewhere.
+ * Rewards → advantages: each completion against the mean of its group (DeepSeekMath, arXiv 2402.03300, §4.1.2), and the
+ * statistics of rewards that every estimator reports. Groups may differ in size. Other estimators are in estimators/;
+ * computing the rewards, and shaping them, is done elsewhere.
  */
 import { InputError } from "../errors.ts";
 
@@ -12,21 +13,25 @@ const STD_EPSILON = 1e-4;
 /** Below it the group's mean is a poor baseline. */
 const SMALL_GROUP = 8;
 
-export interface AdvantageInput {
+export interface RewardInput {
   /** (N), or (functions)(N); null: not scored by that function. */
   readonly rewards: readonly (number | null)[] | readonly (readonly (number | null)[])[];
   /** Which group each completion belongs to, any integers. (N) */
   readonly groups: ArrayLike<number>;
-  /** The standard deviation to divide by; `normalize_then_sum` has its own and doesn't read it. */
-  readonly scaleRewards: ScaleRewards;
   /** One a function; 1 by default. */
-  readonly weights?: readonly number[];
-  readonly multiObjectiveAggregation?: MultiObjectiveAggregation;
+  readonly weights?: readonly number[] | undefined;
 }
 
-export interface Advantages {
-  /** 0 for completions that were not scored. (N) */
-  readonly advantages: Float64Array;
+export interface AdvantageInput extends RewardInput {
+  /** The standard deviation to divide by; `normalize_then_sum` has its own and doesn't read it. */
+  readonly scaleRewards: ScaleRewards;
+  readonly multiObjectiveAggregation?: MultiObjectiveAggregation;
+  /** Taken off each completion's weighted sum, and in no statistic: the KL in the reward. (N) */
+  readonly penalties?: ArrayLike<number> | undefined;
+}
+
+/** What is reported of a batch's rewards, whatever the estimator; penalties are not in it. */
+export interface RewardStatistics {
   /** Weighted sum over the functions; null where no function scored. (N) */
   readonly rewards: (number | null)[];
   /** Of `rewards`, by group in the order of first appearance; null of a group without any score. */
@@ -39,43 +44,27 @@ export interface Advantages {
   readonly rewardStd: number;
   /** Fraction of completions whose group has a standard deviation of 0: they teach nothing. */
   readonly fracRewardZeroStd: number;
+  /** About the size of groups: for estimators that take the group as baseline. */
   readonly warnings: string[];
 }
 
+export interface Advantages extends RewardStatistics {
+  /** 0 for completions that were not scored. (N) */
+  readonly advantages: Float64Array;
+}
+
 /**
- * `sum_then_normalize` (default): the weighted sum of a completion's rewards, less its group's mean, over (std + 1e-4).
- * `normalize_then_sum` (GDPO): each function's rewards normalized in their group, the weighted sum of these normalized over the batch.
+ * The weighted rewards and their statistics.
  *
  * @throws InputError where a reward is NaN or infinite, or the weights don't fit the functions
  */
-export function computeAdvantages(input: AdvantageInput): Advantages {
-  const perFunction = byFunction(input.rewards);
-  const weights = input.weights ?? perFunction.map(() => 1);
-  checkRewards(perFunction, weights, input.groups.length);
-  const groups = groupMembers(input.groups);
-  const rewards = weightedSum(perFunction, weights, input.groups.length);
+export function rewardStatistics(input: RewardInput): RewardStatistics {
+  const { rewards, groups } = weighted(input);
   const statistics = groups.map((members) => meanAndStd(members.map((i) => rewards[i]!)));
   const batch = meanAndStd(rewards);
-
-  const advantages = new Float64Array(rewards.length);
-  if (input.multiObjectiveAggregation === "normalize_then_sum") {
-    const normalized = perFunction.map((values) => normalizeInGroups(values, groups));
-    const sums = weightedSum(normalized, weights, rewards.length);
-    const all = meanAndStd(sums);
-    for (const [i, sum] of sums.entries())
-      if (sum !== null) advantages[i] = (sum - all.mean!) / (all.std + STD_EPSILON);
-  } else {
-    for (const [g, members] of groups.entries()) {
-      const { mean, std } = statistics[g]!;
-      const scale = { group: std + STD_EPSILON, batch: batch.std + STD_EPSILON, none: 1 }[input.scaleRewards];
-      for (const i of members) if (rewards[i] !== null) advantages[i] = (rewards[i]! - mean!) / scale;
-    }
-  }
-
   let withoutSpread = 0;
   for (const [g, members] of groups.entries()) if (statistics[g]!.std < 1e-8) withoutSpread += members.length;
   return {
-    advantages,
     rewards,
     groupMean: statistics.map(({ mean }) => mean),
     groupStd: statistics.map(({ std }) => std),
@@ -86,8 +75,55 @@ export function computeAdvantages(input: AdvantageInput): Advantages {
   };
 }
 
-function byFunction(rewards: AdvantageInput["rewards"]): readonly (readonly (number | null)[])[] {
-  const isNested = (r: AdvantageInput["rewards"]): r is readonly (readonly (number | null)[])[] => Array.isArray(r[0]);
+/**
+ * `sum_then_normalize` (default): the weighted sum of a completion's rewards, less its group's mean, over (std + 1e-4).
+ * `normalize_then_sum` (GDPO, arXiv 2601.05242): each function's rewards normalized in their group, the weighted sum of
+ * these normalized over the batch. Penalties, where given, are one more objective of weight −1 there.
+ *
+ * @throws InputError where a reward is NaN or infinite, or the weights don't fit the functions
+ */
+export function computeAdvantages(input: AdvantageInput): Advantages {
+  const { perFunction, weights, rewards, groups } = weighted(input);
+  const { penalties } = input;
+  const advantages = new Float64Array(rewards.length);
+  if (input.multiObjectiveAggregation === "normalize_then_sum") {
+    const charged = penalties && rewards.map((reward, i) => (reward === null ? null : penalties[i]!));
+    const objectives = charged ? [...perFunction, charged] : perFunction;
+    const normalized = objectives.map((values) => normalizeInGroups(values, groups));
+    const sums = weightedSum(normalized, charged ? [...weights, -1] : weights, rewards.length);
+    const all = meanAndStd(sums);
+    for (const [i, sum] of sums.entries())
+      if (sum !== null) advantages[i] = (sum - all.mean!) / (all.std + STD_EPSILON);
+  } else {
+    const net = penalized(rewards, penalties);
+    const batch = meanAndStd(net);
+    for (const members of groups) {
+      const { mean, std } = meanAndStd(members.map((i) => net[i]!));
+      const scale = { group: std + STD_EPSILON, batch: batch.std + STD_EPSILON, none: 1 }[input.scaleRewards];
+      for (const i of members) if (net[i] !== null) advantages[i] = (net[i]! - mean!) / scale;
+    }
+  }
+  return { advantages, ...rewardStatistics(input) };
+}
+
+/** Rewards less their penalties; null stays null. (N) */
+export function penalized(
+  rewards: readonly (number | null)[],
+  penalties: ArrayLike<number> | undefined,
+): (number | null)[] {
+  return penalties ? rewards.map((reward, i) => (reward === null ? null : reward - penalties[i]!)) : rewards.slice();
+}
+
+function weighted(input: RewardInput) {
+  const perFunction = byFunction(input.rewards);
+  const weights = input.weights ?? perFunction.map(() => 1);
+  checkRewards(perFunction, weights, input.groups.length);
+  const rewards = weightedSum(perFunction, weights, input.groups.length);
+  return { perFunction, weights, rewards, groups: groupMembers(input.groups) };
+}
+
+function byFunction(rewards: RewardInput["rewards"]): readonly (readonly (number | null)[])[] {
+  const isNested = (r: RewardInput["rewards"]): r is readonly (readonly (number | null)[])[] => Array.isArray(r[0]);
   return isNested(rewards) ? rewards : [rewards];
 }
 
@@ -117,7 +153,7 @@ function checkRewards(
 }
 
 /** The completions of each group, groups in the order of first appearance. */
-function groupMembers(groups: ArrayLike<number>): number[][] {
+export function groupMembers(groups: ArrayLike<number>): number[][] {
   const members = new Map<number, number[]>();
   for (let i = 0; i < groups.length; i++) {
     const group = members.get(groups[i]!);
@@ -153,7 +189,7 @@ function normalizeInGroups(values: readonly (number | null)[], groups: readonly 
 }
 
 /** Of the values that are not null; the standard deviation is Bessel-corrected, 0 of fewer than two. */
-function meanAndStd(values: readonly (number | null)[]): { mean: number | null; std: number } {
+export function meanAndStd(values: readonly (number | null)[]): { mean: number | null; std: number } {
   const scored = values.filter((value) => value !== null);
   const first = scored[0];
   if (first === undefined) return { mean: null, std: 0 };

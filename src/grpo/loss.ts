@@ -8,7 +8,14 @@
  * Advantages come from advantages.ts; which losses there are is loss/loss-types.ts.
  */
 import { RunError } from "../errors.ts";
-import { activeTokens, type LossCompletion, type LossConfig, type TokenValues } from "./loss/config.ts";
+import {
+  type Advantage,
+  activeTokens,
+  type LossCompletion,
+  type LossConfig,
+  meanAdvantage,
+  type TokenValues,
+} from "./loss/config.ts";
 import { KL_ESTIMATORS } from "./loss/kl.ts";
 import { LOSS_TYPES, type Term } from "./loss/loss-types.ts";
 import { addExtreme, addMean, addTotal, type MetricParts } from "./loss/metrics.ts";
@@ -22,6 +29,8 @@ export interface LossResult {
   readonly dlogprobs: Float64Array;
   /** ∂loss/∂entropy likewise. (ΣT) */
   readonly dentropies: Float64Array;
+  /** Over the tokens under m and the entropy mask: divided by `entropyTokens`, what the entropy bonus is of. */
+  readonly entropySum: number;
   /** TRL's names (`kl`, `entropy`, `clip_ratio/…`); `foldMetrics` makes numbers of one or more parts. */
   readonly metrics: MetricParts;
 }
@@ -59,7 +68,7 @@ export function computeLoss(part: readonly LossCompletion[], step: StepDenominat
     addTotal(metrics, "policy_loss", policyLoss);
     addExtreme(metrics, "entropy_coef", "max", config.entropyCoef);
   }
-  return { loss, dlogprobs, dentropies, metrics };
+  return { loss, dlogprobs, dentropies, entropySum, metrics };
 }
 
 /** One completion's share; writes its gradients and adds its metrics. `entropySum` is over m and the entropy mask. */
@@ -70,9 +79,11 @@ function completionLoss(
   out: { dlogprobs: Float64Array; dentropies: Float64Array },
   metrics: MetricParts,
 ): { policyLoss: number; entropySum: number } {
-  const { logprobs, entropies, oldLogprobs, refLogprobs, advantage } = completion;
+  const { logprobs, entropies, oldLogprobs, refLogprobs } = completion;
+  const ofTokens = typeof completion.advantage === "number" ? null : completion.advantage;
   const type = LOSS_TYPES[config.lossType];
   const tokens = activeTokens(completion, config);
+  const ofCompletion = meanAdvantage(completion.advantage, tokens);
   const perToken = config.importanceSamplingLevel === "token";
   const sampler = samplerRatio(completion, tokens, config);
   const sequenceWeight = type.sequenceWeight?.(completion, tokens, sampler, config) ?? 1;
@@ -92,6 +103,7 @@ function completionLoss(
   for (let t = 0; t < tokens; t++) {
     const logprob = logprobs[t]!;
     const ratio = perToken ? (oldLogprobs ? Math.exp(logprob - oldLogprobs[t]!) : 1) : sequenceRatio;
+    const advantage = ofTokens ? ofTokens[t]! : ofCompletion;
     const inMask = entropies[t]! >= step.entropyThreshold;
     let value = 0;
     let dLogprob = 0;
@@ -135,7 +147,7 @@ function completionLoss(
   if (!perToken) {
     // The mean log-ratio gives every token of the completion the same share.
     for (let t = 0; t < tokens; t++) out.dlogprobs[t]! += dSequence / tokens;
-    const side = type.clips?.(sequenceRatio, advantage, config);
+    const side = type.clips?.(sequenceRatio, ofCompletion, config);
     if (side) clipped[side]++;
   }
   type.record?.(metrics, { ...clipped, count: perToken ? tokens : 1, sequenceWeight });
@@ -179,11 +191,21 @@ function recordSampler(
   }
 }
 
+function checkAdvantage(advantage: Advantage, tokens: number, index: number): void {
+  if (typeof advantage === "number") {
+    if (!Number.isFinite(advantage)) throw new RunError(`the advantage of completion ${index} is ${advantage}`);
+    return;
+  }
+  if (advantage.length !== tokens)
+    throw new Error(`completion ${index} has ${tokens} logprobs and ${advantage.length} advantages`);
+  const broken = advantage.findIndex((value) => !Number.isFinite(value));
+  if (broken >= 0) throw new RunError(`the advantage of completion ${index}, token ${broken} is ${advantage[broken]}`);
+}
+
 /** The NaN guard: nothing that isn't finite goes into a gradient. */
 function checkInputs(completion: LossCompletion, config: LossConfig): void {
-  const { index, logprobs } = completion;
-  if (!Number.isFinite(completion.advantage))
-    throw new RunError(`the advantage of completion ${index} is ${completion.advantage}`);
+  const { index, logprobs, advantage } = completion;
+  checkAdvantage(advantage, logprobs.length, index);
   const inputs: [string, TokenValues | null][] = [
     ["logprob", logprobs],
     ["entropy", completion.entropies],

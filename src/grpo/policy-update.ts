@@ -7,7 +7,7 @@ import type { Activations } from "../model/activations.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../model/micro-batches.ts";
 import { backward, forward, type Model, type Scores } from "../model/model.ts";
 import { type OptimizerSettings, type OptimizerState, optimizerStep, zeroGradients } from "../optim/adamw.ts";
-import type { LossCompletion, LossConfig } from "./loss/config.ts";
+import type { Advantage, LossCompletion, LossConfig } from "./loss/config.ts";
 import { foldMetrics, type MetricParts } from "./loss/metrics.ts";
 import { stepDenominators } from "./loss/step.ts";
 import { computeLoss } from "./loss.ts";
@@ -16,7 +16,8 @@ import { computeLoss } from "./loss.ts";
 export interface ScoredCompletion {
   readonly completionIds: Int32Array; // (R)
   readonly finished: boolean;
-  readonly advantage: number;
+  /** Of the completion, or of each token (R). */
+  readonly advantage: Advantage;
   /** π_old (R); null: on-policy, the update's own first forward. */
   readonly oldLogprobs: Float32Array | Float64Array | null;
   /** π_ref (R); null where beta is 0. */
@@ -41,6 +42,8 @@ export interface UpdateResult {
   readonly metrics: Record<string, number>;
   /** ℓ of each completion as this step's forward computed it, in the order of the groups. */
   readonly logprobs: readonly Float32Array[];
+  /** Mean entropy under m and the entropy mask: what `use_adaptive_entropy` goes by. */
+  readonly meanEntropy: number;
   /** Tokens that went through the model. */
   readonly tokens: number;
 }
@@ -61,12 +64,14 @@ export function updateSettings(
     readonly maxGradNorm: number;
     readonly temperature: number;
     readonly microBatchTokens: number;
+    readonly useKlInReward: boolean;
   },
 ): PolicyUpdateSettings {
   const { weightDecay, maxGradNorm, temperature, microBatchTokens } = config;
   const { adamBeta1: beta1, adamBeta2: beta2, adamEpsilon: epsilon } = config;
   return {
-    loss: config,
+    // What the reward charges is not charged again by the loss.
+    loss: config.useKlInReward ? { ...config, beta: 0 } : config,
     optimizer: { beta1, beta2, epsilon, weightDecay, maxGradNorm },
     temperature,
     microBatchTokens,
@@ -74,7 +79,7 @@ export function updateSettings(
 }
 
 /** Values of each completion of a micro-batch, out of values by entry. */
-function byCompletion(batch: MicroBatch, values: Float32Array): Float32Array[] {
+export function byCompletion(batch: MicroBatch, values: Float32Array): Float32Array[] {
   return Array.from(batch.completions, (_, i) => values.subarray(batch.entryStarts[i]!, batch.entryStarts[i + 1]!));
 }
 
@@ -135,6 +140,7 @@ export async function updateStep(
   const logprobs: Float32Array[] = [];
   const parts: MetricParts[] = [];
   let loss = 0;
+  let entropySum = 0;
   let tokens = 0;
   for (const batch of batches) {
     const scores: Scores = await forward(model, batch, activations, settings.temperature);
@@ -147,6 +153,7 @@ export async function updateStep(
     });
     const result = computeLoss(part, step, settings.loss);
     loss += result.loss;
+    entropySum += result.entropySum;
     parts.push(result.metrics);
     await backward(model, batch, activations, optimizer.gradients, result, settings.temperature);
     tokens += batch.tokens.length;
@@ -154,5 +161,5 @@ export async function updateStep(
   }
   const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate);
   const metrics = { loss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) };
-  return { metrics, logprobs, tokens };
+  return { metrics, logprobs, meanEntropy: entropySum / Math.max(step.entropyTokens, 1), tokens };
 }

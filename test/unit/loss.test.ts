@@ -223,7 +223,7 @@ describe("masks and denominators", () => {
     let entry = 0;
     for (const { logprobs, advantage } of batch) {
       for (let t = 0; t < logprobs.length; t++) {
-        expect(dlogprobs[entry++]! + advantage / (batch.length * logprobs.length)).toBeCloseTo(0, 15);
+        expect(dlogprobs[entry++]! + Number(advantage) / (batch.length * logprobs.length)).toBeCloseTo(0, 15);
       }
     }
   });

@@ -1,4 +1,4 @@
-/** The policy loss: every term of it has its formula in `src/grpo/`. */
+/** Advantages, the policy loss and the critic's: every term has its formula in `src/grpo/`. */
 import { z } from "zod";
 import { about } from "./about.ts";
 
@@ -34,14 +34,6 @@ export const lossSettings = {
     .enum(["token", "sequence"])
     .default("token")
     .meta(about("The ratio of each token, or its geometric mean over the completion (GSPO).")),
-  scale_rewards: z
-    .enum(["group", "batch", "none"])
-    .default("group")
-    .meta(about("By which standard deviation advantages are divided (true: group, false: none).")),
-  multi_objective_aggregation: z
-    .enum(["sum_then_normalize", "normalize_then_sum"])
-    .default("sum_then_normalize")
-    .meta(about("Several rewards: add them and normalize, or normalize each and add (GDPO).")),
   mask_truncated_completions: z
     .boolean()
     .default(false)
@@ -52,7 +44,25 @@ export const lossSettings = {
     .max(1)
     .default(1)
     .meta(about("Learn from this share of tokens only, those of highest entropy.")),
-  entropy_coef: z.number().default(0).meta(about("Weight of the entropy bonus.")),
+  entropy_coef: z.number().default(0).meta(about("Weight of the entropy bonus; where it starts if it is adaptive.")),
+  use_adaptive_entropy: z
+    .boolean()
+    .default(false)
+    .meta(
+      about("Raise the entropy bonus while the mean entropy is under entropy_target, lower it and leave it out above."),
+    ),
+  entropy_coef_min: z.number().min(0).default(0).meta(about("use_adaptive_entropy: least weight.")),
+  entropy_coef_max: z.number().min(0).default(1).meta(about("use_adaptive_entropy: largest weight.")),
+  entropy_coef_delta: z
+    .number()
+    .min(0)
+    .default(0.005)
+    .meta(about("use_adaptive_entropy: change of the weight a step.")),
+  entropy_target: z
+    .number()
+    .min(0)
+    .default(0.2)
+    .meta(about("use_adaptive_entropy: entropy to keep, in nats per token; somewhat under that of the first steps.")),
   off_policy_mask_threshold: z
     .number()
     .nullable()
@@ -85,4 +95,54 @@ export const lossSettings = {
     .nullable()
     .default(null)
     .meta(about("Lower bound of that ratio. null: none.")),
+} as const;
+
+/** From rewards to advantages: `src/grpo/estimators/`. */
+export const advantageSettings = {
+  advantage_estimator: z
+    .enum(["grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "gae"])
+    .default("grpo")
+    .meta(
+      about(
+        "grpo: against the group's mean. rloo: against the group's others. reinforce_plus_plus (_baseline: less the group's mean): normalized over the batch's tokens. gae: PPO, against a critic's values.",
+      ),
+    ),
+  scale_rewards: z
+    .enum(["group", "batch", "none"])
+    .default("group")
+    .meta(about("By which standard deviation advantages are divided (true: group, false: none).")),
+  multi_objective_aggregation: z
+    .enum(["sum_then_normalize", "normalize_then_sum"])
+    .default("sum_then_normalize")
+    .meta(about("Several rewards: add them and normalize, or normalize each and add (GDPO).")),
+  use_kl_in_reward: z
+    .boolean()
+    .default(false)
+    .meta(
+      about(
+        "Take beta times the KL off the reward (grpo, rloo: once a completion; the others: at each token) in place of adding it to the loss.",
+      ),
+    ),
+  kl_in_reward_estimator: z
+    .enum(["k1", "k2", "k3"])
+    .default("k1")
+    .meta(about("use_kl_in_reward: KL per token, as kl_estimator.")),
+  gamma: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(1)
+    .meta(about("Discount of rewards to come, per token. grpo and rloo have none.")),
+} as const;
+
+/** What only PPO has. */
+export const ppoSettings = {
+  lam: z.number().min(0).max(1).default(0.95).meta(about("gae: lambda; 1: plain returns less the value.")),
+  whiten_advantages: z.boolean().default(true).meta(about("gae: normalize the advantages over the batch's tokens.")),
+  cliprange_value: z
+    .number()
+    .gt(0)
+    .default(0.2)
+    .meta(about("gae: a value learns no further than this from what it was before the update.")),
+  vf_coef: z.number().min(0).default(0.1).meta(about("gae: weight of the value loss.")),
 } as const;

@@ -78,6 +78,12 @@ export const LOSS_DEFAULTS: LossConfig = {
 /** Numbers of a completion's tokens, (T). Natural logarithms and nats. */
 export type TokenValues = Float32Array | Float64Array;
 
+/**
+ * An advantage of a whole completion, or of each of its tokens (T). What belongs to the whole completion (off-policy mask,
+ * `vespo`'s weight, the side on which a sequence's ratio is clipped) goes by the mean over its tokens.
+ */
+export type Advantage = number | TokenValues;
+
 /** One whole completion. A completion is never cut: its length and its sequence ratio belong to all its tokens. */
 export interface LossCompletion {
   /** Which completion of the step it is, from 0, in the step's own order: places it in `bnpo`'s blocks, names it in errors. */
@@ -92,7 +98,8 @@ export interface LossCompletion {
   readonly refLogprobs: TokenValues | null;
   /** Of the distribution really drawn from (T); null: ℓ_old. */
   readonly samplingLogprobs: TokenValues | null;
-  readonly advantage: number;
+  /** One of the whole completion, or of each token (T). */
+  readonly advantage: Advantage;
   /** False: cut at the length limit. */
   readonly finished: boolean;
 }
@@ -100,7 +107,15 @@ export interface LossCompletion {
 /** T_i under the mask m: the completion's length, 0 where `maskTruncatedCompletions` drops it. */
 export function activeTokens(
   completion: { readonly finished: boolean; readonly logprobs: { readonly length: number } },
-  config: LossConfig,
+  config: Pick<LossConfig, "maskTruncatedCompletions">,
 ): number {
   return config.maskTruncatedCompletions && !completion.finished ? 0 : completion.logprobs.length;
+}
+
+/** The advantage of a whole completion: its mean over the first `tokens` tokens where each has its own. */
+export function meanAdvantage(advantage: Advantage, tokens: number): number {
+  if (typeof advantage === "number") return advantage;
+  let sum = 0;
+  for (let t = 0; t < tokens; t++) sum += advantage[t]!;
+  return sum / Math.max(tokens, 1);
 }

@@ -5,7 +5,7 @@
  * Where a term has a kink the derivative is torch 2.15's, which TRL trains with: clamp passes no gradient on its bounds,
  * and the minimum of two equal numbers gives each one half (test/golden/make_loss_cases.py).
  */
-import type { LossCompletion, LossConfig, LossType } from "./config.ts";
+import { type LossCompletion, type LossConfig, type LossType, meanAdvantage } from "./config.ts";
 import { addExtreme, addMean, type MetricParts } from "./metrics.ts";
 import type { StepDenominators } from "./step.ts";
 
@@ -125,7 +125,8 @@ function gammaWeight(
   samplerRatio: Float64Array | null,
   config: LossConfig,
 ): number {
-  const { logprobs, oldLogprobs, advantage } = completion;
+  const { logprobs, oldLogprobs } = completion;
+  const advantage = meanAdvantage(completion.advantage, tokens);
   let logW = 0;
   for (let t = 0; t < tokens && oldLogprobs; t++) {
     logW += clamp(logprobs[t]! - oldLogprobs[t]!, -VESPO_HIGHEST, VESPO_HIGHEST);

@@ -2,7 +2,7 @@
  * What a difference between the policy as sampled and the policy as trained changes in the loss:
  * the off-policy sequence mask, and the correction by the ratio π_old ÷ π_sampler. Neither has a gradient.
  */
-import type { LossCompletion, LossConfig } from "./config.ts";
+import { type LossCompletion, type LossConfig, meanAdvantage } from "./config.ts";
 
 /**
  * Off-policy sequence mask (DeepSeek-V3.2): false drops a completion of negative advantage that the policy has
@@ -11,7 +11,7 @@ import type { LossCompletion, LossConfig } from "./config.ts";
  * @param tokens T under the mask m
  */
 export function isKept(completion: LossCompletion, tokens: number, config: LossConfig): boolean {
-  if (config.offPolicyMaskThreshold === null || completion.advantage >= 0) return true;
+  if (config.offPolicyMaskThreshold === null || meanAdvantage(completion.advantage, tokens) >= 0) return true;
   const { logprobs } = completion;
   const sampler = completion.samplingLogprobs ?? completion.oldLogprobs ?? logprobs;
   let distance = 0;

@@ -1,0 +1,52 @@
+/**
+ * The controller of the entropy bonus (`use_adaptive_entropy`): a coefficient that rises while the policy's entropy is at
+ * or under its target and falls above it, and that acts only while it is under (Skywork-OR1, arXiv 2505.22312, §4;
+ * the steps as TRL 1.16 takes them). Pure: the state is a record that a trainer keeps in its checkpoints.
+ */
+
+export interface EntropySettings {
+  readonly entropyCoef: number;
+  readonly useAdaptiveEntropy: boolean;
+  readonly entropyCoefMin: number;
+  readonly entropyCoefMax: number;
+  readonly entropyCoefDelta: number;
+  /** Mean entropy per token in nats. */
+  readonly entropyTarget: number;
+}
+
+/** Between two optimizer steps. */
+export interface EntropyControl {
+  readonly coef: number;
+  /** Mean entropy at the last step, in nats; null before the first. */
+  readonly lastEntropy: number | null;
+}
+
+export function startEntropyControl(settings: EntropySettings): EntropyControl {
+  return { coef: settings.entropyCoef, lastEntropy: null };
+}
+
+/** The coefficient that the next step's loss takes: 0 while the last step's entropy was above the target. */
+export function appliedEntropyCoef(control: EntropyControl, settings: EntropySettings): number {
+  if (!settings.useAdaptiveEntropy) return settings.entropyCoef;
+  const { coef, lastEntropy } = control;
+  return lastEntropy === null || lastEntropy <= settings.entropyTarget ? coef : 0;
+}
+
+/**
+ * The state after a step.
+ *
+ * @param meanEntropy of the whole optimizer step (`UpdateResult.meanEntropy`), in nats
+ */
+export function nextEntropyControl(
+  control: EntropyControl,
+  meanEntropy: number,
+  settings: EntropySettings,
+): EntropyControl {
+  if (!settings.useAdaptiveEntropy) return control;
+  const { entropyCoefMin, entropyCoefMax, entropyCoefDelta, entropyTarget } = settings;
+  const coef =
+    meanEntropy <= entropyTarget
+      ? Math.min(control.coef + entropyCoefDelta, entropyCoefMax)
+      : Math.max(control.coef - entropyCoefDelta, entropyCoefMin);
+  return { coef, lastEntropy: meanEntropy };
+}
