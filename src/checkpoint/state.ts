@@ -105,11 +105,12 @@ function isFolder(path: string): boolean {
   return existsSync(path) && statSync(path).isDirectory();
 }
 
-/** Whether the state is there and every safetensors file has the length that its header says. */
+/** Whether the state is there and every safetensors file, of the models in it too, has the length that its header says. */
 function isComplete(folder: string): boolean {
   try {
     readJsonFile(join(folder, trainerStateName));
-    const weights = readdirSync(folder).filter((name) => name.endsWith(".safetensors"));
+    const files = readdirSync(folder, { recursive: true, encoding: "utf8" });
+    const weights = files.filter((name) => name.endsWith(".safetensors"));
     for (const name of weights) openSafetensors(join(folder, name)).close();
     return weights.length > 0;
   } catch (error) {

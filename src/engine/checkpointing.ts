@@ -1,39 +1,59 @@
 /**
  * Models and checkpoints out of a session and back: a Hugging Face folder that transformers and vLLM load, and beside
- * it, in `checkpoint-N`, the optimizer and the trainer's state, from which a run goes on bit-exactly.
+ * it, in `checkpoint-N`, the optimizer, PPO's critic with its own, a moving reference, and the trainer's state, from
+ * which a run goes on bit-exactly.
  */
-import { existsSync } from "node:fs";
+import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
-import { writeFolderAtomic } from "../checkpoint/atomic.ts";
+import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
 import { copyModelAssets, writeConfig } from "../checkpoint/huggingface.ts";
 import { openSafetensors } from "../checkpoint/safetensors.ts";
 import { onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
-import type { Weight } from "../device/device.ts";
+import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
+import type { Model } from "../model/model.ts";
 import { savedTensors } from "../model/weights.ts";
-import type { OptimizedParameter } from "../optim/adamw.ts";
+import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
+import { criticFolder } from "./scalar-models.ts";
 import type { Session } from "./session.ts";
 
 const optimizerFile = "optimizer.safetensors";
+/** A moving reference's folder in a checkpoint. */
+const referenceFolder = "reference";
 
 /**
- * Writes weights, config.json and the tokenizer's files into `folder`, each file whole or not at all.
+ * Writes weights, config.json and the tokenizer's files into `folder`, each file whole or not at all; PPO's critic goes
+ * into `folder`/critic.
  *
  * @throws RunError where a weight is not finite, or a file cannot be written
  */
 export async function saveModel(session: Session, folder: string): Promise<void> {
-  const { device, policy, dtype } = session;
-  copyModelAssets(session.assets, folder);
-  const entries = policy.weights.all.map((weight) => ({ name: weight.name, weight }));
-  const saved = savedTensors(device, entries, dtype);
+  await saveWeights(session, session.policy, folder);
+  if (session.critic) await saveWeights(session, session.critic.model, join(folder, criticFolder));
+}
+
+/** One model as a Hugging Face folder, with the policy's tokenizer. */
+async function saveWeights({ device, assets }: Session, { config, weights }: Model, folder: string): Promise<void> {
+  makeFolder(folder);
+  copyModelAssets(assets, folder);
+  const entries = weights.all.map((weight) => ({ name: weight.name, weight }));
+  const saved = savedTensors(device, entries, weights.dtype);
   try {
     await writeWeights(folder, saved.tensors.map(onlyFinite));
   } finally {
     saved.free();
   }
-  writeConfig(folder, session.config, dtype);
+  writeConfig(folder, config, weights.dtype);
+}
+
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (error) {
+    throw writeFailure(error, folder);
+  }
 }
 
 /** A float32 buffer in a parameter's layout, to be saved and loaded like the parameter. */
@@ -64,23 +84,38 @@ export async function saveCheckpoint(
   state: unknown,
 ): Promise<string> {
   const target = join(outputDir, checkpointName(step));
-  const { optimizer, device } = session;
+  const { optimizer, critic, reference, movingReference, device } = session;
   await writeFolderAtomic(target, async (folder) => {
     await saveModel(session, folder);
-    if (optimizer) {
-      const saved = savedTensors(device, optimizerBuffers(optimizer.parameters), "float32");
-      try {
-        await writeSafetensors(join(folder, optimizerFile), saved.tensors.map(onlyFinite), {
-          format: "pt",
-          step: String(optimizer.step),
-        });
-      } finally {
-        saved.free();
-      }
-    }
+    if (optimizer) await saveOptimizer(device, optimizer, folder);
+    if (critic) await saveOptimizer(device, critic.optimizer, join(folder, criticFolder));
+    if (movingReference && reference) await saveWeights(session, reference, join(folder, referenceFolder));
     writeTrainerState(folder, state);
   });
   return target;
+}
+
+async function saveOptimizer(device: Device, { parameters, step }: OptimizerState, folder: string): Promise<void> {
+  const saved = savedTensors(device, optimizerBuffers(parameters), "float32");
+  try {
+    const metadata = { format: "pt", step: String(step) };
+    await writeSafetensors(join(folder, optimizerFile), saved.tensors.map(onlyFinite), metadata);
+  } finally {
+    saved.free();
+  }
+}
+
+/**
+ * The reference that a run with a moving one goes on with: the checkpoint's own.
+ *
+ * @throws InputError where the checkpoint has none
+ */
+export function savedReference(checkpoint: string): string {
+  const folder = join(checkpoint, referenceFolder);
+  if (existsSync(folder)) return folder;
+  throw new InputError(
+    `${checkpoint}: holds no ${referenceFolder} folder, so it was written without sync_ref_model; resume without that setting`,
+  );
 }
 
 /** The trainer's state of a checkpoint; the session is opened on the checkpoint's folder afterwards. */
@@ -90,13 +125,19 @@ export function readCheckpointState<T>(folder: string, schema: z.ZodType<T>): T 
 }
 
 /**
- * Brings masters, moments and step back into a session that was opened on the checkpoint's own weights.
+ * Brings masters, moments and step back into a session that was opened on the checkpoint's own weights: the policy's, and
+ * the critic's where there is one.
  *
- * @throws InputError when the file is missing, damaged, or of another model
+ * @throws InputError when a file is missing, damaged, or of another model
  */
 export function restoreOptimizer(session: Session, checkpoint: string): void {
-  const { optimizer, device } = session;
+  const { optimizer, critic, device } = session;
   if (!optimizer) throw new Error("restoreOptimizer on a session that does not train");
+  readOptimizer(device, optimizer, checkpoint);
+  if (critic) readOptimizer(device, critic.optimizer, join(checkpoint, criticFolder));
+}
+
+function readOptimizer(device: Device, optimizer: OptimizerState, checkpoint: string): void {
   const path = join(checkpoint, optimizerFile);
   if (!existsSync(path))
     throw new InputError(`${checkpoint}: holds no ${optimizerFile}; give a checkpoint-N folder that training wrote`);

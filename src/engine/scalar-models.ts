@@ -2,6 +2,7 @@
  * Reward models and PPO's critic in a session: their place in the memory plan, and how they come out of it. Each is a
  * model of its own, with one number per row where the policy has logits. Scoring texts is reward-model.ts.
  */
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
 import { type ModelConfig, withScalarHead } from "../config/model.ts";
@@ -89,6 +90,10 @@ export function planCritic(
 ): PlannedScalarModel<Critic> {
   const { resumeFrom } = request;
   const folder = resumeFrom ? join(resumeFrom, criticFolder) : request.folder;
+  if (resumeFrom && !existsSync(folder))
+    throw new InputError(
+      `${resumeFrom}: holds no ${criticFolder} folder, so it was written without a critic; resume with the advantage_estimator it was trained with`,
+    );
   const from = readModelFolder(folder, resumeFrom ? "score" : "either");
   const { dtype, sizes, positions } = policy;
   const config = withScalarHead(from.config);

@@ -107,6 +107,17 @@ function requireSameShape(policy: ModelFolder, reference: ModelFolder): void {
       );
 }
 
+/** A reference that moves is mixed with the policy parameter by parameter. */
+function requireSameParameters(policy: ModelFolder, reference: ModelFolder): void {
+  const names = ({ config }: ModelFolder) => parameterSpecs(config).map(({ name }) => name);
+  const [own, others] = [new Set(names(policy)), new Set(names(reference))];
+  const odd = [...own, ...others].find((name) => !own.has(name) || !others.has(name));
+  if (odd !== undefined)
+    throw new InputError(
+      `ref_model ${reference.folder}: only one of reference and policy has ${odd}; sync_ref_model needs a reference with the policy's parameters`,
+    );
+}
+
 /** Sizes of the passes that the critic shares with the policy. */
 function packedOf({ packed, training }: SessionRequest): ActivationSizes {
   if (!packed || !training) throw new Error("a critic is planned beside a policy that trains");
@@ -136,6 +147,7 @@ export function planSession(request: SessionRequest): PlannedSession {
   const { config } = folder;
   const referenceFolder = request.reference === null ? null : readModelFolder(request.reference);
   if (referenceFolder) requireSameShape(folder, referenceFolder);
+  if (referenceFolder && request.movingReference) requireSameParameters(folder, referenceFolder);
   const dtype = computeDType(config, request.dtype);
   if (request.positions > config.maxPositionEmbeddings)
     throw new InputError(

@@ -1,0 +1,99 @@
+/**
+ * A neural reward model on texts: prompt and completion → its own template and tokenizer → one number at the last token.
+ * As TRL scores them (grpo_trainer.py, `_calculate_rewards`), but nothing is padded and nothing is cut off.
+ */
+import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { RunError } from "../errors.ts";
+import { scoreSequences } from "../model/scalar-head.ts";
+import { loadTokenizer, type Message, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { RewardModel } from "./scalar-models.ts";
+
+export interface TextToScore {
+  readonly prompt: string | readonly Message[];
+  /** The completion's text, without special tokens. */
+  readonly completion: string;
+}
+
+export interface ModelRewards {
+  /** One per text; null: longer than the model's context, or than was planned, and so not scored. (N) */
+  readonly rewards: (number | null)[];
+  readonly tooLong: number;
+}
+
+export interface RewardModelScorer {
+  /** Ids that the model scores a text by. */
+  encode(text: TextToScore): Int32Array; // (T)
+  /**
+   * Scores texts, packed into batches. Calls are served one after the other.
+   *
+   * @throws InputError where the template refuses the messages, RunError for a score that is not finite
+   */
+  score(texts: readonly TextToScore[], onTokens?: (tokens: number) => void): Promise<ModelRewards>;
+}
+
+/**
+ * Tokens that the longest text may take in the reward model's own template and tokenizer, where it takes `positions` in
+ * the policy's: twice as many and a template's, at most the model's context. What a session is planned with.
+ *
+ * @throws InputError for a folder that is no sequence classification model with one label
+ */
+export function rewardSequenceLimit(folder: string, positions: number): number {
+  return Math.min(readModelConfig(folder, "score").maxPositionEmbeddings, 2 * positions + 256);
+}
+
+/**
+ * @param options.systemPrompt goes before prompts of messages that have no system message of their own
+ * @throws InputError where the model's tokenizer is missing or damaged
+ */
+export function createRewardModelScorer(
+  rewardModel: RewardModel,
+  options: { readonly systemPrompt?: string | undefined } = {},
+): RewardModelScorer {
+  const { model, activations, folder, longest, microBatchTokens } = rewardModel;
+  const tokenizer = loadTokenizer(folder);
+  const encode = (text: TextToScore) => Int32Array.from(encodeText(tokenizer, text, options.systemPrompt));
+  // Two calls at once would compute in the same buffers.
+  let last: Promise<unknown> = Promise.resolve();
+
+  const score = async (texts: readonly TextToScore[], onTokens?: (tokens: number) => void): Promise<ModelRewards> => {
+    const encoded = texts.map(encode);
+    const fitting = encoded.flatMap(({ length }, i) => (length > 0 && length <= longest ? [i] : []));
+    const sequences = fitting.map((i) => encoded[i]!);
+    const scores = await scoreSequences(model, activations, sequences, { microBatchTokens }, onTokens);
+    const rewards: (number | null)[] = texts.map(() => null);
+    for (const [at, i] of fitting.entries()) {
+      if (!Number.isFinite(scores[at]))
+        throw new RunError(
+          `${folder}: the reward model gives ${scores[at]} for text ${i} of ${texts.length}; its weights are damaged, or bfloat16 is too narrow for them: try dtype float32`,
+        );
+      rewards[i] = scores[at]!;
+    }
+    return { rewards, tooLong: encoded.filter(({ length }) => length > longest).length };
+  };
+  return {
+    encode,
+    score(texts, onTokens) {
+      const result = last.then(() => score(texts, onTokens));
+      last = result.catch(() => {}); // whoever called hears of it
+      return result;
+    },
+  };
+}
+
+function encodeText(tokenizer: Tokenizer, { prompt, completion }: TextToScore, systemPrompt?: string): number[] {
+  if (typeof prompt === "string") {
+    const before = systemPrompt ? `${systemPrompt}\n\n${prompt}` : prompt;
+    return tokenizer.encode(before + completion, { specialTokens: false });
+  }
+  const isOwn = prompt.some(({ role }) => role === "system");
+  const messages = systemPrompt && !isOwn ? [{ role: "system", content: systemPrompt }, ...prompt] : prompt;
+  if (!tokenizer.hasChatTemplate) {
+    const before = messages.map(({ content }) => content).join("\n\n");
+    return tokenizer.encode(before + completion, { specialTokens: false });
+  }
+  // A prompt that ends within the assistant's turn is continued by the completion.
+  const begun = messages.at(-1)?.role === "assistant" ? messages.at(-1)! : null;
+  const answer = { role: "assistant", content: (begun?.content ?? "") + completion };
+  const chat = [...(begun ? messages.slice(0, -1) : messages), answer];
+  return tokenizer.encode(tokenizer.renderChat(chat, { addGenerationPrompt: false }), { specialTokens: false });
+}
