@@ -143,6 +143,7 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
   const pool = createRewardPool({
     functions: rewardSpecs(config.rewardFuncs),
     ...(config.rewardWeights ? { weights: config.rewardWeights } : {}),
+    parameters: config,
     timeoutMs: config.rewardTimeout * 1000,
   });
   try {

@@ -1,6 +1,7 @@
 /** What settings must hold together. A contradiction is refused; what is legal but probably not meant becomes a remark. */
 import { InputError } from "../errors.ts";
 import type { CommandName, EvalConfig, GenerateConfig, OptimizerConfig, TrainConfig, UpdateConfig } from "./schema.ts";
+import { rewardFunctionSettings } from "./settings/rewards.ts";
 
 /**
  * @param config the complete settings of `command`, each checked by itself
@@ -19,6 +20,7 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
       checkOutput(settings);
       return [
         ...groupRemarks(settings.numGenerations),
+        ...rewardRemarks(settings, given),
         ...dynamicRemarks(settings, given),
         ...lossRemarks(settings, given),
         ...scheduleRemarks(settings, settings.maxSteps),
@@ -78,6 +80,22 @@ function checkRewards(config: TrainConfig): void {
   }
   const twice = rewardFuncs?.find((name, i) => rewardFuncs.indexOf(name) !== i);
   if (twice !== undefined) throw new InputError(`reward_funcs: ${twice} is named twice; use reward_weights`);
+  const { softPunishCache: cache, maxCompletionLength } = config;
+  if (cache !== null && cache > maxCompletionLength) {
+    throw new InputError(
+      `soft_punish_cache ${cache}: more than max_completion_length ${maxCompletionLength} would punish every length; lower it`,
+    );
+  }
+}
+
+/** Which built-in reward reads a parameter. */
+const parameterReward = (key: string) => key.match(/^(cosine|repetition)_/)?.[1] ?? "soft_overlong";
+
+function rewardRemarks({ rewardFuncs }: TrainConfig, given: ReadonlySet<string>): string[] {
+  const unused = Object.keys(rewardFunctionSettings).find(
+    (key) => given.has(key) && !rewardFuncs?.includes(parameterReward(key)),
+  );
+  return unused === undefined ? [] : [`${unused} is not used: reward_funcs has no ${parameterReward(unused)}`];
 }
 
 function checkDynamicSampling({ dynamicSampling, dynamicSamplingProbe: probe, numGenerations }: TrainConfig): void {

@@ -23,6 +23,9 @@ export type BuiltInReward = VerifierReward | LibraryReward;
 
 export const builtInRewards: readonly BuiltInReward[] = [...verifierRewards, ...lengthByAnswerRewards, ...textRewards];
 
+export const isVerifier = (name: BuiltInReward): name is VerifierReward =>
+  (verifierRewards as readonly string[]).includes(name);
+
 /** Names in `trl.rewards`, in TRL's training script and in open-r1. */
 const otherNames: Readonly<Record<string, BuiltInReward>> = {
   accuracy_reward: "accuracy",

@@ -34,6 +34,7 @@ import {
   resumeSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
+import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
   greedyTemperatureSettings,
   groupSettings,
@@ -49,6 +50,7 @@ const train = {
   Model: { ...engineSettings, ...referenceModelSettings, ...referenceSyncSettings },
   Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
   Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
+  "Reward functions": rewardFunctionSettings,
   Rollout: { ...groupSettings, ...lengthSettings, ...temperatureSettings, ...samplingSettings, ...slotSettings },
   "Dynamic sampling": dynamicSamplingSettings,
   Batch: {

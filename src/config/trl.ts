@@ -2,6 +2,7 @@
  * What recipes written for TRL contain and we take under another name or value, or do not need. Nothing is ignored in
  * silence: what has no counterpart is refused with the reason.
  */
+import { ownRewardName } from "./reward-names.ts";
 
 /** Other names of settings. */
 export const aliases: Readonly<Record<string, string>> = {
@@ -56,6 +57,12 @@ export function ownValue(key: string, value: unknown): unknown {
       if (value === true || value === "true" || value === "True") return "group";
       if (value === false || value === "false" || value === "False") return "none";
       return value;
+    case "reward_funcs":
+      return Array.isArray(value)
+        ? value.map((name) => (typeof name === "string" ? ownRewardName(name) : name))
+        : value;
+    case "dynamic_sampling_reward":
+      return typeof value === "string" ? ownRewardName(value) : value;
     case "lr_scheduler_type":
       return value === "constant_with_warmup" ? "constant" : value;
     case "max_steps":

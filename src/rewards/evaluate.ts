@@ -10,13 +10,31 @@ import type { Expression } from "./tree.ts";
 export type Value =
   /** `rounded`: a decimal numeral took part, so its last digits may be a rounding. */
   | { readonly kind: "exact"; readonly value: R.Rational; readonly rounded: boolean }
-  | { readonly kind: "float"; readonly value: C.Complex };
+  /**
+   * `scale`: the size of what the rounding errors are relative to, at least |value|; far above it after a cancellation.
+   * `rounded` as above.
+   */
+  | { readonly kind: "float"; readonly value: C.Complex; readonly scale: number; readonly rounded: boolean };
 
 export type Variables = (name: string) => R.Rational | null;
 
 const exact = (value: R.Rational | null, rounded = false): Value | null =>
   value === null ? null : { kind: "exact", value, rounded };
-const float = (value: C.Complex): Value | null => (C.cFinite(value) ? { kind: "float", value } : null);
+
+/** Null too where the scale says that no digit of the value is left. */
+function float(value: C.Complex, scale: number, rounded: boolean): Value | null {
+  if (!C.cFinite(value) || !(scale < MAX_SCALE)) return null;
+  return { kind: "float", value, scale: Math.max(scale, C.cAbs(value)), rounded };
+}
+const MAX_SCALE = 1e300;
+/** Beyond this the argument of a sine has lost the digits that its value depends on. */
+const MAX_ANGLE = 1e6;
+
+/** The size of its rounding errors' reference. */
+export const scaleOf = (v: Value): number => (v.kind === "float" ? v.scale : C.cAbs(toComplex(v)));
+const isZero = (v: Value): boolean => (v.kind === "exact" ? v.value.n === 0n : v.value.re === 0 && v.value.im === 0);
+/** How much larger the scale is than the value: the relative error, in units of the last digit. */
+const amplification = (v: Value): number => (isZero(v) ? 1 : Math.max(1, scaleOf(v) / C.cAbs(toComplex(v))));
 
 /** The value as a complex float. */
 export const toComplex = (v: Value): C.Complex => (v.kind === "exact" ? C.cx(R.ratToNumber(v.value)) : v.value);
@@ -27,23 +45,35 @@ type Float2 = (a: C.Complex, b: C.Complex) => C.Complex;
 /** Exact where both are and the result is small enough, else float. */
 function combine(a: Value | null, b: Value | null, rational: Exact2, complex: Float2): Value | null {
   if (a === null || b === null) return null;
+  if (rational === R.ratDiv && isZero(b)) return null;
   if (a.kind === "exact" && b.kind === "exact") {
     const result = exact(rational(a.value, b.value), a.rounded || b.rounded);
     if (result !== null) return result;
   }
-  return float(complex(toComplex(a), toComplex(b)));
+  const result = complex(toComplex(a), toComplex(b));
+  const rounded = a.rounded || b.rounded;
+  if (rational === R.ratAdd) return float(result, Math.max(scaleOf(a), scaleOf(b)), rounded);
+  // A product of factors that are not 0 is not 0: what underflows has no value here.
+  if (C.cAbs(result) === 0 && !isZero(a) && !isZero(b)) return null;
+  return float(result, C.cAbs(result) * Math.max(amplification(a), amplification(b)), rounded);
 }
 
 const SPECIAL: Readonly<Record<string, C.Complex>> = { pi: C.cx(Math.PI), e: C.cx(Math.E), i: C.cx(0, 1) };
 
-export function evaluate(x: Expression, variables: Variables, trig = false): Value | null {
-  const of = (e: Expression): Value | null => evaluate(e, variables, trig);
+/** `trig`: inside a sine or its like, where 30° is π/6. `real`: null where any part of it is not a real number. */
+export function evaluate(x: Expression, variables: Variables, trig = false, real = false): Value | null {
+  const value = evaluateNode(x, variables, trig, real);
+  return real && value?.kind === "float" && value.value.im !== 0 ? null : value;
+}
+
+function evaluateNode(x: Expression, variables: Variables, trig: boolean, real: boolean): Value | null {
+  const of = (e: Expression): Value | null => evaluate(e, variables, trig, real);
   switch (x.kind) {
     case "number":
       return exact(x.value, x.rounded);
     case "symbol": {
       const constant = SPECIAL[x.name];
-      return constant === undefined ? exact(variables(x.name)) : float(constant);
+      return constant === undefined ? exact(variables(x.name)) : float(constant, 1, false);
     }
     case "sum":
       return fold(x.items, of, R.ratAdd, C.cAdd);
@@ -52,20 +82,21 @@ export function evaluate(x: Expression, variables: Variables, trig = false): Val
     case "negative": {
       const v = of(x.of);
       if (v === null) return null;
-      return v.kind === "exact" ? exact(R.ratNeg(v.value), v.rounded) : float(C.cNeg(v.value));
+      return v.kind === "exact" ? exact(R.ratNeg(v.value), v.rounded) : float(C.cNeg(v.value), v.scale, v.rounded);
     }
     case "inverse":
       return combine(exact(R.rational(1n)), of(x.of), R.ratDiv, C.cDiv);
     case "percent":
+      if (x.of.kind === "percent") return null;
       return combine(of(x.of), exact(R.rational(100n)), R.ratDiv, C.cDiv);
     case "degrees": {
       const v = of(x.of);
-      return trig && v !== null ? float(C.cMul(toComplex(v), C.cx(Math.PI / 180))) : v;
+      return trig && v !== null ? float(C.cMul(toComplex(v), C.cx(Math.PI / 180)), scaleOf(v) / 57, v.rounded) : v;
     }
     case "power":
       return power(of(x.base), of(x.exponent));
     case "call":
-      return call(x.name, x.args, variables, trig);
+      return call(x.name, x.args, variables, trig, real);
     case "ratio":
       return x.items.length === 2 ? combine(of(x.items[0]!), of(x.items[1]!), R.ratDiv, C.cDiv) : null;
     default:
@@ -103,7 +134,11 @@ function power(base: Value | null, exponent: Value | null): Value | null {
     const half = root === null ? null : exact(R.ratPow(root, n), rounded);
     if (half !== null) return half;
   }
-  return float(C.cPow(toComplex(base), toComplex(exponent)));
+  const [a, b] = [toComplex(base), toComplex(exponent)];
+  const result = C.cPow(a, b);
+  if (C.cAbs(result) === 0 && !isZero(base)) return null;
+  const condition = amplification(base) * Math.max(1, C.cAbs(b)) + scaleOf(exponent) * Math.abs(Math.log(C.cAbs(a) || 1));
+  return float(result, C.cAbs(result) * condition, base.rounded || exponent.rounded);
 }
 
 const FLOAT_FUNCTIONS: Readonly<Record<string, (a: C.Complex) => C.Complex>> = {
@@ -124,11 +159,18 @@ const FLOAT_FUNCTIONS: Readonly<Record<string, (a: C.Complex) => C.Complex>> = {
   cbrt: (a) => C.onReals(Math.cbrt, a),
   sqrt: C.cSqrt,
   abs: (a) => C.cx(C.cAbs(a)),
+  cis: (a) => C.cExp(C.cMul(C.cx(0, 1), a)),
 };
-const ANGLES = new Set(["sin", "cos", "tan", "sec", "csc", "cot"]);
+const ANGLES = new Set(["sin", "cos", "tan", "sec", "csc", "cot", "cis"]);
 
-function call(name: string, args: readonly Expression[], variables: Variables, trig: boolean): Value | null {
-  const [a, b] = args.map((arg) => evaluate(arg, variables, trig || ANGLES.has(name)));
+function call(
+  name: string,
+  args: readonly Expression[],
+  variables: Variables,
+  trig: boolean,
+  real: boolean,
+): Value | null {
+  const [a, b] = args.map((arg) => evaluate(arg, variables, trig || ANGLES.has(name), real));
   if (a === null || a === undefined || b === null) return null;
   if (a.kind === "exact") {
     const result = exactCall(name, a.value, b, a.rounded);
@@ -136,18 +178,33 @@ function call(name: string, args: readonly Expression[], variables: Variables, t
   }
   if (name === "log") {
     const base = b === undefined ? C.cx(10) : toComplex(b);
-    return float(C.cDiv(C.cLog(toComplex(a)), C.cLog(base)));
+    const result = C.cDiv(C.cLog(toComplex(a)), C.cLog(base));
+    return float(result, Math.max(C.cAbs(result), amplification(a)), a.rounded || (b?.rounded ?? false));
   }
   if (name === "root") {
     if (b === undefined) return null;
     const z = toComplex(a);
     const n = toComplex(b);
     // An odd root of a negative real is real to the people who write \sqrt[3]{-8}.
-    if (z.im === 0 && z.re < 0 && n.im === 0 && Math.abs(n.re % 2) === 1) return float(C.cx(-((-z.re) ** (1 / n.re))));
-    return float(C.cPow(z, C.cDiv(C.cx(1), n)));
+    if (z.im === 0 && z.re < 0 && n.im === 0 && Math.abs(n.re % 2) === 1) {
+      return float(C.cx(-((-z.re) ** (1 / n.re))), scaleOf(a) ** (1 / n.re), a.rounded);
+    }
+    const result = C.cPow(z, C.cDiv(C.cx(1), n));
+    return float(result, C.cAbs(result) * amplification(a), a.rounded || b.rounded);
   }
   const f = FLOAT_FUNCTIONS[name];
-  return f === undefined ? null : float(f(toComplex(a)));
+  if (f === undefined) return null;
+  const z = f(toComplex(a));
+  const size = C.cAbs(z);
+  if (ANGLES.has(name)) {
+    // Near a pole or far out, the value is all rounding error.
+    if (scaleOf(a) > MAX_ANGLE || size > 1e12) return null;
+    return float(z, Math.max(size, scaleOf(a) * Math.max(1, size * size)), a.rounded);
+  }
+  if (name === "exp") return size === 0 ? null : float(z, size * Math.max(1, scaleOf(a)), a.rounded);
+  if (name === "ln") return float(z, Math.max(size, amplification(a)), a.rounded);
+  if (name === "sqrt" && !isZero(a)) return float(z, size * amplification(a), a.rounded);
+  return float(z, Math.max(size, scaleOf(a)), a.rounded);
 }
 
 function exactCall(name: string, a: R.Rational, b: Value | undefined, rounded: boolean): Value | null {

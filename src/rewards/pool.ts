@@ -9,16 +9,16 @@
  * Neither worker nor processes keep the program alive, and none outlives it.
  */
 import { existsSync } from "node:fs";
-import { availableParallelism } from "node:os";
 import { resolve } from "node:path";
-import { fileURLToPath } from "node:url";
-import type { VerifierReward } from "../config/reward-names.ts";
+import { isVerifier, type LibraryReward, type VerifierReward } from "../config/reward-names.ts";
 import { InputError, RunError } from "../errors.ts";
-import type { Arguments, Failure, FromSupervisor, Item, ToSupervisor, Work } from "./protocol.ts";
-import { compiled } from "./public_api.ts";
+import { type Connection, connect } from "./connection.ts";
+import { type Judgement, judge, TIMEOUT, verdicts } from "./judge.ts";
+import { defaultParameters, type RewardParameters, scoreByLibrary } from "./library/library.ts";
+import type { Arguments, Failure, Item } from "./protocol.ts";
 import { type FunctionResult, type Mishap, place, type RewardResult, resultOf } from "./results.ts";
-import { type RewardSpec, rewardNames } from "./specs.ts";
-import type { Extraction, Reason, Verdict } from "./verify.ts";
+import { needsGold, type RewardSpec, rewardNames } from "./specs.ts";
+import type { Extraction, Verdict } from "./verify.ts";
 
 export { type FunctionResult, joinResults, type RewardResult } from "./results.ts";
 export type { RewardSpec } from "./specs.ts";
@@ -27,6 +27,8 @@ export interface RewardPoolOptions {
   readonly functions: readonly RewardSpec[];
   /** One weight per function; 1 each by default. */
   readonly weights?: readonly number[] | undefined;
+  /** Parameters of the built-in functions, e.g. the whole settings of `train`; by default those of `grpo train`. */
+  readonly parameters?: Partial<RewardParameters> | undefined;
   /** Deadline of one answer, or of one call of a reward function, in milliseconds. Default 10,000. */
   readonly timeoutMs?: number | undefined;
   /** What each process may use beyond what it starts with, in MiB. Default 512. */
@@ -64,17 +66,17 @@ export interface RewardPool {
   /** Loads the reward functions once. @throws InputError for a module that is none */
   ready(): Promise<void>;
   /**
-   * @param external rewards by the names of neural reward models, which are scored elsewhere
+   * Any number of batches may be under way at once.
+   *
+   * @param external the rewards of the reward models, which the caller computes
    * @throws RunError naming the function that returned no rewards; InputError as `ready`
    */
-  score(batch: RewardBatch, external?: ReadonlyMap<string, readonly (number | null)[]>): Promise<RewardResult>;
+  score(batch: RewardBatch, external?: ExternalRewards): Promise<RewardResult>;
   /** Judges answers alone, in order. An answer that cannot be finished has the reason "timeout". */
   verify(items: readonly Item[], extraction: Extraction): Promise<readonly Verdict[]>;
   /** Ends worker and processes; work under way is given up. */
   close(): Promise<void>;
 }
-
-const TIMEOUT: Verdict = { reward: 0, answer: null, reason: "timeout" };
 
 interface Member {
   readonly name: string;
@@ -86,6 +88,9 @@ interface Member {
 export function createRewardPool(options: RewardPoolOptions): RewardPool {
   const members = membersOf(options);
   const connection = connect(options);
+  const parameters: RewardParameters = { ...defaultParameters, ...options.parameters };
+  /** Says whether an answer is right where `cosine` or `length` ask; without a verifier in the list, "auto" does. */
+  const [arbiter] = members.flatMap(({ spec }) => (typeof spec === "string" && isVerifier(spec) ? [spec] : []));
 
   const load = async ({ name, spec }: Member): Promise<void> => {
     if (typeof spec === "string" || !("path" in spec)) return;
@@ -104,15 +109,26 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
     ready: async () => void (await Promise.all(members.map(load))),
     async score(batch, external) {
       checkBatch(batch);
-      const perFunction = await Promise.all(
-        members.map(({ name, spec }) => {
-          if (typeof spec === "string") return scoreByVerifier(connection, name, spec as VerifierReward, batch);
+      const { completions, golds } = batch;
+      const judgements = new Map<VerifierReward, Promise<Judgement>>();
+      /** Each verifier judges a batch once, however many functions turn on it. */
+      const judged = (verifier: VerifierReward): Promise<Judgement> => {
+        const judgement = judgements.get(verifier) ?? judge(connection, verifier, completions, golds);
+        judgements.set(verifier, judgement);
+        return judgement;
+      };
+      const scored = members.map(({ name, spec }): FunctionResult | Promise<FunctionResult> => {
+        if (typeof spec !== "string") {
           if ("path" in spec) return scoreByFunction(connection, name, spec.path, batch);
           return scoredOutside(name, external?.get(name), batch);
-        }),
-      );
+        }
+        if (isVerifier(spec)) return scoreByVerifier(name, judged(spec), batch);
+        if (!needsGold(spec)) return scoreByText(name, spec, batch, parameters);
+        return scoreByAnswer(name, spec, batch, parameters, judged(arbiter ?? "auto"), arbiter !== undefined);
+      });
+      const perFunction = await Promise.all(scored);
       const weights = members.map(({ weight }) => weight);
-      return resultOf(perFunction, weights, batch.completions.length);
+      return resultOf(perFunction, weights, completions.length);
     },
     verify,
     close: () => connection.close(),
@@ -166,55 +182,54 @@ function scoredOutside(
   return { name, rewards, unparsed: 0, timeouts: 0 };
 }
 
-async function scoreByVerifier(
-  connection: Connection,
-  name: string,
-  spec: VerifierReward,
-  batch: RewardBatch,
-): Promise<FunctionResult> {
-  const asked = [...batch.golds.keys()].filter((i) => batch.golds[i] !== null);
-  const items = asked.map((i): Item => {
-    const item = { gold: batch.golds[i]!, response: batch.completions[i]! };
-    return spec === "auto" ? item : { ...item, verifier: spec === "gsm8k" ? "gsm8k" : "math" };
-  });
-  const found = await verdicts(connection, items, ["lenient", "strict"]);
-  const rewards: (number | null)[] = batch.golds.map(() => null);
-  const strict: (0 | 1 | null)[] = batch.golds.map(() => null);
-  const reasons: (Reason | null)[] = batch.golds.map(() => null);
-  for (const [k, i] of asked.entries()) {
-    const [lenient = TIMEOUT, marked = TIMEOUT] = found[k]!;
-    rewards[i] = lenient.reward;
-    strict[i] = marked.reward;
-    reasons[i] = lenient.reason;
-  }
-  const late = asked.filter((i) => reasons[i] === "timeout");
+async function scoreByVerifier(name: string, judged: Promise<Judgement>, batch: RewardBatch): Promise<FunctionResult> {
+  const { rewards, strict, reasons } = await judged;
   return {
     name,
     rewards,
     strict,
     reasons,
     unparsed: reasons.filter((reason) => reason === "unparsed").length,
-    timeouts: late.length,
-    ...(late.length > 0 && {
-      mishaps: [mishap(batch, late, `reward ${name} did not judge the answer in time`, "they get 0")],
-    }),
+    ...lateness(name, reasons, batch, "they get 0"),
   };
 }
 
-/** Per item its verdicts, or none where it could not be finished. */
-async function verdicts(
-  connection: Connection,
-  items: readonly Item[],
-  extractions: readonly Extraction[],
-): Promise<readonly (readonly Verdict[])[]> {
-  if (items.length === 0) return [];
-  const answer = await connection.ask({ kind: "verify", items, extractions });
-  if (answer.kind !== "verdicts") return items.map(() => []);
-  return answer.results.map((result) => {
-    if (!("cause" in result)) return result;
-    if (result.cause === "start") throw new RunError(result.message);
-    return [];
-  });
+const scoreByText = (
+  name: string,
+  spec: LibraryReward,
+  batch: RewardBatch,
+  parameters: RewardParameters,
+): FunctionResult => ({
+  name,
+  rewards: scoreByLibrary(spec, { ...batch, correct: batch.completions.map(() => null) }, parameters),
+  unparsed: 0,
+  timeouts: 0,
+});
+
+/** @param reported whether the verifier is a member itself, whose result tells of answers that were judged too late */
+async function scoreByAnswer(
+  name: string,
+  spec: LibraryReward,
+  batch: RewardBatch,
+  parameters: RewardParameters,
+  judged: Promise<Judgement>,
+  reported: boolean,
+): Promise<FunctionResult> {
+  const { rewards, reasons } = await judged;
+  const correct = rewards.map((reward) => (reward === null ? null : reward === 1));
+  return {
+    name,
+    rewards: scoreByLibrary(spec, { ...batch, correct }, parameters),
+    unparsed: 0,
+    ...(reported ? { timeouts: 0 } : lateness(name, reasons, batch, "they count as wrong")),
+  };
+}
+
+function lateness(name: string, reasons: Judgement["reasons"], batch: RewardBatch, cost: string) {
+  const late = [...reasons.keys()].filter((i) => reasons[i] === "timeout");
+  if (late.length === 0) return { timeouts: 0 };
+  const what = `reward ${name} did not judge the answer in time`;
+  return { timeouts: late.length, mishaps: [mishap(batch, late, what, cost)] };
 }
 
 async function scoreByFunction(
@@ -252,80 +267,4 @@ function failureError(name: string, path: string, failure: Failure, batch?: Rewa
   const cure = index === undefined ? "" : "; a reward is a finite number, or null";
   const text = `${label(name, path)} ${message}${where}${cure}`;
   return cause === "load" ? new InputError(text) : new RunError(text);
-}
-
-// The worker
-
-interface Connection {
-  ask(work: Work): Promise<FromSupervisor>;
-  close(): Promise<void>;
-}
-
-/**
- * In the executable, worker and processes are the program's own entry again, told by BUN_GRPO_CHILD what they are:
- * its entry then imports supervisor.ts, or offers the public API (public_api.ts) and imports child.ts.
- */
-const startSupervisor = (): Worker =>
-  compiled
-    ? new Worker(Bun.main, { env: { ...process.env, BUN_GRPO_CHILD: "supervisor" } as Record<string, string> })
-    : new Worker(new URL("./supervisor.ts", import.meta.url).href);
-
-const childCommand = (): readonly string[] =>
-  compiled
-    ? [process.execPath]
-    : [process.execPath, "--no-orphans", fileURLToPath(new URL("./child.ts", import.meta.url))];
-
-function connect(options: RewardPoolOptions): Connection {
-  const waiting = new Map<number, { resolve: (answer: FromSupervisor) => void; reject: (error: Error) => void }>();
-  let worker: Worker | null = null;
-  let closed = false;
-  let lastId = 0;
-
-  const fail = (error: Error): void => {
-    for (const { reject } of waiting.values()) reject(error);
-    waiting.clear();
-  };
-
-  const start = (): Worker => {
-    const started = startSupervisor();
-    started.addEventListener("message", (event: MessageEvent<FromSupervisor>) => {
-      waiting.get(event.data.id)?.resolve(event.data);
-      waiting.delete(event.data.id);
-      // Only work under way keeps the program alive.
-      if (waiting.size === 0) started.unref();
-    });
-    started.addEventListener("error", (event) =>
-      fail(new RunError(`the rewards' supervisor failed: ${event.message}`)),
-    );
-    const settings = {
-      timeoutMs: options.timeoutMs ?? 10_000,
-      memoryLimitMiB: options.memoryLimitMiB ?? 512,
-      size: options.size ?? Math.min(4, availableParallelism()),
-      command: childCommand(),
-    };
-    started.postMessage({ kind: "start", settings } satisfies ToSupervisor);
-    return started;
-  };
-
-  return {
-    ask(work) {
-      if (closed) return Promise.reject(new Error("the reward pool is closed"));
-      worker ??= start();
-      worker.ref();
-      const id = ++lastId;
-      const answer = new Promise<FromSupervisor>((resolve, reject) => waiting.set(id, { resolve, reject }));
-      worker.postMessage({ kind: "work", id, work } satisfies ToSupervisor);
-      return answer;
-    },
-    async close() {
-      closed = true;
-      fail(new Error("the reward pool was closed"));
-      if (worker === null) return;
-      const ended = new Promise((resolve) => worker?.addEventListener("close", resolve));
-      worker.ref();
-      worker.postMessage({ kind: "close" } satisfies ToSupervisor);
-      await ended;
-      worker = null;
-    },
-  };
 }

@@ -1,21 +1,27 @@
 /**
- * Whether two numbers, or two expressions in variables, are the same. Expressions are compared by their values at fixed
- * points, which simplifies nothing symbolically: a false match of two polynomials would need all points to be roots of
- * their difference (Schwartz–Zippel).
+ * Whether two numbers, or two expressions in variables, are the same. Expressions are compared by their values at
+ * pseudo-random points (fixed, so that a verdict never changes), which simplifies nothing symbolically: a false match of
+ * two polynomials would need all points to be roots of their difference (Schwartz–Zippel). The points are fractions over
+ * different primes, so that no period or rounding function can be 0 at all of them by a short formula.
+ *
+ * Tolerances: fractions are equal exactly. A decimal numeral may differ by the relative 1e-12 (a float's printed noise)
+ * from a number that is a short decimal itself, and by 1e-9 (rounding) from any other. What is not rational is equal to
+ * within 1e-12 of the largest term that was added, so that 0 is equal to sin π, not to 10^-13.
  */
 import { cAbs, cSub } from "./complex.ts";
-import { evaluate, toComplex, type Value, type Variables } from "./evaluate.ts";
-import { ratAbs, ratEquals, rational, ratMul, ratSub } from "./rational.ts";
-import { type Expression, variablesOf } from "./tree.ts";
+import { evaluate, scaleOf, toComplex, type Value, type Variables } from "./evaluate.ts";
+import { type Rational, ratAbs, ratEquals, rational, ratMul, ratSub } from "./rational.ts";
+import { callsOf, type Expression, variablesOf } from "./tree.ts";
 
-/** Relative difference under which two floats, or a rounded decimal and a fraction, are the same number. */
+/** Relative difference under which a rounded decimal and a number that has no short decimal are the same. */
 const RELATIVE = 1e-9;
-const ABSOLUTE = 1e-12;
+/** The same for numbers that no one needs to round. */
+const NOISE = 1e-12;
 
 /** Two floats that are the same number; infinities only equal themselves. */
 export function near(a: number, b: number): boolean {
   if (a === b || !Number.isFinite(a) || !Number.isFinite(b)) return a === b;
-  return Math.abs(a - b) <= Math.max(ABSOLUTE, RELATIVE * Math.max(Math.abs(a), Math.abs(b)));
+  return Math.abs(a - b) <= NOISE * Math.max(Math.abs(a), Math.abs(b));
 }
 
 /** 1 for ∞, -1 for -∞, 0 for everything else. */
@@ -31,6 +37,11 @@ export const allNames = (a: ReadonlySet<string>, b: ReadonlySet<string>): Readon
 export function equalScalars(a: Expression, b: Expression): boolean {
   const [x, y] = [infinityOf(a), infinityOf(b)];
   if (x !== 0 || y !== 0) return x === y;
+  // 3:2 may be written 3/2; a time of day is no quotient, and 2:1 is not the number 2.
+  if ((a.kind === "ratio") !== (b.kind === "ratio")) {
+    const [ratio, other] = a.kind === "ratio" ? [a, b] : [b, a];
+    if (!isQuotient(other) || looksLikeTime(ratio)) return false;
+  }
   if (a.kind === "percent" && b.kind === "percent") return equalScalars(a.of, b.of);
   // 28% may be written 28 (the question asked for a percentage) or 0.28.
   if (a.kind === "percent") return equalScalars(a.of, b) || equalValues(a, b);
@@ -38,21 +49,64 @@ export function equalScalars(a: Expression, b: Expression): boolean {
   return equalValues(a, b);
 }
 
-/** How many points two expressions in variables are compared at; at least half must be in both domains. */
-export const POINTS = 6;
-/** Numerators over 7: no two variables share a value, none is 0 or ±1, signs are mixed after the first point. */
-const SEEDS = [8, 11, 16, 23, 29, 37, 44, 53, 59, 67, 79, 86, 93, 101, 109, 121];
+const isQuotient = (x: Expression): boolean => x.kind === "product" && x.items.some((item) => item.kind === "inverse");
+
+function looksLikeTime(x: Expression): boolean {
+  const minutes = x.kind === "ratio" && x.items.length === 2 ? x.items[1] : undefined;
+  return minutes?.kind === "number" && minutes.value.d === 1n && minutes.value.n >= 10n && minutes.value.n < 60n;
+}
+
+/** How many points two expressions in variables are compared at; at least `ENOUGH` must be in both domains. */
+export const POINTS = 8;
+const ENOUGH = 3;
+
+const PRIMES = [1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069, 1087, 1091, 1093, 1097];
+/** Per point: the range of the variables' sizes, and which of them are negative. */
+const RANGES = [
+  { low: 0.1, high: 0.9, negative: 0 },
+  { low: 0.1, high: 0.9, negative: 0 },
+  { low: 0.05, high: 0.95, negative: 0b0101 },
+  { low: 1.1, high: 3, negative: 0 },
+  { low: 2, high: 7, negative: 0 },
+  { low: 0.3, high: 4, negative: 0b1011 },
+  { low: 1.1, high: 6, negative: 0b0110 },
+  { low: 0.2, high: 9, negative: 0b1111 },
+] as const;
+
+/** A number in [0, 1) that is a fixed function of k (the finalizer of MurmurHash3). */
+function scrambled(k: number): number {
+  let h = Math.imul(k + 1, 0x9e3779b1);
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return ((h ^ (h >>> 16)) >>> 0) / 2 ** 32;
+}
 
 /** The values of the variables at one of the points. */
 export function at(names: ReadonlySet<string>, point: number): Variables {
   const order = [...names].sort();
   return (name) => {
     const i = order.indexOf(name);
-    const seed = SEEDS[(i * 5 + point * 3) % SEEDS.length]! + Math.floor((i * 5 + point * 3) / SEEDS.length) * 128;
-    const negative = point > 0 && ((point >> (i % 3)) & 1) === 1;
-    return i < 0 ? null : rational(BigInt(negative ? -seed : seed), 7n);
+    if (i < 0) return null;
+    const { low, high, negative } = RANGES[point % RANGES.length]!;
+    const k = point * 64 + i;
+    const prime = PRIMES[(point * 3 + i * 5) % PRIMES.length]!;
+    const size = Math.round((low + (high - low) * scrambled(k)) * prime);
+    return rational(BigInt((negative >> (i % 4)) & 1 ? -size : size), BigInt(prime));
   };
 }
+
+/** Whole numbers, for expressions with factorials: n ≥ k for names in their order reversed, so that C(n, k) is not 0. */
+function atIntegers(names: ReadonlySet<string>, point: number): Variables {
+  const order = [...names].sort();
+  return (name) => {
+    const i = order.indexOf(name);
+    return i < 0 ? null : rational(BigInt(2 + 3 * i + Math.floor(scrambled(point * 64 + i) * 3) + point));
+  };
+}
+
+/** Calls that have a value at whole numbers only, and those that may stand beside them (sin πn would be 0 there). */
+const DISCRETE = new Set(["factorial", "binomial"]);
+const BESIDE_DISCRETE = new Set([...DISCRETE, "sqrt"]);
 
 function equalValues(a: Expression, b: Expression): boolean {
   const names = allNames(variablesOf(a), variablesOf(b));
@@ -61,31 +115,52 @@ function equalValues(a: Expression, b: Expression): boolean {
     return x !== null && y !== null && sameNumber(x, y);
   }
   if (names.size > 12) return false;
+  const calls = allNames(callsOf(a), callsOf(b));
+  if ([...calls].some((name) => DISCRETE.has(name))) {
+    if (![...calls].every((name) => BESIDE_DISCRETE.has(name))) return false;
+    return agree(a, b, (k) => atIntegers(names, k), false) === "everywhere";
+  }
+  // Of expressions over the reals only points where both are real count: √x·√y is √(xy) there. Else over ℂ.
+  const points = (k: number): Variables => at(names, k);
+  const overReals = agree(a, b, points, true);
+  return overReals === "unknown" ? agree(a, b, points, false) === "everywhere" : overReals === "everywhere";
+}
+
+function agree(
+  a: Expression,
+  b: Expression,
+  points: (k: number) => Variables,
+  real: boolean,
+): "everywhere" | "not" | "unknown" {
   let agreed = 0;
   for (let k = 0; k < POINTS; k++) {
-    const variables = at(names, k);
-    const [x, y] = [evaluate(a, variables), evaluate(b, variables)];
+    const variables = points(k);
+    const [x, y] = [evaluate(a, variables, false, real), evaluate(b, variables, false, real)];
     if (x === null || y === null) continue;
-    if (!sameNumber(x, y)) return false;
+    if (!sameNumber(x, y)) return "not";
     agreed++;
   }
-  return agreed * 2 >= POINTS;
+  return agreed >= ENOUGH ? "everywhere" : "unknown";
 }
+
+/** Whether it is a decimal that no one would round: at most 12 places. */
+const isShortDecimal = (x: Rational): boolean => 10n ** 12n % x.d === 0n;
 
 function sameNumber(a: Value, b: Value): boolean {
   if (a.kind === "exact" && b.kind === "exact") {
     if (ratEquals(a.value, b.value)) return true;
     if (!a.rounded && !b.rounded) return false;
-    const difference = ratSub(a.value, b.value);
-    if (difference === null) return false;
     // Only the last digits of a long decimal may differ: 0.3333333333 for 1/3, never 5.001 for 5.
-    const scaled = ratMul(ratAbs(difference), { n: 1_000_000_000n, d: 1n });
+    const noise = (a.rounded || isShortDecimal(a.value)) && (b.rounded || isShortDecimal(b.value));
+    const difference = ratSub(a.value, b.value);
+    const scaled = difference && ratMul(ratAbs(difference), { n: noise ? 10n ** 12n : 10n ** 9n, d: 1n });
     const larger = ratSub(ratAbs(a.value), ratAbs(b.value));
     const most = larger !== null && larger.n >= 0n ? ratAbs(a.value) : ratAbs(b.value);
     const slack = scaled && ratSub(most, scaled);
     return slack !== null && slack.n >= 0n;
   }
   const [x, y] = [toComplex(a), toComplex(b)];
-  const scale = Math.max(cAbs(x), cAbs(y));
-  return cAbs(cSub(x, y)) <= Math.max(ABSOLUTE, RELATIVE * scale);
+  const size = Math.max(cAbs(x), cAbs(y));
+  const scale = Math.max(scaleOf(a), scaleOf(b));
+  return cAbs(cSub(x, y)) <= Math.max(NOISE * scale, a.rounded || b.rounded ? RELATIVE * size : 0);
 }

@@ -57,6 +57,17 @@ export function variablesOf(x: Expression): ReadonlySet<string> {
   return names;
 }
 
+/** The names of the functions called in it. */
+export function callsOf(x: Expression): ReadonlySet<string> {
+  const names = new Set<string>();
+  const stack = [x];
+  for (let e = stack.pop(); e !== undefined; e = stack.pop()) {
+    if (e.kind === "call") names.add(e.name);
+    stack.push(...childrenOf(e));
+  }
+  return names;
+}
+
 export const hasPlusMinus = (x: Expression): boolean =>
   x.kind === "plusminus" || (isScalarNode(x) && childrenOf(x).some(hasPlusMinus));
 

@@ -1,5 +1,6 @@
 /** How completions are drawn and rewarded. */
 import { z } from "zod";
+import { builtInRewards } from "../reward-names.ts";
 import { about } from "./about.ts";
 
 export const groupSettings = {
@@ -60,7 +61,7 @@ export const rewardSettings = {
     .default(null)
     .meta(
       about(
-        "gsm8k, math, or paths of TypeScript modules. null: gsm8k where the gold answers are numbers, else math.",
+        `Any of ${builtInRewards.join(", ")}; paths of TypeScript modules; reward models, a folder or hub id. null: auto, which is gsm8k where the gold answer is a number, else math.`,
         "A,B,...",
       ),
     ),

@@ -1,0 +1,90 @@
+/**
+ * The main thread's line to the supervisor worker: starts it on first use, numbers what is asked and hands each answer to
+ * who asked. Any number of works may be under way.
+ */
+import { availableParallelism } from "node:os";
+import { fileURLToPath } from "node:url";
+import { RunError } from "../errors.ts";
+import type { FromSupervisor, ToSupervisor, Work } from "./protocol.ts";
+import { compiled } from "./public_api.ts";
+
+export interface Connection {
+  ask(work: Work): Promise<FromSupervisor>;
+  close(): Promise<void>;
+}
+
+/**
+ * In the executable, worker and processes are the program's own entry again, told by BUN_GRPO_CHILD what they are:
+ * its entry then imports supervisor.ts, or offers the public API (public_api.ts) and imports child.ts.
+ */
+const startSupervisor = (): Worker =>
+  compiled
+    ? new Worker(Bun.main, { env: { ...process.env, BUN_GRPO_CHILD: "supervisor" } as Record<string, string> })
+    : new Worker(new URL("./supervisor.ts", import.meta.url).href);
+
+const childCommand = (): readonly string[] =>
+  compiled
+    ? [process.execPath]
+    : [process.execPath, "--no-orphans", fileURLToPath(new URL("./child.ts", import.meta.url))];
+
+export interface ConnectionOptions {
+  readonly timeoutMs?: number | undefined;
+  readonly memoryLimitMiB?: number | undefined;
+  readonly size?: number | undefined;
+}
+
+/** The worker starts at the first work; see RewardPoolOptions for the defaults. */
+export function connect(options: ConnectionOptions): Connection {
+  const waiting = new Map<number, { resolve: (answer: FromSupervisor) => void; reject: (error: Error) => void }>();
+  let worker: Worker | null = null;
+  let closed = false;
+  let lastId = 0;
+
+  const fail = (error: Error): void => {
+    for (const { reject } of waiting.values()) reject(error);
+    waiting.clear();
+  };
+
+  const start = (): Worker => {
+    const started = startSupervisor();
+    started.addEventListener("message", (event: MessageEvent<FromSupervisor>) => {
+      waiting.get(event.data.id)?.resolve(event.data);
+      waiting.delete(event.data.id);
+      // Only work under way keeps the program alive.
+      if (waiting.size === 0) started.unref();
+    });
+    started.addEventListener("error", (event) =>
+      fail(new RunError(`the rewards' supervisor failed: ${event.message}`)),
+    );
+    const settings = {
+      timeoutMs: options.timeoutMs ?? 10_000,
+      memoryLimitMiB: options.memoryLimitMiB ?? 512,
+      size: options.size ?? Math.min(4, availableParallelism()),
+      command: childCommand(),
+    };
+    started.postMessage({ kind: "start", settings } satisfies ToSupervisor);
+    return started;
+  };
+
+  return {
+    ask(work) {
+      if (closed) return Promise.reject(new Error("the reward pool is closed"));
+      worker ??= start();
+      worker.ref();
+      const id = ++lastId;
+      const answer = new Promise<FromSupervisor>((resolve, reject) => waiting.set(id, { resolve, reject }));
+      worker.postMessage({ kind: "work", id, work } satisfies ToSupervisor);
+      return answer;
+    },
+    async close() {
+      closed = true;
+      fail(new Error("the reward pool was closed"));
+      if (worker === null) return;
+      const ended = new Promise((resolve) => worker?.addEventListener("close", resolve));
+      worker.ref();
+      worker.postMessage({ kind: "close" } satisfies ToSupervisor);
+      await ended;
+      worker = null;
+    },
+  };
+}

@@ -1,0 +1,76 @@
+/**
+ * Whether each completion of a batch answers its row's gold, asked of the verifiers in the reward processes. What the
+ * verdict is worth is the caller's business: a reward of its own, or what a reward by length turns on.
+ */
+import type { VerifierReward } from "../config/reward-names.ts";
+import { RunError } from "../errors.ts";
+import type { Connection } from "./connection.ts";
+import type { Item } from "./protocol.ts";
+import type { Extraction, Reason, Verdict } from "./verify.ts";
+
+/** By completion; null where there is no gold. */
+export interface Judgement {
+  /** Under lenient extraction. */
+  readonly rewards: readonly (0 | 1 | null)[];
+  readonly strict: readonly (0 | 1 | null)[];
+  readonly reasons: readonly (Reason | null)[];
+}
+
+export const TIMEOUT: Verdict = { reward: 0, answer: null, reason: "timeout" };
+const UNPARSED: Verdict = { reward: 0, answer: null, reason: "unparsed" };
+
+const END_OF_THOUGHT = "</think>";
+
+/** What is judged of a completion; undefined: there is no answer in it. */
+function answerPart(verifier: VerifierReward, completion: string): string | undefined {
+  if (verifier !== "reasoning_accuracy") return completion;
+  const end = completion.lastIndexOf(END_OF_THOUGHT);
+  return end < 0 ? undefined : completion.slice(end + END_OF_THOUGHT.length);
+}
+
+/** An answer that cannot be judged in time is wrong, for the reason "timeout". */
+export async function judge(
+  connection: Connection,
+  verifier: VerifierReward,
+  completions: readonly string[],
+  golds: readonly (string | null)[],
+): Promise<Judgement> {
+  const asked: number[] = [];
+  const items: Item[] = [];
+  const pairs: (readonly Verdict[] | null)[] = golds.map(() => null);
+  for (const [i, gold] of golds.entries()) {
+    if (gold === null) continue;
+    const response = answerPart(verifier, completions[i]!);
+    if (response === undefined) {
+      pairs[i] = [UNPARSED, UNPARSED];
+      continue;
+    }
+    asked.push(i);
+    const item = { gold, response };
+    items.push(verifier === "auto" ? item : { ...item, verifier: verifier === "gsm8k" ? "gsm8k" : "math" });
+  }
+  const found = await verdicts(connection, items, ["lenient", "strict"]);
+  for (const [k, i] of asked.entries()) pairs[i] = found[k]!.length > 0 ? found[k]! : [TIMEOUT, TIMEOUT];
+  const [lenient, strict] = [0, 1].map((extraction) => pairs.map((pair) => pair?.[extraction]));
+  return {
+    rewards: lenient!.map((verdict) => verdict?.reward ?? null),
+    strict: strict!.map((verdict) => verdict?.reward ?? null),
+    reasons: lenient!.map((verdict) => verdict?.reason ?? null),
+  };
+}
+
+/** Per item its verdicts, one per extraction, or none where it could not be finished. */
+export async function verdicts(
+  connection: Connection,
+  items: readonly Item[],
+  extractions: readonly Extraction[],
+): Promise<readonly (readonly Verdict[])[]> {
+  if (items.length === 0) return [];
+  const answer = await connection.ask({ kind: "verify", items, extractions });
+  if (answer.kind !== "verdicts") return items.map(() => []);
+  return answer.results.map((result) => {
+    if (!("cause" in result)) return result;
+    if (result.cause === "start") throw new RunError(result.message);
+    return [];
+  });
+}

@@ -1,0 +1,60 @@
+/**
+ * Rewards for the form of a completion: tags around thought and answer, and signs of reasoning by steps. Each is a pure
+ * function of one text in time linear in its length: the text is a model's, and could be chosen to make a pattern that
+ * backtracks slow.
+ */
+
+/**
+ * 1 where the text begins with `<think>`, closes it with `</think>` and opens no second one; else 0. As TRL's
+ * `think_format_reward`. Templates that open the thought in the prompt leave nothing to begin with: every text gets 0.
+ */
+export function thinkFormat(text: string): 0 | 1 {
+  const open = "<think>";
+  return text.startsWith(open) && text.lastIndexOf(open) === 0 && text.includes("</think>", open.length) ? 1 : 0;
+}
+
+/**
+ * 1 where the text is `<think>`, thought, `</think>`, `<answer>`, answer, `</answer>`, with each tag on a line of its
+ * own; else 0. As open-r1's `format_reward` (the template of DeepSeek-R1, arXiv 2501.12948, table 1), which lets more
+ * lines follow.
+ */
+export function answerFormat(text: string): 0 | 1 {
+  const open = "<think>\n";
+  const middle = "\n</think>\n<answer>\n";
+  const close = "\n</answer>";
+  if (!text.startsWith(open)) return 0;
+  // The first middle leaves the most room for a close after it, so no other needs to be tried.
+  const at = text.indexOf(middle, open.length);
+  if (at < 0) return 0;
+  for (let end = text.indexOf(close, at + middle.length); end >= 0; end = text.indexOf(close, end + close.length)) {
+    const after = end + close.length;
+    if (after === text.length || text[after] === "\n") return 1;
+  }
+  return 0;
+}
+
+/** A quarter for each of the four tags of `answerFormat` that is there exactly once, with its line breaks. As in open-r1. */
+export function tagCount(text: string): number {
+  const once = ["<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>"].filter((tag) => occursOnce(text, tag));
+  return once.length / 4;
+}
+
+/** Occurrences that overlap count as one. */
+function occursOnce(text: string, tag: string): boolean {
+  const first = text.indexOf(tag);
+  return first >= 0 && text.indexOf(tag, first + tag.length) < 0;
+}
+
+/** Steps from which the reward is full. */
+const ENOUGH_STEPS = 3;
+
+/**
+ * A third for each sign of a step, at most 1: `Step 1:`, a bullet (`-`, `*`) at a line's beginning but the first, `1.`
+ * at the text's beginning, or one of `First,` `Second,` `Next,` `Finally,`. As open-r1's `reasoning_steps_reward`.
+ */
+export function reasoningSteps(text: string): number {
+  const signs = /Step \d+:|^\d+\.|\n[-*]|First,|Second,|Next,|Finally,/g;
+  let count = 0;
+  while (count < ENOUGH_STEPS && signs.exec(text) !== null) count++;
+  return count / ENOUGH_STEPS;
+}

@@ -1,0 +1,79 @@
+/**
+ * The built-in reward functions beside the verifiers: which of the library's functions a name in `reward_funcs` stands
+ * for, with which parameters. Pure and fast, so they run where they are called, without a deadline.
+ */
+import { z } from "zod";
+import { type CamelKeys, toCamel } from "../../config/names.ts";
+import type { LibraryReward } from "../../config/reward-names.ts";
+import { rewardFunctionSettings } from "../../config/settings/rewards.ts";
+import { lengthSettings } from "../../config/settings/rollout.ts";
+import { answerFormat, reasoningSteps, tagCount, thinkFormat } from "./format.ts";
+import { cosineScaled, groupLength, softOverlong } from "./length.ts";
+import { repetitionPenalty } from "./repetition.ts";
+
+const settings = { ...rewardFunctionSettings, ...lengthSettings };
+type Settings = { [K in keyof typeof settings]: z.output<(typeof settings)[K]> };
+
+/** The settings of src/config/settings/rewards.ts in camelCase, and `maxCompletionLength`. */
+export type RewardParameters = CamelKeys<Settings>;
+
+/** Every parameter as `grpo train` has it by default. */
+export const defaultParameters = Object.fromEntries(
+  Object.entries(z.object(settings).parse({})).map(([key, value]) => [toCamel(key), value]),
+) as RewardParameters;
+
+/** N completions. */
+export interface LibraryBatch {
+  readonly completions: readonly string[];
+  readonly completionIds: readonly (readonly number[])[];
+  /** Whether the answer is right; null where nobody knows. Read by `cosine` and `length` alone. */
+  readonly correct: readonly (boolean | null)[];
+  /** Completions of one prompt have the same number; absent: all are one group. */
+  readonly groups?: readonly number[] | undefined;
+}
+
+/** @returns one reward per completion; null where it needs to be known whether the answer is right, and is not */
+export function scoreByLibrary(name: LibraryReward, batch: LibraryBatch, given: RewardParameters): (number | null)[] {
+  const { completions, completionIds, correct } = batch;
+  const lengths = completionIds.map((ids) => ids.length);
+  switch (name) {
+    case "format":
+      return completions.map(answerFormat);
+    case "think_format":
+      return completions.map(thinkFormat);
+    case "tag_count":
+      return completions.map(tagCount);
+    case "reasoning_steps":
+      return completions.map(reasoningSteps);
+    case "repetition":
+      return completionIds.map((ids) => repetitionPenalty(ids, given.repetitionNGrams, given.repetitionMaxPenalty));
+    case "soft_overlong": {
+      const cache = given.softPunishCache ?? Math.ceil(given.maxCompletionLength / 5);
+      return lengths.map((length) => softOverlong(length, given.maxCompletionLength, cache));
+    }
+    case "cosine": {
+      const parameters = {
+        minValueWrong: given.cosineMinValueWrong,
+        maxValueWrong: given.cosineMaxValueWrong,
+        minValueCorrect: given.cosineMinValueCorrect,
+        maxValueCorrect: given.cosineMaxValueCorrect,
+        maxLength: given.cosineMaxLen ?? given.maxCompletionLength,
+      };
+      return correct.map((right, i) => (right === null ? null : cosineScaled(lengths[i]!, right, parameters)));
+    }
+    case "length":
+      return byGroup(batch, lengths);
+  }
+}
+
+function byGroup({ correct, groups }: LibraryBatch, lengths: readonly number[]): (number | null)[] {
+  const rewards: (number | null)[] = lengths.map(() => null);
+  for (const members of Map.groupBy(lengths.keys(), (i) => groups?.[i] ?? 0).values()) {
+    const scored = groupLength(
+      members.map((i) => lengths[i]!),
+      members.map((i) => correct[i] ?? null),
+    );
+    for (const [k, i] of members.entries()) rewards[i] = scored[k]!;
+  }
+  return rewards;
+}
