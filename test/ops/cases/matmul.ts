@@ -252,7 +252,34 @@ const operandRounding: OpCase = opCase("matmulForward", { values: "between-bfloa
   }
 });
 
+/** The scalar head of reward models and critics: one output, all of its directions in the types they run in. */
+const scalarSizes: readonly Product[] = [
+  { M: 1, N: 1, K: 100 },
+  { M: 7, N: 1, K: 33 },
+  { M: 33, N: 1, K: 64 },
+  { M: 500, N: 1, K: 257 },
+];
+const scalarHead: readonly OpCase[] = [
+  ...scalarSizes.flatMap((size) => [
+    forward({ ...size, x: "f32", w: "f32", y: "f32" }),
+    forward({ ...size, x: "bf16", w: "bf16", y: "f32" }),
+  ]),
+  forward({ M: 33, N: 1, K: 64, x: "f32", w: "bf16", y: "f32" }),
+  rowsAlone({ M: 120, N: 1, K: 1100, x: "f32", w: "f32", y: "f32" }),
+  rowsAlone({ M: 500, N: 1, K: 70, x: "bf16", w: "bf16", y: "f32" }),
+  rowsAlone({ M: 120, N: 1, K: 1100, x: "f32", w: "bf16", y: "f32" }),
+  ...scalarSizes.flatMap((size) => [
+    backwardInput({ ...size, dy: "f32", w: "f32", dx: "f32" }),
+    backwardInput({ ...size, dy: "f32", w: "bf16", dx: "f32", coarse: true }),
+    backwardInput({ ...size, dy: "f32", w: "bf16", dx: "bf16" }),
+    backwardWeight({ ...size, dy: "f32", x: "f32" }),
+    backwardWeight({ ...size, dy: "f32", x: "bf16", coarse: true }),
+    backwardWeight({ ...size, dy: "f32", x: "bf16" }),
+  ]),
+];
+
 export const matmulCases: readonly OpCase[] = [
+  ...scalarHead,
   ...kinds.flatMap((kind) => sizes.map((size) => forward({ ...size, ...kind }))),
   forward({ M: 1, N: 33, K: 31, x: "bf16", w: "bf16", y: "bf16", bias: true }),
   forward({ M: 33, N: 31, K: 17, x: "bf16", w: "bf16", y: "bf16", bias: true, gap: 5 }),
