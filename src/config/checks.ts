@@ -19,7 +19,8 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
       checkDynamicSampling(settings);
       checkOutput(settings);
       return [
-        ...groupRemarks(settings.numGenerations),
+        ...groupRemarks(settings),
+        ...advantageRemarks(settings, given),
         ...rewardRemarks(settings, given),
         ...dynamicRemarks(settings, given),
         ...lossRemarks(settings, given),
@@ -30,7 +31,11 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
     case "update": {
       const settings = config as UpdateConfig;
       checkOutput(settings);
-      return [...lossRemarks(settings, given), ...scheduleRemarks(settings, null)];
+      return [
+        ...advantageRemarks(settings, given),
+        ...lossRemarks(settings, given),
+        ...scheduleRemarks(settings, null),
+      ];
     }
     case "sft": {
       const settings = config as TrainConfig;
@@ -150,14 +155,45 @@ function repeatRemarks(config: { readonly numGenerations: number; readonly tempe
   ];
 }
 
-function groupRemarks(group: number): string[] {
+function groupRemarks({ numGenerations: group, advantageEstimator: estimator }: TrainConfig): string[] {
+  // These two take no baseline from the group.
+  if (estimator === "gae" || estimator === "reinforce_plus_plus") return [];
   if (group === 1) {
     return [
       "num_generations 1: a group of one is its own baseline, so every advantage is 0 and no reward is learned from",
     ];
   }
-  if (group < 8) return [`num_generations ${group}: a small group is a noisy baseline; 16 or more is usual`];
+  // RLOO's paper has groups of 2 and 4.
+  if (group < 8 && estimator !== "rloo")
+    return [`num_generations ${group}: a small group is a noisy baseline; 16 or more is usual`];
   return [];
+}
+
+function advantageRemarks(config: TrainConfig | UpdateConfig, given: ReadonlySet<string>): string[] {
+  const remarks: string[] = [];
+  const { advantageEstimator: estimator } = config;
+  const unused = (keys: readonly string[], why: string) => {
+    const key = keys.find((name) => given.has(name));
+    if (key !== undefined) remarks.push(`${key} is not used: ${why}`);
+  };
+  if (estimator !== "grpo") {
+    unused(["scale_rewards", "multi_objective_aggregation"], `advantage_estimator ${estimator} has its own scale`);
+  }
+  if (estimator === "grpo" || estimator === "rloo") {
+    unused(["gamma"], `advantage_estimator ${estimator} has one advantage for all tokens`);
+  }
+  if (estimator !== "gae") {
+    unused(
+      ["critic_model", "critic_learning_rate", "lam", "whiten_advantages", "cliprange_value", "vf_coef"],
+      `advantage_estimator ${estimator} has no critic`,
+    );
+  }
+  if (config.useKlInReward && config.beta === 0) remarks.push("use_kl_in_reward changes nothing: beta is 0");
+  if (config.useKlInReward && config.beta !== 0) {
+    unused(["use_bias_correction_kl", "kl_estimator"], "use_kl_in_reward leaves no KL in the loss");
+  }
+  if (!config.useKlInReward) unused(["kl_in_reward_estimator"], "use_kl_in_reward is false");
+  return remarks;
 }
 
 function lossRemarks(config: TrainConfig | UpdateConfig, given: ReadonlySet<string>): string[] {
@@ -176,6 +212,26 @@ function lossRemarks(config: TrainConfig | UpdateConfig, given: ReadonlySet<stri
   if (config.lossType === "luspo" && config.importanceSamplingLevel === "token") {
     remarks.push("loss_type luspo is defined with importance_sampling_level sequence; here it is token");
   }
+  const clips = !["cispo", "sapo", "vespo"].includes(config.lossType);
+  if (clips && config.importanceSamplingLevel === "token" && high < 0.01) {
+    remarks.push(
+      `epsilon ${high} is of the size that sequence ratios need (GSPO), and importance_sampling_level is token: nearly every token will be clipped after the first step`,
+    );
+  }
+  if (clips && config.importanceSamplingLevel === "sequence" && given.has("importance_sampling_level") && high >= 0.1) {
+    remarks.push(
+      `importance_sampling_level sequence with epsilon ${high}: a sequence's mean ratio hardly ever moves so far, so nothing is clipped; GSPO takes 3e-4 and epsilon_high 4e-4`,
+    );
+  }
+  if (config.useAdaptiveEntropy && config.entropyCoefMin > config.entropyCoefMax) {
+    throw new InputError(
+      `entropy_coef_min ${config.entropyCoefMin} lies above entropy_coef_max ${config.entropyCoefMax}; swap them`,
+    );
+  }
+  const adaptive = ["entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"];
+  const idleEntropy = adaptive.find((key) => given.has(key));
+  if (!config.useAdaptiveEntropy && idleEntropy !== undefined)
+    remarks.push(`${idleEntropy} is not used: use_adaptive_entropy is false`);
   if (config.beta === 0 && given.has("ref_model")) remarks.push("ref_model is not used: beta is 0");
   const correcting = config.importanceSamplingCorrection;
   const idle = ["importance_sampling_mode", "importance_sampling_clip_max", "importance_sampling_clip_min"];

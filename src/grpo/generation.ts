@@ -7,6 +7,7 @@ import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
 import type { RewardBatch, RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { Advantage } from "./loss/config.ts";
 import type { ScoredGroup } from "./policy-update.ts";
 import { formatRollout } from "./rollout-file.ts";
 
@@ -37,9 +38,9 @@ export function rewardBatch(groups: readonly Group[], texts: readonly string[]):
  */
 export function scoredGroups(
   groups: readonly Group[],
-  advantages: Float64Array,
+  advantages: readonly Advantage[],
   old: readonly Float32Array[] | null,
-  reference: readonly { readonly logprobs: Float32Array }[] | null,
+  reference: readonly Float32Array[] | null,
 ): ScoredGroup[] {
   let at = 0;
   return groups.map(({ problem, completions }) => ({
@@ -51,7 +52,7 @@ export function scoredGroups(
         finished: c.finished,
         advantage: advantages[i]!,
         oldLogprobs: old?.[i] ?? null,
-        refLogprobs: reference?.[i]?.logprobs ?? null,
+        refLogprobs: reference?.[i] ?? null,
         samplingLogprobs: c.samplingLogprobs,
       };
     }),

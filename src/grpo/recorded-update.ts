@@ -13,7 +13,13 @@ import { InputError } from "../errors.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { learningRate } from "../optim/schedule.ts";
-import { computeAdvantages } from "./advantages.ts";
+import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
+import {
+  appliedEntropyCoef,
+  type EntropyControl,
+  nextEntropyControl,
+  startEntropyControl,
+} from "./loss/entropy-control.ts";
 import {
   type PolicyUpdateSettings,
   type ScoredGroup,
@@ -28,6 +34,7 @@ export const updateState = z.looseObject({
   step: z.int().min(0),
   totalSteps: z.int().min(1),
   config: z.record(z.string(), z.unknown()),
+  entropyControl: z.object({ coef: z.number(), lastEntropy: z.number().nullable() }).optional(),
 });
 
 export interface RecordedUpdateOptions {
@@ -38,6 +45,9 @@ export interface RecordedUpdateOptions {
   readonly note: (text: string) => void;
   readonly onStep: (record: MetricsRecord) => void;
 }
+
+/** What `gae` alone reads. */
+const NO_CRITIC = { lam: 1, whitenAdvantages: false } as const;
 
 /** @throws InputError where a group's size is not num_generations, or a sequence exceeds the context */
 function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[], context: number): void {
@@ -54,6 +64,20 @@ function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[], cont
   }
 }
 
+/** @throws InputError where the estimator needs a critic, or only some lines have advantages of their own */
+function checkAdvantages(config: UpdateConfig, groups: readonly RolloutGroup[]): void {
+  const completions = groups.flatMap((group) => group.completions);
+  const own = completions.filter((c) => c.advantages !== undefined).length;
+  if (own > 0 && own < completions.length)
+    throw new InputError(
+      `${config.rollouts}: ${own} of ${completions.length} lines have "advantages"; give them on every line or on none`,
+    );
+  if (own === 0 && ESTIMATORS[config.advantageEstimator].needsCritic)
+    throw new InputError(
+      `advantage_estimator ${config.advantageEstimator} needs a critic, and ${config.rollouts} has no "advantages"; use grpo train, or write them into the file`,
+    );
+}
+
 /** Advantages, old and reference logprobs of the file's groups; what the file does not have is computed. */
 async function scoredGroups(
   session: Session,
@@ -62,16 +86,35 @@ async function scoredGroups(
   settings: PolicyUpdateSettings,
 ): Promise<{ groups: ScoredGroup[]; metrics: Record<string, number>; warnings: readonly string[] }> {
   const completions = groups.flatMap((g) => g.completions);
-  const advantages = computeAdvantages({
-    rewards: completions.map((c) => c.reward),
-    groups: groups.flatMap((g, i) => g.completions.map(() => i)),
-    scaleRewards: config.scaleRewards,
-    multiObjectiveAggregation: config.multiObjectiveAggregation,
-  });
   const missing = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
   const reference = missing
     ? await scoreGroups(session.reference ?? session.policy, session.activations!, groups, settings)
     : null;
+  const charged = config.useKlInReward && config.beta !== 0;
+  // The reward is charged with the KL of the policy that sampled; where that is not recorded it is the starting one.
+  const own =
+    charged && completions.some((c) => !c.oldLogprobs)
+      ? await scoreGroups(session.policy, session.activations!, groups, settings)
+      : null;
+  const kl = charged
+    ? klOfTokens(
+        config.klInRewardEstimator,
+        completions.map((c, i) => c.oldLogprobs ?? own![i]!.logprobs),
+        completions.map((c, i) => c.refLogprobs ?? reference![i]!.logprobs),
+      )
+    : null;
+  const advantages = estimateAdvantages(
+    {
+      rewards: completions.map((c) => c.reward),
+      groups: groups.flatMap((g, i) => g.completions.map(() => i)),
+      lengths: completions.map((c) => c.completionIds.length),
+      finished: completions.map((c) => c.finished),
+      kl,
+      values: null,
+    },
+    // Advantages of the file go before: nothing is estimated then but the statistics of rewards.
+    { ...config, ...(completions[0]?.advantages !== undefined && { advantageEstimator: "grpo" }), ...NO_CRITIC },
+  );
   let at = 0;
   const scored = groups.map(
     (group): ScoredGroup => ({
@@ -81,7 +124,7 @@ async function scoredGroups(
         return {
           completionIds: c.completionIds,
           finished: c.finished,
-          advantage: advantages.advantages[i]!,
+          advantage: c.advantages ?? advantages.advantages[i]!,
           oldLogprobs: c.oldLogprobs ?? null,
           refLogprobs: c.refLogprobs ?? reference?.[i]?.logprobs ?? null,
           samplingLogprobs: c.samplingLogprobs ?? null,
@@ -92,7 +135,10 @@ async function scoredGroups(
   const { rewardMean, rewardStd, fracRewardZeroStd, warnings } = advantages;
   return {
     groups: scored,
-    metrics: { reward: rewardMean, reward_std: rewardStd, frac_reward_zero_std: fracRewardZeroStd },
+    metrics: {
+      ...{ reward: rewardMean, reward_std: rewardStd, frac_reward_zero_std: fracRewardZeroStd },
+      ...advantages.metrics,
+    },
     warnings,
   };
 }
@@ -104,6 +150,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const modelConfig = readModelConfig(startFolder);
   const groups = await readRollouts(config.rollouts, { vocabSize: modelConfig.vocabSize });
   checkGroups(config, groups, modelConfig.maxPositionEmbeddings);
+  checkAdvantages(config, groups);
   const completions = groups.flatMap((g) => g.completions);
   const longestPrompt = Math.max(...groups.map((g) => g.promptIds.length));
   const longestCompletion = Math.max(...completions.map((c) => c.completionIds.length));
@@ -148,10 +195,13 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     const updater = { model: session.policy, activations: session.activations!, optimizer: session.optimizer! };
     const records: MetricsRecord[] = [];
     let batch = scored.groups;
+    let entropy: EntropyControl = resume?.state.entropyControl ?? startEntropyControl(config);
     for (let iteration = 0; iteration < config.numIterations; iteration++) {
       const step = first + iteration;
       const lr = learningRate(schedule, step);
-      const update = await updateStep(updater, batch, settings, lr);
+      const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropy, config) };
+      const update = await updateStep(updater, batch, { ...settings, loss }, lr);
+      entropy = nextEntropyControl(entropy, update.meanEntropy, config);
       const record: MetricsRecord = { step: step + 1, ...update.metrics, ...scored.metrics };
       metrics.write(record);
       options.onStep(record);
@@ -159,7 +209,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       if (iteration === 0) batch = withOldLogprobs(batch, update.logprobs);
     }
     await saveModel(session, config.outputDir);
-    const state = { step: first + config.numIterations, totalSteps, config: toJson(config) };
+    const state = { step: first + config.numIterations, totalSteps, config: toJson(config), entropyControl: entropy };
     await saveCheckpoint(session, config.outputDir, state.step, state);
     return records;
   } finally {

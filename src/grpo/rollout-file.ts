@@ -22,6 +22,8 @@ export interface Completion {
   readonly refLogprobs?: Float64Array;
   /** Of the distribution really drawn from. */
   readonly samplingLogprobs?: Float64Array;
+  /** One of the whole completion, or of each token (R); goes before what the reward would give. */
+  readonly advantages?: number | Float64Array;
   /** The completion as text, for a reader; nothing is computed from it. */
   readonly text?: string;
 }
@@ -110,6 +112,12 @@ export function formatRollout(group: Omit<RolloutGroup, "completions">, completi
   for (const [key, property] of Object.entries(LOGPROB_KEYS)) {
     const values = completion[property];
     if (values) fields.push(`"${key}":[${Array.from(values, shortestFloat32).join(",")}]`);
+  }
+  const { advantages } = completion;
+  if (advantages !== undefined) {
+    const numbers =
+      typeof advantages === "number" ? finite(advantages) : `[${Array.from(advantages, finite).join(",")}]`;
+    fields.push(`"advantages":${numbers}`);
   }
   if (group.promptText !== undefined) fields.push(`"prompt":${JSON.stringify(group.promptText)}`);
   if (completion.text !== undefined) fields.push(`"completion":${JSON.stringify(completion.text)}`);
@@ -201,6 +209,8 @@ function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): 
     if (row[key] !== undefined && row[key] !== null)
       completion[property] = logprobs(row, key, completionIds.length, where);
   }
+  if (row.advantages !== undefined && row.advantages !== null)
+    completion.advantages = readAdvantages(row.advantages, completionIds.length, where);
   if (typeof row.completion === "string") completion.text = row.completion;
   return completion;
 }
@@ -213,6 +223,20 @@ function readReward(row: Row, required: boolean, where: string): number | null {
     throw new InputError(`${where}: "reward" is ${shown(reward)}; give a finite number, or null for not scored`);
   }
   return reward;
+}
+
+function readAdvantages(value: unknown, length: number, where: string): number | Float64Array {
+  if (isFiniteNumber(value)) return value;
+  if (!Array.isArray(value))
+    throw new InputError(`${where}: "advantages" is ${shown(value)}; give a finite number, or an array of one a token`);
+  if (value.length !== length)
+    throw new InputError(
+      `${where}: "advantages" has ${value.length} numbers for ${length} tokens of "completion_ids"; give one a token`,
+    );
+  const broken = value.findIndex((advantage) => !isFiniteNumber(advantage));
+  if (broken >= 0)
+    throw new InputError(`${where}: "advantages"[${broken}] is ${shown(value[broken])}; give a finite number`);
+  return Float64Array.from(value as number[]);
 }
 
 function integer(row: Row, key: string, where: string): number {

@@ -10,6 +10,8 @@ export const trainerState = z.object({
   position: z.int().min(0),
   skippedRows: z.int().min(0),
   numTokens: z.number().min(0),
+  /** Of the entropy bonus, where it is adaptive. */
+  entropyControl: z.object({ coef: z.number(), lastEntropy: z.number().nullable() }).optional(),
   /** Device and instruction path: the same bits come only from the same. */
   numerics: z.string(),
   config: z.record(z.string(), z.unknown()),

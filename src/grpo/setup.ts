@@ -6,11 +6,14 @@
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import type { Device } from "../device/device.ts";
+import { savedReference } from "../engine/checkpointing.ts";
 import { modelFolder, openRunDevice, packedSizes, rolloutLimits } from "../engine/inputs.ts";
 import { openProblems, type ProblemSource } from "../engine/prompts.ts";
+import type { RewardModelRequest } from "../engine/scalar-models.ts";
 import { type PlannedSession, planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
+import { parseRewardSpec } from "../rewards/specs.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** What a step is made of, by TRL's rules. */
@@ -55,6 +58,31 @@ export interface TrainingSetup {
   readonly longestPrompt: number;
   readonly planned: PlannedSession;
   close(): void;
+}
+
+/** A reward model has a tokenizer and a template of its own: its sequences may be longer than the policy's by this. */
+const REWARD_MODEL_MARGIN = { factor: 1.5, tokens: 64 };
+
+/** The reward models of `reward_funcs`, in order, for sequences of at most `longest` of the policy's tokens. */
+async function rewardModels(config: TrainConfig, longest: number): Promise<RewardModelRequest[]> {
+  const requests: RewardModelRequest[] = [];
+  for (const name of config.rewardFuncs ?? []) {
+    const spec = parseRewardSpec(name);
+    if (typeof spec === "string" || !("model" in spec)) continue;
+    requests.push({
+      folder: await modelFolder(spec.model),
+      longest: Math.ceil(longest * REWARD_MODEL_MARGIN.factor) + REWARD_MODEL_MARGIN.tokens,
+      microBatchTokens: config.microBatchTokens,
+    });
+  }
+  return requests;
+}
+
+/** Folder of the reference; null where the KL has no weight. */
+async function referenceFolder(config: TrainConfig, startFolder: string, checkpoint: string | null) {
+  if (config.beta === 0) return null;
+  if (config.syncRefModel && checkpoint !== null) return savedReference(checkpoint);
+  return config.refModel === null ? startFolder : await modelFolder(config.refModel);
 }
 
 /**
@@ -103,7 +131,17 @@ export async function setUpTraining(
     dtype: config.dtype,
     packed: packedSizes(device, modelConfig, tokens, longestPrompt),
     training: true,
-    reference: config.beta === 0 ? null : config.refModel === null ? startFolder : await modelFolder(config.refModel),
+    reference: await referenceFolder(config, startFolder, weightsFolder),
+    movingReference: config.syncRefModel,
+    critic:
+      config.advantageEstimator === "gae"
+        ? {
+            folder: config.criticModel === null ? startFolder : await modelFolder(config.criticModel),
+            resumeFrom: weightsFolder,
+          }
+        : null,
+    rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength),
+    scoringDuringRollout: config.dynamicSampling,
     rollout: rolloutLimits({
       maxConcurrentSequences: config.maxConcurrentSequences,
       completions: batch.generationCompletions,

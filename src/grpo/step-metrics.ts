@@ -1,7 +1,7 @@
 /** What a generation's rollouts, rewards and times say in TRL's names (see metrics/names.ts). */
 import type { RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
-import type { Advantages } from "./advantages.ts";
+import type { RewardStatistics } from "./advantages.ts";
 import type { Generation } from "./sampling.ts";
 
 type Values = Record<string, number>;
@@ -35,7 +35,7 @@ export function completionMetrics(completions: readonly SampledCompletion[]): Va
   };
 }
 
-export function rewardMetrics(result: RewardResult, advantages: Advantages): Values {
+export function rewardMetrics(result: RewardResult, advantages: RewardStatistics): Values {
   const values: Values = {
     reward: advantages.rewardMean,
     reward_std: advantages.rewardStd,

@@ -1,5 +1,6 @@
 /**
- * GRPO (Shao et al. 2024): prompts → rollout → rewards → advantages → policy update → metrics, checkpoint.
+ * GRPO (Shao et al. 2024) and its kin, PPO included: prompts → rollout → rewards → advantages → policy update (and the
+ * critic's) → metrics, checkpoint.
  * One generation is sampled, scored and learned from, then the next; everything here is in that order. What a run is
  * made of is setup.ts; the update is policy-update.ts; evaluation is passed in.
  */
@@ -7,6 +8,7 @@ import { keepNewestCheckpoints, removeCheckpointsAfter } from "../checkpoint/sta
 import { toJson } from "../config/record.ts";
 import { restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
 import { anonymousBytes } from "../engine/memory.ts";
+import { mixReference } from "../engine/moving-reference.ts";
 import type { Session } from "../engine/session.ts";
 import { removeCompletionsAfter } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
@@ -14,9 +16,12 @@ import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file
 import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
 import { learningRate } from "../optim/schedule.ts";
-import { computeAdvantages } from "./advantages.ts";
+import { criticStep } from "./critic-update.ts";
+import { estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";
-import { scoreGroups, updateSettings, updateStep } from "./policy-update.ts";
+import { appliedEntropyCoef, nextEntropyControl, startEntropyControl } from "./loss/entropy-control.ts";
+import { measure } from "./measure.ts";
+import { updateSettings, updateStep } from "./policy-update.ts";
 import type { TrainerState } from "./run-state.ts";
 import { type RewardSources, sampleGeneration, samplingWarnings } from "./sampling.ts";
 import type { TrainingSetup } from "./setup.ts";
@@ -62,10 +67,13 @@ export async function train(
 ): Promise<TrainOutcome> {
   const { config, batch, problems } = setup;
   const { outputDir } = config;
-  const { device, activations, optimizer, rollout, policy, reference } = session;
+  const { device, activations, optimizer, rollout, policy, reference, critic } = session;
+  const G = config.numGenerations;
   if (!activations || !optimizer || !rollout) throw new Error("the session was not planned for training");
   const updater = { model: policy, activations, optimizer };
   const settings = updateSettings(config);
+  const { optimizer: adamw, microBatchTokens } = settings;
+  const criticSettings = { value: config, optimizer: adamw, microBatchTokens };
   const steps = totalSteps(setup);
   const parameters = parameterCount(session.config);
   const schedule = {
@@ -74,10 +82,12 @@ export async function train(
     warmupSteps: config.warmupSteps || Math.ceil(config.warmupRatio * steps),
     totalSteps: steps,
   };
+  const criticSchedule = { ...schedule, base: config.criticLearningRate ?? config.learningRate };
 
   let { step, position, skippedRows, numTokens } = resume?.state ?? {
     ...{ step: 0, position: 0, skippedRows: 0, numTokens: 0 },
   };
+  let entropyControl = resume?.state.entropyControl ?? startEntropyControl(config);
   if (resume) restoreOptimizer(session, resume.folder);
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
   removeCompletionsAfter(outputDir, step);
@@ -88,6 +98,7 @@ export async function train(
   // Where the run stands: saved after a generation is learned from, so a checkpoint never lies within one.
   const state = (): TrainerState => ({
     ...{ step, totalSteps: steps, position, skippedRows, numTokens },
+    ...(config.useAdaptiveEntropy ? { entropyControl } : {}),
     numerics: device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
@@ -140,51 +151,72 @@ export async function train(
       skippedRows += generation.skippedRows;
       for (const warning of [...result.warnings, ...samplingWarnings(config, generation)]) hooks.console.note(warning);
 
+      // Logprobs under the reference and under the policy that sampled, values of the critic
+      stopwatch.start("reference");
+      const packed = groups.map((g) => ({ promptIds: g.problem.promptIds, completions: g.completions }));
+      const groupsPerStep = batch.stepCompletions / config.numGenerations;
+      const single = config.numIterations === 1 && groups.length <= groupsPerStep;
+      let referenceTokens = 0;
+      const measured = await measure(session, packed, completions, {
+        settings,
+        needsOld: !single || config.useKlInReward,
+        onTokens(model, tokens) {
+          if (model === "reference") referenceTokens += tokens;
+          progress(model, tokens);
+        },
+      });
+
       // Advantages
       const revised = hooks.reviseRewards?.(result.total, config.numGenerations);
       const weights = config.rewardWeights ?? result.perFunction.map(() => 1);
-      const advantages = computeAdvantages({
-        ...(revised ? { rewards: revised } : { rewards: result.perFunction.map((f) => f.rewards), weights }),
-        groups: groups.flatMap((group, i) => group.completions.map(() => i)),
-        scaleRewards: config.scaleRewards,
-        multiObjectiveAggregation: config.multiObjectiveAggregation,
-      });
+      const charged = config.useKlInReward && measured.reference !== null;
+      const advantages = estimateAdvantages(
+        {
+          ...(revised ? { rewards: revised } : { rewards: result.perFunction.map((f) => f.rewards), weights }),
+          groups: groups.flatMap((group, i) => group.completions.map(() => i)),
+          lengths: completions.map((c) => c.completionIds.length),
+          finished: completions.map((c) => c.finished),
+          kl: charged ? klOfTokens(config.klInRewardEstimator, measured.old!, measured.reference!) : null,
+          values: measured.values,
+        },
+        config,
+      );
       if (firstStep === 1) for (const warning of advantages.warnings) hooks.console.note(`note: ${warning}`);
 
-      // Reference logprobs
-      stopwatch.start("reference");
-      let referenceTokens = 0;
-      const packed = groups.map((g) => ({ promptIds: g.problem.promptIds, completions: g.completions }));
-      const referenceScores =
-        reference &&
-        (await scoreGroups(reference, activations, packed, settings, (tokens) => {
-          referenceTokens += tokens;
-          progress("reference", referenceTokens);
-        }));
-
-      // Old logprobs: those recorded while sampling where training computes the same bits; else the training pass's own,
-      // which a single update finds in its first forward.
+      // Policy update, and the critic's
       stopwatch.start("update");
-      const groupsPerStep = batch.stepCompletions / config.numGenerations;
-      const single = config.numIterations === 1 && groups.length <= groupsPerStep;
-      const before = device.exactlyOnPolicy || single ? null : await scoreGroups(policy, activations, packed, settings);
-      const old = device.exactlyOnPolicy ? completions.map((c) => c.logprobs) : before?.map((s) => s.logprobs);
-
-      // Policy update
-      const scored = scoredGroups(groups, advantages.advantages, old ?? null, referenceScores);
+      const scored = scoredGroups(groups, advantages.advantages, measured.old, measured.reference);
       const updates: Record<string, number>[] = [];
       let first: readonly Float32Array[] = []; // logprobs under the weights that sampled
       let updateTokens = 0;
+      const onTokens = (tokens: number) => {
+        updateTokens += tokens;
+        progress("update", updateTokens);
+      };
       for (let iteration = 0; iteration < config.numIterations; iteration++)
         for (let from = 0; from < scored.length && step < steps; from += groupsPerStep) {
           const slice = scored.slice(from, from + groupsPerStep);
-          const update = await updateStep(updater, slice, settings, learningRate(schedule, step), (tokens) => {
-            updateTokens += tokens;
-            progress("update", updateTokens);
-          });
+          const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropyControl, config) };
+          const update = await updateStep(
+            updater,
+            slice,
+            { ...settings, loss },
+            learningRate(schedule, step),
+            onTokens,
+          );
+          let { metrics: values } = update;
+          if (critic) {
+            const own = <T>(all: readonly T[]) => all.slice(from * G, (from + groupsPerStep) * G);
+            const rate = learningRate(criticSchedule, step);
+            const [old, returns] = [own(measured.values!), own(advantages.returns!)];
+            values = { ...values, ...(await criticStep(critic, slice, old, returns, criticSettings, rate)).metrics };
+          }
           step++;
+          entropyControl = nextEntropyControl(entropyControl, update.meanEntropy, config);
+          if (reference && config.syncRefModel && step % config.refModelSyncSteps === 0)
+            await mixReference(session, config.refModelMixupAlpha);
           if (updates.length === 0) first = update.logprobs;
-          updates.push(update.metrics);
+          updates.push(values);
         }
 
       // Metrics
@@ -195,6 +227,7 @@ export async function train(
       const common = {
         epoch: position / problems.dataset.numRows,
         ...rewardMetrics(result, advantages),
+        ...advantages.metrics,
         ...completionMetrics(completions),
         ...(config.dynamicSampling ? dynamicMetrics(generation) : {}),
         num_tokens: numTokens,
@@ -203,13 +236,14 @@ export async function train(
         memory_peak_bytes: device.heldBytes() ?? anonymousBytes(),
         ...(skippedRows > 0 ? { skipped_rows: skippedRows } : {}),
       };
-      const difference = samplerDifference(completions, before?.map((s) => s.logprobs) ?? first);
+      const difference = samplerDifference(completions, measured.scored ?? first);
       for (const [i, update] of updates.entries()) {
         const record: MetricsRecord = { step: firstStep + i, ...update, ...common, ...difference };
         metrics.write(record);
         if (record.step % config.loggingSteps === 0 || record.step === steps) hooks.console.step(record);
       }
-      if (config.saveCompletions) await recordRollouts(outputDir, firstStep, groups, texts, result.total, old ?? first);
+      if (config.saveCompletions)
+        await recordRollouts(outputDir, firstStep, groups, texts, result.total, measured.old ?? first);
       if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0))
         hooks.console.completions(firstStep, completionSamples(groups, texts, result, config.numCompletionsToPrint));
       reached = state();

@@ -10,7 +10,7 @@ export const criticSettings = {
     .default(null)
     .meta(
       about(
-        "advantage_estimator gae: where the critic starts from, a model with or without a value head. null: the reward model of reward_funcs, else the start model.",
+        "advantage_estimator gae: where the critic starts from, with the policy's tokenizer: a sequence classification model with one label, or a language model, whose values start at 0. null: the model training starts from.",
         "FOLDER|ID",
       ),
     ),

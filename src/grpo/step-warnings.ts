@@ -1,0 +1,62 @@
+/**
+ * What a step's metrics say that a user should hear of: a run that can't learn as it stands. Which settings are a trap from
+ * the start is config/checks.ts.
+ */
+
+type Values = Readonly<Record<string, number | undefined>>;
+
+interface Trap {
+  readonly name: string;
+  readonly holds: (values: Values) => boolean;
+  readonly text: (values: Values) => string;
+}
+
+const percent = (share: number | undefined): string => `${(100 * (share ?? 0)).toFixed(0)} %`;
+const at = (values: Values, name: string, otherwise: number): number => values[name] ?? otherwise;
+
+const TRAPS: readonly Trap[] = [
+  {
+    name: "equal rewards",
+    holds: (v) => at(v, "frac_reward_zero_std", 0) >= 1,
+    text: (v) =>
+      `all rewards within each group are equal (mean ${at(v, "reward", 0).toFixed(3)}): this step learned nothing from them; ` +
+      "take easier or harder prompts, more num_generations, or a finer reward",
+  },
+  {
+    name: "nothing finished",
+    holds: (v) => at(v, "completions/clipped_ratio", 0) >= 1,
+    text: () =>
+      "every completion was cut at max_completion_length: answers are lost, and mask_truncated_completions would drop them all; " +
+      "raise max_completion_length, or check the stop token and the chat template",
+  },
+  {
+    name: "everything clipped",
+    holds: (v) => Math.max(at(v, "clip_ratio/region_mean", 0), at(v, "cispo_clip_ratio", 0)) > 0.5,
+    text: (v) =>
+      `${percent(Math.max(at(v, "clip_ratio/region_mean", 0), at(v, "cispo_clip_ratio", 0)))} of the ratios are clipped: ` +
+      "the policy is far from the one that sampled; lower learning_rate or num_iterations, or widen epsilon",
+  },
+  {
+    name: "entropy collapse",
+    holds: (v) => at(v, "entropy", 1) < 0.01,
+    text: (v) =>
+      `the entropy is down to ${at(v, "entropy", 0).toExponential(1)} nats a token: all completions of a prompt will be the same; ` +
+      "raise temperature, epsilon_high or entropy_coef, or stop here",
+  },
+];
+
+/**
+ * Warnings of one run. Each is given when it first holds, and again only after `every` steps in which it was not said.
+ *
+ * @returns a function of a step's metrics record (TRL's names, and `step` from 1) giving the lines to say
+ */
+export function createStepWarnings(every = 100): (record: Values & { readonly step: number }) => string[] {
+  const saidAt = new Map<string, number>();
+  return (record) =>
+    TRAPS.flatMap((trap) => {
+      const said = saidAt.get(trap.name);
+      if (!trap.holds(record) || (said !== undefined && record.step - said < every)) return [];
+      saidAt.set(trap.name, record.step);
+      return [`step ${record.step}: ${trap.text(record)}`];
+    });
+}
