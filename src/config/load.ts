@@ -8,7 +8,7 @@ import { splitArguments } from "./arguments.ts";
 import { type BenchmarkName, benchmarks } from "./benchmarks.ts";
 import { checkTogether } from "./checks.ts";
 import { toCamel, toSnake } from "./names.ts";
-import { generationKeys, type PresetName, presets } from "./presets.ts";
+import { generationKeys, type PresetName, presets, rewardKeys } from "./presets.ts";
 import { type CommandName, type ConfigInput, type ConfigOf, commandsWith, settingsOf } from "./schema.ts";
 import { complete, type Given, readValue, type Source, unknownName } from "./shape.ts";
 import { readToml } from "./toml.ts";
@@ -119,12 +119,15 @@ function finish<C extends CommandName>(
   return { config: config as ConfigOf<C>, warnings, given: keys, file };
 }
 
-/** What the preset sets, without what says how much to generate where rollouts are recorded already. */
+/** What the preset sets, without how much to generate where rollouts are recorded, and how to weigh rewards not its own. */
 function presetValues(command: CommandName, given: ReadonlyMap<string, Given>): Readonly<Record<string, unknown>> {
   const name = given.get("preset")?.value;
   if (typeof name !== "string" || !Object.hasOwn(presets, name)) return {};
-  const values = Object.entries(presets[name as PresetName]);
-  return Object.fromEntries(command === "update" ? values.filter(([key]) => !generationKeys.has(key)) : values);
+  const values = Object.entries(presets[name as PresetName]).filter(
+    ([key]) =>
+      !(command === "update" && generationKeys.has(key)) && !(given.has("reward_funcs") && rewardKeys.has(key)),
+  );
+  return Object.fromEntries(values);
 }
 
 /** What the benchmark of `eval` sets. */

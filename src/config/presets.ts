@@ -7,8 +7,20 @@ import dapo from "./presets/dapo.toml" with { type: "toml" };
 import deepseekmath from "./presets/deepseekmath.toml" with { type: "toml" };
 import drGrpo from "./presets/dr_grpo.toml" with { type: "toml" };
 import gspo from "./presets/gspo.toml" with { type: "toml" };
+import ppo from "./presets/ppo.toml" with { type: "toml" };
+import reinforcePlusPlus from "./presets/reinforce_plus_plus.toml" with { type: "toml" };
+import rloo from "./presets/rloo.toml" with { type: "toml" };
 
-export const presetNames = ["deepseekmath", "dr_grpo", "dapo", "gspo", "cispo"] as const;
+export const presetNames = [
+  "deepseekmath",
+  "dr_grpo",
+  "dapo",
+  "gspo",
+  "cispo",
+  "rloo",
+  "reinforce_plus_plus",
+  "ppo",
+] as const;
 export type PresetName = (typeof presetNames)[number];
 
 /** Settings by their snake_case names. A command takes those that it has. */
@@ -18,6 +30,9 @@ export const presets: Readonly<Record<PresetName, Readonly<Record<string, unknow
   dapo,
   gspo,
   cispo,
+  rloo,
+  reinforce_plus_plus: reinforcePlusPlus,
+  ppo,
 };
 
 /** What of a preset says how much is generated: of no use where rollouts are recorded already. */
@@ -27,3 +42,6 @@ export const generationKeys: ReadonlySet<string> = new Set([
   "steps_per_generation",
   "num_iterations",
 ]);
+
+/** What of a preset belongs to its reward_funcs: of no use where others are given. */
+export const rewardKeys: ReadonlySet<string> = new Set(["reward_weights", "dynamic_sampling_reward"]);

@@ -1,11 +1,47 @@
-/** Presets: each one loads in every command that has it, and sets what its paper states. */
-import { describe, expect, test } from "bun:test";
+/** Presets and benchmarks: each one loads in every command that has it, as a name and as a file, and sets what its source states. */
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { basename, join } from "node:path";
+import { benchmarkNames, benchmarks } from "../../src/config/benchmarks.ts";
 import { configFor } from "../../src/config/load.ts";
 import { toCamel } from "../../src/config/names.ts";
-import { generationKeys, presetNames, presets } from "../../src/config/presets.ts";
+import { generationKeys, presetNames, presets, rewardKeys } from "../../src/config/presets.ts";
 import { settingsOf } from "../../src/config/schema.ts";
 
+// The kernels may have to be compiled first.
+setDefaultTimeout(180_000);
+
+const root = join(import.meta.dir, "../..");
+const fileOf = (kind: string, name: string) => join(root, `src/config/${kind}/${name}.toml`);
+const filesOf = (kind: string) =>
+  readdirSync(join(root, "src/config", kind))
+    .map((name) => basename(name, ".toml"))
+    .sort();
+
+const folder = mkdtempSync(join(tmpdir(), "grpo-presets-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** Small enough for the bundled model. */
+const small = [
+  ...["--max_completion_length", "48", "--num_generations", "8"],
+  ...["--per_device_train_batch_size", "16", "--steps_per_generation", "1", "--warmup_steps", "0"],
+];
+
+async function planned(...argv: string[]) {
+  const run = Bun.spawn([process.execPath, join(root, "src/cli/main.ts"), "plan", ...argv, "--device", "cpu"], {
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const [out, err] = await Promise.all([new Response(run.stdout).text(), new Response(run.stderr).text()]);
+  return { code: await run.exited, out, err };
+}
+
 describe("presets", () => {
+  test("each file is a preset and each preset a file", () => {
+    expect(filesOf("presets")).toEqual([...presetNames].sort());
+  });
+
   for (const name of presetNames) {
     test(`${name}: every key is a setting and holds together with the rest`, () => {
       const { config, warnings } = configFor("train", ["--preset", name]);
@@ -15,6 +51,25 @@ describe("presets", () => {
       }
       expect(config.preset).toBe(name);
       expect(warnings).toEqual([]);
+    });
+
+    test(`${name}: the file alone is the same configuration`, () => {
+      const asFile = configFor("train", [fileOf("presets", name)]);
+      const asName = configFor("train", ["--preset", name]).config;
+      expect<typeof asName>({ ...asFile.config, preset: name }).toEqual(asName);
+      expect(asFile.warnings).toEqual([]);
+    });
+
+    test(`${name}: names its source`, () => {
+      const text = readFileSync(fileOf("presets", name), "utf8");
+      expect(text.slice(0, text.search(/^[^#]/m))).toMatch(/arXiv \d{4}\.\d{5}/);
+    });
+
+    test(`${name}: the bundled model's memory is planned with it`, async () => {
+      const { code, out, err } = await planned("--preset", name, ...small);
+      expect({ code, err }).toEqual({ code: 0, err: "" });
+      expect(out).toContain("16 completions a step");
+      expect(out).toMatch(/fits\n$/);
     });
 
     test(`${name}: for recorded rollouts it sets the loss and leaves the batch to the file`, () => {
@@ -39,16 +94,67 @@ describe("presets", () => {
     });
   });
 
-  test("dapo clips higher, gspo by sequence", () => {
-    expect(configFor("train", ["--preset", "dapo"]).config).toMatchObject({ epsilon: 0.2, epsilonHigh: 0.28, beta: 0 });
+  test("dapo clips higher, samples dynamically and punishes length; 512 prompts a generation in 16 steps", () => {
+    const { config } = configFor("train", ["--preset", "dapo"]);
+    expect(config).toMatchObject({ epsilon: 0.2, epsilonHigh: 0.28, beta: 0, dynamicSampling: true });
+    expect(config).toMatchObject({ rewardFuncs: ["auto", "soft_overlong"], dynamicSamplingReward: "auto" });
+    expect((config.perDeviceTrainBatchSize * config.stepsPerGeneration!) / config.numGenerations).toBe(512);
+    expect(config.softPunishCache ?? config.maxCompletionLength / 5).toBe(4096);
+  });
+
+  test("rewards of one's own take the preset's weights away", () => {
+    const { config } = configFor("train", ["--preset", "dapo", "--reward_funcs", "math"]);
+    expect(config).toMatchObject({ rewardFuncs: ["math"], rewardWeights: null, dynamicSamplingReward: null });
+  });
+
+  test("gspo clips by sequence, cispo by a cap on the ratio", () => {
     expect(configFor("train", ["--preset", "gspo"]).config).toMatchObject({
       importanceSamplingLevel: "sequence",
       epsilon: 3e-4,
       epsilonHigh: 4e-4,
     });
+    expect(configFor("train", ["--preset", "cispo"]).config).toMatchObject({ lossType: "cispo", epsilonHigh: 5 });
   });
 
-  test("what says how much is generated is a setting", () => {
-    for (const key of generationKeys) expect(Object.keys(settingsOf("train"))).toContain(key);
+  test("ppo, rloo and reinforce_plus_plus each have their estimator and the KL in the reward", () => {
+    for (const [name, advantageEstimator] of [
+      ["ppo", "gae"],
+      ["rloo", "rloo"],
+      ["reinforce_plus_plus", "reinforce_plus_plus"],
+    ] as const)
+      expect(configFor("train", ["--preset", name]).config).toMatchObject({ advantageEstimator, useKlInReward: true });
+    expect(configFor("train", ["--preset", "ppo"]).config).toMatchObject({ lam: 0.95, vfCoef: 0.1, numIterations: 4 });
   });
+
+  test("flags go before the file, the file before the preset", () => {
+    const path = join(folder, "run.toml");
+    writeFileSync(path, 'preset = "gspo"\nepsilon = 0.5\nbeta = 0.5\n');
+    const { config } = configFor("train", [path, "--beta", "0.25"]);
+    expect(config).toMatchObject({ beta: 0.25, epsilon: 0.5, epsilonHigh: 4e-4 });
+  });
+
+  test("what depends on a command or on the rewards is a setting", () => {
+    for (const key of [...generationKeys, ...rewardKeys]) expect(Object.keys(settingsOf("train"))).toContain(key);
+  });
+});
+
+describe("benchmarks", () => {
+  test("each file is a benchmark and each benchmark a file", () => {
+    expect(filesOf("benchmarks")).toEqual([...benchmarkNames].sort());
+  });
+
+  for (const name of benchmarkNames) {
+    test(`${name}: every key is a setting of eval, greedily answered, and a file stands in for the hub`, () => {
+      const { config, warnings } = configFor("eval", ["--benchmark", name]);
+      for (const [key, value] of Object.entries(benchmarks[name])) {
+        expect(Object.keys(settingsOf("eval"))).toContain(key);
+        expect(config[toCamel(key) as keyof typeof config] as unknown).toEqual(value);
+      }
+      expect(config).toMatchObject({ temperature: 0, numGenerations: 1, datasetSplit: "test" });
+      expect(config.systemPrompt).toContain("\\boxed{}");
+      expect(warnings).toEqual([]);
+      const local = configFor("eval", ["--benchmark", name, "--dataset", "test.jsonl", "--system_prompt", "null"]);
+      expect(local.config).toEqual({ ...config, dataset: "test.jsonl", systemPrompt: null });
+    });
+  }
 });
