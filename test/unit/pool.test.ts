@@ -4,7 +4,13 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { InputError, RunError } from "../../src/errors.ts";
-import { createRewardPool, type RewardBatch, type RewardPool, type RewardSpec } from "../../src/rewards/pool.ts";
+import {
+  createRewardPool,
+  joinResults,
+  type RewardBatch,
+  type RewardPool,
+  type RewardSpec,
+} from "../../src/rewards/pool.ts";
 
 const fixture = (name: string): { path: string } => ({ path: join(import.meta.dir, "../fixtures/rewards", name) });
 
@@ -69,6 +75,208 @@ describe("verifiers", () => {
   test("an empty batch is an empty result", async () => {
     expect((await pool(["math"]).score(batch([]))).total).toEqual([]);
     expect(await pool(["math"]).verify([], "strict")).toEqual([]);
+  });
+});
+
+describe("built-in functions beside the verifiers", () => {
+  const asked = (rest: Partial<RewardBatch> = {}): RewardBatch =>
+    batch(["so #### 18", "#### 17", "thirty minus twelve: 18", "18"], {
+      golds: ["18", "18", "18", null],
+      completionIds: [5, 5, 10, 9].map((length) => new Array(length).fill(1)),
+      ...rest,
+    });
+
+  test("cosine and length turn on the first verifier's verdict, and leave out what has no gold", async () => {
+    const scoring = pool(["length", "gsm8k", "cosine"], { parameters: { cosineMaxLen: 10 }, weights: [0, 1, 2] });
+    const { perFunction, total, warnings } = await scoring.score(asked());
+    expect(perFunction.map(({ rewards }) => rewards)).toEqual([
+      [0.5, 0, -0.5, null],
+      [1, 0, 1, null],
+      [expect.closeTo(0.75, 12), expect.closeTo(-0.75, 12), 0.5, null],
+    ]);
+    expect(total).toEqual([expect.closeTo(2.5, 12), expect.closeTo(-1.5, 12), 2, null]);
+    expect(perFunction[2]).not.toHaveProperty("reasons");
+    expect(warnings).toEqual([]);
+  });
+
+  test("without a verifier in the list the answer is judged all the same", async () => {
+    const { perFunction, reasons } = await pool(["cosine"], { parameters: { maxCompletionLength: 10 } }).score(asked());
+    expect(perFunction[0]?.rewards).toEqual([expect.closeTo(0.75, 12), expect.closeTo(-0.75, 12), 0.5, null]);
+    expect(reasons).toEqual([null, null, null, null]);
+  });
+
+  test("accuracy judges as math does; reasoning_accuracy judges what follows the thought", async () => {
+    const completions = [
+      "<think>\\boxed{\\frac12}</think>\\boxed{0.5}",
+      "<think>\\boxed{\\frac12}</think>\\boxed{2}",
+      "<think>\\boxed{\\frac12}",
+      "\\boxed{\\frac12}",
+    ];
+    const golds = ["\\frac12", "\\frac12", "\\frac12", null];
+    const { perFunction } = await pool(["accuracy", "math", "reasoning_accuracy"]).score(batch(completions, { golds }));
+    const [accuracy, math, after] = perFunction;
+    expect({ ...accuracy, name: "math" }).toEqual(math!);
+    expect(accuracy?.rewards).toEqual([1, 0, 1, null]);
+    expect(after).toMatchObject({
+      rewards: [1, 0, 0, null],
+      reasons: ["equal", "different", "unparsed", null],
+      unparsed: 1,
+    });
+  });
+
+  test("functions of the text alone need neither golds nor processes", async () => {
+    const { total, perFunction } = await pool(["think_format", "repetition"], { size: 0 }).score(
+      batch(["<think>a</think>b", "b"], {
+        completionIds: [
+          [1, 2, 3],
+          [4, 4, 4, 4],
+        ],
+      }),
+    );
+    expect(perFunction.map(({ rewards }) => rewards)).toEqual([
+      [1, 0],
+      [0, -0.5],
+    ]);
+    expect(total).toEqual([1, -0.5]);
+  });
+});
+
+describe("rewards from outside", () => {
+  const both = (): RewardPool =>
+    pool([{ model: "org/judge" }, "tag_count", { model: "models/judge" }], { weights: [1, 4, 0.5] });
+
+  test("take their place in the order, with name and weight", async () => {
+    const scoring = both();
+    expect(scoring.members).toEqual([
+      { name: "judge", spec: { model: "org/judge" } },
+      { name: "tag_count", spec: "tag_count" },
+      { name: "judge_2", spec: { model: "models/judge" } },
+    ]);
+    await scoring.ready();
+    const external = new Map([
+      ["judge", [0.25, null]],
+      ["judge_2", [2, -2]],
+    ]);
+    const { perFunction, total } = await scoring.score(batch(["\n</answer>", ""]), external);
+    expect(perFunction.map(({ name, rewards }) => [name, rewards])).toEqual([
+      ["judge", [0.25, null]],
+      ["tag_count", [0.25, 0]],
+      ["judge_2", [2, -2]],
+    ]);
+    expect(total).toEqual([0.25 + 1 + 1, -1]);
+  });
+
+  test("that are no numbers end the run; those that are missing are a mistake of the program", async () => {
+    const scoring = both();
+    const judge = [1, NaN];
+    const nan = await caught(
+      scoring.score(
+        batch(["a", "b"], { rows: [4, 9] }),
+        new Map([
+          ["judge", judge],
+          ["judge_2", [1, 1]],
+        ]),
+      ),
+    );
+    expect(nan).toBeInstanceOf(RunError);
+    expect(nan.message).toBe("reward model judge gave NaN on row 9, completion 2");
+    expect((await caught(scoring.score(batch(["a"]), new Map([["judge", [1]]])))).message).toContain(
+      "no rewards of judge_2",
+    );
+    expect(
+      (
+        await caught(
+          scoring.score(
+            batch(["a"]),
+            new Map([
+              ["judge", [1, 2]],
+              ["judge_2", [1]],
+            ]),
+          ),
+        )
+      ).message,
+    ).toContain("2 rewards of judge");
+  });
+});
+
+describe("where something went wrong", () => {
+  const path = fixture("obeys.ts").path;
+
+  test("the warning names function, row and completion", async () => {
+    const { warnings } = await pool([{ path }]).score(batch(["a", "b", "throw", "d"], { rows: [7, 7, 12, 12] }));
+    expect(warnings).toEqual([
+      `reward function obeys (${path}) threw TypeError: no such thing on 1 of 4 completions; they are not scored (first: row 12, completion 3)`,
+    ]);
+  });
+
+  test("so does the error of a reward that is none, also where completions are scored one by one", async () => {
+    const value = ["nan", "nan"];
+    const whole = await caught(
+      pool([fixture("returns.ts")]).score(batch(["a", "b"], { columns: { value }, rows: [3, 4] })),
+    );
+    expect(whole.message).toMatch(
+      /^reward function returns \(.*\) returned NaN on row 4, completion 2; a reward is a finite/,
+    );
+    const alone = await caught(pool([fixture("one_bad.ts")]).score(batch(["a", "b", "c"], { rows: [3, 4, 5] })));
+    expect(alone).toBeInstanceOf(RunError);
+    expect(alone.message).toMatch(/^reward function one_bad \(.*\) returned Infinity on row 5, completion 3; a reward/);
+  });
+
+  test("without rows the completion alone is named", async () => {
+    const { warnings } = await pool([{ path }]).score(batch(["a", "throw"]));
+    expect(warnings[0]).toEndWith("on 1 of 2 completions; they are not scored (first: completion 2)");
+  });
+});
+
+describe("many small batches under way at once", () => {
+  test("each gets its own results, whatever hangs or ends a process beside it, and they join in order", async () => {
+    const scoring = pool(["gsm8k", fixture("obeys.ts"), "length"], { weights: [1, 0.125, 0], timeoutMs: 1500 });
+    const groups = Array.from({ length: 120 }, (_, g) => {
+      const words = ["a", "bb", "ccc", "dddd"].map((word) => `${word.repeat(1 + (g % 3))}`);
+      if (g === 17) words[2] = "hang";
+      if (g === 40 || g === 77) words[1] = "exit";
+      if (g % 30 === 5) words[0] = "throw";
+      return batch(
+        words.map((word, i) => (["hang", "exit", "throw"].includes(word) ? word : `${word} #### ${g + (i % 2)}`)),
+        {
+          golds: words.map(() => String(g)),
+          completionIds: words.map((_, i) => new Array(i + 1).fill(g)),
+          rows: words.map(() => 1000 + g),
+        },
+      );
+    });
+    const results = await Promise.all(groups.map((group) => scoring.score(group)));
+    const obeyed = (text: string) => (["hang", "exit", "throw"].includes(text) ? null : text.length);
+    for (const [g, { perFunction }] of results.entries()) {
+      const { completions } = groups[g]!;
+      expect(perFunction[0]?.rewards).toEqual(completions.map((text) => (text.endsWith(`#### ${g}`) ? 1 : 0)));
+      expect(perFunction[1]?.rewards).toEqual(completions.map(obeyed));
+    }
+    const joined = joinResults(results);
+    expect(joined.total).toEqual(results.flatMap(({ total }) => total));
+    expect(joined.perFunction.map(({ name, rewards }) => [name, rewards.length])).toEqual([
+      ["gsm8k", 480],
+      ["obeys", 480],
+      ["length", 480],
+    ]);
+    expect(joined.perFunction[0]?.reasons).toEqual(joined.reasons);
+    expect(joined.perFunction[0]?.strict).toHaveLength(480);
+    expect(joined.perFunction[0]?.unparsed).toBe(7); // the words that the fixture obeys hold no number
+    expect(joined.perFunction[1]?.timeouts).toBe(3);
+    const told = joined.warnings.map((line) => line.replace(/^reward function obeys \(.*?\) /, ""));
+    expect(told.toSorted()).toEqual([
+      "did not finish within 1.5 s on 1 of 480 completions; they are not scored (first: row 1017, completion 71)",
+      "ended its process (exit status 0) on 2 of 480 completions; they are not scored (first: row 1040, completion 162)",
+      "threw TypeError: no such thing on 4 of 480 completions; they are not scored (first: row 1005, completion 21)",
+    ]);
+  }, 20_000);
+
+  test("one result joins to itself, none to nothing, strangers not at all", async () => {
+    const one = await pool(["gsm8k"]).score(batch(["#### 1"], { golds: ["1"] }));
+    expect(joinResults([one])).toEqual(one);
+    expect(joinResults([])).toEqual({ perFunction: [], total: [], reasons: [], warnings: [] });
+    const other = await pool(["format"]).score(batch(["a"]));
+    expect(() => joinResults([one, other])).toThrow("format after gsm8k");
   });
 });
 
