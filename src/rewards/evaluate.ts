@@ -137,7 +137,8 @@ function power(base: Value | null, exponent: Value | null): Value | null {
   const [a, b] = [toComplex(base), toComplex(exponent)];
   const result = C.cPow(a, b);
   if (C.cAbs(result) === 0 && !isZero(base)) return null;
-  const condition = amplification(base) * Math.max(1, C.cAbs(b)) + scaleOf(exponent) * Math.abs(Math.log(C.cAbs(a) || 1));
+  const condition =
+    amplification(base) * Math.max(1, C.cAbs(b)) + scaleOf(exponent) * Math.abs(Math.log(C.cAbs(a) || 1));
   return float(result, C.cAbs(result) * condition, base.rounded || exponent.rounded);
 }
 

@@ -56,13 +56,14 @@ const SYMBOLS: Readonly<Record<string, string>> = {
   cfrac: "\\frac",
   dbinom: "\\binom",
   tbinom: "\\binom",
+  iff: ",",
   approx: "≈",
   thickapprox: "≈",
   simeq: "≈",
   lor: ",",
-  land: ",",
+  land: "and",
   vee: ",",
-  wedge: ",",
+  wedge: "and",
   implies: ",",
   ldots: "…",
   dots: "…",
@@ -102,6 +103,17 @@ const UNICODE: Readonly<Record<string, string>> = {
   "¾": "\\frac{3}{4}",
   "⅓": "\\frac{1}{3}",
   "⅔": "\\frac{2}{3}",
+  "¢": " ",
+  "≡": "\\equiv ",
+  ℝ: "\\mathbb{R}",
+  θ: "\\theta ",
+  α: "\\alpha ",
+  β: "\\beta ",
+  γ: "\\gamma ",
+  λ: "\\lambda ",
+  μ: "\\mu ",
+  φ: "\\varphi ",
+  ω: "\\omega ",
   "€": " ",
   "£": " ",
   "¥": " ",
@@ -121,7 +133,23 @@ const UNIT_PATTERN = new RegExp(
   "g",
 );
 
+/** What may stand for a unit in `\\mathrm{…}`, where letters are no variables: also m/s^2, N, V. */
+const UNIT_OR_LETTER = `(?:${UNITS}|[mgshlLVWJNAKCF]|Hz|Pa)(?:\\s*\\^\\s*\\{?-?\\d\\}?)?`;
 const UNIT = new RegExp(`^\\s*${UNITS}\\s*$`);
+const COMPOUND_UNIT = new RegExp(`^\\s*${UNIT_OR_LETTER}\\s*(?:/|per)\\s*${UNIT_OR_LETTER}\\s*$`);
+
+/** Words that change what the number beside them says; dropping them as if they were units would change the answer. */
+const MODIFIER =
+  /(?<![a-z])(?:not?|non|never|except|less|fewer|more|greater|than|least|most|about|between|minus|negative|plus|times|squared|cubed|half|halves|thirds?|quarters?|double|twice|dozens?|out of|over|under|above|below|mod|base|without|either|neither|nor|both|if|when|any|all|each)(?![a-z])|[<>=+*^|]|\d|-\s*$/i;
+const MULTIPLES: Readonly<Record<string, string>> = {
+  hundred: "100",
+  thousand: "1000",
+  million: "1000000",
+  billion: "1000000000",
+  trillion: "1000000000000",
+};
+const MULTIPLE = /(?<=\d[\s~\\,]*)(hundred|thousand|million|billion|trillion)(?![a-z])/gi;
+const BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 
 /** Index of the brace that closes the one at `open`, or -1. */
 export function closingBrace(text: string, open: number): number {
@@ -152,17 +180,24 @@ function replaceGroups(text: string, pattern: RegExp, replace: (content: string)
 
 const TEXT_GROUP = /\\(?:text|textbf|textit|textrm|textnormal|texttt|mbox|hbox|textsf)\s*\{/g;
 const FONT_GROUP =
-  /\\(?:mathrm|mathbf|mathit|mathsf|mathbb|boldsymbol|bm|vec|operatorname|boxed|fbox|rm|mathcal)\s*\{/g;
+  /\\(?:mathrm|mathbf|mathit|mathsf|mathbb|boldsymbol|bm|vec|underline|operatorname|boxed|fbox|rm|mathcal)\s*\{/g;
 
 /** `\text{…}`: connectives become commas, a single letter stays, units beside a value go, a text that is all there is stays. */
 function resolveText(text: string): string {
   if (!text.includes("\\")) return text;
   const around = replaceGroups(text, TEXT_GROUP, () => "").replace(/[\s.,;:()$\\{}!]+/g, "");
   const resolved = replaceGroups(text, TEXT_GROUP, (content) => {
+    if (/^\W*and\W*$/i.test(content)) return " and ";
     if (/(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])/i.test(content)) return around === "" ? content : " , ";
     const word = content.trim();
+    if (/^[ap]\.?\s?m\.?$/i.test(word)) return ` ${word} `;
+    const multiple = MULTIPLES[word.toLowerCase()];
+    if (around !== "" && multiple !== undefined) return `*${multiple} `;
     if (around === "" || /^\(?[A-Za-z]\)?$|^[\d.,\s%$-]+$/.test(word)) return ` ${word} `;
-    return /percent/i.test(word) ? "%" : "\u0000";
+    if (/percent/i.test(word)) return "%";
+    // Left as it is, which nothing but the same text is equal to.
+    if (MODIFIER.test(word)) return `\\word{${word}}`;
+    return "\u0000";
   });
   // A dropped unit takes its exponent with it: 45 \text{ units}^2.
   return resolved.replace(/\0\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?/g, " ");
@@ -176,10 +211,41 @@ function unescapeTwice(text: string): string {
   return text.replace(/\\\\/g, "\\");
 }
 
+const BOTH = /^\s*([a-z])\s*([<>≤≥])([^<>≤≥]*?)[,\s]and\s*([a-z])\s*([<>≤≥])([^<>≤≥]*)$/;
+
+/** "x > 1 and x < 4" as "1 < x < 4", since "and" becomes a comma, as "or" does, which between inequalities is a union. */
+function chained(text: string): string {
+  const match = BOTH.exec(text);
+  if (match === null) return text;
+  const [, name, first = "", a = "", other, second = "", b = ""] = match;
+  const [from, to] = [">≥".includes(first), ">≥".includes(second)];
+  if (name !== other || from === to) return text.replace(/and/, "∧");
+  const below = (op: string): string => (op === ">" || op === "<" ? "<" : "≤");
+  return from
+    ? `${a} ${below(first)} ${name} ${below(second)} ${b}`
+    : `${b} ${below(second)} ${name} ${below(first)} ${a}`;
+}
+
+const ALL_REALS =
+  /^[\s$]*(?:\\(?:text|mbox|textbf)\s*\{)?\s*(?:all\s+reals?(?:\s+numbers?)?|\\mathbb\s*\{?\s*R\s*\}?)\s*\}?[\s.$]*$/i;
+
 /** The answer in the notation above, trimmed; total, and the identity on what it does not know. */
 export function normalizeMath(text: string): string {
   let s = text.replace(UNICODE_PATTERN, (c) => UNICODE[c] ?? c);
   s = unescapeTwice(s);
+  if (ALL_REALS.test(s)) return "(-∞,∞)";
+  s = s
+    .replace(/\0/g, "\ufffd")
+    .replace(/\\(?:text)?color\s*\{[^{}]*\}/g, "")
+    .replace(/(?<=_\s*\{?\s*)\\text\s*\{\s*([a-z]+)\s*\}/g, (whole, word) => {
+      const base = BASES.indexOf(word) + 2;
+      return base < 2 ? whole : String(base);
+    })
+    .replace(/\(\s*([0-9A-Z]+)\s*\)\s*_(?=[\s{]*\d)/g, "$1_")
+    .replace(/\{([^{}]{1,80})\\choose([^{}]{1,80})\}/g, "\\binom{$1}{$2}")
+    .replace(/\\(pmod|bmod|mod)\s+(\w)(?!\w)/g, "\\$1{$2}")
+    .replace(/\\mathbb\s*(?:\{\s*R\s*\}|R(?![a-z]))/g, "(-∞,∞)")
+    .replace(/^([\s$]*[a-zA-Z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*=/, "$1($2)=");
   s = s.replace(/\\\\\s*\[[^\]]*\]/g, "\\\\").replace(/\\\\/g, "⏎");
   s = s.replace(/\\q?quad/g, " ");
   s = s.replace(/(\d)\{,\}(?=\d)/g, "$1").replace(/(\d)(?:,\s*\\!|\\!\s*,|\\,)\s*(?=\d{3}(?!\d))/g, "$1");
@@ -200,7 +266,13 @@ export function normalizeMath(text: string): string {
   s = s.replace(/\\&/g, " ").replace(/\\\|/g, "|");
   s = resolveText(s);
   s = replaceGroups(s, FONT_GROUP, (content) =>
-    UNIT.test(content) ? ` ${content}` : /^[a-z]{2,}$/.test(content) ? `\\${content} ` : `{${content}}`,
+    UNIT.test(content)
+      ? ` ${content}`
+      : COMPOUND_UNIT.test(content)
+        ? " "
+        : /^[a-z]{2,}$/.test(content)
+          ? `\\${content} `
+          : `{${content}}`,
   );
   s = s.replace(/\\([a-zA-Z]+)/g, (whole, name: string) => {
     const symbol = SYMBOLS[name];
@@ -210,8 +282,14 @@ export function normalizeMath(text: string): string {
   s = s.replace(/\^\s*(?:\{\s*°\s*\}|°)/g, "°").replace(/°\s*(?:[CF](?![a-zA-Z]))/g, "°");
   s = s.replace(/\s*(?:percent(?:age)?|per cent)(?![a-zA-Z])/gi, "%");
   s = s.replace(/<=|=</g, "≤").replace(/>=|=>/g, "≥").replace(/!=/g, "≠").replace(/==+/g, "=").replace(/\*\*/g, "^");
+  s = chained(s);
   s = s.replace(/(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z])|(?<=[\d)\]}⦄])(?:and|or)(?![a-z])/gi, " , ");
+  s = s.replace(MULTIPLE, (word) => `*${MULTIPLES[word.toLowerCase()]}`);
+  s = s.replace(/(?<=\d\s*)([ap])\.?\s?m(?![a-z])\.?/gi, (_, half: string) => ` ${half.toLowerCase()}m`);
+  s = s.replace(/(?<![a-zA-Z\\])(?:infinity|infty|inf)(?![a-zA-Z])/gi, "∞");
   s = s.replace(UNIT_PATTERN, "");
+  s = s.replace(/^\s*⦃\s*[a-z]\s*(?:∈\s*\(-∞,∞\)\s*)?[|:]\s*([^⦃⦄|:]+)⦄\s*$/, "$1");
+  s = s.replace(/^\s*=(?=\s*[^=\s])/, "");
   s = s.replace(/^\s*≈/, "").replace(/≈.*$/s, "");
   s = s.replace(/\s+/g, " ").replace(/(?:\s*,)+(?=\s*,)/g, "");
   return trimPunctuation(s);

@@ -28,6 +28,7 @@ const FUNCTIONS: Readonly<Record<string, string>> = {
   tanh: "tanh",
   log: "log",
   lg: "log",
+  cis: "cis",
   ln: "ln",
   exp: "exp",
 };
@@ -199,7 +200,7 @@ class Parser {
     for (;;) {
       if (this.take("!")) result = { kind: "call", name: "factorial", args: [result] };
       else if (this.take("°")) result = { kind: "degrees", of: result };
-      else if (this.take("%")) result = { kind: "percent", of: result };
+      else if (this.take("%")) result = result.kind === "percent" ? this.fail() : { kind: "percent", of: result };
       else return result;
     }
   }
@@ -429,7 +430,8 @@ class Parser {
 
   private matrix(): Expression {
     const environment = this.match(/\s*\{([a-zA-Z]*(?:matrix|array))\*?\}(?:\s*\{[clr| ]*\})?/y)?.[1];
-    if (environment === undefined) return this.fail();
+    // A determinant is a number, which nothing here computes.
+    if (environment === undefined || /^v/i.test(environment)) return this.fail();
     const rows: Expression[][] = [[]];
     const end = /\s*\\end\s*\{[a-zA-Z*]+\}/y;
     while (!this.failed) {

@@ -33,10 +33,29 @@ export function rational(n: bigint, d = 1n): Rational | null {
   return abs(num) > LIMIT || den > LIMIT ? null : { n: num, d: den };
 }
 
-export const ratAdd = (a: Rational, b: Rational): Rational | null => rational(a.n * b.d + b.n * a.d, a.d * b.d);
-export const ratSub = (a: Rational, b: Rational): Rational | null => rational(a.n * b.d - b.n * a.d, a.d * b.d);
-export const ratMul = (a: Rational, b: Rational): Rational | null => rational(a.n * b.n, a.d * b.d);
-export const ratDiv = (a: Rational, b: Rational): Rational | null => rational(a.n * b.d, a.d * b.n);
+/** An already reduced n/d, or null past `MAX_BITS`. */
+const bounded = (n: bigint, d: bigint): Rational | null => (abs(n) > LIMIT || d > LIMIT ? null : { n, d });
+
+// As in Knuth, TAOCP 2, 4.5.1: common divisors are taken out of the operands, which is cheap where one of them is small,
+// instead of out of the large result.
+
+export function ratMul(a: Rational, b: Rational): Rational | null {
+  const g = gcd(a.n, b.d);
+  const h = gcd(b.n, a.d);
+  return bounded((a.n / g) * (b.n / h), (a.d / h) * (b.d / g));
+}
+
+export function ratAdd(a: Rational, b: Rational): Rational | null {
+  const g = gcd(a.d, b.d);
+  if (g === 1n) return bounded(a.n * b.d + b.n * a.d, a.d * b.d);
+  const sum = a.n * (b.d / g) + b.n * (a.d / g);
+  const h = gcd(sum, g);
+  return bounded(sum / h, (a.d / g) * (b.d / h));
+}
+
+export const ratSub = (a: Rational, b: Rational): Rational | null => ratAdd(a, { n: -b.n, d: b.d });
+export const ratDiv = (a: Rational, b: Rational): Rational | null =>
+  b.n === 0n ? null : ratMul(a, b.n < 0n ? { n: -b.d, d: -b.n } : { n: b.d, d: b.n });
 export const ratNeg = (a: Rational): Rational => ({ n: -a.n, d: a.d });
 export const ratAbs = (a: Rational): Rational => ({ n: abs(a.n), d: a.d });
 export const ratEquals = (a: Rational, b: Rational): boolean => a.n === b.n && a.d === b.d;

@@ -3,7 +3,7 @@
  * (gsm8k.ts, math.ts). Deadlines are the pool's business (pool.ts); this function bounds its own work, so that in
  * practice none is missed.
  */
-import { type Readings, reduceAnswer } from "./extract.ts";
+import { markedAnswer, type Readings, reduceAnswer } from "./extract.ts";
 import { type Extraction, equalNumbers, extractNumber, isNumber } from "./gsm8k.ts";
 import { equalMath, extractMath } from "./math.ts";
 
@@ -37,7 +37,7 @@ const shown = (answer: string): string => (answer.length > MAX_SHOWN ? `${answer
 
 /** Total: never throws, and takes time linear in the texts' lengths. */
 export function verify(question: Question): Verdict {
-  const golds = reduceAnswer(question.gold);
+  const golds = goldAnswers(question.gold);
   const verifier = question.verifier ?? (golds.every(isNumber) ? "gsm8k" : "math");
   const readings = find(question, verifier);
   const equal = verifier === "gsm8k" ? equalNumbers : equalMath;
@@ -51,6 +51,12 @@ export function verify(question: Question): Verdict {
     return { reward: 0, answer: null, reason: "unparsed" };
   }
   return { reward: 0, answer: shown(answer), reason: "different" };
+}
+
+/** The gold in each reading that is complete: of several joined boxes no single one is the answer. */
+function goldAnswers(text: string): Readings {
+  const readings = reduceAnswer(text);
+  return markedAnswer(text).length > 0 ? readings.slice(0, 1) : readings;
 }
 
 function find({ response, pred, extraction }: Question, verifier: Verifier): Readings {
