@@ -12,6 +12,7 @@ import type { Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
+import { rewardSources } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
 import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
@@ -23,11 +24,11 @@ import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } f
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
 
-/** Settings of `train` or `plan`; without a model and a dataset those of the bundled run stand in. */
-export function trainingConfig(command: "train" | "plan", argv: readonly string[]) {
-  const first = configFor(command, argv);
+/** The settings; without a model and a dataset those of the bundled run stand in. */
+function trainingConfig(argv: readonly string[]) {
+  const first = configFor("train", argv);
   const bundled = first.config.model === null && first.config.dataset === null;
-  return bundled ? { ...configFor(command, argv, { defaults: bundledTraining }), bundled } : { ...first, bundled };
+  return bundled ? { ...configFor("train", argv, { defaults: bundledTraining }), bundled } : { ...first, bundled };
 }
 
 /** Where model and data come from. */
@@ -133,7 +134,7 @@ export interface TrainRun {
 
 /** Everything `grpo train` does; returns the exit status. */
 export async function runTrain({ argv, console, stopRequested, reviseRewards }: TrainRun): Promise<number> {
-  const { config, warnings, bundled } = trainingConfig("train", argv);
+  const { config, warnings, bundled } = trainingConfig(argv);
   for (const warning of warnings) console.note(`note: ${warning}`);
   const { outputDir } = config;
   const checkpoint = resumeFolder(config.resumeFromCheckpoint, outputDir);
@@ -163,16 +164,16 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
           console.note(`note: ${remark}`);
       }
       await pool.ready();
-      const hooks: TrainerHooks = {
-        console,
-        rewards: { pool, models: null },
-        evaluate: evaluation(setup, pool, console, stopRequested),
-        stopRequested,
-        ...(reviseRewards ? { reviseRewards } : {}),
-      };
       const session = await setup.planned.open();
       let outcome: TrainOutcome;
       try {
+        const hooks: TrainerHooks = {
+          console,
+          rewards: rewardSources(session, pool, config.systemPrompt),
+          evaluate: evaluation(setup, pool, console, stopRequested),
+          stopRequested,
+          ...(reviseRewards ? { reviseRewards } : {}),
+        };
         outcome = await runTraining(setup, session, hooks, resume);
       } finally {
         session.close();

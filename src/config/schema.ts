@@ -31,6 +31,7 @@ import {
   fileSettings,
   loggingSettings,
   outputFolderSettings,
+  planSettings,
   resumeSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
@@ -96,7 +97,7 @@ const recordedGroups = {
 /** Every command that has settings: its sections in the order of `--help`. */
 export const commandSections = {
   train,
-  plan: train,
+  plan: { ...train, Plan: planSettings },
   sft: {
     Model: engineSettings,
     Data: { ...datasetSettings, ...promptSettings, ...orderSettings, ...supervisedSettings },
@@ -182,6 +183,7 @@ export type ConfigOf<C extends CommandName> = CamelKeys<Output<Settings<C>>>;
 export type ConfigInput<C extends CommandName> = CamelKeys<Input<Settings<C>>>;
 
 export type TrainConfig = ConfigOf<"train">;
+export type PlanConfig = ConfigOf<"plan">;
 export type SftConfig = ConfigOf<"sft">;
 export type EvalConfig = ConfigOf<"eval">;
 export type GenerateConfig = ConfigOf<"generate">;

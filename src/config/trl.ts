@@ -1,5 +1,6 @@
 /**
- * What recipes written for TRL contain and we take under another name or value, or do not need. Nothing is ignored in
+ * What recipes written for TRL contain and we take under another name or value, or do not need, and what verl and OpenRLHF
+ * call our settings. Nothing is ignored in
  * silence: what has no counterpart is refused with the reason.
  */
 import { ownRewardName } from "./reward-names.ts";
@@ -45,9 +46,43 @@ const cures: readonly (readonly [pattern: RegExp, cure: string])[] = [
   [/^dataloader_.*$/, "rows are read from a mapped file: leave it out"],
 ];
 
-/** Why a TRL setting does not exist here and what to do instead; undefined where the name is not one of those. */
+/** Names of verl (V) and OpenRLHF (O), behind their last dot: what the same thing is called here. docs/recipes.md has them all. */
+const otherTrainers: readonly (readonly [pattern: RegExp, cure: string])[] = [
+  [/^adv_estimator$/, "use advantage_estimator"], // V
+  [/^estimator$/, "use advantage_estimator"], // O
+  [/^loss_agg_mode$/, "use loss_type (token-mean: dapo, seq-mean-token-mean: grpo, seq-mean-token-sum-norm: dr_grpo)"], // V
+  [/^(loss_mode|policy_loss_type)$/, "use loss_type, and importance_sampling_level sequence for gspo"], // V, O
+  [/^(clip_ratio|clip_ratio_low|eps_clip)$/, "use epsilon"],
+  [/^clip_ratio_high$/, "use epsilon_high"],
+  [/^eps_clip_low_high$/, "use epsilon and epsilon_high"],
+  [/^(clip_ratio_c|dual_clip)$/, "use delta, the cap on the unclipped ratio"],
+  [/^norm_adv_by_std_in_grpo$/, "use scale_rewards (true: group, false: none)"],
+  [/^use_kl_loss$/, "use beta (0: no KL)"],
+  [/^(kl_loss_coef|init_coef|init_kl_coef)$/, "use beta"],
+  [/^kl_loss_type$/, "use kl_estimator (low_var_kl: k3)"],
+  [/^entropy_coeff$/, "use entropy_coef"],
+  [/^ppo_epochs$/, "use num_iterations"],
+  [/^ppo_mini_batch_size$/, "use per_device_train_batch_size, in completions"],
+  [
+    /^(train_batch_size|rollout_batch_size)$/,
+    "use per_device_train_batch_size and steps_per_generation, in completions",
+  ],
+  [/^(n|n_samples_per_prompt)$/, "use num_generations"],
+  [/^(max_response_length|max_new_tokens)$/, "use max_completion_length"],
+  [/^(filter_groups|dynamic_filtering)(_enable)?$/, "use dynamic_sampling"],
+  [/^max_num_gen_batches$/, "use dynamic_sampling_max_batches"],
+  [/^overlong_buffer(_len)?$/, "use the reward soft_overlong with soft_punish_cache"],
+  [/^(lambd|gae_lambda)$/, "use lam"],
+  [/^(value_clip|cliprange_val)$/, "use cliprange_value"],
+  [/^rollout_is$/, "use importance_sampling_correction and importance_sampling_mode"],
+  [/^rollout_is_threshold$/, "use importance_sampling_clip_max"],
+];
+
+/** Why another trainer's setting does not exist here and what to do instead; undefined where the name is not one of those. */
 export function cureFor(key: string): string | undefined {
-  return cures.find(([pattern]) => pattern.test(key))?.[1];
+  const last = key.slice(key.lastIndexOf(".") + 1);
+  const find = (table: typeof cures, name: string) => table.find(([pattern]) => pattern.test(name))?.[1];
+  return find(cures, key) ?? find(otherTrainers, last);
 }
 
 /** Values that mean the same under another spelling. */

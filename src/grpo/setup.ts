@@ -9,6 +9,7 @@ import type { Device } from "../device/device.ts";
 import { savedReference } from "../engine/checkpointing.ts";
 import { modelFolder, openRunDevice, packedSizes, rolloutLimits } from "../engine/inputs.ts";
 import { openProblems, type ProblemSource } from "../engine/prompts.ts";
+import { rewardSequenceLimit } from "../engine/reward-model.ts";
 import type { RewardModelRequest } from "../engine/scalar-models.ts";
 import { type PlannedSession, planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
@@ -60,20 +61,15 @@ export interface TrainingSetup {
   close(): void;
 }
 
-/** A reward model has a tokenizer and a template of its own: its sequences may be longer than the policy's by this. */
-const REWARD_MODEL_MARGIN = { factor: 1.5, tokens: 64 };
-
 /** The reward models of `reward_funcs`, in order, for sequences of at most `longest` of the policy's tokens. */
 async function rewardModels(config: TrainConfig, longest: number): Promise<RewardModelRequest[]> {
   const requests: RewardModelRequest[] = [];
   for (const name of config.rewardFuncs ?? []) {
     const spec = parseRewardSpec(name);
     if (typeof spec === "string" || !("model" in spec)) continue;
-    requests.push({
-      folder: await modelFolder(spec.model),
-      longest: Math.ceil(longest * REWARD_MODEL_MARGIN.factor) + REWARD_MODEL_MARGIN.tokens,
-      microBatchTokens: config.microBatchTokens,
-    });
+    const folder = await modelFolder(spec.model);
+    const { microBatchTokens } = config;
+    requests.push({ folder, longest: rewardSequenceLimit(folder, longest), microBatchTokens });
   }
   return requests;
 }

@@ -12,7 +12,7 @@ import { mixReference } from "../engine/moving-reference.ts";
 import type { Session } from "../engine/session.ts";
 import { removeCompletionsAfter } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
+import { createMetricsWriter } from "../metrics/metrics-file.ts";
 import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
 import { learningRate } from "../optim/schedule.ts";
@@ -26,6 +26,7 @@ import type { TrainerState } from "./run-state.ts";
 import { type RewardSources, sampleGeneration, samplingWarnings } from "./sampling.ts";
 import type { TrainingSetup } from "./setup.ts";
 import { completionMetrics, dynamicMetrics, rewardMetrics, samplerDifference, speedMetrics } from "./step-metrics.ts";
+import { createStepWarnings } from "./step-warnings.ts";
 
 export interface TrainerHooks {
   readonly console: RunConsole;
@@ -94,6 +95,7 @@ export async function train(
   for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
     hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
+  const stepWarnings = createStepWarnings();
 
   // Where the run stands: saved after a generation is learned from, so a checkpoint never lies within one.
   const state = (): TrainerState => ({
@@ -238,8 +240,9 @@ export async function train(
       };
       const difference = samplerDifference(completions, measured.scored ?? first);
       for (const [i, update] of updates.entries()) {
-        const record: MetricsRecord = { step: firstStep + i, ...update, ...common, ...difference };
+        const record = { step: firstStep + i, ...update, ...common, ...difference };
         metrics.write(record);
+        for (const warning of stepWarnings(record)) hooks.console.note(`note: ${warning}`);
         if (record.step % config.loggingSteps === 0 || record.step === steps) hooks.console.step(record);
       }
       if (config.saveCompletions)

@@ -121,7 +121,7 @@ export function expectUpdated(model: string, name: string, outputDir: string): v
   expectClose(worst.error, 0, 0, 2e-2, `movement of ${worst.name}`);
 }
 
-/** The first step's gradients before clipping, and the advantages they come from. */
+/** The first step's gradients before clipping, its metrics, and the advantages they come from. `flags` go over the case's. */
 export async function firstGradients(device: Device, model: string, name: string, flags: Flags) {
   const config = updateConfig(model, name, "unused", flags);
   const session = await planSession({
@@ -157,7 +157,7 @@ export async function firstGradients(device: Device, model: string, name: string
       }),
     );
     const optimizer = session.optimizer!;
-    await updateStep(
+    const { metrics } = await updateStep(
       { model: session.policy, activations: session.activations!, optimizer },
       groups,
       updateSettings(config),
@@ -170,7 +170,7 @@ export async function firstGradients(device: Device, model: string, name: string
         weight: { ...weight, address: gradient.address, dtype: "float32" as const },
       })),
     );
-    return { gradients, advantages };
+    return { gradients, advantages, metrics };
   } finally {
     session.close();
   }

@@ -44,6 +44,13 @@ export const checkpointSettings = {
     .meta(about("Keep only the newest so many checkpoints. null: all.")),
 } as const;
 
+export const planSettings = {
+  compare: z
+    .boolean()
+    .default(false)
+    .meta(about("Print the memory of GRPO and of PPO with these settings side by side, model by model.")),
+} as const;
+
 export const loggingSettings = {
   logging_steps: z
     .int()

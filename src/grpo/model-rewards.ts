@@ -1,0 +1,31 @@
+/** The rewards of neural reward models in a session, under the names that the reward pool gives them. */
+import { createRewardModelScorer } from "../engine/reward-model.ts";
+import type { Session } from "../engine/session.ts";
+import type { RewardPool } from "../rewards/pool.ts";
+import type { RewardSources } from "./sampling.ts";
+
+/**
+ * Where a run's rewards come from: the pool, and before it the session's reward models, which compute on the device.
+ *
+ * @throws InputError where a reward model's tokenizer is missing or damaged
+ */
+export function rewardSources(session: Session, pool: RewardPool, systemPrompt: string | null): RewardSources {
+  const names = pool.members.flatMap(({ name, spec }) => (typeof spec === "object" && "model" in spec ? [name] : []));
+  if (names.length !== session.rewardModels.length) throw new Error("the session was planned for other reward models");
+  if (names.length === 0) return { pool, models: null };
+  const scorers = session.rewardModels.map((model) =>
+    createRewardModelScorer(model, { systemPrompt: systemPrompt ?? undefined }),
+  );
+  return {
+    pool,
+    async models({ prompts, completions }) {
+      const texts = prompts.map((prompt, i) => ({
+        prompt: typeof prompt === "string" ? prompt : prompt.map((message) => ({ ...message })),
+        completion: completions[i]!,
+      }));
+      const rewards = new Map<string, readonly (number | null)[]>();
+      for (const [i, scorer] of scorers.entries()) rewards.set(names[i]!, (await scorer.score(texts)).rewards);
+      return rewards;
+    },
+  };
+}
