@@ -215,15 +215,13 @@ describe("where a critic starts", () => {
 
 describe.each(["float32", "bfloat16"] as const)("checkpoints in %s", (dtype: ComputeDType) => {
   const folder = work.at(`run-${dtype}`);
-  const request: Partial<SessionRequest> = {
+  const started = (): Partial<SessionRequest> => ({
     dtype,
-    reference: "",
+    reference: policy,
     movingReference: true,
-    critic: { folder: "" },
-  };
-  const started = () => ({ ...request, reference: policy, critic: { folder: scorer } });
+    critic: { folder: scorer },
+  });
 
-  /** Two steps with a checkpoint between them: the weights of all three models at the end. */
   test("critic and moving reference go on to the same bits", async () => {
     const session = await plan(started()).open();
     await step(session);
