@@ -12,6 +12,13 @@ export type { LossCompletion, LossConfig, LossType } from "./grpo/loss/config.ts
 export { computeLoss } from "./grpo/loss.ts";
 export { type RolloutGroup, readRollouts } from "./grpo/rollout-file.ts";
 export type { RewardFunction } from "./rewards/functions.ts";
-export { createRewardPool, type RewardBatch, type RewardPool, type RewardResult } from "./rewards/pool.ts";
+export {
+  createRewardPool,
+  joinResults,
+  type RewardBatch,
+  type RewardPool,
+  type RewardResult,
+  type RewardSpec,
+} from "./rewards/pool.ts";
 export { type Verdict, verify } from "./rewards/verify.ts";
 export { loadTokenizer, type Message, type Tokenizer } from "./tokenizer/tokenizer.ts";

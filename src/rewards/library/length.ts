@@ -15,7 +15,7 @@ export interface CosineParameters {
 /**
  * A right answer falls from `maxValueCorrect` at no tokens to `minValueCorrect` at L_max, a wrong one rises from
  * `minValueWrong` to `maxValueWrong`, both along a half cosine: v_L + ½ (v_0 − v_L)(1 + cos(π · min(1, length / L_max))).
- * arXiv 2502.03373, section 4.2, without its extra penalty at L_max; values and clamp as TRL's
+ * arXiv 2502.03373, appendix C.1, without its extra penalty at L_max; values and clamp as TRL's
  * `get_cosine_scaled_reward`.
  */
 export function cosineScaled(length: number, correct: boolean, parameters: CosineParameters): number {
