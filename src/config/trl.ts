@@ -1,7 +1,6 @@
 /**
  * What recipes written for TRL contain and we take under another name or value, or do not need, and what verl and OpenRLHF
- * call our settings. Nothing is ignored in
- * silence: what has no counterpart is refused with the reason.
+ * call our settings. Nothing is ignored in silence: what has no counterpart is refused with the reason.
  */
 import { ownRewardName } from "./reward-names.ts";
 
@@ -43,39 +42,54 @@ const cures: readonly (readonly [pattern: RegExp, cure: string])[] = [
   [/^(report_to|run_name|logging_dir)$/, "metrics go to metrics.jsonl in output_dir: leave it out"],
   [/^remove_unused_columns$/, "every column reaches the reward functions: leave it out"],
   [/^trust_remote_code$/, "no code of a model is ever run: leave it out"],
+  [/^disable_dropout$/, "no model has dropout here: leave it out"],
+  [/^cast_lm_head_to_fp32$/, "logits are float32 already: leave it out"],
+  [/^(ds3_gather_for_generation|cache_implementation)$/, "sampling and training are one engine: leave it out"],
+  [/^generation_kwargs$/, "use top_k, top_p, min_p and repetition_penalty"],
+  [/^(num_mini_batches|response_length)$/, "use per_device_train_batch_size and max_completion_length"],
+  [/^whiten_rewards$/, "advantages are normalized, not rewards: use whiten_advantages"],
   [/^dataloader_.*$/, "rows are read from a mapped file: leave it out"],
 ];
 
-/** Names of verl (V) and OpenRLHF (O), behind their last dot: what the same thing is called here. docs/recipes.md has them all. */
+/** Names of verl and OpenRLHF, behind their last dot: what the same thing is called here. docs/recipes.md has the table. */
 const otherTrainers: readonly (readonly [pattern: RegExp, cure: string])[] = [
-  [/^adv_estimator$/, "use advantage_estimator"], // V
-  [/^estimator$/, "use advantage_estimator"], // O
-  [/^loss_agg_mode$/, "use loss_type (token-mean: dapo, seq-mean-token-mean: grpo, seq-mean-token-sum-norm: dr_grpo)"], // V
-  [/^(loss_mode|policy_loss_type)$/, "use loss_type, and importance_sampling_level sequence for gspo"], // V, O
+  [/^adv_estimator$/, "use advantage_estimator"],
+  [/^estimator$/, "use advantage_estimator, or for the KL kl_in_reward_estimator"],
+  [/^loss_agg_mode$/, "use loss_type (token-mean: dapo, seq-mean-token-mean: grpo, seq-mean-token-sum-norm: dr_grpo)"],
+  [/^(loss_mode|policy_loss_type)$/, "use loss_type, and importance_sampling_level sequence for gspo"],
   [/^(clip_ratio|clip_ratio_low|eps_clip)$/, "use epsilon"],
   [/^clip_ratio_high$/, "use epsilon_high"],
   [/^eps_clip_low_high$/, "use epsilon and epsilon_high"],
   [/^(clip_ratio_c|dual_clip)$/, "use delta, the cap on the unclipped ratio"],
   [/^norm_adv_by_std_in_grpo$/, "use scale_rewards (true: group, false: none)"],
-  [/^use_kl_loss$/, "use beta (0: no KL)"],
+  [/^(use_kl_loss|use_loss)$/, "use beta (0: no KL), and use_kl_in_reward where it is not in the loss"],
   [/^(kl_loss_coef|init_coef|init_kl_coef)$/, "use beta"],
   [/^kl_loss_type$/, "use kl_estimator (low_var_kl: k3)"],
   [/^entropy_coeff$/, "use entropy_coef"],
-  [/^ppo_epochs$/, "use num_iterations"],
+  [/^(ppo_epochs|max_epochs)$/, "use num_iterations"],
   [/^ppo_mini_batch_size$/, "use per_device_train_batch_size, in completions"],
+  [/^(train_batch_size|rollout_batch_size|batch_size)$/, "use per_device_train_batch_size, in completions a step"],
+  [/^(ppo_max_token_len_per_gpu|ppo_micro_batch_size(_per_gpu)?|micro_batch_size)$/, "use micro_batch_tokens"],
   [
-    /^(train_batch_size|rollout_batch_size)$/,
-    "use per_device_train_batch_size and steps_per_generation, in completions",
+    /^(use_dynamic_bsz|use_remove_padding|packing_samples)$/,
+    "sequences are always packed and never padded: leave it out",
   ],
   [/^(n|n_samples_per_prompt)$/, "use num_generations"],
   [/^(max_response_length|max_new_tokens)$/, "use max_completion_length"],
   [/^(filter_groups|dynamic_filtering)(_enable)?$/, "use dynamic_sampling"],
+  [/^metric$/, "use dynamic_sampling_reward"],
   [/^max_num_gen_batches$/, "use dynamic_sampling_max_batches"],
   [/^overlong_buffer(_len)?$/, "use the reward soft_overlong with soft_punish_cache"],
   [/^(lambd|gae_lambda)$/, "use lam"],
-  [/^(value_clip|cliprange_val)$/, "use cliprange_value"],
-  [/^rollout_is$/, "use importance_sampling_correction and importance_sampling_mode"],
-  [/^rollout_is_threshold$/, "use importance_sampling_clip_max"],
+  [/^value_clip$/, "use cliprange_value"],
+  [/^(rollout_is|is_correction_enable|is_correction_type)$/, "use importance_sampling_correction and _mode"],
+  [/^(rollout_is_threshold|is_correction_threshold)$/, "use importance_sampling_clip_max and _min"],
+  [/^lr$/, "use learning_rate, or critic_learning_rate"],
+  [/^(clip_grad|max_norm)$/, "use max_grad_norm"],
+  [/^total_epochs$/, "use num_train_epochs"],
+  [/^save_freq$/, "use save_steps"],
+  [/^test_freq$/, "use eval_steps"],
+  [/^resume_mode$/, "use resume_from_checkpoint"],
 ];
 
 /** Why another trainer's setting does not exist here and what to do instead; undefined where the name is not one of those. */
