@@ -205,7 +205,7 @@ function supportedType(json: Record<string, unknown>, path: string): { modelType
 function requireHead(json: Record<string, unknown>, path: string, head: ModelHead, wanted: ModelHead | "either"): void {
   if (wanted === "lm" && head === "score")
     throw new InputError(
-      `${path}: architectures: ${JSON.stringify(json.architectures)} is a reward model, which writes no text; give a causal language model here, and this one in reward_funcs or critic_model`,
+      `${path}: architectures: ${JSON.stringify(json.architectures)} scores text and writes none; give a causal language model here, and this one in reward_funcs or critic_model`,
     );
   if (wanted === "score" && head === "lm")
     throw new InputError(

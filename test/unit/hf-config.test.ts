@@ -1,6 +1,6 @@
 /** config.json: both spellings, defaults by model type, and what is refused by name. */
 import { describe, expect, test } from "bun:test";
-import { parseModelConfig } from "../../src/config/model.ts";
+import { parseModelConfig, withScalarHead } from "../../src/config/model.ts";
 import { InputError } from "../../src/errors.ts";
 
 const llama = {
@@ -188,4 +188,58 @@ test.each([
   const message = refusal(json);
   expect(message).toStartWith("M/config.json: ");
   expect(message).toContain(field);
+});
+
+describe("the head", () => {
+  const scorer = {
+    ...llama,
+    architectures: ["LlamaForSequenceClassification"],
+    id2label: { "0": "LABEL_0" },
+    label2id: { LABEL_0: 0 },
+  };
+  const refused = (json: unknown, wanted: "lm" | "score" | "either") => {
+    try {
+      parseModelConfig(json, "M/config.json", wanted);
+    } catch (error) {
+      expect(error).toBeInstanceOf(InputError);
+      return (error as InputError).message;
+    }
+    throw new Error("accepted");
+  };
+
+  test("sequence classification with one label is read where it is asked for", () => {
+    for (const [family, json] of [
+      ["Llama", llama],
+      ["Qwen2", qwen2],
+      ["Qwen3", qwen3],
+    ] as const)
+      for (const wanted of ["score", "either"] as const) {
+        const config = { ...scorer, ...json, architectures: [`${family}ForSequenceClassification`] };
+        expect(parseModelConfig(config, "M/config.json", wanted).head).toBe("score");
+      }
+    expect(parseModelConfig(llama, "M/config.json", "either").head).toBe("lm");
+  });
+
+  test("each is refused where the other is needed", () => {
+    expect(refused(scorer, "lm")).toMatch(/M\/config\.json: architectures: .*give a causal language model/);
+    expect(refused(llama, "score")).toMatch(/M\/config\.json: architectures: .*give a sequence classification model/);
+    expect(refused({ ...scorer, architectures: ["Qwen3ForSequenceClassification"] }, "score")).toMatch(/not supported/);
+    expect(refused({ ...scorer, architectures: ["LlamaForTokenClassification"] }, "either")).toMatch(/not supported/);
+    expect(refused({ ...scorer, architectures: [] }, "either")).toMatch(/not supported/);
+  });
+
+  test("the labels are counted as transformers does: two where the file says nothing", () => {
+    const { id2label: _, label2id: __, ...silent } = scorer;
+    expect(refused(silent, "score")).toMatch(/num_labels: 2 is not supported/);
+    expect(refused({ ...scorer, id2label: { "0": "a", "1": "b", "2": "c" } }, "score")).toMatch(/num_labels: 3/);
+    expect(parseModelConfig({ ...silent, num_labels: 1 }, "M/config.json", "score").head).toBe("score");
+  });
+
+  test("a language model's config becomes that of a critic", () => {
+    const critic = withScalarHead(parse(qwen3));
+    expect(critic.head).toBe("score");
+    expect(critic.raw).toMatchObject({ architectures: ["Qwen3ForSequenceClassification"], vocab_size: 320 });
+    expect(parseModelConfig(critic.raw, "M/config.json", "score")).toEqual(critic);
+    expect(withScalarHead(critic)).toBe(critic);
+  });
 });

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { describeMemory, requireMemory } from "../../src/engine/memory.ts";
+import { describeMemory, memoryByModel, requireMemory } from "../../src/engine/memory.ts";
 import { InputError, RunError } from "../../src/errors.ts";
 import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
 import { byteLength } from "../../src/tensor/tensor.ts";
@@ -52,6 +52,24 @@ describe("memory plan", () => {
     const plan = planMemory();
     plan.add("a", "x", "float32", [1]);
     expect(() => plan.add("b", "x", "float32", [1])).toThrow("two buffers named x");
+  });
+
+  test("adds up by model: what it holds always, and its busiest phase beside that", () => {
+    const plan = planMemory();
+    plan.add("weights", "w", "float32", [100]);
+    plan.add("cache", "kv", "float32", [30], ["rollout"]);
+    plan.add("activations", "x", "float32", [20], ["update"]);
+    plan.add("gradients", "g", "float32", [25], ["update"]);
+    const critic = plan.of("critic");
+    critic.add("critic weights", "c", "bfloat16", [50]);
+    critic.add("critic activations", "cx", "float32", [60], ["critic"]);
+    plan.of("reward model").add("scores", "r", "float32", [10], ["rollout", "scoring"]);
+    expect(memoryByModel(plan.build())).toEqual([
+      { model: "policy", heldBytes: 400, phaseBytes: 180 },
+      { model: "critic", heldBytes: 100, phaseBytes: 240 },
+      { model: "reward model", heldBytes: 0, phaseBytes: 40 },
+    ]);
+    expect(() => critic.add("b", "x", "float32", [1])).toThrow("two buffers named x");
   });
 
   test("prints every group with its lifetime, and the peak", () => {
