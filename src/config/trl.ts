@@ -34,6 +34,7 @@ const cures: readonly (readonly [pattern: RegExp, cure: string])[] = [
   [/^generation_batch_size$/, "use steps_per_generation"],
   [/^max_prompt_length$/, "rows that do not fit the model's context are skipped and counted: leave it out"],
   [/^(packing|padding_free|pad_to_multiple_of)$/, "sequences are always packed and never padded: leave it out"],
+  [/^reward_model_name_or_path$/, "name the reward model in reward_funcs"],
   [/^optim$/, "the optimizer is AdamW: leave it out"],
   [/^save_strategy$/, "use save_steps (0: no checkpoints but at Ctrl-C)"],
   [/^(eval_strategy|evaluation_strategy)$/, "use eval_steps"],
