@@ -67,7 +67,7 @@ export function meanOverProblems(values: readonly number[], answers: number): Es
   const variance = values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / n;
   const binary = values.every((value) => value === 0 || value === 1);
   const trials = binary ? n : Math.min(n * Math.max(answers, 1), (n * mean * (1 - mean)) / variance);
-  return wilson(mean * trials, trials);
+  return { ...wilson(mean * trials, trials), value: mean };
 }
 
 /**

@@ -42,7 +42,7 @@ test("eval writes every answer, and its accuracy is that of train's evaluation",
   expect(metricsOf(trained)[0]).toMatchObject({ step: 0, eval_accuracy: results.accuracy.value });
 });
 
-test("eval with several answers estimates pass@k, which grows with k", async () => {
+test("eval with several answers estimates pass@k, which grows with k, and maj@k, which is the vote of all at the end", async () => {
   const folder = work.at("pass at k");
   const flags: Flags = { ...evaluation, eval_samples: 20, num_generations: 4, temperature: 1, output_dir: folder };
   expect((await grpo(["eval", ...argvOf(flags)])).code).toBe(0);
@@ -51,6 +51,37 @@ test("eval with several answers estimates pass@k, which grows with k", async () 
   const [one, two, four] = [1, 2, 4].map((k) => results[`pass@${k}`]!.value) as [number, number, number];
   expect(one).toBeLessThanOrEqual(two);
   expect(two).toBeLessThanOrEqual(four);
+  const answers = jsonLines(join(folder, "answers.jsonl")) as {
+    row: number;
+    answer: string | null;
+    correct: boolean;
+  }[];
+  const elected = [...Map.groupBy(answers, ({ row }) => row).values()].map((given) => {
+    const sizes = new Map<string, number>();
+    for (const { answer, correct } of given) {
+      const group = correct ? "right" : answer;
+      if (group !== null) sizes.set(group, (sizes.get(group) ?? 0) + 1);
+    }
+    const most = Math.max(0, ...sizes.values());
+    const winners = [...sizes].filter(([, size]) => size === most);
+    return winners.some(([group]) => group === "right") ? 1 / winners.length : 0;
+  });
+  const vote = elected.reduce((sum, share) => sum + share, 0) / elected.length;
+  expect(results["maj@4"]!.value).toBeCloseTo(vote, 10);
+  expect(results["maj@1"]!.value).toBeCloseTo(one, 10);
+  expect(vote).toBeGreaterThan(0);
+});
+
+test("train evaluates with several answers, and tells the change since its first evaluation", async () => {
+  const folder = work.at("train pass at k");
+  const flags: Flags = { max_steps: 2, eval_samples: 30, eval_num_generations: 4, output_dir: folder };
+  const { out } = await grpo(["train", ...argvOf(flags)]);
+  expect(metricsOf(folder)[0]).toMatchObject({ step: 0, "eval_pass@4": expect.any(Number) });
+  const [first, last] = out.split("\n").filter((line) => line.startsWith("evaluation at step"));
+  expect(first).not.toContain("points since");
+  expect(last).toMatch(/[+−]\d+\.\d points since the first evaluation, 95 % interval .*, \d+ better and \d+ worse, p/);
+  const { code, err } = await grpo(["train", "--eval_num_generations", "4", "--eval_temperature", "0"]);
+  expect({ code, lines: err.trimEnd().split("\n").length }).toEqual({ code: 2, lines: 1 });
 });
 
 test("generate streams what it writes as JSON, the same for the same seed", async () => {
