@@ -7,7 +7,8 @@ type Values = Readonly<Record<string, number | undefined>>;
 
 interface Trap {
   readonly name: string;
-  readonly holds: (values: Values) => boolean;
+  /** @param usesGroups whether the estimator compares completions of a group: only then equal rewards teach nothing */
+  readonly holds: (values: Values, usesGroups: boolean) => boolean;
   readonly text: (values: Values) => string;
 }
 
@@ -17,7 +18,7 @@ const at = (values: Values, name: string, otherwise: number): number => values[n
 const TRAPS: readonly Trap[] = [
   {
     name: "equal rewards",
-    holds: (v) => at(v, "frac_reward_zero_std", 0) >= 1,
+    holds: (v, usesGroups) => usesGroups && at(v, "frac_reward_zero_std", 0) >= 1,
     text: (v) =>
       `all rewards within each group are equal (mean ${at(v, "reward", 0).toFixed(3)}): this step learned nothing from them; ` +
       "take easier or harder prompts, more num_generations, or a finer reward",
@@ -45,17 +46,27 @@ const TRAPS: readonly Trap[] = [
   },
 ];
 
+export interface StepWarningOptions {
+  /** Of the advantage estimator: it compares completions of a group with each other. */
+  readonly usesGroups?: boolean;
+  /** Steps after which a warning that still holds is given again. */
+  readonly every?: number;
+}
+
 /**
  * Warnings of one run. Each is given when it first holds, and again only after `every` steps in which it was not said.
  *
  * @returns a function of a step's metrics record (TRL's names, and `step` from 1) giving the lines to say
  */
-export function createStepWarnings(every = 100): (record: Values & { readonly step: number }) => string[] {
+export function createStepWarnings({
+  usesGroups = true,
+  every = 100,
+}: StepWarningOptions = {}): (record: Values & { readonly step: number }) => string[] {
   const saidAt = new Map<string, number>();
   return (record) =>
     TRAPS.flatMap((trap) => {
       const said = saidAt.get(trap.name);
-      if (!trap.holds(record) || (said !== undefined && record.step - said < every)) return [];
+      if (!trap.holds(record, usesGroups) || (said !== undefined && record.step - said < every)) return [];
       saidAt.set(trap.name, record.step);
       return [`step ${record.step}: ${trap.text(record)}`];
     });

@@ -17,7 +17,7 @@ import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
 import { learningRate } from "../optim/schedule.ts";
 import { criticStep } from "./critic-update.ts";
-import { estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
+import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";
 import { appliedEntropyCoef, nextEntropyControl, startEntropyControl } from "./loss/entropy-control.ts";
 import { measure } from "./measure.ts";
@@ -95,7 +95,7 @@ export async function train(
   for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
     hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
-  const stepWarnings = createStepWarnings();
+  const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
 
   // Where the run stands: saved after a generation is learned from, so a checkpoint never lies within one.
   const state = (): TrainerState => ({

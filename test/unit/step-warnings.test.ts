@@ -26,7 +26,7 @@ test.each([
 });
 
 test("each is said when it first holds and then every N steps at most, whatever the others do", () => {
-  const warnings = createStepWarnings(10);
+  const warnings = createStepWarnings({ every: 10 });
   const flat = { ...healthy, frac_reward_zero_std: 1 };
   const said: number[] = [];
   for (let step = 1; step <= 35; step++) if (warnings({ step, ...flat }).length > 0) said.push(step);
