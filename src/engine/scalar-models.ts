@@ -35,6 +35,8 @@ export interface RewardModelRequest {
   readonly longest: number;
   /** Tokens scored at once. */
   readonly microBatchTokens: number;
+  /** Sequences of the largest call, where known: a few short ones need no whole budget. */
+  readonly sequences?: number;
 }
 
 /** A model of values, trained beside the policy. */
@@ -142,13 +144,15 @@ export function planRewardModel(
   asked: ComputeDType | null,
   lifetime: readonly Phase[],
 ): PlannedScalarModel<RewardModel> {
-  const { folder, microBatchTokens } = request;
+  const { folder, sequences = Infinity } = request;
   const from = readModelFolder(folder, "score");
   const { config } = from;
   const longest = Math.min(request.longest, config.maxPositionEmbeddings);
   const dtype = computeDType(config, asked);
   const load = closingOnFailure(from, () => planModel(plan, device, from, { prefix: name, dtype, positions: longest }));
-  const sizes = { tokens: Math.max(longest, microBatchTokens), longestPrompt: longest };
+  const tokens = Math.max(longest, Math.min(request.microBatchTokens, sequences * longest));
+  const microBatchTokens = Math.min(request.microBatchTokens, tokens);
+  const sizes = { tokens, longestPrompt: longest };
   const options = { prefix: name, training: false, lifetime };
   const bindActivations = planScalarActivations(plan, device, config, dtype, sizes, options);
   return {

@@ -149,6 +149,16 @@ describe("the plan", () => {
     for (const one of [planned, during]) one.close();
   });
 
+  test("a reward model that scores few sequences at once has buffers for those alone", () => {
+    const tokens = (sequences?: number) => {
+      const one = { folder: scorer, longest: 64, microBatchTokens: 256, ...(sequences ? { sequences } : {}) };
+      const planned = plan({ rewardModels: [one] });
+      planned.close();
+      return planned.memory.plan.buffers.find(({ name }) => name === "reward model/tokens")!.shape[0];
+    };
+    expect([tokens(), tokens(1), tokens(3), tokens(9)]).toEqual([256, 64, 192, 256]);
+  });
+
   test("is what is then held", async () => {
     const tokens = 20_000;
     const planned = plan({ ...four(), rollout: null }, tokens);

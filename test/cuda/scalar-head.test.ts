@@ -1,0 +1,132 @@
+/**
+ * Models with a scalar head on the emulated GPU: values, scores and gradients against the CPU's, in both types, and two
+ * steps of critic and moving reference with the same bits on every run.
+ */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
+import { openCudaDevice } from "../../src/device/cuda.ts";
+import type { Device } from "../../src/device/device.ts";
+import { openRunDevice, packedSizes } from "../../src/engine/inputs.ts";
+import { mixReference } from "../../src/engine/moving-reference.ts";
+import { planSession } from "../../src/engine/session.ts";
+import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
+import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../../src/model/scalar-head.ts";
+import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
+import type { ComputeDType } from "../../src/tensor/dtype.ts";
+import { workFolder } from "../e2e/runs.ts";
+import { differences, downloadTensors, norm, type Tensors, worstRelative } from "../e2e/tensors.ts";
+import { buildEmulator } from "../emulator/build.ts";
+import { writeTinyModel } from "../fixtures/scalar-model.ts";
+
+// The emulator may have to be compiled first, and kernels as they are needed.
+setDefaultTimeout(300_000);
+
+const work = workFolder();
+let cpu: Device;
+let gpu: Device;
+let policy: string;
+let scorer: string;
+beforeAll(async () => {
+  const { folder: libraryFolder } = await buildEmulator();
+  gpu = await openCudaDevice({ libraryFolder });
+  cpu = await openRunDevice({ device: "cpu", threads: 2 }, () => {});
+  policy = await writeTinyModel(work.at("policy"), { head: "lm" });
+  scorer = await writeTinyModel(work.at("scorer"), { modelType: "qwen3", seed: 5 });
+});
+afterAll(() => {
+  gpu.close();
+  cpu.close();
+  work.remove();
+});
+
+const ids = (length: number, from: number) => Int32Array.from({ length }, (_, i) => (from + 37 * i) % 320);
+const groups: readonly PackedGroup[] = [
+  { promptIds: ids(6, 1), completions: [{ completionIds: ids(9, 4) }, { completionIds: ids(1, 8) }] },
+  { promptIds: ids(2, 7), completions: [{ completionIds: ids(70, 2) }] },
+];
+const sequences = [ids(12, 1), ids(1, 5), ids(75, 9)];
+
+interface Result {
+  readonly values: Float32Array;
+  readonly scores: Float32Array;
+  readonly gradients: Tensors;
+  /** The critic's and the reference's weights in the end. */
+  readonly weights: readonly Tensors[];
+}
+
+async function run(device: Device, dtype: ComputeDType): Promise<Result> {
+  const session = await planSession({
+    device,
+    folder: policy,
+    dtype,
+    packed: packedSizes(device, readModelConfig(policy), 128, 32),
+    training: true,
+    reference: policy,
+    movingReference: true,
+    rollout: null,
+    positions: 96,
+    critic: { folder: scorer },
+    rewardModels: [{ folder: scorer, longest: 96, microBatchTokens: 96 }],
+  }).open();
+  try {
+    const { critic, rewardModels, optimizer } = session;
+    const { model, activations } = critic!;
+    const [rewardModel] = rewardModels;
+    const options = { microBatchTokens: 96 };
+    const values = await scoreValues(model, activations, groups, options);
+    const scores = await scoreSequences(rewardModel!.model, rewardModel!.activations, sequences, options);
+    const learn = async () => {
+      zeroGradients(device, critic!.optimizer);
+      for (const batch of cutMicroBatches(groups, 96)) {
+        const now = await forwardValues(model, batch, activations);
+        await backwardValues(
+          model,
+          batch,
+          activations,
+          critic!.optimizer.gradients,
+          Float32Array.from(now, (v) => v - 1),
+        );
+      }
+    };
+    await learn();
+    const read = (entries: { name: string; weight: (typeof model.weights.all)[0] }[]) =>
+      downloadTensors(device, entries);
+    const gradients = read(
+      critic!.optimizer.parameters.map(({ weight, gradient }) => ({
+        name: weight.name,
+        weight: { ...weight, address: gradient.address, dtype: "float32" },
+      })),
+    );
+    const settings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, maxGradNorm: 1 };
+    await optimizerStep(device, critic!.optimizer, settings, 1e-2);
+    // The policy moves by a gradient of ones, the reference a part of the way after it.
+    for (const { gradient } of optimizer!.parameters) device.ops.fill(gradient, 1);
+    await optimizerStep(device, optimizer!, settings, 1e-2);
+    await mixReference(session, 0.6);
+    const weights = [model, session.reference!].map(({ weights: { all } }) =>
+      read(all.map((weight) => ({ name: weight.name, weight }))),
+    );
+    return { values: Float32Array.from(values.flatMap((v) => [...v])), scores, gradients, weights };
+  } finally {
+    session.close();
+  }
+}
+
+const apart = (a: Float32Array, b: Float32Array) => Math.max(...a.map((v, i) => Math.abs(v - b[i]!)));
+
+test.each([
+  ["float32", 2e-5, 1e-4, 1e-5],
+  ["bfloat16", 0.1, 0.06, 1e-2],
+] as const)("%s: as on the CPU, and the same bits again", async (dtype, value, gradient, reference) => {
+  const wanted = await run(cpu, "float32");
+  const found = await run(gpu, dtype);
+  expect(apart(found.values, wanted.values)).toBeLessThan(value);
+  expect(apart(found.scores, wanted.scores)).toBeLessThan(value);
+  if (dtype === "float32") expect(worstRelative(found.gradients, wanted.gradients).error).toBeLessThan(gradient);
+  const whole = (tensors: Tensors) => Math.hypot(...[...tensors.values()].map(norm));
+  const distance = whole(differences(found.gradients, wanted.gradients));
+  expect(distance / whole(wanted.gradients)).toBeLessThan(gradient);
+  // Adam's first step is the gradient's sign, which rounding turns where it is about zero: the critic is not compared.
+  expect(worstRelative(found.weights[1]!, wanted.weights[1]!).error).toBeLessThan(reference);
+  expect(await run(gpu, dtype)).toEqual(found);
+});
