@@ -39,7 +39,7 @@ export function majAtK({ samples, right, wrong }: Votes, k: number): number {
   let chance = 0;
   for (let most = 1; most <= Math.min(right, k); most++) {
     // ways[t][j]: chance that the groups so far give j answers, none more than `most`, and t of them exactly that many.
-    let ways: number[][] = [[1]];
+    let ways = [Float64Array.of(1)];
     let free = samples - voting;
     for (const size of wrong) {
       if (size < most) free += size;
@@ -53,21 +53,25 @@ export function majAtK({ samples, right, wrong }: Votes, k: number): number {
   return Math.min(1, chance / drawn(samples)[k]!);
 }
 
-function withGroup(ways: readonly number[][], chances: readonly number[], most: number, room: number): number[][] {
-  const next: number[][] = [];
-  const add = (tied: number, j: number, value: number) => {
-    next[tied] ??= [];
-    const row = next[tied];
-    while (row.length <= j) row.push(0);
-    row[j] = row[j]! + value;
-  };
+/** `ways` with one group more, of which 0 to `most` answers are drawn with these chances; at most `room` in all. */
+function withGroup(
+  ways: readonly Float64Array[],
+  chances: readonly number[],
+  most: number,
+  room: number,
+): Float64Array<ArrayBuffer>[] {
+  const longest = Math.min(room, ways[0]!.length - 1 + most);
+  const ties = Math.min(ways.length, Math.floor(room / most));
+  const next = Array.from({ length: ties + 1 }, () => new Float64Array(longest + 1));
   for (const [tied, row] of ways.entries()) {
-    for (const [j, way] of row.entries()) {
+    for (let j = 0; j < row.length; j++) {
+      const way = row[j]!;
       if (way === 0) continue;
-      for (let x = 0; x <= Math.min(most, room - j); x++) add(x === most ? tied + 1 : tied, j + x, way * chances[x]!);
+      const last = Math.min(most, room - j);
+      for (let x = 0; x <= last; x++) next[x === most ? tied + 1 : tied]![j + x]! += way * chances[x]!;
     }
   }
-  return Array.from(next, (row) => row ?? []);
+  return next;
 }
 
 /** The binomial distribution of `size` draws at chance `share`: its chances of 0 to `size`. */
