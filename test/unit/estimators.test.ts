@@ -22,8 +22,10 @@ const SETTINGS: EstimatorSettings = {
   maskTruncatedCompletions: false,
 };
 
+type OneReward = Omit<EstimatorInput, "rewards"> & { readonly rewards: number[] };
+
 /** Three groups of 4, 3 and 2 completions of 1 to 7 tokens. */
-function randomInput(seed: number, change: Partial<EstimatorInput> = {}): EstimatorInput & { rewards: number[] } {
+function randomInput(seed: number, change: Partial<EstimatorInput> = {}): OneReward {
   const random = randomFrom(`estimators ${seed}`).uniform;
   const groups = [5, 5, 5, 5, 2, 2, 2, 9, 9];
   const lengths = groups.map(() => 1 + Math.floor(7 * random()));

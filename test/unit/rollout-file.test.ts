@@ -30,6 +30,25 @@ const line = (fields: Record<string, unknown> = {}): string =>
   JSON.stringify({ group: 0, prompt_ids: [1, 2], completion_ids: [3, 4], reward: 1, ...fields });
 
 describe("what is read", () => {
+  test("advantages: one of the completion, or one a token; written and read back with all their bits", async () => {
+    const [{ completions }] = (await read(
+      [line({ advantages: -1 / 3 }), line({ advantages: [0.1, 2] }), line({ advantages: null })].join("\n"),
+    )) as [RolloutGroup];
+    expect(completions.map((c) => c.advantages)).toEqual([-1 / 3, Float64Array.of(0.1, 2), undefined]);
+    const group = { group: 0, promptIds: Int32Array.of(1, 2) };
+    const [again] = await read(completions.map((completion) => formatRollout(group, completion)).join("\n"));
+    expect(again!.completions).toEqual(completions);
+  });
+
+  test.each([
+    [{ advantages: "1" }, 'rollouts.jsonl:1: "advantages" is "1"; give a finite number, or an array of one a token'],
+    [{ advantages: [1] }, '"advantages" has 1 numbers for 2 tokens of "completion_ids"; give one a token'],
+    [{ advantages: [1, null] }, '"advantages"[1] is null; give a finite number'],
+  ])("%j is refused", async (fields, message) => {
+    expect(read(line(fields))).rejects.toThrow(InputError);
+    expect(read(line(fields))).rejects.toThrow(message);
+  });
+
   test("all keys; defaults of those that may be missing", async () => {
     const groups = await read(
       [
