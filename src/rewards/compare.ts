@@ -8,10 +8,10 @@
  * pair against 0.2–0.8 ms here and 0.8 s to start, and has no bound: 9^{9^{9^9}} does not return, 10^{10^{10}} throws.
  */
 import { cSub } from "./complex.ts";
-import { evaluate, toComplex, type Variables } from "./evaluate.ts";
+import { evaluate, hasFloat, toComplex, type Variables } from "./evaluate.ts";
 import { MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
 import { type CommaReading, parseExpression } from "./parse.ts";
-import { rational } from "./rational.ts";
+import { type Rational, ratDiv, ratEquals, rational } from "./rational.ts";
 import { allNames, at, equalScalars, infinityOf, near, POINTS } from "./scalars.ts";
 import { chooseSign, type Expression, hasPlusMinus, variablesOf } from "./tree.ts";
 import { unitsDiffer } from "./units.ts";
@@ -279,6 +279,7 @@ function proportional(a: Relation, b: Relation): boolean {
     items: [x.parts[0]!, { kind: "negative", of: x.parts[1]! }],
   });
   let ratio: number | null = null;
+  const exact: Rational | null = null;
   let points = 0;
   for (let k = 0; k < POINTS; k++) {
     const p = evaluate(difference(a), at(names, k));
@@ -287,7 +288,13 @@ function proportional(a: Relation, b: Relation): boolean {
     const [x, y] = [toComplex(p), toComplex(q)];
     if (x.im !== 0 || y.im !== 0 || y.re === 0) continue;
     const r = x.re / y.re;
-    if (r === 0 || (ratio !== null && Math.abs(r - ratio) > 1e-7 * Math.abs(ratio))) return false;
+    if (r === 0 || !Number.isFinite(r) || (ratio !== null && Math.abs(r - ratio) > 1e-10 * Math.abs(ratio)))
+      return false;
+    if (p.kind === "exact" && q.kind === "exact" && !p.rounded && !q.rounded) {
+      const quotient = ratDiv(p.value, q.value);
+      if (exact !== null && quotient !== null && !ratEquals(exact, quotient)) return false;
+      exact = quotient;
+    }
     ratio = r;
     points++;
   }
@@ -329,7 +336,7 @@ function halfLine(left: Expression, op: string, right: Expression): Interval | n
     const variables: Variables = () => rational(v);
     const l = evaluate(left, variables);
     const r = evaluate(right, variables);
-    if (l === null || r === null) return null;
+    if (l === null || r === null || !hasFloat(l) || !hasFloat(r)) return null;
     const d = cSub(toComplex(l), toComplex(r));
     return d.im === 0 ? d.re : null;
   };
@@ -338,6 +345,7 @@ function halfLine(left: Expression, op: string, right: Expression): Interval | n
   const slope = f1 - f0;
   if (slope === 0 || !near(f2, f0 + 2 * slope) || !near(f3, f0 - 7 * slope)) return null;
   const root = -f0 / slope;
+  if (!Number.isFinite(root)) return null;
   const closed = op === "≤" || op === "≥";
   const below = (op === "<" || op === "≤") === slope > 0;
   return below
@@ -352,7 +360,7 @@ function boundOf(x: Expression): number | null {
   const value = evaluate(x, () => null);
   if (value === null) return null;
   const z = toComplex(value);
-  return z.im === 0 ? z.re : null;
+  return z.im === 0 && hasFloat(value) ? z.re : null;
 }
 
 const equalIntervals = (a: Interval, b: Interval): boolean =>

@@ -33,6 +33,11 @@ const MAX_ANGLE = 1e6;
 /** The size of its rounding errors' reference. */
 export const scaleOf = (v: Value): number => (v.kind === "float" ? v.scale : C.cAbs(toComplex(v)));
 const isZero = (v: Value): boolean => (v.kind === "exact" ? v.value.n === 0n : v.value.re === 0 && v.value.im === 0);
+/** Whether floats have it: an exact number may be too large for them, or too small. */
+export function hasFloat(v: Value): boolean {
+  const size = C.cAbs(toComplex(v));
+  return Number.isFinite(size) && (size > 0 || isZero(v));
+}
 /** How much larger the scale is than the value: the relative error, in units of the last digit. */
 const amplification = (v: Value): number => (isZero(v) ? 1 : Math.max(1, scaleOf(v) / C.cAbs(toComplex(v))));
 
@@ -134,6 +139,7 @@ function power(base: Value | null, exponent: Value | null): Value | null {
     const half = root === null ? null : exact(R.ratPow(root, n), rounded);
     if (half !== null) return half;
   }
+  if (!hasFloat(base) || !hasFloat(exponent)) return null;
   const [a, b] = [toComplex(base), toComplex(exponent)];
   const result = C.cPow(a, b);
   if (C.cAbs(result) === 0 && !isZero(base)) return null;
@@ -177,6 +183,7 @@ function call(
     const result = exactCall(name, a.value, b, a.rounded);
     if (result !== null) return result;
   }
+  if (!hasFloat(a) || (b !== undefined && !hasFloat(b))) return null;
   if (name === "log") {
     const base = b === undefined ? C.cx(10) : toComplex(b);
     const result = C.cDiv(C.cLog(toComplex(a)), C.cLog(base));

@@ -193,7 +193,7 @@ function resolveText(text: string): string {
     if (/^[ap]\.?\s?m\.?$/i.test(word)) return ` ${word} `;
     const multiple = MULTIPLES[word.toLowerCase()];
     if (around !== "" && multiple !== undefined) return `*${multiple} `;
-    if (around === "" || /^\(?[A-Za-z]\)?$|^[\d.,\s%$-]+$/.test(word)) return ` ${word} `;
+    if (around === "" || /^[0-9A-F]*\d[0-9A-F]*$|^\(?[A-Za-z]\)?$|^[\d.,\s%$-]+$/.test(word)) return ` ${word} `;
     if (/percent/i.test(word)) return "%";
     // Left as it is, which nothing but the same text is equal to.
     if (MODIFIER.test(word)) return `\\word{${word}}`;

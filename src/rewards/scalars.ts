@@ -9,7 +9,7 @@
  * within 1e-12 of the largest term that was added, so that 0 is equal to sin π, not to 10^-13.
  */
 import { cAbs, cSub } from "./complex.ts";
-import { evaluate, scaleOf, toComplex, type Value, type Variables } from "./evaluate.ts";
+import { evaluate, hasFloat, scaleOf, toComplex, type Value, type Variables } from "./evaluate.ts";
 import { type Rational, ratAbs, ratEquals, rational, ratMul, ratSub } from "./rational.ts";
 import { callsOf, type Expression, variablesOf } from "./tree.ts";
 
@@ -160,6 +160,8 @@ function sameNumber(a: Value, b: Value): boolean {
     return slack !== null && slack.n >= 0n;
   }
   const [x, y] = [toComplex(a), toComplex(b)];
+  // An exact number may be outside the floats' range, where everything would be within the tolerance.
+  if (!hasFloat(a) || !hasFloat(b)) return false;
   const size = Math.max(cAbs(x), cAbs(y));
   const scale = Math.max(scaleOf(a), scaleOf(b));
   return cAbs(cSub(x, y)) <= Math.max(NOISE * scale, a.rounded || b.rounded ? RELATIVE * size : 0);

@@ -31,6 +31,7 @@ const UNITS: Readonly<Record<string, readonly string[]>> = {
   $: ["dollar", "buck", "USD"],
   cent: ["¢"],
   deg: ["°", "degree"],
+  "%": ["percent", "percentage"],
   rad: ["radian"],
 };
 const CANONICAL: ReadonlyMap<string, string> = new Map(
@@ -49,6 +50,8 @@ export function unitOf(answer: string): string | null {
     .slice(-80)
     .replace(/\\[%$]$/, "");
   if (/^\$?\s*\\?\$\s*-?\d[\d.,{}\\!]*$/.test(answer.trim()) && /\\\$|^\$[^$]*$/.test(answer)) return "$";
+  if (/[\d)}\]]\s*\\?%\s*\$?$/.test(answer.trim().slice(-20))) return "%^1";
+  if (/[\d)}\]]\s*(?:\^?\s*\{?\s*\\circ\s*\}?|°|\\degree)\s*\$?$/.test(text)) return "deg^1";
   const match = AFTER_VALUE.exec(text);
   if (match === null) return null;
   const [, command, words = "", power] = match;

@@ -706,6 +706,96 @@ test("known units", () => {
   expect(units.map(unitOf)).toEqual(["cm^1", "cm^2", "ft^2", "km^1", "$", null, null, "m^1", null]);
 });
 
+test("no extreme number, in no form, is equal to ordinary answers", () => {
+  const extremes = [
+    "2^{2005}",
+    "-2^{4000}",
+    "10^{308}",
+    "10^{400}",
+    "10^{-400}",
+    "e^{709}",
+    "e^{710}",
+    "9^{9^{9^9}}",
+    "170!",
+    "300!",
+  ];
+  extremes.push("2^{2005}i", "\\pi\\cdot 2^{2000}", "\\frac{1}{2^{2005}}", "\\infty", "\\frac{0}{0}", "\\frac{1}{0}");
+  const forms = [
+    "#",
+    "#x",
+    "x+#",
+    "x^#",
+    "y=#x",
+    "x<#",
+    "x \\le #",
+    "x>#",
+    "-#<x<#",
+    "(#,#)",
+    "(-#,#)",
+    "[0,#)",
+    "(0,#)",
+    "\\{#\\}",
+  ];
+  forms.push(
+    "\\pm #",
+    "#\\%",
+    "#^\\circ",
+    "\\sin #",
+    "\\ln #",
+    "\\sqrt{#}",
+    "#x=#",
+    "(x-#)^2=0",
+    "x+y=#",
+    "#x+#y=#",
+    "#+#i",
+  );
+  forms.push("\\log_{#} 2", "\\binom{n}{#}", "n!\\cdot #", "x \\ne #", "#:#", "\\sqrt[#]{2}");
+  const golds = [
+    "0",
+    "1",
+    "\\sqrt2",
+    "\\pi",
+    "e^2",
+    "\\frac13",
+    "0.37",
+    "3+2i",
+    "x",
+    "x^2+1",
+    "\\sin x",
+    "2^n",
+    "y=2x+3",
+    "x+y=4",
+  ];
+  golds.push(
+    "(0,1)",
+    "[0,\\infty)",
+    "(-\\infty,\\infty)",
+    "x<2",
+    "x \\le 0",
+    "\\{1,2\\}",
+    "\\pm\\sqrt3",
+    "25\\%",
+    "60^\\circ",
+    "\\binom{n}{2}",
+  );
+  const wrong: string[] = [];
+  for (const form of forms) {
+    for (const extreme of extremes) {
+      const pred = form.replaceAll("#", extreme);
+      for (const gold of golds) if (equalAnswers(gold, pred)) wrong.push(`${gold} and ${pred}`);
+    }
+  }
+  // Nothing but a float's last digit tells a high root of 2 from 1. The others say the same as their gold.
+  const right = new Set([
+    "(-\\infty,\\infty) and -\\infty<x<\\infty",
+    "(-\\infty,\\infty) and (-\\infty,\\infty)",
+    "[0,\\infty) and [0,\\infty)",
+    "1 and \\sqrt[10^{308}]{2}",
+    "1 and \\sqrt[170!]{2}",
+  ]);
+  expect(wrong.filter((pair) => !right.has(pair))).toEqual([]);
+});
+
 describe("what a policy could try in a whole response", () => {
   const judge = (gold: string, response: string) => verify({ gold, response, extraction: "lenient", verifier: "math" });
 
