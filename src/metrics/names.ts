@@ -63,6 +63,7 @@ export const metricNames: readonly MetricName[] = [
     meaning: "token mean of the KL estimate to the reference",
     console: { head: "kl", format: fixed(5) },
   },
+  { name: "kl_penalty", unit: "", meaning: "use_kl_in_reward: beta times KL taken off a completion's reward, mean" },
   {
     name: "entropy",
     unit: "nats",
@@ -87,6 +88,8 @@ export const metricNames: readonly MetricName[] = [
     meaning: "learning rate of this step",
     console: { head: "lr", format: scientific },
   },
+  { name: "policy_loss", unit: "", meaning: "the loss before the entropy bonus, where there is one" },
+  { name: "entropy_coef", unit: "", meaning: "weight of the entropy bonus in this step" },
   { name: "clip_ratio/low_mean", unit: "share", meaning: "tokens clipped below (negative advantage)" },
   { name: "clip_ratio/high_mean", unit: "share", meaning: "tokens clipped above (positive advantage)" },
   {
@@ -95,6 +98,20 @@ export const metricNames: readonly MetricName[] = [
     meaning: "tokens clipped on either side",
     console: { head: "clip", format: fixed(3) },
   },
+  { name: "clip_ratio/*", unit: "share", meaning: "least and largest of them over completions" },
+  { name: "cispo_clip_ratio", unit: "share", meaning: "cispo: tokens whose ratio is capped" },
+  { name: "vespo/phi_seq_mean", unit: "", meaning: "vespo: mean weight of a completion" },
+  { name: "value/loss", unit: "", meaning: "gae: the critic's loss, before vf_coef" },
+  { name: "value/clip_ratio", unit: "share", meaning: "tokens whose value is clipped" },
+  {
+    name: "value/explained_variance",
+    unit: "",
+    meaning: "of the returns, by the values before the update: 1 perfect, 0 as a constant",
+  },
+  { name: "value/mean", unit: "", meaning: "token mean of the critic's values" },
+  { name: "value/grad_norm", unit: "", meaning: "the critic's gradient norm before clipping" },
+  { name: "value/learning_rate", unit: "", meaning: "the critic's learning rate" },
+  { name: "returns/mean", unit: "", meaning: "token mean of what the critic learns" },
   {
     name: "completions/mean_length",
     unit: "tokens",

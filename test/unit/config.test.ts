@@ -287,6 +287,15 @@ describe("settings together", () => {
     [["--warmup_steps", "5", "--max_steps", "5"], "never reaches its peak"],
     [["--dataset", "d", "--eval_steps", "5"], "there is no eval_dataset"],
     [["--importance_sampling_mode", "token_mask"], "importance_sampling_correction is false"],
+    [["--epsilon", "3e-4"], "of the size that sequence ratios need"],
+    [["--importance_sampling_level", "sequence"], "nothing is clipped; GSPO takes 3e-4"],
+    [["--advantage_estimator", "rloo", "--scale_rewards", "none"], "scale_rewards is not used"],
+    [["--gamma", "0.9"], "gamma is not used"],
+    [["--lam", "0.9"], "lam is not used: advantage_estimator grpo has no critic"],
+    [["--use_kl_in_reward", "--beta", "0"], "use_kl_in_reward changes nothing"],
+    [["--use_kl_in_reward", "--kl_estimator", "k2"], "kl_estimator is not used"],
+    [["--kl_in_reward_estimator", "k2"], "use_kl_in_reward is false"],
+    [["--entropy_target", "0.4"], "use_adaptive_entropy is false"],
   ];
   for (const [argv, part] of remarked) {
     test(`${argv.join(" ")} is remarked on`, () => {
@@ -300,6 +309,24 @@ describe("settings together", () => {
     expect(configFor("train", ["--loss_type", "cispo", "--epsilon_high", "5"]).warnings).toEqual([]);
     expect(configFor("train", ["--delta", "1.25", "--num_generations", "8"]).warnings).toEqual([]);
     expect(configFor("update", ["--rollouts", "r", "--num_generations", "5"]).warnings).toEqual([]);
+    const sequence = ["--importance_sampling_level", "sequence", "--epsilon", "3e-4", "--epsilon_high", "4e-4"];
+    expect(configFor("train", sequence).warnings).toEqual([]);
+    // One completion a prompt is no trap where the group is not the baseline.
+    const ppo = ["--advantage_estimator", "gae", "--use_kl_in_reward", "--lam", "0.9", "--num_generations", "1"];
+    expect(configFor("train", ppo).warnings).toEqual([]);
+    expect(configFor("train", ["--use_adaptive_entropy", "--entropy_target", "0.4"]).warnings).toEqual([]);
+  });
+
+  test("an adaptive bonus whose least weight is above its largest is refused", () => {
+    const argv = ["--use_adaptive_entropy", "--entropy_coef_min", "2"];
+    expect(refusal(() => configFor("train", argv))).toContain("entropy_coef_min 2 lies above entropy_coef_max 1");
+  });
+
+  test("TRL's names of PPO's settings", () => {
+    const argv = ["--num_ppo_epochs", "4", "--cliprange", "0.1", "--kl_coef", "0.05", "--vf_coef", "0.2"];
+    const { config } = configFor("train", [...argv, "--advantage_estimator", "gae", "--cliprange_value", "0.3"]);
+    expect(config).toMatchObject({ numIterations: 4, epsilon: 0.1, beta: 0.05, vfCoef: 0.2, cliprangeValue: 0.3 });
+    expect(config).toMatchObject({ gamma: 1, lam: 0.95, whitenAdvantages: true });
   });
 
   test("eval and generate: several answers need a temperature, pass@k needs k answers", () => {
