@@ -1,0 +1,135 @@
+/**
+ * The critic's optimizer step on a tiny model: metrics against values that are scored apart, gradients that do not depend
+ * on the cut into micro-batches, completions that are left out, and that it learns returns.
+ */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
+import type { Device } from "../../src/device/device.ts";
+import { openRunDevice, packedSizes } from "../../src/engine/inputs.ts";
+import { planSession, type Session } from "../../src/engine/session.ts";
+import { type CriticUpdateSettings, criticStep, type ValuedGroup } from "../../src/grpo/critic-update.ts";
+import { explainedVariance } from "../../src/grpo/loss/value.ts";
+import { scoreValues } from "../../src/model/scalar-head.ts";
+import { writeTinyModel } from "../fixtures/scalar-model.ts";
+import { randomFrom } from "../ops/random.ts";
+import { workFolder } from "./runs.ts";
+import { downloadTensors, norm, worstRelative } from "./tensors.ts";
+
+// The kernels may have to be compiled first.
+setDefaultTimeout(180_000);
+
+const work = workFolder();
+let device: Device;
+let policy: string;
+let scorer: string;
+beforeAll(async () => {
+  device = await openRunDevice({ device: "cpu", threads: 2 }, () => {});
+  policy = await writeTinyModel(work.at("policy"), { head: "lm" });
+  scorer = await writeTinyModel(work.at("scorer"), { seed: 5 });
+});
+afterAll(() => {
+  device.close();
+  work.remove();
+});
+
+async function withCritic<T>(run: (critic: NonNullable<Session["critic"]>) => Promise<T>): Promise<T> {
+  const session = await planSession({
+    ...{ device, folder: policy, dtype: "float32" as const, training: true, reference: null, rollout: null },
+    packed: packedSizes(device, readModelConfig(policy), 256, 32),
+    positions: 64,
+    critic: { folder: scorer },
+  }).open();
+  try {
+    return await run(session.critic!);
+  } finally {
+    session.close();
+  }
+}
+
+const { normal, integer } = randomFrom("critic step");
+const ids = (length: number) => Int32Array.from({ length }, () => integer(320));
+const groups: readonly ValuedGroup[] = [9, 4].map((prompt) => ({
+  promptIds: ids(prompt),
+  completions: [3, 11, 6].map((length, i) => ({ completionIds: ids(length), finished: i !== 1 })),
+}));
+const completions = groups.flatMap((group) => group.completions);
+const returns = completions.map(({ completionIds }) => normal(completionIds.length));
+const settings: CriticUpdateSettings = {
+  value: { cliprangeValue: 0.2, vfCoef: 0.5, maskTruncatedCompletions: false },
+  optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 },
+  microBatchTokens: 256,
+};
+
+type Critic = NonNullable<Session["critic"]>;
+const score = ({ model, activations }: Critic) => scoreValues(model, activations, groups, settings);
+const gradientsOf = ({ optimizer }: Critic) =>
+  downloadTensors(
+    device,
+    optimizer.parameters.map(({ weight, gradient }) => ({
+      name: weight.name,
+      weight: { ...weight, address: gradient.address, dtype: "float32" as const },
+    })),
+  );
+
+test("metrics are those of the values scored apart; a cut into micro-batches changes nothing", async () => {
+  await withCritic(async (critic) => {
+    const old = await score(critic);
+    const seen: number[] = [];
+    const { metrics } = await criticStep(critic, groups, old, returns, settings, 0, (tokens) => seen.push(tokens));
+    expect(seen.length).toBe(1);
+    const whole = gradientsOf(critic);
+    const errors = old.flatMap((values, i) => Array.from(values, (v, t) => (v - returns[i]![t]!) ** 2 / 2));
+    const mean = errors.reduce((a, b) => a + b, 0) / errors.length;
+    expect(metrics["value/loss"]).toBeCloseTo(mean, 6);
+    expect(metrics["value/clip_ratio"]).toBe(0);
+    const total = Math.sqrt([...whole.values()].reduce((sum, of) => sum + norm(of) ** 2, 0));
+    expect(metrics["value/grad_norm"]! / total).toBeCloseTo(1, 5);
+    expect(total).toBeGreaterThan(1e-3);
+
+    const cut = { ...settings, microBatchTokens: 16 };
+    const again = await criticStep(critic, groups, old, returns, cut, 0, (tokens) => seen.push(tokens));
+    expect(seen.length).toBeGreaterThan(3);
+    expect(worstRelative(gradientsOf(critic), whole).error).toBeLessThan(1e-5);
+    expect(again.metrics["value/loss"]).toBeCloseTo(metrics["value/loss"]!, 6);
+  });
+});
+
+test("completions without a return, and those that the mask drops, give no gradient", async () => {
+  await withCritic(async (critic) => {
+    const old = await score(critic);
+    const none = await criticStep(
+      critic,
+      groups,
+      old,
+      returns.map(() => null),
+      settings,
+      1e-2,
+    );
+    expect([none.metrics["value/loss"], none.metrics["value/grad_norm"]]).toEqual([0, 0]);
+    // Without the masked completions the step is the one in which they have no return.
+    const masking = { ...settings, value: { ...settings.value, maskTruncatedCompletions: true } };
+    await criticStep(critic, groups, old, returns, masking, 0);
+    const masked = gradientsOf(critic);
+    const kept = returns.map((of, i) => (completions[i]!.finished ? of : null));
+    await criticStep(critic, groups, old, kept, settings, 0);
+    expect(worstRelative(gradientsOf(critic), masked).error).toBe(0);
+  });
+});
+
+test("values learn returns: 30 steps explain most of their variance, and clipping is seen on the way", async () => {
+  await withCritic(async (critic) => {
+    let clipped = 0;
+    const before = await score(critic);
+    for (let step = 0; step < 15; step++) {
+      const old = await score(critic);
+      for (let iteration = 0; iteration < 2; iteration++) {
+        const { metrics } = await criticStep(critic, groups, old, returns, settings, 1e-2);
+        clipped = Math.max(clipped, metrics["value/clip_ratio"]!);
+      }
+    }
+    const after = await score(critic);
+    expect(explainedVariance(before, returns)).toBeLessThan(0.2);
+    expect(explainedVariance(after, returns)).toBeGreaterThan(0.7);
+    expect(clipped).toBeGreaterThan(0);
+  });
+});
