@@ -279,7 +279,7 @@ function proportional(a: Relation, b: Relation): boolean {
     items: [x.parts[0]!, { kind: "negative", of: x.parts[1]! }],
   });
   let ratio: number | null = null;
-  const exact: Rational | null = null;
+  let exact: Rational | null = null;
   let points = 0;
   for (let k = 0; k < POINTS; k++) {
     const p = evaluate(difference(a), at(names, k));
