@@ -26,6 +26,17 @@ const update = (flags: Flags) => grpo(["update", ...argvOf({ model: bundledModel
 const shared: readonly (readonly [string, Flags])[] = [
   ["with KL to the starting model", { beta: 0.1, temperature: 1 }],
   ["in bfloat16, dapo at temperature 0.7", { dtype: "bfloat16", loss_type: "dapo", beta: 0, temperature: 0.7 }],
+  [
+    "with an advantage a token, KL in the reward and an adaptive entropy bonus",
+    {
+      ...{ advantage_estimator: "reinforce_plus_plus", use_kl_in_reward: true, beta: 0.1, loss_type: "dapo" },
+      ...{ gamma: 0.99, use_adaptive_entropy: true, entropy_target: 9, temperature: 1 },
+    },
+  ],
+  [
+    "with rloo and KL in the reward",
+    { advantage_estimator: "rloo", use_kl_in_reward: true, beta: 0.1, temperature: 1 },
+  ],
   ["with two iterations", { num_iterations: 2, scale_rewards: "batch", weight_decay: 0.1, temperature: 1.3 }],
 ];
 
