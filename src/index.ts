@@ -8,7 +8,17 @@ export type { ConfigInput, EvalConfig, SftConfig, TrainConfig, UpdateConfig } fr
 export { openDataset } from "./data/dataset.ts";
 export { InputError, RunError } from "./errors.ts";
 export { type AdvantageInput, computeAdvantages } from "./grpo/advantages.ts";
-export type { LossCompletion, LossConfig, LossType } from "./grpo/loss/config.ts";
+export {
+  type AdvantageEstimator,
+  type Estimate,
+  type EstimatorInput,
+  type EstimatorSettings,
+  estimateAdvantages,
+} from "./grpo/estimators/estimators.ts";
+export { LOSS_DEFAULTS, type LossCompletion, type LossConfig, type LossType } from "./grpo/loss/config.ts";
+export { foldMetrics } from "./grpo/loss/metrics.ts";
+export { stepDenominators } from "./grpo/loss/step.ts";
+export { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "./grpo/loss/value.ts";
 export { computeLoss } from "./grpo/loss.ts";
 export { type RolloutGroup, readRollouts } from "./grpo/rollout-file.ts";
 export type { RewardFunction } from "./rewards/functions.ts";

@@ -1,6 +1,6 @@
 /**
  * The controller of the entropy bonus (`use_adaptive_entropy`): a coefficient that rises while the policy's entropy is at
- * or under its target and falls above it, and that acts only while it is under (Skywork-OR1, arXiv 2505.22312, §4;
+ * or under its target and falls above it, and that acts only while it is under (Skywork-OR1, arXiv 2505.22312;
  * the steps as TRL 1.16 takes them). Pure: the state is a record that a trainer keeps in its checkpoints.
  */
 
