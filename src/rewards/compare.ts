@@ -29,8 +29,9 @@ export function equalAnswers(gold: string, pred: string): boolean {
   if (a === "" || b === "") return false;
   if (unitsDiffer(gold, pred)) return false;
   if (literalKey(a) === literalKey(b)) return true;
-  const choice = /^[A-J]$/.test(a) ? chosen(b) : null;
-  if (choice !== null) return a === choice;
+  const [letter, other] = /^[A-J]$/.test(a) ? [a, b] : [b, a];
+  const choice = /^[A-J]$/.test(letter) ? chosen(other) : null;
+  if (choice !== null) return letter === choice;
   if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b);
   if (equalParsed(a, b, "thousands")) return true;
   if (/\d,\d{3}(?!\d)/.test(a + b) && equalParsed(a, b, "lists")) return true;

@@ -8,7 +8,7 @@
  */
 import { equalAnswers } from "./compare.ts";
 import { announcedAnswer, boldAnswer, firstNumber, lastNumber, markedAnswer, type Readings } from "./extract.ts";
-import { trimPunctuation } from "./normalize.ts";
+import { changesValue, trimPunctuation } from "./normalize.ts";
 import { type Rational, ratDiv, ratEquals, ratFromDecimal } from "./rational.ts";
 
 export type Extraction = "strict" | "lenient";
@@ -21,6 +21,7 @@ export function parseNumeral(text: string): Rational | null {
   const plain = trimPunctuation(
     text
       .replace(/[−–]/g, "-")
+      .replace(/(?<=\d)\s+(?=\d(?!\d\d(?!\d)))/g, "_")
       .replace(/\\[,!$%]|[$€£\s*]/g, "")
       .replace(/\{,\}/g, ","),
   );
@@ -49,7 +50,9 @@ function withoutUnit(answer: string): string {
   const match = /^([-−+$\s]*\d[\d,.]*(?:\/\d+)?)\s*((?:\s*[a-zA-Z]{2,}\.?)+)$/.exec(
     trimPunctuation(answer.slice(0, 200)),
   );
-  return match === null || /\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|and|or)\b/i.test(match[2]!) ? "" : match[1]!;
+  return match === null || changesValue(match[2]!) || /\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|and|or)\b/i.test(match[2]!)
+    ? ""
+    : match[1]!;
 }
 
 /** The answer in a model's whole text. */

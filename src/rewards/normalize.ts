@@ -129,7 +129,7 @@ liters?|litres?|ml|mL|gallons?|seconds?|secs?|minutes?|mins?|hours?|hrs?|days?|w
 dollars?|cents?|bucks|USD|EUR|degrees?|deg|radians?|rad|people|persons?|students?|children|ways?|times|points?|
 apples|coins|eggs|books|pages|boxes|balls|items|pieces|sq|square|cubic)`.replace(/\n/g, "");
 const UNIT_PATTERN = new RegExp(
-  `(?<=[\\d)}\\]%°])\\s*${UNITS}(?:\\s*\\^\\s*\\{?\\d\\}?)?(?:\\s*(?:/|per)\\s*${UNITS})?(?![a-zA-Z])\\.?`,
+  `(?<=[\\d)}\\]%°])\\s*${UNITS}(?:\\s*\\^\\s*\\{?\\d\\}?)?(?:\\s*(?:/|per)\\s*(?:${UNITS}|[hs])(?:\\s*\\^\\s*\\{?\\d\\}?)?)?(?![a-zA-Z])\\.?`,
   "g",
 );
 
@@ -140,7 +140,10 @@ const COMPOUND_UNIT = new RegExp(`^\\s*${UNIT_OR_LETTER}\\s*(?:/|per)\\s*${UNIT_
 
 /** Words that change what the number beside them says; dropping them as if they were units would change the answer. */
 const MODIFIER =
-  /(?<![a-z])(?:not?|non|never|except|less|fewer|more|greater|than|least|most|about|between|minus|negative|plus|times|squared|cubed|half|halves|thirds?|quarters?|double|twice|dozens?|out of|over|under|above|below|mod|base|without|either|neither|nor|both|if|when|any|all|each)(?![a-z])|[<>=+*^|]|\d|-\s*$/i;
+  /(?<![a-z])(?:not?|non|never|except|less|fewer|more|greater|than|least|most|about|between|minus|negative|plus|squared|cubed|half|halves|thirds?|quarters?|double|twice|dozens?|out of|over|under|above|below|mod|base|without|either|neither|nor|both|if|when|any|all|each)(?![a-z])|[<>=+*^|]|\d|-\s*$/i;
+/** "6 or more" is no list, and "six or 7" is one of 6 and 7. */
+const AFTER_OR =
+  /\bor\s+(?:more|less|fewer|greater|larger|smaller|higher|lower|above|below)\b|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b/i;
 const MULTIPLES: Readonly<Record<string, string>> = {
   hundred: "100",
   thousand: "1000",
@@ -188,6 +191,7 @@ function resolveText(text: string): string {
   const around = replaceGroups(text, TEXT_GROUP, () => "").replace(/[\s.,;:()$\\{}!]+/g, "");
   const resolved = replaceGroups(text, TEXT_GROUP, (content) => {
     if (/^\W*and\W*$/i.test(content)) return " and ";
+    if (around !== "" && AFTER_OR.test(content)) return `\\word{${content.trim()}}`;
     if (/(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])/i.test(content)) return around === "" ? content : " , ";
     const word = content.trim();
     if (/^[ap]\.?\s?m\.?$/i.test(word)) return ` ${word} `;
@@ -228,6 +232,12 @@ function chained(text: string): string {
 
 const ALL_REALS =
   /^[\s$]*(?:\\(?:text|mbox|textbf)\s*\{)?\s*(?:all\s+reals?(?:\s+numbers?)?|\\mathbb\s*\{?\s*R\s*\}?)\s*\}?[\s.$]*$/i;
+
+/** Whether words after a number multiply it or compute with it ("million", "half", "squared"), and so are no unit. */
+export const changesValue = (words: string): boolean =>
+  /(?<![a-z])(?:(?:hundred|thousand|(?:m|b|tr)illion|dozen|pair|third|quarter)s?|half|halves|score|squared|cubed|minus|plus|not|without|or|and)(?![a-z])/i.test(
+    words,
+  );
 
 /** The answer in the notation above, trimmed; total, and the identity on what it does not know. */
 export function normalizeMath(text: string): string {
@@ -287,7 +297,7 @@ export function normalizeMath(text: string): string {
   s = s.replace(MULTIPLE, (word) => `*${MULTIPLES[word.toLowerCase()]}`);
   s = s.replace(/(?<=\d\s*)([ap])\.?\s?m(?![a-z])\.?/gi, (_, half: string) => ` ${half.toLowerCase()}m`);
   s = s.replace(/(?<![a-zA-Z\\])(?:infinity|infty|inf)(?![a-zA-Z])/gi, "∞");
-  s = s.replace(UNIT_PATTERN, "");
+  s = s.replace(UNIT_PATTERN, "").replace(/(?<=\d\s*)\bin\s*$|(?<=\d)in\s*$/, "");
   s = s.replace(/^\s*⦃\s*[a-z]\s*(?:∈\s*\(-∞,∞\)\s*)?[|:]\s*([^⦃⦄|:]+)⦄\s*$/, "$1");
   s = s.replace(/^\s*=(?=\s*[^=\s])/, "");
   s = s.replace(/^\s*≈/, "").replace(/≈.*$/s, "");

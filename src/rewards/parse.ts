@@ -102,7 +102,10 @@ class Parser {
 
   private separated(kind: "groups" | "list", mark: string, item: () => Expression): Expression {
     const items = [item()];
-    while (this.take(mark)) if (!this.atEnd()) items.push(item());
+    while (this.take(mark)) {
+      if (!this.atEnd()) items.push(item());
+      else if (this.brackets > 0) return this.fail();
+    }
     return items.length === 1 ? items[0]! : { kind, items };
   }
 

@@ -94,6 +94,31 @@ describe("lenient extraction", () => {
     expect(judge("18", response)).toEqual({ reward: 0, answer, reason: "different" });
   });
 
+  test.each([
+    "#### 18 million",
+    "#### 18 dozen",
+    "#### 18 hundred",
+    "#### 18 half",
+    "#### 18 squared",
+    "#### 18 19",
+    "#### 17, 18",
+    "#### 17 or 18",
+    "#### 18 = 17",
+    "#### 17 = 18",
+    "#### 18 ± 1",
+    "#### 18!",
+    "#### 18 apples, 19 pears",
+    "#### not 18",
+  ])("%p is not 18, in either extraction", (response) => {
+    for (const extraction of ["strict", "lenient"] as const) expect(judge("18", response, extraction).reward).toBe(0);
+    expect(judge("1819", response).reward).toBe(0);
+  });
+
+  test.each(["#### 18 more apples", "#### 18 times", "#### 18 in all", "#### 18 minutes", "#### $18 each"])(
+    "%p is 18",
+    (response) => expect(judge("18", response).reward).toBe(1),
+  );
+
   test("a dash between numbers is no sign", () => expect(judge("18", "pages 10-18").reward).toBe(1));
 
   test("a fraction, a negative number and a thousand are found whole", () => {
