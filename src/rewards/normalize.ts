@@ -143,7 +143,7 @@ const MODIFIER =
   /(?<![a-z])(?:not?|non|never|except|less|fewer|more|greater|than|least|most|about|between|minus|negative|plus|squared|cubed|half|halves|thirds?|quarters?|double|twice|dozens?|out of|over|under|above|below|mod|base|without|either|neither|nor|both|if|when|any|all|each)(?![a-z])|[<>=+*^|]|\d|-\s*$/i;
 /** "6 or more" is no list, and "six or 7" is one of 6 and 7. */
 const AFTER_OR =
-  /\bor\s+(?:more|less|fewer|greater|larger|smaller|higher|lower|above|below)\b|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b/i;
+  /\bor\s+(?:so|more|less|fewer|greater|larger|smaller|higher|lower|above|below)\b|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b/i;
 const MULTIPLES: Readonly<Record<string, string>> = {
   hundred: "100",
   thousand: "1000",
