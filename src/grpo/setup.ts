@@ -61,15 +61,15 @@ export interface TrainingSetup {
   close(): void;
 }
 
-/** The reward models of `reward_funcs`, in order, for sequences of at most `longest` of the policy's tokens. */
-async function rewardModels(config: TrainConfig, longest: number): Promise<RewardModelRequest[]> {
+/** The reward models of `reward_funcs`, in order, for `sequences` at a time of at most `longest` of the policy's tokens. */
+async function rewardModels(config: TrainConfig, longest: number, sequences: number): Promise<RewardModelRequest[]> {
   const requests: RewardModelRequest[] = [];
   for (const name of config.rewardFuncs ?? []) {
     const spec = parseRewardSpec(name);
     if (typeof spec === "string" || !("model" in spec)) continue;
     const folder = await modelFolder(spec.model);
     const { microBatchTokens } = config;
-    requests.push({ folder, longest: rewardSequenceLimit(folder, longest), microBatchTokens });
+    requests.push({ folder, longest: rewardSequenceLimit(folder, longest), microBatchTokens, sequences });
   }
   return requests;
 }
@@ -136,7 +136,7 @@ export async function setUpTraining(
             resumeFrom: weightsFolder,
           }
         : null,
-    rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength),
+    rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength, batch.generationCompletions),
     scoringDuringRollout: config.dynamicSampling,
     rollout: rolloutLimits({
       maxConcurrentSequences: config.maxConcurrentSequences,

@@ -157,7 +157,7 @@ describe("memory", () => {
     expect({ code, err }).toEqual({ code: 0, err: "" });
     const used = metricsOf(folder).findLast((r) => r.memory_peak_bytes !== undefined)!.memory_peak_bytes as number;
     expect(used).toBeLessThan(planned * 1.05);
-    expect(used).toBeGreaterThan(planned * 0.75);
+    expect(used).toBeGreaterThan(planned * 0.65);
   });
 
   test("plan --compare: model by model, and what GRPO saves", async () => {
