@@ -179,7 +179,10 @@ function scoredOutside(
   if (bad >= 0) {
     throw new RunError(`reward model ${name} gave ${rewards[bad]} on ${place(bad, batch.rows?.[bad] ?? null)}`);
   }
-  return { name, rewards, unparsed: 0, timeouts: 0 };
+  const missing = [...rewards.keys()].filter((i) => rewards[i] === null);
+  if (missing.length === 0) return { name, rewards, unparsed: 0, timeouts: 0 };
+  const what = `reward model ${name} gave no score: prompt and completion are longer than its context, or empty,`;
+  return { name, rewards, unparsed: 0, timeouts: 0, mishaps: [mishap(batch, missing, what, "they are not scored")] };
 }
 
 async function scoreByVerifier(name: string, judged: Promise<Judgement>, batch: RewardBatch): Promise<FunctionResult> {

@@ -112,6 +112,13 @@ test("a reward model trains the policy toward what it scores", async () => {
   expect(steps[0]!["rewards/judge/mean"]).toBe(steps[0]!.reward as number);
 });
 
+test("what is longer than the reward model's context is not scored, and said so", async () => {
+  const short = writeRandomModel(work.at("short"), { head: "score", config: { max_position_embeddings: 24 } });
+  const { code, notes } = await train(work.at("too-long"), { reward_funcs: short, max_steps: 1 });
+  expect(code).toBe(0);
+  expect(notes.join("\n")).toMatch(/reward model short gave no score: .* on \d+ of 8 completions; they are not scored/);
+});
+
 describe("memory", () => {
   const large = {
     hidden_size: 384,
