@@ -30,8 +30,9 @@ beforeAll(async () => {
   const { folder: libraryFolder } = await buildEmulator();
   gpu = await openCudaDevice({ libraryFolder });
   cpu = await openRunDevice({ device: "cpu", threads: 2 }, () => {});
-  policy = await writeTinyModel(work.at("policy"), { head: "lm" });
-  scorer = await writeTinyModel(work.at("scorer"), { modelType: "qwen3", seed: 5 });
+  const config = { head_dim: 16 }; // of which every kernel is recorded
+  policy = await writeTinyModel(work.at("policy"), { head: "lm", config });
+  scorer = await writeTinyModel(work.at("scorer"), { modelType: "qwen3", seed: 5, config });
 });
 afterAll(() => {
   gpu.close();
