@@ -19,7 +19,10 @@ export interface DynamicSamplingOptions<Drawn, Score> {
   readonly ahead: number;
   /** Completions of a group. */
   readonly samples: number;
-  /** A group is given up when its first so many completions have no signal; null: it is sampled to the end. */
+  /**
+   * A group is given up when its first so many completions have no signal; null: it is sampled to the end. So are the
+   * last `wanted` groups that may be drawn: where the bound is reached they fill the generation.
+   */
   readonly probe: number | null; // below `samples`
   /** The next prompt. */
   readonly draw: () => { readonly drawn: Drawn; readonly promptIds: Int32Array };
@@ -44,7 +47,7 @@ export interface ScoredDraw<Drawn, Score> {
 }
 
 export interface DynamicOutcome<Drawn, Score> {
-  /** In the order of drawing; `wanted` of them unless too few could be completed. */
+  /** `wanted` of them, in the order of drawing. */
   readonly accepted: readonly ScoredDraw<Drawn, Score>[];
   /** Accepted groups without signal: the bound on draws was reached. */
   readonly withoutSignal: number;
@@ -89,7 +92,7 @@ export function createDynamicSampling<Drawn, Score>(options: DynamicSamplingOpti
     const empty = new Array<SampledCompletion | undefined>(samples).fill(undefined);
     entries.push({
       ...{ drawn, completions: empty, missing: samples, status: "open", judged: 0, score: null },
-      probe: probe === null ? "passed" : "waiting",
+      probe: probe === null || place >= most - wanted ? "passed" : "waiting",
     });
     return { promptIds, samples, prompt: place };
   };

@@ -83,15 +83,20 @@ describe("half of the prompts give groups without signal", () => {
   });
 });
 
-test("at the bound, groups without signal fill the step, with a remark", async () => {
-  const flags: Flags = { ...dynamic, reward_funcs: reward("constant"), max_steps: 1, dynamic_sampling_max_batches: 2 };
-  const { code, notes } = await train(work.at("bound"), flags);
-  expect(code).toBe(0);
-  const { ...values } = metricsOf(work.at("bound")).find((r) => r.loss !== undefined)!;
-  expect(values["dynamic_sampling/groups_without_signal"]).toBe(2);
-  expect(values["dynamic_sampling/discarded_groups"]).toBe(2);
-  expect(notes.join("\n")).toContain("dynamic_sampling_max_batches");
-});
+test.each<Flags>([{}, { dynamic_sampling_probe: 2 }])(
+  "at the bound, groups without signal fill the step, with a remark: %j",
+  async (more) => {
+    const bound = { ...dynamic, reward_funcs: reward("constant"), max_steps: 1, dynamic_sampling_max_batches: 2 };
+    const folder = work.at(`bound-${Object.keys(more).length}`);
+    const { code, notes } = await train(folder, { ...bound, ...more });
+    expect(code).toBe(0);
+    expect((await recordedGroups(folder, 1)).map((rewards) => rewards.length)).toEqual([4, 4]);
+    const { ...values } = metricsOf(folder).find((r) => r.loss !== undefined)!;
+    expect(values["dynamic_sampling/groups_without_signal"]).toBe(2);
+    expect(values["dynamic_sampling/discarded_groups"]).toBe(2);
+    expect(notes.join("\n")).toContain("dynamic_sampling_max_batches");
+  },
+);
 
 test.each<[Flags, string]>([
   [{ dynamic_sampling_probe: 4 }, "dynamic_sampling_probe"],

@@ -124,6 +124,19 @@ describe("dynamic sampling", () => {
     }
   });
 
+  test.each([1, 2, 4])("a probe leaves enough whole groups to fill up at the bound of %d batches", async (batches) => {
+    for (let seed = 1; seed <= 20; seed++) {
+      const rewards = (place: number) => (place === 2 ? [0, 1, 0, 1] : [0, 0, 0, 0]);
+      const most = 3 * batches;
+      const { outcome } = await play({ wanted: 3, most, ahead: 1, probe: 2, samples: 4, rewards, seed });
+      expect(outcome.accepted).toHaveLength(3);
+      for (const { completions, score } of outcome.accepted) expect([completions.length, score.length]).toEqual([4, 4]);
+      expect(outcome.accepted.some(({ place }) => place === 2)).toBe(true);
+      expect(outcome.withoutSignal).toBe(2);
+      expect(outcome.drawn).toBe(most);
+    }
+  });
+
   test("a scorer that fails ends the rollout with its error", async () => {
     const dynamic = createDynamicSampling<number, number>({
       ...{ wanted: 1, most: 2, ahead: 0, probe: null, samples: 1 },
