@@ -160,10 +160,10 @@ describe("the plan", () => {
   });
 
   test("is what is then held", async () => {
-    const tokens = 20_000;
+    const tokens = 80_000;
     const planned = plan({ ...four(), rollout: null }, tokens);
     const { totalBytes } = planned.memory.plan;
-    expect(totalBytes).toBeGreaterThan(50 * 2 ** 20);
+    expect(totalBytes).toBeGreaterThan(200 * 2 ** 20);
     Bun.gc(true);
     const before = anonymousBytes();
     const session = await planned.open();
@@ -171,8 +171,9 @@ describe("the plan", () => {
     await step(session);
     const stepped = anonymousBytes() - before;
     session.close();
-    // the arena is touched whole when it is opened, and a step takes no more than threads' scratch and the heap
-    expect(Math.abs(opened - totalBytes)).toBeLessThan(8 * 2 ** 20);
+    // The arena is touched whole when it is opened, and a step takes no more than threads' scratch and the heap. Tests
+    // before this one leave a heap that grows and shrinks by tens of MiB meanwhile.
+    expect(Math.abs(opened - totalBytes)).toBeLessThan(0.15 * totalBytes);
     expect(stepped - opened).toBeLessThan(planned.memory.scratchBytes + 48 * 2 ** 20);
   });
 });
