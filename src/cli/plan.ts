@@ -4,15 +4,8 @@ import { configFor } from "../config/load.ts";
 import type { PlanConfig } from "../config/schema.ts";
 import { describeMemory, type MemoryEstimate, mebibytes, memoryByModel, planBytes } from "../engine/memory.ts";
 import { setUpTraining } from "../grpo/setup.ts";
-import { bundledTraining } from "./bundled.ts";
 import type { Command } from "./command.ts";
-import { trainingPaths } from "./train.ts";
-
-function planConfig(argv: readonly string[]) {
-  const first = configFor("plan", argv);
-  const bundled = first.config.model === null && first.config.dataset === null;
-  return bundled ? configFor("plan", argv, { defaults: bundledTraining }) : first;
-}
+import { orBundled, trainingPaths } from "./train.ts";
 
 /** The plan of a run with these settings, GRPO's or PPO's. */
 async function memoryOf(config: PlanConfig, advantageEstimator: "grpo" | "gae", note: (text: string) => void) {
@@ -57,7 +50,7 @@ this machine has it. Exit status 1 where it has not. --compare prints GRPO's and
 
 ${describeSettings("plan")}`,
   async run(argv) {
-    const { config, warnings } = planConfig(argv);
+    const { config, warnings } = orBundled((options) => configFor("plan", argv, options));
     const note = (text: string) => process.stderr.write(`${text}\n`);
     for (const warning of warnings) note(`note: ${warning}`);
     const paths = trainingPaths(config);

@@ -24,11 +24,13 @@ import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } f
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
 
-/** The settings; without a model and a dataset those of the bundled run stand in. */
-function trainingConfig(argv: readonly string[]) {
-  const first = configFor("train", argv);
+/** The settings of `train` or `plan`; without a model and a dataset those of the bundled run stand in. */
+export function orBundled<L extends { readonly config: { readonly model: unknown; readonly dataset: unknown } }>(
+  load: (options: { readonly defaults?: typeof bundledTraining }) => L,
+): L & { readonly bundled: boolean } {
+  const first = load({});
   const bundled = first.config.model === null && first.config.dataset === null;
-  return bundled ? { ...configFor("train", argv, { defaults: bundledTraining }), bundled } : { ...first, bundled };
+  return { ...(bundled ? load({ defaults: bundledTraining }) : first), bundled };
 }
 
 /** Where model and data come from. */
@@ -134,7 +136,7 @@ export interface TrainRun {
 
 /** Everything `grpo train` does; returns the exit status. */
 export async function runTrain({ argv, console, stopRequested, reviseRewards }: TrainRun): Promise<number> {
-  const { config, warnings, bundled } = trainingConfig(argv);
+  const { config, warnings, bundled } = orBundled((options) => configFor("train", argv, options));
   for (const warning of warnings) console.note(`note: ${warning}`);
   const { outputDir } = config;
   const checkpoint = resumeFolder(config.resumeFromCheckpoint, outputDir);

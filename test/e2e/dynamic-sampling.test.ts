@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type Flags, fingerprints, metricsOf, reward, train, untimed, workFolder } from "./runs.ts";
+import { type Flags, metricsOf, outcome, reward, train, workFolder } from "./runs.ts";
 
 setDefaultTimeout(180_000);
 
@@ -10,12 +10,6 @@ const work = workFolder();
 afterAll(work.remove);
 
 const dynamic: Flags = { dynamic_sampling: true, reward_funcs: reward("half_flat"), max_steps: 6, save_steps: 2 };
-
-/** Everything a run writes whose bytes must not depend on time. */
-function outcome(folder: string) {
-  const files = Object.entries(fingerprints(folder)).filter(([name]) => !/metrics|trainer_state/.test(name));
-  return { files: Object.fromEntries(files), metrics: untimed(metricsOf(folder)) };
-}
 
 /** Rewards of each recorded group of each step. */
 async function recordedGroups(folder: string, step: number): Promise<number[][]> {

@@ -1,18 +1,7 @@
 /** Runs with more models than policy and reference: a neural reward model, PPO's critic, a reference that moves. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { writeRandomModel } from "./random-model.ts";
-import {
-  bundledModel,
-  type Flags,
-  fingerprints,
-  grpo,
-  metricsOf,
-  problems,
-  reward,
-  train,
-  untimed,
-  workFolder,
-} from "./runs.ts";
+import { bundledModel, type Flags, grpo, metricsOf, outcome, problems, reward, train, workFolder } from "./runs.ts";
 
 setDefaultTimeout(180_000);
 
@@ -32,12 +21,6 @@ beforeAll(() => {
   };
   rewardModel = writeRandomModel(work.at("judge"), { head: "score", config });
 });
-
-/** Everything a run writes whose bytes must not depend on time. */
-function outcome(folder: string) {
-  const files = Object.entries(fingerprints(folder)).filter(([name]) => !/metrics|trainer_state/.test(name));
-  return { files: Object.fromEntries(files), metrics: untimed(metricsOf(folder)) };
-}
 
 const ppo: Flags = {
   advantage_estimator: "gae",

@@ -180,3 +180,9 @@ export function fingerprints(folder: string): Record<string, string> {
   const paths = files.map((entry) => join(entry.parentPath, entry.name)).sort();
   return Object.fromEntries(paths.map((path) => [path.slice(folder.length + 1), fingerprint(path)]));
 }
+
+/** Everything a run writes whose bytes must not depend on time. */
+export function outcome(folder: string) {
+  const files = Object.entries(fingerprints(folder)).filter(([name]) => !/metrics|trainer_state/.test(name));
+  return { files: Object.fromEntries(files), metrics: untimed(metricsOf(folder)) };
+}
