@@ -1,6 +1,6 @@
 /** Runs with more models than policy and reference: a neural reward model, PPO's critic, a reference that moves. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { writeRandomModel } from "./random-model.ts";
+import { type TinyModel, writeTinyModel } from "../fixtures/scalar-model.ts";
 import { bundledModel, type Flags, grpo, metricsOf, outcome, problems, reward, train, workFolder } from "./runs.ts";
 
 setDefaultTimeout(180_000);
@@ -8,8 +8,12 @@ setDefaultTimeout(180_000);
 const work = workFolder();
 afterAll(work.remove);
 
+/** With the bundled model's tokenizer, and its size where `config` says no other. */
+const randomModel = (folder: string, { config = {}, ...options }: TinyModel): Promise<string> =>
+  writeTinyModel(folder, { ...options, ...{ tokenizer: bundledModel, vocabSize: 432, context: 512 }, config });
+
 let rewardModel: string;
-beforeAll(() => {
+beforeAll(async () => {
   // Another size than the policy's.
   const config = {
     hidden_size: 64,
@@ -19,7 +23,7 @@ beforeAll(() => {
     num_key_value_heads: 2,
     head_dim: 16,
   };
-  rewardModel = writeRandomModel(work.at("judge"), { head: "score", config });
+  rewardModel = await randomModel(work.at("judge"), { head: "score", config });
 });
 
 const ppo: Flags = {
@@ -43,8 +47,8 @@ describe.each<[string, Flags]>([
   ["an adaptive entropy bonus", { use_adaptive_entropy: true, entropy_target: 3, entropy_coef_delta: 0.01 }],
 ])("%s", (name, given) => {
   const folder = (kind: string) => work.at(`${name}-${kind}`.replace(/\W+/g, "-"));
-  const flags = (): Flags => {
-    const critic = writeRandomModel(work.at("critic"), { head: "score", seed: 2 });
+  const flags = async (): Promise<Flags> => {
+    const critic = await randomModel(work.at("critic"), { head: "score", seed: 2 });
     const named = String(given.reward_funcs ?? reward("by_tokens")).replace("JUDGE", rewardModel);
     return {
       ...given,
@@ -55,14 +59,14 @@ describe.each<[string, Flags]>([
   };
 
   test("stopped and resumed it ends in the same bytes", async () => {
-    expect((await train(folder("straight"), flags())).code).toBe(0);
-    expect((await train(folder("resumed"), flags(), { stopAfter: 2 })).code).toBe(130);
-    expect((await train(folder("resumed"), { ...flags(), resume_from_checkpoint: true })).code).toBe(0);
+    expect((await train(folder("straight"), await flags())).code).toBe(0);
+    expect((await train(folder("resumed"), await flags(), { stopAfter: 2 })).code).toBe(130);
+    expect((await train(folder("resumed"), { ...(await flags()), resume_from_checkpoint: true })).code).toBe(0);
     expect(outcome(folder("resumed"))).toEqual(outcome(folder("straight")));
   });
 
   test("threads and the number of sequences at once change nothing", async () => {
-    await train(folder("cut"), { ...flags(), threads: 1, max_concurrent_sequences: 3 });
+    await train(folder("cut"), { ...(await flags()), threads: 1, max_concurrent_sequences: 3 });
     expect(outcome(folder("cut")).files["model.safetensors"]).toBe(
       outcome(folder("straight")).files["model.safetensors"]!,
     );
@@ -96,7 +100,7 @@ test("a reward model trains the policy toward what it scores", async () => {
 });
 
 test("what is longer than the reward model's context is not scored, and said so", async () => {
-  const short = writeRandomModel(work.at("short"), { head: "score", config: { max_position_embeddings: 24 } });
+  const short = await randomModel(work.at("short"), { head: "score", config: { max_position_embeddings: 24 } });
   const { code, notes } = await train(work.at("too-long"), { reward_funcs: short, max_steps: 1 });
   expect(code).toBe(0);
   expect(notes.join("\n")).toMatch(/reward model short gave no score: .* on \d+ of 8 completions; they are not scored/);
@@ -124,8 +128,8 @@ describe("memory", () => {
     "16",
   ];
   let model: string;
-  beforeAll(() => {
-    model = writeRandomModel(work.at("large"), { head: "lm", config: large });
+  beforeAll(async () => {
+    model = await randomModel(work.at("large"), { head: "lm", config: large });
   });
 
   test.each(["grpo", "gae"])("%s: the plan is what is used", async (estimator) => {
