@@ -1,5 +1,5 @@
 /**
- * Models with a scalar head on the emulated GPU: values, scores and gradients against the CPU's, in both types, and two
+ * Models with a scalar head on the emulated GPU, or with BUN_GRPO_CUDA=real on this machine's own: values, scores and gradients against the CPU's, in both types, and two
  * steps of critic and moving reference with the same bits on every run.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
@@ -27,8 +27,8 @@ let gpu: Device;
 let policy: string;
 let scorer: string;
 beforeAll(async () => {
-  const { folder: libraryFolder } = await buildEmulator();
-  gpu = await openCudaDevice({ libraryFolder });
+  if (process.env.BUN_GRPO_CUDA === "real") gpu = await openCudaDevice();
+  else gpu = await openCudaDevice({ libraryFolder: (await buildEmulator()).folder });
   cpu = await openRunDevice({ device: "cpu", threads: 2 }, () => {});
   const config = { head_dim: 16 }; // of which every kernel is recorded
   policy = await writeTinyModel(work.at("policy"), { head: "lm", config });

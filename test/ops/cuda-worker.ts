@@ -2,14 +2,17 @@
  * Runs cases on the CUDA device in a process of its own, one for each name that it is sent, and answers with what
  * failed. So that the cases keep every core busy, and that a case which ends the process ends no other.
  */
+import { isSticky } from "../../ffi/bindings/cuda.ts";
 import { tables } from "./cases/all.ts";
-import { openCudaUnderTest } from "./cuda-paths.ts";
+import { onHardware, openCudaUnderTest } from "./cuda-paths.ts";
 import { caseName, execute } from "./harness.ts";
 
 export interface CaseAnswer {
   readonly failure: string | null;
   /** Ops and device functions that it called. */
   readonly called: readonly string[];
+  /** The GPU's context went with it: the process that ran the case takes no other. */
+  readonly lost: boolean;
   /** Kernels that were launched, by this case or before it. */
   readonly launched: readonly string[];
 }
@@ -19,11 +22,15 @@ const cuda = await openCudaUnderTest();
 
 process.on("message", async (name: string) => {
   let answer: { failure: string | null; called: readonly string[] };
+  let lost = false;
   try {
     answer = { failure: null, called: [...execute(cases.get(name)!, cuda.paths)] };
   } catch (error) {
     answer = { failure: error instanceof Error ? error.message : String(error), called: [] };
-    await cuda.reopen();
+    lost = isSticky(error);
   }
-  process.send?.({ ...answer, launched: cuda.launched() } satisfies CaseAnswer);
+  const whole = { ...answer, lost, launched: cuda.launched() } satisfies CaseAnswer;
+  // On the emulator a failed case may have left its reports behind; on hardware only a lost context needs a new process.
+  if (answer.failure && !onHardware) await cuda.reopen();
+  process.send?.(whole);
 });

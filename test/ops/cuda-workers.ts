@@ -1,4 +1,4 @@
-/** Hands cases out to processes (cuda-worker.ts), as many as there are cores, or one for the one GPU. */
+/** Hands cases out to processes (cuda-worker.ts), as many as there are cores, or a few for the one GPU. */
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import type { CaseAnswer } from "./cuda-worker.ts";
@@ -18,7 +18,7 @@ export function cudaWorkers(names: readonly string[], count: number): CudaWorker
   const queue: Job[] = [];
   const answers = new Map<string, Promise<CaseAnswer>>();
   const open = new Set<Subprocess>();
-  const done = (job: Job, failure: string) => job.resolve({ failure, called: [], launched: [] });
+  const done = (job: Job, failure: string) => job.resolve({ failure, called: [], lost: true, launched: [] });
 
   function startWorker(): void {
     let current: Job | undefined;
@@ -27,13 +27,20 @@ export function cudaWorkers(names: readonly string[], count: number): CudaWorker
       if (current) child.send(current.name);
       else child.kill();
     };
+    /** Nothing more can run in it: the next case gets a process of its own. */
+    const replace = () => {
+      current = undefined;
+      child.kill();
+      if (queue.length > 0) startWorker();
+    };
     const child = Bun.spawn([process.execPath, join(import.meta.dir, "cuda-worker.ts")], {
       stdin: "ignore",
       stdout: "inherit",
       stderr: "inherit",
       ipc(answer: CaseAnswer) {
         current?.resolve(answer);
-        next();
+        if (answer.lost) replace();
+        else next();
       },
       onExit(_, code, signal) {
         open.delete(child);
