@@ -11,18 +11,25 @@ import { nearest } from "../src/config/nearest.ts";
 import { about } from "../src/config/settings/about.ts";
 import { engineSettings } from "../src/config/settings/engine.ts";
 import { complete, type Given, readValue, unknownName } from "../src/config/shape.ts";
-import { openCpuDevice } from "../src/device/cpu.ts";
-import { decodeBucket } from "../src/device/cuda.ts";
+import { type CpuDevice, openCpuDevice } from "../src/device/cpu.ts";
+import { type CudaDevice, decodeBucket } from "../src/device/cuda.ts";
+import type { Device } from "../src/device/device.ts";
+import { openDevice } from "../src/device/open.ts";
 import { errorText, InputError, RunError } from "../src/errors.ts";
+import { cudaMeter, isEmulated } from "./cuda-meter.ts";
+import { cpuMeter, type Meter } from "./measure.ts";
+import { modelNamed, rooflineModels } from "./models.ts";
 import type { OpBench } from "./ops/case.ts";
-import { smollm2 } from "./ops/shapes.ts";
+import { emulatedLoad, gpuLoad, modelShapes, processorLoad, type Shapes } from "./ops/shapes.ts";
 import { opBenches, productShares, runOps } from "./ops.ts";
 import counts from "./roofline/counts.json" with { type: "json" };
 import type { CountsTable } from "./roofline/evaluate.ts";
 import { gpus } from "./roofline/machines.ts";
-import { models } from "./roofline/models.ts";
 import { rooflineTables } from "./roofline/report.ts";
+import { runStep, stepDefaults } from "./step.ts";
 import { opsSummary, opsTable } from "./table.ts";
+
+const count = (text: string) => z.int().min(1).nullable().default(null).meta(about(text));
 
 const settings = {
   filter: z
@@ -30,7 +37,19 @@ const settings = {
     .nullable()
     .default(null)
     .meta(about('Only benchmarks whose line ("matmulForward M=1 N=1536 K=576 bfloat16") it matches.', "REGEX")),
-  dtype: engineSettings.dtype.meta(about("Number format of the model. null: both.")),
+  device: engineSettings.device,
+  model: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "Whose sizes: SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Qwen2.5-7B, or a folder with a config.json; weights are not read. null: SmolLM2-135M on a CPU, Qwen3-0.6B on a GPU.",
+        "NAME|FOLDER",
+      ),
+    ),
+  dtype: engineSettings.dtype.meta(about("Number format of the model. null: both (ops), bfloat16 (step).")),
   threads: engineSettings.threads,
   path: z
     .string()
@@ -39,15 +58,27 @@ const settings = {
     .default(null)
     .meta(about("Instruction path (grpo doctor lists them). null: the one that training takes.", "NAME")),
   quick: z.boolean().default(false).meta(about("Fewer samples: about a third of the time, and more noise.")),
+  num_generations: count("step: completions of a prompt. null: 16 on a GPU, 8 on a CPU."),
+  max_concurrent_sequences: count("step: sequences decoded at once. null: 64 on a GPU, 8 on a CPU."),
+  prompt_tokens: count("step: tokens of a prompt. null: 128 on a GPU, 64 on a CPU."),
+  completion_tokens: count("step: tokens of every completion. null: 1024 on a GPU, 64 on a CPU."),
+  micro_batch_tokens: count("step: tokens of one pass of the update. null: 16384 on a GPU, 2048 on a CPU."),
   json: z.boolean().default(false).meta(about("One JSON object instead of the table.")),
 };
 
 interface BenchFlags {
   readonly filter: string | null;
+  readonly device: string;
+  readonly model: string | null;
   readonly dtype: "float32" | "bfloat16" | null;
   readonly threads: number | null;
   readonly path: string | null;
   readonly quick: boolean;
+  readonly numGenerations: number | null;
+  readonly maxConcurrentSequences: number | null;
+  readonly promptTokens: number | null;
+  readonly completionTokens: number | null;
+  readonly microBatchTokens: number | null;
   readonly json: boolean;
 }
 
@@ -58,6 +89,7 @@ interface Suite {
 
 const suites: Readonly<Record<string, Suite>> = {
   ops: { summary: "every op of the device, with its share of this machine's peak", run: runOpsSuite },
+  step: { summary: "tokens a second of decoding and of an update, of any model's shape", run: runStepSuite },
   roofline: {
     summary: "what a step must take on an A100, H100 and RTX 4090: a model, not a measurement",
     run: runRoofline,
@@ -113,15 +145,26 @@ function lineOf({ op, sizes, dtype }: OpBench): string {
   return `${op} ${sizes} ${dtype}`;
 }
 
+/** Tokens of a vocabulary at most where each logit takes a processor many instructions. */
+const EMULATED_VOCABULARY = 4096;
+
+/** The sizes that ops have on a device: of the model asked for, under the load that such a device has. */
+export function shapesOn(device: Device, model: string | null): Shapes {
+  if (device.kind === "cpu") return { ...modelShapes(modelNamed(model ?? "SmolLM2-135M").config), ...processorLoad };
+  const shapes = modelShapes(modelNamed(model ?? "Qwen3-0.6B").config);
+  if (!isEmulated(device as CudaDevice)) return { ...shapes, ...gpuLoad };
+  return { ...shapes, V: Math.min(shapes.V, EMULATED_VOCABULARY), ...emulatedLoad };
+}
+
 /** @throws InputError where nothing is left */
-function chosen(flags: BenchFlags): OpBench[] {
+function chosen(flags: BenchFlags, shapes: Shapes): OpBench[] {
   let pattern: RegExp;
   try {
     pattern = new RegExp(flags.filter ?? "");
   } catch (error) {
     throw new InputError(`--filter ${flags.filter}: not a regular expression (${errorText(error)})`);
   }
-  const all = Object.values(opBenches(smollm2)).flat();
+  const all = Object.values(opBenches(shapes)).flat();
   const found = all.filter(
     (bench) => pattern.test(lineOf(bench)) && (flags.dtype === null || bench.dtype === flags.dtype),
   );
@@ -130,6 +173,22 @@ function chosen(flags: BenchFlags): OpBench[] {
     throw new InputError(`--filter ${flags.filter}: matches no benchmark; the ops are ${names.join(", ")}`);
   }
   return found;
+}
+
+const note = (text: string) => void process.stderr.write(`${text}\n`);
+
+/** The device of --device, or the instruction path of --path. */
+async function openBenchDevice({ device, path, threads }: BenchFlags): Promise<Device> {
+  if (path === null) return openDevice({ device, threads, note });
+  if (device.startsWith("cuda"))
+    throw new InputError(`--path ${path}: a GPU has no instruction paths; leave --device out`);
+  const { library } = await buildKernels(() => note("compiling the CPU kernels"));
+  requirePath(path, library);
+  return openCpuDevice({ libraryFile: library, threads, path });
+}
+
+function meterOf(device: Device): Meter {
+  return device.kind === "cuda" ? cudaMeter(device as CudaDevice) : cpuMeter(device as CpuDevice);
 }
 
 /** @throws InputError for a path that is not compiled in, or that the processor lacks */
@@ -145,12 +204,14 @@ function requirePath(name: string, library: string): void {
 /** --filter chooses models and GPUs by "MODEL on GPU", and then shows their ops too. */
 async function runRoofline(flags: BenchFlags): Promise<void> {
   const wanted = (name: string) => flags.filter === null || new RegExp(flags.filter, "i").test(name);
-  const pairs = models.flatMap((model) => gpus.map((gpu) => ({ model, gpu, name: `${model.name} on ${gpu.name}` })));
+  const pairs = rooflineModels.flatMap((model) =>
+    gpus.map((gpu) => ({ model, gpu, name: `${model.name} on ${gpu.name}` })),
+  );
   const found = pairs.filter(({ name }) => wanted(name));
   if (found.length === 0)
     throw new InputError(`--filter ${flags.filter}: matches none of ${pairs.map(({ name }) => name).join(", ")}`);
   const chosen = {
-    models: models.filter((model) => found.some((pair) => pair.model === model)),
+    models: rooflineModels.filter((model) => found.some((pair) => pair.model === model)),
     gpus: gpus.filter((gpu) => found.some((pair) => pair.gpu === gpu)),
     ops: flags.filter !== null,
   };
@@ -159,22 +220,20 @@ async function runRoofline(flags: BenchFlags): Promise<void> {
 }
 
 async function runOpsSuite(flags: BenchFlags): Promise<void> {
-  const benches = chosen(flags);
-  const { library } = await buildKernels(() => process.stderr.write("compiling the CPU kernels\n"));
-  if (flags.path !== null) requirePath(flags.path, library);
-  const device = await openCpuDevice({
-    libraryFile: library,
-    threads: flags.threads,
-    ...(flags.path === null ? {} : { path: flags.path }),
-  });
-  const out = (text: string) => process.stdout.write(`${text}\n`);
+  // What is wrong with the command line is said before a device is opened, which may compile kernels.
+  if (flags.model !== null) modelNamed(flags.model);
+  chosen(flags, { ...modelShapes(modelNamed(flags.model ?? "SmolLM2-135M").config), ...gpuLoad });
+  const device = await openBenchDevice(flags);
+  const benches = chosen(flags, shapesOn(device, flags.model));
+  const meter = meterOf(device);
+  const out = (text: string) => void process.stdout.write(`${text}\n`);
   const table = opsTable(benches);
   if (!flags.json) {
     out(device.description);
     out(table.head);
   }
   const patience = flags.quick ? { samples: 3, time: 10 } : { samples: 5, time: 60 };
-  const report = runOps(device, benches, patience, (result) => {
+  const report = await runOps(meter, benches, patience, (result) => {
     if (!flags.json) out(table.row(result));
   });
   if (flags.json) {
@@ -182,6 +241,27 @@ async function runOpsSuite(flags: BenchFlags): Promise<void> {
     const matmul = measured.length === 0 ? null : { measured: measured.length, below: below.length };
     out(JSON.stringify({ ...report, matmulAtTrainingShapes: matmul }));
   } else for (const line of opsSummary(report)) out(line);
+  meter.free();
+  device.close();
+}
+
+async function runStepSuite(flags: BenchFlags): Promise<void> {
+  const device = await openBenchDevice(flags);
+  const model = modelNamed(flags.model ?? (device.kind === "cpu" ? "SmolLM2-135M" : "Qwen3-0.6B"));
+  const given = {
+    samples: flags.numGenerations,
+    sequences: flags.maxConcurrentSequences,
+    promptTokens: flags.promptTokens,
+    completionTokens: flags.completionTokens,
+    microBatchTokens: flags.microBatchTokens,
+  };
+  const known = Object.entries(given).filter(([, value]) => value !== null);
+  const shape = { ...stepDefaults(device), ...Object.fromEntries(known) };
+  const out = (text: string) => void process.stdout.write(`${text}\n`);
+  if (!flags.json) out(device.description);
+  const report = await runStep(device, model, shape, flags.dtype ?? "bfloat16", flags.json ? () => {} : out);
+  if (flags.json) out(JSON.stringify(report));
+  device.close();
 }
 
 if (import.meta.main) {

@@ -3,15 +3,62 @@
  * both are slowed alike, and their ratio says more than either.
  */
 import { Bench } from "tinybench";
-import type { CpuDevice } from "../src/device/cpu.ts";
+import { bfloat16Paths, type CpuDevice } from "../src/device/cpu.ts";
+import type { Device } from "../src/device/device.ts";
+import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { tensor } from "../src/tensor/tensor.ts";
+import type { Rounding } from "./ops/workspace.ts";
 
-/** The machine's limits, measured on as many threads as the kernels use. */
+/** The machine's limits, as measured. */
 export interface Peak {
-  /** GFLOP/s of a multiply-add loop on the instruction path in use. */
+  /**
+   * GFLOP/s: of a multiply-add loop on a processor's instruction path in use and its threads; on a GPU of a large
+   * float32 product.
+   */
   readonly compute: number;
-  /** GB/s of a loop that reads memory. */
+  /** GB/s: of a loop that reads memory; on a GPU of a copy within its memory, read and written bytes together. */
   readonly memory: number;
+  /** GFLOP/s of a large bfloat16 product, where such products have units of their own. */
+  readonly tensor?: number;
+}
+
+/** A device, and how work on it is timed beside its peak. */
+export interface Meter {
+  readonly device: Device;
+  readonly rounding: Rounding;
+  /** What its peak is said to be of, and a wrong result to be on. */
+  readonly name: string;
+  /** The limits now. */
+  peak(): Promise<Peak>;
+  /** Times `work`, one call of an op, after it has run once. */
+  time(work: () => void, cost: Cost, patience: Patience): Promise<Timing>;
+  free(): void;
+}
+
+/** What one call of an op does, and which limit it meets first. */
+export interface Cost {
+  /** Floating-point operations. */
+  readonly flops: number;
+  readonly bytes: number;
+  readonly bound: Bound;
+  readonly dtype: ComputeDType;
+}
+
+/** A processor's meter: peaks are measured again beside each sample, as others may use it. */
+export function cpuMeter(device: CpuDevice): Meter {
+  const peaks = openPeakMeter(device);
+  return {
+    device,
+    rounding: cpuRounding(device),
+    name: `${device.path} on ${device.threads} thread${device.threads === 1 ? "" : "s"}`,
+    peak: async () => peaks.measure(),
+    time: async (work, cost, patience) => measure(work, cost, peaks, patience),
+    free: () => peaks.free(),
+  };
+}
+
+export function cpuRounding({ path }: Pick<CpuDevice, "path">): Rounding {
+  return { operands: bfloat16Paths.includes(path), attention: false };
 }
 
 export interface PeakMeter {
@@ -55,9 +102,14 @@ export function median(values: readonly number[]): number {
 
 export type Bound = "compute" | "memory";
 
+/** GFLOP/s at most of work on numbers of a type. */
+export function computePeak(peak: Peak, dtype: ComputeDType): number {
+  return dtype === "bfloat16" ? (peak.tensor ?? peak.compute) : peak.compute;
+}
+
 /** Which limit a piece of work meets first: the roofline of Williams, Waterman & Patterson 2009. */
-export function boundOf(flops: number, bytes: number, peak: Peak): Bound {
-  return flops / peak.compute >= bytes / peak.memory ? "compute" : "memory";
+export function boundOf(flops: number, bytes: number, peak: Peak, dtype: ComputeDType = "float32"): Bound {
+  return flops / computePeak(peak, dtype) >= bytes / peak.memory ? "compute" : "memory";
 }
 
 /** How long a piece of work is timed. */
@@ -73,9 +125,9 @@ export interface Timing {
   readonly samples: number;
   /** GFLOP/s or GB/s at that time. */
   readonly rate: number;
-  /** Median of the peak that bounds the work, measured before and after each sample. */
+  /** The peak that bounds the work; on a processor the median of those before and after each sample. */
   readonly peak: number;
-  /** Median over the samples of their rate by the mean of the two peaks around them. */
+  /** Rate by peak; on a processor the median over the samples, each by the mean of the two peaks around it. */
   readonly share: number;
 }
 
@@ -86,12 +138,7 @@ const LONGEST_PEAK = 40;
 const PEAK_BYTES = 64 * 2 ** 20;
 
 /** Times `work`, which does `flops` operations or moves `bytes`, and measures the peak that bounds it in between. */
-export function measure(
-  work: () => void,
-  cost: { readonly flops: number; readonly bytes: number; readonly bound: Bound },
-  meter: PeakMeter,
-  patience: Patience,
-): Timing {
+export function measure(work: () => void, cost: Omit<Cost, "dtype">, meter: PeakMeter, patience: Patience): Timing {
   const once = warmUp(work);
   const repeats = Math.max(1, Math.ceil(SHORTEST_SAMPLE / Math.max(once, 1e-3)));
   const peakTime = Math.min(LONGEST_PEAK, once * repeats);

@@ -3,23 +3,13 @@
  * timed, and stands beside the peak of this machine that bounds it. What has another shape each time (a whole training
  * step, a rollout) is not measured here.
  */
-import type { CpuDevice } from "../src/device/cpu.ts";
 import type { Ops } from "../src/device/device.ts";
 import { errorText, RunError } from "../src/errors.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
-import {
-  type Bound,
-  boundOf,
-  measure,
-  openPeakMeter,
-  type Patience,
-  type Peak,
-  type PeakMeter,
-  type Timing,
-} from "./measure.ts";
+import { type Bound, boundOf, type Meter, type Patience, type Peak, type Timing } from "./measure.ts";
 import { attentionBenches } from "./ops/attention.ts";
 import { cacheBenches } from "./ops/cache.ts";
-import type { OpBench, Use } from "./ops/case.ts";
+import type { OpBench, OpenBench, Use } from "./ops/case.ts";
 import { flatBenches } from "./ops/flat.ts";
 import { headBenches } from "./ops/head.ts";
 import { matmulBenches } from "./ops/matmul.ts";
@@ -55,37 +45,49 @@ export interface OpResult extends Timing {
 export interface OpsReport {
   readonly suite: "ops";
   readonly device: string;
-  readonly path: string;
-  readonly threads: number;
+  /** What the peaks are of: an instruction path with its threads, or a GPU. */
+  readonly measuredOn: string;
   /** Before the first op and after the last. */
   readonly peaks: { readonly first: Peak; readonly last: Peak };
   readonly results: readonly OpResult[];
 }
 
 /**
- * Checks the op, then times it.
+ * Runs the op once and compares what it wrote with float64 at some places.
  *
  * @throws RunError naming the op, its sizes and the element when the result is wrong
  */
-export function runBench(
-  device: CpuDevice,
+export function checkBench(
+  { device, rounding, name }: Pick<Meter, "device" | "rounding" | "name">,
   bench: OpBench,
-  meter: PeakMeter,
-  peak: Peak,
-  patience: Patience,
-): OpResult {
-  const { op, use, dtype, sizes, flops, bytes } = bench;
-  const workspace = openWorkspace(device);
+): void {
+  const workspace = openWorkspace(device, rounding);
   try {
-    const { run, verify } = bench.open(workspace);
-    run();
-    try {
-      verify();
-    } catch (error) {
-      throw new RunError(`${op} ${sizes} ${dtype} on ${device.path}: wrong result: ${errorText(error)}`);
-    }
-    const bound = boundOf(flops, bytes, peak);
-    const timing = measure(run, { flops, bytes, bound }, meter, patience);
+    verified(bench, name, bench.open(workspace));
+  } finally {
+    workspace.free();
+  }
+}
+
+function verified({ op, sizes, dtype }: OpBench, name: string, { run, verify }: OpenBench): void {
+  run();
+  try {
+    verify();
+  } catch (error) {
+    if (!(error instanceof RunError)) throw error;
+    throw new RunError(`${op} ${sizes} ${dtype} on ${name}: wrong result: ${errorText(error)}`);
+  }
+}
+
+/** Checks the op, then times it. @throws RunError as checkBench does */
+export async function runBench(meter: Meter, bench: OpBench, peak: Peak, patience: Patience): Promise<OpResult> {
+  const { op, use, dtype, sizes, flops, bytes } = bench;
+  const workspace = openWorkspace(meter.device, meter.rounding);
+  try {
+    const opened = bench.open(workspace);
+    verified(bench, meter.name, opened);
+    const bound = boundOf(flops, bytes, peak, dtype);
+    const timing = await meter.time(opened.run, { flops, bytes, bound, dtype }, patience);
     return { op, use, dtype, sizes, flops, bytes, bound, ...timing };
   } finally {
     workspace.free();
@@ -93,25 +95,21 @@ export function runBench(
 }
 
 /** Runs the benchmarks in turn; `onResult` is told of each as soon as it is there. */
-export function runOps(
-  device: CpuDevice,
+export async function runOps(
+  meter: Meter,
   benches: readonly OpBench[],
   patience: Patience,
   onResult: (result: OpResult) => void = () => {},
-): OpsReport {
-  const meter = openPeakMeter(device);
-  try {
-    const first = meter.measure();
-    const results = benches.map((bench) => {
-      const result = runBench(device, bench, meter, first, patience);
-      onResult(result);
-      return result;
-    });
-    const { description, path, threads } = device;
-    return { suite: "ops", device: description, path, threads, peaks: { first, last: meter.measure() }, results };
-  } finally {
-    meter.free();
+): Promise<OpsReport> {
+  const first = await meter.peak();
+  const results: OpResult[] = [];
+  for (const bench of benches) {
+    const result = await runBench(meter, bench, first, patience);
+    results.push(result);
+    onResult(result);
   }
+  const peaks = { first, last: await meter.peak() };
+  return { suite: "ops", device: meter.device.description, measuredOn: meter.name, peaks, results };
 }
 
 const products: readonly (keyof Ops)[] = ["matmulForward", "matmulBackwardInput", "matmulBackwardWeight"];

@@ -43,8 +43,9 @@ function milliseconds(value: number): string {
 
 const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
 
-export function peakText({ compute, memory }: Peak): string {
-  return `${compute.toFixed(0)} GFLOP/s, ${memory.toFixed(1)} GB/s`;
+export function peakText({ compute, memory, tensor }: Peak): string {
+  const cores = tensor === undefined ? "" : ` in float32, ${tensor.toFixed(0)} GFLOP/s in bfloat16`;
+  return `${compute.toFixed(0)} GFLOP/s${cores}, ${memory.toFixed(1)} GB/s`;
 }
 
 /** More than a fifth apart. */
@@ -53,9 +54,12 @@ function unsteady(a: number, b: number): boolean {
 }
 
 /** The lines under the table. */
-export function opsSummary({ peaks, results, path, threads }: OpsReport): string[] {
+export function opsSummary({ peaks, results, measuredOn }: OpsReport): string[] {
+  const { first, last } = peaks;
+  // A GPU is one program's own; what a processor gives moves with what else runs on it.
+  const which = first.tensor === undefined ? "the peak measured between its own samples" : "the peak before";
   const lines = [
-    `peak of ${path} on ${threads} thread${threads === 1 ? "" : "s"}: ${peakText(peaks.first)} before, ${peakText(peaks.last)} after; each share is of the peak measured between its own samples`,
+    `peak of ${measuredOn}: ${peakText(first)} before, ${peakText(last)} after; each share is of ${which}`,
   ];
   if (unsteady(peaks.first.compute, peaks.last.compute) || unsteady(peaks.first.memory, peaks.last.memory))
     lines.push(

@@ -1,12 +1,11 @@
 /** Decoding from the paged cache of keys and values, and putting them there. */
-import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { type AttentionShape, type KeyValuePages, PAGE_TOKENS } from "../../src/device/device.ts";
 import { bytesPerElement, type ComputeDType } from "../../src/tensor/dtype.ts";
 import { byteLength, type Tensor } from "../../src/tensor/tensor.ts";
 import { checkHead, shapeOf, widthOf } from "./attention.ts";
 import { type Benches, computeDTypes, EXPONENTIAL, type OpBench, picks, sizesText, type Use } from "./case.ts";
 import type { Shapes } from "./shapes.ts";
-import { coldCopies, type Input, type Workspace } from "./workspace.ts";
+import { coldCopies, copyBytes, type Input, type Workspace } from "./workspace.ts";
 
 function pagesOf(w: Workspace, count: number, shape: AttentionShape, dtype: ComputeDType): KeyValuePages {
   const { keys, values } = w.device.pageElements(shape);
@@ -20,10 +19,8 @@ function pagesOf(w: Workspace, count: number, shape: AttentionShape, dtype: Comp
 function layersOf(w: Workspace, first: KeyValuePages, count: number, shape: AttentionShape, dtype: ComputeDType) {
   const copies = Array.from({ length: coldCopies(byteLength(first.keys) + byteLength(first.values)) - 1 }, () => {
     const pages = pagesOf(w, count, shape, dtype);
-    for (const part of ["keys", "values"] as const) {
-      const bytes = byteLength(first[part]);
-      new Uint8Array(bytesAt(pages[part].address, bytes)).set(new Uint8Array(bytesAt(first[part].address, bytes)));
-    }
+    for (const part of ["keys", "values"] as const)
+      copyBytes(w.device, pages[part].address, first[part].address, byteLength(first[part]));
     return pages;
   });
   return [first, ...copies];

@@ -4,7 +4,7 @@ import { bytesPerElement, type ComputeDType } from "../../src/tensor/dtype.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
 import { type Benches, computeDTypes, near, type OpBench, picks, sizesText } from "./case.ts";
 import type { Shapes } from "./shapes.ts";
-import { scattered, type Workspace } from "./workspace.ts";
+import { periodic, scattered, type Workspace } from "./workspace.ts";
 
 /** A handful of float32 roundings of numbers of size 1. */
 const TOLERANCE = 2 ** -20;
@@ -37,7 +37,12 @@ function adamw({ V, D }: Shapes, dtype: ComputeDType): OpBench {
       const master = w.input("master", "float32", flat, start);
       const [m, g] = [w.input("m", "float32", flat), w.input("g", "float32", flat)];
       const roots = scattered(7);
-      const v = w.input("v", "float32", flat, (i) => Math.abs(roots(i)));
+      const v = w.input(
+        "v",
+        "float32",
+        flat,
+        periodic((i) => Math.abs(roots(i))),
+      );
       const own = dtype === "float32" ? { ...weight, address: master.address } : weight;
       return {
         run: () => w.device.ops.adamw(own, master, m, v, g, settings),

@@ -11,8 +11,8 @@ import {
   sumOfProducts,
   type Use,
 } from "./case.ts";
-import { packedTokens, type Shapes } from "./shapes.ts";
-import { coldCopies } from "./workspace.ts";
+import { gradientType, gradientTypes, packedTokens, type Shapes } from "./shapes.ts";
+import { coldCopies, constant } from "./workspace.ts";
 
 interface Product {
   readonly use: Use;
@@ -20,6 +20,8 @@ interface Product {
   readonly N: number;
   readonly K: number;
   readonly dtype: ComputeDType;
+  /** Of dx and dy. */
+  readonly grad: ComputeDType;
   /** y is float32 and added to: the residual stream. */
   readonly residual?: boolean;
   /** y is float32: logits. */
@@ -42,7 +44,7 @@ function forward({ use, M, N, K, dtype, residual = false, logits = false }: Prod
     open(w) {
       const x = w.input("x", dtype, [M, K]);
       const weight = w.weight("w", dtype, [N, K], use === "decode" ? coldCopies(N * K * size) : 1);
-      const y = residual ? w.input("y", "float32", [M, N], () => START) : w.output("y", ydtype, [M, N]);
+      const y = residual ? w.input("y", "float32", [M, N], constant(START)) : w.output("y", ydtype, [M, N]);
       return {
         run: () => w.device.ops.matmulForward(y, x, weight.next(), null, residual),
         verify() {
@@ -64,18 +66,18 @@ function forward({ use, M, N, K, dtype, residual = false, logits = false }: Prod
   };
 }
 
-function backwardInput({ use, M, N, K, dtype }: Product): OpBench {
+function backwardInput({ use, M, N, K, dtype, grad }: Product): OpBench {
   return {
     op: "matmulBackwardInput",
     use,
     dtype,
     sizes: sizesText({ M, N, K }),
     flops: 2 * M * N * K,
-    bytes: 4 * M * (N + K) + N * K * bytesPerElement(dtype),
+    bytes: bytesPerElement(grad) * M * (N + K) + N * K * bytesPerElement(dtype),
     open(w) {
-      const dy = w.input("dy", "float32", [M, N]);
+      const dy = w.input("dy", grad, [M, N]);
       const weight = w.weight("w", dtype, [N, K]);
-      const dx = w.output("dx", "float32", [M, K]);
+      const dx = w.output("dx", grad, [M, K]);
       return {
         run: () => w.device.ops.matmulBackwardInput(dx, dy, weight),
         verify() {
@@ -87,7 +89,7 @@ function backwardInput({ use, M, N, K, dtype }: Product): OpBench {
                 (n) => dy.at(m * N + n),
                 (n) => weight.at(n * K + k),
               );
-              near(`dx[${m}, ${k}]`, row[k], sum, slack(magnitude, sum));
+              near(`dx[${m}, ${k}]`, row[k], sum, slack(magnitude, sum, grad));
             }
           }
         },
@@ -96,19 +98,19 @@ function backwardInput({ use, M, N, K, dtype }: Product): OpBench {
   };
 }
 
-function backwardWeight({ use, M, N, K, dtype }: Product): OpBench {
+function backwardWeight({ use, M, N, K, dtype, grad }: Product): OpBench {
   return {
     op: "matmulBackwardWeight",
     use,
     dtype,
     sizes: sizesText({ M, N, K }),
     flops: 2 * M * N * K,
-    bytes: M * (4 * N + bytesPerElement(dtype) * K) + 2 * 4 * N * K,
+    bytes: M * (bytesPerElement(grad) * N + bytesPerElement(dtype) * K) + 2 * 4 * N * K,
     open(w) {
-      const dy = w.input("dy", "float32", [M, N]);
+      const dy = w.input("dy", grad, [M, N]);
       const x = w.input("x", dtype, [M, K]);
       const weight = w.weight("w", dtype, [N, K]);
-      const dw = w.input("dw", "float32", [weight.elements], () => START);
+      const dw = w.input("dw", "float32", [weight.elements], constant(START));
       return {
         run: () => w.device.ops.matmulBackwardWeight(dw, dy, x, weight),
         verify() {
@@ -129,17 +131,17 @@ function backwardWeight({ use, M, N, K, dtype }: Product): OpBench {
   };
 }
 
-function biasGradient(T: number, N: number): OpBench {
+function biasGradient(T: number, N: number, grad: ComputeDType): OpBench {
   return {
     op: "biasBackward",
     use: "training",
-    dtype: "float32",
+    dtype: grad,
     sizes: sizesText({ T, N }),
     flops: T * N,
-    bytes: 4 * T * N,
+    bytes: bytesPerElement(grad) * T * N,
     open(w) {
-      const dy = w.input("dy", "float32", [T, N]);
-      const dbias = w.input("dbias", "float32", [N], () => START);
+      const dy = w.input("dy", grad, [T, N]);
+      const dbias = w.input("dbias", "float32", [N], constant(START));
       return {
         run: () => w.device.ops.biasBackward(dbias, dy),
         verify() {
@@ -170,19 +172,22 @@ export function matmulBenches(
     { N: s.D, K: s.F, residual: true }, // down; o is as q
   ];
   const training = (dtype: ComputeDType): Product[] => [
-    ...projections.map((p) => ({ use: "training" as const, M, dtype, ...p })),
-    { use: "large", dtype, ...s.large },
+    ...projections.map((p) => ({ use: "training" as const, M, dtype, grad: gradientType(s, dtype), ...p })),
+    { use: "large", dtype, grad: gradientType(s, dtype), ...s.large },
   ];
   const decode = (dtype: ComputeDType): Product[] =>
-    s.batches.flatMap((B) => [
-      { use: "decode", M: B, N: s.F, K: s.D, dtype },
-      { use: "decode", M: B, N: s.D, K: s.F, dtype, residual: true },
-      { use: "decode", M: B, N: s.V, K: s.D, dtype, logits: true },
-    ]);
+    s.batches.flatMap((M) => {
+      const of = { use: "decode", M, dtype, grad: gradientType(s, dtype) } as const;
+      return [
+        { ...of, N: s.F, K: s.D },
+        { ...of, N: s.D, K: s.F, residual: true },
+        { ...of, N: s.V, K: s.D, logits: true },
+      ];
+    });
   return {
     matmulForward: computeDTypes.flatMap((dtype) => [...training(dtype), ...decode(dtype)].map(forward)),
     matmulBackwardInput: computeDTypes.flatMap(training).map(backwardInput),
     matmulBackwardWeight: computeDTypes.flatMap(training).map(backwardWeight),
-    biasBackward: [biasGradient(M, attention + 2 * s.Hkv * s.Dh)],
+    biasBackward: gradientTypes(s).map((grad) => biasGradient(M, attention + 2 * s.Hkv * s.Dh, grad)),
   };
 }

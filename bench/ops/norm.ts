@@ -11,8 +11,8 @@ import {
   sumOfProducts,
   type Use,
 } from "./case.ts";
-import { packedTokens, type Shapes } from "./shapes.ts";
-import type { Input, InputWeight } from "./workspace.ts";
+import { gradientType, packedTokens, type Shapes } from "./shapes.ts";
+import { constant, type Input, type InputWeight } from "./workspace.ts";
 
 interface Norm {
   readonly use: Use;
@@ -20,6 +20,8 @@ interface Norm {
   readonly heads: number;
   readonly D: number;
   readonly dtype: ComputeDType;
+  /** Of dy, and of a head's dx; the residual stream's is float32. */
+  readonly grad: ComputeDType;
 }
 
 const EPSILON = 1e-5;
@@ -81,23 +83,27 @@ function projectionOf(dy: Input, x: Input, weight: InputWeight, row: number, D: 
 }
 
 function backward(norm: Norm): OpBench {
-  const { use, T, heads, D, dtype } = norm;
+  const { use, T, heads, D, dtype, grad } = norm;
   const xdtype = inputType(norm);
+  // A head's gradient is written where it was read; that of the residual stream is added to.
+  const dxdtype = heads > 1 ? grad : "float32";
+  const adds = dxdtype === "float32";
   return {
     op: "rmsnormBackward",
     use,
     dtype,
     sizes: sizesText({ T, ...(heads > 1 ? { H: heads, Dh: D } : { D }) }),
     flops: 12 * T * heads * D,
-    bytes: T * heads * D * (bytesPerElement(xdtype) + 12),
+    bytes:
+      T * heads * D * (bytesPerElement(xdtype) + bytesPerElement(grad) + bytesPerElement(dxdtype) + (adds ? 4 : 0)),
     open(w) {
       const x = w.input("x", xdtype, [T, heads * D]);
-      const dy = w.input("dy", "float32", [T, heads * D]);
-      const dresidual = w.input("dresidual", "float32", [T, heads * D]);
+      const dy = w.input("dy", grad, [T, heads * D]);
+      const dresidual = adds ? w.input("dresidual", "float32", [T, heads * D]) : null;
       const weight = w.weight("weight", dtype, [D]);
       const rstd = w.input("rstd", "float32", [T, heads], (r) => Math.fround(rstdOf(x, r, D)));
-      const dx = w.output("dx", "float32", [T, heads * D]);
-      const dweight = w.input("dweight", "float32", [D], () => START);
+      const dx = w.output("dx", dxdtype, [T, heads * D]);
+      const dweight = w.input("dweight", "float32", [D], constant(START));
       return {
         run: () => w.device.ops.rmsnormBackward(dx, dweight, dy, x, weight, rstd, dresidual, heads),
         verify() {
@@ -108,9 +114,10 @@ function backward(norm: Norm): OpBench {
             for (const d of picks(D, 9)) {
               const i = r * D + d;
               const back = (factor: number) => (x.at(i) * factor * scale ** 3) / D;
-              const want = dresidual.at(i) + dy.at(i) * weight.at(d) * scale - back(sum);
-              const size = Math.abs(dresidual.at(i)) + Math.abs(dy.at(i) * scale) + Math.abs(back(magnitude));
-              near(`dx[${r}, ${d}]`, row[(r % heads) * D + d], want, slack(size, want));
+              const before = dresidual?.at(i) ?? 0;
+              const want = before + dy.at(i) * weight.at(d) * scale - back(sum);
+              const size = Math.abs(before) + Math.abs(dy.at(i) * scale) + Math.abs(back(magnitude));
+              near(`dx[${r}, ${d}]`, row[(r % heads) * D + d], want, slack(size, want, dxdtype));
             }
           }
           const got = w.values(dweight);
@@ -131,11 +138,11 @@ function backward(norm: Norm): OpBench {
 export function normBenches(s: Shapes): Benches<"rmsnormForward" | "rmsnormBackward"> {
   const T = packedTokens(s);
   const training = computeDTypes.flatMap((dtype): Norm[] => [
-    { use: "training", T, heads: 1, D: s.D, dtype },
-    { use: "training", T, heads: s.H, D: s.Dh, dtype },
+    { use: "training", T, heads: 1, D: s.D, dtype, grad: gradientType(s, dtype) },
+    { use: "training", T, heads: s.H, D: s.Dh, dtype, grad: gradientType(s, dtype) },
   ]);
   const decode = computeDTypes.flatMap((dtype) =>
-    s.batches.map((T): Norm => ({ use: "decode", T, heads: 1, D: s.D, dtype })),
+    s.batches.map((T): Norm => ({ use: "decode", T, heads: 1, D: s.D, dtype, grad: gradientType(s, dtype) })),
   );
   return { rmsnormForward: [...training, ...decode].map(forward), rmsnormBackward: training.map(backward) };
 }

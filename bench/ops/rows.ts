@@ -12,8 +12,8 @@ import {
   slack,
   type Use,
 } from "./case.ts";
-import { packedTokens, type Shapes } from "./shapes.ts";
-import type { Input } from "./workspace.ts";
+import { gradientType, gradientTypes, packedTokens, type Shapes } from "./shapes.ts";
+import { constant, type Input } from "./workspace.ts";
 
 const START = 0.5;
 
@@ -61,7 +61,7 @@ function embeddingBackward(T: number, { V, D }: Shapes): OpBench {
       const index = w.integers("ids", [T], ids);
       const weight = w.weight("w", "float32", [V, D]);
       const dx = w.input("dx", "float32", [T, D]);
-      const dw = w.input("dw", "float32", [weight.elements], () => START);
+      const dw = w.input("dw", "float32", [weight.elements], constant(START));
       return {
         run: () => w.device.ops.embeddingBackward(dw, dx, index, weight),
         verify() {
@@ -172,18 +172,20 @@ function gluForward(use: Use, T: number, F: number, dtype: ComputeDType, gelu: b
   };
 }
 
-function gluBackward(T: number, F: number, dtype: ComputeDType, gelu: boolean): OpBench {
+function gluBackward(s: Shapes, dtype: ComputeDType, gelu: boolean): OpBench {
+  const { F } = s;
+  const [T, grad] = [packedTokens(s), gradientType(s, dtype)];
   return {
     op: "gluBackward",
     use: "training",
     dtype,
     sizes: sizesText({ T, F, gelu }),
     flops: T * F * (EXPONENTIAL + 10 + (gelu ? 10 : 0)),
-    bytes: T * F * (2 * bytesPerElement(dtype) + 12),
+    bytes: T * F * (2 * bytesPerElement(dtype) + 3 * bytesPerElement(grad)),
     open(w) {
       const x = w.input("x", dtype, [T, 2 * F]);
-      const dy = w.input("dy", "float32", [T, F]);
-      const dx = w.output("dx", "float32", [T, 2 * F]);
+      const dy = w.input("dy", grad, [T, F]);
+      const dx = w.output("dx", grad, [T, 2 * F]);
       return {
         run: () => w.device.ops.gluBackward(dx, dy, x, gelu),
         verify() {
@@ -192,9 +194,10 @@ function gluBackward(T: number, F: number, dtype: ComputeDType, gelu: boolean): 
             for (const f of picks(F, 9)) {
               const [g, up] = gate(x, t, f, F);
               const [value, slope] = activation(g, gelu);
-              const grad = dy.at(t * F + f);
-              near(`dgate[${t}, ${f}]`, row[f], grad * up * slope, ACTIVATION_ERROR);
-              near(`dup[${t}, ${f}]`, row[F + f], grad * value, ACTIVATION_ERROR);
+              const above = dy.at(t * F + f);
+              const [dgate, dup] = [above * up * slope, above * value];
+              near(`dgate[${t}, ${f}]`, row[f], dgate, ACTIVATION_ERROR + slack(0, dgate, grad));
+              near(`dup[${t}, ${f}]`, row[F + f], dup, ACTIVATION_ERROR + slack(0, dup, grad));
             }
           }
         },
@@ -258,12 +261,12 @@ export function rowBenches(
     embeddingForward: everywhere((use, tokens, dtype) => embeddingForward(use, tokens, s, dtype)),
     embeddingBackward: [embeddingBackward(T, s)],
     ropeForward: everywhere((use, tokens, dtype) => rope("ropeForward", use, tokens, s, dtype)),
-    ropeBackward: [rope("ropeBackward", "training", T, s, "float32")],
+    ropeBackward: gradientTypes(s).map((grad) => rope("ropeBackward", "training", T, s, grad)),
     gluForward: [
       ...everywhere((use, tokens, dtype) => gluForward(use, tokens, s.F, dtype, false)),
       ...computeDTypes.map((dtype) => gluForward("training", T, s.F, dtype, true)),
     ],
-    gluBackward: computeDTypes.flatMap((dtype) => [false, true].map((gelu) => gluBackward(T, s.F, dtype, gelu))),
+    gluBackward: computeDTypes.flatMap((dtype) => [false, true].map((gelu) => gluBackward(s, dtype, gelu))),
     gatherRows: [picked("gatherRows", T, rowsOfHead, s.D)],
     scatterRows: [picked("scatterRows", T, rowsOfHead, s.D)],
   };

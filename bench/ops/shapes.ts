@@ -1,4 +1,6 @@
 /** The sizes that ops are measured at: what one model's training and sampling ask of them. */
+import type { ModelConfig } from "../../src/config/model.ts";
+import type { ComputeDType } from "../../src/tensor/dtype.ts";
 
 /** Letters as in src/device/device.ts. */
 export interface Shapes {
@@ -20,24 +22,48 @@ export interface Shapes {
   readonly batches: readonly number[];
   /** A product of a larger model. */
   readonly large: { readonly M: number; readonly N: number; readonly K: number };
+  /** Gradients of activations are of the model's type, as a GPU stores them (Device.gradientDType); else float32. */
+  readonly modelGradients?: boolean;
 }
 
-/** SmolLM2-135M: a micro-batch of 2048 tokens, decoding with about 330 tokens in the cache. */
-export const smollm2: Shapes = {
-  D: 576,
-  F: 1536,
-  H: 9,
-  Hkv: 3,
-  Dh: 64,
-  V: 49152,
-  prompt: 128,
-  completion: 240,
-  samples: 8,
-  headRows: 128,
-  prefill: 1024,
-  batches: [1, 32],
+/** The sizes that are a model's own. */
+export function modelShapes(config: ModelConfig): Pick<Shapes, "D" | "F" | "H" | "Hkv" | "Dh" | "V"> {
+  const { hiddenSize: D, intermediateSize: F, numHeads: H, numKvHeads: Hkv, headDim: Dh, vocabSize: V } = config;
+  return { D, F, H, Hkv, Dh, V };
+}
+
+/** "grad" of a model in `dtype`. */
+export function gradientType({ modelGradients = false }: Shapes, dtype: ComputeDType): ComputeDType {
+  return modelGradients ? dtype : "float32";
+}
+
+/** Those that occur. */
+export function gradientTypes(s: Shapes): ComputeDType[] {
+  return s.modelGradients ? ["float32", "bfloat16"] : ["float32"];
+}
+
+/** What is asked of a processor: a micro-batch of 2048 tokens, decoding with about 330 tokens in the cache. */
+export const processorLoad = {
+  ...{ prompt: 128, completion: 240, samples: 8, headRows: 128, prefill: 1024, batches: [1, 32] },
   large: { M: 1024, N: 4096, K: 4096 },
-};
+} as const;
+
+/** Of a GPU: a micro-batch of 16,384 tokens, a group of 16 completions and a long one alone; about 1,100 tokens in the cache. */
+export const gpuLoad = {
+  ...{ prompt: 128, completion: 1016, samples: 16, headRows: 441, prefill: 1024, batches: [1, 64] },
+  large: { M: 8192, N: 8192, K: 8192 },
+  modelGradients: true,
+} as const;
+
+/** Of an emulated GPU, where every instruction counts: pages that are not full, a few blocks of each kernel. */
+export const emulatedLoad = {
+  ...{ prompt: 67, completion: 33, samples: 2, headRows: 5, prefill: 70, batches: [1, 3] },
+  large: { M: 7, N: 33, K: 31 },
+  modelGradients: true,
+} as const;
+
+/** SmolLM2-135M on a processor. */
+export const smollm2: Shapes = { D: 576, F: 1536, H: 9, Hkv: 3, Dh: 64, V: 49152, ...processorLoad };
 
 /** T, the tokens of the packed group. */
 export function packedTokens({ prompt, completion, samples }: Shapes): number {

@@ -3,13 +3,16 @@
  * host and a result can be checked at any place; outputs that begin as NaN, so that an op which writes nothing is seen.
  */
 import { bytesAt } from "../../ffi/bindings/libc.ts";
-import type { CpuDevice } from "../../src/device/cpu.ts";
-import type { DeviceMemory, Weight } from "../../src/device/device.ts";
+import type { Device, DeviceMemory, NumberArray, Weight } from "../../src/device/device.ts";
 import { bfloat16ToNumber, bytesPerElement, type ComputeDType, type DType } from "../../src/tensor/dtype.ts";
 import { byteLength, elementCount, rows, type Tensor, tensor } from "../../src/tensor/tensor.ts";
 
 /** Element `index` in row-major order. */
-export type Values = (index: number) => number;
+export interface Values {
+  (index: number): number;
+  /** They are the same again after so many, so that a large buffer is filled by copies of its beginning. */
+  readonly period?: number;
+}
 
 /** A tensor and what it was filled with. */
 export interface Input extends Tensor {
@@ -23,8 +26,17 @@ export interface InputWeight extends Weight {
   next(): Weight;
 }
 
+/** How a device multiplies, as far as the tolerance of a result depends on it. */
+export interface Rounding {
+  /** Products with a bfloat16 weight round their float32 operands to bfloat16. */
+  readonly operands: boolean;
+  /** Attention over bfloat16 rounds its probabilities and their gradients to bfloat16. */
+  readonly attention: boolean;
+}
+
 export interface Workspace {
-  readonly device: CpuDevice;
+  readonly device: Device;
+  readonly rounding: Rounding;
   /** Filled with numbers in [−1, 1) that bfloat16 holds exactly, or with `at`. */
   input(name: string, dtype: ComputeDType, shape: readonly number[], at?: Values): Input;
   integers(name: string, shape: readonly number[], values: ArrayLike<number>): Tensor;
@@ -45,18 +57,26 @@ export function coldCopies(bytes: number): number {
   return Math.min(MOST_COPIES, Math.ceil(COLD_BYTES / bytes));
 }
 
-/** k / 64 for k in −64 … 63, scattered over the indices. */
+/** Elements before `scattered` values come again: a prime, so that rows of a matrix never begin alike for long. */
+const PERIOD = 2 ** 20 - 3;
+
+/** k / 64 for k in −64 … 63, scattered over the indices; the same again after `PERIOD` of them. */
 export function scattered(salt: number): Values {
-  return (index) => {
-    let x = Math.imul(index ^ salt, 0x9e3779b1);
+  return periodic((index) => {
+    let x = Math.imul((index % PERIOD) ^ salt, 0x9e3779b1);
     x = Math.imul(x ^ (x >>> 15), 0x85ebca6b);
     return (((x ^ (x >>> 13)) >>> 25) - 64) / 64;
-  };
+  });
 }
 
-const CHUNK = 2 ** 20;
+export const constant = (value: number): Values => periodic(() => value);
 
-export function openWorkspace(device: CpuDevice): Workspace {
+/** Values that are known to repeat with `PERIOD`. */
+export function periodic(at: (index: number) => number): Values {
+  return Object.assign(at, { period: PERIOD });
+}
+
+export function openWorkspace(device: Device, rounding: Rounding): Workspace {
   const allocations: DeviceMemory[] = [];
   let salt = 1;
   const allocate = (name: string, bytes: number): number => {
@@ -70,6 +90,7 @@ export function openWorkspace(device: CpuDevice): Workspace {
 
   return {
     device,
+    rounding,
     input(name, dtype, shape, at = nextValues()) {
       const t = place(name, dtype, shape);
       fillWith(device, t, at);
@@ -82,8 +103,7 @@ export function openWorkspace(device: CpuDevice): Workspace {
     },
     output(name, dtype, shape) {
       const t = place(name, dtype, shape);
-      const bytes = byteLength(t);
-      if (bytes > 0) new Uint8Array(bytesAt(t.address, bytes)).fill(0xff);
+      fillBytes(device, t, byteLength(t), 0xff);
       return t;
     },
     weight(name, dtype, shape, copies = 1) {
@@ -94,8 +114,7 @@ export function openWorkspace(device: CpuDevice): Workspace {
       for (let i = 0; i < copies; i++) made.push({ name, address: allocate(name, bytes), dtype, shape, elements });
       const first = made[0]!;
       loadWith(device, first, at);
-      const source = new Uint8Array(bytesAt(first.address, bytes));
-      for (const copy of made.slice(1)) new Uint8Array(bytesAt(copy.address, bytes)).set(source);
+      for (const copy of made.slice(1)) copyBytes(device, copy.address, first.address, bytes);
       let turn = 0;
       return { ...first, at, next: () => made[turn++ % made.length]! };
     },
@@ -117,29 +136,59 @@ export function openWorkspace(device: CpuDevice): Workspace {
   };
 }
 
-function fillWith(device: CpuDevice, t: Tensor, at: Values): void {
-  const flat = tensor(t.name, t.address, t.dtype, [elementCount(t.shape)]);
-  const count = flat.shape[0]!;
-  const chunk = new Float32Array(Math.min(CHUNK, count));
-  const bits = new Uint32Array(chunk.buffer);
-  for (let from = 0; from < count; from += chunk.length) {
-    const length = Math.min(chunk.length, count - from);
-    for (let i = 0; i < length; i++) chunk[i] = at(from + i);
-    const data =
-      t.dtype === "bfloat16" ? Uint16Array.from(bits.subarray(0, length), (x) => x >>> 16) : chunk.subarray(0, length);
-    device.upload(rows(flat, from, length), data);
+/** Bytes of a piece that is uploaded at once. */
+const PIECE = 2 ** 22;
+
+function bytesTensor(address: number, bytes: number): Tensor {
+  return tensor("bytes", address, "bfloat16", [bytes / 2]);
+}
+
+function fillBytes(device: Device, t: Tensor, bytes: number, value: number): void {
+  const piece = new Uint16Array(Math.min(PIECE, bytes) / 2).fill(value * 257);
+  for (let at = 0; at < bytes; at += PIECE) {
+    const part = piece.subarray(0, Math.min(PIECE, bytes - at) / 2);
+    device.upload(bytesTensor(t.address + at, part.byteLength), part);
   }
 }
 
-function loadWith(device: CpuDevice, w: Weight, at: Values): void {
+/** Copies within the device's memory, through the host. */
+export function copyBytes(device: Device, to: number, from: number, bytes: number): void {
+  for (let at = 0; at < bytes; at += PIECE) {
+    const count = Math.min(PIECE, bytes - at);
+    device.upload(bytesTensor(to + at, count), device.download(bytesTensor(from + at, count)));
+  }
+}
+
+/** The values from index 0 on, in the tensor's type: of those that repeat one period, which is uploaded again and again. */
+export function fillWith(device: Device, t: Tensor, at: Values): void {
+  const flat = tensor(t.name, t.address, t.dtype, [elementCount(t.shape)]);
+  const count = flat.shape[0]!;
+  const chunk = new Float32Array(Math.min(PERIOD, count));
+  const bits = new Uint32Array(chunk.buffer);
+  let data: NumberArray = chunk;
+  for (let from = 0; from < count; from += chunk.length) {
+    const length = Math.min(chunk.length, count - from);
+    if (from === 0 || at.period !== PERIOD) {
+      for (let i = 0; i < length; i++) chunk[i] = at(from + i);
+      data = t.dtype === "bfloat16" ? Uint16Array.from(bits, (x) => x >>> 16) : chunk;
+    }
+    device.upload(rows(flat, from, length), data.subarray(0, length));
+  }
+}
+
+/** The same of a parameter, through the host's memory, row-major. */
+function loadWith(device: Device, w: Weight, at: Values): void {
   const [n = 1, ...rest] = w.shape;
   const width = elementCount(rest);
-  const step = Math.max(16, Math.floor(CHUNK / width));
+  const step = Math.min(n, Math.max(16, Math.floor(PERIOD / width)));
   const host = device.allocateHost(step * width * 4, "bench: rows of a parameter");
   const chunk = new Float32Array(bytesAt(host.address, step * width * 4));
+  const period =
+    at.period === PERIOD ? Float32Array.from({ length: Math.min(PERIOD, n * width) }, (_, i) => at(i)) : null;
   for (let from = 0; from < n; from += step) {
     const count = Math.min(step, n - from);
-    for (let i = 0; i < count * width; i++) chunk[i] = at(from * width + i);
+    for (let i = 0, index = from * width; i < count * width; i++, index++)
+      chunk[i] = period ? period[index % PERIOD]! : at(index);
     device.loadParameter(w, host.address, "float32", from, count);
   }
   host.free();

@@ -1,7 +1,7 @@
 /** `bun run bench roofline`: the tables, as text. */
+import { type NamedModel, rooflineModels } from "../models.ts";
 import { type CountsTable, type OpTime, opTimes, phaseTime } from "./evaluate.ts";
 import { type Gpu, gpus } from "./machines.ts";
-import { models, type RooflineModel } from "./models.ts";
 import { type Phase, type StepShape, stepPhases } from "./phases.ts";
 import { LEAST_SHARE, reasons } from "./reasons.ts";
 
@@ -96,7 +96,7 @@ export interface RooflineTables {
 export async function rooflineTables(
   counts: CountsTable,
   bucket: (sequences: number) => number,
-  chosen: { readonly gpus?: readonly Gpu[]; readonly models?: readonly RooflineModel[]; readonly ops?: boolean } = {},
+  chosen: { readonly gpus?: readonly Gpu[]; readonly models?: readonly NamedModel[]; readonly ops?: boolean } = {},
 ): Promise<RooflineTables> {
   const { groups, samples, promptTokens, completionTokens, sequences } = stepShape;
   const lines = [
@@ -107,7 +107,7 @@ export async function rooflineTables(
     `A step: ${groups} prompts of ${promptTokens} tokens, G = ${samples}, ${completionTokens} tokens a completion, ${sequences} sequences decoded at once; bfloat16.`,
   ];
   const times: { gpu: Gpu; times: OpTime[] }[] = [];
-  for (const { name, config } of chosen.models ?? models) {
+  for (const { name, config } of chosen.models ?? rooflineModels) {
     const { phases, bytes } = await stepPhases(config, stepShape, bucket);
     for (const gpu of chosen.gpus ?? gpus) {
       const fits = bytes <= gpu.memory ? "" : ` (${amount(gpu.memory, "B")} there: it does not fit one GPU)`;

@@ -40,6 +40,7 @@ const signatures = {
   cuMemFreeHost: "p:ptr",
   cuMemcpyHtoDAsync_v2: "dstDevice:u64 srcHost:ptr ByteCount:u64 hStream:ptr",
   cuMemcpyDtoHAsync_v2: "dstHost:ptr srcDevice:u64 ByteCount:u64 hStream:ptr",
+  cuMemcpyDtoDAsync_v2: "dstDevice:u64 srcDevice:u64 ByteCount:u64 hStream:ptr",
 
   cuStreamCreate: "phStream:ptr Flags:u32",
   cuStreamDestroy_v2: "hStream:ptr",
@@ -53,6 +54,7 @@ const signatures = {
   cuEventRecord: "hEvent:ptr hStream:ptr",
   cuEventQuery: "hEvent:ptr",
   cuEventSynchronize: "hEvent:ptr",
+  cuEventElapsedTime: "pMilliseconds:ptr hStart:ptr hEnd:ptr",
 
   cuModuleLoadData: "module:ptr image:ptr",
   cuModuleUnload: "hmod:ptr",
@@ -84,6 +86,7 @@ export const deviceAttribute = {
 } as const;
 
 export const CU_STREAM_NON_BLOCKING = 1;
+export const CU_EVENT_DEFAULT = 0;
 export const CU_EVENT_DISABLE_TIMING = 2;
 export const CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1;
 export const CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;

@@ -16,6 +16,7 @@ export interface NativeBlock {
   u64(offset?: number): number;
   setU64(offset: number, value: number): void;
   i32(offset?: number): number;
+  f32(offset?: number): number;
   /** Writes `text` and a NUL at `offset`; returns its address. */
   setText(offset: number, text: string): number;
   free(): void;
@@ -40,6 +41,7 @@ export function nativeBlock(byteLength: number): NativeBlock {
       view.setUint32(offset + 4, Math.floor(value / 2 ** 32), true);
     },
     i32: (offset = 0) => view.getInt32(offset, true),
+    f32: (offset = 0) => view.getFloat32(offset, true),
     setText(offset, text) {
       const bytes = new TextEncoder().encode(`${text}\0`);
       new Uint8Array(view.buffer, offset, bytes.length).set(bytes);

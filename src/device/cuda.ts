@@ -53,10 +53,19 @@ export interface CudaDevice extends Device {
   readonly kind: "cuda";
   readonly gpu: GpuFacts;
   readonly runtime: CudaRuntime;
+  /** What benchmarks need beside ops. */
+  readonly meter: CudaMeter;
+}
+
+export interface CudaMeter {
+  /** Milliseconds on the GPU, by its own clock, of what `queue` puts into the stream: ops and replays. Waits for it. */
+  elapsed(queue: () => void): number;
+  /** The driver's own copy within device memory: what bandwidth is measured by. */
+  copy(to: number, from: number, bytes: number): void;
 }
 
 /** Logits of this many bytes make a product large enough to be worth reading the head's weights for. */
-const HEAD_BYTES = 256 * 2 ** 20;
+export const HEAD_BYTES = 256 * 2 ** 20;
 
 /** Every kernel of the device, for the checks that hold each against its source. */
 export const kernelDefinitions: readonly KernelDefinition[] = [
@@ -172,6 +181,10 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       kind: "cuda",
       gpu: facts,
       runtime,
+      meter: {
+        elapsed: gpu.elapsed,
+        copy: (to, from, bytes) => gpu.call("cuMemcpyDtoDAsync_v2", to, from, bytes, gpu.stream),
+      },
       description: `CUDA ${facts.name} (sm_${computeCapability}, ${multiprocessors} SMs), driver ${version}, cuBLAS ${cublas.version}`,
       numericsKey: `cuda ${facts.name} sm_${computeCapability} driver ${version} cublas ${cublas.version} nvrtc ${nvrtc.version}`,
       // cuBLAS chooses by the number of rows, so a row's bits may depend on the batch it is in.

@@ -3,7 +3,7 @@
  * that does nothing, so all of it is ours.
  */
 import { expect, test } from "bun:test";
-import { models } from "../../bench/roofline/models.ts";
+import { rooflineModels } from "../../bench/models.ts";
 import { openModel } from "../../bench/roofline/phases.ts";
 import { openCudaDevice } from "../../src/device/cuda.ts";
 import { buildEmulator } from "../emulator/build.ts";
@@ -16,7 +16,7 @@ async function stepTimes(): Promise<number[]> {
   const { nullFolder } = await buildEmulator();
   const device = await openCudaDevice({ libraryFolder: nullFolder });
   const shape = { groups: 1, samples: SEQUENCES, promptTokens: 100, completionTokens: 512, sequences: SEQUENCES };
-  const { rollout } = openModel(device, models[0]!.config, { ...shape, microBatchTokens: 2048 });
+  const { rollout } = openModel(device, rooflineModels[0]!.config, { ...shape, microBatchTokens: 2048 });
   const times: number[] = [];
   let last = 0;
   const settings = { seed: 1, stream: 0, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, step: 1 };

@@ -1,16 +1,17 @@
 /** `bun run bench`: every op has a benchmark, its check sees a kernel that fails, and what the command line refuses. */
 import { describe, expect, test } from "bun:test";
 import { resolve } from "node:path";
-import { boundOf, measure, median, openPeakMeter } from "../../bench/measure.ts";
-import { near, type OpBench, picks } from "../../bench/ops/case.ts";
+import { boundOf, cpuMeter, cpuRounding, measure, median, openPeakMeter } from "../../bench/measure.ts";
+import { near, type OpBench, operandRounding, picks } from "../../bench/ops/case.ts";
 import { packedTokens, type Shapes, smollm2 } from "../../bench/ops/shapes.ts";
 import { openWorkspace, scattered } from "../../bench/ops/workspace.ts";
 import { type OpResult, type OpsReport, opBenches, productShares, runBench, runOps } from "../../bench/ops.ts";
 import { opsSummary, opsTable } from "../../bench/table.ts";
-import { type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
+import { bfloat16Paths, type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
 import type { Ops } from "../../src/device/device.ts";
-import { numberToBfloat16 } from "../../src/tensor/dtype.ts";
+import { bfloat16ToNumber, numberToBfloat16 } from "../../src/tensor/dtype.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
+import { emulatedLibrary } from "../ops/emulated.ts";
 
 /** Odd sizes, pages that are not full, rows that are no multiple of a panel. */
 const tiny: Shapes = {
@@ -20,6 +21,20 @@ const tiny: Shapes = {
 };
 
 const device = await openCpuDevice({ threads: 2 });
+/** The paths that multiply in bfloat16, with emulated instructions: every machine has those. */
+const libraryFile = await emulatedLibrary();
+const native = device.library.paths.flatMap(({ name, supported }) => (supported ? [[name, name, null] as const] : []));
+const emulated = bfloat16Paths.map((name) => [`emulated ${name}`, name, libraryFile] as const);
+
+/** Runs `work` on an instruction path, and leaves the process on the one it was on, however `work` ends. */
+async function onPath(path: string, file: string | null, work: (on: CpuDevice) => void): Promise<void> {
+  try {
+    work(await openCpuDevice({ threads: 2, path, ...(file ? { libraryFile: file } : {}) }));
+  } finally {
+    device.library.selectPath(device.path);
+  }
+}
+
 const byOp = Object.entries(opBenches(tiny)) as [keyof Ops, readonly OpBench[]][];
 const all = byOp.flatMap(([, benches]) => benches);
 const name = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype}`;
@@ -27,12 +42,23 @@ const name = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype}`;
 type AnyOp = (...args: unknown[]) => void;
 
 /** The device with one op put in another's place. */
-function withOp(op: keyof Ops, replace: (original: AnyOp) => AnyOp): CpuDevice {
-  return { ...device, ops: { ...device.ops, [op]: replace(device.ops[op] as AnyOp) } };
+function withOp(op: keyof Ops, replace: (original: AnyOp) => AnyOp, on = device): CpuDevice {
+  return { ...on, ops: { ...on.ops, [op]: replace(on.ops[op] as AnyOp) } };
 }
 
+const twice = (op: keyof Ops, on = device) =>
+  withOp(
+    op,
+    (original) =>
+      (...args) => {
+        original(...args);
+        original(...args);
+      },
+    on,
+  );
+
 function check(on: CpuDevice, bench: OpBench): void {
-  const workspace = openWorkspace(on);
+  const workspace = openWorkspace(on, cpuRounding(on));
   try {
     const { run, verify } = bench.open(workspace);
     run();
@@ -77,12 +103,11 @@ describe("every op", () => {
     }
   });
 
-  for (const path of device.library.paths.filter(({ supported }) => supported))
-    test(`gives the right result on ${path.name}`, () => {
-      device.library.selectPath(path.name);
-      for (const bench of all) check(device, bench);
-      device.library.selectPath(device.path);
+  test.each([...native, ...emulated])("gives the right result on %s", async (_, path, file) => {
+    await onPath(path, file, (on) => {
+      for (const bench of all) check(on, bench);
     });
+  });
 });
 
 describe("the check", () => {
@@ -93,11 +118,6 @@ describe("the check", () => {
     });
 
   test("sees a gradient that is written instead of added, or added twice", () => {
-    const twice = (op: keyof Ops) =>
-      withOp(op, (original) => (...args) => {
-        original(...args);
-        original(...args);
-      });
     const accumulating: (keyof Ops)[] = [
       "matmulBackwardWeight",
       "biasBackward",
@@ -122,6 +142,64 @@ describe("the check", () => {
     expect(() => check(broken, bench)).toThrow(/^y\[/);
   });
 
+  describe.each(emulated)("on %s, where operands are rounded to bfloat16", (_, path, file) => {
+    const [exact, rounding] = (["float32", "bfloat16"] as const).map(
+      (dtype) => opBenches(tiny).lmHeadBackward.find((bench) => bench.dtype === dtype)!,
+    );
+
+    test("allows the rounding there alone", async () => {
+      await onPath(path, file, (on) => {
+        check(on, rounding!);
+        expect(() => check({ ...on, path: "portable" }, rounding!)).toThrow(/ is .*, wanted /);
+        check({ ...on, path: "portable" }, exact!);
+      });
+    });
+
+    test("sees a kernel that does nothing, and a gradient added twice", async () => {
+      await onPath(path, file, (on) => {
+        for (const bench of all.filter(({ dtype }) => dtype === "bfloat16"))
+          expect(() =>
+            check(
+              withOp(bench.op, () => () => {}, on),
+              bench,
+            ),
+          ).toThrow(/ is .*, wanted /);
+        expect(() => check(twice("lmHeadBackward", on), rounding!)).toThrow(/ is .*, wanted /);
+      });
+    });
+
+    test.each([
+      ["one percent of a gradient is missing", 0.99],
+      ["a bit of the slopes is", 1 - 2 ** -7],
+    ])("sees that %s", async (_, factor) => {
+      const missing = (on: CpuDevice) =>
+        withOp(
+          "lmHeadBackward",
+          (original) =>
+            (...args) => {
+              original(...args);
+              on.ops.scale(args[0] as Tensor, factor);
+            },
+          on,
+        );
+      await onPath(path, file, (on) => expect(() => check(missing(on), rounding!)).toThrow(/^dhidden\[/));
+    });
+  });
+
+  test("what rounded operands may add to a sum: some deviations of many terms, all of a few", () => {
+    const all = (count: number) => operandRounding(new Float64Array(count).fill(-1));
+    expect(operandRounding(new Float64Array(0))).toBe(0);
+    expect(all(1)).toBeCloseTo(2 ** -8, 3);
+    expect(all(3) / all(1)).toBeCloseTo(3, 6);
+    expect(all(40_000) / all(10_000)).toBeCloseTo(2, 6);
+    // Terms rounded to bfloat16 one by one stay within it, with room to spare; truncated ones of one sign do not.
+    const draw = scattered(7);
+    const terms = Float64Array.from({ length: 4096 }, (_, i) => Math.fround(1 + (draw(i) + draw(i + 4096) / 64) / 4));
+    const off = (to: (x: number) => number) => Math.abs(terms.reduce((sum, x) => sum + to(x) - x, 0));
+    expect(off((x) => bfloat16ToNumber(numberToBfloat16(x)))).toBeLessThan(operandRounding(terms) / 2);
+    expect(off((x) => Math.floor(x * 128) / 128)).toBeGreaterThan(operandRounding(terms));
+  });
+
   test("refuses NaN and what is missing", () => {
     expect(() => near("x", Number.NaN, 1, 10)).toThrow("x is NaN, wanted 1");
     expect(() => near("x", undefined, 1, 10)).toThrow("x is undefined");
@@ -129,12 +207,13 @@ describe("the check", () => {
     near("x", 1.25, 1, 0.25);
   });
 
-  test("names op, sizes, format and path when it fails", () => {
-    const meter = openPeakMeter(device);
+  test("names op, sizes, format and path when it fails", async () => {
+    const meter = cpuMeter(withOp("scale", () => () => {}));
     const bench = opBenches(tiny).scale[0]!;
-    const broken = withOp("scale", () => () => {});
-    const run = () => runBench(broken, bench, meter, { compute: 100, memory: 10 }, { samples: 1, time: 0 });
-    expect(run).toThrow(`scale n=${130 * 36} float32 on ${device.path}: wrong result: x[0] is`);
+    const run = runBench(meter, bench, { compute: 100, memory: 10 }, { samples: 1, time: 0 });
+    await expect(run).rejects.toThrow(
+      `scale n=${130 * 36} float32 on ${device.path} on 2 threads: wrong result: x[0] is`,
+    );
     meter.free();
   });
 });
@@ -178,10 +257,10 @@ describe("measuring", () => {
     expect(share / rate).toBeLessThan(1 / 19);
   });
 
-  test("of a run: each op in turn, peaks around them", () => {
+  test("of a run: each op in turn, peaks around them", async () => {
     const seen: string[] = [];
     const some = [...opBenches(tiny).matmulForward.slice(0, 2), opBenches(tiny).fill[0]!];
-    const report = runOps(device, some, { samples: 2, time: 0 }, (r) => seen.push(r.op));
+    const report = await runOps(cpuMeter(device), some, { samples: 2, time: 0 }, (r) => seen.push(r.op));
     expect(seen).toEqual(["matmulForward", "matmulForward", "fill"]);
     expect(report.results).toHaveLength(3);
     for (const r of report.results) {
@@ -219,7 +298,7 @@ describe("the report", () => {
     ...{ milliseconds: 1.5, samples: 3, rate: share * 100, peak: 100, share },
   });
   const report = (results: OpResult[]): OpsReport => ({
-    ...{ suite: "ops", device: "CPU", path: "avx2", threads: 2, results },
+    ...{ suite: "ops", device: "CPU", measuredOn: "avx2 on 2 threads", results },
     peaks: { first: { compute: 100, memory: 20 }, last: { compute: 90, memory: 19 } },
   });
   const at = (...shares: number[]) => shares.map((share) => result("matmulForward", "training", share));
@@ -271,7 +350,7 @@ describe("the command line", () => {
   }
 
   test.each([
-    [["rollout"], 'bench: "rollout" is not a suite; there is ops, roofline\n'],
+    [["rollout"], 'bench: "rollout" is not a suite; there is ops, step, roofline\n'],
     [["opps"], 'bench: "opps" is not a suite; did you mean ops?\n'],
     [["ops", "--filter", "("], "bench: --filter (: not a regular expression"],
     [["ops", "--filter", "softmax"], "bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
@@ -308,7 +387,17 @@ describe("the command line", () => {
   }, 120_000);
 
   test("prints one JSON object with --json", async () => {
-    const { out, code } = await bench("ops", "--filter", "^kvStore T=1 ", "--dtype", "bfloat16", "--quick", "--json");
+    const { out, code } = await bench(
+      "ops",
+      "--device",
+      "cpu",
+      "--filter",
+      "^kvStore T=1 ",
+      "--dtype",
+      "bfloat16",
+      "--quick",
+      "--json",
+    );
     expect(code).toBe(0);
     const { results, peaks, matmulAtTrainingShapes } = JSON.parse(out);
     expect(results).toMatchObject([{ op: "kvStore", dtype: "bfloat16", sizes: "T=1 Hkv=3 Dh=64", bound: "memory" }]);

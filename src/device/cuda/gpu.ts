@@ -6,6 +6,7 @@
  * Copies still overlap with what the host does meanwhile, which is where loading a model spends its time.
  */
 import {
+  CU_EVENT_DEFAULT,
   CU_EVENT_DISABLE_TIMING,
   CU_STREAM_NON_BLOCKING,
   CUDA_ERROR_NOT_READY,
@@ -43,6 +44,8 @@ export interface Gpu extends GpuFacts {
   /** Calls it where its failure must not hide another one. */
   release(symbol: DriverSymbol, ...args: number[]): void;
   createEvent(): number;
+  /** Milliseconds that the GPU takes for what `queue` puts into the stream; waits for it. */
+  elapsed(queue: () => void): number;
   /** Marks the work queued so far. */
   mark(event: number): void;
   /** Whether the marked work is done. @throws NvidiaCallError when it failed */
@@ -136,6 +139,13 @@ export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
   const context = out.u64();
   contexts.push(context);
   const events: number[] = [];
+  const newEvent = (flags: number): number => {
+    call("cuEventCreate", out.address, flags);
+    const event = out.u64();
+    events.push(event);
+    return event;
+  };
+  let timing: readonly [start: number, end: number] | null = null;
   let stream = 0;
   const close = () => {
     for (const event of events) release("cuEventDestroy_v2", event);
@@ -166,11 +176,15 @@ export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
     call,
     check,
     release,
-    createEvent() {
-      call("cuEventCreate", out.address, CU_EVENT_DISABLE_TIMING);
-      const event = out.u64();
-      events.push(event);
-      return event;
+    createEvent: () => newEvent(CU_EVENT_DISABLE_TIMING),
+    elapsed(queue) {
+      const [start, end] = (timing ??= [newEvent(CU_EVENT_DEFAULT), newEvent(CU_EVENT_DEFAULT)]);
+      gpu.mark(start);
+      queue();
+      gpu.mark(end);
+      gpu.waitFor(end);
+      call("cuEventElapsedTime", out.address, start, end);
+      return out.f32();
     },
     mark: (event) => call("cuEventRecord", event, stream),
     reached(event) {

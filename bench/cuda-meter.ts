@@ -1,0 +1,96 @@
+/**
+ * Times ops on a GPU by its own clock: calls are recorded as one graph, so that the host's part of a launch is not in them, and
+ * the graph is replayed between two events. Peaks are what the card gives in practice: a large product through cuBLAS, the
+ * driver's copy within device memory.
+ */
+import type { CudaDevice } from "../src/device/cuda.ts";
+import type { ComputeDType } from "../src/tensor/dtype.ts";
+import { computePeak, type Meter, median, type Peak } from "./measure.ts";
+import { openWorkspace, type Rounding } from "./ops/workspace.ts";
+
+/** Attention multiplies on tensor cores, cuBLAS's products take bfloat16 operands. */
+export const gpuRounding: Rounding = { operands: true, attention: true };
+
+/** Milliseconds that a graph takes at least, so that launching it weighs nothing. */
+const SHORTEST_GRAPH = 1;
+const MOST_CALLS = 256;
+/** Calls that take benchmarks with copies of a weight or cache through all of them. */
+const LEAST_CALLS = 8;
+
+/** Sizes that show the card's peaks; on an emulated one they only show that it can be asked. */
+const large = { bfloat16: 8192, float32: 4096, copyBytes: 2 ** 30 } as const;
+const small = { bfloat16: 32, float32: 32, copyBytes: 2 ** 12 } as const;
+
+/** The driver is one that computes on a processor, or not at all: times say nothing there, and sizes must be small. */
+export function isEmulated({ gpu }: Pick<CudaDevice, "gpu">): boolean {
+  return /^(Emulated|Null) GPU/.test(gpu.name);
+}
+
+export function cudaMeter(device: CudaDevice): Meter {
+  const { meter } = device;
+  const emulated = isEmulated(device);
+  const sizes = emulated ? small : large;
+
+  /** Milliseconds of one call: the median of replays of a graph of several. */
+  const millisecondsOf = async (work: () => void, samples: number): Promise<number> => {
+    work(); // cuBLAS has chosen, kernels are loaded, scratch has grown
+    const once = Math.max(1e-4, meter.elapsed(work));
+    const calls = emulated ? 1 : Math.max(LEAST_CALLS, Math.min(MOST_CALLS, Math.ceil(SHORTEST_GRAPH / once)));
+    const key = "bench";
+    await device.record(key, function* () {
+      for (let i = 0; i < calls; i++) work();
+      yield;
+    });
+    const replay = () => void device.replay(key);
+    meter.elapsed(replay); // the first launch of a graph uploads it
+    const times = Array.from({ length: emulated ? 1 : samples }, () => meter.elapsed(replay) / calls);
+    device.forget(key);
+    return Math.max(1e-6, median(times));
+  };
+
+  const productRate = async (dtype: ComputeDType): Promise<number> => {
+    const n = sizes[dtype];
+    const w = openWorkspace(device, gpuRounding);
+    try {
+      const [x, y] = [w.input("x", dtype, [n, n]), w.output("y", dtype, [n, n])];
+      const weight = w.weight("w", dtype, [n, n]);
+      const milliseconds = await millisecondsOf(() => device.ops.matmulForward(y, x, weight, null), 5);
+      return (2 * n ** 3) / milliseconds / 1e6;
+    } finally {
+      w.free();
+    }
+  };
+
+  const copyRate = (): number => {
+    const bytes = sizes.copyBytes;
+    const w = openWorkspace(device, gpuRounding);
+    try {
+      const [from, to] = [w.input("from", "float32", [bytes / 4]), w.output("to", "float32", [bytes / 4])];
+      const copy = () => meter.copy(to.address, from.address, bytes);
+      const times = Array.from({ length: 5 }, () => meter.elapsed(copy));
+      return (2 * bytes) / Math.max(1e-6, median(times)) / 1e6;
+    } finally {
+      w.free();
+    }
+  };
+
+  let now: Peak | null = null;
+  const self: Meter = {
+    device,
+    rounding: gpuRounding,
+    name: device.gpu.name,
+    async peak() {
+      now = { compute: await productRate("float32"), tensor: await productRate("bfloat16"), memory: copyRate() };
+      return now;
+    },
+    async time(work, { flops, bytes, bound, dtype }, { samples }) {
+      const { memory, ...rest } = now ?? (await self.peak());
+      const milliseconds = await millisecondsOf(work, Math.max(samples, 7));
+      const rate = (bound === "compute" ? flops : bytes) / milliseconds / 1e6;
+      const peak = bound === "compute" ? computePeak({ memory, ...rest }, dtype) : memory;
+      return { milliseconds, samples, rate, peak, share: rate / peak };
+    },
+    free() {},
+  };
+  return self;
+}
