@@ -50,12 +50,32 @@ export function near(what: string, got: number | undefined, want: number, allowe
   throw new RunError(`${what} is ${got}, wanted ${want} within ${allowed.toPrecision(2)}`);
 }
 
+/** Half a unit in the last place of bfloat16's 8 bits, at most, and a little for a value that lies near a tie. */
+const BFLOAT16_ROUNDING = 2 ** -8 * 1.01;
+
 /**
  * What a sum of products may be off by in float32, given the sum of the products' magnitudes, and what storing it as
  * `dtype` adds.
  */
 export function slack(magnitude: number, want: number, dtype: DType = "float32"): number {
-  return 2 ** -19 * magnitude + (dtype === "bfloat16" ? 2 ** -8 * 1.01 * Math.abs(want) : 0) + 1e-30;
+  return 2 ** -19 * magnitude + (dtype === "bfloat16" ? BFLOAT16_ROUNDING * Math.abs(want) : 0) + 1e-30;
+}
+
+/** Roundings that a sum may be off by, in standard deviations: 1e-9 of all sums would be, were they normal. */
+const DEVIATIONS = 6;
+
+/**
+ * What a sum of products may be off by beside where one factor of each is a float32 rounded to bfloat16: by up to 2⁻⁸ of
+ * the product, evenly, and each for itself. So it grows with the root of the products' squares; it is never more than
+ * all of them rounded to one side.
+ */
+export function operandRounding(products: Float64Array): number {
+  let [squares, magnitude] = [0, 0];
+  for (const product of products) {
+    squares += product * product;
+    magnitude += Math.abs(product);
+  }
+  return BFLOAT16_ROUNDING * Math.min(magnitude, DEVIATIONS * Math.sqrt(squares / 3));
 }
 
 /** Up to `wanted` of 0 … count − 1: both ends, and others spread between them. */

@@ -3,7 +3,7 @@
  * host and a result can be checked at any place; outputs that begin as NaN, so that an op which writes nothing is seen.
  */
 import { bytesAt } from "../../ffi/bindings/libc.ts";
-import type { CpuDevice } from "../../src/device/cpu.ts";
+import { bfloat16Paths, type CpuDevice } from "../../src/device/cpu.ts";
 import type { DeviceMemory, Weight } from "../../src/device/device.ts";
 import { bfloat16ToNumber, bytesPerElement, type ComputeDType, type DType } from "../../src/tensor/dtype.ts";
 import { byteLength, elementCount, rows, type Tensor, tensor } from "../../src/tensor/tensor.ts";
@@ -25,6 +25,8 @@ export interface InputWeight extends Weight {
 
 export interface Workspace {
   readonly device: CpuDevice;
+  /** Products with a bfloat16 weight round their float32 operands to bfloat16. */
+  readonly roundsOperands: boolean;
   /** Filled with numbers in [−1, 1) that bfloat16 holds exactly, or with `at`. */
   input(name: string, dtype: ComputeDType, shape: readonly number[], at?: Values): Input;
   integers(name: string, shape: readonly number[], values: ArrayLike<number>): Tensor;
@@ -70,6 +72,7 @@ export function openWorkspace(device: CpuDevice): Workspace {
 
   return {
     device,
+    roundsOperands: bfloat16Paths.includes(device.path),
     input(name, dtype, shape, at = nextValues()) {
       const t = place(name, dtype, shape);
       fillWith(device, t, at);

@@ -2,15 +2,16 @@
 import { describe, expect, test } from "bun:test";
 import { resolve } from "node:path";
 import { boundOf, measure, median, openPeakMeter } from "../../bench/measure.ts";
-import { near, type OpBench, picks } from "../../bench/ops/case.ts";
+import { near, type OpBench, operandRounding, picks } from "../../bench/ops/case.ts";
 import { packedTokens, type Shapes, smollm2 } from "../../bench/ops/shapes.ts";
 import { openWorkspace, scattered } from "../../bench/ops/workspace.ts";
 import { type OpResult, type OpsReport, opBenches, productShares, runBench, runOps } from "../../bench/ops.ts";
 import { opsSummary, opsTable } from "../../bench/table.ts";
-import { type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
+import { bfloat16Paths, type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
 import type { Ops } from "../../src/device/device.ts";
-import { numberToBfloat16 } from "../../src/tensor/dtype.ts";
+import { bfloat16ToNumber, numberToBfloat16 } from "../../src/tensor/dtype.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
+import { emulatedLibrary } from "../ops/emulated.ts";
 
 /** Odd sizes, pages that are not full, rows that are no multiple of a panel. */
 const tiny: Shapes = {
@@ -20,6 +21,20 @@ const tiny: Shapes = {
 };
 
 const device = await openCpuDevice({ threads: 2 });
+/** The paths that multiply in bfloat16, with emulated instructions: every machine has those. */
+const libraryFile = await emulatedLibrary();
+const native = device.library.paths.flatMap(({ name, supported }) => (supported ? [[name, name, null] as const] : []));
+const emulated = bfloat16Paths.map((name) => [`emulated ${name}`, name, libraryFile] as const);
+
+/** Runs `work` on an instruction path, and leaves the process on the one it was on, however `work` ends. */
+async function onPath(path: string, file: string | null, work: (on: CpuDevice) => void): Promise<void> {
+  try {
+    work(await openCpuDevice({ threads: 2, path, ...(file ? { libraryFile: file } : {}) }));
+  } finally {
+    device.library.selectPath(device.path);
+  }
+}
+
 const byOp = Object.entries(opBenches(tiny)) as [keyof Ops, readonly OpBench[]][];
 const all = byOp.flatMap(([, benches]) => benches);
 const name = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype}`;
@@ -27,9 +42,20 @@ const name = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype}`;
 type AnyOp = (...args: unknown[]) => void;
 
 /** The device with one op put in another's place. */
-function withOp(op: keyof Ops, replace: (original: AnyOp) => AnyOp): CpuDevice {
-  return { ...device, ops: { ...device.ops, [op]: replace(device.ops[op] as AnyOp) } };
+function withOp(op: keyof Ops, replace: (original: AnyOp) => AnyOp, on = device): CpuDevice {
+  return { ...on, ops: { ...on.ops, [op]: replace(on.ops[op] as AnyOp) } };
 }
+
+const twice = (op: keyof Ops, on = device) =>
+  withOp(
+    op,
+    (original) =>
+      (...args) => {
+        original(...args);
+        original(...args);
+      },
+    on,
+  );
 
 function check(on: CpuDevice, bench: OpBench): void {
   const workspace = openWorkspace(on);
@@ -77,12 +103,11 @@ describe("every op", () => {
     }
   });
 
-  for (const path of device.library.paths.filter(({ supported }) => supported))
-    test(`gives the right result on ${path.name}`, () => {
-      device.library.selectPath(path.name);
-      for (const bench of all) check(device, bench);
-      device.library.selectPath(device.path);
+  test.each([...native, ...emulated])("gives the right result on %s", async (_, path, file) => {
+    await onPath(path, file, (on) => {
+      for (const bench of all) check(on, bench);
     });
+  });
 });
 
 describe("the check", () => {
@@ -93,11 +118,6 @@ describe("the check", () => {
     });
 
   test("sees a gradient that is written instead of added, or added twice", () => {
-    const twice = (op: keyof Ops) =>
-      withOp(op, (original) => (...args) => {
-        original(...args);
-        original(...args);
-      });
     const accumulating: (keyof Ops)[] = [
       "matmulBackwardWeight",
       "biasBackward",
@@ -120,6 +140,64 @@ describe("the check", () => {
       device.upload({ ...y, address: y.address + last * 4, shape: [1], rowStride: 1 }, Float32Array.of(0.125));
     });
     expect(() => check(broken, bench)).toThrow(/^y\[/);
+  });
+
+  describe.each(emulated)("on %s, where operands are rounded to bfloat16", (_, path, file) => {
+    const [exact, rounding] = (["float32", "bfloat16"] as const).map(
+      (dtype) => opBenches(tiny).lmHeadBackward.find((bench) => bench.dtype === dtype)!,
+    );
+
+    test("allows the rounding there alone", async () => {
+      await onPath(path, file, (on) => {
+        check(on, rounding!);
+        expect(() => check({ ...on, path: "portable" }, rounding!)).toThrow(/ is .*, wanted /);
+        check({ ...on, path: "portable" }, exact!);
+      });
+    });
+
+    test("sees a kernel that does nothing, and a gradient added twice", async () => {
+      await onPath(path, file, (on) => {
+        for (const bench of all.filter(({ dtype }) => dtype === "bfloat16"))
+          expect(() =>
+            check(
+              withOp(bench.op, () => () => {}, on),
+              bench,
+            ),
+          ).toThrow(/ is .*, wanted /);
+        expect(() => check(twice("lmHeadBackward", on), rounding!)).toThrow(/ is .*, wanted /);
+      });
+    });
+
+    test.each([
+      ["one percent of a gradient is missing", 0.99],
+      ["a bit of the slopes is", 1 - 2 ** -7],
+    ])("sees that %s", async (_, factor) => {
+      const missing = (on: CpuDevice) =>
+        withOp(
+          "lmHeadBackward",
+          (original) =>
+            (...args) => {
+              original(...args);
+              on.ops.scale(args[0] as Tensor, factor);
+            },
+          on,
+        );
+      await onPath(path, file, (on) => expect(() => check(missing(on), rounding!)).toThrow(/^dhidden\[/));
+    });
+  });
+
+  test("what rounded operands may add to a sum: some deviations of many terms, all of a few", () => {
+    const all = (count: number) => operandRounding(new Float64Array(count).fill(-1));
+    expect(operandRounding(new Float64Array(0))).toBe(0);
+    expect(all(1)).toBeCloseTo(2 ** -8, 3);
+    expect(all(3) / all(1)).toBeCloseTo(3, 6);
+    expect(all(40_000) / all(10_000)).toBeCloseTo(2, 6);
+    // Terms rounded to bfloat16 one by one stay within it, with room to spare; truncated ones of one sign do not.
+    const draw = scattered(7);
+    const terms = Float64Array.from({ length: 4096 }, (_, i) => Math.fround(1 + (draw(i) + draw(i + 4096) / 64) / 4));
+    const off = (to: (x: number) => number) => Math.abs(terms.reduce((sum, x) => sum + to(x) - x, 0));
+    expect(off((x) => bfloat16ToNumber(numberToBfloat16(x)))).toBeLessThan(operandRounding(terms) / 2);
+    expect(off((x) => Math.floor(x * 128) / 128)).toBeGreaterThan(operandRounding(terms));
   });
 
   test("refuses NaN and what is missing", () => {
