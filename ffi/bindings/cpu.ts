@@ -60,7 +60,7 @@ export interface CpuLibrary {
   readonly kernels: Kernels;
   /** Instruction paths that were compiled in, slowest first. */
   readonly paths: readonly { readonly name: string; readonly supported: boolean; readonly lanes: number }[];
-  /** @throws RunError when this processor cannot run the path. */
+  /** @throws RunError when this processor cannot run the path, or the system refuses it. */
   selectPath(name: string): void;
   /** Returns the number of threads in force. */
   setThreads(count: number): number;
@@ -146,7 +146,7 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
       const index = paths.findIndex((p) => p.name === name);
       if (index < 0)
         throw new RunError(`unknown instruction path ${name}; there are ${paths.map((p) => p.name).join(", ")}`);
-      if (!call<number>("path_select", index)) throw new RunError(`this processor cannot run the ${name} path`);
+      if (!call<number>("path_select", index)) throw new RunError(`this machine cannot run the ${name} path`);
     },
     setThreads: (count) => call("threads_set", count),
     availableThreads: () => call("threads_available"),

@@ -126,7 +126,8 @@ function kernelFindings({ kernels, cacheFolder }: Machine): Finding[] {
 
 function pathFindings({ paths, forcedPath, compute }: Machine): Finding[] {
   const chosen = compute !== null && "path" in compute ? compute.path : null;
-  return paths.map(({ name, supported, proven }) => {
+  const chosenAt = paths.findIndex(({ name }) => name === chosen);
+  return paths.map(({ name, supported, proven }, at) => {
     const topic = `path ${name}`;
     const facts = [
       "compiled",
@@ -135,6 +136,12 @@ function pathFindings({ paths, forcedPath, compute }: Machine): Finding[] {
     ];
     if (name === chosen) facts.push(forcedPath === name ? "chosen by BUN_GRPO_CPU_PATH" : "chosen");
     const text = facts.join(", ");
+    if (proven && supported && forcedPath === null && chosenAt >= 0 && at > chosenAt)
+      return note(
+        topic,
+        `${text}; the system refuses it to this process, so it is not chosen`,
+        "where this is a container or a sandbox, let it make the system call arch_prctl",
+      );
     if (proven || !supported) return ok(topic, text);
     const check = `check it first, from the repository: OPS_PATH=${name} bun test test/ops`;
     if (name === chosen) return note(topic, text, check);

@@ -28,7 +28,7 @@ const PANEL = 16;
  * Instruction paths that have run on real hardware and passed the op suite there (docs/log.md has when and on what).
  * Only these are chosen unasked; the others wait for BUN_GRPO_CPU_PATH.
  */
-export const provenPaths: readonly string[] = ["portable", "avx2"];
+export const provenPaths: readonly string[] = ["portable", "avx2", "avx512", "avx512bf16", "amx"];
 
 /**
  * Paths whose products take bfloat16 operands when the weight is bfloat16, so that activations may be stored as such.
@@ -66,12 +66,24 @@ function usableThreads(library: CpuLibrary): number {
   return Math.max(1, Math.min(cores, Math.floor(quota / period)));
 }
 
+/** Uses the path from now on; false where the system refuses what it needs (AMX: the tile registers). */
+function takesPath(library: Pick<CpuLibrary, "selectPath">, name: string): boolean {
+  try {
+    library.selectPath(name);
+    return true;
+  } catch (error) {
+    if (error instanceof RunError) return false;
+    throw error;
+  }
+}
+
 /**
- * The instruction path `asked` for, else the fastest proven one that the processor runs.
+ * Uses the instruction path `asked` for, else the fastest proven one that the processor runs and the system permits.
+ * Fastest for either number format: where a bfloat16 path is given float32 weights, its products are those of `avx512`.
  *
- * @throws InputError for one that is not compiled in, or that the processor lacks.
+ * @throws InputError for one that is not compiled in, that the processor lacks, or that the system refuses.
  */
-export function choosePath(library: Pick<CpuLibrary, "paths">, asked: string | undefined): string {
+export function choosePath(library: Pick<CpuLibrary, "paths" | "selectPath">, asked: string | undefined): string {
   const names = library.paths.map((p) => p.name);
   if (asked) {
     const found = library.paths.find((p) => p.name === asked);
@@ -79,10 +91,16 @@ export function choosePath(library: Pick<CpuLibrary, "paths">, asked: string | u
       throw new InputError(`BUN_GRPO_CPU_PATH=${asked}: unknown instruction path; one of ${names.join(", ")}`);
     if (!found.supported)
       throw new InputError(`BUN_GRPO_CPU_PATH=${asked}: this processor has no such instructions; leave it unset`);
+    if (!takesPath(library, asked))
+      throw new InputError(
+        `BUN_GRPO_CPU_PATH=${asked}: the system does not let this process use such registers; leave it unset`,
+      );
     return asked;
   }
   const usable = library.paths.filter((p) => p.supported && provenPaths.includes(p.name));
-  return usable.at(-1)?.name ?? "portable";
+  const chosen = usable.findLast(({ name }) => takesPath(library, name));
+  if (!chosen) throw new RunError("the kernels have no instruction path that this machine runs");
+  return chosen.name;
 }
 
 /**
@@ -94,7 +112,6 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
   const libraryFile = options.libraryFile ?? (await buildKernels(options.onBuild)).library;
   const library = openCpuLibrary(libraryFile, { trace: options.trace ?? !!process.env.BUN_GRPO_TRACE });
   const path = choosePath(library, options.path ?? process.env.BUN_GRPO_CPU_PATH);
-  library.selectPath(path);
   const threads = library.setThreads(options.threads ?? usableThreads(library));
   const recorded = new Map<string, () => Pieces>();
   let peak: number | null = null;

@@ -76,8 +76,8 @@ export interface LiveObjects {
   readonly graphs: number;
   readonly executables: number;
   readonly contexts: number;
-  readonly cublas?: number;
-  readonly cublasLt?: number;
+  readonly cublas: number;
+  readonly cublasLt: number;
 }
 
 export interface EmulatorControl {
@@ -129,7 +129,8 @@ export function openControl(folder: string): EmulatorControl {
     clearReports: () => void library.emulator_clear_reports(),
     counters: () => json("emulator_counters"),
     clearCounters: () => void library.emulator_clear_counters(),
-    live: () => json("emulator_live"),
+    // The driver lists the handles of a library from when that is loaded; before, there are none.
+    live: () => ({ cublas: 0, cublasLt: 0, ...json("emulator_live") }),
     launches: () => json("emulator_launches"),
     calls: () => json("emulator_calls"),
     reset: () => void library.emulator_reset(),

@@ -1,12 +1,15 @@
-/** Building the kernels at first use: two processes at once, no compiler, a bad cache folder, a bad path. */
+/**
+ * Building the kernels at first use: two processes at once, no compiler, a bad cache folder. And which instruction path is
+ * chosen on which processor.
+ */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildKernels } from "../../ffi/cpu/build.ts";
 import { assetPath } from "../../src/assets.ts";
-import { choosePath } from "../../src/device/cpu.ts";
-import { InputError } from "../../src/errors.ts";
+import { choosePath, openCpuDevice } from "../../src/device/cpu.ts";
+import { InputError, RunError } from "../../src/errors.ts";
 
 let folder = "";
 let compiler = "";
@@ -115,26 +118,68 @@ test("a damaged library: which file, and that deleting it helps", async () => {
 });
 
 describe("the instruction path", () => {
-  const paths = [
-    { name: "portable", supported: true, lanes: 4 },
-    { name: "avx2", supported: true, lanes: 8 },
-    { name: "avx512", supported: false, lanes: 16 },
-  ];
+  /** Slowest first, as dispatch.cpp has them. */
+  const compiled = ["portable", "avx2", "avx512", "avx512bf16", "amx"];
 
-  test("unasked: the fastest that is proven and that the processor runs", () => {
-    expect(choosePath({ paths }, undefined)).toBe("avx2");
-    expect(choosePath({ paths }, "")).toBe("avx2");
-    expect(choosePath({ paths: paths.slice(0, 1) }, undefined)).toBe("portable");
-    expect(choosePath({ paths: paths.map((p) => ({ ...p, supported: p.name === "portable" })) }, undefined)).toBe(
-      "portable",
-    );
+  /** A library on a processor that runs `supported`, under a system that refuses `refused`; `selected` is what it uses. */
+  function libraryOf(supported: readonly string[], refused: readonly string[] = [], names = compiled) {
+    const library = {
+      paths: names.map((name) => ({ name, supported: supported.includes(name), lanes: 16 })),
+      selected: "none",
+      selectPath(name: string) {
+        if (!supported.includes(name) || refused.includes(name)) throw new RunError(`${name} is not to be had`);
+        library.selected = name;
+      },
+    };
+    return library;
+  }
+
+  const before = (name: string) => compiled.slice(0, compiled.indexOf(name) + 1);
+
+  test("of this library are in the order that the choice relies on", async () => {
+    const { library } = await openCpuDevice();
+    const names = library.paths.map(({ name }) => name);
+    expect(names).toEqual(compiled.filter((name) => names.includes(name)));
+    expect(names[0]).toBe("portable");
+  });
+
+  test.each([
+    ["a processor with AMX", before("amx"), "amx"],
+    ["one with AMX but without AVX512-BF16", [...before("avx512"), "amx"], "amx"],
+    ["one with AVX512-BF16", before("avx512bf16"), "avx512bf16"],
+    ["one with AVX-512", before("avx512"), "avx512"],
+    ["one with AVX2", before("avx2"), "avx2"],
+    ["one with none of them", before("portable"), "portable"],
+  ])("unasked: the fastest that is proven, on %s", (_, supported, wanted) => {
+    for (const asked of [undefined, ""]) {
+      const library = libraryOf(supported);
+      expect(choosePath(library, asked)).toBe(wanted);
+      expect(library.selected).toBe(wanted);
+    }
+  });
+
+  test("unasked: the next one where the system does not hand out the tile registers", () => {
+    const library = libraryOf(before("amx"), ["amx"]);
+    expect(choosePath(library, undefined)).toBe("avx512bf16");
+    expect(library.selected).toBe("avx512bf16");
+    expect(choosePath(libraryOf([...before("avx512"), "amx"], ["amx"]), undefined)).toBe("avx512");
+  });
+
+  test("unasked: none that never ran on real hardware, however fast", () => {
+    expect(choosePath(libraryOf([...compiled, "avx99"], [], [...compiled, "avx99"]), undefined)).toBe("amx");
   });
 
   test("asked for: taken, or an error that says what there is", () => {
-    expect(choosePath({ paths }, "portable")).toBe("portable");
-    expect(() => choosePath({ paths }, "avx512")).toThrow(InputError);
-    expect(() => choosePath({ paths }, "avx512")).toThrow("this processor has no such instructions");
-    expect(() => choosePath({ paths }, "AVX2")).toThrow("one of portable, avx2, avx512");
+    const library = libraryOf(before("avx2"));
+    expect(choosePath(library, "portable")).toBe("portable");
+    expect(library.selected).toBe("portable");
+    expect(() => choosePath(library, "avx512")).toThrow(InputError);
+    expect(() => choosePath(library, "avx512")).toThrow("this processor has no such instructions");
+    expect(() => choosePath(library, "AVX2")).toThrow("one of portable, avx2, avx512");
+    const refusing = libraryOf(before("amx"), ["amx"]);
+    expect(() => choosePath(refusing, "amx")).toThrow(InputError);
+    expect(() => choosePath(refusing, "amx")).toThrow("BUN_GRPO_CPU_PATH=amx: the system does not let");
+    expect(refusing.selected).toBe("none");
   });
 
   test("by BUN_GRPO_CPU_PATH", async () => {

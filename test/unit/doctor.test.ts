@@ -19,7 +19,10 @@ const sound: Machine = {
   paths: [
     { name: "portable", supported: true, proven: true },
     { name: "avx2", supported: true, proven: true },
-    { name: "avx512", supported: false, proven: false },
+    { name: "avx512", supported: false, proven: true },
+    { name: "avx512bf16", supported: false, proven: true },
+    { name: "amx", supported: false, proven: true },
+    { name: "avx99", supported: false, proven: false },
   ],
   forcedPath: null,
   compute: {
@@ -144,37 +147,75 @@ describe("kernels", () => {
 });
 
 describe("instruction paths", () => {
-  const paths = sound.paths.map((p) => (p.name === "avx512" ? { ...p, supported: true } : p));
+  /** The sound machine with a processor that runs these, and the path that was chosen on it. */
+  const running = (chosen: string, ...supported: string[]): Partial<Machine> => ({
+    paths: sound.paths.map((p) => ({ ...p, supported: supported.includes(p.name) })),
+    compute: { ...(sound.compute as object), path: chosen } as Machine["compute"],
+  });
+  const wide = ["portable", "avx2", "avx512"];
+  const said = (machine: Partial<Machine>) =>
+    findings({ ...sound, ...machine })
+      .filter(({ topic }) => topic.startsWith("path "))
+      .map(({ topic, status, text }) => `${status} ${topic.slice(5)}: ${text}`);
+
+  const proven = "supported by this processor, proven on real hardware";
+  const lacking = "compiled, not supported by this processor, proven on real hardware";
+
+  test("with AMX, that is what is chosen", () => {
+    expect(said(running("amx", ...wide, "avx512bf16", "amx")).slice(0, -1)).toEqual([
+      `ok portable: compiled, ${proven}`,
+      `ok avx2: compiled, ${proven}`,
+      `ok avx512: compiled, ${proven}`,
+      `ok avx512bf16: compiled, ${proven}`,
+      `ok amx: compiled, ${proven}, chosen`,
+    ]);
+  });
+
+  test("with AVX-512, that; what the processor lacks is no reason to worry", () => {
+    expect(said(running("avx512", ...wide)).slice(2)).toEqual([
+      `ok avx512: compiled, ${proven}, chosen`,
+      `ok avx512bf16: ${lacking}`,
+      `ok amx: ${lacking}`,
+      "ok avx99: compiled, not supported by this processor, never run on real hardware",
+    ]);
+  });
+
+  test("a faster one that the system refuses is named, with what to allow", () => {
+    const machine = running("avx512bf16", ...wide, "avx512bf16", "amx");
+    const found = finding(machine, "path amx");
+    expect(found.status).toBe("note");
+    expect(found.text).toBe(`compiled, ${proven}; the system refuses it to this process, so it is not chosen`);
+    expect(found.cure).toContain("arch_prctl");
+    expect(said(machine)[3]).toBe(`ok avx512bf16: compiled, ${proven}, chosen`);
+    expect(missing(machine)).toEqual([]);
+    // Where a slower one was asked for, nobody refused the faster one.
+    const forced = { ...running("avx2", ...wide, "avx512bf16", "amx"), forcedPath: "avx2" };
+    expect(said(forced)[1]).toEndWith("chosen by BUN_GRPO_CPU_PATH");
+    expect(said(forced)[4]).toBe(`ok amx: compiled, ${proven}`);
+  });
 
   test("one that never ran on real hardware is not chosen, and how to force it is said", () => {
-    const found = finding({ paths }, "path avx512");
+    const machine = running("avx512", ...wide, "avx99");
+    const found = finding(machine, "path avx99");
     expect(found.status).toBe("note");
     expect(found.text).toContain(
       "supported by this processor, never run on real hardware; so it is not chosen by itself",
     );
-    expect(found.cure).toContain("BUN_GRPO_CPU_PATH=avx512");
-    expect(found.cure).toContain("OPS_PATH=avx512 bun test test/ops");
-    expect(missing({ paths })).toEqual([]);
+    expect(found.cure).toContain("BUN_GRPO_CPU_PATH=avx99");
+    expect(found.cure).toContain("OPS_PATH=avx99 bun test test/ops");
+    expect(missing(machine)).toEqual([]);
   });
 
   test("forced, it is still said that it never ran", () => {
-    const compute = { ...(sound.compute as object), path: "avx512" } as Machine["compute"];
-    const found = finding({ paths, compute, forcedPath: "avx512" }, "path avx512");
+    const machine = { ...running("avx99", ...wide, "avx99"), forcedPath: "avx99" };
+    const found = finding(machine, "path avx99");
     expect(found).toMatchObject({ status: "note" });
     expect(found.text).toEndWith("never run on real hardware, chosen by BUN_GRPO_CPU_PATH");
-    expect(finding({ paths, compute, forcedPath: "avx512" }, "path avx2").text).not.toContain("chosen");
-  });
-
-  test("the processor lacks it: no reason to worry", () => {
-    expect(finding({}, "path avx512")).toEqual({
-      ...{ topic: "path avx512", status: "ok" },
-      text: "compiled, not supported by this processor, never run on real hardware",
-    });
-    expect(finding({}, "path avx2").text).toEndWith("proven on real hardware, chosen");
+    expect(finding(machine, "path avx512").text).not.toContain("chosen");
   });
 
   test("an unknown one was asked for: what there is", () => {
-    const compute = { failure: "BUN_GRPO_CPU_PATH=sse9: unknown instruction path; one of portable, avx2, avx512" };
+    const compute = { failure: "BUN_GRPO_CPU_PATH=sse9: unknown instruction path; one of portable, avx2" };
     expect(missing({ compute, forcedPath: "sse9" })).toEqual(["path"]);
     expect(finding({ compute, forcedPath: "sse9" }, "path").cure).toBe(
       "unset BUN_GRPO_CPU_PATH, or set it to portable or avx2",

@@ -178,7 +178,8 @@ export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
     release,
     createEvent: () => newEvent(CU_EVENT_DISABLE_TIMING),
     elapsed(queue) {
-      const [start, end] = (timing ??= [newEvent(CU_EVENT_DEFAULT), newEvent(CU_EVENT_DEFAULT)]);
+      timing ??= [newEvent(CU_EVENT_DEFAULT), newEvent(CU_EVENT_DEFAULT)];
+      const [start, end] = timing;
       gpu.mark(start);
       queue();
       gpu.mark(end);
