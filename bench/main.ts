@@ -1,5 +1,5 @@
 /**
- * `bun run bench SUITE`: the table of suites and their flags. Results go to stdout, as a table or as JSON; what is under
+ * `grpo bench SUITE`: the table of suites and their flags. Results go to stdout, as a table or as JSON; what is under
  * way goes to stderr.
  */
 import { z } from "zod";
@@ -13,7 +13,7 @@ import { engineSettings } from "../src/config/settings/engine.ts";
 import { complete, type Given, readValue, unknownName } from "../src/config/shape.ts";
 import { openCpuDevice } from "../src/device/cpu.ts";
 import { decodeBucket } from "../src/device/cuda.ts";
-import { errorText, InputError, RunError } from "../src/errors.ts";
+import { errorText, InputError } from "../src/errors.ts";
 import type { OpBench } from "./ops/case.ts";
 import { smollm2 } from "./ops/shapes.ts";
 import { opBenches, productShares, runOps } from "./ops.ts";
@@ -64,7 +64,7 @@ const suites: Readonly<Record<string, Suite>> = {
   },
 };
 
-const usage = `Usage: bun run bench SUITE [--key value ...]
+export const usage = `Usage: grpo bench SUITE [--key value ...]
 
 Suites:
 ${Object.entries(suites)
@@ -72,14 +72,14 @@ ${Object.entries(suites)
   .join("\n")}
 
 ${describeShape(settings)}
-Example: bun run bench ops --filter matmul --dtype bfloat16`;
+Example: grpo bench ops --filter matmul --dtype bfloat16`;
 
 /** @throws InputError for a flag or a value that is not known */
 function readFlags(argv: readonly string[]): BenchFlags {
   const known: Record<string, z.ZodType> = settings;
   const split = splitArguments(argv, (key) => (Object.hasOwn(known, key) ? kindOf(known[key]!) : undefined));
   const [extra] = split.positionals;
-  if (extra !== undefined) throw new InputError(`"${extra}": unexpected argument; see bun run bench --help`);
+  if (extra !== undefined) throw new InputError(`"${extra}": unexpected argument; see grpo bench --help`);
   const given = new Map<string, Given>();
   for (const { key, label, value } of split.flags) {
     if (!Object.hasOwn(known, key)) throw unknownName("bench", key, Object.keys(known), value, "flag", label);
@@ -89,7 +89,7 @@ function readFlags(argv: readonly string[]): BenchFlags {
 }
 
 /**
- * One run of `bun run bench`.
+ * One run of `grpo bench`.
  *
  * @throws InputError for an unknown suite, flag or path; RunError for a wrong result or kernels that cannot be built
  */
@@ -182,14 +182,4 @@ async function runOpsSuite(flags: BenchFlags): Promise<void> {
     const matmul = measured.length === 0 ? null : { measured: measured.length, below: below.length };
     out(JSON.stringify({ ...report, matmulAtTrainingShapes: matmul }));
   } else for (const line of opsSummary(report)) out(line);
-}
-
-if (import.meta.main) {
-  try {
-    await main(process.argv.slice(2));
-  } catch (error) {
-    if (!(error instanceof InputError || error instanceof RunError)) throw error;
-    process.stderr.write(`bench: ${errorText(error)}\n`);
-    process.exitCode = error instanceof InputError ? error.exitCode : 1;
-  }
 }
