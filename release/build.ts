@@ -14,8 +14,8 @@ import { assetPath } from "../src/assets.ts";
 import { InputError, RunError } from "../src/errors.ts";
 import { commit } from "../src/program.ts";
 import { layOut } from "./carry.ts";
-import { flagsOf, runTool } from "./tool.ts";
 import { type Target, targetCalled } from "./targets.ts";
+import { flagsOf, runTool } from "./tool.ts";
 
 /** In bytes: what a download may be asked to be; Bun itself is 107 MB of it. */
 export const MOST_BYTES = 125e6;
