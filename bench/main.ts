@@ -1,5 +1,5 @@
 /**
- * `bun run bench SUITE`: the table of suites and their flags. Results go to stdout, as a table or as JSON; what is under
+ * `grpo bench SUITE`: the table of suites and their flags. Results go to stdout, as a table or as JSON; what is under
  * way goes to stderr.
  */
 import { z } from "zod";
@@ -15,7 +15,7 @@ import { type CpuDevice, openCpuDevice } from "../src/device/cpu.ts";
 import { type CudaDevice, decodeBucket } from "../src/device/cuda.ts";
 import type { Device } from "../src/device/device.ts";
 import { openDevice } from "../src/device/open.ts";
-import { errorText, InputError, RunError } from "../src/errors.ts";
+import { errorText, InputError } from "../src/errors.ts";
 import { cudaMeter, isEmulated } from "./cuda-meter.ts";
 import { cpuMeter, type Meter } from "./measure.ts";
 import { modelNamed, rooflineModels } from "./models.ts";
@@ -96,7 +96,7 @@ const suites: Readonly<Record<string, Suite>> = {
   },
 };
 
-const usage = `Usage: bun run bench SUITE [--key value ...]
+export const usage = `Usage: grpo bench SUITE [--key value ...]
 
 Suites:
 ${Object.entries(suites)
@@ -104,14 +104,14 @@ ${Object.entries(suites)
   .join("\n")}
 
 ${describeShape(settings)}
-Example: bun run bench ops --filter matmul --dtype bfloat16`;
+Example: grpo bench ops --filter matmul --dtype bfloat16`;
 
 /** @throws InputError for a flag or a value that is not known */
 function readFlags(argv: readonly string[]): BenchFlags {
   const known: Record<string, z.ZodType> = settings;
   const split = splitArguments(argv, (key) => (Object.hasOwn(known, key) ? kindOf(known[key]!) : undefined));
   const [extra] = split.positionals;
-  if (extra !== undefined) throw new InputError(`"${extra}": unexpected argument; see bun run bench --help`);
+  if (extra !== undefined) throw new InputError(`"${extra}": unexpected argument; see grpo bench --help`);
   const given = new Map<string, Given>();
   for (const { key, label, value } of split.flags) {
     if (!Object.hasOwn(known, key)) throw unknownName("bench", key, Object.keys(known), value, "flag", label);
@@ -121,7 +121,7 @@ function readFlags(argv: readonly string[]): BenchFlags {
 }
 
 /**
- * One run of `bun run bench`.
+ * One run of `grpo bench`.
  *
  * @throws InputError for an unknown suite, flag or path; RunError for a wrong result or kernels that cannot be built
  */
@@ -262,14 +262,4 @@ async function runStepSuite(flags: BenchFlags): Promise<void> {
   const report = await runStep(device, model, shape, flags.dtype ?? "bfloat16", flags.json ? () => {} : out);
   if (flags.json) out(JSON.stringify(report));
   device.close();
-}
-
-if (import.meta.main) {
-  try {
-    await main(process.argv.slice(2));
-  } catch (error) {
-    if (!(error instanceof InputError || error instanceof RunError)) throw error;
-    process.stderr.write(`bench: ${errorText(error)}\n`);
-    process.exitCode = error instanceof InputError ? error.exitCode : 1;
-  }
 }

@@ -1,4 +1,4 @@
-/** `bun run bench roofline`: the tables, as text. */
+/** `grpo bench roofline`: the tables, as text. */
 import { type NamedModel, rooflineModels } from "../models.ts";
 import { type CountsTable, type OpTime, opTimes, phaseTime } from "./evaluate.ts";
 import { type Gpu, gpus } from "./machines.ts";

@@ -4,8 +4,11 @@
  */
 import { dlopen, type FFIFunction, FFIType } from "bun:ffi";
 import { RunError } from "../../src/errors.ts";
+import { findCompiler } from "../compiler.ts";
+import { type BuildResult, compileKernels, prebuiltKernels } from "../cpu/build.ts";
+import { loadFailure } from "./load-failure.ts";
 
-export { type BuildResult, buildKernels, cacheFolder } from "../cpu/build.ts";
+export type { BuildResult };
 
 const signatures = {
   matmul_forward:
@@ -111,6 +114,28 @@ function traced(kernel: Kernel, entry: { calls: number; seconds: number }): Kern
   };
 }
 
+/**
+ * The path of the kernel library: the one that the program came with, else the one in the cache, else compiled now. One
+ * that the program came with and this system cannot load is compiled too, where there is a compiler.
+ *
+ * @throws RunError where there is none and none can be made
+ */
+export async function buildKernels(onBuild?: () => void): Promise<BuildResult> {
+  const prebuilt = prebuiltKernels();
+  if (prebuilt === null) return compileKernels({ onBuild });
+  try {
+    dlopen(prebuilt, control).close();
+    return { library: prebuilt, compiler: null, seconds: 0 };
+  } catch (error) {
+    try {
+      findCompiler("the CPU kernels");
+    } catch {
+      throw loadFailure(prebuilt, error);
+    }
+    return compileKernels({ onBuild });
+  }
+}
+
 /** @throws RunError when the library cannot be loaded. */
 export function openCpuLibrary(path: string, options: { trace?: boolean } = {}): CpuLibrary {
   const names = Object.keys(signatures) as KernelName[];
@@ -119,7 +144,7 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
   try {
     symbols = dlopen(path, { ...table, ...control }).symbols as Record<string, unknown>;
   } catch (error) {
-    throw new RunError(`${path}: the kernel library cannot be loaded (${String(error)}); delete it to have it rebuilt`);
+    throw loadFailure(path, error);
   }
   const call = <T>(name: keyof typeof control, ...args: number[]): T =>
     (symbols[name] as (...args: number[]) => T)(...args);

@@ -1,9 +1,10 @@
 /**
  * `grpo doctor`: what this machine offers for training, what is missing, and the cure. It changes nothing but the cache of
- * kernels, which it builds as any command would. How fast each op is: `bun run bench ops`.
+ * kernels, which it builds as any command would. How fast each op is: `grpo bench ops`.
  */
 import { z } from "zod";
 import { about } from "../config/settings/about.ts";
+import { callOf } from "../program.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
 import { examine, type Machine, type SelfCheck } from "./machine.ts";
@@ -119,6 +120,7 @@ function kernelFindings({ kernels, cacheFolder }: Machine): Finding[] {
     const [text = "", ...cure] = kernels.failure.split("; ");
     return [missing("kernels", text, cure.join("; ") || "see grpo doctor --debug")];
   }
+  if (kernels.compiler === null) return [ok("kernels", `the program's own, built beforehand: ${kernels.library}`)];
   const built = kernels.seconds > 0 ? `built just now in ${kernels.seconds.toFixed(1)} s` : "from the cache";
   const file = kernels.library.replace(`${cacheFolder}/`, "");
   return [ok("compiler", kernels.compiler), ok("kernels", `${built}: ${file} in ${cacheFolder}`)];
@@ -210,7 +212,7 @@ function diskFinding({ folder }: Machine): Finding {
 
 function bundledFinding({ bundled }: Machine): Finding {
   const absent = [...(bundled.model ? [] : ["data/model"]), ...(bundled.problems ? [] : ["data/problems"])];
-  if (absent.length === 0) return ok("bundled", "the tiny model and its problems: try bun run train");
+  if (absent.length === 0) return ok("bundled", `the tiny model and its problems: try ${callOf("train")}`);
   return note(
     "bundled",
     `${absent.join(" and ")} ${absent.length === 1 ? "is" : "are"} not there`,

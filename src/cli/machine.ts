@@ -4,8 +4,9 @@
  */
 import { accessSync, constants, existsSync, statfsSync } from "node:fs";
 import { availableParallelism, cpus, release, totalmem } from "node:os";
-import { type BuildResult, buildKernels, cacheFolder } from "../../ffi/bindings/cpu.ts";
+import { type BuildResult, buildKernels } from "../../ffi/bindings/cpu.ts";
 import { assetPath } from "../assets.ts";
+import { cacheFolder } from "../cache.ts";
 import { type CpuDevice, openCpuDevice, provenPaths } from "../device/cpu.ts";
 import { type CudaSurvey, surveyCuda } from "../device/cuda/survey.ts";
 import type { DeviceMemory, Weight } from "../device/device.ts";

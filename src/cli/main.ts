@@ -6,6 +6,7 @@
 import packageJson from "../../package.json" with { type: "json" };
 import { nearest } from "../config/nearest.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
+import { commit } from "../program.ts";
 import type { Command } from "./command.ts";
 
 export interface CommandEntry {
@@ -65,6 +66,16 @@ export const commands: readonly CommandEntry[] = [
     summary: "what this machine offers, what is missing, and the cure",
     load: async () => (await import("./doctor.ts")).doctor,
   },
+  {
+    name: "bench",
+    summary: "the speed of every op, and what a step must take on a GPU",
+    load: async () => (await import("./bench.ts")).bench,
+  },
+  {
+    name: "check:gpu",
+    summary: "prove every op and the training on this machine's own GPU",
+    load: async () => (await import("./check-gpu.ts")).checkGpu,
+  },
 ];
 
 /** Where text goes; tests put their own here. */
@@ -90,7 +101,8 @@ export async function main(
 ): Promise<number> {
   const [word, ...rest] = argv[0] === "help" ? [...argv.slice(1), "--help"] : argv;
   if (word === "--version" || word === "-V") {
-    streams.out(`grpo ${packageJson.version} (bun ${Bun.version})\n`);
+    const made = commit();
+    streams.out(`grpo ${packageJson.version} (${made === null ? "" : `commit ${made}, `}bun ${Bun.version})\n`);
     return 0;
   }
   if (word === undefined) {

@@ -18,6 +18,7 @@ import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { writing } from "../metrics/write-error.ts";
+import { callOf } from "../program.ts";
 import { createRewardPool, type RewardPool } from "../rewards/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
 import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
@@ -204,9 +205,9 @@ function whatNext(outputDir: string): string[] {
   return [
     "",
     "That was the bundled tiny model. For a model and problems of your own:",
-    "  bun run data convert gsm8k.jsonl gsm8k.arrow",
-    "  bun run train --model ./Qwen3-0.6B --dataset gsm8k.arrow --num_generations 8 --per_device_train_batch_size 32",
-    `Its answers: ${join(outputDir, "completions")}; its numbers: ${join(outputDir, "metrics.jsonl")}; all settings: bun run train --help`,
+    `  ${callOf("data")} convert gsm8k.jsonl gsm8k.arrow`,
+    `  ${callOf("train")} --model ./Qwen3-0.6B --dataset gsm8k.arrow --num_generations 8 --per_device_train_batch_size 32`,
+    `Its answers: ${join(outputDir, "completions")}; its numbers: ${join(outputDir, "metrics.jsonl")}; all settings: ${callOf("train")} --help`,
   ];
 }
 

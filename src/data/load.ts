@@ -2,9 +2,9 @@
  * A dataset by whatever the user calls it: an Arrow file or folder is opened as it is; Parquet and JSON are converted once
  * into the cache; a hub id is downloaded once into the cache. Leaves out reading rows (dataset.ts).
  */
-import { existsSync, mkdirSync, readdirSync, realpathSync, statSync } from "node:fs";
-import { homedir } from "node:os";
+import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { cacheFolder, madeInCache } from "../cache.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
 import { convertToArrow } from "./convert.ts";
 import { type Dataset, type DatasetOptions, noSplit, openDataset, openFiles } from "./dataset.ts";
@@ -27,16 +27,10 @@ export async function loadDataset(name: string, options: LoadOptions = {}): Prom
   const folder = join(cacheFolder(), "datasets", name.replaceAll("/", "--"));
   if (!existsSync(folder)) {
     options.onProgress?.(`downloading ${name}`);
-    mkdirSync(join(cacheFolder(), "datasets"), { recursive: true });
+    madeInCache("datasets");
     await notAPath(name, () => downloadDataset(name, folder, { onProgress: options.onProgress }));
   }
   return openDataset(folder, options);
-}
-
-/** `$BUN_GRPO_CACHE`, else `$XDG_CACHE_HOME/bun-grpo`, else `~/.cache/bun-grpo`. */
-function cacheFolder(): string {
-  const { BUN_GRPO_CACHE, XDG_CACHE_HOME } = process.env;
-  return BUN_GRPO_CACHE || join(XDG_CACHE_HOME || join(homedir(), ".cache"), "bun-grpo");
 }
 
 /** Whoever mistyped a path should read about the path, not about the hub alone. */
@@ -80,10 +74,9 @@ const CONVERSION = 1;
 async function converted(path: string, { onProgress }: LoadOptions): Promise<string> {
   const { size, mtimeMs } = statSync(path);
   const key = new Bun.CryptoHasher("sha256").update(JSON.stringify([CONVERSION, realpathSync(path), size, mtimeMs]));
-  const folder = join(cacheFolder(), "converted");
-  const target = join(folder, `${key.digest("hex").slice(0, 32)}.arrow`);
+  const target = join(cacheFolder(), "converted", `${key.digest("hex").slice(0, 32)}.arrow`);
   if (existsSync(target)) return target;
-  mkdirSync(folder, { recursive: true });
+  madeInCache("converted");
   onProgress?.(`converting ${path}`);
   await convertToArrow(path, target);
   return target;

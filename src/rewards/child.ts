@@ -6,9 +6,10 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { errorText } from "../errors.ts";
+import { compiled } from "../program.ts";
 import { callFunction, loadFunction, RewardFailure } from "./functions.ts";
 import type { Failure, Progress, Work } from "./protocol.ts";
-import { compiled, offerPublicApi } from "./public_api.ts";
+import { offerPublicApi } from "./public_api.ts";
 import { verify } from "./verify.ts";
 
 const send = (progress: Progress): void => void process.send?.(progress);

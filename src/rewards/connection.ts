@@ -5,8 +5,8 @@
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
 import { RunError } from "../errors.ts";
+import { compiled } from "../program.ts";
 import type { FromSupervisor, ToSupervisor, Work } from "./protocol.ts";
-import { compiled } from "./public_api.ts";
 
 export interface Connection {
   ask(work: Work): Promise<FromSupervisor>;

@@ -4,9 +4,6 @@
  */
 import { plugin } from "bun";
 
-/** Whether the program runs as one executable, whose files lie in a virtual folder. */
-export const compiled = import.meta.url.includes("$bunfs") || import.meta.url.includes("~BUN");
-
 /** @param load imports src/index.ts; called when a reward function asks for the API, so that most processes never load it */
 export function offerPublicApi(load: () => Promise<object>): void {
   plugin({

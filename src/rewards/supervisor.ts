@@ -6,7 +6,7 @@
  * What is lost when a process dies: of a list of answers, the one it was at, the rest goes to another process. A call
  * of a reward function is repeated with one completion at a time, so that only the culprit stays without a reward.
  */
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { parentPort } from "node:worker_threads";
 import type { Subprocess } from "bun";
 import { errorText } from "../errors.ts";
@@ -85,14 +85,11 @@ function startProcess(): void {
   slots.add(slot);
 }
 
-/** The command under a limit of `mib` MiB of writable memory, and without core files. */
-const limited = (command: readonly string[], mib: number): string[] => [
-  "/bin/sh",
-  "-c",
-  `ulimit -c 0; ulimit -d ${mib * 1024} 2>/dev/null; exec "$@"`,
-  "sh",
-  ...command,
-];
+/** The command under a limit of `mib` MiB of writable memory, and without core files; as it is where there is no shell. */
+const limited = (command: readonly string[], mib: number): string[] =>
+  existsSync("/bin/sh")
+    ? ["/bin/sh", "-c", `ulimit -c 0; ulimit -d ${mib * 1024} 2>/dev/null; exec "$@"`, "sh", ...command]
+    : [...command];
 
 /** KiB in memory, 0 where the system does not say. */
 function residentKiB(pid: number): number {

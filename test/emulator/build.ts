@@ -2,24 +2,17 @@
  * Builds the emulated CUDA libraries, and the ones that do nothing, into one folder of the cache named by the hash of
  * sources, flags and compiler. Leaves out what the PTX engine compiles later: kernels.
  */
-import {
-  existsSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
 import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
-import { cacheFolder } from "../../ffi/cpu/build.ts";
+import { type Compiler, compile, findCompiler, inBuildFolder, runAll } from "../../ffi/compiler.ts";
 import { assetPath } from "../../src/assets.ts";
+import { cacheFolder } from "../../src/cache.ts";
 import { errorText, RunError } from "../../src/errors.ts";
 import { unpackRecordings } from "./recordings.ts";
+
+const what = "the libraries of the emulated GPU";
 
 const common = [
   "-std=c++20",
@@ -93,34 +86,6 @@ function libraries(): Library[] {
   ];
 }
 
-function findCompiler(): { command: string; version: string } {
-  const tried = [process.env.CXX, "c++", "g++", "clang++"].filter((name): name is string => !!name);
-  for (const command of tried) {
-    if (!Bun.which(command)) continue;
-    const result = Bun.spawnSync([command, "--version"]);
-    if (result.success) return { command, version: result.stdout.toString().split("\n")[0] ?? "" };
-  }
-  throw new RunError(
-    `the emulated GPU needs a C++20 compiler and none of ${tried.join(", ")} runs; install one or set CXX`,
-  );
-}
-
-async function compile(command: readonly string[]): Promise<void> {
-  const child = Bun.spawn([...command], { stdout: "ignore", stderr: "pipe" });
-  const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
-  if (code === 0) return;
-  const reason = stderr.split("\n").find((line) => /error|fatal|undefined/.test(line)) ?? stderr.trim();
-  throw new RunError(`the emulated GPU did not compile: ${command.join(" ")}: ${reason}`);
-}
-
-async function runAll(jobs: readonly (() => Promise<void>)[]): Promise<void> {
-  const queue = [...jobs];
-  const workers = Array.from({ length: Math.min(jobs.length, navigator.hardwareConcurrency) }, async () => {
-    for (let job = queue.shift(); job; job = queue.shift()) await job();
-  });
-  await Promise.all(workers);
-}
-
 export interface EmulatorBuild {
   /** Holds libcuda.so.1, libcublas.so.13, libcublasLt.so.13, libnvrtc.so.13 and recordings/. */
   readonly folder: string;
@@ -138,19 +103,18 @@ export interface EmulatorBuild {
  * @throws RunError without a compiler, when compiling fails, or when the cache folder cannot be written.
  */
 export async function buildEmulator(onBuild?: () => void): Promise<EmulatorBuild> {
-  const compiler = findCompiler();
+  const compiler = findCompiler(what);
   const wanted = libraries();
   const names = wanted.map(({ name }) => soname(name));
   const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler, common, wanted, names, process.arch]));
   for (const name of ["engine.h", ...["driver", "ptx", "runtime", "cublas", "nvrtc", "null"].flatMap(allIn)])
     hash.update(`${name}\0`).update(readFileSync(join(root, name)));
-  const cache = cacheFolder();
-  const folder = join(cache, `emulator-${hash.digest("hex").slice(0, 16)}`);
+  const folder = join(cacheFolder(), `emulator-${hash.digest("hex").slice(0, 16)}`);
   const start = performance.now();
   const cached = existsSync(folder);
   if (!cached) {
     onBuild?.();
-    await buildInto(folder, cache, compiler.command, wanted);
+    await inBuildFolder([], (build) => buildInto(folder, build, compiler, wanted));
   }
   unpackRecordings(join(folder, "recordings"));
   return { folder, nullFolder: join(folder, "null"), seconds: cached ? 0 : (performance.now() - start) / 1000 };
@@ -163,45 +127,40 @@ function allIn(folder: string): string[] {
     .map((name) => `${folder}/${name}`);
 }
 
-async function buildInto(folder: string, cache: string, compiler: string, wanted: readonly Library[]): Promise<void> {
-  let build: string;
-  try {
-    mkdirSync(cache, { recursive: true });
-    build = mkdtempSync(join(cache, "build-"));
-  } catch (error) {
-    throw new RunError(`${cache}: cannot be written (${errorText(error)}); set BUN_GRPO_CACHE to a folder that can`);
+/** Makes the libraries in `build` and renames them to `folder`. */
+async function buildInto(
+  folder: string,
+  build: string,
+  { command }: Compiler,
+  wanted: readonly Library[],
+): Promise<void> {
+  const result = join(build, "result");
+  mkdirSync(join(result, "null"), { recursive: true });
+  const objects = new Map<string, string>(); // by the unit's content: the product is in two libraries
+  const jobs: (() => Promise<void>)[] = [];
+  const objectOf = (unit: Unit): string => {
+    const key = JSON.stringify(unit);
+    const known = objects.get(key);
+    if (known) return known;
+    const object = join(build, `${objects.size}.o`);
+    const source = join(build, `${objects.size}.cpp`);
+    writeFileSync(source, unit.sources.map((name) => `#include "${join(root, name)}"\n`).join(""));
+    jobs.push(() => compile(what, [command, ...common, ...unit.flags, "-c", source, "-o", object]));
+    objects.set(key, object);
+    return object;
+  };
+  const linked = wanted.map(({ units }) => units.map(objectOf));
+  await runAll(jobs);
+  for (const [i, { name, needsDriver }] of wanted.entries()) {
+    const driver = needsDriver ? [join(result, "libcuda.so.1"), "-Wl,-rpath,$ORIGIN"] : [];
+    const flags = ["-shared", "-pthread", `-Wl,-soname,${soname(name)}`, "-Wl,-z,defs"];
+    await compile(what, [command, ...flags, ...linked[i]!, ...driver, "-ldl", "-o", join(result, name)]);
   }
+  symlinkSync("libcuda.so.1", join(result, soname("libcuda.so.1"))); // where the others look for the driver
   try {
-    const result = join(build, "result");
-    mkdirSync(join(result, "null"), { recursive: true });
-    const objects = new Map<string, string>(); // by the unit's content: the product is in two libraries
-    const jobs: (() => Promise<void>)[] = [];
-    const objectOf = (unit: Unit): string => {
-      const key = JSON.stringify(unit);
-      const known = objects.get(key);
-      if (known) return known;
-      const object = join(build, `${objects.size}.o`);
-      const source = join(build, `${objects.size}.cpp`);
-      writeFileSync(source, unit.sources.map((name) => `#include "${join(root, name)}"\n`).join(""));
-      jobs.push(() => compile([compiler, ...common, ...unit.flags, "-c", source, "-o", object]));
-      objects.set(key, object);
-      return object;
-    };
-    const linked = wanted.map(({ units }) => units.map(objectOf));
-    await runAll(jobs);
-    for (const [i, { name, needsDriver }] of wanted.entries()) {
-      const driver = needsDriver ? [join(result, "libcuda.so.1"), "-Wl,-rpath,$ORIGIN"] : [];
-      const flags = ["-shared", "-pthread", `-Wl,-soname,${soname(name)}`, "-Wl,-z,defs"];
-      await compile([compiler, ...flags, ...linked[i]!, ...driver, "-ldl", "-o", join(result, name)]);
-    }
-    symlinkSync("libcuda.so.1", join(result, soname("libcuda.so.1"))); // where the others look for the driver
-    try {
-      renameSync(result, folder);
-    } catch (error) {
-      if (!existsSync(folder)) throw error; // else another process was first
-    }
-  } finally {
-    rmSync(build, { recursive: true, force: true });
+    renameSync(result, folder);
+  } catch (error) {
+    if (!existsSync(folder)) throw error; // else another process was first
   }
 }
 

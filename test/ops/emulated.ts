@@ -4,11 +4,13 @@
  * instructions emulated (emulation/bf16.h). Kept in the cache beside the real library, by the hash of its sources.
  * Leaves out what AVX-512 does differently: its own instructions, and fused multiply-adds.
  */
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { buildKernels, cacheFolder } from "../../ffi/cpu/build.ts";
+import { compile, findCompiler, inBuildFolder, runAll } from "../../ffi/compiler.ts";
 import { assetPath } from "../../src/assets.ts";
+import { cacheFolder } from "../../src/cache.ts";
 
+const what = "the emulated instruction paths";
 const flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-pthread"];
 const defines = ["-DSIMD_BYTES=64", "-DPORTABLE_ONLY", "-Wno-psabi"];
 const kernels = assetPath("ffi/cpu");
@@ -30,43 +32,29 @@ const units: Readonly<Record<string, readonly string[]>> = {
   threads: [join(kernels, "threads.cpp")],
 };
 
-function compiler(): string {
-  const found = [process.env.CXX, "c++", "g++", "clang++"].find((name) => name && Bun.which(name));
-  if (!found) throw new Error("no C++ compiler");
-  return found;
-}
-
-async function run(command: readonly string[]): Promise<void> {
-  const child = Bun.spawn([...command], { stdout: "ignore", stderr: "pipe" });
-  const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
-  if (code !== 0) throw new Error(`${command.join(" ")}: ${stderr}`);
-}
-
 /** Path of the library, compiled on first use (about 10 s of one core). */
 export async function emulatedLibrary(): Promise<string> {
-  await buildKernels(); // reports a missing compiler in its own words
-  const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler(), flags, defines, units, process.arch]));
+  const compiler = findCompiler(what);
+  const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler, flags, defines, units, process.arch]));
   for (const name of readdirSync(kernels).sort())
     if (/\.(cpp|h)$/.test(name)) hash.update(`${name}\0`).update(readFileSync(join(kernels, name)));
   hash.update(readFileSync(instructions));
-  const cache = join(cacheFolder(), "op-suite");
-  const library = join(cache, `emulated-${hash.digest("hex").slice(0, 16)}.so`);
+  const library = join(cacheFolder(), "op-suite", `emulated-${hash.digest("hex").slice(0, 16)}.so`);
   if (existsSync(library)) return library;
 
-  mkdirSync(cache, { recursive: true });
-  const build = mkdtempSync(join(cache, "build-"));
-  try {
+  await inBuildFolder(["op-suite"], async (build) => {
     const object = (name: string) => join(build, `${name}.o`);
-    await Promise.all(
-      Object.entries(units).map(([name, unit]) =>
-        run([compiler(), ...flags, ...defines, ...unit, "-c", "-o", object(name)]),
+    const { command } = compiler;
+    await runAll(
+      Object.entries(units).map(
+        ([name, unit]) =>
+          () =>
+            compile(what, [command, ...flags, ...defines, ...unit, "-c", "-o", object(name)]),
       ),
     );
     const linked = join(build, "kernels.so");
-    await run([compiler(), "-shared", "-pthread", ...Object.keys(units).map(object), "-o", linked]);
+    await compile(what, [command, "-shared", "-pthread", ...Object.keys(units).map(object), "-o", linked]);
     renameSync(linked, library);
-  } finally {
-    rmSync(build, { recursive: true, force: true });
-  }
+  });
   return library;
 }

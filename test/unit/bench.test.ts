@@ -340,7 +340,7 @@ describe("the report", () => {
 
 describe("the command line", () => {
   async function bench(...argv: string[]) {
-    const child = Bun.spawn([process.execPath, resolve(import.meta.dir, "../../bench/main.ts"), ...argv], {
+    const child = Bun.spawn([process.execPath, resolve(import.meta.dir, "../../src/cli/main.ts"), "bench", ...argv], {
       stdout: "pipe",
       stderr: "pipe",
     });
@@ -350,15 +350,15 @@ describe("the command line", () => {
   }
 
   test.each([
-    [["rollout"], 'bench: "rollout" is not a suite; there is ops, step, roofline\n'],
-    [["opps"], 'bench: "opps" is not a suite; did you mean ops?\n'],
-    [["ops", "--filter", "("], "bench: --filter (: not a regular expression"],
-    [["ops", "--filter", "softmax"], "bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
-    [["ops", "--dtype", "int8"], "bench: --dtype"],
-    [["ops", "--threads", "0"], "bench: --threads 0: allowed is a whole number ≥ 1"],
-    [["ops", "--path", "sse9"], "bench: --path sse9: there is no such path; this machine runs portable"],
-    [["ops", "--jsn"], "bench: --jsn: unknown setting; did you mean --json?"],
-    [["ops", "matmul"], 'bench: "matmul": unexpected argument'],
+    [["rollout"], 'grpo bench: "rollout" is not a suite; there is ops, step, roofline\n'],
+    [["opps"], 'grpo bench: "opps" is not a suite; did you mean ops?\n'],
+    [["ops", "--filter", "("], "grpo bench: --filter (: not a regular expression"],
+    [["ops", "--filter", "softmax"], "grpo bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
+    [["ops", "--dtype", "int8"], "grpo bench: --dtype"],
+    [["ops", "--threads", "0"], "grpo bench: --threads 0: allowed is a whole number ≥ 1"],
+    [["ops", "--path", "sse9"], "grpo bench: --path sse9: there is no such path; this machine runs portable"],
+    [["ops", "--jsn"], "grpo bench: --jsn: unknown setting; did you mean --json?"],
+    [["ops", "matmul"], 'grpo bench: "matmul": unexpected argument'],
   ] as const)(
     "refuses %j in one line",
     async (argv, message) => {

@@ -41,7 +41,7 @@ const fails = (error: unknown) => [
 
 describe("the table", () => {
   test("has the commands of the interface, each loaded from its own file under its own name", async () => {
-    const names = "train sft eval generate score update verify data plan doctor".split(" ");
+    const names = "train sft eval generate score update verify data plan doctor bench check:gpu".split(" ");
     expect(commands.map(({ name }) => name)).toEqual(names);
     for (const { name, load } of commands) {
       const command = await load();
@@ -79,9 +79,11 @@ describe("help and version", () => {
     expect((await run(["train", "--", "--help"], table)).code).toBe(1);
   });
 
-  test("--version tells the package's version", async () => {
+  test("--version tells the package's version and the commit that is checked out", async () => {
     const { code, out } = await run(["--version"], table);
-    expect({ code, out }).toEqual({ code: 0, out: `grpo ${packageJson.version} (bun ${Bun.version})\n` });
+    const commit = Bun.which("git") ? "(commit [0-9a-f]{12}(-modified)?, )?" : "";
+    expect(out).toMatch(new RegExp(`^grpo ${packageJson.version} \\(${commit}bun ${Bun.version}\\)\n$`));
+    expect(code).toBe(0);
   });
 });
 
@@ -190,8 +192,8 @@ describe("the process", () => {
     expect(code).toBe(0);
     expect(out).toContain("doctor");
     expect(loadedAtStart(mainFile)).toEqual(
-      ["src/cli/main.ts", "src/config/nearest.ts", "src/errors.ts", "package.json"]
-        .map((path) => join(root, path))
+      ["src/cli/main.ts", "src/config/nearest.ts", "src/errors.ts", "src/program.ts", "node:path", "package.json"]
+        .map((path) => (path.startsWith("node:") ? path : join(root, path)))
         .sort(),
     );
   });

@@ -28,7 +28,7 @@ case " $* " in *" -c "*) : ;; *) : > "$last" ;; esac
 `;
   writeFileSync(compiler, script);
   chmodSync(compiler, 0o755);
-  const program = `const { buildKernels } = await import(${JSON.stringify(assetPath("ffi/cpu/build.ts"))}); await buildKernels();`;
+  const program = `const { compileKernels } = await import(${JSON.stringify(assetPath("ffi/cpu/build.ts"))}); await compileKernels();`;
   const child = Bun.spawn([process.execPath, "-e", program], {
     env: { ...process.env, CXX: compiler, BUN_GRPO_CACHE: join(folder, `${name}-cache`) },
     stdout: "ignore",

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { buildKernels } from "../../ffi/cpu/build.ts";
+import { buildKernels } from "../../ffi/bindings/cpu.ts";
 import { assetPath } from "../../src/assets.ts";
 import { choosePath, openCpuDevice } from "../../src/device/cpu.ts";
 import { InputError, RunError } from "../../src/errors.ts";

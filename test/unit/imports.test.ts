@@ -1,5 +1,5 @@
 /**
- * Who may import whom, held over every TypeScript file of src, ffi, bench and data: the table of the layout, no circles,
+ * Who may import whom, held over every TypeScript file of src, ffi, bench, data and release: the table of the layout, no circles,
  * `bun:ffi` in ffi/bindings alone, packages only from package.json. Type imports obey the table too; a circle of types
  * alone is none, as nothing of it is left when the program runs.
  */
@@ -24,7 +24,7 @@ const everything = [...below, "src/grpo", "src/sft", "src/eval", "ffi/bindings"]
 
 /** Part of the tree → the parts it may import, besides itself and what everyone may. */
 const rules: Readonly<Record<string, readonly string[]>> = {
-  "src/cli": [...everything, "src/index.ts"],
+  "src/cli": [...everything, "src/index.ts", "bench"],
   "src/index.ts": everything,
   "src/config": [],
   "src/grpo": below,
@@ -42,18 +42,23 @@ const rules: Readonly<Record<string, readonly string[]>> = {
   "src/device": ["src/tensor", "ffi/bindings"],
   "src/tensor": [],
   "src/errors.ts": [],
-  "src/assets.ts": [],
+  "src/program.ts": [],
+  "src/cache.ts": [],
+  "src/carried.ts": ["src/cache.ts"],
+  "src/assets.ts": ["src/carried.ts", "src/program.ts"],
   "src/answers.ts": [],
-  "ffi/bindings": ["ffi/cpu", "ffi/cuda"],
-  "ffi/cpu": [],
+  "ffi/bindings": ["ffi/cpu", "ffi/cuda", "ffi/compiler.ts"],
+  "ffi/cpu": ["ffi/compiler.ts"],
+  "ffi/compiler.ts": [],
   "ffi/cuda": [],
   data: [...everything, "src/index.ts", "src/cli"],
   bench: [...everything, "src/index.ts"],
+  release: ["ffi/cpu", "ffi/compiler.ts"],
 };
 
 /** What every part may import. The configuration is not for these files themselves: they stand below it. */
-const forAll = ["src/config", "src/errors.ts", "src/assets.ts", "src/answers.ts"];
-const bottom = new Set(["src/errors.ts", "src/assets.ts", "src/answers.ts"]);
+const forAll = ["src/config", "src/errors.ts", "src/assets.ts", "src/answers.ts", "src/cache.ts", "src/program.ts"];
+const bottom = new Set([...forAll.slice(1), "src/carried.ts"]);
 
 /** Files of the program that are no TypeScript, and who may embed them. */
 const embeds = (from: string, target: string) =>
@@ -143,7 +148,7 @@ function circle(files: Sources): string[] | undefined {
 }
 
 const project: Sources = new Map(
-  ["src", "ffi", "bench", "data"]
+  ["src", "ffi", "bench", "data", "release"]
     .filter((folder) => existsSync(join(root, folder)))
     .flatMap((folder) => [...new Bun.Glob(`${folder}/**/*.{ts,tsx}`).scanSync(root)])
     .sort()

@@ -2,12 +2,12 @@
  * From a kernel's source to machine code for one architecture: NVRTC's options, the headers it may include, and the cache
  * of what was compiled. The static checks of the kernels compile by the same options.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { cacheFolder } from "../../../ffi/bindings/cpu.ts";
 import type { Compiled, Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { assetPath } from "../../assets.ts";
-import { errorText, InputError, RunError } from "../../errors.ts";
+import { cacheFailure, cacheFolder, madeInCache } from "../../cache.ts";
+import { InputError } from "../../errors.ts";
 import type { Defines } from "./runtime.ts";
 
 /** What every kernel is compiled with; machine code for the GPU at hand, never PTX for the driver to compile. */
@@ -96,15 +96,13 @@ export function kernelCompiler(nvrtc: Nvrtc, computeCapability: number, onBuild?
 
 /** Written beside and renamed: two processes that compile at once both put an equal file there. */
 function keep(file: string, cubin: Uint8Array): void {
+  madeInCache();
   const beside = `${file}.${process.pid}`;
   try {
-    mkdirSync(cacheFolder(), { recursive: true });
     writeFileSync(beside, cubin);
     renameSync(beside, file);
   } catch (error) {
     rmSync(beside, { force: true });
-    throw new RunError(
-      `${cacheFolder()}: cannot be written (${errorText(error)}); set BUN_GRPO_CACHE to a folder that can`,
-    );
+    throw cacheFailure(error);
   }
 }

@@ -5,9 +5,9 @@
  * What pip unpacks goes to a folder of its own and is renamed into place, so an interrupted fetch leaves nothing behind
  * and two at once do no harm.
  */
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { cacheFolder } from "../../../ffi/cpu/build.ts";
+import { cacheFolder, madeInCache } from "../../../src/cache.ts";
 import { errorText, InputError } from "../../../src/errors.ts";
 
 interface Wheels {
@@ -37,9 +37,7 @@ async function unpack(wheels: Wheels): Promise<string> {
   const python = ["python3", "python"].find((name) => Bun.which(name));
   if (python === undefined)
     throw new InputError("NVIDIA's compiler is fetched by pip and there is no python3; install it");
-  const parent = join(cacheFolder(), "nvidia");
-  mkdirSync(parent, { recursive: true });
-  const target = mkdtempSync(join(parent, "fetch-"));
+  const target = mkdtempSync(join(madeInCache("nvidia"), "fetch-"));
   try {
     const options = "--no-deps --only-binary=:all: --require-hashes --disable-pip-version-check --no-input --quiet";
     const child = Bun.spawn(

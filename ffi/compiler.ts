@@ -1,0 +1,77 @@
+/**
+ * The system's C++ compiler, and how a library is made by it: found once, run on every core, in a folder beside the result
+ * that is renamed into place. Which sources, with which flags: the builders say (cpu/build.ts, and those of the tests).
+ */
+import { mkdtempSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { cacheFailure, madeInCache } from "../src/cache.ts";
+import { RunError } from "../src/errors.ts";
+
+export interface Compiler {
+  readonly command: string;
+  /** The first line of what `--version` prints. */
+  readonly version: string;
+}
+
+/**
+ * `$CXX`, else the first of c++, g++ and clang++ that runs.
+ *
+ * @param what needs it, in the plural: "the CPU kernels"
+ * @throws RunError where none runs
+ */
+export function findCompiler(what: string): Compiler {
+  const tried = [process.env.CXX, "c++", "g++", "clang++"].filter((name): name is string => !!name);
+  for (const command of tried) {
+    const compiler = compilerCalled(command);
+    if (compiler !== null) return compiler;
+  }
+  throw new RunError(
+    `${what} need a C++20 compiler and none of ${tried.join(", ")} runs; install one (Debian, Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install) or set CXX`,
+  );
+}
+
+/** The compiler of that name or path; null where it does not run. */
+export function compilerCalled(command: string): Compiler | null {
+  if (!Bun.which(command)) return null;
+  const result = Bun.spawnSync([command, "--version"]);
+  return result.success ? { command, version: result.stdout.toString().split("\n")[0] ?? "" } : null;
+}
+
+/** One call of the compiler. @throws RunError with the first line that tells why it failed */
+export async function compile(what: string, command: readonly string[]): Promise<void> {
+  const child = Bun.spawn([...command], { stdout: "ignore", stderr: "pipe" });
+  const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
+  if (code === 0) return;
+  const reason = stderr.split("\n").find((line) => /error|fatal|undefined/.test(line)) ?? stderr.trim();
+  throw new RunError(`${what} did not compile: ${command.join(" ")}: ${reason} (GCC 11 or Clang 14 is needed)`);
+}
+
+/** Runs `jobs` with at most one per core at a time. */
+export async function runAll(jobs: readonly (() => Promise<void>)[]): Promise<void> {
+  const queue = [...jobs];
+  const workers = Array.from({ length: Math.min(jobs.length, navigator.hardwareConcurrency) }, async () => {
+    for (let job = queue.shift(); job; job = queue.shift()) await job();
+  });
+  await Promise.all(workers);
+}
+
+/**
+ * Calls `work` with a new folder in the cache, and removes it afterwards: what is to stay is renamed out of it.
+ *
+ * @param names the folder of the cache in which it lies, on the same file system as the result
+ * @throws RunError where the cache cannot be written, and whatever `work` throws
+ */
+export async function inBuildFolder<T>(names: readonly string[], work: (folder: string) => Promise<T>): Promise<T> {
+  const parent = madeInCache(...names);
+  let folder: string;
+  try {
+    folder = mkdtempSync(join(parent, "build-"));
+  } catch (error) {
+    throw cacheFailure(error);
+  }
+  try {
+    return await work(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}

@@ -1,0 +1,75 @@
+/**
+ * The files that the executable carries, laid out in a folder as they are to lie in it: kernel sources, the bundled model
+ * and its problems, the CPU kernels built for the target. Every one is named here; nothing that lies about is taken along.
+ */
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { compileKernels, prebuiltName } from "../ffi/cpu/build.ts";
+import { assetPath } from "../src/assets.ts";
+import { RunError } from "../src/errors.ts";
+import { compilerFor, type Target } from "./targets.ts";
+
+/** Folders of the project, and which of their files. */
+const sources: Readonly<Record<string, RegExp>> = {
+  "ffi/cpu": /\.(cpp|h)$/,
+  "ffi/cuda": /\.cuh?$/,
+  "data/model": /\.(json|safetensors)$/,
+  "data/problems": /\.arrow$/,
+};
+
+/** The newest version of the C library that the kernels may ask for: Debian 12, Ubuntu 22.04 and RHEL 9 have it. */
+export const MOST_GLIBC = 34;
+
+/**
+ * Fills `folder` anew.
+ *
+ * @returns a hash of names and contents
+ * @throws RunError where the kernels cannot be built, lack an instruction path, or need a newer system
+ */
+export async function layOut(folder: string, target: Target): Promise<string> {
+  rmSync(folder, { recursive: true, force: true });
+  for (const [from, pattern] of Object.entries(sources))
+    for (const name of readdirSync(assetPath(from)).filter((name) => pattern.test(name)))
+      put(assetPath(join(from, name)), join(folder, from, name));
+  await addKernels(join(folder, "prebuilt"), target);
+  return hashOf(folder);
+}
+
+/** The CPU kernels of `target`, under the name by which the program looks for them. @throws as layOut does */
+export async function addKernels(folder: string, target: Target): Promise<void> {
+  const { library } = await compileKernels({
+    architecture: target.architecture,
+    compiler: compilerFor(target),
+    onBuild: () => process.stderr.write(`compiling the CPU kernels for ${target.name}\n`),
+  });
+  const text = readFileSync(library, "latin1");
+  const absent = target.paths.filter((path) => !text.includes(`\0${path}\0`));
+  if (absent.length > 0)
+    throw new RunError(`the compiler knows no ${absent.join(", ")} instructions; build with GCC 11 or later`);
+  const glibc = newestGlibc(text);
+  if (glibc > MOST_GLIBC)
+    throw new RunError(
+      `built here the CPU kernels need glibc 2.${glibc}, and many systems have no later one than 2.${MOST_GLIBC}; build on Debian 12 or Ubuntu 22.04`,
+    );
+  put(library, join(folder, prebuiltName(target.architecture)));
+}
+
+/** The minor version of the newest glibc whose symbols a library asks for, by its text. */
+export function newestGlibc(text: string): number {
+  return Math.max(0, ...[...text.matchAll(/\0GLIBC_2\.(\d+)/g)].map((match) => Number(match[1])));
+}
+
+function put(from: string, to: string): void {
+  mkdirSync(dirname(to), { recursive: true });
+  copyFileSync(from, to);
+}
+
+function hashOf(folder: string): string {
+  const hash = new Bun.CryptoHasher("sha256");
+  const names = readdirSync(folder, { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name).slice(folder.length + 1))
+    .sort();
+  for (const name of names) hash.update(`${name}\0`).update(readFileSync(join(folder, name)));
+  return hash.digest("hex").slice(0, 16);
+}

@@ -1,0 +1,134 @@
+/**
+ * `bun run pack`: the executable, the sources and the tests with the packages they need, as two files in dist/pack, for a
+ * machine without network, Bun, Node or compiler. `sh unpack FOLDER` there is the inverse (unpack.sh).
+ *
+ *   bun run pack                                      for this machine, about two minutes of one core
+ *   bun run pack --target linux-arm64 --level 9       for another; the level is xz's
+ *
+ * The sources are the files that git tracks, as they are now: those that the executable is built from.
+ */
+import {
+  chmodSync,
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { assetPath } from "../src/assets.ts";
+import { InputError, RunError } from "../src/errors.ts";
+import { build, megabytes } from "./build.ts";
+import { addKernels } from "./carry.ts";
+import { type Target, targetCalled } from "./targets.ts";
+import { flagsOf, runTool } from "./tool.ts";
+
+/** In bytes: 60 MiB. */
+const MOST_BYTES = 60 * 2 ** 20;
+
+/** Packages for tests and benchmarks beside those of the program. */
+const testPackages = ["tinybench"];
+
+/** What only a reader of a package needs. */
+const forReaders = /\.(map|md|flow)$|\.d\.[cm]?ts$/;
+const typePackages = ["@types", "undici-types", ".bin"];
+
+export interface PackOptions {
+  readonly target: Target;
+  /** Where the two files go; made anew. */
+  readonly folder: string;
+  /** xz's preset: 6 by itself. */
+  readonly level: string;
+}
+
+/** @throws RunError where the executable, the packages or the archive cannot be made */
+export async function pack({ target, folder, level }: PackOptions): Promise<void> {
+  mkdirSync(dirname(folder), { recursive: true });
+  const work = mkdtempSync(join(dirname(folder), ".pack-"));
+  try {
+    const [tree, result] = [join(work, "tree"), join(work, "result")];
+    mkdirSync(tree);
+    mkdirSync(result);
+    await build(target, join(tree, "grpo"));
+    await addKernels(join(tree, "prebuilt"), target);
+    await copySources(tree);
+    await installPackages(tree);
+    await archive(tree, join(result, "grpo.tar.xz"), target, level);
+    copyFileSync(assetPath("release/unpack.sh"), join(result, "unpack"));
+    chmodSync(join(result, "unpack"), 0o755);
+    rmSync(folder, { recursive: true, force: true });
+    renameSync(result, folder);
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+}
+
+/** @throws RunError where the project is no git repository */
+async function copySources(tree: string): Promise<void> {
+  const names = (await output(["git", "-C", assetPath("."), "ls-files", "-z"]))
+    .split("\0")
+    .filter((name) => name !== "");
+  for (const name of names) {
+    mkdirSync(dirname(join(tree, name)), { recursive: true });
+    copyFileSync(assetPath(name), join(tree, name));
+  }
+}
+
+/** The packages of package.json without those for development, as `bun.lock` pins them. */
+async function installPackages(tree: string): Promise<void> {
+  await output([process.execPath, "install", "--production", "--frozen-lockfile", "--silent", "--cwd", tree]);
+  const modules = join(tree, "node_modules");
+  for (const name of testPackages) {
+    const from = assetPath(`node_modules/${name}`);
+    cpSync(from, join(modules, name), { recursive: true, dereference: true });
+  }
+  for (const name of typePackages) rmSync(join(modules, name), { recursive: true, force: true });
+  for (const entry of readdirSync(modules, { recursive: true, withFileTypes: true }))
+    if (entry.isFile() && forReaders.test(entry.name)) rmSync(join(entry.parentPath, entry.name));
+}
+
+/** The executable first; the same tree gives the same archive. */
+async function archive(tree: string, file: string, { architecture }: Target, level: string): Promise<void> {
+  const tar = ["tar", "-c", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0", "--sort=name", "-C", tree];
+  const names = readdirSync(tree).filter((name) => name !== "grpo");
+  // x86's calls made alike for the compressor; two blocks, so that two cores have work.
+  const filters = [...(architecture === "x64" ? ["--x86"] : []), `--lzma2=preset=${level},dict=64MiB`];
+  const xz = ["xz", "-c", "-T0", "--block-size=72MiB", "--check=sha256", ...filters];
+  const packed = Bun.spawn([...tar, "grpo", ...names.sort()], { stdout: "pipe", stderr: "inherit" });
+  const small = Bun.spawn(xz, { stdin: packed.stdout, stdout: Bun.file(file), stderr: "inherit" });
+  const [tarCode, xzCode] = await Promise.all([packed.exited, small.exited]);
+  if (tarCode !== 0 || xzCode !== 0) throw new RunError(`tar or xz failed (exit statuses ${tarCode} and ${xzCode})`);
+}
+
+async function output(command: readonly string[]): Promise<string> {
+  if (!Bun.which(command[0]!)) throw new RunError(`${command[0]} is needed to make a pack; install it`);
+  const child = Bun.spawn([...command], { stdout: "pipe", stderr: "pipe" });
+  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  if (code !== 0) throw new RunError(`${command.slice(0, 3).join(" ")} failed (exit status ${code}): ${err.trim()}`);
+  return out;
+}
+
+const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+
+if (import.meta.main)
+  await runTool("pack", async (argv) => {
+    const { target: name = null, level = "6" } = flagsOf(argv, ["target", "level"]);
+    const target = targetCalled(name);
+    if (!/^[0-9]e?$/.test(level)) throw new InputError(`--level ${level}: allowed is 0 to 9`);
+    for (const tool of ["tar", "xz", "git"])
+      if (!Bun.which(tool)) throw new RunError(`${tool} is needed to make a pack; install it`);
+    const folder = assetPath(target.architecture === process.arch ? "dist/pack" : `dist/pack-${target.name}`);
+    await pack({ target, folder, level });
+    let sum = 0;
+    for (const file of readdirSync(folder)) {
+      const { size } = statSync(join(folder, file));
+      sum += size;
+      process.stdout.write(`${join(folder, file)}: ${megabytes(size)}\n`);
+    }
+    process.stdout.write(`${mebibytes(sum)} for ${target.name}; there: sh unpack FOLDER, then FOLDER/grpo …\n`);
+    if (sum > MOST_BYTES)
+      throw new RunError(`the pack has ${mebibytes(sum)}, more than the ${mebibytes(MOST_BYTES)} it may have`);
+  });

@@ -1,0 +1,28 @@
+#!/bin/sh
+# unpack [FOLDER]: the program and its tests out of the archive beside this file, into FOLDER (default: ./grpo). It needs
+# tar and xz, or Python 3 alone; no network, no compiler, no Bun. Afterwards, in FOLDER:
+#   ./grpo train                                  any command
+#   ./grpo check:gpu                              the checks of this machine's GPU
+#   BUN_BE_BUN=1 ./grpo test test/unit            the test suite, or a part of it
+set -e
+pack=$(cd "$(dirname "$0")" && pwd)
+to=${1:-grpo}
+mkdir -p "$to"
+if command -v xz >/dev/null && command -v tar >/dev/null; then
+  xz -dc "$pack/grpo.tar.xz" | tar -x -o -C "$to"
+elif command -v python3 >/dev/null && python3 -c 'import lzma' 2>/dev/null; then
+  python3 - "$pack/grpo.tar.xz" "$to" <<'PYTHON'
+import sys, tarfile
+with tarfile.open(sys.argv[1], "r|xz") as archive:
+    try:
+        archive.extractall(sys.argv[2], filter="tar")
+    except TypeError:  # Python before 3.12, or before 3.8.17, 3.9.17, 3.10.12, 3.11.4
+        archive.extractall(sys.argv[2])
+PYTHON
+else
+  echo "unpack: neither xz with tar nor python3 with lzma runs here; install one (Debian, Ubuntu: apt-get install xz-utils)" >&2
+  exit 1
+fi
+# Its version also tells that the executable came out whole and runs here.
+version=$("$to/grpo" --version)
+echo "$to: $version"

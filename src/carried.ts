@@ -1,0 +1,114 @@
+/**
+ * Files out of the executable, written into the cache once, as neither mmap nor a dynamic loader nor a compiler can read
+ * the executable's own folder. They lie in `carried-HASH`, the hash that of all of them, so that two builds never share one.
+ *
+ * A folder is in use while a process refreshes its time; one that nobody has refreshed for days is removed by the next
+ * first start. Times and not process ids, as a cache may be shared by containers or machines that do not see each other's
+ * processes. A process that had its folder removed all the same (stopped for days) loses nothing: what it maps stays
+ * mapped, and what it asks for again is written again.
+ */
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { cacheFailure, madeInCache } from "./cache.ts";
+
+const HOUR = 3_600_000;
+/** How often a process refreshes the folder it uses, in milliseconds. */
+const REFRESH_MS = 6 * HOUR;
+/** A folder nobody has refreshed for this long is in no use. */
+export const STALE_MS = 72 * HOUR;
+
+/**
+ * The path of `relative` in the cache, written there from `source` (a file or a folder of the executable) where it is
+ * missing or, by its size, torn.
+ *
+ * @throws RunError where the cache cannot be written
+ */
+export function writtenOut(hash: string, relative: string, source: string): string {
+  return place(source, join(folderOf(hash), relative));
+}
+
+function place(source: string, target: string): string {
+  const { size, isDirectory } = described(source);
+  if (isDirectory) for (const name of readdirSync(source)) place(join(source, name), join(target, name));
+  else if (!existsSync(target) || statSync(target).size !== size) write(target, readFileSync(source));
+  return target;
+}
+
+function described(path: string): { readonly size: number; readonly isDirectory: boolean } {
+  const found = statSync(path);
+  return { size: found.size, isDirectory: found.isDirectory() };
+}
+
+/** Beside, then renamed: of two processes that write at once, the second puts an equal file in the first's place. */
+function write(target: string, bytes: Uint8Array): void {
+  const beside = `${target}.${process.pid}-${crypto.randomUUID().slice(0, 8)}`;
+  try {
+    mkdirSync(dirname(target), { recursive: true });
+    writeFileSync(beside, bytes);
+    renameSync(beside, target);
+  } catch (error) {
+    rmSync(beside, { force: true });
+    throw cacheFailure(error);
+  }
+}
+
+let inUse: string | null = null;
+
+/** The folder of this build; at the first call it is marked as in use, and others that are not are removed. */
+function folderOf(hash: string): string {
+  if (inUse !== null) return inUse;
+  const cache = madeInCache();
+  inUse = join(cache, `carried-${hash}`);
+  keepInUse(inUse, REFRESH_MS);
+  removeStale(cache, inUse, Date.now());
+  return inUse;
+}
+
+/** Refreshes a folder's time now and again, for as long as the process lives; it does not keep the process alive. */
+export function keepInUse(folder: string, everyMs: number): void {
+  const refresh = () => {
+    try {
+      utimesSync(folder, new Date(), new Date());
+    } catch {
+      // Not there yet, or a cache that can only be read: then nobody can remove it from there either.
+    }
+  };
+  refresh();
+  setInterval(refresh, everyMs).unref();
+}
+
+/**
+ * Removes the folders in `cache` that other builds carried and that nobody has used of late. Each is renamed first and
+ * looked at again, so that one that was taken into use in between goes back. What cannot be removed is left.
+ */
+export function removeStale(cache: string, own: string, now: number): void {
+  const stale = (path: string) => now - statSync(path).mtimeMs > STALE_MS;
+  for (const name of readdirSync(cache)) {
+    const folder = join(cache, name);
+    const aside = /^carried-[0-9a-f]{16}(\.removed-.*)?$/.exec(name);
+    if (aside === null || folder === own) continue;
+    try {
+      if (!stale(folder)) continue;
+      // One that bears the mark was left by a process that ended half way.
+      const marked = aside[1] ? folder : `${folder}.removed-${process.pid}-${crypto.randomUUID().slice(0, 8)}`;
+      if (marked !== folder) renameSync(folder, marked);
+      if (!stale(marked)) {
+        renameSync(marked, folder);
+        continue;
+      }
+      rmSync(marked, { recursive: true, force: true });
+    } catch {
+      // Another process was quicker, or may do what this one may not.
+    }
+  }
+}

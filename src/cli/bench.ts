@@ -1,0 +1,10 @@
+/** `grpo bench`: the suites of bench/, each op of the device with its share of the machine's peak among them. */
+import { main, usage } from "../../bench/main.ts";
+import type { Command } from "./command.ts";
+
+export const bench: Command = {
+  name: "bench",
+  summary: "the speed of every op, and what a step must take on a GPU",
+  usage,
+  run: (argv) => main(argv),
+};
