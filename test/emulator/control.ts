@@ -14,6 +14,7 @@ const signatures = {
   emulator_set_threads: "threads:i32",
   emulator_set_memory: "bytes:u64",
   emulator_set_compute_capability: "capability:i32",
+  emulator_hook_fault: "status:i32",
   emulator_reports: "",
   emulator_clear_reports: "",
   emulator_counters: "",
@@ -92,6 +93,8 @@ export interface EmulatorControl {
   setMemory(bytes: number): void;
   /** Major × 10 + minor, before a device is opened. */
   setComputeCapability(capability: number): void;
+  /** The context is lost as by a fault on the GPU: every later call answers this CUresult. */
+  fault(status: number): void;
   reports(): Report[];
   clearReports(): void;
   counters(): KernelCounters[];
@@ -125,6 +128,7 @@ export function openControl(folder: string): EmulatorControl {
     setThreads: (threads) => void library.emulator_set_threads(threads),
     setMemory: (bytes) => void library.emulator_set_memory(bytes),
     setComputeCapability: (capability) => void library.emulator_set_compute_capability(capability),
+    fault: (status) => void library.emulator_hook_fault(status),
     reports: () => json("emulator_reports"),
     clearReports: () => void library.emulator_clear_reports(),
     counters: () => json("emulator_counters"),

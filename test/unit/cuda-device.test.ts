@@ -3,6 +3,7 @@
  * lazily, so that what is read, overwritten or freed too early is wrong every time. Ops are tested in test/ops.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { isSticky, openDriver, stickyStatuses } from "../../ffi/bindings/cuda.ts";
 import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
 import type { Nvrtc } from "../../ffi/bindings/nvrtc.ts";
 import { architectureFor } from "../../src/device/cuda/compile.ts";
@@ -399,6 +400,69 @@ describe("failures", () => {
     control.reset();
     control.setStreams("lazy");
     device = await openCudaDevice({ libraryFolder });
+  });
+});
+
+describe("statuses", () => {
+  // Names and numbers as in NVIDIA's cuda.h 13.0: those of which it says that they leave the process in an inconsistent
+  // state, the failed assertion, and the uncorrectable errors of memory and links.
+  const hardware = [214, 220, 226, 911];
+  const lost = [...hardware, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721];
+
+  test("after each that loses the GPU's memory, the failure says so and closing is quiet", async () => {
+    expect([...stickyStatuses].sort()).toEqual([...lost].sort());
+    device.close(); // a loss takes all that share the context
+    for (const status of lost) {
+      const other = await openCudaDevice({ libraryFolder });
+      const memory = other.allocate(1024, "x");
+      const x = tensor("x", memory.address, "float32", [256]);
+      await other.record("fill", function* () {
+        other.ops.fill(x, 1);
+        yield;
+      });
+      control.fault(status);
+      const failure = await other.read(x).catch((error) => error);
+      expect({ status: failure.status, sticky: isSticky(failure) }).toEqual({ status, sticky: true });
+      expect(failure.message).toMatch(/memory is lost.*start again from the last checkpoint/);
+      expect(failure.message.includes("Xid")).toBe(hardware.includes(status));
+      memory.free();
+      other.close();
+      control.reset();
+      control.setStreams("lazy");
+    }
+    device = await openCudaDevice({ libraryFolder });
+  });
+
+  test("one that cuBLAS meets first has the driver's name, and closing is quiet", async () => {
+    device.close();
+    const other = await openCudaDevice({ libraryFolder });
+    const [x, w, y] = ["x", "w", "y"].map((name) =>
+      tensor(name, other.allocate(1024, name).address, "float32", [16, 16]),
+    );
+    control.fault(700);
+    const multiply = () => other.ops.matmulForward(y!, x!, { ...w!, dtype: "float32", elements: 256 }, null);
+    expect(multiply).toThrow(/^cuStreamSynchronize: CUDA_ERROR_ILLEGAL_ADDRESS/);
+    other.close();
+    control.reset();
+    control.setStreams("lazy");
+    device = await openCudaDevice({ libraryFolder });
+  });
+
+  test("those that installations meet name the cure, and lose nothing", () => {
+    const driver = openDriver({ folder: libraryFolder });
+    const failure = (status: number) => {
+      try {
+        driver.check("cuInit", status);
+      } catch (error) {
+        expect(isSticky(error)).toBe(false);
+        return (error as Error).message;
+      }
+    };
+    expect(failure(2)).toMatch(/CUDA_ERROR_OUT_OF_MEMORY.*; lower micro_batch_tokens/);
+    expect(failure(34)).toMatch(/CUDA_ERROR_STUB_LIBRARY.*; .*LD_LIBRARY_PATH/);
+    expect(failure(36)).toMatch(/CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER.*; the driver is older/);
+    expect(failure(222)).toMatch(/CUDA_ERROR_UNSUPPORTED_PTX_VERSION.*; .*older than NVRTC/);
+    expect(failure(35)).toBe("cuInit: status 35; see nvidia-smi, and dmesg for lines with Xid");
   });
 });
 
