@@ -95,22 +95,44 @@ export const CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
 const cures: Readonly<Record<number, string>> = {
   2: "lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or end what else holds the GPU's memory (nvidia-smi)",
   3: "see whether nvidia-smi runs; load the driver or restart the machine",
-  35: "the driver is older than the libraries: update it, or install libraries of its version",
+  34: "libcuda.so.1 is the toolkit's stub and no driver: take the folder of stubs out of LD_LIBRARY_PATH, and install NVIDIA's driver",
+  36: "the driver is older than the call: update it",
   46: "another process holds the GPU in exclusive mode: end it (nvidia-smi), or take another GPU",
   100: "no GPU is visible: see nvidia-smi and CUDA_VISIBLE_DEVICES",
   101: "there is no such GPU: see nvidia-smi -L and CUDA_VISIBLE_DEVICES",
   209: "the compiled kernel does not fit this GPU: delete the cache folder that grpo doctor names",
   222: "the driver is older than NVRTC: update the driver, or install NVRTC of its version",
-  702: "a display on this GPU limits how long a kernel may run: take another GPU for training",
   802: "the GPUs of this machine are not ready (fabric manager): see nvidia-smi",
   803: "driver and kernel module are of different versions: restart the machine",
   804: "this GPU's driver is too old for the libraries: update the driver",
 };
 const otherCure = "see nvidia-smi, and dmesg for lines with Xid";
-/** Faults inside a kernel: the context is gone, and every later call answers the same. */
-const sticky = new Set([214, 700, 710, 714, 715, 716, 717, 718, 719]);
-const stickyCure =
-  "a kernel failed and the GPU's memory is lost: start again from the last checkpoint, and report this line if it comes back";
+
+const again = "start again from the last checkpoint";
+const kernelCure = `a kernel failed and the GPU's memory is lost: ${again}, and report this line if it comes back`;
+const hardwareCure = `the GPU itself failed and its memory is lost: see dmesg for lines with Xid and nvidia-smi -q -d ECC, then ${again}`;
+/**
+ * Statuses after which the context is gone, and every later call answers the same: those of which cuda.h says that they
+ * leave the process in an inconsistent state, or the context unusable (710), and the uncorrectable errors of the hardware.
+ */
+const stickyCures: Readonly<Record<number, string>> = {
+  214: hardwareCure, // ECC_UNCORRECTABLE
+  220: hardwareCure, // NVLINK_UNCORRECTABLE
+  226: hardwareCure, // CONTAINED
+  700: kernelCure, // ILLEGAL_ADDRESS
+  702: `a display on this GPU limits how long a kernel may run, and its memory is lost: take another GPU for training, and ${again}`,
+  710: kernelCure, // ASSERT
+  714: kernelCure, // HARDWARE_STACK_ERROR
+  715: kernelCure, // ILLEGAL_INSTRUCTION
+  716: kernelCure, // MISALIGNED_ADDRESS
+  717: kernelCure, // INVALID_ADDRESS_SPACE
+  718: kernelCure, // INVALID_PC
+  719: kernelCure, // LAUNCH_FAILED
+  721: kernelCure, // TENSOR_MEMORY_LEAK
+  911: hardwareCure, // EXTERNAL_DEVICE
+};
+/** The numbers of these, for whoever tests them. */
+export const stickyStatuses: readonly number[] = Object.keys(stickyCures).map(Number);
 
 /** Where calls of the driver write: one for the process, as they all come from its main thread. */
 const out = nativeBlock(4096);
@@ -152,7 +174,7 @@ export function openDriver(options: SearchOptions, trace: Trace | null = null): 
   };
   const check = (call: DriverSymbol, status: number, subject?: string) => {
     if (status === CUDA_SUCCESS) return;
-    const cure = sticky.has(status) ? stickyCure : (cures[status] ?? otherCure);
+    const cure = stickyCures[status] ?? cures[status] ?? otherCure;
     const what = subject === undefined ? call : `${call} (${subject})`;
     throw new NvidiaCallError(what, status, textOf("cuGetErrorName", status), textOf("cuGetErrorString", status), cure);
   };
@@ -163,5 +185,5 @@ export function openDriver(options: SearchOptions, trace: Trace | null = null): 
 
 /** Whether a failure is one after which no call on the GPU succeeds any more. */
 export function isSticky(error: unknown): boolean {
-  return error instanceof NvidiaCallError && sticky.has(error.status);
+  return error instanceof NvidiaCallError && error.status in stickyCures;
 }

@@ -4,11 +4,12 @@
  * calls and time per symbol where tracing is on. Linux alone: NVIDIA has no driver for macOS.
  */
 import { dlopen, type FFIFunction, FFIType, suffix } from "bun:ffi";
-import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { homedir } from "node:os";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { errorText, RunError } from "../../src/errors.ts";
 import { nativeBlock, textAt } from "./native.ts";
+import { entries, pythonFolders } from "./python-environments.ts";
 
 /** Versions that the bindings know, the first found being taken. */
 export const majorVersions: readonly number[] = [13, 12];
@@ -47,6 +48,8 @@ export interface SearchOptions {
   readonly env?: Readonly<Record<string, string | undefined>>;
   /** Stands for `/` in the fixed places; tests have one of their own. */
   readonly root?: string;
+  /** Beside it and above it lies the environment of a Python project; the working folder. */
+  readonly cwd?: string;
 }
 
 export interface FoundLibrary {
@@ -57,56 +60,28 @@ export interface FoundLibrary {
 
 const loaderPath = "the loader's path (LD_LIBRARY_PATH, ldconfig)";
 
-/** Names in `folder` that match, in order; none where there is no such folder. */
-function entries(folder: string, pattern: RegExp): string[] {
-  try {
-    return readdirSync(folder)
-      .filter((name) => pattern.test(name))
-      .sort()
-      .reverse()
-      .map((name) => join(folder, name));
-  } catch {
-    return [];
-  }
-}
-
 /** The library folders of a toolkit that is installed in one piece. */
 function toolkitFolders(home: string): string[] {
   const target = process.arch === "arm64" ? "sbsa-linux" : "x86_64-linux";
   return [join(home, "lib64"), join(home, "targets", target, "lib"), join(home, "lib")];
 }
 
-/** `nvidia/NAME/lib` of the packages that pip installs, in an environment's folder. */
-function pythonFolders(prefix: string): string[] {
-  return entries(join(prefix, "lib"), /^python3/)
-    .flatMap((python) => [join(python, "site-packages"), join(python, "dist-packages")])
-    .flatMap((packages) => entries(join(packages, "nvidia"), /./))
-    .map((name) => join(name, "lib"));
-}
-
-/** Prefix of the python3 on the path; its shims and links are followed by the file system alone. */
-function pythonPrefix(env: NonNullable<SearchOptions["env"]>): string[] {
-  const found = env.PATH ? Bun.which("python3", { PATH: env.PATH }) : null;
-  return found ? [...new Set([dirname(dirname(found)), dirname(dirname(realpathSync(found)))])] : [];
-}
-
 /** Folders in the order they are looked in, after `options.folder` and the loader's own path. */
-export function libraryFolders({ env = process.env, root = "/" }: SearchOptions = {}): string[] {
+export function libraryFolders({ env = process.env, root = "/", cwd = process.cwd() }: SearchOptions = {}): string[] {
   const homes = [env.CUDA_HOME, env.CUDA_PATH].filter((home): home is string => !!home);
   const installed = entries(join(root, "usr/local"), /^cuda/);
-  const prefixes = [env.VIRTUAL_ENV, env.CONDA_PREFIX].filter((prefix): prefix is string => !!prefix);
-  const user = join(env.HOME || homedir(), ".local");
   return [
     ...homes.flatMap(toolkitFolders),
     ...installed.flatMap(toolkitFolders),
     ...(env.CONDA_PREFIX ? [join(env.CONDA_PREFIX, "lib")] : []),
-    ...[...prefixes, ...pythonPrefix(env), user, join(root, "usr/local"), join(root, "usr")].flatMap(pythonFolders),
+    ...pythonFolders({ env, root, cwd, home: env.HOME || homedir() }),
   ];
 }
 
-/** Where the driver lies beside the loader's path: WSL, and containers. */
+/** Where the driver lies beside the loader's path: WSL, containers, NixOS. */
 export function driverFolders({ root = "/" }: SearchOptions = {}): string[] {
-  return ["usr/lib/wsl/lib", "usr/local/nvidia/lib64", "run/opengl-driver/lib"].map((folder) => join(root, folder));
+  const folders = ["usr/lib/wsl/lib", "usr/local/nvidia/lib64", "usr/local/nvidia/lib", "run/opengl-driver/lib"];
+  return folders.map((folder) => join(root, folder));
 }
 
 interface Loader {

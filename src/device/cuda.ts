@@ -32,7 +32,7 @@ import { ropeKernels, ropeOps } from "./cuda/ops/rope.ts";
 import { sampleKernels, sampleOps } from "./cuda/ops/sample.ts";
 import { openParameters, parameterScratchBytes } from "./cuda/parameters.ts";
 import { peakFlops } from "./cuda/peak.ts";
-import { openProducts, type Products, workspaceBytes } from "./cuda/products.ts";
+import { openProducts, type Products } from "./cuda/products.ts";
 import { openRecordings } from "./cuda/recordings.ts";
 import type { CudaLimits, CudaRuntime, KernelDefinition } from "./cuda/runtime.ts";
 import { openTransfers } from "./cuda/transfers.ts";
@@ -206,8 +206,8 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       parameterElements: elementCount,
       pageElements,
       attentionScratchElements,
-      scratchBytes: (...sizes) =>
-        largestSlots(sizes, facts.limits).reduce((a, b) => a + b, workspaceBytes(computeCapability)),
+      // The workspace of cuBLAS is held from the start: what is free does not count it.
+      scratchBytes: (...sizes) => largestSlots(sizes, facts.limits).reduce((a, b) => a + b, 0),
       prepare(...sizes) {
         for (const [slot, bytes] of largestSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
       },

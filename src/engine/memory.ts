@@ -14,12 +14,23 @@ export interface MemoryEstimate {
   readonly scratchBytes: number;
   /** Anonymous memory of the program itself: JavaScript heap, tokenizer, code. 0 where the plan lies on a device. */
   readonly programBytes: number;
+  /** Kept free on a device of its own for what driver and libraries load while a run goes on. 0 on the host. */
+  readonly reserveBytes: number;
   /** What the process, or the device where the plan lies on one, holds at its peak. */
   readonly peakBytes: number;
 }
 
 /** The heap grows while rollouts and rewards are held as JavaScript objects. */
 const HEAP_GROWTH = 48 * 2 ** 20;
+
+/**
+ * What a GPU's memory holds beside what is planned, once a run is under way. None of it can be asked for before: the kernels
+ * that cuBLAS loads when a shape first needs them (some MiB each, some dozens of them), our own modules, a recorded graph a
+ * bucket of decode steps (hundreds of nodes each), and a stack for every thread that the GPU can hold at once as soon as one
+ * kernel, cuBLAS's included, spills: 270,000 threads on an H100, so 26 MiB at 100 bytes and 256 MiB at 1 KiB. A run that lacks
+ * it would end in the middle, within a library's call.
+ */
+const DEVICE_RESERVE = 384 * 2 ** 20;
 
 /** Anonymous bytes that the process holds now; 0 where the system does not say. */
 export function anonymousBytes(): number {
@@ -31,7 +42,9 @@ export function anonymousBytes(): number {
 /** @param onDevice the plan lies in memory of the device's own, beside the program's */
 export function estimateMemory(plan: MemoryPlan, scratchBytes: number, onDevice = false): MemoryEstimate {
   const programBytes = onDevice ? 0 : Math.max(anonymousBytes(), 64 * 2 ** 20) + HEAP_GROWTH;
-  return { plan, scratchBytes, programBytes, peakBytes: plan.totalBytes + scratchBytes + programBytes };
+  const reserveBytes = onDevice ? DEVICE_RESERVE : 0;
+  const peakBytes = plan.totalBytes + scratchBytes + programBytes + reserveBytes;
+  return { plan, scratchBytes, programBytes, reserveBytes, peakBytes };
 }
 
 /** What is asked of a device about the memory that a plan lies in. */
@@ -58,14 +71,15 @@ export function availableBytes(): number {
  * @throws InputError when the plan does not fit the machine, RunError when it does not fit the device's own memory (which
  * another program may hold); both name the largest parts and what lowers them.
  */
-export function requireMemory({ peakBytes, plan }: MemoryEstimate, device: PlanDevice): void {
+export function requireMemory({ peakBytes, reserveBytes, plan }: MemoryEstimate, device: PlanDevice): void {
   const available = planBytes(device);
   if (peakBytes <= available) return;
   const onDevice = device.freeBytes() !== null;
   const largest = [...groups(plan)].sort((a, b) => b.bytes - a.bytes).slice(0, 3);
   const Failure = onDevice ? RunError : InputError;
+  const kept = reserveBytes > 0 ? `, ${mebibytes(reserveBytes)} of them kept for what driver and libraries load,` : "";
   throw new Failure(
-    `the plan needs ${mebibytes(peakBytes)} MiB and ${mebibytes(available)} MiB are free${onDevice ? ` on ${device.description}` : ""} (largest: ${largest
+    `the plan needs ${mebibytes(peakBytes)} MiB${kept} and ${mebibytes(available)} MiB are free${onDevice ? ` on ${device.description}` : ""} (largest: ${largest
       .map((group) => `${group.name} ${mebibytes(group.bytes)}`)
       .join(
         ", ",
@@ -126,7 +140,8 @@ export function mebibytes(bytes: number): string {
 }
 
 /** The plan as lines: groups of buffers with their lifetimes, what each phase needs, and the peak. */
-export function describeMemory({ plan, scratchBytes, programBytes, peakBytes }: MemoryEstimate): string[] {
+export function describeMemory(estimate: MemoryEstimate): string[] {
+  const { plan, scratchBytes, programBytes, reserveBytes, peakBytes } = estimate;
   const lines = [...groups(plan)].map(row);
   const heads = [`${"memory".padEnd(34)} ${"held".padEnd(10)} ${"buffers".padStart(8)} ${"MiB".padStart(9)}`];
   const phaseBytes = (phase: Phase) => aliveBytes(plan.buffers, phase);
@@ -136,16 +151,17 @@ export function describeMemory({ plan, scratchBytes, programBytes, peakBytes }: 
   return [
     ...heads,
     ...lines,
-    row({ name: "kernel scratch (at most)", lifetime: "always", buffers: 0, bytes: scratchBytes }),
-    ...(programBytes > 0
-      ? [row({ name: "program (estimate)", lifetime: "always", buffers: 0, bytes: programBytes })]
-      : []),
+    unplanned("kernel scratch (at most)", scratchBytes),
+    ...(programBytes > 0 ? [unplanned("program (estimate)", programBytes)] : []),
+    ...(reserveBytes > 0 ? [unplanned("driver and libraries (estimate)", reserveBytes)] : []),
     ...used.map(
       (phase) => `${`planned buffers during ${phase}`.padEnd(54)} ${mebibytes(phaseBytes(phase)).padStart(9)}`,
     ),
     `${"peak".padEnd(54)} ${mebibytes(peakBytes).padStart(9)}`,
   ];
 }
+
+const unplanned = (name: string, bytes: number) => row({ name, lifetime: "always", buffers: 0, bytes });
 
 function row({ name, lifetime, buffers, bytes }: Group): string {
   const count = buffers > 0 ? String(buffers) : "";

@@ -147,7 +147,11 @@ export const metricNames: readonly MetricName[] = [
   },
   { name: "rollout_tokens_per_second", unit: "tokens/s", meaning: "sampled tokens over the time of the rollout" },
   { name: "update_tokens_per_second", unit: "tokens/s", meaning: "tokens of the update over its time" },
-  { name: "mfu", unit: "share", meaning: "floating-point operations of the model over the device's measured peak" },
+  {
+    name: "mfu",
+    unit: "share",
+    meaning: "floating-point operations of the model over the device's peak: measured on a CPU, published of a GPU",
+  },
   { name: "memory_peak_bytes", unit: "bytes", meaning: "largest memory in use so far on the device" },
   {
     name: "time/<phase>",

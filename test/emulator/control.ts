@@ -11,9 +11,11 @@ const signatures = {
   emulator_set_streams: "lazy:i32",
   emulator_set_check: "check:i32",
   emulator_set_perturb: "perturb:i32",
+  emulator_set_accumulation: "products:i32 extra_bits:i32",
   emulator_set_threads: "threads:i32",
   emulator_set_memory: "bytes:u64",
   emulator_set_compute_capability: "capability:i32",
+  emulator_hook_fault: "status:i32",
   emulator_reports: "",
   emulator_clear_reports: "",
   emulator_counters: "",
@@ -80,6 +82,15 @@ export interface LiveObjects {
   readonly cublasLt: number;
 }
 
+/**
+ * Sums as hardware forms them (runtime/truncate.h): so many products a step, aligned to the largest exponent and cut off below
+ * its last place and the extra bits. An A100 takes 8 and 1, an H100 16 and 2; the least exact that one could think of, 8 and 0.
+ */
+export interface Truncating {
+  readonly products: 8 | 16;
+  readonly extraBits: 0 | 1 | 2;
+}
+
 export interface EmulatorControl {
   setOrder(order: ThreadOrder, seed?: number): void;
   /** Lazy: work runs only when something waits for it. */
@@ -87,11 +98,15 @@ export interface EmulatorControl {
   setCheck(check: boolean): void;
   /** Results of approximate instructions are off by 2⁻²². */
   setPerturb(perturb: boolean): void;
+  /** How products of tensor cores are added up, in kernels and in cuBLAS. */
+  setAccumulation(how: "rounded" | Truncating): void;
   /** Blocks of a launch run on so many threads where checks are off. */
   setThreads(threads: number): void;
   setMemory(bytes: number): void;
   /** Major × 10 + minor, before a device is opened. */
   setComputeCapability(capability: number): void;
+  /** The context is lost as by a fault on the GPU: every later call answers this CUresult. */
+  fault(status: number): void;
   reports(): Report[];
   clearReports(): void;
   counters(): KernelCounters[];
@@ -122,9 +137,14 @@ export function openControl(folder: string): EmulatorControl {
     setStreams: (streams) => void library.emulator_set_streams(Number(streams === "lazy")),
     setCheck: (check) => void library.emulator_set_check(Number(check)),
     setPerturb: (perturb) => void library.emulator_set_perturb(Number(perturb)),
+    setAccumulation(how) {
+      const { products, extraBits } = how === "rounded" ? { products: 0, extraBits: 0 } : how;
+      library.emulator_set_accumulation(products, extraBits);
+    },
     setThreads: (threads) => void library.emulator_set_threads(threads),
     setMemory: (bytes) => void library.emulator_set_memory(bytes),
     setComputeCapability: (capability) => void library.emulator_set_compute_capability(capability),
+    fault: (status) => void library.emulator_hook_fault(status),
     reports: () => json("emulator_reports"),
     clearReports: () => void library.emulator_clear_reports(),
     counters: () => json("emulator_counters"),

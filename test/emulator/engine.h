@@ -45,11 +45,18 @@ const Global* find_global(const Module*, const char* name);
 
 enum class Order : uint32_t { ascending, descending, far_ahead, shuffled };
 
+// How products of tensor cores are added up: one after the other, each sum rounded to nearest, or as runtime/truncate.h says.
+struct Accumulation {
+  int products = 0;  // 8 or 16 a step; 0 where sums are rounded
+  int extra_bits = 0;
+};
+
 struct Settings {
   Order order = Order::ascending;
   uint64_t seed = 1;
   bool check = true;     // memory, races, barriers; and counting
   bool perturb = false;  // approximate instructions off by 2^-22
+  Accumulation accumulation;
   uint32_t threads = 1;  // blocks of a launch run on so many; only without check, and only kernels without atomics and fences
 };
 Settings& settings();

@@ -84,6 +84,48 @@ describe("places", () => {
     expect(find({ root, env: { HOME: at("nobody") } }).path).toContain("/usr/lib/python3/dist-packages/");
   });
 
+  test("the environment of the project, in the working folder or above it, without being activated", () => {
+    const packages = "lib/python3.12/site-packages/nvidia/cu13/lib";
+    const { root, at } = tree(
+      `work/.venv/${packages}/${NAME}.so.13`,
+      "work/.venv/pyvenv.cfg",
+      `work/other/.venv/${packages}/${NAME}.so.13`, // made halfway: no pyvenv.cfg
+      `work/named/${packages}/${NAME}.so.13`,
+      "work/named/pyvenv.cfg",
+      "work/other/deep/file",
+    );
+    const own = at(`work/.venv/${packages}/${NAME}.so.13`);
+    expect(find({ root, env: {}, cwd: at("work") }).path).toBe(own);
+    expect(find({ root, env: {}, cwd: at("work/other/deep") }).path).toBe(own);
+    const env = { UV_PROJECT_ENVIRONMENT: "named" };
+    expect(find({ root, env, cwd: at("work/other") }).path).toBe(at(`work/named/${packages}/${NAME}.so.13`));
+    expect(() => find({ root, env: { HOME: at("nobody") }, cwd: root })).toThrow(MissingLibraryError);
+  });
+
+  test("the Python that pyenv's shim stands for, and those that uv installed", () => {
+    const version = (name: string) => `pyenv/versions/${name}/lib/python3.12/site-packages/nvidia/cublas/lib`;
+    const managed =
+      "home/.local/share/uv/python/cpython-3.13.1-linux-x86_64-gnu/lib/python3.13/site-packages/nvidia/cu13";
+    const { root, at } = tree(
+      ...["3.12.9", "3.12.10", "3.11.2", "mine"].map((name) => `${version(name)}/${NAME}.so.12`),
+      "pyenv/shims/python3",
+      `${managed}/lib/${NAME}.so.13`,
+      "work/deep/file",
+    );
+    Bun.spawnSync(["chmod", "+x", at("pyenv/shims/python3")]);
+    const env = { PATH: at("pyenv/shims"), PYENV_ROOT: at("pyenv"), HOME: at("nobody") };
+    const found = (more: Record<string, string> = {}) =>
+      dirname(find({ root, env: { ...env, ...more }, cwd: at("work/deep") }).path);
+    expect(found).toThrow(MissingLibraryError);
+    writeFileSync(at("pyenv/version"), "3.11.2\n");
+    expect(found()).toBe(at(version("3.11.2")));
+    writeFileSync(at("work/.python-version"), "# ours\n3.12\n");
+    expect(found()).toBe(at(version("3.12.10")));
+    expect(found({ PYENV_VERSION: "mine:3.11.2" })).toBe(at(version("mine")));
+    expect(() => found({ PYENV_VERSION: "../versions/mine" })).toThrow(MissingLibraryError);
+    expect(found({ PYENV_VERSION: "system", HOME: at("home") })).toBe(at(`${managed}/lib`));
+  });
+
   test("the folder that is named comes before all, the newer version before every place", () => {
     const { root, at } = tree(
       `named/${NAME}.so.12`,
@@ -109,10 +151,14 @@ describe("places", () => {
 
 describe("absence", () => {
   test("names every version and every place, and the cure", () => {
-    const { root, at } = tree("usr/local/cuda/lib64/other.so");
+    const { root, at } = tree(
+      "usr/local/cuda/lib64/other.so",
+      "work/.venv/pyvenv.cfg",
+      "work/.venv/lib/python3.12/site-packages/numpy/file",
+    );
     let error: unknown;
     try {
-      find({ root, env: { CONDA_PREFIX: at("conda"), HOME: at("home") }, folder: at("named") });
+      find({ root, env: { CONDA_PREFIX: at("conda"), HOME: at("home") }, folder: at("named"), cwd: at("work") });
     } catch (thrown) {
       error = thrown;
     }
@@ -123,12 +169,14 @@ describe("absence", () => {
       `${NAME}.so.13 or ${NAME}.so.12: not found; looked in ${at("named")}, the loader's path`,
     );
     expect(message).toEndWith("; cure");
-    for (const path of [at("usr/local/cuda/lib64"), at("conda/lib")]) expect(searched).toContain(path);
+    const project = at("work/.venv/lib/python3.12/site-packages/nvidia");
+    for (const path of [at("usr/local/cuda/lib64"), at("conda/lib"), project]) expect(searched).toContain(path);
   });
 
   test("the driver: where containers and WSL put it, and what to install", () => {
     const { root, at } = tree();
-    expect(driverFolders({ root })).toContain(at("usr/lib/wsl/lib"));
+    for (const folder of ["usr/lib/wsl/lib", "usr/local/nvidia/lib", "usr/local/nvidia/lib64"])
+      expect(driverFolders({ root })).toContain(at(folder));
     // A file that is none is not taken for a driver, whatever the machine has.
     const broken = tree("driver/libcuda.so.1");
     expect(() => openDriver({ root, folder: broken.at("driver") })).toThrow(

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "bun:test";
-import { describeMemory, memoryByModel, requireMemory } from "../../src/engine/memory.ts";
+import { describeMemory, estimateMemory, memoryByModel, requireMemory } from "../../src/engine/memory.ts";
 import { InputError, RunError } from "../../src/errors.ts";
 import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
 import { byteLength } from "../../src/tensor/tensor.ts";
@@ -73,18 +73,39 @@ describe("memory plan", () => {
   });
 
   test("prints every group with its lifetime, and the peak", () => {
-    const estimate = { plan: examplePlan(), scratchBytes: 1 << 20, programBytes: 64 << 20, peakBytes: 66 << 20 };
+    const bytes = { scratchBytes: 1 << 20, programBytes: 64 << 20, reserveBytes: 0, peakBytes: 66 << 20 };
+    const estimate = { plan: examplePlan(), ...bytes };
     const text = describeMemory(estimate).join("\n");
     for (const name of ["weights", "cache", "gradients", "both", "activations"]) expect(text).toContain(name);
     expect(text).toMatch(/both +rollout, update/);
     expect(text).toMatch(/peak +66\.0/);
+    expect(text).toContain("program (estimate)");
+    expect(text).not.toContain("driver and libraries");
+  });
+
+  test("beside a GPU's plan stands what driver and libraries load, and nothing of the host's", () => {
+    const plan = examplePlan();
+    const estimate = estimateMemory(plan, 3 << 20, true);
+    const { reserveBytes } = estimate;
+    expect(reserveBytes).toBeGreaterThanOrEqual(256 << 20);
+    expect(estimate).toEqual({
+      ...{ plan, scratchBytes: 3 << 20, programBytes: 0, reserveBytes },
+      peakBytes: plan.totalBytes + (3 << 20) + reserveBytes,
+    });
+    const lines = describeMemory(estimate);
+    const line = lines.find((each) => each.startsWith("driver and libraries (estimate)"));
+    expect(line).toEndWith(` ${(reserveBytes / 2 ** 20).toFixed(0)}`);
+    expect(lines.join("\n")).not.toContain("program");
+    expect(estimateMemory(plan, 0).reserveBytes).toBe(0);
   });
 
   test("a plan that the machine cannot hold is refused before anything is allocated, with the largest parts", () => {
     const plan = planMemory();
     plan.add("key-value cache", "kv", "float32", [2 ** 50], ["rollout"]);
     const built = plan.build();
-    const estimate = { plan: built, scratchBytes: 0, programBytes: 0, peakBytes: built.totalBytes };
+    const estimate = {
+      ...{ plan: built, scratchBytes: 0, programBytes: 0, reserveBytes: 0, peakBytes: built.totalBytes },
+    };
     const host = { description: "CPU", freeBytes: () => null };
     expect(() => requireMemory(estimate, host)).toThrow(InputError);
     expect(() => requireMemory(estimate, host)).toThrow(/key-value cache .*max_concurrent_sequences/);
@@ -92,10 +113,15 @@ describe("memory plan", () => {
 
   test("on a device of its own, what is free there decides", () => {
     const built = examplePlan();
-    const estimate = { plan: built, scratchBytes: 0, programBytes: 0, peakBytes: built.totalBytes };
+    const estimate = estimateMemory(built, 0, true);
     const free = (bytes: number) => ({ description: "GPU", freeBytes: () => bytes });
-    requireMemory(estimate, free(built.totalBytes));
-    expect(() => requireMemory(estimate, free(built.totalBytes - 1))).toThrow(RunError);
-    expect(() => requireMemory(estimate, free(0))).toThrow(/are free on GPU .*micro_batch_tokens/);
+    requireMemory(estimate, free(built.totalBytes + estimate.reserveBytes));
+    expect(() => requireMemory(estimate, free(built.totalBytes + estimate.reserveBytes - 1))).toThrow(RunError);
+    const kept = (estimate.reserveBytes / 2 ** 20).toFixed(0);
+    expect(() => requireMemory(estimate, free(0))).toThrow(
+      new RegExp(
+        `MiB, ${kept} of them kept for what driver and libraries load, and 0.0 MiB are free on GPU .*micro_batch_t`,
+      ),
+    );
   });
 });

@@ -1,12 +1,48 @@
 /**
- * Peak rate of bfloat16 products with float32 sums, from what the driver says of a GPU: multiprocessors × clock × operations a
- * multiprocessor does in a cycle. Dense, at the highest clock; nothing is measured.
+ * Peak rate of bfloat16 products with float32 sums, dense: what MFU is a share of. The published figure of a card that is in
+ * the table, so that MFU compares with others'; for any other what the driver says of it, multiprocessors × clock × operations
+ * a multiprocessor does in a cycle. Nothing is measured: a product of 8192³ reached 770 to 798 TFLOP/s on an H100 SXM and an
+ * H200, of 989 published.
  *
- * Operations a cycle are those behind the published peaks, by compute capability. Sources: NVIDIA's architecture papers of
- * A100 (312 TFLOP/s, 108 multiprocessors, 1410 MHz), GA102, H100 (989, 132, 1830 MHz), Ada and Blackwell.
+ * The driver's clock is the highest that the card may boost to, above the one that figures are published for: 1980 MHz on an
+ * H100 SXM, whose 989.4 TFLOP/s are those of 1830 MHz. So a card that is not in the table reads a few percent too high a peak.
  */
 import type { GpuFacts } from "./gpu.ts";
 
+interface Card {
+  /** Of the driver's name, without the maker and what MIG appends. */
+  readonly name: RegExp;
+  readonly teraflops: number;
+  /** Of the whole card: a slice of it (MIG) has its share of the peak. */
+  readonly multiprocessors: number;
+}
+
+/**
+ * Sources: NVIDIA's data sheets of each product, half of where they give the rate with sparsity; for GeForce and RTX cards the
+ * appendices of the architecture papers GA102, Ada and RTX Blackwell ("BF16 with FP32 accumulate").
+ */
+const cards: readonly Card[] = [
+  { name: /^A(100|800)\b/, teraflops: 312, multiprocessors: 108 },
+  { name: /^A30$/, teraflops: 165, multiprocessors: 56 },
+  { name: /^A40$/, teraflops: 149.7, multiprocessors: 84 },
+  { name: /^A10$/, teraflops: 125, multiprocessors: 72 },
+  { name: /^RTX A6000$/, teraflops: 154.8, multiprocessors: 84 },
+  { name: /^GeForce RTX 3090$/, teraflops: 71, multiprocessors: 82 },
+  { name: /^L40S$/, teraflops: 362.05, multiprocessors: 142 },
+  { name: /^L40$/, teraflops: 181.05, multiprocessors: 142 },
+  { name: /^L20$/, teraflops: 119.5, multiprocessors: 92 },
+  { name: /^L4$/, teraflops: 121, multiprocessors: 58 },
+  { name: /^RTX 6000 Ada/, teraflops: 364.2, multiprocessors: 142 },
+  { name: /^GeForce RTX 4090$/, teraflops: 165.2, multiprocessors: 128 },
+  { name: /^H[18]00 PCIe$/, teraflops: 756, multiprocessors: 114 },
+  { name: /^H[12]00 NVL$/, teraflops: 835, multiprocessors: 132 },
+  { name: /^(H100|H800|H200|GH200)\b/, teraflops: 989.4, multiprocessors: 132 },
+  { name: /^H20\b/, teraflops: 148, multiprocessors: 78 },
+  { name: /^B200$/, teraflops: 2250, multiprocessors: 148 },
+  { name: /^GeForce RTX 5090$/, teraflops: 209.5, multiprocessors: 170 },
+];
+
+/** Operations a cycle and multiprocessor, by compute capability: those behind the published peaks of its fastest cards. */
 const operationsPerCycle: readonly (readonly [capability: number, operations: number])[] = [
   [80, 2048],
   [86, 1024],
@@ -22,8 +58,11 @@ const operationsPerCycle: readonly (readonly [capability: number, operations: nu
 /** GeForce cards add up in float32 at half the rate of the professional cards with the same chip. */
 const halved = /GeForce/;
 
-/** FLOP/s; for a GPU newer than the table, by the newest entry below it. */
+/** FLOP/s; for a GPU newer than both tables, by the newest entry below it. */
 export function peakFlops({ name, limits, clockKilohertz }: GpuFacts): number {
+  const product = name.replace(/^NVIDIA /, "").replace(/ MIG .*$/, "");
+  const card = cards.find((each) => each.name.test(product));
+  if (card) return 1e12 * card.teraflops * (limits.multiprocessors / card.multiprocessors);
   const known = operationsPerCycle.filter(([capability]) => capability <= limits.computeCapability);
   const operations = known.at(-1)?.[1] ?? 1024;
   return limits.multiprocessors * clockKilohertz * 1000 * (halved.test(name) ? operations / 2 : operations);

@@ -54,7 +54,7 @@ export interface Products {
 
 const MiB = 2 ** 20;
 /** NVIDIA's recommendation for cublasSetWorkspace: more from Hopper on. */
-export function workspaceBytes(computeCapability: number): number {
+function workspaceBytes(computeCapability: number): number {
   return (computeCapability >= 90 ? 32 : 4) * MiB;
 }
 
@@ -77,7 +77,12 @@ const operation = ({ transposed }: ColumnMajor) => (transposed ? CUBLAS_OP_T : C
 
 /** @throws NvidiaCallError where the libraries do not start, RunError without memory for the workspace */
 export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed: KernelLauncher["timed"]): Products {
-  const { calls, light, check } = cublas;
+  const { calls, light } = cublas;
+  const check: Cublas["check"] = (call, status) => {
+    // A fault in an earlier kernel reaches cuBLAS first at times, which has no name for it: the driver has.
+    if (status !== 0 && !gpu.capturing) gpu.synchronize();
+    cublas.check(call, status);
+  };
   const bytes = workspaceBytes(gpu.limits.computeCapability);
   const workspace = memory.allocate(bytes, "workspace of cuBLAS").address;
   const block = nativeBlock(256);

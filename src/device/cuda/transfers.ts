@@ -7,6 +7,7 @@ import { byteLength, rowElements, type Tensor } from "../../tensor/tensor.ts";
 import type { DeviceMemory, NumberArray } from "../device.ts";
 import type { Gpu } from "./gpu.ts";
 import type { GpuMemory } from "./memory.ts";
+import { openWaiter } from "./waiting.ts";
 
 /** The ring that uploads go through: a piece is written again only when its copies are done. */
 const PIECES = 8;
@@ -16,8 +17,6 @@ const ALIGNMENT = 256;
 /** Bytes that a synchronous download moves at once. */
 const DOWNLOAD_BYTES = 4 * 2 ** 20;
 const LEAST_READ = 4096;
-/** Milliseconds that a read looks for its end at every turn of the loop; then once a millisecond, for others need the cores. */
-const EAGER = 20;
 
 export interface Transfers {
   upload(target: Tensor, data: NumberArray): void;
@@ -87,6 +86,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
     if (others) others.push(piece);
     else idle.set(size, [piece]);
   };
+  const wait = openWaiter();
   const fetch = (piece: PinnedPiece, address: number, bytes: number) => {
     gpu.call("cuMemcpyDtoHAsync_v2", piece.memory.address, address, bytes, gpu.stream);
     gpu.mark(piece.event);
@@ -127,10 +127,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
       if (bytes === 0) return arrayOf(source, new ArrayBuffer(0));
       const piece = take(bytes);
       fetch(piece, source.address, bytes);
-      const start = performance.now();
-      while (!gpu.reached(piece.event))
-        if (performance.now() - start < EAGER) await new Promise((resolve) => setImmediate(resolve));
-        else await Bun.sleep(1);
+      await wait(source.name, () => gpu.reached(piece.event));
       const copy = piece.bytes.slice(0, bytes).buffer;
       giveBack(piece);
       return arrayOf(source, copy);

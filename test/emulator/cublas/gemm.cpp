@@ -1,5 +1,8 @@
 // The product itself: operands packed to float32 panels, sums over k in order within pieces of 256, pieces in order. The
 // order is the same for every shape and thread, so a row's bits don't depend on what else is in the batch.
+//
+// Where the driver says that tensor cores truncate, products that they compute are summed so instead (runtime/truncate.h),
+// plainly and over the whole of k.
 #include "gemm.h"
 
 #include <algorithm>
@@ -8,6 +11,9 @@
 #include <cstring>
 #include <thread>
 #include <vector>
+
+#include "../driver/hooks.h"
+#include "../runtime/truncate.h"
 
 namespace emulator::blas {
 
@@ -160,6 +166,14 @@ struct Buffer {
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
+// What becomes of a sum of products: element (i, j) of the result, `c` and `d` the starts of both in the batch.
+void finish(const Problem& problem, const char* c, char* d, int64_t i, int64_t j, float sum) {
+  float value = problem.alpha * sum;
+  if (problem.beta != 0) value += problem.beta * load(c, problem.c.type, j * problem.c.leading + i);
+  if (problem.bias) value += load(reinterpret_cast<char*>(problem.bias), problem.bias_type, i);
+  store(d, problem.d.type, j * problem.d.leading + i, value);
+}
+
 // Rows [m0, m1) and columns [n0, n1) of one product of the batch.
 void compute_part(const Problem& problem, int64_t index, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
   const auto base = [&](const Matrix& x) {
@@ -189,13 +203,30 @@ void compute_part(const Problem& problem, int64_t index, int64_t m0, int64_t m1,
             multiply_panel(&packed_a[i * depth], &packed_b[j * depth], depth, &sums[j * leading + i0 + i], leading);
       }
     }
-    for (int64_t j = 0; j < columns; j++) {
-      for (int64_t i = 0; i < rows; i++) {
-        float value = problem.alpha * sums[j * leading + i];
-        if (problem.beta != 0) value += problem.beta * load(base(c), c.type, (j0 + j) * c.leading + m0 + i);
-        if (problem.bias) value += load(reinterpret_cast<char*>(problem.bias), problem.bias_type, m0 + i);
-        store(base(d), d.type, (j0 + j) * d.leading + m0 + i, value);
-      }
+    for (int64_t j = 0; j < columns; j++)
+      for (int64_t i = 0; i < rows; i++) finish(problem, base(c), base(d), m0 + i, j0 + j, sums[j * leading + i]);
+  }
+}
+
+// Products of 16-bit numbers, and of float32 ones that are rounded to such or to TF32, are the tensor cores'.
+bool on_tensor_cores(const Problem& problem) { return problem.a.type != f32 || problem.rounding != Rounding::none; }
+
+void compute_truncated(const Problem& problem, int64_t index, const Accumulation& how) {
+  const auto base = [&](const Matrix& x) {
+    return reinterpret_cast<char*>(x.address) + index * x.stride * size_of(x.type);
+  };
+  const Matrix &a = problem.a, &b = problem.b, &c = problem.c, &d = problem.d;
+  const auto element = [&](const Matrix& x, bool transposed, int64_t i, int64_t p) {
+    return rounded(load(base(x), x.type, transposed ? i * x.leading + p : p * x.leading + i), problem.rounding);
+  };
+  std::vector<float> left(size_t(problem.m * problem.k)), right(size_t(problem.k));
+  for (int64_t i = 0; i < problem.m; i++)
+    for (int64_t p = 0; p < problem.k; p++) left[size_t(i * problem.k + p)] = element(a, problem.transpose_a, i, p);
+  for (int64_t j = 0; j < problem.n; j++) {
+    for (int64_t p = 0; p < problem.k; p++) right[size_t(p)] = element(b, !problem.transpose_b, j, p);
+    for (int64_t i = 0; i < problem.m; i++) {
+      const float sum = truncated_sum(0, &left[size_t(i * problem.k)], right.data(), 1, int(problem.k), how);
+      finish(problem, base(c), base(d), i, j, sum);
     }
   }
 }
@@ -214,6 +245,12 @@ int thread_count() {
 int size_of(int type) { return type == f32 ? 4 : type == bf16 || type == f16 ? 2 : 0; }
 
 void compute(const Problem& problem) {
+  Accumulation how;
+  emulator_hook_accumulation(&how.products, &how.extra_bits);
+  if (how.products && on_tensor_cores(problem)) {
+    for (int64_t index = 0; index < problem.batch; index++) compute_truncated(problem, index, how);
+    return;
+  }
   const double work = double(problem.m) * double(problem.n) * double(problem.k);
   const int threads = work < double(1 << 22) ? 1 : thread_count();
   for (int64_t index = 0; index < problem.batch; index++) {

@@ -20,6 +20,7 @@ void read_environment() {
   number("EMULATOR_SEED", [](uint64_t value) { settings().seed = value; });
   number("EMULATOR_CHECK", [](uint64_t value) { settings().check = value != 0; });
   number("EMULATOR_PERTURB", [](uint64_t value) { settings().perturb = value != 0; });
+  number("EMULATOR_TRUNCATE", [](uint64_t value) { settings().accumulation = {int(value / 10), int(value % 10)}; });
   number("EMULATOR_THREADS", [](uint64_t value) { settings().threads = uint32_t(value); });
   number("EMULATOR_MEMORY", [](uint64_t value) { values.memory = value; });
   number("EMULATOR_COMPUTE_CAPABILITY", [](uint64_t value) { values.compute_capability = int(value); });
@@ -94,6 +95,11 @@ API void emulator_set_check(int check) {
 API void emulator_set_perturb(int perturb) {
   Call call(nullptr, Needs::nothing);
   emulator::settings().perturb = perturb != 0;
+}
+
+API void emulator_set_accumulation(int products, int extra_bits) {
+  Call call(nullptr, Needs::nothing);
+  emulator::settings().accumulation = {products, extra_bits};
 }
 
 API void emulator_set_threads(int threads) {
@@ -248,6 +254,12 @@ API void emulator_hook_fault(int status) {
 API void emulator_hook_report(const char* kind, const char* name, const char* text) {
   Call call(nullptr, Needs::nothing);
   emulator::report(kind, name, text);
+}
+
+API void emulator_hook_accumulation(int* products, int* extra_bits) {
+  Call call(nullptr, Needs::nothing);
+  *products = emulator::settings().accumulation.products;
+  *extra_bits = emulator::settings().accumulation.extra_bits;
 }
 
 API int emulator_hook_compute_capability() {

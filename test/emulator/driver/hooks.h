@@ -19,6 +19,8 @@ bool emulator_hook_capturing(void* stream);
 void emulator_hook_fault(int status);
 void emulator_hook_report(const char* kind, const char* name, const char* text);
 int emulator_hook_compute_capability();
+// How tensor cores add up: products a step and extra bits (emulator::Accumulation).
+void emulator_hook_accumulation(int* products, int* extra_bits);
 // +1 and -1 as the library's handles come and go.
 void emulator_hook_live(const char* kind, int change);
 }

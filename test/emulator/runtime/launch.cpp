@@ -36,6 +36,7 @@ void prepare(Worker& worker, const KernelRecord& record, Dim3 grid, Dim3 block, 
   worker.check = chosen.check;
   worker.upward = chosen.perturb ? 1 + 0x1p-22f : 1;
   worker.downward = chosen.perturb ? 1 - 0x1p-22f : 1;
+  worker.accumulation = chosen.accumulation;
   worker.outcome = Outcome::done;
   worker.abandoned = false;
   worker.counts.assign(worker.module->block_count + 1, 0);

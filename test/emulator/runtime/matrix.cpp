@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "state.h"
+#include "truncate.h"
 
 namespace emulator {
 namespace {
@@ -68,7 +69,31 @@ void gather_tf32(const MatrixStep& step, Words words, Tiles& t) {
   }
 }
 
-void multiply(const MatrixStep& step, Words words) {
+// Products are added in the order of k. Two rows at once, so that sums do not wait for each other.
+void add_rounded(Tiles& t, int depth) {
+  for (int row = 0; row < ROWS; row += 2) {
+    Half sum[4];
+    memcpy(sum, t.c[row], sizeof sum);
+    for (int k = 0; k < depth; k++) {
+      Half b[2];
+      memcpy(b, t.b[k], sizeof b);
+      float first = t.a[row][k], second = t.a[row + 1][k];
+      sum[0] += first * b[0];
+      sum[1] += first * b[1];
+      sum[2] += second * b[0];
+      sum[3] += second * b[1];
+    }
+    memcpy(t.c[row], sum, sizeof sum);
+  }
+}
+
+void add_truncated(Tiles& t, int depth, const Accumulation& how) {
+  for (int row = 0; row < ROWS; row++)
+    for (int column = 0; column < COLUMNS; column++)
+      t.c[row][column] = truncated_sum(t.c[row][column], t.a[row], &t.b[0][column], COLUMNS, depth, how);
+}
+
+void multiply(const MatrixStep& step, Words words, const Accumulation& how) {
   Tiles t;
   int depth = 16;
   switch (step.kind) {
@@ -94,21 +119,8 @@ void multiply(const MatrixStep& step, Words words) {
   // Rows group and group + 8, two columns each.
   for (int lane = 0; lane < (int)LANES; lane++)
     for (int i = 0; i < 4; i++) t.c[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = number(words[lane][step.c[i]]);
-  // Products are added in the order of k. Two rows at once, so that sums do not wait for each other.
-  for (int row = 0; row < ROWS; row += 2) {
-    Half sum[4];
-    memcpy(sum, t.c[row], sizeof sum);
-    for (int k = 0; k < depth; k++) {
-      Half b[2];
-      memcpy(b, t.b[k], sizeof b);
-      float first = t.a[row][k], second = t.a[row + 1][k];
-      sum[0] += first * b[0];
-      sum[1] += first * b[1];
-      sum[2] += second * b[0];
-      sum[3] += second * b[1];
-    }
-    memcpy(t.c[row], sum, sizeof sum);
-  }
+  if (how.products) add_truncated(t, depth, how);
+  else add_rounded(t, depth);
   for (int lane = 0; lane < (int)LANES; lane++)
     for (int i = 0; i < 4; i++) memcpy(&words[lane][step.d[i]], &t.c[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2], 4);
 }
@@ -154,7 +166,7 @@ void carry_out(void* const* operands, u32, Thread* const* lanes) {
   }
   for (u32 i = 0; i < first.group->count; i++) {
     const MatrixStep& step = first.group->steps[i];
-    if (step.kind < MATRIX_LOAD) multiply(step, words);
+    if (step.kind < MATRIX_LOAD) multiply(step, words, lanes[0]->block->worker->accumulation);
     else load(step, words, lanes);
   }
 }

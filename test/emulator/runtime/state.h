@@ -82,6 +82,7 @@ struct Worker {
   u64 random = 1;
   bool check = false;
   f32 upward = 1, downward = 1;
+  Accumulation accumulation;
   Outcome outcome = Outcome::done;
   bool abandoned = false;
 

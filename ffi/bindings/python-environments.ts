@@ -1,0 +1,108 @@
+/**
+ * Where Python environments keep NVIDIA's libraries: `nvidia/NAME/lib` of the packages that pip and uv install. Environments
+ * are found by the file system alone; no Python is run, and pyenv's shims, which are scripts, are read as pyenv reads them.
+ */
+import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+
+export interface PythonSearch {
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** The user's own folder. */
+  readonly home: string;
+  /** Where the search for a project's environment begins. */
+  readonly cwd: string;
+  /** Stands for `/` in the fixed places. */
+  readonly root: string;
+}
+
+/** Paths in `folder` whose names match, the last in the order of numbers and letters first; none where there is no such folder. */
+export function entries(folder: string, pattern: RegExp): string[] {
+  try {
+    return readdirSync(folder)
+      .filter((name) => pattern.test(name))
+      .sort((a, b) => b.localeCompare(a, "en", { numeric: true }))
+      .map((name) => join(folder, name));
+  } catch {
+    return [];
+  }
+}
+
+/** A folder and all above it. */
+function upwards(folder: string): string[] {
+  const found = [resolve(folder)];
+  for (let next = dirname(found[0]!); next !== found.at(-1); next = dirname(next)) found.push(next);
+  return found;
+}
+
+function lines(path: string): string[] {
+  try {
+    return readFileSync(path, "utf8").split("\n");
+  } catch {
+    return [];
+  }
+}
+
+/** The environment that uv, or whoever follows its custom, keeps beside a project: it need not be activated. */
+function projectPrefix({ env, cwd }: PythonSearch): string[] {
+  const named = env.UV_PROJECT_ENVIRONMENT;
+  const places = upwards(cwd).flatMap((folder) => [...(named ? [resolve(folder, named)] : []), join(folder, ".venv")]);
+  const found = places.find((prefix) => existsSync(join(prefix, "pyvenv.cfg")));
+  return found ? [found] : [];
+}
+
+/** Prefixes of the versions that pyenv's shims stand for here: $PYENV_VERSION, else the next .python-version, else its own file. */
+function pyenvPrefixes(pyenv: string, { env, cwd }: PythonSearch): string[] {
+  const files = [...upwards(cwd).map((folder) => join(folder, ".python-version")), join(pyenv, "version")];
+  const asked = env.PYENV_VERSION?.split(":") ?? files.map(lines).find((all) => all.some((line) => line.trim() !== ""));
+  return (asked ?? [])
+    .map((line) => line.replace(/#.*/, "").trim())
+    .filter((name) => /^\w[\w.+-]*$/.test(name))
+    .flatMap((name) => {
+      const exact = join(pyenv, "versions", name);
+      // "3.12" stands for the newest 3.12.x that is installed
+      const newest = entries(join(pyenv, "versions"), /./).filter((path) => path.startsWith(`${exact}.`));
+      return existsSync(exact) ? [exact] : newest.slice(0, 1);
+    });
+}
+
+/** Prefixes of the python3 on the path: where it lies, and where its links lead. */
+function pathPrefixes(search: PythonSearch): string[] {
+  const { env, home } = search;
+  const found = env.PATH ? Bun.which("python3", { PATH: env.PATH }) : null;
+  if (!found) return [];
+  const pyenv = env.PYENV_ROOT || join(home, ".pyenv");
+  if (dirname(found) === join(pyenv, "shims")) return pyenvPrefixes(pyenv, search);
+  return [dirname(dirname(found)), dirname(dirname(realpathSync(found)))];
+}
+
+/** `nvidia/NAME/lib` below a prefix; of packages without NVIDIA's the folder where these would be, to be told as looked at. */
+function foldersOf(prefix: string): string[] {
+  return entries(join(prefix, "lib"), /^python3/)
+    .flatMap((python) => [join(python, "site-packages"), join(python, "dist-packages")])
+    .filter((packages) => existsSync(packages))
+    .map((packages) => join(packages, "nvidia"))
+    .flatMap((nvidia) => {
+      const packages = entries(nvidia, /^[^_.]/).map((name) => join(name, "lib"));
+      return packages.length > 0 ? packages : [nvidia];
+    });
+}
+
+/**
+ * Folders of libraries in the order they are looked in: the active environment, conda's, the project's, that of python3 on the
+ * path, the user's packages, the Pythons that uv installed, the system's.
+ */
+export function pythonFolders(search: PythonSearch): string[] {
+  const { env, home, root } = search;
+  const active = [env.VIRTUAL_ENV, env.CONDA_PREFIX].filter((prefix): prefix is string => !!prefix);
+  const data = env.XDG_DATA_HOME || join(home, ".local/share");
+  const prefixes = [
+    ...active,
+    ...projectPrefix(search),
+    ...pathPrefixes(search),
+    join(home, ".local"),
+    ...entries(env.UV_PYTHON_INSTALL_DIR || join(data, "uv/python"), /^\w+-3/),
+    join(root, "usr/local"),
+    join(root, "usr"),
+  ];
+  return [...new Set([...new Set(prefixes)].flatMap(foldersOf))];
+}
