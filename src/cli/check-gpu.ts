@@ -10,7 +10,7 @@ import { compiled } from "../program.ts";
 import type { Command } from "./command.ts";
 
 /** The program that runs the checks and ends with their exit status; it takes the command's arguments. */
-const ENTRY = "test/cuda/hardware.ts";
+const ENTRY = "test/cuda/check/main.ts";
 
 export const checkGpu: Command = {
   name: "check:gpu",

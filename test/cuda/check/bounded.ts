@@ -1,0 +1,77 @@
+/**
+ * A process with a limit. It leads a group of its own, so that what it started ends with it: a kernel that never returns holds
+ * the thread that waits for it, and nothing but a signal that cannot be caught ends that.
+ */
+import { closeSync, openSync } from "node:fs";
+
+export interface Ended {
+  readonly seconds: number;
+  /** Exit status; null where a signal ended it. */
+  readonly code: number | null;
+  readonly signal: string | null;
+  /** Its limit ended it. */
+  readonly timedOut: boolean;
+}
+
+export interface BoundedOptions {
+  readonly command: readonly string[];
+  readonly cwd: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly seconds: number;
+  /** File that both of its outputs go to. */
+  readonly log: string;
+}
+
+export async function runBounded({ command, cwd, env, seconds, log }: BoundedOptions): Promise<Ended> {
+  const file = openSync(log, "w");
+  const start = performance.now();
+  let timedOut = false;
+  try {
+    const child = Bun.spawn([...command], {
+      cwd,
+      env: { ...env },
+      stdin: "ignore",
+      stdout: file,
+      stderr: file,
+      detached: true,
+    });
+    const ends = endsWith(child.pid);
+    const timer = setTimeout(() => {
+      timedOut = true;
+      killGroup(child.pid);
+    }, seconds * 1000);
+    await child.exited;
+    clearTimeout(timer);
+    killGroup(child.pid); // what it left behind
+    ends.forget();
+    const { exitCode: code, signalCode } = child;
+    const signal = signalCode === null ? null : String(signalCode);
+    return { seconds: (performance.now() - start) / 1000, code, signal, timedOut };
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** Ends a process that leads a group, and all of the group. */
+export function killGroup(leader: number): void {
+  try {
+    process.kill(-leader, "SIGKILL");
+  } catch {
+    // nobody of it is left
+  }
+}
+
+/** Ends the group when this process is told to end. */
+export function endsWith(leader: number): { forget(): void } {
+  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
+  const end = () => {
+    killGroup(leader);
+    process.exit(130);
+  };
+  for (const signal of signals) process.on(signal, end);
+  return {
+    forget() {
+      for (const signal of signals) process.off(signal, end);
+    },
+  };
+}

@@ -1,0 +1,66 @@
+/**
+ * Runs ops of a set one after the other and says on stdout, a JSON line each, which begins and how it ended: whoever started
+ * it (op-stage.ts) sees what a process died of, or hangs in. Ends with status 3 where the GPU's context is lost.
+ *
+ *   bun test/cuda/check/op-child.ts '{"set":"small, heads of 64","from":0,"count":1}'
+ */
+import { cudaMeter } from "../../../bench/cuda-meter.ts";
+import type { OpBench } from "../../../bench/ops/case.ts";
+import { checkBench, runBench } from "../../../bench/ops.ts";
+import { isSticky } from "../../../ffi/bindings/cuda.ts";
+import { openCudaDevice } from "../../../src/device/cuda.ts";
+import { errorText } from "../../../src/errors.ts";
+import { chosenOps, type OpChoice } from "./op-sets.ts";
+
+export interface OpTask extends OpChoice {
+  /** Index of the first op, and how many at most. */
+  readonly from: number;
+  readonly count?: number;
+  /** Times each once it was right. */
+  readonly timed?: boolean;
+}
+
+export interface OpLine {
+  readonly index: number;
+  readonly name: string;
+  /** Absent: it begins now. */
+  readonly failure?: string | null;
+  readonly lost?: boolean;
+  readonly seconds?: number;
+  /** What was timed: "12.3 µs  1234 GB/s  45 % of what the card gives". */
+  readonly speed?: string;
+}
+
+export const opName = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype}`;
+
+if (import.meta.main) {
+  const task = JSON.parse(process.argv[2] ?? "{}") as OpTask;
+  const say = (line: OpLine) => void process.stdout.write(`${JSON.stringify(line)}\n`);
+  const device = await openCudaDevice();
+  const meter = cudaMeter(device);
+  const peak = task.timed ? await meter.peak() : null;
+  const benches = chosenOps(task);
+  for (const [index, bench] of benches.entries()) {
+    if (index < task.from || index >= task.from + (task.count ?? benches.length)) continue;
+    const name = opName(bench);
+    say({ index, name });
+    const start = performance.now();
+    const seconds = () => (performance.now() - start) / 1000;
+    try {
+      if (peak) {
+        const { milliseconds, rate, bound, share } = await runBench(meter, bench, peak, { samples: 7, time: 0 });
+        const amount = bound === "compute" ? `${(rate / 1e3).toFixed(1)} TFLOP/s` : `${rate.toFixed(0)} GB/s`;
+        const speed = `${(milliseconds * 1e3).toFixed(1).padStart(9)} µs ${amount.padStart(14)} ${(100 * share).toFixed(0).padStart(4)} %`;
+        say({ index, name, failure: null, seconds: seconds(), speed });
+      } else {
+        checkBench(meter, bench);
+        say({ index, name, failure: null, seconds: seconds() });
+      }
+    } catch (error) {
+      const lost = isSticky(error);
+      say({ index, name, failure: errorText(error), lost, seconds: seconds() });
+      if (lost) process.exit(3);
+    }
+  }
+  device.close();
+}

@@ -1,0 +1,127 @@
+/**
+ * A set of ops on the GPU, each seen through: a wrong result, a lost context or a hang is told with the op's name and how to
+ * run it alone, and the next op runs in a new process where the old one is of no use any more.
+ */
+import { appendFileSync, writeFileSync } from "node:fs";
+import { endsWith, killGroup, runBounded } from "./bounded.ts";
+import type { OpLine, OpTask } from "./op-child.ts";
+
+export interface OpStageOptions {
+  readonly task: Omit<OpTask, "from" | "count">;
+  /** How Bun is called, and the folder of the sources. */
+  readonly bun: readonly string[];
+  readonly root: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** Of one op; and of the whole stage. */
+  readonly opSeconds: number;
+  readonly seconds: number;
+  readonly log: string;
+  /** compute-sanitizer, where there is one: what lost the context runs again under memcheck. */
+  readonly sanitizer: string | null;
+  readonly print: (line: string) => void;
+}
+
+export interface OpStageResult {
+  readonly passed: number;
+  readonly failed: number;
+  readonly seconds: number;
+  /** The stage's own limit ended it. */
+  readonly timedOut: boolean;
+}
+
+const CHILD = "test/cuda/check/op-child.ts";
+
+export async function runOpStage(options: OpStageOptions): Promise<OpStageResult> {
+  const { task, bun, root, env, print, log } = options;
+  const start = performance.now();
+  const seconds = () => (performance.now() - start) / 1000;
+  const commandOf = (part: Omit<OpTask, "set">) => [...bun, CHILD, JSON.stringify({ ...task, ...part })];
+  writeFileSync(log, "");
+  let [passed, failed, from, timedOut] = [0, 0, 0, false];
+
+  const fails = async (line: OpLine, why: string, lost: boolean) => {
+    failed++;
+    print(`FAILED ${line.name}: ${why}`);
+    const alone = commandOf({ from: line.index, count: 1 });
+    print(`       alone: ${alone.map(quoted).join(" ")}`);
+    if (!lost || !options.sanitizer) return;
+    const memcheck = `${log}.memcheck-${line.index}`;
+    const command = [options.sanitizer, "--tool", "memcheck", "--error-exitcode", "9", ...alone];
+    await runBounded({ command, cwd: root, env, seconds: 60, log: memcheck });
+    const found = (await Bun.file(memcheck).text())
+      .split("\n")
+      .filter((text) => text.startsWith("=========") && text.length > 10);
+    for (const text of found.slice(0, 6)) print(`       memcheck: ${text}`);
+    print(`       memcheck's whole text: ${memcheck}`);
+  };
+
+  while (!timedOut) {
+    const child = Bun.spawn(commandOf({ from }), {
+      ...{ cwd: root, env: { ...env }, stdin: "ignore", stdout: "pipe", stderr: "pipe", detached: true },
+    });
+    const ends = endsWith(child.pid);
+    const errors = child.stderr.text();
+    let running: OpLine | null = null;
+    let [hung, deadline] = [false, performance.now() + options.opSeconds * 1000];
+    const watch = setInterval(() => {
+      timedOut = seconds() > options.seconds;
+      hung = performance.now() > deadline;
+      if (timedOut || hung) killGroup(child.pid);
+    }, 200);
+    for await (const line of linesOf(child.stdout)) {
+      deadline = performance.now() + options.opSeconds * 1000;
+      if (line.failure === undefined) {
+        running = line;
+        continue;
+      }
+      running = null;
+      from = line.index + 1;
+      appendFileSync(log, `${JSON.stringify(line)}\n`);
+      if (line.failure === null) {
+        passed++;
+        print(`${line.name.padEnd(64)} ${line.speed ?? `${(line.seconds ?? 0).toFixed(2).padStart(7)} s`}`);
+      } else await fails(line, line.failure, line.lost ?? false);
+    }
+    await child.exited;
+    clearInterval(watch);
+    killGroup(child.pid);
+    ends.forget();
+    const said = (await errors).trim();
+    appendFileSync(log, `${said}\n`);
+    if (child.exitCode === 0) break;
+    // The context was lost with an op that is told already: on with the next.
+    if (running === null && child.exitCode === 3) continue;
+    if (running === null && !timedOut) {
+      failed++;
+      print(
+        `FAILED between two ops: the process ended with ${child.exitCode ?? child.signalCode}: ${said.split("\n").at(-1)}`,
+      );
+      break;
+    }
+    if (running === null) break;
+    from = running.index + 1;
+    const how = child.exitCode ?? child.signalCode;
+    const why = hung
+      ? `did not end within ${options.opSeconds} s`
+      : timedOut
+        ? "was running when the stage's time was over"
+        : `the process ended with ${how}: ${said.split("\n").at(-1)}`;
+    await fails(running, why, !timedOut && !hung);
+  }
+  return { passed, failed, seconds: seconds(), timedOut };
+}
+
+async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<OpLine> {
+  const decoder = new TextDecoder();
+  let rest = "";
+  for await (const piece of stream) {
+    const lines = (rest + decoder.decode(piece, { stream: true })).split("\n");
+    rest = lines.pop() ?? "";
+    for (const line of lines) if (line.startsWith("{")) yield JSON.parse(line) as OpLine;
+  }
+}
+
+/** For a shell. */
+export function quoted(word: string): string {
+  return /^[\w./:=-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}

@@ -1,0 +1,203 @@
+/**
+ * The stages of check:gpu, in the order in which they tell most: what is here, each kernel once, a training run, speed, results
+ * at real sizes, the op suite, whole models, the sanitizers. Each is a process of its own with a limit.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { kernelDefinitions } from "../../../src/device/cuda.ts";
+import type { OpChoice } from "./op-sets.ts";
+
+export interface Stage {
+  readonly name: string;
+  /** Limit in seconds, on a GPU; an emulated one gets `emulatedSeconds`. */
+  readonly seconds: number;
+  readonly emulatedSeconds?: number;
+  /** In --quick too. */
+  readonly quick: boolean;
+  /** Ops seen through one by one, or else a command. */
+  readonly ops?: readonly (OpChoice & { readonly timed?: boolean })[];
+  /** Limit of one op. */
+  readonly opSeconds?: number;
+  /** What follows Bun, or a whole command where `program` says so. */
+  readonly command?: readonly string[];
+  readonly program?: string;
+  readonly env?: Readonly<Record<string, string>>;
+  /** Lines of its output that are shown: those that match, else the last few. */
+  readonly show?: RegExp;
+  /** Why it cannot run here. */
+  readonly missing?: string | null;
+}
+
+export interface StageOptions {
+  readonly emulated: boolean;
+  readonly sanitizer: string | null;
+  /** Folder for what runs write. */
+  readonly work: string;
+  readonly model: string | null;
+}
+
+const CLI = "src/cli/main.ts";
+
+/** compute-sanitizer of the toolkit, where one is installed. */
+export function findSanitizer(): string | null {
+  const places = [process.env.CUDA_HOME, "/usr/local/cuda"].filter((folder): folder is string => !!folder);
+  return (
+    Bun.which("compute-sanitizer") ??
+    places.map((folder) => join(folder, "bin", "compute-sanitizer")).find((file) => existsSync(file)) ??
+    null
+  );
+}
+
+const sizesTooLarge = "the GPU is emulated: at the sizes of real models it would take days";
+
+export function stages({ emulated, sanitizer, work, model }: StageOptions): Stage[] {
+  const train = (name: string, ...flags: string[]) => [
+    CLI,
+    "train",
+    "--device",
+    "cuda",
+    "--output_dir",
+    join(work, name),
+    ...flags,
+  ];
+  const tests = (seconds: number, ...files: string[]) => [
+    "test",
+    "--timeout",
+    String(seconds * 1000),
+    ...files.map((file) => `./test/${file}`),
+  ];
+  const bf16 = "bfloat16" as const;
+  const real = { BUN_GRPO_CUDA: "real", OPS_PATH: "cuda" };
+  // A tool that watches every access needs no more of an emulator, which does so itself.
+  const noSanitizer = emulated
+    ? "the GPU is emulated; the emulator checks accesses and races itself (EMULATOR_CHECK=1)"
+    : sanitizer === null
+      ? "no compute-sanitizer on PATH or under $CUDA_HOME/bin; it comes with the CUDA toolkit"
+      : null;
+  const ours = kernelDefinitions.flatMap(({ name }) => ["--kernel-name", `kernel_name=${name}`]);
+  const sanitize = (tool: string, heads: 64 | 128, quick: boolean): Stage => ({
+    name: `${tool}, heads of ${heads}`,
+    seconds: 60,
+    quick,
+    program: sanitizer ?? "compute-sanitizer",
+    // Kernels of our own alone: cuBLAS's copy behind barriers that racecheck does not follow, and take minutes under it.
+    command: ["--tool", tool, "--error-exitcode", "9", ...ours],
+    ops: [{ set: `small, heads of ${heads}`, dtype: bf16 }],
+    show: /^={9} (?!COMPUTE|Target|\s*$)/,
+    missing: noSanitizer,
+  });
+  const decodeAndUpdate = emulated
+    ? [CLI, "bench", "step", "--device", "cuda", "--model", "data/model", "--dtype", bf16]
+    : [CLI, "bench", "step", "--device", "cuda", "--model", "Qwen3-0.6B"];
+
+  return [
+    {
+      name: "doctor",
+      seconds: 40,
+      quick: true,
+      command: [CLI, "doctor"],
+      show: /^(ok|note|missing|FAIL)? *(CUDA|cuda:|cuBLAS|NVRTC)/,
+    },
+    {
+      name: "each kernel once",
+      ...{ seconds: 120, emulatedSeconds: 300, opSeconds: emulated ? 60 : 20, quick: true },
+      ops: [
+        { set: "small, heads of 128", dtype: bf16 },
+        { set: "small, heads of 64", dtype: bf16 },
+        { set: "small, heads of 128", dtype: "float32" },
+      ],
+    },
+    {
+      name: "training, float32",
+      ...{ seconds: 60, emulatedSeconds: 180, quick: true },
+      command: train("float32", "--max_steps", emulated ? "1" : "40", ...(emulated ? ["--eval_samples", "8"] : [])),
+      show: /^ +\d+ .*s$|held-out/,
+    },
+    {
+      name: "training, bfloat16",
+      ...{ seconds: 60, emulatedSeconds: 180, quick: true },
+      command: train(
+        "bfloat16",
+        "--dtype",
+        bf16,
+        "--max_steps",
+        emulated ? "1" : "40",
+        ...(emulated ? ["--eval_samples", "8"] : []),
+      ),
+      show: /^ +\d+ .*s$|held-out/,
+    },
+    {
+      name: "speed of a model",
+      ...{ seconds: 90, emulatedSeconds: 120, quick: true },
+      command: decodeAndUpdate,
+      show: /^(decode|forward|optimizer)/,
+    },
+    {
+      name: "sizes and speed of Qwen3-0.6B",
+      ...{ seconds: 180, opSeconds: 40, quick: true },
+      ops: [{ set: "Qwen3-0.6B", dtype: bf16, timed: true }],
+      missing: emulated ? sizesTooLarge : null,
+    },
+    {
+      name: "every op against float64",
+      ...{ seconds: 150, emulatedSeconds: 300, quick: true, env: real },
+      command: tests(emulated ? 200 : 30, "ops/cuda.test.ts"),
+    },
+    {
+      name: "models against the reference",
+      ...{ seconds: 120, emulatedSeconds: 400, quick: true, env: real },
+      command: tests(
+        emulated ? 300 : 60,
+        "cuda/golden.test.ts",
+        "cuda/losses.test.ts",
+        "cuda/scalar-head.test.ts",
+        "cuda/several-updates.test.ts",
+        "cuda/training.test.ts",
+      ),
+    },
+    sanitize("memcheck", 128, true),
+    sanitize("memcheck", 64, false),
+    ...(["racecheck", "synccheck", "initcheck"] as const).flatMap((tool) => [
+      sanitize(tool, 128, tool === "racecheck"),
+      sanitize(tool, 64, false),
+    ]),
+    {
+      name: "attention of Qwen2.5-0.5B, heads of 64",
+      ...{ seconds: 120, opSeconds: 40, quick: false },
+      ops: [{ set: "Qwen2.5-0.5B", dtype: bf16, attention: true, timed: true }],
+      missing: emulated ? sizesTooLarge : null,
+    },
+    {
+      name: "sizes and speed of Qwen3-0.6B, float32",
+      ...{ seconds: 240, opSeconds: 60, quick: false },
+      ops: [{ set: "Qwen3-0.6B", dtype: "float32", timed: true }],
+      missing: emulated ? sizesTooLarge : null,
+    },
+    {
+      name: "calls and seconds per kernel",
+      ...{ seconds: 60, emulatedSeconds: 180, quick: false, env: { BUN_GRPO_TRACE: "1" } },
+      command: train("traced", "--dtype", bf16, "--max_steps", emulated ? "1" : "5", "--eval_samples", "8"),
+      show: / calls +[\d.]+ s$/,
+    },
+    ...(model === null
+      ? []
+      : [
+          {
+            name: "three steps of the model",
+            ...{ seconds: 300, quick: true },
+            command: train(
+              "model",
+              "--model",
+              model,
+              "--max_steps",
+              "3",
+              "--num_generations",
+              "16",
+              "--max_completion_length",
+              "256",
+            ),
+            show: /^ +\d+ .*s$/,
+          },
+        ]),
+  ];
+}
