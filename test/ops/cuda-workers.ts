@@ -3,6 +3,9 @@ import { join } from "node:path";
 import type { Subprocess } from "bun";
 import type { CaseAnswer } from "./cuda-worker.ts";
 
+/** Follows the reason of a case whose process could run no other: check:gpu runs such a case again under memcheck. */
+export const CONTEXT_LOST = "(the GPU's context went with it)";
+
 interface Job {
   readonly name: string;
   readonly resolve: (answer: CaseAnswer) => void;
@@ -14,7 +17,8 @@ export interface CudaWorkers {
   close(): void;
 }
 
-export function cudaWorkers(names: readonly string[], count: number): CudaWorkers {
+/** @param seconds that a case may take; a kernel that never ends would otherwise hold all that wait behind it */
+export function cudaWorkers(names: readonly string[], count: number, seconds: number): CudaWorkers {
   const queue: Job[] = [];
   const answers = new Map<string, Promise<CaseAnswer>>();
   const open = new Set<Subprocess>();
@@ -22,13 +26,21 @@ export function cudaWorkers(names: readonly string[], count: number): CudaWorker
 
   function startWorker(): void {
     let current: Job | undefined;
+    let hung = false;
+    let deadline: Timer | undefined;
     const next = () => {
+      clearTimeout(deadline);
       current = queue.shift();
-      if (current) child.send(current.name);
-      else child.kill();
+      if (!current) return child.kill();
+      child.send(current.name);
+      deadline = setTimeout(() => {
+        hung = true;
+        child.kill("SIGKILL");
+      }, seconds * 1000);
     };
     /** Nothing more can run in it: the next case gets a process of its own. */
     const replace = () => {
+      clearTimeout(deadline);
       current = undefined;
       child.kill();
       if (queue.length > 0) startWorker();
@@ -44,8 +56,9 @@ export function cudaWorkers(names: readonly string[], count: number): CudaWorker
       },
       onExit(_, code, signal) {
         open.delete(child);
+        clearTimeout(deadline);
         if (!current) return;
-        done(current, `the process ended with ${code ?? signal}`);
+        done(current, hung ? `did not end within ${seconds} s` : `the process ended with ${code ?? signal}`);
         if (queue.length > 0) startWorker();
       },
     });

@@ -7,7 +7,7 @@ import { kernelDefinitions } from "../../src/device/cuda.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { tables } from "./cases/all.ts";
 import { onHardware } from "./cuda-paths.ts";
-import { cudaWorkers } from "./cuda-workers.ts";
+import { CONTEXT_LOST, cudaWorkers } from "./cuda-workers.ts";
 import { caseName, chosenCases } from "./harness.ts";
 
 // The emulator may have to be compiled first, and kernels as they are needed.
@@ -18,7 +18,7 @@ const chosen = Object.entries(asked ? tables : {}).map(([name, cases]) => [name,
 const names = chosen.flatMap(([, cases]) => cases.map(caseName));
 // The references are computed on the host, so several processes keep one GPU busier than one does.
 const cores = navigator.hardwareConcurrency;
-const workers = cudaWorkers(names, onHardware ? Math.min(4, cores) : cores);
+const workers = cudaWorkers(names, onHardware ? Math.min(4, cores) : cores, onHardware ? 60 : 300);
 const launched = new Set<string>();
 
 beforeAll(async () => {
@@ -32,7 +32,7 @@ for (const [table, cases] of chosen)
       test(caseName(one), async () => {
         const answer = await workers.answer(caseName(one));
         for (const name of answer.launched) launched.add(name);
-        if (answer.failure) throw new Error(answer.failure);
+        if (answer.failure) throw new Error(`${answer.failure}${answer.lost ? ` ${CONTEXT_LOST}` : ""}`);
         expect(answer.called).toContain(one.op);
       });
   });

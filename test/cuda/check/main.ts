@@ -13,8 +13,9 @@ import { join, resolve } from "node:path";
 import { isEmulated } from "../../../bench/cuda-meter.ts";
 import { openCudaDevice } from "../../../src/device/cuda.ts";
 import { errorText, InputError } from "../../../src/errors.ts";
+import { CONTEXT_LOST } from "../../ops/cuda-workers.ts";
 import { runBounded } from "./bounded.ts";
-import { quoted, runOpStage } from "./op-stage.ts";
+import { memcheckFindings, quoted, runOpStage } from "./op-stage.ts";
 import { findSanitizer, type Stage, stages } from "./stages.ts";
 
 const root = resolve(import.meta.dir, "../../..");
@@ -35,7 +36,12 @@ interface Flags {
 
 /** @throws InputError for a flag that is not known or lacks its value */
 function readFlags(argv: readonly string[]): Flags {
-  const flags = { quick: false, model: null as string | null, logs: null as string | null, only: null as string | null };
+  const flags = {
+    quick: false,
+    model: null as string | null,
+    logs: null as string | null,
+    only: null as string | null,
+  };
   for (let i = 0; i < argv.length; i++) {
     const flag = argv[i]!;
     if (flag === "--quick") flags.quick = true;
@@ -62,6 +68,8 @@ interface Outcome {
   readonly outcome: string;
   readonly failed: boolean | null;
   readonly seconds: number;
+  /** What failed in it, each in a line or two. */
+  readonly failures?: readonly string[];
 }
 
 const print = (line: string) => void process.stdout.write(`${line}\n`);
@@ -94,18 +102,54 @@ function logNamed(logs: string, name: string): string {
   return join(logs, `${name.replaceAll(/[^\w.-]+/g, "-")}.log`);
 }
 
-/** The failures that `bun test` told of, each with its reason. */
-function testFailures(text: string): string[] {
+/** The failures that `bun test` told of, each once, with its reason. */
+function testFailures(text: string): Map<string, string> {
   const lines = text.split("\n");
-  return lines.flatMap((line, i) => {
-    if (!line.startsWith("(fail) ")) return [];
+  const failures = new Map<string, string>();
+  for (const [i, line] of lines.entries()) {
+    const [, name = null] = /^\(fail\) (.*?)( \[[\d.]+m?s\])?$/.exec(line) ?? [];
+    if (name === null || failures.has(name)) continue;
+    const before = lines.slice(0, i);
     const from = Math.max(
       0,
-      lines.slice(0, i).findLastIndex((other) => /^\((pass|fail|skip)\) /.test(other)),
+      before.findLastIndex((other) => /^\((pass|fail|skip)\) /.test(other)),
     );
-    const reason = lines.slice(from, i).find((other) => /^error: /.test(other));
-    return [`${line}${reason ? `: ${reason}` : ""}`];
-  });
+    failures.set(name, before.slice(from).find((other) => /^error: /.test(other)) ?? "error: no reason was printed");
+  }
+  return failures;
+}
+
+/** Cases that are run again under memcheck: each takes seconds, and the first tell most. */
+const MOST_REPEATED = 3;
+
+/** What a stage of tests failed with: how each runs alone, and for a lost context what memcheck says of it. */
+async function explainTests(
+  stage: Stage,
+  text: string,
+  env: Readonly<Record<string, string | undefined>>,
+  log: string,
+  sanitizer: string | null,
+): Promise<string[]> {
+  const told: string[] = [];
+  let repeated = 0;
+  for (const [name, reason] of testFailures(text)) {
+    const lines = [`${name}: ${reason}`];
+    const alone = stage.alone?.(name);
+    if (alone) lines.push(`  alone: ${commandText(alone.env, [...bun, ...alone.command])}`);
+    if (alone && sanitizer && reason.includes(CONTEXT_LOST) && repeated < MOST_REPEATED) {
+      repeated++;
+      const memcheck = `${log}.memcheck-${repeated}`;
+      const watched = [sanitizer, "--tool", "memcheck", "--target-processes", "all", ...bun, ...alone.command];
+      await runBounded({ command: watched, cwd: root, env: { ...env, ...alone.env }, seconds: 60, log: memcheck });
+      lines.push(...memcheckFindings(readFileSync(memcheck, "utf8")), `  memcheck's whole text: ${memcheck}`);
+    }
+    told.push(lines.join("\n"));
+  }
+  return told;
+}
+
+function commandText(env: Readonly<Record<string, string>>, command: readonly string[]): string {
+  return [...Object.entries(env).map(([key, value]) => `${key}=${quoted(value)}`), ...command.map(quoted)].join(" ");
 }
 
 async function runStage(stage: Stage, limit: number, logs: string, sanitizer: string | null): Promise<Outcome> {
@@ -113,7 +157,8 @@ async function runStage(stage: Stage, limit: number, logs: string, sanitizer: st
   const log = logNamed(logs, name);
   const env = { ...process.env, ...asBun, ...stage.env };
   if (stage.ops && !stage.program) {
-    let [passed, failed, seconds, timedOut] = [0, 0, 0, false];
+    const failures: string[] = [];
+    let [passed, seconds, timedOut] = [0, 0, false];
     for (const [i, task] of stage.ops.entries()) {
       print(`-- ${task.set}, ${task.dtype ?? "both formats"}`);
       const options = {
@@ -128,13 +173,13 @@ async function runStage(stage: Stage, limit: number, logs: string, sanitizer: st
       };
       const result = await runOpStage({ ...options, log: `${log}${i === 0 ? "" : `.${i + 1}`}` });
       passed += result.passed;
-      failed += result.failed;
+      failures.push(...result.failures);
       seconds += result.seconds;
       timedOut ||= result.timedOut;
       if (timedOut) break;
     }
-    const outcome = `${passed} ok, ${failed} failed${timedOut ? `; TIMED OUT after ${limit} s` : ""}`;
-    return { name, outcome, failed: failed > 0 || timedOut || passed === 0, seconds };
+    const outcome = `${passed} ok, ${failures.length} failed${timedOut ? `; TIMED OUT after ${limit} s` : ""}`;
+    return { name, outcome, failed: failures.length > 0 || timedOut || passed === 0, seconds, failures };
   }
   const sanitized = stage.ops?.[0];
   const rest = sanitized
@@ -146,24 +191,25 @@ async function runStage(stage: Stage, limit: number, logs: string, sanitizer: st
   const lines = text.trimEnd().split("\n");
   const matching = stage.show ? lines.filter((line) => stage.show!.test(line)) : [];
   for (const line of (matching.length > 0 ? matching : lines).slice(-SHOWN)) print(line.slice(0, 200));
-  const failures = testFailures(text);
-  for (const line of failures.slice(0, MOST_FAILURES)) print(line.slice(0, 400));
-  if (failures.length > MOST_FAILURES) print(`… and ${failures.length - MOST_FAILURES} more`);
+  const failures = await explainTests(stage, text, env, log, sanitizer);
+  for (const line of failures.slice(0, MOST_FAILURES)) print(line);
   const ok = code === 0 && !timedOut;
   if (!ok && !timedOut && failures.length === 0) for (const line of lines.slice(-SHOWN)) print(line.slice(0, 200));
-  if (!ok)
-    print(
-      `alone: ${Object.entries(stage.env ?? {})
-        .map(([key, value]) => `${key}=${value} `)
-        .join("")}${command.map(quoted).join(" ")}`,
-    );
+  const alone = `alone: ${commandText(stage.env ?? {}, command)}`;
+  if (!ok) print(alone);
   const counts = /(\d+) pass\n +(\d+) fail/.exec(text);
   const how = timedOut
     ? `TIMED OUT after ${limit} s`
     : ok
       ? "ok"
       : `FAILED (${code === null ? signal : `exit status ${code}`})`;
-  return { name, outcome: counts ? `${how}, ${counts[1]} passed, ${counts[2]} failed` : how, failed: !ok, seconds };
+  return {
+    name,
+    outcome: counts ? `${how}, ${counts[1]} passed, ${counts[2]} failed` : how,
+    failed: !ok,
+    seconds,
+    failures: ok ? [] : [...failures, alone],
+  };
 }
 
 function table(outcomes: readonly Outcome[]): string[] {
@@ -205,6 +251,12 @@ export async function main(argv: readonly string[]): Promise<number> {
     }
     const limit = emulated ? (stage.emulatedSeconds ?? stage.seconds) : stage.seconds;
     outcomes.push(await runStage(stage, limit, logs, emulated ? null : sanitizer));
+  }
+  for (const { name, failures = [] } of outcomes) {
+    if (failures.length > 0) print(`\nfailures of ${name}:`);
+    for (const failure of failures.slice(0, MOST_FAILURES)) print(failure.slice(0, 600));
+    if (failures.length > MOST_FAILURES)
+      print(`… and ${failures.length - MOST_FAILURES} more in ${logNamed(logs, name)}`);
   }
   print(`\nlogs: ${logs}`);
   for (const line of table(outcomes)) print(line);

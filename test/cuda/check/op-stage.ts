@@ -23,7 +23,8 @@ export interface OpStageOptions {
 
 export interface OpStageResult {
   readonly passed: number;
-  readonly failed: number;
+  /** Each with its reason and how to run it alone. */
+  readonly failures: readonly string[];
   readonly seconds: number;
   /** The stage's own limit ended it. */
   readonly timedOut: boolean;
@@ -37,22 +38,19 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
   const seconds = () => (performance.now() - start) / 1000;
   const commandOf = (part: Omit<OpTask, "set">) => [...bun, CHILD, JSON.stringify({ ...task, ...part })];
   writeFileSync(log, "");
-  let [passed, failed, from, timedOut] = [0, 0, 0, false];
+  const failures: string[] = [];
+  let [passed, from, timedOut] = [0, 0, false];
 
   const fails = async (line: OpLine, why: string, lost: boolean) => {
-    failed++;
-    print(`FAILED ${line.name}: ${why}`);
     const alone = commandOf({ from: line.index, count: 1 });
-    print(`       alone: ${alone.map(quoted).join(" ")}`);
+    failures.push(`${line.name}: ${why}\n  alone: ${alone.map(quoted).join(" ")}`);
+    print(`FAILED ${failures.at(-1)}`);
     if (!lost || !options.sanitizer) return;
     const memcheck = `${log}.memcheck-${line.index}`;
     const command = [options.sanitizer, "--tool", "memcheck", "--error-exitcode", "9", ...alone];
     await runBounded({ command, cwd: root, env, seconds: 60, log: memcheck });
-    const found = (await Bun.file(memcheck).text())
-      .split("\n")
-      .filter((text) => text.startsWith("=========") && text.length > 10);
-    for (const text of found.slice(0, 6)) print(`       memcheck: ${text}`);
-    print(`       memcheck's whole text: ${memcheck}`);
+    for (const text of memcheckFindings(await Bun.file(memcheck).text())) print(text);
+    print(`  memcheck's whole text: ${memcheck}`);
   };
 
   while (!timedOut) {
@@ -92,10 +90,9 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
     // The context was lost with an op that is told already: on with the next.
     if (running === null && child.exitCode === 3) continue;
     if (running === null && !timedOut) {
-      failed++;
-      print(
-        `FAILED between two ops: the process ended with ${child.exitCode ?? child.signalCode}: ${said.split("\n").at(-1)}`,
-      );
+      const how = hung ? `nothing for ${options.opSeconds} s` : `ended with ${child.exitCode ?? child.signalCode}`;
+      failures.push(`before an op, the process: ${how}: ${said.split("\n").at(-1)}`);
+      print(`FAILED ${failures.at(-1)}`);
       break;
     }
     if (running === null) break;
@@ -108,7 +105,7 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
         : `the process ended with ${how}: ${said.split("\n").at(-1)}`;
     await fails(running, why, !timedOut && !hung);
   }
-  return { passed, failed, seconds: seconds(), timedOut };
+  return { passed, failures, seconds: seconds(), timedOut };
 }
 
 async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<OpLine> {
@@ -119,6 +116,12 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<OpLi
     rest = lines.pop() ?? "";
     for (const line of lines) if (line.startsWith("{")) yield JSON.parse(line) as OpLine;
   }
+}
+
+/** The first lines of what memcheck found. */
+export function memcheckFindings(text: string): string[] {
+  const found = text.split("\n").filter((line) => /^={9} (?!COMPUTE|Target|\s*$)/.test(line));
+  return found.slice(0, 6).map((line) => `  memcheck: ${line}`);
 }
 
 /** For a shell. */

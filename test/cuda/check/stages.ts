@@ -22,6 +22,11 @@ export interface Stage {
   readonly command?: readonly string[];
   readonly program?: string;
   readonly env?: Readonly<Record<string, string>>;
+  /** How one of its tests runs alone, by the test's name: words that follow Bun, and settings. */
+  readonly alone?: (test: string) => {
+    readonly env: Readonly<Record<string, string>>;
+    readonly command: readonly string[];
+  };
   /** Lines of its output that are shown: those that match, else the last few. */
   readonly show?: RegExp;
   /** Why it cannot run here. */
@@ -140,6 +145,11 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
     },
     {
       name: "every op against float64",
+      // "rmsnorm > rmsnormForward T=13 …": the table, and the case as OPS_CASE takes it.
+      alone: (test) => ({
+        env: { ...real, OPS_CASE: test.slice(test.indexOf(" > ") + 3) },
+        command: ["test", "./test/ops/cuda.test.ts"],
+      }),
       ...{ seconds: 150, emulatedSeconds: 300, quick: true, env: real },
       command: tests(emulated ? 200 : 30, "ops/cuda.test.ts"),
     },

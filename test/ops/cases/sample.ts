@@ -266,7 +266,7 @@ export const sampleCases: readonly OpCase[] = [
   draws({ V: 33, draws: 2000, topP: 0.51, equal: true }),
   // the vocabulary of Qwen
   draws({ V: 151936, draws: 12, spread: 4 }),
-  draws({ V: 151936, draws: 12, spread: 4, topP: 0.9 }),
+  draws({ V: 151936, draws: 12, spread: 4, topP: 0.5 }),
   draws({ V: 151936, draws: 12, spread: 4, topK: 50, temperature: 0.7 }),
   draws({ V: 151936, draws: 12, spread: 4, minP: 0.001 }),
   greedy({ V: 259, steps: 6, repetitionPenalty: 1.8 }),
