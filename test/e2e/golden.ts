@@ -15,6 +15,7 @@ import { computeAdvantages } from "../../src/grpo/advantages.ts";
 import { type ScoredGroup, updateSettings, updateStep } from "../../src/grpo/policy-update.ts";
 import { runRecordedUpdate } from "../../src/grpo/recorded-update.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
+import { logprobsApart } from "./logprob-line.ts";
 import { argvOf, type Flags, metricsOf } from "./runs.ts";
 import { differences, downloadTensors, norm, readTensors, type Tensors, worstRelative } from "./tensors.ts";
 
@@ -55,24 +56,14 @@ export const scoreFlags = (model: string, output: string, flags: Flags): Flags =
   ...flags,
 });
 
-/** How far the logprobs and entropies that `score` gave are from the reference: the worst, and the mean of logprobs. */
+/** How far the logprobs and entropies that `score` gave are from the reference. */
 export function scoresApart(model: string, output: string) {
   const lines = readFileSync(output, "utf8").trimEnd().split("\n");
+  const scores = lines.map((line) => JSON.parse(line) as { logprobs: number[]; entropies: number[] });
   const { logprobs, entropies } = expectedOf(model);
-  expect(lines.length).toBe(logprobs.length);
-  let [logprob, entropy, sum, count] = [0, 0, 0, 0];
-  for (const [i, line] of lines.entries()) {
-    const got = JSON.parse(line) as { logprobs: number[]; entropies: number[] };
-    expect([got.logprobs.length, got.entropies.length]).toEqual([logprobs[i]!.length, entropies[i]!.length]);
-    for (const [t, want] of logprobs[i]!.entries()) {
-      const apart = Math.abs(got.logprobs[t]! - want);
-      logprob = Math.max(logprob, apart);
-      sum += apart;
-      count++;
-      entropy = Math.max(entropy, Math.abs(got.entropies[t]! - entropies[i]![t]!));
-    }
-  }
-  return { logprob, entropy, mean: sum / count };
+  const of = (name: "logprobs" | "entropies") => scores.map((score) => score[name]);
+  const apart = logprobsApart(of("logprobs"), logprobs);
+  return { ...apart, logprob: apart.worst, entropy: logprobsApart(of("entropies"), entropies).worst };
 }
 
 /** Flags of `update` for a case. */

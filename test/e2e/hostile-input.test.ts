@@ -249,7 +249,7 @@ const usage: Readonly<Record<string, readonly [argv: readonly string[], said: Re
     training({ resume_from_checkpoint: "gone/checkpoint-3", output_dir: "unused" }),
     /resume_from_checkpoint: gone\/checkpoint-3: there is no such folder/,
   ],
-  "an instruction path nobody knows": [training({ output_dir: "unused" }), /BUN_GRPO_CPU_PATH=mmx: unknown.*avx2/],
+  "an instruction path nobody knows": [training({ output_dir: "unused" }), /BUN_GRPO_CPU_PATH=mmx: unknown.*portable/],
 };
 
 describe("usage:", () => {

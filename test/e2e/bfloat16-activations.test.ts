@@ -1,0 +1,158 @@
+/**
+ * Where activations are stored in bfloat16, a token's logprob stays near float32's (logprob-line.ts), and what sampling
+ * records is what training computes, to the bit. On the bundled model, which is trained, and at the depth and width of
+ * SmolLM2-135M with random weights. Everywhere the weights are the same bfloat16 ones; float32 is what paths without
+ * bfloat16 products compute with them.
+ *
+ * A processor without such products can store activations all the same: its kernels take bfloat16 activations, and what
+ * it multiplies is what the bfloat16 paths multiply, only summed otherwise. This imitation runs on every machine; each
+ * bfloat16 path that the processor has runs beside it. With emulated instructions both run everywhere, and are the
+ * imitation's equal, on the bundled model; at SmolLM2-135M's size that would take many minutes (some 300 GFLOP a pass at
+ * a few GFLOP/s), so there the imitation stands for them where the processor has none.
+ */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
+import { openDataset } from "../../src/data/dataset.ts";
+import { bfloat16Paths, type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
+import { packedSizes } from "../../src/engine/inputs.ts";
+import { planSession, type Session } from "../../src/engine/session.ts";
+import { scoreGroups } from "../../src/grpo/policy-update.ts";
+import type { SampledCompletion } from "../../src/rollout/sequence.ts";
+import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
+import { writeSmollm2Shape } from "../fixtures/smollm2-shape.ts";
+import { emulatedLibrary } from "../ops/emulated.ts";
+import { logprobsApart, overBfloat16Line } from "./logprob-line.ts";
+import { bundledModel, problems, workFolder } from "./runs.ts";
+
+// The kernels may have to be compiled first, and a slow path may be forced.
+setDefaultTimeout(600_000);
+
+const work = workFolder();
+afterAll(work.remove);
+
+const { library, path: usual } = await openCpuDevice();
+afterAll(() => library.selectPath(usual));
+const supported = library.paths.flatMap(({ name, supported }) => (supported ? name : []));
+/** The path that was asked for where it computes in float32, else the fastest that does. */
+const float32Path = bfloat16Paths.includes(usual)
+  ? supported.findLast((name) => !bfloat16Paths.includes(name))!
+  : usual;
+
+/** A device is opened right before its use: the path is the library's, so the last one opened holds. */
+type Opener = () => Promise<CpuDevice>;
+const inFloat32: Opener = () => openCpuDevice({ path: float32Path });
+const imitation: Opener = async () => ({ ...(await inFloat32()), activationDType: (dtype) => dtype });
+const native = supported
+  .filter((name) => bfloat16Paths.includes(name))
+  .map((path): [string, Opener] => [path, () => openCpuDevice({ path })]);
+const emulated = bfloat16Paths.map((path): [string, Opener] => [
+  `${path}, emulated`,
+  async () => openCpuDevice({ path, libraryFile: await emulatedLibrary() }),
+]);
+
+interface Model {
+  readonly folder: string;
+  readonly promptIds: readonly Int32Array[];
+  readonly samples: number;
+  readonly maxCompletion: number;
+  readonly isStop: (id: number) => boolean;
+}
+
+/** Opens a session on a device, for scoring and, unless `scores` alone, for sampling; closes it behind `work`. */
+async function onDevice<T>(open: Opener, model: Model, scores: boolean, work: (s: Session) => Promise<T>): Promise<T> {
+  const { folder, promptIds, samples, maxCompletion } = model;
+  const device = await open();
+  const longestPrompt = Math.max(...promptIds.map((ids) => ids.length));
+  const slots = { maxSequences: promptIds.length * samples, promptSlots: promptIds.length };
+  const session = await planSession({
+    ...{ device, folder, dtype: "bfloat16", training: false, reference: null },
+    packed: packedSizes(device, readModelConfig(folder), 2048, longestPrompt),
+    rollout: scores ? null : { ...slots, longestPrompt, maxCompletion, penalized: false },
+    positions: longestPrompt + maxCompletion,
+  }).open();
+  try {
+    return await work(session);
+  } finally {
+    session.close();
+  }
+}
+
+const sampling = {
+  ...{ temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 },
+  seed: 5,
+  step: 0,
+  stream: 0,
+};
+type Groups = readonly { readonly promptIds: Int32Array; readonly completions: readonly SampledCompletion[] }[];
+
+async function scored({ policy, activations }: Session, groups: Groups): Promise<Float32Array[]> {
+  const scores = await scoreGroups(policy, activations!, groups, { temperature: 1, microBatchTokens: 2048 });
+  return scores.map(({ logprobs }) => logprobs);
+}
+
+/** Samples on a device and scores there what was sampled; in float32, too. */
+async function sampleAndScore(open: Opener, model: Model) {
+  const { promptIds, samples, maxCompletion, isStop } = model;
+  const { groups, trained } = await onDevice(open, model, false, async (session) => {
+    expect(session.device.activationDType(session.dtype)).toBe("bfloat16");
+    const sampled = await session.rollout!.generate(
+      promptIds.map((ids, prompt) => ({ promptIds: ids, samples, prompt })),
+      { ...sampling, maxCompletionLength: maxCompletion, isStop },
+    );
+    const groups = sampled.map((completions, i) => ({ promptIds: promptIds[i]!, completions }));
+    return { groups, trained: await scored(session, groups) };
+  });
+  const float32 = await onDevice(inFloat32, model, true, (session) => scored(session, groups));
+  return { groups, trained, float32 };
+}
+
+async function expectNear(open: Opener, model: Model, tokens: number) {
+  const { groups, trained, float32 } = await sampleAndScore(open, model);
+  const recorded = groups.flatMap(({ completions }) => completions.map(({ logprobs }) => logprobs));
+  expect(logprobsApart(recorded, trained)).toMatchObject({ worst: 0 });
+  const apart = logprobsApart(trained, float32);
+  expect(apart.tokens).toBeGreaterThanOrEqual(tokens);
+  expect(overBfloat16Line(apart)).toEqual([]);
+  expect(apart.mean).toBeGreaterThan(1e-4); // otherwise nothing was stored in bfloat16
+  return { groups, trained, mean: apart.mean };
+}
+
+describe("the bundled model", () => {
+  let model: Model;
+  beforeAll(() => {
+    const [tokenizer, dataset] = [loadTokenizer(bundledModel), openDataset(problems)];
+    const prompt = (row: number) => [{ role: "user", content: String(dataset.row(row).question) }];
+    const promptIds = Array.from({ length: 32 }, (_, row) => Int32Array.from(tokenizer.encodePrompt(prompt(row))));
+    dataset.close();
+    const isStop = (id: number) => tokenizer.isStop(id);
+    model = { folder: bundledModel, promptIds, samples: 16, maxCompletion: 48, isStop };
+  });
+
+  test("imitated: logprobs are near float32's", async () => {
+    await expectNear(imitation, model, 3000);
+  });
+
+  test.each([...native, ...emulated])("%s: logprobs are near float32's, and are the imitated ones", async (_, open) => {
+    const { groups, trained, mean } = await expectNear(open, model, 3000);
+    const imitated = await onDevice(imitation, model, true, (session) => scored(session, groups));
+    // Sums in another order fall on the other side of a rounding now and then.
+    expect(logprobsApart(trained, imitated).mean).toBeLessThan(mean / 20);
+  });
+});
+
+describe("the shape of SmolLM2-135M", () => {
+  let model: Model;
+  beforeAll(async () => {
+    const ids = (prompt: number) =>
+      Int32Array.from({ length: 24 + 5 * prompt }, (_, t) => (7919 * prompt + 104_729 * t + 31 * t * t) % 49152);
+    model = {
+      folder: await writeSmollm2Shape(work.at("smollm2-shape")),
+      promptIds: [0, 1, 2, 3].map(ids),
+      ...{ samples: 8, maxCompletion: 32, isStop: () => false },
+    };
+  });
+
+  test.each([["imitated", imitation] as const, ...native])("%s: logprobs are near float32's", async (_, open) => {
+    await expectNear(open, model, 1024);
+  });
+});
