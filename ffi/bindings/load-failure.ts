@@ -16,7 +16,7 @@ const libraries: readonly { readonly versions: RegExp; readonly name: string; re
 
 /** @param error what dlopen threw for the library at `path` */
 export function loadFailure(path: string, error: unknown): RunError {
-  const text = errorText(error);
+  const text = errorText(error).replace(/^Failed to open library "[^"]*": /, "");
   for (const { versions, name, of } of libraries) {
     const version = versions.exec(text)?.[1];
     if (version === undefined) continue;
@@ -36,5 +36,5 @@ export function loadFailure(path: string, error: unknown): RunError {
       `${path}: the system loads no library from there (${text}); its file system may be mounted noexec: set BUN_GRPO_CACHE to a folder elsewhere`,
     );
   }
-  return new RunError(`${path}: the kernel library cannot be loaded (${text}); delete it to have it made again`);
+  return new RunError(`${path}: the kernel library cannot be loaded (${text}); delete it to have it rebuilt`);
 }

@@ -5,8 +5,8 @@
  */
 import { dlopen, type FFIFunction, FFIType, suffix } from "bun:ffi";
 import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
-import { homedir } from "node:os";
 import { dirname, join } from "node:path";
+import { homeFolder } from "../../src/cache.ts";
 import { errorText, RunError } from "../../src/errors.ts";
 import { nativeBlock, textAt } from "./native.ts";
 
@@ -95,12 +95,13 @@ export function libraryFolders({ env = process.env, root = "/" }: SearchOptions 
   const homes = [env.CUDA_HOME, env.CUDA_PATH].filter((home): home is string => !!home);
   const installed = entries(join(root, "usr/local"), /^cuda/);
   const prefixes = [env.VIRTUAL_ENV, env.CONDA_PREFIX].filter((prefix): prefix is string => !!prefix);
-  const user = join(env.HOME || homedir(), ".local");
+  const home = env.HOME || homeFolder();
+  const user = home === null ? [] : [join(home, ".local")];
   return [
     ...homes.flatMap(toolkitFolders),
     ...installed.flatMap(toolkitFolders),
     ...(env.CONDA_PREFIX ? [join(env.CONDA_PREFIX, "lib")] : []),
-    ...[...prefixes, ...pythonPrefix(env), user, join(root, "usr/local"), join(root, "usr")].flatMap(pythonFolders),
+    ...[...prefixes, ...pythonPrefix(env), ...user, join(root, "usr/local"), join(root, "usr")].flatMap(pythonFolders),
   ];
 }
 
