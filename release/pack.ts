@@ -18,6 +18,7 @@ import {
   rmSync,
   statSync,
 } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { assetPath } from "../src/assets.ts";
 import { InputError, RunError } from "../src/errors.ts";
@@ -47,11 +48,11 @@ export interface PackOptions {
 /** @throws RunError where the executable, the packages or the archive cannot be made */
 export async function pack({ target, folder, level }: PackOptions): Promise<void> {
   mkdirSync(dirname(folder), { recursive: true });
-  const work = mkdtempSync(join(dirname(folder), ".pack-"));
+  // Outside the project: whoever runs its tests meanwhile should not find them twice.
+  const tree = mkdtempSync(join(tmpdir(), "grpo-pack-"));
+  const result = mkdtempSync(join(dirname(folder), ".pack-"));
   try {
-    const [tree, result] = [join(work, "tree"), join(work, "result")];
-    mkdirSync(tree);
-    mkdirSync(result);
+    chmodSync(result, 0o755);
     await build(target, join(tree, "grpo"));
     await addKernels(join(tree, "prebuilt"), target);
     await copySources(tree);
@@ -62,7 +63,7 @@ export async function pack({ target, folder, level }: PackOptions): Promise<void
     rmSync(folder, { recursive: true, force: true });
     renameSync(result, folder);
   } finally {
-    rmSync(work, { recursive: true, force: true });
+    for (const path of [tree, result]) rmSync(path, { recursive: true, force: true });
   }
 }
 

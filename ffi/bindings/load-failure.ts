@@ -10,7 +10,7 @@ const libraries: readonly { readonly versions: RegExp; readonly name: string; re
   {
     versions: /version `(GLIBCXX_[\d.]+|CXXABI_[\d.]+)' not found/,
     name: "libstdc++",
-    of: "GCC 11 and later bring it",
+    of: "Debian 12 and Ubuntu 22.04 have it",
   },
 ];
 
