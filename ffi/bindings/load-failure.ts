@@ -21,7 +21,7 @@ export function loadFailure(path: string, error: unknown): RunError {
     const version = versions.exec(text)?.[1];
     if (version === undefined) continue;
     return new RunError(
-      `the CPU kernels need ${name} ${version} or later and this system's is older; use a newer system (${of}), or install a C++20 compiler, with which they are built here`,
+      `the CPU kernels need ${name} ${version} or later and this system's is older; use a newer system (${of}), or install a C++20 compiler (GCC 11 or Clang 14), with which they are built here`,
     );
   }
   const absent = /(lib[\w+.-]+\.so[\w.]*): cannot open shared object file/.exec(text)?.[1];

@@ -9,7 +9,6 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  rmSync,
   statSync,
   utimesSync,
   writeFileSync,
@@ -111,7 +110,7 @@ describe("every command", () => {
     expect(JSON.stringify(findings)).toContain("try grpo train");
   });
 
-  test("plan, generate, eval, score, update, sft, data", async () => {
+  test("plan, generate, eval, score, update, sft and data", async () => {
     expect(await expectRuns(["plan"])).toContain("fits");
     const sampling = ["--device", "cpu", "--max_completion_length", "8"];
     await expectRuns(["generate", "--model", model(), "--prompt", "3+4=", ...sampling]);
@@ -121,6 +120,12 @@ describe("every command", () => {
     const one = ["--max_steps", "1", "--device", "cpu", "--output_dir", work.at("sft")];
     await expectRuns(["sft", "--model", model(), "--dataset", problems, ...one]);
     expect(await expectRuns(["data", "info", problems])).toContain("300");
+    const rollouts = join(model(), "completions/step-000001.jsonl");
+    const updating = ["--device", "cpu", "--output_dir", work.at("update")];
+    await expectRuns(["update", "--model", model(), "--rollouts", rollouts, ...updating]);
+    const scores = work.at("scores.jsonl");
+    await expectRuns(["score", "--model", model(), "--input", rollouts, "--output", scores, "--device", "cpu"]);
+    expect(readFileSync(scores, "utf8").trim().split("\n").length).toBe(256);
   });
 
   test("verify, by its reward processes", async () => {
@@ -195,13 +200,38 @@ describe("the cache", () => {
     expectRefused(await run(["plan"], { BUN_GRPO_CACHE: folder }), folder);
   });
 
-  test("a file that cannot be written whole: one line, and no part of it stays", async () => {
-    const folder = work.at("small-cache");
-    // Files of at most 512 KiB; the model has more.
-    const limited = ["/bin/sh", "-c", `trap '' XFSZ; ulimit -f 1024; exec "$@"`, "sh", executable];
-    expectRefused(await run(["plan"], { BUN_GRPO_CACHE: folder }, limited), folder);
-    const left = readdirSync(folder, { recursive: true }).map(String);
-    expect(left.filter((name) => name.includes("safetensors"))).toEqual([]);
+  // Mounts of its own take a user namespace, which some systems give to nobody.
+  const canMount = Bun.spawnSync(["unshare", "-rm", "true"]).success;
+  const mounted = (mount: string) => [
+    "/bin/sh",
+    "-c",
+    `exec "$(command -v unshare)" -rm /bin/sh -c '${mount} && exec "$@"' sh "$@"`,
+    "sh",
+    executable,
+  ];
+  const path = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" };
+
+  test.skipIf(!canMount)("a full disk: one line with the cure, and no part of a file stays", async () => {
+    const folder = work.at("small");
+    mkdirSync(folder);
+    // Room for the sources and no model; what is left there is listed before the mount goes.
+    const list = `mount -t tmpfs -o size=700k none ${folder} && "$@"; code=$?; find ${folder} -type f; exit $code`;
+    const command = ["unshare", "-rm", "/bin/sh", "-c", list, "sh", executable];
+    const { out, err, code } = await run(["plan"], { BUN_GRPO_CACHE: folder, ...path }, command);
+    expect(err).toMatch(/^grpo plan: .*: cannot be written \(ENOSPC.*\n$/);
+    expect(err).toContain("free some, or set BUN_GRPO_CACHE to a folder that has room");
+    expect(code).toBe(1);
+    expect(out).not.toContain("safetensors");
+    expect(out).toContain("/data/problems/train.arrow"); // what there was room for
+  });
+
+  test.skipIf(!canMount)("one that can only be read serves what it holds, and no more", async () => {
+    const readOnly = (folder: string) =>
+      mounted(`mount --bind ${folder} ${folder} && mount -o remount,bind,ro ${folder}`);
+    await expectRuns(["plan"], { ...path, BUN_GRPO_CACHE: cache }, readOnly(cache));
+    const empty = work.at("empty");
+    mkdirSync(empty);
+    expectRefused(await run(["plan"], { ...path, BUN_GRPO_CACHE: empty }, readOnly(empty)), empty);
   });
 
   test("a torn file is written again", async () => {
@@ -210,6 +240,30 @@ describe("the cache", () => {
     writeFileSync(file, whole.slice(0, 10));
     await expectRuns(["plan"]);
     expect(readFileSync(file, "utf8")).toBe(whole);
+  });
+
+  test("kernels that the system does not load: compiled where there is a compiler, else one line", async () => {
+    const copy = work.at("refused");
+    expect(Bun.spawnSync(["cp", "-r", cache, copy]).success).toBe(true);
+    const folder = join(copy, cached()[0]!, "prebuilt");
+    const library = join(folder, readdirSync(folder)[0]!);
+    const whole = work.at("whole.so");
+    expect(Bun.spawnSync(["mv", library, whole]).success).toBe(true);
+    writeFileSync(library, Buffer.alloc(statSync(whole).size));
+    const refused = await run(["generate", "--prompt", "1", "--device", "cpu"], { BUN_GRPO_CACHE: copy });
+    expect(refused.err).toMatch(
+      /^grpo generate: .*: the kernel library cannot be loaded \(.*invalid ELF header.*\); .*\n$/,
+    );
+    expect(refused.code).toBe(1);
+    // One that compiles nothing, and links by copying.
+    const compiler = put(
+      work.at("c++"),
+      `#!/bin/sh\n[ "$1" = --version ] && { echo "test compiler 1.0"; exit 0; }\nfor last; do :; done\ncase " $* " in *" -shared "*) cp '${whole}' "$last" ;; *) : > "$last" ;; esac\n`,
+    );
+    chmodSync(compiler, 0o755);
+    const env = { BUN_GRPO_CACHE: copy, CXX: compiler, PATH: "/usr/bin:/bin" };
+    const { findings } = JSON.parse((await run(["doctor", "--json"], env)).out);
+    expect(findings).toContainEqual({ topic: "compiler", status: "ok", text: "test compiler 1.0" });
   });
 
   test("what other builds carried goes once nobody has used it for days; what is in use stays", async () => {
@@ -221,14 +275,5 @@ describe("the cache", () => {
     await expectRuns(["plan"]);
     expect(cached()).toEqual([used, own, other].sort());
     expect(Date.now() - statSync(join(cache, own)).mtimeMs).toBeLessThan(STALE_MS);
-  });
-
-  test("one that can only be read serves what it holds", async () => {
-    const copy = work.at("read-only");
-    expect(Bun.spawnSync(["cp", "-r", cache, copy]).success).toBe(true);
-    chmodSync(copy, 0o555);
-    await expectRuns(["plan"], { BUN_GRPO_CACHE: copy });
-    chmodSync(copy, 0o755);
-    rmSync(copy, { recursive: true });
   });
 });
