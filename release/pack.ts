@@ -53,10 +53,7 @@ export async function pack({ target, folder, level }: PackOptions): Promise<void
   const result = mkdtempSync(join(dirname(folder), ".pack-"));
   try {
     chmodSync(result, 0o755);
-    await build(target, join(tree, "grpo"));
-    await addKernels(join(tree, "prebuilt"), target);
-    await copySources(tree);
-    await installPackages(tree);
+    await layOutTree(tree, target);
     await archive(tree, join(result, "grpo.tar.xz"), target, level);
     copyFileSync(assetPath("release/unpack.sh"), join(result, "unpack"));
     chmodSync(join(result, "unpack"), 0o755);
@@ -65,6 +62,15 @@ export async function pack({ target, folder, level }: PackOptions): Promise<void
   } finally {
     for (const path of [tree, result]) rmSync(path, { recursive: true, force: true });
   }
+}
+
+/** The folder that is to come out of `unpack`. @throws RunError where a part of it cannot be made */
+export async function layOutTree(tree: string, target: Target): Promise<void> {
+  await build(target, join(tree, "grpo"));
+  // The tests run from the sources, which look for their kernels beside themselves.
+  await addKernels(join(tree, "prebuilt"), target);
+  await copySources(tree);
+  await installPackages(tree);
 }
 
 /** @throws RunError where the project is no git repository */

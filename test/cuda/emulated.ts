@@ -36,8 +36,9 @@ const onHardware = process.env.BUN_GRPO_CUDA === "real";
 
 /** `bun run emulated COMMAND --device cuda …`; ended by force after `seconds`. */
 export async function emulated(command: string, flags: Flags, options: EmulatedOptions = {}): Promise<Finished> {
-  const program = onHardware && !options.always ? "src/cli/main.ts" : "test/emulator/run.ts";
-  await buildEmulator(); // two processes that start at once would both compile it
+  const hardware = onHardware && !options.always;
+  const program = hardware ? "src/cli/main.ts" : "test/emulator/run.ts";
+  if (!hardware) await buildEmulator(); // two processes that start at once would both compile it
   await turn();
   try {
     const argv = [command, ...argvOf({ device: "cuda", ...flags })];
