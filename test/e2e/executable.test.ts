@@ -87,6 +87,12 @@ test("fits a download, and tells its version and commit", async () => {
   expect(cached()).toEqual([]); // neither needs a file of it
 });
 
+test("the stack of a failure names the files of the sources", async () => {
+  const { err, code } = await run(["plan", "--model", "/nonexistent", "--debug"]);
+  expect(code).toBe(2);
+  expect(err).toMatch(/\n +at .*\(src\/cli\/plan\.ts:\d+:\d+\)/);
+});
+
 test("two first starts at once train the weights that the checkout does, and carry everything out once", async () => {
   const both = ["a", "b"].map((name) => start(["train", ...steps, "--output_dir", work.at(name)]));
   const plain = grpo(["train", ...steps, "--output_dir", work.at("checkout")]);
