@@ -26,12 +26,12 @@ export function executableOf({ name, architecture }: Target): string {
 }
 
 /**
- * What `bun build` is told besides names. Bytecode needs the format, as modules await at their top. A compiled program
- * would read the bunfig.toml and .env of the folder it is called in: somebody else's. It finds the packages of a reward
- * module only where it may read package.json.
+ * What `bun build` is told besides names. Bytecode needs the format, as modules await at their top. With the map, which
+ * takes 2 MB, the stack of a bug names files and lines. By itself a compiled program reads the bunfig.toml and .env of the
+ * folder it is called in, which are somebody else's, and finds no packages for a reward module, as it reads no package.json.
  */
 const options = [
-  ...["--compile", "--bytecode", "--format=esm", "--minify", "--sourcemap=none"],
+  ...["--compile", "--bytecode", "--format=esm", "--minify", "--sourcemap=linked"],
   ...["--no-compile-autoload-dotenv", "--no-compile-autoload-bunfig", "--no-compile-autoload-tsconfig"],
   "--compile-autoload-package-json",
 ];

@@ -4,7 +4,7 @@
  */
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { compileKernels, prebuiltName } from "../ffi/cpu/build.ts";
+import { compileKernels, prebuiltKernels, prebuiltName } from "../ffi/cpu/build.ts";
 import { assetPath } from "../src/assets.ts";
 import { RunError } from "../src/errors.ts";
 import { compilerFor, type Target } from "./targets.ts";
@@ -37,11 +37,7 @@ export async function layOut(folder: string, target: Target): Promise<string> {
 
 /** The CPU kernels of `target`, under the name by which the program looks for them. @throws as layOut does */
 export async function addKernels(folder: string, target: Target): Promise<void> {
-  const { library } = await compileKernels({
-    architecture: target.architecture,
-    compiler: compilerFor(target),
-    onBuild: () => process.stderr.write(`compiling the CPU kernels for ${target.name}\n`),
-  });
+  const library = await kernelsFor(target);
   const text = readFileSync(library, "latin1");
   const absent = target.paths.filter((path) => !text.includes(`\0${path}\0`));
   if (absent.length > 0)
@@ -52,6 +48,18 @@ export async function addKernels(folder: string, target: Target): Promise<void> 
       `built here the CPU kernels need glibc 2.${glibc}, and many systems have no later one than 2.${MOST_GLIBC}; build on Debian 12 or Ubuntu 22.04`,
     );
   put(library, join(folder, prebuiltName(target.architecture)));
+}
+
+/** Those that were built beforehand, where the sources came with them (pack.ts); else the compiler's. */
+async function kernelsFor(target: Target): Promise<string> {
+  const ready = target.architecture === process.arch ? prebuiltKernels() : null;
+  if (ready !== null) return ready;
+  const { library } = await compileKernels({
+    architecture: target.architecture,
+    compiler: compilerFor(target),
+    onBuild: () => process.stderr.write(`compiling the CPU kernels for ${target.name}\n`),
+  });
+  return library;
 }
 
 /** The minor version of the newest glibc whose symbols a library asks for, by its text. */

@@ -18,6 +18,7 @@ import {
   rmSync,
   statSync,
 } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { assetPath } from "../src/assets.ts";
 import { InputError, RunError } from "../src/errors.ts";
@@ -47,23 +48,29 @@ export interface PackOptions {
 /** @throws RunError where the executable, the packages or the archive cannot be made */
 export async function pack({ target, folder, level }: PackOptions): Promise<void> {
   mkdirSync(dirname(folder), { recursive: true });
-  const work = mkdtempSync(join(dirname(folder), ".pack-"));
+  // Outside the project: whoever runs its tests meanwhile should not find them twice.
+  const tree = mkdtempSync(join(tmpdir(), "grpo-pack-"));
+  const result = mkdtempSync(join(dirname(folder), ".pack-"));
   try {
-    const [tree, result] = [join(work, "tree"), join(work, "result")];
-    mkdirSync(tree);
-    mkdirSync(result);
-    await build(target, join(tree, "grpo"));
-    await addKernels(join(tree, "prebuilt"), target);
-    await copySources(tree);
-    await installPackages(tree);
+    chmodSync(result, 0o755);
+    await layOutTree(tree, target);
     await archive(tree, join(result, "grpo.tar.xz"), target, level);
     copyFileSync(assetPath("release/unpack.sh"), join(result, "unpack"));
     chmodSync(join(result, "unpack"), 0o755);
     rmSync(folder, { recursive: true, force: true });
     renameSync(result, folder);
   } finally {
-    rmSync(work, { recursive: true, force: true });
+    for (const path of [tree, result]) rmSync(path, { recursive: true, force: true });
   }
+}
+
+/** The folder that is to come out of `unpack`. @throws RunError where a part of it cannot be made */
+export async function layOutTree(tree: string, target: Target): Promise<void> {
+  await build(target, join(tree, "grpo"));
+  // The tests run from the sources, which look for their kernels beside themselves.
+  await addKernels(join(tree, "prebuilt"), target);
+  await copySources(tree);
+  await installPackages(tree);
 }
 
 /** @throws RunError where the project is no git repository */

@@ -1,9 +1,9 @@
 #!/bin/sh
 # unpack [FOLDER]: the program and its tests out of the archive beside this file, into FOLDER (default: ./grpo). It needs
 # tar and xz, or Python 3 alone; no network, no compiler, no Bun. Afterwards, in FOLDER:
-#   ./grpo train                                  any command
-#   ./grpo check:gpu                              the checks of this machine's GPU
-#   BUN_BE_BUN=1 ./grpo test test/unit            the test suite, or a part of it
+#   ./grpo train                                          any command
+#   ./grpo check:gpu                                      the checks of this machine's GPU
+#   BUN_BE_BUN=1 ./grpo test ./test/unit/loss.test.ts     any tests; those on emulated hardware need a C++ compiler
 set -e
 pack=$(cd "$(dirname "$0")" && pwd)
 to=${1:-grpo}

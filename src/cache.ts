@@ -2,25 +2,50 @@
  * The cache folder: what is made at run time and made again where it is missing (built kernels, files that the executable
  * carries, converted datasets). One place says where it is, and what to do where it cannot be written.
  */
-import { mkdirSync } from "node:fs";
-import { homedir } from "node:os";
+import { lstatSync, mkdirSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
 import { isAbsolute, join } from "node:path";
 import { errorText, RunError } from "./errors.ts";
 
 /**
- * `$BUN_GRPO_CACHE`, else `$XDG_CACHE_HOME/bun-grpo`, else `~/.cache/bun-grpo`.
+ * `$BUN_GRPO_CACHE`, else `$XDG_CACHE_HOME/bun-grpo`, else `~/.cache/bun-grpo`; for a user without a home folder one of
+ * their own among the temporary files.
  *
- * @throws RunError where nothing says which
+ * @throws RunError where that one is not their own
  */
 export function cacheFolder(): string {
   const { BUN_GRPO_CACHE, XDG_CACHE_HOME } = process.env;
   if (BUN_GRPO_CACHE) return BUN_GRPO_CACHE;
   if (XDG_CACHE_HOME) return join(XDG_CACHE_HOME, "bun-grpo");
-  const home = homedir();
-  if (!isAbsolute(home))
-    throw new RunError("this user has no home folder for the cache; set BUN_GRPO_CACHE to a folder");
-  return join(home, ".cache", "bun-grpo");
+  const home = homeFolder();
+  return home === null ? temporaryFolder() : join(home, ".cache", "bun-grpo");
 }
+
+/** The user's own; null for one without, as a container's often is: HOME is unset and the system's list has no entry. */
+export function homeFolder(): string | null {
+  try {
+    const home = homedir();
+    return isAbsolute(home) ? home : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Libraries are loaded from it: it must be nobody else's, and nobody else may write into it. */
+function temporaryFolder(): string {
+  const user = process.getuid?.() ?? 0;
+  const folder = join(tmpdir(), `bun-grpo-${user}`);
+  try {
+    mkdirSync(folder, { recursive: true, mode: 0o700 });
+    const found = lstatSync(folder);
+    if (found.isDirectory() && found.uid === user && (found.mode & 0o022) === 0) return folder;
+  } catch (error) {
+    throw new RunError(`${folder}: cannot be made (${errorText(error)}); ${noHome}`);
+  }
+  throw new RunError(`${folder}: others can write into it; ${noHome}`);
+}
+
+const noHome = "this user has no home folder, so set BUN_GRPO_CACHE to a folder for what is kept";
 
 /** The folder of that name in the cache, made where it is missing. @throws RunError where it cannot be */
 export function madeInCache(...names: readonly string[]): string {
@@ -36,8 +61,8 @@ export function madeInCache(...names: readonly string[]): string {
 /** What is thrown for something that could not be written into the cache. */
 export function cacheFailure(error: unknown): RunError {
   const full = error instanceof Error && "code" in error && (error.code === "ENOSPC" || error.code === "EDQUOT");
-  const cure = full
+  const remedy = full
     ? "free some, or set BUN_GRPO_CACHE to a folder that has room"
     : "set BUN_GRPO_CACHE to a folder that can";
-  return new RunError(`${cacheFolder()}: cannot be written (${errorText(error)}); ${cure}`);
+  return new RunError(`${cacheFolder()}: cannot be written (${errorText(error)}); ${remedy}`);
 }

@@ -10,18 +10,18 @@ const libraries: readonly { readonly versions: RegExp; readonly name: string; re
   {
     versions: /version `(GLIBCXX_[\d.]+|CXXABI_[\d.]+)' not found/,
     name: "libstdc++",
-    of: "GCC 11 and later bring it",
+    of: "Debian 12 and Ubuntu 22.04 have it",
   },
 ];
 
 /** @param error what dlopen threw for the library at `path` */
 export function loadFailure(path: string, error: unknown): RunError {
-  const text = errorText(error);
+  const text = errorText(error).replace(/^Failed to open library "[^"]*": /, "");
   for (const { versions, name, of } of libraries) {
     const version = versions.exec(text)?.[1];
     if (version === undefined) continue;
     return new RunError(
-      `the CPU kernels need ${name} ${version} or later and this system's is older; use a newer system (${of}), or install a C++20 compiler, with which they are built here`,
+      `the CPU kernels need ${name} ${version} or later and this system's is older; use a newer system (${of}), or install a C++20 compiler (GCC 11 or Clang 14), with which they are built here`,
     );
   }
   const absent = /(lib[\w+.-]+\.so[\w.]*): cannot open shared object file/.exec(text)?.[1];
@@ -36,5 +36,5 @@ export function loadFailure(path: string, error: unknown): RunError {
       `${path}: the system loads no library from there (${text}); its file system may be mounted noexec: set BUN_GRPO_CACHE to a folder elsewhere`,
     );
   }
-  return new RunError(`${path}: the kernel library cannot be loaded (${text}); delete it to have it made again`);
+  return new RunError(`${path}: the kernel library cannot be loaded (${text}); delete it to have it rebuilt`);
 }

@@ -5,8 +5,8 @@
  */
 import { dlopen, type FFIFunction, FFIType, suffix } from "bun:ffi";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { homedir } from "node:os";
 import { join } from "node:path";
+import { homeFolder } from "../../src/cache.ts";
 import { errorText, RunError } from "../../src/errors.ts";
 import { nativeBlock, textAt } from "./native.ts";
 import { entries, pythonFolders } from "./python-environments.ts";
@@ -74,7 +74,7 @@ export function libraryFolders({ env = process.env, root = "/", cwd = process.cw
     ...homes.flatMap(toolkitFolders),
     ...installed.flatMap(toolkitFolders),
     ...(env.CONDA_PREFIX ? [join(env.CONDA_PREFIX, "lib")] : []),
-    ...pythonFolders({ env, root, cwd, home: env.HOME || homedir() }),
+    ...pythonFolders({ env, root, cwd, home: env.HOME || homeFolder() }),
   ];
 }
 

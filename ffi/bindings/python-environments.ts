@@ -7,8 +7,8 @@ import { dirname, join, resolve } from "node:path";
 
 export interface PythonSearch {
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** The user's own folder. */
-  readonly home: string;
+  /** The user's own folder; null: there is none. */
+  readonly home: string | null;
   /** Where the search for a project's environment begins. */
   readonly cwd: string;
   /** Stands for `/` in the fixed places. */
@@ -70,8 +70,8 @@ function pathPrefixes(search: PythonSearch): string[] {
   const { env, home } = search;
   const found = env.PATH ? Bun.which("python3", { PATH: env.PATH }) : null;
   if (!found) return [];
-  const pyenv = env.PYENV_ROOT || join(home, ".pyenv");
-  if (dirname(found) === join(pyenv, "shims")) return pyenvPrefixes(pyenv, search);
+  const pyenv = env.PYENV_ROOT || (home && join(home, ".pyenv"));
+  if (pyenv && dirname(found) === join(pyenv, "shims")) return pyenvPrefixes(pyenv, search);
   return [dirname(dirname(found)), dirname(dirname(realpathSync(found)))];
 }
 
@@ -94,13 +94,14 @@ function foldersOf(prefix: string): string[] {
 export function pythonFolders(search: PythonSearch): string[] {
   const { env, home, root } = search;
   const active = [env.VIRTUAL_ENV, env.CONDA_PREFIX].filter((prefix): prefix is string => !!prefix);
-  const data = env.XDG_DATA_HOME || join(home, ".local/share");
+  const data = env.XDG_DATA_HOME || (home && join(home, ".local/share"));
+  const uv = env.UV_PYTHON_INSTALL_DIR || (data && join(data, "uv/python"));
   const prefixes = [
     ...active,
     ...projectPrefix(search),
     ...pathPrefixes(search),
-    join(home, ".local"),
-    ...entries(env.UV_PYTHON_INSTALL_DIR || join(data, "uv/python"), /^\w+-3/),
+    ...(home ? [join(home, ".local")] : []),
+    ...(uv ? entries(uv, /^\w+-3/) : []),
     join(root, "usr/local"),
     join(root, "usr"),
   ];

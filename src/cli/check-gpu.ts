@@ -36,10 +36,10 @@ Example: grpo check:gpu --model ./Qwen3-0.6B`,
 /** @throws InputError where the executable has no tests beside it */
 function sourcesFolder(): string {
   if (!compiled) return assetPath(".");
-  const places = [dirname(process.execPath), process.cwd()];
+  const places = [...new Set([dirname(process.execPath), process.cwd()])];
   const found = places.find((folder) => existsSync(join(folder, ENTRY)));
   if (found !== undefined) return found;
   throw new InputError(
-    `the executable does not hold the tests, and ${ENTRY} is neither in ${places.join(" nor in ")}; put it into a checkout of the same commit, or unpack a pack (bun run pack)`,
+    `the executable does not hold the tests, and ${ENTRY} is not in ${places.join(" or ")}; put it into a checkout of the same commit, or unpack a pack (bun run pack)`,
   );
 }

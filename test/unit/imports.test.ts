@@ -57,12 +57,13 @@ const rules: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** What every part may import. The configuration is not for these files themselves: they stand below it. */
-const forAll = ["src/config", "src/errors.ts", "src/assets.ts", "src/answers.ts", "src/cache.ts", "src/program.ts"];
-const bottom = new Set([...forAll.slice(1), "src/carried.ts"]);
+const foot = ["src/errors.ts", "src/assets.ts", "src/answers.ts", "src/cache.ts", "src/program.ts"];
+const forAll = ["src/config", ...foot];
+const bottom = new Set([...foot, "src/carried.ts"]);
 
 /** Files of the program that are no TypeScript, and who may embed them. */
 const embeds = (from: string, target: string) =>
-  from === "src/assets.ts" || (from === "src/cli/main.ts" && target === "package.json");
+  from === "src/assets.ts" || (target === "package.json" && ["src/cli/main.ts", "release/build.ts"].includes(from));
 
 /** The part of the tree a file belongs to: the longest one of the table that its path begins with. */
 function partOf(path: string): string | undefined {

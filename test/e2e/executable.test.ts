@@ -1,0 +1,285 @@
+/**
+ * The one executable, built and run where there is nothing else: no environment but an empty HOME, no compiler and no Bun on
+ * the path, in a folder whose bunfig.toml and .env are somebody else's. It must do what the checkout does, byte for byte.
+ */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import { MOST_BYTES } from "../../release/build.ts";
+import { STALE_MS } from "../../src/carried.ts";
+import { argvOf, type Finished, fingerprint, grpo, problems, root, tinyTraining, until, workFolder } from "./runs.ts";
+
+// The kernels may have to be compiled first.
+setDefaultTimeout(180_000);
+
+const work = workFolder();
+afterAll(work.remove);
+const foreign = work.at("foreign");
+const cache = work.at("home/.cache/bun-grpo");
+
+/** Where the tests themselves run by an executable (a pack), it is that one; else one built now. */
+let executable = process.execPath;
+
+function put(path: string, text: string): string {
+  mkdirSync(dirname(path), { recursive: true });
+  writeFileSync(path, text);
+  return path;
+}
+
+beforeAll(async () => {
+  mkdirSync(work.at("home"));
+  put(join(foreign, "bunfig.toml"), 'preload = ["./absent.ts"]\n');
+  put(join(foreign, ".env"), "BUN_GRPO_CPU_PATH=nonsense\nBUN_GRPO_CACHE=/nonexistent/cache\n");
+  put(join(foreign, "tsconfig.json"), "{ not json");
+  if (process.env.BUN_BE_BUN) return;
+  executable = work.at("grpo");
+  const command = [process.execPath, join(root, "release/build.ts"), "--outfile", executable];
+  const child = Bun.spawn(command, { cwd: root, stdout: "pipe", stderr: "pipe" });
+  const [err, code] = await Promise.all([child.stderr.text(), child.exited]);
+  expect({ code, err: err.replace(/^compiling .*\n/, "") }).toEqual({ code: 0, err: "" });
+});
+
+function start(argv: readonly string[], env: Record<string, string> = {}, command: readonly string[] = [executable]) {
+  return Bun.spawn([...command, ...argv], {
+    cwd: foreign,
+    env: { HOME: work.at("home"), PATH: "", ...env },
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+}
+
+async function ended(child: ReturnType<typeof start>): Promise<Finished> {
+  const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  return { out, err, code: child.exitCode, signal: child.signalCode };
+}
+
+const run = (...args: Parameters<typeof start>): Promise<Finished> => ended(start(...args));
+
+/** What a user of the executable reads names no other program. */
+async function expectRuns(...args: Parameters<typeof start>): Promise<string> {
+  const { out, err, code } = await run(...args);
+  expect({ code, err }).toEqual({ code: 0, err: expect.not.stringMatching(/bug of grpo|bun run|error/i) });
+  expect(out).not.toMatch(/bun run|src\/cli/);
+  return out;
+}
+
+/** Names of everything in the cache, folders without their content. */
+const cached = () => (existsSync(cache) ? readdirSync(cache).sort() : []);
+
+const steps = ["--device", "cpu", "--max_steps", "1", "--eval_samples", "8"];
+
+test("fits a download, and tells its version and commit", async () => {
+  expect(statSync(executable).size).toBeLessThanOrEqual(MOST_BYTES);
+  const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+  const commit = existsSync(join(root, ".git")) ? "commit [0-9a-f]{12}(-modified)?, " : "(commit .*, )?";
+  expect(await expectRuns(["--version"])).toMatch(new RegExp(`^grpo ${version} \\(${commit}bun ${Bun.version}\\)\\n$`));
+  expect(await expectRuns(["--help"])).toContain("check:gpu");
+  expect(cached()).toEqual([]); // neither needs a file of it
+});
+
+test("the stack of a failure names the files of the sources", async () => {
+  const { err, code } = await run(["plan", "--model", "/nonexistent", "--debug"]);
+  expect(code).toBe(2);
+  expect(err).toMatch(/\n +at .*\(src\/cli\/plan\.ts:\d+:\d+\)/);
+});
+
+test("two first starts at once train the weights that the checkout does, and carry everything out once", async () => {
+  const both = ["a", "b"].map((name) => start(["train", ...steps, "--output_dir", work.at(name)]));
+  const plain = grpo(["train", ...steps, "--output_dir", work.at("checkout")]);
+  for (const { code, err } of await Promise.all([...both.map(ended), plain]))
+    expect({ code, err }).toEqual({ code: 0, err: expect.not.stringContaining("compiling") });
+  const wanted = fingerprint(work.at("checkout"), "model.safetensors");
+  for (const name of ["a", "b"]) expect(fingerprint(work.at(name), "model.safetensors")).toBe(wanted);
+  expect(cached()).toEqual([expect.stringMatching(/^carried-[0-9a-f]{16}$/)]);
+  const files = readdirSync(join(cache, cached()[0]!), { recursive: true }).map(String);
+  expect(files).toContain("data/model/model.safetensors");
+  expect(files.filter((name) => /\.\d+-/.test(name))).toEqual([]); // beside, and not renamed
+});
+
+describe("every command", () => {
+  const model = () => work.at("a");
+
+  test("doctor finds that training can run, without a compiler", async () => {
+    const { ready, findings } = JSON.parse(await expectRuns(["doctor", "--json"]));
+    expect(ready).toBe(true);
+    expect(findings).toContainEqual(expect.objectContaining({ topic: "kernels", status: "ok" }));
+    expect(JSON.stringify(findings)).toContain("try grpo train");
+  });
+
+  test("plan, generate, eval, score, update, sft and data", async () => {
+    expect(await expectRuns(["plan"])).toContain("fits");
+    const sampling = ["--device", "cpu", "--max_completion_length", "8"];
+    await expectRuns(["generate", "--model", model(), "--prompt", "3+4=", ...sampling]);
+    const rows = ["--dataset", problems, "--device", "cpu", "--max_completion_length", "8"];
+    const evaluation = ["--eval_samples", "8", "--output_dir", work.at("eval")];
+    expect(await expectRuns(["eval", "--model", model(), ...rows, ...evaluation])).toContain("accuracy");
+    const one = ["--max_steps", "1", "--device", "cpu", "--output_dir", work.at("sft")];
+    await expectRuns(["sft", "--model", model(), "--dataset", problems, ...one]);
+    expect(await expectRuns(["data", "info", problems])).toContain("300");
+    const rollouts = join(model(), "completions/step-000001.jsonl");
+    const updating = ["--device", "cpu", "--output_dir", work.at("update")];
+    await expectRuns(["update", "--model", model(), "--rollouts", rollouts, ...updating]);
+    const scores = work.at("scores.jsonl");
+    await expectRuns(["score", "--model", model(), "--input", rollouts, "--output", scores, "--device", "cpu"]);
+    expect(readFileSync(scores, "utf8").trim().split("\n").length).toBe(256);
+  });
+
+  test("verify, by its reward processes", async () => {
+    const input = put(work.at("answers.jsonl"), '{"response":"#### 4","gold":"4"}\n{"response":"#### 5","gold":"4"}\n');
+    const out = await expectRuns(["verify", "--input", input]);
+    expect(
+      out
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line).reward),
+    ).toEqual([1, 0]);
+  });
+
+  test("bench measures an op; check:gpu says where its tests are not", async () => {
+    expect(await expectRuns(["bench", "ops", "--filter", "^add ", "--quick"])).toMatch(/^add +n=/m);
+    const { code, err } = await run(["check:gpu"]);
+    if (executable !== process.execPath) {
+      expect(code).toBe(2);
+      expect(err).toMatch(/^grpo check:gpu: the executable does not hold the tests, .*\n$/);
+    }
+  });
+});
+
+test("a reward module has bun-grpo, files of its own and its own packages", async () => {
+  put(join(foreign, "rewards/node_modules/halves/package.json"), '{ "name": "halves", "main": "lib.js" }');
+  put(join(foreign, "rewards/node_modules/halves/lib.js"), "exports.half = (x) => x / 2;");
+  put(join(foreign, "rewards/scale.toml"), "scale = 3\n");
+  put(join(foreign, "rewards/helper.ts"), 'export { default } from "./scale.toml";');
+  put(
+    join(foreign, "rewards/mine.ts"),
+    `import { lastBoxed, type RewardFunction } from "bun-grpo";
+     import { half } from "halves";
+     import settings from "./helper.ts";
+     const mine: RewardFunction = ({ completions }) =>
+       completions.map((text, i) => half(settings.scale) * (lastBoxed("\\\\boxed{1}") === "1" ? 1 : 0) + (text.length + i) % 2);
+     export default mine;`,
+  );
+  const output = work.at("rewarded");
+  const flags = { ...tinyTraining, reward_funcs: "./rewards/mine.ts", max_steps: 1, output_dir: output };
+  await expectRuns(["train", ...argvOf(flags)]);
+  const { reward } = JSON.parse(readFileSync(join(output, "metrics.jsonl"), "utf8").split("\n")[0]!);
+  expect(reward).toBeGreaterThanOrEqual(1.5);
+});
+
+test("kill −9 of the trainer leaves no process behind", async () => {
+  const pids = work.at("pids");
+  const hangs = put(
+    join(foreign, "hangs.ts"),
+    `import { appendFileSync } from "node:fs";
+     export default async () => { appendFileSync(${JSON.stringify(pids)}, process.pid + "\\n"); await new Promise((r) => setTimeout(r, 1e6)); };`,
+  );
+  const flags = { ...tinyTraining, reward_funcs: hangs, reward_timeout: 600, output_dir: work.at("killed") };
+  const trainer = start(["train", ...argvOf(flags)]);
+  await until("a reward process hangs", () => existsSync(pids) && readFileSync(pids, "utf8").endsWith("\n"));
+  trainer.kill("SIGKILL");
+  await trainer.exited;
+  const started = readFileSync(pids, "utf8").trim().split("\n");
+  await until("reward processes end", () => started.every((pid) => !existsSync(`/proc/${pid}`)));
+});
+
+describe("the cache", () => {
+  /** Exit status 1, and one line with the folder and the cure. */
+  function expectRefused({ code, err }: Finished, folder: string): void {
+    expect(err).toMatch(/^grpo doctor: .*\n$|^grpo plan: .*\n$/);
+    expect(err).toContain(`${folder}: cannot be written (`);
+    expect(err).toContain("set BUN_GRPO_CACHE to a folder that can");
+    expect(code).toBe(1);
+  }
+
+  test("a folder that cannot be made: one line with its name and the cure", async () => {
+    const folder = join(put(work.at("a-file"), ""), "cache");
+    expectRefused(await run(["plan"], { BUN_GRPO_CACHE: folder }), folder);
+  });
+
+  // Mounts of its own take a user namespace, which some systems give to nobody.
+  const canMount = Bun.spawnSync(["unshare", "-rm", "true"]).success;
+  const mounted = (mount: string) => [
+    "/bin/sh",
+    "-c",
+    `exec "$(command -v unshare)" -rm /bin/sh -c '${mount} && exec "$@"' sh "$@"`,
+    "sh",
+    executable,
+  ];
+  const path = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" };
+
+  test.skipIf(!canMount)("a full disk: one line with the cure, and no part of a file stays", async () => {
+    const folder = work.at("small");
+    mkdirSync(folder);
+    // Room for the sources and no model; what is left there is listed before the mount goes.
+    const list = `mount -t tmpfs -o size=700k none ${folder} && "$@"; code=$?; find ${folder} -type f; exit $code`;
+    const command = ["unshare", "-rm", "/bin/sh", "-c", list, "sh", executable];
+    const { out, err, code } = await run(["plan"], { BUN_GRPO_CACHE: folder, ...path }, command);
+    expect(err).toMatch(/^grpo plan: .*: cannot be written \(ENOSPC.*\n$/);
+    expect(err).toContain("free some, or set BUN_GRPO_CACHE to a folder that has room");
+    expect(code).toBe(1);
+    expect(out).not.toContain("safetensors");
+    expect(out).toContain("/data/problems/train.arrow"); // what there was room for
+  });
+
+  test.skipIf(!canMount)("one that can only be read serves what it holds, and no more", async () => {
+    const readOnly = (folder: string) =>
+      mounted(`mount --bind ${folder} ${folder} && mount -o remount,bind,ro ${folder}`);
+    await expectRuns(["plan"], { ...path, BUN_GRPO_CACHE: cache }, readOnly(cache));
+    const empty = work.at("empty");
+    mkdirSync(empty);
+    expectRefused(await run(["plan"], { ...path, BUN_GRPO_CACHE: empty }, readOnly(empty)), empty);
+  });
+
+  test("a torn file is written again", async () => {
+    const file = join(cache, cached()[0]!, "data/model/config.json");
+    const whole = readFileSync(file, "utf8");
+    writeFileSync(file, whole.slice(0, 10));
+    await expectRuns(["plan"]);
+    expect(readFileSync(file, "utf8")).toBe(whole);
+  });
+
+  test("kernels that the system does not load: compiled where there is a compiler, else one line", async () => {
+    const copy = work.at("refused");
+    expect(Bun.spawnSync(["cp", "-r", cache, copy]).success).toBe(true);
+    const folder = join(copy, cached()[0]!, "prebuilt");
+    const library = join(folder, readdirSync(folder)[0]!);
+    const whole = work.at("whole.so");
+    expect(Bun.spawnSync(["mv", library, whole]).success).toBe(true);
+    writeFileSync(library, Buffer.alloc(statSync(whole).size));
+    const refused = await run(["generate", "--prompt", "1", "--device", "cpu"], { BUN_GRPO_CACHE: copy });
+    expect(refused.err).toMatch(
+      /^grpo generate: .*: the kernel library cannot be loaded \(.*invalid ELF header.*\); .*\n$/,
+    );
+    expect(refused.code).toBe(1);
+    // One that compiles nothing, and links by copying.
+    const compiler = put(
+      work.at("c++"),
+      `#!/bin/sh\n[ "$1" = --version ] && { echo "test compiler 1.0"; exit 0; }\nfor last; do :; done\ncase " $* " in *" -shared "*) cp '${whole}' "$last" ;; *) : > "$last" ;; esac\n`,
+    );
+    chmodSync(compiler, 0o755);
+    const env = { BUN_GRPO_CACHE: copy, CXX: compiler, PATH: "/usr/bin:/bin" };
+    const { findings } = JSON.parse((await run(["doctor", "--json"], env)).out);
+    expect(findings).toContainEqual({ topic: "compiler", status: "ok", text: "test compiler 1.0" });
+  });
+
+  test("what other builds carried goes once nobody has used it for days; what is in use stays", async () => {
+    const [own = ""] = cached();
+    const [old, used, other] = ["carried-0000000000000000", "carried-1111111111111111", "datasets"];
+    const days = new Date(Date.now() - STALE_MS - 60_000);
+    for (const name of [old, used, other]) put(join(cache, name, "data/file"), "kept");
+    for (const name of [own, old, other]) utimesSync(join(cache, name), days, days);
+    await expectRuns(["plan"]);
+    expect(cached()).toEqual([used, own, other].sort());
+    expect(Date.now() - statSync(join(cache, own)).mtimeMs).toBeLessThan(STALE_MS);
+  });
+});

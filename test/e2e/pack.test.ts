@@ -1,0 +1,117 @@
+/**
+ * A pack for a machine without network: the folder that comes out of it runs tests from the sources by the executable alone,
+ * and `unpack` needs no more than it says. What is left out is the compression of the real one, which takes minutes.
+ */
+import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { join } from "node:path";
+import { layOutTree } from "../../release/pack.ts";
+import { targetCalled } from "../../release/targets.ts";
+import { root, workFolder } from "./runs.ts";
+
+// The kernels may have to be compiled first.
+setDefaultTimeout(180_000);
+
+const work = workFolder();
+afterAll(work.remove);
+
+async function run(command: readonly string[], cwd: string, env: Record<string, string>) {
+  const child = Bun.spawn([...command], { cwd, env, stdin: "ignore", stdout: "pipe", stderr: "pipe" });
+  const [out, err, code] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  return { out, err, code };
+}
+
+// It is made of what git tracks; an unpacked one has no repository.
+describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
+  const tree = work.at("tree");
+  beforeAll(async () => {
+    mkdirSync(tree);
+    await layOutTree(tree, targetCalled(null));
+  });
+
+  /** No path, no compiler, no packages but the folder's own. */
+  const alone = { HOME: work.at("home"), PATH: "", NO_COLOR: "1" };
+
+  test("has the program, what git tracks, and the packages without what only readers need", () => {
+    for (const name of ["grpo", "test/cuda/hardware.ts", "docs/log.md", "tsconfig.json", "node_modules/tinybench"])
+      expect({ name, there: existsSync(join(tree, name)) }).toEqual({ name, there: true });
+    const names = readdirSync(join(tree, "node_modules"), { recursive: true }).map(String);
+    expect(names.filter((name) => /\.d\.ts$|\.map$|^typescript|^@biomejs/.test(name))).toEqual([]);
+  });
+
+  test("runs its tests: units, ops on kernels that nobody compiled here, commands in processes of their own", async () => {
+    const files = ["unit/loss.test.ts", "unit/imports.test.ts", "unit/data-command.test.ts", "ops/rope.test.ts"];
+    const { err, code } = await run(
+      [join(tree, "grpo"), "test", "--timeout", "120000", ...files.map((file) => `./test/${file}`)],
+      tree,
+      { ...alone, BUN_BE_BUN: "1", OPS_PATH: "portable" },
+    );
+    expect(err).toMatch(/\n 0 fail\n/);
+    expect(code).toBe(0);
+  });
+
+  test("check:gpu runs the folder's own, and ends as they do", async () => {
+    const { err, code } = await run([join(tree, "grpo"), "check:gpu"], work.path, alone);
+    if (code !== 0) expect(err).toMatch(/libcuda\.so\.1|GPU|CUDA/);
+    expect([0, 1, 2]).toContain(code);
+  });
+});
+
+describe("unpack", () => {
+  const pack = work.at("pack");
+  const program = '#!/bin/sh\necho "stands in for the program"\n';
+
+  beforeAll(() => {
+    mkdirSync(join(pack, "tree/below"), { recursive: true });
+    writeFileSync(join(pack, "tree/grpo"), program);
+    chmodSync(join(pack, "tree/grpo"), 0o755);
+    writeFileSync(join(pack, "tree/below/a file"), "text");
+    const made = Bun.spawnSync(["tar", "-cJf", join(pack, "grpo.tar.xz"), "-C", join(pack, "tree"), "."]);
+    expect(made.success).toBe(true);
+    cpSync(join(root, "release/unpack.sh"), join(pack, "unpack"));
+  });
+
+  /** A path on which only these are. */
+  function pathOf(...names: string[]): string {
+    const folder = work.at(`path-${names.join("-")}`);
+    mkdirSync(folder, { recursive: true });
+    for (const name of ["sh", "dirname", "mkdir", ...names]) {
+      const found = Bun.which(name);
+      if (found === null) throw new Error(`this test needs ${name}`);
+      if (!existsSync(join(folder, name))) symlinkSync(found, join(folder, name));
+    }
+    return folder;
+  }
+
+  /** The interpreter itself: what stands on the path may be a script that needs more. */
+  const python = Bun.which("python3")
+    ? Bun.spawnSync(["python3", "-c", "import lzma, sys; print(sys.executable)"]).stdout.toString().trim()
+    : "";
+
+  test.each(["tar and xz", "python3"] as const)("by %s", async (tools) => {
+    if (tools === "python3" && python === "") return;
+    const path = tools === "python3" ? pathOf() : pathOf("tar", "xz");
+    if (tools === "python3") writeFileSync(join(path, "python3"), `#!/bin/sh\nexec ${python} "$@"\n`, { mode: 0o755 });
+    const to = work.at(`by ${tools}`);
+    const { out, err, code } = await run(["/bin/sh", join(pack, "unpack"), to], work.path, { PATH: path });
+    expect({ out, err, code }).toEqual({ out: `${to}: stands in for the program\n`, err: "", code: 0 });
+    expect(readFileSync(join(to, "grpo"), "utf8")).toBe(program);
+    expect(readFileSync(join(to, "below/a file"), "utf8")).toBe("text");
+  });
+
+  test("by neither: one line", async () => {
+    const empty = work.at("none");
+    const { err, code } = await run(["/bin/sh", join(pack, "unpack"), empty], work.path, { PATH: pathOf("cat") });
+    expect(err).toMatch(/^unpack: neither xz with tar nor python3 with lzma runs here; install one .*\n$/);
+    expect(code).toBe(1);
+  });
+});

@@ -1,0 +1,76 @@
+/** What the executable writes into the cache: files as they are, once; a folder in use is refreshed, an old one removed. */
+import { afterAll, describe, expect, test } from "bun:test";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { keepInUse, removeStale, STALE_MS } from "../../src/carried.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "carried-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+
+/** A cache with folders of the given ages in milliseconds, each with a file in it. */
+function cacheOf(name: string, ages: Readonly<Record<string, number>>): string {
+  const cache = join(folder, name);
+  for (const [child, age] of Object.entries(ages)) {
+    mkdirSync(join(cache, child, "data"), { recursive: true });
+    writeFileSync(join(cache, child, "data/file"), "text");
+    const time = new Date(Date.now() - age);
+    utimesSync(join(cache, child), time, time);
+  }
+  return cache;
+}
+
+describe("folders of other builds", () => {
+  const [a, b, c] = ["carried-aaaaaaaaaaaaaaaa", "carried-bbbbbbbbbbbbbbbb", "carried-cccccccccccccccc"];
+
+  test("are removed once their time is up, and nothing else is", () => {
+    const old = STALE_MS + 1000;
+    const cache = cacheOf("ages", {
+      [a]: old,
+      [b]: STALE_MS - 60_000,
+      [c]: old,
+      [`${b}.removed-1-abcdef01`]: old, // of a process that ended half way
+      datasets: old,
+      "carried-notes": old,
+    });
+    removeStale(cache, join(cache, c), Date.now());
+    expect(readdirSync(cache).sort()).toEqual([b, "carried-notes", c, "datasets"].sort());
+    expect(readFileSync(join(cache, b, "data/file"), "utf8")).toBe("text");
+  });
+
+  test("a time ahead of this machine's is no age", () => {
+    const cache = cacheOf("ahead", { [a]: -STALE_MS * 2 });
+    removeStale(cache, join(cache, b), Date.now());
+    expect(readdirSync(cache)).toEqual([a]);
+  });
+
+  test("two processes that remove at once do each other no harm", async () => {
+    const cache = cacheOf("both", { [a]: STALE_MS * 2, [b]: STALE_MS * 2 });
+    const program = `const { removeStale } = await import(${JSON.stringify(join(import.meta.dir, "../../src/carried.ts"))});
+      removeStale(${JSON.stringify(cache)}, "", Date.now());`;
+    const both = [0, 1].map(() => Bun.spawn([process.execPath, "-e", program], { stderr: "pipe" }));
+    expect(await Promise.all(both.map(({ exited }) => exited))).toEqual([0, 0]);
+    expect(readdirSync(cache)).toEqual([]);
+  });
+});
+
+test("a folder in use is refreshed again and again", async () => {
+  const cache = cacheOf("used", { "carried-aaaaaaaaaaaaaaaa": STALE_MS * 2 });
+  const used = join(cache, "carried-aaaaaaaaaaaaaaaa");
+  const old = new Date(Date.now() - STALE_MS * 2);
+  keepInUse(used, 5);
+  for (let round = 0; round < 2; round++) {
+    utimesSync(used, old, old);
+    await Bun.sleep(200);
+    expect(Date.now() - statSync(used).mtimeMs).toBeLessThan(STALE_MS);
+  }
+});

@@ -1,0 +1,67 @@
+/** What goes into a release: targets, flags of its programs, the newest C library asked for, every command's own name. */
+import { describe, expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { MOST_GLIBC, newestGlibc } from "../../release/carry.ts";
+import { targetCalled } from "../../release/targets.ts";
+import { flagsOf } from "../../release/tool.ts";
+import { assetPath } from "../../src/assets.ts";
+import { InputError } from "../../src/errors.ts";
+import { callOf, commitOf } from "../../src/program.ts";
+
+describe("flags", () => {
+  const names = ["target", "outfile"] as const;
+
+  test("are read in both spellings", () => {
+    expect(flagsOf(["--target", "linux-x64", "--outfile=a=b"], names)).toEqual({ target: "linux-x64", outfile: "a=b" });
+    expect(flagsOf([], names)).toEqual({});
+  });
+
+  test.each([
+    [["--level", "1"], '"--level": unknown; there is --target, --outfile'],
+    [["linux-x64"], '"linux-x64": unknown'],
+    [["--target"], "--target: a value is missing"],
+    [["--target="], "--target: a value is missing"],
+  ])("%j is refused", (argv, message) => {
+    expect(() => flagsOf(argv, names)).toThrow(InputError);
+    expect(() => flagsOf(argv, names)).toThrow(message);
+  });
+});
+
+test("a target is one of those that are built for", () => {
+  expect(targetCalled("linux-arm64").architecture).toBe("arm64");
+  expect(() => targetCalled("windows-x64")).toThrow("--target windows-x64: the executable is built for linux-x64 and");
+});
+
+test("the newest C library that a library asks for is found, and other versions are not taken for it", () => {
+  expect(newestGlibc("\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.4\0GLIBCXX_3.4.40\0MYGLIBC_2.99\0")).toBe(34);
+  expect(newestGlibc("")).toBe(0);
+  expect(MOST_GLIBC).toBe(34);
+});
+
+test("a checkout's commands are called by bun run, and every text of the program asks what they are called", () => {
+  expect(callOf("train")).toBe("bun run train");
+  const files = [...new Bun.Glob("{src,bench}/**/*.ts").scanSync(assetPath("."))];
+  const naming = files.filter((file) => /\bbun run\b/.test(readFileSync(assetPath(file), "utf8")));
+  // How a pack is made concerns those who have a checkout.
+  expect(naming.sort()).toEqual(["src/cli/check-gpu.ts", "src/program.ts"]);
+});
+
+test("a folder inside another repository has no commit of its own", () => {
+  expect(commitOf(join(assetPath("."), "src"))).toBeNull();
+  expect(commitOf("/")).toBeNull();
+});
+
+test("the executable carries every file that the program asks for by name", () => {
+  const asked = [...new Bun.Glob("{src,ffi}/**/*.ts").scanSync(assetPath("."))].flatMap((file) => {
+    const source = readFileSync(assetPath(file), "utf8");
+    return [...source.matchAll(/(?:assetPath|bundledPath)\((?:join\()?"([^"]+)"/g)].map((match) => match[1]!);
+  });
+  const carried = readFileSync(assetPath("release/carry.ts"), "utf8");
+  const folders = [...carried.matchAll(/^ {2}"([a-z]+\/[a-z]+)": \//gm)].map((match) => match[1]!);
+  expect(folders.length).toBe(4);
+  expect(asked.length).toBeGreaterThan(5);
+  const left = asked.filter((path) => path !== "." && !folders.some((folder) => path.startsWith(folder)));
+  expect(left).toEqual([]);
+  for (const folder of folders) expect(readdirSync(assetPath(folder)).length).toBeGreaterThan(0);
+});
