@@ -84,12 +84,16 @@ export interface LiveObjects {
 
 /**
  * Sums as hardware forms them (runtime/truncate.h): so many products a step, aligned to the largest exponent and cut off below
- * its last place and the extra bits. An A100 takes 8 and 1, an H100 16 and 2; the least exact that one could think of, 8 and 0.
+ * its last place and the extra bits. An A100 takes 8 and 1, an H100 16 and 2. Long sums are the less exact the more bits are
+ * kept within a step, as these are what its end cuts off toward zero: 8 and 2 errs most.
  */
 export interface Truncating {
   readonly products: 8 | 16;
   readonly extraBits: 0 | 1 | 2;
 }
+
+/** How products of tensor cores are added up, in kernels and in cuBLAS. */
+export type Accumulation = "rounded" | Truncating;
 
 export interface EmulatorControl {
   setOrder(order: ThreadOrder, seed?: number): void;
@@ -98,8 +102,7 @@ export interface EmulatorControl {
   setCheck(check: boolean): void;
   /** Results of approximate instructions are off by 2⁻²². */
   setPerturb(perturb: boolean): void;
-  /** How products of tensor cores are added up, in kernels and in cuBLAS. */
-  setAccumulation(how: "rounded" | Truncating): void;
+  setAccumulation(how: Accumulation): void;
   /** Blocks of a launch run on so many threads where checks are off. */
   setThreads(threads: number): void;
   setMemory(bytes: number): void;

@@ -8,7 +8,7 @@ import { bfloat16ToNumber, numberToBfloat16 } from "../../src/tensor/dtype.ts";
 import { randomFrom } from "../ops/random.ts";
 import { buildEmulator } from "./build.ts";
 import { openCalls } from "./calls.ts";
-import type { Truncating } from "./control.ts";
+import type { Accumulation, Truncating } from "./control.ts";
 import { openSession, type Session } from "./planted/session.ts";
 
 setDefaultTimeout(180_000); // the emulator may have to be compiled first
@@ -123,7 +123,7 @@ describe("mma", () => {
   afterAll(() => session.control.reset());
 
   /** c + Σ products, the rest of the sixteen zero; the factors are powers of two and small multiples. */
-  const sum = (how: "rounded" | Truncating, c: number, products: readonly number[]): number => {
+  const sum = (how: Accumulation, c: number, products: readonly number[]): number => {
     session.control.setAccumulation(how);
     const a = filled(16, 16, (_, k) => products[k] ?? 0);
     return multiply(
@@ -220,7 +220,7 @@ describe("cuBLAS", () => {
   });
 
   /** Aᵀ (m, k) · B (k, n), both stored with k contiguous; A positive, so that sums only grow. */
-  function gemm(how: "rounded" | Truncating, type: number, a: readonly number[], b: readonly number[]): number[] {
+  function gemm(how: Accumulation, type: number, a: readonly number[], b: readonly number[]): number[] {
     const { cu, blas, out, control } = calls;
     control.setAccumulation(how);
     const store = (values: readonly number[]) => {
@@ -256,7 +256,7 @@ describe("cuBLAS", () => {
   });
 
   test("rounded sums err to both sides, and far less", () => {
-    const errors = (how: "rounded" | Truncating) => gemm(how, BF16, a, b).map((value, at) => value / sums[at]! - 1);
+    const errors = (how: Accumulation) => gemm(how, BF16, a, b).map((value, at) => value / sums[at]! - 1);
     const rounded = errors("rounded");
     expect(new Set(rounded.map(Math.sign)).size).toBe(2);
     const worst = Math.max(...rounded.map(Math.abs));

@@ -1,14 +1,15 @@
 /**
  * The CUDA device under test. On the emulator (test/emulator) a case runs in each of its four thread orders, which must
  * agree in every bit, and once with the results of approximate instructions disturbed by 2⁻²², as another generation of
- * hardware may have them: that only has to stay within the tolerance. Every report of the emulator fails the case.
+ * hardware may have them, and once with the sums of tensor cores cut off rather than rounded, as hardware forms them: these
+ * only have to stay within the tolerance. Every report of the emulator fails the case.
  *
  * BUN_GRPO_CUDA=real takes this machine's own GPU: two runs, no orders.
  */
 import { openCudaDevice } from "../../src/device/cuda.ts";
 import type { Device } from "../../src/device/device.ts";
 import { buildEmulator } from "../emulator/build.ts";
-import { openControl, type ThreadOrder } from "../emulator/control.ts";
+import { type Accumulation, openControl, type ThreadOrder } from "../emulator/control.ts";
 import { deviceArena } from "./arena.ts";
 import type { Backend, Path } from "./harness.ts";
 import { layoutsOf } from "./layout.ts";
@@ -51,20 +52,24 @@ async function openEmulated(): Promise<CudaUnderTest> {
     control.clearReports();
     if (found.length > 0) throw new Error(found.map(({ text }) => text).join("\n"));
   };
-  const run = (order: ThreadOrder, what: string, perturb: boolean) => ({
+  const run = (order: ThreadOrder, what: string, perturb: boolean, accumulation: Accumulation = "rounded") => ({
     what,
     select() {
       control.setOrder(order);
       control.setPerturb(perturb);
+      control.setAccumulation(accumulation);
     },
     settle,
   });
   const ordered = orders.map(([order, what]) => run(order, what, false));
   const disturbed = [run("ascending", "disturbed results", true)];
+  // Less exact than any GPU: more steps than an H100's, and in each more bits to lose than an A100's.
+  const truncating = [run("ascending", "truncated sums", false, { products: 8, extraBits: 2 })];
   return {
     paths: [
       { name: "cuda", backend, device, ...common, equalBits: true, runs: ordered },
       { name: "cuda disturbed", backend, device, ...common, equalBits: false, runs: disturbed },
+      { name: "cuda truncating", backend, device, ...common, equalBits: true, runs: truncating },
     ],
     async reopen() {
       control.reset();
