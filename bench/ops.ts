@@ -4,12 +4,12 @@
  * step, a rollout) is not measured here.
  */
 import type { Ops } from "../src/device/device.ts";
-import { errorText, RunError } from "../src/errors.ts";
+import { errorText } from "../src/errors.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { type Bound, boundOf, type Meter, type Patience, type Peak, type Timing } from "./measure.ts";
 import { attentionBenches } from "./ops/attention.ts";
 import { cacheBenches } from "./ops/cache.ts";
-import type { OpBench, OpenBench, Use } from "./ops/case.ts";
+import { type OpBench, type OpenBench, type Use, WrongResult } from "./ops/case.ts";
 import { flatBenches } from "./ops/flat.ts";
 import { headBenches } from "./ops/head.ts";
 import { matmulBenches } from "./ops/matmul.ts";
@@ -55,7 +55,7 @@ export interface OpsReport {
 /**
  * Runs the op once and compares what it wrote with float64 at some places.
  *
- * @throws RunError naming the op, its sizes and the element when the result is wrong
+ * @throws WrongResult naming the op, its sizes and the element when the result is wrong
  */
 export function checkBench(
   { device, rounding, name }: Pick<Meter, "device" | "rounding" | "name">,
@@ -74,12 +74,12 @@ function verified({ op, sizes, dtype }: OpBench, name: string, { run, verify }: 
   try {
     verify();
   } catch (error) {
-    if (!(error instanceof RunError)) throw error;
-    throw new RunError(`${op} ${sizes} ${dtype} on ${name}: wrong result: ${errorText(error)}`);
+    if (!(error instanceof WrongResult)) throw error;
+    throw new WrongResult(`${op} ${sizes} ${dtype} on ${name}: wrong result: ${errorText(error)}`);
   }
 }
 
-/** Checks the op, then times it. @throws RunError as checkBench does */
+/** Checks the op, then times it. @throws WrongResult as checkBench does */
 export async function runBench(meter: Meter, bench: OpBench, peak: Peak, patience: Patience): Promise<OpResult> {
   const { op, use, dtype, sizes, flops, bytes } = bench;
   const workspace = openWorkspace(meter.device, meter.rounding);

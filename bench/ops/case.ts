@@ -26,7 +26,7 @@ export interface OpenBench {
   run(): void;
   /**
    * Compares the outputs of the first `run` with float64 at some places.
-   * @throws RunError for a result that is off
+   * @throws WrongResult for a result that is off
    */
   verify(): void;
 }
@@ -44,10 +44,13 @@ export function sizesText(sizes: Readonly<Record<string, number | string | boole
     .join(" ");
 }
 
-/** @throws RunError unless |got − want| ≤ allowed */
+/** A result that is not what float64 says; other errors of a check are the device's own. */
+export class WrongResult extends RunError {}
+
+/** @throws WrongResult unless |got − want| ≤ allowed */
 export function near(what: string, got: number | undefined, want: number, allowed: number): void {
   if (got !== undefined && Math.abs(got - want) <= allowed) return;
-  throw new RunError(`${what} is ${got}, wanted ${want} within ${allowed.toPrecision(2)}`);
+  throw new WrongResult(`${what} is ${got}, wanted ${want} within ${allowed.toPrecision(2)}`);
 }
 
 /** Half a unit in the last place of bfloat16's 8 bits, at most, and a little for a value that lies near a tie. */

@@ -18,7 +18,7 @@ const chosen = Object.entries(asked ? tables : {}).map(([name, cases]) => [name,
 const names = chosen.flatMap(([, cases]) => cases.map(caseName));
 // The references are computed on the host, so several processes keep one GPU busier than one does.
 const cores = navigator.hardwareConcurrency;
-const workers = cudaWorkers(names, onHardware ? Math.min(4, cores) : cores, onHardware ? 60 : 300);
+const workers = cudaWorkers(names, onHardware ? Math.min(4, cores) : cores, onHardware ? 30 : 300);
 const launched = new Set<string>();
 
 beforeAll(async () => {

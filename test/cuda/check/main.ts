@@ -22,6 +22,8 @@ const root = resolve(import.meta.dir, "../../..");
 const bun = [process.execPath];
 /** The executable acts as Bun for what it starts. */
 const asBun = { BUN_BE_BUN: "1", NO_COLOR: "1" };
+/** Limit of a stage after an op was seen to hang or to lose the context. */
+const SPOILT_SECONDS = 45;
 /** Lines of a stage's output that are shown. */
 const SHOWN = 8;
 const MOST_FAILURES = 12;
@@ -70,6 +72,7 @@ interface Outcome {
   readonly seconds: number;
   /** What failed in it, each in a line or two. */
   readonly failures?: readonly string[];
+  readonly spoilt?: boolean;
 }
 
 const print = (line: string) => void process.stdout.write(`${line}\n`);
@@ -156,9 +159,9 @@ async function runStage(stage: Stage, limit: number, logs: string, sanitizer: st
   const { name } = stage;
   const log = logNamed(logs, name);
   const env = { ...process.env, ...asBun, ...stage.env };
-  if (stage.ops && !stage.program) {
+  if (stage.ops && !stage.tool) {
     const failures: string[] = [];
-    let [passed, seconds, timedOut] = [0, 0, false];
+    let [passed, seconds, timedOut, spoilt] = [0, 0, false, false];
     for (const [i, task] of stage.ops.entries()) {
       print(`-- ${task.set}, ${task.dtype ?? "both formats"}`);
       const options = {
@@ -176,16 +179,14 @@ async function runStage(stage: Stage, limit: number, logs: string, sanitizer: st
       failures.push(...result.failures);
       seconds += result.seconds;
       timedOut ||= result.timedOut;
+      spoilt ||= result.spoilt;
       if (timedOut) break;
     }
     const outcome = `${passed} ok, ${failures.length} failed${timedOut ? `; TIMED OUT after ${limit} s` : ""}`;
-    return { name, outcome, failed: failures.length > 0 || timedOut || passed === 0, seconds, failures };
+    return { name, outcome, failed: failures.length > 0 || timedOut || passed === 0, seconds, failures, spoilt };
   }
-  const sanitized = stage.ops?.[0];
-  const rest = sanitized
-    ? [...stage.command!, ...bun, "test/cuda/check/op-child.ts", JSON.stringify({ ...sanitized, from: 0 })]
-    : stage.command!;
-  const command = [...(stage.program ? [stage.program] : bun), ...rest];
+  const watched = ["test/cuda/check/op-child.ts", JSON.stringify({ ...stage.ops?.[0], from: 0 })];
+  const command = stage.tool ? [...stage.tool, ...bun, ...watched] : [...bun, ...(stage.command ?? [])];
   const { code, signal, seconds, timedOut } = await runBounded({ command, cwd: root, env, seconds: limit, log });
   const text = readFileSync(log, "utf8");
   const lines = text.trimEnd().split("\n");
@@ -249,7 +250,10 @@ export async function main(argv: readonly string[]): Promise<number> {
       outcomes.push({ name: stage.name, outcome: `left out: ${missing}`, failed: null, seconds: 0 });
       continue;
     }
-    const limit = emulated ? (stage.emulatedSeconds ?? stage.seconds) : stage.seconds;
+    const usual = emulated ? (stage.emulatedSeconds ?? stage.seconds) : stage.seconds;
+    // An op that hangs or loses the context is known: what meets it again shall not take all of the time.
+    const spoilt = outcomes.some((outcome) => outcome.spoilt);
+    const limit = spoilt && !stage.ops ? Math.min(usual, SPOILT_SECONDS * (emulated ? 3 : 1)) : usual;
     outcomes.push(await runStage(stage, limit, logs, emulated ? null : sanitizer));
   }
   for (const { name, failures = [] } of outcomes) {

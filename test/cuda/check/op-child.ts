@@ -1,6 +1,7 @@
 /**
  * Runs ops of a set one after the other and says on stdout, a JSON line each, which begins and how it ended: whoever started
- * it (op-stage.ts) sees what a process died of, or hangs in. Ends with status 3 where the GPU's context is lost.
+ * it (op-stage.ts) sees what a process died of, or hangs in. Ends with status 1 where an op failed, at once and with 3 where
+ * the GPU's context is lost.
  *
  *   bun test/cuda/check/op-child.ts '{"set":"small, heads of 64","from":0,"count":1}'
  */
@@ -36,7 +37,10 @@ export const opName = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype
 if (import.meta.main) {
   const task = JSON.parse(process.argv[2] ?? "{}") as OpTask;
   const say = (line: OpLine) => void process.stdout.write(`${JSON.stringify(line)}\n`);
-  const device = await openCudaDevice();
+  const device = await openCudaDevice().catch((error: unknown) => {
+    process.stderr.write(`error: ${errorText(error)}\n`);
+    process.exit(1);
+  });
   const meter = cudaMeter(device);
   const peak = task.timed ? await meter.peak() : null;
   const benches = chosenOps(task);
@@ -58,6 +62,7 @@ if (import.meta.main) {
       }
     } catch (error) {
       const lost = isSticky(error);
+      process.exitCode = 1;
       say({ index, name, failure: errorText(error), lost, seconds: seconds() });
       if (lost) process.exit(3);
     }

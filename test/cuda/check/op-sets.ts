@@ -2,12 +2,10 @@
  * The ops as check:gpu runs them: at small sizes, which reach every kernel in a moment, and at those of real models. Each is
  * compared with float64 at some places of its result (bench/ops).
  */
-import { isEmulated } from "../../../bench/cuda-meter.ts";
 import { modelNamed } from "../../../bench/models.ts";
 import type { OpBench } from "../../../bench/ops/case.ts";
 import { emulatedLoad, gpuLoad, modelShapes, type Shapes } from "../../../bench/ops/shapes.ts";
 import { opBenches } from "../../../bench/ops.ts";
-import type { CudaDevice } from "../../../src/device/cuda.ts";
 
 /** Odd widths, groups of two query heads a key-value head, a vocabulary that fills no block. */
 function small(Dh: number): Shapes {
@@ -28,20 +26,17 @@ const attention: readonly string[] = ["attentionForward", "attentionBackward", "
 
 export interface OpChoice {
   readonly set: OpSet;
-  /** Only the attention of the set, and only of one format. */
+  /** Only the attention of the set; without products, which are cuBLAS's alone; one format. */
   readonly attention?: boolean;
+  readonly products?: boolean;
   readonly dtype?: "float32" | "bfloat16";
 }
 
-export function chosenOps({ set, attention: only = false, dtype }: OpChoice): OpBench[] {
+export function chosenOps({ set, attention: only = false, products = true, dtype }: OpChoice): OpBench[] {
   const shapes = sets[set];
   if (!shapes) throw new Error(`${set}: no such set of ops; there are ${Object.keys(sets).join(", ")}`);
   return Object.values(opBenches(shapes()))
     .flat()
-    .filter((bench) => (!only || attention.includes(bench.op)) && (dtype === undefined || bench.dtype === dtype));
-}
-
-/** Real models' sizes would keep an emulated GPU for days. */
-export function fits(set: OpSet, device: Pick<CudaDevice, "gpu">): boolean {
-  return set.startsWith("small") || !isEmulated(device);
+    .filter(({ op }) => (!only || attention.includes(op)) && (products || !op.startsWith("matmul")))
+    .filter((bench) => dtype === undefined || bench.dtype === dtype);
 }

@@ -28,6 +28,8 @@ export interface OpStageResult {
   readonly seconds: number;
   /** The stage's own limit ended it. */
   readonly timedOut: boolean;
+  /** An op hung or lost the context: whatever calls it will do so too. */
+  readonly spoilt: boolean;
 }
 
 const CHILD = "test/cuda/check/op-child.ts";
@@ -39,7 +41,7 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
   const commandOf = (part: Omit<OpTask, "set">) => [...bun, CHILD, JSON.stringify({ ...task, ...part })];
   writeFileSync(log, "");
   const failures: string[] = [];
-  let [passed, from, timedOut] = [0, 0, false];
+  let [passed, from, timedOut, spoilt] = [0, 0, false, false];
 
   const fails = async (line: OpLine, why: string, lost: boolean) => {
     const alone = commandOf({ from: line.index, count: 1 });
@@ -59,7 +61,7 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
     });
     const ends = endsWith(child.pid);
     const errors = child.stderr.text();
-    let running: OpLine | null = null;
+    let [running, ran]: [OpLine | null, boolean] = [null, false];
     let [hung, deadline] = [false, performance.now() + options.opSeconds * 1000];
     const watch = setInterval(() => {
       timedOut = seconds() > options.seconds;
@@ -73,12 +75,16 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
         continue;
       }
       running = null;
+      ran = true;
       from = line.index + 1;
       appendFileSync(log, `${JSON.stringify(line)}\n`);
       if (line.failure === null) {
         passed++;
         print(`${line.name.padEnd(64)} ${line.speed ?? `${(line.seconds ?? 0).toFixed(2).padStart(7)} s`}`);
-      } else await fails(line, line.failure, line.lost ?? false);
+      } else {
+        spoilt ||= line.lost ?? false;
+        await fails(line, line.failure, line.lost ?? false);
+      }
     }
     await child.exited;
     clearInterval(watch);
@@ -86,26 +92,27 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
     ends.forget();
     const said = (await errors).trim();
     appendFileSync(log, `${said}\n`);
-    if (child.exitCode === 0) break;
+    if (running === null && (child.exitCode === 0 || (child.exitCode === 1 && ran))) break;
     // The context was lost with an op that is told already: on with the next.
     if (running === null && child.exitCode === 3) continue;
     if (running === null && !timedOut) {
-      const how = hung ? `nothing for ${options.opSeconds} s` : `ended with ${child.exitCode ?? child.signalCode}`;
-      failures.push(`before an op, the process: ${how}: ${said.split("\n").at(-1)}`);
+      const how = hung ? `said nothing for ${options.opSeconds} s` : `ended with ${child.exitCode ?? child.signalCode}`;
+      failures.push(`before an op, the process ${how}: ${reasonOf(said)}`);
       print(`FAILED ${failures.at(-1)}`);
       break;
     }
     if (running === null) break;
     from = running.index + 1;
+    spoilt = true;
     const how = child.exitCode ?? child.signalCode;
     const why = hung
       ? `did not end within ${options.opSeconds} s`
       : timedOut
         ? "was running when the stage's time was over"
-        : `the process ended with ${how}: ${said.split("\n").at(-1)}`;
+        : `the process ended with ${how}: ${reasonOf(said)}`;
     await fails(running, why, !timedOut && !hung);
   }
-  return { passed, failures, seconds: seconds(), timedOut };
+  return { passed, failures, seconds: seconds(), timedOut, spoilt };
 }
 
 async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<OpLine> {
@@ -116,6 +123,12 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<OpLi
     rest = lines.pop() ?? "";
     for (const line of lines) if (line.startsWith("{")) yield JSON.parse(line) as OpLine;
   }
+}
+
+/** The line of an error's text that names it. */
+function reasonOf(text: string): string {
+  const lines = text.split("\n");
+  return lines.find((line) => /error: |panic/.test(line)) ?? lines.at(-1)!;
 }
 
 /** The first lines of what memcheck found. */

@@ -1,0 +1,138 @@
+/**
+ * check:gpu itself, on the emulated GPU: a wrong result, a lost context and a hang, planted in a copy of the program, are each
+ * named with the way to run them alone, and the ops after them run.
+ */
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { root, workFolder } from "../e2e/runs.ts";
+import { buildEmulator } from "../emulator/build.ts";
+import { killGroup, runBounded } from "./check/bounded.ts";
+import { opName } from "./check/op-child.ts";
+import { chosenOps } from "./check/op-sets.ts";
+import { memcheckFindings, quoted, runOpStage } from "./check/op-stage.ts";
+import { findSanitizer, stages } from "./check/stages.ts";
+
+// The emulator may have to be compiled first.
+setDefaultTimeout(300_000);
+
+const work = workFolder();
+afterAll(work.remove);
+
+const choice = { set: "small, heads of 64", dtype: "bfloat16" } as const;
+const names = chosenOps(choice).map(opName);
+let env: Record<string, string | undefined>;
+beforeAll(async () => {
+  const { folder } = await buildEmulator();
+  env = { ...process.env, LD_LIBRARY_PATH: folder, EMULATOR_CHECK: "1", EMULATOR_THREADS: "1" };
+});
+
+/** The sources that op-child.ts needs, with some texts replaced. */
+function planted(name: string, plants: readonly (readonly [file: string, from: string, to: string])[]): string {
+  const copy = work.at(name);
+  mkdirSync(join(copy, "test/cuda"), { recursive: true });
+  for (const folder of ["src", "ffi", "bench", "test/cuda/check", "package.json"])
+    cpSync(join(root, folder), join(copy, folder), { recursive: true });
+  symlinkSync(join(root, "node_modules"), join(copy, "node_modules"));
+  for (const [file, from, to] of plants) {
+    const text = readFileSync(join(copy, file), "utf8");
+    expect(text).toContain(from);
+    writeFileSync(join(copy, file), text.replace(from, to));
+  }
+  return copy;
+}
+
+async function run(from: string, opSeconds: number, sanitizer: string | null = null) {
+  const lines: string[] = [];
+  const log = work.at("ops.log");
+  const options = { task: choice, bun: [process.execPath], root: from, env, opSeconds, seconds: 200, log, sanitizer };
+  const result = await runOpStage({ ...options, print: (line) => lines.push(line) });
+  return { ...result, lines };
+}
+
+test("as it is, every op passes, one line each", async () => {
+  const { passed, failures, lines, spoilt } = await run(root, 60);
+  expect({ passed, failures, spoilt }).toEqual({ passed: names.length, failures: [], spoilt: false });
+  expect(lines.map((line) => line.replace(/ +[\d.]+ s$/, ""))).toEqual(names);
+});
+
+test("a wrong result, a lost context and a hang are named, and the rest goes on", async () => {
+  const folder = planted("planted", [
+    ["src/device/cuda/ops/glu.ts", "gluForward(y, x, gelu) {", "gluForward(y, x, given) {\n      const gelu = !given;"],
+    [
+      "src/device/cuda/ops/embedding.ts",
+      "embeddingForward(x, ids, w) {",
+      "embeddingForward(x, given, w) {\n      const ids = { ...given, address: 64 };",
+    ],
+    ["src/device/cuda/ops/rope.ts", "ropeForward: launch(ropeKernels.forward)", "ropeForward() { for (;;); }"],
+  ]);
+  // A tool in compute-sanitizer's place, which tells what it was given.
+  const tool = work.at("sanitizer");
+  writeFileSync(tool, '#!/bin/sh\necho "========= Invalid read, told $*"\n', { mode: 0o755 });
+  const { passed, failures, lines, spoilt } = await run(folder, 15, tool);
+  const failed = failures.map((text) => text.split(":")[0]!);
+  expect(failed).toEqual(names.filter((name) => /^(gluForward|embeddingForward|ropeForward) /.test(name)));
+  expect(passed).toBe(names.length - failed.length);
+  expect(spoilt).toBe(true);
+  const of = (op: string) => failures.filter((text) => text.startsWith(op));
+  for (const text of of("gluForward")) expect(text).toContain("wrong result: y[");
+  for (const text of of("embeddingForward")) expect(text).toContain("a kernel failed and the GPU's memory is lost");
+  for (const text of of("ropeForward")) expect(text).toContain("did not end within 15 s");
+  // How to run one alone, as a shell takes it.
+  const alone = of("gluForward")[0]!.split("alone: ")[1]!;
+  const again = Bun.spawnSync(["sh", "-c", alone], { cwd: folder, env });
+  expect(again.exitCode).toBe(1);
+  expect(again.stdout.toString()).toContain("wrong result: y[");
+  // Lost contexts alone are looked at again, by the tool.
+  const told = lines.filter((line) => line.includes("Invalid read, told --tool memcheck"));
+  expect(told).toHaveLength(of("embeddingForward").length);
+});
+
+test("a process that cannot open the GPU is a failure, not an end in silence", async () => {
+  const nowhere = planted("nowhere", [
+    [
+      "src/device/cuda.ts",
+      "const driver = openDriver(",
+      'throw new InputError("no driver");\n  const driver = openDriver(',
+    ],
+  ]);
+  const { passed, failures } = await run(nowhere, 30);
+  expect(passed).toBe(0);
+  expect(failures).toHaveLength(1);
+  expect(failures[0]).toMatch(/before an op, the process ended with 1: .*no driver/);
+});
+
+test("a bounded process ends with all that it started", async () => {
+  const mark = work.at("mark");
+  const command = ["sh", "-c", `(sleep 2; touch ${quoted(mark)}) & sleep 60`];
+  const ended = await runBounded({ command, cwd: root, env: process.env, seconds: 0.5, log: work.at("log") });
+  expect({ timedOut: ended.timedOut, signal: ended.signal }).toEqual({ timedOut: true, signal: "SIGKILL" });
+  await Bun.sleep(2500);
+  expect(existsSync(mark)).toBe(false);
+  killGroup(2 ** 22 - 1); // nobody: no error
+});
+
+test("what memcheck found, and words for a shell", () => {
+  const text =
+    "========= COMPUTE-SANITIZER\n=========\n========= Invalid __global__ read of size 4 bytes\n========= ERROR SUMMARY: 1 error";
+  expect(memcheckFindings(text)).toEqual([
+    "  memcheck: ========= Invalid __global__ read of size 4 bytes",
+    "  memcheck: ========= ERROR SUMMARY: 1 error",
+  ]);
+  expect(["a=b/c", "it's", '{"a":1}'].map(quoted)).toEqual(["a=b/c", "'it'\\''s'", `'{"a":1}'`]);
+});
+
+test("every stage has a name of its own, a limit, and work or a reason not to do it", () => {
+  for (const emulated of [false, true]) {
+    const all = stages({ emulated, sanitizer: findSanitizer(), work: "/w", model: "/m" });
+    expect(new Set(all.map(({ name }) => name)).size).toBe(all.length);
+    for (const { ops = [], command = [], missing = null, seconds, quick } of all) {
+      expect(seconds).toBeGreaterThan(0);
+      expect(ops.length + command.length).toBeGreaterThan(0);
+      for (const each of missing ? [] : ops) expect(chosenOps(each).length).toBeGreaterThan(0);
+      expect(typeof quick).toBe("boolean");
+    }
+  }
+  const quick = stages({ emulated: false, sanitizer: "s", work: "/w", model: null }).filter((stage) => stage.quick);
+  expect(quick.some(({ tool }) => tool?.includes("racecheck"))).toBe(true);
+});
