@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import type { KernelDefinition } from "../../../src/device/cuda/runtime.ts";
 import { readResources, readSignatures, signatureFault } from "./compiled.ts";
+import { olderFaults } from "./older.ts";
 import { differences } from "./resources.ts";
 
 const log = `ptxas info    : 24 bytes gmem, 40 bytes cmem[4]
@@ -99,4 +100,27 @@ test("the table: a new row, a lost one, a changed number", () => {
   expect(differences(new Map([[key, row]]), new Map([[key, { ...row, registers: 24 }]]))).toEqual([
     "a.cu f - sm_80: registers 20 in resources.tsv, 24 now",
   ]);
+});
+
+test("an older compiler: more registers or shared memory than allowed, spills that are not listed, listed ones that are gone", () => {
+  const row = { registers: 40, shared: 64, stack: 0, spillStores: 0, spillLoads: 0 };
+  const key = "a.cu\tf\t-\tsm_80";
+  const newest = new Map([[key, row]]);
+  const listed = [{ version: "12.0", architecture: 80, kernel: "f", bytes: 8, reason: "known" }];
+  const faults = (change: Partial<typeof row>, version = "12.0", known: typeof listed = []) =>
+    olderFaults(version, new Map([[key, { ...row, ...change }]]), newest, known);
+  expect(faults({ registers: 64 })).toEqual([]);
+  expect(faults({ registers: 65 })).toEqual([
+    expect.stringContaining("65 registers, more than 24 above the newest's 40"),
+  ]);
+  expect(faults({ shared: 128 })).toEqual([expect.stringContaining("128 bytes of shared memory for 64")]);
+  const spilling = { stack: 8, spillStores: 4, spillLoads: 4 };
+  expect(faults(spilling)).toEqual([expect.stringContaining("8 bytes of stack, spills 4, loads 4")]);
+  expect(faults(spilling, "12.0", listed)).toEqual([]);
+  expect(faults({ ...spilling, stack: 16 }, "12.0", listed)).toEqual([expect.stringContaining("16 bytes of stack")]);
+  expect(faults(spilling, "12.8", listed)).toEqual([expect.stringContaining("NVRTC 12.8: a.cu f - sm_80: 8 bytes")]);
+  expect(faults({}, "12.0", listed)).toEqual([
+    expect.stringContaining("f sm_80 is listed in older.ts and spills nothing"),
+  ]);
+  expect(olderFaults("12.0", newest, new Map(), [])).toEqual([expect.stringContaining("not in resources.tsv")]);
 });

@@ -1,6 +1,7 @@
 /**
  * NVIDIA's compiler without a GPU and without a toolkit: the pinned wheels, unpacked by pip into the cache folder, never
- * into the repository. Prints the folder of the libraries; with `--cublas` also fetches cuBLAS (445 MB).
+ * into the repository. Prints the folder of the libraries; with `--cublas` also fetches cuBLAS (445 MB), with `--older` the
+ * older compilers (200 MB).
  *
  * What pip unpacks goes to a folder of its own and is renamed into place, so an interrupted fetch leaves nothing behind
  * and two at once do no harm.
@@ -12,15 +13,47 @@ import { errorText, InputError } from "../../../src/errors.ts";
 
 interface Wheels {
   readonly requirements: string;
+  /** Where the wheels' libraries and programs lie once unpacked. */
+  readonly inside: string;
   /** A file that must be there afterwards. */
   readonly library: string;
 }
 
-const nvrtc: Wheels = { requirements: "requirements.txt", library: "libnvrtc.so.13" };
-const cublas: Wheels = { requirements: "requirements-cublas.txt", library: "libcublasLt.so.13" };
+const cuda13 = "nvidia/cu13";
+const nvrtc: Wheels = { requirements: "requirements.txt", inside: cuda13, library: "libnvrtc.so.13" };
+const cublas: Wheels = { requirements: "requirements-cublas.txt", inside: cuda13, library: "libcublasLt.so.13" };
 
-/** Where the wheels' libraries and programs lie once unpacked. */
-const inside = "nvidia/cu13";
+/** A compiler that machines have and that is not the newest. */
+export interface OlderCompiler {
+  readonly version: string;
+  /** What it is asked to compile for: each costs half a minute of a core, so not all that it knows. */
+  readonly architectures: readonly number[];
+  readonly wheels: Wheels;
+  /** Why it is not for this machine; null where it is. */
+  readonly absent: string | null;
+}
+
+const cuda12 = { inside: "nvidia/cuda_nvrtc", library: "libnvrtc.so.12" };
+export const olderCompilers: readonly OlderCompiler[] = [
+  {
+    version: "12.0",
+    architectures: [80, 90],
+    wheels: { requirements: "requirements-12.0.txt", ...cuda12 },
+    absent: process.arch === "x64" ? null : "NVIDIA publishes it for x86-64 alone",
+  },
+  {
+    version: "12.8",
+    architectures: [89, 120],
+    wheels: { requirements: "requirements-12.8.txt", ...cuda12 },
+    absent: null,
+  },
+  {
+    version: "13.0",
+    architectures: [90],
+    wheels: { requirements: "requirements-13.0.txt", inside: cuda13, library: "libnvrtc.so.13" },
+    absent: null,
+  },
+];
 
 function folderOf(wheels: Wheels): string {
   const text = readFileSync(join(import.meta.dir, wheels.requirements), "utf8");
@@ -31,6 +64,7 @@ function folderOf(wheels: Wheels): string {
 
 /** @throws InputError when pip is missing, the network is, or a wheel's hash is another */
 async function unpack(wheels: Wheels): Promise<string> {
+  const { inside } = wheels;
   const folder = folderOf(wheels);
   if (existsSync(join(folder, inside, "lib", wheels.library))) return folder;
   if (process.platform !== "linux") throw new InputError(`NVIDIA's wheels are for Linux; this is ${process.platform}`);
@@ -77,16 +111,21 @@ async function unpack(wheels: Wheels): Promise<string> {
  * @throws InputError saying what is missing
  */
 export async function fetchNvrtc(): Promise<string> {
-  return join(await unpack(nvrtc), inside, "lib");
+  return join(await unpack(nvrtc), cuda13, "lib");
+}
+
+/** The folder that holds the library of an older compiler. @throws InputError as `fetchNvrtc` */
+export async function fetchOlder({ wheels }: OlderCompiler): Promise<string> {
+  return join(await unpack(wheels), wheels.inside, "lib");
 }
 
 /** The folder that holds `libcublas.so.13` and `libcublasLt.so.13`. @throws InputError as `fetchNvrtc` */
 export async function fetchCublas(): Promise<string> {
-  return join(await unpack(cublas), inside, "lib");
+  return join(await unpack(cublas), cuda13, "lib");
 }
 
 function fetched(wheels: Wheels): string | undefined {
-  const folder = join(folderOf(wheels), inside, "lib");
+  const folder = join(folderOf(wheels), wheels.inside, "lib");
   return existsSync(join(folder, wheels.library)) ? folder : undefined;
 }
 
@@ -98,13 +137,15 @@ export const fetchedCublas = (): string | undefined => fetched(cublas);
 
 /** Path of `cuobjdump` or `nvdisasm`. */
 export async function fetchProgram(name: "cuobjdump" | "nvdisasm"): Promise<string> {
-  return join(await unpack(nvrtc), inside, "bin", name);
+  return join(await unpack(nvrtc), cuda13, "bin", name);
 }
 
 if (import.meta.main) {
   try {
     console.log(await fetchNvrtc());
     if (process.argv.includes("--cublas")) console.log(await fetchCublas());
+    if (process.argv.includes("--older"))
+      for (const compiler of olderCompilers) if (compiler.absent === null) console.log(await fetchOlder(compiler));
   } catch (error) {
     process.stderr.write(`${errorText(error)}\n`);
     process.exit(error instanceof InputError ? 2 : 1);

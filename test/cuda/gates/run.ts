@@ -1,7 +1,8 @@
 /**
  * The static gates: everything NVIDIA's real compiler can say of the kernels without a GPU. Per kernel, variant and
  * architecture: it compiles, nothing spills, registers and shared memory are those of resources.tsv, parameters and block
- * size are those that TypeScript launches with. The recordings of PTX are up to date, the bf16 attention is made of
+ * size are those that TypeScript launches with. Older compilers, down to the oldest that is supported, are held to limits
+ * (older.ts). The recordings of PTX are up to date, the bf16 attention is made of
  * tensor-core instructions, and the opcode vectors are PTX that the assembler takes.
  *
  *   bun test/cuda/gates/run.ts            checks
@@ -12,10 +13,11 @@
 import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { errorText, InputError } from "../../../src/errors.ts";
 import { assembleVectors, vectorGroups } from "./assemble.ts";
-import { fetchNvrtc } from "./fetch-nvrtc.ts";
+import { fetchNvrtc, fetchOlder, type OlderCompiler, olderCompilers } from "./fetch-nvrtc.ts";
 import { architectures, kernelDefinitions, units } from "./kernels.ts";
 import { libraryFaults } from "./libraries.ts";
 import { machineCodeFaults } from "./machine-code.ts";
+import { olderFaults } from "./older.ts";
 import { missingRecordings, recordAll } from "./record.ts";
 import { readIndex, recordingFaults, writeRecordings } from "./recordings.ts";
 import { differences, readTable, type Table, writeTable } from "./resources.ts";
@@ -25,21 +27,22 @@ import { type Job, type Outcome, runJob } from "./unit.ts";
 const PROCESSES = Math.max(1, Math.min(4, navigator.hardwareConcurrency));
 
 /** Runs this file's jobs of one process: index, stride. Prints an outcome a line. */
-async function work(index: number, folder: string): Promise<void> {
-  const nvrtc = openNvrtc({ folder });
-  const jobs = await allJobs();
+async function work(index: number, folder: string, wanted: readonly number[]): Promise<void> {
+  const nvrtc = openNvrtc({ folder }, [13, 12]);
+  const jobs = await allJobs(wanted);
   for (let i = index; i < jobs.length; i += PROCESSES) console.log(JSON.stringify(runJob(nvrtc, jobs[i]!)));
 }
 
-async function allJobs(): Promise<Job[]> {
+async function allJobs(wanted: readonly number[]): Promise<Job[]> {
   const all = units(await kernelDefinitions());
-  return architectures.flatMap((architecture) => all.map((unit) => ({ unit, architecture })));
+  return wanted.flatMap((architecture) => all.map((unit) => ({ unit, architecture })));
 }
 
-async function compileAll(folder: string): Promise<Outcome[]> {
+/** All kernels for these architectures, by the compiler in `folder`. */
+async function compileAll(folder: string, wanted: readonly number[]): Promise<Outcome[]> {
   const outputs = await Promise.all(
     Array.from({ length: PROCESSES }, async (_, index) => {
-      const child = Bun.spawn([process.execPath, import.meta.path, "--worker", String(index), folder], {
+      const child = Bun.spawn([process.execPath, import.meta.path, "--worker", String(index), folder, wanted.join()], {
         stdout: "pipe",
         stderr: "inherit",
       });
@@ -64,12 +67,26 @@ function group(name: string, checks: number, faults: readonly string[]): void {
   if (faults.length > 20) console.log(`         and ${faults.length - 20} more`);
 }
 
+/** An older compiler on the architectures that it is asked for. */
+async function older(compiler: OlderCompiler): Promise<void> {
+  const { version, architectures: wanted, absent } = compiler;
+  if (absent !== null) {
+    console.log(`       NVRTC ${version}: not tried, ${absent}`);
+    return;
+  }
+  const outcomes = await compileAll(await fetchOlder(compiler), wanted);
+  const compiled: Table = new Map(outcomes.flatMap(({ resources }) => resources));
+  const faults = outcomes.flatMap((outcome) => [...outcome.faults.compile, ...outcome.faults.signature]);
+  const name = `NVRTC ${version} on ${wanted.map((each) => `sm_${each}`).join(", ")}: compiles, signatures, limits`;
+  group(name, outcomes.length + 2 * compiled.size, [...faults, ...olderFaults(version, compiled, readTable())]);
+}
+
 async function main(update: boolean): Promise<void> {
   const start = performance.now();
   const folder = await fetchNvrtc();
   const nvrtc = openNvrtc({ folder });
   console.log(`NVRTC ${nvrtc.version}, ${nvrtc.path}`);
-  const outcomes = await compileAll(folder);
+  const outcomes = await compileAll(folder, architectures);
   const compiled: Table = new Map(outcomes.flatMap(({ resources }) => resources));
   if (update) {
     writeTable(compiled);
@@ -80,6 +97,7 @@ async function main(update: boolean): Promise<void> {
   group("no spills, no stack without a reason", compiled.size, faultsOf("memory"));
   group("parameters and block size are the launches'", compiled.size, faultsOf("signature"));
   group("registers and memory are resources.tsv's", compiled.size, differences(readTable(), compiled));
+  for (const compiler of olderCompilers) await older(compiler);
   const { checks, faults } = await machineCodeFaults(nvrtc);
   group("bf16 attention in machine code", checks, faults);
   const libraries = await libraryFaults();
@@ -94,9 +112,9 @@ async function main(update: boolean): Promise<void> {
 }
 
 if (import.meta.main) {
-  const [flag, index, folder] = process.argv.slice(2);
+  const [flag, index, folder, wanted] = process.argv.slice(2);
   try {
-    if (flag === "--worker") await work(Number(index), folder!);
+    if (flag === "--worker") await work(Number(index), folder!, wanted!.split(",").map(Number));
     else await main(flag === "--update");
   } catch (error) {
     process.stderr.write(`${errorText(error)}\n`);

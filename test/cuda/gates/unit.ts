@@ -1,8 +1,15 @@
-/** One compilation: a source with one set of macros for one architecture, and what is checked of its kernels. */
+/**
+ * One compilation: a source with one set of macros for one architecture, and what is checked of its kernels. What a compiler
+ * has made of a source is kept in the cache by everything that it depends on, so that a run after a change compiles what the
+ * change touches; the checks themselves are done anew each time.
+ */
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import type { Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
-import { compileKernel, compileOptions, kernelHeaders } from "../../../src/device/cuda/compile.ts";
+import { cacheFolder } from "../../../src/cache.ts";
+import { compileKernel, compileOptions, kernelHeaders, kernelSource } from "../../../src/device/cuda/compile.ts";
 import { errorText } from "../../../src/errors.ts";
-import { type Resources, readResources, readSignatures, signatureFault } from "./compiled.ts";
+import { type Resources, readResources, readSignatures, type Signature, signatureFault } from "./compiled.ts";
 import { definesText, type Unit } from "./kernels.ts";
 import { rowKey } from "./resources.ts";
 import { stackReasons } from "./stack-reasons.ts";
@@ -21,18 +28,42 @@ export interface Outcome {
   };
 }
 
+/** By kernel. */
+interface Made {
+  readonly resources: readonly (readonly [string, Resources])[];
+  readonly signatures: readonly (readonly [string, Signature])[];
+}
+
+/** What the log and the PTX are read by: another reader may read something else. */
+const readers = readFileSync(join(import.meta.dir, "compiled.ts"), "utf8");
+
+/** @throws NvidiaCallError with the compiler's log */
+function made(nvrtc: Nvrtc, source: string, options: readonly string[]): Made {
+  const headers = kernelHeaders();
+  // The compiler's folder is named by the hashes of its wheels.
+  const inputs = JSON.stringify([nvrtc.path, nvrtc.version, options, kernelSource(source), headers, readers]);
+  const folder = join(cacheFolder(), "nvidia", "compiled");
+  const path = join(folder, `${new Bun.CryptoHasher("sha256").update(inputs).digest("hex").slice(0, 32)}.json`);
+  if (existsSync(path)) return JSON.parse(readFileSync(path, "utf8"));
+  const { ptx, log } = compileKernel(nvrtc, source, headers, options);
+  const result: Made = { resources: [...readResources(log)], signatures: [...readSignatures(ptx)] };
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(`${path}.${process.pid}`, JSON.stringify(result));
+  renameSync(`${path}.${process.pid}`, path);
+  return result;
+}
+
 export function runJob(nvrtc: Nvrtc, { unit, architecture }: Job): Outcome {
   const what = `${unit.file} ${definesText(unit.defines)} sm_${architecture}`;
   const options = [...compileOptions(architecture, unit.defines), "--ptxas-options=-v"];
-  let ptx: string;
-  let log: string;
+  let result: Made;
   try {
-    ({ ptx, log } = compileKernel(nvrtc, unit.file, kernelHeaders(), options));
+    result = made(nvrtc, unit.file, options);
   } catch (error) {
     return { resources: [], faults: { compile: [`${what}: ${errorText(error)}`], memory: [], signature: [] } };
   }
-  const used = readResources(log);
-  const signatures = readSignatures(ptx);
+  const used = new Map(result.resources);
+  const signatures = new Map(result.signatures);
   const resources: [string, Resources][] = [];
   const faults = { compile: [] as string[], memory: [] as string[], signature: [] as string[] };
   for (const definition of unit.kernels) {

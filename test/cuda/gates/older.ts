@@ -1,0 +1,66 @@
+/**
+ * What older compilers make of the kernels, held to limits rather than to a table of their own: the same shared memory as the
+ * newest's (resources.tsv), no spills but those listed here, and registers that cost no occupancy worth the name.
+ */
+import type { Resources } from "./compiled.ts";
+import type { Table } from "./resources.ts";
+
+/**
+ * Registers above the newest compiler's for the same architecture: 18 is the most (12.0, attention_forward_float32, 224 for 206),
+ * and what bounds blocks a multiprocessor there is shared memory.
+ */
+const MORE_REGISTERS = 24;
+
+interface Spill {
+  readonly version: string;
+  readonly architecture: number;
+  readonly kernel: string;
+  /** Of stack, at most. */
+  readonly bytes: number;
+  readonly reason: string;
+}
+
+const twoBlocks =
+  "64 registers, so that two blocks of 512 threads share a multiprocessor; 12.0 keeps some of a thread's state on the stack, which stays in the L1 cache, where the kernel waits for logits from memory";
+
+/** What spills, and why that is borne. */
+export const knownSpills: readonly Spill[] = [
+  { version: "12.0", architecture: 80, kernel: "sample", bytes: 8, reason: twoBlocks },
+  { version: "12.0", architecture: 90, kernel: "sample", bytes: 48, reason: twoBlocks },
+];
+
+/** What is wrong with an older compiler's result, in words; also a known spill that is none any more. */
+export function olderFaults(version: string, compiled: Table, newest: Table, known = knownSpills): string[] {
+  const faults: string[] = [];
+  const spilt = new Set<Spill>();
+  for (const [key, now] of compiled) {
+    const [, kernel, , architecture] = key.split("\t");
+    const what = `NVRTC ${version}: ${key.replaceAll("\t", " ")}`;
+    const before = newest.get(key);
+    if (before === undefined) {
+      faults.push(`${what}: not in resources.tsv`);
+      continue;
+    }
+    if (now.shared !== before.shared) faults.push(`${what}: ${now.shared} bytes of shared memory for ${before.shared}`);
+    if (now.registers > before.registers + MORE_REGISTERS)
+      faults.push(
+        `${what}: ${now.registers} registers, more than ${MORE_REGISTERS} above the newest's ${before.registers}`,
+      );
+    const listed = known.find(
+      (each) => each.version === version && each.kernel === kernel && `sm_${each.architecture}` === architecture,
+    );
+    if (spills(now) && listed) spilt.add(listed);
+    if (now.stack > (listed?.bytes ?? 0) || (spills(now) && !listed))
+      faults.push(
+        `${what}: ${now.stack} bytes of stack, spills ${now.spillStores}, loads ${now.spillLoads}; mend it, or list it with its reason in older.ts`,
+      );
+  }
+  for (const each of known)
+    if (each.version === version && !spilt.has(each))
+      faults.push(`NVRTC ${version}: ${each.kernel} sm_${each.architecture} is listed in older.ts and spills nothing`);
+  return faults;
+}
+
+function spills({ stack, spillStores, spillLoads }: Resources): boolean {
+  return stack + spillStores + spillLoads > 0;
+}
