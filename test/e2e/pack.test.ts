@@ -60,9 +60,14 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
   });
 
   test("check:gpu runs the folder's own, and ends as they do", async () => {
-    const { err, code } = await run([join(tree, "grpo"), "check:gpu"], work.path, alone);
-    if (code !== 0) expect(err).toMatch(/libcuda\.so\.1|GPU|CUDA/);
-    expect([0, 1, 2]).toContain(code);
+    // Also where there is a GPU: none is shown to it.
+    const { err, code } = await run([join(tree, "grpo"), "check:gpu"], work.path, {
+      ...alone,
+      CUDA_VISIBLE_DEVICES: "",
+    });
+    expect(err).toMatch(/libcuda\.so\.1|GPU|CUDA/);
+    expect(err).not.toContain("does not hold the tests");
+    expect(code).toBe(2);
   });
 });
 
