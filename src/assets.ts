@@ -4,7 +4,7 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { writtenOut } from "./carried.ts";
+import { nameOfWritten, writtenOut } from "./carried.ts";
 import { assetsHash, compiled } from "./program.ts";
 
 const root = compiled ? import.meta.dir : join(import.meta.dir, "..");
@@ -18,4 +18,9 @@ const root = compiled ? import.meta.dir : join(import.meta.dir, "..");
 export function assetPath(relative: string): string {
   const source = join(root, relative);
   return compiled && existsSync(source) ? writtenOut(assetsHash, relative, source) : source;
+}
+
+/** What a file that the executable carries is called in the project (`data/model`); null for any other path. */
+export function assetName(path: string): string | null {
+  return compiled ? nameOfWritten(assetsHash, path) : null;
 }

@@ -18,7 +18,7 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { dirname, join } from "node:path";
+import { dirname, join, sep } from "node:path";
 import { cacheFailure, madeInCache } from "./cache.ts";
 
 const HOUR = 3_600_000;
@@ -35,6 +35,13 @@ export const STALE_MS = 72 * HOUR;
  */
 export function writtenOut(hash: string, relative: string, source: string): string {
   return place(source, join(folderOf(hash), relative));
+}
+
+/** `relative` of a path that `writtenOut` gave; null for any other. */
+export function nameOfWritten(hash: string, path: string): string | null {
+  const mark = `${sep}carried-${hash}${sep}`;
+  const at = path.lastIndexOf(mark);
+  return at < 0 ? null : path.slice(at + mark.length);
 }
 
 function place(source: string, target: string): string {

@@ -1,6 +1,7 @@
 /** `grpo train`: the main job, wired together from its settings. The loop itself is src/grpo/trainer.ts. */
 import { mkdirSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
+import { assetName } from "../assets.ts";
 import { latestCheckpoint, listCheckpoints } from "../checkpoint/state.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
@@ -194,8 +195,10 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
   }
 }
 
-/** A path as it is shortest to read: from here, where it lies below. */
+/** A path as it is shortest to read: from here, where it lies below; of what the executable carries, its name. */
 function shown(path: string): string {
+  const name = assetName(path);
+  if (name !== null) return name;
   const below = relative(process.cwd(), resolve(path));
   return below !== "" && !below.startsWith("..") ? below : path;
 }

@@ -94,10 +94,11 @@ test("the stack of a failure names the files of the sources", async () => {
 });
 
 test("two first starts at once train the weights that the checkout does, and carry everything out once", async () => {
-  const both = ["a", "b"].map((name) => start(["train", ...steps, "--output_dir", work.at(name)]));
+  const started = ["a", "b"].map((name) => run(["train", ...steps, "--output_dir", work.at(name)]));
   const plain = grpo(["train", ...steps, "--output_dir", work.at("checkout")]);
-  for (const { code, err } of await Promise.all([...both.map(ended), plain]))
+  for (const { code, err } of await Promise.all([...started, plain]))
     expect({ code, err }).toEqual({ code: 0, err: expect.not.stringContaining("compiling") });
+  for (const { out } of await Promise.all(started)) expect(out).toContain("data/model on data/problems/train.arrow · ");
   const wanted = fingerprint(work.at("checkout"), "model.safetensors");
   for (const name of ["a", "b"]) expect(fingerprint(work.at(name), "model.safetensors")).toBe(wanted);
   expect(cached()).toEqual([expect.stringMatching(/^carried-[0-9a-f]{16}$/)]);
