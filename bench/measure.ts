@@ -3,22 +3,26 @@
  * both are slowed alike, and their ratio says more than either.
  */
 import { Bench } from "tinybench";
-import type { CpuDevice } from "../src/device/cpu.ts";
+import { bfloat16Paths, type CpuDevice } from "../src/device/cpu.ts";
 import { tensor } from "../src/tensor/tensor.ts";
 
 /** The machine's limits, measured on as many threads as the kernels use. */
 export interface Peak {
   /** GFLOP/s of a multiply-add loop on the instruction path in use. */
   readonly compute: number;
+  /** GFLOP/s of its products with bfloat16 weights, where it has instructions of its own for them. */
+  readonly products?: number;
   /** GB/s of a loop that reads memory. */
   readonly memory: number;
 }
 
 export interface PeakMeter {
   compute(milliseconds: number): number;
+  /** Of products with bfloat16 weights. */
+  products(milliseconds: number): number;
   /** Reads `bytes` of a buffer too large for the caches. */
   memory(bytes: number): number;
-  /** Both, over about 0.3 s. */
+  /** All of them, over about 0.3 s. */
   measure(): Peak;
   free(): void;
 }
@@ -32,6 +36,7 @@ export function openPeakMeter(device: CpuDevice): PeakMeter {
   let at = 0;
   const meter: PeakMeter = {
     compute: (milliseconds) => device.library.peakGflops(milliseconds),
+    products: (milliseconds) => device.library.peakGflops(milliseconds, "bfloat16"),
     memory(bytes) {
       if (at + bytes > BUFFER_BYTES) at = 0;
       const rate = device.library.readBandwidth(buffer.address + at, bytes);
@@ -40,7 +45,8 @@ export function openPeakMeter(device: CpuDevice): PeakMeter {
     },
     measure() {
       const reads = Array.from({ length: 5 }, () => meter.memory(BUFFER_BYTES / 4));
-      return { compute: meter.compute(150), memory: median(reads) };
+      const products = bfloat16Paths.includes(device.path) ? { products: meter.products(150) } : {};
+      return { compute: meter.compute(150), ...products, memory: median(reads) };
     },
     free: () => buffer.free(),
   };

@@ -43,8 +43,9 @@ function milliseconds(value: number): string {
 
 const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
 
-export function peakText({ compute, memory }: Peak): string {
-  return `${compute.toFixed(0)} GFLOP/s, ${memory.toFixed(1)} GB/s`;
+export function peakText({ compute, products, memory }: Peak): string {
+  const beside = products === undefined ? "" : ` (${products.toFixed(0)} under bfloat16 weights)`;
+  return `${compute.toFixed(0)} GFLOP/s${beside}, ${memory.toFixed(1)} GB/s`;
 }
 
 /** More than a fifth apart. */

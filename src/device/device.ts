@@ -227,8 +227,11 @@ export interface Device {
   /** The logprob recorded when a token is sampled is, bit for bit, the one that training computes for it (promise 2). */
   readonly exactlyOnPolicy: boolean;
   readonly ops: Ops;
-  /** Floating-point operations a second that the device sustains at most, measured once: what MFU is a share of. */
-  peakFlops(): number;
+  /**
+   * Floating-point operations a second that the device sustains at most in products with weights of `dtype`, measured
+   * once: what MFU is a share of.
+   */
+  peakFlops(dtype: ComputeDType): number;
 
   /** Calls and seconds per kernel, most first, as lines; empty unless tracing is on ($BUN_GRPO_TRACE). */
   traceLines(): string[];
