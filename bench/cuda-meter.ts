@@ -5,7 +5,7 @@
  */
 import type { CudaDevice } from "../src/device/cuda.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
-import { computePeak, type Meter, median, type Peak } from "./measure.ts";
+import { type Meter, median, type Peak } from "./measure.ts";
 import { openWorkspace, type Rounding } from "./ops/workspace.ts";
 
 /** Attention multiplies on tensor cores, cuBLAS's products take bfloat16 operands. */
@@ -80,14 +80,15 @@ export function cudaMeter(device: CudaDevice): Meter {
     rounding: gpuRounding,
     name: device.gpu.name,
     async peak() {
-      now = { compute: await productRate("float32"), tensor: await productRate("bfloat16"), memory: copyRate() };
+      now = { compute: await productRate("float32"), products: await productRate("bfloat16"), memory: copyRate() };
       return now;
     },
-    async time(work, { flops, bytes, bound, dtype }, { samples }) {
-      const { memory, ...rest } = now ?? (await self.peak());
+    async time(work, { flops, bytes, bound, wide }, { samples }) {
+      const { compute, products = compute, memory } = now ?? (await self.peak());
       const milliseconds = await millisecondsOf(work, Math.max(samples, 7));
       const rate = (bound === "compute" ? flops : bytes) / milliseconds / 1e6;
-      const peak = bound === "compute" ? computePeak({ memory, ...rest }, dtype) : memory;
+      const arithmetic = wide ? products : compute;
+      const peak = bound === "compute" ? arithmetic : memory;
       return { milliseconds, samples, rate, peak, share: rate / peak };
     },
     free() {},

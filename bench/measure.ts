@@ -5,7 +5,6 @@
 import { Bench } from "tinybench";
 import { bfloat16Paths, type CpuDevice } from "../src/device/cpu.ts";
 import type { Device } from "../src/device/device.ts";
-import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { tensor } from "../src/tensor/tensor.ts";
 import type { Rounding } from "./ops/workspace.ts";
 
@@ -16,10 +15,10 @@ export interface Peak {
    * float32 product.
    */
   readonly compute: number;
+  /** GFLOP/s of products with bfloat16 weights, where there are instructions of their own for them. */
+  readonly products?: number;
   /** GB/s: of a loop that reads memory; on a GPU of a copy within its memory, read and written bytes together. */
   readonly memory: number;
-  /** GFLOP/s of a large bfloat16 product, where such products have units of their own. */
-  readonly tensor?: number;
 }
 
 /** A device, and how work on it is timed beside its peak. */
@@ -41,18 +40,19 @@ export interface Cost {
   readonly flops: number;
   readonly bytes: number;
   readonly bound: Bound;
-  readonly dtype: ComputeDType;
+  /** Its arithmetic is done by the instructions that `Peak.products` is of. */
+  readonly wide: boolean;
 }
 
 /** A processor's meter: peaks are measured again beside each sample, as others may use it. */
-export function cpuMeter(device: CpuDevice): Meter {
-  const peaks = openPeakMeter(device);
+export function cpuMeter(device: CpuDevice, peaks: PeakMeter = openPeakMeter(device)): Meter {
   return {
     device,
     rounding: cpuRounding(device),
     name: `${device.path} on ${device.threads} thread${device.threads === 1 ? "" : "s"}`,
     peak: async () => peaks.measure(),
-    time: async (work, cost, patience) => measure(work, cost, peaks, patience),
+    time: async (work, cost, patience) =>
+      measure(work, cost, cost.wide ? { ...peaks, compute: peaks.products } : peaks, patience),
     free: () => peaks.free(),
   };
 }
@@ -63,9 +63,11 @@ export function cpuRounding({ path }: Pick<CpuDevice, "path">): Rounding {
 
 export interface PeakMeter {
   compute(milliseconds: number): number;
+  /** Of products with bfloat16 weights. */
+  products(milliseconds: number): number;
   /** Reads `bytes` of a buffer too large for the caches. */
   memory(bytes: number): number;
-  /** Both, over about 0.3 s. */
+  /** All of them, over about 0.3 s. */
   measure(): Peak;
   free(): void;
 }
@@ -79,6 +81,7 @@ export function openPeakMeter(device: CpuDevice): PeakMeter {
   let at = 0;
   const meter: PeakMeter = {
     compute: (milliseconds) => device.library.peakGflops(milliseconds),
+    products: (milliseconds) => device.library.peakGflops(milliseconds, "bfloat16"),
     memory(bytes) {
       if (at + bytes > BUFFER_BYTES) at = 0;
       const rate = device.library.readBandwidth(buffer.address + at, bytes);
@@ -87,7 +90,8 @@ export function openPeakMeter(device: CpuDevice): PeakMeter {
     },
     measure() {
       const reads = Array.from({ length: 5 }, () => meter.memory(BUFFER_BYTES / 4));
-      return { compute: meter.compute(150), memory: median(reads) };
+      const products = bfloat16Paths.includes(device.path) ? { products: meter.products(150) } : {};
+      return { compute: meter.compute(150), ...products, memory: median(reads) };
     },
     free: () => buffer.free(),
   };
@@ -102,14 +106,9 @@ export function median(values: readonly number[]): number {
 
 export type Bound = "compute" | "memory";
 
-/** GFLOP/s at most of work on numbers of a type. */
-export function computePeak(peak: Peak, dtype: ComputeDType): number {
-  return dtype === "bfloat16" ? (peak.tensor ?? peak.compute) : peak.compute;
-}
-
 /** Which limit a piece of work meets first: the roofline of Williams, Waterman & Patterson 2009. */
-export function boundOf(flops: number, bytes: number, peak: Peak, dtype: ComputeDType = "float32"): Bound {
-  return flops / computePeak(peak, dtype) >= bytes / peak.memory ? "compute" : "memory";
+export function boundOf(flops: number, bytes: number, peak: Peak): Bound {
+  return flops / peak.compute >= bytes / peak.memory ? "compute" : "memory";
 }
 
 /** How long a piece of work is timed. */
@@ -138,7 +137,7 @@ const LONGEST_PEAK = 40;
 const PEAK_BYTES = 64 * 2 ** 20;
 
 /** Times `work`, which does `flops` operations or moves `bytes`, and measures the peak that bounds it in between. */
-export function measure(work: () => void, cost: Omit<Cost, "dtype">, meter: PeakMeter, patience: Patience): Timing {
+export function measure(work: () => void, cost: Omit<Cost, "wide">, meter: PeakMeter, patience: Patience): Timing {
   const once = warmUp(work);
   const repeats = Math.max(1, Math.ceil(SHORTEST_SAMPLE / Math.max(once, 1e-3)));
   const peakTime = Math.min(LONGEST_PEAK, once * repeats);

@@ -122,7 +122,7 @@ export async function runStep(
     }
     const milliseconds = median(updates.slice(1)); // the first compiles, loads and chooses
     const parameters = model.weights.all.reduce((sum, { elements }) => sum + elements, 0);
-    const utilization = (6 * parameters * tokens) / (milliseconds / 1000) / device.peakFlops();
+    const utilization = (6 * parameters * tokens) / (milliseconds / 1000) / device.peakFlops(dtype);
     const update = {
       ...{ tokens, milliseconds, tokensPerSecond: (1000 * tokens) / milliseconds },
       modelFlopsUtilization: utilization,

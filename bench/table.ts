@@ -43,9 +43,9 @@ function milliseconds(value: number): string {
 
 const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
 
-export function peakText({ compute, memory, tensor }: Peak): string {
-  const cores = tensor === undefined ? "" : ` in float32, ${tensor.toFixed(0)} GFLOP/s in bfloat16`;
-  return `${compute.toFixed(0)} GFLOP/s${cores}, ${memory.toFixed(1)} GB/s`;
+export function peakText({ compute, products, memory }: Peak): string {
+  const beside = products === undefined ? "" : ` (${products.toFixed(0)} under bfloat16 weights)`;
+  return `${compute.toFixed(0)} GFLOP/s${beside}, ${memory.toFixed(1)} GB/s`;
 }
 
 /** More than a fifth apart. */
@@ -57,7 +57,7 @@ function unsteady(a: number, b: number): boolean {
 export function opsSummary({ peaks, results, measuredOn }: OpsReport): string[] {
   const { first, last } = peaks;
   // A GPU is one program's own; what a processor gives moves with what else runs on it.
-  const which = first.tensor === undefined ? "the peak measured between its own samples" : "the peak before";
+  const which = first.products === undefined ? "the peak measured between its own samples" : "the peak before";
   const lines = [
     `peak of ${measuredOn}: ${peakText(first)} before, ${peakText(last)} after; each share is of ${which}`,
   ];

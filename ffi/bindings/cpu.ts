@@ -70,8 +70,8 @@ export interface CpuLibrary {
   availableThreads(): number;
   /** Bytes of scratch memory that the threads hold now. */
   scratchBytes(): number;
-  /** GFLOP/s of an all-core multiply-add loop on the path in use. */
-  peakGflops(milliseconds: number): number;
+  /** GFLOP/s of an all-core loop of the path in use: multiply-adds in float32, or its products with bfloat16 weights. */
+  peakGflops(milliseconds: number, of?: "float32" | "bfloat16"): number;
   /** GB/s of an all-core read of `bytes` at `address`. */
   readBandwidth(address: number, bytes: number): number;
   /** Calls and seconds per kernel since tracing was switched on (`trace: true`). */
@@ -100,7 +100,7 @@ const control = {
   threads_set: { args: [FFIType.i32], returns: FFIType.i32 },
   threads_available: { args: [], returns: FFIType.i32 },
   scratch_bytes: { args: [], returns: FFIType.i64 },
-  peak_gflops: { args: [FFIType.i32], returns: FFIType.f64 },
+  peak_gflops: { args: [FFIType.i32, FFIType.i32], returns: FFIType.f64 },
   read_bandwidth: { args: [FFIType.ptr, FFIType.i64], returns: FFIType.f64 },
 } as const;
 
@@ -176,7 +176,7 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
     setThreads: (count) => call("threads_set", count),
     availableThreads: () => call("threads_available"),
     scratchBytes: () => Number(call("scratch_bytes")),
-    peakGflops: (milliseconds) => call("peak_gflops", milliseconds),
+    peakGflops: (milliseconds, of = "float32") => call("peak_gflops", milliseconds, of === "bfloat16" ? 1 : 0),
     readBandwidth: (address, bytes) => call("read_bandwidth", address, bytes),
   };
 }

@@ -119,15 +119,17 @@ int32_t path_select(int32_t index) {
   return 1;
 }
 
-// Multiply-adds a second on all threads of the path in use, in GFLOP/s, measured over about `milliseconds`.
-double peak_gflops(int32_t milliseconds) {
+// Multiply-adds a second on all threads of the path in use, in GFLOP/s, measured over about `milliseconds`: in float32,
+// or (`products`) those of products with bfloat16 weights.
+double peak_gflops(int32_t milliseconds, int32_t products) {
+  const auto peak = products ? kernels->product_peak : kernels->fma_peak;
   const int threads = 64;
   double flops[threads];
   timespec from, to;
   int64_t n = 20000;
   for (;;) {
     clock_gettime(CLOCK_MONOTONIC, &from);
-    parallel(threads, [&](int64_t i) { flops[i] = kernels->fma_peak(n); });
+    parallel(threads, [&](int64_t i) { flops[i] = peak(n); });
     clock_gettime(CLOCK_MONOTONIC, &to);
     double seconds = (double)(to.tv_sec - from.tv_sec) + 1e-9 * (double)(to.tv_nsec - from.tv_nsec);
     double total = 0;

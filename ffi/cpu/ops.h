@@ -105,9 +105,10 @@
 #define KERNEL_POINTER(name, parameters, arguments) void(*name) parameters;
 struct Kernels {
   CPU_OPS(KERNEL_POINTER)
-  // Sustained multiply-adds of this path, for the share of peak that `bench` reports: runs `n` of them a thread,
-  // returns floating-point operations done.
+  // Sustained multiply-adds of this path in float32, and of its products with bfloat16 weights (the same where it widens
+  // those), for the shares of peak that are reported: runs `n` rounds, returns floating-point operations done.
   double (*fma_peak)(int64_t n);
+  double (*product_peak)(int64_t n);
   int lanes;
 };
 #undef KERNEL_POINTER

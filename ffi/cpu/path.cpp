@@ -28,7 +28,7 @@ static double fma_peak(int64_t n) {
 
 #define KERNEL_ENTRY(name, parameters, arguments) name,
 extern const Kernels kernels;
-const Kernels kernels = {CPU_OPS(KERNEL_ENTRY) fma_peak, W};
+const Kernels kernels = {CPU_OPS(KERNEL_ENTRY) fma_peak, fma_peak, W};
 #undef KERNEL_ENTRY
 
 }  // namespace KERNEL_PATH

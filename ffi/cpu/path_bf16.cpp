@@ -13,6 +13,7 @@
 #define KERNEL_DECLARATION(name, parameters, arguments) void name parameters;
 namespace BASE_PATH {
 CPU_OPS(KERNEL_DECLARATION)
+extern const Kernels kernels;
 }
 #undef KERNEL_DECLARATION
 
@@ -203,10 +204,13 @@ static void matmul_backward_weight(float* dw, const void* dy, const void* x, int
   }
 }
 
+static double fma_peak(int64_t n) { return BASE_PATH::kernels.fma_peak(n); }
+
 // Made when compiling: code that ran as the library is loaded would stop processors without these instructions.
 #define KERNEL_ENTRY(name, parameters, arguments) BASE_PATH::name,
 static constexpr Kernels table() {
-  Kernels k = {CPU_OPS(KERNEL_ENTRY) multiply_peak, W};
+  Kernels k = {CPU_OPS(KERNEL_ENTRY) nullptr, multiply_peak, W};
+  k.fma_peak = fma_peak;
   k.matmul_forward = matmul_forward;
   k.matmul_backward_input = matmul_backward_input;
   k.matmul_backward_weight = matmul_backward_weight;

@@ -157,11 +157,12 @@ function computeFindings({ compute, paths }: Machine): Finding[] {
     const usable = paths.filter(({ supported }) => supported).map(({ name }) => name);
     return [missing("path", compute.failure, `unset BUN_GRPO_CPU_PATH, or set it to ${usable.join(" or ")}`)];
   }
-  const { path, threads, peakGflops, readGigabytes, selfCheck } = compute;
+  const { path, threads, peakGflops, bfloat16Gflops, readGigabytes, selfCheck } = compute;
   const on = `${path}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
+  const beside = bfloat16Gflops === null ? "" : ` (${bfloat16Gflops.toFixed(0)} under bfloat16 weights)`;
   const peak = ok(
     "peak",
-    `${peakGflops.toFixed(0)} GFLOP/s, reads ${readGigabytes.toFixed(1)} GB/s (${on}, best of 5)`,
+    `${peakGflops.toFixed(0)} GFLOP/s${beside}, reads ${readGigabytes.toFixed(1)} GB/s (${on}, best of 5)`,
   );
   return [peak, selfCheckFinding(path, selfCheck)];
 }

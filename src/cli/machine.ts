@@ -7,7 +7,7 @@ import { availableParallelism, cpus, release, totalmem } from "node:os";
 import { type BuildResult, buildKernels } from "../../ffi/bindings/cpu.ts";
 import { assetPath } from "../assets.ts";
 import { cacheFolder } from "../cache.ts";
-import { type CpuDevice, openCpuDevice, provenPaths } from "../device/cpu.ts";
+import { bfloat16Paths, type CpuDevice, openCpuDevice, provenPaths } from "../device/cpu.ts";
 import { type CudaSurvey, surveyCuda } from "../device/cuda/survey.ts";
 import type { DeviceMemory, Weight } from "../device/device.ts";
 import { availableBytes } from "../engine/memory.ts";
@@ -56,6 +56,8 @@ export interface Compute {
   readonly path: string;
   readonly threads: number;
   readonly peakGflops: number;
+  /** Of products with bfloat16 weights, where the path has instructions of its own for them. */
+  readonly bfloat16Gflops: number | null;
   readonly readGigabytes: number;
   readonly selfCheck: SelfCheck;
 }
@@ -145,7 +147,8 @@ function compute(device: CpuDevice): Compute {
   const readGigabytes = best(() => library.readBandwidth(memory.address, bytes));
   memory.free();
   const peakGflops = best(() => library.peakGflops(40));
-  return { path, threads, peakGflops, readGigabytes, selfCheck: checkProduct(device) };
+  const bfloat16Gflops = bfloat16Paths.includes(path) ? best(() => library.peakGflops(40, "bfloat16")) : null;
+  return { path, threads, peakGflops, bfloat16Gflops, readGigabytes, selfCheck: checkProduct(device) };
 }
 
 /** float32's rounding of a sum of 100 products, by the sum of their magnitudes; far above it, far below a wrong result. */

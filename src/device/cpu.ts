@@ -7,7 +7,7 @@ import { cpus } from "node:os";
 import { buildKernels, type CpuLibrary, openCpuLibrary } from "../../ffi/bindings/cpu.ts";
 import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
 import { InputError, RunError } from "../errors.ts";
-import { bytesPerElement, type DType } from "../tensor/dtype.ts";
+import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
 import { byteLength, elementCount, rowElements, type Tensor } from "../tensor/tensor.ts";
 import { doPieces, type Pieces } from "./breathe.ts";
 import {
@@ -114,7 +114,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
   const path = choosePath(library, options.path ?? process.env.BUN_GRPO_CPU_PATH);
   const threads = library.setThreads(options.threads ?? usableThreads(library));
   const recorded = new Map<string, () => Pieces>();
-  let peak: number | null = null;
+  const peaks = new Map<ComputeDType, number>();
   const allocate = (bytes: number, what: string) => {
     try {
       return mapAnonymous(Math.max(bytes, 1));
@@ -133,8 +133,9 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     numericsKey: `cpu ${process.arch} ${path}`,
     exactlyOnPolicy: true,
     ops: cpuOps(library),
-    peakFlops() {
-      peak ??= library.peakGflops(30) * 1e9;
+    peakFlops(dtype) {
+      const peak = peaks.get(dtype) ?? library.peakGflops(30, dtype) * 1e9;
+      peaks.set(dtype, peak);
       return peak;
     },
     headBytes: 48 * 2 ** 20,

@@ -227,8 +227,11 @@ export interface Device {
   /** The logprob recorded when a token is sampled is, bit for bit, the one that training computes for it (promise 2). */
   readonly exactlyOnPolicy: boolean;
   readonly ops: Ops;
-  /** Floating-point operations a second that MFU is a share of: what a CPU is measured to sustain, a GPU's published peak. */
-  peakFlops(): number;
+  /**
+   * Floating-point operations a second in products with weights of `dtype` that MFU is a share of: what a CPU is measured to
+   * sustain, a GPU's published peak.
+   */
+  peakFlops(dtype: ComputeDType): number;
 
   /** Calls and seconds per kernel, most first, as lines; empty unless tracing is on ($BUN_GRPO_TRACE). */
   traceLines(): string[];

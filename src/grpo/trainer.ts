@@ -225,7 +225,7 @@ export async function train(
       const { promptTokens, sampledTokens } = generation;
       numTokens += promptTokens + sampledTokens;
       const times = stopwatch.lap();
-      const peakFlops = device.peakFlops();
+      const peakFlops = device.peakFlops(session.dtype);
       const common = {
         epoch: position / problems.dataset.numRows,
         ...rewardMetrics(result, advantages),

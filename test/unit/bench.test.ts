@@ -1,7 +1,7 @@
 /** `bun run bench`: every op has a benchmark, its check sees a kernel that fails, and what the command line refuses. */
 import { describe, expect, test } from "bun:test";
 import { resolve } from "node:path";
-import { boundOf, cpuMeter, cpuRounding, measure, median, openPeakMeter } from "../../bench/measure.ts";
+import { boundOf, cpuMeter, cpuRounding, measure, median, openPeakMeter, type Peak } from "../../bench/measure.ts";
 import { near, type OpBench, operandRounding, picks } from "../../bench/ops/case.ts";
 import { packedTokens, type Shapes, smollm2 } from "../../bench/ops/shapes.ts";
 import { openWorkspace, scattered } from "../../bench/ops/workspace.ts";
@@ -257,6 +257,37 @@ describe("measuring", () => {
     expect(share / rate).toBeLessThan(1 / 19);
   });
 
+  test("products with bfloat16 weights stand beside the peak of such products, all else beside float32's", async () => {
+    const scripted = { ...meter, compute: () => 10, products: () => 1000 };
+    const slow = { compute: 1e-9, memory: 1e9 }; // so that arithmetic is what limits
+    const peakOf = async (op: keyof Ops, dtype: "float32" | "bfloat16", peak: Peak) => {
+      const bench = opBenches(tiny)[op].find((one) => one.dtype === dtype)!;
+      return (await runBench(cpuMeter(device, scripted), bench, peak, { samples: 1, time: 0 })).peak;
+    };
+    const both = { ...slow, products: 1e-9 };
+    for (const op of ["matmulForward", "matmulBackwardInput", "matmulBackwardWeight", "lmHeadBackward"] as const) {
+      expect(await peakOf(op, "bfloat16", both)).toBe(1000);
+      expect(await peakOf(op, "bfloat16", slow)).toBe(10);
+      expect(await peakOf(op, "float32", both)).toBe(10);
+    }
+    expect(await peakOf("attentionForward", "bfloat16", both)).toBe(10);
+  });
+
+  // Emulated tiles would take a minute for the least that is measured, so the other emulated path stands for both.
+  test.each([...native, emulated[0]!])(
+    "on %s: two peaks where products have instructions of their own",
+    async (_, path, file) => {
+      await onPath(path, file, (on) => {
+        const own = openPeakMeter(on);
+        const { compute, products } = own.measure();
+        own.free();
+        expect(compute).toBeGreaterThan(0.01);
+        if (bfloat16Paths.includes(path)) expect(products).toBeGreaterThan(0.01);
+        else expect(products).toBeUndefined();
+      });
+    },
+  );
+
   test("of a run: each op in turn, peaks around them", async () => {
     const seen: string[] = [];
     const some = [...opBenches(tiny).matmulForward.slice(0, 2), opBenches(tiny).fill[0]!];
@@ -311,6 +342,13 @@ describe("the report", () => {
     const decode = [...at(0.8), result("matmulForward", "decode", 0.1), result("add", "training", 0.1)];
     expect(productShares(decode).below).toEqual([]);
     expect(opsSummary(report([result("add", "training", 0.1)])).join()).not.toContain("matmul");
+  });
+
+  test("names both peaks where there are two", () => {
+    const two = { first: { compute: 100, products: 900, memory: 20 }, last: { compute: 90, memory: 19 } };
+    expect(opsSummary({ ...report(at(0.9)), peaks: two })[0]).toContain(
+      "100 GFLOP/s (900 under bfloat16 weights), 20.0 GB/s before, 90 GFLOP/s, 19.0 GB/s after",
+    );
   });
 
   test("explains shares above 100 %", () => {

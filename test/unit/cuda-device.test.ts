@@ -342,7 +342,7 @@ describe("opening and closing", () => {
     expect(device.description).toMatch(/^CUDA .* \(sm_80, \d+ SMs\), driver 1\d\.\d, cuBLAS 1\d\./);
     expect(device.numericsKey).toMatch(/^cuda .* sm_80 driver .* cublas .* nvrtc \d+\.\d+$/);
     // 108 multiprocessors at 1410 MHz, as an A100 has them: 312 TFLOP/s
-    expect(device.peakFlops() / 1e12).toBeCloseTo(312, -1);
+    expect(device.peakFlops("bfloat16") / 1e12).toBeCloseTo(312, -1);
     expect(device.traceLines()).toEqual([]);
   });
 

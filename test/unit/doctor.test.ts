@@ -26,7 +26,7 @@ const sound: Machine = {
   ],
   forcedPath: null,
   compute: {
-    ...{ path: "avx2", threads: 8, peakGflops: 512, readGigabytes: 33.3 },
+    ...{ path: "avx2", threads: 8, peakGflops: 512, bfloat16Gflops: null, readGigabytes: 33.3 },
     selfCheck: { samples: 64, fromPortable: 1e-7, fromExact: 2e-7, tolerance: 2 ** -18, passed: true },
   },
   cuda: {
@@ -162,6 +162,11 @@ describe("instruction paths", () => {
   const lacking = "compiled, not supported by this processor, proven on real hardware";
 
   test("with AMX, that is what is chosen", () => {
+    const machine = running("amx", ...wide, "avx512bf16", "amx");
+    const compute = { ...(machine.compute as object), bfloat16Gflops: 4096 } as Machine["compute"];
+    expect(finding({ ...machine, compute }, "peak").text).toStartWith(
+      "512 GFLOP/s (4096 under bfloat16 weights), reads",
+    );
     expect(said(running("amx", ...wide, "avx512bf16", "amx")).slice(0, -1)).toEqual([
       `ok portable: compiled, ${proven}`,
       `ok avx2: compiled, ${proven}`,
