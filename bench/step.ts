@@ -40,6 +40,8 @@ export interface StepReport {
     readonly modelFlopsUtilization: number;
   };
   readonly optimizerMilliseconds: number;
+  /** Of a GPU's memory: what driver and libraries took meanwhile beside what the program holds; null on a CPU. */
+  readonly besideBytes: number | null;
 }
 
 export function stepDefaults(device: Device): StepShape {
@@ -62,6 +64,9 @@ export async function runStep(
   line: (text: string) => void,
 ): Promise<StepReport> {
   const { samples, promptTokens, completionTokens, sequences, microBatchTokens } = shape;
+  // Bytes that are neither free nor ours.
+  const beside = () => -(device.freeBytes() ?? 0) - (device.heldBytes() ?? 0);
+  const before = beside();
   const opened = openModel(device, config, shape, dtype);
   const { model, activations, optimizer, rollout, arena } = opened;
   try {
@@ -141,6 +146,9 @@ export async function runStep(
     }
     const optimizerMilliseconds = median(optimize);
     line(`optimizer's step of ${(parameters / 1e6).toFixed(0)} M parameters: ${optimizerMilliseconds.toFixed(1)} ms`);
+    const besideBytes = device.freeBytes() === null ? null : beside() - before;
+    if (besideBytes !== null)
+      line(`memory that driver and libraries took meanwhile: ${(besideBytes / 2 ** 20).toFixed(0)} MiB`);
     const bytes = arena.byteLength;
     const { description } = device;
     return {
@@ -153,6 +161,7 @@ export async function runStep(
       decode,
       update,
       optimizerMilliseconds,
+      besideBytes,
     };
   } finally {
     arena.free();

@@ -136,7 +136,7 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
       name: "speed of a model",
       ...{ seconds: 90, emulatedSeconds: 120, quick: true },
       command: decodeAndUpdate,
-      show: /^(decode|forward|optimizer)/,
+      show: /^(decode|forward|optimizer|memory)/,
     },
     {
       name: "sizes and speed of Qwen3-0.6B",
