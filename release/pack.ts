@@ -11,6 +11,7 @@ import {
   chmodSync,
   copyFileSync,
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -70,6 +71,8 @@ export async function layOutTree(tree: string, target: Target): Promise<void> {
   // The tests run from the sources, which look for their kernels beside themselves.
   await addKernels(join(tree, "prebuilt"), target);
   await copySources(tree);
+  copyFileSync(assetPath("release/bun.sh"), join(tree, "bun"));
+  chmodSync(join(tree, "bun"), 0o755);
   await installPackages(tree);
 }
 
@@ -77,7 +80,7 @@ export async function layOutTree(tree: string, target: Target): Promise<void> {
 async function copySources(tree: string): Promise<void> {
   const names = (await output(["git", "-C", assetPath("."), "ls-files", "-z"]))
     .split("\0")
-    .filter((name) => name !== "");
+    .filter((name) => name !== "" && existsSync(assetPath(name))); // what was deleted is still tracked
   for (const name of names) {
     mkdirSync(dirname(join(tree, name)), { recursive: true });
     copyFileSync(assetPath(name), join(tree, name));

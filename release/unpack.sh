@@ -3,7 +3,7 @@
 # tar and xz, or Python 3 alone; no network, no compiler, no Bun. Afterwards, in FOLDER:
 #   ./grpo train                                          any command
 #   ./grpo check:gpu                                      the checks of this machine's GPU
-#   BUN_BE_BUN=1 ./grpo test ./test/unit/loss.test.ts     any tests; those on emulated hardware need a C++ compiler
+#   ./bun test ./test/unit/loss.test.ts                   any tests; those on emulated hardware need a C++ compiler
 set -e
 pack=$(cd "$(dirname "$0")" && pwd)
 to=${1:-grpo}

@@ -5,13 +5,14 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { killGroup, runBounded } from "../../check/bounded-process.ts";
+import { chosenOps } from "../../check/op-sets.ts";
+import { memcheckFindings, quoted, runOpStage } from "../../check/op-stage.ts";
+import { opName } from "../../check/op-task.ts";
+import { findSanitizer, stages } from "../../check/stages.ts";
+import { explainTests, testCounts, testFailures } from "../../check/tests.ts";
 import { root, workFolder } from "../e2e/runs.ts";
 import { buildEmulator } from "../emulator/build.ts";
-import { killGroup, runBounded } from "./check/bounded.ts";
-import { opName } from "./check/op-child.ts";
-import { chosenOps } from "./check/op-sets.ts";
-import { memcheckFindings, quoted, runOpStage } from "./check/op-stage.ts";
-import { findSanitizer, stages } from "./check/stages.ts";
 
 // The emulator may have to be compiled first.
 setDefaultTimeout(300_000);
@@ -27,11 +28,11 @@ beforeAll(async () => {
   env = { ...process.env, LD_LIBRARY_PATH: folder, EMULATOR_CHECK: "1", EMULATOR_THREADS: "1" };
 });
 
-/** The sources that op-child.ts needs, with some texts replaced. */
+/** The sources that a task needs, with some texts replaced. */
 function planted(name: string, plants: readonly (readonly [file: string, from: string, to: string])[]): string {
   const copy = work.at(name);
-  mkdirSync(join(copy, "test/cuda"), { recursive: true });
-  for (const folder of ["src", "ffi", "bench", "test/cuda/check", "package.json"])
+  mkdirSync(copy, { recursive: true });
+  for (const folder of ["src", "ffi", "bench", "check", "package.json"])
     cpSync(join(root, folder), join(copy, folder), { recursive: true });
   symlinkSync(join(root, "node_modules"), join(copy, "node_modules"));
   for (const [file, from, to] of plants) {
@@ -45,7 +46,16 @@ function planted(name: string, plants: readonly (readonly [file: string, from: s
 async function run(from: string, opSeconds: number, sanitizer: string | null = null) {
   const lines: string[] = [];
   const log = work.at("ops.log");
-  const options = { task: choice, bun: [process.execPath], root: from, env, opSeconds, seconds: 200, log, sanitizer };
+  const options = {
+    task: choice,
+    program: [process.execPath, join(from, "src/cli/main.ts")],
+    cwd: from,
+    env,
+    opSeconds,
+    seconds: 200,
+    log,
+    sanitizer,
+  };
   const result = await runOpStage({ ...options, print: (line) => lines.push(line) });
   return { ...result, lines };
 }
@@ -126,13 +136,44 @@ test("every stage has a name of its own, a limit, and work or a reason not to do
   for (const emulated of [false, true]) {
     const all = stages({ emulated, sanitizer: findSanitizer(), work: "/w", model: "/m" });
     expect(new Set(all.map(({ name }) => name)).size).toBe(all.length);
-    for (const { ops = [], command = [], missing = null, seconds, quick } of all) {
+    for (const { ops = [], command = [], tests = [], missing = null, seconds, quick } of all) {
       expect(seconds).toBeGreaterThan(0);
-      expect(ops.length + command.length).toBeGreaterThan(0);
+      expect(ops.length + command.length + tests.length).toBeGreaterThan(0);
+      for (const file of tests) expect(existsSync(join(root, "test", file))).toBe(true);
       for (const each of missing ? [] : ops) expect(chosenOps(each).length).toBeGreaterThan(0);
       expect(typeof quick).toBe("boolean");
     }
   }
   const quick = stages({ emulated: false, sanitizer: "s", work: "/w", model: null }).filter((stage) => stage.quick);
   expect(quick.some(({ tool }) => tool?.includes("racecheck"))).toBe(true);
+});
+
+test("what bun test says: counts, each failure once with its reason, and how to run it alone", async () => {
+  const text = [
+    "(pass) rows > gather [0.1ms]",
+    "32 |  throw new Error(answer.failure);",
+    "error: element 3 is off (the GPU's context went with it)",
+    "      at <anonymous> (x.ts:1:2)",
+    "(fail) flat > scale n=31 by=it's [12.5ms]",
+    "(fail) flat > add [1.00s]",
+    "1 tests failed:",
+    "(fail) flat > scale n=31 by=it's [12.5ms]",
+    "",
+    " 7 pass",
+    " 2 fail",
+  ].join("\n");
+  expect(testCounts(text)).toBe("7 passed, 2 failed");
+  expect([...testFailures(text)]).toEqual([
+    ["flat > scale n=31 by=it's", "error: element 3 is off (the GPU's context went with it)"],
+    ["flat > add", "error: no reason was printed"],
+  ]);
+  const stage = stages({ emulated: false, sanitizer: null, work: "/w", model: null }).find(({ alone }) => alone)!;
+  // In compute-sanitizer's place: it is told the case by OPS_CASE, and called for the lost context alone.
+  const sanitizer = work.at("told");
+  writeFileSync(sanitizer, '#!/bin/sh\necho "========= told $OPS_CASE"\n', { mode: 0o755 });
+  const told = await explainTests(stage, text, { cwd: root, env: process.env, log: work.at("tests.log"), sanitizer });
+  expect(told).toHaveLength(2);
+  expect(told[0]).toContain("OPS_CASE='scale n=31 by=it'\\''s'");
+  expect(told[0]).toContain("memcheck: ========= told scale n=31 by=it's");
+  expect(told[1]).not.toContain("memcheck");
 });

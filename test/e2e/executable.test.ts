@@ -13,9 +13,11 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
+import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 import { MOST_BYTES } from "../../release/build.ts";
 import { STALE_MS } from "../../src/carried.ts";
+import { buildEmulator } from "../emulator/build.ts";
 import { argvOf, type Finished, fingerprint, grpo, problems, root, tinyTraining, until, workFolder } from "./runs.ts";
 
 // The kernels may have to be compiled first.
@@ -146,13 +148,30 @@ describe("every command", () => {
     ).toEqual([1, 0]);
   });
 
-  test("bench measures an op; check:gpu says where its tests are not", async () => {
-    expect(await expectRuns(["bench", "ops", "--filter", "^add ", "--quick"])).toMatch(/^add +n=/m);
-    const { code, err } = await run(["check:gpu"]);
-    if (executable !== process.execPath) {
-      expect(code).toBe(2);
-      expect(err).toMatch(/^grpo check:gpu: the executable does not hold the tests, .*\n$/);
-    }
+  test("bench measures an op", async () => {
+    const flags = ["--device", "cpu", "--filter", "^add ", "--quick"];
+    expect(await expectRuns(["bench", "ops", ...flags])).toMatch(/^add +n=/m);
+  });
+
+  test("check:gpu runs each kernel, and says why it cannot run the files of test/", async () => {
+    const { folder } = await buildEmulator();
+    // An emulated GPU keeps what it compiles in the cache of who runs it, and its compiler is the system's.
+    const env = { LD_LIBRARY_PATH: folder, EMULATOR_CHECK: "0", HOME: homedir(), PATH: process.env.PATH ?? "" };
+    const stages = (only: string) => run(["check:gpu", "--only", only, "--logs", work.at(`logs of ${only}`)], env);
+    const { out, err, code } = await stages("each kernel");
+    expect({ err, code }).toEqual({ err: "", code: 0 });
+    expect(out).toMatch(/^attentionBackward .*bfloat16 +[\d.]+ s$/m);
+    expect(out).toMatch(/^each kernel once +\d+ s {2}\d{3} ok, 0 failed\n1 passed, 0 failed\n$/m);
+    const noTests = await stages("every op");
+    if (executable !== process.execPath)
+      expect(noTests.out).toContain("left out: its files are not beside the executable");
+  });
+
+  test("check:gpu without a GPU: what doctor says of it, and one line", async () => {
+    const { out, err, code } = await run(["check:gpu"], { CUDA_VISIBLE_DEVICES: "" });
+    expect(out).toMatch(/^\w+ +CUDA /m);
+    expect(err).toMatch(/^grpo check:gpu: no GPU can be opened: .*\n$/);
+    expect(code).toBe(2);
   });
 });
 

@@ -42,7 +42,14 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
   const alone = { HOME: work.at("home"), PATH: "", NO_COLOR: "1" };
 
   test("has the program, what git tracks, and the packages without what only readers need", () => {
-    for (const name of ["grpo", "test/cuda/hardware.ts", "docs/log.md", "tsconfig.json", "node_modules/tinybench"])
+    for (const name of [
+      "grpo",
+      "bun",
+      "test/cuda/check.test.ts",
+      "docs/log.md",
+      "tsconfig.json",
+      "node_modules/tinybench",
+    ])
       expect({ name, there: existsSync(join(tree, name)) }).toEqual({ name, there: true });
     const names = readdirSync(join(tree, "node_modules"), { recursive: true }).map(String);
     expect(names.filter((name) => /\.d\.ts$|\.map$|^typescript|^@biomejs/.test(name))).toEqual([]);
@@ -59,14 +66,22 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
     expect(code).toBe(0);
   });
 
-  test("check:gpu runs the folder's own, and ends as they do", async () => {
+  test("has a bun of its own, for scripts of package.json that call it", async () => {
+    const env = { ...alone, PATH: "/usr/bin:/bin", CUDA_VISIBLE_DEVICES: "" };
+    const version = await run([join(tree, "bun"), "--version"], tree, env);
+    expect(version).toEqual({ out: `${Bun.version}\n`, err: "", code: 0 });
+    const { err, code } = await run([join(tree, "bun"), "run", "check:gpu"], tree, env);
+    expect(err).toContain("no GPU can be opened");
+    expect(code).toBe(2);
+  });
+
+  test("check:gpu without a GPU: what doctor says, and one line", async () => {
     // Also where there is a GPU: none is shown to it.
-    const { err, code } = await run([join(tree, "grpo"), "check:gpu"], work.path, {
-      ...alone,
-      CUDA_VISIBLE_DEVICES: "",
-    });
-    expect(err).toMatch(/libcuda\.so\.1|GPU|CUDA/);
-    expect(err).not.toContain("does not hold the tests");
+    const env = { ...alone, CUDA_VISIBLE_DEVICES: "" };
+    const { out, err, code } = await run([join(tree, "grpo"), "check:gpu"], work.path, env);
+    expect(out).toMatch(/^== doctor$/m);
+    expect(out).toMatch(/^\w+ +CUDA /m);
+    expect(err).toMatch(/^grpo check:gpu: no GPU can be opened: .*\n$/);
     expect(code).toBe(2);
   });
 });

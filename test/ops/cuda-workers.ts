@@ -3,9 +3,6 @@ import { join } from "node:path";
 import type { Subprocess } from "bun";
 import type { CaseAnswer } from "./cuda-worker.ts";
 
-/** Follows the reason of a case whose process could run no other: check:gpu runs such a case again under memcheck. */
-export const CONTEXT_LOST = "(the GPU's context went with it)";
-
 interface Job {
   readonly name: string;
   readonly resolve: (answer: CaseAnswer) => void;

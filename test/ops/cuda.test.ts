@@ -3,11 +3,12 @@
  * the longest part of the suite. `OPS_PATH=cuda OPS_CASE=rmsnorm bun test test/ops/cuda.test.ts` runs a part.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { CONTEXT_LOST } from "../../check/tests.ts";
 import { kernelDefinitions } from "../../src/device/cuda.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { tables } from "./cases/all.ts";
 import { onHardware } from "./cuda-paths.ts";
-import { CONTEXT_LOST, cudaWorkers } from "./cuda-workers.ts";
+import { cudaWorkers } from "./cuda-workers.ts";
 import { caseName, chosenCases } from "./harness.ts";
 
 // The emulator may have to be compiled first, and kernels as they are needed.

@@ -1,5 +1,5 @@
 /**
- * Who may import whom, held over every TypeScript file of src, ffi, bench, data and release: the table of the layout, no circles,
+ * Who may import whom, held over every TypeScript file of src, ffi, bench, check, data and release: the table of the layout, no circles,
  * `bun:ffi` in ffi/bindings alone, packages only from package.json. Type imports obey the table too; a circle of types
  * alone is none, as nothing of it is left when the program runs.
  */
@@ -24,7 +24,7 @@ const everything = [...below, "src/grpo", "src/sft", "src/eval", "ffi/bindings"]
 
 /** Part of the tree → the parts it may import, besides itself and what everyone may. */
 const rules: Readonly<Record<string, readonly string[]>> = {
-  "src/cli": [...everything, "src/index.ts", "bench"],
+  "src/cli": [...everything, "src/index.ts", "bench", "check"],
   "src/index.ts": everything,
   "src/config": [],
   "src/grpo": below,
@@ -53,6 +53,7 @@ const rules: Readonly<Record<string, readonly string[]>> = {
   "ffi/cuda": [],
   data: [...everything, "src/index.ts", "src/cli"],
   bench: [...everything, "src/index.ts"],
+  check: [...everything, "bench"],
   release: ["ffi/cpu", "ffi/compiler.ts"],
 };
 

@@ -1,16 +1,15 @@
 /**
  * Runs ops of a set one after the other and says on stdout, a JSON line each, which begins and how it ended: whoever started
- * it (op-stage.ts) sees what a process died of, or hangs in. Ends with status 1 where an op failed, at once and with 3 where
- * the GPU's context is lost.
+ * the process (op-stage.ts) sees what it died of, or hangs in.
  *
- *   bun test/cuda/check/op-child.ts '{"set":"small, heads of 64","from":0,"count":1}'
+ *   grpo check:gpu --op-task '{"set":"small, heads of 64","from":0,"count":1}'
  */
-import { cudaMeter } from "../../../bench/cuda-meter.ts";
-import type { OpBench } from "../../../bench/ops/case.ts";
-import { checkBench, runBench } from "../../../bench/ops.ts";
-import { isSticky } from "../../../ffi/bindings/cuda.ts";
-import { openCudaDevice } from "../../../src/device/cuda.ts";
-import { errorText } from "../../../src/errors.ts";
+import { cudaMeter } from "../bench/cuda-meter.ts";
+import type { OpBench } from "../bench/ops/case.ts";
+import { checkBench, runBench } from "../bench/ops.ts";
+import { isSticky } from "../ffi/bindings/cuda.ts";
+import { type CudaDevice, openCudaDevice } from "../src/device/cuda.ts";
+import { errorText } from "../src/errors.ts";
 import { chosenOps, type OpChoice } from "./op-sets.ts";
 
 export interface OpTask extends OpChoice {
@@ -34,16 +33,20 @@ export interface OpLine {
 
 export const opName = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype}`;
 
-if (import.meta.main) {
-  const task = JSON.parse(process.argv[2] ?? "{}") as OpTask;
+/** @returns the exit status: 1 where an op failed or the GPU cannot be opened, 3 at once where its context is lost */
+export async function runOpTask(task: OpTask): Promise<number> {
   const say = (line: OpLine) => void process.stdout.write(`${JSON.stringify(line)}\n`);
-  const device = await openCudaDevice().catch((error: unknown) => {
+  let device: CudaDevice;
+  try {
+    device = await openCudaDevice();
+  } catch (error) {
     process.stderr.write(`error: ${errorText(error)}\n`);
-    process.exit(1);
-  });
+    return 1;
+  }
   const meter = cudaMeter(device);
   const peak = task.timed ? await meter.peak() : null;
   const benches = chosenOps(task);
+  let status = 0;
   for (const [index, bench] of benches.entries()) {
     if (index < task.from || index >= task.from + (task.count ?? benches.length)) continue;
     const name = opName(bench);
@@ -62,10 +65,11 @@ if (import.meta.main) {
       }
     } catch (error) {
       const lost = isSticky(error);
-      process.exitCode = 1;
+      status = 1;
       say({ index, name, failure: errorText(error), lost, seconds: seconds() });
-      if (lost) process.exit(3);
+      if (lost) return 3;
     }
   }
   device.close();
+  return status;
 }

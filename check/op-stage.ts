@@ -3,14 +3,14 @@
  * run it alone, and the next op runs in a new process where the old one is of no use any more.
  */
 import { appendFileSync, writeFileSync } from "node:fs";
-import { endsWith, killGroup, runBounded } from "./bounded.ts";
-import type { OpLine, OpTask } from "./op-child.ts";
+import { endsWith, killGroup, runBounded } from "./bounded-process.ts";
+import type { OpLine, OpTask } from "./op-task.ts";
 
 export interface OpStageOptions {
   readonly task: Omit<OpTask, "from" | "count">;
-  /** How Bun is called, and the folder of the sources. */
-  readonly bun: readonly string[];
-  readonly root: string;
+  /** How this program is called. */
+  readonly program: readonly string[];
+  readonly cwd: string;
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Of one op; and of the whole stage. */
   readonly opSeconds: number;
@@ -32,13 +32,16 @@ export interface OpStageResult {
   readonly spoilt: boolean;
 }
 
-const CHILD = "test/cuda/check/op-child.ts";
+/** The words that run a task, after the program's own. */
+export function taskWords(task: OpTask): string[] {
+  return ["check:gpu", "--op-task", JSON.stringify(task)];
+}
 
 export async function runOpStage(options: OpStageOptions): Promise<OpStageResult> {
-  const { task, bun, root, env, print, log } = options;
+  const { task, program, cwd, env, print, log } = options;
   const start = performance.now();
   const seconds = () => (performance.now() - start) / 1000;
-  const commandOf = (part: Omit<OpTask, "set">) => [...bun, CHILD, JSON.stringify({ ...task, ...part })];
+  const commandOf = (part: Omit<OpTask, "set">) => [...program, ...taskWords({ ...task, ...part })];
   writeFileSync(log, "");
   const failures: string[] = [];
   let [passed, from, timedOut, spoilt] = [0, 0, false, false];
@@ -50,14 +53,14 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
     if (!lost || !options.sanitizer) return;
     const memcheck = `${log}.memcheck-${line.index}`;
     const command = [options.sanitizer, "--tool", "memcheck", "--error-exitcode", "9", ...alone];
-    await runBounded({ command, cwd: root, env, seconds: 60, log: memcheck });
+    await runBounded({ command, cwd, env, seconds: 60, log: memcheck });
     for (const text of memcheckFindings(await Bun.file(memcheck).text())) print(text);
     print(`  memcheck's whole text: ${memcheck}`);
   };
 
   while (!timedOut) {
     const child = Bun.spawn(commandOf({ from }), {
-      ...{ cwd: root, env: { ...env }, stdin: "ignore", stdout: "pipe", stderr: "pipe", detached: true },
+      ...{ cwd, env: { ...env }, stdin: "ignore", stdout: "pipe", stderr: "pipe", detached: true },
     });
     const ends = endsWith(child.pid);
     const errors = child.stderr.text();

@@ -2,10 +2,10 @@
  * The ops as check:gpu runs them: at small sizes, which reach every kernel in a moment, and at those of real models. Each is
  * compared with float64 at some places of its result (bench/ops).
  */
-import { modelNamed } from "../../../bench/models.ts";
-import type { OpBench } from "../../../bench/ops/case.ts";
-import { emulatedLoad, gpuLoad, modelShapes, type Shapes } from "../../../bench/ops/shapes.ts";
-import { opBenches } from "../../../bench/ops.ts";
+import { modelNamed } from "../bench/models.ts";
+import type { OpBench } from "../bench/ops/case.ts";
+import { emulatedLoad, gpuLoad, modelShapes, type Shapes } from "../bench/ops/shapes.ts";
+import { opBenches } from "../bench/ops.ts";
 
 /** Odd widths, groups of two query heads a key-value head, a vocabulary that fills no block. */
 function small(Dh: number): Shapes {

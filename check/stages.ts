@@ -4,7 +4,8 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { kernelDefinitions } from "../../../src/device/cuda.ts";
+import { assetPath } from "../src/assets.ts";
+import { kernelDefinitions } from "../src/device/cuda.ts";
 import type { OpChoice } from "./op-sets.ts";
 
 export interface Stage {
@@ -16,20 +17,23 @@ export interface Stage {
   readonly quick: boolean;
   /** Ops seen through one by one, or else a command. */
   readonly ops?: readonly (OpChoice & { readonly timed?: boolean })[];
-  /** A tool that watches the ops, before Bun in the command; they run in one process then. */
+  /** A tool that watches the ops, before the program in the command; they run in one process then. */
   readonly tool?: readonly string[];
   /** Limit of one op. */
   readonly opSeconds?: number;
-  /** What follows Bun. */
+  /** What follows the program's name. */
   readonly command?: readonly string[];
+  /** Files of test/ that Bun runs. */
+  readonly tests?: readonly string[];
+  /** Limit of one test. */
+  readonly testSeconds?: number;
   readonly env?: Readonly<Record<string, string>>;
-  /** How one of its tests runs alone, by the test's name: words that follow Bun, and settings. */
-  readonly alone?: (test: string) => {
-    readonly env: Readonly<Record<string, string>>;
-    readonly command: readonly string[];
-  };
+  /** Settings with which Bun runs the same files for one of their tests alone, by its name. */
+  readonly alone?: (test: string) => Readonly<Record<string, string>>;
   /** Lines of its output that are shown: those that match, else the last few. */
   readonly show?: RegExp;
+  /** The first of them, not the last. */
+  readonly showFirst?: boolean;
   /** Why it cannot run here. */
   readonly missing?: string | null;
 }
@@ -41,8 +45,6 @@ export interface StageOptions {
   readonly work: string;
   readonly model: string | null;
 }
-
-const CLI = "src/cli/main.ts";
 
 /** compute-sanitizer of the toolkit, where one is installed. */
 export function findSanitizer(): string | null {
@@ -58,19 +60,12 @@ const sizesTooLarge = "the GPU is emulated: at the sizes of real models it would
 
 export function stages({ emulated, sanitizer, work, model }: StageOptions): Stage[] {
   const train = (name: string, ...flags: string[]) => [
-    CLI,
     "train",
     "--device",
     "cuda",
     "--output_dir",
     join(work, name),
     ...flags,
-  ];
-  const tests = (seconds: number, ...files: string[]) => [
-    "test",
-    "--timeout",
-    String(seconds * 1000),
-    ...files.map((file) => `./test/${file}`),
   ];
   const bf16 = "bfloat16" as const;
   const real = { BUN_GRPO_CUDA: "real", OPS_PATH: "cuda" };
@@ -93,15 +88,15 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
     missing: noSanitizer,
   });
   const decodeAndUpdate = emulated
-    ? [CLI, "bench", "step", "--device", "cuda", "--model", "data/model", "--dtype", bf16]
-    : [CLI, "bench", "step", "--device", "cuda", "--model", "Qwen3-0.6B"];
+    ? ["bench", "step", "--device", "cuda", "--model", assetPath("data/model"), "--dtype", bf16]
+    : ["bench", "step", "--device", "cuda", "--model", "Qwen3-0.6B"];
 
   return [
     {
       name: "doctor",
       seconds: 40,
       quick: true,
-      command: [CLI, "doctor"],
+      command: ["doctor"],
       show: /^(ok|note|missing|FAIL)? *(CUDA|cuda:|cuBLAS|NVRTC)/,
     },
     {
@@ -147,24 +142,22 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
     {
       name: "every op against float64",
       // "rmsnorm > rmsnormForward T=13 …": the table, and the case as OPS_CASE takes it.
-      alone: (test) => ({
-        env: { ...real, OPS_CASE: test.slice(test.indexOf(" > ") + 3) },
-        command: ["test", "./test/ops/cuda.test.ts"],
-      }),
+      alone: (test) => ({ ...real, OPS_CASE: test.slice(test.indexOf(" > ") + 3) }),
       ...{ seconds: 150, emulatedSeconds: 300, quick: true, env: real },
-      command: tests(emulated ? 200 : 60, "ops/cuda.test.ts"),
+      tests: ["ops/cuda.test.ts"],
+      testSeconds: emulated ? 200 : 60,
     },
     {
       name: "models against the reference",
       ...{ seconds: 120, emulatedSeconds: 400, quick: true, env: real },
-      command: tests(
-        emulated ? 300 : 60,
+      tests: [
         "cuda/golden.test.ts",
         "cuda/losses.test.ts",
         "cuda/scalar-head.test.ts",
         "cuda/several-updates.test.ts",
         "cuda/training.test.ts",
-      ),
+      ],
+      testSeconds: emulated ? 300 : 60,
     },
     sanitize("memcheck", 128, true),
     sanitize("memcheck", 64, false),
@@ -189,6 +182,7 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
       ...{ seconds: 60, emulatedSeconds: 180, quick: false, env: { BUN_GRPO_TRACE: "1" } },
       command: train("traced", "--dtype", bf16, "--max_steps", emulated ? "1" : "5", "--eval_samples", "8"),
       show: / calls +[\d.]+ s$/,
+      showFirst: true,
     },
     ...(model === null
       ? []

@@ -1,0 +1,227 @@
+/**
+ * `grpo check:gpu`: everything that the emulated driver proves, on this machine's own GPU with NVIDIA's libraries, and what
+ * only hardware can tell: sanitizers, real sizes, speed. It needs no network, no compiler and no Node. A stage that fails or
+ * hangs is told and the others go on; the last lines are the table of stages, and how many passed and failed.
+ */
+import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, statfsSync } from "node:fs";
+import { cpus, tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { isEmulated } from "../bench/cuda-meter.ts";
+import { assetPath } from "../src/assets.ts";
+import { openCudaDevice } from "../src/device/cuda.ts";
+import { errorText, InputError } from "../src/errors.ts";
+import { compiled } from "../src/program.ts";
+import { runBounded } from "./bounded-process.ts";
+import { runOpStage, taskWords } from "./op-stage.ts";
+import { type OpTask, runOpTask } from "./op-task.ts";
+import { findSanitizer, type Stage, stages } from "./stages.ts";
+import { commandText, explainTests, testCommand, testCounts, testsFolder } from "./tests.ts";
+
+/** Limit of a stage, in seconds, after an op was seen to hang or to lose the context; an emulated GPU is slower. */
+const spoiltSeconds = { real: 45, emulated: 135 } as const;
+/** Lines of a stage's output that are shown. */
+const SHOWN = 8;
+const MOST_FAILURES = 12;
+
+export const usage = `Usage: grpo check:gpu [--quick] [--model FOLDER] [--logs FOLDER] [--only TEXT]
+
+Proves this machine's GPU with NVIDIA's libraries: each kernel once, two training runs, speed, results and speed at the sizes
+of real models against float64, every case of the op suite, the reference models, compute-sanitizer where there is one. Each stage
+is a process of its own with a limit; what fails is said with how to run it alone, and the rest goes on.
+
+  --quick          what tells most: two minutes on an H100, five for all of it
+  --model FOLDER   three training steps of that model, too
+  --logs FOLDER    where the full texts go; a folder of its own in outputs/check_gpu by default
+  --only TEXT      the stages whose names hold it
+
+The op suite and the reference models are files of test/: a checkout has them, and so has a pack (bun run pack).
+
+Example: grpo check:gpu --quick`;
+
+interface Flags {
+  readonly quick: boolean;
+  readonly model: string | null;
+  readonly logs: string;
+  readonly only: string | null;
+}
+
+/** @throws InputError for a flag that is not known, lacks its value, or names what is not there or in use */
+function readFlags(argv: readonly string[]): Flags {
+  const values = { model: null, logs: null, only: null } as Record<string, string | null>;
+  let quick = false;
+  for (let i = 0; i < argv.length; i++) {
+    const flag = argv[i]!;
+    const name = flag.slice(2);
+    if (flag === "--quick") quick = true;
+    else if (flag.startsWith("--") && Object.hasOwn(values, name)) {
+      const value = argv[++i];
+      if (value === undefined) throw new InputError(`${flag}: needs a value`);
+      values[name] = value;
+    } else throw new InputError(`${flag}: unknown; there are --quick, --model FOLDER, --logs FOLDER and --only TEXT`);
+  }
+  const { model = null, only = null } = values;
+  if (model !== null && !existsSync(model)) throw new InputError(`--model ${model}: there is no such folder`);
+  const now = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+  const logs = resolve(values.logs ?? join("outputs/check_gpu", now));
+  if (existsSync(logs) && readdirSync(logs).length > 0)
+    throw new InputError(`--logs ${logs}: holds files already; name another folder`);
+  return { quick, model: model && resolve(model), logs, only };
+}
+
+interface Outcome {
+  readonly name: string;
+  readonly outcome: string;
+  /** null: left out. */
+  readonly failed: boolean | null;
+  readonly seconds: number;
+  /** What failed in it, each in a line or two. */
+  readonly failures: readonly string[];
+  /** An op hung or lost the context. */
+  readonly spoilt: boolean;
+}
+
+interface Run {
+  readonly logs: string;
+  readonly sanitizer: string | null;
+  /** How this program is called. */
+  readonly program: readonly string[];
+  readonly tests: string | null;
+}
+
+const print = (line: string) => void process.stdout.write(`${line}\n`);
+
+/** What the numbers of this machine depend on. */
+function describeMachine(): void {
+  print(`${cpus().length} × ${cpus()[0]?.model.trim() ?? "processor of unknown name"}, Bun ${Bun.version}`);
+  const smi = Bun.which("nvidia-smi");
+  const fields =
+    "name,driver_version,memory.total,memory.free,clocks.sm,clocks.max.sm,compute_mode,persistence_mode,ecc.mode.current,mig.mode.current";
+  const told = smi
+    ? Bun.spawnSync([smi, `--query-gpu=${fields}`, "--format=csv"], { stderr: "ignore", timeout: 20_000 })
+    : null;
+  print(told ? told.stdout.toString().trim() : "nvidia-smi is not on PATH");
+  for (const folder of [tmpdir(), "/dev/shm"]) {
+    try {
+      accessSync(folder, constants.W_OK);
+      const { bavail, bsize } = statfsSync(folder);
+      print(`${folder}: ${((bavail * bsize) / 2 ** 30).toFixed(1)} GiB free`);
+    } catch {
+      print(`${folder}: cannot be written`);
+    }
+  }
+}
+
+function logNamed(logs: string, name: string): string {
+  return join(logs, `${name.replaceAll(/[^\w.-]+/g, "-")}.log`);
+}
+
+async function runOps(stage: Stage, limit: number, { logs, sanitizer, program }: Run): Promise<Outcome> {
+  const { name, ops = [], opSeconds = 20 } = stage;
+  const failures: string[] = [];
+  let [passed, seconds, timedOut, spoilt] = [0, 0, false, false];
+  for (const [i, task] of ops.entries()) {
+    print(`-- ${task.set}, ${task.dtype ?? "both formats"}`);
+    const log = `${logNamed(logs, name)}${i === 0 ? "" : `.${i + 1}`}`;
+    const context = { program, cwd: process.cwd(), env: environment(stage), sanitizer, print };
+    const result = await runOpStage({ task, ...context, opSeconds, seconds: limit - seconds, log });
+    passed += result.passed;
+    failures.push(...result.failures);
+    seconds += result.seconds;
+    timedOut ||= result.timedOut;
+    spoilt ||= result.spoilt;
+    if (timedOut) break;
+  }
+  const outcome = `${passed} ok, ${failures.length} failed${timedOut ? `; TIMED OUT after ${limit} s` : ""}`;
+  return { name, outcome, failed: failures.length > 0 || timedOut || passed === 0, seconds, failures, spoilt };
+}
+
+const environment = (stage: Stage) => ({ ...process.env, NO_COLOR: "1", ...stage.env });
+
+async function runCommand(stage: Stage, limit: number, { logs, sanitizer, program, tests }: Run): Promise<Outcome> {
+  const { name } = stage;
+  const log = logNamed(logs, name);
+  const asTests = stage.tests ? testCommand(stage.tests, stage.testSeconds ?? 60) : null;
+  const watched = stage.tool ? [...stage.tool, ...program, ...taskWords({ ...stage.ops![0]!, from: 0 })] : null;
+  const command = asTests?.command ?? watched ?? [...program, ...(stage.command ?? [])];
+  const cwd = asTests ? tests! : process.cwd();
+  const settings = { ...asTests?.env, ...stage.env };
+  const env = { ...environment(stage), ...settings };
+  const { code, signal, seconds, timedOut } = await runBounded({ command, cwd, env, seconds: limit, log });
+  const text = readFileSync(log, "utf8");
+  const lines = text.trimEnd().split("\n");
+  const matching = stage.show ? lines.filter((line) => stage.show!.test(line)) : [];
+  const shown = matching.length > 0 ? matching : lines;
+  for (const line of stage.showFirst ? shown.slice(0, SHOWN) : shown.slice(-SHOWN)) print(line.slice(0, 200));
+  const ok = code === 0 && !timedOut;
+  const failures = stage.tests ? await explainTests(stage, text, { cwd, env, log, sanitizer }) : [];
+  if (!ok) failures.push(`alone: ${commandText(settings, command)}`);
+  if (!ok && matching.length > 0) for (const line of lines.slice(-SHOWN)) print(line.slice(0, 200));
+  for (const line of failures.slice(0, MOST_FAILURES)) print(line);
+  const how = timedOut ? `TIMED OUT after ${limit} s` : ok ? "ok" : `FAILED (${signal ?? `exit status ${code}`})`;
+  const counts = stage.tests ? testCounts(text) : null;
+  return { name, outcome: counts ? `${how}, ${counts}` : how, failed: !ok, seconds, failures, spoilt: false };
+}
+
+/** Opens the GPU once, to say which it is. @throws InputError where none can be opened, after what `doctor` says of it */
+async function describeGpu(program: readonly string[]): Promise<{ readonly emulated: boolean }> {
+  try {
+    const device = await openCudaDevice();
+    const free = ((device.freeBytes() ?? 0) / 2 ** 30).toFixed(1);
+    print(`${device.description}, ${free} GiB free`);
+    device.close();
+    return { emulated: isEmulated(device) };
+  } catch (error) {
+    print("== doctor");
+    print(
+      Bun.spawnSync([...program, "doctor"])
+        .stdout.toString()
+        .trimEnd(),
+    );
+    throw new InputError(`no GPU can be opened: ${errorText(error)}`);
+  }
+}
+
+/** @returns the exit status: 0 where every stage passed. @throws InputError for a bad flag, or where there is no GPU */
+export async function main(argv: readonly string[]): Promise<number> {
+  if (argv[0] === "--op-task") return runOpTask(JSON.parse(argv[1] ?? "{}") as OpTask);
+  const { quick, model, logs, only } = readFlags(argv);
+  const program = compiled ? [process.execPath] : [process.execPath, assetPath("src/cli/main.ts")];
+  describeMachine();
+  const { emulated } = await describeGpu(program);
+  mkdirSync(logs, { recursive: true });
+  const sanitizer = emulated ? null : findSanitizer();
+  const run: Run = { logs, sanitizer, program, tests: testsFolder() };
+  const all = stages({ emulated, sanitizer, work: join(logs, "runs"), model });
+  const outcomes: Outcome[] = [];
+  for (const stage of all) {
+    const { name } = stage;
+    if ((quick && !stage.quick) || (only !== null && !name.includes(only))) continue;
+    print(`== ${name}`);
+    const noTests = "its files are not beside the executable: unpack a pack (bun run pack), or run it in a checkout";
+    const missing = stage.missing ?? (stage.tests && run.tests === null ? noTests : null);
+    if (missing) {
+      print(`left out: ${missing}`);
+      outcomes.push({ name, outcome: `left out: ${missing}`, failed: null, seconds: 0, failures: [], spoilt: false });
+      continue;
+    }
+    const usual = emulated ? (stage.emulatedSeconds ?? stage.seconds) : stage.seconds;
+    // An op that hangs or loses the context is known: what meets it again shall not take all of the time.
+    const spoilt = outcomes.some((outcome) => outcome.spoilt) && !stage.ops;
+    const limit = spoilt ? Math.min(usual, spoiltSeconds[emulated ? "emulated" : "real"]) : usual;
+    const byOps = stage.ops !== undefined && stage.tool === undefined;
+    outcomes.push(await (byOps ? runOps(stage, limit, run) : runCommand(stage, limit, run)));
+  }
+  for (const { name, failures } of outcomes.filter(({ failed }) => failed)) {
+    print(`\nfailures of ${name}:`);
+    for (const failure of failures.slice(0, MOST_FAILURES)) print(failure.slice(0, 600));
+    if (failures.length > MOST_FAILURES)
+      print(`… and ${failures.length - MOST_FAILURES} more, in ${logNamed(logs, name)}`);
+  }
+  print(`\nlogs: ${logs}`);
+  const width = Math.max(...outcomes.map(({ name }) => name.length));
+  for (const { name, outcome, seconds } of outcomes)
+    print(`${name.padEnd(width)}  ${`${seconds.toFixed(0)} s`.padStart(6)}  ${outcome}`);
+  const count = (which: boolean) => outcomes.filter(({ failed }) => failed === which).length;
+  print(`${count(false)} passed, ${count(true)} failed`);
+  return count(true) === 0 ? 0 : 1;
+}

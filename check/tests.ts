@@ -1,0 +1,95 @@
+/**
+ * The stages of check:gpu that are files of test/: Bun runs them from their sources, those of a checkout, or those that lie beside
+ * the executable. Reads the output of `bun test`, and has a test that lost the GPU's context looked at by memcheck.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { assetPath } from "../src/assets.ts";
+import { compiled } from "../src/program.ts";
+import { runBounded } from "./bounded-process.ts";
+import { memcheckFindings, quoted } from "./op-stage.ts";
+import type { Stage } from "./stages.ts";
+
+/** Follows the reason of a case whose process could run no other. */
+export const CONTEXT_LOST = "(the GPU's context went with it)";
+
+const asBun = { BUN_BE_BUN: "1" };
+
+/** Tests that are run again under memcheck: each takes seconds, and the first tell most. */
+const MOST_REPEATED = 3;
+
+/** The folder of the sources; null for an executable that has none in its own folder or in the working folder. */
+export function testsFolder(): string | null {
+  if (!compiled) return assetPath(".");
+  const places = [dirname(process.execPath), process.cwd()];
+  return places.find((folder) => existsSync(join(folder, "test/ops/cuda.test.ts"))) ?? null;
+}
+
+/** The command that runs test files, and settings for it: the executable is Bun too, where it is told to be. */
+export function testCommand(
+  files: readonly string[],
+  seconds: number,
+): { readonly command: readonly string[]; readonly env: Readonly<Record<string, string>> } {
+  const paths = files.map((file) => `./test/${file}`);
+  return {
+    command: [process.execPath, "test", "--timeout", String(seconds * 1000), ...paths],
+    env: compiled ? asBun : {},
+  };
+}
+
+/** "12 passed, 0 failed", where the text ends as that of `bun test` does. */
+export function testCounts(text: string): string | null {
+  const counts = /(\d+) pass\n(?: +\d+ skip\n)? +(\d+) fail/.exec(text);
+  return counts && `${counts[1]} passed, ${counts[2]} failed`;
+}
+
+/** The tests that failed, each once, with the reason. */
+export function testFailures(text: string): Map<string, string> {
+  const lines = text.split("\n");
+  const failures = new Map<string, string>();
+  for (const [i, line] of lines.entries()) {
+    const [, name = null] = /^\(fail\) (.*?)( \[[\d.]+m?s\])?$/.exec(line) ?? [];
+    if (name === null || failures.has(name)) continue;
+    const before = lines.slice(0, i);
+    const from = Math.max(
+      0,
+      before.findLastIndex((other) => /^\((pass|fail|skip)\) /.test(other)),
+    );
+    failures.set(name, before.slice(from).find((other) => /^error: /.test(other)) ?? "error: no reason was printed");
+  }
+  return failures;
+}
+
+export interface TestContext {
+  readonly cwd: string;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  readonly log: string;
+  readonly sanitizer: string | null;
+}
+
+/** What a stage of tests failed with: how each runs alone, and for a lost context what memcheck says of it. */
+export async function explainTests(stage: Stage, text: string, context: TestContext): Promise<string[]> {
+  const { cwd, env, log, sanitizer } = context;
+  const { command, env: asBun } = testCommand(stage.tests ?? [], stage.testSeconds ?? 60);
+  const told: string[] = [];
+  let repeated = 0;
+  for (const [name, reason] of testFailures(text)) {
+    const lines = [`${name}: ${reason}`];
+    const settings = stage.alone?.(name);
+    if (settings) lines.push(`  alone: ${commandText({ ...asBun, ...settings }, command)}`);
+    if (settings && sanitizer && reason.includes(CONTEXT_LOST) && repeated < MOST_REPEATED) {
+      repeated++;
+      const memcheck = `${log}.memcheck-${repeated}`;
+      const watched = [sanitizer, "--tool", "memcheck", "--target-processes", "all", ...command];
+      await runBounded({ command: watched, cwd, env: { ...env, ...settings }, seconds: 60, log: memcheck });
+      lines.push(...memcheckFindings(readFileSync(memcheck, "utf8")), `  memcheck's whole text: ${memcheck}`);
+    }
+    told.push(lines.join("\n"));
+  }
+  return told;
+}
+
+/** As a shell takes it. */
+export function commandText(env: Readonly<Record<string, string>>, command: readonly string[]): string {
+  return [...Object.entries(env).map(([key, value]) => `${key}=${quoted(value)}`), ...command.map(quoted)].join(" ");
+}
