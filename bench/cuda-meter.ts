@@ -79,6 +79,7 @@ export function cudaMeter(device: CudaDevice): Meter {
     device,
     rounding: gpuRounding,
     name: device.gpu.name,
+    shared: false,
     async peak() {
       now = { compute: await productRate("float32"), products: await productRate("bfloat16"), memory: copyRate() };
       return now;

@@ -27,6 +27,8 @@ export interface Meter {
   readonly rounding: Rounding;
   /** What its peak is said to be of, and a wrong result to be on. */
   readonly name: string;
+  /** Each share is of the peak measured between its samples: others may use the machine, too. */
+  readonly shared: boolean;
   /** The limits now. */
   peak(): Promise<Peak>;
   /** Times `work`, one call of an op, after it has run once. */
@@ -49,6 +51,7 @@ export function cpuMeter(device: CpuDevice, peaks: PeakMeter = openPeakMeter(dev
   return {
     device,
     rounding: cpuRounding(device),
+    shared: true,
     name: `${device.path} on ${device.threads} thread${device.threads === 1 ? "" : "s"}`,
     peak: async () => peaks.measure(),
     time: async (work, cost, patience) =>

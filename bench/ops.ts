@@ -47,6 +47,8 @@ export interface OpsReport {
   readonly device: string;
   /** What the peaks are of: an instruction path with its threads, or a GPU. */
   readonly measuredOn: string;
+  /** Each share is of the peak measured between its own samples, else of the first. */
+  readonly sharedMachine: boolean;
   /** Before the first op and after the last. */
   readonly peaks: { readonly first: Peak; readonly last: Peak };
   readonly results: readonly OpResult[];
@@ -118,7 +120,14 @@ export async function runOps(
     onResult(result);
   }
   const peaks = { first, last: await meter.peak() };
-  return { suite: "ops", device: meter.device.description, measuredOn: meter.name, peaks, results };
+  return {
+    suite: "ops",
+    device: meter.device.description,
+    measuredOn: meter.name,
+    sharedMachine: meter.shared,
+    peaks,
+    results,
+  };
 }
 
 /** What the products are built to reach at the shapes of training. */

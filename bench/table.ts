@@ -54,10 +54,9 @@ function unsteady(a: number, b: number): boolean {
 }
 
 /** The lines under the table. */
-export function opsSummary({ peaks, results, measuredOn }: OpsReport): string[] {
+export function opsSummary({ peaks, results, measuredOn, sharedMachine }: OpsReport): string[] {
   const { first, last } = peaks;
-  // A GPU is one program's own; what a processor gives moves with what else runs on it.
-  const which = first.products === undefined ? "the peak measured between its own samples" : "the peak before";
+  const which = sharedMachine ? "the peak measured between its own samples" : "the peak before";
   const lines = [
     `peak of ${measuredOn}: ${peakText(first)} before, ${peakText(last)} after; each share is of ${which}`,
   ];

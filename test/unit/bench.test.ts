@@ -329,7 +329,7 @@ describe("the report", () => {
     ...{ milliseconds: 1.5, samples: 3, rate: share * 100, peak: 100, share },
   });
   const report = (results: OpResult[]): OpsReport => ({
-    ...{ suite: "ops", device: "CPU", measuredOn: "avx2 on 2 threads", results },
+    ...{ suite: "ops", device: "CPU", measuredOn: "avx2 on 2 threads", sharedMachine: true, results },
     peaks: { first: { compute: 100, memory: 20 }, last: { compute: 90, memory: 19 } },
   });
   const at = (...shares: number[]) => shares.map((share) => result("matmulForward", "training", share));

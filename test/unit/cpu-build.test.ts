@@ -7,9 +7,13 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildKernels } from "../../ffi/bindings/cpu.ts";
+import { prebuiltKernels } from "../../ffi/cpu/build.ts";
 import { assetPath } from "../../src/assets.ts";
 import { choosePath, openCpuDevice } from "../../src/device/cpu.ts";
 import { InputError, RunError } from "../../src/errors.ts";
+
+/** The sources of a pack have their kernels beside them, built: nothing is compiled there. */
+const builds = test.skipIf(prebuiltKernels() !== null);
 
 let folder = "";
 let compiler = "";
@@ -64,7 +68,7 @@ async function outcome(child: ReturnType<typeof start>) {
 
 const open = (env: Record<string, string>) => outcome(start(env));
 
-test("two processes that build at once into an empty folder both get a library, and leave nothing else", async () => {
+builds("two processes that build at once into an empty folder both get a library, and leave nothing else", async () => {
   const cache = join(folder, "cache", "new");
   const both = [start({ BUN_GRPO_CACHE: cache, CXX: compiler }), start({ BUN_GRPO_CACHE: cache, CXX: compiler })];
   for (const result of await Promise.all(both.map(outcome))) expect(result).toMatchObject({ built: 1 });
@@ -72,7 +76,7 @@ test("two processes that build at once into an empty folder both get a library, 
   expect(await open({ BUN_GRPO_CACHE: cache, CXX: compiler })).toMatchObject({ built: 0 });
 });
 
-test("without a compiler: one line that names what was tried and the cure", async () => {
+builds("without a compiler: one line that names what was tried and the cure", async () => {
   const result = await open({ BUN_GRPO_CACHE: join(folder, "none"), PATH: "", CXX: "/nonexistent" });
   expect(result).toMatchObject({ name: "RunError", exitCode: 1 });
   expect(result.message).toContain("/nonexistent, c++, g++, clang++");
@@ -80,7 +84,7 @@ test("without a compiler: one line that names what was tried and the cure", asyn
   expect(result.message).not.toContain("\n");
 });
 
-test("a compiler that fails: its own words, and nothing is left in the cache", async () => {
+builds("a compiler that fails: its own words, and nothing is left in the cache", async () => {
   const failing = join(folder, "failing");
   writeFileSync(
     failing,
@@ -96,7 +100,7 @@ test("a compiler that fails: its own words, and nothing is left in the cache", a
   expect(readdirSync(cache)).toEqual([]);
 });
 
-test("a cache folder that cannot be made: its name and the setting", async () => {
+builds("a cache folder that cannot be made: its name and the setting", async () => {
   const file = join(folder, "a-file");
   writeFileSync(file, "");
   const result = await open({ BUN_GRPO_CACHE: join(file, "cache"), CXX: compiler });
@@ -105,7 +109,7 @@ test("a cache folder that cannot be made: its name and the setting", async () =>
   expect(result.message).toContain("BUN_GRPO_CACHE");
 });
 
-test("a damaged library: which file, and that deleting it helps", async () => {
+builds("a damaged library: which file, and that deleting it helps", async () => {
   const cache = join(folder, "damaged");
   mkdirSync(cache);
   await open({ BUN_GRPO_CACHE: cache, CXX: compiler });

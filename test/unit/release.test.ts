@@ -41,10 +41,10 @@ test("the newest C library that a library asks for is found, and other versions 
 
 test("a checkout's commands are called by bun run, and every text of the program asks what they are called", () => {
   expect(callOf("train")).toBe("bun run train");
-  const files = [...new Bun.Glob("{src,bench}/**/*.ts").scanSync(assetPath("."))];
+  const files = [...new Bun.Glob("{src,bench,check}/**/*.ts").scanSync(assetPath("."))];
   const naming = files.filter((file) => /\bbun run\b/.test(readFileSync(assetPath(file), "utf8")));
   // How a pack is made concerns those who have a checkout.
-  expect(naming.sort()).toEqual(["src/cli/check-gpu.ts", "src/program.ts"]);
+  expect(naming.sort()).toEqual(["check/main.ts", "src/program.ts"]);
 });
 
 test("a folder inside another repository has no commit of its own", () => {
