@@ -22,6 +22,9 @@ export interface BoundedOptions {
   readonly log: string;
 }
 
+/** Seconds that a process is waited for after it was killed. */
+const LAST_SECONDS = 5;
+
 export async function runBounded({ command, cwd, env, seconds, log }: BoundedOptions): Promise<Ended> {
   const file = openSync(log, "w");
   const start = performance.now();
@@ -40,8 +43,10 @@ export async function runBounded({ command, cwd, env, seconds, log }: BoundedOpt
       timedOut = true;
       killGroup(child.pid);
     }, seconds * 1000);
-    await child.exited;
+    // What waits in the driver for good ends by no signal: it is left behind, and the next stage goes on.
+    const ended = await Promise.race([child.exited, Bun.sleep((seconds + LAST_SECONDS) * 1000).then(() => null)]);
     clearTimeout(timer);
+    if (ended === null) child.unref();
     killGroup(child.pid); // what it left behind
     ends.forget();
     const { exitCode: code, signalCode } = child;
@@ -61,17 +66,19 @@ export function killGroup(leader: number): void {
   }
 }
 
-/** Ends the group when this process is told to end. */
+const leaders = new Set<number>();
+const signals = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
+let listening = false;
+
+/** Ends the group when this process is told to end, with all others that are open. */
 export function endsWith(leader: number): { forget(): void } {
-  const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
-  const end = () => {
-    killGroup(leader);
-    process.exit(130);
-  };
-  for (const signal of signals) process.on(signal, end);
-  return {
-    forget() {
-      for (const signal of signals) process.off(signal, end);
-    },
-  };
+  leaders.add(leader);
+  if (!listening)
+    for (const [signal, status] of Object.entries(signals))
+      process.on(signal, () => {
+        for (const each of leaders) killGroup(each);
+        process.exit(status);
+      });
+  listening = true;
+  return { forget: () => void leaders.delete(leader) };
 }

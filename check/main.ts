@@ -6,15 +6,13 @@
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, statfsSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { isEmulated } from "../bench/cuda-meter.ts";
 import { assetPath } from "../src/assets.ts";
-import { openCudaDevice } from "../src/device/cuda.ts";
 import { errorText, InputError } from "../src/errors.ts";
 import { compiled } from "../src/program.ts";
 import { runBounded } from "./bounded-process.ts";
 import { runOpStage, taskWords } from "./op-stage.ts";
-import { type OpTask, runOpTask } from "./op-task.ts";
-import { findSanitizer, type Stage, stages } from "./stages.ts";
+import type { GpuDescription } from "./op-task.ts";
+import { findSanitizer, type Stage, sanitizerWords, stages } from "./stages.ts";
 import { commandText, explainTests, testCommand, testCounts, testsFolder } from "./tests.ts";
 
 /** Limit of a stage, in seconds, after an op was seen to hang or to lose the context; an emulated GPU is slower. */
@@ -23,49 +21,27 @@ const spoiltSeconds = { real: 45, emulated: 135 } as const;
 const SHOWN = 8;
 const MOST_FAILURES = 12;
 
-export const usage = `Usage: grpo check:gpu [--quick] [--model FOLDER] [--logs FOLDER] [--only TEXT]
-
-Proves this machine's GPU with NVIDIA's libraries: each kernel once, two training runs, speed, results and speed at the sizes
-of real models against float64, every case of the op suite, the reference models, compute-sanitizer where there is one. Each stage
-is a process of its own with a limit; what fails is said with how to run it alone, and the rest goes on.
-
-  --quick          what tells most: two minutes on an H100, five for all of it
-  --model FOLDER   three training steps of that model, too
-  --logs FOLDER    where the full texts go; a folder of its own in outputs/check_gpu by default
-  --only TEXT      the stages whose names hold it
-
-The op suite and the reference models are files of test/: a checkout has them, and so has a pack (bun run pack).
-
-Example: grpo check:gpu --quick`;
-
-interface Flags {
+export interface CheckOptions {
   readonly quick: boolean;
+  /** Folder of a model of which three steps are trained, too. */
   readonly model: string | null;
-  readonly logs: string;
+  readonly logs: string | null;
+  /** Stages whose names hold it. */
   readonly only: string | null;
 }
 
-/** @throws InputError for a flag that is not known, lacks its value, or names what is not there or in use */
-function readFlags(argv: readonly string[]): Flags {
-  const values = { model: null, logs: null, only: null } as Record<string, string | null>;
-  let quick = false;
-  for (let i = 0; i < argv.length; i++) {
-    const flag = argv[i]!;
-    const name = flag.slice(2);
-    if (flag === "--quick") quick = true;
-    else if (flag.startsWith("--") && Object.hasOwn(values, name)) {
-      const value = argv[++i];
-      if (value === undefined) throw new InputError(`${flag}: needs a value`);
-      values[name] = value;
-    } else throw new InputError(`${flag}: unknown; there are --quick, --model FOLDER, --logs FOLDER and --only TEXT`);
-  }
-  const { model = null, only = null } = values;
-  if (model !== null && !existsSync(model)) throw new InputError(`--model ${model}: there is no such folder`);
+/** The folder that logs go to, made. @throws InputError where it is in use or cannot be made */
+function logFolder(given: string | null): string {
   const now = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
-  const logs = resolve(values.logs ?? join("outputs/check_gpu", now));
-  if (existsSync(logs) && readdirSync(logs).length > 0)
-    throw new InputError(`--logs ${logs}: holds files already; name another folder`);
-  return { quick, model: model && resolve(model), logs, only };
+  const logs = resolve(given ?? join("outputs/check_gpu", now));
+  const label = given === null ? logs : `--logs ${given}`;
+  try {
+    mkdirSync(logs, { recursive: true });
+    if (readdirSync(logs).length === 0) return logs;
+  } catch (error) {
+    throw new InputError(`${label}: cannot be made or read (${errorText(error)}); name another folder with --logs`);
+  }
+  throw new InputError(`${label}: holds files already; name another folder`);
 }
 
 interface Outcome {
@@ -122,7 +98,8 @@ async function runOps(stage: Stage, limit: number, { logs, sanitizer, program }:
   for (const [i, task] of ops.entries()) {
     print(`-- ${task.set}, ${task.dtype ?? "both formats"}`);
     const log = `${logNamed(logs, name)}${i === 0 ? "" : `.${i + 1}`}`;
-    const context = { program, cwd: process.cwd(), env: environment(stage), sanitizer, print };
+    const memcheck = sanitizer === null ? null : sanitizerWords(sanitizer, "memcheck");
+    const context = { program, cwd: process.cwd(), env: environment(stage), memcheck, print };
     const result = await runOpStage({ task, ...context, opSeconds, seconds: limit - seconds, log });
     passed += result.passed;
     failures.push(...result.failures);
@@ -135,7 +112,11 @@ async function runOps(stage: Stage, limit: number, { logs, sanitizer, program }:
   return { name, outcome, failed: failures.length > 0 || timedOut || passed === 0, seconds, failures, spoilt };
 }
 
-const environment = (stage: Stage) => ({ ...process.env, NO_COLOR: "1", ...stage.env });
+/** What the user's own settings would change of a stage is left out. */
+function environment(stage: Stage): Record<string, string | undefined> {
+  const { BUN_GRPO_TRACE: _, OPS_CASE: __, OPS_PATH: ___, ...rest } = process.env;
+  return { ...rest, NO_COLOR: "1", ...stage.env };
+}
 
 async function runCommand(stage: Stage, limit: number, { logs, sanitizer, program, tests }: Run): Promise<Outcome> {
   const { name } = stage;
@@ -152,7 +133,7 @@ async function runCommand(stage: Stage, limit: number, { logs, sanitizer, progra
   const matching = stage.show ? lines.filter((line) => stage.show!.test(line)) : [];
   const shown = matching.length > 0 ? matching : lines;
   for (const line of stage.showFirst ? shown.slice(0, SHOWN) : shown.slice(-SHOWN)) print(line.slice(0, 200));
-  const ok = code === 0 && !timedOut;
+  const ok = code === (stage.status ?? 0) && !timedOut;
   const failures = stage.tests ? await explainTests(stage, text, { cwd, env, log, sanitizer }) : [];
   if (!ok) failures.push(`alone: ${commandText(settings, command)}`);
   if (!ok && matching.length > 0) for (const line of lines.slice(-SHOWN)) print(line.slice(0, 200));
@@ -162,40 +143,44 @@ async function runCommand(stage: Stage, limit: number, { logs, sanitizer, progra
   return { name, outcome: counts ? `${how}, ${counts}` : how, failed: !ok, seconds, failures, spoilt: false };
 }
 
-/** Opens the GPU once, to say which it is. @throws InputError where none can be opened, after what `doctor` says of it */
-async function describeGpu(program: readonly string[]): Promise<{ readonly emulated: boolean }> {
-  try {
-    const device = await openCudaDevice();
-    const free = ((device.freeBytes() ?? 0) / 2 ** 30).toFixed(1);
-    print(`${device.description}, ${free} GiB free`);
-    device.close();
-    return { emulated: isEmulated(device) };
-  } catch (error) {
-    print("== doctor");
-    print(
-      Bun.spawnSync([...program, "doctor"])
-        .stdout.toString()
-        .trimEnd(),
-    );
-    throw new InputError(`no GPU can be opened: ${errorText(error)}`);
+/** @throws InputError where no GPU can be opened, after what `doctor` says of it */
+async function describeGpu({ program, logs }: Pick<Run, "program" | "logs">): Promise<{ readonly emulated: boolean }> {
+  const log = join(logs, "gpu.log");
+  // In a process with a limit: a driver that is stuck answers nobody.
+  const call = (words: readonly string[]) =>
+    runBounded({ command: [...program, ...words], cwd: process.cwd(), env: process.env, seconds: 60, log });
+  const { code, timedOut } = await call(taskWords({ set: "small, heads of 64", from: 0, describe: true }));
+  const said = readFileSync(log, "utf8").trim();
+  if (code === 0) {
+    const { text, emulated } = JSON.parse(said.split("\n").at(-1)!) as GpuDescription;
+    print(text);
+    return { emulated };
   }
+  print("== doctor");
+  await call(["doctor"]);
+  print(readFileSync(log, "utf8").trimEnd());
+  const why = timedOut ? "it does not answer within 60 s" : said.replace(/^error: /, "");
+  throw new InputError(`no GPU can be opened: ${why}`);
 }
 
-/** @returns the exit status: 0 where every stage passed. @throws InputError for a bad flag, or where there is no GPU */
-export async function main(argv: readonly string[]): Promise<number> {
-  if (argv[0] === "--op-task") return runOpTask(JSON.parse(argv[1] ?? "{}") as OpTask);
-  const { quick, model, logs, only } = readFlags(argv);
+/** @returns the exit status: 0 where every stage passed. @throws InputError for a bad setting, or where there is no GPU */
+export async function checkGpu({ quick, model, only, ...given }: CheckOptions): Promise<number> {
+  if (model !== null && !existsSync(model)) throw new InputError(`--model ${model}: there is no such folder`);
+  const logs = logFolder(given.logs);
   const program = compiled ? [process.execPath] : [process.execPath, assetPath("src/cli/main.ts")];
   describeMachine();
-  const { emulated } = await describeGpu(program);
-  mkdirSync(logs, { recursive: true });
+  const { emulated } = await describeGpu({ program, logs });
   const sanitizer = emulated ? null : findSanitizer();
   const run: Run = { logs, sanitizer, program, tests: testsFolder() };
-  const all = stages({ emulated, sanitizer, work: join(logs, "runs"), model });
+  const all = stages({ emulated, sanitizer, work: join(logs, "runs"), model: model && resolve(model) });
+  const chosen = all.filter((stage) => (!quick || stage.quick) && (only === null || stage.name.includes(only)));
+  if (chosen.length === 0)
+    throw new InputError(
+      `--only ${only}: no stage's name holds it; there are ${all.map(({ name }) => name).join("; ")}`,
+    );
   const outcomes: Outcome[] = [];
-  for (const stage of all) {
+  for (const stage of chosen) {
     const { name } = stage;
-    if ((quick && !stage.quick) || (only !== null && !name.includes(only))) continue;
     print(`== ${name}`);
     const noTests = "its files are not beside the executable: unpack a pack (bun run pack), or run it in a checkout";
     const missing = stage.missing ?? (stage.tests && run.tests === null ? noTests : null);
@@ -209,13 +194,19 @@ export async function main(argv: readonly string[]): Promise<number> {
     const spoilt = outcomes.some((outcome) => outcome.spoilt) && !stage.ops;
     const limit = spoilt ? Math.min(usual, spoiltSeconds[emulated ? "emulated" : "real"]) : usual;
     const byOps = stage.ops !== undefined && stage.tool === undefined;
-    outcomes.push(await (byOps ? runOps(stage, limit, run) : runCommand(stage, limit, run)));
+    try {
+      outcomes.push(await (byOps ? runOps(stage, limit, run) : runCommand(stage, limit, run)));
+    } catch (error) {
+      // A full disk, a tool that cannot be started: this stage's own trouble.
+      const failures = [errorText(error)];
+      print(`FAILED ${failures[0]}`);
+      outcomes.push({ name, outcome: "FAILED before it ran", failed: true, seconds: 0, failures, spoilt: false });
+    }
   }
   for (const { name, failures } of outcomes.filter(({ failed }) => failed)) {
     print(`\nfailures of ${name}:`);
     for (const failure of failures.slice(0, MOST_FAILURES)) print(failure.slice(0, 600));
-    if (failures.length > MOST_FAILURES)
-      print(`… and ${failures.length - MOST_FAILURES} more, in ${logNamed(logs, name)}`);
+    if (failures.length > MOST_FAILURES) print(`… and ${failures.length - MOST_FAILURES} more, in ${logs}`);
   }
   print(`\nlogs: ${logs}`);
   const width = Math.max(...outcomes.map(({ name }) => name.length));

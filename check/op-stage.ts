@@ -16,8 +16,8 @@ export interface OpStageOptions {
   readonly opSeconds: number;
   readonly seconds: number;
   readonly log: string;
-  /** compute-sanitizer, where there is one: what lost the context runs again under memcheck. */
-  readonly sanitizer: string | null;
+  /** compute-sanitizer's memcheck, where there is one, as words of a command: what lost the context runs again under it. */
+  readonly memcheck: readonly string[] | null;
   readonly print: (line: string) => void;
 }
 
@@ -31,6 +31,9 @@ export interface OpStageResult {
   /** An op hung or lost the context: whatever calls it will do so too. */
   readonly spoilt: boolean;
 }
+
+/** Ops that are run again under memcheck. */
+export const MOST_REPEATED = 3;
 
 /** The words that run a task, after the program's own. */
 export function taskWords(task: OpTask): string[] {
@@ -46,16 +49,12 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
   const failures: string[] = [];
   let [passed, from, timedOut, spoilt] = [0, 0, false, false];
 
-  const fails = async (line: OpLine, why: string, lost: boolean) => {
+  const lostWith: number[] = [];
+  const fails = (line: OpLine, why: string, lost: boolean) => {
     const alone = commandOf({ from: line.index, count: 1 });
     failures.push(`${line.name}: ${why}\n  alone: ${alone.map(quoted).join(" ")}`);
     print(`FAILED ${failures.at(-1)}`);
-    if (!lost || !options.sanitizer) return;
-    const memcheck = `${log}.memcheck-${line.index}`;
-    const command = [options.sanitizer, "--tool", "memcheck", "--error-exitcode", "9", ...alone];
-    await runBounded({ command, cwd, env, seconds: 60, log: memcheck });
-    for (const text of memcheckFindings(await Bun.file(memcheck).text())) print(text);
-    print(`  memcheck's whole text: ${memcheck}`);
+    if (lost) lostWith.push(line.index);
   };
 
   while (!timedOut) {
@@ -86,10 +85,10 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
         print(`${line.name.padEnd(64)} ${line.speed ?? `${(line.seconds ?? 0).toFixed(2).padStart(7)} s`}`);
       } else {
         spoilt ||= line.lost ?? false;
-        await fails(line, line.failure, line.lost ?? false);
+        fails(line, line.failure, line.lost ?? false);
       }
     }
-    await child.exited;
+    await Promise.race([child.exited, Bun.sleep(5000)]);
     clearInterval(watch);
     killGroup(child.pid);
     ends.forget();
@@ -113,9 +112,18 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
       : timedOut
         ? "was running when the stage's time was over"
         : `the process ended with ${how}: ${reasonOf(said)}`;
-    await fails(running, why, !timedOut && !hung);
+    fails(running, why, !timedOut && !hung);
   }
-  return { passed, failures, seconds: seconds(), timedOut, spoilt };
+  const taken = seconds();
+  // Of an op that fails whole processes a few say as much as all; it is not timed again, which would take memcheck minutes.
+  for (const index of options.memcheck ? lostWith.slice(0, MOST_REPEATED) : []) {
+    const told = `${log}.memcheck-${index}`;
+    const command = [...options.memcheck!, ...commandOf({ from: index, count: 1, timed: false })];
+    await runBounded({ command, cwd, env, seconds: 60, log: told });
+    for (const text of memcheckFindings(await Bun.file(told).text())) print(text);
+    print(`  memcheck's whole text: ${told}`);
+  }
+  return { passed, failures, seconds: taken, timedOut, spoilt };
 }
 
 async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<OpLine> {
@@ -124,7 +132,8 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<OpLi
   for await (const piece of stream) {
     const lines = (rest + decoder.decode(piece, { stream: true })).split("\n");
     rest = lines.pop() ?? "";
-    for (const line of lines) if (line.startsWith("{")) yield JSON.parse(line) as OpLine;
+    // A library may print between them.
+    for (const line of lines) if (line.startsWith('{"index":')) yield JSON.parse(line) as OpLine;
   }
 }
 

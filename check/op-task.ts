@@ -4,12 +4,13 @@
  *
  *   grpo check:gpu --op-task '{"set":"small, heads of 64","from":0,"count":1}'
  */
-import { cudaMeter } from "../bench/cuda-meter.ts";
+import { cudaMeter, isEmulated } from "../bench/cuda-meter.ts";
 import type { OpBench } from "../bench/ops/case.ts";
 import { checkBench, runBench } from "../bench/ops.ts";
 import { isSticky } from "../ffi/bindings/cuda.ts";
 import { type CudaDevice, openCudaDevice } from "../src/device/cuda.ts";
 import { errorText } from "../src/errors.ts";
+import { tensor } from "../src/tensor/tensor.ts";
 import { chosenOps, type OpChoice } from "./op-sets.ts";
 
 export interface OpTask extends OpChoice {
@@ -18,6 +19,16 @@ export interface OpTask extends OpChoice {
   readonly count?: number;
   /** Times each once it was right. */
   readonly timed?: boolean;
+  /** Instead of all that: what GPU it is, as one line of JSON. */
+  readonly describe?: boolean;
+  /** Instead of all that: one write beyond an allocation, which a tool that watches our kernels has to see. */
+  readonly stray?: boolean;
+}
+
+export interface GpuDescription {
+  readonly text: string;
+  /** Its driver computes on a processor. */
+  readonly emulated: boolean;
 }
 
 export interface OpLine {
@@ -42,6 +53,21 @@ export async function runOpTask(task: OpTask): Promise<number> {
   } catch (error) {
     process.stderr.write(`error: ${errorText(error)}\n`);
     return 1;
+  }
+  if (task.describe) {
+    const free = ((device.freeBytes() ?? 0) / 2 ** 30).toFixed(1);
+    const text = `${device.description}, ${free} GiB free`;
+    process.stdout.write(`${JSON.stringify({ text, emulated: isEmulated(device) } satisfies GpuDescription)}\n`);
+    device.close();
+    return 0;
+  }
+  if (task.stray) {
+    const { address, byteLength } = device.allocate(256, "a stray write");
+    // Within the GPU's page, so that nothing but such a tool minds.
+    device.ops.fill(tensor("stray", address + byteLength + 256, "float32", [4]), 1);
+    device.download(tensor("waited for", address, "float32", [1]));
+    device.close();
+    return 0;
   }
   const meter = cudaMeter(device);
   const peak = task.timed ? await meter.peak() : null;

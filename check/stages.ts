@@ -4,6 +4,7 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { entries } from "../ffi/bindings/python-environments.ts";
 import { assetPath } from "../src/assets.ts";
 import { kernelDefinitions } from "../src/device/cuda.ts";
 import type { OpChoice } from "./op-sets.ts";
@@ -16,7 +17,7 @@ export interface Stage {
   /** In --quick too. */
   readonly quick: boolean;
   /** Ops seen through one by one, or else a command. */
-  readonly ops?: readonly (OpChoice & { readonly timed?: boolean })[];
+  readonly ops?: readonly (OpChoice & { readonly timed?: boolean; readonly stray?: boolean })[];
   /** A tool that watches the ops, before the program in the command; they run in one process then. */
   readonly tool?: readonly string[];
   /** Limit of one op. */
@@ -30,6 +31,8 @@ export interface Stage {
   readonly env?: Readonly<Record<string, string>>;
   /** Settings with which Bun runs the same files for one of their tests alone, by its name. */
   readonly alone?: (test: string) => Readonly<Record<string, string>>;
+  /** Exit status that is right, where it is not 0. */
+  readonly status?: number;
   /** Lines of its output that are shown: those that match, else the last few. */
   readonly show?: RegExp;
   /** The first of them, not the last. */
@@ -47,13 +50,20 @@ export interface StageOptions {
 }
 
 /** compute-sanitizer of the toolkit, where one is installed. */
-export function findSanitizer(): string | null {
-  const places = [process.env.CUDA_HOME, "/usr/local/cuda"].filter((folder): folder is string => !!folder);
+export function findSanitizer(env = process.env): string | null {
+  const homes = [env.CUDA_HOME, env.CUDA_PATH].filter((folder): folder is string => !!folder);
+  const places = [...homes, ...entries("/usr/local", /^cuda/)];
   return (
     Bun.which("compute-sanitizer") ??
     places.map((folder) => join(folder, "bin", "compute-sanitizer")).find((file) => existsSync(file)) ??
     null
   );
+}
+
+/** The words that run a command under one of its tools, which watches kernels of our own alone: cuBLAS's take minutes. */
+export function sanitizerWords(sanitizer: string, tool: string): string[] {
+  const ours = kernelDefinitions.flatMap(({ name }) => ["--kernel-name", `kernel_name=${name}`]);
+  return [sanitizer, "--tool", tool, "--error-exitcode", "9", ...ours];
 }
 
 const sizesTooLarge = "the GPU is emulated: at the sizes of real models it would take days";
@@ -75,13 +85,11 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
     : sanitizer === null
       ? "no compute-sanitizer on PATH or under $CUDA_HOME/bin; it comes with the CUDA toolkit"
       : null;
-  // Kernels of our own alone: cuBLAS's take minutes under these tools.
-  const ours = kernelDefinitions.flatMap(({ name }) => ["--kernel-name", `kernel_name=${name}`]);
   const sanitize = (tool: string, heads: 64 | 128, quick: boolean): Stage => ({
     name: `${tool}, heads of ${heads}`,
     seconds: 60,
     quick,
-    tool: [sanitizer ?? "compute-sanitizer", "--tool", tool, "--error-exitcode", "9", ...ours],
+    tool: sanitizerWords(sanitizer ?? "compute-sanitizer", tool),
     // Under racecheck cuBLAS's products, whose copies it does not follow, end with an illegal access of its own making.
     ops: [{ set: `small, heads of ${heads}`, dtype: bf16, ...(tool === "racecheck" ? { products: false } : {}) }],
     show: /^={9} (?!COMPUTE|Target|\s*$)/,
@@ -158,6 +166,12 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
         "cuda/training.test.ts",
       ],
       testSeconds: emulated ? 300 : 60,
+    },
+    {
+      ...sanitize("memcheck", 128, true),
+      name: "memcheck sees a stray write",
+      ops: [{ set: "small, heads of 128", stray: true }],
+      status: 9,
     },
     sanitize("memcheck", 128, true),
     sanitize("memcheck", 64, false),

@@ -7,16 +7,13 @@ import { dirname, join } from "node:path";
 import { assetPath } from "../src/assets.ts";
 import { compiled } from "../src/program.ts";
 import { runBounded } from "./bounded-process.ts";
-import { memcheckFindings, quoted } from "./op-stage.ts";
+import { MOST_REPEATED, memcheckFindings, quoted } from "./op-stage.ts";
 import type { Stage } from "./stages.ts";
 
 /** Follows the reason of a case whose process could run no other. */
 export const CONTEXT_LOST = "(the GPU's context went with it)";
 
 const asBun = { BUN_BE_BUN: "1" };
-
-/** Tests that are run again under memcheck: each takes seconds, and the first tell most. */
-const MOST_REPEATED = 3;
 
 /** The folder of the sources; null for an executable that has none in its own folder or in the working folder. */
 export function testsFolder(): string | null {
@@ -39,7 +36,7 @@ export function testCommand(
 
 /** "12 passed, 0 failed", where the text ends as that of `bun test` does. */
 export function testCounts(text: string): string | null {
-  const counts = /(\d+) pass\n(?: +\d+ skip\n)? +(\d+) fail/.exec(text);
+  const counts = /(\d+) pass\n(?: +\d+ (?:skip|filtered out)\n)* +(\d+) fail/.exec(text);
   return counts && `${counts[1]} passed, ${counts[2]} failed`;
 }
 
@@ -76,7 +73,9 @@ export async function explainTests(stage: Stage, text: string, context: TestCont
   for (const [name, reason] of testFailures(text)) {
     const lines = [`${name}: ${reason}`];
     const settings = stage.alone?.(name);
-    if (settings) lines.push(`  alone: ${commandText({ ...asBun, ...settings }, command)}`);
+    const chosen = settings ? command : [...command, "-t", patternOf(name)];
+    const alone = commandText({ ...asBun, ...stage.env, ...settings }, chosen);
+    lines.push(`  alone: cd ${quoted(cwd)} && ${alone}`);
     if (settings && sanitizer && reason.includes(CONTEXT_LOST) && repeated < MOST_REPEATED) {
       repeated++;
       const memcheck = `${log}.memcheck-${repeated}`;
@@ -87,6 +86,11 @@ export async function explainTests(stage: Stage, text: string, context: TestCont
     told.push(lines.join("\n"));
   }
   return told;
+}
+
+/** What `bun test -t` finds a test by, as it prints its name: what is no word character stands for any. */
+export function patternOf(name: string): string {
+  return name.replaceAll(" > ", " ").replaceAll(/[^\w ]/g, ".");
 }
 
 /** As a shell takes it. */

@@ -7,10 +7,10 @@ import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync
 import { join } from "node:path";
 import { killGroup, runBounded } from "../../check/bounded-process.ts";
 import { chosenOps } from "../../check/op-sets.ts";
-import { memcheckFindings, quoted, runOpStage } from "../../check/op-stage.ts";
+import { memcheckFindings, quoted, runOpStage, taskWords } from "../../check/op-stage.ts";
 import { opName } from "../../check/op-task.ts";
 import { findSanitizer, stages } from "../../check/stages.ts";
-import { explainTests, testCounts, testFailures } from "../../check/tests.ts";
+import { explainTests, patternOf, testCounts, testFailures } from "../../check/tests.ts";
 import { root, workFolder } from "../e2e/runs.ts";
 import { buildEmulator } from "../emulator/build.ts";
 
@@ -43,7 +43,7 @@ function planted(name: string, plants: readonly (readonly [file: string, from: s
   return copy;
 }
 
-async function run(from: string, opSeconds: number, sanitizer: string | null = null) {
+async function run(from: string, opSeconds: number, memcheck: readonly string[] | null = null) {
   const lines: string[] = [];
   const log = work.at("ops.log");
   const options = {
@@ -54,7 +54,7 @@ async function run(from: string, opSeconds: number, sanitizer: string | null = n
     opSeconds,
     seconds: 200,
     log,
-    sanitizer,
+    memcheck,
   };
   const result = await runOpStage({ ...options, print: (line) => lines.push(line) });
   return { ...result, lines };
@@ -74,14 +74,18 @@ test("a wrong result, a lost context and a hang are named, and the rest goes on"
       "embeddingForward(x, ids, w) {",
       "embeddingForward(x, given, w) {\n      const ids = { ...given, address: 64 };",
     ],
-    ["src/device/cuda/ops/rope.ts", "ropeForward: launch(ropeKernels.forward)", "ropeForward() { for (;;); }"],
+    [
+      "src/device/cuda/ops/rope.ts",
+      "ropeForward: launch(ropeKernels.forward)",
+      "ropeForward(...a) { while (a[0].shape[0] === 133); return launch(ropeKernels.forward)(...a); }",
+    ],
   ]);
   // A tool in compute-sanitizer's place, which tells what it was given.
   const tool = work.at("sanitizer");
   writeFileSync(tool, '#!/bin/sh\necho "========= Invalid read, told $*"\n', { mode: 0o755 });
-  const { passed, failures, lines, spoilt } = await run(folder, 15, tool);
+  const { passed, failures, lines, spoilt } = await run(folder, 15, [tool, "--tool", "memcheck"]);
   const failed = failures.map((text) => text.split(":")[0]!);
-  expect(failed).toEqual(names.filter((name) => /^(gluForward|embeddingForward|ropeForward) /.test(name)));
+  expect(failed).toEqual(names.filter((name) => /^(gluForward|embeddingForward|ropeForward T=133) /.test(name)));
   expect(passed).toBe(names.length - failed.length);
   expect(spoilt).toBe(true);
   const of = (op: string) => failures.filter((text) => text.startsWith(op));
@@ -119,7 +123,46 @@ test("a bounded process ends with all that it started", async () => {
   expect({ timedOut: ended.timedOut, signal: ended.signal }).toEqual({ timedOut: true, signal: "SIGKILL" });
   await Bun.sleep(2500);
   expect(existsSync(mark)).toBe(false);
-  killGroup(2 ** 22 - 1); // nobody: no error
+  killGroup(Bun.spawnSync(["true"]).pid); // nobody of it is left: no error
+});
+
+test("told to end, it ends every group that is open", async () => {
+  const marks = ["a", "b"].map((name) => work.at(`alive ${name}`));
+  const program = `
+    const { runBounded } = await import(${JSON.stringify(join(root, "check/bounded-process.ts"))});
+    for (const mark of ${JSON.stringify(marks)})
+      runBounded({ command: ["sh", "-c", "sleep 3; touch '" + mark + "'"], cwd: "/", env: process.env, seconds: 60, log: mark + ".log" });
+    console.log("started");`;
+  const child = Bun.spawn([process.execPath, "-e", program], { stdout: "pipe" });
+  const reader = child.stdout.getReader();
+  await reader.read();
+  child.kill("SIGTERM");
+  expect(await child.exited).toBe(143);
+  await Bun.sleep(3500);
+  expect(marks.filter((mark) => existsSync(mark))).toEqual([]);
+});
+
+test("the stray write is one that is seen", async () => {
+  const task = taskWords({ set: "small, heads of 64", from: 0, stray: true });
+  const command = [process.execPath, join(root, "src/cli/main.ts"), ...task];
+  const child = Bun.spawn(command, { env: { ...env, EMULATOR_CHECK: "1" }, stdout: "pipe", stderr: "pipe" });
+  expect(await child.stderr.text()).toContain("CUDA_ERROR_ILLEGAL_ADDRESS");
+  expect(await child.exited).toBe(1);
+});
+
+test.each([
+  [["--only", "no such"], "--only no such: no stage's name holds it; there are doctor; each kernel once;"],
+  [["--logs", join(root, "README.md")], "cannot be made or read"],
+  [["--logs", root], "holds files already"],
+  [["--model", "/nonexistent"], "--model /nonexistent: there is no such folder"],
+  [["--quik"], "--quik: unknown setting; did you mean --quick?"],
+])("check:gpu %j is refused in one line", async (argv, message) => {
+  const command = [process.execPath, join(root, "src/cli/main.ts"), "check:gpu", ...argv];
+  const child = Bun.spawn(command, { cwd: work.path, env, stdout: "pipe", stderr: "pipe" });
+  const [err, code] = await Promise.all([child.stderr.text(), child.exited]);
+  expect(err).toContain(message);
+  expect(err.trimEnd().split("\n")).toHaveLength(1);
+  expect(code).toBe(2);
 });
 
 test("what memcheck found, and words for a shell", () => {
@@ -176,4 +219,25 @@ test("what bun test says: counts, each failure once with its reason, and how to 
   expect(told[0]).toContain("OPS_CASE='scale n=31 by=it'\\''s'");
   expect(told[0]).toContain("memcheck: ========= told scale n=31 by=it's");
   expect(told[1]).not.toContain("memcheck");
+});
+
+test("that is how bun test says it, and the command it gives runs the one test", async () => {
+  const file = work.at("some.test.ts");
+  writeFileSync(
+    file,
+    'import { expect, test, describe } from "bun:test";\ndescribe("a (b)", () => { test("passes", () => {}); test("c [d] fails", () => expect(1).toBe(2)); });\n',
+  );
+  const command = [process.execPath, "test", file];
+  const child = Bun.spawn(command, {
+    cwd: work.path,
+    stdout: "pipe",
+    stderr: "pipe",
+    env: { ...process.env, NO_COLOR: "1" },
+  });
+  const text = await child.stderr.text();
+  expect(testCounts(text)).toBe("1 passed, 1 failed");
+  expect([...testFailures(text)]).toEqual([["a (b) > c [d] fails", "error: expect(received).toBe(expected)"]]);
+  const pattern = patternOf("a (b) > c [d] fails");
+  const one = Bun.spawnSync([...command, "-t", pattern], { cwd: work.path, env: { ...process.env, NO_COLOR: "1" } });
+  expect(testCounts(one.stderr.toString())).toBe("0 passed, 1 failed");
 });

@@ -19,7 +19,7 @@ export function cudaWorkers(names: readonly string[], count: number, seconds: nu
   const queue: Job[] = [];
   const answers = new Map<string, Promise<CaseAnswer>>();
   const open = new Set<Subprocess>();
-  const done = (job: Job, failure: string) => job.resolve({ failure, called: [], lost: true, launched: [] });
+  const done = (job: Job, failure: string, lost: boolean) => job.resolve({ failure, called: [], lost, launched: [] });
 
   function startWorker(): void {
     let current: Job | undefined;
@@ -55,7 +55,7 @@ export function cudaWorkers(names: readonly string[], count: number, seconds: nu
         open.delete(child);
         clearTimeout(deadline);
         if (!current) return;
-        done(current, hung ? `did not end within ${seconds} s` : `the process ended with ${code ?? signal}`);
+        done(current, hung ? `did not end within ${seconds} s` : `the process ended with ${code ?? signal}`, !hung);
         if (queue.length > 0) startWorker();
       },
     });
