@@ -17,6 +17,8 @@ const MOST_CALLS = 256;
 /** Calls that take benchmarks with copies of a weight or cache through all of them. */
 const LEAST_CALLS = 8;
 
+const LEAST_SAMPLES = 7;
+
 /** Sizes that show the card's peaks; on an emulated one they only show that it can be asked. */
 const large = { bfloat16: 8192, float32: 4096, copyBytes: 2 ** 30 } as const;
 const small = { bfloat16: 32, float32: 32, copyBytes: 2 ** 12 } as const;
@@ -43,7 +45,7 @@ export function cudaMeter(device: CudaDevice): Meter {
     });
     const replay = () => void device.replay(key);
     meter.elapsed(replay); // the first launch of a graph uploads it
-    const times = Array.from({ length: emulated ? 1 : samples }, () => meter.elapsed(replay) / calls);
+    const times = Array.from({ length: samples }, () => meter.elapsed(replay) / calls);
     device.forget(key);
     return Math.max(1e-6, median(times));
   };
@@ -54,7 +56,7 @@ export function cudaMeter(device: CudaDevice): Meter {
     try {
       const [x, y] = [w.input("x", dtype, [n, n]), w.output("y", dtype, [n, n])];
       const weight = w.weight("w", dtype, [n, n]);
-      const milliseconds = await millisecondsOf(() => device.ops.matmulForward(y, x, weight, null), 5);
+      const milliseconds = await millisecondsOf(() => device.ops.matmulForward(y, x, weight, null), emulated ? 1 : 5);
       return (2 * n ** 3) / milliseconds / 1e6;
     } finally {
       w.free();
@@ -86,11 +88,12 @@ export function cudaMeter(device: CudaDevice): Meter {
     },
     async time(work, { flops, bytes, bound, wide }, { samples }) {
       const { compute, products = compute, memory } = now ?? (await self.peak());
-      const milliseconds = await millisecondsOf(work, Math.max(samples, 7));
+      const taken = emulated ? 1 : Math.max(samples, LEAST_SAMPLES);
+      const milliseconds = await millisecondsOf(work, taken);
       const rate = (bound === "compute" ? flops : bytes) / milliseconds / 1e6;
       const arithmetic = wide ? products : compute;
       const peak = bound === "compute" ? arithmetic : memory;
-      return { milliseconds, samples, rate, peak, share: rate / peak };
+      return { milliseconds, samples: taken, rate, peak, share: rate / peak };
     },
     free() {},
   };

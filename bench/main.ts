@@ -31,6 +31,14 @@ import { opsSummary, opsTable } from "./table.ts";
 
 const count = (text: string) => z.int().min(1).nullable().default(null).meta(about(text));
 
+const stepSettings = [
+  "num_generations",
+  "max_concurrent_sequences",
+  "prompt_tokens",
+  "completion_tokens",
+  "micro_batch_tokens",
+] as const;
+
 const settings = {
   filter: z
     .string()
@@ -61,7 +69,16 @@ const settings = {
   num_generations: count("step: completions of a prompt. null: 16 on a GPU, 8 on a CPU."),
   max_concurrent_sequences: count("step: sequences decoded at once. null: 64 on a GPU, 8 on a CPU."),
   prompt_tokens: count("step: tokens of a prompt. null: 128 on a GPU, 64 on a CPU."),
-  completion_tokens: count("step: tokens of every completion. null: 1024 on a GPU, 64 on a CPU."),
+  completion_tokens: z
+    .int()
+    .min(2)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "step: tokens of every completion, of which the first comes with the prompt. null: 1024 on a GPU, 64 on a CPU.",
+      ),
+    ),
   micro_batch_tokens: count("step: tokens of one pass of the update. null: 16384 on a GPU, 2048 on a CPU."),
   json: z.boolean().default(false).meta(about("One JSON object instead of the table.")),
 };
@@ -84,14 +101,25 @@ interface BenchFlags {
 
 interface Suite {
   readonly summary: string;
+  /** Settings that it takes. */
+  readonly takes: readonly (keyof typeof settings)[];
   run(flags: BenchFlags): Promise<void>;
 }
 
 const suites: Readonly<Record<string, Suite>> = {
-  ops: { summary: "every op of the device, with its share of this machine's peak", run: runOpsSuite },
-  step: { summary: "tokens a second of decoding and of an update, of any model's shape", run: runStepSuite },
+  ops: {
+    summary: "every op of the device, with its share of this machine's peak",
+    takes: ["filter", "device", "model", "dtype", "threads", "path", "quick", "json"],
+    run: runOpsSuite,
+  },
+  step: {
+    summary: "tokens a second of decoding and of an update, of any model's shape",
+    takes: [...["device", "model", "dtype", "threads", "path", "json"], ...stepSettings] as (keyof typeof settings)[],
+    run: runStepSuite,
+  },
   roofline: {
     summary: "what a step must take on an A100, H100 and RTX 4090: a model, not a measurement",
+    takes: ["filter", "json"],
     run: runRoofline,
   },
 };
@@ -106,8 +134,8 @@ ${Object.entries(suites)
 ${describeShape(settings)}
 Example: grpo bench ops --filter matmul --dtype bfloat16`;
 
-/** @throws InputError for a flag or a value that is not known */
-function readFlags(argv: readonly string[]): BenchFlags {
+/** @throws InputError for a flag or a value that is not known, or that the suite does not take */
+function readFlags(name: string, { takes }: Suite, argv: readonly string[]): BenchFlags {
   const known: Record<string, z.ZodType> = settings;
   const split = splitArguments(argv, (key) => (Object.hasOwn(known, key) ? kindOf(known[key]!) : undefined));
   const [extra] = split.positionals;
@@ -115,6 +143,8 @@ function readFlags(argv: readonly string[]): BenchFlags {
   const given = new Map<string, Given>();
   for (const { key, label, value } of split.flags) {
     if (!Object.hasOwn(known, key)) throw unknownName("bench", key, Object.keys(known), value, "flag", label);
+    if (!(takes as readonly string[]).includes(key))
+      throw new InputError(`${label}: ${name} does not take it; leave it out (grpo bench --help)`);
     given.set(key, readValue(known, key, value, "flag", label));
   }
   return complete(settings, given) as unknown as BenchFlags;
@@ -137,7 +167,8 @@ export async function main(argv: readonly string[]): Promise<void> {
     const cure = guess === undefined ? `there is ${names.join(", ")}` : `did you mean ${guess}?`;
     throw new InputError(`${JSON.stringify(name)} is not a suite; ${cure}`);
   }
-  await suites[name]!.run(readFlags(rest));
+  const suite = suites[name]!;
+  await suite.run(readFlags(name, suite, rest));
 }
 
 /** One line of the table, as --filter sees it. */
@@ -156,15 +187,19 @@ export function shapesOn(device: Device, model: string | null): Shapes {
   return { ...shapes, V: Math.min(shapes.V, EMULATED_VOCABULARY), ...emulatedLoad };
 }
 
-/** @throws InputError where nothing is left */
-function chosen(flags: BenchFlags, shapes: Shapes): OpBench[] {
-  let pattern: RegExp;
+/** @throws InputError for what is no regular expression */
+function patternOf(filter: string | null, flags = ""): RegExp {
   try {
-    pattern = new RegExp(flags.filter ?? "");
+    return new RegExp(filter ?? "", flags);
   } catch (error) {
-    throw new InputError(`--filter ${flags.filter}: not a regular expression (${errorText(error)})`);
+    throw new InputError(`--filter ${filter}: not a regular expression (${errorText(error)})`);
   }
-  const all = Object.values(opBenches(shapes)).flat();
+}
+
+/** @param loads what devices are asked for: a benchmark of any of them will do. @throws InputError where nothing is left */
+function chosen(flags: BenchFlags, ...loads: readonly Shapes[]): OpBench[] {
+  const pattern = patternOf(flags.filter);
+  const all = loads.flatMap((shapes) => Object.values(opBenches(shapes)).flat());
   const found = all.filter(
     (bench) => pattern.test(lineOf(bench)) && (flags.dtype === null || bench.dtype === flags.dtype),
   );
@@ -203,7 +238,8 @@ function requirePath(name: string, library: string): void {
 
 /** --filter chooses models and GPUs by "MODEL on GPU", and then shows their ops too. */
 async function runRoofline(flags: BenchFlags): Promise<void> {
-  const wanted = (name: string) => flags.filter === null || new RegExp(flags.filter, "i").test(name);
+  const pattern = patternOf(flags.filter, "i");
+  const wanted = (name: string) => pattern.test(name);
   const pairs = rooflineModels.flatMap((model) =>
     gpus.map((gpu) => ({ model, gpu, name: `${model.name} on ${gpu.name}` })),
   );
@@ -221,8 +257,10 @@ async function runRoofline(flags: BenchFlags): Promise<void> {
 
 async function runOpsSuite(flags: BenchFlags): Promise<void> {
   // What is wrong with the command line is said before a device is opened, which may compile kernels.
-  if (flags.model !== null) modelNamed(flags.model);
-  chosen(flags, { ...modelShapes(modelNamed(flags.model ?? "SmolLM2-135M").config), ...gpuLoad });
+  const [onCpu, onGpu] = ["SmolLM2-135M", "Qwen3-0.6B"].map((name) =>
+    modelShapes(modelNamed(flags.model ?? name).config),
+  );
+  chosen(flags, { ...onCpu!, ...processorLoad }, { ...onGpu!, ...gpuLoad });
   const device = await openBenchDevice(flags);
   const benches = chosen(flags, shapesOn(device, flags.model));
   const meter = meterOf(device);
@@ -246,6 +284,7 @@ async function runOpsSuite(flags: BenchFlags): Promise<void> {
 }
 
 async function runStepSuite(flags: BenchFlags): Promise<void> {
+  if (flags.model !== null) modelNamed(flags.model); // before a device is opened
   const device = await openBenchDevice(flags);
   const model = modelNamed(flags.model ?? (device.kind === "cpu" ? "SmolLM2-135M" : "Qwen3-0.6B"));
   const given = {

@@ -95,12 +95,14 @@ export async function runStep(
     // The last step finds nothing left to decode, and the first ones record their graphs.
     const gaps = stamps.slice(1).map((stamp, i) => stamp - stamps[i]!);
     const length = Math.min(STRETCH, Math.max(1, Math.floor(gaps.length / 3)));
-    const starts = [Math.min(10, gaps.length - length), (gaps.length - length) >> 1, gaps.length - length];
-    const decode = [...new Set(starts.map((start) => Math.max(0, start)))].map((start): DecodeRate => {
-      const milliseconds = median(gaps.slice(start, start + length));
-      const cachedTokens = promptTokens + start + (length >> 1) + 1;
-      return { cachedTokens, milliseconds, tokensPerSecond: (1000 * sequences) / milliseconds };
-    });
+    const starts = [Math.min(10, (gaps.length - length) >> 2), (gaps.length - length) >> 1, gaps.length - length];
+    const decode = [...new Set(starts.map((start) => Math.max(0, start)))]
+      .sort((a, b) => a - b)
+      .map((start): DecodeRate => {
+        const milliseconds = median(gaps.slice(start, start + length));
+        const cachedTokens = promptTokens + start + (length >> 1) + 1;
+        return { cachedTokens, milliseconds, tokensPerSecond: (1000 * sequences) / milliseconds };
+      });
     for (const { cachedTokens, milliseconds, tokensPerSecond } of decode)
       line(
         `decode of ${sequences} sequences with ${cachedTokens} tokens each: ${milliseconds.toFixed(3)} ms a step, ${tokensPerSecond.toFixed(0)} tokens/s`,

@@ -5,6 +5,7 @@
 import type { ModelConfig } from "../../src/config/model.ts";
 import type { Device } from "../../src/device/device.ts";
 import { packedSizes } from "../../src/engine/inputs.ts";
+import { estimateMemory, requireMemory } from "../../src/engine/memory.ts";
 import { planActivations } from "../../src/model/activations.ts";
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
 import { backward, forward, type Model } from "../../src/model/model.ts";
@@ -39,7 +40,11 @@ export interface Phase {
   readonly graph: boolean;
 }
 
-/** A model without a checkpoint: buffers on the device as a run of this shape plans them, and nothing in them. */
+/**
+ * A model without a checkpoint: buffers on the device as a run of this shape plans them, and nothing in them.
+ *
+ * @throws InputError or RunError where they do not fit (requireMemory)
+ */
 export function openModel(device: Device, config: ModelConfig, shape: StepShape, dtype: ComputeDType = "bfloat16") {
   const { promptTokens, completionTokens, samples, sequences } = shape;
   const tokens = maxMicroBatchTokens({
@@ -65,6 +70,8 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
   for (const table of ["cos", "sin"])
     plan.add("rotary tables", table, "float32", [promptTokens + completionTokens, half]);
   const layout = plan.build();
+  // Memory of the host's own is given out until it is used up: what does not fit is said before.
+  requireMemory(estimateMemory(layout, 0, device.freeBytes() !== null), device);
   const arena = device.allocate(layout.totalBytes, "the plan");
   const tensors = placeTensors(layout, arena.address);
   const weights = bindWeights(tensors, config, dtype, "policy");

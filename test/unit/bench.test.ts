@@ -408,6 +408,55 @@ describe("the command line", () => {
     120_000,
   );
 
+  test.each([
+    [["step", "--quick"], "--quick: step does not take it"],
+    [["ops", "--num_generations", "3"], "--num_generations: ops does not take it"],
+    [["step", "--completion_tokens", "1"], "--completion_tokens 1: allowed is a whole number ≥ 2"],
+    [["roofline", "--filter", "("], "--filter (: not a regular expression"],
+    [["step", "--model", "/nonexistent"], "/nonexistent: there is no such folder"],
+    [["step", "--device", "cpu", "--model", "Qwen2.5-7B", "--micro_batch_tokens", "1048576"], "MiB are free"],
+  ])("refuses %j in one line", async (argv, message) => {
+    const { err, code } = await bench(...argv);
+    expect(err).toContain(message);
+    expect(err.trimEnd().split("\n")).toHaveLength(1);
+    expect(code).toBe(2);
+  });
+
+  test("takes a filter by the sizes of either kind of device", async () => {
+    const { out, code } = await bench("ops", "--device", "cpu", "--filter", "^scatterRows T=2048", "--quick", "--json");
+    expect(code).toBe(0);
+    expect(JSON.parse(out).results).toMatchObject([{ op: "scatterRows", dtype: "float32" }]);
+  });
+
+  test("step: rates of decoding and of an update, of a model without its weights", async () => {
+    const sizes = ["--num_generations", "2", "--max_concurrent_sequences", "4", "--prompt_tokens", "6"];
+    const flags = [...sizes, "--completion_tokens", "12", "--micro_batch_tokens", "64", "--dtype", "float32", "--json"];
+    const { out, code } = await bench("step", "--device", "cpu", "--model", "data/model", ...flags);
+    expect(code).toBe(0);
+    const { shape, decode, update, optimizerMilliseconds, besideBytes } = JSON.parse(out);
+    expect(shape).toEqual({
+      ...{ groups: 1, samples: 2, sequences: 4, promptTokens: 6 },
+      ...{ completionTokens: 12, microBatchTokens: 64 },
+    });
+    expect(decode).toHaveLength(3);
+    for (const { milliseconds, tokensPerSecond, cachedTokens } of decode) {
+      expect(tokensPerSecond).toBeCloseTo(4000 / milliseconds, 6);
+      expect(cachedTokens).toBeGreaterThan(6);
+      expect(cachedTokens).toBeLessThanOrEqual(18);
+    }
+    expect(decode.map(({ cachedTokens }: { cachedTokens: number }) => cachedTokens)).toEqual(
+      decode
+        .map(({ cachedTokens }: { cachedTokens: number }) => cachedTokens)
+        .toSorted((a: number, b: number) => a - b),
+    );
+    // One prompt, packed once, and two completions of it but for their last tokens, which nothing follows.
+    expect(update.tokens).toBe(6 + 2 * 11);
+    expect(update.tokensPerSecond).toBeCloseTo((1000 * 28) / update.milliseconds, 6);
+    expect(update.modelFlopsUtilization).toBeGreaterThan(0);
+    expect(optimizerMilliseconds).toBeGreaterThan(0);
+    expect(besideBytes).toBeNull();
+  });
+
   test("shows suites and flags without one", async () => {
     const { out, code } = await bench();
     expect(code).toBe(0);

@@ -1,0 +1,76 @@
+/** `grpo bench` on a GPU, the emulated one: ops are checked and timed by its events, a step runs through the program's own code. */
+import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { join } from "node:path";
+import { cudaMeter, isEmulated } from "../../bench/cuda-meter.ts";
+import { openCudaDevice } from "../../src/device/cuda.ts";
+import { root } from "../e2e/runs.ts";
+import { buildEmulator } from "../emulator/build.ts";
+
+// The emulator may have to be compiled first, and kernels as they are needed.
+setDefaultTimeout(300_000);
+
+let folder = "";
+beforeAll(async () => {
+  ({ folder } = await buildEmulator());
+});
+
+async function bench(...argv: string[]) {
+  const child = Bun.spawn(
+    [process.execPath, join(root, "src/cli/main.ts"), "bench", ...argv, "--device", "cuda", "--json"],
+    {
+      env: { ...process.env, LD_LIBRARY_PATH: folder, EMULATOR_CHECK: "0" },
+      stdout: "pipe",
+      stderr: "pipe",
+    },
+  );
+  const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text(), child.exited]);
+  expect({ code: child.exitCode, err: err.replace(/^compiling .*\n/, "") }).toEqual({ code: 0, err: "" });
+  return JSON.parse(out);
+}
+
+test("ops: both formats, gradients in the model's, shares of the card's own peaks", async () => {
+  const report = await bench("ops", "--filter", "^(rmsnormBackward|attentionBackward|add) ", "--model", "SmolLM2-135M");
+  expect(report).toMatchObject({ measuredOn: expect.stringContaining("Emulated GPU"), sharedMachine: false });
+  expect(report.peaks.first).toEqual({
+    compute: expect.any(Number),
+    products: expect.any(Number),
+    memory: expect.any(Number),
+  });
+  const kinds = report.results.map(({ op, dtype }: { op: string; dtype: string }) => `${op} ${dtype}`);
+  expect([...new Set(kinds)].sort()).toEqual([
+    "add float32",
+    "attentionBackward bfloat16",
+    "attentionBackward float32",
+    "rmsnormBackward bfloat16",
+    "rmsnormBackward float32",
+  ]);
+  for (const { milliseconds, rate, peak, share } of report.results) {
+    expect(milliseconds).toBeGreaterThan(0);
+    expect(share).toBeCloseTo(rate / peak, 9);
+  }
+});
+
+test("a step of the bundled model's shape, and the memory that the driver took beside it", async () => {
+  const report = await bench("step", "--model", "data/model", "--dtype", "bfloat16");
+  expect(report.decode.length).toBeGreaterThan(0);
+  for (const { tokensPerSecond } of report.decode) expect(tokensPerSecond).toBeGreaterThan(0);
+  expect(report.update.tokens).toBe(16 + 2 * 7);
+  expect(report.besideBytes).toBe(0);
+});
+
+test("time is the GPU's own: what is queued between two events", async () => {
+  const device = await openCudaDevice({ libraryFolder: folder });
+  expect(isEmulated(device)).toBe(true);
+  const { meter } = cudaMeter(device).device as typeof device;
+  expect(meter.elapsed(() => {})).toBeGreaterThanOrEqual(0);
+  const from = device.allocate(1024, "from");
+  const to = device.allocate(1024, "to");
+  const view = (address: number) => ({ name: "t", address, dtype: "int32" as const, shape: [256], rowStride: 1 });
+  device.upload(
+    view(from.address),
+    Int32Array.from({ length: 256 }, (_, i) => i),
+  );
+  meter.copy(to.address, from.address, 1024);
+  expect(device.download(view(to.address))).toEqual(Int32Array.from({ length: 256 }, (_, i) => i));
+  device.close();
+});
