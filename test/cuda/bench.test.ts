@@ -55,7 +55,7 @@ test("a step of the bundled model's shape, and the memory that the driver took b
   expect(report.decode.length).toBeGreaterThan(0);
   for (const { tokensPerSecond } of report.decode) expect(tokensPerSecond).toBeGreaterThan(0);
   expect(report.update.tokens).toBe(16 + 2 * 7);
-  expect(report.besideBytes).toBe(0);
+  expect(report.besideBytes).toBeLessThan(2 ** 20);
 });
 
 test("time is the GPU's own: what is queued between two events", async () => {
