@@ -126,7 +126,7 @@ describe("places", () => {
     expect(found({ PYENV_VERSION: "system", HOME: at("home") })).toBe(at(`${managed}/lib`));
   });
 
-  test("the folder that is named comes before all, the newer version before every place", () => {
+  test("the folder that is named comes before all, whatever its version; else the newer version before every place", () => {
     const { root, at } = tree(
       `named/${NAME}.so.12`,
       `usr/local/cuda/lib64/${NAME}.so.12`,
@@ -134,8 +134,18 @@ describe("places", () => {
     );
     const options = { root, env: {}, folder: at("named") };
     expect(find(options, [12]).path).toBe(at(`named/${NAME}.so.12`));
-    expect(find(options).path).toBe(at(`usr/local/cuda-13.0/lib64/${NAME}.so.13`));
+    expect(find(options)).toEqual({ path: at(`named/${NAME}.so.12`), major: 12 });
+    expect(find({ root, env: {} }).path).toBe(at(`usr/local/cuda-13.0/lib64/${NAME}.so.13`));
     expect(find({ root, env: {} }, [12]).path).toBe(at(`usr/local/cuda/lib64/${NAME}.so.12`));
+  });
+
+  test("the folder that is named comes before a newer version that the loader finds by itself", () => {
+    // the C library is on every loader's path, as version 6
+    const { root, at } = tree("named/libc.so.5");
+    const found = (folder: string | null) =>
+      findLibrary("libc", [6, 5], [], { root, env: {}, folder }, () => [], "cure").path;
+    expect(found(at("named"))).toBe(at("named/libc.so.5"));
+    expect(found(null)).toBe("libc.so.6");
   });
 
   test("a folder that lacks what must lie beside is passed over", () => {
