@@ -25,7 +25,7 @@ import { assetPath } from "../src/assets.ts";
 import { InputError, RunError } from "../src/errors.ts";
 import { build, megabytes } from "./build.ts";
 import { addKernels } from "./carry.ts";
-import { type Target, targetCalled } from "./targets.ts";
+import { isNative, type Target, targetCalled } from "./targets.ts";
 import { flagsOf, runTool } from "./tool.ts";
 
 /** In bytes: 60 MiB. */
@@ -130,7 +130,7 @@ if (import.meta.main)
     if (!/^[0-9]e?$/.test(level)) throw new InputError(`--level ${level}: allowed is 0 to 9`);
     for (const tool of ["tar", "xz", "git"])
       if (!Bun.which(tool)) throw new RunError(`${tool} is needed to make a pack; install it`);
-    const folder = assetPath(target.architecture === process.arch ? "dist/pack" : `dist/pack-${target.name}`);
+    const folder = assetPath(isNative(target) ? "dist/pack" : `dist/pack-${target.name}`);
     await pack({ target, folder, level });
     let sum = 0;
     for (const file of readdirSync(folder)) {

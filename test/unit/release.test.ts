@@ -2,8 +2,9 @@
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { MOST_GLIBC, newestGlibc } from "../../release/carry.ts";
-import { targetCalled } from "../../release/targets.ts";
+import { executableOf } from "../../release/build.ts";
+import { isElfFor, MOST_GLIBC, newestGlibc } from "../../release/carry.ts";
+import { compilerFor, isNative, type Target, targetCalled, targets } from "../../release/targets.ts";
 import { flagsOf } from "../../release/tool.ts";
 import { assetPath } from "../../src/assets.ts";
 import { InputError } from "../../src/errors.ts";
@@ -31,6 +32,43 @@ describe("flags", () => {
 test("a target is one of those that are built for", () => {
   expect(targetCalled("linux-arm64").architecture).toBe("arm64");
   expect(() => targetCalled("windows-x64")).toThrow("--target windows-x64: the executable is built for linux-x64 and");
+});
+
+describe("a target of this processor on another system", () => {
+  const mac = "darwin-arm64";
+  const linux = targetCalled("linux-arm64");
+
+  test("is not what the machine builds for itself", () => {
+    expect(targets.filter((target) => isNative(target, mac))).toEqual([]);
+    expect(isNative(linux, "linux-arm64")).toBe(true);
+    expect(executableOf(linux, mac)).toEndWith("dist/grpo-linux-arm64");
+    expect(executableOf(linux, "linux-arm64")).toEndWith("dist/grpo");
+  });
+
+  test("needs a compiler for that system", () => {
+    const named: Target = { ...linux, crossCompiler: "no-such-compiler" };
+    expect(() => compilerFor(named, mac)).toThrow("the CPU kernels for linux-arm64 need no-such-compiler; install it");
+  });
+
+  test("is not built of this one's libraries", () => {
+    const elf = (machine: number) => {
+      const head = Buffer.alloc(64);
+      head.writeUInt32BE(0x7f454c46);
+      head.writeUInt16LE(machine, 18);
+      return head;
+    };
+    const machO = elf(linux.elfMachine);
+    machO.writeUInt32LE(0xfeedfacf);
+    expect(isElfFor(linux, elf(183))).toBe(true);
+    expect(isElfFor(linux, elf(62))).toBe(false);
+    expect(isElfFor(linux, machO)).toBe(false);
+    expect(isElfFor(linux, Buffer.alloc(0))).toBe(false);
+  });
+});
+
+// The program of a running process is one, under the name of this machine.
+test.skipIf(process.platform !== "linux")("the head of this machine's own programs is known", () => {
+  expect(isElfFor(targetCalled(null), readFileSync(process.execPath))).toBe(true);
 });
 
 test("the newest C library that a library asks for is found, and other versions are not taken for it", () => {
