@@ -1,17 +1,27 @@
 /** Where the cache is, by the environment, and for a user without a home folder. */
 import { afterAll, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const folder = mkdtempSync(join(tmpdir(), "cache-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const program = `const { cacheFolder } = await import(${JSON.stringify(join(import.meta.dir, "../../src/cache.ts"))});
+/** `before` runs when the sources, which another user may not be able to read, have been read. */
+const program = (
+  before: string,
+) => `const { cacheFolder } = await import(${JSON.stringify(join(import.meta.dir, "../../src/cache.ts"))});
+  ${before}
   try { console.log(cacheFolder()); } catch (error) { console.log(error.name + ": " + error.message); }`;
 
-function cacheFolder(env: Record<string, string>): string {
-  const { stdout } = Bun.spawnSync([process.execPath, "-e", program], { env: { PATH: "", ...beBun, ...env } });
+/** Root may write anywhere: for it the process becomes another user's, who owns nothing. */
+const NOBODY = 65534;
+const asUser = `if (process.getuid() === 0) process.setuid(${NOBODY});`;
+
+function cacheFolder(env: Record<string, string>, before = ""): string {
+  const { stdout } = Bun.spawnSync([process.execPath, "-e", program(before)], {
+    env: { PATH: "", ...beBun, ...env },
+  });
   return stdout.toString().trim();
 }
 
@@ -22,7 +32,7 @@ test("by BUN_GRPO_CACHE, XDG_CACHE_HOME, the home folder", () => {
   const all = { BUN_GRPO_CACHE: "/a", XDG_CACHE_HOME: "/b", HOME: "/c" };
   expect(cacheFolder(all)).toBe("/a");
   expect(cacheFolder({ ...all, BUN_GRPO_CACHE: "" })).toBe("/b/bun-grpo");
-  expect(cacheFolder({ HOME: "/c" })).toBe("/c/.cache/bun-grpo");
+  expect(cacheFolder({ HOME: folder })).toBe(join(folder, ".cache/bun-grpo"));
 });
 
 test("without a home folder: one of the user's own among the temporary files, never another's", () => {
@@ -36,4 +46,22 @@ test("without a home folder: one of the user's own among the temporary files, ne
   rmSync(own, { recursive: true });
   symlinkSync("/", own);
   expect(cacheFolder(homeless)).toMatch(/^RunError: .*set BUN_GRPO_CACHE/);
+});
+
+test("a home folder that cannot be written is none, nor is / for a user other than root", () => {
+  const user = process.getuid?.() || NOBODY;
+  const temporary = join(folder, "temporary");
+  mkdirSync(temporary);
+  chmodSync(temporary, 0o1777);
+  chmodSync(folder, 0o755);
+  const env = { TMPDIR: temporary };
+  const home = join(folder, "home");
+  mkdirSync(home);
+  chmodSync(home, 0o777);
+  expect(cacheFolder({ ...env, HOME: home }, asUser)).toBe(join(home, ".cache/bun-grpo"));
+  mkdirSync(join(home, ".cache"));
+  chmodSync(join(home, ".cache"), 0o555);
+  const own = join(temporary, `bun-grpo-${user}`);
+  expect(cacheFolder({ ...env, HOME: home }, asUser)).toBe(own);
+  expect(cacheFolder({ ...env, HOME: "/" }, asUser)).toBe(own);
 });
