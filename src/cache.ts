@@ -2,7 +2,7 @@
  * The cache folder: what is made at run time and made again where it is missing (built kernels, files that the executable
  * carries, converted datasets). One place says where it is, and what to do where it cannot be written.
  */
-import { accessSync, constants, existsSync, lstatSync, mkdirSync } from "node:fs";
+import { accessSync, constants, existsSync, lstatSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { dirname, isAbsolute, join } from "node:path";
 import { errorText, RunError } from "./errors.ts";
@@ -71,6 +71,26 @@ export function madeInCache(...names: readonly string[]): string {
     throw cacheFailure(error);
   }
   return folder;
+}
+
+/** A suffix that no other process has: containers that share a cache may share process ids. */
+export const uniqueSuffix = (): string => `${process.pid}-${crypto.randomUUID().slice(0, 8)}`;
+
+/**
+ * Written beside, then renamed: of two processes that write at once, the second puts an equal file in the first's place.
+ *
+ * @throws RunError where it cannot be
+ */
+export function writeInCache(path: string, content: string | Uint8Array): void {
+  const beside = `${path}.${uniqueSuffix()}`;
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(beside, content);
+    renameSync(beside, path);
+  } catch (error) {
+    if (existsSync(beside)) rmSync(beside); // not by "force": Bun takes a parent that is a file for another failure
+    throw cacheFailure(error);
+  }
 }
 
 /** What is thrown for something that could not be written into the cache. */

@@ -10,7 +10,6 @@
  */
 import {
   existsSync,
-  mkdirSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -20,8 +19,8 @@ import {
   writeFileSync,
 } from "node:fs";
 import { hostname } from "node:os";
-import { dirname, join, sep } from "node:path";
-import { cacheFailure, madeInCache } from "./cache.ts";
+import { join, sep } from "node:path";
+import { madeInCache, uniqueSuffix, writeInCache } from "./cache.ts";
 
 const HOUR = 3_600_000;
 /** How often a process refreshes the folder it uses, in milliseconds. */
@@ -49,26 +48,13 @@ export function nameOfWritten(hash: string, path: string): string | null {
 function place(source: string, target: string): string {
   const { size, isDirectory } = described(source);
   if (isDirectory) for (const name of readdirSync(source)) place(join(source, name), join(target, name));
-  else if (!existsSync(target) || statSync(target).size !== size) write(target, readFileSync(source));
+  else if (!existsSync(target) || statSync(target).size !== size) writeInCache(target, readFileSync(source));
   return target;
 }
 
 function described(path: string): { readonly size: number; readonly isDirectory: boolean } {
   const found = statSync(path);
   return { size: found.size, isDirectory: found.isDirectory() };
-}
-
-/** Beside, then renamed: of two processes that write at once, the second puts an equal file in the first's place. */
-function write(target: string, bytes: Uint8Array): void {
-  const beside = `${target}.${process.pid}-${crypto.randomUUID().slice(0, 8)}`;
-  try {
-    mkdirSync(dirname(target), { recursive: true });
-    writeFileSync(beside, bytes);
-    renameSync(beside, target);
-  } catch (error) {
-    rmSync(beside, { force: true });
-    throw cacheFailure(error);
-  }
 }
 
 let inUse: string | null = null;
@@ -131,13 +117,13 @@ export function removeStale(cache: string, own: string, now: number): void {
   const stale = (time: number) => now - time > STALE_MS;
   for (const name of listed(cache)) {
     const folder = join(cache, name);
-    const [, hashed = "", rest = ""] = /^(carried-[0-9a-f]{16})((?:\.removed|\.used)-.*)?$/.exec(name) ?? [];
+    const [, hashed = "", rest = ""] = /^(carried-[0-9a-f]{16})(\.(?:removed|used)-.*)?$/.exec(name) ?? [];
     if (hashed === "" || folder === own) continue;
     try {
       // A claim stands for itself, and so does a folder that a process which ended half way left under its mark.
       const claims = () => (rest === "" ? claimsOn(cache, hashed) : []);
       if (!stale(lastUse(folder, claims()))) continue;
-      const marked = rest === "" ? `${folder}.removed-${process.pid}-${crypto.randomUUID().slice(0, 8)}` : folder;
+      const marked = rest === "" ? `${folder}.removed-${uniqueSuffix()}` : folder;
       if (marked !== folder) renameSync(folder, marked);
       if (!stale(lastUse(marked, claims()))) {
         renameSync(marked, folder);

@@ -1,8 +1,11 @@
-/** Where the cache is, by the environment, and for a user without a home folder. */
-import { afterAll, expect, test } from "bun:test";
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
+/** Where the cache is, by the environment, and for a user without a home folder; how a file gets into it. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Nvrtc } from "../../ffi/bindings/nvrtc.ts";
+import { writeInCache } from "../../src/cache.ts";
+import { kernelCompiler } from "../../src/device/cuda/compile.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "cache-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -64,4 +67,41 @@ test("a home folder that cannot be written is none, nor is / for a user other th
   const own = join(temporary, `bun-grpo-${user}`);
   expect(cacheFolder({ ...env, HOME: home }, asUser)).toBe(own);
   expect(cacheFolder({ ...env, HOME: "/" }, asUser)).toBe(own);
+});
+
+describe("a file of the cache", () => {
+  const { BUN_GRPO_CACHE } = process.env;
+  const cache = join(folder, "files");
+  beforeAll(() => {
+    process.env.BUN_GRPO_CACHE = cache;
+  });
+  afterAll(() => {
+    if (BUN_GRPO_CACHE === undefined) delete process.env.BUN_GRPO_CACHE;
+    else process.env.BUN_GRPO_CACHE = BUN_GRPO_CACHE;
+  });
+
+  test("comes whole, into folders that are made for it, and leaves nothing beside", () => {
+    writeInCache(join(cache, "a/b"), "text");
+    writeInCache(join(cache, "a/b"), new Uint8Array([65]));
+    expect(readFileSync(join(cache, "a/b"), "utf8")).toBe("A");
+    expect(readdirSync(join(cache, "a"))).toEqual(["b"]);
+    expect(() => writeInCache(join(cache, "a/b/c"), "text")).toThrow("cannot be written");
+    expect(() => writeInCache(join(cache, "a"), "text")).toThrow("set BUN_GRPO_CACHE");
+    expect(readdirSync(cache)).toEqual(["a"]);
+    rmSync(cache, { recursive: true });
+  });
+
+  test("has a name of its own while it is written: a compiled kernel", () => {
+    const cubin = new Uint8Array([1, 2, 3]);
+    const nvrtc = { path: "/none", version: "13.0", architectures: [80], compile: () => ({ cubin, ptx: "", log: "" }) };
+    const compiled = () => kernelCompiler(nvrtc as unknown as Nvrtc, 80).module("rope.cu", {});
+    expect(compiled()).toEqual(cubin);
+    const [name = "", ...more] = readdirSync(cache);
+    expect([name, more]).toEqual([expect.stringMatching(/^cuda-[0-9a-f]{24}\.cubin$/), []]);
+    // another container's process of the same id is writing the same kernel
+    rmSync(join(cache, name));
+    mkdirSync(join(cache, `${name}.${process.pid}`));
+    expect(compiled()).toEqual(cubin);
+    expect([...readFileSync(join(cache, name))]).toEqual([1, 2, 3]);
+  });
 });
