@@ -119,14 +119,34 @@ describe.skipIf(!Bun.which("xz") || !Bun.which("tar"))("unpack", () => {
     : "";
 
   const ways = ["tar and xz", ...(python === "" ? [] : ["python3"])];
+  function pathFor(tools: string): string {
+    if (tools !== "python3") return pathOf("tar", "xz");
+    const path = pathOf();
+    writeFileSync(join(path, "python3"), `#!/bin/sh\nexec ${python} "$@"\n`, { mode: 0o755 });
+    return path;
+  }
+
   test.each(ways)("by %s", async (tools) => {
-    const path = tools === "python3" ? pathOf() : pathOf("tar", "xz");
-    if (tools === "python3") writeFileSync(join(path, "python3"), `#!/bin/sh\nexec ${python} "$@"\n`, { mode: 0o755 });
+    const path = pathFor(tools);
     const to = work.at(`by ${tools}`);
     const { out, err, code } = await run(["/bin/sh", join(pack, "unpack"), to], work.path, { PATH: path });
     expect({ out, err, code }).toEqual({ out: `${to}: stands in for the program\n`, err: "", code: 0 });
     expect(readFileSync(join(to, "grpo"), "utf8")).toBe(program);
     expect(readFileSync(join(to, "below/a file"), "utf8")).toBe("text");
+  });
+
+  test.each(ways)("of a damaged archive whose files can all be read: refused by %s", async (tools) => {
+    const damaged = work.at(`damaged for ${tools}`);
+    mkdirSync(damaged);
+    cpSync(join(pack, "unpack"), join(damaged, "unpack"));
+    const bytes = readFileSync(join(pack, "grpo.tar.xz"));
+    bytes[bytes.length - 12]! ^= 1; // the footer's checksum
+    writeFileSync(join(damaged, "grpo.tar.xz"), bytes);
+    const to = work.at(`from damaged by ${tools}`);
+    const { out, err, code } = await run(["/bin/sh", join(damaged, "unpack"), to], work.path, { PATH: pathFor(tools) });
+    expect(err).toMatch(/corrupt/i);
+    expect({ out, refused: code !== 0 }).toEqual({ out: "", refused: true });
+    expect(readdirSync(to)).toEqual([]);
   });
 
   test("by neither: one line", async () => {
