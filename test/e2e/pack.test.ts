@@ -11,10 +11,11 @@ import {
   readdirSync,
   readFileSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { layOutTree } from "../../release/pack.ts";
+import { layOutTree, MOST_BYTES, putInPlace } from "../../release/pack.ts";
 import { targetCalled } from "../../release/targets.ts";
 import { root, workFolder } from "./runs.ts";
 
@@ -84,6 +85,25 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
     expect(err).toMatch(/^grpo check:gpu: no GPU can be opened: .*\n$/);
     expect(code).toBe(2);
   });
+});
+
+test("a pack of more than 60 MiB is refused, and the one before it stays", () => {
+  const [made, place] = [work.at("made"), work.at("place")];
+  const lay = (folder: string, text: string, bytes: number) => {
+    mkdirSync(folder);
+    writeFileSync(join(folder, "unpack"), text);
+    writeFileSync(join(folder, "grpo.tar.xz"), "");
+    truncateSync(join(folder, "grpo.tar.xz"), bytes - text.length);
+  };
+  expect(MOST_BYTES).toBe(60 * 1024 * 1024);
+  lay(place, "before", 1000);
+  lay(made, "too large", MOST_BYTES + 1);
+  expect(() => putInPlace(made, place)).toThrow("the pack has 60.0 MiB, more than the 60.0 MiB it may have");
+  expect(readFileSync(join(place, "unpack"), "utf8")).toBe("before");
+  truncateSync(join(made, "grpo.tar.xz"), MOST_BYTES - "too large".length);
+  putInPlace(made, place);
+  expect(readFileSync(join(place, "unpack"), "utf8")).toBe("too large");
+  expect(existsSync(made)).toBe(false);
 });
 
 // A small archive is made first, by tar and xz.
