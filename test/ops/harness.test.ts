@@ -184,6 +184,28 @@ test("a long product may lose what tensor cores cut off where they sum, and nowh
   expect(off(0.03, true)).toContain("27 of 27 elements are off");
 });
 
+test("of the largest vocabulary every draw is checked, on a slow device too: one from another random number is found", () => {
+  const large = tables.sample!.find((one) => caseName(one).startsWith("sample V=151936"))!;
+  const path = cpuPath("portable", defaultDevice, "portable");
+  const { ops } = defaultDevice;
+  const wrong = (draw: number) => {
+    const sample: typeof ops.sample = (ids, logprob, sampling, logits, logitRow, counters, seen, s) => {
+      const prompt = new Int32Array(bytesAt(counters.address + (draw * 5 + 2) * 4, 4));
+      prompt[0]! ^= 1;
+      ops.sample(ids, logprob, sampling, logits, logitRow, counters, seen, s);
+      prompt[0]! ^= 1;
+    };
+    const device = () => ({ ...defaultDevice, ops: { ...ops, sample } });
+    try {
+      execute(large, [{ ...path, device, backend: { ...path.backend, slow: true } }]);
+    } catch (error) {
+      return (error as Error).message;
+    }
+    return "passed";
+  };
+  for (let draw = 0; draw < 6; draw++) expect(wrong(draw)).toMatch(new RegExp(`draw ${draw} is \\d+, not \\d+`));
+});
+
 /** The CPU's path with the buffers of cases somewhere else than the host's bytes, as on a device with its own memory. */
 function apart(separate: boolean): Path {
   const device = () => defaultDevice;
