@@ -23,6 +23,7 @@ const asUser = `if (process.getuid() === 0) process.setuid(${NOBODY});`;
 
 function cacheFolder(env: Record<string, string>, before = ""): string {
   const { stdout } = Bun.spawnSync([process.execPath, "-e", program(before)], {
+    cwd: folder, // below it lies what Bun itself writes into a home folder that is relative
     env: { PATH: "", ...beBun, ...env },
   });
   return stdout.toString().trim();
