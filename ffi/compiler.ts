@@ -46,13 +46,29 @@ export async function compile(what: string, command: readonly string[]): Promise
   throw new RunError(`${what} did not compile: ${command.join(" ")}: ${reason} (GCC 11 or Clang 14 is needed)`);
 }
 
-/** Runs `jobs` with at most one per core at a time. */
-export async function runAll(jobs: readonly (() => Promise<void>)[]): Promise<void> {
+/**
+ * Runs `jobs` with at most one per core at a time. After one that failed none is begun, and those that run are waited for:
+ * the folder that they write into is the caller's to remove.
+ *
+ * @throws what the first failure threw
+ */
+export async function runAll(
+  jobs: readonly (() => Promise<void>)[],
+  cores = navigator.hardwareConcurrency,
+): Promise<void> {
   const queue = [...jobs];
-  const workers = Array.from({ length: Math.min(jobs.length, navigator.hardwareConcurrency) }, async () => {
-    for (let job = queue.shift(); job; job = queue.shift()) await job();
+  const failures: unknown[] = [];
+  const workers = Array.from({ length: Math.min(jobs.length, cores) }, async () => {
+    for (let job = queue.shift(); job && failures.length === 0; job = queue.shift()) {
+      try {
+        await job();
+      } catch (error) {
+        failures.push(error);
+      }
+    }
   });
   await Promise.all(workers);
+  if (failures.length > 0) throw failures[0];
 }
 
 /**

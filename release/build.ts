@@ -14,15 +14,15 @@ import { assetPath } from "../src/assets.ts";
 import { InputError, RunError } from "../src/errors.ts";
 import { commit } from "../src/program.ts";
 import { layOut } from "./carry.ts";
-import { type Target, targetCalled } from "./targets.ts";
+import { isNative, type Target, targetCalled } from "./targets.ts";
 import { flagsOf, runTool } from "./tool.ts";
 
 /** In bytes: what a download may be asked to be; Bun itself is 107 MB of it. */
 export const MOST_BYTES = 125e6;
 
 /** Where `bun run build` puts the executable of a target. */
-export function executableOf({ name, architecture }: Target): string {
-  return assetPath(architecture === process.arch ? "dist/grpo" : `dist/grpo-${name}`);
+export function executableOf(target: Target, machine?: string): string {
+  return assetPath(isNative(target, machine) ? "dist/grpo" : `dist/grpo-${target.name}`);
 }
 
 /**

@@ -7,7 +7,7 @@ import { dirname, join } from "node:path";
 import { compileKernels, prebuiltKernels, prebuiltName } from "../ffi/cpu/build.ts";
 import { assetPath } from "../src/assets.ts";
 import { RunError } from "../src/errors.ts";
-import { compilerFor, type Target } from "./targets.ts";
+import { compilerFor, isNative, type Target } from "./targets.ts";
 
 /** Folders of the project, and which of their files. */
 const sources: Readonly<Record<string, RegExp>> = {
@@ -38,7 +38,12 @@ export async function layOut(folder: string, target: Target): Promise<string> {
 /** The CPU kernels of `target`, under the name by which the program looks for them. @throws as layOut does */
 export async function addKernels(folder: string, target: Target): Promise<void> {
   const library = await kernelsFor(target);
-  const text = readFileSync(library, "latin1");
+  const bytes = readFileSync(library);
+  if (!isElfFor(target, bytes))
+    throw new RunError(
+      `${library}: no library for ${target.name}; delete it, and name a compiler for that system in CXX`,
+    );
+  const text = bytes.toString("latin1");
   const absent = target.paths.filter((path) => !text.includes(`\0${path}\0`));
   if (absent.length > 0)
     throw new RunError(`the compiler knows no ${absent.join(", ")} instructions; build with GCC 11 or later`);
@@ -52,7 +57,7 @@ export async function addKernels(folder: string, target: Target): Promise<void> 
 
 /** Those that were built beforehand, where the sources came with them (pack.ts); else the compiler's. */
 async function kernelsFor(target: Target): Promise<string> {
-  const ready = target.architecture === process.arch ? prebuiltKernels() : null;
+  const ready = isNative(target) ? prebuiltKernels() : null;
   if (ready !== null) return ready;
   const { library } = await compileKernels({
     architecture: target.architecture,
@@ -60,6 +65,11 @@ async function kernelsFor(target: Target): Promise<string> {
     onBuild: () => process.stderr.write(`compiling the CPU kernels for ${target.name}\n`),
   });
   return library;
+}
+
+/** By the head of the file, which is little-endian for all targets: the magic number, and e_machine at 18 (elf.h). */
+export function isElfFor({ elfMachine }: Target, bytes: Buffer): boolean {
+  return bytes.length >= 64 && bytes.readUInt32BE(0) === 0x7f454c46 && bytes.readUInt16LE(18) === elfMachine;
 }
 
 /** The minor version of the newest glibc whose symbols a library asks for, by its text. */

@@ -25,11 +25,11 @@ import { assetPath } from "../src/assets.ts";
 import { InputError, RunError } from "../src/errors.ts";
 import { build, megabytes } from "./build.ts";
 import { addKernels } from "./carry.ts";
-import { type Target, targetCalled } from "./targets.ts";
+import { isNative, type Target, targetCalled } from "./targets.ts";
 import { flagsOf, runTool } from "./tool.ts";
 
 /** In bytes: 60 MiB. */
-const MOST_BYTES = 60 * 2 ** 20;
+export const MOST_BYTES = 60 * 2 ** 20;
 
 /** Packages for tests and benchmarks beside those of the program. */
 const testPackages = ["tinybench"];
@@ -46,7 +46,7 @@ export interface PackOptions {
   readonly level: string;
 }
 
-/** @throws RunError where the executable, the packages or the archive cannot be made */
+/** @throws RunError where the executable, the packages or the archive cannot be made, or are too large together */
 export async function pack({ target, folder, level }: PackOptions): Promise<void> {
   mkdirSync(dirname(folder), { recursive: true });
   // Outside the project: whoever runs its tests meanwhile should not find them twice.
@@ -58,12 +58,22 @@ export async function pack({ target, folder, level }: PackOptions): Promise<void
     await archive(tree, join(result, "grpo.tar.xz"), target, level);
     copyFileSync(assetPath("release/unpack.sh"), join(result, "unpack"));
     chmodSync(join(result, "unpack"), 0o755);
-    rmSync(folder, { recursive: true, force: true });
-    renameSync(result, folder);
+    putInPlace(result, folder);
   } finally {
     for (const path of [tree, result]) rmSync(path, { recursive: true, force: true });
   }
 }
+
+/** A finished pack where the last one was. @throws RunError where it is too large: then that one stays */
+export function putInPlace(result: string, folder: string, most = MOST_BYTES): void {
+  const sum = bytesOf(result);
+  if (sum > most) throw new RunError(`the pack has ${mebibytes(sum)}, more than the ${mebibytes(most)} it may have`);
+  rmSync(folder, { recursive: true, force: true });
+  renameSync(result, folder);
+}
+
+const bytesOf = (folder: string): number =>
+  readdirSync(folder).reduce((sum, name) => sum + statSync(join(folder, name)).size, 0);
 
 /** The folder that is to come out of `unpack`. @throws RunError where a part of it cannot be made */
 export async function layOutTree(tree: string, target: Target): Promise<void> {
@@ -130,15 +140,10 @@ if (import.meta.main)
     if (!/^[0-9]e?$/.test(level)) throw new InputError(`--level ${level}: allowed is 0 to 9`);
     for (const tool of ["tar", "xz", "git"])
       if (!Bun.which(tool)) throw new RunError(`${tool} is needed to make a pack; install it`);
-    const folder = assetPath(target.architecture === process.arch ? "dist/pack" : `dist/pack-${target.name}`);
+    const folder = assetPath(isNative(target) ? "dist/pack" : `dist/pack-${target.name}`);
     await pack({ target, folder, level });
-    let sum = 0;
-    for (const file of readdirSync(folder)) {
-      const { size } = statSync(join(folder, file));
-      sum += size;
-      process.stdout.write(`${join(folder, file)}: ${megabytes(size)}\n`);
-    }
-    process.stdout.write(`${mebibytes(sum)} for ${target.name}; there: sh unpack FOLDER, then FOLDER/grpo …\n`);
-    if (sum > MOST_BYTES)
-      throw new RunError(`the pack has ${mebibytes(sum)}, more than the ${mebibytes(MOST_BYTES)} it may have`);
+    for (const file of readdirSync(folder))
+      process.stdout.write(`${join(folder, file)}: ${megabytes(statSync(join(folder, file)).size)}\n`);
+    const size = mebibytes(bytesOf(folder));
+    process.stdout.write(`${size} for ${target.name}; there: sh unpack FOLDER, then FOLDER/grpo …\n`);
   });

@@ -9,10 +9,15 @@ pack=$(cd "$(dirname "$0")" && pwd)
 to=${1:-grpo}
 mkdir -p "$to"
 if command -v xz >/dev/null && command -v tar >/dev/null; then
+  # Read once through before anything is written: of a pipe the shell sees the last status only, and tar does not check.
+  xz -t "$pack/grpo.tar.xz"
   xz -dc "$pack/grpo.tar.xz" | tar -x -o -C "$to"
 elif command -v python3 >/dev/null && python3 -c 'import lzma' 2>/dev/null; then
   python3 - "$pack/grpo.tar.xz" "$to" <<'PYTHON'
-import sys, tarfile
+import lzma, sys, tarfile
+with lzma.open(sys.argv[1]) as whole:  # as xz -t: tarfile stops reading at the last file
+    while whole.read(1 << 20):
+        pass
 with tarfile.open(sys.argv[1], "r|xz") as archive:
     try:
         archive.extractall(sys.argv[2], filter="tar")

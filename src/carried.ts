@@ -2,14 +2,14 @@
  * Files out of the executable, written into the cache once, as neither mmap nor a dynamic loader nor a compiler can read
  * the executable's own folder. They lie in `carried-HASH`, the hash that of all of them, so that two builds never share one.
  *
- * A folder is in use while a process refreshes its time; one that nobody has refreshed for days is removed by the next
- * first start. Times and not process ids, as a cache may be shared by containers or machines that do not see each other's
- * processes. A process that had its folder removed all the same (stopped for days) loses nothing: what it maps stays
- * mapped, and what it asks for again is written again.
+ * A folder is in use while a process refreshes its time, or, where it is another user's, that of a file of its own beside
+ * it: `carried-HASH.used-…`. One that nobody has refreshed for days is removed by the next first start. Times and not
+ * process ids, as a cache may be shared by containers or machines that do not see each other's processes. A process that
+ * had its folder removed all the same (stopped for days) loses nothing: what it maps stays mapped, and what it asks for
+ * again is written again.
  */
 import {
   existsSync,
-  mkdirSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -18,8 +18,9 @@ import {
   utimesSync,
   writeFileSync,
 } from "node:fs";
-import { dirname, join, sep } from "node:path";
-import { cacheFailure, madeInCache } from "./cache.ts";
+import { hostname } from "node:os";
+import { join, sep } from "node:path";
+import { madeInCache, uniqueSuffix, writeInCache } from "./cache.ts";
 
 const HOUR = 3_600_000;
 /** How often a process refreshes the folder it uses, in milliseconds. */
@@ -47,26 +48,13 @@ export function nameOfWritten(hash: string, path: string): string | null {
 function place(source: string, target: string): string {
   const { size, isDirectory } = described(source);
   if (isDirectory) for (const name of readdirSync(source)) place(join(source, name), join(target, name));
-  else if (!existsSync(target) || statSync(target).size !== size) write(target, readFileSync(source));
+  else if (!existsSync(target) || statSync(target).size !== size) writeInCache(target, readFileSync(source));
   return target;
 }
 
 function described(path: string): { readonly size: number; readonly isDirectory: boolean } {
   const found = statSync(path);
   return { size: found.size, isDirectory: found.isDirectory() };
-}
-
-/** Beside, then renamed: of two processes that write at once, the second puts an equal file in the first's place. */
-function write(target: string, bytes: Uint8Array): void {
-  const beside = `${target}.${process.pid}-${crypto.randomUUID().slice(0, 8)}`;
-  try {
-    mkdirSync(dirname(target), { recursive: true });
-    writeFileSync(beside, bytes);
-    renameSync(beside, target);
-  } catch (error) {
-    rmSync(beside, { force: true });
-    throw cacheFailure(error);
-  }
 }
 
 let inUse: string | null = null;
@@ -83,33 +71,61 @@ function folderOf(hash: string): string {
 
 /** Refreshes a folder's time now and again, for as long as the process lives; it does not keep the process alive. */
 export function keepInUse(folder: string, everyMs: number): void {
+  // One per user and machine rather than process, so that those of ended processes do not pile up.
+  const claim = `${folder}.used-${process.getuid?.() ?? 0}-${Bun.hash(hostname()).toString(16)}`;
   const refresh = () => {
+    if (touched(folder)) return;
     try {
-      utimesSync(folder, new Date(), new Date());
+      writeFileSync(claim, "", { flag: "a" });
+      utimesSync(claim, new Date(), new Date());
     } catch {
-      // Not there yet, or a cache that can only be read: then nobody can remove it from there either.
+      // A cache that this user can only read. Whoever removes the folder from there loses this process nothing it maps.
     }
   };
   refresh();
   setInterval(refresh, everyMs).unref();
 }
 
+/** Only the owner can set a folder's time. One that is not there yet will be made, and then it is new. */
+function touched(folder: string): boolean {
+  try {
+    utimesSync(folder, new Date(), new Date());
+    return true;
+  } catch {
+    return !existsSync(folder);
+  }
+}
+
+/** When a folder was last in use, in milliseconds: by its own time and those of the claims on it. */
+function lastUse(folder: string, claims: readonly string[]): number {
+  return Math.max(...[folder, ...claims].map((path) => statSync(path).mtimeMs));
+}
+
+/** The claims on the folder of that name. */
+function claimsOn(cache: string, name: string): string[] {
+  return readdirSync(cache)
+    .filter((each) => each.startsWith(`${name}.used-`))
+    .map((each) => join(cache, each));
+}
+
 /**
- * Removes the folders in `cache` that other builds carried and that nobody has used of late. Each is renamed first and
- * looked at again, so that one that was taken into use in between goes back. What cannot be removed is left.
+ * Removes the folders in `cache` that other builds carried and that nobody has used of late, and claims as old. Each
+ * folder is renamed first and looked at again, so that one that was taken into use in between goes back. What cannot be
+ * removed is left, and so is everything in a cache that cannot be listed.
  */
 export function removeStale(cache: string, own: string, now: number): void {
-  const stale = (path: string) => now - statSync(path).mtimeMs > STALE_MS;
-  for (const name of readdirSync(cache)) {
+  const stale = (time: number) => now - time > STALE_MS;
+  for (const name of listed(cache)) {
     const folder = join(cache, name);
-    const aside = /^carried-[0-9a-f]{16}(\.removed-.*)?$/.exec(name);
-    if (aside === null || folder === own) continue;
+    const [, hashed = "", rest = ""] = /^(carried-[0-9a-f]{16})(\.(?:removed|used)-.*)?$/.exec(name) ?? [];
+    if (hashed === "" || folder === own) continue;
     try {
-      if (!stale(folder)) continue;
-      // One that bears the mark was left by a process that ended half way.
-      const marked = aside[1] ? folder : `${folder}.removed-${process.pid}-${crypto.randomUUID().slice(0, 8)}`;
+      // A claim stands for itself, and so does a folder that a process which ended half way left under its mark.
+      const claims = () => (rest === "" ? claimsOn(cache, hashed) : []);
+      if (!stale(lastUse(folder, claims()))) continue;
+      const marked = rest === "" ? `${folder}.removed-${uniqueSuffix()}` : folder;
       if (marked !== folder) renameSync(folder, marked);
-      if (!stale(marked)) {
+      if (!stale(lastUse(marked, claims()))) {
         renameSync(marked, folder);
         continue;
       }
@@ -117,5 +133,13 @@ export function removeStale(cache: string, own: string, now: number): void {
     } catch {
       // Another process was quicker, or may do what this one may not.
     }
+  }
+}
+
+function listed(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return [];
   }
 }

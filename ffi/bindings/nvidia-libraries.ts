@@ -125,8 +125,8 @@ function systemLoader(): Loader {
 }
 
 /**
- * Finds a library: in `options.folder`, by the loader, then in `folders`; the newest version first, whose file has
- * all of `beside` next to it.
+ * Finds a library, of the newest version whose file has all of `beside` next to it: any version in `options.folder`, as
+ * who names a folder means what lies there, before each version by the loader, then in `folders`.
  *
  * @throws MissingLibraryError that lists every place
  */
@@ -139,22 +139,21 @@ export function findLibrary(
   cure: string,
 ): FoundLibrary {
   const file = (major: number) => `${name}.so.${major}`;
+  const complete = (folder: string, major: number) =>
+    existsSync(join(folder, file(major))) &&
+    beside(major).every((other) => readdirSync(folder).some((entry) => entry.startsWith(other)));
+  const given = options.folder ? [options.folder] : [];
+  for (const folder of given)
+    for (const major of versions) if (complete(folder, major)) return { path: join(folder, file(major)), major };
   let reason = "not found";
   for (const major of versions) {
-    const first = options.folder ? [options.folder] : [];
-    const complete = (folder: string) =>
-      existsSync(join(folder, file(major))) &&
-      beside(major).every((other) => readdirSync(folder).some((entry) => entry.startsWith(other)));
-    const explicit = first.find(complete);
-    if (explicit) return { path: join(explicit, file(major)), major };
     const failure = systemLoader().load(file(major));
     if (failure === null) return { path: file(major), major };
     if (!/cannot open shared object file|No such file/.test(failure)) reason = failure;
-    const found = folders.find(complete);
+    const found = folders.find((folder) => complete(folder, major));
     if (found) return { path: join(found, file(major)), major };
   }
   const named = versions.map(file).join(" or ");
-  const given = options.folder ? [options.folder] : [];
   throw new MissingLibraryError(named, [...given, loaderPath, ...folders], cure, reason);
 }
 

@@ -2,7 +2,7 @@
  * Where Python environments keep NVIDIA's libraries: `nvidia/NAME/lib` of the packages that pip and uv install. Environments
  * are found by the file system alone; no Python is run, and pyenv's shims, which are scripts, are read as pyenv reads them.
  */
-import { existsSync, readdirSync, readFileSync, realpathSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 
 export interface PythonSearch {
@@ -42,18 +42,32 @@ function lines(path: string): string[] {
   }
 }
 
+/**
+ * Whether nobody else can put files into a folder: it is the user's own or root's, and only the owner may write into it, or
+ * the group of the owner's number, which is theirs alone. Libraries are loaded from it and nobody named it: above a working
+ * folder there may be one that everybody writes into.
+ */
+function isTrusted(folder: string): boolean {
+  const user = process.getuid?.();
+  if (user === undefined) return true;
+  const { uid, gid, mode } = statSync(folder);
+  return (uid === user || uid === 0) && (mode & 0o002) === 0 && ((mode & 0o020) === 0 || gid === uid);
+}
+
 /** The environment that uv, or whoever follows its custom, keeps beside a project: it need not be activated. */
 function projectPrefix({ env, cwd }: PythonSearch): string[] {
   const named = env.UV_PROJECT_ENVIRONMENT;
   const places = upwards(cwd).flatMap((folder) => [...(named ? [resolve(folder, named)] : []), join(folder, ".venv")]);
-  const found = places.find((prefix) => existsSync(join(prefix, "pyvenv.cfg")));
+  const found = places.find((prefix) => existsSync(join(prefix, "pyvenv.cfg")) && isTrusted(prefix));
   return found ? [found] : [];
 }
 
 /** Prefixes of the versions that pyenv's shims stand for here: $PYENV_VERSION, else the next .python-version, else its own file. */
 function pyenvPrefixes(pyenv: string, { env, cwd }: PythonSearch): string[] {
   const files = [...upwards(cwd).map((folder) => join(folder, ".python-version")), join(pyenv, "version")];
-  const asked = env.PYENV_VERSION?.split(":") ?? files.map(lines).find((all) => all.some((line) => line.trim() !== ""));
+  const asked = env.PYENV_VERSION
+    ? env.PYENV_VERSION.split(":")
+    : files.map(lines).find((all) => all.some((line) => line.trim() !== ""));
   return (asked ?? [])
     .map((line) => line.replace(/#.*/, "").trim())
     .filter((name) => /^\w[\w.+-]*$/.test(name))

@@ -9,7 +9,8 @@ import { MissingLibraryError } from "../../ffi/bindings/nvidia-libraries.ts";
 import { openNvrtc } from "../../ffi/bindings/nvrtc.ts";
 import { models, scoreFlags, scoresApart } from "../e2e/golden.ts";
 import { argvOf, grpo, workFolder } from "../e2e/runs.ts";
-import { fetchedCublas, fetchedNvrtc } from "./gates/fetch-nvrtc.ts";
+import { buildEmulator } from "../emulator/build.ts";
+import { fetchedCublas, fetchedNvrtc, newestVersion, openPinned } from "./gates/fetch-nvrtc.ts";
 
 // The CPU's kernels may have to be compiled first.
 setDefaultTimeout(180_000);
@@ -45,6 +46,13 @@ describe.skipIf(hasDriver())("without a driver (skipped where there is one)", ()
     expect(told).toEqual([expect.stringMatching(/^computing on the CPU: no CUDA device \(libcuda\.so\.1: not found/)]);
     expect(scoresApart(model, output).logprob).toBeLessThanOrEqual(2e-5);
   });
+});
+
+test("the gates check the compiler that is pinned, and no other", async () => {
+  const { nullFolder } = await buildEmulator(); // says that it is 13.0
+  expect(newestVersion).toMatch(/^13\.\d+$/);
+  expect(openPinned(nullFolder, "13.0").path).toStartWith(nullFolder);
+  expect(() => openPinned(nullFolder, "12.8")).toThrow("NVRTC 13.0, and 12.8 is to be checked");
 });
 
 describe.skipIf(!fetchedNvrtc())("NVIDIA's NVRTC (skipped where test/cuda/gates/fetch-nvrtc.ts has not run)", () => {

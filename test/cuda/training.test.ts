@@ -67,7 +67,8 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("the bundled run, %j", (dtype)
     expect(optimizer(resumed)).toBe(optimizer(straight));
   });
 
-  // In bfloat16 the CPU keeps activations in float32: other logits, and soon another token.
+  // In bfloat16 the two round at other places: activations are float32 on the CPU, or bfloat16 on the paths that multiply
+  // it (bfloat16Paths), and their gradients float32 on every one. Other logits, and soon another token.
   if (name === "float32")
     test("samples and learns what the CPU does", async () => {
       await ready;

@@ -11,10 +11,11 @@ import {
   readdirSync,
   readFileSync,
   symlinkSync,
+  truncateSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { layOutTree } from "../../release/pack.ts";
+import { layOutTree, MOST_BYTES, putInPlace } from "../../release/pack.ts";
 import { targetCalled } from "../../release/targets.ts";
 import { root, workFolder } from "./runs.ts";
 
@@ -86,6 +87,25 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
   });
 });
 
+test("a pack of more than 60 MiB is refused, and the one before it stays", () => {
+  const [made, place] = [work.at("made"), work.at("place")];
+  const lay = (folder: string, text: string, bytes: number) => {
+    mkdirSync(folder);
+    writeFileSync(join(folder, "unpack"), text);
+    writeFileSync(join(folder, "grpo.tar.xz"), "");
+    truncateSync(join(folder, "grpo.tar.xz"), bytes - text.length);
+  };
+  expect(MOST_BYTES).toBe(60 * 1024 * 1024);
+  lay(place, "before", 1000);
+  lay(made, "too large", MOST_BYTES + 1);
+  expect(() => putInPlace(made, place)).toThrow("the pack has 60.0 MiB, more than the 60.0 MiB it may have");
+  expect(readFileSync(join(place, "unpack"), "utf8")).toBe("before");
+  truncateSync(join(made, "grpo.tar.xz"), MOST_BYTES - "too large".length);
+  putInPlace(made, place);
+  expect(readFileSync(join(place, "unpack"), "utf8")).toBe("too large");
+  expect(existsSync(made)).toBe(false);
+});
+
 // A small archive is made first, by tar and xz.
 describe.skipIf(!Bun.which("xz") || !Bun.which("tar"))("unpack", () => {
   const pack = work.at("pack");
@@ -119,14 +139,34 @@ describe.skipIf(!Bun.which("xz") || !Bun.which("tar"))("unpack", () => {
     : "";
 
   const ways = ["tar and xz", ...(python === "" ? [] : ["python3"])];
+  function pathFor(tools: string): string {
+    if (tools !== "python3") return pathOf("tar", "xz");
+    const path = pathOf();
+    writeFileSync(join(path, "python3"), `#!/bin/sh\nexec ${python} "$@"\n`, { mode: 0o755 });
+    return path;
+  }
+
   test.each(ways)("by %s", async (tools) => {
-    const path = tools === "python3" ? pathOf() : pathOf("tar", "xz");
-    if (tools === "python3") writeFileSync(join(path, "python3"), `#!/bin/sh\nexec ${python} "$@"\n`, { mode: 0o755 });
+    const path = pathFor(tools);
     const to = work.at(`by ${tools}`);
     const { out, err, code } = await run(["/bin/sh", join(pack, "unpack"), to], work.path, { PATH: path });
     expect({ out, err, code }).toEqual({ out: `${to}: stands in for the program\n`, err: "", code: 0 });
     expect(readFileSync(join(to, "grpo"), "utf8")).toBe(program);
     expect(readFileSync(join(to, "below/a file"), "utf8")).toBe("text");
+  });
+
+  test.each(ways)("of a damaged archive whose files can all be read: refused by %s", async (tools) => {
+    const damaged = work.at(`damaged for ${tools}`);
+    mkdirSync(damaged);
+    cpSync(join(pack, "unpack"), join(damaged, "unpack"));
+    const bytes = readFileSync(join(pack, "grpo.tar.xz"));
+    bytes[bytes.length - 12]! ^= 1; // the footer's checksum
+    writeFileSync(join(damaged, "grpo.tar.xz"), bytes);
+    const to = work.at(`from damaged by ${tools}`);
+    const { out, err, code } = await run(["/bin/sh", join(damaged, "unpack"), to], work.path, { PATH: pathFor(tools) });
+    expect(err).toMatch(/corrupt/i);
+    expect({ out, refused: code !== 0 }).toEqual({ out: "", refused: true });
+    expect(readdirSync(to)).toEqual([]);
   });
 
   test("by neither: one line", async () => {

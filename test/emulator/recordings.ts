@@ -2,10 +2,11 @@
  * Recordings of PTX: their names, and the copy that the emulated NVRTC reads. The repository keeps them compressed in
  * test/golden/ptx as HASH.ptx.gz.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { assetPath } from "../../src/assets.ts";
+import { writeInCache } from "../../src/cache.ts";
 
 /** What a program was compiled from. */
 export interface RecordedProgram {
@@ -42,13 +43,6 @@ export function unpackRecordings(folder: string): void {
     .join("");
   const stampFile = join(folder, "unpacked");
   if (existsSync(stampFile) && readFileSync(stampFile, "utf8") === stamp) return;
-  mkdirSync(folder, { recursive: true });
-  for (const name of names) write(join(folder, name.slice(0, -3)), gunzipSync(readFileSync(join(kept, name))));
-  write(stampFile, stamp);
-}
-
-function write(path: string, content: string | Uint8Array): void {
-  const beside = `${path}.${process.pid}`;
-  writeFileSync(beside, content);
-  renameSync(beside, path);
+  for (const name of names) writeInCache(join(folder, name.slice(0, -3)), gunzipSync(readFileSync(join(kept, name))));
+  writeInCache(stampFile, stamp);
 }

@@ -2,7 +2,7 @@
 import { expect, test } from "bun:test";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import type { CpuDevice } from "../../src/device/cpu.ts";
-import type { Device } from "../../src/device/device.ts";
+import type { Device, Weight } from "../../src/device/device.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { deviceArena } from "./arena.ts";
 import { tables } from "./cases/all.ts";
@@ -153,6 +153,57 @@ test("what is allowed for rounded operands is allowed where they are rounded, an
   expect(off(true, { absolute: 0.001, operands: { relative: 0.01 } })).toBe("passed");
   expect(off(false, { absolute: 0.001, operands: { relative: 0.01 } })).toContain("1 of 15 elements are off");
   expect(off(true, { absolute: 0.001, operands: { relative: 0.001 } })).toContain("1 of 15 elements are off");
+});
+
+test("a long product may lose what tensor cores cut off where they sum, and nowhere else", () => {
+  const long = tables.matmul!.find((one) => caseName(one).startsWith("matmulForward M=3 N=9 K=16400"))!;
+  const path = cpuPath("portable", defaultDevice, "portable");
+  // Of Σ|ab|, about (2/π)·16400, allowed are 2⁻²¹, and there √(16400/1024) = 4 times that: 0.005 and 0.02.
+  const off = (by: number, tensorCores: boolean) => {
+    const device = () => ({
+      ...defaultDevice,
+      ops: {
+        ...defaultDevice.ops,
+        matmulForward(y: Tensor, ...rest: [Tensor, Weight, Weight | null, boolean?]) {
+          defaultDevice.ops.matmulForward(y, ...rest);
+          const values = new Float32Array(bytesAt(y.address, 3 * 9 * 4));
+          for (const [i, value] of values.entries()) values[i] = value - by * Math.sign(value);
+        },
+      },
+    });
+    try {
+      execute(long, [{ ...path, device, tensorCores }]);
+    } catch (error) {
+      return (error as Error).message;
+    }
+    return "passed";
+  };
+  expect(off(0, false)).toBe("passed");
+  expect(off(0.012, true)).toBe("passed");
+  expect(off(0.012, false)).toContain("27 of 27 elements are off");
+  expect(off(0.03, true)).toContain("27 of 27 elements are off");
+});
+
+test("of the largest vocabulary every draw is checked, on a slow device too: one from another random number is found", () => {
+  const large = tables.sample!.find((one) => caseName(one).startsWith("sample V=151936"))!;
+  const path = cpuPath("portable", defaultDevice, "portable");
+  const { ops } = defaultDevice;
+  const wrong = (draw: number) => {
+    const sample: typeof ops.sample = (ids, logprob, sampling, logits, logitRow, counters, seen, s) => {
+      const prompt = new Int32Array(bytesAt(counters.address + (draw * 5 + 2) * 4, 4));
+      prompt[0]! ^= 1;
+      ops.sample(ids, logprob, sampling, logits, logitRow, counters, seen, s);
+      prompt[0]! ^= 1;
+    };
+    const device = () => ({ ...defaultDevice, ops: { ...ops, sample } });
+    try {
+      execute(large, [{ ...path, device, backend: { ...path.backend, slow: true } }]);
+    } catch (error) {
+      return (error as Error).message;
+    }
+    return "passed";
+  };
+  for (let draw = 0; draw < 6; draw++) expect(wrong(draw)).toMatch(new RegExp(`draw ${draw} is \\d+, not \\d+`));
 });
 
 /** The CPU's path with the buffers of cases somewhere else than the host's bytes, as on a device with its own memory. */

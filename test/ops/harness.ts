@@ -37,6 +37,8 @@ export interface Tolerance {
   readonly operands?: Tolerance;
   /** Allowed beside, where attention over bfloat16 rounds its probabilities and their gradients to bfloat16. */
   readonly tensorCores?: Tolerance;
+  /** Allowed beside, where the sums of a product are formed by tensor cores, which cut them off toward zero. */
+  readonly truncating?: Tolerance;
 }
 
 export const exactly: Tolerance = {};
@@ -124,7 +126,7 @@ export interface Path {
   device(): Device;
   /** Products with a bfloat16 weight round their float32 operands to bfloat16. */
   readonly roundsOperands: boolean;
-  /** Attention over bfloat16 multiplies in bfloat16 throughout. */
+  /** Attention over bfloat16 multiplies in bfloat16 throughout, and sums of products are cut off toward zero. */
   readonly tensorCores: boolean;
   /** What has the same inputs has the same bits; false where approximate instructions are disturbed. */
   readonly equalBits: boolean;
@@ -153,8 +155,10 @@ function noting(device: Device, arena: Arena, called: Set<string>): Device {
 }
 
 /** The tolerance on a path: what holds everywhere, and what it rounds beside. */
-function allowance({ operands, tensorCores, ...everywhere }: Tolerance, path: Path): Tolerance {
-  const parts = [everywhere, path.roundsOperands ? operands : null, path.tensorCores ? tensorCores : null];
+function allowance(tolerance: Tolerance, path: Path): Tolerance {
+  const { operands, tensorCores, truncating, ...everywhere } = tolerance;
+  const cores = path.tensorCores ? [tensorCores, truncating] : [];
+  const parts = [everywhere, path.roundsOperands ? operands : null, ...cores];
   const sum = (key: "absolute" | "relative" | "magnitude") =>
     parts.reduce((total, part) => total + (part?.[key] ?? 0), 0);
   return { absolute: sum("absolute"), relative: sum("relative"), magnitude: sum("magnitude") };

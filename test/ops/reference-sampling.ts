@@ -85,15 +85,31 @@ export function distribution(logits: Float64Array, seen: ReadonlySet<number>, s:
   return { probabilities, margin };
 }
 
-/** The first token at which the running sum, by ascending id, passes u; and how far u is from that sum's ends. */
-export function tokenAt(probabilities: Float64Array, u: number): { id: number; margin: number } {
+/** The running sum of probabilities by ascending id, of tokens that can be drawn. */
+export interface Cumulative {
+  readonly ids: Int32Array;
+  /** The sum up to a token and with it: the next one's begins there. */
+  readonly ends: Float64Array;
+}
+
+export function cumulative(probabilities: Float64Array): Cumulative {
+  const ids = Int32Array.from([...probabilities.keys()].filter((id) => probabilities[id]! > 0));
   let sum = 0;
-  for (const [id, p] of probabilities.entries()) {
-    if (p === 0) continue;
-    if (sum + p > u) return { id, margin: Math.min(u - sum || Number.POSITIVE_INFINITY, sum + p - u) };
-    sum += p;
+  return { ids, ends: Float64Array.from(ids, (id) => (sum += probabilities[id]!)) };
+}
+
+/** The first token at which the running sum passes u; and how far u is from that sum's ends. */
+export function tokenAt({ ids, ends }: Cumulative, u: number): { id: number; margin: number } {
+  let [from, to] = [0, ids.length];
+  while (from < to) {
+    const middle = (from + to) >> 1;
+    if (ends[middle]! > u) to = middle;
+    else from = middle + 1;
   }
-  throw new Error(`the probabilities sum to ${sum}, below ${u}`);
+  if (from === ids.length) throw new Error(`the probabilities sum to ${ends.at(-1)}, not above ${u}`);
+  // Below the first token there is no other.
+  const below = from === 0 ? Number.POSITIVE_INFINITY : u - ends[from - 1]!;
+  return { id: ids[from]!, margin: Math.min(below, ends[from]! - u) };
 }
 
 /** χ² of counts against probabilities, bins of fewer than 5 expected draws put together, and its degrees of freedom. */

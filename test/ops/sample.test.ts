@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { sampleCases } from "./cases/sample.ts";
 import { testCases } from "./harness.ts";
 import { cpuPaths } from "./paths.ts";
-import { chiSquare, chiSquareLimit, philox, uniformOf } from "./reference-sampling.ts";
+import { chiSquare, chiSquareLimit, cumulative, philox, tokenAt, uniformOf } from "./reference-sampling.ts";
 
 testCases(sampleCases, cpuPaths);
 
@@ -20,6 +20,15 @@ test("53 bits become a number in [0, 1)", () => {
   expect(uniformOf([0, 0, 0, 0])).toBe(0);
   expect(uniformOf([0xffffffff, 0xffffffff, 0, 0])).toBe(1 - 2 ** -53);
   expect(uniformOf([0x80000000, 0, 0, 0])).toBe(0.5);
+});
+
+test("the token of a random number, and how far that is from drawing another", () => {
+  const sums = cumulative(Float64Array.of(0, 0.25, 0, 0.5, 0.25, 0));
+  expect([0, 0.2, 0.25, 0.7499, 0.75, 0.9999].map((u) => tokenAt(sums, u).id)).toEqual([1, 1, 3, 3, 4, 4]);
+  expect([0, 0.2, 0.25, 0.3125, 0.5, 0.875].map((u) => tokenAt(sums, u).margin)).toEqual(
+    [0.25, 0.25 - 0.2, 0, 0.0625, 0.25, 0.125], // none lies below the first
+  );
+  expect(() => tokenAt(sums, 1)).toThrow("the probabilities sum to 1, not above 1");
 });
 
 test("the χ² that frequencies are judged by", () => {

@@ -1,17 +1,31 @@
-/** Where the cache is, by the environment, and for a user without a home folder. */
-import { afterAll, expect, test } from "bun:test";
-import { chmodSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
+/** Where the cache is, by the environment, and for a user without a home folder; how a file gets into it. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { Nvrtc } from "../../ffi/bindings/nvrtc.ts";
+import { writeInCache } from "../../src/cache.ts";
+import { kernelCompiler } from "../../src/device/cuda/compile.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "cache-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-const program = `const { cacheFolder } = await import(${JSON.stringify(join(import.meta.dir, "../../src/cache.ts"))});
+/** `before` runs when the sources, which another user may not be able to read, have been read. */
+const program = (
+  before: string,
+) => `const { cacheFolder } = await import(${JSON.stringify(join(import.meta.dir, "../../src/cache.ts"))});
+  ${before}
   try { console.log(cacheFolder()); } catch (error) { console.log(error.name + ": " + error.message); }`;
 
-function cacheFolder(env: Record<string, string>): string {
-  const { stdout } = Bun.spawnSync([process.execPath, "-e", program], { env: { PATH: "", ...beBun, ...env } });
+/** Root may write anywhere: for it the process becomes another user's, who owns nothing. */
+const NOBODY = 65534;
+const asUser = `if (process.getuid() === 0) process.setuid(${NOBODY});`;
+
+function cacheFolder(env: Record<string, string>, before = ""): string {
+  const { stdout } = Bun.spawnSync([process.execPath, "-e", program(before)], {
+    cwd: folder, // below it lies what Bun itself writes into a home folder that is relative
+    env: { PATH: "", ...beBun, ...env },
+  });
   return stdout.toString().trim();
 }
 
@@ -22,7 +36,7 @@ test("by BUN_GRPO_CACHE, XDG_CACHE_HOME, the home folder", () => {
   const all = { BUN_GRPO_CACHE: "/a", XDG_CACHE_HOME: "/b", HOME: "/c" };
   expect(cacheFolder(all)).toBe("/a");
   expect(cacheFolder({ ...all, BUN_GRPO_CACHE: "" })).toBe("/b/bun-grpo");
-  expect(cacheFolder({ HOME: "/c" })).toBe("/c/.cache/bun-grpo");
+  expect(cacheFolder({ HOME: folder })).toBe(join(folder, ".cache/bun-grpo"));
 });
 
 test("without a home folder: one of the user's own among the temporary files, never another's", () => {
@@ -36,4 +50,59 @@ test("without a home folder: one of the user's own among the temporary files, ne
   rmSync(own, { recursive: true });
   symlinkSync("/", own);
   expect(cacheFolder(homeless)).toMatch(/^RunError: .*set BUN_GRPO_CACHE/);
+});
+
+test("a home folder that cannot be written is none, nor is / for a user other than root", () => {
+  const user = process.getuid?.() || NOBODY;
+  const temporary = join(folder, "temporary");
+  mkdirSync(temporary);
+  chmodSync(temporary, 0o1777);
+  chmodSync(folder, 0o755);
+  const env = { TMPDIR: temporary };
+  const home = join(folder, "home");
+  mkdirSync(home);
+  chmodSync(home, 0o777);
+  expect(cacheFolder({ ...env, HOME: home }, asUser)).toBe(join(home, ".cache/bun-grpo"));
+  mkdirSync(join(home, ".cache"));
+  chmodSync(join(home, ".cache"), 0o555);
+  const own = join(temporary, `bun-grpo-${user}`);
+  expect(cacheFolder({ ...env, HOME: home }, asUser)).toBe(own);
+  expect(cacheFolder({ ...env, HOME: "/" }, asUser)).toBe(own);
+});
+
+describe("a file of the cache", () => {
+  const { BUN_GRPO_CACHE } = process.env;
+  const cache = join(folder, "files");
+  beforeAll(() => {
+    process.env.BUN_GRPO_CACHE = cache;
+  });
+  afterAll(() => {
+    if (BUN_GRPO_CACHE === undefined) delete process.env.BUN_GRPO_CACHE;
+    else process.env.BUN_GRPO_CACHE = BUN_GRPO_CACHE;
+  });
+
+  test("comes whole, into folders that are made for it, and leaves nothing beside", () => {
+    writeInCache(join(cache, "a/b"), "text");
+    writeInCache(join(cache, "a/b"), new Uint8Array([65]));
+    expect(readFileSync(join(cache, "a/b"), "utf8")).toBe("A");
+    expect(readdirSync(join(cache, "a"))).toEqual(["b"]);
+    expect(() => writeInCache(join(cache, "a/b/c"), "text")).toThrow("cannot be written");
+    expect(() => writeInCache(join(cache, "a"), "text")).toThrow("set BUN_GRPO_CACHE");
+    expect(readdirSync(cache)).toEqual(["a"]);
+    rmSync(cache, { recursive: true });
+  });
+
+  test("has a name of its own while it is written: a compiled kernel", () => {
+    const cubin = new Uint8Array([1, 2, 3]);
+    const nvrtc = { path: "/none", version: "13.0", architectures: [80], compile: () => ({ cubin, ptx: "", log: "" }) };
+    const compiled = () => kernelCompiler(nvrtc as unknown as Nvrtc, 80).module("rope.cu", {});
+    expect(compiled()).toEqual(cubin);
+    const [name = "", ...more] = readdirSync(cache);
+    expect([name, more]).toEqual([expect.stringMatching(/^cuda-[0-9a-f]{24}\.cubin$/), []]);
+    // another container's process of the same id is writing the same kernel
+    rmSync(join(cache, name));
+    mkdirSync(join(cache, `${name}.${process.pid}`));
+    expect(compiled()).toEqual(cubin);
+    expect([...readFileSync(join(cache, name))]).toEqual([1, 2, 3]);
+  });
 });

@@ -1,6 +1,8 @@
 /** What the executable writes into the cache: files as they are, once; a folder in use is refreshed, an old one removed. */
 import { afterAll, describe, expect, test } from "bun:test";
 import {
+  chmodSync,
+  chownSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
@@ -53,6 +55,26 @@ describe("folders of other builds", () => {
     expect(readdirSync(cache)).toEqual([a]);
   });
 
+  test("stay while another user claims them; old claims go", () => {
+    const old = STALE_MS + 1000;
+    const cache = cacheOf("claimed", { [a]: old, [b]: old });
+    const claim = (name: string, age: number) => {
+      writeFileSync(join(cache, name), "");
+      utimesSync(join(cache, name), (Date.now() - age) / 1000, (Date.now() - age) / 1000);
+    };
+    claim(`${a}.used-7-host`, 1000);
+    claim(`${a}.used-8-host`, old);
+    claim(`${b}.used-7-host`, old);
+    removeStale(cache, join(cache, c), Date.now());
+    expect(readdirSync(cache).sort()).toEqual([a, `${a}.used-7-host`]);
+    expect(readFileSync(join(cache, a, "data/file"), "utf8")).toBe("text");
+  });
+
+  test("stay in a cache that cannot be listed", () => {
+    writeFileSync(join(folder, "no-folder"), "");
+    removeStale(join(folder, "no-folder"), "", Date.now());
+  });
+
   test("two processes that remove at once do each other no harm", async () => {
     const cache = cacheOf("both", { [a]: STALE_MS * 2, [b]: STALE_MS * 2 });
     const program = `const { removeStale } = await import(${JSON.stringify(join(import.meta.dir, "../../src/carried.ts"))});
@@ -61,6 +83,36 @@ describe("folders of other builds", () => {
     expect(await Promise.all(both.map(({ exited }) => exited))).toEqual([0, 0]);
     expect(readdirSync(cache)).toEqual([]);
   });
+});
+
+// Only root can make a folder another user's, and itself become one.
+test.skipIf(process.getuid?.() !== 0)("a folder of another user's is claimed beside it, again and again", async () => {
+  const [name, other, third] = ["carried-aaaaaaaaaaaaaaaa", 65533, 65534];
+  const cache = cacheOf("shared", { [name]: STALE_MS * 2 });
+  chmodSync(folder, 0o755);
+  chmodSync(cache, 0o777);
+  chownSync(join(cache, name), other, other);
+  const program = `const { keepInUse } = await import(${JSON.stringify(join(import.meta.dir, "../../src/carried.ts"))});
+    process.setuid(${third});
+    keepInUse(${JSON.stringify(join(cache, name))}, 5);
+    console.log("claimed");
+    await Bun.sleep(60_000);`;
+  const user = Bun.spawn([process.execPath, "-e", program], { stdout: "pipe", stderr: "inherit" });
+  try {
+    await user.stdout.getReader().read();
+    for (let round = 0; round < 2; round++) {
+      const [claim = "", ...more] = readdirSync(cache).filter((each) => each !== name);
+      expect([claim, more]).toEqual([expect.stringMatching(new RegExp(`^${name}\\.used-${third}-[0-9a-f]+$`)), []]);
+      expect(Date.now() - statSync(join(cache, claim)).mtimeMs).toBeLessThan(STALE_MS);
+      removeStale(cache, "", Date.now());
+      expect(readFileSync(join(cache, name, "data/file"), "utf8")).toBe("text");
+      utimesSync(join(cache, claim), 0, 0);
+      await Bun.sleep(200);
+    }
+  } finally {
+    user.kill();
+    await user.exited;
+  }
 });
 
 test("a folder in use is refreshed again and again", async () => {

@@ -7,6 +7,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildKernels } from "../../ffi/bindings/cpu.ts";
+import { runAll } from "../../ffi/compiler.ts";
 import { prebuiltKernels } from "../../ffi/cpu/build.ts";
 import { assetPath } from "../../src/assets.ts";
 import { choosePath, openCpuDevice } from "../../src/device/cpu.ts";
@@ -98,6 +99,27 @@ builds("a compiler that fails: its own words, and nothing is left in the cache",
   expect(result.message).toContain("GCC 11 or Clang 14");
   expect(result.message).not.toContain("\n");
   expect(readdirSync(cache)).toEqual([]);
+});
+
+test("of several jobs one that fails is the last that is begun, and those that run are waited for", async () => {
+  const events: string[] = [];
+  const job = (name: string, ms: number, fails: boolean) => async () => {
+    events.push(`${name} begins`);
+    await Bun.sleep(ms);
+    events.push(`${name} ends`);
+    if (fails) throw new Error(name);
+  };
+  const jobs = [job("a", 10, true), job("b", 100, false), job("c", 0, false), job("d", 0, false)];
+  expect((await runAll(jobs, 2).catch((error: Error) => error))?.message).toBe("a");
+  expect(events).toEqual(["a begins", "b begins", "a ends", "b ends"]);
+  await Bun.sleep(20);
+  expect(events.length).toBe(4);
+  const all: number[] = [];
+  await runAll(
+    [...Array(5).keys()].map((i) => async () => void all.push(i)),
+    2,
+  );
+  expect(all.sort()).toEqual([0, 1, 2, 3, 4]);
 });
 
 builds("a cache folder that cannot be made: its name and the setting", async () => {

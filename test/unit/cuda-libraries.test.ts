@@ -1,6 +1,6 @@
 /** Where NVIDIA's libraries are looked for, in which order, and what is said when they are not there. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { openCublas } from "../../ffi/bindings/cublas.ts";
@@ -102,6 +102,25 @@ describe("places", () => {
     expect(() => find({ root, env: { HOME: at("nobody") }, cwd: root })).toThrow(MissingLibraryError);
   });
 
+  test("an environment above the working folder that others can write into is passed over", () => {
+    const packages = "lib/python3.12/site-packages/nvidia/cu13/lib";
+    const files = (folder: string) => [`${folder}/.venv/${packages}/${NAME}.so.13`, `${folder}/.venv/pyvenv.cfg`];
+    const { root, at } = tree(...files("work"), ...files("work/inner"), "work/inner/deep/file");
+    const found = () => find({ root, env: { HOME: at("nobody") }, cwd: at("work/inner/deep") }).path;
+    const [own, inner] = [at(`work/.venv/${packages}/${NAME}.so.13`), at(`work/inner/.venv/${packages}/${NAME}.so.13`)];
+    expect(found()).toBe(inner);
+    chmodSync(at("work/inner/.venv"), 0o757);
+    expect(found()).toBe(own);
+    if (process.getuid?.() !== 0) return; // only root can give away what it owns
+    chmodSync(at("work/inner/.venv"), 0o775);
+    chownSync(at("work/inner/.venv"), 0, 65534);
+    expect(found()).toBe(own);
+    chmodSync(at("work/inner/.venv"), 0o755);
+    expect(found()).toBe(inner);
+    chownSync(at("work/inner/.venv"), 65534, 65534);
+    expect(found()).toBe(own);
+  });
+
   test("the Python that pyenv's shim stands for, and those that uv installed", () => {
     const version = (name: string) => `pyenv/versions/${name}/lib/python3.12/site-packages/nvidia/cublas/lib`;
     const managed =
@@ -121,12 +140,13 @@ describe("places", () => {
     expect(found()).toBe(at(version("3.11.2")));
     writeFileSync(at("work/.python-version"), "# ours\n3.12\n");
     expect(found()).toBe(at(version("3.12.10")));
+    expect(found({ PYENV_VERSION: "" })).toBe(at(version("3.12.10")));
     expect(found({ PYENV_VERSION: "mine:3.11.2" })).toBe(at(version("mine")));
     expect(() => found({ PYENV_VERSION: "../versions/mine" })).toThrow(MissingLibraryError);
     expect(found({ PYENV_VERSION: "system", HOME: at("home") })).toBe(at(`${managed}/lib`));
   });
 
-  test("the folder that is named comes before all, the newer version before every place", () => {
+  test("the folder that is named comes before all, whatever its version; else the newer version before every place", () => {
     const { root, at } = tree(
       `named/${NAME}.so.12`,
       `usr/local/cuda/lib64/${NAME}.so.12`,
@@ -134,8 +154,18 @@ describe("places", () => {
     );
     const options = { root, env: {}, folder: at("named") };
     expect(find(options, [12]).path).toBe(at(`named/${NAME}.so.12`));
-    expect(find(options).path).toBe(at(`usr/local/cuda-13.0/lib64/${NAME}.so.13`));
+    expect(find(options)).toEqual({ path: at(`named/${NAME}.so.12`), major: 12 });
+    expect(find({ root, env: {} }).path).toBe(at(`usr/local/cuda-13.0/lib64/${NAME}.so.13`));
     expect(find({ root, env: {} }, [12]).path).toBe(at(`usr/local/cuda/lib64/${NAME}.so.12`));
+  });
+
+  test("the folder that is named comes before a newer version that the loader finds by itself", () => {
+    // the C library is on every loader's path, as version 6
+    const { root, at } = tree("named/libc.so.5");
+    const found = (folder: string | null) =>
+      findLibrary("libc", [6, 5], [], { root, env: {}, folder }, () => [], "cure").path;
+    expect(found(at("named"))).toBe(at("named/libc.so.5"));
+    expect(found(null)).toBe("libc.so.6");
   });
 
   test("a folder that lacks what must lie beside is passed over", () => {

@@ -2,8 +2,9 @@
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { MOST_GLIBC, newestGlibc } from "../../release/carry.ts";
-import { targetCalled } from "../../release/targets.ts";
+import { executableOf } from "../../release/build.ts";
+import { isElfFor, MOST_GLIBC, newestGlibc } from "../../release/carry.ts";
+import { compilerFor, isNative, type Target, targetCalled, targets } from "../../release/targets.ts";
 import { flagsOf } from "../../release/tool.ts";
 import { assetPath } from "../../src/assets.ts";
 import { InputError } from "../../src/errors.ts";
@@ -33,6 +34,43 @@ test("a target is one of those that are built for", () => {
   expect(() => targetCalled("windows-x64")).toThrow("--target windows-x64: the executable is built for linux-x64 and");
 });
 
+describe("a target of this processor on another system", () => {
+  const mac = "darwin-arm64";
+  const linux = targetCalled("linux-arm64");
+
+  test("is not what the machine builds for itself", () => {
+    expect(targets.filter((target) => isNative(target, mac))).toEqual([]);
+    expect(isNative(linux, "linux-arm64")).toBe(true);
+    expect(executableOf(linux, mac)).toEndWith("dist/grpo-linux-arm64");
+    expect(executableOf(linux, "linux-arm64")).toEndWith("dist/grpo");
+  });
+
+  test("needs a compiler for that system", () => {
+    const named: Target = { ...linux, crossCompiler: "no-such-compiler" };
+    expect(() => compilerFor(named, mac)).toThrow("the CPU kernels for linux-arm64 need no-such-compiler; install it");
+  });
+
+  test("is not built of this one's libraries", () => {
+    const elf = (machine: number) => {
+      const head = Buffer.alloc(64);
+      head.writeUInt32BE(0x7f454c46);
+      head.writeUInt16LE(machine, 18);
+      return head;
+    };
+    const machO = elf(linux.elfMachine);
+    machO.writeUInt32LE(0xfeedfacf);
+    expect(isElfFor(linux, elf(183))).toBe(true);
+    expect(isElfFor(linux, elf(62))).toBe(false);
+    expect(isElfFor(linux, machO)).toBe(false);
+    expect(isElfFor(linux, Buffer.alloc(0))).toBe(false);
+  });
+});
+
+// The program of a running process is one, under the name of this machine.
+test.skipIf(process.platform !== "linux")("the head of this machine's own programs is known", () => {
+  expect(isElfFor(targetCalled(null), readFileSync(process.execPath))).toBe(true);
+});
+
 test("the newest C library that a library asks for is found, and other versions are not taken for it", () => {
   expect(newestGlibc("\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.4\0GLIBCXX_3.4.40\0MYGLIBC_2.99\0")).toBe(34);
   expect(newestGlibc("")).toBe(0);
@@ -53,7 +91,7 @@ test("a folder inside another repository has no commit of its own", () => {
 });
 
 test("the executable carries every file that the program asks for by name", () => {
-  const asked = [...new Bun.Glob("{src,ffi}/**/*.ts").scanSync(assetPath("."))].flatMap((file) => {
+  const asked = [...new Bun.Glob("{src,ffi,bench,check}/**/*.ts").scanSync(assetPath("."))].flatMap((file) => {
     const source = readFileSync(assetPath(file), "utf8");
     return [...source.matchAll(/(?:assetPath|bundledPath)\((?:join\()?"([^"]+)"/g)].map((match) => match[1]!);
   });
@@ -61,7 +99,9 @@ test("the executable carries every file that the program asks for by name", () =
   const folders = [...carried.matchAll(/^ {2}"([a-z]+\/[a-z]+)": \//gm)].map((match) => match[1]!);
   expect(folders.length).toBe(4);
   expect(asked.length).toBeGreaterThan(5);
-  const left = asked.filter((path) => path !== "." && !folders.some((folder) => path.startsWith(folder)));
+  // The checkout's own folder, and its program: the executable is that itself.
+  const own = [".", "src/cli/main.ts"];
+  const left = asked.filter((path) => !own.includes(path) && !folders.some((folder) => path.startsWith(folder)));
   expect(left).toEqual([]);
   for (const folder of folders) expect(readdirSync(assetPath(folder)).length).toBeGreaterThan(0);
 });

@@ -2,11 +2,11 @@
  * From a kernel's source to machine code for one architecture: NVRTC's options, the headers it may include, and the cache
  * of what was compiled. The static checks of the kernels compile by the same options.
  */
-import { existsSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { Compiled, Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { assetPath } from "../../assets.ts";
-import { cacheFailure, cacheFolder, madeInCache } from "../../cache.ts";
+import { cacheFolder, writeInCache } from "../../cache.ts";
 import { InputError } from "../../errors.ts";
 import type { Defines } from "./runtime.ts";
 
@@ -88,21 +88,8 @@ export function kernelCompiler(nvrtc: Nvrtc, computeCapability: number, onBuild?
       if (!told) onBuild?.();
       told = true;
       const { cubin } = compileKernel(nvrtc, name, headers, options);
-      keep(file, cubin);
+      writeInCache(file, cubin);
       return cubin;
     },
   };
-}
-
-/** Written beside and renamed: two processes that compile at once both put an equal file there. */
-function keep(file: string, cubin: Uint8Array): void {
-  madeInCache();
-  const beside = `${file}.${process.pid}`;
-  try {
-    writeFileSync(beside, cubin);
-    renameSync(beside, file);
-  } catch (error) {
-    rmSync(beside, { force: true });
-    throw cacheFailure(error);
-  }
 }

@@ -8,6 +8,7 @@
  */
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { type Nvrtc, openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { cacheFolder, madeInCache } from "../../../src/cache.ts";
 import { errorText, InputError } from "../../../src/errors.ts";
 
@@ -21,6 +22,8 @@ interface Wheels {
 
 const cuda13 = "nvidia/cu13";
 const nvrtc: Wheels = { requirements: "requirements.txt", inside: cuda13, library: "libnvrtc.so.13" };
+/** The newest compiler's, as it says it itself: "13.5". */
+export const newestVersion = pinnedVersion(nvrtc);
 const cublas: Wheels = { requirements: "requirements-cublas.txt", inside: cuda13, library: "libcublasLt.so.13" };
 
 /** A compiler that machines have and that is not the newest. */
@@ -54,6 +57,20 @@ export const olderCompilers: readonly OlderCompiler[] = [
     absent: null,
   },
 ];
+
+function pinnedVersion({ requirements }: Wheels): string {
+  const text = readFileSync(join(import.meta.dir, requirements), "utf8");
+  const version = /^nvidia-cuda-nvrtc\S*==(\d+\.\d+)/m.exec(text)?.[1];
+  if (version === undefined) throw new Error(`${requirements}: pins no nvidia-cuda-nvrtc`);
+  return version;
+}
+
+/** The compiler in `folder`. @throws Error where it is another than the one that is to be checked */
+export function openPinned(folder: string, version: string): Nvrtc {
+  const nvrtc = openNvrtc({ folder });
+  if (nvrtc.version === version) return nvrtc;
+  throw new Error(`${nvrtc.path}: NVRTC ${nvrtc.version}, and ${version} is to be checked; delete ${folder}`);
+}
 
 function folderOf(wheels: Wheels): string {
   const text = readFileSync(join(import.meta.dir, wheels.requirements), "utf8");

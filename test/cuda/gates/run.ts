@@ -10,10 +10,16 @@
  *
  * Exit status 0, 1 where a check fails, 2 where the compiler cannot be fetched.
  */
-import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { errorText, InputError } from "../../../src/errors.ts";
 import { assembleVectors, vectorGroups } from "./assemble.ts";
-import { fetchNvrtc, fetchOlder, type OlderCompiler, olderCompilers } from "./fetch-nvrtc.ts";
+import {
+  fetchNvrtc,
+  fetchOlder,
+  newestVersion,
+  type OlderCompiler,
+  olderCompilers,
+  openPinned,
+} from "./fetch-nvrtc.ts";
 import { architectures, kernelDefinitions, units } from "./kernels.ts";
 import { libraryFaults } from "./libraries.ts";
 import { machineCodeFaults } from "./machine-code.ts";
@@ -27,8 +33,8 @@ import { type Job, type Outcome, runJob } from "./unit.ts";
 const PROCESSES = Math.max(1, Math.min(4, navigator.hardwareConcurrency));
 
 /** Runs this file's jobs of one process: index, stride. Prints an outcome a line. */
-async function work(index: number, folder: string, wanted: readonly number[]): Promise<void> {
-  const nvrtc = openNvrtc({ folder }, [13, 12]);
+async function work(index: number, folder: string, version: string, wanted: readonly number[]): Promise<void> {
+  const nvrtc = openPinned(folder, version);
   const jobs = await allJobs(wanted);
   for (let i = index; i < jobs.length; i += PROCESSES) console.log(JSON.stringify(runJob(nvrtc, jobs[i]!)));
 }
@@ -38,14 +44,12 @@ async function allJobs(wanted: readonly number[]): Promise<Job[]> {
   return wanted.flatMap((architecture) => all.map((unit) => ({ unit, architecture })));
 }
 
-/** All kernels for these architectures, by the compiler in `folder`. */
-async function compileAll(folder: string, wanted: readonly number[]): Promise<Outcome[]> {
+/** All kernels for these architectures, by the compiler in `folder`, which is of that version. */
+async function compileAll(folder: string, version: string, wanted: readonly number[]): Promise<Outcome[]> {
   const outputs = await Promise.all(
     Array.from({ length: PROCESSES }, async (_, index) => {
-      const child = Bun.spawn([process.execPath, import.meta.path, "--worker", String(index), folder, wanted.join()], {
-        stdout: "pipe",
-        stderr: "inherit",
-      });
+      const job = ["--worker", String(index), folder, version, wanted.join()];
+      const child = Bun.spawn([process.execPath, import.meta.path, ...job], { stdout: "pipe", stderr: "inherit" });
       const [text, code] = await Promise.all([new Response(child.stdout).text(), child.exited]);
       if (code !== 0) throw new Error(`compiling ended with exit status ${code}`);
       return text.trim().split("\n").filter(Boolean);
@@ -74,7 +78,7 @@ async function older(compiler: OlderCompiler): Promise<void> {
     console.log(`       NVRTC ${version}: not tried, ${absent}`);
     return;
   }
-  const outcomes = await compileAll(await fetchOlder(compiler), wanted);
+  const outcomes = await compileAll(await fetchOlder(compiler), version, wanted);
   const compiled: Table = new Map(outcomes.flatMap(({ resources }) => resources));
   const faults = outcomes.flatMap((outcome) => [...outcome.faults.compile, ...outcome.faults.signature]);
   const name = `NVRTC ${version} on ${wanted.map((each) => `sm_${each}`).join(", ")}: compiles, signatures, limits`;
@@ -84,9 +88,9 @@ async function older(compiler: OlderCompiler): Promise<void> {
 async function main(update: boolean): Promise<void> {
   const start = performance.now();
   const folder = await fetchNvrtc();
-  const nvrtc = openNvrtc({ folder });
+  const nvrtc = openPinned(folder, newestVersion);
   console.log(`NVRTC ${nvrtc.version}, ${nvrtc.path}`);
-  const outcomes = await compileAll(folder, architectures);
+  const outcomes = await compileAll(folder, nvrtc.version, architectures);
   const compiled: Table = new Map(outcomes.flatMap(({ resources }) => resources));
   if (update) {
     writeTable(compiled);
@@ -112,9 +116,9 @@ async function main(update: boolean): Promise<void> {
 }
 
 if (import.meta.main) {
-  const [flag, index, folder, wanted] = process.argv.slice(2);
+  const [flag, index, folder, version, wanted] = process.argv.slice(2);
   try {
-    if (flag === "--worker") await work(Number(index), folder!, wanted!.split(",").map(Number));
+    if (flag === "--worker") await work(Number(index), folder!, version!, wanted!.split(",").map(Number));
     else await main(flag === "--update");
   } catch (error) {
     process.stderr.write(`${errorText(error)}\n`);

@@ -3,10 +3,10 @@
  * has made of a source is kept in the cache by everything that it depends on, so that a run after a change compiles what the
  * change touches; the checks themselves are done anew each time.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
-import { cacheFolder } from "../../../src/cache.ts";
+import { cacheFolder, writeInCache } from "../../../src/cache.ts";
 import { compileKernel, compileOptions, kernelHeaders, kernelSource } from "../../../src/device/cuda/compile.ts";
 import { errorText } from "../../../src/errors.ts";
 import { type Resources, readResources, readSignatures, type Signature, signatureFault } from "./compiled.ts";
@@ -47,9 +47,7 @@ function made(nvrtc: Nvrtc, source: string, options: readonly string[]): Made {
   if (existsSync(path)) return JSON.parse(readFileSync(path, "utf8"));
   const { ptx, log } = compileKernel(nvrtc, source, headers, options);
   const result: Made = { resources: [...readResources(log)], signatures: [...readSignatures(ptx)] };
-  mkdirSync(folder, { recursive: true });
-  writeFileSync(`${path}.${process.pid}`, JSON.stringify(result));
-  renameSync(`${path}.${process.pid}`, path);
+  writeInCache(path, JSON.stringify(result));
   return result;
 }
 

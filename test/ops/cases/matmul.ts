@@ -15,19 +15,23 @@ import {
 import { dot, matmul, matmulInputGradient, matmulWeightGradient } from "../reference.ts";
 
 /**
- * Of the sum of magnitudes Σ|ab| over `terms`. A chain of roundings errs by about 2⁻²⁴ √K partial sums, which for terms of
- * random sign stays within a few 2⁻²⁴ of Σ|ab|, whatever K is. But tensor cores cut their sums off toward zero, 8 products a
- * step (test/emulator/runtime/truncate.h), and errors of one sign add up: after k terms of deviation 1 the sum is about √k, a
- * step loses at most its last place, 2⁻²³ √k, so the K/8 steps lose (2/3)(K/8)√K·2⁻²³ together. Of Σ|ab|, about (2/π) K, that is
- * 0.13 √K·2⁻²³: 2⁻²¹ at K = 1024, and as √K from there.
+ * Of the sum of magnitudes Σ|ab|: a chain of K roundings (of 2K without fused multiply-add) errs by about 2⁻²⁴ √K partial
+ * sums, which for terms of random sign stays within a few 2⁻²⁴ of Σ|ab|, whatever K is.
  */
-const chainMagnitude = (terms: number) => 2 ** -21 * Math.max(1, Math.sqrt(terms / 1024));
-const chain = (terms: number): Tolerance => ({
-  magnitude: chainMagnitude(terms),
-  operands: { magnitude: bfloat16Rounding },
+const ROUNDINGS = 2 ** -21;
+/**
+ * Tensor cores cut their sums off toward zero, 8 products a step (test/emulator/runtime/truncate.h), and errors of one sign
+ * add up: after k terms of deviation 1 the sum is about √k, a step loses at most its last place, 2⁻²³ √k, so the K/8 steps
+ * lose (2/3)(K/8)√K·2⁻²³ together. Of Σ|ab|, about (2/π) K, that is 0.13 √K·2⁻²³: 2⁻²¹ at K = 1024, and as √K from there.
+ * This is what that is more than roundings are allowed.
+ */
+const truncation = (terms: number) => ROUNDINGS * Math.max(0, Math.sqrt(terms / 1024) - 1);
+/** A product's sum over `terms` where float32 operands, if rounded to bfloat16, hold its values already. */
+const exactChain = (terms: number): Tolerance => ({
+  magnitude: ROUNDINGS,
+  truncating: { magnitude: truncation(terms) },
 });
-/** The same where float32 operands hold bfloat16 values, so that rounding them changes nothing. */
-const exactChain = (terms: number): Tolerance => ({ magnitude: chainMagnitude(terms) });
+const chain = (terms: number): Tolerance => ({ ...exactChain(terms), operands: { magnitude: bfloat16Rounding } });
 /** The step of a central difference of a linear function leaves only the chain's own rounding. */
 const slope: Tolerance = { absolute: 2e-5, relative: 2e-5 };
 
@@ -173,7 +177,7 @@ function biasGradient(settings: { M: number; N: number; dy: ShortDType; gap?: nu
       want[i % N]! += 2 * value;
       size[i % N]! += 2 * Math.abs(value);
     }
-    run.check(dbias, want, exactChain(M), size);
+    run.check(dbias, want, { magnitude: ROUNDINGS }, size);
   });
 }
 
@@ -189,7 +193,11 @@ function rowsAlone(settings: ForwardSettings): OpCase {
     const [whole, sevens, ones] = [output("whole"), output("sevens"), output("ones")];
     const alone = [0, 1, 6, 13, 95, M - 1];
     // elsewhere the product may choose its order by M: both ways err within the chain's tolerance, of K terms of about 1
-    const elsewhere = { absolute: 2 * K * chainMagnitude(K), relative: settings.y === "bf16" ? 2 ** -7 : 0 };
+    const elsewhere: Tolerance = {
+      absolute: 2 * K * ROUNDINGS,
+      relative: settings.y === "bf16" ? 2 ** -7 : 0,
+      truncating: { absolute: 2 * K * truncation(K) },
+    };
     run.run(({ ops }) => {
       ops.matmulForward(whole, x, w, b, accumulate);
       for (let r = 0; r < M; r += 7) {
