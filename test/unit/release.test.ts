@@ -82,7 +82,7 @@ test("a checkout's commands are called by bun run, and every text of the program
   const files = [...new Bun.Glob("{src,bench,check}/**/*.ts").scanSync(assetPath("."))];
   const naming = files.filter((file) => /\bbun run\b/.test(readFileSync(assetPath(file), "utf8")));
   // How a pack is made concerns those who have a checkout.
-  expect(naming.sort()).toEqual(["check/main.ts", "src/program.ts"]);
+  expect(naming.sort()).toEqual(["check/main.ts", "src/cli/check-gpu.ts", "src/program.ts"]);
 });
 
 test("a folder inside another repository has no commit of its own", () => {
