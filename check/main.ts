@@ -94,13 +94,14 @@ function logNamed(logs: string, name: string): string {
 async function runOps(stage: Stage, limit: number, { logs, sanitizer, program }: Run): Promise<Outcome> {
   const { name, ops = [], opSeconds = 20 } = stage;
   const failures: string[] = [];
+  const hungBefore = new Set<string>();
   let [passed, seconds, timedOut, spoilt] = [0, 0, false, false];
   for (const [i, task] of ops.entries()) {
     print(`-- ${task.set}, ${task.dtype ?? "both formats"}`);
     const log = `${logNamed(logs, name)}${i === 0 ? "" : `.${i + 1}`}`;
     const memcheck = sanitizer === null ? null : sanitizerWords(sanitizer, "memcheck");
     const context = { program, cwd: process.cwd(), env: environment(stage), memcheck, print };
-    const result = await runOpStage({ task, ...context, opSeconds, seconds: limit - seconds, log });
+    const result = await runOpStage({ task, ...context, hungBefore, opSeconds, seconds: limit - seconds, log });
     passed += result.passed;
     failures.push(...result.failures);
     seconds += result.seconds;

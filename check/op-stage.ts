@@ -12,8 +12,10 @@ export interface OpStageOptions {
   readonly program: readonly string[];
   readonly cwd: string;
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** Of one op; and of the whole stage. */
+  /** Of one op; and of the whole stage. An op that hung before, at other sizes, gets a quarter. */
   readonly opSeconds: number;
+  /** Names of ops that hung, of earlier sets of the stage too; those of this one are added. */
+  readonly hungBefore: Set<string>;
   readonly seconds: number;
   readonly log: string;
   /** compute-sanitizer's memcheck, where there is one, as words of a command: what lost the context runs again under it. */
@@ -64,15 +66,19 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
     const ends = endsWith(child.pid);
     const errors = child.stderr.text();
     let [running, ran]: [OpLine | null, boolean] = [null, false];
-    let [hung, deadline] = [false, performance.now() + options.opSeconds * 1000];
+    let [hung, allowed] = [false, options.opSeconds];
+    let deadline = performance.now() + allowed * 1000;
     const watch = setInterval(() => {
       timedOut = seconds() > options.seconds;
       hung = performance.now() > deadline;
       if (timedOut || hung) killGroup(child.pid);
     }, 200);
     for await (const line of linesOf(child.stdout)) {
-      deadline = performance.now() + options.opSeconds * 1000;
-      if (line.failure === undefined) {
+      const begins = line.failure === undefined;
+      const short = begins && options.hungBefore.has(opOf(line));
+      allowed = short ? options.opSeconds / 4 : options.opSeconds;
+      deadline = performance.now() + allowed * 1000;
+      if (begins) {
         running = line;
         continue;
       }
@@ -98,7 +104,7 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
     // The context was lost with an op that is told already: on with the next.
     if (running === null && child.exitCode === 3) continue;
     if (running === null && !timedOut) {
-      const how = hung ? `said nothing for ${options.opSeconds} s` : `ended with ${child.exitCode ?? child.signalCode}`;
+      const how = hung ? `said nothing for ${allowed} s` : `ended with ${child.exitCode ?? child.signalCode}`;
       failures.push(`before an op, the process ${how}: ${reasonOf(said)}`);
       print(`FAILED ${failures.at(-1)}`);
       break;
@@ -106,9 +112,10 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
     if (running === null) break;
     from = running.index + 1;
     spoilt = true;
+    if (hung) options.hungBefore.add(opOf(running));
     const how = child.exitCode ?? child.signalCode;
     const why = hung
-      ? `did not end within ${options.opSeconds} s`
+      ? `did not end within ${allowed} s`
       : timedOut
         ? "was running when the stage's time was over"
         : `the process ended with ${how}: ${reasonOf(said)}`;
@@ -136,6 +143,9 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<OpLi
     for (const line of lines) if (line.startsWith('{"index":')) yield JSON.parse(line) as OpLine;
   }
 }
+
+/** "ropeForward" of "ropeForward T=133 … bfloat16". */
+const opOf = ({ name }: OpLine) => name.split(" ")[0]!;
 
 /** The line of an error's text that names it. */
 function reasonOf(text: string): string {
