@@ -34,6 +34,9 @@ export interface OpStageResult {
   readonly spoilt: boolean;
 }
 
+/** What a shell needs first where the executable runs the sources as Bun. */
+const asBunText = process.env.BUN_BE_BUN ? "BUN_BE_BUN=1 " : "";
+
 /** Ops that are run again under memcheck. */
 export const MOST_REPEATED = 3;
 
@@ -54,7 +57,7 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
   const lostWith: number[] = [];
   const fails = (line: OpLine, why: string, lost: boolean) => {
     const alone = commandOf({ from: line.index, count: 1 });
-    failures.push(`${line.name}: ${why}\n  alone: ${alone.map(quoted).join(" ")}`);
+    failures.push(`${line.name}: ${why}\n  alone: ${asBunText}${alone.map(quoted).join(" ")}`);
     print(`FAILED ${failures.at(-1)}`);
     if (lost) lostWith.push(line.index);
   };

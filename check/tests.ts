@@ -30,7 +30,7 @@ export function testCommand(
   const paths = files.map((file) => `./test/${file}`);
   return {
     command: [process.execPath, "test", "--timeout", String(seconds * 1000), ...paths],
-    env: compiled ? asBun : {},
+    env: compiled || process.env.BUN_BE_BUN ? asBun : {},
   };
 }
 
