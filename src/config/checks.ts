@@ -1,5 +1,6 @@
 /** What settings must hold together. A contradiction is refused; what is legal but probably not meant becomes a remark. */
 import { InputError } from "../errors.ts";
+import { scheduleShape } from "./schedules.ts";
 import type { CommandName, EvalConfig, GenerateConfig, OptimizerConfig, TrainConfig, UpdateConfig } from "./schema.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 
@@ -55,17 +56,19 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
 
 function checkBatch(config: TrainConfig): void {
   const group = config.numGenerations;
-  const batch = config.perDeviceTrainBatchSize * config.gradientAccumulationSteps;
+  const perGeneration = config.stepsPerGeneration;
+  // A generation has whole groups; a step need not.
+  const factor = perGeneration ?? config.gradientAccumulationSteps;
+  const batch = config.perDeviceTrainBatchSize * factor;
   if (batch % group !== 0) {
     const below = Math.floor(batch / group) * group;
     const near = below > 0 ? `${below} or ${below + group}` : String(group);
     throw new InputError(
-      `per_device_train_batch_size ${config.perDeviceTrainBatchSize} × gradient_accumulation_steps ` +
-        `${config.gradientAccumulationSteps} = ${batch} completions a step is not a multiple of num_generations ${group}; ` +
-        `take a product of ${near}`,
+      `per_device_train_batch_size ${config.perDeviceTrainBatchSize} × ` +
+        `${perGeneration === null ? "gradient_accumulation_steps" : "steps_per_generation"} ${factor} = ${batch} completions ` +
+        `a generation is not a multiple of num_generations ${group}; take a product of ${near}`,
     );
   }
-  const perGeneration = config.stepsPerGeneration;
   if (perGeneration !== null && perGeneration % config.gradientAccumulationSteps !== 0) {
     throw new InputError(
       `steps_per_generation ${perGeneration} is not a multiple of gradient_accumulation_steps ` +
@@ -242,6 +245,11 @@ function lossRemarks(config: TrainConfig | UpdateConfig, given: ReadonlySet<stri
 }
 
 function scheduleRemarks(config: OptimizerConfig, steps: number | null): string[] {
+  scheduleShape(config.lrSchedulerType, config.lrSchedulerKwargs ?? {}, config.learningRate);
+  if (config.lrSchedulerType === "constant" && (config.warmupSteps > 0 || config.warmupRatio > 0)) {
+    const key = config.warmupSteps > 0 ? "warmup_steps" : "warmup_ratio";
+    return [`${key} is not used: lr_scheduler_type constant has no warm-up; constant_with_warmup has`];
+  }
   if (config.warmupSteps > 0 && config.warmupRatio > 0) {
     return [`warmup_ratio ${config.warmupRatio} is not used: warmup_steps ${config.warmupSteps} goes before`];
   }

@@ -12,7 +12,7 @@ import { planSession, type Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
-import { learningRate } from "../optim/schedule.ts";
+import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import {
   appliedEntropyCoef,
@@ -186,12 +186,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     const scored = await scoredGroups(session, config, groups, settings);
     for (const warning of scored.warnings) note(`note: ${warning}`);
     const totalSteps = resume?.state.totalSteps ?? config.numIterations;
-    const schedule = {
-      type: config.lrSchedulerType,
-      base: config.learningRate,
-      warmupSteps: config.warmupSteps || Math.ceil(config.warmupRatio * totalSteps),
-      totalSteps,
-    };
+    const schedule = scheduleOf(config, totalSteps);
     const updater = { model: session.policy, activations: session.activations!, optimizer: session.optimizer! };
     const records: MetricsRecord[] = [];
     let batch = scored.groups;

@@ -15,7 +15,7 @@ import type { RunConsole } from "../metrics/console.ts";
 import { createMetricsWriter } from "../metrics/metrics-file.ts";
 import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
-import { learningRate } from "../optim/schedule.ts";
+import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { criticStep } from "./critic-update.ts";
 import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";
@@ -77,13 +77,8 @@ export async function train(
   const criticSettings = { value: config, optimizer: adamw, microBatchTokens };
   const steps = totalSteps(setup);
   const parameters = parameterCount(session.config);
-  const schedule = {
-    type: config.lrSchedulerType,
-    base: config.learningRate,
-    warmupSteps: config.warmupSteps || Math.ceil(config.warmupRatio * steps),
-    totalSteps: steps,
-  };
-  const criticSchedule = { ...schedule, base: config.criticLearningRate ?? config.learningRate };
+  const schedule = scheduleOf(config, steps);
+  const criticSchedule = scheduleOf(config, steps, config.criticLearningRate ?? config.learningRate);
 
   let { step, position, skippedRows, numTokens } = resume?.state ?? {
     ...{ step: 0, position: 0, skippedRows: 0, numTokens: 0 },
