@@ -64,14 +64,20 @@ describe("null rewards", () => {
       });
       expect([...result.advantages.subarray(0, 4)]).toEqual([0, 0, 0, 0]);
       expect(result.groupMean).toEqual([5, null, 0.5]);
-      expect(result.fracRewardZeroStd).toBeCloseTo(4 / 6, 15);
+      // Neither has a standard deviation that could be 0, in TRL as here.
+      expect(result.fracRewardZeroStd).toBe(0);
     }
   });
 
   test("nothing scored at all", () => {
     const result = computeAdvantages({ rewards: [null, null], groups: [0, 0], scaleRewards: "batch" });
     expect([...result.advantages]).toEqual([0, 0]);
-    expect(result).toMatchObject({ rewardMean: 0, rewardStd: 0, fracRewardZeroStd: 1 });
+    expect(result).toMatchObject({ rewardMean: null, rewardStd: null, fracRewardZeroStd: 0 });
+  });
+
+  test("one score has a mean and no deviation", () => {
+    const result = computeAdvantages({ rewards: [null, 3], groups: [0, 0], scaleRewards: "group" });
+    expect(result).toMatchObject({ rewardMean: 3, rewardStd: null });
   });
 });
 

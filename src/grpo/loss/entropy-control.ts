@@ -37,6 +37,19 @@ export function appliedEntropyCoef(control: EntropyControl, settings: EntropySet
 }
 
 /**
+ * What a step reports of its bonus where it has one, as TRL does: the coefficient after the step, which the next one may
+ * apply, and the loss before the bonus.
+ */
+export function entropyMetrics(
+  update: Readonly<Record<string, number | null>>,
+  after: EntropyControl,
+  settings: EntropySettings,
+): Record<string, number | null> {
+  if (!settings.useAdaptiveEntropy && settings.entropyCoef === 0) return {};
+  return { policy_loss: update.policy_loss ?? update.loss ?? null, entropy_coef: after.coef };
+}
+
+/**
  * The state after a step.
  *
  * @param meanEntropy of the whole optimizer step (`UpdateResult.meanEntropy`), in nats; null where no token counted, which
