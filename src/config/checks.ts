@@ -88,10 +88,12 @@ function checkRewards(config: TrainConfig): void {
   }
   const twice = rewardFuncs?.find((name, i) => rewardFuncs.indexOf(name) !== i);
   if (twice !== undefined) throw new InputError(`reward_funcs: ${twice} is named twice; use reward_weights`);
-  const { softPunishCache: cache, maxCompletionLength } = config;
-  if (cache !== null && cache > maxCompletionLength) {
+  const { softPunishCache: cache, softPunishMaxLen, maxCompletionLength } = config;
+  const longest = softPunishMaxLen ?? maxCompletionLength;
+  if (cache !== null && cache > longest) {
+    const limit = softPunishMaxLen === null ? "max_completion_length" : "soft_punish_max_len";
     throw new InputError(
-      `soft_punish_cache ${cache}: more than max_completion_length ${maxCompletionLength} would punish every length; lower it`,
+      `soft_punish_cache ${cache}: more than ${limit} ${longest} would punish every length; lower it`,
     );
   }
 }
@@ -99,9 +101,12 @@ function checkRewards(config: TrainConfig): void {
 /** Which built-in reward reads a parameter. */
 const parameterReward = (key: string) => key.match(/^(cosine|repetition)_/)?.[1] ?? "soft_overlong";
 
+const readsParameter = (name: string, reward: string) =>
+  name === reward || (name === "get_soft_overlong_punishment" && reward === "soft_overlong");
+
 function rewardRemarks({ rewardFuncs }: TrainConfig, given: ReadonlySet<string>): string[] {
   const unused = Object.keys(rewardFunctionSettings).find(
-    (key) => given.has(key) && !rewardFuncs?.includes(parameterReward(key)),
+    (key) => given.has(key) && !rewardFuncs?.some((name) => readsParameter(name, parameterReward(key))),
   );
   return unused === undefined ? [] : [`${unused} is not used: reward_funcs has no ${parameterReward(unused)}`];
 }
