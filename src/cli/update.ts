@@ -31,9 +31,11 @@ export const update: Command = {
   summary: "the policy update alone, on recorded rollouts",
   usage: `Usage: grpo update --model M --rollouts F.jsonl --output_dir O [--key value …]
 
-Takes its groups from the file (what train records under completions/), makes num_iterations optimizer steps over all
-lines as one batch, and writes the model, a checkpoint and metrics.jsonl to output_dir. --resume_from_checkpoint C
-brings weights, Adam state, step and schedule, so that any recorded step can be run again.
+Takes its groups from the file (what train records under completions/), makes num_iterations passes over it, each of one
+optimizer step or of the steps that its lines name, and writes the model, a checkpoint and metrics.jsonl to output_dir.
+--resume_from_checkpoint C brings weights, Adam state, step, schedule, a moving reference and the run's settings, where no
+flag says otherwise: the recorded generation that follows the checkpoint is run again, to the same bytes on a CPU. Where
+something makes it another step, a note says so. A critic is not updated; the file has its run's advantages.
 
 ${describeSettings("update")}`,
   run: (argv) => runUpdate(argv, standardConsole()),

@@ -22,6 +22,8 @@ export interface RewardInput {
   readonly groups: ArrayLike<number>;
   /** One a function; 1 by default. */
   readonly weights?: readonly number[] | undefined;
+  /** Of the functions, for messages; their numbers by default. */
+  readonly names?: readonly string[] | undefined;
 }
 
 export interface AdvantageInput extends RewardInput {
@@ -125,7 +127,7 @@ export function penalized(
 function weighted(input: RewardInput) {
   const perFunction = byFunction(input.rewards);
   const weights = input.weights ?? perFunction.map(() => 1);
-  checkRewards(perFunction, weights, input.groups.length);
+  checkRewards(perFunction, weights, input);
   const rewards = weightedSum(perFunction, weights, input.groups.length);
   const past = rewards.findIndex((reward) => reward !== null && !isReward(reward));
   if (past >= 0)
@@ -154,7 +156,7 @@ function byFunction(rewards: RewardInput["rewards"]): readonly (readonly (number
 function checkRewards(
   perFunction: readonly (readonly (number | null)[])[],
   weights: readonly number[],
-  completions: number,
+  { groups: { length: completions }, names }: RewardInput,
 ): void {
   if (weights.length !== perFunction.length) {
     throw new InputError(
@@ -164,13 +166,13 @@ function checkRewards(
   for (const [f, values] of perFunction.entries()) {
     if (values.length !== completions) {
       throw new InputError(
-        `reward function ${f} gave ${values.length} rewards for ${completions} completions; return one a completion`,
+        `reward function ${names?.[f] ?? f} gave ${values.length} rewards for ${completions} completions; return one a completion`,
       );
     }
     for (const [i, value] of values.entries()) {
       if (value === null || isReward(value)) continue;
       throw new InputError(
-        `reward function ${f} gave ${value} for completion ${i}; ${rewardCure(value)}, or null for not scored`,
+        `reward function ${names?.[f] ?? f} gave ${value} for completion ${i}; ${rewardCure(value)}, or null for not scored`,
       );
     }
   }

@@ -2,6 +2,12 @@
  * Rollout files: one JSON object a line, a line a completion; lines of one group are neighbours and share their prompt.
  * Reads (`update`, `score`) and writes (what `train` records) the format; nothing here needs a model or a tokenizer.
  *
+ * A line has `group`, `prompt_ids`, `completion_ids`, `finished`, `reward`; and where they are known `old_logprobs`,
+ * `ref_logprobs`, `sampling_logprobs`, `advantages`, `prompt` and `completion` as texts. What `train` records besides makes
+ * the generation's steps possible again: `step` (the first that learned from the line), `place` (in that step, where the
+ * generation was shuffled), `rewards` and `reward_weights` by the functions' names (where there are several), `advantages`
+ * (where a critic made them). All of these may be missing.
+ *
  * Logprobs are 32-bit floats in every engine that makes them: they are written with the fewest digits that give the
  * same 32-bit float back, and read back to that float. Rewards keep all 64 bits.
  */

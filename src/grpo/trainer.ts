@@ -174,6 +174,7 @@ export async function train(
       const advantages = estimateAdvantages(
         {
           ...(revised ? { rewards: revised } : { rewards: result.perFunction.map((f) => f.rewards), weights }),
+          names: result.perFunction.map(({ name }) => name),
           groups: groups.flatMap((group, i) => group.completions.map(() => i)),
           lengths: completions.map((c) => c.completionIds.length),
           finished: completions.map((c) => c.finished),

@@ -142,6 +142,11 @@ test("score gives the recorded logprobs back, bit for bit", async () => {
     return lines.map((line) => JSON.parse(line) as { old_logprobs: number[]; logprobs: number[] });
   });
   expect(recorded!.length).toBe(8);
+  // As in TRL, a prompt counts with each of its completions.
+  const tokens = (recorded as unknown as { prompt_ids: number[]; completion_ids: number[] }[]).map(
+    ({ prompt_ids, completion_ids }) => prompt_ids.length + completion_ids.length,
+  );
+  expect(metricsOf(folder)[0]!.num_tokens).toBe(tokens.reduce((a, b) => a + b, 0));
   for (const [i, { old_logprobs }] of recorded!.entries())
     expect(Float32Array.from(scored![i]!.logprobs)).toEqual(Float32Array.from(old_logprobs));
 });
