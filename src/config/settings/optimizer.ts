@@ -26,7 +26,7 @@ export const generationScheduleSettings = {
     .min(1)
     .nullable()
     .default(null)
-    .meta(about("A generation serves steps_per_generation ÷ gradient_accumulation_steps steps. null: one.")),
+    .meta(about("A generation serves steps_per_generation ÷ gradient_accumulation_steps steps, shuffled. null: one.")),
 } as const;
 
 export const iterationSettings = {
