@@ -20,6 +20,7 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
       checkOutput(settings);
       return [
         ...groupRemarks(settings),
+        ...stopRemarks(settings),
         ...advantageRemarks(settings, given),
         ...rewardRemarks(settings, given),
         ...dynamicRemarks(settings, given),
@@ -44,10 +45,10 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
     }
     case "eval":
       checkPassAtK(config as EvalConfig);
-      return repeatRemarks(config as EvalConfig);
+      return [...repeatRemarks(config as EvalConfig), ...stopRemarks(config as EvalConfig)];
     case "generate":
       checkPrompt(config as GenerateConfig);
-      return repeatRemarks(config as GenerateConfig);
+      return [...repeatRemarks(config as GenerateConfig), ...stopRemarks(config as GenerateConfig)];
     case "score":
       return [];
   }
@@ -152,6 +153,15 @@ function repeatRemarks(config: { readonly numGenerations: number; readonly tempe
   if (config.numGenerations === 1 || config.temperature > 0) return [];
   return [
     `num_generations ${config.numGenerations} at temperature 0 gives the same answer every time; try --temperature 1`,
+  ];
+}
+
+/** A shell passes "\\n" on as two characters, and no text contains them by chance. */
+function stopRemarks({ stop }: Pick<TrainConfig, "stop">): string[] {
+  const escaped = stop?.find((text) => /\\[nrt]/.test(text));
+  if (escaped === undefined) return [];
+  return [
+    `stop ${JSON.stringify(escaped)}: a backslash and a letter, as written; for a line break give a JSON list, '["\\n"]'`,
   ];
 }
 

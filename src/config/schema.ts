@@ -37,6 +37,7 @@ import {
 import { presetSettings } from "./settings/preset.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
+  generationKwargsSettings,
   greedyTemperatureSettings,
   groupSettings,
   lengthSettings,
@@ -44,6 +45,7 @@ import {
   rewardTimeoutSettings,
   samplingSettings,
   slotSettings,
+  stopSettings,
   temperatureSettings,
 } from "./settings/rollout.ts";
 
@@ -52,7 +54,15 @@ const train = {
   Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
   Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
   "Reward functions": rewardFunctionSettings,
-  Rollout: { ...groupSettings, ...lengthSettings, ...temperatureSettings, ...samplingSettings, ...slotSettings },
+  Rollout: {
+    ...groupSettings,
+    ...lengthSettings,
+    ...temperatureSettings,
+    ...samplingSettings,
+    ...stopSettings,
+    ...generationKwargsSettings,
+    ...slotSettings,
+  },
   "Dynamic sampling": dynamicSamplingSettings,
   Batch: {
     ...batchSettings,
@@ -114,7 +124,13 @@ export const commandSections = {
       ...microBatchSettings,
     },
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
-    Evaluation: { ...evaluationSettings, ...lengthSettings, ...slotSettings, ...rewardTimeoutSettings },
+    Evaluation: {
+      ...evaluationSettings,
+      ...lengthSettings,
+      ...stopSettings,
+      ...slotSettings,
+      ...rewardTimeoutSettings,
+    },
     Output: {
       ...outputFolderSettings("sft"),
       ...resumeSettings,
@@ -137,6 +153,8 @@ export const commandSections = {
       ...lengthSettings,
       ...greedyTemperatureSettings,
       ...samplingSettings,
+      ...stopSettings,
+      ...generationKwargsSettings,
       ...slotSettings,
     },
     Output: { ...outputFolderSettings("eval"), ...debugSettings },
@@ -149,6 +167,8 @@ export const commandSections = {
       ...lengthSettings,
       ...greedyTemperatureSettings,
       ...samplingSettings,
+      ...stopSettings,
+      ...generationKwargsSettings,
       ...slotSettings,
     },
     Output: debugSettings,

@@ -70,7 +70,7 @@ export async function recordRollouts(
 ): Promise<void> {
   let at = 0;
   const lines = groups.flatMap(({ problem, completions }, group) =>
-    completions.map(({ completionIds, finished, samplingLogprobs }) => {
+    completions.map(({ completionIds, finished, stop, samplingLogprobs }) => {
       const i = at++;
       return formatRollout(
         { group, promptIds: problem.promptIds, promptText: promptText(problem) },
@@ -81,6 +81,7 @@ export async function recordRollouts(
           oldLogprobs: Float64Array.from(old[i]!),
           samplingLogprobs: Float64Array.from(samplingLogprobs),
           text: texts[i]!,
+          ...(stop === undefined ? {} : { stop }),
         },
       );
     }),

@@ -26,6 +26,8 @@ export interface Completion {
   readonly advantages?: number | Float64Array;
   /** The completion as text, for a reader; nothing is computed from it. */
   readonly text?: string;
+  /** The stop string that ended it, likewise. */
+  readonly stop?: string;
 }
 
 export interface RolloutGroup {
@@ -120,6 +122,7 @@ export function formatRollout(group: Omit<RolloutGroup, "completions">, completi
     fields.push(`"advantages":${numbers}`);
   }
   if (group.promptText !== undefined) fields.push(`"prompt":${JSON.stringify(group.promptText)}`);
+  if (completion.stop !== undefined) fields.push(`"stop":${JSON.stringify(completion.stop)}`);
   if (completion.text !== undefined) fields.push(`"completion":${JSON.stringify(completion.text)}`);
   return `{${fields.join(",")}}`;
 }
@@ -212,6 +215,7 @@ function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): 
   if (row.advantages !== undefined && row.advantages !== null)
     completion.advantages = readAdvantages(row.advantages, completionIds.length, where);
   if (typeof row.completion === "string") completion.text = row.completion;
+  if (typeof row.stop === "string") completion.stop = row.stop;
   return completion;
 }
 

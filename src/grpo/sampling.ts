@@ -92,7 +92,8 @@ const lengthSum = (items: readonly { readonly length: number }[]) => items.reduc
  */
 export function sampleGeneration(run: SamplingRun, step: number, from: number): Promise<Generation | null> {
   const { config, tokenizer } = run.setup;
-  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop };
+  const stopStrings = tokenizer.stopStrings(config.stop);
+  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop, stopStrings };
   return config.dynamicSampling ? sampleDynamically(run, settings, from) : samplePlainly(run, settings, from);
 }
 
