@@ -45,6 +45,7 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
     }
     case "eval":
       checkPassAtK(config as EvalConfig);
+      checkEvalRewards(config as EvalConfig);
       return [...repeatRemarks(config as EvalConfig), ...stopRemarks(config as EvalConfig)];
     case "generate":
       checkPrompt(config as GenerateConfig);
@@ -75,7 +76,19 @@ function checkBatch(config: TrainConfig): void {
   }
 }
 
-function checkRewards(config: TrainConfig): void {
+function checkEvalRewards(config: EvalConfig): void {
+  if (config.rewardFuncs !== null) {
+    checkRewards(config);
+    return;
+  }
+  if (config.rewardWeights !== null) throw new InputError("reward_weights: there are no reward_funcs to weigh");
+  if (config.verifier === "none")
+    throw new InputError(
+      "verifier none and no reward_funcs: nothing would say what an answer is worth; give one of them",
+    );
+}
+
+function checkRewards(config: TrainConfig | EvalConfig): void {
   const { rewardFuncs, rewardWeights } = config;
   const functions = rewardFuncs?.length ?? 1;
   if (rewardWeights !== null && rewardWeights.length !== functions) {

@@ -37,6 +37,7 @@ import {
 import { presetSettings } from "./settings/preset.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
+  evalRewardSettings,
   generationKwargsSettings,
   greedyTemperatureSettings,
   groupSettings,
@@ -146,8 +147,9 @@ export const commandSections = {
       dataset_split: withDefault(datasetSettings.dataset_split, "test"),
       ...promptSettings,
       ...evalCommandSettings,
-      ...rewardTimeoutSettings,
     },
+    Rewards: { ...evalRewardSettings, ...rewardTimeoutSettings, ...microBatchSettings },
+    "Reward functions": rewardFunctionSettings,
     Rollout: {
       ...oneGeneration,
       ...lengthSettings,

@@ -5,7 +5,7 @@
 import type { Problem } from "../engine/prompts.ts";
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
-import type { RewardBatch, RewardResult } from "../rewards/pool.ts";
+import { loggedColumns, type RewardBatch, type RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Advantage } from "./loss/config.ts";
 import type { ScoredGroup } from "./policy-update.ts";
@@ -65,9 +65,10 @@ export async function recordRollouts(
   step: number,
   groups: readonly Group[],
   texts: readonly string[],
-  rewards: readonly (number | null)[],
+  rewards: RewardResult,
   old: readonly Float32Array[],
 ): Promise<void> {
+  const columns = loggedColumns(rewards);
   let at = 0;
   const lines = groups.flatMap(({ problem, completions }, group) =>
     completions.map(({ completionIds, finished, stop, samplingLogprobs }) => {
@@ -77,11 +78,12 @@ export async function recordRollouts(
         {
           completionIds,
           finished,
-          reward: rewards[i] ?? null,
+          reward: rewards.total[i] ?? null,
           oldLogprobs: Float64Array.from(old[i]!),
           samplingLogprobs: Float64Array.from(samplingLogprobs),
           text: texts[i]!,
           ...(stop === undefined ? {} : { stop }),
+          ...(columns && { extra: columns[i]! }),
         },
       );
     }),

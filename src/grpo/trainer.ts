@@ -16,23 +16,33 @@ import { createMetricsWriter } from "../metrics/metrics-file.ts";
 import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
 import { learningRate } from "../optim/schedule.ts";
+import type { RewardTrainerState } from "../rewards/pool.ts";
 import { criticStep } from "./critic-update.ts";
 import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";
 import { appliedEntropyCoef, nextEntropyControl, startEntropyControl } from "./loss/entropy-control.ts";
 import { measure } from "./measure.ts";
 import { updateSettings, updateStep } from "./policy-update.ts";
-import type { TrainerState } from "./run-state.ts";
+import { rewardTrainerState, type TrainerState } from "./run-state.ts";
 import { type RewardSources, sampleGeneration, samplingWarnings } from "./sampling.ts";
 import type { TrainingSetup } from "./setup.ts";
-import { completionMetrics, dynamicMetrics, rewardMetrics, samplerDifference, speedMetrics } from "./step-metrics.ts";
+import {
+  completionMetrics,
+  dynamicMetrics,
+  functionMetrics,
+  rewardMetrics,
+  samplerDifference,
+  speedMetrics,
+} from "./step-metrics.ts";
 import { createStepWarnings } from "./step-warnings.ts";
 
 export interface TrainerHooks {
   readonly console: RunConsole;
   readonly rewards: RewardSources;
   /** Accuracy on the held-out problems, as a metrics record without its step; null: no evaluation. */
-  readonly evaluate: ((session: Session) => Promise<{ values: Record<string, number>; note: string }>) | null;
+  readonly evaluate:
+    | ((session: Session, state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>)
+    | null;
   /** Says that the user wants to stop. */
   readonly stopRequested: () => boolean;
   /** Rewards as they were scored → rewards to learn from; a test shuffles them here. */
@@ -105,6 +115,7 @@ export async function train(
     config: toJson(config) as Record<string, unknown>,
   });
   let reached = state();
+  const told = (isEvaluation: boolean) => rewardTrainerState(state(), problems.dataset.numRows, isEvaluation);
   let savedAt = -1;
   const save = async (): Promise<void> => {
     hooks.console.note(`saved ${await saveCheckpoint(session, outputDir, reached.step, reached)}`);
@@ -113,8 +124,8 @@ export async function train(
   };
   const accuracies: number[] = [];
   const evaluate = async (): Promise<void> => {
-    if (!hooks.evaluate || metrics.lastStepWith("eval_accuracy") === step) return;
-    const { values, note } = await hooks.evaluate(session);
+    if (!hooks.evaluate || metrics.lastStepWith("eval_completions/mean_length") === step) return;
+    const { values, note } = await hooks.evaluate(session, told(true));
     if (hooks.stopRequested()) return;
     metrics.write({ step, ...values });
     hooks.console.evaluation({ step, ...values }, note);
@@ -136,7 +147,7 @@ export async function train(
       // Prompts, rollout, rewards
       const generation = await sampleGeneration(
         {
-          ...{ setup, rollout, rewards: hooks.rewards, shouldStop: hooks.stopRequested },
+          ...{ setup, rollout, rewards: hooks.rewards, trainerState: told(false), shouldStop: hooks.stopRequested },
           onPhase: (phase) => {
             stopwatch.start(phase);
             if (phase === "reward") progress("rewards");
@@ -228,6 +239,7 @@ export async function train(
       const peakFlops = device.peakFlops(session.dtype);
       const common = {
         epoch: position / problems.dataset.numRows,
+        ...functionMetrics(result),
         ...rewardMetrics(result, advantages),
         ...advantages.metrics,
         ...completionMetrics(completions),
@@ -246,7 +258,7 @@ export async function train(
         if (record.step % config.loggingSteps === 0 || record.step === steps) hooks.console.step(record);
       }
       if (config.saveCompletions)
-        await recordRollouts(outputDir, firstStep, groups, texts, result.total, measured.old ?? first);
+        await recordRollouts(outputDir, firstStep, groups, texts, result, measured.old ?? first);
       if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0))
         hooks.console.completions(firstStep, completionSamples(groups, texts, result, config.numCompletionsToPrint));
       reached = state();

@@ -31,6 +31,8 @@ export interface ConnectionOptions {
   readonly timeoutMs?: number | undefined;
   readonly memoryLimitMiB?: number | undefined;
   readonly size?: number | undefined;
+  /** Modules with reward functions: each gets a process at once, as one may do nothing but wait for a server. */
+  readonly functions?: number | undefined;
 }
 
 /** The worker starts at the first work; see RewardPoolOptions for the defaults. */
@@ -59,7 +61,7 @@ export function connect(options: ConnectionOptions): Connection {
     const settings = {
       timeoutMs: options.timeoutMs ?? 10_000,
       memoryLimitMiB: options.memoryLimitMiB ?? 512,
-      size: options.size ?? Math.min(4, availableParallelism()),
+      size: options.size ?? Math.min(4, Math.max(availableParallelism(), options.functions ?? 1)),
       command: childCommand(),
     };
     started.postMessage({ kind: "start", settings } satisfies ToSupervisor);

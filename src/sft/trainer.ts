@@ -127,7 +127,7 @@ export async function runSft(run: SftRun): Promise<boolean> {
     keepNewestCheckpoints(outputDir, config.saveTotalLimit);
   };
   const evaluate = async (): Promise<void> => {
-    if (!run.evaluate || run.stopRequested() || metrics.lastStepWith("eval_accuracy") === step) return;
+    if (!run.evaluate || run.stopRequested() || metrics.lastStepWith("eval_completions/mean_length") === step) return;
     const { values, note } = await run.evaluate(session);
     if (run.stopRequested()) return;
     metrics.write({ step, ...values });

@@ -101,6 +101,14 @@ export const rewardSettings = {
     .meta(about("One weight for each of reward_funcs. null: 1 each.")),
 } as const;
 
+/** The `eval` command scores by the same functions, but none is there by default. */
+export const evalRewardSettings = {
+  ...rewardSettings,
+  reward_funcs: rewardSettings.reward_funcs.meta({
+    ...about("Score the answers by these too, as train's reward_funcs. null: accuracy alone.", "A,B,..."),
+  }),
+} as const;
+
 export const rewardTimeoutSettings = {
   reward_timeout: z
     .number()
