@@ -18,6 +18,7 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
       checkRewards(settings);
       checkDynamicSampling(settings);
       checkOutput(settings);
+      checkBestModel(settings, settings.dataset === null);
       return [
         ...groupRemarks(settings),
         ...stopRemarks(settings),
@@ -27,6 +28,7 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
         ...lossRemarks(settings, given),
         ...scheduleRemarks(settings, settings.maxSteps),
         ...evaluationRemarks(settings, given),
+        ...bestModelRemarks(settings, given),
       ];
     }
     case "update": {
@@ -41,7 +43,13 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
     case "sft": {
       const settings = config as TrainConfig;
       checkOutput(settings);
-      return [...scheduleRemarks(settings, settings.maxSteps), ...evaluationRemarks(settings, given)];
+      checkBestModel(settings, false);
+      return [
+        ...scheduleRemarks(settings, settings.maxSteps),
+        ...evaluationRemarks(settings, given),
+        ...bestModelRemarks(settings, given),
+        ...stopRemarks(settings),
+      ];
     }
     case "eval":
       checkPassAtK(config as EvalConfig);
@@ -145,6 +153,36 @@ function checkOutput(config: {
   if (config.overwrite && config.resumeFromCheckpoint !== null) {
     throw new InputError("overwrite starts anew and resume_from_checkpoint goes on: give one of the two");
   }
+}
+
+/** The setting that asks which evaluation is the best; undefined: none does. */
+function bestModelKey(config: TrainConfig): string | undefined {
+  if (config.loadBestModelAtEnd) return "load_best_model_at_end";
+  if (config.earlyStoppingPatience !== null) return "early_stopping_patience";
+  return config.metricForBestModel === null ? undefined : "metric_for_best_model";
+}
+
+/** @param bundled whether there is something to evaluate on without an eval_dataset */
+function checkBestModel(config: TrainConfig, bundled: boolean): void {
+  const key = bestModelKey(config);
+  if (key === undefined) return;
+  if (config.evalDataset === null && !bundled)
+    throw new InputError(`${key} needs evaluations: give eval_dataset and eval_steps`);
+  // The bundled run evaluates by itself.
+  if (config.evalSteps === null && !(bundled && config.model === null))
+    throw new InputError(`${key} needs evaluations while the run goes on: give eval_steps`);
+  if (/^(eval_)?loss$/.test(config.metricForBestModel ?? ""))
+    throw new InputError(
+      `metric_for_best_model ${config.metricForBestModel}: an evaluation samples answers and has no loss; use eval_reward or eval_accuracy`,
+    );
+}
+
+function bestModelRemarks(config: TrainConfig, given: ReadonlySet<string>): string[] {
+  if (bestModelKey(config) === undefined && given.has("greater_is_better"))
+    return ["greater_is_better is not used: there is no metric_for_best_model"];
+  if (config.earlyStoppingPatience === null && given.has("early_stopping_threshold"))
+    return ["early_stopping_threshold is not used: there is no early_stopping_patience"];
+  return [];
 }
 
 function checkPassAtK(config: EvalConfig): void {

@@ -5,6 +5,7 @@
 import { z } from "zod";
 import type { CamelKeys } from "./names.ts";
 import { withDefault } from "./settings/about.ts";
+import { bestModelSettings } from "./settings/best.ts";
 import { criticSettings } from "./settings/critic.ts";
 import {
   datasetSettings,
@@ -76,7 +77,7 @@ const train = {
   Loss: { ...presetSettings, ...lossSettings },
   Critic: { ...criticSettings, ...ppoSettings },
   Optimizer: optimizerSettings,
-  Evaluation: evaluationSettings,
+  Evaluation: { ...evaluationSettings, ...bestModelSettings },
   Output: {
     ...outputFolderSettings("train"),
     ...resumeSettings,
@@ -127,6 +128,7 @@ export const commandSections = {
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
     Evaluation: {
       ...evaluationSettings,
+      ...bestModelSettings,
       ...lengthSettings,
       ...stopSettings,
       ...slotSettings,

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { configDifferences, freeOnResume, toJson } from "../config/record.ts";
 import type { TrainConfig } from "../config/schema.ts";
+import { bestState } from "../engine/best-checkpoint.ts";
 import type { RewardTrainerState } from "../rewards/pool.ts";
 
 export const trainerState = z.object({
@@ -13,6 +14,8 @@ export const trainerState = z.object({
   numTokens: z.number().min(0),
   /** Of the entropy bonus, where it is adaptive. */
   entropyControl: z.object({ coef: z.number(), lastEntropy: z.number().nullable() }).optional(),
+  /** The best evaluation, where a setting asks for it. */
+  best: bestState.optional(),
   /** Device and instruction path: the same bits come only from the same. */
   numerics: z.string(),
   config: z.record(z.string(), z.unknown()),
