@@ -20,7 +20,7 @@ export interface Connection {
 const startSupervisor = (): Worker =>
   compiled
     ? new Worker(Bun.main, { env: { ...process.env, BUN_GRPO_CHILD: "supervisor" } as Record<string, string> })
-    : new Worker(new URL("./supervisor.ts", import.meta.url).href);
+    : new Worker(new URL("./supervisor.ts", import.meta.url).href, { env: process.env as Record<string, string> });
 
 const childCommand = (): readonly string[] =>
   compiled
