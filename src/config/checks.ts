@@ -44,6 +44,10 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
       const settings = config as TrainConfig;
       checkOutput(settings);
       checkBestModel(settings, false);
+      if (settings.verifier === "none" && settings.evalDataset !== null)
+        throw new InputError(
+          "verifier none: sft has no reward functions, so nothing would judge eval_dataset; leave it out",
+        );
       return [
         ...scheduleRemarks(settings, settings.maxSteps),
         ...evaluationRemarks(settings, given),

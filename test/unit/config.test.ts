@@ -373,6 +373,19 @@ describe("settings together", () => {
     expect(config).toMatchObject({ gamma: 1, lam: 0.95, whitenAdvantages: true });
   });
 
+  test("evaluations: somebody must say what an answer is worth, and weights weigh something", () => {
+    const evaluate = (...argv: string[]) => configFor("eval", argv).config;
+    expect(refusal(() => evaluate("--verifier", "none"))).toContain("verifier none and no reward_funcs");
+    expect(refusal(() => evaluate("--reward_weights", "1"))).toContain("reward_weights: there are no reward_funcs");
+    expect(refusal(() => evaluate("--reward_funcs", "a.ts,b.ts", "--reward_weights", "1"))).toContain(
+      "1 weights for 2",
+    );
+    expect(evaluate("--verifier", "none", "--reward_funcs", "a.ts").rewardFuncs).toEqual(["a.ts"]);
+    expect(refusal(() => configFor("sft", ["--verifier", "none", "--eval_dataset", "e"]))).toContain(
+      "verifier none: sft",
+    );
+  });
+
   test("eval and generate: several answers need a temperature, pass@k needs k answers", () => {
     expect(configFor("eval", ["--num_generations", "4"]).warnings[0]).toContain("temperature 0 gives the same answer");
     expect(configFor("eval", ["--num_generations", "4", "--temperature", "1"]).warnings).toEqual([]);
