@@ -5,7 +5,7 @@
 import type { Problem } from "../engine/prompts.ts";
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
-import type { RewardBatch, RewardResult } from "../rewards/pool.ts";
+import { loggedColumns, type RewardBatch, type RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Advantage } from "./loss/config.ts";
@@ -86,9 +86,10 @@ export async function recordRollouts(
   const { perFunction } = result;
   const each = perFunction.length > 1 || weights.some((weight) => weight !== 1);
   const rewardWeights = each && Object.fromEntries(perFunction.map(({ name }, f) => [name, weights[f]!]));
+  const columns = loggedColumns(result);
   let at = 0;
   const lines = groups.flatMap(({ problem, completions }, group) =>
-    completions.map(({ completionIds, finished, samplingLogprobs }) => {
+    completions.map(({ completionIds, finished, stop, samplingLogprobs }) => {
       const i = at++;
       const { s, place } = steps.get(i)!;
       const advantage = advantages?.[i];
@@ -110,6 +111,8 @@ export async function recordRollouts(
           step: firstStep + s,
           ...(place !== undefined && { place }),
           text: texts[i]!,
+          ...(stop === undefined ? {} : { stop }),
+          ...(columns && { extra: columns[i]! }),
         },
       );
     }),

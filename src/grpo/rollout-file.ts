@@ -40,6 +40,10 @@ export interface Completion {
   readonly place?: number;
   /** The completion as text, for a reader; nothing is computed from it. */
   readonly text?: string;
+  /** The stop string that ended it, likewise. */
+  readonly stop?: string;
+  /** Columns that reward functions added, likewise. */
+  readonly extra?: Readonly<Record<string, unknown>>;
 }
 
 export interface RolloutGroup {
@@ -140,6 +144,8 @@ export function formatRollout(group: Omit<RolloutGroup, "completions">, completi
   if (step !== undefined) fields.push(`"step":${step}`);
   if (place !== undefined) fields.push(`"place":${place}`);
   if (group.promptText !== undefined) fields.push(`"prompt":${JSON.stringify(group.promptText)}`);
+  if (completion.stop !== undefined) fields.push(`"stop":${JSON.stringify(completion.stop)}`);
+  if (completion.extra !== undefined) fields.push(`"extra":${JSON.stringify(completion.extra)}`);
   if (completion.text !== undefined) fields.push(`"completion":${JSON.stringify(completion.text)}`);
   return `{${fields.join(",")}}`;
 }
@@ -246,6 +252,8 @@ function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): 
   }
   Object.assign(completion, readNamedRewards(row, completion.reward, where));
   if (typeof row.completion === "string") completion.text = row.completion;
+  if (typeof row.stop === "string") completion.stop = row.stop;
+  if (typeof row.extra === "object" && row.extra !== null) completion.extra = row.extra as Record<string, unknown>;
   return completion;
 }
 
