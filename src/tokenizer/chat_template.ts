@@ -89,7 +89,9 @@ const reasoningFields = ["reasoning_content", "thinking", "reasoning"];
 
 /** As transformers 5 gives a message to a template: without what is null, and its reasoning under the usual names too. */
 function normalized(message: Message): Record<string, unknown> {
-  const given = Object.fromEntries(Object.entries(message).filter(([, value]) => value !== null && value !== undefined));
+  const given = Object.fromEntries(
+    Object.entries(message).filter(([, value]) => value !== null && value !== undefined),
+  );
   const field = reasoningFields.find((name) => given[name] !== undefined);
   if (field === undefined) return given;
   return { thinking: given[field], ...given, reasoning_content: given[field] };

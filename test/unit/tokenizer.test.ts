@@ -180,7 +180,7 @@ describe("prompts", () => {
       loadTokenizer(variant({ "chat_template.jinja": template })).renderChat(question, {
         kwargs: { day: { a: "ä<" } },
       });
-    expect(render("{{ tools is none }}{{ documents is defined }}{{ missing is defined }}")).toBe("truetruefalse");
+    expect(render("{{ tools is none }}{{ documents is defined }}{{ missing is defined }}")).toBe("TrueTrueFalse");
     expect(render("{{ eos_token }}{{ pad_token }}")).toBe("<|end|><|pad|>");
     expect(render("{{ day | tojson }}")).toBe('{"a": "ä<"}');
     expect(render("{% for i in range(1, 7, 2) %}{{ i }}{% endfor %}")).toBe("135");

@@ -43,7 +43,11 @@ export interface Signature {
 export type Stmt =
   | { readonly type: "text"; readonly text: string }
   | { readonly type: "print"; readonly value: Expr }
-  | { readonly type: "if"; readonly branches: readonly (readonly [Expr, readonly Stmt[]])[]; readonly otherwise: readonly Stmt[] }
+  | {
+      readonly type: "if";
+      readonly branches: readonly (readonly [Expr, readonly Stmt[]])[];
+      readonly otherwise: readonly Stmt[];
+    }
   | {
       readonly type: "for";
       readonly target: Target;

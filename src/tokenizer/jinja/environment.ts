@@ -11,7 +11,18 @@ import { TemplateFault, TemplateRefusal } from "./fault.ts";
 import { render, Scope, setAttribute } from "./interpreter.ts";
 import { Cycler } from "./loop.ts";
 import { parseTemplate } from "./parser.ts";
-import { type Callable, Dict, fromJson, iterate, type Kwargs, Namespace, Range, textOf, typeName, type Value } from "./values.ts";
+import {
+  type Callable,
+  Dict,
+  fromJson,
+  iterate,
+  type Kwargs,
+  Namespace,
+  Range,
+  textOf,
+  typeName,
+  type Value,
+} from "./values.ts";
 
 export { TemplateFault, TemplateRefusal } from "./fault.ts";
 
@@ -28,7 +39,8 @@ function range(args: readonly Value[]): Value {
   const [start, stop, step = 1n] = numbers.length === 1 ? [0n, numbers[0]!] : (numbers as [bigint, bigint, bigint?]);
   if (step === 0n) throw new TemplateFault("range() arg 3 must not be zero");
   const length = (stop - start + step - (step > 0n ? 1n : -1n)) / step;
-  if (length > longestRange) throw new TemplateFault(`Range too big. The sandbox blocks ranges larger than ${longestRange}.`);
+  if (length > longestRange)
+    throw new TemplateFault(`Range too big. The sandbox blocks ranges larger than ${longestRange}.`);
   return new Range(start, stop, step);
 }
 
@@ -90,4 +102,3 @@ export class ChatTemplateProgram {
     return render(this.body, new Scope(outermost));
   }
 }
-

@@ -246,9 +246,7 @@ function parseTest(stream: TokenStream, operand: Expr): Expr {
   let args = noArguments;
   const { type, value } = stream.current;
   if (stream.isOperator("(")) args = parseArguments(stream);
-  else if (
-    ["name", "string", "integer", "float"].includes(type) || stream.isOperator("[", "{")
-  ) {
+  else if (["name", "string", "integer", "float"].includes(type) || stream.isOperator("[", "{")) {
     if (type === "name" && value === "is") stream.fail("tests with 'is' cannot be chained");
     if (type !== "name" || !["else", "or", "and"].includes(value))
       args = { ...noArguments, positional: [parsePostfix(stream, parsePrimary(stream))] };

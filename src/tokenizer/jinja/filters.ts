@@ -8,10 +8,11 @@ import { toJson } from "./json.ts";
 import { replaceText } from "./methods.ts";
 import { readFloat, readInt } from "./numbers.ts";
 import { binary } from "./operators.ts";
-import { capitalize, codePoints, lengthOf, strip, whitespace } from "./text.ts";
+import { capitalize, codePoints, lengthOf, lineBreak, strip, whitespace } from "./text.ts";
 import {
   compare,
   Dict,
+  escapeHtml,
   hashed,
   isEqual,
   isNumber,
@@ -19,10 +20,12 @@ import {
   iterate,
   type Kwargs,
   Lazy,
+  Markup,
   numeric,
+  plain,
   Range,
-  textOf,
   Tuple,
+  textOf,
   typeName,
   Undefined,
   type Value,
@@ -58,7 +61,11 @@ export function lengthOfValue(value: Value): number {
   if (typeof value === "string") return lengthOf(value);
   if (value instanceof Undefined) return 0;
   const isSized =
-    Array.isArray(value) || value instanceof Tuple || value instanceof Dict || value instanceof View || value instanceof Range;
+    Array.isArray(value) ||
+    value instanceof Tuple ||
+    value instanceof Dict ||
+    value instanceof View ||
+    value instanceof Range;
   if (!isSized) throw new TemplateFault(`object of type '${typeName(value)}' has no len()`);
   return value instanceof Dict ? value.size : iterate(value).length;
 }
@@ -67,7 +74,9 @@ export function lengthOfValue(value: Value): number {
 function getter(context: FilterContext, attribute: Value | undefined, fallback: Value = null): (item: Value) => Value {
   if (attribute === undefined || attribute === null) return (item) => item;
   const parts =
-    typeof attribute === "string" ? attribute.split(".").map((part) => (/^\d+$/.test(part) ? BigInt(part) : part)) : [attribute];
+    typeof attribute === "string"
+      ? attribute.split(".").map((part) => (/^\d+$/.test(part) ? BigInt(part) : part))
+      : [attribute];
   return (item) =>
     parts.reduce<Value>((object, part) => {
       const found = context.item(object, part);
@@ -76,7 +85,9 @@ function getter(context: FilterContext, attribute: Value | undefined, fallback: 
 }
 
 function caseOf(named: Named): (value: Value) => Value {
-  return isTrue(named.case_sensitive ?? false) ? (value) => value : (value) => (typeof value === "string" ? value.toLowerCase() : value);
+  return isTrue(named.case_sensitive ?? false)
+    ? (value) => value
+    : (value) => (typeof value === "string" ? value.toLowerCase() : value);
 }
 
 function sortedBy(items: readonly Value[], keyOf: (item: Value) => Value, isReverse: boolean): Value[] {
@@ -142,15 +153,18 @@ function awayFrom(down: string, precision: number): string {
 }
 
 function splitLines(value: Value): string[] {
-  if (typeof value !== "string") throw new TemplateFault(`unsupported operand type(s) for +=: '${typeName(value)}' and 'str'`);
-  return value.split(/\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/);
+  if (typeof value !== "string")
+    throw new TemplateFault(`unsupported operand type(s) for +=: '${typeName(value)}' and 'str'`);
+  return value.split(lineBreak);
 }
 
 function indent(value: Value, named: Named): Value {
   const width = named.width ?? 4n;
   const margin = typeof width === "string" ? width : " ".repeat(Math.max(0, int(width, 4)));
   const lines = splitLines(value);
-  const all = lines.map((line, i) => (i > 0 && (line !== "" || isTrue(named.blank ?? false)) ? margin + line : line)).join("\n");
+  const all = lines
+    .map((line, i) => (i > 0 && (line !== "" || isTrue(named.blank ?? false)) ? margin + line : line))
+    .join("\n");
   return isTrue(named.first ?? false) ? margin + all : all;
 }
 
@@ -214,21 +228,29 @@ function dictSort(value: Value, named: Named): Value {
   if (by !== "key" && by !== "value") throw new TemplateFault('You can only sort by either "key" or "value"');
   const fold = caseOf(named);
   const entries = value.entries().map((entry) => new Tuple(entry));
-  return sortedBy(entries, (entry) => fold((entry as Tuple).items[by === "key" ? 0 : 1]!), isTrue(named.reverse ?? false));
+  return sortedBy(
+    entries,
+    (entry) => fold((entry as Tuple).items[by === "key" ? 0 : 1]!),
+    isTrue(named.reverse ?? false),
+  );
 }
 
-const escapes: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;", "'": "&#39;", '"': "&#34;" };
-const escape: Filter = (value) => text(value).replace(/[&<>'"]/g, (character) => escapes[character]!);
+const escapeFilter: Filter = (value) => new Markup(escapeHtml(value));
 
 function percentEncoded(value: Value, inQuery: boolean): string {
-  const encoded = encodeURIComponent(text(value)).replace(/[!'()*]/g, (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
+  const encoded = encodeURIComponent(text(value)).replace(
+    /[!'()*]/g,
+    (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`,
+  );
   return inQuery ? encoded.replaceAll("%20", "+") : encoded.replaceAll("%2F", "/");
 }
 
 function urlEncode(value: Value): Value {
   if (typeof value === "string" || isNumber(value) || value === null) return percentEncoded(value, false);
   const pairs = value instanceof Dict ? value.entries() : iterate(value).map((pair) => iterate(pair));
-  return pairs.map(([key = null, item = null]) => `${percentEncoded(key, true)}=${percentEncoded(item, true)}`).join("&");
+  return pairs
+    .map(([key = null, item = null]) => `${percentEncoded(key, true)}=${percentEncoded(item, true)}`)
+    .join("&");
 }
 
 const first: Filter = (value) => {
@@ -246,7 +268,11 @@ function noneOr(items: readonly Value[], message: string): Value {
 
 const length: Filter = (value) => BigInt(lengthOfValue(value));
 const fallback: Filter = (value, named) =>
-  value instanceof Undefined || (isTrue(named.boolean ?? false) && !isTrue(value)) ? named.default_value === undefined ? "" : named.default_value : value;
+  value instanceof Undefined || (isTrue(named.boolean ?? false) && !isTrue(value))
+    ? named.default_value === undefined
+      ? ""
+      : named.default_value
+    : value;
 
 /** Filters with named parameters, in their order. */
 const filters: Readonly<Record<string, readonly [parameters: readonly string[], run: Filter]>> = {
@@ -274,11 +300,11 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
   d: [["default_value", "boolean"], fallback],
   default: [["default_value", "boolean"], fallback],
   dictsort: [["case_sensitive", "by", "reverse"], dictSort],
-  e: [[], escape],
-  escape: [[], escape],
+  e: [[], escapeFilter],
+  escape: [[], escapeFilter],
   first: [[], first],
   float: [["default"], toFloat],
-  forceescape: [[], escape],
+  forceescape: [[], escapeFilter],
   groupby: [["attribute", "default", "case_sensitive"], groupBy],
   indent: [["width", "first", "blank"], indent],
   int: [["default", "base"], toInt],
@@ -287,7 +313,12 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
     (value) => {
       if (value instanceof Undefined) return [];
       if (!(value instanceof Dict)) throw new TemplateFault("Can only get item pairs from a mapping.");
-      return new Lazy(value.entries().map((entry): Value => new Tuple(entry))[Symbol.iterator]() as Generator<Value>);
+      return new Lazy(
+        value
+          .entries()
+          .map((entry): Value => new Tuple(entry))
+          [Symbol.iterator]() as Generator<Value>,
+      );
     },
   ],
   join: [
@@ -326,7 +357,7 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
     },
   ],
   round: [["precision", "method"], round],
-  safe: [[], text],
+  safe: [[], (value) => new Markup(text(value))],
   slice: [["slices", "fill_with"], (value, named) => new Lazy(slices(value, named))],
   sort: [
     ["reverse", "case_sensitive", "attribute"],
@@ -357,7 +388,10 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
         })
         .join(""),
   ],
-  trim: [["chars"], (value, named) => strip(text(value), named.chars === undefined || named.chars === null ? null : text(named.chars))],
+  trim: [
+    ["chars"],
+    (value, named) => strip(text(value), named.chars === undefined || named.chars === null ? null : text(named.chars)),
+  ],
   truncate: [["length", "killwords", "end", "leeway"], truncate],
   unique: [["case_sensitive", "attribute"], (value, named, context) => new Lazy(unique(value, named, context))],
   upper: [[], (value) => text(value).toUpperCase()],
@@ -393,7 +427,15 @@ function* selected(
 }
 
 /** @throws TemplateFault for a filter that there is not, or arguments that it does not take */
-export function applyFilter(name: string, value: Value, args: readonly Value[], kwargs: Kwargs, context: FilterContext): Value {
+export function applyFilter(
+  name: string,
+  given: Value,
+  args: readonly Value[],
+  kwargs: Kwargs,
+  context: FilterContext,
+): Value {
+  // Only these keep text that is HTML apart from other text.
+  const value = /^(e|escape|safe|default|d)$/.test(name) ? given : plain(given);
   if (name === "tojson") return toJson(value, args, kwargs);
   if (name === "format") {
     const values = kwargs.size > 0 ? new Dict([...kwargs]) : new Tuple(args);

@@ -2,7 +2,18 @@
 import { TemplateFault } from "./fault.ts";
 import { exponentSign, floatText } from "./numbers.ts";
 import { codePoints, isPrintable, lengthOf } from "./text.ts";
-import { Dict, isNumber, type Kwargs, numeric, repr, textOf, Tuple, typeName, Undefined, type Value } from "./values.ts";
+import {
+  Dict,
+  isNumber,
+  type Kwargs,
+  numeric,
+  repr,
+  Tuple,
+  textOf,
+  typeName,
+  Undefined,
+  type Value,
+} from "./values.ts";
 
 interface Spec {
   readonly fill: string;
@@ -56,7 +67,7 @@ function floatDigits(value: number, { code, precision, alternate }: Spec): strin
   const significant = Math.max(1, places);
   const { mantissa, exponent } = exponential(significant - 1);
   const trim = (text: string) => (alternate || !text.includes(".") ? text : text.replace(/\.?0+$/, ""));
-  if (exponent < -4 || exponent >= significant + (code === "" ? 0 : 0)) return `${trim(mantissa)}e${exponentSign(exponent)}`;
+  if (exponent < -4 || exponent >= significant) return `${trim(mantissa)}e${exponentSign(exponent)}`;
   const text = trim(fixed(size, Math.max(0, significant - 1 - exponent)));
   return code === "" && !text.includes(".") ? `${text}.0` : text;
 }
@@ -90,7 +101,8 @@ function formatNumber(value: bigint | number, spec: Spec): string {
 export function formatValue(value: Value, text: string): string {
   if (text === "") return textOf(value);
   const match = /^(?:(.)?([<>=^]))?([-+ ])?(#)?(0)?(\d+)?([,_])?(?:\.(\d+))?([a-zA-Z%])?$/su.exec(text);
-  if (match === null) throw new TemplateFault(`Invalid format specifier '${text}' for object of type '${typeName(value)}'`);
+  if (match === null)
+    throw new TemplateFault(`Invalid format specifier '${text}' for object of type '${typeName(value)}'`);
   const [, fill, align, sign = "", alternate, zero, width = "0", grouping = "", precision, code = ""] = match;
   const spec: Spec = {
     fill: fill ?? (zero ? "0" : " "),
@@ -109,7 +121,8 @@ export function formatValue(value: Value, text: string): string {
     if (code === "c") return pad(String.fromCodePoint(Number(value)), { ...spec, align: spec.align || "<" });
     return formatNumber(numeric(value), { ...spec, code: code === "n" ? "d" : code });
   }
-  if (typeof value !== "string") throw new TemplateFault(`unsupported format string passed to ${typeName(value)}.__format__`);
+  if (typeof value !== "string")
+    throw new TemplateFault(`unsupported format string passed to ${typeName(value)}.__format__`);
   if (code !== "" && code !== "s") throw unknown();
   const cut = spec.precision === null ? value : codePoints(value).slice(0, spec.precision).join("");
   return pad(cut, { ...spec, align: align ?? "<" });
@@ -129,7 +142,8 @@ export function formatPercent(text: string, values: Value): string {
   const result = text.replace(expression, (_, key, flags: string, width, precision, code: string) => {
     if (code === "%") return "%";
     if (code === "") throw new TemplateFault("incomplete format");
-    const count = (given: string | undefined) => (given === "*" ? Number(take()) : given === undefined ? null : Number(given));
+    const count = (given: string | undefined) =>
+      given === "*" ? Number(take()) : given === undefined ? null : Number(given);
     let value: Value;
     if (key === undefined) {
       const [w, p] = [count(width), count(precision)];
@@ -148,7 +162,13 @@ export function formatPercent(text: string, values: Value): string {
   return result;
 }
 
-function percentField(value: Value, flags: string, width: number | null, precision: number | null, code: string): string {
+function percentField(
+  value: Value,
+  flags: string,
+  width: number | null,
+  precision: number | null,
+  code: string,
+): string {
   const spec: Spec = {
     fill: flags.includes("0") && !flags.includes("-") && !"sra".includes(code) ? "0" : " ",
     align: flags.includes("-") ? "<" : flags.includes("0") && !"sra".includes(code) ? "=" : ">",
@@ -168,6 +188,8 @@ function percentField(value: Value, flags: string, width: number | null, precisi
   if (!isNumber(value) || !"diuoxXeEfFgG".includes(code))
     throw new TemplateFault(`%${code} format: a real number is required, not ${typeName(value)}`);
   const number = numeric(value);
+  if ("oxX".includes(code) && typeof number === "number")
+    throw new TemplateFault(`%${code} format: an integer is required, not float`);
   if (!"diu".includes(code)) return formatNumber("oxX".includes(code) ? number : Number(number), spec);
   const whole = typeof number === "bigint" ? number : BigInt(Math.trunc(number));
   const digits = (whole < 0n ? -whole : whole).toString().padStart(precision ?? 0, "0");
@@ -193,14 +215,21 @@ export function formatBraces(
   member: (object: Value, name: string, isKey: boolean) => Value,
 ): string {
   let automatic = 0;
+  let isManual = false;
   const field = (inner: string): string => {
     const [, path = "", conversion, spec = ""] = /^([^!:]*)(?:!([sra]))?(?::([\s\S]*))?$/.exec(inner) ?? [];
     const [, first = "", rest = ""] = /^([^.[]*)([\s\S]*)$/.exec(path)!;
     const index = first === "" ? automatic++ : /^\d+$/.test(first) ? Number(first) : null;
+    isManual ||= first !== "" && index !== null;
+    if (isManual && automatic > 0)
+      throw new TemplateFault("cannot switch between manual and automatic field numbering");
     let value = index === null ? kwargs.get(first) : args[index];
     if (value === undefined)
-      throw new TemplateFault(index === null ? `KeyError: '${first}'` : `Replacement index ${index} out of range for positional args tuple`);
-    for (const [, name, key] of rest.matchAll(/\.([^.[]+)|\[([^\]]+)\]/g)) value = member(value, (name ?? key)!, name === undefined);
+      throw new TemplateFault(
+        index === null ? `KeyError: '${first}'` : `Replacement index ${index} out of range for positional args tuple`,
+      );
+    for (const [, name, key] of rest.matchAll(/\.([^.[]+)|\[([^\]]+)\]/g))
+      value = member(value, (name ?? key)!, name === undefined);
     const nested = spec.replace(/\{([^{}]*)\}/g, (_, name: string) => field(name));
     if (conversion === "s") return formatValue(textOf(value), nested);
     if (conversion !== undefined) return formatValue(conversion === "r" ? repr(value) : ascii(repr(value)), nested);

@@ -9,7 +9,20 @@ import { Loop } from "./loop.ts";
 import { methodOf } from "./methods.ts";
 import { binary, comparison, negate, positive, slice, subscript } from "./operators.ts";
 import { applyTest } from "./tests.ts";
-import { Attributes, Dict, isTrue, iterate, type Kwargs, Namespace, textOf, Tuple, typeName, Undefined, type Value } from "./values.ts";
+import {
+  Attributes,
+  Dict,
+  isTrue,
+  iterate,
+  type Kwargs,
+  Namespace,
+  plain,
+  Tuple,
+  textOf,
+  typeName,
+  Undefined,
+  type Value,
+} from "./values.ts";
 
 export class Scope {
   private readonly values = new Map<string, Value>();
@@ -98,7 +111,7 @@ type ForNode = Extract<Stmt, { type: "for" }>;
 
 function executeFor(node: ForNode, scope: Scope, output: Output, over: Value, depth: number): undefined {
   const { test } = node;
-  const items = iterate(over).filter((item) => {
+  const items = iterate(plain(over)).filter((item) => {
     if (test === null) return true;
     const inner = new Scope(scope);
     assign(node.target, item, inner);
@@ -130,14 +143,16 @@ function assign(target: Target, value: Value, scope: Scope): void {
   } else {
     const items = iterate(value);
     const { length } = target.items;
-    if (items.length < length) throw new TemplateFault(`not enough values to unpack (expected ${length}, got ${items.length})`);
+    if (items.length < length)
+      throw new TemplateFault(`not enough values to unpack (expected ${length}, got ${items.length})`);
     if (items.length > length) throw new TemplateFault(`too many values to unpack (expected ${length})`);
     for (const [i, item] of target.items.entries()) assign(item, items[i]!, scope);
   }
 }
 
 export function setAttribute(namespace: Namespace, name: string, value: Value): void {
-  if (name.startsWith("_")) throw new TemplateFault(`a namespace's attribute cannot begin with an underscore (${name})`);
+  if (name.startsWith("_"))
+    throw new TemplateFault(`a namespace's attribute cannot begin with an underscore (${name})`);
   namespace.attributes.set(name, value);
 }
 
@@ -150,12 +165,17 @@ function macroOf(label: string, { parameters, special }: Signature, body: readon
       if (i >= args.length) rest.delete(name);
       else if (rest.has(name)) throw new TemplateFault(`macro ${label} got multiple values for argument '${name}'`);
       if (given !== undefined) inner.set(name, given);
-      else inner.set(name, fallback === null ? new Undefined(`parameter '${name}' was not provided`) : evaluate(fallback, inner));
+      else
+        inner.set(
+          name,
+          fallback === null ? new Undefined(`parameter '${name}' was not provided`) : evaluate(fallback, inner),
+        );
     }
     if (special.has("caller")) inner.set("caller", rest.get("caller") ?? new Undefined("No caller defined"));
     if (special.has("caller")) rest.delete("caller");
     if (special.has("kwargs")) inner.set("kwargs", new Dict(rest));
-    else if (rest.size > 0) throw new TemplateFault(`macro ${label} takes no keyword argument '${[...rest.keys()][0]}'`);
+    else if (rest.size > 0)
+      throw new TemplateFault(`macro ${label} takes no keyword argument '${[...rest.keys()][0]}'`);
     if (special.has("varargs")) inner.set("varargs", new Tuple(args.slice(parameters.length)));
     else if (args.length > parameters.length)
       throw new TemplateFault(`macro ${label} takes not more than ${parameters.length} argument(s)`);
@@ -170,13 +190,17 @@ function invoke(callee: Value, args: readonly Value[], kwargs: Kwargs): Value {
   throw new TemplateFault(`'${typeName(callee)}' object is not callable`);
 }
 
-function argumentsOf({ positional, named, spread, spreadNamed }: Arguments, scope: Scope): [Value[], Map<string, Value>] {
+function argumentsOf(
+  { positional, named, spread, spreadNamed }: Arguments,
+  scope: Scope,
+): [Value[], Map<string, Value>] {
   const args = positional.map((argument) => evaluate(argument, scope));
   const kwargs = new Map(named.map(([name, value]) => [name, evaluate(value, scope)] as const));
   if (spread !== null) args.push(...iterate(evaluate(spread, scope)));
   if (spreadNamed !== null) {
     const mapping = evaluate(spreadNamed, scope);
-    if (!(mapping instanceof Dict)) throw new TemplateFault(`argument after ** must be a mapping, not ${typeName(mapping)}`);
+    if (!(mapping instanceof Dict))
+      throw new TemplateFault(`argument after ** must be a mapping, not ${typeName(mapping)}`);
     for (const [name, value] of mapping.entries()) kwargs.set(textOf(name), value);
   }
   return [args, kwargs];
@@ -200,11 +224,15 @@ const context: FilterContext = {
 /** An attribute in Python's sense. */
 function attributeOf(object: Value, name: string): Value | undefined {
   if (object instanceof Undefined) object.fail();
-  if (name.startsWith("_")) return new Undefined(`access to attribute '${name}' of '${typeName(object)}' object is unsafe.`);
+  if (name.startsWith("_"))
+    return new Undefined(`access to attribute '${name}' of '${typeName(object)}' object is unsafe.`);
   if (object instanceof Namespace) return object.attributes.get(name);
   if (object instanceof Attributes) return object.attribute(name);
-  if (object instanceof Group && (name === "grouper" || name === "list")) return object.items[name === "grouper" ? 0 : 1];
-  return methodOf(object, name, (inner, key, isKey) => (isKey ? item(inner, /^\d+$/.test(key) ? BigInt(key) : key) : member(inner, key)));
+  if (object instanceof Group && (name === "grouper" || name === "list"))
+    return object.items[name === "grouper" ? 0 : 1];
+  return methodOf(object, name, (inner, key, isKey) =>
+    isKey ? item(inner, /^\d+$/.test(key) ? BigInt(key) : key) : member(inner, key),
+  );
 }
 
 function missing(object: Value, key: Value): Undefined {
@@ -264,9 +292,9 @@ export function evaluate(node: Expr, scope: Scope): Value {
     case "positive":
       return positive(evaluate(node.operand, scope));
     case "compare": {
-      let left = evaluate(node.first, scope);
+      let left = plain(evaluate(node.first, scope));
       return node.rest.every(([operator, right]) => {
-        const next = evaluate(right, scope);
+        const next = plain(evaluate(right, scope));
         const holds = comparison(operator, left, next);
         left = next;
         return holds;
@@ -277,10 +305,10 @@ export function evaluate(node: Expr, scope: Scope): Value {
     case "concat":
       return node.items.map((each) => textOf(evaluate(each, scope))).join("");
     case "attribute":
-      return member(evaluate(node.object, scope), node.name);
+      return member(plain(evaluate(node.object, scope)), node.name);
     case "item": {
-      const object = evaluate(node.object, scope);
-      if (node.key.type !== "slice") return item(object, evaluate(node.key, scope));
+      const object = plain(evaluate(node.object, scope));
+      if (node.key.type !== "slice") return item(object, plain(evaluate(node.key, scope)));
       const bounds = node.key.bounds.map((bound) => (bound === null ? null : evaluate(bound, scope)));
       return slice(object, bounds) ?? missing(object, "slice");
     }
@@ -298,7 +326,7 @@ export function evaluate(node: Expr, scope: Scope): Value {
     }
     default: {
       const [args] = argumentsOf(node.args, scope);
-      return applyTest(node.name, evaluate(node.operand, scope), args);
+      return applyTest(node.name, plain(evaluate(node.operand, scope)), args.map(plain));
     }
   }
 }

@@ -13,9 +13,12 @@ interface Style {
 
 /** @param options `ensure_ascii`, `indent`, `separators`, `sort_keys`, by position or name */
 export function toJson(value: Value, options: readonly Value[], kwargs: Kwargs): string {
-  const [ascii = false, indent = null, separators = null, sortKeys = false] = ["ensure_ascii", "indent", "separators", "sort_keys"].map(
-    (name, i) => options[i] ?? kwargs.get(name),
-  );
+  const [ascii = false, indent = null, separators = null, sortKeys = false] = [
+    "ensure_ascii",
+    "indent",
+    "separators",
+    "sort_keys",
+  ].map((name, i) => options[i] ?? kwargs.get(name));
   const step = indent === null ? null : typeof indent === "string" ? indent : " ".repeat(Math.max(0, Number(indent)));
   const given = separators instanceof Tuple ? separators.items : Array.isArray(separators) ? separators : null;
   return write(
@@ -44,12 +47,18 @@ function write(value: Value, style: Style, margin: string): string {
   };
   if (Array.isArray(value) || value instanceof Tuple) {
     const items = Array.isArray(value) ? value : value.items;
-    return wrap("[", items.map((item) => write(item, style, inner)), "]");
+    return wrap(
+      "[",
+      items.map((item) => write(item, style, inner)),
+      "]",
+    );
   }
   if (value instanceof Dict) {
     const entries = value.entries();
     if (style.sortKeys) entries.sort(([a], [b]) => compare(a, b, "<"));
-    const parts = entries.map(([key, item]) => quote(keyText(key), style.ascii) + style.separators[1] + write(item, style, inner));
+    const parts = entries.map(
+      ([key, item]) => quote(keyText(key), style.ascii) + style.separators[1] + write(item, style, inner),
+    );
     return wrap("{", parts, "}");
   }
   throw new TemplateFault(`Object of type ${typeName(value)} is not JSON serializable`);

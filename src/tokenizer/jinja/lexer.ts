@@ -128,12 +128,13 @@ export function tokenize(template: string): Token[] {
       }
       const part = parts.map(([type, expression]) => [type, matchAt(expression)] as const).find(([, text]) => text);
       if (part === undefined) {
-        const what = at < source.length ? `unexpected character ${JSON.stringify(source[at])}` : "a tag without its end";
+        const what =
+          at < source.length ? `unexpected character ${JSON.stringify(source[at])}` : "a tag without its end";
         throw new TemplateFault(`line ${line}: ${what}`);
       }
       const [type, text] = part as readonly [TokenType, string];
       if (type === "operator") balance(brackets, text);
-      push(type, type === "string" ? unescape(text.slice(1, -1), line) : text);
+      push(type, type === "string" ? unescaped(text.slice(1, -1), line) : text);
       advance(at + text.length);
     }
   }
@@ -165,9 +166,8 @@ const escapes: Readonly<Record<string, string>> = {
 };
 
 /** Python's escapes; a backslash before any other character stays. */
-function unescape(text: string, line: number): string {
-  const expression =
-    /\\(?:([0-7]{1,3})|x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([xuUN])|([\s\S]))/g;
+function unescaped(text: string, line: number): string {
+  const expression = /\\(?:([0-7]{1,3})|x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([xuUN])|([\s\S]))/g;
   return text.replace(expression, (whole, octal, x, u, long, torn, single) => {
     if (torn !== undefined) throw new TemplateFault(`line ${line}: the escape \\${torn} is torn or not supported`);
     if (single !== undefined) return escapes[single] ?? whole;

@@ -1,9 +1,36 @@
 /** The methods of Python's str, list, tuple and dict that a template can call; those that change their object are refused, as transformers' sandbox does. */
 import { TemplateFault } from "./fault.ts";
-import { binary } from "./operators.ts";
 import { formatBraces } from "./format.ts";
-import { capitalize, codePoints, isPrintable, lengthOf, lstrip, rstrip, strip, titleCase, whitespace, words } from "./text.ts";
-import { type Callable, Dict, isEqual, isNumber, iterate, type Kwargs, Range, textOf, Tuple, typeName, Undefined, type Value, View } from "./values.ts";
+import { binary } from "./operators.ts";
+import {
+  capitalize,
+  codePoints,
+  isPrintable,
+  lengthOf,
+  lineBreak,
+  lstrip,
+  rstrip,
+  strip,
+  titleCase,
+  whitespace,
+  words,
+} from "./text.ts";
+import {
+  type Callable,
+  Dict,
+  isEqual,
+  isNumber,
+  iterate,
+  type Kwargs,
+  plain,
+  Range,
+  Tuple,
+  textOf,
+  typeName,
+  Undefined,
+  type Value,
+  View,
+} from "./values.ts";
 
 /** Arguments by position or name, as a method names them. */
 class Given {
@@ -28,7 +55,9 @@ class Given {
     const value = this.value(name);
     if (typeof value === "string") return value;
     throw new TemplateFault(
-      value === undefined ? `${this.method}() misses the argument '${name}'` : `${this.method}(): ${name} must be str, not ${typeName(value)}`,
+      value === undefined
+        ? `${this.method}() misses the argument '${name}'`
+        : `${this.method}(): ${name} must be str, not ${typeName(value)}`,
     );
   }
   textOrNull(name: string): string | null {
@@ -131,15 +160,21 @@ const justify = (align: "left" | "right" | "center"): StringMethod => [
 
 const every = (expression: RegExp): StringMethod => [[], (text) => expression.test(text)];
 const cased = (wrong: RegExp): StringMethod => [[], (text) => /\p{Cased}/u.test(text) && !wrong.test(text)];
-const lineBreak = /\r\n|[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]/;
 
 /** As many as `count` from the left, all where it is negative. */
 export function replaceText(text: string, old: string, replacement: string, count: number): string {
-  if (count < 0) return old === "" ? `${replacement}${codePoints(text).map((c) => c + replacement).join("")}` : text.replaceAll(old, () => replacement);
+  if (count < 0)
+    return old === ""
+      ? `${replacement}${codePoints(text)
+          .map((c) => c + replacement)
+          .join("")}`
+      : text.replaceAll(old, () => replacement);
   const parts = old === "" ? ["", ...codePoints(text), ""] : text.split(old);
   if (old === "" && text === "") return count > 0 ? replacement : "";
   const cut = Math.min(count, parts.length - 1);
-  return parts.slice(0, cut + 1).join(replacement) + (cut < parts.length - 1 ? old + parts.slice(cut + 1).join(old) : "");
+  return (
+    parts.slice(0, cut + 1).join(replacement) + (cut < parts.length - 1 ? old + parts.slice(cut + 1).join(old) : "")
+  );
 }
 
 const stringMethods: Readonly<Record<string, StringMethod>> = {
@@ -174,7 +209,7 @@ const stringMethods: Readonly<Record<string, StringMethod>> = {
   index: finder(false, true),
   isalnum: every(/^[\p{L}\p{N}]+$/u),
   isalpha: every(/^\p{L}+$/u),
-  isascii: every(/^[\0-\x7f]*$/),
+  isascii: [[], (text) => codePoints(text).every((c) => c <= "\x7f")],
   isdecimal: every(/^\p{Nd}+$/u),
   isdigit: every(/^[\p{Nd}\u00b2\u00b3\u00b9\u2070-\u2079\u2080-\u2089]+$/u),
   isidentifier: every(/^[\p{ID_Start}_][\p{ID_Continue}]*$/u),
@@ -189,7 +224,10 @@ const stringMethods: Readonly<Record<string, StringMethod>> = {
   lower: [[], (text) => text.toLowerCase()],
   lstrip: [["chars"], (text, given) => lstrip(text, given.textOrNull("chars"))],
   partition: partition(false),
-  removeprefix: [["prefix"], (text, given) => (text.startsWith(given.text("prefix")) ? text.slice(given.text("prefix").length) : text)],
+  removeprefix: [
+    ["prefix"],
+    (text, given) => (text.startsWith(given.text("prefix")) ? text.slice(given.text("prefix").length) : text),
+  ],
   removesuffix: [
     ["suffix"],
     (text, given) => {
@@ -197,7 +235,10 @@ const stringMethods: Readonly<Record<string, StringMethod>> = {
       return suffix !== "" && text.endsWith(suffix) ? text.slice(0, -suffix.length) : text;
     },
   ],
-  replace: [["old", "new", "count"], (text, given) => replaceText(text, given.text("old"), given.text("new"), given.int("count", -1))],
+  replace: [
+    ["old", "new", "count"],
+    (text, given) => replaceText(text, given.text("old"), given.text("new"), given.int("count", -1)),
+  ],
   rfind: finder(true, false),
   rindex: finder(true, true),
   rjust: justify("right"),
@@ -221,7 +262,13 @@ const stringMethods: Readonly<Record<string, StringMethod>> = {
   ],
   startswith: affix(true),
   strip: [["chars"], (text, given) => strip(text, given.textOrNull("chars"))],
-  swapcase: [[], (text) => codePoints(text).map((c) => (/\p{Lu}/u.test(c) ? c.toLowerCase() : c.toUpperCase())).join("")],
+  swapcase: [
+    [],
+    (text) =>
+      codePoints(text)
+        .map((c) => (/\p{Lu}/u.test(c) ? c.toLowerCase() : c.toUpperCase()))
+        .join(""),
+  ],
   title: [[], titleCase],
   upper: [[], (text) => text.toUpperCase()],
   zfill: [
@@ -260,7 +307,11 @@ function dictMethod(dict: Dict, name: string): Callable | undefined {
         return held === undefined ? (given.value("default") ?? null) : held;
       };
     case "items":
-      return () => new View("dict_items", dict.entries().map((entry) => new Tuple(entry)));
+      return () =>
+        new View(
+          "dict_items",
+          dict.entries().map((entry) => new Tuple(entry)),
+        );
     case "keys":
       return () => new View("dict_keys", dict.keys());
     case "values":
@@ -299,11 +350,17 @@ export function methodOf(
   if (typeof object === "string") {
     if (name === "format") return (args, kwargs) => formatBraces(object, args, kwargs, member);
     if (name === "format_map")
-      return ([mapping]) => formatBraces(object, [], new Map(mapping instanceof Dict ? mapping.entries().map(([k, v]) => [textOf(k), v]) : []), member);
+      return ([mapping]) =>
+        formatBraces(
+          object,
+          [],
+          new Map(mapping instanceof Dict ? mapping.entries().map(([k, v]) => [textOf(k), v]) : []),
+          member,
+        );
     const method = Object.hasOwn(stringMethods, name) ? stringMethods[name] : undefined;
     if (method === undefined) return undefined;
     const [names, run] = method;
-    return (args, kwargs) => run(object, new Given(name, args, kwargs, names));
+    return (args, kwargs) => run(object, new Given(name, args.map(plain), kwargs, names));
   }
   if (object instanceof Dict) return dictMethod(object, name);
   if (Array.isArray(object) || object instanceof Tuple || object instanceof Range) return sequenceMethod(object, name);
@@ -316,6 +373,7 @@ function numberField(object: bigint | number | boolean, name: string): Value | u
   if (name === "imag") return 0n;
   if (name === "is_integer") return () => typeof object !== "number" || Number.isInteger(object);
   if (name === "bit_length" && typeof object !== "number")
-    return () => BigInt(BigInt(object) === 0n ? 0 : (BigInt(object) < 0n ? -BigInt(object) : BigInt(object)).toString(2).length);
+    return () =>
+      BigInt(BigInt(object) === 0n ? 0 : (BigInt(object) < 0n ? -BigInt(object) : BigInt(object)).toString(2).length);
   return undefined;
 }

@@ -42,5 +42,7 @@ export function readInt(text: string, base = 10): bigint | null {
 export function readFloat(text: string): number | null {
   if (/^[+-]?(inf|infinity)$/i.test(text)) return text.startsWith("-") ? -Infinity : Infinity;
   if (/^[+-]?nan$/i.test(text)) return Number.NaN;
-  return /^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+(_\d+)*)?$/i.test(text) ? Number(text.replaceAll("_", "")) : null;
+  return /^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+(_\d+)*)?$/i.test(text)
+    ? Number(text.replaceAll("_", ""))
+    : null;
 }

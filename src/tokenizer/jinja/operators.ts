@@ -5,10 +5,13 @@ import { codePoints } from "./text.ts";
 import {
   compare,
   Dict,
+  escapeHtml,
   isEqual,
   isNumber,
   iterate,
+  Markup,
   numeric,
+  plain,
   Range,
   Tuple,
   typeName,
@@ -19,16 +22,20 @@ import {
 /** What one template may make at most of a text or list by multiplying. */
 const longest = 10_000_000;
 
-export function binary(operator: string, left: Value, right: Value): Value {
-  for (const side of [left, right]) if (side instanceof Undefined && !(operator === "%" && typeof left === "string")) side.fail();
+export function binary(operator: string, a: Value, b: Value): Value {
+  const isText = (value: Value) => typeof value === "string" || value instanceof Markup;
+  if (operator === "+" && (a instanceof Markup || b instanceof Markup) && isText(a) && isText(b))
+    return new Markup(escapeHtml(a) + escapeHtml(b));
+  const [left, right] = [plain(a), plain(b)];
+  for (const side of [left, right])
+    if (side instanceof Undefined && !(operator === "%" && typeof left === "string")) side.fail();
   if (operator === "%" && typeof left === "string") return formatPercent(left, right);
   if (isNumber(left) && isNumber(right)) return arithmetic(operator, numeric(left), numeric(right));
   if (operator === "+") {
     if (typeof left === "string" && typeof right === "string") return left + right;
     if (Array.isArray(left) && Array.isArray(right)) return [...left, ...right];
     if (left instanceof Tuple && right instanceof Tuple) return new Tuple([...left.items, ...right.items]);
-    if (typeof left === "string")
-      throw new TemplateFault(`can only concatenate str (not "${typeName(right)}") to str`);
+    if (typeof left === "string") throw new TemplateFault(`can only concatenate str (not "${typeName(right)}") to str`);
   }
   if (operator === "*") {
     const [sequence, count] = isNumber(left) ? [right, left] : [left, right];
@@ -132,7 +139,8 @@ export function subscript(object: Value, key: Value): Value | undefined {
     // A key that cannot be one is as good as a missing one.
     return Array.isArray(key) || key instanceof Dict ? undefined : object.get(key);
   }
-  const isSequence = typeof object === "string" || Array.isArray(object) || object instanceof Tuple || object instanceof Range;
+  const isSequence =
+    typeof object === "string" || Array.isArray(object) || object instanceof Tuple || object instanceof Range;
   if (!isSequence || (typeof key !== "bigint" && typeof key !== "boolean")) return undefined;
   const items = typeof object === "string" ? codePoints(object) : iterate(object);
   const index = Number(key);
@@ -142,7 +150,8 @@ export function subscript(object: Value, key: Value): Value | undefined {
 /** `object[start:stop:step]`; undefined as above. */
 export function slice(object: Value, bounds: readonly (Value | null)[]): Value | undefined {
   if (object instanceof Undefined) object.fail();
-  const isSequence = typeof object === "string" || Array.isArray(object) || object instanceof Tuple || object instanceof Range;
+  const isSequence =
+    typeof object === "string" || Array.isArray(object) || object instanceof Tuple || object instanceof Range;
   if (!isSequence) return undefined;
   const items = typeof object === "string" ? codePoints(object) : iterate(object);
   const picked = sliceIndices(items.length, bounds);

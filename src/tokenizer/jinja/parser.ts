@@ -169,7 +169,8 @@ function signatureOf(parameters: Signature["parameters"], body: readonly Stmt[])
     if (Array.isArray(node)) node.forEach(visit);
     else if (typeof node === "object" && node !== null) {
       const { type, name } = node as { type?: string; name?: string };
-      if (type === "name" && ["caller", "varargs", "kwargs"].includes(name!) && !declared.has(name!)) special.add(name!);
+      if (type === "name" && ["caller", "varargs", "kwargs"].includes(name!) && !declared.has(name!))
+        special.add(name!);
       Object.values(node).forEach(visit);
     }
   };

@@ -2,7 +2,19 @@
 import { TemplateFault } from "./fault.ts";
 import { isFilter } from "./filters.ts";
 import { binary, comparison, contains } from "./operators.ts";
-import { Attributes, Dict, isEqual, isNumber, Lazy, Range, textOf, Tuple, Undefined, type Value, View } from "./values.ts";
+import {
+  Attributes,
+  Dict,
+  isEqual,
+  isNumber,
+  Lazy,
+  Range,
+  Tuple,
+  textOf,
+  Undefined,
+  type Value,
+  View,
+} from "./values.ts";
 
 type Test = (value: Value, other: Value) => boolean;
 
@@ -10,7 +22,12 @@ const comparing = (operator: string): [number, Test] => [1, (value, other) => co
 const parity = (odd: boolean): [number, Test] => [0, (value) => isEqual(binary("%", value, 2n), odd ? 1n : 0n)];
 const isCased = (text: string, wrong: RegExp) => /\p{Cased}/u.test(text) && !wrong.test(text);
 const isSequence: Test = (value) =>
-  typeof value === "string" || Array.isArray(value) || value instanceof Tuple || value instanceof Dict || value instanceof Range || value instanceof Undefined;
+  typeof value === "string" ||
+  Array.isArray(value) ||
+  value instanceof Tuple ||
+  value instanceof Dict ||
+  value instanceof Range ||
+  value instanceof Undefined;
 
 /** How many arguments each takes, and what it asks. */
 const tests: Readonly<Record<string, readonly [number, Test]>> = {

@@ -2,6 +2,9 @@
 
 /** What `str.isspace` is true for, as the inside of a character class; JavaScript's `\s` has U+FEFF and lacks U+001C and U+0085. */
 export const whitespace = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
+const lineBreaks = "\\n-\\r\\x1c-\\x1e\\x85\\u2028\\u2029";
+/** Where `str.splitlines` breaks a text. */
+export const lineBreak = new RegExp(`\\r\\n|[${lineBreaks}]`);
 const leading = new RegExp(`^[${whitespace}]+`);
 const isSpace = new RegExp(`^[${whitespace}]$`);
 const surrogate = /[\ud800-\udfff]/;
@@ -85,12 +88,16 @@ export function quoted(text: string): string {
   const named: Readonly<Record<string, string>> = { "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t" };
   const inner = codePoints(text).map((character) => {
     if (character === quote) return `\\${quote}`;
-    const escape = named[character];
-    if (escape !== undefined) return escape;
+    const known = named[character];
+    if (known !== undefined) return known;
     if (isPrintable(character)) return character;
     const code = character.codePointAt(0)!;
     const hex = code.toString(16);
-    return code < 0x100 ? `\\x${hex.padStart(2, "0")}` : code < 0x10000 ? `\\u${hex.padStart(4, "0")}` : `\\U${hex.padStart(8, "0")}`;
+    return code < 0x100
+      ? `\\x${hex.padStart(2, "0")}`
+      : code < 0x10000
+        ? `\\u${hex.padStart(4, "0")}`
+        : `\\U${hex.padStart(8, "0")}`;
   });
   return quote + inner.join("") + quote;
 }

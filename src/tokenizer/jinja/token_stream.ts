@@ -35,7 +35,8 @@ export class TokenStream {
     return true;
   }
   expect(type: TokenType, value?: string): Token {
-    if (!this.is(type, value)) this.fail(`expected ${value === undefined ? type.replace("_", " ") : `'${value}'`}, found ${this.found()}`);
+    if (!this.is(type, value))
+      this.fail(`expected ${value === undefined ? type.replace("_", " ") : `'${value}'`}, found ${this.found()}`);
     return this.next();
   }
   found(): string {

@@ -19,6 +19,7 @@ export type Value =
   | Range
   | Lazy
   | Undefined
+  | Markup
   | Namespace
   | Attributes
   | Callable;
@@ -78,6 +79,32 @@ export class Undefined {
   }
 }
 
+/** Text that is HTML already, from `safe` and `escape`: with other text joined to it by `+`, the other is escaped (by `~` it is not). */
+export class Markup {
+  readonly text: string;
+  constructor(text: string) {
+    this.text = text;
+  }
+}
+
+/** A value as all else but joining sees it. */
+export function plain(value: Value): Value {
+  return value instanceof Markup ? value.text : value;
+}
+
+const htmlEscapes: Readonly<Record<string, string>> = {
+  "&": "&amp;",
+  "<": "&lt;",
+  ">": "&gt;",
+  "'": "&#39;",
+  '"': "&#34;",
+};
+
+export function escapeHtml(value: Value): string {
+  if (value instanceof Markup) return value.text;
+  return textOf(value).replace(/[&<>'"]/g, (character) => htmlEscapes[character]!);
+}
+
 export class Namespace {
   readonly attributes = new Map<string, Value>();
 }
@@ -127,15 +154,18 @@ export function hashed(value: Value): unknown {
   if (typeof value === "string") return `'${value}`;
   if (typeof value === "boolean") return value ? 1n : 0n;
   if (typeof value === "number") return Number.isInteger(value) ? BigInt(value) : value;
-  if (value instanceof Tuple) return `(${value.items.map((item) => `${typeof item}${String(hashed(item))}`).join("\u0000")}`;
+  if (value instanceof Tuple)
+    return `(${value.items.map((item) => `${typeof item}${String(hashed(item))}`).join("\u0000")}`;
   if (Array.isArray(value) || value instanceof Dict) throw new TemplateFault(`unhashable type: '${typeName(value)}'`);
   return value;
 }
 
 /** Values of JSON. @throws TemplateFault for what JSON cannot hold */
 export function fromJson(value: unknown): Value {
-  if (value === null || typeof value === "string" || typeof value === "boolean" || typeof value === "bigint") return value;
-  if (typeof value === "number") return Number.isInteger(value) ? BigInt(value) : value;
+  if (value === null || typeof value === "string" || typeof value === "boolean" || typeof value === "bigint")
+    return value;
+  // Larger whole numbers were floats (1e22): as ints they would have come as bigint.
+  if (typeof value === "number") return Number.isSafeInteger(value) ? BigInt(value) : value;
   if (value === undefined) return null;
   if (Array.isArray(value)) return value.map(fromJson);
   if (typeof value === "object") return new Dict(Object.entries(value).map(([key, item]) => [key, fromJson(item)]));
@@ -145,7 +175,7 @@ export function fromJson(value: unknown): Value {
 /** Python's name of the type. */
 export function typeName(value: Value): string {
   if (value === null) return "NoneType";
-  if (typeof value === "string") return "str";
+  if (typeof value === "string" || value instanceof Markup) return "str";
   if (typeof value === "bigint") return "int";
   if (typeof value === "number") return "float";
   if (typeof value === "boolean") return "bool";
@@ -172,6 +202,7 @@ export function numeric(value: bigint | number | boolean): bigint | number {
 export function isTrue(value: Value): boolean {
   if (value === null || value instanceof Undefined) return false;
   if (typeof value === "object") {
+    if (value instanceof Markup) return value.text !== "";
     if (Array.isArray(value)) return value.length > 0;
     if (value instanceof Dict) return value.size > 0;
     if (value instanceof Tuple || value instanceof View || value instanceof Range) return value.items.length > 0;
@@ -193,9 +224,18 @@ export function isEqual(a: Value, b: Value): boolean {
   if (a instanceof Tuple) return b instanceof Tuple && areEqual(a.items, b.items);
   if (a instanceof Range) return b instanceof Range && areEqual(a.items, b.items);
   if (a instanceof Dict)
-    return b instanceof Dict && a.size === b.size && a.entries().every(([key, value]) => b.has(key) && isEqual(value, b.get(key)!));
+    return (
+      b instanceof Dict &&
+      a.size === b.size &&
+      a.entries().every(([key, value]) => b.has(key) && isEqual(value, b.get(key)!))
+    );
   if (a instanceof View)
-    return b instanceof View && a.name !== "dict_values" && a.items.length === b.items.length && a.items.every((item) => b.items.some((other) => isEqual(item, other)));
+    return (
+      b instanceof View &&
+      a.name !== "dict_values" &&
+      a.items.length === b.items.length &&
+      a.items.every((item) => b.items.some((other) => isEqual(item, other)))
+    );
   return a === b;
 }
 
@@ -236,6 +276,7 @@ export function iterate(value: Value): readonly Value[] {
 /** Python's `str`. */
 export function textOf(value: Value): string {
   if (typeof value === "string") return value;
+  if (value instanceof Markup) return value.text;
   return value instanceof Undefined ? "" : repr(value);
 }
 
@@ -248,9 +289,14 @@ export function repr(value: Value): string {
   if (typeof value === "number") return floatText(value);
   if (Array.isArray(value)) return `[${value.map(repr).join(", ")}]`;
   if (value instanceof Tuple) return `(${value.items.map(repr).join(", ")}${value.items.length === 1 ? "," : ""})`;
-  if (value instanceof Dict) return `{${value.entries().map(([key, item]) => `${repr(key)}: ${repr(item)}`).join(", ")}}`;
+  if (value instanceof Dict)
+    return `{${value
+      .entries()
+      .map(([key, item]) => `${repr(key)}: ${repr(item)}`)
+      .join(", ")}}`;
   if (value instanceof View) return `${value.name}([${value.items.map(repr).join(", ")}])`;
-  if (value instanceof Range) return `range(${value.start}, ${value.stop}${value.step === 1n ? "" : `, ${value.step}`})`;
+  if (value instanceof Range)
+    return `range(${value.start}, ${value.stop}${value.step === 1n ? "" : `, ${value.step}`})`;
   if (value instanceof Undefined) return "Undefined";
   if (value instanceof Namespace) return `<Namespace ${repr(new Dict(value.attributes))}>`;
   return `<${typeName(value)}>`;
