@@ -7,7 +7,7 @@ import { ByteFallbackDecoder, SequenceDecoder, Tokenizer } from "@huggingface/to
 import { isObject } from "../config/json_file.ts";
 import { errorText, InputError } from "../errors.ts";
 import { type AddedToken, addedTokenSplitter } from "./added_tokens.ts";
-import { mendSteps, rewritten } from "./pre_tokenizers.ts";
+import { mendSteps, rewritten, rewrittenNormalizer } from "./pre_tokenizers.ts";
 
 type Json = Record<string, unknown>;
 
@@ -34,10 +34,10 @@ export function openLibrary(json: Json, config: Json, specialTokens: readonly st
   const vocab = isObject(model.vocab) ? model.vocab : {};
   const missing = specialTokens.filter((content) => !known.has(content) && Object.hasOwn(vocab, content));
   const complete = {
-    normalizer: null,
     post_processor: null,
     decoder: null,
     ...json,
+    normalizer: rewrittenNormalizer(json.normalizer ?? null),
     pre_tokenizer: rewritten(json.pre_tokenizer ?? null, path),
     added_tokens: [
       ...added,
@@ -73,6 +73,9 @@ function mendAddedTokens(library: Tokenizer): void {
     if (token.normalized)
       normalized.set(normalizer === null ? token.content : normalizer.normalize(token.content), token);
     else plain.set(token.content, token);
+  // The library takes a word for the token that is spelled like it; here it was found to be part of a longer one.
+  for (const token of [...plain.values(), ...normalized.values()])
+    if (token.single_word) model?.tokens_to_ids.delete(token.content);
   const splitPlain = addedTokenSplitter(plain);
   const splitNormalized = addedTokenSplitter(normalized);
   const encodeText = (text: string): string[] =>

@@ -6,6 +6,7 @@
 import type { Tokenizer } from "@huggingface/tokenizers";
 import { isObject } from "../config/json_file.ts";
 import { InputError } from "../errors.ts";
+import { rewriteOniguruma } from "./oniguruma.ts";
 import { isSpaceAt, wordCharacter } from "./unicode.ts";
 
 type Json = Record<string, unknown>;
@@ -50,11 +51,26 @@ export function rewritten(given: unknown, path: string): unknown {
         throw new InputError(
           `${path}: pre_tokenizer: Split with behavior ${JSON.stringify(given.behavior)} is not supported; use another model`,
         );
-      return { ...given, behavior: named, invert: given.invert === true };
+      return { ...given, pattern: rewrittenPattern(given.pattern), behavior: named, invert: given.invert === true };
     }
     default:
       return given;
   }
+}
+
+function rewrittenPattern(pattern: unknown): unknown {
+  return isObject(pattern) && typeof pattern.Regex === "string" ? { Regex: rewriteOniguruma(pattern.Regex) } : pattern;
+}
+
+/** A normalizer of tokenizer.json, likewise. */
+export function rewrittenNormalizer(given: unknown): unknown {
+  if (!isObject(given)) return given;
+  if (given.type === "Sequence" && Array.isArray(given.normalizers))
+    return { ...given, normalizers: given.normalizers.map(rewrittenNormalizer) };
+  if (given.type === "Replace") return { ...given, pattern: rewrittenPattern(given.pattern) };
+  if (given.type !== "BertNormalizer" || given.lowercase !== true) return given;
+  const steps = { ...given, lowercase: false, strip_accents: given.strip_accents ?? true };
+  return { type: "Sequence", normalizers: [steps, { type: "Lowercase" }] };
 }
 
 /** Fields of the library's steps that are set here. */
