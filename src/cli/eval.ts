@@ -13,7 +13,7 @@ import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/a
 import { chosenKs, evaluationLines, evaluationResults } from "../eval/report.ts";
 import { writing } from "../metrics/write-error.ts";
 import { createRewardPool } from "../rewards/pool.ts";
-import { loadTokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -64,7 +64,8 @@ ${describeSettings("eval")}`,
     const ks = chosenKs(config.passAtK, config.numGenerations);
     const folder = await modelFolder(config.model ?? bundledModel());
     const modelConfig = readModelConfig(folder);
-    const tokenizer = loadTokenizer(folder);
+    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+    const tokenizer = loadTokenizer(folder, chatTemplate);
     const { promptColumn, answerColumn, chatTemplateKwargs } = config;
     const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
     const path = config.dataset ?? bundledEvalProblems();

@@ -15,7 +15,7 @@ import { type PlannedSession, planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
-import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** What a step is made of, by TRL's rules. */
 export interface BatchShape {
@@ -96,7 +96,8 @@ export async function setUpTraining(
   const startFolder = await modelFolder(paths.model);
   const modelConfig = readModelConfig(startFolder);
   const batch = batchShape(config);
-  const tokenizer = loadTokenizer(startFolder);
+  const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+  const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const { maxCompletionLength, promptColumn, answerColumn, chatTemplateKwargs } = config;
   const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
   const problems = await openProblems(tokenizer, { ...shared, path: paths.dataset, split: config.datasetSplit });
@@ -124,6 +125,7 @@ export async function setUpTraining(
     device,
     folder: weightsFolder ?? startFolder,
     assets: startFolder,
+    chatTemplate,
     dtype: config.dtype,
     packed: packedSizes(device, modelConfig, tokens, longestPrompt),
     training: true,

@@ -2,9 +2,9 @@
  * A model's chat template: where it is found, and what transformers' `apply_chat_template` makes of messages before it
  * renders them. Rendering itself is `jinja/`.
  */
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { isObject, readTextFile } from "../config/json_file.ts";
+import { isObject, readJsonObject, readTextFile } from "../config/json_file.ts";
 import { errorText, InputError } from "../errors.ts";
 import { ChatTemplateProgram, TemplateFault, TemplateRefusal } from "./jinja/environment.ts";
 
@@ -44,19 +44,69 @@ export function loadChatTemplate(
   tokenizerConfig: Readonly<Record<string, unknown>>,
   specialTokens: Readonly<Record<string, string>>,
 ): ChatTemplate | null {
+  const found = findTemplate(folder, tokenizerConfig);
+  return found === null ? null : chatTemplateOf(found.source, found.where, specialTokens);
+}
+
+interface Found {
+  readonly source: string;
+  /** For messages. */
+  readonly where: string;
+}
+
+function findTemplate(folder: string, tokenizerConfig: Readonly<Record<string, unknown>>): Found | null {
   const file = join(folder, "chat_template.jinja");
-  if (existsSync(file)) return chatTemplateOf(readTextFile(file), file, specialTokens);
+  if (existsSync(file)) return { source: readTextFile(file), where: file };
   const where = `${join(folder, "tokenizer_config.json")}: chat_template`;
   const given = tokenizerConfig.chat_template;
   if (given === undefined || given === null) return null;
-  if (typeof given === "string") return chatTemplateOf(given, where, specialTokens);
+  if (typeof given === "string") return { source: given, where };
   const named = Array.isArray(given) ? given.find((entry) => isObject(entry) && entry.name === "default") : undefined;
   if (!isObject(named) || typeof named.template !== "string")
     throw new InputError(`${where}: neither a text nor a list with a template named "default"; correct the field`);
-  return chatTemplateOf(named.template, where, specialTokens);
+  return { source: named.template, where };
 }
 
-function chatTemplateOf(source: string, where: string, specialTokens: Readonly<Record<string, string>>): ChatTemplate {
+/** Text that has a tag is a template; a path has none. */
+const tag = /\{[{%#]/;
+
+/**
+ * What the setting `chat_template` names: a template's file, a model's folder, or the template itself.
+ *
+ * @returns its text, which is a template
+ * @throws InputError where it is none of the three, or the template has an error
+ */
+export function readChatTemplate(given: string): string {
+  const { source, where } = namedTemplate(given);
+  try {
+    new ChatTemplateProgram(source);
+  } catch (error) {
+    throw new InputError(`${where}: ${errorText(error)}; correct the template`);
+  }
+  return source;
+}
+
+function namedTemplate(given: string): Found {
+  if (tag.test(given)) return { source: given, where: "chat_template" };
+  if (!existsSync(given))
+    throw new InputError(
+      `chat_template: ${given} is not there; give a .jinja file, a model's folder, or the template itself`,
+    );
+  if (!statSync(given).isDirectory()) return { source: readTextFile(given), where: given };
+  const config = join(given, "tokenizer_config.json");
+  const found = findTemplate(given, existsSync(config) ? readJsonObject(config) : {});
+  if (found === null)
+    throw new InputError(
+      `chat_template: ${given} holds neither chat_template.jinja nor a chat_template in tokenizer_config.json`,
+    );
+  return found;
+}
+
+export function chatTemplateOf(
+  source: string,
+  where: string,
+  specialTokens: Readonly<Record<string, string>>,
+): ChatTemplate {
   let program: ChatTemplateProgram | undefined;
   return {
     render(messages, { addGenerationPrompt, kwargs = {} }) {

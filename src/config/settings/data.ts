@@ -37,6 +37,17 @@ export const datasetSettings = {
 
 export const promptSettings = {
   system_prompt: z.string().nullable().default(null).meta(about("System message put before each prompt.")),
+  chat_template: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "Chat template in place of the model's: a .jinja file, a model's folder, or the template itself. Saved with the model.",
+        "FILE",
+      ),
+    ),
   chat_template_kwargs: z
     .record(z.string(), z.unknown())
     .default({})
