@@ -3,7 +3,7 @@
  * `random`, `pprint`, `filesizeformat`, `wordwrap`: no chat template has them.
  */
 import { TemplateFault } from "./fault.ts";
-import { formatPercent } from "./format.ts";
+import { fieldWidth, formatPercent } from "./format.ts";
 import { toJson } from "./json.ts";
 import { replaceText } from "./methods.ts";
 import { readFloat, readInt } from "./numbers.ts";
@@ -290,7 +290,7 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
   center: [
     ["width"],
     (value, named) => {
-      const [inner, width] = [text(value), Math.min(int(named.width, 80), 1_000_000)];
+      const [inner, width] = [text(value), fieldWidth(int(named.width, 80))];
       const missing = Math.max(0, width - lengthOf(inner));
       const left = Math.floor(missing / 2) + (missing & width & 1);
       return " ".repeat(left) + inner + " ".repeat(missing - left);

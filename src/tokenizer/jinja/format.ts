@@ -28,9 +28,14 @@ interface Spec {
 
 const widest = 100_000;
 
-function pad(text: string, { fill, align, width }: Spec): string {
+/** @throws TemplateFault for a width that only fills memory */
+export function fieldWidth(width: number): number {
   if (width > widest) throw new TemplateFault(`a field of more than ${widest} characters`);
-  const missing = width - lengthOf(text);
+  return width;
+}
+
+function pad(text: string, { fill, align, width }: Spec): string {
+  const missing = fieldWidth(width) - lengthOf(text);
   if (missing <= 0) return text;
   if (align === "<") return text + fill.repeat(missing);
   if (align === "^") return fill.repeat(Math.floor(missing / 2)) + text + fill.repeat(Math.ceil(missing / 2));

@@ -1,6 +1,6 @@
 /** The methods of Python's str, list, tuple and dict that a template can call; those that change their object are refused, as transformers' sandbox does. */
 import { TemplateFault } from "./fault.ts";
-import { formatBraces } from "./format.ts";
+import { fieldWidth, formatBraces } from "./format.ts";
 import { binary } from "./operators.ts";
 import {
   capitalize,
@@ -150,8 +150,8 @@ const justify = (align: "left" | "right" | "center"): StringMethod => [
   ["width", "fillchar"],
   (text, given) => {
     const fill = given.value("fillchar") === undefined ? " " : given.text("fillchar");
-    const width = given.int("width", 0);
-    const missing = Math.max(0, Math.min(width, 1_000_000) - lengthOf(text));
+    const width = fieldWidth(given.int("width", 0));
+    const missing = Math.max(0, width - lengthOf(text));
     // Python's own rule of which side gets the odd one.
     const left = align === "left" ? 0 : align === "right" ? missing : Math.floor(missing / 2) + (missing & width & 1);
     return fill.repeat(left) + text + fill.repeat(missing - left);
@@ -275,7 +275,7 @@ const stringMethods: Readonly<Record<string, StringMethod>> = {
     ["width"],
     (text, given) => {
       const sign = /^[+-]?/.exec(text)![0];
-      const missing = Math.max(0, Math.min(given.int("width", 0), 1_000_000) - lengthOf(text));
+      const missing = Math.max(0, fieldWidth(given.int("width", 0)) - lengthOf(text));
       return sign + "0".repeat(missing) + text.slice(sign.length);
     },
   ],
