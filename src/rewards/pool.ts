@@ -39,7 +39,7 @@ export interface RewardPoolOptions {
 
 export interface Message {
   readonly role: string;
-  readonly content: string;
+  readonly content?: string;
 }
 
 /** N completions; every array has N entries. */

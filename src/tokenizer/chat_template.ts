@@ -10,7 +10,8 @@ import { ChatTemplateProgram, TemplateFault, TemplateRefusal } from "./jinja/env
 
 export interface Message {
   readonly role: string;
-  readonly content: string;
+  /** Absent where the message is calls of tools alone. */
+  readonly content?: string;
   /** Templates may read more: `name`, `reasoning_content`, `tool_calls`. */
   readonly [key: string]: unknown;
 }
