@@ -5,16 +5,28 @@
 import { TemplateFault } from "./fault.ts";
 import { fieldWidth, formatPercent } from "./format.ts";
 import { toJson } from "./json.ts";
-import { replaceText } from "./methods.ts";
 import { readFloat, readInt } from "./numbers.ts";
 import { binary } from "./operators.ts";
+import {
+  batches,
+  caseOf,
+  dictSort,
+  extreme,
+  type Filter,
+  type FilterContext,
+  getter,
+  groupBy,
+  int,
+  type Named,
+  slices,
+  sortedBy,
+  unique,
+} from "./sequences.ts";
+import { replaceText } from "./string_methods.ts";
 import { capitalize, codePoints, lengthOf, lineBreak, strip, whitespace } from "./text.ts";
 import {
-  compare,
   Dict,
   escapeHtml,
-  hashed,
-  isEqual,
   isNumber,
   isTrue,
   iterate,
@@ -32,29 +44,8 @@ import {
   View,
 } from "./values.ts";
 
-/** What filters ask of the interpreter. */
-export interface FilterContext {
-  /** `object[key]`, else its attribute, else Undefined. */
-  item(object: Value, key: Value): Value;
-  attributeOnly(object: Value, name: string): Value;
-  filter(name: string, value: Value, args: readonly Value[], kwargs: Kwargs): Value;
-  test(name: string, value: Value, args: readonly Value[], kwargs: Kwargs): boolean;
-}
-
-type Named = Readonly<Record<string, Value | undefined>>;
-type Filter = (value: Value, named: Named, context: FilterContext) => Value;
-
-/** A pair of `groupby`, a tuple whose two parts have names. */
-export class Group extends Tuple {}
-
 function text(value: Value): string {
   return textOf(value);
-}
-
-function int(value: Value | undefined, fallback: number): number {
-  if (value === undefined || value === null) return fallback;
-  if (typeof value === "bigint" || typeof value === "boolean") return Number(value);
-  throw new TemplateFault(`'${typeName(value)}' object cannot be interpreted as an integer`);
 }
 
 export function lengthOfValue(value: Value): number {
@@ -68,42 +59,6 @@ export function lengthOfValue(value: Value): number {
     value instanceof Range;
   if (!isSized) throw new TemplateFault(`object of type '${typeName(value)}' has no len()`);
   return value instanceof Dict ? value.size : iterate(value).length;
-}
-
-/** What `attribute="a.b.0"` picks from an item. */
-function getter(context: FilterContext, attribute: Value | undefined, fallback: Value = null): (item: Value) => Value {
-  if (attribute === undefined || attribute === null) return (item) => item;
-  const parts =
-    typeof attribute === "string"
-      ? attribute.split(".").map((part) => (/^\d+$/.test(part) ? BigInt(part) : part))
-      : [attribute];
-  return (item) =>
-    parts.reduce<Value>((object, part) => {
-      const found = context.item(object, part);
-      return found instanceof Undefined && fallback !== null ? fallback : found;
-    }, item);
-}
-
-function caseOf(named: Named): (value: Value) => Value {
-  return isTrue(named.case_sensitive ?? false)
-    ? (value) => value
-    : (value) => (typeof value === "string" ? value.toLowerCase() : value);
-}
-
-function sortedBy(items: readonly Value[], keyOf: (item: Value) => Value, isReverse: boolean): Value[] {
-  const keyed = items.map((item) => [keyOf(item), item] as const);
-  const sign = isReverse ? -1 : 1;
-  return keyed.sort(([a], [b]) => sign * compare(a, b, "<")).map(([, item]) => item);
-}
-
-function extreme(sign: number): Filter {
-  return (value, named, context) => {
-    const items = iterate(value);
-    if (items.length === 0) return new Undefined("No aggregated item, sequence was empty.");
-    const [pick, fold] = [getter(context, named.attribute), caseOf(named)];
-    const keyOf = (item: Value) => fold(pick(item));
-    return items.reduce((best, item) => (sign * compare(keyOf(item), keyOf(best), "<") > 0 ? item : best));
-  };
 }
 
 function toInt(value: Value, named: Named): Value {
@@ -176,63 +131,6 @@ function truncate(value: Value, named: Named): Value {
   const cut = all.slice(0, length - lengthOf(end)).join("");
   if (isTrue(named.killwords ?? false)) return cut + end;
   return (cut.includes(" ") ? cut.slice(0, cut.lastIndexOf(" ")) : cut) + end;
-}
-
-function* slices(value: Value, named: Named): Generator<Value> {
-  const items = iterate(value);
-  const count = int(named.slices, 1);
-  const [each, extra] = [Math.floor(items.length / count), items.length % count];
-  let offset = 0;
-  for (let i = 0; i < count; i++) {
-    const start = offset + i * each;
-    if (i < extra) offset++;
-    const part = items.slice(start, offset + (i + 1) * each);
-    yield named.fill_with !== undefined && named.fill_with !== null && i >= extra ? [...part, named.fill_with] : part;
-  }
-}
-
-function* batches(value: Value, named: Named): Generator<Value> {
-  const [items, size] = [iterate(value), Math.max(1, int(named.linecount, 1))];
-  for (let at = 0; at < items.length; at += size) {
-    const part = items.slice(at, at + size);
-    const fill = named.fill_with ?? null;
-    yield fill === null ? part : [...part, ...Array.from({ length: size - part.length }, () => fill)];
-  }
-}
-
-function groupBy(value: Value, named: Named, context: FilterContext): Value {
-  const pick = getter(context, named.attribute, named.default ?? null);
-  const fold = caseOf(named);
-  const groups: { readonly key: Value; readonly items: Value[] }[] = [];
-  for (const item of sortedBy(iterate(value), (each) => fold(pick(each)), false)) {
-    const last = groups.at(-1);
-    if (last !== undefined && isEqual(fold(last.key), fold(pick(item)))) last.items.push(item);
-    else groups.push({ key: pick(item), items: [item] });
-  }
-  return groups.map(({ key, items }) => new Group([key, items]));
-}
-
-function* unique(value: Value, named: Named, context: FilterContext): Generator<Value> {
-  const [pick, fold] = [getter(context, named.attribute), caseOf(named)];
-  const seen = new Set<unknown>();
-  for (const item of iterate(value)) {
-    const key = hashed(fold(pick(item)));
-    if (!seen.has(key)) yield item;
-    seen.add(key);
-  }
-}
-
-function dictSort(value: Value, named: Named): Value {
-  if (!(value instanceof Dict)) throw new TemplateFault(`'${typeName(value)}' object has no attribute 'items'`);
-  const by = named.by ?? "key";
-  if (by !== "key" && by !== "value") throw new TemplateFault('You can only sort by either "key" or "value"');
-  const fold = caseOf(named);
-  const entries = value.entries().map((entry) => new Tuple(entry));
-  return sortedBy(
-    entries,
-    (entry) => fold((entry as Tuple).items[by === "key" ? 0 : 1]!),
-    isTrue(named.reverse ?? false),
-  );
 }
 
 const escapeFilter: Filter = (value) => new Markup(escapeHtml(value));

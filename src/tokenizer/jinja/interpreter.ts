@@ -4,10 +4,11 @@
  */
 import type { Arguments, Expr, Signature, Stmt, Target } from "./ast.ts";
 import { TemplateFault } from "./fault.ts";
-import { applyFilter, type FilterContext, Group } from "./filters.ts";
+import { applyFilter } from "./filters.ts";
 import { Loop } from "./loop.ts";
 import { methodOf } from "./methods.ts";
 import { binary, comparison, negate, positive, slice, subscript } from "./operators.ts";
+import { type FilterContext, Group } from "./sequences.ts";
 import { applyTest } from "./tests.ts";
 import {
   Attributes,

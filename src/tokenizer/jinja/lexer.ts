@@ -25,13 +25,12 @@ export interface Token {
   readonly line: number;
 }
 
-const open = /\{(?:%(?<raw>[-+]?[S]*raw[S]*(?:-%\}[S]*|%\}))|(?<kind>[%{#]))(?<sign>[-+]?)/g;
 const space = `[${whitespace}]`;
 /** `[S]` stands for Python's white space. */
 function pattern(source: string, flags: string): RegExp {
   return new RegExp(source.replaceAll("[S]", space), flags);
 }
-const opening = pattern(open.source, "g");
+const opening = pattern("\\{(?:%(?<raw>[-+]?[S]*raw[S]*(?:-%\\}[S]*|%\\}))|(?<kind>[%{#]))(?<sign>[-+]?)", "g");
 const commentEnd = pattern("\\+#\\}|-#\\}[S]*|#\\}\\n?", "g");
 const rawEnd = pattern("\\{%(?<sign>[-+]?)[S]*endraw[S]*(?:\\+%\\}|-%\\}[S]*|%\\}\\n?)", "g");
 const blockEnd = pattern("\\+%\\}|-%\\}[S]*|%\\}\\n?", "y");
