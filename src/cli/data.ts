@@ -132,7 +132,7 @@ function description(dataset: Dataset, promptColumn: string | null, answerColumn
   return [
     dataset.path,
     `  ${counted(numRows, "row")} in ${counted(batches, "batch")}, ${counted(shards.length, "file")}, ${size(bytes)}, ${formats}`,
-    ...columns.map(({ name, type }) => `  ${name.padEnd(width)}  ${type}`),
+    ...columns.map(({ name, type, unread }) => `  ${name.padEnd(width)}  ${type}${unread ? ` (${unread})` : ""}`),
     ...usage(dataset, promptColumn, answerColumn),
   ];
 }
@@ -141,7 +141,10 @@ function description(dataset: Dataset, promptColumn: string | null, answerColumn
 function usage(dataset: Dataset, promptColumn: string | null, answerColumn: string | null): string[] {
   try {
     const found = findColumns(dataset, { promptColumn, answerColumn });
-    const lines = [`prompt from ${found.prompt}, gold answer from ${found.gold ?? "(no column)"}`];
+    const lines = [
+      `prompt from ${found.prompt.name}, gold answer from ${found.gold?.name ?? "(no column)"}`,
+      ...found.remarks.map((remark) => `note: ${remark}`),
+    ];
     return dataset.numRows === 0 ? lines : [...lines, ...shown(exampleAt(dataset, found, 0))];
   } catch (error) {
     if (!(error instanceof InputError) || promptColumn !== null || answerColumn !== null) throw error;

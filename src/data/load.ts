@@ -68,7 +68,7 @@ async function loadFolder(folder: string, options: LoadOptions): Promise<Dataset
 }
 
 /** Raised when what `convertToArrow` writes changes, so that no cached file is older than the program. */
-const CONVERSION = 1;
+const CONVERSION = 2;
 
 /** The Arrow file made of `path`: the one in the cache while the input is the same, else a new one. */
 async function converted(path: string, { onProgress }: LoadOptions): Promise<string> {
@@ -78,6 +78,6 @@ async function converted(path: string, { onProgress }: LoadOptions): Promise<str
   if (existsSync(target)) return target;
   madeInCache("converted");
   onProgress?.(`converting ${path}`);
-  await convertToArrow(path, target);
+  await convertToArrow(path, target, { keepAll: true });
   return target;
 }

@@ -129,12 +129,12 @@ describe("JSON Lines", () => {
 
   test("what is wrong is told with its line", async () => {
     expect(await refused(input('{"a": 1}\n\n{"a": \n'))).toBe(
-      'line 3 is not JSON ({"a":); one object a line is needed',
+      'line 3 is not JSON ({"a":): it ends too early; one object a line is needed',
     );
     expect(await refused(input('{"a": 1}\n[1]\n'))).toStartWith("line 2 is a list; an object");
     expect(await refused(input('{"a": 1}\nnull\n'))).toStartWith("line 2 is null");
     expect(await refused(input(lines({ a: "x" }, { a: null }, { a: 5 })))).toBe(
-      'line 3: column "a" has int64 here but string before; give it one type, or leave it out with --columns',
+      'line 3: column "a" has int64 here but string before (line 1); give it one type, or leave it out with --columns',
     );
     expect(await refused(input(lines({ a: [1] }, { a: ["x"] })))).toContain("string here but int64 before");
     expect(await refused(input(lines({ o: { k: 1 } }, { o: { k: "s" } })))).toContain('"o" has "k": string here');
@@ -169,10 +169,19 @@ describe("a JSON array", () => {
 });
 
 describe("Arrow", () => {
-  test.each(["stream", "file"] as const)("%s: simple types, the same values", async (format) => {
+  test.each(["stream", "file"] as const)("%s: the same types and values", async (format) => {
     const { rows, types } = await convert(input(ipcBytes(tableOf(0, 40), format)));
     expect(rows).toEqual(Array.from({ length: 40 }, (_, i) => rowOf(i)));
-    expect(types).toMatchObject({ large: "string", color: "string", list: "list<int64>", real: "double" });
+    expect(types).toEqual({
+      text: "string",
+      large: "large_string",
+      whole: "int64",
+      real: "double",
+      yes: "bool",
+      list: "list<int32>",
+      messages: "list<struct<role: string, content: string>>",
+      color: "dictionary<string>",
+    });
   });
 
   test("onto itself, compressed before", async () => {
@@ -205,14 +214,14 @@ describe("Parquet", () => {
     expect(types).toEqual({
       question: "string",
       answer: "string",
-      level: "int64",
+      level: "int32",
       big: "int64",
       score: "double",
       easy: "bool",
       tags: "list<string>",
       messages: "list<struct<role: string, content: string>>",
-      day: "string",
-      counts: "list<struct<key: string, value: int64>>",
+      day: "date32[day]",
+      counts: "map<string, int64>",
     });
     const expected = Array.from({ length: 7 }, (_, i) => ({
       question: `What is ${i} + ${i}? é`,
