@@ -23,6 +23,7 @@ const convertSettings = {
 };
 
 const infoSettings = {
+  dataset_config: datasetSettings.dataset_config,
   dataset_split: datasetSettings.dataset_split,
   prompt_column: datasetSettings.prompt_column,
   answer_column: datasetSettings.answer_column,
@@ -115,7 +116,11 @@ function progress(): ((rows: number) => void) | undefined {
 
 async function info(argv: readonly string[]): Promise<void> {
   const { flags, positionals } = readFlags("data info", infoSettings, argv, ["DATASET"]);
-  const dataset = await loadDataset(positionals[0]!, { split: flags.datasetSplit, onProgress: note });
+  const dataset = await loadDataset(positionals[0]!, {
+    config: flags.datasetConfig,
+    split: flags.datasetSplit,
+    onProgress: note,
+  });
   try {
     for (const line of description(dataset, flags.promptColumn, flags.answerColumn)) out(line);
   } finally {

@@ -49,6 +49,17 @@ export function exampleAt(dataset: Dataset, columns: ExampleColumns, index: numb
   };
 }
 
+/** The gold answer of one row alone; null where it has none, or its prompt is no prompt. */
+export function goldOfRow(dataset: Dataset, columns: ExampleColumns, index: number): string | null {
+  const row = dataset.row(index);
+  if (columns.gold !== null) return goldIn(row, columns, null);
+  const messages = valueIn(row, columns.prompt);
+  if (!Array.isArray(messages)) return null;
+  const last = messages.at(-1) as { role?: unknown; content?: unknown } | null | undefined;
+  const reply = last?.role === "assistant" && messages.length > 1 ? contentText(last.content) : null;
+  return goldIn(row, columns, reply);
+}
+
 function goldIn(row: Readonly<Record<string, unknown>>, { gold }: ExampleColumns, reply: string | null): string | null {
   const text = gold === null ? reply : replyText(valueIn(row, gold));
   return text === null ? null : goldOf(text);

@@ -136,7 +136,7 @@ function folderFiles(folder: string, split: string): readonly string[] {
   if (!existsSync(folder)) throw new InputError(`${folder}: no such folder; the dataset was not copied whole`);
   const names = readdirSync(folder).sort();
   const tables = chooseSplit(
-    names.filter((name) => name.endsWith(".arrow") && !/^(?:cache-|tmp|\.)/.test(name)),
+    names.filter((name) => name.endsWith(".arrow") && !isLeftover(name)),
     split,
   );
   if (tables.files.length > 0) return tables.files.map((name) => join(folder, name));
@@ -147,6 +147,9 @@ function folderFiles(folder: string, split: string): readonly string[] {
     `${folder}: no .arrow files in it; give a folder as save_to_disk writes it, or make a file with: grpo data convert`,
   );
 }
+
+/** Files that `datasets` leaves beside the data: results of `map`, files that were never finished. */
+export const isLeftover = (path: string): boolean => /(?:^|\/)(?:cache-|tmp|\.)[^/]*$/.test(path);
 
 export function noSplit(folder: string, split: string, splits: readonly string[]): InputError {
   return new InputError(`${folder}: no split "${split}"; it has ${splits.join(", ")} (dataset_split, eval_split)`);

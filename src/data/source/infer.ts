@@ -82,11 +82,11 @@ function columnOf(path: string, name: string, { type, fault }: Seen, repeated: s
   if (fault === undefined) return { field: () => fieldOf(name, type) };
   const [first, ...others] = fault.places;
   const rest = fault.count - fault.places.length;
-  const more = others.length === 0 ? "" : `; so it is in ${others.join(", ")}${rest > 0 ? ` and ${rest} more` : ""}`;
+  const also = others.length === 0 ? "" : `; so too in ${others.join(", ")}${rest > 0 ? ` and ${rest} more` : ""}`;
   return {
     field() {
       throw new InputError(
-        `${path}: ${first}: column "${name}" has ${fault.message}${more}; give it one type, ${cure}`,
+        `${path}: ${first}: column "${name}" has ${fault.message}${also}; give it one type, ${cure}`,
       );
     },
     ...(fault.keepable && { mixed: `${first}: ${fault.message}` }),
