@@ -93,48 +93,62 @@ function typeWithin({ columns }: Columns, name: string): DataType | undefined {
 }
 
 /**
- * A name as the user gives it: a column of this very name, else the longest beginning that is one, and fields behind it.
+ * A name as the user gives it: a column of this very name, else the longest beginning that is one and has the rest in it.
  * @throws InputError with what there is instead
  */
 function resolve({ path, columns }: Columns, name: string, setting: string): ColumnPath {
   const parts = name.split(".");
+  let first: InputError | undefined;
   for (let count = parts.length; count > 0; count--) {
     const column = columns.find((known) => known.name === parts.slice(0, count).join("."));
     if (column === undefined) continue;
-    if (column.unread !== undefined) throw new InputError(`${column.unread} (${setting})`);
-    if (column.missingIn !== undefined)
-      throw new InputError(
-        `${column.missingIn}: no column "${column.name}" (${setting}), unlike other files of ${path}`,
-      );
-    const inner = parts.slice(count);
-    checkWithin(`${path}: column "${column.name}"`, column, inner, setting);
-    return { name, column: column.name, inner };
+    try {
+      return { name, column: column.name, inner: innerOf(path, column, parts.slice(count), setting) };
+    } catch (error) {
+      if (!(error instanceof InputError)) throw error;
+      first ??= error;
+    }
   }
-  throw new InputError(`${path}: no column "${name}" (${setting}); ${listed(columns)}`);
+  throw first ?? new InputError(`${path}: no column "${name}" (${setting}); ${listed(columns)}`);
 }
 
-/** Follows `inner` through the column's type, as far as it says what lies in it. */
-function checkWithin(where: string, column: Column, inner: readonly string[], setting: string): void {
+/** Follows `parts` through a column's type, as far as it says what lies in it; a field's name may have dots too. */
+function innerOf(path: string, column: Column, parts: readonly string[], setting: string): string[] {
+  if (column.unread !== undefined) throw new InputError(`${column.unread} (${setting})`);
+  if (column.missingIn !== undefined)
+    throw new InputError(`${column.missingIn}: no column "${column.name}" (${setting}), unlike other files of ${path}`);
+  const where = `${path}: column "${column.name}"`;
+  const inner: string[] = [];
   let type = column.dataType;
-  let name = column.name;
-  for (const key of inner) {
-    if (type === undefined || types.isMap(type)) return;
+  for (let at = 0; at < parts.length; ) {
+    if (type === undefined || types.isMap(type)) return [...inner, ...parts.slice(at)];
+    const name = [column.name, ...inner].join(".");
     const fields = fieldsOf(type);
     if (fields !== null) {
-      const field = fields.find((field) => field.name === key);
-      if (field === undefined)
-        throw new InputError(`${where}: no field "${key}" in ${name} (${setting}); it has ${namesOf(fields)}`);
-      type = field.type;
+      const ends = Array.from({ length: parts.length - at }, (_, i) => parts.length - i);
+      const end = ends.find((end) => fields.some((field) => field.name === parts.slice(at, end).join(".")));
+      if (end === undefined)
+        throw new InputError(`${where}: no field "${parts[at]}" in ${name} (${setting}); it has ${namesOf(fields)}`);
+      const field = parts.slice(at, end).join(".");
+      type = fields.find((known) => known.name === field)!.type;
+      inner.push(field);
+      at = end;
     } else {
-      const item = types.isList(type) || types.isLargeList(type) || types.isFixedSizeList(type);
-      if (!item || !/^\d+$/.test(key)) {
-        const has = item ? "a list, whose items have numbers from 0" : "no struct";
+      const isList = types.isList(type) || types.isLargeList(type) || types.isFixedSizeList(type);
+      const key = parts[at++]!;
+      if (!isList || !/^\d+$/.test(key)) {
+        const has = isList ? "a list, whose items have numbers from 0" : "no struct";
         throw new InputError(`${where}: no "${key}" in ${name} (${setting}), which is ${has}`);
       }
-      type = (type!.children as Field[])[0]!.type;
+      type = (type.children as Field[])[0]!.type;
+      inner.push(key);
     }
-    name = `${name}.${key}`;
   }
+  requireNoStruct(where, [column.name, ...inner].join("."), type, setting);
+  return inner;
+}
+
+function requireNoStruct(where: string, name: string, type: DataType | undefined, setting: string): void {
   const fields = fieldsOf(type);
   if (fields === null) return;
   const names = fields.map((field) => field.name);

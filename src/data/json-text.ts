@@ -33,7 +33,7 @@ export type RepeatedKey = readonly (string | number)[];
  * A number that is written whole with 16 digits or more, or as a real one that might be whole or past every double. A text
  * in quotes may match as well; it costs the exact parser's time and changes nothing.
  */
-const unusualNumber = /(?<![.0-9a-zA-Z\\])[0-9](?:[0-9]{15}|[0-9]*(?:\.0+|(?:\.[0-9]+)?[eE][+-]?[0-9]+)[\s,}\]])/;
+const unusualNumber = /(?<![.0-9a-zA-Z\\])[0-9](?:[0-9]{15}|[0-9]*(?:\.0+|(?:\.[0-9]+)?[eE][+-]?[0-9]+)(?:[\s,}\]]|$))/;
 
 export const hasUnusualNumber = (text: string): boolean => unusualNumber.test(text);
 

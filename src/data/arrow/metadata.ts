@@ -262,6 +262,8 @@ export function withoutUnread(
     if (type === undefined) continue;
     unread.set(i, { type, layout: layoutOf(field, version) });
     schema.view.setUint8(fieldAt(field, 2), NULL_TYPE);
+    const children = vectorField(field, 5, 4);
+    if (children.length > 0) schema.view.setUint32(children.at - 4, 0, true);
   }
   return { metadata: unread.size > 0 ? copy : metadata, unread };
 }

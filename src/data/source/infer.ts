@@ -60,8 +60,8 @@ function look(seen: Seen, value: unknown, place: () => string): Seen {
     if (seen.fault === undefined) seen.type = merged;
   } catch (error) {
     if (!(error instanceof TypeConflict)) throw error;
-    const before = error.message.includes(" before") && seen.first !== "" ? ` (${seen.first})` : "";
-    seen.fault ??= { message: `${error.message}${before}`, keepable: true, places: [], count: 0 };
+    const message = error.message.replace(/ before\b/, seen.first === "" ? "$&" : `$& (${seen.first})`);
+    seen.fault ??= { message, keepable: true, places: [], count: 0 };
     seen.fault.keepable &&= error.keepable;
     seen.fault.count++;
     if (seen.fault.places.length < NAMED_PLACES) seen.fault.places.push(place());
