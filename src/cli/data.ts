@@ -56,7 +56,8 @@ export const data: Command = {
        grpo data download NAME [--output_dir FOLDER]
 
 convert reads JSON Lines or a JSON array (.gz and .zst too), Parquet, or Arrow (a file, or a folder as datasets saves it)
-and writes an Arrow stream, as datasets does. info shows rows, columns, and what train would take as prompt and answer.
+and writes an Arrow stream, as datasets does. Types and values are kept, or a column is refused by name. info shows rows,
+columns with their types, and what train would take as prompt and answer.
 download fetches a dataset of the Hugging Face hub and saves it as datasets' save_to_disk does; HF_TOKEN and HF_ENDPOINT
 are heeded.
 

@@ -20,13 +20,14 @@ export interface Group {
 /** What reward functions get: one value a completion, the dataset's columns included. */
 export function rewardBatch(groups: readonly Group[], texts: readonly string[]): RewardBatch {
   const rows = groups.flatMap(({ problem, completions }) => completions.map(() => problem.example));
-  const names = Object.keys(rows[0]?.columns ?? {});
+  // Files of one dataset need not all have the same columns.
+  const names = [...new Set(rows.flatMap((example) => Object.keys(example.columns)))];
   return {
     prompts: rows.map((example) => example.prompt),
     completions: texts,
     completionIds: groups.flatMap((group) => group.completions.map((c) => [...c.completionIds])),
     golds: rows.map((example) => example.gold),
-    columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name])])),
+    columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name] ?? null)])),
     rows: groups.flatMap(({ problem, completions }) => completions.map(() => problem.row)),
     groups: groups.flatMap(({ completions }, group) => completions.map(() => group)),
   };
