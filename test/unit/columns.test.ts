@@ -224,7 +224,9 @@ describe("gold answers", () => {
 
   test("values that are no text", () => {
     expect([5, 5n, true, ["a"], [3]].map(answerText)).toEqual(["5", "5", "true", "a", "3"]);
-    expect([null, undefined, {}, [], ["a", "b"], new Uint8Array(1)].map(answerText)).toEqual(Array(6).fill(null));
+    expect([null, undefined, {}, [], ["a", "b"], new Uint8Array(1), Number.NaN].map(answerText)).toEqual(
+      Array(7).fill(null),
+    );
   });
 });
 

@@ -8,11 +8,19 @@ import {
   parquetSchema,
   type SchemaTree,
 } from "hyparquet";
-import { compressors } from "hyparquet-compressors";
+import { compressors as codecs } from "hyparquet-compressors";
 import { errorText, InputError } from "../../errors.ts";
 import { TypeConflict } from "../arrow/types.ts";
 import { fieldOf, originalSchema, plainValue, stored } from "./parquet-types.ts";
 import type { RowBatch, RowSource } from "./source.ts";
+
+/** A page of nulls alone unpacks to nothing, on which the LZ4 decoders stumble. */
+const compressors: typeof codecs = Object.fromEntries(
+  Object.entries(codecs).map(([name, unpack]) => [
+    name,
+    (input: Uint8Array, length: number) => (length === 0 ? new Uint8Array(0) : unpack!(input, length)),
+  ]),
+);
 
 export async function parquetSource(path: string): Promise<RowSource> {
   const handle = Bun.file(path);
