@@ -12,6 +12,7 @@ export const aliases: Readonly<Record<string, string>> = {
   dataset_test_split: "eval_split",
   num_generations_eval: "eval_num_generations",
   torch_dtype: "dtype",
+  chat_template_path: "chat_template",
   vllm_importance_sampling_correction: "importance_sampling_correction",
   vllm_importance_sampling_mode: "importance_sampling_mode",
   vllm_importance_sampling_clip_max: "importance_sampling_clip_max",
@@ -55,6 +56,7 @@ const cures: readonly (readonly [pattern: RegExp, cure: string])[] = [
 /** Names of verl and OpenRLHF, behind their last dot: what the same thing is called here. docs/recipes.md has the table. */
 const otherTrainers: readonly (readonly [pattern: RegExp, cure: string])[] = [
   [/^adv_estimator$/, "use advantage_estimator"],
+  [/^(custom|tokenizer)_chat_template$/, "use chat_template"],
   [/^estimator$/, "use advantage_estimator, or for the KL kl_in_reward_estimator"],
   [/^loss_agg_mode$/, "use loss_type (token-mean: dapo, seq-mean-token-mean: grpo, seq-mean-token-sum-norm: dr_grpo)"],
   [/^(loss_mode|policy_loss_type)$/, "use loss_type, and importance_sampling_level sequence for gspo"],
