@@ -3,6 +3,7 @@
  * processes, leniently and strictly, and summed up with confidence intervals. Used by `grpo eval` and between training
  * steps. How the numbers are shown and logged is report.ts.
  */
+import { unlessStopped } from "../device/stopping.ts";
 import type { Problem, ProblemSource } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
 import { isNumber } from "../rewards/gsm8k.ts";
@@ -61,6 +62,9 @@ export interface Evaluation {
   readonly votes: Readonly<Record<Extraction, readonly Votes[]>>;
 }
 
+/** How long an evaluation that is to stop waits for verdicts under way. */
+const JUDGE_GRACE_MS = 500;
+
 /** Evaluation draws from a stream of random numbers of its own, so that it never changes training. */
 const EVALUATION_STREAM = 1;
 
@@ -111,10 +115,23 @@ export async function evaluateProblems(
     },
   );
   if (events.shouldStop?.()) return null;
+  const judged = judgeCompletions(tokenizer, pool, problems, sampled, settings.verifier);
+  const result = await unlessStopped(judged, events.shouldStop, JUDGE_GRACE_MS);
+  return result && { problems: result.judged, skipped, votes: result.votes, ...summary(result.judged) };
+}
+
+/** What was answered, each answer judged by the verifiers; how they agree. */
+async function judgeCompletions(
+  tokenizer: Tokenizer,
+  pool: RewardPool,
+  problems: readonly Problem[],
+  sampled: readonly (readonly SampledCompletion[])[],
+  of: Verifier | "auto",
+): Promise<{ judged: JudgedProblem[]; votes: Evaluation["votes"] }> {
   const texts = sampled.map((completions) =>
     completions.map((c) => tokenizer.decode([...c.completionIds], { skipSpecialTokens: true })),
   );
-  const verifier = settings.verifier === "auto" ? {} : { verifier: settings.verifier };
+  const verifier = of === "auto" ? {} : { verifier: of };
   const items = problems.flatMap(({ example }, i) =>
     texts[i]!.map((response) => ({ gold: example.gold!, response, ...verifier })),
   );
@@ -141,9 +158,9 @@ export async function evaluateProblems(
     }),
   );
   const judge = (pairs: readonly Item[]) => pool.verify(pairs, "lenient");
-  const ballots = (strictly: boolean) => judged.map((each) => ballot(each, settings.verifier, strictly));
+  const ballots = (strictly: boolean) => judged.map((each) => ballot(each, of, strictly));
   const votes = { lenient: await countVotes(ballots(false), judge), strict: await countVotes(ballots(true), judge) };
-  return { problems: judged, skipped, votes, ...summary(judged) };
+  return { judged, votes };
 }
 
 function ballot({ gold, answers }: JudgedProblem, verifier: Verifier | "auto", strictly: boolean): Ballot {

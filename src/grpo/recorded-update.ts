@@ -44,6 +44,9 @@ export interface RecordedUpdateOptions {
   readonly resume: { readonly folder: string; readonly state: z.infer<typeof updateState> } | null;
   readonly note: (text: string) => void;
   readonly onStep: (record: MetricsRecord) => void;
+  /** Called when everything is ready and the update begins to write. */
+  readonly onBegin?: () => void;
+  readonly shouldStop?: () => boolean;
 }
 
 /** What `gae` alone reads. */
@@ -143,8 +146,8 @@ async function scoredGroups(
   };
 }
 
-/** Runs the update and saves the model; returns the records of its steps. */
-export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise<MetricsRecord[]> {
+/** Runs the update and saves the model; returns the records of its steps, null where it was stopped before its end. */
+export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise<MetricsRecord[] | null> {
   const { config, folder, resume, note } = options;
   const startFolder = resume?.folder ?? folder;
   const modelConfig = readModelConfig(startFolder);
@@ -177,6 +180,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     positions: longestPrompt + longestCompletion,
   }).open();
   const first = resume?.state.step ?? 0;
+  options.onBegin?.();
   // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
   const goesOn = resume !== null && config.resumeFromCheckpoint === true;
   const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
@@ -207,6 +211,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       options.onStep(record);
       records.push(record);
       if (iteration === 0) batch = withOldLogprobs(batch, update.logprobs);
+      if (options.shouldStop?.() && iteration + 1 < config.numIterations) return null;
     }
     await saveModel(session, config.outputDir);
     const state = { step: first + config.numIterations, totalSteps, config: toJson(config), entropyControl: entropy };

@@ -5,6 +5,7 @@
  */
 import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
+import { unlessStopped } from "../device/stopping.ts";
 import type { Problem } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
 import { joinResults, type RewardBatch, type RewardPool, type RewardResult } from "../rewards/pool.ts";
@@ -45,6 +46,9 @@ export interface SamplingRun {
   readonly onPhase: (phase: "rollout" | "reward") => void;
   readonly onProgress: (done: number, total: number) => void;
 }
+
+/** How long a run that is to stop waits for rewards under way before it drops their generation. */
+const REWARD_GRACE_MS = 1500;
 
 /** The next prompts in the seeded order; rows whose prompt leaves no room for a completion are passed over and counted. */
 function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: number) {
@@ -114,8 +118,10 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
 
   run.onPhase("reward");
   const { texts, rest } = await startScoring(run, groups);
+  const rewards = await unlessStopped(rest, run.shouldStop, REWARD_GRACE_MS);
+  if (rewards === null) return null;
   return {
-    ...{ groups, texts, rewards: await rest, position, skippedRows: skipped },
+    ...{ groups, texts, rewards, position, skippedRows: skipped },
     promptTokens: lengthSum(groups.map((g) => g.problem.promptIds)),
     sampledTokens: lengthSum(groups.flatMap((g) => g.completions.map((c) => c.completionIds))),
     ...{ discardedGroups: 0, groupsWithoutSignal: 0 },

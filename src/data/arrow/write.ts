@@ -6,6 +6,7 @@ import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "n
 import { dirname } from "node:path";
 import { type Data, Field, makeData, RecordBatch, RecordBatchStreamWriter, Schema, Struct } from "apache-arrow";
 import { errorText, InputError, RunError } from "../../errors.ts";
+import { temporaryBeside } from "../../writers.ts";
 import { arrowType, type ColumnType, TypeConflict } from "./types.ts";
 
 export type Row = Readonly<Record<string, unknown>>;
@@ -24,13 +25,11 @@ const BATCH_ROWS = 1000;
 /** Far below what the 32-bit offsets of utf8 can address; long rows make shorter batches. */
 const BATCH_CHARS = 64 * 2 ** 20;
 
-let filesBegun = 0;
-
 /** @throws InputError when the file cannot be created */
 export function createArrowWriter(path: string, columns: ReadonlyMap<string, ColumnType>): ArrowWriter {
   const fields = [...columns].map(([name, type]) => new Field(name, arrowType(type), true));
   const schema = new Schema(fields);
-  const beside = `${path}.${process.pid}-${++filesBegun}.tmp`;
+  const beside = temporaryBeside(path);
   const fd = create(path, beside);
   const stream = new FileStream(fd, path);
   let open = true;
