@@ -9,7 +9,7 @@ import { InputError } from "../errors.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { isUnsettled, setAside, settleEarlier, unfinished } from "./earlier.ts";
 import { describeHeld, type Held, heldIn, runFile } from "./held.ts";
-import { lockFolder } from "./lock.ts";
+import { type FolderLock, lockFolder, lockName } from "./lock.ts";
 
 export interface OutputRequest {
   readonly folder: string;
@@ -56,7 +56,7 @@ export interface RunRecord {
 
 /** @throws InputError where another process writes there; RunError where it cannot be written */
 export function openOutputFolder({ folder, command, note }: OutputRequest): OutputFolder {
-  const lock = lockFolder(folder, `grpo ${command}`);
+  let lock: FolderLock | null = null;
   let keptStep = -1;
   let begun = false;
   let replaces = false;
@@ -74,6 +74,9 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
       keptStep = goesOn ? resume.step : -1;
       replaces = permission.addsOnly !== true;
       requireFree(folder, permission, goesOn);
+      if (lock !== null) return;
+      lock = lockFolder(folder, `grpo ${command}`);
+      requireFree(folder, permission, goesOn); // Another process may have come and gone meanwhile.
     },
     begin(record) {
       begun = true;
@@ -87,10 +90,13 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
       try {
         if (begun) settle();
       } finally {
-        lock.release();
+        lock?.release();
       }
     },
   };
+  // A refusal touches nothing: the lock waits for the permission, unless there is something to mend or to wait for.
+  if (!existsSync(join(folder, lockName)) && !isUnsettled(folder)) return open;
+  lock = lockFolder(folder, `grpo ${command}`);
   try {
     settle();
   } catch (error) {
@@ -133,9 +139,9 @@ function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, hel
       const inside = relative(target, real);
       const [first = ""] = inside.split("/");
       if (first === ".." || !(inside === "" || held?.names.includes(first))) continue;
-      const what = inside === "" ? "is the folder of" : "holds what is read as";
+      const what = held === null ? "files" : describeHeld(held);
       throw new InputError(
-        `output_dir ${folder} ${what} ${name} (${path}), which must stay; name another --output_dir`,
+        `output_dir ${folder} holds ${what}, and ${name} ${path} is read from there, so it must stay; name another --output_dir`,
       );
     }
   }
