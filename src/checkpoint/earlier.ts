@@ -7,7 +7,7 @@ import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync
 import { dirname, join } from "node:path";
 import { recoverFolder, syncFolder, writeFailure, writeFileAtomic } from "./atomic.ts";
 import { completionsFolder, heldIn, metricsFile } from "./held.ts";
-import { isComplete, listCheckpoints } from "./state.ts";
+import { isComplete, isFolder, listCheckpoints } from "./state.ts";
 import { finishTogether, togetherNames } from "./together.ts";
 
 /** Being filled, or being emptied again: what lies in it belongs outside. */
@@ -24,7 +24,7 @@ const keptName = ".kept-step";
 export function isUnsettled(folder: string): boolean {
   return (
     [moving, earlier, going, ...togetherNames].some((name) => existsSync(join(folder, name))) ||
-    (existsSync(folder) && readdirSync(folder).some((name) => /^checkpoint-\d+\.(old|tmp)-/.test(name)))
+    (isFolder(folder) && readdirSync(folder).some((name) => /^checkpoint-\d+\.(old|tmp)-/.test(name)))
   );
 }
 

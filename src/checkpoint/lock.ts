@@ -20,9 +20,8 @@ import {
 import { hostname } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { lockFile } from "../../ffi/bindings/libc.ts";
-import { InputError } from "../errors.ts";
+import { errorText, InputError, RunError } from "../errors.ts";
 import { isRunning, startOf } from "../writers.ts";
-import { writeFailure } from "./atomic.ts";
 
 export const lockName = ".grpo.lock";
 
@@ -89,7 +88,7 @@ function makeFolder(folder: string): string[] {
   try {
     mkdirSync(folder, { recursive: true });
   } catch (error) {
-    throw writeFailure(error, folder);
+    throw unwritable(error, folder);
   }
   return made;
 }
@@ -106,8 +105,23 @@ function opened(path: string, folder: string): number {
   try {
     return openSync(path, "a+");
   } catch (error) {
-    throw writeFailure(error, folder);
+    throw unwritable(error, folder);
   }
+}
+
+const reasons: Readonly<Record<string, string>> = {
+  EACCES: "not permitted",
+  EPERM: "not permitted",
+  EROFS: "the file system is read-only",
+  ENOSPC: "the disk is full",
+  EDQUOT: "the disk quota is used up",
+  ENOTDIR: "a file is in the way of a folder",
+  EEXIST: "a file is in the way of a folder",
+};
+
+function unwritable(error: unknown, folder: string): RunError {
+  const reason = reasons[(error as NodeJS.ErrnoException).code ?? ""] ?? errorText(error);
+  return new RunError(`${folder} cannot be written: ${reason}: choose another --output_dir`);
 }
 
 function isSame(fd: number, path: string): boolean {

@@ -147,10 +147,10 @@ function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, hel
   }
 }
 
-/** Where a path leads, and what lies in it, if it is a folder: its files may be links. */
+/** Where a path leads, and the files in it, if it is a folder: they may be links. */
 function realPaths(path: string): string[] {
   const inner = statSync(path).isDirectory() ? readdirSync(path).map((name) => join(path, name)) : [];
-  return [path, ...inner].map(realPath);
+  return [path, ...inner.filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile())].map(realPath);
 }
 
 function realPath(path: string): string {

@@ -101,7 +101,7 @@ function removed(folder: string): string {
   return folder;
 }
 
-function isFolder(path: string): boolean {
+export function isFolder(path: string): boolean {
   return existsSync(path) && statSync(path).isDirectory();
 }
 
