@@ -37,26 +37,32 @@ interface Ancestor {
 export interface ProcessView {
   /** Fields 3 and on of /proc/PID/stat; null: no such process. */
   readonly stat: (pid: number) => readonly string[] | null;
-  /** The command line, with spaces. */
-  readonly command: (pid: number) => string;
+  /** The command line; what npm puts in its place is one argument with spaces. */
+  readonly command: (pid: number) => readonly string[];
 }
 
 const system: ProcessView = {
   stat: statOf,
   command(pid) {
     try {
-      return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").trim();
+      return readFileSync(`/proc/${pid}/cmdline`, "utf8")
+        .split("\0")
+        .filter((part) => part !== "");
     } catch {
-      return "";
+      return [];
     }
   },
 };
 
-const isShell = (command: string): boolean => /^\S*\b(sh|dash|bash|ash|zsh) -c /.test(command);
-const isLauncher = (command: string): boolean =>
-  /^(\S*\/)?(npm|npx|pnpm|pnpx|yarn|bunx)\b/.test(command) ||
-  /^\S*\bnode(js)? .*\b(npm|npx|pnpm|yarn)\b/.test(command) ||
-  /^bun(-\S+)?$/.test(basename(command.split(" ")[0] ?? ""));
+const isShell = ([program = "", flag]: readonly string[]): boolean =>
+  /^(sh|dash|bash|ash|zsh)$/.test(basename(program)) && flag === "-c";
+
+function isLauncher([program = "", ...rest]: readonly string[]): boolean {
+  const name = basename(program);
+  if (/^(npm|npx|pnpm|pnpx|yarn|bunx)\b/.test(program) || /^(npm|npx|pnpm|pnpx|yarn|bunx)$/.test(name)) return true;
+  if (/^node(js)?$/.test(name)) return rest.some((part) => /^(npm|npx|pnpm|yarn)\b/.test(basename(part)));
+  return /^bun(\.exe|-\S+)?$/.test(name);
+}
 
 /** From the parent upwards, the processes by way of which a launcher started `pid`; none where none did. */
 export function launchersOf(pid: number, { stat, command }: ProcessView = system): Ancestor[] {
@@ -65,11 +71,11 @@ export function launchersOf(pid: number, { stat, command }: ProcessView = system
   const [, parent = "0", , session] = stat(pid) ?? [];
   for (let at = Number(parent); at > 1; ) {
     const fields = stat(at);
-    const text = command(at);
+    const words = command(at);
     // Another session: setsid.
-    if (fields === null || fields[3] !== session || !(isShell(text) || isLauncher(text))) break;
-    found.push({ pid: at, started: fields[19]!, name: text.split(" ").slice(0, 2).join(" ") });
-    if (isLauncher(text)) launchers = found.length;
+    if (fields === null || fields[3] !== session || !(isShell(words) || isLauncher(words))) break;
+    found.push({ pid: at, started: fields[19]!, name: basename(words[0]!.split(" ")[0]!) });
+    if (isLauncher(words)) launchers = found.length;
     at = Number(fields[1]);
   }
   return found.slice(0, launchers);

@@ -210,9 +210,10 @@ describe("who started the program", () => {
         19: `${pid}00`,
       });
     },
-    command: (pid) => processes[pid]?.[2] ?? "",
+    // As npm does it, a title in place of the command line is one word.
+    command: (pid) => processes[pid]?.[2].split(processes[pid][2].startsWith("npm") ? "\n" : "|") ?? [],
   });
-  const own: [number, number, string] = [8, 1, "bun src/cli/main.ts train"];
+  const own: [number, number, string] = [8, 1, "bun|src/cli/main.ts|train"];
 
   test.each<[what: string, expected: number[], processes: Parameters<typeof view>[0]]>([
     [
@@ -220,17 +221,18 @@ describe("who started the program", () => {
       [8, 7, 6],
       {
         9: own,
-        8: [7, 1, "bun run train"],
-        7: [6, 1, "sh -c bun run train"],
+        8: [7, 1, "bun|run|train"],
+        7: [6, 1, "sh|-c|bun run train"],
         6: [5, 1, "npm exec bun"],
-        5: [1, 1, "bash -l"],
+        5: [1, 1, "bash|-l"],
       },
     ],
-    ["bun run in a script", [8], { 9: own, 8: [7, 1, "/usr/bin/bun run train"], 7: [1, 1, "bash job.sh"] }],
-    ["a shell alone", [], { 9: own, 8: [7, 1, "sh -c bun main.ts"], 7: [1, 1, "python job.py"] }],
+    ["bun run in a script", [8], { 9: own, 8: [7, 1, "/usr/bin/bun|run|train"], 7: [1, 1, "bash|job.sh"] }],
+    ["the bun of npm", [8], { 9: own, 8: [1, 1, "/a b/node_modules/bun/bin/bun.exe|run|train"] }],
+    ["a shell alone", [], { 9: own, 8: [7, 1, "sh|-c|bun main.ts"], 7: [1, 1, "python|job.py"] }],
     ["a terminal", [], { 9: own, 8: [1, 1, "-bash"] }],
     ["setsid under npx", [], { 9: [8, 9, "bun"], 8: [7, 1, "npm exec bun"], 7: [1, 1, "bash"] }],
-    ["node with npm's program", [8], { 9: own, 8: [1, 1, "/usr/bin/node /usr/lib/npm/bin/npx-cli.js bun"] }],
+    ["node with npm's program", [8], { 9: own, 8: [1, 1, "/usr/bin/node|/usr/lib/npm/bin/npx-cli.js|bun"] }],
   ])("%s", (_, expected, processes) => expect(launchersOf(9, view(processes)).map(({ pid }) => pid)).toEqual(expected));
 
   test("nohup is seen by the signal it ignores", () => {
