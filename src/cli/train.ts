@@ -252,7 +252,8 @@ export const train: Command = {
   usage: `Usage: grpo train [CONFIG.toml] [--key value …]
 
 Samples a group of completions per prompt, scores them and updates the policy. With no model and no dataset: the
-bundled tiny model on the bundled problems. Ctrl-C saves a checkpoint; --resume_from_checkpoint true goes on from it.
+bundled tiny model on the bundled problems. Ctrl-C saves a checkpoint, as do SIGTERM, SIGHUP, SIGUSR1 and their like;
+--resume_from_checkpoint true goes on from it. A folder that holds something is refused without --overwrite.
 
 ${describeSettings("train")}`,
   async run(argv) {

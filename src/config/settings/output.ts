@@ -39,7 +39,7 @@ export const checkpointSettings = {
     .int()
     .min(0)
     .default(100)
-    .meta(about("Write a checkpoint every so many steps, and at Ctrl-C. 0: only at Ctrl-C.")),
+    .meta(about("Write a checkpoint every so many steps, and at Ctrl-C or another signal. 0: only then.")),
   save_total_limit: z
     .int()
     .min(1)
