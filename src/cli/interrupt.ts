@@ -16,6 +16,10 @@ export interface InterruptOptions {
   readonly say?: (text: string) => void;
 }
 
+/** On a terminal the live line of the console, and what Ctrl-C shows, stand where the text goes. */
+const onStderr = (text: string): void =>
+  void process.stderr.write(`${process.stderr.isTTY ? "\r\x1b[2K" : ""}${text}\n`);
+
 export interface Interrupt {
   readonly requested: () => boolean;
   /** The work begins: from here on the first signal is a request. Until then it ends the process. */
@@ -26,7 +30,7 @@ export interface Interrupt {
 
 export function onInterrupt({
   stopping,
-  say = (text) => void process.stderr.write(`${text}\n`),
+  say = onStderr,
 }: InterruptOptions): Interrupt {
   let requestedAt: number | null = null;
   let working = false;

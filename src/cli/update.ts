@@ -58,7 +58,7 @@ ${describeSettings("update")}`,
         const model = config.model ?? bundledModel();
         output.permit({
           overwrite: config.overwrite,
-          resumes: false,
+          resumes: !holdsTraining(outputDir),
           // Of a training run the model and the metrics would be replaced: only an update's own folder is gone on in.
           resume: resume && !holdsTraining(outputDir) ? { folder: resume.folder, step: resume.state.step } : null,
           newest: config.resumeFromCheckpoint === true,
