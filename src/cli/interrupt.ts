@@ -28,10 +28,7 @@ export interface Interrupt {
   release(): void;
 }
 
-export function onInterrupt({
-  stopping,
-  say = onStderr,
-}: InterruptOptions): Interrupt {
+export function onInterrupt({ stopping, say = onStderr }: InterruptOptions): Interrupt {
   let requestedAt: number | null = null;
   let working = false;
   const ask = (why: string): void => {
