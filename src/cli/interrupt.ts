@@ -28,6 +28,21 @@ export interface Interrupt {
   release(): void;
 }
 
+const notBegun = "stopped before the work began, nothing was changed";
+
+// nohup: the run is to outlive its terminal.
+const heard = signals.filter((signal) => signal !== "SIGHUP" || !wasIgnored(SIGHUP));
+
+const early = (signal: NodeJS.Signals): void => {
+  onStderr(`${signal}: ${notBegun}`);
+  process.exit(130);
+};
+
+/** While a command's files are still being loaded: a signal ends the process, with the exit status that it has later too. */
+export function endOnSignal(): void {
+  for (const signal of heard) process.on(signal, early);
+}
+
 export function onInterrupt({ stopping, say = onStderr }: InterruptOptions): Interrupt {
   let requestedAt: number | null = null;
   let working = false;
@@ -39,15 +54,13 @@ export function onInterrupt({ stopping, say = onStderr }: InterruptOptions): Int
     }
     requestedAt = performance.now();
     if (!working) {
-      say(`${why}: stopped before the work began, nothing was changed`);
+      say(`${why}: ${notBegun}`);
       process.exit(130);
     }
     say(`${why}: ${stopping}; a second signal ends at once`);
   };
   const handler = (signal: NodeJS.Signals): void => ask(signal);
-  // nohup: the run is to outlive its terminal.
-  const heard = signals.filter((signal) => signal !== "SIGHUP" || !wasIgnored(SIGHUP));
-  for (const signal of heard) process.on(signal, handler);
+  for (const signal of heard) process.on(signal, handler).off(signal, early);
   const unwatch = watchLauncher((what) => {
     if (requestedAt === null) ask(what);
   });

@@ -180,7 +180,9 @@ function failureText(where: string, error: unknown, debug: boolean): string {
 export async function runProcess(table: readonly CommandEntry[] = commands): Promise<void> {
   const argv = process.argv.slice(2);
   const where = `grpo ${argv[0] ?? ""}`.trimEnd();
-  heedClosedStdout(where, table.find(({ name }) => name === argv[0])?.makesFiles === true && !asksForHelp(argv));
+  const makesFiles = table.find(({ name }) => name === argv[0])?.makesFiles === true && !asksForHelp(argv);
+  heedClosedStdout(where, makesFiles);
+  if (makesFiles) (await import("./interrupt.ts")).endOnSignal();
   const fail = (error: unknown) => {
     process.stderr.write(failureText(where, error, argv.includes("--debug")));
     endProcess(exitCodeOf(error));
