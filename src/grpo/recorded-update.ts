@@ -183,7 +183,6 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   options.onBegin?.();
   // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
   const goesOn = resume !== null && config.resumeFromCheckpoint === true;
-  const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
   try {
     if (resume) restoreOptimizer(session, resume.folder);
     const settings = updateSettings(config);
@@ -207,18 +206,20 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       const update = await updateStep(updater, batch, { ...settings, loss }, lr);
       entropy = nextEntropyControl(entropy, update.meanEntropy, config);
       const record: MetricsRecord = { step: step + 1, ...update.metrics, ...scored.metrics };
-      metrics.write(record);
       options.onStep(record);
       records.push(record);
       if (iteration === 0) batch = withOldLogprobs(batch, update.logprobs);
       if (options.shouldStop?.() && iteration + 1 < config.numIterations) return null;
     }
+    // Not before: an update that was stopped leaves nothing.
+    const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
+    for (const record of records) metrics.write(record);
+    metrics.close();
     await saveModel(session, config.outputDir);
     const state = { step: first + config.numIterations, totalSteps, config: toJson(config), entropyControl: entropy };
     await saveCheckpoint(session, config.outputDir, state.step, state);
     return records;
   } finally {
-    metrics.close();
     session.close();
     device.close();
   }
