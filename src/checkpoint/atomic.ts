@@ -48,7 +48,7 @@ export function writeFileAtomic(path: string, content: string | Uint8Array): voi
 
 /** A command's `--output`: a file in one step; what is none (/dev/stdout, a pipe) is written to as it is. */
 export function writeOutput(path: string, text: string): void {
-  const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? true;
+  const isFile = !existsSync(path) || statSync(path).isFile();
   try {
     if (isFile) writeFileAtomic(path, text);
     else writeFileSync(path, text);

@@ -5,7 +5,7 @@
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { isModelFile } from "./huggingface.ts";
-import { type ListedCheckpoint, listCheckpoints } from "./state.ts";
+import { isFolder, type ListedCheckpoint, listCheckpoints } from "./state.ts";
 
 /** The settings of the run that wrote here. */
 export const runFile = "run.json";
@@ -35,7 +35,7 @@ export interface Held {
 
 /** What `folder` holds; null: nothing of these, or there is no such folder. */
 export function heldIn(folder: string): Held | null {
-  if (!statSync(folder, { throwIfNoEntry: false })?.isDirectory()) return null;
+  if (!isFolder(folder)) return null;
   const all = readdirSync(folder).filter((name) => !name.startsWith("."));
   const checkpoints = listCheckpoints(folder);
   const ofRun = all.filter(

@@ -119,7 +119,8 @@ const reasons: Readonly<Record<string, string>> = {
   EEXIST: "a file is in the way of a folder",
 };
 
-function unwritable(error: unknown, folder: string): RunError {
+/** Why nothing can be written into the folder. */
+export function unwritable(error: unknown, folder: string): RunError {
   const reason = reasons[(error as NodeJS.ErrnoException).code ?? ""] ?? errorText(error);
   return new RunError(`${folder} cannot be written: ${reason}: choose another --output_dir`);
 }

@@ -9,7 +9,7 @@ import { InputError } from "../errors.ts";
 import { writeFileAtomic } from "./atomic.ts";
 import { isUnsettled, setAside, settleEarlier, unfinished } from "./earlier.ts";
 import { describeHeld, type Held, heldIn, runFile } from "./held.ts";
-import { type FolderLock, lockFolder, lockName } from "./lock.ts";
+import { type FolderLock, lockFolder, lockName, unwritable } from "./lock.ts";
 
 export interface OutputRequest {
   readonly folder: string;
@@ -116,7 +116,12 @@ export function runRecord(folder: string): RunRecord | null {
 }
 
 function requireFree(folder: string, permission: Permission, goesOn: boolean): void {
-  const held = heldIn(folder);
+  let held: Held | null;
+  try {
+    held = heldIn(folder);
+  } catch (error) {
+    throw unwritable(error, folder);
+  }
   requireInputsKept(folder, permission, held);
   if (held === null || permission.overwrite || goesOn || permission.mayReplace?.(folder, held)) return;
   const onlyLogs = held.isRun && held.checkpoints.length === 0 && held.model === null && held.evaluation === null;
@@ -175,8 +180,9 @@ export function requireFreeFile(
   inputs: Readonly<Record<string, string | null>>,
   label = "--output",
 ): void {
-  const found = path === null ? undefined : statSync(path, { throwIfNoEntry: false });
-  if (path === null || !found?.isFile()) return;
+  if (path === null || !existsSync(path)) return;
+  const found = statSync(path);
+  if (!found.isFile()) return;
   for (const [name, input] of Object.entries(inputs))
     if (input !== null && existsSync(input) && realPaths(input).includes(realPath(path)))
       throw new InputError(`${label} ${path} is read as ${name}; name another file`);

@@ -191,7 +191,7 @@ function openOutput(path: string | null): Output {
   if (path === null) return { write: (text) => written(process.stdout, text), commit: async () => {}, discard() {} };
   if (!existsSync(dirname(path)))
     throw new InputError(`--output ${path}: there is no folder ${dirname(path)}; create it first`);
-  const info = statSync(path, { throwIfNoEntry: false });
+  const info = existsSync(path) ? statSync(path) : undefined;
   if (info?.isDirectory()) throw new InputError(`--output ${path} is a folder; name a file`);
   // What is no file (/dev/stdout, a pipe) is written to as it is.
   const partial = info === undefined || info.isFile() ? temporaryBeside(path) : path;
