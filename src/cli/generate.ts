@@ -8,7 +8,7 @@ import { configFor } from "../config/load.ts";
 import { modelFolder, openRunDevice, rolloutLimits } from "../engine/inputs.ts";
 import { planSession } from "../engine/session.ts";
 import { errorText, InputError } from "../errors.ts";
-import { loadTokenizer, type Message } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, type Message, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -62,7 +62,8 @@ ${describeSettings("generate")}`,
     requireFreeFile(config.output, config.overwrite, { model, input: config.input });
     const folder = await modelFolder(model);
     const modelConfig = readModelConfig(folder);
-    const tokenizer = loadTokenizer(folder);
+    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+    const tokenizer = loadTokenizer(folder, chatTemplate);
     const asChat = (text: string): Prompt => (tokenizer.hasChatTemplate ? [{ role: "user", content: text }] : text);
     const prompts = config.prompt !== null ? [asChat(config.prompt)] : await readPrompts(config.input!);
     const options = { systemPrompt: config.systemPrompt ?? undefined, chatTemplateKwargs: config.chatTemplateKwargs };
@@ -102,7 +103,10 @@ ${describeSettings("generate")}`,
     try {
       const results = await session.rollout!.generate(
         promptIds.map((ids, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
-        { ...config, stream: 0, step: 0, maxCompletionLength, isStop: tokenizer.isStop },
+        {
+          ...{ ...config, stream: 0, step: 0, maxCompletionLength },
+          ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
+        },
         {
           shouldStop: interrupt.requested,
           ...(streams ? { onToken: (_, __, id) => void process.stdout.write(decoder.push(id)) } : {}),
@@ -118,6 +122,7 @@ ${describeSettings("generate")}`,
             text: tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }),
             tokens: c.completionIds.length,
             finished: c.finished,
+            ...(c.stop === undefined ? {} : { stop: c.stop }),
           })),
         }),
       );

@@ -16,7 +16,7 @@ import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createRewardPool } from "../rewards/pool.ts";
 import { runSft, sftState } from "../sft/trainer.ts";
-import { loadTokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { type Interrupt, onInterrupt } from "./interrupt.ts";
@@ -70,18 +70,26 @@ async function sftInto(
   });
   const startFolder = await modelFolder(model);
   const modelConfig = readModelConfig(startFolder);
-  const tokenizer = loadTokenizer(startFolder);
+  const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+  const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const { promptColumn, answerColumn, chatTemplateKwargs, maxCompletionLength } = config;
   const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
   const problems = await openProblems(tokenizer, {
     ...columns,
     path: dataset,
+    config: config.datasetConfig,
     split: config.datasetSplit,
   });
+  for (const remark of problems.remarks) console.note(`note: ${remark}`);
   const evalSource =
     config.evalDataset === null
       ? null
-      : await openProblems(tokenizer, { ...columns, path: config.evalDataset, split: config.evalSplit });
+      : await openProblems(tokenizer, {
+          ...columns,
+          path: config.evalDataset,
+          config: config.evalDataset === config.dataset ? config.datasetConfig : null,
+          split: config.evalSplit,
+        });
   const context = modelConfig.maxPositionEmbeddings;
   const maxLength = Math.min(config.maxLength, context);
   const longestEval = evalSource ? Math.min(evalSource.longestPrompt(), context - maxCompletionLength) : 0;
@@ -97,6 +105,7 @@ async function sftInto(
       device,
       folder: checkpoint ?? startFolder,
       assets: startFolder,
+      chatTemplate,
       dtype: config.dtype,
       packed: packedSizes(device, modelConfig, Math.max(maxLength, config.microBatchTokens), maxLength),
       training: true,

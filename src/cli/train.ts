@@ -10,21 +10,22 @@ import { toJson } from "../config/record.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import { readCheckpointState } from "../engine/checkpointing.ts";
 import { describeMemory } from "../engine/memory.ts";
-import type { ProblemSource } from "../engine/prompts.ts";
 import type { Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
-import { rewardSources } from "../grpo/model-rewards.ts";
+import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
+import type { RewardSources } from "../grpo/sampling.ts";
 import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { callOf } from "../program.ts";
-import { createRewardPool, type RewardPool } from "../rewards/pool.ts";
+import { createRewardPool, type RewardTrainerState } from "../rewards/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
 import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
 import type { Command } from "./command.ts";
+import { goldRemarks } from "./golds.ts";
 import { onInterrupt } from "./interrupt.ts";
 
 /** The settings of `train` or `plan`; without a model and a dataset those of the bundled run stand in. */
@@ -72,17 +73,6 @@ export function isOfBundledRun(outputDir: string): boolean {
   });
 }
 
-/** @throws InputError where a verifier is to judge and no row says what is right: every answer would go unscored */
-function requireGolds({ rewardFuncs }: TrainConfig, { dataset, problem }: ProblemSource): void {
-  const verifier = rewardSpecs(rewardFuncs).find(needsGold);
-  const looked = Math.min(dataset.numRows, 100);
-  if (verifier === undefined || looked === 0) return;
-  for (let row = 0; row < looked; row++) if (problem(row).example.gold !== null) return;
-  throw new InputError(
-    `${dataset.path}: no row has a gold answer to compare with; name its column with --answer_column, or reward otherwise with --reward_funcs PATH.ts`,
-  );
-}
-
 /** @throws InputError where dynamic sampling is to look at a reward function that there is not */
 function requireRewardNamed({ dynamicSamplingReward: name }: TrainConfig, names: readonly string[]): void {
   if (name === null || names.includes(name)) return;
@@ -100,20 +90,36 @@ export function resumeFolder(setting: string | true | null, outputDir: string): 
 /** Evaluation as the trainer calls it; null where there is nothing to evaluate on. */
 function evaluation(
   setup: TrainingSetup,
-  pool: RewardPool,
+  sources: RewardSources,
   console: RunConsole,
   stop: () => boolean,
 ): TrainerHooks["evaluate"] {
   const { config, evalProblems, tokenizer } = setup;
   if (!evalProblems) return null;
-  const problems = evaluationProblems(evalProblems, config.evalSamples, setup.longestPrompt);
+  const problems = evaluationProblems(
+    evalProblems,
+    config.evalSamples,
+    setup.longestPrompt,
+    rewardSpecs(config.rewardFuncs).every(needsGold)
+      ? "name the column with --answer_column, or reward otherwise with --reward_funcs"
+      : null,
+  );
   let first: Evaluation | null = null;
-  return async (session: Session) => {
-    const result = await evaluateProblems(session.rollout!, tokenizer, pool, problems, trainingEvaluation(config), {
-      onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
-      shouldStop: stop,
-    });
+  return async (session: Session, state: RewardTrainerState) => {
+    const result = await evaluateProblems(
+      session.rollout!,
+      tokenizer,
+      sources.pool,
+      problems,
+      trainingEvaluation(config),
+      {
+        score: scoreGroups(sources, state, tokenizer),
+        onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
+        shouldStop: stop,
+      },
+    );
     if (!result) return { values: {}, note: "stopped" };
+    for (const warning of result.warnings) console.note(`evaluation: ${warning}`);
     const metrics = evaluationMetrics(result, first);
     first ??= result;
     return metrics;
@@ -187,7 +193,8 @@ async function trainInto(
     const paths = trainingPaths(config);
     const setup = await setUpTraining(config, paths, console.note, checkpoint);
     try {
-      requireGolds(config, setup.problems);
+      for (const remark of await goldRemarks(rewardSpecs(config.rewardFuncs), setup.problems, pool))
+        console.note(`note: ${remark}`);
       console.note(
         `${shown(paths.model)} on ${shown(paths.dataset)} · ${setup.planned.dtype} · ${setup.device.description}`,
       );
@@ -201,10 +208,11 @@ async function trainInto(
       const session = await setup.planned.open();
       let outcome: TrainOutcome;
       try {
+        const rewards = rewardSources(session, pool, config.systemPrompt);
         const hooks: TrainerHooks = {
           console,
-          rewards: rewardSources(session, pool, config.systemPrompt),
-          evaluate: evaluation(setup, pool, console, stopRequested),
+          rewards,
+          evaluate: evaluation(setup, rewards, console, stopRequested),
           stopRequested,
           ...(reviseRewards ? { reviseRewards } : {}),
         };

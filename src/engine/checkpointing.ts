@@ -8,7 +8,13 @@ import { join } from "node:path";
 import type { z } from "zod";
 import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
 import { dropEarlier } from "../checkpoint/earlier.ts";
-import { copyModelAssets, writeConfig } from "../checkpoint/huggingface.ts";
+import {
+  copyModelAssets,
+  type ModelFolder,
+  readModelFolder,
+  writeChatTemplate,
+  writeConfig,
+} from "../checkpoint/huggingface.ts";
 import { openSafetensors } from "../checkpoint/safetensors.ts";
 import { onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
@@ -16,8 +22,9 @@ import { writeTogether } from "../checkpoint/together.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
-import { savedTensors } from "../model/weights.ts";
+import { loadWeights, savedTensors } from "../model/weights.ts";
 import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
+import { parameterSource } from "./planned-model.ts";
 import { criticFolder } from "./scalar-models.ts";
 import type { Session } from "./session.ts";
 
@@ -43,9 +50,14 @@ async function writeModel(session: Session, folder: string): Promise<void> {
 }
 
 /** One model as a Hugging Face folder, with the policy's tokenizer. */
-async function saveWeights({ device, assets }: Session, { config, weights }: Model, folder: string): Promise<void> {
+async function saveWeights(
+  { device, assets, chatTemplate }: Session,
+  { config, weights }: Model,
+  folder: string,
+): Promise<void> {
   makeFolder(folder);
   copyModelAssets(assets, folder);
+  if (chatTemplate !== null) writeChatTemplate(folder, chatTemplate);
   const entries = weights.all.map((weight) => ({ name: weight.name, weight }));
   const saved = savedTensors(device, entries, weights.dtype);
   try {
@@ -54,6 +66,24 @@ async function saveWeights({ device, assets }: Session, { config, weights }: Mod
     saved.free();
   }
   writeConfig(folder, config, weights.dtype);
+}
+
+/**
+ * Puts a checkpoint's weights into the session, the critic's too where there is one; the optimizer stays as it is.
+ *
+ * @throws InputError where they are missing or damaged
+ */
+export async function loadModel({ device, policy, critic }: Session, checkpoint: string): Promise<void> {
+  await loadFrom(device, policy, readModelFolder(checkpoint));
+  if (critic) await loadFrom(device, critic.model, readModelFolder(join(checkpoint, criticFolder), "score"));
+}
+
+async function loadFrom(device: Device, { weights }: Model, { checkpoint }: ModelFolder): Promise<void> {
+  try {
+    await loadWeights(device, weights, parameterSource(checkpoint));
+  } finally {
+    checkpoint.close();
+  }
 }
 
 function makeFolder(folder: string): void {
