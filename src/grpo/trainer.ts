@@ -17,6 +17,7 @@ import { loadModel, restoreOptimizer, saveCheckpoint, saveModel } from "../engin
 import { anonymousBytes } from "../engine/memory.ts";
 import { mixReference } from "../engine/moving-reference.ts";
 import type { Session } from "../engine/session.ts";
+import { RunError } from "../errors.ts";
 import { removeCompletionsAfter } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
@@ -43,6 +44,7 @@ import {
   speedMetrics,
 } from "./step-metrics.ts";
 import { createStepWarnings } from "./step-warnings.ts";
+import { createUnscoredGuard } from "./unscored.ts";
 
 export interface TrainerHooks {
   readonly console: RunConsole;
@@ -121,6 +123,7 @@ export async function train(
   for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
     hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
+  const unscored = createUnscoredGuard();
   const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
 
   const best = trackBest(config, outputDir, "eval_reward", resume);
@@ -305,6 +308,11 @@ export async function train(
       reached = state();
 
       // Checkpoint, evaluation
+      const hopeless = unscored(result);
+      if (hopeless !== null) {
+        await save();
+        throw new RunError(`${hopeless}; mend it and go on with --resume_from_checkpoint true`);
+      }
       if (config.saveSteps > 0 && passed(config.saveSteps, firstStep - 1)) await save();
       if (evaluationDue(firstStep - 1)) await evaluate();
     }
