@@ -6,6 +6,7 @@
 import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
 import { closeSync, fstatSync, openSync } from "node:fs";
 import { InputError, RunError } from "../../src/errors.ts";
+import { requireFile } from "../../src/files.ts";
 
 const symbolTable = {
   // void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
@@ -68,6 +69,7 @@ function mapped(result: unknown): number | null {
  */
 export function mapFile(path: string): FileMapping {
   let fd: number;
+  requireFile(path);
   try {
     fd = openSync(path, "r");
   } catch (error) {

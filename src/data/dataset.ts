@@ -7,6 +7,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 import { type ArrowTable, type Column, openTable } from "./arrow/table.ts";
 import { isHubId } from "./hub-id.ts";
 import { chooseSplit } from "./splits.ts";
@@ -143,6 +144,7 @@ function savedFiles(folder: string): readonly string[] {
 }
 
 function readJson<T>(path: string, shape: z.ZodType<T>): T {
+  requireFile(path);
   try {
     return shape.parse(JSON.parse(readFileSync(path, "utf8")));
   } catch (error) {

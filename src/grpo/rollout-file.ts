@@ -9,6 +9,7 @@ import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { errorText, InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 
 export interface Completion {
   /** (R), R ≥ 1; the end-of-sequence token belongs to it. */
@@ -141,6 +142,7 @@ function finite(value: number): number {
 
 /** Lines of a UTF-8 file without their ends, whatever they are; a gzip file is unpacked on the way. */
 async function* textLines(path: string): AsyncGenerator<string> {
+  requireFile(path, { once: true });
   const file = createReadStream(path, { highWaterMark: 1 << 18 });
   // pipeline, not pipe: it passes an error of the file on to its reader. Errors come out of the iteration below.
   const bytes = path.endsWith(".gz") ? pipeline(file, createGunzip(), () => {}) : file;

@@ -2,11 +2,11 @@
  * A model's chat template: where it is found, and the environment that transformers renders it in. Templates run in the
  * interpreter of `@huggingface/jinja`, which reaches nothing outside what is put in here.
  */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { Environment, Interpreter, Template } from "@huggingface/jinja";
 import { isObject, readTextFile } from "../config/json_file.ts";
 import { errorText, InputError } from "../errors.ts";
+import { isThere } from "../files.ts";
 import { formatDate } from "./format_date.ts";
 
 export interface Message {
@@ -46,7 +46,7 @@ export function loadChatTemplate(
   specialTokens: Readonly<Record<string, string>>,
 ): ChatTemplate | null {
   const file = join(folder, "chat_template.jinja");
-  if (existsSync(file)) return chatTemplateOf(readTextFile(file), file, specialTokens);
+  if (isThere(file)) return chatTemplateOf(readTextFile(file), file, specialTokens);
   const where = `${join(folder, "tokenizer_config.json")}: chat_template`;
   const given = tokenizerConfig.chat_template;
   if (given === undefined || given === null) return null;

@@ -136,7 +136,7 @@ function wrongRefusal(err: string, folders: Folders, file: string): string | nul
   if (lines.length !== 1) return `${lines.length} lines on stderr`;
   const [line] = lines as [string];
   if (/this is a bug of grpo/.test(line)) return "a failure that nobody foresaw";
-  if (line.length > 2000) return `a line of ${line.length} characters`;
+  if (line.length > 4200) return `a line of ${line.length} characters`;
   if (/\p{Cc}/u.test(line)) return "control characters in its message";
   if (!line.includes(basename(file)) && !line.includes(folders.input)) return `it does not name ${file}`;
   return null;
@@ -197,7 +197,9 @@ async function soundResult(kind: Kind, files: Files, sound: string, work: string
 }
 
 function wrongResult(kind: Kind, folders: Folders, ended: readonly Ended[], drawn: Drawn, whole: Sound): string | null {
-  const { file, neutral } = drawn;
+  const { file, neutral, content } = drawn;
+  if (!neutral && !(content instanceof Uint8Array) && content !== "absent" && !kind.changes)
+    return "exit status 0, and what stands there is no file";
   let result: unknown;
   try {
     result = kind.result(folders, ended, file);
@@ -217,7 +219,12 @@ function wrongResult(kind: Kind, folders: Folders, ended: readonly Ended[], draw
 }
 
 /** Runs one case in `work`, which is emptied before; `sound` holds the sound inputs. */
-export async function runCase(name: CaseName, sound: string, work: string, onStart: () => void): Promise<Verdict> {
+export async function runCase(
+  name: CaseName,
+  sound: string,
+  work: string,
+  onStart: (damage: string, steps: number) => void,
+): Promise<Verdict> {
   const kind = kindOf(name.kind);
   const files = filesOf(kind, sound);
   const drawn = draw(kind, files, name);
@@ -225,7 +232,8 @@ export async function runCase(name: CaseName, sound: string, work: string, onSta
   const whole = await soundResult(kind, files, sound, work, file);
   const folders = prepared(kind, files, sound, work, file, content);
   const before = listing(folders.input);
-  onStart();
+  const damage = `${kind.name}/${file}: ${drawn.names.join(", ")}`;
+  onStart(damage, drawn.steps);
   const ended = await commandsRun(kind, folders, file);
   const { code, err } = ended.at(-1)!;
   let problem: string | null;
@@ -237,6 +245,5 @@ export async function runCase(name: CaseName, sound: string, work: string, onSta
     temporary.test(path),
   );
   problem ??= left === undefined ? null : `${left} was left behind`;
-  const damage = `${kind.name}/${file}: ${drawn.names.join(", ")}`;
   return { damage, steps: drawn.steps, problem, code, said: err.slice(0, 1500) };
 }

@@ -8,7 +8,7 @@ import { type CaseName, runCase, type Verdict } from "./case.ts";
 
 export type FromWorker =
   | { readonly kind: "ready" }
-  | { readonly kind: "started" }
+  | { readonly kind: "started"; readonly damage: string; readonly steps: number }
   | { readonly kind: "ended"; readonly verdict: Verdict; readonly peakBytes: number; readonly heldBytes: number };
 
 const send = (message: FromWorker): void => void process.send!(message);
@@ -35,10 +35,10 @@ if (import.meta.main) {
   const [sound, work] = process.argv.slice(2) as [string, string];
   let served = 0;
   process.on("message", async (name: CaseName) => {
-    const started = () => {
+    const started = (damage: string, steps: number) => {
       if (served++ % 8 === 0) Bun.gc(true);
       forgetPeak();
-      send({ kind: "started" });
+      send({ kind: "started", damage, steps });
     };
     const verdict = await runCase(name, sound, join(work, "case"), started).catch(
       (error: unknown): Verdict => ({

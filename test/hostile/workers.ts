@@ -81,13 +81,14 @@ export function createWorkers(folder: string, { seconds, bytes } = limits, progr
     return new Promise((resolve) => {
       let deadline: ReturnType<typeof setTimeout> | undefined;
       let peak = 0;
+      let unknown = { damage: `${name.kind}: case ${name.index}`, steps: 1 };
       const settle = (problem: string | null, verdict?: Verdict) => {
         clearTimeout(deadline);
         clearInterval(watch);
         worker.listener = () => {};
         const alive = verdict !== undefined;
-        const unknown = { damage: `${name.kind}: case ${name.index}`, steps: 3, code: -1, said: worker.errors };
-        resolve({ ...(verdict ?? unknown), problem: problem ?? verdict?.problem ?? null, alive });
+        const dead = { ...unknown, code: -1, said: worker.errors };
+        resolve({ ...(verdict ?? dead), problem: problem ?? verdict?.problem ?? null, alive });
       };
       const tooMuch = () => `${Math.round(peak / 2 ** 20)} MiB of memory`;
       const watch = setInterval(() => {
@@ -105,7 +106,10 @@ export function createWorkers(folder: string, { seconds, bytes } = limits, progr
         }, allowed * 1000);
       };
       worker.listener = (message) => {
-        if (message.kind === "started") arm(seconds);
+        if (message.kind === "started") {
+          unknown = message;
+          arm(seconds);
+        }
         if (message.kind !== "ended") return;
         peak = Math.max(peak, message.peakBytes);
         worker.heldBytes = message.heldBytes;

@@ -88,8 +88,13 @@ export const templateDamage: readonly Mutation[] = [
 export function templateWithin(damage: readonly Mutation[], key = "chat_template"): Mutation[] {
   return damage.map((mutation) =>
     ofText(`${key}: ${mutation.name}`, (text, random) => {
-      const json = JSON.parse(text) as Record<string, unknown>;
-      if (typeof json[key] !== "string") return null;
+      let json: Record<string, unknown> | null;
+      try {
+        json = JSON.parse(text) as Record<string, unknown> | null;
+      } catch {
+        return null;
+      }
+      if (typeof json?.[key] !== "string") return null;
       const changed = mutation.apply(new TextEncoder().encode(json[key]), random);
       if (!(changed instanceof Uint8Array)) return null;
       return JSON.stringify({ ...json, [key]: new TextDecoder().decode(changed) });
