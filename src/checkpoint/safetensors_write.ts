@@ -112,7 +112,7 @@ export function onlyFinite(entry: TensorSource): TensorSource {
 }
 
 /** Whether no number has an exponent of ones alone: that is infinity or NaN in every binary format here. */
-function allFinite({ buffer, byteOffset, byteLength }: Uint8Array, dtype: SafetensorsDtype): boolean {
+export function allFinite({ buffer, byteOffset, byteLength }: Uint8Array, dtype: SafetensorsDtype): boolean {
   const count = byteLength / safetensorsElementBytes[dtype];
   if (dtype === "F32") {
     const numbers = new Uint32Array(buffer, byteOffset, count);

@@ -6,10 +6,11 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
+import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
 import { copyModelAssets, writeConfig } from "../checkpoint/huggingface.ts";
-import { openSafetensors } from "../checkpoint/safetensors.ts";
-import { onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
+import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts";
+import { allFinite, onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
@@ -137,6 +138,26 @@ export function restoreOptimizer(session: Session, checkpoint: string): void {
   if (critic) readOptimizer(device, critic.optimizer, join(checkpoint, criticFolder));
 }
 
+/**
+ * What is saved is finite, and a mean of squares is not negative (`onlyFinite` and Adam see to it): other numbers are
+ * damage, and one step with them would spoil the weights.
+ *
+ * @throws InputError naming the tensor
+ */
+function requireSound(path: string, { name, address, byteLength }: MappedTensor): void {
+  const bytes = bytesAt(address, byteLength);
+  const numbers = new Float32Array(bytes);
+  const odd = !allFinite(new Uint8Array(bytes), "F32")
+    ? "not finite"
+    : name.startsWith("exp_avg_sq.") && numbers.some((number) => number < 0)
+      ? "negative"
+      : null;
+  if (odd !== null)
+    throw new InputError(
+      `${path}: tensor ${name} has numbers that are ${odd}; the file is damaged: resume from another checkpoint`,
+    );
+}
+
 function readOptimizer(device: Device, optimizer: OptimizerState, checkpoint: string): void {
   const path = join(checkpoint, optimizerFile);
   if (!existsSync(path))
@@ -153,10 +174,14 @@ function readOptimizer(device: Device, optimizer: OptimizerState, checkpoint: st
         throw new InputError(
           `${path}: tensor ${name} is ${found.dtype} [${found.shape}], expected F32 [${weight.shape}]`,
         );
+      requireSound(path, found);
       device.loadParameter(weight, found.address, "float32", 0, weight.shape[0] ?? 0);
     }
-    const step = Number(file.metadata.step);
-    if (!Number.isInteger(step)) throw new InputError(`${path}: metadata field step is missing; the file is damaged`);
+    const step = /^\d{1,15}$/.test(file.metadata.step ?? "") ? Number(file.metadata.step) : null;
+    if (step === null)
+      throw new InputError(
+        `${path}: metadata field step is missing or no count; the file is damaged: resume from another checkpoint`,
+      );
     optimizer.step = step;
   } finally {
     file.close();

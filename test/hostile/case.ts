@@ -79,7 +79,9 @@ function draw(kind: Kind, files: Files, { seed, index, steps }: CaseName): Drawn
     const done = applied(mutations, content, own);
     content = done.content;
     names.push(done.name);
-    neutral &&= done.neutral;
+    // A link leads to the sound file, whatever was done to the one it stands for.
+    const isSound = typeof content === "object" && "link" in content && content.link === linkTarget;
+    neutral = isSound || (neutral && done.neutral);
   }
   return { file, names, content, neutral: neutral && names.length > 0, steps: count };
 }
@@ -87,7 +89,8 @@ function draw(kind: Kind, files: Files, { seed, index, steps }: CaseName): Drawn
 function applied(mutations: readonly Mutation[], bytes: Uint8Array, random: Random) {
   for (let tries = 0; tries < 50; tries++) {
     const mutation = random.pick(mutations);
-    const content = mutation.apply(bytes, random);
+    // What an earlier step has damaged need not be what this one edits.
+    const content = attempt(() => mutation.apply(bytes, random))?.value ?? null;
     if (content !== null) return { content, name: mutation.name, neutral: mutation.neutral === true };
   }
   return { content: bytes, name: "nothing", neutral: true };
@@ -127,7 +130,7 @@ function changedInputs(before: ReadonlyMap<string, string>, after: ReadonlyMap<s
 const temporary = /\.(tmp|old|new)(-\d+|$)/;
 
 /** Whether the line on stderr is what a refusal must be; notes stand before it. */
-function wrongRefusal(err: string, folders: Folders, file: string): string | null {
+function wrongRefusal(err: string, code: number, folders: Folders, kind: Kind, file: string): string | null {
   if (!err.endsWith("\n")) return "its message does not end in a newline";
   const lines = err
     .slice(0, -1)
@@ -138,7 +141,8 @@ function wrongRefusal(err: string, folders: Folders, file: string): string | nul
   if (/this is a bug of grpo/.test(line)) return "a failure that nobody foresaw";
   if (line.length > 4200) return `a line of ${line.length} characters`;
   if (/\p{Cc}/u.test(line)) return "control characters in its message";
-  if (!line.includes(basename(file)) && !line.includes(folders.input)) return `it does not name ${file}`;
+  const named = line.includes(basename(file)) || line.includes(folders.input) || kind.names?.test(line);
+  if (code === 2 && !named) return `it does not name ${file}`;
   return null;
 }
 
@@ -238,7 +242,8 @@ export async function runCase(
   const { code, err } = ended.at(-1)!;
   let problem: string | null;
   if (code === 0) problem = wrongResult(kind, folders, ended, drawn, whole);
-  else if (code === 2 && !neutral) problem = wrongRefusal(err, folders, file);
+  else if ((code === 2 || (code === 1 && kind.fails?.test(err))) && !neutral)
+    problem = wrongRefusal(err, code, folders, kind, file);
   else problem = neutral ? "harmless, and refused" : `exit status ${code}`;
   problem ??= changedInputs(before, listing(folders.input), kind);
   const left = [...listing(folders.output).keys(), ...listing(folders.input).keys()].find((path) =>

@@ -40,6 +40,10 @@ export interface Kind {
   wrong?(result: unknown, folders: Folders, sound: unknown, file: string): string | null;
   /** What of the files the commands read: where it is the same, so must the result be. Throws where it cannot be said. */
   essence?(folders: Folders, file: string): unknown;
+  /** Names other than the damaged file's that a refusal may give: of what does not go with it. */
+  readonly names?: RegExp;
+  /** What is said with exit status 1 and right: sound by its form, and no number comes of it. */
+  readonly fails?: RegExp;
   /** Files of the input folder that the commands are there to change. */
   readonly changes?: RegExp;
 }
@@ -181,12 +185,16 @@ function planned(ended: readonly Ended[]): unknown {
   return lines.filter((line) => !/^(free|program|peak)/.test(line));
 }
 
+/** Weights that overflow, or are no numbers, end a run with exit status 1. */
+const brokenNumbers = /the (model's output|output of .*) is broken|has numbers that are not finite|gradient norm is/;
+
 const json = [...jsonDamage, ...byteDamage, ...places];
 const harmlessJson = [...jsonNeutral, unknownKey];
 
 export const kinds: readonly Kind[] = [
   {
     name: "weights",
+    fails: brokenNumbers,
     weight: 2,
     damages: [{ file: "model/model.safetensors", mutations: [...safetensorsDamage, ...safetensorsNeutral, ...places] }],
     commands: (folders) => [score(folders, join(folders.input, "model"))],
@@ -196,6 +204,7 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "shards",
+    fails: brokenNumbers,
     damages: [
       { file: "model/model.safetensors.index.json", mutations: [...json, ...harmlessJson] },
       { file: "model/model-00001-of-00002.safetensors", mutations: [...safetensorsDamage, ...places] },
@@ -207,6 +216,7 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "config",
+    fails: brokenNumbers,
     weight: 3,
     damages: [{ file: "model/config.json", mutations: [...json, ...harmlessJson] }],
     commands: (folders) => [score, generate].map((command) => command(folders, join(folders.input, "model"))),
@@ -238,6 +248,7 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "tokenizer",
+    names: /prompts\.jsonl: line \d/,
     weight: 3,
     damages: [
       { file: "model/tokenizer.json", mutations: [...json, ...harmlessJson] },
@@ -254,6 +265,7 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "template",
+    names: /prompts\.jsonl: line \d/,
     weight: 2,
     damages: [
       {
@@ -362,6 +374,7 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "state",
+    fails: brokenNumbers,
     weight: 2,
     damages: [
       { file: "checkpoint-1/trainer_state.json", mutations: [...json, ...jsonNeutral, ...json, ...jsonNeutral] },
@@ -403,6 +416,7 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "settings",
+    names: /: no such file or folder; check|: there is no such folder; check|holds no config\.json/,
     damages: [{ file: "settings.toml", mutations: [...settingsDamage, ...settingsNeutral, ...byteDamage, ...places] }],
     commands: ({ input }) => [["plan", join(input, "settings.toml"), ...onCpu]],
     result: (_, ended) => planned(ended),
