@@ -216,6 +216,7 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "config",
+    names: /(rollouts|prompts)\.jsonl: /,
     fails: brokenNumbers,
     weight: 3,
     damages: [{ file: "model/config.json", mutations: [...json, ...harmlessJson] }],
@@ -416,7 +417,8 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "settings",
-    names: /: no such file or folder; check|: there is no such folder; check|holds no config\.json/,
+    // A setting and its value, whichever place they come from.
+    names: /\w+_\w+ \d+|no such file or folder|there is no such folder|holds no config\.json/,
     damages: [{ file: "settings.toml", mutations: [...settingsDamage, ...settingsNeutral, ...byteDamage, ...places] }],
     commands: ({ input }) => [["plan", join(input, "settings.toml"), ...onCpu]],
     result: (_, ended) => planned(ended),

@@ -59,6 +59,7 @@ function tableOver(mapping: FileMapping): ArrowTable {
   const { format, version, batches } = messages;
   const { schema, columns } = decodeSchema(path, messages);
   const { fields } = schema;
+  if (fields.length === 0) throw new InputError(`${path}: there are no columns in it; copy or convert it again`);
   const names = fields.map(({ name }) => name);
   const repeated = names.find((name, i) => names.indexOf(name) !== i);
   if (repeated !== undefined) throw new InputError(`${path}: two columns are called "${repeated}"; rename one of them`);
@@ -95,6 +96,7 @@ function tableOver(mapping: FileMapping): ArrowTable {
       if (!open) throw new Error(`${path}: row ${index} read after close`);
       if (!Number.isInteger(index) || index < 0 || index >= numRows)
         throw new RangeError(`${path}: row ${index} of ${numRows}`);
+      mapping.requireUnchanged();
       const batch = batchOf(starts, index);
       const place = batches[batch]!.place;
       return Object.fromEntries(
