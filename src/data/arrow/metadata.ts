@@ -151,7 +151,6 @@ function readBatch(batch: FlatTable): BatchHeader {
 
 /** Numbers of the Type union: List, FixedSizeList, Map and LargeList have one child, a Map's child has two. */
 const TYPE_MAP = 17;
-const TYPE_STRUCT = 13;
 const ONE_CHILD = [12, 16, TYPE_MAP, 21];
 
 /** Deeper than any real type, and shallow enough for every recursion over it. */
@@ -181,9 +180,6 @@ function checkFields(fields: FlatVector, view: DataView, depth: number, budget: 
     if (budget.left-- <= 0) throw new DamagedMetadata("columns that overlap in the metadata");
     const at = fields.at + 4 * i;
     const field = tableAt(view, at + view.getUint32(at, true));
-    // Rows are objects by the names of columns and of a struct's fields.
-    if ((depth === 0 || parent === TYPE_STRUCT) && fieldAt(field, 0) === 0)
-      throw new DamagedMetadata("a column without a name");
     vectorField(field, 6, 4);
     const children = vectorField(field, 5, 4);
     const kind = number8(field, 2);

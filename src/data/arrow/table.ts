@@ -132,10 +132,19 @@ function decodeSchema(
 ): { schema: Schema; columns: readonly Column[] } {
   try {
     const schema = holder === "footer" ? Footer.decode(bytes).schema : (Message.decode(bytes).header() as Schema);
+    nameAll(schema.fields);
     return { schema, columns: schema.fields.map(({ name, type }) => ({ name, type: typeName(type) })) };
   } catch (error) {
     const cure = "cast it to a plain type, or leave it out";
     throw new InputError(`${path}: a column's type is damaged or not supported (${errorText(error)}); ${cure}`);
+  }
+}
+
+/** An empty name need not be written, and apache-arrow gives null for it. */
+function nameAll(fields: readonly Field[]): void {
+  for (const field of fields) {
+    Object.assign(field, { name: field.name ?? "" });
+    nameAll((field.type.children ?? []) as Field[]);
   }
 }
 
