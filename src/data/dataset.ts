@@ -89,6 +89,7 @@ function checkSameColumns(first: ArrowTable, table: ArrowTable): void {
 
 /** The files of one split, in order. */
 function arrowFiles(path: string, split: string): readonly string[] {
+  requireFile(path);
   if (!existsSync(path)) {
     const hub = isHubId(path) ? ", or fetch it from the hub with: grpo data download" : "";
     throw new InputError(`${path}: no such file or folder; check the path${hub && `${hub} ${path}`}`);

@@ -64,7 +64,7 @@ function filesOf(kind: Kind, sound: string): Files {
 }
 
 /** What is done to which file: one step mostly, up to three. */
-function draw(kind: Kind, files: Files, { seed, index, steps }: CaseName): Drawn {
+export function draw(kind: Kind, files: Files, { seed, index, steps }: CaseName): Drawn {
   const random = randomOf(kind.name, seed, index);
   const { file, mutations } = random.pick(kind.damages);
   const count = random.chance(0.7) ? 1 : random.chance(0.7) ? 2 : 3;
@@ -118,7 +118,11 @@ function listing(folder: string, below = "", found = new Map<string, string>()):
   return found;
 }
 
-function changedInputs(before: ReadonlyMap<string, string>, after: ReadonlyMap<string, string>, { changes }: Kind) {
+export function changedInputs(
+  before: ReadonlyMap<string, string>,
+  after: ReadonlyMap<string, string>,
+  { changes }: Kind,
+) {
   for (const [path, what] of before) {
     if (changes?.test(path) && after.has(path)) continue;
     if (after.get(path) !== what) return `${path} is ${after.has(path) ? "changed" : "gone"}`;
@@ -130,7 +134,7 @@ function changedInputs(before: ReadonlyMap<string, string>, after: ReadonlyMap<s
 const temporary = /\.(tmp|old|new)(-\d+|$)/;
 
 /** Whether the line on stderr is what a refusal must be; notes stand before it. */
-function wrongRefusal(err: string, code: number, folders: Folders, kind: Kind, file: string): string | null {
+export function wrongRefusal(err: string, code: number, folders: Folders, kind: Kind, file: string): string | null {
   if (!err.endsWith("\n")) return "its message does not end in a newline";
   const lines = err
     .slice(0, -1)
