@@ -216,7 +216,7 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "config",
-    names: /(rollouts|prompts)\.jsonl: /,
+    names: /(rollouts|prompts)\.jsonl:/,
     fails: brokenNumbers,
     weight: 3,
     damages: [{ file: "model/config.json", mutations: [...json, ...harmlessJson] }],
