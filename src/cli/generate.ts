@@ -8,7 +8,7 @@ import { modelFolder, openRunDevice, rolloutLimits } from "../engine/inputs.ts";
 import { planSession } from "../engine/session.ts";
 import { errorText, InputError } from "../errors.ts";
 import { isThere, requireFile } from "../files.ts";
-import { loadTokenizer, type Message } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, type Message, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -75,7 +75,8 @@ ${describeSettings("generate")}`,
       throw new InputError("give either --prompt TEXT or --input FILE");
     const folder = await modelFolder(config.model ?? bundledModel());
     const modelConfig = readModelConfig(folder);
-    const tokenizer = loadTokenizer(folder);
+    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+    const tokenizer = loadTokenizer(folder, chatTemplate);
     const asChat = (text: string): Prompt => (tokenizer.hasChatTemplate ? [{ role: "user", content: text }] : text);
     const prompts: PlacedPrompt[] =
       config.prompt !== null
@@ -123,7 +124,10 @@ ${describeSettings("generate")}`,
     try {
       const results = await session.rollout!.generate(
         promptIds.map((ids, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
-        { ...config, stream: 0, step: 0, maxCompletionLength, isStop: tokenizer.isStop },
+        {
+          ...{ ...config, stream: 0, step: 0, maxCompletionLength },
+          ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
+        },
         {
           shouldStop: interrupt.requested,
           ...(streams ? { onToken: (_, __, id) => void process.stdout.write(decoder.push(id)) } : {}),
@@ -139,6 +143,7 @@ ${describeSettings("generate")}`,
             text: tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }),
             tokens: c.completionIds.length,
             finished: c.finished,
+            ...(c.stop === undefined ? {} : { stop: c.stop }),
           })),
         }),
       );

@@ -14,7 +14,7 @@ import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import { writing } from "../metrics/write-error.ts";
 import { createRewardPool } from "../rewards/pool.ts";
 import { runSft, sftState } from "../sft/trainer.ts";
-import { loadTokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -38,7 +38,8 @@ ${describeSettings("sft")}`,
       checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
     const startFolder = await modelFolder(config.model ?? bundledModel());
     const modelConfig = readModelConfig(startFolder);
-    const tokenizer = loadTokenizer(startFolder);
+    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+    const tokenizer = loadTokenizer(startFolder, chatTemplate);
     const { promptColumn, answerColumn, chatTemplateKwargs, maxCompletionLength } = config;
     const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
     const problems = await openProblems(tokenizer, {
@@ -66,6 +67,7 @@ ${describeSettings("sft")}`,
         device,
         folder: checkpoint ?? startFolder,
         assets: startFolder,
+        chatTemplate,
         dtype: config.dtype,
         packed: packedSizes(device, modelConfig, Math.max(maxLength, config.microBatchTokens), maxLength),
         training: true,

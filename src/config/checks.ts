@@ -18,14 +18,17 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
       checkRewards(settings);
       checkDynamicSampling(settings);
       checkOutput(settings);
+      checkBestModel(settings, settings.dataset === null);
       return [
         ...groupRemarks(settings),
+        ...stopRemarks(settings),
         ...advantageRemarks(settings, given),
         ...rewardRemarks(settings, given),
         ...dynamicRemarks(settings, given),
         ...lossRemarks(settings, given),
         ...scheduleRemarks(settings, settings.maxSteps),
         ...evaluationRemarks(settings, given),
+        ...bestModelRemarks(settings, given),
       ];
     }
     case "update": {
@@ -40,14 +43,25 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
     case "sft": {
       const settings = config as TrainConfig;
       checkOutput(settings);
-      return [...scheduleRemarks(settings, settings.maxSteps), ...evaluationRemarks(settings, given)];
+      checkBestModel(settings, false);
+      if (settings.verifier === "none" && settings.evalDataset !== null)
+        throw new InputError(
+          "verifier none: sft has no reward functions, so nothing would judge eval_dataset; leave it out",
+        );
+      return [
+        ...scheduleRemarks(settings, settings.maxSteps),
+        ...evaluationRemarks(settings, given),
+        ...bestModelRemarks(settings, given),
+        ...stopRemarks(settings),
+      ];
     }
     case "eval":
       checkPassAtK(config as EvalConfig);
-      return repeatRemarks(config as EvalConfig);
+      checkEvalRewards(config as EvalConfig);
+      return [...repeatRemarks(config as EvalConfig), ...stopRemarks(config as EvalConfig)];
     case "generate":
       checkPrompt(config as GenerateConfig);
-      return repeatRemarks(config as GenerateConfig);
+      return [...repeatRemarks(config as GenerateConfig), ...stopRemarks(config as GenerateConfig)];
     case "score":
       return [];
   }
@@ -74,7 +88,19 @@ function checkBatch(config: TrainConfig): void {
   }
 }
 
-function checkRewards(config: TrainConfig): void {
+function checkEvalRewards(config: EvalConfig): void {
+  if (config.rewardFuncs !== null) {
+    checkRewards(config);
+    return;
+  }
+  if (config.rewardWeights !== null) throw new InputError("reward_weights: there are no reward_funcs to weigh");
+  if (config.verifier === "none")
+    throw new InputError(
+      "verifier none and no reward_funcs: nothing would say what an answer is worth; give one of them",
+    );
+}
+
+function checkRewards(config: TrainConfig | EvalConfig): void {
   const { rewardFuncs, rewardWeights } = config;
   const functions = rewardFuncs?.length ?? 1;
   if (rewardWeights !== null && rewardWeights.length !== functions) {
@@ -133,6 +159,36 @@ function checkOutput(config: {
   }
 }
 
+/** The setting that asks which evaluation is the best; undefined: none does. */
+function bestModelKey(config: TrainConfig): string | undefined {
+  if (config.loadBestModelAtEnd) return "load_best_model_at_end";
+  if (config.earlyStoppingPatience !== null) return "early_stopping_patience";
+  return config.metricForBestModel === null ? undefined : "metric_for_best_model";
+}
+
+/** @param bundled whether there is something to evaluate on without an eval_dataset */
+function checkBestModel(config: TrainConfig, bundled: boolean): void {
+  const key = bestModelKey(config);
+  if (key === undefined) return;
+  if (config.evalDataset === null && !bundled)
+    throw new InputError(`${key} needs evaluations: give eval_dataset and eval_steps`);
+  // The bundled run evaluates by itself.
+  if (config.evalSteps === null && !(bundled && config.model === null))
+    throw new InputError(`${key} needs evaluations while the run goes on: give eval_steps`);
+  if (/^(eval_)?loss$/.test(config.metricForBestModel ?? ""))
+    throw new InputError(
+      `metric_for_best_model ${config.metricForBestModel}: an evaluation samples answers and has no loss; use eval_reward or eval_accuracy`,
+    );
+}
+
+function bestModelRemarks(config: TrainConfig, given: ReadonlySet<string>): string[] {
+  if (bestModelKey(config) === undefined && given.has("greater_is_better"))
+    return ["greater_is_better is not used: there is no metric_for_best_model"];
+  if (config.earlyStoppingPatience === null && given.has("early_stopping_threshold"))
+    return ["early_stopping_threshold is not used: there is no early_stopping_patience"];
+  return [];
+}
+
 function checkPassAtK(config: EvalConfig): void {
   const tooMany = config.passAtK?.find((k) => k > config.numGenerations);
   if (tooMany !== undefined) {
@@ -152,6 +208,15 @@ function repeatRemarks(config: { readonly numGenerations: number; readonly tempe
   if (config.numGenerations === 1 || config.temperature > 0) return [];
   return [
     `num_generations ${config.numGenerations} at temperature 0 gives the same answer every time; try --temperature 1`,
+  ];
+}
+
+/** A shell passes "\\n" on as two characters, and no text contains them by chance. */
+function stopRemarks({ stop }: Pick<TrainConfig, "stop">): string[] {
+  const escaped = stop?.find((text) => /\\[nrt]/.test(text));
+  if (escaped === undefined) return [];
+  return [
+    `stop ${JSON.stringify(escaped)}: a backslash and a letter, as written; for a line break give a JSON list, '["\\n"]'`,
   ];
 }
 

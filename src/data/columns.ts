@@ -8,7 +8,8 @@ import { answerText, goldOf } from "./gold.ts";
 
 export interface Message {
   readonly role: string;
-  readonly content: string;
+  /** Absent where the message is calls of tools alone. */
+  readonly content?: string;
   /** What else the row has, for templates that read it: `name`, `tool_calls`. */
   readonly [key: string]: unknown;
 }
@@ -113,7 +114,7 @@ function promptOf(value: unknown, column: string, where: string): Prompt {
   if (last.role !== "assistant") return { prompt: messages, reply: null };
   if (messages.length === 1)
     throw new InputError(`${where}: nothing stands before the assistant's message; remove the row`);
-  return { prompt: messages.slice(0, -1), reply: last.content };
+  return { prompt: messages.slice(0, -1), reply: last.content ?? null };
 }
 
 function messageOf(value: unknown, where: string): Message {
@@ -122,11 +123,12 @@ function messageOf(value: unknown, where: string): Message {
     unknown
   >;
   const text = contentText(content);
-  if (typeof role !== "string" || text === null)
+  const callsTools = (content ?? null) === null && Array.isArray(others.tool_calls) && others.tool_calls.length > 0;
+  if (typeof role !== "string" || (text === null && !callsTools))
     throw new InputError(`${where}: {role, content} with text is needed, not ${kindOf(value)}`);
   // In a column of structs a key that a message lacks is null.
   const present = Object.entries(others).filter(([, other]) => other !== null);
-  return { role, content: text, ...Object.fromEntries(present) };
+  return { role, ...(text !== null && { content: text }), ...Object.fromEntries(present) };
 }
 
 /** A message's text: plain, or the text parts of `[{"type": "text", "text": …}]`. */

@@ -6,17 +6,17 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
-import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
-import { copyModelAssets, writeConfig } from "../checkpoint/huggingface.ts";
+import { copyModelAssets, type ModelFolder, writeChatTemplate, writeConfig } from "../checkpoint/huggingface.ts";
 import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts";
-import { allFinite, onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
+import { oddNumbers, onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
-import { savedTensors } from "../model/weights.ts";
+import { loadWeights, savedTensors } from "../model/weights.ts";
 import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
+import { openModelFolder, parameterSource } from "./planned-model.ts";
 import { criticFolder } from "./scalar-models.ts";
 import type { Session } from "./session.ts";
 
@@ -36,9 +36,14 @@ export async function saveModel(session: Session, folder: string): Promise<void>
 }
 
 /** One model as a Hugging Face folder, with the policy's tokenizer. */
-async function saveWeights({ device, assets }: Session, { config, weights }: Model, folder: string): Promise<void> {
+async function saveWeights(
+  { device, assets, chatTemplate }: Session,
+  { config, weights }: Model,
+  folder: string,
+): Promise<void> {
   makeFolder(folder);
   copyModelAssets(assets, folder);
+  if (chatTemplate !== null) writeChatTemplate(folder, chatTemplate);
   const entries = weights.all.map((weight) => ({ name: weight.name, weight }));
   const saved = savedTensors(device, entries, weights.dtype);
   try {
@@ -47,6 +52,24 @@ async function saveWeights({ device, assets }: Session, { config, weights }: Mod
     saved.free();
   }
   writeConfig(folder, config, weights.dtype);
+}
+
+/**
+ * Puts a checkpoint's weights into the session, the critic's too where there is one; the optimizer stays as it is.
+ *
+ * @throws InputError where they are missing or damaged
+ */
+export async function loadModel({ device, policy, critic }: Session, checkpoint: string): Promise<void> {
+  await loadFrom(device, policy, openModelFolder(checkpoint));
+  if (critic) await loadFrom(device, critic.model, openModelFolder(join(checkpoint, criticFolder), "score"));
+}
+
+async function loadFrom(device: Device, { weights }: Model, { checkpoint }: ModelFolder): Promise<void> {
+  try {
+    await loadWeights(device, weights, parameterSource(checkpoint));
+  } finally {
+    checkpoint.close();
+  }
 }
 
 function makeFolder(folder: string): void {
@@ -144,17 +167,11 @@ export function restoreOptimizer(session: Session, checkpoint: string): void {
  *
  * @throws InputError naming the tensor
  */
-function requireSound(path: string, { name, address, byteLength }: MappedTensor): void {
-  const bytes = bytesAt(address, byteLength);
-  const numbers = new Float32Array(bytes);
-  const odd = !allFinite(new Uint8Array(bytes), "F32")
-    ? "not finite"
-    : name.startsWith("exp_avg_sq.") && numbers.some((number) => number < 0)
-      ? "negative"
-      : null;
+function requireSound(path: string, tensor: MappedTensor): void {
+  const odd = oddNumbers(tensor, tensor.name.startsWith("exp_avg_sq."));
   if (odd !== null)
     throw new InputError(
-      `${path}: tensor ${name} has numbers that are ${odd}; the file is damaged: resume from another checkpoint`,
+      `${path}: tensor ${tensor.name} has numbers that are ${odd}; the file is damaged: resume from another checkpoint`,
     );
 }
 

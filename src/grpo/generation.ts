@@ -5,7 +5,7 @@
 import type { Problem } from "../engine/prompts.ts";
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
-import type { RewardBatch, RewardResult } from "../rewards/pool.ts";
+import { loggedColumns, type RewardBatch, type RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Advantage } from "./loss/config.ts";
 import type { ScoredGroup } from "./policy-update.ts";
@@ -17,14 +17,25 @@ export interface Group {
   readonly completions: readonly SampledCompletion[];
 }
 
+/** Tokens of a prompt's end that reward functions are told: the opening of the assistant's turn and some more. */
+const PROMPT_END_TOKENS = 32;
+
 /** What reward functions get: one value a completion, the dataset's columns included. */
-export function rewardBatch(groups: readonly Group[], texts: readonly string[]): RewardBatch {
+export function rewardBatch(
+  groups: readonly Group[],
+  texts: readonly string[],
+  decode: (ids: readonly number[]) => string,
+): RewardBatch {
   const rows = groups.flatMap(({ problem, completions }) => completions.map(() => problem.example));
   const names = Object.keys(rows[0]?.columns ?? {});
   return {
     prompts: rows.map((example) => example.prompt),
     completions: texts,
     completionIds: groups.flatMap((group) => group.completions.map((c) => [...c.completionIds])),
+    promptEnds: groups.flatMap(({ problem, completions }) => {
+      const end = decode([...problem.promptIds.slice(-PROMPT_END_TOKENS)]);
+      return completions.map(() => end);
+    }),
     golds: rows.map((example) => example.gold),
     columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name])])),
     rows: groups.flatMap(({ problem, completions }) => completions.map(() => problem.row)),
@@ -65,22 +76,25 @@ export async function recordRollouts(
   step: number,
   groups: readonly Group[],
   texts: readonly string[],
-  rewards: readonly (number | null)[],
+  rewards: RewardResult,
   old: readonly Float32Array[],
 ): Promise<void> {
+  const columns = loggedColumns(rewards);
   let at = 0;
   const lines = groups.flatMap(({ problem, completions }, group) =>
-    completions.map(({ completionIds, finished, samplingLogprobs }) => {
+    completions.map(({ completionIds, finished, stop, samplingLogprobs }) => {
       const i = at++;
       return formatRollout(
         { group, promptIds: problem.promptIds, promptText: promptText(problem) },
         {
           completionIds,
           finished,
-          reward: rewards[i] ?? null,
+          reward: rewards.total[i] ?? null,
           oldLogprobs: Float64Array.from(old[i]!),
           samplingLogprobs: Float64Array.from(samplingLogprobs),
           text: texts[i]!,
+          ...(stop === undefined ? {} : { stop }),
+          ...(columns && { extra: columns[i]! }),
         },
       );
     }),

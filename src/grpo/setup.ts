@@ -15,7 +15,7 @@ import { type PlannedSession, planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
-import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** What a step is made of, by TRL's rules. */
 export interface BatchShape {
@@ -62,7 +62,11 @@ export interface TrainingSetup {
 }
 
 /** The reward models of `reward_funcs`, in order, for `sequences` at a time of at most `longest` of the policy's tokens. */
-async function rewardModels(config: TrainConfig, longest: number, sequences: number): Promise<RewardModelRequest[]> {
+export async function rewardModels(
+  config: Pick<TrainConfig, "rewardFuncs" | "microBatchTokens">,
+  longest: number,
+  sequences: number,
+): Promise<RewardModelRequest[]> {
   const requests: RewardModelRequest[] = [];
   for (const name of config.rewardFuncs ?? []) {
     const spec = parseRewardSpec(name);
@@ -96,7 +100,8 @@ export async function setUpTraining(
   const startFolder = await modelFolder(paths.model);
   const modelConfig = readModelConfig(startFolder);
   const batch = batchShape(config);
-  const tokenizer = loadTokenizer(startFolder);
+  const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+  const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const { maxCompletionLength, promptColumn, answerColumn, chatTemplateKwargs } = config;
   const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
   const problems = await openProblems(tokenizer, { ...shared, path: paths.dataset, split: config.datasetSplit });
@@ -124,6 +129,7 @@ export async function setUpTraining(
     device,
     folder: weightsFolder ?? startFolder,
     assets: startFolder,
+    chatTemplate,
     dtype: config.dtype,
     packed: packedSizes(device, modelConfig, tokens, longestPrompt),
     training: true,

@@ -63,6 +63,20 @@ describe("columns that are found", () => {
     });
   });
 
+  test("a message of tool calls alone needs no text", () => {
+    const calls = [{ type: "function", function: { name: "add", arguments: { a: 1 } } }];
+    const messages = [
+      { role: "user", content: "q" },
+      { role: "assistant", content: null, tool_calls: calls },
+      { role: "tool", content: "2" },
+    ];
+    expect(example({ messages }).prompt).toEqual([
+      { role: "user", content: "q" },
+      { role: "assistant", tool_calls: calls },
+      { role: "tool", content: "2" },
+    ]);
+  });
+
   test("messages keep what templates read, without the nulls of a struct column", () => {
     const messages = [
       {

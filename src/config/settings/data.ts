@@ -37,6 +37,17 @@ export const datasetSettings = {
 
 export const promptSettings = {
   system_prompt: z.string().nullable().default(null).meta(about("System message put before each prompt.")),
+  chat_template: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "Chat template in place of the model's: a .jinja file, a model's folder, or the template itself. Saved with the model.",
+        "FILE",
+      ),
+    ),
   chat_template_kwargs: z
     .record(z.string(), z.unknown())
     .default({})
@@ -60,9 +71,13 @@ export const supervisedSettings = {
 } as const;
 
 const verifier = z
-  .enum(["auto", "gsm8k", "math"])
+  .enum(["auto", "gsm8k", "math", "none"])
   .default("auto")
-  .meta(about("How an answer is judged. auto: gsm8k where the gold answer is a number, else math."));
+  .meta(
+    about(
+      "How an evaluation's answer is judged where the row has a gold. auto: gsm8k where that is a number, else math. none: no accuracy, rewards alone.",
+    ),
+  );
 
 const evalSamples = z
   .int()
@@ -80,7 +95,7 @@ export const evaluationSettings = {
     .default(null)
     .meta(
       about(
-        "Held-out problems; accuracy on them is logged. null: none (bundled model: the bundled ones).",
+        "Held-out problems; accuracy and rewards on them are logged. null: none (bundled model: the bundled ones).",
         "FILE|FOLDER|ID",
       ),
     ),
