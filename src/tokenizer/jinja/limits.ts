@@ -7,7 +7,7 @@ import { TemplateFault } from "./fault.ts";
 /** Characters of one text, items of one list, characters of a rendered prompt. */
 const longest = 10_000_000;
 /** Statements executed in one rendering. */
-const most = 5_000_000;
+const most = 1_000_000;
 
 /** @throws TemplateFault where a text or list of that length may not be made */
 export function requireLength(length: number): void {
