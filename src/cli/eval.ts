@@ -70,7 +70,13 @@ ${describeSettings("eval")}`,
     const { promptColumn, answerColumn, chatTemplateKwargs } = config;
     const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
     const path = config.dataset ?? bundledEvalProblems();
-    const source = await openProblems(tokenizer, { ...columns, path, split: config.datasetSplit });
+    const source = await openProblems(tokenizer, {
+      ...columns,
+      path,
+      config: config.datasetConfig,
+      split: config.datasetSplit,
+    });
+    for (const remark of source.remarks) console.note(`note: ${remark}`);
     const interrupt = onInterrupt(console.note);
     const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);
     const pool = createRewardPool({

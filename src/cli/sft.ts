@@ -45,12 +45,19 @@ ${describeSettings("sft")}`,
     const problems = await openProblems(tokenizer, {
       ...columns,
       path: config.dataset ?? bundledProblems(),
+      config: config.datasetConfig,
       split: config.datasetSplit,
     });
+    for (const remark of problems.remarks) console.note(`note: ${remark}`);
     const evalSource =
       config.evalDataset === null
         ? null
-        : await openProblems(tokenizer, { ...columns, path: config.evalDataset, split: config.evalSplit });
+        : await openProblems(tokenizer, {
+            ...columns,
+            path: config.evalDataset,
+            config: config.evalDataset === config.dataset ? config.datasetConfig : null,
+            split: config.evalSplit,
+          });
     const context = modelConfig.maxPositionEmbeddings;
     const maxLength = Math.min(config.maxLength, context);
     const longestEval = evalSource ? Math.min(evalSource.longestPrompt(), context - maxCompletionLength) : 0;

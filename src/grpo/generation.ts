@@ -27,7 +27,8 @@ export function rewardBatch(
   decode: (ids: readonly number[]) => string,
 ): RewardBatch {
   const rows = groups.flatMap(({ problem, completions }) => completions.map(() => problem.example));
-  const names = Object.keys(rows[0]?.columns ?? {});
+  // Files of one dataset need not all have the same columns.
+  const names = [...new Set(rows.flatMap((example) => Object.keys(example.columns)))];
   return {
     prompts: rows.map((example) => example.prompt),
     completions: texts,
@@ -37,7 +38,7 @@ export function rewardBatch(
       return completions.map(() => end);
     }),
     golds: rows.map((example) => example.gold),
-    columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name])])),
+    columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name] ?? null)])),
     rows: groups.flatMap(({ problem, completions }) => completions.map(() => problem.row)),
     groups: groups.flatMap(({ completions }, group) => completions.map(() => group)),
   };

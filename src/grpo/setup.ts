@@ -104,11 +104,21 @@ export async function setUpTraining(
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const { maxCompletionLength, promptColumn, answerColumn, chatTemplateKwargs } = config;
   const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
-  const problems = await openProblems(tokenizer, { ...shared, path: paths.dataset, split: config.datasetSplit });
+  const problems = await openProblems(tokenizer, {
+    ...shared,
+    path: paths.dataset,
+    config: config.datasetConfig,
+    split: config.datasetSplit,
+  });
   const evalProblems =
     paths.evalDataset === null
       ? null
-      : await openProblems(tokenizer, { ...shared, path: paths.evalDataset, split: config.evalSplit });
+      : await openProblems(tokenizer, {
+          ...shared,
+          path: paths.evalDataset,
+          config: paths.evalDataset === paths.dataset ? config.datasetConfig : null,
+          split: config.evalSplit,
+        });
   const context = modelConfig.maxPositionEmbeddings;
   if (maxCompletionLength >= context)
     throw new InputError(
