@@ -19,8 +19,16 @@ export class RunError extends Error {
   readonly exitCode = 1;
 }
 
-/** One line out of whatever was thrown, for messages that wrap another failure. */
+/** Longer ones are cut in their middle: a damaged file's own words may stand in a message. */
+const MAX_TEXT = 4000;
+
+/**
+ * One line out of whatever was thrown, for messages that wrap another failure. Nothing in it is obeyed by a terminal: what
+ * a file holds may stand in it.
+ */
 export function errorText(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error);
-  return text.replace(/\s*\n\s*/g, " ").trim();
+  const text = (error instanceof Error ? error.message : String(error)).replace(/\s*[\n\r]\s*/g, " ").trim();
+  const plain = text.replace(/\p{Cc}/gu, (c) => (c === "\t" ? " " : "\ufffd"));
+  const half = MAX_TEXT / 2;
+  return plain.length <= MAX_TEXT ? plain : `${plain.slice(0, half)} … ${plain.slice(-half)}`;
 }

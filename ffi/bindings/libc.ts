@@ -4,8 +4,9 @@
  * Linux (glibc or musl) and macOS; leaves out Windows.
  */
 import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
-import { closeSync, fstatSync, openSync } from "node:fs";
+import { closeSync, fstatSync, openSync, statSync } from "node:fs";
 import { InputError, RunError } from "../../src/errors.ts";
+import { requireFile } from "../../src/files.ts";
 
 const symbolTable = {
   // void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
@@ -51,6 +52,8 @@ const MAP_ANONYMOUS = isMac ? 0x1000 : 0x20;
 const MADV_HUGEPAGE = 14; // Linux only
 const MADV_DONTNEED = 4;
 const MAP_FAILED = 2 ** 64 - 1;
+/** A look at the file takes microseconds, a row of a dataset too. */
+const LOOK_EVERY_MS = 100;
 
 /** A file mapped read-only. Views are valid until `close`. */
 export interface FileMapping {
@@ -60,6 +63,13 @@ export interface FileMapping {
   readonly byteLength: number;
   /** A view of `length` bytes from `offset`, without a copy. Keep it short-lived: it pins nothing. */
   view(offset: number, length: number): Uint8Array<ArrayBuffer>;
+  /**
+   * Looks, some times a second at most, whether the file is still the one that was mapped: what another program writes into
+   * it shows here, and touching what is cut off ends the process. One put in its place by a rename is another file and does no harm.
+   *
+   * @throws InputError where it is not
+   */
+  requireUnchanged(): void;
   /** Drops the pages from memory (they are read again from the file when touched). */
   release(): void;
   close(): void;
@@ -77,6 +87,7 @@ function mapped(result: unknown): number | null {
  */
 export function mapFile(path: string): FileMapping {
   let fd: number;
+  requireFile(path);
   try {
     fd = openSync(path, "r");
   } catch (error) {
@@ -91,10 +102,22 @@ export function mapFile(path: string): FileMapping {
     if (address === null)
       throw new RunError(`${path}: mmap of ${byteLength} bytes failed; check free address space (ulimit -v)`);
     let open = true;
+    let looked = performance.now();
     return {
       path,
       address,
       byteLength,
+      requireUnchanged() {
+        const now = performance.now();
+        if (now - looked < LOOK_EVERY_MS) return;
+        looked = now;
+        const found = statSync(path, { throwIfNoEntry: false });
+        if (found?.ino !== stat.ino || found.dev !== stat.dev) return;
+        if (found.size === byteLength && found.mtimeMs === stat.mtimeMs) return;
+        throw new InputError(
+          `${path}: changed while it was read (${byteLength} bytes before, ${found.size} now); start again, and put new files in its place by a rename`,
+        );
+      },
       view(offset, length) {
         if (!open) throw new Error(`${path}: read after close`);
         if (offset < 0 || length < 0 || offset + length > byteLength)
@@ -116,7 +139,15 @@ export function mapFile(path: string): FileMapping {
 }
 
 function emptyMapping(path: string): FileMapping {
-  return { path, address: 0, byteLength: 0, view: () => new Uint8Array(0), release() {}, close() {} };
+  return {
+    path,
+    address: 0,
+    byteLength: 0,
+    view: () => new Uint8Array(0),
+    requireUnchanged() {},
+    release() {},
+    close() {},
+  };
 }
 
 /** Anonymous memory, zeroed, page-aligned, backed by huge pages where the kernel offers them. */

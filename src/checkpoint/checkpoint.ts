@@ -14,6 +14,8 @@ export const indexFileName = "model.safetensors.index.json";
 export interface Checkpoint {
   readonly folder: string;
   readonly names: readonly string[];
+  /** Tensors that the shards hold and the index does not list. They cannot be asked for. */
+  readonly unlisted: readonly string[];
   has(name: string): boolean;
   /** @throws InputError where there is no such tensor */
   get(name: string): MappedTensor;
@@ -78,6 +80,7 @@ function checkpointOf(
   return {
     folder,
     names: [...tensors.keys()],
+    unlisted: files.flatMap((file) => [...file.tensors.keys()].filter((name) => !tensors.has(name))),
     has: (name) => tensors.has(name),
     get(name) {
       const tensor = tensors.get(name);

@@ -13,6 +13,7 @@ import {
   type WeightDtype,
 } from "../config/model.ts";
 import { InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 import { writeFailure, writeFileAtomic } from "./atomic.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 
@@ -84,6 +85,7 @@ export function copyModelAssets(from: string, to: string): void {
     );
   try {
     for (const name of names) {
+      requireFile(join(from, name));
       mkdirSync(dirname(join(to, name)), { recursive: true });
       // Written anew rather than copied: a read-only original must not make the next save fail.
       writeFileAtomic(join(to, name), readFileSync(join(from, name)));

@@ -111,6 +111,16 @@ export function onlyFinite(entry: TensorSource): TensorSource {
   };
 }
 
+/** What a float32 tensor of a file holds that none that was saved does: numbers that are "not finite", or "negative". */
+export function oddNumbers(
+  { address, byteLength }: { readonly address: number; readonly byteLength: number },
+  isPositive: boolean,
+): "not finite" | "negative" | null {
+  const bytes = bytesAt(address, byteLength);
+  if (!allFinite(new Uint8Array(bytes), "F32")) return "not finite";
+  return isPositive && new Float32Array(bytes).some((number) => number < 0) ? "negative" : null;
+}
+
 /** Whether no number has an exponent of ones alone: that is infinity or NaN in every binary format here. */
 function allFinite({ buffer, byteOffset, byteLength }: Uint8Array, dtype: SafetensorsDtype): boolean {
   const count = byteLength / safetensorsElementBytes[dtype];

@@ -8,6 +8,7 @@ import { configFor } from "../config/load.ts";
 import { modelFolder, openRunDevice, rolloutLimits } from "../engine/inputs.ts";
 import { planSession } from "../engine/session.ts";
 import { errorText, InputError } from "../errors.ts";
+import { isThere, requireFile } from "../files.ts";
 import { loadTokenizer, type Message, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
@@ -18,11 +19,26 @@ type Prompt = string | readonly Message[];
 const message = z.looseObject({ role: z.string(), content: z.string() });
 const line = z.looseObject({ prompt: z.union([z.string(), z.array(message).min(1)]) });
 
-async function readPrompts(path: string): Promise<Prompt[]> {
-  const file = Bun.file(path);
-  if (!(await file.exists())) throw new InputError(`${path}: there is no such file; check --input`);
-  const prompts: Prompt[] = [];
-  for (const [i, text] of (await file.text()).split("\n").entries()) {
+interface PlacedPrompt {
+  readonly prompt: Prompt;
+  /** Where it stands, for messages. */
+  readonly place: string;
+}
+
+async function textOf(path: string): Promise<string> {
+  requireFile(path, { once: true });
+  if (!isThere(path)) throw new InputError(`${path}: there is no such file; check --input`);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(await Bun.file(path).bytes());
+  } catch (error) {
+    const why = error instanceof TypeError ? "is not UTF-8 text" : `cannot be read (${errorText(error)})`;
+    throw new InputError(`${path}: ${why}; give --input a file of JSON lines`);
+  }
+}
+
+async function readPrompts(path: string): Promise<PlacedPrompt[]> {
+  const prompts: PlacedPrompt[] = [];
+  for (const [i, text] of (await textOf(path)).split("\n").entries()) {
     if (text.trim() === "") continue;
     let json: unknown;
     try {
@@ -37,7 +53,7 @@ async function readPrompts(path: string): Promise<Prompt[]> {
       throw new InputError(
         `${path}: line ${i + 1}: "prompt" must be a text or a list of messages with role and content`,
       );
-    prompts.push(parsed.data.prompt);
+    prompts.push({ prompt: parsed.data.prompt, place: `${path}: line ${i + 1}` });
   }
   if (prompts.length === 0) throw new InputError(`${path}: holds no prompt; each line is {"prompt": text or messages}`);
   return prompts;
@@ -65,17 +81,26 @@ ${describeSettings("generate")}`,
     const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
     const tokenizer = loadTokenizer(folder, chatTemplate);
     const asChat = (text: string): Prompt => (tokenizer.hasChatTemplate ? [{ role: "user", content: text }] : text);
-    const prompts = config.prompt !== null ? [asChat(config.prompt)] : await readPrompts(config.input!);
+    const prompts: PlacedPrompt[] =
+      config.prompt !== null
+        ? [{ prompt: asChat(config.prompt), place: "--prompt" }]
+        : await readPrompts(config.input!);
     const options = { systemPrompt: config.systemPrompt ?? undefined, chatTemplateKwargs: config.chatTemplateKwargs };
-    const promptIds = prompts.map((prompt) => Int32Array.from(tokenizer.encodePrompt(prompt, options)));
-    const longestPrompt = Math.max(...promptIds.map((ids) => ids.length));
-    if (promptIds.some((ids) => ids.length === 0))
-      throw new InputError("a prompt is empty; the model needs at least one token");
-    const room = modelConfig.maxPositionEmbeddings - longestPrompt;
-    if (room < 1)
-      throw new InputError(
-        `a prompt has ${longestPrompt} tokens, the model's context is ${modelConfig.maxPositionEmbeddings}`,
-      );
+    const context = modelConfig.maxPositionEmbeddings;
+    const promptIds = prompts.map(({ prompt, place }) => {
+      const ids = Int32Array.from(tokenizer.encodePrompt(prompt, options));
+      if (ids.length === 0)
+        throw new InputError(
+          `${place}: the prompt is empty for ${folder}'s tokenizer; the model needs at least one token`,
+        );
+      if (ids.length >= context)
+        throw new InputError(
+          `${place}: the prompt has ${ids.length} tokens by ${folder}'s tokenizer, the model's context is ${context}; shorten it`,
+        );
+      return ids;
+    });
+    const longestPrompt = promptIds.reduce((longest, ids) => Math.max(longest, ids.length), 0);
+    const room = context - longestPrompt;
     const maxCompletionLength = Math.min(config.maxCompletionLength, room);
     const device = await openRunDevice(config, note);
     const session = await planSession({
@@ -115,7 +140,7 @@ ${describeSettings("generate")}`,
       if (streams) process.stdout.write(`${decoder.end()}\n`);
       if (interrupt.requested()) return 130;
       if (streams) return 0;
-      const lines = prompts.map((prompt, i) =>
+      const lines = prompts.map(({ prompt }, i) =>
         JSON.stringify({
           prompt,
           completions: results[i]!.map((c) => ({

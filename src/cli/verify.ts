@@ -12,6 +12,7 @@ import { about } from "../config/settings/about.ts";
 import { fileOverwriteSettings } from "../config/settings/output.ts";
 import { rewardTimeoutSettings } from "../config/settings/rollout.ts";
 import { errorText, InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 import { createRewardPool, type RewardPool } from "../rewards/pool.ts";
 import type { Item } from "../rewards/protocol.ts";
 import type { Reason, Verdict } from "../rewards/verify.ts";
@@ -154,6 +155,7 @@ function parseRow(line: string, where: string): Row {
 
 /** The lines of a text file, decompressed where its name ends in .gz. */
 async function* readLines(path: string): AsyncGenerator<string> {
+  requireFile(path, { once: true });
   const info = existsSync(path) ? statSync(path) : null;
   if (info === null) throw new InputError(`${path} does not exist; give --input a file of JSON lines`);
   if (info.isDirectory()) throw new InputError(`${path} is a folder; give --input a file of JSON lines`);

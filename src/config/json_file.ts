@@ -1,6 +1,7 @@
 /** Reads a JSON file whole, for the small files of a model folder. What the values mean is checked by the caller. */
 import { readFileSync } from "node:fs";
 import { errorText, InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 
 /** @throws InputError where the text is not JSON, naming `path` (a torn download or an interrupted copy, mostly) */
 export function parseJson(text: string, path: string): unknown {
@@ -26,6 +27,7 @@ export function readJsonObject(path: string): Record<string, unknown> {
 
 /** @throws InputError where the file is missing or cannot be read */
 export function readTextFile(path: string): string {
+  requireFile(path);
   try {
     return readFileSync(path, "utf8");
   } catch (error) {

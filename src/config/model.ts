@@ -152,6 +152,13 @@ export function parseModelConfig(json: unknown, path: string, wanted: ModelHead 
       refuse(`layer_types.${i}`, `"${type}" is not supported, only full_attention; use another model`);
   });
 
+  const types = given.layer_types?.length;
+  if (types !== undefined && types !== given.num_hidden_layers)
+    refuse(
+      "layer_types",
+      `has ${types} ${types === 1 ? "entry" : "entries"}, num_hidden_layers is ${given.num_hidden_layers}; take the values of the original model`,
+    );
+
   const maxPositionEmbeddings = given.max_position_embeddings ?? byType.maxPositions;
   const attentionBias = given.attention_bias ?? false;
   const eos = given.eos_token_id === undefined ? byType.eos : given.eos_token_id;

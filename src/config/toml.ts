@@ -1,6 +1,7 @@
 /** Reads a configuration file: TOML with settings as flat keys. What the keys mean is checked by the caller. */
 import { readFileSync } from "node:fs";
 import { errorText, InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 
 /**
  * @returns the file's keys and values
@@ -8,6 +9,7 @@ import { errorText, InputError } from "../errors.ts";
  */
 export function readToml(path: string): Map<string, unknown> {
   let text: string;
+  requireFile(path);
   try {
     text = readFileSync(path, "utf8");
   } catch (error) {

@@ -7,6 +7,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 import { type ArrowTable, type Column, openTable } from "./arrow/table.ts";
 import { isHubId } from "./hub-id.ts";
 import { chooseSplit } from "./splits.ts";
@@ -119,6 +120,7 @@ export function checkSameColumn({ shards }: Dataset, name: string): void {
 
 /** The files of one split, in order. */
 function arrowFiles(path: string, split: string): readonly string[] {
+  requireFile(path);
   if (!existsSync(path)) {
     const hub = isHubId(path) ? ", or fetch it from the hub with: grpo data download" : "";
     throw new InputError(`${path}: no such file or folder; check the path${hub && `${hub} ${path}`}`);
@@ -177,6 +179,7 @@ function savedFiles(folder: string): readonly string[] {
 }
 
 function readJson<T>(path: string, shape: z.ZodType<T>): T {
+  requireFile(path);
   try {
     return shape.parse(JSON.parse(readFileSync(path, "utf8")));
   } catch (error) {

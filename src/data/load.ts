@@ -6,6 +6,7 @@ import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { cacheFolder, madeInCache } from "../cache.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
 import { type Dataset, type DatasetOptions, isLeftover, noSplit, openDataset, openFiles } from "./dataset.ts";
@@ -25,6 +26,7 @@ export interface LoadOptions extends DatasetOptions {
  * @throws InputError when there is none, or it is damaged; RunError when downloading or writing the cache fails
  */
 export async function loadDataset(name: string, options: LoadOptions = {}): Promise<Dataset> {
+  requireFile(name);
   if (existsSync(name)) return statSync(name).isDirectory() ? loadFolder(name, options) : loadFile(name, options);
   if (!isHubId(name)) throw new InputError(`${name}: no such file or folder; check the path`);
   const config = options.config ?? null;

@@ -8,15 +8,9 @@ import { join } from "node:path";
 import type { z } from "zod";
 import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
 import { dropEarlier } from "../checkpoint/earlier.ts";
-import {
-  copyModelAssets,
-  type ModelFolder,
-  readModelFolder,
-  writeChatTemplate,
-  writeConfig,
-} from "../checkpoint/huggingface.ts";
-import { openSafetensors } from "../checkpoint/safetensors.ts";
-import { onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
+import { copyModelAssets, type ModelFolder, writeChatTemplate, writeConfig } from "../checkpoint/huggingface.ts";
+import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts";
+import { oddNumbers, onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import { writeTogether } from "../checkpoint/together.ts";
 import type { Device, Weight } from "../device/device.ts";
@@ -24,7 +18,7 @@ import { InputError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
 import { loadWeights, savedTensors } from "../model/weights.ts";
 import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
-import { parameterSource } from "./planned-model.ts";
+import { openModelFolder, parameterSource } from "./planned-model.ts";
 import { criticFolder } from "./scalar-models.ts";
 import type { Session } from "./session.ts";
 
@@ -74,8 +68,8 @@ async function saveWeights(
  * @throws InputError where they are missing or damaged
  */
 export async function loadModel({ device, policy, critic }: Session, checkpoint: string): Promise<void> {
-  await loadFrom(device, policy, readModelFolder(checkpoint));
-  if (critic) await loadFrom(device, critic.model, readModelFolder(join(checkpoint, criticFolder), "score"));
+  await loadFrom(device, policy, openModelFolder(checkpoint));
+  if (critic) await loadFrom(device, critic.model, openModelFolder(join(checkpoint, criticFolder), "score"));
 }
 
 async function loadFrom(device: Device, { weights }: Model, { checkpoint }: ModelFolder): Promise<void> {
@@ -176,6 +170,20 @@ export function restoreOptimizer(session: Session, checkpoint: string): void {
   if (critic) readOptimizer(device, critic.optimizer, join(checkpoint, criticFolder));
 }
 
+/**
+ * What is saved is finite, and a mean of squares is not negative (`onlyFinite` and Adam see to it): other numbers are
+ * damage, and one step with them would spoil the weights.
+ *
+ * @throws InputError naming the tensor
+ */
+function requireSound(path: string, tensor: MappedTensor): void {
+  const odd = oddNumbers(tensor, tensor.name.startsWith("exp_avg_sq."));
+  if (odd !== null)
+    throw new InputError(
+      `${path}: tensor ${tensor.name} has numbers that are ${odd}; the file is damaged: resume from another checkpoint`,
+    );
+}
+
 function readOptimizer(device: Device, optimizer: OptimizerState, checkpoint: string): void {
   const path = join(checkpoint, optimizerFile);
   if (!existsSync(path))
@@ -192,10 +200,14 @@ function readOptimizer(device: Device, optimizer: OptimizerState, checkpoint: st
         throw new InputError(
           `${path}: tensor ${name} is ${found.dtype} [${found.shape}], expected F32 [${weight.shape}]`,
         );
+      requireSound(path, found);
       device.loadParameter(weight, found.address, "float32", 0, weight.shape[0] ?? 0);
     }
-    const step = Number(file.metadata.step);
-    if (!Number.isInteger(step)) throw new InputError(`${path}: metadata field step is missing; the file is damaged`);
+    const step = /^\d{1,15}$/.test(file.metadata.step ?? "") ? Number(file.metadata.step) : null;
+    if (step === null)
+      throw new InputError(
+        `${path}: metadata field step is missing or no count; the file is damaged: resume from another checkpoint`,
+      );
     optimizer.step = step;
   } finally {
     file.close();

@@ -2,9 +2,10 @@
  * One model of a session: its weights and rotary tables in the memory plan, and the way from its folder into them. The
  * policy and its reference, reward models and the critic all come this way.
  */
+import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import type { ModelFolder } from "../checkpoint/huggingface.ts";
-import type { ModelConfig } from "../config/model.ts";
+import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
+import type { ModelConfig, ModelHead } from "../config/model.ts";
 import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
@@ -13,6 +14,36 @@ import { bindWeights, checkWeights, loadWeights, type ParameterSource, planWeigh
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
+import { unusedRemark } from "./unused-tensors.ts";
+
+/**
+ * Opens a model folder to be planned.
+ *
+ * @throws InputError as `readModelFolder` does, and where config.json has more layers than the checkpoint
+ */
+export function openModelFolder(folder: string, wanted: ModelHead | "either" = "lm"): ModelFolder {
+  const opened = readModelFolder(folder, wanted);
+  requireLayers(opened);
+  return opened;
+}
+
+/**
+ * Every layer is a loop's turn and some dozen buffers, so a count that lies is found before anything follows it. Fewer
+ * layers than there are weights for is a model that can be run; what is left over is told.
+ */
+function requireLayers({ config: { numLayers }, checkpoint }: ModelFolder): void {
+  let held = 0;
+  for (const name of checkpoint.names)
+    held = Math.max(held, Number(/^model\.layers\.(\d{1,9})\./.exec(name)?.[1] ?? -1) + 1);
+  // A number beyond the count of tensors is a name's own lie, not a layer's; a sound layer has a tensor at least.
+  held = Math.min(held, checkpoint.names.length);
+  if (numLayers <= held) return;
+  checkpoint.close();
+  throw new InputError(
+    `${join(checkpoint.folder, "config.json")}: num_hidden_layers: the checkpoint holds ${held} layer${held === 1 ? "" : "s"}, ` +
+      `config.json says ${numLayers}; weights and config.json must belong to one model`,
+  );
+}
 
 /** The type that a model computes in. */
 export function computeDType(config: ModelConfig, asked: ComputeDType | null): ComputeDType {
@@ -53,8 +84,18 @@ export interface ModelPlan {
   readonly config?: ModelConfig;
 }
 
+/** A policy and its reference come from one folder mostly, and `plan --compare` plans twice: each remark is said once. */
+const said = new Set<string>();
+
+function remarkOnce(remark: string | null): void {
+  if (remark === null || said.has(remark)) return;
+  said.add(remark);
+  process.stderr.write(`note: ${remark}\n`);
+}
+
 /**
- * Adds a model to the plan; the returned function loads it, once its buffers are allocated, and closes its files.
+ * Adds a model to the plan; the returned function loads it, once its buffers are allocated, and closes its files. What its
+ * weights hold beside the model is told on stderr.
  *
  * @throws InputError for a checkpoint that does not fit its config.json
  */
@@ -66,6 +107,7 @@ export function planModel(
 ): (tensors: ReadonlyMap<string, Tensor>) => Promise<Model> {
   const source = parameterSource(from.checkpoint, config.head === "score" && from.config.head === "lm");
   checkWeights(config, source);
+  remarkOnce(unusedRemark(config, from.checkpoint));
   planWeights(plan, device, config, dtype, prefix);
   for (const table of ["cos", "sin"])
     plan.add("rotary tables", `${prefix}/rope ${table}`, "float32", [positions, config.headDim / 2]);

@@ -4,7 +4,7 @@
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
+import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { type ModelConfig, withScalarHead } from "../config/model.ts";
 import type { Device, ScratchSizes } from "../device/device.ts";
 import { InputError } from "../errors.ts";
@@ -20,7 +20,7 @@ import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/ada
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { computeDType, planModel } from "./planned-model.ts";
+import { computeDType, openModelFolder, planModel } from "./planned-model.ts";
 
 export interface CriticRequest {
   /** A sequence classification model with one label, or a language model: its head then starts at zeros, and so do values. */
@@ -96,7 +96,7 @@ export function planCritic(
     throw new InputError(
       `${resumeFrom}: holds no ${criticFolder} folder, so it was written without a critic; resume with the advantage_estimator it was trained with`,
     );
-  const from = readModelFolder(folder, resumeFrom ? "score" : "either");
+  const from = openModelFolder(folder, resumeFrom ? "score" : "either");
   const { dtype, sizes, positions } = policy;
   const config = withScalarHead(from.config);
   const refuse = (problem: string): never => {
@@ -145,7 +145,7 @@ export function planRewardModel(
   lifetime: readonly Phase[],
 ): PlannedScalarModel<RewardModel> {
   const { folder, sequences = Infinity } = request;
-  const from = readModelFolder(folder, "score");
+  const from = openModelFolder(folder, "score");
   const { config } = from;
   const longest = Math.min(request.longest, config.maxPositionEmbeddings);
   const dtype = computeDType(config, asked);

@@ -3,7 +3,7 @@
  * planned first, then allocated in one piece and filled from a model folder. Train, sft, eval, generate, score and
  * update all start here. Saving and resuming is checkpointing.ts.
  */
-import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
+import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import type { ModelConfig } from "../config/model.ts";
 import { breathe } from "../device/breathe.ts";
 import type { Device, DeviceMemory, ScratchSizes } from "../device/device.ts";
@@ -18,7 +18,7 @@ import type { ComputeDType } from "../tensor/dtype.ts";
 import { placeTensors, planMemory } from "../tensor/plan.ts";
 import { tensor } from "../tensor/tensor.ts";
 import { estimateMemory, type MemoryEstimate, requireMemory } from "./memory.ts";
-import { computeDType, planModel } from "./planned-model.ts";
+import { computeDType, openModelFolder, planModel } from "./planned-model.ts";
 import {
   type Critic,
   type CriticRequest,
@@ -147,9 +147,9 @@ async function touch(device: Device, arena: DeviceMemory): Promise<void> {
  */
 export function planSession(request: SessionRequest): PlannedSession {
   const { device } = request;
-  const folder = readModelFolder(request.folder);
+  const folder = openModelFolder(request.folder);
   const { config } = folder;
-  const referenceFolder = request.reference === null ? null : readModelFolder(request.reference);
+  const referenceFolder = request.reference === null ? null : openModelFolder(request.reference);
   if (referenceFolder) requireSameShape(folder, referenceFolder);
   if (referenceFolder && request.movingReference) requireSameParameters(folder, referenceFolder);
   const dtype = computeDType(config, request.dtype);

@@ -15,6 +15,7 @@ import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { errorText, InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 import { isReward, rewardCure } from "./advantages.ts";
 
 export interface Completion {
@@ -172,6 +173,7 @@ function finite(value: number): number {
 
 /** Lines of a UTF-8 file without their ends, whatever they are; a gzip file is unpacked on the way. */
 async function* textLines(path: string): AsyncGenerator<string> {
+  requireFile(path, { once: true });
   const file = createReadStream(path, { highWaterMark: 1 << 18 });
   // pipeline, not pipe: it passes an error of the file on to its reader. Errors come out of the iteration below.
   const bytes = path.endsWith(".gz") ? pipeline(file, createGunzip(), () => {}) : file;

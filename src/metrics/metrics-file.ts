@@ -2,18 +2,11 @@
  * `metrics.jsonl`: one JSON object a line, appended as the run goes, so that a killed run keeps what it logged. NaN and
  * infinities are written as null, as JSON has no word for them (pandas and jq read null as a missing number).
  */
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  writeFileSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, mkdirSync, openSync, renameSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
+import { readTextFile } from "../config/json_file.ts";
 import { InputError } from "../errors.ts";
+import { isThere } from "../files.ts";
 import { writing } from "./write-error.ts";
 
 export type MetricValue = number | string | boolean | null;
@@ -39,13 +32,13 @@ export interface MetricsWriter {
 export function createMetricsWriter(outputDir: string, options: { readonly resumeStep?: number } = {}): MetricsWriter {
   const path = join(outputDir, "metrics.jsonl");
   writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
-  const resumed = options.resumeStep !== undefined && existsSync(path);
+  const resumed = options.resumeStep !== undefined && isThere(path);
   const last = new Map<string, MetricsRecord>();
   const remember = (record: MetricsRecord): void => {
     for (const name of Object.keys(record)) last.set(name, record);
   };
   if (resumed) {
-    const before = readFileSync(path, "utf8");
+    const before = readTextFile(path);
     const kept = linesUpTo(before, options.resumeStep, path);
     if (kept !== before) {
       writing(path, () => {

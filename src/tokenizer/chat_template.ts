@@ -6,6 +6,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { isObject, readJsonObject, readTextFile } from "../config/json_file.ts";
 import { errorText, InputError } from "../errors.ts";
+import { isThere } from "../files.ts";
 import { ChatTemplateProgram, TemplateFault, TemplateRefusal } from "./jinja/environment.ts";
 
 export interface Message {
@@ -57,7 +58,7 @@ interface Found {
 
 function findTemplate(folder: string, tokenizerConfig: Readonly<Record<string, unknown>>): Found | null {
   const file = join(folder, "chat_template.jinja");
-  if (existsSync(file)) return { source: readTextFile(file), where: file };
+  if (isThere(file)) return { source: readTextFile(file), where: file };
   const where = `${join(folder, "tokenizer_config.json")}: chat_template`;
   const given = tokenizerConfig.chat_template;
   if (given === undefined || given === null) return null;

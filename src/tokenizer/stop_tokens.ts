@@ -1,8 +1,8 @@
 /** Which token ids end a completion: the union of what config.json, generation_config.json and the tokenizer name. */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { readJsonObject } from "../config/json_file.ts";
 import { InputError } from "../errors.ts";
+import { isThere } from "../files.ts";
 
 /**
  * @param modelConfig config.json's object, {} where there is none
@@ -17,7 +17,7 @@ export function readStopTokens(
 ): number[] {
   const ids = eosIds(modelConfig, join(folder, "config.json"));
   const generation = join(folder, "generation_config.json");
-  if (existsSync(generation)) ids.push(...eosIds(readJsonObject(generation), generation));
+  if (isThere(generation)) ids.push(...eosIds(readJsonObject(generation), generation));
   if (ofTokenizer !== undefined) ids.push(ofTokenizer);
   return [...new Set(ids)].sort((a, b) => a - b);
 }

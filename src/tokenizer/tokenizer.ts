@@ -2,11 +2,11 @@
  * Text ↔ token ids of a model folder, by its tokenizer.json: prompts with the chat template, the ids that end a
  * completion, decoding. Tokenizing itself is `@huggingface/tokenizers`, by way of `library.ts`. Leaves out tokenizers without tokenizer.json, pairs of texts, padding and truncation.
  */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Tokenizer as Library } from "@huggingface/tokenizers";
 import { isObject, readJsonObject } from "../config/json_file.ts";
 import { InputError } from "../errors.ts";
+import { isThere } from "../files.ts";
 import {
   type ChatTemplate,
   chatTemplateOf,
@@ -67,7 +67,7 @@ const fileName = "tokenizer.json";
 
 /** Whether `folder` has a tokenizer: scoring and updating on recorded ids work without. */
 export function hasTokenizer(folder: string): boolean {
-  return existsSync(join(folder, fileName));
+  return isThere(join(folder, fileName));
 }
 
 /**
@@ -76,7 +76,7 @@ export function hasTokenizer(folder: string): boolean {
  */
 export function loadTokenizer(folder: string, chatTemplate: string | null = null): Tokenizer {
   const path = join(folder, fileName);
-  if (!existsSync(path))
+  if (!isThere(path))
     throw new InputError(
       `${folder}: holds no ${fileName}; download it, or convert the tokenizer: load it in transformers and call save_pretrained`,
     );
@@ -166,7 +166,7 @@ function requireTemplate(template: ChatTemplate | null, folder: string): ChatTem
 }
 
 function readOptional(path: string): Record<string, unknown> {
-  return existsSync(path) ? readJsonObject(path) : {};
+  return isThere(path) ? readJsonObject(path) : {};
 }
 
 /** `bos_token`, `eos_token`, …: name → token, from both files that may hold them, the newer one first. */

@@ -107,6 +107,13 @@ const damages: Readonly<Record<string, readonly [damage: (folder: string) => voi
       }),
     /tensor model\.layers\.0\.mlp\.gate_proj\.weight has shape \[\d+,\d+\], config\.json implies \[96,\d+\]; weights and/,
   ],
+  "a layer count that would fill all memory": [
+    (folder) =>
+      editJson(join(folder, "config.json"), (config) => {
+        config.num_hidden_layers = 1_000_000_000;
+      }),
+    /config\.json: num_hidden_layers: the checkpoint holds 2 layers, config\.json says 1000000000; weights and/,
+  ],
   "a model_type nobody knows": [
     (folder) =>
       editJson(join(folder, "config.json"), (config) => {
@@ -141,6 +148,20 @@ describe("a model with", () => {
     cpSync(bundledModel, model, { recursive: true });
     damage(model);
     expectLine(await grpo(training({ model, output_dir: work.at("unused") })), 2, said);
+  });
+
+  test("tensors that it does not use: one remark, and the run goes on", async () => {
+    const model = work.at("more tensors");
+    cpSync(bundledModel, model, { recursive: true });
+    editHeader(join(model, "model.safetensors"), (header) => {
+      for (const name of ["model.rotary_emb.inv_freq", "model.layers.2.mlp.up_proj.weight"])
+        header[name] = { dtype: "F32", shape: [0], data_offsets: [0, 0] };
+    });
+    const { code, err } = await grpo(["generate", "--model", model, "--prompt", "x", "--max_completion_length", "2"]);
+    expect({ code, err: err.replaceAll(model, "M") }).toEqual({
+      code: 0,
+      err: "note: M: the weights hold 1 tensor that this model does not use (model.layers.2.mlp.up_proj.weight); where that is not meant, take the config.json that belongs to them\n",
+    });
   });
 
   test("another vocabulary as reference", async () => {

@@ -225,3 +225,39 @@ describe("memory", () => {
     );
   });
 });
+
+test("optimizer state that no step can have left is refused with its file", async () => {
+  const folder = folderOf("llama-tied");
+  const checkpoint = join(await passThrough(folder, "damaged state"), "checkpoint-1");
+  const path = join(checkpoint, "optimizer.safetensors");
+  const sound = readFileSync(path);
+  const header = JSON.parse(sound.toString("utf8", 8, 8 + Number(sound.readBigUInt64LE(0)))) as Record<
+    string,
+    { data_offsets: [number, number] }
+  >;
+  const data = 8 + Number(sound.readBigUInt64LE(0));
+  const { config } = configFor(
+    "update",
+    argvOf({
+      rollouts: work.at("one.jsonl"),
+      output_dir: work.at("never"),
+      beta: 0,
+      resume_from_checkpoint: checkpoint,
+    }),
+  );
+  const state = { step: 1, totalSteps: 2, config: {} };
+  const resumed = (value: number, kind: string) => {
+    const bytes = Buffer.from(sound);
+    bytes.writeFloatLE(value, data + header[`${kind}.model.norm.weight`]!.data_offsets[0] + 4);
+    writeFileSync(path, bytes);
+    const resume = { folder: checkpoint, state };
+    return runRecordedUpdate({ config, folder, resume, note: () => {}, onStep: () => {} });
+  };
+  await expect(resumed(Number.NaN, "exp_avg")).rejects.toThrow(
+    /optimizer\.safetensors: tensor exp_avg\.model\.norm\.weight has numbers that are not finite; the file is damaged: resume/,
+  );
+  await expect(resumed(-1, "exp_avg_sq")).rejects.toThrow(
+    /exp_avg_sq\.model\.norm\.weight has numbers that are negative/,
+  );
+  await resumed(-1, "exp_avg");
+});

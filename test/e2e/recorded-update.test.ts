@@ -115,18 +115,17 @@ describe("the second generation of a run, recorded", () => {
   test("says what makes it another step: settings, a checkpoint of another step, none at all", async () => {
     const folder = work.at(`train ${runs[0]![0]}`);
     const rollouts = join(folder, "completions/step-000002.jsonl");
-    const flags = { rollouts, output_dir: work.at("another") };
+    let tries = 0;
+    const updated = (more: Flags) => updateHere({ rollouts, output_dir: work.at(`another ${++tries}`), ...more });
     const checkpoint = (step: number) => ({ resume_from_checkpoint: join(folder, `checkpoint-${step}`) });
-    expect(await updateHere({ ...flags, ...checkpoint(1), beta: 0, loss_type: "dapo" })).toEqual([
+    expect(await updated({ ...checkpoint(1), beta: 0, loss_type: "dapo" })).toEqual([
       'note: loss_type was "grpo" and is now "dapo"',
       "note: beta was 0.1 and is now 0",
     ]);
-    expect(await updateHere({ ...flags, ...checkpoint(2) })).toEqual([
+    expect(await updated({ ...checkpoint(2) })).toEqual([
       expect.stringMatching(/learned from at step 2, and the checkpoint is of step 2: .*checkpoint-1 would be$/),
     ]);
-    expect(await updateHere({ ...flags, model: bundledModel })).toEqual([
-      expect.stringContaining("without that step's checkpoint"),
-    ]);
+    expect(await updated({ model: bundledModel })).toEqual([expect.stringContaining("without that step's checkpoint")]);
   });
 });
 

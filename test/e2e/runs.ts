@@ -181,8 +181,8 @@ export function fingerprints(folder: string): Record<string, string> {
   return Object.fromEntries(paths.map((path) => [path.slice(folder.length + 1), fingerprint(path)]));
 }
 
-/** Everything a run writes whose bytes must not depend on time. */
+/** Everything a run writes whose bytes must not depend on time, nor (run.json) on how it was asked for. */
 export function outcome(folder: string) {
-  const files = Object.entries(fingerprints(folder)).filter(([name]) => !/metrics|trainer_state/.test(name));
+  const files = Object.entries(fingerprints(folder)).filter(([name]) => !/metrics|trainer_state|^run\.json/.test(name));
   return { files: Object.fromEntries(files), metrics: untimed(metricsOf(folder)) };
 }

@@ -241,3 +241,24 @@ describe("other files", () => {
     expect(failure(saved(renamed))).toContain('two columns are called "text"');
   });
 });
+
+test("a column without a name has an empty one, and a file without columns is refused", () => {
+  expect(failure(saved(ipcBytes(new Table())))).toContain("there are no columns in it");
+  const bytes = Buffer.from(ipcBytes(tableOf(0, 3, ["text"])));
+  // The name's offset in the field's vtable set to 0: it is not written.
+  const field = bytes.indexOf("text") - 4;
+  for (let at = 8; at < field; at += 4) {
+    const copy = Buffer.from(bytes);
+    const vtable = at - copy.readInt32LE(at);
+    if (vtable < 8 || vtable > field) continue;
+    const entry = copy.readUInt16LE(vtable + 4);
+    if (at + entry > field || at + entry + copy.readUInt32LE(at + entry) !== field) continue;
+    copy.writeUInt16LE(0, vtable + 4);
+    const table = openTable(folder.file("nameless.arrow", copy));
+    expect(table.columns.map(({ name, type }) => [name, type])).toEqual([["", "string"]]);
+    expect(table.row(1)).toEqual({ "": "text 1 é🦆" });
+    table.close();
+    return;
+  }
+  throw new Error("the field's name was not found in the file");
+});

@@ -20,7 +20,6 @@ export function checkColumn(data: Data, length: number): void {
       break;
     case Type.Int:
     case Type.Float:
-    case Type.Dictionary:
     case Type.Date:
     case Type.Time:
     case Type.Timestamp:
@@ -37,6 +36,10 @@ export function checkColumn(data: Data, length: number): void {
     case Type.Union:
       needItems("its types", data.typeIds, data.length);
       for (const child of data.children) checkColumn(child, child.length);
+      break;
+    case Type.Dictionary:
+      needItems("its values", data.values, data.length * data.stride);
+      checkEntries(data);
       break;
     case Type.Utf8:
     case Type.LargeUtf8:
@@ -57,6 +60,16 @@ export function checkColumn(data: Data, length: number): void {
       break;
     case Type.Struct:
       for (const child of data.children) checkColumn(child, data.length);
+  }
+}
+
+/** Columns are also copied as they are, without a look at each value. */
+function checkEntries({ values, nullCount, nullBitmap, length, dictionary }: Data): void {
+  const limit = dictionary?.length ?? 0;
+  for (let i = 0; i < length; i++) {
+    if (nullCount > 0 && ((nullBitmap[i >> 3]! >> (i & 7)) & 1) === 0) continue;
+    const entry = Number(values[i]!);
+    if (!(entry >= 0 && entry < limit)) throw new DamagedColumn(`entry ${entry} of a dictionary of ${limit}`);
   }
 }
 

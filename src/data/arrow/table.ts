@@ -72,6 +72,7 @@ function tableOver(mapping: FileMapping): ArrowTable {
   const { format, version, batches } = messages;
   const { schema, columns, unread } = decodeSchema(path, messages);
   const { fields } = schema;
+  if (columns.length === 0) throw new InputError(`${path}: there are no columns in it; copy or convert it again`);
   const readers = fields.map(({ metadata }) => (metadata.has(MIXED) ? mixedAt : valueAt));
   const names = fields.map(({ name }) => name);
   const repeated = names.find((name, i) => names.indexOf(name) !== i);
@@ -110,6 +111,7 @@ function tableOver(mapping: FileMapping): ArrowTable {
       if (!open) throw new Error(`${path}: row ${index} read after close`);
       if (!Number.isInteger(index) || index < 0 || index >= numRows)
         throw new RangeError(`${path}: row ${index} of ${numRows}`);
+      mapping.requireUnchanged();
       const batch = batchOf(starts, index);
       const place = batches[batch]!.place;
       const row: Record<string, unknown> = {};
@@ -166,11 +168,20 @@ function decodeSchema(path: string, { schema: bytes, holder }: ArrowMessages): D
   try {
     const { metadata, unread } = withoutUnread(bytes, holder);
     const schema = holder === "footer" ? Footer.decode(metadata).schema : (Message.decode(metadata).header() as Schema);
+    nameAll(schema.fields);
     const columns = schema.fields.map((field, i) => columnOf(path, field, unread.get(i)));
     return { schema, columns: [...columns, ...leftOut(schema)], unread };
   } catch (error) {
     const cure = "cast it to a plain type, or leave it out";
     throw new InputError(`${path}: a column's type is damaged or not supported (${errorText(error)}); ${cure}`);
+  }
+}
+
+/** An empty name need not be written, and apache-arrow gives null for it. */
+function nameAll(fields: readonly Field[]): void {
+  for (const field of fields) {
+    Object.assign(field, { name: field.name ?? "" });
+    nameAll((field.type.children ?? []) as Field[]);
   }
 }
 

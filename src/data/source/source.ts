@@ -5,6 +5,7 @@
 import { existsSync, statSync } from "node:fs";
 import type { Data, Field } from "apache-arrow";
 import { InputError } from "../../errors.ts";
+import { requireFile } from "../../files.ts";
 import type { Row } from "../arrow/write.ts";
 import { arrowSource } from "./arrow.ts";
 import { jsonSource } from "./json.ts";
@@ -52,6 +53,7 @@ export interface RowSource {
  * @throws InputError when there is nothing at `path`, or it is of no known format
  */
 export async function openSource(path: string, split?: string): Promise<RowSource> {
+  requireFile(path);
   if (!existsSync(path)) throw new InputError(`${path}: no such file or folder; check the path`);
   if (statSync(path).isDirectory()) return arrowSource(path, split);
   const start = await firstBytes(path);

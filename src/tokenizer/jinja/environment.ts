@@ -5,10 +5,12 @@
  * Written here since no library renders as jinja2 does: `@huggingface/jinja` 0.5 departs in its lexer, its parser and its
  * runtime alike, minijinja and nunjucks are languages of their own. `test/golden/make_chat_renders.py` compares the two.
  */
+
 import { formatDate } from "../format_date.ts";
 import type { Stmt } from "./ast.ts";
 import { TemplateFault, TemplateRefusal } from "./fault.ts";
 import { render, Scope, setAttribute } from "./interpreter.ts";
+import { resetLimits } from "./limits.ts";
 import { Cycler } from "./loop.ts";
 import { parseTemplate } from "./parser.ts";
 import {
@@ -96,6 +98,7 @@ export class ChatTemplateProgram {
    * @throws TemplateFault for what Python would raise, TemplateRefusal from `raise_exception`
    */
   render(variables: Readonly<Record<string, unknown>>): string {
+    resetLimits();
     const outermost = new Scope(null);
     for (const [name, value] of Object.entries(globals)) outermost.set(name, value);
     for (const [name, value] of Object.entries(variables)) outermost.set(name, fromJson(value));

@@ -2,9 +2,11 @@
  * jinja2's filters. Leaves out those that only make sense for HTML pages (`striptags`, `urlize`, `xmlattr`), and
  * `random`, `pprint`, `filesizeformat`, `wordwrap`: no chat template has them.
  */
+
 import { TemplateFault } from "./fault.ts";
 import { fieldWidth, formatPercent } from "./format.ts";
 import { toJson } from "./json.ts";
+import { repeatText } from "./limits.ts";
 import { readFloat, readInt } from "./numbers.ts";
 import { binary } from "./operators.ts";
 import {
@@ -115,7 +117,7 @@ function splitLines(value: Value): string[] {
 
 function indent(value: Value, named: Named): Value {
   const width = named.width ?? 4n;
-  const margin = typeof width === "string" ? width : " ".repeat(Math.max(0, int(width, 4)));
+  const margin = typeof width === "string" ? width : repeatText(" ", Math.max(0, int(width, 4)));
   const lines = splitLines(value);
   const all = lines
     .map((line, i) => (i > 0 && (line !== "" || isTrue(named.blank ?? false)) ? margin + line : line))
@@ -191,7 +193,7 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
       const [inner, width] = [text(value), fieldWidth(int(named.width, 80))];
       const missing = Math.max(0, width - lengthOf(inner));
       const left = Math.floor(missing / 2) + (missing & width & 1);
-      return " ".repeat(left) + inner + " ".repeat(missing - left);
+      return repeatText(" ", left) + inner + repeatText(" ", missing - left);
     },
   ],
   count: [[], length],

@@ -1,5 +1,7 @@
 /** Python's two ways to put values into a text: `"%s" % x` and `"{}".format(x)`, with the codes of both. */
+
 import { TemplateFault } from "./fault.ts";
+import { repeatText } from "./limits.ts";
 import { exponentSign, floatText } from "./numbers.ts";
 import { codePoints, isPrintable, lengthOf } from "./text.ts";
 import {
@@ -37,11 +39,11 @@ export function fieldWidth(width: number): number {
 function pad(text: string, { fill, align, width }: Spec): string {
   const missing = fieldWidth(width) - lengthOf(text);
   if (missing <= 0) return text;
-  if (align === "<") return text + fill.repeat(missing);
-  if (align === "^") return fill.repeat(Math.floor(missing / 2)) + text + fill.repeat(Math.ceil(missing / 2));
-  if (align !== "=") return fill.repeat(missing) + text;
+  if (align === "<") return text + repeatText(fill, missing);
+  if (align === "^") return repeatText(fill, Math.floor(missing / 2)) + text + repeatText(fill, Math.ceil(missing / 2));
+  if (align !== "=") return repeatText(fill, missing) + text;
   const sign = /^[-+ ]?(?:0[xob])?/i.exec(text)![0];
-  return sign + fill.repeat(missing) + text.slice(sign.length);
+  return sign + repeatText(fill, missing) + text.slice(sign.length);
 }
 
 function grouped(digits: string, separator: string, size: number): string {
@@ -80,7 +82,7 @@ function floatDigits(value: number, { code, precision, alternate }: Spec): strin
 /** `toFixed` for numbers of any size. */
 function fixed(value: number, places: number): string {
   if (value < 1e21) return value.toFixed(places);
-  return BigInt(value).toString() + (places > 0 ? `.${"0".repeat(places)}` : "");
+  return BigInt(value).toString() + (places > 0 ? `.${repeatText("0", places)}` : "");
 }
 
 function signed(isNegative: boolean, sign: string): string {

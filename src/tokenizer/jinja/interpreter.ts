@@ -2,9 +2,11 @@
  * Renders a parsed template. Names are looked up as jinja2 compiles them: a loop, a macro, a block have a scope of their
  * own, which reads the outer one and leaves it as it is; an `if` has none.
  */
+
 import type { Arguments, Expr, Signature, Stmt, Target } from "./ast.ts";
 import { TemplateFault } from "./fault.ts";
 import { applyFilter } from "./filters.ts";
+import { concatenated, countPrinted, countStatement } from "./limits.ts";
 import { Loop } from "./loop.ts";
 import { methodOf } from "./methods.ts";
 import { binary, comparison, negate, positive, slice, subscript } from "./operators.ts";
@@ -60,12 +62,13 @@ function run(body: readonly Stmt[], scope: Scope, output: Output): Ending {
 }
 
 function execute(node: Stmt, scope: Scope, output: Output): Ending {
+  countStatement();
   switch (node.type) {
     case "text":
-      output.push(node.text);
+      output.push(countPrinted(node.text));
       return undefined;
     case "print":
-      output.push(textOf(evaluate(node.value, scope)));
+      output.push(countPrinted(textOf(evaluate(node.value, scope))));
       return undefined;
     case "if": {
       const taken = node.branches.find(([test]) => isTrue(evaluate(test, scope)));
@@ -304,7 +307,7 @@ export function evaluate(node: Expr, scope: Scope): Value {
     case "binary":
       return binary(node.operator, evaluate(node.left, scope), evaluate(node.right, scope));
     case "concat":
-      return node.items.map((each) => textOf(evaluate(each, scope))).join("");
+      return concatenated(node.items.map((each) => textOf(evaluate(each, scope))));
     case "attribute":
       return member(plain(evaluate(node.object, scope)), node.name);
     case "item": {

@@ -1,5 +1,7 @@
 /** The `tojson` of chat templates: Python's `json.dumps`, which unlike jinja2's own filter escapes nothing for HTML. */
+
 import { TemplateFault } from "./fault.ts";
+import { repeatText } from "./limits.ts";
 import { floatText } from "./numbers.ts";
 import { compare, Dict, type Kwargs, Tuple, typeName, type Value } from "./values.ts";
 
@@ -19,7 +21,8 @@ export function toJson(value: Value, options: readonly Value[], kwargs: Kwargs):
     "separators",
     "sort_keys",
   ].map((name, i) => options[i] ?? kwargs.get(name));
-  const step = indent === null ? null : typeof indent === "string" ? indent : " ".repeat(Math.max(0, Number(indent)));
+  const step =
+    indent === null ? null : typeof indent === "string" ? indent : repeatText(" ", Math.max(0, Number(indent)));
   const given = separators instanceof Tuple ? separators.items : Array.isArray(separators) ? separators : null;
   return write(
     value,

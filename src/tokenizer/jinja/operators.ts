@@ -1,6 +1,8 @@
 /** Python's operators over a template's values: arithmetic, `in`, subscripts and slices. */
+
 import { TemplateFault } from "./fault.ts";
 import { formatPercent } from "./format.ts";
+import { concatenated, requireLength } from "./limits.ts";
 import { codePoints } from "./text.ts";
 import {
   compare,
@@ -19,9 +21,6 @@ import {
   type Value,
 } from "./values.ts";
 
-/** What one template may make at most of a text or list by multiplying. */
-const longest = 10_000_000;
-
 export function binary(operator: string, a: Value, b: Value): Value {
   const isText = (value: Value) => typeof value === "string" || value instanceof Markup;
   if (operator === "+" && (a instanceof Markup || b instanceof Markup) && isText(a) && isText(b))
@@ -32,7 +31,8 @@ export function binary(operator: string, a: Value, b: Value): Value {
   if (operator === "%" && typeof left === "string") return formatPercent(left, right);
   if (isNumber(left) && isNumber(right)) return arithmetic(operator, numeric(left), numeric(right));
   if (operator === "+") {
-    if (typeof left === "string" && typeof right === "string") return left + right;
+    if (typeof left === "string" && typeof right === "string") return concatenated([left, right]);
+    if (Array.isArray(left) && Array.isArray(right)) requireLength(left.length + right.length);
     if (Array.isArray(left) && Array.isArray(right)) return [...left, ...right];
     if (left instanceof Tuple && right instanceof Tuple) return new Tuple([...left.items, ...right.items]);
     if (typeof left === "string") throw new TemplateFault(`can only concatenate str (not "${typeName(right)}") to str`);
@@ -50,8 +50,7 @@ function repeated(sequence: Value, count: number): Value {
   if (!isText && !Array.isArray(sequence) && !(sequence instanceof Tuple))
     throw new TemplateFault(`can't multiply sequence by non-int of type '${typeName(sequence)}'`);
   const items = isText ? [] : iterate(sequence);
-  if ((isText ? sequence.length : items.length) * times > longest)
-    throw new TemplateFault(`a value of more than ${longest} characters or items`);
+  requireLength((isText ? sequence.length : items.length) * times);
   if (isText) return sequence.repeat(times);
   const all = Array.from({ length: times }, () => items).flat();
   return Array.isArray(sequence) ? all : new Tuple(all);

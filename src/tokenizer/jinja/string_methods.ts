@@ -1,6 +1,8 @@
 /** The methods of Python's str, counted in code points. */
+
 import { TemplateFault } from "./fault.ts";
 import { fieldWidth } from "./format.ts";
+import { repeatText } from "./limits.ts";
 import {
   capitalize,
   codePoints,
@@ -138,7 +140,7 @@ const justify = (align: "left" | "right" | "center"): StringMethod => [
     const missing = Math.max(0, width - lengthOf(text));
     // Python's own rule of which side gets the odd one.
     const left = align === "left" ? 0 : align === "right" ? missing : Math.floor(missing / 2) + (missing & width & 1);
-    return fill.repeat(left) + text + fill.repeat(missing - left);
+    return repeatText(fill, left) + text + repeatText(fill, missing - left);
   },
 ];
 
@@ -182,7 +184,7 @@ export const stringMethods: Readonly<Record<string, StringMethod>> = {
       let column = 0;
       return codePoints(text)
         .map((c) => {
-          const filled = c === "\t" ? " ".repeat(size > 0 ? size - (column % size) : 0) : c;
+          const filled = c === "\t" ? repeatText(" ", size > 0 ? size - (column % size) : 0) : c;
           column = c === "\n" || c === "\r" ? 0 : column + filled.length;
           return filled;
         })
@@ -260,7 +262,7 @@ export const stringMethods: Readonly<Record<string, StringMethod>> = {
     (text, given) => {
       const sign = /^[+-]?/.exec(text)![0];
       const missing = Math.max(0, fieldWidth(given.int("width", 0)) - lengthOf(text));
-      return sign + "0".repeat(missing) + text.slice(sign.length);
+      return sign + repeatText("0", missing) + text.slice(sign.length);
     },
   ],
 };

@@ -1,0 +1,37 @@
+/**
+ * What stands at a path, asked before it is opened: opening a pipe waits for whoever writes to it, and a device such as
+ * /dev/zero never ends. Leaves out reading, whose own errors the readers tell.
+ */
+import { lstatSync, type Stats, statSync } from "node:fs";
+import { InputError } from "./errors.ts";
+
+/** Whether something of that name is there, be it a link to nothing: what is there and cannot be read is no missing file. */
+export function isThere(path: string): boolean {
+  try {
+    return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
+  } catch {
+    return false; // a folder on the way is a file, or closed to us
+  }
+}
+
+/** A pipe that the shell has opened for this process (`<(zcat F)`, `-` as /dev/stdin) is read like a file, once. */
+const ownStream = /^\/dev\/stdin$|^\/(dev|proc\/self)\/fd\/\d+$/;
+
+/**
+ * @param options.once the file is read once from its start, so that a pipe opened by the shell will do
+ * @throws InputError for a pipe, a device or a socket, and where a link leads round in a circle. A missing file and a folder pass
+ */
+export function requireFile(path: string, options: { readonly once?: boolean } = {}): void {
+  let stat: Stats | undefined;
+  try {
+    stat = statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || code === "ENOTDIR") return;
+    throw new InputError(`${path}: cannot be read (${code}); check that it is a readable file`);
+  }
+  if (stat === undefined || stat.isFile() || stat.isDirectory()) return;
+  if (options.once && ownStream.test(path)) return;
+  const kind = stat.isFIFO() ? "a pipe" : stat.isSocket() ? "a socket" : "a device";
+  throw new InputError(`${path}: is ${kind}, not a file; give a file`);
+}

@@ -1,0 +1,47 @@
+/**
+ * What a template may make and do at most: a damaged or hostile one ends in a line that says so, not in a machine without
+ * memory or a run that never ends. Far beyond any real template on any real conversation.
+ */
+import { TemplateFault } from "./fault.ts";
+
+/** Characters of one text, items of one list, characters of a rendered prompt. */
+const longest = 10_000_000;
+/** Statements executed in one rendering. */
+const most = 1_000_000;
+
+/** @throws TemplateFault where a text or list of that length may not be made */
+export function requireLength(length: number): void {
+  if (!(length <= longest)) throw new TemplateFault(`a value of more than ${longest} characters or items`);
+}
+
+/** `text` that many times over. */
+export function repeatText(text: string, times: number): string {
+  requireLength(text.length * Math.max(0, times));
+  return text.repeat(Math.max(0, times));
+}
+
+/** Texts side by side. */
+export function concatenated(texts: readonly string[]): string {
+  requireLength(texts.reduce((sum, { length }) => sum + length, 0));
+  return texts.join("");
+}
+
+let statements = 0;
+let printed = 0;
+
+/** Before a rendering. */
+export function resetLimits(): void {
+  [statements, printed] = [0, 0];
+}
+
+/** @throws TemplateFault at the statement that is one too many */
+export function countStatement(): void {
+  if (++statements > most) throw new TemplateFault(`more than ${most} statements executed`);
+}
+
+/** @throws TemplateFault at the text that makes the output too long */
+export function countPrinted(text: string): string {
+  printed += text.length;
+  if (printed > longest) throw new TemplateFault(`an output of more than ${longest} characters`);
+  return text;
+}

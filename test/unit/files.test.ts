@@ -1,0 +1,110 @@
+/** What is no file at a file's place is told at once, by every reader: a pipe would hang it, a device never end. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { mapFile } from "../../ffi/bindings/libc.ts";
+import { readJsonFile } from "../../src/config/json_file.ts";
+import { readToml } from "../../src/config/toml.ts";
+import { openDataset } from "../../src/data/dataset.ts";
+import { loadDataset } from "../../src/data/load.ts";
+import { openSource } from "../../src/data/source/source.ts";
+import { errorText, InputError } from "../../src/errors.ts";
+import { isThere, requireFile } from "../../src/files.ts";
+import { readRollouts } from "../../src/grpo/rollout-file.ts";
+import { createMetricsWriter } from "../../src/metrics/metrics-file.ts";
+import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
+import { ipcBytes, tableOf, temporaryFolder } from "../fixtures/data/arrow.ts";
+
+const folder = temporaryFolder();
+afterAll(folder.remove);
+const root = resolve(import.meta.dir, "../..");
+
+const pipe = folder.file("pipe");
+const device = folder.file("device");
+const circle = folder.file("circle");
+const nothing = folder.file("nothing");
+Bun.spawnSync(["mkfifo", pipe]);
+symlinkSync("/dev/zero", device);
+symlinkSync("circle", circle);
+symlinkSync("no-such-file", nothing);
+
+async function refusal(work: () => unknown): Promise<string> {
+  try {
+    await work();
+  } catch (error) {
+    if (error instanceof InputError) return error.message.replaceAll(`${folder.path}/`, "");
+    throw error;
+  }
+  return "none";
+}
+
+const readers: Readonly<Record<string, (path: string) => unknown>> = {
+  JSON: readJsonFile,
+  settings: readToml,
+  "a mapped file": mapFile,
+  "an Arrow dataset": openDataset,
+  "a dataset": loadDataset,
+  "a file to convert": openSource,
+  rollouts: (path) => readRollouts(path, { vocabSize: 9 }),
+};
+
+describe("no file:", () => {
+  for (const [name, read] of Object.entries(readers))
+    test(name, async () => {
+      expect(await refusal(() => read(pipe))).toMatch(/^pipe: is a pipe, not a file; give a file$/);
+      expect(await refusal(() => read(device))).toMatch(/^device: is a device, not a file; give a file$/);
+      expect(await refusal(() => read(circle))).toMatch(/^circle: cannot be read \(ELOOP\); check that it is/);
+    });
+
+  test("a pipe that the shell has opened is read once", async () => {
+    const script = `import { readRollouts } from ${JSON.stringify(join(root, "src/grpo/rollout-file.ts"))};
+      console.log((await readRollouts("/dev/stdin", { vocabSize: 9 })).length);`;
+    const line = JSON.stringify({ group: 0, prompt_ids: [1], completion_ids: [2], reward: 1 });
+    const child = Bun.spawnSync([process.execPath, "-e", script], { stdin: Buffer.from(`${line}\n`) });
+    expect([child.stdout.toString(), child.stderr.toString()]).toEqual(["1\n", ""]);
+  });
+
+  test("a missing file and a folder are left to the reader", () => {
+    requireFile(folder.path);
+    requireFile(folder.file("missing"));
+    requireFile(join(folder.file("text", "x"), "below"));
+    expect([isThere(nothing), isThere(circle), isThere(folder.file("missing"))]).toEqual([true, true, false]);
+  });
+});
+
+test("a link to nothing is no missing file where a file may be missing", async () => {
+  const model = folder.file("model");
+  mkdirSync(model);
+  writeFileSync(join(model, "tokenizer.json"), await Bun.file(join(root, "data/model/tokenizer.json")).text());
+  loadTokenizer(model);
+  for (const name of ["generation_config.json", "tokenizer_config.json", "chat_template.jinja"]) {
+    const linked = folder.file(`with ${name}`);
+    mkdirSync(linked);
+    writeFileSync(join(linked, "tokenizer.json"), await Bun.file(join(root, "data/model/tokenizer.json")).text());
+    symlinkSync("no-such-file", join(linked, name));
+    expect(await refusal(() => loadTokenizer(linked))).toContain(`${name}: there is no such file`);
+  }
+  const run = folder.file("run");
+  mkdirSync(run);
+  symlinkSync("metrics.jsonl", join(run, "metrics.jsonl"));
+  expect(await refusal(() => createMetricsWriter(run, { resumeStep: 1 }))).toMatch(/metrics\.jsonl: cannot be read/);
+});
+
+test("a mapped dataset that is written to is told; another in its place is not", async () => {
+  const bytes = ipcBytes(tableOf(0, 5));
+  const dataset = openDataset(folder.file("table.arrow", bytes));
+  dataset.row(0);
+  await Bun.sleep(120);
+  dataset.row(1);
+  utimesSync(dataset.path, 1, 1);
+  await Bun.sleep(120);
+  expect(await refusal(() => dataset.row(2))).toMatch(/^table\.arrow: changed while it was read \(\d+ bytes before, /);
+  dataset.close();
+});
+
+test("a message obeys no terminal, and has an end", () => {
+  expect(errorText(new Error("a\u001b[2J\u0000b\r\n c\td"))).toBe("a\ufffd[2J\ufffdb c d");
+  const long = errorText(`start ${"x".repeat(100_000)} end`);
+  expect(long.length).toBeLessThan(4100);
+  expect([long.startsWith("start x"), long.endsWith("x end")]).toEqual([true, true]);
+});
