@@ -8,7 +8,8 @@
  */
 import { equalAnswers } from "./compare.ts";
 import { announcedAnswer, boldAnswer, firstNumber, lastNumber, markedAnswer, type Readings } from "./extract.ts";
-import { changesValue, trimPunctuation } from "./normalize.ts";
+import { trimPunctuation } from "./normalize.ts";
+import { changesValue } from "./phrases.ts";
 import { type Rational, ratDiv, ratEquals, ratFromDecimal } from "./rational.ts";
 
 export type Extraction = "strict" | "lenient";
