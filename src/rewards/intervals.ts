@@ -158,7 +158,7 @@ function ofRelation(x: Relation): Solutions | null {
   // A chain runs in one direction: 1 < x > 2 says nothing that anyone writes.
   if (new Set(x.operators.map((op) => "<≤".includes(op))).size > 1) return null;
   const unknown = unknownOf(x);
-  if (unknown === null) return null;
+  if (unknown === null || (x.parts.length === 2 && x.parts.some((part) => infinityOf(part) !== 0))) return null;
   let set: RealSet = [LINE];
   for (const [i, op] of x.operators.entries()) {
     const half = halfLine(unknown.parts[i]!, op, unknown.parts[i + 1]!);
@@ -209,8 +209,7 @@ function halfLine(left: Expression, op: string, right: Expression): RealSet | nu
     const d = cSub(toComplex(l), toComplex(r));
     return d.im === 0 ? d.re : null;
   };
-  const infinite = infinityOf(left) || infinityOf(right);
-  if (infinite !== 0) return ofInfinity(left, op, right);
+  if (infinityOf(left) !== 0 || infinityOf(right) !== 0) return ofInfinity(left, op, right);
   const [f0, f1, f2, f3] = [f(0n), f(1n), f(2n), f(-7n)];
   if (f0 === null || f1 === null || f2 === null || f3 === null) return null;
   const slope = f1 - f0;
@@ -224,7 +223,7 @@ function halfLine(left: Expression, op: string, right: Expression): RealSet | nu
     : [{ low: root, high: Infinity, lowClosed: closed, highClosed: false }];
 }
 
-/** `x < ∞` and `-∞ < x`: all numbers. */
+/** `x < ∞` and `-∞ < x`: all numbers, which only both together say. */
 function ofInfinity(left: Expression, op: string, right: Expression): RealSet | null {
   const [low, high] = op === "<" ? [left, right] : op === ">" ? [right, left] : [null, null];
   if (low === null || high === null) return null;
