@@ -11,10 +11,10 @@
 import { evaluate, toComplex } from "./evaluate.ts";
 import { equalSolutions } from "./intervals.ts";
 import { matrixOf, type Rows } from "./matrices.ts";
-import { MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
+import { hasSeveralUnits, MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
 import { type CommaReading, parseExpression } from "./parse.ts";
 import { type Rational, ratDiv, ratEquals } from "./rational.ts";
-import { allNames, at, equalScalars, POINTS } from "./scalars.ts";
+import { allNames, at, equalScalars, infinityOf, POINTS } from "./scalars.ts";
 import { approximated } from "./phrases.ts";
 import { chooseSign, type Expression, hasPlusMinus, variablesOf } from "./tree.ts";
 import { unitsDiffer } from "./units.ts";
@@ -30,11 +30,14 @@ export function equalAnswers(gold: string, pred: string): boolean {
   const a = normalizeMath(gold);
   const b = normalizeMath(pred);
   if (a === "" || b === "") return false;
-  if (unitsDiffer(gold, pred)) return false;
+  if (unitsDiffer(gold, pred) && !(hasSeveralUnits(gold) && hasSeveralUnits(pred))) return false;
   if (literalKey(a) === literalKey(b)) return true;
-  const [letter, other] = /^[A-J]$/.test(a) ? [a, b] : [b, a];
-  const choice = /^[A-J]$/.test(letter) ? chosen(other) : null;
-  if (choice !== null) return letter === choice;
+  const [option, other] = LETTER.test(a) ? [a, b] : [b, a];
+  const letter = LETTER.exec(option)?.[1];
+  const choice = chosen(other);
+  if (letter !== undefined && choice !== null) return letter === choice.letter;
+  // "(B) 7" for 7: the option's text.
+  if (other === b && choice !== null && choice.text.length < pred.length) return equalAnswers(gold, choice.text);
   if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b);
   if (equalParsed(a, b, "thousands")) return true;
   // 1,234 may be the list of 1 and 234, but not in brackets where the gold has none.
@@ -61,7 +64,6 @@ function sameTerms(a: string, b: string): boolean {
 
 /** The terms of a sum with their signs, sorted; none where it is no plain sum. */
 function termsOf(text: string): readonly string[] {
-  if (/[=<>≤≥≠∈≈±∓,;]/.test(text)) return [];
   const terms: string[] = [];
   let depth = 0;
   let term = "+";
@@ -69,6 +71,7 @@ function termsOf(text: string): readonly string[] {
   for (const c of text.replace(/\s+/g, " ")) {
     if ("([{⦃".includes(c)) depth++;
     if (")]}⦄".includes(c)) depth--;
+    if (depth === 0 && "=<>≤≥≠∈≈±∓,;".includes(c)) return [];
     // A sign behind an operator belongs to the term.
     if (depth === 0 && (c === "+" || c === "-") && !"*/^_".includes(previous || "\n")) {
       if (term.trim().length > 1) terms.push(term);
@@ -104,11 +107,13 @@ function roundedTo(gold: string, written: string, pred: string): boolean {
 /** Without spaces, but those that keep two numbers apart. */
 const literalKey = (text: string): string => text.replace(/(?<!\d)\s+|\s+(?!\d)/g, "").replace(/\s+/g, " ");
 
-/** The letter of "(B) 12": one option and its text, with no other option named in it. */
-function chosen(text: string): string | null {
+const LETTER = /^\(?([A-J])\)?$/;
+
+/** "(B) 12": one option and its text, with no other option named in it. */
+function chosen(text: string): { readonly letter: string; readonly text: string } | null {
   const match = /^(?:\(([A-J])\)\s*|([A-J])(?:\)\s*|[.:]\s+))(\S.*)$/.exec(text);
   if (match === null || /\(?(?<![a-zA-Z])[A-J](?:\)|(?![a-zA-Z]))|,|;|∪/.test(match[3]!)) return null;
-  return match[1] ?? match[2]!;
+  return { letter: match[1] ?? match[2]!, text: match[3]! };
 }
 
 /** An answer made of words (a name, a day, a sentence), for which letters are not variables. */
@@ -123,6 +128,7 @@ const wordsKey = (text: string): string =>
     .split(/[^a-z]*,[^a-z]*/)
     .map((part) =>
       part
+        .replace(/^(?:it|this|(?:the|an?) [a-z]+|f(?:\(x\))?) is (?=\S+(?: \S+)?[.\s]*$)/, "")
         .replace(/^(?:the|an?)\s+/, "")
         .replace(/[^a-z]+/g, " ")
         .trim(),
@@ -167,11 +173,16 @@ function isName(x: Expression): boolean {
     case "call":
       return x.name === "abs" && x.args.every(isName);
     case "product":
+      if (isProbability(x.items)) return true;
       return x.items[0]!.kind === "symbol" && x.items.every((item) => isName(item) || isSignedNumber(item));
     default:
       return false;
   }
 }
+
+/** P(X = 2), P(X ≥ 1): a product in what the parser knows. */
+const isProbability = ([p, event, ...others]: readonly Expression[]): boolean =>
+  p?.kind === "symbol" && /^P/.test(p.name) && event?.kind === "relation" && others.length === 0;
 
 const TRIGONOMETRIC: ReadonlySet<string> = new Set(["sin", "cos", "tan", "sec", "csc", "cot"]);
 
@@ -348,7 +359,7 @@ function boundsOf(x: Relation): Tuple | null {
   if (parts.length === 3) {
     return isUnknown(parts[1]!) ? tuple(parts[0]!, operators[0] === "<", parts[2]!, operators[1] === "<") : null;
   }
-  if (parts.length !== 2) return null;
+  if (parts.length !== 2 || parts.some((part) => infinityOf(part) !== 0)) return null;
   const [low, high] = [parts[0]!, parts[1]!];
   if (isUnknown(high) && !isUnknown(low)) return tuple(low, operators[0] === "<", infinity, true);
   return isUnknown(low) && !isUnknown(high)

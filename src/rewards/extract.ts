@@ -246,7 +246,7 @@ const plainNumbers = (text: string): string =>
     .replace(/(?<=[\d)])[⁰¹²³⁴⁵⁶⁷⁸⁹]+/g, (digits) => `^${[...digits].map((c) => SUPERSCRIPTS.indexOf(c)).join("")}`);
 
 const cleaned = (number: string | undefined): string | null =>
-  number === undefined ? null : number.replace(/^([-+]?)[\s$]+/, "$1").replace(/(?<=\d)\s?\/\s?(?=\d)/, "/").replace(/,+$/, "");
+  number === undefined ? null : number.replace(/^([-+]?)[\s$]+/, "$1").replace(/ ?x ?(?=10)/, "*").replace(/(?<=\d)\s?\/\s?(?=\d)/, "/").replace(/,+$/, "");
 
 /** The last number written in the text (commas, a `$`, a simple fraction, a power), without what surrounds it. */
 export function lastNumber(text: string): string | null {
@@ -281,6 +281,9 @@ function sentenceBehindFormulas(text: string): string | null {
   const end = formulas(tail).at(-1)?.end;
   if (end === undefined) return null;
   const rest = tail.slice(end);
+  // "Since $n = 4$, there are 6 ways."
+  const clause = /^,\s[^\n.]{0,120}?(?:is|are|equals|be|to|gives|get|have|has|costs?|makes?|takes?)\s+([^\s.][^\n]{0,60})$/.exec(rest)?.[1];
+  if (clause !== undefined && /^(?:exactly |only )?-?\$?\d[^\s]*(?:\s[a-z]+){0,3}[.!*]{0,3}$/.test(clause)) return clause;
   const stop = /^[^\n]{0,200}?[.!?][)*_"']?\s+(?=[A-Z*])|^[^\n]{0,200}\n/.exec(rest);
   return stop === null || rest.slice(stop[0].length).trim() === "" ? null : rest.slice(stop[0].length);
 }

@@ -215,6 +215,7 @@ function resolveText(answer: string): string {
   const resolved = replaceGroups(text, TEXT_GROUP, (content) => {
     if (/^\W*and\W*$/i.test(content)) return " and ";
     if (around !== "" && AFTER_OR.test(content)) return `\\word{${content.trim()}}`;
+    if (around !== "" && /(?<![a-z])(?:and|or)(?![a-z])/i.test(content) && modifies(content)) return `\\word{${content.trim()}}`;
     if (/(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])/i.test(content)) return around === "" ? content : " , ";
     const word = content.trim();
     if (/^[ap]\.?\s?m\.?$/i.test(word)) return ` ${word} `;
@@ -239,7 +240,7 @@ const LETTER_UNIT = /(?<=[\d)}]) ?(?:\\[ ,;:]|~)? ?\\(?:text|mbox|textrm)\s?\{ ?
 const AND_GROUP = /,?\s?\\text\s?\{\s*,?\s?and\s*\}/g;
 
 /** "3 apples + 2 pears", "5 feet 3 inches": units that are told apart stay in the value, as names. */
-function hasSeveralUnits(text: string): boolean {
+export function hasSeveralUnits(text: string): boolean {
   const units = new Set<string>();
   for (const match of text.matchAll(/[\d)}\]]\s*(?:\\[ ,;:]\s*)?\\(?:text|mbox|textrm)\s*\{\s*([a-zA-Z]{2,})\.?\s*\}/g)) {
     const word = match[1]!;
@@ -304,7 +305,10 @@ export function normalizeMath(text: string): string {
     .replace(/^([\s$]*[a-zA-Z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*=/, "$1($2)=");
   s = s.replace(/\\\\\s*\[[^\]]*\]/g, "\\\\").replace(/\\\\/g, "⏎");
   s = s.replace(/\\q?quad/g, " ");
-  s = s.replace(/(\d)\{,\}(?=\d)/g, "$1").replace(/(\d)(?:,\s*\\!|\\!\s*,|\\,)\s*(?=\d{3}(?!\d))/g, "$1");
+  s = s.replace(/(?<=\d)\{:\}(?=\d)/g, ":").replace(/(?<=\d)\{,\}(?=\d)/g, (mark, at: number, whole: string) =>
+    /^\d{3}(?!\d)/.test(whole.slice(at + mark.length, at + mark.length + 4)) ? "" : ",",
+  );
+  s = s.replace(/(\d)(?:,\s*\\!|\\!\s*,|\\,)\s*(?=\d{3}(?!\d))/g, "$1");
   s = s.replace(
     /\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|bigg|Bigg|displaystyle|textstyle|limits)(?![a-zA-Z])\.?/g,
     "",

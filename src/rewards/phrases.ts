@@ -41,7 +41,7 @@ const HARMLESS =
   /(?<![a-z])(?:in all|all together|in total|each|left over|not counting order|(?<!or )more(?! than| or))(?![a-z])/gi;
 /** Words that change what the number beside them says; dropping them as if they were units would change the answer. */
 const MODIFIER =
-  /(?<![a-z])(?:not?|non|never|except|less|fewer|more|greater|than|least|most|about|between|minus|negative|plus|squared|cubed|half|halves|thirds?|quarters?|fourths?|fifths?|tenths?|hundredths?|thousandths?|double|twice|triple|dozens?|out of|over|under|above|below|mod|base|without|either|neither|nor|both|if|when|any|all|each|to)(?![a-z])|times (?:x|y|n|the|as)|[<>=+*^|]|\d|-\s*$/i;
+  /(?<![a-z])(?:not?|non|never|except|less|fewer|more|greater|than|least|most|about|between|minus|negative|plus|squared|cubed|half|halves|thirds?|quarters?|fourths?|fifths?|tenths?|hundredths?|thousandths?|double|twice|triple|dozens?|out of|over|under|above|below|mod|base|without|either|neither|nor|both|if|when|any|all|each)(?![a-z])|^\s*to(?![a-z])|times (?:x|y|n|the|as)|[<>=+*^|]|\d|-\s*$/i;
 
 /** Whether the words change what the number beside them says ("less than", "and a half"), and so are no unit. */
 export const modifies = (words: string): boolean => MODIFIER.test(words.replace(HARMLESS, " "));
@@ -64,7 +64,7 @@ function withoutWords(text: string): string {
   if (list.length === 0 || (list[0]!.length < 3 && canonicalUnit(list[0]!) === null)) return text;
   // Letters without a vowel are a product of variables.
   if (list.some((word) => MATHEMATICAL.test(word) || !/[aeiouy]/i.test(word)) && canonicalUnit(list[0]!) === null) return text;
-  if (modifies(words) || changesValue(words)) return text;
+  if (modifies(words) || changesValue(words) || /percent|per cent|\bpct/i.test(words)) return text;
   return /(?<![\\a-zA-Z])[a-zA-Z]{3,}/.test(value.replace(TEXT_GROUPS, " ")) ? text : value;
 }
 

@@ -77,7 +77,8 @@ function endingOf(answer: string): Ending {
   const sign = /^\$?\s*([€£])\s*-?\d/.exec(trimmed)?.[1];
   if (sign !== undefined) return { unit: `${canonicalUnit(sign)}^1`, words: [] };
   if (/[\d)}\]]\s*\\?%\s*\$?$/.test(trimmed.slice(-20))) return { unit: "%^1", words: [] };
-  const text = joinUnitFractions(trimmed.slice(-160));
+  const text = joinUnitFractions(trimmed.slice(-160)).replace(/per cent(?![a-z])/gi, "percent");
+  if (/[\d}]\s*(?:\\(?:text|mathrm)\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\$?$/i.test(text)) return NONE;
   const degrees =
     /[\d)}\]]\s*(?:\^?\s*\{?\s*\\circ\s*\}?|°|\\degree)\s*(?:\\(?:text|mathrm)\s*\{\s*)?([CF]?)\s*\}?\s*\$?$/.exec(text);
   if (degrees !== null) return { unit: `deg${degrees[1]}^1`, words: [] };
