@@ -29,7 +29,7 @@ export function equalAnswers(gold: string, pred: string): boolean {
   if (gold.length > MAX_ANSWER_CHARS || pred.length > MAX_ANSWER_CHARS) return false;
   const a = normalizeMath(gold);
   const b = normalizeMath(pred);
-  if (a === "" || b === "") return false;
+  if (a === "" || b === "" || contradictsItself(pred)) return false;
   if (unitsDiffer(gold, pred) && !(hasSeveralUnits(gold) && hasSeveralUnits(pred))) return false;
   if (literalKey(a) === literalKey(b)) return true;
   const [option, other] = LETTER.test(a) ? [a, b] : [b, a];
@@ -37,8 +37,9 @@ export function equalAnswers(gold: string, pred: string): boolean {
   const choice = chosen(other);
   if (letter !== undefined && choice !== null) return letter === choice.letter;
   // "(B) 7" for 7: the option's text.
-  if (other === b && choice !== null && choice.text.length < pred.length) return equalAnswers(gold, choice.text);
-  if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b);
+  const given = chosen(b);
+  if (given !== null && chosen(a) === null) return equalAnswers(gold, given.text);
+  if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b) && besideWords(a) === besideWords(b);
   if (equalParsed(a, b, "thousands")) return true;
   // 1,234 may be the list of 1 and 234, but not in brackets where the gold has none.
   const grouped = /\d,\d{3}(?!\d)/.test(a + b) && !(/^-?\d{1,3}(?:,\d{3})+$/.test(a) && /[([⦃{]/.test(b));
@@ -91,17 +92,31 @@ function sameResidue(a: string, b: string): boolean {
   return (left === undefined) !== (right === undefined) && (left === undefined ? a : b) === (left ?? right);
 }
 
+/** "2/3 ≈ 1.67": a decimal that the value is not even near. */
+function contradictsItself(pred: string): boolean {
+  const said = /≈|approx/.test(pred) ? approximated(pred) : null;
+  const value = said && valueOf(said.value);
+  if (said === null || value === null) return false;
+  const unit = 10 ** -said.decimal.split(".")[1]!.length;
+  return Math.abs(value - Number(said.decimal)) > Math.max(1.01 * unit, 0.01 * Math.abs(value));
+}
+
+/** The real number that a text is, not given as a decimal. */
+function valueOf(text: string): number | null {
+  const parsed = parseExpression(normalizeMath(text), "thousands");
+  const value = parsed && evaluate(unwrap(parsed).value, () => null);
+  if (value === null || (value.kind === "exact" && value.rounded)) return null;
+  const z = toComplex(value);
+  return z.im === 0 ? z.re : null;
+}
+
 /** A gold of 0.67 beside 2/3 ≈ 0.67: the value is said and rounds to the decimal that it is said to. */
 function roundedTo(gold: string, written: string, pred: string): boolean {
   if (!/^-?\d*\.\d{1,9}$/.test(gold) || /≈|approx/.test(written)) return false;
   const said = approximated(pred);
   if (said === null || !equalParsed(gold, said.decimal, "lists")) return false;
-  const exact = parseExpression(normalizeMath(said.value), "thousands");
-  const value = exact && evaluate(unwrap(exact).value, () => null);
-  if (value === null || value.kind === "exact" && value.rounded) return false;
-  const z = toComplex(value);
-  const places = gold.split(".")[1]!.length;
-  return z.im === 0 && Math.abs(z.re - Number(gold)) <= 0.5000001 * 10 ** -places;
+  const value = valueOf(said.value);
+  return value !== null && Math.abs(value - Number(gold)) <= 0.5000001 * 10 ** -gold.split(".")[1]!.length;
 }
 
 /** Without spaces, but those that keep two numbers apart. */
@@ -121,6 +136,9 @@ function isWords(text: string): boolean {
   if (!/^[a-zA-Z\s.,;'"()-]+$/.test(text)) return false;
   return /[a-z]{4}|[A-Z][A-Za-z]{2}|[a-z]{2,} [a-z]{2,}/.test(text) && !/^(?:sqrt|sin|cos|tan|log|ln|exp)\b/.test(text);
 }
+
+/** What is neither a word nor its punctuation. */
+const besideWords = (text: string): string => text.replace(/[a-zA-Z\s.,;:'"()!?-]+/g, "");
 
 const wordsKey = (text: string): string =>
   text
@@ -289,11 +307,12 @@ function equal(a: Expression, b: Expression): boolean {
   const given = isSet ? null : roundTuple(right);
   if (given !== null) return equalItems(nameDifferent(left) ? inOrder(left) : left, given);
   if (nameDifferent(left) !== nameDifferent(right)) return equalItems(left, right);
-  const [fewer, more] = left.length <= right.length ? [left, right] : [right, left];
   if (!left.every((x) => right.some((y) => equalMembers(x, y)))) return false;
   if (!right.every((y) => left.some((x) => equalMembers(x, y)))) return false;
-  // A number that is listed twice is still one solution; HT and TH, equal as products, are two outcomes.
-  return fewer.length === more.length || more.every((x) => variablesOf(x).size === 0 || unwrap(x).name !== null);
+  if (left.length === right.length) return true;
+  // What a set or a list of points names twice is in it once; 3, 3 are two roots, and HT and TH, equal as products, two.
+  const items = [...left, ...right];
+  return items.every((x) => variablesOf(x).size === 0) && (isSet || otherIsSet || items.every(isTuple));
 }
 
 /** As `equalOne`, but a set is no element like its only element. */
@@ -338,7 +357,8 @@ function equalOne(a: Expression, b: Expression): boolean {
     return interval?.kind === "tuple" && other?.kind === "tuple" && equalTuples(interval, other);
   }
   if (x.kind === "ratio" && y.kind === "ratio") return equalItems(x.items, y.items);
-  return equalScalars(x, y);
+  // What is too large to be computed is equal to itself under a name.
+  return equalScalars(x, y) || (left.name !== right.name && keyOf(x) === keyOf(y));
 }
 
 const asMatrix = (x: Expression, rows: Rows | null): Expression => (rows === null ? x : { kind: "matrix", rows });

@@ -113,7 +113,8 @@ function read(tokens: readonly string[]): Ending {
     if (!/^[a-zA-Z¢€]/.test(token)) continue;
     const name = token.replace(/[\u0001.]/g, "");
     if (LETTERS.test(name) && !token.includes("\u0001")) return NONE;
-    if (/^(?:square|sq)$/i.test(name)) power = "2";
+    if (/^units?$/i.test(name)) unit ??= `unit^${power || 1}`;
+    else if (/^(?:square|sq)$/i.test(name)) power = "2";
     else if (/^(?:cubic|cu)$/i.test(name)) power = "3";
     else {
       const known = name === "in" && /^(?:all|total|the|a)\b/.test(tokens[i + 1] ?? "") ? null : canonicalUnit(name);
@@ -140,7 +141,14 @@ export function unitsDiffer(a: string, b: string): boolean {
     const degrees = /^deg[CF]?\^1$/;
     if (degrees.test(left.unit) && degrees.test(right.unit) && (left.unit === "deg^1" || right.unit === "deg^1"))
       return false;
+    // "units" says no more than the power.
+    const [power, other] = [left.unit, right.unit].map((unit) => /^unit\^(\d)$/.exec(unit)?.[1]);
+    if (power !== undefined || other !== undefined) {
+      const powers = [left.unit, right.unit].map((unit) => /\^(\d)$/.exec(unit)?.[1]);
+      return powers[0] !== powers[1] && powers.every((value) => value !== "1");
+    }
     return left.unit !== right.unit;
   }
+  if (left.unit?.startsWith("unit^") || right.unit?.startsWith("unit^")) return false;
   return !left.words.some((word) => right.words.includes(word));
 }
