@@ -40,11 +40,14 @@ export function equalAnswers(gold: string, pred: string): boolean {
   const given = chosen(b);
   if (given !== null && chosen(a) === null) return equalAnswers(gold, given.text);
   if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b) && besideWords(a) === besideWords(b);
-  if (equalParsed(a, b, "thousands")) return true;
+  const x = parseExpression(a, "thousands");
+  const y = parseExpression(b, "thousands");
+  if (x === null && y === null) return sameTerms(a, b);
+  if (x !== null && y !== null && equal(x, y)) return true;
   // 1,234 may be the list of 1 and 234, but not in brackets where the gold has none.
   const grouped = /\d,\d{3}(?!\d)/.test(a + b) && !(/^-?\d{1,3}(?:,\d{3})+$/.test(a) && /[([⦃{]/.test(b));
   if (grouped && equalParsed(a, b, "lists")) return true;
-  if (sameTerms(a, b) || sameResidue(a, b) || roundedTo(a, gold, pred)) return true;
+  if (sameResidue(a, b) || roundedTo(a, gold, pred)) return true;
   // "5m" beside a plain number is a length, not a product.
   const bare = /^([-+\d.,/ ]*\d)\s*(?:m|g|s|h|l|L|V|W|J|N|A|K|C|F)(?:\s*\^\s*\{?[23]\}?)?$/.exec(b)?.[1];
   return bare !== undefined && !/[a-zA-Z]/.test(a) && equalParsed(a, bare, "thousands");
@@ -58,7 +61,7 @@ function equalParsed(gold: string, pred: string, commas: CommaReading): boolean 
 
 /** Sums that the parser does not understand, `f(x) + \int …`, with the same terms in another order. */
 function sameTerms(a: string, b: string): boolean {
-  if (!/[+-]/.test(a) || parseExpression(a, "thousands") !== null || parseExpression(b, "thousands") !== null) return false;
+  if (!/[+-]/.test(a)) return false;
   const [left, right] = [termsOf(a), termsOf(b)];
   return left.length > 1 && left.join("\n") === right.join("\n");
 }
@@ -86,6 +89,7 @@ function termsOf(text: string): readonly string[] {
 
 /** 5 beside 5 (mod 12) or x ≡ 5 (mod 12): the modulus may be left out, as a unit may. */
 function sameResidue(a: string, b: string): boolean {
+  if (!a.includes("pmod") && !b.includes("pmod")) return false;
   const residue = (text: string): string | undefined =>
     /^(?:[a-zA-Z]\s*\\equiv\s*)?(-?\d{1,30})\s*\\pmod\s*\{\d{1,30}\}$/.exec(text)?.[1];
   const [left, right] = [residue(a), residue(b)];
@@ -170,8 +174,9 @@ function unwrap(x: Expression): { readonly name: Expression | null; readonly val
     if (isName(first) || isNameOf(first, last)) return { name: first, value: last };
     if (x.parts.length === 2 && isName(last) && variablesOf(first).size === 0) return { name: last, value: first };
     // 3 + 4 = 7 says 7, (x - 1)(x + 1) = x² - 1 says x² - 1; 3 = 2 says nothing.
-    if (x.parts.every((part) => part.kind !== "relation") && x.parts.slice(1).every((part) => equalOne(part, first))) {
-      return { name: null, value: last };
+    const constant = variablesOf(last).size === 0;
+    if (x.parts.every((part) => (variablesOf(part).size === 0) === constant)) {
+      return { name: null, value: x.parts.slice(1).every((part) => equalOne(part, first)) ? last : x };
     }
   }
   if (x.operators.length === 1 && x.operators[0] === "∈" && isName(first)) return { name: first, value: last };
@@ -213,9 +218,12 @@ function isNameOf(x: Expression, value: Expression): boolean {
 /** a + b + c, x/y: what a question may ask for as a whole. Not 2x or x + 1, whose value is not the answer. */
 function isCompound(x: Expression): boolean {
   if (x.kind !== "sum" && x.kind !== "product") return false;
-  const symbols = x.items.map((item) => (item.kind === "negative" || item.kind === "inverse" ? item.of : item));
-  return symbols.every((item) => item.kind === "symbol") && variablesOf(x).size === symbols.length;
+  return x.items.every((item) => isSymbols(item.kind === "negative" || item.kind === "inverse" ? item.of : item));
 }
+
+/** x, AB, ∠A: symbols without any number. */
+const isSymbols = (x: Expression): boolean =>
+  x.kind === "symbol" || (x.kind === "product" && x.items.every((item) => item.kind === "symbol"));
 
 /** The number that an answer gives for a compound quantity: 7 of a + b = 3 + 4 = 7. */
 function valueOfCompound(x: Expression): Expression {
@@ -358,7 +366,7 @@ function equalOne(a: Expression, b: Expression): boolean {
   }
   if (x.kind === "ratio" && y.kind === "ratio") return equalItems(x.items, y.items);
   // What is too large to be computed is equal to itself under a name.
-  return equalScalars(x, y) || (left.name !== right.name && keyOf(x) === keyOf(y));
+  return equalScalars(x, y) || (left.name !== right.name && x.kind === y.kind && keyOf(x) === keyOf(y));
 }
 
 const asMatrix = (x: Expression, rows: Rows | null): Expression => (rows === null ? x : { kind: "matrix", rows });

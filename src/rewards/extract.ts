@@ -282,7 +282,7 @@ function sentenceBehindFormulas(text: string): string | null {
   if (end === undefined) return null;
   const rest = tail.slice(end);
   // "Since $n = 4$, there are 6 ways."
-  const clause = /^,\s[^\n.]{0,120}?(?:is|are|equals|be|to|gives|get|have|has|costs?|makes?|takes?)\s+([^\s.][^\n]{0,60})$/.exec(rest)?.[1];
+  const clause = /^[^,.!?\n]{0,40},\s(?:so|then|we|there|the|it|he|she|they|this|an?)\s[^\n.]{0,100}?(?:is|are|equals|be|to|gives|get|have|has|costs?|makes?|takes?)\s+([^\s.][^\n]{0,60})$/.exec(rest)?.[1];
   if (clause !== undefined && /^(?:exactly |only )?-?\$?\d[^\s]*(?:\s[a-z]+){0,3}[.!*]{0,3}$/.test(clause)) return clause;
   const stop = /^[^\n]{0,200}?[.!?][)*_"']?\s+(?=[A-Z*])|^[^\n]{0,200}\n/.exec(rest);
   return stop === null || rest.slice(stop[0].length).trim() === "" ? null : rest.slice(stop[0].length);

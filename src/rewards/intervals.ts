@@ -52,6 +52,14 @@ export function solutionsOf(x: Expression): Solutions | null {
       return joined(x.items, (sets) => sets.reduce(intersect));
     case "difference":
       return joined(x.items, ([first, ...others]) => others.reduce((set, other) => intersect(set, complement(other)), first!));
+    case "sum": {
+      // ℝ - {3}: a difference with the sign of a subtraction.
+      const [first, ...others] = x.items;
+      if (!others.every((item) => item.kind === "negative" && item.of.kind === "set")) return null;
+      return joined([first!, ...others.map((item) => (item as { of: Expression }).of)], ([set, ...sets]) =>
+        sets.reduce((rest, other) => intersect(rest, complement(other)), set!),
+      );
+    }
     case "list":
     case "groups":
       return ofList(x.items);
@@ -64,7 +72,7 @@ export function solutionsOf(x: Expression): Solutions | null {
 
 /** Whether two sets are the same; null where one of them is none, or neither need be one. */
 export function equalSolutions(a: Expression, b: Expression): boolean | null {
-  if (!mayBeSet(a) || !mayBeSet(b)) return null;
+  if (!mayBeSet(a) || !mayBeSet(b) || !(isCertain(a) || isCertain(b))) return null;
   const left = solutionsOf(a);
   const right = left && solutionsOf(b);
   if (left === null || right === null || !(left.certain || right.certain)) return null;
@@ -88,7 +96,16 @@ const KINDS: ReadonlySet<string> = new Set([
   "groups",
   "relation",
 ]);
-const mayBeSet = (x: Expression): boolean => KINDS.has(x.kind);
+const mayBeSet = (x: Expression): boolean => KINDS.has(x.kind) || isDifference(x);
+
+const isDifference = (x: Expression): boolean => x.kind === "sum" && KINDS.has(x.items[0]!.kind);
+
+/** Whether it can only be a set of numbers, if it is one at all; told from its outside. */
+function isCertain(x: Expression): boolean {
+  if (x.kind === "relation") return x.operators[0] !== "=";
+  if (x.kind === "list" || x.kind === "groups") return x.items.some((item) => item.kind === "relation" && isCertain(item));
+  return x.kind !== "tuple" && x.kind !== "set";
+}
 
 function joined(items: readonly Expression[], join: (sets: readonly RealSet[]) => RealSet): Solutions | null {
   if (items.length > MAX_INTERVALS) return null;

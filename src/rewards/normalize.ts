@@ -202,13 +202,14 @@ function replaceGroups(text: string, pattern: RegExp, replace: (content: string)
   return out + text.slice(from);
 }
 
+const TEXT_COMMAND = /\\(?:text|[mh]box)/;
 const TEXT_GROUP = /\\(?:text|textbf|textit|textrm|textnormal|texttt|mbox|hbox|textsf)\s*\{/g;
 const FONT_GROUP =
   /\\(?:mathrm|mathbf|mathit|mathsf|mathbb|boldsymbol|bm|vec|underline|operatorname|boxed|fbox|rm|mathcal)\s*\{/g;
 
 /** `\text{…}`: connectives become commas, a single letter stays, units beside a value go, a text that is all there is stays. */
 function resolveText(answer: string): string {
-  if (!answer.includes("\\")) return answer;
+  if (!TEXT_COMMAND.test(answer)) return answer;
   const several = hasSeveralUnits(answer);
   const text = several ? answer.replace(AND_GROUP, "+") : answer.replace(LETTER_UNIT, "\0");
   const around = replaceGroups(text, TEXT_GROUP, () => "").replace(/[\s.,;:()$\\{}!]+/g, "");
@@ -241,6 +242,7 @@ const AND_GROUP = /,?\s?\\text\s?\{\s*,?\s?and\s*\}/g;
 
 /** "3 apples + 2 pears", "5 feet 3 inches": units that are told apart stay in the value, as names. */
 export function hasSeveralUnits(text: string): boolean {
+  if (!TEXT_COMMAND.test(text)) return false;
   const units = new Set<string>();
   for (const match of text.matchAll(/[\d)}\]]\s*(?:\\[ ,;:]\s*)?\\(?:text|mbox|textrm)\s*\{\s*([a-zA-Z]{2,})\.?\s*\}/g)) {
     const word = match[1]!;
@@ -305,10 +307,10 @@ export function normalizeMath(text: string): string {
     .replace(/^([\s$]*[a-zA-Z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*=/, "$1($2)=");
   s = s.replace(/\\\\\s*\[[^\]]*\]/g, "\\\\").replace(/\\\\/g, "⏎");
   s = s.replace(/\\q?quad/g, " ");
-  s = s.replace(/(?<=\d)\{:\}(?=\d)/g, ":").replace(/(?<=\d)\{,\}(?=\d)/g, (mark, at: number, whole: string) =>
+  if (s.includes("{:}") || s.includes("{,}")) s = s.replace(/(?<=\d)\{:\}(?=\d)/g, ":").replace(/(?<=\d)\{,\}(?=\d)/g, (mark, at: number, whole: string) =>
     /^\d{3}(?!\d)/.test(whole.slice(at + mark.length, at + mark.length + 4)) ? "" : ",",
   );
-  s = s.replace(/(\d)(?:,\s*\\!|\\!\s*,|\\,)\s*(?=\d{3}(?!\d))/g, "$1");
+  if (s.includes("\\!") || s.includes("\\,")) s = s.replace(/(\d)(?:,\s*\\!|\\!\s*,|\\,)\s*(?=\d{3}(?!\d))/g, "$1");
   s = s.replace(
     /\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|bigg|Bigg|displaystyle|textstyle|limits)(?![a-zA-Z])\.?/g,
     "",

@@ -32,6 +32,9 @@ const RATIO = /^\$?(\d{1,9}) ?(?:\\text ?\{ ?to ?\}|to) ?(\d{1,9})\$?$/;
 const MODULO = /\(? ?(?:\\text\s?\{ ?\(?mod ?\}|\\?[pb]?mod(?![a-zA-Z])) ?\{? ?(\d{1,20}|[a-z])(?![\w.]) ?\}? ?\)?/g;
 const COMBINATIONS =
   /(?<![\w)}])(?:\{ ?\})? ?[_^] ?(?:\{ ?(\w{1,9}) ?\}|(\w)) ?(?:C|\\mathrm ?\{C\}|\\text ?\{C\}) ?_ ?(?:\{ ?(\w{1,9}) ?\}|(\w))/g;
+const BASE = /^(\$?\w{1,80}) ?(?:\\text ?\{ ?)?\(?(?:in )?base[ -](\d{1,2}|[a-z]{3,5})\)? ?\}?\$?$/;
+/** "25 values of n": what is counted, which the formula behind it belongs to. */
+const COUNTED = /\\text ?\{([^{}]{1,60}) (?:of|for) ?\} ?[a-zA-Z]$/;
 const DERIVATIVE = /^(\$?)\s?\\d?frac ?\{ ?d ?([a-z]) ?\} ?\{ ?d ?[a-z] ?\} ?=/;
 const INTEGER =
   /,? ?\\text ?\{ ?,? ?(?:for|where|with)(?: (?:all|any|some|every|each))?(?: integers?)? ?\} ?([a-z])(?: ?\\text ?\{ ?is an(?:y)? integer ?\})?/;
@@ -81,7 +84,7 @@ export function approximated(text: string): { readonly value: string; readonly d
   const match = APPROXIMATED.exec(text.slice(0, 400).replace(/\s+/g, " ").trim());
   return match && { value: match[1]!, decimal: match[2]! };
 }
-const APPROXIMATED = new RegExp(`^(.*[\\d)}\\]a-zπ]) ?${SIGN} ?\\\\?\\$?(-?\\d{0,9}\\.\\d{1,9})(?!\\d)`, "s");
+const APPROXIMATED = new RegExp(`^(.*[\\d)}\\]a-zπ]) ?${SIGN} ?\\\\?\\$?(-?\\d{0,9}\\.\\d{1,9})(?!\\d| ?\\\\?%)`, "s");
 
 /** The answer with what it says in words as a formula; total, and the identity where it says nothing in words. */
 export function rewritePhrases(text: string): string {
@@ -106,7 +109,9 @@ export function rewritePhrases(text: string): string {
   }
   if (s.includes("mod")) s = s.replace(MODULO, "\\pmod{$1}");
   if (s.includes("C")) s = s.replace(COMBINATIONS, (_, a, b, c, d) => `\\binom{${a ?? b}}{${c ?? d}}`);
+  if (s.includes("base")) s = s.replace(BASE, "$1_{\\text{$2}}");
   s = s.replace(DERIVATIVE, "$1$2'=");
   if (s.includes("\\text")) s = s.replace(INTEGER, (whole, name) => (/integer/.test(whole) ? `, ${name}\\in\\mathbb{Z}` : `, ${name}`));
+  if (s.includes("\\text")) s = s.replace(COUNTED, "\\text{$1}");
   return withoutWords(groupedUnits(s));
 }

@@ -70,6 +70,9 @@ const FRACTION_OF_UNITS =
 /** A fraction of two units as one group: `\frac{\text{km}}{\text{h}}` is `\text{km/h}`. */
 export const joinUnitFractions = (text: string): string => text.replace(FRACTION_OF_UNITS, "\\text{$1/$2}");
 
+/** A word, a text command or a degree sign; most answers have none, which is quickly told. */
+const MAY_END_IN_WORDS = /(?<![\\a-zA-Z])[a-zA-Z¢€]{2}|\\(?:text|mbox|math|hbox|operator|rm|circ|degree)|°/;
+
 /** What stands behind the value at the end of an answer. */
 function endingOf(answer: string): Ending {
   const trimmed = answer.trim();
@@ -77,7 +80,9 @@ function endingOf(answer: string): Ending {
   const sign = /^\$?\s*([€£])\s*-?\d/.exec(trimmed)?.[1];
   if (sign !== undefined) return { unit: `${canonicalUnit(sign)}^1`, words: [] };
   if (/[\d)}\]]\s*\\?%\s*\$?$/.test(trimmed.slice(-20))) return { unit: "%^1", words: [] };
-  const text = joinUnitFractions(trimmed.slice(-160)).replace(/per cent(?![a-z])/gi, "percent");
+  const tail = trimmed.slice(-160);
+  if (!MAY_END_IN_WORDS.test(tail)) return NONE;
+  const text = joinUnitFractions(tail).replace(/per cent(?![a-z])/gi, "percent");
   if (/[\d}]\s*(?:\\(?:text|mathrm)\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\$?$/i.test(text)) return NONE;
   const degrees =
     /[\d)}\]]\s*(?:\^?\s*\{?\s*\\circ\s*\}?|°|\\degree)\s*(?:\\(?:text|mathrm)\s*\{\s*)?([CF]?)\s*\}?\s*\$?$/.exec(text);
