@@ -13,9 +13,9 @@ import { equalSolutions } from "./intervals.ts";
 import { matrixOf, type Rows } from "./matrices.ts";
 import { hasSeveralUnits, MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
 import { type CommaReading, parseExpression } from "./parse.ts";
+import { approximated } from "./phrases.ts";
 import { type Rational, ratDiv, ratEquals } from "./rational.ts";
 import { allNames, at, equalScalars, infinityOf, POINTS } from "./scalars.ts";
-import { approximated } from "./phrases.ts";
 import { chooseSign, type Expression, hasPlusMinus, variablesOf } from "./tree.ts";
 import { unitsDiffer } from "./units.ts";
 
@@ -99,14 +99,14 @@ function sameResidue(a: string, b: string): boolean {
 /** "2/3 ≈ 1.67": a decimal that the value is not even near. */
 function contradictsItself(pred: string): boolean {
   const said = /≈|approx/.test(pred) ? approximated(pred) : null;
-  const value = said && valueOf(said.value);
+  const value = said && realOf(said.value);
   if (said === null || value === null) return false;
   const unit = 10 ** -said.decimal.split(".")[1]!.length;
   return Math.abs(value - Number(said.decimal)) > Math.max(1.01 * unit, 0.01 * Math.abs(value));
 }
 
 /** The real number that a text is, not given as a decimal. */
-function valueOf(text: string): number | null {
+function realOf(text: string): number | null {
   const parsed = parseExpression(normalizeMath(text), "thousands");
   const value = parsed && evaluate(unwrap(parsed).value, () => null);
   if (value === null || (value.kind === "exact" && value.rounded)) return null;
@@ -119,7 +119,7 @@ function roundedTo(gold: string, written: string, pred: string): boolean {
   if (!/^-?\d*\.\d{1,9}$/.test(gold) || /≈|approx/.test(written)) return false;
   const said = approximated(pred);
   if (said === null || !equalParsed(gold, said.decimal, "lists")) return false;
-  const value = valueOf(said.value);
+  const value = realOf(said.value);
   return value !== null && Math.abs(value - Number(gold)) <= 0.5000001 * 10 ** -gold.split(".")[1]!.length;
 }
 
@@ -289,7 +289,10 @@ function inOrder(items: readonly Expression[]): readonly Expression[] {
   const names = items.map((item) => unwrap(item).name);
   if (!names.every((name) => name?.kind === "symbol" && /^[xyz]$/.test(name.name))) return items;
   const key = (i: number): string => (names[i] as { name: string }).name;
-  return items.map((_, i) => i).sort((i, j) => (key(i) < key(j) ? -1 : key(i) > key(j) ? 1 : i - j)).map((i) => items[i]!);
+  return items
+    .map((_, i) => i)
+    .sort((i, j) => (key(i) < key(j) ? -1 : key(i) > key(j) ? 1 : i - j))
+    .map((i) => items[i]!);
 }
 
 /** Whether each item names another quantity (x = 1, y = 2), so that values alone must come in the same order. */
@@ -361,7 +364,8 @@ function equalOne(a: Expression, b: Expression): boolean {
   if (asSets !== null) return asSets;
   if (x.kind === "relation" || y.kind === "relation") {
     if (x.kind === "relation" && y.kind === "relation") return equalRelations(x, y);
-    const [interval, other] = x.kind === "relation" ? [boundsOf(x), y] : [x, y.kind === "relation" ? boundsOf(y) : null];
+    const [interval, other] =
+      x.kind === "relation" ? [boundsOf(x), y] : [x, y.kind === "relation" ? boundsOf(y) : null];
     return interval?.kind === "tuple" && other?.kind === "tuple" && equalTuples(interval, other);
   }
   if (x.kind === "ratio" && y.kind === "ratio") return equalItems(x.items, y.items);

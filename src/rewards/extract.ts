@@ -91,7 +91,11 @@ interface Box {
 export function percentBehindBox(text: string): boolean {
   const s = text.slice(-MARKED_TAIL);
   const box = lastBox(s, s.length);
-  return box !== null && /\d\}?$/.test(box.content) && /^\s?\$?\s?(?:\\?%|percent\b|per cent\b)/i.test(s.slice(box.end, box.end + 20));
+  return (
+    box !== null &&
+    /\d\}?$/.test(box.content) &&
+    /^\s?\$?\s?(?:\\?%|percent\b|per cent\b)/i.test(s.slice(box.end, box.end + 20))
+  );
 }
 
 /** The last complete box that begins before `before`; of a row of boxes left open only the last few are looked at. */
@@ -246,7 +250,13 @@ const plainNumbers = (text: string): string =>
     .replace(/(?<=[\d)])[⁰¹²³⁴⁵⁶⁷⁸⁹]+/g, (digits) => `^${[...digits].map((c) => SUPERSCRIPTS.indexOf(c)).join("")}`);
 
 const cleaned = (number: string | undefined): string | null =>
-  number === undefined ? null : number.replace(/^([-+]?)[\s$]+/, "$1").replace(/ ?x ?(?=10)/, "*").replace(/(?<=\d)\s?\/\s?(?=\d)/, "/").replace(/,+$/, "");
+  number === undefined
+    ? null
+    : number
+        .replace(/^([-+]?)[\s$]+/, "$1")
+        .replace(/ ?x ?(?=10)/, "*")
+        .replace(/(?<=\d)\s?\/\s?(?=\d)/, "/")
+        .replace(/,+$/, "");
 
 /** The last number written in the text (commas, a `$`, a simple fraction, a power), without what surrounds it. */
 export function lastNumber(text: string): string | null {
@@ -271,7 +281,9 @@ function closingExpression(text: string): string | null {
 
 /** A point or interval that ends a text: "… the point (2, 3)." */
 function closingTuple(text: string): string | null {
-  const found = /[([]\s?[-+\d][^()[\]{}\n=]{0,60},[^()[\]{}\n=]{1,60}[)\]](?=[\s.!*]*$)/.exec(endOf(text).slice(-200))?.[0];
+  const found = /[([]\s?[-+\d][^()[\]{}\n=]{0,60},[^()[\]{}\n=]{1,60}[)\]](?=[\s.!*]*$)/.exec(
+    endOf(text).slice(-200),
+  )?.[0];
   return found === undefined || parseExpression(normalizeMath(found), "thousands") === null ? null : found;
 }
 
@@ -282,8 +294,12 @@ function sentenceBehindFormulas(text: string): string | null {
   if (end === undefined) return null;
   const rest = tail.slice(end);
   // "Since $n = 4$, there are 6 ways."
-  const clause = /^[^,.!?\n]{0,40},\s(?:so|then|we|there|the|it|he|she|they|this|an?)\s[^\n.]{0,100}?(?:is|are|equals|be|to|gives|get|have|has|costs?|makes?|takes?)\s+([^\s.][^\n]{0,60})$/.exec(rest)?.[1];
-  if (clause !== undefined && /^(?:exactly |only )?-?\$?\d[^\s]*(?:\s[a-z]+){0,3}[.!*]{0,3}$/.test(clause)) return clause;
+  const clause =
+    /^[^,.!?\n]{0,40},\s(?:so|then|we|there|the|it|he|she|they|this|an?)\s[^\n.]{0,100}?(?:is|are|equals|be|to|gives|get|have|has|costs?|makes?|takes?)\s+([^\s.][^\n]{0,60})$/.exec(
+      rest,
+    )?.[1];
+  if (clause !== undefined && /^(?:exactly |only )?-?\$?\d[^\s]*(?:\s[a-z]+){0,3}[.!*]{0,3}$/.test(clause))
+    return clause;
   const stop = /^[^\n]{0,200}?[.!?][)*_"']?\s+(?=[A-Z*])|^[^\n]{0,200}\n/.exec(rest);
   return stop === null || rest.slice(stop[0].length).trim() === "" ? null : rest.slice(stop[0].length);
 }
@@ -295,19 +311,17 @@ export function unmarkedAnswer(text: string): string | null {
   const last = sentenceBehindFormulas(text);
   const said = last && (boldAnswer(last) ?? closingTuple(last) ?? closingExpression(last) ?? lastNumber(last));
   return (
-    said ??
-    lastFormula(text) ??
-    boldAnswer(text) ??
-    closingTuple(text) ??
-    closingExpression(text) ??
-    lastNumber(text)
+    said ?? lastFormula(text) ?? boldAnswer(text) ?? closingTuple(text) ?? closingExpression(text) ?? lastNumber(text)
   );
 }
 
 /** The word or two that a text ends in, behind "is": "… the function is even." Numbers and formulas are none. */
 export function closingWords(text: string): string | null {
   const line = endOf(text).slice(-200).split("\n").at(-1)!;
-  return /(?<![a-zA-Z])(?:is|are)\s+((?:an?\s+|the\s+)?[a-zA-Z-]{3,20}(?:\s[a-zA-Z-]{3,20})?)[.!*]{0,3}$/.exec(line)?.[1] ?? null;
+  return (
+    /(?<![a-zA-Z])(?:is|are)\s+((?:an?\s+|the\s+)?[a-zA-Z-]{3,20}(?:\s[a-zA-Z-]{3,20})?)[.!*]{0,3}$/.exec(line)?.[1] ??
+    null
+  );
 }
 
 /** Whether a text that should be an answer is a sentence about one. */

@@ -48,7 +48,7 @@ export function equalNumbers(gold: string, answer: string): boolean {
 
 /** "18 clips" as 18: a number followed by nothing but words that have no meaning in mathematics. */
 function withoutUnit(answer: string): string {
-  const match = /^([-−+$\s]*\d[\d,.]*(?:\/\d+)?)\s*((?:\s*[a-zA-Z]{2,}\.?)+)$/.exec(
+  const match = /^([-−+$\s]*\d[\d,.]*(?:\/\d+)?)\s*([a-zA-Z]{2,}\.?(?:\s+[a-zA-Z]{2,}\.?)*)$/.exec(
     trimPunctuation(answer.slice(0, 200)),
   );
   return match === null || changesValue(match[2]!) || /\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|and|or)\b/i.test(match[2]!)

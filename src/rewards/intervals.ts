@@ -51,7 +51,9 @@ export function solutionsOf(x: Expression): Solutions | null {
     case "intersection":
       return joined(x.items, (sets) => sets.reduce(intersect));
     case "difference":
-      return joined(x.items, ([first, ...others]) => others.reduce((set, other) => intersect(set, complement(other)), first!));
+      return joined(x.items, ([first, ...others]) =>
+        others.reduce((set, other) => intersect(set, complement(other)), first!),
+      );
     case "sum": {
       // ℝ - {3}: a difference with the sign of a subtraction.
       const [first, ...others] = x.items;
@@ -103,7 +105,8 @@ const isDifference = (x: Expression): boolean => x.kind === "sum" && KINDS.has(x
 /** Whether it can only be a set of numbers, if it is one at all; told from its outside. */
 function isCertain(x: Expression): boolean {
   if (x.kind === "relation") return x.operators[0] !== "=";
-  if (x.kind === "list" || x.kind === "groups") return x.items.some((item) => item.kind === "relation" && isCertain(item));
+  if (x.kind === "list" || x.kind === "groups")
+    return x.items.some((item) => item.kind === "relation" && isCertain(item));
   return x.kind !== "tuple" && x.kind !== "set";
 }
 
@@ -132,7 +135,8 @@ function oneName(parts: readonly Solutions[]): string | null | undefined {
  * `x ≥ -1, x ≠ 2`; `x ≠ -1, 1` leaves out both.
  */
 function ofList(items: readonly Expression[]): Solutions | null {
-  if (items.length > MAX_INTERVALS || !items.some((item) => item.kind === "relation" || item.kind === "tuple")) return null;
+  if (items.length > MAX_INTERVALS || !items.some((item) => item.kind === "relation" || item.kind === "tuple"))
+    return null;
   const alternatives: Solutions[] = [];
   const excluded: Solutions[] = [];
   let afterUnequal = false;

@@ -78,7 +78,7 @@ function compute(x: Expression, left: { products: number }): Rows | null {
 }
 
 const map = (rows: Rows | null, change: (entry: Expression) => Expression): Rows | null =>
-  rows && rows.map((row) => row.map(change));
+  rows?.map((row) => row.map(change)) ?? null;
 
 const isRectangle = (rows: Rows): boolean => rows.every((row) => row.length === rows[0]!.length);
 

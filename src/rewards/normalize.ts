@@ -216,7 +216,8 @@ function resolveText(answer: string): string {
   const resolved = replaceGroups(text, TEXT_GROUP, (content) => {
     if (/^\W*and\W*$/i.test(content)) return " and ";
     if (around !== "" && AFTER_OR.test(content)) return `\\word{${content.trim()}}`;
-    if (around !== "" && /(?<![a-z])(?:and|or)(?![a-z])/i.test(content) && modifies(content)) return `\\word{${content.trim()}}`;
+    if (around !== "" && /(?<![a-z])(?:and|or)(?![a-z])/i.test(content) && modifies(content))
+      return `\\word{${content.trim()}}`;
     if (/(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])/i.test(content)) return around === "" ? content : " , ";
     const word = content.trim();
     if (/^[ap]\.?\s?m\.?$/i.test(word)) return ` ${word} `;
@@ -226,14 +227,14 @@ function resolveText(answer: string): string {
     if (/percent|per cent|\bpct\b/i.test(word)) return "%";
     // Left as it is, which nothing but the same text is equal to.
     if (modifies(word)) return `\\word{${word}}`;
-    if (several) return `*\\unit${(canonicalUnit(word) ?? word.replace(/s$/, "")).replace(/[^a-zA-Z]/g, "")} \u0001`;
+    if (several) return `*\\unit${(canonicalUnit(word) ?? word.replace(/s$/, "")).replace(/[^a-zA-Z]/g, "")} ⊞`;
     return "\u0000";
   });
   // A dropped unit takes its exponent with it: 45 \text{ units}^2.
   return resolved
     .replace(/\0\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?/g, " ")
-    .replace(/\u0001\s*(?=[\d\\])/g, "+")
-    .replaceAll("\u0001", " ");
+    .replace(/⊞\s*(?=[\d\\])/g, "+")
+    .replaceAll("⊞", " ");
 }
 
 /** `5\text{ m}`: one letter in a text command behind a value, where it is a unit and no base. */
@@ -244,7 +245,9 @@ const AND_GROUP = /,?\s?\\text\s?\{\s*,?\s?and\s*\}/g;
 export function hasSeveralUnits(text: string): boolean {
   if (!TEXT_COMMAND.test(text)) return false;
   const units = new Set<string>();
-  for (const match of text.matchAll(/[\d)}\]]\s*(?:\\[ ,;:]\s*)?\\(?:text|mbox|textrm)\s*\{\s*([a-zA-Z]{2,})\.?\s*\}/g)) {
+  for (const match of text.matchAll(
+    /[\d)}\]]\s*(?:\\[ ,;:]\s*)?\\(?:text|mbox|textrm)\s*\{\s*([a-zA-Z]{2,})\.?\s*\}/g,
+  )) {
     const word = match[1]!;
     if (!/^(?:and|or|percent|pct|am|pm|to)$/i.test(word) && MULTIPLES[word.toLowerCase()] === undefined) {
       units.add(canonicalUnit(word) ?? word.toLowerCase().replace(/s$/, ""));
@@ -295,7 +298,7 @@ export function normalizeMath(text: string): string {
   s = rewritePhrases(s);
   if (ALL_REALS.test(s)) return "(-∞,∞)";
   s = s
-    .replace(/\0/g, "\ufffd")
+    .replace(/[\0⊞]/g, "\ufffd")
     .replace(/\\(?:text)?color\s*\{[^{}]*\}/g, "")
     .replace(/(?<=_\s*\{?\s*)\\text\s*\{\s*([a-z]+)\s*\}/g, (whole, word) => {
       const base = BASES.indexOf(word) + 2;
@@ -307,9 +310,12 @@ export function normalizeMath(text: string): string {
     .replace(/^([\s$]*[a-zA-Z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*=/, "$1($2)=");
   s = s.replace(/\\\\\s*\[[^\]]*\]/g, "\\\\").replace(/\\\\/g, "⏎");
   s = s.replace(/\\q?quad/g, " ");
-  if (s.includes("{:}") || s.includes("{,}")) s = s.replace(/(?<=\d)\{:\}(?=\d)/g, ":").replace(/(?<=\d)\{,\}(?=\d)/g, (mark, at: number, whole: string) =>
-    /^\d{3}(?!\d)/.test(whole.slice(at + mark.length, at + mark.length + 4)) ? "" : ",",
-  );
+  if (s.includes("{:}") || s.includes("{,}"))
+    s = s
+      .replace(/(?<=\d)\{:\}(?=\d)/g, ":")
+      .replace(/(?<=\d)\{,\}(?=\d)/g, (mark, at: number, whole: string) =>
+        /^\d{3}(?!\d)/.test(whole.slice(at + mark.length, at + mark.length + 4)) ? "" : ",",
+      );
   if (s.includes("\\!") || s.includes("\\,")) s = s.replace(/(\d)(?:,\s*\\!|\\!\s*,|\\,)\s*(?=\d{3}(?!\d))/g, "$1");
   s = s.replace(
     /\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|bigg|Bigg|displaystyle|textstyle|limits)(?![a-zA-Z])\.?/g,

@@ -56,23 +56,29 @@ export const changesValue = (words: string): boolean =>
   );
 
 /** Words with a meaning in mathematics. */
-const MATHEMATICAL = /^(?:pi|sqrt|cbrt|sin|cos|tan|cot|sec|csc|log|ln|exp|abs|inf|infty|infinity|mod|choose|and|or|theta|alpha|beta)$/i;
+const MATHEMATICAL =
+  /^(?:pi|sqrt|cbrt|root|sin|cos|tan|cot|sec|csc|log|ln|exp|abs|inf|infty|infinity|mod|choose|factorial|and|or|theta|alpha|beta)$/i;
 
 /** "12 red marbles" as 12: plain words behind a value with no words in it. */
 function withoutWords(text: string): string {
-  const match = /^(.*[\d)}\]]\$?) ((?:\(?[a-zA-Z][a-z-]{1,20}\)?[.,]? ?){1,12})$/.exec(text);
-  if (match === null) return text;
-  const [, value = "", words = ""] = match;
+  const tokens = text.split(" ");
+  let from = tokens.length;
+  while (from > 0 && tokens.length - from < 12 && /^\(?[a-zA-Z][a-z-]{1,20}\)?[.,]?$/.test(tokens[from - 1]!)) from--;
+  const value = tokens.slice(0, from).join(" ");
+  const words = tokens.slice(from).join(" ");
+  if (words === "" || !/[\d)}\]]\$?$/.test(value)) return text;
   const list = words.split(/[^a-zA-Z]+/).filter(Boolean);
   if (list.length === 0 || (list[0]!.length < 3 && canonicalUnit(list[0]!) === null)) return text;
   // Letters without a vowel are a product of variables.
-  if (list.some((word) => MATHEMATICAL.test(word) || !/[aeiouy]/i.test(word)) && canonicalUnit(list[0]!) === null) return text;
+  if (list.some((word) => MATHEMATICAL.test(word) || !/[aeiouy]/i.test(word)) && canonicalUnit(list[0]!) === null)
+    return text;
   if (modifies(words) || changesValue(words) || /percent|per cent|\bpct/i.test(words)) return text;
   return /(?<![\\a-zA-Z])[a-zA-Z]{3,}/.test(value.replace(TEXT_GROUPS, " ")) ? text : value;
 }
 
 /** Two or more known plain units ("5 feet 3 inches") as text groups, which are told apart. */
-const PLAIN_UNIT = /(?<=\d) ?(hours?|hrs?|minutes?|mins?|seconds?|secs?|feet|foot|ft|inch(?:es)?|yards?|pounds?|lbs?|ounces?|oz|dollars?|cents?|days?|weeks?|months?|years?|degrees?)(?![a-zA-Z])/g;
+const PLAIN_UNIT =
+  /(?<=\d) ?(hours?|hrs?|minutes?|mins?|seconds?|secs?|feet|foot|ft|inch(?:es)?|yards?|pounds?|lbs?|ounces?|oz|dollars?|cents?|days?|weeks?|months?|years?|degrees?)(?![a-zA-Z])/g;
 function groupedUnits(text: string): string {
   const units = text.match(PLAIN_UNIT);
   if (units === null || units.length < 2 || text.includes("\\text")) return text;
@@ -111,7 +117,8 @@ export function rewritePhrases(text: string): string {
   if (s.includes("C")) s = s.replace(COMBINATIONS, (_, a, b, c, d) => `\\binom{${a ?? b}}{${c ?? d}}`);
   if (s.includes("base")) s = s.replace(BASE, "$1_{\\text{$2}}");
   s = s.replace(DERIVATIVE, "$1$2'=");
-  if (s.includes("\\text")) s = s.replace(INTEGER, (whole, name) => (/integer/.test(whole) ? `, ${name}\\in\\mathbb{Z}` : `, ${name}`));
+  if (s.includes("\\text"))
+    s = s.replace(INTEGER, (whole, name) => (/integer/.test(whole) ? `, ${name}\\in\\mathbb{Z}` : `, ${name}`));
   if (s.includes("\\text")) s = s.replace(COUNTED, "\\text{$1}");
   return withoutWords(groupedUnits(s));
 }

@@ -76,7 +76,8 @@ const MAY_END_IN_WORDS = /(?<![\\a-zA-Z])[a-zA-Z¢€]{2}|\\(?:text|mbox|math|hb
 /** What stands behind the value at the end of an answer. */
 function endingOf(answer: string): Ending {
   const trimmed = answer.trim();
-  if (/^\$?\s*\\?\$\s*-?\d[\d.,{}\\!]*$/.test(trimmed) && /\\\$|^\$[^$]*$/.test(answer)) return { unit: "$", words: [] };
+  if (/^\$?\s*\\?\$\s*-?\d[\d.,{}\\!]*$/.test(trimmed) && /\\\$|^\$[^$]*$/.test(answer))
+    return { unit: "$", words: [] };
   const sign = /^\$?\s*([€£])\s*-?\d/.exec(trimmed)?.[1];
   if (sign !== undefined) return { unit: `${canonicalUnit(sign)}^1`, words: [] };
   if (/[\d)}\]]\s*\\?%\s*\$?$/.test(trimmed.slice(-20))) return { unit: "%^1", words: [] };
@@ -85,13 +86,15 @@ function endingOf(answer: string): Ending {
   const text = joinUnitFractions(tail).replace(/per cent(?![a-z])/gi, "percent");
   if (/[\d}]\s*(?:\\(?:text|mathrm)\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\$?$/i.test(text)) return NONE;
   const degrees =
-    /[\d)}\]]\s*(?:\^?\s*\{?\s*\\circ\s*\}?|°|\\degree)\s*(?:\\(?:text|mathrm)\s*\{\s*)?([CF]?)\s*\}?\s*\$?$/.exec(text);
+    /[\d)}\]]\s*(?:\^?\s*\{?\s*\\circ\s*\}?|°|\\degree)\s*(?:\\(?:text|mathrm)\s*\{\s*)?([CF]?)\s*\}?\s*\$?$/.exec(
+      text,
+    );
   if (degrees !== null) return { unit: `deg${degrees[1]}^1`, words: [] };
   // A single letter inside a group is marked, since outside of one it is a variable.
   const plain = text
-    .replace(GROUP, (_, content: string) => ` ${content.replace(/(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])/g, "$&\u0001")} `)
+    .replace(GROUP, (_, content: string) => ` ${content.replace(/(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])/g, "$&‡")} `)
     .replace(/\\[,;: !%]|~|\$|\\$/g, " ");
-  const tokens = plain.match(/\\[a-zA-Z]+|[a-zA-Z\u0001¢€]+\.?|\^\s*\{?\s*-?\d\s*\}?|\s+|[^]/g) ?? [];
+  const tokens = plain.match(/\\[a-zA-Z]+|[a-zA-Z‡¢€]+\.?|\^\s*\{?\s*-?\d\s*\}?|\s+|./gs) ?? [];
   let from = tokens.length;
   while (from > 0 && /^(?:[a-zA-Z¢€].*|\^.*|\s+|[/.()-])$/s.test(tokens[from - 1]!)) from--;
   const before = tokens.slice(0, from).join("");
@@ -116,8 +119,8 @@ function read(tokens: readonly string[]): Ending {
       continue;
     }
     if (!/^[a-zA-Z¢€]/.test(token)) continue;
-    const name = token.replace(/[\u0001.]/g, "");
-    if (LETTERS.test(name) && !token.includes("\u0001")) return NONE;
+    const name = token.replace(/[‡.]/g, "");
+    if (LETTERS.test(name) && !token.includes("‡")) return NONE;
     if (/^units?$/i.test(name)) unit ??= `unit^${power || 1}`;
     else if (/^(?:square|sq)$/i.test(name)) power = "2";
     else if (/^(?:cubic|cu)$/i.test(name)) power = "3";
