@@ -1,6 +1,6 @@
 /**
- * Whether two answers, as written, mean the same: literally, by their words, by their value (scalars.ts), or element by
- * element for tuples, intervals, sets, lists, matrices, equations and inequalities. Where that is in doubt they are
+ * Whether two answers, as written, mean the same: literally or by their words (literal.ts), by their value (scalars.ts), as
+ * sets of numbers (intervals.ts), or element by element for tuples, sets, lists, matrices, equations and inequalities. Where that is in doubt they are
  * different: a reward that says yes too often is what a policy learns to exploit.
  *
  * `@cortex-js/compute-engine` 0.140.0 was judged as the algebra behind this and left out. On 80 short pairs out of public
@@ -10,7 +10,9 @@
  */
 import { evaluate, toComplex } from "./evaluate.ts";
 import { equalSolutions } from "./intervals.ts";
+import { besideWords, chosen, isWords, LETTER, literalKey, sameResidue, sameTerms, wordsKey } from "./literal.ts";
 import { matrixOf, type Rows } from "./matrices.ts";
+import { isCompound, isName, isNameOf, keyOf, namesAgree } from "./names.ts";
 import { hasSeveralUnits, MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
 import { type CommaReading, parseExpression } from "./parse.ts";
 import { approximated } from "./phrases.ts";
@@ -59,43 +61,6 @@ function equalParsed(gold: string, pred: string, commas: CommaReading): boolean 
   return a !== null && b !== null && equal(a, b);
 }
 
-/** Sums that the parser does not understand, `f(x) + \int …`, with the same terms in another order. */
-function sameTerms(a: string, b: string): boolean {
-  if (!/[+-]/.test(a)) return false;
-  const [left, right] = [termsOf(a), termsOf(b)];
-  return left.length > 1 && left.join("\n") === right.join("\n");
-}
-
-/** The terms of a sum with their signs, sorted; none where it is no plain sum. */
-function termsOf(text: string): readonly string[] {
-  const terms: string[] = [];
-  let depth = 0;
-  let term = "+";
-  let previous = "";
-  for (const c of text.replace(/\s+/g, " ")) {
-    if ("([{⦃".includes(c)) depth++;
-    if (")]}⦄".includes(c)) depth--;
-    if (depth === 0 && "=<>≤≥≠∈≈±∓,;".includes(c)) return [];
-    // A sign behind an operator belongs to the term.
-    if (depth === 0 && (c === "+" || c === "-") && !"*/^_".includes(previous || "\n")) {
-      if (term.trim().length > 1) terms.push(term);
-      term = c;
-    } else term += c;
-    if (c !== " ") previous = c;
-  }
-  terms.push(term);
-  return depth === 0 ? terms.map(literalKey).sort() : [];
-}
-
-/** 5 beside 5 (mod 12) or x ≡ 5 (mod 12): the modulus may be left out, as a unit may. */
-function sameResidue(a: string, b: string): boolean {
-  if (!a.includes("pmod") && !b.includes("pmod")) return false;
-  const residue = (text: string): string | undefined =>
-    /^(?:[a-zA-Z]\s*\\equiv\s*)?(-?\d{1,30})\s*\\pmod\s*\{\d{1,30}\}$/.exec(text)?.[1];
-  const [left, right] = [residue(a), residue(b)];
-  return (left === undefined) !== (right === undefined) && (left === undefined ? a : b) === (left ?? right);
-}
-
 /** "2/3 ≈ 1.67": a decimal that the value is not even near. */
 function contradictsItself(pred: string): boolean {
   const said = /≈|approx/.test(pred) ? approximated(pred) : null;
@@ -123,41 +88,6 @@ function roundedTo(gold: string, written: string, pred: string): boolean {
   return value !== null && Math.abs(value - Number(gold)) <= 0.5000001 * 10 ** -gold.split(".")[1]!.length;
 }
 
-/** Without spaces, but those that keep two numbers apart. */
-const literalKey = (text: string): string => text.replace(/(?<!\d)\s+|\s+(?!\d)/g, "").replace(/\s+/g, " ");
-
-const LETTER = /^\(?([A-J])\)?$/;
-
-/** "(B) 12": one option and its text, with no other option named in it. */
-function chosen(text: string): { readonly letter: string; readonly text: string } | null {
-  const match = /^(?:\(([A-J])\)\s*|([A-J])(?:\)\s*|[.:]\s+))(\S.*)$/.exec(text);
-  if (match === null || /\(?(?<![a-zA-Z])[A-J](?:\)|(?![a-zA-Z]))|,|;|∪/.test(match[3]!)) return null;
-  return { letter: match[1] ?? match[2]!, text: match[3]! };
-}
-
-/** An answer made of words (a name, a day, a sentence), for which letters are not variables. */
-function isWords(text: string): boolean {
-  if (!/^[a-zA-Z\s.,;'"()-]+$/.test(text)) return false;
-  return /[a-z]{4}|[A-Z][A-Za-z]{2}|[a-z]{2,} [a-z]{2,}/.test(text) && !/^(?:sqrt|sin|cos|tan|log|ln|exp)\b/.test(text);
-}
-
-/** What is neither a word nor its punctuation. */
-const besideWords = (text: string): string => text.replace(/[a-zA-Z\s.,;:'"()!?-]+/g, "");
-
-const wordsKey = (text: string): string =>
-  text
-    .toLowerCase()
-    .split(/[^a-z]*,[^a-z]*/)
-    .map((part) =>
-      part
-        .replace(/^(?:it|this|(?:the|an?) [a-z]+|f(?:\(x\))?) is (?=\S+(?: \S+)?[.\s]*$)/, "")
-        .replace(/^(?:the|an?)\s+/, "")
-        .replace(/[^a-z]+/g, " ")
-        .trim(),
-    )
-    .sort()
-    .join(",");
-
 // Structure
 
 /** `x = 5` and `x ∈ S` as a name and a value; `1 + 1 = 2` as its last part; anything else as it is. */
@@ -183,48 +113,6 @@ function unwrap(x: Expression): { readonly name: Expression | null; readonly val
   return { name: null, value: x };
 }
 
-/** Whether the expression names a quantity: x, x_1, f(x), AB, |AB|, A:B, (p, q, r). */
-function isName(x: Expression): boolean {
-  switch (x.kind) {
-    case "symbol":
-      return true;
-    case "ratio":
-    case "tuple":
-    case "union":
-    case "intersection":
-      return x.items.every(isName);
-    case "call":
-      return x.name === "abs" && x.args.every(isName);
-    case "product":
-      if (isProbability(x.items)) return true;
-      return x.items[0]!.kind === "symbol" && x.items.every((item) => isName(item) || isSignedNumber(item));
-    default:
-      return false;
-  }
-}
-
-/** P(X = 2), P(X ≥ 1): a product in what the parser knows. */
-const isProbability = ([p, event, ...others]: readonly Expression[]): boolean =>
-  p?.kind === "symbol" && /^P/.test(p.name) && event?.kind === "relation" && others.length === 0;
-
-const TRIGONOMETRIC: ReadonlySet<string> = new Set(["sin", "cos", "tan", "sec", "csc", "cot"]);
-
-/** Names that only beside such a value are none of an equation: sin θ = 3/5, and A⁻¹ or Aᵀ before a matrix. */
-function isNameOf(x: Expression, value: Expression): boolean {
-  if (x.kind === "call") return TRIGONOMETRIC.has(x.name) && x.args.every(isName) && variablesOf(value).size === 0;
-  return x.kind === "power" && x.base.kind === "symbol" && matrixOf(value) !== null;
-}
-
-/** a + b + c, x/y: what a question may ask for as a whole. Not 2x or x + 1, whose value is not the answer. */
-function isCompound(x: Expression): boolean {
-  if (x.kind !== "sum" && x.kind !== "product") return false;
-  return x.items.every((item) => isSymbols(item.kind === "negative" || item.kind === "inverse" ? item.of : item));
-}
-
-/** x, AB, ∠A: symbols without any number. */
-const isSymbols = (x: Expression): boolean =>
-  x.kind === "symbol" || (x.kind === "product" && x.items.every((item) => item.kind === "symbol"));
-
 /** The number that an answer gives for a compound quantity: 7 of a + b = 3 + 4 = 7. */
 function valueOfCompound(x: Expression): Expression {
   if (x.kind !== "relation" || !x.operators.every((op) => op === "=") || !isCompound(x.parts[0]!)) return x;
@@ -232,21 +120,6 @@ function valueOfCompound(x: Expression): Expression {
   if (variablesOf(first!).size > 0 || !others.every((part) => equalOne(part, first!))) return x;
   return x.parts.at(-1)!;
 }
-
-const isSignedNumber = (x: Expression): boolean =>
-  x.kind === "number" || (x.kind === "negative" && x.of.kind === "number");
-
-/** Two equations for differently named single unknowns are different, whatever their values. */
-function namesAgree(a: Expression | null, b: Expression | null): boolean {
-  if (a === null || b === null) return true;
-  if (a.kind === "symbol" && b.kind === "symbol") return a.name.toLowerCase() === b.name.toLowerCase();
-  // sin θ and cos θ, A⁻¹ and A.
-  const exact = [a, b].some((x) => x.kind === "power" || (x.kind === "call" && x.name !== "abs"));
-  return !exact || keyOf(a) === keyOf(b);
-}
-
-const keyOf = (x: Expression): string =>
-  JSON.stringify(x, (_, value) => (typeof value === "bigint" ? value.toString() : value));
 
 /** The elements of a list, set or union; ± counts as two, and x ≠ 3 as x < 3 or x > 3. A set in a set or list is one. */
 function elements(x: Expression): readonly Expression[] {

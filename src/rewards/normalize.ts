@@ -6,7 +6,6 @@
  * Purely textual: it does not know whether the result means anything. Every pattern is linear in the length of the
  * text, which the caller keeps under `MAX_ANSWER_CHARS`.
  */
-
 import { modifies, rewritePhrases } from "./phrases.ts";
 import { canonicalUnit, joinUnitFractions } from "./units.ts";
 
@@ -300,10 +299,13 @@ export function normalizeMath(text: string): string {
   s = s
     .replace(/[\0⊞]/g, "\ufffd")
     .replace(/\\(?:text)?color\s*\{[^{}]*\}/g, "")
-    .replace(/(?<=_\s*\{?\s*)\\text\s*\{\s*([a-z]+)\s*\}/g, (whole, word) => {
-      const base = BASES.indexOf(word) + 2;
-      return base < 2 ? whole : String(base);
-    })
+    .replace(
+      /(?<=_ ?\{? ?)(?:\\text ?\{ ?([a-z]+) ?\}|(?<=\d_ ?\{? ?)([a-z]{3,5})(?![a-z]))/g,
+      (whole, grouped, plain) => {
+        const base = BASES.indexOf(grouped ?? plain) + 2;
+        return base < 2 ? whole : String(base);
+      },
+    )
     .replace(/\(\s*([0-9A-Z]+)\s*\)\s*_(?=[\s{]*\d)/g, "$1_")
     .replace(/\{([^{}]{1,80})\\choose([^{}]{1,80})\}/g, "\\binom{$1}{$2}")
     .replace(/\\mathbb\s*(?:\{\s*R\s*\}|R(?![a-z]))/g, "(-∞,∞)")

@@ -35,6 +35,10 @@ const COMBINATIONS =
 const BASE = /^(\$?\w{1,80}) ?(?:\\text ?\{ ?)?\(?(?:in )?base[ -](\d{1,2}|[a-z]{3,5})\)? ?\}?\$?$/;
 /** "25 values of n": what is counted, which the formula behind it belongs to. */
 const COUNTED = /\\text ?\{([^{}]{1,60}) (?:of|for) ?\} ?[a-zA-Z]$/;
+/** P(red) = …: the event is part of the name. */
+const PROBABILITY = /^(\$? ?P) ?(?:\\left)?\( ?\\text ?\{[^{}]{1,60}\} ?(?:\\right)?\) ?=/;
+/** "x ≥ 0 or x ≠ 1": between such an "or" is no comma, which would say "and". */
+const OR = /\\text ?\{ ?or ?\}|(?<![a-zA-Z])or(?![a-zA-Z])/g;
 const DERIVATIVE = /^(\$?)\s?\\d?frac ?\{ ?d ?([a-z]) ?\} ?\{ ?d ?[a-z] ?\} ?=/;
 const INTEGER =
   /,? ?\\text ?\{ ?,? ?(?:for|where|with)(?: (?:all|any|some|every|each))?(?: integers?)? ?\} ?([a-z])(?: ?\\text ?\{ ?is an(?:y)? integer ?\})?/;
@@ -116,6 +120,9 @@ export function rewritePhrases(text: string): string {
   if (s.includes("mod")) s = s.replace(MODULO, "\\pmod{$1}");
   if (s.includes("C")) s = s.replace(COMBINATIONS, (_, a, b, c, d) => `\\binom{${a ?? b}}{${c ?? d}}`);
   if (s.includes("base")) s = s.replace(BASE, "$1_{\\text{$2}}");
+  s = s.replace(PROBABILITY, "$1=");
+  if (s.includes("or") && /≠|\\neq?(?![a-z])/.test(s) && /[<>≤≥]|\\[lg](?:eq?|eqslant|t)(?![a-z])/.test(s))
+    s = s.replace(OR, "∨");
   s = s.replace(DERIVATIVE, "$1$2'=");
   if (s.includes("\\text"))
     s = s.replace(INTEGER, (whole, name) => (/integer/.test(whole) ? `, ${name}\\in\\mathbb{Z}` : `, ${name}`));
