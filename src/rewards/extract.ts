@@ -260,10 +260,16 @@ const cleaned = (number: string | undefined): string | null =>
 
 /** The last number written in the text (commas, a `$`, a simple fraction, a power), without what surrounds it. */
 export function lastNumber(text: string): string | null {
-  let found: string | undefined;
-  for (const match of plainNumbers(endOf(text)).matchAll(NUMBER)) found = match[0];
-  return cleaned(found);
+  const whole = endOf(text);
+  // Mostly it is near the end; one at the window's beginning may have been cut.
+  for (const window of [whole.slice(-NEAR_END), whole]) {
+    let found: RegExpMatchArray | undefined;
+    for (const match of plainNumbers(window).matchAll(NUMBER)) found = match;
+    if (found !== undefined && (window === whole || found.index! > 60)) return cleaned(found[0]);
+  }
+  return null;
 }
+const NEAR_END = 400;
 
 /** The first number of a text; in an equation, of its last side. */
 export function firstNumber(text: string): string | null {

@@ -296,16 +296,18 @@ export function normalizeMath(text: string): string {
   let s = unescapeTwice(text.replace(UNICODE_PATTERN, (c) => UNICODE[c] ?? c));
   s = rewritePhrases(s);
   if (ALL_REALS.test(s)) return "(-∞,∞)";
+  if (s.includes("_")) {
+    s = s.replace(
+      /(_ ?\{? ?)(?:\\text ?\{ ?([a-z]+) ?\}|(?<=\d_ ?\{? ?)([a-z]{3,5})(?![a-z]))/g,
+      (whole, before, grouped, plain) => {
+        const base = BASES.indexOf(grouped ?? plain) + 2;
+        return base < 2 ? whole : before + base;
+      },
+    );
+  }
   s = s
     .replace(/[\0⊞]/g, "\ufffd")
     .replace(/\\(?:text)?color\s*\{[^{}]*\}/g, "")
-    .replace(
-      /(?<=_ ?\{? ?)(?:\\text ?\{ ?([a-z]+) ?\}|(?<=\d_ ?\{? ?)([a-z]{3,5})(?![a-z]))/g,
-      (whole, grouped, plain) => {
-        const base = BASES.indexOf(grouped ?? plain) + 2;
-        return base < 2 ? whole : String(base);
-      },
-    )
     .replace(/\(\s*([0-9A-Z]+)\s*\)\s*_(?=[\s{]*\d)/g, "$1_")
     .replace(/\{([^{}]{1,80})\\choose([^{}]{1,80})\}/g, "\\binom{$1}{$2}")
     .replace(/\\mathbb\s*(?:\{\s*R\s*\}|R(?![a-z]))/g, "(-∞,∞)")
