@@ -56,7 +56,7 @@ export function readTrainerState<T>(folder: string, schema: z.ZodType<T>): T {
 export function latestCheckpoint(outputDir: string): string | null {
   if (!isFolder(outputDir)) return null;
   for (const name of readdirSync(outputDir)) {
-    const aside = /^(checkpoint-\d+)\.(old|tmp)-\d+$/.exec(name);
+    const aside = /^(checkpoint-\d+)\.(old|tmp)-/.exec(name);
     if (aside !== null) recoverFolder(join(outputDir, aside[1]!));
   }
   return listCheckpoints(outputDir).findLast(({ folder }) => isComplete(folder))?.folder ?? null;
@@ -87,9 +87,19 @@ export function removeCheckpointsAfter(outputDir: string, step: number): string[
   return later.map(({ folder }) => removed(folder));
 }
 
-/** Removes the oldest checkpoints down to `limit`; null: none. */
-export function keepNewestCheckpoints(outputDir: string, limit: number | null): void {
-  if (limit !== null) for (const { folder } of listCheckpoints(outputDir).slice(0, -limit)) removed(folder);
+/**
+ * Removes the oldest checkpoints down to `limit`; null: none. The best one counts among them and is never removed, nor the
+ * newest, so that two may stay of a limit of one (transformers' rule).
+ *
+ * @param best its step; null: there is none
+ */
+export function keepNewestCheckpoints(outputDir: string, limit: number | null, best: number | null = null): void {
+  if (limit === null) return;
+  const all = listCheckpoints(outputDir);
+  const newest = all.at(-1);
+  const kept = all.filter(({ step }) => step === best && step !== newest?.step);
+  const others = all.filter((checkpoint) => !kept.includes(checkpoint));
+  for (const { folder } of others.slice(0, -Math.max(1, limit - kept.length))) removed(folder);
 }
 
 function removed(folder: string): string {
@@ -101,12 +111,12 @@ function removed(folder: string): string {
   return folder;
 }
 
-function isFolder(path: string): boolean {
+export function isFolder(path: string): boolean {
   return existsSync(path) && statSync(path).isDirectory();
 }
 
 /** Whether the state is there and every safetensors file, of the models in it too, has the length that its header says. */
-function isComplete(folder: string): boolean {
+export function isComplete(folder: string): boolean {
   try {
     readJsonFile(join(folder, trainerStateName));
     const files = readdirSync(folder, { recursive: true, encoding: "utf8" });

@@ -1,13 +1,14 @@
 /** `grpo generate`: completes one prompt, streamed as text, or a file of prompts, a line of JSON each. */
-import { createWriteStream } from "node:fs";
 import { z } from "zod";
+import { writeOutput } from "../checkpoint/atomic.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { modelFolder, openRunDevice, rolloutLimits } from "../engine/inputs.ts";
 import { planSession } from "../engine/session.ts";
 import { errorText, InputError } from "../errors.ts";
-import { loadTokenizer, type Message } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, type Message, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -57,9 +58,12 @@ ${describeSettings("generate")}`,
     for (const warning of warnings) note(`note: ${warning}`);
     if ((config.prompt === null) === (config.input === null))
       throw new InputError("give either --prompt TEXT or --input FILE");
-    const folder = await modelFolder(config.model ?? bundledModel());
+    const model = config.model ?? bundledModel();
+    requireFreeFile(config.output, config.overwrite, { model, input: config.input });
+    const folder = await modelFolder(model);
     const modelConfig = readModelConfig(folder);
-    const tokenizer = loadTokenizer(folder);
+    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+    const tokenizer = loadTokenizer(folder, chatTemplate);
     const asChat = (text: string): Prompt => (tokenizer.hasChatTemplate ? [{ role: "user", content: text }] : text);
     const prompts = config.prompt !== null ? [asChat(config.prompt)] : await readPrompts(config.input!);
     const options = { systemPrompt: config.systemPrompt ?? undefined, chatTemplateKwargs: config.chatTemplateKwargs };
@@ -92,13 +96,17 @@ ${describeSettings("generate")}`,
       }),
       positions: longestPrompt + maxCompletionLength,
     }).open();
-    const interrupt = onInterrupt(() => {});
+    const interrupt = onInterrupt({ stopping: "stopping, what is not finished is left out" });
+    interrupt.begin();
     const streams = config.prompt !== null && config.numGenerations === 1;
     const decoder = tokenizer.incrementalDecoder({ skipSpecialTokens: true });
     try {
       const results = await session.rollout!.generate(
         promptIds.map((ids, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
-        { ...config, stream: 0, step: 0, maxCompletionLength, isStop: tokenizer.isStop },
+        {
+          ...{ ...config, stream: 0, step: 0, maxCompletionLength },
+          ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
+        },
         {
           shouldStop: interrupt.requested,
           ...(streams ? { onToken: (_, __, id) => void process.stdout.write(decoder.push(id)) } : {}),
@@ -114,15 +122,13 @@ ${describeSettings("generate")}`,
             text: tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }),
             tokens: c.completionIds.length,
             finished: c.finished,
+            ...(c.stop === undefined ? {} : { stop: c.stop }),
           })),
         }),
       );
       const text = lines.map((l) => `${l}\n`).join("");
       if (config.output === null) process.stdout.write(text);
-      else {
-        const out = createWriteStream(config.output);
-        await new Promise<void>((resolve, reject) => out.on("error", reject).end(text, () => resolve()));
-      }
+      else writeOutput(config.output, text);
       return 0;
     } finally {
       interrupt.release();

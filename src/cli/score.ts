@@ -1,11 +1,12 @@
 /** `grpo score`: log-probabilities and entropies of given completions under a model. */
-import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { writeOutput } from "../checkpoint/atomic.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
 import { planSession } from "../engine/session.ts";
-import { InputError } from "../errors.ts";
+import { InputError, RunError } from "../errors.ts";
 import { scoreGroups } from "../grpo/policy-update.ts";
 import { type RolloutGroup, readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
@@ -25,6 +26,24 @@ export function fileSizes(path: string, groups: readonly RolloutGroup[], context
   return { longestPrompt, longestCompletion };
 }
 
+/** @throws RunError naming model, group and token where a score is no number: JSON would say null */
+function requireFinite(
+  model: string,
+  groups: readonly RolloutGroup[],
+  scores: readonly { readonly logprobs: Float32Array; readonly entropies: Float32Array }[],
+): void {
+  const places = groups.flatMap(({ group, completions }) => completions.map((_, i) => ({ group, i })));
+  for (const [k, { logprobs, entropies }] of scores.entries())
+    for (const [name, values] of Object.entries({ logprob: logprobs, entropy: entropies })) {
+      const t = values.findIndex((value) => !Number.isFinite(value));
+      if (t < 0) continue;
+      const { group, i } = places[k]!;
+      throw new RunError(
+        `the ${name} of group ${group}, completion ${i}, token ${t} is ${values[t]}: the output of ${model} is broken; check its weights (NaN or infinite values) and dtype`,
+      );
+    }
+}
+
 /** The shortest decimal of a float32. */
 const shortest = (value: number): number => Number(Math.fround(value).toPrecision(9));
 
@@ -39,7 +58,9 @@ output line is {"logprobs": [...], "entropies": [...]}, natural logarithms of so
 ${describeSettings("score")}`,
   async run(argv) {
     const { config } = configFor("score", argv);
-    const folder = await modelFolder(config.model ?? bundledModel());
+    const model = config.model ?? bundledModel();
+    requireFreeFile(config.output, config.overwrite, { model, input: config.input });
+    const folder = await modelFolder(model);
     const modelConfig = readModelConfig(folder);
     const groups = await readRollouts(config.input, { vocabSize: modelConfig.vocabSize, requireReward: false });
     const { longestPrompt, longestCompletion } = fileSizes(config.input, groups, modelConfig.maxPositionEmbeddings);
@@ -69,10 +90,11 @@ ${describeSettings("score")}`,
         temperature,
         microBatchTokens: budget,
       });
+      requireFinite(folder, groups, scores);
       const lines = scores.map(({ logprobs, entropies }) =>
         JSON.stringify({ logprobs: Array.from(logprobs, shortest), entropies: Array.from(entropies, shortest) }),
       );
-      writeFileAtomic(config.output, lines.map((line) => `${line}\n`).join(""));
+      writeOutput(config.output, lines.map((line) => `${line}\n`).join(""));
     } finally {
       session.close();
       device.close();

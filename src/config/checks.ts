@@ -1,5 +1,6 @@
 /** What settings must hold together. A contradiction is refused; what is legal but probably not meant becomes a remark. */
 import { InputError } from "../errors.ts";
+import { scheduleShape } from "./schedules.ts";
 import type { CommandName, EvalConfig, GenerateConfig, OptimizerConfig, TrainConfig, UpdateConfig } from "./schema.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 
@@ -18,14 +19,17 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
       checkRewards(settings);
       checkDynamicSampling(settings);
       checkOutput(settings);
+      checkBestModel(settings, settings.dataset === null);
       return [
         ...groupRemarks(settings),
+        ...stopRemarks(settings),
         ...advantageRemarks(settings, given),
         ...rewardRemarks(settings, given),
         ...dynamicRemarks(settings, given),
         ...lossRemarks(settings, given),
         ...scheduleRemarks(settings, settings.maxSteps),
         ...evaluationRemarks(settings, given),
+        ...bestModelRemarks(settings, given),
       ];
     }
     case "update": {
@@ -40,14 +44,25 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
     case "sft": {
       const settings = config as TrainConfig;
       checkOutput(settings);
-      return [...scheduleRemarks(settings, settings.maxSteps), ...evaluationRemarks(settings, given)];
+      checkBestModel(settings, false);
+      if (settings.verifier === "none" && settings.evalDataset !== null)
+        throw new InputError(
+          "verifier none: sft has no reward functions, so nothing would judge eval_dataset; leave it out",
+        );
+      return [
+        ...scheduleRemarks(settings, settings.maxSteps),
+        ...evaluationRemarks(settings, given),
+        ...bestModelRemarks(settings, given),
+        ...stopRemarks(settings),
+      ];
     }
     case "eval":
       checkPassAtK(config as EvalConfig);
-      return repeatRemarks(config as EvalConfig);
+      checkEvalRewards(config as EvalConfig);
+      return [...repeatRemarks(config as EvalConfig), ...stopRemarks(config as EvalConfig)];
     case "generate":
       checkPrompt(config as GenerateConfig);
-      return repeatRemarks(config as GenerateConfig);
+      return [...repeatRemarks(config as GenerateConfig), ...stopRemarks(config as GenerateConfig)];
     case "score":
       return [];
   }
@@ -55,17 +70,19 @@ export function checkTogether(command: CommandName, config: unknown, given: Read
 
 function checkBatch(config: TrainConfig): void {
   const group = config.numGenerations;
-  const batch = config.perDeviceTrainBatchSize * config.gradientAccumulationSteps;
+  const perGeneration = config.stepsPerGeneration;
+  // A generation has whole groups; a step need not.
+  const factor = perGeneration ?? config.gradientAccumulationSteps;
+  const batch = config.perDeviceTrainBatchSize * factor;
   if (batch % group !== 0) {
     const below = Math.floor(batch / group) * group;
     const near = below > 0 ? `${below} or ${below + group}` : String(group);
     throw new InputError(
-      `per_device_train_batch_size ${config.perDeviceTrainBatchSize} × gradient_accumulation_steps ` +
-        `${config.gradientAccumulationSteps} = ${batch} completions a step is not a multiple of num_generations ${group}; ` +
-        `take a product of ${near}`,
+      `per_device_train_batch_size ${config.perDeviceTrainBatchSize} × ` +
+        `${perGeneration === null ? "gradient_accumulation_steps" : "steps_per_generation"} ${factor} = ${batch} completions ` +
+        `a generation is not a multiple of num_generations ${group}; take a product of ${near}`,
     );
   }
-  const perGeneration = config.stepsPerGeneration;
   if (perGeneration !== null && perGeneration % config.gradientAccumulationSteps !== 0) {
     throw new InputError(
       `steps_per_generation ${perGeneration} is not a multiple of gradient_accumulation_steps ` +
@@ -74,7 +91,19 @@ function checkBatch(config: TrainConfig): void {
   }
 }
 
-function checkRewards(config: TrainConfig): void {
+function checkEvalRewards(config: EvalConfig): void {
+  if (config.rewardFuncs !== null) {
+    checkRewards(config);
+    return;
+  }
+  if (config.rewardWeights !== null) throw new InputError("reward_weights: there are no reward_funcs to weigh");
+  if (config.verifier === "none")
+    throw new InputError(
+      "verifier none and no reward_funcs: nothing would say what an answer is worth; give one of them",
+    );
+}
+
+function checkRewards(config: TrainConfig | EvalConfig): void {
   const { rewardFuncs, rewardWeights } = config;
   const functions = rewardFuncs?.length ?? 1;
   if (rewardWeights !== null && rewardWeights.length !== functions) {
@@ -85,10 +114,12 @@ function checkRewards(config: TrainConfig): void {
   }
   const twice = rewardFuncs?.find((name, i) => rewardFuncs.indexOf(name) !== i);
   if (twice !== undefined) throw new InputError(`reward_funcs: ${twice} is named twice; use reward_weights`);
-  const { softPunishCache: cache, maxCompletionLength } = config;
-  if (cache !== null && cache > maxCompletionLength) {
+  const { softPunishCache: cache, softPunishMaxLen, maxCompletionLength } = config;
+  const longest = softPunishMaxLen ?? maxCompletionLength;
+  if (cache !== null && cache > longest) {
+    const limit = softPunishMaxLen === null ? "max_completion_length" : "soft_punish_max_len";
     throw new InputError(
-      `soft_punish_cache ${cache}: more than max_completion_length ${maxCompletionLength} would punish every length; lower it`,
+      `soft_punish_cache ${cache}: more than ${limit} ${longest} would punish every length; lower it`,
     );
   }
 }
@@ -96,9 +127,12 @@ function checkRewards(config: TrainConfig): void {
 /** Which built-in reward reads a parameter. */
 const parameterReward = (key: string) => key.match(/^(cosine|repetition)_/)?.[1] ?? "soft_overlong";
 
+const readsParameter = (name: string, reward: string) =>
+  name === reward || (name === "get_soft_overlong_punishment" && reward === "soft_overlong");
+
 function rewardRemarks({ rewardFuncs }: TrainConfig, given: ReadonlySet<string>): string[] {
   const unused = Object.keys(rewardFunctionSettings).find(
-    (key) => given.has(key) && !rewardFuncs?.includes(parameterReward(key)),
+    (key) => given.has(key) && !rewardFuncs?.some((name) => readsParameter(name, parameterReward(key))),
   );
   return unused === undefined ? [] : [`${unused} is not used: reward_funcs has no ${parameterReward(unused)}`];
 }
@@ -133,6 +167,36 @@ function checkOutput(config: {
   }
 }
 
+/** The setting that asks which evaluation is the best; undefined: none does. */
+function bestModelKey(config: TrainConfig): string | undefined {
+  if (config.loadBestModelAtEnd) return "load_best_model_at_end";
+  if (config.earlyStoppingPatience !== null) return "early_stopping_patience";
+  return config.metricForBestModel === null ? undefined : "metric_for_best_model";
+}
+
+/** @param bundled whether there is something to evaluate on without an eval_dataset */
+function checkBestModel(config: TrainConfig, bundled: boolean): void {
+  const key = bestModelKey(config);
+  if (key === undefined) return;
+  if (config.evalDataset === null && !bundled)
+    throw new InputError(`${key} needs evaluations: give eval_dataset and eval_steps`);
+  // The bundled run evaluates by itself.
+  if (config.evalSteps === null && !(bundled && config.model === null))
+    throw new InputError(`${key} needs evaluations while the run goes on: give eval_steps`);
+  if (/^(eval_)?loss$/.test(config.metricForBestModel ?? ""))
+    throw new InputError(
+      `metric_for_best_model ${config.metricForBestModel}: an evaluation samples answers and has no loss; use eval_reward or eval_accuracy`,
+    );
+}
+
+function bestModelRemarks(config: TrainConfig, given: ReadonlySet<string>): string[] {
+  if (bestModelKey(config) === undefined && given.has("greater_is_better"))
+    return ["greater_is_better is not used: there is no metric_for_best_model"];
+  if (config.earlyStoppingPatience === null && given.has("early_stopping_threshold"))
+    return ["early_stopping_threshold is not used: there is no early_stopping_patience"];
+  return [];
+}
+
 function checkPassAtK(config: EvalConfig): void {
   const tooMany = config.passAtK?.find((k) => k > config.numGenerations);
   if (tooMany !== undefined) {
@@ -152,6 +216,15 @@ function repeatRemarks(config: { readonly numGenerations: number; readonly tempe
   if (config.numGenerations === 1 || config.temperature > 0) return [];
   return [
     `num_generations ${config.numGenerations} at temperature 0 gives the same answer every time; try --temperature 1`,
+  ];
+}
+
+/** A shell passes "\\n" on as two characters, and no text contains them by chance. */
+function stopRemarks({ stop }: Pick<TrainConfig, "stop">): string[] {
+  const escaped = stop?.find((text) => /\\[nrt]/.test(text));
+  if (escaped === undefined) return [];
+  return [
+    `stop ${JSON.stringify(escaped)}: a backslash and a letter, as written; for a line break give a JSON list, '["\\n"]'`,
   ];
 }
 
@@ -242,6 +315,11 @@ function lossRemarks(config: TrainConfig | UpdateConfig, given: ReadonlySet<stri
 }
 
 function scheduleRemarks(config: OptimizerConfig, steps: number | null): string[] {
+  scheduleShape(config.lrSchedulerType, config.lrSchedulerKwargs ?? {}, config.learningRate);
+  if (config.lrSchedulerType === "constant" && (config.warmupSteps > 0 || config.warmupRatio > 0)) {
+    const key = config.warmupSteps > 0 ? "warmup_steps" : "warmup_ratio";
+    return [`${key} is not used: lr_scheduler_type constant has no warm-up; constant_with_warmup has`];
+  }
   if (config.warmupSteps > 0 && config.warmupRatio > 0) {
     return [`warmup_ratio ${config.warmupRatio} is not used: warmup_steps ${config.warmupSteps} goes before`];
   }

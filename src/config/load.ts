@@ -7,6 +7,7 @@ import { kindOf } from "./allowed.ts";
 import { splitArguments } from "./arguments.ts";
 import { type BenchmarkName, benchmarks } from "./benchmarks.ts";
 import { checkTogether } from "./checks.ts";
+import { generationKwargs } from "./generation-kwargs.ts";
 import { toCamel, toSnake } from "./names.ts";
 import { generationKeys, type PresetName, presets, rewardKeys } from "./presets.ts";
 import { type CommandName, type ConfigInput, type ConfigOf, commandsWith, settingsOf } from "./schema.ts";
@@ -93,8 +94,14 @@ function put(
 ): void {
   const settings = settingsOf(command);
   const key = ownKey(name);
+  if (key === "generation_kwargs" && Object.hasOwn(settings, key)) {
+    for (const part of generationKwargs(raw, label)) put(given, command, part.key, part.value, source, part.label);
+    return;
+  }
   if (Object.hasOwn(settings, key)) {
-    given.set(key, readValue(settings, key, raw, source, label));
+    const entry = readValue(settings, key, raw, source, label);
+    requireSame(given.get(key), entry);
+    given.set(key, entry);
     return;
   }
   const others = commandsWith(key);
@@ -102,6 +109,16 @@ function put(
   const cure = cureFor(name);
   if (cure !== undefined) throw new InputError(`${label}: not a setting here; ${cure}`);
   throw unknownName(command, name, Object.keys(settings), raw, source, label);
+}
+
+/** @throws InputError where one source says a thing twice, in its own name and in `generation_kwargs`, and not the same */
+function requireSame(before: Given | undefined, now: Given): void {
+  if (before === undefined || before.source !== now.source || before.label === now.label) return;
+  if (![before, now].some(({ label }) => /generation_?kwargs/i.test(label))) return;
+  if (JSON.stringify(before.value) === JSON.stringify(now.value)) return;
+  throw new InputError(
+    `${before.label} ${JSON.stringify(before.value)} and ${now.label} ${JSON.stringify(now.value)}: leave one of them out`,
+  );
 }
 
 function finish<C extends CommandName>(

@@ -20,6 +20,11 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "eval_num_generations",
   "eval_temperature",
   "verifier",
+  "metric_for_best_model",
+  "greater_is_better",
+  "load_best_model_at_end",
+  "early_stopping_patience",
+  "early_stopping_threshold",
   "output_dir",
   "overwrite",
   "resume_from_checkpoint",
@@ -32,6 +37,15 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "save_completions",
   "debug",
   "preset",
+]);
+
+/** Settings of `update` that a replay has its own of: where things are, and what the file of rollouts says itself. */
+export const freeInReplay: ReadonlySet<string> = new Set([
+  ...freeOnResume,
+  "device",
+  "model",
+  "rollouts",
+  "num_generations",
 ]);
 
 export interface Difference {

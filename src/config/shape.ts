@@ -17,6 +17,7 @@ export interface Given {
   readonly value: unknown;
   /** The place in a message: `--beta`, `run.toml: beta`, `beta`. */
   readonly label: string;
+  readonly source: Source;
 }
 
 /** A raw value of a known setting, as it goes into the check. @throws InputError for broken JSON in a flag */
@@ -25,7 +26,7 @@ export function readValue(settings: SettingTypes, key: string, raw: unknown, sou
   // TOML has no null and no shorter way to write a list of one: these two are read there as in a flag.
   const isText = source === "flag" || raw === "null" || kindOf(setting) === "list";
   const value = typeof raw === "string" && isText ? valueOfText(setting, raw, label) : raw;
-  return { value: ownValue(key, value), label };
+  return { value: ownValue(key, value), label, source };
 }
 
 /**

@@ -12,11 +12,14 @@ export const aliases: Readonly<Record<string, string>> = {
   dataset_test_split: "eval_split",
   num_generations_eval: "eval_num_generations",
   torch_dtype: "dtype",
+  overwrite_output_dir: "overwrite",
+  chat_template_path: "chat_template",
   vllm_importance_sampling_correction: "importance_sampling_correction",
   vllm_importance_sampling_mode: "importance_sampling_mode",
   vllm_importance_sampling_clip_max: "importance_sampling_clip_max",
   vllm_importance_sampling_clip_min: "importance_sampling_clip_min",
   vllm_importance_sampling_cap: "importance_sampling_clip_max",
+  stop_strings: "stop",
   num_ppo_epochs: "num_iterations",
   cliprange: "epsilon",
   kl_coef: "beta",
@@ -46,7 +49,6 @@ const cures: readonly (readonly [pattern: RegExp, cure: string])[] = [
   [/^disable_dropout$/, "no model has dropout here: leave it out"],
   [/^cast_lm_head_to_fp32$/, "logits are float32 already: leave it out"],
   [/^(ds3_gather_for_generation|cache_implementation)$/, "sampling and training are one engine: leave it out"],
-  [/^generation_kwargs$/, "use top_k, top_p, min_p and repetition_penalty"],
   [/^(num_mini_batches|response_length)$/, "use per_device_train_batch_size and max_completion_length"],
   [/^whiten_rewards$/, "advantages are normalized, not rewards: use whiten_advantages"],
   [/^dataloader_.*$/, "rows are read from a mapped file: leave it out"],
@@ -55,6 +57,7 @@ const cures: readonly (readonly [pattern: RegExp, cure: string])[] = [
 /** Names of verl and OpenRLHF, behind their last dot: what the same thing is called here. docs/recipes.md has the table. */
 const otherTrainers: readonly (readonly [pattern: RegExp, cure: string])[] = [
   [/^adv_estimator$/, "use advantage_estimator"],
+  [/^(custom|tokenizer)_chat_template$/, "use chat_template"],
   [/^estimator$/, "use advantage_estimator, or for the KL kl_in_reward_estimator"],
   [/^loss_agg_mode$/, "use loss_type (token-mean: dapo, seq-mean-token-mean: grpo, seq-mean-token-sum-norm: dr_grpo)"],
   [/^(loss_mode|policy_loss_type)$/, "use loss_type, and importance_sampling_level sequence for gspo"],
@@ -113,8 +116,6 @@ export function ownValue(key: string, value: unknown): unknown {
         : value;
     case "dynamic_sampling_reward":
       return typeof value === "string" ? ownRewardName(value) : value;
-    case "lr_scheduler_type":
-      return value === "constant_with_warmup" ? "constant" : value;
     case "max_steps":
       return value === -1 ? null : value;
     case "min_p":

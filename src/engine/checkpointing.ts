@@ -7,15 +7,24 @@ import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
 import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
-import { copyModelAssets, writeConfig } from "../checkpoint/huggingface.ts";
+import { dropEarlier } from "../checkpoint/earlier.ts";
+import {
+  copyModelAssets,
+  type ModelFolder,
+  readModelFolder,
+  writeChatTemplate,
+  writeConfig,
+} from "../checkpoint/huggingface.ts";
 import { openSafetensors } from "../checkpoint/safetensors.ts";
 import { onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
+import { writeTogether } from "../checkpoint/together.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
-import { savedTensors } from "../model/weights.ts";
+import { loadWeights, savedTensors } from "../model/weights.ts";
 import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
+import { parameterSource } from "./planned-model.ts";
 import { criticFolder } from "./scalar-models.ts";
 import type { Session } from "./session.ts";
 
@@ -24,20 +33,31 @@ const optimizerFile = "optimizer.safetensors";
 const referenceFolder = "reference";
 
 /**
- * Writes weights, config.json and the tokenizer's files into `folder`, each file whole or not at all; PPO's critic goes
- * into `folder`/critic.
+ * Writes weights, config.json and the tokenizer's files into `folder`, all of them or none; PPO's critic goes into
+ * `folder`/critic. What an earlier run left there, to be replaced, goes then.
  *
  * @throws RunError where a weight is not finite, or a file cannot be written
  */
 export async function saveModel(session: Session, folder: string): Promise<void> {
+  makeFolder(folder);
+  await writeTogether(folder, (temporary) => writeModel(session, temporary));
+  dropEarlier(folder);
+}
+
+async function writeModel(session: Session, folder: string): Promise<void> {
   await saveWeights(session, session.policy, folder);
   if (session.critic) await saveWeights(session, session.critic.model, join(folder, criticFolder));
 }
 
 /** One model as a Hugging Face folder, with the policy's tokenizer. */
-async function saveWeights({ device, assets }: Session, { config, weights }: Model, folder: string): Promise<void> {
+async function saveWeights(
+  { device, assets, chatTemplate }: Session,
+  { config, weights }: Model,
+  folder: string,
+): Promise<void> {
   makeFolder(folder);
   copyModelAssets(assets, folder);
+  if (chatTemplate !== null) writeChatTemplate(folder, chatTemplate);
   const entries = weights.all.map((weight) => ({ name: weight.name, weight }));
   const saved = savedTensors(device, entries, weights.dtype);
   try {
@@ -46,6 +66,24 @@ async function saveWeights({ device, assets }: Session, { config, weights }: Mod
     saved.free();
   }
   writeConfig(folder, config, weights.dtype);
+}
+
+/**
+ * Puts a checkpoint's weights into the session, the critic's too where there is one; the optimizer stays as it is.
+ *
+ * @throws InputError where they are missing or damaged
+ */
+export async function loadModel({ device, policy, critic }: Session, checkpoint: string): Promise<void> {
+  await loadFrom(device, policy, readModelFolder(checkpoint));
+  if (critic) await loadFrom(device, critic.model, readModelFolder(join(checkpoint, criticFolder), "score"));
+}
+
+async function loadFrom(device: Device, { weights }: Model, { checkpoint }: ModelFolder): Promise<void> {
+  try {
+    await loadWeights(device, weights, parameterSource(checkpoint));
+  } finally {
+    checkpoint.close();
+  }
 }
 
 function makeFolder(folder: string): void {
@@ -86,12 +124,13 @@ export async function saveCheckpoint(
   const target = join(outputDir, checkpointName(step));
   const { optimizer, critic, reference, movingReference, device } = session;
   await writeFolderAtomic(target, async (folder) => {
-    await saveModel(session, folder);
+    await writeModel(session, folder);
     if (optimizer) await saveOptimizer(device, optimizer, folder);
     if (critic) await saveOptimizer(device, critic.optimizer, join(folder, criticFolder));
     if (movingReference && reference) await saveWeights(session, reference, join(folder, referenceFolder));
     writeTrainerState(folder, state);
   });
+  dropEarlier(outputDir);
   return target;
 }
 

@@ -5,9 +5,16 @@
  */
 import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
+import { unlessStopped } from "../device/stopping.ts";
 import type { Problem } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
-import { joinResults, type RewardBatch, type RewardPool, type RewardResult } from "../rewards/pool.ts";
+import {
+  joinResults,
+  type RewardBatch,
+  type RewardPool,
+  type RewardResult,
+  type RewardTrainerState,
+} from "../rewards/pool.ts";
 import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
 import { createDynamicSampling } from "./dynamic-sampling.ts";
 import { type Group, rewardBatch } from "./generation.ts";
@@ -25,6 +32,8 @@ export interface Generation {
   /** Tokens of prompts and of completions, of discarded groups too. */
   readonly promptTokens: number;
   readonly sampledTokens: number;
+  /** Tokens of all sequences, a prompt counted with each of its completions: what TRL's `num_tokens` adds up. */
+  readonly sequenceTokens: number;
   /** Dynamic sampling: groups thrown away for want of signal, and kept without it as nothing better was found. */
   readonly discardedGroups: number;
   readonly groupsWithoutSignal: number;
@@ -41,10 +50,15 @@ export interface SamplingRun {
   readonly setup: TrainingSetup;
   readonly rollout: RolloutEngine;
   readonly rewards: RewardSources;
+  /** What reward functions are told of training. */
+  readonly trainerState: RewardTrainerState;
   readonly shouldStop: () => boolean;
   readonly onPhase: (phase: "rollout" | "reward") => void;
   readonly onProgress: (done: number, total: number) => void;
 }
+
+/** How long a run that is to stop waits for rewards under way before it drops their generation. */
+const REWARD_GRACE_MS = 1500;
 
 /** The next prompts in the seeded order; rows whose prompt leaves no room for a completion are passed over and counted. */
 function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: number) {
@@ -65,10 +79,10 @@ function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: 
 }
 
 /** The functions' and models' rewards of whole groups. What needs the device is done when the first promise is kept. */
-async function startScoring({ setup, rewards }: SamplingRun, groups: readonly Group[]) {
+async function startScoring({ setup, rewards, trainerState }: SamplingRun, groups: readonly Group[]) {
   const completions = groups.flatMap((group) => group.completions);
   const texts = completions.map((c) => setup.tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }));
-  const batch = rewardBatch(groups, texts);
+  const batch = { ...rewardBatch(groups, texts, (ids) => setup.tokenizer.decode(ids)), trainerState };
   const external = (await rewards.models?.(batch)) ?? undefined;
   return { texts, rest: rewards.pool.score(batch, external) };
 }
@@ -83,6 +97,13 @@ function hasSignal({ config }: TrainingSetup, result: RewardResult): boolean {
 
 const lengthSum = (items: readonly { readonly length: number }[]) => items.reduce((sum, { length }) => sum + length, 0);
 
+const completionTokens = (groups: readonly Group[]) =>
+  lengthSum(groups.flatMap((g) => g.completions.map((c) => c.completionIds)));
+
+/** Of each prompt, once for each of its completions. */
+const repeatedPromptTokens = (groups: readonly Group[]) =>
+  groups.reduce((sum, { problem, completions }) => sum + problem.promptIds.length * completions.length, 0);
+
 /**
  * One generation, scored.
  *
@@ -92,7 +113,8 @@ const lengthSum = (items: readonly { readonly length: number }[]) => items.reduc
  */
 export function sampleGeneration(run: SamplingRun, step: number, from: number): Promise<Generation | null> {
   const { config, tokenizer } = run.setup;
-  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop };
+  const stopStrings = tokenizer.stopStrings(config.stop);
+  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop, stopStrings };
   return config.dynamicSampling ? sampleDynamically(run, settings, from) : samplePlainly(run, settings, from);
 }
 
@@ -114,10 +136,13 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
 
   run.onPhase("reward");
   const { texts, rest } = await startScoring(run, groups);
+  const rewards = await unlessStopped(rest, run.shouldStop, REWARD_GRACE_MS);
+  if (rewards === null) return null;
+  const sampledTokens = completionTokens(groups);
   return {
-    ...{ groups, texts, rewards: await rest, position, skippedRows: skipped },
+    ...{ groups, texts, rewards, position, skippedRows: skipped },
     promptTokens: lengthSum(groups.map((g) => g.problem.promptIds)),
-    sampledTokens: lengthSum(groups.flatMap((g) => g.completions.map((c) => c.completionIds))),
+    ...{ sampledTokens, sequenceTokens: sampledTokens + repeatedPromptTokens(groups) },
     ...{ discardedGroups: 0, groupsWithoutSignal: 0 },
   };
 }
@@ -157,15 +182,17 @@ async function sampleDynamically(
     shouldStop: run.shouldStop,
   });
   if (run.shouldStop()) return null;
-  const { accepted, discarded, discardedTokens, drawn, withoutSignal } = dynamic.outcome();
+  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = dynamic.outcome();
   const { position, skipped } = draws[drawn - 1]!;
+  const groups = accepted.map(({ drawn: problem, completions }): Group => ({ problem, completions }));
+  const sampledTokens = discardedTokens + completionTokens(groups);
   return {
-    groups: accepted.map(({ drawn: problem, completions }): Group => ({ problem, completions })),
+    groups,
     texts: accepted.flatMap(({ score }) => score.texts),
     rewards: joinResults(accepted.map(({ score }) => score.result)),
     ...{ position, skippedRows: skipped },
     promptTokens: lengthSum(draws.slice(0, drawn).map(({ problem }) => problem.promptIds)),
-    sampledTokens: discardedTokens + lengthSum(accepted.flatMap((g) => g.completions.map((c) => c.completionIds))),
+    ...{ sampledTokens, sequenceTokens: sampledTokens + discardedPromptTokens + repeatedPromptTokens(groups) },
     ...{ discardedGroups: discarded, groupsWithoutSignal: withoutSignal },
   };
 }

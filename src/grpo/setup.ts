@@ -15,11 +15,11 @@ import { type PlannedSession, planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
-import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** What a step is made of, by TRL's rules. */
 export interface BatchShape {
-  /** Completions of one optimizer step. */
+  /** Completions of one optimizer step; it may hold a part of a group. */
   readonly stepCompletions: number;
   /** Completions sampled at once, and the prompts they belong to. */
   readonly generationCompletions: number;
@@ -34,9 +34,9 @@ export function batchShape(config: TrainConfig): BatchShape {
   const stepCompletions = perDeviceTrainBatchSize * gradientAccumulationSteps;
   const stepsPerGeneration = config.stepsPerGeneration ?? gradientAccumulationSteps;
   const generationCompletions = perDeviceTrainBatchSize * stepsPerGeneration;
-  if (stepCompletions % numGenerations !== 0 || generationCompletions % stepCompletions !== 0)
+  if (generationCompletions % numGenerations !== 0 || generationCompletions % stepCompletions !== 0)
     throw new InputError(
-      `per_device_train_batch_size × gradient_accumulation_steps is ${stepCompletions} and a generation has ${generationCompletions} completions: the first must be a multiple of num_generations (${numGenerations}), the second of the first`,
+      `a generation has ${generationCompletions} completions: it must be a multiple of num_generations (${numGenerations}), and of the ${stepCompletions} completions of a step, per_device_train_batch_size × gradient_accumulation_steps`,
     );
   return {
     stepCompletions,
@@ -62,7 +62,11 @@ export interface TrainingSetup {
 }
 
 /** The reward models of `reward_funcs`, in order, for `sequences` at a time of at most `longest` of the policy's tokens. */
-async function rewardModels(config: TrainConfig, longest: number, sequences: number): Promise<RewardModelRequest[]> {
+export async function rewardModels(
+  config: Pick<TrainConfig, "rewardFuncs" | "microBatchTokens">,
+  longest: number,
+  sequences: number,
+): Promise<RewardModelRequest[]> {
   const requests: RewardModelRequest[] = [];
   for (const name of config.rewardFuncs ?? []) {
     const spec = parseRewardSpec(name);
@@ -96,14 +100,25 @@ export async function setUpTraining(
   const startFolder = await modelFolder(paths.model);
   const modelConfig = readModelConfig(startFolder);
   const batch = batchShape(config);
-  const tokenizer = loadTokenizer(startFolder);
+  const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+  const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const { maxCompletionLength, promptColumn, answerColumn, chatTemplateKwargs } = config;
   const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
-  const problems = await openProblems(tokenizer, { ...shared, path: paths.dataset, split: config.datasetSplit });
+  const problems = await openProblems(tokenizer, {
+    ...shared,
+    path: paths.dataset,
+    config: config.datasetConfig,
+    split: config.datasetSplit,
+  });
   const evalProblems =
     paths.evalDataset === null
       ? null
-      : await openProblems(tokenizer, { ...shared, path: paths.evalDataset, split: config.evalSplit });
+      : await openProblems(tokenizer, {
+          ...shared,
+          path: paths.evalDataset,
+          config: paths.evalDataset === paths.dataset ? config.datasetConfig : null,
+          split: config.evalSplit,
+        });
   const context = modelConfig.maxPositionEmbeddings;
   if (maxCompletionLength >= context)
     throw new InputError(
@@ -124,6 +139,7 @@ export async function setUpTraining(
     device,
     folder: weightsFolder ?? startFolder,
     assets: startFolder,
+    chatTemplate,
     dtype: config.dtype,
     packed: packedSizes(device, modelConfig, tokens, longestPrompt),
     training: true,

@@ -1,26 +1,32 @@
 /** What a generation's rollouts, rewards and times say in TRL's names (see metrics/names.ts). */
-import type { RewardResult } from "../rewards/pool.ts";
+import { RunError } from "../errors.ts";
+import { metricNamed } from "../metrics/names.ts";
+import { loggedMetrics, type RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { RewardStatistics } from "./advantages.ts";
 import type { Generation } from "./sampling.ts";
 
 type Values = Record<string, number>;
 
-function mean(values: readonly number[]): number {
-  return values.length === 0 ? 0 : values.reduce((a, b) => a + b, 0) / values.length;
+const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
+
+/** Null of none. */
+function mean(values: readonly number[]): number | null {
+  return values.length === 0 ? null : sum(values) / values.length;
 }
 
-/** Bessel-corrected; 0 of fewer than two. */
-function standardDeviation(values: readonly number[]): number {
-  if (values.length < 2) return 0;
+/** Bessel-corrected; null of fewer than two. */
+function standardDeviation(values: readonly number[]): number | null {
   const m = mean(values);
-  return Math.sqrt(values.reduce((sum, v) => sum + (v - m) ** 2, 0) / (values.length - 1));
+  if (m === null || values.length < 2) return null;
+  return Math.sqrt(values.reduce((total, v) => total + (v - m) ** 2, 0) / (values.length - 1));
 }
 
+/** 0 of no completions, as in TRL. */
 function lengths(completions: readonly SampledCompletion[], suffix: string): Values {
   const sizes = completions.map((c) => c.completionIds.length);
   return {
-    [`completions/mean${suffix}`]: mean(sizes),
+    [`completions/mean${suffix}`]: mean(sizes) ?? 0,
     [`completions/min${suffix}`]: sizes.length > 0 ? Math.min(...sizes) : 0,
     [`completions/max${suffix}`]: sizes.length > 0 ? Math.max(...sizes) : 0,
   };
@@ -35,8 +41,9 @@ export function completionMetrics(completions: readonly SampledCompletion[]): Va
   };
 }
 
-export function rewardMetrics(result: RewardResult, advantages: RewardStatistics): Values {
-  const values: Values = {
+/** Null of what was not scored at all. */
+export function rewardMetrics(result: RewardResult, advantages: RewardStatistics): Record<string, number | null> {
+  const values: Record<string, number | null> = {
     reward: advantages.rewardMean,
     reward_std: advantages.rewardStd,
     frac_reward_zero_std: advantages.fracRewardZeroStd,
@@ -50,6 +57,14 @@ export function rewardMetrics(result: RewardResult, advantages: RewardStatistics
     values["rewards/timeout"] = Math.max(values["rewards/timeout"] ?? 0, timeouts / total);
   }
   return values;
+}
+
+/** What reward functions logged themselves. @throws RunError for a name that the trainer logs */
+export function functionMetrics(result: RewardResult): Values {
+  const values = loggedMetrics(result);
+  const taken = Object.keys(values).find((name) => metricNamed(name) !== undefined || name.startsWith("eval_"));
+  if (taken === undefined) return values;
+  throw new RunError(`log_metric ${taken}: the trainer logs a metric of this name; give the reward function's another`);
 }
 
 /** What dynamic sampling threw away to get groups with signal. */
@@ -68,7 +83,7 @@ export function samplerDifference(
   completions: readonly SampledCompletion[],
   logprobs: readonly Float32Array[],
 ): Values {
-  let sum = 0;
+  let total = 0;
   let most = 0;
   let count = 0;
   for (const [i, completion] of completions.entries()) {
@@ -76,13 +91,13 @@ export function samplerDifference(
     if (!current) continue;
     for (const [t, logprob] of completion.logprobs.entries()) {
       const difference = Math.abs(logprob - current[t]!);
-      sum += difference;
+      total += difference;
       most = Math.max(most, difference);
       count++;
     }
   }
   return {
-    "sampling/sampling_logp_difference/mean": count === 0 ? 0 : sum / count,
+    "sampling/sampling_logp_difference/mean": count === 0 ? 0 : total / count,
     "sampling/sampling_logp_difference/max": most,
   };
 }

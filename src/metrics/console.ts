@@ -92,7 +92,7 @@ export function createConsole(options: ConsoleOptions): RunConsole {
     },
     step(record) {
       latest = record;
-      table ??= metricNames.filter((metric) => metric.console !== undefined && typeof record[metric.name] === "number");
+      table ??= metricNames.filter((metric) => metric.console !== undefined && record[metric.name] !== undefined);
       if (linesSinceHead % headEvery === 0) {
         line(dim(["step".padStart(6), ...table.map((metric) => cell(metric.console!.head, metric))].join(" ")));
       }
@@ -116,7 +116,8 @@ export function createConsole(options: ConsoleOptions): RunConsole {
       }
     },
     evaluation(record, note) {
-      const numbers = Object.entries(record).filter(([name]) => name.startsWith("eval_"));
+      // Standard deviations are in metrics.jsonl; the line is long enough.
+      const numbers = Object.entries(record).filter(([name]) => name.startsWith("eval_") && !name.endsWith("std"));
       const parts = numbers.map(([name, value]) => `${name.slice("eval_".length)} ${numberText(value)}`);
       line(`evaluation at step ${record.step}: ${parts.join(", ")}${note === undefined ? "" : ` (${note})`}`);
     },

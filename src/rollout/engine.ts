@@ -6,11 +6,13 @@
  */
 import { breathe, doPieces, type Pieces } from "../device/breathe.ts";
 import { PAGE_TOKENS, type SamplingSettings } from "../device/device.ts";
+import { unlessStopped } from "../device/stopping.ts";
 import { RunError } from "../errors.ts";
 import { attentionShape } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
 import { type Attend, forwardLayer, layerRows } from "../model/transformer.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
+import type { StopMatcher } from "../tokenizer/tokenizer.ts";
 import type { RolloutBuffers } from "./buffers.ts";
 import { createScheduler, type Scheduler } from "./scheduler.ts";
 import type { ResidentPrompt, RolloutRequest, SampledCompletion, Sequence } from "./sequence.ts";
@@ -21,6 +23,8 @@ export interface RolloutSettings extends SamplingSettings {
   readonly step: number;
   readonly maxCompletionLength: number;
   readonly isStop: (id: number) => boolean;
+  /** Makes the watcher of a completion for stop strings; null or absent: there are none. */
+  readonly stopStrings?: (() => StopMatcher) | null;
 }
 
 /** Adds and drops requests while sampling goes on; places count the first requests and then the added ones. */
@@ -42,6 +46,9 @@ export interface RolloutEvents {
   /** Stops between two tokens when it says so; what is not finished then is left out. */
   readonly shouldStop?: () => boolean;
 }
+
+/** How long a rollout that is to stop waits for its feed. */
+const IDLE_GRACE_MS = 1500;
 
 let engines = 0;
 
@@ -173,6 +180,8 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
     let total = 0;
     let tokens = 0;
     let finished = 0;
+    const { stopStrings = null } = settings;
+    const matchers = new WeakMap<Sequence, StopMatcher>();
 
     const add = (request: RolloutRequest): void => {
       const P = request.promptIds.length;
@@ -184,6 +193,13 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
       total += request.samples;
     };
     for (const request of initial) add(request);
+
+    /** The stop string that `id` completes in a sequence's text. */
+    const stringStopped = (sequence: Sequence, id: number, makeMatcher: () => StopMatcher): string | null => {
+      const matcher = matchers.get(sequence) ?? makeMatcher();
+      matchers.set(sequence, matcher);
+      return matcher.push(id);
+    };
 
     /** Takes the sampled tokens off the device; what has ended leaves the batch. */
     const collect = async (sequences: readonly Sequence[]): Promise<void> => {
@@ -202,7 +218,9 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
         s.samplingLogprobs.push(sampling[i]!);
         tokens++;
         events.onToken?.(s.prompt.request, s.sample, id);
-        const stopped = settings.isStop(id);
+        const atToken = settings.isStop(id);
+        const stop = atToken || stopStrings === null ? null : stringStopped(s, id, stopStrings);
+        const stopped = atToken || stop !== null;
         if (!stopped && s.ids.length < settings.maxCompletionLength) continue;
         scheduler.finish(s);
         finished++;
@@ -212,6 +230,7 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
           logprobs: Float32Array.from(s.logprobs),
           samplingLogprobs: Float32Array.from(s.samplingLogprobs),
           finished: stopped,
+          ...(stop === null ? {} : { stop }),
         };
         results[request]![s.sample] = completion;
         events.onCompletion?.(request, s.sample, completion);
@@ -227,7 +246,11 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
       if (events.shouldStop?.()) break;
       const isIdle = () => scheduler.waiting === 0 && scheduler.running.length === 0;
       if (events.feed) {
-        const change = await events.feed.next(isIdle());
+        // Idle, it may wait for a reward: as long as the user lets it.
+        const idle = isIdle();
+        const next = events.feed.next(idle);
+        const change = await (idle ? unlessStopped(next, events.shouldStop, IDLE_GRACE_MS) : next);
+        if (change === null) break;
         for (const place of change.drop) total -= scheduler.drop(place);
         for (const request of change.add) add(request);
         if (change.drop.length > 0 && change.add.length === 0 && isIdle()) continue;

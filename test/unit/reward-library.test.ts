@@ -8,6 +8,32 @@ import { repetitionPenalty } from "../../src/rewards/library/repetition.ts";
 
 const whole = "<think>\n1 + 1\n</think>\n<answer>\n2\n</answer>";
 
+describe("a thought that the prompt opened", () => {
+  const end = "<|im_start|>assistant\n<think>\n";
+  const score = (name: LibraryReward, completion: string, promptEnd: string) =>
+    scoreByLibrary(
+      name,
+      { completions: [completion], completionIds: [[1]], correct: [null], promptEnds: [promptEnd] },
+      defaultParameters,
+    )[0];
+  test.each<[LibraryReward, string, string, number]>([
+    ["think_format", "I add.\n</think>\nThe answer is 4.", end, 1],
+    ["think_format", "I add.\n</think>\nThe answer is 4.", "<think>", 1],
+    ["think_format", "I add.\n</think>\nThe answer is 4.", "<think>\n\n</think>\n\n", 0],
+    ["think_format", "I add.\n</think>\nThe answer is 4.", "", 0],
+    ["think_format", "I add. 4", end, 0],
+    ["think_format", "<think>I add.</think> 4", end, 0],
+    ["think_format", "<think>I add.</think> 4", "<|im_start|>assistant\n", 1],
+    ["format", "I add.\n</think>\n<answer>\n4\n</answer>", end, 1],
+    ["format", "I add.\n</think>\n<answer>\n4\n</answer>", "assistant\n", 0],
+    ["format", "\nI add.\n</think>\n<answer>\n4\n</answer>", "<think>", 1],
+    ["tag_count", "I add.\n</think>\n<answer>\n4\n</answer>", end, 1],
+    ["tag_count", "I add.\n</think>\n<answer>\n4\n</answer>", "", 0.75],
+  ])("%s of %j behind %j", (name, completion, promptEnd, reward) => {
+    expect(score(name, completion, promptEnd)).toBe(reward);
+  });
+});
+
 describe("think_format", () => {
   test.each([
     ["<think>\nthought\n</think>\nanswer", 1],
@@ -176,6 +202,7 @@ describe("by name", () => {
       cosineMaxLen: null,
       repetitionNGrams: 3,
       repetitionMaxPenalty: -1,
+      softPunishMaxLen: null,
       softPunishCache: null,
       maxCompletionLength: 512,
     });
@@ -195,6 +222,18 @@ describe("by name", () => {
       0,
     ]);
     expect(score("soft_overlong", {}, { maxCompletionLength: 4, softPunishCache: 2 })).toEqual([-0.5, 0]);
+  });
+
+  test("get_soft_overlong_punishment has the numbers of TRL's script, by whatever length completions end", () => {
+    const completionIds = [1024, 1025, 1152, 1280, 1281].map((length) => new Array(length).fill(1));
+    const rest = { completions: ["", "", "", "", ""], correct: Array(5).fill(null), completionIds };
+    const theirs = score("get_soft_overlong_punishment", rest, { maxCompletionLength: 4096 });
+    expect(theirs).toEqual([0, -1 / 256, -0.5, -1, -1]);
+    const given = { maxCompletionLength: 4096, softPunishMaxLen: 1280, softPunishCache: 256 };
+    expect(score("soft_overlong", rest, given)).toEqual(theirs);
+    expect(score("get_soft_overlong_punishment", rest, { softPunishMaxLen: 2000, softPunishCache: 10 })).toEqual([
+      ...[0, 0, 0, 0, 0],
+    ]);
   });
 
   test("soft_overlong's cache is a fifth by default", () => {

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { InputError } from "../../src/errors.ts";
 import { formatDate } from "../../src/tokenizer/format_date.ts";
-import { hasTokenizer, loadTokenizer, type Tokenizer } from "../../src/tokenizer/tokenizer.ts";
+import { hasTokenizer, loadTokenizer, readChatTemplate, type Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { makeTokenizer } from "../fixtures/make_tokenizer.ts";
 
 const fixture = join(import.meta.dir, "../fixtures/tokenizer");
@@ -180,7 +180,7 @@ describe("prompts", () => {
       loadTokenizer(variant({ "chat_template.jinja": template })).renderChat(question, {
         kwargs: { day: { a: "ä<" } },
       });
-    expect(render("{{ tools is none }}{{ documents is defined }}{{ missing is defined }}")).toBe("truetruefalse");
+    expect(render("{{ tools is none }}{{ documents is defined }}{{ missing is defined }}")).toBe("TrueTrueFalse");
     expect(render("{{ eos_token }}{{ pad_token }}")).toBe("<|end|><|pad|>");
     expect(render("{{ day | tojson }}")).toBe('{"a": "ä<"}');
     expect(render("{% for i in range(1, 7, 2) %}{{ i }}{% endfor %}")).toBe("135");
@@ -189,6 +189,18 @@ describe("prompts", () => {
     expect(() => render("{{ raise_exception('no') }}")).toThrow("refuses these messages: no");
   });
 
+  test("chat_template: a file, a folder, or the text goes before the model's own; a bad one says where", () => {
+    const text = "{% for m in messages %}{{ m.content }}|{% endfor %}";
+    const folder = variant({ "chat_template.jinja": text });
+    const render = (given: string) => loadTokenizer(fixture, readChatTemplate(given)).renderChat(question);
+    const expected = question.map(({ content }) => `${content}|`).join("");
+    for (const given of [text, folder, join(folder, "chat_template.jinja")]) expect(render(given)).toBe(expected);
+    expect(() => readChatTemplate("nowhere.jinja")).toThrow(/chat_template: nowhere.jinja is not there/);
+    expect(() => readChatTemplate("{% if %}")).toThrow(/^chat_template: line 1: .*; correct the template$/);
+    expect(() => readChatTemplate(variant({ "chat_template.jinja": "a\n{{ b" }))).toThrow(
+      /chat_template.jinja: line 2: /,
+    );
+  });
   test("dates are English whatever the locale", () => {
     const date = new Date(2024, 2, 5, 15, 4, 9);
     expect(formatDate(date, "%d %b %Y, %A %e %B, %H:%M:%S, %I %p, %j, %y%%, %q")).toBe(
@@ -216,7 +228,7 @@ describe("stop tokens", () => {
   });
 });
 
-describe("vocabularies with byte fallback", () => {
+const fallback = (() => {
   const tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "<0xE4>", "<0xB8>", "<0xAD>", "<0xFF>"];
   const spelled = (content: string, id: number) => ({ id, content, special: true, normalized: false });
   const folder = variant({
@@ -251,8 +263,10 @@ describe("vocabularies with byte fallback", () => {
     },
     "tokenizer_config.json": { eos_token: "</s>", unk_token: "<unk>", clean_up_tokenization_spaces: true },
   });
-  const fallback = loadTokenizer(folder);
+  return loadTokenizer(folder);
+})();
 
+describe("vocabularies with byte fallback", () => {
   test("only the text's first space is dropped", () => {
     const ids = fallback.encode("a b 中");
     expect(ids).toEqual([6, 3, 5, 3, 7, 8, 9]);
@@ -267,7 +281,7 @@ describe("vocabularies with byte fallback", () => {
 
   test("streamed text is the whole text, whatever the ids", () => {
     for (let seed = 1; seed <= 200; seed++) {
-      const ids = scrambled(16, tokens.length, seed);
+      const ids = scrambled(16, fallback.vocabSize, seed);
       expect(stream(fallback, ids, false)).toBe(fallback.decode(ids));
       expect(stream(fallback, ids, true)).toBe(fallback.decode(ids, { skipSpecialTokens: true }));
     }
@@ -275,7 +289,7 @@ describe("vocabularies with byte fallback", () => {
   });
 });
 
-test("words cleaned of spaces before punctuation stream as they decode whole", () => {
+const words = (() => {
   const tokens = ["[UNK]", "don", "'", "t", ".", "it", "s", "n", ",", "##ing", "!"];
   const folder = variant({
     "tokenizer.json": {
@@ -291,12 +305,85 @@ test("words cleaned of spaces before punctuation stream as they decode whole", (
     },
     "tokenizer_config.json": { clean_up_tokenization_spaces: true },
   });
-  const words = loadTokenizer(folder);
+  return loadTokenizer(folder);
+})();
+
+test("words cleaned of spaces before punctuation stream as they decode whole", () => {
   expect(words.decode([1, 9, 4, 5, 2, 6, 8, 10])).toBe("doning. it's,!");
   for (let seed = 1; seed <= 200; seed++) {
-    const ids = scrambled(20, tokens.length, seed);
+    const ids = scrambled(20, words.vocabSize, seed);
     expect(stream(words, ids, false)).toBe(words.decode(ids));
   }
+});
+
+describe("stop strings", () => {
+  /** The token that ends a completion, by decoding the whole text anew at each: how it is defined. */
+  function byWholeText(of: Tokenizer, ids: readonly number[], strings: readonly string[]) {
+    for (let count = 1; count <= ids.length; count++) {
+      const text = of.decode(ids.slice(0, count));
+      const found = strings.find((stop) => text.includes(stop));
+      if (found !== undefined) return { count, found };
+    }
+    return null;
+  }
+  function byMatcher(of: Tokenizer, ids: readonly number[], strings: readonly string[]) {
+    const matcher = of.stopStrings(strings)!();
+    for (const [i, id] of ids.entries()) {
+      const found = matcher.push(id);
+      if (found !== null) return { count: i + 1, found };
+    }
+    return null;
+  }
+
+  test("a string across the borders of tokens, of characters' bytes, with text behind it, of several the one that ends first", () => {
+    const cases: [text: string, strings: string[]][] = [
+      ["How many apples does Ada have left?", ["es do"]],
+      ["How many apples does Ada have left?", ["y", "w m"]],
+      ["naïve 日本 🤗 and more", ["本 🤗"]],
+      ["naïve 日本 🤗 and more", ["ï"]],
+      ["a<|end|>b", ["<|end|>"]],
+      ["a<|end|>b", ["|>b"]],
+      ["left?", ["f"]],
+      ["left?", ["left? "]],
+    ];
+    for (const [text, strings] of cases) {
+      const ids = tokenizer.encode(text);
+      expect(byMatcher(tokenizer, ids, strings)).toEqual(byWholeText(tokenizer, ids, strings));
+    }
+    expect(byMatcher(tokenizer, tokenizer.encode("left?"), ["f"])!.found).toBe("f");
+    // The last byte of the character, not the first.
+    const character = tokenizer.encode("🤗");
+    expect(byMatcher(tokenizer, character, ["🤗"])).toEqual({ count: character.length, found: "🤗" });
+    expect(tokenizer.stopStrings(null)).toBeNull();
+    expect(() => tokenizer.stopStrings([""])).toThrow(RangeError);
+  });
+
+  test("whatever the ids and the vocabulary, as the whole text says, and each completion by itself", () => {
+    const vocabularies: [Tokenizer, string[]][] = [
+      [tokenizer, ["e", "\n\n", "the", " a", "中"]],
+      [fallback, ["a 中", "ab", "中", " b"]],
+      [words, ["it", "don.", "s,", "n!"]],
+    ];
+    let found = 0;
+    for (const [of, strings] of vocabularies)
+      for (let seed = 1; seed <= 200; seed++) {
+        const ids = scrambled(24, Math.min(of.vocabSize, 350), seed);
+        const asked = strings.slice(seed % strings.length);
+        const expected = byWholeText(of, ids, asked);
+        expect(byMatcher(of, ids, asked)).toEqual(expected);
+        if (expected !== null) found++;
+      }
+    expect(found).toBeGreaterThan(100);
+  });
+
+  test("a run of byte tokens as long as a completion costs what other tokens cost", () => {
+    const matcher = fallback.stopStrings(["ab"])!();
+    const since = performance.now();
+    for (let i = 0; i < 30_000; i++) matcher.push(7 + (i % 3));
+    expect(performance.now() - since).toBeLessThan(2000);
+    expect(matcher.push(4)).toBeNull();
+    expect(matcher.push(5)).toBe("ab");
+  });
 });
 
 describe("hostile folders", () => {
@@ -316,8 +403,7 @@ describe("hostile folders", () => {
     ["without a vocabulary", { model: { type: "BPE" } }, /holds no model/],
     ["without merges", { model: { type: "BPE", vocab: { a: 0 } } }, /model.merges/],
     ["of an unknown decoder", { ...json("tokenizer.json"), decoder: { type: "Magic" } }, /tokenizer.json: .*Magic/],
-    ["with an unsupported split", split("MergedWithNext"), /MergedWithNext/],
-    ["with a single_word token", added({ id: 0, content: "x", single_word: true }), /added_tokens.0: single_word/],
+    ["with an unsupported split", split("Sideways"), /Sideways/],
     ["with a token without id", added({ content: "x" }), /added_tokens.0/],
   ])("tokenizer.json %s", (_, content, message) => {
     const folder = variant({ "tokenizer.json": content });

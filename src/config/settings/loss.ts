@@ -88,7 +88,12 @@ export const lossSettings = {
     .enum(["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
     .default("sequence_mask")
     .meta(about("That ratio per token or per completion; beyond its bounds clamped or set to 0.")),
-  importance_sampling_clip_max: z.number().gt(0).default(3).meta(about("Upper bound of that ratio.")),
+  importance_sampling_clip_max: z
+    .number()
+    .gt(0)
+    .nullable()
+    .default(3)
+    .meta(about("Upper bound of that ratio. null: none.")),
   importance_sampling_clip_min: z
     .number()
     .min(0)
