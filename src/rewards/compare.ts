@@ -1,6 +1,6 @@
 /**
- * Whether two answers, as written, mean the same: literally, by their words, by their value (scalars.ts), or element by
- * element for tuples, intervals, sets, lists, matrices, equations and inequalities. Where that is in doubt they are
+ * Whether two answers, as written, mean the same: literally or by their words (literal.ts), by their value (scalars.ts), as
+ * sets of numbers (intervals.ts), or element by element for tuples, sets, lists, matrices, equations and inequalities. Where that is in doubt they are
  * different: a reward that says yes too often is what a policy learns to exploit.
  *
  * `@cortex-js/compute-engine` 0.140.0 was judged as the algebra behind this and left out. On 80 short pairs out of public
@@ -8,12 +8,16 @@
  * others (here none), at 1.3 ms a pair warm (here 0.2 ms); of 363 adversarial pairs it accepts 33. It takes 0.8 s to start
  * and has no bound: 9^{9^{9^9}} does not return within 10 s, 10^{10^{10}} runs out of memory for a BigInt.
  */
-import { cSub } from "./complex.ts";
-import { evaluate, hasFloat, toComplex, type Variables } from "./evaluate.ts";
-import { MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
+import { evaluate, toComplex } from "./evaluate.ts";
+import { equalSolutions } from "./intervals.ts";
+import { besideWords, chosen, isWords, LETTER, literalKey, sameResidue, sameTerms, wordsKey } from "./literal.ts";
+import { matrixOf, type Rows } from "./matrices.ts";
+import { isCompound, isName, isNameOf, keyOf, namesAgree } from "./names.ts";
+import { hasSeveralUnits, MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
 import { type CommaReading, parseExpression } from "./parse.ts";
-import { type Rational, ratDiv, ratEquals, rational } from "./rational.ts";
-import { allNames, at, equalScalars, infinityOf, near, POINTS } from "./scalars.ts";
+import { approximated } from "./phrases.ts";
+import { type Rational, ratDiv, ratEquals } from "./rational.ts";
+import { allNames, at, equalScalars, infinityOf, POINTS } from "./scalars.ts";
 import { chooseSign, type Expression, hasPlusMinus, variablesOf } from "./tree.ts";
 import { unitsDiffer } from "./units.ts";
 
@@ -27,15 +31,25 @@ export function equalAnswers(gold: string, pred: string): boolean {
   if (gold.length > MAX_ANSWER_CHARS || pred.length > MAX_ANSWER_CHARS) return false;
   const a = normalizeMath(gold);
   const b = normalizeMath(pred);
-  if (a === "" || b === "") return false;
-  if (unitsDiffer(gold, pred)) return false;
+  if (a === "" || b === "" || contradictsItself(pred)) return false;
+  if (unitsDiffer(gold, pred) && !(hasSeveralUnits(gold) && hasSeveralUnits(pred))) return false;
   if (literalKey(a) === literalKey(b)) return true;
-  const [letter, other] = /^[A-J]$/.test(a) ? [a, b] : [b, a];
-  const choice = /^[A-J]$/.test(letter) ? chosen(other) : null;
-  if (choice !== null) return letter === choice;
-  if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b);
-  if (equalParsed(a, b, "thousands")) return true;
-  if (/\d,\d{3}(?!\d)/.test(a + b) && equalParsed(a, b, "lists")) return true;
+  const [option, other] = LETTER.test(a) ? [a, b] : [b, a];
+  const letter = LETTER.exec(option)?.[1];
+  const choice = chosen(other);
+  if (letter !== undefined && choice !== null) return letter === choice.letter;
+  // "(B) 7" for 7: the option's text.
+  const given = chosen(b);
+  if (given !== null && chosen(a) === null) return equalAnswers(gold, given.text);
+  if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b) && besideWords(a) === besideWords(b);
+  const x = parseExpression(a, "thousands");
+  const y = parseExpression(b, "thousands");
+  if (x === null && y === null) return sameTerms(a, b);
+  if (x !== null && y !== null && equal(x, y)) return true;
+  // 1,234 may be the list of 1 and 234, but not in brackets where the gold has none.
+  const grouped = /\d,\d{3}(?!\d)/.test(a + b) && !(/^-?\d{1,3}(?:,\d{3})+$/.test(a) && /[([⦃{]/.test(b));
+  if (grouped && equalParsed(a, b, "lists")) return true;
+  if (sameResidue(a, b) || roundedTo(a, gold, pred)) return true;
   // "5m" beside a plain number is a length, not a product.
   const bare = /^([-+\d.,/ ]*\d)\s*(?:m|g|s|h|l|L|V|W|J|N|A|K|C|F)(?:\s*\^\s*\{?[23]\}?)?$/.exec(b)?.[1];
   return bare !== undefined && !/[a-zA-Z]/.test(a) && equalParsed(a, bare, "thousands");
@@ -47,77 +61,64 @@ function equalParsed(gold: string, pred: string, commas: CommaReading): boolean 
   return a !== null && b !== null && equal(a, b);
 }
 
-/** Without spaces, but those that keep two numbers apart. */
-const literalKey = (text: string): string => text.replace(/(?<!\d)\s+|\s+(?!\d)/g, "").replace(/\s+/g, " ");
-
-/** The letter of "(B) 12": one option and its text, with no other option named in it. */
-function chosen(text: string): string | null {
-  const match = /^\(([A-J])\)\s*(\S.*)$/.exec(text);
-  return match === null || /\([A-J]\)|,|;|∪/.test(match[2]!) ? null : match[1]!;
+/** "2/3 ≈ 1.67": a decimal that the value is not even near. */
+function contradictsItself(pred: string): boolean {
+  const said = /≈|approx/.test(pred) ? approximated(pred) : null;
+  const value = said && realOf(said.value);
+  if (said === null || value === null) return false;
+  const unit = 10 ** -said.decimal.split(".")[1]!.length;
+  return Math.abs(value - Number(said.decimal)) > Math.max(1.01 * unit, 0.01 * Math.abs(value));
 }
 
-/** An answer made of words (a name, a day, a sentence), for which letters are not variables. */
-function isWords(text: string): boolean {
-  if (!/^[a-zA-Z\s.,;'"()-]+$/.test(text)) return false;
-  return /[a-z]{4}|[A-Z][A-Za-z]{2}|[a-z]{2,} [a-z]{2,}/.test(text) && !/^(?:sqrt|sin|cos|tan|log|ln|exp)\b/.test(text);
+/** The real number that a text is, not given as a decimal. */
+function realOf(text: string): number | null {
+  const parsed = parseExpression(normalizeMath(text), "thousands");
+  const value = parsed && evaluate(unwrap(parsed).value, () => null);
+  if (value === null || (value.kind === "exact" && value.rounded)) return null;
+  const z = toComplex(value);
+  return z.im === 0 ? z.re : null;
 }
 
-const wordsKey = (text: string): string =>
-  text
-    .toLowerCase()
-    .split(/[^a-z]*,[^a-z]*/)
-    .map((part) =>
-      part
-        .replace(/^(?:the|an?)\s+/, "")
-        .replace(/[^a-z]+/g, " ")
-        .trim(),
-    )
-    .sort()
-    .join(",");
+/** A gold of 0.67 beside 2/3 ≈ 0.67: the value is said and rounds to the decimal that it is said to. */
+function roundedTo(gold: string, written: string, pred: string): boolean {
+  if (!/^-?\d*\.\d{1,9}$/.test(gold) || /≈|approx/.test(written)) return false;
+  const said = approximated(pred);
+  if (said === null || !equalParsed(gold, said.decimal, "lists")) return false;
+  const value = realOf(said.value);
+  return value !== null && Math.abs(value - Number(gold)) <= 0.5000001 * 10 ** -gold.split(".")[1]!.length;
+}
 
 // Structure
 
 /** `x = 5` and `x ∈ S` as a name and a value; `1 + 1 = 2` as its last part; anything else as it is. */
 function unwrap(x: Expression): { readonly name: Expression | null; readonly value: Expression } {
+  // P(3, 4): a point with its letter.
+  if (x.kind === "product" && x.items.length === 2 && x.items[1]!.kind === "tuple") {
+    const [letter, point] = [x.items[0]!, x.items[1]!];
+    if (letter.kind === "symbol" && /^[A-Z](?:_\w+)?'*$/.test(letter.name)) return { name: letter, value: point };
+  }
   if (x.kind !== "relation") return { name: null, value: x };
   const first = x.parts[0]!;
   const last = x.parts.at(-1)!;
   if (x.operators.every((op) => op === "=")) {
-    if (isName(first)) return { name: first, value: last };
-    // 3 + 4 = 7 says 7; 3 = 2 says nothing.
-    if (x.parts.every((part) => variablesOf(part).size === 0)) {
+    if (isName(first) || isNameOf(first, last)) return { name: first, value: last };
+    if (x.parts.length === 2 && isName(last) && variablesOf(first).size === 0) return { name: last, value: first };
+    // 3 + 4 = 7 says 7, (x - 1)(x + 1) = x² - 1 says x² - 1; 3 = 2 says nothing.
+    const constant = variablesOf(last).size === 0;
+    if (x.parts.every((part) => (variablesOf(part).size === 0) === constant)) {
       return { name: null, value: x.parts.slice(1).every((part) => equalOne(part, first)) ? last : x };
     }
-    if (x.parts.length === 2 && isName(last) && variablesOf(first).size === 0) return { name: last, value: first };
   }
   if (x.operators.length === 1 && x.operators[0] === "∈" && isName(first)) return { name: first, value: last };
   return { name: null, value: x };
 }
 
-/** Whether the expression names a quantity: x, x_1, f(x), AB, |AB|, A:B, (p, q, r). */
-function isName(x: Expression): boolean {
-  switch (x.kind) {
-    case "symbol":
-      return true;
-    case "ratio":
-    case "tuple":
-      return x.items.every(isName);
-    case "call":
-      return x.name === "abs" && x.args.every(isName);
-    case "product":
-      return x.items[0]!.kind === "symbol" && x.items.every((item) => isName(item) || isSignedNumber(item));
-    default:
-      return false;
-  }
-}
-
-const isSignedNumber = (x: Expression): boolean =>
-  x.kind === "number" || (x.kind === "negative" && x.of.kind === "number");
-
-/** Two equations for differently named single unknowns are different, whatever their values. */
-function namesAgree(a: Expression | null, b: Expression | null): boolean {
-  if (a?.kind === "symbol" && b?.kind === "symbol") return a.name.toLowerCase() === b.name.toLowerCase();
-  return true;
+/** The number that an answer gives for a compound quantity: 7 of a + b = 3 + 4 = 7. */
+function valueOfCompound(x: Expression): Expression {
+  if (x.kind !== "relation" || !x.operators.every((op) => op === "=") || !isCompound(x.parts[0]!)) return x;
+  const [first, ...others] = x.parts.slice(1);
+  if (variablesOf(first!).size > 0 || !others.every((part) => equalOne(part, first!))) return x;
+  return x.parts.at(-1)!;
 }
 
 /** The elements of a list, set or union; ± counts as two, and x ≠ 3 as x < 3 or x > 3. A set in a set or list is one. */
@@ -126,7 +127,7 @@ function elements(x: Expression): readonly Expression[] {
   if (value.kind === "groups") return value.items;
   if (value.kind === "union") return value.items.flatMap(elements);
   if (value.kind === "list" || value.kind === "set") {
-    return value.items.flatMap((item) => (item.kind === "set" ? [item] : elements(item)));
+    return value.items.flatMap((item) => (item.kind === "set" ? [item] : (pointOf(item) ?? elements(item))));
   }
   if (hasPlusMinus(value)) return [chooseSign(value, 1), chooseSign(value, -1)];
   if (x.kind === "relation" && x.operators.length === 1) {
@@ -137,12 +138,34 @@ function elements(x: Expression): readonly Expression[] {
     // (x, y) = (1, 2) is x = 1, y = 2.
     if (x.operators[0] === "=" && left.kind === "tuple" && right.kind === "tuple" && left.open + right.open === "((") {
       if (left.items.length !== right.items.length || !left.items.every((item) => item.kind === "symbol")) return [x];
-      return left.items.map(
-        (name, i): Expression => ({ kind: "relation", operators: ["="], parts: [name, right.items[i]!] }),
+      return inOrder(
+        left.items.map(
+          (name, i): Expression => ({ kind: "relation", operators: ["="], parts: [name, right.items[i]!] }),
+        ),
       );
     }
   }
   return [x];
+}
+
+/** `(x, y) = (1, 2)` in a list of such as the point it is, where its names are in their usual order. */
+function pointOf(x: Expression): readonly Expression[] | null {
+  if (x.kind !== "relation" || x.operators.length !== 1 || x.operators[0] !== "=") return null;
+  const [left, right] = [x.parts[0]!, x.parts[1]!];
+  if (left.kind !== "tuple" || right.kind !== "tuple" || left.items.length !== right.items.length) return null;
+  const names = left.items.map((item) => (item.kind === "symbol" ? item.name : ""));
+  return names.join() === [...names].sort().join() ? [right] : null;
+}
+
+/** x = …, y = …, z = … in this order, which is that of a point's coordinates; other names as they come. */
+function inOrder(items: readonly Expression[]): readonly Expression[] {
+  const names = items.map((item) => unwrap(item).name);
+  if (!names.every((name) => name?.kind === "symbol" && /^[xyz]$/.test(name.name))) return items;
+  const key = (i: number): string => (names[i] as { name: string }).name;
+  return items
+    .map((_, i) => i)
+    .sort((i, j) => (key(i) < key(j) ? -1 : key(i) > key(j) ? 1 : i - j))
+    .map((i) => items[i]!);
 }
 
 /** Whether each item names another quantity (x = 1, y = 2), so that values alone must come in the same order. */
@@ -153,6 +176,8 @@ function nameDifferent(items: readonly Expression[]): boolean {
 }
 
 function equal(a: Expression, b: Expression): boolean {
+  const asSets = equalSolutions(a, b);
+  if (asSets !== null) return asSets;
   const left = elements(a);
   const right = elements(b);
   if (left.length === 1 && right.length === 1) return equalOne(left[0]!, right[0]!);
@@ -162,13 +187,16 @@ function equal(a: Expression, b: Expression): boolean {
   if ((isSet && isTuple(b)) || (otherIsSet && isTuple(a))) return false;
   // A tuple has an order, which a list beside it must keep; so have quantities with names, beside values without.
   const tuple = otherIsSet ? null : roundTuple(left);
-  if (tuple !== null) return equalItems(tuple, right);
+  if (tuple !== null) return equalItems(tuple, nameDifferent(right) ? inOrder(right) : right);
   const given = isSet ? null : roundTuple(right);
-  if (given !== null) return equalItems(left, given);
+  if (given !== null) return equalItems(nameDifferent(left) ? inOrder(left) : left, given);
   if (nameDifferent(left) !== nameDifferent(right)) return equalItems(left, right);
-  return (
-    left.every((x) => right.some((y) => equalMembers(x, y))) && right.every((y) => left.some((x) => equalMembers(x, y)))
-  );
+  if (!left.every((x) => right.some((y) => equalMembers(x, y)))) return false;
+  if (!right.every((y) => left.some((x) => equalMembers(x, y)))) return false;
+  if (left.length === right.length) return true;
+  // What a set or a list of points names twice is in it once; 3, 3 are two roots, and HT and TH, equal as products, two.
+  const items = [...left, ...right];
+  return items.every((x) => variablesOf(x).size === 0) && (isSet || otherIsSet || items.every(isTuple));
 }
 
 /** As `equalOne`, but a set is no element like its only element. */
@@ -185,7 +213,7 @@ function roundTuple(items: readonly Expression[]): readonly Expression[] | null 
 
 function equalOne(a: Expression, b: Expression): boolean {
   const left = unwrap(a);
-  const right = unwrap(b);
+  const right = unwrap(a.kind === "relation" ? b : valueOfCompound(b));
   if (!namesAgree(left.name, right.name)) {
     // y = x/2 and x = 2y.
     if (a.kind !== "relation" || b.kind !== "relation") return false;
@@ -202,16 +230,46 @@ function equalOne(a: Expression, b: Expression): boolean {
     if (x.kind === "list" && y.kind === "list") return equalItems(x.items, y.items);
     return equal(x, y);
   }
-  if (x.kind === "matrix" || y.kind === "matrix") return equalMatrices(x, y);
+  const [rows, others] = [matrixOf(x), matrixOf(y)];
+  if (rows !== null || others !== null) return equalMatrices(asMatrix(x, rows), asMatrix(y, others));
   if (x.kind === "tuple" && y.kind === "tuple") return equalTuples(x, y);
-  const interval = intervalOf(x);
-  const given = interval && intervalOf(y);
-  if (interval !== null && given !== null) return equalIntervals(interval, given);
+  const asSets = equalSolutions(x, y);
+  if (asSets !== null) return asSets;
   if (x.kind === "relation" || y.kind === "relation") {
-    return x.kind === "relation" && y.kind === "relation" && equalRelations(x, y);
+    if (x.kind === "relation" && y.kind === "relation") return equalRelations(x, y);
+    const [interval, other] =
+      x.kind === "relation" ? [boundsOf(x), y] : [x, y.kind === "relation" ? boundsOf(y) : null];
+    return interval?.kind === "tuple" && other?.kind === "tuple" && equalTuples(interval, other);
   }
   if (x.kind === "ratio" && y.kind === "ratio") return equalItems(x.items, y.items);
-  return equalScalars(x, y);
+  // What is too large to be computed is equal to itself under a name.
+  return equalScalars(x, y) || (left.name !== right.name && x.kind === y.kind && keyOf(x) === keyOf(y));
+}
+
+const asMatrix = (x: Expression, rows: Rows | null): Expression => (rows === null ? x : { kind: "matrix", rows });
+
+/** a ≤ x ≤ b as [a, b] and x > a as (a, ∞), where the bounds are no numbers. */
+function boundsOf(x: Relation): Tuple | null {
+  const [turned, parts] = ">≥".includes(x.operators[0]!) ? [true, x.parts.toReversed()] : [false, x.parts];
+  const operators = turned ? x.operators.toReversed().map((op) => MIRRORED[op] ?? op) : x.operators;
+  if (!operators.every((op) => op === "<" || op === "≤")) return null;
+  const infinity: Expression = { kind: "infinity" };
+  const tuple = (low: Expression, open: boolean, high: Expression, close: boolean): Tuple => ({
+    kind: "tuple",
+    open: open ? "(" : "[",
+    close: close ? ")" : "]",
+    items: [low, high],
+  });
+  const isUnknown = (part: Expression): boolean => part.kind === "symbol" && /^[n-z]|^theta/.test(part.name);
+  if (parts.length === 3) {
+    return isUnknown(parts[1]!) ? tuple(parts[0]!, operators[0] === "<", parts[2]!, operators[1] === "<") : null;
+  }
+  if (parts.length !== 2 || parts.some((part) => infinityOf(part) !== 0)) return null;
+  const [low, high] = [parts[0]!, parts[1]!];
+  if (isUnknown(high) && !isUnknown(low)) return tuple(low, operators[0] === "<", infinity, true);
+  return isUnknown(low) && !isUnknown(high)
+    ? tuple({ kind: "negative", of: infinity }, true, high, operators[0] === "<")
+    : null;
 }
 
 const isEquation = (x: Expression): x is Relation => x.kind === "relation" && x.operators[0] === "=";
@@ -303,67 +361,3 @@ function proportional(a: Relation, b: Relation): boolean {
   if (ratio === null || points < 3) return false;
   return op === "=" || op === "≠" ? true : turned ? ratio < 0 : ratio > 0;
 }
-
-interface Interval {
-  readonly low: number;
-  readonly high: number;
-  readonly lowClosed: boolean;
-  readonly highClosed: boolean;
-}
-
-/** (a, b], or a chain of linear inequalities in one variable, as an interval with numbers for bounds; else null. */
-function intervalOf(x: Expression): Interval | null {
-  if (x.kind === "tuple") {
-    if (x.items.length !== 2) return null;
-    const low = boundOf(x.items[0]!);
-    const high = boundOf(x.items[1]!);
-    return low === null || high === null ? null : { low, high, lowClosed: x.open === "[", highClosed: x.close === "]" };
-  }
-  if (x.kind !== "relation" || !x.operators.every((op) => "<>≤≥".includes(op))) return null;
-  const names = variablesOf(x);
-  if (names.size !== 1) return null;
-  let result: Interval = { low: -Infinity, high: Infinity, lowClosed: false, highClosed: false };
-  for (const [i, op] of x.operators.entries()) {
-    const half = halfLine(x.parts[i]!, op, x.parts[i + 1]!);
-    if (half === null) return null;
-    if (half.low > result.low) result = { ...result, low: half.low, lowClosed: half.lowClosed };
-    if (half.high < result.high) result = { ...result, high: half.high, highClosed: half.highClosed };
-  }
-  return result;
-}
-
-/** The solutions of `left op right` where left - right is linear in its one variable. */
-function halfLine(left: Expression, op: string, right: Expression): Interval | null {
-  const f = (v: bigint): number | null => {
-    const variables: Variables = () => rational(v);
-    const l = evaluate(left, variables);
-    const r = evaluate(right, variables);
-    if (l === null || r === null || !hasFloat(l) || !hasFloat(r)) return null;
-    const d = cSub(toComplex(l), toComplex(r));
-    return d.im === 0 ? d.re : null;
-  };
-  const [f0, f1, f2, f3] = [f(0n), f(1n), f(2n), f(-7n)];
-  if (f0 === null || f1 === null || f2 === null || f3 === null) return null;
-  const slope = f1 - f0;
-  if (slope === 0 || !near(f2, f0 + 2 * slope) || !near(f3, f0 - 7 * slope)) return null;
-  const root = -f0 / slope;
-  if (!Number.isFinite(root)) return null;
-  const closed = op === "≤" || op === "≥";
-  const below = (op === "<" || op === "≤") === slope > 0;
-  return below
-    ? { low: -Infinity, high: root, lowClosed: false, highClosed: closed }
-    : { low: root, high: Infinity, lowClosed: closed, highClosed: false };
-}
-
-function boundOf(x: Expression): number | null {
-  const sign = infinityOf(x);
-  if (sign !== 0) return sign * Infinity;
-  if (variablesOf(x).size > 0) return null;
-  const value = evaluate(x, () => null);
-  if (value === null) return null;
-  const z = toComplex(value);
-  return z.im === 0 && hasFloat(value) ? z.re : null;
-}
-
-const equalIntervals = (a: Interval, b: Interval): boolean =>
-  near(a.low, b.low) && near(a.high, b.high) && a.lowClosed === b.lowClosed && a.highClosed === b.highClosed;

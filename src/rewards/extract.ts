@@ -35,31 +35,67 @@ export function boxedAnswer(text: string): Readings {
   return joinedBoxes(s, lastBox(s, s.length));
 }
 
-/** The answer marked last, by `\boxed` or `####`. */
+/** After a box it is the box that was an intermediate result. */
+const FINAL = /\bfinal answer(?: is|\s?:)/i;
+
+/** The answer marked last, by `\boxed` or `####`, or as the final answer behind a box. */
 export function markedAnswer(text: string): Readings {
   const s = text.slice(-MARKED_TAIL);
   const box = lastBox(s, s.length);
   const hashes = s.lastIndexOf("####");
+  if (box !== null && hashes < box.start) {
+    const later = FINAL.test(s.slice(box.end).slice(-TAIL)) ? announcedAnswer(s.slice(box.end)) : null;
+    if (later !== null && /[\d$\\]/.test(later)) return [later];
+  }
   return hashes >= 0 && hashes > (box?.start ?? -1) ? [afterHashes(s)?.trim() ?? ""] : joinedBoxes(s, box);
 }
 
-/** The last box with the boxes directly before it, and alone. */
+/** The last box with those before it that are joined to it, and alone. */
 function joinedBoxes(s: string, last: Box | null): Readings {
   if (last === null) return [];
-  const answers = [last.content];
-  for (let head = last.start; answers.length < 32; ) {
+  const boxes = [last];
+  while (boxes.length < 32) {
+    const head = boxes[0]!.start;
     const previous = lastBox(s, head);
-    if (previous === null || !joins(s.slice(previous.end, head))) break;
-    answers.unshift(previous.content);
-    head = previous.start;
+    if (previous === null || !joinsBoxes(s.slice(previous.end, head))) break;
+    boxes.unshift(previous);
   }
-  return answers.length === 1 ? answers : [answers.join(", "), last.content];
+  if (boxes.length === 1) return [last.content];
+  // x = [3], y = [5]: the names belong to the answer where they differ.
+  const names = boxes.map(({ start }) => NAME_BEFORE.exec(s.slice(Math.max(0, start - 16), start))?.[1]);
+  const named = new Set(names).size === names.length && names.every((name) => name !== undefined);
+  return [boxes.map(({ content }, i) => (named ? `${names[i]} = ${content}` : content)).join(", "), last.content];
+}
+
+const NAME_BEFORE = /(?<![a-zA-Z\\\d])([a-zA-Z](?:_\{?\w\}?)?)\s*=\s*$/;
+/** What stands between a result and its correction, or between two steps. */
+const NEW_RESULT =
+  /[.!?;:]\s|\n\s*\n|(?<![a-z])(?:wrong|not?|incorrect|instead|rather|but|so|thus|hence|therefore|then|actually|should|gives?|implies|yields?|becomes|simplif\w+|rewritten|reduces?|equals|equivalently|if|because|since|from|checking|correct\w*)(?![a-z])|=>|→|\\(?:implies|Rightarrow|to|rightarrow)(?![a-z])/i;
+
+/** Whether the text between two boxes makes both one answer: also "… for the first and …", "…, y = …". */
+function joinsBoxes(between: string): boolean {
+  if (between.length > 120) return false;
+  const text = between.replace(NAME_BEFORE, " ");
+  if (joins(text)) return true;
+  if (text.includes("=") || NEW_RESULT.test(text)) return false;
+  return /,|(?<![a-z])(?:and|or|as well as|along with|together with|while|plus)(?![a-z])/i.test(text);
 }
 
 interface Box {
   readonly start: number;
   readonly end: number;
   readonly content: string;
+}
+
+/** Whether the text says "percent" behind its last box, which is then part of a gold answer. */
+export function percentBehindBox(text: string): boolean {
+  const s = text.slice(-MARKED_TAIL);
+  const box = lastBox(s, s.length);
+  return (
+    box !== null &&
+    /\d\}?$/.test(box.content) &&
+    /^\s?\$?\s?(?:\\?%|percent\b|per cent\b)/i.test(s.slice(box.end, box.end + 20))
+  );
 }
 
 /** The last complete box that begins before `before`; of a row of boxes left open only the last few are looked at. */
@@ -79,7 +115,9 @@ function lastBox(s: string, before: number): Box | null {
 
 const CHAT_MARKER = /(?:<\|\w{1,30}\|>\w{0,20}|<\/s>)$/;
 
-/** The end of a text, without the chat markers that a model may leave there. */
+const CLOSING_PHRASE = /\s(?:I|We) hope (?:it|this|that) (?:is correct|helps)[.!]?$/i;
+
+/** The end of a text, without the chat markers and the closing phrase that a model may leave there. */
 function endOf(text: string): string {
   let end = text.slice(-TAIL).trimEnd();
   for (let i = 0; i < 8; i++) {
@@ -87,7 +125,8 @@ function endOf(text: string): string {
     if (marker === null) break;
     end = end.slice(0, end.length - marker[0].length).trimEnd();
   }
-  return end;
+  const phrase = CLOSING_PHRASE.exec(end.slice(-80));
+  return phrase === null ? end : end.slice(0, end.length - phrase[0].length).trimEnd();
 }
 
 const CUE =
@@ -179,21 +218,63 @@ export function boldAnswer(text: string): string | null {
   return found;
 }
 
-const NUMBER =
-  /(?<![\d.,\w)\]])[-+]?\s?\$?\s?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:\s?\/\s?\d+)?|(?:\d[\d,]*(?:\.\d+)?)(?:\s?\/\s?\d+)?/g;
+const DIGITS = String.raw`(?:\d[\d,]*(?:\.\d+)?|\.\d+)`;
+const POWER = String.raw`\s?(?:\^|\*\*)\s?(?:\{\s?[-+]?\d+\s?\}|\(\s?[-+]?\d+\s?\)|[-+]?\d+)`;
+const ROOT = String.raw`(?:√|\\?sqrt)\s?(?:\(\s?\d+\s?\)|\{\s?\d+\s?\}|\d+)`;
+/** What makes another number of the digits before it: 1e3, 5 × 10^3, 2^{10} - 1, 3:30, 101_2, 3/4, "5! ways", 3 million. */
+const CONTINUED = [
+  String.raw`[eE][-+]?\d+(?![a-zA-Z\d])`,
+  String.raw`\s?(?:[x*×·⋅]|\\times|\\cdot)\s?10${POWER}`,
+  String.raw`${POWER}(?:\s?[-+]\s?\d+(?![\d.]))?`,
+  String.raw`(?::\d\d)+(?!\d)`,
+  String.raw`_\{?\d+\}?`,
+  String.raw`\s?\/\s?\d+`,
+  String.raw`!(?=\s[a-z])`,
+  String.raw`\s(?:hundred|thousand|million|billion|trillion)(?![a-z])`,
+  String.raw`\s?(?:π|\\pi(?![a-z])|pi(?![a-z])|${ROOT})`,
+].join("|");
+/** A point's coordinates are no number. */
+const COORDINATES = String.raw`\(\s?-?\d+(?:\.\d+)?(?:,\s-?\d+(?:\.\d+)?|,-?\d{1,2}(?![\d.]))+\s?\)`;
+const NUMBER = new RegExp(
+  String.raw`${COORDINATES}|(?<![\d.,\w)\]}])[-+]?\s?\$?\s?(?:${DIGITS}(?:${CONTINUED})?|${ROOT})|\d[\d,]*(?:\.\d+)?(?:${CONTINUED})?`,
+  "g",
+);
 
-/** The last number written in the text (commas, a `$`, a simple fraction), without what surrounds it. */
+const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
+
+/** The text with one sign for minus, thousands and powers, as `NUMBER` reads them. */
+const plainNumbers = (text: string): string =>
+  text
+    .replaceAll("−", "-")
+    .replace(/(\d)(?:\{,\}|\\,|\\!,|,\\!)(?=\d{3}(?!\d))/g, "$1,")
+    .replace(/(?<=[\d)])[⁰¹²³⁴⁵⁶⁷⁸⁹]+/g, (digits) => `^${[...digits].map((c) => SUPERSCRIPTS.indexOf(c)).join("")}`);
+
+const cleaned = (number: string | undefined): string | null =>
+  number === undefined
+    ? null
+    : number
+        .replace(/^([-+]?)[\s$]+/, "$1")
+        .replace(/ ?x ?(?=10)/, "*")
+        .replace(/(?<=\d)\s?\/\s?(?=\d)/, "/")
+        .replace(/,+$/, "");
+
+/** The last number written in the text (commas, a `$`, a simple fraction, a power), without what surrounds it. */
 export function lastNumber(text: string): string | null {
-  let found: string | null = null;
-  for (const match of endOf(text).replaceAll("−", "-").matchAll(NUMBER)) found = match[0];
-  return found === null ? null : found.replace(/[\s$]/g, "").replace(/,+$/, "");
+  const whole = endOf(text);
+  // Mostly it is near the end; one at the window's beginning may have been cut.
+  for (const window of [whole.slice(-NEAR_END), whole]) {
+    let found: RegExpMatchArray | undefined;
+    for (const match of plainNumbers(window).matchAll(NUMBER)) found = match;
+    if (found !== undefined && (window === whole || found.index! > 60)) return cleaned(found[0]);
+  }
+  return null;
 }
+const NEAR_END = 400;
 
 /** The first number of a text; in an equation, of its last side. */
 export function firstNumber(text: string): string | null {
-  const side = text.slice(text.lastIndexOf("=") + 1).replaceAll("−", "-");
-  const found = side.matchAll(NUMBER).next().value?.[0];
-  return found === undefined ? null : found.replace(/[\s$]/g, "").replace(/,+$/, "");
+  const side = plainNumbers(text.slice(text.lastIndexOf("=") + 1));
+  return cleaned(side.matchAll(NUMBER).next().value?.[0]);
 }
 
 /** The short right-hand side or complement that ends a text without formulas: "… so x = 2/3.", "… which is 2^5." */
@@ -204,9 +285,49 @@ function closingExpression(text: string): string | null {
   return parseExpression(normalizeMath(rest), "thousands") === null ? null : rest;
 }
 
+/** A point or interval that ends a text: "… the point (2, 3)." */
+function closingTuple(text: string): string | null {
+  const found = /[([]\s?[-+\d][^()[\]{}\n=]{0,60},[^()[\]{}\n=]{1,60}[)\]](?=[\s.!*]*$)/.exec(
+    endOf(text).slice(-200),
+  )?.[0];
+  return found === undefined || parseExpression(normalizeMath(found), "thousands") === null ? null : found;
+}
+
+/** What a sentence behind the one with the last formula says: "… with $k = 2$. So there are 6 ways." */
+function sentenceBehindFormulas(text: string): string | null {
+  const tail = endOf(text);
+  const end = formulas(tail).at(-1)?.end;
+  if (end === undefined) return null;
+  const rest = tail.slice(end);
+  // "Since $n = 4$, there are 6 ways."
+  const clause =
+    /^[^,.!?\n]{0,40},\s(?:so|then|we|there|the|it|he|she|they|this|an?)\s[^\n.]{0,100}?(?:is|are|equals|be|to|gives|get|have|has|costs?|makes?|takes?)\s+([^\s.][^\n]{0,60})$/.exec(
+      rest,
+    )?.[1];
+  if (clause !== undefined && /^(?:exactly |only )?-?\$?\d[^\s]*(?:\s[a-z]+){0,3}[.!*]{0,3}$/.test(clause))
+    return clause;
+  const stop = /^[^\n]{0,200}?[.!?][)*_"']?\s+(?=[A-Z*])|^[^\n]{0,200}\n/.exec(rest);
+  return stop === null || rest.slice(stop[0].length).trim() === "" ? null : rest.slice(stop[0].length);
+}
+
 /** The unmarked answer of a mathematical text; null where it has none. */
 export function unmarkedAnswer(text: string): string | null {
-  return announcedAnswer(text) ?? lastFormula(text) ?? boldAnswer(text) ?? closingExpression(text) ?? lastNumber(text);
+  const announced = announcedAnswer(text);
+  if (announced !== null) return announced;
+  const last = sentenceBehindFormulas(text);
+  const said = last && (boldAnswer(last) ?? closingTuple(last) ?? closingExpression(last) ?? lastNumber(last));
+  return (
+    said ?? lastFormula(text) ?? boldAnswer(text) ?? closingTuple(text) ?? closingExpression(text) ?? lastNumber(text)
+  );
+}
+
+/** The word or two that a text ends in, behind "is": "… the function is even." Numbers and formulas are none. */
+export function closingWords(text: string): string | null {
+  const line = endOf(text).slice(-200).split("\n").at(-1)!;
+  return (
+    /(?<![a-zA-Z])(?:is|are)\s+((?:an?\s+|the\s+)?[a-zA-Z-]{3,20}(?:\s[a-zA-Z-]{3,20})?)[.!*]{0,3}$/.exec(line)?.[1] ??
+    null
+  );
 }
 
 /** Whether a text that should be an answer is a sentence about one. */

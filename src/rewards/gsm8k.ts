@@ -4,11 +4,13 @@
  * Strict extraction: the text marks its answer with `#### N` or `\boxed{N}` (whichever comes last) and N is a number.
  * Lenient extraction: the mark if there is one; else "A: N", "The answer is N", the last bold text with a number,
  * the last number of the text. Numbers are compared as exact fractions: `$1,200.00`, `1200`, `1.2e3`, `2400/2` and
- * `1200 dollars` are the same; 5 and 5.001 are not. A marked answer that is more than a numeral is left to compare.ts.
+ * `1200 dollars` are the same, and `15%` is 15, since these golds never name what they count; 5 and 5.001 are not, nor
+ * 3 and what an unmarked `1e3`, `10^3` or `3:30` ends in. A marked answer that is more than a numeral is left to compare.ts.
  */
 import { equalAnswers } from "./compare.ts";
 import { announcedAnswer, boldAnswer, firstNumber, lastNumber, markedAnswer, type Readings } from "./extract.ts";
-import { changesValue, trimPunctuation } from "./normalize.ts";
+import { trimPunctuation } from "./normalize.ts";
+import { changesValue } from "./phrases.ts";
 import { type Rational, ratDiv, ratEquals, ratFromDecimal } from "./rational.ts";
 
 export type Extraction = "strict" | "lenient";
@@ -47,7 +49,7 @@ export function equalNumbers(gold: string, answer: string): boolean {
 
 /** "18 clips" as 18: a number followed by nothing but words that have no meaning in mathematics. */
 function withoutUnit(answer: string): string {
-  const match = /^([-−+$\s]*\d[\d,.]*(?:\/\d+)?)\s*((?:\s*[a-zA-Z]{2,}\.?)+)$/.exec(
+  const match = /^([-−+$\s]*\d[\d,.]*(?:\/\d+)?)\s*([a-zA-Z]{2,}\.?(?:\s+[a-zA-Z]{2,}\.?)*)$/.exec(
     trimPunctuation(answer.slice(0, 200)),
   );
   return match === null || changesValue(match[2]!) || /\b(?:pi|sqrt|sin|cos|tan|log|ln|exp|and|or)\b/i.test(match[2]!)

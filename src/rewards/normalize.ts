@@ -6,6 +6,8 @@
  * Purely textual: it does not know whether the result means anything. Every pattern is linear in the length of the
  * text, which the caller keeps under `MAX_ANSWER_CHARS`.
  */
+import { modifies, rewritePhrases } from "./phrases.ts";
+import { canonicalUnit, joinUnitFractions } from "./units.ts";
 
 /** Longer answers are only compared literally. */
 export const MAX_ANSWER_CHARS = 2000;
@@ -56,15 +58,28 @@ const SYMBOLS: Readonly<Record<string, string>> = {
   cfrac: "\\frac",
   dbinom: "\\binom",
   tbinom: "\\binom",
-  iff: ",",
+  iff: "⟹",
+  setminus: "∖",
+  smallsetminus: "∖",
+  backslash: "∖",
+  imath: "i",
+  jmath: "j",
   approx: "≈",
+  approxeq: "≈",
+  doteq: "≈",
+
   thickapprox: "≈",
   simeq: "≈",
   lor: ",",
   land: "and",
   vee: ",",
   wedge: "and",
-  implies: ",",
+  implies: "⟹",
+  Rightarrow: "⟹",
+  Longrightarrow: "⟹",
+  Leftrightarrow: "⟹",
+  Longleftrightarrow: "⟹",
+  therefore: "⟹",
   ldots: "…",
   dots: "…",
   cdots: "…",
@@ -95,6 +110,7 @@ const UNICODE: Readonly<Record<string, string>> = {
   "⩽": "≤",
   "⩾": "≥",
   "≃": "≈",
+  "≐": "≈",
   "²": "^2",
   "³": "^3",
   "⁴": "^4",
@@ -104,6 +120,13 @@ const UNICODE: Readonly<Record<string, string>> = {
   "⅓": "\\frac{1}{3}",
   "⅔": "\\frac{2}{3}",
   "¢": " ",
+  "⇒": "⟹",
+  "∴": "⟹",
+  "⟺": "⟹",
+  "⇔": "⟹",
+  "⟨": "(",
+  "⟩": ")",
+  "；": ";",
   "≡": "\\equiv ",
   ℝ: "\\mathbb{R}",
   θ: "\\theta ",
@@ -138,9 +161,6 @@ const UNIT_OR_LETTER = `(?:${UNITS}|[mgshlLVWJNAKCF]|Hz|Pa)(?:\\s*\\^\\s*\\{?-?\
 const UNIT = new RegExp(`^\\s*${UNITS}\\s*$`);
 const COMPOUND_UNIT = new RegExp(`^\\s*${UNIT_OR_LETTER}\\s*(?:/|per)\\s*${UNIT_OR_LETTER}\\s*$`);
 
-/** Words that change what the number beside them says; dropping them as if they were units would change the answer. */
-const MODIFIER =
-  /(?<![a-z])(?:not?|non|never|except|less|fewer|more|greater|than|least|most|about|between|minus|negative|plus|squared|cubed|half|halves|thirds?|quarters?|double|twice|dozens?|out of|over|under|above|below|mod|base|without|either|neither|nor|both|if|when|any|all|each)(?![a-z])|[<>=+*^|]|\d|-\s*$/i;
 /** "6 or more" is no list, and "six or 7" is one of 6 and 7. */
 const AFTER_OR =
   /\bor\s+(?:so|more|less|fewer|greater|larger|smaller|higher|lower|above|below)\b|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b/i;
@@ -181,30 +201,58 @@ function replaceGroups(text: string, pattern: RegExp, replace: (content: string)
   return out + text.slice(from);
 }
 
+const TEXT_COMMAND = /\\(?:text|[mh]box)/;
 const TEXT_GROUP = /\\(?:text|textbf|textit|textrm|textnormal|texttt|mbox|hbox|textsf)\s*\{/g;
 const FONT_GROUP =
   /\\(?:mathrm|mathbf|mathit|mathsf|mathbb|boldsymbol|bm|vec|underline|operatorname|boxed|fbox|rm|mathcal)\s*\{/g;
 
 /** `\text{…}`: connectives become commas, a single letter stays, units beside a value go, a text that is all there is stays. */
-function resolveText(text: string): string {
-  if (!text.includes("\\")) return text;
+function resolveText(answer: string): string {
+  if (!TEXT_COMMAND.test(answer)) return answer;
+  const several = hasSeveralUnits(answer);
+  const text = several ? answer.replace(AND_GROUP, "+") : answer.replace(LETTER_UNIT, "\0");
   const around = replaceGroups(text, TEXT_GROUP, () => "").replace(/[\s.,;:()$\\{}!]+/g, "");
   const resolved = replaceGroups(text, TEXT_GROUP, (content) => {
     if (/^\W*and\W*$/i.test(content)) return " and ";
     if (around !== "" && AFTER_OR.test(content)) return `\\word{${content.trim()}}`;
+    if (around !== "" && /(?<![a-z])(?:and|or)(?![a-z])/i.test(content) && modifies(content))
+      return `\\word{${content.trim()}}`;
     if (/(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])/i.test(content)) return around === "" ? content : " , ";
     const word = content.trim();
     if (/^[ap]\.?\s?m\.?$/i.test(word)) return ` ${word} `;
     const multiple = MULTIPLES[word.toLowerCase()];
     if (around !== "" && multiple !== undefined) return `*${multiple} `;
     if (around === "" || /^[0-9A-F]*\d[0-9A-F]*$|^\(?[A-Za-z]\)?$|^[\d.,\s%$-]+$/.test(word)) return ` ${word} `;
-    if (/percent/i.test(word)) return "%";
+    if (/percent|per cent|\bpct\b/i.test(word)) return "%";
     // Left as it is, which nothing but the same text is equal to.
-    if (MODIFIER.test(word)) return `\\word{${word}}`;
+    if (modifies(word)) return `\\word{${word}}`;
+    if (several) return `*\\unit${(canonicalUnit(word) ?? word.replace(/s$/, "")).replace(/[^a-zA-Z]/g, "")} ⊞`;
     return "\u0000";
   });
   // A dropped unit takes its exponent with it: 45 \text{ units}^2.
-  return resolved.replace(/\0\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?/g, " ");
+  return resolved
+    .replace(/\0\s*(?:\^\s*(?:\{\s*-?\d\s*\}|\d))?/g, " ")
+    .replace(/⊞\s*(?=[\d\\])/g, "+")
+    .replaceAll("⊞", " ");
+}
+
+/** `5\text{ m}`: one letter in a text command behind a value, where it is a unit and no base. */
+const LETTER_UNIT = /(?<=[\d)}]) ?(?:\\[ ,;:]|~)? ?\\(?:text|mbox|textrm)\s?\{ ?[mgshLVWJN] ?\}(?! ?_)/g;
+const AND_GROUP = /,?\s?\\text\s?\{\s*,?\s?and\s*\}/g;
+
+/** "3 apples + 2 pears", "5 feet 3 inches": units that are told apart stay in the value, as names. */
+export function hasSeveralUnits(text: string): boolean {
+  if (!TEXT_COMMAND.test(text)) return false;
+  const units = new Set<string>();
+  for (const match of text.matchAll(
+    /[\d)}\]]\s*(?:\\[ ,;:]\s*)?\\(?:text|mbox|textrm)\s*\{\s*([a-zA-Z]{2,})\.?\s*\}/g,
+  )) {
+    const word = match[1]!;
+    if (!/^(?:and|or|percent|pct|am|pm|to)$/i.test(word) && MULTIPLES[word.toLowerCase()] === undefined) {
+      units.add(canonicalUnit(word) ?? word.toLowerCase().replace(/s$/, ""));
+    }
+  }
+  return units.size > 1;
 }
 
 /** `\\frac` for `\frac`: text that was escaped once too often, which matrices (`\\` between rows) must not be taken for. */
@@ -216,6 +264,16 @@ function unescapeTwice(text: string): string {
 }
 
 const BOTH = /^\s*([a-z])\s*([<>≤≥])([^<>≤≥]*?)[,\s]and\s*([a-z])\s*([<>≤≥])([^<>≤≥]*)$/;
+
+/** What is concluded: of "2x = 6 ⟹ x = 3" the last; without relations on both sides it is a list. */
+function concluded(text: string): string {
+  const at = text.lastIndexOf("⟹");
+  if (at < 0) return text;
+  const [premise, conclusion] = [text.slice(0, at), text.slice(at + 1)];
+  const relation = /[=<>≤≥≠∈]/;
+  if (premise.trim() === "") return conclusion;
+  return relation.test(premise) && relation.test(conclusion) ? conclusion : text.replaceAll("⟹", ",");
+}
 
 /** "x > 1 and x < 4" as "1 < x < 4", since "and" becomes a comma, as "or" does, which between inequalities is a union. */
 function chained(text: string): string {
@@ -233,32 +291,36 @@ function chained(text: string): string {
 const ALL_REALS =
   /^[\s$]*(?:\\(?:text|mbox|textbf)\s*\{)?\s*(?:all\s+reals?(?:\s+numbers?)?|\\mathbb\s*\{?\s*R\s*\}?)\s*\}?[\s.$]*$/i;
 
-/** Whether words after a number multiply it or compute with it ("million", "half", "squared"), and so are no unit. */
-export const changesValue = (words: string): boolean =>
-  /(?<![a-z])(?:(?:hundred|thousand|(?:m|b|tr)illion|dozen|pair|third|quarter)s?|half|halves|score|squared|cubed|minus|plus|not|without|or|and)(?![a-z])/i.test(
-    words,
-  );
-
 /** The answer in the notation above, trimmed; total, and the identity on what it does not know. */
 export function normalizeMath(text: string): string {
-  let s = text.replace(UNICODE_PATTERN, (c) => UNICODE[c] ?? c);
-  s = unescapeTwice(s);
+  let s = unescapeTwice(text.replace(UNICODE_PATTERN, (c) => UNICODE[c] ?? c));
+  s = rewritePhrases(s);
   if (ALL_REALS.test(s)) return "(-∞,∞)";
+  if (s.includes("_")) {
+    s = s.replace(
+      /(_ ?\{? ?)(?:\\text ?\{ ?([a-z]+) ?\}|(?<=\d_ ?\{? ?)([a-z]{3,5})(?![a-z]))/g,
+      (whole, before, grouped, plain) => {
+        const base = BASES.indexOf(grouped ?? plain) + 2;
+        return base < 2 ? whole : before + base;
+      },
+    );
+  }
   s = s
-    .replace(/\0/g, "\ufffd")
+    .replace(/[\0⊞]/g, "\ufffd")
     .replace(/\\(?:text)?color\s*\{[^{}]*\}/g, "")
-    .replace(/(?<=_\s*\{?\s*)\\text\s*\{\s*([a-z]+)\s*\}/g, (whole, word) => {
-      const base = BASES.indexOf(word) + 2;
-      return base < 2 ? whole : String(base);
-    })
     .replace(/\(\s*([0-9A-Z]+)\s*\)\s*_(?=[\s{]*\d)/g, "$1_")
     .replace(/\{([^{}]{1,80})\\choose([^{}]{1,80})\}/g, "\\binom{$1}{$2}")
-    .replace(/\\(pmod|bmod|mod)\s+(\w)(?!\w)/g, "\\$1{$2}")
     .replace(/\\mathbb\s*(?:\{\s*R\s*\}|R(?![a-z]))/g, "(-∞,∞)")
     .replace(/^([\s$]*[a-zA-Z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*=/, "$1($2)=");
   s = s.replace(/\\\\\s*\[[^\]]*\]/g, "\\\\").replace(/\\\\/g, "⏎");
   s = s.replace(/\\q?quad/g, " ");
-  s = s.replace(/(\d)\{,\}(?=\d)/g, "$1").replace(/(\d)(?:,\s*\\!|\\!\s*,|\\,)\s*(?=\d{3}(?!\d))/g, "$1");
+  if (s.includes("{:}") || s.includes("{,}"))
+    s = s
+      .replace(/(?<=\d)\{:\}(?=\d)/g, ":")
+      .replace(/(?<=\d)\{,\}(?=\d)/g, (mark, at: number, whole: string) =>
+        /^\d{3}(?!\d)/.test(whole.slice(at + mark.length, at + mark.length + 4)) ? "" : ",",
+      );
+  if (s.includes("\\!") || s.includes("\\,")) s = s.replace(/(\d)(?:,\s*\\!|\\!\s*,|\\,)\s*(?=\d{3}(?!\d))/g, "$1");
   s = s.replace(
     /\\(?:left|right|bigl|bigr|Bigl|Bigr|big|Big|bigg|Bigg|displaystyle|textstyle|limits)(?![a-zA-Z])\.?/g,
     "",
@@ -274,7 +336,7 @@ export function normalizeMath(text: string): string {
     .replace(/\\?\$/g, " ")
     .replace(/\\[()[\]]/g, " ");
   s = s.replace(/\\&/g, " ").replace(/\\\|/g, "|");
-  s = resolveText(s);
+  s = resolveText(joinUnitFractions(s));
   s = replaceGroups(s, FONT_GROUP, (content) =>
     UNIT.test(content)
       ? ` ${content}`
@@ -290,9 +352,9 @@ export function normalizeMath(text: string): string {
     return symbol.startsWith("\\") ? symbol : ` ${symbol} `;
   });
   s = s.replace(/\^\s*(?:\{\s*°\s*\}|°)/g, "°").replace(/°\s*(?:[CF](?![a-zA-Z]))/g, "°");
-  s = s.replace(/\s*(?:percent(?:age)?|per cent)(?![a-zA-Z])/gi, "%");
+  s = s.replace(/\s*(?:percent(?:age)?|per cent|pct)(?![a-zA-Z])\.?/gi, "%");
   s = s.replace(/<=|=</g, "≤").replace(/>=|=>/g, "≥").replace(/!=/g, "≠").replace(/==+/g, "=").replace(/\*\*/g, "^");
-  s = chained(s);
+  s = chained(concluded(s));
   s = s.replace(/(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z])|(?<=[\d)\]}⦄])(?:and|or)(?![a-z])/gi, " , ");
   s = s.replace(MULTIPLE, (word) => `*${MULTIPLES[word.toLowerCase()]}`);
   s = s.replace(/(?<=\d\s*)([ap])\.?\s?m(?![a-z])\.?/gi, (_, half: string) => ` ${half.toLowerCase()}m`);

@@ -3,6 +3,7 @@
  * lists, matrices, equations and inequalities. A recursive-descent parser over characters, with a depth limit;
  * whatever it does not understand makes the whole parse null. It computes nothing (evaluate.ts).
  */
+import { determinant } from "./matrices.ts";
 import { closingBrace } from "./normalize.ts";
 import { type Rational, ratAdd, ratFromDecimal, rational, ratMul } from "./rational.ts";
 import type { Expression } from "./tree.ts";
@@ -39,6 +40,12 @@ const BRACKETED = new Set(["sqrt", "abs", "floor", "ceil", "cbrt"]);
 /** How commas between digits are read: `thousands` joins `1,234`, `lists` separates 1 from 234. */
 export type CommaReading = "thousands" | "lists";
 
+/** The items of `1, 2` or `1; 2`, where a semicolon separates what has no commas in it; null of anything else. */
+function sequenceOf(x: Expression): readonly Expression[] | null {
+  if (x.kind === "list") return x.items;
+  return x.kind === "groups" && x.items.every((item) => item.kind !== "list") ? x.items : null;
+}
+
 class Parser {
   private readonly s: string;
   private readonly commas: CommaReading;
@@ -47,6 +54,8 @@ class Parser {
   /** How many ( [ { are open: there a comma always separates. */
   private brackets = 0;
   private bars = 0;
+  /** A determinant's entries are computed many times over, so that none may hold another. */
+  private inDeterminant = false;
   private failed = false;
 
   constructor(text: string, commas: CommaReading) {
@@ -138,9 +147,19 @@ class Parser {
   }
 
   private union(): Expression {
-    const items = [this.sum()];
-    while (this.take("∪")) items.push(this.sum());
+    const items = [this.intersection()];
+    while (this.take("∪")) items.push(this.intersection());
     return items.length === 1 ? items[0]! : { kind: "union", items };
+  }
+
+  /** `A ∩ B` and `A ∖ B`, which bind more closely than ∪ and from the left. */
+  private intersection(): Expression {
+    let result = this.sum();
+    for (;;) {
+      if (this.take("∩")) result = { kind: "intersection", items: [result, this.sum()] };
+      else if (this.take("∖")) result = { kind: "difference", items: [result, this.sum()] };
+      else return result;
+    }
   }
 
   private sum(): Expression {
@@ -288,8 +307,8 @@ class Parser {
     const close = this.peek();
     if (close !== ")" && close !== "]") return this.fail();
     this.at++;
-    if (inner.kind !== "list") return inner;
-    return { kind: "tuple", open, close, items: inner.items };
+    const items = sequenceOf(inner);
+    return items === null ? inner : { kind: "tuple", open, close, items };
   }
 
   /** A TeX group; with commas in it, a set whose braces lost their backslashes. */
@@ -298,7 +317,8 @@ class Parser {
     if (this.take("}")) return this.fail();
     const inner = this.inside(() => this.groups());
     this.expect("}");
-    return inner.kind === "list" ? { kind: "set", items: inner.items } : inner;
+    const items = sequenceOf(inner);
+    return items === null ? inner : { kind: "set", items };
   }
 
   private set(close: string): Expression {
@@ -306,7 +326,7 @@ class Parser {
     if (this.take(close)) return { kind: "set", items: [] };
     const inner = this.inside(() => this.groups());
     this.expect(close);
-    return { kind: "set", items: inner.kind === "list" ? inner.items : [inner] };
+    return { kind: "set", items: sequenceOf(inner) ?? [inner] };
   }
 
   private bar(): Expression {
@@ -433,8 +453,10 @@ class Parser {
 
   private matrix(): Expression {
     const environment = this.match(/\s*\{([a-zA-Z]*(?:matrix|array))\*?\}(?:\s*\{[clr| ]*\})?/y)?.[1];
-    // A determinant is a number, which nothing here computes.
-    if (environment === undefined || /^v/i.test(environment)) return this.fail();
+    if (environment === undefined || /^V/.test(environment)) return this.fail();
+    const isDeterminant = environment.startsWith("v");
+    if (isDeterminant && this.inDeterminant) return this.fail();
+    this.inDeterminant ||= isDeterminant;
     const rows: Expression[][] = [[]];
     const end = /\s*\\end\s*\{[a-zA-Z*]+\}/y;
     while (!this.failed) {
@@ -447,7 +469,9 @@ class Parser {
       } else if (this.match(end) !== null) break;
       else return this.fail();
     }
-    return { kind: "matrix", rows };
+    if (!isDeterminant) return { kind: "matrix", rows };
+    this.inDeterminant = false;
+    return determinant(rows) ?? this.fail();
   }
 }
 

@@ -33,7 +33,7 @@ export function infinityOf(x: Expression): -1 | 0 | 1 {
 /** All names of both. */
 export const allNames = (a: ReadonlySet<string>, b: ReadonlySet<string>): ReadonlySet<string> => new Set([...a, ...b]);
 
-/** Whether two expressions without structure (no tuple, list or equation in them) have the same value. */
+/** Whether two expressions without structure (no tuple, list or equation in them) have the same value; `a` is the gold. */
 export function equalScalars(a: Expression, b: Expression): boolean {
   const [x, y] = [infinityOf(a), infinityOf(b)];
   if (x !== 0 || y !== 0) return x === y;
@@ -43,9 +43,8 @@ export function equalScalars(a: Expression, b: Expression): boolean {
     if (!isQuotient(other) || looksLikeTime(ratio)) return false;
   }
   if (a.kind === "percent" && b.kind === "percent") return equalScalars(a.of, b.of);
-  // 28% may be written 28 (the question asked for a percentage) or 0.28.
+  // A gold of 28% may be answered 28, as any unit may be left out, or 0.28; a gold of 28 is not 28%.
   if (a.kind === "percent") return equalScalars(a.of, b) || equalValues(a, b);
-  if (b.kind === "percent") return equalScalars(a, b.of) || equalValues(a, b);
   return equalValues(a, b);
 }
 
@@ -59,6 +58,8 @@ function looksLikeTime(x: Expression): boolean {
 /** How many points two expressions in variables are compared at; at least `ENOUGH` must be in both domains. */
 export const POINTS = 8;
 const ENOUGH = 3;
+/** Most variables of two expressions together. */
+const MAX_NAMES = 30;
 
 const PRIMES = [1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069, 1087, 1091, 1093, 1097];
 /** Per point: the range of the variables' sizes, and which of them are negative. */
@@ -114,7 +115,7 @@ function equalValues(a: Expression, b: Expression): boolean {
     const [x, y] = [evaluate(a, () => null), evaluate(b, () => null)];
     return x !== null && y !== null && sameNumber(x, y);
   }
-  if (names.size > 12) return false;
+  if (names.size > MAX_NAMES) return false;
   const calls = allNames(callsOf(a), callsOf(b));
   if ([...calls].some((name) => DISCRETE.has(name))) {
     if (![...calls].every((name) => BESIDE_DISCRETE.has(name))) return false;

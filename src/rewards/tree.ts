@@ -15,6 +15,8 @@ export type Expression =
   | { readonly kind: "call"; readonly name: string; readonly args: readonly Expression[] }
   | { readonly kind: "tuple"; readonly open: string; readonly close: string; readonly items: readonly Expression[] }
   | { readonly kind: "set" | "list" | "groups" | "union" | "ratio"; readonly items: readonly Expression[] }
+  /** `difference`: the first without all others. */
+  | { readonly kind: "intersection" | "difference"; readonly items: readonly Expression[] }
   | { readonly kind: "relation"; readonly operators: readonly string[]; readonly parts: readonly Expression[] }
   | { readonly kind: "matrix"; readonly rows: readonly (readonly Expression[])[] };
 

@@ -1,6 +1,6 @@
 /**
- * The unit that an answer is given in, so that 5 cm and 5 kg are not the same. Only well-known units have one; any other
- * word after a number is left to normalize.ts, which drops it. Nothing is converted: 1 m is not 100 cm here.
+ * The unit that an answer is given in, so that 5 cm and 5 kg are not the same, nor 12 dogs and 12 cats. Nothing is
+ * converted: 1 m is not 100 cm here. A unit that only one of two answers has is left to normalize.ts, which drops it.
  */
 
 const UNITS: Readonly<Record<string, readonly string[]>> = {
@@ -30,42 +30,133 @@ const UNITS: Readonly<Record<string, readonly string[]>> = {
   year: [],
   $: ["dollar", "buck", "USD"],
   cent: ["¢"],
+  euro: ["EUR", "€"],
+  "£": ["GBP"],
   deg: ["°", "degree"],
-  "%": ["percent", "percentage"],
+  "%": ["percent", "percentage", "pct"],
   rad: ["radian"],
+  mph: [],
+  kph: ["kmh"],
 };
 const CANONICAL: ReadonlyMap<string, string> = new Map(
   Object.entries(UNITS).flatMap(([unit, others]) => [unit, ...others].map((name): [string, string] => [name, unit])),
 );
+const RATES: Readonly<Record<string, string>> = { "mi^1/h": "mph^1", "km^1/h": "kph^1" };
+
+/** The one name of a unit, whatever its spelling and number; null for a word that is none. */
+export const canonicalUnit = (name: string): string | null =>
+  CANONICAL.get(name) ?? CANONICAL.get(name.replace(/s$/, "")) ?? CANONICAL.get(name.toLowerCase()) ?? null;
+
 /** Letters that are variables unless they stand in `\text{…}`. */
 const LETTERS = /^[a-zA-Z]$/;
+/** Words that say nothing about what is counted. */
+const EMPTY_WORDS =
+  /^(?:the|an?|of|in|all|total|altogether|each|every|more|different|distinct|unique|such|possible|left|over|remaining|needed|required|per|to|for|is|are|about|away|long|old|tall|wide|deep|high|apart|units?|square|sq|cubic|cu|exactly|only|times|whole|that|there)$/;
 
-const AFTER_VALUE =
-  /[\d)}\]]\s*(?:\\[,;: !]|~|\s)*(?:\\(text|mbox|mathrm|textrm|rm|textbf)\s*\{\s*)?((?:(?:square|sq\.?|cubic|cu\.?)\s+)?[a-zA-Z¢]{1,12})\.?\s*(?:\}|(?=\^)|$|(?=\$))\s*(?:\^\s*\{?\s*([23])\s*\}?)?\s*\$?$/;
-
-/** The unit at the end of an answer, with its power ("cm^2"); null where there is none that is known. */
-export function unitOf(answer: string): string | null {
-  const text = answer
-    .trim()
-    .slice(-80)
-    .replace(/\\[%$]$/, "");
-  if (/^\$?\s*\\?\$\s*-?\d[\d.,{}\\!]*$/.test(answer.trim()) && /\\\$|^\$[^$]*$/.test(answer)) return "$";
-  if (/[\d)}\]]\s*\\?%\s*\$?$/.test(answer.trim().slice(-20))) return "%^1";
-  if (/[\d)}\]]\s*(?:\^?\s*\{?\s*\\circ\s*\}?|°|\\degree)\s*\$?$/.test(text)) return "deg^1";
-  const match = AFTER_VALUE.exec(text);
-  if (match === null) return null;
-  const [, command, words = "", power] = match;
-  const [, kind = "", name = ""] = /^(?:(square|sq\.?|cubic|cu\.?)\s+)?(.*)$/.exec(words) ?? [];
-  if (command === undefined && LETTERS.test(name)) return null;
-  const unit = CANONICAL.get(name) ?? CANONICAL.get(name.replace(/s$/, "")) ?? CANONICAL.get(name.toLowerCase());
-  if (unit === undefined) return null;
-  const dimension = power ?? (kind.startsWith("s") ? "2" : kind.startsWith("c") ? "3" : "1");
-  return `${unit}^${dimension}`.replace("$^1", "$");
+interface Ending {
+  /** The known unit with its power, `cm^2`; null where there is none. */
+  readonly unit: string | null;
+  /** The words that are no known unit, in the singular. */
+  readonly words: readonly string[];
 }
 
-/** Whether both name a known unit and not the same one. */
+const NONE: Ending = { unit: null, words: [] };
+
+/** `\text{…}` and its like, and a fraction of two of them. */
+const GROUP = /\\(?:text|mbox|mathrm|textrm|textnormal|textbf|hbox|operatorname|rm)\s*\{([^{}]*)\}/g;
+const FRACTION_OF_UNITS =
+  /\\[dt]?frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}/g;
+
+/** A fraction of two units as one group: `\frac{\text{km}}{\text{h}}` is `\text{km/h}`. */
+export const joinUnitFractions = (text: string): string => text.replace(FRACTION_OF_UNITS, "\\text{$1/$2}");
+
+/** A word, a text command or a degree sign; most answers have none, which is quickly told. */
+const MAY_END_IN_WORDS = /(?<![\\a-zA-Z])[a-zA-Z¢€]{2}|\\(?:text|mbox|math|hbox|operator|rm|circ|degree)|°/;
+
+/** What stands behind the value at the end of an answer. */
+function endingOf(answer: string): Ending {
+  const trimmed = answer.trim();
+  if (/^\$?\s*\\?\$\s*-?\d[\d.,{}\\!]*$/.test(trimmed) && /\\\$|^\$[^$]*$/.test(answer))
+    return { unit: "$", words: [] };
+  const sign = /^\$?\s*([€£])\s*-?\d/.exec(trimmed)?.[1];
+  if (sign !== undefined) return { unit: `${canonicalUnit(sign)}^1`, words: [] };
+  if (/[\d)}\]]\s*\\?%\s*\$?$/.test(trimmed.slice(-20))) return { unit: "%^1", words: [] };
+  const tail = trimmed.slice(-160);
+  if (!MAY_END_IN_WORDS.test(tail)) return NONE;
+  const text = joinUnitFractions(tail).replace(/per cent(?![a-z])/gi, "percent");
+  if (/[\d}]\s*(?:\\(?:text|mathrm)\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\$?$/i.test(text)) return NONE;
+  const degrees =
+    /[\d)}\]]\s*(?:\^?\s*\{?\s*\\circ\s*\}?|°|\\degree)\s*(?:\\(?:text|mathrm)\s*\{\s*)?([CF]?)\s*\}?\s*\$?$/.exec(
+      text,
+    );
+  if (degrees !== null) return { unit: `deg${degrees[1]}^1`, words: [] };
+  // A single letter inside a group is marked, since outside of one it is a variable.
+  const plain = text
+    .replace(GROUP, (_, content: string) => ` ${content.replace(/(?<![a-zA-Z])[a-zA-Z](?![a-zA-Z])/g, "$&‡")} `)
+    .replace(/\\[,;: !%]|~|\$|\\$/g, " ");
+  const tokens = plain.match(/\\[a-zA-Z]+|[a-zA-Z‡¢€]+\.?|\^\s*\{?\s*-?\d\s*\}?|\s+|./gs) ?? [];
+  let from = tokens.length;
+  while (from > 0 && /^(?:[a-zA-Z¢€].*|\^.*|\s+|[/.()-])$/s.test(tokens[from - 1]!)) from--;
+  const before = tokens.slice(0, from).join("");
+  // A word right behind a backslash is a command.
+  if (!/[\d)}\]|]$/.test(before) && !/(?:\\pi|π)$/.test(before)) return NONE;
+  return read(tokens.slice(from).filter((token) => token.trim() !== ""));
+}
+
+function read(tokens: readonly string[]): Ending {
+  let unit: string | null = null;
+  let power = "";
+  let rate = false;
+  const words: string[] = [];
+  for (const [i, token] of tokens.entries()) {
+    if (token === "/" || token === "per") {
+      rate = unit !== null && words.length === 0;
+      continue;
+    }
+    const exponent = /^\^\s*\{?\s*(-?\d)/.exec(token)?.[1];
+    if (exponent !== undefined) {
+      if (unit !== null && words.length === 0 && !unit.includes("/")) unit = unit.replace(/\^\d$/, `^${exponent}`);
+      continue;
+    }
+    if (!/^[a-zA-Z¢€]/.test(token)) continue;
+    const name = token.replace(/[‡.]/g, "");
+    if (LETTERS.test(name) && !token.includes("‡")) return NONE;
+    if (/^units?$/i.test(name)) unit ??= `unit^${power || 1}`;
+    else if (/^(?:square|sq)$/i.test(name)) power = "2";
+    else if (/^(?:cubic|cu)$/i.test(name)) power = "3";
+    else {
+      const known = name === "in" && /^(?:all|total|the|a)\b/.test(tokens[i + 1] ?? "") ? null : canonicalUnit(name);
+      if (known !== null && unit === null && words.length === 0) unit = `${known}^${power || 1}`;
+      else if (known !== null && rate) {
+        unit = `${unit}/${known}`;
+        rate = false;
+      } else if (!EMPTY_WORDS.test(name.toLowerCase())) words.push(name.toLowerCase().replace(/(?:es|s)$/, ""));
+    }
+  }
+  return { unit: unit === null ? null : (RATES[unit] ?? unit).replace("$^1", "$"), words };
+}
+
+/** The known unit at the end of an answer, with its power ("cm^2"); null where there is none. */
+export const unitOf = (answer: string): string | null => endingOf(answer).unit;
+
+/** Whether both say what they count or measure in, and not the same. */
 export function unitsDiffer(a: string, b: string): boolean {
-  const unit = unitOf(a);
-  const other = unit && unitOf(b);
-  return unit !== null && other !== null && unit !== other;
+  const left = endingOf(a);
+  if (left.unit === null && left.words.length === 0) return false;
+  const right = endingOf(b);
+  if (right.unit === null && right.words.length === 0) return false;
+  if (left.unit !== null && right.unit !== null) {
+    const degrees = /^deg[CF]?\^1$/;
+    if (degrees.test(left.unit) && degrees.test(right.unit) && (left.unit === "deg^1" || right.unit === "deg^1"))
+      return false;
+    // "units" says no more than the power.
+    const [power, other] = [left.unit, right.unit].map((unit) => /^unit\^(\d)$/.exec(unit)?.[1]);
+    if (power !== undefined || other !== undefined) {
+      const powers = [left.unit, right.unit].map((unit) => /\^(\d)$/.exec(unit)?.[1]);
+      return powers[0] !== powers[1] && powers.every((value) => value !== "1");
+    }
+    return left.unit !== right.unit;
+  }
+  if (left.unit?.startsWith("unit^") || right.unit?.startsWith("unit^")) return false;
+  return !left.words.some((word) => right.words.includes(word));
 }

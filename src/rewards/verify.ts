@@ -3,7 +3,7 @@
  * (gsm8k.ts, math.ts). Deadlines are the pool's business (pool.ts); this function bounds its own work, so that in
  * practice none is missed.
  */
-import { markedAnswer, type Readings, reduceAnswer } from "./extract.ts";
+import { markedAnswer, percentBehindBox, type Readings, reduceAnswer } from "./extract.ts";
 import { type Extraction, equalNumbers, extractNumber, isNumber } from "./gsm8k.ts";
 import { equalMath, extractMath } from "./math.ts";
 
@@ -56,7 +56,8 @@ export function verify(question: Question): Verdict {
 /** The gold in each reading that is complete: of several joined boxes no single one is the answer. */
 function goldAnswers(text: string): Readings {
   const readings = reduceAnswer(text);
-  return markedAnswer(text).length > 0 ? readings.slice(0, 1) : readings;
+  if (markedAnswer(text).length === 0) return readings;
+  return percentBehindBox(text) ? [`${readings[0]}\\%`] : readings.slice(0, 1);
 }
 
 function find({ response, pred, extraction }: Question, verifier: Verifier): Readings {

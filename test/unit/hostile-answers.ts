@@ -50,6 +50,24 @@ export function hostileAnswers(): Readonly<Record<string, string>> {
   }
   return {
     ...texts,
+    // Words, and what could be split in many ways
+    "a long word behind a value": boxed(`1 ${fill("a", SHORT)}`),
+    "short words behind a value": boxed(`1 ${fill("of the ", SHORT)}`),
+    "words cut anywhere, a mebibyte": `1${fill("about ", MIB)}`,
+    "text after text": boxed(`1${fill("\\text{ and }", SHORT)}`),
+    approximations: boxed(fill("x \\approx 1.5, ", SHORT)),
+    "residues of residues": boxed(fill("1 (mod 2", SHORT)),
+    "boxes with words between": fill("x=\\boxed{1} for one and ", MIB),
+    // Sets and matrices
+    "bars in bars": boxed(`${"|".repeat(40)}x${"|".repeat(40)}<1`),
+    "many excluded numbers": boxed(list(400, (i) => `x\\ne${i}`)),
+    differences: boxed(`(0,1)${fill("\\setminus\\{1\\}", SHORT)}`),
+    intersections: boxed(`(0,1)${fill("\\cap(0,1)", SHORT)}`),
+    "determinants in determinants": boxed(
+      nested("\\begin{vmatrix}1&", "2\\\\3&4\\end{vmatrix}", "\\\\3&4\\end{vmatrix}", 20),
+    ),
+    "a product of matrices": boxed(fill("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}", SHORT)),
+    "a power of a matrix": boxed("\\begin{pmatrix}1&2\\\\3&4\\end{pmatrix}^{1000000000}"),
     // Towers
     "power tower": boxed("9^{9^{9^9}}"),
     "power tower of tens": boxed("10^{10^{10}}"),

@@ -48,7 +48,6 @@ const EQUAL: Record<string, readonly (readonly [string, string])[]> = {
     ["42^\\circ", "42"],
     ["42", "42^{\\circ}"],
     ["42°", "42 degrees"],
-    ["42\\%", "42"],
     ["42\\%", "0.42"],
     ["42\\%", "42 percent"],
   ],

@@ -1,0 +1,70 @@
+/**
+ * What stands left of an equation as the name of what is right of it: x, x_1, f(x), AB, |AB|, P(X = 2), sin θ. Such a
+ * name may be left out of an answer; that of another quantity may not take its place.
+ */
+import { matrixOf } from "./matrices.ts";
+import { type Expression, variablesOf } from "./tree.ts";
+
+/** Whether the expression names a quantity: x, x_1, f(x), AB, |AB|, A:B, (p, q, r). */
+export function isName(x: Expression): boolean {
+  switch (x.kind) {
+    case "symbol":
+      return true;
+    case "ratio":
+    case "tuple":
+    case "union":
+    case "intersection":
+      return x.items.every(isName);
+    case "call":
+      return x.name === "abs" && x.args.every(isName);
+    case "product":
+      if (isProbability(x.items)) return true;
+      return (
+        x.items[0]!.kind === "symbol" &&
+        x.items.every((item) => isName(item) || isSignedNumber(item) || isSegmentPower(item))
+      );
+    default:
+      return false;
+  }
+}
+
+/** P(X = 2), P(X ≥ 1): a product in what the parser knows. */
+const isProbability = ([p, event, ...others]: readonly Expression[]): boolean =>
+  p?.kind === "symbol" && /^P/.test(p.name) && event?.kind === "relation" && others.length === 0;
+
+const TRIGONOMETRIC: ReadonlySet<string> = new Set(["sin", "cos", "tan", "sec", "csc", "cot"]);
+
+/** Names that only beside such a value are none of an equation: sin θ = 3/5, and A⁻¹ or Aᵀ before a matrix. */
+export function isNameOf(x: Expression, value: Expression): boolean {
+  if (x.kind === "call") return TRIGONOMETRIC.has(x.name) && x.args.every(isName) && variablesOf(value).size === 0;
+  return x.kind === "power" && x.base.kind === "symbol" && matrixOf(value) !== null;
+}
+
+/** a + b + c, x/y: what a question may ask for as a whole. Not 2x or x + 1, whose value is not the answer. */
+export function isCompound(x: Expression): boolean {
+  if (x.kind !== "sum" && x.kind !== "product") return false;
+  return x.items.every((item) => isSymbols(item.kind === "negative" || item.kind === "inverse" ? item.of : item));
+}
+
+/** x, AB, ∠A: symbols without any number. */
+const isSymbols = (x: Expression): boolean =>
+  x.kind === "symbol" || (x.kind === "product" && x.items.every((item) => item.kind === "symbol"));
+
+/** The 2 of AB²: a power of a segment's length, which stands for itself in "AB² = 34". */
+const isSegmentPower = (x: Expression): boolean =>
+  x.kind === "power" && x.base.kind === "symbol" && /^[A-Z]$/.test(x.base.name) && x.exponent.kind === "number";
+
+const isSignedNumber = (x: Expression): boolean =>
+  x.kind === "number" || (x.kind === "negative" && x.of.kind === "number");
+
+/** Two equations for differently named single unknowns are different, whatever their values. */
+export function namesAgree(a: Expression | null, b: Expression | null): boolean {
+  if (a === null || b === null) return true;
+  if (a.kind === "symbol" && b.kind === "symbol") return a.name.toLowerCase() === b.name.toLowerCase();
+  // sin θ and cos θ, A⁻¹ and A.
+  const exact = [a, b].some((x) => x.kind === "power" || (x.kind === "call" && x.name !== "abs"));
+  return !exact || keyOf(a) === keyOf(b);
+}
+
+export const keyOf = (x: Expression): string =>
+  JSON.stringify(x, (_, value) => (typeof value === "bigint" ? value.toString() : value));
