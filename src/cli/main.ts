@@ -163,6 +163,7 @@ function exitCodeOf(error: unknown): number {
 /** One line for a failure that has a cure; message and stack for one that nobody foresaw. */
 function failureText(where: string, error: unknown, debug: boolean): string {
   const foreseen = error instanceof InputError || error instanceof RunError;
+  if (error instanceof InputError && !debug) return error.lines.map((line) => `${where}: ${line}\n`).join("");
   if (foreseen && !debug) return `${where}: ${errorText(error)}\n`;
   const stack = error instanceof Error ? (error.stack ?? "") : "";
   const cause = error instanceof Error && error.cause !== undefined ? `caused by ${Bun.inspect(error.cause)}\n` : "";

@@ -3,50 +3,68 @@ import { InputError } from "../errors.ts";
 import type { CommandName, EvalConfig, GenerateConfig, OptimizerConfig, TrainConfig, UpdateConfig } from "./schema.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 
+/** Runs a check where none of the settings it looks at is refused already; what it gives, or undefined. */
+export type Attempt = <T>(keys: readonly string[], check: () => T) => T | undefined;
+
 /**
  * @param config the complete settings of `command`, each checked by itself
  * @param given keys in snake_case that the user wrote
+ * @param attempt takes the refusals; left out, the first contradiction is thrown
  * @returns remarks, one line each
  * @throws InputError for a contradiction
  */
-export function checkTogether(command: CommandName, config: unknown, given: ReadonlySet<string>): string[] {
+export function checkTogether(
+  command: CommandName,
+  config: unknown,
+  given: ReadonlySet<string>,
+  attempt: Attempt = (_keys, check) => check(),
+): string[] {
+  const remarks: string[] = [];
+  const collect = (keys: readonly string[], check: () => readonly string[]) =>
+    remarks.push(...(attempt(keys, check) ?? []));
+  const output = ["overwrite", "resume_from_checkpoint"];
+  const clipping = ["delta", "epsilon", "epsilon_high", "loss_type", "entropy_coef_min", "entropy_coef_max"];
+  const evaluation = ["eval_num_generations", "eval_temperature"];
   switch (command) {
     case "train":
     case "plan": {
       const settings = config as TrainConfig;
-      checkBatch(settings);
-      checkRewards(settings);
-      checkDynamicSampling(settings);
-      checkOutput(settings);
-      return [
-        ...groupRemarks(settings),
-        ...advantageRemarks(settings, given),
-        ...rewardRemarks(settings, given),
-        ...dynamicRemarks(settings, given),
-        ...lossRemarks(settings, given),
-        ...scheduleRemarks(settings, settings.maxSteps),
-        ...evaluationRemarks(settings, given),
-      ];
+      const batch = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_generations"];
+      attempt([...batch, "steps_per_generation"], () => checkBatch(settings));
+      attempt(["reward_funcs", "reward_weights", "soft_punish_cache", "max_completion_length"], () =>
+        checkRewards(settings),
+      );
+      attempt(["num_generations", "dynamic_sampling_probe"], () => checkDynamicSampling(settings));
+      attempt(output, () => checkOutput(settings));
+      collect([], () => groupRemarks(settings));
+      collect([], () => advantageRemarks(settings, given));
+      collect([], () => rewardRemarks(settings, given));
+      collect([], () => dynamicRemarks(settings, given));
+      collect(clipping, () => lossRemarks(settings, given));
+      collect([], () => scheduleRemarks(settings, settings.maxSteps));
+      collect(evaluation, () => evaluationRemarks(settings, given));
+      return remarks;
     }
     case "update": {
       const settings = config as UpdateConfig;
-      checkOutput(settings);
-      return [
-        ...advantageRemarks(settings, given),
-        ...lossRemarks(settings, given),
-        ...scheduleRemarks(settings, null),
-      ];
+      attempt(output, () => checkOutput(settings));
+      collect([], () => advantageRemarks(settings, given));
+      collect(clipping, () => lossRemarks(settings, given));
+      collect([], () => scheduleRemarks(settings, null));
+      return remarks;
     }
     case "sft": {
       const settings = config as TrainConfig;
-      checkOutput(settings);
-      return [...scheduleRemarks(settings, settings.maxSteps), ...evaluationRemarks(settings, given)];
+      attempt(output, () => checkOutput(settings));
+      collect([], () => scheduleRemarks(settings, settings.maxSteps));
+      collect(evaluation, () => evaluationRemarks(settings, given));
+      return remarks;
     }
     case "eval":
-      checkPassAtK(config as EvalConfig);
+      attempt(["pass_at_k", "num_generations"], () => checkPassAtK(config as EvalConfig));
       return repeatRemarks(config as EvalConfig);
     case "generate":
-      checkPrompt(config as GenerateConfig);
+      attempt(["prompt", "input"], () => checkPrompt(config as GenerateConfig));
       return repeatRemarks(config as GenerateConfig);
     case "score":
       return [];

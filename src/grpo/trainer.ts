@@ -5,6 +5,7 @@
  * made of is setup.ts; the update is policy-update.ts; evaluation is passed in.
  */
 import { keepNewestCheckpoints, removeCheckpointsAfter } from "../checkpoint/state.ts";
+import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import { restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
 import { anonymousBytes } from "../engine/memory.ts";
@@ -122,7 +123,8 @@ export async function train(
   };
 
   const passed = (every: number, since: number) => Math.floor(step / every) > Math.floor(since / every);
-  const evaluationDue = (since: number) => config.evalSteps !== null && passed(config.evalSteps, since) && step < steps;
+  const often = everySteps(config, steps);
+  const evaluationDue = (since: number) => often.eval !== null && passed(often.eval, since) && step < steps;
 
   try {
     // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
@@ -243,7 +245,7 @@ export async function train(
         const record = { step: firstStep + i, ...update, ...common, ...difference };
         metrics.write(record);
         for (const warning of stepWarnings(record)) hooks.console.note(`note: ${warning}`);
-        if (record.step % config.loggingSteps === 0 || record.step === steps) hooks.console.step(record);
+        if (record.step % often.logging === 0 || record.step === steps) hooks.console.step(record);
       }
       if (config.saveCompletions)
         await recordRollouts(outputDir, firstStep, groups, texts, result.total, measured.old ?? first);
@@ -252,7 +254,7 @@ export async function train(
       reached = state();
 
       // Checkpoint, evaluation
-      if (config.saveSteps > 0 && passed(config.saveSteps, firstStep - 1)) await save();
+      if (often.save > 0 && passed(often.save, firstStep - 1)) await save();
       if (evaluationDue(firstStep - 1)) await evaluate();
     }
     if (!hooks.stopRequested()) await evaluate();

@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { keepNewestCheckpoints, removeCheckpointsAfter } from "../checkpoint/state.ts";
+import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
@@ -133,7 +134,8 @@ export async function runSft(run: SftRun): Promise<boolean> {
     metrics.write({ step, ...values });
     console.evaluation({ step, ...values }, note);
   };
-  const evaluationDue = () => config.evalSteps !== null && step % config.evalSteps === 0 && step < steps;
+  const often = everySteps(config, steps);
+  const evaluationDue = () => often.eval !== null && step % often.eval === 0 && step < steps;
   try {
     // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
     if (step === 0 || evaluationDue()) await evaluate();
@@ -167,8 +169,8 @@ export async function runSft(run: SftRun): Promise<boolean> {
         ...times,
       };
       metrics.write(record);
-      if (step % config.loggingSteps === 0 || step === steps) console.step(record);
-      if (config.saveSteps > 0 && step % config.saveSteps === 0) await save();
+      if (step % often.logging === 0 || step === steps) console.step(record);
+      if (often.save > 0 && step % often.save === 0) await save();
       if (evaluationDue()) await evaluate();
     }
     await evaluate();

@@ -31,9 +31,13 @@ export const lossSettings = {
     .default(null)
     .meta(about("Caps the unclipped ratio too (two-sided clipping); above 1 + epsilon. null: no cap.")),
   importance_sampling_level: z
-    .enum(["token", "sequence"])
+    .enum(["token", "sequence", "sequence_product"])
     .default("token")
-    .meta(about("The ratio of each token, or its geometric mean over the completion (GSPO).")),
+    .meta(
+      about(
+        "The ratio of each token, its geometric mean over the completion (GSPO), or its product over it (RLOO, where the whole completion is the action).",
+      ),
+    ),
   mask_truncated_completions: z
     .boolean()
     .default(false)
@@ -88,7 +92,12 @@ export const lossSettings = {
     .enum(["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"])
     .default("sequence_mask")
     .meta(about("That ratio per token or per completion; beyond its bounds clamped or set to 0.")),
-  importance_sampling_clip_max: z.number().gt(0).default(3).meta(about("Upper bound of that ratio.")),
+  importance_sampling_clip_max: z
+    .number()
+    .gt(0)
+    .nullable()
+    .default(3)
+    .meta(about("Upper bound of that ratio. null: none.")),
   importance_sampling_clip_min: z
     .number()
     .min(0)
