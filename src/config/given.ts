@@ -24,6 +24,9 @@ export interface Written {
 /** Our name of a setting that has another one as well. */
 export const ownKey = (name: string): string => (Object.hasOwn(aliases, name) ? aliases[name]! : name);
 
+/** Flags of ours and of other trainers whose value is the name of a file that looks like a configuration. */
+const namesFile = /^(config|config_file|accelerate_config|deepspeed|deepspeed_config|fsdp_config)$/;
+
 /** What stands in the arguments: the file's settings, but for those that a flag sets too, then the flags. */
 export function writtenIn(
   argv: readonly string[],
@@ -32,7 +35,7 @@ export function writtenIn(
 ): { readonly written: readonly Written[]; readonly file: string | undefined } {
   const kind = (name: string): Kind | undefined => {
     const key = ownKey(name);
-    if (name === "config") return "text";
+    if (namesFile.test(name)) return "text";
     return Object.hasOwn(settings, key) ? kindOf(settings[key]!) : undefined;
   };
   const { positionals, flags } = splitArguments(argv, kind, { words: true, fault: (message) => faults.add(message) });

@@ -81,7 +81,7 @@ const klEstimator: Rule = (value, other) =>
 
 const useLoss: Rule = (value, other) => {
   if (isOff(value)) return silently;
-  return (other("kl.init_coef") ?? other("init_kl_coef"))
+  return (other("kl.init_coef") ?? other("init_kl_coef") ?? other("beta"))
     ? silently
     : useInstead(["beta", 0.01], ["use_kl_in_reward", false]);
 };

@@ -55,6 +55,14 @@ const mixture: Rule = (value) => {
   return parts.length === 1 && typeof path === "string" ? useInstead(["dataset", path]) : refuse(note, ["dataset"]);
 };
 
+/** Each process has a batch of its own there. */
+const processes: Rule = (value, other) => {
+  const count = numberOf(value) ?? 1;
+  if (count <= 1) return silently;
+  const each = numberOf(other("per_device_train_batch_size")) ?? 8;
+  return refuse(`one process computes the batches of all ${count}`, ["per_device_train_batch_size", each * count]);
+};
+
 const peft: Rule = (value) => (isTrue(value) ? refuse(noLora) : silently);
 
 /** Read by LoRA alone: whether there is LoRA is asked where it is switched on. */
@@ -128,6 +136,17 @@ const trlLines: Trainer["lines"] = [
   ["dataset_config", onlyOff("download that part of the dataset and name its file", ["dataset"])],
   ["ignore_bias_buffers", droppedUnlessOff("one process computes")],
   ["gradient_checkpointing_use_reentrant", dropped("activations are always recomputed layer by layer")],
+  // `accelerate launch` and TRL's command line
+  ["num_processes", processes],
+  ["nproc_per_node", processes],
+  ["accelerate_config", droppedUnlessOff("one process computes")],
+  ["config_file", droppedUnlessOff("one process computes")],
+  ["num_machines", only(/^1$/, "one process computes: leave it out")],
+  ["machine_rank", dropped("one process computes")],
+  ["main_process_*", dropped("one process computes")],
+  ["multi_gpu", droppedUnlessOff("one process computes")],
+  ["gpu_ids", dropped("device says which GPU computes")],
+  ["mixed_precision", dropped("dtype says the number format, float32 or bfloat16; left out, it is the checkpoint's")],
   ["env", dropped("variables of the environment are set in the shell")],
 ];
 

@@ -37,7 +37,13 @@ const noLora = "all weights are trained, there is no LoRA: leave it out";
 const noTurns = "an answer is one turn, without tools: leave it out";
 const python = "reward functions are TypeScript modules, named by path (./my-reward.ts)";
 
-const lossMode = (other: Lookup): string => textOf(other("policy_loss.loss_mode")) ?? "vanilla";
+/** The loss as verl names it, also once it is written in ours. */
+function lossMode(other: Lookup): string {
+  const ours = textOf(other("loss_type"));
+  const level = textOf(other("importance_sampling_level"));
+  const known = ours === "cispo" || ours === "sapo" ? ours : level === "sequence" ? "gspo" : "vanilla";
+  return textOf(other("policy_loss.loss_mode")) ?? known;
+}
 const answers = (other: Lookup): number => numberOf(other("rollout.n")) ?? 1;
 
 const estimators: Readonly<Record<string, readonly [string, unknown]>> = {
@@ -142,8 +148,9 @@ const clipHigh: Rule = (value, other) => {
 };
 
 const withKlLoss: Rule = (value, other) => {
-  if (isTrue(value)) return other("kl_loss_coef") === undefined ? useInstead(["beta", 0.001]) : silently;
-  return isTrue(other("algorithm.use_kl_in_reward")) ? silently : useInstead(["beta", 0]);
+  if (isTrue(value))
+    return (other("kl_loss_coef") ?? other("beta")) === undefined ? useInstead(["beta", 0.001]) : silently;
+  return isTrue(other("use_kl_in_reward")) || other("beta") !== undefined ? silently : useInstead(["beta", 0]);
 };
 
 const klLossWeight: Rule = (value, other) =>
@@ -175,7 +182,7 @@ const klInReward: Rule = (value, other) => {
 };
 
 const klInRewardWeight: Rule = (value, other) =>
-  isTrue(other("algorithm.use_kl_in_reward")) ? useInstead(["beta", same(value)]) : drop("use_kl_in_reward is false");
+  isTrue(other("use_kl_in_reward")) ? useInstead(["beta", same(value)]) : drop("use_kl_in_reward is false");
 
 /** One file is a dataset. */
 const files =
@@ -204,7 +211,7 @@ const overlongWeight: Rule = (value) => {
 };
 
 const modelReward: Rule = (value, other) =>
-  isOff(value) || other("reward_model.model.path") !== undefined
+  isOff(value) || (other("reward_model.model.path") ?? other("reward_funcs")) !== undefined
     ? silently
     : refuse("name the reward model's folder or hub id", ["reward_funcs"]);
 
@@ -238,7 +245,9 @@ const betas: Rule = (value) => {
 };
 
 const evalGreedily: Rule = (value, other) =>
-  isTrue(value) && other("val_kwargs.temperature") === undefined ? useInstead(["eval_temperature", 1]) : silently;
+  isTrue(value) && (other("val_kwargs.temperature") ?? other("eval_temperature")) === undefined
+    ? useInstead(["eval_temperature", 1])
+    : silently;
 
 const evalTemperature: Rule = (value, other) =>
   isFalse(other("val_kwargs.do_sample") ?? "true") ? silently : useInstead(["eval_temperature", same(value)]);
@@ -469,7 +478,9 @@ export const verl: Trainer = {
     [
       "trainer.resume_from_path",
       (value, other) =>
-        isNone(value) || other("resume_mode") !== undefined ? silently : useInstead(["resume_from_checkpoint", value]),
+        isNone(value) || (other("resume_mode") ?? other("resume_from_checkpoint")) !== undefined
+          ? silently
+          : useInstead(["resume_from_checkpoint", value]),
     ],
     ["trainer.default_local_dir", renamed("output_dir")],
     ["trainer.max_actor_ckpt_to_keep", renamed("save_total_limit")],
