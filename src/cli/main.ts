@@ -140,7 +140,7 @@ function overview(table: readonly CommandEntry[]): string {
   return [
     "grpo trains language models by reinforcement learning with group relative policy optimization.",
     "",
-    "Usage: grpo COMMAND [CONFIG.toml] [--key value ...]",
+    "Usage: grpo COMMAND [CONFIG] [--key value ...]",
     "",
     ...lines,
     "",

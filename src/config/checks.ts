@@ -1,5 +1,7 @@
 /** What settings must hold together. A contradiction is refused; what is legal but probably not meant becomes a remark. */
+import { existsSync } from "node:fs";
 import { InputError } from "../errors.ts";
+import { foreignReward } from "./reward-names.ts";
 import type { CommandName, EvalConfig, GenerateConfig, OptimizerConfig, TrainConfig, UpdateConfig } from "./schema.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 
@@ -31,6 +33,7 @@ export function checkTogether(
       const settings = config as TrainConfig;
       const batch = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_generations"];
       attempt([...batch, "steps_per_generation"], () => checkBatch(settings));
+      for (const name of settings.rewardFuncs ?? []) attempt(["reward_funcs"], () => checkRewardName(name));
       attempt(["reward_funcs", "reward_weights", "soft_punish_cache", "max_completion_length"], () =>
         checkRewards(settings),
       );
@@ -90,6 +93,11 @@ function checkBatch(config: TrainConfig): void {
         `${config.gradientAccumulationSteps}; the weights change once a step, so a generation serves whole steps`,
     );
   }
+}
+
+function checkRewardName(name: string): void {
+  const why = existsSync(name) ? undefined : foreignReward(name);
+  if (why !== undefined) throw new InputError(`reward_funcs: ${name}: ${why}`);
 }
 
 function checkRewards(config: TrainConfig): void {

@@ -23,6 +23,15 @@ export class Faults {
     }
   }
 
+  /** Puts what begins with one of these places into their order; the rest comes after. */
+  order(places: readonly string[]): void {
+    const at = ({ message }: InputError): number => {
+      const found = places.findIndex((place) => message.startsWith(`${place}:`) || message.startsWith(`${place} `));
+      return found < 0 ? places.length : found;
+    };
+    this.found.sort((a, b) => at(a) - at(b));
+  }
+
   /** @throws InputError with a line for each thing that is wrong */
   throwAny(): void {
     const [first, ...others] = this.found;

@@ -30,7 +30,7 @@ export interface LoadOptions<C extends CommandName> {
 }
 
 /**
- * The configuration of a command from its arguments: `[CONFIG.toml] [--key value …]`; the file may be YAML or JSON too.
+ * The configuration of a command from its arguments: `[CONFIG] [--key value …]`, a TOML, YAML or JSON file.
  * @throws InputError for anything unknown, out of range or contradictory, with a line for each
  */
 export function configFor<C extends CommandName>(
@@ -94,6 +94,7 @@ function finish<C extends CommandName>(
   const warnings = checkTogether(command, config, keys, (concerned, check) =>
     concerned.some((key) => refused.has(key)) ? undefined : faults.attempt(check),
   );
+  faults.order(written.map(({ label }) => label));
   faults.throwAny();
   return {
     config: config as ConfigOf<C>,

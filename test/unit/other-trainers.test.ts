@@ -301,6 +301,25 @@ describe("refused, with the number converted", () => {
   });
 });
 
+test("rewards that are Python's, or run programs, are told at once with the rest", () => {
+  const { refusals } = told(
+    "--reward_funcs",
+    "code",
+    "my_lib.rewards.custom",
+    "./r.py",
+    "math",
+    "./mine.ts",
+    "--beta=x",
+  );
+  expect(refusals.map((line) => line.split(": ").slice(0, 2).join(": "))).toEqual([
+    '--beta "x": allowed is a number ≥ 0',
+    "reward_funcs: code",
+    "reward_funcs: my_lib.rewards.custom",
+    "reward_funcs: ./r.py",
+  ]);
+  expect(told("--reward_funcs", "mine.ts", "org/rm.v2", "mine.mjs").refusals).toEqual([]);
+});
+
 test("TRL's names without its preset: one remark names what is the paper's; ours alone, or the preset, none", () => {
   const remark = (...argv: string[]) => told(...argv).remarks.filter((line) => line.includes("paper's values"));
   expect(remark("--model_name_or_path", "m")).toEqual([

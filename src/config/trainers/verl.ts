@@ -189,11 +189,10 @@ const files =
   (key: string): Rule =>
   (value) => {
     const paths = listOf(value);
-    const gold = "verl's reward_model.ground_truth must stand in a column answer or solution";
     if (isNone(value)) return silently;
     return paths.length > 1
       ? refuse("one file is read: put the rows into one", [key])
-      : refuse(gold, paths.length === 1 ? [key, paths[0]] : [key]);
+      : useInstead(paths.length === 1 ? [key, paths[0]] : [key]);
   };
 
 const maxLength: Rule = dropped("prompts are never cut; rows that do not fit the model's context are skipped");
