@@ -20,6 +20,7 @@ import {
   refuse,
   refused,
   renamed,
+  type Setting,
   same,
   silently,
   type Trainer,
@@ -81,9 +82,11 @@ const klEstimator: Rule = (value, other) =>
 
 const useLoss: Rule = (value, other) => {
   if (isOff(value)) return silently;
-  return (other("kl.init_coef") ?? other("init_kl_coef") ?? other("beta"))
-    ? silently
-    : useInstead(["beta", 0.01], ["use_kl_in_reward", false]);
+  const weight = other("kl.init_coef") ?? other("init_kl_coef") ?? other("beta");
+  const kind = other("kl.estimator") ?? other("kl_estimator");
+  const use: Setting[] = kind === undefined ? [["kl_estimator", "k1"]] : [];
+  if (weight === undefined) use.push(["beta", 0.01], ["use_kl_in_reward", false]);
+  return use.length === 0 ? silently : useInstead(...use);
 };
 
 const pair =
@@ -99,7 +102,15 @@ const correctionModes: Readonly<Record<string, string>> = {
   "seq-mask-tis": "sequence_mask",
 };
 
-const correction: Rule = (value) => (isOff(value) ? silently : useInstead(["importance_sampling_correction", true]));
+/** With its own defaults, where they are not given: token ratios held to 0.5 and 5. */
+const correction: Rule = (value, other) => {
+  if (isOff(value)) return silently;
+  const use: Setting[] = [["importance_sampling_correction", true]];
+  if (other("is_correction_type") === undefined) use.push(["importance_sampling_mode", "token_truncate"]);
+  if (other("is_correction_threshold") === undefined)
+    use.push(["importance_sampling_clip_min", 0.5], ["importance_sampling_clip_max", 5]);
+  return useInstead(...use);
+};
 
 const correctionMode: Rule = (value) => useInstead(["importance_sampling_mode", correctionModes[String(value)]]);
 
@@ -178,7 +189,7 @@ const dotted: readonly Line[] = [
   ["critic.num_nodes", dropped(oneProcess)],
   ["critic.num_gpus_per_node", dropped(oneProcess)],
   ["algo.advantage.estimator", estimator],
-  ["algo.advantage.gamma", renamed("gamma")],
+  ["algo.advantage.gamma", (value) => (numberOf(value) === 1 ? silently : useInstead(["gamma", same(value)]))],
   ["algo.advantage.lambd", renamed("lam")],
   ["algo.advantage.no_std_norm", noDeviation],
   ["algo.advantage.is_correction_enable", correction],

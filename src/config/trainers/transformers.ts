@@ -10,6 +10,7 @@ import {
   onlyOff,
   type Rule,
   refuse,
+  type Setting,
   short,
   silently,
   type Trainer,
@@ -40,6 +41,19 @@ const strategy =
     if (steps > 0) return refuse("max_steps ends the run: then, or say after how many", [key, steps]);
     return epochs > 1 ? refuse("a share of all steps is an epoch", [key, short(1 / epochs)]) : drop(oneOnly);
   };
+
+/** There a split of the same dataset is evaluated on, as often as is logged unless it is said; here it is named. */
+const evaluation: Rule = (value, other) => {
+  if (isNone(value) || /^(no|false)$/i.test(String(value))) return silently;
+  const asked = strategy("eval_steps", () => silently)(value, other);
+  const dataset = other("dataset_name") ?? other("dataset");
+  const use: Setting[] = asked.kind === "refused" ? [...asked.use] : [];
+  if (String(value) === "steps" && other("eval_steps") === undefined)
+    use.push(["eval_steps", numberOf(other("logging_steps")) ?? 10]);
+  if (other("eval_dataset") === undefined && typeof dataset === "string") use.unshift(["eval_dataset", dataset]);
+  if (use.length === 0) return asked;
+  return refuse(asked.kind === "refused" ? asked.note : "", ...use);
+};
 
 const adamW =
   /^(default_optim|adamw(_torch|_hf|_apex|_torch_fused|_apex_fused|_anyprecision|_torch_npu_fused|_torch_xla)?)$/;
@@ -108,8 +122,8 @@ export const transformers: Trainer = {
     ["do_train", dropped("training is what the command does")],
     ["do_eval", droppedUnlessOff("there is evaluation where there is an eval_dataset")],
     ["do_predict", onlyOff("use grpo eval")],
-    ["eval_strategy", strategy("eval_steps", () => silently)],
-    ["evaluation_strategy", strategy("eval_steps", () => silently)],
+    ["eval_strategy", evaluation],
+    ["evaluation_strategy", evaluation],
     ["eval_delay", onlyOff("evaluation begins before the first step: leave it out")],
     ["eval_on_start", dropped("evaluation always begins before the first step")],
     ["per_device_eval_batch_size", dropped("sequences sampled at once are max_concurrent_sequences")],

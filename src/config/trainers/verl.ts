@@ -123,7 +123,8 @@ const policyLoss: Rule = (value, other) => {
     case "vanilla":
       return silently;
     case "gspo":
-      return useInstead(["loss_type", "grpo"], ["importance_sampling_level", "sequence"]);
+      // Without the dual clip that verl's other loss has.
+      return useInstead(["loss_type", "grpo"], ["importance_sampling_level", "sequence"], ["delta", null]);
     case "sapo":
       return useInstead(["loss_type", "sapo"]);
     case "cispo":
@@ -214,10 +215,12 @@ const modelReward: Rule = (value, other) =>
     ? silently
     : refuse("name the reward model's folder or hub id", ["reward_funcs"]);
 
-const correction: Rule = (value) => {
+/** Its bound is 2 where none is given. */
+const correction: Rule = (value, other) => {
   if (isOff(value)) return silently;
   const level = String(value) === "sequence" ? "sequence_truncate" : "token_truncate";
-  return useInstead(["importance_sampling_correction", true], ["importance_sampling_mode", level]);
+  const bound = other("rollout_is_threshold") === undefined ? [["importance_sampling_clip_max", 2] as const] : [];
+  return useInstead(["importance_sampling_correction", true], ["importance_sampling_mode", level], ...bound);
 };
 
 const rejection: Rule = (value) =>
@@ -502,5 +505,8 @@ export const verl: Trainer = {
     ["ray_init.*", dropped(oneProcess)],
     ["global_profiler.*", dropped("BUN_GRPO_TRACE=1 prints the time of every kernel")],
     ["transfer_queue.*", dropped(oneProcess)],
+    ["config_path", dropped("settings are told one by one")],
+    ["config_name", dropped("settings are told one by one")],
+    ["hydra.*", dropped("output_dir says where everything goes")],
   ],
 };
