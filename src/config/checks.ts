@@ -27,6 +27,7 @@ export function checkTogether(
   const output = ["overwrite", "resume_from_checkpoint"];
   const clipping = ["delta", "epsilon", "epsilon_high", "loss_type", "entropy_coef_min", "entropy_coef_max"];
   const evaluation = ["eval_num_generations", "eval_temperature"];
+  const schedule = ["lr_scheduler_type", "lr_scheduler_kwargs", "learning_rate", "warmup_steps", "max_steps"];
   switch (command) {
     case "train":
     case "plan": {
@@ -44,7 +45,7 @@ export function checkTogether(
       collect([], () => rewardRemarks(settings, given));
       collect([], () => dynamicRemarks(settings, given));
       collect(clipping, () => lossRemarks(settings, given));
-      collect([], () => scheduleRemarks(settings, settings.maxSteps));
+      collect(schedule, () => scheduleRemarks(settings, settings.maxSteps));
       collect(evaluation, () => evaluationRemarks(settings, given));
       return remarks;
     }
@@ -53,13 +54,13 @@ export function checkTogether(
       attempt(output, () => checkOutput(settings));
       collect([], () => advantageRemarks(settings, given));
       collect(clipping, () => lossRemarks(settings, given));
-      collect([], () => scheduleRemarks(settings, null));
+      collect(schedule, () => scheduleRemarks(settings, null));
       return remarks;
     }
     case "sft": {
       const settings = config as TrainConfig;
       attempt(output, () => checkOutput(settings));
-      collect([], () => scheduleRemarks(settings, settings.maxSteps));
+      collect(schedule, () => scheduleRemarks(settings, settings.maxSteps));
       collect(evaluation, () => evaluationRemarks(settings, given));
       return remarks;
     }
