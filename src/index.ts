@@ -21,7 +21,7 @@ export { stepDenominators } from "./grpo/loss/step.ts";
 export { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "./grpo/loss/value.ts";
 export { computeLoss } from "./grpo/loss.ts";
 export { type RolloutGroup, readRollouts } from "./grpo/rollout-file.ts";
-export type { RewardFunction } from "./rewards/functions.ts";
+export type { RewardFunction, RewardTools } from "./rewards/functions.ts";
 export {
   createRewardPool,
   joinResults,
@@ -29,6 +29,7 @@ export {
   type RewardPool,
   type RewardResult,
   type RewardSpec,
+  type RewardTrainerState,
 } from "./rewards/pool.ts";
 export { type Verdict, verify } from "./rewards/verify.ts";
 export { loadTokenizer, type Message, type Tokenizer } from "./tokenizer/tokenizer.ts";

@@ -87,9 +87,19 @@ export function removeCheckpointsAfter(outputDir: string, step: number): string[
   return later.map(({ folder }) => removed(folder));
 }
 
-/** Removes the oldest checkpoints down to `limit`; null: none. */
-export function keepNewestCheckpoints(outputDir: string, limit: number | null): void {
-  if (limit !== null) for (const { folder } of listCheckpoints(outputDir).slice(0, -limit)) removed(folder);
+/**
+ * Removes the oldest checkpoints down to `limit`; null: none. The best one counts among them and is never removed, nor the
+ * newest, so that two may stay of a limit of one (transformers' rule).
+ *
+ * @param best its step; null: there is none
+ */
+export function keepNewestCheckpoints(outputDir: string, limit: number | null, best: number | null = null): void {
+  if (limit === null) return;
+  const all = listCheckpoints(outputDir);
+  const newest = all.at(-1);
+  const kept = all.filter(({ step }) => step === best && step !== newest?.step);
+  const others = all.filter((checkpoint) => !kept.includes(checkpoint));
+  for (const { folder } of others.slice(0, -Math.max(1, limit - kept.length))) removed(folder);
 }
 
 function removed(folder: string): string {

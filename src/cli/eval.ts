@@ -11,8 +11,11 @@ import { planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { chosenKs, evaluationLines, evaluationResults } from "../eval/report.ts";
+import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
+import { rewardModels } from "../grpo/setup.ts";
 import { writing } from "../metrics/write-error.ts";
-import { createRewardPool } from "../rewards/pool.ts";
+import { createRewardPool, noTraining } from "../rewards/pool.ts";
+import { needsGold, parseRewardSpec } from "../rewards/specs.ts";
 import { loadTokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
@@ -23,20 +26,17 @@ import { standardConsole } from "./train.ts";
 function answerLines({ problems }: Evaluation): string {
   return problems
     .flatMap(({ problem, gold, answers }) =>
-      answers.map(({ text, completion, correct, strict, reason, answer, strictAnswer }, sample) =>
+      answers.map(({ text, completion, correct, strict, reason, answer, strictAnswer, ...scored }, sample) =>
         JSON.stringify({
           row: problem.row,
           sample,
           prompt: problem.example.prompt,
           completion: text,
-          gold,
-          answer,
-          strict_answer: strictAnswer,
-          reason,
-          correct,
-          strict,
+          ...(gold === null ? {} : { gold, answer, strict_answer: strictAnswer, reason, correct, strict }),
+          ...scored,
           tokens: completion.completionIds.length,
           finished: completion.finished,
+          ...(completion.stop === undefined ? {} : { stop: completion.stop }),
         }),
       ),
     )
@@ -46,12 +46,13 @@ function answerLines({ problems }: Evaluation): string {
 
 export const evaluate: Command = {
   name: "eval",
-  summary: "accuracy, pass@k, maj@k and mean length of a model on a dataset",
+  summary: "accuracy, pass@k, maj@k, rewards and mean length of a model on a dataset",
   usage: `Usage: grpo eval --model M (--dataset D | --benchmark gsm8k|math500) [--key value …]
 
 Answers every problem (greedily, unless temperature or num_generations say otherwise), judges the answers leniently and
 strictly, and prints accuracy, pass@k and maj@k (both unbiased, over all choices of k of the answers) and mean length
-with confidence intervals over the problems. output_dir gets answers.jsonl, every answer with its verdict, and
+with confidence intervals over the problems. --reward_funcs scores the answers as train does, with or without golds: the
+mean reward, weighted in all and by function. output_dir gets answers.jsonl, every answer with its verdict and rewards, and
 results.json. A benchmark is downloaded from the hub; --benchmark gsm8k --dataset FILE takes it from a file.
 
 ${describeSettings("eval")}`,
@@ -70,8 +71,15 @@ ${describeSettings("eval")}`,
     const path = config.dataset ?? bundledEvalProblems();
     const source = await openProblems(tokenizer, { ...columns, path, split: config.datasetSplit });
     const interrupt = onInterrupt(console.note);
-    const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
+    const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);
+    const pool = createRewardPool({
+      functions,
+      ...(config.rewardWeights ? { weights: config.rewardWeights } : {}),
+      parameters: config,
+      timeoutMs: config.rewardTimeout * 1000,
+    });
     try {
+      await pool.ready();
       // The context is the limit where it is shorter: a longest prompt and the tokens that it leaves.
       const context = modelConfig.maxPositionEmbeddings;
       const longest = source.longestPrompt();
@@ -80,7 +88,14 @@ ${describeSettings("eval")}`,
       if (maxCompletionLength < config.maxCompletionLength)
         console.note(`note: answers have at most ${maxCompletionLength} tokens: the model's context is ${context}`);
       const longestPrompt = Math.min(longest, context - maxCompletionLength);
-      const problems = evaluationProblems(source, config.evalSamples, longestPrompt);
+      const problems = evaluationProblems(
+        source,
+        config.evalSamples,
+        longestPrompt,
+        functions.every(needsGold)
+          ? "name the column with --answer_column, or judge otherwise with --reward_funcs"
+          : null,
+      );
       writing(config.outputDir, () => mkdirSync(config.outputDir, { recursive: true }));
       const device = await openRunDevice(config, console.note);
       const session = await planSession({
@@ -99,8 +114,15 @@ ${describeSettings("eval")}`,
           maxCompletion: maxCompletionLength,
           repetitionPenalty: config.repetitionPenalty,
         }),
+        rewardModels: await rewardModels(
+          config,
+          longestPrompt + maxCompletionLength,
+          problems.problems.length * config.numGenerations,
+        ),
         positions: longestPrompt + maxCompletionLength,
       }).open();
+      const scoring =
+        functions.length > 0 && scoreGroups(rewardSources(session, pool, config.systemPrompt), noTraining);
       const evaluation = await evaluateProblems(
         session.rollout!,
         tokenizer,
@@ -110,17 +132,23 @@ ${describeSettings("eval")}`,
         {
           onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
           shouldStop: interrupt.requested,
+          ...(scoring ? { score: scoring } : {}),
         },
       );
       session.close();
       device.close();
       console.close();
       if (!evaluation) return 130;
+      for (const warning of evaluation.warnings) console.note(warning);
       writeFileAtomic(join(config.outputDir, "answers.jsonl"), answerLines(evaluation));
       const results = {
         model: folder,
         dataset: path,
         ...(config.benchmark === null ? {} : { benchmark: config.benchmark }),
+        ...(config.rewardFuncs && {
+          reward_funcs: config.rewardFuncs,
+          reward_weights: config.rewardWeights ?? config.rewardFuncs.map(() => 1),
+        }),
         ...evaluationResults(evaluation, ks),
       };
       writeFileAtomic(join(config.outputDir, "results.json"), `${JSON.stringify(results, null, 2)}\n`);

@@ -98,7 +98,10 @@ ${describeSettings("generate")}`,
     try {
       const results = await session.rollout!.generate(
         promptIds.map((ids, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
-        { ...config, stream: 0, step: 0, maxCompletionLength, isStop: tokenizer.isStop },
+        {
+          ...{ ...config, stream: 0, step: 0, maxCompletionLength },
+          ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
+        },
         {
           shouldStop: interrupt.requested,
           ...(streams ? { onToken: (_, __, id) => void process.stdout.write(decoder.push(id)) } : {}),
@@ -114,6 +117,7 @@ ${describeSettings("generate")}`,
             text: tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }),
             tokens: c.completionIds.length,
             finished: c.finished,
+            ...(c.stop === undefined ? {} : { stop: c.stop }),
           })),
         }),
       );

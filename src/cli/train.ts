@@ -13,14 +13,15 @@ import type { Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
-import { rewardSources } from "../grpo/model-rewards.ts";
+import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
+import type { RewardSources } from "../grpo/sampling.ts";
 import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { writing } from "../metrics/write-error.ts";
 import { callOf } from "../program.ts";
-import { createRewardPool, type RewardPool } from "../rewards/pool.ts";
+import { createRewardPool, type RewardTrainerState } from "../rewards/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
 import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
 import type { Command } from "./command.ts";
@@ -109,20 +110,36 @@ export function resumeFolder(setting: string | true | null, outputDir: string): 
 /** Evaluation as the trainer calls it; null where there is nothing to evaluate on. */
 function evaluation(
   setup: TrainingSetup,
-  pool: RewardPool,
+  sources: RewardSources,
   console: RunConsole,
   stop: () => boolean,
 ): TrainerHooks["evaluate"] {
   const { config, evalProblems, tokenizer } = setup;
   if (!evalProblems) return null;
-  const problems = evaluationProblems(evalProblems, config.evalSamples, setup.longestPrompt);
+  const problems = evaluationProblems(
+    evalProblems,
+    config.evalSamples,
+    setup.longestPrompt,
+    rewardSpecs(config.rewardFuncs).every(needsGold)
+      ? "name the column with --answer_column, or reward otherwise with --reward_funcs"
+      : null,
+  );
   let first: Evaluation | null = null;
-  return async (session: Session) => {
-    const result = await evaluateProblems(session.rollout!, tokenizer, pool, problems, trainingEvaluation(config), {
-      onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
-      shouldStop: stop,
-    });
+  return async (session: Session, state: RewardTrainerState) => {
+    const result = await evaluateProblems(
+      session.rollout!,
+      tokenizer,
+      sources.pool,
+      problems,
+      trainingEvaluation(config),
+      {
+        score: scoreGroups(sources, state),
+        onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
+        shouldStop: stop,
+      },
+    );
     if (!result) return { values: {}, note: "stopped" };
+    for (const warning of result.warnings) console.note(`evaluation: ${warning}`);
     const metrics = evaluationMetrics(result, first);
     first ??= result;
     return metrics;
@@ -171,10 +188,11 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
       const session = await setup.planned.open();
       let outcome: TrainOutcome;
       try {
+        const rewards = rewardSources(session, pool, config.systemPrompt);
         const hooks: TrainerHooks = {
           console,
-          rewards: rewardSources(session, pool, config.systemPrompt),
-          evaluate: evaluation(setup, pool, console, stopRequested),
+          rewards,
+          evaluate: evaluation(setup, rewards, console, stopRequested),
           stopRequested,
           ...(reviseRewards ? { reviseRewards } : {}),
         };

@@ -27,6 +27,8 @@ export function checkTogether(
   const output = ["overwrite", "resume_from_checkpoint"];
   const clipping = ["delta", "epsilon", "epsilon_high", "loss_type", "entropy_coef_min", "entropy_coef_max"];
   const evaluation = ["eval_num_generations", "eval_temperature"];
+  const rewards = ["reward_funcs", "reward_weights", "soft_punish_cache", "max_completion_length"];
+  const best = ["load_best_model_at_end", "metric_for_best_model", "greater_is_better", "early_stopping_patience"];
   const schedule = ["lr_scheduler_type", "lr_scheduler_kwargs", "learning_rate", "warmup_steps", "max_steps"];
   switch (command) {
     case "train":
@@ -35,18 +37,19 @@ export function checkTogether(
       const batch = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_generations"];
       attempt([...batch, "steps_per_generation"], () => checkBatch(settings));
       for (const name of settings.rewardFuncs ?? []) attempt(["reward_funcs"], () => checkRewardName(name));
-      attempt(["reward_funcs", "reward_weights", "soft_punish_cache", "max_completion_length"], () =>
-        checkRewards(settings),
-      );
+      attempt(rewards, () => checkRewards(settings));
       attempt(["num_generations", "dynamic_sampling_probe"], () => checkDynamicSampling(settings));
       attempt(output, () => checkOutput(settings));
+      attempt(best, () => checkBestModel(settings, settings.dataset === null));
       collect([], () => groupRemarks(settings));
+      collect(["stop"], () => stopRemarks(settings));
       collect([], () => advantageRemarks(settings, given));
       collect([], () => rewardRemarks(settings, given));
       collect([], () => dynamicRemarks(settings, given));
       collect(clipping, () => lossRemarks(settings, given));
       collect(schedule, () => scheduleRemarks(settings, settings.maxSteps));
       collect(evaluation, () => evaluationRemarks(settings, given));
+      collect(best, () => bestModelRemarks(settings, given));
       return remarks;
     }
     case "update": {
@@ -60,16 +63,30 @@ export function checkTogether(
     case "sft": {
       const settings = config as TrainConfig;
       attempt(output, () => checkOutput(settings));
+      attempt(best, () => checkBestModel(settings, false));
+      attempt(["verifier", "eval_dataset"], () => checkSupervisedJudge(settings));
       collect(schedule, () => scheduleRemarks(settings, settings.maxSteps));
       collect(evaluation, () => evaluationRemarks(settings, given));
+      collect(best, () => bestModelRemarks(settings, given));
+      collect(["stop"], () => stopRemarks(settings));
       return remarks;
     }
-    case "eval":
-      attempt(["pass_at_k", "num_generations"], () => checkPassAtK(config as EvalConfig));
-      return repeatRemarks(config as EvalConfig);
-    case "generate":
-      attempt(["prompt", "input"], () => checkPrompt(config as GenerateConfig));
-      return repeatRemarks(config as GenerateConfig);
+    case "eval": {
+      const settings = config as EvalConfig;
+      attempt(["pass_at_k", "num_generations"], () => checkPassAtK(settings));
+      for (const name of settings.rewardFuncs ?? []) attempt(["reward_funcs"], () => checkRewardName(name));
+      attempt([...rewards, "verifier"], () => checkEvalRewards(settings));
+      collect([], () => repeatRemarks(settings));
+      collect(["stop"], () => stopRemarks(settings));
+      return remarks;
+    }
+    case "generate": {
+      const settings = config as GenerateConfig;
+      attempt(["prompt", "input"], () => checkPrompt(settings));
+      collect([], () => repeatRemarks(settings));
+      collect(["stop"], () => stopRemarks(settings));
+      return remarks;
+    }
     case "score":
       return [];
   }
@@ -101,7 +118,33 @@ function checkRewardName(name: string): void {
   if (why !== undefined) throw new InputError(`reward_funcs: ${name}: ${why}`);
 }
 
-function checkRewards(config: TrainConfig): void {
+/** @throws InputError where an evaluation of `sft` would have nothing to judge by */
+function checkSupervisedJudge({
+  verifier,
+  evalDataset,
+}: {
+  readonly verifier: string;
+  readonly evalDataset: string | null;
+}): void {
+  if (verifier === "none" && evalDataset !== null)
+    throw new InputError(
+      "verifier none: sft has no reward functions, so nothing would judge eval_dataset; leave it out",
+    );
+}
+
+function checkEvalRewards(config: EvalConfig): void {
+  if (config.rewardFuncs !== null) {
+    checkRewards(config);
+    return;
+  }
+  if (config.rewardWeights !== null) throw new InputError("reward_weights: there are no reward_funcs to weigh");
+  if (config.verifier === "none")
+    throw new InputError(
+      "verifier none and no reward_funcs: nothing would say what an answer is worth; give one of them",
+    );
+}
+
+function checkRewards(config: TrainConfig | EvalConfig): void {
   const { rewardFuncs, rewardWeights } = config;
   const functions = rewardFuncs?.length ?? 1;
   if (rewardWeights !== null && rewardWeights.length !== functions) {
@@ -160,6 +203,36 @@ function checkOutput(config: {
   }
 }
 
+/** The setting that asks which evaluation is the best; undefined: none does. */
+function bestModelKey(config: TrainConfig): string | undefined {
+  if (config.loadBestModelAtEnd) return "load_best_model_at_end";
+  if (config.earlyStoppingPatience !== null) return "early_stopping_patience";
+  return config.metricForBestModel === null ? undefined : "metric_for_best_model";
+}
+
+/** @param bundled whether there is something to evaluate on without an eval_dataset */
+function checkBestModel(config: TrainConfig, bundled: boolean): void {
+  const key = bestModelKey(config);
+  if (key === undefined) return;
+  if (config.evalDataset === null && !bundled)
+    throw new InputError(`${key} needs evaluations: give eval_dataset and eval_steps`);
+  // The bundled run evaluates by itself.
+  if (config.evalSteps === null && !(bundled && config.model === null))
+    throw new InputError(`${key} needs evaluations while the run goes on: give eval_steps`);
+  if (/^(eval_)?loss$/.test(config.metricForBestModel ?? ""))
+    throw new InputError(
+      `metric_for_best_model ${config.metricForBestModel}: an evaluation samples answers and has no loss; use eval_reward or eval_accuracy`,
+    );
+}
+
+function bestModelRemarks(config: TrainConfig, given: ReadonlySet<string>): string[] {
+  if (bestModelKey(config) === undefined && given.has("greater_is_better"))
+    return ["greater_is_better is not used: there is no metric_for_best_model"];
+  if (config.earlyStoppingPatience === null && given.has("early_stopping_threshold"))
+    return ["early_stopping_threshold is not used: there is no early_stopping_patience"];
+  return [];
+}
+
 function checkPassAtK(config: EvalConfig): void {
   const tooMany = config.passAtK?.find((k) => k > config.numGenerations);
   if (tooMany !== undefined) {
@@ -179,6 +252,15 @@ function repeatRemarks(config: { readonly numGenerations: number; readonly tempe
   if (config.numGenerations === 1 || config.temperature > 0) return [];
   return [
     `num_generations ${config.numGenerations} at temperature 0 gives the same answer every time; try --temperature 1`,
+  ];
+}
+
+/** A shell passes "\\n" on as two characters, and no text contains them by chance. */
+function stopRemarks({ stop }: Pick<TrainConfig, "stop">): string[] {
+  const escaped = stop?.find((text) => /\\[nrt]/.test(text));
+  if (escaped === undefined) return [];
+  return [
+    `stop ${JSON.stringify(escaped)}: a backslash and a letter, as written; for a line break give a JSON list, '["\\n"]'`,
   ];
 }
 

@@ -43,6 +43,8 @@ export function writtenIn(
   const file = configFile([...positionals, ...named.map(({ value }) => value)], faults);
   const fromFlags = once(flags.filter(({ key }) => key !== "config").map(flagWritten), kind, faults);
   const overridden = new Set(fromFlags.map(({ name }) => ownKey(name)));
+  // It holds several settings; a flag with some of them leaves the file's others.
+  overridden.delete("generation_kwargs");
   const fromFile = file === undefined ? [] : once(faults.attempt(() => fileWritten(file, kind)) ?? [], kind, faults);
   return { written: [...fromFile.filter(({ name }) => !overridden.has(ownKey(name))), ...fromFlags], file };
 }

@@ -7,10 +7,11 @@ import { type BenchmarkName, benchmarks } from "./benchmarks.ts";
 import { checkTogether } from "./checks.ts";
 import { Faults } from "./faults.ts";
 import { foreignWritten, type Translation } from "./foreign.ts";
+import { generationKwargs } from "./generation-kwargs.ts";
 import { ownKey, type Written, writtenIn } from "./given.ts";
 import { toCamel, toSnake } from "./names.ts";
 import { generationKeys, type PresetName, presets, rewardKeys, trlRemark } from "./presets.ts";
-import { type CommandName, type ConfigInput, type ConfigOf, settingsOf } from "./schema.ts";
+import { type CommandName, type ConfigInput, type ConfigOf, type SettingTypes, settingsOf } from "./schema.ts";
 import { complete, type Given, readValue } from "./shape.ts";
 import { aliases, isUnset } from "./trl.ts";
 
@@ -61,9 +62,29 @@ export function configFrom<C extends CommandName>(
   return finish(command, written, undefined, options, new Faults());
 }
 
+/** @throws InputError where one source says a thing twice, in its own name and in `generation_kwargs`, and not the same */
+function requireSame(before: Given | undefined, now: Given): void {
+  if (before === undefined || before.source !== now.source || before.label === now.label) return;
+  if (![before, now].some(({ label }) => /generation_?kwargs/i.test(label))) return;
+  if (JSON.stringify(before.value) === JSON.stringify(now.value)) return;
+  throw new InputError(
+    `${before.label} ${JSON.stringify(before.value)} and ${now.label} ${JSON.stringify(now.value)}: leave one of them out`,
+  );
+}
+
+/** What is written, and in place of `generation_kwargs` what it holds. */
+function inParts(settings: SettingTypes, written: readonly Written[], faults: Faults): readonly Written[] {
+  return written.flatMap((each) => {
+    const { name, raw, source, label } = each;
+    if (name !== "generation_kwargs" || !Object.hasOwn(settings, name) || isUnset(name, raw)) return [each];
+    const parts = faults.attempt(() => generationKwargs(raw, label)) ?? [];
+    return parts.map((part) => ({ name: part.key, raw: part.value, source, label: part.label }));
+  });
+}
+
 function finish<C extends CommandName>(
   command: C,
-  written: readonly Written[],
+  asWritten: readonly Written[],
   file: string | undefined,
   options: LoadOptions<C>,
   faults: Faults,
@@ -72,11 +93,16 @@ function finish<C extends CommandName>(
   const given = new Map<string, Given>();
   const foreign: Written[] = [];
   const refused = new Set<string>();
+  const written = inParts(settings, asWritten, faults);
   for (const each of written) {
     const key = ownKey(each.name);
     if (!Object.hasOwn(settings, key)) foreign.push(each);
     else if (!isUnset(key, each.raw)) {
-      const value = faults.attempt(() => readValue(settings, key, each.raw, each.source, each.label));
+      const value = faults.attempt(() => {
+        const entry = readValue(settings, key, each.raw, each.source, each.label);
+        requireSame(given.get(key), entry);
+        return entry;
+      });
       if (value === undefined) refused.add(key);
       else given.set(key, value);
     }

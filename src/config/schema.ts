@@ -5,6 +5,7 @@
 import { z } from "zod";
 import type { CamelKeys } from "./names.ts";
 import { withDefault } from "./settings/about.ts";
+import { bestModelSettings } from "./settings/best.ts";
 import { criticSettings } from "./settings/critic.ts";
 import {
   datasetSettings,
@@ -37,6 +38,8 @@ import {
 import { presetSettings } from "./settings/preset.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
+  evalRewardSettings,
+  generationKwargsSettings,
   greedyTemperatureSettings,
   groupSettings,
   lengthSettings,
@@ -44,6 +47,7 @@ import {
   rewardTimeoutSettings,
   samplingSettings,
   slotSettings,
+  stopSettings,
   temperatureSettings,
 } from "./settings/rollout.ts";
 
@@ -52,7 +56,15 @@ const train = {
   Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
   Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
   "Reward functions": rewardFunctionSettings,
-  Rollout: { ...groupSettings, ...lengthSettings, ...temperatureSettings, ...samplingSettings, ...slotSettings },
+  Rollout: {
+    ...groupSettings,
+    ...lengthSettings,
+    ...temperatureSettings,
+    ...samplingSettings,
+    ...stopSettings,
+    ...generationKwargsSettings,
+    ...slotSettings,
+  },
   "Dynamic sampling": dynamicSamplingSettings,
   Batch: {
     ...batchSettings,
@@ -65,7 +77,7 @@ const train = {
   Loss: { ...presetSettings, ...lossSettings },
   Critic: { ...criticSettings, ...ppoSettings },
   Optimizer: optimizerSettings,
-  Evaluation: evaluationSettings,
+  Evaluation: { ...evaluationSettings, ...bestModelSettings },
   Output: {
     ...outputFolderSettings("train"),
     ...resumeSettings,
@@ -114,7 +126,14 @@ export const commandSections = {
       ...microBatchSettings,
     },
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
-    Evaluation: { ...evaluationSettings, ...lengthSettings, ...slotSettings, ...rewardTimeoutSettings },
+    Evaluation: {
+      ...evaluationSettings,
+      ...bestModelSettings,
+      ...lengthSettings,
+      ...stopSettings,
+      ...slotSettings,
+      ...rewardTimeoutSettings,
+    },
     Output: {
       ...outputFolderSettings("sft"),
       ...resumeSettings,
@@ -130,13 +149,16 @@ export const commandSections = {
       dataset_split: withDefault(datasetSettings.dataset_split, "test"),
       ...promptSettings,
       ...evalCommandSettings,
-      ...rewardTimeoutSettings,
     },
+    Rewards: { ...evalRewardSettings, ...rewardTimeoutSettings, ...microBatchSettings },
+    "Reward functions": rewardFunctionSettings,
     Rollout: {
       ...oneGeneration,
       ...lengthSettings,
       ...greedyTemperatureSettings,
       ...samplingSettings,
+      ...stopSettings,
+      ...generationKwargsSettings,
       ...slotSettings,
     },
     Output: { ...outputFolderSettings("eval"), ...debugSettings },
@@ -149,6 +171,8 @@ export const commandSections = {
       ...lengthSettings,
       ...greedyTemperatureSettings,
       ...samplingSettings,
+      ...stopSettings,
+      ...generationKwargsSettings,
       ...slotSettings,
     },
     Output: debugSettings,

@@ -19,6 +19,7 @@ export interface Given {
   readonly value: unknown;
   /** The place in a message: `--beta`, `run.toml: beta`, `beta`. */
   readonly label: string;
+  readonly source: Source;
 }
 
 /** A raw value of a known setting, as it goes into the check. @throws InputError for broken JSON in a flag */
@@ -34,14 +35,14 @@ export function readValue(settings: SettingTypes, key: string, raw: unknown, sou
         key,
         raw.flatMap((part) => listPart(setting, part, source, label)),
       ),
-      label,
+      ...{ label, source },
     };
   const plain =
     source === "yaml" && typeof raw === "string" && kindOf(setting) === "number"
       ? raw.replace(/(?<=\d)_(?=\d)/g, "")
       : raw;
   const value = typeof plain === "string" && isText ? valueOfText(setting, plain, label) : plain;
-  return { value: ownValue(key, value), label };
+  return { value: ownValue(key, value), label, source };
 }
 
 /** One word of a list: of a flag it may be several, by comma. */

@@ -17,6 +17,7 @@ export const aliases: Readonly<Record<string, string>> = {
   vllm_importance_sampling_clip_max: "importance_sampling_clip_max",
   vllm_importance_sampling_clip_min: "importance_sampling_clip_min",
   vllm_importance_sampling_cap: "importance_sampling_clip_max",
+  stop_strings: "stop",
   num_ppo_epochs: "num_iterations",
   cliprange: "epsilon",
   kl_coef: "beta",
@@ -25,6 +26,7 @@ export const aliases: Readonly<Record<string, string>> = {
 /** Where None leaves a setting as if it had not been written; where it has a meaning of its own the setting allows null. */
 const unsetByNone: ReadonlySet<string> = new Set([
   "chat_template_kwargs",
+  "generation_kwargs",
   "eval_num_generations",
   "num_completions_to_print",
   "output_dir",

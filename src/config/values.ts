@@ -23,7 +23,7 @@ export function valueOfText(setting: z.ZodType, text: string, label: string): un
     case "number":
       return numberText.test(text) ? Number(text) : text;
     case "list":
-      return listOfText(type, text, label);
+      return setting.meta()?.verbatim && !text.startsWith("[") ? [text] : listOfText(type, text, label);
     case "object":
       return parseJson(text, label);
     case "switch-or-text":
@@ -40,7 +40,8 @@ function listOfText(type: z.ZodType, text: string, label: string): unknown {
   return text.split(",").map((part) => valueOfText(element, part.trim(), label));
 }
 
-function parseJson(text: string, label: string): unknown {
+/** @throws InputError for broken JSON */
+export function parseJson(text: string, label: string): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {

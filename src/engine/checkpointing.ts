@@ -7,15 +7,16 @@ import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
 import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
-import { copyModelAssets, writeConfig } from "../checkpoint/huggingface.ts";
+import { copyModelAssets, type ModelFolder, readModelFolder, writeConfig } from "../checkpoint/huggingface.ts";
 import { openSafetensors } from "../checkpoint/safetensors.ts";
 import { onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
-import { savedTensors } from "../model/weights.ts";
+import { loadWeights, savedTensors } from "../model/weights.ts";
 import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
+import { parameterSource } from "./planned-model.ts";
 import { criticFolder } from "./scalar-models.ts";
 import type { Session } from "./session.ts";
 
@@ -46,6 +47,24 @@ async function saveWeights({ device, assets }: Session, { config, weights }: Mod
     saved.free();
   }
   writeConfig(folder, config, weights.dtype);
+}
+
+/**
+ * Puts a checkpoint's weights into the session, the critic's too where there is one; the optimizer stays as it is.
+ *
+ * @throws InputError where they are missing or damaged
+ */
+export async function loadModel({ device, policy, critic }: Session, checkpoint: string): Promise<void> {
+  await loadFrom(device, policy, readModelFolder(checkpoint));
+  if (critic) await loadFrom(device, critic.model, readModelFolder(join(checkpoint, criticFolder), "score"));
+}
+
+async function loadFrom(device: Device, { weights }: Model, { checkpoint }: ModelFolder): Promise<void> {
+  try {
+    await loadWeights(device, weights, parameterSource(checkpoint));
+  } finally {
+    checkpoint.close();
+  }
 }
 
 function makeFolder(folder: string): void {

@@ -1,12 +1,13 @@
 /**
- * Accuracy on held-out problems: completions are sampled (greedily by default), judged by a verifier in the reward
- * processes, leniently and strictly, and summed up with confidence intervals. Used by `grpo eval` and between training
- * steps. How the numbers are shown and logged is report.ts.
+ * Accuracy and rewards on held-out problems: completions are sampled (greedily by default), judged by a verifier in the
+ * reward processes where there is a gold, leniently and strictly, scored by reward functions where there are any, and
+ * summed up with confidence intervals. Used by `grpo eval` and between training steps. How the numbers are shown and
+ * logged is report.ts.
  */
 import type { Problem, ProblemSource } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
 import { isNumber } from "../rewards/gsm8k.ts";
-import type { RewardPool } from "../rewards/pool.ts";
+import { loggedColumns, type RewardPool, type RewardResult } from "../rewards/pool.ts";
 import type { Item } from "../rewards/protocol.ts";
 import type { Extraction, Reason, Verifier } from "../rewards/verify.ts";
 import type { RolloutEngine } from "../rollout/engine.ts";
@@ -14,10 +15,12 @@ import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { Votes } from "./maj-at-k.ts";
 import { type Estimate, meanPassAtK, type ProblemCount } from "./pass-at-k.ts";
+import { type RewardSummary, type ScoreAnswers, summarizeRewards } from "./rewards.ts";
 import { type Ballot, countVotes } from "./votes.ts";
 
 export interface EvaluationSettings {
-  readonly verifier: Verifier | "auto";
+  /** "none": nothing is judged, golds or not. */
+  readonly verifier: Verifier | "auto" | "none";
   readonly samples: number;
   readonly seed: number;
   readonly temperature: number;
@@ -26,57 +29,78 @@ export interface EvaluationSettings {
   readonly minP: number;
   readonly repetitionPenalty: number;
   readonly maxCompletionLength: number;
+  readonly stop?: readonly string[] | null;
 }
 
 export interface JudgedAnswer {
   readonly text: string;
   readonly completion: SampledCompletion;
+  /** False where there is no gold. */
   readonly correct: boolean;
   readonly strict: boolean;
-  readonly reason: Reason;
+  /** null: there is no gold. */
+  readonly reason: Reason | null;
   /** As found anywhere in the text, and in the required form only; null: nothing was. */
   readonly answer: string | null;
   readonly strictAnswer: string | null;
+  /** The weighted sum, and by function; null: not scored. Absent without reward functions. */
+  readonly reward?: number | null;
+  readonly rewards?: Readonly<Record<string, number | null>>;
+  /** Columns that reward functions added. */
+  readonly extra?: Readonly<Record<string, unknown>>;
 }
 
 export interface JudgedProblem {
   readonly problem: Problem;
-  readonly gold: string;
+  /** null: not judged. */
+  readonly gold: string | null;
   readonly answers: readonly JudgedAnswer[];
 }
 
 export interface Evaluation {
   readonly problems: readonly JudgedProblem[];
-  /** Share of right answers, found anywhere in the text; over problems, with Wilson's 95 % interval. */
-  readonly accuracy: Estimate;
+  /**
+   * Share of right answers, found anywhere in the text; over the problems with a gold, with Wilson's 95 % interval. null, as
+   * the next two: there is none.
+   */
+  readonly accuracy: Estimate | null;
   /** The same with the answer in the required form only. */
-  readonly strict: Estimate;
+  readonly strict: Estimate | null;
   /** Share of answers in which nothing was found. */
-  readonly unparsed: number;
+  readonly unparsed: number | null;
+  /** null: there are no reward functions. */
+  readonly rewards: RewardSummary | null;
+  /** Lines of what went wrong with reward functions. */
+  readonly warnings: readonly string[];
   readonly meanLength: number;
   readonly clipped: number;
   /** Rows left out: their prompt is too long. */
   readonly skipped: number;
-  /** How the answers of each problem agree, by extraction. */
+  /** How the answers of each problem with a gold agree, by extraction. */
   readonly votes: Readonly<Record<Extraction, readonly Votes[]>>;
 }
 
 /** Evaluation draws from a stream of random numbers of its own, so that it never changes training. */
 const EVALUATION_STREAM = 1;
 
-/** The first `limit` problems (null: all) that fit and have a gold. @throws InputError where none has. */
+/**
+ * The first `limit` problems (null: all) that fit.
+ *
+ * @param cure what to do about a row without a gold, which is refused; null: it is left to the reward functions
+ */
 export function evaluationProblems(
   source: ProblemSource,
   limit: number | null,
   longestPrompt: number,
+  cure: string | null = "name the column with --answer_column",
 ): { problems: Problem[]; skipped: number } {
   const problems: Problem[] = [];
   let skipped = 0;
   const { numRows, path } = source.dataset;
   for (let row = 0; row < numRows && problems.length < (limit ?? Infinity); row++) {
     const problem = source.problem(row);
-    if (problem.example.gold === null)
-      throw new InputError(`${path}: row ${row} has no gold answer; name the column with --answer_column`);
+    if (cure !== null && problem.example.gold === null)
+      throw new InputError(`${path}: row ${row} has no gold answer; ${cure}`);
     if (problem.promptIds.length > longestPrompt) skipped++;
     else problems.push(problem);
   }
@@ -85,7 +109,7 @@ export function evaluationProblems(
   return { problems, skipped };
 }
 
-/** Samples and judges. Stops early, with what is there, when `shouldStop` says so. */
+/** Samples, judges and scores. Stops early, with what is there, when `shouldStop` says so. */
 export async function evaluateProblems(
   rollout: RolloutEngine,
   tokenizer: Tokenizer,
@@ -95,6 +119,8 @@ export async function evaluateProblems(
   events: {
     readonly onProgress?: (finished: number, total: number) => void;
     readonly shouldStop?: () => boolean;
+    /** Asks the reward functions; null: there are none. */
+    readonly score?: ScoreAnswers | null;
   } = {},
 ): Promise<Evaluation | null> {
   const { samples, seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength } = settings;
@@ -103,7 +129,7 @@ export async function evaluateProblems(
     {
       ...{ seed, stream: EVALUATION_STREAM, step: 0, temperature, topK, topP, minP, repetitionPenalty },
       maxCompletionLength,
-      isStop: tokenizer.isStop,
+      ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(settings.stop ?? null) },
     },
     {
       onProgress: (_, finished, total) => events.onProgress?.(finished, total),
@@ -114,60 +140,96 @@ export async function evaluateProblems(
   const texts = sampled.map((completions) =>
     completions.map((c) => tokenizer.decode([...c.completionIds], { skipSpecialTokens: true })),
   );
-  const verifier = settings.verifier === "auto" ? {} : { verifier: settings.verifier };
-  const items = problems.flatMap(({ example }, i) =>
-    texts[i]!.map((response) => ({ gold: example.gold!, response, ...verifier })),
+  const { verifier } = settings;
+  const named = verifier === "auto" || verifier === "none" ? {} : { verifier };
+  const golds = problems.map(({ example }) => (verifier === "none" ? null : example.gold));
+  const items = texts.flatMap((answers, i) => {
+    const gold = golds[i]!;
+    return gold === null ? [] : answers.map((response) => ({ gold, response, ...named }));
+  });
+  const scored = await events.score?.(
+    problems.map((problem, i) => ({ problem, completions: sampled[i]! })),
+    texts.flat(),
   );
+  const columns = scored ? loggedColumns(scored) : null;
   const [lenient, strict] = [await pool.verify(items, "lenient"), await pool.verify(items, "strict")];
-  let at = 0;
-  const judged = problems.map(
+  let [judgedAt, at] = [0, 0];
+  const answered = problems.map(
     (problem, i): JudgedProblem => ({
       problem,
-      gold: problem.example.gold!,
-      answers: sampled[i]!.map((completion, s) => {
-        const [verdict, strictly] = [lenient[at]!, strict[at]!];
-        at++;
+      gold: golds[i]!,
+      answers: sampled[i]!.map((completion, s): JudgedAnswer => {
+        const index = at++;
+        const shared = { text: texts[i]![s]!, completion, ...(scored && rewardsOf(scored, index, columns)) };
+        if (golds[i] === null)
+          return { ...shared, correct: false, strict: false, reason: null, answer: null, strictAnswer: null };
+        const [verdict, strictly] = [lenient[judgedAt]!, strict[judgedAt]!];
+        judgedAt++;
         const { reason, answer } = verdict;
-        return {
-          text: texts[i]![s]!,
-          completion,
-          correct: verdict.reward === 1,
-          strict: strictly.reward === 1,
-          reason,
-          answer,
-          strictAnswer: strictly.answer,
-        };
+        const right = { correct: verdict.reward === 1, strict: strictly.reward === 1 };
+        return { ...shared, ...right, reason, answer, strictAnswer: strictly.answer };
       }),
     }),
   );
   const judge = (pairs: readonly Item[]) => pool.verify(pairs, "lenient");
-  const ballots = (strictly: boolean) => judged.map((each) => ballot(each, settings.verifier, strictly));
+  const ballots = (strictly: boolean) => judgedOf(answered).map((each) => ballot(each, verifier, strictly));
   const votes = { lenient: await countVotes(ballots(false), judge), strict: await countVotes(ballots(true), judge) };
-  return { problems: judged, skipped, votes, ...summary(judged) };
+  const rewards = scored
+    ? summarizeRewards(
+        scored,
+        sampled.map((answers) => answers.length),
+      )
+    : null;
+  return { problems: answered, skipped, votes, rewards, warnings: scored?.warnings ?? [], ...summary(answered) };
 }
 
-function ballot({ gold, answers }: JudgedProblem, verifier: Verifier | "auto", strictly: boolean): Ballot {
+/** What reward functions said of one answer. */
+function rewardsOf(
+  { perFunction, total }: RewardResult,
+  i: number,
+  columns: readonly Record<string, unknown>[] | null,
+) {
+  const rewards = Object.fromEntries(perFunction.map((each) => [each.name, each.rewards[i] ?? null]));
+  return { reward: total[i] ?? null, rewards, ...(columns && { extra: columns[i]! }) };
+}
+
+/** The problems with a gold. */
+export const judgedOf = (problems: readonly JudgedProblem[]) => problems.filter(({ gold }) => gold !== null);
+
+function ballot({ gold, answers }: JudgedProblem, verifier: EvaluationSettings["verifier"], strictly: boolean): Ballot {
+  const byGold = isNumber(gold ?? "") ? "gsm8k" : "math";
   return {
-    verifier: verifier !== "auto" ? verifier : isNumber(gold) ? "gsm8k" : "math",
+    verifier: verifier === "auto" || verifier === "none" ? byGold : verifier,
     answers: answers.map((a) =>
       strictly ? { answer: a.strictAnswer, right: a.strict } : { answer: a.answer, right: a.correct },
     ),
   };
 }
 
-/** How many of a problem's answers are right. */
+/** How many of the answers to each problem with a gold are right. */
 export function counts(problems: readonly JudgedProblem[], by: "correct" | "strict" = "correct"): ProblemCount[] {
-  return problems.map(({ answers }) => ({ samples: answers.length, correct: answers.filter((a) => a[by]).length }));
+  return judgedOf(problems).map(({ answers }) => ({
+    samples: answers.length,
+    correct: answers.filter((a) => a[by]).length,
+  }));
 }
 
 function summary(problems: readonly JudgedProblem[]) {
   const answers = problems.flatMap((p) => p.answers);
-  const share = (test: (a: JudgedAnswer) => boolean) => answers.filter(test).length / Math.max(answers.length, 1);
+  const judged = answers.filter((a) => a.reason !== null);
+  const share = (of: readonly JudgedAnswer[], test: (a: JudgedAnswer) => boolean) =>
+    of.filter(test).length / Math.max(of.length, 1);
+  const accuracies =
+    judged.length === 0
+      ? { accuracy: null, strict: null, unparsed: null }
+      : {
+          accuracy: meanPassAtK(counts(problems), 1),
+          strict: meanPassAtK(counts(problems, "strict"), 1),
+          unparsed: share(judged, (a) => a.reason === "unparsed"),
+        };
   return {
-    accuracy: meanPassAtK(counts(problems), 1),
-    strict: meanPassAtK(counts(problems, "strict"), 1),
-    unparsed: share((a) => a.reason === "unparsed"),
+    ...accuracies,
     meanLength: answers.reduce((sum, a) => sum + a.completion.completionIds.length, 0) / Math.max(answers.length, 1),
-    clipped: share((a) => !a.completion.finished),
+    clipped: share(answers, (a) => !a.completion.finished),
   };
 }

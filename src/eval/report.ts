@@ -1,10 +1,11 @@
 /** The numbers of an evaluation as they are logged, written to results.json and printed. Computes no verdict itself. */
 import { InputError } from "../errors.ts";
 import type { Extraction } from "../rewards/verify.ts";
-import { counts, type Evaluation, type EvaluationSettings } from "./accuracy.ts";
+import { counts, type Evaluation, type EvaluationSettings, judgedOf } from "./accuracy.ts";
 import { majAtK } from "./maj-at-k.ts";
 import { type PairedDifference, pairedDifference } from "./paired.ts";
 import { type Estimate, meanOverProblems, meanPassAtK } from "./pass-at-k.ts";
+import { intervalText, rewardLines, rewardResults, rewardValues } from "./rewards.ts";
 
 /**
  * k of pass@k and maj@k: as asked, else the powers of two up to the answers there are.
@@ -24,9 +25,10 @@ export interface AtK {
   readonly maj: Estimate;
 }
 
-/** pass@k and maj@k over the problems. */
+/** pass@k and maj@k over the problems with a gold; none without. */
 export function atEachK({ problems, votes }: Evaluation, ks: readonly number[], extraction: Extraction): AtK[] {
   const right = counts(problems, extraction === "strict" ? "strict" : "correct");
+  if (right.length === 0) return [];
   return ks.map((k) => ({
     k,
     pass: meanPassAtK(right, k),
@@ -44,13 +46,14 @@ export interface TrainingEvaluation {
   readonly maxCompletionLength: number;
   readonly evalNumGenerations: number;
   readonly evalTemperature: number | null;
+  readonly stop: readonly string[] | null;
 }
 
 /** One greedy answer a problem, or several at temperature 1, unless `eval_temperature` says otherwise. */
 export function trainingEvaluation(config: TrainingEvaluation): EvaluationSettings {
-  const { verifier, seed, maxCompletionLength, evalNumGenerations: samples, evalTemperature } = config;
+  const { verifier, seed, maxCompletionLength, evalNumGenerations: samples, evalTemperature, stop } = config;
   return {
-    ...{ verifier, seed, maxCompletionLength, samples },
+    ...{ verifier, seed, maxCompletionLength, samples, stop },
     temperature: evalTemperature ?? (samples === 1 ? 0 : 1),
     ...{ topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 },
   };
@@ -64,23 +67,28 @@ export function evaluationMetrics(
   evaluation: Evaluation,
   before: Evaluation | null = null,
 ): { values: Record<string, number>; note: string } {
-  const { accuracy, strict, unparsed, meanLength, clipped, problems } = evaluation;
+  const { accuracy, strict, unparsed, rewards, meanLength, clipped, problems } = evaluation;
   const ks = chosenKs(null, problems[0]?.answers.length ?? 1).filter((k) => k > 1);
   const atK = atEachK(evaluation, ks, "lenient").flatMap(({ k, pass, maj }) => [
     [`eval_pass@${k}`, pass.value],
     [`eval_maj@${k}`, maj.value],
   ]);
-  const interval = `${problems.length} problems, 95 % interval ${range(accuracy)}`;
+  const mean = rewards?.total.mean ?? null;
+  const reward = mean && `reward ${intervalText(mean)}`;
+  const judged = accuracy && `95 % interval ${range(accuracy)}`;
+  const interval = [`${problems.length} problems`, judged ?? reward ?? "not scored"].join(", ");
   return {
     values: {
-      eval_accuracy: accuracy.value,
-      eval_accuracy_strict: strict.value,
+      // What a reward function logs under a name of ours gives way to ours.
+      ...Object.fromEntries(Object.entries(rewards?.logged ?? {}).map(([name, value]) => [`eval_${name}`, value])),
+      ...(accuracy && strict ? { eval_accuracy: accuracy.value, eval_accuracy_strict: strict.value } : {}),
       ...Object.fromEntries(atK),
-      eval_unparsed: unparsed,
+      ...(unparsed === null ? {} : { eval_unparsed: unparsed }),
+      ...Object.fromEntries(Object.entries(rewardValues(rewards)).map(([name, value]) => [`eval_${name}`, value])),
       "eval_completions/mean_length": meanLength,
       "eval_completions/clipped_ratio": clipped,
     },
-    note: before === null ? interval : `${interval}; ${differenceText(compared(before, evaluation))}`,
+    note: before?.accuracy && accuracy ? `${interval}; ${differenceText(compared(before, evaluation))}` : interval,
   };
 }
 
@@ -93,7 +101,10 @@ export function compared(
   after: Evaluation,
   by: "correct" | "strict" = "correct",
 ): PairedDifference {
-  const rows = ({ problems }: Evaluation) => problems.map(({ problem }) => problem.row).join();
+  const rows = ({ problems }: Evaluation) =>
+    judgedOf(problems)
+      .map(({ problem }) => problem.row)
+      .join();
   if (rows(before) !== rows(after)) throw new RangeError("the two evaluations are of different problems");
   const shares = ({ problems }: Evaluation) => counts(problems, by).map(({ samples, correct }) => correct / samples);
   return pairedDifference(shares(before), shares(after));
@@ -108,7 +119,8 @@ export function differenceText({ value, low, high, better, worse, pValue }: Pair
 
 /** results.json: every number with its interval, pass@k and maj@k leniently and strictly. */
 export function evaluationResults(evaluation: Evaluation, ks: readonly number[]): Record<string, unknown> {
-  const { accuracy, strict, unparsed, meanLength, clipped, skipped, problems } = evaluation;
+  const { accuracy, strict, unparsed, rewards, meanLength, clipped, skipped, problems } = evaluation;
+  const judged = judgedOf(problems).length;
   const byK = (extraction: Extraction, suffix: string) =>
     atEachK(evaluation, ks, extraction).flatMap(({ k, pass, maj }) => [
       [`pass@${k}${suffix}`, pass],
@@ -117,27 +129,39 @@ export function evaluationResults(evaluation: Evaluation, ks: readonly number[])
   return {
     problems: problems.length,
     answers_per_problem: problems[0]?.answers.length ?? 0,
-    ...{ accuracy, accuracy_strict: strict },
+    ...(judged === problems.length ? {} : { judged_problems: judged }),
+    ...(judged === 0 ? {} : { accuracy, accuracy_strict: strict }),
     ...Object.fromEntries([...byK("lenient", ""), ...byK("strict", "_strict")]),
-    ...{ unparsed, mean_length: meanLength, clipped_ratio: clipped, skipped_rows: skipped },
+    ...(rewards ? rewardResults(rewards) : {}),
+    ...(judged === 0 ? {} : { unparsed }),
+    ...{ mean_length: meanLength, clipped_ratio: clipped, skipped_rows: skipped },
   };
 }
 
 /** The lines that `grpo eval` prints: lenient and strict side by side; k = 1 is the accuracy and not shown again. */
 export function evaluationLines(evaluation: Evaluation, ks: readonly number[]): string[] {
-  const { accuracy, strict, unparsed, meanLength, clipped, skipped } = evaluation;
+  const { accuracy, strict, unparsed, rewards, meanLength, clipped, skipped, problems } = evaluation;
+  const judged = judgedOf(problems).length;
   const row = (name: string, lenient: string, strictly: string) =>
     `${name.padEnd(17)} ${lenient.padEnd(24)}${strictly}`.trimEnd();
   const numbers = (name: string, a: Estimate, b: Estimate) => row(name, estimate(a), estimate(b));
   const shown = ks.filter((k) => k > 1);
   const strictly = atEachK(evaluation, shown, "strict");
   const lenient = atEachK(evaluation, shown, "lenient");
+  const accuracies =
+    accuracy && strict && unparsed !== null
+      ? [
+          row("95 % intervals", "found anywhere", "in the required form"),
+          numbers("accuracy", accuracy, strict),
+          ...lenient.map(({ k, pass }, i) => numbers(`pass@${k}`, pass, strictly[i]!.pass)),
+          ...lenient.map(({ k, maj }, i) => numbers(`maj@${k}`, maj, strictly[i]!.maj)),
+          row("no answer found", `${(100 * unparsed).toFixed(1)} %`, ""),
+          ...(judged < problems.length ? [`without a gold    ${problems.length - judged} problems: not judged`] : []),
+        ]
+      : [];
   return [
-    row("95 % intervals", "found anywhere", "in the required form"),
-    numbers("accuracy", accuracy, strict),
-    ...lenient.map(({ k, pass }, i) => numbers(`pass@${k}`, pass, strictly[i]!.pass)),
-    ...lenient.map(({ k, maj }, i) => numbers(`maj@${k}`, maj, strictly[i]!.maj)),
-    row("no answer found", `${(100 * unparsed).toFixed(1)} %`, ""),
+    ...accuracies,
+    ...(rewards ? rewardLines(rewards) : []),
     `mean length       ${meanLength.toFixed(1)} tokens, ${(100 * clipped).toFixed(1)} % cut at the limit`,
     ...(skipped > 0 ? [`rows left out     ${skipped}: the prompt leaves no room for an answer`] : []),
   ];

@@ -5,7 +5,7 @@
 import type { Problem } from "../engine/prompts.ts";
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
-import type { RewardBatch, RewardResult } from "../rewards/pool.ts";
+import { loggedColumns, type RewardBatch, type RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Advantage } from "./loss/config.ts";
 import type { ScoredGroup } from "./policy-update.ts";
@@ -65,22 +65,25 @@ export async function recordRollouts(
   step: number,
   groups: readonly Group[],
   texts: readonly string[],
-  rewards: readonly (number | null)[],
+  rewards: RewardResult,
   old: readonly Float32Array[],
 ): Promise<void> {
+  const columns = loggedColumns(rewards);
   let at = 0;
   const lines = groups.flatMap(({ problem, completions }, group) =>
-    completions.map(({ completionIds, finished, samplingLogprobs }) => {
+    completions.map(({ completionIds, finished, stop, samplingLogprobs }) => {
       const i = at++;
       return formatRollout(
         { group, promptIds: problem.promptIds, promptText: promptText(problem) },
         {
           completionIds,
           finished,
-          reward: rewards[i] ?? null,
+          reward: rewards.total[i] ?? null,
           oldLogprobs: Float64Array.from(old[i]!),
           samplingLogprobs: Float64Array.from(samplingLogprobs),
           text: texts[i]!,
+          ...(stop === undefined ? {} : { stop }),
+          ...(columns && { extra: columns[i]! }),
         },
       );
     }),

@@ -1,7 +1,8 @@
 /** The rewards of neural reward models in a session, under the names that the reward pool gives them. */
 import { createRewardModelScorer } from "../engine/reward-model.ts";
 import type { Session } from "../engine/session.ts";
-import type { RewardPool } from "../rewards/pool.ts";
+import type { RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool.ts";
+import { type Group, rewardBatch } from "./generation.ts";
 import type { RewardSources } from "./sampling.ts";
 
 /**
@@ -27,5 +28,13 @@ export function rewardSources(session: Session, pool: RewardPool, systemPrompt: 
       for (const [i, scorer] of scorers.entries()) rewards.set(names[i]!, (await scorer.score(texts)).rewards);
       return rewards;
     },
+  };
+}
+
+/** Scores whole groups, as training does; `texts` by completion. */
+export function scoreGroups({ pool, models }: RewardSources, trainerState: RewardTrainerState) {
+  return async (groups: readonly Group[], texts: readonly string[]): Promise<RewardResult> => {
+    const batch = { ...rewardBatch(groups, texts), trainerState };
+    return pool.score(batch, (await models?.(batch)) ?? undefined);
   };
 }

@@ -26,6 +26,10 @@ export interface Completion {
   readonly advantages?: number | Float64Array;
   /** The completion as text, for a reader; nothing is computed from it. */
   readonly text?: string;
+  /** The stop string that ended it, likewise. */
+  readonly stop?: string;
+  /** Columns that reward functions added, likewise. */
+  readonly extra?: Readonly<Record<string, unknown>>;
 }
 
 export interface RolloutGroup {
@@ -120,6 +124,8 @@ export function formatRollout(group: Omit<RolloutGroup, "completions">, completi
     fields.push(`"advantages":${numbers}`);
   }
   if (group.promptText !== undefined) fields.push(`"prompt":${JSON.stringify(group.promptText)}`);
+  if (completion.stop !== undefined) fields.push(`"stop":${JSON.stringify(completion.stop)}`);
+  if (completion.extra !== undefined) fields.push(`"extra":${JSON.stringify(completion.extra)}`);
   if (completion.text !== undefined) fields.push(`"completion":${JSON.stringify(completion.text)}`);
   return `{${fields.join(",")}}`;
 }
@@ -212,6 +218,8 @@ function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): 
   if (row.advantages !== undefined && row.advantages !== null)
     completion.advantages = readAdvantages(row.advantages, completionIds.length, where);
   if (typeof row.completion === "string") completion.text = row.completion;
+  if (typeof row.stop === "string") completion.stop = row.stop;
+  if (typeof row.extra === "object" && row.extra !== null) completion.extra = row.extra as Record<string, unknown>;
   return completion;
 }
 

@@ -2,6 +2,8 @@
 import { z } from "zod";
 import { configDifferences, freeOnResume, toJson } from "../config/record.ts";
 import type { TrainConfig } from "../config/schema.ts";
+import { bestState } from "../engine/best-checkpoint.ts";
+import type { RewardTrainerState } from "../rewards/pool.ts";
 
 export const trainerState = z.object({
   step: z.int().min(0),
@@ -12,6 +14,8 @@ export const trainerState = z.object({
   numTokens: z.number().min(0),
   /** Of the entropy bonus, where it is adaptive. */
   entropyControl: z.object({ coef: z.number(), lastEntropy: z.number().nullable() }).optional(),
+  /** The best evaluation, where a setting asks for it. */
+  best: bestState.optional(),
   /** Device and instruction path: the same bits come only from the same. */
   numerics: z.string(),
   config: z.record(z.string(), z.unknown()),
@@ -26,4 +30,20 @@ export function resumeRemarks(state: TrainerState, config: TrainConfig, numerics
   if (state.numerics !== numerics)
     remarks.push(`the checkpoint was written on ${state.numerics}, this is ${numerics}: the bits will differ`);
   return remarks;
+}
+
+/** What reward functions are told of where the run stands. */
+export function rewardTrainerState(
+  { step, totalSteps, position, numTokens }: TrainerState,
+  rows: number,
+  isEvaluation: boolean,
+): RewardTrainerState {
+  return {
+    global_step: step,
+    max_steps: totalSteps,
+    epoch: position / rows,
+    num_input_tokens_seen: numTokens,
+    progress: step / totalSteps,
+    is_evaluation: isEvaluation,
+  };
 }

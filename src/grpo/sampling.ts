@@ -7,7 +7,13 @@ import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
 import type { Problem } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
-import { joinResults, type RewardBatch, type RewardPool, type RewardResult } from "../rewards/pool.ts";
+import {
+  joinResults,
+  type RewardBatch,
+  type RewardPool,
+  type RewardResult,
+  type RewardTrainerState,
+} from "../rewards/pool.ts";
 import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
 import { createDynamicSampling } from "./dynamic-sampling.ts";
 import { type Group, rewardBatch } from "./generation.ts";
@@ -41,6 +47,8 @@ export interface SamplingRun {
   readonly setup: TrainingSetup;
   readonly rollout: RolloutEngine;
   readonly rewards: RewardSources;
+  /** What reward functions are told of training. */
+  readonly trainerState: RewardTrainerState;
   readonly shouldStop: () => boolean;
   readonly onPhase: (phase: "rollout" | "reward") => void;
   readonly onProgress: (done: number, total: number) => void;
@@ -65,10 +73,10 @@ function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: 
 }
 
 /** The functions' and models' rewards of whole groups. What needs the device is done when the first promise is kept. */
-async function startScoring({ setup, rewards }: SamplingRun, groups: readonly Group[]) {
+async function startScoring({ setup, rewards, trainerState }: SamplingRun, groups: readonly Group[]) {
   const completions = groups.flatMap((group) => group.completions);
   const texts = completions.map((c) => setup.tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }));
-  const batch = rewardBatch(groups, texts);
+  const batch = { ...rewardBatch(groups, texts), trainerState };
   const external = (await rewards.models?.(batch)) ?? undefined;
   return { texts, rest: rewards.pool.score(batch, external) };
 }
@@ -92,7 +100,8 @@ const lengthSum = (items: readonly { readonly length: number }[]) => items.reduc
  */
 export function sampleGeneration(run: SamplingRun, step: number, from: number): Promise<Generation | null> {
   const { config, tokenizer } = run.setup;
-  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop };
+  const stopStrings = tokenizer.stopStrings(config.stop);
+  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop, stopStrings };
   return config.dynamicSampling ? sampleDynamically(run, settings, from) : samplePlainly(run, settings, from);
 }
 

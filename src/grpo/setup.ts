@@ -62,7 +62,11 @@ export interface TrainingSetup {
 }
 
 /** The reward models of `reward_funcs`, in order, for `sequences` at a time of at most `longest` of the policy's tokens. */
-async function rewardModels(config: TrainConfig, longest: number, sequences: number): Promise<RewardModelRequest[]> {
+export async function rewardModels(
+  config: Pick<TrainConfig, "rewardFuncs" | "microBatchTokens">,
+  longest: number,
+  sequences: number,
+): Promise<RewardModelRequest[]> {
   const requests: RewardModelRequest[] = [];
   for (const name of config.rewardFuncs ?? []) {
     const spec = parseRewardSpec(name);

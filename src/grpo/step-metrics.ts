@@ -1,5 +1,7 @@
 /** What a generation's rollouts, rewards and times say in TRL's names (see metrics/names.ts). */
-import type { RewardResult } from "../rewards/pool.ts";
+import { RunError } from "../errors.ts";
+import { metricNamed } from "../metrics/names.ts";
+import { loggedMetrics, type RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { RewardStatistics } from "./advantages.ts";
 import type { Generation } from "./sampling.ts";
@@ -50,6 +52,14 @@ export function rewardMetrics(result: RewardResult, advantages: RewardStatistics
     values["rewards/timeout"] = Math.max(values["rewards/timeout"] ?? 0, timeouts / total);
   }
   return values;
+}
+
+/** What reward functions logged themselves. @throws RunError for a name that the trainer logs */
+export function functionMetrics(result: RewardResult): Values {
+  const values = loggedMetrics(result);
+  const taken = Object.keys(values).find((name) => metricNamed(name) !== undefined || name.startsWith("eval_"));
+  if (taken === undefined) return values;
+  throw new RunError(`log_metric ${taken}: the trainer logs a metric of this name; give the reward function's another`);
 }
 
 /** What dynamic sampling threw away to get groups with signal. */

@@ -4,36 +4,53 @@
  * One generation is sampled, scored and learned from, then the next; everything here is in that order. What a run is
  * made of is setup.ts; the update is policy-update.ts; evaluation is passed in.
  */
-import { keepNewestCheckpoints, removeCheckpointsAfter } from "../checkpoint/state.ts";
+import { join, resolve } from "node:path";
+import {
+  checkpointName,
+  keepNewestCheckpoints,
+  removeCheckpointsAfter,
+  writeTrainerState,
+} from "../checkpoint/state.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
-import { restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
+import { trackBest } from "../engine/best-checkpoint.ts";
+import { loadModel, restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
 import { anonymousBytes } from "../engine/memory.ts";
 import { mixReference } from "../engine/moving-reference.ts";
 import type { Session } from "../engine/session.ts";
 import { removeCompletionsAfter } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { createMetricsWriter } from "../metrics/metrics-file.ts";
+import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
 import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
 import { learningRate } from "../optim/schedule.ts";
+import type { RewardTrainerState } from "../rewards/pool.ts";
 import { criticStep } from "./critic-update.ts";
 import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";
 import { appliedEntropyCoef, nextEntropyControl, startEntropyControl } from "./loss/entropy-control.ts";
 import { measure } from "./measure.ts";
 import { updateSettings, updateStep } from "./policy-update.ts";
-import type { TrainerState } from "./run-state.ts";
+import { rewardTrainerState, type TrainerState } from "./run-state.ts";
 import { type RewardSources, sampleGeneration, samplingWarnings } from "./sampling.ts";
 import type { TrainingSetup } from "./setup.ts";
-import { completionMetrics, dynamicMetrics, rewardMetrics, samplerDifference, speedMetrics } from "./step-metrics.ts";
+import {
+  completionMetrics,
+  dynamicMetrics,
+  functionMetrics,
+  rewardMetrics,
+  samplerDifference,
+  speedMetrics,
+} from "./step-metrics.ts";
 import { createStepWarnings } from "./step-warnings.ts";
 
 export interface TrainerHooks {
   readonly console: RunConsole;
   readonly rewards: RewardSources;
   /** Accuracy on the held-out problems, as a metrics record without its step; null: no evaluation. */
-  readonly evaluate: ((session: Session) => Promise<{ values: Record<string, number>; note: string }>) | null;
+  readonly evaluate:
+    | ((session: Session, state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>)
+    | null;
   /** Says that the user wants to stop. */
   readonly stopRequested: () => boolean;
   /** Rewards as they were scored → rewards to learn from; a test shuffles them here. */
@@ -47,6 +64,20 @@ export interface TrainOutcome {
 }
 
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+
+interface Figure {
+  readonly step: number;
+  readonly name: string;
+  readonly value: number;
+}
+
+/** One line on how the first evaluation and that of the saved model, after `step`, compare. */
+function beforeAndAfter(figures: readonly Figure[], step: number): string[] {
+  const [first, last] = [figures[0], figures.findLast((figure) => figure.step === step)];
+  if (!first || !last || first === last || first.name !== last.name) return [];
+  const [what, show] = first.name === "eval_accuracy" ? ["accuracy", percent] : ["reward", (x: number) => x.toFixed(4)];
+  return [`held-out ${what}: ${show(first.value)} before, ${show(last.value)} after`];
+}
 
 /** Steps of the whole run, by `max_steps` or by passes over the data. */
 function totalSteps({ config, problems, batch }: TrainingSetup): number {
@@ -98,28 +129,47 @@ export async function train(
   const stopwatch = createStopwatch();
   const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
 
+  const best = trackBest(config, outputDir, "eval_reward", resume);
   // Where the run stands: saved after a generation is learned from, so a checkpoint never lies within one.
   const state = (): TrainerState => ({
     ...{ step, totalSteps: steps, position, skippedRows, numTokens },
     ...(config.useAdaptiveEntropy ? { entropyControl } : {}),
+    ...(best ? { best: best.state } : {}),
     numerics: device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
   let reached = state();
-  let savedAt = -1;
+  const told = (isEvaluation: boolean) => rewardTrainerState(state(), problems.dataset.numRows, isEvaluation);
+  // The step of a checkpoint in this folder that is of these very weights.
+  const here = join(outputDir, checkpointName(step));
+  let savedAt = resume && resolve(resume.folder) === resolve(here) ? step : -1;
   const save = async (): Promise<void> => {
     hooks.console.note(`saved ${await saveCheckpoint(session, outputDir, reached.step, reached)}`);
     savedAt = reached.step;
-    keepNewestCheckpoints(outputDir, config.saveTotalLimit);
+    keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
   };
-  const accuracies: number[] = [];
+  /** Saves the checkpoint that an evaluation makes the best; one that is saved already is told of the evaluation. */
+  const rate = async (values: MetricsRecord): Promise<void> => {
+    if (!best || best.state.evaluatedAt >= step) return;
+    const isBest = best.rate(step, values);
+    reached = state();
+    if (savedAt === step) writeTrainerState(join(outputDir, checkpointName(step)), reached);
+    else if (isBest) await save();
+  };
+  const figures: Figure[] = [];
   const evaluate = async (): Promise<void> => {
-    if (!hooks.evaluate || metrics.lastStepWith("eval_accuracy") === step) return;
-    const { values, note } = await hooks.evaluate(session);
+    if (!hooks.evaluate) return;
+    const done = metrics.lastWith("eval_completions/mean_length");
+    // Resumed, its line may be there and the checkpoint not know of it.
+    if (done?.step === step) return rate(done);
+    const { values, note } = await hooks.evaluate(session, told(true));
     if (hooks.stopRequested()) return;
+    best?.require(values);
     metrics.write({ step, ...values });
     hooks.console.evaluation({ step, ...values }, note);
-    if (values.eval_accuracy !== undefined) accuracies.push(values.eval_accuracy);
+    const name = values.eval_accuracy === undefined ? "eval_reward" : "eval_accuracy";
+    if (values[name] !== undefined) figures.push({ step, name, value: values[name] });
+    await rate({ step, ...values });
   };
 
   const passed = (every: number, since: number) => Math.floor(step / every) > Math.floor(since / every);
@@ -129,7 +179,7 @@ export async function train(
   try {
     // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
     if (step === 0 || evaluationDue(step - batch.stepsPerGeneration)) await evaluate();
-    while (step < steps && !hooks.stopRequested()) {
+    while (step < steps && !hooks.stopRequested() && !best?.exhausted) {
       stopwatch.lap();
       const firstStep = step + 1;
       const progress = (phase: string, done = 0, total = done) =>
@@ -138,7 +188,7 @@ export async function train(
       // Prompts, rollout, rewards
       const generation = await sampleGeneration(
         {
-          ...{ setup, rollout, rewards: hooks.rewards, shouldStop: hooks.stopRequested },
+          ...{ setup, rollout, rewards: hooks.rewards, trainerState: told(false), shouldStop: hooks.stopRequested },
           onPhase: (phase) => {
             stopwatch.start(phase);
             if (phase === "reward") progress("rewards");
@@ -230,6 +280,7 @@ export async function train(
       const peakFlops = device.peakFlops(session.dtype);
       const common = {
         epoch: position / problems.dataset.numRows,
+        ...functionMetrics(result),
         ...rewardMetrics(result, advantages),
         ...advantages.metrics,
         ...completionMetrics(completions),
@@ -248,7 +299,7 @@ export async function train(
         if (record.step % often.logging === 0 || record.step === steps) hooks.console.step(record);
       }
       if (config.saveCompletions)
-        await recordRollouts(outputDir, firstStep, groups, texts, result.total, measured.old ?? first);
+        await recordRollouts(outputDir, firstStep, groups, texts, result, measured.old ?? first);
       if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0))
         hooks.console.completions(firstStep, completionSamples(groups, texts, result, config.numCompletionsToPrint));
       reached = state();
@@ -262,10 +313,14 @@ export async function train(
       if (savedAt !== reached.step) await save();
       return { steps: reached.step, stopped: true };
     }
+    if (best?.exhausted && step < steps)
+      hooks.console.note(`ended after step ${step}: ${best.state.waited} evaluations without a better one`);
+    if (best) hooks.console.note(`the best evaluation: ${best.text()}`);
+    const from = config.loadBestModelAtEnd && best?.state.step !== step ? (best?.folder ?? null) : null;
+    if (from !== null) await loadModel(session, from);
     await saveModel(session, outputDir);
-    if (accuracies.length > 1)
-      hooks.console.note(`held-out accuracy: ${percent(accuracies[0]!)} before, ${percent(accuracies.at(-1)!)} after`);
-    hooks.console.note(`saved the model in ${outputDir}`);
+    for (const line of beforeAndAfter(figures, from === null ? step : best!.state.step!)) hooks.console.note(line);
+    hooks.console.note(`saved the model in ${outputDir}${from === null ? "" : `: that of ${from}`}`);
     return { steps: step, stopped: false };
   } finally {
     metrics.close();

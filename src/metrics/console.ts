@@ -116,7 +116,8 @@ export function createConsole(options: ConsoleOptions): RunConsole {
       }
     },
     evaluation(record, note) {
-      const numbers = Object.entries(record).filter(([name]) => name.startsWith("eval_"));
+      // Standard deviations are in metrics.jsonl; the line is long enough.
+      const numbers = Object.entries(record).filter(([name]) => name.startsWith("eval_") && !name.endsWith("std"));
       const parts = numbers.map(([name, value]) => `${name.slice("eval_".length)} ${numberText(value)}`);
       line(`evaluation at step ${record.step}: ${parts.join(", ")}${note === undefined ? "" : ` (${note})`}`);
     },

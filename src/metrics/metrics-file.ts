@@ -25,8 +25,8 @@ export interface MetricsWriter {
   readonly path: string;
   /** @throws RunError where the disk is full or the folder gone */
   write(record: MetricsRecord): void;
-  /** The last step whose line has a value of this name, lines from before resuming included; null: none has. */
-  lastStepWith(name: string): number | null;
+  /** The last line that has a value of this name, lines from before resuming included; null: none has. */
+  lastWith(name: string): MetricsRecord | null;
   close(): void;
 }
 
@@ -40,9 +40,9 @@ export function createMetricsWriter(outputDir: string, options: { readonly resum
   const path = join(outputDir, "metrics.jsonl");
   writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
   const resumed = options.resumeStep !== undefined && existsSync(path);
-  const lastSteps = new Map<string, number>();
+  const last = new Map<string, MetricsRecord>();
   const remember = (record: MetricsRecord): void => {
-    for (const name of Object.keys(record)) lastSteps.set(name, record.step);
+    for (const name of Object.keys(record)) last.set(name, record);
   };
   if (resumed) {
     const before = readFileSync(path, "utf8");
@@ -68,7 +68,7 @@ export function createMetricsWriter(outputDir: string, options: { readonly resum
         for (let done = 0; done < line.length; ) done += writeSync(open, line, done);
       });
     },
-    lastStepWith: (name) => lastSteps.get(name) ?? null,
+    lastWith: (name) => last.get(name) ?? null,
     close() {
       if (file !== undefined) closeSync(file);
       file = undefined;

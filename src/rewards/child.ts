@@ -7,7 +7,7 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { errorText } from "../errors.ts";
 import { compiled } from "../program.ts";
-import { callFunction, loadFunction, RewardFailure } from "./functions.ts";
+import { type Called, callFunction, loadFunction, RewardFailure } from "./functions.ts";
 import type { Failure, Progress, Work } from "./protocol.ts";
 import { offerPublicApi } from "./public_api.ts";
 import { verify } from "./verify.ts";
@@ -32,7 +32,7 @@ try {
 // The executable's entry offers its own copy before it imports this file.
 if (!compiled) offerPublicApi(() => import(join(import.meta.dir, "../index.ts")));
 
-async function perform(work: Work): Promise<readonly (number | null)[] | undefined> {
+async function perform(work: Work): Promise<Called | undefined> {
   if (work.kind === "verify") {
     for (const [index, item] of work.items.entries()) {
       send({
@@ -45,7 +45,7 @@ async function perform(work: Work): Promise<readonly (number | null)[] | undefin
   }
   const f = await loadFunction(work.path);
   send({ kind: "loaded" });
-  return work.kind === "load" ? undefined : await callFunction(f, work.args);
+  return work.kind === "load" ? undefined : await callFunction(f, work.args, work.state);
 }
 
 const failureOf = (error: unknown): Failure =>
@@ -53,8 +53,7 @@ const failureOf = (error: unknown): Failure =>
 
 process.on("message", async (work: Work) => {
   try {
-    const rewards = await perform(work);
-    send(rewards === undefined ? { kind: "done" } : { kind: "done", rewards });
+    send({ kind: "done", ...(await perform(work)) });
   } catch (error) {
     send({ kind: "failed", failure: failureOf(error) });
   }

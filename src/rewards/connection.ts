@@ -20,7 +20,7 @@ export interface Connection {
 const startSupervisor = (): Worker =>
   compiled
     ? new Worker(Bun.main, { env: { ...process.env, BUN_GRPO_CHILD: "supervisor" } as Record<string, string> })
-    : new Worker(new URL("./supervisor.ts", import.meta.url).href);
+    : new Worker(new URL("./supervisor.ts", import.meta.url).href, { env: process.env as Record<string, string> });
 
 const childCommand = (): readonly string[] =>
   compiled
@@ -31,6 +31,8 @@ export interface ConnectionOptions {
   readonly timeoutMs?: number | undefined;
   readonly memoryLimitMiB?: number | undefined;
   readonly size?: number | undefined;
+  /** Modules with reward functions: each gets a process at once, as one may do nothing but wait for a server. */
+  readonly functions?: number | undefined;
 }
 
 /** The worker starts at the first work; see RewardPoolOptions for the defaults. */
@@ -59,7 +61,7 @@ export function connect(options: ConnectionOptions): Connection {
     const settings = {
       timeoutMs: options.timeoutMs ?? 10_000,
       memoryLimitMiB: options.memoryLimitMiB ?? 512,
-      size: options.size ?? Math.min(4, availableParallelism()),
+      size: options.size ?? Math.min(4, Math.max(availableParallelism(), options.functions ?? 1)),
       command: childCommand(),
     };
     started.postMessage({ kind: "start", settings } satisfies ToSupervisor);

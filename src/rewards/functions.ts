@@ -4,16 +4,34 @@
  */
 import { pathToFileURL } from "node:url";
 import { errorText } from "../errors.ts";
-import type { Arguments, Failure } from "./protocol.ts";
+import type { Arguments, Failure, Logs, RewardTrainerState } from "./protocol.ts";
 
 /**
  * A reward function: the default export of a TypeScript or JavaScript module.
  * It gets arrays of equal length, one entry per completion, and returns as many rewards: a finite number, or null for a
  * completion that it does not score (it then neither gains nor loses, and is left out of its group's baseline).
  * `prompts`: the text, or the messages, as the data set has them. `completions`: the generated text without special
- * tokens. `completion_ids`: its tokens. Every other key is a column of the data set.
+ * tokens. `completion_ids`: its tokens. `trainer_state`, `log_metric`, `log_extra`: see `RewardTools`. Every other key is a
+ * column of the data set.
  */
-export type RewardFunction = (args: Arguments) => readonly (number | null)[] | Promise<readonly (number | null)[]>;
+export type RewardFunction = (
+  args: Arguments & RewardTools,
+) => readonly (number | null)[] | Promise<readonly (number | null)[]>;
+
+/** What a reward function gets beside its arrays, as TRL gives it. */
+export interface RewardTools {
+  readonly trainer_state: RewardTrainerState;
+  /** Logs a number with the step's metrics; several calls in a step give their mean. @throws TypeError for what is no finite number */
+  readonly log_metric: (name: string, value: number) => void;
+  /** Adds a column to the recorded completions, one value (any JSON) per completion. @throws TypeError for another count */
+  readonly log_extra: (column: string, values: readonly unknown[]) => void;
+}
+
+/** What a call gave. */
+export interface Called {
+  readonly rewards: readonly (number | null)[];
+  readonly logs?: Logs;
+}
 
 /** A failure on its way to the supervisor. */
 export class RewardFailure extends Error {
@@ -50,17 +68,42 @@ export async function loadFunction(path: string): Promise<RewardFunction> {
 
 /**
  * One call with all of `args`.
- * @returns one number or null per completion
+ * @returns one number or null per completion, and what was logged
  * @throws RewardFailure "threw" or "result"
  */
-export async function callFunction(f: RewardFunction, args: Arguments): Promise<readonly (number | null)[]> {
+export async function callFunction(f: RewardFunction, args: Arguments, state: RewardTrainerState): Promise<Called> {
+  const { tools, logs } = startLogs(args.completions.length);
   let returned: unknown;
   try {
-    returned = await f(args);
+    returned = await f({ ...args, trainer_state: state, ...tools } as Arguments & RewardTools);
   } catch (error) {
     throw new RewardFailure("threw", `threw ${describe(error)}`);
   }
-  return checkRewards(returned, args.completions.length);
+  const logged = logs();
+  return { rewards: checkRewards(returned, args.completions.length), ...(logged && { logs: logged }) };
+}
+
+function startLogs(count: number) {
+  const metrics: Record<string, number[]> = {};
+  const extra: Record<string, unknown[]> = {};
+  const tools: Omit<RewardTools, "trainer_state"> = {
+    log_metric(name, value) {
+      if (typeof name !== "string" || name === "") throw new TypeError("log_metric: the name is a text, not empty");
+      if (typeof value !== "number" || !Number.isFinite(value))
+        throw new TypeError(`log_metric ${name}: ${show(value)} is no finite number`);
+      metrics[name] ??= [];
+      metrics[name].push(value);
+    },
+    log_extra(column, values) {
+      if (typeof column !== "string" || column === "")
+        throw new TypeError("log_extra: the column is a text, not empty");
+      if (!Array.isArray(values) || values.length !== count)
+        throw new TypeError(`log_extra ${column}: gives ${show(values)} for ${count} completions; one value each`);
+      extra[column] = values.map((value) => JSON.parse(JSON.stringify(value) ?? "null"));
+    },
+  };
+  const isEmpty = (object: object) => Object.keys(object).length === 0;
+  return { tools, logs: (): Logs | undefined => (isEmpty(metrics) && isEmpty(extra) ? undefined : { metrics, extra }) };
 }
 
 /** @throws RewardFailure "result", which names the first thing that is wrong */
@@ -89,6 +132,7 @@ function describe(error: unknown): string {
 }
 
 function show(value: unknown): string {
+  if (Array.isArray(value)) return `an array of ${value.length}`;
   if (typeof value === "string") return JSON.stringify(value.slice(0, 40));
   if (typeof value === "object" && value !== null) return `an object (${value.constructor?.name ?? "Object"})`;
   return typeof value === "function" ? "a function" : String(value);

@@ -15,12 +15,13 @@ import { InputError, RunError } from "../errors.ts";
 import { type Connection, connect } from "./connection.ts";
 import { type Judgement, judge, TIMEOUT, verdicts } from "./judge.ts";
 import { defaultParameters, type RewardParameters, scoreByLibrary } from "./library/library.ts";
-import type { Arguments, Failure, Item } from "./protocol.ts";
+import type { Arguments, Failure, Item, RewardTrainerState } from "./protocol.ts";
 import { type FunctionResult, type Mishap, place, type RewardResult, resultOf } from "./results.ts";
 import { needsGold, type RewardSpec, rewardNames } from "./specs.ts";
 import type { Extraction, Verdict } from "./verify.ts";
 
-export { type FunctionResult, joinResults, type RewardResult } from "./results.ts";
+export type { RewardTrainerState } from "./protocol.ts";
+export { type FunctionResult, joinResults, loggedColumns, loggedMetrics, type RewardResult } from "./results.ts";
 export type { RewardSpec } from "./specs.ts";
 
 export interface RewardPoolOptions {
@@ -33,7 +34,7 @@ export interface RewardPoolOptions {
   readonly timeoutMs?: number | undefined;
   /** What each process may use beyond what it starts with, in MiB. Default 512. */
   readonly memoryLimitMiB?: number | undefined;
-  /** Most processes at a time. Default: the cores, at most 4. */
+  /** Most processes at a time. Default: the cores, or the modules if these are more, at most 4. */
   readonly size?: number | undefined;
 }
 
@@ -53,7 +54,15 @@ export interface RewardBatch {
   readonly rows?: readonly number[] | undefined;
   /** Completions of one prompt have the same number; absent: all are one group. Of use to `length` alone. */
   readonly groups?: readonly number[] | undefined;
+  /** What reward functions are told of training; absent: there is none. */
+  readonly trainerState?: RewardTrainerState | undefined;
 }
+
+/** Outside of training. */
+export const noTraining: RewardTrainerState = {
+  ...{ global_step: 0, max_steps: 0, epoch: 0, num_input_tokens_seen: 0 },
+  ...{ progress: 1, is_evaluation: true },
+};
 
 /** Rewards by a member's name, one per completion (null: not scored). */
 export type ExternalRewards = ReadonlyMap<string, readonly (number | null)[]>;
@@ -87,7 +96,8 @@ interface Member {
 /** @throws InputError for a module path that does not exist, or weights that do not match the functions */
 export function createRewardPool(options: RewardPoolOptions): RewardPool {
   const members = membersOf(options);
-  const connection = connect(options);
+  const modules = members.filter(({ spec }) => typeof spec !== "string" && "path" in spec);
+  const connection = connect({ ...options, functions: modules.length });
   const parameters: RewardParameters = { ...defaultParameters, ...options.parameters };
   /** Says whether an answer is right where `cosine` or `length` ask; without a verifier in the list, "auto" does. */
   const [arbiter] = members.flatMap(({ spec }) => (typeof spec === "string" && isVerifier(spec) ? [spec] : []));
@@ -248,17 +258,17 @@ async function scoreByFunction(
     completion_ids: batch.completionIds,
   };
   if (batch.completions.length === 0) return { name, rewards: [], unparsed: 0, timeouts: 0 };
-  const answer = await connection.ask({ kind: "call", path, args });
+  const answer = await connection.ask({ kind: "call", path, args, state: batch.trainerState ?? noTraining });
   if (answer.kind === "failed") throw failureError(name, path, answer.failure, batch);
   if (answer.kind !== "rewards") throw new Error("a call was answered with verdicts");
-  const { rewards, failures } = answer;
+  const { rewards, failures, logs } = answer;
   const byCause = Map.groupBy(failures, ({ failure }) => failure.cause);
   const mishaps = [...byCause.values()].map((same) => {
     const indices = same.map(({ index }) => index);
     return mishap(batch, indices, `${label(name, path)} ${same[0]!.failure.message}`, "they are not scored");
   });
   const timeouts = failures.filter(({ failure }) => failure.cause !== "threw").length;
-  return { name, rewards, unparsed: 0, timeouts, ...(mishaps.length > 0 && { mishaps }) };
+  return { name, rewards, unparsed: 0, timeouts, ...(mishaps.length > 0 && { mishaps }), ...(logs && { logs }) };
 }
 
 const label = (name: string, path: string): string => `reward function ${name} (${path})`;

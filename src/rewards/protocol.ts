@@ -20,9 +20,35 @@ export interface Arguments {
   readonly [column: string]: readonly unknown[];
 }
 
+/**
+ * Where training stands when a reward function is called, in the names of transformers' TrainerState. Outside of training
+ * (`grpo eval`, the API) all numbers are 0 and `progress` is 1.
+ */
+export interface RewardTrainerState {
+  /** Optimizer steps done: 0 for the first generation. */
+  readonly global_step: number;
+  readonly max_steps: number;
+  /** Passes over the data set so far. */
+  readonly epoch: number;
+  /** Prompt and completion tokens so far, without this generation's. */
+  readonly num_input_tokens_seen: number;
+  /** global_step ÷ max_steps, from 0 to 1. */
+  readonly progress: number;
+  /** Whether an evaluation is scored, and not what is learned from. */
+  readonly is_evaluation: boolean;
+}
+
+/** What a reward function wrote down beside its rewards. */
+export interface Logs {
+  /** By `log_metric`: every value of a name. */
+  readonly metrics: Readonly<Record<string, readonly number[]>>;
+  /** By `log_extra`: by column one value, any JSON, per completion. */
+  readonly extra: Readonly<Record<string, readonly unknown[]>>;
+}
+
 export type Work =
   | { readonly kind: "verify"; readonly items: readonly Item[]; readonly extractions: readonly Extraction[] }
-  | { readonly kind: "call"; readonly path: string; readonly args: Arguments }
+  | { readonly kind: "call"; readonly path: string; readonly args: Arguments; readonly state: RewardTrainerState }
   | { readonly kind: "load"; readonly path: string };
 
 /** From a process, in this order: ready once; then per work any number of verdicts, `loaded`, and one ending. */
@@ -31,7 +57,7 @@ export type Progress =
   /** The verdicts on item `index`, one per extraction: sent as soon as they are known, so that a hang has one culprit. */
   | { readonly kind: "verdicts"; readonly index: number; readonly verdicts: readonly Verdict[] }
   | { readonly kind: "loaded" }
-  | { readonly kind: "done"; readonly rewards?: readonly (number | null)[] }
+  | { readonly kind: "done"; readonly rewards?: readonly (number | null)[]; readonly logs?: Logs }
   | { readonly kind: "failed"; readonly failure: Failure };
 
 /**
@@ -80,5 +106,7 @@ export type FromSupervisor =
       /** Null where the function said so, and where `failures` has an entry. */
       readonly rewards: readonly (number | null)[];
       readonly failures: readonly { readonly index: number; readonly failure: Failure }[];
+      /** Absent where nothing was logged. */
+      readonly logs?: Logs;
     }
   | { readonly kind: "failed"; readonly id: number; readonly failure: Failure };

@@ -2,6 +2,7 @@
  * What scoring a batch gives: per function its rewards and what went wrong, the weighted sum, and the lines to show.
  * Results of several batches become one here.
  */
+import type { Logs } from "./protocol.ts";
 import type { Reason } from "./verify.ts";
 
 export interface FunctionResult {
@@ -19,6 +20,8 @@ export interface FunctionResult {
   readonly timeouts: number;
   /** What went wrong, an entry per kind; absent where nothing did. */
   readonly mishaps?: readonly Mishap[];
+  /** What the function logged beside its rewards; absent where it did not. */
+  readonly logs?: Logs;
 }
 
 /** One kind of failure of one function, and how often it happened. */
@@ -85,6 +88,7 @@ export function joinResults(results: readonly RewardResult[]): RewardResult {
         (part.mishaps ?? []).map((m) => ({ ...m, first: { ...m.first, index: m.first.index + offsets[b]! } })),
       ),
     );
+    const logs = joinLogs(parts.map((part) => ({ logs: part.logs, count: part.rewards.length })));
     return {
       name,
       rewards: parts.flatMap((part) => part.rewards),
@@ -93,6 +97,7 @@ export function joinResults(results: readonly RewardResult[]): RewardResult {
       unparsed: parts.reduce((sum, part) => sum + part.unparsed, 0),
       timeouts: parts.reduce((sum, part) => sum + part.timeouts, 0),
       ...(mishaps.length > 0 && { mishaps }),
+      ...(logs && { logs }),
     };
   });
   return {
@@ -101,6 +106,39 @@ export function joinResults(results: readonly RewardResult[]): RewardResult {
     reasons: results.flatMap(({ reasons }) => reasons),
     warnings: warningsOf(perFunction),
   };
+}
+
+/** The logs of calls on so many completions each → those of all, in order; undefined where there are none. */
+export function joinLogs(
+  parts: readonly { readonly logs: Logs | undefined; readonly count: number }[],
+): Logs | undefined {
+  if (parts.every(({ logs }) => logs === undefined)) return undefined;
+  const names = (of: "metrics" | "extra") => [...new Set(parts.flatMap(({ logs }) => Object.keys(logs?.[of] ?? {})))];
+  const nothing = (count: number): unknown[] => new Array(count).fill(null);
+  return {
+    metrics: Object.fromEntries(
+      names("metrics").map((name) => [name, parts.flatMap(({ logs }) => logs?.metrics[name] ?? [])]),
+    ),
+    extra: Object.fromEntries(
+      names("extra").map((name) => [name, parts.flatMap(({ logs, count }) => logs?.extra[name] ?? nothing(count))]),
+    ),
+  };
+}
+
+/** The mean of what all functions logged under each name. */
+export function loggedMetrics({ perFunction }: RewardResult): Record<string, number> {
+  const values = new Map<string, number[]>();
+  for (const { logs } of perFunction)
+    for (const [name, some] of Object.entries(logs?.metrics ?? {}))
+      values.set(name, [...(values.get(name) ?? []), ...some]);
+  return Object.fromEntries([...values].map(([name, all]) => [name, all.reduce((a, b) => a + b, 0) / all.length]));
+}
+
+/** The columns that functions added, by completion; null: none added one. */
+export function loggedColumns({ perFunction, total }: RewardResult): Record<string, unknown>[] | null {
+  const columns = perFunction.flatMap(({ logs }) => Object.entries(logs?.extra ?? {}));
+  if (columns.length === 0) return null;
+  return total.map((_, i) => Object.fromEntries(columns.map(([name, values]) => [name, values[i]])));
 }
 
 function joinMishaps(mishaps: readonly Mishap[]): Mishap[] {

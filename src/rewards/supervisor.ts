@@ -15,11 +15,14 @@ import {
   type Failure,
   type FromSupervisor,
   isFatal,
+  type Logs,
   type Progress,
+  type RewardTrainerState,
   type SupervisorSettings,
   type ToSupervisor,
   type Work,
 } from "./protocol.ts";
+import { joinLogs } from "./results.ts";
 
 /** How often deadlines and memory are looked at while something runs, in milliseconds. */
 const TICK_MS = 10;
@@ -34,7 +37,7 @@ interface Task {
   readonly work: Work;
   /** Called for each item of a verify work as its verdicts come. */
   readonly onVerdicts?: (progress: Extract<Progress, { kind: "verdicts" }>) => void;
-  readonly onDone: (rewards: readonly (number | null)[] | undefined) => void;
+  readonly onDone: (rewards: readonly (number | null)[] | undefined, logs?: Logs) => void;
   readonly onFailure: (failure: Failure) => void;
 }
 
@@ -119,7 +122,7 @@ function onProgress(slot: Slot, progress: Progress): void {
   else if (progress.kind === "loaded") slot.loading = false;
   else {
     slot.task = null;
-    if (progress.kind === "done") task.onDone(progress.rewards);
+    if (progress.kind === "done") task.onDone(progress.rewards, progress.logs);
     else task.onFailure(progress.failure);
     dispatch();
   }
@@ -222,20 +225,26 @@ function verifyAll(id: number, work: Extract<Work, { kind: "verify" }>): void {
   }
 }
 
-function callAll(id: number, path: string, args: Arguments): void {
+interface Called {
+  readonly rewards: readonly (number | null)[];
+  readonly logs: Logs | undefined;
+}
+
+function callAll(id: number, path: string, args: Arguments, state: RewardTrainerState): void {
   const count = args.completions.length;
-  const call = (part: Arguments): Promise<readonly (number | null)[] | Failure> =>
+  const call = (part: Arguments): Promise<Called | Failure> =>
     new Promise((resolve) =>
       run({
-        work: { kind: "call", path, args: part },
-        onDone: (rewards) => resolve(rewards ?? []),
+        work: { kind: "call", path, args: part, state },
+        onDone: (rewards = [], logs) => resolve({ rewards, logs }),
         onFailure: resolve,
       }),
     );
-  const isFailure = (outcome: readonly (number | null)[] | Failure): outcome is Failure => "cause" in outcome;
+  const isFailure = (outcome: Called | Failure): outcome is Failure => "cause" in outcome;
 
   const oneByOne = async (whole: Failure): Promise<FromSupervisor> => {
     const rewards: (number | null)[] = new Array(count).fill(null);
+    const logs: (Logs | undefined)[] = new Array(count).fill(undefined);
     const failures: { index: number; failure: Failure }[] = [];
     let next = 0;
     let scored = 0;
@@ -246,7 +255,8 @@ function callAll(id: number, path: string, args: Arguments): void {
         const hopeless = scored === 0 && failures.length >= GIVE_UP_AFTER;
         const outcome = hopeless || count === 1 ? whole : await call(pick(args, index));
         if (!isFailure(outcome)) {
-          rewards[index] = outcome[0] ?? null;
+          rewards[index] = outcome.rewards[0] ?? null;
+          logs[index] = outcome.logs;
           scored++;
         } else if (isFatal(outcome)) fatal = outcome.index === undefined ? outcome : { ...outcome, index };
         else failures.push({ index, failure: outcome });
@@ -254,12 +264,16 @@ function callAll(id: number, path: string, args: Arguments): void {
     };
     await Promise.all(Array.from({ length: settings.size }, lane));
     if (fatal !== null) return { kind: "failed", id, failure: fatal };
-    return { kind: "rewards", id, rewards, failures: failures.sort((a, b) => a.index - b.index) };
+    failures.sort((a, b) => a.index - b.index);
+    const joined = joinLogs(logs.map((one) => ({ logs: one, count: 1 })));
+    return { kind: "rewards", id, rewards, failures, ...(joined && { logs: joined }) };
   };
 
   void call(args).then(async (outcome) => {
-    if (!isFailure(outcome)) reply({ kind: "rewards", id, rewards: outcome, failures: [] });
-    else reply(isFatal(outcome) ? { kind: "failed", id, failure: outcome } : await oneByOne(outcome));
+    if (!isFailure(outcome)) {
+      const { rewards, logs } = outcome;
+      reply({ kind: "rewards", id, rewards, failures: [], ...(logs && { logs }) });
+    } else reply(isFatal(outcome) ? { kind: "failed", id, failure: outcome } : await oneByOne(outcome));
   });
 }
 
@@ -274,7 +288,7 @@ port.on("message", (message: ToSupervisor) => {
     for (const slot of slots) kill(slot, { cause: "exit", message: "closed" });
     process.exit(0);
   } else if (message.work.kind === "verify") verifyAll(message.id, message.work);
-  else if (message.work.kind === "call") callAll(message.id, message.work.path, message.work.args);
+  else if (message.work.kind === "call") callAll(message.id, message.work.path, message.work.args, message.work.state);
   else {
     const { id, work } = message;
     run({

@@ -11,6 +11,7 @@ import { attentionShape } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
 import { type Attend, forwardLayer, layerRows } from "../model/transformer.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
+import type { StopMatcher } from "../tokenizer/tokenizer.ts";
 import type { RolloutBuffers } from "./buffers.ts";
 import { createScheduler, type Scheduler } from "./scheduler.ts";
 import type { ResidentPrompt, RolloutRequest, SampledCompletion, Sequence } from "./sequence.ts";
@@ -21,6 +22,8 @@ export interface RolloutSettings extends SamplingSettings {
   readonly step: number;
   readonly maxCompletionLength: number;
   readonly isStop: (id: number) => boolean;
+  /** Makes the watcher of a completion for stop strings; null or absent: there are none. */
+  readonly stopStrings?: (() => StopMatcher) | null;
 }
 
 /** Adds and drops requests while sampling goes on; places count the first requests and then the added ones. */
@@ -173,6 +176,8 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
     let total = 0;
     let tokens = 0;
     let finished = 0;
+    const { stopStrings = null } = settings;
+    const matchers = new WeakMap<Sequence, StopMatcher>();
 
     const add = (request: RolloutRequest): void => {
       const P = request.promptIds.length;
@@ -184,6 +189,13 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
       total += request.samples;
     };
     for (const request of initial) add(request);
+
+    /** The stop string that `id` completes in a sequence's text. */
+    const stringStopped = (sequence: Sequence, id: number, makeMatcher: () => StopMatcher): string | null => {
+      const matcher = matchers.get(sequence) ?? makeMatcher();
+      matchers.set(sequence, matcher);
+      return matcher.push(id);
+    };
 
     /** Takes the sampled tokens off the device; what has ended leaves the batch. */
     const collect = async (sequences: readonly Sequence[]): Promise<void> => {
@@ -202,7 +214,9 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
         s.samplingLogprobs.push(sampling[i]!);
         tokens++;
         events.onToken?.(s.prompt.request, s.sample, id);
-        const stopped = settings.isStop(id);
+        const atToken = settings.isStop(id);
+        const stop = atToken || stopStrings === null ? null : stringStopped(s, id, stopStrings);
+        const stopped = atToken || stop !== null;
         if (!stopped && s.ids.length < settings.maxCompletionLength) continue;
         scheduler.finish(s);
         finished++;
@@ -212,6 +226,7 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
           logprobs: Float32Array.from(s.logprobs),
           samplingLogprobs: Float32Array.from(s.samplingLogprobs),
           finished: stopped,
+          ...(stop === null ? {} : { stop }),
         };
         results[request]![s.sample] = completion;
         events.onCompletion?.(request, s.sample, completion);

@@ -14,8 +14,10 @@ export interface SampledCompletion {
   readonly logprobs: Float32Array;
   /** The same of the distribution really drawn from. (R) */
   readonly samplingLogprobs: Float32Array;
-  /** Ended by a stop token; false: cut at the length limit. */
+  /** Ended by a stop token or a stop string; false: cut at the length limit. */
   readonly finished: boolean;
+  /** The stop string that ended it; absent: none did. */
+  readonly stop?: string;
 }
 
 /** A prompt whose keys and values lie in the cache, for as long as one of its samples needs them. */

@@ -2,13 +2,20 @@
  * Supervised fine-tuning: cross-entropy of the answers' tokens, averaged over the tokens of an optimizer step. The warm
  * start that a base model needs before GRPO. Same model code, optimizer, checkpoints and metrics as GRPO.
  */
+import { join, resolve } from "node:path";
 import { z } from "zod";
-import { keepNewestCheckpoints, removeCheckpointsAfter } from "../checkpoint/state.ts";
+import {
+  checkpointName,
+  keepNewestCheckpoints,
+  removeCheckpointsAfter,
+  writeTrainerState,
+} from "../checkpoint/state.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
-import { restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
+import { bestState, trackBest } from "../engine/best-checkpoint.ts";
+import { loadModel, restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
 import { anonymousBytes } from "../engine/memory.ts";
 import type { ProblemSource } from "../engine/prompts.ts";
 import type { Session } from "../engine/session.ts";
@@ -29,6 +36,7 @@ export const sftState = z.object({
   position: z.int().min(0),
   skippedRows: z.int().min(0),
   numTokens: z.number().min(0),
+  best: bestState.optional(),
   numerics: z.string(),
   config: z.record(z.string(), z.unknown()),
 });
@@ -114,32 +122,48 @@ export async function runSft(run: SftRun): Promise<boolean> {
   for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
     console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
+  const best = trackBest(config, outputDir, "eval_accuracy", resume);
+  const here = join(outputDir, checkpointName(step));
+  let savedAt = resume && resolve(resume.folder) === resolve(here) ? step : -1;
   const state = (): SftState => ({
     step,
     totalSteps: steps,
     position: sampler.position,
     skippedRows,
     numTokens,
+    ...(best ? { best: best.state } : {}),
     numerics: session.device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
   const save = async (): Promise<void> => {
     console.note(`saved ${await saveCheckpoint(session, outputDir, step, state())}`);
-    keepNewestCheckpoints(outputDir, config.saveTotalLimit);
+    savedAt = step;
+    keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
+  };
+  /** As in src/grpo/trainer.ts. */
+  const rate = async (values: MetricsRecord): Promise<void> => {
+    if (!best || best.state.evaluatedAt >= step) return;
+    const isBest = best.rate(step, values);
+    if (savedAt === step) writeTrainerState(join(outputDir, checkpointName(step)), state());
+    else if (isBest) await save();
   };
   const evaluate = async (): Promise<void> => {
-    if (!run.evaluate || run.stopRequested() || metrics.lastStepWith("eval_accuracy") === step) return;
+    if (!run.evaluate || run.stopRequested()) return;
+    const done = metrics.lastWith("eval_completions/mean_length");
+    if (done?.step === step) return rate(done);
     const { values, note } = await run.evaluate(session);
     if (run.stopRequested()) return;
+    best?.require(values);
     metrics.write({ step, ...values });
     console.evaluation({ step, ...values }, note);
+    await rate({ step, ...values });
   };
   const often = everySteps(config, steps);
   const evaluationDue = () => often.eval !== null && step % often.eval === 0 && step < steps;
   try {
     // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
     if (step === 0 || evaluationDue()) await evaluate();
-    while (step < steps && !run.stopRequested()) {
+    while (step < steps && !run.stopRequested() && !best?.exhausted) {
       stopwatch.lap();
       stopwatch.start("update");
       const batch: PackedGroup[] = [];
@@ -178,8 +202,13 @@ export async function runSft(run: SftRun): Promise<boolean> {
       await save();
       return true;
     }
+    if (best?.exhausted && step < steps)
+      console.note(`ended after step ${step}: ${best.state.waited} evaluations without a better one`);
+    if (best) console.note(`the best evaluation: ${best.text()}`);
+    const from = config.loadBestModelAtEnd && best?.state.step !== step ? (best?.folder ?? null) : null;
+    if (from !== null) await loadModel(session, from);
     await saveModel(session, outputDir);
-    console.note(`saved the model in ${outputDir}`);
+    console.note(`saved the model in ${outputDir}${from === null ? "" : `: that of ${from}`}`);
     return false;
   } finally {
     metrics.close();

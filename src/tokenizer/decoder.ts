@@ -13,6 +13,11 @@ export interface Decoder {
 export interface IncrementalDecoder {
   /** @returns text that is settled now, "" while it depends on what follows */
   push(id: number): string;
+  /**
+   * @returns what `end` would add now, without characters that are not whole: text that the next token may still change.
+   * Costs a look at what is not settled, never at the whole text.
+   */
+  pending(): string;
   /** @returns the rest */
   end(): string;
 }
@@ -60,7 +65,11 @@ export function byteLevelDecoder(tokenOf: (id: number) => string | undefined): D
     },
     incremental() {
       const decoder = new TextDecoder("utf-8", utf8);
-      return { push: (id) => decoder.decode(bytesOf(id), { stream: true }), end: () => decoder.decode() };
+      return {
+        push: (id) => decoder.decode(bytesOf(id), { stream: true }),
+        pending: () => "", // only bytes of a character that is not whole
+        end: () => decoder.decode(),
+      };
     },
   };
 }
@@ -81,6 +90,27 @@ const spacings: readonly (readonly [string, string])[] = [
 /** Text this far from the end can still change when more comes: the replacements in a row reach no further. */
 const spacingReach = 12;
 
+/** The text of a run of byte tokens so far; "" from a byte on that makes it no UTF-8: each of its bytes is U+FFFD then. */
+function byteRun() {
+  const decoder = new TextDecoder("utf-8", { ...utf8, fatal: true });
+  let broken = false;
+  let text = "";
+  return {
+    push(byte: number): void {
+      if (broken) return;
+      try {
+        text += decoder.decode(Uint8Array.of(byte), { stream: true });
+      } catch {
+        broken = true;
+        text = "";
+      }
+    },
+    get text() {
+      return text;
+    },
+  };
+}
+
 /** transformers' `clean_up_tokenization`. */
 export function cleanUpSpaces(text: string): string {
   return spacings.reduce((cleaned, [spaced, joined]) => cleaned.replaceAll(spaced, joined), text);
@@ -90,12 +120,12 @@ export function cleanUpSpaces(text: string): string {
  * For any other vocabulary.
  *
  * @param decode ids → text by the vocabulary's own rules, where a token's text may depend on its neighbours
- * @param isByte whether a token is one byte of a character, whose text is known when the run of them ends
+ * @param byteOf the byte of a character that a token stands for, whose text is known when the run of them ends; else null
  * @param cleanUp whether transformers joins punctuation in this model's text
  */
 export function windowedDecoder(
   decode: (ids: readonly number[]) => string,
-  isByte: (id: number) => boolean,
+  byteOf: (id: number) => number | null,
   cleanUp: boolean,
 ): Decoder {
   const finish = cleanUp ? cleanUpSpaces : (text: string) => text;
@@ -109,14 +139,27 @@ export function windowedDecoder(
       // Tokens from `start` to `read` are text already; they stay in the window since they shape what follows.
       let start = 0;
       let read = 0;
+      let run: ReturnType<typeof byteRun> | null = null;
+      let unsettled = ""; // behind `raw`
       return {
         push(id) {
           ids.push(id);
-          if (isByte(id)) return "";
+          const byte = byteOf(id);
+          if (byte !== null) {
+            run ??= byteRun();
+            run.push(byte);
+            unsettled = run.text;
+            return "";
+          }
+          run = null;
           const before = decode(ids.slice(start, read));
           const now = decode(ids.slice(start));
           // A character whose bytes are not all there yet.
-          if (now.endsWith("\ufffd")) return "";
+          if (now.endsWith("\ufffd")) {
+            unsettled = now.slice(before.length).replace(/\ufffd+$/, "");
+            return "";
+          }
+          unsettled = "";
           raw += now.slice(before.length);
           start = read;
           read = ids.length;
@@ -125,6 +168,7 @@ export function windowedDecoder(
           emitted += text.length;
           return text;
         },
+        pending: () => (cleanUp ? finish(raw + unsettled).slice(emitted) : unsettled),
         end: () => decodeAll(ids).slice(emitted),
       };
     },

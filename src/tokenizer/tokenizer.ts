@@ -11,9 +11,11 @@ import { type ChatTemplate, loadChatTemplate, type Message, type RenderOptions }
 import { byteLevelDecoder, type Decoder, type IncrementalDecoder, windowedDecoder } from "./decoder.ts";
 import { fallbackByte, openLibrary } from "./library.ts";
 import { readStopTokens } from "./stop_tokens.ts";
+import { type StopMatcher, stopMatchers } from "./stop-strings.ts";
 
 export type { Message } from "./chat_template.ts";
 export type { IncrementalDecoder } from "./decoder.ts";
+export type { StopMatcher } from "./stop-strings.ts";
 
 export interface PromptOptions {
   /** Goes before the prompt where the prompt has no system message of its own. */
@@ -49,6 +51,8 @@ export interface Tokenizer {
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string;
   /** Decodes ids as they are sampled. */
   incrementalDecoder(options?: { readonly skipSpecialTokens?: boolean }): IncrementalDecoder;
+  /** Makes the watcher of one completion that finds these strings in its text (stop-strings.ts); null: there are none. */
+  stopStrings(strings: readonly string[] | null): (() => StopMatcher) | null;
   /** The text of one token by itself; part of a character shows as U+FFFD. */
   tokenText(id: number): string;
 }
@@ -104,6 +108,17 @@ export function loadTokenizer(folder: string): Tokenizer {
     return requireTemplate(template, folder).render(messages, { addGenerationPrompt: true, ...options });
   }
 
+  function incrementalDecoder({ skipSpecialTokens = false } = {}): IncrementalDecoder {
+    const incremental = decoder.incremental();
+    return {
+      ...incremental,
+      push(id) {
+        requireId(id);
+        return skipSpecialTokens && special.has(id) ? "" : incremental.push(id);
+      },
+    };
+  }
+
   return {
     vocabSize,
     hasChatTemplate: template !== null,
@@ -122,16 +137,8 @@ export function loadTokenizer(folder: string): Tokenizer {
       for (const id of ids) requireId(id);
       return decoder.decode(skipSpecialTokens ? ids.filter((id) => !special.has(id)) : ids);
     },
-    incrementalDecoder({ skipSpecialTokens = false } = {}) {
-      const incremental = decoder.incremental();
-      return {
-        push(id) {
-          requireId(id);
-          return skipSpecialTokens && special.has(id) ? "" : incremental.push(id);
-        },
-        end: () => incremental.end(),
-      };
-    },
+    incrementalDecoder,
+    stopStrings: (strings) => (strings === null ? null : stopMatchers(strings, incrementalDecoder)),
     tokenText(id) {
       requireId(id);
       return decoder.decode([id]);
@@ -179,10 +186,10 @@ function decoderOf(json: Record<string, unknown>, library: Library, config: Reco
   if (isByteLevel) return byteLevelDecoder((id) => library.id_to_token(id));
   // transformers 5 ignores the setting for BPE, which it would corrupt.
   const cleanUp = config.clean_up_tokenization_spaces === true && model.type !== "BPE";
-  const isByte = (id: number) => fallbackByte(library.id_to_token(id) ?? "") !== null;
+  const byteOf = (id: number) => fallbackByte(library.id_to_token(id) ?? "");
   const decode = (ids: readonly number[]) => {
     const tokens = ids.filter((id) => library.id_to_token(id) !== undefined);
     return tokens.length === 0 ? "" : library.decode(tokens, { clean_up_tokenization_spaces: false });
   };
-  return windowedDecoder(decode, isByte, cleanUp);
+  return windowedDecoder(decode, byteOf, cleanUp);
 }

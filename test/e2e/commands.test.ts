@@ -2,7 +2,8 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { argvOf, bundledModel, type Flags, grpo, metricsOf, problems, train, workFolder } from "./runs.ts";
+import { writeTinyModel } from "../fixtures/scalar-model.ts";
+import { argvOf, bundledModel, type Flags, grpo, metricsOf, problems, reward, train, workFolder } from "./runs.ts";
 
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
@@ -16,6 +17,7 @@ const jsonLines = (path: string) =>
     .split("\n")
     .map((line) => JSON.parse(line) as Record<string, unknown>);
 
+const fixtureTokenizer = join(import.meta.dir, "../fixtures/tokenizer");
 const evaluation: Flags = { model: bundledModel, dataset: problems, max_completion_length: 48 };
 
 test("eval writes every answer, and its accuracy is that of train's evaluation", async () => {
@@ -40,6 +42,49 @@ test("eval writes every answer, and its accuracy is that of train's evaluation",
   const trained = work.at("train");
   await train(trained, { max_steps: 1, max_completion_length: 48, eval_dataset: problems, eval_samples: 60 });
   expect(metricsOf(trained)[0]).toMatchObject({ step: 0, eval_accuracy: results.accuracy.value });
+});
+
+test("eval scores problems without golds by a module and a reward model, and ends answers at a stop string", async () => {
+  const dataset = work.at("questions.jsonl");
+  const lines = [2, 3, 4].map((count) => JSON.stringify({ prompt: `Ada has ${count} cups. How many?`, note: "n" }));
+  writeFileSync(dataset, `${lines.join("\n")}\n`);
+  const judge = await writeTinyModel(work.at("judge"), { vocabSize: 360, tokenizer: fixtureTokenizer });
+  const folder = work.at("eval by rewards");
+  const flags: Flags = {
+    ...{ ...evaluation, dataset, output_dir: folder, num_generations: 2, temperature: 1 },
+    ...{ reward_funcs: `${reward("told")},${judge}`, reward_weights: "2,-1", stop: '["1","2"]' },
+  };
+  const { code, out, err } = await grpo(["eval", ...argvOf(flags)]);
+  expect({ code, err }).toEqual({ code: 0, err: "" });
+  expect(out).toContain("\nreward            ");
+  expect(out).not.toContain("accuracy");
+  const answers = jsonLines(join(folder, "answers.jsonl")) as {
+    reward: number;
+    rewards: { told: number; judge: number };
+    extra: object;
+    completion: string;
+    stop?: string;
+  }[];
+  expect(answers.length).toBe(6);
+  const mean = (of: (answer: (typeof answers)[number]) => number) => answers.reduce((sum, a) => sum + of(a), 0) / 6;
+  for (const { reward: total, rewards, extra, completion, stop } of answers) {
+    expect(total).toBeCloseTo(2 * rewards.told - rewards.judge, 10);
+    expect(extra).toEqual({ told: { letters: completion.length, note: "n" } });
+    if (stop !== undefined) expect(completion.endsWith(stop)).toBe(true);
+  }
+  expect(answers.filter(({ stop }) => stop !== undefined).length).toBeGreaterThan(0);
+  const results = JSON.parse(readFileSync(join(folder, "results.json"), "utf8")) as Record<string, { value: number }>;
+  expect(results.reward!.value).toBeCloseTo(
+    mean(({ reward: total }) => total),
+    10,
+  );
+  expect(results["rewards/judge/mean"]!.value).toBeCloseTo(
+    mean(({ rewards }) => rewards.judge),
+    10,
+  );
+  // Outside of training: no steps, all of it done, an evaluation.
+  expect(results).toMatchObject({ problems: 3, judged_problems: 0, reward_weights: [2, -1], "told/all": 101 });
+  expect(Object.keys(results).filter((name) => /accuracy|pass@|unparsed/.test(name))).toEqual([]);
 });
 
 test("eval with several answers estimates pass@k, which grows with k, and maj@k, which is the vote of all at the end", async () => {

@@ -101,6 +101,50 @@ describe("the schema", () => {
   });
 });
 
+describe("stop strings and generation_kwargs", () => {
+  test("a flag is one string as it stands, or a JSON list; TOML and TypeScript have both forms", () => {
+    const stop = (...argv: string[]) => configFor("generate", ["--prompt", "p", ...argv]).config.stop;
+    expect(stop()).toBeNull();
+    expect(stop("--stop", " a, b ")).toEqual([" a, b "]);
+    expect(stop("--stop_strings", '["\\n\\n","###"]')).toEqual(["\n\n", "###"]);
+    const file = tomlFile("stop.toml", 'stop = "\\n, "\n');
+    expect(configFor("train", [file]).config.stop).toEqual(["\n, "]);
+    expect(configFor("sft", ["--stop", "</a>"]).config.stop).toEqual(["</a>"]);
+    expect(refusal(() => configFor("eval", ["--stop", ""]))).toBe(
+      '--stop [""]: allowed is a text that is not empty, or a list of such, or null',
+    );
+    expect(configFor("eval", ["--stop", "\\n"]).warnings).toEqual([
+      'stop "\\\\n": a backslash and a letter, as written; for a line break give a JSON list, \'["\\n"]\'',
+    ]);
+  });
+
+  test("each key is the setting of its meaning, in every source; flags go before the file's", () => {
+    const file = tomlFile(
+      "kwargs.toml",
+      'temperature = 0.7\n[generation_kwargs]\ntop_k = 40\nmax_new_tokens = 64\nstop_strings = ["</answer>"]\ntemperature = 0.7\nuse_cache = true\nmin_p = 0.1\n',
+    );
+    const expected = { topK: 40, maxCompletionLength: 64, stop: ["</answer>"], temperature: 0.7, minP: 0.1 };
+    expect(configFor("train", [file]).config).toMatchObject({ ...expected, generationKwargs: {} });
+    const flags = ["--top_k", "5", "--generation_kwargs", '{"min_p": 0.2, "top_p": null, "do_sample": true}'];
+    expect(configFor("train", [file, ...flags]).config).toMatchObject({ ...expected, topK: 5, minP: 0.2, topP: 1 });
+    expect(configFrom("eval", { generationKwargs: { stop: "x" } }).config.stop).toEqual(["x"]);
+  });
+
+  test.each([
+    ['{"stop_strngs": ["a"]}', /^--generation_kwargs: stop_strngs \["a"\]: not here; there are temperature, /],
+    ['{"do_sample": false}', "--generation_kwargs: do_sample false: not here; write temperature 0"],
+    ['{"seed": 3}', "--generation_kwargs: seed 3: not here; use the setting seed"],
+    ['{"top_p": 2}', "--generation_kwargs: top_p 2: allowed is a number > 0 and ≤ 1"],
+    ["[1]", '--generation_kwargs: an object, as {"top_k": 50'],
+    ["{", "--generation_kwargs {: not JSON"],
+    ['{"top_k": 3}', "--top_k 4 and --generation_kwargs: top_k 3: leave one of them out"],
+  ])("%s is refused by name", (text, message) => {
+    const text2 = refusal(() => configFor("train", ["--top_k", "4", "--generation_kwargs", text]));
+    if (typeof message === "string") expect(text2).toStartWith(message);
+    else expect(text2).toMatch(message);
+  });
+});
+
 describe("sources", () => {
   test("flags go before the file, the file before the preset, the preset before the caller's and the schema's defaults", () => {
     const file = tomlFile("order.toml", 'preset = "deepseekmath"\nbeta = 0.5\nepsilon = 0.3\n');
@@ -437,6 +481,19 @@ describe("settings together", () => {
     const { config } = configFor("train", [...argv, "--advantage_estimator", "gae", "--cliprange_value", "0.3"]);
     expect(config).toMatchObject({ numIterations: 4, epsilon: 0.1, beta: 0.05, vfCoef: 0.2, cliprangeValue: 0.3 });
     expect(config).toMatchObject({ gamma: 1, lam: 0.95, whitenAdvantages: true });
+  });
+
+  test("evaluations: somebody must say what an answer is worth, and weights weigh something", () => {
+    const evaluate = (...argv: string[]) => configFor("eval", argv).config;
+    expect(refusal(() => evaluate("--verifier", "none"))).toContain("verifier none and no reward_funcs");
+    expect(refusal(() => evaluate("--reward_weights", "1"))).toContain("reward_weights: there are no reward_funcs");
+    expect(refusal(() => evaluate("--reward_funcs", "a.ts,b.ts", "--reward_weights", "1"))).toContain(
+      "1 weights for 2",
+    );
+    expect(evaluate("--verifier", "none", "--reward_funcs", "a.ts").rewardFuncs).toEqual(["a.ts"]);
+    expect(refusal(() => configFor("sft", ["--verifier", "none", "--eval_dataset", "e"]))).toContain(
+      "verifier none: sft",
+    );
   });
 
   test("eval and generate: several answers need a temperature, pass@k needs k answers", () => {

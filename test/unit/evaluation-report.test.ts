@@ -43,7 +43,7 @@ function evaluationOf(...problems: string[]): Evaluation {
     votes: { lenient: votes("rs"), strict: votes("r") },
     accuracy: meanPassAtK(counts("rs"), 1),
     strict: meanPassAtK(counts("r"), 1),
-    unparsed: 0.25,
+    ...{ unparsed: 0.25, rewards: null, warnings: [] },
     meanLength: 2,
     clipped: 0,
     skipped: 0,
@@ -71,7 +71,7 @@ describe("several answers", () => {
     ]);
     expect(results["pass@1"]).toEqual(results.accuracy);
     const { value } = results["maj@1_strict"] as { value: number };
-    expect(value).toBeCloseTo(evaluation.strict.value, 14);
+    expect(value).toBeCloseTo(evaluation.strict!.value, 14);
   });
 
   test("the printed lines set lenient and strict side by side", () => {
@@ -119,7 +119,7 @@ test("k: as asked, else powers of two", () => {
 });
 
 test("training evaluates greedily with one answer, at temperature 1 with several, or as it is told", () => {
-  const config = { verifier: "auto", seed: 1, maxCompletionLength: 8, evalTemperature: null } as const;
+  const config = { stop: null, verifier: "auto", seed: 1, maxCompletionLength: 8, evalTemperature: null } as const;
   expect(trainingEvaluation({ ...config, evalNumGenerations: 1 })).toMatchObject({ samples: 1, temperature: 0 });
   expect(trainingEvaluation({ ...config, evalNumGenerations: 4 })).toMatchObject({ samples: 4, temperature: 1 });
   const told = trainingEvaluation({ ...config, evalNumGenerations: 4, evalTemperature: 0.6 });

@@ -7,6 +7,8 @@ import { InputError, RunError } from "../../src/errors.ts";
 import {
   createRewardPool,
   joinResults,
+  loggedColumns,
+  loggedMetrics,
   type RewardBatch,
   type RewardPool,
   type RewardSpec,
@@ -39,6 +41,72 @@ async function caught(promise: Promise<unknown>): Promise<Error> {
   }
   throw new Error("nothing was thrown");
 }
+
+describe("what a reward function is told, and logs", () => {
+  const folder = mkdtempSync(join(tmpdir(), "grpo-told-"));
+  afterAll(() => rmSync(folder, { recursive: true, force: true }));
+  const module = (name: string, body: string): { path: string } => {
+    const path = join(folder, `${name}.ts`);
+    writeFileSync(path, `export default async ({ completions, trainer_state, log_metric, log_extra }) => {${body}};`);
+    return { path };
+  };
+
+  test("the trainer's state, metrics whose mean is taken, columns by completion; joined over batches, absent where none", async () => {
+    const logging = module(
+      "logs",
+      `if (completions.length > 1 && completions.includes("alone")) throw new Error("one by one");
+       log_metric("state", trainer_state.global_step * 10 + trainer_state.progress);
+       log_extra("upper", completions.map((c) => (c === "none" ? undefined : { c: c.toUpperCase() })));
+       return completions.map((c) => c.length);`,
+    );
+    const silent = module("silent", "return completions.map(() => trainer_state.max_steps);");
+    const scoring = pool([logging, silent]);
+    const trainerState = {
+      ...{ global_step: 3, max_steps: 6, epoch: 0.5, num_input_tokens_seen: 9 },
+      ...{ progress: 0.5, is_evaluation: false },
+    };
+    const first = await scoring.score(batch(["a", "none"], { trainerState }));
+    expect(loggedMetrics(first)).toEqual({ state: 30.5 });
+    expect(loggedColumns(first)).toEqual([{ upper: { c: "A" } }, { upper: null }]);
+    expect(first.perFunction[1]).not.toHaveProperty("logs");
+    expect(first.perFunction[1]!.rewards).toEqual([6, 6]);
+    // Repeated with one completion at a time, and outside of training.
+    const second = await scoring.score(batch(["alone", "b"]));
+    expect(second.total).toEqual([5, 1]);
+    const joined = joinResults([first, second]);
+    expect(loggedMetrics(joined)).toEqual({ state: (30.5 + 1 + 1) / 3 });
+    const upper = loggedColumns(joined)!.map((columns) => columns.upper);
+    expect(upper).toEqual([{ c: "A" }, null, { c: "ALONE" }, { c: "B" }]);
+    expect(loggedColumns(await pool(["gsm8k"]).score(batch(["1"])))).toBeNull();
+  });
+
+  test.each([
+    ['log_metric("loss", NaN)', "log_metric loss: NaN is no finite number"],
+    ['log_extra("x", [1])', "log_extra x: gives an array of 1 for 2 completions"],
+  ])("%s costs the reward and says why", async (call, message) => {
+    const name = call.slice(0, 10).replace(/\W/g, "");
+    const bad = module(
+      name,
+      `if (completions.length > 1 || ${call.startsWith("log_metric")}) ${call}; return completions.map(() => 1);`,
+    );
+    const { warnings, total } = await pool([bad]).score(batch(["a", "b"]));
+    // One at a time the second call is right.
+    expect(total).toEqual(call.startsWith("log_metric") ? [null, null] : [1, 1]);
+    if (call.startsWith("log_metric")) expect(warnings.join()).toContain(message);
+  });
+
+  test("modules that wait overlap, each in a process of its own, also on one core", async () => {
+    const waits = ["one", "two", "three"].map((name) =>
+      module(name, "const from = Date.now(); await Bun.sleep(300); return completions.map(() => from);"),
+    );
+    const waiting = createRewardPool({ functions: waits, timeoutMs: 5000 });
+    open.push(waiting);
+    await waiting.ready();
+    const { perFunction } = await waiting.score(batch(["a"]));
+    const starts = perFunction.map(({ rewards }) => rewards[0]!);
+    expect(Math.max(...starts) - Math.min(...starts)).toBeLessThan(300);
+  });
+});
 
 describe("verifiers", () => {
   test("score lenient and strict, count unparsed, leave out what has no gold", async () => {

@@ -40,7 +40,7 @@ test("the settings shown are settings", () => {
 
 test("the modules shown score", async () => {
   const modules = blocks("ts");
-  expect(modules).toHaveLength(2);
+  expect(modules).toHaveLength(3);
   const functions = modules.map((source, i) => {
     const path = join(folder, `${i}.ts`);
     writeFileSync(path, source);
@@ -57,6 +57,7 @@ test("the modules shown score", async () => {
   });
   expect(perFunction.map(({ rewards }) => rewards)).toEqual([
     [1, 0, 1, 1],
+    completions.map((text) => 1 / (1 + text.length / 100)),
     [1, null, 0, 0],
   ]);
   await pool.close();

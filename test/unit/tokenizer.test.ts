@@ -216,7 +216,7 @@ describe("stop tokens", () => {
   });
 });
 
-describe("vocabularies with byte fallback", () => {
+const fallback = (() => {
   const tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "<0xE4>", "<0xB8>", "<0xAD>", "<0xFF>"];
   const spelled = (content: string, id: number) => ({ id, content, special: true, normalized: false });
   const folder = variant({
@@ -251,8 +251,10 @@ describe("vocabularies with byte fallback", () => {
     },
     "tokenizer_config.json": { eos_token: "</s>", unk_token: "<unk>", clean_up_tokenization_spaces: true },
   });
-  const fallback = loadTokenizer(folder);
+  return loadTokenizer(folder);
+})();
 
+describe("vocabularies with byte fallback", () => {
   test("only the text's first space is dropped", () => {
     const ids = fallback.encode("a b 中");
     expect(ids).toEqual([6, 3, 5, 3, 7, 8, 9]);
@@ -267,7 +269,7 @@ describe("vocabularies with byte fallback", () => {
 
   test("streamed text is the whole text, whatever the ids", () => {
     for (let seed = 1; seed <= 200; seed++) {
-      const ids = scrambled(16, tokens.length, seed);
+      const ids = scrambled(16, fallback.vocabSize, seed);
       expect(stream(fallback, ids, false)).toBe(fallback.decode(ids));
       expect(stream(fallback, ids, true)).toBe(fallback.decode(ids, { skipSpecialTokens: true }));
     }
@@ -275,7 +277,7 @@ describe("vocabularies with byte fallback", () => {
   });
 });
 
-test("words cleaned of spaces before punctuation stream as they decode whole", () => {
+const words = (() => {
   const tokens = ["[UNK]", "don", "'", "t", ".", "it", "s", "n", ",", "##ing", "!"];
   const folder = variant({
     "tokenizer.json": {
@@ -291,12 +293,85 @@ test("words cleaned of spaces before punctuation stream as they decode whole", (
     },
     "tokenizer_config.json": { clean_up_tokenization_spaces: true },
   });
-  const words = loadTokenizer(folder);
+  return loadTokenizer(folder);
+})();
+
+test("words cleaned of spaces before punctuation stream as they decode whole", () => {
   expect(words.decode([1, 9, 4, 5, 2, 6, 8, 10])).toBe("doning. it's,!");
   for (let seed = 1; seed <= 200; seed++) {
-    const ids = scrambled(20, tokens.length, seed);
+    const ids = scrambled(20, words.vocabSize, seed);
     expect(stream(words, ids, false)).toBe(words.decode(ids));
   }
+});
+
+describe("stop strings", () => {
+  /** The token that ends a completion, by decoding the whole text anew at each: how it is defined. */
+  function byWholeText(of: Tokenizer, ids: readonly number[], strings: readonly string[]) {
+    for (let count = 1; count <= ids.length; count++) {
+      const text = of.decode(ids.slice(0, count));
+      const found = strings.find((stop) => text.includes(stop));
+      if (found !== undefined) return { count, found };
+    }
+    return null;
+  }
+  function byMatcher(of: Tokenizer, ids: readonly number[], strings: readonly string[]) {
+    const matcher = of.stopStrings(strings)!();
+    for (const [i, id] of ids.entries()) {
+      const found = matcher.push(id);
+      if (found !== null) return { count: i + 1, found };
+    }
+    return null;
+  }
+
+  test("a string across the borders of tokens, of characters' bytes, with text behind it, of several the one that ends first", () => {
+    const cases: [text: string, strings: string[]][] = [
+      ["How many apples does Ada have left?", ["es do"]],
+      ["How many apples does Ada have left?", ["y", "w m"]],
+      ["naïve 日本 🤗 and more", ["本 🤗"]],
+      ["naïve 日本 🤗 and more", ["ï"]],
+      ["a<|end|>b", ["<|end|>"]],
+      ["a<|end|>b", ["|>b"]],
+      ["left?", ["f"]],
+      ["left?", ["left? "]],
+    ];
+    for (const [text, strings] of cases) {
+      const ids = tokenizer.encode(text);
+      expect(byMatcher(tokenizer, ids, strings)).toEqual(byWholeText(tokenizer, ids, strings));
+    }
+    expect(byMatcher(tokenizer, tokenizer.encode("left?"), ["f"])!.found).toBe("f");
+    // The last byte of the character, not the first.
+    const character = tokenizer.encode("🤗");
+    expect(byMatcher(tokenizer, character, ["🤗"])).toEqual({ count: character.length, found: "🤗" });
+    expect(tokenizer.stopStrings(null)).toBeNull();
+    expect(() => tokenizer.stopStrings([""])).toThrow(RangeError);
+  });
+
+  test("whatever the ids and the vocabulary, as the whole text says, and each completion by itself", () => {
+    const vocabularies: [Tokenizer, string[]][] = [
+      [tokenizer, ["e", "\n\n", "the", " a", "中"]],
+      [fallback, ["a 中", "ab", "中", " b"]],
+      [words, ["it", "don.", "s,", "n!"]],
+    ];
+    let found = 0;
+    for (const [of, strings] of vocabularies)
+      for (let seed = 1; seed <= 200; seed++) {
+        const ids = scrambled(24, Math.min(of.vocabSize, 350), seed);
+        const asked = strings.slice(seed % strings.length);
+        const expected = byWholeText(of, ids, asked);
+        expect(byMatcher(of, ids, asked)).toEqual(expected);
+        if (expected !== null) found++;
+      }
+    expect(found).toBeGreaterThan(100);
+  });
+
+  test("a run of byte tokens as long as a completion costs what other tokens cost", () => {
+    const matcher = fallback.stopStrings(["ab"])!();
+    const since = performance.now();
+    for (let i = 0; i < 30_000; i++) matcher.push(7 + (i % 3));
+    expect(performance.now() - since).toBeLessThan(2000);
+    expect(matcher.push(4)).toBeNull();
+    expect(matcher.push(5)).toBe("ab");
+  });
 });
 
 describe("hostile folders", () => {

@@ -7,6 +7,8 @@ declare module "zod" {
     placeholder?: string;
     /** What the setting allows, in words; left out, it follows from the type. */
     allowed?: string;
+    /** A list of texts whose flag is one of them as it stands: commas and spaces are part of it. */
+    verbatim?: boolean;
   }
 }
 

@@ -60,9 +60,13 @@ export const supervisedSettings = {
 } as const;
 
 const verifier = z
-  .enum(["auto", "gsm8k", "math"])
+  .enum(["auto", "gsm8k", "math", "none"])
   .default("auto")
-  .meta(about("How an answer is judged. auto: gsm8k where the gold answer is a number, else math."));
+  .meta(
+    about(
+      "How an evaluation's answer is judged where the row has a gold. auto: gsm8k where that is a number, else math. none: no accuracy, rewards alone.",
+    ),
+  );
 
 const evalSamples = z
   .int()
@@ -80,7 +84,7 @@ export const evaluationSettings = {
     .default(null)
     .meta(
       about(
-        "Held-out problems; accuracy on them is logged. null: none (bundled model: the bundled ones).",
+        "Held-out problems; accuracy and rewards on them are logged. null: none (bundled model: the bundled ones).",
         "FILE|FOLDER|ID",
       ),
     ),

@@ -45,6 +45,34 @@ export const samplingSettings = {
     .meta(about("Divides positive and multiplies negative logits of tokens that occurred already.")),
 } as const;
 
+export const stopSettings = {
+  stop: z
+    .array(z.string().min(1))
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta({
+      ...about(
+        "A completion ends with the token that makes its text contain one of these (transformers' stop_strings). A flag is one string as it stands, or a JSON list. null: stop tokens alone.",
+        "TEXT|JSON",
+      ),
+      allowed: "a text that is not empty, or a list of such",
+      verbatim: true,
+    }),
+} as const;
+
+/** As TRL's recipes write it; `../generation-kwargs.ts` makes settings of it. */
+export const generationKwargsSettings = {
+  generation_kwargs: z
+    .record(z.string(), z.unknown())
+    .default({})
+    .meta(
+      about(
+        "As in TRL: temperature, top_k, top_p, min_p, repetition_penalty, max_new_tokens and stop_strings in one object, each taken as the setting of that meaning.",
+      ),
+    ),
+} as const;
+
 export const slotSettings = {
   max_concurrent_sequences: z
     .int()
@@ -71,6 +99,14 @@ export const rewardSettings = {
     .nullable()
     .default(null)
     .meta(about("One weight for each of reward_funcs. null: 1 each.")),
+} as const;
+
+/** The `eval` command scores by the same functions, but none is there by default. */
+export const evalRewardSettings = {
+  ...rewardSettings,
+  reward_funcs: rewardSettings.reward_funcs.meta({
+    ...about("Score the answers by these too, as train's reward_funcs. null: accuracy alone.", "A,B,..."),
+  }),
 } as const;
 
 export const rewardTimeoutSettings = {

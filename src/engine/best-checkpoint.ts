@@ -1,0 +1,108 @@
+/**
+ * The best evaluation of a run so far, by transformers' rules (`metric_for_best_model`, EarlyStoppingCallback): a strictly
+ * better value is the new best; patience counts the evaluations since one that was better than the best before it by more
+ * than the threshold. The evaluation before the first step is not of this run's work and does not count. Decides only;
+ * saving and loading is the trainer's and checkpointing.ts's.
+ */
+import { basename, dirname, join } from "node:path";
+import { z } from "zod";
+import { checkpointName } from "../checkpoint/state.ts";
+import { InputError } from "../errors.ts";
+
+export interface BestSettings {
+  readonly metricForBestModel: string | null;
+  readonly greaterIsBetter: boolean | null;
+  readonly loadBestModelAtEnd: boolean;
+  readonly earlyStoppingPatience: number | null;
+  readonly earlyStoppingThreshold: number;
+}
+
+/** What a checkpoint keeps of it. */
+export const bestState = z.object({
+  metric: z.string(),
+  /** null: nothing was evaluated yet. */
+  value: z.number().nullable(),
+  step: z.int().min(0).nullable(),
+  /** Evaluations since the last that was better by more than the threshold. */
+  waited: z.int().min(0),
+  /** The step of the last evaluation that counted. */
+  evaluatedAt: z.int().min(0),
+});
+export type BestState = z.infer<typeof bestState>;
+
+type Values = Readonly<Record<string, unknown>>;
+
+/** As evaluations log it. */
+export const evaluationName = (metric: string): string => (metric.startsWith("eval_") ? metric : `eval_${metric}`);
+
+export interface BestCheckpoint {
+  readonly state: BestState;
+  /** Folder of the best checkpoint; null: none is saved yet. */
+  readonly folder: string | null;
+  /** Patience has run out. */
+  readonly exhausted: boolean;
+  /** @throws InputError where the evaluation has no such number, naming those that it has */
+  require(values: Values): void;
+  /**
+   * Takes in an evaluation after `step`; without the number (nothing was scored) it is no better.
+   * @returns whether it is the best so far, so that its checkpoint must be saved
+   */
+  rate(step: number, values: Values): boolean;
+  /** For the console, at the end. */
+  text(): string;
+}
+
+/**
+ * @param outputDir where checkpoints are saved
+ * @param fallback the number that is meant where none is named
+ * @param resume the checkpoint that the run goes on from
+ * @returns null where no setting asks for it
+ */
+export function trackBest(
+  settings: BestSettings,
+  outputDir: string,
+  fallback: string,
+  resume: { readonly folder: string; readonly state: { readonly best?: BestState | undefined } } | null,
+): BestCheckpoint | null {
+  const { metricForBestModel: named, earlyStoppingPatience: patience, earlyStoppingThreshold: threshold } = settings;
+  if (named === null && patience === null && !settings.loadBestModelAtEnd) return null;
+  const metric = evaluationName(named ?? fallback);
+  const greater = settings.greaterIsBetter ?? !metric.endsWith("loss");
+  const before = resume?.state.best;
+  let state: BestState =
+    before?.metric === metric ? before : { metric, value: null, step: null, waited: 0, evaluatedAt: 0 };
+  let folder = state.step === null ? null : join(dirname(resume!.folder), checkpointName(state.step));
+  return {
+    get state() {
+      return state;
+    },
+    get folder() {
+      return folder;
+    },
+    get exhausted() {
+      return patience !== null && state.waited >= patience;
+    },
+    require(values) {
+      if (typeof values[metric] === "number") return;
+      const names = Object.keys(values).filter((name) => name.startsWith("eval_"));
+      throw new InputError(
+        `metric_for_best_model ${named ?? fallback}: the evaluation has no ${metric}; it has ${names.join(", ")}`,
+      );
+    },
+    rate(step, values) {
+      const value = values[metric];
+      const { value: best } = state;
+      const isBest = typeof value === "number" && (best === null || (greater ? value > best : value < best));
+      const isClear = isBest && (best === null || Math.abs(value - best) > threshold);
+      state = { ...state, waited: isClear ? 0 : state.waited + 1, evaluatedAt: step };
+      if (!isBest) return false;
+      state = { ...state, value, step };
+      folder = join(outputDir, checkpointName(step));
+      return true;
+    },
+    text: () =>
+      state.value === null || folder === null
+        ? `no evaluation has a ${metric}`
+        : `${metric} ${Number(state.value.toPrecision(6))} at ${basename(folder)}`,
+  };
+}
