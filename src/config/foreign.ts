@@ -38,7 +38,8 @@ export function foreignWritten(
   let refusals = 0;
   const other = lookup(written);
   for (const each of foreign) {
-    const found = find(each, settings, other);
+    // What another command of ours calls so is that, whatever it is elsewhere.
+    const found = commandsWith(ownKey(each.name)).length > 0 ? undefined : find(each, settings, other);
     const outcome = found?.outcome;
     if (found?.trainer) trainers.add(found.trainer);
     if (outcome === undefined || (outcome.kind === "ours" && !Object.hasOwn(settings, outcome.key))) {

@@ -267,7 +267,13 @@ const dotted: readonly Line[] = [
   ["ckpt.load_enable", (value) => (isOff(value) ? silently : useInstead(["resume_from_checkpoint", true]))],
   ["ckpt.save_hf", dropped("checkpoints are Hugging Face folders")],
   ["ckpt.disable_ds", dropped("checkpoints are Hugging Face folders")],
-  ["ckpt.best_metric_key", only(/^(none)?$/, "the last model is kept: look for the best checkpoint in metrics.jsonl")],
+  [
+    "ckpt.best_metric_key",
+    (value) =>
+      /^(none)?$/i.test(String(value ?? ""))
+        ? silently
+        : useInstead(["metric_for_best_model", value === true ? undefined : value], ["load_best_model_at_end", true]),
+  ],
   ["logger.logging_steps", renamed("logging_steps")],
   ["logger.*", droppedUnlessOff(tracked)],
   ["ds.lora.rank", onlyOff(noLora)],

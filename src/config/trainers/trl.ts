@@ -98,7 +98,6 @@ const trlLines: Trainer["lines"] = [
     "max_prompt_length",
     droppedUnlessOff("prompts are never cut; rows that do not fit the model's context are skipped"),
   ],
-  ["generation_kwargs", onlyOff("use top_k, top_p, min_p and repetition_penalty", ["top_k"], ["top_p"], ["min_p"])],
   ["max_tool_calling_iterations", onlyOff("answers call no tools: leave it out")],
   ["log_multimodal", dropped("there are no images")],
   ["log_unique_prompts", droppedUnlessOff("every rollout is recorded in output_dir/completions")],
