@@ -79,8 +79,6 @@ export function ownValue(key: string, value: unknown): unknown {
 /** What to write for a value that is another trainer's, or that is written elsewhere here. */
 export function valueCure(key: string, value: unknown): string | undefined {
   switch (key) {
-    case "warmup_steps":
-      return typeof value === "number" && value > 0 && value < 1 ? `a share is warmup_ratio ${value}` : undefined;
     case "dtype":
       return /^(float16|fp16|half)$/.test(String(value)) ? "float16 is not trained in" : undefined;
     case "advantage_estimator":

@@ -234,7 +234,6 @@ describe("refusals", () => {
       ["--dtype", "float16"],
       '--dtype "float16": allowed is one of float32, bfloat16, or null; float16 is not trained in',
     ],
-    [["--warmup_steps", "0.1"], "--warmup_steps 0.1: allowed is a whole number ≥ 0; a share is warmup_ratio 0.1"],
     [
       ["--save_steps", "1.5"],
       "--save_steps 1.5: allowed is a whole number ≥ 0, or a share of all steps between 0 and 1",
