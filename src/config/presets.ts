@@ -57,7 +57,7 @@ export function trlRemark(config: Readonly<Record<string, unknown>>, given: Read
   const differences = Object.entries(presets.trl)
     .filter(([key, value]) => {
       const own = config[toCamel(key)];
-      return !given.has(key) && !shownOnly.has(key) && own !== undefined && own !== value;
+      return !given.has(key) && !shownOnly.has(key) && own !== undefined && own !== null && own !== value;
     })
     .map(([key, value]) => `${key} ${config[toCamel(key)]} (${value})`);
   if (differences.length === 0) return [];

@@ -320,6 +320,30 @@ describe("refused, with the number converted", () => {
   });
 });
 
+test("a recipe of TRL for supervised fine-tuning", () => {
+  const argv = [
+    "--model_name_or_path=m",
+    "--dataset_name=d",
+    "--packing",
+    "--bf16",
+    "--dataset_num_proc=4",
+    "--max_length=64",
+  ];
+  const { config, warnings } = configFor("sft", argv);
+  expect(config).toMatchObject({ model: "m", dataset: "d", maxLength: 64 });
+  expect(warnings).toHaveLength(3);
+  expect(() => configFor("sft", ["--max_seq_length=64"])).toThrow(
+    "--max_seq_length: not a setting here; use --max_length 64",
+  );
+});
+
+test("for recorded rollouts TRL's remark leaves out what is the file's", () => {
+  const { warnings } = configFor("update", ["--rollouts=r", "--model_name_or_path=m"]);
+  expect(warnings).toHaveLength(1);
+  expect(warnings[0]).toContain("loss_type grpo (dapo), beta 0.04 (0)");
+  expect(warnings[0]).not.toContain("num_generations");
+});
+
 test("rewards that are Python's, or run programs, are told at once with the rest", () => {
   const { refusals } = told(
     "--reward_funcs",

@@ -115,6 +115,21 @@ const trlLines: Trainer["lines"] = [
   ["missing_eos_penalty", onlyOff("answers cut at the limit", ["mask_truncated_completions", true])],
   ["use_liger_loss", droppedUnlessOff("the loss is always fused with the language-model head")],
   ["unbiased_kl_estimator", renamed("use_bias_correction_kl")],
+  // SFTConfig
+  ["max_seq_length", renamed("max_length")],
+  [
+    "dataset_text_field",
+    only(/^(text|messages|prompt)$/, "prompt and answer are columns", ["prompt_column"], ["answer_column"]),
+  ],
+  ["dataset_num_proc", droppedUnlessOff("rows are read from a mapped file")],
+  ["dataset_kwargs", droppedUnlessOff("rows are read from a mapped file")],
+  ["packing_strategy", dropped("sequences are always packed and never padded")],
+  ["eval_packing", droppedUnlessOff("sequences are always packed and never padded")],
+  ["assistant_only_loss", onlyOff("a row has one answer", ["completion_only_loss", true])],
+  ["activation_offloading", droppedUnlessOff("activations are always recomputed layer by layer")],
+  ["eos_token", onlyOff("the model folder says how an answer ends: set it in its generation_config.json")],
+  ["pad_token", droppedUnlessOff("sequences are always packed and never padded")],
+  ["chat_template_path", onlyOff("the model folder's template is used: put it into tokenizer_config.json there")],
   // ModelConfig
   ["model_revision", revision],
   ["attn_implementation", dropped("attention is the trainer's own")],
