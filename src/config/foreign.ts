@@ -52,9 +52,11 @@ export function foreignWritten(
       if (outcome.why !== null) leftOut.set(outcome.why, [...(leftOut.get(outcome.why) ?? []), each.label]);
     } else {
       refusals++;
-      corrections.push(...outcome.use);
-      const use = outcome.use.length > 0 ? `use ${spelled(outcome.use, each.source)}` : "";
-      const cure = use !== "" && outcome.note !== "" ? `${use} (${outcome.note})` : use + outcome.note;
+      const ours = outcome.use.filter(([key]) => Object.hasOwn(settings, key));
+      corrections.push(...ours);
+      const use = ours.length > 0 ? `use ${spelled(ours, each.source)}` : "";
+      const note = outcome.note === "" && use === "" ? "leave it out" : outcome.note;
+      const cure = use !== "" && note !== "" ? `${use} (${note})` : use + note;
       faults.add(`${each.label}: not a setting here; ${cure}`);
     }
   }

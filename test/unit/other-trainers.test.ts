@@ -115,7 +115,7 @@ test("what is off, or is what we do anyway, is taken without a word", () => {
     ],
     ...["num_generations_eval=None", "chat_template_kwargs=None", "min_p=None", "trust_remote_code=0", "tf32=None"],
     ...["model_revision=main", "num_processes=1", "vllm_server_base_url=None", "label_smoothing_factor=0.0", "debug="],
-    ...["output_dir=None", "delta=None", "max_steps=-1", "model_init_kwargs={}", "adam_beta1=0.9"],
+    ...["output_dir=None", "delta=None", "max_steps=-1", "model_init_kwargs={}", "adam_beta1=0.9", "data_seed=42"],
   ];
   for (const text of quiet) {
     expect(told("--preset", "trl", `--${text}`), text).toEqual({ refusals: [], remarks: [] });
@@ -189,6 +189,8 @@ describe("refused, with the number converted", () => {
     ["--eval_strategy steps --eval_steps 20 --dataset_name d", "--eval_dataset d"],
     ["--reward_model_name_or_path org/rm", "--reward_funcs org/rm"],
     ["--rloo_k 4", "--num_generations 4"],
+    ["--data_seed 7", "--seed 7"],
+    ["--save_strategy best", "--save_steps 0"],
     ['--model_init_kwargs {"torch_dtype":"bfloat16"}', "--dtype bfloat16"],
     ["--train_sampling_strategy sequential", "--shuffle_dataset false"],
     // verl counts prompts

@@ -34,6 +34,8 @@ const strategy =
     if (isNone(value) || String(value) === "steps") return silently;
     // YAML 1.1 reads a bare no as false.
     if (/^(no|false)$/i.test(String(value))) return never(value, other);
+    if (String(value) === "best" && key === "save_steps")
+      return refuse("where metric_for_best_model is given, an evaluation better than all before saves one", [key, 0]);
     if (String(value) !== "epoch") return refuse("it is done every so many steps", [key]);
     const steps = numberOf(other("max_steps")) ?? -1;
     const epochs = numberOf(other("num_train_epochs")) ?? (other("preset") === "trl" ? 3 : 1);
@@ -63,6 +65,11 @@ const sampling: Rule = (value) => {
   if (String(value) === "sequential") return refuse("", ["shuffle_dataset", false]);
   return refuse("rows are drawn in a seeded order or one after the other", ["shuffle_dataset"]);
 };
+
+const dataSeed: Rule = (value, other) =>
+  isNone(value) || numberOf(value) === (numberOf(other("seed")) ?? 42)
+    ? silently
+    : refuse("one seed draws everything", ["seed", numberOf(value)]);
 
 const onCpu: Rule = (value) => (isTrue(value) ? { kind: "ours", key: "device", value: "cpu" } : silently);
 
@@ -149,7 +156,7 @@ export const transformers: Trainer = {
     ["hub_*", droppedUnlessOff(uploaded)],
     // Randomness, devices, processes
     ["full_determinism", dropped("the same run always gives the same bits")],
-    ["data_seed", onlyOff("one seed draws everything", ["seed"])],
+    ["data_seed", dataSeed],
     ["use_cpu", onCpu],
     ["no_cuda", onCpu],
     ["use_mps_device", droppedUnlessOff("device is cpu or cuda")],

@@ -17,6 +17,7 @@ import {
   refuse,
   refused,
   renamed,
+  same,
   silently,
   type Trainer,
   taken,
@@ -116,7 +117,7 @@ const trlLines: Trainer["lines"] = [
   ["use_liger_loss", droppedUnlessOff("the loss is always fused with the language-model head")],
   ["unbiased_kl_estimator", renamed("use_bias_correction_kl")],
   // SFTConfig
-  ["max_seq_length", renamed("max_length")],
+  ["max_seq_length", renamed("max_length", same, "sft has max_length; in train answers end at max_completion_length")],
   [
     "dataset_text_field",
     only(/^(text|messages|prompt)$/, "prompt and answer are columns", ["prompt_column"], ["answer_column"]),
