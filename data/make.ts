@@ -8,6 +8,7 @@ import { assetPath } from "../src/assets.ts";
 import { writeFileAtomic } from "../src/checkpoint/atomic.ts";
 import { writeWeights } from "../src/checkpoint/safetensors_write.ts";
 import { main } from "../src/cli/main.ts";
+import { fieldOf } from "../src/data/arrow/types.ts";
 import { createArrowWriter } from "../src/data/arrow/write.ts";
 import { errorText } from "../src/errors.ts";
 import { generationConfig, initialTensors, modelConfig, modelShape } from "./init-model.ts";
@@ -105,11 +106,7 @@ export async function writeInitialModel(folder: string): Promise<void> {
 /** Writes problems as `datasets` does: an Arrow stream with the columns `question` and `answer`. */
 export function writeProblems(path: string, problems: readonly Problem[]): void {
   const text = { kind: "string" } as const;
-  const columns = new Map([
-    ["question", text],
-    ["answer", text],
-  ]);
-  const writer = createArrowWriter(path, columns);
+  const writer = createArrowWriter(path, [fieldOf("question", text), fieldOf("answer", text)]);
   for (const { question, answer } of problems) writer.write({ question, answer });
   writer.finish();
 }

@@ -94,6 +94,19 @@ export function copyModelAssets(from: string, to: string): void {
 }
 
 /**
+ * Writes chat_template.jinja, which goes before a template of tokenizer_config.json here and in transformers.
+ *
+ * @throws RunError where it cannot be written
+ */
+export function writeChatTemplate(to: string, template: string): void {
+  try {
+    writeFileAtomic(join(to, "chat_template.jinja"), template);
+  } catch (error) {
+    throw writeFailure(error, to);
+  }
+}
+
+/**
  * Writes config.json: the object that was read, with the dtype that the weights now have, in the spelling it came in.
  *
  * @throws RunError where it cannot be written

@@ -23,6 +23,7 @@ const convertSettings = {
 };
 
 const infoSettings = {
+  dataset_config: datasetSettings.dataset_config,
   dataset_split: datasetSettings.dataset_split,
   prompt_column: datasetSettings.prompt_column,
   answer_column: datasetSettings.answer_column,
@@ -55,7 +56,8 @@ export const data: Command = {
        grpo data download NAME [--output_dir FOLDER]
 
 convert reads JSON Lines or a JSON array (.gz and .zst too), Parquet, or Arrow (a file, or a folder as datasets saves it)
-and writes an Arrow stream, as datasets does. info shows rows, columns, and what train would take as prompt and answer.
+and writes an Arrow stream, as datasets does. Types and values are kept, or a column is refused by name. info shows rows,
+columns with their types, and what train would take as prompt and answer.
 download fetches a dataset of the Hugging Face hub and saves it as datasets' save_to_disk does; HF_TOKEN and HF_ENDPOINT
 are heeded.
 
@@ -115,7 +117,11 @@ function progress(): ((rows: number) => void) | undefined {
 
 async function info(argv: readonly string[]): Promise<void> {
   const { flags, positionals } = readFlags("data info", infoSettings, argv, ["DATASET"]);
-  const dataset = await loadDataset(positionals[0]!, { split: flags.datasetSplit, onProgress: note });
+  const dataset = await loadDataset(positionals[0]!, {
+    config: flags.datasetConfig,
+    split: flags.datasetSplit,
+    onProgress: note,
+  });
   try {
     for (const line of description(dataset, flags.promptColumn, flags.answerColumn)) out(line);
   } finally {
@@ -132,7 +138,7 @@ function description(dataset: Dataset, promptColumn: string | null, answerColumn
   return [
     dataset.path,
     `  ${counted(numRows, "row")} in ${counted(batches, "batch")}, ${counted(shards.length, "file")}, ${size(bytes)}, ${formats}`,
-    ...columns.map(({ name, type }) => `  ${name.padEnd(width)}  ${type}`),
+    ...columns.map(({ name, type, unread }) => `  ${name.padEnd(width)}  ${type}${unread ? ` (${unread})` : ""}`),
     ...usage(dataset, promptColumn, answerColumn),
   ];
 }
@@ -141,7 +147,10 @@ function description(dataset: Dataset, promptColumn: string | null, answerColumn
 function usage(dataset: Dataset, promptColumn: string | null, answerColumn: string | null): string[] {
   try {
     const found = findColumns(dataset, { promptColumn, answerColumn });
-    const lines = [`prompt from ${found.prompt}, gold answer from ${found.gold ?? "(no column)"}`];
+    const lines = [
+      `prompt from ${found.prompt.name}, gold answer from ${found.gold?.name ?? "(no column)"}`,
+      ...found.remarks.map((remark) => `note: ${remark}`),
+    ];
     return dataset.numRows === 0 ? lines : [...lines, ...shown(exampleAt(dataset, found, 0))];
   } catch (error) {
     if (!(error instanceof InputError) || promptColumn !== null || answerColumn !== null) throw error;

@@ -16,7 +16,7 @@ import { rewardModels } from "../grpo/setup.ts";
 import { writing } from "../metrics/write-error.ts";
 import { createRewardPool, noTraining } from "../rewards/pool.ts";
 import { needsGold, parseRewardSpec } from "../rewards/specs.ts";
-import { loadTokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -65,11 +65,18 @@ ${describeSettings("eval")}`,
     const ks = chosenKs(config.passAtK, config.numGenerations);
     const folder = await modelFolder(config.model ?? bundledModel());
     const modelConfig = readModelConfig(folder);
-    const tokenizer = loadTokenizer(folder);
+    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+    const tokenizer = loadTokenizer(folder, chatTemplate);
     const { promptColumn, answerColumn, chatTemplateKwargs } = config;
     const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
     const path = config.dataset ?? bundledEvalProblems();
-    const source = await openProblems(tokenizer, { ...columns, path, split: config.datasetSplit });
+    const source = await openProblems(tokenizer, {
+      ...columns,
+      path,
+      config: config.datasetConfig,
+      split: config.datasetSplit,
+    });
+    for (const remark of source.remarks) console.note(`note: ${remark}`);
     const interrupt = onInterrupt(console.note);
     const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);
     const pool = createRewardPool({
@@ -122,7 +129,7 @@ ${describeSettings("eval")}`,
         positions: longestPrompt + maxCompletionLength,
       }).open();
       const scoring =
-        functions.length > 0 && scoreGroups(rewardSources(session, pool, config.systemPrompt), noTraining);
+        functions.length > 0 && scoreGroups(rewardSources(session, pool, config.systemPrompt), noTraining, tokenizer);
       const evaluation = await evaluateProblems(
         session.rollout!,
         tokenizer,

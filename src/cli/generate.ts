@@ -7,7 +7,7 @@ import { configFor } from "../config/load.ts";
 import { modelFolder, openRunDevice, rolloutLimits } from "../engine/inputs.ts";
 import { planSession } from "../engine/session.ts";
 import { errorText, InputError } from "../errors.ts";
-import { loadTokenizer, type Message } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, type Message, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -59,7 +59,8 @@ ${describeSettings("generate")}`,
       throw new InputError("give either --prompt TEXT or --input FILE");
     const folder = await modelFolder(config.model ?? bundledModel());
     const modelConfig = readModelConfig(folder);
-    const tokenizer = loadTokenizer(folder);
+    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+    const tokenizer = loadTokenizer(folder, chatTemplate);
     const asChat = (text: string): Prompt => (tokenizer.hasChatTemplate ? [{ role: "user", content: text }] : text);
     const prompts = config.prompt !== null ? [asChat(config.prompt)] : await readPrompts(config.input!);
     const options = { systemPrompt: config.systemPrompt ?? undefined, chatTemplateKwargs: config.chatTemplateKwargs };

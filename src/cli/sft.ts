@@ -14,7 +14,7 @@ import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import { writing } from "../metrics/write-error.ts";
 import { createRewardPool } from "../rewards/pool.ts";
 import { runSft, sftState } from "../sft/trainer.ts";
-import { loadTokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -38,18 +38,26 @@ ${describeSettings("sft")}`,
       checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
     const startFolder = await modelFolder(config.model ?? bundledModel());
     const modelConfig = readModelConfig(startFolder);
-    const tokenizer = loadTokenizer(startFolder);
+    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+    const tokenizer = loadTokenizer(startFolder, chatTemplate);
     const { promptColumn, answerColumn, chatTemplateKwargs, maxCompletionLength } = config;
     const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
     const problems = await openProblems(tokenizer, {
       ...columns,
       path: config.dataset ?? bundledProblems(),
+      config: config.datasetConfig,
       split: config.datasetSplit,
     });
+    for (const remark of problems.remarks) console.note(`note: ${remark}`);
     const evalSource =
       config.evalDataset === null
         ? null
-        : await openProblems(tokenizer, { ...columns, path: config.evalDataset, split: config.evalSplit });
+        : await openProblems(tokenizer, {
+            ...columns,
+            path: config.evalDataset,
+            config: config.evalDataset === config.dataset ? config.datasetConfig : null,
+            split: config.evalSplit,
+          });
     const context = modelConfig.maxPositionEmbeddings;
     const maxLength = Math.min(config.maxLength, context);
     const longestEval = evalSource ? Math.min(evalSource.longestPrompt(), context - maxCompletionLength) : 0;
@@ -66,6 +74,7 @@ ${describeSettings("sft")}`,
         device,
         folder: checkpoint ?? startFolder,
         assets: startFolder,
+        chatTemplate,
         dtype: config.dtype,
         packed: packedSizes(device, modelConfig, Math.max(maxLength, config.microBatchTokens), maxLength),
         training: true,

@@ -8,7 +8,6 @@ import { configFor } from "../config/load.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import { readCheckpointState } from "../engine/checkpointing.ts";
 import { describeMemory } from "../engine/memory.ts";
-import type { ProblemSource } from "../engine/prompts.ts";
 import type { Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
@@ -25,6 +24,7 @@ import { createRewardPool, type RewardTrainerState } from "../rewards/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
 import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
 import type { Command } from "./command.ts";
+import { goldRemarks } from "./golds.ts";
 import { onInterrupt } from "./interrupt.ts";
 
 /** The settings of `train` or `plan`; without a model and a dataset those of the bundled run stand in. */
@@ -82,17 +82,6 @@ function onlyBundledCheckpoints(outputDir: string): boolean {
   });
 }
 
-/** @throws InputError where a verifier is to judge and no row says what is right: every answer would go unscored */
-function requireGolds({ rewardFuncs }: TrainConfig, { dataset, problem }: ProblemSource): void {
-  const verifier = rewardSpecs(rewardFuncs).find(needsGold);
-  const looked = Math.min(dataset.numRows, 100);
-  if (verifier === undefined || looked === 0) return;
-  for (let row = 0; row < looked; row++) if (problem(row).example.gold !== null) return;
-  throw new InputError(
-    `${dataset.path}: no row has a gold answer to compare with; name its column with --answer_column, or reward otherwise with --reward_funcs PATH.ts`,
-  );
-}
-
 /** @throws InputError where dynamic sampling is to look at a reward function that there is not */
 function requireRewardNamed({ dynamicSamplingReward: name }: TrainConfig, names: readonly string[]): void {
   if (name === null || names.includes(name)) return;
@@ -133,7 +122,7 @@ function evaluation(
       problems,
       trainingEvaluation(config),
       {
-        score: scoreGroups(sources, state),
+        score: scoreGroups(sources, state, tokenizer),
         onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
         shouldStop: stop,
       },
@@ -173,7 +162,8 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
     const paths = trainingPaths(config);
     const setup = await setUpTraining(config, paths, console.note, checkpoint);
     try {
-      requireGolds(config, setup.problems);
+      for (const remark of await goldRemarks(rewardSpecs(config.rewardFuncs), setup.problems, pool))
+        console.note(`note: ${remark}`);
       writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
       console.note(
         `${shown(paths.model)} on ${shown(paths.dataset)} · ${setup.planned.dtype} · ${setup.device.description}`,

@@ -1,14 +1,18 @@
 /**
- * Rows → examples: which columns hold the prompt and the answer, found by their names or named by the settings, and what a
- * row's prompt, gold answer and worked answer are. Leaves out the system prompt, the chat template and tokenizing.
+ * Rows → examples: what a row's prompt, gold answer and worked answer are, in the columns that column-names.ts finds. Leaves
+ * out the system prompt, the chat template and tokenizing.
  */
 import { InputError } from "../errors.ts";
-import type { Column, Dataset } from "./dataset.ts";
+import { type ExampleColumns, valueIn } from "./column-names.ts";
+import type { Dataset } from "./dataset.ts";
 import { answerText, goldOf } from "./gold.ts";
+
+export { type ColumnSettings, type ExampleColumns, findColumns } from "./column-names.ts";
 
 export interface Message {
   readonly role: string;
-  readonly content: string;
+  /** Absent where the message is calls of tools alone. */
+  readonly content?: string;
   /** What else the row has, for templates that read it: `name`, `tool_calls`. */
   readonly [key: string]: unknown;
 }
@@ -25,56 +29,8 @@ export interface Example {
   readonly columns: Readonly<Record<string, unknown>>;
 }
 
-export interface ColumnSettings {
-  /** Default: the first of prompt, question, problem, messages that there is. */
-  readonly promptColumn?: string | null;
-  /** Default: the first of answer, solution, gold, ground_truth, completion that there is. */
-  readonly answerColumn?: string | null;
-}
-
-/** Which columns are used, for all rows. */
-export interface ExampleColumns {
-  readonly prompt: string;
-  /** Where the gold answer is taken from; null: from the last message of `messages`, or there is none. */
-  readonly gold: string | null;
-  /** Where the worked answer is taken from. */
-  readonly worked: string | null;
-}
-
-const promptNames = ["prompt", "question", "problem", "messages"];
-const goldNames = ["answer", "solution", "gold", "ground_truth", "completion"];
-/** A column called so holds the way to the answer; one called `answer` beside it then holds the result alone. */
-const workedNames = ["solution", "completion"];
 /** Text in this column is continued plainly, as TRL does; in any other it is a user's message. */
 const PLAIN_PROMPT = "prompt";
-
-/** @throws InputError when a named column is missing, or no prompt can be found, with the columns that there are. */
-export function findColumns(
-  { path, columns }: Pick<Dataset, "path" | "columns">,
-  { promptColumn, answerColumn }: ColumnSettings = {},
-): ExampleColumns {
-  const has = (name: string) => columns.some((column) => column.name === name);
-  const named = (setting: string, name: string) => {
-    if (!has(name)) throw new InputError(`${path}: no column "${name}" (${setting}); ${listed(columns)}`);
-    return name;
-  };
-  const prompt = promptColumn ? named("prompt_column", promptColumn) : promptNames.find(has);
-  if (prompt === undefined)
-    throw new InputError(
-      `${path}: no column for the prompt (${promptNames.join(", ")}); ${listed(columns)}; name it with --prompt_column`,
-    );
-  if (answerColumn) {
-    const answer = named("answer_column", answerColumn);
-    return { prompt, gold: answer, worked: answer };
-  }
-  const other = (name: string) => name !== prompt && has(name);
-  const gold = goldNames.find(other) ?? null;
-  return { prompt, gold, worked: workedNames.find(other) ?? gold };
-}
-
-function listed(columns: readonly Column[]): string {
-  return columns.length === 0 ? "it has no columns" : `it has ${columns.map(({ name }) => name).join(", ")}`;
-}
 
 /**
  * The example of one row.
@@ -82,17 +38,32 @@ function listed(columns: readonly Column[]): string {
  */
 export function exampleAt(dataset: Dataset, columns: ExampleColumns, index: number): Example {
   const row = dataset.row(index);
-  const where = `${dataset.path}: row ${index}, column "${columns.prompt}"`;
-  const { prompt, reply } = promptOf(row[columns.prompt], columns.prompt, where);
-  const worked = (columns.worked === null ? null : replyText(row[columns.worked])) ?? reply;
-  const gold = columns.gold === null ? reply : replyText(row[columns.gold]);
+  const where = `${dataset.path}: row ${index}, column "${columns.prompt.name}"`;
+  const { prompt, reply } = promptOf(valueIn(row, columns.prompt), columns.prompt.name, where);
+  const worked = (columns.worked === null ? null : replyText(valueIn(row, columns.worked))) ?? reply;
   return {
     prompt,
     promptKind: typeof prompt === "string" ? "text" : "chat",
-    gold: gold === null ? null : goldOf(gold),
+    gold: goldIn(row, columns, reply),
     answerText: worked,
     columns: row,
   };
+}
+
+/** The gold answer of one row alone; null where it has none, or its prompt is no prompt. */
+export function goldOfRow(dataset: Dataset, columns: ExampleColumns, index: number): string | null {
+  const row = dataset.row(index);
+  if (columns.gold !== null) return goldIn(row, columns, null);
+  const messages = valueIn(row, columns.prompt);
+  if (!Array.isArray(messages)) return null;
+  const last = messages.at(-1) as { role?: unknown; content?: unknown } | null | undefined;
+  const reply = last?.role === "assistant" && messages.length > 1 ? contentText(last.content) : null;
+  return goldIn(row, columns, reply);
+}
+
+function goldIn(row: Readonly<Record<string, unknown>>, { gold }: ExampleColumns, reply: string | null): string | null {
+  const text = gold === null ? reply : replyText(valueIn(row, gold));
+  return text === null ? null : goldOf(text);
 }
 
 interface Prompt {
@@ -101,8 +72,11 @@ interface Prompt {
   readonly reply: string | null;
 }
 
-function promptOf(value: unknown, column: string, where: string): Prompt {
+function promptOf(given: unknown, column: string, where: string): Prompt {
+  const value = given instanceof Uint8Array ? decoded(given, where) : given;
   if (typeof value === "string") {
+    if (!value.isWellFormed())
+      throw new InputError(`${where}: half of a surrogate pair, which no UTF-8 holds; remove the row`);
     if (value.trim() === "") throw new InputError(`${where}: the prompt is empty; remove the row`);
     return { prompt: column === PLAIN_PROMPT ? value : [{ role: "user", content: value }], reply: null };
   }
@@ -113,7 +87,18 @@ function promptOf(value: unknown, column: string, where: string): Prompt {
   if (last.role !== "assistant") return { prompt: messages, reply: null };
   if (messages.length === 1)
     throw new InputError(`${where}: nothing stands before the assistant's message; remove the row`);
-  return { prompt: messages.slice(0, -1), reply: last.content };
+  return { prompt: messages.slice(0, -1), reply: last.content ?? null };
+}
+
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** Text that a file has as bytes, as some writers of Parquet leave it. */
+function decoded(bytes: Uint8Array, where: string): string {
+  try {
+    return decoder.decode(bytes);
+  } catch {
+    throw new InputError(`${where}: bytes that are no UTF-8 text; name another column`);
+  }
 }
 
 function messageOf(value: unknown, where: string): Message {
@@ -122,11 +107,12 @@ function messageOf(value: unknown, where: string): Message {
     unknown
   >;
   const text = contentText(content);
-  if (typeof role !== "string" || text === null)
+  const callsTools = (content ?? null) === null && Array.isArray(others.tool_calls) && others.tool_calls.length > 0;
+  if (typeof role !== "string" || (text === null && !callsTools))
     throw new InputError(`${where}: {role, content} with text is needed, not ${kindOf(value)}`);
   // In a column of structs a key that a message lacks is null.
   const present = Object.entries(others).filter(([, other]) => other !== null);
-  return { role, content: text, ...Object.fromEntries(present) };
+  return { role, ...(text !== null && { content: text }), ...Object.fromEntries(present) };
 }
 
 /** A message's text: plain, or the text parts of `[{"type": "text", "text": …}]`. */
@@ -145,7 +131,8 @@ function replyText(value: unknown): string | null {
 
 function kindOf(value: unknown): string {
   if (value === null || value === undefined) return "null";
-  if (Array.isArray(value)) return "an empty list";
+  if (Array.isArray(value)) return value.length === 0 ? "an empty list" : "a list";
+  if (value instanceof Uint8Array) return "bytes";
   if (typeof value !== "object") return `a ${typeof value}`;
   return `an object with ${Object.keys(value).join(", ") || "nothing in it"}`;
 }

@@ -19,9 +19,10 @@ export interface Dataset {
   readonly numRows: number;
   readonly columns: readonly Column[];
   /** The files, in the order of the rows. */
-  readonly shards: readonly Pick<ArrowTable, "path" | "format" | "byteLength" | "numRows" | "numBatches" | "fields">[];
+  readonly shards: readonly Omit<ArrowTable, "row" | "close">[];
   /**
-   * Row `index` (from 0) as plain values: strings, numbers (bigint past 2^53), booleans, null, arrays, objects.
+   * Row `index` (from 0) as plain values: strings, numbers (bigint past 2^53), booleans, null, arrays, objects, bytes. A
+   * column that its shard does not have, or that is not read, is left out.
    * @throws InputError when its batch turns out damaged
    */
   row(index: number): Record<string, unknown>;
@@ -47,8 +48,6 @@ export function openFiles(path: string, files: readonly string[]): Dataset {
   const tables: ArrowTable[] = [];
   try {
     for (const file of files) tables.push(openTable(file));
-    const [first] = tables;
-    for (const table of tables) checkSameColumns(first!, table);
     return joined(path, tables);
   } catch (error) {
     for (const table of tables) table.close();
@@ -63,7 +62,7 @@ function joined(path: string, tables: readonly ArrowTable[]): Dataset {
   return {
     path,
     numRows,
-    columns: tables[0]!.columns,
+    columns: joinedColumns(tables),
     shards: tables,
     row(index) {
       if (!Number.isInteger(index) || index < 0 || index >= numRows)
@@ -77,13 +76,45 @@ function joined(path: string, tables: readonly ArrowTable[]): Dataset {
   };
 }
 
-function checkSameColumns(first: ArrowTable, table: ArrowTable): void {
-  const describe = ({ columns }: ArrowTable) => columns.map(({ name, type }) => `${name}: ${type}`).join(", ");
-  const [expected, found] = [describe(first), describe(table)];
-  if (expected !== found)
+/** The columns of all shards. Rows are plain values, so that a column may have another type in every shard. */
+function joinedColumns(tables: readonly ArrowTable[]): Column[] {
+  const columns = new Map<string, Column>();
+  for (const table of tables) {
+    for (const column of table.columns) {
+      const known = columns.get(column.name);
+      if (known === undefined) columns.set(column.name, column);
+      else if (known.type !== column.type) columns.set(column.name, joinedColumn(known, column));
+    }
+  }
+  for (const [name, column] of columns) {
+    const without = tables.find((table) => !table.columns.some((other) => other.name === name));
+    if (without !== undefined) columns.set(name, { ...column, missingIn: without.path });
+  }
+  return [...columns.values()];
+}
+
+function joinedColumn({ name, type, unread }: Column, other: Column): Column {
+  const types = type.split(" or ").includes(other.type) ? type : `${type} or ${other.type}`;
+  const reason = unread ?? other.unread;
+  return { name, type: types, ...(reason !== undefined && { unread: reason }) };
+}
+
+/**
+ * What is wrong with shards that are to become one table.
+ * @throws InputError for a column that not every shard has in the same type
+ */
+export function checkSameColumn({ shards }: Dataset, name: string): void {
+  const [first, ...others] = shards;
+  const typeIn = (shard: Dataset["shards"][number]) => {
+    const column = shard.columns.find((column) => column.name === name);
+    return column === undefined ? "not there" : column.type;
+  };
+  for (const shard of others) {
+    if (typeIn(shard) === typeIn(first!)) continue;
     throw new InputError(
-      `${table.path}: its columns (${found}) differ from those of ${first.path} (${expected}); shards must agree`,
+      `${shard.path}: column "${name}" is ${typeIn(shard)}, and ${typeIn(first!)} in ${first!.path}; give it one type, or leave it out with --columns`,
     );
+  }
 }
 
 /** The files of one split, in order. */
@@ -105,7 +136,7 @@ function folderFiles(folder: string, split: string): readonly string[] {
   if (!existsSync(folder)) throw new InputError(`${folder}: no such folder; the dataset was not copied whole`);
   const names = readdirSync(folder).sort();
   const tables = chooseSplit(
-    names.filter((name) => name.endsWith(".arrow") && !/^(?:cache-|tmp|\.)/.test(name)),
+    names.filter((name) => name.endsWith(".arrow") && !isLeftover(name)),
     split,
   );
   if (tables.files.length > 0) return tables.files.map((name) => join(folder, name));
@@ -116,6 +147,9 @@ function folderFiles(folder: string, split: string): readonly string[] {
     `${folder}: no .arrow files in it; give a folder as save_to_disk writes it, or make a file with: grpo data convert`,
   );
 }
+
+/** Files that `datasets` leaves beside the data: results of `map`, files that were never finished. */
+export const isLeftover = (path: string): boolean => /(?:^|\/)(?:cache-|tmp|\.)[^/]*$/.test(path);
 
 export function noSplit(folder: string, split: string, splits: readonly string[]): InputError {
   return new InputError(`${folder}: no split "${split}"; it has ${splits.join(", ")} (dataset_split, eval_split)`);

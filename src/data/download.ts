@@ -4,15 +4,18 @@
  * and JSON.
  */
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { downloadFile, listFiles } from "@huggingface/hub";
 import { errorText, InputError, RunError } from "../errors.ts";
+import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
 import { splitOf } from "./splits.ts";
 
 export interface DownloadOptions {
   /** Which configuration, where there are several: the folder its files lie in. Default: main, default or data. */
   readonly config?: string | null;
+  /** What the configuration is chosen with, for messages. Default: --config. */
+  readonly configSetting?: string;
   /** A branch, tag or commit. Default: main. */
   readonly revision?: string;
   /** Default: `$HF_ENDPOINT`, else the public hub. */
@@ -40,7 +43,7 @@ export async function downloadDataset(
 ): Promise<Downloaded> {
   if (existsSync(folder) && readdirSync(folder).length > 0)
     throw new InputError(`${folder}: the folder is not empty; choose another with --output_dir, or remove it`);
-  const paths = choosePaths(name, await listed(name, options), options.config ?? null);
+  const paths = choosePaths(name, await listed(name, options), options.config ?? null, options.configSetting);
   const beside = `${folder}.${process.pid}.tmp`;
   try {
     const splits = await saveSplits(name, paths, beside, options);
@@ -118,30 +121,21 @@ async function listed(name: string, options: DownloadOptions): Promise<readonly 
 }
 
 /** The data files of one configuration: those in its folder, of one kind. */
-export function choosePaths(name: string, paths: readonly string[], config: string | null): readonly string[] {
+export function choosePaths(
+  name: string,
+  paths: readonly string[],
+  config: string | null,
+  setting = "--config",
+): readonly string[] {
   const data = paths.filter((path) => !noData.test(path));
   const kind = kinds.find((pattern) => data.some((path) => pattern.test(path)));
   if (kind === undefined) throw new InputError(`${name}: no Parquet, Arrow or JSON files in this dataset of the hub`);
-  const byConfig = Map.groupBy(
+  return chooseConfig(
+    name,
     data.filter((path) => kind.test(path)),
-    configOf,
+    config,
+    setting,
   );
-  const configs = [...byConfig.keys()];
-  const usual = ["main", "default", "data", ""].find((known) => byConfig.has(known));
-  const chosen = config ?? usual ?? (configs.length === 1 ? configs[0]! : null);
-  const found = chosen === null ? undefined : byConfig.get(chosen);
-  if (found !== undefined) return found;
-  const why = config === null ? "several configurations" : `no configuration "${config}"`;
-  throw new InputError(`${name}: ${why}; choose with --config: ${configs.filter(Boolean).join(", ") || "(none)"}`);
-}
-
-/** `main/train-0.parquet` → main; a folder that only names the split belongs to what stands before it. */
-function configOf(path: string): string {
-  const folders = dirname(path)
-    .split("/")
-    .filter((part) => part !== ".");
-  if (folders.length > 0 && splitOf(`x/${folders.at(-1)}`) === folders.at(-1)) folders.pop();
-  return folders.join("/");
 }
 
 function access({ hubUrl }: DownloadOptions) {

@@ -16,10 +16,11 @@ export function goldOf(text: string): string | null {
 
 /**
  * An answer column's value as text: numbers and booleans are written out, a list of one is its element. Null where it has
- * no text form (an object, a longer list, bytes).
+ * no text form (an object, a longer list, bytes), and for NaN, which is how pandas writes that a number is missing.
  */
 export function answerText(value: unknown): string | null {
   if (typeof value === "string") return value;
+  if (Number.isNaN(value)) return null;
   if (typeof value === "number" || typeof value === "bigint" || typeof value === "boolean") return String(value);
   if (Array.isArray(value) && value.length === 1) return answerText(value[0]);
   return null;

@@ -3,16 +3,19 @@
  * into the cache; a hub id is downloaded once into the cache. Leaves out reading rows (dataset.ts).
  */
 import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { cacheFolder, madeInCache } from "../cache.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
+import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
-import { type Dataset, type DatasetOptions, noSplit, openDataset, openFiles } from "./dataset.ts";
+import { type Dataset, type DatasetOptions, isLeftover, noSplit, openDataset, openFiles } from "./dataset.ts";
 import { downloadDataset } from "./download.ts";
 import { isHubId } from "./hub-id.ts";
 import { chooseSplit } from "./splits.ts";
 
 export interface LoadOptions extends DatasetOptions {
+  /** Which configuration, where there are several. Default: main, default, or the only one. */
+  readonly config?: string | null;
   /** Told what takes a while: "converting train.parquet", "downloading openai/gsm8k". */
   readonly onProgress?: (text: string) => void;
 }
@@ -24,14 +27,24 @@ export interface LoadOptions extends DatasetOptions {
 export async function loadDataset(name: string, options: LoadOptions = {}): Promise<Dataset> {
   if (existsSync(name)) return statSync(name).isDirectory() ? loadFolder(name, options) : loadFile(name, options);
   if (!isHubId(name)) throw new InputError(`${name}: no such file or folder; check the path`);
-  const folder = join(cacheFolder(), "datasets", name.replaceAll("/", "--"));
+  const config = options.config ?? null;
+  const folder = join(
+    cacheFolder(),
+    "datasets",
+    name.replaceAll("/", "--") + (config === null ? "" : `@${fileName(config)}`),
+  );
   if (!existsSync(folder)) {
     options.onProgress?.(`downloading ${name}`);
     madeInCache("datasets");
-    await notAPath(name, () => downloadDataset(name, folder, { onProgress: options.onProgress }));
+    await notAPath(name, () =>
+      downloadDataset(name, folder, { config, configSetting: "--dataset_config", onProgress: options.onProgress }),
+    );
   }
   return openDataset(folder, options);
 }
+
+/** A configuration may be a path of folders. */
+const fileName = (config: string) => config.replace(/[^\w.-]/g, "-");
 
 /** Whoever mistyped a path should read about the path, not about the hub alone. */
 async function notAPath<T>(name: string, download: () => Promise<T>): Promise<T> {
@@ -54,21 +67,37 @@ async function isArrow(path: string): Promise<boolean> {
   return start === "ARROW1" || start.startsWith("\xff\xff\xff\xff") || path.endsWith(".arrow");
 }
 
-/** A folder without Arrow files may hold Parquet or JSON Lines, as the hub has them. */
+/**
+ * A folder as `save_to_disk` writes it, or one of data files: a clone of the hub's, or `datasets`' own cache. Parquet and JSON
+ * Lines are read where there are no Arrow files.
+ */
 async function loadFolder(folder: string, options: LoadOptions): Promise<Dataset> {
-  const { split = "train" } = options;
+  const { split = "train", config = null } = options;
   const names = readdirSync(folder, { recursive: true, encoding: "utf8" }).sort();
+  const savedIn = (path: string) =>
+    ["dataset_dict.json", "state.json"].some((name) => names.includes(join(path, name)));
+  if (config !== null && savedIn(config)) return openDataset(join(folder, config), options);
+  const arrows = names.filter((name) => name.endsWith(".arrow"));
   const others = names.filter((name) => /\.(?:parquet|jsonl|ndjson)(?:\.gz|\.zst)?$/.test(name));
-  if (names.some((name) => name.endsWith(".arrow")) || others.length === 0) return openDataset(folder, options);
-  const { files, splits } = chooseSplit(others, split);
+  const none = arrows.length === 0 && others.length === 0;
+  if (none || savedIn("")) {
+    if (config === null) return openDataset(folder, options);
+    throw new InputError(`${folder}: no configuration "${config}" in it (dataset_config)`);
+  }
+  const here = arrows.some((name) => dirname(name) === ".") || (arrows.length > 0 && names.includes(split));
+  if (config === null && here) return openDataset(folder, options);
+  const data = arrows.length > 0 ? arrows.filter((name) => !isLeftover(name)) : others;
+  const ofConfig = chooseConfig(folder, data, config, "--dataset_config");
+  const { files, splits } = chooseSplit(ofConfig, split);
   if (files.length === 0) throw noSplit(folder, split, splits);
   const tables: string[] = [];
-  for (const file of files) tables.push(await converted(join(folder, file), options));
+  for (const file of files)
+    tables.push(arrows.length > 0 ? join(folder, file) : await converted(join(folder, file), options));
   return openFiles(folder, tables);
 }
 
 /** Raised when what `convertToArrow` writes changes, so that no cached file is older than the program. */
-const CONVERSION = 1;
+const CONVERSION = 2;
 
 /** The Arrow file made of `path`: the one in the cache while the input is the same, else a new one. */
 async function converted(path: string, { onProgress }: LoadOptions): Promise<string> {
@@ -78,6 +107,6 @@ async function converted(path: string, { onProgress }: LoadOptions): Promise<str
   if (existsSync(target)) return target;
   madeInCache("converted");
   onProgress?.(`converting ${path}`);
-  await convertToArrow(path, target);
+  await convertToArrow(path, target, { keepAll: true });
   return target;
 }

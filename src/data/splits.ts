@@ -28,3 +28,6 @@ export function chooseSplit(names: readonly string[], split: string): SplitFiles
   const splits = [...new Set(names.flatMap((name) => splitOf(name) ?? []))];
   return { files: splits.length === 0 ? names : names.filter((name) => splitOf(name) === split), splits };
 }
+
+/** Whether a folder called so holds one split. */
+export const isSplitName = (folder: string): boolean => splitOf(`x/${folder}`) === folder;

@@ -4,6 +4,7 @@
  * than the threshold. The evaluation before the first step is not of this run's work and does not count. Decides only;
  * saving and loading is the trainer's and checkpointing.ts's.
  */
+import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { z } from "zod";
 import { checkpointName } from "../checkpoint/state.ts";
@@ -48,8 +49,11 @@ export interface BestCheckpoint {
    * @returns whether it is the best so far, so that its checkpoint must be saved
    */
   rate(step: number, values: Values): boolean;
-  /** For the console, at the end. */
-  text(): string;
+  /**
+   * Says at the end which evaluation was the best, and why the run ends.
+   * @returns folder of the model to be saved in place of the one after `step`; null: that one
+   */
+  conclude(step: number, steps: number, note: (text: string) => void): string | null;
 }
 
 /**
@@ -100,9 +104,18 @@ export function trackBest(
       folder = join(outputDir, checkpointName(step));
       return true;
     },
-    text: () =>
-      state.value === null || folder === null
-        ? `no evaluation has a ${metric}`
-        : `${metric} ${Number(state.value.toPrecision(6))} at ${basename(folder)}`,
+    conclude(step, steps, note) {
+      if (this.exhausted && step < steps)
+        note(`ended after step ${step}: ${state.waited} evaluations without a better one`);
+      if (state.value === null || folder === null) {
+        note(`no evaluation has a ${metric}`);
+        return null;
+      }
+      note(`the best evaluation: ${metric} ${Number(state.value.toPrecision(6))} at ${basename(folder)}`);
+      if (!settings.loadBestModelAtEnd || state.step === step) return null;
+      if (existsSync(folder)) return folder;
+      note(`${folder} is gone, so the model after step ${step} is saved and not that of the best evaluation`);
+      return null;
+    },
   };
 }

@@ -7,7 +7,13 @@ import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
 import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
-import { copyModelAssets, type ModelFolder, readModelFolder, writeConfig } from "../checkpoint/huggingface.ts";
+import {
+  copyModelAssets,
+  type ModelFolder,
+  readModelFolder,
+  writeChatTemplate,
+  writeConfig,
+} from "../checkpoint/huggingface.ts";
 import { openSafetensors } from "../checkpoint/safetensors.ts";
 import { onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
@@ -36,9 +42,14 @@ export async function saveModel(session: Session, folder: string): Promise<void>
 }
 
 /** One model as a Hugging Face folder, with the policy's tokenizer. */
-async function saveWeights({ device, assets }: Session, { config, weights }: Model, folder: string): Promise<void> {
+async function saveWeights(
+  { device, assets, chatTemplate }: Session,
+  { config, weights }: Model,
+  folder: string,
+): Promise<void> {
   makeFolder(folder);
   copyModelAssets(assets, folder);
+  if (chatTemplate !== null) writeChatTemplate(folder, chatTemplate);
   const entries = weights.all.map((weight) => ({ name: weight.name, weight }));
   const saved = savedTensors(device, entries, weights.dtype);
   try {

@@ -2,7 +2,7 @@
  * Rows of a dataset → tokenized prompts with their golds, one at a time and on demand. Also how long prompts get, which
  * the memory plan must know before the first of them is sampled.
  */
-import { type ColumnSettings, type Example, exampleAt, findColumns } from "../data/columns.ts";
+import { type ColumnSettings, type Example, type ExampleColumns, exampleAt, findColumns } from "../data/columns.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { loadDataset } from "../data/load.ts";
 import { InputError } from "../errors.ts";
@@ -16,6 +16,9 @@ export interface Problem {
 
 export interface ProblemSource {
   readonly dataset: Dataset;
+  readonly columns: ExampleColumns;
+  /** What a user should know of the columns: where golds come from, what rows come without. */
+  readonly remarks: readonly string[];
   /** @throws InputError for a row whose prompt is empty or no prompt at all */
   problem(row: number): Problem;
   /** Tokens of the longest prompt, found by tokenizing the rows that are longest as text. */
@@ -25,6 +28,7 @@ export interface ProblemSource {
 
 export interface ProblemSettings extends ColumnSettings, PromptOptions {
   readonly path: string;
+  readonly config?: string | null;
   readonly split: string;
 }
 
@@ -37,7 +41,7 @@ const MARGIN = 1.1;
 
 /** @throws InputError where the dataset or a column is not there, or a file is damaged */
 export async function openProblems(tokenizer: Tokenizer, settings: ProblemSettings): Promise<ProblemSource> {
-  const dataset = await loadDataset(settings.path, { split: settings.split });
+  const dataset = await loadDataset(settings.path, { split: settings.split, config: settings.config });
   const columns = findColumns(dataset, settings);
   const { systemPrompt, chatTemplateKwargs } = settings;
   const problem = (row: number): Problem => {
@@ -49,8 +53,11 @@ export async function openProblems(tokenizer: Tokenizer, settings: ProblemSettin
       );
     return { row, promptIds, example };
   };
+  const unread = dataset.columns.flatMap(({ unread }) => unread ?? []);
   return {
     dataset,
+    columns,
+    remarks: [...columns.remarks, ...unread.map((reason) => `rows come without a column: ${reason}`)],
     problem,
     longestPrompt() {
       const stride = Math.max(1, Math.ceil(dataset.numRows / SCANNED_ROWS));

@@ -37,6 +37,8 @@ export interface SessionRequest {
    * checkpoint takes the model's, as the checkpoint may be removed meanwhile.
    */
   readonly assets?: string | null;
+  /** The chat template that goes into what is saved, in place of the one among the assets. */
+  readonly chatTemplate?: string | null;
   /** null: the checkpoint's own (float16 computes in float32). */
   readonly dtype: ComputeDType | null;
   /** Packed passes over recorded tokens: scoring, or training when `training`. */
@@ -63,6 +65,8 @@ export interface Session {
   readonly dtype: ComputeDType;
   /** Folder with the tokenizer's files. */
   readonly assets: string;
+  /** A chat template in place of theirs. */
+  readonly chatTemplate: string | null;
   readonly policy: Model;
   readonly reference: Model | null;
   readonly activations: Activations | null;
@@ -209,6 +213,7 @@ export function planSession(request: SessionRequest): PlannedSession {
       config,
       dtype,
       assets: request.assets ?? request.folder,
+      chatTemplate: request.chatTemplate ?? null,
       policy,
       reference,
       activations: bindActivations?.(tensors) ?? null,

@@ -137,17 +137,29 @@ export async function evaluateProblems(
     },
   );
   if (events.shouldStop?.()) return null;
+  const judged = await judgeCompletions(tokenizer, pool, problems, sampled, settings.verifier, events.score ?? null);
+  return { ...judged, skipped, ...summary(judged.problems) };
+}
+
+/** What was answered, each answer judged by the verifiers and scored by the reward functions; how they agree. */
+async function judgeCompletions(
+  tokenizer: Tokenizer,
+  pool: RewardPool,
+  problems: readonly Problem[],
+  sampled: readonly (readonly SampledCompletion[])[],
+  verifier: EvaluationSettings["verifier"],
+  score: ScoreAnswers | null,
+): Promise<Pick<Evaluation, "problems" | "votes" | "rewards" | "warnings">> {
   const texts = sampled.map((completions) =>
     completions.map((c) => tokenizer.decode([...c.completionIds], { skipSpecialTokens: true })),
   );
-  const { verifier } = settings;
   const named = verifier === "auto" || verifier === "none" ? {} : { verifier };
   const golds = problems.map(({ example }) => (verifier === "none" ? null : example.gold));
   const items = texts.flatMap((answers, i) => {
     const gold = golds[i]!;
     return gold === null ? [] : answers.map((response) => ({ gold, response, ...named }));
   });
-  const scored = await events.score?.(
+  const scored = await score?.(
     problems.map((problem, i) => ({ problem, completions: sampled[i]! })),
     texts.flat(),
   );
@@ -180,7 +192,7 @@ export async function evaluateProblems(
         sampled.map((answers) => answers.length),
       )
     : null;
-  return { problems: answered, skipped, votes, rewards, warnings: scored?.warnings ?? [], ...summary(answered) };
+  return { problems: answered, votes, rewards, warnings: scored?.warnings ?? [] };
 }
 
 /** What reward functions said of one answer. */

@@ -23,8 +23,8 @@ export interface MeanEstimate {
 export interface RewardFigures {
   /** null: nothing was scored. */
   readonly mean: MeanEstimate | null;
-  /** Over all scored answers, Bessel-corrected; 0 of fewer than two. */
-  readonly std: number;
+  /** Over all scored answers, Bessel-corrected; null of fewer than two. */
+  readonly std: number | null;
   /** Share of answers that were not scored. */
   readonly unscored: number;
 }
@@ -45,7 +45,7 @@ export function summarizeRewards(result: RewardResult, counts: readonly number[]
     const squares = scored.reduce((sum, reward) => sum + (reward - mean) ** 2, 0);
     return {
       mean: clusteredMean(rewards, counts),
-      std: scored.length < 2 ? 0 : Math.sqrt(squares / (scored.length - 1)),
+      std: scored.length < 2 ? null : Math.sqrt(squares / (scored.length - 1)),
       unscored: 1 - scored.length / Math.max(1, rewards.length),
     };
   };
@@ -100,9 +100,15 @@ export function rewardValues(summary: RewardSummary | null): Record<string, numb
   if (summary === null) return {};
   const { total, perFunction } = summary;
   const values: Record<string, number> = {};
-  if (total.mean) Object.assign(values, { reward: total.mean.value, reward_std: total.std });
-  for (const { name, mean, std } of perFunction)
-    if (mean) Object.assign(values, { [`rewards/${name}/mean`]: mean.value, [`rewards/${name}/std`]: std });
+  const put = (name: string, value: number | null | undefined) => {
+    if (value !== null && value !== undefined) values[name] = value;
+  };
+  put("reward", total.mean?.value);
+  put("reward_std", total.std);
+  for (const { name, mean, std } of perFunction) {
+    put(`rewards/${name}/mean`, mean?.value);
+    put(`rewards/${name}/std`, std);
+  }
   return values;
 }
 
@@ -111,12 +117,12 @@ export function rewardResults({ total, perFunction, logged }: RewardSummary): Re
   return {
     ...logged,
     reward: total.mean,
-    reward_std: total.mean && total.std,
+    reward_std: total.std,
     unscored: total.unscored,
     ...Object.fromEntries(
       perFunction.flatMap(({ name, mean, std, unscored }) => [
         [`rewards/${name}/mean`, mean],
-        [`rewards/${name}/std`, mean && std],
+        [`rewards/${name}/std`, std],
         [`rewards/${name}/unscored`, unscored],
       ]),
     ),
@@ -140,4 +146,5 @@ const number = (value: number) => String(Number(value.toPrecision(4)));
 /** "0.25 (0.1 to 0.4)" */
 export const intervalText = ({ value, low, high }: MeanEstimate): string =>
   low === null || high === null ? number(value) : `${number(value)} (${number(low)} to ${number(high)})`;
-const meanText = (mean: MeanEstimate, std: number) => `${intervalText(mean)}, std ${number(std)}`;
+const meanText = (mean: MeanEstimate, std: number | null) =>
+  `${intervalText(mean)}${std === null ? "" : `, std ${number(std)}`}`;

@@ -17,16 +17,28 @@ export interface Group {
   readonly completions: readonly SampledCompletion[];
 }
 
+/** Tokens of a prompt's end that reward functions are told: the opening of the assistant's turn and some more. */
+const PROMPT_END_TOKENS = 32;
+
 /** What reward functions get: one value a completion, the dataset's columns included. */
-export function rewardBatch(groups: readonly Group[], texts: readonly string[]): RewardBatch {
+export function rewardBatch(
+  groups: readonly Group[],
+  texts: readonly string[],
+  decode: (ids: readonly number[]) => string,
+): RewardBatch {
   const rows = groups.flatMap(({ problem, completions }) => completions.map(() => problem.example));
-  const names = Object.keys(rows[0]?.columns ?? {});
+  // Files of one dataset need not all have the same columns.
+  const names = [...new Set(rows.flatMap((example) => Object.keys(example.columns)))];
   return {
     prompts: rows.map((example) => example.prompt),
     completions: texts,
     completionIds: groups.flatMap((group) => group.completions.map((c) => [...c.completionIds])),
+    promptEnds: groups.flatMap(({ problem, completions }) => {
+      const end = decode([...problem.promptIds.slice(-PROMPT_END_TOKENS)]);
+      return completions.map(() => end);
+    }),
     golds: rows.map((example) => example.gold),
-    columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name])])),
+    columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name] ?? null)])),
     rows: groups.flatMap(({ problem, completions }) => completions.map(() => problem.row)),
     groups: groups.flatMap(({ completions }, group) => completions.map(() => group)),
   };

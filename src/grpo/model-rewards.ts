@@ -2,6 +2,7 @@
 import { createRewardModelScorer } from "../engine/reward-model.ts";
 import type { Session } from "../engine/session.ts";
 import type { RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type Group, rewardBatch } from "./generation.ts";
 import type { RewardSources } from "./sampling.ts";
 
@@ -32,9 +33,13 @@ export function rewardSources(session: Session, pool: RewardPool, systemPrompt: 
 }
 
 /** Scores whole groups, as training does; `texts` by completion. */
-export function scoreGroups({ pool, models }: RewardSources, trainerState: RewardTrainerState) {
+export function scoreGroups(
+  { pool, models }: RewardSources,
+  trainerState: RewardTrainerState,
+  { decode }: Pick<Tokenizer, "decode">,
+) {
   return async (groups: readonly Group[], texts: readonly string[]): Promise<RewardResult> => {
-    const batch = { ...rewardBatch(groups, texts), trainerState };
+    const batch = { ...rewardBatch(groups, texts, (ids) => decode(ids)), trainerState };
     return pool.score(batch, (await models?.(batch)) ?? undefined);
   };
 }

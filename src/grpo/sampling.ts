@@ -76,7 +76,7 @@ function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: 
 async function startScoring({ setup, rewards, trainerState }: SamplingRun, groups: readonly Group[]) {
   const completions = groups.flatMap((group) => group.completions);
   const texts = completions.map((c) => setup.tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }));
-  const batch = { ...rewardBatch(groups, texts), trainerState };
+  const batch = { ...rewardBatch(groups, texts, (ids) => setup.tokenizer.decode(ids)), trainerState };
   const external = (await rewards.models?.(batch)) ?? undefined;
   return { texts, rest: rewards.pool.score(batch, external) };
 }

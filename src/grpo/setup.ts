@@ -15,7 +15,7 @@ import { type PlannedSession, planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
-import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** What a step is made of, by TRL's rules. */
 export interface BatchShape {
@@ -100,14 +100,25 @@ export async function setUpTraining(
   const startFolder = await modelFolder(paths.model);
   const modelConfig = readModelConfig(startFolder);
   const batch = batchShape(config);
-  const tokenizer = loadTokenizer(startFolder);
+  const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+  const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const { maxCompletionLength, promptColumn, answerColumn, chatTemplateKwargs } = config;
   const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
-  const problems = await openProblems(tokenizer, { ...shared, path: paths.dataset, split: config.datasetSplit });
+  const problems = await openProblems(tokenizer, {
+    ...shared,
+    path: paths.dataset,
+    config: config.datasetConfig,
+    split: config.datasetSplit,
+  });
   const evalProblems =
     paths.evalDataset === null
       ? null
-      : await openProblems(tokenizer, { ...shared, path: paths.evalDataset, split: config.evalSplit });
+      : await openProblems(tokenizer, {
+          ...shared,
+          path: paths.evalDataset,
+          config: paths.evalDataset === paths.dataset ? config.datasetConfig : null,
+          split: config.evalSplit,
+        });
   const context = modelConfig.maxPositionEmbeddings;
   if (maxCompletionLength >= context)
     throw new InputError(
@@ -128,6 +139,7 @@ export async function setUpTraining(
     device,
     folder: weightsFolder ?? startFolder,
     assets: startFolder,
+    chatTemplate,
     dtype: config.dtype,
     packed: packedSizes(device, modelConfig, tokens, longestPrompt),
     training: true,

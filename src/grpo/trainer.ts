@@ -313,10 +313,7 @@ export async function train(
       if (savedAt !== reached.step) await save();
       return { steps: reached.step, stopped: true };
     }
-    if (best?.exhausted && step < steps)
-      hooks.console.note(`ended after step ${step}: ${best.state.waited} evaluations without a better one`);
-    if (best) hooks.console.note(`the best evaluation: ${best.text()}`);
-    const from = config.loadBestModelAtEnd && best?.state.step !== step ? (best?.folder ?? null) : null;
+    const from = best?.conclude(step, steps, hooks.console.note) ?? null;
     if (from !== null) await loadModel(session, from);
     await saveModel(session, outputDir);
     for (const line of beforeAndAfter(figures, from === null ? step : best!.state.step!)) hooks.console.note(line);

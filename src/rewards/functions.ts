@@ -11,7 +11,8 @@ import type { Arguments, Failure, Logs, RewardTrainerState } from "./protocol.ts
  * It gets arrays of equal length, one entry per completion, and returns as many rewards: a finite number, or null for a
  * completion that it does not score (it then neither gains nor loses, and is left out of its group's baseline).
  * `prompts`: the text, or the messages, as the data set has them. `completions`: the generated text without special
- * tokens. `completion_ids`: its tokens. `trainer_state`, `log_metric`, `log_extra`: see `RewardTools`. Every other key is a
+ * tokens. `completion_ids`: its tokens. `prompt_ends`: the end of the prompt as the model read it, with what the chat
+ * template put there (`<think>`). `trainer_state`, `log_metric`, `log_extra`: see `RewardTools`. Every other key is a
  * column of the data set.
  */
 export type RewardFunction = (

@@ -40,7 +40,7 @@ export interface RewardPoolOptions {
 
 export interface Message {
   readonly role: string;
-  readonly content: string;
+  readonly content?: string;
 }
 
 /** N completions; every array has N entries. */
@@ -48,6 +48,8 @@ export interface RewardBatch {
   readonly prompts: readonly (string | readonly Message[])[];
   readonly completions: readonly string[];
   readonly completionIds: readonly (readonly number[])[];
+  /** The end of each completion's prompt as the model read it, special tokens included: it may open `<think>`. */
+  readonly promptEnds?: readonly string[] | undefined;
   readonly golds: readonly (string | null)[];
   readonly columns: Readonly<Record<string, readonly unknown[]>>;
   /** The row in the data set that each completion answers; failures name it. */
@@ -163,8 +165,16 @@ function membersOf({ functions, weights }: RewardPoolOptions): readonly Member[]
 
 function checkBatch(batch: RewardBatch): void {
   const n = batch.completions.length;
-  const { prompts, completionIds, golds, columns, rows, groups } = batch;
-  const lists = { prompts, completionIds, golds, ...(rows && { rows }), ...(groups && { groups }), ...columns };
+  const { prompts, completionIds, promptEnds, golds, columns, rows, groups } = batch;
+  const lists = {
+    prompts,
+    completionIds,
+    golds,
+    ...(promptEnds && { promptEnds }),
+    ...(rows && { rows }),
+    ...(groups && { groups }),
+    ...columns,
+  };
   for (const [name, list] of Object.entries(lists)) {
     if (list.length !== n) throw new Error(`score: ${name} has ${list.length} entries for ${n} completions`);
   }
@@ -256,6 +266,7 @@ async function scoreByFunction(
     prompts: batch.prompts,
     completions: batch.completions,
     completion_ids: batch.completionIds,
+    prompt_ends: batch.promptEnds ?? batch.completions.map(() => ""),
   };
   if (batch.completions.length === 0) return { name, rewards: [], unparsed: 0, timeouts: 0 };
   const answer = await connection.ask({ kind: "call", path, args, state: batch.trainerState ?? noTraining });

@@ -17,6 +17,8 @@ export interface Arguments {
   readonly prompts: readonly unknown[];
   readonly completions: readonly string[];
   readonly completion_ids: readonly (readonly number[])[];
+  /** The end of the prompt as the model read it, special tokens included; "" where the caller does not know it. */
+  readonly prompt_ends: readonly string[];
   readonly [column: string]: readonly unknown[];
 }
 

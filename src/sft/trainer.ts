@@ -202,10 +202,7 @@ export async function runSft(run: SftRun): Promise<boolean> {
       await save();
       return true;
     }
-    if (best?.exhausted && step < steps)
-      console.note(`ended after step ${step}: ${best.state.waited} evaluations without a better one`);
-    if (best) console.note(`the best evaluation: ${best.text()}`);
-    const from = config.loadBestModelAtEnd && best?.state.step !== step ? (best?.folder ?? null) : null;
+    const from = best?.conclude(step, steps, console.note) ?? null;
     if (from !== null) await loadModel(session, from);
     await saveModel(session, outputDir);
     console.note(`saved the model in ${outputDir}${from === null ? "" : `: that of ${from}`}`);

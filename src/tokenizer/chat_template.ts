@@ -1,17 +1,17 @@
 /**
- * A model's chat template: where it is found, and the environment that transformers renders it in. Templates run in the
- * interpreter of `@huggingface/jinja`, which reaches nothing outside what is put in here.
+ * A model's chat template: where it is found, and what transformers' `apply_chat_template` makes of messages before it
+ * renders them. Rendering itself is `jinja/`.
  */
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { Environment, Interpreter, Template } from "@huggingface/jinja";
-import { isObject, readTextFile } from "../config/json_file.ts";
+import { isObject, readJsonObject, readTextFile } from "../config/json_file.ts";
 import { errorText, InputError } from "../errors.ts";
-import { formatDate } from "./format_date.ts";
+import { ChatTemplateProgram, TemplateFault, TemplateRefusal } from "./jinja/environment.ts";
 
 export interface Message {
   readonly role: string;
-  readonly content: string;
+  /** Absent where the message is calls of tools alone. */
+  readonly content?: string;
   /** Templates may read more: `name`, `reasoning_content`, `tool_calls`. */
   readonly [key: string]: unknown;
 }
@@ -45,64 +45,105 @@ export function loadChatTemplate(
   tokenizerConfig: Readonly<Record<string, unknown>>,
   specialTokens: Readonly<Record<string, string>>,
 ): ChatTemplate | null {
+  const found = findTemplate(folder, tokenizerConfig);
+  return found === null ? null : chatTemplateOf(found.source, found.where, specialTokens);
+}
+
+interface Found {
+  readonly source: string;
+  /** For messages. */
+  readonly where: string;
+}
+
+function findTemplate(folder: string, tokenizerConfig: Readonly<Record<string, unknown>>): Found | null {
   const file = join(folder, "chat_template.jinja");
-  if (existsSync(file)) return chatTemplateOf(readTextFile(file), file, specialTokens);
+  if (existsSync(file)) return { source: readTextFile(file), where: file };
   const where = `${join(folder, "tokenizer_config.json")}: chat_template`;
   const given = tokenizerConfig.chat_template;
   if (given === undefined || given === null) return null;
-  if (typeof given === "string") return chatTemplateOf(given, where, specialTokens);
+  if (typeof given === "string") return { source: given, where };
   const named = Array.isArray(given) ? given.find((entry) => isObject(entry) && entry.name === "default") : undefined;
   if (!isObject(named) || typeof named.template !== "string")
     throw new InputError(`${where}: neither a text nor a list with a template named "default"; correct the field`);
-  return chatTemplateOf(named.template, where, specialTokens);
+  return { source: named.template, where };
 }
 
-function chatTemplateOf(source: string, where: string, specialTokens: Readonly<Record<string, string>>): ChatTemplate {
-  let template: Template | undefined;
+/** Text that has a tag is a template; a path has none. */
+const tag = /\{[{%#]/;
+
+/**
+ * What the setting `chat_template` names: a template's file, a model's folder, or the template itself.
+ *
+ * @returns its text, which is a template
+ * @throws InputError where it is none of the three, or the template has an error
+ */
+export function readChatTemplate(given: string): string {
+  const { source, where } = namedTemplate(given);
+  try {
+    new ChatTemplateProgram(source);
+  } catch (error) {
+    throw new InputError(`${where}: ${errorText(error)}; correct the template`);
+  }
+  return source;
+}
+
+function namedTemplate(given: string): Found {
+  if (tag.test(given)) return { source: given, where: "chat_template" };
+  if (!existsSync(given))
+    throw new InputError(
+      `chat_template: ${given} is not there; give a .jinja file, a model's folder, or the template itself`,
+    );
+  if (!statSync(given).isDirectory()) return { source: readTextFile(given), where: given };
+  const config = join(given, "tokenizer_config.json");
+  const found = findTemplate(given, existsSync(config) ? readJsonObject(config) : {});
+  if (found === null)
+    throw new InputError(
+      `chat_template: ${given} holds neither chat_template.jinja nor a chat_template in tokenizer_config.json`,
+    );
+  return found;
+}
+
+export function chatTemplateOf(
+  source: string,
+  where: string,
+  specialTokens: Readonly<Record<string, string>>,
+): ChatTemplate {
+  let program: ChatTemplateProgram | undefined;
   return {
     render(messages, { addGenerationPrompt, kwargs = {} }) {
       const taken = reserved.find((name) => Object.hasOwn(kwargs, name));
       if (taken !== undefined)
         throw new InputError(`chat_template_kwargs: ${taken}: is set by the program; leave it out`);
       try {
-        template ??= new Template(source);
-        const environment = new Environment();
-        const variables = {
-          ...globals,
+        program ??= new ChatTemplateProgram(source);
+        return program.render({
           ...specialTokens,
           // Given but empty, as in transformers: templates ask whether they are `defined` and `none`.
           tools: null,
           documents: null,
           ...kwargs,
-          messages,
+          messages: messages.map(normalized),
           add_generation_prompt: addGenerationPrompt,
-        };
-        for (const [name, value] of Object.entries(variables)) environment.set(name, value);
-        return String(new Interpreter(environment).run(template.parsed).value);
+        });
       } catch (error) {
         if (error instanceof TemplateRefusal)
           throw new InputError(`${where}: the template refuses these messages: ${error.message}; change the messages`);
+        if (!(error instanceof TemplateFault || error instanceof RangeError)) throw error;
         throw new InputError(`${where}: ${errorText(error)}; correct the template or the messages`);
       }
     },
   };
 }
 
-class TemplateRefusal extends Error {}
+/** Names of a message's reasoning, the first the one that templates read. */
+const reasoningFields = ["reasoning_content", "thinking", "reasoning"];
 
-const globals = {
-  true: true,
-  false: false,
-  none: null,
-  True: true,
-  False: false,
-  None: null,
-  range(start: number, stop?: number, step = 1): number[] {
-    const [from, to] = stop === undefined ? [0, start] : [start, stop];
-    return Array.from({ length: Math.max(0, Math.ceil((to - from) / step)) }, (_, i) => from + i * step);
-  },
-  raise_exception(message: string): never {
-    throw new TemplateRefusal(message);
-  },
-  strftime_now: (format: string) => formatDate(new Date(), format),
-};
+/** As transformers 5 gives a message to a template: without what is null, and its reasoning under the usual names too. */
+function normalized(message: Message): Record<string, unknown> {
+  const given = Object.fromEntries(
+    Object.entries(message).filter(([, value]) => value !== null && value !== undefined),
+  );
+  const field = reasoningFields.find((name) => given[name] !== undefined);
+  if (field === undefined) return given;
+  return { thinking: given[field], ...given, reasoning_content: given[field] };
+}

@@ -6,6 +6,8 @@
 import { ByteFallbackDecoder, SequenceDecoder, Tokenizer } from "@huggingface/tokenizers";
 import { isObject } from "../config/json_file.ts";
 import { errorText, InputError } from "../errors.ts";
+import { type AddedToken, addedTokenSplitter } from "./added_tokens.ts";
+import { mendSteps, rewritten, rewrittenNormalizer } from "./pre_tokenizers.ts";
 
 type Json = Record<string, unknown>;
 
@@ -27,20 +29,16 @@ export function openLibrary(json: Json, config: Json, specialTokens: readonly st
   for (const [i, token] of added.entries()) {
     if (!isObject(token) || typeof token.content !== "string" || !Number.isInteger(token.id))
       throw new InputError(`${path}: added_tokens.${i}: has no content or no id; download or copy the file again`);
-    if (token.single_word === true)
-      throw new InputError(
-        `${path}: added_tokens.${i}: single_word is not supported (${JSON.stringify(token.content)}); use another model`,
-      );
   }
   const known = new Set(added.map((token: Json) => token.content));
   const vocab = isObject(model.vocab) ? model.vocab : {};
   const missing = specialTokens.filter((content) => !known.has(content) && Object.hasOwn(vocab, content));
   const complete = {
-    normalizer: null,
     post_processor: null,
     decoder: null,
     ...json,
-    pre_tokenizer: preTokenizer(json.pre_tokenizer ?? null, path),
+    normalizer: rewrittenNormalizer(json.normalizer ?? null),
+    pre_tokenizer: rewritten(json.pre_tokenizer ?? null, path),
     added_tokens: [
       ...added,
       ...[...new Set(missing)].map((content) => ({ id: vocab[content], content, special: true, normalized: false })),
@@ -48,6 +46,8 @@ export function openLibrary(json: Json, config: Json, specialTokens: readonly st
   };
   try {
     const library = new Tokenizer(complete, config);
+    mendSteps(library);
+    mendAddedTokens(library);
     const { decoder } = library;
     if (decoder instanceof SequenceDecoder)
       decoder.decoders = decoder.decoders.map((step) =>
@@ -59,23 +59,37 @@ export function openLibrary(json: Json, config: Json, specialTokens: readonly st
   }
 }
 
-function preTokenizer(given: unknown, path: string): unknown {
-  if (!isObject(given)) return given;
-  if (given.type === "Sequence" && Array.isArray(given.pretokenizers))
-    return { ...given, pretokenizers: given.pretokenizers.map((step) => preTokenizer(step, path)) };
-  // The library's digits are 0 to 9; the original's are all numerals, "½" among them.
-  if (given.type === "Digits") {
-    const pattern = { Regex: given.individual_digits === true ? "\\p{N}" : "\\p{N}+" };
-    return { type: "Split", pattern, behavior: "Isolated", invert: false };
-  }
-  // The library knows these two and takes any other for the first.
-  const isKnown = given.behavior === "Removed" || (given.behavior === "Isolated" && given.invert !== true);
-  if (given.type === "Split" && !isKnown)
-    throw new InputError(
-      `${path}: pre_tokenizer: Split with behavior ${JSON.stringify(given.behavior)}, invert ${given.invert === true} ` +
-        "is not supported; use another model",
-    );
-  return given;
+/** The library's own step from text to tokens, which it does not show. */
+interface Inner {
+  encode_text(text: string | null): string[] | null;
+}
+
+/** Has the library take out added tokens as the original does. */
+function mendAddedTokens(library: Tokenizer): void {
+  const plain = new Map<string, AddedToken>();
+  const normalized = new Map<string, AddedToken>();
+  const { normalizer, pre_tokenizer: preTokenizer, model } = library;
+  for (const token of library.get_added_tokens_decoder().values())
+    if (token.normalized)
+      normalized.set(normalizer === null ? token.content : normalizer.normalize(token.content), token);
+    else plain.set(token.content, token);
+  // The library takes a word for the token that is spelled like it; here it was found to be part of a longer one.
+  for (const token of [...plain.values(), ...normalized.values()])
+    if (token.single_word) model?.tokens_to_ids.delete(token.content);
+  const splitPlain = addedTokenSplitter(plain);
+  const splitNormalized = addedTokenSplitter(normalized);
+  const encodeText = (text: string): string[] =>
+    splitPlain(text).flatMap((outer) => {
+      if (outer.token !== null) return [outer.token.content];
+      return splitNormalized(normalizer === null ? outer.text : normalizer.normalize(outer.text)).flatMap((inner) => {
+        if (inner.token !== null) return [inner.token.content];
+        // Some vocabularies put a space before the text's first word only.
+        const options = { section_index: outer.at + inner.at };
+        const words = preTokenizer === null ? [inner.text] : preTokenizer.pre_tokenize(inner.text, options);
+        return model === null ? words : (model as unknown as (words: string[]) => string[])(words);
+      });
+    });
+  (library as unknown as Inner).encode_text = (text) => (text === null ? null : encodeText(text));
 }
 
 /** The byte that a token such as `<0xE4>` stands for, or null. */

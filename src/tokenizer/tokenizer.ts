@@ -7,13 +7,19 @@ import { join } from "node:path";
 import type { Tokenizer as Library } from "@huggingface/tokenizers";
 import { isObject, readJsonObject } from "../config/json_file.ts";
 import { InputError } from "../errors.ts";
-import { type ChatTemplate, loadChatTemplate, type Message, type RenderOptions } from "./chat_template.ts";
+import {
+  type ChatTemplate,
+  chatTemplateOf,
+  loadChatTemplate,
+  type Message,
+  type RenderOptions,
+} from "./chat_template.ts";
 import { byteLevelDecoder, type Decoder, type IncrementalDecoder, windowedDecoder } from "./decoder.ts";
 import { fallbackByte, openLibrary } from "./library.ts";
 import { readStopTokens } from "./stop_tokens.ts";
 import { type StopMatcher, stopMatchers } from "./stop-strings.ts";
 
-export type { Message } from "./chat_template.ts";
+export { type Message, readChatTemplate } from "./chat_template.ts";
 export type { IncrementalDecoder } from "./decoder.ts";
 export type { StopMatcher } from "./stop-strings.ts";
 
@@ -64,8 +70,11 @@ export function hasTokenizer(folder: string): boolean {
   return existsSync(join(folder, fileName));
 }
 
-/** @throws InputError where tokenizer.json is missing, torn, or of a kind that is not supported */
-export function loadTokenizer(folder: string): Tokenizer {
+/**
+ * @param chatTemplate a template's text in place of the folder's own (`readChatTemplate`)
+ * @throws InputError where tokenizer.json is missing, torn, or of a kind that is not supported
+ */
+export function loadTokenizer(folder: string, chatTemplate: string | null = null): Tokenizer {
   const path = join(folder, fileName);
   if (!existsSync(path))
     throw new InputError(
@@ -85,7 +94,10 @@ export function loadTokenizer(folder: string): Tokenizer {
   const eosOfTokenizer = names.eos_token === undefined ? undefined : library.token_to_id(names.eos_token);
   const stopTokenIds = readStopTokens(folder, modelConfig, eosOfTokenizer);
   const stops = new Set(stopTokenIds);
-  const template = loadChatTemplate(folder, config, names);
+  const template =
+    chatTemplate === null
+      ? loadChatTemplate(folder, config, names)
+      : chatTemplateOf(chatTemplate, "chat_template", names);
   const decoder = decoderOf(json, library, config);
 
   function requireId(id: number): void {
@@ -148,7 +160,9 @@ export function loadTokenizer(folder: string): Tokenizer {
 
 function requireTemplate(template: ChatTemplate | null, folder: string): ChatTemplate {
   if (template !== null) return template;
-  throw new InputError(`${folder}: the model has no chat template; give plain text, or add chat_template.jinja`);
+  throw new InputError(
+    `${folder}: the model has no chat template; give plain text, or add chat_template.jinja, or set chat_template`,
+  );
 }
 
 function readOptional(path: string): Record<string, unknown> {

@@ -2,6 +2,7 @@
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { argvOf, bundledModel, type Flags, grpo, metricsOf, problems, reward, train, workFolder } from "./runs.ts";
 
@@ -115,6 +116,17 @@ test("eval with several answers estimates pass@k, which grows with k, and maj@k,
   expect(results["maj@4"]!.value).toBeCloseTo(vote, 10);
   expect(results["maj@1"]!.value).toBeCloseTo(one, 10);
   expect(vote).toBeGreaterThan(0);
+});
+
+test("train takes another chat template, tells rewards what it ended with, and saves it with the model", async () => {
+  const template =
+    "{% for m in messages %}Q:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:<think>\n{% endif %}";
+  const [file, folder] = [work.at("think.jinja"), work.at("think")];
+  writeFileSync(file, template);
+  await train(folder, { max_steps: 1, chat_template: file, reward_funcs: reward("opened") });
+  expect(metricsOf(folder)[0]).toMatchObject({ "rewards/opened/mean": 1 });
+  expect(readFileSync(join(folder, "chat_template.jinja"), "utf8")).toBe(template);
+  expect(loadTokenizer(folder).renderChat([{ role: "user", content: "1+1?" }])).toBe("Q:1+1?\nA:<think>\n");
 });
 
 test("train evaluates with several answers, and tells the change since its first evaluation", async () => {

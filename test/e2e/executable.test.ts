@@ -50,10 +50,13 @@ beforeAll(async () => {
   expect({ code, err: err.replace(/^compiling .*\n/, "") }).toEqual({ code: 0, err: "" });
 });
 
+/** Where everything is run on one instruction path, the executable is too: it is compared with the checkout byte for byte. */
+const { BUN_GRPO_CPU_PATH: forcedPath } = process.env;
+
 function start(argv: readonly string[], env: Record<string, string> = {}, command: readonly string[] = [executable]) {
   return Bun.spawn([...command, ...argv], {
     cwd: foreign,
-    env: { HOME: work.at("home"), PATH: "", ...env },
+    env: { HOME: work.at("home"), PATH: "", ...(forcedPath ? { BUN_GRPO_CPU_PATH: forcedPath } : {}), ...env },
     stdin: "ignore",
     stdout: "pipe",
     stderr: "pipe",

@@ -62,17 +62,39 @@ test("goes on from a checkpoint's state, in that checkpoint's folder, unless ano
   const state = { metric: "eval_reward", value: 0.5, step: 4, waited: 1, evaluatedAt: 6 };
   const resume = { folder: "/old/checkpoint-6", state: { best: state } };
   const best = trackBest(settings({ earlyStoppingPatience: 2 }), "/out", "eval_reward", resume)!;
-  expect([best.state, best.folder, best.text()]).toEqual([
-    state,
-    "/old/checkpoint-4",
-    "eval_reward 0.5 at checkpoint-4",
-  ]);
+  expect([best.state, best.folder]).toEqual([state, "/old/checkpoint-4"]);
   expect(best.rate(8, { eval_reward: 0.4 })).toBe(false);
   expect([best.exhausted, best.folder]).toEqual([true, "/old/checkpoint-4"]);
   expect(best.rate(10, { eval_reward: 0.6 })).toBe(true);
   expect(best.folder).toBe("/out/checkpoint-10");
   const other = trackBest(settings({ metricForBestModel: "accuracy" }), "/out", "eval_reward", resume)!;
   expect([other.state.value, other.folder]).toEqual([null, null]);
+});
+
+test("at the end: the best checkpoint's model where it is asked for, is another and is there", () => {
+  const output = mkdtempSync(join(folder, "end-"));
+  mkdirSync(join(output, "checkpoint-2"));
+  const concluded = (given: Partial<BestSettings>, courseOf: readonly number[], at: number) => {
+    const best = trackBest(settings({ metricForBestModel: "m", ...given }), output, "eval_reward", null)!;
+    for (const [i, value] of courseOf.entries()) best.rate(i + 1, { eval_m: value });
+    const notes: string[] = [];
+    return [best.conclude(at, 9, (text) => notes.push(text)), notes];
+  };
+  const says = (step: number) => `the best evaluation: eval_m 0.7 at checkpoint-${step}`;
+  expect(concluded({}, [0.1, 0.7, 0.2], 9)).toEqual([null, [says(2)]]);
+  expect(concluded({ loadBestModelAtEnd: true }, [0.1, 0.7, 0.2], 9)).toEqual([
+    join(output, "checkpoint-2"),
+    [says(2)],
+  ]);
+  expect(concluded({ loadBestModelAtEnd: true }, [0.1, 0.7], 2)).toEqual([null, [says(2)]]);
+  expect(concluded({ loadBestModelAtEnd: true, earlyStoppingPatience: 2 }, [0.7, 0.2, 0.3], 3)).toEqual([
+    null,
+    [
+      "ended after step 3: 2 evaluations without a better one",
+      says(1),
+      `${join(output, "checkpoint-1")} is gone, so the model after step 3 is saved and not that of the best evaluation`,
+    ],
+  ]);
 });
 
 test("a number that evaluations do not have is refused with those that they have", () => {

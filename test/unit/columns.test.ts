@@ -1,6 +1,8 @@
 /** Which columns make an example, and what its prompt, gold answer and worked answer are. */
 import { describe, expect, test } from "bun:test";
 import { afterHashes, lastBoxed } from "../../src/answers.ts";
+import { fieldOf, typeOfValue } from "../../src/data/arrow/types.ts";
+import { typeName } from "../../src/data/arrow/values.ts";
 import { type ColumnSettings, exampleAt, findColumns } from "../../src/data/columns.ts";
 import type { Dataset } from "../../src/data/dataset.ts";
 import { answerText, goldOf } from "../../src/data/gold.ts";
@@ -8,7 +10,10 @@ import { InputError } from "../../src/errors.ts";
 
 /** A dataset of one row, without a file. */
 function datasetOf(row: Record<string, unknown>): Dataset {
-  const columns = Object.keys(row).map((name) => ({ name, type: "string" }));
+  const columns = Object.entries(row).map(([name, value]) => {
+    const dataType = fieldOf(name, typeOfValue(value)).type;
+    return { name, type: typeName(dataType), dataType };
+  });
   return { path: "set.arrow", numRows: 1, columns, shards: [], row: () => row, close() {} };
 }
 
@@ -63,6 +68,20 @@ describe("columns that are found", () => {
     });
   });
 
+  test("a message of tool calls alone needs no text", () => {
+    const calls = [{ type: "function", function: { name: "add", arguments: { a: 1 } } }];
+    const messages = [
+      { role: "user", content: "q" },
+      { role: "assistant", content: null, tool_calls: calls },
+      { role: "tool", content: "2" },
+    ];
+    expect(example({ messages }).prompt).toEqual([
+      { role: "user", content: "q" },
+      { role: "assistant", tool_calls: calls },
+      { role: "tool", content: "2" },
+    ]);
+  });
+
   test("messages keep what templates read, without the nulls of a struct column", () => {
     const messages = [
       {
@@ -107,6 +126,85 @@ describe("columns that are named", () => {
   });
 });
 
+describe("fields within columns", () => {
+  const row = {
+    prompt: user("1 + 1?"),
+    meta: { item: { text: "2 + 2?", n: 4 }, "dotted.name": 5 },
+    "meta.item": "a column of this name",
+    list: [{ v: 6 }, { v: 7 }],
+  };
+  const golds = (...names: string[]) => names.map((answerColumn) => example(row, { answerColumn }).gold);
+
+  test("are named by dots; a column of the whole name goes before", () => {
+    expect(golds("meta.item", "list.1.v", "prompt.0.content")).toEqual(["a column of this name", "7", "1 + 1?"]);
+    expect(golds("meta.item.n", "meta.dotted.name")).toEqual(["4", "5"]);
+    const { "meta.item": _, ...others } = row;
+    const found = example(others, { promptColumn: "meta.item.text", answerColumn: "meta.item.n" });
+    expect(found).toMatchObject({ prompt: user("2 + 2?"), gold: "4" });
+  });
+
+  test("that are not there are told with what there is", () => {
+    const { "meta.item": _, ...others } = row;
+    const message = (answerColumn: string) => {
+      try {
+        return `found ${findColumns(datasetOf(others), { answerColumn }).gold?.name}`;
+      } catch (error) {
+        expect(error).toBeInstanceOf(InputError);
+        return (error as InputError).message.replace("set.arrow: ", "");
+      }
+    };
+    expect(message("meta")).toBe(
+      'column "meta": meta is a struct with item, dotted.name; name one of them, such as --answer_column meta.item',
+    );
+    expect(message("meta.item")).toEndWith("name one of them, such as --answer_column meta.item.text");
+    expect(message("meta.item.x")).toBe('column "meta": no field "x" in meta.item (answer_column); it has text, n');
+    expect(message("meta.item.n.x")).toContain('no "x" in meta.item.n (answer_column), which is no struct');
+    expect(message("list.v")).toContain("which is a list, whose items have numbers from 0");
+    expect(message("nothing.x")).toBe(
+      'no column "nothing.x" (answer_column); it has prompt, meta (with meta.item, meta.dotted.name), list',
+    );
+  });
+
+  test("verl's files are read as they are", () => {
+    const verl = {
+      data_source: "x",
+      prompt: user("1 + 1?"),
+      reward_model: { style: "rule", ground_truth: "2" },
+      extra_info: { index: 0, answer: "It is 2.\n#### 2" },
+    };
+    expect(example(verl)).toMatchObject({ prompt: user("1 + 1?"), gold: "2", answerText: "It is 2.\n#### 2" });
+    expect(findColumns(datasetOf(verl)).remarks).toEqual([
+      "gold answers are taken from reward_model.ground_truth, as verl's files have them",
+    ]);
+    const { extra_info, ...without } = verl;
+    expect(example(without)).toMatchObject({ gold: "2", answerText: "2" });
+    expect(example({ ...verl, answer: "3" }).gold).toBe("3");
+  });
+
+  test("an answer that is a struct is not taken by itself, and said", () => {
+    const found = findColumns(datasetOf({ question: "?", answer: { value: "3", aliases: ["three"] } }));
+    expect(found.gold).toBeNull();
+    expect(found.remarks.join()).toMatch(/"answer" is a struct.*\(value, aliases\).*--answer_column answer\.value/);
+  });
+
+  test("text that a file has as bytes is text, where it is UTF-8", () => {
+    const bytes = (text: string) => ({
+      path: "b",
+      numRows: 1,
+      shards: [],
+      close() {},
+      columns: [{ name: "question", type: "binary" }],
+      row: () => ({ question: Buffer.from(text, "latin1") }),
+    });
+    const read = (text: string) => exampleAt(bytes(text), findColumns(bytes(text)), 0).prompt;
+    expect(read("a?")).toEqual(user("a?"));
+    expect(() => read("\xff")).toThrow("bytes that are no UTF-8 text");
+    expect(() =>
+      example({ messages: [{ role: "user", content: "a" }], question: "x\ud800" }, { promptColumn: "question" }),
+    ).toThrow("surrogate");
+  });
+});
+
 test("a row without a usable prompt is named", () => {
   const broken: [Record<string, unknown>, string][] = [
     [{ question: "  \n" }, 'row 0, column "question": the prompt is empty'],
@@ -140,7 +238,9 @@ describe("gold answers", () => {
 
   test("values that are no text", () => {
     expect([5, 5n, true, ["a"], [3]].map(answerText)).toEqual(["5", "5", "true", "a", "3"]);
-    expect([null, undefined, {}, [], ["a", "b"], new Uint8Array(1)].map(answerText)).toEqual(Array(6).fill(null));
+    expect([null, undefined, {}, [], ["a", "b"], new Uint8Array(1), Number.NaN].map(answerText)).toEqual(
+      Array(7).fill(null),
+    );
   });
 });
 

@@ -83,6 +83,37 @@ describe("JSON Lines", () => {
     expect(rows.map(({ n }) => n)).toEqual([1, 2.5, 1e300]);
   });
 
+  test("whole numbers past 2^53, and reals that are whole, keep their value and their type", async () => {
+    const text =
+      '{"i": 9007199254740993, "u": 18446744073709551615, "r": 1.0, "n": NaN, "e": 1e3, "l": [-9223372036854775808]}\n{"i": -1, "u": 0, "r": 2, "n": -Infinity, "e": null, "l": [1]}\n';
+    const { types, rows } = await convert(input(`\uFEFF${text}`));
+    expect(types).toEqual({ i: "int64", u: "uint64", r: "double", n: "double", e: "double", l: "list<int64>" });
+    expect(rows).toEqual([
+      { i: 2n ** 53n + 1n, u: 2n ** 64n - 1n, r: 1, n: Number.NaN, e: 1000, l: [-(2n ** 63n)] },
+      { i: -1, u: 0, r: 2, n: Number.NEGATIVE_INFINITY, e: null, l: [1] },
+    ]);
+    expect((await convert(input(`[${text.trim().replace("\n", ",")}]`, "in.json"))).rows).toEqual(rows);
+  });
+
+  test("what no column holds as it is, is refused by line and column", async () => {
+    const only = async (...rows: string[]) => (await refused(input(rows.join("\n")))).replace(/; (?:give|keep) .*/, "");
+    expect(await only('{"a": 1}', '{"a": 18446744073709551616}')).toBe(
+      'line 2: column "a" has 18446744073709551616, which 64 bits do not hold',
+    );
+    expect(await only('{"a": -1}', '{"a": 18446744073709551615}')).toContain("below 0 and past 2^63");
+    expect(await only('{"a": 0.5}', '{"a": 9007199254740993}')).toBe(
+      'line 2: column "a" has a whole number past 2^53 here but a real one before (line 1), and no one type holds both',
+    );
+    expect(await only('{"a": [1e400]}')).toBe('line 1: column "a" has 1e400, which no double is near');
+    expect(await only('{"a": "x\\ud83dy"}')).toContain("half of a surrogate pair");
+    expect(await only('{"b": 1, "a": {"k": 1, "k": 2}}')).toBe('line 1 has the key "a.k" twice');
+    expect(await only(`{"a": ${"[".repeat(80)}${"]".repeat(80)}}`)).toContain("nested deeper than 60");
+    const rows = Array.from({ length: 20 }, (_, i) => `{"a": ${i % 2 === 0 ? '"x"' : i}}`);
+    expect(await only(...rows)).toBe(
+      'line 2: column "a" has int64 here but string before (line 1); so too in line 4, line 6, line 8, line 10 and 5 more',
+    );
+  });
+
   test("gzip, zstd, blank lines, CRLF, no newline at the end", async () => {
     const text = '{"a": 1}\r\n\n  \n{"a": 2}\n{"a": 3}';
     for (const bytes of [Buffer.from(text), gzipSync(text), Bun.zstdCompressSync(text)]) {
@@ -129,12 +160,12 @@ describe("JSON Lines", () => {
 
   test("what is wrong is told with its line", async () => {
     expect(await refused(input('{"a": 1}\n\n{"a": \n'))).toBe(
-      'line 3 is not JSON ({"a":); one object a line is needed',
+      'line 3 is not JSON ({"a":): it ends too early; one object a line is needed',
     );
     expect(await refused(input('{"a": 1}\n[1]\n'))).toStartWith("line 2 is a list; an object");
     expect(await refused(input('{"a": 1}\nnull\n'))).toStartWith("line 2 is null");
     expect(await refused(input(lines({ a: "x" }, { a: null }, { a: 5 })))).toBe(
-      'line 3: column "a" has int64 here but string before; give it one type, or leave it out with --columns',
+      'line 3: column "a" has int64 here but string before (line 1); give it one type, or leave it out with --columns',
     );
     expect(await refused(input(lines({ a: [1] }, { a: ["x"] })))).toContain("string here but int64 before");
     expect(await refused(input(lines({ o: { k: 1 } }, { o: { k: "s" } })))).toContain('"o" has "k": string here');
@@ -169,10 +200,19 @@ describe("a JSON array", () => {
 });
 
 describe("Arrow", () => {
-  test.each(["stream", "file"] as const)("%s: simple types, the same values", async (format) => {
+  test.each(["stream", "file"] as const)("%s: the same types and values", async (format) => {
     const { rows, types } = await convert(input(ipcBytes(tableOf(0, 40), format)));
     expect(rows).toEqual(Array.from({ length: 40 }, (_, i) => rowOf(i)));
-    expect(types).toMatchObject({ large: "string", color: "string", list: "list<int64>", real: "double" });
+    expect(types).toEqual({
+      text: "string",
+      large: "large_string",
+      whole: "int64",
+      real: "double",
+      yes: "bool",
+      list: "list<int32>",
+      messages: "list<struct<role: string, content: string>>",
+      color: "dictionary<string>",
+    });
   });
 
   test("onto itself, compressed before", async () => {
@@ -205,14 +245,14 @@ describe("Parquet", () => {
     expect(types).toEqual({
       question: "string",
       answer: "string",
-      level: "int64",
+      level: "int32",
       big: "int64",
       score: "double",
       easy: "bool",
       tags: "list<string>",
       messages: "list<struct<role: string, content: string>>",
-      day: "string",
-      counts: "list<struct<key: string, value: int64>>",
+      day: "date32[day]",
+      counts: "map<string, int64>",
     });
     const expected = Array.from({ length: 7 }, (_, i) => ({
       question: `What is ${i} + ${i}? é`,
@@ -229,8 +269,10 @@ describe("Parquet", () => {
     expect(rows).toEqual(expected);
   });
 
-  test("bytes are refused by their column", async () => {
-    expect(await refused(path)).toStartWith('column "digest" is FIXED_LEN_BYTE_ARRAY');
+  test("bytes stay bytes", async () => {
+    const { types, rows } = await convert(path);
+    expect(types.digest).toBe("fixed_size_binary[2]");
+    expect(rows.map(({ digest }) => digest)).toEqual(Array.from({ length: 7 }, (_, i) => Uint8Array.of(i, 255)));
   });
 
   test("damaged", async () => {

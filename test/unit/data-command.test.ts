@@ -4,6 +4,7 @@ import { readdirSync } from "node:fs";
 import { resolve } from "node:path";
 import { openDataset } from "../../src/data/dataset.ts";
 import { choosePaths, downloadDataset } from "../../src/data/download.ts";
+import { loadDataset } from "../../src/data/load.ts";
 import { InputError } from "../../src/errors.ts";
 import { ipcBytes, tableOf, temporaryFolder } from "../fixtures/data/arrow.ts";
 
@@ -130,6 +131,34 @@ describe("download", () => {
     expect(readdirSync(`${target}/train`).filter((name) => name.endsWith("download"))).toEqual([]);
     const again = downloadDataset("owner/name", target, { hubUrl });
     await expect(again).rejects.toThrow(/the folder is not empty/);
+  });
+
+  test("dataset_config chooses what is downloaded, each into a folder of its own", async () => {
+    const before = { HF_ENDPOINT: process.env.HF_ENDPOINT, BUN_GRPO_CACHE: process.env.BUN_GRPO_CACHE };
+    Object.assign(process.env, { HF_ENDPOINT: hubUrl, BUN_GRPO_CACHE: folder.file("hub-cache") });
+    try {
+      for (const [config, question] of [
+        [null, "a"],
+        ["other", "d"],
+        ["main", "a"],
+      ] as const) {
+        const dataset = await loadDataset("owner/name", { config });
+        expect(dataset.row(0).question).toBe(question);
+        dataset.close();
+      }
+      expect(readdirSync(folder.file("hub-cache/datasets")).sort()).toEqual([
+        "owner--name",
+        "owner--name@main",
+        "owner--name@other",
+      ]);
+      const third = loadDataset("owner/name", { config: "third" });
+      await expect(third).rejects.toThrow(/no configuration "third"; choose with --dataset_config: main, other/);
+    } finally {
+      for (const [name, value] of Object.entries(before)) {
+        if (value === undefined) delete process.env[name];
+        else process.env[name] = value;
+      }
+    }
   });
 
   test("what the hub does not have is bad input", async () => {

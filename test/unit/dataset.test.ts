@@ -3,6 +3,8 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { gzipSync } from "node:zlib";
+import { exampleAt, findColumns } from "../../src/data/columns.ts";
+import { convertToArrow } from "../../src/data/convert.ts";
 import { openDataset } from "../../src/data/dataset.ts";
 import { loadDataset } from "../../src/data/load.ts";
 import { chooseSplit, splitOf } from "../../src/data/splits.ts";
@@ -120,13 +122,27 @@ describe("folders", () => {
     fails(make("indices", { "state.json": indices, "a.arrow": [0, 1] }), /flatten_indices/);
   });
 
-  test("shards whose columns differ", () => {
+  test("shards whose columns differ: what is used must be in all of them, the rest is what each row holds", async () => {
     const path = make("differ", { "a.arrow": [0, 2] });
     writeFileSync(join(path, "b.arrow"), ipcBytes(tableOf(0, 2, ["text", "whole"])));
-    fails(
-      path,
-      /b\.arrow: its columns \(text: string, whole: int64\) differ from those of .*a\.arrow \(text: string, real: double\)/,
+    const dataset = openDataset(path);
+    expect(Array.from({ length: 4 }, (_, i) => Object.keys(dataset.row(i)))).toEqual([
+      ["text", "real"],
+      ["text", "real"],
+      ["text", "whole"],
+      ["text", "whole"],
+    ]);
+    expect(findColumns(dataset, { promptColumn: "text" }).prompt.name).toBe("text");
+    expect(() => findColumns(dataset, { promptColumn: "whole" })).toThrow(
+      /a\.arrow: no column "whole" \(prompt_column\)/,
     );
+    dataset.close();
+    const output = folder.file("one.arrow");
+    await expect(convertToArrow(path, output)).rejects.toThrow(
+      /b\.arrow: column "real" is not there, and double in .*a\.arrow/,
+    );
+    await convertToArrow(path, output, { columns: ["text"] });
+    expect(rows(output)).toHaveLength(4);
   });
 });
 
@@ -179,6 +195,59 @@ describe("loadDataset", () => {
     expect(dataset.numRows).toBe(1);
     dataset.close();
     await expect(loadDataset(path, { split: "dev" })).rejects.toThrow(/no split "dev"/);
+  });
+
+  test("columns of mixed types are what each row holds, and may be asked for", async () => {
+    const rows = [
+      '{"question": "a?", "answer": 5, "x": "hard", "y": {"k": 1}, "z": 1.0, "twice": 1, "twice": 2}',
+      '{"question": "b?", "answer": "#### 6", "x": 3, "y": {"k": "s"}, "z": 100000000000000000000}',
+      '{"question": "c?", "answer": 9007199254740993, "y": {"k": "\\ud800"}, "z": 1e400}',
+    ];
+    const dataset = await loadDataset(folder.file("mixed.jsonl", rows.join("\n")));
+    expect(Array.from({ length: 3 }, (_, i) => dataset.row(i))).toEqual([
+      { question: "a?", answer: 5, x: "hard", y: { k: 1 }, z: 1 },
+      { question: "b?", answer: "#### 6", x: 3, y: { k: "s" }, z: 10n ** 20n },
+      { question: "c?", answer: 2n ** 53n + 1n, x: null, y: { k: "\ud800" }, z: "1e400" },
+    ]);
+    const columns = findColumns(dataset);
+    expect([0, 1, 2].map((i) => exampleAt(dataset, columns, i).gold)).toEqual(["5", "6", "9007199254740993"]);
+    expect(dataset.columns.find(({ name }) => name === "x")!.type).toBe(
+      "mixed (line 2: int64 here but string before (line 1))",
+    );
+    expect(() => findColumns(dataset, { answerColumn: "twice" })).toThrow(/line 1 has the key "twice" twice/);
+    const inside = findColumns(dataset, { answerColumn: "y.k" });
+    expect([0, 1].map((i) => exampleAt(dataset, inside, i).gold)).toEqual(["1", "s"]);
+    dataset.close();
+  });
+
+  test("configurations by folder: the hub's, and the cache of datasets", async () => {
+    const path = make("configs", {
+      "main/train-00000-of-00001.jsonl": lines,
+      "main/test-00000-of-00001.jsonl": '{"question": "0?"}\n',
+      "other/train-00000-of-00001.jsonl": '{"question": "other?"}\n',
+    });
+    const hash = "0".repeat(40);
+    const cache = make("owner___name", {
+      [`main/0.0.0/${hash}/name-train.arrow`]: [0, 3],
+      [`main/0.0.0/${hash}/name-test.arrow`]: [3, 4],
+      [`main/0.0.0/${hash}/cache-1234.arrow`]: [3, 9],
+      [`other/0.0.0/${hash}/name-train.arrow`]: [4, 9],
+    });
+    const count = async (folder: string, options: Parameters<typeof loadDataset>[1]) => {
+      const dataset = await loadDataset(folder, options);
+      dataset.close();
+      return dataset.numRows;
+    };
+    expect(await count(path, {})).toBe(2);
+    expect(await count(path, { config: "main", split: "test" })).toBe(1);
+    expect(await count(path, { config: "other" })).toBe(1);
+    expect(await count(cache, {})).toBe(3);
+    expect(await count(cache, { split: "test" })).toBe(1);
+    expect(await count(cache, { config: "other" })).toBe(5);
+    await expect(count(path, { config: "third" })).rejects.toThrow(
+      /no configuration "third"; choose with --dataset_config: main, other/,
+    );
+    await expect(count(folder.file("dict"), { config: "main" })).rejects.toThrow(/no configuration "main" in it/);
   });
 
   test("a path that is not there is not asked of the hub", async () => {

@@ -349,12 +349,13 @@ describe("many small batches under way at once", () => {
 });
 
 describe("reward functions", () => {
-  test("get prompts, completions, ids and columns; may be asynchronous, print and return null", async () => {
+  test("get prompts, their ends, completions, ids and columns; may be asynchronous, print and return null", async () => {
     const result = await pool(["gsm8k", fixture("columns.ts")], { weights: [1, 0.5] }).score(
       batch(["#### 1", "#### 2", "#### 3"], {
-        prompts: ["p", [{ role: "user", content: "q" }], "skip"],
+        prompts: ["p", [{ role: "user", content: "q" }], "p"],
         completionIds: [[7, 8], [9], [1]],
         golds: ["1", null, null],
+        promptEnds: ["", "<think>\n", "skip"],
         columns: { key: [8n, 4n, 1n] },
       }),
     );

@@ -8,6 +8,32 @@ import { repetitionPenalty } from "../../src/rewards/library/repetition.ts";
 
 const whole = "<think>\n1 + 1\n</think>\n<answer>\n2\n</answer>";
 
+describe("a thought that the prompt opened", () => {
+  const end = "<|im_start|>assistant\n<think>\n";
+  const score = (name: LibraryReward, completion: string, promptEnd: string) =>
+    scoreByLibrary(
+      name,
+      { completions: [completion], completionIds: [[1]], correct: [null], promptEnds: [promptEnd] },
+      defaultParameters,
+    )[0];
+  test.each<[LibraryReward, string, string, number]>([
+    ["think_format", "I add.\n</think>\nThe answer is 4.", end, 1],
+    ["think_format", "I add.\n</think>\nThe answer is 4.", "<think>", 1],
+    ["think_format", "I add.\n</think>\nThe answer is 4.", "<think>\n\n</think>\n\n", 0],
+    ["think_format", "I add.\n</think>\nThe answer is 4.", "", 0],
+    ["think_format", "I add. 4", end, 0],
+    ["think_format", "<think>I add.</think> 4", end, 0],
+    ["think_format", "<think>I add.</think> 4", "<|im_start|>assistant\n", 1],
+    ["format", "I add.\n</think>\n<answer>\n4\n</answer>", end, 1],
+    ["format", "I add.\n</think>\n<answer>\n4\n</answer>", "assistant\n", 0],
+    ["format", "\nI add.\n</think>\n<answer>\n4\n</answer>", "<think>", 1],
+    ["tag_count", "I add.\n</think>\n<answer>\n4\n</answer>", end, 1],
+    ["tag_count", "I add.\n</think>\n<answer>\n4\n</answer>", "", 0.75],
+  ])("%s of %j behind %j", (name, completion, promptEnd, reward) => {
+    expect(score(name, completion, promptEnd)).toBe(reward);
+  });
+});
+
 describe("think_format", () => {
   test.each([
     ["<think>\nthought\n</think>\nanswer", 1],

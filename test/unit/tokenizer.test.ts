@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { InputError } from "../../src/errors.ts";
 import { formatDate } from "../../src/tokenizer/format_date.ts";
-import { hasTokenizer, loadTokenizer, type Tokenizer } from "../../src/tokenizer/tokenizer.ts";
+import { hasTokenizer, loadTokenizer, readChatTemplate, type Tokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { makeTokenizer } from "../fixtures/make_tokenizer.ts";
 
 const fixture = join(import.meta.dir, "../fixtures/tokenizer");
@@ -180,7 +180,7 @@ describe("prompts", () => {
       loadTokenizer(variant({ "chat_template.jinja": template })).renderChat(question, {
         kwargs: { day: { a: "ä<" } },
       });
-    expect(render("{{ tools is none }}{{ documents is defined }}{{ missing is defined }}")).toBe("truetruefalse");
+    expect(render("{{ tools is none }}{{ documents is defined }}{{ missing is defined }}")).toBe("TrueTrueFalse");
     expect(render("{{ eos_token }}{{ pad_token }}")).toBe("<|end|><|pad|>");
     expect(render("{{ day | tojson }}")).toBe('{"a": "ä<"}');
     expect(render("{% for i in range(1, 7, 2) %}{{ i }}{% endfor %}")).toBe("135");
@@ -189,6 +189,18 @@ describe("prompts", () => {
     expect(() => render("{{ raise_exception('no') }}")).toThrow("refuses these messages: no");
   });
 
+  test("chat_template: a file, a folder, or the text goes before the model's own; a bad one says where", () => {
+    const text = "{% for m in messages %}{{ m.content }}|{% endfor %}";
+    const folder = variant({ "chat_template.jinja": text });
+    const render = (given: string) => loadTokenizer(fixture, readChatTemplate(given)).renderChat(question);
+    const expected = question.map(({ content }) => `${content}|`).join("");
+    for (const given of [text, folder, join(folder, "chat_template.jinja")]) expect(render(given)).toBe(expected);
+    expect(() => readChatTemplate("nowhere.jinja")).toThrow(/chat_template: nowhere.jinja is not there/);
+    expect(() => readChatTemplate("{% if %}")).toThrow(/^chat_template: line 1: .*; correct the template$/);
+    expect(() => readChatTemplate(variant({ "chat_template.jinja": "a\n{{ b" }))).toThrow(
+      /chat_template.jinja: line 2: /,
+    );
+  });
   test("dates are English whatever the locale", () => {
     const date = new Date(2024, 2, 5, 15, 4, 9);
     expect(formatDate(date, "%d %b %Y, %A %e %B, %H:%M:%S, %I %p, %j, %y%%, %q")).toBe(
@@ -391,8 +403,7 @@ describe("hostile folders", () => {
     ["without a vocabulary", { model: { type: "BPE" } }, /holds no model/],
     ["without merges", { model: { type: "BPE", vocab: { a: 0 } } }, /model.merges/],
     ["of an unknown decoder", { ...json("tokenizer.json"), decoder: { type: "Magic" } }, /tokenizer.json: .*Magic/],
-    ["with an unsupported split", split("MergedWithNext"), /MergedWithNext/],
-    ["with a single_word token", added({ id: 0, content: "x", single_word: true }), /added_tokens.0: single_word/],
+    ["with an unsupported split", split("Sideways"), /Sideways/],
     ["with a token without id", added({ content: "x" }), /added_tokens.0/],
   ])("tokenizer.json %s", (_, content, message) => {
     const folder = variant({ "tokenizer.json": content });

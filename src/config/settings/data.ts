@@ -15,6 +15,17 @@ export const datasetSettings = {
         "FILE|FOLDER|ID",
       ),
     ),
+  dataset_config: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "Which configuration, where the dataset has several; eval_dataset's too, if it is the same. null: main, default, or the only one.",
+        "NAME",
+      ),
+    ),
   dataset_split: z.string().min(1).default("train").meta(about("Which split, where the dataset has several.", "NAME")),
   prompt_column: z
     .string()
@@ -23,7 +34,7 @@ export const datasetSettings = {
     .default(null)
     .meta(
       about(
-        "Column with the prompt (text or messages). null: found by name (prompt, question, problem, messages).",
+        "Column with the prompt (text or messages), or a field in one (a.b). null: found by name (prompt, question, problem, messages).",
         "NAME",
       ),
     ),
@@ -32,11 +43,27 @@ export const datasetSettings = {
     .min(1)
     .nullable()
     .default(null)
-    .meta(about("Column with the gold answer. null: found by name (answer, solution).", "NAME")),
+    .meta(
+      about(
+        "Column with the gold answer, or a field in one (reward_model.ground_truth). null: found by name (answer, solution).",
+        "NAME",
+      ),
+    ),
 } as const;
 
 export const promptSettings = {
   system_prompt: z.string().nullable().default(null).meta(about("System message put before each prompt.")),
+  chat_template: z
+    .string()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(
+      about(
+        "Chat template in place of the model's: a .jinja file, a model's folder, or the template itself. Saved with the model.",
+        "FILE",
+      ),
+    ),
   chat_template_kwargs: z
     .record(z.string(), z.unknown())
     .default({})

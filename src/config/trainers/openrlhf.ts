@@ -235,6 +235,8 @@ const dotted: readonly Line[] = [
   ["data.label_key", renamed("answer_column")],
   ["data.input_template", onlyOff("the model's chat template makes the prompt", ["system_prompt"])],
   ["data.apply_chat_template", dropped("the chat template is used where the model has one")],
+  ["data.tokenizer_chat_template", renamed("chat_template", (value) => value)],
+  ["tokenizer_chat_template", renamed("chat_template", (value) => value)],
   ["data.max_len", dropped("rows that do not fit the model's context are skipped")],
   ["data.max_samples", dropped("all rows of the file are drawn from")],
   ["data.image_key", dropped(noImages)],

@@ -130,7 +130,7 @@ const trlLines: Trainer["lines"] = [
   ["activation_offloading", droppedUnlessOff("activations are always recomputed layer by layer")],
   ["eos_token", onlyOff("the model folder says how an answer ends: set it in its generation_config.json")],
   ["pad_token", droppedUnlessOff("sequences are always packed and never padded")],
-  ["chat_template_path", onlyOff("the model folder's template is used: put it into tokenizer_config.json there")],
+  ["chat_template_path", renamed("chat_template")],
   // ModelConfig
   ["model_revision", revision],
   ["attn_implementation", dropped("attention is the trainer's own")],
@@ -148,7 +148,6 @@ const trlLines: Trainer["lines"] = [
   ["streaming", droppedUnlessOff("rows are read from a mapped file")],
   ["dataset_streaming", droppedUnlessOff("rows are read from a mapped file")],
   ["test_split_size", onlyOff("split the rows beforehand and name the held-out ones", ["eval_dataset"])],
-  ["dataset_config", onlyOff("download that part of the dataset and name its file", ["dataset"])],
   ["ignore_bias_buffers", droppedUnlessOff("one process computes")],
   ["gradient_checkpointing_use_reentrant", dropped("activations are always recomputed layer by layer")],
   // `accelerate launch` and TRL's command line
@@ -170,7 +169,6 @@ const noCode = "no program is run to judge an answer, unless a reward function (
 /** open-r1's GRPOConfig and GRPOScriptArguments. */
 const openR1Lines: Trainer["lines"] = [
   ["dataset_prompt_column", taken("prompt_column")],
-  ["chat_template", onlyOff("the model folder's template is used: put it into tokenizer_config.json there")],
   ["benchmarks", onlyOff("evaluate afterwards with grpo eval --benchmark: leave it out")],
   ["callbacks", onlyOff("there are no callbacks: leave it out")],
   ["hub_model_revision", dropped("nothing is uploaded")],

@@ -350,10 +350,7 @@ export const verl: Trainer = {
       dropped("activations are always recomputed layer by layer"),
     ],
     ["actor_rollout_ref.model.trust_remote_code", droppedUnlessOff("no code of a model is ever run")],
-    [
-      "actor_rollout_ref.model.custom_chat_template",
-      onlyOff("the model folder's template is used: put it into tokenizer_config.json there"),
-    ],
+    ["actor_rollout_ref.model.custom_chat_template", renamed("chat_template", (value) => value)],
     ...lines("actor_rollout_ref.model", dropped("the model is what its folder says"), [
       ...["use_shm", "external_lib", "hf_config_path", "tokenizer_path", "use_liger", "use_fused_kernels"],
       ...["fused_kernel_options.*", "enable_activation_offload", "override_config*", "mtp.*", "tiled_mlp.*"],

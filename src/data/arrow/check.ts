@@ -1,7 +1,7 @@
 /**
  * Whether the buffers of a loaded column hold what its lengths promise: long enough, offsets rising and within the data.
- * After this every value of the common types can be read without looking again; dictionary indices, and the rare types
- * that values.ts leaves to apache-arrow, are checked as they are read. Nothing here touches the text itself.
+ * After this every value of the common types can be read without looking again; dictionary indices, views and members of
+ * unions are checked as they are read. Nothing here touches the text itself.
  */
 import { type Data, Type } from "apache-arrow";
 
@@ -21,7 +21,22 @@ export function checkColumn(data: Data, length: number): void {
     case Type.Int:
     case Type.Float:
     case Type.Dictionary:
+    case Type.Date:
+    case Type.Time:
+    case Type.Timestamp:
+    case Type.Duration:
+    case Type.Decimal:
+    case Type.FixedSizeBinary:
+    case Type.Interval:
       needItems("its values", data.values, data.length * data.stride);
+      break;
+    case Type.Utf8View:
+    case Type.BinaryView:
+      needBytes("its views", data.values, data.length * 16);
+      break;
+    case Type.Union:
+      needItems("its types", data.typeIds, data.length);
+      for (const child of data.children) checkColumn(child, child.length);
       break;
     case Type.Utf8:
     case Type.LargeUtf8:

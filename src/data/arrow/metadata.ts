@@ -190,6 +190,121 @@ function checkFields(fields: FlatVector, view: DataView, depth: number, budget: 
   }
 }
 
+/** What one node of a column takes up in a batch: buffers, and those that a batch counts itself (of view types). */
+export interface NodeLayout {
+  readonly buffers: number;
+  readonly variadic: boolean;
+}
+
+/** A column of a type that apache-arrow does not read. */
+export interface UnreadField {
+  /** In pyarrow's words. */
+  readonly type: string;
+  readonly layout: readonly NodeLayout[];
+}
+
+/** Types of the Type union that apache-arrow has no class for, though their layout is known. */
+const unreadTypes: ReadonlyMap<number, string> = new Map([
+  [22, "run_end_encoded"],
+  [25, "list_view"],
+  [26, "large_list_view"],
+]);
+const NULL_TYPE = 1;
+const UNION_TYPE = 14;
+/** Buffers of each type, by its number in the Type union; a union's depend on its mode. */
+const buffersOf: Readonly<Record<number, number>> = {
+  0: 0, // NONE
+  1: 0, // Null
+  2: 2, // Int
+  3: 2, // FloatingPoint
+  4: 3, // Binary
+  5: 3, // Utf8
+  6: 2, // Bool
+  7: 2, // Decimal
+  8: 2, // Date
+  9: 2, // Time
+  10: 2, // Timestamp
+  11: 2, // Interval
+  12: 2, // List
+  13: 1, // Struct
+  15: 2, // FixedSizeBinary
+  16: 1, // FixedSizeList
+  17: 2, // Map
+  18: 2, // Duration
+  19: 3, // LargeBinary
+  20: 3, // LargeUtf8
+  21: 2, // LargeList
+  22: 0, // RunEndEncoded
+  23: 2, // BinaryView
+  24: 2, // Utf8View
+  25: 3, // ListView
+  26: 3, // LargeListView
+};
+const viewTypes = [23, 24];
+
+/**
+ * The schema's bytes with each column of an unread type called null, so that apache-arrow decodes the others, and what such
+ * columns take up in each batch, by their index. The bytes must have passed `checkSchema`.
+ */
+export function withoutUnread(
+  metadata: Uint8Array,
+  holder: SchemaHolder,
+): { readonly metadata: Uint8Array; readonly unread: ReadonlyMap<number, UnreadField> } {
+  const copy = metadata.slice();
+  const root = rootTable(copy);
+  const version = number16(root, 0);
+  const schema = tableField(root, holder === "message" ? 2 : 1)!;
+  const fields = vectorField(schema, 1, 4);
+  const unread = new Map<number, UnreadField>();
+  for (let i = 0; i < fields.length; i++) {
+    const field = itemTable(fields, i, schema.view);
+    const type = unreadTypeIn(field);
+    if (type === undefined) continue;
+    unread.set(i, { type, layout: layoutOf(field, version) });
+    schema.view.setUint8(fieldAt(field, 2), NULL_TYPE);
+    const children = vectorField(field, 5, 4);
+    if (children.length > 0) schema.view.setUint32(children.at - 4, 0, true);
+  }
+  return { metadata: unread.size > 0 ? copy : metadata, unread };
+}
+
+const itemTable = (items: FlatVector, i: number, view: DataView): FlatTable => {
+  const at = items.at + 4 * i;
+  return tableAt(view, at + view.getUint32(at, true));
+};
+
+const childrenOf = (field: FlatTable): FlatTable[] => {
+  const children = vectorField(field, 5, 4);
+  return Array.from({ length: children.length }, (_, i) => itemTable(children, i, field.view));
+};
+
+function unreadTypeIn(field: FlatTable): string | undefined {
+  const own = unreadTypes.get(number8(field, 2));
+  if (own !== undefined) return own;
+  for (const child of childrenOf(field)) {
+    const inner = unreadTypeIn(child);
+    if (inner !== undefined) return `a type with ${inner} in it`;
+  }
+  return undefined;
+}
+
+function layoutOf(field: FlatTable, version: number): NodeLayout[] {
+  const isDictionary = tableField(field, 4) !== undefined;
+  if (isDictionary) return [{ buffers: 2, variadic: false }];
+  const type = number8(field, 2);
+  const buffers = type === UNION_TYPE ? unionBuffers(field, version) : buffersOf[type];
+  if (buffers === undefined) throw new DamagedMetadata(`a type of the unknown number ${type}`);
+  const own = { buffers, variadic: viewTypes.includes(type) };
+  return [own, ...childrenOf(field).flatMap((child) => layoutOf(child, version))];
+}
+
+/** Types, offsets where it is dense, and before version 5 a null bitmap. */
+function unionBuffers(field: FlatTable, version: number): number {
+  const union = tableField(field, 3);
+  const dense = union !== undefined && number16(union, 0) === 1;
+  return (dense ? 2 : 1) + (version <= VERSION_4 ? 1 : 0);
+}
+
 /** Where a message of the file format lies. */
 export interface FileBlock {
   readonly offset: number;

@@ -8,7 +8,9 @@ import { Footer } from "apache-arrow/ipc/metadata/file";
 import { VectorLoader } from "apache-arrow/visitor/vectorloader";
 import { type FileMapping, mapFile } from "../../../ffi/bindings/libc.ts";
 import { errorText, InputError } from "../../errors.ts";
+import { parseJson, plainJson } from "../json-text.ts";
 import { checkColumn } from "./check.ts";
+import { LEFT_OUT, MIXED } from "./marks.ts";
 import {
   type ArrowMessages,
   type BatchPlace,
@@ -16,12 +18,19 @@ import {
   type DictionaryPlace,
   findMessages,
 } from "./messages.ts";
+import { type UnreadField, withoutUnread } from "./metadata.ts";
 import { typeName, valueAt } from "./values.ts";
 
 export interface Column {
   readonly name: string;
   /** In pyarrow's words, e.g. "list<struct<role: string, content: string>>". */
   readonly type: string;
+  /** The type itself; absent for a column of mixed types, and one that is not read. */
+  readonly dataType?: DataType;
+  /** Why rows come without it. */
+  readonly unread?: string;
+  /** The first of several files that does not have it. */
+  readonly missingIn?: string;
 }
 
 export interface ArrowTable {
@@ -32,8 +41,12 @@ export interface ArrowTable {
   readonly numBatches: number;
   readonly columns: readonly Column[];
   readonly fields: readonly Field[];
-  /** Row `index` as plain values; the object shares no memory with the file. */
+  /** What the schema says of the whole file. */
+  readonly metadata: ReadonlyMap<string, string>;
+  /** Row `index` as plain values; the object shares no memory with the file. Columns that are not read are left out. */
   row(index: number): Record<string, unknown>;
+  /** The columns of batch `index` over the mapping, null for one that is not read: no longer valid once the table is closed. */
+  arrays(index: number): { readonly rows: number; readonly columns: readonly (Data | null)[] };
   close(): void;
 }
 
@@ -57,8 +70,9 @@ function tableOver(mapping: FileMapping): ArrowTable {
   const { path } = mapping;
   const messages = findMessages(mapping);
   const { format, version, batches } = messages;
-  const { schema, columns } = decodeSchema(path, messages);
+  const { schema, columns, unread } = decodeSchema(path, messages);
   const { fields } = schema;
+  const readers = fields.map(({ metadata }) => (metadata.has(MIXED) ? mixedAt : valueAt));
   const names = fields.map(({ name }) => name);
   const repeated = names.find((name, i) => names.indexOf(name) !== i);
   if (repeated !== undefined) throw new InputError(`${path}: two columns are called "${repeated}"; rename one of them`);
@@ -71,13 +85,13 @@ function tableOver(mapping: FileMapping): ArrowTable {
   }
   const numRows = starts.at(-1)!;
   const dictionaries = new DictionaryLoader(mapping, schema, version);
-  const kept = new Map<number, readonly Data[]>();
+  const kept = new Map<number, readonly (Data | null)[]>();
   let open = true;
 
-  const columnsOf = (batch: number): readonly Data[] => {
+  const columnsOf = (batch: number): readonly (Data | null)[] => {
     const known = kept.get(batch);
     kept.delete(batch);
-    const columns = known ?? loadBatch(mapping, batch, batches[batch]!, fields, dictionaries, version);
+    const columns = known ?? loadBatch(mapping, batch, batches[batch]!, fields, unread, dictionaries, version);
     kept.set(batch, columns); // the newest stands last
     if (kept.size > KEPT_BATCHES) kept.delete(kept.keys().next().value!);
     return columns;
@@ -91,18 +105,28 @@ function tableOver(mapping: FileMapping): ArrowTable {
     numBatches: batches.length,
     columns,
     fields,
+    metadata: schema.metadata,
     row(index) {
       if (!open) throw new Error(`${path}: row ${index} read after close`);
       if (!Number.isInteger(index) || index < 0 || index >= numRows)
         throw new RangeError(`${path}: row ${index} of ${numRows}`);
       const batch = batchOf(starts, index);
       const place = batches[batch]!.place;
-      return Object.fromEntries(
-        columnsOf(batch).map((data, c) => [
-          names[c]!,
-          guarded(path, `record batch ${batch}`, place, names[c]!, () => valueAt(data, index - starts[batch]!)),
-        ]),
-      );
+      const row: Record<string, unknown> = {};
+      const within = index - starts[batch]!;
+      for (const [c, data] of columnsOf(batch).entries()) {
+        if (data === null) continue;
+        const name = names[c]!;
+        const value = guarded(path, `record batch ${batch}`, place, name, () => readers[c]!(data, within));
+        if (name === "__proto__") Object.defineProperty(row, name, { value, ...ordinary });
+        else row[name] = value;
+      }
+      return row;
+    },
+    arrays(index) {
+      if (!open) throw new Error(`${path}: batch ${index} read after close`);
+      const { rows } = batches[index]!.place.header;
+      return { rows, columns: columnsOf(index) };
     },
     close() {
       open = false;
@@ -110,6 +134,14 @@ function tableOver(mapping: FileMapping): ArrowTable {
       mapping.close();
     },
   };
+}
+
+const ordinary = { writable: true, enumerable: true, configurable: true };
+
+/** A value of a column whose texts are JSON (see marks.ts). */
+function mixedAt(data: Data, index: number): unknown {
+  const text = valueAt(data, index);
+  return typeof text === "string" ? plainJson(parseJson(text)) : null;
 }
 
 /** The batch with row `index`: the last one that starts at or before it and is not empty. */
@@ -123,18 +155,40 @@ function batchOf(starts: readonly number[], index: number): number {
   return low;
 }
 
+interface DecodedSchema {
+  readonly schema: Schema;
+  readonly columns: readonly Column[];
+  readonly unread: ReadonlyMap<number, UnreadField>;
+}
+
 /** The schema, and its columns as they are called; both of which fail on types that nobody knows. */
-function decodeSchema(
-  path: string,
-  { schema: bytes, holder }: ArrowMessages,
-): { schema: Schema; columns: readonly Column[] } {
+function decodeSchema(path: string, { schema: bytes, holder }: ArrowMessages): DecodedSchema {
   try {
-    const schema = holder === "footer" ? Footer.decode(bytes).schema : (Message.decode(bytes).header() as Schema);
-    return { schema, columns: schema.fields.map(({ name, type }) => ({ name, type: typeName(type) })) };
+    const { metadata, unread } = withoutUnread(bytes, holder);
+    const schema = holder === "footer" ? Footer.decode(metadata).schema : (Message.decode(metadata).header() as Schema);
+    const columns = schema.fields.map((field, i) => columnOf(path, field, unread.get(i)));
+    return { schema, columns: [...columns, ...leftOut(schema)], unread };
   } catch (error) {
     const cure = "cast it to a plain type, or leave it out";
     throw new InputError(`${path}: a column's type is damaged or not supported (${errorText(error)}); ${cure}`);
   }
+}
+
+function columnOf(path: string, { name, type, metadata }: Field, unread: UnreadField | undefined): Column {
+  if (unread !== undefined) {
+    const why = `${path}: column "${name}" is ${unread.type}, which is not read here; cast it to a plain type`;
+    return { name, type: unread.type, unread: why };
+  }
+  const mixed = metadata.get(MIXED);
+  return mixed === undefined ? { name, type: typeName(type), dataType: type } : { name, type: `mixed (${mixed})` };
+}
+
+/** Columns that the file was made without. */
+function leftOut({ metadata }: Schema): Column[] {
+  const text = metadata.get(LEFT_OUT);
+  if (text === undefined) return [];
+  const reasons = Object.entries(JSON.parse(text) as Record<string, string>);
+  return reasons.map(([name, unread]) => ({ name, type: "not read", unread }));
 }
 
 /** Turns what a damaged batch throws into one line with file, batch, column and cure. */
@@ -156,25 +210,16 @@ function loadBatch(
   index: number,
   { place, dictionaries }: { place: BatchPlace; dictionaries: Dictionaries },
   fields: readonly Field[],
-  loader: DictionaryLoader,
+  unread: ReadonlyMap<number, UnreadField>,
+  dictionaryLoader: DictionaryLoader,
   version: number,
-): readonly Data[] {
+): readonly (Data | null)[] {
   const name = `record batch ${index}`;
-  return loadColumns(mapping, name, place, fields, loader.vectors(dictionaries), version);
-}
-
-/** The columns of one message, checked. */
-function loadColumns(
-  mapping: FileMapping,
-  name: string,
-  place: BatchPlace,
-  fields: readonly Field[],
-  dictionaries: Map<number, Vector>,
-  version: number,
-): readonly Data[] {
-  const loader = new MappedLoader(mapping, name, place, dictionaries, version);
-  return fields.map((field) =>
+  const loader = new MappedLoader(mapping, name, place, dictionaryLoader.vectors(dictionaries), version);
+  return fields.map((field, i) =>
     guarded(mapping.path, name, place, field.name, () => {
+      const skipped = unread.get(i);
+      if (skipped !== undefined) return loader.skip(skipped);
       const data = loader.visit(field) as Data;
       checkColumn(data, place.header.rows);
       return data;
@@ -203,6 +248,16 @@ class MappedLoader extends VectorLoader {
     super(new Uint8Array(0), nodes, buffers, dictionaries, version, variadicBufferCounts);
     this.mapping = mapping;
     this.place = place;
+  }
+
+  /** Goes past a column without reading it. */
+  skip({ layout }: UnreadField): null {
+    for (const { buffers, variadic } of layout) {
+      this.nextFieldNode();
+      const count = buffers + (variadic ? this.nextVariadicBufferCount() : 0);
+      for (let i = 0; i < count; i++) this.nextBufferRange();
+    }
+    return null;
   }
 
   protected override nextFieldNode() {

@@ -1,49 +1,118 @@
 /**
- * The few column types that a written file has, inferred from plain values or taken over from Arrow types: null, bool,
- * int64, float64, string, list and struct, every one of them nullable. Leaves out the writing (write.ts).
+ * The column types that values of JSON have: null, bool, int64, uint64, float64, string, list and struct, every one of
+ * them nullable. Leaves out what columns of a schema have (they keep their own types) and the writing (write.ts).
  */
-import { Bool, type DataType, Field, Float64, Int64, List, Null, Struct, Type, Utf8 } from "apache-arrow";
+import { Bool, type DataType, Field, Float64, Int64, List, Null, Struct, Uint64, Utf8 } from "apache-arrow";
 
 export type ColumnType =
-  | { readonly kind: "null" | "bool" | "int64" | "float64" | "string" }
+  | { readonly kind: "null" | "bool" | "uint64" | "float64" | "string" }
+  | {
+      readonly kind: "int64";
+      /** Past 2^53, where a double holds not every one. */
+      readonly wide?: boolean;
+      readonly negative?: boolean;
+    }
   | { readonly kind: "list"; readonly item: ColumnType }
   | { readonly kind: "struct"; readonly fields: ReadonlyMap<string, ColumnType> };
 
 /** Two values, or a value and a type, that cannot stand in one column; the caller adds the place. */
-export class TypeConflict extends Error {}
+export class TypeConflict extends Error {
+  /** Whether the values can be kept as they are written, as JSON. */
+  readonly keepable: boolean;
+
+  constructor(message: string, { keepable = true } = {}) {
+    super(message);
+    this.keepable = keepable;
+  }
+}
 
 const nothing: ColumnType = { kind: "null" };
+const text: ColumnType = { kind: "string" };
+const truth: ColumnType = { kind: "bool" };
+const real: ColumnType = { kind: "float64" };
+const whole: ColumnType = { kind: "int64" };
+const negative: ColumnType = { kind: "int64", negative: true };
 
-/** The type of a plain value; whole numbers are int64 while a double holds them exactly. */
-export function typeOfValue(value: unknown): ColumnType {
+/** A number that keeps how it was written (see json-text.ts). */
+interface WrittenNumber {
+  readonly text: string;
+  readonly fits: boolean;
+}
+
+/** As Arrow files are read here; see arrow/metadata.ts. */
+const MAX_DEPTH = 60;
+
+/**
+ * The type of a plain value; whole numbers are int64 while a double holds them exactly, and as bigint.
+ * @throws TypeConflict for a value that no column holds
+ */
+export function typeOfValue(value: unknown, depth = 0): ColumnType {
   if (value === null || value === undefined) return nothing;
   switch (typeof value) {
     case "string":
-      return { kind: "string" };
+      if (!value.isWellFormed()) throw new TypeConflict("half of a surrogate pair in a text, which no UTF-8 holds");
+      return text;
     case "boolean":
-      return { kind: "bool" };
+      return truth;
     case "bigint":
-      return { kind: BigInt.asIntN(64, value) === value ? "int64" : "float64" };
+      return typeOfBigint(value);
     case "number":
-      return { kind: Number.isSafeInteger(value) && !Object.is(value, -0) ? "int64" : "float64" };
+      if (!Number.isSafeInteger(value) || Object.is(value, -0)) return real;
+      return value < 0 ? negative : whole;
   }
-  if (Array.isArray(value)) return { kind: "list", item: value.map(typeOfValue).reduce(mergeTypes, nothing) };
-  if (ArrayBuffer.isView(value)) throw new TypeConflict("bytes, which are not written");
-  return { kind: "struct", fields: new Map(Object.entries(value as object).map(([k, v]) => [k, typeOfValue(v)])) };
+  if (depth > MAX_DEPTH) throw new TypeConflict(`values nested deeper than ${MAX_DEPTH} levels`, { keepable: false });
+  if (Array.isArray(value)) {
+    let item = nothing;
+    for (const inner of value) item = mergeTypes(item, typeOfValue(inner, depth + 1));
+    return { kind: "list", item };
+  }
+  if (ArrayBuffer.isView(value)) throw new TypeConflict("bytes, which JSON has not", { keepable: false });
+  if (isWritten(value)) {
+    if (!value.fits) throw new TypeConflict(`${shortened(value.text)}, which no double is near`);
+    return real;
+  }
+  const fields = Object.entries(value as object).map(([name, inner]) => [name, typeOfValue(inner, depth + 1)] as const);
+  return { kind: "struct", fields: new Map(fields) };
 }
 
+const isWritten = (value: unknown): value is WrittenNumber =>
+  typeof (value as Partial<WrittenNumber>).fits === "boolean" && Object.getPrototypeOf(value) !== Object.prototype;
+
+function typeOfBigint(value: bigint): ColumnType {
+  if (BigInt.asIntN(64, value) === value) return { kind: "int64", wide: true, negative: value < 0n };
+  if (BigInt.asUintN(64, value) === value) return { kind: "uint64" };
+  throw new TypeConflict(`${shortened(String(value))}, which 64 bits do not hold`);
+}
+
+const shortened = (digits: string) => (digits.length > 40 ? `${digits.slice(0, 40)}…` : digits);
+
 /**
- * The type that holds values of both: null gives way, int64 widens to float64, structs take each other's fields.
+ * The type that holds values of both: null gives way, int64 widens to uint64 and, up to 2^53, to float64; structs take each
+ * other's fields.
  * @throws TypeConflict for any other two
  */
 export function mergeTypes(a: ColumnType, b: ColumnType): ColumnType {
+  if (a === b || b.kind === "null") return a;
   if (a.kind === "null") return b;
-  if (b.kind === "null") return a;
   if (a.kind === "list" && b.kind === "list") return { kind: "list", item: mergeTypes(a.item, b.item) };
   if (a.kind === "struct" && b.kind === "struct") return { kind: "struct", fields: mergeFields(a.fields, b.fields) };
+  if (a.kind === "int64" && b.kind === "int64") {
+    const wide = (a.wide ?? false) || (b.wide ?? false);
+    if (!wide) return a.negative ? a : b;
+    return { kind: "int64", wide, negative: (a.negative ?? false) || (b.negative ?? false) };
+  }
   if (a.kind === b.kind) return a;
-  const pair = [a.kind, b.kind];
-  if (pair.includes("int64") && pair.includes("float64")) return { kind: "float64" };
+  const kinds = [a.kind, b.kind];
+  if (kinds.includes("int64") && kinds.includes("uint64")) {
+    if (![a, b].some((type) => type.kind === "int64" && type.negative)) return { kind: "uint64" };
+    throw new TypeConflict("whole numbers below 0 and past 2^63, which no one type of 64 bits holds");
+  }
+  if (kinds.includes("float64") && (kinds.includes("int64") || kinds.includes("uint64"))) {
+    if (![a, b].some((type) => type.kind === "uint64" || (type.kind === "int64" && type.wide))) return real;
+    throw new TypeConflict(
+      `${b.kind === "float64" ? "a real number here but a whole one past 2^53" : "a whole number past 2^53 here but a real one"} before, and no one type holds both`,
+    );
+  }
   throw new TypeConflict(`${describeType(b)} here but ${describeType(a)} before`);
 }
 
@@ -58,7 +127,7 @@ export function mergeFields(
     try {
       merged.set(name, before === undefined ? type : mergeTypes(before, type));
     } catch (error) {
-      if (error instanceof TypeConflict) throw new TypeConflict(`"${name}": ${error.message}`);
+      if (error instanceof TypeConflict) throw new TypeConflict(`"${name}": ${error.message}`, error);
       throw error;
     }
   }
@@ -70,46 +139,10 @@ export function describeType(type: ColumnType): string {
   return type.kind === "struct" ? "an object" : type.kind;
 }
 
-/** The type that values read from an Arrow column are written as (see values.ts for what they are read as). */
-export function typeOfArrow(type: DataType): ColumnType {
-  const children = (type.children ?? []) as Field[];
-  switch (type.typeId) {
-    case Type.Null:
-      return nothing;
-    case Type.Bool:
-      return { kind: "bool" };
-    case Type.Int:
-    case Type.Time:
-    case Type.Duration:
-      return { kind: "int64" };
-    case Type.Float:
-      return { kind: "float64" };
-    case Type.Utf8:
-    case Type.LargeUtf8:
-    case Type.Utf8View:
-    case Type.Timestamp:
-    case Type.Date:
-    case Type.Decimal:
-      return { kind: "string" };
-    case Type.Dictionary:
-      return typeOfArrow((type as unknown as { dictionary: DataType }).dictionary);
-    case Type.List:
-    case Type.LargeList:
-    case Type.FixedSizeList:
-      return { kind: "list", item: typeOfArrow(children[0]!.type) };
-    case Type.Struct:
-      return { kind: "struct", fields: new Map(children.map((field) => [field.name, typeOfArrow(field.type)])) };
-    case Type.Map: {
-      const [key, value] = children[0]!.type.children as Field[];
-      const fields = new Map([key!, value!].map((field, i) => [i === 0 ? "key" : "value", typeOfArrow(field.type)]));
-      return { kind: "list", item: { kind: "struct", fields } };
-    }
-    default:
-      throw new TypeConflict(`${String(type).toLowerCase()}, which is not written`);
-  }
-}
+/** A column of a written file. */
+export const fieldOf = (name: string, type: ColumnType): Field => new Field(name, arrowType(type), true);
 
-export function arrowType(type: ColumnType): DataType {
+function arrowType(type: ColumnType): DataType {
   switch (type.kind) {
     case "null":
       return new Null();
@@ -117,13 +150,15 @@ export function arrowType(type: ColumnType): DataType {
       return new Bool();
     case "int64":
       return new Int64();
+    case "uint64":
+      return new Uint64();
     case "float64":
       return new Float64();
     case "string":
       return new Utf8();
     case "list":
-      return new List(new Field("item", arrowType(type.item), true));
+      return new List(fieldOf("item", type.item));
     case "struct":
-      return new Struct([...type.fields].map(([name, field]) => new Field(name, arrowType(field), true)));
+      return new Struct([...type.fields].map(([name, field]) => fieldOf(name, field)));
   }
 }

@@ -1,49 +1,94 @@
-/** The columns of a source: inferred by one look at every value, or taken from the schema that it has. */
+/** The columns of a source without a schema: inferred by one look at every value. */
 import { InputError } from "../../errors.ts";
-import { type ColumnType, mergeTypes, TypeConflict, typeOfValue } from "../arrow/types.ts";
-import type { RowBatch, SourceColumns } from "./source.ts";
+import { type ColumnType, fieldOf, mergeTypes, TypeConflict, typeOfValue } from "../arrow/types.ts";
+import type { RowBatch, SourceColumn, SourceColumns } from "./source.ts";
 
-/** @throws InputError when there are no rows; a column whose values do not fit together throws when it is asked for */
-export async function inferColumns(path: string, batches: AsyncIterable<RowBatch>): Promise<SourceColumns> {
-  const types = new Map<string, ColumnType>();
-  const conflicts = new Map<string, string>();
+/** How many places of a fault are named; the others are counted. */
+const NAMED_PLACES = 5;
+
+/** What one column turned out to hold. */
+interface Seen {
+  type: ColumnType;
+  /** Of the first value that is not null. */
+  first: string;
+  fault?: Fault;
+}
+
+interface Fault {
+  readonly message: string;
+  keepable: boolean;
+  /** The rows that do not fit what stood there before, the first few of `count`. */
+  readonly places: string[];
+  count: number;
+}
+
+/**
+ * @param repeated columns in which a key stands twice, with the place, found while the batches are read
+ * @throws InputError when there are no rows; a column whose values do not fit together throws when it is asked for
+ */
+export async function inferColumns(
+  path: string,
+  batches: AsyncIterable<RowBatch>,
+  repeated: ReadonlyMap<string, string> = new Map(),
+): Promise<SourceColumns> {
+  const columns = new Map<string, Seen>();
   for await (const { rows, place } of batches) {
     for (const [i, row] of rows.entries()) {
-      for (const [name, value] of Object.entries(row)) {
-        const known = types.get(name);
+      for (const name of Object.keys(row)) {
+        const value = row[name];
+        const seen = columns.get(name);
         // Nearly every value is text in a column of text.
-        if (typeof value === "string" && known?.kind === "string") continue;
-        if (conflicts.has(name)) continue;
-        try {
-          const type = typeOfValue(value);
-          types.set(name, known === undefined ? type : mergeTypes(known, type));
-        } catch (error) {
-          if (!(error instanceof TypeConflict)) throw error;
-          conflicts.set(name, `${place(i)}: column "${name}" has ${error.message}; give it one type`);
-        }
+        if (typeof value === "string" && seen?.type.kind === "string" && value.isWellFormed()) continue;
+        if (seen === undefined)
+          columns.set(
+            name,
+            look({ type: { kind: "null" }, first: "" }, value, () => place(i)),
+          );
+        else look(seen, value, () => place(i));
       }
     }
   }
-  if (types.size === 0) throw new InputError(`${path}: there are no rows in it`);
-  const typeOf = (name: string, type: ColumnType) => () => {
-    const conflict = conflicts.get(name);
-    if (conflict !== undefined) throw new InputError(`${path}: ${conflict}, or leave it out with --columns`);
-    return type;
-  };
-  return new Map([...types].map(([name, type]) => [name, typeOf(name, type)]));
+  if (columns.size === 0) throw new InputError(`${path}: there are no rows in it`);
+  return new Map([...columns].map(([name, seen]) => [name, columnOf(path, name, seen, repeated.get(name))]));
 }
 
-/** A column with a schema's type: `find` throws a TypeConflict where it cannot be written. */
-export function schemaColumn(path: string, name: string, find: () => ColumnType): [string, () => ColumnType] {
-  return [
-    name,
-    () => {
-      try {
-        return find();
-      } catch (error) {
-        if (!(error instanceof TypeConflict)) throw error;
-        throw new InputError(`${path}: column "${name}" is ${error.message}; leave it out with --columns`);
-      }
+function look(seen: Seen, value: unknown, place: () => string): Seen {
+  try {
+    const type = typeOfValue(value);
+    const merged = mergeTypes(seen.type, type);
+    if (seen.first === "" && merged.kind !== "null") seen.first = place();
+    if (seen.fault === undefined) seen.type = merged;
+  } catch (error) {
+    if (!(error instanceof TypeConflict)) throw error;
+    const message = error.message.replace(/ before\b/, seen.first === "" ? "$&" : `$& (${seen.first})`);
+    seen.fault ??= { message, keepable: true, places: [], count: 0 };
+    seen.fault.keepable &&= error.keepable;
+    seen.fault.count++;
+    if (seen.fault.places.length < NAMED_PLACES) seen.fault.places.push(place());
+  }
+  return seen;
+}
+
+function columnOf(path: string, name: string, { type, fault }: Seen, repeated: string | undefined): SourceColumn {
+  const cure = "or leave it out with --columns";
+  if (repeated !== undefined) {
+    const message = `${path}: ${repeated}; keep one of the two, ${cure}`;
+    return {
+      field() {
+        throw new InputError(message);
+      },
+    };
+  }
+  if (fault === undefined) return { field: () => fieldOf(name, type) };
+  const [first, ...others] = fault.places;
+  const rest = fault.count - fault.places.length;
+  const also = others.length === 0 ? "" : `; so too in ${others.join(", ")}${rest > 0 ? ` and ${rest} more` : ""}`;
+  return {
+    field() {
+      throw new InputError(
+        `${path}: ${first}: column "${name}" has ${fault.message}${also}; give it one type, ${cure}`,
+      );
     },
-  ];
+    ...(fault.keepable && { mixed: `${first}: ${fault.message}` }),
+  };
 }

@@ -1,5 +1,6 @@
 /** JSON Lines: one object a line, as a file or packed. Lines are counted from 1, blank ones too. */
 import { InputError } from "../../errors.ts";
+import { hasUnusualNumber, NotJson, type ParseOptions, parseJson, type RepeatedKey } from "../json-text.ts";
 import { inferColumns } from "./infer.ts";
 import { openText } from "./packed.ts";
 import type { RowBatch, RowSource } from "./source.ts";
@@ -7,12 +8,38 @@ import type { RowBatch, RowSource } from "./source.ts";
 const BATCH_ROWS = 1000;
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
+/** Lines with unusual numbers that are remembered from the look for columns to the reading; beyond, each is looked at. */
+const REMEMBERED_LINES = 1_000_000;
+
 export function jsonLinesSource(path: string): RowSource {
-  const batches = () => rowsOf(path);
-  return { format: "JSON Lines", columns: () => inferColumns(path, batches()), batches };
+  let unusual: ReadonlySet<number> | null = null;
+  return {
+    format: "JSON Lines",
+    async columns() {
+      const found = new Set<number>();
+      const repeated = new Map<string, string>();
+      const parse = (text: string, line: number) => {
+        const options = { unusual: hasUnusualNumber(text), onRepeated: noteRepeated(repeated, `line ${line}`) };
+        if (options.unusual && found.size <= REMEMBERED_LINES) found.add(line);
+        return parsed(path, line, text, options);
+      };
+      const columns = await inferColumns(path, rowsOf(path, parse), repeated);
+      unusual = found.size <= REMEMBERED_LINES ? found : null;
+      return columns;
+    },
+    batches: () => rowsOf(path, (text, line) => parsed(path, line, text, { unusual: unusual?.has(line) })),
+  };
 }
 
-async function* rowsOf(path: string): AsyncGenerator<RowBatch> {
+/** Keeps, for each column, the first key that stands twice in it. `at`: how many keys of `way` lie outside the row. */
+export function noteRepeated(repeated: Map<string, string>, place: string, at = 0): (way: RepeatedKey) => void {
+  return (way) => {
+    const column = String(way[at]);
+    if (!repeated.has(column)) repeated.set(column, `${place} has the key "${way.slice(at).join(".")}" twice`);
+  };
+}
+
+async function* rowsOf(path: string, parse: (text: string, line: number) => unknown): AsyncGenerator<RowBatch> {
   let rows: Record<string, unknown>[] = [];
   let lines: number[] = [];
   const batch = (): RowBatch => {
@@ -26,7 +53,7 @@ async function* rowsOf(path: string): AsyncGenerator<RowBatch> {
     number++;
     const text = textOf(path, number, line);
     if (text.trim() === "") continue;
-    rows.push(objectOf(path, `line ${number}`, parsed(path, number, text)));
+    rows.push(objectOf(path, `line ${number}`, parse(text, number)));
     lines.push(number);
     if (rows.length === BATCH_ROWS) yield batch();
   }
@@ -57,12 +84,13 @@ function textOf(path: string, line: number, bytes: Uint8Array): string {
   }
 }
 
-function parsed(path: string, line: number, text: string): unknown {
+function parsed(path: string, line: number, text: string, options: ParseOptions): unknown {
   try {
-    return JSON.parse(text);
-  } catch {
+    return parseJson(text, options);
+  } catch (error) {
+    if (!(error instanceof NotJson)) throw error;
     const shown = text.trim().length > 40 ? `${text.trim().slice(0, 40)}…` : text.trim();
-    throw new InputError(`${path}: line ${line} is not JSON (${shown}); one object a line is needed`);
+    throw new InputError(`${path}: line ${line} is not JSON (${shown}): ${error.message}; one object a line is needed`);
   }
 }
 

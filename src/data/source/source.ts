@@ -3,8 +3,8 @@
  * name. Each format is one file beside this one.
  */
 import { existsSync, statSync } from "node:fs";
+import type { Data, Field } from "apache-arrow";
 import { InputError } from "../../errors.ts";
-import type { ColumnType } from "../arrow/types.ts";
 import type { Row } from "../arrow/write.ts";
 import { arrowSource } from "./arrow.ts";
 import { jsonSource } from "./json.ts";
@@ -18,19 +18,33 @@ export interface RowBatch {
   place(i: number): string;
 }
 
-/**
- * Each column with its type, asked for when it is needed: a column that is left out may be of any kind. Asking throws an
- * InputError where a column has no type that can be written.
- */
-export type SourceColumns = ReadonlyMap<string, () => ColumnType>;
+/** A column, whose type is asked for when it is needed: one that is left out may be of any kind. */
+export interface SourceColumn {
+  /** @throws InputError why no Arrow column holds its values as they are */
+  field(): Field;
+  /** Why, in words, where its values can be kept as JSON text instead, each as it is. */
+  readonly mixed?: string;
+}
+
+export type SourceColumns = ReadonlyMap<string, SourceColumn>;
+
+/** Columns as Arrow has them, all of `length`. */
+export interface ArrayBatch {
+  readonly length: number;
+  readonly columns: readonly Data[];
+}
 
 export interface RowSource {
   /** For people: "JSON Lines", "Parquet". */
   readonly format: string;
   /** The columns of all rows; formats without a schema read everything for it. */
   columns(): Promise<SourceColumns>;
+  /** What else a schema says of the whole file, such as the features of `datasets`. */
+  readonly metadata?: ReadonlyMap<string, string>;
   /** The rows, with at least the columns called `names`, a batch at a time; may be asked for again. */
   batches(names: readonly string[]): AsyncIterable<RowBatch>;
+  /** The columns called `names`, in their order, from a source that has them as Arrow: what is copied then is exact. */
+  arrays?(names: readonly string[]): AsyncIterable<ArrayBatch>;
 }
 
 /**

@@ -5,8 +5,19 @@
  */
 
 /**
+ * What the prompt's end gives to the completion's form: `<think>` and the white space behind it, where the chat template
+ * opens the thought itself (DeepSeek-R1's, QwQ's). Put before the completion, it makes the text that the model continued.
+ *
+ * @returns "" where the prompt does not end in an open thought
+ */
+export function openedThought(promptEnd: string): string {
+  const at = promptEnd.lastIndexOf("<think>");
+  return at >= 0 && promptEnd.slice(at + "<think>".length).trim() === "" ? promptEnd.slice(at) : "";
+}
+
+/**
  * 1 where the text begins with `<think>`, closes it with `</think>` and opens no second one; else 0. As TRL's
- * `think_format_reward`. Templates that open the thought in the prompt leave nothing to begin with: every text gets 0.
+ * `think_format_reward`.
  */
 export function thinkFormat(text: string): 0 | 1 {
   const open = "<think>";

@@ -7,7 +7,7 @@ import { type CamelKeys, toCamel } from "../../config/names.ts";
 import type { LibraryReward } from "../../config/reward-names.ts";
 import { rewardFunctionSettings } from "../../config/settings/rewards.ts";
 import { lengthSettings } from "../../config/settings/rollout.ts";
-import { answerFormat, reasoningSteps, tagCount, thinkFormat } from "./format.ts";
+import { answerFormat, openedThought, reasoningSteps, tagCount, thinkFormat } from "./format.ts";
 import { cosineScaled, groupLength, softOverlong } from "./length.ts";
 import { repetitionPenalty } from "./repetition.ts";
 
@@ -26,6 +26,8 @@ export const defaultParameters = Object.fromEntries(
 export interface LibraryBatch {
   readonly completions: readonly string[];
   readonly completionIds: readonly (readonly number[])[];
+  /** The end of each completion's prompt as text, special tokens included; absent: nobody knows. */
+  readonly promptEnds?: readonly string[] | undefined;
   /** Whether the answer is right; null where nobody knows. Read by `cosine` and `length` alone. */
   readonly correct: readonly (boolean | null)[];
   /** Completions of one prompt have the same number; absent: all are one group. */
@@ -36,13 +38,15 @@ export interface LibraryBatch {
 export function scoreByLibrary(name: LibraryReward, batch: LibraryBatch, given: RewardParameters): (number | null)[] {
   const { completions, completionIds, correct } = batch;
   const lengths = completionIds.map((ids) => ids.length);
+  /** What the model wrote, with the tag before it that the prompt had opened. */
+  const formed = () => completions.map((text, i) => openedThought(batch.promptEnds?.[i] ?? "") + text);
   switch (name) {
     case "format":
-      return completions.map(answerFormat);
+      return formed().map(answerFormat);
     case "think_format":
-      return completions.map(thinkFormat);
+      return formed().map(thinkFormat);
     case "tag_count":
-      return completions.map(tagCount);
+      return formed().map(tagCount);
     case "reasoning_steps":
       return completions.map(reasoningSteps);
     case "repetition":

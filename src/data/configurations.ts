@@ -1,0 +1,40 @@
+/** Which files of a dataset belong to which configuration of it (GSM8K's `main` and `socratic`), by their folders. */
+import { InputError } from "../errors.ts";
+import { isSplitName } from "./splits.ts";
+
+/** Taken where nothing is said and there are several. */
+const usual = ["main", "default", "data", ""];
+
+/**
+ * The files of one configuration.
+ * @param name the dataset, for messages
+ * @param setting what to choose one with, for messages
+ * @throws InputError where there is none of this name, or nothing tells which of several
+ */
+export function chooseConfig(
+  name: string,
+  paths: readonly string[],
+  config: string | null,
+  setting: string,
+): readonly string[] {
+  const byConfig = Map.groupBy(paths, configOf);
+  const configs = [...byConfig.keys()];
+  const known = usual.find((known) => byConfig.has(known));
+  const chosen = config ?? known ?? (configs.length === 1 ? configs[0]! : null);
+  const found = chosen === null ? undefined : byConfig.get(chosen);
+  if (found !== undefined) return found;
+  const why = config === null ? "several configurations" : `no configuration "${config}"`;
+  throw new InputError(`${name}: ${why}; choose with ${setting}: ${configs.filter(Boolean).join(", ") || "(none)"}`);
+}
+
+/** Version and fingerprint, as folders of `datasets`' own cache are called: `main/0.0.0/1505…/gsm8k-train.arrow`. */
+const cacheFolder = /^(?:\d+\.\d+\.\d+|[0-9a-f]{40}|[0-9a-f]{64})$/;
+
+/** `main/train-0.parquet` → main; a folder that only names the split belongs to what stands before it. */
+function configOf(path: string): string {
+  const folders = path.split("/").slice(0, -1);
+  while (cacheFolder.test(folders.at(-1) ?? "")) folders.pop();
+  if (folders.length > 0 && isSplitName(folders.at(-1)!)) folders.pop();
+  while (cacheFolder.test(folders.at(-1) ?? "")) folders.pop();
+  return folders.filter((part) => part !== ".").join("/");
+}

@@ -1,0 +1,233 @@
+/**
+ * JSON text ↔ values without a silent change. `JSON.parse` rounds whole numbers past 2^53, takes 1.0 for 1 and 1e400 for
+ * infinity, keeps the last of two equal keys and refuses the NaN and Infinity that Python writes; here they come as bigint,
+ * as `JsonNumber`, told by name, and as they are. It stays the fast way for text in which none of this can stand.
+ */
+
+/** A number whose double would not say how it is written: `1.0`, `1e3`, `1e400`. */
+export class JsonNumber {
+  readonly text: string;
+
+  constructor(text: string) {
+    this.text = text;
+  }
+
+  valueOf(): number {
+    return Number(this.text);
+  }
+
+  /** Whether a double is near it: 1e400 is none, and 1e-400 is not 0. */
+  get fits(): boolean {
+    const value = Number(this.text);
+    return Number.isFinite(value) && (value !== 0 || !/[1-9]/.test(this.text.replace(/[eE].*/, "")));
+  }
+}
+
+/** Why text is no JSON. */
+export class NotJson extends Error {}
+
+/** Keys, and indices of lists, from the outside to a key that stands twice in one object. */
+export type RepeatedKey = readonly (string | number)[];
+
+/**
+ * A number that is written whole with 16 digits or more, or as a real one that might be whole or past every double. A text
+ * in quotes may match as well; it costs the exact parser's time and changes nothing.
+ */
+const unusualNumber = /(?<![.0-9a-zA-Z\\])[0-9](?:[0-9]{15}|[0-9]*(?:\.0+|(?:\.[0-9]+)?[eE][+-]?[0-9]+)(?:[\s,}\]]|$))/;
+
+export const hasUnusualNumber = (text: string): boolean => unusualNumber.test(text);
+
+export interface ParseOptions {
+  /** Whether `hasUnusualNumber(text)`, where it is known. */
+  readonly unusual?: boolean;
+  /** Told of each key that stands twice in one object; without it nobody looks for them. */
+  readonly onRepeated?: (key: RepeatedKey) => void;
+}
+
+/** @throws NotJson */
+export function parseJson(text: string, { unusual = hasUnusualNumber(text), onRepeated }: ParseOptions = {}): unknown {
+  if (!unusual) {
+    try {
+      const value = JSON.parse(text);
+      if (!onRepeated || typeof value !== "object" || value === null || keysIn(value) === colonsIn(text)) return value;
+    } catch {
+      // It is torn, or has a NaN in it.
+    }
+  }
+  return parseExactly(text, onRepeated ?? (() => {}));
+}
+
+/** Keys of all objects in a value. */
+function keysIn(value: object): number {
+  let count = 0;
+  if (Array.isArray(value)) {
+    for (const item of value) if (typeof item === "object" && item !== null) count += keysIn(item);
+    return count;
+  }
+  const keys = Object.keys(value);
+  for (const key of keys) {
+    const inner = (value as Record<string, unknown>)[key];
+    if (typeof inner === "object" && inner !== null) count += keysIn(inner);
+  }
+  return keys.length + count;
+}
+
+/** Colons behind a quote that ends a text: those of keys, where no blank stands between; with one, the numbers differ. */
+function colonsIn(text: string): number {
+  let count = 0;
+  for (let at = text.indexOf('":'); at >= 0; at = text.indexOf('":', at + 2)) if (text[at - 1] !== "\\") count++;
+  return count;
+}
+
+/** Deeper than any row, and shallow enough for every recursion over it. */
+const MAX_DEPTH = 256;
+const numberAt = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
+/** Escapes, and what may not stand in a text at all. */
+const needsDecoding = /[\\\p{Cc}]/u;
+const blanksAt = /[ \t\r\n]*/y;
+const ordinary = { writable: true, enumerable: true, configurable: true };
+const words: readonly [string, unknown][] = [
+  ["true", true],
+  ["false", false],
+  ["null", null],
+  ["NaN", Number.NaN],
+  ["Infinity", Number.POSITIVE_INFINITY],
+  ["-Infinity", Number.NEGATIVE_INFINITY],
+];
+
+function parseExactly(text: string, onRepeated: (key: RepeatedKey) => void): unknown {
+  let at = 0;
+  const way: (string | number)[] = [];
+  const skip = () => {
+    const code = text.charCodeAt(at);
+    if (code > 32) return;
+    blanksAt.lastIndex = at;
+    blanksAt.test(text);
+    at = blanksAt.lastIndex;
+  };
+  const wrong = (): never => {
+    throw new NotJson(at >= text.length ? "it ends too early" : `unexpected ${text[at]} at character ${at + 1}`);
+  };
+  const expect = (char: string) => {
+    skip();
+    if (text[at] !== char) wrong();
+    at++;
+  };
+
+  const value = (): unknown => {
+    skip();
+    if (way.length > MAX_DEPTH) throw new NotJson(`nested deeper than ${MAX_DEPTH} levels`);
+    const char = text[at];
+    if (char === '"') return string();
+    if (char === "{") return object();
+    if (char === "[") return list();
+    numberAt.lastIndex = at;
+    const found = numberAt.exec(text);
+    if (found !== null) {
+      at = numberAt.lastIndex;
+      return numberOf(found[0], found[1] !== undefined || found[2] !== undefined);
+    }
+    const known = words.find(([word]) => text.startsWith(word, at));
+    if (known === undefined) return wrong();
+    at += known[0].length;
+    return known[1];
+  };
+
+  const string = (): string => {
+    const start = at;
+    for (let end = text.indexOf('"', at + 1); end >= 0; end = text.indexOf('"', end + 1)) {
+      let slashes = 0;
+      while (text[end - 1 - slashes] === "\\") slashes++;
+      if (slashes % 2 === 1) continue;
+      at = end + 1;
+      const inner = text.slice(start + 1, end);
+      if (!needsDecoding.test(inner)) return inner;
+      try {
+        return JSON.parse(text.slice(start, at));
+      } catch {
+        at = start;
+        return wrong();
+      }
+    }
+    at = text.length;
+    return wrong();
+  };
+
+  const list = (): unknown[] => {
+    const items: unknown[] = [];
+    at++;
+    skip();
+    if (text[at] === "]") {
+      at++;
+      return items;
+    }
+    while (true) {
+      way.push(items.length);
+      items.push(value());
+      way.pop();
+      skip();
+      if (text[at] !== ",") break;
+      at++;
+    }
+    expect("]");
+    return items;
+  };
+
+  const object = (): Record<string, unknown> => {
+    const fields: Record<string, unknown> = {};
+    at++;
+    skip();
+    if (text[at] === "}") {
+      at++;
+      return fields;
+    }
+    while (true) {
+      skip();
+      if (text[at] !== '"') wrong();
+      const key = string();
+      expect(":");
+      way.push(key);
+      if (Object.hasOwn(fields, key)) onRepeated([...way]);
+      if (key === "__proto__") Object.defineProperty(fields, key, { ...ordinary, value: value() });
+      else fields[key] = value();
+      way.pop();
+      skip();
+      if (text[at] !== ",") break;
+      at++;
+    }
+    expect("}");
+    return fields;
+  };
+
+  const whole = value();
+  skip();
+  if (at < text.length) wrong();
+  return whole;
+}
+
+function numberOf(text: string, real: boolean): number | bigint | JsonNumber {
+  const value = Number(text);
+  if (!real) return Number.isSafeInteger(value) ? value : BigInt(text);
+  const exact = new JsonNumber(text);
+  return Number.isInteger(value) || !exact.fits ? exact : value;
+}
+
+/** What `parseJson` reads back as the same value. */
+export function jsonText(value: unknown): string {
+  if (value === null || value === undefined) return "null";
+  if (typeof value === "bigint") return String(value);
+  if (typeof value === "number") return Object.is(value, -0) ? "-0" : String(value);
+  if (value instanceof JsonNumber) return value.text;
+  if (Array.isArray(value)) return `[${value.map(jsonText).join(",")}]`;
+  if (typeof value !== "object") return JSON.stringify(value);
+  const fields = Object.entries(value).map(([key, inner]) => `${JSON.stringify(key)}:${jsonText(inner)}`);
+  return `{${fields.join(",")}}`;
+}
+
+/** Without the spelling: plain numbers, and text for those that no double is near. */
+export function plainJson(value: unknown): unknown {
+  if (value instanceof JsonNumber) return value.fits ? Number(value.text) : value.text;
+  if (Array.isArray(value)) return value.map(plainJson);
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, plainJson(inner)]));
+}

@@ -1,0 +1,48 @@
+/** Numbers as Python prints and reads them. */
+
+/** Python's `repr` of a float: the shortest digits, an exponent below 1e-4 and from 1e16. */
+export function floatText(value: number): string {
+  if (Number.isNaN(value)) return "nan";
+  if (!Number.isFinite(value)) return value > 0 ? "inf" : "-inf";
+  if (value === 0) return Object.is(value, -0) ? "-0.0" : "0.0";
+  const [digits = "", exponentText = "0"] = Math.abs(value).toExponential().split("e");
+  const exponent = Number(exponentText);
+  const sign = value < 0 ? "-" : "";
+  if (exponent < -4 || exponent >= 16) return `${sign}${digits}e${exponentSign(exponent)}`;
+  const bare = digits.replace(".", "");
+  if (exponent < 0) return `${sign}0.${"0".repeat(-exponent - 1)}${bare}`;
+  const whole = bare.slice(0, exponent + 1).padEnd(exponent + 1, "0");
+  return `${sign}${whole}.${bare.slice(exponent + 1) || "0"}`;
+}
+
+/** At least two digits behind the sign. */
+export function exponentSign(exponent: number): string {
+  return `${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
+}
+
+/** The int that Python's `int(text, base)` reads, or null. */
+export function readInt(text: string, base = 10): bigint | null {
+  const match = /^([+-]?)(0[xX]|0[oO]|0[bB])?([\da-zA-Z]+(?:_[\da-zA-Z]+)*)$/.exec(text);
+  if (match === null) return null;
+  const [, sign, prefix = "", body = ""] = match;
+  const bases: Readonly<Record<string, number>> = { "0x": 16, "0o": 8, "0b": 2 };
+  const ofPrefix = bases[prefix.toLowerCase()];
+  if (ofPrefix !== undefined && base !== ofPrefix && base !== 0) return null;
+  const used = ofPrefix ?? (base === 0 ? 10 : base);
+  let value = 0n;
+  for (const digit of body.replaceAll("_", "")) {
+    const number = Number.parseInt(digit, 36);
+    if (!(number < used)) return null;
+    value = value * BigInt(used) + BigInt(number);
+  }
+  return sign === "-" ? -value : value;
+}
+
+/** The float that Python's `float(text)` reads, or null. */
+export function readFloat(text: string): number | null {
+  if (/^[+-]?(inf|infinity)$/i.test(text)) return text.startsWith("-") ? -Infinity : Infinity;
+  if (/^[+-]?nan$/i.test(text)) return Number.NaN;
+  return /^[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)(e[+-]?\d+(_\d+)*)?$/i.test(text)
+    ? Number(text.replaceAll("_", ""))
+    : null;
+}
