@@ -5,7 +5,7 @@ import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
 import { planSession } from "../engine/session.ts";
-import { InputError } from "../errors.ts";
+import { InputError, RunError } from "../errors.ts";
 import { scoreGroups } from "../grpo/policy-update.ts";
 import { type RolloutGroup, readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
@@ -23,6 +23,24 @@ export function fileSizes(path: string, groups: readonly RolloutGroup[], context
           `${path}: group ${group}: prompt and completion have ${promptIds.length + completionIds.length} tokens, the model's context is ${context}; leave the line out`,
         );
   return { longestPrompt, longestCompletion };
+}
+
+/** @throws RunError naming model, group and token where a score is no number: JSON would say null */
+function requireFinite(
+  model: string,
+  groups: readonly RolloutGroup[],
+  scores: readonly { readonly logprobs: Float32Array; readonly entropies: Float32Array }[],
+): void {
+  const places = groups.flatMap(({ group, completions }) => completions.map((_, i) => ({ group, i })));
+  for (const [k, { logprobs, entropies }] of scores.entries())
+    for (const [name, values] of Object.entries({ logprob: logprobs, entropy: entropies })) {
+      const t = values.findIndex((value) => !Number.isFinite(value));
+      if (t < 0) continue;
+      const { group, i } = places[k]!;
+      throw new RunError(
+        `the ${name} of group ${group}, completion ${i}, token ${t} is ${values[t]}: the output of ${model} is broken; check its weights (NaN or infinite values) and dtype`,
+      );
+    }
 }
 
 /** The shortest decimal of a float32. */
@@ -69,6 +87,7 @@ ${describeSettings("score")}`,
         temperature,
         microBatchTokens: budget,
       });
+      requireFinite(folder, groups, scores);
       const lines = scores.map(({ logprobs, entropies }) =>
         JSON.stringify({ logprobs: Array.from(logprobs, shortest), entropies: Array.from(entropies, shortest) }),
       );

@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { InputError } from "../errors.ts";
 import { foreignReward } from "./reward-names.ts";
+import { scheduleShape } from "./schedules.ts";
 import type { CommandName, EvalConfig, GenerateConfig, OptimizerConfig, TrainConfig, UpdateConfig } from "./schema.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 
@@ -94,17 +95,19 @@ export function checkTogether(
 
 function checkBatch(config: TrainConfig): void {
   const group = config.numGenerations;
-  const batch = config.perDeviceTrainBatchSize * config.gradientAccumulationSteps;
+  const perGeneration = config.stepsPerGeneration;
+  // A generation has whole groups; a step need not.
+  const factor = perGeneration ?? config.gradientAccumulationSteps;
+  const batch = config.perDeviceTrainBatchSize * factor;
   if (batch % group !== 0) {
     const below = Math.floor(batch / group) * group;
     const near = below > 0 ? `${below} or ${below + group}` : String(group);
     throw new InputError(
-      `per_device_train_batch_size ${config.perDeviceTrainBatchSize} × gradient_accumulation_steps ` +
-        `${config.gradientAccumulationSteps} = ${batch} completions a step is not a multiple of num_generations ${group}; ` +
-        `take a product of ${near}`,
+      `per_device_train_batch_size ${config.perDeviceTrainBatchSize} × ` +
+        `${perGeneration === null ? "gradient_accumulation_steps" : "steps_per_generation"} ${factor} = ${batch} completions ` +
+        `a generation is not a multiple of num_generations ${group}; take a product of ${near}`,
     );
   }
-  const perGeneration = config.stepsPerGeneration;
   if (perGeneration !== null && perGeneration % config.gradientAccumulationSteps !== 0) {
     throw new InputError(
       `steps_per_generation ${perGeneration} is not a multiple of gradient_accumulation_steps ` +
@@ -155,10 +158,12 @@ function checkRewards(config: TrainConfig | EvalConfig): void {
   }
   const twice = rewardFuncs?.find((name, i) => rewardFuncs.indexOf(name) !== i);
   if (twice !== undefined) throw new InputError(`reward_funcs: ${twice} is named twice; use reward_weights`);
-  const { softPunishCache: cache, maxCompletionLength } = config;
-  if (cache !== null && cache > maxCompletionLength) {
+  const { softPunishCache: cache, softPunishMaxLen, maxCompletionLength } = config;
+  const longest = softPunishMaxLen ?? maxCompletionLength;
+  if (cache !== null && cache > longest) {
+    const limit = softPunishMaxLen === null ? "max_completion_length" : "soft_punish_max_len";
     throw new InputError(
-      `soft_punish_cache ${cache}: more than max_completion_length ${maxCompletionLength} would punish every length; lower it`,
+      `soft_punish_cache ${cache}: more than ${limit} ${longest} would punish every length; lower it`,
     );
   }
 }
@@ -166,9 +171,12 @@ function checkRewards(config: TrainConfig | EvalConfig): void {
 /** Which built-in reward reads a parameter. */
 const parameterReward = (key: string) => key.match(/^(cosine|repetition)_/)?.[1] ?? "soft_overlong";
 
+const readsParameter = (name: string, reward: string) =>
+  name === reward || (name === "get_soft_overlong_punishment" && reward === "soft_overlong");
+
 function rewardRemarks({ rewardFuncs }: TrainConfig, given: ReadonlySet<string>): string[] {
   const unused = Object.keys(rewardFunctionSettings).find(
-    (key) => given.has(key) && !rewardFuncs?.includes(parameterReward(key)),
+    (key) => given.has(key) && !rewardFuncs?.some((name) => readsParameter(name, parameterReward(key))),
   );
   return unused === undefined ? [] : [`${unused} is not used: reward_funcs has no ${parameterReward(unused)}`];
 }
@@ -351,6 +359,11 @@ function lossRemarks(config: TrainConfig | UpdateConfig, given: ReadonlySet<stri
 }
 
 function scheduleRemarks(config: OptimizerConfig, steps: number | null): string[] {
+  scheduleShape(config.lrSchedulerType, config.lrSchedulerKwargs ?? {}, config.learningRate);
+  if (config.lrSchedulerType === "constant" && (config.warmupSteps > 0 || config.warmupRatio > 0)) {
+    const key = config.warmupSteps > 0 ? "warmup_steps" : "warmup_ratio";
+    return [`${key} is not used: lr_scheduler_type constant has no warm-up; constant_with_warmup has`];
+  }
   if (config.warmupSteps > 0 && config.warmupRatio > 0) {
     return [`warmup_ratio ${config.warmupRatio} is not used: warmup_steps ${config.warmupSteps} goes before`];
   }

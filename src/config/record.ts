@@ -39,6 +39,15 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "preset",
 ]);
 
+/** Settings of `update` that a replay has its own of: where things are, and what the file of rollouts says itself. */
+export const freeInReplay: ReadonlySet<string> = new Set([
+  ...freeOnResume,
+  "device",
+  "model",
+  "rollouts",
+  "num_generations",
+]);
+
 export interface Difference {
   readonly key: string;
   readonly before: unknown;

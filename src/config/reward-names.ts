@@ -15,6 +15,7 @@ export const textRewards = [
   "reasoning_steps",
   "repetition",
   "soft_overlong",
+  "get_soft_overlong_punishment",
 ] as const;
 
 export type VerifierReward = (typeof verifierRewards)[number];
@@ -42,7 +43,6 @@ const otherNames: Readonly<Record<string, BuiltInReward>> = {
   get_repetition_penalty_reward: "repetition",
   soft_overlong_punishment: "soft_overlong",
   soft_overlong_punishment_reward: "soft_overlong",
-  get_soft_overlong_punishment: "soft_overlong",
 };
 
 /** Our name of a reward that TRL or open-r1 names otherwise; any other name as it is. */

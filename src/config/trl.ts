@@ -53,8 +53,6 @@ export function ownValue(key: string, value: unknown): unknown {
         : value;
     case "dynamic_sampling_reward":
       return typeof value === "string" ? ownRewardName(value) : value;
-    case "lr_scheduler_type":
-      return value === "constant_with_warmup" ? "constant" : value;
     case "max_steps":
       return value === -1 ? null : value;
     case "min_p":

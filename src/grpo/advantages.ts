@@ -10,6 +10,8 @@ export type MultiObjectiveAggregation = "sum_then_normalize" | "normalize_then_s
 
 /** Keeps the quotient finite where the standard deviation is 0. */
 const STD_EPSILON = 1e-4;
+/** The largest 32-bit float: sums of squares of rewards beyond it leave the range of 64-bit floats. */
+const LARGEST_REWARD = 2 ** 128 - 2 ** 104;
 /** Below it the group's mean is a poor baseline. */
 const SMALL_GROUP = 8;
 
@@ -20,6 +22,8 @@ export interface RewardInput {
   readonly groups: ArrayLike<number>;
   /** One a function; 1 by default. */
   readonly weights?: readonly number[] | undefined;
+  /** Of the functions, for messages; their numbers by default. */
+  readonly names?: readonly string[] | undefined;
 }
 
 export interface AdvantageInput extends RewardInput {
@@ -38,11 +42,14 @@ export interface RewardStatistics {
   readonly groupMean: (number | null)[];
   /** Bessel-corrected; 0 of fewer than two scores. */
   readonly groupStd: number[];
-  /** Of `rewards` over all scored completions; 0 where there are none. */
-  readonly rewardMean: number;
-  /** Of `rewards` over all scored completions, Bessel-corrected. */
-  readonly rewardStd: number;
-  /** Fraction of completions whose group has a standard deviation of 0: they teach nothing. */
+  /** Of `rewards` over all scored completions; null where there are none. */
+  readonly rewardMean: number | null;
+  /** Of `rewards` over all scored completions, Bessel-corrected; null of fewer than two. */
+  readonly rewardStd: number | null;
+  /**
+   * Fraction of completions whose group's scores are all equal: they teach nothing. A group without two scores has no
+   * standard deviation and is not among them; a group of one completion is.
+   */
   readonly fracRewardZeroStd: number;
   /** About the size of groups: for estimators that take the group as baseline. */
   readonly warnings: string[];
@@ -56,20 +63,23 @@ export interface Advantages extends RewardStatistics {
 /**
  * The weighted rewards and their statistics.
  *
- * @throws InputError where a reward is NaN or infinite, or the weights don't fit the functions
+ * @throws InputError where a reward is NaN, infinite or past the 32-bit floats, or the weights don't fit the functions
  */
 export function rewardStatistics(input: RewardInput): RewardStatistics {
   const { rewards, groups } = weighted(input);
   const statistics = groups.map((members) => meanAndStd(members.map((i) => rewards[i]!)));
   const batch = meanAndStd(rewards);
   let withoutSpread = 0;
-  for (const [g, members] of groups.entries()) if (statistics[g]!.std < 1e-8) withoutSpread += members.length;
+  for (const [g, members] of groups.entries()) {
+    const scored = members.reduce((count, i) => count + (rewards[i] === null ? 0 : 1), 0);
+    if (scored >= Math.min(members.length, 2) && statistics[g]!.std < 1e-8) withoutSpread += members.length;
+  }
   return {
     rewards,
     groupMean: statistics.map(({ mean }) => mean),
     groupStd: statistics.map(({ std }) => std),
-    rewardMean: batch.mean ?? 0,
-    rewardStd: batch.std,
+    rewardMean: batch.mean,
+    rewardStd: rewards.filter((reward) => reward !== null).length < 2 ? null : batch.std,
     fracRewardZeroStd: rewards.length === 0 ? 0 : withoutSpread / rewards.length,
     warnings: sizeWarnings(groups),
   };
@@ -117,10 +127,26 @@ export function penalized(
 function weighted(input: RewardInput) {
   const perFunction = byFunction(input.rewards);
   const weights = input.weights ?? perFunction.map(() => 1);
-  checkRewards(perFunction, weights, input.groups.length);
+  checkRewards(perFunction, weights, input);
   const rewards = weightedSum(perFunction, weights, input.groups.length);
+  const past = rewards.findIndex((reward) => reward !== null && !isReward(reward));
+  if (past >= 0)
+    throw new InputError(
+      `completion ${past}: the weighted sum of its rewards is ${rewards[past]}, past ±${LARGEST_REWARD.toPrecision(3)}; make reward_weights smaller`,
+    );
   return { perFunction, weights, rewards, groups: groupMembers(input.groups) };
 }
+
+/** What to give in place of a reward that is none. */
+export function rewardCure(value: number): string {
+  return Number.isFinite(value)
+    ? `a reward lies within ±${LARGEST_REWARD.toPrecision(3)} (a 32-bit float): scale it down`
+    : "return a finite number";
+}
+
+/** Whether means and deviations of such rewards can be computed. */
+export const isReward = (value: unknown): value is number =>
+  typeof value === "number" && Math.abs(value) <= LARGEST_REWARD;
 
 function byFunction(rewards: RewardInput["rewards"]): readonly (readonly (number | null)[])[] {
   const isNested = (r: RewardInput["rewards"]): r is readonly (readonly (number | null)[])[] => Array.isArray(r[0]);
@@ -130,7 +156,7 @@ function byFunction(rewards: RewardInput["rewards"]): readonly (readonly (number
 function checkRewards(
   perFunction: readonly (readonly (number | null)[])[],
   weights: readonly number[],
-  completions: number,
+  { groups: { length: completions }, names }: RewardInput,
 ): void {
   if (weights.length !== perFunction.length) {
     throw new InputError(
@@ -140,13 +166,13 @@ function checkRewards(
   for (const [f, values] of perFunction.entries()) {
     if (values.length !== completions) {
       throw new InputError(
-        `reward function ${f} gave ${values.length} rewards for ${completions} completions; return one a completion`,
+        `reward function ${names?.[f] ?? f} gave ${values.length} rewards for ${completions} completions; return one a completion`,
       );
     }
     for (const [i, value] of values.entries()) {
-      if (value === null || Number.isFinite(value)) continue;
+      if (value === null || isReward(value)) continue;
       throw new InputError(
-        `reward function ${f} gave ${value} for completion ${i}; return a finite number, or null for not scored`,
+        `reward function ${names?.[f] ?? f} gave ${value} for completion ${i}; ${rewardCure(value)}, or null for not scored`,
       );
     }
   }

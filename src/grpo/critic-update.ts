@@ -45,7 +45,7 @@ export async function criticStep(
   settings: CriticUpdateSettings,
   learningRate: number,
   onTokens?: (tokens: number) => void,
-): Promise<{ readonly metrics: Record<string, number>; readonly tokens: number }> {
+): Promise<{ readonly metrics: Record<string, number | null>; readonly tokens: number }> {
   const { model, activations, optimizer } = critic;
   const completions = groups.flatMap((group) => group.completions);
   const step = completions.map(({ finished }, i) => ({ finished, returns: returns[i] ?? null }));

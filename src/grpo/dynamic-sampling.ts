@@ -57,10 +57,13 @@ export interface DynamicOutcome<Drawn, Score> {
   readonly drawn: number;
   /** Tokens of the completions that were thrown away with their groups. */
   readonly discardedTokens: number;
+  /** Tokens of their prompts, once for each of these completions. */
+  readonly discardedPromptTokens: number;
 }
 
 interface Entry<Drawn, Score> {
   readonly drawn: Drawn;
+  readonly promptTokens: number;
   readonly completions: (SampledCompletion | undefined)[];
   missing: number;
   /** `open`: not all there; `dull`: no signal; `dropped`: stopped as superfluous. */
@@ -91,7 +94,15 @@ export function createDynamicSampling<Drawn, Score>(options: DynamicSamplingOpti
     const place = entries.length;
     const empty = new Array<SampledCompletion | undefined>(samples).fill(undefined);
     entries.push({
-      ...{ drawn, completions: empty, missing: samples, status: "open", judged: 0, score: null },
+      ...{
+        drawn,
+        promptTokens: promptIds.length,
+        completions: empty,
+        missing: samples,
+        status: "open",
+        judged: 0,
+        score: null,
+      },
       probe: probe === null || place >= most - wanted ? "passed" : "waiting",
     });
     return { promptIds, samples, prompt: place };
@@ -205,6 +216,7 @@ export function createDynamicSampling<Drawn, Score>(options: DynamicSamplingOpti
         discarded: thrown.length,
         drawn,
         discardedTokens: tokens.reduce((a, b) => a + b, 0),
+        discardedPromptTokens: thrown.reduce((sum, { promptTokens, judged }) => sum + promptTokens * judged, 0),
       };
     },
   };

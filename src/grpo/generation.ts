@@ -7,6 +7,7 @@ import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
 import { loggedColumns, type RewardBatch, type RewardResult } from "../rewards/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { GenerationStep } from "./generation-steps.ts";
 import type { Advantage } from "./loss/config.ts";
 import type { ScoredGroup } from "./policy-update.ts";
 import { formatRollout } from "./rollout-file.ts";
@@ -71,28 +72,56 @@ export function scoredGroups(
   }));
 }
 
+/** What is recorded of a generation; all by completion, in the order of the groups, but `groups` and `cut`. */
+export interface RecordedGeneration {
+  readonly groups: readonly Group[];
+  readonly texts: readonly string[];
+  readonly result: RewardResult;
+  /** One a reward function. */
+  readonly weights: readonly number[];
+  /** π_old. */
+  readonly old: readonly Float32Array[];
+  /** Null where they can be made again from the rewards. */
+  readonly advantages: readonly Advantage[] | null;
+  /** The steps of the first pass over the generation. */
+  readonly cut: readonly GenerationStep[];
+}
+
 /** `completions/step-N.jsonl`: the generation's rollouts with the π_old they were learned from, ready for `grpo update`. */
 export async function recordRollouts(
   outputDir: string,
-  step: number,
-  groups: readonly Group[],
-  texts: readonly string[],
-  rewards: RewardResult,
-  old: readonly Float32Array[],
+  firstStep: number,
+  { groups, texts, result, weights, old, advantages, cut }: RecordedGeneration,
 ): Promise<void> {
-  const columns = loggedColumns(rewards);
+  const steps = new Map(cut.flatMap(({ members, places }, s) => members.map((i, k) => [i, { s, place: places?.[k] }])));
+  // The weighted sum says all of one function of weight 1.
+  const { perFunction } = result;
+  const each = perFunction.length > 1 || weights.some((weight) => weight !== 1);
+  const rewardWeights = each && Object.fromEntries(perFunction.map(({ name }, f) => [name, weights[f]!]));
+  const columns = loggedColumns(result);
   let at = 0;
   const lines = groups.flatMap(({ problem, completions }, group) =>
     completions.map(({ completionIds, finished, stop, samplingLogprobs }) => {
       const i = at++;
+      const { s, place } = steps.get(i)!;
+      const advantage = advantages?.[i];
       return formatRollout(
         { group, promptIds: problem.promptIds, promptText: promptText(problem) },
         {
           completionIds,
           finished,
-          reward: rewards.total[i] ?? null,
+          reward: result.total[i] ?? null,
+          ...(rewardWeights && {
+            rewards: Object.fromEntries(perFunction.map(({ name, rewards }) => [name, rewards[i] ?? null])),
+            rewardWeights,
+          }),
           oldLogprobs: Float64Array.from(old[i]!),
           samplingLogprobs: Float64Array.from(samplingLogprobs),
+          ...(advantage !== undefined && {
+            advantages: typeof advantage === "number" ? advantage : Float64Array.from(advantage),
+          }),
+          step: firstStep + s,
+          ...(place !== undefined && { place }),
           text: texts[i]!,
           ...(stop === undefined ? {} : { stop }),
           ...(columns && { extra: columns[i]! }),
@@ -100,7 +129,7 @@ export async function recordRollouts(
       );
     }),
   );
-  await writeCompletions(outputDir, step, lines);
+  await writeCompletions(outputDir, firstStep, lines);
 }
 
 /** A prompt as a reader wants it: the text, or the last message. */

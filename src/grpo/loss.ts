@@ -89,7 +89,7 @@ function completionLoss(
   const sequenceWeight = type.sequenceWeight?.(completion, tokens, sampler, config) ?? 1;
   const sampledBy = type.takesSamplerRatio ? null : sampler;
   const kept = isKept(completion, tokens, config);
-  const weight = type.tokenWeight(step, completion.index, tokens, config);
+  const weight = type.tokenWeight(step, completion.place ?? completion.index, tokens, config);
   const dEntropy = config.entropyCoef === 0 ? 0 : -config.entropyCoef / Math.max(step.entropyTokens, 1);
   // A token's log-ratio moves the sequence's by a parts-th of itself.
   const parts = config.importanceSamplingLevel === "sequence" ? Math.max(tokens, 1) : 1;

@@ -9,13 +9,15 @@ import { backward, forward, type Model, type Scores } from "../model/model.ts";
 import { type OptimizerSettings, type OptimizerState, optimizerStep, zeroGradients } from "../optim/adamw.ts";
 import type { Advantage, LossCompletion, LossConfig } from "./loss/config.ts";
 import { foldMetrics, type MetricParts } from "./loss/metrics.ts";
-import { stepDenominators } from "./loss/step.ts";
+import { stepDenominators, type WholeGeneration } from "./loss/step.ts";
 import { computeLoss } from "./loss.ts";
 
 /** A completion as the update takes it. */
 export interface ScoredCompletion {
   readonly completionIds: Int32Array; // (R)
   readonly finished: boolean;
+  /** Its place in the step's own order, where that is not the order of the groups. */
+  readonly place?: number;
   /** Of the completion, or of each token (R). */
   readonly advantage: Advantage;
   /** π_old (R); null: on-policy, the update's own first forward. */
@@ -35,15 +37,17 @@ export interface PolicyUpdateSettings {
   readonly optimizer: OptimizerSettings;
   readonly temperature: number;
   readonly microBatchTokens: number;
+  /** What the step's completions are a part of, where a generation serves several steps. */
+  readonly generation?: WholeGeneration;
 }
 
 export interface UpdateResult {
-  /** `loss`, `grad_norm`, `learning_rate`, `kl`, `entropy`, `clip_ratio/*`, … */
-  readonly metrics: Record<string, number>;
+  /** `loss`, `grad_norm`, `learning_rate`, `kl`, `entropy`, `clip_ratio/*`, …; null: a mean over no token. */
+  readonly metrics: Record<string, number | null>;
   /** ℓ of each completion as this step's forward computed it, in the order of the groups. */
   readonly logprobs: readonly Float32Array[];
-  /** Mean entropy under m and the entropy mask: what `use_adaptive_entropy` goes by. */
-  readonly meanEntropy: number;
+  /** Mean entropy under m and the entropy mask: what `use_adaptive_entropy` goes by; null where no token counts. */
+  readonly meanEntropy: number | null;
   /** Tokens that went through the model. */
   readonly tokens: number;
 }
@@ -124,11 +128,12 @@ export async function updateStep(
   const batches = cutMicroBatches(groups, settings.microBatchTokens);
   const stepOf = (entropies: readonly Float32Array[] | null) =>
     stepDenominators(
-      completions.map(({ completionIds, finished }, index) => {
-        const base = { index, logprobs: completionIds, finished };
+      completions.map(({ completionIds, finished, place }, index) => {
+        const base = { index, place, logprobs: completionIds, finished };
         return entropies ? { ...base, entropies: entropies[index]! } : base;
       }),
       settings.loss,
+      settings.generation,
     );
   // The entropy threshold belongs to the whole step, so it needs every entropy before the first backward.
   const entropies =
@@ -147,9 +152,9 @@ export async function updateStep(
     const [current, entropy] = [byCompletion(batch, scores.logprobs), byCompletion(batch, scores.entropies)];
     const part = Array.from(batch.completions, (index, i): LossCompletion => {
       logprobs[index] = current[i]!.slice();
-      const { finished, advantage, oldLogprobs, refLogprobs, samplingLogprobs } = completions[index]!;
+      const { finished, place, advantage, oldLogprobs, refLogprobs, samplingLogprobs } = completions[index]!;
       const values = { logprobs: current[i]!, entropies: entropy[i]! };
-      return { index, ...values, finished, advantage, oldLogprobs, refLogprobs, samplingLogprobs };
+      return { index, place, ...values, finished, advantage, oldLogprobs, refLogprobs, samplingLogprobs };
     });
     const result = computeLoss(part, step, settings.loss);
     loss += result.loss;
@@ -161,5 +166,6 @@ export async function updateStep(
   }
   const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate);
   const metrics = { loss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) };
-  return { metrics, logprobs, meanEntropy: entropySum / Math.max(step.entropyTokens, 1), tokens };
+  const meanEntropy = step.entropyTokens === 0 ? null : entropySum / step.entropyTokens;
+  return { metrics, logprobs, meanEntropy, tokens };
 }

@@ -1,22 +1,26 @@
 /**
- * `grpo update`: the policy update alone, on recorded rollouts. All lines are one batch; `num_iterations` optimizer
- * steps are made over it. Offline use, and the way to run a recorded step again.
+ * `grpo update`: the policy update alone, on recorded rollouts. A file is one generation: `num_iterations` passes are made
+ * over it, each of one optimizer step, or of the steps that its lines name. Offline use, and the way to run a recorded
+ * generation again; a critic is not updated.
  */
 import { z } from "zod";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
-import { toJson } from "../config/record.ts";
-import type { UpdateConfig } from "../config/schema.ts";
-import { restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
+import { configDifferences, freeInReplay, toJson } from "../config/record.ts";
+import { settingsOf, type UpdateConfig } from "../config/schema.ts";
+import { restoreOptimizer, saveCheckpoint, savedReference, saveModel } from "../engine/checkpointing.ts";
 import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
+import { mixReference } from "../engine/moving-reference.ts";
 import { planSession, type Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
-import { learningRate } from "../optim/schedule.ts";
+import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
+import { type GenerationStep, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
 import {
   appliedEntropyCoef,
   type EntropyControl,
+  entropyMetrics,
   nextEntropyControl,
   startEntropyControl,
 } from "./loss/entropy-control.ts";
@@ -27,6 +31,7 @@ import {
   updateSettings,
   updateStep,
 } from "./policy-update.ts";
+import { everyOrNone, type RecordedSteps, recordedRewards, recordedSteps } from "./recorded-generation.ts";
 import { type RolloutGroup, readRollouts } from "./rollout-file.ts";
 
 /** What of a trainer's state an update goes on from. */
@@ -35,6 +40,14 @@ export const updateState = z.looseObject({
   totalSteps: z.int().min(1),
   config: z.record(z.string(), z.unknown()),
   entropyControl: z.object({ coef: z.number(), lastEntropy: z.number().nullable() }).optional(),
+  numerics: z.string().optional(),
+});
+
+/** Of a run whose reference moves: how it does. */
+const movingReference = z.object({
+  sync_ref_model: z.literal(true),
+  ref_model_sync_steps: z.int().min(1),
+  ref_model_mixup_alpha: z.number(),
 });
 
 export interface RecordedUpdateOptions {
@@ -67,12 +80,8 @@ function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[], cont
 /** @throws InputError where the estimator needs a critic, or only some lines have advantages of their own */
 function checkAdvantages(config: UpdateConfig, groups: readonly RolloutGroup[]): void {
   const completions = groups.flatMap((group) => group.completions);
-  const own = completions.filter((c) => c.advantages !== undefined).length;
-  if (own > 0 && own < completions.length)
-    throw new InputError(
-      `${config.rollouts}: ${own} of ${completions.length} lines have "advantages"; give them on every line or on none`,
-    );
-  if (own === 0 && ESTIMATORS[config.advantageEstimator].needsCritic)
+  everyOrNone(config.rollouts, completions, "advantages", (c) => c.advantages);
+  if (completions[0]?.advantages === undefined && ESTIMATORS[config.advantageEstimator].needsCritic)
     throw new InputError(
       `advantage_estimator ${config.advantageEstimator} needs a critic, and ${config.rollouts} has no "advantages"; use grpo train, or write them into the file`,
     );
@@ -84,7 +93,7 @@ async function scoredGroups(
   config: UpdateConfig,
   groups: readonly RolloutGroup[],
   settings: PolicyUpdateSettings,
-): Promise<{ groups: ScoredGroup[]; metrics: Record<string, number>; warnings: readonly string[] }> {
+): Promise<{ groups: ScoredGroup[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
   const completions = groups.flatMap((g) => g.completions);
   const missing = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
   const reference = missing
@@ -105,7 +114,7 @@ async function scoredGroups(
     : null;
   const advantages = estimateAdvantages(
     {
-      rewards: completions.map((c) => c.reward),
+      ...recordedRewards(config.rollouts, completions),
       groups: groups.flatMap((g, i) => g.completions.map(() => i)),
       lengths: completions.map((c) => c.completionIds.length),
       finished: completions.map((c) => c.finished),
@@ -152,6 +161,9 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   checkGroups(config, groups, modelConfig.maxPositionEmbeddings);
   checkAdvantages(config, groups);
   const completions = groups.flatMap((g) => g.completions);
+  const steps = recordedSteps(config.rollouts, completions);
+  const first = resume?.state.step ?? 0;
+  for (const remark of replayRemarks(options, steps)) note(`note: ${remark}`);
   const longestPrompt = Math.max(...groups.map((g) => g.promptIds.length));
   const longestCompletion = Math.max(...completions.map((c) => c.completionIds.length));
   const tokens = maxMicroBatchTokens({
@@ -163,8 +175,12 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   });
   // Before the first step the policy is the starting model, so it scores for itself unless another is named.
   const needsReference = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
-  const reference = config.refModel ? await modelFolder(config.refModel) : resume ? folder : null;
+  const moving =
+    config.beta !== 0 && !config.refModel ? movingReference.safeParse(resume?.state.config).data : undefined;
   const device = await openRunDevice(config, note);
+  const { numerics } = resume?.state ?? {};
+  if (numerics !== undefined && numerics !== device.numericsKey)
+    note(`note: the checkpoint was written on ${numerics}, this is ${device.numericsKey}: the bits will differ`);
   const session = await planSession({
     device,
     folder: startFolder,
@@ -172,11 +188,11 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     dtype: config.dtype,
     packed: packedSizes(device, modelConfig, tokens, longestPrompt),
     training: true,
-    reference: needsReference ? reference : null,
+    reference: moving || needsReference ? await referenceFolder(options, moving !== undefined) : null,
+    movingReference: moving !== undefined,
     rollout: null,
     positions: longestPrompt + longestCompletion,
   }).open();
-  const first = resume?.state.step ?? 0;
   // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
   const goesOn = resume !== null && config.resumeFromCheckpoint === true;
   const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
@@ -185,31 +201,39 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     const settings = updateSettings(config);
     const scored = await scoredGroups(session, config, groups, settings);
     for (const warning of scored.warnings) note(`note: ${warning}`);
-    const totalSteps = resume?.state.totalSteps ?? config.numIterations;
-    const schedule = {
-      type: config.lrSchedulerType,
-      base: config.learningRate,
-      warmupSteps: config.warmupSteps || Math.ceil(config.warmupRatio * totalSteps),
-      totalSteps,
-    };
+    const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
+    const schedule = scheduleOf(config, totalSteps);
     const updater = { model: session.policy, activations: session.activations!, optimizer: session.optimizer! };
     const records: MetricsRecord[] = [];
+    const ofStep = settingsOfSteps(settings, completions, steps.cut.length);
+    // A run ends within a generation where max_steps says so; what goes on elsewhere has no such end.
+    const end = resume && steps.first === first + 1 ? totalSteps : Infinity;
     let batch = scored.groups;
+    let step = first;
     let entropy: EntropyControl = resume?.state.entropyControl ?? startEntropyControl(config);
-    for (let iteration = 0; iteration < config.numIterations; iteration++) {
-      const step = first + iteration;
-      const lr = learningRate(schedule, step);
-      const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropy, config) };
-      const update = await updateStep(updater, batch, { ...settings, loss }, lr);
-      entropy = nextEntropyControl(entropy, update.meanEntropy, config);
-      const record: MetricsRecord = { step: step + 1, ...update.metrics, ...scored.metrics };
-      metrics.write(record);
-      options.onStep(record);
-      records.push(record);
-      if (iteration === 0) batch = withOldLogprobs(batch, update.logprobs);
-    }
+    for (let iteration = 0; iteration < config.numIterations; iteration++)
+      for (const part of steps.cut) {
+        if (step >= end) break;
+        const lr = learningRate(schedule, step);
+        const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropy, config) };
+        const update = await updateStep(updater, groupsOfStep(batch, part), { ...ofStep, loss }, lr);
+        step++;
+        entropy = nextEntropyControl(entropy, update.meanEntropy, config);
+        if (moving && step % moving.ref_model_sync_steps === 0)
+          await mixReference(session, moving.ref_model_mixup_alpha);
+        const values = { ...update.metrics, ...entropyMetrics(update.metrics, entropy, config) };
+        const record: MetricsRecord = { step, ...values, ...scored.metrics };
+        metrics.write(record);
+        options.onStep(record);
+        records.push(record);
+        if (iteration === 0) batch = withOldLogprobs(batch, part, update.logprobs);
+      }
     await saveModel(session, config.outputDir);
-    const state = { step: first + config.numIterations, totalSteps, config: toJson(config), entropyControl: entropy };
+    const state = {
+      ...{ step, totalSteps, entropyControl: entropy, numerics: device.numericsKey },
+      // What the run's own settings say beside the update's: how its reference moves, what its generations are.
+      config: { ...resume?.state.config, ...toJson(config) },
+    };
     await saveCheckpoint(session, config.outputDir, state.step, state);
     return records;
   } finally {
@@ -219,14 +243,56 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   }
 }
 
-/** π_old of completions that came without one: the update's own first forward. */
-function withOldLogprobs(groups: readonly ScoredGroup[], logprobs: readonly Float32Array[]): ScoredGroup[] {
+/** π_old of completions that came without one: the first forward of the step that learns from them first. */
+function withOldLogprobs(
+  groups: readonly ScoredGroup[],
+  { members }: GenerationStep,
+  logprobs: readonly Float32Array[],
+): ScoredGroup[] {
+  const own = new Map(members.map((member, k) => [member, logprobs[k]!]));
   let at = 0;
   return groups.map((group) => ({
     ...group,
     completions: group.completions.map((c) => {
-      const own = logprobs[at++] ?? null;
-      return { ...c, oldLogprobs: c.oldLogprobs ?? own };
+      const first = own.get(at++) ?? null;
+      return { ...c, oldLogprobs: c.oldLogprobs ?? first };
     }),
   }));
+}
+
+/** Folder of the reference; null: the policy before its first step, which is the starting model. */
+async function referenceFolder(
+  { config, folder, resume }: RecordedUpdateOptions,
+  moves: boolean,
+): Promise<string | null> {
+  if (config.refModel) return modelFolder(config.refModel);
+  if (!resume) return null;
+  return moves ? savedReference(resume.folder) : folder;
+}
+
+/** Why this is not the recorded step again, where it looks as if it should be. */
+function replayRemarks({ config, resume }: RecordedUpdateOptions, { first, cut }: RecordedSteps): string[] {
+  const { rollouts } = config;
+  if (!resume)
+    return first !== null && first > 1
+      ? [
+          `${rollouts} was learned from at step ${first}: without that step's checkpoint (--resume_from_checkpoint) weights, Adam's state and schedule begin anew`,
+        ]
+      : [];
+  const { step, config: before } = resume.state;
+  if (first !== null && first !== step + 1)
+    return [
+      `${rollouts} was learned from at step ${first}, and the checkpoint is of step ${step}: this is not the recorded step; checkpoint-${first - 1} would be`,
+    ];
+  const remarks = configDifferences(before, toJson(config), freeInReplay)
+    .filter(
+      ({ key, before: was, now }) => was !== undefined && now !== undefined && Object.hasOwn(settingsOf("train"), key),
+    )
+    .map(({ key, before: was, now }) => `${key} was ${JSON.stringify(was)} and is now ${JSON.stringify(now)}`);
+  const { gradient_accumulation_steps: perStep, steps_per_generation: perGeneration } = before;
+  if (first === null && cut.length === 1 && typeof perGeneration === "number" && perGeneration !== perStep)
+    remarks.push(
+      `${rollouts} has no "step", and a generation of the checkpoint's run served several steps: all lines are one step here; record it anew, or give each line its step`,
+    );
+  return remarks;
 }

@@ -2,6 +2,12 @@
  * Rollout files: one JSON object a line, a line a completion; lines of one group are neighbours and share their prompt.
  * Reads (`update`, `score`) and writes (what `train` records) the format; nothing here needs a model or a tokenizer.
  *
+ * A line has `group`, `prompt_ids`, `completion_ids`, `finished`, `reward`; and where they are known `old_logprobs`,
+ * `ref_logprobs`, `sampling_logprobs`, `advantages`, `prompt` and `completion` as texts. What `train` records besides makes
+ * the generation's steps possible again: `step` (the first that learned from the line), `place` (in that step, where the
+ * generation was shuffled), `rewards` and `reward_weights` by the functions' names (where there are several), `advantages`
+ * (where a critic made them). All of these may be missing.
+ *
  * Logprobs are 32-bit floats in every engine that makes them: they are written with the fewest digits that give the
  * same 32-bit float back, and read back to that float. Rewards keep all 64 bits.
  */
@@ -9,6 +15,7 @@ import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { errorText, InputError } from "../errors.ts";
+import { isReward, rewardCure } from "./advantages.ts";
 
 export interface Completion {
   /** (R), R ≥ 1; the end-of-sequence token belongs to it. */
@@ -17,6 +24,9 @@ export interface Completion {
   readonly finished: boolean;
   /** null: not scored. */
   readonly reward: number | null;
+  /** Of each reward function by name, with the weights whose sum `reward` is; both or none, on every line or on none. */
+  readonly rewards?: Readonly<Record<string, number | null>>;
+  readonly rewardWeights?: Readonly<Record<string, number>>;
   /** π_old (R), values of 32-bit floats, as the next two. */
   readonly oldLogprobs?: Float64Array;
   readonly refLogprobs?: Float64Array;
@@ -24,6 +34,10 @@ export interface Completion {
   readonly samplingLogprobs?: Float64Array;
   /** One of the whole completion, or of each token (R); goes before what the reward would give. */
   readonly advantages?: number | Float64Array;
+  /** The optimizer step that learns from it first, from 1: lines of several steps are learned from step by step. */
+  readonly step?: number;
+  /** Its place in that step's own order, from 0, where that is not the file's: it cuts the step into `bnpo`'s blocks. */
+  readonly place?: number;
   /** The completion as text, for a reader; nothing is computed from it. */
   readonly text?: string;
   /** The stop string that ended it, likewise. */
@@ -113,6 +127,10 @@ export function formatRollout(group: Omit<RolloutGroup, "completions">, completi
     `"finished":${completion.finished}`,
     `"reward":${completion.reward === null ? "null" : finite(completion.reward)}`,
   ];
+  const { rewards, rewardWeights, step, place } = completion;
+  if (rewards && rewardWeights) {
+    fields.push(`"rewards":${namedNumbers(rewards)}`, `"reward_weights":${namedNumbers(rewardWeights)}`);
+  }
   for (const [key, property] of Object.entries(LOGPROB_KEYS)) {
     const values = completion[property];
     if (values) fields.push(`"${key}":[${Array.from(values, shortestFloat32).join(",")}]`);
@@ -123,11 +141,18 @@ export function formatRollout(group: Omit<RolloutGroup, "completions">, completi
       typeof advantages === "number" ? finite(advantages) : `[${Array.from(advantages, finite).join(",")}]`;
     fields.push(`"advantages":${numbers}`);
   }
+  if (step !== undefined) fields.push(`"step":${step}`);
+  if (place !== undefined) fields.push(`"place":${place}`);
   if (group.promptText !== undefined) fields.push(`"prompt":${JSON.stringify(group.promptText)}`);
   if (completion.stop !== undefined) fields.push(`"stop":${JSON.stringify(completion.stop)}`);
   if (completion.extra !== undefined) fields.push(`"extra":${JSON.stringify(completion.extra)}`);
   if (completion.text !== undefined) fields.push(`"completion":${JSON.stringify(completion.text)}`);
   return `{${fields.join(",")}}`;
+}
+
+function namedNumbers(values: Readonly<Record<string, number | null>>): string {
+  for (const value of Object.values(values)) if (value !== null) finite(value);
+  return JSON.stringify(values);
 }
 
 /** The fewest significant digits that round to the same 32-bit float. */
@@ -217,6 +242,15 @@ function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): 
   }
   if (row.advantages !== undefined && row.advantages !== null)
     completion.advantages = readAdvantages(row.advantages, completionIds.length, where);
+  for (const [key, least] of [
+    ["step", 1],
+    ["place", 0],
+  ] as const) {
+    if (row[key] === undefined || row[key] === null) continue;
+    completion[key] = integer(row, key, where);
+    if (completion[key] < least) throw new InputError(`${where}: "${key}" is ${row[key]}; it counts from ${least}`);
+  }
+  Object.assign(completion, readNamedRewards(row, completion.reward, where));
   if (typeof row.completion === "string") completion.text = row.completion;
   if (typeof row.stop === "string") completion.stop = row.stop;
   if (typeof row.extra === "object" && row.extra !== null) completion.extra = row.extra as Record<string, unknown>;
@@ -227,10 +261,49 @@ function readReward(row: Row, required: boolean, where: string): number | null {
   const { reward } = row;
   if (reward === undefined && required) throw missing("reward", "give a number, or null for not scored", where);
   if (reward === undefined || reward === null) return null;
-  if (!isFiniteNumber(reward)) {
-    throw new InputError(`${where}: "reward" is ${shown(reward)}; give a finite number, or null for not scored`);
+  if (!isReward(reward)) {
+    const cure = isFiniteNumber(reward) ? rewardCure(reward) : "give a finite number";
+    throw new InputError(`${where}: "reward" is ${shown(reward)}; ${cure}, or null for not scored`);
   }
   return reward;
+}
+
+/** `rewards` and `reward_weights`, where a line has them. What they add up to must be its `reward`. */
+function readNamedRewards(
+  row: Row,
+  reward: number | null,
+  where: string,
+): Pick<Completion, "rewards" | "rewardWeights"> {
+  // Another trainer's file may have keys of these names that mean something else: without the weights they say nothing here.
+  if (row.rewards === undefined || row.rewards === null || row.reward_weights === undefined) return {};
+  const rewards = numbersByName(row, "rewards", where);
+  const rewardWeights = numbersByName(row, "reward_weights", where);
+  let sum: number | null = null;
+  for (const [name, value] of Object.entries(rewards)) {
+    const weight = rewardWeights[name] ?? null;
+    if (weight === null)
+      throw new InputError(`${where}: "reward_weights" has no "${name}", which "rewards" has; give each its weight`);
+    if (value !== null) sum = (sum ?? 0) + value * weight;
+  }
+  const off =
+    sum === null || reward === null ? sum !== reward : Math.abs(sum - reward) > 1e-9 * Math.max(1, Math.abs(sum));
+  if (off)
+    throw new InputError(
+      `${where}: "reward" is ${reward}, and "rewards" by "reward_weights" are ${sum}; change both, or leave "rewards" and "reward_weights" out`,
+    );
+  return { rewards, rewardWeights: rewardWeights as Record<string, number> };
+}
+
+function numbersByName(row: Row, key: string, where: string): Record<string, number | null> {
+  const values = row[key];
+  if (typeof values !== "object" || values === null || Array.isArray(values))
+    throw new InputError(`${where}: "${key}" is ${shown(values)}; give an object of numbers by the functions' names`);
+  for (const [name, value] of Object.entries(values)) {
+    if (value === null || isReward(value)) continue;
+    const cure = isFiniteNumber(value) ? rewardCure(value) : "give a finite number";
+    throw new InputError(`${where}: "${key}" has ${shown(value)} for "${name}"; ${cure}`);
+  }
+  return values as Record<string, number | null>;
 }
 
 function readAdvantages(value: unknown, length: number, where: string): number | Float64Array {

@@ -31,6 +31,8 @@ export interface Generation {
   /** Tokens of prompts and of completions, of discarded groups too. */
   readonly promptTokens: number;
   readonly sampledTokens: number;
+  /** Tokens of all sequences, a prompt counted with each of its completions: what TRL's `num_tokens` adds up. */
+  readonly sequenceTokens: number;
   /** Dynamic sampling: groups thrown away for want of signal, and kept without it as nothing better was found. */
   readonly discardedGroups: number;
   readonly groupsWithoutSignal: number;
@@ -91,6 +93,13 @@ function hasSignal({ config }: TrainingSetup, result: RewardResult): boolean {
 
 const lengthSum = (items: readonly { readonly length: number }[]) => items.reduce((sum, { length }) => sum + length, 0);
 
+const completionTokens = (groups: readonly Group[]) =>
+  lengthSum(groups.flatMap((g) => g.completions.map((c) => c.completionIds)));
+
+/** Of each prompt, once for each of its completions. */
+const repeatedPromptTokens = (groups: readonly Group[]) =>
+  groups.reduce((sum, { problem, completions }) => sum + problem.promptIds.length * completions.length, 0);
+
 /**
  * One generation, scored.
  *
@@ -123,10 +132,11 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
 
   run.onPhase("reward");
   const { texts, rest } = await startScoring(run, groups);
+  const sampledTokens = completionTokens(groups);
   return {
     ...{ groups, texts, rewards: await rest, position, skippedRows: skipped },
     promptTokens: lengthSum(groups.map((g) => g.problem.promptIds)),
-    sampledTokens: lengthSum(groups.flatMap((g) => g.completions.map((c) => c.completionIds))),
+    ...{ sampledTokens, sequenceTokens: sampledTokens + repeatedPromptTokens(groups) },
     ...{ discardedGroups: 0, groupsWithoutSignal: 0 },
   };
 }
@@ -166,15 +176,17 @@ async function sampleDynamically(
     shouldStop: run.shouldStop,
   });
   if (run.shouldStop()) return null;
-  const { accepted, discarded, discardedTokens, drawn, withoutSignal } = dynamic.outcome();
+  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = dynamic.outcome();
   const { position, skipped } = draws[drawn - 1]!;
+  const groups = accepted.map(({ drawn: problem, completions }): Group => ({ problem, completions }));
+  const sampledTokens = discardedTokens + completionTokens(groups);
   return {
-    groups: accepted.map(({ drawn: problem, completions }): Group => ({ problem, completions })),
+    groups,
     texts: accepted.flatMap(({ score }) => score.texts),
     rewards: joinResults(accepted.map(({ score }) => score.result)),
     ...{ position, skippedRows: skipped },
     promptTokens: lengthSum(draws.slice(0, drawn).map(({ problem }) => problem.promptIds)),
-    sampledTokens: discardedTokens + lengthSum(accepted.flatMap((g) => g.completions.map((c) => c.completionIds))),
+    ...{ sampledTokens, sequenceTokens: sampledTokens + discardedPromptTokens + repeatedPromptTokens(groups) },
     ...{ discardedGroups: discarded, groupsWithoutSignal: withoutSignal },
   };
 }

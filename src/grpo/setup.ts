@@ -19,7 +19,7 @@ import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/to
 
 /** What a step is made of, by TRL's rules. */
 export interface BatchShape {
-  /** Completions of one optimizer step. */
+  /** Completions of one optimizer step; it may hold a part of a group. */
   readonly stepCompletions: number;
   /** Completions sampled at once, and the prompts they belong to. */
   readonly generationCompletions: number;
@@ -34,9 +34,9 @@ export function batchShape(config: TrainConfig): BatchShape {
   const stepCompletions = perDeviceTrainBatchSize * gradientAccumulationSteps;
   const stepsPerGeneration = config.stepsPerGeneration ?? gradientAccumulationSteps;
   const generationCompletions = perDeviceTrainBatchSize * stepsPerGeneration;
-  if (stepCompletions % numGenerations !== 0 || generationCompletions % stepCompletions !== 0)
+  if (generationCompletions % numGenerations !== 0 || generationCompletions % stepCompletions !== 0)
     throw new InputError(
-      `per_device_train_batch_size × gradient_accumulation_steps is ${stepCompletions} and a generation has ${generationCompletions} completions: the first must be a multiple of num_generations (${numGenerations}), the second of the first`,
+      `a generation has ${generationCompletions} completions: it must be a multiple of num_generations (${numGenerations}), and of the ${stepCompletions} completions of a step, per_device_train_batch_size × gradient_accumulation_steps`,
     );
   return {
     stepCompletions,

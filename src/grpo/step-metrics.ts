@@ -8,21 +8,25 @@ import type { Generation } from "./sampling.ts";
 
 type Values = Record<string, number>;
 
-function mean(values: readonly number[]): number {
-  return values.length === 0 ? 0 : values.reduce((a, b) => a + b, 0) / values.length;
+const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
+
+/** Null of none. */
+function mean(values: readonly number[]): number | null {
+  return values.length === 0 ? null : sum(values) / values.length;
 }
 
-/** Bessel-corrected; 0 of fewer than two. */
-function standardDeviation(values: readonly number[]): number {
-  if (values.length < 2) return 0;
+/** Bessel-corrected; null of fewer than two. */
+function standardDeviation(values: readonly number[]): number | null {
   const m = mean(values);
-  return Math.sqrt(values.reduce((sum, v) => sum + (v - m) ** 2, 0) / (values.length - 1));
+  if (m === null || values.length < 2) return null;
+  return Math.sqrt(values.reduce((total, v) => total + (v - m) ** 2, 0) / (values.length - 1));
 }
 
+/** 0 of no completions, as in TRL. */
 function lengths(completions: readonly SampledCompletion[], suffix: string): Values {
   const sizes = completions.map((c) => c.completionIds.length);
   return {
-    [`completions/mean${suffix}`]: mean(sizes),
+    [`completions/mean${suffix}`]: mean(sizes) ?? 0,
     [`completions/min${suffix}`]: sizes.length > 0 ? Math.min(...sizes) : 0,
     [`completions/max${suffix}`]: sizes.length > 0 ? Math.max(...sizes) : 0,
   };
@@ -37,8 +41,9 @@ export function completionMetrics(completions: readonly SampledCompletion[]): Va
   };
 }
 
-export function rewardMetrics(result: RewardResult, advantages: RewardStatistics): Values {
-  const values: Values = {
+/** Null of what was not scored at all. */
+export function rewardMetrics(result: RewardResult, advantages: RewardStatistics): Record<string, number | null> {
+  const values: Record<string, number | null> = {
     reward: advantages.rewardMean,
     reward_std: advantages.rewardStd,
     frac_reward_zero_std: advantages.fracRewardZeroStd,
@@ -78,7 +83,7 @@ export function samplerDifference(
   completions: readonly SampledCompletion[],
   logprobs: readonly Float32Array[],
 ): Values {
-  let sum = 0;
+  let total = 0;
   let most = 0;
   let count = 0;
   for (const [i, completion] of completions.entries()) {
@@ -86,13 +91,13 @@ export function samplerDifference(
     if (!current) continue;
     for (const [t, logprob] of completion.logprobs.entries()) {
       const difference = Math.abs(logprob - current[t]!);
-      sum += difference;
+      total += difference;
       most = Math.max(most, difference);
       count++;
     }
   }
   return {
-    "sampling/sampling_logp_difference/mean": count === 0 ? 0 : sum / count,
+    "sampling/sampling_logp_difference/mean": count === 0 ? 0 : total / count,
     "sampling/sampling_logp_difference/max": most,
   };
 }

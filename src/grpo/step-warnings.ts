@@ -3,7 +3,7 @@
  * the start is config/checks.ts.
  */
 
-type Values = Readonly<Record<string, number | undefined>>;
+type Values = Readonly<Record<string, number | null | undefined>>;
 
 interface Trap {
   readonly name: string;
@@ -12,10 +12,17 @@ interface Trap {
   readonly text: (values: Values) => string;
 }
 
-const percent = (share: number | undefined): string => `${(100 * (share ?? 0)).toFixed(0)} %`;
+const percent = (share: number | null | undefined): string => `${(100 * (share ?? 0)).toFixed(0)} %`;
 const at = (values: Values, name: string, otherwise: number): number => values[name] ?? otherwise;
 
 const TRAPS: readonly Trap[] = [
+  {
+    name: "nothing scored",
+    holds: (v) => v.reward === null,
+    text: () =>
+      "no completion was scored: this step learned nothing from rewards; check the gold answers' column (answer_column) and what " +
+      "the reward functions return",
+  },
   {
     name: "equal rewards",
     holds: (v, usesGroups) => usesGroups && at(v, "frac_reward_zero_std", 0) >= 1,

@@ -23,12 +23,13 @@ import type { RunConsole } from "../metrics/console.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
 import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
-import { learningRate } from "../optim/schedule.ts";
+import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import type { RewardTrainerState } from "../rewards/pool.ts";
 import { criticStep } from "./critic-update.ts";
 import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";
-import { appliedEntropyCoef, nextEntropyControl, startEntropyControl } from "./loss/entropy-control.ts";
+import { cutGeneration, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
+import { appliedEntropyCoef, entropyMetrics, nextEntropyControl, startEntropyControl } from "./loss/entropy-control.ts";
 import { measure } from "./measure.ts";
 import { updateSettings, updateStep } from "./policy-update.ts";
 import { rewardTrainerState, type TrainerState } from "./run-state.ts";
@@ -101,7 +102,6 @@ export async function train(
   const { config, batch, problems } = setup;
   const { outputDir } = config;
   const { device, activations, optimizer, rollout, policy, reference, critic } = session;
-  const G = config.numGenerations;
   if (!activations || !optimizer || !rollout) throw new Error("the session was not planned for training");
   const updater = { model: policy, activations, optimizer };
   const settings = updateSettings(config);
@@ -109,13 +109,8 @@ export async function train(
   const criticSettings = { value: config, optimizer: adamw, microBatchTokens };
   const steps = totalSteps(setup);
   const parameters = parameterCount(session.config);
-  const schedule = {
-    type: config.lrSchedulerType,
-    base: config.learningRate,
-    warmupSteps: config.warmupSteps || Math.ceil(config.warmupRatio * steps),
-    totalSteps: steps,
-  };
-  const criticSchedule = { ...schedule, base: config.criticLearningRate ?? config.learningRate };
+  const schedule = scheduleOf(config, steps);
+  const criticSchedule = scheduleOf(config, steps, config.criticLearningRate ?? config.learningRate);
 
   let { step, position, skippedRows, numTokens } = resume?.state ?? {
     ...{ step: 0, position: 0, skippedRows: 0, numTokens: 0 },
@@ -208,8 +203,12 @@ export async function train(
       // Logprobs under the reference and under the policy that sampled, values of the critic
       stopwatch.start("reference");
       const packed = groups.map((g) => ({ promptIds: g.problem.promptIds, completions: g.completions }));
-      const groupsPerStep = batch.stepCompletions / config.numGenerations;
-      const single = config.numIterations === 1 && groups.length <= groupsPerStep;
+      const { perDeviceTrainBatchSize, lossType, seed } = config;
+      const cut = cutGeneration({
+        ...{ completions: completions.length, perStep: batch.stepCompletions, seed, step: firstStep },
+        blockSize: lossType === "bnpo" ? perDeviceTrainBatchSize : null,
+      });
+      const single = config.numIterations === 1 && cut.length === 1;
       let referenceTokens = 0;
       const measured = await measure(session, packed, completions, {
         settings,
@@ -227,6 +226,7 @@ export async function train(
       const advantages = estimateAdvantages(
         {
           ...(revised ? { rewards: revised } : { rewards: result.perFunction.map((f) => f.rewards), weights }),
+          names: result.perFunction.map(({ name }) => name),
           groups: groups.flatMap((group, i) => group.completions.map(() => i)),
           lengths: completions.map((c) => c.completionIds.length),
           finished: completions.map((c) => c.finished),
@@ -240,42 +240,39 @@ export async function train(
       // Policy update, and the critic's
       stopwatch.start("update");
       const scored = scoredGroups(groups, advantages.advantages, measured.old, measured.reference);
-      const updates: Record<string, number>[] = [];
-      let first: readonly Float32Array[] = []; // logprobs under the weights that sampled
+      const ofStep = settingsOfSteps(settings, completions, cut.length);
+      const updates: Record<string, number | null>[] = [];
+      const first: Float32Array[] = []; // logprobs under the weights that sampled, of the completions of the first step
       let updateTokens = 0;
       const onTokens = (tokens: number) => {
         updateTokens += tokens;
         progress("update", updateTokens);
       };
       for (let iteration = 0; iteration < config.numIterations; iteration++)
-        for (let from = 0; from < scored.length && step < steps; from += groupsPerStep) {
-          const slice = scored.slice(from, from + groupsPerStep);
+        for (const part of cut) {
+          if (step >= steps) break;
+          const slice = groupsOfStep(scored, part);
           const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropyControl, config) };
-          const update = await updateStep(
-            updater,
-            slice,
-            { ...settings, loss },
-            learningRate(schedule, step),
-            onTokens,
-          );
+          const update = await updateStep(updater, slice, { ...ofStep, loss }, learningRate(schedule, step), onTokens);
           let { metrics: values } = update;
           if (critic) {
-            const own = <T>(all: readonly T[]) => all.slice(from * G, (from + groupsPerStep) * G);
+            const own = <T>(all: readonly T[]) => part.members.map((i) => all[i]!);
             const rate = learningRate(criticSchedule, step);
             const [old, returns] = [own(measured.values!), own(advantages.returns!)];
             values = { ...values, ...(await criticStep(critic, slice, old, returns, criticSettings, rate)).metrics };
           }
           step++;
           entropyControl = nextEntropyControl(entropyControl, update.meanEntropy, config);
+          values = { ...values, ...entropyMetrics(values, entropyControl, config) };
           if (reference && config.syncRefModel && step % config.refModelSyncSteps === 0)
             await mixReference(session, config.refModelMixupAlpha);
-          if (updates.length === 0) first = update.logprobs;
+          if (updates.length === 0) for (const [k, i] of part.members.entries()) first[i] = update.logprobs[k]!;
           updates.push(values);
         }
 
       // Metrics
       const { promptTokens, sampledTokens } = generation;
-      numTokens += promptTokens + sampledTokens;
+      numTokens += generation.sequenceTokens;
       const times = stopwatch.lap();
       const peakFlops = device.peakFlops(session.dtype);
       const common = {
@@ -299,7 +296,12 @@ export async function train(
         if (record.step % often.logging === 0 || record.step === steps) hooks.console.step(record);
       }
       if (config.saveCompletions)
-        await recordRollouts(outputDir, firstStep, groups, texts, result, measured.old ?? first);
+        await recordRollouts(outputDir, firstStep, {
+          ...{ groups, texts, result, weights, cut },
+          old: measured.old ?? first,
+          // What no replay of the policy's update can make: it has no critic.
+          advantages: critic ? advantages.advantages : null,
+        });
       if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0))
         hooks.console.completions(firstStep, completionSamples(groups, texts, result, config.numCompletionsToPrint));
       reached = state();

@@ -92,7 +92,7 @@ export function createConsole(options: ConsoleOptions): RunConsole {
     },
     step(record) {
       latest = record;
-      table ??= metricNames.filter((metric) => metric.console !== undefined && typeof record[metric.name] === "number");
+      table ??= metricNames.filter((metric) => metric.console !== undefined && record[metric.name] !== undefined);
       if (linesSinceHead % headEvery === 0) {
         line(dim(["step".padStart(6), ...table.map((metric) => cell(metric.console!.head, metric))].join(" ")));
       }

@@ -20,19 +20,19 @@ export const metricNames: readonly MetricName[] = [
   {
     name: "reward",
     unit: "",
-    meaning: "mean over completions of the weighted sum of rewards",
+    meaning: "mean over scored completions of the weighted sum of rewards; null: none was scored",
     console: { head: "reward", format: fixed(4) },
   },
   {
     name: "reward_std",
     unit: "",
-    meaning: "standard deviation over all rewards of the step",
+    meaning: "standard deviation over all rewards of the generation; null of fewer than two",
     console: { head: "±std", format: fixed(4) },
   },
   {
     name: "frac_reward_zero_std",
     unit: "share",
-    meaning: "groups whose rewards are all equal: nothing is learned from them",
+    meaning: "completions whose group's rewards are all equal: nothing is learned from them",
     console: { head: "flat", format: fixed(2) },
   },
   {
@@ -47,8 +47,12 @@ export const metricNames: readonly MetricName[] = [
     unit: "",
     meaning: "groups kept although their rewards are equal: dynamic_sampling_max_batches was reached",
   },
-  { name: "rewards/<name>/mean", unit: "", meaning: "mean of one reward function, unweighted" },
-  { name: "rewards/<name>/std", unit: "", meaning: "its standard deviation over the step" },
+  { name: "rewards/<name>/mean", unit: "", meaning: "mean of one reward function, unweighted; null: it scored none" },
+  {
+    name: "rewards/<name>/std",
+    unit: "",
+    meaning: "its standard deviation over the generation; null of fewer than two",
+  },
   { name: "rewards/unparsed", unit: "share", meaning: "completions in which no answer was found" },
   { name: "rewards/timeout", unit: "share", meaning: "completions whose reward function was stopped" },
   {
@@ -67,7 +71,7 @@ export const metricNames: readonly MetricName[] = [
   {
     name: "entropy",
     unit: "nats",
-    meaning: "token mean of the policy's entropy",
+    meaning: "token mean of the policy's entropy; null: no token counts",
     console: { head: "entropy", format: fixed(3) },
   },
   {
@@ -89,7 +93,7 @@ export const metricNames: readonly MetricName[] = [
     console: { head: "lr", format: scientific },
   },
   { name: "policy_loss", unit: "", meaning: "the loss before the entropy bonus, where there is one" },
-  { name: "entropy_coef", unit: "", meaning: "weight of the entropy bonus in this step" },
+  { name: "entropy_coef", unit: "", meaning: "weight of the entropy bonus after this step: what the next may take" },
   { name: "clip_ratio/low_mean", unit: "share", meaning: "tokens clipped below (negative advantage)" },
   { name: "clip_ratio/high_mean", unit: "share", meaning: "tokens clipped above (positive advantage)" },
   {
@@ -115,7 +119,7 @@ export const metricNames: readonly MetricName[] = [
   {
     name: "completions/mean_length",
     unit: "tokens",
-    meaning: "mean length of the step's completions",
+    meaning: "mean length of the generation's completions",
     console: { head: "length", format: fixed(1) },
   },
   { name: "completions/min_length", unit: "tokens", meaning: "shortest completion" },
@@ -138,7 +142,11 @@ export const metricNames: readonly MetricName[] = [
     unit: "",
     meaning: "min, mean and max of old policy ÷ sampling distribution",
   },
-  { name: "num_tokens", unit: "tokens", meaning: "prompt and completion tokens since the run began" },
+  {
+    name: "num_tokens",
+    unit: "tokens",
+    meaning: "tokens of all sequences since the run began, a prompt with each of its completions",
+  },
   {
     name: "tokens_per_second",
     unit: "tokens/s",
@@ -156,12 +164,12 @@ export const metricNames: readonly MetricName[] = [
   {
     name: "time/<phase>",
     unit: "s",
-    meaning: "seconds of the step in one phase: rollout, reward, reference, update, …",
+    meaning: "seconds of the generation in one phase: rollout, reward, reference, update, …",
   },
   {
     name: "step_time",
     unit: "s",
-    meaning: "seconds of the whole step",
+    meaning: "seconds of the whole generation: of a step, where it serves one",
     console: { head: "time", format: (value) => `${value.toFixed(value < 100 ? 1 : 0)}s` },
   },
   { name: "eval_accuracy", unit: "share", meaning: "answers that are right, found anywhere in the answer" },

@@ -5,10 +5,11 @@
 import type { VerifierReward } from "../config/reward-names.ts";
 import { RunError } from "../errors.ts";
 import type { Connection } from "./connection.ts";
+import { isMathematical } from "./gold.ts";
 import type { Item } from "./protocol.ts";
 import type { Extraction, Reason, Verdict } from "./verify.ts";
 
-/** By completion; null where there is no gold. */
+/** By completion; null where there is no gold, or under TRL's names none that can be parsed. */
 export interface Judgement {
   /** Under lenient extraction. */
   readonly rewards: readonly (0 | 1 | null)[];
@@ -35,11 +36,12 @@ export async function judge(
   completions: readonly string[],
   golds: readonly (string | null)[],
 ): Promise<Judgement> {
+  const asTrl = verifier === "accuracy" || verifier === "reasoning_accuracy";
   const asked: number[] = [];
   const items: Item[] = [];
   const pairs: (readonly Verdict[] | null)[] = golds.map(() => null);
   for (const [i, gold] of golds.entries()) {
-    if (gold === null) continue;
+    if (gold === null || (asTrl && !isMathematical(gold))) continue;
     const response = answerPart(verifier, completions[i]!);
     if (response === undefined) {
       pairs[i] = [UNPARSED, UNPARSED];

@@ -26,7 +26,7 @@ import { createStopwatch } from "../metrics/stopwatch.ts";
 import { cutMicroBatches, type PackedGroup } from "../model/micro-batches.ts";
 import { backward, forward } from "../model/model.ts";
 import { optimizerStep, zeroGradients } from "../optim/adamw.ts";
-import { learningRate } from "../optim/schedule.ts";
+import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { supervisedExample } from "./examples.ts";
 
@@ -102,12 +102,7 @@ export async function runSft(run: SftRun): Promise<boolean> {
   const batchRows = rowsPerStep(config);
   const { numRows, path } = problems.dataset;
   const steps = config.maxSteps ?? Math.max(1, Math.floor((numRows * config.numTrainEpochs) / batchRows));
-  const schedule = {
-    type: config.lrSchedulerType,
-    base: config.learningRate,
-    warmupSteps: config.warmupSteps || Math.ceil(config.warmupRatio * steps),
-    totalSteps: steps,
-  };
+  const schedule = scheduleOf(config, steps);
   let { step, skippedRows, numTokens } = resume?.state ?? { step: 0, skippedRows: 0, numTokens: 0 };
   if (resume) restoreOptimizer(session, resume.folder);
   const position = resume?.state.position ?? 0;

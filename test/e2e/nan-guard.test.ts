@@ -4,8 +4,9 @@ import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "no
 import { join } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
+import { score } from "../../src/cli/score.ts";
 import { RunError } from "../../src/errors.ts";
-import { bundledModel, type Flags, problems, train, workFolder } from "./runs.ts";
+import { argvOf, bundledModel, type Flags, problems, train, workFolder } from "./runs.ts";
 
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
@@ -49,6 +50,16 @@ function expectFinite(folder: string): number {
 }
 
 describe("a model with a broken weight", () => {
+  test("score says so, and writes nothing", async () => {
+    const model = brokenModel("scored", "model.layers.1.self_attn.q_proj.weight", Number.NaN);
+    const [input, output] = [work.at("scored.jsonl"), work.at("scores.jsonl")];
+    writeFileSync(input, `${JSON.stringify({ group: 7, prompt_ids: [1, 2], completion_ids: [3, 4] })}\n`);
+    const failure = score.run(argvOf({ device: "cpu", model, input, output }));
+    await expect(failure).rejects.toThrow(/group 7, completion 0, token 0 is NaN: .*check its weights/);
+    await expect(failure).rejects.toBeInstanceOf(RunError);
+    expect(existsSync(output)).toBe(false);
+  });
+
   test.each([
     ["infinite", "model.layers.0.mlp.down_proj.weight", Number.POSITIVE_INFINITY],
     ["nan", "model.layers.1.self_attn.q_proj.weight", Number.NaN],

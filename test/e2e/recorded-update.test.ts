@@ -2,6 +2,7 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { runUpdate } from "../../src/cli/update.ts";
 import {
   argvOf,
   bundledModel,
@@ -10,6 +11,8 @@ import {
   fingerprints,
   grpo,
   metricsOf,
+  quietConsole,
+  reward,
   train,
   workFolder,
 } from "./runs.ts";
@@ -22,8 +25,15 @@ afterAll(work.remove);
 
 const update = (flags: Flags) => grpo(["update", ...argvOf({ model: bundledModel, ...flags })]);
 
-/** Training's flags that `update` has too. */
-const shared: readonly (readonly [string, Flags])[] = [
+/** The same in this process: its notes, but that groups are small. @throws what the command throws */
+async function updateHere(flags: Flags) {
+  const { console, notes } = quietConsole();
+  await runUpdate(argvOf({ device: "cpu", ...flags }), console);
+  return notes.filter((note) => note.startsWith("note: ") && !note.includes("the smallest group"));
+}
+
+/** Training's flags; `update` gets none of them: the checkpoint has them. */
+const runs: readonly (readonly [string, Flags])[] = [
   ["with KL to the starting model", { beta: 0.1, temperature: 1 }],
   ["in bfloat16, dapo at temperature 0.7", { dtype: "bfloat16", loss_type: "dapo", beta: 0, temperature: 0.7 }],
   [
@@ -38,29 +48,85 @@ const shared: readonly (readonly [string, Flags])[] = [
     { advantage_estimator: "rloo", use_kl_in_reward: true, beta: 0.1, temperature: 1 },
   ],
   ["with two iterations", { num_iterations: 2, scale_rewards: "batch", weight_decay: 0.1, temperature: 1.3 }],
+  [
+    "of two reward functions, each normalized first (GDPO)",
+    {
+      ...{ reward_funcs: `${reward("by_tokens")},repetition`, reward_weights: "1,0.5", repetition_n_grams: 1 },
+      ...{ multi_objective_aggregation: "normalize_then_sum", beta: 0 },
+    },
+  ],
+  [
+    "of three steps that hold parts of groups, in two iterations",
+    {
+      per_device_train_batch_size: 4,
+      num_generations: 6,
+      steps_per_generation: 3,
+      num_iterations: 2,
+      loss_type: "dapo",
+    },
+  ],
+  [
+    "in shuffled blocks",
+    { per_device_train_batch_size: 4, gradient_accumulation_steps: 2, loss_type: "bnpo", beta: 0 },
+  ],
+  [
+    "with a reference that follows",
+    { sync_ref_model: true, ref_model_sync_steps: 1, ref_model_mixup_alpha: 0.5, beta: 1 },
+  ],
+  ["of PPO, without its critic", { advantage_estimator: "gae", beta: 0.1, use_kl_in_reward: true, loss_type: "dapo" }],
 ];
 
 describe("the second generation of a run, recorded", () => {
-  test.each(shared)("%s", async (name, flags) => {
+  test.each(runs)("%s", async (name, flags) => {
     const folder = work.at(`train ${name}`);
-    const iterations = Number(flags.num_iterations ?? 1);
+    const from = Number(flags.num_iterations ?? 1) * Number(flags.steps_per_generation ?? 1);
     // A schedule, so that the learning rate of the step has to come out of the checkpoint.
     const schedule: Flags = { lr_scheduler_type: "cosine", learning_rate: 2e-3 };
-    await train(folder, { ...flags, ...schedule, max_steps: 2 * iterations, save_steps: 1 });
-    const [from, last] = [iterations, 2 * iterations];
+    await train(folder, { ...flags, ...schedule, max_steps: 2 * from, save_steps: 1 });
     const output = work.at(`update ${name}`);
     const rollouts = join(folder, `completions/step-${String(from + 1).padStart(6, "0")}.jsonl`);
-    const resume = join(folder, `checkpoint-${from}`);
-    const { code, err } = await update({ ...flags, rollouts, resume_from_checkpoint: resume, output_dir: output });
-    expect({ code, err }).toEqual({ code: 0, err: "" });
+    const notes = await updateHere({
+      rollouts,
+      resume_from_checkpoint: join(folder, `checkpoint-${from}`),
+      output_dir: output,
+    });
+    expect(notes).toEqual([]);
     expect(fingerprint(output, "model.safetensors")).toBe(fingerprint(folder, "model.safetensors"));
-    const optimizer = `checkpoint-${last}/optimizer.safetensors`;
-    expect(fingerprint(output, optimizer)).toBe(fingerprint(folder, optimizer));
+    const checkpoint = `checkpoint-${2 * from}`;
+    const kept = ["optimizer.safetensors", ...(flags.sync_ref_model ? ["reference/model.safetensors"] : [])];
+    for (const file of kept)
+      expect(fingerprint(output, checkpoint, file), file).toBe(fingerprint(folder, checkpoint, file));
     const trained = metricsOf(folder).slice(from);
     expect(metricsOf(output).map(({ step }) => step)).toEqual(trained.map(({ step }) => step));
+    const compared = [
+      "loss",
+      "grad_norm",
+      "learning_rate",
+      "entropy",
+      "reward",
+      "reward_std",
+      "entropy_coef",
+      "policy_loss",
+    ];
     for (const [i, record] of metricsOf(output).entries())
-      for (const metric of ["loss", "grad_norm", "learning_rate", "entropy", "reward", "reward_std"])
-        expect([metric, record[metric]]).toEqual([metric, trained[i]![metric]!]);
+      for (const metric of compared) expect([metric, record[metric]]).toEqual([metric, trained[i]![metric]]);
+  });
+
+  test("says what makes it another step: settings, a checkpoint of another step, none at all", async () => {
+    const folder = work.at(`train ${runs[0]![0]}`);
+    const rollouts = join(folder, "completions/step-000002.jsonl");
+    const flags = { rollouts, output_dir: work.at("another") };
+    const checkpoint = (step: number) => ({ resume_from_checkpoint: join(folder, `checkpoint-${step}`) });
+    expect(await updateHere({ ...flags, ...checkpoint(1), beta: 0, loss_type: "dapo" })).toEqual([
+      'note: loss_type was "grpo" and is now "dapo"',
+      "note: beta was 0.1 and is now 0",
+    ]);
+    expect(await updateHere({ ...flags, ...checkpoint(2) })).toEqual([
+      expect.stringMatching(/learned from at step 2, and the checkpoint is of step 2: .*checkpoint-1 would be$/),
+    ]);
+    expect(await updateHere({ ...flags, model: bundledModel })).toEqual([
+      expect.stringContaining("without that step's checkpoint"),
+    ]);
   });
 });
 
@@ -76,6 +142,11 @@ test("score gives the recorded logprobs back, bit for bit", async () => {
     return lines.map((line) => JSON.parse(line) as { old_logprobs: number[]; logprobs: number[] });
   });
   expect(recorded!.length).toBe(8);
+  // As in TRL, a prompt counts with each of its completions.
+  const tokens = (recorded as unknown as { prompt_ids: number[]; completion_ids: number[] }[]).map(
+    ({ prompt_ids, completion_ids }) => prompt_ids.length + completion_ids.length,
+  );
+  expect(metricsOf(folder)[0]!.num_tokens).toBe(tokens.reduce((a, b) => a + b, 0));
   for (const [i, { old_logprobs }] of recorded!.entries())
     expect(Float32Array.from(scored![i]!.logprobs)).toEqual(Float32Array.from(old_logprobs));
 });

@@ -119,11 +119,12 @@ test("the adaptive entropy bonus changes by the step, and an update that is resu
   const whole = await update("whole", scored, { ...flags, num_iterations: 3 });
   expect(whole.err).not.toContain("rror");
   const coefs = metricsOf(whole.output).map((record) => Number(record.entropy_coef ?? 0));
-  for (const [i, coef] of [0, 0.1, 0.2].entries()) expect(coefs[i]!).toBeCloseTo(coef, 12);
+  // As in TRL: of the controller after each step.
+  for (const [i, coef] of [0.1, 0.2, 0.3].entries()) expect(coefs[i]!).toBeCloseTo(coef, 12);
   const part = await update("part", scored, { ...flags, num_iterations: 1 });
   const rest = await update("part", scored, { ...flags, num_iterations: 2, resume_from_checkpoint: true });
   expect([part.code, rest.code]).toEqual([0, 0]);
   const resumed = metricsOf(rest.output).map((record) => Number(record.entropy_coef ?? 0));
-  for (const [i, coef] of [0, 0.1, 0.2].entries()) expect(resumed[i]!).toBeCloseTo(coef, 12);
+  for (const [i, coef] of [0.1, 0.2, 0.3].entries()) expect(resumed[i]!).toBeCloseTo(coef, 12);
   expect(fingerprint(rest.output, "model.safetensors")).toBe(fingerprint(whole.output, "model.safetensors"));
 });

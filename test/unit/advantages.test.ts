@@ -64,14 +64,32 @@ describe("null rewards", () => {
       });
       expect([...result.advantages.subarray(0, 4)]).toEqual([0, 0, 0, 0]);
       expect(result.groupMean).toEqual([5, null, 0.5]);
-      expect(result.fracRewardZeroStd).toBeCloseTo(4 / 6, 15);
+      // Neither has a standard deviation that could be 0, in TRL as here.
+      expect(result.fracRewardZeroStd).toBe(0);
     }
   });
 
   test("nothing scored at all", () => {
     const result = computeAdvantages({ rewards: [null, null], groups: [0, 0], scaleRewards: "batch" });
     expect([...result.advantages]).toEqual([0, 0]);
-    expect(result).toMatchObject({ rewardMean: 0, rewardStd: 0, fracRewardZeroStd: 1 });
+    expect(result).toMatchObject({ rewardMean: null, rewardStd: null, fracRewardZeroStd: 0 });
+  });
+
+  test("rewards whose squares leave the floats are refused with a cure", () => {
+    const of = (rewards: number[] | number[][], weights?: number[]) => () =>
+      computeAdvantages({ rewards, groups: [0, 0], scaleRewards: "group", weights });
+    expect(of([1e308, -1e308])).toThrow(
+      "reward function 0 gave 1e+308 for completion 0; a reward lies within ±3.40e+38 (a 32-bit float): scale it down",
+    );
+    expect(of([[2 ** 100, 0]], [2 ** 100])).toThrow("the weighted sum of its rewards is 1.6069380442589903e+60");
+    const { advantages, rewardStd } = of([3e38, -3e38])();
+    expect(rewardStd).toBeCloseTo(3e38 * Math.SQRT2, -25);
+    expect([...advantages]).toEqual([expect.closeTo(Math.SQRT1_2, 12), expect.closeTo(-Math.SQRT1_2, 12)]);
+  });
+
+  test("one score has a mean and no deviation", () => {
+    const result = computeAdvantages({ rewards: [null, 3], groups: [0, 0], scaleRewards: "group" });
+    expect(result).toMatchObject({ rewardMean: 3, rewardStd: null });
   });
 });
 

@@ -295,7 +295,7 @@ describe("names and values of TRL", () => {
       importanceSamplingCorrection: true,
       importanceSamplingClipMax: 2,
       scaleRewards: "none",
-      lrSchedulerType: "constant",
+      lrSchedulerType: "constant_with_warmup",
       maxSteps: null,
       topK: 0,
       minP: 0,
@@ -413,7 +413,7 @@ describe("settings together", () => {
   const refused: readonly (readonly [argv: string[], part: string])[] = [
     [
       ["--num_generations", "12"],
-      "= 64 completions a step is not a multiple of num_generations 12; take a product of 60 or 72",
+      "= 64 completions a generation is not a multiple of num_generations 12; take a product of 60 or 72",
     ],
     [["--num_generations", "100"], "take a product of 100"],
     [
@@ -436,8 +436,9 @@ describe("settings together", () => {
     [["--loss_type", "cispo"], "caps the ratio itself at epsilon_high, here 0.2"],
     [["--loss_type", "luspo"], "importance_sampling_level sequence"],
     [["--beta", "0", "--ref_model", "r"], "ref_model is not used"],
-    [["--warmup_steps", "5", "--warmup_ratio", "0.1"], "warmup_ratio 0.1 is not used"],
-    [["--warmup_steps", "5", "--max_steps", "5"], "never reaches its peak"],
+    [["--warmup_steps", "5", "--warmup_ratio", "0.1", "--lr_scheduler_type", "linear"], "warmup_ratio 0.1 is not used"],
+    [["--warmup_steps", "5"], "lr_scheduler_type constant has no warm-up; constant_with_warmup has"],
+    [["--warmup_steps", "5", "--max_steps", "5", "--lr_scheduler_type", "linear"], "never reaches its peak"],
     [["--dataset", "d", "--eval_steps", "5"], "there is no eval_dataset"],
     [["--importance_sampling_mode", "token_mask"], "importance_sampling_correction is false"],
     [["--epsilon", "3e-4"], "of the size that sequence ratios need"],

@@ -1,11 +1,14 @@
-// The adaptive entropy bonus (Skywork-OR1, arXiv 2505.22312): rises at or under the target, falls above it, acts under it.
-import { expect, test } from "bun:test";
+// The adaptive entropy bonus (Skywork-OR1, arXiv 2505.22312): TRL's own numbers, and what a run keeps of it.
+import { describe, expect, test } from "bun:test";
 import {
   appliedEntropyCoef,
   type EntropySettings,
   nextEntropyControl,
   startEntropyControl,
 } from "../../src/grpo/loss/entropy-control.ts";
+import { stepDenominators } from "../../src/grpo/loss/step.ts";
+import { computeLoss, LOSS_DEFAULTS, type LossConfig } from "../../src/index.ts";
+import recorded from "../golden/entropy-control.json" with { type: "json" };
 
 const settings: EntropySettings = {
   entropyCoef: 0.01,
@@ -16,18 +19,37 @@ const settings: EntropySettings = {
   entropyTarget: 0.2,
 };
 
-test("coefficients over a run, applied and kept", () => {
-  let control = startEntropyControl(settings);
-  const run = [];
-  for (const entropy of [0.5, 0.1, 0.2, 0.1, 0.1, 0.3, 0.3, 0.3, 0.3, 0.3, 0.1]) {
-    run.push(appliedEntropyCoef(control, settings));
-    control = nextEntropyControl(control, entropy, settings);
-  }
-  // The first step applies the start; after 0.5 > target nothing acts; then it grows by 0.005 up to its maximum.
-  const want = [0.01, 0, 0.01, 0.015, 0.02, 0.02, 0, 0, 0, 0, 0];
-  for (const [i, coef] of want.entries()) expect(run[i]!, `step ${i}`).toBeCloseTo(coef, 12);
-  expect(control.coef).toBeCloseTo(0.005, 12); // down to its minimum 0, then up once
-  expect(appliedEntropyCoef(control, settings)).toBeCloseTo(0.005, 12);
+/** A step's loss and mean entropy, from entropies alone: all advantages are 0. */
+function step(entropies: readonly (readonly number[])[], entropyCoef: number) {
+  const config: LossConfig = { ...LOSS_DEFAULTS, beta: 0, entropyCoef };
+  const completions = entropies.map((values, index) => {
+    const logprobs = new Float64Array(values.length).fill(-1);
+    const others = { oldLogprobs: null, refLogprobs: null, samplingLogprobs: null };
+    return { index, logprobs, entropies: Float64Array.from(values), ...others, advantage: 0, finished: true };
+  });
+  const denominators = stepDenominators(completions, config);
+  const { loss, entropySum } = computeLoss(completions, denominators, config);
+  return { loss, meanEntropy: entropySum / denominators.entropyTokens };
+}
+
+describe("TRL's numbers over five steps", () => {
+  test.each(Object.entries(recorded.cases))("%s", (_, { settings: s, steps }) => {
+    const given: EntropySettings = {
+      ...{ entropyCoef: s.entropy_coef, useAdaptiveEntropy: s.use_adaptive_entropy, entropyTarget: s.entropy_target },
+      ...{ entropyCoefMin: s.entropy_coef_min, entropyCoefMax: s.entropy_coef_max },
+      entropyCoefDelta: s.entropy_coef_delta,
+    };
+    let control = startEntropyControl(given);
+    expect(steps.length).toBe(5);
+    for (const [i, { applied, logged, entropies }] of steps.entries()) {
+      const coef = appliedEntropyCoef(control, given);
+      expect(coef, `applied in step ${i + 1}`).toBeCloseTo(applied, 6);
+      const { loss, meanEntropy } = step(entropies.flat(), coef);
+      expect(loss).toBeCloseTo(-coef * meanEntropy, 12);
+      control = nextEntropyControl(control, meanEntropy, given);
+      expect(control.coef, `after step ${i + 1}`).toBeCloseTo(logged, 12);
+    }
+  });
 });
 
 test("its state is JSON: a resumed run goes on with the same numbers", () => {
@@ -37,6 +59,11 @@ test("its state is JSON: a resumed run goes on with the same numbers", () => {
     resumed = nextEntropyControl(JSON.parse(JSON.stringify(resumed)), entropy, settings);
   }
   expect(resumed).toEqual(control);
+});
+
+test("a step in which no token counted measured nothing", () => {
+  const control = nextEntropyControl(startEntropyControl(settings), 0.1, settings);
+  expect(nextEntropyControl(control, null, settings)).toEqual(control);
 });
 
 test("off: the coefficient stays", () => {

@@ -2,10 +2,12 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { scheduleNames } from "../../src/config/schedules.ts";
 import { settingsOf } from "../../src/config/schema.ts";
 import { advantageSettings, lossSettings, ppoSettings } from "../../src/config/settings/loss.ts";
 import { ESTIMATORS } from "../../src/grpo/estimators/estimators.ts";
 import { LOSS_TYPES } from "../../src/grpo/loss/loss-types.ts";
+import { metricNames } from "../../src/metrics/names.ts";
 
 const text = readFileSync(join(import.meta.dir, "../../docs/losses.md"), "utf8");
 
@@ -19,9 +21,19 @@ test("every loss type and estimator has a row, and the schema offers the same on
 });
 
 test("settings that it names exist, and all but a loss's own parameters are named", () => {
-  const known = new Set(Object.keys(settingsOf("train")));
+  // Metrics and schedules are named there too.
+  const known = new Set([
+    ...Object.keys(settingsOf("train")),
+    ...metricNames.map(({ name }) => name),
+    ...scheduleNames,
+  ]);
   const named = [...text.matchAll(/`([a-z]+(?:_[a-z]+)+)(?: = \w+)?`/g)].map((match) => match[1]!);
-  const values = new Set([...Object.keys(ESTIMATORS), ...Object.keys(LOSS_TYPES), "kl_penalty", "normalize_then_sum"]);
+  const values = new Set([
+    ...Object.keys(ESTIMATORS),
+    ...Object.keys(LOSS_TYPES),
+    "normalize_then_sum",
+    "num_items_in_batch",
+  ]);
   expect(named.filter((name) => !known.has(name) && !values.has(name))).toEqual([]);
   const ours = Object.keys({ ...advantageSettings, ...lossSettings, ...ppoSettings });
   const own = /^(sapo|vespo|importance_sampling_clip)_|^(epsilon|epsilon_high|delta|beta|gamma|lam|kl_estimator)$/;

@@ -198,6 +198,13 @@ describe("the console", () => {
     ]);
   });
 
+  test("a step without a score has a column all the same", () => {
+    const { shown, take } = screen(false);
+    shown.step({ step: 1, reward: null, loss: 0 });
+    shown.step({ step: 2, reward: 0.5, loss: 1 });
+    expect(take().split("\n").slice(1, 3)).toEqual(["     1       - 0.00000", "     2  0.5000 1.00000"]);
+  });
+
   test("the head comes again after 25 lines", () => {
     const { shown, take } = screen(false);
     for (let step = 1; step <= 26; step++) shown.step({ step, reward: 0 });

@@ -185,6 +185,15 @@ describe("built-in functions beside the verifiers", () => {
     const [accuracy, math, after] = perFunction;
     expect({ ...accuracy, name: "math" }).toEqual(math!);
     expect(accuracy?.rewards).toEqual([1, 0, 1, null]);
+    // A gold that TRL's accuracy_reward cannot parse: not scored under its names, compared as words under ours.
+    const words = await pool(["accuracy", "math", "reasoning_accuracy"]).score(
+      batch(["\\boxed{east}", "\\boxed{east}"], { golds: ["east", "\\boxed{east}"] }),
+    );
+    expect(words.perFunction.map(({ rewards }) => rewards)).toEqual([
+      [null, 1],
+      [1, 1],
+      [null, 0],
+    ]);
     expect(after).toMatchObject({
       rewards: [1, 0, 0, null],
       reasons: ["equal", "different", "unparsed", null],

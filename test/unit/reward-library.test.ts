@@ -202,6 +202,7 @@ describe("by name", () => {
       cosineMaxLen: null,
       repetitionNGrams: 3,
       repetitionMaxPenalty: -1,
+      softPunishMaxLen: null,
       softPunishCache: null,
       maxCompletionLength: 512,
     });
@@ -221,6 +222,18 @@ describe("by name", () => {
       0,
     ]);
     expect(score("soft_overlong", {}, { maxCompletionLength: 4, softPunishCache: 2 })).toEqual([-0.5, 0]);
+  });
+
+  test("get_soft_overlong_punishment has the numbers of TRL's script, by whatever length completions end", () => {
+    const completionIds = [1024, 1025, 1152, 1280, 1281].map((length) => new Array(length).fill(1));
+    const rest = { completions: ["", "", "", "", ""], correct: Array(5).fill(null), completionIds };
+    const theirs = score("get_soft_overlong_punishment", rest, { maxCompletionLength: 4096 });
+    expect(theirs).toEqual([0, -1 / 256, -0.5, -1, -1]);
+    const given = { maxCompletionLength: 4096, softPunishMaxLen: 1280, softPunishCache: 256 };
+    expect(score("soft_overlong", rest, given)).toEqual(theirs);
+    expect(score("get_soft_overlong_punishment", rest, { softPunishMaxLen: 2000, softPunishCache: 10 })).toEqual([
+      ...[0, 0, 0, 0, 0],
+    ]);
   });
 
   test("soft_overlong's cache is a fifth by default", () => {

@@ -36,7 +36,7 @@ test.each([
   ["accuracy_reward", "accuracy"],
   ["reasoning_accuracy_reward", "reasoning_accuracy"],
   ["think_format_reward", "think_format"],
-  ["get_soft_overlong_punishment", "soft_overlong"],
+  ["soft_overlong_punishment", "soft_overlong"],
   ["get_cosine_scaled_reward", "cosine"],
   ["get_repetition_penalty_reward", "repetition"],
   ["repetition_penalty", "repetition"],

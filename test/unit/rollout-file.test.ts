@@ -40,7 +40,38 @@ describe("what is read", () => {
     expect(again!.completions).toEqual(completions);
   });
 
+  test("step and place; rewards by function with their weights: written and read back", async () => {
+    const own = { rewards: { math: 1, "a b": -0.25 }, reward_weights: { math: 1, "a b": 0.5 }, reward: 0.875 };
+    const [{ completions }] = (await read(
+      [
+        line({ step: 7, place: 0 }),
+        line(own),
+        line({ rewards: { math: 1 } }),
+        line({ rewards: null, step: null }),
+      ].join("\n"),
+    )) as [RolloutGroup];
+    expect(completions.map(({ step, place, rewards }) => [step, place, rewards])).toEqual([
+      [7, 0, undefined],
+      [undefined, undefined, own.rewards],
+      // Without weights it is another program's key, and says nothing.
+      [undefined, undefined, undefined],
+      [undefined, undefined, undefined],
+    ]);
+    const group = { group: 0, promptIds: Int32Array.of(1, 2) };
+    const [again] = await read(completions.map((completion) => formatRollout(group, completion)).join("\n"));
+    expect(again!.completions).toEqual(completions);
+  });
+
   test.each([
+    [{ reward: 1e308 }, '"reward" is 1e+308; a reward lies within ±3.40e+38 (a 32-bit float): scale it down'],
+    [{ step: 0 }, '"step" is 0; it counts from 1'],
+    [{ place: -1 }, '"place" is -1; it counts from 0'],
+    [{ step: 1.5 }, '"step" is 1.5; give an integer'],
+    [{ rewards: [1], reward_weights: {} }, '"rewards" is [1]; give an object of numbers'],
+    [{ rewards: { a: 1 }, reward_weights: { b: 1 } }, '"reward_weights" has no "a"'],
+    [{ rewards: { a: "1" }, reward_weights: { a: 1 } }, '"rewards" has "1" for "a"; give a finite number'],
+    [{ rewards: { a: 2 }, reward_weights: { a: 1 } }, '"reward" is 1, and "rewards" by "reward_weights" are 2'],
+    [{ rewards: { a: null }, reward_weights: { a: 1 } }, '"reward" is 1, and "rewards" by "reward_weights" are null'],
     [{ advantages: "1" }, 'rollouts.jsonl:1: "advantages" is "1"; give a finite number, or an array of one a token'],
     [{ advantages: [1] }, '"advantages" has 1 numbers for 2 tokens of "completion_ids"; give one a token'],
     [{ advantages: [1, null] }, '"advantages"[1] is null; give a finite number'],

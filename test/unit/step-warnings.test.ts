@@ -11,10 +11,13 @@ test("nothing to say of a healthy step, or of metrics that are not there", () =>
   const warnings = createStepWarnings();
   expect(warnings({ step: 1, ...healthy })).toEqual([]);
   expect(warnings({ step: 2 })).toEqual([]);
+  // A step in which no token counted has no entropy, and none that collapsed.
+  expect(warnings({ step: 3, ...healthy, entropy: null, "clip_ratio/region_mean": null })).toEqual([]);
 });
 
 test.each([
   ["all rewards within each group are equal (mean 0.300)", { frac_reward_zero_std: 1 }],
+  ["no completion was scored", { reward: null, frac_reward_zero_std: 0 }],
   ["every completion was cut at max_completion_length", { "completions/clipped_ratio": 1 }],
   ["73 % of the ratios are clipped", { "clip_ratio/region_mean": 0.73 }],
   ["100 % of the ratios are clipped", { cispo_clip_ratio: 1 }],

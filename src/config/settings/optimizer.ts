@@ -1,5 +1,6 @@
 /** How much is done in one step, how many steps, and what AdamW does with a gradient. */
 import { z } from "zod";
+import { scheduleNames } from "../schedules.ts";
 import { about } from "./about.ts";
 
 export const batchSettings = {
@@ -25,7 +26,7 @@ export const generationScheduleSettings = {
     .min(1)
     .nullable()
     .default(null)
-    .meta(about("A generation serves steps_per_generation ÷ gradient_accumulation_steps steps. null: one.")),
+    .meta(about("A generation serves steps_per_generation ÷ gradient_accumulation_steps steps, shuffled. null: one.")),
 } as const;
 
 export const iterationSettings = {
@@ -53,10 +54,24 @@ export const microBatchSettings = {
 export const optimizerSettings = {
   learning_rate: z.number().min(0).default(1e-6).meta(about("Peak learning rate.")),
   lr_scheduler_type: z
-    .enum(["constant", "linear", "cosine"])
+    .enum(scheduleNames)
     .default("constant")
-    .meta(about("Learning rate after the warm-up: as it is, or down to 0 at the last step.")),
-  warmup_steps: z.int().min(0).default(0).meta(about("Steps over which the learning rate rises from 0.")),
+    .meta(
+      about(
+        `Course of the learning rate, by Hugging Face's names: ${scheduleNames.join(", ")}. constant has no warm-up.`,
+        "NAME",
+      ),
+    ),
+  lr_scheduler_kwargs: z
+    .record(z.string(), z.unknown())
+    .nullable()
+    .default(null)
+    .meta(about('Parameters of the schedule, e.g. {"min_lr_rate": 0.1} of cosine_with_min_lr. null: its defaults.')),
+  warmup_steps: z
+    .number()
+    .min(0)
+    .default(0)
+    .meta(about("Steps over which the learning rate rises from 0; below 1 a share of all steps, rounded up.")),
   warmup_ratio: z
     .number()
     .min(0)

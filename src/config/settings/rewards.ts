@@ -25,6 +25,12 @@ export const rewardFunctionSettings = {
     .max(0)
     .default(-1)
     .meta(about("repetition: the reward that endless repetition comes near to.")),
+  soft_punish_max_len: z
+    .int()
+    .min(1)
+    .nullable()
+    .default(null)
+    .meta(about("soft_overlong: tokens at which the reward is -1. null: max_completion_length.")),
   soft_punish_cache: z
     .int()
     .min(0)
@@ -32,7 +38,7 @@ export const rewardFunctionSettings = {
     .default(null)
     .meta(
       about(
-        "soft_overlong: the last tokens before max_completion_length over which the reward falls from 0 to -1. null: a fifth of it, DAPO's 4,096 of 20,480.",
+        "soft_overlong: the last tokens before that length over which the reward falls from 0 to -1. null: a fifth of it, DAPO's 4,096 of 20,480.",
       ),
     ),
 } as const;

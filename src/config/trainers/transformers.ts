@@ -79,7 +79,6 @@ const halfPrecision: Rule = (value) =>
 export const transformers: Trainer = {
   name: "TRL",
   lines: [
-    ["lr_scheduler_kwargs", onlyOff("the schedule has no parameters: leave it out")],
     ["optim", only(adamW, "the optimizer is AdamW with float32 moments: leave it out")],
     ["optim_args", onlyOff("use adam_beta1, adam_beta2, adam_epsilon and weight_decay")],
     ["optim_target_modules", onlyOff("the optimizer is AdamW for all weights: leave it out")],

@@ -231,12 +231,13 @@ const rejection: Rule = (value) =>
         ["importance_sampling_mode", /token/.test(String(value)) ? "token_mask" : "sequence_mask"],
       );
 
+/** Its constant rate has a warm-up. */
 const schedule: Rule = (value, other) => {
   if (isNone(value)) return silently;
   const floor = numberOf(other("optim.min_lr_ratio")) ?? 0;
   return String(value) === "cosine" && floor > 0
     ? useInstead(["lr_scheduler_type", "cosine_with_min_lr"], ["lr_scheduler_kwargs", { min_lr_rate: floor }])
-    : useInstead(["lr_scheduler_type", value]);
+    : useInstead(["lr_scheduler_type", String(value) === "constant" ? "constant_with_warmup" : value]);
 };
 
 const warmup: Rule = (value) => ((numberOf(value) ?? 0) <= 0 ? silently : useInstead(["warmup_steps", same(value)]));

@@ -86,8 +86,10 @@ export type Advantage = number | TokenValues;
 
 /** One whole completion. A completion is never cut: its length and its sequence ratio belong to all its tokens. */
 export interface LossCompletion {
-  /** Which completion of the step it is, from 0, in the step's own order: places it in `bnpo`'s blocks, names it in errors. */
+  /** Which completion of the step it is, from 0, in the step's own order; names it in errors. */
   readonly index: number;
+  /** Its place in the order that cuts the step into `bnpo`'s blocks; `index` by default. */
+  readonly place?: number | undefined;
   /** ℓ, of the policy now. (T) */
   readonly logprobs: TokenValues;
   /** Of the policy now. (T) */

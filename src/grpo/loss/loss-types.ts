@@ -61,7 +61,7 @@ const upper = (config: LossConfig): number => config.epsilonHigh ?? config.epsil
 const completionMean: LossTypeEntry["tokenWeight"] = (step, _index, tokens) =>
   1 / (step.completions * Math.max(tokens, 1));
 const completionSum: LossTypeEntry["tokenWeight"] = (step) => 1 / step.completions;
-const tokenMean: LossTypeEntry["tokenWeight"] = (step) => 1 / Math.max(step.tokens, 1);
+const tokenMean: LossTypeEntry["tokenWeight"] = (step) => 1 / step.meanTokens;
 const constantLength: LossTypeEntry["tokenWeight"] = (step, _index, _tokens, config) =>
   1 / (step.completions * config.maxCompletionLength);
 const blockMean: LossTypeEntry["tokenWeight"] = (step, index) =>

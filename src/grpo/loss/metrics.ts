@@ -43,9 +43,10 @@ export function addExtreme(parts: MetricParts, name: string, fold: "min" | "max"
 
 /**
  * One number a name, over all parts of an optimizer step.
- * A mean over nothing is 0, as in TRL; a least or largest value of nothing is left out.
+ * A mean over nothing is null (TRL says 0, which of an entropy would be a collapse); a least or largest value of nothing
+ * is left out.
  */
-export function foldMetrics(all: readonly MetricParts[]): Record<string, number> {
+export function foldMetrics(all: readonly MetricParts[]): Record<string, number | null> {
   const folded: MetricParts = new Map();
   for (const parts of all) {
     for (const [name, part] of parts) {
@@ -54,10 +55,10 @@ export function foldMetrics(all: readonly MetricParts[]): Record<string, number>
       else addExtreme(folded, name, part.fold, part.value);
     }
   }
-  const values: Record<string, number> = {};
+  const values: Record<string, number | null> = {};
   for (const [name, part] of folded) {
-    values[name] =
-      part.fold === "mean" ? part.sum / Math.max(part.count, 1) : part.fold === "sum" ? part.sum : part.value;
+    if (part.fold === "mean") values[name] = part.count === 0 ? null : part.sum / part.count;
+    else values[name] = part.fold === "sum" ? part.sum : part.value;
   }
   return values;
 }

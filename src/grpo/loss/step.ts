@@ -10,6 +10,11 @@ export interface StepDenominators {
   readonly completions: number;
   /** Tokens under the mask m. */
   readonly tokens: number;
+  /**
+   * What a mean over tokens divides by: those of the step, or, where a generation serves several steps, the step's share of
+   * the generation's (as TRL's `num_items_in_batch`): a token weighs the same in whichever step it is. At least 1 token.
+   */
+  readonly meanTokens: number;
   /** Tokens under m in each of `bnpo`'s blocks. */
   readonly blockTokens: readonly number[];
   /** Completions of one block. */
@@ -23,19 +28,32 @@ export interface StepDenominators {
 /** What `stepDenominators` reads of a completion; `LossCompletion` has it. `logprobs` gives the length alone. */
 export interface StepCompletion {
   readonly index: number;
+  /** Its place in the step's own order, which cuts it into `bnpo`'s blocks; `index` by default. */
+  readonly place?: number | undefined;
   readonly logprobs: { readonly length: number };
   readonly finished: boolean;
   /** (T); read only where `topEntropyQuantile` is below 1. */
   readonly entropies?: TokenValues;
 }
 
+/** A generation that several optimizer steps learn from: its completions, and their tokens under m. */
+export interface WholeGeneration {
+  readonly completions: number;
+  readonly tokens: number;
+}
+
 /**
  * The denominators of an optimizer step.
  *
  * @param step every completion of the step; their `index` runs from 0 in order
+ * @param generation where the step's completions are a part of more
  * @throws RunError where an entropy that the threshold needs is not a number
  */
-export function stepDenominators(step: readonly StepCompletion[], config: LossConfig): StepDenominators {
+export function stepDenominators(
+  step: readonly StepCompletion[],
+  config: LossConfig,
+  generation?: WholeGeneration,
+): StepDenominators {
   const blockSize = config.perDeviceTrainBatchSize ?? Math.max(step.length, 1);
   const blockTokens = new Array<number>(Math.ceil(step.length / blockSize)).fill(0);
   let tokens = 0;
@@ -44,9 +62,12 @@ export function stepDenominators(step: readonly StepCompletion[], config: LossCo
       throw new Error(`completion ${completion.index} stands at ${position} of its step`);
     const active = activeTokens(completion, config);
     tokens += active;
-    blockTokens[Math.floor(position / blockSize)]! += active;
+    blockTokens[Math.floor((completion.place ?? position) / blockSize)]! += active;
   }
-  const whole = { completions: step.length, tokens, blockTokens, blockSize };
+  const meanTokens = generation
+    ? (Math.max(generation.tokens, 1) * step.length) / generation.completions
+    : Math.max(tokens, 1);
+  const whole = { completions: step.length, tokens, meanTokens, blockTokens, blockSize };
   if (config.topEntropyQuantile >= 1) return { ...whole, entropyThreshold: -Infinity, entropyTokens: tokens };
   const entropies = gatherEntropies(step, tokens, config);
   const entropyThreshold = quantile(entropies, 1 - config.topEntropyQuantile);

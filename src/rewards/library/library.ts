@@ -34,6 +34,9 @@ export interface LibraryBatch {
   readonly groups?: readonly number[] | undefined;
 }
 
+/** What TRL's training script gives `get_soft_overlong_punishment` (trl/scripts/grpo.py of TRL 1.16). */
+const TRL_SOFT_OVERLONG = { maxLength: 1280, cache: 256 } as const;
+
 /** @returns one reward per completion; null where it needs to be known whether the answer is right, and is not */
 export function scoreByLibrary(name: LibraryReward, batch: LibraryBatch, given: RewardParameters): (number | null)[] {
   const { completions, completionIds, correct } = batch;
@@ -52,8 +55,15 @@ export function scoreByLibrary(name: LibraryReward, batch: LibraryBatch, given: 
     case "repetition":
       return completionIds.map((ids) => repetitionPenalty(ids, given.repetitionNGrams, given.repetitionMaxPenalty));
     case "soft_overlong": {
-      const cache = given.softPunishCache ?? Math.ceil(given.maxCompletionLength / 5);
-      return lengths.map((length) => softOverlong(length, given.maxCompletionLength, cache));
+      const longest = given.softPunishMaxLen ?? given.maxCompletionLength;
+      const cache = given.softPunishCache ?? Math.ceil(longest / 5);
+      return lengths.map((length) => softOverlong(length, longest, cache));
+    }
+    case "get_soft_overlong_punishment": {
+      const { maxLength, cache } = TRL_SOFT_OVERLONG;
+      return lengths.map((length) =>
+        softOverlong(length, given.softPunishMaxLen ?? maxLength, given.softPunishCache ?? cache),
+      );
     }
     case "cosine": {
       const parameters = {

@@ -1,0 +1,75 @@
+/**
+ * What a file of rollouts says beside its completions, checked over all its lines: the optimizer steps that they belong
+ * to, the rewards of each function, advantages of their own. A file says each of these on every line or on none.
+ */
+import { InputError } from "../errors.ts";
+import type { GenerationStep } from "./generation-steps.ts";
+import type { Completion } from "./rollout-file.ts";
+
+export interface RecordedSteps {
+  /** The first optimizer step that learned from the file; null where it doesn't say. */
+  readonly first: number | null;
+  /** One pass over the file, step by step; all lines are one step where it doesn't say. */
+  readonly cut: readonly GenerationStep[];
+}
+
+/** @throws InputError where only some lines have a step, or a step's places are no order of its lines */
+export function recordedSteps(path: string, completions: readonly Completion[]): RecordedSteps {
+  everyOrNone(path, completions, "step", (c) => c.step);
+  everyOrNone(path, completions, "place", (c) => c.place);
+  const all = completions.map((_, i) => i);
+  const bySteps = Map.groupBy(all, (i) => completions[i]!.step ?? null);
+  const numbers = [...bySteps.keys()].sort((a, b) => (a ?? 0) - (b ?? 0));
+  const cut = numbers.map((number): GenerationStep => {
+    const members = bySteps.get(number)!;
+    if (completions[members[0]!]!.place === undefined) return { members, places: null };
+    const places = members.map((i) => completions[i]!.place!);
+    if (new Set(places).size < places.length || places.some((place) => place >= places.length))
+      throw new InputError(
+        `${path}: "place" must count the ${places.length} lines ${number === null ? "" : `of step ${number} `}from 0, each once; leave it out to take them in the file's order`,
+      );
+    return { members, places };
+  });
+  return { first: numbers[0] ?? null, cut };
+}
+
+/**
+ * Rewards by function (functions)(N) with their weights, or by completion (N) where the file has only the weighted sum.
+ *
+ * @throws InputError where lines name other functions or weights than the first
+ */
+export function recordedRewards(path: string, completions: readonly Completion[]) {
+  everyOrNone(path, completions, "rewards", (c) => c.rewards);
+  const weights = completions[0]?.rewardWeights;
+  if (!weights) return { rewards: completions.map((c) => c.reward) };
+  const names = Object.keys(completions[0]!.rewards!);
+  for (const { rewards, rewardWeights } of completions) {
+    if (Object.keys(rewards!).join() !== names.join())
+      throw new InputError(
+        `${path}: "rewards" name ${Object.keys(rewards!)} and ${names}; name the same on every line`,
+      );
+    const other = names.find((name) => rewardWeights![name] !== weights[name]);
+    if (other !== undefined)
+      throw new InputError(
+        `${path}: "reward_weights" gives "${other}" ${rewardWeights![other]} and ${weights[other]}; give one weight on every line`,
+      );
+  }
+  return {
+    rewards: names.map((name) => completions.map(({ rewards }) => rewards![name]!)),
+    weights: names.map((name) => weights[name]!),
+  };
+}
+
+/** @throws InputError where only some lines have the key */
+export function everyOrNone(
+  path: string,
+  completions: readonly Completion[],
+  key: string,
+  value: (completion: Completion) => unknown,
+): void {
+  const own = completions.filter((completion) => value(completion) !== undefined).length;
+  if (own > 0 && own < completions.length)
+    throw new InputError(
+      `${path}: ${own} of ${completions.length} lines have "${key}"; give it on every line or on none`,
+    );
+}

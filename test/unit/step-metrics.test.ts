@@ -1,0 +1,45 @@
+// What a generation's rewards and lengths say in metrics.jsonl, above all where there is nothing to say.
+import { expect, test } from "bun:test";
+import { rewardStatistics } from "../../src/grpo/advantages.ts";
+import { completionMetrics, rewardMetrics } from "../../src/grpo/step-metrics.ts";
+
+const metrics = (perFunction: Record<string, (number | null)[]>, groups: number[]) => {
+  const functions = Object.entries(perFunction).map(([name, rewards]) => ({ name, rewards, unparsed: 0, timeouts: 0 }));
+  const statistics = rewardStatistics({ rewards: functions.map(({ rewards }) => rewards), groups });
+  const total = statistics.rewards;
+  return rewardMetrics({ perFunction: functions, total, reasons: [], warnings: [] }, statistics);
+};
+
+test("a batch that nothing scored has null for rewards and deviations, in the file too", () => {
+  const values = metrics({ math: [null, null], judge: [null, null] }, [0, 0]);
+  expect(JSON.parse(JSON.stringify(values))).toEqual({
+    ...{ reward: null, reward_std: null, frac_reward_zero_std: 0, "rewards/unparsed": 0, "rewards/timeout": 0 },
+    ...{ "rewards/math/mean": null, "rewards/math/std": null, "rewards/judge/mean": null, "rewards/judge/std": null },
+  });
+});
+
+test("of one score there is a mean, of two a deviation", () => {
+  const values = metrics({ math: [2, null, null, null], judge: [0, 1, 1, null] }, [0, 0, 1, 1]);
+  expect(values).toMatchObject({
+    ...{ "rewards/math/mean": 2, "rewards/math/std": null, "rewards/judge/mean": 2 / 3 },
+    // (2, 1) and (1, -): the second group's one score is equal to nothing
+    ...{ reward: expect.closeTo(4 / 3, 12), frac_reward_zero_std: 0 },
+  });
+  expect(values["rewards/judge/std"]).toBeCloseTo(Math.sqrt(1 / 3), 12);
+});
+
+test("equal rewards count by completions", () => {
+  expect(metrics({ math: [1, 1, 0, 1, 1, 1, null] }, [0, 0, 1, 1, 2, 2, 2])).toMatchObject({
+    frac_reward_zero_std: 5 / 7,
+  });
+});
+
+test("lengths of finished completions are 0 where none is, as in TRL", () => {
+  const completion = { completionIds: Int32Array.of(1, 2), finished: false } as never;
+  expect(completionMetrics([completion])).toEqual({
+    ...{ "completions/mean_length": 2, "completions/min_length": 2, "completions/max_length": 2 },
+    "completions/clipped_ratio": 1,
+    ...{ "completions/mean_terminated_length": 0, "completions/min_terminated_length": 0 },
+    "completions/max_terminated_length": 0,
+  });
+});
