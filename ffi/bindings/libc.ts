@@ -1,6 +1,6 @@
 /**
  * The few calls of the C library that Bun has no equivalent for: mapping files of any size, anonymous memory,
- * reading and writing at an address. Addresses are plain numbers (they stay below 2^53).
+ * reading and writing at an address, locking a file. Addresses are plain numbers (they stay below 2^53).
  * Linux (glibc or musl) and macOS; leaves out Windows.
  */
 import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
@@ -14,17 +14,26 @@ const symbolTable = {
   munmap: { args: ["usize", "usize"], returns: "i32" },
   // int madvise(void *addr, size_t length, int advice)
   madvise: { args: ["usize", "usize", "i32"], returns: "i32" },
+  // int flock(int fd, int operation)
+  flock: { args: ["i32", "i32"], returns: "i32" },
   // ssize_t pwrite(int fd, const void *buf, size_t count, off_t offset)
   pwrite: { args: ["i32", "usize", "usize", "i64"], returns: "i64" },
 } as const;
 
 const isMac = process.platform === "darwin";
 
+/** Where the number of the last error lies. */
+const errorSymbol = isMac ? "__error" : "__errno_location";
+
 function openLibc() {
   const candidates = isMac ? ["libSystem.B.dylib"] : ["libc.so.6", "libc.musl-x86_64.so.1", "libc.musl-aarch64.so.1"];
   for (const name of candidates) {
     try {
-      return dlopen(name, symbolTable).symbols;
+      const libc = dlopen(name, symbolTable).symbols;
+      const errors: Record<string, (() => unknown) | undefined> = dlopen(name, {
+        [errorSymbol]: { args: [], returns: "ptr" },
+      }).symbols;
+      return { libc, errorNumber: errors[errorSymbol]! };
     } catch {
       // the next candidate
     }
@@ -32,7 +41,7 @@ function openLibc() {
   throw new RunError(`no C library found under the names ${candidates.join(", ")}`);
 }
 
-const libc = openLibc();
+const { libc, errorNumber } = openLibc();
 
 const PROT_READ = 1;
 const PROT_WRITE = 2;
@@ -152,4 +161,20 @@ export function byteAt(address: number): number {
  */
 export function writeAt(fd: number, address: number, length: number, offset: number): number {
   return Number(libc.pwrite(fd, address, length, offset));
+}
+
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+/** EWOULDBLOCK: another open file holds the lock. */
+const heldElsewhere = isMac ? 35 : 11;
+
+/**
+ * Takes the kernel's own lock on an open file: it ends when the file is closed, so with its process too. It holds between
+ * containers, and between machines on a file system that passes it on.
+ *
+ * @returns `unsupported` where the file system knows no locks
+ */
+export function lockFile(fd: number): "locked" | "held" | "unsupported" {
+  if (libc.flock(fd, LOCK_EX | LOCK_NB) === 0) return "locked";
+  return read.i32(errorNumber() as Pointer, 0) === heldElsewhere ? "held" : "unsupported";
 }

@@ -1,6 +1,6 @@
 /**
  * Files and folders that appear whole or not at all: written beside under a temporary name, forced to the disk, renamed
- * into place. Temporary names end in the writer's process id, so that what a dead process left is known and removed.
+ * into place. Temporary names say who writes (`writers.ts`), so that what a dead process left is known and removed.
  */
 import {
   closeSync,
@@ -14,11 +14,13 @@ import {
   renameSync,
   rmSync,
   statSync,
+  writeFileSync,
   writeSync,
 } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { errorText, InputError, RunError } from "../errors.ts";
+import { changedAt, isLeft, suffixPattern, temporarySuffix } from "../writers.ts";
 
 /**
  * Replaces a small file in one step.
@@ -40,6 +42,17 @@ export function writeFileAtomic(path: string, content: string | Uint8Array): voi
     syncFolder(dirname(target));
   } catch (error) {
     discard(temporary);
+    throw writeFailure(error, path);
+  }
+}
+
+/** A command's `--output`: a file in one step; what is none (/dev/stdout, a pipe) is written to as it is. */
+export function writeOutput(path: string, text: string): void {
+  const isFile = !existsSync(path) || statSync(path).isFile();
+  try {
+    if (isFile) writeFileAtomic(path, text);
+    else writeFileSync(path, text);
+  } catch (error) {
     throw writeFailure(error, path);
   }
 }
@@ -82,11 +95,11 @@ export async function writeFolderAtomic(
   recoverFolder(target);
   if (existsSync(target) && !lstatSync(target).isDirectory())
     throw new InputError(`${folder}: is a file, and a folder is to be written there; choose another name`);
-  const temporary = `${target}.tmp-${process.pid}`;
-  const aside = `${target}.old-${process.pid}`;
+  const suffix = temporarySuffix();
+  const temporary = `${target}.tmp-${suffix}`;
+  const aside = `${target}.old-${suffix}`;
   try {
     mkdirSync(dirname(target), { recursive: true });
-    rmSync(temporary, { recursive: true, force: true });
     mkdirSync(temporary);
     await fill(temporary);
     await syncTree(temporary);
@@ -112,10 +125,12 @@ export async function writeFolderAtomic(
 /**
  * Mends what a process that died inside `writeFolderAtomic` left: brings the folder back from where it was moved aside,
  * and removes what was half written. Does nothing where a living process still writes.
+ *
+ * @param nobodyWrites the caller knows that no other process does, as one with the folder's lock: whatever is there is left
  */
-export function recoverFolder(folder: string): void {
+export function recoverFolder(folder: string, nobodyWrites = false): void {
   const target = followLink(folder);
-  for (const { path, kind } of leftovers(target, `${basename(target)}.`)) {
+  for (const { path, kind } of leftovers(target, `${basename(target)}.`, nobodyWrites)) {
     if (kind === "old" && !existsSync(target)) renameSync(path, target);
     else rmSync(path, { recursive: true, force: true });
   }
@@ -133,8 +148,8 @@ function discard(temporary: string): void {
 function fileNames(path: string): { target: string; temporary: string } {
   const target = followLink(path);
   const prefix = `.${basename(target)}.`;
-  for (const leftover of leftovers(target, prefix)) rmSync(leftover.path, { recursive: true, force: true });
-  return { target, temporary: join(dirname(target), `${prefix}tmp-${process.pid}`) };
+  for (const { path: left } of leftovers(target, prefix)) rmSync(left, { recursive: true, force: true });
+  return { target, temporary: join(dirname(target), `${prefix}tmp-${temporarySuffix()}`) };
 }
 
 /** Writing through a link must land where it points: the link may lead to the disk with the space. */
@@ -146,27 +161,24 @@ function followLink(path: string): string {
   }
 }
 
-/** Temporary and moved-aside versions of `target`, left by processes that no longer run. */
-function leftovers(target: string, prefix: string): { path: string; kind: "tmp" | "old" }[] {
+const leftover = new RegExp(`^(tmp|old)-(${suffixPattern})$`);
+
+/** Temporary and moved-aside versions of `target`, left by processes that no longer run; those to bring back first. */
+function leftovers(target: string, prefix: string, nobodyWrites = false): { path: string; kind: "tmp" | "old" }[] {
   const parent = dirname(target);
   if (!statSync(parent, { throwIfNoEntry: false })?.isDirectory()) return [];
-  return readdirSync(parent).flatMap((name) => {
-    const match = name.startsWith(prefix) ? /^(tmp|old)-(\d+)$/.exec(name.slice(prefix.length)) : null;
-    if (match === null || isRunning(Number(match[2]))) return [];
-    return [{ path: join(parent, name), kind: match[1] as "tmp" | "old" }];
-  });
+  return readdirSync(parent)
+    .flatMap((name) => {
+      const match = name.startsWith(prefix) ? leftover.exec(name.slice(prefix.length)) : null;
+      const path = join(parent, name);
+      if (match === null || !(nobodyWrites || isLeft(match[2]!, changedAt(path)))) return [];
+      return [{ path, kind: match[1] as "tmp" | "old" }];
+    })
+    .sort((a, b) => (a.kind < b.kind ? -1 : 1));
 }
 
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
-}
-
-async function syncTree(folder: string): Promise<void> {
+/** Forces everything below the folder to the disk. */
+export async function syncTree(folder: string): Promise<void> {
   for (const entry of readdirSync(folder, { withFileTypes: true })) {
     const path = join(folder, entry.name);
     if (entry.isDirectory()) await syncTree(path);
@@ -183,7 +195,7 @@ async function syncTree(folder: string): Promise<void> {
 }
 
 /** Makes a rename inside the folder last. Some file systems cannot; the rename holds then as well as they can. */
-function syncFolder(folder: string): void {
+export function syncFolder(folder: string): void {
   const fd = openSync(folder, "r");
   try {
     fsyncSync(fd);

@@ -56,7 +56,7 @@ export function readTrainerState<T>(folder: string, schema: z.ZodType<T>): T {
 export function latestCheckpoint(outputDir: string): string | null {
   if (!isFolder(outputDir)) return null;
   for (const name of readdirSync(outputDir)) {
-    const aside = /^(checkpoint-\d+)\.(old|tmp)-\d+$/.exec(name);
+    const aside = /^(checkpoint-\d+)\.(old|tmp)-/.exec(name);
     if (aside !== null) recoverFolder(join(outputDir, aside[1]!));
   }
   return listCheckpoints(outputDir).findLast(({ folder }) => isComplete(folder))?.folder ?? null;
@@ -111,12 +111,12 @@ function removed(folder: string): string {
   return folder;
 }
 
-function isFolder(path: string): boolean {
+export function isFolder(path: string): boolean {
   return existsSync(path) && statSync(path).isDirectory();
 }
 
 /** Whether the state is there and every safetensors file, of the models in it too, has the length that its header says. */
-function isComplete(folder: string): boolean {
+export function isComplete(folder: string): boolean {
   try {
     readJsonFile(join(folder, trainerStateName));
     const files = readdirSync(folder, { recursive: true, encoding: "utf8" });

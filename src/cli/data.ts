@@ -5,9 +5,11 @@
 import { existsSync, mkdirSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { z } from "zod";
+import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { nearest } from "../config/nearest.ts";
 import { about } from "../config/settings/about.ts";
 import { datasetSettings } from "../config/settings/data.ts";
+import { fileOverwriteSettings } from "../config/settings/output.ts";
 import { type Example, exampleAt, findColumns } from "../data/columns.ts";
 import { convertToArrow } from "../data/convert.ts";
 import type { Dataset } from "../data/dataset.ts";
@@ -20,6 +22,7 @@ import { describeFlags, readFlags } from "./flags.ts";
 const convertSettings = {
   columns: z.array(z.string().min(1)).min(1).nullable().default(null).meta(about("The columns to keep. null: all.")),
   dataset_split: datasetSettings.dataset_split,
+  ...fileOverwriteSettings,
 };
 
 const infoSettings = {
@@ -90,6 +93,7 @@ async function convert(argv: readonly string[]): Promise<void> {
     throw new InputError(
       `${output}: a folder; name the file to write, such as ${output.replace(/\/$/, "")}/data.arrow`,
     );
+  requireFreeFile(output, flags.overwrite, { IN: input }, "OUT");
   const start = performance.now();
   mkdirSync(dirname(output), { recursive: true });
   const result = await convertToArrow(input, output, {

@@ -1,10 +1,13 @@
 /** `grpo eval`: accuracy, pass@k and maj@k of a model on a dataset, with every answer written down. */
-import { mkdirSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { evaluationFiles, heldIn } from "../checkpoint/held.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
+import { writeTogether } from "../checkpoint/together.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
+import type { EvalConfig } from "../config/schema.ts";
 import { modelFolder, openRunDevice, rolloutLimits } from "../engine/inputs.ts";
 import { openProblems } from "../engine/prompts.ts";
 import { planSession } from "../engine/session.ts";
@@ -13,13 +16,13 @@ import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/a
 import { chosenKs, evaluationLines, evaluationResults } from "../eval/report.ts";
 import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
 import { rewardModels } from "../grpo/setup.ts";
-import { writing } from "../metrics/write-error.ts";
+import type { RunConsole } from "../metrics/console.ts";
 import { createRewardPool, noTraining } from "../rewards/pool.ts";
 import { needsGold, parseRewardSpec } from "../rewards/specs.ts";
 import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
-import { onInterrupt } from "./interrupt.ts";
+import { type Interrupt, onInterrupt } from "./interrupt.ts";
 import { standardConsole } from "./train.ts";
 
 /** `answers.jsonl`: a line an answer. */
@@ -57,120 +60,160 @@ results.json. A benchmark is downloaded from the hub; --benchmark gsm8k --datase
 
 ${describeSettings("eval")}`,
   async run(argv) {
-    const { config, warnings } = configFor("eval", argv);
+    const { config, warnings, given } = configFor("eval", argv);
     const console = standardConsole();
     for (const warning of warnings) console.note(`note: ${warning}`);
-    if (config.numGenerations > 1 && config.temperature === 0)
-      throw new InputError("num_generations above 1 needs a temperature above 0: greedy answers are all the same");
-    const ks = chosenKs(config.passAtK, config.numGenerations);
-    const folder = await modelFolder(config.model ?? bundledModel());
-    const modelConfig = readModelConfig(folder);
-    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
-    const tokenizer = loadTokenizer(folder, chatTemplate);
-    const { promptColumn, answerColumn, chatTemplateKwargs } = config;
-    const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
-    const path = config.dataset ?? bundledEvalProblems();
-    const source = await openProblems(tokenizer, {
-      ...columns,
-      path,
-      config: config.datasetConfig,
-      split: config.datasetSplit,
-    });
-    for (const remark of source.remarks) console.note(`note: ${remark}`);
-    const interrupt = onInterrupt(console.note);
-    const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);
-    const pool = createRewardPool({
-      functions,
-      ...(config.rewardWeights ? { weights: config.rewardWeights } : {}),
-      parameters: config,
-      timeoutMs: config.rewardTimeout * 1000,
-    });
+    const interrupt = onInterrupt({ stopping: "stopping, nothing is written" });
     try {
-      await pool.ready();
-      // The context is the limit where it is shorter: a longest prompt and the tokens that it leaves.
-      const context = modelConfig.maxPositionEmbeddings;
-      const longest = source.longestPrompt();
-      const room = Math.max(1, context - Math.min(longest, context - 1));
-      const maxCompletionLength = Math.min(config.maxCompletionLength, Math.max(room, Math.floor(context / 2)));
-      if (maxCompletionLength < config.maxCompletionLength)
-        console.note(`note: answers have at most ${maxCompletionLength} tokens: the model's context is ${context}`);
-      const longestPrompt = Math.min(longest, context - maxCompletionLength);
-      const problems = evaluationProblems(
-        source,
-        config.evalSamples,
-        longestPrompt,
-        functions.every(needsGold)
-          ? "name the column with --answer_column, or judge otherwise with --reward_funcs"
-          : null,
-      );
-      writing(config.outputDir, () => mkdirSync(config.outputDir, { recursive: true }));
-      const device = await openRunDevice(config, console.note);
-      const session = await planSession({
-        device,
-        folder,
-        dtype: config.dtype,
-        packed: null,
-        training: false,
-        reference: null,
-        rollout: rolloutLimits({
-          maxConcurrentSequences: config.maxConcurrentSequences,
-          completions: problems.problems.length * config.numGenerations,
-          samples: config.numGenerations,
-          evaluates: true,
-          longestPrompt,
-          maxCompletion: maxCompletionLength,
-          repetitionPenalty: config.repetitionPenalty,
-        }),
-        rewardModels: await rewardModels(
-          config,
-          longestPrompt + maxCompletionLength,
-          problems.problems.length * config.numGenerations,
-        ),
-        positions: longestPrompt + maxCompletionLength,
-      }).open();
-      const scoring =
-        functions.length > 0 && scoreGroups(rewardSources(session, pool, config.systemPrompt), noTraining, tokenizer);
-      const evaluation = await evaluateProblems(
-        session.rollout!,
-        tokenizer,
-        pool,
-        problems,
-        { ...config, samples: config.numGenerations, maxCompletionLength },
-        {
-          onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
-          shouldStop: interrupt.requested,
-          ...(scoring ? { score: scoring } : {}),
-        },
-      );
-      session.close();
-      device.close();
-      console.close();
-      if (!evaluation) return 130;
-      for (const warning of evaluation.warnings) console.note(warning);
-      writeFileAtomic(join(config.outputDir, "answers.jsonl"), answerLines(evaluation));
-      const results = {
-        model: folder,
-        dataset: path,
-        ...(config.benchmark === null ? {} : { benchmark: config.benchmark }),
-        ...(config.rewardFuncs && {
-          reward_funcs: config.rewardFuncs,
-          reward_weights: config.rewardWeights ?? config.rewardFuncs.map(() => 1),
-        }),
-        ...evaluationResults(evaluation, ks),
-      };
-      writeFileAtomic(join(config.outputDir, "results.json"), `${JSON.stringify(results, null, 2)}\n`);
-      const lines = [
-        `${folder} on ${path}: ${evaluation.problems.length} problems, ${config.numGenerations} answer${config.numGenerations === 1 ? "" : "s"} each`,
-        ...evaluationLines(evaluation, ks),
-        `every answer      ${join(config.outputDir, "answers.jsonl")}`,
-      ];
-      process.stdout.write(`${lines.join("\n")}\n`);
-      return 0;
+      const output = openOutputFolder({ folder: config.outputDir, command: "eval", note: console.note });
+      try {
+        return await evaluateInto(output, interrupt, console, config, given.has("output_dir"));
+      } finally {
+        output.release();
+      }
     } finally {
       interrupt.release();
       console.close();
-      source.close();
-      await pool.close();
     }
   },
 };
+
+/** @param named whether the user chose the output folder */
+async function evaluateInto(
+  output: OutputFolder,
+  interrupt: Interrupt,
+  console: RunConsole,
+  config: EvalConfig,
+  named: boolean,
+): Promise<number> {
+  if (config.numGenerations > 1 && config.temperature === 0)
+    throw new InputError("num_generations above 1 needs a temperature above 0: greedy answers are all the same");
+  const ks = chosenKs(config.passAtK, config.numGenerations);
+  const [model, path] = [config.model ?? bundledModel(), config.dataset ?? bundledEvalProblems()];
+  const bundled = config.model === null && config.dataset === null;
+  output.permit({
+    overwrite: config.overwrite,
+    resumes: false,
+    inputs: { model, dataset: path },
+    addsOnly: true,
+    mayReplace: bundled && !named ? isBundledEvaluation : undefined,
+  });
+  const folder = await modelFolder(model);
+  const modelConfig = readModelConfig(folder);
+  const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+  const tokenizer = loadTokenizer(folder, chatTemplate);
+  const { promptColumn, answerColumn, chatTemplateKwargs } = config;
+  const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
+  const source = await openProblems(tokenizer, {
+    ...columns,
+    path,
+    config: config.datasetConfig,
+    split: config.datasetSplit,
+  });
+  for (const remark of source.remarks) console.note(`note: ${remark}`);
+  const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);
+  const pool = createRewardPool({
+    functions,
+    ...(config.rewardWeights ? { weights: config.rewardWeights } : {}),
+    parameters: config,
+    timeoutMs: config.rewardTimeout * 1000,
+  });
+  try {
+    await pool.ready();
+    // The context is the limit where it is shorter: a longest prompt and the tokens that it leaves.
+    const context = modelConfig.maxPositionEmbeddings;
+    const longest = source.longestPrompt();
+    const room = Math.max(1, context - Math.min(longest, context - 1));
+    const maxCompletionLength = Math.min(config.maxCompletionLength, Math.max(room, Math.floor(context / 2)));
+    if (maxCompletionLength < config.maxCompletionLength)
+      console.note(`note: answers have at most ${maxCompletionLength} tokens: the model's context is ${context}`);
+    const longestPrompt = Math.min(longest, context - maxCompletionLength);
+    const problems = evaluationProblems(
+      source,
+      config.evalSamples,
+      longestPrompt,
+      functions.every(needsGold)
+        ? "name the column with --answer_column, or judge otherwise with --reward_funcs"
+        : null,
+    );
+    const device = await openRunDevice(config, console.note);
+    const session = await planSession({
+      device,
+      folder,
+      dtype: config.dtype,
+      packed: null,
+      training: false,
+      reference: null,
+      rollout: rolloutLimits({
+        maxConcurrentSequences: config.maxConcurrentSequences,
+        completions: problems.problems.length * config.numGenerations,
+        samples: config.numGenerations,
+        evaluates: true,
+        longestPrompt,
+        maxCompletion: maxCompletionLength,
+        repetitionPenalty: config.repetitionPenalty,
+      }),
+      rewardModels: await rewardModels(
+        config,
+        longestPrompt + maxCompletionLength,
+        problems.problems.length * config.numGenerations,
+      ),
+      positions: longestPrompt + maxCompletionLength,
+    }).open();
+    const scoring =
+      functions.length > 0 && scoreGroups(rewardSources(session, pool, config.systemPrompt), noTraining, tokenizer);
+    interrupt.begin();
+    const evaluation = await evaluateProblems(
+      session.rollout!,
+      tokenizer,
+      pool,
+      problems,
+      { ...config, samples: config.numGenerations, maxCompletionLength },
+      {
+        onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
+        shouldStop: interrupt.requested,
+        ...(scoring ? { score: scoring } : {}),
+      },
+    );
+    session.close();
+    device.close();
+    console.close();
+    if (!evaluation) return 130;
+    for (const warning of evaluation.warnings) console.note(warning);
+    const results = {
+      model: folder,
+      dataset: path,
+      ...(config.benchmark === null ? {} : { benchmark: config.benchmark }),
+      ...(config.rewardFuncs && {
+        reward_funcs: config.rewardFuncs,
+        reward_weights: config.rewardWeights ?? config.rewardFuncs.map(() => 1),
+      }),
+      ...evaluationResults(evaluation, ks),
+    };
+    await writeTogether(config.outputDir, (temporary) => {
+      writeFileSync(join(temporary, "answers.jsonl"), answerLines(evaluation));
+      writeFileSync(join(temporary, "results.json"), `${JSON.stringify(results, null, 2)}\n`);
+    });
+    const lines = [
+      `${folder} on ${path}: ${evaluation.problems.length} problems, ${config.numGenerations} answer${config.numGenerations === 1 ? "" : "s"} each`,
+      ...evaluationLines(evaluation, ks),
+      `every answer      ${join(config.outputDir, "answers.jsonl")}`,
+    ];
+    process.stdout.write(`${lines.join("\n")}\n`);
+    return 0;
+  } finally {
+    source.close();
+    await pool.close();
+  }
+}
+
+/** Whether an evaluation of the bundled model is all there is: it is made again in a moment. */
+function isBundledEvaluation(folder: string): boolean {
+  const onlyEvaluation = heldIn(folder)?.names.every((name) => evaluationFiles.includes(name)) ?? true;
+  try {
+    const results = JSON.parse(readFileSync(join(folder, "results.json"), "utf8")) as Record<string, unknown>;
+    return onlyEvaluation && results.model === bundledModel() && results.dataset === bundledEvalProblems();
+  } catch {
+    return false;
+  }
+}

@@ -1,7 +1,8 @@
 /** `grpo generate`: completes one prompt, streamed as text, or a file of prompts, a line of JSON each. */
-import { createWriteStream } from "node:fs";
 import { z } from "zod";
+import { writeOutput } from "../checkpoint/atomic.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { modelFolder, openRunDevice, rolloutLimits } from "../engine/inputs.ts";
@@ -57,7 +58,9 @@ ${describeSettings("generate")}`,
     for (const warning of warnings) note(`note: ${warning}`);
     if ((config.prompt === null) === (config.input === null))
       throw new InputError("give either --prompt TEXT or --input FILE");
-    const folder = await modelFolder(config.model ?? bundledModel());
+    const model = config.model ?? bundledModel();
+    requireFreeFile(config.output, config.overwrite, { model, input: config.input });
+    const folder = await modelFolder(model);
     const modelConfig = readModelConfig(folder);
     const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
     const tokenizer = loadTokenizer(folder, chatTemplate);
@@ -93,7 +96,8 @@ ${describeSettings("generate")}`,
       }),
       positions: longestPrompt + maxCompletionLength,
     }).open();
-    const interrupt = onInterrupt(() => {});
+    const interrupt = onInterrupt({ stopping: "stopping, what is not finished is left out" });
+    interrupt.begin();
     const streams = config.prompt !== null && config.numGenerations === 1;
     const decoder = tokenizer.incrementalDecoder({ skipSpecialTokens: true });
     try {
@@ -124,10 +128,7 @@ ${describeSettings("generate")}`,
       );
       const text = lines.map((l) => `${l}\n`).join("");
       if (config.output === null) process.stdout.write(text);
-      else {
-        const out = createWriteStream(config.output);
-        await new Promise<void>((resolve, reject) => out.on("error", reject).end(text, () => resolve()));
-      }
+      else writeOutput(config.output, text);
       return 0;
     } finally {
       interrupt.release();

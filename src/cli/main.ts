@@ -12,6 +12,8 @@ import type { Command } from "./command.ts";
 export interface CommandEntry {
   readonly name: string;
   readonly summary: string;
+  /** What it makes are files: it goes on where nobody reads its stdout. */
+  readonly makesFiles?: boolean;
   readonly load: () => Promise<Command>;
 }
 
@@ -19,16 +21,19 @@ export const commands: readonly CommandEntry[] = [
   {
     name: "train",
     summary: "train a model with GRPO; with nothing else, the bundled one",
+    makesFiles: true,
     load: async () => (await import("./train.ts")).train,
   },
   {
     name: "sft",
     summary: "fine-tune on prompts and answers, the warm start of a base model",
+    makesFiles: true,
     load: async () => (await import("./sft.ts")).sft,
   },
   {
     name: "eval",
     summary: "accuracy, pass@k and mean length of a model on a dataset",
+    makesFiles: true,
     load: async () => (await import("./eval.ts")).evaluate,
   },
   {
@@ -44,6 +49,7 @@ export const commands: readonly CommandEntry[] = [
   {
     name: "update",
     summary: "the policy update alone, on recorded rollouts",
+    makesFiles: true,
     load: async () => (await import("./update.ts")).update,
   },
   {
@@ -176,7 +182,9 @@ function failureText(where: string, error: unknown, debug: boolean): string {
 export async function runProcess(table: readonly CommandEntry[] = commands): Promise<void> {
   const argv = process.argv.slice(2);
   const where = `grpo ${argv[0] ?? ""}`.trimEnd();
-  stopWhenNobodyReads();
+  const makesFiles = table.find(({ name }) => name === argv[0])?.makesFiles === true && !asksForHelp(argv);
+  heedClosedStdout(where, makesFiles);
+  if (makesFiles) (await import("./interrupt.ts")).endOnSignal();
   const fail = (error: unknown) => {
     process.stderr.write(failureText(where, error, argv.includes("--debug")));
     endProcess(exitCodeOf(error));
@@ -192,21 +200,25 @@ export async function runProcess(table: readonly CommandEntry[] = commands): Pro
  */
 function endProcess(code: number): void {
   process.exitCode = code;
+  if (stdoutIsGone) process.exit(code);
   process.stdout.end(() => process.exit(code));
 }
 
+let stdoutIsGone = false;
+
 /**
- * `grpo data info F | head` closes stdout early. That is no failure: it stops a command as Ctrl-C does, so that training
- * saves its checkpoint first, and ends any other at once.
+ * `grpo data info F | head` closes stdout early, which is no failure: a command whose product is text ends then. One that
+ * makes files loses its console only, also where its terminal is gone or the disk of its log is full, and says so once.
  */
-function stopWhenNobodyReads(): void {
-  let stopped = false;
+function heedClosedStdout(where: string, makesFiles: boolean): void {
   process.stdout.on("error", (error: NodeJS.ErrnoException) => {
-    if (stopped) return;
-    if (error.code !== "EPIPE") throw error;
-    stopped = true;
-    if (process.listenerCount("SIGINT") > 0) process.emit("SIGINT");
-    else process.exit(0);
+    if (stdoutIsGone) return;
+    if (!makesFiles && error.code !== "EPIPE") throw error;
+    stdoutIsGone = true;
+    if (!makesFiles) process.exit(0);
+    process.stderr.write(
+      `${where}: stdout is closed (${error.code}): it goes on without, and writes its files to the end\n`,
+    );
   });
   process.stderr.on("error", () => {
     // Nobody is left to be told.

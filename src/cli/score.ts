@@ -1,6 +1,7 @@
 /** `grpo score`: log-probabilities and entropies of given completions under a model. */
-import { writeFileAtomic } from "../checkpoint/atomic.ts";
+import { writeOutput } from "../checkpoint/atomic.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
@@ -57,7 +58,9 @@ output line is {"logprobs": [...], "entropies": [...]}, natural logarithms of so
 ${describeSettings("score")}`,
   async run(argv) {
     const { config } = configFor("score", argv);
-    const folder = await modelFolder(config.model ?? bundledModel());
+    const model = config.model ?? bundledModel();
+    requireFreeFile(config.output, config.overwrite, { model, input: config.input });
+    const folder = await modelFolder(model);
     const modelConfig = readModelConfig(folder);
     const groups = await readRollouts(config.input, { vocabSize: modelConfig.vocabSize, requireReward: false });
     const { longestPrompt, longestCompletion } = fileSizes(config.input, groups, modelConfig.maxPositionEmbeddings);
@@ -91,7 +94,7 @@ ${describeSettings("score")}`,
       const lines = scores.map(({ logprobs, entropies }) =>
         JSON.stringify({ logprobs: Array.from(logprobs, shortest), entropies: Array.from(entropies, shortest) }),
       );
-      writeFileAtomic(config.output, lines.map((line) => `${line}\n`).join(""));
+      writeOutput(config.output, lines.map((line) => `${line}\n`).join(""));
     } finally {
       session.close();
       device.close();

@@ -1,10 +1,12 @@
 /** `grpo train`: the main job, wired together from its settings. The loop itself is src/grpo/trainer.ts. */
-import { mkdirSync } from "node:fs";
-import { dirname, join, relative, resolve } from "node:path";
+import { existsSync, statSync } from "node:fs";
+import { join, relative, resolve } from "node:path";
 import { assetName } from "../assets.ts";
+import { type OutputFolder, openOutputFolder, runRecord } from "../checkpoint/output-folder.ts";
 import { latestCheckpoint, listCheckpoints } from "../checkpoint/state.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
+import { toJson } from "../config/record.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import { readCheckpointState } from "../engine/checkpointing.ts";
 import { describeMemory } from "../engine/memory.ts";
@@ -18,7 +20,6 @@ import type { RewardSources } from "../grpo/sampling.ts";
 import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
-import { writing } from "../metrics/write-error.ts";
 import { callOf } from "../program.ts";
 import { createRewardPool, type RewardTrainerState } from "../rewards/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
@@ -57,21 +58,11 @@ export function standardConsole(): RunConsole {
 export const rewardSpecs = (names: readonly string[] | null): RewardSpec[] => (names ?? ["auto"]).map(parseRewardSpec);
 
 /**
- * Checks that a run from the start, or one that goes on from another folder's checkpoint, replaces no earlier run.
- *
- * @param checkpoint where the run goes on from
- * @throws InputError where `outputDir` holds checkpoints that nothing was said about
+ * Whether a bundled run left what is there, and every checkpoint is one of the bundled model: nothing is lost with it that
+ * a minute would not remake.
  */
-export function requireFreshOutput(outputDir: string, overwrite: boolean, checkpoint: string | null = null): void {
-  const goesOn = checkpoint !== null && resolve(dirname(checkpoint)) === resolve(outputDir);
-  if (overwrite || goesOn || listCheckpoints(outputDir).length === 0) return;
-  throw new InputError(
-    `output_dir ${outputDir} holds an earlier run with checkpoints; go on with --resume_from_checkpoint true, start anew with --overwrite, or name another --output_dir`,
-  );
-}
-
-/** Whether every checkpoint there is one of the bundled model: nothing is lost with it that a minute would not remake. */
-function onlyBundledCheckpoints(outputDir: string): boolean {
+export function isOfBundledRun(outputDir: string): boolean {
+  if (runRecord(outputDir)?.bundled !== true) return false;
   return listCheckpoints(outputDir).every(({ folder }) => {
     try {
       const { config } = readCheckpointState(folder, trainerState);
@@ -139,18 +130,58 @@ export interface TrainRun {
   readonly argv: readonly string[];
   readonly console: RunConsole;
   readonly stopRequested: () => boolean;
+  /** Called when the run begins to write: from here on it ends by `stopRequested`. */
+  readonly onBegin?: () => void;
   readonly reviseRewards?: TrainerHooks["reviseRewards"];
 }
 
+/** What a training run reads, by the names of the settings: it must not lie where the run writes. */
+function inputsOf(config: TrainConfig): Readonly<Record<string, string | null>> {
+  const { model, dataset, evalDataset } = trainingPaths(config);
+  const models = (config.rewardFuncs ?? []).filter((name) => existsSync(name) && statSync(name).isDirectory());
+  return {
+    ...{ model, dataset, eval_dataset: evalDataset, ref_model: config.refModel, critic_model: config.criticModel },
+    ...Object.fromEntries(models.map((path, i) => [`reward_funcs[${i}]`, path])),
+  };
+}
+
 /** Everything `grpo train` does; returns the exit status. */
-export async function runTrain({ argv, console, stopRequested, reviseRewards }: TrainRun): Promise<number> {
-  const { config, warnings, bundled } = orBundled((options) => configFor("train", argv, options));
+export async function runTrain(run: TrainRun): Promise<number> {
+  const { config, warnings, bundled, given } = orBundled((options) => configFor("train", run.argv, options));
+  const { console } = run;
   for (const warning of warnings) console.note(`note: ${warning}`);
+  const output = openOutputFolder({ folder: config.outputDir, command: "train", note: console.note });
+  try {
+    return await trainInto(output, run, { config, bundled, named: given.has("output_dir") });
+  } finally {
+    output.release();
+  }
+}
+
+interface TrainCommand {
+  readonly config: TrainConfig;
+  readonly bundled: boolean;
+  /** Whether the user chose the output folder. */
+  readonly named: boolean;
+}
+
+async function trainInto(
+  output: OutputFolder,
+  { console, stopRequested, onBegin, reviseRewards }: TrainRun,
+  { config, bundled, named }: TrainCommand,
+): Promise<number> {
   const { outputDir } = config;
   const checkpoint = resumeFolder(config.resumeFromCheckpoint, outputDir);
-  requireFreshOutput(outputDir, config.overwrite || (bundled && onlyBundledCheckpoints(outputDir)), checkpoint);
   const resume =
     checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, trainerState) };
+  output.permit({
+    overwrite: config.overwrite,
+    resumes: true,
+    resume: resume && { folder: resume.folder, step: resume.state.step },
+    newest: config.resumeFromCheckpoint === true,
+    inputs: inputsOf(config),
+    mayReplace: bundled && !named ? isOfBundledRun : undefined,
+  });
   const pool = createRewardPool({
     functions: rewardSpecs(config.rewardFuncs),
     ...(config.rewardWeights ? { weights: config.rewardWeights } : {}),
@@ -164,7 +195,6 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
     try {
       for (const remark of await goldRemarks(rewardSpecs(config.rewardFuncs), setup.problems, pool))
         console.note(`note: ${remark}`);
-      writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
       console.note(
         `${shown(paths.model)} on ${shown(paths.dataset)} · ${setup.planned.dtype} · ${setup.device.description}`,
       );
@@ -186,6 +216,8 @@ export async function runTrain({ argv, console, stopRequested, reviseRewards }: 
           stopRequested,
           ...(reviseRewards ? { reviseRewards } : {}),
         };
+        output.begin({ command: "train", bundled, settings: toJson(config) });
+        onBegin?.();
         outcome = await runTraining(setup, session, hooks, resume);
       } finally {
         session.close();
@@ -229,14 +261,15 @@ export const train: Command = {
 
 Samples a group of completions per prompt, scores them and updates the policy. With no model and no dataset: the
 bundled tiny model on the bundled problems. CONFIG is a TOML, YAML or JSON file; names of TRL, verl and OpenRLHF are
-taken, left out with a remark, or refused with ours. Ctrl-C saves a checkpoint; --resume_from_checkpoint true goes on from it.
+taken, left out with a remark, or refused with ours. Ctrl-C saves a checkpoint, as do SIGTERM, SIGHUP, SIGUSR1 and their
+like; --resume_from_checkpoint true goes on from it. A folder that holds something is refused without --overwrite.
 
 ${describeSettings("train")}`,
   async run(argv) {
     const console = standardConsole();
-    const interrupt = onInterrupt(console.note);
+    const interrupt = onInterrupt({ stopping: "stopping after this step and saving a checkpoint" });
     try {
-      return await runTrain({ argv, console, stopRequested: interrupt.requested });
+      return await runTrain({ argv, console, stopRequested: interrupt.requested, onBegin: interrupt.begin });
     } finally {
       interrupt.release();
       console.close();

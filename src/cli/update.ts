@@ -1,19 +1,20 @@
 /** `grpo update`: the policy update alone, on recorded rollouts. The work is src/grpo/recorded-update.ts. */
-import { existsSync, mkdirSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
+import { completionsFolder } from "../checkpoint/held.ts";
+import { openOutputFolder, runRecord } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { toCamel } from "../config/names.ts";
-import { freeInReplay } from "../config/record.ts";
+import { freeInReplay, toJson } from "../config/record.ts";
 import { type ConfigInput, settingsOf } from "../config/schema.ts";
 import { readCheckpointState } from "../engine/checkpointing.ts";
 import { modelFolder } from "../engine/inputs.ts";
-import { InputError } from "../errors.ts";
 import { runRecordedUpdate, updateState } from "../grpo/recorded-update.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { writing } from "../metrics/write-error.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
+import { type Interrupt, onInterrupt } from "./interrupt.ts";
 import { resumeFolder, standardConsole } from "./train.ts";
 
 /** The settings of the checkpoint's run that an update has too: what stands in for flags that are not given. */
@@ -38,26 +39,61 @@ flag says otherwise: the recorded generation that follows the checkpoint is run 
 something makes it another step, a note says so. A critic is not updated; the file has its run's advantages.
 
 ${describeSettings("update")}`,
-  run: (argv) => runUpdate(argv, standardConsole()),
+  async run(argv) {
+    const console = standardConsole();
+    const interrupt = onInterrupt({ stopping: "stopping after this step, nothing is saved" });
+    try {
+      return await runUpdate(argv, console, interrupt);
+    } finally {
+      interrupt.release();
+      console.close();
+    }
+  },
 };
 
 /** Everything `grpo update` does; returns the exit status. */
-export async function runUpdate(argv: readonly string[], console: RunConsole): Promise<number> {
+export async function runUpdate(
+  argv: readonly string[],
+  console: RunConsole,
+  interrupt?: Pick<Interrupt, "begin" | "requested">,
+): Promise<number> {
   const asked = configFor("update", argv);
-  const checkpoint = resumeFolder(asked.config.resumeFromCheckpoint, asked.config.outputDir);
-  const resume =
-    checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, updateState) };
-  const defaults = resume ? settingsOfRun(resume.state.config) : {};
-  const { config, warnings } = configFor("update", argv, { defaults });
-  if (existsSync(join(config.outputDir, "completions")) && !config.overwrite)
-    throw new InputError(
-      `output_dir ${config.outputDir} holds a training run, whose model and metrics the update would replace; name another --output_dir, or replace them with --overwrite`,
-    );
-  for (const warning of warnings) console.note(`note: ${warning}`);
-  writing(config.outputDir, () => mkdirSync(config.outputDir, { recursive: true }));
-  const folder = await modelFolder(config.model ?? bundledModel());
-  await runRecordedUpdate({ config, folder, resume, note: console.note, onStep: console.step });
-  console.note(`saved the model in ${config.outputDir}`);
-  console.close();
-  return 0;
+  const { outputDir } = asked.config;
+  const output = openOutputFolder({ folder: outputDir, command: "update", note: console.note });
+  try {
+    const checkpoint = resumeFolder(asked.config.resumeFromCheckpoint, outputDir);
+    const resume =
+      checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, updateState) };
+    const defaults = resume ? settingsOfRun(resume.state.config) : {};
+    const { config, warnings } = configFor("update", argv, { defaults });
+    const model = config.model ?? bundledModel();
+    output.permit({
+      overwrite: config.overwrite,
+      resumes: !holdsTraining(outputDir),
+      // Of a training run the model and the metrics would be replaced: only an update's own folder is gone on in.
+      resume: resume && !holdsTraining(outputDir) ? { folder: resume.folder, step: resume.state.step } : null,
+      newest: config.resumeFromCheckpoint === true,
+      inputs: { model, ref_model: config.refModel, rollouts: config.rollouts },
+    });
+    for (const warning of warnings) console.note(`note: ${warning}`);
+    const folder = await modelFolder(model);
+    const records = await runRecordedUpdate({
+      ...{ config, folder, resume, note: console.note, onStep: console.step },
+      onBegin() {
+        output.begin({ command: "update", bundled: false, settings: toJson(config) });
+        interrupt?.begin();
+      },
+      ...(interrupt ? { shouldStop: interrupt.requested } : {}),
+    });
+    if (records === null) return 130;
+    console.note(`saved the model in ${outputDir}`);
+    return 0;
+  } finally {
+    output.release();
+  }
+}
+
+function holdsTraining(folder: string): boolean {
+  const record = runRecord(folder);
+  return record === null ? existsSync(join(folder, completionsFolder)) : record.command !== "update";
 }

@@ -7,12 +7,15 @@ import { createReadStream, createWriteStream, existsSync, renameSync, rmSync, st
 import { dirname } from "node:path";
 import { createGunzip } from "node:zlib";
 import { z } from "zod";
+import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { about } from "../config/settings/about.ts";
+import { fileOverwriteSettings } from "../config/settings/output.ts";
 import { rewardTimeoutSettings } from "../config/settings/rollout.ts";
 import { errorText, InputError } from "../errors.ts";
 import { createRewardPool, type RewardPool } from "../rewards/pool.ts";
 import type { Item } from "../rewards/protocol.ts";
 import type { Reason, Verdict } from "../rewards/verify.ts";
+import { temporaryBeside } from "../writers.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
 
@@ -33,6 +36,7 @@ const settings = {
     .enum(["lenient", "strict"])
     .default("lenient")
     .meta(about("lenient: find the answer as a reader would; strict: only after #### or in \\boxed{}.")),
+  ...fileOverwriteSettings,
   reward_timeout: rewardTimeoutSettings.reward_timeout,
 };
 
@@ -56,6 +60,7 @@ Example: grpo verify --input answers.jsonl.gz --output verdicts.jsonl`,
     const { flags } = readFlags("verify", settings, argv);
     if (flags.input === null)
       throw new InputError("--input is missing; give the file of answers, one JSON object a line");
+    requireFreeFile(flags.output, flags.overwrite, { input: flags.input });
     const pool = createRewardPool({ functions: [], timeoutMs: flags.rewardTimeout * 1000 });
     const out = openOutput(flags.output);
     const tally = new Tally();
@@ -176,7 +181,7 @@ async function* readLines(path: string): AsyncGenerator<string> {
 
 interface Output {
   write(text: string): Promise<void>;
-  /** Makes a file appear under its name; until then there is only a `.partial`. */
+  /** Makes a file appear under its name; until then there is only a temporary one beside it. */
   commit(): Promise<void>;
   /** Removes what was not committed. */
   discard(): void;
@@ -186,7 +191,10 @@ function openOutput(path: string | null): Output {
   if (path === null) return { write: (text) => written(process.stdout, text), commit: async () => {}, discard() {} };
   if (!existsSync(dirname(path)))
     throw new InputError(`--output ${path}: there is no folder ${dirname(path)}; create it first`);
-  const partial = `${path}.partial`;
+  const info = existsSync(path) ? statSync(path) : undefined;
+  if (info?.isDirectory()) throw new InputError(`--output ${path} is a folder; name a file`);
+  // What is no file (/dev/stdout, a pipe) is written to as it is.
+  const partial = info === undefined || info.isFile() ? temporaryBeside(path) : path;
   const stream = createWriteStream(partial);
   let failure: Error | null = null;
   stream.on("error", (error) => {
@@ -203,11 +211,11 @@ function openOutput(path: string | null): Output {
     async commit() {
       await new Promise((resolve) => stream.end(resolve));
       check();
-      renameSync(partial, path);
+      if (partial !== path) renameSync(partial, path);
     },
     discard() {
       stream.destroy();
-      rmSync(partial, { force: true });
+      if (partial !== path) rmSync(partial, { force: true });
     },
   };
 }

@@ -12,6 +12,7 @@ export const aliases: Readonly<Record<string, string>> = {
   dataset_test_split: "eval_split",
   num_generations_eval: "eval_num_generations",
   torch_dtype: "dtype",
+  overwrite_output_dir: "overwrite",
   chat_template_path: "chat_template",
   vllm_importance_sampling_correction: "importance_sampling_correction",
   vllm_importance_sampling_mode: "importance_sampling_mode",

@@ -4,9 +4,10 @@
  * and JSON.
  */
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { downloadFile, listFiles } from "@huggingface/hub";
 import { errorText, InputError, RunError } from "../errors.ts";
+import { temporaryBeside } from "../writers.ts";
 import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
 import { splitOf } from "./splits.ts";
@@ -44,11 +45,12 @@ export async function downloadDataset(
   if (existsSync(folder) && readdirSync(folder).length > 0)
     throw new InputError(`${folder}: the folder is not empty; choose another with --output_dir, or remove it`);
   const paths = choosePaths(name, await listed(name, options), options.config ?? null, options.configSetting);
-  const beside = `${folder}.${process.pid}.tmp`;
+  const target = resolve(folder); // without the slash that would put what is beside it inside
+  const beside = temporaryBeside(target);
   try {
     const splits = await saveSplits(name, paths, beside, options);
-    rmSync(folder, { recursive: true, force: true });
-    renameSync(beside, folder);
+    rmSync(target, { recursive: true, force: true });
+    renameSync(beside, target);
     return { folder, splits };
   } finally {
     rmSync(beside, { recursive: true, force: true });

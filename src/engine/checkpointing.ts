@@ -7,6 +7,7 @@ import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
 import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
+import { dropEarlier } from "../checkpoint/earlier.ts";
 import {
   copyModelAssets,
   type ModelFolder,
@@ -17,6 +18,7 @@ import {
 import { openSafetensors } from "../checkpoint/safetensors.ts";
 import { onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
+import { writeTogether } from "../checkpoint/together.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { Model } from "../model/model.ts";
@@ -31,12 +33,18 @@ const optimizerFile = "optimizer.safetensors";
 const referenceFolder = "reference";
 
 /**
- * Writes weights, config.json and the tokenizer's files into `folder`, each file whole or not at all; PPO's critic goes
- * into `folder`/critic.
+ * Writes weights, config.json and the tokenizer's files into `folder`, all of them or none; PPO's critic goes into
+ * `folder`/critic. What an earlier run left there, to be replaced, goes then.
  *
  * @throws RunError where a weight is not finite, or a file cannot be written
  */
 export async function saveModel(session: Session, folder: string): Promise<void> {
+  makeFolder(folder);
+  await writeTogether(folder, (temporary) => writeModel(session, temporary));
+  dropEarlier(folder);
+}
+
+async function writeModel(session: Session, folder: string): Promise<void> {
   await saveWeights(session, session.policy, folder);
   if (session.critic) await saveWeights(session, session.critic.model, join(folder, criticFolder));
 }
@@ -116,12 +124,13 @@ export async function saveCheckpoint(
   const target = join(outputDir, checkpointName(step));
   const { optimizer, critic, reference, movingReference, device } = session;
   await writeFolderAtomic(target, async (folder) => {
-    await saveModel(session, folder);
+    await writeModel(session, folder);
     if (optimizer) await saveOptimizer(device, optimizer, folder);
     if (critic) await saveOptimizer(device, critic.optimizer, join(folder, criticFolder));
     if (movingReference && reference) await saveWeights(session, reference, join(folder, referenceFolder));
     writeTrainerState(folder, state);
   });
+  dropEarlier(outputDir);
   return target;
 }
 

@@ -4,6 +4,7 @@
  * summed up with confidence intervals. Used by `grpo eval` and between training steps. How the numbers are shown and
  * logged is report.ts.
  */
+import { unlessStopped } from "../device/stopping.ts";
 import type { Problem, ProblemSource } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
 import { isNumber } from "../rewards/gsm8k.ts";
@@ -80,6 +81,9 @@ export interface Evaluation {
   readonly votes: Readonly<Record<Extraction, readonly Votes[]>>;
 }
 
+/** How long an evaluation that is to stop waits for verdicts under way. */
+const JUDGE_GRACE_MS = 500;
+
 /** Evaluation draws from a stream of random numbers of its own, so that it never changes training. */
 const EVALUATION_STREAM = 1;
 
@@ -137,8 +141,9 @@ export async function evaluateProblems(
     },
   );
   if (events.shouldStop?.()) return null;
-  const judged = await judgeCompletions(tokenizer, pool, problems, sampled, settings.verifier, events.score ?? null);
-  return { ...judged, skipped, ...summary(judged.problems) };
+  const judging = judgeCompletions(tokenizer, pool, problems, sampled, settings.verifier, events.score ?? null);
+  const judged = await unlessStopped(judging, events.shouldStop, JUDGE_GRACE_MS);
+  return judged && { ...judged, skipped, ...summary(judged.problems) };
 }
 
 /** What was answered, each answer judged by the verifiers and scored by the reward functions; how they agree. */

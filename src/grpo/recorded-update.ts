@@ -57,6 +57,9 @@ export interface RecordedUpdateOptions {
   readonly resume: { readonly folder: string; readonly state: z.infer<typeof updateState> } | null;
   readonly note: (text: string) => void;
   readonly onStep: (record: MetricsRecord) => void;
+  /** Called when everything is ready and the update begins to write. */
+  readonly onBegin?: () => void;
+  readonly shouldStop?: () => boolean;
 }
 
 /** What `gae` alone reads. */
@@ -152,8 +155,8 @@ async function scoredGroups(
   };
 }
 
-/** Runs the update and saves the model; returns the records of its steps. */
-export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise<MetricsRecord[]> {
+/** Runs the update and saves the model; returns the records of its steps, null where it was stopped before its end. */
+export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise<MetricsRecord[] | null> {
   const { config, folder, resume, note } = options;
   const startFolder = resume?.folder ?? folder;
   const modelConfig = readModelConfig(startFolder);
@@ -193,9 +196,9 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     rollout: null,
     positions: longestPrompt + longestCompletion,
   }).open();
+  options.onBegin?.();
   // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
   const goesOn = resume !== null && config.resumeFromCheckpoint === true;
-  const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
   try {
     if (resume) restoreOptimizer(session, resume.folder);
     const settings = updateSettings(config);
@@ -214,6 +217,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     for (let iteration = 0; iteration < config.numIterations; iteration++)
       for (const part of steps.cut) {
         if (step >= end) break;
+        if (records.length > 0 && options.shouldStop?.()) return null;
         const lr = learningRate(schedule, step);
         const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropy, config) };
         const update = await updateStep(updater, groupsOfStep(batch, part), { ...ofStep, loss }, lr);
@@ -223,11 +227,14 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
           await mixReference(session, moving.ref_model_mixup_alpha);
         const values = { ...update.metrics, ...entropyMetrics(update.metrics, entropy, config) };
         const record: MetricsRecord = { step, ...values, ...scored.metrics };
-        metrics.write(record);
         options.onStep(record);
         records.push(record);
         if (iteration === 0) batch = withOldLogprobs(batch, part, update.logprobs);
       }
+    // Not before: an update that was stopped leaves nothing.
+    const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
+    for (const record of records) metrics.write(record);
+    metrics.close();
     await saveModel(session, config.outputDir);
     const state = {
       ...{ step, totalSteps, entropyControl: entropy, numerics: device.numericsKey },
@@ -237,7 +244,6 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     await saveCheckpoint(session, config.outputDir, state.step, state);
     return records;
   } finally {
-    metrics.close();
     session.close();
     device.close();
   }

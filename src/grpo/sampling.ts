@@ -5,6 +5,7 @@
  */
 import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
+import { unlessStopped } from "../device/stopping.ts";
 import type { Problem } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
 import {
@@ -55,6 +56,9 @@ export interface SamplingRun {
   readonly onPhase: (phase: "rollout" | "reward") => void;
   readonly onProgress: (done: number, total: number) => void;
 }
+
+/** How long a run that is to stop waits for rewards under way before it drops their generation. */
+const REWARD_GRACE_MS = 1500;
 
 /** The next prompts in the seeded order; rows whose prompt leaves no room for a completion are passed over and counted. */
 function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: number) {
@@ -132,9 +136,11 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
 
   run.onPhase("reward");
   const { texts, rest } = await startScoring(run, groups);
+  const rewards = await unlessStopped(rest, run.shouldStop, REWARD_GRACE_MS);
+  if (rewards === null) return null;
   const sampledTokens = completionTokens(groups);
   return {
-    ...{ groups, texts, rewards: await rest, position, skippedRows: skipped },
+    ...{ groups, texts, rewards, position, skippedRows: skipped },
     promptTokens: lengthSum(groups.map((g) => g.problem.promptIds)),
     ...{ sampledTokens, sequenceTokens: sampledTokens + repeatedPromptTokens(groups) },
     ...{ discardedGroups: 0, groupsWithoutSignal: 0 },

@@ -18,6 +18,7 @@ import { loadModel, restoreOptimizer, saveCheckpoint, saveModel } from "../engin
 import { anonymousBytes } from "../engine/memory.ts";
 import { mixReference } from "../engine/moving-reference.ts";
 import type { Session } from "../engine/session.ts";
+import { RunError } from "../errors.ts";
 import { removeCompletionsAfter } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
@@ -44,6 +45,7 @@ import {
   speedMetrics,
 } from "./step-metrics.ts";
 import { createStepWarnings } from "./step-warnings.ts";
+import { createUnscoredGuard } from "./unscored.ts";
 
 export interface TrainerHooks {
   readonly console: RunConsole;
@@ -122,6 +124,7 @@ export async function train(
   for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
     hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
+  const unscored = createUnscoredGuard();
   const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
 
   const best = trackBest(config, outputDir, "eval_reward", resume);
@@ -307,6 +310,11 @@ export async function train(
       reached = state();
 
       // Checkpoint, evaluation
+      const hopeless = unscored(result);
+      if (hopeless !== null) {
+        await save();
+        throw new RunError(`${hopeless}; mend it and go on with --resume_from_checkpoint true`);
+      }
       if (often.save > 0 && passed(often.save, firstStep - 1)) await save();
       if (evaluationDue(firstStep - 1)) await evaluate();
     }

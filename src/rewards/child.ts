@@ -18,8 +18,9 @@ const send = (progress: Progress): void => void process.send?.(progress);
 delete process.env.BUN_GRPO_CHILD;
 delete process.env.BUN_FEATURE_FLAG_NO_ORPHANS;
 
-// Ctrl-C goes to the whole terminal group; the trainer decides when these processes end.
-process.on("SIGINT", () => {});
+// Ctrl-C, a closing terminal and a job's end go to every process at once; the trainer decides when these ones end.
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU"] as const)
+  process.on(signal, () => {});
 process.on("disconnect", () => process.exit(0));
 
 try {

@@ -6,6 +6,7 @@
  */
 import { breathe, doPieces, type Pieces } from "../device/breathe.ts";
 import { PAGE_TOKENS, type SamplingSettings } from "../device/device.ts";
+import { unlessStopped } from "../device/stopping.ts";
 import { RunError } from "../errors.ts";
 import { attentionShape } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
@@ -45,6 +46,9 @@ export interface RolloutEvents {
   /** Stops between two tokens when it says so; what is not finished then is left out. */
   readonly shouldStop?: () => boolean;
 }
+
+/** How long a rollout that is to stop waits for its feed. */
+const IDLE_GRACE_MS = 1500;
 
 let engines = 0;
 
@@ -242,7 +246,11 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
       if (events.shouldStop?.()) break;
       const isIdle = () => scheduler.waiting === 0 && scheduler.running.length === 0;
       if (events.feed) {
-        const change = await events.feed.next(isIdle());
+        // Idle, it may wait for a reward: as long as the user lets it.
+        const idle = isIdle();
+        const next = events.feed.next(idle);
+        const change = await (idle ? unlessStopped(next, events.shouldStop, IDLE_GRACE_MS) : next);
+        if (change === null) break;
         for (const place of change.drop) total -= scheduler.drop(place);
         for (const request of change.add) add(request);
         if (change.drop.length > 0 && change.add.length === 0 && isIdle()) continue;

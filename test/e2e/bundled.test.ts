@@ -62,10 +62,22 @@ describe("a short bundled run", () => {
     expect(after - before).toBeLessThan(0.05);
   });
 
-  test("another one takes its place without being asked", async () => {
+  test("another one takes its place without being asked in the default folder, and in no other", async () => {
     const tiny: Flags = { max_steps: 1, per_device_train_batch_size: 16, eval_samples: 4, save_steps: 1 };
-    for (let run = 0; run < 2; run++) await accuracies("again", tiny, false);
-    expect(metricsOf(work.at("again")).filter(({ loss }) => loss !== undefined).length).toBe(1);
+    const here = process.cwd();
+    process.chdir(work.path);
+    try {
+      const { console } = quietConsole();
+      const run = { argv: argvOf({ ...tiny, log_completions: false }), console, stopRequested: () => false };
+      for (const _ of [1, 2]) expect(await runTrain(run)).toBe(0);
+      expect(metricsOf("outputs/train").filter(({ loss }) => loss !== undefined).length).toBe(1);
+      // Named, it is a folder like any other.
+      await expect(runTrain({ ...run, argv: [...run.argv, "--output_dir", "outputs/train"] })).rejects.toThrow(
+        /holds a run \(step 1, 1 checkpoint, its model\); .*--overwrite/,
+      );
+    } finally {
+      process.chdir(here);
+    }
   });
 });
 
@@ -73,9 +85,7 @@ test("the bundled run replaces no checkpoint of another model's run", async () =
   const folder = work.at("another model");
   await train(folder, { max_steps: 1, save_steps: 1 });
   const before = fingerprints(folder);
-  await expect(accuracies("another model", { max_steps: 1 }, false)).rejects.toThrow(
-    /holds an earlier run.*--overwrite/,
-  );
+  await expect(accuracies("another model", { max_steps: 1 }, false)).rejects.toThrow(/holds a run.*--overwrite/);
   expect(fingerprints(folder)).toEqual(before);
 });
 

@@ -157,6 +157,11 @@ test("generate streams what it writes as JSON, the same for the same seed", asyn
   expect(lines.map(({ completions }) => completions.length)).toEqual([2, 2]);
   expect(streamed.out).toBe(`${lines[0]!.completions[0]!.text}\n`);
   const first = readFileSync(output, "utf8");
-  expect((await grpo([...argv, "--threads", "1", "--max_concurrent_sequences", "1"])).code).toBe(0);
+  const other = [...argv, "--threads", "1", "--max_concurrent_sequences", "1"];
+  const refused = await grpo(other);
+  expect(refused.code).toBe(2);
+  expect(refused.err).toMatch(/^grpo generate: --output \S+ exists; .*--overwrite\n$/);
+  expect(readFileSync(output, "utf8")).toBe(first);
+  expect((await grpo([...other, "--overwrite"])).code).toBe(0);
   expect(readFileSync(output, "utf8")).toBe(first);
 });

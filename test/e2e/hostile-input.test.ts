@@ -387,7 +387,8 @@ describe("output_dir", () => {
     const folder = work.at("untouched");
     await train(folder, { max_steps: 1, save_steps: 1 });
     const before = fingerprints(folder);
-    const earlier = /holds an earlier run with checkpoints; go on with --resume_from_checkpoint true.*--overwrite/;
+    const earlier =
+      /holds a run \(step 1, 1 checkpoint, its model\); go on with --resume_from_checkpoint true.*--overwrite/;
     expectLine(await grpo(training({ output_dir: folder })), 2, earlier);
     for (const flags of [
       { model: work.at("nowhere"), overwrite: true },

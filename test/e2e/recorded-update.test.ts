@@ -159,7 +159,9 @@ describe("output_dir", () => {
     const rollouts = join(folder, "completions/step-000002.jsonl");
     const { code, err } = await update({ rollouts, output_dir: folder, beta: 0 });
     expect(code).toBe(2);
-    expect(err).toMatch(/holds a training run.*--output_dir.*--overwrite\n$/);
+    expect(err).toMatch(
+      /holds a run \(step 2, 2 checkpoints, its model\), and rollouts .*; name another --output_dir\n$/,
+    );
     expect(fingerprints(folder)).toEqual(before);
   });
 

@@ -7,9 +7,11 @@ import {
   type Flags,
   fingerprint,
   fingerprints,
+  grpo,
   metricsOf,
   problems,
   reward,
+  root,
   start,
   tinyTraining,
   train,
@@ -93,9 +95,16 @@ describe("Ctrl-C", () => {
     const argv = argvOf({ ...tinyTraining, ...flags, ...slow, output_dir: folder });
     const { process, finished } = start(["train", ...argv]);
     await until("the second step", () => stepsOf(folder).includes(2));
-    process.kill("SIGINT");
+    // Another run into the same folder ends at once, and this one goes on undisturbed.
+    const other = await grpo(["train", ...argv]);
+    expect(other.code).toBe(2);
+    expect(other.err).toMatch(
+      new RegExp(`^grpo train: \\S+: grpo train \\(process ${process.pid} on .* is writing there`),
+    );
+    process.kill("SIGUSR1");
     const { code, out, err } = await finished;
-    expect({ code, err }).toEqual({ code: 130, err: "" });
+    expect(code).toBe(130);
+    expect(err).toBe("SIGUSR1: stopping after this step and saving a checkpoint; a second signal ends at once\n");
     expect(out).toContain("--resume_from_checkpoint true");
     const saved = readdirSync(folder).filter((entry) => entry.startsWith("checkpoint-"));
     expect(saved.length).toBe(1);
@@ -119,17 +128,45 @@ describe("Ctrl-C", () => {
 
   test("a second time ends the process at once", async () => {
     const output_dir = work.at("twice");
-    // Asked once, it would wait for the rewards.
     const flags: Flags = { reward_funcs: reward("hangs"), reward_timeout: 60, output_dir };
     const { process, finished } = start(["train", ...argvOf({ ...tinyTraining, ...flags })]);
     await until("the run", () => existsSync(join(output_dir, "metrics.jsonl")));
     await Bun.sleep(1000);
     process.kill("SIGINT");
-    await Bun.sleep(200);
+    // Later than what counts as the same Ctrl-C, sooner than it gives up waiting for the rewards.
+    await Bun.sleep(400);
+    process.kill("SIGTERM");
+    const { code, err } = await finished;
+    expect(code).toBe(130);
+    expect(err).toContain("SIGTERM: ended at once");
+    expect(readdirSync(output_dir).filter((name) => /checkpoint|lock/.test(name))).toEqual([]);
+  });
+
+  test("while a reward is pending does not wait for its deadline", async () => {
+    const folder = work.at("pending");
     const since = performance.now();
-    process.kill("SIGINT");
-    expect((await finished).code).toBe(130);
-    expect(performance.now() - since).toBeLessThan(5000);
+    const flags: Flags = { reward_funcs: reward("hangs"), reward_timeout: 60 };
+    expect((await train(folder, flags, { stopDuring: { phase: "rewards", step: 1 } })).code).toBe(130);
+    expect(performance.now() - since).toBeLessThan(10_000);
+    expect(readdirSync(folder)).toContain("checkpoint-0");
+  });
+
+  test("of the launcher that started it, without a word to it, saves a checkpoint too", async () => {
+    const folder = work.at("orphan");
+    const command = [process.execPath, join(root, "src/cli/main.ts"), "train"];
+    const argv = [...command, ...argvOf({ ...tinyTraining, ...slow, max_steps: 1000, output_dir: folder })];
+    const launcher = Bun.spawn(
+      [
+        process.execPath,
+        "-e",
+        `await Bun.spawn(${JSON.stringify(argv)}, { stdio: ["ignore", "ignore", "ignore"] }).exited`,
+      ],
+      { env: { ...process.env, npm_lifecycle_event: "npx" }, stdio: ["ignore", "ignore", "ignore"] },
+    );
+    await until("the first step", () => stepsOf(folder).includes(1));
+    launcher.kill("SIGKILL");
+    await until("a checkpoint", () => readdirSync(folder).some((name) => /^checkpoint-\d+$/.test(name)));
+    await until("the end", () => !existsSync(join(folder, ".grpo.lock")));
   });
 
   test("during the first evaluation loses neither that nor anything else", async () => {

@@ -27,7 +27,7 @@ async function grade(rows: readonly object[], ...flags: string[]): Promise<{ rew
   const write = process.stderr.write;
   process.stderr.write = () => true;
   try {
-    await command.run(["--input", input, "--output", output, ...flags]);
+    await command.run(["--input", input, "--output", output, "--overwrite", ...flags]);
   } finally {
     process.stderr.write = write;
   }

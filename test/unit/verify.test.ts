@@ -60,7 +60,7 @@ describe("grpo verify", () => {
       return true;
     };
     try {
-      await command.run([...argv, "--output", output]);
+      await command.run([...argv, "--output", output, "--overwrite"]);
     } finally {
       process.stderr.write = write;
     }

@@ -2,6 +2,10 @@
 import { z } from "zod";
 import { about, howOften, oftenAllowed } from "./about.ts";
 
+/** For the commands that write a single file. */
+const overwriteFile = z.boolean().default(false).meta(about("Replace an output that exists; it is refused otherwise."));
+export const fileOverwriteSettings = { overwrite: overwriteFile } as const;
+
 /** @param name the default folder's name under `outputs/` */
 export function outputFolderSettings(name: string) {
   return {
@@ -13,7 +17,7 @@ export function outputFolderSettings(name: string) {
     overwrite: z
       .boolean()
       .default(false)
-      .meta(about("Start anew in an output_dir that holds an earlier run, and replace it.")),
+      .meta(about("Replace the run, evaluation or model that output_dir holds; it is refused otherwise.")),
   } as const;
 }
 
@@ -35,7 +39,7 @@ export const checkpointSettings = {
     .default(100)
     .meta({
       ...about(
-        "Write a checkpoint every so many steps (below 1: this share of all), and at Ctrl-C. 0: only at Ctrl-C.",
+        "Write a checkpoint every so many steps (below 1: this share of all), and at Ctrl-C or another signal. 0: only then.",
         "N|SHARE",
       ),
       ...oftenAllowed(0),
@@ -85,10 +89,12 @@ export const fileSettings = {
       .default(null)
       .meta(about('JSONL instead, one {"prompt": text or messages} a line.', "FILE")),
     output: z.string().min(1).nullable().default(null).meta(about("Where the JSONL goes. null: stdout.", "FILE")),
+    ...fileOverwriteSettings,
   },
   score: {
     input: z.string().min(1).meta(about("JSONL with prompt_ids and completion_ids on each line.", "FILE")),
     output: z.string().min(1).meta(about("JSONL with logprobs and entropies on each line.", "FILE")),
+    ...fileOverwriteSettings,
   },
   update: {
     rollouts: z.string().min(1).meta(about("Recorded rollouts, JSONL, a completion a line.", "FILE")),

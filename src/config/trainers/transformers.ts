@@ -14,7 +14,6 @@ import {
   short,
   silently,
   type Trainer,
-  taken,
 } from "./rule.ts";
 
 const tracked = "metrics go to metrics.jsonl in output_dir";
@@ -178,6 +177,5 @@ export const transformers: Trainer = {
     ["group_by_length", onlyOff("rows are drawn in a seeded order: leave it out")],
     ["length_column_name", dropped("rows are not grouped by length")],
     ["past_index", dropped("there is no past state")],
-    ["overwrite_output_dir", taken("overwrite")],
   ],
 };

@@ -6,6 +6,7 @@ import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "n
 import { dirname } from "node:path";
 import { type Data, type Field, makeData, RecordBatch, RecordBatchStreamWriter, Schema, Struct } from "apache-arrow";
 import { errorText, InputError, RunError } from "../../errors.ts";
+import { temporaryBeside } from "../../writers.ts";
 import { cellOf, columnData, type Row } from "./build.ts";
 
 export type { Row } from "./build.ts";
@@ -26,8 +27,6 @@ const BATCH_ROWS = 1000;
 /** Far below what the 32-bit offsets of utf8 can address; long rows make shorter batches. */
 const BATCH_CHARS = 64 * 2 ** 20;
 
-let filesBegun = 0;
-
 /**
  * @param metadata what the schema says of the whole file
  * @throws InputError when the file cannot be created
@@ -39,7 +38,7 @@ export function createArrowWriter(
 ): ArrowWriter {
   const schema = new Schema([...fields], new Map(metadata));
   const names = fields.map(({ name }) => name);
-  const beside = `${path}.${process.pid}-${++filesBegun}.tmp`;
+  const beside = temporaryBeside(path);
   const fd = create(path, beside);
   const stream = new FileStream(fd, path);
   let open = true;

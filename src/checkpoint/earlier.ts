@@ -1,0 +1,153 @@
+/**
+ * What an output folder held before, while a new run is on its way to replacing it: it waits in `.earlier-run`, and goes
+ * for good once the new run has a checkpoint or a model of its own. Where that never comes, it is put back, and what the
+ * new run had written lies in `.unfinished`. A crash between any two steps of this is mended by `settleEarlier`.
+ */
+import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { recoverFolder, syncFolder, writeFailure, writeFileAtomic } from "./atomic.ts";
+import { completionsFolder, heldIn, metricsFile } from "./held.ts";
+import { isComplete, isFolder, listCheckpoints } from "./state.ts";
+import { finishTogether, togetherNames } from "./together.ts";
+
+/** Being filled, or being emptied again: what lies in it belongs outside. */
+const moving = ".earlier-run.moving";
+/** Whole: the new run may write. */
+const earlier = ".earlier-run";
+/** Of no use any more. */
+const going = ".earlier-run.going";
+export const unfinished = ".unfinished";
+/** Up to which step what stayed outside is the earlier run's too. */
+const keptName = ".kept-step";
+
+/** Whether something waits to be mended or put back. */
+export function isUnsettled(folder: string): boolean {
+  return (
+    [moving, earlier, going, ...togetherNames].some((name) => existsSync(join(folder, name))) ||
+    (isFolder(folder) && readdirSync(folder).some((name) => /^checkpoint-\d+\.(old|tmp)-/.test(name)))
+  );
+}
+
+/**
+ * Moves everything out of the way that `heldIn` finds; of a run that goes on from an earlier step, what came after it.
+ * The caller has the folder's lock and has settled it.
+ *
+ * @param keptStep the step gone on from; −1: a new run
+ * @returns whether there was anything
+ */
+export function setAside(folder: string, keptStep: number): boolean {
+  const names = keptStep < 0 ? (heldIn(folder)?.names ?? []) : laterThan(folder, keptStep);
+  if (names.length === 0) return false;
+  const place = join(folder, moving);
+  try {
+    mkdirSync(place);
+    writeFileAtomic(join(place, keptName), String(keptStep));
+    // The metrics of a run that goes on are cut in place; a copy waits.
+    const metrics = join(folder, metricsFile);
+    if (keptStep >= 0 && existsSync(metrics)) writeFileAtomic(join(place, metricsFile), readFileSync(metrics));
+    for (const name of names) {
+      mkdirSync(dirname(join(place, name)), { recursive: true });
+      renameSync(join(folder, name), join(place, name));
+    }
+    syncFolder(folder);
+    renameSync(place, join(folder, earlier));
+    syncFolder(folder);
+  } catch (error) {
+    moveBack(folder);
+    throw writeFailure(error, folder);
+  }
+  return true;
+}
+
+/** The earlier run's checkpoints and recorded rollouts after a step; its model, where there are such. */
+function laterThan(folder: string, step: number): string[] {
+  const later = listCheckpoints(folder).filter((checkpoint) => checkpoint.step > step);
+  if (later.length === 0) return [];
+  const completions = join(folder, completionsFolder);
+  const rollouts = existsSync(completions) ? readdirSync(completions) : [];
+  const kept = (name: string) => name === metricsFile || name === completionsFolder || name.startsWith("checkpoint-");
+  return [
+    ...later.map((checkpoint) => `checkpoint-${checkpoint.step}`),
+    ...rollouts
+      .filter((name) => Number(/^step-(\d+)\.jsonl$/.exec(name)?.[1] ?? -1) > step)
+      .map((name) => join(completionsFolder, name)),
+    ...(heldIn(folder)?.names ?? []).filter((name) => !kept(name)),
+  ];
+}
+
+/** Whether the new run has something of its own to put in the earlier one's place. */
+function isReplaced(folder: string): boolean {
+  const kept = join(folder, earlier, keptName);
+  const keptStep = existsSync(kept) ? Number(readFileSync(kept, "utf8")) : -1;
+  if (listCheckpoints(folder).some((checkpoint) => checkpoint.step > keptStep && isComplete(checkpoint.folder)))
+    return true;
+  const held = heldIn(folder);
+  // config.json is the last of a model's files in a folder of their own, and all of them come together in this one.
+  return held !== null && (held.model !== null || held.evaluation !== null);
+}
+
+/** Ends the wait of the earlier run where the new one has something of its own. */
+export function dropEarlier(folder: string): void {
+  const place = join(folder, earlier);
+  if (!existsSync(place) || !isReplaced(folder)) return;
+  renameSync(place, join(folder, going));
+  rmSync(join(folder, going), { recursive: true, force: true });
+}
+
+export type Settled = "nothing" | "replaced" | "put back";
+
+/**
+ * Mends what a process that died left, and decides on what waits in `.earlier-run`. The caller has the folder's lock.
+ *
+ * @throws RunError where files cannot be moved
+ */
+export function settleEarlier(folder: string): Settled {
+  try {
+    for (const name of new Set(readdirSync(folder).flatMap((n) => /^(checkpoint-\d+)\.(old|tmp)-/.exec(n)?.[1] ?? [])))
+      recoverFolder(join(folder, name), true);
+    finishTogether(folder);
+    moveBack(folder);
+    rmSync(join(folder, going), { recursive: true, force: true });
+    const place = join(folder, earlier);
+    if (!existsSync(place)) return "nothing";
+    dropEarlier(folder);
+    if (!existsSync(place)) return "replaced";
+    keepUnfinished(folder);
+    renameSync(place, join(folder, moving));
+    moveBack(folder);
+    return "put back";
+  } catch (error) {
+    throw writeFailure(error, folder);
+  }
+}
+
+/** Moves aside what the new run wrote: its metrics may say why it came to nothing. */
+function keepUnfinished(folder: string): void {
+  const kept = join(folder, earlier, keptName);
+  const isNew = !existsSync(kept) || readFileSync(kept, "utf8") === "-1";
+  // Of a run that goes on, what lies outside is the earlier one's but for a few steps that are made again.
+  for (const name of isNew ? (heldIn(folder)?.names ?? []) : []) keep(folder, name);
+}
+
+function keep(folder: string, name: string): void {
+  const place = join(folder, unfinished);
+  mkdirSync(place, { recursive: true });
+  rmSync(join(place, name), { recursive: true, force: true });
+  renameSync(join(folder, name), join(place, name));
+}
+
+function moveBack(folder: string): void {
+  const place = join(folder, moving);
+  if (!existsSync(place)) return;
+  for (const name of readdirSync(place)) {
+    if (name.startsWith(".")) continue; // the step, or a copy of the metrics that was not whole
+    if (name === completionsFolder && existsSync(join(folder, name)))
+      for (const file of readdirSync(join(place, name))) renameSync(join(place, name, file), join(folder, name, file));
+    else {
+      if (lstatSync(join(folder, name), { throwIfNoEntry: false })?.isDirectory()) keep(folder, name);
+      renameSync(join(place, name), join(folder, name));
+    }
+  }
+  syncFolder(folder);
+  rmSync(place, { recursive: true, force: true });
+}

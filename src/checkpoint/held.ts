@@ -1,0 +1,100 @@
+/**
+ * What a folder holds that somebody would miss: a run of this program (checkpoints, metrics, completions, its model), an
+ * evaluation, or anybody's model, whatever its format. Nothing is opened but metrics.jsonl's end.
+ */
+import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { isModelFile } from "./huggingface.ts";
+import { isFolder, type ListedCheckpoint, listCheckpoints } from "./state.ts";
+
+/** The settings of the run that wrote here. */
+export const runFile = "run.json";
+export const metricsFile = "metrics.jsonl";
+export const completionsFolder = "completions";
+export const evaluationFiles: readonly string[] = ["answers.jsonl", "results.json"];
+
+/** What lies beside the weights in a checkpoint, this program's or transformers'. */
+const trainerFile =
+  /^(trainer_state\.json|training_args\.bin|(optimizer|scheduler|scaler)\.(safetensors|pt|bin)|rng_state.*\.pth)$/;
+const anyWeights =
+  /\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json|pt|pth|ckpt|gguf|h5|msgpack|onnx|npz)$/;
+const modelParts = /^(adapter_config\.json|additional_chat_templates|critic|config\.json)$/;
+
+export interface Held {
+  readonly checkpoints: readonly ListedCheckpoint[];
+  /** Of the newest checkpoint, or the last line of metrics where it is later; null: neither says. */
+  readonly step: number | null;
+  readonly isRun: boolean;
+  /** A file of the evaluation; null: none. */
+  readonly evaluation: string | null;
+  /** A file that shows the model, weights first; null: none. */
+  readonly model: string | null;
+  /** Top-level names of all of it. */
+  readonly names: readonly string[];
+}
+
+/** What `folder` holds; null: nothing of these, or there is no such folder. */
+export function heldIn(folder: string): Held | null {
+  if (!isFolder(folder)) return null;
+  const all = readdirSync(folder).filter((name) => !name.startsWith("."));
+  const checkpoints = listCheckpoints(folder);
+  const ofRun = all.filter(
+    (name) => name === metricsFile || name === completionsFolder || name === runFile || /^checkpoint-\d+$/.test(name),
+  );
+  const weights = all.filter((name) => anyWeights.test(name) && !trainerFile.test(name)).sort();
+  const besideWeights = all.filter((name) => (isModelFile(name) || modelParts.test(name)) && !anyWeights.test(name));
+  const ofTrainer = all.filter((name) => trainerFile.test(name));
+  const evaluation = all.filter((name) => evaluationFiles.includes(name));
+  const names = [...ofRun, ...weights, ...besideWeights, ...ofTrainer, ...evaluation];
+  if (names.every((name) => isNothing(join(folder, name), name))) return null;
+  const steps = [checkpoints.at(-1)?.step, lastStep(join(folder, metricsFile))].filter((step) => step !== undefined);
+  return {
+    checkpoints,
+    step: steps.length === 0 ? null : Math.max(...steps),
+    isRun: ofRun.length + ofTrainer.length > 0,
+    evaluation: evaluation[0] ?? null,
+    model: weights[0] ?? besideWeights[0] ?? null,
+    names,
+  };
+}
+
+/** What a run leaves that ended before its first step. */
+function isNothing(path: string, name: string): boolean {
+  if (name === runFile) return true;
+  if (name === metricsFile) return statSync(path).size === 0;
+  return name === completionsFolder && readdirSync(path).length === 0;
+}
+
+/** "a run (step 4, 2 checkpoints, its model)", "an evaluation (answers.jsonl)", "a model (model.safetensors)". */
+export function describeHeld({ checkpoints, step, isRun, evaluation, model }: Held): string {
+  const count = checkpoints.length;
+  const parts: string[] = [];
+  if (isRun) {
+    const inner = [
+      ...(step === null ? [] : [`step ${step}`]),
+      count === 0 ? "no checkpoint" : `${count} checkpoint${count === 1 ? "" : "s"}`,
+      ...(model === null ? [] : ["its model"]),
+    ];
+    parts.push(`a run (${inner.join(", ")})`);
+  } else if (model !== null) parts.push(`a model (${model})`);
+  if (evaluation !== null) parts.push(`an evaluation (${evaluation})`);
+  return parts.join(" and ");
+}
+
+/** The step of the last whole line. */
+function lastStep(path: string): number | undefined {
+  if (!existsSync(path)) return undefined;
+  const fd = openSync(path, "r");
+  try {
+    const { size } = fstatSync(fd);
+    const tail = Buffer.alloc(Math.min(size, 1 << 16));
+    readSync(fd, tail, 0, tail.length, size - tail.length);
+    for (const line of tail.toString("utf8").split("\n").toReversed()) {
+      const found = /^\{"step":(\d+)[,}]/.exec(line);
+      if (found !== null && line.endsWith("}")) return Number(found[1]);
+    }
+    return undefined;
+  } finally {
+    closeSync(fd);
+  }
+}

@@ -1,0 +1,151 @@
+/**
+ * One writer to a folder: `.grpo.lock` in it, held by the kernel (flock) while its process lives, and naming it. A process
+ * that was killed leaves the file and no lock, so it stops nobody. Where a file system knows no locks, what the file says
+ * is compared with the processes there are.
+ */
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
+import { hostname } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { lockFile } from "../../ffi/bindings/libc.ts";
+import { errorText, InputError, RunError } from "../errors.ts";
+import { isRunning, startOf } from "../writers.ts";
+
+export const lockName = ".grpo.lock";
+
+interface Holder {
+  readonly command: string;
+  readonly pid: number;
+  readonly host: string;
+  /** In clock ticks since boot: another process may get the id later. */
+  readonly started: string;
+  /** ISO 8601. */
+  readonly since: string;
+}
+
+export interface FolderLock {
+  /** Gives the folder free; takes it away again where it was made for the lock and is still empty. */
+  release(): void;
+}
+
+/**
+ * @param command what the process does, for the one that is refused
+ * @throws InputError naming the process that writes there already; RunError where the folder cannot be written
+ */
+export function lockFolder(folder: string, command: string): FolderLock {
+  const made = makeFolder(folder);
+  const path = join(folder, lockName);
+  for (;;) {
+    const fd = opened(path, folder);
+    const taken = lockFile(fd);
+    // The holder before may have removed the file between our opening and locking it: then ours is nobody's.
+    if (taken === "locked" && !isSame(fd, path)) {
+      closeSync(fd);
+      continue;
+    }
+    const holder = readHolder(path);
+    if (taken === "held" || (taken === "unsupported" && holder !== null && mayRun(holder))) {
+      closeSync(fd);
+      removeEmpty(made);
+      throw occupied(folder, path, holder, taken === "held");
+    }
+    const own: Holder = {
+      command,
+      pid: process.pid,
+      host: hostname(),
+      started: startOf(process.pid),
+      since: new Date().toISOString(),
+    };
+    ftruncateSync(fd, 0);
+    writeSync(fd, `${JSON.stringify(own)}\n`, 0);
+    const release = (): void => {
+      process.off("exit", release);
+      if (isSame(fd, path)) rmSync(path, { force: true });
+      closeSync(fd);
+      removeEmpty(made);
+    };
+    process.on("exit", release);
+    return { release };
+  }
+}
+
+/** The folders made, outermost first. */
+function makeFolder(folder: string): string[] {
+  const made: string[] = [];
+  for (let at = resolve(folder); !existsSync(at); at = dirname(at)) made.unshift(at);
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (error) {
+    throw unwritable(error, folder);
+  }
+  return made;
+}
+
+function removeEmpty(made: readonly string[]): void {
+  try {
+    for (const folder of made.toReversed()) if (readdirSync(folder).length === 0) rmdirSync(folder);
+  } catch {
+    // Somebody else's by now.
+  }
+}
+
+function opened(path: string, folder: string): number {
+  try {
+    return openSync(path, "a+");
+  } catch (error) {
+    throw unwritable(error, folder);
+  }
+}
+
+const reasons: Readonly<Record<string, string>> = {
+  EACCES: "not permitted",
+  EPERM: "not permitted",
+  EROFS: "the file system is read-only",
+  ENOSPC: "the disk is full",
+  EDQUOT: "the disk quota is used up",
+  ENOTDIR: "a file is in the way of a folder",
+  EEXIST: "a file is in the way of a folder",
+};
+
+/** Why nothing can be written into the folder. */
+export function unwritable(error: unknown, folder: string): RunError {
+  const reason = reasons[(error as NodeJS.ErrnoException).code ?? ""] ?? errorText(error);
+  return new RunError(`${folder} cannot be written: ${reason}: choose another --output_dir`);
+}
+
+function isSame(fd: number, path: string): boolean {
+  const [own, there] = [fstatSync(fd), statSync(path, { throwIfNoEntry: false })];
+  return there !== undefined && own.ino === there.ino && own.dev === there.dev;
+}
+
+function readHolder(path: string): Holder | null {
+  try {
+    return JSON.parse(readFileSync(path, "utf8")) as Holder;
+  } catch {
+    return null;
+  }
+}
+
+/** Of a process elsewhere nothing is known. */
+const mayRun = ({ host, pid, started }: Holder): boolean => host !== hostname() || isRunning(pid, started);
+
+function occupied(folder: string, path: string, holder: Holder | null, certain: boolean): InputError {
+  const { command = "grpo", pid = "unknown", host = "", since = "" } = holder ?? {};
+  const who = `${command} (process ${pid}${host === "" ? "" : ` on ${host}`}${since === "" ? "" : `, since ${since}`})`;
+  if (certain) return new InputError(`${folder}: ${who} is writing there; wait for it, end it, or name another folder`);
+  return new InputError(
+    `${folder}: ${who} is writing there, as ${lockName} says; if it no longer runs, remove ${path}; else name another folder`,
+  );
+}

@@ -1,0 +1,265 @@
+/** Output folders: what they hold, what is refused, one writer at a time, crashes, and which process a file is of. */
+import { afterAll, beforeEach, describe, expect, test } from "bun:test";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { hostname, tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { describeHeld, heldIn } from "../../src/checkpoint/held.ts";
+import { lockFolder, lockName } from "../../src/checkpoint/lock.ts";
+import { openOutputFolder, type Permission, requireFreeFile } from "../../src/checkpoint/output-folder.ts";
+import { launchersOf, type ProcessView, wasIgnored } from "../../src/cli/parent.ts";
+import { InputError } from "../../src/errors.ts";
+import { createUnscoredGuard } from "../../src/grpo/unscored.ts";
+import type { RewardResult } from "../../src/rewards/pool.ts";
+import { isLeft, startOf, temporaryBeside, temporarySuffix } from "../../src/writers.ts";
+
+const root = mkdtempSync(join(tmpdir(), "output-folder-"));
+afterAll(() => rmSync(root, { recursive: true, force: true }));
+let folder = "";
+beforeEach(() => {
+  folder = mkdtempSync(join(root, "case-"));
+});
+
+/** Files by their paths with their contents; a path that ends in a slash is a folder. */
+function put(files: Readonly<Record<string, string>>, into = folder): string {
+  for (const [name, text] of Object.entries(files)) {
+    mkdirSync(name.endsWith("/") ? join(into, name) : dirname(join(into, name)), { recursive: true });
+    if (!name.endsWith("/")) writeFileSync(join(into, name), text);
+  }
+  return into;
+}
+
+const run = { "checkpoint-2/trainer_state.json": "{}", "checkpoint-4/": "", "metrics.jsonl": '{"step":4,"loss":1}\n' };
+
+describe("what a folder holds", () => {
+  test.each<[what: string, files: Record<string, string>]>([
+    ["a run (step 4, 2 checkpoints)", run],
+    ["a run (step 4, 2 checkpoints, its model)", { ...run, "config.json": "{}", "model.safetensors": "x" }],
+    ["a run (step 7, no checkpoint)", { "metrics.jsonl": '{"step":6}\n{"step":7,"a":"b"}\n{"step":8,"a' }],
+    ["a run (no checkpoint)", { "completions/step-000001.jsonl": "x" }],
+    ["a run (no checkpoint, its model)", { "trainer_state.json": "{}", "optimizer.pt": "x", "model.safetensors": "x" }],
+    ["an evaluation (answers.jsonl)", { "answers.jsonl": "", "results.json": "{}" }],
+    ["a model (model.safetensors)", { "config.json": "{}", "tokenizer.json": "{}", "model.safetensors": "x" }],
+    ["a model (model-00001-of-00002.safetensors)", { "model-00001-of-00002.safetensors": "x" }],
+    ["a model (pytorch_model.bin)", { "config.json": "{}", "pytorch_model.bin": "x" }],
+    ["a model (adapter_model.safetensors)", { "adapter_config.json": "{}", "adapter_model.safetensors": "x" }],
+    ["a model (weights.gguf)", { "weights.gguf": "x" }],
+    ["a model (tokenizer.json)", { "tokenizer.json": "{}" }],
+  ])("%s", (what, files) => expect(describeHeld(heldIn(put(files))!)).toBe(what));
+
+  test("nobody's: notes, a dataset, a run that ended before its first step, what is hidden, no folder", () => {
+    put({
+      "notes.txt": "",
+      "train.arrow": "x",
+      "run.json": "{}",
+      "metrics.jsonl": "",
+      "completions/": "",
+      ".cache/x": "",
+    });
+    expect(heldIn(folder)).toBeNull();
+    expect(heldIn(join(folder, "nowhere"))).toBeNull();
+    expect(heldIn(join(folder, "notes.txt"))).toBeNull();
+  });
+});
+
+const open = (into = folder) => openOutputFolder({ folder: into, command: "train", note: () => {} });
+
+/** @throws what the permission is refused with */
+function permit(permission: Partial<Permission>, into = folder): void {
+  const output = open(into);
+  try {
+    output.permit({ overwrite: false, resumes: true, inputs: {}, ...permission });
+  } finally {
+    output.release();
+  }
+}
+
+describe("a folder that holds something", () => {
+  test("is refused with what it holds and the cures, and not touched; not where it is allowed or gone on in", () => {
+    put(run);
+    const before = readdirSync(folder, { recursive: true }).sort();
+    expect(() => permit({})).toThrow(InputError);
+    expect(() => permit({})).toThrow(
+      `output_dir ${folder} holds a run (step 4, 2 checkpoints); go on with --resume_from_checkpoint true, name another --output_dir, or replace it with --overwrite`,
+    );
+    expect(() => permit({ addsOnly: true, resumes: false })).toThrow("write into it all the same with --overwrite");
+    expect(() => permit({ resume: { folder: join(root, "elsewhere/checkpoint-1"), step: 1 } })).toThrow("holds a run");
+    permit({ overwrite: true });
+    permit({ resume: { folder: join(folder, "checkpoint-2"), step: 2 } });
+    permit({ mayReplace: () => true });
+    expect(readdirSync(folder, { recursive: true }).sort()).toEqual(before);
+  });
+
+  test("asked for the newest checkpoint: logs alone are no reason to refuse, a finished model is", () => {
+    put({ "metrics.jsonl": '{"step":1}\n' });
+    permit({ newest: true });
+    put({ "model.safetensors": "x" });
+    expect(() => permit({ newest: true })).toThrow("holds a run (step 1, no checkpoint, its model); name another");
+  });
+
+  test("is not replaced where the command reads from it, by whatever path", () => {
+    put({ ...run, "model.safetensors": "x", "data.arrow": "x" });
+    const link = join(root, "link");
+    symlinkSync(folder, link);
+    const linked = mkdtempSync(join(root, "linked-"));
+    symlinkSync(join(folder, "model.safetensors"), join(linked, "model.safetensors"));
+    for (const path of [folder, link, linked, join(folder, "checkpoint-2"), join(link, "metrics.jsonl")])
+      expect(() => permit({ overwrite: true, inputs: { model: path } })).toThrow("must stay");
+    // What is not replaced may lie there, and what only adds may be there.
+    permit({ overwrite: true, inputs: { dataset: join(folder, "data.arrow"), model: root, ref_model: null } });
+    permit({ overwrite: true, addsOnly: true, inputs: { model: folder } });
+    rmSync(link);
+  });
+
+  test("a new run that fails before it has saved puts it back, with what it wrote itself beside", () => {
+    put(run);
+    const output = open();
+    output.permit({ overwrite: true, resumes: true, inputs: {} });
+    output.begin({ command: "train", bundled: false, settings: {} });
+    expect(readdirSync(folder).filter((name) => /^(checkpoint|metrics)/.test(name))).toEqual([]);
+    put({ "metrics.jsonl": '{"step":1,"loss":null}\n' });
+    output.release();
+    expect(describeHeld(heldIn(folder)!)).toBe("a run (step 4, 2 checkpoints)");
+    expect(readFileSync(join(folder, ".unfinished/metrics.jsonl"), "utf8")).toContain("null");
+  });
+});
+
+test("a file is refused where it has something in it, and always where it is read", () => {
+  put({ "in.jsonl": "x", "out.jsonl": "x", "empty.jsonl": "" });
+  const [input, output] = [join(folder, "in.jsonl"), join(folder, "out.jsonl")];
+  expect(() => requireFreeFile(output, false, { input })).toThrow(
+    "exists; name another file, or replace it with --overwrite",
+  );
+  expect(() => requireFreeFile(input, true, { input })).toThrow("is read as input");
+  for (const path of [join(folder, "empty.jsonl"), join(folder, "new"), "/dev/null", null])
+    requireFreeFile(path, false, {});
+  requireFreeFile(output, true, { input });
+});
+
+describe("the lock", () => {
+  test("names who has it, ends with its holder, and leaves no trace", () => {
+    const place = join(folder, "deep/er");
+    const lock = lockFolder(place, "grpo train");
+    const who = `grpo train (process ${process.pid} on ${hostname()}, since `;
+    expect(() => lockFolder(place, "grpo sft")).toThrow(`${place}: ${who}`);
+    expect(() => open(place)).toThrow("is writing there");
+    lock.release();
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
+  test.each(["", "half a l", '{"command":"grpo train","pid":1,"host":"elsewhere","started":"1","since":"2020"}'])(
+    "left by a killed process does not block: %j",
+    (text) => {
+      put({ [lockName]: text });
+      lockFolder(folder, "grpo train").release();
+      expect(readdirSync(folder)).toEqual([]);
+    },
+  );
+});
+
+describe("a temporary file's writer", () => {
+  const [pid, start, boot, place, random] = temporarySuffix().split("-") as [string, string, string, string, string];
+  const now = Date.now();
+  const dead = String(Bun.spawnSync(["true"]).pid);
+
+  test("runs, or has ended, or its id is another's by now; elsewhere only time tells", () => {
+    expect(isLeft([pid, start, boot, place, random].join("-"), 0)).toBe(false);
+    expect(isLeft([dead, start, boot, place, random].join("-"), now)).toBe(true);
+    if (startOf(process.pid) !== "0") expect(isLeft([pid, "1", boot, place, random].join("-"), now)).toBe(true);
+    expect(isLeft([pid, start, "another", place, random].join("-"), now)).toBe(true);
+    expect(isLeft([dead, start, boot, "another", random].join("-"), now)).toBe(false);
+    expect(isLeft([dead, start, boot, "another", random].join("-"), now - 2 * 86_400_000)).toBe(true);
+    expect([isLeft(dead, now), isLeft(pid, now)]).toEqual([true, false]); // of earlier versions
+  });
+
+  test("no two are alike, and what a dead one left goes", () => {
+    const path = join(folder, "a.arrow");
+    put({
+      [`a.arrow.${dead}-${start}-${boot}-${place}-${random}.tmp`]: "x",
+      [`a.arrow.${dead}-1.tmp`]: "x",
+      "a.arrow.txt": "",
+    });
+    const names = [temporaryBeside(path), temporaryBeside(path)];
+    expect(new Set(names).size).toBe(2);
+    expect(readdirSync(folder)).toEqual(["a.arrow.txt"]);
+    writeFileSync(names[0]!, "");
+    utimesSync(names[0]!, 1, 1);
+    temporaryBeside(path);
+    expect(readdirSync(folder)).toHaveLength(2);
+  });
+});
+
+describe("who started the program", () => {
+  /** Processes by id: parent, session, command. The program is 9. */
+  const view = (processes: Record<number, [parent: number, session: number, command: string]>): ProcessView => ({
+    stat(pid) {
+      const found = processes[pid];
+      if (!found) return null;
+      return Object.assign(new Array(20).fill("0"), {
+        0: "S",
+        1: String(found[0]),
+        3: String(found[1]),
+        19: `${pid}00`,
+      });
+    },
+    // As npm does it, a title in place of the command line is one word.
+    command: (pid) => processes[pid]?.[2].split(processes[pid][2].startsWith("npm") ? "\n" : "|") ?? [],
+  });
+  const own: [number, number, string] = [8, 1, "bun|src/cli/main.ts|train"];
+
+  test.each<[what: string, expected: number[], processes: Parameters<typeof view>[0]]>([
+    [
+      "npx, with its shells",
+      [8, 7, 6],
+      {
+        9: own,
+        8: [7, 1, "bun|run|train"],
+        7: [6, 1, "sh|-c|bun run train"],
+        6: [5, 1, "npm exec bun"],
+        5: [1, 1, "bash|-l"],
+      },
+    ],
+    ["bun run in a script", [8], { 9: own, 8: [7, 1, "/usr/bin/bun|run|train"], 7: [1, 1, "bash|job.sh"] }],
+    ["the bun of npm", [8], { 9: own, 8: [1, 1, "/a b/node_modules/bun/bin/bun.exe|run|train"] }],
+    ["a shell alone", [], { 9: own, 8: [7, 1, "sh|-c|bun main.ts"], 7: [1, 1, "python|job.py"] }],
+    ["a terminal", [], { 9: own, 8: [1, 1, "-bash"] }],
+    ["setsid under npx", [], { 9: [8, 9, "bun"], 8: [7, 1, "npm exec bun"], 7: [1, 1, "bash"] }],
+    ["node with npm's program", [8], { 9: own, 8: [1, 1, "/usr/bin/node|/usr/lib/npm/bin/npx-cli.js|bun"] }],
+  ])("%s", (_, expected, processes) => expect(launchersOf(9, view(processes)).map(({ pid }) => pid)).toEqual(expected));
+
+  test("nohup is seen by the signal it ignores", () => {
+    expect([1, 2].map((signal) => wasIgnored(signal, "SigIgn:\t0000000001001001\n"))).toEqual([true, false]);
+    expect([1, 2].map((signal) => wasIgnored(signal, "SigIgn:\t0000000001001006\n"))).toEqual([false, true]);
+    expect(wasIgnored(1, "")).toBe(false);
+  });
+});
+
+test("three generations in a row without a reward end a run, with the first error of the first", () => {
+  const guard = createUnscoredGuard();
+  const result = (total: (number | null)[], warning?: string): RewardResult => ({
+    ...{ total, reasons: [], warnings: warning === undefined ? [] : [warning] },
+    perFunction: [{ name: "mine", rewards: total, unparsed: 0, timeouts: 0 }],
+  });
+  const none = [null, null];
+  expect([guard(result(none, "a")), guard(result(none, "b")), guard(result([null, 0]))]).toEqual([null, null, null]);
+  expect([guard(result(none, "mine threw c")), guard(result(none, "d"))]).toEqual([null, null]);
+  expect(guard(result(none, "e"))).toContain("nothing was scored, so nothing is learned: mine threw c");
+  const silent = createUnscoredGuard();
+  silent(result(none));
+  silent(result(none));
+  expect(silent(result(none))).toContain("mine gave null for every completion");
+});
+
+test("a crash or a full disk at any file operation leaves what was there, or what was asked for, whole", () => {
+  const { stdout, stderr } = Bun.spawnSync([process.execPath, join(import.meta.dir, "crash-points.ts")]);
+  expect(stderr.toString()).toBe("");
+  expect(stdout.toString()).toMatch(/^\d{3,} points\n$/);
+});
