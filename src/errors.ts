@@ -6,11 +6,31 @@
 /**
  * Bad usage or bad input: exit status 2.
  *
- * The message is one line that says what is wrong, where (file, field, value), and the cure.
+ * The message is one line that says what is wrong, where (file, field, value), and the cure; several such lines where
+ * several things are wrong with the settings.
  */
 export class InputError extends Error {
   override readonly name = "InputError";
   readonly exitCode = 2;
+
+  /** One line for each thing that is wrong. */
+  get lines(): readonly string[] {
+    return [errorText(this)];
+  }
+}
+
+/** Several things that are wrong, told at once. */
+export class InputErrors extends InputError {
+  private readonly errors: readonly InputError[];
+
+  constructor(errors: readonly InputError[]) {
+    super(errors.flatMap((error) => error.lines).join("\n"));
+    this.errors = errors;
+  }
+
+  override get lines(): readonly string[] {
+    return this.errors.flatMap((error) => error.lines);
+  }
 }
 
 /** The work itself failed (a full disk, a NaN, a library that is missing): exit status 1, one line with the cure. */

@@ -35,6 +35,7 @@ export function readFlags<S extends SettingTypes>(
   const given = new Map<string, Given>();
   for (const { key, label, value } of split.flags) {
     if (!Object.hasOwn(known, key)) throw unknownName(command, key, Object.keys(known), value, "flag", label);
+    if (given.has(key)) throw new InputError(`${label}: given twice; keep one`);
     given.set(key, readValue(known, key, value, "flag", label));
   }
   const missing = expected[split.positionals.length];

@@ -146,7 +146,7 @@ function overview(table: readonly CommandEntry[]): string {
   return [
     "grpo trains language models by reinforcement learning with group relative policy optimization.",
     "",
-    "Usage: grpo COMMAND [CONFIG.toml] [--key value ...]",
+    "Usage: grpo COMMAND [CONFIG] [--key value ...]",
     "",
     ...lines,
     "",
@@ -166,13 +166,15 @@ function exitCodeOf(error: unknown): number {
   return error instanceof InputError ? error.exitCode : 1;
 }
 
-/** One line for a failure that has a cure; message and stack for one that nobody foresaw. */
+/** A line for each thing that has a cure; message and stack for one that nobody foresaw. */
 function failureText(where: string, error: unknown, debug: boolean): string {
   const foreseen = error instanceof InputError || error instanceof RunError;
-  if (foreseen && !debug) return `${where}: ${errorText(error)}\n`;
+  const lines = error instanceof InputError ? error.lines : [errorText(error)];
+  const told = lines.map((line) => `${where}: ${line}\n`).join("");
+  if (foreseen && !debug) return told;
   const stack = error instanceof Error ? (error.stack ?? "") : "";
   const cause = error instanceof Error && error.cause !== undefined ? `caused by ${Bun.inspect(error.cause)}\n` : "";
-  if (foreseen) return `${where}: ${errorText(error)}\n${stack}\n${cause}`;
+  if (foreseen) return `${told}${stack}\n${cause}`;
   return `${where}: ${errorText(error)} (this is a bug of grpo; please report it with these lines)\n${stack}\n${cause}`;
 }
 

@@ -43,7 +43,7 @@ function comparison(grpo: MemoryEstimate, ppo: MemoryEstimate): string[] {
 export const plan: Command = {
   name: "plan",
   summary: "the memory that a training run takes, without taking it",
-  usage: `Usage: grpo plan [CONFIG.toml] [--key value …]
+  usage: `Usage: grpo plan [CONFIG] [--key value …]
 
 Takes the settings of grpo train and prints every group of buffers with its size and lifetime, the peak, and whether
 this machine has it. Exit status 1 where it has not. --compare prints GRPO's and PPO's memory side by side instead.

@@ -25,7 +25,7 @@ import { isOfBundledRun, resumeFolder, standardConsole } from "./train.ts";
 export const sft: Command = {
   name: "sft",
   summary: "fine-tune on prompts and answers, the warm start of a base model",
-  usage: `Usage: grpo sft [CONFIG.toml] --model M --dataset D [--key value …]
+  usage: `Usage: grpo sft [CONFIG] --model M --dataset D [--key value …]
 
 Learns the answers of a dataset token by token. Ctrl-C saves a checkpoint; --resume_from_checkpoint true goes on.
 

@@ -1,26 +1,58 @@
 /**
- * The arguments after a command's name, taken apart: `--key value`, `--key=value`, `--switch`, `--no-switch`, and what
- * is left. Dashes inside names count as underscores. Knows no settings; values stay text here.
+ * The arguments after a command's name, taken apart: `--key value`, `--key=value`, `--switch`, `--no-switch`, Hydra's
+ * `key=value`, lists of several words, and what is left. Dashes inside names count as underscores. Knows no settings; values
+ * stay text here.
  */
 import { InputError } from "../errors.ts";
 import type { Kind } from "./allowed.ts";
 
-export interface Arguments {
-  readonly positionals: readonly string[];
-  /** In the order given; the last of one key wins. `true` for a switch that stands alone. */
-  readonly flags: readonly { readonly key: string; readonly label: string; readonly value: string | boolean }[];
+export interface Flag {
+  readonly key: string;
+  /** As it was written, for messages. */
+  readonly label: string;
+  /** `true` for a switch that stands alone; several words of a list or of a flag that nobody knows. */
+  readonly value: string | boolean | readonly string[];
 }
 
-const truthText = /^(true|false|True|False|0|1)$/;
+export interface Arguments {
+  readonly positionals: readonly string[];
+  /** In the order given. */
+  readonly flags: readonly Flag[];
+}
+
+export interface SplitOptions {
+  /** Take several words for a list (`--reward_funcs a b`) and for an unknown flag, and `key=value` for a flag. */
+  readonly words?: boolean;
+  /** Called with each thing that is wrong; left out, the first one is thrown. */
+  readonly fault?: (message: string) => void;
+}
+
+const truthText = /^(true|false|yes|no|on|off|0|1)$/i;
+const configName = /\.(toml|ya?ml|json)$/i;
+const hydra = /^\+{0,2}([A-Za-z_][\w.-]*)=(.*)$/s;
+
+/** Whether an argument is the name of a configuration file. */
+export const isConfigName = (argument: string): boolean => configName.test(argument);
 
 /**
  * @param kind what a flag's key takes; undefined where the key is not known (it is kept, for the caller to refuse)
- * @throws InputError for a flag without its value
+ * @throws InputError for a flag without its value, where no `fault` is given
  */
-export function splitArguments(argv: readonly string[], kind: (key: string) => Kind | undefined): Arguments {
+export function splitArguments(
+  argv: readonly string[],
+  kind: (key: string) => Kind | undefined,
+  { words = false, fault = throwIt }: SplitOptions = {},
+): Arguments {
   const positionals: string[] = [];
-  const flags: { key: string; label: string; value: string | boolean }[] = [];
+  const flags: Flag[] = [];
+  const followsAsWord = (argument: string | undefined): argument is string =>
+    argument !== undefined && !argument.startsWith("--") && !isConfigName(argument) && !hydra.test(argument);
   let i = 0;
+  const takeWords = (): readonly string[] => {
+    const start = i;
+    while (followsAsWord(argv[i])) i++;
+    return argv.slice(start, i);
+  };
   while (i < argv.length) {
     const argument = argv[i++]!;
     if (argument === "--") {
@@ -28,13 +60,19 @@ export function splitArguments(argv: readonly string[], kind: (key: string) => K
       break;
     }
     if (!argument.startsWith("-") || argument === "-" || /^-[\d.]/.test(argument)) {
-      positionals.push(argument);
+      const [, name, value] = (words && hydra.exec(argument)) || [];
+      if (name === undefined) positionals.push(argument);
+      else flags.push({ key: name.replaceAll("-", "_"), label: name, value: value! });
       continue;
     }
     const equals = argument.indexOf("=");
     const label = equals < 0 ? argument : argument.slice(0, equals);
     const key = label.replace(/^--?/, "").replaceAll("-", "_");
-    if (!argument.startsWith("--")) throw new InputError(`${label}: settings are written with two dashes; try --help`);
+    if (!argument.startsWith("--")) {
+      fault(`${label}: settings are written with two dashes; try --help`);
+      if (equals < 0) takeWords();
+      continue;
+    }
     if (equals >= 0) {
       flags.push({ key, label, value: argument.slice(equals + 1) });
       continue;
@@ -47,8 +85,13 @@ export function splitArguments(argv: readonly string[], kind: (key: string) => K
     const next = argv[i];
     const expected = kind(key);
     if (expected === undefined) {
-      flags.push({ key, label, value: true });
-      if (next !== undefined && !next.startsWith("--")) i++;
+      if (words) {
+        const values = takeWords();
+        flags.push({ key, label, value: values.length === 0 ? true : values.length === 1 ? values[0]! : values });
+      } else {
+        flags.push({ key, label, value: true });
+        if (next !== undefined && !next.startsWith("--")) i++;
+      }
     } else if (expected === "boolean") {
       const explicit = next !== undefined && truthText.test(next);
       flags.push({ key, label, value: explicit ? next : true });
@@ -57,11 +100,19 @@ export function splitArguments(argv: readonly string[], kind: (key: string) => K
       flags.push({ key, label, value: true });
     } else if (next === undefined || next.startsWith("--")) {
       const cure = next === undefined ? "" : ` (a value that begins with dashes: ${label}=${next})`;
-      throw new InputError(`${label}: the value is missing${cure}`);
+      fault(`${label}: the value is missing${cure}`);
+    } else if (expected === "list" && words) {
+      i++;
+      const more = takeWords();
+      flags.push({ key, label, value: more.length === 0 ? next : [next, ...more] });
     } else {
       flags.push({ key, label, value: next });
       i++;
     }
   }
   return { positionals, flags };
+}
+
+function throwIt(message: string): never {
+  throw new InputError(message);
 }

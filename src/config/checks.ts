@@ -1,68 +1,93 @@
 /** What settings must hold together. A contradiction is refused; what is legal but probably not meant becomes a remark. */
+import { existsSync } from "node:fs";
 import { InputError } from "../errors.ts";
+import { foreignReward } from "./reward-names.ts";
 import { scheduleShape } from "./schedules.ts";
 import type { CommandName, EvalConfig, GenerateConfig, OptimizerConfig, TrainConfig, UpdateConfig } from "./schema.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 
+/** Runs a check where none of the settings it looks at is refused already; what it gives, or undefined. */
+export type Attempt = <T>(keys: readonly string[], check: () => T) => T | undefined;
+
 /**
  * @param config the complete settings of `command`, each checked by itself
  * @param given keys in snake_case that the user wrote
+ * @param attempt takes the refusals; left out, the first contradiction is thrown
  * @returns remarks, one line each
  * @throws InputError for a contradiction
  */
-export function checkTogether(command: CommandName, config: unknown, given: ReadonlySet<string>): string[] {
+export function checkTogether(
+  command: CommandName,
+  config: unknown,
+  given: ReadonlySet<string>,
+  attempt: Attempt = (_keys, check) => check(),
+): string[] {
+  const remarks: string[] = [];
+  const collect = (keys: readonly string[], check: () => readonly string[]) =>
+    remarks.push(...(attempt(keys, check) ?? []));
+  const output = ["overwrite", "resume_from_checkpoint"];
+  const clipping = ["delta", "epsilon", "epsilon_high", "loss_type", "entropy_coef_min", "entropy_coef_max"];
+  const evaluation = ["eval_num_generations", "eval_temperature"];
+  const rewards = ["reward_funcs", "reward_weights", "soft_punish_cache", "max_completion_length"];
+  const best = ["load_best_model_at_end", "metric_for_best_model", "greater_is_better", "early_stopping_patience"];
+  const schedule = ["lr_scheduler_type", "lr_scheduler_kwargs", "learning_rate", "warmup_steps", "max_steps"];
   switch (command) {
     case "train":
     case "plan": {
       const settings = config as TrainConfig;
-      checkBatch(settings);
-      checkRewards(settings);
-      checkDynamicSampling(settings);
-      checkOutput(settings);
-      checkBestModel(settings, settings.dataset === null);
-      return [
-        ...groupRemarks(settings),
-        ...stopRemarks(settings),
-        ...advantageRemarks(settings, given),
-        ...rewardRemarks(settings, given),
-        ...dynamicRemarks(settings, given),
-        ...lossRemarks(settings, given),
-        ...scheduleRemarks(settings, settings.maxSteps),
-        ...evaluationRemarks(settings, given),
-        ...bestModelRemarks(settings, given),
-      ];
+      const batch = ["per_device_train_batch_size", "gradient_accumulation_steps", "num_generations"];
+      attempt([...batch, "steps_per_generation"], () => checkBatch(settings));
+      for (const name of settings.rewardFuncs ?? []) attempt(["reward_funcs"], () => checkRewardName(name));
+      attempt(rewards, () => checkRewards(settings));
+      attempt(["num_generations", "dynamic_sampling_probe"], () => checkDynamicSampling(settings));
+      attempt(output, () => checkOutput(settings));
+      attempt(best, () => checkBestModel(settings, settings.dataset === null));
+      collect([], () => groupRemarks(settings));
+      collect(["stop"], () => stopRemarks(settings));
+      collect([], () => advantageRemarks(settings, given));
+      collect([], () => rewardRemarks(settings, given));
+      collect([], () => dynamicRemarks(settings, given));
+      collect(clipping, () => lossRemarks(settings, given));
+      collect(schedule, () => scheduleRemarks(settings, settings.maxSteps));
+      collect(evaluation, () => evaluationRemarks(settings, given));
+      collect(best, () => bestModelRemarks(settings, given));
+      return remarks;
     }
     case "update": {
       const settings = config as UpdateConfig;
-      checkOutput(settings);
-      return [
-        ...advantageRemarks(settings, given),
-        ...lossRemarks(settings, given),
-        ...scheduleRemarks(settings, null),
-      ];
+      attempt(output, () => checkOutput(settings));
+      collect([], () => advantageRemarks(settings, given));
+      collect(clipping, () => lossRemarks(settings, given));
+      collect(schedule, () => scheduleRemarks(settings, null));
+      return remarks;
     }
     case "sft": {
       const settings = config as TrainConfig;
-      checkOutput(settings);
-      checkBestModel(settings, false);
-      if (settings.verifier === "none" && settings.evalDataset !== null)
-        throw new InputError(
-          "verifier none: sft has no reward functions, so nothing would judge eval_dataset; leave it out",
-        );
-      return [
-        ...scheduleRemarks(settings, settings.maxSteps),
-        ...evaluationRemarks(settings, given),
-        ...bestModelRemarks(settings, given),
-        ...stopRemarks(settings),
-      ];
+      attempt(output, () => checkOutput(settings));
+      attempt(best, () => checkBestModel(settings, false));
+      attempt(["verifier", "eval_dataset"], () => checkSupervisedJudge(settings));
+      collect(schedule, () => scheduleRemarks(settings, settings.maxSteps));
+      collect(evaluation, () => evaluationRemarks(settings, given));
+      collect(best, () => bestModelRemarks(settings, given));
+      collect(["stop"], () => stopRemarks(settings));
+      return remarks;
     }
-    case "eval":
-      checkPassAtK(config as EvalConfig);
-      checkEvalRewards(config as EvalConfig);
-      return [...repeatRemarks(config as EvalConfig), ...stopRemarks(config as EvalConfig)];
-    case "generate":
-      checkPrompt(config as GenerateConfig);
-      return [...repeatRemarks(config as GenerateConfig), ...stopRemarks(config as GenerateConfig)];
+    case "eval": {
+      const settings = config as EvalConfig;
+      attempt(["pass_at_k", "num_generations"], () => checkPassAtK(settings));
+      for (const name of settings.rewardFuncs ?? []) attempt(["reward_funcs"], () => checkRewardName(name));
+      attempt([...rewards, "verifier"], () => checkEvalRewards(settings));
+      collect([], () => repeatRemarks(settings));
+      collect(["stop"], () => stopRemarks(settings));
+      return remarks;
+    }
+    case "generate": {
+      const settings = config as GenerateConfig;
+      attempt(["prompt", "input"], () => checkPrompt(settings));
+      collect([], () => repeatRemarks(settings));
+      collect(["stop"], () => stopRemarks(settings));
+      return remarks;
+    }
     case "score":
       return [];
   }
@@ -89,6 +114,25 @@ function checkBatch(config: TrainConfig): void {
         `${config.gradientAccumulationSteps}; the weights change once a step, so a generation serves whole steps`,
     );
   }
+}
+
+function checkRewardName(name: string): void {
+  const why = existsSync(name) ? undefined : foreignReward(name);
+  if (why !== undefined) throw new InputError(`reward_funcs: ${name}: ${why}`);
+}
+
+/** @throws InputError where an evaluation of `sft` would have nothing to judge by */
+function checkSupervisedJudge({
+  verifier,
+  evalDataset,
+}: {
+  readonly verifier: string;
+  readonly evalDataset: string | null;
+}): void {
+  if (verifier === "none" && evalDataset !== null)
+    throw new InputError(
+      "verifier none: sft has no reward functions, so nothing would judge eval_dataset; leave it out",
+    );
 }
 
 function checkEvalRewards(config: EvalConfig): void {

@@ -1,19 +1,19 @@
 /**
- * From what a user gave to a checked configuration. Flags go before the TOML file, the file before the preset, the
- * preset before the defaults. Every refusal names the place, the key, the value and what is allowed.
+ * From what a user gave to a checked configuration. Flags go before the file, the file before the preset, the preset before
+ * the defaults. Every refusal names the place, the key, the value and what is allowed; all of them are told at once.
  */
 import { InputError } from "../errors.ts";
-import { kindOf } from "./allowed.ts";
-import { splitArguments } from "./arguments.ts";
 import { type BenchmarkName, benchmarks } from "./benchmarks.ts";
 import { checkTogether } from "./checks.ts";
+import { Faults } from "./faults.ts";
+import { foreignWritten, type Translation } from "./foreign.ts";
 import { generationKwargs } from "./generation-kwargs.ts";
+import { ownKey, type Written, writtenIn } from "./given.ts";
 import { toCamel, toSnake } from "./names.ts";
-import { generationKeys, type PresetName, presets, rewardKeys } from "./presets.ts";
-import { type CommandName, type ConfigInput, type ConfigOf, commandsWith, settingsOf } from "./schema.ts";
-import { complete, type Given, readValue, type Source, unknownName } from "./shape.ts";
-import { readToml } from "./toml.ts";
-import { aliases, cureFor } from "./trl.ts";
+import { generationKeys, type PresetName, presets, rewardKeys, trlRemark } from "./presets.ts";
+import { type CommandName, type ConfigInput, type ConfigOf, type SettingTypes, settingsOf } from "./schema.ts";
+import { complete, type Given, readValue } from "./shape.ts";
+import { aliases, isUnset } from "./trl.ts";
 
 export interface Loaded<C extends CommandName> {
   readonly config: ConfigOf<C>;
@@ -21,7 +21,7 @@ export interface Loaded<C extends CommandName> {
   readonly warnings: readonly string[];
   /** Keys (snake_case) that the user gave, in a flag, the file or the call; the rest is preset or default. */
   readonly given: ReadonlySet<string>;
-  /** The TOML file, where one was named. */
+  /** The configuration file, where one was named. */
   readonly file: string | undefined;
 }
 
@@ -31,26 +31,17 @@ export interface LoadOptions<C extends CommandName> {
 }
 
 /**
- * The configuration of a command from its arguments: `[CONFIG.toml] [--key value …]`.
- * @throws InputError for anything unknown, out of range or contradictory
+ * The configuration of a command from its arguments: `[CONFIG] [--key value …]`, a TOML, YAML or JSON file.
+ * @throws InputError for anything unknown, out of range or contradictory, with a line for each
  */
 export function configFor<C extends CommandName>(
   command: C,
   argv: readonly string[],
   options: LoadOptions<C> = {},
 ): Loaded<C> {
-  const settings = settingsOf(command);
-  const { positionals, flags } = splitArguments(argv, (name) => {
-    const key = ownKey(name);
-    return Object.hasOwn(settings, key) ? kindOf(settings[key]!) : undefined;
-  });
-  const file = configFile(positionals);
-  const given = new Map<string, Given>();
-  if (file !== undefined) {
-    for (const [key, value] of readToml(file)) put(given, command, key, value, "file", `${file}: ${key}`);
-  }
-  for (const { key, label, value } of flags) put(given, command, key, value, "flag", label);
-  return finish(command, given, file, options);
+  const faults = new Faults();
+  const { written, file } = writtenIn(argv, settingsOf(command), faults);
+  return finish(command, written, file, options, faults);
 }
 
 /**
@@ -62,53 +53,13 @@ export function configFrom<C extends CommandName>(
   values: ConfigInput<C>,
   options: LoadOptions<C> = {},
 ): Loaded<C> {
-  const given = new Map<string, Given>();
-  for (const [key, value] of Object.entries(values)) {
-    if (value === undefined) continue;
+  const written: Written[] = [];
+  for (const [key, raw] of Object.entries(values)) {
+    if (raw === undefined) continue;
     if (key.includes("_")) throw new InputError(`${key}: written ${toCamel(key)} in TypeScript`);
-    put(given, command, toSnake(key), value, "api", key);
+    written.push({ name: toSnake(key), raw, source: "api", label: key });
   }
-  return finish(command, given, undefined, options);
-}
-
-function configFile(positionals: readonly string[]): string | undefined {
-  const [file, extra] = positionals;
-  if (file !== undefined && !file.endsWith(".toml")) {
-    throw new InputError(`"${file}" is neither a setting (--key value) nor a .toml file; try --help`);
-  }
-  if (extra !== undefined) throw new InputError(`"${extra}": only one configuration file is read, and that is ${file}`);
-  return file;
-}
-
-function ownKey(name: string): string {
-  return Object.hasOwn(aliases, name) ? aliases[name]! : name;
-}
-
-function put(
-  given: Map<string, Given>,
-  command: CommandName,
-  name: string,
-  raw: unknown,
-  source: Source,
-  label: string,
-): void {
-  const settings = settingsOf(command);
-  const key = ownKey(name);
-  if (key === "generation_kwargs" && Object.hasOwn(settings, key)) {
-    for (const part of generationKwargs(raw, label)) put(given, command, part.key, part.value, source, part.label);
-    return;
-  }
-  if (Object.hasOwn(settings, key)) {
-    const entry = readValue(settings, key, raw, source, label);
-    requireSame(given.get(key), entry);
-    given.set(key, entry);
-    return;
-  }
-  const others = commandsWith(key);
-  if (others.length > 0) throw new InputError(`${label}: not a setting of ${command}, but of ${others.join(", ")}`);
-  const cure = cureFor(name);
-  if (cure !== undefined) throw new InputError(`${label}: not a setting here; ${cure}`);
-  throw unknownName(command, name, Object.keys(settings), raw, source, label);
+  return finish(command, written, undefined, options, new Faults());
 }
 
 /** @throws InputError where one source says a thing twice, in its own name and in `generation_kwargs`, and not the same */
@@ -121,19 +72,73 @@ function requireSame(before: Given | undefined, now: Given): void {
   );
 }
 
+/** What is written, and in place of `generation_kwargs` what it holds. */
+function inParts(settings: SettingTypes, written: readonly Written[], faults: Faults): readonly Written[] {
+  return written.flatMap((each) => {
+    const { name, raw, source, label } = each;
+    if (name !== "generation_kwargs" || !Object.hasOwn(settings, name) || isUnset(name, raw)) return [each];
+    const parts = faults.attempt(() => generationKwargs(raw, label)) ?? [];
+    return parts.map((part) => ({ name: part.key, raw: part.value, source, label: part.label }));
+  });
+}
+
 function finish<C extends CommandName>(
   command: C,
-  given: ReadonlyMap<string, Given>,
+  asWritten: readonly Written[],
   file: string | undefined,
   options: LoadOptions<C>,
+  faults: Faults,
 ): Loaded<C> {
+  const settings = settingsOf(command);
+  const given = new Map<string, Given>();
+  const foreign: Written[] = [];
+  const refused = new Set<string>();
+  const written = inParts(settings, asWritten, faults);
+  for (const each of written) {
+    const key = ownKey(each.name);
+    if (!Object.hasOwn(settings, key)) foreign.push(each);
+    else if (!isUnset(key, each.raw)) {
+      const value = faults.attempt(() => {
+        const entry = readValue(settings, key, each.raw, each.source, each.label);
+        requireSame(given.get(key), entry);
+        return entry;
+      });
+      if (value === undefined) refused.add(key);
+      else given.set(key, value);
+    }
+  }
+  const translated = foreignWritten(command, foreign, written, faults);
+  for (const [key, value] of translated.taken) if (!given.has(key)) given.set(key, value);
+
   const own = Object.fromEntries(
     Object.entries(options.defaults ?? {}).map(([key, value]) => [toSnake(key), value as unknown]),
   );
-  const config = complete(settingsOf(command), given, [presetValues(command, given), benchmarkValues(given), own]);
+  for (const key of translated.corrected) refused.add(key);
+  const fallbacks = [presetValues(command, given), benchmarkValues(given), own];
+  const config = complete(settings, given, fallbacks, { faults, refused });
   const keys = new Set(given.keys());
-  const warnings = checkTogether(command, config, keys);
-  return { config: config as ConfigOf<C>, warnings, given: keys, file };
+  const warnings = checkTogether(command, config, keys, (concerned, check) =>
+    concerned.some((key) => refused.has(key)) ? undefined : faults.attempt(check),
+  );
+  faults.order(written.map(({ label }) => label));
+  faults.throwAny();
+  return {
+    config: config as ConfigOf<C>,
+    warnings: [...translated.remarks, ...likeTrl(written, translated, config, keys), ...warnings],
+    given: keys,
+    file,
+  };
+}
+
+/** TRL's names without its preset: what is not given is ours, and not TRL's. */
+function likeTrl(
+  written: readonly Written[],
+  translated: Translation,
+  config: Readonly<Record<string, unknown>>,
+  given: ReadonlySet<string>,
+): string[] {
+  const named = written.some(({ name }) => Object.hasOwn(aliases, name)) || translated.trainers.has("TRL");
+  return named && config.preset === null ? trlRemark(config, given) : [];
 }
 
 /** What the preset sets, without how much to generate where rollouts are recorded, and how to weigh rewards not its own. */

@@ -47,3 +47,12 @@ const otherNames: Readonly<Record<string, BuiltInReward>> = {
 
 /** Our name of a reward that TRL or open-r1 names otherwise; any other name as it is. */
 export const ownRewardName = (name: string): string => (Object.hasOwn(otherNames, name) ? otherNames[name]! : name);
+
+/** Why a name of another trainer's reward is none here, and what to do; undefined for any other name. */
+export function foreignReward(name: string): string | undefined {
+  if (/^(binary_|ioi_|cf_)?code(_format)?(_reward)?$/.test(name))
+    return "no program is run to judge an answer; write a reward function that does (a TypeScript module) and name its path";
+  if (/\.py$/.test(name) || /^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$/.test(name.replace(/\.[cm]?[jt]sx?$/i, "/")))
+    return "a Python name; reward functions are TypeScript modules, named by their path (./my-reward.ts)";
+  return undefined;
+}

@@ -1,21 +1,9 @@
-/** Reads a configuration file: TOML with settings as flat keys. What the keys mean is checked by the caller. */
-import { readFileSync } from "node:fs";
+/** Reads TOML text into keys with values and lines. What the keys mean is checked by the caller. */
 import { errorText, InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import type { FileSetting } from "./settings_file.ts";
 
-/**
- * @returns the file's keys and values
- * @throws InputError where the file cannot be read or is not TOML (with the line), or has tables
- */
-export function readToml(path: string): Map<string, unknown> {
-  let text: string;
-  requireFile(path);
-  try {
-    text = readFileSync(path, "utf8");
-  } catch (error) {
-    const missing = (error as NodeJS.ErrnoException).code === "ENOENT";
-    throw new InputError(`${path}: ${missing ? "there is no such file" : `cannot be read (${errorText(error)})`}`);
-  }
+/** @throws InputError where the text is not TOML, with the line */
+export function parseToml(text: string, path: string): FileSetting[] {
   let parsed: object;
   try {
     parsed = Bun.TOML.parse(text);
@@ -23,7 +11,14 @@ export function readToml(path: string): Map<string, unknown> {
     const what = errorText(error).replace(/^TOML Parse error: /, "");
     throw new InputError(`${path}:${errorLine(text)}: ${what}`);
   }
-  return new Map(Object.entries(parsed));
+  const lines = text.split("\n");
+  const lineOf = (key: string): number | undefined => {
+    const quoted = key.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+    const start = new RegExp(`^\\s*(["']?)${quoted}\\1\\s*[=.]|^\\s*\\[+\\s*(["']?)${quoted}\\2\\s*[\\].]`);
+    const at = lines.findIndex((line) => start.test(line));
+    return at < 0 ? undefined : at + 1;
+  };
+  return Object.entries(parsed).map(([key, value]) => ({ key, value, line: lineOf(key) }));
 }
 
 /**

@@ -1,6 +1,6 @@
 /**
- * What recipes written for TRL contain and we take under another name or value, or do not need, and what verl and OpenRLHF
- * call our settings. Nothing is ignored in silence: what has no counterpart is refused with the reason.
+ * What recipes written for TRL contain and we take under another name or another spelling of its value. What it has beyond
+ * our settings, and what verl and OpenRLHF call them, is in `trainers/`.
  */
 import { ownRewardName } from "./reward-names.ts";
 
@@ -25,83 +25,21 @@ export const aliases: Readonly<Record<string, string>> = {
   kl_coef: "beta",
 };
 
-const cures: readonly (readonly [pattern: RegExp, cure: string])[] = [
-  [
-    /^(use_vllm|vllm_.*|use_transformers_(paged|continuous_batching))$/,
-    "rollouts run in the trainer's own engine: leave it out",
-  ],
-  [/^(bf16|fp16)$/, "use dtype (float32 or bfloat16)"],
-  [/^model_init_kwargs$/, "use dtype"],
-  [/^gradient_checkpointing(_kwargs)?$/, "activations are always recomputed layer by layer: leave it out"],
-  [/^use_liger_kernel$/, "the loss is always fused with the language-model head: leave it out"],
-  [/^generation_batch_size$/, "use steps_per_generation"],
-  [/^max_prompt_length$/, "rows that do not fit the model's context are skipped and counted: leave it out"],
-  [/^(packing|padding_free|pad_to_multiple_of)$/, "sequences are always packed and never padded: leave it out"],
-  [/^reward_model_name_or_path$/, "name the reward model in reward_funcs"],
-  [/^optim$/, "the optimizer is AdamW: leave it out"],
-  [/^save_strategy$/, "use save_steps (0: no checkpoints but at Ctrl-C)"],
-  [/^(eval_strategy|evaluation_strategy)$/, "use eval_steps"],
-  [/^logging_strategy$/, "use logging_steps"],
-  [/^per_device_eval_batch_size$/, "use max_concurrent_sequences"],
-  [/^(report_to|run_name|logging_dir)$/, "metrics go to metrics.jsonl in output_dir: leave it out"],
-  [/^remove_unused_columns$/, "every column reaches the reward functions: leave it out"],
-  [/^trust_remote_code$/, "no code of a model is ever run: leave it out"],
-  [/^disable_dropout$/, "no model has dropout here: leave it out"],
-  [/^cast_lm_head_to_fp32$/, "logits are float32 already: leave it out"],
-  [/^(ds3_gather_for_generation|cache_implementation)$/, "sampling and training are one engine: leave it out"],
-  [/^(num_mini_batches|response_length)$/, "use per_device_train_batch_size and max_completion_length"],
-  [/^whiten_rewards$/, "advantages are normalized, not rewards: use whiten_advantages"],
-  [/^dataloader_.*$/, "rows are read from a mapped file: leave it out"],
-];
+/** Where None leaves a setting as if it had not been written; where it has a meaning of its own the setting allows null. */
+const unsetByNone: ReadonlySet<string> = new Set([
+  "chat_template_kwargs",
+  "generation_kwargs",
+  "eval_num_generations",
+  "num_completions_to_print",
+  "output_dir",
+  "shuffle_dataset",
+  "dataset_split",
+  "eval_split",
+]);
 
-/** Names of verl and OpenRLHF, behind their last dot: what the same thing is called here. docs/recipes.md has the table. */
-const otherTrainers: readonly (readonly [pattern: RegExp, cure: string])[] = [
-  [/^adv_estimator$/, "use advantage_estimator"],
-  [/^(custom|tokenizer)_chat_template$/, "use chat_template"],
-  [/^estimator$/, "use advantage_estimator, or for the KL kl_in_reward_estimator"],
-  [/^loss_agg_mode$/, "use loss_type (token-mean: dapo, seq-mean-token-mean: grpo, seq-mean-token-sum-norm: dr_grpo)"],
-  [/^(loss_mode|policy_loss_type)$/, "use loss_type, and importance_sampling_level sequence for gspo"],
-  [/^(clip_ratio|clip_ratio_low|eps_clip)$/, "use epsilon"],
-  [/^clip_ratio_high$/, "use epsilon_high"],
-  [/^eps_clip_low_high$/, "use epsilon and epsilon_high"],
-  [/^(clip_ratio_c|dual_clip)$/, "use delta, the cap on the unclipped ratio"],
-  [/^norm_adv_by_std_in_grpo$/, "use scale_rewards (true: group, false: none)"],
-  [/^(use_kl_loss|use_loss)$/, "use beta (0: no KL), and use_kl_in_reward where it is not in the loss"],
-  [/^(kl_loss_coef|init_coef|init_kl_coef)$/, "use beta"],
-  [/^kl_loss_type$/, "use kl_estimator (low_var_kl: k3)"],
-  [/^entropy_coeff$/, "use entropy_coef"],
-  [/^(ppo_epochs|max_epochs)$/, "use num_iterations"],
-  [/^ppo_mini_batch_size$/, "use per_device_train_batch_size, in completions"],
-  [/^(train_batch_size|rollout_batch_size|batch_size)$/, "use per_device_train_batch_size, in completions a step"],
-  [/^(ppo_max_token_len_per_gpu|ppo_micro_batch_size(_per_gpu)?|micro_batch_size)$/, "use micro_batch_tokens"],
-  [
-    /^(use_dynamic_bsz|use_remove_padding|packing_samples)$/,
-    "sequences are always packed and never padded: leave it out",
-  ],
-  [/^(n|n_samples_per_prompt)$/, "use num_generations"],
-  [/^(max_response_length|max_new_tokens)$/, "use max_completion_length"],
-  [/^(filter_groups|dynamic_filtering)(_enable)?$/, "use dynamic_sampling"],
-  [/^metric$/, "use dynamic_sampling_reward"],
-  [/^max_num_gen_batches$/, "use dynamic_sampling_max_batches"],
-  [/^overlong_buffer(_len)?$/, "use the reward soft_overlong with soft_punish_cache"],
-  [/^(lambd|gae_lambda)$/, "use lam"],
-  [/^value_clip$/, "use cliprange_value"],
-  [/^(rollout_is|is_correction_enable|is_correction_type)$/, "use importance_sampling_correction and _mode"],
-  [/^(rollout_is_threshold|is_correction_threshold)$/, "use importance_sampling_clip_max and _min"],
-  [/^lr$/, "use learning_rate, or critic_learning_rate"],
-  [/^(clip_grad|max_norm)$/, "use max_grad_norm"],
-  [/^total_epochs$/, "use num_train_epochs"],
-  [/^save_freq$/, "use save_steps"],
-  [/^test_freq$/, "use eval_steps"],
-  [/^resume_mode$/, "use resume_from_checkpoint"],
-];
-
-/** Why another trainer's setting does not exist here and what to do instead; undefined where the name is not one of those. */
-export function cureFor(key: string): string | undefined {
-  const last = key.slice(key.lastIndexOf(".") + 1);
-  const find = (table: typeof cures, name: string) => table.find(([pattern]) => pattern.test(name))?.[1];
-  return find(cures, key) ?? find(otherTrainers, last);
-}
+/** Whether None was written for a setting that has no None. */
+export const isUnset = (key: string, raw: unknown): boolean =>
+  unsetByNone.has(key) && (raw === null || raw === "None" || raw === "null");
 
 /** Values that mean the same under another spelling. */
 export function ownValue(key: string, value: unknown): unknown {
@@ -122,11 +60,32 @@ export function ownValue(key: string, value: unknown): unknown {
       return value === null || value === "None" ? 0 : value;
     case "top_k":
       return value === -1 ? 0 : value;
-    case "dtype":
-      return value === "auto" ? null : value;
+    case "dtype": {
+      if (value === "auto") return null;
+      if (typeof value !== "string") return value;
+      const name = value.replace(/^torch\./, "");
+      return { bf16: "bfloat16", fp32: "float32", float: "float32" }[name] ?? name;
+    }
+    case "debug":
+      // TrainingArguments' debug is a text, by default an empty one.
+      return value === "" ? false : value;
     case "resume_from_checkpoint":
       return value === false ? null : value;
     default:
       return value;
+  }
+}
+
+/** What to write for a value that is another trainer's, or that is written elsewhere here. */
+export function valueCure(key: string, value: unknown): string | undefined {
+  switch (key) {
+    case "dtype":
+      return /^(float16|fp16|half)$/.test(String(value)) ? "float16 is not trained in" : undefined;
+    case "advantage_estimator":
+      return { group_norm: "that is grpo", reinforce: "that is reinforce_plus_plus" }[String(value)];
+    case "loss_type":
+      return { "token-mean": "that is dapo", "seq-mean-token-mean": "that is grpo" }[String(value)];
+    default:
+      return undefined;
   }
 }

@@ -15,11 +15,11 @@ const numberText = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 export function valueOfText(setting: z.ZodType, text: string, label: string): unknown {
   const { type, nullable } = unwrap(setting);
   const kind = kindOf(type);
-  if (nullable && (text === "null" || (kind !== "text" && text === "None"))) return null;
+  if (nullable && (text === "null" || text === "None")) return null;
   switch (kind) {
     case "boolean":
-      if (/^(true|1)$/i.test(text)) return true;
-      return /^(false|0)$/i.test(text) ? false : text;
+      if (/^(true|yes|on|1)$/i.test(text)) return true;
+      return /^(false|no|off|0)$/i.test(text) ? false : text;
     case "number":
       return numberText.test(text) ? Number(text) : text;
     case "list":
@@ -45,8 +45,24 @@ export function parseJson(text: string, label: string): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {
+    const python = fromPython(text);
+    if (python !== undefined) return python;
     throw new InputError(
       `${label} ${text}: not JSON (${errorText(error)}); quote it, e.g. '{"enable_thinking":false}'`,
     );
+  }
+}
+
+/** A list or a dict as Python prints it, which is what scripts for other trainers have. */
+function fromPython(text: string): unknown {
+  if (text.includes('"')) return undefined;
+  const words: Readonly<Record<string, string>> = { True: "true", False: "false", None: "null" };
+  const json = text.replace(/'([^']*)'|\b(True|False|None)\b/g, (_, quoted: string | undefined, word: string) =>
+    quoted === undefined ? words[word]! : JSON.stringify(quoted),
+  );
+  try {
+    return JSON.parse(json);
+  } catch {
+    return undefined;
   }
 }

@@ -91,7 +91,9 @@ function completionLoss(
   const kept = isKept(completion, tokens, config);
   const weight = type.tokenWeight(step, completion.place ?? completion.index, tokens, config);
   const dEntropy = config.entropyCoef === 0 ? 0 : -config.entropyCoef / Math.max(step.entropyTokens, 1);
-  const sequenceRatio = perToken ? 1 : Math.exp(meanLogRatio(logprobs, oldLogprobs, tokens));
+  // A token's log-ratio moves the sequence's by a parts-th of itself.
+  const parts = config.importanceSamplingLevel === "sequence" ? Math.max(tokens, 1) : 1;
+  const sequenceRatio = perToken ? 1 : Math.exp(sumLogRatio(logprobs, oldLogprobs, tokens) / parts);
 
   let policyLoss = 0;
   let entropySum = 0;
@@ -145,8 +147,7 @@ function completionLoss(
     if (side) clipped[side]++;
   }
   if (!perToken) {
-    // The mean log-ratio gives every token of the completion the same share.
-    for (let t = 0; t < tokens; t++) out.dlogprobs[t]! += dSequence / tokens;
+    for (let t = 0; t < tokens; t++) out.dlogprobs[t]! += dSequence / parts;
     const side = type.clips?.(sequenceRatio, ofCompletion, config);
     if (side) clipped[side]++;
   }
@@ -157,11 +158,11 @@ function completionLoss(
   return { policyLoss, entropySum };
 }
 
-function meanLogRatio(logprobs: TokenValues, oldLogprobs: TokenValues | null, tokens: number): number {
-  if (!oldLogprobs || tokens === 0) return 0;
+function sumLogRatio(logprobs: TokenValues, oldLogprobs: TokenValues | null, tokens: number): number {
+  if (!oldLogprobs) return 0;
   let sum = 0;
   for (let t = 0; t < tokens; t++) sum += logprobs[t]! - oldLogprobs[t]!;
-  return sum / tokens;
+  return sum;
 }
 
 /** |ℓ_old − ℓ_sampler| where the sampler's logprobs are given, and the limited ratio where it enters the loss. */

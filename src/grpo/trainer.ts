@@ -11,6 +11,7 @@ import {
   removeCheckpointsAfter,
   writeTrainerState,
 } from "../checkpoint/state.ts";
+import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import { trackBest } from "../engine/best-checkpoint.ts";
 import { loadModel, restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
@@ -170,7 +171,8 @@ export async function train(
   };
 
   const passed = (every: number, since: number) => Math.floor(step / every) > Math.floor(since / every);
-  const evaluationDue = (since: number) => config.evalSteps !== null && passed(config.evalSteps, since) && step < steps;
+  const often = everySteps(config, steps);
+  const evaluationDue = (since: number) => often.eval !== null && passed(often.eval, since) && step < steps;
 
   try {
     // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
@@ -294,7 +296,7 @@ export async function train(
         const record = { step: firstStep + i, ...update, ...common, ...difference };
         metrics.write(record);
         for (const warning of stepWarnings(record)) hooks.console.note(`note: ${warning}`);
-        if (record.step % config.loggingSteps === 0 || record.step === steps) hooks.console.step(record);
+        if (record.step % often.logging === 0 || record.step === steps) hooks.console.step(record);
       }
       if (config.saveCompletions)
         await recordRollouts(outputDir, firstStep, {
@@ -313,7 +315,7 @@ export async function train(
         await save();
         throw new RunError(`${hopeless}; mend it and go on with --resume_from_checkpoint true`);
       }
-      if (config.saveSteps > 0 && passed(config.saveSteps, firstStep - 1)) await save();
+      if (often.save > 0 && passed(often.save, firstStep - 1)) await save();
       if (evaluationDue(firstStep - 1)) await evaluate();
     }
     if (!hooks.stopRequested()) await evaluate();

@@ -10,6 +10,7 @@ import {
   removeCheckpointsAfter,
   writeTrainerState,
 } from "../checkpoint/state.ts";
+import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
@@ -152,7 +153,8 @@ export async function runSft(run: SftRun): Promise<boolean> {
     console.evaluation({ step, ...values }, note);
     await rate({ step, ...values });
   };
-  const evaluationDue = () => config.evalSteps !== null && step % config.evalSteps === 0 && step < steps;
+  const often = everySteps(config, steps);
+  const evaluationDue = () => often.eval !== null && step % often.eval === 0 && step < steps;
   try {
     // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
     if (step === 0 || evaluationDue()) await evaluate();
@@ -186,8 +188,8 @@ export async function runSft(run: SftRun): Promise<boolean> {
         ...times,
       };
       metrics.write(record);
-      if (step % config.loggingSteps === 0 || step === steps) console.step(record);
-      if (config.saveSteps > 0 && step % config.saveSteps === 0) await save();
+      if (step % often.logging === 0 || step === steps) console.step(record);
+      if (often.save > 0 && step % often.save === 0) await save();
       if (evaluationDue()) await evaluate();
     }
     await evaluate();

@@ -6,7 +6,7 @@ import { dirname, join, resolve } from "node:path";
 import packageJson from "../../package.json" with { type: "json" };
 import type { Command } from "../../src/cli/command.ts";
 import { type CommandEntry, commands, main } from "../../src/cli/main.ts";
-import { InputError, RunError } from "../../src/errors.ts";
+import { InputError, InputErrors, RunError } from "../../src/errors.ts";
 
 const root = resolve(import.meta.dir, "../..");
 const mainFile = join(root, "src/cli/main.ts");
@@ -122,6 +122,12 @@ describe("endings", () => {
     expect(debug.code).toBe(2);
     expect(debug.err).toStartWith(plain.err);
     expect(debug.err).toContain("cli-main.test.ts");
+    const several = fails(
+      new InputErrors([new InputError("--beta x: wrong"), new InputError("run.yaml:3: seed: wrong")]),
+    );
+    const err = "grpo train: --beta x: wrong\ngrpo train: run.yaml:3: seed: wrong\n";
+    expect(await run(["train"], several)).toEqual({ code: 2, out: "", err });
+    expect((await run(["train", "--debug"], several)).err).toStartWith(err);
   });
 
   test("a failed run: status 1 and one line; its cause shows with --debug", async () => {

@@ -8,6 +8,7 @@ import { describeSettings } from "../../src/config/help.ts";
 import { configFor, configFrom } from "../../src/config/load.ts";
 import { toCamel, toSnake } from "../../src/config/names.ts";
 import { editDistance, nearest } from "../../src/config/nearest.ts";
+import { everySteps } from "../../src/config/often.ts";
 import { configDifferences, freeOnResume, toJson } from "../../src/config/record.ts";
 import { type CommandName, commandSections, settingsOf } from "../../src/config/schema.ts";
 import { InputError } from "../../src/errors.ts";
@@ -169,7 +170,7 @@ describe("sources", () => {
 
   test("TOML values keep their types; a number in quotes is refused", () => {
     const file = tomlFile("types.toml", 'learning_rate = "1e-5"\n');
-    expect(refusal(() => configFor("train", [file]))).toBe(`${file}: learning_rate "1e-5": allowed is a number ≥ 0`);
+    expect(refusal(() => configFor("train", [file]))).toBe(`${file}:1: learning_rate "1e-5": allowed is a number ≥ 0`);
     const good = tomlFile(
       "good.toml",
       'reward_funcs = ["gsm8k", "r.ts"]\nreward_weights = [1, 0.5]\nepsilon_high = "null"\n[chat_template_kwargs]\nenable_thinking = false\n',
@@ -192,12 +193,13 @@ describe("sources", () => {
     expect(refusal(() => configFor("train", [tomlFile("dir.toml", "[loss]\nbeta = 1\n")]))).toContain(
       "loss: a table; settings are flat keys",
     );
+    const good = tomlFile("one-of-two.toml", "seed = 1\n");
     expect(refusal(() => configFor("train", [tomlFile("proto.toml", "__proto__ = 3\n")]))).toContain("unknown setting");
     expect(refusal(() => configFor("train", [tomlFile("inf.toml", "beta = inf\n")]))).toContain(
       "beta Infinity: allowed is",
     );
-    expect(refusal(() => configFor("train", [file, file]))).toContain("only one configuration file");
-    expect(refusal(() => configFor("generate", ["Hello there"]))).toContain('"Hello there" is neither a setting');
+    expect(refusal(() => configFor("train", [good, good]))).toContain("only one configuration file");
+    expect(() => configFor("generate", ["Hello there"])).toThrow('"Hello there" is neither a setting');
   });
 });
 
@@ -218,7 +220,7 @@ describe("refusals", () => {
     [["--beta", "1e999"], "--beta Infinity: allowed is a number ≥ 0"],
     [["--device", "gpu"], '--device "gpu": allowed is one of auto, cpu, cuda, cuda:N'],
     [["--device", "cuda:x"], '--device "cuda:x": allowed is one of auto, cpu, cuda, cuda:N'],
-    [["--overwrite=yes"], '--overwrite "yes": allowed is true or false'],
+    [["--overwrite=maybe"], '--overwrite "maybe": allowed is true or false'],
     [["--reward_weights", "1,x"], '--reward_weights [1,"x"]: allowed is a list (a,b,…), each a number, or null'],
     [["--model", ""], '--model "": allowed is text that is not empty, or null'],
     [["--seed", "4294967296"], "--seed 4294967296: allowed is a whole number ≥ 0 and ≤ 4294967295"],
@@ -227,9 +229,19 @@ describe("refusals", () => {
     [["-b", "1"], "-b: settings are written with two dashes; try --help"],
     [["--max_length", "3"], "--max_length: not a setting of train, but of sft"],
     [["--rollouts", "x"], "--rollouts: not a setting of train, but of update"],
-    [["--use_vllm", "true"], "--use_vllm: not a setting here; rollouts run in the trainer's own engine: leave it out"],
-    [["--bf16"], "--bf16: not a setting here; use dtype (float32 or bfloat16)"],
-    [["stray"], '"stray" is neither a setting (--key value) nor a .toml file; try --help'],
+    [["--fp16"], "--fp16: not a setting here; use --dtype (float16 is not trained in: float32 or bfloat16)"],
+    [
+      ["--dtype", "float16"],
+      '--dtype "float16": allowed is one of float32, bfloat16, or null; float16 is not trained in',
+    ],
+    [
+      ["--save_steps", "1.5"],
+      "--save_steps 1.5: allowed is a whole number ≥ 0, or a share of all steps between 0 and 1",
+    ],
+    [
+      ["stray"],
+      '"stray" is neither a setting (--key value) nor a configuration file (.toml, .yaml, .json); try --help',
+    ],
   ];
   for (const [argv, message] of cases) {
     test(argv.join(" "), () => expect(refusal(() => configFor("train", argv))).toBe(message));
@@ -297,6 +309,103 @@ describe("names and values of TRL", () => {
       maxSteps: null,
       resumeFromCheckpoint: true,
     });
+  });
+});
+
+describe("YAML and JSON", () => {
+  const yaml = (name: string, text: string) => tomlFile(name, text);
+  const load = (name: string, text: string, ...argv: string[]) => configFor("train", [yaml(name, text), ...argv]);
+
+  test("are read as TOML is, also with --config; a flag goes before them", () => {
+    const text = [
+      ...["# a recipe", "learning_rate: 1e-6", "beta: '4e-2'", "max_steps: 1_000", "mask_truncated_completions: yes"],
+      ...[
+        "shuffle_dataset: off",
+        "reward_funcs:",
+        "- math",
+        "- format",
+        "reward_weights: [1.0, 0.5]",
+        "epsilon_high: ~",
+      ],
+      ...["chat_template_kwargs:", "  enable_thinking: false", "dataset: runs/2024-01-01", "system_prompt: |"],
+      ...["  beta: 3", "  answer", "delta: None", "eval_num_generations: null", "save_steps: 0.25"],
+    ].join("\n");
+    const expected = {
+      ...{ learningRate: 1e-6, beta: 0.04, maxSteps: 1000, maskTruncatedCompletions: true, shuffleDataset: false },
+      ...{ rewardFuncs: ["math", "format"], rewardWeights: [1, 0.5], epsilonHigh: null, delta: null },
+      ...{ chatTemplateKwargs: { enable_thinking: false }, dataset: "runs/2024-01-01", saveSteps: 0.25 },
+      ...{ systemPrompt: "beta: 3\nanswer\n", evalNumGenerations: 1 },
+    };
+    expect(load("recipe.yaml", text).config).toMatchObject(expected);
+    const windows = yaml("recipe.yml", `\uFEFF---\n${text}`.replaceAll("\n", "\r\n"));
+    const { config, file } = configFor("train", ["--beta", "0", "--config", windows]);
+    expect(config).toMatchObject({ ...expected, beta: 0 });
+    expect(file).toBe(windows);
+    const json = JSON.stringify({ learning_rate: "1e-6", reward_funcs: ["math"], max_steps: -1, delta: null }, null, 2);
+    expect(configFor("train", [`--config=${yaml("recipe.json", json)}`]).config).toMatchObject({
+      ...{ learningRate: 1e-6, rewardFuncs: ["math"], maxSteps: null, delta: null },
+    });
+    expect(load("empty.yaml", "# nothing\n").config).toEqual(configFor("train", []).config);
+  });
+
+  test("every refusal names the line, and all of them come at once", () => {
+    const file = join(folder, "wrong.yaml");
+    const lines = ["beta: x", "", "num_generation: 8", "rewards:", "  beta: 1", "fp16: true", "num_generations: 2.5"];
+    const told = () => load("wrong.yaml", lines.join("\n"), "--seed", "-1");
+    expect(told).toThrow(
+      [
+        `${file}:1: beta "x": allowed is a number ≥ 0`,
+        `${file}:3: num_generation: unknown setting; did you mean num_generations?`,
+        `${file}:4: rewards: a table; settings are flat keys, without sections: write beta at the top`,
+        `${file}:6: fp16: not a setting here; use dtype (float16 is not trained in: float32 or bfloat16)`,
+        `${file}:7: num_generations 2.5: allowed is a whole number ≥ 1`,
+        "--seed -1: allowed is a whole number ≥ 0 and ≤ 4294967295",
+      ].join("\n"),
+    );
+    // What a flag sets is not read in the file.
+    expect(load("override.yaml", "beta: x\n", "--beta", "0").config.beta).toBe(0);
+  });
+
+  const refused: readonly (readonly [name: string, text: string, message: string])[] = [
+    ["twice.yaml", "beta: 1\nseed: 1\nbeta: 2\n", ":3: beta: stands in line 1 too"],
+    ["twice-quoted.yaml", "beta: 1\n'beta': 2\n", ":2: beta: stands in line 1 too"],
+    ["twice-within.yaml", "chat_template_kwargs:\n  a: 1\n  b: 2\n  a: 3\n", ":4: a: stands in line 2 too"],
+    ["alias.yaml", "dataset: a\ndataset_name: b\n", ":2: dataset_name: the same as "],
+    ["broken.yaml", "seed: 1\nreward_funcs: [a\nbeta: 1\n", ":"],
+    ["tab.yaml", "seed: 1\n\tbeta: 1\n", ":2: Tab characters"],
+    ["list.yaml", "- a\n- b\n", ": holds no settings"],
+    ["two.yaml", "seed: 1\n---\nseed: 2\n", ": holds no settings"],
+    ["text.yaml", "just words", ": holds no settings"],
+    ["twice.json", '{"seed": 1,\n "beta": 2,\n "seed": 3}', ":3: seed: stands in the file twice"],
+    ["broken.json", '{"seed": 1,', ": not JSON"],
+    ["accelerate.yaml", "compute_environment: LOCAL_MACHINE\nnum_processes: 8\n", ": a configuration of accelerate"],
+    ["ds.json", '{"zero_optimization": {"stage": 3}}', ": a configuration of DeepSpeed"],
+    ["config.json", '{"architectures": ["Qwen3ForCausalLM"], "hidden_size": 8}', ": a model's config.json; name its"],
+    ["none.yml", "", ": there is no such file"],
+  ];
+  for (const [name, text, message] of refused) {
+    test(`${name} is refused`, () => {
+      const file = name === "none.yml" ? join(folder, name) : yaml(name, text);
+      expect(refusal(() => configFor("train", [file]))).toStartWith(`${file}${message}`);
+    });
+  }
+
+  test("maps in lists, and texts over several lines, do not count as names given twice", () => {
+    const text = "datasets: []\nsystem_prompt: 'a\n  beta: 1\n  beta: 2'\nmodel_init_kwargs: {}\n";
+    expect(load("lists.yaml", text).config.systemPrompt).toContain("beta: 1");
+    expect(refusal(() => load("maps.yaml", "datasets:\n- path: a\n  split: b\n- path: c\n  split: d\n"))).toContain(
+      "maps.yaml:1: datasets: not a setting here; use dataset (one dataset is trained on",
+    );
+  });
+});
+
+test("a share of all steps is rounded up", () => {
+  const config = { saveSteps: 0.5, evalSteps: 0.1, loggingSteps: 10 };
+  expect(everySteps(config, 9)).toEqual({ save: 5, eval: 1, logging: 10 });
+  expect(everySteps({ saveSteps: 0, evalSteps: null, loggingSteps: 0.999 }, 7)).toEqual({
+    save: 0,
+    eval: null,
+    logging: 7,
   });
 });
 

@@ -4,7 +4,7 @@ import { mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { mapFile } from "../../ffi/bindings/libc.ts";
 import { readJsonFile } from "../../src/config/json_file.ts";
-import { readToml } from "../../src/config/toml.ts";
+import { readSettingsFile } from "../../src/config/settings_file.ts";
 import { openDataset } from "../../src/data/dataset.ts";
 import { loadDataset } from "../../src/data/load.ts";
 import { openSource } from "../../src/data/source/source.ts";
@@ -40,7 +40,7 @@ async function refusal(work: () => unknown): Promise<string> {
 
 const readers: Readonly<Record<string, (path: string) => unknown>> = {
   JSON: readJsonFile,
-  settings: readToml,
+  settings: readSettingsFile,
   "a mapped file": mapFile,
   "an Arrow dataset": openDataset,
   "a dataset": loadDataset,

@@ -13,7 +13,6 @@ describe("spellings of a flag", () => {
     ["--num-generations", "8"],
     ["--num_generations=8"],
     ["--num-generations=8"],
-    ["--num_generations", "4", "--num_generations", "8"],
   ];
   for (const argv of same) {
     test(argv.join(" "), () => expect(configFor("train", argv).config.numGenerations).toBe(8));
@@ -41,7 +40,9 @@ describe("spellings of a flag", () => {
     expect(config(["--debug=true"]).debug).toBe(true);
     expect(config(["--no-shuffle_dataset"]).shuffleDataset).toBe(false);
     expect(config(["--no_shuffle_dataset"]).shuffleDataset).toBe(false);
-    expect(() => config(["--debug", "run.json"])).toThrow('"run.json" is neither');
+    expect(config(["--debug", "yes"]).debug).toBe(true);
+    expect(config(["--debug=no"]).debug).toBe(false);
+    expect(() => config(["--debug", "run.txt"])).toThrow('"run.txt" is neither');
     expect(() => config(["--no-beta"])).toThrow("--no-beta: unknown setting");
   });
 
@@ -69,6 +70,65 @@ describe("spellings of a flag", () => {
     expect(() => config(["--beta", "null"])).toThrow("allowed is a number");
   });
 
+  test("a list of several words, with commas or without, or its flag again", () => {
+    const lists = (argv: string[]) => {
+      const { rewardFuncs, rewardWeights } = configFor("train", argv).config;
+      return { rewardFuncs, rewardWeights };
+    };
+    const expected = { rewardFuncs: ["math", "format", "./a.ts"], rewardWeights: [1, -0.5, 2] };
+    for (const argv of [
+      ["--reward_funcs", "math", "format", "./a.ts", "--reward_weights", "1", "-0.5", "2"],
+      ["--reward_funcs", "math,format", "./a.ts", "--reward_weights", "1,-0.5", "2"],
+      [
+        "--reward_weights=1",
+        "--reward_funcs=math",
+        "--reward_funcs",
+        "format",
+        "./a.ts",
+        "--reward_weights",
+        "-0.5",
+        "2",
+      ],
+      ["reward_funcs=['math','format','./a.ts']", "reward_weights=[1,-0.5,2]"],
+    ])
+      expect(lists(argv), argv.join(" ")).toEqual(expected);
+  });
+
+  test("what stands twice is refused, under whatever name, and never the last one taken in silence", () => {
+    const twice =
+      (...argv: string[]) =>
+      () =>
+        configFor("train", argv);
+    expect(twice("--num_generations", "4", "--num-generations", "8")).toThrow(
+      "--num-generations: the same as --num_generations, which is given too; keep one",
+    );
+    expect(twice("--beta=0", "--beta=1")).toThrow('--beta: given twice, "0" and "1"; keep one');
+    expect(twice("--model", "a", "--model_name_or_path", "b")).toThrow("--model_name_or_path: the same as --model");
+    expect(twice("--use_vllm", "--use_vllm=false")).toThrow("--use_vllm: given twice");
+    expect(twice("beta=0", "--no-debug", "beta=0")).toThrow("beta: given twice");
+  });
+
+  test("everything that is wrong is told at once", () => {
+    let message = "";
+    try {
+      configFor("train", ["-x", "--beta", "a", "--num_generations=0", "stray", "--loss_typ", "dapo", "--seed"]);
+    } catch (error) {
+      expect(error).toBeInstanceOf(InputError);
+      expect((error as InputError).lines).toEqual((error as Error).message.split("\n"));
+      ({ message } = error as Error);
+    }
+    const starts = [
+      "-x: ",
+      "--seed: the value",
+      '"stray" is',
+      "--loss_typ: unknown",
+      "--num_generations 0",
+      '--beta "a"',
+    ];
+    expect(message.split("\n")).toHaveLength(starts.length);
+    for (const start of starts) expect(message).toMatch(new RegExp(`^${start}`, "m"));
+  });
+
   test("text is taken as it is: empty, negative numbers, equals signs, dashes after =", () => {
     const text = (argv: string[]) => configFor("train", argv).config.systemPrompt;
     expect(text(["--system_prompt", ""])).toBe("");
@@ -78,6 +138,7 @@ describe("spellings of a flag", () => {
     expect(text(["--system_prompt", "- item"])).toBe("- item");
     expect(text(["--system_prompt=--x"])).toBe("--x");
     expect(text(["--system_prompt", "true"])).toBe("true");
+    expect(text(["--system_prompt", "None"])).toBeNull();
   });
 });
 

@@ -14,6 +14,8 @@ import { readRollouts } from "../../src/grpo/rollout-file.ts";
 const GOLDEN = join(import.meta.dir, "..", "golden");
 const LOSS_TYPES: LossType[] = ["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"];
 
+const LEVELS = ["token", "sequence", "sequence_product"] as const;
+
 /** TRL's names of settings to ours. */
 function fromSnake(settings: Record<string, unknown>): Partial<LossConfig> {
   const camel = (name: string): string => name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
@@ -151,8 +153,9 @@ test("gradients equal central finite differences of the loss", () => {
   ];
   const h = 1e-6;
   for (const lossType of LOSS_TYPES) {
-    for (const importanceSamplingLevel of ["token", "sequence"] as const) {
-      for (const option of options) {
+    for (const importanceSamplingLevel of LEVELS) {
+      // What comes after the ratio is the same for both kinds of sequence.
+      for (const option of importanceSamplingLevel === "sequence_product" ? options.slice(0, 2) : options) {
         const config = { ...torchDefaults, lossType, importanceSamplingLevel, ...option };
         const { dlogprobs, dentropies } = whole(torchBatch("random"), config);
         // cispo and vespo hold the ratio constant: there the old logprobs move along with ℓ, and it stays.
@@ -184,9 +187,28 @@ test("gradients equal central finite differences of the loss", () => {
   }
 });
 
+test("sequence_product is the loss of TRL's RLOOTrainer: the product of a completion's ratios, clipped as one", () => {
+  const config: LossConfig = { ...torchDefaults, importanceSamplingLevel: "sequence_product", epsilonHigh: 0.25 };
+  const batch = torchBatch("random");
+  const { loss, dlogprobs } = whole(batch, config);
+  let expected = 0;
+  const gradients: number[] = [];
+  for (const { logprobs, oldLogprobs, advantage } of batch) {
+    const A = Number(advantage);
+    const ratio = Math.exp([...logprobs].reduce((sum, logprob, t) => sum + logprob - oldLogprobs![t]!, 0));
+    const clipped = Math.min(Math.max(ratio, 1 - config.epsilon), 1.25);
+    expected -= Math.min(ratio * A, clipped * A) / batch.length;
+    const slope = ratio * A <= clipped * A ? ratio * A : 0;
+    for (const _ of logprobs) gradients.push(-slope / batch.length);
+  }
+  expect(loss).toBeCloseTo(expected, 12);
+  for (const [i, gradient] of gradients.entries()) expect(dlogprobs[i]).toBeCloseTo(gradient, 12);
+  expect(new Set(gradients).size).toBeGreaterThan(batch.length / 2);
+});
+
 test("any cut of a step gives the same gradients to the bit, and the same loss and metrics", () => {
   for (const lossType of LOSS_TYPES) {
-    for (const importanceSamplingLevel of ["token", "sequence"] as const) {
+    for (const importanceSamplingLevel of LEVELS) {
       const config: LossConfig = {
         ...torchDefaults,
         lossType,

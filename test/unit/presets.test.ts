@@ -62,7 +62,9 @@ describe("presets", () => {
 
     test(`${name}: names its source`, () => {
       const text = readFileSync(fileOf("presets", name), "utf8");
-      expect(text.slice(0, text.search(/^[^#]/m))).toMatch(/arXiv \d{4}\.\d{5}/);
+      expect(text.slice(0, text.search(/^[^#]/m))).toMatch(
+        /arXiv \d{4}\.\d{5}|^# (TRL|verl|OpenRLHF) \d+\.\d+'s defaults/,
+      );
     });
 
     test(`${name}: the bundled model's memory is planned with it`, async () => {
@@ -124,6 +126,26 @@ describe("presets", () => {
     ] as const)
       expect(configFor("train", ["--preset", name]).config).toMatchObject({ advantageEstimator, useKlInReward: true });
     expect(configFor("train", ["--preset", "ppo"]).config).toMatchObject({ lam: 0.95, vfCoef: 0.1, numIterations: 4 });
+  });
+
+  test("rloo clips the ratio of the whole answer, as TRL's RLOOTrainer does", () => {
+    const { config } = configFor("train", ["--preset", "rloo"]);
+    expect(config).toMatchObject({ importanceSamplingLevel: "sequence_product", lossType: "grpo", epsilon: 0.2 });
+  });
+
+  test("trl has the defaults of GRPOConfig", () => {
+    const { config } = configFor("train", ["--preset", "trl"]);
+    expect(config).toMatchObject({ lossType: "dapo", beta: 0, useBiasCorrectionKl: true, lrSchedulerType: "linear" });
+    expect(config).toMatchObject({ numGenerations: 8, perDeviceTrainBatchSize: 8, numTrainEpochs: 3, maxSteps: null });
+    expect(config).toMatchObject({ learningRate: 1e-6, maxCompletionLength: 512, temperature: 1, weightDecay: 0 });
+  });
+
+  test("verl and openrlhf take token means and a critic until an estimator is named", () => {
+    const verl = configFor("train", ["--preset", "verl", "--advantage_estimator", "grpo", "--num_generations", "8"]);
+    expect(verl.config).toMatchObject({ lossType: "dapo", delta: 3, beta: 0, weightDecay: 0.01 });
+    expect(verl.warnings).toEqual([]);
+    const { config } = configFor("train", ["--preset", "openrlhf"]);
+    expect(config).toMatchObject({ lossType: "dapo", advantageEstimator: "gae", adamBeta2: 0.95, useKlInReward: true });
   });
 
   test("flags go before the file, the file before the preset", () => {

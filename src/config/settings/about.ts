@@ -24,3 +24,16 @@ export function withDefault<T extends z.ZodType>(
 ): z.ZodDefault<T> {
   return z._default(setting.unwrap(), value).meta(setting.meta() ?? {});
 }
+
+/** How often something is done: every so many steps, or a share of all steps as transformers takes it. */
+export function howOften(least: 0 | 1) {
+  return z
+    .number()
+    .min(0)
+    .refine((every) => (every > 0 && every < 1) || (Number.isInteger(every) && every >= least));
+}
+
+/** What such a setting allows, in words. */
+export const oftenAllowed = (least: 0 | 1): { readonly allowed: string } => ({
+  allowed: `a whole number ≥ ${least}, or a share of all steps between 0 and 1`,
+});

@@ -1,7 +1,7 @@
 /** Where problems come from and how a row becomes a prompt and a gold answer. */
 import { z } from "zod";
 import { benchmarkNames } from "../benchmarks.ts";
-import { about } from "./about.ts";
+import { about, howOften, oftenAllowed } from "./about.ts";
 
 export const datasetSettings = {
   dataset: z
@@ -116,12 +116,16 @@ export const evaluationSettings = {
       ),
     ),
   eval_split: z.string().min(1).default("test").meta(about("Which split of eval_dataset.", "NAME")),
-  eval_steps: z
-    .int()
-    .min(1)
+  eval_steps: howOften(1)
     .nullable()
     .default(null)
-    .meta(about("Evaluate every so many steps, besides before the first and after the last. null: only those two.")),
+    .meta({
+      ...about(
+        "Evaluate every so many steps (below 1: this share of all), besides before the first and after the last. null: only those two.",
+        "N|SHARE",
+      ),
+      ...oftenAllowed(1),
+    }),
   eval_samples: evalSamples,
   eval_num_generations: z
     .int()

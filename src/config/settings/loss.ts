@@ -31,9 +31,13 @@ export const lossSettings = {
     .default(null)
     .meta(about("Caps the unclipped ratio too (two-sided clipping); above 1 + epsilon. null: no cap.")),
   importance_sampling_level: z
-    .enum(["token", "sequence"])
+    .enum(["token", "sequence", "sequence_product"])
     .default("token")
-    .meta(about("The ratio of each token, or its geometric mean over the completion (GSPO).")),
+    .meta(
+      about(
+        "The ratio of each token, its geometric mean over the completion (GSPO), or its product over it (RLOO, where the whole completion is the action).",
+      ),
+    ),
   mask_truncated_completions: z
     .boolean()
     .default(false)

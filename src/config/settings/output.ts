@@ -1,6 +1,6 @@
 /** What a run writes, where, and how often. */
 import { z } from "zod";
-import { about } from "./about.ts";
+import { about, howOften, oftenAllowed } from "./about.ts";
 
 /** For the commands that write a single file. */
 const overwriteFile = z.boolean().default(false).meta(about("Replace an output that exists; it is refused otherwise."));
@@ -35,11 +35,15 @@ export const resumeSettings = {
 } as const;
 
 export const checkpointSettings = {
-  save_steps: z
-    .int()
-    .min(0)
+  save_steps: howOften(0)
     .default(100)
-    .meta(about("Write a checkpoint every so many steps, and at Ctrl-C or another signal. 0: only then.")),
+    .meta({
+      ...about(
+        "Write a checkpoint every so many steps (below 1: this share of all), and at Ctrl-C or another signal. 0: only then.",
+        "N|SHARE",
+      ),
+      ...oftenAllowed(0),
+    }),
   save_total_limit: z
     .int()
     .min(1)
@@ -56,11 +60,15 @@ export const planSettings = {
 } as const;
 
 export const loggingSettings = {
-  logging_steps: z
-    .int()
-    .min(1)
+  logging_steps: howOften(1)
     .default(1)
-    .meta(about("The console shows every so many steps; metrics.jsonl has them all.")),
+    .meta({
+      ...about(
+        "The console shows every so many steps (below 1: this share of all); metrics.jsonl has them all.",
+        "N|SHARE",
+      ),
+      ...oftenAllowed(1),
+    }),
 } as const;
 
 export const completionLogSettings = {

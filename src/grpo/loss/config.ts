@@ -21,8 +21,8 @@ export interface LossConfig {
   readonly klEstimator: KlEstimator;
   /** Multiplies the KL by the ratio (DeepSeek-V3.2). */
   readonly useBiasCorrectionKl: boolean;
-  /** `sequence`: one ratio a completion, of the mean log-ratio (GSPO). */
-  readonly importanceSamplingLevel: "token" | "sequence";
+  /** `sequence`: one ratio a completion, of the mean log-ratio (GSPO); `sequence_product`: of the sum (RLOO). */
+  readonly importanceSamplingLevel: "token" | "sequence" | "sequence_product";
   /** The constant length `dr_grpo` divides by. */
   readonly maxCompletionLength: number;
   /** Completions in one of `bnpo`'s blocks; null: the whole step is one block. No other loss type reads it. */

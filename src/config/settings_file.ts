@@ -1,0 +1,43 @@
+/** Reads a configuration file (TOML, YAML or JSON) into flat keys, and knows files that are none. */
+import { InputError } from "../errors.ts";
+import { readTextFile } from "./json_file.ts";
+import { parseToml } from "./toml.ts";
+import { parseJsonSettings, parseYaml } from "./yaml.ts";
+
+export type FileSyntax = "toml" | "yaml" | "json";
+
+export interface FileSetting {
+  readonly key: string;
+  readonly value: unknown;
+  /** From 1; undefined where the key was not found in the text (a list of maps, a map in braces). */
+  readonly line: number | undefined;
+}
+
+export interface SettingsFile {
+  readonly syntax: FileSyntax;
+  readonly settings: readonly FileSetting[];
+}
+
+/** Files that lie beside recipes, by keys that only they have. */
+const others: readonly (readonly [keys: readonly string[], what: string])[] = [
+  [
+    ["compute_environment", "distributed_type", "deepspeed_config", "main_training_function"],
+    "a configuration of accelerate, which starts processes; one process computes here: leave it out and name the recipe",
+  ],
+  [
+    ["zero_optimization", "train_micro_batch_size_per_gpu", "zero_allow_untested_optimizer"],
+    "a configuration of DeepSpeed, which spreads one model over processes; one process computes here: leave it out and name the recipe",
+  ],
+  [["architectures", "model_type"], "a model's config.json; name its folder with --model"],
+];
+
+/** @throws InputError where the file cannot be read, is broken (with the line), names a key twice, or is no recipe */
+export function readSettingsFile(path: string): SettingsFile {
+  const syntax: FileSyntax = /\.toml$/i.test(path) ? "toml" : /\.json$/i.test(path) ? "json" : "yaml";
+  const text = readTextFile(path);
+  const settings = { toml: parseToml, yaml: parseYaml, json: parseJsonSettings }[syntax](text, path);
+  const keys = new Set(settings.map(({ key }) => key));
+  const other = others.find(([marks]) => marks.some((mark) => keys.has(mark)));
+  if (other) throw new InputError(`${path}: ${other[1]}`);
+  return { syntax, settings };
+}

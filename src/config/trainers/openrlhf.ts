@@ -1,0 +1,332 @@
+/**
+ * OpenRLHF 0.11 by the full path of a setting (`--rollout.n_samples_per_prompt 8`), and the flat names of its earlier command
+ * line: what it is here. A generation counts prompts there and a step completions; the default loss is the token mean.
+ */
+import {
+  countOr,
+  drop,
+  dropped,
+  droppedUnlessOff,
+  isNone,
+  isOff,
+  isTrue,
+  type Line,
+  type Lookup,
+  listOf,
+  numberOf,
+  only,
+  onlyOff,
+  type Rule,
+  refuse,
+  refused,
+  renamed,
+  type Setting,
+  same,
+  silently,
+  type Trainer,
+  useInstead,
+} from "./rule.ts";
+
+const oneProcess = "one process computes";
+const packed = "sequences are packed by tokens and never padded (micro_batch_tokens)";
+const ownEngine = "rollouts run in the trainer's own engine";
+const tracked = "metrics go to metrics.jsonl in output_dir";
+const noImages = "there are no images";
+const noLora = "all weights are trained, there is no LoRA: leave it out";
+
+const estimators: Readonly<Record<string, readonly (readonly [string, unknown])[]>> = {
+  group_norm: [["advantage_estimator", "grpo"]],
+  // Its dr_grpo takes the deviation away and keeps the token mean.
+  dr_grpo: [
+    ["advantage_estimator", "grpo"],
+    ["scale_rewards", "none"],
+  ],
+  rloo: [["advantage_estimator", "rloo"]],
+  reinforce: [["advantage_estimator", "reinforce_plus_plus"]],
+  reinforce_baseline: [["advantage_estimator", "reinforce_plus_plus_baseline"]],
+  gae: [["advantage_estimator", "gae"]],
+};
+
+const estimator: Rule = (value) => {
+  const ours = estimators[String(value)];
+  return ours
+    ? useInstead(...ours)
+    : refuse("group_norm is grpo, reinforce reinforce_plus_plus, reinforce_baseline reinforce_plus_plus_baseline", [
+        "advantage_estimator",
+      ]);
+};
+
+const answers = (other: Lookup): number => numberOf(other("n_samples_per_prompt")) ?? 1;
+
+/** Prompts a generation, in steps of train.batch_size completions. */
+const generation: Rule = (value, other) => {
+  const prompts = numberOf(value);
+  if (prompts === undefined) return refuse("it counts the prompts of a generation", ["steps_per_generation"]);
+  const completions = prompts * answers(other);
+  const step = numberOf(other("train.batch_size") ?? other("train_batch_size")) ?? 128;
+  const counted = `a generation is ${prompts} prompts × ${answers(other)} answers = ${completions} completions`;
+  return completions % step === 0
+    ? refuse(`${counted}, in steps of ${step}`, ["steps_per_generation", completions / step])
+    : refuse(`${counted}, and is whole steps of ${step}`, ["steps_per_generation"]);
+};
+
+const inReward: Rule = (value, other) => {
+  if (isOff(value)) return useInstead(["beta", 0]);
+  return isTrue(other("kl.use_loss") ?? other("use_kl_loss"))
+    ? useInstead(["beta", same(value)], ["use_kl_in_reward", false])
+    : useInstead(["beta", same(value)], ["use_kl_in_reward", true]);
+};
+
+const klEstimator: Rule = (value, other) =>
+  useInstead([isTrue(other("kl.use_loss") ?? other("use_kl_loss")) ? "kl_estimator" : "kl_in_reward_estimator", value]);
+
+const useLoss: Rule = (value, other) => {
+  if (isOff(value)) return silently;
+  const weight = other("kl.init_coef") ?? other("init_kl_coef") ?? other("beta");
+  const kind = other("kl.estimator") ?? other("kl_estimator");
+  const use: Setting[] = kind === undefined ? [["kl_estimator", "k1"]] : [];
+  if (weight === undefined) use.push(["beta", 0.01], ["use_kl_in_reward", false]);
+  return use.length === 0 ? silently : useInstead(...use);
+};
+
+const pair =
+  (first: string, second: string): Rule =>
+  (value) => {
+    const [low, high] = listOf(value).map(numberOf);
+    return isNone(value) && value !== undefined ? silently : useInstead([first, low], [second, high]);
+  };
+
+const correctionModes: Readonly<Record<string, string>> = {
+  tis: "token_truncate",
+  icepop: "token_mask",
+  "seq-mask-tis": "sequence_mask",
+};
+
+/** With its own defaults, where they are not given: token ratios held to 0.5 and 5. */
+const correction: Rule = (value, other) => {
+  if (isOff(value)) return silently;
+  const use: Setting[] = [["importance_sampling_correction", true]];
+  if (other("is_correction_type") === undefined) use.push(["importance_sampling_mode", "token_truncate"]);
+  if (other("is_correction_threshold") === undefined)
+    use.push(["importance_sampling_clip_min", 0.5], ["importance_sampling_clip_max", 5]);
+  return useInstead(...use);
+};
+
+const correctionMode: Rule = (value) => useInstead(["importance_sampling_mode", correctionModes[String(value)]]);
+
+const noDeviation: Rule = (value) => (isOff(value) ? silently : useInstead(["scale_rewards", "none"]));
+
+const lossKind: Rule = (value) =>
+  String(value) === "ppo" ? silently : useInstead(["loss_type", "grpo"], ["importance_sampling_level", "sequence"]);
+
+const overlong: Rule = (value) =>
+  isOff(value) ? silently : useInstead(["reward_funcs", ["auto", "soft_overlong"]], ["soft_punish_cache", same(value)]);
+
+const overlongWeight: Rule = (value) =>
+  numberOf(value) === 1 ? silently : useInstead(["reward_weights", [1, numberOf(value)]]);
+
+const rewardModel: Rule = (value) =>
+  isNone(value) && value !== undefined ? silently : useInstead(["reward_funcs", listOf(value)]);
+
+const remoteReward = onlyOff("a reward function (a TypeScript module) may ask a server", ["reward_funcs"]);
+
+const schedule =
+  (kept: boolean): Rule =>
+  (value, other) => {
+    if (!kept) return drop("the critic's schedule is the policy's");
+    const floor = numberOf(other("actor.min_lr_ratio")) ?? 0.1;
+    return String(value) === "cosine_with_min_lr"
+      ? useInstead(["lr_scheduler_type", value], ["lr_scheduler_kwargs", { min_lr_rate: floor }])
+      : useInstead(["lr_scheduler_type", value]);
+  };
+
+const criticOwn = dropped("the critic's optimizer is the policy's, but for critic_learning_rate");
+const dtype: Rule = (value) =>
+  String(value) === "fp16"
+    ? refuse("float16 is not trained in", ["dtype", "bfloat16"])
+    : useInstead(["dtype", "bfloat16"]);
+const steps =
+  (key: string, never: unknown): Rule =>
+  (value) =>
+    (numberOf(value) ?? 1) <= 0 && never === undefined
+      ? silently
+      : renamed(key, countOr(never))(value, () => undefined);
+
+const dotted: readonly Line[] = [
+  ["actor.model_name_or_path", renamed("model")],
+  ["actor.eps_clip", renamed("epsilon")],
+  ["actor.eps_clip_low_high", pair("epsilon", "epsilon_high")],
+  ["actor.dual_clip", renamed("delta")],
+  ["actor.policy_loss_type", lossKind],
+  ["actor.entropy_coef", (value) => (isOff(value) ? silently : useInstead(["entropy_coef", same(value)]))],
+  ["actor.aux_loss_coef", onlyOff("there are no mixtures of experts: leave it out")],
+  ["actor.optim", only(/^adam$/, "the optimizer is AdamW: leave it out")],
+  ["actor.muon.*", dropped("the optimizer is AdamW")],
+  ["actor.adam.lr", renamed("learning_rate")],
+  ["actor.adam.betas", pair("adam_beta1", "adam_beta2")],
+  ["actor.adam.eps", renamed("adam_epsilon")],
+  ["actor.adam.weight_decay", renamed("weight_decay")],
+  ["actor.lr_scheduler", schedule(true)],
+  ["actor.lr_warmup_ratio", renamed("warmup_ratio")],
+  ["actor.min_lr_ratio", dropped("lr_scheduler_type says where the rate ends")],
+  ["actor.max_norm", renamed("max_grad_norm")],
+  ["actor.gradient_checkpointing_*", dropped("activations are always recomputed layer by layer")],
+  ["actor.freeze_visual_encoder", droppedUnlessOff(noImages)],
+  ["actor.num_nodes", dropped(oneProcess)],
+  ["actor.num_gpus_per_node", dropped(oneProcess)],
+  ["critic.model_name_or_path", renamed("critic_model")],
+  ["critic.value_clip", renamed("cliprange_value")],
+  ["critic.adam.lr", renamed("critic_learning_rate")],
+  ["critic.optim", only(/^adam$/, "the optimizer is AdamW: leave it out")],
+  ["critic.muon.*", criticOwn],
+  ["critic.adam.*", criticOwn],
+  ["critic.lr_scheduler", schedule(false)],
+  ["critic.lr_warmup_ratio", criticOwn],
+  ["critic.min_lr_ratio", criticOwn],
+  ["critic.max_norm", criticOwn],
+  ["critic.freezing_steps", only(/^-1$/, "policy and critic learn from the first step on: leave it out")],
+  ["critic.save_value_network", dropped("a checkpoint has the critic")],
+  ["critic.num_nodes", dropped(oneProcess)],
+  ["critic.num_gpus_per_node", dropped(oneProcess)],
+  ["algo.advantage.estimator", estimator],
+  ["algo.advantage.gamma", (value) => (numberOf(value) === 1 ? silently : useInstead(["gamma", same(value)]))],
+  ["algo.advantage.lambd", renamed("lam")],
+  ["algo.advantage.no_std_norm", noDeviation],
+  ["algo.advantage.is_correction_enable", correction],
+  ["algo.advantage.is_correction_type", correctionMode],
+  ["algo.advantage.is_correction_threshold", pair("importance_sampling_clip_min", "importance_sampling_clip_max")],
+  ["algo.dynamic_filtering_enable", (value) => (isOff(value) ? silently : useInstead(["dynamic_sampling", true]))],
+  ["algo.dynamic_filtering_range", dropped("dynamic_sampling keeps every group whose rewards differ")],
+  ["algo.kl.estimator", klEstimator],
+  ["algo.kl.init_coef", inReward],
+  ["algo.kl.use_loss", useLoss],
+  ["algo.kl.target", onlyOff("the weight of the KL is constant", ["beta"])],
+  ["algo.kl.horizon", dropped("the weight of the KL is constant")],
+  ["rollout.batch_size", generation],
+  ["rollout.n_samples_per_prompt", renamed("num_generations")],
+  ["rollout.max_new_tokens", renamed("max_completion_length")],
+  ["rollout.temperature", renamed("temperature")],
+  ["rollout.top_p", renamed("top_p")],
+  ["rollout.micro_batch_size", dropped(packed)],
+  ["rollout.max_tokens_per_gpu", droppedUnlessOff(packed)],
+  ["rollout.vllm_generate_batch_size", droppedUnlessOff(ownEngine)],
+  ["train.batch_size", renamed("per_device_train_batch_size")],
+  ["train.max_epochs", renamed("num_iterations")],
+  ["train.num_episodes", renamed("num_train_epochs")],
+  ["train.seed", renamed("seed")],
+  ["train.micro_batch_size", dropped(packed)],
+  ["train.max_tokens_per_gpu", renamed("micro_batch_tokens")],
+  ["train.dynamic_batch_enable", dropped(packed)],
+  ["train.full_determinism_enable", dropped("the same run always gives the same bits")],
+  ["train.enable_ema", onlyOff("the average of the weights is not kept: leave it out")],
+  ["train.ema_beta", dropped("the average of the weights is not kept")],
+  ["train.async_enable", onlyOff("sampling and training take turns: leave it out")],
+  ["train.async_queue_size", dropped("sampling and training take turns")],
+  ["train.partial_rollout_enable", onlyOff("sampling and training take turns: leave it out")],
+  [
+    "train.agent_func_path",
+    onlyOff("an answer is one turn, without tools; a reward is a TypeScript module", ["reward_funcs"]),
+  ],
+  ["train.colocate_*", dropped(oneProcess)],
+  ["data.prompt_dataset", renamed("dataset")],
+  ["data.prompt_split", renamed("dataset_split")],
+  ["data.prompt_probs", onlyOff("one dataset is trained on: put the rows of several into one file", ["dataset"])],
+  ["data.input_key", renamed("prompt_column")],
+  ["data.label_key", renamed("answer_column")],
+  ["data.input_template", onlyOff("the model's chat template makes the prompt", ["system_prompt"])],
+  ["data.apply_chat_template", dropped("the chat template is used where the model has one")],
+  ["data.tokenizer_chat_template", renamed("chat_template", (value) => value)],
+  ["tokenizer_chat_template", renamed("chat_template", (value) => value)],
+  ["data.max_len", dropped("rows that do not fit the model's context are skipped")],
+  ["data.max_samples", dropped("all rows of the file are drawn from")],
+  ["data.image_key", dropped(noImages)],
+  ["data.max_images_per_prompt", onlyOff("there are no images: leave it out")],
+  ["data.disable_fast_tokenizer", droppedUnlessOff("the tokenizer is the trainer's own")],
+  ["data.dataloader_num_workers", dropped("rows are read from a mapped file")],
+  ["eval.dataset", renamed("eval_dataset")],
+  ["eval.split", renamed("eval_split")],
+  ["eval.steps", steps("eval_steps", undefined)],
+  ["eval.temperature", renamed("eval_temperature")],
+  ["eval.n_samples_per_prompt", renamed("eval_num_generations")],
+  ["reward.model_name_or_path", rewardModel],
+  ["reward.remote_url", remoteReward],
+  ["reward.clip_range", refused("rewards are not clipped: clip them in a reward function, or leave it out")],
+  ["reward.normalize_enable", onlyOff("advantages are normalized, not rewards: leave it out")],
+  ["reward.overlong_buffer_len", overlong],
+  ["reward.overlong_penalty_factor", overlongWeight],
+  ["reward.stop_properly_penalty_coef", onlyOff("answers cut at the limit", ["mask_truncated_completions", true])],
+  ["reward.num_nodes", dropped(oneProcess)],
+  ["reward.num_gpus_per_node", dropped(oneProcess)],
+  ["reward.offload", droppedUnlessOff("all memory is planned before the first step")],
+  ["ref.num_nodes", dropped(oneProcess)],
+  ["ref.num_gpus_per_node", dropped(oneProcess)],
+  ["ref.offload", droppedUnlessOff("all memory is planned before the first step")],
+  ["ckpt.output_dir", renamed("output_dir")],
+  ["ckpt.path", dropped("checkpoints go to output_dir")],
+  ["ckpt.save_steps", renamed("save_steps", countOr(0))],
+  ["ckpt.max_num", renamed("save_total_limit")],
+  ["ckpt.max_mem", dropped("checkpoints are counted by save_total_limit")],
+  ["ckpt.load_enable", (value) => (isOff(value) ? silently : useInstead(["resume_from_checkpoint", true]))],
+  ["ckpt.save_hf", dropped("checkpoints are Hugging Face folders")],
+  ["ckpt.disable_ds", dropped("checkpoints are Hugging Face folders")],
+  [
+    "ckpt.best_metric_key",
+    (value) =>
+      /^(none)?$/i.test(String(value ?? ""))
+        ? silently
+        : useInstead(["metric_for_best_model", value === true ? undefined : value], ["load_best_model_at_end", true]),
+  ],
+  ["logger.logging_steps", renamed("logging_steps")],
+  ["logger.*", droppedUnlessOff(tracked)],
+  ["ds.lora.rank", onlyOff(noLora)],
+  ["ds.lora.*", dropped("there is no LoRA")],
+  ["ds.load_in_4bit", onlyOff("weights are float32 or bfloat16: leave it out")],
+  ["ds.param_dtype", dtype],
+  ["ds.attn_implementation", dropped("attention is the trainer's own")],
+  ["ds.packing_samples", dropped(packed)],
+  ["ds.use_liger_kernel", dropped("the loss is always fused with the language-model head")],
+  ["ds.*", dropped(oneProcess)],
+  ["vllm.*", dropped(ownEngine)],
+  ["use_ms", onlyOff("download the model and name its folder", ["model"])],
+];
+
+/** The command line before its names had dots. */
+const flat: readonly Line[] = [
+  ["pretrain", renamed("model")],
+  ["reward_pretrain", rewardModel],
+  ["critic_pretrain", renamed("critic_model")],
+  ["remote_rm_url", remoteReward],
+  ["prompt_data", renamed("dataset")],
+  ["input_key", renamed("prompt_column")],
+  ["label_key", renamed("answer_column")],
+  ["apply_chat_template", dropped("the chat template is used where the model has one")],
+  ["prompt_max_len", dropped("prompts are never cut; rows that do not fit the model's context are skipped")],
+  ["generate_max_len", renamed("max_completion_length")],
+  ["rollout_batch_size", generation],
+  ["micro_train_batch_size", dropped(packed)],
+  ["micro_rollout_batch_size", dropped(packed)],
+  ["actor_learning_rate", renamed("learning_rate")],
+  ["init_kl_coef", inReward],
+  ["use_kl_loss", useLoss],
+  ["num_episodes", renamed("num_train_epochs")],
+  ["save_path", renamed("output_dir")],
+  ["ckpt_path", dropped("checkpoints go to output_dir")],
+  ["max_ckpt_num", renamed("save_total_limit")],
+  ["load_checkpoint", (value) => (isOff(value) ? silently : useInstead(["resume_from_checkpoint", true]))],
+  ["save_hf_ckpt", dropped("checkpoints are Hugging Face folders")],
+  ["normalize_reward", onlyOff("advantages are normalized, not rewards: leave it out")],
+  ["dynamic_filtering", (value) => (isOff(value) ? silently : useInstead(["dynamic_sampling", true]))],
+  ["dynamic_filtering_reward_range", dropped("dynamic_sampling keeps every group whose rewards differ")],
+  ["packing_samples", dropped(packed)],
+  ["flash_attn", dropped("attention is the trainer's own")],
+  ["zero_stage", dropped(oneProcess)],
+  ["adam_offload", dropped(oneProcess)],
+  ["colocate_*", dropped(oneProcess)],
+  ["actor_num_*", dropped(oneProcess)],
+  ["critic_num_*", dropped(oneProcess)],
+  ["ref_num_*", dropped(oneProcess)],
+  ["reward_num_*", dropped(oneProcess)],
+  ["use_wandb", dropped(tracked)],
+];
+
+export const openRlhf: Trainer = { name: "OpenRLHF", lines: [...dotted, ...flat] };

@@ -1,0 +1,186 @@
+/**
+ * TRL 1.16 (GRPOConfig, RLOOConfig, ModelConfig, ScriptArguments, its older PPOConfig) and open-r1's scripts: what they have
+ * beyond our settings. What transformers' TrainingArguments have is in transformers.ts.
+ */
+import {
+  drop,
+  dropped,
+  droppedUnlessOff,
+  isNone,
+  isOff,
+  isTrue,
+  numberOf,
+  type Outcome,
+  only,
+  onlyOff,
+  type Rule,
+  refuse,
+  refused,
+  renamed,
+  same,
+  silently,
+  type Trainer,
+  taken,
+  textOf,
+  useInstead,
+} from "./rule.ts";
+
+const ownEngine = "rollouts run in the trainer's own engine";
+const noLora = "all weights are trained, there is no LoRA: leave it out";
+const noTrackers = "metrics go to metrics.jsonl in output_dir";
+const noUpload = "nothing is uploaded: leave it out and upload the folder in output_dir afterwards";
+
+/** TRL counts what one generation makes; we count its steps. */
+const generationBatch: Rule = (value, other) => {
+  if (isNone(value)) return silently;
+  const step = numberOf(other("per_device_train_batch_size")) ?? 8;
+  const steps = (numberOf(value) ?? Number.NaN) / step;
+  return Number.isInteger(steps) && steps > 0
+    ? useInstead(["steps_per_generation", steps])
+    : refuse("it is per_device_train_batch_size × steps_per_generation", ["steps_per_generation"]);
+};
+
+const modelOptions: Rule = (value) => {
+  if (isOff(value)) return silently;
+  const text = typeof value === "string" ? value : JSON.stringify(value);
+  const dtype = /"(?:torch_)?dtype"\s*:\s*"(?:torch\.)?(\w+)"/.exec(text)?.[1];
+  return refuse("of these only the number format is a setting", dtype ? ["dtype", dtype] : ["dtype"]);
+};
+
+/** A mixture of datasets; one alone has a name. */
+const mixture: Rule = (value) => {
+  if (isOff(value)) return silently;
+  const parts = Array.isArray(value) ? value : [];
+  const path = (parts[0] as { readonly path?: unknown } | undefined)?.path;
+  const note = "one dataset is trained on: put the rows of several into one file";
+  return parts.length === 1 && typeof path === "string" ? useInstead(["dataset", path]) : refuse(note, ["dataset"]);
+};
+
+/** Each process has a batch of its own there. */
+const processes: Rule = (value, other) => {
+  const count = numberOf(value) ?? 1;
+  if (count <= 1) return silently;
+  const each = numberOf(other("per_device_train_batch_size")) ?? 8;
+  return refuse(`one process computes the batches of all ${count}`, ["per_device_train_batch_size", each * count]);
+};
+
+const peft: Rule = (value) => (isTrue(value) ? refuse(noLora) : silently);
+
+/** Read by LoRA alone: whether there is LoRA is asked where it is switched on. */
+const loraDetail: Rule = (value) => (isNone(value) ? silently : drop("there is no LoRA"));
+
+const revision = only(/^main$/, "download that revision and name its folder", ["model"]);
+
+const rewardModel: Rule = (value) => (isNone(value) ? silently : useInstead(["reward_funcs", [textOf(value)]]));
+
+const clipRange: Rule = (value): Outcome =>
+  isOff(value) ? silently : refuse("rewards are not clipped: clip them in a reward function (a TypeScript module)");
+
+const trlLines: Trainer["lines"] = [
+  ["vllm_structured_outputs_regex", onlyOff("answers are sampled freely: leave it out")],
+  ["vllm_guided_decoding_regex", onlyOff("answers are sampled freely: leave it out")],
+  ["use_vllm", droppedUnlessOff(ownEngine)],
+  ["vllm_*", droppedUnlessOff(ownEngine)],
+  ["use_transformers_paged", droppedUnlessOff(ownEngine)],
+  ["use_transformers_continuous_batching", droppedUnlessOff(ownEngine)],
+  ["transformers_continuous_batching_config", droppedUnlessOff(ownEngine)],
+  ["ds3_gather_for_generation", dropped("sampling and training are one engine")],
+  ["cache_implementation", droppedUnlessOff("sampling and training are one engine")],
+  ["model_init_kwargs", modelOptions],
+  ["trust_remote_code", droppedUnlessOff("no code of a model is ever run")],
+  ["router_aux_loss_coef", onlyOff("there are no mixtures of experts: leave it out")],
+  ["disable_dropout", dropped("no model has dropout here")],
+  ["cast_lm_head_to_fp32", dropped("logits are float32 already")],
+  ["pad_to_multiple_of", dropped("sequences are always packed and never padded")],
+  ["packing", droppedUnlessOff("sequences are always packed and never padded")],
+  ["padding_free", droppedUnlessOff("sequences are always packed and never padded")],
+  ["generation_batch_size", generationBatch],
+  [
+    "max_prompt_length",
+    droppedUnlessOff("prompts are never cut; rows that do not fit the model's context are skipped"),
+  ],
+  ["max_tool_calling_iterations", onlyOff("answers call no tools: leave it out")],
+  ["log_multimodal", dropped("there are no images")],
+  ["log_unique_prompts", droppedUnlessOff("every rollout is recorded in output_dir/completions")],
+  ["wandb_log_unique_prompts", dropped("every rollout is recorded in output_dir/completions")],
+  ["log_completions_hub_repo", onlyOff(noUpload)],
+  ["reward_model_name_or_path", rewardModel],
+  ["normalize_advantages", onlyOff("advantages of rloo have their own scale: leave it out")],
+  ["reward_clip_range", clipRange],
+  ["rloo_k", renamed("num_generations")],
+  ["token_level_kl", only(/^(false)$/i, "it is advantage_estimator that says where the KL goes", ["use_kl_in_reward"])],
+  ["num_mini_batches", only(/^1$/, "steps of a generation are counted", ["steps_per_generation"])],
+  ["response_length", renamed("max_completion_length")],
+  ["total_episodes", onlyOff("optimizer steps are counted, not answers", ["max_steps"])],
+  ["whiten_rewards", onlyOff("advantages are normalized, not rewards", ["whiten_advantages"])],
+  ["missing_eos_penalty", onlyOff("answers cut at the limit", ["mask_truncated_completions", true])],
+  ["use_liger_loss", droppedUnlessOff("the loss is always fused with the language-model head")],
+  ["unbiased_kl_estimator", renamed("use_bias_correction_kl")],
+  // SFTConfig
+  ["max_seq_length", renamed("max_length", same, "sft has max_length; in train answers end at max_completion_length")],
+  [
+    "dataset_text_field",
+    only(/^(text|messages|prompt)$/, "prompt and answer are columns", ["prompt_column"], ["answer_column"]),
+  ],
+  ["dataset_num_proc", droppedUnlessOff("rows are read from a mapped file")],
+  ["dataset_kwargs", droppedUnlessOff("rows are read from a mapped file")],
+  ["packing_strategy", dropped("sequences are always packed and never padded")],
+  ["eval_packing", droppedUnlessOff("sequences are always packed and never padded")],
+  ["assistant_only_loss", onlyOff("a row has one answer", ["completion_only_loss", true])],
+  ["activation_offloading", droppedUnlessOff("activations are always recomputed layer by layer")],
+  ["eos_token", onlyOff("the model folder says how an answer ends: set it in its generation_config.json")],
+  ["pad_token", droppedUnlessOff("sequences are always packed and never padded")],
+  ["chat_template_path", renamed("chat_template")],
+  // ModelConfig
+  ["model_revision", revision],
+  ["attn_implementation", dropped("attention is the trainer's own")],
+  ["use_peft", peft],
+  ["lora_*", loraDetail],
+  ["use_rslora", loraDetail],
+  ["use_dora", loraDetail],
+  ["load_in_8bit", onlyOff("weights are float32 or bfloat16: leave it out")],
+  ["load_in_4bit", onlyOff("weights are float32 or bfloat16: leave it out")],
+  ["bnb_*", dropped("weights are not quantized")],
+  ["use_bnb_nested_quant", droppedUnlessOff("weights are not quantized")],
+  // ScriptArguments, DatasetMixtureConfig, the parser's own
+  ["datasets", mixture],
+  ["dataset_mixture", mixture],
+  ["streaming", droppedUnlessOff("rows are read from a mapped file")],
+  ["dataset_streaming", droppedUnlessOff("rows are read from a mapped file")],
+  ["test_split_size", onlyOff("split the rows beforehand and name the held-out ones", ["eval_dataset"])],
+  ["ignore_bias_buffers", droppedUnlessOff("one process computes")],
+  ["gradient_checkpointing_use_reentrant", dropped("activations are always recomputed layer by layer")],
+  // `accelerate launch` and TRL's command line
+  ["num_processes", processes],
+  ["nproc_per_node", processes],
+  ["accelerate_config", droppedUnlessOff("one process computes")],
+  ["config_file", droppedUnlessOff("one process computes")],
+  ["num_machines", only(/^1$/, "one process computes: leave it out")],
+  ["machine_rank", dropped("one process computes")],
+  ["main_process_*", dropped("one process computes")],
+  ["multi_gpu", droppedUnlessOff("one process computes")],
+  ["gpu_ids", dropped("device says which GPU computes")],
+  ["mixed_precision", dropped("dtype says the number format, float32 or bfloat16; left out, it is the checkpoint's")],
+  ["env", dropped("variables of the environment are set in the shell")],
+];
+
+const noCode = "no program is run to judge an answer, unless a reward function (a TypeScript module) does it";
+
+/** open-r1's GRPOConfig and GRPOScriptArguments. */
+const openR1Lines: Trainer["lines"] = [
+  ["dataset_prompt_column", taken("prompt_column")],
+  ["benchmarks", onlyOff("evaluate afterwards with grpo eval --benchmark: leave it out")],
+  ["callbacks", onlyOff("there are no callbacks: leave it out")],
+  ["hub_model_revision", dropped("nothing is uploaded")],
+  ["overwrite_hub_revision", droppedUnlessOff("nothing is uploaded")],
+  ["push_to_hub_revision", onlyOff(noUpload)],
+  ["wandb_*", dropped(noTrackers)],
+  ["code_*", dropped(noCode)],
+  ["parallel_code_exec_per_proc", dropped(noCode)],
+  ["e2b_router_url", droppedUnlessOff(noCode)],
+  ["morph_router_url", droppedUnlessOff(noCode)],
+  ["ioi_provider", dropped(noCode)],
+  ["max_completion_len", refused("the soft punishment ends at max_completion_length", ["max_completion_length"])],
+];
+
+export const trl: Trainer = { name: "TRL", lines: [...trlLines, ...openR1Lines] };

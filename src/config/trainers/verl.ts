@@ -1,0 +1,510 @@
+/**
+ * verl 0.7, by the full path of a setting (`actor_rollout_ref.actor.clip_ratio_high=0.28`): what it is here, with the number
+ * converted. verl counts prompts where we count completions, and its defaults are token means with a dual clip of 3.
+ */
+import {
+  countOr,
+  drop,
+  dropped,
+  droppedUnlessOff,
+  isFalse,
+  isNone,
+  isOff,
+  isTrue,
+  type Line,
+  type Lookup,
+  listOf,
+  numberOf,
+  only,
+  onlyOff,
+  type Rule,
+  refuse,
+  refused,
+  renamed,
+  same,
+  short,
+  silently,
+  type Trainer,
+  textOf,
+  useInstead,
+} from "./rule.ts";
+
+const ownEngine = "rollouts run in the trainer's own engine";
+const oneProcess = "one process computes";
+const packed = "sequences are packed by tokens and never padded (micro_batch_tokens)";
+const tracked = "metrics go to metrics.jsonl in output_dir";
+const noLora = "all weights are trained, there is no LoRA: leave it out";
+const noTurns = "an answer is one turn, without tools: leave it out";
+const python = "reward functions are TypeScript modules, named by path (./my-reward.ts)";
+
+/** The loss as verl names it, also once it is written in ours. */
+function lossMode(other: Lookup): string {
+  const ours = textOf(other("loss_type"));
+  const level = textOf(other("importance_sampling_level"));
+  const known = ours === "cispo" || ours === "sapo" ? ours : level === "sequence" ? "gspo" : "vanilla";
+  return textOf(other("policy_loss.loss_mode")) ?? known;
+}
+const answers = (other: Lookup): number => numberOf(other("rollout.n")) ?? 1;
+
+const estimators: Readonly<Record<string, readonly [string, unknown]>> = {
+  grpo: ["advantage_estimator", "grpo"],
+  grpo_vectorized: ["advantage_estimator", "grpo"],
+  rloo: ["advantage_estimator", "rloo"],
+  rloo_vectorized: ["advantage_estimator", "rloo"],
+  reinforce_plus_plus: ["advantage_estimator", "reinforce_plus_plus"],
+  reinforce_plus_plus_baseline: ["advantage_estimator", "reinforce_plus_plus_baseline"],
+  gae: ["advantage_estimator", "gae"],
+  gdpo: ["multi_objective_aggregation", "normalize_then_sum"],
+};
+
+const estimator: Rule = (value) => {
+  const ours =
+    estimators[
+      String(value)
+        .replace(/^AdvantageEstimator\./, "")
+        .toLowerCase()
+    ];
+  return ours
+    ? useInstead(ours)
+    : refuse(`there is no ${textOf(value) ?? "such"} estimator; take one of ours`, ["advantage_estimator"]);
+};
+
+/** Prompts a generation; a step is ppo_mini_batch_size of them. */
+const generation: Rule = (value, other) => {
+  const prompts = numberOf(value);
+  const step = numberOf(other("actor.ppo_mini_batch_size"));
+  if (prompts === undefined) return refuse("it counts the prompts of a generation", ["steps_per_generation"]);
+  const completions = prompts * answers(other);
+  const counted = `a generation is ${prompts} prompts × ${answers(other)} answers = ${completions} completions`;
+  const size = step ?? Math.min(256, prompts);
+  if (prompts % size !== 0)
+    return refuse(`${counted}, and is whole steps of ppo_mini_batch_size ${size}`, ["steps_per_generation"]);
+  const perStep = step === undefined ? [["per_device_train_batch_size", size * answers(other)] as const] : [];
+  return refuse(counted, ["steps_per_generation", prompts / size], ...perStep);
+};
+
+/** Prompts a step. */
+const step: Rule = (value, other) => {
+  const prompts = numberOf(value);
+  if (prompts === undefined) return refuse("completions are counted", ["per_device_train_batch_size"]);
+  const steps = 1024 / prompts;
+  const perGeneration =
+    other("train_batch_size") === undefined && Number.isInteger(steps)
+      ? [["steps_per_generation", steps] as const]
+      : [];
+  return refuse(
+    `completions are counted: ${prompts} prompts × ${answers(other)} answers`,
+    ["per_device_train_batch_size", prompts * answers(other)],
+    ...perGeneration,
+  );
+};
+
+const aggregates: Readonly<Record<string, string>> = {
+  "token-mean": "dapo",
+  "seq-mean-token-mean": "grpo",
+  "seq-mean-token-sum-norm": "dr_grpo",
+};
+
+const aggregate: Rule = (value, other) => {
+  const mode = lossMode(other);
+  if (mode !== "vanilla") return drop(`loss_mode ${mode} has its own mean`);
+  const ours = aggregates[String(value)];
+  if (ours === undefined)
+    return refuse("token-mean is dapo, seq-mean-token-mean grpo, seq-mean-token-sum-norm dr_grpo", ["loss_type"]);
+  const note =
+    ours === "dr_grpo"
+      ? "verl does not divide by the completions of a step, we do: the gradient is smaller by that number, which AdamW evens out and max_grad_norm does not"
+      : "";
+  return refuse(note, ["loss_type", ours]);
+};
+
+const policyLoss: Rule = (value, other) => {
+  switch (String(value)) {
+    case "vanilla":
+      return silently;
+    case "gspo":
+      // Without the dual clip that verl's other loss has.
+      return useInstead(["loss_type", "grpo"], ["importance_sampling_level", "sequence"], ["delta", null]);
+    case "sapo":
+      return useInstead(["loss_type", "sapo"]);
+    case "cispo":
+      return other("clip_ratio_high") === undefined
+        ? refuse("its cap 1 + clip_ratio_high is the cap itself here", ["loss_type", "cispo"], ["epsilon_high", 1.2])
+        : useInstead(["loss_type", "cispo"]);
+    default:
+      return refuse("there is no such loss; take one of ours", ["loss_type"]);
+  }
+};
+
+const clipLow: Rule = (value, other) =>
+  lossMode(other) === "cispo"
+    ? drop("cispo here has no lower bound of the ratio")
+    : refuse("", ["epsilon", same(value)]);
+
+/** CISPO clips to [1 − low, 1 + high] there; here epsilon_high is the cap itself. */
+const clipHigh: Rule = (value, other) => {
+  const high = numberOf(value);
+  if (lossMode(other) !== "cispo" || high === undefined) return refuse("", ["epsilon_high", same(value)]);
+  return refuse("the cap of cispo is the ratio itself, 1 + clip_ratio_high", ["epsilon_high", short(1 + high)]);
+};
+
+const withKlLoss: Rule = (value, other) => {
+  if (isTrue(value))
+    return (other("kl_loss_coef") ?? other("beta")) === undefined ? useInstead(["beta", 0.001]) : silently;
+  return isTrue(other("use_kl_in_reward")) || other("beta") !== undefined ? silently : useInstead(["beta", 0]);
+};
+
+const klLossWeight: Rule = (value, other) =>
+  isTrue(other("use_kl_loss")) || other("use_kl_loss") === undefined
+    ? useInstead(["beta", same(value)])
+    : drop("use_kl_loss is false");
+
+const klKinds: Readonly<Record<string, string>> = {
+  kl: "k1",
+  k1: "k1",
+  mse: "k2",
+  k2: "k2",
+  low_var_kl: "k3",
+  k3: "k3",
+};
+
+const klKind =
+  (key: string): Rule =>
+  (value) => {
+    const ours = klKinds[String(value).replace(/\+$/, "")];
+    const note = String(value).endsWith("+") ? "the straight-through form with a + is not there" : "";
+    return ours ? refuse(note, [key, ours]) : refuse("kl is k1, mse k2, low_var_kl k3", [key]);
+  };
+
+const klInReward: Rule = (value, other) => {
+  if (!isTrue(value)) return silently;
+  const weight = other("kl_ctrl.kl_coef") === undefined ? [["beta", 0.001] as const] : [];
+  return useInstead(["use_kl_in_reward", true], ...weight);
+};
+
+const klInRewardWeight: Rule = (value, other) =>
+  isTrue(other("use_kl_in_reward")) ? useInstead(["beta", same(value)]) : drop("use_kl_in_reward is false");
+
+/** One file is a dataset. */
+const files =
+  (key: string): Rule =>
+  (value) => {
+    const paths = listOf(value);
+    if (isNone(value)) return silently;
+    return paths.length > 1
+      ? refuse("one file is read: put the rows into one", [key])
+      : useInstead(paths.length === 1 ? [key, paths[0]] : [key]);
+  };
+
+const maxLength: Rule = dropped("prompts are never cut; rows that do not fit the model's context are skipped");
+
+const filterMetric: Rule = (value) =>
+  /^acc/.test(String(value))
+    ? useInstead(["dynamic_sampling_reward", "auto"])
+    : refuse("left out, it is the weighted sum of the rewards", ["dynamic_sampling_reward"]);
+
+const overlong: Rule = (value) => (isOff(value) ? silently : useInstead(["reward_funcs", ["auto", "soft_overlong"]]));
+
+const overlongWeight: Rule = (value) => {
+  const factor = numberOf(value);
+  return factor === 1 ? silently : refuse("", ["reward_weights", [1, factor ?? 1]]);
+};
+
+const modelReward: Rule = (value, other) =>
+  isOff(value) || (other("reward_model.model.path") ?? other("reward_funcs")) !== undefined
+    ? silently
+    : refuse("name the reward model's folder or hub id", ["reward_funcs"]);
+
+/** Its bound is 2 where none is given. */
+const correction: Rule = (value, other) => {
+  if (isOff(value)) return silently;
+  const level = String(value) === "sequence" ? "sequence_truncate" : "token_truncate";
+  const bound = other("rollout_is_threshold") === undefined ? [["importance_sampling_clip_max", 2] as const] : [];
+  return useInstead(["importance_sampling_correction", true], ["importance_sampling_mode", level], ...bound);
+};
+
+const rejection: Rule = (value) =>
+  isOff(value)
+    ? silently
+    : useInstead(
+        ["importance_sampling_correction", true],
+        ["importance_sampling_mode", /token/.test(String(value)) ? "token_mask" : "sequence_mask"],
+      );
+
+/** Its constant rate has a warm-up. */
+const schedule: Rule = (value, other) => {
+  if (isNone(value)) return silently;
+  const floor = numberOf(other("optim.min_lr_ratio")) ?? 0;
+  return String(value) === "cosine" && floor > 0
+    ? useInstead(["lr_scheduler_type", "cosine_with_min_lr"], ["lr_scheduler_kwargs", { min_lr_rate: floor }])
+    : useInstead(["lr_scheduler_type", String(value) === "constant" ? "constant_with_warmup" : value]);
+};
+
+const warmup: Rule = (value) => ((numberOf(value) ?? 0) <= 0 ? silently : useInstead(["warmup_steps", same(value)]));
+
+const betas: Rule = (value) => {
+  const [first, second] = listOf(value).map(numberOf);
+  return useInstead(["adam_beta1", first], ["adam_beta2", second]);
+};
+
+const evalGreedily: Rule = (value, other) =>
+  isTrue(value) && (other("val_kwargs.temperature") ?? other("eval_temperature")) === undefined
+    ? useInstead(["eval_temperature", 1])
+    : silently;
+
+const evalTemperature: Rule = (value, other) =>
+  isFalse(other("val_kwargs.do_sample") ?? "true") ? silently : useInstead(["eval_temperature", same(value)]);
+
+const resume: Rule = (value, other) => {
+  if (/^disable$/.test(String(value))) return silently;
+  const path = textOf(other("resume_from_path"));
+  return useInstead(["resume_from_checkpoint", String(value) === "resume_path" && path !== undefined ? path : true]);
+};
+
+const nothingLikeIt = refused("there is nothing like it here: leave it out");
+
+const lines = (path: string, rule: Rule, names: readonly string[]): Line[] =>
+  names.map((name) => [`${path}.${name}`, rule]);
+
+const never = (key: string, none: unknown): Rule => renamed(key, countOr(none));
+
+export const verl: Trainer = {
+  name: "verl",
+  lines: [
+    // Algorithm
+    ["algorithm.adv_estimator", estimator],
+    [
+      "algorithm.norm_adv_by_std_in_grpo",
+      (value) => (isFalse(value) ? useInstead(["scale_rewards", "none"]) : silently),
+    ],
+    ["algorithm.use_kl_in_reward", klInReward],
+    ["algorithm.kl_penalty", klKind("kl_in_reward_estimator")],
+    ["algorithm.kl_ctrl.kl_coef", klInRewardWeight],
+    ["algorithm.kl_ctrl.type", only(/^fixed$/, "the weight of the KL is constant", ["beta"])],
+    ["algorithm.kl_ctrl.*", dropped("the weight of the KL is constant")],
+    ["algorithm.gamma", (value) => (numberOf(value) === 1 ? silently : useInstead(["gamma", same(value)]))],
+    ["algorithm.lam", renamed("lam")],
+    ["algorithm.filter_groups.enable", (value) => (isTrue(value) ? useInstead(["dynamic_sampling", true]) : silently)],
+    ["algorithm.filter_groups.metric", filterMetric],
+    [
+      "algorithm.filter_groups.max_num_gen_batches",
+      (value) => (numberOf(value) === 0 ? silently : useInstead(["dynamic_sampling_max_batches", same(value)])),
+    ],
+    ["algorithm.rollout_correction.rollout_is", correction],
+    ["algorithm.rollout_correction.rollout_is_threshold", renamed("importance_sampling_clip_max")],
+    ["algorithm.rollout_correction.rollout_rs", rejection],
+    ["algorithm.rollout_correction.rollout_rs_threshold", renamed("importance_sampling_clip_max")],
+    ["algorithm.rollout_correction.rollout_rs_threshold_lower", renamed("importance_sampling_clip_min")],
+    ["algorithm.rollout_is", correction],
+    ["algorithm.rollout_is_threshold", renamed("importance_sampling_clip_max")],
+    ...lines("algorithm", droppedUnlessOff("the correction is by importance_sampling_mode"), [
+      ...["rollout_correction.bypass_mode", "rollout_correction.loss_type"],
+      "rollout_correction.rollout_is_batch_normalize",
+    ]),
+    ["algorithm.pf_ppo.*", dropped("answers are not weighted anew")],
+    ["algorithm.use_pf_ppo", onlyOff("answers are not weighted anew: leave it out")],
+    // Data
+    ["data.train_files", files("dataset")],
+    ["data.val_files", files("eval_dataset")],
+    ["data.train_batch_size", generation],
+    ["data.gen_batch_size", droppedUnlessOff("dynamic_sampling draws as many prompts as it needs")],
+    ["data.val_batch_size", droppedUnlessOff("sequences sampled at once are max_concurrent_sequences")],
+    ["algorithm.*", nothingLikeIt],
+    ["data.max_prompt_length", maxLength],
+    ["data.max_response_length", renamed("max_completion_length")],
+    ["data.filter_overlong_prompts", maxLength],
+    ["data.filter_overlong_prompts_workers", maxLength],
+    ["data.truncation", maxLength],
+    ["data.shuffle", (value) => (isFalse(value) ? useInstead(["shuffle_dataset", false]) : silently)],
+    ["data.validation_shuffle", droppedUnlessOff("evaluation takes the rows as they stand")],
+    ["data.seed", renamed("seed")],
+    ["data.prompt_key", renamed("prompt_column")],
+    ["data.reward_fn_key", dropped("rewards are named by reward_funcs")],
+    [
+      "data.val_max_samples",
+      (value) => ((numberOf(value) ?? 1) < 0 ? silently : useInstead(["eval_samples", same(value)])),
+    ],
+    ["data.train_max_samples", only(/^-1$/, "all rows are drawn from: cut the file", ["dataset"])],
+    [
+      "data.apply_chat_template_kwargs",
+      (value) => (isOff(value) ? silently : useInstead(["chat_template_kwargs", value])),
+    ],
+    ["data.apply_chat_template_kwargs.*", refused("an object in JSON", ["chat_template_kwargs"])],
+    ["data.custom_cls.path", onlyOff("rows come from a file: convert it", ["dataset"])],
+    ["data.sampler.class_path", onlyOff("rows are drawn in a seeded order: leave it out")],
+    ...lines("data", dropped("rows are read as they stand in the file"), [
+      ...["tokenizer", "use_shm", "return_*", "dataloader_num_workers", "image_*", "video_key", "trust_remote_code"],
+      ...["custom_cls.*", "sampler.*", "datagen.*", "tool_config_path"],
+    ]),
+    ["data.*", nothingLikeIt],
+    // Policy
+    ["actor_rollout_ref.model.path", renamed("model")],
+    ["actor_rollout_ref.model.lora_rank", onlyOff(noLora)],
+    ["actor_rollout_ref.model.lora_adapter_path", onlyOff(noLora)],
+    ["actor_rollout_ref.model.lora.rank", onlyOff(noLora)],
+    ["actor_rollout_ref.model.lora*", dropped("there is no LoRA")],
+    ["actor_rollout_ref.model.target_modules", dropped("there is no LoRA")],
+    ["actor_rollout_ref.model.exclude_modules", droppedUnlessOff("there is no LoRA")],
+    ["actor_rollout_ref.model.use_remove_padding", dropped(packed)],
+    [
+      "actor_rollout_ref.model.enable_gradient_checkpointing",
+      dropped("activations are always recomputed layer by layer"),
+    ],
+    ["actor_rollout_ref.model.trust_remote_code", droppedUnlessOff("no code of a model is ever run")],
+    ["actor_rollout_ref.model.custom_chat_template", renamed("chat_template", (value) => value)],
+    ...lines("actor_rollout_ref.model", dropped("the model is what its folder says"), [
+      ...["use_shm", "external_lib", "hf_config_path", "tokenizer_path", "use_liger", "use_fused_kernels"],
+      ...["fused_kernel_options.*", "enable_activation_offload", "override_config*", "mtp.*", "tiled_mlp.*"],
+    ]),
+    ["actor_rollout_ref.model.*", nothingLikeIt],
+    ["actor_rollout_ref.actor.optim.lr", renamed("learning_rate")],
+    ["actor_rollout_ref.actor.optim.weight_decay", renamed("weight_decay")],
+    ["actor_rollout_ref.actor.optim.betas", betas],
+    ["actor_rollout_ref.actor.optim.lr_warmup_steps", warmup],
+    ["actor_rollout_ref.actor.optim.lr_warmup_steps_ratio", renamed("warmup_ratio")],
+    ["actor_rollout_ref.actor.optim.lr_scheduler_type", schedule],
+    ["actor_rollout_ref.actor.optim.lr_decay_style", schedule],
+    ["actor_rollout_ref.actor.optim.warmup_style", schedule],
+    ["actor_rollout_ref.actor.optim.min_lr_ratio", droppedUnlessOff("lr_scheduler_type says where the rate ends")],
+    ["actor_rollout_ref.actor.optim.clip_grad", renamed("max_grad_norm")],
+    ["actor_rollout_ref.actor.optim.*", dropped("the optimizer is AdamW over all steps")],
+    ["actor_rollout_ref.actor.grad_clip", renamed("max_grad_norm")],
+    ["actor_rollout_ref.actor.ppo_mini_batch_size", step],
+    ["actor_rollout_ref.actor.ppo_max_token_len_per_gpu", renamed("micro_batch_tokens")],
+    ["actor_rollout_ref.actor.ppo_micro_batch_size", dropped(packed)],
+    ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", dropped(packed)],
+    ["actor_rollout_ref.actor.use_dynamic_bsz", dropped(packed)],
+    ["actor_rollout_ref.actor.ppo_epochs", renamed("num_iterations")],
+    ["actor_rollout_ref.actor.clip_ratio", clipLow],
+    ["actor_rollout_ref.actor.clip_ratio_low", clipLow],
+    ["actor_rollout_ref.actor.clip_ratio_high", clipHigh],
+    [
+      "actor_rollout_ref.actor.clip_ratio_c",
+      renamed("delta", same, "it is on at 3 there where nothing is given, here it is off"),
+    ],
+    ["actor_rollout_ref.actor.loss_agg_mode", aggregate],
+    [
+      "actor_rollout_ref.actor.loss_scale_factor",
+      onlyOff("dr_grpo divides by max_completion_length", ["max_completion_length"]),
+    ],
+    ["actor_rollout_ref.actor.policy_loss.loss_mode", policyLoss],
+    ["actor_rollout_ref.actor.policy_loss.*", dropped("this belongs to losses that are not here")],
+    ["actor_rollout_ref.actor.tau_pos", renamed("sapo_temperature_pos")],
+    ["actor_rollout_ref.actor.tau_neg", renamed("sapo_temperature_neg")],
+    [
+      "actor_rollout_ref.actor.entropy_coeff",
+      (value) => (isOff(value) ? silently : useInstead(["entropy_coef", same(value)])),
+    ],
+    ["actor_rollout_ref.actor.use_kl_loss", withKlLoss],
+    ["actor_rollout_ref.actor.kl_loss_coef", klLossWeight],
+    ["actor_rollout_ref.actor.kl_loss_type", klKind("kl_estimator")],
+    ["actor_rollout_ref.actor.shuffle", droppedUnlessOff("the completions of a generation keep their order")],
+    ...lines("actor_rollout_ref.actor", dropped("how the policy is computed is the trainer's own"), [
+      ...["fsdp_config.*", "megatron.*", "veomni.*", "profiler.*", "checkpoint.*", "router_replay.*", "strategy"],
+      ...["ulysses_sequence_parallel_size", "use_torch_compile", "use_fused_kernels", "use_prefix_grouper"],
+      ...["calculate_*", "entropy_*", "data_loader_seed", "rollout_n", "load_weight", "freeze_vision_tower"],
+      ...["ppo_infer_*", "log_prob_*", "use_remove_padding", "sum_pi_squared_*"],
+    ]),
+    ["actor_rollout_ref.actor.*", nothingLikeIt],
+    ["actor_rollout_ref.ref.model.path", renamed("ref_model")],
+    ["actor_rollout_ref.ref.*", dropped("how the reference is computed is the trainer's own")],
+    // Rollout
+    ["actor_rollout_ref.rollout.n", renamed("num_generations")],
+    ["actor_rollout_ref.rollout.temperature", renamed("temperature")],
+    ["actor_rollout_ref.rollout.top_p", renamed("top_p")],
+    ["actor_rollout_ref.rollout.top_k", never("top_k", 0)],
+    ["actor_rollout_ref.rollout.max_num_seqs", renamed("max_concurrent_sequences")],
+    ["actor_rollout_ref.rollout.response_length", renamed("max_completion_length")],
+    [
+      "actor_rollout_ref.rollout.do_sample",
+      (value) => (isFalse(value) ? refuse("training samples", ["temperature"]) : silently),
+    ],
+    ["actor_rollout_ref.rollout.ignore_eos", onlyOff("an answer ends with the end token: leave it out")],
+    ["actor_rollout_ref.rollout.val_kwargs.n", renamed("eval_num_generations")],
+    ["actor_rollout_ref.rollout.val_kwargs.temperature", evalTemperature],
+    ["actor_rollout_ref.rollout.val_kwargs.do_sample", evalGreedily],
+    [
+      "actor_rollout_ref.rollout.val_kwargs.top_p",
+      only(/^1(\.0*)?$/, "evaluation draws as training does, but for eval_temperature", ["top_p"]),
+    ],
+    [
+      "actor_rollout_ref.rollout.val_kwargs.top_k",
+      only(/^(-1|0)$/, "evaluation draws as training does, but for eval_temperature", ["top_k"]),
+    ],
+    ["actor_rollout_ref.rollout.multi_turn.enable", onlyOff(noTurns)],
+    ["actor_rollout_ref.rollout.multi_turn.*", dropped("an answer is one turn, without tools")],
+    ["actor_rollout_ref.rollout.*", dropped(ownEngine)],
+    ["actor_rollout_ref.*", dropped(oneProcess)],
+    // Critic
+    ["critic.model.path", renamed("critic_model")],
+    ["critic.optim.lr", renamed("critic_learning_rate")],
+    ["critic.cliprange_value", renamed("cliprange_value")],
+    ["critic.optim.*", dropped("the critic's optimizer is the policy's, but for critic_learning_rate")],
+    ["critic.model.*", dropped("how the critic is computed is the trainer's own")],
+    ["critic.*", dropped("how the critic is computed is the trainer's own")],
+    // Rewards
+    ["reward_model.enable", modelReward],
+    ["reward.reward_model.enable", modelReward],
+    ["reward_model.model.path", renamed("reward_funcs", (value) => [value])],
+    ["reward.reward_model.model_path", renamed("reward_funcs", (value) => [value])],
+    ["custom_reward_function.path", onlyOff(python, ["reward_funcs"])],
+    ["reward.custom_reward_function.path", onlyOff(python, ["reward_funcs"])],
+    ["*custom_reward_function.name", dropped("a reward module's default export is called")],
+    ["*custom_reward_function.*", dropped("a reward module takes its columns by name")],
+    ["*overlong_buffer_cfg.enable", overlong],
+    ["*overlong_buffer.enable", overlong],
+    ["*overlong_buffer_cfg.len", renamed("soft_punish_cache")],
+    ["*overlong_buffer.len", renamed("soft_punish_cache")],
+    ["*overlong_buffer_cfg.penalty_factor", overlongWeight],
+    ["*overlong_buffer.penalty_factor", overlongWeight],
+    ["*overlong_buffer_cfg.*", dropped("every reward is recorded by its name")],
+    ["*overlong_buffer.*", dropped("every reward is recorded by its name")],
+    ["*reward_kwargs.max_resp_len", renamed("max_completion_length")],
+    ["reward_manager.*", dropped("rewards are named by reward_funcs")],
+    ["reward_model.*", dropped("rewards are named by reward_funcs")],
+    ["reward.reward_manager.*", dropped("rewards are named by reward_funcs")],
+    ["reward.*", dropped("rewards are named by reward_funcs")],
+    // Trainer
+    ["trainer.total_epochs", renamed("num_train_epochs")],
+    ["trainer.total_training_steps", renamed("max_steps")],
+    ["trainer.save_freq", never("save_steps", 0)],
+    [
+      "trainer.test_freq",
+      (value) => ((numberOf(value) ?? 1) <= 0 ? silently : useInstead(["eval_steps", same(value)])),
+    ],
+    ["trainer.val_before_train", dropped("evaluation always begins before the first step")],
+    ["trainer.val_only", onlyOff("use grpo eval")],
+    ["trainer.resume_mode", resume],
+    [
+      "trainer.resume_from_path",
+      (value, other) =>
+        isNone(value) || (other("resume_mode") ?? other("resume_from_checkpoint")) !== undefined
+          ? silently
+          : useInstead(["resume_from_checkpoint", value]),
+    ],
+    ["trainer.default_local_dir", renamed("output_dir")],
+    ["trainer.max_actor_ckpt_to_keep", renamed("save_total_limit")],
+    ["trainer.critic_warmup", onlyOff("policy and critic learn from the first step on: leave it out")],
+    ["trainer.device", only(/^(cuda|cpu)$/, "cpu or cuda", ["device"])],
+    ["trainer.logger", dropped(tracked)],
+    ["trainer.project_name", dropped(tracked)],
+    ["trainer.experiment_name", dropped(tracked)],
+    ["trainer.n_gpus_per_node", dropped(oneProcess)],
+    ["trainer.nnodes", dropped(oneProcess)],
+    ["trainer.log_val_generations", dropped("every rollout is recorded in output_dir/completions")],
+    ["trainer.rollout_data_dir", droppedUnlessOff("every rollout is recorded in output_dir/completions")],
+    ["trainer.validation_data_dir", droppedUnlessOff("evaluation is logged as accuracy")],
+    ...lines("trainer", dropped(oneProcess), [
+      ...["balance_batch", "esi_redundant_time", "default_hdfs_dir", "del_local_ckpt_after_load", "ray_*"],
+      ...["use_legacy_worker_impl", "max_critic_ckpt_to_keep", "profile_*"],
+    ]),
+    ["trainer.*", nothingLikeIt],
+    ["ray_kwargs.*", dropped(oneProcess)],
+    ["ray_init.*", dropped(oneProcess)],
+    ["global_profiler.*", dropped("BUN_GRPO_TRACE=1 prints the time of every kernel")],
+    ["transfer_queue.*", dropped(oneProcess)],
+    ["config_path", dropped("settings are told one by one")],
+    ["config_name", dropped("settings are told one by one")],
+    ["hydra.*", dropped("output_dir says where everything goes")],
+  ],
+};

@@ -1,0 +1,137 @@
+/**
+ * Reads YAML and JSON text into keys with values and lines. Bun's parser takes the last of two equal keys and does not say
+ * where it stopped, so the keys are looked for in the text as well. What they mean is checked by the caller.
+ */
+import { errorText, InputError } from "../errors.ts";
+import type { FileSetting } from "./settings_file.ts";
+
+/** @throws InputError where the text is not one map, or names a key twice */
+export function parseYaml(text: string, path: string): FileSetting[] {
+  let parsed: unknown;
+  try {
+    parsed = Bun.YAML.parse(text);
+  } catch (error) {
+    const what = errorText(error).replace(/^YAML Parse error: /, "");
+    throw new InputError(`${path}:${errorLine(text)}: ${what}`);
+  }
+  const keys = blockKeys(text);
+  const twice = keys.find(({ first }) => first !== undefined);
+  if (twice)
+    throw new InputError(
+      `${path}:${twice.line}: ${twice.key}: stands in line ${twice.first} too; keep one of the two lines`,
+    );
+  const top = new Map(keys.filter(({ depth }) => depth === 0).map(({ key, line }) => [key, line]));
+  return settingsOf(parsed, path, (key) => top.get(key));
+}
+
+/** @throws InputError where the text is not one object, or names a key twice */
+export function parseJsonSettings(text: string, path: string): FileSetting[] {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch (error) {
+    throw new InputError(`${path}: not JSON (${errorText(error).replace(/^JSON Parse error: /, "")})`);
+  }
+  const lines = new Map<string, number>();
+  for (const { key, at, twice } of jsonKeys(text)) {
+    const line = text.slice(0, at).split("\n").length;
+    if (twice) throw new InputError(`${path}:${line}: ${key}: stands in the file twice; keep one of the two`);
+    lines.set(key, line);
+  }
+  return settingsOf(parsed, path, (key) => lines.get(key));
+}
+
+function settingsOf(parsed: unknown, path: string, lineOf: (key: string) => number | undefined): FileSetting[] {
+  if (parsed === null || parsed === undefined) return [];
+  if (typeof parsed !== "object" || Array.isArray(parsed))
+    throw new InputError(`${path}: holds no settings; write "name: value", a setting a line, in one document`);
+  return Object.entries(parsed).map(([key, value]) => ({ key, value: value as unknown, line: lineOf(key) }));
+}
+
+interface BlockKey {
+  readonly key: string;
+  readonly line: number;
+  /** 0 at the outermost map. */
+  readonly depth: number;
+  /** The line where the same map has this key already. */
+  readonly first: number | undefined;
+}
+
+const keyLine =
+  /^(?:"((?:[^"\\]|\\.)*)"|'((?:[^']|'')*)'|([^\s#"'&*!|>%@`{}[\],?:-][^#]*?|-[^\s#][^#]*?))\s*:(?:\s+(.*))?$/;
+
+/** The keys of maps in block style (one a line), which is how settings are written. */
+function blockKeys(text: string): BlockKey[] {
+  const found: BlockKey[] = [];
+  const open: { readonly indent: number; readonly keys: Map<string, number> }[] = [];
+  /** Lines further in than this are a text (`|`, `>`) or go on with a value in quotes or brackets. */
+  let within: number | null = null;
+  for (const [i, raw] of text.split("\n").entries()) {
+    const lineText = raw.replace(/\r$/, "").replace(/^\uFEFF/, "");
+    if (/^\s*(#|$)/.test(lineText)) continue;
+    let indent = lineText.search(/\S/);
+    if (within !== null && indent > within) continue;
+    within = null;
+    if (/^(---|\.\.\.)(\s|$)/.test(lineText)) {
+      open.length = 0;
+      continue;
+    }
+    let rest = lineText.slice(indent);
+    for (let dash = /^-\s+/.exec(rest); dash; dash = /^-\s+/.exec(rest)) {
+      while (open.length > 0 && open.at(-1)!.indent > indent) open.pop();
+      indent += dash[0].length;
+      rest = rest.slice(dash[0].length);
+      if (open.at(-1)?.indent === indent) open.pop();
+    }
+    const match = keyLine.exec(rest);
+    if (!match) continue;
+    while (open.length > 0 && open.at(-1)!.indent > indent) open.pop();
+    if (open.length === 0 || open.at(-1)!.indent < indent) open.push({ indent, keys: new Map() });
+    const key = match[1] ?? match[2] ?? match[3]!;
+    const { keys } = open.at(-1)!;
+    found.push({ key, line: i + 1, depth: open.length - 1, first: keys.get(key) });
+    keys.set(key, i + 1);
+    if (goesOn(match[4] ?? "")) within = indent;
+  }
+  return found;
+}
+
+/** Whether a value is a block of text, or is not closed on its line. */
+function goesOn(value: string): boolean {
+  if (/^([|>][+-]?\d*[+-]?)(\s+#.*)?$/.test(value)) return true;
+  if (value.startsWith('"')) return !/^"(?:[^"\\]|\\.)*"/.test(value);
+  if (value.startsWith("'")) return !/^'(?:[^']|'')*'/.test(value);
+  return /^[[{]/.test(value);
+}
+
+/** The keys of a JSON text's outermost object, and any inner one that stands twice. */
+function* jsonKeys(text: string): Generator<{ key: string; at: number; twice: boolean }> {
+  const open: (Set<string> | null)[] = [];
+  for (const match of text.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?|[{}[\]]/g)) {
+    const [token] = match;
+    if (token === "{") open.push(new Set());
+    else if (token === "[") open.push(null);
+    else if (token === "}" || token === "]") open.pop();
+    else if (match[1] !== undefined) {
+      const key = JSON.parse(token.slice(0, -match[1].length)) as string;
+      const keys = open.at(-1);
+      const twice = keys?.has(key) ?? false;
+      keys?.add(key);
+      if (twice || open.length === 1) yield { key, at: match.index, twice };
+    }
+  }
+}
+
+/** The line after the longest beginning of the text that is whole. */
+function errorLine(text: string): number {
+  const lines = text.split("\n");
+  for (let count = lines.length - 1; count > 0; count--) {
+    try {
+      Bun.YAML.parse(lines.slice(0, count).join("\n"));
+      return count + 1;
+    } catch {
+      // Still broken: the fault lies further up.
+    }
+  }
+  return 1;
+}
