@@ -12,7 +12,7 @@ import { evaluate, toComplex } from "./evaluate.ts";
 import { equalSolutions } from "./intervals.ts";
 import { besideWords, chosen, isWords, LETTER, literalKey, sameResidue, sameTerms, wordsKey } from "./literal.ts";
 import { matrixOf, type Rows } from "./matrices.ts";
-import { isCompound, isName, isNameOf, keyOf, namesAgree } from "./names.ts";
+import { inArgumentOf, isCompound, isName, isNameOf, keyOf, namesAgree } from "./names.ts";
 import { hasSeveralUnits, MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
 import { type CommaReading, parseExpression } from "./parse.ts";
 import { approximated } from "./phrases.ts";
@@ -45,6 +45,8 @@ export function equalAnswers(gold: string, pred: string): boolean {
   const x = parseExpression(a, "thousands");
   const y = parseExpression(b, "thousands");
   if (x === null && y === null) return sameTerms(a, b);
+  const value = x !== null && y === null ? valueOfSeries(b) : null;
+  if (value !== null) return equalParsed(a, value, "thousands");
   if (x !== null && y !== null && equal(x, y)) return true;
   // 1,234 may be the list of 1 and 234, but not in brackets where the gold has none.
   const grouped = /\d,\d{3}(?!\d)/.test(a + b) && !(/^-?\d{1,3}(?:,\d{3})+$/.test(a) && /[([⦃{]/.test(b));
@@ -53,6 +55,16 @@ export function equalAnswers(gold: string, pred: string): boolean {
   // "5m" beside a plain number is a length, not a product.
   const bare = /^([-+\d.,/ ]*\d)\s*(?:m|g|s|h|l|L|V|W|J|N|A|K|C|F)(?:\s*\^\s*\{?[23]\}?)?$/.exec(b)?.[1];
   return bare !== undefined && !/[a-zA-Z]/.test(a) && equalParsed(a, bare, "thousands");
+}
+
+/** 385 of "1² + 2² + … + 10² = 385", ½ of "∫… = ½": the value of what is not understood but can be no equation for it. */
+function valueOfSeries(text: string): string | null {
+  const at = text.lastIndexOf("=");
+  const series = text.slice(0, at).trimEnd();
+  if (at < 0 || /[<>≤≥≠∈,;]/.test(text)) return null;
+  const isSeries =
+    /^\\(?:sum|prod|int|lim)(?![a-zA-Z])/.test(series) || /^[-\d+*/^(){}. …]+(?:=[-\d+*/^(){}. …]+)*$/.test(series);
+  return isSeries ? text.slice(at + 1).trim() : null;
 }
 
 function equalParsed(gold: string, pred: string, commas: CommaReading): boolean {
@@ -175,6 +187,12 @@ function nameDifferent(items: readonly Expression[]): boolean {
   return items.length > 1 && stems.size === items.length && !stems.has("");
 }
 
+/** x = 2, x = 5: two values of one quantity, which are no point. */
+function repeatsName(items: readonly Expression[]): boolean {
+  const names = items.map((item) => unwrap(item).name);
+  return items.length > 1 && names.every((name) => name?.kind === "symbol" && keyOf(name) === keyOf(names[0]!));
+}
+
 function equal(a: Expression, b: Expression): boolean {
   const asSets = equalSolutions(a, b);
   if (asSets !== null) return asSets;
@@ -186,6 +204,7 @@ function equal(a: Expression, b: Expression): boolean {
   const [isSet, otherIsSet] = [unwrap(a).value.kind === "set", unwrap(b).value.kind === "set"];
   if ((isSet && isTuple(b)) || (otherIsSet && isTuple(a))) return false;
   // A tuple has an order, which a list beside it must keep; so have quantities with names, beside values without.
+  if ((isTuple(a) && repeatsName(right)) || (isTuple(b) && repeatsName(left))) return false;
   const tuple = otherIsSet ? null : roundTuple(left);
   if (tuple !== null) return equalItems(tuple, nameDifferent(right) ? inOrder(right) : right);
   const given = isSet ? null : roundTuple(right);
@@ -219,7 +238,8 @@ function equalOne(a: Expression, b: Expression): boolean {
     if (a.kind !== "relation" || b.kind !== "relation") return false;
     return variablesOf(left.value).size > 0 && variablesOf(right.value).size > 0 && equalRelations(a, b);
   }
-  const [x, y] = [left.value, right.value];
+  const [x, y] = [left.value, inArgumentOf(left.name, right)];
+  if (y === null) return false;
   // y = 2x + 3 is also an equation.
   if (isEquation(y) && left.name !== null && a.kind === "relation") return equalRelations(a, y);
   if (isEquation(x) && right.name !== null && b.kind === "relation") return equalRelations(x, b);

@@ -87,7 +87,7 @@ interface Box {
   readonly content: string;
 }
 
-/** Whether the text says "percent" behind its last box, which is then part of a gold answer. */
+/** Whether the text says "percent" behind its last box, which is then part of a gold answer, and of one given alone. */
 export function percentBehindBox(text: string): boolean {
   const s = text.slice(-MARKED_TAIL);
   const box = lastBox(s, s.length);
@@ -221,7 +221,7 @@ export function boldAnswer(text: string): string | null {
 const DIGITS = String.raw`(?:\d[\d,]*(?:\.\d+)?|\.\d+)`;
 const POWER = String.raw`\s?(?:\^|\*\*)\s?(?:\{\s?[-+]?\d+\s?\}|\(\s?[-+]?\d+\s?\)|[-+]?\d+)`;
 const ROOT = String.raw`(?:√|\\?sqrt)\s?(?:\(\s?\d+\s?\)|\{\s?\d+\s?\}|\d+)`;
-/** What makes another number of the digits before it: 1e3, 5 × 10^3, 2^{10} - 1, 3:30, 101_2, 3/4, "5! ways", 3 million. */
+/** What makes another number of the digits before it: 1e3, 5 × 10^3, 2^{10} - 1, 3:30, 101_2, 3/4, "5! ways", 3 million, 5%. */
 const CONTINUED = [
   String.raw`[eE][-+]?\d+(?![a-zA-Z\d])`,
   String.raw`\s?(?:[x*×·⋅]|\\times|\\cdot)\s?10${POWER}`,
@@ -231,6 +231,7 @@ const CONTINUED = [
   String.raw`\s?\/\s?\d+`,
   String.raw`!(?=\s[a-z])`,
   String.raw`\s(?:hundred|thousand|million|billion|trillion)(?![a-z])`,
+  String.raw`\s?(?:\\?%|percent(?![a-z])|per\scent(?![a-z]))`,
   String.raw`\s?(?:π|\\pi(?![a-z])|pi(?![a-z])|${ROOT})`,
 ].join("|");
 /** A point's coordinates are no number. */
@@ -310,10 +311,38 @@ function sentenceBehindFormulas(text: string): string | null {
   return stop === null || rest.slice(stop[0].length).trim() === "" ? null : rest.slice(stop[0].length);
 }
 
+const VALUE = String.raw`\$[^$\n]{1,80}\$|\\\([^\n]{1,80}?\\\)|-?\$?\d[\d,]*(?:\.\d+)?(?:\/\d+)?(?![\w^/:!]|\.\d)`;
+/** "The minimum is -6, attained at x = 2.", "It is $12$ for each of the 3 triangles.": a value and what is said about it. */
+const REMARKED = new RegExp(
+  String.raw`(?<![a-zA-Z])(?:is|are|equals|be)\s+(?:exactly |only )?(${VALUE})(?:\s[a-z]{2,20}){0,3}?,?\s(?:which (?:is |are )?)?(?:attained|achieved|reached|occurs|occurring|happens|when(?:ever)?|if|since|because|at|for (?:each|every|all|any))(?![a-z])(.{1,160})$`,
+);
+/** The same with its decimal: "It is $3\pi$ square units, or about $9.42$." */
+const ABOUT = new RegExp(
+  String.raw`(${VALUE})(?:\s[a-z]{2,20}){0,3},?\s\(?(?:or |which is |i\.e\.,? )?(?:about|approximately|roughly|\$?\\approx|≈)\s?\$?(\d[\d,]*\.\d+)\$?(?:\s[a-z]{2,20}){0,3}\)?[.!]?$`,
+);
+const CONCLUDES = /(?<![a-z])(?:so|then|thus|therefore|hence|gives?|total|answer|not|or|and)(?![a-z])/i;
+const withoutDollars = (formula: string): string => formula.replace(/^(?:\$|\\\()(.*)(?:\$|\\\))$/, "$1").trim();
+
+/** The value that the last sentence says something more about, where numbers in the remark are none of the answer. */
+export function remarkedAnswer(text: string): string | null {
+  const line = endOf(text).slice(-400).split("\n").at(-1)!;
+  const sentence = line.split(/[.!?]\s+(?=[A-Z$\\])/).at(-1)!;
+  const [, value, remark] = REMARKED.exec(sentence) ?? [];
+  return value === undefined || CONCLUDES.test(remark!) ? null : withoutDollars(value);
+}
+
+/** "3π ≈ 9.42" of a text that ends in a formula and the decimal that it is about. */
+function approximatedAnswer(text: string): string | null {
+  const [, value, decimal] = ABOUT.exec(endOf(text).slice(-200).split("\n").at(-1)!) ?? [];
+  return value === undefined ? null : `${withoutDollars(value)} \\approx ${decimal}`;
+}
+
 /** The unmarked answer of a mathematical text; null where it has none. */
 export function unmarkedAnswer(text: string): string | null {
   const announced = announcedAnswer(text);
   if (announced !== null) return announced;
+  const remarked = approximatedAnswer(text) ?? remarkedAnswer(text);
+  if (remarked !== null) return remarked;
   const last = sentenceBehindFormulas(text);
   const said = last && (boldAnswer(last) ?? closingTuple(last) ?? closingExpression(last) ?? lastNumber(last));
   return (

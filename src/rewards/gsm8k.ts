@@ -4,11 +4,21 @@
  * Strict extraction: the text marks its answer with `#### N` or `\boxed{N}` (whichever comes last) and N is a number.
  * Lenient extraction: the mark if there is one; else "A: N", "The answer is N", the last bold text with a number,
  * the last number of the text. Numbers are compared as exact fractions: `$1,200.00`, `1200`, `1.2e3`, `2400/2` and
- * `1200 dollars` are the same, and `15%` is 15, since these golds never name what they count; 5 and 5.001 are not, nor
- * 3 and what an unmarked `1e3`, `10^3` or `3:30` ends in. A marked answer that is more than a numeral is left to compare.ts.
+ * `1200 dollars` are the same; 5 and 5.001 are not, nor 3 and what an unmarked `1e3`, `10^3` or `3:30` ends in.
+ * In a whole response `15%` is 15, since these golds never name what they count and the question does; an answer given
+ * alone has no question, and its percent sign says something that a gold without one does not. A marked answer that is
+ * more than a numeral is left to compare.ts.
  */
 import { equalAnswers } from "./compare.ts";
-import { announcedAnswer, boldAnswer, firstNumber, lastNumber, markedAnswer, type Readings } from "./extract.ts";
+import {
+  announcedAnswer,
+  boldAnswer,
+  firstNumber,
+  lastNumber,
+  markedAnswer,
+  type Readings,
+  remarkedAnswer,
+} from "./extract.ts";
 import { trimPunctuation } from "./normalize.ts";
 import { changesValue } from "./phrases.ts";
 import { type Rational, ratDiv, ratEquals, ratFromDecimal } from "./rational.ts";
@@ -47,6 +57,12 @@ export function equalNumbers(gold: string, answer: string): boolean {
   return equalAnswers(gold, answer);
 }
 
+const PERCENT = /[%％]|per ?cent|(?<![a-z])pct(?![a-z])/i;
+
+/** As `equalNumbers`, for an answer that was given without its question: 5% is not 5. */
+export const equalGiven = (gold: string, answer: string): boolean =>
+  PERCENT.test(answer) && !PERCENT.test(gold) ? equalAnswers(gold, answer) : equalNumbers(gold, answer);
+
 /** "18 clips" as 18: a number followed by nothing but words that have no meaning in mathematics. */
 function withoutUnit(answer: string): string {
   const match = /^([-−+$\s]*\d[\d,.]*(?:\/\d+)?)\s*([a-zA-Z]{2,}\.?(?:\s+[a-zA-Z]{2,}\.?)*)$/.exec(
@@ -63,7 +79,11 @@ export function extractNumber(response: string, extraction: Extraction): Reading
   if (extraction === "strict") return marked.filter((answer) => /\d/.test(answer));
   if (marked.length > 0) return marked;
   const announced = announcedAnswer(response);
+  const remarked = announced === null ? remarkedAnswer(response) : null;
   const found =
-    (announced && firstNumber(announced)) ?? firstNumber(boldAnswer(response) ?? "") ?? lastNumber(response);
+    (remarked !== null && isNumber(remarked) ? remarked : null) ??
+    (announced && firstNumber(announced)) ??
+    firstNumber(boldAnswer(response) ?? "") ??
+    lastNumber(response);
   return found === null ? [] : [found];
 }

@@ -1,6 +1,6 @@
 /**
  * Sets of real numbers as unions of intervals, so that an inequality, an interval, a union and "all but 2" can be told
- * equal whatever they are built from: linear inequalities and |linear| in one unknown, x ≠ a, finite sets, ∪, ∩ and ∖.
+ * equal whatever they are built from: linear and quadratic inequalities and |linear| in one unknown, x ≠ a, finite sets, ∪, ∩ and ∖.
  * Bounds are numbers. Nothing is solved beyond that.
  */
 import { cSub } from "./complex.ts";
@@ -222,8 +222,8 @@ function halfLine(left: Expression, op: string, right: Expression): RealSet | nu
     if (under === null || over === null) return null;
     return below ? intersect(under, over) : normal([...under, ...over]);
   }
-  const f = (v: bigint): number | null => {
-    const variables: Variables = () => rational(v);
+  const f = (top: bigint, below = 1n): number | null => {
+    const variables: Variables = () => rational(top, below);
     const l = evaluate(left, variables);
     const r = evaluate(right, variables);
     if (l === null || r === null || !hasFloat(l) || !hasFloat(r)) return null;
@@ -234,7 +234,8 @@ function halfLine(left: Expression, op: string, right: Expression): RealSet | nu
   const [f0, f1, f2, f3] = [f(0n), f(1n), f(2n), f(-7n)];
   if (f0 === null || f1 === null || f2 === null || f3 === null) return null;
   const slope = f1 - f0;
-  if (slope === 0 || !near(f2, f0 + 2 * slope) || !near(f3, f0 - 7 * slope)) return null;
+  const isLinear = slope !== 0 && near(f2, f0 + 2 * slope) && near(f3, f0 - 7 * slope);
+  if (!isLinear) return quadratic(f, [f0, f1, f2, f3], op);
   const root = -f0 / slope;
   if (!Number.isFinite(root)) return null;
   const closed = op === "≤" || op === "≥";
@@ -242,6 +243,30 @@ function halfLine(left: Expression, op: string, right: Expression): RealSet | nu
   return under
     ? [{ low: -Infinity, high: root, lowClosed: false, highClosed: closed }]
     : [{ low: root, high: Infinity, lowClosed: closed, highClosed: false }];
+}
+
+/** Where ax² + bx + c has the sign that `op` says; a, b and c are found from values at 0, 1 and 2 and tried at others. */
+function quadratic(
+  f: (top: bigint, below?: bigint) => number | null,
+  [f0, f1, f2, f3]: readonly [number, number, number, number],
+  op: string,
+): RealSet | null {
+  const a = (f2 - 2 * f1 + f0) / 2;
+  const b = f1 - f0 - a;
+  const at = (x: number): number => (a * x + b) * x + f0;
+  const others = [f(-1n), f(5n, 3n), f(29n, 7n)];
+  if (a === 0 || !near(f3, at(-7)) || !near(others[0] ?? Number.NaN, at(-1))) return null;
+  if (!near(others[1] ?? Number.NaN, at(5 / 3)) || !near(others[2] ?? Number.NaN, at(29 / 7))) return null;
+  const discriminant = b * b - 4 * a * f0;
+  const closed = op === "≤" || op === "≥";
+  const root = (side: 1 | -1): number => (-b + side * Math.sign(a) * Math.sqrt(Math.max(discriminant, 0))) / (2 * a);
+  // Without roots it has one sign everywhere.
+  const inner: RealSet =
+    discriminant < 0 ? [] : normal([{ low: root(-1), high: root(1), lowClosed: closed, highClosed: closed }]);
+  if ((op === "<" || op === "≤") === a > 0) return inner;
+  return complement(
+    discriminant < 0 ? [] : normal([{ low: root(-1), high: root(1), lowClosed: !closed, highClosed: !closed }]),
+  );
 }
 
 /** `x < ∞` and `-∞ < x`: all numbers, which only both together say. */

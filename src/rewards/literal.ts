@@ -61,6 +61,10 @@ export function isWords(text: string): boolean {
 /** What is neither a word nor its punctuation. */
 export const besideWords = (text: string): string => text.replace(/[a-zA-Z\s.,;:'"()!?-]+/g, "");
 
+/** "even function" as "even": the noun that the question has said already. */
+const KIND_OF =
+  /^((?:(?:right|acute|obtuse|scalene|isosceles|equilateral|even|odd|prime|composite|rational|irrational|neither) ?){1,2}) (?:triangle|function|number|integer)s?$/;
+
 export const wordsKey = (text: string): string =>
   text
     .toLowerCase()
@@ -68,9 +72,10 @@ export const wordsKey = (text: string): string =>
     .map((part) =>
       part
         .replace(/^(?:it|this|(?:the|an?) [a-z]+|f(?:\(x\))?) is (?=\S+(?: \S+)?[.\s]*$)/, "")
-        .replace(/^(?:the|an?)\s+/, "")
+        .replace(/^(?:the|an?|on)\s+/, "")
         .replace(/[^a-z]+/g, " ")
-        .trim(),
+        .trim()
+        .replace(KIND_OF, "$1"),
     )
     .sort()
     .join(",");

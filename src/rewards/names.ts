@@ -3,7 +3,7 @@
  * name may be left out of an answer; that of another quantity may not take its place.
  */
 import { matrixOf } from "./matrices.ts";
-import { type Expression, variablesOf } from "./tree.ts";
+import { CONSTANTS, type Expression, renamed, variablesOf } from "./tree.ts";
 
 /** Whether the expression names a quantity: x, x_1, f(x), AB, |AB|, A:B, (p, q, r). */
 export function isName(x: Expression): boolean {
@@ -64,6 +64,24 @@ export function namesAgree(a: Expression | null, b: Expression | null): boolean 
   // sin θ and cos θ, A⁻¹ and A.
   const exact = [a, b].some((x) => x.kind === "power" || (x.kind === "call" && x.name !== "abs"));
   return !exact || keyOf(a) === keyOf(b);
+}
+
+/** The letters of f(x), which is parsed as a product. */
+function application(name: Expression | null): { readonly of: string; readonly argument: string } | null {
+  if (name?.kind !== "product" || name.items.length !== 2) return null;
+  const [f, x] = name.items as readonly [Expression, Expression];
+  if (f.kind !== "symbol" || x.kind !== "symbol" || CONSTANTS.has(x.name) || f.name === x.name) return null;
+  return { of: f.name, argument: x.name };
+}
+
+/** The value of f(t) = t² in the argument of another name f(x): x²; null where it has an x that is no argument. */
+export function inArgumentOf(
+  name: Expression | null,
+  other: { readonly name: Expression | null; readonly value: Expression },
+): Expression | null {
+  const [f, g] = [application(name), application(other.name)];
+  if (f === null || g === null || f.of !== g.of || f.argument === g.argument) return other.value;
+  return variablesOf(other.value).has(f.argument) ? null : renamed(other.value, g.argument, f.argument);
 }
 
 export const keyOf = (x: Expression): string =>

@@ -310,9 +310,12 @@ export function normalizeMath(text: string): string {
     .replace(/\\(?:text)?color\s*\{[^{}]*\}/g, "")
     .replace(/\(\s*([0-9A-Z]+)\s*\)\s*_(?=[\s{]*\d)/g, "$1_")
     .replace(/\{([^{}]{1,80})\\choose([^{}]{1,80})\}/g, "\\binom{$1}{$2}")
+    .replace(/\{([^{}]{1,80})\\over(?![a-z])([^{}]{1,80})\}/g, "\\frac{$1}{$2}")
     .replace(/\\mathbb\s*(?:\{\s*R\s*\}|R(?![a-z]))/g, "(-∞,∞)")
     .replace(/^([\s$]*[a-zA-Z])\s*\^\s*\{\s*-1\s*\}\s*\(\s*([a-z])\s*\)\s*=/, "$1($2)=");
   s = s.replace(/\\\\\s*\[[^\]]*\]/g, "\\\\").replace(/\\\\/g, "⏎");
+  if (s.includes("\\prime"))
+    s = s.replace(/\^ ?(?:\{ ?)?((?:\\prime ?){1,3})\}?/g, (_, p: string) => "'".repeat(p.split("p").length - 1));
   s = s.replace(/\\q?quad/g, " ");
   if (s.includes("{:}") || s.includes("{,}"))
     s = s
@@ -362,6 +365,8 @@ export function normalizeMath(text: string): string {
   s = s.replace(UNIT_PATTERN, "").replace(/(?<=\d\s*)\bin\s*$|(?<=\d)in\s*$/, "");
   s = s.replace(/^\s*⦃\s*[a-z]\s*(?:∈\s*\(-∞,∞\)\s*)?[|:]\s*([^⦃⦄|:]+)⦄\s*$/, "$1");
   s = s.replace(/^\s*=(?=\s*[^=\s])/, "");
+  // 25' is in feet, 8'' in inches; f'' has no digit before it.
+  s = s.replace(/^(\s*-?\d[\d.,]*)\s*(?:'{1,2}|")(?=[\s.]*$)/, "$1");
   s = s.replace(/^\s*≈/, "").replace(/≈.*$/s, "");
   s = s.replace(/\s+/g, " ").replace(/(?:\s*,)+(?=\s*,)/g, "");
   return trimPunctuation(s);

@@ -59,6 +59,25 @@ export const changesValue = (words: string): boolean =>
     words,
   );
 
+/** \\mathrm{Tuesday}: a word in a font for formulas, as the whole answer. */
+const WORD_IN_FONT = /^\\math(?:rm|bf|it|sf|tt) ?\{ ?([a-zA-Z][a-zA-Z ,-]{2,60})\}(?=[.$ ]*$)/;
+/** "x > 2 (all numbers greater than 2)": what is said once more, or why. */
+const REMARK =
+  /(?<=[^\s(]) ?(?:\\text ?\{ ?)?\((?: ?\\text ?\{)? ?((?:all|any|i\.e\.|that is|since|because|as|using|from|by|in|which is) [^()\\{}]{2,120})(?:\} ?)?\) ?\}?\.?$/i;
+/** What a remark may not say, if it is to be left out: that something else is meant. */
+const RESTRICTS = /(?<![a-z])(?:not?|but|except|or|unless|only|without|other|if|when|mod|base)(?![a-z])|[<>≠≤≥]/i;
+const IS_REASON = /^(?:since|because|as|using|from|by)(?![a-z])/i;
+/** Nothing in place of a reason, or of a remark whose numbers all stand before it; else the remark. */
+const keptRemark = (remark: string, words: string, at: number, whole: string): string =>
+  RESTRICTS.test(words) ||
+  changesValue(words) ||
+  (!IS_REASON.test(words) && words.match(/\d+/g)?.some((n) => !whole.slice(0, at).includes(n)))
+    ? remark
+    : "";
+/** "all real numbers greater than or equal to 2" */
+const COMPARED =
+  /^(?:all |any )?(?:real )?(?:numbers?|reals?|values?)(?: of)?(?: x)?(?: that are)? (greater|larger|more|bigger|less|smaller) than( or equal to)? ([^a-zA-Z ,]{1,40}|[^ ,]{1,60}?)\.?$/i;
+
 /** Words with a meaning in mathematics. */
 const MATHEMATICAL =
   /^(?:pi|sqrt|cbrt|root|sin|cos|tan|cot|sec|csc|log|ln|exp|abs|inf|infty|infinity|mod|choose|factorial|and|or|theta|alpha|beta)$/i;
@@ -100,12 +119,21 @@ const APPROXIMATED = new RegExp(`^(.*[\\d)}\\]a-zπ]) ?${SIGN} ?\\\\?\\$?(-?\\d{
 export function rewritePhrases(text: string): string {
   let s = text.replace(/\s+/g, " ").trim();
   if (!/[a-zA-Z≈≃≐]/.test(s)) return s;
+  if (s.includes("\\math")) s = s.replace(WORD_IN_FONT, "\\text{$1}");
+  if (s.endsWith(")") || s.endsWith("}")) s = s.replace(REMARK, keptRemark);
   const words = WHOLE_TEXT.exec(s)?.[1]?.trim() ?? s;
   const choice = CHOICE.exec(words)?.[1];
   if (choice !== undefined) return choice.toUpperCase();
   const none = NO_SOLUTION.exec(words);
   if (none !== null) return none[1] === undefined ? "∅" : `\\text{no${none[1]} solution}`;
   if (EMPTY_SET.test(words)) return "∅";
+  if (s.includes(" than")) {
+    const plain = s.replace(TEXT_GROUPS, " $1 ").replace(/[$ ]+/g, " ").trim();
+    const [, sign, orEqual, bound] = COMPARED.exec(plain) ?? [];
+    if (bound !== undefined) {
+      return `x ${/^(?:less|smaller)/i.test(sign!) ? "<" : ">"}${orEqual === undefined ? "" : "="} ${bound}`;
+    }
+  }
   const ratio = RATIO.exec(s);
   if (ratio !== null) return `${ratio[1]}:${ratio[2]}`;
   if (/ (?:except|but|other|besides|excluding|not|without) /.test(s)) {

@@ -78,10 +78,18 @@ const isScalarNode = (x: Expression): boolean =>
 
 /** The expression with + (side 1) or - (side -1) for every ±, and the opposite for every ∓. */
 export function chooseSign(x: Expression, side: 1 | -1): Expression {
-  const of = (e: Expression): Expression => chooseSign(e, side);
+  if (x.kind !== "plusminus") return mapScalar(x, (e) => chooseSign(e, side));
+  const of = chooseSign(x.of, side);
+  return x.sign * side > 0 ? of : { kind: "negative", of };
+}
+
+/** A scalar expression with a variable under another name; anything else as it is. */
+export const renamed = (x: Expression, from: string, to: string): Expression =>
+  x.kind === "symbol" && x.name === from ? { kind: "symbol", name: to } : mapScalar(x, (e) => renamed(e, from, to));
+
+/** The expression with its parts changed, where it is built by arithmetic and functions; anything else as it is. */
+function mapScalar(x: Expression, of: (part: Expression) => Expression): Expression {
   switch (x.kind) {
-    case "plusminus":
-      return x.sign * side > 0 ? of(x.of) : { kind: "negative", of: of(x.of) };
     case "sum":
     case "product":
       return { kind: x.kind, items: x.items.map(of) };

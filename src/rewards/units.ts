@@ -81,6 +81,10 @@ function endingOf(answer: string): Ending {
   const sign = /^\$?\s*([€£])\s*-?\d/.exec(trimmed)?.[1];
   if (sign !== undefined) return { unit: `${canonicalUnit(sign)}^1`, words: [] };
   if (/[\d)}\]]\s*\\?%\s*\$?$/.test(trimmed.slice(-20))) return { unit: "%^1", words: [] };
+  const marks = /^-?\d[\d.,]*\s*(?:('|\^\{?\\prime\}?)|''|"|\^\{\\prime\\prime\})[\s.$]*$/.exec(
+    trimmed.replace(/^\$/, ""),
+  );
+  if (marks !== null) return { unit: marks[1] === undefined ? "in^1" : "ft^1", words: [] };
   const tail = trimmed.slice(-160);
   if (!MAY_END_IN_WORDS.test(tail)) return NONE;
   const text = joinUnitFractions(tail).replace(/per cent(?![a-z])/gi, "percent");

@@ -4,7 +4,7 @@
  * practice none is missed.
  */
 import { markedAnswer, percentBehindBox, type Readings, reduceAnswer } from "./extract.ts";
-import { type Extraction, equalNumbers, extractNumber, isNumber } from "./gsm8k.ts";
+import { type Extraction, equalGiven, equalNumbers, extractNumber, isNumber } from "./gsm8k.ts";
 import { equalMath, extractMath } from "./math.ts";
 
 export type Verifier = "gsm8k" | "math";
@@ -40,7 +40,7 @@ export function verify(question: Question): Verdict {
   const golds = goldAnswers(question.gold);
   const verifier = question.verifier ?? (golds.every(isNumber) ? "gsm8k" : "math");
   const readings = find(question, verifier);
-  const equal = verifier === "gsm8k" ? equalNumbers : equalMath;
+  const equal = verifier === "math" ? equalMath : question.response === undefined ? equalGiven : equalNumbers;
   for (const gold of golds) {
     // A gold without content (MATH has two) is answered by an empty box alone.
     const found = readings.find((answer) => equal(gold, answer) || (gold === "" && answer === ""));
@@ -61,6 +61,10 @@ function goldAnswers(text: string): Readings {
 }
 
 function find({ response, pred, extraction }: Question, verifier: Verifier): Readings {
-  if (response === undefined) return pred === undefined ? [] : reduceAnswer(pred);
+  if (response === undefined) {
+    if (pred === undefined) return [];
+    const readings = reduceAnswer(pred);
+    return percentBehindBox(pred) ? [`${readings[0]}\\%`] : readings;
+  }
   return verifier === "gsm8k" ? extractNumber(response, extraction) : extractMath(response, extraction);
 }
