@@ -19,29 +19,40 @@ import { approximated } from "./phrases.ts";
 import { type Rational, ratDiv, ratEquals } from "./rational.ts";
 import { allNames, at, equalScalars, infinityOf, POINTS } from "./scalars.ts";
 import { chooseSign, type Expression, hasPlusMinus, variablesOf } from "./tree.ts";
-import { unitsDiffer } from "./units.ts";
+import { unitOf, unitsDiffer } from "./units.ts";
 
 /** Longest list or set compared without regard to order. */
 const MAX_ITEMS = 200;
+
+/** 25' and 8", which units.ts knows; beside a gold without a unit 3' is no length. */
+const FOOT_OR_INCH = /^(\s*-?\d[\d.,]*)\s*(?:'{1,2}|")(?=[\s.]*$)/;
+/** One that a float holds exactly. */
+const WHOLE_NUMBER = /^\s*-?\d{1,15}\s*$/;
 
 /** Whether `pred` says the same as `gold`. Total: never throws, bounded in time whatever the texts. */
 export function equalAnswers(gold: string, pred: string): boolean {
   if (gold.trim() === "" || pred.trim() === "") return false;
   if (gold.trim() === pred.trim()) return true;
+  if (WHOLE_NUMBER.test(gold) && WHOLE_NUMBER.test(pred)) return Number(gold) === Number(pred);
   if (gold.length > MAX_ANSWER_CHARS || pred.length > MAX_ANSWER_CHARS) return false;
   const a = normalizeMath(gold);
-  const b = normalizeMath(pred);
+  const b = normalizeMath(FOOT_OR_INCH.test(pred) && unitOf(gold) !== null ? pred.replace(FOOT_OR_INCH, "$1") : pred);
   if (a === "" || b === "" || contradictsItself(pred)) return false;
   if (unitsDiffer(gold, pred) && !(hasSeveralUnits(gold) && hasSeveralUnits(pred))) return false;
+  if (WHOLE_NUMBER.test(a) && WHOLE_NUMBER.test(b)) return Number(a) === Number(b);
   if (literalKey(a) === literalKey(b)) return true;
   const [option, other] = LETTER.test(a) ? [a, b] : [b, a];
   const letter = LETTER.exec(option)?.[1];
   const choice = chosen(other);
   if (letter !== undefined && choice !== null) return letter === choice.letter;
+  if (letter !== undefined && LETTER.test(other)) return letter === LETTER.exec(other)![1];
   // "(B) 7" for 7: the option's text.
   const given = chosen(b);
   if (given !== null && chosen(a) === null) return equalAnswers(gold, given.text);
   if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b) && besideWords(a) === besideWords(b);
+  // "π/4 + kπ, k ∈ ℤ": that k is whole goes without saying.
+  const [general, whole] = [withoutDomain(a), withoutDomain(b)];
+  if ((general === null) !== (whole === null)) return equalParsed(general ?? a, whole ?? b, "thousands");
   const x = parseExpression(a, "thousands");
   const y = parseExpression(b, "thousands");
   if (x === null && y === null) return sameTerms(a, b);
@@ -65,6 +76,14 @@ function valueOfSeries(text: string): string | null {
   const isSeries =
     /^\\(?:sum|prod|int|lim)(?![a-zA-Z])/.test(series) || /^[-\d+*/^(){}. …]+(?:=[-\d+*/^(){}. …]+)*$/.test(series);
   return isSeries ? text.slice(at + 1).trim() : null;
+}
+
+/** The solutions of "x = π/4 + kπ, k ∈ ℤ" without the domain of their parameter; null where none is said. */
+function withoutDomain(text: string): string | null {
+  if (!text.includes("∈")) return null;
+  const [, solutions, name] = /^(.*[^\s,;])\s?[,;]\s?([a-z])\s?∈\s?\{?\s?Z\s?\}?$/.exec(text) ?? [];
+  const used = name !== undefined && new RegExp(`(?<![a-zA-Z])${name}|(?<=\\d)${name}`).test(solutions!);
+  return used && !solutions!.includes("∈") ? solutions! : null;
 }
 
 function equalParsed(gold: string, pred: string, commas: CommaReading): boolean {

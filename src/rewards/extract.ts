@@ -145,6 +145,8 @@ export function announcedAnswer(text: string): string | null {
   const whole = (/^(?:[^\n.]|\.(?!\s|$|["'*<]))*/.exec(rest)?.[0] ?? "").replaceAll("**", "").trim();
   const sentence = /^.*\b(?:is|are|equals)\s+(\S.*)$/.exec(whole)?.[1] ?? whole;
   if (sentence === "") return null;
+  const corrected = /^not\b.{1,80}?\bbut\s+(\S.*)$/.exec(sentence)?.[1];
+  if (corrected !== undefined) return corrected;
   const spans = formulas(sentence);
   if (spans.length === 0) return sentence;
   let last = 0;
@@ -372,10 +374,15 @@ function isProse(text: string): boolean {
   );
 }
 
+/** "at most 17": a bound, not the number in it. */
+const BOUNDED =
+  /^\s*(?:at (?:most|least)|(?:more|less|fewer|greater|larger|smaller) than|up to|over|under)\s[^\n]{1,60}$/i;
+
 /** An answer out of a gold text or a given prediction: its mark's content, or the text itself unless it is a sentence. */
 export function reduceAnswer(text: string): Readings {
   const marked = markedAnswer(text);
   if (marked.length > 0) return marked;
+  if (BOUNDED.test(text)) return [text.trim()];
   if (isProse(text)) {
     const found = unmarkedAnswer(text)?.trim();
     return found === undefined ? [text.trim()] : [found, text.trim()];

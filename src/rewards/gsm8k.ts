@@ -80,10 +80,8 @@ export function extractNumber(response: string, extraction: Extraction): Reading
   if (marked.length > 0) return marked;
   const announced = announcedAnswer(response);
   const remarked = announced === null ? remarkedAnswer(response) : null;
+  if (remarked !== null) return [remarked];
   const found =
-    (remarked !== null && isNumber(remarked) ? remarked : null) ??
-    (announced && firstNumber(announced)) ??
-    firstNumber(boldAnswer(response) ?? "") ??
-    lastNumber(response);
+    (announced && firstNumber(announced)) ?? firstNumber(boldAnswer(response) ?? "") ?? lastNumber(response);
   return found === null ? [] : [found];
 }

@@ -75,7 +75,9 @@ export const wordsKey = (text: string): string =>
         .replace(/^(?:the|an?|on)\s+/, "")
         .replace(/[^a-z]+/g, " ")
         .trim()
-        .replace(KIND_OF, "$1"),
+        .replace(KIND_OF, "$1")
+        .replace(/^(infinitely many) [a-z]+$/, "$1")
+        .replace(/^(?:it|series|sequence|integral|limit) (?=(?:con|di)verges$)/, ""),
     )
     .sort()
     .join(",");

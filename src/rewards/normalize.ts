@@ -291,9 +291,16 @@ function chained(text: string): string {
 const ALL_REALS =
   /^[\s$]*(?:\\(?:text|mbox|textbf)\s*\{)?\s*(?:all\s+reals?(?:\s+numbers?)?|\\mathbb\s*\{?\s*R\s*\}?)\s*\}?[\s.$]*$/i;
 
+/** Numbers, fractions, roots and powers in the notation already, as most answers are. */
+const PLAIN =
+  /^(?! )(?:[-+/^(){}\d]|\.(?=\d)|,(?=[-\d(\\])|\\(?:frac|sqrt)(?![a-zA-Z])|(?<![a-zA-Z] ?)[abnxy](?! ?[a-zA-Z])| (?=[^ ]))+(?<!,)$/;
+
 /** The answer in the notation above, trimmed; total, and the identity on what it does not know. */
 export function normalizeMath(text: string): string {
+  if (PLAIN.test(text) && !text.includes("{,}")) return text;
   let s = unescapeTwice(text.replace(UNICODE_PATTERN, (c) => UNICODE[c] ?? c));
+  // A box that was cut off before its end.
+  if (s.includes("boxed")) s = s.replace(/^\s*\\boxed\s*\{(?=[^{}]*(?:\{[^{}]*\}[^{}]*)*$)/, "");
   s = rewritePhrases(s);
   if (ALL_REALS.test(s)) return "(-∞,∞)";
   if (s.includes("_")) {
@@ -340,33 +347,39 @@ export function normalizeMath(text: string): string {
     .replace(/\\[()[\]]/g, " ");
   s = s.replace(/\\&/g, " ").replace(/\\\|/g, "|");
   s = resolveText(joinUnitFractions(s));
-  s = replaceGroups(s, FONT_GROUP, (content) =>
-    UNIT.test(content)
-      ? ` ${content}`
-      : COMPOUND_UNIT.test(content)
-        ? " "
-        : /^[a-z]{2,}$/.test(content)
-          ? `\\${content} `
-          : `{${content}}`,
-  );
+  s = !s.includes("\\")
+    ? s
+    : replaceGroups(s, FONT_GROUP, (content) =>
+        UNIT.test(content)
+          ? ` ${content}`
+          : COMPOUND_UNIT.test(content)
+            ? " "
+            : /^[a-z]{2,}$/.test(content)
+              ? `\\${content} `
+              : `{${content}}`,
+      );
   s = s.replace(/\\([a-zA-Z]+)/g, (whole, name: string) => {
     const symbol = SYMBOLS[name];
     if (symbol === undefined) return whole;
     return symbol.startsWith("\\") ? symbol : ` ${symbol} `;
   });
   s = s.replace(/\^\s*(?:\{\s*°\s*\}|°)/g, "°").replace(/°\s*(?:[CF](?![a-zA-Z]))/g, "°");
-  s = s.replace(/\s*(?:percent(?:age)?|per cent|pct)(?![a-zA-Z])\.?/gi, "%");
+  if (s.includes("p") || s.includes("P")) s = s.replace(/\s*(?:percent(?:age)?|per cent|pct)(?![a-zA-Z])\.?/gi, "%");
   s = s.replace(/<=|=</g, "≤").replace(/>=|=>/g, "≥").replace(/!=/g, "≠").replace(/==+/g, "=").replace(/\*\*/g, "^");
   s = chained(concluded(s));
-  s = s.replace(/(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z])|(?<=[\d)\]}⦄])(?:and|or)(?![a-z])/gi, " , ");
-  s = s.replace(MULTIPLE, (word) => `*${MULTIPLES[word.toLowerCase()]}`);
-  s = s.replace(/(?<=\d\s*)([ap])\.?\s?m(?![a-z])\.?/gi, (_, half: string) => ` ${half.toLowerCase()}m`);
-  s = s.replace(/(?<![a-zA-Z\\])(?:infinity|infty|inf)(?![a-zA-Z])/gi, "∞");
-  s = s.replace(UNIT_PATTERN, "").replace(/(?<=\d\s*)\bin\s*$|(?<=\d)in\s*$/, "");
+  if (s.includes("m") || s.includes("M"))
+    s = s.replace(/(?<=\d\s*)([ap])\.?\s?m(?![a-z])\.?/gi, (_, half: string) => ` ${half.toLowerCase()}m`);
+  // Two letters that are no command: there are words.
+  if (/(?<![\\a-zA-Z])[a-zA-Z]{2}/.test(s)) {
+    s = s
+      .replace(/(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z])/gi, " , ")
+      .replace(/(?<=[\d)\]}⦄])(?:and|or)(?:(?![a-z])|(?=[a-z](?:\([a-z]\))? ?=))/g, " , ");
+    s = s.replace(MULTIPLE, (word) => `*${MULTIPLES[word.toLowerCase()]}`);
+    s = s.replace(/(?<![a-zA-Z\\])(?:infinity|infty|inf)(?![a-zA-Z])/gi, "∞");
+    s = s.replace(UNIT_PATTERN, "").replace(/(?<=\d\s*)\bin\s*$|(?<=\d)in\s*$/, "");
+  }
   s = s.replace(/^\s*⦃\s*[a-z]\s*(?:∈\s*\(-∞,∞\)\s*)?[|:]\s*([^⦃⦄|:]+)⦄\s*$/, "$1");
   s = s.replace(/^\s*=(?=\s*[^=\s])/, "");
-  // 25' is in feet, 8'' in inches; f'' has no digit before it.
-  s = s.replace(/^(\s*-?\d[\d.,]*)\s*(?:'{1,2}|")(?=[\s.]*$)/, "$1");
   s = s.replace(/^\s*≈/, "").replace(/≈.*$/s, "");
   s = s.replace(/\s+/g, " ").replace(/(?:\s*,)+(?=\s*,)/g, "");
   return trimPunctuation(s);

@@ -477,5 +477,6 @@ class Parser {
 
 /** The tree of a normalized answer, or null where it is not one the parser understands. Never throws. */
 export function parseExpression(text: string, commas: CommaReading): Expression | null {
+  if (/^\d{1,15}$/.test(text)) return { kind: "number", value: { n: BigInt(text), d: 1n }, rounded: false };
   return text === "" ? null : new Parser(text, commas).parse();
 }

@@ -70,7 +70,7 @@ const IS_REASON = /^(?:since|because|as|using|from|by)(?![a-z])/i;
 /** Nothing in place of a reason, or of a remark whose numbers all stand before it; else the remark. */
 const keptRemark = (remark: string, words: string, at: number, whole: string): string =>
   RESTRICTS.test(words) ||
-  changesValue(words) ||
+  (changesValue(words) && !/^(?:since|because)(?![a-z])/i.test(words)) ||
   (!IS_REASON.test(words) && words.match(/\d+/g)?.some((n) => !whole.slice(0, at).includes(n)))
     ? remark
     : "";
@@ -84,6 +84,7 @@ const MATHEMATICAL =
 
 /** "12 red marbles" as 12: plain words behind a value with no words in it. */
 function withoutWords(text: string): string {
+  if (!text.includes(" ")) return text;
   const tokens = text.split(" ");
   let from = tokens.length;
   while (from > 0 && tokens.length - from < 12 && /^\(?[a-zA-Z][a-z-]{1,20}\)?[.,]?$/.test(tokens[from - 1]!)) from--;
@@ -103,8 +104,9 @@ function withoutWords(text: string): string {
 const PLAIN_UNIT =
   /(?<=\d) ?(hours?|hrs?|minutes?|mins?|seconds?|secs?|feet|foot|ft|inch(?:es)?|yards?|pounds?|lbs?|ounces?|oz|dollars?|cents?|days?|weeks?|months?|years?|degrees?)(?![a-zA-Z])/g;
 function groupedUnits(text: string): string {
+  if (text.includes("\\text") || !/\d ?[a-z]{2}/.test(text)) return text;
   const units = text.match(PLAIN_UNIT);
-  if (units === null || units.length < 2 || text.includes("\\text")) return text;
+  if (units === null || units.length < 2) return text;
   return text.replace(PLAIN_UNIT, "\\text{ $1}").replace(/\} ?,? and (?=\d)/g, "} \\text{ and } ");
 }
 
@@ -120,7 +122,7 @@ export function rewritePhrases(text: string): string {
   let s = text.replace(/\s+/g, " ").trim();
   if (!/[a-zA-Z≈≃≐]/.test(s)) return s;
   if (s.includes("\\math")) s = s.replace(WORD_IN_FONT, "\\text{$1}");
-  if (s.endsWith(")") || s.endsWith("}")) s = s.replace(REMARK, keptRemark);
+  if (s.includes("(") && s.includes(" ") && /[)}.]$/.test(s)) s = s.replace(REMARK, keptRemark);
   const words = WHOLE_TEXT.exec(s)?.[1]?.trim() ?? s;
   const choice = CHOICE.exec(words)?.[1];
   if (choice !== undefined) return choice.toUpperCase();

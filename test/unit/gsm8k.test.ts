@@ -133,6 +133,38 @@ describe("lenient extraction", () => {
   });
 });
 
+describe("an answer given without its question", () => {
+  const alone = (gold: string, pred: string, verifier?: "gsm8k"): number =>
+    verify({ gold, pred, extraction: "lenient", verifier }).reward;
+
+  test.each([
+    "7%",
+    "7\\%",
+    "7 %",
+    "7 percent",
+    "7 per cent",
+    "7 pct",
+    "$7\\%$",
+    "\\boxed{7\\%}",
+    "\\boxed{7}\\%",
+    "It grew by 7%.",
+  ])("%p is not 7", (pred) => {
+    expect([alone("7", pred), alone("7", pred, "gsm8k")]).toEqual([0, 0]);
+    expect(alone("7%", pred)).toBe(1);
+  });
+  test("what else is 7, or says a percentage as its value", () => {
+    expect(["7", "$7", "7.0", "14/2", "7 apples", "\\boxed{7}"].map((pred) => alone("7", pred))).toEqual([
+      1, 1, 1, 1, 1, 1,
+    ]);
+    expect([alone("7%", "7"), alone("0.07", "7%"), alone("0.7", "7%")]).toEqual([1, 1, 0]);
+  });
+  test("a bound is not its number", () => expect([alone("7", "at most 7"), alone("7", "less than 7")]).toEqual([0, 0]));
+  test("in a whole response the sign is a unit", () =>
+    expect(["#### 7%", "So it grew by 7%.", "The answer is 7 percent."].map((text) => judge("7", text).reward)).toEqual(
+      [1, 1, 1],
+    ));
+});
+
 test("a gold that is a whole solution is reduced", () => {
   expect(judge("2 + 2 = <<2+2=4>>4\n#### 4", "A: 4").reward).toBe(1);
   expect(judge("2 + 2 = 4\n#### 1,004", "A: 1004").reward).toBe(1);
