@@ -6,6 +6,7 @@ import { describe, expect, test } from "bun:test";
 import { equalAnswers } from "../../src/rewards/compare.ts";
 import { unitOf } from "../../src/rewards/units.ts";
 import { verify } from "../../src/rewards/verify.ts";
+import { rewriteAll } from "./rewritings.ts";
 
 /** [gold, another way to write it] */
 const EQUAL: readonly (readonly [string, string])[] = [
@@ -1299,6 +1300,31 @@ describe("different, also as a whole answer", () => {
       expect(verify({ gold, response: `So it is \\boxed{${pred}}`, extraction, verifier: "math" }).reward).toBe(0);
     }
   });
+});
+
+test("mechanical rewritings stay equal, and changes do not", () => {
+  const golds = [
+    ...[
+      "7",
+      "-31",
+      "4096",
+      "2.75",
+      "45\\%",
+      "\\frac{5}{8}",
+      "-\\frac{7}{3}",
+      "6\\pi",
+      "3\\sqrt{7}",
+      "-1, 4, 9",
+      "(2, -5)",
+    ],
+    ...["[-3, 8)", "(1, \\infty)", "(-\\infty, \\frac{1}{2}]", "\\begin{pmatrix} 1 & 2 \\\\ 3 & -4 \\end{pmatrix}"],
+    ...["\\text{Sunday}", "12\\text{ hours}", "x^2 - 3x + 1"],
+  ];
+  for (const seed of [1, 2]) {
+    const outcomes = rewriteAll(golds, seed);
+    expect(outcomes.filter(({ count }) => count === 0).map(({ rule }) => rule)).toEqual([]);
+    expect(outcomes.flatMap(({ failures }) => failures)).toEqual([]);
+  }
 });
 
 describe("lenient extraction, with the verifier chosen by the gold and with this one", () => {
