@@ -322,7 +322,7 @@ const REMARKED = new RegExp(
 const ABOUT = new RegExp(
   String.raw`(${VALUE})(?:\s[a-z]{2,20}){0,3},?\s\(?(?:or |which is |i\.e\.,? )?(?:about|approximately|roughly|\$?\\approx|≈)\s?\$?(\d[\d,]*\.\d+)\$?(?:\s[a-z]{2,20}){0,3}\)?[.!]?$`,
 );
-const CONCLUDES = /(?<![a-z])(?:so|then|thus|therefore|hence|gives?|total|answer|not|or|and)(?![a-z])/i;
+const CONCLUDES = /(?<![a-z])(?:so|then|thus|therefore|hence|gives?|giving|total|answer|not|but|or|and)(?![a-z])/i;
 const withoutDollars = (formula: string): string => formula.replace(/^(?:\$|\\\()(.*)(?:\$|\\\))$/, "$1").trim();
 
 /** The value that the last sentence says something more about, where numbers in the remark are none of the answer. */
@@ -376,13 +376,18 @@ function isProse(text: string): boolean {
 
 /** "at most 17": a bound, not the number in it. */
 const BOUNDED =
-  /^\s*(?:at (?:most|least)|(?:more|less|fewer|greater|larger|smaller) than|up to|over|under)\s[^\n]{1,60}$/i;
+  /^(?:at (?:most|least)|(?:more|less|fewer|greater|larger|smaller) than|up to|over|under)\s[^\n]{1,60}$/i;
+
+/** "9 (because 8 is too small)" */
+const BEHIND_VALUE = /^([^()\n]{1,60})\([^()\n]{1,160}\)\.?$/;
 
 /** An answer out of a gold text or a given prediction: its mark's content, or the text itself unless it is a sentence. */
 export function reduceAnswer(text: string): Readings {
   const marked = markedAnswer(text);
   if (marked.length > 0) return marked;
-  if (BOUNDED.test(text)) return [text.trim()];
+  const short = text.length <= 300 ? text.trim() : "";
+  const remark = BEHIND_VALUE.exec(short);
+  if (BOUNDED.test(short) || (remark !== null && !isProse(remark[1]!))) return [text.trim()];
   if (isProse(text)) {
     const found = unmarkedAnswer(text)?.trim();
     return found === undefined ? [text.trim()] : [found, text.trim()];

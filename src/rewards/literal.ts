@@ -72,7 +72,7 @@ export const wordsKey = (text: string): string =>
     .map((part) =>
       part
         .replace(/^(?:it|this|(?:the|an?) [a-z]+|f(?:\(x\))?) is (?=\S+(?: \S+)?[.\s]*$)/, "")
-        .replace(/^(?:the|an?|on)\s+/, "")
+        .replace(/^(?:on\s+)?(?:(?:the|an?)\s+)?/, "")
         .replace(/[^a-z]+/g, " ")
         .trim()
         .replace(KIND_OF, "$1")

@@ -158,6 +158,8 @@ describe("an answer given without its question", () => {
     ]);
     expect([alone("7%", "7"), alone("0.07", "7%"), alone("0.7", "7%")]).toEqual([1, 1, 0]);
   });
+  test("a remark behind it is not the answer", () =>
+    expect([alone("8", "9 (because 8 is too small)"), alone("9", "9 (because 8 is too small)")]).toEqual([0, 1]));
   test("a bound is not its number", () => expect([alone("7", "at most 7"), alone("7", "less than 7")]).toEqual([0, 0]));
   test("in a whole response the sign is a unit", () =>
     expect(["#### 7%", "So it grew by 7%.", "The answer is 7 percent."].map((text) => judge("7", text).reward)).toEqual(

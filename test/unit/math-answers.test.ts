@@ -500,6 +500,7 @@ const EQUAL: readonly (readonly [string, string])[] = [
   ["h(n)=\\frac{n}{n+1}", "h(k)=\\frac{k}{k+1}"],
   ["\\text{Friday}", "\\mathrm{Friday}"],
   ["\\text{Friday}", "\\text{on Friday}"],
+  ["\\text{Friday}", "on a Friday"],
   ["\\text{odd}", "\\mathbf{odd}"],
   ["\\text{isosceles triangle}", "isosceles"],
   ["\\text{odd}", "odd function"],
