@@ -51,6 +51,8 @@ export interface RunRecord {
   readonly command: string;
   /** The bundled model on the bundled problems. */
   readonly bundled: boolean;
+  /** Optimizer steps of a whole run of `train`. */
+  readonly totalSteps?: number;
   readonly settings: Readonly<Record<string, unknown>>;
 }
 

@@ -17,7 +17,7 @@ import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
 import type { RewardSources } from "../grpo/sampling.ts";
-import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
+import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { callOf } from "../program.ts";
@@ -216,7 +216,7 @@ async function trainInto(
           stopRequested,
           ...(reviseRewards ? { reviseRewards } : {}),
         };
-        output.begin({ command: "train", bundled, settings: toJson(config) });
+        output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: toJson(config) });
         onBegin?.();
         outcome = await runTraining(setup, session, hooks, resume);
       } finally {

@@ -53,8 +53,11 @@ const movingReference = z.object({
 export interface RecordedUpdateOptions {
   readonly config: UpdateConfig;
   readonly folder: string;
-  /** Checkpoint whose weights, Adam state, step and schedule are taken. */
-  readonly resume: { readonly folder: string; readonly state: z.infer<typeof updateState> } | null;
+  /**
+   * Where a run stood: its state, and the checkpoint with the weights and Adam's moments; `folder` null: at its beginning,
+   * which no checkpoint holds: the model that it started from.
+   */
+  readonly resume: { readonly folder: string | null; readonly state: z.infer<typeof updateState> } | null;
   readonly note: (text: string) => void;
   readonly onStep: (record: MetricsRecord) => void;
   /** Called when everything is ready and the update begins to write. */
@@ -179,7 +182,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   // Before the first step the policy is the starting model, so it scores for itself unless another is named.
   const needsReference = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
   const moving =
-    config.beta !== 0 && !config.refModel ? movingReference.safeParse(resume?.state.config).data : undefined;
+    config.beta === 0 || namesReference(options) ? undefined : movingReference.safeParse(resume?.state.config).data;
   const device = await openRunDevice(config, note);
   const { numerics } = resume?.state ?? {};
   if (numerics !== undefined && numerics !== device.numericsKey)
@@ -198,9 +201,9 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   }).open();
   options.onBegin?.();
   // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
-  const goesOn = resume !== null && config.resumeFromCheckpoint === true;
+  const goesOn = typeof resume?.folder === "string" && config.resumeFromCheckpoint === true;
   try {
-    if (resume) restoreOptimizer(session, resume.folder);
+    if (typeof resume?.folder === "string") restoreOptimizer(session, resume.folder);
     const settings = updateSettings(config);
     const scored = await scoredGroups(session, config, groups, settings);
     for (const warning of scored.warnings) note(`note: ${warning}`);
@@ -266,14 +269,17 @@ function withOldLogprobs(
   }));
 }
 
+/** Whether a reference is asked for that is not the run's own. */
+function namesReference({ config, resume }: RecordedUpdateOptions): boolean {
+  return config.refModel !== null && config.refModel !== (resume?.state.config.ref_model ?? null);
+}
+
 /** Folder of the reference; null: the policy before its first step, which is the starting model. */
-async function referenceFolder(
-  { config, folder, resume }: RecordedUpdateOptions,
-  moves: boolean,
-): Promise<string | null> {
+async function referenceFolder(options: RecordedUpdateOptions, moves: boolean): Promise<string | null> {
+  const { config, folder, resume } = options;
+  if (moves && typeof resume?.folder === "string") return savedReference(resume.folder);
   if (config.refModel) return modelFolder(config.refModel);
-  if (!resume) return null;
-  return moves ? savedReference(resume.folder) : folder;
+  return moves || typeof resume?.folder === "string" ? folder : null;
 }
 
 /** Why this is not the recorded step again, where it looks as if it should be. */
