@@ -12,6 +12,7 @@ import { openProblems } from "../engine/prompts.ts";
 import { planSession, type Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createRewardPool } from "../rewards/pool.ts";
@@ -68,6 +69,8 @@ async function sftInto(
     inputs: { model, dataset, eval_dataset: config.evalDataset },
     mayReplace: bundled && !named ? isOfBundledRun : undefined,
   });
+  const names = { rewards: [], logsMore: false, samples: config.evalNumGenerations };
+  requireEvaluationName(config.metricForBestModel, names);
   const startFolder = await modelFolder(model);
   const modelConfig = readModelConfig(startFolder);
   const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);

@@ -13,6 +13,7 @@ import { describeMemory } from "../engine/memory.ts";
 import type { Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
@@ -190,6 +191,11 @@ async function trainInto(
   });
   try {
     requireRewardNamed(config, pool.names);
+    requireEvaluationName(config.metricForBestModel, {
+      rewards: pool.names,
+      logsMore: rewardSpecs(config.rewardFuncs).some((spec) => typeof spec === "object" && "path" in spec),
+      samples: config.evalNumGenerations,
+    });
     const paths = trainingPaths(config);
     const setup = await setUpTraining(config, paths, console.note, checkpoint);
     try {
