@@ -99,6 +99,7 @@ async function scoredGroups(
   config: UpdateConfig,
   groups: readonly RolloutGroup[],
   settings: PolicyUpdateSettings,
+  steps: number,
 ): Promise<{ groups: ScoredGroup[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
   const completions = groups.flatMap((g) => g.completions);
   const missing = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
@@ -106,9 +107,10 @@ async function scoredGroups(
     ? await scoreGroups(session.reference ?? session.policy, session.activations!, groups, settings)
     : null;
   const charged = config.useKlInReward && config.beta !== 0;
-  // The reward is charged with the KL of the policy that sampled; where that is not recorded it is the starting one.
+  // Where the policy that sampled is not recorded it is the starting one: for all steps of a pass, and for the reward that is
+  // charged with its KL. One step of a pass has it from its own first forward.
   const own =
-    charged && completions.some((c) => !c.oldLogprobs)
+    (charged || steps > 1) && completions.some((c) => !c.oldLogprobs)
       ? await scoreGroups(session.policy, session.activations!, groups, settings)
       : null;
   const kl = charged
@@ -140,7 +142,7 @@ async function scoredGroups(
           completionIds: c.completionIds,
           finished: c.finished,
           advantage: c.advantages ?? advantages.advantages[i]!,
-          oldLogprobs: c.oldLogprobs ?? null,
+          oldLogprobs: c.oldLogprobs ?? (steps > 1 ? own![i]!.logprobs : null),
           refLogprobs: c.refLogprobs ?? reference?.[i]?.logprobs ?? null,
           samplingLogprobs: c.samplingLogprobs ?? null,
         };
@@ -205,7 +207,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   try {
     if (typeof resume?.folder === "string") restoreOptimizer(session, resume.folder);
     const settings = updateSettings(config);
-    const scored = await scoredGroups(session, config, groups, settings);
+    const scored = await scoredGroups(session, config, groups, settings, steps.cut.length);
     for (const warning of scored.warnings) note(`note: ${warning}`);
     const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
     const schedule = scheduleOf(config, totalSteps);
@@ -252,7 +254,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   }
 }
 
-/** π_old of completions that came without one: the first forward of the step that learns from them first. */
+/** π_old of completions that came without one, for later passes: the first forward of the step. */
 function withOldLogprobs(
   groups: readonly ScoredGroup[],
   { members }: GenerationStep,

@@ -111,7 +111,7 @@ describe("stop strings and generation_kwargs", () => {
     expect(configFor("train", [file]).config.stop).toEqual(["\n, "]);
     expect(configFor("sft", ["--stop", "</a>"]).config.stop).toEqual(["</a>"]);
     expect(refusal(() => configFor("eval", ["--stop", ""]))).toBe(
-      '--stop [""]: allowed is a text that is not empty, or a list of such, or null',
+      '--stop [""]: allowed is a text that is not empty, of whole characters, or a list of such, or null',
     );
     expect(configFor("eval", ["--stop", "\\n"]).warnings).toEqual([
       'stop "\\\\n": a backslash and a letter, as written; for a line break give a JSON list, \'["\\n"]\'',
