@@ -11,11 +11,10 @@ import { restoreOptimizer, saveCheckpoint, savedReference, saveModel } from "../
 import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
 import { mixReference } from "../engine/moving-reference.ts";
 import { planSession, type Session } from "../engine/session.ts";
-import { InputError } from "../errors.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
-import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
+import { estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { type GenerationStep, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
 import {
   appliedEntropyCoef,
@@ -31,7 +30,13 @@ import {
   updateSettings,
   updateStep,
 } from "./policy-update.ts";
-import { everyOrNone, type RecordedSteps, recordedRewards, recordedSteps } from "./recorded-generation.ts";
+import {
+  checkAdvantages,
+  checkGroups,
+  type RecordedSteps,
+  recordedRewards,
+  recordedSteps,
+} from "./recorded-generation.ts";
 import { type RolloutGroup, readRollouts } from "./rollout-file.ts";
 
 /** What of a trainer's state an update goes on from. */
@@ -67,31 +72,6 @@ export interface RecordedUpdateOptions {
 
 /** What `gae` alone reads. */
 const NO_CRITIC = { lam: 1, whitenAdvantages: false } as const;
-
-/** @throws InputError where a group's size is not num_generations, or a sequence exceeds the context */
-function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[], context: number): void {
-  for (const { group, promptIds, completions } of groups) {
-    if (config.numGenerations !== null && completions.length !== config.numGenerations)
-      throw new InputError(
-        `${config.rollouts}: group ${group} has ${completions.length} completions, num_generations is ${config.numGenerations}; leave the flag out to take the file's groups`,
-      );
-    const longest = Math.max(...completions.map((c) => c.completionIds.length));
-    if (promptIds.length + longest > context)
-      throw new InputError(
-        `${config.rollouts}: group ${group}: prompt and completion have ${promptIds.length + longest} tokens, the model's context is ${context}; leave the group out`,
-      );
-  }
-}
-
-/** @throws InputError where the estimator needs a critic, or only some lines have advantages of their own */
-function checkAdvantages(config: UpdateConfig, groups: readonly RolloutGroup[]): void {
-  const completions = groups.flatMap((group) => group.completions);
-  everyOrNone(config.rollouts, completions, "advantages", (c) => c.advantages);
-  if (completions[0]?.advantages === undefined && ESTIMATORS[config.advantageEstimator].needsCritic)
-    throw new InputError(
-      `advantage_estimator ${config.advantageEstimator} needs a critic, and ${config.rollouts} has no "advantages"; use grpo train, or write them into the file`,
-    );
-}
 
 /** Advantages, old and reference logprobs of the file's groups; what the file does not have is computed. */
 async function scoredGroups(
