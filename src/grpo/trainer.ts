@@ -5,12 +5,7 @@
  * made of is setup.ts; the update is policy-update.ts; evaluation is passed in.
  */
 import { join, resolve } from "node:path";
-import {
-  checkpointName,
-  keepNewestCheckpoints,
-  removeCheckpointsAfter,
-  writeTrainerState,
-} from "../checkpoint/state.ts";
+import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import { trackBest } from "../engine/best-checkpoint.ts";
@@ -121,8 +116,6 @@ export async function train(
   if (resume) restoreOptimizer(session, resume.folder);
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
   removeCompletionsAfter(outputDir, step);
-  for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
-    hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
   const unscored = createUnscoredGuard();
   const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);

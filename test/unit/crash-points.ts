@@ -86,9 +86,7 @@ const { dropEarlier } = await import("../../src/checkpoint/earlier.ts");
 const { openOutputFolder } = await import("../../src/checkpoint/output-folder.ts");
 const { openCheckpoint } = await import("../../src/checkpoint/checkpoint.ts");
 const { writeSafetensors, writeWeights } = await import("../../src/checkpoint/safetensors_write.ts");
-const { latestCheckpoint, listCheckpoints, removeCheckpointsAfter, writeTrainerState } = await import(
-  "../../src/checkpoint/state.ts"
-);
+const { latestCheckpoint, listCheckpoints, writeTrainerState } = await import("../../src/checkpoint/state.ts");
 const { writeTogether } = await import("../../src/checkpoint/together.ts");
 const { InputError } = await import("../../src/errors.ts");
 const { createMetricsWriter } = await import("../../src/metrics/metrics-file.ts");
@@ -139,7 +137,6 @@ async function run(folder: string, { mark, steps, saveEvery, resume, overwrite =
     const first = resume ?? 0;
     const metrics = createMetricsWriter(folder, resume === undefined ? {} : { resumeStep: first });
     removeCompletionsAfter(folder, first);
-    removeCheckpointsAfter(folder, resume ?? -1);
     try {
       for (let step = first + 1; step <= steps; step++) {
         metrics.write({ step, mark });
