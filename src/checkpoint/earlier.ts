@@ -21,6 +21,9 @@ export const unfinished = ".unfinished";
 /** Up to which step what stayed outside is the earlier run's too. */
 const keptName = ".kept-step";
 
+/** Whether an earlier run waits, to be put back unless this one saves something. */
+export const isEarlierWaiting = (folder: string): boolean => existsSync(join(folder, earlier));
+
 /** Whether something waits to be mended or put back. */
 export function isUnsettled(folder: string): boolean {
   return (
@@ -82,9 +85,13 @@ function keptStepOf(folder: string): number {
   return existsSync(kept) ? Number(readFileSync(kept, "utf8")) : -1;
 }
 
-/** Whether the new run has something of its own to put in the earlier one's place. */
+/**
+ * Whether the new run has something of its own to put in the earlier one's place. A checkpoint before the first step is
+ * the model that it began with.
+ */
 function isReplaced(folder: string, keptStep: number): boolean {
-  if (listCheckpoints(folder).some((checkpoint) => checkpoint.step > keptStep && isComplete(checkpoint.folder)))
+  const since = Math.max(keptStep, 0);
+  if (listCheckpoints(folder).some((checkpoint) => checkpoint.step > since && isComplete(checkpoint.folder)))
     return true;
   // All files of a model come into the folder together.
   return heldIn(folder)?.hasResult ?? false;

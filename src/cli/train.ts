@@ -2,6 +2,7 @@
 import { existsSync, statSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
 import { assetName } from "../assets.ts";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { runRecord } from "../checkpoint/held.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
 import { latestCheckpoint, listCheckpoints } from "../checkpoint/state.ts";
@@ -228,7 +229,11 @@ async function trainInto(
       }
       for (const line of setup.device.traceLines()) console.note(line);
       if (outcome.stopped)
-        console.note(`stopped after step ${outcome.steps}; go on with --resume_from_checkpoint true`);
+        console.note(
+          isEarlierWaiting(outputDir)
+            ? "stopped before it had learned anything"
+            : `stopped after step ${outcome.steps}; go on with --resume_from_checkpoint true`,
+        );
       else if (bundled) for (const line of whatNext(outputDir)) console.note(line);
       return outcome.stopped ? 130 : 0;
     } finally {

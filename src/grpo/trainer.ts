@@ -5,6 +5,7 @@
  * made of is setup.ts; the update is policy-update.ts; evaluation is passed in.
  */
 import { join, resolve } from "node:path";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
@@ -118,6 +119,8 @@ export async function train(
   removeCompletionsAfter(outputDir, step);
   const stopwatch = createStopwatch();
   const unscored = createUnscoredGuard();
+  /** A run that has learned nothing does not take the place of an earlier one. */
+  let anyScored = false;
   const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
 
   const best = trackBest(config, outputDir, "eval_reward", resume);
@@ -304,7 +307,9 @@ export async function train(
 
       // Checkpoint, evaluation
       const hopeless = unscored(result);
+      anyScored ||= result.total.some((reward) => reward !== null);
       if (hopeless !== null) {
+        if (!anyScored && isEarlierWaiting(outputDir)) throw new RunError(`${hopeless}; mend it and start again`);
         await save();
         throw new RunError(`${hopeless}; mend it and go on with --resume_from_checkpoint true`);
       }
@@ -313,7 +318,8 @@ export async function train(
     }
     if (!hooks.stopRequested()) await evaluate();
     if (hooks.stopRequested()) {
-      if (savedAt !== reached.step) await save();
+      const hasBegun = reached.step > 0 || !isEarlierWaiting(outputDir);
+      if (savedAt !== reached.step && hasBegun) await save();
       return { steps: reached.step, stopped: true };
     }
     const from = best?.conclude(step, steps, hooks.console.note) ?? null;

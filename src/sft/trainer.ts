@@ -4,6 +4,7 @@
  */
 import { join, resolve } from "node:path";
 import { z } from "zod";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
@@ -187,7 +188,8 @@ export async function runSft(run: SftRun): Promise<boolean> {
     }
     await evaluate();
     if (run.stopRequested()) {
-      await save();
+      // Before its first step a run has nothing to put in an earlier one's place.
+      if (step > 0 || !isEarlierWaiting(outputDir)) await save();
       return true;
     }
     const from = best?.conclude(step, steps, console.note) ?? null;

@@ -16,6 +16,7 @@ import { dropEarlier } from "../../src/checkpoint/earlier.ts";
 import { describeHeld, heldIn } from "../../src/checkpoint/held.ts";
 import { lockFolder, lockName } from "../../src/checkpoint/lock.ts";
 import { openOutputFolder, type Permission, requireFreeFile } from "../../src/checkpoint/output-folder.ts";
+import { writeSafetensors } from "../../src/checkpoint/safetensors_write.ts";
 import { launchersOf, type ProcessView, wasIgnored } from "../../src/cli/parent.ts";
 import { InputError } from "../../src/errors.ts";
 import { createUnscoredGuard } from "../../src/grpo/unscored.ts";
@@ -172,16 +173,19 @@ describe("a folder that holds something", () => {
     expect(heldIn(folder)?.names.some((name) => name.startsWith("after"))).toBe(false);
   });
 
-  test("a new run that fails before it has saved puts it back, with what it wrote itself beside", () => {
+  test("a new run that fails before it has saved puts it back, with what it wrote itself beside", async () => {
     put(run);
     const output = open();
     output.permit({ overwrite: true, resumes: true, inputs: {} });
     output.begin({ command: "train", bundled: false, settings: {} });
     expect(readdirSync(folder).filter((name) => /^(checkpoint|metrics)/.test(name))).toEqual([]);
-    put({ "metrics.jsonl": '{"step":1,"loss":null}\n' });
+    put({ "metrics.jsonl": '{"step":1,"loss":null}\n', "checkpoint-0/trainer_state.json": "{}" });
+    await writeSafetensors(join(folder, "checkpoint-0/model.safetensors"), []);
     output.release();
     expect(describeHeld(heldIn(folder)!)).toBe("a run (step 4, 2 checkpoints)");
     expect(readFileSync(join(folder, ".unfinished/metrics.jsonl"), "utf8")).toContain("null");
+    // The model that it began with is no reason to let an earlier run go.
+    expect(readdirSync(join(folder, ".unfinished/checkpoint-0"))).toHaveLength(2);
   });
 });
 
@@ -357,4 +361,4 @@ test("a crash or a full disk at any file operation leaves what was there, or wha
   const { stdout, stderr } = Bun.spawnSync([process.execPath, join(import.meta.dir, "crash-points.ts")]);
   expect(stderr.toString()).toBe("");
   expect(stdout.toString()).toMatch(/^\d{3,} points\n$/);
-});
+}, 60_000);
