@@ -45,14 +45,20 @@ const endRunning = (): void => {
   for (const child of running) child.kill("SIGKILL");
 };
 
-/** One call of the compiler. @throws RunError with the first line that tells why it failed */
-export async function compile(what: string, command: readonly string[]): Promise<void> {
+/** Runs a compiler. @returns its exit status, and what it said */
+export async function compilerRun(command: readonly string[]): Promise<{ code: number; stderr: string }> {
   const child = Bun.spawn([...command], { stdout: "ignore", stderr: "pipe" });
   if (running.size === 0) process.on("exit", endRunning);
   running.add(child);
   const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
   running.delete(child);
   if (running.size === 0) process.off("exit", endRunning);
+  return { code, stderr };
+}
+
+/** One call of the compiler. @throws RunError with the first line that tells why it failed */
+export async function compile(what: string, command: readonly string[]): Promise<void> {
+  const { code, stderr } = await compilerRun(command);
   if (code === 0) return;
   const reason = stderr.split("\n").find((line) => /error|fatal|undefined/.test(line)) ?? stderr.trim();
   throw new RunError(`${what} did not compile: ${command.join(" ")}: ${reason} (GCC 11 or Clang 14 is needed)`);

@@ -122,7 +122,7 @@ export function dropEarlier(folder: string): void {
   rmSync(join(folder, going), { recursive: true, force: true });
 }
 
-export type Settled = "nothing" | "replaced" | "put back";
+export type Settled = "nothing" | "replaced" | "put back" | "put back, the new one aside";
 
 /**
  * Mends what a process that died left, and decides on what waits in `.earlier-run`. The caller has the folder's lock.
@@ -140,20 +140,21 @@ export function settleEarlier(folder: string): Settled {
     if (!existsSync(place)) return "nothing";
     dropEarlier(folder);
     if (!existsSync(place)) return "replaced";
-    keepUnfinished(folder);
+    const isKept = keepUnfinished(folder);
     renameSync(place, join(folder, moving));
     moveBack(folder);
-    return "put back";
+    return isKept ? "put back, the new one aside" : "put back";
   } catch (error) {
     throw writeFailure(error, folder);
   }
 }
 
-/** Moves aside what the new run wrote: its metrics may say why it came to nothing. */
-function keepUnfinished(folder: string): void {
+/** Moves aside what the new run wrote: its metrics may say why it came to nothing. False: there was nothing. */
+function keepUnfinished(folder: string): boolean {
   // Of a run that goes on, what lies outside is the earlier one's but for a few steps that are made again.
-  if (keptStepOf(folder) >= 0) return;
-  for (const name of heldIn(folder)?.names ?? runNames(readdirSync(folder))) keep(folder, name);
+  const names = keptStepOf(folder) >= 0 ? [] : (heldIn(folder)?.names ?? runNames(readdirSync(folder)));
+  for (const name of names) keep(folder, name);
+  return names.length > 0;
 }
 
 function keep(folder: string, name: string): void {

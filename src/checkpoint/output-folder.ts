@@ -54,11 +54,18 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
   let keptStep = -1;
   let begun = false;
   let replaces = false;
+  const mustSettle = (): boolean => {
+    try {
+      return isUnsettled(folder);
+    } catch (error) {
+      throw unwritable(error, folder);
+    }
+  };
   const settle = (): void => {
-    if (!isUnsettled(folder) || settleEarlier(folder) !== "put back") return;
-    const left = existsSync(join(folder, unfinished))
-      ? `; what the new one wrote is in ${join(folder, unfinished)}`
-      : "";
+    if (!mustSettle()) return;
+    const settled = settleEarlier(folder);
+    if (settled !== "put back" && settled !== "put back, the new one aside") return;
+    const left = settled === "put back" ? "" : `; what the new one wrote is in ${join(folder, unfinished)}`;
     note(`note: ${folder}: the new run ended before it saved anything, so the earlier one is back${left}`);
   };
   const notePassedOver = (): void => {
@@ -100,7 +107,7 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
     },
   };
   // A refusal touches nothing: the lock waits for the permission, unless there is something to mend or to wait for.
-  if (!existsSync(join(folder, lockName)) && !isUnsettled(folder)) return open;
+  if (!existsSync(join(folder, lockName)) && !mustSettle()) return open;
   lock = lockFolder(folder, `grpo ${command}`);
   try {
     settle();
@@ -158,8 +165,16 @@ function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, hel
 
 /** Where a path leads, and the files in it, if it is a folder: they may be links. */
 function realPaths(path: string): string[] {
-  const inner = statSync(path).isDirectory() ? readdirSync(path).map((name) => join(path, name)) : [];
+  const inner = statSync(path).isDirectory() ? namesIn(path).map((name) => join(path, name)) : [];
   return [path, ...inner.filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile())].map(realPath);
+}
+
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return []; // Not to be read: whoever opens it will say so.
+  }
 }
 
 function realPath(path: string): string {

@@ -64,7 +64,7 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     name: "plan",
-    summary: "the memory that a training run takes, without taking it",
+    summary: "the memory and disk that a training run takes, without taking them",
     load: async () => (await import("./plan.ts")).plan,
   },
   {

@@ -79,7 +79,7 @@ function beforeAndAfter(figures: readonly Figure[], step: number): string[] {
 }
 
 /** Steps of the whole run, by `max_steps` or by passes over the data. */
-function totalSteps({ config, problems, batch }: TrainingSetup): number {
+export function totalSteps({ config, problems, batch }: TrainingSetup): number {
   if (config.maxSteps !== null) return config.maxSteps;
   const generations = Math.floor((problems.dataset.numRows * config.numTrainEpochs) / batch.generationPrompts);
   return Math.max(1, generations) * batch.stepsPerGeneration;
