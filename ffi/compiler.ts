@@ -42,7 +42,7 @@ export function compilerCalled(command: string): Compiler | null {
 /** The compilers that run: they end with this process, which a signal may end in between. */
 const running = new Set<Subprocess>();
 const endRunning = (): void => {
-  for (const child of running) child.kill("SIGKILL");
+  for (const child of running) child.kill(); // its driver removes what it had begun
 };
 
 /** Runs a compiler. @returns its exit status, and what it said */

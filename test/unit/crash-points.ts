@@ -208,7 +208,16 @@ function whole(folder: string) {
   }
   const stray = real.readdirSync(folder).filter((name) => /^\.(?!unfinished$)|tmp|old/.test(name));
   if (stray.filter((name) => !/\.tmp$|^\..*\.tmp-/.test(name)).length > 0) throw new Error(`left: ${stray.join()}`);
-  return { checkpoints, model: markOf(folder), lines };
+  // What a run that went on from an earlier step has put by.
+  const putBy = real
+    .readdirSync(folder)
+    .filter((name) => name.startsWith("after-step-"))
+    .map((name) => {
+      const place = join(folder, name);
+      const steps = listCheckpoints(place).map(({ folder: path }) => markOf(path));
+      return { steps, model: markOf(place), lines: real.readFileSync(join(place, "metrics.jsonl"), "utf8") };
+    });
+  return { checkpoints, model: markOf(folder), lines, putBy };
 }
 type Whole = ReturnType<typeof whole>;
 
@@ -246,6 +255,9 @@ const scenarios: readonly Scenario[] = [
       return (
         equal(now, before) ||
         (/^12+$/.test(marks) &&
+          equal(now.putBy, [
+            { steps: [1, 1], model: 1, lines: before.lines.map((line) => `${JSON.stringify(line)}\n`).join("") },
+          ]) &&
           now.lines
             .slice(0, marks.length)
             .map((l) => l.mark)
