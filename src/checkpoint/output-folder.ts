@@ -139,7 +139,8 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
   if (permission.newest && onlyLogs) return;
   const resume = permission.resumes && held.checkpoints.length > 0 ? "go on with --resume_from_checkpoint true, " : "";
   const adds = held.evaluation === null ? "write into it all the same" : "replace the evaluation";
-  const replace = `${permission.addsOnly ? adds : "replace it"} with --overwrite`;
+  const replaces = held.names.length === 0 ? "write beside it" : "replace it";
+  const replace = `${permission.addsOnly ? adds : replaces} with --overwrite`;
   throw new InputError(
     `output_dir ${folder} holds ${describeHeld(held)}; ${resume}name another --output_dir, or ${replace}`,
   );

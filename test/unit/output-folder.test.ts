@@ -132,6 +132,13 @@ describe("a folder that holds something", () => {
 
   const record = { command: "train", bundled: false, settings: {} };
 
+  test("weights that a new run leaves alone are refused as a model, to be written beside", () => {
+    put({ "weights.gguf": "x" });
+    expect(() => permit({})).toThrow(
+      "holds a model (weights.gguf); name another --output_dir, or write beside it with",
+    );
+  });
+
   test("what a new run does not replace stays: notes, a repository, weights of other kinds", () => {
     const others = ["README.md", "notes.txt", "weights.gguf", "data.npz", "tool.bin", ".git/HEAD"];
     put({ ...Object.fromEntries(others.map((name) => [name, "x"])), "config.json": "{}", "run.json": "[]" });
