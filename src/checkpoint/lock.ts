@@ -132,10 +132,9 @@ const reasons: Readonly<Record<string, string>> = {
 };
 
 /** Why nothing can be written into the folder. */
-export function unwritable(error: unknown, folder: string): RunError | InputError {
-  const { code = "" } = error as NodeJS.ErrnoException;
-  const line = `${folder} cannot be written: ${reasons[code] ?? errorText(error)}: choose another --output_dir`;
-  return code === "ENOTDIR" || code === "EEXIST" ? new InputError(line) : new RunError(line);
+export function unwritable(error: unknown, folder: string): RunError {
+  const reason = reasons[(error as NodeJS.ErrnoException).code ?? ""] ?? errorText(error);
+  return new RunError(`${folder} cannot be written: ${reason}: choose another --output_dir`);
 }
 
 function isSame(fd: number, path: string): boolean {
