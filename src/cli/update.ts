@@ -2,8 +2,8 @@
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import type { z } from "zod";
-import { completionsFolder, runFile } from "../checkpoint/held.ts";
-import { openOutputFolder, runRecord } from "../checkpoint/output-folder.ts";
+import { completionsFolder, runFile, runRecord } from "../checkpoint/held.ts";
+import { openOutputFolder } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { toCamel } from "../config/names.ts";
@@ -77,7 +77,10 @@ export async function runUpdate(
       // Of a training run the model and the metrics would be replaced: only an update's own folder is gone on in.
       resume: checkpoint === null || holdsTraining(outputDir) ? null : { folder: checkpoint, step: resume!.state.step },
       newest: config.resumeFromCheckpoint === true,
-      inputs: { model, ref_model: config.refModel, rollouts: config.rollouts },
+      inputs: {
+        ...{ model, ref_model: config.refModel, rollouts: config.rollouts },
+        "the configuration": asked.file ?? null,
+      },
     });
     for (const warning of warnings) console.note(`note: ${warning}`);
     if (resume?.folder === null)

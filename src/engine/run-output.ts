@@ -4,6 +4,7 @@
  * evaluation, whichever of the two came first. When any of it is due is the trainer's business.
  */
 import { join, resolve } from "node:path";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";
@@ -31,8 +32,11 @@ export interface RunOutput {
   readonly exhausted: boolean;
   /** Saves a checkpoint of where the run stands, and drops those that `save_total_limit` has no room for. */
   save(): Promise<void>;
-  /** The same, unless there is one of this step. */
-  saveOnce(): Promise<void>;
+  /**
+   * The same where the run is stopped, unless there is one of this step; before its first step a run has nothing to put in
+   * an earlier one's place.
+   */
+  stop(): Promise<void>;
   /** Evaluates and logs it, unless this step's is logged; saves the checkpoint where it is the best so far. */
   evaluate(): Promise<void>;
   /** Saves the model: the last one, or the best one's where that is asked for. */
@@ -85,8 +89,9 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
       return best?.exhausted ?? false;
     },
     save,
-    async saveOnce() {
-      if (savedAt !== state().step) await save();
+    async stop() {
+      const { step } = state();
+      if (savedAt !== step && (step > 0 || !isEarlierWaiting(outputDir))) await save();
     },
     async evaluate() {
       if (!options.evaluate || stopRequested()) return;

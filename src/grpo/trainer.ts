@@ -4,7 +4,7 @@
  * One generation is sampled, scored and learned from, then the next; everything here is in that order. What a run is
  * made of is setup.ts; the update is policy-update.ts; evaluation is passed in.
  */
-import { removeCheckpointsAfter } from "../checkpoint/state.ts";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import type { BestState } from "../engine/best-checkpoint.ts";
@@ -93,10 +93,10 @@ export async function train(
   if (resume) restoreOptimizer(session, resume.folder);
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
   removeCompletionsAfter(outputDir, step);
-  for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
-    hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
   const unscored = createUnscoredGuard();
+  /** A run that has learned nothing does not take the place of an earlier one. */
+  let anyScored = false;
   const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
 
   // Where the run stands: saved after a generation is learned from, so a checkpoint never lies within one.
@@ -254,7 +254,9 @@ export async function train(
 
       // Checkpoint, evaluation
       const hopeless = unscored(result);
+      anyScored ||= result.total.some((reward) => reward !== null);
       if (hopeless !== null) {
+        if (!anyScored && isEarlierWaiting(outputDir)) throw new RunError(`${hopeless}; mend it and start again`);
         await output.save();
         throw new RunError(`${hopeless}; mend it and go on with --resume_from_checkpoint true`);
       }
@@ -263,7 +265,7 @@ export async function train(
     }
     await output.evaluate();
     const stopped = hooks.stopRequested();
-    if (stopped) await output.saveOnce();
+    if (stopped) await output.stop();
     else await output.finish(steps);
     return { steps: step, stopped };
   } finally {

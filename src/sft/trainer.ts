@@ -3,7 +3,6 @@
  * start that a base model needs before GRPO. Same model code, optimizer, checkpoints and metrics as GRPO.
  */
 import { z } from "zod";
-import { removeCheckpointsAfter } from "../checkpoint/state.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
@@ -109,8 +108,6 @@ export async function runSft(run: SftRun): Promise<boolean> {
     chatTemplateKwargs: config.chatTemplateKwargs,
   };
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
-  for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
-    console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
   const state = (best: BestState | null): SftState => ({
     step,
@@ -168,7 +165,7 @@ export async function runSft(run: SftRun): Promise<boolean> {
     }
     await output.evaluate();
     const stopped = run.stopRequested();
-    if (stopped) await output.saveOnce();
+    if (stopped) await output.stop();
     else await output.finish(steps);
     return stopped;
   } finally {
