@@ -4,6 +4,8 @@
  */
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 import { isModelFile } from "./huggingface.ts";
 import { isFolder, type ListedCheckpoint, listCheckpoints } from "./state.ts";
 
@@ -37,6 +39,7 @@ export interface Held {
 export function heldIn(folder: string): Held | null {
   if (!isFolder(folder)) return null;
   const all = readdirSync(folder).filter((name) => !name.startsWith("."));
+  for (const name of all) requireReadable(join(folder, name), name);
   const checkpoints = listCheckpoints(folder);
   const ofRun = all.filter(
     (name) => name === metricsFile || name === completionsFolder || name === runFile || /^checkpoint-\d+$/.test(name),
@@ -56,6 +59,15 @@ export function heldIn(folder: string): Held | null {
     model: weights[0] ?? besideWeights[0] ?? null,
     names,
   };
+}
+
+/** Nothing stands where a run's own file stands but a file: a link in a circle, a pipe or a folder is nobody's run. */
+function requireReadable(path: string, name: string): void {
+  if (name !== metricsFile && name !== runFile && name !== completionsFolder) return;
+  requireFile(path);
+  if (!existsSync(path)) throw new InputError(`${path}: is a link to nothing; remove it, or choose another --output_dir`);
+  if (name === completionsFolder || !isFolder(path)) return;
+  throw new InputError(`${path}: is a folder, not a file; move it away, or choose another --output_dir`);
 }
 
 /** What a run leaves that ended before its first step. */

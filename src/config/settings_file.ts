@@ -1,6 +1,6 @@
 /** Reads a configuration file (TOML, YAML or JSON) into flat keys, and knows files that are none. */
 import { InputError } from "../errors.ts";
-import { readTextFile } from "./json_file.ts";
+import { isTooDeep, readTextFile } from "./json_file.ts";
 import { parseToml } from "./toml.ts";
 import { parseJsonSettings, parseYaml } from "./yaml.ts";
 
@@ -36,6 +36,11 @@ export function readSettingsFile(path: string): SettingsFile {
   const syntax: FileSyntax = /\.toml$/i.test(path) ? "toml" : /\.json$/i.test(path) ? "json" : "yaml";
   const text = readTextFile(path);
   const settings = { toml: parseToml, yaml: parseYaml, json: parseJsonSettings }[syntax](text, path);
+  const deep = settings.find(({ value }) => isTooDeep(value));
+  if (deep)
+    throw new InputError(
+      `${path}${deep.line === undefined ? "" : `:${deep.line}`}: ${deep.key}: nested without end; write its value out, in few levels`,
+    );
   const keys = new Set(settings.map(({ key }) => key));
   const other = others.find(([marks]) => marks.some((mark) => keys.has(mark)));
   if (other) throw new InputError(`${path}: ${other[1]}`);

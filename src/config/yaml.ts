@@ -3,6 +3,7 @@
  * where it stopped, so the keys are looked for in the text as well. What they mean is checked by the caller.
  */
 import { errorText, InputError } from "../errors.ts";
+import { errorPlace } from "./error-line.ts";
 import type { FileSetting } from "./settings_file.ts";
 
 /** @throws InputError where the text is not one map, or names a key twice */
@@ -12,7 +13,7 @@ export function parseYaml(text: string, path: string): FileSetting[] {
     parsed = Bun.YAML.parse(text);
   } catch (error) {
     const what = errorText(error).replace(/^YAML Parse error: /, "");
-    throw new InputError(`${path}:${errorLine(text)}: ${what}`);
+    throw new InputError(`${path}${errorPlace(text, Bun.YAML.parse)}: ${what}`);
   }
   const keys = blockKeys(text);
   const twice = keys.find(({ first }) => first !== undefined);
@@ -120,18 +121,4 @@ function* jsonKeys(text: string): Generator<{ key: string; at: number; twice: bo
       if (twice || open.length === 1) yield { key, at: match.index, twice };
     }
   }
-}
-
-/** The line after the longest beginning of the text that is whole. */
-function errorLine(text: string): number {
-  const lines = text.split("\n");
-  for (let count = lines.length - 1; count > 0; count--) {
-    try {
-      Bun.YAML.parse(lines.slice(0, count).join("\n"));
-      return count + 1;
-    } catch {
-      // Still broken: the fault lies further up.
-    }
-  }
-  return 1;
 }
