@@ -65,7 +65,8 @@ export function heldIn(folder: string): Held | null {
 function requireReadable(path: string, name: string): void {
   if (name !== metricsFile && name !== runFile && name !== completionsFolder) return;
   requireFile(path);
-  if (!existsSync(path)) throw new InputError(`${path}: is a link to nothing; remove it, or choose another --output_dir`);
+  if (!existsSync(path))
+    throw new InputError(`${path}: is a link to nothing; remove it, or choose another --output_dir`);
   if (name === completionsFolder || !isFolder(path)) return;
   throw new InputError(`${path}: is a folder, not a file; move it away, or choose another --output_dir`);
 }
