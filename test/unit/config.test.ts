@@ -348,6 +348,23 @@ describe("YAML and JSON", () => {
     expect(load("empty.yaml", "# nothing\n").config).toEqual(configFor("train", []).config);
   });
 
+  test("values in a circle and without end are refused by name, not by the stack", () => {
+    const deep = (open: string, close: string) => open.repeat(3000) + close.repeat(3000);
+    for (const [name, text] of [
+      ["circle.yaml", "seed: 1\nmodel: &a\n  b: *a\n"],
+      ["circle.yml", "seed: 1\nreward_funcs: &a [*a, *a, *a]\n"],
+      ["deep.yaml", `seed: 1\nbeta: ${deep("[", "]")}\n`],
+      ["deep.json", `{"seed": 1,\n"beta": ${deep("[", "]")}}`],
+      ["deep.toml", `seed = 1\nbeta = ${deep("[", "]")}\n`],
+    ] as const)
+      expect(refusal(() => load(name, text))).toMatch(new RegExp(`${name.replace(".", "\\.")}:\\d+: .{1,200}$`));
+    expect(refusal(() => load("few.yaml", "", "--chat_template_kwargs", deep('{"a":[', "]}")))).toBe(
+      "--chat_template_kwargs: nested without end; give it in few levels",
+    );
+    const long = `seed: 1\nbeta: ]\n${"# a remark\n".repeat(5000)}`;
+    expect(refusal(() => load("long.yaml", long))).toMatch(/long\.yaml: Unexpected/);
+  });
+
   test("every refusal names the line, and all of them come at once", () => {
     const file = join(folder, "wrong.yaml");
     const lines = ["beta: x", "", "num_generation: 8", "rewards:", "  beta: 1", "fp16: true", "num_generations: 2.5"];
