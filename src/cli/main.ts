@@ -64,7 +64,7 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     name: "plan",
-    summary: "the memory that a training run takes, without taking it",
+    summary: "the memory and disk that a training run takes, without taking them",
     load: async () => (await import("./plan.ts")).plan,
   },
   {
@@ -166,8 +166,30 @@ function exitCodeOf(error: unknown): number {
   return error instanceof InputError ? error.exitCode : 1;
 }
 
+/** What the machine refuses, wherever it is met: no bug of the program. */
+const refusals: Readonly<Record<string, string>> = {
+  EACCES: "permission is denied; check whose it is, and its permissions",
+  EPERM: "it is not permitted; check whose it is, and its permissions",
+  EIO: "the disk reports an error; check it",
+  ESTALE: "the network folder is gone; mount it again",
+  ENOSPC: "the disk is full; free some space",
+  EDQUOT: "the disk quota is used up; free some space",
+  EROFS: "the file system is read-only; write elsewhere",
+  EMFILE: "too many files are open; raise the limit (ulimit -n)",
+  ENFILE: "too many files are open on this machine; close some",
+};
+
+/** A refused system call on a file as the one line that it deserves. */
+function asRefusal(error: unknown): unknown {
+  const { code = "", path, syscall } = (error ?? {}) as NodeJS.ErrnoException;
+  const refusal = refusals[code];
+  if (!(error instanceof Error) || refusal === undefined || path === undefined) return error;
+  return new RunError(`${path}: ${refusal} (${code}, ${syscall})`, { cause: error });
+}
+
 /** A line for each thing that has a cure; message and stack for one that nobody foresaw. */
-function failureText(where: string, error: unknown, debug: boolean): string {
+function failureText(where: string, thrown: unknown, debug: boolean): string {
+  const error = asRefusal(thrown);
   const foreseen = error instanceof InputError || error instanceof RunError;
   const lines = error instanceof InputError ? error.lines : [errorText(error)];
   const told = lines.map((line) => `${where}: ${line}\n`).join("");

@@ -1,8 +1,8 @@
 /** `grpo update`: the policy update alone, on recorded rollouts. The work is src/grpo/recorded-update.ts. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { completionsFolder } from "../checkpoint/held.ts";
-import { openOutputFolder, runRecord } from "../checkpoint/output-folder.ts";
+import { completionsFolder, runRecord } from "../checkpoint/held.ts";
+import { openOutputFolder } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { toCamel } from "../config/names.ts";
@@ -73,7 +73,10 @@ export async function runUpdate(
       // Of a training run the model and the metrics would be replaced: only an update's own folder is gone on in.
       resume: resume && !holdsTraining(outputDir) ? { folder: resume.folder, step: resume.state.step } : null,
       newest: config.resumeFromCheckpoint === true,
-      inputs: { model, ref_model: config.refModel, rollouts: config.rollouts },
+      inputs: {
+        ...{ model, ref_model: config.refModel, rollouts: config.rollouts },
+        "the configuration": asked.file ?? null,
+      },
     });
     for (const warning of warnings) console.note(`note: ${warning}`);
     const folder = await modelFolder(model);

@@ -5,12 +5,8 @@
  * made of is setup.ts; the update is policy-update.ts; evaluation is passed in.
  */
 import { join, resolve } from "node:path";
-import {
-  checkpointName,
-  keepNewestCheckpoints,
-  removeCheckpointsAfter,
-  writeTrainerState,
-} from "../checkpoint/state.ts";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
+import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import { trackBest } from "../engine/best-checkpoint.ts";
@@ -83,7 +79,7 @@ function beforeAndAfter(figures: readonly Figure[], step: number): string[] {
 }
 
 /** Steps of the whole run, by `max_steps` or by passes over the data. */
-function totalSteps({ config, problems, batch }: TrainingSetup): number {
+export function totalSteps({ config, problems, batch }: TrainingSetup): number {
   if (config.maxSteps !== null) return config.maxSteps;
   const generations = Math.floor((problems.dataset.numRows * config.numTrainEpochs) / batch.generationPrompts);
   return Math.max(1, generations) * batch.stepsPerGeneration;
@@ -121,10 +117,10 @@ export async function train(
   if (resume) restoreOptimizer(session, resume.folder);
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
   removeCompletionsAfter(outputDir, step);
-  for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
-    hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
   const unscored = createUnscoredGuard();
+  /** A run that has learned nothing does not take the place of an earlier one. */
+  let anyScored = false;
   const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
 
   const best = trackBest(config, outputDir, "eval_reward", resume);
@@ -311,7 +307,9 @@ export async function train(
 
       // Checkpoint, evaluation
       const hopeless = unscored(result);
+      anyScored ||= result.total.some((reward) => reward !== null);
       if (hopeless !== null) {
+        if (!anyScored && isEarlierWaiting(outputDir)) throw new RunError(`${hopeless}; mend it and start again`);
         await save();
         throw new RunError(`${hopeless}; mend it and go on with --resume_from_checkpoint true`);
       }
@@ -320,7 +318,8 @@ export async function train(
     }
     if (!hooks.stopRequested()) await evaluate();
     if (hooks.stopRequested()) {
-      if (savedAt !== reached.step) await save();
+      const hasBegun = reached.step > 0 || !isEarlierWaiting(outputDir);
+      if (savedAt !== reached.step && hasBegun) await save();
       return { steps: reached.step, stopped: true };
     }
     const from = best?.conclude(step, steps, hooks.console.note) ?? null;

@@ -4,12 +4,8 @@
  */
 import { join, resolve } from "node:path";
 import { z } from "zod";
-import {
-  checkpointName,
-  keepNewestCheckpoints,
-  removeCheckpointsAfter,
-  writeTrainerState,
-} from "../checkpoint/state.ts";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
+import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
@@ -114,8 +110,6 @@ export async function runSft(run: SftRun): Promise<boolean> {
     chatTemplateKwargs: config.chatTemplateKwargs,
   };
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
-  for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
-    console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
   const best = trackBest(config, outputDir, "eval_accuracy", resume);
   const here = join(outputDir, checkpointName(step));
@@ -194,7 +188,8 @@ export async function runSft(run: SftRun): Promise<boolean> {
     }
     await evaluate();
     if (run.stopRequested()) {
-      await save();
+      // Before its first step a run has nothing to put in an earlier one's place.
+      if (step > 0 || !isEarlierWaiting(outputDir)) await save();
       return true;
     }
     const from = best?.conclude(step, steps, console.note) ?? null;
