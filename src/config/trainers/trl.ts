@@ -17,6 +17,7 @@ import {
   refuse,
   refused,
   renamed,
+  type Setting,
   same,
   silently,
   type Trainer,
@@ -33,10 +34,14 @@ const noUpload = "nothing is uploaded: leave it out and upload the folder in out
 /** TRL counts what one generation makes; we count its steps. */
 const generationBatch: Rule = (value, other) => {
   if (isNone(value)) return silently;
-  const step = numberOf(other("per_device_train_batch_size")) ?? 8;
+  const given = numberOf(other("per_device_train_batch_size"));
+  const step = (given ?? 8) * (numberOf(other("num_processes") ?? other("nproc_per_node")) ?? 1);
   const steps = (numberOf(value) ?? Number.NaN) / step;
+  // Where the size of a step is not given it is TRL's.
+  const whole: Setting[] =
+    given === undefined && other("preset") !== "trl" ? [["per_device_train_batch_size", step]] : [];
   return Number.isInteger(steps) && steps > 0
-    ? useInstead(["steps_per_generation", steps])
+    ? useInstead(["steps_per_generation", steps], ...whole)
     : refuse("it is per_device_train_batch_size × steps_per_generation", ["steps_per_generation"]);
 };
 
