@@ -14,6 +14,12 @@ export function parseYaml(text: string, path: string): FileSetting[] {
     const what = errorText(error).replace(/^YAML Parse error: /, "");
     throw new InputError(`${path}:${errorLine(text)}: ${what}`);
   }
+  // Several documents come as a list of them.
+  const next = Array.isArray(parsed) ? /^(?=\s*[^\s#-]).*\n(?:.*\n)*?---(\s|$)/m.exec(text) : null;
+  if (next) {
+    const line = text.slice(0, next.index + next[0].trimEnd().length).split("\n").length;
+    throw new InputError(`${path}:${line}: a second document begins here (---); keep one`);
+  }
   const keys = blockKeys(text);
   const twice = keys.find(({ first }) => first !== undefined);
   if (twice)

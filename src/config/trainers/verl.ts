@@ -144,6 +144,7 @@ const aggregates: Readonly<Record<string, string>> = {
 
 const aggregate: Rule = (value, other) => {
   const mode = lossMode(other);
+  if (mode === "vanilla" && other("loss_type") !== undefined) return drop("loss_type says how it is averaged");
   if (mode === "cispo" && String(value) !== "token-mean") return refuse("cispo is averaged over tokens: leave it out");
   if (mode !== "vanilla") return mode === "cispo" ? silently : drop(`loss_mode ${mode} has its own mean`);
   const ours = aggregates[String(value)];
@@ -233,7 +234,7 @@ const klKinds: Readonly<Record<string, string>> = {
 /** A + gives the value of the estimator before it and the gradient of k2, and only the gradient trains. */
 const klInLoss: Rule = (value, other) => {
   const kind = String(value);
-  if (!isTrue(other("use_kl_loss")) && other("beta") === undefined) return drop("use_kl_loss is not true");
+  if (!isTrue(other("use_kl_loss"))) return drop("use_kl_loss is not true");
   if (!kind.endsWith("+")) return klKind("kl_estimator")(value, other);
   return refuse("what has a + has the gradient of k2", ["kl_estimator", "k2"]);
 };
@@ -327,6 +328,11 @@ const rejectionBounds: Rule = (value) => {
     : useInstead(["importance_sampling_clip_min", low], ["importance_sampling_clip_max", high]);
 };
 
+const correctionBound: Rule = (value, other) =>
+  isOff(other("rollout_is")) && other("importance_sampling_correction") === undefined
+    ? drop("rollout_is is not given")
+    : renamed("importance_sampling_clip_max")(value, other);
+
 /** Its constant rate has a warm-up. */
 const schedule: Rule = (value, other) => {
   if (isNone(value)) return silently;
@@ -383,12 +389,12 @@ export const verl: Trainer = {
       (value) => (numberOf(value) === 0 ? silently : useInstead(["dynamic_sampling_max_batches", same(value)])),
     ],
     ["algorithm.rollout_correction.rollout_is", correction],
-    ["algorithm.rollout_correction.rollout_is_threshold", renamed("importance_sampling_clip_max")],
+    ["algorithm.rollout_correction.rollout_is_threshold", correctionBound],
     ["algorithm.rollout_correction.rollout_rs", rejection],
     ["algorithm.rollout_correction.rollout_rs_threshold", rejectionBounds],
     ["algorithm.rollout_correction.rollout_rs_threshold_lower", renamed("importance_sampling_clip_min")],
     ["algorithm.rollout_is", correction],
-    ["algorithm.rollout_is_threshold", renamed("importance_sampling_clip_max")],
+    ["algorithm.rollout_is_threshold", correctionBound],
     ...lines("algorithm", droppedUnlessOff("the correction is by importance_sampling_mode"), [
       ...["rollout_correction.bypass_mode", "rollout_correction.loss_type"],
       "rollout_correction.rollout_is_batch_normalize",
@@ -590,6 +596,8 @@ export const verl: Trainer = {
       ...["use_legacy_worker_impl", "max_critic_ckpt_to_keep", "profile_*"],
     ]),
     ["trainer.*", nothingLikeIt],
+    ["rollout.nnodes", dropped(oneProcess)],
+    ["rollout.n_gpus_per_node", dropped(oneProcess)],
     ["ray_kwargs.*", dropped(oneProcess)],
     ["ray_init.*", dropped(oneProcess)],
     ["global_profiler.*", dropped("BUN_GRPO_TRACE=1 prints the time of every kernel")],
