@@ -346,6 +346,10 @@ describe("YAML and JSON", () => {
       ...{ learningRate: 1e-6, rewardFuncs: ["math"], maxSteps: null, delta: null },
     });
     expect(load("empty.yaml", "# nothing\n").config).toEqual(configFor("train", []).config);
+    expect(configFor("train", ["--debug", "", "--save_steps", "-1", "--eval_steps=-1"]).config).toMatchObject({
+      saveSteps: 0,
+      evalSteps: null,
+    });
   });
 
   test("every refusal names the line, and all of them come at once", () => {
@@ -374,7 +378,7 @@ describe("YAML and JSON", () => {
     ["broken.yaml", "seed: 1\nreward_funcs: [a\nbeta: 1\n", ":"],
     ["tab.yaml", "seed: 1\n\tbeta: 1\n", ":2: Tab characters"],
     ["list.yaml", "- a\n- b\n", ": holds no settings"],
-    ["two.yaml", "seed: 1\n---\nseed: 2\n", ": holds no settings"],
+    ["two.yaml", "seed: 1\n---\nseed: 2\n", ":2: a second document begins here (---); keep one"],
     ["text.yaml", "just words", ": holds no settings"],
     ["twice.json", '{"seed": 1,\n "beta": 2,\n "seed": 3}', ":3: seed: stands in the file twice"],
     ["broken.json", '{"seed": 1,', ": not JSON"],

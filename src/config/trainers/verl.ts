@@ -191,9 +191,9 @@ const clip: Rule = (value, other) => {
   if (lossMode(other) === "sapo") return drop("sapo clips nothing");
   if (lossMode(other) === "cispo")
     return other("clip_ratio_high") === undefined ? clipHigh(value, other) : drop("clip_ratio_high goes before it");
-  return other("clip_ratio_low") === undefined
+  return (other("clip_ratio_low") ?? other("epsilon")) === undefined
     ? useInstead(["epsilon", same(value)])
-    : drop("clip_ratio_low and clip_ratio_high go before it");
+    : drop("each side has its own range");
 };
 
 /** CISPO clips to [1 − low, 1 + high] there; here epsilon_high is the cap itself. */
