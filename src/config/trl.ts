@@ -18,7 +18,6 @@ export const aliases: Readonly<Record<string, string>> = {
   vllm_importance_sampling_mode: "importance_sampling_mode",
   vllm_importance_sampling_clip_max: "importance_sampling_clip_max",
   vllm_importance_sampling_clip_min: "importance_sampling_clip_min",
-  vllm_importance_sampling_cap: "importance_sampling_clip_max",
   stop_strings: "stop",
   num_ppo_epochs: "num_iterations",
   cliprange: "epsilon",

@@ -385,6 +385,11 @@ describe("refused, with the number converted", () => {
       ["actor_rollout_ref.rollout.multi_turn.enable=True", "an answer is one turn"],
       ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm", "verl does not divide by the completions"],
       ["--reward.stop_properly_penalty_coef 0", "this leaves them out of the loss"],
+      ["--algo.advantage.no_std_norm --algo.advantage.estimator reinforce", "divided by its deviation: leave it out"],
+      [
+        "--rollout_batch_size 16 --n_samples_per_prompt 8 --train_batch_size 64 --save_steps 20",
+        "16 prompts × 8 answers = 128 completions; save_steps, in generations there, are in steps here",
+      ],
       ["--data.max_samples 20000", "cut the file, or end the run"],
       ["--algo.advantage.is_correction_type seq-mask-tis", "a mask by the mean ratio of a sequence is not there"],
       ["algorithm.rollout_correction.rollout_rs=token_k1", "weigh what they leave, too"],

@@ -95,13 +95,20 @@ const withGeneration =
     return refuse(counted, [key, same(value)], ["steps_per_generation", steps]);
   };
 
+/** Its flat names that are ours as well count generations there. */
+function countedOtherwise(other: Lookup): string {
+  if (other("rollout_batch_size") === undefined || stepsPerGeneration(other) === 1) return "";
+  const names = ["save_steps", "eval_steps", "logging_steps"].filter((name) => (numberOf(other(name)) ?? 0) > 0);
+  return names.length === 0 ? "" : `; ${names.join(" and ")}, in generations there, are in steps here`;
+}
+
 /** Prompts a generation, in steps of train.batch_size completions. */
 const generation: Rule = (value, other) => {
   const prompts = numberOf(value);
   if (prompts === undefined) return refuse("it counts the prompts of a generation", ["steps_per_generation"]);
   const completions = prompts * answers(other);
   const step = stepSize(other);
-  const counted = `a generation is ${prompts} prompts × ${answers(other)} answers = ${completions} completions`;
+  const counted = `a generation is ${prompts} prompts × ${answers(other)} answers = ${completions} completions${countedOtherwise(other)}`;
   return completions % step === 0
     ? refuse(`${counted}, in steps of ${step}`, ["steps_per_generation", completions / step])
     : refuse(`${counted}, and is whole steps of ${step}`, ["steps_per_generation"]);
@@ -178,7 +185,14 @@ const truncated: Rule = (value) =>
         "mask_truncated_completions",
       ]);
 
-const noDeviation: Rule = (value) => (isOff(value) ? silently : useInstead(["scale_rewards", "none"]));
+/** It is about what is normalized over the batch; group_norm divides in any case. */
+const noDeviation: Rule = (value, other) => {
+  if (isOff(value)) return silently;
+  const kind = String(other("advantage.estimator") ?? other("advantage_estimator") ?? "gae");
+  return /^(group_norm|grpo|dr_grpo|rloo)$/.test(kind)
+    ? drop(`the estimator ${kind} is not normalized over the batch`)
+    : refuse("what is normalized over the batch is divided by its deviation: leave it out");
+};
 
 const lossKind: Rule = (value) =>
   String(value) === "ppo" ? silently : useInstead(["loss_type", "grpo"], ["importance_sampling_level", "sequence"]);

@@ -37,6 +37,8 @@ const generationBatch: Rule = (value, other) => {
   const given = numberOf(other("per_device_train_batch_size"));
   const step = (given ?? 8) * (numberOf(other("num_processes") ?? other("nproc_per_node")) ?? 1);
   const steps = (numberOf(value) ?? Number.NaN) / step;
+  // A configuration that TRL has written out has both.
+  if (numberOf(other("steps_per_generation")) === steps) return silently;
   // Where the size of a step is not given it is TRL's.
   const whole: Setting[] =
     given === undefined && other("preset") !== "trl" ? [["per_device_train_batch_size", step]] : [];
@@ -84,6 +86,7 @@ const clipRange: Rule = (value): Outcome =>
 const trlLines: Trainer["lines"] = [
   ["vllm_structured_outputs_regex", onlyOff("answers are sampled freely: leave it out")],
   ["vllm_guided_decoding_regex", onlyOff("answers are sampled freely: leave it out")],
+  ["vllm_importance_sampling_cap", taken("importance_sampling_clip_max")],
   ["use_vllm", droppedUnlessOff(ownEngine)],
   ["vllm_*", droppedUnlessOff(ownEngine)],
   ["use_transformers_paged", droppedUnlessOff(ownEngine)],

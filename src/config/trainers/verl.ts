@@ -152,7 +152,7 @@ const aggregate: Rule = (value, other) => {
     return refuse("token-mean is dapo, seq-mean-token-mean grpo, seq-mean-token-sum-norm dr_grpo", ["loss_type"]);
   const note =
     ours === "dr_grpo"
-      ? "verl does not divide by the completions of a step, we do: the gradient is smaller by that number, which AdamW evens out and max_grad_norm does not"
+      ? "verl does not divide by the completions of a step, we do: the gradient is smaller by a constant factor, which AdamW evens out and max_grad_norm does not"
       : "";
   return refuse(note, ["loss_type", ours]);
 };
