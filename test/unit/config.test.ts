@@ -422,7 +422,11 @@ describe("settings together", () => {
     [["--num_generations", "100"], "take a product of 100"],
     [
       ["--steps_per_generation", "3", "--gradient_accumulation_steps", "2"],
-      "not a multiple of gradient_accumulation_steps 2",
+      "not a multiple of gradient_accumulation_steps 2; the weights change once a step, so a generation serves whole steps; take 4",
+    ],
+    [
+      ["--steps_per_generation", "2", "--gradient_accumulation_steps", "8"],
+      "take 8: a step's generations are one then, by the same weights",
     ],
     [["--delta", "1.2"], "above 1 + epsilon = 1.2"],
     [["--reward_funcs", "gsm8k", "--reward_weights", "1,2"], "2 weights for 1 reward_funcs"],
