@@ -142,12 +142,12 @@ const damages: Readonly<Record<string, readonly [damage: (folder: string) => voi
 };
 
 describe("a model with", () => {
-  test.each(Object.keys(damages))("%s", async (name) => {
+  test.concurrent.each(Object.keys(damages))("%s", async (name) => {
     const [damage, said] = damages[name]!;
     const model = work.at(name);
     cpSync(bundledModel, model, { recursive: true });
     damage(model);
-    expectLine(await grpo(training({ model, output_dir: work.at("unused") })), 2, said);
+    expectLine(await grpo(training({ model, output_dir: work.at(`unused by ${name}`) })), 2, said);
   });
 
   test("tensors that it does not use: one remark, and the run goes on", async () => {
@@ -231,9 +231,9 @@ const datasets: Readonly<Record<string, readonly [flags: () => Flags, said: RegE
 };
 
 describe("a dataset with", () => {
-  test.each(Object.keys(datasets))("%s", async (name) => {
+  test.concurrent.each(Object.keys(datasets))("%s", async (name) => {
     const [flags, said] = datasets[name]!;
-    const argv = training({ ...flags(), output_dir: work.at("unused") });
+    const argv = training({ ...flags(), output_dir: work.at(`unused by ${name}`) });
     expectLine(await grpo(argv), 2, said);
   });
 });
@@ -251,30 +251,33 @@ const usage: Readonly<Record<string, readonly [argv: readonly string[], said: Re
     /10 completions a generation is not a multiple of num_generations 4; take a product of 8 or 12/,
   ],
   "a device that is not there": [
-    training({ device: "cuda:999", output_dir: "unused" }),
+    training({ device: "cuda:999", output_dir: work.at("unused 1") }),
     /device cuda:999: (libcuda\.so\.1: not found; looked in .*--device cpu|there are .*name one of them)/,
   ],
   "a completion longer than the context": [
-    training({ max_completion_length: 100_000, output_dir: "unused" }),
+    training({ max_completion_length: 100_000, output_dir: work.at("unused 2") }),
     /max_completion_length 100000: the model's context is \d+ tokens; lower it/,
   ],
   "a model that is no folder": [
-    training({ model: "no-such-folder", output_dir: "unused" }),
+    training({ model: "no-such-folder", output_dir: work.at("unused 3") }),
     /no-such-folder: there is no such folder/,
   ],
   "a reward function that is not there": [
-    training({ reward_funcs: "judge.ts", output_dir: "unused" }),
+    training({ reward_funcs: "judge.ts", output_dir: work.at("unused 4") }),
     /reward_funcs: .*judge\.ts does not exist; give gsm8k, math, or the path/,
   ],
   "a checkpoint that is not there": [
-    training({ resume_from_checkpoint: "gone/checkpoint-3", output_dir: "unused" }),
+    training({ resume_from_checkpoint: "gone/checkpoint-3", output_dir: work.at("unused 5") }),
     /resume_from_checkpoint: gone\/checkpoint-3: there is no such folder/,
   ],
-  "an instruction path nobody knows": [training({ output_dir: "unused" }), /BUN_GRPO_CPU_PATH=mmx: unknown.*portable/],
+  "an instruction path nobody knows": [
+    training({ output_dir: work.at("unused 6") }),
+    /BUN_GRPO_CPU_PATH=mmx: unknown.*portable/,
+  ],
 };
 
 describe("usage:", () => {
-  test.each(Object.keys(usage))("%s", async (name) => {
+  test.concurrent.each(Object.keys(usage))("%s", async (name) => {
     const [argv, said] = usage[name]!;
     const env: Record<string, string> = name.includes("instruction path") ? { BUN_GRPO_CPU_PATH: "mmx" } : {};
     const line = await grpo(argv, { env });
@@ -283,7 +286,10 @@ describe("usage:", () => {
   });
 
   test("the stack trace comes with --debug alone", async () => {
-    const { code, err } = await grpo([...training({ model: "no-such-folder", output_dir: "unused" }), "--debug"]);
+    const { code, err } = await grpo([
+      ...training({ model: "no-such-folder", output_dir: work.at("unused 7") }),
+      "--debug",
+    ]);
     expect(code).toBe(2);
     expect(err).toMatch(/\n\s+at /);
   });
@@ -316,10 +322,10 @@ const records: Readonly<Record<string, readonly [rows: readonly unknown[], said:
 };
 
 describe("rollouts with", () => {
-  test.each(Object.keys(records))("%s", async (name) => {
+  test.concurrent.each(Object.keys(records))("%s", async (name) => {
     const [rows, said] = records[name]!;
     const file = lines(name, rows);
-    const output = work.at("unused update");
+    const output = work.at(`unused by ${name}`);
     const files: Flags[] = [
       { rollouts: file, output_dir: output },
       { input: file, output: `${output}.jsonl` },
