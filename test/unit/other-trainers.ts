@@ -314,6 +314,14 @@ export const openR1Names: readonly string[] = [
   "max_completion_len=16384",
   "soft_punish_cache=4096",
   "dataset_mixture=None",
+  "unsloth_num_chunks=-1",
+  "fast_inference=True",
+  "gpu_memory_utilization=0.6",
+  "use_gradient_checkpointing=unsloth",
+  "full_finetuning=True",
+  "max_lora_rank=32",
+  "random_state=42",
+  "vllm_sampling_params=None",
 ];
 
 /** A GSM8K script, and what ppo_trainer.yaml is made of. */

@@ -86,6 +86,7 @@ const clipRange: Rule = (value): Outcome =>
 const trlLines: Trainer["lines"] = [
   ["vllm_structured_outputs_regex", onlyOff("answers are sampled freely: leave it out")],
   ["vllm_guided_decoding_regex", onlyOff("answers are sampled freely: leave it out")],
+  ["vllm_sampling_params", onlyOff("what it holds are settings", ["generation_kwargs"])],
   ["vllm_importance_sampling_cap", taken("importance_sampling_clip_max")],
   ["use_vllm", droppedUnlessOff(ownEngine)],
   ["vllm_*", droppedUnlessOff(ownEngine)],
@@ -191,4 +192,15 @@ const openR1Lines: Trainer["lines"] = [
   ["max_completion_len", refused("the soft punishment ends at max_completion_length", ["max_completion_length"])],
 ];
 
-export const trl: Trainer = { name: "TRL", lines: [...trlLines, ...openR1Lines] };
+/** What Unsloth's notebooks add to GRPOConfig and give to its models. */
+const unslothLines: Trainer["lines"] = [
+  ["unsloth_*", dropped(ownEngine)],
+  ["fast_inference", droppedUnlessOff(ownEngine)],
+  ["gpu_memory_utilization", dropped(ownEngine)],
+  ["use_gradient_checkpointing", droppedUnlessOff("activations are always recomputed layer by layer")],
+  ["full_finetuning", dropped("all weights are trained")],
+  ["max_lora_rank", loraDetail],
+  ["random_state", renamed("seed")],
+];
+
+export const trl: Trainer = { name: "TRL", lines: [...trlLines, ...openR1Lines, ...unslothLines] };
