@@ -7,7 +7,7 @@ import { isMap, ownKey, type Written } from "./given.ts";
 import { toCamel } from "./names.ts";
 import { type CommandName, commandsWith, type SettingTypes, settingsOf } from "./schema.ts";
 import { type Given, readValue, type Source, unknownName } from "./shape.ts";
-import type { Lookup, Setting } from "./trainers/rule.ts";
+import { drop, type Lookup, type Setting } from "./trainers/rule.ts";
 import { type Found, foreignSetting } from "./trainers/trainers.ts";
 
 export interface Translation {
@@ -40,7 +40,7 @@ export function foreignWritten(
   for (const each of foreign) {
     // What another command of ours calls so is that, whatever it is elsewhere.
     const found = commandsWith(ownKey(each.name)).length > 0 ? undefined : find(each, settings, other);
-    const outcome = found?.outcome;
+    const outcome = found && isReference(each.raw) ? referred : found?.outcome;
     if (found?.trainer) trainers.set(found.trainer, (trainers.get(found.trainer) ?? 0) + 1);
     if (outcome === undefined || (outcome.kind === "ours" && !Object.hasOwn(settings, outcome.key))) {
       faults.attempt(() => refuseUnknown(command, each, settings));
@@ -80,6 +80,10 @@ export function foreignWritten(
     trainers: new Set(trainers.keys()),
   };
 }
+
+/** A value as verl's own files have many: what another setting says, and that one is read too. */
+const isReference = (raw: unknown): boolean => typeof raw === "string" && raw.includes("${");
+const referred = drop("it refers to another setting");
 
 /** Settings of ours that several names turn into, with values that are not the same. */
 function clashes(corrections: readonly Setting[]): Map<string, unknown[]> {

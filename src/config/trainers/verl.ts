@@ -328,6 +328,14 @@ const rejectionBounds: Rule = (value) => {
     : useInstead(["importance_sampling_clip_min", low], ["importance_sampling_clip_max", high]);
 };
 
+const modelPath =
+  (enable: string): Rule =>
+  (value, other) => {
+    const enabled = other(enable);
+    if (enabled !== undefined && isOff(enabled)) return drop(`${enable} is false`);
+    return renamed("reward_funcs", () => [value])(value, other);
+  };
+
 const correctionBound: Rule = (value, other) =>
   isOff(other("rollout_is")) && other("importance_sampling_correction") === undefined
     ? drop("rollout_is is not given")
@@ -369,6 +377,7 @@ const lines = (path: string, rule: Rule, names: readonly string[]): Line[] =>
 export const verl: Trainer = {
   name: "verl",
   lines: [
+    ["*._target_", dropped("classes are verl's own")],
     // Algorithm
     ["algorithm.adv_estimator", estimator],
     [
@@ -545,8 +554,8 @@ export const verl: Trainer = {
     // Rewards
     ["reward_model.enable", modelReward],
     ["reward.reward_model.enable", modelReward],
-    ["reward_model.model.path", renamed("reward_funcs", (value) => [value])],
-    ["reward.reward_model.model_path", renamed("reward_funcs", (value) => [value])],
+    ["reward_model.model.path", modelPath("reward_model.enable")],
+    ["reward.reward_model.model_path", modelPath("reward.reward_model.enable")],
     ["custom_reward_function.path", onlyOff(python, ["reward_funcs"])],
     ["reward.custom_reward_function.path", onlyOff(python, ["reward_funcs"])],
     ["*custom_reward_function.name", dropped("a reward module's default export is called")],
