@@ -65,13 +65,13 @@ const flagWritten = ({ key, label, value }: Flag): Written => ({ name: key, raw:
 
 function fileWritten(file: string, kind: (name: string) => Kind | undefined): Written[] {
   const { syntax, settings } = readSettingsFile(file);
-  return settings.flatMap(({ key, value, line }) => {
-    const place = line === undefined ? file : `${file}:${line}`;
-    return leaves(key, value, kind(key) === "object").map(([name, raw]) => ({
-      ...{ name, raw, source: syntax as FileSyntax },
-      label: `${place}: ${name}`,
-    }));
-  });
+  return settings.flatMap(({ key, value, line, lineOf }) =>
+    leaves(key, value, kind(key) === "object").map(([name, raw]) => {
+      const at = lineOf?.(name) ?? line;
+      const place = at === undefined ? file : `${file}:${at}`;
+      return { name, raw, source: syntax as FileSyntax, label: `${place}: ${name}` };
+    }),
+  );
 }
 
 /** verl's and OpenRLHF's settings lie in maps within maps and are known by their whole path. */

@@ -11,6 +11,8 @@ export interface FileSetting {
   readonly value: unknown;
   /** From 1; undefined where the key was not found in the text (a list of maps, a map in braces). */
   readonly line: number | undefined;
+  /** The same for what lies within it, by the keys with dots between. */
+  readonly lineOf?: (path: string) => number | undefined;
 }
 
 export interface SettingsFile {
