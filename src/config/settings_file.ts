@@ -11,6 +11,8 @@ export interface FileSetting {
   readonly value: unknown;
   /** From 1; undefined where the key was not found in the text (a list of maps, a map in braces). */
   readonly line: number | undefined;
+  /** The same for what lies within it, by the keys with dots between. */
+  readonly lineOf?: (path: string) => number | undefined;
 }
 
 export interface SettingsFile {
@@ -25,7 +27,7 @@ const others: readonly (readonly [keys: readonly string[], what: string])[] = [
     "a configuration of accelerate, which starts processes; one process computes here: leave it out and name the recipe",
   ],
   [
-    ["zero_optimization", "train_micro_batch_size_per_gpu", "zero_allow_untested_optimizer"],
+    ["zero_optimization", "train_micro_batch_size_per_gpu", "zero_allow_untested_optimizer", "gradient_clipping"],
     "a configuration of DeepSpeed, which spreads one model over processes; one process computes here: leave it out and name the recipe",
   ],
   [["architectures", "model_type"], "a model's config.json; name its folder with --model"],

@@ -346,6 +346,10 @@ describe("YAML and JSON", () => {
       ...{ learningRate: 1e-6, rewardFuncs: ["math"], maxSteps: null, delta: null },
     });
     expect(load("empty.yaml", "# nothing\n").config).toEqual(configFor("train", []).config);
+    expect(configFor("train", ["--debug", "", "--save_steps", "-1", "--eval_steps=-1"]).config).toMatchObject({
+      saveSteps: 0,
+      evalSteps: null,
+    });
   });
 
   test("values in a circle and without end are refused by name, not by the stack", () => {
@@ -391,7 +395,7 @@ describe("YAML and JSON", () => {
     ["broken.yaml", "seed: 1\nreward_funcs: [a\nbeta: 1\n", ":"],
     ["tab.yaml", "seed: 1\n\tbeta: 1\n", ":2: Tab characters"],
     ["list.yaml", "- a\n- b\n", ": holds no settings"],
-    ["two.yaml", "seed: 1\n---\nseed: 2\n", ": holds no settings"],
+    ["two.yaml", "seed: 1\n---\nseed: 2\n", ":2: a second document begins here (---); keep one"],
     ["text.yaml", "just words", ": holds no settings"],
     ["twice.json", '{"seed": 1,\n "beta": 2,\n "seed": 3}', ":3: seed: stands in the file twice"],
     ["broken.json", '{"seed": 1,', ": not JSON"],
@@ -435,7 +439,11 @@ describe("settings together", () => {
     [["--num_generations", "100"], "take a product of 100"],
     [
       ["--steps_per_generation", "3", "--gradient_accumulation_steps", "2"],
-      "not a multiple of gradient_accumulation_steps 2",
+      "not a multiple of gradient_accumulation_steps 2; the weights change once a step, so a generation serves whole steps; take 4",
+    ],
+    [
+      ["--steps_per_generation", "2", "--gradient_accumulation_steps", "8"],
+      "take 8: a step's generations are one then, by the same weights",
     ],
     [["--delta", "1.2"], "above 1 + epsilon = 1.2"],
     [["--reward_funcs", "gsm8k", "--reward_weights", "1,2"], "2 weights for 1 reward_funcs"],
