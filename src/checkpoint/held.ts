@@ -4,6 +4,8 @@
  */
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 import { isModelFile } from "./huggingface.ts";
 import { isFolder, type ListedCheckpoint, listCheckpoints } from "./state.ts";
 
@@ -47,6 +49,7 @@ export interface Held {
 export function heldIn(folder: string): Held | null {
   if (!isFolder(folder)) return null;
   const all = readdirSync(folder).filter((name) => !name.startsWith("."));
+  for (const name of all) requireReadable(join(folder, name), name);
   const checkpoints = listCheckpoints(folder);
   const ofRun = runNames(all);
   const weights = all.filter((name) => anyWeights.test(name) && !trainerFile.test(name)).sort();
@@ -67,6 +70,16 @@ export function heldIn(folder: string): Held | null {
     names,
     hasResult: results.length > 0,
   };
+}
+
+/** Nothing stands where a run's own file stands but a file: a link in a circle, a pipe or a folder is nobody's run. */
+function requireReadable(path: string, name: string): void {
+  if (name !== metricsFile && name !== runFile && name !== completionsFolder) return;
+  requireFile(path);
+  if (!existsSync(path))
+    throw new InputError(`${path}: is a link to nothing; remove it, or choose another --output_dir`);
+  if (name === completionsFolder || !isFolder(path)) return;
+  throw new InputError(`${path}: is a folder, not a file; move it away, or choose another --output_dir`);
 }
 
 const isRunName = (name: string): boolean =>

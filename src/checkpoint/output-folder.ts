@@ -130,6 +130,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
   try {
     held = heldIn(folder);
   } catch (error) {
+    if (error instanceof InputError) throw error;
     throw unwritable(error, folder);
   }
   requireInputsKept(folder, permission, held);

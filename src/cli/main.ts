@@ -5,6 +5,7 @@
  */
 import packageJson from "../../package.json" with { type: "json" };
 import { nearest } from "../config/nearest.ts";
+import type { CommandName } from "../config/schema.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
 import { commit } from "../program.ts";
 import type { Command } from "./command.ts";
@@ -14,40 +15,48 @@ export interface CommandEntry {
   readonly summary: string;
   /** What it makes are files: it goes on where nobody reads its stdout. */
   readonly makesFiles?: boolean;
+  /** Its settings are checked before its file is loaded, which takes longer: a slip is told at once. */
+  readonly settings?: CommandName;
   readonly load: () => Promise<Command>;
 }
 
 export const commands: readonly CommandEntry[] = [
   {
     name: "train",
+    settings: "train",
     summary: "train a model with GRPO; with nothing else, the bundled one",
     makesFiles: true,
     load: async () => (await import("./train.ts")).train,
   },
   {
     name: "sft",
+    settings: "sft",
     summary: "fine-tune on prompts and answers, the warm start of a base model",
     makesFiles: true,
     load: async () => (await import("./sft.ts")).sft,
   },
   {
     name: "eval",
+    settings: "eval",
     summary: "accuracy, pass@k and mean length of a model on a dataset",
     makesFiles: true,
     load: async () => (await import("./eval.ts")).evaluate,
   },
   {
     name: "generate",
+    settings: "generate",
     summary: "complete a prompt, or a file of prompts",
     load: async () => (await import("./generate.ts")).generate,
   },
   {
     name: "score",
+    settings: "score",
     summary: "logprobs and entropies of given completions",
     load: async () => (await import("./score.ts")).score,
   },
   {
     name: "update",
+    settings: "update",
     summary: "the policy update alone, on recorded rollouts",
     makesFiles: true,
     load: async () => (await import("./update.ts")).update,
@@ -64,6 +73,7 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     name: "plan",
+    settings: "plan",
     summary: "the memory and disk that a training run takes, without taking them",
     load: async () => (await import("./plan.ts")).plan,
   },
@@ -123,8 +133,10 @@ export async function main(
   const debug = rest.includes("--debug");
   try {
     if (entry === undefined) throw unknownCommand(word, table);
+    const help = asksForHelp(rest);
+    if (entry.settings && !help) (await import("../config/load.ts")).configFor(entry.settings, rest);
     const command = await entry.load();
-    if (asksForHelp(rest)) {
+    if (help) {
       streams.out(`${command.usage.trimEnd()}\n`);
       return 0;
     }

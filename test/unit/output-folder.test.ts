@@ -86,6 +86,26 @@ function permit(permission: Partial<Permission>, into = folder): void {
 }
 
 describe("a folder that holds something", () => {
+  test("is refused where something else than a file stands for one of a run's own", () => {
+    for (const name of ["metrics.jsonl", "run.json"]) {
+      put({ [`${name}/x`]: "" });
+      expect(() => permit({})).toThrow(
+        new InputError(`${join(folder, name)}: is a folder, not a file; move it away, or choose another --output_dir`),
+      );
+      rmSync(join(folder, name), { recursive: true });
+      for (const [target, what] of [
+        [name, "ELOOP"],
+        ["nothing", "is a link to nothing"],
+        ["/dev/zero", "is a device, not a file"],
+      ] as const) {
+        symlinkSync(target, join(folder, name));
+        for (const wanted of [{}, { overwrite: true }]) expect(() => permit(wanted)).toThrow(what);
+        rmSync(join(folder, name));
+      }
+    }
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
   test("is refused with what it holds and the cures, and not touched; not where it is allowed or gone on in", () => {
     put(run);
     const before = readdirSync(folder, { recursive: true }).sort();
