@@ -40,6 +40,8 @@ export interface FolderLock {
   release(): void;
 }
 
+/** Who has the lock writes its name at once: so long one that is refused waits to read it. */
+const namedWithinMs = 500;
 /** Without locks two processes may both find the folder free and write their names: so long until each looks whose is there. */
 const settleMs = 50;
 
@@ -59,7 +61,11 @@ export function lockFolder(folder: string, command: string, take = lockFile): Fo
       closeSync(fd);
       continue;
     }
-    const holder = readHolder(path);
+    let holder = readHolder(path);
+    for (let waited = 0; taken === "held" && holder === null && waited < namedWithinMs; waited += settleMs) {
+      Bun.sleepSync(settleMs);
+      holder = readHolder(path);
+    }
     if (taken === "held" || (taken === "unsupported" && holder !== null && mayRun(holder))) {
       closeSync(fd);
       removeEmpty(made);
