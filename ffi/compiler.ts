@@ -2,8 +2,10 @@
  * The system's C++ compiler, and how a library is made by it: found once, run on every core, in a folder beside the result
  * that is renamed into place. Which sources, with which flags: the builders say (cpu/build.ts, and those of the tests).
  */
+
 import { mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import type { Subprocess } from "bun";
 import { cacheFailure, madeInCache } from "../src/cache.ts";
 import { RunError } from "../src/errors.ts";
 
@@ -37,10 +39,26 @@ export function compilerCalled(command: string): Compiler | null {
   return result.success ? { command, version: result.stdout.toString().split("\n")[0] ?? "" } : null;
 }
 
+/** The compilers that run: they end with this process, which a signal may end in between. */
+const running = new Set<Subprocess>();
+const endRunning = (): void => {
+  for (const child of running) child.kill(); // its driver removes what it had begun
+};
+
+/** Runs a compiler. @returns its exit status, and what it said */
+export async function compilerRun(command: readonly string[]): Promise<{ code: number; stderr: string }> {
+  const child = Bun.spawn([...command], { stdout: "ignore", stderr: "pipe" });
+  if (running.size === 0) process.on("exit", endRunning);
+  running.add(child);
+  const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
+  running.delete(child);
+  if (running.size === 0) process.off("exit", endRunning);
+  return { code, stderr };
+}
+
 /** One call of the compiler. @throws RunError with the first line that tells why it failed */
 export async function compile(what: string, command: readonly string[]): Promise<void> {
-  const child = Bun.spawn([...command], { stdout: "ignore", stderr: "pipe" });
-  const [stderr, code] = await Promise.all([new Response(child.stderr).text(), child.exited]);
+  const { code, stderr } = await compilerRun(command);
   if (code === 0) return;
   const reason = stderr.split("\n").find((line) => /error|fatal|undefined/.test(line)) ?? stderr.trim();
   throw new RunError(`${what} did not compile: ${command.join(" ")}: ${reason} (GCC 11 or Clang 14 is needed)`);
@@ -85,9 +103,12 @@ export async function inBuildFolder<T>(names: readonly string[], work: (folder: 
   } catch (error) {
     throw cacheFailure(error);
   }
+  const remove = (): void => rmSync(folder, { recursive: true, force: true, maxRetries: 3 });
+  process.on("exit", remove); // a signal
   try {
     return await work(folder);
   } finally {
-    rmSync(folder, { recursive: true, force: true });
+    process.off("exit", remove);
+    remove();
   }
 }

@@ -2,7 +2,7 @@
  * What stands at a path, asked before it is opened: opening a pipe waits for whoever writes to it, and a device such as
  * /dev/zero never ends. Leaves out reading, whose own errors the readers tell.
  */
-import { lstatSync, type Stats, statSync } from "node:fs";
+import { closeSync, lstatSync, openSync, type Stats, statSync } from "node:fs";
 import { InputError } from "./errors.ts";
 
 /** Whether something of that name is there, be it a link to nothing: what is there and cannot be read is no missing file. */
@@ -19,16 +19,20 @@ const ownStream = /^\/dev\/stdin$|^\/(dev|proc\/self)\/fd\/\d+$/;
 
 /**
  * @param options.once the file is read once from its start, so that a pipe opened by the shell will do
- * @throws InputError for a pipe, a device or a socket, and where a link leads round in a circle. A missing file and a folder pass
+ * @throws InputError for a pipe, a device or a socket, for what the user may not read, and where a link leads round in a
+ *   circle. A missing file and a folder pass
  */
 export function requireFile(path: string, options: { readonly once?: boolean } = {}): void {
   let stat: Stats | undefined;
   try {
     stat = statSync(path, { throwIfNoEntry: false });
+    if (stat?.isFile() || stat?.isDirectory()) closeSync(openSync(path, "r"));
+    if (stat?.isDirectory()) statSync(`${path}/.`); // needs the right to enter it
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT" || code === "ENOTDIR") return;
-    throw new InputError(`${path}: cannot be read (${code}); check that it is a readable file`);
+    const what = stat?.isDirectory() ? "its permissions" : "that it is a readable file";
+    throw new InputError(`${path}: cannot be read (${code}); check ${what}`);
   }
   if (stat === undefined || stat.isFile() || stat.isDirectory()) return;
   if (options.once && ownStream.test(path)) return;

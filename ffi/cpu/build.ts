@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { assetPath } from "../../src/assets.ts";
 import { cacheFolder } from "../../src/cache.ts";
 import { errorText } from "../../src/errors.ts";
-import { type Compiler, compile, findCompiler, inBuildFolder, runAll } from "../compiler.ts";
+import { type Compiler, compile, compilerRun, findCompiler, inBuildFolder, runAll } from "../compiler.ts";
 
 const what = "the CPU kernels";
 
@@ -82,7 +82,7 @@ async function knows(compiler: Compiler, path: ProductPath, folder: string): Pro
     "-o",
     join(folder, `probe-${path.name}.o`),
   ];
-  return (await Bun.spawn(command, { stdout: "ignore", stderr: "ignore" }).exited) === 0;
+  return (await compilerRun(command)).code === 0;
 }
 
 export interface BuildResult {

@@ -1,12 +1,13 @@
 /**
  * What an output folder held before, while a new run is on its way to replacing it: it waits in `.earlier-run`, and goes
  * for good once the new run has a checkpoint or a model of its own. Where that never comes, it is put back, and what the
- * new run had written lies in `.unfinished`. A crash between any two steps of this is mended by `settleEarlier`.
+ * new run had written lies in `.unfinished`. Of a run that goes on from an earlier step nobody said that the rest may go:
+ * it is kept, as `after-step-N`. A crash between any two steps of this is mended by `settleEarlier`.
  */
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { recoverFolder, syncFolder, writeFailure, writeFileAtomic } from "./atomic.ts";
-import { completionsFolder, heldIn, metricsFile } from "./held.ts";
+import { completionsFolder, heldIn, metricsFile, runNames } from "./held.ts";
 import { isComplete, isFolder, listCheckpoints } from "./state.ts";
 import { finishTogether, togetherNames } from "./together.ts";
 
@@ -19,6 +20,9 @@ const going = ".earlier-run.going";
 export const unfinished = ".unfinished";
 /** Up to which step what stayed outside is the earlier run's too. */
 const keptName = ".kept-step";
+
+/** Whether an earlier run waits, to be put back unless this one saves something. */
+export const isEarlierWaiting = (folder: string): boolean => existsSync(join(folder, earlier));
 
 /** Whether something waits to be mended or put back. */
 export function isUnsettled(folder: string): boolean {
@@ -33,11 +37,11 @@ export function isUnsettled(folder: string): boolean {
  * The caller has the folder's lock and has settled it.
  *
  * @param keptStep the step gone on from; −1: a new run
- * @returns whether there was anything
+ * @returns the names of what there was
  */
-export function setAside(folder: string, keptStep: number): boolean {
+export function setAside(folder: string, keptStep: number): readonly string[] {
   const names = keptStep < 0 ? (heldIn(folder)?.names ?? []) : laterThan(folder, keptStep);
-  if (names.length === 0) return false;
+  if (names.length === 0) return names;
   const place = join(folder, moving);
   try {
     mkdirSync(place);
@@ -56,7 +60,7 @@ export function setAside(folder: string, keptStep: number): boolean {
     moveBack(folder);
     throw writeFailure(error, folder);
   }
-  return true;
+  return names;
 }
 
 /** The earlier run's checkpoints and recorded rollouts after a step; its model, where there are such. */
@@ -75,26 +79,50 @@ function laterThan(folder: string, step: number): string[] {
   ];
 }
 
-/** Whether the new run has something of its own to put in the earlier one's place. */
-function isReplaced(folder: string): boolean {
+/** Up to which step what stayed outside is of the run that waits; −1: none of it. */
+function keptStepOf(folder: string): number {
   const kept = join(folder, earlier, keptName);
-  const keptStep = existsSync(kept) ? Number(readFileSync(kept, "utf8")) : -1;
-  if (listCheckpoints(folder).some((checkpoint) => checkpoint.step > keptStep && isComplete(checkpoint.folder)))
+  return existsSync(kept) ? Number(readFileSync(kept, "utf8")) : -1;
+}
+
+/**
+ * Whether the new run has something of its own to put in the earlier one's place. A checkpoint before the first step is
+ * the model that it began with.
+ */
+function isReplaced(folder: string, keptStep: number): boolean {
+  const since = Math.max(keptStep, 0);
+  if (listCheckpoints(folder).some((checkpoint) => checkpoint.step > since && isComplete(checkpoint.folder)))
     return true;
-  const held = heldIn(folder);
-  // config.json is the last of a model's files in a folder of their own, and all of them come together in this one.
-  return held !== null && (held.model !== null || held.evaluation !== null);
+  // All files of a model come into the folder together.
+  return heldIn(folder)?.hasResult ?? false;
+}
+
+/** The folder for what a run had after `step`, once it goes on from there another way; one that is not there yet. */
+export function afterStep(folder: string, step: number): string {
+  const name = (n: number): string => join(folder, `after-step-${step}${n === 1 ? "" : `-${n}`}`);
+  let n = 1;
+  while (existsSync(name(n))) n++;
+  return name(n);
 }
 
 /** Ends the wait of the earlier run where the new one has something of its own. */
 export function dropEarlier(folder: string): void {
   const place = join(folder, earlier);
-  if (!existsSync(place) || !isReplaced(folder)) return;
+  if (!existsSync(place)) return;
+  const keptStep = keptStepOf(folder);
+  if (!isReplaced(folder, keptStep)) return;
+  if (keptStep >= 0) {
+    const kept = afterStep(folder, keptStep);
+    renameSync(place, kept);
+    syncFolder(folder);
+    rmSync(join(kept, keptName), { force: true });
+    return;
+  }
   renameSync(place, join(folder, going));
   rmSync(join(folder, going), { recursive: true, force: true });
 }
 
-export type Settled = "nothing" | "replaced" | "put back";
+export type Settled = "nothing" | "replaced" | "put back" | "put back, the new one aside";
 
 /**
  * Mends what a process that died left, and decides on what waits in `.earlier-run`. The caller has the folder's lock.
@@ -112,21 +140,21 @@ export function settleEarlier(folder: string): Settled {
     if (!existsSync(place)) return "nothing";
     dropEarlier(folder);
     if (!existsSync(place)) return "replaced";
-    keepUnfinished(folder);
+    const isKept = keepUnfinished(folder);
     renameSync(place, join(folder, moving));
     moveBack(folder);
-    return "put back";
+    return isKept ? "put back, the new one aside" : "put back";
   } catch (error) {
     throw writeFailure(error, folder);
   }
 }
 
-/** Moves aside what the new run wrote: its metrics may say why it came to nothing. */
-function keepUnfinished(folder: string): void {
-  const kept = join(folder, earlier, keptName);
-  const isNew = !existsSync(kept) || readFileSync(kept, "utf8") === "-1";
+/** Moves aside what the new run wrote: its metrics may say why it came to nothing. False: there was nothing. */
+function keepUnfinished(folder: string): boolean {
   // Of a run that goes on, what lies outside is the earlier one's but for a few steps that are made again.
-  for (const name of isNew ? (heldIn(folder)?.names ?? []) : []) keep(folder, name);
+  const names = keptStepOf(folder) >= 0 ? [] : (heldIn(folder)?.names ?? runNames(readdirSync(folder)));
+  for (const name of names) keep(folder, name);
+  return names.length > 0;
 }
 
 function keep(folder: string, name: string): void {

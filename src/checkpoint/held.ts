@@ -1,9 +1,11 @@
 /**
  * What a folder holds that somebody would miss: a run of this program (checkpoints, metrics, completions, its model), an
- * evaluation, or anybody's model, whatever its format. Nothing is opened but metrics.jsonl's end.
+ * evaluation, or anybody's model, whatever its format. Nothing is opened but run.json and metrics.jsonl's end.
  */
-import { closeSync, existsSync, fstatSync, openSync, readdirSync, readSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { closeSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { InputError } from "../errors.ts";
+import { requireFile } from "../files.ts";
 import { isModelFile } from "./huggingface.ts";
 import { isFolder, type ListedCheckpoint, listCheckpoints } from "./state.ts";
 
@@ -18,6 +20,12 @@ const trainerFile =
   /^(trainer_state\.json|training_args\.bin|(optimizer|scheduler|scaler)\.(safetensors|pt|bin)|rng_state.*\.pth)$/;
 const anyWeights =
   /\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json|pt|pth|ckpt|gguf|h5|msgpack|onnx|npz)$/;
+/**
+ * The weights that a new model replaces: those by the names that transformers looks for, and whatever else vLLM would load
+ * with it, which is every .safetensors. Weights of other names (a .gguf made from the model, arrays in .npz) stay beside it.
+ */
+const replacedWeights =
+  /\.safetensors(\.index\.json)?$|^((pytorch|adapter)_model\b.*\.bin(\.index\.json)?|tf_model\.h5|flax_model\.msgpack)$/;
 const modelParts = /^(adapter_config\.json|additional_chat_templates|critic|config\.json)$/;
 
 export interface Held {
@@ -29,44 +37,89 @@ export interface Held {
   readonly evaluation: string | null;
   /** A file that shows the model, weights first; null: none. */
   readonly model: string | null;
-  /** Top-level names of all of it. */
+  /** A file by a name of this program's that is another's; null: none. */
+  readonly foreign: string | null;
+  /** Top-level names of what a new run replaces. */
   readonly names: readonly string[];
+  /** Whether a model or an evaluation is among them, not logs and checkpoints alone. */
+  readonly hasResult: boolean;
 }
 
 /** What `folder` holds; null: nothing of these, or there is no such folder. */
 export function heldIn(folder: string): Held | null {
   if (!isFolder(folder)) return null;
   const all = readdirSync(folder).filter((name) => !name.startsWith("."));
+  for (const name of all) requireReadable(join(folder, name), name);
   const checkpoints = listCheckpoints(folder);
-  const ofRun = all.filter(
-    (name) => name === metricsFile || name === completionsFolder || name === runFile || /^checkpoint-\d+$/.test(name),
-  );
+  const ofRun = runNames(all);
   const weights = all.filter((name) => anyWeights.test(name) && !trainerFile.test(name)).sort();
   const besideWeights = all.filter((name) => (isModelFile(name) || modelParts.test(name)) && !anyWeights.test(name));
   const ofTrainer = all.filter((name) => trainerFile.test(name));
   const evaluation = all.filter((name) => evaluationFiles.includes(name));
-  const names = [...ofRun, ...weights, ...besideWeights, ...ofTrainer, ...evaluation];
-  if (names.every((name) => isNothing(join(folder, name), name))) return null;
+  const results = [...weights.filter((name) => replacedWeights.test(name)), ...besideWeights, ...evaluation];
+  const names = [...ofRun, ...results, ...ofTrainer];
+  if ([...names, ...weights].every((name) => isNothing(join(folder, name), name))) return null;
   const steps = [checkpoints.at(-1)?.step, lastStep(join(folder, metricsFile))].filter((step) => step !== undefined);
   return {
     checkpoints,
     step: steps.length === 0 ? null : Math.max(...steps),
-    isRun: ofRun.length + ofTrainer.length > 0,
+    isRun: [...ofRun, ...ofTrainer].some((name) => name !== runFile && !isNothing(join(folder, name), name)),
     evaluation: evaluation[0] ?? null,
     model: weights[0] ?? besideWeights[0] ?? null,
+    foreign: ofRun.includes(runFile) && runRecord(folder) === null ? runFile : null,
     names,
+    hasResult: results.length > 0,
   };
+}
+
+/** Nothing stands where a run's own file stands but a file: a link in a circle, a pipe or a folder is nobody's run. */
+function requireReadable(path: string, name: string): void {
+  if (name !== metricsFile && name !== runFile && name !== completionsFolder) return;
+  requireFile(path);
+  if (!existsSync(path))
+    throw new InputError(`${path}: is a link to nothing; remove it, or choose another --output_dir`);
+  if (name === completionsFolder || !isFolder(path)) return;
+  throw new InputError(`${path}: is a folder, not a file; move it away, or choose another --output_dir`);
+}
+
+const isRunName = (name: string): boolean =>
+  name === metricsFile || name === completionsFolder || name === runFile || /^checkpoint-\d+$/.test(name);
+
+/** The logs and checkpoints among the names. */
+export const runNames = (names: readonly string[]): string[] => names.filter(isRunName);
+
+export interface RunRecord {
+  readonly command: string;
+  /** The bundled model on the bundled problems. */
+  readonly bundled: boolean;
+  /** Optimizer steps of a whole run of `train`. */
+  readonly totalSteps?: number | undefined;
+  readonly settings: Readonly<Record<string, unknown>>;
+}
+
+/** What the last run in a folder recorded; null: nothing that can be read, or another program's file of that name. */
+export function runRecord(folder: string): RunRecord | null {
+  try {
+    const { command, bundled, totalSteps, settings } = JSON.parse(
+      readFileSync(join(folder, runFile), "utf8"),
+    ) as RunRecord;
+    return typeof command === "string" && typeof settings === "object"
+      ? { command, bundled, totalSteps, settings }
+      : null;
+  } catch {
+    return null;
+  }
 }
 
 /** What a run leaves that ended before its first step. */
 function isNothing(path: string, name: string): boolean {
-  if (name === runFile) return true;
+  if (name === runFile) return runRecord(dirname(path)) !== null;
   if (name === metricsFile) return statSync(path).size === 0;
   return name === completionsFolder && readdirSync(path).length === 0;
 }
 
 /** "a run (step 4, 2 checkpoints, its model)", "an evaluation (answers.jsonl)", "a model (model.safetensors)". */
-export function describeHeld({ checkpoints, step, isRun, evaluation, model }: Held): string {
+export function describeHeld({ checkpoints, step, isRun, evaluation, model, foreign }: Held): string {
   const count = checkpoints.length;
   const parts: string[] = [];
   if (isRun) {
@@ -78,6 +131,7 @@ export function describeHeld({ checkpoints, step, isRun, evaluation, model }: He
     parts.push(`a run (${inner.join(", ")})`);
   } else if (model !== null) parts.push(`a model (${model})`);
   if (evaluation !== null) parts.push(`an evaluation (${evaluation})`);
+  if (foreign !== null) parts.push(`a ${foreign} that is not of a run`);
   return parts.join(" and ");
 }
 

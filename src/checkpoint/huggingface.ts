@@ -42,6 +42,7 @@ export function readModelConfig(folder: string, wanted: ModelHead | "either" = "
   if (stat === undefined) throw new InputError(`${folder}: there is no such folder; check the path`);
   if (!stat.isDirectory())
     throw new InputError(`${folder}: is a file; give the folder with config.json and the safetensors weights`);
+  requireFile(folder);
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new InputError(`${folder}: holds no config.json; give a model folder`);
   return parseModelConfig(readJsonFile(path), path, wanted);

@@ -40,22 +40,32 @@ export interface FolderLock {
   release(): void;
 }
 
+/** Who has the lock writes its name at once: so long one that is refused waits to read it. */
+const namedWithinMs = 500;
+/** Without locks two processes may both find the folder free and write their names: so long until each looks whose is there. */
+const settleMs = 50;
+
 /**
  * @param command what the process does, for the one that is refused
+ * @param take the kernel's lock
  * @throws InputError naming the process that writes there already; RunError where the folder cannot be written
  */
-export function lockFolder(folder: string, command: string): FolderLock {
+export function lockFolder(folder: string, command: string, take = lockFile): FolderLock {
   const made = makeFolder(folder);
   const path = join(folder, lockName);
   for (;;) {
     const fd = opened(path, folder);
-    const taken = lockFile(fd);
+    const taken = take(fd);
     // The holder before may have removed the file between our opening and locking it: then ours is nobody's.
     if (taken === "locked" && !isSame(fd, path)) {
       closeSync(fd);
       continue;
     }
-    const holder = readHolder(path);
+    let holder = readHolder(path);
+    for (let waited = 0; taken === "held" && holder === null && waited < namedWithinMs; waited += settleMs) {
+      Bun.sleepSync(settleMs);
+      holder = readHolder(path);
+    }
     if (taken === "held" || (taken === "unsupported" && holder !== null && mayRun(holder))) {
       closeSync(fd);
       removeEmpty(made);
@@ -70,6 +80,14 @@ export function lockFolder(folder: string, command: string): FolderLock {
     };
     ftruncateSync(fd, 0);
     writeSync(fd, `${JSON.stringify(own)}\n`, 0);
+    if (taken === "unsupported") {
+      Bun.sleepSync(settleMs);
+      const last = readHolder(path);
+      if (last?.pid !== own.pid || last.host !== own.host) {
+        closeSync(fd);
+        throw occupied(folder, path, last, false);
+      }
+    }
     const release = (): void => {
       process.off("exit", release);
       if (isSame(fd, path)) rmSync(path, { force: true });

@@ -3,13 +3,14 @@
  * there replaced unless asked (`held.ts`), and what is replaced kept until there is something in its place (`earlier.ts`).
  * A folder that the command itself reads from is never replaced.
  */
-import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { InputError } from "../errors.ts";
 import { writeFileAtomic } from "./atomic.ts";
-import { isUnsettled, setAside, settleEarlier, unfinished } from "./earlier.ts";
-import { describeHeld, type Held, heldIn, runFile } from "./held.ts";
+import { afterStep, isUnsettled, setAside, settleEarlier, unfinished } from "./earlier.ts";
+import { describeHeld, evaluationFiles, type Held, heldIn, type RunRecord, runFile } from "./held.ts";
 import { type FolderLock, lockFolder, lockName, unwritable } from "./lock.ts";
+import { damageOf, listCheckpoints } from "./state.ts";
 
 export interface OutputRequest {
   readonly folder: string;
@@ -47,43 +48,54 @@ export interface OutputFolder {
   release(): void;
 }
 
-export interface RunRecord {
-  readonly command: string;
-  /** The bundled model on the bundled problems. */
-  readonly bundled: boolean;
-  readonly settings: Readonly<Record<string, unknown>>;
-}
-
 /** @throws InputError where another process writes there; RunError where it cannot be written */
 export function openOutputFolder({ folder, command, note }: OutputRequest): OutputFolder {
   let lock: FolderLock | null = null;
   let keptStep = -1;
   let begun = false;
   let replaces = false;
+  const mustSettle = (): boolean => {
+    try {
+      return isUnsettled(folder);
+    } catch (error) {
+      throw unwritable(error, folder);
+    }
+  };
   const settle = (): void => {
-    if (!isUnsettled(folder) || settleEarlier(folder) !== "put back") return;
-    const left = existsSync(join(folder, unfinished))
-      ? `; what the new one wrote is in ${join(folder, unfinished)}`
-      : "";
+    if (!mustSettle()) return;
+    const settled = settleEarlier(folder);
+    if (settled !== "put back" && settled !== "put back, the new one aside") return;
+    const left = settled === "put back" ? "" : `; what the new one wrote is in ${join(folder, unfinished)}`;
     note(`note: ${folder}: the new run ended before it saved anything, so the earlier one is back${left}`);
+  };
+  const notePassedOver = (): void => {
+    const later = keptStep < 0 ? [] : listCheckpoints(folder).filter(({ step }) => step > keptStep);
+    for (const damage of later.map((checkpoint) => damageOf(checkpoint.folder)))
+      if (damage !== null) note(`note: a later checkpoint is damaged and passed over: ${damage}`);
   };
   const open: OutputFolder = {
     permit(permission) {
       const { resume = null } = permission;
-      const goesOn = resume !== null && isSamePlace(dirname(resolve(resume.folder)), folder);
-      keptStep = goesOn ? resume.step : -1;
+      // A checkpoint may be named by a link, or lie on another disk behind one.
+      const places = resume === null ? [] : [resolve(resume.folder), realPath(resume.folder)];
+      const goesOn = places.some((place) => isSamePlace(dirname(place), folder));
+      keptStep = goesOn ? (resume?.step ?? -1) : -1;
       replaces = permission.addsOnly !== true;
       requireFree(folder, permission, goesOn);
-      if (lock !== null) return;
+      if (lock !== null) {
+        notePassedOver();
+        return;
+      }
       lock = lockFolder(folder, `grpo ${command}`);
-      requireFree(folder, permission, goesOn); // Another process may have come and gone meanwhile.
+      // Another process may have come and gone, or died, meanwhile.
+      settle();
+      requireFree(folder, permission, goesOn);
+      notePassedOver();
     },
     begin(record) {
       begun = true;
-      if (replaces && setAside(folder, keptStep))
-        note(
-          `note: ${folder}: ${keptStep < 0 ? "what it held" : `what came after step ${keptStep}`} is kept until this run has saved something`,
-        );
+      const aside = replaces ? setAside(folder, keptStep) : [];
+      if (aside.length > 0) note(`note: ${folder}: ${asideNote(folder, keptStep, aside)}`);
       if (replaces) writeFileAtomic(join(folder, runFile), `${JSON.stringify(record, null, 2)}\n`);
     },
     release() {
@@ -95,7 +107,7 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
     },
   };
   // A refusal touches nothing: the lock waits for the permission, unless there is something to mend or to wait for.
-  if (!existsSync(join(folder, lockName)) && !isUnsettled(folder)) return open;
+  if (!existsSync(join(folder, lockName)) && !mustSettle()) return open;
   lock = lockFolder(folder, `grpo ${command}`);
   try {
     settle();
@@ -106,13 +118,11 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
   return open;
 }
 
-/** What the last run in a folder recorded; null: nothing that can be read. */
-export function runRecord(folder: string): RunRecord | null {
-  try {
-    return JSON.parse(readFileSync(join(folder, runFile), "utf8")) as RunRecord;
-  } catch {
-    return null;
-  }
+function asideNote(folder: string, keptStep: number, names: readonly string[]): string {
+  const shown = 6;
+  const list = [...names.slice(0, shown), ...(names.length > shown ? [`${names.length - shown} more`] : [])].join(", ");
+  if (keptStep < 0) return `what is replaced (${list}) is kept until this run has saved something`;
+  return `what came after step ${keptStep} (${list}) goes to ${afterStep(folder, keptStep)} when this run has saved something`;
 }
 
 function requireFree(folder: string, permission: Permission, goesOn: boolean): void {
@@ -120,15 +130,18 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
   try {
     held = heldIn(folder);
   } catch (error) {
+    if (error instanceof InputError) throw error;
     throw unwritable(error, folder);
   }
   requireInputsKept(folder, permission, held);
   if (held === null || permission.overwrite || goesOn || permission.mayReplace?.(folder, held)) return;
-  const onlyLogs = held.isRun && held.checkpoints.length === 0 && held.model === null && held.evaluation === null;
+  const { isRun, checkpoints, model, evaluation, foreign } = held;
+  const onlyLogs = isRun && checkpoints.length === 0 && model === null && evaluation === null && foreign === null;
   if (permission.newest && onlyLogs) return;
   const resume = permission.resumes && held.checkpoints.length > 0 ? "go on with --resume_from_checkpoint true, " : "";
   const adds = held.evaluation === null ? "write into it all the same" : "replace the evaluation";
-  const replace = `${permission.addsOnly ? adds : "replace it"} with --overwrite`;
+  const replaces = held.names.length === 0 ? "write beside it" : "replace it";
+  const replace = `${permission.addsOnly ? adds : replaces} with --overwrite`;
   throw new InputError(
     `output_dir ${folder} holds ${describeHeld(held)}; ${resume}name another --output_dir, or ${replace}`,
   );
@@ -136,14 +149,14 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
 
 /** @throws InputError where what the command reads lies where it would write */
 function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, held: Held | null): void {
-  if (addsOnly) return;
   const target = realPath(folder);
   for (const [name, path] of Object.entries(inputs)) {
     if (path === null || !existsSync(path)) continue;
     for (const real of realPaths(path)) {
       const inside = relative(target, real);
       const [first = ""] = inside.split("/");
-      if (first === ".." || !(inside === "" || held?.names.includes(first))) continue;
+      const isReplaced = addsOnly ? evaluationFiles.includes(inside) : inside === "" || held?.names.includes(first);
+      if (first === ".." || !isReplaced) continue;
       const what = held === null ? "files" : describeHeld(held);
       throw new InputError(
         `output_dir ${folder} holds ${what}, and ${name} ${path} is read from there, so it must stay; name another --output_dir`,
@@ -154,8 +167,16 @@ function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, hel
 
 /** Where a path leads, and the files in it, if it is a folder: they may be links. */
 function realPaths(path: string): string[] {
-  const inner = statSync(path).isDirectory() ? readdirSync(path).map((name) => join(path, name)) : [];
+  const inner = statSync(path).isDirectory() ? namesIn(path).map((name) => join(path, name)) : [];
   return [path, ...inner.filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile())].map(realPath);
+}
+
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder);
+  } catch {
+    return []; // Not to be read: whoever opens it will say so.
+  }
 }
 
 function realPath(path: string): string {

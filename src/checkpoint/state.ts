@@ -77,17 +77,6 @@ export function listCheckpoints(outputDir: string): ListedCheckpoint[] {
 }
 
 /**
- * Removes the checkpoints of later steps: they belong to a run that is replaced from `step` on, and would be taken for
- * the newest of the new one.
- *
- * @returns the folders removed
- */
-export function removeCheckpointsAfter(outputDir: string, step: number): string[] {
-  const later = listCheckpoints(outputDir).filter((checkpoint) => checkpoint.step > step);
-  return later.map(({ folder }) => removed(folder));
-}
-
-/**
  * Removes the oldest checkpoints down to `limit`; null: none. The best one counts among them and is never removed, nor the
  * newest, so that two may stay of a limit of one (transformers' rule).
  *
@@ -99,16 +88,13 @@ export function keepNewestCheckpoints(outputDir: string, limit: number | null, b
   const newest = all.at(-1);
   const kept = all.filter(({ step }) => step === best && step !== newest?.step);
   const others = all.filter((checkpoint) => !kept.includes(checkpoint));
-  for (const { folder } of others.slice(0, -Math.max(1, limit - kept.length))) removed(folder);
-}
-
-function removed(folder: string): string {
-  try {
-    rmSync(folder, { recursive: true, force: true });
-  } catch (error) {
-    throw new RunError(`${folder}: cannot be removed (${errorText(error)}); check its permissions`);
+  for (const { folder } of others.slice(0, -Math.max(1, limit - kept.length))) {
+    try {
+      rmSync(folder, { recursive: true, force: true });
+    } catch (error) {
+      throw new RunError(`${folder}: cannot be removed (${errorText(error)}); check its permissions`);
+    }
   }
-  return folder;
 }
 
 export function isFolder(path: string): boolean {
@@ -116,15 +102,18 @@ export function isFolder(path: string): boolean {
 }
 
 /** Whether the state is there and every safetensors file, of the models in it too, has the length that its header says. */
-export function isComplete(folder: string): boolean {
+export const isComplete = (folder: string): boolean => damageOf(folder) === null;
+
+/** What makes a checkpoint incomplete; null: nothing does. */
+export function damageOf(folder: string): string | null {
   try {
     readJsonFile(join(folder, trainerStateName));
     const files = readdirSync(folder, { recursive: true, encoding: "utf8" });
     const weights = files.filter((name) => name.endsWith(".safetensors"));
     for (const name of weights) openSafetensors(join(folder, name)).close();
-    return weights.length > 0;
+    return weights.length > 0 ? null : `${folder}: holds no weights`;
   } catch (error) {
-    if (error instanceof InputError || (error as NodeJS.ErrnoException).code !== undefined) return false;
+    if (error instanceof InputError || (error as NodeJS.ErrnoException).code !== undefined) return errorText(error);
     throw error;
   }
 }

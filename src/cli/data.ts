@@ -10,7 +10,7 @@ import { nearest } from "../config/nearest.ts";
 import { about } from "../config/settings/about.ts";
 import { datasetSettings } from "../config/settings/data.ts";
 import { fileOverwriteSettings } from "../config/settings/output.ts";
-import { type Example, exampleAt, findColumns } from "../data/columns.ts";
+import { type Example, exampleAt, findColumns, type Message } from "../data/columns.ts";
 import { convertToArrow } from "../data/convert.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { downloadDataset } from "../data/download.ts";
@@ -163,13 +163,18 @@ function usage(dataset: Dataset, promptColumn: string | null, answerColumn: stri
 }
 
 function shown({ prompt, promptKind, gold }: Example): string[] {
-  const messages = typeof prompt === "string" ? [prompt] : prompt.map(({ role, content }) => `${role}: ${content}`);
+  const messages = typeof prompt === "string" ? [prompt] : prompt.map(messageText);
   const kind = promptKind === "chat" ? "through the chat template" : "as plain text";
   return [
     `first example (${kind}):`,
     ...messages.flatMap((text) => clean(text).map((line) => `  ${line}`)),
     `  gold: ${gold === null ? "(none)" : clean(gold).join(" ")}`,
   ];
+}
+
+/** A message that calls tools need not say anything. */
+function messageText({ role, content, tool_calls: calls }: Message): string {
+  return `${role}: ${content ?? `(calls ${JSON.stringify(calls, (_, value) => (typeof value === "bigint" ? Number(value) : value))})`}`;
 }
 
 /** Long texts cut, and nothing in them that a terminal would obey. */

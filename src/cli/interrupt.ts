@@ -6,7 +6,7 @@
 import { wasIgnored, watchLauncher } from "./parent.ts";
 
 const SIGHUP = 1;
-const signals = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU"] as const;
+const signals = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU", "SIGALRM"] as const;
 /** Ctrl-C reaches every process of a terminal, and launchers pass it on: what comes within so many ms is the same one. */
 const sameWithinMs = 200;
 

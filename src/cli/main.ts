@@ -5,6 +5,7 @@
  */
 import packageJson from "../../package.json" with { type: "json" };
 import { nearest } from "../config/nearest.ts";
+import type { CommandName } from "../config/schema.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
 import { commit } from "../program.ts";
 import type { Command } from "./command.ts";
@@ -14,40 +15,48 @@ export interface CommandEntry {
   readonly summary: string;
   /** What it makes are files: it goes on where nobody reads its stdout. */
   readonly makesFiles?: boolean;
+  /** Its settings are checked before its file is loaded, which takes longer: a slip is told at once. */
+  readonly settings?: CommandName;
   readonly load: () => Promise<Command>;
 }
 
 export const commands: readonly CommandEntry[] = [
   {
     name: "train",
+    settings: "train",
     summary: "train a model with GRPO; with nothing else, the bundled one",
     makesFiles: true,
     load: async () => (await import("./train.ts")).train,
   },
   {
     name: "sft",
+    settings: "sft",
     summary: "fine-tune on prompts and answers, the warm start of a base model",
     makesFiles: true,
     load: async () => (await import("./sft.ts")).sft,
   },
   {
     name: "eval",
+    settings: "eval",
     summary: "accuracy, pass@k and mean length of a model on a dataset",
     makesFiles: true,
     load: async () => (await import("./eval.ts")).evaluate,
   },
   {
     name: "generate",
+    settings: "generate",
     summary: "complete a prompt, or a file of prompts",
     load: async () => (await import("./generate.ts")).generate,
   },
   {
     name: "score",
+    settings: "score",
     summary: "logprobs and entropies of given completions",
     load: async () => (await import("./score.ts")).score,
   },
   {
     name: "update",
+    settings: "update",
     summary: "the policy update alone, on recorded rollouts",
     makesFiles: true,
     load: async () => (await import("./update.ts")).update,
@@ -64,7 +73,8 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     name: "plan",
-    summary: "the memory that a training run takes, without taking it",
+    settings: "plan",
+    summary: "the memory and disk that a training run takes, without taking them",
     load: async () => (await import("./plan.ts")).plan,
   },
   {
@@ -123,8 +133,10 @@ export async function main(
   const debug = rest.includes("--debug");
   try {
     if (entry === undefined) throw unknownCommand(word, table);
+    const help = asksForHelp(rest);
+    if (entry.settings && !help) (await import("../config/load.ts")).configFor(entry.settings, rest);
     const command = await entry.load();
-    if (asksForHelp(rest)) {
+    if (help) {
       streams.out(`${command.usage.trimEnd()}\n`);
       return 0;
     }
@@ -166,8 +178,30 @@ function exitCodeOf(error: unknown): number {
   return error instanceof InputError ? error.exitCode : 1;
 }
 
+/** What the machine refuses, wherever it is met: no bug of the program. */
+const refusals: Readonly<Record<string, string>> = {
+  EACCES: "permission is denied; check whose it is, and its permissions",
+  EPERM: "it is not permitted; check whose it is, and its permissions",
+  EIO: "the disk reports an error; check it",
+  ESTALE: "the network folder is gone; mount it again",
+  ENOSPC: "the disk is full; free some space",
+  EDQUOT: "the disk quota is used up; free some space",
+  EROFS: "the file system is read-only; write elsewhere",
+  EMFILE: "too many files are open; raise the limit (ulimit -n)",
+  ENFILE: "too many files are open on this machine; close some",
+};
+
+/** A refused system call on a file as the one line that it deserves. */
+function asRefusal(error: unknown): unknown {
+  const { code = "", path, syscall } = (error ?? {}) as NodeJS.ErrnoException;
+  const refusal = refusals[code];
+  if (!(error instanceof Error) || refusal === undefined || path === undefined) return error;
+  return new RunError(`${path}: ${refusal} (${code}, ${syscall})`, { cause: error });
+}
+
 /** A line for each thing that has a cure; message and stack for one that nobody foresaw. */
-function failureText(where: string, error: unknown, debug: boolean): string {
+function failureText(where: string, thrown: unknown, debug: boolean): string {
+  const error = asRefusal(thrown);
   const foreseen = error instanceof InputError || error instanceof RunError;
   const lines = error instanceof InputError ? error.lines : [errorText(error)];
   const told = lines.map((line) => `${where}: ${line}\n`).join("");

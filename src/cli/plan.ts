@@ -1,9 +1,11 @@
 /** `grpo plan`: the memory plan of a training run, without allocating it. */
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
+import { everySteps } from "../config/often.ts";
 import type { PlanConfig } from "../config/schema.ts";
+import { describeDisk, diskUse } from "../engine/disk.ts";
 import { describeMemory, type MemoryEstimate, mebibytes, memoryByModel, planBytes } from "../engine/memory.ts";
-import { setUpTraining } from "../grpo/setup.ts";
+import { setUpTraining, totalSteps } from "../grpo/setup.ts";
 import type { Command } from "./command.ts";
 import { orBundled, trainingPaths } from "./train.ts";
 
@@ -42,11 +44,12 @@ function comparison(grpo: MemoryEstimate, ppo: MemoryEstimate): string[] {
 
 export const plan: Command = {
   name: "plan",
-  summary: "the memory that a training run takes, without taking it",
+  summary: "the memory and disk that a training run takes, without taking them",
   usage: `Usage: grpo plan [CONFIG] [--key value …]
 
 Takes the settings of grpo train and prints every group of buffers with its size and lifetime, the peak, and whether
-this machine has it. Exit status 1 where it has not. --compare prints GRPO's and PPO's memory side by side instead.
+this machine has it. Exit status 1 where it has not. What the run writes, and what is free there, comes last.
+--compare prints GRPO's and PPO's memory side by side instead.
 
 ${describeSettings("plan")}`,
   async run(argv) {
@@ -64,11 +67,17 @@ ${describeSettings("plan")}`,
       const { memory } = setup.planned;
       const available = planBytes(setup.device);
       const fits = memory.peakBytes <= available;
+      const steps = totalSteps(setup);
+      const disk = diskUse(setup.planned.config, setup.planned.dtype, {
+        ...{ steps, every: everySteps(config, steps).save, limit: config.saveTotalLimit },
+        ...{ hasCritic: config.advantageEstimator === "gae", hasMovingReference: config.syncRefModel },
+      });
       const lines = [
         `${paths.model} · ${setup.planned.dtype} · ${setup.device.description}`,
         `longest prompt ${setup.longestPrompt} tokens, ${setup.batch.stepCompletions} completions a step`,
         ...describeMemory(memory),
         `${(setup.device.freeBytes() === null ? "free on this machine" : "free on the device").padEnd(54)} ${mebibytes(available).padStart(9)}  ${fits ? "fits" : "does not fit"}`,
+        ...describeDisk(disk, config.outputDir, config.overwrite),
       ];
       process.stdout.write(`${lines.join("\n")}\n`);
       return fits ? 0 : 1;

@@ -12,6 +12,7 @@ import { openProblems } from "../engine/prompts.ts";
 import { planSession, type Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createRewardPool } from "../rewards/pool.ts";
@@ -31,14 +32,14 @@ Learns the answers of a dataset token by token. Ctrl-C saves a checkpoint; --res
 
 ${describeSettings("sft")}`,
   async run(argv) {
-    const { config, warnings, given } = configFor("sft", argv);
+    const { config, warnings, given, file = null } = configFor("sft", argv);
     const console = standardConsole();
     for (const warning of warnings) console.note(`note: ${warning}`);
     const interrupt = onInterrupt({ stopping: "stopping after this step and saving a checkpoint" });
     try {
       const output = openOutputFolder({ folder: config.outputDir, command: "sft", note: console.note });
       try {
-        return await sftInto(output, interrupt, console, config, given.has("output_dir"));
+        return await sftInto(output, interrupt, console, config, { file, named: given.has("output_dir") });
       } finally {
         output.release();
       }
@@ -48,13 +49,16 @@ ${describeSettings("sft")}`,
   },
 };
 
-/** @param named whether the user chose the output folder */
+/**
+ * @param given.file that the settings come from; null: from flags alone
+ * @param given.named whether the user chose the output folder
+ */
 async function sftInto(
   output: OutputFolder,
   interrupt: Interrupt,
   console: RunConsole,
   config: SftConfig,
-  named: boolean,
+  { file, named }: { readonly file: string | null; readonly named: boolean },
 ): Promise<number> {
   const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
   const resume = checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
@@ -65,9 +69,14 @@ async function sftInto(
     resumes: true,
     resume: resume && { folder: resume.folder, step: resume.state.step },
     newest: config.resumeFromCheckpoint === true,
-    inputs: { model, dataset, eval_dataset: config.evalDataset },
+    inputs: {
+      ...{ model, dataset, eval_dataset: config.evalDataset },
+      ...{ chat_template: config.chatTemplate, "the configuration": file },
+    },
     mayReplace: bundled && !named ? isOfBundledRun : undefined,
   });
+  const names = { rewards: [], logsMore: false, samples: config.evalNumGenerations };
+  requireEvaluationName(config.metricForBestModel, names);
   const startFolder = await modelFolder(model);
   const modelConfig = readModelConfig(startFolder);
   const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);

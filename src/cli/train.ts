@@ -2,7 +2,9 @@
 import { existsSync, statSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
 import { assetName } from "../assets.ts";
-import { type OutputFolder, openOutputFolder, runRecord } from "../checkpoint/output-folder.ts";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
+import { runRecord } from "../checkpoint/held.ts";
+import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
 import { latestCheckpoint, listCheckpoints } from "../checkpoint/state.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
@@ -13,11 +15,12 @@ import { describeMemory } from "../engine/memory.ts";
 import type { Session } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
 import type { RewardSources } from "../grpo/sampling.ts";
-import { setUpTraining, type TrainingSetup } from "../grpo/setup.ts";
+import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { callOf } from "../program.ts";
@@ -136,23 +139,24 @@ export interface TrainRun {
 }
 
 /** What a training run reads, by the names of the settings: it must not lie where the run writes. */
-function inputsOf(config: TrainConfig): Readonly<Record<string, string | null>> {
+function inputsOf(config: TrainConfig, file: string | undefined): Readonly<Record<string, string | null>> {
   const { model, dataset, evalDataset } = trainingPaths(config);
   const models = (config.rewardFuncs ?? []).filter((name) => existsSync(name) && statSync(name).isDirectory());
   return {
     ...{ model, dataset, eval_dataset: evalDataset, ref_model: config.refModel, critic_model: config.criticModel },
+    ...{ chat_template: config.chatTemplate, "the configuration": file ?? null },
     ...Object.fromEntries(models.map((path, i) => [`reward_funcs[${i}]`, path])),
   };
 }
 
 /** Everything `grpo train` does; returns the exit status. */
 export async function runTrain(run: TrainRun): Promise<number> {
-  const { config, warnings, bundled, given } = orBundled((options) => configFor("train", run.argv, options));
+  const { config, warnings, bundled, given, file } = orBundled((options) => configFor("train", run.argv, options));
   const { console } = run;
   for (const warning of warnings) console.note(`note: ${warning}`);
   const output = openOutputFolder({ folder: config.outputDir, command: "train", note: console.note });
   try {
-    return await trainInto(output, run, { config, bundled, named: given.has("output_dir") });
+    return await trainInto(output, run, { config, file, bundled, named: given.has("output_dir") });
   } finally {
     output.release();
   }
@@ -160,6 +164,8 @@ export async function runTrain(run: TrainRun): Promise<number> {
 
 interface TrainCommand {
   readonly config: TrainConfig;
+  /** That the settings come from; undefined: from flags alone. */
+  readonly file: string | undefined;
   readonly bundled: boolean;
   /** Whether the user chose the output folder. */
   readonly named: boolean;
@@ -168,7 +174,7 @@ interface TrainCommand {
 async function trainInto(
   output: OutputFolder,
   { console, stopRequested, onBegin, reviseRewards }: TrainRun,
-  { config, bundled, named }: TrainCommand,
+  { config, file, bundled, named }: TrainCommand,
 ): Promise<number> {
   const { outputDir } = config;
   const checkpoint = resumeFolder(config.resumeFromCheckpoint, outputDir);
@@ -179,7 +185,7 @@ async function trainInto(
     resumes: true,
     resume: resume && { folder: resume.folder, step: resume.state.step },
     newest: config.resumeFromCheckpoint === true,
-    inputs: inputsOf(config),
+    inputs: inputsOf(config, file),
     mayReplace: bundled && !named ? isOfBundledRun : undefined,
   });
   const pool = createRewardPool({
@@ -190,6 +196,11 @@ async function trainInto(
   });
   try {
     requireRewardNamed(config, pool.names);
+    requireEvaluationName(config.metricForBestModel, {
+      rewards: pool.names,
+      logsMore: rewardSpecs(config.rewardFuncs).some((spec) => typeof spec === "object" && "path" in spec),
+      samples: config.evalNumGenerations,
+    });
     const paths = trainingPaths(config);
     const setup = await setUpTraining(config, paths, console.note, checkpoint);
     try {
@@ -216,7 +227,7 @@ async function trainInto(
           stopRequested,
           ...(reviseRewards ? { reviseRewards } : {}),
         };
-        output.begin({ command: "train", bundled, settings: toJson(config) });
+        output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: toJson(config) });
         onBegin?.();
         outcome = await runTraining(setup, session, hooks, resume);
       } finally {
@@ -224,7 +235,11 @@ async function trainInto(
       }
       for (const line of setup.device.traceLines()) console.note(line);
       if (outcome.stopped)
-        console.note(`stopped after step ${outcome.steps}; go on with --resume_from_checkpoint true`);
+        console.note(
+          isEarlierWaiting(outputDir)
+            ? "stopped before it had learned anything"
+            : `stopped after step ${outcome.steps}; go on with --resume_from_checkpoint true`,
+        );
       else if (bundled) for (const line of whatNext(outputDir)) console.note(line);
       return outcome.stopped ? 130 : 0;
     } finally {

@@ -1,8 +1,9 @@
 /** `grpo update`: the policy update alone, on recorded rollouts. The work is src/grpo/recorded-update.ts. */
 import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { completionsFolder } from "../checkpoint/held.ts";
-import { openOutputFolder, runRecord } from "../checkpoint/output-folder.ts";
+import { dirname, join, resolve } from "node:path";
+import type { z } from "zod";
+import { completionsFolder, runFile, runRecord } from "../checkpoint/held.ts";
+import { openOutputFolder } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { toCamel } from "../config/names.ts";
@@ -11,6 +12,7 @@ import { type ConfigInput, settingsOf } from "../config/schema.ts";
 import { readCheckpointState } from "../engine/checkpointing.ts";
 import { modelFolder } from "../engine/inputs.ts";
 import { runRecordedUpdate, updateState } from "../grpo/recorded-update.ts";
+import { completionsPath } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
@@ -36,7 +38,7 @@ Takes its groups from the file (what train records under completions/), makes nu
 optimizer step or of the steps that its lines name, and writes the model, a checkpoint and metrics.jsonl to output_dir.
 --resume_from_checkpoint C brings weights, Adam state, step, schedule, a moving reference and the run's settings, where no
 flag says otherwise: the recorded generation that follows the checkpoint is run again, to the same bytes on a CPU. Where
-something makes it another step, a note says so. A critic is not updated; the file has its run's advantages.
+something makes it another step, a note says so. A run's first generation takes the settings of the run.json beside it. A critic is not updated; the file has its run's advantages.
 
 ${describeSettings("update")}`,
   async run(argv) {
@@ -63,7 +65,9 @@ export async function runUpdate(
   try {
     const checkpoint = resumeFolder(asked.config.resumeFromCheckpoint, outputDir);
     const resume =
-      checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, updateState) };
+      checkpoint === null
+        ? runBeginning(asked.config.rollouts)
+        : { folder: checkpoint, state: readCheckpointState(checkpoint, updateState) };
     const defaults = resume ? settingsOfRun(resume.state.config) : {};
     const { config, warnings } = configFor("update", argv, { defaults });
     const model = config.model ?? bundledModel();
@@ -71,11 +75,18 @@ export async function runUpdate(
       overwrite: config.overwrite,
       resumes: !holdsTraining(outputDir),
       // Of a training run the model and the metrics would be replaced: only an update's own folder is gone on in.
-      resume: resume && !holdsTraining(outputDir) ? { folder: resume.folder, step: resume.state.step } : null,
+      resume: checkpoint === null || holdsTraining(outputDir) ? null : { folder: checkpoint, step: resume!.state.step },
       newest: config.resumeFromCheckpoint === true,
-      inputs: { model, ref_model: config.refModel, rollouts: config.rollouts },
+      inputs: {
+        ...{ model, ref_model: config.refModel, rollouts: config.rollouts },
+        "the configuration": asked.file ?? null,
+      },
     });
     for (const warning of warnings) console.note(`note: ${warning}`);
+    if (resume?.folder === null)
+      console.note(
+        `note: ${config.rollouts} is the first generation of its run: what no flag says is as in ${runFileOf(config.rollouts)}`,
+      );
     const folder = await modelFolder(model);
     const records = await runRecordedUpdate({
       ...{ config, folder, resume, note: console.note, onStep: console.step },
@@ -91,6 +102,22 @@ export async function runUpdate(
   } finally {
     output.release();
   }
+}
+
+const runFolderOf = (rollouts: string): string => dirname(dirname(resolve(rollouts)));
+const runFileOf = (rollouts: string): string => join(dirname(dirname(rollouts)), runFile);
+
+/**
+ * Where the run stood before its first generation, which no checkpoint holds: `run.json` has its settings.
+ * @returns null where the file of rollouts is not a run's first, or its folder says too little
+ */
+function runBeginning(rollouts: string): { folder: null; state: z.infer<typeof updateState> } | null {
+  const run = runFolderOf(rollouts);
+  if (resolve(rollouts) !== completionsPath(run, 1)) return null;
+  const record = runRecord(run);
+  if (record?.command !== "train") return null;
+  const state = updateState.safeParse({ step: 0, totalSteps: record.totalSteps, config: record.settings });
+  return state.success ? { folder: null, state: state.data } : null;
 }
 
 function holdsTraining(folder: string): boolean {

@@ -27,7 +27,8 @@ export interface SplitOptions {
   readonly fault?: (message: string) => void;
 }
 
-const truthText = /^(true|false|yes|no|on|off|0|1)$/i;
+/** What is empty is transformers' way to say that debug is off. */
+const truthText = /^(true|false|yes|no|on|off|0|1|)$/i;
 const configName = /\.(toml|ya?ml|json)$/i;
 const hydra = /^\+{0,2}([A-Za-z_][\w.-]*)=(.*)$/s;
 

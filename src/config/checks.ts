@@ -108,10 +108,16 @@ function checkBatch(config: TrainConfig): void {
         `a generation is not a multiple of num_generations ${group}; take a product of ${near}`,
     );
   }
-  if (perGeneration !== null && perGeneration % config.gradientAccumulationSteps !== 0) {
+  const accumulated = config.gradientAccumulationSteps;
+  if (perGeneration !== null && perGeneration % accumulated !== 0) {
+    const next = Math.ceil(perGeneration / accumulated) * accumulated;
+    // TRL takes this too; the weights stay the same while gradients accumulate.
+    const cure =
+      accumulated % perGeneration === 0
+        ? `take ${accumulated}: a step's generations are one then, by the same weights`
+        : `the weights change once a step, so a generation serves whole steps; take ${next}`;
     throw new InputError(
-      `steps_per_generation ${perGeneration} is not a multiple of gradient_accumulation_steps ` +
-        `${config.gradientAccumulationSteps}; the weights change once a step, so a generation serves whole steps`,
+      `steps_per_generation ${perGeneration} is not a multiple of gradient_accumulation_steps ${accumulated}; ${cure}`,
     );
   }
 }

@@ -7,7 +7,7 @@ import { isMap, ownKey, type Written } from "./given.ts";
 import { toCamel } from "./names.ts";
 import { type CommandName, commandsWith, type SettingTypes, settingsOf } from "./schema.ts";
 import { type Given, readValue, type Source, unknownName } from "./shape.ts";
-import type { Lookup, Setting } from "./trainers/rule.ts";
+import { drop, type Lookup, type Setting } from "./trainers/rule.ts";
 import { type Found, foreignSetting } from "./trainers/trainers.ts";
 
 export interface Translation {
@@ -34,14 +34,14 @@ export function foreignWritten(
   const taken = new Map<string, Given>();
   const leftOut = new Map<string, string[]>();
   const corrections: Setting[] = [];
-  const trainers = new Set<string>();
+  const trainers = new Map<string, number>();
   let refusals = 0;
   const other = lookup(written);
   for (const each of foreign) {
     // What another command of ours calls so is that, whatever it is elsewhere.
     const found = commandsWith(ownKey(each.name)).length > 0 ? undefined : find(each, settings, other);
-    const outcome = found?.outcome;
-    if (found?.trainer) trainers.add(found.trainer);
+    const outcome = found && isReference(each.raw) ? referred : found?.outcome;
+    if (found?.trainer) trainers.set(found.trainer, (trainers.get(found.trainer) ?? 0) + 1);
     if (outcome === undefined || (outcome.kind === "ours" && !Object.hasOwn(settings, outcome.key))) {
       faults.attempt(() => refuseUnknown(command, each, settings));
     } else if (outcome.kind === "ours") {
@@ -60,9 +60,14 @@ export function foreignWritten(
       faults.add(`${each.label}: not a setting here; ${cure}`);
     }
   }
-  const whole = corrections.filter(([, value]) => value !== undefined);
+  const clashing = clashes(corrections);
+  for (const [key, values] of clashing)
+    faults.add(`${key}: the names above ask for ${values.map((value) => plain(value)).join(" and for ")}; choose one`);
+  const whole = corrections.filter(([key, value]) => value !== undefined && !clashing.has(key));
   if (refusals > 1 && whole.length > 1 && foreign.every(({ source }) => source === "flag")) {
-    const origin = (["verl", "OpenRLHF"] as const).find((name) => trainers.has(name));
+    // Some names are both's: whose more of them are.
+    const count = (name: string) => trainers.get(name) ?? 0;
+    const origin = (["verl", "OpenRLHF"] as const).toSorted((a, b) => count(b) - count(a)).find((name) => count(name));
     const preset: Setting[] = origin === undefined ? [] : [["preset", origin.toLowerCase()]];
     const defaults = origin === undefined ? "" : ` (the preset: ${origin}'s defaults, for what is left out)`;
     const all = new Map([...preset, ...whole].map((setting) => [setting[0], setting]));
@@ -72,8 +77,23 @@ export function foreignWritten(
     taken,
     remarks: [...leftOut].map(([why, labels]) => `${labels.join(", ")}: left out; ${why}`),
     corrected: new Set(corrections.map(([key]) => key)),
-    trainers,
+    trainers: new Set(trainers.keys()),
   };
+}
+
+/** A value as verl's own files have many: what another setting says, and that one is read too. */
+const isReference = (raw: unknown): boolean => typeof raw === "string" && raw.includes("${");
+const referred = drop("it refers to another setting");
+
+/** Settings of ours that several names turn into, with values that are not the same. */
+function clashes(corrections: readonly Setting[]): Map<string, unknown[]> {
+  const values = new Map<string, unknown[]>();
+  for (const [key, value] of corrections) {
+    const before = values.get(key) ?? [];
+    if (value !== undefined && !before.some((one) => JSON.stringify(one) === JSON.stringify(value)))
+      values.set(key, [...before, value]);
+  }
+  return new Map([...values].filter(([, each]) => each.length > 1));
 }
 
 /** What was written under a name, or under a longer one that ends in it behind a dot. */

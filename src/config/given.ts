@@ -65,13 +65,13 @@ const flagWritten = ({ key, label, value }: Flag): Written => ({ name: key, raw:
 
 function fileWritten(file: string, kind: (name: string) => Kind | undefined): Written[] {
   const { syntax, settings } = readSettingsFile(file);
-  return settings.flatMap(({ key, value, line }) => {
-    const place = line === undefined ? file : `${file}:${line}`;
-    return leaves(key, value, kind(key) === "object").map(([name, raw]) => ({
-      ...{ name, raw, source: syntax as FileSyntax },
-      label: `${place}: ${name}`,
-    }));
-  });
+  return settings.flatMap(({ key, value, line, lineOf }) =>
+    leaves(key, value, kind(key) === "object").map(([name, raw]) => {
+      const at = lineOf?.(name) ?? line;
+      const place = at === undefined ? file : `${file}:${at}`;
+      return { name, raw, source: syntax as FileSyntax, label: `${place}: ${name}` };
+    }),
+  );
 }
 
 /** verl's and OpenRLHF's settings lie in maps within maps and are known by their whole path. */
@@ -83,7 +83,10 @@ function leaves(name: string, value: unknown, whole: boolean): [string, unknown]
 export const isMap = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
 
-/** One of each name: a list goes on where its name stands again, anything else that stands twice is refused. */
+/**
+ * One of each name: a list goes on where its name stands again, anything else of ours that stands twice is refused, and so is
+ * another trainer's name with two values.
+ */
 function once(written: readonly Written[], kind: (name: string) => Kind | undefined, faults: Faults): Written[] {
   const kept = new Map<string, Written>();
   for (const each of written) {
@@ -92,6 +95,7 @@ function once(written: readonly Written[], kind: (name: string) => Kind | undefi
     if (before === undefined) kept.set(key, each);
     else if (kind(key) === "list" && each.source === "flag")
       kept.set(key, { ...before, raw: [before.raw, each.raw].flat() });
+    else if (kind(key) === undefined && JSON.stringify(before.raw) === JSON.stringify(each.raw)) continue;
     else if (before.label === each.label)
       faults.add(`${each.label}: given twice, ${JSON.stringify(before.raw)} and ${JSON.stringify(each.raw)}; keep one`);
     else faults.add(`${each.label}: the same as ${before.label}, which is given too; keep one`);

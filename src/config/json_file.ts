@@ -3,14 +3,36 @@ import { readFileSync } from "node:fs";
 import { errorText, InputError } from "../errors.ts";
 import { requireFile } from "../files.ts";
 
-/** @throws InputError where the text is not JSON, naming `path` (a torn download or an interrupted copy, mostly) */
+/** Levels of lists and objects within each other; no file of a model or of settings comes near. */
+const MAX_DEPTH = 256;
+
+/**
+ * Whether a value goes deeper than anything here means, or round in a circle as YAML's aliases can. Who takes it on would
+ * overflow the stack, if only to show it in a message.
+ */
+export function isTooDeep(value: unknown, depth = MAX_DEPTH): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  if (depth === 0) return true;
+  for (const inner of Array.isArray(value) ? value : Object.values(value))
+    if (typeof inner === "object" && isTooDeep(inner, depth - 1)) return true;
+  return false;
+}
+
+/**
+ * @throws InputError where the text is not JSON or nested without end, naming `path` (a torn download or an interrupted
+ * copy, mostly)
+ */
 export function parseJson(text: string, path: string): unknown {
+  let value: unknown;
   try {
-    return JSON.parse(text);
+    value = JSON.parse(text);
   } catch (error) {
     const what = text.trim() === "" ? "the file is empty" : errorText(error).replace(/^JSON Parse error: /, "");
     throw new InputError(`${path}: not valid JSON (${what}); download or copy the file again`);
   }
+  if (isTooDeep(value))
+    throw new InputError(`${path}: nested deeper than ${MAX_DEPTH} levels; download or copy the file again`);
+  return value;
 }
 
 /** @throws InputError where the file is missing, cannot be read, or is not JSON */

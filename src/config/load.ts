@@ -53,13 +53,14 @@ export function configFrom<C extends CommandName>(
   values: ConfigInput<C>,
   options: LoadOptions<C> = {},
 ): Loaded<C> {
+  const faults = new Faults();
   const written: Written[] = [];
   for (const [key, raw] of Object.entries(values)) {
     if (raw === undefined) continue;
-    if (key.includes("_")) throw new InputError(`${key}: written ${toCamel(key)} in TypeScript`);
-    written.push({ name: toSnake(key), raw, source: "api", label: key });
+    if (key.includes("_")) faults.add(`${key}: written ${toCamel(key)} in TypeScript`);
+    else written.push({ name: toSnake(key), raw, source: "api", label: key });
   }
-  return finish(command, written, undefined, options, new Faults());
+  return finish(command, written, undefined, options, faults);
 }
 
 /** @throws InputError where one source says a thing twice, in its own name and in `generation_kwargs`, and not the same */

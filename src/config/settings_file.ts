@@ -1,6 +1,6 @@
 /** Reads a configuration file (TOML, YAML or JSON) into flat keys, and knows files that are none. */
 import { InputError } from "../errors.ts";
-import { readTextFile } from "./json_file.ts";
+import { isTooDeep, readTextFile } from "./json_file.ts";
 import { parseToml } from "./toml.ts";
 import { parseJsonSettings, parseYaml } from "./yaml.ts";
 
@@ -11,6 +11,8 @@ export interface FileSetting {
   readonly value: unknown;
   /** From 1; undefined where the key was not found in the text (a list of maps, a map in braces). */
   readonly line: number | undefined;
+  /** The same for what lies within it, by the keys with dots between. */
+  readonly lineOf?: (path: string) => number | undefined;
 }
 
 export interface SettingsFile {
@@ -25,7 +27,7 @@ const others: readonly (readonly [keys: readonly string[], what: string])[] = [
     "a configuration of accelerate, which starts processes; one process computes here: leave it out and name the recipe",
   ],
   [
-    ["zero_optimization", "train_micro_batch_size_per_gpu", "zero_allow_untested_optimizer"],
+    ["zero_optimization", "train_micro_batch_size_per_gpu", "zero_allow_untested_optimizer", "gradient_clipping"],
     "a configuration of DeepSpeed, which spreads one model over processes; one process computes here: leave it out and name the recipe",
   ],
   [["architectures", "model_type"], "a model's config.json; name its folder with --model"],
@@ -36,6 +38,11 @@ export function readSettingsFile(path: string): SettingsFile {
   const syntax: FileSyntax = /\.toml$/i.test(path) ? "toml" : /\.json$/i.test(path) ? "json" : "yaml";
   const text = readTextFile(path);
   const settings = { toml: parseToml, yaml: parseYaml, json: parseJsonSettings }[syntax](text, path);
+  const deep = settings.find(({ value }) => isTooDeep(value));
+  if (deep)
+    throw new InputError(
+      `${path}${deep.line === undefined ? "" : `:${deep.line}`}: ${deep.key}: nested without end; write its value out, in few levels`,
+    );
   const keys = new Set(settings.map(({ key }) => key));
   const other = others.find(([marks]) => marks.some((mark) => keys.has(mark)));
   if (other) throw new InputError(`${path}: ${other[1]}`);

@@ -18,7 +18,6 @@ export const aliases: Readonly<Record<string, string>> = {
   vllm_importance_sampling_mode: "importance_sampling_mode",
   vllm_importance_sampling_clip_max: "importance_sampling_clip_max",
   vllm_importance_sampling_clip_min: "importance_sampling_clip_min",
-  vllm_importance_sampling_cap: "importance_sampling_clip_max",
   stop_strings: "stop",
   num_ppo_epochs: "num_iterations",
   cliprange: "epsilon",
@@ -55,7 +54,10 @@ export function ownValue(key: string, value: unknown): unknown {
     case "dynamic_sampling_reward":
       return typeof value === "string" ? ownRewardName(value) : value;
     case "max_steps":
+    case "eval_steps":
       return value === -1 ? null : value;
+    case "save_steps":
+      return value === -1 ? 0 : value;
     case "min_p":
       return value === null || value === "None" ? 0 : value;
     case "top_k":
@@ -67,8 +69,8 @@ export function ownValue(key: string, value: unknown): unknown {
       return { bf16: "bfloat16", fp32: "float32", float: "float32" }[name] ?? name;
     }
     case "debug":
-      // TrainingArguments' debug is a text, by default an empty one.
-      return value === "" ? false : value;
+      // TrainingArguments' debug is a text or a list, by default an empty one.
+      return value === "" || (Array.isArray(value) && value.length === 0) ? false : value;
     case "resume_from_checkpoint":
       return value === false ? null : value;
     default:
@@ -82,7 +84,12 @@ export function valueCure(key: string, value: unknown): string | undefined {
     case "dtype":
       return /^(float16|fp16|half)$/.test(String(value)) ? "float16 is not trained in" : undefined;
     case "advantage_estimator":
-      return { group_norm: "that is grpo", reinforce: "that is reinforce_plus_plus" }[String(value)];
+      return {
+        group_norm: "that is grpo",
+        dr_grpo: "that is grpo with scale_rewards none",
+        reinforce: "that is reinforce_plus_plus",
+        reinforce_baseline: "that is reinforce_plus_plus_baseline",
+      }[String(value)];
     case "loss_type":
       return { "token-mean": "that is dapo", "seq-mean-token-mean": "that is grpo" }[String(value)];
     default:

@@ -3,6 +3,7 @@
 import type { z } from "zod";
 import { errorText, InputError } from "../errors.ts";
 import { kindOf, unwrap } from "./allowed.ts";
+import { isTooDeep } from "./json_file.ts";
 
 const numberText = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 
@@ -42,6 +43,12 @@ function listOfText(type: z.ZodType, text: string, label: string): unknown {
 
 /** @throws InputError for broken JSON */
 export function parseJson(text: string, label: string): unknown {
+  const value = jsonOf(text, label);
+  if (isTooDeep(value)) throw new InputError(`${label}: nested without end; give it in few levels`);
+  return value;
+}
+
+function jsonOf(text: string, label: string): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {

@@ -3,6 +3,7 @@
  * where it stopped, so the keys are looked for in the text as well. What they mean is checked by the caller.
  */
 import { errorText, InputError } from "../errors.ts";
+import { errorPlace } from "./error-line.ts";
 import type { FileSetting } from "./settings_file.ts";
 
 /** @throws InputError where the text is not one map, or names a key twice */
@@ -12,7 +13,13 @@ export function parseYaml(text: string, path: string): FileSetting[] {
     parsed = Bun.YAML.parse(text);
   } catch (error) {
     const what = errorText(error).replace(/^YAML Parse error: /, "");
-    throw new InputError(`${path}:${errorLine(text)}: ${what}`);
+    throw new InputError(`${path}${errorPlace(text, Bun.YAML.parse)}: ${what}`);
+  }
+  // Several documents come as a list of them.
+  const next = Array.isArray(parsed) ? /^(?=\s*[^\s#-]).*\n(?:.*\n)*?---(\s|$)/m.exec(text) : null;
+  if (next) {
+    const line = text.slice(0, next.index + next[0].trimEnd().length).split("\n").length;
+    throw new InputError(`${path}:${line}: a second document begins here (---); keep one`);
   }
   const keys = blockKeys(text);
   const twice = keys.find(({ first }) => first !== undefined);
@@ -20,8 +27,8 @@ export function parseYaml(text: string, path: string): FileSetting[] {
     throw new InputError(
       `${path}:${twice.line}: ${twice.key}: stands in line ${twice.first} too; keep one of the two lines`,
     );
-  const top = new Map(keys.filter(({ depth }) => depth === 0).map(({ key, line }) => [key, line]));
-  return settingsOf(parsed, path, (key) => top.get(key));
+  const places = new Map(keys.map((each) => [each.path, each.line]));
+  return settingsOf(parsed, path, (key) => places.get(key));
 }
 
 /** @throws InputError where the text is not one object, or names a key twice */
@@ -45,14 +52,14 @@ function settingsOf(parsed: unknown, path: string, lineOf: (key: string) => numb
   if (parsed === null || parsed === undefined) return [];
   if (typeof parsed !== "object" || Array.isArray(parsed))
     throw new InputError(`${path}: holds no settings; write "name: value", a setting a line, in one document`);
-  return Object.entries(parsed).map(([key, value]) => ({ key, value: value as unknown, line: lineOf(key) }));
+  return Object.entries(parsed).map(([key, value]) => ({ key, value: value as unknown, line: lineOf(key), lineOf }));
 }
 
 interface BlockKey {
   readonly key: string;
   readonly line: number;
-  /** 0 at the outermost map. */
-  readonly depth: number;
+  /** With the keys of the maps around it, and dots between. */
+  readonly path: string;
   /** The line where the same map has this key already. */
   readonly first: number | undefined;
 }
@@ -63,7 +70,8 @@ const keyLine =
 /** The keys of maps in block style (one a line), which is how settings are written. */
 function blockKeys(text: string): BlockKey[] {
   const found: BlockKey[] = [];
-  const open: { readonly indent: number; readonly keys: Map<string, number> }[] = [];
+  const open: { readonly indent: number; readonly path: string; readonly keys: Map<string, number> }[] = [];
+  let last = "";
   /** Lines further in than this are a text (`|`, `>`) or go on with a value in quotes or brackets. */
   let within: number | null = null;
   for (const [i, raw] of text.split("\n").entries()) {
@@ -86,10 +94,12 @@ function blockKeys(text: string): BlockKey[] {
     const match = keyLine.exec(rest);
     if (!match) continue;
     while (open.length > 0 && open.at(-1)!.indent > indent) open.pop();
-    if (open.length === 0 || open.at(-1)!.indent < indent) open.push({ indent, keys: new Map() });
+    if (open.length === 0 || open.at(-1)!.indent < indent)
+      open.push({ indent, path: open.length === 0 ? "" : `${last}.`, keys: new Map() });
     const key = match[1] ?? match[2] ?? match[3]!;
-    const { keys } = open.at(-1)!;
-    found.push({ key, line: i + 1, depth: open.length - 1, first: keys.get(key) });
+    const { keys, path } = open.at(-1)!;
+    last = path + key;
+    found.push({ key, line: i + 1, path: last, first: keys.get(key) });
     keys.set(key, i + 1);
     if (goesOn(match[4] ?? "")) within = indent;
   }
@@ -120,18 +130,4 @@ function* jsonKeys(text: string): Generator<{ key: string; at: number; twice: bo
       if (twice || open.length === 1) yield { key, at: match.index, twice };
     }
   }
-}
-
-/** The line after the longest beginning of the text that is whole. */
-function errorLine(text: string): number {
-  const lines = text.split("\n");
-  for (let count = lines.length - 1; count > 0; count--) {
-    try {
-      Bun.YAML.parse(lines.slice(0, count).join("\n"));
-      return count + 1;
-    } catch {
-      // Still broken: the fault lies further up.
-    }
-  }
-  return 1;
 }

@@ -7,19 +7,20 @@
 /** A number whose double would not say how it is written: `1.0`, `1e3`, `1e400`. */
 export class JsonNumber {
   readonly text: string;
+  private readonly value: number;
 
   constructor(text: string) {
     this.text = text;
+    this.value = Number(text);
   }
 
   valueOf(): number {
-    return Number(this.text);
+    return this.value;
   }
 
   /** Whether a double is near it: 1e400 is none, and 1e-400 is not 0. */
   get fits(): boolean {
-    const value = Number(this.text);
-    return Number.isFinite(value) && (value !== 0 || !/[1-9]/.test(this.text.replace(/[eE].*/, "")));
+    return Number.isFinite(this.value) && (this.value !== 0 || !/[1-9]/.test(this.text.replace(/[eE].*/, "")));
   }
 }
 
@@ -36,6 +37,11 @@ export type RepeatedKey = readonly (string | number)[];
 const unusualNumber = /(?<![.0-9a-zA-Z\\])[0-9](?:[0-9]{15}|[0-9]*(?:\.0+|(?:\.[0-9]+)?[eE][+-]?[0-9]+)(?:[\s,}\]]|$))/;
 
 export const hasUnusualNumber = (text: string): boolean => unusualNumber.test(text);
+
+/** Of these, one that `JSON.parse` may change and not only spell anew, as it does 12.0. */
+const changedNumber = /(?<![.0-9a-zA-Z\\])[0-9](?:[0-9]{15}|[0-9]*(?:\.[0-9]+)?[eE][+-]?[0-9]+(?:[\s,}\]]|$))/;
+
+export const hasChangedNumber = (text: string): boolean => changedNumber.test(text);
 
 export interface ParseOptions {
   /** Whether `hasUnusualNumber(text)`, where it is known. */
@@ -81,7 +87,6 @@ function colonsIn(text: string): number {
 
 /** Deeper than any row, and shallow enough for every recursion over it. */
 const MAX_DEPTH = 256;
-const numberAt = /-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?/y;
 /** Escapes, and what may not stand in a text at all. */
 const needsDecoding = /[\\\p{Cc}]/u;
 const blanksAt = /[ \t\r\n]*/y;
@@ -121,16 +126,28 @@ function parseExactly(text: string, onRepeated: (key: RepeatedKey) => void): unk
     if (char === '"') return string();
     if (char === "{") return object();
     if (char === "[") return list();
-    numberAt.lastIndex = at;
-    const found = numberAt.exec(text);
-    if (found !== null) {
-      at = numberAt.lastIndex;
-      return numberOf(found[0], found[1] !== undefined || found[2] !== undefined);
-    }
+    const found = number();
+    if (found !== undefined) return found;
     const known = words.find(([word]) => text.startsWith(word, at));
     if (known === undefined) return wrong();
     at += known[0].length;
     return known[1];
+  };
+
+  /** The number that begins here, `-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?`; undefined: there is none. */
+  const number = (): number | bigint | JsonNumber | undefined => {
+    const start = text[at] === "-" ? at + 1 : at;
+    let end = text[start] === "0" ? start + 1 : digitsEnd(text, start);
+    if (end === start) return undefined;
+    const whole = end;
+    if (text[end] === ".") end = digitsEnd(text, end + 1, end);
+    if (text[end] === "e" || text[end] === "E") {
+      const sign = text[end + 1] === "+" || text[end + 1] === "-" ? 1 : 0;
+      end = digitsEnd(text, end + 1 + sign, end);
+    }
+    const found = numberOf(text.slice(at, end), end > whole);
+    at = end;
+    return found;
   };
 
   const string = (): string => {
@@ -203,6 +220,13 @@ function parseExactly(text: string, onRepeated: (key: RepeatedKey) => void): unk
   skip();
   if (at < text.length) wrong();
   return whole;
+}
+
+/** Where the digits end that begin at `at`; `none` where there are none. */
+function digitsEnd(text: string, at: number, none = at): number {
+  let end = at;
+  for (let code = text.charCodeAt(end); code >= 48 && code <= 57; code = text.charCodeAt(end)) end++;
+  return end === at ? none : end;
 }
 
 function numberOf(text: string, real: boolean): number | bigint | JsonNumber {

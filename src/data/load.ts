@@ -75,7 +75,7 @@ async function isArrow(path: string): Promise<boolean> {
  */
 async function loadFolder(folder: string, options: LoadOptions): Promise<Dataset> {
   const { split = "train", config = null } = options;
-  const names = readdirSync(folder, { recursive: true, encoding: "utf8" }).sort();
+  const names = namesIn(folder).sort();
   const savedIn = (path: string) =>
     ["dataset_dict.json", "state.json"].some((name) => names.includes(join(path, name)));
   if (config !== null && savedIn(config)) return openDataset(join(folder, config), options);
@@ -96,6 +96,18 @@ async function loadFolder(folder: string, options: LoadOptions): Promise<Dataset
   for (const file of files)
     tables.push(arrows.length > 0 ? join(folder, file) : await converted(join(folder, file), options));
   return openFiles(folder, tables);
+}
+
+/** Everything below a folder. */
+function namesIn(folder: string): string[] {
+  try {
+    return readdirSync(folder, { recursive: true, encoding: "utf8" });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new InputError(
+      `${folder}: a folder in it cannot be read (${code ?? errorText(error)}); check its permissions`,
+    );
+  }
 }
 
 /** Raised when what `convertToArrow` writes changes, so that no cached file is older than the program. */

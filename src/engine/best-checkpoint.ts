@@ -42,8 +42,12 @@ export interface BestCheckpoint {
   readonly folder: string | null;
   /** Patience has run out. */
   readonly exhausted: boolean;
-  /** @throws InputError where the evaluation has no such number, naming those that it has */
-  require(values: Values): void;
+  /**
+   * Says where an evaluation lacks the number, naming those that it has: later than before the first step that may be for
+   * once (no answer was scored), and ends nothing.
+   * @throws InputError before the first step
+   */
+  require(step: number, values: Values, note: (text: string) => void): void;
   /**
    * Takes in an evaluation after `step`; without the number (nothing was scored) it is no better.
    * @returns whether it is the best so far, so that its checkpoint must be saved
@@ -86,12 +90,12 @@ export function trackBest(
     get exhausted() {
       return patience !== null && state.waited >= patience;
     },
-    require(values) {
+    require(step, values, note) {
       if (typeof values[metric] === "number") return;
       const names = Object.keys(values).filter((name) => name.startsWith("eval_"));
-      throw new InputError(
-        `metric_for_best_model ${named ?? fallback}: the evaluation has no ${metric}; it has ${names.join(", ")}`,
-      );
+      const text = `metric_for_best_model ${named ?? fallback}: the evaluation has no ${metric}; it has ${names.join(", ")}`;
+      if (step === 0) throw new InputError(text);
+      note(`step ${step}: ${text}: it counts as no better`);
     },
     rate(step, values) {
       const value = values[metric];

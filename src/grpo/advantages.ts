@@ -10,6 +10,8 @@ export type MultiObjectiveAggregation = "sum_then_normalize" | "normalize_then_s
 
 /** Keeps the quotient finite where the standard deviation is 0. */
 const STD_EPSILON = 1e-4;
+/** A standard deviation below it is of equal rewards (the tolerance of torch.isclose). */
+const NO_SPREAD = 1e-8;
 /** The largest 32-bit float: sums of squares of rewards beyond it leave the range of 64-bit floats. */
 const LARGEST_REWARD = 2 ** 128 - 2 ** 104;
 /** Below it the group's mean is a poor baseline. */
@@ -51,6 +53,11 @@ export interface RewardStatistics {
    * standard deviation and is not among them; a group of one completion is.
    */
   readonly fracRewardZeroStd: number;
+  /**
+   * Some group has scores that differ: of the weighted sum, or, where each function is normalized by itself, of a function.
+   * Without it a comparison within groups teaches nothing.
+   */
+  readonly hasSpread: boolean;
   /** About the size of groups: for estimators that take the group as baseline. */
   readonly warnings: string[];
 }
@@ -72,7 +79,7 @@ export function rewardStatistics(input: RewardInput): RewardStatistics {
   let withoutSpread = 0;
   for (const [g, members] of groups.entries()) {
     const scored = members.reduce((count, i) => count + (rewards[i] === null ? 0 : 1), 0);
-    if (scored >= Math.min(members.length, 2) && statistics[g]!.std < 1e-8) withoutSpread += members.length;
+    if (scored >= Math.min(members.length, 2) && statistics[g]!.std < NO_SPREAD) withoutSpread += members.length;
   }
   return {
     rewards,
@@ -81,6 +88,7 @@ export function rewardStatistics(input: RewardInput): RewardStatistics {
     rewardMean: batch.mean,
     rewardStd: rewards.filter((reward) => reward !== null).length < 2 ? null : batch.std,
     fracRewardZeroStd: rewards.length === 0 ? 0 : withoutSpread / rewards.length,
+    hasSpread: spreadInGroups(rewards, groups),
     warnings: sizeWarnings(groups),
   };
 }
@@ -96,6 +104,7 @@ export function computeAdvantages(input: AdvantageInput): Advantages {
   const { perFunction, weights, rewards, groups } = weighted(input);
   const { penalties } = input;
   const advantages = new Float64Array(rewards.length);
+  const statistics = rewardStatistics(input);
   if (input.multiObjectiveAggregation === "normalize_then_sum") {
     const charged = penalties && rewards.map((reward, i) => (reward === null ? null : penalties[i]!));
     const objectives = charged ? [...perFunction, charged] : perFunction;
@@ -104,16 +113,21 @@ export function computeAdvantages(input: AdvantageInput): Advantages {
     const all = meanAndStd(sums);
     for (const [i, sum] of sums.entries())
       if (sum !== null) advantages[i] = (sum - all.mean!) / (all.std + STD_EPSILON);
-  } else {
-    const net = penalized(rewards, penalties);
-    const batch = meanAndStd(net);
-    for (const members of groups) {
-      const { mean, std } = meanAndStd(members.map((i) => net[i]!));
-      const scale = { group: std + STD_EPSILON, batch: batch.std + STD_EPSILON, none: 1 }[input.scaleRewards];
-      for (const i of members) if (net[i] !== null) advantages[i] = (net[i]! - mean!) / scale;
-    }
+    const hasSpread = perFunction.some((values, f) => weights[f] !== 0 && spreadInGroups(values, groups));
+    return { advantages, ...statistics, hasSpread };
   }
-  return { advantages, ...rewardStatistics(input) };
+  const net = penalized(rewards, penalties);
+  const batch = meanAndStd(net);
+  for (const members of groups) {
+    const { mean, std } = meanAndStd(members.map((i) => net[i]!));
+    const scale = { group: std + STD_EPSILON, batch: batch.std + STD_EPSILON, none: 1 }[input.scaleRewards];
+    for (const i of members) if (net[i] !== null) advantages[i] = (net[i]! - mean!) / scale;
+  }
+  return { advantages, ...statistics };
+}
+
+function spreadInGroups(values: readonly (number | null)[], groups: readonly number[][]): boolean {
+  return groups.some((members) => meanAndStd(members.map((i) => values[i]!)).std >= NO_SPREAD);
 }
 
 /** Rewards less their penalties; null stays null. (N) */

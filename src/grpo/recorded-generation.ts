@@ -1,10 +1,13 @@
 /**
  * What a file of rollouts says beside its completions, checked over all its lines: the optimizer steps that they belong
- * to, the rewards of each function, advantages of their own. A file says each of these on every line or on none.
+ * to, the rewards of each function, advantages of their own. A file says each of these on every line or on none. And
+ * whether its groups fit the settings and the model.
  */
+import type { UpdateConfig } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
+import { ESTIMATORS } from "./estimators/estimators.ts";
 import type { GenerationStep } from "./generation-steps.ts";
-import type { Completion } from "./rollout-file.ts";
+import type { Completion, RolloutGroup } from "./rollout-file.ts";
 
 export interface RecordedSteps {
   /** The first optimizer step that learned from the file; null where it doesn't say. */
@@ -60,8 +63,33 @@ export function recordedRewards(path: string, completions: readonly Completion[]
   };
 }
 
+/** @throws InputError where a group's size is not num_generations, or a sequence exceeds the context */
+export function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[], context: number): void {
+  for (const { group, promptIds, completions } of groups) {
+    if (config.numGenerations !== null && completions.length !== config.numGenerations)
+      throw new InputError(
+        `${config.rollouts}: group ${group} has ${completions.length} completions, num_generations is ${config.numGenerations}; leave the flag out to take the file's groups`,
+      );
+    const longest = Math.max(...completions.map((c) => c.completionIds.length));
+    if (promptIds.length + longest > context)
+      throw new InputError(
+        `${config.rollouts}: group ${group}: prompt and completion have ${promptIds.length + longest} tokens, the model's context is ${context}; leave the group out`,
+      );
+  }
+}
+
+/** @throws InputError where the estimator needs a critic, or only some lines have advantages of their own */
+export function checkAdvantages(config: UpdateConfig, groups: readonly RolloutGroup[]): void {
+  const completions = groups.flatMap((group) => group.completions);
+  everyOrNone(config.rollouts, completions, "advantages", (c) => c.advantages);
+  if (completions[0]?.advantages === undefined && ESTIMATORS[config.advantageEstimator].needsCritic)
+    throw new InputError(
+      `advantage_estimator ${config.advantageEstimator} needs a critic, and ${config.rollouts} has no "advantages"; use grpo train, or write them into the file`,
+    );
+}
+
 /** @throws InputError where only some lines have the key */
-export function everyOrNone(
+function everyOrNone(
   path: string,
   completions: readonly Completion[],
   key: string,

@@ -11,11 +11,10 @@ import { restoreOptimizer, saveCheckpoint, savedReference, saveModel } from "../
 import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
 import { mixReference } from "../engine/moving-reference.ts";
 import { planSession, type Session } from "../engine/session.ts";
-import { InputError } from "../errors.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
-import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
+import { estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { type GenerationStep, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
 import {
   appliedEntropyCoef,
@@ -31,7 +30,13 @@ import {
   updateSettings,
   updateStep,
 } from "./policy-update.ts";
-import { everyOrNone, type RecordedSteps, recordedRewards, recordedSteps } from "./recorded-generation.ts";
+import {
+  checkAdvantages,
+  checkGroups,
+  type RecordedSteps,
+  recordedRewards,
+  recordedSteps,
+} from "./recorded-generation.ts";
 import { type RolloutGroup, readRollouts } from "./rollout-file.ts";
 
 /** What of a trainer's state an update goes on from. */
@@ -53,8 +58,11 @@ const movingReference = z.object({
 export interface RecordedUpdateOptions {
   readonly config: UpdateConfig;
   readonly folder: string;
-  /** Checkpoint whose weights, Adam state, step and schedule are taken. */
-  readonly resume: { readonly folder: string; readonly state: z.infer<typeof updateState> } | null;
+  /**
+   * Where a run stood: its state, and the checkpoint with the weights and Adam's moments; `folder` null: at its beginning,
+   * which no checkpoint holds: the model that it started from.
+   */
+  readonly resume: { readonly folder: string | null; readonly state: z.infer<typeof updateState> } | null;
   readonly note: (text: string) => void;
   readonly onStep: (record: MetricsRecord) => void;
   /** Called when everything is ready and the update begins to write. */
@@ -65,37 +73,13 @@ export interface RecordedUpdateOptions {
 /** What `gae` alone reads. */
 const NO_CRITIC = { lam: 1, whitenAdvantages: false } as const;
 
-/** @throws InputError where a group's size is not num_generations, or a sequence exceeds the context */
-function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[], context: number): void {
-  for (const { group, promptIds, completions } of groups) {
-    if (config.numGenerations !== null && completions.length !== config.numGenerations)
-      throw new InputError(
-        `${config.rollouts}: group ${group} has ${completions.length} completions, num_generations is ${config.numGenerations}; leave the flag out to take the file's groups`,
-      );
-    const longest = Math.max(...completions.map((c) => c.completionIds.length));
-    if (promptIds.length + longest > context)
-      throw new InputError(
-        `${config.rollouts}: group ${group}: prompt and completion have ${promptIds.length + longest} tokens, the model's context is ${context}; leave the group out`,
-      );
-  }
-}
-
-/** @throws InputError where the estimator needs a critic, or only some lines have advantages of their own */
-function checkAdvantages(config: UpdateConfig, groups: readonly RolloutGroup[]): void {
-  const completions = groups.flatMap((group) => group.completions);
-  everyOrNone(config.rollouts, completions, "advantages", (c) => c.advantages);
-  if (completions[0]?.advantages === undefined && ESTIMATORS[config.advantageEstimator].needsCritic)
-    throw new InputError(
-      `advantage_estimator ${config.advantageEstimator} needs a critic, and ${config.rollouts} has no "advantages"; use grpo train, or write them into the file`,
-    );
-}
-
 /** Advantages, old and reference logprobs of the file's groups; what the file does not have is computed. */
 async function scoredGroups(
   session: Session,
   config: UpdateConfig,
   groups: readonly RolloutGroup[],
   settings: PolicyUpdateSettings,
+  steps: number,
 ): Promise<{ groups: ScoredGroup[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
   const completions = groups.flatMap((g) => g.completions);
   const missing = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
@@ -103,9 +87,10 @@ async function scoredGroups(
     ? await scoreGroups(session.reference ?? session.policy, session.activations!, groups, settings)
     : null;
   const charged = config.useKlInReward && config.beta !== 0;
-  // The reward is charged with the KL of the policy that sampled; where that is not recorded it is the starting one.
+  // Where the policy that sampled is not recorded it is the starting one: for all steps of a pass, and for the reward that is
+  // charged with its KL. One step of a pass has it from its own first forward.
   const own =
-    charged && completions.some((c) => !c.oldLogprobs)
+    (charged || steps > 1) && completions.some((c) => !c.oldLogprobs)
       ? await scoreGroups(session.policy, session.activations!, groups, settings)
       : null;
   const kl = charged
@@ -137,7 +122,7 @@ async function scoredGroups(
           completionIds: c.completionIds,
           finished: c.finished,
           advantage: c.advantages ?? advantages.advantages[i]!,
-          oldLogprobs: c.oldLogprobs ?? null,
+          oldLogprobs: c.oldLogprobs ?? (steps > 1 ? own![i]!.logprobs : null),
           refLogprobs: c.refLogprobs ?? reference?.[i]?.logprobs ?? null,
           samplingLogprobs: c.samplingLogprobs ?? null,
         };
@@ -179,7 +164,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   // Before the first step the policy is the starting model, so it scores for itself unless another is named.
   const needsReference = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
   const moving =
-    config.beta !== 0 && !config.refModel ? movingReference.safeParse(resume?.state.config).data : undefined;
+    config.beta === 0 || namesReference(options) ? undefined : movingReference.safeParse(resume?.state.config).data;
   const device = await openRunDevice(config, note);
   const { numerics } = resume?.state ?? {};
   if (numerics !== undefined && numerics !== device.numericsKey)
@@ -198,11 +183,11 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   }).open();
   options.onBegin?.();
   // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
-  const goesOn = resume !== null && config.resumeFromCheckpoint === true;
+  const goesOn = typeof resume?.folder === "string" && config.resumeFromCheckpoint === true;
   try {
-    if (resume) restoreOptimizer(session, resume.folder);
+    if (typeof resume?.folder === "string") restoreOptimizer(session, resume.folder);
     const settings = updateSettings(config);
-    const scored = await scoredGroups(session, config, groups, settings);
+    const scored = await scoredGroups(session, config, groups, settings, steps.cut.length);
     for (const warning of scored.warnings) note(`note: ${warning}`);
     const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
     const schedule = scheduleOf(config, totalSteps);
@@ -249,7 +234,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   }
 }
 
-/** π_old of completions that came without one: the first forward of the step that learns from them first. */
+/** π_old of completions that came without one, for later passes: the first forward of the step. */
 function withOldLogprobs(
   groups: readonly ScoredGroup[],
   { members }: GenerationStep,
@@ -266,14 +251,17 @@ function withOldLogprobs(
   }));
 }
 
+/** Whether a reference is asked for that is not the run's own. */
+function namesReference({ config, resume }: RecordedUpdateOptions): boolean {
+  return config.refModel !== null && config.refModel !== (resume?.state.config.ref_model ?? null);
+}
+
 /** Folder of the reference; null: the policy before its first step, which is the starting model. */
-async function referenceFolder(
-  { config, folder, resume }: RecordedUpdateOptions,
-  moves: boolean,
-): Promise<string | null> {
+async function referenceFolder(options: RecordedUpdateOptions, moves: boolean): Promise<string | null> {
+  const { config, folder, resume } = options;
+  if (moves && typeof resume?.folder === "string") return savedReference(resume.folder);
   if (config.refModel) return modelFolder(config.refModel);
-  if (!resume) return null;
-  return moves ? savedReference(resume.folder) : folder;
+  return moves || typeof resume?.folder === "string" ? folder : null;
 }
 
 /** Why this is not the recorded step again, where it looks as if it should be. */

@@ -87,12 +87,23 @@ async function startScoring({ setup, rewards, trainerState }: SamplingRun, group
   return { texts, rest: rewards.pool.score(batch, external) };
 }
 
-/** Whether a group's rewards differ, by the function that `dynamic_sampling_reward` names or by the weighted sum. */
-function hasSignal({ config }: TrainingSetup, result: RewardResult): boolean {
-  const name = config.dynamicSamplingReward;
-  const values = name === null ? result.total : result.perFunction.find((f) => f.name === name)!.rewards;
-  const scored = values.filter((value) => value !== null);
-  return scored.some((value) => value !== scored[0]);
+/**
+ * Whether a group's rewards differ: those of the function that `dynamic_sampling_reward` names, else what advantages are
+ * made of, the weighted sum or each function by itself.
+ */
+function hasSignal({ config }: TrainingSetup, { total, perFunction }: RewardResult): boolean {
+  const { dynamicSamplingReward: name, multiObjectiveAggregation, rewardWeights } = config;
+  const weighed = perFunction.filter((_, f) => rewardWeights?.[f] !== 0).map(({ rewards }) => rewards);
+  const compared =
+    name === null
+      ? multiObjectiveAggregation === "normalize_then_sum"
+        ? weighed
+        : [total]
+      : [perFunction.find((f) => f.name === name)!.rewards];
+  return compared.some((values) => {
+    const scored = values.filter((value) => value !== null);
+    return scored.some((value) => value !== scored[0]);
+  });
 }
 
 const lengthSum = (items: readonly { readonly length: number }[]) => items.reduce((sum, { length }) => sum + length, 0);

@@ -183,3 +183,10 @@ export async function setUpTraining(
     },
   };
 }
+
+/** Steps of the whole run, by `max_steps` or by passes over the data. */
+export function totalSteps({ config, problems, batch }: TrainingSetup): number {
+  if (config.maxSteps !== null) return config.maxSteps;
+  const generations = Math.floor((problems.dataset.numRows * config.numTrainEpochs) / batch.generationPrompts);
+  return Math.max(1, generations) * batch.stepsPerGeneration;
+}

@@ -7,8 +7,8 @@ type Values = Readonly<Record<string, number | null | undefined>>;
 
 interface Trap {
   readonly name: string;
-  /** @param usesGroups whether the estimator compares completions of a group: only then equal rewards teach nothing */
-  readonly holds: (values: Values, usesGroups: boolean) => boolean;
+  /** @param flat completions of a group are compared, and in no group do rewards differ */
+  readonly holds: (values: Values, flat: boolean) => boolean;
   readonly text: (values: Values) => string;
 }
 
@@ -25,7 +25,7 @@ const TRAPS: readonly Trap[] = [
   },
   {
     name: "equal rewards",
-    holds: (v, usesGroups) => usesGroups && at(v, "frac_reward_zero_std", 0) >= 1,
+    holds: (v, flat) => flat && v.reward !== null,
     text: (v) =>
       `all rewards within each group are equal (mean ${at(v, "reward", 0).toFixed(3)}): this step learned nothing from them; ` +
       "take easier or harder prompts, more num_generations, or a finer reward",
@@ -63,17 +63,19 @@ export interface StepWarningOptions {
 /**
  * Warnings of one run. Each is given when it first holds, and again only after `every` steps in which it was not said.
  *
- * @returns a function of a step's metrics record (TRL's names, and `step` from 1) giving the lines to say
+ * @returns a function of a step's metrics record (TRL's names, and `step` from 1), and of whether rewards differ within some
+ *   group, giving the lines to say
  */
 export function createStepWarnings({
   usesGroups = true,
   every = 100,
-}: StepWarningOptions = {}): (record: Values & { readonly step: number }) => string[] {
+}: StepWarningOptions = {}): (record: Values & { readonly step: number }, hasSpread: boolean) => string[] {
   const saidAt = new Map<string, number>();
-  return (record) =>
+  return (record, hasSpread) =>
     TRAPS.flatMap((trap) => {
       const said = saidAt.get(trap.name);
-      if (!trap.holds(record, usesGroups) || (said !== undefined && record.step - said < every)) return [];
+      if (!trap.holds(record, usesGroups && !hasSpread) || (said !== undefined && record.step - said < every))
+        return [];
       saidAt.set(trap.name, record.step);
       return [`step ${record.step}: ${trap.text(record)}`];
     });

@@ -4,24 +4,19 @@
  * One generation is sampled, scored and learned from, then the next; everything here is in that order. What a run is
  * made of is setup.ts; the update is policy-update.ts; evaluation is passed in.
  */
-import { join, resolve } from "node:path";
-import {
-  checkpointName,
-  keepNewestCheckpoints,
-  removeCheckpointsAfter,
-  writeTrainerState,
-} from "../checkpoint/state.ts";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
-import { trackBest } from "../engine/best-checkpoint.ts";
-import { loadModel, restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
+import type { BestState } from "../engine/best-checkpoint.ts";
+import { restoreOptimizer } from "../engine/checkpointing.ts";
 import { anonymousBytes } from "../engine/memory.ts";
 import { mixReference } from "../engine/moving-reference.ts";
+import { openRunOutput } from "../engine/run-output.ts";
 import type { Session } from "../engine/session.ts";
 import { RunError } from "../errors.ts";
 import { removeCompletionsAfter } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
+import { createMetricsWriter } from "../metrics/metrics-file.ts";
 import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
@@ -35,7 +30,7 @@ import { measure } from "./measure.ts";
 import { updateSettings, updateStep } from "./policy-update.ts";
 import { rewardTrainerState, type TrainerState } from "./run-state.ts";
 import { type RewardSources, sampleGeneration, samplingWarnings } from "./sampling.ts";
-import type { TrainingSetup } from "./setup.ts";
+import { type TrainingSetup, totalSteps } from "./setup.ts";
 import {
   completionMetrics,
   dynamicMetrics,
@@ -64,29 +59,6 @@ export interface TrainOutcome {
   readonly steps: number;
   /** Ended by the user, with a checkpoint of the last step. */
   readonly stopped: boolean;
-}
-
-const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
-
-interface Figure {
-  readonly step: number;
-  readonly name: string;
-  readonly value: number;
-}
-
-/** One line on how the first evaluation and that of the saved model, after `step`, compare. */
-function beforeAndAfter(figures: readonly Figure[], step: number): string[] {
-  const [first, last] = [figures[0], figures.findLast((figure) => figure.step === step)];
-  if (!first || !last || first === last || first.name !== last.name) return [];
-  const [what, show] = first.name === "eval_accuracy" ? ["accuracy", percent] : ["reward", (x: number) => x.toFixed(4)];
-  return [`held-out ${what}: ${show(first.value)} before, ${show(last.value)} after`];
-}
-
-/** Steps of the whole run, by `max_steps` or by passes over the data. */
-function totalSteps({ config, problems, batch }: TrainingSetup): number {
-  if (config.maxSteps !== null) return config.maxSteps;
-  const generations = Math.floor((problems.dataset.numRows * config.numTrainEpochs) / batch.generationPrompts);
-  return Math.max(1, generations) * batch.stepsPerGeneration;
 }
 
 /**
@@ -121,54 +93,26 @@ export async function train(
   if (resume) restoreOptimizer(session, resume.folder);
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
   removeCompletionsAfter(outputDir, step);
-  for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
-    hooks.console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
   const unscored = createUnscoredGuard();
+  /** A run that has learned nothing does not take the place of an earlier one. */
+  let anyScored = false;
   const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
 
-  const best = trackBest(config, outputDir, "eval_reward", resume);
   // Where the run stands: saved after a generation is learned from, so a checkpoint never lies within one.
-  const state = (): TrainerState => ({
+  const state = (best: BestState | null): TrainerState => ({
     ...{ step, totalSteps: steps, position, skippedRows, numTokens },
     ...(config.useAdaptiveEntropy ? { entropyControl } : {}),
-    ...(best ? { best: best.state } : {}),
+    ...(best ? { best } : {}),
     numerics: device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
-  let reached = state();
-  const told = (isEvaluation: boolean) => rewardTrainerState(state(), problems.dataset.numRows, isEvaluation);
-  // The step of a checkpoint in this folder that is of these very weights.
-  const here = join(outputDir, checkpointName(step));
-  let savedAt = resume && resolve(resume.folder) === resolve(here) ? step : -1;
-  const save = async (): Promise<void> => {
-    hooks.console.note(`saved ${await saveCheckpoint(session, outputDir, reached.step, reached)}`);
-    savedAt = reached.step;
-    keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
-  };
-  /** Saves the checkpoint that an evaluation makes the best; one that is saved already is told of the evaluation. */
-  const rate = async (values: MetricsRecord): Promise<void> => {
-    if (!best || best.state.evaluatedAt >= step) return;
-    const isBest = best.rate(step, values);
-    reached = state();
-    if (savedAt === step) writeTrainerState(join(outputDir, checkpointName(step)), reached);
-    else if (isBest) await save();
-  };
-  const figures: Figure[] = [];
-  const evaluate = async (): Promise<void> => {
-    if (!hooks.evaluate) return;
-    const done = metrics.lastWith("eval_completions/mean_length");
-    // Resumed, its line may be there and the checkpoint not know of it.
-    if (done?.step === step) return rate(done);
-    const { values, note } = await hooks.evaluate(session, told(true));
-    if (hooks.stopRequested()) return;
-    best?.require(values);
-    metrics.write({ step, ...values });
-    hooks.console.evaluation({ step, ...values }, note);
-    const name = values.eval_accuracy === undefined ? "eval_reward" : "eval_accuracy";
-    if (values[name] !== undefined) figures.push({ step, name, value: values[name] });
-    await rate({ step, ...values });
-  };
+  const told = (isEvaluation: boolean) => rewardTrainerState(state(null), problems.dataset.numRows, isEvaluation);
+  const output = openRunOutput({
+    ...{ session, config, metrics, state, resume, console: hooks.console, stopRequested: hooks.stopRequested },
+    byDefault: "eval_reward",
+    evaluate: hooks.evaluate && (() => hooks.evaluate!(session, told(true))),
+  });
 
   const passed = (every: number, since: number) => Math.floor(step / every) > Math.floor(since / every);
   const often = everySteps(config, steps);
@@ -176,8 +120,8 @@ export async function train(
 
   try {
     // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
-    if (step === 0 || evaluationDue(step - batch.stepsPerGeneration)) await evaluate();
-    while (step < steps && !hooks.stopRequested() && !best?.exhausted) {
+    if (step === 0 || evaluationDue(step - batch.stepsPerGeneration)) await output.evaluate();
+    while (step < steps && !hooks.stopRequested() && !output.exhausted) {
       stopwatch.lap();
       const firstStep = step + 1;
       const progress = (phase: string, done = 0, total = done) =>
@@ -295,7 +239,7 @@ export async function train(
       for (const [i, update] of updates.entries()) {
         const record = { step: firstStep + i, ...update, ...common, ...difference };
         metrics.write(record);
-        for (const warning of stepWarnings(record)) hooks.console.note(`note: ${warning}`);
+        for (const warning of stepWarnings(record, advantages.hasSpread)) hooks.console.note(`note: ${warning}`);
         if (record.step % often.logging === 0 || record.step === steps) hooks.console.step(record);
       }
       if (config.saveCompletions)
@@ -307,28 +251,23 @@ export async function train(
         });
       if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0))
         hooks.console.completions(firstStep, completionSamples(groups, texts, result, config.numCompletionsToPrint));
-      reached = state();
 
       // Checkpoint, evaluation
       const hopeless = unscored(result);
+      anyScored ||= result.total.some((reward) => reward !== null);
       if (hopeless !== null) {
-        await save();
+        if (!anyScored && isEarlierWaiting(outputDir)) throw new RunError(`${hopeless}; mend it and start again`);
+        await output.save();
         throw new RunError(`${hopeless}; mend it and go on with --resume_from_checkpoint true`);
       }
-      if (often.save > 0 && passed(often.save, firstStep - 1)) await save();
-      if (evaluationDue(firstStep - 1)) await evaluate();
+      if (often.save > 0 && passed(often.save, firstStep - 1)) await output.save();
+      if (evaluationDue(firstStep - 1)) await output.evaluate();
     }
-    if (!hooks.stopRequested()) await evaluate();
-    if (hooks.stopRequested()) {
-      if (savedAt !== reached.step) await save();
-      return { steps: reached.step, stopped: true };
-    }
-    const from = best?.conclude(step, steps, hooks.console.note) ?? null;
-    if (from !== null) await loadModel(session, from);
-    await saveModel(session, outputDir);
-    for (const line of beforeAndAfter(figures, from === null ? step : best!.state.step!)) hooks.console.note(line);
-    hooks.console.note(`saved the model in ${outputDir}${from === null ? "" : `: that of ${from}`}`);
-    return { steps: step, stopped: false };
+    await output.evaluate();
+    const stopped = hooks.stopRequested();
+    if (stopped) await output.stop();
+    else await output.finish(steps);
+    return { steps: step, stopped };
   } finally {
     metrics.close();
     hooks.console.close();

@@ -2,22 +2,16 @@
  * Supervised fine-tuning: cross-entropy of the answers' tokens, averaged over the tokens of an optimizer step. The warm
  * start that a base model needs before GRPO. Same model code, optimizer, checkpoints and metrics as GRPO.
  */
-import { join, resolve } from "node:path";
 import { z } from "zod";
-import {
-  checkpointName,
-  keepNewestCheckpoints,
-  removeCheckpointsAfter,
-  writeTrainerState,
-} from "../checkpoint/state.ts";
 import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
-import { bestState, trackBest } from "../engine/best-checkpoint.ts";
-import { loadModel, restoreOptimizer, saveCheckpoint, saveModel } from "../engine/checkpointing.ts";
+import { type BestState, bestState } from "../engine/best-checkpoint.ts";
+import { restoreOptimizer } from "../engine/checkpointing.ts";
 import { anonymousBytes } from "../engine/memory.ts";
 import type { ProblemSource } from "../engine/prompts.ts";
+import { openRunOutput } from "../engine/run-output.ts";
 import type { Session } from "../engine/session.ts";
 import { InputError, RunError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
@@ -114,51 +108,28 @@ export async function runSft(run: SftRun): Promise<boolean> {
     chatTemplateKwargs: config.chatTemplateKwargs,
   };
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
-  for (const folder of removeCheckpointsAfter(outputDir, resume ? step : -1))
-    console.note(`removed ${folder}: it is of the run that this one replaces`);
   const stopwatch = createStopwatch();
-  const best = trackBest(config, outputDir, "eval_accuracy", resume);
-  const here = join(outputDir, checkpointName(step));
-  let savedAt = resume && resolve(resume.folder) === resolve(here) ? step : -1;
-  const state = (): SftState => ({
+  const state = (best: BestState | null): SftState => ({
     step,
     totalSteps: steps,
     position: sampler.position,
     skippedRows,
     numTokens,
-    ...(best ? { best: best.state } : {}),
+    ...(best ? { best } : {}),
     numerics: session.device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
-  const save = async (): Promise<void> => {
-    console.note(`saved ${await saveCheckpoint(session, outputDir, step, state())}`);
-    savedAt = step;
-    keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
-  };
-  /** As in src/grpo/trainer.ts. */
-  const rate = async (values: MetricsRecord): Promise<void> => {
-    if (!best || best.state.evaluatedAt >= step) return;
-    const isBest = best.rate(step, values);
-    if (savedAt === step) writeTrainerState(join(outputDir, checkpointName(step)), state());
-    else if (isBest) await save();
-  };
-  const evaluate = async (): Promise<void> => {
-    if (!run.evaluate || run.stopRequested()) return;
-    const done = metrics.lastWith("eval_completions/mean_length");
-    if (done?.step === step) return rate(done);
-    const { values, note } = await run.evaluate(session);
-    if (run.stopRequested()) return;
-    best?.require(values);
-    metrics.write({ step, ...values });
-    console.evaluation({ step, ...values }, note);
-    await rate({ step, ...values });
-  };
+  const output = openRunOutput({
+    ...{ session, config, metrics, console, state, resume, stopRequested: run.stopRequested },
+    byDefault: "eval_accuracy",
+    evaluate: run.evaluate && (() => run.evaluate!(session)),
+  });
   const often = everySteps(config, steps);
   const evaluationDue = () => often.eval !== null && step % often.eval === 0 && step < steps;
   try {
     // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
-    if (step === 0 || evaluationDue()) await evaluate();
-    while (step < steps && !run.stopRequested() && !best?.exhausted) {
+    if (step === 0 || evaluationDue()) await output.evaluate();
+    while (step < steps && !run.stopRequested() && !output.exhausted) {
       stopwatch.lap();
       stopwatch.start("update");
       const batch: PackedGroup[] = [];
@@ -189,19 +160,14 @@ export async function runSft(run: SftRun): Promise<boolean> {
       };
       metrics.write(record);
       if (step % often.logging === 0 || step === steps) console.step(record);
-      if (often.save > 0 && step % often.save === 0) await save();
-      if (evaluationDue()) await evaluate();
+      if (often.save > 0 && step % often.save === 0) await output.save();
+      if (evaluationDue()) await output.evaluate();
     }
-    await evaluate();
-    if (run.stopRequested()) {
-      await save();
-      return true;
-    }
-    const from = best?.conclude(step, steps, console.note) ?? null;
-    if (from !== null) await loadModel(session, from);
-    await saveModel(session, outputDir);
-    console.note(`saved the model in ${outputDir}${from === null ? "" : `: that of ${from}`}`);
-    return false;
+    await output.evaluate();
+    const stopped = run.stopRequested();
+    if (stopped) await output.stop();
+    else await output.finish(steps);
+    return stopped;
   } finally {
     metrics.close();
     console.close();

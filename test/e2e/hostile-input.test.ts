@@ -3,7 +3,16 @@
  * where and the cure, the right exit status, no stack trace, and an output_dir as it was.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  cpSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { basename, join } from "node:path";
 import {
   argvOf,
@@ -476,6 +485,11 @@ describe("a checkpoint", () => {
     truncateSync(join(folder, "checkpoint-2/model.safetensors"), 1000);
     const { notes } = await train(folder, { max_steps: 2, resume_from_checkpoint: true });
     expect(notes).toContain(`going on after step 1 from ${join(folder, "checkpoint-1")}`);
+    expect(notes.join("\n")).toMatch(
+      /a later checkpoint is damaged and passed over: .*model\.safetensors: .*cut short/,
+    );
+    const kept = readdirSync(join(folder, "after-step-1"));
+    expect(kept).toEqual(expect.arrayContaining(["checkpoint-2", "metrics.jsonl", "model.safetensors"]));
   });
 });
 

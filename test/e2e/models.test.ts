@@ -1,5 +1,8 @@
 /** Runs with more models than policy and reference: a neural reward model, PPO's critic, a reference that moves. */
+
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { readdirSync, rmSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { type TinyModel, writeTinyModel } from "../fixtures/scalar-model.ts";
 import { bundledModel, type Flags, grpo, metricsOf, outcome, problems, reward, train, workFolder } from "./runs.ts";
 
@@ -136,7 +139,8 @@ describe("memory", () => {
     const common = ["--model", model, ...settings, "--advantage_estimator", estimator];
     const plan = await grpo(["plan", ...common]);
     expect(plan.code).toBe(0);
-    const planned = Number(/^peak\s+([\d.]+)/m.exec(plan.out)![1]) * 2 ** 20;
+    const mebibytes = (of: string) => Number(new RegExp(`^${of}\\s+([\\d.]+)`, "m").exec(plan.out)![1]) * 2 ** 20;
+    const planned = mebibytes("peak");
     const folder = work.at(`memory-${estimator}`);
     const { code, err } = await grpo([
       "train",
@@ -144,7 +148,7 @@ describe("memory", () => {
       "--max_steps",
       "2",
       "--save_steps",
-      "0",
+      "2",
       "--output_dir",
       folder,
     ]);
@@ -152,6 +156,14 @@ describe("memory", () => {
     const used = metricsOf(folder).findLast((r) => r.memory_peak_bytes !== undefined)!.memory_peak_bytes as number;
     expect(used).toBeLessThan(planned * 1.05);
     expect(used).toBeGreaterThan(planned * 0.65);
+    const onDisk = (place: string, below: (name: string) => boolean) =>
+      readdirSync(place, { recursive: true, encoding: "utf8" })
+        .filter((name) => name.endsWith(".safetensors") && below(name))
+        .reduce((sum, name) => sum + statSync(join(place, name)).size, 0);
+    const saved = onDisk(folder, (name) => !name.startsWith("checkpoint"));
+    expect(saved / mebibytes("on disk, the model")).toBeCloseTo(1, 1);
+    expect(onDisk(join(folder, "checkpoint-2"), () => true) / mebibytes("on disk, a checkpoint")).toBeCloseTo(1, 1);
+    rmSync(folder, { recursive: true });
   });
 
   test("plan --compare: model by model, and what GRPO saves", async () => {

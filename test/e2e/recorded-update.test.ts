@@ -73,6 +73,13 @@ const runs: readonly (readonly [string, Flags])[] = [
     "with a reference that follows",
     { sync_ref_model: true, ref_model_sync_steps: 1, ref_model_mixup_alpha: 0.5, beta: 1 },
   ],
+  [
+    "with a reference that follows and began as another model",
+    {
+      ...{ sync_ref_model: true, ref_model_sync_steps: 1, ref_model_mixup_alpha: 0.5, beta: 1 },
+      ref_model: join(work.at("train with KL to the starting model"), "checkpoint-2"),
+    },
+  ],
   ["of PPO, without its critic", { advantage_estimator: "gae", beta: 0.1, use_kl_in_reward: true, loss_type: "dapo" }],
 ];
 
@@ -110,6 +117,19 @@ describe("the second generation of a run, recorded", () => {
     ];
     for (const [i, record] of metricsOf(output).entries())
       for (const metric of compared) expect([metric, record[metric]]).toEqual([metric, trained[i]![metric]]);
+  });
+
+  // No checkpoint is before it: run.json has the settings, and the schedule's length.
+  test.each([6, 9])("and the first one: of the run %i", async (run) => {
+    const [name, flags] = runs[run]!;
+    const folder = work.at(`train ${name}`);
+    const output = work.at(`first ${name}`);
+    const from = Number(flags.num_iterations ?? 1) * Number(flags.steps_per_generation ?? 1);
+    const notes = await updateHere({ rollouts: join(folder, "completions/step-000001.jsonl"), output_dir: output });
+    expect(notes).toEqual([expect.stringContaining(`no flag says is as in ${join(folder, "run.json")}`)]);
+    const checkpoint = `checkpoint-${from}`;
+    for (const file of ["model.safetensors", "optimizer.safetensors"])
+      expect(fingerprint(output, checkpoint, file), file).toBe(fingerprint(folder, checkpoint, file));
   });
 
   test("says what makes it another step: settings, a checkpoint of another step, none at all", async () => {

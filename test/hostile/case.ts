@@ -140,8 +140,16 @@ export function wrongRefusal(err: string, code: number, folders: Folders, kind: 
     .slice(0, -1)
     .split("\n")
     .filter((line) => !line.startsWith("note: "));
-  if (lines.length !== 1) return `${lines.length} lines on stderr`;
-  const [line] = lines as [string];
+  if (lines.length !== 1 && !(kind.manyLines && lines.length > 0)) return `${lines.length} lines on stderr`;
+  for (const line of lines) {
+    const wrong = wrongLine(line, code, folders, kind, file);
+    if (wrong !== null) return wrong;
+  }
+  return null;
+}
+
+function wrongLine(line: string, code: number, folders: Folders, kind: Kind, file: string): string | null {
+  if (!/^grpo \w+: /.test(line)) return `not a line of grpo: ${line.slice(0, 200)}`;
   if (/this is a bug of grpo/.test(line)) return "a failure that nobody foresaw";
   if (line.length > 4200) return `a line of ${line.length} characters`;
   if (/\p{Cc}/u.test(line)) return "control characters in its message";

@@ -121,22 +121,19 @@ export async function makeInputs(folder: string): Promise<void> {
   for (const name of readdirSync(at("state")))
     if (name !== "checkpoint-1") rmSync(join(folder, "state", name), { recursive: true });
   await run("train", ...trainingFlags(folder), "--output_dir", at("resume/run"));
-  writeFileSync(
-    at("settings/settings.toml"),
-    [
-      `model = ${JSON.stringify(model)}`,
-      `dataset = ${JSON.stringify(at("problems.arrow"))}`,
-      'reward_funcs = ["gsm8k"]',
-      "num_generations = 2",
-      "per_device_train_batch_size = 4",
-      "max_completion_length = 8",
-      "learning_rate = 1e-6",
-      'lr_scheduler_type = "cosine"',
-      "beta = 0.0",
-      "temperature = 0.9",
-      "",
-    ].join("\n"),
-  );
+  const settings = {
+    model,
+    dataset: at("problems.arrow"),
+    ...{ reward_funcs: ["gsm8k"], num_generations: 2, per_device_train_batch_size: 4, max_completion_length: 8 },
+    ...{ learning_rate: 1e-6, lr_scheduler_type: "cosine", beta: 0, temperature: 0.9 },
+  };
+  const written = (between: string) =>
+    Object.entries(settings)
+      .map(([key, value]) => `${key}${between}${JSON.stringify(value)}\n`)
+      .join("");
+  writeFileSync(at("settings/settings.toml"), written(" = "));
+  writeFileSync(at("settings/settings.yaml"), written(": "));
+  writeFileSync(at("settings/settings.json"), JSON.stringify(settings, null, 2));
 }
 
 if (import.meta.main) {

@@ -14,7 +14,8 @@ import { byteDamage } from "./mutate/bytes.ts";
 import { arrowDamage, parquetDamage, safetensorsDamage, safetensorsNeutral, streamNeutral } from "./mutate/formats.ts";
 import { jsonDamage, jsonLinesDamage, jsonLinesNeutral, jsonNeutral, unknownKey } from "./mutate/json.ts";
 import { type Mutation, places } from "./mutate/mutation.ts";
-import { settingsDamage, settingsNeutral, templateDamage, templateNeutral, templateWithin } from "./mutate/text.ts";
+import { settingsDamage, settingsNeutral, yamlDamage, yamlNeutral } from "./mutate/settings.ts";
+import { templateDamage, templateNeutral, templateWithin } from "./mutate/text.ts";
 
 /** Where a case stands. */
 export interface Folders {
@@ -42,6 +43,8 @@ export interface Kind {
   essence?(folders: Folders, file: string): unknown;
   /** Names other than the damaged file's that a refusal may give: of what does not go with it. */
   readonly names?: RegExp;
+  /** A refusal tells all that is wrong at once, a line for each. */
+  readonly manyLines?: boolean;
   /** What is said with exit status 1 and right: sound by its form, and no number comes of it. */
   readonly fails?: RegExp;
   /** Files of the input folder that the commands are there to change. */
@@ -418,9 +421,16 @@ export const kinds: readonly Kind[] = [
   {
     name: "settings",
     // A setting and its value, whichever place they come from.
-    names: /\w+_\w+ \d+|no such file or folder|there is no such folder|holds no config\.json/,
-    damages: [{ file: "settings.toml", mutations: [...settingsDamage, ...settingsNeutral, ...byteDamage, ...places] }],
-    commands: ({ input }) => [["plan", join(input, "settings.toml"), ...onCpu]],
+    names:
+      /\w+_\w+ \d+|^grpo plan: [a-z_]+: |no such file or folder|there is no such folder|holds no config\.json|cannot be read/,
+    manyLines: true,
+    weight: 2,
+    damages: [
+      { file: "settings.toml", mutations: [...settingsDamage, ...settingsNeutral, ...byteDamage, ...places] },
+      { file: "settings.yaml", mutations: [...yamlDamage, ...yamlNeutral, ...byteDamage, ...places] },
+      { file: "settings.json", mutations: [...json, ...jsonNeutral] },
+    ],
+    commands: ({ input }, file) => [["plan", join(input, file), ...onCpu]],
     result: (_, ended) => planned(ended),
   },
 ];

@@ -1,7 +1,7 @@
 // Advantages on hand-computed groups. That they equal TRL's on the golden rollouts is in loss.test.ts.
 import { describe, expect, test } from "bun:test";
 import { InputError } from "../../src/errors.ts";
-import { computeAdvantages } from "../../src/grpo/advantages.ts";
+import { type AdvantageInput, computeAdvantages, type RewardInput } from "../../src/grpo/advantages.ts";
 
 const close = (actual: Float64Array, expected: number[]) => {
   expect(actual.length).toBe(expected.length);
@@ -173,4 +173,24 @@ describe("bad input", () => {
     expect(of([[1, 0, 1]])).toThrow("gave 3 rewards for 2 completions");
     expect(of([[1, 0]], [1, 2])).toThrow("2 weights for 1 reward functions");
   });
+});
+
+test("spread: some group has scores that differ; what was not scored is no spread, nor what another function or no weight says", () => {
+  const groups = [0, 0, 1, 1];
+  const spread = (rewards: RewardInput["rewards"], more: Partial<AdvantageInput> = {}) =>
+    computeAdvantages({ rewards, groups, scaleRewards: "group", ...more }).hasSpread;
+  expect(spread([1, 1, 2, 3])).toBe(true);
+  expect(spread([1, 1, 2, 2])).toBe(false);
+  // The share of equal groups is a half here: the others have no score.
+  expect(spread([1, 1, null, null])).toBe(false);
+  expect(spread([1, null, 2, null])).toBe(false);
+  const evenOut = [
+    [1, 2, 0, 0],
+    [2, 1, 0, 0],
+  ];
+  expect(spread(evenOut)).toBe(false);
+  expect(spread(evenOut, { multiObjectiveAggregation: "normalize_then_sum" })).toBe(true);
+  expect(
+    spread([evenOut[0]!, [0, 0, 0, 0]], { multiObjectiveAggregation: "normalize_then_sum", weights: [0, 1] }),
+  ).toBe(false);
 });

@@ -97,12 +97,15 @@ test("at the end: the best checkpoint's model where it is asked for, is another 
   ]);
 });
 
-test("a number that evaluations do not have is refused with those that they have", () => {
+test("a number that evaluations do not have is refused before the first step; later it is said, and nothing is lost", () => {
   const best = trackBest(settings({ metricForBestModel: "acuracy" }), "/out", "eval_reward", null)!;
-  expect(() => best.require({ eval_reward: 1, eval_accuracy: 0.5 })).toThrow(InputError);
-  expect(() => best.require({ eval_reward: 1, eval_accuracy: 0.5 })).toThrow(
-    "metric_for_best_model acuracy: the evaluation has no eval_acuracy; it has eval_reward, eval_accuracy",
-  );
+  const notes: string[] = [];
+  const values = { eval_reward: 1, eval_accuracy: 0.5 };
+  const text = "metric_for_best_model acuracy: the evaluation has no eval_acuracy; it has eval_reward, eval_accuracy";
+  expect(() => best.require(0, values, (note) => void notes.push(note))).toThrow(InputError);
+  expect(() => best.require(0, values, (note) => void notes.push(note))).toThrow(text);
+  best.require(9, values, (note) => void notes.push(note));
+  expect(notes).toEqual([`step 9: ${text}: it counts as no better`]);
 });
 
 test.each([

@@ -102,6 +102,19 @@ describe("endings", () => {
     expect((await run(["plan"], table)).code).toBe(0);
   });
 
+  test("what the machine refuses is one line and no bug, whoever met it", async () => {
+    const denied = Object.assign(new Error("EACCES: permission denied, scandir 'theirs'"), {
+      ...{ code: "EACCES", path: "theirs", syscall: "scandir" },
+    });
+    const { code, err } = await run(["train"], fails(denied));
+    expect(code).toBe(1);
+    expect(err).toBe(
+      "grpo train: theirs: permission is denied; check whose it is, and its permissions (EACCES, scandir)\n",
+    );
+    const missing = Object.assign(new Error("ENOENT"), { code: "ENOENT", path: "x", syscall: "open" });
+    expect((await run(["train"], fails(missing))).err).toContain("bug of grpo");
+  });
+
   test("an unknown command is refused with the nearest one", async () => {
     const table = [entry("train", async () => {}), entry("eval", async () => {})];
     expect(await run(["trian"], table)).toEqual({

@@ -111,7 +111,7 @@ describe("stop strings and generation_kwargs", () => {
     expect(configFor("train", [file]).config.stop).toEqual(["\n, "]);
     expect(configFor("sft", ["--stop", "</a>"]).config.stop).toEqual(["</a>"]);
     expect(refusal(() => configFor("eval", ["--stop", ""]))).toBe(
-      '--stop [""]: allowed is a text that is not empty, or a list of such, or null',
+      '--stop [""]: allowed is a text that is not empty, of whole characters, or a list of such, or null',
     );
     expect(configFor("eval", ["--stop", "\\n"]).warnings).toEqual([
       'stop "\\\\n": a backslash and a letter, as written; for a line break give a JSON list, \'["\\n"]\'',
@@ -346,6 +346,27 @@ describe("YAML and JSON", () => {
       ...{ learningRate: 1e-6, rewardFuncs: ["math"], maxSteps: null, delta: null },
     });
     expect(load("empty.yaml", "# nothing\n").config).toEqual(configFor("train", []).config);
+    expect(configFor("train", ["--debug", "", "--save_steps", "-1", "--eval_steps=-1"]).config).toMatchObject({
+      saveSteps: 0,
+      evalSteps: null,
+    });
+  });
+
+  test("values in a circle and without end are refused by name, not by the stack", () => {
+    const deep = (open: string, close: string) => open.repeat(3000) + close.repeat(3000);
+    for (const [name, text] of [
+      ["circle.yaml", "seed: 1\nmodel: &a\n  b: *a\n"],
+      ["circle.yml", "seed: 1\nreward_funcs: &a [*a, *a, *a]\n"],
+      ["deep.yaml", `seed: 1\nbeta: ${deep("[", "]")}\n`],
+      ["deep.json", `{"seed": 1,\n"beta": ${deep("[", "]")}}`],
+      ["deep.toml", `seed = 1\nbeta = ${deep("[", "]")}\n`],
+    ] as const)
+      expect(refusal(() => load(name, text))).toMatch(new RegExp(`${name.replace(".", "\\.")}:\\d+: .{1,200}$`));
+    expect(refusal(() => load("few.yaml", "", "--chat_template_kwargs", deep('{"a":[', "]}")))).toBe(
+      "--chat_template_kwargs: nested without end; give it in few levels",
+    );
+    const long = `seed: 1\nbeta: ]\n${"# a remark\n".repeat(5000)}`;
+    expect(refusal(() => load("long.yaml", long))).toMatch(/long\.yaml: Unexpected/);
   });
 
   test("every refusal names the line, and all of them come at once", () => {
@@ -374,7 +395,7 @@ describe("YAML and JSON", () => {
     ["broken.yaml", "seed: 1\nreward_funcs: [a\nbeta: 1\n", ":"],
     ["tab.yaml", "seed: 1\n\tbeta: 1\n", ":2: Tab characters"],
     ["list.yaml", "- a\n- b\n", ": holds no settings"],
-    ["two.yaml", "seed: 1\n---\nseed: 2\n", ": holds no settings"],
+    ["two.yaml", "seed: 1\n---\nseed: 2\n", ":2: a second document begins here (---); keep one"],
     ["text.yaml", "just words", ": holds no settings"],
     ["twice.json", '{"seed": 1,\n "beta": 2,\n "seed": 3}', ":3: seed: stands in the file twice"],
     ["broken.json", '{"seed": 1,', ": not JSON"],
@@ -418,7 +439,11 @@ describe("settings together", () => {
     [["--num_generations", "100"], "take a product of 100"],
     [
       ["--steps_per_generation", "3", "--gradient_accumulation_steps", "2"],
-      "not a multiple of gradient_accumulation_steps 2",
+      "not a multiple of gradient_accumulation_steps 2; the weights change once a step, so a generation serves whole steps; take 4",
+    ],
+    [
+      ["--steps_per_generation", "2", "--gradient_accumulation_steps", "8"],
+      "take 8: a step's generations are one then, by the same weights",
     ],
     [["--delta", "1.2"], "above 1 + epsilon = 1.2"],
     [["--reward_funcs", "gsm8k", "--reward_weights", "1,2"], "2 weights for 1 reward_funcs"],

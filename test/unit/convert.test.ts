@@ -280,6 +280,17 @@ describe("Parquet", () => {
     expect(await refused(input(bytes.subarray(0, bytes.length - 9), "cut.parquet"))).toMatch(/footer.*Parquet/);
     const holed = Buffer.from(bytes);
     holed.fill(0, 4, 400);
+    const renamed = Buffer.from(bytes);
+    // The schema says "element" of two columns; behind it stand the row groups.
+    for (let at = 0, found = 0; found < 3; found++, at++) {
+      at = renamed.indexOf("element", at);
+      if (found === 2) renamed[at] = 0x1b;
+    }
+    renamed.fill(0xff, 4, 400); // pages that other columns have begun to read by then
+    const columns = ["question", "answer", "level", "tags"];
+    expect(await refused(input(renamed, "renamed.parquet"), { columns })).toMatch(
+      /row group 0 cannot be read as Parquet \(it has a column \w+\.list\.\ufffdlement that its schema lacks\)/,
+    );
     expect(await refused(input(holed, "holed.parquet"), { columns: ["question", "answer"] })).toMatch(/row group 0/);
   });
 });

@@ -86,9 +86,7 @@ const { dropEarlier } = await import("../../src/checkpoint/earlier.ts");
 const { openOutputFolder } = await import("../../src/checkpoint/output-folder.ts");
 const { openCheckpoint } = await import("../../src/checkpoint/checkpoint.ts");
 const { writeSafetensors, writeWeights } = await import("../../src/checkpoint/safetensors_write.ts");
-const { latestCheckpoint, listCheckpoints, removeCheckpointsAfter, writeTrainerState } = await import(
-  "../../src/checkpoint/state.ts"
-);
+const { latestCheckpoint, listCheckpoints, writeTrainerState } = await import("../../src/checkpoint/state.ts");
 const { writeTogether } = await import("../../src/checkpoint/together.ts");
 const { InputError } = await import("../../src/errors.ts");
 const { createMetricsWriter } = await import("../../src/metrics/metrics-file.ts");
@@ -139,7 +137,6 @@ async function run(folder: string, { mark, steps, saveEvery, resume, overwrite =
     const first = resume ?? 0;
     const metrics = createMetricsWriter(folder, resume === undefined ? {} : { resumeStep: first });
     removeCompletionsAfter(folder, first);
-    removeCheckpointsAfter(folder, resume ?? -1);
     try {
       for (let step = first + 1; step <= steps; step++) {
         metrics.write({ step, mark });
@@ -211,7 +208,16 @@ function whole(folder: string) {
   }
   const stray = real.readdirSync(folder).filter((name) => /^\.(?!unfinished$)|tmp|old/.test(name));
   if (stray.filter((name) => !/\.tmp$|^\..*\.tmp-/.test(name)).length > 0) throw new Error(`left: ${stray.join()}`);
-  return { checkpoints, model: markOf(folder), lines };
+  // What a run that went on from an earlier step has put by.
+  const putBy = real
+    .readdirSync(folder)
+    .filter((name) => name.startsWith("after-step-"))
+    .map((name) => {
+      const place = join(folder, name);
+      const steps = listCheckpoints(place).map(({ folder: path }) => markOf(path));
+      return { steps, model: markOf(place), lines: real.readFileSync(join(place, "metrics.jsonl"), "utf8") };
+    });
+  return { checkpoints, model: markOf(folder), lines, putBy };
 }
 type Whole = ReturnType<typeof whole>;
 
@@ -249,6 +255,9 @@ const scenarios: readonly Scenario[] = [
       return (
         equal(now, before) ||
         (/^12+$/.test(marks) &&
+          equal(now.putBy, [
+            { steps: [1, 1], model: 1, lines: before.lines.map((line) => `${JSON.stringify(line)}\n`).join("") },
+          ]) &&
           now.lines
             .slice(0, marks.length)
             .map((l) => l.mark)

@@ -39,6 +39,10 @@ describe("grpo data", () => {
   });
 
   test("info of other formats, and of what is no training data", async () => {
+    const call = { role: "assistant", content: null, tool_calls: [{ name: "f", arguments: { x: 3 } }] };
+    const calls = { prompt: [{ role: "user", content: "hi" }, call, { role: "tool", content: "4" }], answer: "4" };
+    const chat = await grpo("info", folder.file("calls.jsonl", `${JSON.stringify(calls)}\n`));
+    expect(chat.out).toContain('  user: hi\n  assistant: (calls [{"name":"f","arguments":{"x":3}}])\n  tool: 4\n');
     const other = await grpo("info", problems);
     expect(other.err).toBe(`converting ${problems}\n`);
     expect(other.out).toContain("3 rows");

@@ -1,6 +1,8 @@
 /** What an evaluation reports: the lines, results and metrics of hand-made answers, and before against after. */
 import { describe, expect, test } from "bun:test";
+import { InputError } from "../../src/errors.ts";
 import type { Evaluation, JudgedAnswer } from "../../src/eval/accuracy.ts";
+import { requireEvaluationName } from "../../src/eval/metric-names.ts";
 import { meanPassAtK } from "../../src/eval/pass-at-k.ts";
 import {
   atEachK,
@@ -124,4 +126,26 @@ test("training evaluates greedily with one answer, at temperature 1 with several
   expect(trainingEvaluation({ ...config, evalNumGenerations: 4 })).toMatchObject({ samples: 4, temperature: 1 });
   const told = trainingEvaluation({ ...config, evalNumGenerations: 4, evalTemperature: 0.6 });
   expect(told).toMatchObject({ samples: 4, temperature: 0.6 });
+});
+
+describe("metric_for_best_model", () => {
+  const own = { rewards: ["math", "brevity"], logsMore: false, samples: 4 };
+  const judge = (metric: string, change: Partial<typeof own> = {}) =>
+    requireEvaluationName(metric, { ...own, ...change });
+
+  test("is a number that an evaluation can have, or that the user's own function may log", () => {
+    for (const metric of ["reward", "eval_accuracy", "rewards/brevity/mean", "pass@4", "completions/mean_length"])
+      judge(metric);
+    judge("clarity", { logsMore: true });
+  });
+
+  test("is refused at the start otherwise, with the nearest", () => {
+    expect(() => judge("eval_acuracy")).toThrow(
+      "metric_for_best_model eval_acuracy: no evaluation has it; did you mean eval_accuracy?",
+    );
+    expect(() => judge("rewards/brevty/mean", { logsMore: true })).toThrow("did you mean eval_rewards/brevity/mean?");
+    expect(() => judge("pass@8")).toThrow("did you mean eval_pass@");
+    expect(() => judge("reward", { rewards: [] })).toThrow(InputError);
+    expect(() => judge("clarity")).toThrow("there are eval_accuracy, ");
+  });
 });

@@ -1,8 +1,9 @@
 /** What is no file at a file's place is told at once, by every reader: a pipe would hang it, a device never end. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { mapFile } from "../../ffi/bindings/libc.ts";
+import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { readJsonFile } from "../../src/config/json_file.ts";
 import { readSettingsFile } from "../../src/config/settings_file.ts";
 import { openDataset } from "../../src/data/dataset.ts";
@@ -38,6 +39,17 @@ async function refusal(work: () => unknown): Promise<string> {
   return "none";
 }
 
+// Permissions bind everybody but root, who lays the office down for a while.
+const asNobody = async <T>(work: () => Promise<T>): Promise<T> => {
+  const isRoot = process.geteuid!() === 0;
+  if (isRoot) process.seteuid!(65534);
+  try {
+    return await work();
+  } finally {
+    if (isRoot) process.seteuid!(0);
+  }
+};
+
 const readers: Readonly<Record<string, (path: string) => unknown>> = {
   JSON: readJsonFile,
   settings: readSettingsFile,
@@ -55,6 +67,30 @@ describe("no file:", () => {
       expect(await refusal(() => read(device))).toMatch(/^device: is a device, not a file; give a file$/);
       expect(await refusal(() => read(circle))).toMatch(/^circle: cannot be read \(ELOOP\); check that it is/);
     });
+
+  test("what the user may not read, file or folder", async () => {
+    const closed = folder.file("closed", "x");
+    const within = join(folder.path, "closed-folder");
+    mkdirSync(join(within, "below"), { recursive: true });
+    chmodSync(folder.path, 0o755); // for nobody to come here at all
+    chmodSync(closed, 0);
+    chmodSync(within, 0);
+    await asNobody(async () => {
+      for (const [name, read] of Object.entries(readers))
+        expect([name, await refusal(() => read(closed))]).toEqual([
+          name,
+          "closed: cannot be read (EACCES); check that it is a readable file",
+        ]);
+      for (const read of [loadDataset, readModelConfig])
+        expect(await refusal(() => read(within))).toBe("closed-folder: cannot be read (EACCES); check its permissions");
+    });
+    chmodSync(within, 0o755);
+    chmodSync(join(within, "below"), 0);
+    expect(await asNobody(() => refusal(() => loadDataset(within)))).toMatch(
+      /^closed-folder: a folder in it cannot be read/,
+    );
+    chmodSync(join(within, "below"), 0o755);
+  });
 
   test("a pipe that the shell has opened is read once", async () => {
     const script = `import { readRollouts } from ${JSON.stringify(join(root, "src/grpo/rollout-file.ts"))};

@@ -32,7 +32,7 @@ const rules: Readonly<Record<string, readonly string[]>> = {
   "src/eval": below,
   "src/metrics": [],
   "src/rewards": ["src/tokenizer", "src/model"],
-  "src/engine": [...foundation, "src/rollout"],
+  "src/engine": [...foundation, "src/rollout", "src/metrics"],
   "src/rollout": ["src/tokenizer", "src/model", "src/device", "src/tensor"],
   "src/optim": ["src/device", "src/tensor"],
   "src/model": ["src/device", "src/tensor"],

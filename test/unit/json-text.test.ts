@@ -1,6 +1,14 @@
 /** JSON read without a silent change, and written so that the same comes back. */
 import { describe, expect, test } from "bun:test";
-import { JsonNumber, jsonText, NotJson, parseJson, plainJson, type RepeatedKey } from "../../src/data/json-text.ts";
+import {
+  hasChangedNumber,
+  JsonNumber,
+  jsonText,
+  NotJson,
+  parseJson,
+  plainJson,
+  type RepeatedKey,
+} from "../../src/data/json-text.ts";
 
 describe("numbers", () => {
   test.each([
@@ -34,6 +42,18 @@ describe("numbers", () => {
     expect([a.text, a.fits]).toEqual([text, fits]);
     expect(plainJson({ a })).toEqual({ a: fits ? Number(text) : text });
   });
+});
+
+test.each([
+  ['{"a": 12.0, "b": [-3.00], "c": 0.0}', false],
+  ['{"a": 123456789012345, "b": 1.23456789012345678, "c": "1e3 apples and 1.0"}', true], // a text in quotes may match
+  ['{"a": 1e3}', true],
+  ['{"a": 1.5E-400}', true],
+  ['{"a": 1234567890123456}', true],
+  ['{"a": 12345678901234567.0}', true],
+])("%s: JSON.parse may change a value, %p", (text, changed) => {
+  expect(hasChangedNumber(text)).toBe(changed);
+  if (!changed) expect(plainJson(parseJson(text))).toEqual(JSON.parse(text));
 });
 
 test("the exact parser and JSON.parse agree wherever both read", () => {

@@ -86,7 +86,7 @@ describe("every name is one of four things", () => {
   // These must be our settings already, or be no change at all: TRL's and transformers' own defaults.
   test("TRL's defaults are no reason to refuse anything", () => {
     const changed =
-      /^(per_device_train_batch_size|max_completion_len|max_prompt_length|num_ppo_epochs|rloo_k|response_length|soft_punish_cache)=/;
+      /^(per_device_train_batch_size|random_state|max_completion_len|max_prompt_length|num_ppo_epochs|rloo_k|response_length|soft_punish_cache)=/;
     for (const text of [...trlNames, ...trainingArguments, ...openR1Names]) {
       if (changed.test(text)) continue;
       expect(told(...flag(text)).refusals, text).toEqual([]);
@@ -182,7 +182,12 @@ describe("refused, with the number converted", () => {
     // TRL
     ["--generation_batch_size 64 --per_device_train_batch_size 16", "--steps_per_generation 4"],
     ["--num_processes 8 --per_device_train_batch_size 16", "--per_device_train_batch_size 128"],
-    ["--save_strategy epoch --num_train_epochs 3", "--save_steps 0.3333"],
+    ["--save_strategy epoch --num_train_epochs 3", "--save_steps 0.333333"],
+    // Cut off, not rounded: rounded up to whole steps it must not be one too many.
+    ["--save_strategy epoch --num_train_epochs 7", "--save_steps 0.142857"],
+    ["--save_strategy epoch --num_train_epochs 15", "--save_steps 0.066666"],
+    ["--generation_batch_size 64", "--steps_per_generation 8 --per_device_train_batch_size 8"],
+    ["--generation_batch_size 64 --per_device_train_batch_size 8 --num_processes 4", "--steps_per_generation 2"],
     ["--eval_strategy=epoch --num_train_epochs=4", "--eval_steps 0.25"],
     ["--save_strategy epoch --max_steps 50", "--save_steps 50"],
     ["--eval_strategy steps --logging_steps 5", "--eval_steps 5"],
@@ -210,6 +215,44 @@ describe("refused, with the number converted", () => {
       "actor_rollout_ref.actor.ppo_mini_batch_size=512 actor_rollout_ref.rollout.n=2",
       "--per_device_train_batch_size 1024 --steps_per_generation 2",
       "--num_generations 2",
+    ],
+    ["actor_rollout_ref.rollout.n=5", "--num_generations 5 --per_device_train_batch_size 1280"],
+    // verl counts generations: 64 ÷ 16 mini-batches, twice each
+    [
+      "data.train_batch_size=64 actor_rollout_ref.actor.ppo_mini_batch_size=16 actor_rollout_ref.actor.ppo_epochs=2 trainer.save_freq=5 trainer.test_freq=10 trainer.total_training_steps=100 actor_rollout_ref.actor.optim.lr_warmup_steps=3",
+      "--num_iterations 2",
+      "--save_steps 40",
+      "--eval_steps 80",
+      "--max_steps 800",
+      "--warmup_steps 24",
+    ],
+    ["trainer.total_training_steps=10", "--max_steps 40"],
+    // told in the first round, so that nothing is left for a second one
+    [
+      "actor_rollout_ref.actor.use_kl_loss=False actor_rollout_ref.actor.kl_loss_coef=0.0 actor_rollout_ref.actor.kl_loss_type=low_var_kl",
+      "--beta 0",
+    ],
+    [
+      "actor_rollout_ref.actor.policy_loss.loss_mode=gspo actor_rollout_ref.actor.clip_ratio_c=10.0 actor_rollout_ref.actor.loss_agg_mode=token-mean",
+      "--loss_type grpo --importance_sampling_level sequence --delta null",
+    ],
+    ["actor_rollout_ref.actor.use_token_level_loss=True", "--loss_type dapo"],
+    // a + after the estimator: the gradient of k2
+    [
+      "actor_rollout_ref.actor.use_kl_loss=True actor_rollout_ref.actor.kl_loss_coef=0.01 actor_rollout_ref.actor.kl_loss_type=k3+",
+      "--beta 0.01",
+      "--kl_estimator k2",
+    ],
+    ["actor_rollout_ref.actor.clip_ratio_low=0.1", "--epsilon 0.1 --epsilon_high 0.2"],
+    ["actor_rollout_ref.actor.clip_ratio=0.1 actor_rollout_ref.actor.clip_ratio_low=0.3", "--epsilon 0.3"],
+    [
+      "reward_model.reward_manager=dapo reward_model.overlong_buffer.enable=True reward_model.overlong_buffer.len=64 reward_model.overlong_buffer.penalty_factor=0.5",
+      "--reward_funcs auto,soft_overlong --reward_weights 2,0.5",
+      "--soft_punish_cache 64",
+    ],
+    [
+      "algorithm.rollout_correction.rollout_rs_threshold=0.5_2.0",
+      "--importance_sampling_clip_min 0.5 --importance_sampling_clip_max 2",
     ],
     ["actor_rollout_ref.rollout.val_kwargs.n=4", "--eval_num_generations 4"],
     [
@@ -290,7 +333,25 @@ describe("refused, with the number converted", () => {
     ["--actor.entropy_coef 0.01", "--entropy_coef 0.01"],
     ["--actor.policy_loss_type gspo", "--loss_type grpo --importance_sampling_level sequence"],
     ["--actor.adam.betas 0.9 0.95", "--adam_beta1 0.9 --adam_beta2 0.95"],
-    ["--rollout_batch_size 16 --n_samples_per_prompt 8 --train_batch_size 64", "--steps_per_generation 2"],
+    [
+      "--rollout_batch_size 16 --n_samples_per_prompt 8 --train_batch_size 64",
+      "--steps_per_generation 2",
+      "--per_device_train_batch_size 64",
+    ],
+    // it counts generations, of 16 × 8 ÷ 64 steps, twice each
+    [
+      "--rollout.batch_size 16 --rollout.n_samples_per_prompt 8 --train.batch_size 64 --train.max_epochs 2 --ckpt.save_steps 10 --eval.steps 5",
+      "--save_steps 40",
+      "--eval_steps 20",
+    ],
+    ["--rollout.n_samples_per_prompt 8", "--num_generations 8 --steps_per_generation 64"],
+    ["--data.max_len 2048", "--max_completion_length 2048"],
+    ["--l2 0.1 --entropy_loss_coef 0.01", "--weight_decay 0.1", "--entropy_coef 0.01"],
+    [
+      "--use_kl_loss --init_kl_coef 0.01 --use_kl_estimator_k3",
+      "--beta 0.01 --use_kl_in_reward false",
+      "--kl_estimator k3",
+    ],
   ];
   for (const [argv, ...use] of cases) {
     test(argv, () => {
@@ -304,6 +365,16 @@ describe("refused, with the number converted", () => {
     });
   }
 
+  test("two values of one setting are not chosen between, and the preset is of whoever has more of the names", () => {
+    const { refusals } = told(
+      ..."actor_rollout_ref.actor.use_kl_loss=True actor_rollout_ref.actor.kl_loss_coef=0.001".split(" "),
+      ..."algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef=0.01".split(" "),
+    );
+    expect(refusals).toContain("beta: the names above ask for 0.001 and for 0.01; choose one");
+    expect(refusals.some((line) => line.includes("--beta 0.001 ") || line.startsWith("all of"))).toBe(false);
+    expect(told("--train_batch_size", "128", "--pretrain", "m").refusals.at(-1)).toContain("--preset openrlhf");
+  });
+
   test("with the reason where there is nothing to use instead", () => {
     const reasons: readonly (readonly [argv: string, part: string])[] = [
       ["--use_peft", "there is no LoRA: leave it out"],
@@ -313,6 +384,15 @@ describe("refused, with the number converted", () => {
       ["--fp16", "float16 is not trained in"],
       ["actor_rollout_ref.rollout.multi_turn.enable=True", "an answer is one turn"],
       ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm", "verl does not divide by the completions"],
+      ["--reward.stop_properly_penalty_coef 0", "this leaves them out of the loss"],
+      ["--algo.advantage.no_std_norm --algo.advantage.estimator reinforce", "divided by its deviation: leave it out"],
+      [
+        "--rollout_batch_size 16 --n_samples_per_prompt 8 --train_batch_size 64 --save_steps 20",
+        "16 prompts × 8 answers = 128 completions; save_steps, in generations there, are in steps here",
+      ],
+      ["--data.max_samples 20000", "cut the file, or end the run"],
+      ["--algo.advantage.is_correction_type seq-mask-tis", "a mask by the mean ratio of a sequence is not there"],
+      ["algorithm.rollout_correction.rollout_rs=token_k1", "weigh what they leave, too"],
       ["actor_rollout_ref.actor.clip_ratio_c=3", "it is on at 3 there where nothing is given"],
       ["algorithm.adv_estimator=remax", "there is no remax estimator"],
       ["--reward.normalize_enable", "advantages are normalized, not rewards"],

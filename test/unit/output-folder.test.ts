@@ -12,9 +12,11 @@ import {
 } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { dropEarlier } from "../../src/checkpoint/earlier.ts";
 import { describeHeld, heldIn } from "../../src/checkpoint/held.ts";
 import { lockFolder, lockName } from "../../src/checkpoint/lock.ts";
 import { openOutputFolder, type Permission, requireFreeFile } from "../../src/checkpoint/output-folder.ts";
+import { writeSafetensors } from "../../src/checkpoint/safetensors_write.ts";
 import { launchersOf, type ProcessView, wasIgnored } from "../../src/cli/parent.ts";
 import { InputError } from "../../src/errors.ts";
 import { createUnscoredGuard } from "../../src/grpo/unscored.ts";
@@ -53,13 +55,14 @@ describe("what a folder holds", () => {
     ["a model (adapter_model.safetensors)", { "adapter_config.json": "{}", "adapter_model.safetensors": "x" }],
     ["a model (weights.gguf)", { "weights.gguf": "x" }],
     ["a model (tokenizer.json)", { "tokenizer.json": "{}" }],
+    ["a run.json that is not of a run", { "run.json": '{"scripts":{}}', "metrics.jsonl": "" }],
   ])("%s", (what, files) => expect(describeHeld(heldIn(put(files))!)).toBe(what));
 
   test("nobody's: notes, a dataset, a run that ended before its first step, what is hidden, no folder", () => {
     put({
       "notes.txt": "",
       "train.arrow": "x",
-      "run.json": "{}",
+      "run.json": '{"command":"train","settings":{}}',
       "metrics.jsonl": "",
       "completions/": "",
       ".cache/x": "",
@@ -83,6 +86,26 @@ function permit(permission: Partial<Permission>, into = folder): void {
 }
 
 describe("a folder that holds something", () => {
+  test("is refused where something else than a file stands for one of a run's own", () => {
+    for (const name of ["metrics.jsonl", "run.json"]) {
+      put({ [`${name}/x`]: "" });
+      expect(() => permit({})).toThrow(
+        new InputError(`${join(folder, name)}: is a folder, not a file; move it away, or choose another --output_dir`),
+      );
+      rmSync(join(folder, name), { recursive: true });
+      for (const [target, what] of [
+        [name, "ELOOP"],
+        ["nothing", "is a link to nothing"],
+        ["/dev/zero", "is a device, not a file"],
+      ] as const) {
+        symlinkSync(target, join(folder, name));
+        for (const wanted of [{}, { overwrite: true }]) expect(() => permit(wanted)).toThrow(what);
+        rmSync(join(folder, name));
+      }
+    }
+    expect(readdirSync(folder)).toEqual([]);
+  });
+
   test("is refused with what it holds and the cures, and not touched; not where it is allowed or gone on in", () => {
     put(run);
     const before = readdirSync(folder, { recursive: true }).sort();
@@ -119,16 +142,77 @@ describe("a folder that holds something", () => {
     rmSync(link);
   });
 
-  test("a new run that fails before it has saved puts it back, with what it wrote itself beside", () => {
+  test("nor is it by an evaluation, which replaces its own files, not by a path of the configuration", () => {
+    put({ "answers.jsonl": "{}", "config.json": "{}" });
+    const [dataset, config] = [join(folder, "answers.jsonl"), join(folder, "config.json")];
+    expect(() => permit({ overwrite: true, addsOnly: true, inputs: { dataset } })).toThrow("dataset");
+    permit({ overwrite: true, addsOnly: true, inputs: { model: config } });
+    expect(() => permit({ overwrite: true, inputs: { "the configuration": config } })).toThrow("the configuration");
+  });
+
+  const record = { command: "train", bundled: false, settings: {} };
+
+  test("weights that a new run leaves alone are refused as a model, to be written beside", () => {
+    put({ "weights.gguf": "x" });
+    expect(() => permit({})).toThrow(
+      "holds a model (weights.gguf); name another --output_dir, or write beside it with",
+    );
+  });
+
+  test("what a new run does not replace stays: notes, a repository, weights of other kinds", () => {
+    const others = ["README.md", "notes.txt", "weights.gguf", "data.npz", "tool.bin", ".git/HEAD"];
+    put({ ...Object.fromEntries(others.map((name) => [name, "x"])), "config.json": "{}", "run.json": "[]" });
+    put({ "pytorch_model-00001-of-00002.bin": "x", "consolidated.safetensors": "x", "model.fp16.safetensors": "x" });
+    const notes: string[] = [];
+    const output = openOutputFolder({ folder, command: "train", note: (text) => notes.push(text) });
+    output.permit({ overwrite: true, resumes: true, inputs: {} });
+    output.begin(record);
+    expect(notes[0]).toContain("what is replaced (run.json, consolidated.safetensors, model.fp16.safetensors");
+    dropEarlier(folder);
+    expect(readdirSync(join(folder, ".earlier-run")).length).toBe(6); // Weights that stay are not the new run's.
+    put({ "model.safetensors": "y" });
+    dropEarlier(folder);
+    output.release();
+    const left = [...others.map((name) => name.replace("/HEAD", "")), "run.json", "model.safetensors"];
+    expect(readdirSync(folder).sort()).toEqual(left.sort());
+  });
+
+  test("going on from an earlier step loses nothing of what came after it, a damaged checkpoint least", () => {
+    put({ ...run, "model.safetensors": "x", "completions/step-000004.jsonl": "x" });
+    const link = join(root, "checkpoint");
+    symlinkSync(join(folder, "checkpoint-2"), link);
+    for (const path of [join(folder, "checkpoint-2"), link]) {
+      const notes: string[] = [];
+      const output = openOutputFolder({ folder, command: "train", note: (text) => notes.push(text) });
+      output.permit({ overwrite: false, resumes: true, inputs: {}, resume: { folder: path, step: 2 } });
+      output.begin(record);
+      expect(notes.join()).toMatch(/checkpoint-4.*trainer_state.*goes to .*after-step-2/s);
+      put({ "model.safetensors": "y" });
+      dropEarlier(folder);
+      output.release();
+      put({ "checkpoint-4/": "" });
+    }
+    for (const name of ["after-step-2", "after-step-2-2"]) {
+      const kept = readdirSync(join(folder, name)).filter((file) => !file.startsWith("."));
+      expect(kept).toEqual(expect.arrayContaining(["checkpoint-4", "metrics.jsonl", "model.safetensors"]));
+    }
+    expect(readdirSync(join(folder, "after-step-2/completions"))).toEqual(["step-000004.jsonl"]);
+    expect(heldIn(folder)?.names.some((name) => name.startsWith("after"))).toBe(false);
+  });
+
+  test("a new run that fails before it has saved puts it back, with what it wrote itself beside", async () => {
     put(run);
     const output = open();
     output.permit({ overwrite: true, resumes: true, inputs: {} });
     output.begin({ command: "train", bundled: false, settings: {} });
     expect(readdirSync(folder).filter((name) => /^(checkpoint|metrics)/.test(name))).toEqual([]);
-    put({ "metrics.jsonl": '{"step":1,"loss":null}\n' });
+    put({ "metrics.jsonl": '{"step":1,"loss":null}\n', "checkpoint-0/trainer_state.json": "{}" });
+    await writeSafetensors(join(folder, "checkpoint-0/model.safetensors"), []);
     output.release();
     expect(describeHeld(heldIn(folder)!)).toBe("a run (step 4, 2 checkpoints)");
     expect(readFileSync(join(folder, ".unfinished/metrics.jsonl"), "utf8")).toContain("null");
+    // The model that it began with is no reason to let an earlier run go.
+    expect(readdirSync(join(folder, ".unfinished/checkpoint-0"))).toHaveLength(2);
   });
 });
 
@@ -163,6 +247,48 @@ describe("the lock", () => {
       expect(readdirSync(folder)).toEqual([]);
     },
   );
+});
+
+describe("the lock where the file system has none", () => {
+  const lock = (into = folder) => lockFolder(into, "grpo train", () => "unsupported");
+  const holder = (of: object) => JSON.stringify({ command: "grpo sft", since: "2020", host: hostname(), ...of });
+
+  test("goes by who runs: a living process refuses, a dead one does not, of another host's nothing is known", () => {
+    const dead = Bun.spawnSync(["true"]).pid;
+    const elsewhere = { pid: dead, started: "1", host: "elsewhere" };
+    const cases: [held: object, refused: boolean][] = [
+      [{ pid: process.pid, started: startOf(process.pid) }, true],
+      [{ pid: dead, started: "1" }, false],
+      [elsewhere, true],
+    ];
+    if (startOf(process.pid) !== "0") cases.push([{ pid: process.pid, started: "1" }, false]);
+    for (const [of, refused] of cases) {
+      put({ [lockName]: holder(of) });
+      if (refused)
+        expect(() => lock()).toThrow(/grpo sft \(process .*if it no longer runs, remove .*\.grpo\.lock; else name/);
+      else {
+        const own = lock();
+        expect(() => lock()).toThrow(`grpo train (process ${process.pid} on`);
+        own.release();
+        expect(readdirSync(folder)).toEqual([]);
+      }
+    }
+  });
+
+  test("of two that find the folder free at once, the one that wrote its name last has it", () => {
+    put({ [lockName]: "" });
+    const path = join(folder, lockName);
+    const other = Bun.spawn([
+      "sh",
+      "-c",
+      'while [ ! -s "$1" ]; do :; done; printf %s "$2" > "$1"',
+      "sh",
+      path,
+      holder({ pid: 1 }),
+    ]);
+    expect(() => lock()).toThrow("grpo sft (process 1");
+    other.kill();
+  });
 });
 
 describe("a temporary file's writer", () => {
@@ -262,4 +388,4 @@ test("a crash or a full disk at any file operation leaves what was there, or wha
   const { stdout, stderr } = Bun.spawnSync([process.execPath, join(import.meta.dir, "crash-points.ts")]);
   expect(stderr.toString()).toBe("");
   expect(stdout.toString()).toMatch(/^\d{3,} points\n$/);
-});
+}, 60_000);

@@ -175,11 +175,14 @@ describe("three recipes, translated", () => {
       "    name: vllm",
       "  actor:",
       "    clip_ratio_high: 0.28",
+      "    _target_: verl.workers.config.ActorConfig",
+      // What other settings say is read there.
+      "    ppo_max_token_len_per_gpu: $" + "{data.max_response_length}",
     ];
     writeFileSync(path, [...lines, "trainer:", "  nnodes: 1"].join("\n"));
     expect(told([path])).toEqual([
-      "verl.yaml:1: actor_rollout_ref.rollout.n: not a setting here; use num_generations: 5",
-      "verl.yaml:1: actor_rollout_ref.actor.clip_ratio_high: not a setting here; use epsilon_high: 0.28",
+      "verl.yaml:3: actor_rollout_ref.rollout.n: not a setting here; use num_generations: 5, per_device_train_batch_size: 1280 (a step is 256 prompts × 5 answers)",
+      "verl.yaml:6: actor_rollout_ref.actor.clip_ratio_high: not a setting here; use epsilon_high: 0.28",
     ]);
   });
 });

@@ -42,7 +42,7 @@ export const dynamicSamplingSettings = {
     .default(null)
     .meta(
       about(
-        "The reward function whose spread says whether a group has signal (DAPO: accuracy alone). null: the weighted sum.",
+        "The reward function whose spread says whether a group has signal (DAPO: accuracy alone). null: what advantages are made of, the weighted sum, or with normalize_then_sum any function that has a weight.",
         "NAME",
       ),
     ),

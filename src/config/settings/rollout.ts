@@ -47,7 +47,13 @@ export const samplingSettings = {
 
 export const stopSettings = {
   stop: z
-    .array(z.string().min(1))
+    // Half of a character beyond U+FFFF would be found in any character with that half.
+    .array(
+      z
+        .string()
+        .min(1)
+        .refine((text) => text.isWellFormed()),
+    )
     .min(1)
     .nullable()
     .default(null)
@@ -56,7 +62,7 @@ export const stopSettings = {
         "A completion ends with the token that makes its text contain one of these (transformers' stop_strings). A flag is one string as it stands, or a JSON list. null: stop tokens alone.",
         "TEXT|JSON",
       ),
-      allowed: "a text that is not empty, or a list of such",
+      allowed: "a text that is not empty, of whole characters, or a list of such",
       verbatim: true,
     }),
 } as const;

@@ -1,12 +1,13 @@
 /**
  * OpenRLHF 0.11 by the full path of a setting (`--rollout.n_samples_per_prompt 8`), and the flat names of its earlier command
- * line: what it is here. A generation counts prompts there and a step completions; the default loss is the token mean.
+ * line: what it is here. A generation counts prompts there and a step completions; what is done every so many steps is done
+ * every so many generations; the default loss is the token mean.
  */
 import {
-  countOr,
   drop,
   dropped,
   droppedUnlessOff,
+  generationsInSteps,
   isNone,
   isOff,
   isTrue,
@@ -56,15 +57,58 @@ const estimator: Rule = (value) => {
       ]);
 };
 
-const answers = (other: Lookup): number => numberOf(other("n_samples_per_prompt")) ?? 1;
+const answers = (other: Lookup): number =>
+  numberOf(other("rollout.n_samples_per_prompt") ?? other("n_samples_per_prompt") ?? other("num_generations")) ?? 1;
+
+const promptsAGeneration = (other: Lookup): number | undefined =>
+  numberOf(other("rollout.batch_size") ?? other("rollout_batch_size"));
+
+/** Completions a step. */
+const stepSize = (other: Lookup): number =>
+  numberOf(other("train.batch_size") ?? other("train_batch_size") ?? other("per_device_train_batch_size")) ?? 128;
+
+const stepsAPass = (other: Lookup): number =>
+  numberOf(other("steps_per_generation")) ?? ((promptsAGeneration(other) ?? 1024) * answers(other)) / stepSize(other);
+
+/** Optimizer steps a generation, all passes over it. */
+const stepsPerGeneration = (other: Lookup): number =>
+  stepsAPass(other) * (numberOf(other("train.max_epochs") ?? other("max_epochs") ?? other("num_iterations")) ?? 1);
+
+/** A count of generations, as optimizer steps. */
+const inSteps =
+  (key: string, never?: unknown): Rule =>
+  (value, other) => {
+    const count = numberOf(value);
+    if (count === undefined) return isNone(value) && value !== undefined ? silently : useInstead([key]);
+    if (count <= 0) return never === undefined ? silently : useInstead([key, never]);
+    return generationsInSteps(key, count, stepsPerGeneration(other));
+  };
+
+/** With the steps of a generation of 1,024 prompts where the generation is not given, which follow from this number. */
+const withGeneration =
+  (key: string): Rule =>
+  (value, other) => {
+    const implied = promptsAGeneration(other) === undefined && other("steps_per_generation") === undefined;
+    const steps = stepsAPass(other);
+    if (!implied || steps === 8 || !Number.isInteger(steps)) return renamed(key)(value, other);
+    const counted = `a generation is 1024 prompts × ${answers(other)} answers, in steps of ${stepSize(other)}`;
+    return refuse(counted, [key, same(value)], ["steps_per_generation", steps]);
+  };
+
+/** Its flat names that are ours as well count generations there. */
+function countedOtherwise(other: Lookup): string {
+  if (other("rollout_batch_size") === undefined || stepsPerGeneration(other) === 1) return "";
+  const names = ["save_steps", "eval_steps", "logging_steps"].filter((name) => (numberOf(other(name)) ?? 0) > 0);
+  return names.length === 0 ? "" : `; ${names.join(" and ")}, in generations there, are in steps here`;
+}
 
 /** Prompts a generation, in steps of train.batch_size completions. */
 const generation: Rule = (value, other) => {
   const prompts = numberOf(value);
   if (prompts === undefined) return refuse("it counts the prompts of a generation", ["steps_per_generation"]);
   const completions = prompts * answers(other);
-  const step = numberOf(other("train.batch_size") ?? other("train_batch_size")) ?? 128;
-  const counted = `a generation is ${prompts} prompts × ${answers(other)} answers = ${completions} completions`;
+  const step = stepSize(other);
+  const counted = `a generation is ${prompts} prompts × ${answers(other)} answers = ${completions} completions${countedOtherwise(other)}`;
   return completions % step === 0
     ? refuse(`${counted}, in steps of ${step}`, ["steps_per_generation", completions / step])
     : refuse(`${counted}, and is whole steps of ${step}`, ["steps_per_generation"]);
@@ -83,7 +127,7 @@ const klEstimator: Rule = (value, other) =>
 const useLoss: Rule = (value, other) => {
   if (isOff(value)) return silently;
   const weight = other("kl.init_coef") ?? other("init_kl_coef") ?? other("beta");
-  const kind = other("kl.estimator") ?? other("kl_estimator");
+  const kind = other("kl.estimator") ?? other("kl_estimator") ?? other("use_kl_estimator_k3");
   const use: Setting[] = kind === undefined ? [["kl_estimator", "k1"]] : [];
   if (weight === undefined) use.push(["beta", 0.01], ["use_kl_in_reward", false]);
   return use.length === 0 ? silently : useInstead(...use);
@@ -99,22 +143,56 @@ const pair =
 const correctionModes: Readonly<Record<string, string>> = {
   tis: "token_truncate",
   icepop: "token_mask",
-  "seq-mask-tis": "sequence_mask",
 };
 
 /** With its own defaults, where they are not given: token ratios held to 0.5 and 5. */
 const correction: Rule = (value, other) => {
   if (isOff(value)) return silently;
   const use: Setting[] = [["importance_sampling_correction", true]];
-  if (other("is_correction_type") === undefined) use.push(["importance_sampling_mode", "token_truncate"]);
-  if (other("is_correction_threshold") === undefined)
+  if ((other("is_correction_type") ?? other("use_icepop")) === undefined)
+    use.push(["importance_sampling_mode", "token_truncate"]);
+  if ((other("is_correction_threshold") ?? other("vllm_is_truncated_threshold")) === undefined)
     use.push(["importance_sampling_clip_min", 0.5], ["importance_sampling_clip_max", 5]);
   return useInstead(...use);
 };
 
-const correctionMode: Rule = (value) => useInstead(["importance_sampling_mode", correctionModes[String(value)]]);
+const correctionMode: Rule = (value) => {
+  const ours = correctionModes[String(value)];
+  return ours
+    ? useInstead(["importance_sampling_mode", ours])
+    : refuse("tis is token_truncate, icepop token_mask; a mask by the mean ratio of a sequence is not there", [
+        "importance_sampling_mode",
+      ]);
+};
 
-const noDeviation: Rule = (value) => (isOff(value) ? silently : useInstead(["scale_rewards", "none"]));
+const lengthBound: Rule = (value, other) => {
+  const answer = other("rollout.max_new_tokens") ?? other("generate_max_len") ?? other("max_completion_length");
+  return numberOf(answer) !== undefined
+    ? drop("rows that do not fit the model's context are skipped")
+    : refuse("prompt and answer together there, the answer alone here", ["max_completion_length", same(value)]);
+};
+
+/** 100 million unless it is said. */
+const rowLimit: Rule = (value) =>
+  isNone(value) || (numberOf(value) ?? 0) >= 1e8
+    ? silently
+    : refuse("the first rows of a file are all of it: cut the file, or end the run", ["max_steps"]);
+
+const truncated: Rule = (value) =>
+  isNone(value)
+    ? silently
+    : refuse("it changes the reward of answers cut at the limit; this leaves them out of the loss", [
+        "mask_truncated_completions",
+      ]);
+
+/** It is about what is normalized over the batch; group_norm divides in any case. */
+const noDeviation: Rule = (value, other) => {
+  if (isOff(value)) return silently;
+  const kind = String(other("advantage.estimator") ?? other("advantage_estimator") ?? "gae");
+  return /^(group_norm|grpo|dr_grpo|rloo)$/.test(kind)
+    ? drop(`the estimator ${kind} is not normalized over the batch`)
+    : refuse("what is normalized over the batch is divided by its deviation: leave it out");
+};
 
 const lossKind: Rule = (value) =>
   String(value) === "ppo" ? silently : useInstead(["loss_type", "grpo"], ["importance_sampling_level", "sequence"]);
@@ -145,13 +223,6 @@ const dtype: Rule = (value) =>
   String(value) === "fp16"
     ? refuse("float16 is not trained in", ["dtype", "bfloat16"])
     : useInstead(["dtype", "bfloat16"]);
-const steps =
-  (key: string, never: unknown): Rule =>
-  (value) =>
-    (numberOf(value) ?? 1) <= 0 && never === undefined
-      ? silently
-      : renamed(key, countOr(never))(value, () => undefined);
-
 const dotted: readonly Line[] = [
   ["actor.model_name_or_path", renamed("model")],
   ["actor.eps_clip", renamed("epsilon")],
@@ -203,14 +274,14 @@ const dotted: readonly Line[] = [
   ["algo.kl.target", onlyOff("the weight of the KL is constant", ["beta"])],
   ["algo.kl.horizon", dropped("the weight of the KL is constant")],
   ["rollout.batch_size", generation],
-  ["rollout.n_samples_per_prompt", renamed("num_generations")],
+  ["rollout.n_samples_per_prompt", withGeneration("num_generations")],
   ["rollout.max_new_tokens", renamed("max_completion_length")],
   ["rollout.temperature", renamed("temperature")],
   ["rollout.top_p", renamed("top_p")],
   ["rollout.micro_batch_size", dropped(packed)],
   ["rollout.max_tokens_per_gpu", droppedUnlessOff(packed)],
   ["rollout.vllm_generate_batch_size", droppedUnlessOff(ownEngine)],
-  ["train.batch_size", renamed("per_device_train_batch_size")],
+  ["train.batch_size", withGeneration("per_device_train_batch_size")],
   ["train.max_epochs", renamed("num_iterations")],
   ["train.num_episodes", renamed("num_train_epochs")],
   ["train.seed", renamed("seed")],
@@ -237,15 +308,15 @@ const dotted: readonly Line[] = [
   ["data.apply_chat_template", dropped("the chat template is used where the model has one")],
   ["data.tokenizer_chat_template", renamed("chat_template", (value) => value)],
   ["tokenizer_chat_template", renamed("chat_template", (value) => value)],
-  ["data.max_len", dropped("rows that do not fit the model's context are skipped")],
-  ["data.max_samples", dropped("all rows of the file are drawn from")],
+  ["data.max_len", lengthBound],
+  ["data.max_samples", rowLimit],
   ["data.image_key", dropped(noImages)],
   ["data.max_images_per_prompt", onlyOff("there are no images: leave it out")],
   ["data.disable_fast_tokenizer", droppedUnlessOff("the tokenizer is the trainer's own")],
   ["data.dataloader_num_workers", dropped("rows are read from a mapped file")],
   ["eval.dataset", renamed("eval_dataset")],
   ["eval.split", renamed("eval_split")],
-  ["eval.steps", steps("eval_steps", undefined)],
+  ["eval.steps", inSteps("eval_steps")],
   ["eval.temperature", renamed("eval_temperature")],
   ["eval.n_samples_per_prompt", renamed("eval_num_generations")],
   ["reward.model_name_or_path", rewardModel],
@@ -254,7 +325,7 @@ const dotted: readonly Line[] = [
   ["reward.normalize_enable", onlyOff("advantages are normalized, not rewards: leave it out")],
   ["reward.overlong_buffer_len", overlong],
   ["reward.overlong_penalty_factor", overlongWeight],
-  ["reward.stop_properly_penalty_coef", onlyOff("answers cut at the limit", ["mask_truncated_completions", true])],
+  ["reward.stop_properly_penalty_coef", truncated],
   ["reward.num_nodes", dropped(oneProcess)],
   ["reward.num_gpus_per_node", dropped(oneProcess)],
   ["reward.offload", droppedUnlessOff("all memory is planned before the first step")],
@@ -263,7 +334,7 @@ const dotted: readonly Line[] = [
   ["ref.offload", droppedUnlessOff("all memory is planned before the first step")],
   ["ckpt.output_dir", renamed("output_dir")],
   ["ckpt.path", dropped("checkpoints go to output_dir")],
-  ["ckpt.save_steps", renamed("save_steps", countOr(0))],
+  ["ckpt.save_steps", inSteps("save_steps", 0)],
   ["ckpt.max_num", renamed("save_total_limit")],
   ["ckpt.max_mem", dropped("checkpoints are counted by save_total_limit")],
   ["ckpt.load_enable", (value) => (isOff(value) ? silently : useInstead(["resume_from_checkpoint", true]))],
@@ -276,7 +347,7 @@ const dotted: readonly Line[] = [
         ? silently
         : useInstead(["metric_for_best_model", value === true ? undefined : value], ["load_best_model_at_end", true]),
   ],
-  ["logger.logging_steps", renamed("logging_steps")],
+  ["logger.logging_steps", inSteps("logging_steps")],
   ["logger.*", droppedUnlessOff(tracked)],
   ["ds.lora.rank", onlyOff(noLora)],
   ["ds.lora.*", dropped("there is no LoRA")],
@@ -303,11 +374,31 @@ const flat: readonly Line[] = [
   ["prompt_max_len", dropped("prompts are never cut; rows that do not fit the model's context are skipped")],
   ["generate_max_len", renamed("max_completion_length")],
   ["rollout_batch_size", generation],
+  ["train_batch_size", withGeneration("per_device_train_batch_size")],
+  ["max_len", lengthBound],
+  ["max_samples", rowLimit],
   ["micro_train_batch_size", dropped(packed)],
   ["micro_rollout_batch_size", dropped(packed)],
   ["actor_learning_rate", renamed("learning_rate")],
   ["init_kl_coef", inReward],
   ["use_kl_loss", useLoss],
+  ["use_kl_estimator_k3", (value, other) => (isOff(value) ? silently : klEstimator("k3", other))],
+  ["kl_target", onlyOff("the weight of the KL is constant", ["beta"])],
+  ["kl_horizon", dropped("the weight of the KL is constant")],
+  ["no_advantage_std_norm", noDeviation],
+  ["enable_vllm_is_correction", correction],
+  ["use_icepop", (value) => (isOff(value) ? silently : useInstead(["importance_sampling_mode", "token_mask"]))],
+  ["vllm_is_truncated_threshold", pair("importance_sampling_clip_min", "importance_sampling_clip_max")],
+  ["entropy_loss_coef", (value) => (isOff(value) ? silently : useInstead(["entropy_coef", same(value)]))],
+  ["l2", renamed("weight_decay")],
+  ["adam_betas", pair("adam_beta1", "adam_beta2")],
+  ["ptx_coef", onlyOff("there is no loss of pretraining beside the policy's: leave it out")],
+  ["pretrain_data", onlyOff("there is no loss of pretraining beside the policy's: leave it out")],
+  ["prompt_data_probs", onlyOff("one dataset is trained on: put the rows of several into one file", ["dataset"])],
+  ["prompt_split", renamed("dataset_split")],
+  ["eval_n_samples_per_prompt", renamed("eval_num_generations")],
+  ["freezing_actor_steps", only(/^-1$/, "policy and critic learn from the first step on: leave it out")],
+  ["async_train", onlyOff("sampling and training take turns: leave it out")],
   ["num_episodes", renamed("num_train_epochs")],
   ["save_path", renamed("output_dir")],
   ["ckpt_path", dropped("checkpoints go to output_dir")],
@@ -327,6 +418,14 @@ const flat: readonly Line[] = [
   ["ref_num_*", dropped(oneProcess)],
   ["reward_num_*", dropped(oneProcess)],
   ["use_wandb", dropped(tracked)],
+  ["use_tensorboard", dropped(tracked)],
+  ["perf", dropped(tracked)],
+  ["enforce_eager", dropped(ownEngine)],
+  ["enable_prefix_caching", dropped(ownEngine)],
+  ["deepspeed_enable_sleep", dropped(oneProcess)],
+  ["ref_reward_offload", dropped(oneProcess)],
+  ["ring_*", dropped(oneProcess)],
+  ["ds_tensor_parallel_size", dropped(oneProcess)],
 ];
 
 export const openRlhf: Trainer = { name: "OpenRLHF", lines: [...dotted, ...flat] };

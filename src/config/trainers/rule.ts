@@ -63,8 +63,11 @@ export function listOf(value: unknown): unknown[] {
     .filter((part) => part !== "");
 }
 
-/** Whole numbers and shares in few digits: 0.3333 for a third. */
+/** In few digits. */
 export const short = (value: number): number => Number(value.toPrecision(4));
+
+/** A share cut off after six digits, so that what is rounded up to whole steps is not one too many. */
+export const share = (value: number): number => Math.floor(value * 1e6) / 1e6;
 
 // Outcomes
 
@@ -133,3 +136,11 @@ export const countOr =
     const number = numberOf(value);
     return number !== undefined && number < 0 ? never : same(value);
   };
+
+/** What is counted in generations elsewhere, in optimizer steps. */
+export function generationsInSteps(key: string, count: number, each: number): Outcome {
+  if (each === 1) return useInstead([key, count]);
+  return Number.isInteger(count * each)
+    ? refuse(`it counts generations: ${count} × ${each} steps`, [key, count * each])
+    : refuse("it counts generations there and steps here", [key]);
+}

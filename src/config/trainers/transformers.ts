@@ -11,7 +11,7 @@ import {
   type Rule,
   refuse,
   type Setting,
-  short,
+  share,
   silently,
   type Trainer,
 } from "./rule.ts";
@@ -40,7 +40,7 @@ const strategy =
     const epochs = numberOf(other("num_train_epochs")) ?? (other("preset") === "trl" ? 3 : 1);
     const oneOnly = "a run ends with its model evaluated and saved, and this one is one epoch";
     if (steps > 0) return refuse("max_steps ends the run: then, or say after how many", [key, steps]);
-    return epochs > 1 ? refuse("a share of all steps is an epoch", [key, short(1 / epochs)]) : drop(oneOnly);
+    return epochs > 1 ? refuse("a share of all steps is an epoch", [key, share(1 / epochs)]) : drop(oneOnly);
   };
 
 /** There a split of the same dataset is evaluated on, as often as is logged unless it is said; here it is named. */

@@ -17,6 +17,7 @@ import {
   refuse,
   refused,
   renamed,
+  type Setting,
   same,
   silently,
   type Trainer,
@@ -33,10 +34,16 @@ const noUpload = "nothing is uploaded: leave it out and upload the folder in out
 /** TRL counts what one generation makes; we count its steps. */
 const generationBatch: Rule = (value, other) => {
   if (isNone(value)) return silently;
-  const step = numberOf(other("per_device_train_batch_size")) ?? 8;
+  const given = numberOf(other("per_device_train_batch_size"));
+  const step = (given ?? 8) * (numberOf(other("num_processes") ?? other("nproc_per_node")) ?? 1);
   const steps = (numberOf(value) ?? Number.NaN) / step;
+  // A configuration that TRL has written out has both.
+  if (numberOf(other("steps_per_generation")) === steps) return silently;
+  // Where the size of a step is not given it is TRL's.
+  const whole: Setting[] =
+    given === undefined && other("preset") !== "trl" ? [["per_device_train_batch_size", step]] : [];
   return Number.isInteger(steps) && steps > 0
-    ? useInstead(["steps_per_generation", steps])
+    ? useInstead(["steps_per_generation", steps], ...whole)
     : refuse("it is per_device_train_batch_size × steps_per_generation", ["steps_per_generation"]);
 };
 
@@ -79,6 +86,8 @@ const clipRange: Rule = (value): Outcome =>
 const trlLines: Trainer["lines"] = [
   ["vllm_structured_outputs_regex", onlyOff("answers are sampled freely: leave it out")],
   ["vllm_guided_decoding_regex", onlyOff("answers are sampled freely: leave it out")],
+  ["vllm_sampling_params", onlyOff("what it holds are settings", ["generation_kwargs"])],
+  ["vllm_importance_sampling_cap", taken("importance_sampling_clip_max")],
   ["use_vllm", droppedUnlessOff(ownEngine)],
   ["vllm_*", droppedUnlessOff(ownEngine)],
   ["use_transformers_paged", droppedUnlessOff(ownEngine)],
@@ -183,4 +192,15 @@ const openR1Lines: Trainer["lines"] = [
   ["max_completion_len", refused("the soft punishment ends at max_completion_length", ["max_completion_length"])],
 ];
 
-export const trl: Trainer = { name: "TRL", lines: [...trlLines, ...openR1Lines] };
+/** What Unsloth's notebooks add to GRPOConfig and give to its models. */
+const unslothLines: Trainer["lines"] = [
+  ["unsloth_*", dropped(ownEngine)],
+  ["fast_inference", droppedUnlessOff(ownEngine)],
+  ["gpu_memory_utilization", dropped(ownEngine)],
+  ["use_gradient_checkpointing", droppedUnlessOff("activations are always recomputed layer by layer")],
+  ["full_finetuning", dropped("all weights are trained")],
+  ["max_lora_rank", loraDetail],
+  ["random_state", renamed("seed")],
+];
+
+export const trl: Trainer = { name: "TRL", lines: [...trlLines, ...openR1Lines, ...unslothLines] };

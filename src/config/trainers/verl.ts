@@ -1,12 +1,14 @@
 /**
  * verl 0.7, by the full path of a setting (`actor_rollout_ref.actor.clip_ratio_high=0.28`): what it is here, with the number
- * converted. verl counts prompts where we count completions, and its defaults are token means with a dual clip of 3.
+ * converted. verl counts prompts where we count completions and generations where we count optimizer steps, and its defaults
+ * are token means with a dual clip of 3.
  */
 import {
   countOr,
   drop,
   dropped,
   droppedUnlessOff,
+  generationsInSteps,
   isFalse,
   isNone,
   isOff,
@@ -21,6 +23,7 @@ import {
   refuse,
   refused,
   renamed,
+  type Setting,
   same,
   short,
   silently,
@@ -44,7 +47,29 @@ function lossMode(other: Lookup): string {
   const known = ours === "cispo" || ours === "sapo" ? ours : level === "sequence" ? "gspo" : "vanilla";
   return textOf(other("policy_loss.loss_mode")) ?? known;
 }
-const answers = (other: Lookup): number => numberOf(other("rollout.n")) ?? 1;
+const answers = (other: Lookup): number => numberOf(other("rollout.n") ?? other("num_generations")) ?? 1;
+
+/** Prompts an optimizer step, where they are given. */
+const miniBatch = (other: Lookup): number | undefined =>
+  numberOf(other("actor.ppo_mini_batch_size") ?? other("ppo_mini_batch_size"));
+
+/** Optimizer steps a generation, all passes over it: what one step of verl's trainer, and of its learning rate, is. */
+function stepsPerGeneration(other: Lookup): number {
+  const prompts = numberOf(other("data.train_batch_size")) ?? 1024;
+  const passes = numberOf(other("actor.ppo_epochs") ?? other("ppo_epochs") ?? other("num_iterations")) ?? 1;
+  const steps = numberOf(other("steps_per_generation")) ?? prompts / (miniBatch(other) ?? Math.min(256, prompts));
+  return steps * passes;
+}
+
+/** A count of generations, as optimizer steps; one that is not positive is `never`, or nothing. */
+const inSteps =
+  (key: string, never?: unknown): Rule =>
+  (value, other) => {
+    const count = numberOf(value);
+    if (count === undefined) return isNone(value) && value !== undefined ? silently : useInstead([key]);
+    if (count <= 0) return never === undefined ? silently : useInstead([key, never]);
+    return generationsInSteps(key, count, stepsPerGeneration(other));
+  };
 
 const estimators: Readonly<Record<string, readonly [string, unknown]>> = {
   grpo: ["advantage_estimator", "grpo"],
@@ -72,7 +97,7 @@ const estimator: Rule = (value) => {
 /** Prompts a generation; a step is ppo_mini_batch_size of them. */
 const generation: Rule = (value, other) => {
   const prompts = numberOf(value);
-  const step = numberOf(other("actor.ppo_mini_batch_size"));
+  const step = miniBatch(other);
   if (prompts === undefined) return refuse("it counts the prompts of a generation", ["steps_per_generation"]);
   const completions = prompts * answers(other);
   const counted = `a generation is ${prompts} prompts × ${answers(other)} answers = ${completions} completions`;
@@ -89,13 +114,25 @@ const step: Rule = (value, other) => {
   if (prompts === undefined) return refuse("completions are counted", ["per_device_train_batch_size"]);
   const steps = 1024 / prompts;
   const perGeneration =
-    other("train_batch_size") === undefined && Number.isInteger(steps)
+    other("data.train_batch_size") === undefined && Number.isInteger(steps)
       ? [["steps_per_generation", steps] as const]
       : [];
   return refuse(
     `completions are counted: ${prompts} prompts × ${answers(other)} answers`,
     ["per_device_train_batch_size", prompts * answers(other)],
     ...perGeneration,
+  );
+};
+
+/** Its batches are in prompts, and those it takes where none are given grow with the answers. */
+const answersEach: Rule = (value, other) => {
+  const each = numberOf(value) ?? 1;
+  const given = other("data.train_batch_size") ?? miniBatch(other) ?? other("per_device_train_batch_size");
+  if (each === 1 || given !== undefined) return renamed("num_generations")(value, other);
+  return refuse(
+    `a step is 256 prompts × ${each} answers`,
+    ["num_generations", each],
+    ["per_device_train_batch_size", 256 * each],
   );
 };
 
@@ -107,13 +144,15 @@ const aggregates: Readonly<Record<string, string>> = {
 
 const aggregate: Rule = (value, other) => {
   const mode = lossMode(other);
-  if (mode !== "vanilla") return drop(`loss_mode ${mode} has its own mean`);
+  if (mode === "vanilla" && other("loss_type") !== undefined) return drop("loss_type says how it is averaged");
+  if (mode === "cispo" && String(value) !== "token-mean") return refuse("cispo is averaged over tokens: leave it out");
+  if (mode !== "vanilla") return mode === "cispo" ? silently : drop(`loss_mode ${mode} has its own mean`);
   const ours = aggregates[String(value)];
   if (ours === undefined)
     return refuse("token-mean is dapo, seq-mean-token-mean grpo, seq-mean-token-sum-norm dr_grpo", ["loss_type"]);
   const note =
     ours === "dr_grpo"
-      ? "verl does not divide by the completions of a step, we do: the gradient is smaller by that number, which AdamW evens out and max_grad_norm does not"
+      ? "verl does not divide by the completions of a step, we do: the gradient is smaller by a constant factor, which AdamW evens out and max_grad_norm does not"
       : "";
   return refuse(note, ["loss_type", ours]);
 };
@@ -136,14 +175,31 @@ const policyLoss: Rule = (value, other) => {
   }
 };
 
-const clipLow: Rule = (value, other) =>
-  lossMode(other) === "cispo"
-    ? drop("cispo here has no lower bound of the ratio")
-    : refuse("", ["epsilon", same(value)]);
+const clipLow: Rule = (value, other) => {
+  const mode = lossMode(other);
+  if (mode === "cispo") return drop("cispo here has no lower bound of the ratio");
+  if (mode === "sapo") return drop("sapo clips nothing");
+  // Above it stays at 0.2 there, and goes with the lower one here.
+  const above = other("clip_ratio_high") ?? other("clip_ratio") ?? other("epsilon_high");
+  return above === undefined && numberOf(value) !== 0.2
+    ? useInstead(["epsilon", same(value)], ["epsilon_high", 0.2])
+    : useInstead(["epsilon", same(value)]);
+};
+
+/** Both sides, where they are not given each. */
+const clip: Rule = (value, other) => {
+  if (lossMode(other) === "sapo") return drop("sapo clips nothing");
+  if (lossMode(other) === "cispo")
+    return other("clip_ratio_high") === undefined ? clipHigh(value, other) : drop("clip_ratio_high goes before it");
+  return (other("clip_ratio_low") ?? other("epsilon")) === undefined
+    ? useInstead(["epsilon", same(value)])
+    : drop("each side has its own range");
+};
 
 /** CISPO clips to [1 − low, 1 + high] there; here epsilon_high is the cap itself. */
 const clipHigh: Rule = (value, other) => {
   const high = numberOf(value);
+  if (lossMode(other) === "sapo") return drop("sapo clips nothing");
   if (lossMode(other) !== "cispo" || high === undefined) return refuse("", ["epsilon_high", same(value)]);
   return refuse("the cap of cispo is the ratio itself, 1 + clip_ratio_high", ["epsilon_high", short(1 + high)]);
 };
@@ -154,10 +210,17 @@ const withKlLoss: Rule = (value, other) => {
   return isTrue(other("use_kl_in_reward")) || other("beta") !== undefined ? silently : useInstead(["beta", 0]);
 };
 
+/** Off there unless it is asked for. */
 const klLossWeight: Rule = (value, other) =>
-  isTrue(other("use_kl_loss")) || other("use_kl_loss") === undefined
-    ? useInstead(["beta", same(value)])
-    : drop("use_kl_loss is false");
+  isTrue(other("use_kl_loss")) ? useInstead(["beta", same(value)]) : drop("use_kl_loss is not true");
+
+/** Only the loss of PPO has one. */
+const dualClip: Rule = (value, other) => {
+  const mode = lossMode(other);
+  return mode === "vanilla"
+    ? renamed("delta", same, "it is on at 3 there where nothing is given, here it is off")(value, other)
+    : drop(`loss_mode ${mode} has no dual clip`);
+};
 
 const klKinds: Readonly<Record<string, string>> = {
   kl: "k1",
@@ -168,12 +231,19 @@ const klKinds: Readonly<Record<string, string>> = {
   k3: "k3",
 };
 
+/** A + gives the value of the estimator before it and the gradient of k2, and only the gradient trains. */
+const klInLoss: Rule = (value, other) => {
+  const kind = String(value);
+  if (!isTrue(other("use_kl_loss"))) return drop("use_kl_loss is not true");
+  if (!kind.endsWith("+")) return klKind("kl_estimator")(value, other);
+  return refuse("what has a + has the gradient of k2", ["kl_estimator", "k2"]);
+};
+
 const klKind =
   (key: string): Rule =>
   (value) => {
     const ours = klKinds[String(value).replace(/\+$/, "")];
-    const note = String(value).endsWith("+") ? "the straight-through form with a + is not there" : "";
-    return ours ? refuse(note, [key, ours]) : refuse("kl is k1, mse k2, low_var_kl k3", [key]);
+    return ours ? useInstead([key, ours]) : refuse("kl is k1, mse k2, low_var_kl k3", [key]);
   };
 
 const klInReward: Rule = (value, other) => {
@@ -203,11 +273,30 @@ const filterMetric: Rule = (value) =>
     ? useInstead(["dynamic_sampling_reward", "auto"])
     : refuse("left out, it is the weighted sum of the rewards", ["dynamic_sampling_reward"]);
 
-const overlong: Rule = (value) => (isOff(value) ? silently : useInstead(["reward_funcs", ["auto", "soft_overlong"]]));
+/** Its scores of mathematics are 1 and -1 where ours are 1 and 0: twice the distance. */
+const punishedDapo = (other: Lookup): boolean => /dapo/i.test(String(other("reward_manager") ?? ""));
 
-const overlongWeight: Rule = (value) => {
-  const factor = numberOf(value);
-  return factor === 1 ? silently : refuse("", ["reward_weights", [1, factor ?? 1]]);
+const overlong: Rule = (value, other) => {
+  if (isOff(value)) return silently;
+  const rewards: Setting = ["reward_funcs", ["auto", "soft_overlong"]];
+  const factor = numberOf(other("overlong_buffer_cfg.penalty_factor") ?? other("overlong_buffer.penalty_factor")) ?? 1;
+  const right = punishedDapo(other) ? 2 : 1;
+  if (right === 1 && factor === 1) return useInstead(rewards);
+  const note = right === 2 ? "a wrong answer is worth -1 to the dapo manager, and 0 here" : "";
+  return refuse(note, rewards, ["reward_weights", [right, factor]]);
+};
+
+const punishes = (other: Lookup): boolean =>
+  isTrue(other("overlong_buffer_cfg.enable") ?? other("overlong_buffer.enable")) ||
+  listOf(other("reward_funcs")).includes("soft_overlong");
+
+const overlongLength: Rule = (value, other) =>
+  punishes(other) ? useInstead(["soft_punish_cache", same(value)]) : drop("overlong_buffer.enable is not true");
+
+/** Weighed with the reward itself. */
+const overlongWeight: Rule = (value, other) => {
+  if (numberOf(value) === 1 || punishes(other)) return silently;
+  return drop("overlong_buffer.enable is not true");
 };
 
 const modelReward: Rule = (value, other) =>
@@ -223,13 +312,34 @@ const correction: Rule = (value, other) => {
   return useInstead(["importance_sampling_correction", true], ["importance_sampling_mode", level], ...bound);
 };
 
+/** A mask of what lies beyond the bounds, by several statistics; ours also weighs what is left. */
 const rejection: Rule = (value) =>
   isOff(value)
     ? silently
-    : useInstead(
-        ["importance_sampling_correction", true],
-        ["importance_sampling_mode", /token/.test(String(value)) ? "token_mask" : "sequence_mask"],
-      );
+    : refuse("the modes token_mask and sequence_mask weigh what they leave, too; without it nothing is masked", [
+        "importance_sampling_mode",
+      ]);
+
+const rejectionBounds: Rule = (value) => {
+  if (isNone(value)) return silently;
+  const [low, high] = String(value).split("_").map(numberOf);
+  return high === undefined
+    ? useInstead(["importance_sampling_clip_max", low])
+    : useInstead(["importance_sampling_clip_min", low], ["importance_sampling_clip_max", high]);
+};
+
+const modelPath =
+  (enable: string): Rule =>
+  (value, other) => {
+    const enabled = other(enable);
+    if (enabled !== undefined && isOff(enabled)) return drop(`${enable} is false`);
+    return renamed("reward_funcs", () => [value])(value, other);
+  };
+
+const correctionBound: Rule = (value, other) =>
+  isOff(other("rollout_is")) && other("importance_sampling_correction") === undefined
+    ? drop("rollout_is is not given")
+    : renamed("importance_sampling_clip_max")(value, other);
 
 /** Its constant rate has a warm-up. */
 const schedule: Rule = (value, other) => {
@@ -239,8 +349,6 @@ const schedule: Rule = (value, other) => {
     ? useInstead(["lr_scheduler_type", "cosine_with_min_lr"], ["lr_scheduler_kwargs", { min_lr_rate: floor }])
     : useInstead(["lr_scheduler_type", String(value) === "constant" ? "constant_with_warmup" : value]);
 };
-
-const warmup: Rule = (value) => ((numberOf(value) ?? 0) <= 0 ? silently : useInstead(["warmup_steps", same(value)]));
 
 const betas: Rule = (value) => {
   const [first, second] = listOf(value).map(numberOf);
@@ -266,11 +374,10 @@ const nothingLikeIt = refused("there is nothing like it here: leave it out");
 const lines = (path: string, rule: Rule, names: readonly string[]): Line[] =>
   names.map((name) => [`${path}.${name}`, rule]);
 
-const never = (key: string, none: unknown): Rule => renamed(key, countOr(none));
-
 export const verl: Trainer = {
   name: "verl",
   lines: [
+    ["*._target_", dropped("classes are verl's own")],
     // Algorithm
     ["algorithm.adv_estimator", estimator],
     [
@@ -291,12 +398,12 @@ export const verl: Trainer = {
       (value) => (numberOf(value) === 0 ? silently : useInstead(["dynamic_sampling_max_batches", same(value)])),
     ],
     ["algorithm.rollout_correction.rollout_is", correction],
-    ["algorithm.rollout_correction.rollout_is_threshold", renamed("importance_sampling_clip_max")],
+    ["algorithm.rollout_correction.rollout_is_threshold", correctionBound],
     ["algorithm.rollout_correction.rollout_rs", rejection],
-    ["algorithm.rollout_correction.rollout_rs_threshold", renamed("importance_sampling_clip_max")],
+    ["algorithm.rollout_correction.rollout_rs_threshold", rejectionBounds],
     ["algorithm.rollout_correction.rollout_rs_threshold_lower", renamed("importance_sampling_clip_min")],
     ["algorithm.rollout_is", correction],
-    ["algorithm.rollout_is_threshold", renamed("importance_sampling_clip_max")],
+    ["algorithm.rollout_is_threshold", correctionBound],
     ...lines("algorithm", droppedUnlessOff("the correction is by importance_sampling_mode"), [
       ...["rollout_correction.bypass_mode", "rollout_correction.loss_type"],
       "rollout_correction.rollout_is_batch_normalize",
@@ -360,7 +467,7 @@ export const verl: Trainer = {
     ["actor_rollout_ref.actor.optim.lr", renamed("learning_rate")],
     ["actor_rollout_ref.actor.optim.weight_decay", renamed("weight_decay")],
     ["actor_rollout_ref.actor.optim.betas", betas],
-    ["actor_rollout_ref.actor.optim.lr_warmup_steps", warmup],
+    ["actor_rollout_ref.actor.optim.lr_warmup_steps", inSteps("warmup_steps")],
     ["actor_rollout_ref.actor.optim.lr_warmup_steps_ratio", renamed("warmup_ratio")],
     ["actor_rollout_ref.actor.optim.lr_scheduler_type", schedule],
     ["actor_rollout_ref.actor.optim.lr_decay_style", schedule],
@@ -375,14 +482,16 @@ export const verl: Trainer = {
     ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", dropped(packed)],
     ["actor_rollout_ref.actor.use_dynamic_bsz", dropped(packed)],
     ["actor_rollout_ref.actor.ppo_epochs", renamed("num_iterations")],
-    ["actor_rollout_ref.actor.clip_ratio", clipLow],
+    ["actor_rollout_ref.actor.clip_ratio", clip],
     ["actor_rollout_ref.actor.clip_ratio_low", clipLow],
     ["actor_rollout_ref.actor.clip_ratio_high", clipHigh],
-    [
-      "actor_rollout_ref.actor.clip_ratio_c",
-      renamed("delta", same, "it is on at 3 there where nothing is given, here it is off"),
-    ],
+    ["actor_rollout_ref.actor.clip_ratio_c", dualClip],
     ["actor_rollout_ref.actor.loss_agg_mode", aggregate],
+    // Before 0.3: what is now a mode.
+    [
+      "actor_rollout_ref.actor.use_token_level_loss",
+      (value, other) => aggregate(isTrue(value) ? "token-mean" : "seq-mean-token-mean", other),
+    ],
     [
       "actor_rollout_ref.actor.loss_scale_factor",
       onlyOff("dr_grpo divides by max_completion_length", ["max_completion_length"]),
@@ -397,7 +506,7 @@ export const verl: Trainer = {
     ],
     ["actor_rollout_ref.actor.use_kl_loss", withKlLoss],
     ["actor_rollout_ref.actor.kl_loss_coef", klLossWeight],
-    ["actor_rollout_ref.actor.kl_loss_type", klKind("kl_estimator")],
+    ["actor_rollout_ref.actor.kl_loss_type", klInLoss],
     ["actor_rollout_ref.actor.shuffle", droppedUnlessOff("the completions of a generation keep their order")],
     ...lines("actor_rollout_ref.actor", dropped("how the policy is computed is the trainer's own"), [
       ...["fsdp_config.*", "megatron.*", "veomni.*", "profiler.*", "checkpoint.*", "router_replay.*", "strategy"],
@@ -409,10 +518,10 @@ export const verl: Trainer = {
     ["actor_rollout_ref.ref.model.path", renamed("ref_model")],
     ["actor_rollout_ref.ref.*", dropped("how the reference is computed is the trainer's own")],
     // Rollout
-    ["actor_rollout_ref.rollout.n", renamed("num_generations")],
+    ["actor_rollout_ref.rollout.n", answersEach],
     ["actor_rollout_ref.rollout.temperature", renamed("temperature")],
     ["actor_rollout_ref.rollout.top_p", renamed("top_p")],
-    ["actor_rollout_ref.rollout.top_k", never("top_k", 0)],
+    ["actor_rollout_ref.rollout.top_k", renamed("top_k", countOr(0))],
     ["actor_rollout_ref.rollout.max_num_seqs", renamed("max_concurrent_sequences")],
     ["actor_rollout_ref.rollout.response_length", renamed("max_completion_length")],
     [
@@ -445,16 +554,16 @@ export const verl: Trainer = {
     // Rewards
     ["reward_model.enable", modelReward],
     ["reward.reward_model.enable", modelReward],
-    ["reward_model.model.path", renamed("reward_funcs", (value) => [value])],
-    ["reward.reward_model.model_path", renamed("reward_funcs", (value) => [value])],
+    ["reward_model.model.path", modelPath("reward_model.enable")],
+    ["reward.reward_model.model_path", modelPath("reward.reward_model.enable")],
     ["custom_reward_function.path", onlyOff(python, ["reward_funcs"])],
     ["reward.custom_reward_function.path", onlyOff(python, ["reward_funcs"])],
     ["*custom_reward_function.name", dropped("a reward module's default export is called")],
     ["*custom_reward_function.*", dropped("a reward module takes its columns by name")],
     ["*overlong_buffer_cfg.enable", overlong],
     ["*overlong_buffer.enable", overlong],
-    ["*overlong_buffer_cfg.len", renamed("soft_punish_cache")],
-    ["*overlong_buffer.len", renamed("soft_punish_cache")],
+    ["*overlong_buffer_cfg.len", overlongLength],
+    ["*overlong_buffer.len", overlongLength],
     ["*overlong_buffer_cfg.penalty_factor", overlongWeight],
     ["*overlong_buffer.penalty_factor", overlongWeight],
     ["*overlong_buffer_cfg.*", dropped("every reward is recorded by its name")],
@@ -466,12 +575,9 @@ export const verl: Trainer = {
     ["reward.*", dropped("rewards are named by reward_funcs")],
     // Trainer
     ["trainer.total_epochs", renamed("num_train_epochs")],
-    ["trainer.total_training_steps", renamed("max_steps")],
-    ["trainer.save_freq", never("save_steps", 0)],
-    [
-      "trainer.test_freq",
-      (value) => ((numberOf(value) ?? 1) <= 0 ? silently : useInstead(["eval_steps", same(value)])),
-    ],
+    ["trainer.total_training_steps", inSteps("max_steps")],
+    ["trainer.save_freq", inSteps("save_steps", 0)],
+    ["trainer.test_freq", inSteps("eval_steps")],
     ["trainer.val_before_train", dropped("evaluation always begins before the first step")],
     ["trainer.val_only", onlyOff("use grpo eval")],
     ["trainer.resume_mode", resume],
@@ -499,6 +605,8 @@ export const verl: Trainer = {
       ...["use_legacy_worker_impl", "max_critic_ckpt_to_keep", "profile_*"],
     ]),
     ["trainer.*", nothingLikeIt],
+    ["rollout.nnodes", dropped(oneProcess)],
+    ["rollout.n_gpus_per_node", dropped(oneProcess)],
     ["ray_kwargs.*", dropped(oneProcess)],
     ["ray_init.*", dropped(oneProcess)],
     ["global_profiler.*", dropped("BUN_GRPO_TRACE=1 prints the time of every kernel")],

@@ -1,6 +1,13 @@
 /** JSON Lines: one object a line, as a file or packed. Lines are counted from 1, blank ones too. */
 import { InputError } from "../../errors.ts";
-import { hasUnusualNumber, NotJson, type ParseOptions, parseJson, type RepeatedKey } from "../json-text.ts";
+import {
+  hasChangedNumber,
+  hasUnusualNumber,
+  NotJson,
+  type ParseOptions,
+  parseJson,
+  type RepeatedKey,
+} from "../json-text.ts";
 import { inferColumns } from "./infer.ts";
 import { openText } from "./packed.ts";
 import type { RowBatch, RowSource } from "./source.ts";
@@ -8,11 +15,14 @@ import type { RowBatch, RowSource } from "./source.ts";
 const BATCH_ROWS = 1000;
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
-/** Lines with unusual numbers that are remembered from the look for columns to the reading; beyond, each is looked at. */
+/**
+ * Lines whose numbers need the exact parser in the reading, remembered from the look for columns; beyond these, each is looked
+ * at again. How a number is spelled tells its column's type: once that is known, 12.0 may be read as 12.
+ */
 const REMEMBERED_LINES = 1_000_000;
 
 export function jsonLinesSource(path: string): RowSource {
-  let unusual: ReadonlySet<number> | null = null;
+  let changed: ReadonlySet<number> | null = null;
   return {
     format: "JSON Lines",
     async columns() {
@@ -20,14 +30,15 @@ export function jsonLinesSource(path: string): RowSource {
       const repeated = new Map<string, string>();
       const parse = (text: string, line: number) => {
         const options = { unusual: hasUnusualNumber(text), onRepeated: noteRepeated(repeated, `line ${line}`) };
-        if (options.unusual && found.size <= REMEMBERED_LINES) found.add(line);
+        if (options.unusual && found.size <= REMEMBERED_LINES && hasChangedNumber(text)) found.add(line);
         return parsed(path, line, text, options);
       };
       const columns = await inferColumns(path, rowsOf(path, parse), repeated);
-      unusual = found.size <= REMEMBERED_LINES ? found : null;
+      changed = found.size <= REMEMBERED_LINES ? found : null;
       return columns;
     },
-    batches: () => rowsOf(path, (text, line) => parsed(path, line, text, { unusual: unusual?.has(line) })),
+    batches: () =>
+      rowsOf(path, (text, line) => parsed(path, line, text, { unusual: changed?.has(line) ?? hasChangedNumber(text) })),
   };
 }
 

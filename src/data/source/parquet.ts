@@ -64,7 +64,13 @@ async function* rowGroups(
 ): AsyncGenerator<RowBatch> {
   const columns = trees.map(({ element }) => element.name);
   let start = 0;
-  for (const [group, { num_rows }] of metadata.row_groups.entries()) {
+  for (const [group, { num_rows, columns: chunks }] of metadata.row_groups.entries()) {
+    // Found by the reader only after it has begun on other columns, whose own failures nobody then waits for.
+    for (const { meta_data } of chunks)
+      if (meta_data && !isInSchema(meta_data.path_in_schema, trees, columns))
+        throw new InputError(
+          `${path}: row group ${group} cannot be read as Parquet (it has a column ${errorText(meta_data.path_in_schema.join("."))} that its schema lacks); copy the file again`,
+        );
     const [rowStart, rowEnd] = [start, start + Number(num_rows)];
     const read = () => parquetReadObjects({ file, metadata, columns, rowStart, rowEnd, compressors, utf8: false });
     const found = await reading(path, `row group ${group}`, read);
@@ -76,6 +82,18 @@ async function* rowGroups(
     yield { rows, place: (i) => `row ${rowStart + i}` };
     start = rowEnd;
   }
+}
+
+/** Whether a column's way leads to values; one that is not asked for is nobody's concern. */
+function isInSchema(
+  [first, ...way]: readonly string[],
+  trees: readonly SchemaTree[],
+  wanted: readonly string[],
+): boolean {
+  if (first === undefined || !wanted.includes(first)) return true;
+  let tree = trees.find(({ element }) => element.name === first);
+  for (const name of way) tree = tree?.children.find(({ element }) => element.name === name);
+  return tree !== undefined;
 }
 
 async function reading<T>(path: string, what: string, read: () => Promise<T>): Promise<T> {

@@ -82,7 +82,12 @@ const globals: Readonly<Record<string, Callable>> = {
   raise_exception: (args, kwargs) => {
     throw new TemplateRefusal(textOf(args[0] ?? kwargs.get("message") ?? null));
   },
-  strftime_now: (args, kwargs) => formatDate(new Date(), textOf(args[0] ?? kwargs.get("format") ?? "")),
+  strftime_now: (args, kwargs) => {
+    const format = args[0] ?? kwargs.get("format");
+    if (typeof format !== "string" || args.length + kwargs.size !== 1)
+      throw new TemplateFault("strftime_now() takes 1 argument, a format");
+    return formatDate(new Date(), format);
+  },
 };
 
 export class ChatTemplateProgram {

@@ -7,7 +7,7 @@ import { TemplateFault } from "./fault.ts";
 import { fieldWidth, formatPercent } from "./format.ts";
 import { toJson } from "./json.ts";
 import { repeatText } from "./limits.ts";
-import { readFloat, readInt } from "./numbers.ts";
+import { fixedText, readFloat, readInt, roundedAt } from "./numbers.ts";
 import { binary } from "./operators.ts";
 import {
   batches,
@@ -94,25 +94,23 @@ function round(value: Value, named: Named): Value {
   }
   if (method !== "common") throw new TemplateFault("method must be common, ceil or floor");
   const number = numeric(value);
-  if (typeof number === "bigint") return number;
-  if (!Number.isFinite(number) || precision < 0 || precision > 60) return number;
-  const exact = number.toFixed(100);
-  const isTie = /^50*$/.test(exact.slice(exact.indexOf(".") + 1 + precision));
-  const rounded = number.toFixed(precision);
-  if (!isTie) return Number(rounded);
-  const down = exact.slice(0, exact.indexOf(".") + 1 + precision).replace(/\.$/, "");
-  return Number(/[02468]$/.test(down) ? down : rounded === down ? awayFrom(down, precision) : rounded);
+  // Beyond these nothing is left, or nothing changes: the digits of a float end.
+  const places = Math.max(precision, -400);
+  if (typeof number === "bigint") {
+    if (places >= 0) return number;
+    const size = roundedAt(number < 0n ? -number : number, 0, places) * 10n ** BigInt(-places);
+    return number < 0n ? -size : size;
+  }
+  if (!Number.isFinite(number) || places > 1100) return number;
+  const size = Number(fixedText(number, places));
+  return number < 0 || Object.is(number, -0) ? -size : size;
 }
 
-function awayFrom(down: string, precision: number): string {
-  const step = 10 ** -precision;
-  return (Number(down) + (down.startsWith("-") ? -step : step)).toFixed(precision);
-}
-
+/** A break of its own stands behind the text, as jinja2 has it: a carriage return at its end is half of that break. */
 function splitLines(value: Value): string[] {
   if (typeof value !== "string")
     throw new TemplateFault(`unsupported operand type(s) for +=: '${typeName(value)}' and 'str'`);
-  return value.split(lineBreak);
+  return value.replace(/\r$/, "").split(lineBreak);
 }
 
 function indent(value: Value, named: Named): Value {
@@ -125,11 +123,13 @@ function indent(value: Value, named: Named): Value {
   return isTrue(named.first ?? false) ? margin + all : all;
 }
 
-function truncate(value: Value, named: Named): Value {
-  const all = codePoints(text(value));
+function truncate(given: Value, named: Named): Value {
+  const value = plain(given);
   const [length, end] = [int(named.length, 255), text(named.end ?? "...")];
   if (length < lengthOf(end)) throw new TemplateFault(`expected length >= ${lengthOf(end)}, got ${length}`);
-  if (all.length <= length + int(named.leeway, 5)) return all.join("");
+  if (lengthOfValue(value) <= length + int(named.leeway, 5)) return value;
+  if (typeof value !== "string") throw new TemplateFault(`'${typeName(value)}' is no text to be cut`);
+  const all = codePoints(value);
   const cut = all.slice(0, length - lengthOf(end)).join("");
   if (isTrue(named.killwords ?? false)) return cut + end;
   return (cut.includes(" ") ? cut.slice(0, cut.lastIndexOf(" ")) : cut) + end;

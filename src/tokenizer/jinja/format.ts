@@ -2,7 +2,7 @@
 
 import { TemplateFault } from "./fault.ts";
 import { repeatText } from "./limits.ts";
-import { exponentSign, floatText } from "./numbers.ts";
+import { exponentialText, exponentSign, fixedText, floatText } from "./numbers.ts";
 import { codePoints, isPrintable, lengthOf } from "./text.ts";
 import {
   Dict,
@@ -58,31 +58,21 @@ function grouped(digits: string, separator: string, size: number): string {
 function floatDigits(value: number, { code, precision, alternate }: Spec): string {
   const size = Math.abs(value);
   if (!Number.isFinite(size)) return Number.isNaN(size) ? "nan" : "inf";
-  const exponential = (digits: number) => {
-    const [mantissa, exponent] = size.toExponential(digits).split("e");
-    return { mantissa: mantissa!, exponent: Number(exponent) };
-  };
   const lower = code.toLowerCase();
   const places = Math.min(precision ?? 6, 100);
-  if (lower === "f") return fixed(size, places) + (alternate && places === 0 ? "." : "");
-  if (lower === "%") return `${fixed(size * 100, places)}%`;
+  if (lower === "f") return fixedText(size, places) + (alternate && places === 0 ? "." : "");
+  if (lower === "%") return `${fixedText(size * 100, places)}%`;
   if (lower === "e") {
-    const { mantissa, exponent } = exponential(places);
+    const { mantissa, exponent } = exponentialText(size, places);
     return `${mantissa}e${exponentSign(exponent)}`;
   }
   if (code === "" && precision === null) return floatText(size);
   const significant = Math.max(1, places);
-  const { mantissa, exponent } = exponential(significant - 1);
+  const { mantissa, exponent } = exponentialText(size, significant - 1);
   const trim = (text: string) => (alternate || !text.includes(".") ? text : text.replace(/\.?0+$/, ""));
   if (exponent < -4 || exponent >= significant) return `${trim(mantissa)}e${exponentSign(exponent)}`;
-  const text = trim(fixed(size, Math.max(0, significant - 1 - exponent)));
+  const text = trim(fixedText(size, Math.max(0, significant - 1 - exponent)));
   return code === "" && !text.includes(".") ? `${text}.0` : text;
-}
-
-/** `toFixed` for numbers of any size. */
-function fixed(value: number, places: number): string {
-  if (value < 1e21) return value.toFixed(places);
-  return BigInt(value).toString() + (places > 0 ? `.${repeatText("0", places)}` : "");
 }
 
 function signed(isNegative: boolean, sign: string): string {

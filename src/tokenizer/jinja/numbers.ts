@@ -20,6 +20,49 @@ export function exponentSign(exponent: number): string {
   return `${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
 }
 
+/** A float's magnitude as it is, digits / 10^scale. */
+function exactly(value: number): { digits: bigint; scale: number } {
+  const view = new DataView(new ArrayBuffer(8));
+  view.setFloat64(0, Math.abs(value));
+  const bits = view.getBigUint64(0);
+  const exponent = Number(bits >> 52n);
+  const fraction = bits & (2n ** 52n - 1n);
+  const mantissa = exponent === 0 ? fraction : fraction + 2n ** 52n;
+  const power = Math.max(exponent, 1) - 1075;
+  // Halves are tens with a factor of five.
+  return power >= 0
+    ? { digits: mantissa << BigInt(power), scale: 0 }
+    : { digits: mantissa * 5n ** BigInt(-power), scale: -power };
+}
+
+/** digits / 10^scale · 10^places as a whole number, half to even, which is how Python rounds. */
+export function roundedAt(digits: bigint, scale: number, places: number): bigint {
+  if (places >= scale) return digits * 10n ** BigInt(places - scale);
+  const unit = 10n ** BigInt(scale - places);
+  const whole = digits / unit;
+  const twice = 2n * (digits % unit);
+  return twice > unit || (twice === unit && whole % 2n === 1n) ? whole + 1n : whole;
+}
+
+/** A finite float's magnitude with `places` digits behind the point; −2: hundreds. */
+export function fixedText(value: number, places: number): string {
+  const { digits, scale } = exactly(value);
+  const text = roundedAt(digits, scale, places).toString();
+  if (places <= 0) return text === "0" ? text : text + "0".repeat(-places);
+  const padded = text.padStart(places + 1, "0");
+  return `${padded.slice(0, -places)}.${padded.slice(-places)}`;
+}
+
+/** A finite float's magnitude as d.ddd with `places` digits behind the point, and the power of ten. */
+export function exponentialText(value: number, places: number): { mantissa: string; exponent: number } {
+  const { digits, scale } = exactly(value);
+  let exponent = digits === 0n ? 0 : digits.toString().length - 1 - scale;
+  let text = roundedAt(digits, scale, places - exponent).toString();
+  if (text.length > places + 1) text = roundedAt(digits, scale, places - ++exponent).toString();
+  text = text.padEnd(places + 1, "0");
+  return { mantissa: places === 0 ? text : `${text[0]}.${text.slice(1)}`, exponent };
+}
+
 /** The int that Python's `int(text, base)` reads, or null. */
 export function readInt(text: string, base = 10): bigint | null {
   const match = /^([+-]?)(0[xX]|0[oO]|0[bB])?([\da-zA-Z]+(?:_[\da-zA-Z]+)*)$/.exec(text);

@@ -74,6 +74,7 @@ function parseStatement(stream: TokenStream, ends: readonly string[]): Stmt {
       return { type: "generation", body: parseBlock(stream, "endgeneration") };
     case "break":
     case "continue":
+      if (stream.loops === 0) stream.fail(`'${name}' outside loop`);
       return { type: name };
     default:
       return stream.fail(
@@ -101,7 +102,9 @@ function parseFor(stream: TokenStream): Stmt {
   const test = stream.skip("name", "if") ? parseExpression(stream) : null;
   const recursive = stream.skip("name", "recursive");
   stream.expect("block_end");
+  stream.loops++;
   const body = parseBody(stream, ["endfor", "else"]);
+  stream.loops--;
   const otherwise = stream.next().value === "else" ? parseBlock(stream, "endfor") : [];
   return { type: "for", target, over, test, recursive, body, otherwise };
 }

@@ -5,6 +5,8 @@ import { type Token, type TokenType, tokenize } from "./lexer.ts";
 export class TokenStream {
   private readonly tokens: readonly Token[];
   private at = 0;
+  /** How many loops the parser is in. */
+  loops = 0;
 
   constructor(template: string) {
     this.tokens = tokenize(template);

@@ -1,4 +1,4 @@
-/** Damage to chat templates and settings files, by their tokens and lines. */
+/** Damage to chat templates, by their tokens. */
 import type { Random } from "../random.ts";
 import { type Mutation, ofText } from "./mutation.ts";
 
@@ -104,55 +104,4 @@ export function templateWithin(damage: readonly Mutation[], key = "chat_template
 
 export const templateNeutral: readonly Mutation[] = [
   ofText("a comment before it", (text) => `{# nobody reads this #}${text}`, true),
-];
-
-const values = [
-  ..."0 -1 1 2 1e9 2147483648 9223372036854775807 9223372036854775808 1e308 1e400 nan inf -inf 0x10 0b1 1_000".split(
-    " ",
-  ),
-  ...'true false [] {} [1,2] ["a"] [[[[]]]] {a=1} \'\' "" \'a\' "null" "true" "1" "\\u0000" 1979-05-27'.split(" "),
-  `"${"a".repeat(100_000)}"`,
-  "[".repeat(5000),
-  `${"[".repeat(5000)}${"]".repeat(5000)}`,
-  '"../../x"',
-  "'''never closed",
-  "",
-];
-
-function editLine(text: string, random: Random, edit: (lines: string[], at: number) => void): string | null {
-  const lines = text.split("\n").filter(Boolean);
-  if (lines.length === 0) return null;
-  edit(lines, random.below(lines.length));
-  return `${lines.join("\n")}\n`;
-}
-
-export const settingsDamage: readonly Mutation[] = [
-  ofText("another value", (text, random) =>
-    editLine(text, random, (lines, at) => {
-      lines[at] = `${lines[at]!.split("=")[0]}= ${random.pick(values)}`;
-    }),
-  ),
-  ofText("a line missing", (text, random) => editLine(text, random, (lines, at) => lines.splice(at, 1))),
-  ofText("a line twice", (text, random) => editLine(text, random, (lines, at) => lines.splice(at, 0, lines[at]!))),
-  ofText("a line cut off", (text, random) =>
-    editLine(text, random, (lines, at) => {
-      lines[at] = lines[at]!.slice(0, random.below(lines[at]!.length));
-    }),
-  ),
-  ofText("an unknown key", (text, random) =>
-    editLine(text, random, (lines, at) =>
-      lines.splice(at, 0, `${random.pick(["nobody", "__proto__", "a.b", '""', '"é"', "model.x", "betta"])} = 1`),
-    ),
-  ),
-  ofText("a table", (text, random) =>
-    editLine(text, random, (lines, at) =>
-      lines.splice(at, 0, random.pick(["[a]", "[[a]]", "[a.b.c]", "[", "[]", "[__proto__]"])),
-    ),
-  ),
-];
-
-export const settingsNeutral: readonly Mutation[] = [
-  ofText("comments", (text) => `# a remark = 1\n${text.replaceAll("\n", " # [x]\n")}`, true),
-  ofText("lines that end in CR LF", (text) => text.replaceAll("\n", "\r\n"), true),
-  ofText("lines in another order", (text) => `${text.split("\n").filter(Boolean).reverse().join("\n")}\n`, true),
 ];

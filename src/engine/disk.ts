@@ -1,0 +1,66 @@
+/** What a training run takes on the disk, before it is written. Logs, tokenizer files and headers are left out: some MiB. */
+import { existsSync, statfsSync } from "node:fs";
+import { dirname, resolve } from "node:path";
+import type { ModelConfig } from "../config/model.ts";
+import { parameterCount } from "../model/parameters.ts";
+import { bytesPerElement, type ComputeDType } from "../tensor/dtype.ts";
+import { mebibytes } from "./memory.ts";
+
+export interface DiskUse {
+  readonly modelBytes: number;
+  readonly checkpointBytes: number;
+  /** Checkpoints that are there at the end. */
+  readonly checkpoints: number;
+}
+
+/** What a run saves, and how often. */
+export interface Saving {
+  readonly steps: number;
+  /** In steps; 0: at a signal alone, which is one checkpoint. */
+  readonly every: number;
+  /** null: all are kept. */
+  readonly limit: number | null;
+  /** PPO's critic and a moving reference, which are saved too. */
+  readonly hasCritic: boolean;
+  readonly hasMovingReference: boolean;
+}
+
+/** Adam's two moments, and masters of weights that are not float32 themselves. */
+const optimizerBytes = (weightBytes: number): number => 8 + (weightBytes === 4 ? 0 : 4);
+
+export function diskUse(config: ModelConfig, dtype: ComputeDType, saving: Saving): DiskUse {
+  const parameters = parameterCount(config);
+  const weightBytes = bytesPerElement(dtype);
+  const models = saving.hasCritic ? 2 : 1;
+  const modelBytes = models * parameters * weightBytes;
+  const reference = saving.hasMovingReference ? parameters * weightBytes : 0;
+  return {
+    modelBytes,
+    checkpointBytes: modelBytes + models * parameters * optimizerBytes(weightBytes) + reference,
+    checkpoints: Math.min(
+      saving.limit ?? Infinity,
+      Math.max(1, saving.every > 0 ? Math.floor(saving.steps / saving.every) : 1),
+    ),
+  };
+}
+
+/** @param overwrite the run takes the place of what `outputDir` holds */
+export function describeDisk(
+  { modelBytes, checkpointBytes, checkpoints }: DiskUse,
+  outputDir: string,
+  overwrite: boolean,
+): string[] {
+  let there = resolve(outputDir);
+  while (!existsSync(there)) there = dirname(there);
+  const { bavail, bsize } = statfsSync(there);
+  const line = (name: string, bytes: number) => `${name.padEnd(54)} ${mebibytes(bytes).padStart(9)}`;
+  return [
+    line("on disk, a checkpoint", checkpointBytes),
+    line("on disk, the model", modelBytes),
+    line(
+      `on disk, ${checkpoints} checkpoint${checkpoints === 1 ? "" : "s"} and the model`,
+      checkpoints * checkpointBytes + modelBytes,
+    ),
+    `${line("free on that disk", bavail * bsize)}${overwrite ? "  what is replaced stays until the first is saved" : ""}`,
+  ];
+}
