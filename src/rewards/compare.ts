@@ -26,6 +26,8 @@ const MAX_ITEMS = 200;
 
 /** 25' and 8", which units.ts knows; beside a gold without a unit 3' is no length. */
 const FOOT_OR_INCH = /^(\s*-?\d[\d.,]*)\s*(?:'{1,2}|")(?=[\s.]*$)/;
+/** A number and a unit of one letter. */
+const LENGTH = /^([-+\d.,/ ]*\d)\s*(?:m|g|s|h|l|L|V|W|J|N|A|K|C|F)(?:\s*\^\s*\{?[23]\}?)?$/;
 /** One that a float holds exactly. */
 const WHOLE_NUMBER = /^\s*-?\d{1,15}\s*$/;
 
@@ -63,9 +65,11 @@ export function equalAnswers(gold: string, pred: string): boolean {
   const grouped = /\d,\d{3}(?!\d)/.test(a + b) && !(/^-?\d{1,3}(?:,\d{3})+$/.test(a) && /[([⦃{]/.test(b));
   if (grouped && equalParsed(a, b, "lists")) return true;
   if (sameResidue(a, b) || roundedTo(a, gold, pred)) return true;
-  // "5m" beside a plain number is a length, not a product.
-  const bare = /^([-+\d.,/ ]*\d)\s*(?:m|g|s|h|l|L|V|W|J|N|A|K|C|F)(?:\s*\^\s*\{?[23]\}?)?$/.exec(b)?.[1];
-  return bare !== undefined && !/[a-zA-Z]/.test(a) && equalParsed(a, bare, "thousands");
+  // "5m" beside a plain number is a length, not a product; as gold, beside "5 meters" only.
+  const bare = LENGTH.exec(b)?.[1];
+  if (bare !== undefined && !/[a-zA-Z]/.test(a) && equalParsed(a, bare, "thousands")) return true;
+  const length = unitOf(pred) === null ? undefined : LENGTH.exec(a)?.[1];
+  return length !== undefined && !/[a-zA-Z]/.test(b) && equalParsed(length, b, "thousands");
 }
 
 /** 385 of "1² + 2² + … + 10² = 385", ½ of "∫… = ½": the value of what is not understood but can be no equation for it. */

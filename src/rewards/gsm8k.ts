@@ -22,6 +22,7 @@ import {
 import { trimPunctuation } from "./normalize.ts";
 import { changesValue } from "./phrases.ts";
 import { type Rational, ratDiv, ratEquals, ratFromDecimal } from "./rational.ts";
+import { unitOf, unitsDiffer } from "./units.ts";
 
 export type Extraction = "strict" | "lenient";
 
@@ -51,6 +52,7 @@ export const isNumber = (gold: string): boolean => parseNumeral(gold) !== null;
 
 /** Whether `answer` is the number `gold`. */
 export function equalNumbers(gold: string, answer: string): boolean {
+  if (unitOf(gold) !== null && unitOf(answer) !== null && unitsDiffer(gold, answer)) return false;
   const expected = parseNumeral(gold);
   const given = parseNumeral(answer) ?? parseNumeral(withoutUnit(answer));
   if (expected !== null && given !== null && ratEquals(expected, given)) return true;

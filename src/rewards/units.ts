@@ -73,8 +73,8 @@ export const joinUnitFractions = (text: string): string => text.replace(FRACTION
 /** A word, a text command or a degree sign; most answers have none, which is quickly told. */
 const MAY_END_IN_WORDS = /(?<![\\a-zA-Z])[a-zA-Z¢€]{2}|\\(?:text|mbox|math|hbox|operator|rm|circ|degree)|°/;
 
-/** What stands behind the value at the end of an answer. */
-function endingOf(answer: string): Ending {
+/** What stands behind the value at the end of an answer; `letters`: a letter that is a unit's symbol is that unit. */
+function endingOf(answer: string, letters = false): Ending {
   const trimmed = answer.trim();
   if (/^\$?\s*\\?\$\s*-?\d[\d.,{}\\!]*$/.test(trimmed) && /\\\$|^\$[^$]*$/.test(answer))
     return { unit: "$", words: [] };
@@ -86,7 +86,7 @@ function endingOf(answer: string): Ending {
   );
   if (marks !== null) return { unit: marks[1] === undefined ? "in^1" : "ft^1", words: [] };
   const tail = trimmed.slice(-160);
-  if (!MAY_END_IN_WORDS.test(tail)) return NONE;
+  if (!(letters || MAY_END_IN_WORDS.test(tail))) return NONE;
   const text = joinUnitFractions(tail).replace(/per cent(?![a-z])/gi, "percent");
   if (/[\d}]\s*(?:\\(?:text|mathrm)\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?\s*\$?$/i.test(text)) return NONE;
   const degrees =
@@ -104,10 +104,13 @@ function endingOf(answer: string): Ending {
   const before = tokens.slice(0, from).join("");
   // A word right behind a backslash is a command.
   if (!/[\d)}\]|]$/.test(before) && !/(?:\\pi|π)$/.test(before)) return NONE;
-  return read(tokens.slice(from).filter((token) => token.trim() !== ""));
+  return read(
+    tokens.slice(from).filter((token) => token.trim() !== ""),
+    letters,
+  );
 }
 
-function read(tokens: readonly string[]): Ending {
+function read(tokens: readonly string[], letters: boolean): Ending {
   let unit: string | null = null;
   let power = "";
   let rate = false;
@@ -124,7 +127,7 @@ function read(tokens: readonly string[]): Ending {
     }
     if (!/^[a-zA-Z¢€]/.test(token)) continue;
     const name = token.replace(/[‡.]/g, "");
-    if (LETTERS.test(name) && !token.includes("‡")) return NONE;
+    if (LETTERS.test(name) && !token.includes("‡") && !(letters && canonicalUnit(name) !== null)) return NONE;
     if (/^units?$/i.test(name)) unit ??= `unit^${power || 1}`;
     else if (/^(?:square|sq)$/i.test(name)) power = "2";
     else if (/^(?:cubic|cu)$/i.test(name)) power = "3";
@@ -145,9 +148,12 @@ export const unitOf = (answer: string): string | null => endingOf(answer).unit;
 
 /** Whether both say what they count or measure in, and not the same. */
 export function unitsDiffer(a: string, b: string): boolean {
-  const left = endingOf(a);
+  let left = endingOf(a);
+  let right = endingOf(b);
+  // Beside a unit the letter behind a number is one too: 5 cm is not 5 m, nor 5 kg 5 g.
+  if (left.unit !== null && right === NONE) right = endingOf(b, true);
+  else if (right.unit !== null && left === NONE) left = endingOf(a, true);
   if (left.unit === null && left.words.length === 0) return false;
-  const right = endingOf(b);
   if (right.unit === null && right.words.length === 0) return false;
   if (left.unit !== null && right.unit !== null) {
     const degrees = /^deg[CF]?\^1$/;
