@@ -3,7 +3,7 @@
  * the same deadline per answer. Streams: neither input nor output is ever held whole. Reward functions of one's own and
  * models are not run here.
  */
-import { createReadStream, createWriteStream, existsSync, renameSync, rmSync, statSync } from "node:fs";
+import { createReadStream, createWriteStream, existsSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { createGunzip } from "node:zlib";
 import { z } from "zod";
@@ -197,7 +197,8 @@ function openOutput(path: string | null): Output {
   if (info?.isDirectory()) throw new InputError(`--output ${path} is a folder; name a file`);
   // What is no file (/dev/stdout, a pipe) is written to as it is.
   const partial = info === undefined || info.isFile() ? temporaryBeside(path) : path;
-  const stream = createWriteStream(partial);
+  // Opened at once: opened later, a file could appear after `discard`.
+  const stream = createWriteStream(partial, partial === path ? {} : { fd: opened(partial, path) });
   let failure: Error | null = null;
   stream.on("error", (error) => {
     failure = error;
@@ -220,6 +221,14 @@ function openOutput(path: string | null): Output {
       if (partial !== path) rmSync(partial, { force: true });
     },
   };
+}
+
+function opened(partial: string, path: string): number {
+  try {
+    return openSync(partial, "w");
+  } catch (error) {
+    throw new InputError(`--output ${path} cannot be written (${errorText(error)})`);
+  }
 }
 
 const written = (stream: NodeJS.WritableStream, text: string): Promise<void> =>

@@ -14,6 +14,7 @@
 import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
+import { isTooDeep } from "../config/json_file.ts";
 import { errorText, InputError } from "../errors.ts";
 import { requireFile } from "../files.ts";
 import { isReward, rewardCure } from "./advantages.ts";
@@ -220,6 +221,7 @@ function parseLine(line: string, where: string): Row {
       : "write one whole JSON object a line";
     throw new InputError(`${where}: not JSON (${errorText(error)}); ${cure}`);
   }
+  if (isTooDeep(row)) throw new InputError(`${where}: nested without end; leave the line out`);
   if (typeof row !== "object" || row === null || Array.isArray(row)) {
     throw new InputError(
       `${where}: not a JSON object; write {"group": …, "prompt_ids": …, "completion_ids": …} a line`,

@@ -151,6 +151,11 @@ describe("what is refused, with its line and the cure", () => {
   const cases: [string, string, RegExp][] = [
     ["not JSON", `${line()}\n{"group": 0,`, /:2: not JSON \(.*\); write one whole JSON object a line$/],
     ["NaN", line().replace("1}", "NaN}"), /:1: not JSON .*NaN and Infinity are no JSON/],
+    [
+      "no end of brackets",
+      line().replace('"group"', `"x":${"[".repeat(50_000)}${"]".repeat(50_000)},"group"`),
+      /:1: nested without end/,
+    ],
     ["not an object", "[1]", /:1: not a JSON object/],
     ["null", "null", /:1: not a JSON object/],
     ["no group", line({ group: undefined }), /:1: has no "group"/],

@@ -11,6 +11,7 @@ test.each([
   ["{{ messages | tojson(indent=999999999) }}", /more than 10000000 characters or items/],
   [doubling("{% set ns.x = ns.x + ns.x %}"), /more than 10000000 characters/],
   [doubling("{% set ns.x = ns.x ~ ns.x %}"), /more than 10000000 characters/],
+  ["{{ 1 }}".repeat(200_000), /a template of more than 1000000 characters/],
   ["{{ 'a'.ljust(999999999) }}", /more than 100000 characters/],
   ["{{ '%999999999d' % 1 }}", /more than 100000 characters/],
   ["{% for a in range(9000) %}{% for b in range(9000) %}{% set c = b %}{% endfor %}{% endfor %}", /1000000 statements/],

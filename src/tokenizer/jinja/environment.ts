@@ -10,7 +10,7 @@ import { formatDate } from "../format_date.ts";
 import type { Stmt } from "./ast.ts";
 import { TemplateFault, TemplateRefusal } from "./fault.ts";
 import { render, Scope, setAttribute } from "./interpreter.ts";
-import { resetLimits } from "./limits.ts";
+import { requireTemplateLength, resetLimits } from "./limits.ts";
 import { Cycler } from "./loop.ts";
 import { parseTemplate } from "./parser.ts";
 import {
@@ -95,6 +95,7 @@ export class ChatTemplateProgram {
 
   /** @throws TemplateFault with the line where the text is no template */
   constructor(source: string) {
+    requireTemplateLength(source.length);
     this.body = parseTemplate(source);
   }
 
