@@ -2,6 +2,7 @@
 import { afterAll, describe, expect, test } from "bun:test";
 import { Dictionary, Int32, RecordBatch, RecordBatchStreamWriter, Table, Utf8, vectorFromArray } from "apache-arrow";
 import { Footer } from "apache-arrow/ipc/metadata/file";
+import { checkBatchColumn } from "../../src/data/arrow/check.ts";
 import { openTable } from "../../src/data/arrow/table.ts";
 import { InputError } from "../../src/errors.ts";
 import {
@@ -261,4 +262,11 @@ test("a column without a name has an empty one, and a file without columns is re
     return;
   }
   throw new Error("the field's name was not found in the file");
+});
+
+test("a column of more values than its batch has rows is damaged", () => {
+  const data = vectorFromArray([1, 2, 3], new Int32()).data[0]!;
+  checkBatchColumn(data, 3);
+  expect(() => checkBatchColumn(data, 2)).toThrow("3 values in a batch of 2 rows");
+  expect(() => checkBatchColumn(data, 4)).toThrow("3 values where 4 are needed");
 });

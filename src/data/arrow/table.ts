@@ -9,7 +9,7 @@ import { VectorLoader } from "apache-arrow/visitor/vectorloader";
 import { type FileMapping, mapFile } from "../../../ffi/bindings/libc.ts";
 import { errorText, InputError } from "../../errors.ts";
 import { parseJson, plainJson } from "../json-text.ts";
-import { checkColumn } from "./check.ts";
+import { checkBatchColumn } from "./check.ts";
 import { LEFT_OUT, MIXED } from "./marks.ts";
 import {
   type ArrowMessages,
@@ -232,7 +232,7 @@ function loadBatch(
       const skipped = unread.get(i);
       if (skipped !== undefined) return loader.skip(skipped);
       const data = loader.visit(field) as Data;
-      checkColumn(data, place.header.rows);
+      checkBatchColumn(data, place.header.rows);
       return data;
     }),
   );
@@ -342,7 +342,7 @@ class DictionaryLoader {
     const loader = new MappedLoader(this.mapping, field.name, place, known, this.version);
     const data = guarded(this.mapping.path, field.name, place, field.name, () => {
       const column = loader.visit(type) as Data;
-      checkColumn(column, place.header.rows);
+      checkBatchColumn(column, place.header.rows);
       return column;
     });
     this.loaded.set(place, data);

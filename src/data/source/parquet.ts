@@ -76,9 +76,10 @@ async function* rowGroups(
     const found = await reading(path, `row group ${group}`, read);
     if (found.length !== rowEnd - rowStart)
       throw new InputError(`${path}: row group ${group} has ${found.length} rows of ${num_rows}; copy the file again`);
-    const rows = found.map((row) =>
-      Object.fromEntries(trees.map((tree) => [tree.element.name, plainValue(row[tree.element.name], tree)])),
-    );
+    // Values of another type than the schema's come to light here.
+    const plain = (row: Readonly<Record<string, unknown>>): Record<string, unknown> =>
+      Object.fromEntries(trees.map((tree) => [tree.element.name, plainValue(row[tree.element.name], tree)]));
+    const rows = await reading(path, `row group ${group}`, async () => found.map(plain));
     yield { rows, place: (i) => `row ${rowStart + i}` };
     start = rowEnd;
   }
