@@ -3,6 +3,7 @@
  * line: what it is here. A generation counts prompts there and a step completions; what is done every so many steps is done
  * every so many generations; the default loss is the token mean.
  */
+import { lora, mapped, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
 import {
   drop,
   dropped,
@@ -28,12 +29,7 @@ import {
   useInstead,
 } from "./rule.ts";
 
-const oneProcess = "one process computes";
-const packed = "sequences are packed by tokens and never padded (micro_batch_tokens)";
-const ownEngine = "rollouts run in the trainer's own engine";
-const tracked = "metrics go to metrics.jsonl in output_dir";
 const noImages = "there are no images";
-const noLora = "all weights are trained, there is no LoRA: leave it out";
 
 const estimators: Readonly<Record<string, readonly (readonly [string, unknown])[]>> = {
   group_norm: [["advantage_estimator", "grpo"]],
@@ -313,7 +309,7 @@ const dotted: readonly Line[] = [
   ["data.image_key", dropped(noImages)],
   ["data.max_images_per_prompt", onlyOff("there are no images: leave it out")],
   ["data.disable_fast_tokenizer", droppedUnlessOff("the tokenizer is the trainer's own")],
-  ["data.dataloader_num_workers", dropped("rows are read from a mapped file")],
+  ["data.dataloader_num_workers", dropped(mapped)],
   ["eval.dataset", renamed("eval_dataset")],
   ["eval.split", renamed("eval_split")],
   ["eval.steps", inSteps("eval_steps")],
@@ -350,7 +346,7 @@ const dotted: readonly Line[] = [
   ["logger.logging_steps", inSteps("logging_steps")],
   ["logger.*", droppedUnlessOff(tracked)],
   ["ds.lora.rank", onlyOff(noLora)],
-  ["ds.lora.*", dropped("there is no LoRA")],
+  ["ds.lora.*", dropped(lora)],
   ["ds.load_in_4bit", onlyOff("weights are float32 or bfloat16: leave it out")],
   ["ds.param_dtype", dtype],
   ["ds.attn_implementation", dropped("attention is the trainer's own")],

@@ -1,4 +1,5 @@
 /** transformers 5's TrainingArguments, and those of earlier versions that recipes still have: what they have beyond our settings. */
+import { mapped, noUpload, oneProcess, tracked, uploaded } from "./reasons.ts";
 import {
   drop,
   dropped,
@@ -16,14 +17,9 @@ import {
   type Trainer,
 } from "./rule.ts";
 
-const tracked = "metrics go to metrics.jsonl in output_dir";
-const oneProcess = "one process computes";
-const mapped = "rows are read from a mapped file";
 const recomputed = "activations are always recomputed layer by layer";
 const uncompiled = "the kernels are compiled already";
 const everyStep = "metrics.jsonl has every step";
-const noUpload = "nothing is uploaded: leave it out and upload the folder in output_dir afterwards";
-const uploaded = "nothing is uploaded";
 const byDtype = "dtype says the number format, float32 or bfloat16; left out, it is the checkpoint's";
 
 /** When something is done: at steps is what we do. An epoch is a share of all steps. */

@@ -2,6 +2,7 @@
  * TRL 1.16 (GRPOConfig, RLOOConfig, ModelConfig, ScriptArguments, its older PPOConfig) and open-r1's scripts: what they have
  * beyond our settings. What transformers' TrainingArguments have is in transformers.ts.
  */
+import { lora, mapped, noLora, noUpload, oneProcess, ownEngine, tracked, uploaded } from "./reasons.ts";
 import {
   drop,
   dropped,
@@ -25,11 +26,6 @@ import {
   textOf,
   useInstead,
 } from "./rule.ts";
-
-const ownEngine = "rollouts run in the trainer's own engine";
-const noLora = "all weights are trained, there is no LoRA: leave it out";
-const noTrackers = "metrics go to metrics.jsonl in output_dir";
-const noUpload = "nothing is uploaded: leave it out and upload the folder in output_dir afterwards";
 
 /** TRL counts what one generation makes; we count its steps. */
 const generationBatch: Rule = (value, other) => {
@@ -74,7 +70,7 @@ const processes: Rule = (value, other) => {
 const peft: Rule = (value) => (isTrue(value) ? refuse(noLora) : silently);
 
 /** Read by LoRA alone: whether there is LoRA is asked where it is switched on. */
-const loraDetail: Rule = (value) => (isNone(value) ? silently : drop("there is no LoRA"));
+const loraDetail: Rule = (value) => (isNone(value) ? silently : drop(lora));
 
 const revision = only(/^main$/, "download that revision and name its folder", ["model"]);
 
@@ -131,8 +127,8 @@ const trlLines: Trainer["lines"] = [
     "dataset_text_field",
     only(/^(text|messages|prompt)$/, "prompt and answer are columns", ["prompt_column"], ["answer_column"]),
   ],
-  ["dataset_num_proc", droppedUnlessOff("rows are read from a mapped file")],
-  ["dataset_kwargs", droppedUnlessOff("rows are read from a mapped file")],
+  ["dataset_num_proc", droppedUnlessOff(mapped)],
+  ["dataset_kwargs", droppedUnlessOff(mapped)],
   ["packing_strategy", dropped("sequences are always packed and never padded")],
   ["eval_packing", droppedUnlessOff("sequences are always packed and never padded")],
   ["assistant_only_loss", onlyOff("a row has one answer", ["completion_only_loss", true])],
@@ -154,20 +150,20 @@ const trlLines: Trainer["lines"] = [
   // ScriptArguments, DatasetMixtureConfig, the parser's own
   ["datasets", mixture],
   ["dataset_mixture", mixture],
-  ["streaming", droppedUnlessOff("rows are read from a mapped file")],
-  ["dataset_streaming", droppedUnlessOff("rows are read from a mapped file")],
+  ["streaming", droppedUnlessOff(mapped)],
+  ["dataset_streaming", droppedUnlessOff(mapped)],
   ["test_split_size", onlyOff("split the rows beforehand and name the held-out ones", ["eval_dataset"])],
-  ["ignore_bias_buffers", droppedUnlessOff("one process computes")],
+  ["ignore_bias_buffers", droppedUnlessOff(oneProcess)],
   ["gradient_checkpointing_use_reentrant", dropped("activations are always recomputed layer by layer")],
   // `accelerate launch` and TRL's command line
   ["num_processes", processes],
   ["nproc_per_node", processes],
-  ["accelerate_config", droppedUnlessOff("one process computes")],
-  ["config_file", droppedUnlessOff("one process computes")],
+  ["accelerate_config", droppedUnlessOff(oneProcess)],
+  ["config_file", droppedUnlessOff(oneProcess)],
   ["num_machines", only(/^1$/, "one process computes: leave it out")],
-  ["machine_rank", dropped("one process computes")],
-  ["main_process_*", dropped("one process computes")],
-  ["multi_gpu", droppedUnlessOff("one process computes")],
+  ["machine_rank", dropped(oneProcess)],
+  ["main_process_*", dropped(oneProcess)],
+  ["multi_gpu", droppedUnlessOff(oneProcess)],
   ["gpu_ids", dropped("device says which GPU computes")],
   ["mixed_precision", dropped("dtype says the number format, float32 or bfloat16; left out, it is the checkpoint's")],
   ["env", dropped("variables of the environment are set in the shell")],
@@ -180,10 +176,10 @@ const openR1Lines: Trainer["lines"] = [
   ["dataset_prompt_column", taken("prompt_column")],
   ["benchmarks", onlyOff("evaluate afterwards with grpo eval --benchmark: leave it out")],
   ["callbacks", onlyOff("there are no callbacks: leave it out")],
-  ["hub_model_revision", dropped("nothing is uploaded")],
-  ["overwrite_hub_revision", droppedUnlessOff("nothing is uploaded")],
+  ["hub_model_revision", dropped(uploaded)],
+  ["overwrite_hub_revision", droppedUnlessOff(uploaded)],
   ["push_to_hub_revision", onlyOff(noUpload)],
-  ["wandb_*", dropped(noTrackers)],
+  ["wandb_*", dropped(tracked)],
   ["code_*", dropped(noCode)],
   ["parallel_code_exec_per_proc", dropped(noCode)],
   ["e2b_router_url", droppedUnlessOff(noCode)],

@@ -3,6 +3,7 @@
  * converted. verl counts prompts where we count completions and generations where we count optimizer steps, and its defaults
  * are token means with a dual clip of 3.
  */
+import { lora, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
 import {
   countOr,
   drop,
@@ -32,11 +33,6 @@ import {
   useInstead,
 } from "./rule.ts";
 
-const ownEngine = "rollouts run in the trainer's own engine";
-const oneProcess = "one process computes";
-const packed = "sequences are packed by tokens and never padded (micro_batch_tokens)";
-const tracked = "metrics go to metrics.jsonl in output_dir";
-const noLora = "all weights are trained, there is no LoRA: leave it out";
 const noTurns = "an answer is one turn, without tools: leave it out";
 const python = "reward functions are TypeScript modules, named by path (./my-reward.ts)";
 
@@ -449,9 +445,9 @@ export const verl: Trainer = {
     ["actor_rollout_ref.model.lora_rank", onlyOff(noLora)],
     ["actor_rollout_ref.model.lora_adapter_path", onlyOff(noLora)],
     ["actor_rollout_ref.model.lora.rank", onlyOff(noLora)],
-    ["actor_rollout_ref.model.lora*", dropped("there is no LoRA")],
-    ["actor_rollout_ref.model.target_modules", dropped("there is no LoRA")],
-    ["actor_rollout_ref.model.exclude_modules", droppedUnlessOff("there is no LoRA")],
+    ["actor_rollout_ref.model.lora*", dropped(lora)],
+    ["actor_rollout_ref.model.target_modules", dropped(lora)],
+    ["actor_rollout_ref.model.exclude_modules", droppedUnlessOff(lora)],
     ["actor_rollout_ref.model.use_remove_padding", dropped(packed)],
     [
       "actor_rollout_ref.model.enable_gradient_checkpointing",

@@ -39,27 +39,27 @@ export function parseTuple(stream: TokenStream, { choice = true, parentheses = f
 
 export function parseExpression(stream: TokenStream): Expr {
   let value = parseOr(stream);
-  while (stream.skip("name", "if")) {
+  while (stream.accept("name", "if")) {
     const test = parseOr(stream);
-    value = { type: "choice", test, yes: value, no: stream.skip("name", "else") ? parseExpression(stream) : null };
+    value = { type: "choice", test, yes: value, no: stream.accept("name", "else") ? parseExpression(stream) : null };
   }
   return value;
 }
 
 function parseOr(stream: TokenStream): Expr {
   let left = parseAnd(stream);
-  while (stream.skip("name", "or")) left = { type: "or", left, right: parseAnd(stream) };
+  while (stream.accept("name", "or")) left = { type: "or", left, right: parseAnd(stream) };
   return left;
 }
 
 function parseAnd(stream: TokenStream): Expr {
   let left = parseNot(stream);
-  while (stream.skip("name", "and")) left = { type: "and", left, right: parseNot(stream) };
+  while (stream.accept("name", "and")) left = { type: "and", left, right: parseNot(stream) };
   return left;
 }
 
 function parseNot(stream: TokenStream): Expr {
-  return stream.skip("name", "not") ? { type: "not", operand: parseNot(stream) } : parseCompare(stream);
+  return stream.accept("name", "not") ? { type: "not", operand: parseNot(stream) } : parseCompare(stream);
 }
 
 function parseCompare(stream: TokenStream): Expr {
@@ -69,7 +69,7 @@ function parseCompare(stream: TokenStream): Expr {
     if (stream.isOperator("==", "!=", "<", "<=", ">", ">=")) {
       const operator = stream.next().value;
       rest.push([operator, parseSum(stream)]);
-    } else if (stream.skip("name", "in")) rest.push(["in", parseSum(stream)]);
+    } else if (stream.accept("name", "in")) rest.push(["in", parseSum(stream)]);
     else if (stream.isName("not") && stream.ahead.type === "name" && stream.ahead.value === "in") {
       stream.next();
       stream.next();
@@ -96,14 +96,14 @@ const parseSum = binary(["+", "-"], parseConcat);
 
 function parseConcat(stream: TokenStream): Expr {
   const items = [parseProduct(stream)];
-  while (stream.skip("operator", "~")) items.push(parseProduct(stream));
+  while (stream.accept("operator", "~")) items.push(parseProduct(stream));
   return items.length === 1 ? items[0]! : { type: "concat", items };
 }
 
 function parseUnary(stream: TokenStream, withFilter: boolean): Expr {
   let node: Expr;
-  if (stream.skip("operator", "-")) node = { type: "negative", operand: parseUnary(stream, false) };
-  else if (stream.skip("operator", "+")) node = { type: "positive", operand: parseUnary(stream, false) };
+  if (stream.accept("operator", "-")) node = { type: "negative", operand: parseUnary(stream, false) };
+  else if (stream.accept("operator", "+")) node = { type: "positive", operand: parseUnary(stream, false) };
   else node = parsePrimary(stream);
   node = parsePostfix(stream, node);
   return withFilter ? parseFilters(stream, node) : node;
@@ -166,7 +166,7 @@ function parseSubscript(stream: TokenStream, object: Expr): Expr {
     return { type: "attribute", object, name: stream.expect("name").value };
   }
   const keys = [parseKey(stream)];
-  while (stream.skip("operator", ",")) keys.push(parseKey(stream));
+  while (stream.accept("operator", ",")) keys.push(parseKey(stream));
   stream.expect("operator", "]");
   return { type: "item", object, key: keys.length === 1 ? keys[0]! : { type: "tuple", items: keys } };
 }
@@ -198,10 +198,10 @@ export function parseArguments(stream: TokenStream): Arguments {
   for (let isFirst = true; !stream.isOperator(")"); isFirst = false) {
     if (!isFirst) stream.expect("operator", ",");
     if (stream.isOperator(")")) break;
-    if (stream.skip("operator", "*")) {
+    if (stream.accept("operator", "*")) {
       require(spread === null && spreadNamed === null);
       spread = parseExpression(stream);
-    } else if (stream.skip("operator", "**")) {
+    } else if (stream.accept("operator", "**")) {
       require(spreadNamed === null);
       spreadNamed = parseExpression(stream);
     } else if (stream.is("name") && stream.ahead.type === "operator" && stream.ahead.value === "=") {
@@ -221,8 +221,8 @@ export function parseArguments(stream: TokenStream): Arguments {
 function parseFilters(stream: TokenStream, start: Expr): Expr {
   let node = start;
   for (;;) {
-    if (stream.skip("operator", "|")) node = parseFilter(stream, node);
-    else if (stream.skip("name", "is")) node = parseTest(stream, node);
+    if (stream.accept("operator", "|")) node = parseFilter(stream, node);
+    else if (stream.accept("name", "is")) node = parseTest(stream, node);
     else if (stream.isOperator("(")) node = { type: "call", callee: node, args: parseArguments(stream) };
     else return node;
   }
@@ -236,12 +236,12 @@ export function parseFilter(stream: TokenStream, operand: Expr | null): Expr {
 
 function parseDotted(stream: TokenStream): string {
   let name = stream.expect("name").value;
-  while (stream.skip("operator", ".")) name += `.${stream.expect("name").value}`;
+  while (stream.accept("operator", ".")) name += `.${stream.expect("name").value}`;
   return name;
 }
 
 function parseTest(stream: TokenStream, operand: Expr): Expr {
-  const isNegated = stream.skip("name", "not");
+  const isNegated = stream.accept("name", "not");
   const name = parseDotted(stream);
   let args = noArguments;
   const { type, value } = stream.current;

@@ -46,10 +46,6 @@ import {
   View,
 } from "./values.ts";
 
-function text(value: Value): string {
-  return textOf(value);
-}
-
 export function lengthOfValue(value: Value): number {
   if (typeof value === "string") return lengthOf(value);
   if (value instanceof Undefined) return 0;
@@ -125,7 +121,7 @@ function indent(value: Value, named: Named): Value {
 
 function truncate(given: Value, named: Named): Value {
   const value = plain(given);
-  const [length, end] = [int(named.length, 255), text(named.end ?? "...")];
+  const [length, end] = [int(named.length, 255), textOf(named.end ?? "...")];
   if (length < lengthOf(end)) throw new TemplateFault(`expected length >= ${lengthOf(end)}, got ${length}`);
   if (lengthOfValue(value) <= length + int(named.leeway, 5)) return value;
   if (typeof value !== "string") throw new TemplateFault(`'${typeName(value)}' is no text to be cut`);
@@ -138,7 +134,7 @@ function truncate(given: Value, named: Named): Value {
 const escapeFilter: Filter = (value) => new Markup(escapeHtml(value));
 
 function percentEncoded(value: Value, inQuery: boolean): string {
-  const encoded = encodeURIComponent(text(value)).replace(
+  const encoded = encodeURIComponent(textOf(value)).replace(
     /[!'()*]/g,
     (c) => `%${c.charCodeAt(0).toString(16).toUpperCase()}`,
   );
@@ -184,13 +180,13 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
       return number < 0 ? -number : number;
     },
   ],
-  attr: [["name"], (value, named, context) => context.attributeOnly(value, text(named.name ?? ""))],
+  attr: [["name"], (value, named, context) => context.attributeOnly(value, textOf(named.name ?? ""))],
   batch: [["linecount", "fill_with"], (value, named) => new Lazy(batches(value, named))],
-  capitalize: [[], (value) => capitalize(text(value))],
+  capitalize: [[], (value) => capitalize(textOf(value))],
   center: [
     ["width"],
     (value, named) => {
-      const [inner, width] = [text(value), fieldWidth(int(named.width, 80))];
+      const [inner, width] = [textOf(value), fieldWidth(int(named.width, 80))];
       const missing = Math.max(0, width - lengthOf(inner));
       const left = Math.floor(missing / 2) + (missing & width & 1);
       return repeatText(" ", left) + inner + repeatText(" ", missing - left);
@@ -226,8 +222,8 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
     (value, named, context) => {
       const pick = getter(context, named.attribute);
       return iterate(value)
-        .map((item) => text(pick(item)))
-        .join(named.d === undefined ? "" : text(named.d));
+        .map((item) => textOf(pick(item)))
+        .join(named.d === undefined ? "" : textOf(named.d));
     },
   ],
   last: [
@@ -239,14 +235,14 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
   ],
   length: [[], length],
   list: [[], (value) => [...iterate(value)]],
-  lower: [[], (value) => text(value).toLowerCase()],
+  lower: [[], (value) => textOf(value).toLowerCase()],
   max: [["case_sensitive", "attribute"], extreme(1)],
   min: [["case_sensitive", "attribute"], extreme(-1)],
   replace: [
     ["old", "new", "count"],
     (value, named) => {
       if (named.old === undefined || named.new === undefined) throw new TemplateFault("replace needs two arguments");
-      return replaceText(text(value), text(named.old), text(named.new), int(named.count, -1));
+      return replaceText(textOf(value), textOf(named.old), textOf(named.new), int(named.count, -1));
     },
   ],
   reverse: [
@@ -257,7 +253,7 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
     },
   ],
   round: [["precision", "method"], round],
-  safe: [[], (value) => new Markup(text(value))],
+  safe: [[], (value) => new Markup(textOf(value))],
   slice: [["slices", "fill_with"], (value, named) => new Lazy(slices(value, named))],
   sort: [
     ["reverse", "case_sensitive", "attribute"],
@@ -269,7 +265,7 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
       return sortedBy(iterate(value), keyOf, isTrue(named.reverse ?? false));
     },
   ],
-  string: [[], text],
+  string: [[], textOf],
   sum: [
     ["attribute", "start"],
     (value, named, context) => {
@@ -280,7 +276,7 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
   title: [
     [],
     (value) =>
-      text(value)
+      textOf(value)
         .split(new RegExp(`([-${whitespace}({\\[<]+)`))
         .map((word) => {
           const [head = "", ...rest] = codePoints(word);
@@ -290,13 +286,14 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
   ],
   trim: [
     ["chars"],
-    (value, named) => strip(text(value), named.chars === undefined || named.chars === null ? null : text(named.chars)),
+    (value, named) =>
+      strip(textOf(value), named.chars === undefined || named.chars === null ? null : textOf(named.chars)),
   ],
   truncate: [["length", "killwords", "end", "leeway"], truncate],
   unique: [["case_sensitive", "attribute"], (value, named, context) => new Lazy(unique(value, named, context))],
-  upper: [[], (value) => text(value).toUpperCase()],
+  upper: [[], (value) => textOf(value).toUpperCase()],
   urlencode: [[], urlEncode],
-  wordcount: [[], (value) => BigInt(text(value).match(/[\p{L}\p{N}_]+/gu)?.length ?? 0)],
+  wordcount: [[], (value) => BigInt(textOf(value).match(/[\p{L}\p{N}_]+/gu)?.length ?? 0)],
 };
 
 function* mapped(value: Value, args: readonly Value[], kwargs: Kwargs, context: FilterContext): Generator<Value> {
@@ -304,7 +301,8 @@ function* mapped(value: Value, args: readonly Value[], kwargs: Kwargs, context: 
   const [name, ...rest] = args;
   const pick = name === undefined ? getter(context, kwargs.get("attribute"), kwargs.get("default") ?? null) : null;
   if (pick !== null && !kwargs.has("attribute")) throw new TemplateFault("map requires a filter argument");
-  for (const item of iterate(value)) yield pick === null ? context.filter(text(name!), item, rest, kwargs) : pick(item);
+  for (const item of iterate(value))
+    yield pick === null ? context.filter(textOf(name!), item, rest, kwargs) : pick(item);
 }
 
 function* selected(
@@ -321,7 +319,7 @@ function* selected(
   const [name, ...rest] = isByAttribute ? args.slice(1) : args;
   for (const item of iterate(value)) {
     const picked = pick(item);
-    const isSelected = name === undefined ? isTrue(picked) : context.test(text(name), picked, rest, kwargs);
+    const isSelected = name === undefined ? isTrue(picked) : context.test(textOf(name), picked, rest, kwargs);
     if (isSelected === isKept) yield item;
   }
 }
@@ -339,7 +337,7 @@ export function applyFilter(
   if (name === "tojson") return toJson(value, args, kwargs);
   if (name === "format") {
     const values = kwargs.size > 0 ? new Dict([...kwargs]) : new Tuple(args);
-    return formatPercent(text(value), values);
+    return formatPercent(textOf(value), values);
   }
   if (name === "map") return new Lazy(mapped(value, args, kwargs, context));
   const choice = /^(select|reject)(attr)?$/.exec(name);

@@ -99,8 +99,8 @@ function parseFor(stream: TokenStream): Stmt {
   const target = parseTarget(stream, false);
   stream.expect("name", "in");
   const over = parseTuple(stream, { choice: false });
-  const test = stream.skip("name", "if") ? parseExpression(stream) : null;
-  const recursive = stream.skip("name", "recursive");
+  const test = stream.accept("name", "if") ? parseExpression(stream) : null;
+  const recursive = stream.accept("name", "recursive");
   stream.expect("block_end");
   stream.loops++;
   const body = parseBody(stream, ["endfor", "else"]);
@@ -111,8 +111,8 @@ function parseFor(stream: TokenStream): Stmt {
 
 function parseSet(stream: TokenStream): Stmt {
   const target = parseTarget(stream, true);
-  if (stream.skip("operator", "=")) return { type: "set", target, value: parseTuple(stream) };
-  const filter = stream.skip("operator", "|") ? parseFilterChain(stream, null) : null;
+  if (stream.accept("operator", "=")) return { type: "set", target, value: parseTuple(stream) };
+  const filter = stream.accept("operator", "|") ? parseFilterChain(stream, null) : null;
   return { type: "setBlock", target, filter, body: parseBlock(stream, "endset") };
 }
 
@@ -129,7 +129,7 @@ function parseWith(stream: TokenStream): Stmt {
 
 function parseFilterChain(stream: TokenStream, operand: Expr | null): Expr {
   let filter = parseFilter(stream, operand);
-  while (stream.skip("operator", "|")) filter = parseFilter(stream, filter);
+  while (stream.accept("operator", "|")) filter = parseFilter(stream, filter);
   return filter;
 }
 
@@ -137,20 +137,20 @@ function parseTarget(stream: TokenStream, withMembers: boolean): Target {
   const first = parseOneTarget(stream, withMembers);
   if (!stream.isOperator(",")) return first;
   const items = [first];
-  while (stream.skip("operator", ",") && !stream.isName("in") && !stream.isOperator("=", ")"))
+  while (stream.accept("operator", ",") && !stream.isName("in") && !stream.isOperator("=", ")"))
     items.push(parseOneTarget(stream, withMembers));
   return { type: "tuple", items };
 }
 
 function parseOneTarget(stream: TokenStream, withMembers: boolean): Target {
-  if (stream.skip("operator", "(")) {
+  if (stream.accept("operator", "(")) {
     const inner = parseTarget(stream, withMembers);
     stream.expect("operator", ")");
     return inner;
   }
   const { value: name } = stream.expect("name");
   if (["true", "false", "none", "True", "False", "None"].includes(name)) stream.fail(`cannot assign to '${name}'`);
-  if (withMembers && stream.skip("operator", "."))
+  if (withMembers && stream.accept("operator", "."))
     return { type: "member", name, attribute: stream.expect("name").value };
   return { type: "name", name };
 }

@@ -31,7 +31,8 @@ export class TokenStream {
     if (token.type !== "end") this.at++;
     return token;
   }
-  skip(type: TokenType, value: string): boolean {
+  /** Takes the token where it is the one named; says whether it was. */
+  accept(type: TokenType, value: string): boolean {
     if (!this.is(type, value)) return false;
     this.next();
     return true;

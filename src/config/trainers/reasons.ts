@@ -1,0 +1,10 @@
+/** Why other trainers' settings have no counterpart here, where more than one table says so. */
+export const oneProcess = "one process computes";
+export const ownEngine = "rollouts run in the trainer's own engine";
+export const packed = "sequences are packed by tokens and never padded (micro_batch_tokens)";
+export const tracked = "metrics go to metrics.jsonl in output_dir";
+export const mapped = "rows are read from a mapped file";
+export const lora = "there is no LoRA";
+export const noLora = `all weights are trained, ${lora}: leave it out`;
+export const uploaded = "nothing is uploaded";
+export const noUpload = `${uploaded}: leave it out and upload the folder in output_dir afterwards`;
