@@ -2,6 +2,7 @@
 import { describe, expect, test } from "bun:test";
 import { InputError } from "../../src/errors.ts";
 import { type AdvantageInput, computeAdvantages, type RewardInput } from "../../src/grpo/advantages.ts";
+import { type EstimatorSettings, estimateAdvantages } from "../../src/grpo/estimators/estimators.ts";
 
 const close = (actual: Float64Array, expected: number[]) => {
   expect(actual.length).toBe(expected.length);
@@ -190,6 +191,13 @@ test("spread: some group has scores that differ; what was not scored is no sprea
   ];
   expect(spread(evenOut)).toBe(false);
   expect(spread(evenOut, { multiObjectiveAggregation: "normalize_then_sum" })).toBe(true);
+  // As the trainer asks.
+  const input = { rewards: evenOut, groups, lengths: [1, 1, 1, 1], finished: [true, true, true, true] };
+  const settings: EstimatorSettings = {
+    ...{ advantageEstimator: "grpo", scaleRewards: "group", multiObjectiveAggregation: "normalize_then_sum" },
+    ...{ beta: 0, gamma: 1, lam: 1, whitenAdvantages: true, maskTruncatedCompletions: false },
+  };
+  expect(estimateAdvantages({ ...input, kl: null, values: null }, settings).hasSpread).toBe(true);
   expect(
     spread([evenOut[0]!, [0, 0, 0, 0]], { multiObjectiveAggregation: "normalize_then_sum", weights: [0, 1] }),
   ).toBe(false);

@@ -70,7 +70,10 @@ interface Entry {
   /** Compares completions of a group with each other. */
   readonly usesGroups: boolean;
   readonly needsCritic: boolean;
-  readonly estimate: (prepared: Prepared) => Pick<Estimate, "advantages" | "returns">;
+  /** `hasSpread` where it is not by the weighted sum. */
+  readonly estimate: (
+    prepared: Prepared,
+  ) => Pick<Estimate, "advantages" | "returns"> & Partial<Pick<Estimate, "hasSpread">>;
 }
 
 export const ESTIMATORS: Record<AdvantageEstimator, Entry> = {
@@ -81,10 +84,8 @@ export const ESTIMATORS: Record<AdvantageEstimator, Entry> = {
       const { scaleRewards, multiObjectiveAggregation } = settings;
       const { rewards, groups, weights } = input;
       const scale = { scaleRewards, ...(multiObjectiveAggregation && { multiObjectiveAggregation }) };
-      return {
-        advantages: [...computeAdvantages({ rewards, groups, weights, penalties, ...scale }).advantages],
-        returns: null,
-      };
+      const { advantages, hasSpread } = computeAdvantages({ rewards, groups, weights, penalties, ...scale });
+      return { advantages: [...advantages], returns: null, hasSpread };
     },
   },
   // RLOO, arXiv 2402.14740, eq. 8: the baseline is the mean of the group's other rewards
