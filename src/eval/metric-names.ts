@@ -3,6 +3,7 @@
  * at the start, and not when an evaluation is over.
  */
 import { nearest } from "../config/nearest.ts";
+import { evaluationName } from "../engine/best-checkpoint.ts";
 import { InputError } from "../errors.ts";
 import { chosenKs } from "./report.ts";
 
@@ -16,7 +17,7 @@ export interface EvaluationNames {
 }
 
 /** With their `eval_`; those of accuracy are there only where problems have golds. */
-export function evaluationNames({ rewards, samples }: EvaluationNames): string[] {
+function evaluationNames({ rewards, samples }: EvaluationNames): string[] {
   const atK = chosenKs(null, samples).filter((k) => k > 1);
   return [
     ...["accuracy", "accuracy_strict", ...atK.flatMap((k) => [`pass@${k}`, `maj@${k}`]), "unparsed"],
@@ -32,7 +33,7 @@ export function evaluationNames({ rewards, samples }: EvaluationNames): string[]
  */
 export function requireEvaluationName(metric: string | null, available: EvaluationNames): void {
   if (metric === null) return;
-  const name = metric.startsWith("eval_") ? metric : `eval_${metric}`;
+  const name = evaluationName(metric);
   const names = evaluationNames(available);
   if (names.includes(name) || (available.logsMore && !name.startsWith("eval_rewards/"))) return;
   const near = nearest(name, names);

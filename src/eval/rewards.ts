@@ -41,10 +41,10 @@ export interface RewardSummary {
 export function summarizeRewards(result: RewardResult, counts: readonly number[]): RewardSummary {
   const figures = (rewards: readonly (number | null)[]): RewardFigures => {
     const scored = rewards.filter((reward) => reward !== null);
-    const mean = scored.reduce((a, b) => a + b, 0) / scored.length;
-    const squares = scored.reduce((sum, reward) => sum + (reward - mean) ** 2, 0);
+    const mean = clusteredMean(rewards, counts);
+    const squares = scored.reduce((sum, reward) => sum + (reward - mean!.value) ** 2, 0);
     return {
-      mean: clusteredMean(rewards, counts),
+      mean,
       std: scored.length < 2 ? null : Math.sqrt(squares / (scored.length - 1)),
       unscored: 1 - scored.length / Math.max(1, rewards.length),
     };

@@ -88,7 +88,7 @@ export function rewardStatistics(input: RewardInput): RewardStatistics {
     rewardMean: batch.mean,
     rewardStd: rewards.filter((reward) => reward !== null).length < 2 ? null : batch.std,
     fracRewardZeroStd: rewards.length === 0 ? 0 : withoutSpread / rewards.length,
-    hasSpread: spreadInGroups(rewards, groups),
+    hasSpread: statistics.some(({ std }) => std >= NO_SPREAD),
     warnings: sizeWarnings(groups),
   };
 }

@@ -32,14 +32,24 @@ export function rewardSources(session: Session, pool: RewardPool, systemPrompt: 
   };
 }
 
-/** Scores whole groups, as training does; `texts` by completion. */
-export function scoreGroups(
+/**
+ * The functions' and models' rewards of whole groups; `texts` by completion. What needs the device is done when the first
+ * promise is kept.
+ */
+export async function startScores(
   { pool, models }: RewardSources,
   trainerState: RewardTrainerState,
   { decode }: Pick<Tokenizer, "decode">,
-) {
-  return async (groups: readonly Group[], texts: readonly string[]): Promise<RewardResult> => {
-    const batch = { ...rewardBatch(groups, texts, (ids) => decode(ids)), trainerState };
-    return pool.score(batch, (await models?.(batch)) ?? undefined);
-  };
+  groups: readonly Group[],
+  texts: readonly string[],
+): Promise<{ readonly rest: Promise<RewardResult> }> {
+  const batch = { ...rewardBatch(groups, texts, (ids) => decode(ids)), trainerState };
+  const external = (await models?.(batch)) ?? undefined;
+  return { rest: pool.score(batch, external) };
 }
+
+/** Scores whole groups, as training does. */
+export const scoreGroups =
+  (sources: RewardSources, trainerState: RewardTrainerState, tokenizer: Pick<Tokenizer, "decode">) =>
+  async (groups: readonly Group[], texts: readonly string[]): Promise<RewardResult> =>
+    (await startScores(sources, trainerState, tokenizer, groups, texts)).rest;

@@ -261,13 +261,14 @@ function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): 
   return completion;
 }
 
+const cureOf = (reward: unknown): string => (isFiniteNumber(reward) ? rewardCure(reward) : "give a finite number");
+
 function readReward(row: Row, required: boolean, where: string): number | null {
   const { reward } = row;
   if (reward === undefined && required) throw missing("reward", "give a number, or null for not scored", where);
   if (reward === undefined || reward === null) return null;
   if (!isReward(reward)) {
-    const cure = isFiniteNumber(reward) ? rewardCure(reward) : "give a finite number";
-    throw new InputError(`${where}: "reward" is ${shown(reward)}; ${cure}, or null for not scored`);
+    throw new InputError(`${where}: "reward" is ${shown(reward)}; ${cureOf(reward)}, or null for not scored`);
   }
   return reward;
 }
@@ -304,8 +305,7 @@ function numbersByName(row: Row, key: string, where: string): Record<string, num
     throw new InputError(`${where}: "${key}" is ${shown(values)}; give an object of numbers by the functions' names`);
   for (const [name, value] of Object.entries(values)) {
     if (value === null || isReward(value)) continue;
-    const cure = isFiniteNumber(value) ? rewardCure(value) : "give a finite number";
-    throw new InputError(`${where}: "${key}" has ${shown(value)} for "${name}"; ${cure}`);
+    throw new InputError(`${where}: "${key}" has ${shown(value)} for "${name}"; ${cureOf(value)}`);
   }
   return values as Record<string, number | null>;
 }

@@ -17,7 +17,8 @@ import {
 } from "../rewards/pool.ts";
 import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
 import { createDynamicSampling } from "./dynamic-sampling.ts";
-import { type Group, rewardBatch } from "./generation.ts";
+import type { Group } from "./generation.ts";
+import { startScores } from "./model-rewards.ts";
 import type { TrainingSetup } from "./setup.ts";
 
 /** What was sampled and what it is worth; `texts` and `rewards` are by completion, in the order of the groups. */
@@ -78,13 +79,11 @@ function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: 
   };
 }
 
-/** The functions' and models' rewards of whole groups. What needs the device is done when the first promise is kept. */
+/** The texts of whole groups, and their rewards under way. */
 async function startScoring({ setup, rewards, trainerState }: SamplingRun, groups: readonly Group[]) {
   const completions = groups.flatMap((group) => group.completions);
   const texts = completions.map((c) => setup.tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }));
-  const batch = { ...rewardBatch(groups, texts, (ids) => setup.tokenizer.decode(ids)), trainerState };
-  const external = (await rewards.models?.(batch)) ?? undefined;
-  return { texts, rest: rewards.pool.score(batch, external) };
+  return { texts, ...(await startScores(rewards, trainerState, setup.tokenizer, groups, texts)) };
 }
 
 /**

@@ -4,8 +4,6 @@
  */
 import { type ScheduleName, type ScheduleShape, scheduleShape } from "../config/schedules.ts";
 
-export type LearningRateSchedule = ScheduleName;
-
 export interface ScheduleConfig {
   /** The rate at the end of warm-up. */
   readonly base: number;

@@ -7,19 +7,14 @@ import { cpSync, existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { argvOf, type Flags, fingerprint, grpo, metricsOf, start, tinyTraining, untimed, workFolder } from "./runs.ts";
+import { generator } from "./shuffled-rewards.ts";
 
 const { values } = parseArgs({ options: { seed: { type: "string" }, kills: { type: "string" } } });
 const seed = Number(values.seed ?? 1);
 const kills = Number(values.kills ?? 50);
 
-/** mulberry32: the same moments for the same seed, as far as the machine keeps its pace. */
-let state = seed >>> 0;
-function random(): number {
-  state = (state + 0x6d2b79f5) >>> 0;
-  let t = Math.imul(state ^ (state >>> 15), state | 1);
-  t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t;
-  return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
-}
+/** The same moments for the same seed, as far as the machine keeps its pace. */
+const random = generator(seed);
 
 const work = workFolder();
 const steps = 6;

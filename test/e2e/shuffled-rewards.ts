@@ -1,7 +1,7 @@
 /** The control of every claim that training works: the same rewards, dealt out anew inside each group. */
 
 /** A generator of numbers in [0, 1) from a seed (mulberry32). */
-function generator(seed: number): () => number {
+export function generator(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
     state = (state + 0x6d2b79f5) >>> 0;

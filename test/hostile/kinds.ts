@@ -8,6 +8,8 @@ import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { parseModelConfig } from "../../src/config/model.ts";
 import { openDataset } from "../../src/data/dataset.ts";
+import type { MetricsRecord } from "../../src/metrics/metrics-file.ts";
+import { fingerprint, untimed } from "../e2e/runs.ts";
 import type { Ended } from "./here.ts";
 import { onCpu, trainingFlags } from "./inputs.ts";
 import { byteDamage } from "./mutate/bytes.ts";
@@ -166,13 +168,10 @@ function agrees(given: unknown, found: unknown): boolean {
 }
 
 /** Metrics without what depends on how fast the machine was, and a hash of the weights. */
-function trained(folder: string): unknown {
-  const timed = /^time\/|step_time$|tokens_per_second$|^mfu$|^memory_peak_bytes$/;
-  const metrics = (jsonLines(join(folder, "metrics.jsonl")) as Record<string, unknown>[]).map((record) =>
-    Object.fromEntries(Object.entries(record).filter(([name]) => !timed.test(name))),
-  );
-  return { metrics, weights: Bun.hash(readFileSync(join(folder, "model.safetensors"))).toString(16) };
-}
+const trained = (folder: string): unknown => ({
+  metrics: untimed(jsonLines(join(folder, "metrics.jsonl")) as MetricsRecord[]),
+  weights: fingerprint(folder, "model.safetensors"),
+});
 
 /** Every number of the last line is one, or null. */
 function wrongTraining(result: unknown): string | null {

@@ -7,9 +7,9 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { type CaseName, kindOf } from "./case.ts";
+import { type CaseName, kindOf, type Verdict } from "./case.ts";
 import { kinds } from "./kinds.ts";
-import { createWorkers, type Outcome, type Workers } from "./workers.ts";
+import { createWorkers, type Workers } from "./workers.ts";
 
 const usage = `Usage: bun run test:hostile [--cases N] [--seed S] [--only KIND] [--case I] [--workers N] [--verbose]
 
@@ -45,7 +45,7 @@ export function casesOf(count: number, seed: number, only?: string, single?: num
 }
 
 /** The fewest steps with which the case still fails. */
-async function reduced(workers: Workers, name: CaseName, outcome: Outcome): Promise<Outcome> {
+async function reduced(workers: Workers, name: CaseName, outcome: Verdict): Promise<Verdict> {
   const { steps } = outcome;
   let kept = Array.from({ length: steps }, (_, i) => i);
   let last = outcome;
@@ -104,7 +104,7 @@ async function run(): Promise<number> {
   return failed === 0 ? 0 : 1;
 }
 
-function report({ kind, seed, index }: CaseName, { damage, problem, code, said }: Outcome): string {
+function report({ kind, seed, index }: CaseName, { damage, problem, code, said }: Verdict): string {
   const repeat = `bun run test:hostile --seed ${seed} --only ${kind} --case ${index}`;
   const lines = [`${problem === null ? "pass" : "FAIL"} ${damage}`, ...(problem === null ? [] : [`  ${problem}`])];
   const text = said

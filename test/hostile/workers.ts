@@ -9,19 +9,17 @@ import type { Subprocess } from "bun";
 import type { CaseName, Verdict } from "./case.ts";
 import { type FromWorker, statusBytes } from "./worker.ts";
 
-export type Outcome = Verdict;
-
-export interface Limits {
+interface Limits {
   readonly seconds: number;
   readonly bytes: number;
 }
 
-export const limits: Limits = { seconds: 10, bytes: 2 ** 30 };
+const limits: Limits = { seconds: 10, bytes: 2 ** 30 };
 
 export interface Workers {
   /** Makes the sound inputs. */
   ready(): Promise<void>;
-  run(name: CaseName): Promise<Outcome>;
+  run(name: CaseName): Promise<Verdict>;
   close(): void;
 }
 
@@ -77,7 +75,7 @@ export function createWorkers(folder: string, { seconds, bytes } = limits, progr
   }
 
   /** One case in one process. The process is of no further use where it died or was ended. */
-  function serve(worker: Worker, name: CaseName): Promise<Outcome & { readonly alive: boolean }> {
+  function serve(worker: Worker, name: CaseName): Promise<Verdict & { readonly alive: boolean }> {
     return new Promise((resolve) => {
       let deadline: ReturnType<typeof setTimeout> | undefined;
       let peak = 0;
