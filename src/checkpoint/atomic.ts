@@ -153,7 +153,7 @@ function fileNames(path: string): { target: string; temporary: string } {
 }
 
 /** Writing through a link must land where it points: the link may lead to the disk with the space. */
-function followLink(path: string): string {
+export function followLink(path: string): string {
   try {
     return realpathSync(path);
   } catch {

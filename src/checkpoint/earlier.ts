@@ -8,7 +8,7 @@ import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync
 import { dirname, join } from "node:path";
 import { recoverFolder, syncFolder, writeFailure, writeFileAtomic } from "./atomic.ts";
 import { completionsFolder, heldIn, metricsFile, runNames } from "./held.ts";
-import { isComplete, isFolder, listCheckpoints } from "./state.ts";
+import { interruptedCheckpoints, isComplete, isFolder, listCheckpoints } from "./state.ts";
 import { finishTogether, togetherNames } from "./together.ts";
 
 /** Being filled, or being emptied again: what lies in it belongs outside. */
@@ -28,7 +28,7 @@ export const isEarlierWaiting = (folder: string): boolean => existsSync(join(fol
 export function isUnsettled(folder: string): boolean {
   return (
     [moving, earlier, going, ...togetherNames].some((name) => existsSync(join(folder, name))) ||
-    (isFolder(folder) && readdirSync(folder).some((name) => /^checkpoint-\d+\.(old|tmp)-/.test(name)))
+    (isFolder(folder) && interruptedCheckpoints(folder).length > 0)
   );
 }
 
@@ -122,24 +122,24 @@ export function dropEarlier(folder: string): void {
   rmSync(join(folder, going), { recursive: true, force: true });
 }
 
-export type Settled = "nothing" | "replaced" | "put back" | "put back, the new one aside";
+type Settled = "put back" | "put back, the new one aside";
 
 /**
  * Mends what a process that died left, and decides on what waits in `.earlier-run`. The caller has the folder's lock.
  *
+ * @returns null: no earlier run waited, or the new one takes its place
  * @throws RunError where files cannot be moved
  */
-export function settleEarlier(folder: string): Settled {
+export function settleEarlier(folder: string): Settled | null {
   try {
-    for (const name of new Set(readdirSync(folder).flatMap((n) => /^(checkpoint-\d+)\.(old|tmp)-/.exec(n)?.[1] ?? [])))
-      recoverFolder(join(folder, name), true);
+    for (const checkpoint of interruptedCheckpoints(folder)) recoverFolder(checkpoint, true);
     finishTogether(folder);
     moveBack(folder);
     rmSync(join(folder, going), { recursive: true, force: true });
     const place = join(folder, earlier);
-    if (!existsSync(place)) return "nothing";
+    if (!existsSync(place)) return null;
     dropEarlier(folder);
-    if (!existsSync(place)) return "replaced";
+    if (!existsSync(place)) return null;
     const isKept = keepUnfinished(folder);
     renameSync(place, join(folder, moving));
     moveBack(folder);

@@ -3,10 +3,10 @@
  * there replaced unless asked (`held.ts`), and what is replaced kept until there is something in its place (`earlier.ts`).
  * A folder that the command itself reads from is never replaced.
  */
-import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { InputError } from "../errors.ts";
-import { writeFileAtomic } from "./atomic.ts";
+import { followLink, writeFileAtomic } from "./atomic.ts";
 import { afterStep, isUnsettled, setAside, settleEarlier, unfinished } from "./earlier.ts";
 import { describeHeld, evaluationFiles, type Held, heldIn, type RunRecord, runFile } from "./held.ts";
 import { type FolderLock, lockFolder, lockName, unwritable } from "./lock.ts";
@@ -53,7 +53,6 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
   let lock: FolderLock | null = null;
   let keptStep = -1;
   let begun = false;
-  let replaces = false;
   const mustSettle = (): boolean => {
     try {
       return isUnsettled(folder);
@@ -64,7 +63,7 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
   const settle = (): void => {
     if (!mustSettle()) return;
     const settled = settleEarlier(folder);
-    if (settled !== "put back" && settled !== "put back, the new one aside") return;
+    if (settled === null) return;
     const left = settled === "put back" ? "" : `; what the new one wrote is in ${join(folder, unfinished)}`;
     note(`note: ${folder}: the new run ended before it saved anything, so the earlier one is back${left}`);
   };
@@ -77,10 +76,9 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
     permit(permission) {
       const { resume = null } = permission;
       // A checkpoint may be named by a link, or lie on another disk behind one.
-      const places = resume === null ? [] : [resolve(resume.folder), realPath(resume.folder)];
+      const places = resume === null ? [] : [resolve(resume.folder), followLink(resume.folder)];
       const goesOn = places.some((place) => isSamePlace(dirname(place), folder));
       keptStep = goesOn ? (resume?.step ?? -1) : -1;
-      replaces = permission.addsOnly !== true;
       requireFree(folder, permission, goesOn);
       if (lock !== null) {
         notePassedOver();
@@ -94,9 +92,9 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
     },
     begin(record) {
       begun = true;
-      const aside = replaces ? setAside(folder, keptStep) : [];
+      const aside = setAside(folder, keptStep);
       if (aside.length > 0) note(`note: ${folder}: ${asideNote(folder, keptStep, aside)}`);
-      if (replaces) writeFileAtomic(join(folder, runFile), `${JSON.stringify(record, null, 2)}\n`);
+      writeFileAtomic(join(folder, runFile), `${JSON.stringify(record, null, 2)}\n`);
     },
     release() {
       try {
@@ -149,7 +147,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
 
 /** @throws InputError where what the command reads lies where it would write */
 function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, held: Held | null): void {
-  const target = realPath(folder);
+  const target = followLink(folder);
   for (const [name, path] of Object.entries(inputs)) {
     if (path === null || !existsSync(path)) continue;
     for (const real of realPaths(path)) {
@@ -168,7 +166,7 @@ function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, hel
 /** Where a path leads, and the files in it, if it is a folder: they may be links. */
 function realPaths(path: string): string[] {
   const inner = statSync(path).isDirectory() ? namesIn(path).map((name) => join(path, name)) : [];
-  return [path, ...inner.filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile())].map(realPath);
+  return [path, ...inner.filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile())].map(followLink);
 }
 
 function namesIn(folder: string): string[] {
@@ -179,15 +177,7 @@ function namesIn(folder: string): string[] {
   }
 }
 
-function realPath(path: string): string {
-  try {
-    return realpathSync(path);
-  } catch {
-    return resolve(path);
-  }
-}
-
-const isSamePlace = (a: string, b: string): boolean => realPath(a) === realPath(b);
+const isSamePlace = (a: string, b: string): boolean => followLink(a) === followLink(b);
 
 /**
  * Checks a single file that a command is to write.
@@ -205,7 +195,7 @@ export function requireFreeFile(
   const found = statSync(path);
   if (!found.isFile()) return;
   for (const [name, input] of Object.entries(inputs))
-    if (input !== null && existsSync(input) && realPaths(input).includes(realPath(path)))
+    if (input !== null && existsSync(input) && realPaths(input).includes(followLink(path)))
       throw new InputError(`${label} ${path} is read as ${name}; name another file`);
   if (found.size > 0 && !overwrite)
     throw new InputError(`${label} ${path} exists; name another file, or replace it with --overwrite`);

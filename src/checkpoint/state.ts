@@ -49,16 +49,19 @@ export function readTrainerState<T>(folder: string, schema: z.ZodType<T>): T {
   );
 }
 
+/** The checkpoints in a folder of which a dying process left a temporary or moved-aside version. */
+export function interruptedCheckpoints(folder: string): string[] {
+  const names = readdirSync(folder).flatMap((name) => /^(checkpoint-\d+)\.(old|tmp)-/.exec(name)?.[1] ?? []);
+  return [...new Set(names)].map((name) => join(folder, name));
+}
+
 /**
  * @returns the path of the complete checkpoint with the highest step in `outputDir`, or null. One that a dying process
  * left moved aside is brought back first.
  */
 export function latestCheckpoint(outputDir: string): string | null {
   if (!isFolder(outputDir)) return null;
-  for (const name of readdirSync(outputDir)) {
-    const aside = /^(checkpoint-\d+)\.(old|tmp)-/.exec(name);
-    if (aside !== null) recoverFolder(join(outputDir, aside[1]!));
-  }
+  for (const checkpoint of interruptedCheckpoints(outputDir)) recoverFolder(checkpoint);
   return listCheckpoints(outputDir).findLast(({ folder }) => isComplete(folder))?.folder ?? null;
 }
 

@@ -1,7 +1,7 @@
 /** `grpo eval`: accuracy, pass@k and maj@k of a model on a dataset, with every answer written down. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { evaluationFiles, heldIn } from "../checkpoint/held.ts";
+import { evaluationFiles, type Held } from "../checkpoint/held.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
 import { writeTogether } from "../checkpoint/together.ts";
@@ -100,7 +100,7 @@ async function evaluateInto(
   });
   const folder = await modelFolder(model);
   const modelConfig = readModelConfig(folder);
-  const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+  const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(folder, chatTemplate);
   const { promptColumn, answerColumn, chatTemplateKwargs } = config;
   const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
@@ -208,8 +208,8 @@ async function evaluateInto(
 }
 
 /** Whether an evaluation of the bundled model is all there is: it is made again in a moment. */
-function isBundledEvaluation(folder: string): boolean {
-  const onlyEvaluation = heldIn(folder)?.names.every((name) => evaluationFiles.includes(name)) ?? true;
+function isBundledEvaluation(folder: string, held: Held): boolean {
+  const onlyEvaluation = held.names.every((name) => evaluationFiles.includes(name));
   try {
     const results = JSON.parse(readFileSync(join(folder, "results.json"), "utf8")) as Record<string, unknown>;
     return onlyEvaluation && results.model === bundledModel() && results.dataset === bundledEvalProblems();

@@ -78,7 +78,7 @@ ${describeSettings("generate")}`,
     requireFreeFile(config.output, config.overwrite, { model, input: config.input });
     const folder = await modelFolder(model);
     const modelConfig = readModelConfig(folder);
-    const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+    const chatTemplate = readChatTemplate(config.chatTemplate);
     const tokenizer = loadTokenizer(folder, chatTemplate);
     const asChat = (text: string): Prompt => (tokenizer.hasChatTemplate ? [{ role: "user", content: text }] : text);
     const prompts: PlacedPrompt[] =

@@ -13,7 +13,7 @@ const SIGHUP = 1;
 const SIGINT = 2;
 
 /** Whether a signal was ignored when the program started, as nohup does with SIGHUP and a script's `&` with SIGINT. */
-export function wasIgnored(signal: number, status = ownStatus()): boolean {
+export function wasIgnored(signal: number, status = statusAtStart): boolean {
   const mask = /^SigIgn:\s*([0-9a-f]+)$/m.exec(status)?.[1];
   return mask !== undefined && ((BigInt(`0x${mask}`) >> BigInt(signal - 1)) & 1n) === 1n;
 }
@@ -26,7 +26,6 @@ const statusAtStart = ((): string => {
     return "";
   }
 })();
-const ownStatus = (): string => statusAtStart;
 
 interface Ancestor {
   readonly pid: number;

@@ -79,7 +79,7 @@ async function sftInto(
   requireEvaluationName(config.metricForBestModel, names);
   const startFolder = await modelFolder(model);
   const modelConfig = readModelConfig(startFolder);
-  const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+  const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const { promptColumn, answerColumn, chatTemplateKwargs, maxCompletionLength } = config;
   const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };

@@ -1,11 +1,10 @@
 /** `grpo train`: the main job, wired together from its settings. The loop itself is src/grpo/trainer.ts. */
-import { existsSync, statSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
 import { assetName } from "../assets.ts";
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { runRecord } from "../checkpoint/held.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
-import { latestCheckpoint, listCheckpoints } from "../checkpoint/state.ts";
+import { isFolder, latestCheckpoint, listCheckpoints } from "../checkpoint/state.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { toJson } from "../config/record.ts";
@@ -58,7 +57,7 @@ export function standardConsole(): RunConsole {
   });
 }
 
-export const rewardSpecs = (names: readonly string[] | null): RewardSpec[] => (names ?? ["auto"]).map(parseRewardSpec);
+const rewardSpecs = (names: readonly string[] | null): RewardSpec[] => (names ?? ["auto"]).map(parseRewardSpec);
 
 /**
  * Whether a bundled run left what is there, and every checkpoint is one of the bundled model: nothing is lost with it that
@@ -141,7 +140,7 @@ export interface TrainRun {
 /** What a training run reads, by the names of the settings: it must not lie where the run writes. */
 function inputsOf(config: TrainConfig, file: string | undefined): Readonly<Record<string, string | null>> {
   const { model, dataset, evalDataset } = trainingPaths(config);
-  const models = (config.rewardFuncs ?? []).filter((name) => existsSync(name) && statSync(name).isDirectory());
+  const models = (config.rewardFuncs ?? []).filter(isFolder);
   return {
     ...{ model, dataset, eval_dataset: evalDataset, ref_model: config.refModel, critic_model: config.criticModel },
     ...{ chat_template: config.chatTemplate, "the configuration": file ?? null },
@@ -188,8 +187,9 @@ async function trainInto(
     inputs: inputsOf(config, file),
     mayReplace: bundled && !named ? isOfBundledRun : undefined,
   });
+  const specs = rewardSpecs(config.rewardFuncs);
   const pool = createRewardPool({
-    functions: rewardSpecs(config.rewardFuncs),
+    functions: specs,
     ...(config.rewardWeights ? { weights: config.rewardWeights } : {}),
     parameters: config,
     timeoutMs: config.rewardTimeout * 1000,
@@ -198,14 +198,13 @@ async function trainInto(
     requireRewardNamed(config, pool.names);
     requireEvaluationName(config.metricForBestModel, {
       rewards: pool.names,
-      logsMore: rewardSpecs(config.rewardFuncs).some((spec) => typeof spec === "object" && "path" in spec),
+      logsMore: specs.some((spec) => typeof spec === "object" && "path" in spec),
       samples: config.evalNumGenerations,
     });
     const paths = trainingPaths(config);
     const setup = await setUpTraining(config, paths, console.note, checkpoint);
     try {
-      for (const remark of await goldRemarks(rewardSpecs(config.rewardFuncs), setup.problems, pool))
-        console.note(`note: ${remark}`);
+      for (const remark of await goldRemarks(specs, setup.problems, pool)) console.note(`note: ${remark}`);
       console.note(
         `${shown(paths.model)} on ${shown(paths.dataset)} · ${setup.planned.dtype} · ${setup.device.description}`,
       );

@@ -71,11 +71,12 @@ export async function runUpdate(
     const defaults = resume ? settingsOfRun(resume.state.config) : {};
     const { config, warnings } = configFor("update", argv, { defaults });
     const model = config.model ?? bundledModel();
+    const ofTraining = holdsTraining(outputDir);
     output.permit({
       overwrite: config.overwrite,
-      resumes: !holdsTraining(outputDir),
+      resumes: !ofTraining,
       // Of a training run the model and the metrics would be replaced: only an update's own folder is gone on in.
-      resume: checkpoint === null || holdsTraining(outputDir) ? null : { folder: checkpoint, step: resume!.state.step },
+      resume: checkpoint === null || ofTraining ? null : { folder: checkpoint, step: resume!.state.step },
       newest: config.resumeFromCheckpoint === true,
       inputs: {
         ...{ model, ref_model: config.refModel, rollouts: config.rollouts },

@@ -16,7 +16,7 @@ function isKnown(name: string, config: ModelConfig): boolean {
 }
 
 /** Names in the weights that no parameter of the model has, in the order of the files. */
-export function unusedTensors(config: ModelConfig, { names, unlisted }: Checkpoint): string[] {
+function unusedTensors(config: ModelConfig, { names, unlisted }: Checkpoint): string[] {
   const used = new Set(parameterSpecs(config).map(({ name }) => name));
   return [...names, ...unlisted].filter((name) => !used.has(name) && !isKnown(name, config));
 }

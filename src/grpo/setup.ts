@@ -100,7 +100,7 @@ export async function setUpTraining(
   const startFolder = await modelFolder(paths.model);
   const modelConfig = readModelConfig(startFolder);
   const batch = batchShape(config);
-  const chatTemplate = config.chatTemplate === null ? null : readChatTemplate(config.chatTemplate);
+  const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const { maxCompletionLength, promptColumn, answerColumn, chatTemplateKwargs } = config;
   const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };

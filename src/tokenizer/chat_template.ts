@@ -75,10 +75,11 @@ const tag = /\{[{%#]/;
 /**
  * What the setting `chat_template` names: a template's file, a model's folder, or the template itself.
  *
- * @returns its text, which is a template
+ * @returns its text, which is a template; null for null
  * @throws InputError where it is none of the three, or the template has an error
  */
-export function readChatTemplate(given: string): string {
+export function readChatTemplate(given: string | null): string | null {
+  if (given === null) return null;
   const { source, where } = namedTemplate(given);
   try {
     new ChatTemplateProgram(source);
