@@ -22,7 +22,8 @@ interface Settings {
   readonly retries: number;
 }
 
-function readSettings(env: NodeJS.ProcessEnv = process.env): Settings {
+function readSettings(): Settings {
+  const { env } = process;
   const number = (name: string, fallback: number) => {
     const value = Number(env[name] ?? fallback);
     if (!(value > 0)) throw new Error(`${name} is ${env[name]}; give a number above 0`);
@@ -115,9 +116,9 @@ class Refused extends Error {}
 
 const judge: RewardFunction = async ({ prompts, completions, answer = [], log_metric, log_extra }) => {
   const settings = readSettings();
+  const contents = completions.map((completion, i) => question(promptText(prompts[i]), completion, answer[i]));
   // Equal answers to one question, as a sure model gives them, are asked about once.
-  const places = Map.groupBy(completions.keys(), (i) => question(promptText(prompts[i]), completions[i]!, answer[i]));
-  const open = [...places.keys()];
+  const open = [...new Set(contents)];
   const replies = new Map<string, string | null>();
   const lane = async (): Promise<void> => {
     for (let content = open.shift(); content !== undefined; content = open.shift())
@@ -125,8 +126,7 @@ const judge: RewardFunction = async ({ prompts, completions, answer = [], log_me
   };
   await Promise.all(Array.from({ length: Math.min(settings.concurrency, open.length) }, lane));
 
-  const said: (string | null)[] = completions.map(() => null);
-  for (const [content, indices] of places) for (const i of indices) said[i] = replies.get(content) ?? null;
+  const said = contents.map((content) => replies.get(content) ?? null);
   const rewards = said.map((reply) => (reply === null ? null : gradeOf(reply)));
   log_metric("judge/failed", rewards.filter((reward) => reward === null).length / rewards.length);
   log_extra("judge", said);

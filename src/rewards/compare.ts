@@ -18,7 +18,7 @@ import { type CommaReading, parseExpression } from "./parse.ts";
 import { approximated } from "./phrases.ts";
 import { type Rational, ratDiv, ratEquals } from "./rational.ts";
 import { allNames, at, equalScalars, infinityOf, POINTS } from "./scalars.ts";
-import { chooseSign, type Expression, hasPlusMinus, variablesOf } from "./tree.ts";
+import { chooseSign, type Expression, hasPlusMinus, type Relation, variablesOf } from "./tree.ts";
 import { unitOf, unitsDiffer } from "./units.ts";
 
 /** Longest list or set compared without regard to order. */
@@ -196,11 +196,7 @@ function pointOf(x: Expression): readonly Expression[] | null {
 function inOrder(items: readonly Expression[]): readonly Expression[] {
   const names = items.map((item) => unwrap(item).name);
   if (!names.every((name) => name?.kind === "symbol" && /^[xyz]$/.test(name.name))) return items;
-  const key = (i: number): string => (names[i] as { name: string }).name;
-  return items
-    .map((_, i) => i)
-    .sort((i, j) => (key(i) < key(j) ? -1 : key(i) > key(j) ? 1 : i - j))
-    .map((i) => items[i]!);
+  return ["x", "y", "z"].flatMap((letter) => items.filter((_, i) => (names[i] as { name: string }).name === letter));
 }
 
 /** Whether each item names another quantity (x = 1, y = 2), so that values alone must come in the same order. */
@@ -293,8 +289,7 @@ const asMatrix = (x: Expression, rows: Rows | null): Expression => (rows === nul
 
 /** a ≤ x ≤ b as [a, b] and x > a as (a, ∞), where the bounds are no numbers. */
 function boundsOf(x: Relation): Tuple | null {
-  const [turned, parts] = ">≥".includes(x.operators[0]!) ? [true, x.parts.toReversed()] : [false, x.parts];
-  const operators = turned ? x.operators.toReversed().map((op) => MIRRORED[op] ?? op) : x.operators;
+  const { operators, parts } = ">≥".includes(x.operators[0]!) ? mirrored(x) : x;
   if (!operators.every((op) => op === "<" || op === "≤")) return null;
   const infinity: Expression = { kind: "infinity" };
   const tuple = (low: Expression, open: boolean, high: Expression, close: boolean): Tuple => ({
@@ -325,7 +320,6 @@ function equalItems(a: readonly Expression[], b: readonly Expression[]): boolean
 }
 
 type Tuple = Extract<Expression, { kind: "tuple" }>;
-type Relation = Extract<Expression, { kind: "relation" }>;
 
 function equalTuples(a: Tuple, b: Tuple): boolean {
   // Round or square matters where the tuple can be an interval.
@@ -353,20 +347,19 @@ function vectorOf(x: Expression): readonly Expression[] | null {
 
 const MIRRORED: Readonly<Record<string, string>> = { "<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠" };
 
+/** The relation read from its other end: b > a for a < b. */
+const mirrored = (x: Relation): Relation => ({
+  kind: "relation",
+  operators: x.operators.toReversed().map((op) => MIRRORED[op] ?? op),
+  parts: x.parts.toReversed(),
+});
+
 function equalRelations(a: Relation, b: Relation): boolean {
-  const same = (x: Relation, parts: readonly Expression[], operators: readonly string[]): boolean =>
-    x.operators.length === operators.length &&
-    x.operators.every((op, i) => op === operators[i]) &&
-    equalItems(x.parts, parts);
-  if (same(a, b.parts, b.operators)) return true;
-  if (
-    same(
-      a,
-      b.parts.toReversed(),
-      b.operators.toReversed().map((op) => MIRRORED[op] ?? op),
-    )
-  )
-    return true;
+  const same = (x: Relation): boolean =>
+    a.operators.length === x.operators.length &&
+    a.operators.every((op, i) => op === x.operators[i]) &&
+    equalItems(a.parts, x.parts);
+  if (same(b) || same(mirrored(b))) return true;
   return a.operators.length === 1 && b.operators.length === 1 && proportional(a, b);
 }
 

@@ -51,7 +51,7 @@ export function markedAnswer(text: string): Readings {
 }
 
 /** The last box with those before it that are joined to it, and alone. */
-function joinedBoxes(s: string, last: Box | null): Readings {
+function joinedBoxes(s: string, last: Span | null): Readings {
   if (last === null) return [];
   const boxes = [last];
   while (boxes.length < 32) {
@@ -81,14 +81,14 @@ function joinsBoxes(between: string): boolean {
   return /,|(?<![a-z])(?:and|or|as well as|along with|together with|while|plus)(?![a-z])/i.test(text);
 }
 
-interface Box {
+interface Span {
   readonly start: number;
   readonly end: number;
   readonly content: string;
 }
 
 /** Whether the text says "percent" behind its last box, which is then part of a gold answer, and of one given alone. */
-export function percentBehindBox(text: string): boolean {
+function percentBehindBox(text: string): boolean {
   const s = text.slice(-MARKED_TAIL);
   const box = lastBox(s, s.length);
   return (
@@ -99,7 +99,7 @@ export function percentBehindBox(text: string): boolean {
 }
 
 /** The last complete box that begins before `before`; of a row of boxes left open only the last few are looked at. */
-function lastBox(s: string, before: number): Box | null {
+function lastBox(s: string, before: number): Span | null {
   let start = before;
   for (let tries = 0; tries < 8; tries++) {
     const head = s.slice(0, start);
@@ -159,12 +159,6 @@ export function announcedAnswer(text: string): string | null {
 /** `$28$ percent`: the sign or word after a formula belongs to it. */
 const percentAfter = (sentence: string, end: number): string =>
   /^\s*(?:\\?%|percent\b)/i.test(sentence.slice(end, end + 20)) ? "\\%" : "";
-
-interface Span {
-  readonly start: number;
-  readonly end: number;
-  readonly content: string;
-}
 
 const DELIMITERS = [
   ["$$", "$$"],
@@ -384,7 +378,7 @@ const BEHIND_VALUE = /^([^()\n]{1,60})\([^()\n]{1,160}\)\.?$/;
 /** An answer out of a gold text or a given prediction: its mark's content, or the text itself unless it is a sentence. */
 export function reduceAnswer(text: string): Readings {
   const marked = markedAnswer(text);
-  if (marked.length > 0) return marked;
+  if (marked.length > 0) return percentBehindBox(text) ? [`${marked[0]}\\%`] : marked;
   const short = text.length <= 300 ? text.trim() : "";
   const remark = BEHIND_VALUE.exec(short);
   if (BOUNDED.test(short) || (remark !== null && !isProse(remark[1]!))) return [text.trim()];

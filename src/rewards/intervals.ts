@@ -7,7 +7,7 @@ import { cSub } from "./complex.ts";
 import { evaluate, hasFloat, toComplex, type Variables } from "./evaluate.ts";
 import { rational } from "./rational.ts";
 import { infinityOf, near } from "./scalars.ts";
-import { chooseSign, type Expression, hasPlusMinus, variablesOf } from "./tree.ts";
+import { chooseSign, type Expression, hasPlusMinus, type Relation, variablesOf } from "./tree.ts";
 
 interface Interval {
   readonly low: number;
@@ -19,48 +19,38 @@ interface Interval {
 /** Disjoint, in order, none empty, and none that touches the next. */
 type RealSet = readonly Interval[];
 
-type Relation = Extract<Expression, { kind: "relation" }>;
-
 /** Most intervals that a set is made of. */
 const MAX_INTERVALS = 64;
 const LINE: Interval = { low: -Infinity, high: Infinity, lowClosed: false, highClosed: false };
 
 /** A set, and the unknown that its inequalities are about; `named` null: none, or several that are one quantity. */
-export interface Solutions {
+interface Solutions {
   readonly set: RealSet;
   readonly name: string | null;
-  /** It says of itself that it is a set of numbers, which (1, 2) and {1, 2} alone do not. */
-  readonly certain: boolean;
 }
 
 /** The real numbers that the expression stands for; null where it is no such set or its bounds are not numbers. */
-export function solutionsOf(x: Expression): Solutions | null {
+function solutionsOf(x: Expression): Solutions | null {
   switch (x.kind) {
     case "tuple": {
       const interval = bounded(x);
-      return interval && { set: normal([interval]), name: null, certain: false };
+      return interval && { set: normal([interval]), name: null };
     }
     case "set": {
       const points = x.items.map(pointOf);
-      return points.every((point) => point !== null)
-        ? { set: normal(points.map(single)), name: null, certain: false }
-        : null;
+      return points.every((point) => point !== null) ? { set: normal(points.map(single)), name: null } : null;
     }
     case "union":
       return joined(x.items, (sets) => normal(sets.flat()));
     case "intersection":
       return joined(x.items, (sets) => sets.reduce(intersect));
     case "difference":
-      return joined(x.items, ([first, ...others]) =>
-        others.reduce((set, other) => intersect(set, complement(other)), first!),
-      );
+      return joined(x.items, without);
     case "sum": {
       // ℝ - {3}: a difference with the sign of a subtraction.
       const [first, ...others] = x.items;
       if (!others.every((item) => item.kind === "negative" && item.of.kind === "set")) return null;
-      return joined([first!, ...others.map((item) => (item as { of: Expression }).of)], ([set, ...sets]) =>
-        sets.reduce((rest, other) => intersect(rest, complement(other)), set!),
-      );
+      return joined([first!, ...others.map((item) => (item as { of: Expression }).of)], without);
     }
     case "list":
     case "groups":
@@ -77,7 +67,7 @@ export function equalSolutions(a: Expression, b: Expression): boolean | null {
   if (!mayBeSet(a) || !mayBeSet(b) || !(isCertain(a) || isCertain(b))) return null;
   const left = solutionsOf(a);
   const right = left && solutionsOf(b);
-  if (left === null || right === null || !(left.certain || right.certain)) return null;
+  if (left === null || right === null) return null;
   if (left.name !== null && right.name !== null && left.name.toLowerCase() !== right.name.toLowerCase()) return false;
   return (
     left.set.length === right.set.length &&
@@ -102,7 +92,7 @@ const mayBeSet = (x: Expression): boolean => KINDS.has(x.kind) || isDifference(x
 
 const isDifference = (x: Expression): boolean => x.kind === "sum" && KINDS.has(x.items[0]!.kind);
 
-/** Whether it can only be a set of numbers, if it is one at all; told from its outside. */
+/** Whether it says of itself that it is a set of numbers, which (1, 2) and {1, 2} alone do not; told from its outside. */
 function isCertain(x: Expression): boolean {
   if (x.kind === "relation") return x.operators[0] !== "=";
   if (x.kind === "list" || x.kind === "groups")
@@ -121,7 +111,7 @@ function joined(items: readonly Expression[], join: (sets: readonly RealSet[]) =
   const name = oneName(parts);
   if (name === undefined) return null;
   const set = join(parts.map((part) => part.set));
-  return set.length > MAX_INTERVALS ? null : { set, name, certain: true };
+  return set.length > MAX_INTERVALS ? null : { set, name };
 }
 
 /** The one unknown of all parts, null where they have none, undefined where they have several. */
@@ -145,7 +135,7 @@ function ofList(items: readonly Expression[]): Solutions | null {
     const point = item.kind === "relation" ? null : pointOf(item);
     if (point !== null) {
       if (!afterUnequal) return null;
-      excluded.push({ set: complement([single(point)]), name: null, certain: true });
+      excluded.push({ set: complement([single(point)]), name: null });
       continue;
     }
     const part = item.kind === "relation" && item.operators[0] !== "∈" ? ofRelation(item) : null;
@@ -156,7 +146,7 @@ function ofList(items: readonly Expression[]): Solutions | null {
   const name = oneName([...alternatives, ...excluded]);
   if (name === undefined) return null;
   const from = alternatives.length === 0 ? [LINE] : normal(alternatives.flatMap((part) => part.set));
-  return { set: excluded.reduce<RealSet>((set, part) => intersect(set, part.set), from), name, certain: true };
+  return { set: excluded.reduce<RealSet>((set, part) => intersect(set, part.set), from), name };
 }
 
 function ofRelation(x: Relation): Solutions | null {
@@ -164,7 +154,7 @@ function ofRelation(x: Relation): Solutions | null {
   if (x.operators.length === 1 && x.operators[0] === "∈") {
     const name = nameOf(first);
     const of = name === null ? null : solutionsOf(x.parts[1]!);
-    return of && { ...of, name: of.name ?? name, certain: true };
+    return of && { ...of, name: of.name ?? name };
   }
   if (x.operators.length === 1 && x.operators[0] === "≠") {
     const name = nameOf(first);
@@ -173,7 +163,7 @@ function ofRelation(x: Relation): Solutions | null {
     const values = hasPlusMinus(right) ? [chooseSign(right, 1), chooseSign(right, -1)] : [right];
     const points = values.map(pointOf);
     if (!points.every((point) => point !== null)) return null;
-    return { set: complement(normal(points.map(single))), name, certain: true };
+    return { set: complement(normal(points.map(single))), name };
   }
   if (!x.operators.every((op) => "<>≤≥".includes(op))) return null;
   // A chain runs in one direction: 1 < x > 2 says nothing that anyone writes.
@@ -186,7 +176,7 @@ function ofRelation(x: Relation): Solutions | null {
     if (half === null) return null;
     set = intersect(set, half);
   }
-  return { set, name: unknown.name, certain: true };
+  return { set, name: unknown.name };
 }
 
 const nameOf = (x: Expression): string | null => (x.kind === "symbol" ? x.name : null);
@@ -261,12 +251,9 @@ function quadratic(
   const closed = op === "≤" || op === "≥";
   const root = (side: 1 | -1): number => (-b + side * Math.sign(a) * Math.sqrt(Math.max(discriminant, 0))) / (2 * a);
   // Without roots it has one sign everywhere.
-  const inner: RealSet =
-    discriminant < 0 ? [] : normal([{ low: root(-1), high: root(1), lowClosed: closed, highClosed: closed }]);
-  if ((op === "<" || op === "≤") === a > 0) return inner;
-  return complement(
-    discriminant < 0 ? [] : normal([{ low: root(-1), high: root(1), lowClosed: !closed, highClosed: !closed }]),
-  );
+  const between = (ends: boolean): RealSet =>
+    discriminant < 0 ? [] : normal([{ low: root(-1), high: root(1), lowClosed: ends, highClosed: ends }]);
+  return (op === "<" || op === "≤") === a > 0 ? between(closed) : complement(between(!closed));
 }
 
 /** `x < ∞` and `-∞ < x`: all numbers, which only both together say. */
@@ -336,6 +323,10 @@ function later(a: number, aClosed: boolean, b: number, bClosed: boolean): [numbe
   if (near(a, b)) return [a, aClosed && bClosed];
   return a > b ? [a, aClosed] : [b, bClosed];
 }
+
+/** The first of the sets less all others. */
+const without = ([first, ...others]: readonly RealSet[]): RealSet =>
+  others.reduce((rest, other) => intersect(rest, complement(other)), first!);
 
 function complement(set: RealSet): RealSet {
   const result: Interval[] = [];

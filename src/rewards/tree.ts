@@ -20,6 +20,8 @@ export type Expression =
   | { readonly kind: "relation"; readonly operators: readonly string[]; readonly parts: readonly Expression[] }
   | { readonly kind: "matrix"; readonly rows: readonly (readonly Expression[])[] };
 
+export type Relation = Extract<Expression, { kind: "relation" }>;
+
 /** Names that stand for constants, not variables. */
 export const CONSTANTS: ReadonlySet<string> = new Set(["pi", "e", "i"]);
 

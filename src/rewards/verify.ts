@@ -3,7 +3,7 @@
  * (gsm8k.ts, math.ts). Deadlines are the pool's business (pool.ts); this function bounds its own work, so that in
  * practice none is missed.
  */
-import { markedAnswer, percentBehindBox, type Readings, reduceAnswer } from "./extract.ts";
+import { markedAnswer, type Readings, reduceAnswer } from "./extract.ts";
 import { type Extraction, equalGiven, equalNumbers, extractNumber, isNumber } from "./gsm8k.ts";
 import { equalMath, extractMath } from "./math.ts";
 
@@ -56,15 +56,10 @@ export function verify(question: Question): Verdict {
 /** The gold in each reading that is complete: of several joined boxes no single one is the answer. */
 function goldAnswers(text: string): Readings {
   const readings = reduceAnswer(text);
-  if (markedAnswer(text).length === 0) return readings;
-  return percentBehindBox(text) ? [`${readings[0]}\\%`] : readings.slice(0, 1);
+  return markedAnswer(text).length > 0 ? readings.slice(0, 1) : readings;
 }
 
 function find({ response, pred, extraction }: Question, verifier: Verifier): Readings {
-  if (response === undefined) {
-    if (pred === undefined) return [];
-    const readings = reduceAnswer(pred);
-    return percentBehindBox(pred) ? [`${readings[0]}\\%`] : readings;
-  }
+  if (response === undefined) return pred === undefined ? [] : reduceAnswer(pred);
   return verifier === "gsm8k" ? extractNumber(response, extraction) : extractMath(response, extraction);
 }
