@@ -24,7 +24,7 @@ import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../g
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { callOf } from "../program.ts";
 import { createRewardPool, type RewardTrainerState } from "../rewards/pool.ts";
-import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
+import { isModule, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
 import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { goldRemarks } from "./golds.ts";
@@ -198,7 +198,7 @@ async function trainInto(
     requireRewardNamed(config, pool.names);
     requireEvaluationName(config.metricForBestModel, {
       rewards: pool.names,
-      logsMore: specs.some((spec) => typeof spec === "object" && "path" in spec),
+      logsMore: specs.some(isModule),
       samples: config.evalNumGenerations,
     });
     const paths = trainingPaths(config);

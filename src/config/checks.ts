@@ -12,15 +12,14 @@ export type Attempt = <T>(keys: readonly string[], check: () => T) => T | undefi
 /**
  * @param config the complete settings of `command`, each checked by itself
  * @param given keys in snake_case that the user wrote
- * @param attempt takes the refusals; left out, the first contradiction is thrown
+ * @param attempt takes the refusals
  * @returns remarks, one line each
- * @throws InputError for a contradiction
  */
 export function checkTogether(
   command: CommandName,
   config: unknown,
   given: ReadonlySet<string>,
-  attempt: Attempt = (_keys, check) => check(),
+  attempt: Attempt,
 ): string[] {
   const remarks: string[] = [];
   const collect = (keys: readonly string[], check: () => readonly string[]) =>
@@ -123,8 +122,8 @@ function checkBatch(config: TrainConfig): void {
 }
 
 function checkRewardName(name: string): void {
-  const why = existsSync(name) ? undefined : foreignReward(name);
-  if (why !== undefined) throw new InputError(`reward_funcs: ${name}: ${why}`);
+  const why = foreignReward(name);
+  if (why !== undefined && !existsSync(name)) throw new InputError(`reward_funcs: ${name}: ${why}`);
 }
 
 /** @throws InputError where an evaluation of `sft` would have nothing to judge by */
@@ -197,15 +196,19 @@ function checkDynamicSampling({ dynamicSampling, dynamicSamplingProbe: probe, nu
     );
 }
 
+/** The first of `keys` that was given does nothing: a remark. */
+function unusedRemark(given: ReadonlySet<string>, keys: readonly string[], why: string): string[] {
+  const key = keys.find((name) => given.has(name));
+  return key === undefined ? [] : [`${key} is not used: ${why}`];
+}
+
 function dynamicRemarks(config: TrainConfig, given: ReadonlySet<string>): string[] {
-  const remarks: string[] = [];
-  const unused = ["max_batches", "ahead", "probe", "reward"]
-    .map((name) => `dynamic_sampling_${name}`)
-    .find((key) => given.has(key));
-  if (!config.dynamicSampling && unused !== undefined) remarks.push(`${unused} is not used: dynamic_sampling is false`);
-  const moved = ["ref_model_mixup_alpha", "ref_model_sync_steps"].find((key) => given.has(key));
-  if (!config.syncRefModel && moved !== undefined) remarks.push(`${moved} is not used: sync_ref_model is false`);
-  return remarks;
+  const sampling = ["max_batches", "ahead", "probe", "reward"].map((name) => `dynamic_sampling_${name}`);
+  const moving = ["ref_model_mixup_alpha", "ref_model_sync_steps"];
+  return [
+    ...(config.dynamicSampling ? [] : unusedRemark(given, sampling, "dynamic_sampling is false")),
+    ...(config.syncRefModel ? [] : unusedRemark(given, moving, "sync_ref_model is false")),
+  ];
 }
 
 function checkOutput(config: {
@@ -295,10 +298,7 @@ function groupRemarks({ numGenerations: group, advantageEstimator: estimator }: 
 function advantageRemarks(config: TrainConfig | UpdateConfig, given: ReadonlySet<string>): string[] {
   const remarks: string[] = [];
   const { advantageEstimator: estimator } = config;
-  const unused = (keys: readonly string[], why: string) => {
-    const key = keys.find((name) => given.has(name));
-    if (key !== undefined) remarks.push(`${key} is not used: ${why}`);
-  };
+  const unused = (keys: readonly string[], why: string) => remarks.push(...unusedRemark(given, keys, why));
   if (estimator !== "grpo") {
     unused(["scale_rewards", "multi_objective_aggregation"], `advantage_estimator ${estimator} has its own scale`);
   }
@@ -352,15 +352,11 @@ function lossRemarks(config: TrainConfig | UpdateConfig, given: ReadonlySet<stri
     );
   }
   const adaptive = ["entropy_coef_min", "entropy_coef_max", "entropy_coef_delta", "entropy_target"];
-  const idleEntropy = adaptive.find((key) => given.has(key));
-  if (!config.useAdaptiveEntropy && idleEntropy !== undefined)
-    remarks.push(`${idleEntropy} is not used: use_adaptive_entropy is false`);
-  if (config.beta === 0 && given.has("ref_model")) remarks.push("ref_model is not used: beta is 0");
-  const correcting = config.importanceSamplingCorrection;
-  const idle = ["importance_sampling_mode", "importance_sampling_clip_max", "importance_sampling_clip_min"];
-  const unused = idle.find((key) => given.has(key));
-  if (!correcting && unused !== undefined)
-    remarks.push(`${unused} is not used: importance_sampling_correction is false`);
+  if (!config.useAdaptiveEntropy) remarks.push(...unusedRemark(given, adaptive, "use_adaptive_entropy is false"));
+  if (config.beta === 0) remarks.push(...unusedRemark(given, ["ref_model"], "beta is 0"));
+  const correction = ["importance_sampling_mode", "importance_sampling_clip_max", "importance_sampling_clip_min"];
+  if (!config.importanceSamplingCorrection)
+    remarks.push(...unusedRemark(given, correction, "importance_sampling_correction is false"));
   return remarks;
 }
 
@@ -390,8 +386,6 @@ function evaluationRemarks(
   }
   const bundled = config.dataset === null;
   if (config.evalDataset !== null || bundled) return [];
-  const unused = ["eval_steps", "eval_samples", "eval_split", "eval_num_generations", "eval_temperature"].find((key) =>
-    given.has(key),
-  );
-  return unused === undefined ? [] : [`${unused} is not used: there is no eval_dataset`];
+  const keys = ["eval_steps", "eval_samples", "eval_split", "eval_num_generations", "eval_temperature"];
+  return unusedRemark(given, keys, "there is no eval_dataset");
 }

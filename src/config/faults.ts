@@ -4,10 +4,6 @@ import { InputError, InputErrors } from "../errors.ts";
 export class Faults {
   private readonly found: InputError[] = [];
 
-  get any(): boolean {
-    return this.found.length > 0;
-  }
-
   add(message: string): void {
     this.found.push(new InputError(message));
   }

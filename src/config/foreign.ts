@@ -2,8 +2,10 @@
  * Names that a command does not have: another trainer's, which is taken under our name, left out with a remark, or refused
  * with what to write instead; another command's; or a slip of the keyboard. What other trainers have is in `trainers/`.
  */
+
 import type { Faults } from "./faults.ts";
-import { isMap, ownKey, type Written } from "./given.ts";
+import { ownKey, type Written } from "./given.ts";
+import { isObject } from "./json_file.ts";
 import { toCamel } from "./names.ts";
 import { type CommandName, commandsWith, type SettingTypes, settingsOf } from "./schema.ts";
 import { type Given, readValue, type Source, unknownName } from "./shape.ts";
@@ -140,7 +142,7 @@ const plain = (value: unknown): string =>
   typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential() : String(value);
 
 function inToml(value: unknown): string {
-  if (!isMap(value)) return JSON.stringify(value);
+  if (!isObject(value)) return JSON.stringify(value);
   return `{ ${Object.entries(value)
     .map(([key, inner]) => `${key} = ${JSON.stringify(inner)}`)
     .join(", ")} }`;

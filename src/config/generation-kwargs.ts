@@ -3,7 +3,10 @@
  * the ways to draw tokens. Each key is taken as our setting of that meaning; a value that changes nothing here is accepted,
  * everything else is refused by name.
  */
+
 import { InputError } from "../errors.ts";
+import { entryOf } from "./entry.ts";
+import { isObject } from "./json_file.ts";
 import { parseJson } from "./values.ts";
 
 /** Their names, and the setting each is. */
@@ -62,13 +65,15 @@ export function generationKwargs(
   label: string,
 ): { readonly key: string; readonly value: unknown; readonly label: string }[] {
   const given = typeof value === "string" ? parseJson(value, label) : value;
-  if (typeof given !== "object" || given === null || Array.isArray(given))
-    throw new InputError(`${label}: an object, as {"top_k": 50, "stop_strings": ["</answer>"]}`);
+  if (!isObject(given)) throw new InputError(`${label}: an object, as {"top_k": 50, "stop_strings": ["</answer>"]}`);
   return Object.entries(given).flatMap(([name, wanted]) => {
     const place = `${label}: ${name}`;
-    const key = settings[name];
+    const key = entryOf(settings, name);
     if (key !== undefined) return wanted === null ? [] : [{ key, value: wanted, label: place }];
-    const [harmless, cure]: readonly [readonly unknown[], string | undefined] = idle[name] ?? [[], refused[name]];
+    const [harmless, cure]: readonly [readonly unknown[], string | undefined] = entryOf(idle, name) ?? [
+      [],
+      entryOf(refused, name),
+    ];
     if (cure !== undefined && (wanted === null || harmless.includes(wanted))) return [];
     const known = Object.keys(settings).join(", ");
     throw new InputError(`${place} ${JSON.stringify(wanted)}: not here; ${cure ?? `there are ${known}`}`);

@@ -2,11 +2,14 @@
  * What was written, in a file, in flags or in a call, before it is known what it means: names with raw values, each with the
  * place to name in a message. Several words of a list are put together, a name that stands twice is refused.
  */
+
 import { type Kind, kindOf } from "./allowed.ts";
 import { type Flag, isConfigName, splitArguments } from "./arguments.ts";
+import { entryOf } from "./entry.ts";
 import type { Faults } from "./faults.ts";
+import { isObject } from "./json_file.ts";
 import type { SettingTypes } from "./schema.ts";
-import { type FileSyntax, readSettingsFile } from "./settings_file.ts";
+import { readSettingsFile } from "./settings_file.ts";
 import type { Source } from "./shape.ts";
 import { isPath } from "./trainers/trainers.ts";
 import { aliases } from "./trl.ts";
@@ -22,7 +25,7 @@ export interface Written {
 }
 
 /** Our name of a setting that has another one as well. */
-export const ownKey = (name: string): string => (Object.hasOwn(aliases, name) ? aliases[name]! : name);
+export const ownKey = (name: string): string => entryOf(aliases, name) ?? name;
 
 /** Flags of ours and of other trainers whose value is the name of a file that looks like a configuration. */
 const namesFile = /^(config|config_file|accelerate_config|deepspeed|deepspeed_config|fsdp_config)$/;
@@ -69,19 +72,16 @@ function fileWritten(file: string, kind: (name: string) => Kind | undefined): Wr
     leaves(key, value, kind(key) === "object").map(([name, raw]) => {
       const at = lineOf?.(name) ?? line;
       const place = at === undefined ? file : `${file}:${at}`;
-      return { name, raw, source: syntax as FileSyntax, label: `${place}: ${name}` };
+      return { name, raw, source: syntax, label: `${place}: ${name}` };
     }),
   );
 }
 
 /** verl's and OpenRLHF's settings lie in maps within maps and are known by their whole path. */
 function leaves(name: string, value: unknown, whole: boolean): [string, unknown][] {
-  if (whole || !isMap(value) || !isPath(name.split(".")[0]!)) return [[name, value]];
+  if (whole || !isObject(value) || !isPath(name.split(".")[0]!)) return [[name, value]];
   return Object.entries(value).flatMap(([key, inner]) => leaves(`${name}.${key}`, inner, false));
 }
-
-export const isMap = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
  * One of each name: a list goes on where its name stands again, anything else of ours that stands twice is refused, and so is

@@ -3,8 +3,10 @@
  * Whatever would change the computation and is not supported is refused by name. Dropout in the file is ignored: GRPO's
  * ratios need the same function in sampling and training. Weights are read elsewhere (`checkpoint/`).
  */
+
 import { z } from "zod";
 import { InputError } from "../errors.ts";
+import { entryOf } from "./entry.ts";
 import { isObject } from "./json_file.ts";
 import { parseRope, type RopeConfig } from "./rope.ts";
 
@@ -144,7 +146,7 @@ export function parseModelConfig(json: unknown, path: string, wanted: ModelHead 
     refuse("hidden_size", `${given.hidden_size} is no multiple of num_attention_heads ${numHeads}; add head_dim`);
   if (headDim % 2 !== 0) refuse("head_dim", `${headDim} is odd, and rotary embedding needs pairs; use another model`);
 
-  const activation = Object.hasOwn(activations, given.hidden_act) ? activations[given.hidden_act] : undefined;
+  const activation = entryOf(activations, given.hidden_act);
   if (activation === undefined)
     refuse("hidden_act", `"${given.hidden_act}" is not supported (silu, gelu_pytorch_tanh are); use another model`);
   given.layer_types?.forEach((type, i) => {

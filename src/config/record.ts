@@ -1,4 +1,5 @@
 /** A configuration as it is stored beside a checkpoint, and what has changed since. */
+import { isObject } from "./json_file.ts";
 import { toSnake } from "./names.ts";
 
 export type ConfigRecord = Readonly<Record<string, unknown>>;
@@ -75,8 +76,6 @@ export function configDifferences(
 /** JSON with sorted keys, so that the order in which an object was written does not count. */
 function canonical(value: unknown): string {
   const sorted = (_: string, inner: unknown) =>
-    typeof inner === "object" && inner !== null && !Array.isArray(inner)
-      ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1)))
-      : inner;
+    isObject(inner) ? Object.fromEntries(Object.entries(inner).sort(([a], [b]) => (a < b ? -1 : 1))) : inner;
   return JSON.stringify(value, sorted) ?? "absent";
 }

@@ -2,6 +2,7 @@
  * The names of the built-in rewards, and what TRL and open-r1 call the same ones. What they compute is in src/rewards;
  * the names are here because settings, help and checks need them too.
  */
+import { entryOf } from "./entry.ts";
 
 /** Judge the answer against the row's gold: 1 or 0. */
 export const verifierRewards = ["gsm8k", "math", "auto", "accuracy", "reasoning_accuracy"] as const;
@@ -46,7 +47,7 @@ const otherNames: Readonly<Record<string, BuiltInReward>> = {
 };
 
 /** Our name of a reward that TRL or open-r1 names otherwise; any other name as it is. */
-export const ownRewardName = (name: string): string => (Object.hasOwn(otherNames, name) ? otherNames[name]! : name);
+export const ownRewardName = (name: string): string => entryOf(otherNames, name) ?? name;
 
 /** Why a name of another trainer's reward is none here, and what to do; undefined for any other name. */
 export function foreignReward(name: string): string | undefined {

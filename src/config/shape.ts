@@ -2,10 +2,12 @@
  * Given values against a set of settings: text is read by the setting's kind, types and ranges are checked, unknown names
  * are refused with the nearest known one. Knows no command; every message begins with where the value stood.
  */
+
 import type { z } from "zod";
 import { InputError } from "../errors.ts";
 import { allowed, kindOf, unwrap } from "./allowed.ts";
 import { Faults } from "./faults.ts";
+import { isObject } from "./json_file.ts";
 import { toCamel } from "./names.ts";
 import { nearest } from "./nearest.ts";
 import type { SettingTypes } from "./schema.ts";
@@ -104,7 +106,7 @@ export function unknownName(
   others: readonly string[] = [],
 ): InputError {
   if (others.length > 0) return new InputError(`${label}: not a setting of ${command}, but of ${others.join(", ")}`);
-  if (source !== "flag" && typeof value === "object" && value !== null && !Array.isArray(value)) {
+  if (source !== "flag" && isObject(value)) {
     const inner = Object.keys(value).filter((name) => known.includes(name));
     const cure = inner.length > 0 ? `: write ${inner.join(", ")} at the top` : "";
     return new InputError(`${label}: a table; settings are flat keys, without sections${cure}`);

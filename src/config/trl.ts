@@ -2,6 +2,7 @@
  * What recipes written for TRL contain and we take under another name or another spelling of its value. What it has beyond
  * our settings, and what verl and OpenRLHF call them, is in `trainers/`.
  */
+import { entryOf } from "./entry.ts";
 import { ownRewardName } from "./reward-names.ts";
 
 /** Other names of settings. */
@@ -66,7 +67,7 @@ export function ownValue(key: string, value: unknown): unknown {
       if (value === "auto") return null;
       if (typeof value !== "string") return value;
       const name = value.replace(/^torch\./, "");
-      return { bf16: "bfloat16", fp32: "float32", float: "float32" }[name] ?? name;
+      return entryOf({ bf16: "bfloat16", fp32: "float32", float: "float32" }, name) ?? name;
     }
     case "debug":
       // TrainingArguments' debug is a text or a list, by default an empty one.
@@ -84,14 +85,17 @@ export function valueCure(key: string, value: unknown): string | undefined {
     case "dtype":
       return /^(float16|fp16|half)$/.test(String(value)) ? "float16 is not trained in" : undefined;
     case "advantage_estimator":
-      return {
-        group_norm: "that is grpo",
-        dr_grpo: "that is grpo with scale_rewards none",
-        reinforce: "that is reinforce_plus_plus",
-        reinforce_baseline: "that is reinforce_plus_plus_baseline",
-      }[String(value)];
+      return entryOf(
+        {
+          group_norm: "that is grpo",
+          dr_grpo: "that is grpo with scale_rewards none",
+          reinforce: "that is reinforce_plus_plus",
+          reinforce_baseline: "that is reinforce_plus_plus_baseline",
+        },
+        String(value),
+      );
     case "loss_type":
-      return { "token-mean": "that is dapo", "seq-mean-token-mean": "that is grpo" }[String(value)];
+      return entryOf({ "token-mean": "that is dapo", "seq-mean-token-mean": "that is grpo" }, String(value));
     default:
       return undefined;
   }

@@ -7,8 +7,8 @@ import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { errorText } from "../errors.ts";
 import { compiled } from "../program.ts";
-import { type Called, callFunction, loadFunction, RewardFailure } from "./functions.ts";
-import type { Failure, Progress, Work } from "./protocol.ts";
+import { callFunction, loadFunction, RewardFailure } from "./functions.ts";
+import type { Called, Failure, Progress, Work } from "./protocol.ts";
 import { offerPublicApi } from "./public_api.ts";
 import { verify } from "./verify.ts";
 

@@ -4,7 +4,7 @@
  */
 import { pathToFileURL } from "node:url";
 import { errorText } from "../errors.ts";
-import type { Arguments, Failure, Logs, RewardTrainerState } from "./protocol.ts";
+import type { Arguments, Called, Failure, Logs, RewardTrainerState } from "./protocol.ts";
 
 /**
  * A reward function: the default export of a TypeScript or JavaScript module.
@@ -26,12 +26,6 @@ export interface RewardTools {
   readonly log_metric: (name: string, value: number) => void;
   /** Adds a column to the recorded completions, one value (any JSON) per completion. @throws TypeError for another count */
   readonly log_extra: (column: string, values: readonly unknown[]) => void;
-}
-
-/** What a call gave. */
-export interface Called {
-  readonly rewards: readonly (number | null)[];
-  readonly logs?: Logs;
 }
 
 /** A failure on its way to the supervisor. */

@@ -17,7 +17,7 @@ import { type Judgement, judge, TIMEOUT, verdicts } from "./judge.ts";
 import { defaultParameters, type RewardParameters, scoreByLibrary } from "./library/library.ts";
 import type { Arguments, Failure, Item, RewardTrainerState } from "./protocol.ts";
 import { type FunctionResult, type Mishap, place, type RewardResult, resultOf } from "./results.ts";
-import { needsGold, type RewardSpec, rewardNames } from "./specs.ts";
+import { isModule, needsGold, type RewardSpec, rewardNames } from "./specs.ts";
 import type { Extraction, Verdict } from "./verify.ts";
 
 export type { RewardTrainerState } from "./protocol.ts";
@@ -62,8 +62,12 @@ export interface RewardBatch {
 
 /** Outside of training. */
 export const noTraining: RewardTrainerState = {
-  ...{ global_step: 0, max_steps: 0, epoch: 0, num_input_tokens_seen: 0 },
-  ...{ progress: 1, is_evaluation: true },
+  global_step: 0,
+  max_steps: 0,
+  epoch: 0,
+  num_input_tokens_seen: 0,
+  progress: 1,
+  is_evaluation: true,
 };
 
 /** Rewards by a member's name, one per completion (null: not scored). */
@@ -98,14 +102,14 @@ interface Member {
 /** @throws InputError for a module path that does not exist, or weights that do not match the functions */
 export function createRewardPool(options: RewardPoolOptions): RewardPool {
   const members = membersOf(options);
-  const modules = members.filter(({ spec }) => typeof spec !== "string" && "path" in spec);
+  const modules = members.filter(({ spec }) => isModule(spec));
   const connection = connect({ ...options, functions: modules.length });
   const parameters: RewardParameters = { ...defaultParameters, ...options.parameters };
   /** Says whether an answer is right where `cosine` or `length` ask; without a verifier in the list, "auto" does. */
   const [arbiter] = members.flatMap(({ spec }) => (typeof spec === "string" && isVerifier(spec) ? [spec] : []));
 
   const load = async ({ name, spec }: Member): Promise<void> => {
-    if (typeof spec === "string" || !("path" in spec)) return;
+    if (!isModule(spec)) return;
     const answer = await connection.ask({ kind: "load", path: spec.path });
     if (answer.kind === "failed") throw failureError(name, spec.path, answer.failure);
   };
@@ -131,7 +135,7 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
       };
       const scored = members.map(({ name, spec }): FunctionResult | Promise<FunctionResult> => {
         if (typeof spec !== "string") {
-          if ("path" in spec) return scoreByFunction(connection, name, spec.path, batch);
+          if (isModule(spec)) return scoreByFunction(connection, name, spec.path, batch);
           return scoredOutside(name, external?.get(name), batch);
         }
         if (isVerifier(spec)) return scoreByVerifier(name, judged(spec), batch);
@@ -154,7 +158,7 @@ function membersOf({ functions, weights }: RewardPoolOptions): readonly Member[]
     );
   }
   const specs = functions.map((spec) => {
-    if (typeof spec === "string" || !("path" in spec)) return spec;
+    if (!isModule(spec)) return spec;
     const path = resolve(spec.path);
     if (existsSync(path)) return { path };
     throw new InputError(`reward_funcs: ${path} does not exist; give gsm8k, math, or the path of a .ts module`);

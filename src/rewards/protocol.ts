@@ -48,6 +48,12 @@ export interface Logs {
   readonly extra: Readonly<Record<string, readonly unknown[]>>;
 }
 
+/** What a call gave. */
+export interface Called {
+  readonly rewards: readonly (number | null)[];
+  readonly logs?: Logs | undefined;
+}
+
 export type Work =
   | { readonly kind: "verify"; readonly items: readonly Item[]; readonly extractions: readonly Extraction[] }
   | { readonly kind: "call"; readonly path: string; readonly args: Arguments; readonly state: RewardTrainerState }
@@ -59,7 +65,7 @@ export type Progress =
   /** The verdicts on item `index`, one per extraction: sent as soon as they are known, so that a hang has one culprit. */
   | { readonly kind: "verdicts"; readonly index: number; readonly verdicts: readonly Verdict[] }
   | { readonly kind: "loaded" }
-  | { readonly kind: "done"; readonly rewards?: readonly (number | null)[]; readonly logs?: Logs }
+  | ({ readonly kind: "done" } & Partial<Called>)
   | { readonly kind: "failed"; readonly failure: Failure };
 
 /**

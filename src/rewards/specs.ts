@@ -52,6 +52,10 @@ export function parseRewardSpec(given: string): RewardSpec {
   );
 }
 
+/** Whether the reward is a module of the user's. */
+export const isModule = (spec: RewardSpec): spec is { readonly path: string } =>
+  typeof spec === "object" && "path" in spec;
+
 /** Whether the reward needs to know the right answer; without any gold in the data set it would score nothing. */
 export const needsGold = (spec: RewardSpec): boolean =>
   typeof spec === "string" && !(textRewards as readonly string[]).includes(spec);

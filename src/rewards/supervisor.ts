@@ -12,6 +12,7 @@ import type { Subprocess } from "bun";
 import { errorText } from "../errors.ts";
 import {
   type Arguments,
+  type Called,
   type Failure,
   type FromSupervisor,
   isFatal,
@@ -223,11 +224,6 @@ function verifyAll(id: number, work: Extract<Work, { kind: "verify" }>): void {
   for (let from = 0; from < work.items.length; from += CHUNK) {
     chunk(from, Math.min(from + CHUNK, work.items.length), false);
   }
-}
-
-interface Called {
-  readonly rewards: readonly (number | null)[];
-  readonly logs: Logs | undefined;
 }
 
 function callAll(id: number, path: string, args: Arguments, state: RewardTrainerState): void {

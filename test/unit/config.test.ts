@@ -271,6 +271,18 @@ describe("refusals", () => {
   });
 });
 
+test("what every object has is an entry of no table", () => {
+  for (const [name, value, said] of [
+    ["adv_estimator", "constructor", /--adv_estimator: .*there is no constructor estimator/],
+    ["algo.advantage.estimator", "constructor", /--algo\.advantage\.estimator: .*--advantage_estimator/],
+    ["generation_kwargs", '{"constructor":1}', /--generation_kwargs: constructor 1: not here; there are temperature/],
+    ["loss_type", "toString", /--loss_type "toString": allowed is one of [a-z_, ]+$/],
+    ["dtype", "constructor", /--dtype "constructor": allowed is one of float32, bfloat16, or null$/],
+    ["loss_agg_mode", "constructor", /--loss_agg_mode: not a setting here; use --loss_type \(/],
+  ] as const)
+    expect(() => configFor("train", [`--${name}`, value])).toThrow(said);
+});
+
 describe("names and values of TRL", () => {
   test("are taken where they mean the same", () => {
     const { config } = configFor("train", [

@@ -3,8 +3,9 @@ import { z } from "zod";
 import { about, howOften, oftenAllowed } from "./about.ts";
 
 /** For the commands that write a single file. */
-const overwriteFile = z.boolean().default(false).meta(about("Replace an output that exists; it is refused otherwise."));
-export const fileOverwriteSettings = { overwrite: overwriteFile } as const;
+export const fileOverwriteSettings = {
+  overwrite: z.boolean().default(false).meta(about("Replace an output that exists; it is refused otherwise.")),
+} as const;
 
 /** @param name the default folder's name under `outputs/` */
 export function outputFolderSettings(name: string) {

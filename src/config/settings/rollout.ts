@@ -110,9 +110,9 @@ export const rewardSettings = {
 /** The `eval` command scores by the same functions, but none is there by default. */
 export const evalRewardSettings = {
   ...rewardSettings,
-  reward_funcs: rewardSettings.reward_funcs.meta({
-    ...about("Score the answers by these too, as train's reward_funcs. null: accuracy alone.", "A,B,..."),
-  }),
+  reward_funcs: rewardSettings.reward_funcs.meta(
+    about("Score the answers by these too, as train's reward_funcs. null: accuracy alone.", "A,B,..."),
+  ),
 } as const;
 
 export const rewardTimeoutSettings = {

@@ -3,12 +3,13 @@
  * line: what it is here. A generation counts prompts there and a step completions; what is done every so many steps is done
  * every so many generations; the default loss is the token mean.
  */
-import { lora, mapped, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
+import { entryOf } from "../entry.ts";
+import { lora, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
 import {
+  countedInSteps,
   drop,
   dropped,
   droppedUnlessOff,
-  generationsInSteps,
   isNone,
   isOff,
   isTrue,
@@ -45,7 +46,7 @@ const estimators: Readonly<Record<string, readonly (readonly [string, unknown])[
 };
 
 const estimator: Rule = (value) => {
-  const ours = estimators[String(value)];
+  const ours = entryOf(estimators, String(value));
   return ours
     ? useInstead(...ours)
     : refuse("group_norm is grpo, reinforce reinforce_plus_plus, reinforce_baseline reinforce_plus_plus_baseline", [
@@ -70,15 +71,7 @@ const stepsAPass = (other: Lookup): number =>
 const stepsPerGeneration = (other: Lookup): number =>
   stepsAPass(other) * (numberOf(other("train.max_epochs") ?? other("max_epochs") ?? other("num_iterations")) ?? 1);
 
-/** A count of generations, as optimizer steps. */
-const inSteps =
-  (key: string, never?: unknown): Rule =>
-  (value, other) => {
-    const count = numberOf(value);
-    if (count === undefined) return isNone(value) && value !== undefined ? silently : useInstead([key]);
-    if (count <= 0) return never === undefined ? silently : useInstead([key, never]);
-    return generationsInSteps(key, count, stepsPerGeneration(other));
-  };
+const inSteps = countedInSteps(stepsPerGeneration);
 
 /** With the steps of a generation of 1,024 prompts where the generation is not given, which follow from this number. */
 const withGeneration =
@@ -110,15 +103,13 @@ const generation: Rule = (value, other) => {
     : refuse(`${counted}, and is whole steps of ${step}`, ["steps_per_generation"]);
 };
 
-const inReward: Rule = (value, other) => {
-  if (isOff(value)) return useInstead(["beta", 0]);
-  return isTrue(other("kl.use_loss") ?? other("use_kl_loss"))
-    ? useInstead(["beta", same(value)], ["use_kl_in_reward", false])
-    : useInstead(["beta", same(value)], ["use_kl_in_reward", true]);
-};
+const klInLoss = (other: Lookup): boolean => isTrue(other("kl.use_loss") ?? other("use_kl_loss"));
+
+const inReward: Rule = (value, other) =>
+  isOff(value) ? useInstead(["beta", 0]) : useInstead(["beta", same(value)], ["use_kl_in_reward", !klInLoss(other)]);
 
 const klEstimator: Rule = (value, other) =>
-  useInstead([isTrue(other("kl.use_loss") ?? other("use_kl_loss")) ? "kl_estimator" : "kl_in_reward_estimator", value]);
+  useInstead([klInLoss(other) ? "kl_estimator" : "kl_in_reward_estimator", value]);
 
 const useLoss: Rule = (value, other) => {
   if (isOff(value)) return silently;
@@ -153,7 +144,7 @@ const correction: Rule = (value, other) => {
 };
 
 const correctionMode: Rule = (value) => {
-  const ours = correctionModes[String(value)];
+  const ours = entryOf(correctionModes, String(value));
   return ours
     ? useInstead(["importance_sampling_mode", ours])
     : refuse("tis is token_truncate, icepop token_mask; a mask by the mean ratio of a sequence is not there", [
@@ -204,15 +195,12 @@ const rewardModel: Rule = (value) =>
 
 const remoteReward = onlyOff("a reward function (a TypeScript module) may ask a server", ["reward_funcs"]);
 
-const schedule =
-  (kept: boolean): Rule =>
-  (value, other) => {
-    if (!kept) return drop("the critic's schedule is the policy's");
-    const floor = numberOf(other("actor.min_lr_ratio")) ?? 0.1;
-    return String(value) === "cosine_with_min_lr"
-      ? useInstead(["lr_scheduler_type", value], ["lr_scheduler_kwargs", { min_lr_rate: floor }])
-      : useInstead(["lr_scheduler_type", value]);
-  };
+const schedule: Rule = (value, other) => {
+  const floor = numberOf(other("actor.min_lr_ratio")) ?? 0.1;
+  return String(value) === "cosine_with_min_lr"
+    ? useInstead(["lr_scheduler_type", value], ["lr_scheduler_kwargs", { min_lr_rate: floor }])
+    : useInstead(["lr_scheduler_type", value]);
+};
 
 const criticOwn = dropped("the critic's optimizer is the policy's, but for critic_learning_rate");
 const dtype: Rule = (value) =>
@@ -233,7 +221,7 @@ const dotted: readonly Line[] = [
   ["actor.adam.betas", pair("adam_beta1", "adam_beta2")],
   ["actor.adam.eps", renamed("adam_epsilon")],
   ["actor.adam.weight_decay", renamed("weight_decay")],
-  ["actor.lr_scheduler", schedule(true)],
+  ["actor.lr_scheduler", schedule],
   ["actor.lr_warmup_ratio", renamed("warmup_ratio")],
   ["actor.min_lr_ratio", dropped("lr_scheduler_type says where the rate ends")],
   ["actor.max_norm", renamed("max_grad_norm")],
@@ -245,9 +233,7 @@ const dotted: readonly Line[] = [
   ["critic.value_clip", renamed("cliprange_value")],
   ["critic.adam.lr", renamed("critic_learning_rate")],
   ["critic.optim", only(/^adam$/, "the optimizer is AdamW: leave it out")],
-  ["critic.muon.*", criticOwn],
-  ["critic.adam.*", criticOwn],
-  ["critic.lr_scheduler", schedule(false)],
+  ["critic.lr_scheduler", dropped("the critic's schedule is the policy's")],
   ["critic.lr_warmup_ratio", criticOwn],
   ["critic.min_lr_ratio", criticOwn],
   ["critic.max_norm", criticOwn],
@@ -262,7 +248,7 @@ const dotted: readonly Line[] = [
   ["algo.advantage.is_correction_enable", correction],
   ["algo.advantage.is_correction_type", correctionMode],
   ["algo.advantage.is_correction_threshold", pair("importance_sampling_clip_min", "importance_sampling_clip_max")],
-  ["algo.dynamic_filtering_enable", (value) => (isOff(value) ? silently : useInstead(["dynamic_sampling", true]))],
+  ["algo.dynamic_filtering_enable", onlyOff("", ["dynamic_sampling", true])],
   ["algo.dynamic_filtering_range", dropped("dynamic_sampling keeps every group whose rewards differ")],
   ["algo.kl.estimator", klEstimator],
   ["algo.kl.init_coef", inReward],
@@ -309,7 +295,6 @@ const dotted: readonly Line[] = [
   ["data.image_key", dropped(noImages)],
   ["data.max_images_per_prompt", onlyOff("there are no images: leave it out")],
   ["data.disable_fast_tokenizer", droppedUnlessOff("the tokenizer is the trainer's own")],
-  ["data.dataloader_num_workers", dropped(mapped)],
   ["eval.dataset", renamed("eval_dataset")],
   ["eval.split", renamed("eval_split")],
   ["eval.steps", inSteps("eval_steps")],
@@ -333,7 +318,7 @@ const dotted: readonly Line[] = [
   ["ckpt.save_steps", inSteps("save_steps", 0)],
   ["ckpt.max_num", renamed("save_total_limit")],
   ["ckpt.max_mem", dropped("checkpoints are counted by save_total_limit")],
-  ["ckpt.load_enable", (value) => (isOff(value) ? silently : useInstead(["resume_from_checkpoint", true]))],
+  ["ckpt.load_enable", onlyOff("", ["resume_from_checkpoint", true])],
   ["ckpt.save_hf", dropped("checkpoints are Hugging Face folders")],
   ["ckpt.disable_ds", dropped("checkpoints are Hugging Face folders")],
   [
@@ -383,7 +368,7 @@ const flat: readonly Line[] = [
   ["kl_horizon", dropped("the weight of the KL is constant")],
   ["no_advantage_std_norm", noDeviation],
   ["enable_vllm_is_correction", correction],
-  ["use_icepop", (value) => (isOff(value) ? silently : useInstead(["importance_sampling_mode", "token_mask"]))],
+  ["use_icepop", onlyOff("", ["importance_sampling_mode", "token_mask"])],
   ["vllm_is_truncated_threshold", pair("importance_sampling_clip_min", "importance_sampling_clip_max")],
   ["entropy_loss_coef", (value) => (isOff(value) ? silently : useInstead(["entropy_coef", same(value)]))],
   ["l2", renamed("weight_decay")],
@@ -399,10 +384,10 @@ const flat: readonly Line[] = [
   ["save_path", renamed("output_dir")],
   ["ckpt_path", dropped("checkpoints go to output_dir")],
   ["max_ckpt_num", renamed("save_total_limit")],
-  ["load_checkpoint", (value) => (isOff(value) ? silently : useInstead(["resume_from_checkpoint", true]))],
+  ["load_checkpoint", onlyOff("", ["resume_from_checkpoint", true])],
   ["save_hf_ckpt", dropped("checkpoints are Hugging Face folders")],
   ["normalize_reward", onlyOff("advantages are normalized, not rewards: leave it out")],
-  ["dynamic_filtering", (value) => (isOff(value) ? silently : useInstead(["dynamic_sampling", true]))],
+  ["dynamic_filtering", onlyOff("", ["dynamic_sampling", true])],
   ["dynamic_filtering_reward_range", dropped("dynamic_sampling keeps every group whose rewards differ")],
   ["packing_samples", dropped(packed)],
   ["flash_attn", dropped("attention is the trainer's own")],

@@ -129,18 +129,21 @@ export function same(value: unknown): unknown {
   return /^false$/i.test(value) ? false : value;
 }
 
-/** A count of which negative means never. */
-export const countOr =
-  (never: unknown) =>
-  (value: unknown): unknown => {
-    const number = numberOf(value);
-    return number !== undefined && number < 0 ? never : same(value);
-  };
-
 /** What is counted in generations elsewhere, in optimizer steps. */
-export function generationsInSteps(key: string, count: number, each: number): Outcome {
+function generationsInSteps(key: string, count: number, each: number): Outcome {
   if (each === 1) return useInstead([key, count]);
   return Number.isInteger(count * each)
     ? refuse(`it counts generations: ${count} × ${each} steps`, [key, count * each])
     : refuse("it counts generations there and steps here", [key]);
 }
+
+/** A count of generations, as optimizer steps; one that is not positive is `never`, or nothing. */
+export const countedInSteps =
+  (stepsPerGeneration: (other: Lookup) => number) =>
+  (key: string, never?: unknown): Rule =>
+  (value, other) => {
+    const count = numberOf(value);
+    if (count === undefined) return isNone(value) && value !== undefined ? silently : useInstead([key]);
+    if (count <= 0) return never === undefined ? silently : useInstead([key, never]);
+    return generationsInSteps(key, count, stepsPerGeneration(other));
+  };

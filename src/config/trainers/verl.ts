@@ -3,13 +3,13 @@
  * converted. verl counts prompts where we count completions and generations where we count optimizer steps, and its defaults
  * are token means with a dual clip of 3.
  */
+import { entryOf } from "../entry.ts";
 import { lora, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
 import {
-  countOr,
+  countedInSteps,
   drop,
   dropped,
   droppedUnlessOff,
-  generationsInSteps,
   isFalse,
   isNone,
   isOff,
@@ -57,15 +57,7 @@ function stepsPerGeneration(other: Lookup): number {
   return steps * passes;
 }
 
-/** A count of generations, as optimizer steps; one that is not positive is `never`, or nothing. */
-const inSteps =
-  (key: string, never?: unknown): Rule =>
-  (value, other) => {
-    const count = numberOf(value);
-    if (count === undefined) return isNone(value) && value !== undefined ? silently : useInstead([key]);
-    if (count <= 0) return never === undefined ? silently : useInstead([key, never]);
-    return generationsInSteps(key, count, stepsPerGeneration(other));
-  };
+const inSteps = countedInSteps(stepsPerGeneration);
 
 const estimators: Readonly<Record<string, readonly [string, unknown]>> = {
   grpo: ["advantage_estimator", "grpo"],
@@ -79,12 +71,8 @@ const estimators: Readonly<Record<string, readonly [string, unknown]>> = {
 };
 
 const estimator: Rule = (value) => {
-  const ours =
-    estimators[
-      String(value)
-        .replace(/^AdvantageEstimator\./, "")
-        .toLowerCase()
-    ];
+  const name = String(value).replace(/^AdvantageEstimator\./, "");
+  const ours = entryOf(estimators, name.toLowerCase());
   return ours
     ? useInstead(ours)
     : refuse(`there is no ${textOf(value) ?? "such"} estimator; take one of ours`, ["advantage_estimator"]);
@@ -143,7 +131,7 @@ const aggregate: Rule = (value, other) => {
   if (mode === "vanilla" && other("loss_type") !== undefined) return drop("loss_type says how it is averaged");
   if (mode === "cispo" && String(value) !== "token-mean") return refuse("cispo is averaged over tokens: leave it out");
   if (mode !== "vanilla") return mode === "cispo" ? silently : drop(`loss_mode ${mode} has its own mean`);
-  const ours = aggregates[String(value)];
+  const ours = entryOf(aggregates, String(value));
   if (ours === undefined)
     return refuse("token-mean is dapo, seq-mean-token-mean grpo, seq-mean-token-sum-norm dr_grpo", ["loss_type"]);
   const note =
@@ -238,7 +226,7 @@ const klInLoss: Rule = (value, other) => {
 const klKind =
   (key: string): Rule =>
   (value) => {
-    const ours = klKinds[String(value).replace(/\+$/, "")];
+    const ours = entryOf(klKinds, String(value).replace(/\+$/, ""));
     return ours ? useInstead([key, ours]) : refuse("kl is k1, mse k2, low_var_kl k3", [key]);
   };
 
@@ -517,7 +505,7 @@ export const verl: Trainer = {
     ["actor_rollout_ref.rollout.n", answersEach],
     ["actor_rollout_ref.rollout.temperature", renamed("temperature")],
     ["actor_rollout_ref.rollout.top_p", renamed("top_p")],
-    ["actor_rollout_ref.rollout.top_k", renamed("top_k", countOr(0))],
+    ["actor_rollout_ref.rollout.top_k", renamed("top_k", (value) => ((numberOf(value) ?? 0) < 0 ? 0 : same(value)))],
     ["actor_rollout_ref.rollout.max_num_seqs", renamed("max_concurrent_sequences")],
     ["actor_rollout_ref.rollout.response_length", renamed("max_completion_length")],
     [
@@ -545,7 +533,6 @@ export const verl: Trainer = {
     ["critic.optim.lr", renamed("critic_learning_rate")],
     ["critic.cliprange_value", renamed("cliprange_value")],
     ["critic.optim.*", dropped("the critic's optimizer is the policy's, but for critic_learning_rate")],
-    ["critic.model.*", dropped("how the critic is computed is the trainer's own")],
     ["critic.*", dropped("how the critic is computed is the trainer's own")],
     // Rewards
     ["reward_model.enable", modelReward],
@@ -567,7 +554,6 @@ export const verl: Trainer = {
     ["*reward_kwargs.max_resp_len", renamed("max_completion_length")],
     ["reward_manager.*", dropped("rewards are named by reward_funcs")],
     ["reward_model.*", dropped("rewards are named by reward_funcs")],
-    ["reward.reward_manager.*", dropped("rewards are named by reward_funcs")],
     ["reward.*", dropped("rewards are named by reward_funcs")],
     // Trainer
     ["trainer.total_epochs", renamed("num_train_epochs")],
