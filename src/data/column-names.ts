@@ -76,7 +76,7 @@ function foundAnswers(dataset: Columns, prompt: ColumnPath, has: (name: string) 
   if (goldName === undefined) return { gold: null, worked: null, remarks };
   const gold = resolve(dataset, goldName, "answer_column");
   if (gold.inner.length === 0) {
-    const workedName = workedNames.find((name) => name !== prompt.column && has(name) && isText(name)) ?? goldName;
+    const workedName = workedNames.find(other) ?? goldName;
     return { gold, worked: resolve(dataset, workedName, "answer_column"), remarks };
   }
   remarks.push(`gold answers are taken from ${goldName}, as verl's files have them`);

@@ -45,7 +45,7 @@ export async function convertToArrow(input: string, output: string, options: Con
   const writer = createArrowWriter(output, fields, metadata);
   try {
     let rows = 0;
-    if (source.arrays) {
+    if ("arrays" in source) {
       for await (const { length, columns } of source.arrays(names)) {
         writer.writeColumns(columns, length);
         rows += length;

@@ -90,7 +90,6 @@ const MAX_DEPTH = 256;
 /** Escapes, and what may not stand in a text at all. */
 const needsDecoding = /[\\\p{Cc}]/u;
 const blanksAt = /[ \t\r\n]*/y;
-const ordinary = { writable: true, enumerable: true, configurable: true };
 const words: readonly [string, unknown][] = [
   ["true", true],
   ["false", false],
@@ -99,6 +98,13 @@ const words: readonly [string, unknown][] = [
   ["Infinity", Number.POSITIVE_INFINITY],
   ["-Infinity", Number.NEGATIVE_INFINITY],
 ];
+
+/** Sets a field under any name: `__proto__` is one like all others. */
+export function setField(into: Record<string, unknown>, key: string, value: unknown): void {
+  if (key === "__proto__")
+    Object.defineProperty(into, key, { writable: true, enumerable: true, configurable: true, value });
+  else into[key] = value;
+}
 
 function parseExactly(text: string, onRepeated: (key: RepeatedKey) => void): unknown {
   let at = 0;
@@ -205,8 +211,7 @@ function parseExactly(text: string, onRepeated: (key: RepeatedKey) => void): unk
       expect(":");
       way.push(key);
       if (Object.hasOwn(fields, key)) onRepeated([...way]);
-      if (key === "__proto__") Object.defineProperty(fields, key, { ...ordinary, value: value() });
-      else fields[key] = value();
+      setField(fields, key, value());
       way.pop();
       skip();
       if (text[at] !== ",") break;

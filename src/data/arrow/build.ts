@@ -16,6 +16,7 @@ import {
   makeData,
   Type,
 } from "apache-arrow";
+import { JsonNumber } from "../json-text.ts";
 import { TypeConflict } from "./types.ts";
 
 export type Row = Readonly<Record<string, unknown>>;
@@ -40,6 +41,11 @@ export function columnData(type: DataType, values: readonly unknown[], what: str
   const { nullCount, nullBitmap } = nullsOf(values);
   const shared = { type, length, nullCount, nullBitmap };
   const flat = (data: ArrayBufferView) => makeData({ ...shared, data } as never);
+  const wholes = (isSigned: boolean, bits: number) => {
+    const one = (value: unknown) => wholeOf(value, isSigned, bits, what);
+    const into = new type.ArrayType(length) as NumberArray;
+    return flat(fill(into, values, bits === 64 ? one : (value) => Number(one(value))));
+  };
   switch (type.typeId) {
     case Type.Null:
       if (nullCount < length) throw new TypeConflict(`${what} has a value where every other row has none`);
@@ -49,24 +55,15 @@ export function columnData(type: DataType, values: readonly unknown[], what: str
       for (let i = 0; i < length; i++) if (boolOf(values[i], what)) data[i >> 3]! |= 1 << (i & 7);
       return flat(data);
     }
-    case Type.Int: {
-      const { isSigned, bitWidth } = type as Int;
-      const into = new type.ArrayType(length) as NumberArray;
-      if (bitWidth === 64) return flat(fill(into, values, (value) => wholeOf(value, isSigned, 64, what)));
-      return flat(fill(into, values, (value) => Number(wholeOf(value, isSigned, bitWidth, what))));
-    }
+    case Type.Int:
+      return wholes((type as Int).isSigned, (type as Int).bitWidth);
     case Type.Float:
       return flat(floatsOf(type as Float, values, what));
     case Type.Date:
     case Type.Time:
     case Type.Timestamp:
-    case Type.Duration: {
-      const into = new type.ArrayType(length) as NumberArray;
-      const wide = into instanceof BigInt64Array;
-      const bits = wide ? 64 : 32;
-      const one = (value: unknown) => wholeOf(value, true, bits, what);
-      return flat(fill(into, values, wide ? one : (value) => Number(one(value))));
-    }
+    case Type.Duration:
+      return wholes(true, type.ArrayType === BigInt64Array ? 64 : 32);
     case Type.Decimal:
       return flat(decimalsOf(type as Decimal, values, what));
     case Type.Utf8:
@@ -228,8 +225,7 @@ function floatOf(value: unknown, what: string): number {
   if (absent(value)) return 0;
   const number = Number(value);
   const whole = typeof value === "bigint" && BigInt(number) === value;
-  // A JsonNumber is an object that says its number itself.
-  if (typeof value !== "number" && !whole && typeof value?.valueOf() !== "number") throw unfit(value, "float64", what);
+  if (typeof value !== "number" && !whole && !(value instanceof JsonNumber)) throw unfit(value, "float64", what);
   return number;
 }
 

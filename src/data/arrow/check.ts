@@ -69,12 +69,18 @@ export function checkColumn(data: Data, length: number): void {
   }
 }
 
+export function isNull(data: Data, index: number): boolean {
+  if (data.typeId === Type.Null) return true;
+  if (data.typeId === Type.Union) return false; // its children have the nulls
+  return data.nullCount > 0 && ((data.nullBitmap[index >> 3]! >> (index & 7)) & 1) === 0;
+}
+
 /** Columns are also copied as they are, without a look at each value. */
-function checkEntries({ values, nullCount, nullBitmap, length, dictionary }: Data): void {
-  const limit = dictionary?.length ?? 0;
-  for (let i = 0; i < length; i++) {
-    if (nullCount > 0 && ((nullBitmap[i >> 3]! >> (i & 7)) & 1) === 0) continue;
-    const entry = Number(values[i]!);
+function checkEntries(data: Data): void {
+  const limit = data.dictionary?.length ?? 0;
+  for (let i = 0; i < data.length; i++) {
+    if (isNull(data, i)) continue;
+    const entry = Number(data.values[i]!);
     if (!(entry >= 0 && entry < limit)) throw new DamagedColumn(`entry ${entry} of a dictionary of ${limit}`);
   }
 }

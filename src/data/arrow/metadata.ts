@@ -178,8 +178,7 @@ function checkFields(fields: FlatVector, view: DataView, depth: number, budget: 
   if (depth > MAX_DEPTH) throw new DamagedMetadata(`columns nested deeper than ${MAX_DEPTH} levels`);
   for (let i = 0; i < fields.length; i++) {
     if (budget.left-- <= 0) throw new DamagedMetadata("columns that overlap in the metadata");
-    const at = fields.at + 4 * i;
-    const field = tableAt(view, at + view.getUint32(at, true));
+    const field = itemTable(fields, i, view);
     vectorField(field, 6, 4);
     const children = vectorField(field, 5, 4);
     const kind = number8(field, 2);

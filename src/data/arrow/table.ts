@@ -8,7 +8,7 @@ import { Footer } from "apache-arrow/ipc/metadata/file";
 import { VectorLoader } from "apache-arrow/visitor/vectorloader";
 import { type FileMapping, mapFile } from "../../../ffi/bindings/libc.ts";
 import { errorText, InputError } from "../../errors.ts";
-import { parseJson, plainJson } from "../json-text.ts";
+import { parseJson, plainJson, setField } from "../json-text.ts";
 import { checkBatchColumn } from "./check.ts";
 import { LEFT_OUT, MIXED } from "./marks.ts";
 import {
@@ -120,8 +120,7 @@ function tableOver(mapping: FileMapping): ArrowTable {
         if (data === null) continue;
         const name = names[c]!;
         const value = guarded(path, `record batch ${batch}`, place, name, () => readers[c]!(data, within));
-        if (name === "__proto__") Object.defineProperty(row, name, { value, ...ordinary });
-        else row[name] = value;
+        setField(row, name, value);
       }
       return row;
     },
@@ -137,8 +136,6 @@ function tableOver(mapping: FileMapping): ArrowTable {
     },
   };
 }
-
-const ordinary = { writable: true, enumerable: true, configurable: true };
 
 /** A value of a column whose texts are JSON (see marks.ts). */
 function mixedAt(data: Data, index: number): unknown {

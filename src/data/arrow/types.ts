@@ -3,6 +3,7 @@
  * them nullable. Leaves out what columns of a schema have (they keep their own types) and the writing (write.ts).
  */
 import { Bool, type DataType, Field, Float64, Int64, List, Null, Struct, Uint64, Utf8 } from "apache-arrow";
+import { JsonNumber } from "../json-text.ts";
 
 export type ColumnType =
   | { readonly kind: "null" | "bool" | "uint64" | "float64" | "string" }
@@ -33,12 +34,6 @@ const real: ColumnType = { kind: "float64" };
 const whole: ColumnType = { kind: "int64" };
 const negative: ColumnType = { kind: "int64", negative: true };
 
-/** A number that keeps how it was written (see json-text.ts). */
-interface WrittenNumber {
-  readonly text: string;
-  readonly fits: boolean;
-}
-
 /** As Arrow files are read here; see arrow/metadata.ts. */
 const MAX_DEPTH = 60;
 
@@ -67,16 +62,13 @@ export function typeOfValue(value: unknown, depth = 0): ColumnType {
     return { kind: "list", item };
   }
   if (ArrayBuffer.isView(value)) throw new TypeConflict("bytes, which JSON has not", { keepable: false });
-  if (isWritten(value)) {
+  if (value instanceof JsonNumber) {
     if (!value.fits) throw new TypeConflict(`${shortened(value.text)}, which no double is near`);
     return real;
   }
   const fields = Object.entries(value as object).map(([name, inner]) => [name, typeOfValue(inner, depth + 1)] as const);
   return { kind: "struct", fields: new Map(fields) };
 }
-
-const isWritten = (value: unknown): value is WrittenNumber =>
-  typeof (value as Partial<WrittenNumber>).fits === "boolean" && Object.getPrototypeOf(value) !== Object.prototype;
 
 function typeOfBigint(value: bigint): ColumnType {
   if (BigInt.asIntN(64, value) === value) return { kind: "int64", wide: true, negative: value < 0n };

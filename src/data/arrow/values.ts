@@ -25,7 +25,7 @@ import {
   UnionMode,
 } from "apache-arrow";
 import { instance as getter } from "apache-arrow/visitor/get";
-import { DamagedColumn } from "./check.ts";
+import { DamagedColumn, isNull } from "./check.ts";
 
 /** Value `index` of a column that `checkColumn` has passed. The result shares no memory with the column. */
 export function valueAt(data: Data, index: number): unknown {
@@ -69,12 +69,6 @@ export function valueAt(data: Data, index: number): unknown {
     default:
       return plain(getter.visit(data, index));
   }
-}
-
-function isNull(data: Data, index: number): boolean {
-  if (data.typeId === Type.Null) return true;
-  if (data.typeId === Type.Union) return false; // its children have the nulls
-  return data.nullCount > 0 && ((data.nullBitmap[index >> 3]! >> (index & 7)) & 1) === 0;
 }
 
 function bytesOf(data: Data, index: number): Uint8Array {
@@ -205,7 +199,7 @@ function plain(value: unknown): unknown {
 }
 
 /** A number where nothing is lost. */
-export function exactNumber(value: bigint): number | bigint {
+function exactNumber(value: bigint): number | bigint {
   const number = Number(value);
   return Number.isSafeInteger(number) ? number : value;
 }

@@ -2,35 +2,17 @@
 import type { Data, Field } from "apache-arrow";
 import { InputError } from "../../errors.ts";
 import { checkSameColumn, type Dataset, openDataset } from "../dataset.ts";
-import type { ArrayBatch, RowBatch, RowSource, SourceColumn } from "./source.ts";
+import type { ArrayBatch, ArraySource, SourceColumn } from "./source.ts";
 
-const BATCH_ROWS = 1000;
-
-export async function arrowSource(path: string, split?: string): Promise<RowSource> {
-  const using = async <T>(read: (dataset: Dataset) => T): Promise<T> => {
-    const dataset = openDataset(path, { split });
-    try {
-      return read(dataset);
-    } finally {
-      dataset.close();
-    }
-  };
+export async function arrowSource(path: string, split?: string): Promise<ArraySource> {
+  const dataset = openDataset(path, { split });
+  // What is kept of it is good after it is closed.
+  const columns = new Map(dataset.columns.map((column) => [column.name, columnOf(dataset, column)]));
+  const { metadata } = dataset.shards[0]!;
+  dataset.close();
   return {
-    format: "Arrow",
-    metadata: await using(({ shards }) => shards[0]!.metadata),
-    columns: () => using((dataset) => new Map(dataset.columns.map(({ name }) => [name, columnOf(dataset, name)]))),
-    async *batches(): AsyncGenerator<RowBatch> {
-      const dataset = openDataset(path, { split });
-      try {
-        for (let first = 0; first < dataset.numRows; first += BATCH_ROWS) {
-          const length = Math.min(BATCH_ROWS, dataset.numRows - first);
-          const rows = Array.from({ length }, (_, i) => dataset.row(first + i));
-          yield { rows, place: (i) => `row ${first + i}` };
-        }
-      } finally {
-        dataset.close();
-      }
-    },
+    ...{ format: "Arrow", metadata },
+    columns: async () => columns,
     async *arrays(names): AsyncGenerator<ArrayBatch> {
       const dataset = openDataset(path, { split });
       try {
@@ -48,9 +30,8 @@ export async function arrowSource(path: string, split?: string): Promise<RowSour
   };
 }
 
-function columnOf(dataset: Dataset, name: string): SourceColumn {
+function columnOf(dataset: Dataset, { name, unread }: Dataset["columns"][number]): SourceColumn {
   const [first] = dataset.shards;
-  const { unread } = dataset.columns.find((column) => column.name === name)!;
   const field = first!.fields.find((field) => field.name === name);
   const nullable = dataset.shards.some(({ fields }) => fields.find((other) => other.name === name)?.nullable);
   return {

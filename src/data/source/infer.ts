@@ -36,15 +36,14 @@ export async function inferColumns(
     for (const [i, row] of rows.entries()) {
       for (const name of Object.keys(row)) {
         const value = row[name];
-        const seen = columns.get(name);
+        let seen = columns.get(name);
         // Nearly every value is text in a column of text.
         if (typeof value === "string" && seen?.type.kind === "string" && value.isWellFormed()) continue;
-        if (seen === undefined)
-          columns.set(
-            name,
-            look({ type: { kind: "null" }, first: "" }, value, () => place(i)),
-          );
-        else look(seen, value, () => place(i));
+        if (seen === undefined) {
+          seen = { type: { kind: "null" }, first: "" };
+          columns.set(name, seen);
+        }
+        look(seen, value, () => place(i));
       }
     }
   }
@@ -52,7 +51,7 @@ export async function inferColumns(
   return new Map([...columns].map(([name, seen]) => [name, columnOf(path, name, seen, repeated.get(name))]));
 }
 
-function look(seen: Seen, value: unknown, place: () => string): Seen {
+function look(seen: Seen, value: unknown, place: () => string): void {
   try {
     const type = typeOfValue(value);
     const merged = mergeTypes(seen.type, type);
@@ -66,7 +65,6 @@ function look(seen: Seen, value: unknown, place: () => string): Seen {
     seen.fault.count++;
     if (seen.fault.places.length < NAMED_PLACES) seen.fault.places.push(place());
   }
-  return seen;
 }
 
 function columnOf(path: string, name: string, { type, fault }: Seen, repeated: string | undefined): SourceColumn {

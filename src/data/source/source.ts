@@ -35,24 +35,31 @@ export interface ArrayBatch {
   readonly columns: readonly Data[];
 }
 
-export interface RowSource {
+interface Source {
   /** For people: "JSON Lines", "Parquet". */
   readonly format: string;
   /** The columns of all rows; formats without a schema read everything for it. */
   columns(): Promise<SourceColumns>;
   /** What else a schema says of the whole file, such as the features of `datasets`. */
   readonly metadata?: ReadonlyMap<string, string>;
+}
+
+export interface RowSource extends Source {
   /** The rows, with at least the columns called `names`, a batch at a time; may be asked for again. */
   batches(names: readonly string[]): AsyncIterable<RowBatch>;
-  /** The columns called `names`, in their order, from a source that has them as Arrow: what is copied then is exact. */
-  arrays?(names: readonly string[]): AsyncIterable<ArrayBatch>;
+}
+
+/** A source that has its columns as Arrow: what is copied from it is exact. */
+export interface ArraySource extends Source {
+  /** The columns called `names`, in their order. */
+  arrays(names: readonly string[]): AsyncIterable<ArrayBatch>;
 }
 
 /**
  * @param split which one, where `path` is a folder with several
  * @throws InputError when there is nothing at `path`, or it is of no known format
  */
-export async function openSource(path: string, split?: string): Promise<RowSource> {
+export async function openSource(path: string, split?: string): Promise<RowSource | ArraySource> {
   requireFile(path);
   if (!existsSync(path)) throw new InputError(`${path}: no such file or folder; check the path`);
   if (statSync(path).isDirectory()) return arrowSource(path, split);

@@ -22,8 +22,8 @@ import {
   Namespace,
   Range,
   textOf,
-  typeName,
   type Value,
+  wholeOf,
 } from "./values.ts";
 
 export { TemplateFault, TemplateRefusal } from "./fault.ts";
@@ -32,10 +32,7 @@ export { TemplateFault, TemplateRefusal } from "./fault.ts";
 const longestRange = 100_000n;
 
 function range(args: readonly Value[]): Value {
-  const numbers = args.map((argument) => {
-    if (typeof argument === "bigint" || typeof argument === "boolean") return BigInt(argument);
-    throw new TemplateFault(`'${typeName(argument)}' object cannot be interpreted as an integer`);
-  });
+  const numbers = args.map(wholeOf);
   if (numbers.length === 0 || numbers.length > 3)
     throw new TemplateFault(`range takes 1 to 3 arguments, not ${numbers.length}`);
   const [start, stop, step = 1n] = numbers.length === 1 ? [0n, numbers[0]!] : (numbers as [bigint, bigint, bigint?]);

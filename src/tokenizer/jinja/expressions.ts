@@ -3,7 +3,7 @@ import { type Arguments, type Expr, noArguments } from "./ast.ts";
 import { readFloat, readInt } from "./numbers.ts";
 import type { TokenStream } from "./token_stream.ts";
 
-const constants: ReadonlyMap<string, boolean | null> = new Map<string, boolean | null>([
+export const constants: ReadonlyMap<string, boolean | null> = new Map<string, boolean | null>([
   ["true", true],
   ["True", true],
   ["false", false],

@@ -4,7 +4,7 @@
  */
 
 import { TemplateFault } from "./fault.ts";
-import { fieldWidth, formatPercent } from "./format.ts";
+import { formatPercent } from "./format.ts";
 import { toJson } from "./json.ts";
 import { repeatText } from "./limits.ts";
 import { fixedText, readFloat, readInt, roundedAt } from "./numbers.ts";
@@ -24,7 +24,7 @@ import {
   sortedBy,
   unique,
 } from "./sequences.ts";
-import { replaceText } from "./string_methods.ts";
+import { justified, replaceText } from "./string_methods.ts";
 import { capitalize, codePoints, lengthOf, lineBreak, strip, whitespace } from "./text.ts";
 import {
   Dict,
@@ -46,7 +46,7 @@ import {
   View,
 } from "./values.ts";
 
-export function lengthOfValue(value: Value): number {
+function lengthOfValue(value: Value): number {
   if (typeof value === "string") return lengthOf(value);
   if (value instanceof Undefined) return 0;
   const isSized =
@@ -154,13 +154,9 @@ const first: Filter = (value) => {
     const { done, value: item } = value.source.next();
     return done ? new Undefined("No first item, sequence was empty.") : item;
   }
-  return iterate(value)[0] ?? noneOr(iterate(value), "No first item, sequence was empty.");
+  const items = iterate(value);
+  return items.length === 0 ? new Undefined("No first item, sequence was empty.") : items[0]!;
 };
-
-/** An empty sequence's Undefined; an item that is None stays. */
-function noneOr(items: readonly Value[], message: string): Value {
-  return items.length > 0 ? null : new Undefined(message);
-}
 
 const length: Filter = (value) => BigInt(lengthOfValue(value));
 const fallback: Filter = (value, named) =>
@@ -183,15 +179,7 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
   attr: [["name"], (value, named, context) => context.attributeOnly(value, textOf(named.name ?? ""))],
   batch: [["linecount", "fill_with"], (value, named) => new Lazy(batches(value, named))],
   capitalize: [[], (value) => capitalize(textOf(value))],
-  center: [
-    ["width"],
-    (value, named) => {
-      const [inner, width] = [textOf(value), fieldWidth(int(named.width, 80))];
-      const missing = Math.max(0, width - lengthOf(inner));
-      const left = Math.floor(missing / 2) + (missing & width & 1);
-      return repeatText(" ", left) + inner + repeatText(" ", missing - left);
-    },
-  ],
+  center: [["width"], (value, named) => justified(textOf(value), int(named.width, 80), "center")],
   count: [[], length],
   d: [["default_value", "boolean"], fallback],
   default: [["default_value", "boolean"], fallback],
@@ -230,7 +218,8 @@ const filters: Readonly<Record<string, readonly [parameters: readonly string[], 
     [],
     (value) => {
       if (value instanceof Lazy) throw new TemplateFault("'generator' object is not reversible");
-      return iterate(value).at(-1) ?? noneOr(iterate(value), "No last item, sequence was empty.");
+      const items = iterate(value);
+      return items.length === 0 ? new Undefined("No last item, sequence was empty.") : items.at(-1)!;
     },
   ],
   length: [[], length],
@@ -308,7 +297,6 @@ function* mapped(value: Value, args: readonly Value[], kwargs: Kwargs, context: 
 function* selected(
   value: Value,
   args: readonly Value[],
-  kwargs: Kwargs,
   context: FilterContext,
   isByAttribute: boolean,
   isKept: boolean,
@@ -319,7 +307,7 @@ function* selected(
   const [name, ...rest] = isByAttribute ? args.slice(1) : args;
   for (const item of iterate(value)) {
     const picked = pick(item);
-    const isSelected = name === undefined ? isTrue(picked) : context.test(textOf(name), picked, rest, kwargs);
+    const isSelected = name === undefined ? isTrue(picked) : context.test(textOf(name), picked, rest);
     if (isSelected === isKept) yield item;
   }
 }
@@ -341,8 +329,7 @@ export function applyFilter(
   }
   if (name === "map") return new Lazy(mapped(value, args, kwargs, context));
   const choice = /^(select|reject)(attr)?$/.exec(name);
-  if (choice !== null)
-    return new Lazy(selected(value, args, kwargs, context, choice[2] !== undefined, choice[1] === "select"));
+  if (choice !== null) return new Lazy(selected(value, args, context, choice[2] !== undefined, choice[1] === "select"));
   const filter = Object.hasOwn(filters, name) ? filters[name] : undefined;
   if (filter === undefined) throw new TemplateFault(`No filter named '${name}'`);
   const [parameters, run] = filter;

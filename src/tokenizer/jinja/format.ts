@@ -3,7 +3,7 @@
 import { TemplateFault } from "./fault.ts";
 import { repeatText } from "./limits.ts";
 import { exponentialText, exponentSign, fixedText, floatText } from "./numbers.ts";
-import { codePoints, isPrintable, lengthOf } from "./text.ts";
+import { codePoints, escapedCharacter, isPrintable, lengthOf } from "./text.ts";
 import {
   Dict,
   isNumber,
@@ -95,7 +95,7 @@ function formatNumber(value: bigint | number, spec: Spec): string {
 }
 
 /** A value by what stands behind the colon of `{:…}`. */
-export function formatValue(value: Value, text: string): string {
+function formatValue(value: Value, text: string): string {
   if (text === "") return textOf(value);
   const match = /^(?:(.)?([<>=^]))?([-+ ])?(#)?(0)?(\d+)?([,_])?(?:\.(\d+))?([a-zA-Z%])?$/su.exec(text);
   if (match === null)
@@ -195,12 +195,9 @@ function percentField(
 
 function ascii(text: string): string {
   return codePoints(text)
-    .map((character) => {
-      const code = character.codePointAt(0)!;
-      if (code < 0x80 || !isPrintable(character)) return character;
-      const hex = code.toString(16);
-      return code < 0x100 ? `\\x${hex}` : code < 0x10000 ? `\\u${hex.padStart(4, "0")}` : `\\U${hex.padStart(8, "0")}`;
-    })
+    .map((character) =>
+      character.codePointAt(0)! < 0x80 || !isPrintable(character) ? character : escapedCharacter(character),
+    )
     .join("");
 }
 

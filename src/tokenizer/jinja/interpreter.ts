@@ -222,7 +222,7 @@ const context: FilterContext = {
   item,
   attributeOnly: (object, name) => attributeOf(object, name) ?? missing(object, name),
   filter: (name, value, args, kwargs) => applyFilter(name, value, args, kwargs, context),
-  test: (name, value, args) => applyTest(name, value, args),
+  test: applyTest,
 };
 
 /** An attribute in Python's sense. */
@@ -244,27 +244,24 @@ function missing(object: Value, key: Value): Undefined {
   return new Undefined(`'${typeName(object)} object' has no attribute '${key}'`);
 }
 
-/** `object.name`: the attribute, else what is held under the name. */
+/** `object.name`: the attribute, else what is held under the name. None is a value; only what is not there is Undefined. */
 function member(object: Value, name: string): Value {
-  const isHidden = name.startsWith("_") && subscript(object, name) !== undefined;
-  return (isHidden ? undefined : attributeOf(object, name)) ?? subscript(object, name) ?? absent(object, name);
+  const hidden = name.startsWith("_") ? subscript(object, name) : undefined;
+  const attribute = hidden === undefined ? attributeOf(object, name) : undefined;
+  if (attribute !== undefined) return attribute;
+  const held = hidden === undefined ? subscript(object, name) : hidden;
+  return held === undefined ? missing(object, name) : held;
 }
 
 /** `object[key]`: what is held under the key, else the attribute. */
 function item(object: Value, key: Value): Value {
   const held = subscript(object, key);
   if (held !== undefined) return held;
-  return absent(object, key, typeof key === "string" ? attributeOf(object, key) : undefined);
+  const attribute = typeof key === "string" ? attributeOf(object, key) : undefined;
+  return attribute === undefined ? missing(object, key) : attribute;
 }
 
-/** None is a value; only what is not there at all is Undefined. */
-function absent(object: Value, key: Value, attribute: Value | undefined = undefined): Value {
-  if (attribute !== undefined) return attribute;
-  const isNone = subscript(object, key) === null || (typeof key === "string" && attributeOf(object, key) === null);
-  return isNone ? null : missing(object, key);
-}
-
-export function evaluate(node: Expr, scope: Scope): Value {
+function evaluate(node: Expr, scope: Scope): Value {
   switch (node.type) {
     case "const":
       return node.value;

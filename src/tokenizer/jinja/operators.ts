@@ -3,7 +3,6 @@
 import { TemplateFault } from "./fault.ts";
 import { formatPercent } from "./format.ts";
 import { concatenated, requireLength } from "./limits.ts";
-import { codePoints } from "./text.ts";
 import {
   compare,
   Dict,
@@ -131,6 +130,9 @@ export function contains(container: Value, item: Value): boolean {
   return iterate(container).some((other) => isEqual(other, item));
 }
 
+const isIndexed = (object: Value): boolean =>
+  typeof object === "string" || Array.isArray(object) || object instanceof Tuple || object instanceof Range;
+
 /** `object[key]`, or undefined where Python raises an error that jinja2 turns into its Undefined. */
 export function subscript(object: Value, key: Value): Value | undefined {
   if (object instanceof Undefined) object.fail();
@@ -138,10 +140,8 @@ export function subscript(object: Value, key: Value): Value | undefined {
     // A key that cannot be one is as good as a missing one.
     return Array.isArray(key) || key instanceof Dict ? undefined : object.get(key);
   }
-  const isSequence =
-    typeof object === "string" || Array.isArray(object) || object instanceof Tuple || object instanceof Range;
-  if (!isSequence || (typeof key !== "bigint" && typeof key !== "boolean")) return undefined;
-  const items = typeof object === "string" ? codePoints(object) : iterate(object);
+  if (!isIndexed(object) || (typeof key !== "bigint" && typeof key !== "boolean")) return undefined;
+  const items = iterate(object);
   const index = Number(key);
   return items[index < 0 ? index + items.length : index];
 }
@@ -149,10 +149,8 @@ export function subscript(object: Value, key: Value): Value | undefined {
 /** `object[start:stop:step]`; undefined as above. */
 export function slice(object: Value, bounds: readonly (Value | null)[]): Value | undefined {
   if (object instanceof Undefined) object.fail();
-  const isSequence =
-    typeof object === "string" || Array.isArray(object) || object instanceof Tuple || object instanceof Range;
-  if (!isSequence) return undefined;
-  const items = typeof object === "string" ? codePoints(object) : iterate(object);
+  if (!isIndexed(object)) return undefined;
+  const items = iterate(object);
   const picked = sliceIndices(items.length, bounds);
   if (picked === null) return undefined;
   const chosen = picked.map((i) => items[i]!);

@@ -1,6 +1,6 @@
 /** Statements of a template: what stands between its texts. Leaves out inheritance and imports, for which there is no second file. */
 import type { Expr, Signature, Stmt, Target } from "./ast.ts";
-import { parseArguments, parseExpression, parseFilter, parseTuple } from "./expressions.ts";
+import { constants, parseArguments, parseExpression, parseFilter, parseTuple } from "./expressions.ts";
 import { TokenStream } from "./token_stream.ts";
 
 /** @throws TemplateFault with the line where the text is no template */
@@ -67,7 +67,7 @@ function parseStatement(stream: TokenStream, ends: readonly string[]): Stmt {
       return { type: "callBlock", call, signature: signatureOf(parameters, body), body };
     }
     case "filter": {
-      const filter = parseFilterChain(stream, null);
+      const filter = parseFilterChain(stream);
       return { type: "filterBlock", filter, body: parseBlock(stream, "endfilter") };
     }
     case "generation":
@@ -112,7 +112,7 @@ function parseFor(stream: TokenStream): Stmt {
 function parseSet(stream: TokenStream): Stmt {
   const target = parseTarget(stream, true);
   if (stream.accept("operator", "=")) return { type: "set", target, value: parseTuple(stream) };
-  const filter = stream.accept("operator", "|") ? parseFilterChain(stream, null) : null;
+  const filter = stream.accept("operator", "|") ? parseFilterChain(stream) : null;
   return { type: "setBlock", target, filter, body: parseBlock(stream, "endset") };
 }
 
@@ -127,8 +127,8 @@ function parseWith(stream: TokenStream): Stmt {
   return { type: "with", targets, body: parseBlock(stream, "endwith") };
 }
 
-function parseFilterChain(stream: TokenStream, operand: Expr | null): Expr {
-  let filter = parseFilter(stream, operand);
+function parseFilterChain(stream: TokenStream): Expr {
+  let filter = parseFilter(stream, null);
   while (stream.accept("operator", "|")) filter = parseFilter(stream, filter);
   return filter;
 }
@@ -149,7 +149,7 @@ function parseOneTarget(stream: TokenStream, withMembers: boolean): Target {
     return inner;
   }
   const { value: name } = stream.expect("name");
-  if (["true", "false", "none", "True", "False", "None"].includes(name)) stream.fail(`cannot assign to '${name}'`);
+  if (constants.has(name)) stream.fail(`cannot assign to '${name}'`);
   if (withMembers && stream.accept("operator", "."))
     return { type: "member", name, attribute: stream.expect("name").value };
   return { type: "name", name };

@@ -12,6 +12,7 @@ import {
   typeName,
   Undefined,
   type Value,
+  wholeOf,
 } from "./values.ts";
 
 /** What filters ask of the interpreter. */
@@ -20,7 +21,7 @@ export interface FilterContext {
   item(object: Value, key: Value): Value;
   attributeOnly(object: Value, name: string): Value;
   filter(name: string, value: Value, args: readonly Value[], kwargs: Kwargs): Value;
-  test(name: string, value: Value, args: readonly Value[], kwargs: Kwargs): boolean;
+  test(name: string, value: Value, args: readonly Value[]): boolean;
 }
 
 export type Named = Readonly<Record<string, Value | undefined>>;
@@ -30,9 +31,7 @@ export type Filter = (value: Value, named: Named, context: FilterContext) => Val
 export class Group extends Tuple {}
 
 export function int(value: Value | undefined, fallback: number): number {
-  if (value === undefined || value === null) return fallback;
-  if (typeof value === "bigint" || typeof value === "boolean") return Number(value);
-  throw new TemplateFault(`'${typeName(value)}' object cannot be interpreted as an integer`);
+  return value === undefined || value === null ? fallback : Number(wholeOf(value));
 }
 
 /** What `attribute="a.b.0"` picks from an item. */

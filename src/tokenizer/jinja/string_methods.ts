@@ -6,7 +6,9 @@ import { repeatText } from "./limits.ts";
 import {
   capitalize,
   codePoints,
+  isLower,
   isPrintable,
+  isUpper,
   lengthOf,
   lineBreak,
   lstrip,
@@ -16,7 +18,7 @@ import {
   whitespace,
   words,
 } from "./text.ts";
-import { iterate, type Kwargs, Tuple, typeName, type Value } from "./values.ts";
+import { iterate, type Kwargs, Tuple, typeName, type Value, wholeOf } from "./values.ts";
 
 /** Arguments by position or name, as a method names them. */
 export class Given {
@@ -51,13 +53,11 @@ export class Given {
   }
   int(name: string, fallback: number): number {
     const value = this.value(name);
-    if (value === undefined) return fallback;
-    if (typeof value === "bigint" || typeof value === "boolean") return Number(value);
-    throw new TemplateFault(`'${typeName(value)}' object cannot be interpreted as an integer`);
+    return value === undefined ? fallback : Number(wholeOf(value));
   }
 }
 
-export type StringMethod = readonly [names: readonly string[], run: (text: string, given: Given) => Value];
+type StringMethod = readonly [names: readonly string[], run: (text: string, given: Given) => Value];
 
 /** Where `find` and its like look: in code points. */
 function within(text: string, given: Given): { readonly all: string[]; readonly start: number; readonly end: number } {
@@ -132,20 +132,24 @@ const partition = (last: boolean): StringMethod => [
   },
 ];
 
-const justify = (align: "left" | "right" | "center"): StringMethod => [
+type Alignment = "left" | "right" | "center";
+
+export function justified(text: string, width: number, align: Alignment, fill = " "): string {
+  const missing = Math.max(0, fieldWidth(width) - lengthOf(text));
+  // Python's own rule of which side gets the odd one.
+  const left = align === "left" ? 0 : align === "right" ? missing : Math.floor(missing / 2) + (missing & width & 1);
+  return repeatText(fill, left) + text + repeatText(fill, missing - left);
+}
+
+const justify = (align: Alignment): StringMethod => [
   ["width", "fillchar"],
   (text, given) => {
     const fill = given.value("fillchar") === undefined ? " " : given.text("fillchar");
-    const width = fieldWidth(given.int("width", 0));
-    const missing = Math.max(0, width - lengthOf(text));
-    // Python's own rule of which side gets the odd one.
-    const left = align === "left" ? 0 : align === "right" ? missing : Math.floor(missing / 2) + (missing & width & 1);
-    return repeatText(fill, left) + text + repeatText(fill, missing - left);
+    return justified(text, given.int("width", 0), align, fill);
   },
 ];
 
 const every = (expression: RegExp): StringMethod => [[], (text) => expression.test(text)];
-const cased = (wrong: RegExp): StringMethod => [[], (text) => /\p{Cased}/u.test(text) && !wrong.test(text)];
 
 /** As many as `count` from the left, all where it is negative. */
 export function replaceText(text: string, old: string, replacement: string, count: number): string {
@@ -199,12 +203,12 @@ export const stringMethods: Readonly<Record<string, StringMethod>> = {
   isdecimal: every(/^\p{Nd}+$/u),
   isdigit: every(/^[\p{Nd}\u00b2\u00b3\u00b9\u2070-\u2079\u2080-\u2089]+$/u),
   isidentifier: every(/^[\p{ID_Start}_][\p{ID_Continue}]*$/u),
-  islower: cased(/[\p{Lu}\p{Lt}]/u),
+  islower: [[], isLower],
   isnumeric: every(/^\p{N}+$/u),
   isprintable: [[], (text) => codePoints(text).every(isPrintable)],
   isspace: every(new RegExp(`^[${whitespace}]+$`)),
   istitle: [[], (text) => /\p{Cased}/u.test(text) && titleCase(text) === text],
-  isupper: cased(/[\p{Ll}\p{Lt}]/u),
+  isupper: [[], isUpper],
   join: [["iterable"], (text, given) => joined(text, given.value("iterable"))],
   ljust: justify("left"),
   lower: [[], (text) => text.toLowerCase()],

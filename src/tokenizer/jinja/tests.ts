@@ -1,7 +1,9 @@
 /** jinja2's tests, `value is NAME`. */
+
 import { TemplateFault } from "./fault.ts";
 import { isFilter } from "./filters.ts";
 import { binary, comparison, contains } from "./operators.ts";
+import { isLower, isUpper } from "./text.ts";
 import {
   Attributes,
   Dict,
@@ -20,7 +22,6 @@ type Test = (value: Value, other: Value) => boolean;
 
 const comparing = (operator: string): [number, Test] => [1, (value, other) => comparison(operator, value, other)];
 const parity = (odd: boolean): [number, Test] => [0, (value) => isEqual(binary("%", value, 2n), odd ? 1n : 0n)];
-const isCased = (text: string, wrong: RegExp) => /\p{Cased}/u.test(text) && !wrong.test(text);
 const isSequence: Test = (value) =>
   typeof value === "string" ||
   Array.isArray(value) ||
@@ -54,7 +55,7 @@ const tests: Readonly<Record<string, readonly [number, Test]>> = {
   iterable: [0, (value) => isSequence(value, null) || value instanceof View || value instanceof Lazy],
   le: comparing("<="),
   "<=": comparing("<="),
-  lower: [0, (value) => isCased(textOf(value), /[\p{Lu}\p{Lt}]/u)],
+  lower: [0, (value) => isLower(textOf(value))],
   lt: comparing("<"),
   lessthan: comparing("<"),
   "<": comparing("<"),
@@ -70,10 +71,10 @@ const tests: Readonly<Record<string, readonly [number, Test]>> = {
   test: [0, (value) => isTest(textOf(value))],
   true: [0, (value) => value === true],
   undefined: [0, (value) => value instanceof Undefined],
-  upper: [0, (value) => isCased(textOf(value), /[\p{Ll}\p{Lt}]/u)],
+  upper: [0, (value) => isUpper(textOf(value))],
 };
 
-export function isTest(name: string): boolean {
+function isTest(name: string): boolean {
   return Object.hasOwn(tests, name);
 }
 

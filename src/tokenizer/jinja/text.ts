@@ -82,6 +82,19 @@ export function isPrintable(character: string): boolean {
   return !unprintable.test(character);
 }
 
+/** As Python writes a character by its number. */
+export function escapedCharacter(character: string): string {
+  const code = character.codePointAt(0)!;
+  const hex = code.toString(16);
+  if (code < 0x100) return `\\x${hex.padStart(2, "0")}`;
+  return code < 0x10000 ? `\\u${hex.padStart(4, "0")}` : `\\U${hex.padStart(8, "0")}`;
+}
+
+/** Letters with a case, all of them small. */
+export const isLower = (text: string): boolean => /\p{Cased}/u.test(text) && !/[\p{Lu}\p{Lt}]/u.test(text);
+/** Letters with a case, all of them capital. */
+export const isUpper = (text: string): boolean => /\p{Cased}/u.test(text) && !/[\p{Ll}\p{Lt}]/u.test(text);
+
 /** Python's `repr` of a string. */
 export function quoted(text: string): string {
   const quote = text.includes("'") && !text.includes('"') ? '"' : "'";
@@ -91,13 +104,7 @@ export function quoted(text: string): string {
     const known = named[character];
     if (known !== undefined) return known;
     if (isPrintable(character)) return character;
-    const code = character.codePointAt(0)!;
-    const hex = code.toString(16);
-    return code < 0x100
-      ? `\\x${hex.padStart(2, "0")}`
-      : code < 0x10000
-        ? `\\u${hex.padStart(4, "0")}`
-        : `\\U${hex.padStart(8, "0")}`;
+    return escapedCharacter(character);
   });
   return quote + inner.join("") + quote;
 }

@@ -274,6 +274,12 @@ export function iterate(value: Value): readonly Value[] {
 }
 
 /** Python's `str`. */
+/** A whole number where Python wants one (`__index__`): a truth value is one, a float is none. */
+export function wholeOf(value: Value): bigint {
+  if (typeof value === "bigint" || typeof value === "boolean") return BigInt(value);
+  throw new TemplateFault(`'${typeName(value)}' object cannot be interpreted as an integer`);
+}
+
 export function textOf(value: Value): string {
   if (typeof value === "string") return value;
   if (value instanceof Markup) return value.text;
