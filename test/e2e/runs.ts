@@ -162,7 +162,8 @@ export function metricsOf(outputDir: string): MetricsRecord[] {
   return lines.map((line) => JSON.parse(line) as MetricsRecord);
 }
 
-const timed = /^time\/|step_time$|tokens_per_second$|^mfu$|^memory_peak_bytes$/;
+/** Metrics that depend on how fast the machine was. */
+export const timed = /^time\/|step_time$|tokens_per_second$|^mfu$|^memory_peak_bytes$/;
 
 /** Metrics without what depends on how fast the machine was. */
 export function untimed(records: readonly MetricsRecord[]): Record<string, unknown>[] {
