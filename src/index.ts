@@ -2,7 +2,8 @@
  * The TypeScript API. Reward modules import it as `bun-grpo`, also under the single executable. Settings are spelled in
  * camelCase and mean what the flags of the same name mean.
  */
-export { lastBoxed } from "./answers.ts";
+export { lastBoxed } from "./answers/marks.ts";
+export { type Verdict, verify } from "./answers/verify.ts";
 export { configFrom } from "./config/load.ts";
 export type { ConfigInput, EvalConfig, SftConfig, TrainConfig, UpdateConfig } from "./config/schema.ts";
 export { openDataset } from "./data/dataset.ts";
@@ -21,7 +22,7 @@ export { stepDenominators } from "./grpo/loss/step.ts";
 export { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "./grpo/loss/value.ts";
 export { computeLoss } from "./grpo/loss.ts";
 export { type RolloutGroup, readRollouts } from "./grpo/rollout-file.ts";
-export type { RewardFunction, RewardTools } from "./rewards/functions.ts";
+export type { RewardFunction, RewardTools } from "./rewards/pool/functions.ts";
 export {
   createRewardPool,
   joinResults,
@@ -30,6 +31,5 @@ export {
   type RewardResult,
   type RewardSpec,
   type RewardTrainerState,
-} from "./rewards/pool.ts";
-export { type Verdict, verify } from "./rewards/verify.ts";
+} from "./rewards/pool/pool.ts";
 export { loadTokenizer, type Message, type Tokenizer } from "./tokenizer/tokenizer.ts";

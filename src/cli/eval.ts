@@ -17,7 +17,7 @@ import { chosenKs, evaluationLines, evaluationResults } from "../eval/report.ts"
 import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
 import { rewardModels } from "../grpo/setup.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { createRewardPool, noTraining } from "../rewards/pool.ts";
+import { createRewardPool, noTraining } from "../rewards/pool/pool.ts";
 import { needsGold, parseRewardSpec } from "../rewards/specs.ts";
 import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";

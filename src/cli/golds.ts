@@ -2,11 +2,12 @@
  * What a user should know of the answers before a run: rows without one, and answers that the verifier could not call
  * right even when a model gives them word for word. Counted once, on the first rows of a large set.
  */
+
+import { isNumber } from "../answers/gsm8k.ts";
 import { goldOfRow } from "../data/columns.ts";
 import type { ProblemSource } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
-import { isNumber } from "../rewards/gsm8k.ts";
-import type { RewardPool } from "../rewards/pool.ts";
+import type { RewardPool } from "../rewards/pool/pool.ts";
 import { needsGold, type RewardSpec } from "../rewards/specs.ts";
 
 /** Rows that are looked at for an answer. */

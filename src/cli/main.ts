@@ -262,8 +262,8 @@ function heedClosedStdout(where: string, makesFiles: boolean): void {
 // A process of the reward pool is this program again, told so by its environment: the single executable has no other
 // entry to start.
 const role = process.env.BUN_GRPO_CHILD;
-if (role === "supervisor") await import("../rewards/supervisor.ts");
+if (role === "supervisor") await import("../rewards/pool/supervisor.ts");
 else if (role === "reward") {
-  (await import("../rewards/public_api.ts")).offerPublicApi(() => import("../index.ts"));
-  await import("../rewards/child.ts");
+  (await import("../rewards/pool/public-api.ts")).offerPublicApi(() => import("../index.ts"));
+  await import("../rewards/pool/child.ts");
 } else if (import.meta.main) await runProcess();

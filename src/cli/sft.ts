@@ -15,7 +15,7 @@ import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/a
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { createRewardPool } from "../rewards/pool.ts";
+import { createRewardPool } from "../rewards/pool/pool.ts";
 import { runSft, sftState } from "../sft/trainer.ts";
 import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";

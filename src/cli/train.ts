@@ -23,7 +23,7 @@ import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts"
 import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { callOf } from "../program.ts";
-import { createRewardPool, type RewardTrainerState } from "../rewards/pool.ts";
+import { createRewardPool, type RewardTrainerState } from "../rewards/pool/pool.ts";
 import { isModule, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
 import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
 import type { Command } from "./command.ts";

@@ -7,15 +7,15 @@ import { createReadStream, createWriteStream, existsSync, openSync, renameSync, 
 import { dirname } from "node:path";
 import { createGunzip } from "node:zlib";
 import { z } from "zod";
+import type { Reason, Verdict } from "../answers/verify.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { about } from "../config/settings/about.ts";
 import { fileOverwriteSettings } from "../config/settings/output.ts";
 import { rewardTimeoutSettings } from "../config/settings/rollout.ts";
 import { errorText, InputError } from "../errors.ts";
 import { requireFile } from "../files.ts";
-import { createRewardPool, type RewardPool } from "../rewards/pool.ts";
-import type { Item } from "../rewards/protocol.ts";
-import type { Reason, Verdict } from "../rewards/verify.ts";
+import { createRewardPool, type RewardPool } from "../rewards/pool/pool.ts";
+import type { Item } from "../rewards/pool/protocol.ts";
 import { temporaryBeside } from "../writers.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";

@@ -2,10 +2,11 @@
  * Rows → examples: what a row's prompt, gold answer and worked answer are, in the columns that column-names.ts finds. Leaves
  * out the system prompt, the chat template and tokenizing.
  */
+
+import { answerText, goldOf } from "../answers/gold.ts";
 import { InputError } from "../errors.ts";
 import { type ExampleColumns, valueIn } from "./column-names.ts";
 import type { Dataset } from "./dataset.ts";
-import { answerText, goldOf } from "./gold.ts";
 
 export { type ColumnSettings, type ExampleColumns, findColumns } from "./column-names.ts";
 

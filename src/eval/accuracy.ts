@@ -4,13 +4,14 @@
  * summed up with confidence intervals. Used by `grpo eval` and between training steps. How the numbers are shown and
  * logged is report.ts.
  */
+
+import { isNumber } from "../answers/gsm8k.ts";
+import type { Extraction, Reason, Verifier } from "../answers/verify.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import type { Problem, ProblemSource } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
-import { isNumber } from "../rewards/gsm8k.ts";
-import { loggedColumns, type RewardPool, type RewardResult } from "../rewards/pool.ts";
-import type { Item } from "../rewards/protocol.ts";
-import type { Extraction, Reason, Verifier } from "../rewards/verify.ts";
+import { loggedColumns, type RewardPool, type RewardResult } from "../rewards/pool/pool.ts";
+import type { Item } from "../rewards/pool/protocol.ts";
 import type { RolloutEngine } from "../rollout/engine.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";

@@ -1,6 +1,7 @@
 /** The numbers of an evaluation as they are logged, written to results.json and printed. Computes no verdict itself. */
+
+import type { Extraction } from "../answers/verify.ts";
 import { InputError } from "../errors.ts";
-import type { Extraction } from "../rewards/verify.ts";
 import { counts, type Evaluation, type EvaluationSettings, judgedOf } from "./accuracy.ts";
 import { majAtK } from "./maj-at-k.ts";
 import { type PairedDifference, pairedDifference } from "./paired.ts";

@@ -3,7 +3,7 @@
  * (`eval_reward`, `eval_rewards/NAME/mean`), with an interval over the problems. Scores nothing itself.
  */
 import type { Problem } from "../engine/prompts.ts";
-import { loggedMetrics, type RewardResult } from "../rewards/pool.ts";
+import { loggedMetrics, type RewardResult } from "../rewards/pool/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import { Z_95 } from "./pass-at-k.ts";
 

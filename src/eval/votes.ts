@@ -3,8 +3,9 @@
  * the extraction that found the answers, and is asked of the reward processes, as the answers are a model's output.
  * Leaves out the vote itself.
  */
-import type { Item } from "../rewards/protocol.ts";
-import type { Verdict } from "../rewards/verify.ts";
+
+import type { Verdict } from "../answers/verify.ts";
+import type { Item } from "../rewards/pool/protocol.ts";
 import type { Votes } from "./maj-at-k.ts";
 
 /** One problem's answers as far as they were found. */

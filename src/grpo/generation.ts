@@ -5,7 +5,7 @@
 import type { Problem } from "../engine/prompts.ts";
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
-import { loggedColumns, type RewardBatch, type RewardResult } from "../rewards/pool.ts";
+import { loggedColumns, type RewardBatch, type RewardResult } from "../rewards/pool/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Advantage } from "./loss/config.ts";

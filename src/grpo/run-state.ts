@@ -3,7 +3,7 @@ import { z } from "zod";
 import { configDifferences, freeOnResume, toJson } from "../config/record.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import { bestState } from "../engine/best-checkpoint.ts";
-import type { RewardTrainerState } from "../rewards/pool.ts";
+import type { RewardTrainerState } from "../rewards/pool/pool.ts";
 
 export const trainerState = z.object({
   step: z.int().min(0),

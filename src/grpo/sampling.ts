@@ -14,7 +14,7 @@ import {
   type RewardPool,
   type RewardResult,
   type RewardTrainerState,
-} from "../rewards/pool.ts";
+} from "../rewards/pool/pool.ts";
 import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
 import { createDynamicSampling } from "./dynamic-sampling.ts";
 import type { Group } from "./generation.ts";

@@ -1,7 +1,7 @@
 /** What a generation's rollouts, rewards and times say in TRL's names (see metrics/names.ts). */
 import { RunError } from "../errors.ts";
 import { metricNamed } from "../metrics/names.ts";
-import { loggedMetrics, type RewardResult } from "../rewards/pool.ts";
+import { loggedMetrics, type RewardResult } from "../rewards/pool/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { RewardStatistics } from "./advantages.ts";
 import type { Generation } from "./sampling.ts";

@@ -20,7 +20,7 @@ import { createMetricsWriter } from "../metrics/metrics-file.ts";
 import { createStopwatch } from "../metrics/stopwatch.ts";
 import { parameterCount } from "../model/parameters.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
-import type { RewardTrainerState } from "../rewards/pool.ts";
+import type { RewardTrainerState } from "../rewards/pool/pool.ts";
 import { criticStep } from "./critic-update.ts";
 import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";

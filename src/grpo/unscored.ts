@@ -2,7 +2,7 @@
  * A run whose rewards never come learns nothing, and looks as if it did: after three generations in a row in which no
  * completion was scored it is to stop.
  */
-import type { RewardResult } from "../rewards/pool.ts";
+import type { RewardResult } from "../rewards/pool/pool.ts";
 
 const MOST = 3;
 

@@ -2,12 +2,13 @@
  * Whether each completion of a batch answers its row's gold, asked of the verifiers in the reward processes. What the
  * verdict is worth is the caller's business: a reward of its own, or what a reward by length turns on.
  */
+
+import { isMathematical } from "../answers/mathematical.ts";
+import type { Extraction, Reason, Verdict } from "../answers/verify.ts";
 import type { VerifierReward } from "../config/reward-names.ts";
 import { RunError } from "../errors.ts";
-import type { Connection } from "./connection.ts";
-import { isMathematical } from "./gold.ts";
-import type { Item } from "./protocol.ts";
-import type { Extraction, Reason, Verdict } from "./verify.ts";
+import type { Connection } from "./pool/connection.ts";
+import type { Item } from "./pool/protocol.ts";
 
 /** By completion; null where there is no gold, or under TRL's names none that can be parsed. */
 export interface Judgement {

@@ -2,8 +2,9 @@
  * What scoring a batch gives: per function its rewards and what went wrong, the weighted sum, and the lines to show.
  * Results of several batches become one here.
  */
-import type { Logs } from "./protocol.ts";
-import type { Reason } from "./verify.ts";
+
+import type { Reason } from "../answers/verify.ts";
+import type { Logs } from "./pool/protocol.ts";
 
 export interface FunctionResult {
   /** As in the metric `rewards/<name>/mean`. */

@@ -1,11 +1,11 @@
 /** Which columns make an example, and what its prompt, gold answer and worked answer are. */
 import { describe, expect, test } from "bun:test";
-import { afterHashes, lastBoxed } from "../../src/answers.ts";
+import { answerText, goldOf } from "../../src/answers/gold.ts";
+import { afterHashes, lastBoxed } from "../../src/answers/marks.ts";
 import { fieldOf, typeOfValue } from "../../src/data/arrow/types.ts";
 import { typeName } from "../../src/data/arrow/values.ts";
 import { type ColumnSettings, exampleAt, findColumns } from "../../src/data/columns.ts";
 import type { Dataset } from "../../src/data/dataset.ts";
-import { answerText, goldOf } from "../../src/data/gold.ts";
 import { InputError } from "../../src/errors.ts";
 
 /** A dataset of one row, without a file. */

@@ -8,7 +8,7 @@ import {
   studentT95,
   summarizeRewards,
 } from "../../src/eval/rewards.ts";
-import type { RewardResult } from "../../src/rewards/pool.ts";
+import type { RewardResult } from "../../src/rewards/pool/pool.ts";
 
 // scipy.stats.t.ppf(0.975, degrees)
 test.each([

@@ -1,6 +1,6 @@
 // Which golds are mathematics: TRL's accuracy_reward gives no reward for what math_verify 0.9 cannot parse.
 import { expect, test } from "bun:test";
-import { isMathematical } from "../../src/rewards/gold.ts";
+import { isMathematical } from "../../src/answers/mathematical.ts";
 
 test.each([
   ...["", "yes", "Evelyn", "blue whale", "x", "(A)", "C", "no solution", "n/a", "?", "-", "$", "$$", "\\boxed{}"],

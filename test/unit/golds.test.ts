@@ -1,12 +1,12 @@
 /** What is said of the answers before a run: rows without one, answers that the verifier cannot read. */
 import { expect, test } from "bun:test";
+import { verify } from "../../src/answers/verify.ts";
 import { goldRemarks } from "../../src/cli/golds.ts";
 import { findColumns } from "../../src/data/columns.ts";
 import type { Dataset } from "../../src/data/dataset.ts";
 import type { ProblemSource } from "../../src/engine/prompts.ts";
 import { InputError } from "../../src/errors.ts";
-import type { RewardPool } from "../../src/rewards/pool.ts";
-import { verify } from "../../src/rewards/verify.ts";
+import type { RewardPool } from "../../src/rewards/pool/pool.ts";
 
 let asked = 0;
 const pool: Pick<RewardPool, "verify"> = {

@@ -1,7 +1,7 @@
 /** The verifier for numbers: numerals, strict and lenient extraction. */
 import { describe, expect, test } from "bun:test";
-import { parseNumeral } from "../../src/rewards/gsm8k.ts";
-import { type Extraction, type Verdict, verify } from "../../src/rewards/verify.ts";
+import { parseNumeral } from "../../src/answers/gsm8k.ts";
+import { type Extraction, type Verdict, verify } from "../../src/answers/verify.ts";
 
 const judge = (gold: string, response: string, extraction: Extraction = "lenient"): Verdict =>
   verify({ gold, response, extraction, verifier: "gsm8k" });

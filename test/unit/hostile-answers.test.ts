@@ -6,9 +6,9 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { verify } from "../../src/answers/verify.ts";
 import { verify as command } from "../../src/cli/verify.ts";
-import { createRewardPool } from "../../src/rewards/pool.ts";
-import { verify } from "../../src/rewards/verify.ts";
+import { createRewardPool } from "../../src/rewards/pool/pool.ts";
 import { hostileAnswers } from "./hostile-answers.ts";
 
 const answers = hostileAnswers();

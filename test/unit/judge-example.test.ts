@@ -2,7 +2,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { join } from "node:path";
 import judgeModule, { gradeOf } from "../../examples/judge-http.ts";
-import { createRewardPool, loggedColumns, loggedMetrics, type RewardBatch } from "../../src/rewards/pool.ts";
+import { createRewardPool, loggedColumns, loggedMetrics, type RewardBatch } from "../../src/rewards/pool/pool.ts";
 
 const path = join(import.meta.dir, "../../examples/judge-http.ts");
 

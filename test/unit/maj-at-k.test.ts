@@ -1,8 +1,8 @@
 /** maj@k against the vote itself over every subset in every order; the grouping of equal answers. */
 import { describe, expect, test } from "bun:test";
+import { verify } from "../../src/answers/verify.ts";
 import { majAtK, type Votes } from "../../src/eval/maj-at-k.ts";
 import { type Ballot, countVotes, type Judge } from "../../src/eval/votes.ts";
-import { verify } from "../../src/rewards/verify.ts";
 
 /** Labels of n answers: "right", "wrong0" …, and null for those without a vote. */
 function labels({ samples, right, wrong }: Votes): (string | null)[] {

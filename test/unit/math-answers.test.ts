@@ -3,9 +3,9 @@
  * policy could try: lists that hold everything, units, tolerances, undefined values, periods that hide a difference.
  */
 import { describe, expect, test } from "bun:test";
-import { equalAnswers } from "../../src/rewards/compare.ts";
-import { unitOf } from "../../src/rewards/units.ts";
-import { verify } from "../../src/rewards/verify.ts";
+import { equalAnswers } from "../../src/answers/compare.ts";
+import { unitOf } from "../../src/answers/units.ts";
+import { verify } from "../../src/answers/verify.ts";
 import { rewriteAll } from "./rewritings.ts";
 
 /** [gold, another way to write it] */

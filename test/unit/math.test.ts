@@ -1,8 +1,8 @@
 /** The verifier for mathematical answers: what counts as equal, what does not, where the answer is found. */
 import { describe, expect, test } from "bun:test";
-import { equalAnswers } from "../../src/rewards/compare.ts";
-import { normalizeMath } from "../../src/rewards/normalize.ts";
-import { type Extraction, type Verdict, verify } from "../../src/rewards/verify.ts";
+import { equalAnswers } from "../../src/answers/compare.ts";
+import { normalizeMath } from "../../src/answers/normalize.ts";
+import { type Extraction, type Verdict, verify } from "../../src/answers/verify.ts";
 
 const judge = (gold: string, response: string, extraction: Extraction = "lenient"): Verdict =>
   verify({ gold, response, extraction, verifier: "math" });

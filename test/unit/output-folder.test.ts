@@ -20,7 +20,7 @@ import { writeSafetensors } from "../../src/checkpoint/safetensors_write.ts";
 import { launchersOf, type ProcessView, wasIgnored } from "../../src/cli/parent.ts";
 import { InputError } from "../../src/errors.ts";
 import { createUnscoredGuard } from "../../src/grpo/unscored.ts";
-import type { RewardResult } from "../../src/rewards/pool.ts";
+import type { RewardResult } from "../../src/rewards/pool/pool.ts";
 import { isLeft, startOf, temporaryBeside, temporarySuffix } from "../../src/writers.ts";
 
 const root = mkdtempSync(join(tmpdir(), "output-folder-"));

@@ -12,7 +12,7 @@ import {
   type RewardBatch,
   type RewardPool,
   type RewardSpec,
-} from "../../src/rewards/pool.ts";
+} from "../../src/rewards/pool/pool.ts";
 
 const fixture = (name: string): { path: string } => ({ path: join(import.meta.dir, "../fixtures/rewards", name) });
 
@@ -465,7 +465,7 @@ describe("processes", () => {
   const program = (body: string): string[] => [
     process.execPath,
     "-e",
-    `import { createRewardPool } from ${JSON.stringify(join(import.meta.dir, "../../src/rewards/pool.ts"))};
+    `import { createRewardPool } from ${JSON.stringify(join(import.meta.dir, "../../src/rewards/pool/pool.ts"))};
      const pool = createRewardPool({ functions: [${JSON.stringify(fixture("obeys.ts"))}], timeoutMs: 60000, size: 1 });
      const batch = (completions) => ({ prompts: completions, completions, completionIds: completions.map(() => []),
        golds: completions.map(() => null), columns: {} });

@@ -7,7 +7,7 @@ import { configFor } from "../../src/config/load.ts";
 import { builtInRewards } from "../../src/config/reward-names.ts";
 import { settingsOf } from "../../src/config/schema.ts";
 import { rewardFunctionSettings } from "../../src/config/settings/rewards.ts";
-import { createRewardPool } from "../../src/rewards/pool.ts";
+import { createRewardPool } from "../../src/rewards/pool/pool.ts";
 
 const text = readFileSync(join(import.meta.dir, "../../docs/rewards.md"), "utf8");
 const blocks = (language: string) =>

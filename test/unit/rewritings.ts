@@ -8,7 +8,7 @@
  * A rule gives null where it does not apply. It knows text, not mathematics: a failure may be the rule's.
  */
 import { parseArgs } from "node:util";
-import { equalAnswers } from "../../src/rewards/compare.ts";
+import { equalAnswers } from "../../src/answers/compare.ts";
 
 type Random = (below: number) => number;
 type Rule = (gold: string, random: Random) => string | null;

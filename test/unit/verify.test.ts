@@ -3,9 +3,9 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { verify } from "../../src/answers/verify.ts";
 import { verify as command } from "../../src/cli/verify.ts";
 import { InputError } from "../../src/errors.ts";
-import { verify } from "../../src/rewards/verify.ts";
 
 describe("the verifier follows the gold", () => {
   test.each([

@@ -1,5 +1,5 @@
 /** As by_tokens, and writes down what it is told of training, a number and a column of its own. */
-import type { RewardFunction } from "../../../src/rewards/functions.ts";
+import type { RewardFunction } from "../../../src/rewards/pool/functions.ts";
 import byTokens from "./by_tokens.ts";
 
 export default (({ completions, completion_ids, trainer_state, log_metric, log_extra, note = [] }) => {

@@ -1,5 +1,5 @@
 /** What of an answer column is the gold answer: GSM8K's text after `####`, MATH's last `\boxed{…}`, or all of it. */
-import { afterHashes, lastBoxed } from "../answers.ts";
+import { afterHashes, lastBoxed } from "./marks.ts";
 
 /**
  * The gold answer of a whole worked answer, trimmed; null where nothing is left. Where both marks stand in the text, the

@@ -5,7 +5,7 @@
  * Everything but the marks is looked for in the last `TAIL` characters only, with patterns linear in their length.
  * It does not judge the answer (gsm8k.ts, math.ts).
  */
-import { afterHashes, lastBoxed } from "../answers.ts";
+import { afterHashes, lastBoxed } from "./marks.ts";
 import { MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
 import { parseExpression } from "./parse.ts";
 

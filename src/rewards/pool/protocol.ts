@@ -2,7 +2,7 @@
  * What the three parts of the pool say to each other: the main thread (pool.ts) to its supervisor worker
  * (supervisor.ts), and the supervisor to the reward processes (child.ts). Plain data that structured clone can carry.
  */
-import type { Extraction, Verdict, Verifier } from "./verify.ts";
+import type { Extraction, Verdict, Verifier } from "../../answers/verify.ts";
 
 /** One answer to judge, in each of the task's extractions. */
 export interface Item {

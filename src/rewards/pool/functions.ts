@@ -3,7 +3,7 @@
  * Runs in a reward process only (child.ts), never beside the trainer.
  */
 import { pathToFileURL } from "node:url";
-import { errorText } from "../errors.ts";
+import { errorText } from "../../errors.ts";
 import type { Arguments, Called, Failure, Logs, RewardTrainerState } from "./protocol.ts";
 
 /**

@@ -4,8 +4,8 @@
  */
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
-import { RunError } from "../errors.ts";
-import { compiled } from "../program.ts";
+import { RunError } from "../../errors.ts";
+import { compiled } from "../../program.ts";
 import type { FromSupervisor, ToSupervisor, Work } from "./protocol.ts";
 
 export interface Connection {

@@ -9,7 +9,8 @@
 import { existsSync, readFileSync } from "node:fs";
 import { parentPort } from "node:worker_threads";
 import type { Subprocess } from "bun";
-import { errorText } from "../errors.ts";
+import { errorText } from "../../errors.ts";
+import { joinLogs } from "../results.ts";
 import {
   type Arguments,
   type Called,
@@ -23,7 +24,6 @@ import {
   type ToSupervisor,
   type Work,
 } from "./protocol.ts";
-import { joinLogs } from "./results.ts";
 
 /** How often deadlines and memory are looked at while something runs, in milliseconds. */
 const TICK_MS = 10;

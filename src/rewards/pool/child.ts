@@ -5,12 +5,12 @@
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { errorText } from "../errors.ts";
-import { compiled } from "../program.ts";
+import { verify } from "../../answers/verify.ts";
+import { errorText } from "../../errors.ts";
+import { compiled } from "../../program.ts";
 import { callFunction, loadFunction, RewardFailure } from "./functions.ts";
 import type { Called, Failure, Progress, Work } from "./protocol.ts";
-import { offerPublicApi } from "./public_api.ts";
-import { verify } from "./verify.ts";
+import { offerPublicApi } from "./public-api.ts";
 
 const send = (progress: Progress): void => void process.send?.(progress);
 
@@ -31,7 +31,7 @@ try {
 }
 
 // The executable's entry offers its own copy before it imports this file.
-if (!compiled) offerPublicApi(() => import(join(import.meta.dir, "../index.ts")));
+if (!compiled) offerPublicApi(() => import(join(import.meta.dir, "../../index.ts")));
 
 async function perform(work: Work): Promise<Called | undefined> {
   if (work.kind === "verify") {

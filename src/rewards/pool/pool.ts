@@ -10,19 +10,19 @@
  */
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
-import { isVerifier, type LibraryReward, type VerifierReward } from "../config/reward-names.ts";
-import { InputError, RunError } from "../errors.ts";
+import type { Extraction, Verdict } from "../../answers/verify.ts";
+import { isVerifier, type LibraryReward, type VerifierReward } from "../../config/reward-names.ts";
+import { InputError, RunError } from "../../errors.ts";
+import { type Judgement, judge, TIMEOUT, verdicts } from "../judge.ts";
+import { defaultParameters, type RewardParameters, scoreByLibrary } from "../library/library.ts";
+import { type FunctionResult, type Mishap, place, type RewardResult, resultOf } from "../results.ts";
+import { isModule, needsGold, type RewardSpec, rewardNames } from "../specs.ts";
 import { type Connection, connect } from "./connection.ts";
-import { type Judgement, judge, TIMEOUT, verdicts } from "./judge.ts";
-import { defaultParameters, type RewardParameters, scoreByLibrary } from "./library/library.ts";
 import type { Arguments, Failure, Item, RewardTrainerState } from "./protocol.ts";
-import { type FunctionResult, type Mishap, place, type RewardResult, resultOf } from "./results.ts";
-import { isModule, needsGold, type RewardSpec, rewardNames } from "./specs.ts";
-import type { Extraction, Verdict } from "./verify.ts";
 
+export { type FunctionResult, joinResults, loggedColumns, loggedMetrics, type RewardResult } from "../results.ts";
+export type { RewardSpec } from "../specs.ts";
 export type { RewardTrainerState } from "./protocol.ts";
-export { type FunctionResult, joinResults, loggedColumns, loggedMetrics, type RewardResult } from "./results.ts";
-export type { RewardSpec } from "./specs.ts";
 
 export interface RewardPoolOptions {
   readonly functions: readonly RewardSpec[];
