@@ -6,7 +6,7 @@ import { copyFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { assetPath } from "../src/assets.ts";
 import { writeFileAtomic } from "../src/checkpoint/atomic.ts";
-import { writeWeights } from "../src/checkpoint/safetensors_write.ts";
+import { writeWeights } from "../src/checkpoint/safetensors-write.ts";
 import { main } from "../src/cli/main.ts";
 import { fieldOf } from "../src/data/arrow/types.ts";
 import { createArrowWriter } from "../src/data/arrow/write.ts";

@@ -4,7 +4,7 @@
  */
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
-import { isObject, readJsonObject } from "../config/json_file.ts";
+import { isObject, readJsonObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { type MappedTensor, openSafetensors, type SafetensorsFile } from "./safetensors.ts";
 

@@ -1,10 +1,10 @@
 /**
  * A model folder as Hugging Face lays it out: config.json, safetensors and the tokenizer's files, in and out. The weights
- * themselves are read by `checkpoint.ts` and written by `safetensors_write.ts`.
+ * themselves are read by `checkpoint.ts` and written by `safetensors-write.ts`.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readJsonFile } from "../config/json_file.ts";
+import { readJsonFile } from "../config/json-file.ts";
 import {
   architectureOf,
   type ModelConfig,

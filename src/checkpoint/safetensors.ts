@@ -1,10 +1,10 @@
 /**
  * Reads one safetensors file by mapping it: nothing is copied, a tensor is an address. Files of any size.
- * Writing is in `safetensors_write.ts`, several shards as one in `checkpoint.ts`.
+ * Writing is in `safetensors-write.ts`, several shards as one in `checkpoint.ts`.
  */
 import { type FileMapping, mapFile } from "../../ffi/bindings/libc.ts";
 import { InputError } from "../errors.ts";
-import { maxHeaderBytes, parseSafetensorsHeader, type SafetensorsDtype } from "./safetensors_header.ts";
+import { maxHeaderBytes, parseSafetensorsHeader, type SafetensorsDtype } from "./safetensors-header.ts";
 
 export interface MappedTensor {
   readonly name: string;

@@ -5,7 +5,7 @@
 import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
-import { readJsonFile } from "../config/json_file.ts";
+import { readJsonFile } from "../config/json-file.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
 import { recoverFolder, writeFileAtomic } from "./atomic.ts";
 import { openSafetensors } from "./safetensors.ts";

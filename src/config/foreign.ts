@@ -5,7 +5,7 @@
 
 import type { Faults } from "./faults.ts";
 import { ownKey, type Written } from "./given.ts";
-import { isObject } from "./json_file.ts";
+import { isObject } from "./json-file.ts";
 import { toCamel } from "./names.ts";
 import { type CommandName, commandsWith, type SettingTypes, settingsOf } from "./schema.ts";
 import { type Given, readValue, type Source, unknownName } from "./shape.ts";

@@ -6,7 +6,7 @@
 
 import { InputError } from "../errors.ts";
 import { entryOf } from "./entry.ts";
-import { isObject } from "./json_file.ts";
+import { isObject } from "./json-file.ts";
 import { parseJson } from "./values.ts";
 
 /** Their names, and the setting each is. */

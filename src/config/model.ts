@@ -7,7 +7,7 @@
 import { z } from "zod";
 import { InputError } from "../errors.ts";
 import { entryOf } from "./entry.ts";
-import { isObject } from "./json_file.ts";
+import { isObject } from "./json-file.ts";
 import { parseRope, type RopeConfig } from "./rope.ts";
 
 export type ModelType = "llama" | "qwen2" | "qwen3";

@@ -1,5 +1,5 @@
 /** A configuration as it is stored beside a checkpoint, and what has changed since. */
-import { isObject } from "./json_file.ts";
+import { isObject } from "./json-file.ts";
 import { toSnake } from "./names.ts";
 
 export type ConfigRecord = Readonly<Record<string, unknown>>;

@@ -5,7 +5,7 @@
  */
 import { z } from "zod";
 import { InputError } from "../errors.ts";
-import { isObject } from "./json_file.ts";
+import { isObject } from "./json-file.ts";
 
 export type RopeScaling =
   | { readonly type: "default" }

@@ -7,7 +7,7 @@ import type { z } from "zod";
 import { InputError } from "../errors.ts";
 import { allowed, kindOf, unwrap } from "./allowed.ts";
 import { Faults } from "./faults.ts";
-import { isObject } from "./json_file.ts";
+import { isObject } from "./json-file.ts";
 import { toCamel } from "./names.ts";
 import { nearest } from "./nearest.ts";
 import type { SettingTypes } from "./schema.ts";

@@ -3,7 +3,7 @@
 import type { z } from "zod";
 import { errorText, InputError } from "../errors.ts";
 import { kindOf, unwrap } from "./allowed.ts";
-import { isTooDeep } from "./json_file.ts";
+import { isTooDeep } from "./json-file.ts";
 
 const numberText = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 

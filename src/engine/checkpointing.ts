@@ -10,7 +10,7 @@ import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
 import { dropEarlier } from "../checkpoint/earlier.ts";
 import { copyModelAssets, type ModelFolder, writeChatTemplate, writeConfig } from "../checkpoint/huggingface.ts";
 import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts";
-import { oddNumbers, onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors_write.ts";
+import { oddNumbers, onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors-write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import { writeTogether } from "../checkpoint/together.ts";
 import type { Device, Weight } from "../device/device.ts";

@@ -14,7 +14,7 @@
 import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
-import { isTooDeep } from "../config/json_file.ts";
+import { isTooDeep } from "../config/json-file.ts";
 import { errorText, InputError } from "../errors.ts";
 import { requireFile } from "../files.ts";
 import { isReward, rewardCure } from "./advantages.ts";

@@ -4,7 +4,7 @@
  */
 import { closeSync, mkdirSync, openSync, renameSync, writeFileSync, writeSync } from "node:fs";
 import { join } from "node:path";
-import { readTextFile } from "../config/json_file.ts";
+import { readTextFile } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { isThere } from "../files.ts";
 import { writing } from "./write-error.ts";

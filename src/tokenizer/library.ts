@@ -4,10 +4,10 @@
  * refuses by name what it would silently do otherwise.
  */
 import { ByteFallbackDecoder, SequenceDecoder, Tokenizer } from "@huggingface/tokenizers";
-import { isObject } from "../config/json_file.ts";
+import { isObject } from "../config/json-file.ts";
 import { errorText, InputError } from "../errors.ts";
-import { type AddedToken, addedTokenSplitter } from "./added_tokens.ts";
-import { mendSteps, rewritten, rewrittenNormalizer } from "./pre_tokenizers.ts";
+import { type AddedToken, addedTokenSplitter } from "./added-tokens.ts";
+import { mendSteps, rewritten, rewrittenNormalizer } from "./pre-tokenizers.ts";
 
 type Json = Record<string, unknown>;
 

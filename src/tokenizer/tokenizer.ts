@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 import type { Tokenizer as Library } from "@huggingface/tokenizers";
-import { isObject, readJsonObject } from "../config/json_file.ts";
+import { isObject, readJsonObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { isThere } from "../files.ts";
 import {
@@ -13,13 +13,13 @@ import {
   loadChatTemplate,
   type Message,
   type RenderOptions,
-} from "./chat_template.ts";
+} from "./chat-template.ts";
 import { byteLevelDecoder, type Decoder, type IncrementalDecoder, windowedDecoder } from "./decoder.ts";
 import { fallbackByte, openLibrary } from "./library.ts";
-import { readStopTokens } from "./stop_tokens.ts";
 import { type StopMatcher, stopMatchers } from "./stop-strings.ts";
+import { readStopTokens } from "./stop-tokens.ts";
 
-export { type Message, readChatTemplate } from "./chat_template.ts";
+export { type Message, readChatTemplate } from "./chat-template.ts";
 export type { IncrementalDecoder } from "./decoder.ts";
 export type { StopMatcher } from "./stop-strings.ts";
 

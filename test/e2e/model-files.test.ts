@@ -6,7 +6,7 @@ import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.ts";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
-import { type TensorSource, writeSafetensors, writeWeights } from "../../src/checkpoint/safetensors_write.ts";
+import { type TensorSource, writeSafetensors, writeWeights } from "../../src/checkpoint/safetensors-write.ts";
 import { configFor } from "../../src/config/load.ts";
 import type { Device } from "../../src/device/device.ts";
 import { openRunDevice, packedSizes } from "../../src/engine/inputs.ts";

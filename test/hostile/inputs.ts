@@ -3,7 +3,7 @@ import { copyFileSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, wri
 import { dirname, join, resolve } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
-import { writeWeights } from "../../src/checkpoint/safetensors_write.ts";
+import { writeWeights } from "../../src/checkpoint/safetensors-write.ts";
 import { compressedBytes, ipcBytes, tableOf } from "../fixtures/data/arrow.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { grpoHere } from "./here.ts";

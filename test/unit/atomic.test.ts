@@ -92,7 +92,7 @@ describe("a file on a full disk", () => {
     writeFileSync(join(folder, "model.safetensors"), "old");
     const { output } = underLimit(
       64,
-      `import { writeSafetensors } from "$src/checkpoint/safetensors_write.ts";
+      `import { writeSafetensors } from "$src/checkpoint/safetensors-write.ts";
        const chunk = new Uint8Array(50_000);
        const chunks = () => [chunk, chunk, chunk];
        try { await writeSafetensors("$folder/model.safetensors", [{ name: "a", dtype: "U8", shape: [150_000], chunks }]); }

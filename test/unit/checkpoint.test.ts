@@ -17,7 +17,7 @@ import { z } from "zod";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openCheckpoint } from "../../src/checkpoint/checkpoint.ts";
 import { copyModelAssets, readModelFolder, writeConfig } from "../../src/checkpoint/huggingface.ts";
-import { type TensorSource, writeSafetensors, writeWeights } from "../../src/checkpoint/safetensors_write.ts";
+import { type TensorSource, writeSafetensors, writeWeights } from "../../src/checkpoint/safetensors-write.ts";
 import { latestCheckpoint, readTrainerState, writeTrainerState } from "../../src/checkpoint/state.ts";
 import { InputError } from "../../src/errors.ts";
 

@@ -4,8 +4,8 @@ import { chmodSync, mkdirSync, symlinkSync, utimesSync, writeFileSync } from "no
 import { join, resolve } from "node:path";
 import { mapFile } from "../../ffi/bindings/libc.ts";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
-import { readJsonFile } from "../../src/config/json_file.ts";
-import { readSettingsFile } from "../../src/config/settings_file.ts";
+import { readJsonFile } from "../../src/config/json-file.ts";
+import { readSettingsFile } from "../../src/config/settings-file.ts";
 import { openDataset } from "../../src/data/dataset.ts";
 import { loadDataset } from "../../src/data/load.ts";
 import { openSource } from "../../src/data/source/source.ts";

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
-import { type TensorSource, writeSafetensors, writeWeights } from "../../src/checkpoint/safetensors_write.ts";
+import { type TensorSource, writeSafetensors, writeWeights } from "../../src/checkpoint/safetensors-write.ts";
 import { type ModelHead, withScalarHead } from "../../src/config/model.ts";
 import { openModelFolder, parameterSource } from "../../src/engine/planned-model.ts";
 import { unusedRemark } from "../../src/engine/unused-tensors.ts";

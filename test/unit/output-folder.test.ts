@@ -16,7 +16,7 @@ import { dropEarlier } from "../../src/checkpoint/earlier.ts";
 import { describeHeld, heldIn } from "../../src/checkpoint/held.ts";
 import { lockFolder, lockName } from "../../src/checkpoint/lock.ts";
 import { openOutputFolder, type Permission, requireFreeFile } from "../../src/checkpoint/output-folder.ts";
-import { writeSafetensors } from "../../src/checkpoint/safetensors_write.ts";
+import { writeSafetensors } from "../../src/checkpoint/safetensors-write.ts";
 import { launchersOf, type ProcessView, wasIgnored } from "../../src/cli/parent.ts";
 import { InputError } from "../../src/errors.ts";
 import { createUnscoredGuard } from "../../src/grpo/unscored.ts";

@@ -14,8 +14,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { byteAt, bytesAt } from "../../ffi/bindings/libc.ts";
 import { type MappedTensor, openSafetensors } from "../../src/checkpoint/safetensors.ts";
-import { parseSafetensorsHeader } from "../../src/checkpoint/safetensors_header.ts";
-import { type TensorSource, writeSafetensors } from "../../src/checkpoint/safetensors_write.ts";
+import { parseSafetensorsHeader } from "../../src/checkpoint/safetensors-header.ts";
+import { type TensorSource, writeSafetensors } from "../../src/checkpoint/safetensors-write.ts";
 import { InputError } from "../../src/errors.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "safetensors-"));

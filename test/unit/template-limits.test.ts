@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { loadChatTemplate } from "../../src/tokenizer/chat_template.ts";
+import { loadChatTemplate } from "../../src/tokenizer/chat-template.ts";
 
 const doubling = (step: string) => `{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(60) %}${step}{% endfor %}`;
 

@@ -4,9 +4,9 @@ import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { InputError } from "../../src/errors.ts";
-import { formatDate } from "../../src/tokenizer/format_date.ts";
+import { formatDate } from "../../src/tokenizer/format-date.ts";
 import { hasTokenizer, loadTokenizer, readChatTemplate, type Tokenizer } from "../../src/tokenizer/tokenizer.ts";
-import { makeTokenizer } from "../fixtures/make_tokenizer.ts";
+import { makeTokenizer } from "../fixtures/make-tokenizer.ts";
 
 const fixture = join(import.meta.dir, "../fixtures/tokenizer");
 const folders: string[] = [];

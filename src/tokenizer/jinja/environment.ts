@@ -6,7 +6,7 @@
  * runtime alike, minijinja and nunjucks are languages of their own. `test/golden/make_chat_renders.py` compares the two.
  */
 
-import { formatDate } from "../format_date.ts";
+import { formatDate } from "../format-date.ts";
 import type { Stmt } from "./ast.ts";
 import { TemplateFault, TemplateRefusal } from "./fault.ts";
 import { render, Scope, setAttribute } from "./interpreter.ts";

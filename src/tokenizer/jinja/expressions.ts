@@ -1,7 +1,7 @@
 /** Expressions of a template: precedence and odd corners are jinja2's, which differ from Python's (`**` joins to the left). */
 import { type Arguments, type Expr, noArguments } from "./ast.ts";
 import { readFloat, readInt } from "./numbers.ts";
-import type { TokenStream } from "./token_stream.ts";
+import type { TokenStream } from "./token-stream.ts";
 
 export const constants: ReadonlyMap<string, boolean | null> = new Map<string, boolean | null>([
   ["true", true],

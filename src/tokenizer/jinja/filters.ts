@@ -24,7 +24,7 @@ import {
   sortedBy,
   unique,
 } from "./sequences.ts";
-import { justified, replaceText } from "./string_methods.ts";
+import { justified, replaceText } from "./string-methods.ts";
 import { capitalize, codePoints, lengthOf, lineBreak, strip, whitespace } from "./text.ts";
 import {
   Dict,

@@ -2,7 +2,7 @@
 import { TemplateFault } from "./fault.ts";
 import { formatBraces } from "./format.ts";
 import { binary } from "./operators.ts";
-import { Given, stringMethods } from "./string_methods.ts";
+import { Given, stringMethods } from "./string-methods.ts";
 import {
   type Callable,
   Dict,

@@ -1,7 +1,7 @@
 /** Statements of a template: what stands between its texts. Leaves out inheritance and imports, for which there is no second file. */
 import type { Expr, Signature, Stmt, Target } from "./ast.ts";
 import { constants, parseArguments, parseExpression, parseFilter, parseTuple } from "./expressions.ts";
-import { TokenStream } from "./token_stream.ts";
+import { TokenStream } from "./token-stream.ts";
 
 /** @throws TemplateFault with the line where the text is no template */
 export function parseTemplate(template: string): Stmt[] {

@@ -1,6 +1,6 @@
 /** Which token ids end a completion: the union of what config.json, generation_config.json and the tokenizer name. */
 import { join } from "node:path";
-import { readJsonObject } from "../config/json_file.ts";
+import { readJsonObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { isThere } from "../files.ts";
 

@@ -4,7 +4,7 @@
  * first rewritten to kinds that agree; the opened library's own steps are then set right.
  */
 import type { Tokenizer } from "@huggingface/tokenizers";
-import { isObject } from "../config/json_file.ts";
+import { isObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { rewriteOniguruma } from "./oniguruma.ts";
 import { isSpaceAt, wordCharacter } from "./unicode.ts";

@@ -1,6 +1,6 @@
 /** Reads a configuration file (TOML, YAML or JSON) into flat keys, and knows files that are none. */
 import { InputError } from "../errors.ts";
-import { isTooDeep, readTextFile } from "./json_file.ts";
+import { isTooDeep, readTextFile } from "./json-file.ts";
 import { parseToml } from "./toml.ts";
 import { parseJsonSettings, parseYaml } from "./yaml.ts";
 

@@ -3,7 +3,7 @@
  * lie inside the file, have the length its dtype and shape say, and together they must fill the data without gap or
  * overlap. No file is touched here.
  */
-import { isObject, parseJson } from "../config/json_file.ts";
+import { isObject, parseJson } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 
 /** Bytes of an element, by the format's own names of the types. */

@@ -9,7 +9,7 @@ import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { RunError } from "../errors.ts";
 import { writeFileAtomic, writeLargeFileAtomic } from "./atomic.ts";
 import { indexFileName, singleFileName } from "./checkpoint.ts";
-import { type SafetensorsDtype, safetensorsElementBytes } from "./safetensors_header.ts";
+import { type SafetensorsDtype, safetensorsElementBytes } from "./safetensors-header.ts";
 
 /** Bytes of a tensor: a view, or memory outside the JavaScript heap. */
 export type TensorChunk = Uint8Array | { readonly address: number; readonly byteLength: number };
