@@ -5,8 +5,8 @@
  */
 import type { CudaDevice } from "../src/device/cuda.ts";
 import type { Device } from "../src/device/device.ts";
+import { backward, forward } from "../src/model/lm-head.ts";
 import { cutMicroBatches } from "../src/model/micro-batches.ts";
-import { backward, forward } from "../src/model/model.ts";
 import { optimizerStep, zeroGradients } from "../src/optim/adamw.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { tensor } from "../src/tensor/tensor.ts";

@@ -1,5 +1,5 @@
 /** The sizes that ops are measured at: what one model's training and sampling ask of them. */
-import type { ModelConfig } from "../../src/config/model.ts";
+import type { ModelConfig } from "../../src/families/config.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 
 /** Letters as in src/device/device.ts. */

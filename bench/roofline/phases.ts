@@ -2,18 +2,19 @@
  * The phases of one GRPO step, run on the counting device through the program's own model, rollout and optimizer code:
  * what each must move and compute at least, op by op.
  */
-import type { ModelConfig } from "../../src/config/model.ts";
+
 import type { Device } from "../../src/device/device.ts";
-import { packedSizes } from "../../src/engine/inputs.ts";
-import { estimateMemory, requireMemory } from "../../src/engine/memory.ts";
+import type { ModelConfig } from "../../src/families/config.ts";
+import { parameterSpecs } from "../../src/families/parameters.ts";
 import { planActivations } from "../../src/model/activations.ts";
+import { backward, forward, type Model } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
-import { backward, forward, type Model } from "../../src/model/model.ts";
-import { parameterSpecs } from "../../src/model/parameters.ts";
 import { bindWeights, planWeights } from "../../src/model/weights.ts";
 import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
 import { planRollout, promptSlotsFor } from "../../src/rollout/buffers.ts";
 import { createRolloutEngine } from "../../src/rollout/engine.ts";
+import { packedSizes } from "../../src/run/inputs.ts";
+import { estimateMemory, requireMemory } from "../../src/session/memory.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
 import { countingDevice, type Work } from "./counting-device.ts";

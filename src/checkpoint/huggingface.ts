@@ -5,14 +5,14 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readJsonFile } from "../config/json-file.ts";
+import { InputError } from "../errors.ts";
 import {
   architectureOf,
   type ModelConfig,
   type ModelHead,
   parseModelConfig,
   type WeightDtype,
-} from "../config/model.ts";
-import { InputError } from "../errors.ts";
+} from "../families/config.ts";
 import { requireFile } from "../files.ts";
 import { writeFailure, writeFileAtomic } from "./atomic.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";

@@ -5,10 +5,10 @@
 
 import { isNumber } from "../answers/gsm8k.ts";
 import { goldOfRow } from "../data/columns.ts";
-import type { ProblemSource } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
 import type { RewardPool } from "../rewards/pool/pool.ts";
 import { needsGold, type RewardSpec } from "../rewards/specs.ts";
+import type { ProblemSource } from "../run/prompts.ts";
 
 /** Rows that are looked at for an answer. */
 const LOOKED_ROWS = 20_000;

@@ -10,8 +10,8 @@ import { cacheFolder } from "../cache.ts";
 import { bfloat16Paths, type CpuDevice, openCpuDevice, provenPaths } from "../device/cpu.ts";
 import { type CudaSurvey, surveyCuda } from "../device/cuda/survey.ts";
 import type { DeviceMemory, Weight } from "../device/device.ts";
-import { availableBytes } from "../engine/memory.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
+import { availableBytes } from "../session/memory.ts";
 import { bfloat16ToNumber, bytesPerElement, type ComputeDType, numberToBfloat16 } from "../tensor/dtype.ts";
 import { elementCount, tensor } from "../tensor/tensor.ts";
 

@@ -3,9 +3,9 @@ import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { everySteps } from "../config/often.ts";
 import type { PlanConfig } from "../config/schema.ts";
-import { describeDisk, diskUse } from "../engine/disk.ts";
-import { describeMemory, type MemoryEstimate, mebibytes, memoryByModel, planBytes } from "../engine/memory.ts";
 import { setUpTraining, totalSteps } from "../grpo/setup.ts";
+import { describeDisk, diskUse } from "../run/disk.ts";
+import { describeMemory, type MemoryEstimate, mebibytes, memoryByModel, planBytes } from "../session/memory.ts";
 import type { Command } from "./command.ts";
 import { orBundled, trainingPaths } from "./train.ts";
 

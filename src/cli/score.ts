@@ -4,12 +4,12 @@ import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
-import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
-import { planSession } from "../engine/session.ts";
 import { InputError, RunError } from "../errors.ts";
 import { scoreGroups } from "../grpo/policy-update.ts";
 import { type RolloutGroup, readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
+import { modelFolder, openRunDevice, packedSizes } from "../run/inputs.ts";
+import { planSession } from "../session/session.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
 

@@ -8,12 +8,12 @@
 import { isNumber } from "../answers/gsm8k.ts";
 import type { Extraction, Reason, Verifier } from "../answers/verify.ts";
 import { unlessStopped } from "../device/stopping.ts";
-import type { Problem, ProblemSource } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
 import { loggedColumns, type RewardPool, type RewardResult } from "../rewards/pool/pool.ts";
 import type { Item } from "../rewards/pool/protocol.ts";
 import type { RolloutEngine } from "../rollout/engine.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { Problem, ProblemSource } from "../run/prompts.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { Votes } from "./maj-at-k.ts";
 import { type Estimate, meanPassAtK, type ProblemCount } from "./pass-at-k.ts";

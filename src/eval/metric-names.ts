@@ -3,8 +3,8 @@
  * at the start, and not when an evaluation is over.
  */
 import { nearest } from "../config/nearest.ts";
-import { evaluationName } from "../engine/best-checkpoint.ts";
 import { InputError } from "../errors.ts";
+import { evaluationName } from "../run/best-checkpoint.ts";
 import { chosenKs } from "./report.ts";
 
 export interface EvaluationNames {

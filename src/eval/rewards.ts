@@ -2,9 +2,10 @@
  * What reward functions say of an evaluation's answers: means over the answers that they scored, as TRL logs them
  * (`eval_reward`, `eval_rewards/NAME/mean`), with an interval over the problems. Scores nothing itself.
  */
-import type { Problem } from "../engine/prompts.ts";
+
 import { loggedMetrics, type RewardResult } from "../rewards/pool/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { Problem } from "../run/prompts.ts";
 import { Z_95 } from "./pass-at-k.ts";
 
 /** Scores answers, problem by problem; `texts` by answer. */

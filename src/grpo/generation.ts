@@ -2,11 +2,12 @@
  * One generation: the prompts that were drawn and the completions sampled for them, in the forms that rewards, update,
  * record and console take. Nothing here computes on the device.
  */
-import type { Problem } from "../engine/prompts.ts";
+
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
 import { loggedColumns, type RewardBatch, type RewardResult } from "../rewards/pool/pool.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { Problem } from "../run/prompts.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Advantage } from "./loss/config.ts";
 import type { ScoredGroup } from "./policy-update.ts";

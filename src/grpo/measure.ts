@@ -2,10 +2,11 @@
  * What is computed of a generation before its advantages: logprobs under the reference and under the policy that sampled,
  * and the critic's values. Nothing here has a gradient.
  */
-import type { Session } from "../engine/session.ts";
+
 import type { PackedGroup } from "../model/micro-batches.ts";
 import { scoreValues } from "../model/scalar-head.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { Session } from "../session/session.ts";
 import { type PolicyUpdateSettings, scoreGroups } from "./policy-update.ts";
 
 /** By completion, in the order of the groups; null where it is not needed. (N)(R) */

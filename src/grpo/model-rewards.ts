@@ -1,7 +1,8 @@
 /** The rewards of neural reward models in a session, under the names that the reward pool gives them. */
-import { createRewardModelScorer } from "../engine/reward-model.ts";
-import type { Session } from "../engine/session.ts";
+
 import type { RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
+import { createRewardModelScorer } from "../session/reward-model.ts";
+import type { Session } from "../session/session.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type Group, rewardBatch } from "./generation.ts";
 import type { RewardSources } from "./sampling.ts";

@@ -7,13 +7,13 @@ import { z } from "zod";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { configDifferences, freeInReplay, toJson } from "../config/record.ts";
 import { settingsOf, type UpdateConfig } from "../config/schema.ts";
-import { restoreOptimizer, saveCheckpoint, savedReference, saveModel } from "../engine/checkpointing.ts";
-import { modelFolder, openRunDevice, packedSizes } from "../engine/inputs.ts";
-import { mixReference } from "../engine/moving-reference.ts";
-import { planSession, type Session } from "../engine/session.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
+import { modelFolder, openRunDevice, packedSizes } from "../run/inputs.ts";
+import { restoreOptimizer, saveCheckpoint, savedReference, saveModel } from "../session/checkpointing.ts";
+import { mixReference } from "../session/moving-reference.ts";
+import { planSession, type Session } from "../session/session.ts";
 import { estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { type GenerationStep, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
 import {

@@ -2,8 +2,8 @@
 import { z } from "zod";
 import { configDifferences, freeOnResume, toJson } from "../config/record.ts";
 import type { TrainConfig } from "../config/schema.ts";
-import { bestState } from "../engine/best-checkpoint.ts";
 import type { RewardTrainerState } from "../rewards/pool/pool.ts";
+import { bestState } from "../run/best-checkpoint.ts";
 
 export const trainerState = z.object({
   step: z.int().min(0),

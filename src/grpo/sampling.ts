@@ -6,7 +6,6 @@
 import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
 import { unlessStopped } from "../device/stopping.ts";
-import type { Problem } from "../engine/prompts.ts";
 import { InputError } from "../errors.ts";
 import {
   joinResults,
@@ -16,6 +15,7 @@ import {
   type RewardTrainerState,
 } from "../rewards/pool/pool.ts";
 import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
+import type { Problem } from "../run/prompts.ts";
 import { createDynamicSampling } from "./dynamic-sampling.ts";
 import type { Group } from "./generation.ts";
 import { startScores } from "./model-rewards.ts";

@@ -6,15 +6,15 @@
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import type { Device } from "../device/device.ts";
-import { savedReference } from "../engine/checkpointing.ts";
-import { modelFolder, openRunDevice, packedSizes, rolloutLimits } from "../engine/inputs.ts";
-import { openProblems, type ProblemSource } from "../engine/prompts.ts";
-import { rewardSequenceLimit } from "../engine/reward-model.ts";
-import type { RewardModelRequest } from "../engine/scalar-models.ts";
-import { type PlannedSession, planSession } from "../engine/session.ts";
 import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
+import { modelFolder, openRunDevice, packedSizes, rolloutLimits } from "../run/inputs.ts";
+import { openProblems, type ProblemSource } from "../run/prompts.ts";
+import { savedReference } from "../session/checkpointing.ts";
+import { rewardSequenceLimit } from "../session/reward-model.ts";
+import type { RewardModelRequest } from "../session/scalar-models.ts";
+import { type PlannedSession, planSession } from "../session/session.ts";
 import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** What a step is made of, by TRL's rules. */

@@ -4,8 +4,9 @@
  * With gradient checkpointing by layer, training keeps each layer's input and recomputes the rest, so one layer's
  * worth of the others is enough.
  */
-import type { ModelConfig } from "../config/model.ts";
+
 import type { AttentionShape, Device } from "../device/device.ts";
+import type { ModelConfig } from "../families/config.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";

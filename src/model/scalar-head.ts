@@ -3,13 +3,13 @@
  * token; a reward model scores a whole sequence at its last token, as transformers' sequence classification does. On the
  * CPU a number's bits depend on its own sequence alone, not on what is packed beside it.
  *
- * Leaves out what the numbers are for: the value loss is ../grpo, texts and their templates ../engine/reward-model.ts.
+ * Leaves out what the numbers are for: the value loss is ../grpo, texts and their templates ../session/reward-model.ts.
  */
 import { firstRows } from "../tensor/tensor.ts";
 import type { ScalarActivations } from "./activations.ts";
-import { backwardHidden, forwardHidden, type Model, type PackedBatch, type PackedTokens } from "./layers.ts";
+import { gradientOf, type ParameterGradients } from "./layer.ts";
 import { cutMicroBatches, type PackedGroup } from "./micro-batches.ts";
-import { gradientOf, type ParameterGradients } from "./transformer.ts";
+import { backwardHidden, forwardHidden, type Model, type PackedBatch, type PackedTokens } from "./trunk.ts";
 
 /** The head's number at each of the batch's head rows. (U) */
 async function forwardRows(model: Model, batch: PackedTokens, activations: ScalarActivations): Promise<Float32Array> {

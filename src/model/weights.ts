@@ -2,14 +2,15 @@
  * A model's parameters on the device: planned, loaded from a checkpoint's mapped tensors, and given out by role. One
  * copy serves sampling, both directions of training, the embedding and the head (promise 1).
  */
-import type { ModelConfig } from "../config/model.ts";
+
 import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
+import type { ModelConfig } from "../families/config.ts";
+import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
 import type { PlanBuilder } from "../tensor/plan.ts";
 import { type Tensor, tensor } from "../tensor/tensor.ts";
-import { parameterSpecs, scalarHead } from "./parameters.ts";
 
 export interface Linear {
   readonly weight: Weight;

@@ -2,8 +2,9 @@
  * The rollout's memory: layer buffers for prefill and decode, the paged key-value cache, and the small buffers that
  * change from one decode step to the next. Planned from the limits before anything runs.
  */
-import type { ModelConfig } from "../config/model.ts";
+
 import type { Device, KeyValuePages } from "../device/device.ts";
+import type { ModelConfig } from "../families/config.ts";
 import { attentionShape, bind, type LayerBuffers, planLayer } from "../model/activations.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";

@@ -2,9 +2,10 @@
  * Rows of a dataset → prompt and answer tokens for supervised fine-tuning. The answer ends as the model's chat template
  * ends a reply, or with its end-of-sequence token, so that the model learns to stop.
  */
-import type { ProblemSource } from "../engine/prompts.ts";
+
 import { InputError } from "../errors.ts";
 import type { PackedGroup } from "../model/micro-batches.ts";
+import type { ProblemSource } from "../run/prompts.ts";
 import type { Message, PromptOptions, Tokenizer } from "../tokenizer/tokenizer.ts";
 
 export interface SftSettings extends PromptOptions {

@@ -4,10 +4,10 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { openModel } from "../../bench/roofline/phases.ts";
-import { type ModelConfig, parseModelConfig } from "../../src/config/model.ts";
 import { type CudaDevice, openCudaDevice } from "../../src/device/cuda.ts";
+import { type ModelConfig, parseModelConfig } from "../../src/families/config.ts";
+import { backward, forward } from "../../src/model/lm-head.ts";
 import { cutMicroBatches } from "../../src/model/micro-batches.ts";
-import { backward, forward } from "../../src/model/model.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { tensor } from "../../src/tensor/tensor.ts";
 import { buildEmulator } from "../emulator/build.ts";

@@ -5,9 +5,9 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { type CudaDevice, openCudaDevice } from "../../src/device/cuda.ts";
-import { packedSizes } from "../../src/engine/inputs.ts";
-import { planSession } from "../../src/engine/session.ts";
 import { RunError } from "../../src/errors.ts";
+import { packedSizes } from "../../src/run/inputs.ts";
+import { planSession } from "../../src/session/session.ts";
 import { folderOf, models, scoreFlags } from "../e2e/golden.ts";
 import { workFolder } from "../e2e/runs.ts";
 import { buildEmulator } from "../emulator/build.ts";

@@ -14,10 +14,10 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openDataset } from "../../src/data/dataset.ts";
 import { bfloat16Paths, type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
-import { packedSizes } from "../../src/engine/inputs.ts";
-import { planSession, type Session } from "../../src/engine/session.ts";
 import { scoreGroups } from "../../src/grpo/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
+import { packedSizes } from "../../src/run/inputs.ts";
+import { planSession, type Session } from "../../src/session/session.ts";
 import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { writeSmollm2Shape } from "../fixtures/smollm2-shape.ts";
 import { emulatedLibrary } from "../ops/emulated.ts";

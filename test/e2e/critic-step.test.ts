@@ -5,11 +5,11 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
-import { openRunDevice, packedSizes } from "../../src/engine/inputs.ts";
-import { planSession, type Session } from "../../src/engine/session.ts";
 import { type CriticUpdateSettings, criticStep, type ValuedGroup } from "../../src/grpo/critic-update.ts";
 import { explainedVariance } from "../../src/grpo/loss/value.ts";
 import { scoreValues } from "../../src/model/scalar-head.ts";
+import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
+import { planSession, type Session } from "../../src/session/session.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { randomFrom } from "../ops/random.ts";
 import { workFolder } from "./runs.ts";

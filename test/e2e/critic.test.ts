@@ -9,22 +9,22 @@ import { z } from "zod";
 import { readModelConfig, readModelFolder } from "../../src/checkpoint/huggingface.ts";
 import { latestCheckpoint } from "../../src/checkpoint/state.ts";
 import type { Device } from "../../src/device/device.ts";
+import { InputError } from "../../src/errors.ts";
+import { backward, forward, type Model } from "../../src/model/lm-head.ts";
+import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
+import { backwardValues, forwardValues, scoreValues } from "../../src/model/scalar-head.ts";
+import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
+import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
 import {
   readCheckpointState,
   restoreOptimizer,
   saveCheckpoint,
   savedReference,
   saveModel,
-} from "../../src/engine/checkpointing.ts";
-import { openRunDevice, packedSizes } from "../../src/engine/inputs.ts";
-import { anonymousBytes, describeMemory, memoryByModel } from "../../src/engine/memory.ts";
-import { mixReference } from "../../src/engine/moving-reference.ts";
-import { planSession, type Session, type SessionRequest } from "../../src/engine/session.ts";
-import { InputError } from "../../src/errors.ts";
-import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
-import { backward, forward, type Model } from "../../src/model/model.ts";
-import { backwardValues, forwardValues, scoreValues } from "../../src/model/scalar-head.ts";
-import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
+} from "../../src/session/checkpointing.ts";
+import { anonymousBytes, describeMemory, memoryByModel } from "../../src/session/memory.ts";
+import { mixReference } from "../../src/session/moving-reference.ts";
+import { planSession, type Session, type SessionRequest } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { workFolder } from "./runs.ts";

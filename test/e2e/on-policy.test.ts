@@ -7,10 +7,10 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openCpuDevice } from "../../src/device/cpu.ts";
-import { packedSizes } from "../../src/engine/inputs.ts";
-import { planSession } from "../../src/engine/session.ts";
 import { scoreGroups } from "../../src/grpo/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
+import { packedSizes } from "../../src/run/inputs.ts";
+import { planSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 
 // The kernels may have to be compiled first.

@@ -6,8 +6,6 @@ import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
-import { openRunDevice, packedSizes } from "../../src/engine/inputs.ts";
-import { planSession, type Session } from "../../src/engine/session.ts";
 import { computeAdvantages } from "../../src/grpo/advantages.ts";
 import type { LossCompletion } from "../../src/grpo/loss/config.ts";
 import { LOSS_DEFAULTS, type LossConfig } from "../../src/grpo/loss/config.ts";
@@ -15,8 +13,10 @@ import { stepDenominators } from "../../src/grpo/loss/step.ts";
 import { computeLoss } from "../../src/grpo/loss.ts";
 import { type ScoredGroup, updateStep } from "../../src/grpo/policy-update.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
-import { backward, forward, type PackedBatch } from "../../src/model/model.ts";
+import { backward, forward, type PackedBatch } from "../../src/model/lm-head.ts";
 import { type OptimizerState, zeroGradients } from "../../src/optim/adamw.ts";
+import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
+import { planSession, type Session } from "../../src/session/session.ts";
 import { downloadTensors, norm, type Tensors, worstRelative } from "./tensors.ts";
 
 // The kernels may have to be compiled first.

@@ -2,7 +2,7 @@
  * The transformer in float64, a sequence at a time, as the papers write it: what packed passes and their gradients are
  * held against. No caches, no blocks, nothing shared; the default rotary embedding only.
  */
-import type { ModelConfig } from "../../src/config/model.ts";
+import type { ModelConfig } from "../../src/families/config.ts";
 
 export type Parameters = ReadonlyMap<string, Float64Array>;
 

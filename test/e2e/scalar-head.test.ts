@@ -5,13 +5,13 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
-import type { ModelType } from "../../src/config/model.ts";
 import type { Device } from "../../src/device/device.ts";
-import { openRunDevice, packedSizes } from "../../src/engine/inputs.ts";
-import { planSession, type Session } from "../../src/engine/session.ts";
+import type { ModelType } from "../../src/families/config.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../../src/model/scalar-head.ts";
 import { zeroGradients } from "../../src/optim/adamw.ts";
+import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
+import { planSession, type Session } from "../../src/session/session.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { type Parameters, referenceValues } from "./reference-model.ts";
 import { workFolder } from "./runs.ts";

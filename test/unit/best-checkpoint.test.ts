@@ -5,8 +5,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { keepNewestCheckpoints } from "../../src/checkpoint/state.ts";
 import { configFor } from "../../src/config/load.ts";
-import { type BestSettings, trackBest } from "../../src/engine/best-checkpoint.ts";
 import { InputError } from "../../src/errors.ts";
+import { type BestSettings, trackBest } from "../../src/run/best-checkpoint.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "grpo-best-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));

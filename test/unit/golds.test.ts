@@ -4,9 +4,9 @@ import { verify } from "../../src/answers/verify.ts";
 import { goldRemarks } from "../../src/cli/golds.ts";
 import { findColumns } from "../../src/data/columns.ts";
 import type { Dataset } from "../../src/data/dataset.ts";
-import type { ProblemSource } from "../../src/engine/prompts.ts";
 import { InputError } from "../../src/errors.ts";
 import type { RewardPool } from "../../src/rewards/pool/pool.ts";
+import type { ProblemSource } from "../../src/run/prompts.ts";
 
 let asked = 0;
 const pool: Pick<RewardPool, "verify"> = {

@@ -1,7 +1,7 @@
 /** config.json: both spellings, defaults by model type, and what is refused by name. */
 import { describe, expect, test } from "bun:test";
-import { parseModelConfig, withScalarHead } from "../../src/config/model.ts";
 import { InputError } from "../../src/errors.ts";
+import { parseModelConfig, withScalarHead } from "../../src/families/config.ts";
 
 const llama = {
   architectures: ["LlamaForCausalLM"],

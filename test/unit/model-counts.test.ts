@@ -6,11 +6,11 @@ import { join, resolve } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { type TensorSource, writeSafetensors, writeWeights } from "../../src/checkpoint/safetensors-write.ts";
-import { type ModelHead, withScalarHead } from "../../src/config/model.ts";
-import { openModelFolder, parameterSource } from "../../src/engine/planned-model.ts";
-import { unusedRemark } from "../../src/engine/unused-tensors.ts";
 import { InputError } from "../../src/errors.ts";
+import { type ModelHead, withScalarHead } from "../../src/families/config.ts";
 import { checkWeights } from "../../src/model/weights.ts";
+import { openModelFolder, parameterSource } from "../../src/session/planned-model.ts";
+import { unusedRemark } from "../../src/session/unused-tensors.ts";
 
 const golden = resolve(import.meta.dir, "../golden");
 const root = mkdtempSync(join(tmpdir(), "model-counts-"));

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { describeMemory, estimateMemory, memoryByModel, requireMemory } from "../../src/engine/memory.ts";
 import { InputError, RunError } from "../../src/errors.ts";
+import { describeMemory, estimateMemory, memoryByModel, requireMemory } from "../../src/session/memory.ts";
 import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
 import { byteLength } from "../../src/tensor/tensor.ts";
 

@@ -1,7 +1,7 @@
 /** Rotary tables against the numbers that transformers 5.23 gives for the same settings (head size 8). */
 import { describe, expect, test } from "bun:test";
-import { parseRope } from "../../src/config/rope.ts";
-import { ropeFrequencies, ropeTable } from "../../src/model/rope.ts";
+import { ropeFrequencies, ropeTable } from "../../src/families/rope.ts";
+import { parseRope } from "../../src/families/rope-settings.ts";
 
 interface Case {
   readonly name: string;

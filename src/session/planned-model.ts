@@ -5,11 +5,11 @@
 import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
-import type { ModelConfig, ModelHead } from "../config/model.ts";
 import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
-import type { Model } from "../model/model.ts";
-import { ropeTable } from "../model/rope.ts";
+import type { ModelConfig, ModelHead } from "../families/config.ts";
+import { ropeTable } from "../families/rope.ts";
+import type { Model } from "../model/lm-head.ts";
 import { bindWeights, checkWeights, loadWeights, type ParameterSource, planWeights } from "../model/weights.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { PlanBuilder } from "../tensor/plan.ts";

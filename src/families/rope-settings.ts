@@ -4,8 +4,8 @@
  * cosines and sines is made in `model/rope.ts`.
  */
 import { z } from "zod";
+import { isObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
-import { isObject } from "./json-file.ts";
 
 export type RopeScaling =
   | { readonly type: "default" }

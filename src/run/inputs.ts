@@ -1,8 +1,8 @@
 /** From settings to what a session is made of: device, model folder, tokenizer, buffer sizes. Shared by all commands. */
 import { resolveModel } from "../checkpoint/hub.ts";
-import type { ModelConfig } from "../config/model.ts";
 import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
+import type { ModelConfig } from "../families/config.ts";
 import type { ActivationSizes } from "../model/activations.ts";
 import { promptSlotsFor, type RolloutLimits } from "../rollout/buffers.ts";
 

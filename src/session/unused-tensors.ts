@@ -4,8 +4,8 @@
  * is passed over here too.
  */
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
-import type { ModelConfig } from "../config/model.ts";
-import { parameterSpecs } from "../model/parameters.ts";
+import type { ModelConfig } from "../families/config.ts";
+import { parameterSpecs } from "../families/parameters.ts";
 
 const NAMED = 3;
 

@@ -3,11 +3,12 @@
  * prefill and decode is how keys and values are attended, so that is passed in; everything else is the same code on
  * the same kernels, which is why a token's logprob has the same bits wherever it is computed (promise 2).
  *
- * Leaves out the heads (model.ts, scalar-head.ts) and who calls what (layers.ts, ../rollout).
+ * Leaves out the heads (lm-head.ts, scalar-head.ts) and who calls what (trunk.ts, ../rollout).
  */
-import type { ModelConfig } from "../config/model.ts";
+
 import type { Pieces } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
+import type { ModelConfig } from "../families/config.ts";
 import { columns, firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import { attentionShape, type LayerBuffers, type LayerGradientBuffers } from "./activations.ts";
 import type { LayerWeights, Linear } from "./weights.ts";

@@ -1,10 +1,10 @@
 /** What a training run takes on the disk, before it is written. Logs, tokenizer files and headers are left out: some MiB. */
 import { existsSync, statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
-import type { ModelConfig } from "../config/model.ts";
-import { parameterCount } from "../model/parameters.ts";
+import type { ModelConfig } from "../families/config.ts";
+import { parameterCount } from "../families/parameters.ts";
+import { mebibytes } from "../session/memory.ts";
 import { bytesPerElement, type ComputeDType } from "../tensor/dtype.ts";
-import { mebibytes } from "./memory.ts";
 
 export interface DiskUse {
   readonly modelBytes: number;

@@ -8,9 +8,9 @@ import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";
+import { loadModel, saveCheckpoint, saveModel } from "../session/checkpointing.ts";
+import type { Session } from "../session/session.ts";
 import { type BestSettings, type BestState, trackBest } from "./best-checkpoint.ts";
-import { loadModel, saveCheckpoint, saveModel } from "./checkpointing.ts";
-import type { Session } from "./session.ts";
 
 export interface RunOutputOptions {
   readonly session: Session;

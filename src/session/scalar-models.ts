@@ -5,17 +5,17 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
-import { type ModelConfig, withScalarHead } from "../config/model.ts";
 import type { Device, ScratchSizes } from "../device/device.ts";
 import { InputError } from "../errors.ts";
+import { type ModelConfig, withScalarHead } from "../families/config.ts";
+import { parameterSpecs } from "../families/parameters.ts";
 import {
   attentionShape,
   planScalarActivations,
   type ScalarActivations,
   type ScalarSizes,
 } from "../model/activations.ts";
-import type { Model } from "../model/model.ts";
-import { parameterSpecs } from "../model/parameters.ts";
+import type { Model } from "../model/lm-head.ts";
 import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";

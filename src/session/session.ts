@@ -4,13 +4,13 @@
  * update all start here. Saving and resuming is checkpointing.ts.
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
-import type { ModelConfig } from "../config/model.ts";
 import { breathe } from "../device/breathe.ts";
 import type { Device, DeviceMemory, ScratchSizes } from "../device/device.ts";
 import { InputError } from "../errors.ts";
+import type { ModelConfig } from "../families/config.ts";
+import { parameterSpecs } from "../families/parameters.ts";
 import { type ActivationSizes, type Activations, attentionShape, planActivations } from "../model/activations.ts";
-import type { Model } from "../model/model.ts";
-import { parameterSpecs } from "../model/parameters.ts";
+import type { Model } from "../model/lm-head.ts";
 import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";

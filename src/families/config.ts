@@ -5,10 +5,10 @@
  */
 
 import { z } from "zod";
+import { entryOf } from "../config/entry.ts";
+import { isObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
-import { entryOf } from "./entry.ts";
-import { isObject } from "./json-file.ts";
-import { parseRope, type RopeConfig } from "./rope.ts";
+import { parseRope, type RopeConfig } from "./rope-settings.ts";
 
 export type ModelType = "llama" | "qwen2" | "qwen3";
 /** What stands on the last hidden state: a logit per token, or one number (a value, a reward). */

@@ -1,10 +1,11 @@
 /**
  * A packed pass through a model's layers, whatever its head: tokens → hidden states of the rows that the head reads,
- * normalized; and back from their gradients. The heads themselves are model.ts (logprobs) and scalar-head.ts (values).
+ * normalized; and back from their gradients. The heads themselves are lm-head.ts (logprobs) and scalar-head.ts (values).
  */
-import type { ModelConfig } from "../config/model.ts";
+
 import { doPieces } from "../device/breathe.ts";
 import type { Device } from "../device/device.ts";
+import type { ModelConfig } from "../families/config.ts";
 import { firstRows } from "../tensor/tensor.ts";
 import { attentionShape, type LayerActivations } from "./activations.ts";
 import {
@@ -16,7 +17,7 @@ import {
   layerRows,
   type ParameterGradients,
   type RopeTables,
-} from "./transformer.ts";
+} from "./layer.ts";
 import type { ModelWeights } from "./weights.ts";
 
 /** A model ready to run: parameters, rotary tables, and the device they lie on. */

@@ -5,8 +5,8 @@
  * Every function is evaluated in float64 and rounded to float32 where the frameworks that trained these models round
  * (frequency, then angle): an angle of 8191 rad kept in float64 differs from theirs by up to 3e-4, rounded by 6e-8.
  */
-import type { ModelConfig } from "../config/model.ts";
-import type { RopeScaling } from "../config/rope.ts";
+import type { ModelConfig } from "./config.ts";
+import type { RopeScaling } from "./rope-settings.ts";
 
 const f32 = Math.fround;
 

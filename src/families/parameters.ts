@@ -3,7 +3,7 @@
  * Llama, Qwen2 and Qwen3 share one structure and differ in biases and q/k norms;
  * the head is the LM's or a single row.
  */
-import type { ModelConfig } from "../config/model.ts";
+import type { ModelConfig } from "./config.ts";
 
 export interface ParameterSpec {
   readonly name: string;
