@@ -231,6 +231,7 @@ describe("gold answers", () => {
     ["so \\boxed{7}", "7"],
     ["#### 5 as \\boxed{6}", "6"],
     ["\\boxed{6} so\n#### 5", "5"],
+    ["\\boxed{6} so\n#### 5 or \\boxed{", "5 or \\boxed{"],
     ["(3, 4)", "(3, 4)"],
     ["  12,5  ", "12,5"],
     ["   ", null],
