@@ -159,7 +159,7 @@ function questionsOf(problems: readonly Problem[]): Set<string> {
 
 function usage(): string {
   const lines = Object.entries(steps).map(([name, { makes }]) => `  ${name.padEnd(12)}${makes}`);
-  return `bun data/make.ts [STEP …]\n\nSteps, in this order; all of them where none is named:\n${lines.join("\n")}\n`;
+  return `bun data/make.ts [STEP …]\n\nSteps, in this order; all of them by default:\n${lines.join("\n")}\n`;
 }
 
 async function run(asked: readonly string[]): Promise<number> {

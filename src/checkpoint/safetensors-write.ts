@@ -103,7 +103,7 @@ export function onlyFinite(entry: TensorSource): TensorSource {
         if (!allFinite(bytes, entry.dtype))
           throw new RunError(
             `tensor ${entry.name} has numbers that are not finite, so it is not saved: the learning rate is too high; ` +
-              "lower it and go on from the last checkpoint, if there is one, with --resume_from_checkpoint true",
+              "lower it and resume from the last checkpoint, if there is one, with --resume_from_checkpoint true",
           );
         yield chunk;
       }

@@ -53,7 +53,7 @@ async function notAPath<T>(name: string, download: () => Promise<T>): Promise<T>
   try {
     return await download();
   } catch (error) {
-    const text = `there is no file or folder ${name} here, and as a dataset of the hub: ${errorText(error)}`;
+    const text = `no file or folder ${name} here, and as a dataset on the hub: ${errorText(error)}`;
     if (error instanceof InputError) throw new InputError(text);
     throw error instanceof RunError ? new RunError(text) : error;
   }

@@ -269,7 +269,7 @@ const usage: Readonly<Record<string, readonly [argv: readonly string[], said: Re
   ],
   "a model that is no folder": [
     training({ model: "no-such-folder", output_dir: work.at("unused 3") }),
-    /no-such-folder: there is no such folder/,
+    /no-such-folder: no such folder/,
   ],
   "a reward function that is not there": [
     training({ reward_funcs: "judge.ts", output_dir: work.at("unused 4") }),
@@ -354,7 +354,7 @@ describe("a reward function that", () => {
     ["allocates", 0, /allocates .*(did not finish within 0\.3 s|used more than \d+ MiB) on \d of 8 completions/],
     ["exits", 0, /exits .*ended its process \(exit status 3\) on 8 of 8 completions/],
     ["garbage", 1, /garbage .*returned "nine out of ten" instead of an array/],
-    ["too_few", 1, /too_few .*returned 1 rewards for 8 completions; it must return one each/],
+    ["too_few", 1, /too_few .*returned 1 rewards for 8 completions; it must return one per completion/],
     ["broken_module", 2, /broken_module .*cannot be loaded: Error: no judge here/],
   ] as const)("%s", async (name, status, said) => {
     const folder = work.at(`reward ${name}`);
@@ -486,7 +486,7 @@ describe("a checkpoint", () => {
     const { notes } = await train(folder, { max_steps: 2, resume_from_checkpoint: true });
     expect(notes).toContain(`going on after step 1 from ${join(folder, "checkpoint-1")}`);
     expect(notes.join("\n")).toMatch(
-      /a later checkpoint is damaged and passed over: .*model\.safetensors: .*cut short/,
+      /a later checkpoint is damaged and was skipped: .*model\.safetensors: .*cut short/,
     );
     const kept = readdirSync(join(folder, "after-step-1"));
     expect(kept).toEqual(expect.arrayContaining(["checkpoint-2", "metrics.jsonl", "model.safetensors"]));

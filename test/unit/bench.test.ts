@@ -413,7 +413,7 @@ describe("the command line", () => {
     [["ops", "--num_generations", "3"], "--num_generations: ops does not take it"],
     [["step", "--completion_tokens", "1"], "--completion_tokens 1: allowed is a whole number ≥ 2"],
     [["roofline", "--filter", "("], "--filter (: not a regular expression"],
-    [["step", "--model", "/nonexistent"], "/nonexistent: there is no such folder"],
+    [["step", "--model", "/nonexistent"], "/nonexistent: no such folder"],
     [["step", "--device", "cpu", "--model", "Qwen2.5-7B", "--micro_batch_tokens", "1048576"], "MiB are free"],
   ])("refuses %j in one line", async (argv, message) => {
     const { err, code } = await bench(...argv);

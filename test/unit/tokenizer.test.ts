@@ -195,7 +195,7 @@ describe("prompts", () => {
     const render = (given: string) => loadTokenizer(fixture, readChatTemplate(given)).renderChat(question);
     const expected = question.map(({ content }) => `${content}|`).join("");
     for (const given of [text, folder, join(folder, "chat_template.jinja")]) expect(render(given)).toBe(expected);
-    expect(() => readChatTemplate("nowhere.jinja")).toThrow(/chat_template: nowhere.jinja is not there/);
+    expect(() => readChatTemplate("nowhere.jinja")).toThrow(/chat_template: nowhere.jinja does not exist/);
     expect(() => readChatTemplate("{% if %}")).toThrow(/^chat_template: line 1: .*; correct the template$/);
     expect(() => readChatTemplate(variant({ "chat_template.jinja": "a\n{{ b" }))).toThrow(
       /chat_template.jinja: line 2: /,

@@ -25,6 +25,6 @@ function parsed(path: string, bytes: Buffer, repeated: Map<string, string>): unk
     return parseJson(text, { onRepeated }) as unknown[]; // it starts with a bracket
   } catch (error) {
     const why = error instanceof NotJson ? error.message : "it is not UTF-8";
-    throw new InputError(`${path}: not valid JSON (${why}); an array of objects, or one object a line, is needed`);
+    throw new InputError(`${path}: not valid JSON (${why}); expected an array of objects, or one object per line`);
   }
 }
