@@ -60,12 +60,10 @@ async function readPrompts(path: string): Promise<PlacedPrompt[]> {
 }
 
 export const generate: Command = {
-  name: "generate",
-  summary: "complete a prompt, or a file of prompts",
   usage: `Usage: grpo generate --model M (--prompt TEXT | --input F.jsonl [--output O.jsonl]) [--key value …]
 
---prompt streams the completion as text; it goes through the chat template where the model has one. --input takes a
-line {"prompt": text or messages} each and writes {"prompt", "completions": [{"text", "tokens", "finished"}]} in order.
+--prompt streams the completion as text; the prompt goes through the chat template if the model has one. --input reads
+lines of {"prompt": text or messages} and writes {"prompt", "completions": [{"text", "tokens", "finished"}]} in order.
 
 ${describeSettings("generate")}`,
   async run(argv) {

@@ -48,12 +48,10 @@ function requireFinite(
 const shortest = (value: number): number => Number(Math.fround(value).toPrecision(9));
 
 export const score: Command = {
-  name: "score",
-  summary: "logprobs and entropies of given completions",
   usage: `Usage: grpo score --model M --input F.jsonl --output O.jsonl [--temperature T]
 
-Each input line has prompt_ids and completion_ids (lines of one group are neighbours and share their prompt); each
-output line is {"logprobs": [...], "entropies": [...]}, natural logarithms of softmax(logits / temperature).
+Each input line has prompt_ids and completion_ids (lines of one group are adjacent and share their prompt); each output
+line is {"logprobs": [...], "entropies": [...]}, in nats, of softmax(logits / temperature).
 
 ${describeSettings("score")}`,
   async run(argv) {

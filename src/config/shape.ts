@@ -85,7 +85,7 @@ export function complete(
     else if (!parsed.success && !refused.has(key)) {
       const cure = valueCure(key, chosen);
       faults.add(
-        `${entry?.label ?? key} ${shown(chosen)}: allowed is ${allowed(setting)}${cure === undefined ? "" : `; ${cure}`}`,
+        `${entry?.label ?? key} ${shown(chosen)}: must be ${allowed(setting)}${cure === undefined ? "" : `; ${cure}`}`,
       );
     }
     if (!parsed.success) refused.add(key);

@@ -252,8 +252,8 @@ describe("a dataset with", () => {
 const usage: Readonly<Record<string, readonly [argv: readonly string[], said: RegExp]>> = {
   "a command nobody knows": [["trian"], /"trian" is not a command; did you mean train\?/],
   "a flag nobody knows": [["train", "--lerning_rate", "1"], /--lerning_rate.*did you mean --learning_rate\?/],
-  "a value out of range": [["train", "--temperature", "0"], /--temperature "?0"?: allowed is/],
-  "a value of the wrong kind": [["train", "--max_steps", "many"], /--max_steps "many": allowed is/],
+  "a value out of range": [["train", "--temperature", "0"], /--temperature "?0"?: must be/],
+  "a value of the wrong kind": [["train", "--max_steps", "many"], /--max_steps "many": must be/],
   "a flag without its value": [["train", "--seed"], /--seed/],
   "a batch that groups do not divide": [
     ["train", "--per_device_train_batch_size", "10", "--num_generations", "4"],

@@ -111,7 +111,7 @@ describe("stop strings and generation_kwargs", () => {
     expect(configFor("train", [file]).config.stop).toEqual(["\n, "]);
     expect(configFor("sft", ["--stop", "</a>"]).config.stop).toEqual(["</a>"]);
     expect(refusal(() => configFor("eval", ["--stop", ""]))).toBe(
-      '--stop [""]: allowed is a text that is not empty, of whole characters, or a list of such, or null',
+      '--stop [""]: must be non-empty text of whole characters, or a list of such texts, or null',
     );
     expect(configFor("eval", ["--stop", "\\n"]).warnings).toEqual([
       'stop "\\\\n": a backslash and a letter, as written; for a line break give a JSON list, \'["\\n"]\'',
@@ -134,7 +134,7 @@ describe("stop strings and generation_kwargs", () => {
     ['{"stop_strngs": ["a"]}', /^--generation_kwargs: stop_strngs \["a"\]: not here; there are temperature, /],
     ['{"do_sample": false}', "--generation_kwargs: do_sample false: not here; write temperature 0"],
     ['{"seed": 3}', "--generation_kwargs: seed 3: not here; use the setting seed"],
-    ['{"top_p": 2}', "--generation_kwargs: top_p 2: allowed is a number > 0 and ≤ 1"],
+    ['{"top_p": 2}', "--generation_kwargs: top_p 2: must be a number > 0 and ≤ 1"],
     ["[1]", '--generation_kwargs: an object, as {"top_k": 50'],
     ["{", "--generation_kwargs {: not JSON"],
     ['{"top_k": 3}', "--top_k 4 and --generation_kwargs: top_k 3: leave one of them out"],
@@ -170,7 +170,7 @@ describe("sources", () => {
 
   test("TOML values keep their types; a number in quotes is refused", () => {
     const file = tomlFile("types.toml", 'learning_rate = "1e-5"\n');
-    expect(refusal(() => configFor("train", [file]))).toBe(`${file}:1: learning_rate "1e-5": allowed is a number ≥ 0`);
+    expect(refusal(() => configFor("train", [file]))).toBe(`${file}:1: learning_rate "1e-5": must be a number ≥ 0`);
     const good = tomlFile(
       "good.toml",
       'reward_funcs = ["gsm8k", "r.ts"]\nreward_weights = [1, 0.5]\nepsilon_high = "null"\n[chat_template_kwargs]\nenable_thinking = false\n',
@@ -196,7 +196,7 @@ describe("sources", () => {
     const good = tomlFile("one-of-two.toml", "seed = 1\n");
     expect(refusal(() => configFor("train", [tomlFile("proto.toml", "__proto__ = 3\n")]))).toContain("unknown setting");
     expect(refusal(() => configFor("train", [tomlFile("inf.toml", "beta = inf\n")]))).toContain(
-      "beta Infinity: allowed is",
+      "beta Infinity: must be",
     );
     expect(refusal(() => configFor("train", [good, good]))).toContain("only one configuration file");
     expect(() => configFor("generate", ["Hello there"])).toThrow('"Hello there" is neither a setting');
@@ -210,34 +210,28 @@ describe("refusals", () => {
     [["--xyzzy"], "--xyzzy: unknown setting; see grpo train --help"],
     [["--__proto__", "1"], "--__proto__: unknown setting; see grpo train --help"],
     [["--constructor=1"], "--constructor: unknown setting; see grpo train --help"],
-    [["--num_generations", "eight"], '--num_generations "eight": allowed is a whole number ≥ 1'],
-    [["--num_generations", "2.5"], "--num_generations 2.5: allowed is a whole number ≥ 1"],
-    [["--num_generations", "0"], "--num_generations 0: allowed is a whole number ≥ 1"],
-    [["--num_generations", ""], '--num_generations "": allowed is a whole number ≥ 1'],
-    [["--temperature", "0"], "--temperature 0: allowed is a number > 0 and ≤ 100"],
-    [["--beta", "-1"], "--beta -1: allowed is a number ≥ 0"],
-    [["--beta", "NaN"], '--beta "NaN": allowed is a number ≥ 0'],
-    [["--beta", "1e999"], "--beta Infinity: allowed is a number ≥ 0"],
-    [["--device", "gpu"], '--device "gpu": allowed is one of auto, cpu, cuda, cuda:N'],
-    [["--device", "cuda:x"], '--device "cuda:x": allowed is one of auto, cpu, cuda, cuda:N'],
-    [["--overwrite=maybe"], '--overwrite "maybe": allowed is true or false'],
-    [["--reward_weights", "1,x"], '--reward_weights [1,"x"]: allowed is a list (a,b,…), each a number, or null'],
-    [["--model", ""], '--model "": allowed is text that is not empty, or null'],
-    [["--seed", "4294967296"], "--seed 4294967296: allowed is a whole number ≥ 0 and ≤ 4294967295"],
+    [["--num_generations", "eight"], '--num_generations "eight": must be a whole number ≥ 1'],
+    [["--num_generations", "2.5"], "--num_generations 2.5: must be a whole number ≥ 1"],
+    [["--num_generations", "0"], "--num_generations 0: must be a whole number ≥ 1"],
+    [["--num_generations", ""], '--num_generations "": must be a whole number ≥ 1'],
+    [["--temperature", "0"], "--temperature 0: must be a number > 0 and ≤ 100"],
+    [["--beta", "-1"], "--beta -1: must be a number ≥ 0"],
+    [["--beta", "NaN"], '--beta "NaN": must be a number ≥ 0'],
+    [["--beta", "1e999"], "--beta Infinity: must be a number ≥ 0"],
+    [["--device", "gpu"], '--device "gpu": must be one of auto, cpu, cuda, cuda:N'],
+    [["--device", "cuda:x"], '--device "cuda:x": must be one of auto, cpu, cuda, cuda:N'],
+    [["--overwrite=maybe"], '--overwrite "maybe": must be true or false'],
+    [["--reward_weights", "1,x"], '--reward_weights [1,"x"]: must be a list (a,b,…), each a number, or null'],
+    [["--model", ""], '--model "": must be non-empty text, or null'],
+    [["--seed", "4294967296"], "--seed 4294967296: must be a whole number ≥ 0 and ≤ 4294967295"],
     [["--beta"], "--beta: the value is missing"],
     [["--beta", "--debug"], "--beta: the value is missing (a value that begins with dashes: --beta=--debug)"],
     [["-b", "1"], "-b: settings are written with two dashes; try --help"],
     [["--max_length", "3"], "--max_length: not a setting of train, but of sft"],
     [["--rollouts", "x"], "--rollouts: not a setting of train, but of update"],
     [["--fp16"], "--fp16: not a setting here; use --dtype (float16 is not trained in: float32 or bfloat16)"],
-    [
-      ["--dtype", "float16"],
-      '--dtype "float16": allowed is one of float32, bfloat16, or null; float16 is not trained in',
-    ],
-    [
-      ["--save_steps", "1.5"],
-      "--save_steps 1.5: allowed is a whole number ≥ 0, or a share of all steps between 0 and 1",
-    ],
+    [["--dtype", "float16"], '--dtype "float16": must be one of float32, bfloat16, or null; float16 is not trained in'],
+    [["--save_steps", "1.5"], "--save_steps 1.5: must be a whole number ≥ 0, or a share of all steps between 0 and 1"],
     [
       ["stray"],
       '"stray" is neither a setting (--key value) nor a configuration file (.toml, .yaml, .json); try --help',
@@ -250,7 +244,7 @@ describe("refusals", () => {
   test("broken JSON names the flag and shows how it is quoted", () => {
     const message = refusal(() => configFor("train", ["--chat_template_kwargs", "{enable_thinking:false}"]));
     expect(message).toStartWith("--chat_template_kwargs {enable_thinking:false}: not JSON");
-    expect(refusal(() => configFor("train", ["--chat_template_kwargs", "[1]"]))).toContain("allowed is an object");
+    expect(refusal(() => configFor("train", ["--chat_template_kwargs", "[1]"]))).toContain("must be an object");
   });
 
   test("a setting of another command is refused with this command's name", () => {
@@ -276,8 +270,8 @@ test("what every object has is an entry of no table", () => {
     ["adv_estimator", "constructor", /--adv_estimator: .*there is no constructor estimator/],
     ["algo.advantage.estimator", "constructor", /--algo\.advantage\.estimator: .*--advantage_estimator/],
     ["generation_kwargs", '{"constructor":1}', /--generation_kwargs: constructor 1: not here; there are temperature/],
-    ["loss_type", "toString", /--loss_type "toString": allowed is one of [a-z_, ]+$/],
-    ["dtype", "constructor", /--dtype "constructor": allowed is one of float32, bfloat16, or null$/],
+    ["loss_type", "toString", /--loss_type "toString": must be one of [a-z_, ]+$/],
+    ["dtype", "constructor", /--dtype "constructor": must be one of float32, bfloat16, or null$/],
     ["loss_agg_mode", "constructor", /--loss_agg_mode: not a setting here; use --loss_type \(/],
   ] as const)
     expect(() => configFor("train", [`--${name}`, value])).toThrow(said);
@@ -387,12 +381,12 @@ describe("YAML and JSON", () => {
     const told = () => load("wrong.yaml", lines.join("\n"), "--seed", "-1");
     expect(told).toThrow(
       [
-        `${file}:1: beta "x": allowed is a number ≥ 0`,
+        `${file}:1: beta "x": must be a number ≥ 0`,
         `${file}:3: num_generation: unknown setting; did you mean num_generations?`,
         `${file}:4: rewards: a table; settings are flat keys, without sections: write beta at the top`,
         `${file}:6: fp16: not a setting here; use dtype (float16 is not trained in: float32 or bfloat16)`,
-        `${file}:7: num_generations 2.5: allowed is a whole number ≥ 1`,
-        "--seed -1: allowed is a whole number ≥ 0 and ≤ 4294967295",
+        `${file}:7: num_generations 2.5: must be a whole number ≥ 1`,
+        "--seed -1: must be a whole number ≥ 0 and ≤ 4294967295",
       ].join("\n"),
     );
     // What a flag sets is not read in the file.

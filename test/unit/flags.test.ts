@@ -1,10 +1,9 @@
 /** How arguments are taken apart, and the flags of commands without a configuration. */
 import { describe, expect, test } from "bun:test";
-import { z } from "zod";
 import { describeFlags, readFlags } from "../../src/cli/flags.ts";
 import { splitArguments } from "../../src/config/arguments.ts";
 import { configFor } from "../../src/config/load.ts";
-import { about } from "../../src/config/settings/about.ts";
+import { choice, requiredText, whole } from "../../src/config/settings/kinds.ts";
 import { InputError } from "../../src/errors.ts";
 
 describe("spellings of a flag", () => {
@@ -66,8 +65,8 @@ describe("spellings of a flag", () => {
       enable_thinking: false,
     });
     expect(config(["--epsilon_high", "null"]).epsilonHigh).toBeNull();
-    expect(() => config(["--reward_funcs", "a,,b"])).toThrow("allowed is a list");
-    expect(() => config(["--beta", "null"])).toThrow("allowed is a number");
+    expect(() => config(["--reward_funcs", "a,,b"])).toThrow("must be a list");
+    expect(() => config(["--beta", "null"])).toThrow("must be a number");
   });
 
   test("a list of several words, with commas or without, or its flag again", () => {
@@ -151,9 +150,9 @@ test("what comes after -- is an argument, whatever it looks like", () => {
 
 describe("readFlags", () => {
   const settings = {
-    input: z.string().min(1).meta(about("JSONL to read.", "FILE")),
-    verifier: z.enum(["gsm8k", "math"]).nullable().default(null).meta(about("How answers are judged.")),
-    max_rows: z.int().min(1).default(10).meta(about("Rows.")),
+    input: requiredText("FILE")`JSONL to read.`,
+    verifier: choice(["gsm8k", "math"], null)`How answers are judged.`,
+    max_rows: whole(1, 10)`Rows.`,
   } as const;
 
   test("gives checked values in camelCase and the arguments", () => {
@@ -174,7 +173,7 @@ describe("readFlags", () => {
     [["a"], "--input is missing: it has no default"],
     [["a", "b", "--input=x"], '"b": unexpected argument; see grpo verify --help'],
     [["a", "--verifer", "math"], "--verifer: unknown setting; did you mean --verifier?"],
-    [["a", "--input=x", "--verifier", "aime"], '--verifier "aime": allowed is one of gsm8k, math, or null'],
+    [["a", "--input=x", "--verifier", "aime"], '--verifier "aime": must be one of gsm8k, math, or null'],
   ];
   for (const [argv, message] of refused) {
     test(`refuses ${argv.join(" ") || "nothing"}`, () => {

@@ -437,7 +437,7 @@ test("rewards that are Python's, or run programs, are told at once with the rest
     "--beta=x",
   );
   expect(refusals.map((line) => line.split(": ").slice(0, 2).join(": "))).toEqual([
-    '--beta "x": allowed is a number ≥ 0',
+    '--beta "x": must be a number ≥ 0',
     "reward_funcs: code",
     "reward_funcs: my_lib.rewards.custom",
     "reward_funcs: ./r.py",
