@@ -43,7 +43,7 @@ export function readJsonFile(path: string): unknown {
 /** @throws InputError where the file is missing, cannot be read, or is not JSON with an object at the top */
 export function readJsonObject(path: string): Record<string, unknown> {
   const value = readJsonFile(path);
-  if (!isObject(value)) throw new InputError(`${path}: holds no JSON object ({…}); download or copy the file again`);
+  if (!isObject(value)) throw new InputError(`${path}: is not a JSON object ({…}); download or copy the file again`);
   return value;
 }
 
@@ -54,7 +54,7 @@ export function readTextFile(path: string): string {
     return readFileSync(path, "utf8");
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") throw new InputError(`${path}: there is no such file; check the path`);
+    if (code === "ENOENT" || code === "ENOTDIR") throw new InputError(`${path}: no such file; check the path`);
     throw new InputError(`${path}: cannot be read (${code ?? errorText(error)}); check that it is a readable file`);
   }
 }

@@ -24,13 +24,13 @@ export interface SettingsFile {
 const others: readonly (readonly [keys: readonly string[], what: string])[] = [
   [
     ["compute_environment", "distributed_type", "deepspeed_config", "main_training_function"],
-    "a configuration of accelerate, which starts processes; one process computes here: leave it out and name the recipe",
+    "a configuration of accelerate, which starts processes; here a single process computes: leave it out and give the recipe",
   ],
   [
     ["zero_optimization", "train_micro_batch_size_per_gpu", "zero_allow_untested_optimizer", "gradient_clipping"],
-    "a configuration of DeepSpeed, which spreads one model over processes; one process computes here: leave it out and name the recipe",
+    "a configuration of DeepSpeed, which spreads a model over processes; here a single process computes: leave it out and give the recipe",
   ],
-  [["architectures", "model_type"], "a model's config.json; name its folder with --model"],
+  [["architectures", "model_type"], "a model's config.json; give its folder with --model"],
 ];
 
 /** @throws InputError where the file cannot be read, is broken (with the line), names a key twice, or is no recipe */
@@ -41,7 +41,7 @@ export function readSettingsFile(path: string): SettingsFile {
   const deep = settings.find(({ value }) => isTooDeep(value));
   if (deep)
     throw new InputError(
-      `${path}${deep.line === undefined ? "" : `:${deep.line}`}: ${deep.key}: nested without end; write its value out, in few levels`,
+      `${path}${deep.line === undefined ? "" : `:${deep.line}`}: ${deep.key}: nested without end; write its value out in a few levels`,
     );
   const keys = new Set(settings.map(({ key }) => key));
   const other = others.find(([marks]) => marks.some((mark) => keys.has(mark)));

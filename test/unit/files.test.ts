@@ -118,7 +118,7 @@ test("a link to nothing is no missing file where a file may be missing", async (
     mkdirSync(linked);
     writeFileSync(join(linked, "tokenizer.json"), await Bun.file(join(root, "data/model/tokenizer.json")).text());
     symlinkSync("no-such-file", join(linked, name));
-    expect(await refusal(() => loadTokenizer(linked))).toContain(`${name}: there is no such file`);
+    expect(await refusal(() => loadTokenizer(linked))).toContain(`${name}: no such file`);
   }
   const run = folder.file("run");
   mkdirSync(run);

@@ -99,10 +99,12 @@ describe("spellings of a flag", () => {
       () =>
         configFor("train", argv);
     expect(twice("--num_generations", "4", "--num-generations", "8")).toThrow(
-      "--num-generations: the same as --num_generations, which is given too; keep one",
+      "--num-generations: the same setting as --num_generations; keep one",
     );
     expect(twice("--beta=0", "--beta=1")).toThrow('--beta: given twice, "0" and "1"; keep one');
-    expect(twice("--model", "a", "--model_name_or_path", "b")).toThrow("--model_name_or_path: the same as --model");
+    expect(twice("--model", "a", "--model_name_or_path", "b")).toThrow(
+      "--model_name_or_path: the same setting as --model",
+    );
     expect(twice("--use_vllm", "--use_vllm=false")).toThrow("--use_vllm: given twice");
     expect(twice("beta=0", "--no-debug", "beta=0")).toThrow("beta: given twice");
   });
@@ -170,7 +172,7 @@ describe("readFlags", () => {
 
   const refused: readonly (readonly [argv: string[], message: string])[] = [
     [[], "FILE.jsonl is missing; see grpo verify --help"],
-    [["a"], "--input is missing: it has no default"],
+    [["a"], "--input is required"],
     [["a", "b", "--input=x"], '"b": unexpected argument; see grpo verify --help'],
     [["a", "--verifer", "math"], "--verifer: unknown setting; did you mean --verifier?"],
     [["a", "--input=x", "--verifier", "aime"], '--verifier "aime": must be one of gsm8k, math, or null'],
