@@ -257,7 +257,7 @@ const usage: Readonly<Record<string, readonly [argv: readonly string[], said: Re
   "a flag without its value": [["train", "--seed"], /--seed/],
   "a batch that groups do not divide": [
     ["train", "--per_device_train_batch_size", "10", "--num_generations", "4"],
-    /10 completions a generation is not a multiple of num_generations 4; take a product of 8 or 12/,
+    /10 completions per generation is not a multiple of num_generations 4; choose a product of 8 or 12/,
   ],
   "a device that is not there": [
     training({ device: "cuda:999", output_dir: work.at("unused 1") }),

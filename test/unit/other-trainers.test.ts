@@ -396,7 +396,7 @@ describe("refused, with the number converted", () => {
       ["--data.max_samples 20000", "cut the file, or end the run"],
       ["--algo.advantage.is_correction_type seq-mask-tis", "there is no mask by a sequence's mean ratio"],
       ["algorithm.rollout_correction.rollout_rs=token_k1", "also weight what they keep"],
-      ["actor_rollout_ref.actor.clip_ratio_c=3", "it is on at 3 there where nothing is given"],
+      ["actor_rollout_ref.actor.clip_ratio_c=3", "there it defaults to 3"],
       ["algorithm.adv_estimator=remax", "there is no remax estimator"],
       ["--reward.normalize_enable", "advantages are normalized, not rewards"],
       ["estimator=gae", "this may be algo.advantage.estimator or algo.kl.estimator: write the whole name"],
