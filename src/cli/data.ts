@@ -10,12 +10,13 @@ import { nearest } from "../config/nearest.ts";
 import { datasetSettings } from "../config/settings/data.ts";
 import { list, text } from "../config/settings/kinds.ts";
 import { fileOverwriteSettings } from "../config/settings/output.ts";
-import { type Example, exampleAt, findColumns, type Message } from "../data/columns.ts";
+import { type Example, exampleAt, findColumns } from "../data/columns.ts";
 import { convertToArrow } from "../data/convert.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { downloadDataset } from "../data/download.ts";
 import { loadDataset } from "../data/load.ts";
 import { errorText, InputError } from "../errors.ts";
+import type { Message } from "../message.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
 

@@ -1,19 +1,11 @@
 /** Reads a configuration file (TOML, YAML or JSON) into flat keys, and knows files that are none. */
 import { InputError } from "../errors.ts";
+import type { FileSetting } from "./file-setting.ts";
 import { isTooDeep, readTextFile } from "./json-file.ts";
 import { parseToml } from "./toml.ts";
 import { parseJsonSettings, parseYaml } from "./yaml.ts";
 
 export type FileSyntax = "toml" | "yaml" | "json";
-
-export interface FileSetting {
-  readonly key: string;
-  readonly value: unknown;
-  /** From 1; undefined where the key was not found in the text (a list of maps, a map in braces). */
-  readonly line: number | undefined;
-  /** The same for what lies within it, by the keys with dots between. */
-  readonly lineOf?: (path: string) => number | undefined;
-}
 
 export interface SettingsFile {
   readonly syntax: FileSyntax;

@@ -4,7 +4,7 @@
  */
 import { errorText, InputError } from "../errors.ts";
 import { errorPlace } from "./error-line.ts";
-import type { FileSetting } from "./settings-file.ts";
+import type { FileSetting } from "./file-setting.ts";
 
 /** @throws InputError where the text is not one map, or names a key twice */
 export function parseYaml(text: string, path: string): FileSetting[] {
