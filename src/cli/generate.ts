@@ -1,12 +1,12 @@
 /** `grpo generate`: completes one prompt, streamed as text, or a file of prompts, a line of JSON each. */
 import { z } from "zod";
-import { writeOutput } from "../checkpoint/atomic.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { errorText, InputError } from "../errors.ts";
-import { isThere, requireFile } from "../files.ts";
+import { writeOutput } from "../files/atomic.ts";
+import { isThere, requireFile } from "../files/paths.ts";
 import type { Message } from "../message.ts";
 import { modelFolder, openRunDevice, rolloutLimits } from "../run/inputs.ts";
 import { planSession } from "../session/session.ts";

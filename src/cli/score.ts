@@ -1,10 +1,11 @@
 /** `grpo score`: log-probabilities and entropies of given completions under a model. */
-import { writeOutput } from "../checkpoint/atomic.ts";
+
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { InputError, RunError } from "../errors.ts";
+import { writeOutput } from "../files/atomic.ts";
 import { scoreGroups } from "../grpo/policy-update.ts";
 import { type RolloutGroup, readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";

@@ -12,10 +12,10 @@ import { choice, text } from "../config/settings/kinds.ts";
 import { fileOverwriteSettings } from "../config/settings/output.ts";
 import { rewardTimeoutSettings } from "../config/settings/rollout.ts";
 import { errorText, InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
+import { temporaryBeside } from "../files/temporary.ts";
 import { createRewardPool, type RewardPool } from "../rewards/pool/pool.ts";
 import type { Item } from "../rewards/pool/protocol.ts";
-import { temporaryBeside } from "../writers.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
 

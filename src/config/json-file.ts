@@ -1,7 +1,7 @@
 /** Reads a JSON file whole, for the small files of a model folder. What the values mean is checked by the caller. */
 import { readFileSync } from "node:fs";
 import { errorText, InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
 
 /** Levels of lists and objects within each other; no file of a model or of settings comes near. */
 const MAX_DEPTH = 256;

@@ -6,7 +6,7 @@ import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { cacheFolder, madeInCache } from "../cache.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
 import { looksLikeArrow } from "./arrow/messages.ts";
 import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";

@@ -6,7 +6,7 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { isObject, readJsonObject, readTextFile } from "../config/json-file.ts";
 import { errorText, InputError } from "../errors.ts";
-import { isThere } from "../files.ts";
+import { isThere } from "../files/paths.ts";
 import type { Message } from "../message.ts";
 import { ChatTemplateProgram, TemplateFault, TemplateRefusal } from "./jinja/environment.ts";
 

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { Tokenizer as Library } from "@huggingface/tokenizers";
 import { isObject, readJsonObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
-import { isThere } from "../files.ts";
+import { isThere } from "../files/paths.ts";
 import type { Message } from "../message.ts";
 import { type ChatTemplate, chatTemplateOf, loadChatTemplate, type RenderOptions } from "./chat-template.ts";
 import { byteLevelDecoder, type Decoder, type IncrementalDecoder, windowedDecoder } from "./decoder.ts";

@@ -383,11 +383,11 @@ describe("output_dir", () => {
     expectLine(
       await grpo(training({ output_dir: join(file, "run") })),
       1,
-      /a file\/run cannot be written: .*another --output_dir/,
+      /a file\/run: cannot be written: .*another --output_dir/,
     );
-    expectLine(await grpo(training({ output_dir: file })), 1, /a file cannot be written: a file is in the way/);
+    expectLine(await grpo(training({ output_dir: file })), 1, /a file: cannot be written: a file is in the way/);
     if (process.platform === "linux")
-      expectLine(await grpo(training({ output_dir: "/proc/run" })), 1, /\/proc\/run cannot be written: /);
+      expectLine(await grpo(training({ output_dir: "/proc/run" })), 1, /\/proc\/run: cannot be written: /);
   });
 
   test.each(["sft", "update", "eval"])("behind a file: %s", async (command) => {
@@ -399,7 +399,7 @@ describe("output_dir", () => {
       eval: { model: bundledModel, dataset: problems, eval_samples: 2, max_completion_length: 8 },
     };
     const line = await grpo([command, ...argvOf({ ...flags[command]!, output_dir: join(file, "run") })]);
-    expectLine(line, 1, /another file\/run cannot be written: .*another --output_dir/);
+    expectLine(line, 1, /another file\/run: cannot be written: .*another --output_dir/);
   });
 
   test("on a disk that fills up: the run ends with one line, and what was saved before is whole", async () => {

@@ -10,7 +10,7 @@ import { openDataset } from "../../src/data/dataset.ts";
 import { loadDataset } from "../../src/data/load.ts";
 import { openSource } from "../../src/data/source/source.ts";
 import { errorText, InputError } from "../../src/errors.ts";
-import { isThere, requireFile } from "../../src/files.ts";
+import { isThere, requireFile } from "../../src/files/paths.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
 import { createMetricsWriter } from "../../src/metrics/metrics-file.ts";
 import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";

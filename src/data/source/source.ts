@@ -4,7 +4,7 @@
  */
 import { existsSync, statSync } from "node:fs";
 import { InputError } from "../../errors.ts";
-import { requireFile } from "../../files.ts";
+import { requireFile } from "../../files/paths.ts";
 import { looksLikeArrow } from "../arrow/messages.ts";
 import { arrowSource } from "./arrow.ts";
 import { jsonSource } from "./json.ts";
