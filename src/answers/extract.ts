@@ -195,7 +195,7 @@ function formulas(text: string): readonly Span[] {
 }
 
 /** The last formula of the text, with those directly joined to it. */
-export function lastFormula(text: string): string | null {
+function lastFormula(text: string): string | null {
   const tail = endOf(text);
   const spans = formulas(tail);
   if (spans.length === 0) return null;

@@ -5,9 +5,9 @@
 import { entryOf } from "./entry.ts";
 
 /** Judge the answer against the row's gold: 1 or 0. */
-export const verifierRewards = ["gsm8k", "math", "auto", "accuracy", "reasoning_accuracy"] as const;
+const verifierRewards = ["gsm8k", "math", "auto", "accuracy", "reasoning_accuracy"] as const;
 /** Need to know whether the answer is right, and score something else about it. */
-export const lengthByAnswerRewards = ["cosine", "length"] as const;
+const lengthByAnswerRewards = ["cosine", "length"] as const;
 /** Look at text or tokens alone. */
 export const textRewards = [
   "format",

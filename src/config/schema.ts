@@ -190,7 +190,6 @@ export type PlanConfig = ConfigOf<"plan">;
 export type SftConfig = ConfigOf<"sft">;
 export type EvalConfig = ConfigOf<"eval">;
 export type GenerateConfig = ConfigOf<"generate">;
-export type ScoreConfig = ConfigOf<"score">;
 export type UpdateConfig = ConfigOf<"update">;
 
 /** What AdamW and the schedule read; `train`, `sft` and `update` have it. */

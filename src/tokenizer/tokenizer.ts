@@ -60,11 +60,6 @@ export interface Tokenizer {
 
 const fileName = "tokenizer.json";
 
-/** Whether `folder` has a tokenizer: scoring and updating on recorded ids work without. */
-export function hasTokenizer(folder: string): boolean {
-  return isThere(join(folder, fileName));
-}
-
 /**
  * @param chatTemplate a template's text in place of the folder's own (`readChatTemplate`)
  * @throws InputError where tokenizer.json is missing, torn, or of a kind that is not supported
