@@ -14,7 +14,7 @@ import {
   modelInfo,
 } from "@huggingface/hub";
 import { errorText, InputError, RunError } from "../errors.ts";
-import { writeFileAtomic } from "./atomic.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
 import { indexFileName, singleFileName } from "./checkpoint.ts";
 import { isModelFile } from "./huggingface.ts";
 

@@ -13,8 +13,9 @@ import {
   parseModelConfig,
   type WeightDtype,
 } from "../families/config.ts";
-import { requireFile } from "../files.ts";
-import { writeFailure, writeFileAtomic } from "./atomic.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { requireFile } from "../files/paths.ts";
+import { writeFailure } from "../files/refusals.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 
 export interface ModelFolder {

@@ -3,13 +3,15 @@
  * there replaced unless asked (`held.ts`), and what is replaced kept until there is something in its place (`earlier.ts`).
  * A folder that the command itself reads from is never replaced.
  */
+
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { InputError } from "../errors.ts";
-import { followLink, writeFileAtomic } from "./atomic.ts";
+import { followLink, writeFileAtomic } from "../files/atomic.ts";
+import { runWriteFailure } from "../files/refusals.ts";
 import { afterStep, isUnsettled, setAside, settleEarlier, unfinished } from "./earlier.ts";
 import { describeHeld, evaluationFiles, type Held, heldIn, type RunRecord, runFile } from "./held.ts";
-import { type FolderLock, lockFolder, lockName, unwritable } from "./lock.ts";
+import { type FolderLock, lockFolder, lockName } from "./lock.ts";
 import { damageOf, listCheckpoints } from "./state.ts";
 
 export interface OutputRequest {
@@ -57,7 +59,7 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
     try {
       return isUnsettled(folder);
     } catch (error) {
-      throw unwritable(error, folder);
+      throw runWriteFailure(error, folder);
     }
   };
   const settle = (): void => {
@@ -129,7 +131,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
     held = heldIn(folder);
   } catch (error) {
     if (error instanceof InputError) throw error;
-    throw unwritable(error, folder);
+    throw runWriteFailure(error, folder);
   }
   requireInputsKept(folder, permission, held);
   if (held === null || permission.overwrite || goesOn || permission.mayReplace?.(folder, held)) return;

@@ -7,7 +7,7 @@ import type { FileHandle } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { RunError } from "../errors.ts";
-import { writeFileAtomic, writeLargeFileAtomic } from "./atomic.ts";
+import { writeFileAtomic, writeLargeFileAtomic } from "../files/atomic.ts";
 import { indexFileName, singleFileName } from "./checkpoint.ts";
 import { type SafetensorsDtype, safetensorsElementBytes } from "./safetensors-header.ts";
 

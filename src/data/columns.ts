@@ -5,18 +5,11 @@
 
 import { answerText, goldOf } from "../answers/gold.ts";
 import { InputError } from "../errors.ts";
+import type { Message } from "../message.ts";
 import { type ExampleColumns, valueIn } from "./column-names.ts";
 import type { Dataset } from "./dataset.ts";
 
 export { type ColumnSettings, type ExampleColumns, findColumns } from "./column-names.ts";
-
-export interface Message {
-  readonly role: string;
-  /** Absent where the message is calls of tools alone. */
-  readonly content?: string;
-  /** What else the row has, for templates that read it: `name`, `tool_calls`. */
-  readonly [key: string]: unknown;
-}
 
 export interface Example {
   /** Text as it stands, or messages for the chat template (the last one is not the assistant's). */

@@ -7,7 +7,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync }
 import { join, resolve } from "node:path";
 import { downloadFile, listFiles } from "@huggingface/hub";
 import { errorText, InputError, RunError } from "../errors.ts";
-import { temporaryBeside } from "../writers.ts";
+import { temporaryBeside } from "../files/temporary.ts";
 import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
 import { splitOf } from "./splits.ts";

@@ -6,16 +6,9 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { isObject, readJsonObject, readTextFile } from "../config/json-file.ts";
 import { errorText, InputError } from "../errors.ts";
-import { isThere } from "../files.ts";
+import { isThere } from "../files/paths.ts";
+import type { Message } from "../message.ts";
 import { ChatTemplateProgram, TemplateFault, TemplateRefusal } from "./jinja/environment.ts";
-
-export interface Message {
-  readonly role: string;
-  /** Absent where the message is calls of tools alone. */
-  readonly content?: string;
-  /** Templates may read more: `name`, `reasoning_content`, `tool_calls`. */
-  readonly [key: string]: unknown;
-}
 
 export interface ChatTemplate {
   /**

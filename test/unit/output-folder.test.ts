@@ -19,9 +19,9 @@ import { openOutputFolder, type Permission, requireFreeFile } from "../../src/ch
 import { writeSafetensors } from "../../src/checkpoint/safetensors-write.ts";
 import { launchersOf, type ProcessView, wasIgnored } from "../../src/cli/parent.ts";
 import { InputError } from "../../src/errors.ts";
+import { isLeft, startOf, temporaryBeside, temporarySuffix } from "../../src/files/temporary.ts";
 import { createUnscoredGuard } from "../../src/grpo/unscored.ts";
 import type { RewardResult } from "../../src/rewards/pool/pool.ts";
-import { isLeft, startOf, temporaryBeside, temporarySuffix } from "../../src/writers.ts";
 
 const root = mkdtempSync(join(tmpdir(), "output-folder-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));

@@ -112,6 +112,6 @@ describe("settings of the built-ins", () => {
     const train = (key: string, value: string) => () => configFor("train", [`--${key}`, value]);
     expect(train("repetition_max_penalty", "1")).toThrow("repetition_max_penalty");
     expect(train("repetition_n_grams", "0")).toThrow("repetition_n_grams");
-    expect(train("soft_punish_cache", "600")).toThrow("soft_punish_cache 600: more than max_completion_length 512");
+    expect(train("soft_punish_cache", "600")).toThrow("soft_punish_cache 600: exceeds max_completion_length 512");
   });
 });

@@ -110,7 +110,7 @@ export function mergeTypes(a: ColumnType, b: ColumnType): ColumnType {
 }
 
 /** @throws TypeConflict that names the field */
-export function mergeFields(
+function mergeFields(
   a: ReadonlyMap<string, ColumnType>,
   b: ReadonlyMap<string, ColumnType>,
 ): ReadonlyMap<string, ColumnType> {
@@ -127,7 +127,7 @@ export function mergeFields(
   return merged;
 }
 
-export function describeType(type: ColumnType): string {
+function describeType(type: ColumnType): string {
   if (type.kind === "list") return `a list of ${describeType(type.item)}`;
   return type.kind === "struct" ? "an object" : type.kind;
 }

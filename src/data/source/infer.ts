@@ -1,7 +1,7 @@
 /** The columns of a source without a schema: inferred by one look at every value. */
 import { InputError } from "../../errors.ts";
 import { type ColumnType, fieldOf, mergeTypes, TypeConflict, typeOfValue } from "../arrow/types.ts";
-import type { RowBatch, SourceColumn, SourceColumns } from "./source.ts";
+import type { RowBatch, SourceColumn, SourceColumns } from "./rows.ts";
 
 /** How many places of a fault are named; the others are counted. */
 const NAMED_PLACES = 5;

@@ -10,7 +10,7 @@ import {
 } from "../json-text.ts";
 import { inferColumns } from "./infer.ts";
 import { openText } from "./packed.ts";
-import type { RowBatch, RowSource } from "./source.ts";
+import type { RowBatch, RowSource } from "./rows.ts";
 
 const BATCH_ROWS = 1000;
 const decoder = new TextDecoder("utf-8", { fatal: true });

@@ -4,7 +4,7 @@ import { NotJson, parseJson, type RepeatedKey } from "../json-text.ts";
 import { inferColumns } from "./infer.ts";
 import { noteRepeated, objectOf } from "./json-lines.ts";
 import { openText } from "./packed.ts";
-import type { RowBatch, RowSource } from "./source.ts";
+import type { RowBatch, RowSource } from "./rows.ts";
 
 export async function jsonSource(path: string): Promise<RowSource> {
   const chunks: Uint8Array[] = [];
