@@ -8,9 +8,10 @@ import { createSampler } from "../data/order.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import { InputError } from "../errors.ts";
 import { joinResults, type RewardResult, type RewardTrainerState } from "../rewards/pool/pool.ts";
-import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
+import type { RolloutEngine } from "../rollout/engine.ts";
+import type { RolloutSettings } from "../rollout/sequence.ts";
 import type { Problem } from "../run/prompts.ts";
-import { createDynamicSampling } from "./dynamic-sampling.ts";
+import { sampleWithSignal } from "./dynamic-sampling.ts";
 import type { Group } from "./generation.ts";
 import { type RewardSources, startScores } from "./model-rewards.ts";
 import type { TrainingSetup } from "./setup.ts";
@@ -110,8 +111,11 @@ const repeatedPromptTokens = (groups: readonly Group[]) =>
  */
 export function sampleGeneration(run: SamplingRun, step: number, from: number): Promise<Generation | null> {
   const { config, tokenizer } = run.setup;
-  const stopStrings = tokenizer.stopStrings(config.stop);
-  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop, stopStrings };
+  const { seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength } = config;
+  const settings: RolloutSettings = {
+    ...{ seed, stream: 0, step, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength },
+    ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
+  };
   return config.dynamicSampling ? sampleDynamically(run, settings, from) : samplePlainly(run, settings, from);
 }
 
@@ -126,7 +130,7 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
   const sampled = await run.rollout.generate(
     draws.map(({ problem }, prompt) => ({ promptIds: problem.promptIds, samples, prompt })),
     settings,
-    { onProgress: (_, done, total) => run.onProgress(done, total), shouldStop: run.shouldStop },
+    { onProgress: run.onProgress, shouldStop: run.shouldStop },
   );
   if (run.shouldStop()) return null;
   const groups = draws.map(({ problem }, i): Group => ({ problem, completions: sampled[i]! }));
@@ -154,7 +158,8 @@ async function sampleDynamically(
   const drawer = promptDrawer(setup, from);
   const draws: ReturnType<typeof drawer.next>[] = [];
   const wanted = setup.batch.generationPrompts;
-  const dynamic = createDynamicSampling({
+  run.onPhase("rollout");
+  const outcome = await sampleWithSignal(run.rollout.start(settings), {
     wanted,
     most: wanted * config.dynamicSamplingMaxBatches,
     ahead: config.dynamicSamplingAhead,
@@ -170,16 +175,10 @@ async function sampleDynamically(
       return { rest: rest.then((result) => ({ texts, result })) };
     },
     hasSignal: ({ result }) => hasSignal(setup, result),
+    ...{ onProgress: run.onProgress, shouldStop: run.shouldStop, graceMs: REWARD_GRACE_MS },
   });
-
-  run.onPhase("rollout");
-  await run.rollout.generate(dynamic.initial, settings, {
-    ...dynamic.events,
-    onProgress: (_, done, total) => run.onProgress(done, total),
-    shouldStop: run.shouldStop,
-  });
-  if (run.shouldStop()) return null;
-  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = dynamic.outcome();
+  if (outcome === null) return null;
+  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = outcome;
   const { position, skipped } = draws[drawn - 1]!;
   const groups = accepted.map(({ drawn: problem, completions }): Group => ({ problem, completions }));
   const sampledTokens = discardedTokens + completionTokens(groups);
