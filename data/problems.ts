@@ -30,7 +30,7 @@ const drawsPerProblem = 1000;
 /**
  * `count` problems, each story as likely as the others, no two with the same question; the same ones for the same
  * options.
- * @throws RangeError where so many different ones are not found
+ * @throws RangeError if so many different ones are not found
  */
 export function generateProblems({ count, seed, exclude = new Set() }: ProblemOptions): Problem[] {
   const next = seededSource(seed);

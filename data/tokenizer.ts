@@ -24,7 +24,7 @@ const chatTemplate =
 /**
  * Tokens in the order of their ids: the special ones, the 256 bytes, then the commonest pieces of `texts` of more than
  * one byte, until there are `size`.
- * @throws RangeError where `size` has no room for the special tokens and the bytes
+ * @throws RangeError if `size` has no room for the special tokens and the bytes
  */
 export function buildVocabulary(texts: Iterable<string>, size: number): string[] {
   const counts = new Map<string, number>();

@@ -55,7 +55,7 @@ function promptText(prompt: unknown): string {
   return (prompt as { role: string; content: string }[]).map(({ role, content }) => `${role}: ${content}`).join("\n");
 }
 
-/** The last "Grade: N" behind the judge's own thoughts, as a reward from 0 to 1; null where there is none in range. */
+/** The last "Grade: N" behind the judge's own thoughts, as a reward from 0 to 1; null if there is none in range. */
 export function gradeOf(reply: string): number | null {
   const said = reply.slice(reply.lastIndexOf("</think>") + 1);
   const found = [...said.matchAll(/grade\W{0,6}(\d+(?:\.\d+)?)/gi)].at(-1)?.[1];

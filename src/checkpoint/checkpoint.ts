@@ -17,7 +17,7 @@ export interface Checkpoint {
   /** Tensors that the shards hold and the index does not list. They cannot be asked for. */
   readonly unlisted: readonly string[];
   has(name: string): boolean;
-  /** @throws InputError where there is no such tensor */
+  /** @throws InputError if there is no such tensor */
   get(name: string): MappedTensor;
   /** Drops all pages from memory; they are read again when touched. */
   release(): void;

@@ -129,7 +129,7 @@ type Settled = "put back" | "put back, the new one aside";
  * Mends what a process that died left, and decides on what waits in `.earlier-run`. The caller has the folder's lock.
  *
  * @returns null: no earlier run waited, or the new one takes its place
- * @throws RunError where files cannot be moved
+ * @throws RunError if files cannot be moved
  */
 export function settleEarlier(folder: string): Settled | null {
   try {

@@ -21,7 +21,7 @@ import { isModelFile } from "./huggingface.ts";
 /**
  * @param idOrFolder a model folder, or `org/name` on the hub
  * @returns a folder
- * @throws InputError where there is neither, RunError where the download breaks
+ * @throws InputError if there is neither, RunError where the download breaks
  */
 export async function resolveModel(idOrFolder: string): Promise<string> {
   if (existsSync(idOrFolder)) return idOrFolder;

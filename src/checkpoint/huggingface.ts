@@ -37,7 +37,7 @@ export function readModelFolder(folder: string, wanted: ModelHead | "either" = "
   return { folder, config: named === "auto" ? { ...config, dtype: storedDtype(checkpoint) } : config, checkpoint };
 }
 
-/** @throws InputError where `folder` is no model folder or holds an unsupported model, or one without the head `wanted` */
+/** @throws InputError if `folder` is no model folder or holds an unsupported model, or one without the head `wanted` */
 export function readModelConfig(folder: string, wanted: ModelHead | "either" = "lm"): ModelConfig {
   const stat = statSync(folder, { throwIfNoEntry: false });
   if (stat === undefined) throw new InputError(`${folder}: no such folder; check the path`);
@@ -75,7 +75,7 @@ export function isModelFile(path: string): boolean {
 /**
  * Copies the tokenizer, chat templates and generation settings, whichever there are.
  *
- * @throws RunError where they cannot be written
+ * @throws RunError if they cannot be written
  */
 export function copyModelAssets(from: string, to: string): void {
   if (existsSync(to) && realpathSync(from) === realpathSync(to)) return;
@@ -100,7 +100,7 @@ export function copyModelAssets(from: string, to: string): void {
 /**
  * Writes chat_template.jinja, which goes before a template of tokenizer_config.json here and in transformers.
  *
- * @throws RunError where it cannot be written
+ * @throws RunError if it cannot be written
  */
 export function writeChatTemplate(to: string, template: string): void {
   try {
@@ -113,7 +113,7 @@ export function writeChatTemplate(to: string, template: string): void {
 /**
  * Writes config.json: the object that was read, with the dtype that the weights now have, in the spelling it came in.
  *
- * @throws RunError where it cannot be written
+ * @throws RunError if it cannot be written
  */
 export function writeConfig(to: string, config: ModelConfig, dtype: WeightDtype): void {
   const { raw } = config;

@@ -27,7 +27,7 @@ export interface Permission {
   readonly resumes: boolean;
   /** Where the run goes on from, and the step reached there. */
   readonly resume?: { readonly folder: string; readonly step: number } | null;
-  /** Asked to go on from the newest checkpoint, or anew where there is none. */
+  /** Asked to go on from the newest checkpoint, or anew if there is none. */
   readonly newest?: boolean;
   /** What the command reads, by the names of its settings; null: not given. */
   readonly inputs: Readonly<Record<string, string | null>>;
@@ -38,7 +38,7 @@ export interface Permission {
 }
 
 export interface OutputFolder {
-  /** @throws InputError where the folder holds something that nothing was said about, or what the command reads */
+  /** @throws InputError if the folder holds something that nothing was said about, or what the command reads */
   permit(permission: Permission): void;
   /**
    * From here on the command writes: what it replaces is moved out of the way, to go once there is something in its place.
@@ -50,7 +50,7 @@ export interface OutputFolder {
   release(): void;
 }
 
-/** @throws InputError where another process writes there; RunError where it cannot be written */
+/** @throws InputError if another process writes there; RunError where it cannot be written */
 export function openOutputFolder({ folder, command, note }: OutputRequest): OutputFolder {
   let lock: FolderLock | null = null;
   let keptStep = -1;
@@ -147,7 +147,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
   );
 }
 
-/** @throws InputError where what the command reads lies where it would write */
+/** @throws InputError if what the command reads lies where it would write */
 function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, held: Held | null): void {
   const target = followLink(folder);
   for (const [name, path] of Object.entries(inputs)) {
@@ -185,7 +185,7 @@ const isSamePlace = (a: string, b: string): boolean => followLink(a) === followL
  * Checks a single file that a command is to write.
  *
  * @param inputs what it reads, by name
- * @throws InputError where there is one with something in it that nothing was said about, or that the command reads
+ * @throws InputError if there is one with something in it that nothing was said about, or that the command reads
  */
 export function requireFreeFile(
   path: string | null,

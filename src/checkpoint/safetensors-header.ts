@@ -114,7 +114,7 @@ function headerMetadata(value: unknown, path: string): Record<string, string> {
   return value as Record<string, string>;
 }
 
-/** The first key that stands twice in one object of `json`, which must be valid JSON; null where there is none. */
+/** The first key that stands twice in one object of `json`, which must be valid JSON; null if there is none. */
 function duplicateKey(json: string): string | null {
   const seen: (Set<string> | null)[] = []; // null: an array
   const token = /"(?:[^"\\]|\\.)*"|[{}[\],]/g;

@@ -31,7 +31,7 @@ const pieceBytes = 16 * 2 ** 20;
 
 /**
  * @param entries tensors in any order; larger elements are placed first, so that every tensor is aligned
- * @throws RunError where the disk is full or the file cannot be written (what was there before is untouched)
+ * @throws RunError if the disk is full or the file cannot be written (what was there before is untouched)
  */
 export async function writeSafetensors(
   path: string,
@@ -63,7 +63,7 @@ export async function writeSafetensors(
  * step; for the folder as a whole, write into the one that `writeFolderAtomic` gives.
  *
  * @returns the names of the files written
- * @throws RunError where the disk is full or a file cannot be written
+ * @throws RunError if the disk is full or a file cannot be written
  */
 export async function writeWeights(
   folder: string,

@@ -28,7 +28,7 @@ export interface SafetensorsFile {
 
 const cure = "download or copy the file again";
 
-/** @throws InputError where the file is missing, cut short, or its header lies; the message names file, tensor and field */
+/** @throws InputError if the file is missing, cut short, or its header lies; the message names file, tensor and field */
 export function openSafetensors(path: string): SafetensorsFile {
   const mapping = mapFile(path);
   try {

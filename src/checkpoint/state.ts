@@ -17,7 +17,7 @@ export function checkpointName(step: number): string {
   return `checkpoint-${step}`;
 }
 
-/** @throws RunError where it cannot be written */
+/** @throws RunError if it cannot be written */
 export function writeTrainerState(folder: string, state: unknown): void {
   const path = join(folder, trainerStateName);
   const text = JSON.stringify(
@@ -34,7 +34,7 @@ export function writeTrainerState(folder: string, state: unknown): void {
 
 /**
  * @param schema what the state must look like
- * @throws InputError where the file is missing, torn, or holds something else
+ * @throws InputError if the file is missing, torn, or holds something else
  */
 export function readTrainerState<T>(folder: string, schema: z.ZodType<T>): T {
   const path = join(folder, trainerStateName);

@@ -22,7 +22,7 @@ const ownWeights = /^model(-\d+-of-\d+)?\.safetensors(\.index\.json)?$/;
 /**
  * The caller has the folder's lock.
  *
- * @throws RunError where they cannot be written, and whatever `fill` throws; what was there before is untouched then
+ * @throws RunError if they cannot be written, and whatever `fill` throws; what was there before is untouched then
  */
 export async function writeTogether(folder: string, fill: (temporary: string) => Promise<void> | void): Promise<void> {
   const [temporary, whole] = [join(folder, saving), join(folder, saved)];

@@ -84,7 +84,7 @@ function foundAnswers(dataset: Columns, prompt: ColumnPath, has: (name: string) 
   return { gold, worked, remarks };
 }
 
-/** The type of a field named by dots; undefined where there is none. */
+/** The type of a field named by dots; undefined if there is none. */
 function typeWithin({ columns }: Columns, name: string): DataType | undefined {
   const [column, ...inner] = name.split(".");
   let type = columns.find((known) => known.name === column)?.dataType;

@@ -15,9 +15,9 @@ export interface Example {
   /** Text as it stands, or messages for the chat template (the last one is not the assistant's). */
   readonly prompt: string | readonly Message[];
   readonly promptKind: "text" | "chat";
-  /** The answer to compare with; null where the row has none. */
+  /** The answer to compare with; null if the row has none. */
   readonly gold: string | null;
-  /** The whole worked answer, for supervised fine-tuning; null where the row has none. */
+  /** The whole worked answer, for supervised fine-tuning; null if the row has none. */
   readonly answerText: string | null;
   /** The row itself, for reward functions. */
   readonly columns: Readonly<Record<string, unknown>>;
@@ -44,7 +44,7 @@ export function exampleAt(dataset: Dataset, columns: ExampleColumns, index: numb
   };
 }
 
-/** The gold answer of one row alone; null where it has none, or its prompt is no prompt. */
+/** The gold answer of one row alone; null if it has none, or its prompt is no prompt. */
 export function goldOfRow(dataset: Dataset, columns: ExampleColumns, index: number): string | null {
   const row = dataset.row(index);
   if (columns.gold !== null) return goldIn(row, columns, null);

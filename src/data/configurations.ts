@@ -9,7 +9,7 @@ const usual = ["main", "default", "data", ""];
  * The files of one configuration.
  * @param name the dataset, for messages
  * @param setting what to choose one with, for messages
- * @throws InputError where there is none of this name, or nothing tells which of several
+ * @throws InputError if there is none of this name, or nothing tells which of several
  */
 export function chooseConfig(
   name: string,

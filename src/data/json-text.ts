@@ -227,7 +227,7 @@ function parseExactly(text: string, onRepeated: (key: RepeatedKey) => void): unk
   return whole;
 }
 
-/** Where the digits end that begin at `at`; `none` where there are none. */
+/** Where the digits end that begin at `at`; `none` if there are none. */
 function digitsEnd(text: string, at: number, none = at): number {
   let end = at;
   for (let code = text.charCodeAt(end); code >= 48 && code <= 57; code = text.charCodeAt(end)) end++;

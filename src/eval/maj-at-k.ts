@@ -10,7 +10,7 @@
 export interface Votes {
   /** n: answers sampled, those without a vote included */
   readonly samples: number;
-  /** Answers equal to the gold answer, which are one group; 0 where there is none. */
+  /** Answers equal to the gold answer, which are one group; 0 if there is none. */
   readonly right: number;
   /** Sizes of the groups of equal wrong answers, in any order. */
   readonly wrong: readonly number[];

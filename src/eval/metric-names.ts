@@ -8,7 +8,7 @@ import { evaluationName } from "../run/best-checkpoint.ts";
 import { chosenKs } from "./report.ts";
 
 export interface EvaluationNames {
-  /** Of the reward functions; none where an evaluation asks for no rewards. */
+  /** Of the reward functions; none if an evaluation asks for no rewards. */
   readonly rewards: readonly string[];
   /** Some function is the user's own, and may log what it likes. */
   readonly logsMore: boolean;
@@ -29,7 +29,7 @@ function evaluationNames({ rewards, samples }: EvaluationNames): string[] {
 
 /**
  * @param metric as it is set; null: not at all
- * @throws InputError where no evaluation can have it
+ * @throws InputError if no evaluation can have it
  */
 export function requireEvaluationName(metric: string | null, available: EvaluationNames): void {
   if (metric === null) return;

@@ -20,7 +20,7 @@ export interface PairedDifference {
  * changed. For values between 0 and 1 (several answers a problem) the same half pairs are added to the sums.
  *
  * @param before, after one value in [0, 1] per problem, in the same order
- * @throws RangeError where the two have different lengths, or none
+ * @throws RangeError if the two have different lengths, or none
  */
 export function pairedDifference(before: readonly number[], after: readonly number[]): PairedDifference {
   const n = before.length;

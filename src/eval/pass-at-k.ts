@@ -41,7 +41,7 @@ export function passAtK({ samples, correct }: ProblemCount, k: number): number {
  * The mean of pass@k over problems with its 95 % interval (`meanOverProblems`). For k = 1 of one answer each this is the
  * accuracy with Wilson's interval.
  *
- * @throws RangeError where there are no problems, or a problem has fewer than k answers
+ * @throws RangeError if there are no problems, or a problem has fewer than k answers
  */
 export function meanPassAtK(problems: readonly ProblemCount[], k: number): Estimate {
   const values = problems.map((problem) => passAtK(problem, k));

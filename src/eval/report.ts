@@ -95,7 +95,7 @@ export function evaluationMetrics(
 
 /**
  * Accuracy of two evaluations of the same problems, problem by problem (by each one's share of right answers).
- * @throws RangeError where the problems are not the same rows
+ * @throws RangeError if the problems are not the same rows
  */
 export function compared(
   before: Evaluation,

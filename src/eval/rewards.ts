@@ -14,7 +14,7 @@ export type ScoreAnswers = (
   texts: readonly string[],
 ) => Promise<RewardResult>;
 
-/** A mean without bounds; `low` and `high` are null where one problem alone was scored. */
+/** A mean without bounds; `low` and `high` are null if one problem alone was scored. */
 export interface MeanEstimate {
   readonly value: number;
   readonly low: number | null;

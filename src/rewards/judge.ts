@@ -10,7 +10,7 @@ import { RunError } from "../errors.ts";
 import type { Connection } from "./pool/connection.ts";
 import type { Item } from "./pool/protocol.ts";
 
-/** By completion; null where there is no gold, or under TRL's names none that can be parsed. */
+/** By completion; null if there is no gold, or under TRL's names none that can be parsed. */
 export interface Judgement {
   /** Under lenient extraction. */
   readonly rewards: readonly (0 | 1 | null)[];
@@ -62,7 +62,7 @@ export async function judge(
   };
 }
 
-/** Per item its verdicts, one per extraction, or none where it could not be finished. */
+/** Per item its verdicts, one per extraction, or none if it could not be finished. */
 export async function verdicts(
   connection: Connection,
   items: readonly Item[],

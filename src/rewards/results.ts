@@ -11,9 +11,9 @@ export interface FunctionResult {
   readonly name: string;
   /** Null: not scored. */
   readonly rewards: readonly (number | null)[];
-  /** Verifiers: the reward under strict extraction (null where there is no gold). */
+  /** Verifiers: the reward under strict extraction (null if there is no gold). */
   readonly strict?: readonly (0 | 1 | null)[];
-  /** Verifiers: why, per completion (null where there is no gold). */
+  /** Verifiers: why, per completion (null if there is no gold). */
   readonly reasons?: readonly (Reason | null)[];
   /** Completions in which no answer was found. */
   readonly unparsed: number;
@@ -38,9 +38,9 @@ export interface Mishap {
 
 export interface RewardResult {
   readonly perFunction: readonly FunctionResult[];
-  /** The weighted sum of the rewards that are not null; null where all are. */
+  /** The weighted sum of the rewards that are not null; null if all are. */
   readonly total: readonly (number | null)[];
-  /** The reasons of the first verifier; null where there is none, or no gold. */
+  /** The reasons of the first verifier; null if there is none, or no gold. */
   readonly reasons: readonly (Reason | null)[];
   /** One line per function and kind of failure, to be shown. */
   readonly warnings: readonly string[];
@@ -109,7 +109,7 @@ export function joinResults(results: readonly RewardResult[]): RewardResult {
   };
 }
 
-/** The logs of calls on so many completions each → those of all, in order; undefined where there are none. */
+/** The logs of calls on so many completions each → those of all, in order; undefined if there are none. */
 export function joinLogs(
   parts: readonly { readonly logs: Logs | undefined; readonly count: number }[],
 ): Logs | undefined {

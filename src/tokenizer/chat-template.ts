@@ -12,7 +12,7 @@ import { ChatTemplateProgram, TemplateFault, TemplateRefusal } from "./jinja/env
 
 export interface ChatTemplate {
   /**
-   * @throws InputError where the template has an error, or refuses the messages (roles that do not alternate, say)
+   * @throws InputError if the template has an error, or refuses the messages (roles that do not alternate, say)
    */
   render(messages: readonly Message[], options: RenderOptions): string;
 }
@@ -32,7 +32,7 @@ const reserved = ["messages", "add_generation_prompt"];
  * list of named ones, of which "default" counts).
  *
  * @param specialTokens `bos_token` and the like by name, as templates use them
- * @returns null where the model has none
+ * @returns null if the model has none
  */
 export function loadChatTemplate(
   folder: string,
@@ -69,7 +69,7 @@ const tag = /\{[{%#]/;
  * What the setting `chat_template` names: a template's file, a model's folder, or the template itself.
  *
  * @returns its text, which is a template; null for null
- * @throws InputError where it is none of the three, or the template has an error
+ * @throws InputError if it is none of the three, or the template has an error
  */
 export function readChatTemplate(given: string | null): string | null {
   if (given === null) return null;

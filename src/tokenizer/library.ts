@@ -16,7 +16,7 @@ type Json = Record<string, unknown>;
  * @param config tokenizer_config.json
  * @param specialTokens the tokens it names (`<s>`, `</s>`, …)
  * @param path tokenizer.json's path, for messages
- * @throws InputError where the file is torn or of a kind that is not supported
+ * @throws InputError if the file is torn or of a kind that is not supported
  */
 export function openLibrary(json: Json, config: Json, specialTokens: readonly string[], path: string): Tokenizer {
   const { model, added_tokens: added = [] } = json;

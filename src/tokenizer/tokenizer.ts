@@ -36,17 +36,17 @@ export interface Tokenizer {
    * Ids of a text. Special tokens written out in it become themselves; those the tokenizer puts around every text
    * (`<s>`) are added unless `specialTokens` is false.
    *
-   * @throws InputError where a token lies beyond the model's vocabulary
+   * @throws InputError if a token lies beyond the model's vocabulary
    */
   encode(text: string, options?: { readonly specialTokens?: boolean }): number[];
   /**
    * Ids of a prompt. Messages go through the chat template and get no further special tokens. A text, and messages
    * where the model has no template (their contents, a blank line between), are tokenized plainly.
    *
-   * @throws InputError where the template refuses the messages
+   * @throws InputError if the template refuses the messages
    */
   encodePrompt(prompt: string | readonly Message[], options?: PromptOptions): number[];
-  /** @throws InputError where the model has no chat template, or it refuses the messages */
+  /** @throws InputError if the model has no chat template, or it refuses the messages */
   renderChat(messages: readonly Message[], options?: Partial<RenderOptions>): string;
   /** @throws InputError for an id outside the model's vocabulary; ids in it without a token decode to nothing */
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string;
@@ -62,7 +62,7 @@ const fileName = "tokenizer.json";
 
 /**
  * @param chatTemplate a template's text in place of the folder's own (`readChatTemplate`)
- * @throws InputError where tokenizer.json is missing, torn, or of a kind that is not supported
+ * @throws InputError if tokenizer.json is missing, torn, or of a kind that is not supported
  */
 export function loadTokenizer(folder: string, chatTemplate: string | null = null): Tokenizer {
   const path = join(folder, fileName);

@@ -8,7 +8,7 @@ import { type Data, Type } from "apache-arrow";
 /** Why a column cannot be read; the caller adds file, batch and column. */
 export class DamagedColumn extends Error {}
 
-/** @throws DamagedColumn where a batch's column has other than the batch's rows, or values that are not sound. */
+/** @throws DamagedColumn if a batch's column has other than the batch's rows, or values that are not sound. */
 export function checkBatchColumn(data: Data, rows: number): void {
   if (data.length > rows) throw new DamagedColumn(`${data.length} values in a batch of ${rows} rows`);
   checkColumn(data, rows);

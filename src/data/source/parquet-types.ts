@@ -157,7 +157,7 @@ function decimalOf({ logical_type: logical, scale, precision }: SchemaElement): 
   return new Decimal(from.scale ?? 0, digits, digits > DIGITS_128 ? 256 : 128);
 }
 
-/** The Arrow schema that pyarrow and others keep beside Parquet's own; undefined where there is none, or no sound one. */
+/** The Arrow schema that pyarrow and others keep beside Parquet's own; undefined if there is none, or no sound one. */
 export function originalSchema({ key_value_metadata: pairs }: FileMetaData): Schema | undefined {
   const text = pairs?.find(({ key }) => key === "ARROW:schema")?.value;
   if (text === undefined) return undefined;

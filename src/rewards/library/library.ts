@@ -37,7 +37,7 @@ export interface LibraryBatch {
 /** What TRL's training script gives `get_soft_overlong_punishment` (trl/scripts/grpo.py of TRL 1.16). */
 const TRL_SOFT_OVERLONG = { maxLength: 1280, cache: 256 } as const;
 
-/** @returns one reward per completion; null where it needs to be known whether the answer is right, and is not */
+/** @returns one reward per completion; null if it needs to be known whether the answer is right, and is not */
 export function scoreByLibrary(name: LibraryReward, batch: LibraryBatch, given: RewardParameters): (number | null)[] {
   const { completions, completionIds, correct } = batch;
   const lengths = completionIds.map((ids) => ids.length);

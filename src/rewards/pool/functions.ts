@@ -40,7 +40,7 @@ export class RewardFailure extends Error {
 
 const loaded = new Map<string, RewardFunction>();
 
-/** Imports the module once per process. @throws RewardFailure "load" where it cannot be imported or exports no function */
+/** Imports the module once per process. @throws RewardFailure "load" if it cannot be imported or exports no function */
 export async function loadFunction(path: string): Promise<RewardFunction> {
   const known = loaded.get(path);
   if (known !== undefined) return known;

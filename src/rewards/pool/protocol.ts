@@ -111,7 +111,7 @@ export type FromSupervisor =
   | {
       readonly kind: "rewards";
       readonly id: number;
-      /** Null where the function said so, and where `failures` has an entry. */
+      /** Null if the function said so, and where `failures` has an entry. */
       readonly rewards: readonly (number | null)[];
       readonly failures: readonly { readonly index: number; readonly failure: Failure }[];
       /** Absent where nothing was logged. */

@@ -7,7 +7,7 @@ import { compare, Dict, type Kwargs, Tuple, typeName, type Value } from "./value
 
 interface Style {
   readonly ascii: boolean;
-  /** What one level is moved in by, null where all stands in one line. */
+  /** What one level is moved in by, null if all stands in one line. */
   readonly indent: string | null;
   readonly separators: readonly [string, string];
   readonly sortKeys: boolean;

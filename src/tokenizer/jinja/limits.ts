@@ -12,12 +12,12 @@ const most = 1_000_000;
 /** Characters of a template: the longest public ones have some twenty thousand. */
 const longestTemplate = 1_000_000;
 
-/** @throws TemplateFault where the template itself is longer than any is */
+/** @throws TemplateFault if the template itself is longer than any is */
 export function requireTemplateLength(length: number): void {
   if (length > longestTemplate) throw new TemplateFault(`a template of more than ${longestTemplate} characters`);
 }
 
-/** @throws TemplateFault where a text or list of that length may not be made */
+/** @throws TemplateFault if a text or list of that length may not be made */
 export function requireLength(length: number): void {
   if (!(length <= longest)) throw new TemplateFault(`a value of more than ${longest} characters or items`);
 }

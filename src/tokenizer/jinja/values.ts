@@ -243,7 +243,7 @@ function areEqual(a: readonly Value[], b: readonly Value[]): boolean {
   return a.length === b.length && a.every((item, i) => isEqual(item, b[i]!));
 }
 
-/** Less than 0, 0, more than 0; NaN where a NaN is compared. @throws TemplateFault where Python has no order */
+/** Less than 0, 0, more than 0; NaN if a NaN is compared. @throws TemplateFault if Python has no order */
 export function compare(a: Value, b: Value, operator: string): number {
   if (isNumber(a) && isNumber(b)) {
     const [x, y] = [numeric(a), numeric(b)];
@@ -262,7 +262,7 @@ export function compare(a: Value, b: Value, operator: string): number {
   throw new TemplateFault(`'${operator}' not supported between instances of '${typeName(a)}' and '${typeName(b)}'`);
 }
 
-/** The items that a loop over the value meets. @throws TemplateFault where it has none */
+/** The items that a loop over the value meets. @throws TemplateFault if it has none */
 export function iterate(value: Value): readonly Value[] {
   if (Array.isArray(value)) return value;
   if (typeof value === "string") return codePoints(value);
