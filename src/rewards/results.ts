@@ -1,6 +1,6 @@
 /**
- * What scoring a batch gives: per function its rewards and what went wrong, the weighted sum, and the lines to show.
- * Results of several batches become one here.
+ * The result of scoring a batch: each function's rewards and failures, the weighted sum, and the warnings to print.
+ * Merges the results of several batches into one.
  */
 
 import type { Reason } from "../answers/verify.ts";
@@ -19,9 +19,9 @@ export interface FunctionResult {
   readonly unparsed: number;
   /** Completions stopped at the deadline, at the memory limit, or with their process. */
   readonly timeouts: number;
-  /** What went wrong, an entry per kind; absent where nothing did. */
+  /** What went wrong, one entry per kind; absent if nothing did. */
   readonly mishaps?: readonly Mishap[];
-  /** What the function logged beside its rewards; absent where it did not. */
+  /** What the function logged beside its rewards; absent if nothing. */
   readonly logs?: Logs;
 }
 
@@ -32,7 +32,7 @@ export interface Mishap {
   /** What it means for the completions concerned. */
   readonly cost: string;
   readonly count: number;
-  /** The first one: its index in the batch, and its row in the data set where that is known. */
+  /** The first one: its index in the batch, and its row in the dataset if known. */
   readonly first: { readonly index: number; readonly row: number | null };
 }
 
@@ -42,7 +42,7 @@ export interface RewardResult {
   readonly total: readonly (number | null)[];
   /** The reasons of the first verifier; null if there is none, or no gold. */
   readonly reasons: readonly (Reason | null)[];
-  /** One line per function and kind of failure, to be shown. */
+  /** One line per function and kind of failure. */
   readonly warnings: readonly string[];
 }
 
@@ -67,7 +67,7 @@ export function resultOf(
 
 /**
  * Results of batches that one pool scored → the result of all their completions, in the order given. A kind of failure
- * that several batches had is told once, with its count over all of them.
+ * in several batches is reported once, with its total count.
  */
 export function joinResults(results: readonly RewardResult[]): RewardResult {
   const names = results[0]?.perFunction.map(({ name }) => name) ?? [];
@@ -109,7 +109,7 @@ export function joinResults(results: readonly RewardResult[]): RewardResult {
   };
 }
 
-/** The logs of calls on so many completions each → those of all, in order; undefined if there are none. */
+/** The logs of several calls, with their numbers of completions → the logs of all, in order; undefined if there are none. */
 export function joinLogs(
   parts: readonly { readonly logs: Logs | undefined; readonly count: number }[],
 ): Logs | undefined {
@@ -135,7 +135,7 @@ export function loggedMetrics({ perFunction }: RewardResult): Record<string, num
   return Object.fromEntries([...values].map(([name, all]) => [name, all.reduce((a, b) => a + b, 0) / all.length]));
 }
 
-/** The columns that functions added, by completion; null: none added one. */
+/** The columns that functions added, by completion; null if none did. */
 export function loggedColumns({ perFunction, total }: RewardResult): Record<string, unknown>[] | null {
   const columns = perFunction.flatMap(({ logs }) => Object.entries(logs?.extra ?? {}));
   if (columns.length === 0) return null;
@@ -156,6 +156,6 @@ function warningsOf(perFunction: readonly FunctionResult[]): string[] {
   );
 }
 
-/** Where a completion stands, for a reader: the row as `data info` counts it, from 0; the completion from 1. */
+/** The position of a completion, for messages: the row counted from 0, as by `data info`; the completion from 1. */
 export const place = (index: number, row: number | null): string =>
   `${row === null ? "" : `row ${row}, `}completion ${index + 1}`;

@@ -8,7 +8,7 @@ import { isThere } from "../files/paths.ts";
  * @param modelConfig config.json's object, {} if there is none
  * @param ofTokenizer the id of the tokenizer's eos_token
  * @returns ascending ids, each once; empty if nothing names any
- * @throws InputError if a file holds something else than ids
+ * @throws InputError if a file holds anything but ids
  */
 export function readStopTokens(
   folder: string,
