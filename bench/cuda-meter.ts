@@ -3,7 +3,7 @@
  * the graph is replayed between two events. Peaks are what the card gives in practice: a large product through cuBLAS, the
  * driver's copy within device memory.
  */
-import type { CudaDevice } from "../src/device/cuda.ts";
+import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { type Meter, median, type Peak } from "./measure.ts";
 import { openWorkspace, type Rounding } from "./ops/workspace.ts";

@@ -3,7 +3,8 @@
  * both are slowed alike, and their ratio says more than either.
  */
 import { Bench } from "tinybench";
-import { bfloat16Paths, type CpuDevice } from "../src/device/cpu.ts";
+import type { CpuDevice } from "../src/device/cpu/device.ts";
+import { bfloat16Paths } from "../src/device/cpu/path.ts";
 import type { Device } from "../src/device/device.ts";
 import { tensor } from "../src/tensor/tensor.ts";
 import type { Rounding } from "./ops/workspace.ts";

@@ -3,7 +3,7 @@
  * compute at least, so that the table's phases are those of the program itself. Memory is addresses alone.
  */
 import { doPieces, type Pieces } from "../../src/device/breathe.ts";
-import { HEAD_BYTES } from "../../src/device/cuda.ts";
+import { HEAD_BYTES } from "../../src/device/cuda/device.ts";
 import { type Device, type DeviceMemory, type NumberArray, type Ops, PAGE_TOKENS } from "../../src/device/device.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";

@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { kernelSignatures } from "../../ffi/bindings/cpu.ts";
-import { openCpuDevice } from "../../src/device/cpu.ts";
+import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { tables } from "./cases/all.ts";
 import { caseName, execute, type OpCase, type OpName } from "./harness.ts";
 import { cpuPath, defaultDevice, someCpuPaths } from "./paths.ts";

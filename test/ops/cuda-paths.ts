@@ -6,7 +6,7 @@
  *
  * BUN_GRPO_CUDA=real takes this machine's own GPU: two runs, no orders.
  */
-import { openCudaDevice } from "../../src/device/cuda.ts";
+import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { type Accumulation, openControl, type ThreadOrder } from "../emulator/control.ts";

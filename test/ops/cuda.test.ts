@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { CONTEXT_LOST } from "../../check/tests.ts";
-import { kernelDefinitions } from "../../src/device/cuda.ts";
+import { kernelDefinitions } from "../../src/device/cuda/ops.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { tables } from "./cases/all.ts";
 import { onHardware } from "./cuda-paths.ts";

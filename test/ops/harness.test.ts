@@ -1,7 +1,7 @@
 /** The harness finds what it is there to find: each kind of fault, made on purpose, fails its case. */
 import { expect, test } from "bun:test";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
-import type { CpuDevice } from "../../src/device/cpu.ts";
+import type { CpuDevice } from "../../src/device/cpu/device.ts";
 import type { Device, Weight } from "../../src/device/device.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { deviceArena } from "./arena.ts";

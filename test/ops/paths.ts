@@ -2,7 +2,8 @@
  * The CPU under test: every instruction path that this machine has, and emulated ones (emulated.ts). Each runs a case
  * with one thread and twice with two. OPS_PATH chooses one of them.
  */
-import { bfloat16Paths, type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
+import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
+import { bfloat16Paths } from "../../src/device/cpu/path.ts";
 import { hostArena } from "./arena.ts";
 import { emulatedLibrary } from "./emulated.ts";
 import type { Backend, Path } from "./harness.ts";

@@ -2,41 +2,28 @@
  * The CUDA device: the interface of device.ts on one NVIDIA GPU. This file opens the libraries and puts together what
  * cuda/ holds: memory, transfers, kernels, products, recordings, and the ops on top of them.
  */
-import { openCublas } from "../../ffi/bindings/cublas.ts";
-import { openDriver, versionText } from "../../ffi/bindings/cuda.ts";
-import { majorVersions, type Trace } from "../../ffi/bindings/nvidia-libraries.ts";
-import { openNvrtc } from "../../ffi/bindings/nvrtc.ts";
-import { InputError } from "../errors.ts";
-import { elementCount } from "../tensor/tensor.ts";
-import { kernelCompiler } from "./cuda/compile.ts";
-import { chooseGpu, type GpuFacts, listGpus, openGpu } from "./cuda/gpu.ts";
-import { openKernels } from "./cuda/kernels.ts";
-import { openMemory } from "./cuda/memory.ts";
-import { adamwKernels, adamwOps } from "./cuda/ops/adamw.ts";
-import { attentionKernels, attentionOps, attentionScratch, pageElements } from "./cuda/ops/attention.ts";
-import {
-  attentionBackwardKernels,
-  attentionBackwardOps,
-  attentionBackwardScratch,
-  attentionScratchElements,
-} from "./cuda/ops/attention-backward.ts";
-import { biasKernels, biasOps, biasScratch } from "./cuda/ops/bias.ts";
-import { embeddingKernels, embeddingOps } from "./cuda/ops/embedding.ts";
-import { flatKernels, flatOps, flatScratch } from "./cuda/ops/flat.ts";
-import { gluKernels, gluOps } from "./cuda/ops/glu.ts";
-import { lmHeadOps, lmHeadScratch } from "./cuda/ops/lm-head.ts";
-import { logSoftmaxKernels } from "./cuda/ops/log-softmax.ts";
-import { matmulOps, matmulScratch } from "./cuda/ops/matmul.ts";
-import { rmsnormKernels, rmsnormOps, rmsnormScratch } from "./cuda/ops/rmsnorm.ts";
-import { ropeKernels, ropeOps } from "./cuda/ops/rope.ts";
-import { sampleKernels, sampleOps } from "./cuda/ops/sample.ts";
-import { openParameters, parameterScratchBytes } from "./cuda/parameters.ts";
-import { peakFlops } from "./cuda/peak.ts";
-import { openProducts, type Products } from "./cuda/products.ts";
-import { openRecordings } from "./cuda/recordings.ts";
-import type { CudaLimits, CudaRuntime, KernelDefinition } from "./cuda/runtime.ts";
-import { openTransfers } from "./cuda/transfers.ts";
-import type { Device, Ops, ScratchSizes } from "./device.ts";
+import { type Trace, traceLines } from "../../../ffi/bindings/calls.ts";
+import { openCublas } from "../../../ffi/bindings/cublas.ts";
+import { openDriver, versionText } from "../../../ffi/bindings/cuda.ts";
+import { majorVersions } from "../../../ffi/bindings/nvidia-libraries.ts";
+import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
+import { InputError } from "../../errors.ts";
+import { elementCount } from "../../tensor/tensor.ts";
+import type { Device } from "../device.ts";
+import { kernelCompiler } from "./compile.ts";
+import { chooseGpu, type GpuFacts, listGpus, openGpu } from "./gpu.ts";
+import { openKernels } from "./kernels.ts";
+import { openMemory } from "./memory.ts";
+import { pageElements } from "./ops/attention.ts";
+import { attentionScratchElements } from "./ops/attention-backward.ts";
+import { cudaOps } from "./ops.ts";
+import { openParameters } from "./parameters.ts";
+import { peakFlops } from "./peak.ts";
+import { openProducts } from "./products.ts";
+import { openRecordings } from "./recordings.ts";
+import type { CudaRuntime } from "./runtime.ts";
+import { largestSlots } from "./scratch.ts";
+import { openTransfers } from "./transfers.ts";
 
 export interface CudaOptions {
   /** "cuda", or "cuda:1" for the second GPU that the driver shows. */
@@ -66,56 +53,6 @@ export interface CudaMeter {
 
 /** Logits of this many bytes make a product large enough to be worth reading the head's weights for. */
 export const HEAD_BYTES = 256 * 2 ** 20;
-
-/** Every kernel of the device, for the checks that hold each against its source. */
-export const kernelDefinitions: readonly KernelDefinition[] = [
-  adamwKernels,
-  attentionKernels,
-  attentionBackwardKernels,
-  biasKernels,
-  embeddingKernels,
-  flatKernels,
-  gluKernels,
-  logSoftmaxKernels,
-  rmsnormKernels,
-  ropeKernels,
-  sampleKernels,
-].flatMap((kernels): KernelDefinition[] => Object.values(kernels));
-
-/** Every op of the interface: one that is missing is a type error. */
-function cudaOps(runtime: CudaRuntime, products: Products): Ops {
-  const matmul = matmulOps(runtime, products);
-  return {
-    ...matmul,
-    ...lmHeadOps(runtime, matmul),
-    ...adamwOps(runtime),
-    ...attentionOps(runtime),
-    ...attentionBackwardOps(runtime),
-    ...biasOps(runtime),
-    ...embeddingOps(runtime),
-    ...flatOps(runtime),
-    ...gluOps(runtime),
-    ...rmsnormOps(runtime),
-    ...ropeOps(runtime),
-    ...sampleOps(runtime),
-  };
-}
-
-/** Bytes of each slot of scratch that serve models of all these sizes, one after the other. */
-function largestSlots(sizes: readonly ScratchSizes[], limits: CudaLimits): number[] {
-  const slots = sizes.map((each) => scratchSlots(each, limits));
-  return [0, 1, 2].map((slot) => Math.max(...slots.map((bytes) => bytes[slot]!)));
-}
-
-/** Bytes of each slot of scratch that ops of these sizes ask for at most. */
-function scratchSlots(sizes: ScratchSizes, limits: CudaLimits): [number, number, number] {
-  const bounds = [attentionScratch, attentionBackwardScratch, biasScratch, flatScratch, rmsnormScratch];
-  return [
-    Math.max(...bounds.map((bound) => bound(sizes, limits))),
-    Math.max(matmulScratch(sizes, limits), parameterScratchBytes),
-    Math.max(matmulScratch(sizes, limits), lmHeadScratch(sizes, limits)),
-  ];
-}
 
 /** Rows of a decode step that one recording serves: many buckets cost memory and recordings, few of them wasted rows. */
 export function decodeBucket(sequences: number): number {
@@ -173,8 +110,6 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
     const { kernel, launch } = kernels;
     const runtime: CudaRuntime = { limits: facts.limits, kernel, launch, scratch: memory.scratch };
     const ops = cudaOps(runtime, products);
-    const transfers = openTransfers(gpu, memory);
-    const parameters = openParameters(gpu, memory, ops);
     const version = versionText(driver.version);
     const { multiprocessors, computeCapability } = facts.limits;
     return {
@@ -192,14 +127,12 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       ops,
       headBytes: HEAD_BYTES,
       peakFlops: () => peakFlops(facts),
-      traceLines: () => [...linesOf(kernelTrace), ...linesOf(trace)],
+      traceLines: () => [...traceLines(kernelTrace), ...traceLines(trace)],
       freeBytes: gpu.freeBytes,
       heldBytes: memory.heldBytes,
       allocate: memory.allocate,
       allocateHost: memory.allocateHost,
-      upload: transfers.upload,
-      download: transfers.download,
-      read: transfers.read,
+      ...openTransfers(gpu, memory),
       activationDType: (dtype) => dtype,
       gradientDType: (dtype) => dtype,
       decodeBucket,
@@ -211,8 +144,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       prepare(...sizes) {
         for (const [slot, bytes] of largestSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
       },
-      loadParameter: parameters.load,
-      saveParameter: parameters.save,
+      ...openParameters(gpu, memory, ops),
       record: recordings.record,
       async replay(key) {
         kernels.timed("replay", () => recordings.replay(key));
@@ -224,19 +156,8 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
     try {
       close();
     } catch {
-      // why it cannot be opened is the news
+      // report the first failure, not the cleanup's
     }
     throw error;
   }
-}
-
-/** Calls and seconds, most first. */
-function linesOf(trace: Trace | null): string[] {
-  return [...(trace ?? [])]
-    .filter(([, { calls }]) => calls > 0)
-    .sort((a, b) => b[1].seconds - a[1].seconds)
-    .map(
-      ([name, { calls, seconds }]) =>
-        `${name.padEnd(30)} ${String(calls).padStart(10)} calls ${seconds.toFixed(3).padStart(10)} s`,
-    );
 }
