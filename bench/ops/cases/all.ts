@@ -10,6 +10,7 @@ import { matmulOps } from "./matmul.ts";
 import { optimizerOps } from "./optimizer.ts";
 import { rmsnormOps } from "./rmsnorm.ts";
 import { ropeOps } from "./rope.ts";
+import { rowOps } from "./rows.ts";
 import { sampleOps } from "./sample.ts";
 import { weightWays } from "./weights.ts";
 
@@ -24,8 +25,9 @@ export const opTable: OpTable = {
   ...embeddingOps,
   ...ropeOps,
   ...gluOps,
-  ...flatOps,
+  ...rowOps,
   ...optimizerOps,
+  ...flatOps,
 };
 
 type Entries = Readonly<Record<string, { readonly cases: readonly OpCase[] }>>;
@@ -42,6 +44,7 @@ export const tables: Readonly<Record<string, readonly OpCase[]>> = {
   optimizer: casesOf(optimizerOps),
   rmsnorm: casesOf(rmsnormOps),
   rope: casesOf(ropeOps),
+  rows: casesOf(rowOps),
   sample: casesOf(sampleOps),
   weights: casesOf(weightWays),
 };

@@ -1,12 +1,10 @@
-/** Flat float32 work, conversions of type, and moves of rows: all exact. */
+/** Flat float32 work and conversions of type: all exact. */
 import { bfloat16ToNumber, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
 import { elementCount } from "../../../src/tensor/tensor.ts";
 import {
-  bfloat16Gradients,
   dtypes,
   type OpTable,
   opCase,
-  picks,
   type Run,
   type Settings,
   type ShortDType,
@@ -14,7 +12,7 @@ import {
   timed,
 } from "../case.ts";
 import { bytesOf, memory } from "../cost.ts";
-import { packedTokens, type Shapes } from "../shapes.ts";
+import type { Shapes } from "../shapes.ts";
 import { exactly } from "../tolerance.ts";
 
 const lengths = [0, 1, 31, 33, 16385] as const;
@@ -76,45 +74,6 @@ const roundings = opCase("cast", { from: "f32", to: "bf16", values: "every-round
   run.check(y, want, exactly);
 });
 
-interface RowSettings {
-  readonly T: number;
-  readonly N: number;
-  readonly D: number;
-  readonly dy?: ShortDType;
-}
-
-function gather(settings: RowSettings) {
-  const { T, N, D } = settings;
-  return opCase("gatherRows", { ...settings }, (run: Run) => {
-    const x = run.input("x", "float32", [T, D]);
-    const picked = Array.from({ length: N }, (_, i) => (i === 0 ? T - 1 : run.random.integer(T)));
-    const index = run.filled("index", "int32", [N], (i) => picked[i]!);
-    const y = run.output("y", "float32", [N, D]);
-    run.run(({ ops }) => ops.gatherRows(y, x, index));
-    run.check(y, (i) => x.at(picked[Math.floor(i / D)]! * D + (i % D)), exactly);
-  });
-}
-
-function scatter(settings: RowSettings) {
-  const { T, N, D, dy: dtype = "f32" } = settings;
-  return opCase("scatterRows", { ...settings }, (run: Run) => {
-    const dy = run.input("dy", dtypes[dtype], [N, D]);
-    const order = run.random.permutation(T);
-    const picked = order.slice(0, N);
-    const index = run.filled("index", "int32", [N], (i) => picked[i]!);
-    const dx = run.input("dx", "float32", [T, D], { output: true });
-    run.run(({ ops }) => {
-      for (let times = run.times; times > 0; times--) ops.scatterRows(dx, dy, index);
-    });
-    const from = new Map(picked.map((row, i) => [row, i]));
-    const want = (i: number) => {
-      const row = from.get(Math.floor(i / D));
-      return row === undefined ? 0 : dy.at(row * D + (i % D));
-    };
-    run.check(dx, want, exactly, { rows: picks(T, 15).map((i) => order[i]!) });
-  });
-}
-
 const kinds: readonly (readonly [ShortDType, ShortDType])[] = [
   ["f32", "f32"],
   ["f32", "bf16"],
@@ -124,10 +83,7 @@ const kinds: readonly (readonly [ShortDType, ShortDType])[] = [
 
 /** As large as the embedding's gradient: clipping, the optimizer's casts. */
 const size = ({ V, D }: Shapes) => V * D;
-/** The rows of the head among all. */
-const rowsOfHead = (s: Shapes) => ({ T: packedTokens(s), N: s.samples * s.completion, D: s.D });
-
-export const flatOps: OpTable<"scale" | "add" | "fill" | "cast" | "gatherRows" | "scatterRows"> = {
+export const flatOps: OpTable<"scale" | "add" | "fill" | "cast"> = {
   scale: {
     cost: (_, x) => memory(2 * bytesOf(x), elementCount(x.shape)),
     cases: [...lengths.map((n) => scale({ n }, [n], 0.37)), scale({ T: 3, D: 11 }, [3, 11], 2)],
@@ -151,21 +107,5 @@ export const flatOps: OpTable<"scale" | "add" | "fill" | "cast" | "gatherRows" |
       timed("training", "float32", { n: size(s), from: "bfloat16" }, cast("bf16", "f32", size(s))),
       timed("training", "bfloat16", { n: size(s), from: "float32" }, cast("f32", "bf16", size(s))),
     ],
-  },
-  gatherRows: {
-    cost: (_, y, _x, index) => memory(2 * bytesOf(y) + bytesOf(index)),
-    cases: [gather({ T: 1, N: 1, D: 1 }), gather({ T: 33, N: 50, D: 31 })],
-    real: (s) => [timed("training", "float32", { ...rowsOfHead(s) }, gather(rowsOfHead(s)))],
-  },
-  scatterRows: {
-    // All rows are set to zero first, those of dy written again.
-    cost: (_, dx, dy, index) => ({ ...memory(bytesOf(dx) + bytesOf(dy) + bytesOf(index)), between: bytesOf(dy) }),
-    cases: [
-      scatter({ T: 1, N: 1, D: 1 }),
-      scatter({ T: 50, N: 33, D: 31 }),
-      scatter({ T: 20, N: 0, D: 5 }),
-      bfloat16Gradients(scatter({ T: 50, N: 33, D: 31, dy: "bf16" })),
-    ],
-    real: (s) => [timed("training", "float32", { ...rowsOfHead(s) }, scatter(rowsOfHead(s)))],
   },
 };

@@ -359,7 +359,7 @@ export const headOps: OpTable<"lmHeadForward" | "lmHeadBackward"> = {
       return {
         ...one,
         bytes: bytesOf(hidden) + weightBytes(w) + bytesOf(logits) + bytesOf(dhidden) + 2 * bytesOf(dw),
-        flops: 3 * one.flops + 6 * elements,
+        flops: 3 * one.flops,
         exponentials: elements,
         // Logits are written and read, their gradients too, by both products.
         between: bytesOf(hidden) + weightBytes(w) + bytesOf(logits) + 3 * dlogits,

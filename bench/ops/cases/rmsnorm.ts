@@ -146,7 +146,7 @@ function backward(settings: BackwardSettings) {
     const dweight = run.input("dweight", "float32", [D], { output: true });
     const times = over || residual === "dx" ? 1 : run.times;
     run.save(({ ops }) => {
-      ops.rmsnormForward(run.output("y", "float32", shape), rstd, x, weight, EPSILON, H);
+      ops.rmsnormForward(run.output("y", dtypes[settings.w], shape), rstd, x, weight, EPSILON, H);
     });
     run.run(({ ops }) => {
       for (let i = 0; i < times; i++) ops.rmsnormBackward(dx, dweight, dy, x, weight, rstd, dresidual, H);
