@@ -1,18 +1,23 @@
 /** Products with a weight: forward, both gradients, the bias's gradient, and rows whose bits do not depend on M. */
-
-import { bfloat16ToNumber, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
-import { rows } from "../../../src/tensor/tensor.ts";
+import { bfloat16ToNumber, type ComputeDType, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
+import { elementCount, rows } from "../../../src/tensor/tensor.ts";
 import {
-  bfloat16Rounding,
+  computeDTypes,
   dtypes,
-  exactly,
   type OpCase,
+  type OpTable,
   opCase,
-  rounded,
+  type Run,
   type ShortDType,
-  type Tolerance,
-} from "../harness.ts";
-import { dot, matmul, matmulInputGradient, matmulWeightGradient } from "../reference.ts";
+  type SuiteRun,
+  shortOf,
+  timed,
+  type Use,
+} from "../case.ts";
+import { bytesOf, memory, product, rowsOf, weightBytes } from "../cost.ts";
+import { dot, grown, matmul, matmulInputGradient, matmulWeightGradient, sumOfProducts } from "../reference.ts";
+import { gradientType, gradientTypes, packedTokens, type Shapes } from "../shapes.ts";
+import { exactly, rounded, roundedOperands, type Tolerance } from "../tolerance.ts";
 
 /**
  * Of the sum of magnitudes Σ|ab|: a chain of K roundings (of 2K without fused multiply-add) errs by about 2⁻²⁴ √K partial
@@ -31,7 +36,7 @@ const exactChain = (terms: number): Tolerance => ({
   magnitude: ROUNDINGS,
   truncating: { magnitude: truncation(terms) },
 });
-const chain = (terms: number): Tolerance => ({ ...exactChain(terms), operands: { magnitude: bfloat16Rounding } });
+const chain = (terms: number): Tolerance => ({ ...exactChain(terms), operands: roundedOperands });
 /** The step of a central difference of a linear function leaves only the chain's own rounding. */
 const slope: Tolerance = { absolute: 2e-5, relative: 2e-5 };
 
@@ -73,23 +78,20 @@ interface ForwardSettings extends Product {
   readonly gap?: number;
 }
 
-function forward(settings: ForwardSettings): OpCase {
+/** `cold`: the weight comes from memory, as in decoding. */
+function forward(settings: ForwardSettings, cold = false) {
   const { M, N, K, bias = false, accumulate = false, gap = 0 } = settings;
   const y = dtypes[settings.y];
-  return opCase("matmulForward", { ...settings }, (run) => {
-    const x = run.slot("x", dtypes[settings.x], [M, K], run.random.normal(M * K), { gap });
-    const w = run.weight("w", dtypes[settings.w], [N, K], run.random.normal(N * K));
-    const b = bias ? run.weight("bias", dtypes[settings.w], [N], run.random.normal(N)) : null;
-    const out = run.slot("y", y, [M, N], accumulate ? run.random.normal(M * N) : null, { output: true, gap });
-    run.run(({ ops }) => ops.matmulForward(out, x, w, b, accumulate));
-    const { value, magnitude } = matmul(x.values, w.values, M, N, K);
-    const start = (i: number) => (accumulate ? out.values[i]! : 0) + (b ? b.values[i % N]! : 0);
-    run.check(
-      out,
-      value.map((v, i) => v + start(i)),
-      rounded(settings.x === settings.w ? exactChain(K) : chain(K), y),
-      magnitude.map((m, i) => m + Math.abs(start(i))),
-    );
+  return opCase("matmulForward", { ...settings }, (run: Run) => {
+    const x = run.input("x", dtypes[settings.x], [M, K], { gap });
+    const w = run.weight("w", dtypes[settings.w], [N, K], { cold });
+    const b = bias ? run.weight("bias", dtypes[settings.w], [N]) : null;
+    const out = accumulate ? run.input("y", y, [M, N], { output: true, gap }) : run.output("y", y, [M, N], { gap });
+    run.run(({ ops }) => ops.matmulForward(out, x, w.next(), b, accumulate));
+    const want = matmul(x.at, w.at, N, K);
+    const start = (i: number) => (accumulate ? out.at(i) : 0) + (b ? b.at(i % N) : 0);
+    const tolerance = rounded(settings.x === settings.w ? exactChain(K) : chain(K), y);
+    run.check(out, (i) => grown(start(i), want(i)), tolerance);
   });
 }
 
@@ -103,30 +105,24 @@ interface InputSettings extends Product {
   readonly gap?: number;
 }
 
-function backwardInput(settings: InputSettings): OpCase {
+function backwardInput(settings: InputSettings) {
   const { M, N, K, accumulate = false, coarse = false, gap = 0 } = settings;
   const out = dtypes[settings.dx];
   const exact = coarse || settings.dy === settings.w;
-  return opCase("matmulBackwardInput", { ...settings }, (run) => {
-    const drawn = run.random.normal(M * N);
-    const dy = run.slot("dy", dtypes[settings.dy], [M, N], coarse ? drawn.map(toBfloat16) : drawn, { gap });
-    const w = run.weight("w", dtypes[settings.w], [N, K], run.random.normal(N * K));
-    const dx = run.slot("dx", out, [M, K], accumulate ? run.random.normal(M * K) : null, { output: true, gap });
+  return opCase("matmulBackwardInput", { ...settings }, (run: Run) => {
+    const dy = run.input("dy", dtypes[settings.dy], [M, N], { gap, coarse });
+    const w = run.weight("w", dtypes[settings.w], [N, K]);
+    const dx = accumulate
+      ? run.input("dx", out, [M, K], { output: true, gap })
+      : run.output("dx", out, [M, K], { gap });
     run.run(({ ops }) => {
-      ops.matmulBackwardInput(dx, dy, w, accumulate);
-      if (!accumulate) ops.matmulBackwardInput(dx, dy, w);
+      for (let times = accumulate ? 1 : run.times; times > 0; times--) ops.matmulBackwardInput(dx, dy, w, accumulate);
     });
-    const { value, magnitude } = matmulInputGradient(dy.values, w.values, M, N, K);
-    const start = (i: number) => (accumulate ? dx.values[i]! : 0);
-    run.check(
-      dx,
-      value.map((v, i) => v + start(i)),
-      rounded(exact ? exactChain(N) : chain(N), out),
-      magnitude.map((m, i) => m + Math.abs(start(i))),
-    );
+    const want = matmulInputGradient(dy.at, w.at, N, K);
+    const tolerance = rounded(exact ? exactChain(N) : chain(N), out);
+    run.check(dx, (i) => grown(accumulate ? dx.at(i) : 0, want(i)), tolerance);
     if (M * N * K > 1e5 || out !== "float32" || !exact) return;
-    const x = run.random.normal(M * K);
-    run.differences(dx, x, (moved) => dot(matmul(moved, w.values, M, N, K).value, dy.values), slope);
+    run.differences(dx, wave, (moved) => productWith(matmul(moved, w.at, N, K), dy.at, M * N), slope);
   });
 }
 
@@ -138,56 +134,57 @@ interface WeightSettings extends Product {
   readonly gap?: number;
 }
 
-function backwardWeight(settings: WeightSettings): OpCase {
+function backwardWeight(settings: WeightSettings) {
   const { M, N, K, coarse = false, gap = 0 } = settings;
   const exact = coarse || settings.dy === settings.x;
-  return opCase("matmulBackwardWeight", { ...settings }, (run) => {
-    const drawn = run.random.normal(M * N);
-    const dy = run.slot("dy", dtypes[settings.dy], [M, N], coarse ? drawn.map(toBfloat16) : drawn, { gap });
-    const x = run.slot("x", dtypes[settings.x], [M, K], run.random.normal(M * K), { gap });
-    const w = run.weight("w", dtypes[settings.x], [N, K], run.random.normal(N * K));
-    const dw = run.parameter("dw", w, run.random.normal(N * K), true);
+  return opCase("matmulBackwardWeight", { ...settings }, (run: Run) => {
+    const dy = run.input("dy", dtypes[settings.dy], [M, N], { gap, coarse });
+    const x = run.input("x", dtypes[settings.x], [M, K], { gap });
+    const w = run.weight("w", dtypes[settings.x], [N, K]);
+    const dw = run.parameter("dw", w, { output: true });
     run.run(({ ops }) => {
-      ops.matmulBackwardWeight(dw, dy, x, w);
-      ops.matmulBackwardWeight(dw, dy, x, w);
+      for (let times = run.times; times > 0; times--) ops.matmulBackwardWeight(dw, dy, x, w);
     });
-    const { value, magnitude } = matmulWeightGradient(dy.values, x.values, M, N, K);
-    run.check(
-      dw,
-      value.map((v, i) => dw.values[i]! + 2 * v),
-      exact ? exactChain(M) : chain(M),
-      magnitude.map((m, i) => 2 * m + Math.abs(dw.values[i]!)),
-    );
+    const want = matmulWeightGradient(dy.at, x.at, M, N, K);
+    run.check(dw, (i) => grown(dw.at(i), want(i), run.times), exact ? exactChain(M) : chain(M), { rows: 4 });
     if (M * N * K > 1e5 || !exact) return;
-    run.differences(dw, w.values, (moved) => dot(matmul(x.values, moved, M, N, K).value, dy.values), slope, 2);
+    run.differences(dw, w.at, (moved) => productWith(matmul(x.at, moved, N, K), dy.at, M * N), slope, run.times);
   });
 }
 
-function biasGradient(settings: { M: number; N: number; dy: ShortDType; gap?: number }): OpCase {
+/** A point that is as good as any to take the slope of a linear function at. */
+const wave = (i: number) => Math.sin(3 * i);
+
+/** Σ y · dy */
+function productWith(y: ReturnType<typeof matmul>, dy: (i: number) => number, count: number): number {
+  return dot(count, (i) => y(i).value, dy);
+}
+
+function biasGradient(settings: { M: number; N: number; dy: ShortDType; gap?: number }) {
   const { M, N, gap = 0 } = settings;
-  return opCase("biasBackward", { ...settings }, (run) => {
-    const dy = run.slot("dy", dtypes[settings.dy], [M, N], run.random.normal(M * N), { gap });
-    const dbias = run.slot("dbias", "float32", [N], run.random.normal(N), { output: true });
+  return opCase("biasBackward", { ...settings }, (run: Run) => {
+    const dy = run.input("dy", dtypes[settings.dy], [M, N], { gap });
+    const dbias = run.input("dbias", "float32", [N], { output: true });
     run.run(({ ops }) => {
-      ops.biasBackward(dbias, dy);
-      ops.biasBackward(dbias, dy);
+      for (let times = run.times; times > 0; times--) ops.biasBackward(dbias, dy);
     });
-    const [want, size] = [Float64Array.from(dbias.values), dbias.values.map(Math.abs)];
-    for (const [i, value] of dy.values.entries()) {
-      want[i % N]! += 2 * value;
-      size[i % N]! += 2 * Math.abs(value);
-    }
-    run.check(dbias, want, { magnitude: ROUNDINGS }, size);
+    const want = (n: number) =>
+      sumOfProducts(
+        M,
+        (m) => dy.at(m * N + n),
+        () => 1,
+      );
+    run.check(dbias, (n) => grown(dbias.at(n), want(n), run.times), { magnitude: ROUNDINGS }, { rows: 9 });
   });
 }
 
 /** A row's bits alone, among 7 and among `M` others are the same (promise 2). */
-function rowsAlone(settings: ForwardSettings): OpCase {
+function rowsAlone(settings: ForwardSettings) {
   const { M, N, K, bias = false, accumulate = false } = settings;
-  return opCase("matmulForward", { rows: "alone", ...settings }, (run) => {
-    const x = run.slot("x", dtypes[settings.x], [M, K], run.random.normal(M * K));
-    const w = run.weight("w", dtypes[settings.w], [N, K], run.random.normal(N * K));
-    const b = bias ? run.weight("bias", dtypes[settings.w], [N], run.random.normal(N)) : null;
+  return opCase("matmulForward", { rows: "alone", ...settings }, (run: SuiteRun) => {
+    const x = run.input("x", dtypes[settings.x], [M, K]);
+    const w = run.weight("w", dtypes[settings.w], [N, K]);
+    const b = bias ? run.weight("bias", dtypes[settings.w], [N]) : null;
     const start = accumulate ? run.random.normal(M * N) : null;
     const output = (name: string) => run.slot(name, dtypes[settings.y], [M, N], start, { output: true });
     const [whole, sevens, ones] = [output("whole"), output("sevens"), output("ones")];
@@ -212,46 +209,44 @@ function rowsAlone(settings: ForwardSettings): OpCase {
 }
 
 /** Zero rows are no work: nothing is written, nothing fails. */
-const empty: OpCase = opCase("matmulForward", { M: 0, N: 33, K: 31 }, (run) => {
+const empty = opCase("matmulForward", { M: 0, N: 33, K: 31 }, (run: SuiteRun) => {
   const x = run.slot("x", "float32", [0, 31], []);
-  const w = run.weight("w", "float32", [33, 31], run.random.normal(33 * 31));
-  const y = run.slot("y", "float32", [4, 33], run.random.normal(4 * 33));
-  const dw = run.parameter("dw", w, run.random.normal(33 * 31), true);
+  const w = run.weight("w", "float32", [33, 31]);
+  const y = run.input("y", "float32", [4, 33]);
+  const dw = run.parameter("dw", w, { output: true });
   run.run(({ ops }) => {
     ops.matmulForward(rows(y, 0, 0), x, w, null);
     ops.matmulBackwardInput(x, rows(y, 0, 0), w);
     ops.matmulBackwardWeight(dw, rows(y, 0, 0), x, w);
   });
-  run.check(dw, dw.values, exactly);
+  run.check(dw, dw.at, exactly);
 });
 
 /** NaN and infinities reach the outputs that they belong to, and no others. */
-function special(dtype: ShortDType): OpCase {
+function special(dtype: ShortDType) {
   const [M, N, K] = [7, 33, 31];
-  return opCase("matmulForward", { values: "nan-inf", M, N, K, x: dtype, w: dtype }, (run) => {
+  return opCase("matmulForward", { values: "nan-inf", M, N, K, x: dtype, w: dtype }, (run: SuiteRun) => {
     const values = run.random.normal(M * K);
     values[2 * K + 30] = Number.NaN;
     values[4 * K + 5] = Number.POSITIVE_INFINITY;
     const x = run.slot("x", dtypes[dtype], [M, K], values);
-    const w = run.weight("w", dtypes[dtype], [N, K], run.random.normal(N * K));
-    const y = run.slot("y", "float32", [M, N], null, { output: true });
+    const w = run.weight("w", dtypes[dtype], [N, K]);
+    const y = run.output("y", "float32", [M, N]);
     run.run(({ ops }) => ops.matmulForward(y, x, w, null));
-    const { value, magnitude } = matmul(x.values, w.values, M, N, K);
-    run.check(y, value, exactChain(K), magnitude);
+    run.check(y, matmul(x.at, w.at, N, K), exactChain(K));
   });
 }
 
 /** Where float32 operands are rounded to bfloat16, they are rounded to nearest, ties to even; elsewhere not at all. */
-const operandRounding: OpCase = opCase("matmulForward", { values: "between-bfloat16" }, (run) => {
+const operandRounding = opCase("matmulForward", { values: "between-bfloat16" }, (run: SuiteRun) => {
   const ulp = 2 ** -7;
   const values = [1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.49 * ulp, -1 - 0.51 * ulp, 3.3e38, 3.4e38, -3.4e38, 0, 1e-30];
   const [M, forwards] = [values.length, values.map(Math.fround)];
   const x = run.slot("x", "float32", [M, 1], forwards);
-  const one = run.weight("one", "bfloat16", [1, 1], [1]);
-  const y = run.slot("y", "float32", [M, 1], null, { output: true });
-  const dx = run.slot("dx", "float32", [M, 1], null, { output: true });
+  const one = run.weightOf("one", "bfloat16", [1, 1], [1]);
+  const [y, dx] = [run.output("y", "float32", [M, 1]), run.output("dx", "float32", [M, 1])];
   const hidden = run.slot("x of one", "bfloat16", [M, 1], [0, 0, 0, 1, 0, 0, 0, 0, 0]);
-  const dw = run.parameter("dw", one, [0], true);
+  const dw = run.parameter("dw", one, { at: () => 0, output: true });
   run.run(({ ops }) => {
     ops.matmulForward(y, x, one, null);
     ops.matmulBackwardInput(dx, x, one);
@@ -274,7 +269,8 @@ const scalarSizes: readonly Product[] = [
   { M: 33, N: 1, K: 64 },
   { M: 500, N: 1, K: 257 },
 ];
-const scalarHead: readonly OpCase[] = [
+
+const forwardCases: readonly OpCase[] = [
   ...scalarSizes.flatMap((size) => [
     forward({ ...size, x: "f32", w: "f32", y: "f32" }),
     forward({ ...size, x: "bf16", w: "bf16", y: "f32" }),
@@ -283,18 +279,6 @@ const scalarHead: readonly OpCase[] = [
   rowsAlone({ M: 120, N: 1, K: 1100, x: "f32", w: "f32", y: "f32" }),
   rowsAlone({ M: 500, N: 1, K: 70, x: "bf16", w: "bf16", y: "f32" }),
   rowsAlone({ M: 120, N: 1, K: 1100, x: "f32", w: "bf16", y: "f32" }),
-  ...scalarSizes.flatMap((size) => [
-    backwardInput({ ...size, dy: "f32", w: "f32", dx: "f32" }),
-    backwardInput({ ...size, dy: "f32", w: "bf16", dx: "f32", coarse: true }),
-    backwardInput({ ...size, dy: "f32", w: "bf16", dx: "bf16" }),
-    backwardWeight({ ...size, dy: "f32", x: "f32" }),
-    backwardWeight({ ...size, dy: "f32", x: "bf16", coarse: true }),
-    backwardWeight({ ...size, dy: "f32", x: "bf16" }),
-  ]),
-];
-
-export const matmulCases: readonly OpCase[] = [
-  ...scalarHead,
   ...kinds.flatMap((kind) => sizes.map((size) => forward({ ...size, ...kind }))),
   forward({ M: 1, N: 33, K: 31, x: "bf16", w: "bf16", y: "bf16", bias: true }),
   forward({ M: 33, N: 31, K: 17, x: "bf16", w: "bf16", y: "bf16", bias: true, gap: 5 }),
@@ -317,7 +301,14 @@ export const matmulCases: readonly OpCase[] = [
   rowsAlone({ M: 120, N: 70, K: 1100, x: "f32", w: "f32", y: "f32" }),
   rowsAlone({ M: 120, N: 70, K: 1100, x: "f32", w: "bf16", y: "f32" }),
   rowsAlone({ M: 500, N: 33, K: 64, x: "bf16", w: "bf16", y: "f32" }),
+];
 
+const backwardInputCases: readonly OpCase[] = [
+  ...scalarSizes.flatMap((size) => [
+    backwardInput({ ...size, dy: "f32", w: "f32", dx: "f32" }),
+    backwardInput({ ...size, dy: "f32", w: "bf16", dx: "f32", coarse: true }),
+    backwardInput({ ...size, dy: "f32", w: "bf16", dx: "bf16" }),
+  ]),
   ...sizes.map((size) => backwardInput({ ...size, dy: "f32", w: "f32", dx: "f32" })),
   ...sizes.map((size) => backwardInput({ ...size, dy: "f32", w: "bf16", dx: "f32", coarse: true })),
   backwardInput({ M: 13, N: 48, K: 100, dy: "f32", w: "bf16", dx: "f32" }),
@@ -328,7 +319,14 @@ export const matmulCases: readonly OpCase[] = [
   backwardInput({ M: 13, N: 33, K: 31, dy: "bf16", w: "bf16", dx: "bf16", gap: 3 }),
   backwardInput({ M: 33, N: 40, K: 70, dy: "f32", w: "bf16", dx: "bf16" }),
   backwardInput({ M: 33, N: 40, K: 70, dy: "bf16", w: "bf16", dx: "bf16", accumulate: true }),
+];
 
+const backwardWeightCases: readonly OpCase[] = [
+  ...scalarSizes.flatMap((size) => [
+    backwardWeight({ ...size, dy: "f32", x: "f32" }),
+    backwardWeight({ ...size, dy: "f32", x: "bf16", coarse: true }),
+    backwardWeight({ ...size, dy: "f32", x: "bf16" }),
+  ]),
   ...sizes.map((size) => backwardWeight({ ...size, dy: "f32", x: "f32" })),
   ...sizes.map((size) => backwardWeight({ ...size, dy: "f32", x: "bf16", coarse: true })),
   backwardWeight({ M: 100, N: 40, K: 1025, dy: "f32", x: "bf16" }),
@@ -336,9 +334,92 @@ export const matmulCases: readonly OpCase[] = [
   backwardWeight({ M: 257, N: 20, K: 301, dy: "f32", x: "bf16", gap: 7 }),
   backwardWeight({ M: 13, N: 33, K: 31, dy: "bf16", x: "bf16" }),
   backwardWeight({ M: 16_400, N: 8, K: 24, dy: "bf16", x: "bf16" }),
-
-  biasGradient({ M: 1, N: 1, dy: "f32" }),
-  biasGradient({ M: 33, N: 31, dy: "f32", gap: 5 }),
-  biasGradient({ M: 100, N: 259, dy: "f32" }),
-  biasGradient({ M: 13, N: 33, dy: "bf16" }),
 ];
+
+interface RealProduct extends Product {
+  readonly use: Use;
+  /** y is float32 and added to: the residual stream. */
+  readonly residual?: boolean;
+  /** y is float32: logits. */
+  readonly logits?: boolean;
+}
+
+/** A layer's projections, and a product of a larger model. */
+function training(s: Shapes): readonly RealProduct[] {
+  const projections = [
+    { N: s.Hkv * s.Dh, K: s.D }, // k, v
+    { N: s.H * s.Dh, K: s.D }, // q
+    { N: s.F, K: s.D }, // gate, up
+    { N: s.D, K: s.F, residual: true }, // down; o is as q
+  ];
+  return [
+    ...projections.map((p) => ({ use: "training" as const, M: packedTokens(s), ...p })),
+    { use: "large", ...s.large },
+  ];
+}
+
+function decode(s: Shapes): readonly RealProduct[] {
+  const products = [
+    { N: s.F, K: s.D },
+    { N: s.D, K: s.F, residual: true },
+    { N: s.V, K: s.D, logits: true },
+  ];
+  return s.batches.flatMap((M) => products.map((p) => ({ use: "decode" as const, M, ...p })));
+}
+
+function realForward({ use, M, N, K, residual = false, logits = false }: RealProduct, dtype: ComputeDType) {
+  const type = shortOf(dtype);
+  const y = residual || logits ? "f32" : type;
+  const one = forward({ M, N, K, x: type, w: type, y, accumulate: residual }, use === "decode");
+  return timed(use, dtype, { M, N, K, residual }, one);
+}
+
+export const matmulOps: OpTable<"matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward"> = {
+  matmulForward: {
+    cost: (_, y, x, w, bias, accumulate) => {
+      const bytes = bytesOf(x) + weightBytes(w) + bytesOf(y) * (accumulate ? 2 : 1) + (bias ? weightBytes(bias) : 0);
+      return product(rowsOf(x), w, bytes);
+    },
+    cases: forwardCases,
+    real: (s) => computeDTypes.flatMap((dtype) => [...training(s), ...decode(s)].map((p) => realForward(p, dtype))),
+  },
+  matmulBackwardInput: {
+    cost: (_, dx, dy, w, accumulate) =>
+      product(rowsOf(dy), w, bytesOf(dy) + weightBytes(w) + bytesOf(dx) * (accumulate ? 2 : 1)),
+    cases: backwardInputCases,
+    real: (s) =>
+      computeDTypes.flatMap((dtype) =>
+        training(s).map(({ use, M, N, K }) => {
+          const grad = shortOf(gradientType(s, dtype));
+          const one = backwardInput({ M, N, K, dy: grad, w: shortOf(dtype), dx: grad, coarse: true });
+          return timed(use, dtype, { M, N, K }, one);
+        }),
+      ),
+  },
+  matmulBackwardWeight: {
+    cost: (_, dw, dy, x, w) => product(rowsOf(dy), w, bytesOf(dy) + bytesOf(x) + 2 * bytesOf(dw)),
+    cases: backwardWeightCases,
+    real: (s) =>
+      computeDTypes.flatMap((dtype) =>
+        training(s).map(({ use, M, N, K }) => {
+          const grad = shortOf(gradientType(s, dtype));
+          const one = backwardWeight({ M, N, K, dy: grad, x: shortOf(dtype), coarse: true });
+          return timed(use, dtype, { M, N, K }, one);
+        }),
+      ),
+  },
+  biasBackward: {
+    cost: (_, dbias, dy) => memory(bytesOf(dy) + 2 * bytesOf(dbias), elementCount(dy.shape)),
+    cases: [
+      biasGradient({ M: 1, N: 1, dy: "f32" }),
+      biasGradient({ M: 33, N: 31, dy: "f32", gap: 5 }),
+      biasGradient({ M: 100, N: 259, dy: "f32" }),
+      biasGradient({ M: 13, N: 33, dy: "bf16" }),
+    ],
+    real: (s) =>
+      gradientTypes(s).map((grad) => {
+        const [T, N] = [packedTokens(s), (s.H + 2 * s.Hkv) * s.Dh];
+        return timed("training", grad, { T, N }, biasGradient({ M: T, N, dy: shortOf(grad) }));
+      }),
+  },
+};

@@ -1,4 +1,4 @@
-/** Repeatable random numbers for the cases: a case's inputs follow from its name alone. */
+/** Repeatable random numbers: the inputs of an op case follow from its name alone. */
 
 export interface Random {
   /** Uniform in [0, 1). */

@@ -58,7 +58,8 @@ export function distribution(logits: Float64Array, seen: ReadonlySet<number>, s:
     seen.has(i) ? (x > 0 ? x / s.repetitionPenalty : x * s.repetitionPenalty) : x,
   );
   const z = penalized.map((x) => x / (s.temperature || 1));
-  const order = ranked(z);
+  const cut = s.topK > 0 || s.topP < 1 || s.minP > 0 || s.temperature === 0;
+  const order = cut ? ranked(z) : [...z.keys()];
   if (s.temperature === 0) order.length = 1;
   let kept = s.topK > 0 ? order.slice(0, s.topK) : order;
   let margin = Number.POSITIVE_INFINITY;

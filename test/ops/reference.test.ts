@@ -1,11 +1,13 @@
-/** Runs the table of cases/sample.ts on every CPU path, and checks the reference it is compared with by published answers. */
+/** The references that sampling is compared with, by published answers. */
 import { expect, test } from "bun:test";
-import { sampleCases } from "./cases/sample.ts";
-import { testCases } from "./harness.ts";
-import { cpuPaths } from "./paths.ts";
-import { chiSquare, chiSquareLimit, cumulative, philox, tokenAt, uniformOf } from "./reference-sampling.ts";
-
-testCases(sampleCases, cpuPaths);
+import {
+  chiSquare,
+  chiSquareLimit,
+  cumulative,
+  philox,
+  tokenAt,
+  uniformOf,
+} from "../../bench/ops/reference-sampling.ts";
 
 test("the reference's Philox4x32-10 gives the known answers of Random123", () => {
   const ones = 0xffffffff;

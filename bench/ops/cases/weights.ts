@@ -1,6 +1,8 @@
 /** Parameters into the device's layout and out again: every source type, by parts, padding included. */
+import type { Ops } from "../../../src/device/device.ts";
 import { numberToBfloat16 } from "../../../src/tensor/dtype.ts";
-import { dtypes, exactly, type OpCase, opCase, type ShortDType } from "../harness.ts";
+import { dtypes, type OpCase, type OpName, opCase, type ShortDType, type SuiteRun } from "../case.ts";
+import { exactly } from "../tolerance.ts";
 
 /** IEEE 754 binary16 to a number. */
 function half(bits: number): number {
@@ -10,13 +12,13 @@ function half(bits: number): number {
 }
 
 /** All 65,536 float16 values, as a norm's weight and as a matrix. */
-function halves(to: ShortDType, shape: readonly number[]): OpCase {
-  return opCase("loadParameter", { from: "f16", to, shape: shape.join("×") }, (run) => {
+function halves(to: ShortDType, shape: readonly number[]) {
+  return opCase("loadParameter", { from: "f16", to, shape: shape.join("×") }, (run: SuiteRun) => {
     const bits = Float64Array.from({ length: 65536 }, (_, i) => i);
     const source = run.slot("halves", "float16", [65536], bits);
-    const w = run.weight("shape", "float32", shape, new Float64Array(65536));
-    const target = run.slot("w", dtypes[to], [65536], null, { output: true });
-    const back = run.slot("back", "float32", [65536], null, { output: true });
+    const w = run.weightOf("shape", "float32", shape, new Float64Array(65536));
+    const target = run.output("w", dtypes[to], [65536]);
+    const back = run.output("back", "float32", [65536]);
     run.run((device) => {
       const loaded = { ...w, address: target.address, dtype: dtypes[to] };
       device.loadParameter(loaded, source.address, "float16", 0, shape[0]!);
@@ -45,14 +47,14 @@ interface LoadSettings {
 }
 
 /** A matrix loaded and saved again by parts that begin and end inside its panels. */
-function roundTrip(settings: LoadSettings): OpCase {
+function roundTrip(settings: LoadSettings) {
   const { N, K, at } = settings;
   const [from, to] = [dtypes[settings.from], dtypes[settings.to]];
-  return opCase("saveParameter", { ...settings }, (run) => {
+  return opCase("saveParameter", { ...settings }, (run: SuiteRun) => {
     const source = run.slot("source", from, [N, K], run.random.normal(N * K));
-    const w = run.weight("w", to, [N, K], source.values);
-    const flat = run.slot("packed", to, [w.elements], null, { output: true });
-    const back = run.slot("back", from, [N, K], null, { output: true });
+    const w = run.weightOf("w", to, [N, K], source.values);
+    const flat = run.output("packed", to, [w.elements]);
+    const back = run.output("back", from, [N, K]);
     run.run((device) => {
       const packed = { ...w, address: flat.address };
       const size = from === "float32" ? 4 : 2;
@@ -73,27 +75,27 @@ function roundTrip(settings: LoadSettings): OpCase {
 }
 
 /** Some rows of a matrix are replaced, the others stay as they were. */
-const someRows: OpCase = opCase("loadParameter", { N: 40, K: 5, rows: "10…29" }, (run) => {
+const someRows = opCase("loadParameter", { N: 40, K: 5, rows: "10…29" }, (run: SuiteRun) => {
   const [N, K] = [40, 5];
-  const w = run.weight("w", "float32", [N, K], run.random.normal(N * K));
-  const flat = run.parameter("packed", w, w.values, true);
+  const w = run.weight("w", "float32", [N, K]);
+  const flat = run.parameter("packed", w, { at: w.at, output: true });
   const source = run.slot("source", "float32", [20, K], run.random.normal(20 * K));
-  const read = run.slot("read", "float32", [7, K], null, { output: true });
+  const read = run.output("read", "float32", [7, K]);
   run.run((device) => {
     const packed = { ...w, address: flat.address };
     device.loadParameter(packed, source.address, "float32", 10, 20);
     device.saveParameter(read.address, "float32", packed, 27, 7);
   });
-  const want = w.values.map((old, i) => (i >= 10 * K && i < 30 * K ? source.values[i - 10 * K]! : old));
+  const want = (i: number) => (i >= 10 * K && i < 30 * K ? source.values[i - 10 * K]! : w.at(i));
   run.check(flat, want, exactly);
-  run.check(read, want.slice(27 * K, 34 * K), exactly);
+  run.check(read, (i) => want(27 * K + i), exactly);
 });
 
 /** A norm's weight or a bias, loaded and saved by parts. */
-const vector: OpCase = opCase("saveParameter", { N: 37, to: "bf16" }, (run) => {
+const vector = opCase("saveParameter", { N: 37, to: "bf16" }, (run: SuiteRun) => {
   const source = run.slot("source", "float32", [37], run.random.normal(37));
-  const target = run.slot("w", "bfloat16", [37], null, { output: true });
-  const back = run.slot("back", "float32", [37], null, { output: true });
+  const target = run.output("w", "bfloat16", [37]);
+  const back = run.output("back", "float32", [37]);
   const w = { name: "w", address: target.address, dtype: "bfloat16", shape: [37], elements: 37 } as const;
   run.run((device) => {
     device.loadParameter(w, source.address, "float32", 0, 20);
@@ -111,15 +113,24 @@ const kinds: readonly (readonly [ShortDType, ShortDType])[] = [
   ["bf16", "bf16"],
 ];
 
-export const weightCases: readonly OpCase[] = [
-  halves("f32", [65536]),
-  halves("bf16", [65536]),
-  halves("f32", [64, 1024]),
-  halves("bf16", [64, 1024]),
-  ...kinds.map(([from, to]) => roundTrip({ N: 37, K: 31, from, to, at: 37 })),
-  ...kinds.map(([from, to]) => roundTrip({ N: 50, K: 7, from, to, at: 11 })),
-  roundTrip({ N: 16, K: 3, from: "f32", to: "f32", at: 16 }),
-  roundTrip({ N: 1, K: 1, from: "f32", to: "f32", at: 1 }),
-  someRows,
-  vector,
-];
+/** The device's own ways for parameters, which are no ops: nothing of them is timed. */
+export const weightWays: Readonly<Record<Exclude<OpName, keyof Ops>, { readonly cases: readonly OpCase[] }>> = {
+  loadParameter: {
+    cases: [
+      halves("f32", [65536]),
+      halves("bf16", [65536]),
+      halves("f32", [64, 1024]),
+      halves("bf16", [64, 1024]),
+      someRows,
+    ],
+  },
+  saveParameter: {
+    cases: [
+      ...kinds.map(([from, to]) => roundTrip({ N: 37, K: 31, from, to, at: 37 })),
+      ...kinds.map(([from, to]) => roundTrip({ N: 50, K: 7, from, to, at: 11 })),
+      roundTrip({ N: 16, K: 3, from: "f32", to: "f32", at: 16 }),
+      roundTrip({ N: 1, K: 1, from: "f32", to: "f32", at: 1 }),
+      vector,
+    ],
+  },
+};
