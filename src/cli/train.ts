@@ -13,7 +13,7 @@ import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
-import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
+import { rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
 import type { RewardSources } from "../grpo/sampling.ts";
 import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
@@ -115,7 +115,7 @@ function evaluation(
       problems,
       trainingEvaluation(config),
       {
-        score: scoreGroups(sources, state, tokenizer),
+        score: scoreAnswers(sources, state, tokenizer),
         onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
         shouldStop: stop,
       },

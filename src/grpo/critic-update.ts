@@ -2,21 +2,14 @@
  * The critic's step of PPO: forward, clipped value loss and backward over packed micro-batches, then AdamW. The values
  * before the update, and the returns made of them, come from outside (`scoreValues`, estimators/).
  */
-import type { ScalarActivations } from "../model/activations.ts";
-import type { Model } from "../model/lm-head.ts";
-import { cutMicroBatches, type PackedGroup } from "../model/micro-batches.ts";
+import { cutMicroBatches } from "../model/micro-batches.ts";
 import { backwardValues, forwardValues } from "../model/scalar-head.ts";
-import { type OptimizerSettings, type OptimizerState, optimizerStep, zeroGradients } from "../optim/adamw.ts";
-import type { TokenValues } from "./loss/config.ts";
+import { type OptimizerSettings, optimizerStep, zeroGradients } from "../optim/adamw.ts";
+import type { Critic } from "../session/scalar-models.ts";
 import { foldMetrics, type MetricParts } from "./loss/metrics.ts";
 import { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "./loss/value.ts";
 import { byCompletion } from "./policy-update.ts";
-
-export interface Critic {
-  readonly model: Model;
-  readonly activations: ScalarActivations;
-  readonly optimizer: OptimizerState;
-}
+import { packed, type Sample, type Weighed } from "./sample.ts";
 
 export interface CriticUpdateSettings {
   readonly value: ValueLossConfig;
@@ -24,41 +17,33 @@ export interface CriticUpdateSettings {
   readonly microBatchTokens: number;
 }
 
-/** A group as the critic's step takes it. */
-export interface ValuedGroup extends PackedGroup {
-  readonly completions: readonly { readonly completionIds: Int32Array; readonly finished: boolean }[];
-}
+/** A sample as the critic's step takes it: with V before the update's first step, and what the values are to become. */
+export type Valued = Sample & Pick<Weighed, "values" | "returns">;
 
 /**
- * One optimizer step of the critic over `groups`.
+ * One optimizer step of the critic over `samples`; one without returns is left out.
  *
- * @param oldValues V before the update's first step, by completion in the order of the groups (N)(R)
- * @param returns what the values are to become, likewise; null leaves a completion out (N)(R)
  * @returns `value/loss` (before its weight), `value/clip_ratio`, `value/mean`, `value/grad_norm`, `value/learning_rate`
  * @throws RunError when a value or the gradient is not finite; no weight has been touched then
  */
 export async function criticStep(
   critic: Critic,
-  groups: readonly ValuedGroup[],
-  oldValues: readonly TokenValues[],
-  returns: readonly (TokenValues | null)[],
+  samples: readonly Valued[],
   settings: CriticUpdateSettings,
   learningRate: number,
   onTokens?: (tokens: number) => void,
 ): Promise<{ readonly metrics: Record<string, number | null>; readonly tokens: number }> {
   const { model, activations, optimizer } = critic;
-  const completions = groups.flatMap((group) => group.completions);
-  const step = completions.map(({ finished }, i) => ({ finished, returns: returns[i] ?? null }));
-  const stepTokens = valueTokens(step, settings.value);
+  const stepTokens = valueTokens(samples, settings.value);
   zeroGradients(model.device, optimizer);
   const parts: MetricParts[] = [];
   let tokens = 0;
-  for (const batch of cutMicroBatches(groups, settings.microBatchTokens)) {
+  for (const batch of cutMicroBatches(packed(samples), settings.microBatchTokens)) {
     const values = byCompletion(batch, await forwardValues(model, batch, activations));
-    const part = Array.from(
-      batch.completions,
-      (index, i): ValueCompletion => ({ index, values: values[i]!, oldValues: oldValues[index]!, ...step[index]! }),
-    );
+    const part = Array.from(batch.completions, (index, i): ValueCompletion => {
+      const sample = samples[index]!;
+      return { ...sample, index, values: values[i]!, oldValues: sample.values! };
+    });
     const { dvalues, metrics } = computeValueLoss(part, stepTokens, settings.value);
     parts.push(metrics);
     await backwardValues(model, batch, activations, optimizer.gradients, dvalues);

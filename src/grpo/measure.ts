@@ -1,27 +1,11 @@
 /**
- * What is computed of a generation before its advantages: logprobs under the reference and under the policy that sampled,
- * and the critic's values. Nothing here has a gradient.
+ * What the models say of a generation before its advantages: logprobs under the reference and under the policy that
+ * sampled, and the critic's values. Nothing here has a gradient.
  */
-
-import type { PackedGroup } from "../model/micro-batches.ts";
 import { scoreValues } from "../model/scalar-head.ts";
-import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Session } from "../session/session.ts";
 import { type PolicyUpdateSettings, scoreGroups } from "./policy-update.ts";
-
-/** By completion, in the order of the groups; null where it is not needed. (N)(R) */
-export interface Measured {
-  readonly reference: readonly Float32Array[] | null;
-  /**
-   * π_old: recorded while sampling where training computes the same bits, else by a pass of its own; null: the update's own
-   * first forward gives it.
-   */
-  readonly old: readonly Float32Array[] | null;
-  /** The pass of its own, where there was one. */
-  readonly scored: readonly Float32Array[] | null;
-  /** V before the update. */
-  readonly values: readonly Float32Array[] | null;
-}
+import { type Measured, packed, type Sampled } from "./sample.ts";
 
 export interface MeasureOptions {
   readonly settings: PolicyUpdateSettings;
@@ -30,27 +14,30 @@ export interface MeasureOptions {
   readonly onTokens: (model: "reference" | "policy" | "critic", tokens: number) => void;
 }
 
-/** @throws RunError where the device fails */
-export async function measure(
+/**
+ * π_old is what was recorded while sampling where training computes the same bits, else from a pass of its own; null: the
+ * update's own first forward gives it.
+ *
+ * @throws RunError where the device fails
+ */
+export async function measure<S extends Sampled>(
   { device, policy, reference, activations, critic }: Session,
-  groups: readonly PackedGroup[],
-  completions: readonly SampledCompletion[],
+  samples: readonly S[],
   { settings, needsOld, onTokens }: MeasureOptions,
-): Promise<Measured> {
+): Promise<(S & Measured)[]> {
   if (!activations) throw new Error("the session was not planned for training");
-  const score = async (model: typeof policy, name: "reference" | "policy") =>
-    (await scoreGroups(model, activations, groups, settings, (tokens) => onTokens(name, tokens))).map(
-      ({ logprobs }) => logprobs,
-    );
+  const groups = packed(samples);
+  const score = (model: typeof policy, name: "reference" | "policy") =>
+    scoreGroups(model, activations, groups, settings, (tokens) => onTokens(name, tokens));
   const underReference = reference ? await score(reference, "reference") : null;
-  const scored = needsOld && !device.exactlyOnPolicy ? await score(policy, "policy") : null;
+  const underPolicy = needsOld && !device.exactlyOnPolicy ? await score(policy, "policy") : null;
   const values = critic
     ? await scoreValues(critic.model, critic.activations, groups, settings, (tokens) => onTokens("critic", tokens))
     : null;
-  return {
-    reference: underReference,
-    old: device.exactlyOnPolicy ? completions.map(({ logprobs }) => logprobs) : scored,
-    scored,
-    values,
-  };
+  return samples.map((sample, i) => ({
+    ...sample,
+    oldLogprobs: device.exactlyOnPolicy ? sample.logprobs : (underPolicy?.[i]?.logprobs ?? null),
+    refLogprobs: underReference?.[i]?.logprobs ?? null,
+    values: values?.[i] ?? null,
+  }));
 }

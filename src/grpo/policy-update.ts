@@ -7,44 +7,28 @@ import type { Activations } from "../model/activations.ts";
 import { backward, forward, type Model, type Scores } from "../model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../model/micro-batches.ts";
 import { type OptimizerSettings, type OptimizerState, optimizerStep, zeroGradients } from "../optim/adamw.ts";
-import type { Advantage, LossCompletion, LossConfig } from "./loss/config.ts";
+import type { LossCompletion, LossConfig } from "./loss/config.ts";
 import { foldMetrics, type MetricParts } from "./loss/metrics.ts";
-import { stepDenominators, type WholeGeneration } from "./loss/step.ts";
+import { denominatorsOf, type WholeGeneration } from "./loss/step.ts";
 import { computeLoss } from "./loss.ts";
-
-/** A completion as the update takes it. */
-export interface ScoredCompletion {
-  readonly completionIds: Int32Array; // (R)
-  readonly finished: boolean;
-  /** Its place in the step's own order, where that is not the order of the groups. */
-  readonly place?: number;
-  /** Of the completion, or of each token (R). */
-  readonly advantage: Advantage;
-  /** π_old (R); null: on-policy, the update's own first forward. */
-  readonly oldLogprobs: Float32Array | Float64Array | null;
-  /** π_ref (R); null where beta is 0. */
-  readonly refLogprobs: Float32Array | Float64Array | null;
-  readonly samplingLogprobs: Float32Array | Float64Array | null;
-}
-
-export interface ScoredGroup extends PackedGroup {
-  readonly promptIds: Int32Array;
-  readonly completions: readonly ScoredCompletion[];
-}
+import { packed, type Weighed } from "./sample.ts";
 
 export interface PolicyUpdateSettings {
   readonly loss: LossConfig;
   readonly optimizer: OptimizerSettings;
   readonly temperature: number;
   readonly microBatchTokens: number;
-  /** What the step's completions are a part of, where a generation serves several steps. */
-  readonly generation?: WholeGeneration;
+}
+
+export interface UpdateOptions {
+  readonly generation?: WholeGeneration | undefined;
+  readonly onTokens?: ((tokens: number) => void) | undefined;
 }
 
 export interface UpdateResult {
   /** `loss`, `grad_norm`, `learning_rate`, `kl`, `entropy`, `clip_ratio/*`, …; null: a mean over no token. */
   readonly metrics: Record<string, number | null>;
-  /** ℓ of each completion as this step's forward computed it, in the order of the groups. */
+  /** ℓ of each sample as this step's forward computed it. (N)(R) */
   readonly logprobs: readonly Float32Array[];
   /** Mean entropy under m and the entropy mask: what `use_adaptive_entropy` goes by; null where no token counts. */
   readonly meanEntropy: number | null;
@@ -58,7 +42,7 @@ export interface Updater {
   readonly optimizer: OptimizerState;
 }
 
-/** What of a command's settings the update reads. */
+/** The part of a command's settings that the update reads. */
 export function updateSettings(
   config: LossConfig & {
     readonly adamBeta1: number;
@@ -111,50 +95,45 @@ export async function scoreGroups(
 }
 
 /**
- * One optimizer step over `groups`: forward, loss and backward of each micro-batch, then AdamW.
+ * One optimizer step over `samples`: forward, loss and backward of each micro-batch, then AdamW.
  *
+ * @param generation what the samples are a part of, where a generation serves several steps
  * @throws RunError when a logprob, the loss or the gradient is not finite; no weight has been touched then
  */
 export async function updateStep(
   updater: Updater,
-  groups: readonly ScoredGroup[],
+  samples: readonly Weighed[],
   settings: PolicyUpdateSettings,
   learningRate: number,
-  onTokens?: (tokens: number) => void,
+  { generation, onTokens }: UpdateOptions = {},
 ): Promise<UpdateResult> {
   const { model, activations, optimizer } = updater;
   const { device } = model;
-  const completions = groups.flatMap((group) => group.completions);
-  const batches = cutMicroBatches(groups, settings.microBatchTokens);
-  const stepOf = (entropies: readonly Float32Array[] | null) =>
-    stepDenominators(
-      completions.map(({ completionIds, finished, place }, index) => {
-        const base = { index, place, logprobs: completionIds, finished };
-        return entropies ? { ...base, entropies: entropies[index]! } : base;
-      }),
-      settings.loss,
-      settings.generation,
-    );
+  const groups = packed(samples);
   // The entropy threshold belongs to the whole step, so it needs every entropy before the first backward.
-  const entropies =
-    settings.loss.topEntropyQuantile < 1
-      ? (await scoreGroups(model, activations, groups, settings, onTokens)).map((scores) => scores.entropies)
-      : null;
-  const step = stepOf(entropies);
+  const scores =
+    settings.loss.topEntropyQuantile < 1 ? await scoreGroups(model, activations, groups, settings, onTokens) : null;
+  const step = denominatorsOf(
+    samples.map((sample, i) => ({
+      ...sample,
+      tokens: sample.completionIds.length,
+      entropies: scores?.[i]?.entropies,
+    })),
+    settings.loss,
+    generation,
+  );
   zeroGradients(device, optimizer);
   const logprobs: Float32Array[] = [];
   const parts: MetricParts[] = [];
   let loss = 0;
   let entropySum = 0;
   let tokens = 0;
-  for (const batch of batches) {
-    const scores: Scores = await forward(model, batch, activations, settings.temperature);
-    const [current, entropy] = [byCompletion(batch, scores.logprobs), byCompletion(batch, scores.entropies)];
+  for (const batch of cutMicroBatches(groups, settings.microBatchTokens)) {
+    const scored: Scores = await forward(model, batch, activations, settings.temperature);
+    const [current, entropy] = [byCompletion(batch, scored.logprobs), byCompletion(batch, scored.entropies)];
     const part = Array.from(batch.completions, (index, i): LossCompletion => {
       logprobs[index] = current[i]!.slice();
-      const { finished, place, advantage, oldLogprobs, refLogprobs, samplingLogprobs } = completions[index]!;
-      const values = { logprobs: current[i]!, entropies: entropy[i]! };
-      return { index, place, ...values, finished, advantage, oldLogprobs, refLogprobs, samplingLogprobs };
+      return { ...samples[index]!, index, logprobs: current[i]!, entropies: entropy[i]! };
     });
     const result = computeLoss(part, step, settings.loss);
     loss += result.loss;

@@ -14,8 +14,7 @@ import { modelFolder, openRunDevice, packedSizes } from "../run/inputs.ts";
 import { restoreOptimizer, saveCheckpoint, savedReference, saveModel } from "../session/checkpointing.ts";
 import { mixReference } from "../session/moving-reference.ts";
 import { planSession, type Session } from "../session/session.ts";
-import { estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
-import { type GenerationStep, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
+import { type GenerationStep, samplesOfStep, wholeGeneration } from "./generation-steps.ts";
 import {
   appliedEntropyCoef,
   type EntropyControl,
@@ -23,23 +22,21 @@ import {
   nextEntropyControl,
   startEntropyControl,
 } from "./loss/entropy-control.ts";
-import {
-  type PolicyUpdateSettings,
-  type ScoredGroup,
-  scoreGroups,
-  updateSettings,
-  updateStep,
-} from "./policy-update.ts";
+import { type PolicyUpdateSettings, scoreGroups, updateSettings, updateStep } from "./policy-update.ts";
 import {
   checkAdvantages,
   checkGroups,
+  type Recorded,
   type RecordedSteps,
   recordedRewards,
+  recordedSamples,
   recordedSteps,
 } from "./recorded-generation.ts";
-import { type RolloutGroup, readRollouts } from "./rollout-file.ts";
+import { readRollouts } from "./rollout-file.ts";
+import { type Measured, packed, type Weighed } from "./sample.ts";
+import { weigh } from "./weigh.ts";
 
-/** What of a trainer's state an update goes on from. */
+/** The part of a trainer's state that an update resumes from. */
 export const updateState = z.looseObject({
   step: z.int().min(0),
   totalSteps: z.int().min(1),
@@ -73,68 +70,51 @@ export interface RecordedUpdateOptions {
 /** What `gae` alone reads. */
 const NO_CRITIC = { lam: 1, whitenAdvantages: false } as const;
 
-/** Advantages, old and reference logprobs of the file's groups; what the file does not have is computed. */
-async function scoredGroups(
-  session: Session,
+/** Old and reference logprobs of the file's samples; what the file does not have is computed where it is needed. */
+async function measureRecorded(
+  { policy, reference, activations }: Session,
+  samples: readonly Recorded[],
   config: UpdateConfig,
-  groups: readonly RolloutGroup[],
   settings: PolicyUpdateSettings,
   steps: number,
-): Promise<{ groups: ScoredGroup[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
-  const completions = groups.flatMap((g) => g.completions);
-  const missing = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
-  const reference = missing
-    ? await scoreGroups(session.reference ?? session.policy, session.activations!, groups, settings)
-    : null;
-  const charged = config.useKlInReward && config.beta !== 0;
+): Promise<(Omit<Recorded, keyof Measured> & Measured)[]> {
+  const score = (model: typeof policy) => scoreGroups(model, activations!, packed(samples), settings);
+  const missing = config.beta !== 0 && samples.some((sample) => !sample.refLogprobs);
+  const underReference = missing ? await score(reference ?? policy) : null;
   // Where the policy that sampled is not recorded it is the starting one: for all steps of a pass, and for the reward that is
   // charged with its KL. One step of a pass has it from its own first forward.
-  const own =
-    (charged || steps > 1) && completions.some((c) => !c.oldLogprobs)
-      ? await scoreGroups(session.policy, session.activations!, groups, settings)
-      : null;
-  const kl = charged
-    ? klOfTokens(
-        config.klInRewardEstimator,
-        completions.map((c, i) => c.oldLogprobs ?? own![i]!.logprobs),
-        completions.map((c, i) => c.refLogprobs ?? reference![i]!.logprobs),
-      )
-    : null;
-  const advantages = estimateAdvantages(
-    {
-      ...recordedRewards(config.rollouts, completions),
-      groups: groups.flatMap((g, i) => g.completions.map(() => i)),
-      lengths: completions.map((c) => c.completionIds.length),
-      finished: completions.map((c) => c.finished),
-      kl,
-      values: null,
-    },
-    // Advantages of the file go before: nothing is estimated then but the statistics of rewards.
-    { ...config, ...(completions[0]?.advantages !== undefined && { advantageEstimator: "grpo" }), ...NO_CRITIC },
-  );
-  let at = 0;
-  const scored = groups.map(
-    (group): ScoredGroup => ({
-      promptIds: group.promptIds,
-      completions: group.completions.map((c) => {
-        const i = at++;
-        return {
-          completionIds: c.completionIds,
-          finished: c.finished,
-          advantage: c.advantages ?? advantages.advantages[i]!,
-          oldLogprobs: c.oldLogprobs ?? (steps > 1 ? own![i]!.logprobs : null),
-          refLogprobs: c.refLogprobs ?? reference?.[i]?.logprobs ?? null,
-          samplingLogprobs: c.samplingLogprobs ?? null,
-        };
-      }),
-    }),
-  );
-  const { rewardMean, rewardStd, fracRewardZeroStd, warnings } = advantages;
+  const needsOld = steps > 1 || (config.useKlInReward && config.beta !== 0);
+  const underPolicy = needsOld && samples.some((sample) => !sample.oldLogprobs) ? await score(policy) : null;
+  return samples.map((sample, i) => ({
+    ...sample,
+    samplingLogprobs: sample.samplingLogprobs ?? null,
+    oldLogprobs: sample.oldLogprobs ?? underPolicy?.[i]?.logprobs ?? null,
+    refLogprobs: sample.refLogprobs ?? underReference?.[i]?.logprobs ?? null,
+    values: null,
+  }));
+}
+
+/** The file's samples with their advantages, those that it has or those of its rewards; and what is logged of both. */
+async function weighRecorded(
+  session: Session,
+  recorded: readonly Recorded[],
+  config: UpdateConfig,
+  settings: PolicyUpdateSettings,
+  steps: number,
+): Promise<{ samples: Weighed[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
+  const measured = await measureRecorded(session, recorded, config, settings, steps);
+  const { samples, estimate } = weigh(measured, recordedRewards(config.rollouts, recorded), {
+    ...config,
+    // The file's advantages override them: nothing is estimated then but the statistics of rewards.
+    ...(recorded[0]?.advantages !== undefined && { advantageEstimator: "grpo" as const }),
+    ...NO_CRITIC,
+  });
+  const { rewardMean, rewardStd, fracRewardZeroStd, warnings } = estimate;
   return {
-    groups: scored,
+    samples: samples.map((sample) => ({ ...sample, advantage: sample.advantages ?? sample.advantage })),
     metrics: {
       ...{ reward: rewardMean, reward_std: rewardStd, frac_reward_zero_std: fracRewardZeroStd },
-      ...advantages.metrics,
+      ...estimate.metrics,
     },
     warnings,
   };
@@ -147,22 +127,22 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const modelConfig = readModelConfig(startFolder);
   const groups = await readRollouts(config.rollouts, { vocabSize: modelConfig.vocabSize });
   checkGroups(config, groups, modelConfig.maxPositionEmbeddings);
-  checkAdvantages(config, groups);
-  const completions = groups.flatMap((g) => g.completions);
-  const steps = recordedSteps(config.rollouts, completions);
+  const recorded = recordedSamples(groups);
+  checkAdvantages(config, recorded);
+  const steps = recordedSteps(config.rollouts, recorded);
   const first = resume?.state.step ?? 0;
   for (const remark of replayRemarks(options, steps)) note(`note: ${remark}`);
   const longestPrompt = Math.max(...groups.map((g) => g.promptIds.length));
-  const longestCompletion = Math.max(...completions.map((c) => c.completionIds.length));
+  const longestCompletion = Math.max(...recorded.map((c) => c.completionIds.length));
   const tokens = maxMicroBatchTokens({
     budget: config.microBatchTokens,
     longestPrompt,
     longestCompletion,
     groups: groups.length,
-    completions: completions.length,
+    completions: recorded.length,
   });
   // Before the first step the policy is the starting model, so it scores for itself unless another is named.
-  const needsReference = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
+  const needsReference = config.beta !== 0 && recorded.some((c) => !c.refLogprobs);
   const moving =
     config.beta === 0 || namesReference(options) ? undefined : movingReference.safeParse(resume?.state.config).data;
   const device = await openRunDevice(config, note);
@@ -187,16 +167,16 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   try {
     if (typeof resume?.folder === "string") restoreOptimizer(session, resume.folder);
     const settings = updateSettings(config);
-    const scored = await scoredGroups(session, config, groups, settings, steps.cut.length);
-    for (const warning of scored.warnings) note(`note: ${warning}`);
+    const weighed = await weighRecorded(session, recorded, config, settings, steps.cut.length);
+    for (const warning of weighed.warnings) note(`note: ${warning}`);
     const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
     const schedule = scheduleOf(config, totalSteps);
     const updater = { model: session.policy, activations: session.activations!, optimizer: session.optimizer! };
     const records: MetricsRecord[] = [];
-    const ofStep = settingsOfSteps(settings, completions, steps.cut.length);
+    const generation = wholeGeneration(recorded, steps.cut.length, settings.loss);
     // A run ends within a generation where max_steps says so; what goes on elsewhere has no such end.
     const end = resume && steps.first === first + 1 ? totalSteps : Infinity;
-    let batch = scored.groups;
+    let { samples } = weighed;
     let step = first;
     let entropy: EntropyControl = resume?.state.entropyControl ?? startEntropyControl(config);
     for (let iteration = 0; iteration < config.numIterations; iteration++)
@@ -205,16 +185,19 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
         if (records.length > 0 && options.shouldStop?.()) return null;
         const lr = learningRate(schedule, step);
         const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropy, config) };
-        const update = await updateStep(updater, groupsOfStep(batch, part), { ...ofStep, loss }, lr);
+        const update = await updateStep(updater, samplesOfStep(samples, part), { ...settings, loss }, lr, {
+          generation,
+        });
         step++;
         entropy = nextEntropyControl(entropy, update.meanEntropy, config);
         if (moving && step % moving.ref_model_sync_steps === 0)
           await mixReference(session, moving.ref_model_mixup_alpha);
         const values = { ...update.metrics, ...entropyMetrics(update.metrics, entropy, config) };
-        const record: MetricsRecord = { step, ...values, ...scored.metrics };
+        const record: MetricsRecord = { step, ...values, ...weighed.metrics };
         options.onStep(record);
         records.push(record);
-        if (iteration === 0) batch = withOldLogprobs(batch, part, update.logprobs);
+        // π_old of samples that came without one, for later passes: the first forward of their step
+        if (iteration === 0) samples = withOldLogprobs(samples, part, update.logprobs);
       }
     // Not before: an update that was stopped leaves nothing.
     const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
@@ -234,21 +217,14 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   }
 }
 
-/** π_old of completions that came without one, for later passes: the first forward of the step. */
+/** The same samples; those of the step that have no π_old take these logprobs. */
 function withOldLogprobs(
-  groups: readonly ScoredGroup[],
+  samples: readonly Weighed[],
   { members }: GenerationStep,
   logprobs: readonly Float32Array[],
-): ScoredGroup[] {
+): Weighed[] {
   const own = new Map(members.map((member, k) => [member, logprobs[k]!]));
-  let at = 0;
-  return groups.map((group) => ({
-    ...group,
-    completions: group.completions.map((c) => {
-      const first = own.get(at++) ?? null;
-      return { ...c, oldLogprobs: c.oldLogprobs ?? first };
-    }),
-  }));
+  return samples.map((sample, i) => ({ ...sample, oldLogprobs: sample.oldLogprobs ?? own.get(i) ?? null }));
 }
 
 /** Whether a reference is asked for that is not the run's own. */

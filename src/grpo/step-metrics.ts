@@ -1,30 +1,18 @@
 /** What a generation's rollouts, rewards and times say in TRL's names (see metrics/names.ts). */
 import { RunError } from "../errors.ts";
 import { metricNamed } from "../metrics/names.ts";
+import { mean, standardDeviation } from "../metrics/statistics.ts";
 import { loggedMetrics, type RewardResult } from "../rewards/pool/pool.ts";
-import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { RewardStatistics } from "./advantages.ts";
-import type { Generation } from "./sampling.ts";
+import type { Generation } from "./generation.ts";
+import type { TokenValues } from "./loss/config.ts";
+import { type Sample, type Sampled, sampledTokens } from "./sample.ts";
 
 type Values = Record<string, number>;
 
-const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
-
-/** Null of none. */
-function mean(values: readonly number[]): number | null {
-  return values.length === 0 ? null : sum(values) / values.length;
-}
-
-/** Bessel-corrected; null of fewer than two. */
-function standardDeviation(values: readonly number[]): number | null {
-  const m = mean(values);
-  if (m === null || values.length < 2) return null;
-  return Math.sqrt(values.reduce((total, v) => total + (v - m) ** 2, 0) / (values.length - 1));
-}
-
-/** 0 of no completions, as in TRL. */
-function lengths(completions: readonly SampledCompletion[], suffix: string): Values {
-  const sizes = completions.map((c) => c.completionIds.length);
+/** Of the tokens that the policy sampled; 0 of no completions, both as in TRL. */
+function lengths(completions: readonly Lengthy[], suffix: string): Values {
+  const sizes = completions.map(sampledTokens);
   return {
     [`completions/mean${suffix}`]: mean(sizes) ?? 0,
     [`completions/min${suffix}`]: sizes.length > 0 ? Math.min(...sizes) : 0,
@@ -32,7 +20,9 @@ function lengths(completions: readonly SampledCompletion[], suffix: string): Val
   };
 }
 
-export function completionMetrics(completions: readonly SampledCompletion[]): Values {
+type Lengthy = Pick<Sample, "completionIds" | "mask" | "finished">;
+
+export function completionMetrics(completions: readonly Lengthy[]): Values {
   const terminated = completions.filter((c) => c.finished);
   return {
     ...lengths(completions, "_length"),
@@ -71,25 +61,25 @@ export function functionMetrics(result: RewardResult): Values {
 export function dynamicMetrics({ groups, discardedGroups, groupsWithoutSignal }: Generation): Values {
   return {
     "dynamic_sampling/discarded_groups": discardedGroups,
-    "dynamic_sampling/kept_share": groups.length / (groups.length + discardedGroups),
+    "dynamic_sampling/kept_share": groups / (groups + discardedGroups),
     "dynamic_sampling/groups_without_signal": groupsWithoutSignal,
   };
 }
 
 /**
- * |sampler's logprob − training's logprob| over all tokens, both before truncation: 0 to the bit on the CPU.
+ * |sampler's logprob − training's logprob| over all sampled tokens, both before truncation: 0 to the bit on the CPU.
+ *
+ * @param trained logprobs as training computed them under the weights that sampled (N)(R); of some samples they may be missing
  */
-export function samplerDifference(
-  completions: readonly SampledCompletion[],
-  logprobs: readonly Float32Array[],
-): Values {
+export function samplerDifference(samples: readonly Sampled[], trained: readonly (TokenValues | undefined)[]): Values {
   let total = 0;
   let most = 0;
   let count = 0;
-  for (const [i, completion] of completions.entries()) {
-    const current = logprobs[i];
+  for (const [i, { logprobs, mask }] of samples.entries()) {
+    const current = trained[i];
     if (!current) continue;
-    for (const [t, logprob] of completion.logprobs.entries()) {
+    for (const [t, logprob] of logprobs.entries()) {
+      if (mask?.[t] === 0) continue;
       const difference = Math.abs(logprob - current[t]!);
       total += difference;
       most = Math.max(most, difference);

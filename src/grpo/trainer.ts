@@ -22,9 +22,9 @@ import { anonymousBytes } from "../session/memory.ts";
 import { mixReference } from "../session/moving-reference.ts";
 import type { Session } from "../session/session.ts";
 import { criticStep } from "./critic-update.ts";
-import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
-import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";
-import { cutGeneration, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
+import { ESTIMATORS } from "./estimators/estimators.ts";
+import { completionSamples, recordRollouts } from "./generation.ts";
+import { cutGeneration, samplesOfStep, wholeGeneration } from "./generation-steps.ts";
 import { appliedEntropyCoef, entropyMetrics, nextEntropyControl, startEntropyControl } from "./loss/entropy-control.ts";
 import { measure } from "./measure.ts";
 import { updateSettings, updateStep } from "./policy-update.ts";
@@ -41,6 +41,7 @@ import {
 } from "./step-metrics.ts";
 import { createStepWarnings } from "./step-warnings.ts";
 import { createUnscoredGuard } from "./unscored.ts";
+import { weigh } from "./weigh.ts";
 
 export interface TrainerHooks {
   readonly console: RunConsole;
@@ -141,23 +142,21 @@ export async function train(
         position,
       );
       if (!generation) break; // it is dropped: the checkpoint stands before it
-      const { groups, texts, rewards: result } = generation;
-      const completions = groups.flatMap((group) => group.completions);
+      const { rewards: result } = generation;
       ({ position } = generation);
       skippedRows += generation.skippedRows;
       for (const warning of [...result.warnings, ...samplingWarnings(config, generation)]) hooks.console.note(warning);
 
       // Logprobs under the reference and under the policy that sampled, values of the critic
       stopwatch.start("reference");
-      const packed = groups.map((g) => ({ promptIds: g.problem.promptIds, completions: g.completions }));
       const { perDeviceTrainBatchSize, lossType, seed } = config;
       const cut = cutGeneration({
-        ...{ completions: completions.length, perStep: batch.stepCompletions, seed, step: firstStep },
+        ...{ completions: generation.samples.length, perStep: batch.stepCompletions, seed, step: firstStep },
         blockSize: lossType === "bnpo" ? perDeviceTrainBatchSize : null,
       });
       const single = config.numIterations === 1 && cut.length === 1;
       let referenceTokens = 0;
-      const measured = await measure(session, packed, completions, {
+      const measured = await measure(session, generation.samples, {
         settings,
         needsOld: !single || config.useKlInReward,
         onTokens(model, tokens) {
@@ -169,25 +168,19 @@ export async function train(
       // Advantages
       const revised = hooks.reviseRewards?.(result.total, config.numGenerations);
       const weights = config.rewardWeights ?? result.perFunction.map(() => 1);
-      const charged = config.useKlInReward && measured.reference !== null;
-      const advantages = estimateAdvantages(
+      const { samples, estimate } = weigh(
+        measured,
         {
           ...(revised ? { rewards: revised } : { rewards: result.perFunction.map((f) => f.rewards), weights }),
           names: result.perFunction.map(({ name }) => name),
-          groups: groups.flatMap((group, i) => group.completions.map(() => i)),
-          lengths: completions.map((c) => c.completionIds.length),
-          finished: completions.map((c) => c.finished),
-          kl: charged ? klOfTokens(config.klInRewardEstimator, measured.old!, measured.reference!) : null,
-          values: measured.values,
         },
         config,
       );
-      if (firstStep === 1) for (const warning of advantages.warnings) hooks.console.note(`note: ${warning}`);
+      if (firstStep === 1) for (const warning of estimate.warnings) hooks.console.note(`note: ${warning}`);
 
       // Policy update, and the critic's
       stopwatch.start("update");
-      const scored = scoredGroups(groups, advantages.advantages, measured.old, measured.reference);
-      const ofStep = settingsOfSteps(settings, completions, cut.length);
+      const whole = wholeGeneration(samples, cut.length, settings.loss);
       const updates: Record<string, number | null>[] = [];
       const first: Float32Array[] = []; // logprobs under the weights that sampled, of the completions of the first step
       let updateTokens = 0;
@@ -198,15 +191,15 @@ export async function train(
       for (let iteration = 0; iteration < config.numIterations; iteration++)
         for (const part of cut) {
           if (step >= steps) break;
-          const slice = groupsOfStep(scored, part);
+          const own = samplesOfStep(samples, part);
           const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropyControl, config) };
-          const update = await updateStep(updater, slice, { ...ofStep, loss }, learningRate(schedule, step), onTokens);
+          const update = await updateStep(updater, own, { ...settings, loss }, learningRate(schedule, step), {
+            ...{ generation: whole, onTokens },
+          });
           let { metrics: values } = update;
           if (critic) {
-            const own = <T>(all: readonly T[]) => part.members.map((i) => all[i]!);
             const rate = learningRate(criticSchedule, step);
-            const [old, returns] = [own(measured.values!), own(advantages.returns!)];
-            values = { ...values, ...(await criticStep(critic, slice, old, returns, criticSettings, rate)).metrics };
+            values = { ...values, ...(await criticStep(critic, own, criticSettings, rate)).metrics };
           }
           step++;
           entropyControl = nextEntropyControl(entropyControl, update.meanEntropy, config);
@@ -225,9 +218,9 @@ export async function train(
       const common = {
         epoch: position / problems.dataset.numRows,
         ...functionMetrics(result),
-        ...rewardMetrics(result, advantages),
-        ...advantages.metrics,
-        ...completionMetrics(completions),
+        ...rewardMetrics(result, estimate),
+        ...estimate.metrics,
+        ...completionMetrics(samples),
         ...(config.dynamicSampling ? dynamicMetrics(generation) : {}),
         num_tokens: numTokens,
         ...times,
@@ -235,22 +228,22 @@ export async function train(
         memory_peak_bytes: device.heldBytes() ?? anonymousBytes(),
         ...(skippedRows > 0 ? { skipped_rows: skippedRows } : {}),
       };
-      const difference = samplerDifference(completions, measured.scored ?? first);
+      const trained = samples.map(({ oldLogprobs }, i) => (device.exactlyOnPolicy ? null : oldLogprobs) ?? first[i]);
+      const difference = samplerDifference(samples, trained);
       for (const [i, update] of updates.entries()) {
         const record = { step: firstStep + i, ...update, ...common, ...difference };
         metrics.write(record);
-        for (const warning of stepWarnings(record, advantages.hasSpread)) hooks.console.note(`note: ${warning}`);
+        for (const warning of stepWarnings(record, estimate.hasSpread)) hooks.console.note(`note: ${warning}`);
         if (record.step % often.logging === 0 || record.step === steps) hooks.console.step(record);
       }
       if (config.saveCompletions)
-        await recordRollouts(outputDir, firstStep, {
-          ...{ groups, texts, result, weights, cut },
-          old: measured.old ?? first,
-          // What no replay of the policy's update can make: it has no critic.
-          advantages: critic ? advantages.advantages : null,
+        await recordRollouts(outputDir, firstStep, samples, first, {
+          rewardWeights: Object.fromEntries(result.perFunction.map(({ name }, f) => [name, weights[f]!])),
+          withAdvantages: critic !== null, // no replay of the policy's update has a critic
+          cut,
         });
       if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0))
-        hooks.console.completions(firstStep, completionSamples(groups, texts, result, config.numCompletionsToPrint));
+        hooks.console.completions(firstStep, completionSamples(samples, config.numCompletionsToPrint));
 
       // Checkpoint, evaluation
       const hopeless = unscored(result);
