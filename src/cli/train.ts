@@ -17,11 +17,12 @@ import { rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
 import type { RewardSources } from "../grpo/sampling.ts";
 import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
-import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
+import { train as runTraining, type TrainerHooks } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { callOf } from "../program.ts";
 import { createRewardPool, type RewardTrainerState } from "../rewards/pool/pool.ts";
 import { isModule, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
+import type { RunOutcome } from "../run/run.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
 import { describeMemory } from "../session/memory.ts";
 import type { Session } from "../session/session.ts";
@@ -216,7 +217,7 @@ async function trainInto(
       }
       await pool.ready();
       const session = await setup.planned.open();
-      let outcome: TrainOutcome;
+      let outcome: RunOutcome;
       try {
         const rewards = rewardSources(session, pool, config.systemPrompt);
         const hooks: TrainerHooks = {

@@ -18,6 +18,7 @@ import { createGunzip } from "node:zlib";
 import { isTooDeep } from "../config/json-file.ts";
 import { errorText, InputError } from "../errors.ts";
 import { requireFile } from "../files.ts";
+import { weightedSum } from "../rewards/results.ts";
 import { isReward, rewardCure } from "./advantages.ts";
 
 export interface Completion {
@@ -300,13 +301,17 @@ function readNamedRewards(
   if (row.rewards === undefined || row.rewards === null || row.reward_weights === undefined) return {};
   const rewards = numbersByName(row, "rewards", where);
   const rewardWeights = numbersByName(row, "reward_weights", where);
-  let sum: number | null = null;
-  for (const [name, value] of Object.entries(rewards)) {
-    const weight = rewardWeights[name] ?? null;
-    if (weight === null)
-      throw new InputError(`${where}: "reward_weights" has no "${name}", which "rewards" has; give each its weight`);
-    if (value !== null) sum = (sum ?? 0) + value * weight;
-  }
+  const names = Object.keys(rewards);
+  const unweighted = names.find((name) => (rewardWeights[name] ?? null) === null);
+  if (unweighted !== undefined)
+    throw new InputError(
+      `${where}: "reward_weights" has no "${unweighted}", which "rewards" has; give each its weight`,
+    );
+  const [sum = null] = weightedSum(
+    names.map((name) => [rewards[name]!]),
+    names.map((name) => rewardWeights[name]!),
+    1,
+  );
   const off =
     sum === null || reward === null ? sum !== reward : Math.abs(sum - reward) > 1e-9 * Math.max(1, Math.abs(sum));
   if (off)

@@ -4,6 +4,7 @@ import { metricNamed } from "../metrics/names.ts";
 import { mean, standardDeviation } from "../metrics/statistics.ts";
 import { loggedMetrics, type RewardResult } from "../rewards/pool/pool.ts";
 import type { RewardStatistics } from "./advantages.ts";
+import type { Estimate } from "./estimators/estimators.ts";
 import type { Generation } from "./generation.ts";
 import type { TokenValues } from "./loss/config.ts";
 import { type Sample, type Sampled, sampledTokens } from "./sample.ts";
@@ -50,7 +51,7 @@ export function rewardMetrics(result: RewardResult, advantages: RewardStatistics
 }
 
 /** What reward functions logged themselves. @throws RunError for a name that the trainer logs */
-export function functionMetrics(result: RewardResult): Values {
+function functionMetrics(result: RewardResult): Values {
   const values = loggedMetrics(result);
   const taken = Object.keys(values).find((name) => metricNamed(name) !== undefined || name.startsWith("eval_"));
   if (taken === undefined) return values;
@@ -58,7 +59,7 @@ export function functionMetrics(result: RewardResult): Values {
 }
 
 /** What dynamic sampling threw away to get groups with signal. */
-export function dynamicMetrics({ groups, discardedGroups, groupsWithoutSignal }: Generation): Values {
+function dynamicMetrics({ groups, discardedGroups, groupsWithoutSignal }: Generation): Values {
   return {
     "dynamic_sampling/discarded_groups": discardedGroups,
     "dynamic_sampling/kept_share": groups / (groups + discardedGroups),
@@ -92,18 +93,18 @@ export function samplerDifference(samples: readonly Sampled[], trained: readonly
   };
 }
 
-/** What a GRPO step cost: tokens, seconds, floating-point operations. */
-export function speedMetrics(options: {
-  readonly sampledTokens: number;
-  readonly promptTokens: number;
+export interface GenerationCost {
+  readonly times: Readonly<Record<string, number>>;
   /** Tokens through forward and backward, and through the reference's forward. */
   readonly updateTokens: number;
   readonly referenceTokens: number;
-  readonly times: Readonly<Record<string, number>>;
   readonly parameters: number;
   readonly peakFlops: number;
-}): Values {
-  const { sampledTokens, promptTokens, updateTokens, referenceTokens, times, parameters } = options;
+}
+
+/** What a generation cost: tokens, seconds, floating-point operations. */
+function speedMetrics({ sampledTokens, promptTokens }: Generation, cost: GenerationCost): Values {
+  const { updateTokens, referenceTokens, times, parameters } = cost;
   const seconds = times.step_time ?? 0;
   const rollout = times["time/rollout"] ?? 0;
   const update = times["time/update"] ?? 0;
@@ -113,6 +114,34 @@ export function speedMetrics(options: {
     tokens_per_second: seconds > 0 ? (sampledTokens + promptTokens) / seconds : 0,
     rollout_tokens_per_second: rollout > 0 ? sampledTokens / rollout : 0,
     update_tokens_per_second: update > 0 ? updateTokens / update : 0,
-    mfu: seconds > 0 ? flops / seconds / options.peakFlops : 0,
+    mfu: seconds > 0 ? flops / seconds / cost.peakFlops : 0,
+  };
+}
+
+/** What the steps of a generation log alike, beside what each of them adds. */
+export function generationMetrics(
+  generation: Generation,
+  samples: readonly Lengthy[],
+  estimate: Estimate,
+  run: GenerationCost & {
+    readonly epoch: number;
+    readonly numTokens: number;
+    readonly skippedRows: number;
+    readonly memoryPeakBytes: number;
+    readonly dynamic: boolean;
+  },
+): Record<string, number | null> {
+  return {
+    epoch: run.epoch,
+    ...functionMetrics(generation.rewards),
+    ...rewardMetrics(generation.rewards, estimate),
+    ...estimate.metrics,
+    ...completionMetrics(samples),
+    ...(run.dynamic ? dynamicMetrics(generation) : {}),
+    num_tokens: run.numTokens,
+    ...run.times,
+    ...speedMetrics(generation, run),
+    memory_peak_bytes: run.memoryPeakBytes,
+    ...(run.skippedRows > 0 ? { skipped_rows: run.skippedRows } : {}),
   };
 }

@@ -3,6 +3,7 @@
  * estimators/. Those see the tokens that the policy sampled and no others: to returns and values a token that was fed in is not
  * a step, and its advantage is 0.
  */
+import type { RewardResult } from "../rewards/pool/pool.ts";
 import type { RewardInput } from "./advantages.ts";
 import { type Estimate, type EstimatorSettings, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import type { KlEstimator, TokenMask, TokenValues } from "./loss/config.ts";
@@ -11,6 +12,20 @@ import { type Measured, sampledTokens, type Weighed } from "./sample.ts";
 export interface WeighSettings extends EstimatorSettings {
   readonly useKlInReward: boolean;
   readonly klInRewardEstimator: KlEstimator;
+}
+
+/**
+ * What samples are weighed by: the rewards of each function.
+ *
+ * @param revised in their place, where given: one a sample
+ */
+export function rewardInput(
+  perFunction: RewardResult["perFunction"],
+  weights: readonly number[],
+  revised?: readonly (number | null)[],
+): Omit<RewardInput, "groups"> {
+  const names = perFunction.map(({ name }) => name);
+  return revised ? { rewards: revised, names } : { rewards: perFunction.map(({ rewards }) => rewards), weights, names };
 }
 
 /** @throws InputError where a reward is NaN or infinite, or the weights don't fit the functions */

@@ -5,7 +5,7 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
-import { type CriticUpdateSettings, criticStep } from "../../src/grpo/critic-update.ts";
+import { type CriticUpdateSettings, criticStep } from "../../src/grpo/learner/critic-update.ts";
 import { explainedVariance } from "../../src/grpo/loss/value.ts";
 import { packed, type Sample } from "../../src/grpo/sample.ts";
 import { scoreValues } from "../../src/model/scalar-head.ts";

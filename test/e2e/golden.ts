@@ -10,7 +10,7 @@ import { configFor } from "../../src/config/load.ts";
 import type { UpdateConfig } from "../../src/config/schema.ts";
 import type { Device } from "../../src/device/device.ts";
 import { computeAdvantages } from "../../src/grpo/advantages.ts";
-import { updateSettings, updateStep } from "../../src/grpo/policy-update.ts";
+import { updateSettings, updateStep } from "../../src/grpo/learner/policy-update.ts";
 import { recordedSamples } from "../../src/grpo/recorded-generation.ts";
 import { runRecordedUpdate } from "../../src/grpo/recorded-update.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";

@@ -2,10 +2,12 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { toSnake } from "../../src/config/names.ts";
 import { scheduleNames } from "../../src/config/schedules.ts";
 import { settingsOf } from "../../src/config/schema.ts";
 import { advantageSettings, lossSettings, ppoSettings } from "../../src/config/settings/loss.ts";
 import { ESTIMATORS } from "../../src/grpo/estimators/estimators.ts";
+import { LOSS_DEFAULTS } from "../../src/grpo/loss/config.ts";
 import { LOSS_TYPES } from "../../src/grpo/loss/loss-types.ts";
 import { formatRollout } from "../../src/grpo/rollout-file.ts";
 import { metricNames } from "../../src/metrics/names.ts";
@@ -35,6 +37,14 @@ const rolloutKeys = Object.keys(
     ),
   ) as object,
 );
+
+test("the API's defaults of the loss are the settings', but for the blocks of bnpo, which it leaves out", () => {
+  const settings = settingsOf("train") as Record<string, { parse: (value: unknown) => unknown }>;
+  const byDefault = (name: string) => settings[toSnake(name)]!.parse(undefined);
+  const { perDeviceTrainBatchSize, ...others } = LOSS_DEFAULTS;
+  expect(Object.fromEntries(Object.keys(others).map((name) => [name, byDefault(name)]))).toEqual({ ...others });
+  expect(perDeviceTrainBatchSize).toBeNull();
+});
 
 test("every key of a rollout is in its table", () => {
   const table = text.slice(text.indexOf("### Rollouts of other programs"), text.indexOf("Tokens whose `mask` is 0"));

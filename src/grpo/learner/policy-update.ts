@@ -1,17 +1,24 @@
 /**
- * The policy update on one batch of scored completions: `num_iterations` optimizer steps of the clipped loss with KL
- * (Shao et al. 2024, eq. 3), over packed micro-batches. Shared by training and by `grpo update`.
+ * One optimizer step of the policy on weighed samples: the clipped loss with KL (Shao et al. 2024, eq. 3) or one of its kin, over packed
+ * micro-batches. Which samples a step takes, and how often, is learner.ts's business.
  */
 
-import type { Activations } from "../model/activations.ts";
-import { backward, forward, type Model, type Scores } from "../model/lm-head.ts";
-import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../model/micro-batches.ts";
-import { type OptimizerSettings, type OptimizerState, optimizerStep, zeroGradients } from "../optim/adamw.ts";
-import type { LossCompletion, LossConfig } from "./loss/config.ts";
-import { foldMetrics, type MetricParts } from "./loss/metrics.ts";
-import { denominatorsOf, type WholeGeneration } from "./loss/step.ts";
-import { computeLoss } from "./loss.ts";
-import { packed, type Weighed } from "./sample.ts";
+import type { Activations } from "../../model/activations.ts";
+import { backward, forward, type Model, type Scores } from "../../model/lm-head.ts";
+import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../../model/micro-batches.ts";
+import {
+  type AdamSettings,
+  type OptimizerSettings,
+  type OptimizerState,
+  optimizerSettings,
+  optimizerStep,
+  zeroGradients,
+} from "../../optim/adamw.ts";
+import type { LossCompletion, LossConfig } from "../loss/config.ts";
+import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
+import { denominatorsOf, type WholeGeneration } from "../loss/step.ts";
+import { computeLoss } from "../loss.ts";
+import { packed, type Weighed } from "../sample.ts";
 
 export interface PolicyUpdateSettings {
   readonly loss: LossConfig;
@@ -43,26 +50,19 @@ export interface Updater {
 }
 
 /** The part of a command's settings that the update reads. */
-export function updateSettings(
-  config: LossConfig & {
-    readonly adamBeta1: number;
-    readonly adamBeta2: number;
-    readonly adamEpsilon: number;
-    readonly weightDecay: number;
-    readonly maxGradNorm: number;
-    readonly temperature: number;
-    readonly microBatchTokens: number;
-    readonly useKlInReward: boolean;
-  },
-): PolicyUpdateSettings {
-  const { weightDecay, maxGradNorm, temperature, microBatchTokens } = config;
-  const { adamBeta1: beta1, adamBeta2: beta2, adamEpsilon: epsilon } = config;
+export interface PolicyUpdateConfig extends LossConfig, AdamSettings {
+  readonly temperature: number;
+  readonly microBatchTokens: number;
+  readonly useKlInReward: boolean;
+}
+
+export function updateSettings(config: PolicyUpdateConfig): PolicyUpdateSettings {
+  const { temperature, microBatchTokens } = config;
   return {
     // What the reward charges is not charged again by the loss.
     loss: config.useKlInReward ? { ...config, beta: 0 } : config,
-    optimizer: { beta1, beta2, epsilon, weightDecay, maxGradNorm },
-    temperature,
-    microBatchTokens,
+    optimizer: optimizerSettings(config),
+    ...{ temperature, microBatchTokens },
   };
 }
 

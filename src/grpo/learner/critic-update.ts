@@ -2,14 +2,14 @@
  * The critic's step of PPO: forward, clipped value loss and backward over packed micro-batches, then AdamW. The values
  * before the update, and the returns made of them, come from outside (`scoreValues`, estimators/).
  */
-import { cutMicroBatches } from "../model/micro-batches.ts";
-import { backwardValues, forwardValues } from "../model/scalar-head.ts";
-import { type OptimizerSettings, optimizerStep, zeroGradients } from "../optim/adamw.ts";
-import type { Critic } from "../session/scalar-models.ts";
-import { foldMetrics, type MetricParts } from "./loss/metrics.ts";
-import { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "./loss/value.ts";
+import { cutMicroBatches } from "../../model/micro-batches.ts";
+import { backwardValues, forwardValues } from "../../model/scalar-head.ts";
+import { type OptimizerSettings, optimizerStep, zeroGradients } from "../../optim/adamw.ts";
+import type { Critic } from "../../session/scalar-models.ts";
+import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
+import { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "../loss/value.ts";
+import { packed, type Sample, type Weighed } from "../sample.ts";
 import { byCompletion } from "./policy-update.ts";
-import { packed, type Sample, type Weighed } from "./sample.ts";
 
 export interface CriticUpdateSettings {
   readonly value: ValueLossConfig;
