@@ -17,7 +17,7 @@ import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { isTooDeep } from "../config/json-file.ts";
 import { errorText, InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
 import { weightedSum } from "../rewards/results.ts";
 import { isReward, rewardCure } from "./advantages.ts";
 

@@ -7,29 +7,15 @@ import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import { InputError } from "../errors.ts";
-import {
-  joinResults,
-  loggedColumns,
-  type RewardBatch,
-  type RewardPool,
-  type RewardResult,
-  type RewardTrainerState,
-} from "../rewards/pool/pool.ts";
+import { joinResults, loggedColumns, type RewardResult, type RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Problem } from "../run/prompts.ts";
 import { createDynamicSampling } from "./dynamic-sampling.ts";
 import type { Generation } from "./generation.ts";
-import { startScores } from "./model-rewards.ts";
+import { type RewardSources, startScores } from "./model-rewards.ts";
 import { type Sampled, type Scored, sampledTokens } from "./sample.ts";
 import type { TrainingSetup } from "./setup.ts";
-
-/** Where rewards come from; neural ones compute on the session's device, so nothing else may meanwhile. */
-export interface RewardSources {
-  readonly pool: RewardPool;
-  /** Rewards by the names of the reward models; null: there are none. */
-  readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
-}
 
 export interface SamplingRun {
   readonly setup: TrainingSetup;

@@ -19,9 +19,10 @@ import type { Session } from "../session/session.ts";
 import { cutGeneration } from "./generation-steps.ts";
 import { createLearner } from "./learner/learner.ts";
 import { measure } from "./measure.ts";
+import type { RewardSources } from "./model-rewards.ts";
 import { createReport } from "./report.ts";
 import { rewardTrainerState, type TrainerState } from "./run-state.ts";
-import { type RewardSources, sampleGeneration, samplingWarnings } from "./sampling.ts";
+import { sampleGeneration, samplingWarnings } from "./sampling.ts";
 import { type TrainingSetup, totalSteps } from "./setup.ts";
 import { rewardInput, weigh } from "./weigh.ts";
 
