@@ -109,10 +109,8 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
         await breathe();
       }
       const running = scheduler.running.filter((s) => !s.ending);
-      if (running.length > 0) {
-        stopped.push(...take(running, await decode(on, running, settings)));
-        await breathe();
-      }
+      if (running.length > 0) stopped.push(...take(running, await decode(on, running, settings)));
+      await breathe(); // even where all have stopped, as the caller may loop until a tool has answered
       return stopped;
     },
     feed(sequence, ids) {
