@@ -110,7 +110,7 @@ export function evaluationProblems(
     else problems.push(problem);
   }
   if (problems.length === 0)
-    throw new InputError(`${path}: no problem to evaluate: no row, or every prompt is too long`);
+    throw new InputError(`${path}: no problems to evaluate: no rows, or every prompt is too long`);
   return { problems, skipped };
 }
 

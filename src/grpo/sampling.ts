@@ -7,19 +7,13 @@ import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import { InputError } from "../errors.ts";
-import {
-  joinResults,
-  type RewardBatch,
-  type RewardPool,
-  type RewardResult,
-  type RewardTrainerState,
-} from "../rewards/pool/pool.ts";
+import { joinResults, type RewardResult, type RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { RolloutEngine } from "../rollout/engine.ts";
 import type { RolloutSettings } from "../rollout/sequence.ts";
 import type { Problem } from "../run/prompts.ts";
 import { sampleWithSignal } from "./dynamic-sampling.ts";
 import type { Group } from "./generation.ts";
-import { startScores } from "./model-rewards.ts";
+import { type RewardSources, startScores } from "./model-rewards.ts";
 import type { TrainingSetup } from "./setup.ts";
 
 /** What was sampled and what it is worth; `texts` and `rewards` are by completion, in the order of the groups. */
@@ -39,13 +33,6 @@ export interface Generation {
   /** Dynamic sampling: groups thrown away for want of signal, and kept without it as nothing better was found. */
   readonly discardedGroups: number;
   readonly groupsWithoutSignal: number;
-}
-
-/** Where rewards come from; neural ones compute on the session's device, so nothing else may meanwhile. */
-export interface RewardSources {
-  readonly pool: RewardPool;
-  /** Rewards by the names of the reward models; null: there are none. */
-  readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
 }
 
 export interface SamplingRun {
