@@ -8,10 +8,10 @@ import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { openRollout } from "./rollout-session.ts";
 
 const samples = 3;
-const longestPrompt = 20;
+const longestPrompt = 28; // the longest of these is of 20 tokens
 export const maxCompletion = 100; // two pages
 
-export const requests = [1, 9, 17, longestPrompt].map((length, prompt): RolloutRequest => {
+export const requests = [1, 9, 17, 20].map((length, prompt): RolloutRequest => {
   const promptIds = Int32Array.from({ length }, (_, t) => (37 * prompt + 11 * t + t * t) % 256);
   return { promptIds, samples, prompt };
 });

@@ -111,6 +111,34 @@ test.each(samplings)(
   },
 );
 
+test("the token behind forced ones is the first behind a prompt that holds them, penalty included", async () => {
+  const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1.3 };
+  const answer = [7, 250, 7, 11, 12, 13, 99];
+  await withSession({ open, maxSequences: 12, sampling }, async ({ rollout }, settings) => {
+    const limited = { ...settings, isStop: () => false };
+    const driven: Rollout = rollout!.start({ ...limited, maxCompletionLength: 4 + answer.length + 1 }, (sequence) => {
+      if (sequence.ids.length === 4) driven.feed(sequence, answer);
+    });
+    for (const request of requests.slice(0, 3)) driven.add({ ...request, samples: 1 });
+    const fed: { readonly promptIds: Int32Array; readonly completion: SampledCompletion }[] = [];
+    while (driven.finished < driven.total)
+      for (const sequence of await driven.step()) {
+        const promptIds = Int32Array.of(...requests[sequence.place]!.promptIds, ...sequence.ids.slice(0, -1));
+        fed.push({ promptIds, completion: driven.end(sequence) });
+      }
+    const whole = fed.map(({ promptIds }, prompt) => ({ promptIds, samples: 1, prompt }));
+    const firsts = await rollout!.generate(whole, { ...limited, maxCompletionLength: 1 });
+    for (const [i, { completion }] of fed.entries()) {
+      const [first] = firsts[i]!;
+      expect(completion.completionIds.at(-1)).toBe(first!.completionIds[0]!);
+      // Not to the bit: attention sums the keys of prompt and completion in blocks of their own.
+      expect(completion.logprobs.at(-1)!).toBeCloseTo(first!.logprobs[0]!, 5);
+      expect(completion.samplingLogprobs.at(-1)!).toBeCloseTo(first!.samplingLogprobs[0]!, 5);
+    }
+    await expect(driven.step()).rejects.toThrow("another rollout");
+  });
+});
+
 test("what is dropped while it is fed leaves its room, and the other completions as they are", async () => {
   await withSession({ open, maxSequences: 6 }, async (session, settings) => {
     const expected = await session.rollout!.generate(requests, settings);
