@@ -1,6 +1,6 @@
 /** Forced tokens on the emulated GPU: a recorded decode step takes them as it takes sampled ones. */
 import { expect, setDefaultTimeout, test } from "bun:test";
-import { openCudaDevice } from "../../src/device/cuda.ts";
+import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import { expectSameWhenForced, samplings, withSession } from "../e2e/forced-rollout.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { openControl } from "../emulator/control.ts";

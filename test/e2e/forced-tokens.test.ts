@@ -3,7 +3,7 @@
  * computes, to the bit, and depends on nothing but the tokens before it.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { openCpuDevice } from "../../src/device/cpu.ts";
+import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { scoreGroups } from "../../src/grpo/policy-update.ts";
 import type { Rollout } from "../../src/rollout/rollout.ts";
 import type { SampledCompletion, Sequence } from "../../src/rollout/sequence.ts";

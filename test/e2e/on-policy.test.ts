@@ -4,7 +4,7 @@
  * the completions themselves depend on none of the first two.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { openCpuDevice } from "../../src/device/cpu.ts";
+import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { scoreGroups } from "../../src/grpo/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
