@@ -5,7 +5,7 @@
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
-import { scoreGroups } from "../../src/grpo/policy-update.ts";
+import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { openRollout } from "./rollout-session.ts";
