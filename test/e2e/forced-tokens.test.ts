@@ -4,7 +4,7 @@
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
-import { scoreGroups } from "../../src/grpo/policy-update.ts";
+import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { Rollout } from "../../src/rollout/rollout.ts";
 import type { SampledCompletion, Sequence } from "../../src/rollout/sequence.ts";
 import type { Session } from "../../src/session/session.ts";
