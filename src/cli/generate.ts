@@ -122,18 +122,19 @@ ${describeSettings("generate")}`,
     }).open();
     const interrupt = onInterrupt({ stopping: "stopping, what is not finished is left out" });
     interrupt.begin();
+    const { seed, temperature, topK, topP, minP, repetitionPenalty } = config;
     const streams = config.prompt !== null && config.numGenerations === 1;
     const decoder = tokenizer.incrementalDecoder({ skipSpecialTokens: true });
     try {
       const results = await session.rollout!.generate(
         promptIds.map((ids, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
         {
-          ...{ ...config, stream: 0, step: 0, maxCompletionLength },
+          ...{ seed, stream: 0, step: 0, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength },
           ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
         },
         {
           shouldStop: interrupt.requested,
-          ...(streams ? { onToken: (_, __, id) => void process.stdout.write(decoder.push(id)) } : {}),
+          ...(streams ? { onToken: (_, id) => void process.stdout.write(decoder.push(id)) } : {}),
         },
       );
       if (streams) process.stdout.write(`${decoder.end()}\n`);

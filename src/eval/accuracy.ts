@@ -136,10 +136,7 @@ export async function evaluateProblems(
       maxCompletionLength,
       ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(settings.stop ?? null) },
     },
-    {
-      onProgress: (_, finished, total) => events.onProgress?.(finished, total),
-      ...(events.shouldStop ? { shouldStop: events.shouldStop } : {}),
-    },
+    events,
   );
   if (events.shouldStop?.()) return null;
   const judging = judgeCompletions(tokenizer, pool, problems, sampled, settings.verifier, events.score ?? null);

@@ -8,10 +8,10 @@ import { createSampler } from "../data/order.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import { InputError } from "../errors.ts";
 import { joinResults, loggedColumns, type RewardResult, type RewardTrainerState } from "../rewards/pool/pool.ts";
-import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
-import type { SampledCompletion } from "../rollout/sequence.ts";
+import type { RolloutEngine } from "../rollout/engine.ts";
+import type { RolloutSettings, SampledCompletion } from "../rollout/sequence.ts";
 import type { Problem } from "../run/prompts.ts";
-import { createDynamicSampling } from "./dynamic-sampling.ts";
+import { sampleWithSignal } from "./dynamic-sampling.ts";
 import type { Generation } from "./generation.ts";
 import { type RewardSources, startScores } from "./model-rewards.ts";
 import { type Sampled, type Scored, sampledTokens } from "./sample.ts";
@@ -60,7 +60,7 @@ function samplesOf(
   completions: readonly SampledCompletion[],
 ): Sampled[] {
   return completions.map((completion) => ({
-    ...{ group, problem, promptIds: problem.promptIds, mask: null, ...completion },
+    ...{ group, problem, promptIds: problem.promptIds, ...completion },
     text: tokenizer.decode([...completion.completionIds], { skipSpecialTokens: true }),
   }));
 }
@@ -101,7 +101,7 @@ const sumOf = <T>(items: readonly T[], value: (item: T) => number) => items.redu
 const promptLength = ({ promptIds }: { readonly promptIds: Int32Array }) => promptIds.length;
 
 /** Tokens that were fed into a completion. */
-const fedTokens = (sample: Sampled) => sample.completionIds.length - sampledTokens(sample);
+const forcedTokens = (sample: Sampled) => sample.completionIds.length - sampledTokens(sample);
 
 /**
  * One generation, scored.
@@ -112,11 +112,10 @@ const fedTokens = (sample: Sampled) => sample.completionIds.length - sampledToke
  */
 export function sampleGeneration(run: SamplingRun, step: number, from: number): Promise<Generation | null> {
   const { config, tokenizer } = run.setup;
-  const stopStrings = tokenizer.stopStrings(config.stop);
   const { seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength } = config;
   const settings: RolloutSettings = {
     ...{ seed, stream: TRAINING_STREAM, step, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength },
-    ...{ isStop: tokenizer.isStop, stopStrings },
+    ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
   };
   return config.dynamicSampling ? sampleDynamically(run, settings, from) : samplePlainly(run, settings, from);
 }
@@ -132,7 +131,7 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
   const completions = await run.rollout.generate(
     draws.map(({ problem }, prompt) => ({ promptIds: problem.promptIds, samples: perPrompt, prompt })),
     settings,
-    { onProgress: (_, done, total) => run.onProgress(done, total), shouldStop: run.shouldStop },
+    { onProgress: run.onProgress, shouldStop: run.shouldStop },
   );
   if (run.shouldStop()) return null;
 
@@ -144,7 +143,7 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
   const sampled = sumOf(samples, sampledTokens);
   return {
     ...{ samples: withRewards(samples, rewards), rewards, position, skippedRows: skipped },
-    promptTokens: sumOf(draws, ({ problem }) => promptLength(problem)) + sumOf(samples, fedTokens),
+    promptTokens: sumOf(draws, ({ problem }) => promptLength(problem)) + sumOf(samples, forcedTokens),
     ...{ sampledTokens: sampled, sequenceTokens: sampled + sumOf(samples, promptLength) },
     ...{ groups: draws.length, discardedGroups: 0, groupsWithoutSignal: 0 },
   };
@@ -160,7 +159,8 @@ async function sampleDynamically(
   const drawer = promptDrawer(setup, from);
   const draws: ReturnType<typeof drawer.next>[] = [];
   const wanted = setup.batch.generationPrompts;
-  const dynamic = createDynamicSampling({
+  run.onPhase("rollout");
+  const outcome = await sampleWithSignal(run.rollout.start(settings), {
     wanted,
     most: wanted * config.dynamicSamplingMaxBatches,
     ahead: config.dynamicSamplingAhead,
@@ -177,23 +177,17 @@ async function sampleDynamically(
       return { rest: rest.then((result) => ({ samples, result })) };
     },
     hasSignal: ({ result }) => hasSignal(setup, result),
+    ...{ onProgress: run.onProgress, shouldStop: run.shouldStop, graceMs: REWARD_GRACE_MS },
   });
-
-  run.onPhase("rollout");
-  await run.rollout.generate(dynamic.initial, settings, {
-    ...dynamic.events,
-    onProgress: (_, done, total) => run.onProgress(done, total),
-    shouldStop: run.shouldStop,
-  });
-  if (run.shouldStop()) return null;
-  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = dynamic.outcome();
+  if (outcome === null) return null;
+  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = outcome;
   const { position, skipped } = draws[drawn - 1]!;
   const samples = accepted.flatMap(({ score }, group) => score.samples.map((sample) => ({ ...sample, group })));
   const rewards = joinResults(accepted.map(({ score }) => score.result));
   const sampled = discardedTokens + sumOf(samples, sampledTokens);
   return {
     ...{ samples: withRewards(samples, rewards), rewards, position, skippedRows: skipped },
-    promptTokens: sumOf(draws.slice(0, drawn), ({ problem }) => promptLength(problem)) + sumOf(samples, fedTokens),
+    promptTokens: sumOf(draws.slice(0, drawn), ({ problem }) => promptLength(problem)) + sumOf(samples, forcedTokens),
     ...{ sampledTokens: sampled, sequenceTokens: sampled + discardedPromptTokens + sumOf(samples, promptLength) },
     ...{ groups: accepted.length, discardedGroups: discarded, groupsWithoutSignal: withoutSignal },
   };

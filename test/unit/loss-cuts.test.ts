@@ -2,6 +2,7 @@
 // they equal finite differences of the loss, with one advantage a completion and one a token, under every option. A masked
 // token is as if it were not there.
 import { expect, test } from "bun:test";
+import { type Random, randomFrom } from "../../bench/ops/random.ts";
 import {
   type KlEstimator,
   LOSS_DEFAULTS,
@@ -15,7 +16,6 @@ import { LOSS_TYPES } from "../../src/grpo/loss/loss-types.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
 import { computeLoss } from "../../src/grpo/loss.ts";
-import { type Random, randomFrom } from "../ops/random.ts";
 
 const types = Object.keys(LOSS_TYPES) as LossType[];
 const levels = ["token", "sequence"] as const;
