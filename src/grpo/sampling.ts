@@ -100,7 +100,7 @@ const sumOf = <T>(items: readonly T[], value: (item: T) => number) => items.redu
 
 const promptLength = ({ promptIds }: { readonly promptIds: Int32Array }) => promptIds.length;
 
-/** Tokens that were fed into a completion. */
+/** Tokens of a completion that the policy did not sample. */
 const forcedTokens = (sample: Sampled) => sample.completionIds.length - sampledTokens(sample);
 
 /**
