@@ -37,5 +37,5 @@ export function requireFile(path: string, options: { readonly once?: boolean } =
   if (stat === undefined || stat.isFile() || stat.isDirectory()) return;
   if (options.once && ownStream.test(path)) return;
   const kind = stat.isFIFO() ? "a pipe" : stat.isSocket() ? "a socket" : "a device";
-  throw new InputError(`${path}: is ${kind}, not a file; give a file`);
+  throw new InputError(`${path}: is ${kind}, not a file; give a regular file`);
 }
