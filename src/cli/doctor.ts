@@ -58,7 +58,11 @@ export function report(found: readonly Finding[], ready: boolean): string[] {
     `${marks[status].padEnd(8)} ${topic.padEnd(width)}  ${text}`,
     ...(cure === undefined ? [] : [`${" ".repeat(9 + width)}  → ${cure}`]),
   ]);
-  return [...lines, "", ready ? "Training can run here." : "Training cannot run here until everything marked MISSING is in place."];
+  return [
+    ...lines,
+    "",
+    ready ? "Training can run here." : "Training cannot run here until everything marked MISSING is in place.",
+  ];
 }
 
 /** What there is to say about a machine, in the order it is printed. */
@@ -144,7 +148,11 @@ function pathFindings({ paths, forcedPath, compute }: Machine): Finding[] {
     if (proven || !supported) return ok(topic, text);
     const check = `to check it, from the repository: OPS_PATH=${name} bun test test/ops`;
     if (name === chosen) return note(topic, text, check);
-    return note(topic, `${text}; so it is not chosen automatically`, `to use it, set BUN_GRPO_CPU_PATH=${name}; ${check}`);
+    return note(
+      topic,
+      `${text}; so it is not chosen automatically`,
+      `to use it, set BUN_GRPO_CPU_PATH=${name}; ${check}`,
+    );
   });
 }
 

@@ -107,9 +107,7 @@ describe("endings", () => {
     });
     const { code, err } = await run(["train"], fails(denied));
     expect(code).toBe(1);
-    expect(err).toBe(
-      "grpo train: theirs: permission is denied; check its owner and permissions (EACCES, scandir)\n",
-    );
+    expect(err).toBe("grpo train: theirs: permission is denied; check its owner and permissions (EACCES, scandir)\n");
     const missing = Object.assign(new Error("ENOENT"), { code: "ENOENT", path: "x", syscall: "open" });
     expect((await run(["train"], fails(missing))).err).toContain("bug in grpo");
   });

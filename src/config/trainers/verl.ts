@@ -136,7 +136,8 @@ const aggregate: Rule = (value, other) => {
     return refuse("token-mean is dapo, seq-mean-token-mean grpo, seq-mean-token-sum-norm dr_grpo", ["loss_type"]);
   const note =
     ours === "dr_grpo"
-      ? "verl does not divide by the number of completions in a step, this does: the gradient is smaller by a constant factor, which AdamW cancels and max_grad_norm does not"
+      ? "verl does not divide by the number of completions in a step, this does: the gradient is smaller by a " +
+        "constant factor, which AdamW cancels and max_grad_norm does not"
       : "";
   return refuse(note, ["loss_type", ours]);
 };
