@@ -3,6 +3,7 @@
  * on the cut into micro-batches, completions that are left out, and that it learns returns.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { randomFrom } from "../../bench/ops/random.ts";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
 import { type CriticUpdateSettings, criticStep, type ValuedGroup } from "../../src/grpo/critic-update.ts";
@@ -11,7 +12,6 @@ import { scoreValues } from "../../src/model/scalar-head.ts";
 import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
 import { planSession, type Session } from "../../src/session/session.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
-import { randomFrom } from "../ops/random.ts";
 import { workFolder } from "./runs.ts";
 import { downloadTensors, norm, worstRelative } from "./tensors.ts";
 
