@@ -1,9 +1,9 @@
 // Advantages of samples with tokens that were fed in: those of the samples without these tokens, in the places of the others.
 import { expect, test } from "bun:test";
+import { randomFrom } from "../../bench/ops/random.ts";
 import { type AdvantageEstimator, ESTIMATORS } from "../../src/grpo/estimators/estimators.ts";
 import type { Measured } from "../../src/grpo/sample.ts";
 import { type WeighSettings, weigh } from "../../src/grpo/weigh.ts";
-import { randomFrom } from "../../bench/ops/random.ts";
 
 const settings: WeighSettings = {
   ...{ advantageEstimator: "grpo", scaleRewards: "group", beta: 0.3, gamma: 0.97, lam: 0.9, whitenAdvantages: true },
