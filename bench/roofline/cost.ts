@@ -114,7 +114,7 @@ export const costs: Costs = {
     const dlogits = elementCount(logits.shape) * bytesPerElement(w.dtype);
     const bytes = bytesOf(hidden) * 2 + 2 * weightBytes(w) + 2 * bytesOf(logits) + 3 * dlogits;
     const own = bytesOf(logits) + dlogits;
-    return { ...one, flops: 3 * one.flops, bytes: bytes + bytesOf(dhidden) + 2 * bytesOf(dw), own };
+    return { ...one, flops: 3 * one.flops, bytes: bytes + bytesOf(dhidden) + 2 * optional(dw), own };
   },
   sample: (_, ids, _logprob, _sampling, logits) =>
     memory(2 * rowsOf(ids) * (logits.shape[1] ?? 1) * 4, 6 * rowsOf(ids) * (logits.shape[1] ?? 1)),

@@ -6,13 +6,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSyn
 import { dirname, join } from "node:path";
 import { readJsonFile } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
-import {
-  architectureOf,
-  type ModelConfig,
-  type ModelHead,
-  parseModelConfig,
-  type WeightDtype,
-} from "../families/config.ts";
+import { architectureOf, type ModelConfig, type ModelHead, type WeightDtype } from "../families/config.ts";
+import { parseModelConfig } from "../families/families.ts";
 import { requireFile } from "../files.ts";
 import { writeFailure, writeFileAtomic } from "./atomic.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
@@ -97,7 +92,7 @@ export function copyModelAssets(from: string, to: string): void {
 }
 
 /**
- * Writes chat_template.jinja, which goes before a template of tokenizer_config.json here and in transformers.
+ * Writes chat_template.jinja, which overrides a template in tokenizer_config.json here and in transformers.
  *
  * @throws RunError where it cannot be written
  */
@@ -121,7 +116,7 @@ export function writeConfig(to: string, config: ModelConfig, dtype: WeightDtype)
   const json = {
     ...raw,
     // vLLM chooses the implementation by it.
-    architectures: raw.architectures ?? [architectureOf(config.modelType, config.head)],
+    architectures: raw.architectures ?? [architectureOf(config.family, config.head)],
     ...Object.fromEntries(spellings.map((key) => [key, dtype])),
   };
   writeFileAtomic(join(to, "config.json"), `${stringifyConfig(json)}\n`);

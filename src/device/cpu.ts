@@ -374,7 +374,7 @@ function cpuOps({ kernels }: CpuLibrary): Ops {
       require(dresidual === null || dresidual.rowStride === dx.rowStride, `${weight.name}: dresidual and dx differ`);
       kernels.rmsnorm_backward(
         dx.address,
-        dweight.address,
+        dweight?.address ?? 0,
         dy.address,
         x.address,
         weight.address,
@@ -529,7 +529,7 @@ function cpuOps({ kernels }: CpuLibrary): Ops {
         inverseTemperature(temperature),
       );
       ops.matmulBackwardInput(dhidden, logits, w);
-      ops.matmulBackwardWeight(dw, logits, hidden, w);
+      if (dw) ops.matmulBackwardWeight(dw, logits, hidden, w);
     },
     sample(ids, logprob, samplingLogprob, logits, logitRow, counters, seen, settings) {
       require(counters.rowStride === SAMPLE_COUNTERS, `${counters.name}: rows of ${SAMPLE_COUNTERS}`);

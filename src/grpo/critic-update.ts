@@ -3,8 +3,8 @@
  * before the update, and the returns made of them, come from outside (`scoreValues`, estimators/).
  */
 import type { ScalarActivations } from "../model/activations.ts";
-import type { Model } from "../model/lm-head.ts";
 import { cutMicroBatches, type PackedGroup } from "../model/micro-batches.ts";
+import type { Model } from "../model/model.ts";
 import { backwardValues, forwardValues } from "../model/scalar-head.ts";
 import { type OptimizerSettings, type OptimizerState, optimizerStep, zeroGradients } from "../optim/adamw.ts";
 import type { TokenValues } from "./loss/config.ts";

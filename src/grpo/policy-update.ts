@@ -4,8 +4,9 @@
  */
 
 import type { Activations } from "../model/activations.ts";
-import { backward, forward, type Model, type Scores } from "../model/lm-head.ts";
+import { backward, forward, type Scores } from "../model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../model/micro-batches.ts";
+import type { Model } from "../model/model.ts";
 import { type OptimizerSettings, type OptimizerState, optimizerStep, zeroGradients } from "../optim/adamw.ts";
 import type { Advantage, LossCompletion, LossConfig } from "./loss/config.ts";
 import { foldMetrics, type MetricParts } from "./loss/metrics.ts";

@@ -8,9 +8,8 @@ import { breathe, doPieces, type Pieces } from "../device/breathe.ts";
 import { PAGE_TOKENS, type SamplingSettings } from "../device/device.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import { RunError } from "../errors.ts";
-import { attentionShape } from "../model/activations.ts";
-import { type Attend, forwardLayer, layerRows } from "../model/layer.ts";
-import type { Model } from "../model/lm-head.ts";
+import { type Attend, forwardLayer } from "../model/layer.ts";
+import type { Model } from "../model/model.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import type { StopMatcher } from "../tokenizer/tokenizer.ts";
 import type { RolloutBuffers } from "./buffers.ts";
@@ -54,9 +53,8 @@ let engines = 0;
 
 /** A rollout engine on a model and its planned buffers. */
 export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
-  const { device, config, weights, rope } = model;
+  const { device, config, weights } = model;
   const { ops } = device;
-  const shape = attentionShape(config);
   const engine = engines++;
   const recorded = new Set<string>();
   /** Where padding rows write: behind what the scheduler gives out. */
@@ -84,38 +82,38 @@ export function createRolloutEngine(model: Model, buffers: RolloutBuffers) {
     }
     device.upload(block, host);
     const T = row;
-    const b = layerRows(buffers.layer, T);
+    const residual = firstRows(buffers.layer.residual, T);
     const segmentRows = firstRows(tensors.segments, prompts.length);
     const [pageRows, offsetRows] = [firstRows(tensors.page, T), firstRows(tensors.offset, T)];
-    ops.embeddingForward(b.residual, firstRows(tensors.tokens, T), weights.embedding);
-    for (const [layer, layerWeights] of weights.layers.entries()) {
-      const attend: Attend = (index, own) => {
-        ops.kvStore(buffers.cache[index]!, own.qkv, pageRows, offsetRows, shape);
-        ops.attentionForward(own.attention, null, own.qkv, segmentRows, shape);
-      };
-      const positions = firstRows(tensors.positions, T);
-      await doPieces(forwardLayer(device, config, layerWeights, layer, b, positions, rope, attend));
-    }
+    ops.embeddingForward(residual, firstRows(tensors.tokens, T), weights.embedding);
+    const positions = firstRows(tensors.positions, T);
+    const attend: Attend = (layer, b, shape) => {
+      ops.kvStore(buffers.cache[layer]!, b.qkv, pageRows, offsetRows, shape);
+      ops.attentionForward(b.attention, null, b.qkv, segmentRows, shape);
+    };
+    for (let layer = 0; layer < config.numLayers; layer++)
+      await doPieces(forwardLayer(model, layer, buffers.layer, positions, attend));
     for (const [s, prompt] of prompts.entries()) {
       const last = fields.segments[4 * s]! + prompt.length - 1;
-      ops.cast(rows(buffers.promptHidden, prompt.slot, 1), rows(b.residual, last, 1));
+      ops.cast(rows(buffers.promptHidden, prompt.slot, 1), rows(residual, last, 1));
     }
   };
 
   /** Everything of a decode step that the device does; reads only fixed buffers. */
   function* decodeStep(B: number, settings: RolloutSettings): Pieces {
-    const b = layerRows(buffers.layer, B);
     const at = (t: Tensor) => firstRows(t, B);
     const step = buffers.step.tensors;
-    ops.embeddingForward(b.residual, at(step.tokens), weights.embedding);
-    for (const [layer, layerWeights] of weights.layers.entries())
-      yield* forwardLayer(device, config, layerWeights, layer, b, at(step.positions), rope, (index, own) => {
-        const pages = buffers.cache[index]!;
-        ops.kvStore(pages, own.qkv, at(step.page), at(step.offset), shape);
-        const [table, prompts, completions] = [at(step.pageTable), at(step.promptLengths), at(step.completionLengths)];
-        ops.attentionDecode(own.attention, own.qkv, pages, table, prompts, completions, shape);
-      });
-    ops.cast(at(buffers.hidden), b.residual);
+    const residual = at(buffers.layer.residual);
+    ops.embeddingForward(residual, at(step.tokens), weights.embedding);
+    const [table, prompts, completions] = [at(step.pageTable), at(step.promptLengths), at(step.completionLengths)];
+    const attend: Attend = (layer, b, shape) => {
+      const pages = buffers.cache[layer]!;
+      ops.kvStore(pages, b.qkv, at(step.page), at(step.offset), shape);
+      ops.attentionDecode(b.attention, b.qkv, pages, table, prompts, completions, shape);
+    };
+    for (let layer = 0; layer < config.numLayers; layer++)
+      yield* forwardLayer(model, layer, buffers.layer, at(step.positions), attend);
+    ops.cast(at(buffers.hidden), residual);
     computeLogits(B);
     yield;
     sampleRows(B, settings);

@@ -15,7 +15,7 @@ import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoi
 import { writeTogether } from "../checkpoint/together.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
-import type { Model } from "../model/lm-head.ts";
+import type { Model } from "../model/model.ts";
 import { loadWeights, savedTensors } from "../model/weights.ts";
 import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
 import { openModelFolder, parameterSource } from "./planned-model.ts";

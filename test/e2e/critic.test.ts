@@ -10,8 +10,9 @@ import { readModelConfig, readModelFolder } from "../../src/checkpoint/huggingfa
 import { latestCheckpoint } from "../../src/checkpoint/state.ts";
 import type { Device } from "../../src/device/device.ts";
 import { InputError } from "../../src/errors.ts";
-import { backward, forward, type Model } from "../../src/model/lm-head.ts";
+import { backward, forward } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
+import type { Model } from "../../src/model/model.ts";
 import { backwardValues, forwardValues, scoreValues } from "../../src/model/scalar-head.ts";
 import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
 import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { join } from "node:path";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
-import type { ModelType } from "../../src/families/config.ts";
+import { families } from "../../src/families/families.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../../src/model/scalar-head.ts";
 import { zeroGradients } from "../../src/optim/adamw.ts";
@@ -30,8 +30,6 @@ afterAll(() => {
   work.remove();
 });
 
-const types: readonly ModelType[] = ["llama", "qwen2", "qwen3"];
-const families = types.map((modelType) => ({ modelType }));
 const ids = (length: number, from: number) => Int32Array.from({ length }, (_, i) => (from + 37 * i) % 320);
 
 /** Three groups; completions of one token, and of more than a page of keys. */
@@ -58,7 +56,7 @@ async function openCritic(folder: string, on = device): Promise<Session> {
   return session.open();
 }
 
-const model = (modelType: ModelType) => writeTinyModel(work.at(modelType), { modelType, seed: 7 });
+const model = (modelType: string) => writeTinyModel(work.at(modelType), { modelType, seed: 7 });
 
 function float64(folder: string): Map<string, Float64Array> {
   const tensors = readTensors(join(folder, "model.safetensors"));
@@ -78,7 +76,7 @@ function wantedValues(folder: string, parameters: Parameters): number[][] {
 
 const bits = (values: Float32Array) => [...new Uint32Array(values.buffer, values.byteOffset, values.length)];
 
-describe.each(families)("$modelType", ({ modelType }) => {
+describe.each([...families.keys()])("%s", (modelType) => {
   test("values of every completion token, and scores at a sequence's end, are the float64 model's", async () => {
     const folder = await model(modelType);
     const session = await openCritic(folder);

@@ -90,7 +90,7 @@ export function rmsnormOps(runtime: CudaRuntime): Pick<Ops, "rmsnormForward" | "
     rmsnormBackward(dx, dweight, dy, x, weight, rstd, dresidual, heads = 1) {
       const [T, D] = [dim(x, 0), dim(weight, 0)];
       require(dim(x, 1) === heads * D && dim(dy, 0) === T, `${weight.name}: ${dx.shape} from ${dy.shape} by ${D}`);
-      require(dweight.dtype === "float32", `${weight.name}: ${dweight.name} is not float32`);
+      require(!dweight || dweight.dtype === "float32", `${weight.name}: ${dweight?.name} is not float32`);
       if (T === 0) return;
       const defines = {
         ...backwardTypes(type(dx), type(dy), type(x), type(weight)),
@@ -120,7 +120,7 @@ export function rmsnormOps(runtime: CudaRuntime): Pick<Ops, "rmsnormForward" | "
         x.rowStride,
         dresidual?.rowStride ?? 0,
       );
-      addColumnSums(runtime, dweight.address, partial, blocks, D);
+      if (dweight) addColumnSums(runtime, dweight.address, partial, blocks, D);
     },
   };
 }
