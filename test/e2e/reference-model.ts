@@ -62,7 +62,7 @@ function attend(q: Float64Array[], k: Float64Array[], v: Float64Array[], shape: 
       const weights = Array.from({ length: t + 1 }, (_, s) => {
         let dot = 0;
         for (let i = 0; i < headDim; i++) dot += row[from + i]! * k[s]![to + i]!;
-        return Math.exp(dot / Math.sqrt(headDim));
+        return Math.exp(dot * shape.scale);
       });
       const total = weights.reduce((a, b) => a + b, 0);
       for (let s = 0; s <= t; s++)

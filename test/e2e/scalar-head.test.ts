@@ -1,6 +1,6 @@
 /**
  * Models with a scalar head: values, scores and gradients against a float64 transformer, bits that do not depend on what
- * is packed together, on threads or on the cut into micro-batches.
+ * is packed together, on threads or on the cut into micro-batches. Every family, and one that only this test knows.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
@@ -12,6 +12,7 @@ import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../.
 import { zeroGradients } from "../../src/optim/adamw.ts";
 import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
 import { planSession, type Session } from "../../src/session/session.ts";
+import { invented } from "../fixtures/invented-family.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { type Parameters, referenceValues } from "./reference-model.ts";
 import { workFolder } from "./runs.ts";
@@ -20,6 +21,7 @@ import { downloadTensors, readTensors } from "./tensors.ts";
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
 
+families.set("invented", invented);
 const work = workFolder();
 let device: Device;
 beforeAll(async () => {
@@ -28,6 +30,7 @@ beforeAll(async () => {
 afterAll(() => {
   device.close();
   work.remove();
+  families.delete("invented");
 });
 
 const ids = (length: number, from: number) => Int32Array.from({ length }, (_, i) => (from + 37 * i) % 320);

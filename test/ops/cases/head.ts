@@ -96,8 +96,9 @@ function forward(settings: Settings): OpCase {
   });
 }
 
-function backward(settings: Settings & { readonly grad?: ShortDType }): OpCase {
-  const { N, V, D, temperature, grad = "f32" } = settings;
+/** @param settings `frozen`: the weight is not trained, so there is no dw */
+function backward(settings: Settings & { readonly grad?: ShortDType; readonly frozen?: boolean }): OpCase {
+  const { N, V, D, temperature, grad = "f32", frozen = false } = settings;
   return opCase("lmHeadBackward", { ...settings }, (run) => {
     const b = buffers(run, settings);
     const wanted = softmaxRows(b.hidden.values, b.w.values, settings);
@@ -117,7 +118,7 @@ function backward(settings: Settings & { readonly grad?: ShortDType }): OpCase {
     const dlogprob = run.slot("dlogprob", "float32", [b.entries], run.random.normal(b.entries));
     const dentropy = run.slot("dentropy", "float32", [N], run.random.normal(N));
     const dhidden = run.slot("dhidden", dtypes[grad], [N, D], null, { output: true });
-    const dw = run.parameter("dw", b.w, run.random.normal(V * D), true);
+    const dw = frozen ? null : run.parameter("dw", b.w, run.random.normal(V * D), true);
     run.run(({ ops }) => {
       for (let twice = 0; twice < 2; twice++)
         ops.lmHeadBackward(
@@ -148,12 +149,13 @@ function backward(settings: Settings & { readonly grad?: ShortDType }): OpCase {
     const input = matmulInputGradient(dlogits, b.w.values, N, V, D);
     run.check(dhidden, input.value, rounded(gradients, dtypes[grad]), input.magnitude);
     const grown = matmulWeightGradient(dlogits, b.hidden.values, N, V, D);
-    run.check(
-      dw,
-      grown.value.map((value, i) => dw.values[i]! + 2 * value),
-      gradients,
-      grown.magnitude.map((size) => 2 * size),
-    );
+    if (dw)
+      run.check(
+        dw,
+        grown.value.map((value, i) => dw.values[i]! + 2 * value),
+        gradients,
+        grown.magnitude.map((size) => 2 * size),
+      );
     const loss = (hidden: Float64Array, w: Float64Array) => {
       let sum = 0;
       for (const [r, row] of softmaxRows(hidden, w, settings).entries()) {
@@ -164,7 +166,7 @@ function backward(settings: Settings & { readonly grad?: ShortDType }): OpCase {
       return sum;
     };
     if (grad === "f32") run.differences(dhidden, b.hidden.values, (moved) => loss(moved, b.w.values), slope);
-    run.differences(dw, b.w.values, (moved) => loss(b.hidden.values, moved), slope, 2);
+    if (dw) run.differences(dw, b.w.values, (moved) => loss(b.hidden.values, moved), slope, 2);
   });
 }
 
@@ -345,6 +347,7 @@ export const headCases: readonly OpCase[] = [
   flat,
   backward({ N: 1, V: 1, D: 1, w: "f32", temperature: 1 }),
   backward({ N: 13, V: 59, D: 33, w: "f32", temperature: 1 }),
+  backward({ N: 13, V: 59, D: 33, w: "f32", temperature: 1, frozen: true }),
   backward({ N: 13, V: 259, D: 24, w: "f32", temperature: 0.7 }),
   backward({ N: 4, V: 9001, D: 5, w: "f32", temperature: 0.9 }),
   backward({ N: 19, V: 100, D: 31, w: "bf16", temperature: 1.3 }),

@@ -117,10 +117,12 @@ interface BackwardSettings extends Rows {
   readonly dy?: ShortDType;
   readonly dx?: ShortDType;
   readonly gap?: number;
+  /** The weight is not trained: no dweight. */
+  readonly frozen?: boolean;
 }
 
 function backward(settings: BackwardSettings): OpCase {
-  const { T, H, D, residual, over = false, gap = 0, dy: dyType = "f32", dx: dxType = "f32" } = settings;
+  const { T, H, D, residual, over = false, gap = 0, frozen = false, dy: dyType = "f32", dx: dxType = "f32" } = settings;
   return opCase("rmsnormBackward", { ...settings }, (run) => {
     const count = T * H * D;
     const x = run.slot("x", dtypes[settings.x], [T, H * D], run.random.normal(count), { gap });
@@ -133,7 +135,7 @@ function backward(settings: BackwardSettings): OpCase {
     const other =
       residual === "other" ? run.slot("dresidual", "float32", [T, H * D], run.random.normal(count), { gap }) : null;
     const dresidual = residual === "dx" ? dx : other;
-    const dweight = run.slot("dweight", "float32", [D], run.random.normal(D), { output: true });
+    const dweight = frozen ? null : run.slot("dweight", "float32", [D], run.random.normal(D), { output: true });
     const times = over || residual === "dx" ? 1 : 2;
     run.run(({ ops }) => {
       for (let i = 0; i < times; i++) ops.rmsnormBackward(dx, dweight, dy, x, weight, rstd, dresidual, H);
@@ -144,14 +146,15 @@ function backward(settings: BackwardSettings): OpCase {
       want.dx.map((value, i) => value + (dresidual ? dresidual.values[i]! : 0)),
       rounded(gradient, dtypes[dxType]),
     );
-    run.check(
-      dweight,
-      want.dweight.map((value, d) => dweight.values[d]! + times * value),
-      sums,
-    );
+    if (dweight)
+      run.check(
+        dweight,
+        want.dweight.map((value, d) => dweight.values[d]! + times * value),
+        sums,
+      );
     if (T > 33 || over) return;
     const byWeight = (moved: Float64Array) => dot(rmsnorm(x.values, moved, EPSILON).y, dy.values);
-    run.differences(dweight, weight.values, byWeight, slope, times);
+    if (dweight) run.differences(dweight, weight.values, byWeight, slope, times);
     if (dresidual || dxType === "bf16") return;
     run.differences(dx, x.values, (moved) => dot(rmsnorm(moved, weight.values, EPSILON).y, dy.values), slope);
   });
@@ -178,6 +181,7 @@ export const rmsnormCases: readonly OpCase[] = [
   backward({ T: 33, H: 1, D: 100, x: "bf16", w: "bf16", residual: "dx" }),
   backward({ T: 13, H: 3, D: 24, x: "bf16", w: "bf16", residual: "none", over: true, gap: 5 }),
   backward({ T: 13, H: 3, D: 24, x: "bf16", w: "bf16", residual: "none", gap: 5 }),
+  backward({ T: 13, H: 1, D: 33, x: "f32", w: "f32", residual: "dx", frozen: true }),
   bfloat16Gradients(backward({ T: 33, H: 1, D: 100, x: "f32", w: "bf16", dy: "bf16", residual: "dx" })),
   bfloat16Gradients(backward({ T: 13, H: 1, D: 259, x: "f32", w: "bf16", dy: "bf16", residual: "other" })),
   bfloat16Gradients(
