@@ -48,7 +48,7 @@ interface Specification {
 
 /** Whose optimizer is planned: the policy's by default. */
 interface OptimizerOwner {
-  /** Goes before the names of its buffers and groups. */
+  /** Begins the names of its buffers and groups. */
   readonly prefix: string;
   /** When its gradients live. */
   readonly phase: Phase;
