@@ -393,7 +393,7 @@ describe("the command line", () => {
     [["ops", "--filter", "("], "grpo bench: --filter (: not a regular expression"],
     [["ops", "--filter", "softmax"], "grpo bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
     [["ops", "--dtype", "int8"], "grpo bench: --dtype"],
-    [["ops", "--threads", "0"], "grpo bench: --threads 0: allowed is a whole number ≥ 1"],
+    [["ops", "--threads", "0"], "grpo bench: --threads 0: must be a whole number ≥ 1"],
     [["ops", "--path", "sse9"], "grpo bench: --path sse9: there is no such path; this machine runs portable"],
     [["ops", "--jsn"], "grpo bench: --jsn: unknown setting; did you mean --json?"],
     [["ops", "matmul"], 'grpo bench: "matmul": unexpected argument'],
@@ -411,9 +411,9 @@ describe("the command line", () => {
   test.each([
     [["step", "--quick"], "--quick: step does not take it"],
     [["ops", "--num_generations", "3"], "--num_generations: ops does not take it"],
-    [["step", "--completion_tokens", "1"], "--completion_tokens 1: allowed is a whole number ≥ 2"],
+    [["step", "--completion_tokens", "1"], "--completion_tokens 1: must be a whole number ≥ 2"],
     [["roofline", "--filter", "("], "--filter (: not a regular expression"],
-    [["step", "--model", "/nonexistent"], "/nonexistent: there is no such folder"],
+    [["step", "--model", "/nonexistent"], "/nonexistent: no such folder"],
     [["step", "--device", "cpu", "--model", "Qwen2.5-7B", "--micro_batch_tokens", "1048576"], "MiB are free"],
   ])("refuses %j in one line", async (argv, message) => {
     const { err, code } = await bench(...argv);

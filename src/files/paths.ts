@@ -3,7 +3,7 @@
  * /dev/zero never ends. Leaves out reading, whose own errors the readers tell.
  */
 import { closeSync, lstatSync, openSync, type Stats, statSync } from "node:fs";
-import { InputError } from "./errors.ts";
+import { InputError } from "../errors.ts";
 
 /** Whether something of that name is there, be it a link to nothing: what is there and cannot be read is no missing file. */
 export function isThere(path: string): boolean {

@@ -1,6 +1,6 @@
 /**
  * Files and folders that appear whole or not at all: written beside under a temporary name, forced to the disk, renamed
- * into place. Temporary names say who writes (`writers.ts`), so that what a dead process left is known and removed.
+ * into place. Temporary names say who writes (`temporary.ts`), so that what a dead process left is known and removed.
  */
 import {
   closeSync,
@@ -19,8 +19,9 @@ import {
 } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { errorText, InputError, RunError } from "../errors.ts";
-import { changedAt, isLeft, suffixPattern, temporarySuffix } from "../writers.ts";
+import { InputError } from "../errors.ts";
+import { writeFailure } from "./refusals.ts";
+import { changedAt, isLeft, suffixPattern, temporarySuffix } from "./temporary.ts";
 
 /**
  * Replaces a small file in one step.
@@ -33,7 +34,7 @@ export function writeFileAtomic(path: string, content: string | Uint8Array): voi
   try {
     const fd = openSync(temporary, "w");
     try {
-      for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
+      writeWhole(fd, bytes);
       fsyncSync(fd);
     } finally {
       closeSync(fd);
@@ -44,6 +45,16 @@ export function writeFileAtomic(path: string, content: string | Uint8Array): voi
     discard(temporary);
     throw writeFailure(error, path);
   }
+}
+
+/** A write may take a part only, which is how a disk that fills up first shows. */
+export function writeWhole(fd: number, bytes: Uint8Array): void {
+  for (let at = 0; at < bytes.length; ) at += writeSync(fd, bytes, at);
+}
+
+/** The same for the file of `writeLargeFileAtomic`; the event loop has its turn meanwhile. */
+export async function writeBytes(file: FileHandle, bytes: Uint8Array): Promise<void> {
+  for (let at = 0; at < bytes.length; ) at += (await file.write(bytes, at)).bytesWritten;
 }
 
 /** A command's `--output`: a file in one step; what is none (/dev/stdout, a pipe) is written to as it is. */
@@ -205,24 +216,4 @@ export function syncFolder(folder: string): void {
   } finally {
     closeSync(fd);
   }
-}
-
-const cures: Record<string, string> = {
-  ENOSPC: "the disk is full; free some space or write to another disk",
-  EDQUOT: "the disk quota is used up; free some space or write to another disk",
-  EFBIG: "the file would pass the size limit; raise it (ulimit -f) or write to another disk",
-  EACCES: "permission is denied; write to another folder",
-  EPERM: "permission is denied; write to another folder",
-  EROFS: "the disk is read-only; write to another one",
-  ENOENT: "its folder does not exist; create it",
-  ENOTDIR: "its folder is a file; write to another folder",
-  EISDIR: "there is a folder of that name; remove it or write to another folder",
-};
-
-/** A failed system call as a RunError with its cure; anything else stays what it is. */
-export function writeFailure(error: unknown, path: string): unknown {
-  const code = (error as NodeJS.ErrnoException | null)?.code;
-  if (typeof code !== "string" || (error as NodeJS.ErrnoException).syscall === undefined) return error;
-  const cure = cures[code] ?? `${errorText(error)}; check the disk`;
-  return new RunError(`${path}: cannot be written: ${cure} (${code}); what was there before is untouched`);
 }
