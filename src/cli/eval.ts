@@ -11,7 +11,7 @@ import type { EvalConfig } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { chosenKs, evaluationLines, evaluationResults } from "../eval/report.ts";
-import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
+import { rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
 import { rewardModels } from "../grpo/setup.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createRewardPool, noTraining } from "../rewards/pool/pool.ts";
@@ -160,7 +160,7 @@ async function evaluateInto(
       positions: longestPrompt + maxCompletionLength,
     }).open();
     const scoring =
-      functions.length > 0 && scoreGroups(rewardSources(session, pool, config.systemPrompt), noTraining, tokenizer);
+      functions.length > 0 && scoreAnswers(rewardSources(session, pool, config.systemPrompt), noTraining, tokenizer);
     interrupt.begin();
     const evaluation = await evaluateProblems(
       session.rollout!,

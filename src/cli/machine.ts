@@ -7,7 +7,8 @@ import { availableParallelism, cpus, release, totalmem } from "node:os";
 import { type BuildResult, buildKernels } from "../../ffi/bindings/cpu.ts";
 import { assetPath } from "../assets.ts";
 import { cacheFolder } from "../cache.ts";
-import { bfloat16Paths, type CpuDevice, openCpuDevice, provenPaths } from "../device/cpu.ts";
+import { type CpuDevice, openCpuDevice } from "../device/cpu/device.ts";
+import { bfloat16Paths, provenPaths } from "../device/cpu/path.ts";
 import { type CudaSurvey, surveyCuda } from "../device/cuda/survey.ts";
 import type { DeviceMemory, Weight } from "../device/device.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
@@ -37,7 +38,7 @@ export interface Machine {
   readonly paths: readonly InstructionPath[];
   /** $BUN_GRPO_CPU_PATH */
   readonly forcedPath: string | null;
-  /** Null without kernels, or where the path that was asked for is not there. */
+  /** Null without kernels, or if the requested path is missing. */
   readonly compute: Compute | { readonly failure: string } | null;
   readonly cuda: CudaSurvey;
   readonly folder: { readonly path: string; readonly free: number; readonly writable: boolean };
@@ -104,7 +105,7 @@ const withoutKernels: KernelFacts = {
 
 async function withKernels(libraryFile: string): Promise<KernelFacts> {
   const opened = await attempt(() => openCpuDevice({ libraryFile }));
-  // Where the path that was asked for is not there, what the others are can still be said.
+  // If the requested path is missing, the others can still be listed.
   const device = "failure" in opened ? await attempt(() => openCpuDevice({ libraryFile, path: "portable" })) : opened;
   if ("failure" in device) return { ...withoutKernels, kernels: device };
   const { library, threads } = device;

@@ -13,14 +13,15 @@ import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
-import { type RewardSources, rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
+import { type RewardSources, rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
 import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
-import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
+import { train as runTraining, type TrainerHooks } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { callOf } from "../program.ts";
 import { createRewardPool, type RewardTrainerState } from "../rewards/pool/pool.ts";
 import { isModule, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
+import type { RunOutcome } from "../run/run.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
 import { describeMemory } from "../session/memory.ts";
 import type { Session } from "../session/session.ts";
@@ -114,7 +115,7 @@ function evaluation(
       problems,
       trainingEvaluation(config),
       {
-        score: scoreGroups(sources, state, tokenizer),
+        score: scoreAnswers(sources, state, tokenizer),
         onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
         shouldStop: stop,
       },
@@ -215,7 +216,7 @@ async function trainInto(
       }
       await pool.ready();
       const session = await setup.planned.open();
-      let outcome: TrainOutcome;
+      let outcome: RunOutcome;
       try {
         const rewards = rewardSources(session, pool, config.systemPrompt);
         const hooks: TrainerHooks = {

@@ -113,7 +113,8 @@ export function checkSameColumn({ shards }: Dataset, name: string): void {
   for (const shard of others) {
     if (typeIn(shard) === typeIn(first!)) continue;
     throw new InputError(
-      `${shard.path}: column "${name}" is ${typeIn(shard)}, and ${typeIn(first!)} in ${first!.path}; give it one type, or leave it out with --columns`,
+      `${shard.path}: column "${name}" is ${typeIn(shard)}, and ${typeIn(first!)} in ${first!.path}; ` +
+        "give it one type, or leave it out with --columns",
     );
   }
 }

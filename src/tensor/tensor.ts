@@ -53,7 +53,7 @@ export function columns(t: Tensor, from: number, count: number): Tensor {
   return { ...t, address: t.address + from * bytesPerElement(t.dtype), shape: [t.shape[0] ?? 0, count] };
 }
 
-/** The same memory under another shape; packed tensors only. */
+/** The same memory under another shape, which may take less of it; packed tensors only. */
 export function reshape(t: Tensor, shape: readonly number[]): Tensor {
   if (t.rowStride !== rowElements(t)) throw new RangeError(`${t.name}: a view with gaps cannot be reshaped`);
   if (elementCount(shape) > elementCount(t.shape))

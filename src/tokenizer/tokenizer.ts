@@ -1,6 +1,7 @@
 /**
  * Text ↔ token ids of a model folder, by its tokenizer.json: prompts with the chat template, the ids that end a
- * completion, decoding. Tokenizing itself is `@huggingface/tokenizers`, by way of `library.ts`. Leaves out tokenizers without tokenizer.json, pairs of texts, padding and truncation.
+ * completion, decoding. Tokenizing itself is `@huggingface/tokenizers`, by way of `library.ts`. Leaves out tokenizers
+ * without tokenizer.json, pairs of texts, padding and truncation.
  */
 import { join } from "node:path";
 import type { Tokenizer as Library } from "@huggingface/tokenizers";

@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
-import { type CudaDevice, openCudaDevice } from "../../src/device/cuda.ts";
+import { type CudaDevice, openCudaDevice } from "../../src/device/cuda/device.ts";
 import { RunError } from "../../src/errors.ts";
 import { packedSizes } from "../../src/run/inputs.ts";
 import { planSession } from "../../src/session/session.ts";

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { byteAt, bytesAt } from "../../ffi/bindings/libc.ts";
+import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { type MappedTensor, openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { parseSafetensorsHeader } from "../../src/checkpoint/safetensors-header.ts";
 import { type TensorSource, writeSafetensors } from "../../src/checkpoint/safetensors-write.ts";
@@ -133,8 +133,8 @@ describe("written, then read", () => {
     closeSync(fd);
     const file = openSafetensors(path);
     const end = file.tensors.get("end")!;
-    expect([byteAt(end.address), byteAt(end.address + 1)]).toEqual([7, 8]);
-    expect(byteAt(file.tensors.get("zeros")!.address + length - 1)).toBe(0);
+    expect([...new Uint8Array(bytesAt(end.address, 2))]).toEqual([7, 8]);
+    expect([...new Uint8Array(bytesAt(file.tensors.get("zeros")!.address + length - 1, 1))]).toEqual([0]);
     file.close();
     const cut = openSync(path, "r+");
     ftruncateSync(cut, 8 + header.length + length + 1);

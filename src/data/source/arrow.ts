@@ -11,7 +11,8 @@ export async function arrowSource(path: string, split?: string): Promise<ArraySo
   const { metadata } = dataset.shards[0]!;
   dataset.close();
   return {
-    ...{ format: "Arrow", metadata },
+    format: "Arrow",
+    metadata,
     columns: async () => columns,
     async *arrays(names): AsyncGenerator<ArrayBatch> {
       const dataset = openDataset(path, { split });

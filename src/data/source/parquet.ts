@@ -69,7 +69,8 @@ async function* rowGroups(
     for (const { meta_data } of chunks)
       if (meta_data && !isInSchema(meta_data.path_in_schema, trees, columns))
         throw new InputError(
-          `${path}: row group ${group} cannot be read as Parquet (it has a column ${errorText(meta_data.path_in_schema.join("."))} that its schema lacks); copy the file again`,
+          `${path}: row group ${group} cannot be read as Parquet (it has a column ` +
+            `${errorText(meta_data.path_in_schema.join("."))} that its schema lacks); copy the file again`,
         );
     const [rowStart, rowEnd] = [start, start + Number(num_rows)];
     const read = () => parquetReadObjects({ file, metadata, columns, rowStart, rowEnd, compressors, utf8: false });
