@@ -16,7 +16,7 @@ import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
-import type { Model } from "../model/lm-head.ts";
+import type { Model } from "../model/model.ts";
 import { loadWeights, savedTensors } from "../model/weights.ts";
 import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
 import { openModelFolder, parameterSource } from "./planned-model.ts";

@@ -4,7 +4,7 @@
  * the controller of the entropy bonus, the moving reference. Used by `grpo train` and `grpo update`; where samples come from and
  * what is written about them is up to those.
  */
-import type { Model } from "../../model/lm-head.ts";
+import type { Model } from "../../model/model.ts";
 import { learningRate, type ScheduleSettings, scheduleOf } from "../../optim/schedule.ts";
 import type { Critic } from "../../session/scalar-models.ts";
 import { type GenerationStep, samplesOfStep, wholeGeneration } from "../generation-steps.ts";

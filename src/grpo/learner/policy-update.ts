@@ -4,8 +4,9 @@
  */
 
 import type { Activations } from "../../model/activations.ts";
-import { backward, forward, type Model, type Scores } from "../../model/lm-head.ts";
+import { backward, forward, type Scores } from "../../model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../../model/micro-batches.ts";
+import type { Model } from "../../model/model.ts";
 import {
   type AdamSettings,
   type OptimizerSettings,
