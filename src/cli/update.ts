@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import type { z } from "zod";
 import { completionsFolder, runFile, runRecord } from "../checkpoint/held.ts";
+import { resolveModel } from "../checkpoint/hub.ts";
 import { openOutputFolder } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
@@ -12,7 +13,6 @@ import { type ConfigInput, settingsOf } from "../config/schema.ts";
 import { runRecordedUpdate, updateState } from "../grpo/recorded-update.ts";
 import { completionsPath } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { modelFolder } from "../run/inputs.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
@@ -88,7 +88,7 @@ export async function runUpdate(
       console.note(
         `note: ${config.rollouts} is the first generation of its run: what no flag says is as in ${runFileOf(config.rollouts)}`,
       );
-    const folder = await modelFolder(model);
+    const folder = await resolveModel(model);
     const records = await runRecordedUpdate({
       ...{ config, folder, resume, note: console.note, onStep: console.step },
       onBegin() {

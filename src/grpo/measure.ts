@@ -3,10 +3,12 @@
  * and the critic's values. Nothing here has a gradient.
  */
 
+import type { Model } from "../model/lm-head.ts";
 import type { PackedGroup } from "../model/micro-batches.ts";
 import { scoreValues } from "../model/scalar-head.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
-import type { Session } from "../session/session.ts";
+import type { Critic } from "../session/critic.ts";
+import type { ScoringModel } from "../session/policy.ts";
 import { type PolicyUpdateSettings, scoreGroups } from "./policy-update.ts";
 
 /** By completion, in the order of the groups; null where it is not needed. (N)(R) */
@@ -30,26 +32,33 @@ export interface MeasureOptions {
   readonly onTokens: (model: "reference" | "policy" | "critic", tokens: number) => void;
 }
 
+/** What measures: the reference in the policy's buffers, the critic in its own. */
+export interface MeasuringModels {
+  readonly policy: ScoringModel;
+  readonly reference: Model | null;
+  readonly critic: Critic | null;
+}
+
 /** @throws RunError where the device fails */
 export async function measure(
-  { device, policy, reference, activations, critic }: Session,
+  { policy: { model: policy, activations }, reference, critic }: MeasuringModels,
   groups: readonly PackedGroup[],
   completions: readonly SampledCompletion[],
   { settings, needsOld, onTokens }: MeasureOptions,
 ): Promise<Measured> {
-  if (!activations) throw new Error("the session was not planned for training");
-  const score = async (model: typeof policy, name: "reference" | "policy") =>
+  const { exactlyOnPolicy } = policy.device;
+  const score = async (model: Model, name: "reference" | "policy") =>
     (await scoreGroups(model, activations, groups, settings, (tokens) => onTokens(name, tokens))).map(
       ({ logprobs }) => logprobs,
     );
   const underReference = reference ? await score(reference, "reference") : null;
-  const scored = needsOld && !device.exactlyOnPolicy ? await score(policy, "policy") : null;
+  const scored = needsOld && !exactlyOnPolicy ? await score(policy, "policy") : null;
   const values = critic
     ? await scoreValues(critic.model, critic.activations, groups, settings, (tokens) => onTokens("critic", tokens))
     : null;
   return {
     reference: underReference,
-    old: device.exactlyOnPolicy ? completions.map(({ logprobs }) => logprobs) : scored,
+    old: exactlyOnPolicy ? completions.map(({ logprobs }) => logprobs) : scored,
     scored,
     values,
   };

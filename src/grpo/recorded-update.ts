@@ -4,16 +4,26 @@
  * generation again; a critic is not updated.
  */
 import { z } from "zod";
+import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { configDifferences, freeInReplay, toJson } from "../config/record.ts";
 import { settingsOf, type UpdateConfig } from "../config/schema.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
+import type { Model } from "../model/lm-head.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
-import { modelFolder, openRunDevice, packedSizes } from "../run/inputs.ts";
-import { restoreOptimizer, saveCheckpoint, savedReference, saveModel } from "../session/checkpointing.ts";
+import { withDevice } from "../run/device.ts";
+import {
+  restoreOptimizer,
+  saveCheckpoint,
+  savedReference,
+  saveModel,
+  type TrainedModels,
+} from "../session/checkpointing.ts";
 import { mixReference } from "../session/moving-reference.ts";
-import { planSession, type Session } from "../session/session.ts";
+import { planPolicy, planTraining, type ScoringModel } from "../session/policy.ts";
+import { openReference, planReference } from "../session/reference.ts";
+import { planSession, withSession } from "../session/session.ts";
 import { estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { type GenerationStep, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
 import {
@@ -75,7 +85,8 @@ const NO_CRITIC = { lam: 1, whitenAdvantages: false } as const;
 
 /** Advantages, old and reference logprobs of the file's groups; what the file does not have is computed. */
 async function scoredGroups(
-  session: Session,
+  { model, activations }: ScoringModel,
+  referenceModel: Model | null,
   config: UpdateConfig,
   groups: readonly RolloutGroup[],
   settings: PolicyUpdateSettings,
@@ -83,15 +94,13 @@ async function scoredGroups(
 ): Promise<{ groups: ScoredGroup[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
   const completions = groups.flatMap((g) => g.completions);
   const missing = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
-  const reference = missing
-    ? await scoreGroups(session.reference ?? session.policy, session.activations!, groups, settings)
-    : null;
+  const reference = missing ? await scoreGroups(referenceModel ?? model, activations, groups, settings) : null;
   const charged = config.useKlInReward && config.beta !== 0;
   // Where the policy that sampled is not recorded it is the starting one: for all steps of a pass, and for the reward that is
   // charged with its KL. One step of a pass has it from its own first forward.
   const own =
     (charged || steps > 1) && completions.some((c) => !c.oldLogprobs)
-      ? await scoreGroups(session.policy, session.activations!, groups, settings)
+      ? await scoreGroups(model, activations, groups, settings)
       : null;
   const kl = charged
     ? klOfTokens(
@@ -165,73 +174,70 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const needsReference = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
   const moving =
     config.beta === 0 || namesReference(options) ? undefined : movingReference.safeParse(resume?.state.config).data;
-  const device = await openRunDevice(config, note);
-  const { numerics } = resume?.state ?? {};
-  if (numerics !== undefined && numerics !== device.numericsKey)
-    note(`note: the checkpoint was written on ${numerics}, this is ${device.numericsKey}: the bits will differ`);
-  const session = await planSession({
-    device,
-    folder: startFolder,
-    assets: folder,
-    dtype: config.dtype,
-    packed: packedSizes(device, modelConfig, tokens, longestPrompt),
-    training: true,
-    reference: moving || needsReference ? await referenceFolder(options, moving !== undefined) : null,
-    movingReference: moving !== undefined,
-    rollout: null,
-    positions: longestPrompt + longestCompletion,
-  }).open();
-  options.onBegin?.();
-  // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
-  const goesOn = typeof resume?.folder === "string" && config.resumeFromCheckpoint === true;
-  try {
-    if (typeof resume?.folder === "string") restoreOptimizer(session, resume.folder);
-    const settings = updateSettings(config);
-    const scored = await scoredGroups(session, config, groups, settings, steps.cut.length);
-    for (const warning of scored.warnings) note(`note: ${warning}`);
-    const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
-    const schedule = scheduleOf(config, totalSteps);
-    const updater = { model: session.policy, activations: session.activations!, optimizer: session.optimizer! };
-    const records: MetricsRecord[] = [];
-    const ofStep = settingsOfSteps(settings, completions, steps.cut.length);
-    // A run ends within a generation where max_steps says so; what goes on elsewhere has no such end.
-    const end = resume && steps.first === first + 1 ? totalSteps : Infinity;
-    let batch = scored.groups;
-    let step = first;
-    let entropy: EntropyControl = resume?.state.entropyControl ?? startEntropyControl(config);
-    for (let iteration = 0; iteration < config.numIterations; iteration++)
-      for (const part of steps.cut) {
-        if (step >= end) break;
-        if (records.length > 0 && options.shouldStop?.()) return null;
-        const lr = learningRate(schedule, step);
-        const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropy, config) };
-        const update = await updateStep(updater, groupsOfStep(batch, part), { ...ofStep, loss }, lr);
-        step++;
-        entropy = nextEntropyControl(entropy, update.meanEntropy, config);
-        if (moving && step % moving.ref_model_sync_steps === 0)
-          await mixReference(session, moving.ref_model_mixup_alpha);
-        const values = { ...update.metrics, ...entropyMetrics(update.metrics, entropy, config) };
-        const record: MetricsRecord = { step, ...values, ...scored.metrics };
-        options.onStep(record);
-        records.push(record);
-        if (iteration === 0) batch = withOldLogprobs(batch, part, update.logprobs);
-      }
-    // Not before: an update that was stopped leaves nothing.
-    const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
-    for (const record of records) metrics.write(record);
-    metrics.close();
-    await saveModel(session, config.outputDir);
-    const state = {
-      ...{ step, totalSteps, entropyControl: entropy, numerics: device.numericsKey },
-      // What the run's own settings say beside the update's: how its reference moves, what its generations are.
-      config: { ...resume?.state.config, ...toJson(config) },
-    };
-    await saveCheckpoint(session, config.outputDir, state.step, state);
-    return records;
-  } finally {
-    session.close();
-    device.close();
-  }
+  return withDevice(config, note, async (device) => {
+    const { numerics } = resume?.state ?? {};
+    if (numerics !== undefined && numerics !== device.numericsKey)
+      note(`note: the checkpoint was written on ${numerics}, this is ${device.numericsKey}: the bits will differ`);
+    const referencePath = moving || needsReference ? await referenceFolder(options, moving !== undefined) : null;
+    const planned = planSession(device, (plan) => {
+      const from = plan.folder(startFolder);
+      const referenceFrom =
+        referencePath === null ? null : openReference(plan, referencePath, from, moving !== undefined);
+      const positions = longestPrompt + longestCompletion;
+      const model = planPolicy(plan, from, { dtype: config.dtype, positions });
+      const reference = referenceFrom && planReference(plan, referenceFrom, model);
+      return { policy: planTraining(plan, model, { tokens, longestPrompt }), reference };
+    });
+    return withSession(planned, async ({ policy, reference }) => {
+      const assets = { folder, chatTemplate: null };
+      const models: TrainedModels = { policy, critic: null, movingReference: moving ? reference : null, assets };
+      options.onBegin?.();
+      // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
+      const goesOn = typeof resume?.folder === "string" && config.resumeFromCheckpoint === true;
+      if (typeof resume?.folder === "string") restoreOptimizer(models, resume.folder);
+      const settings = updateSettings(config);
+      const scored = await scoredGroups(policy, reference, config, groups, settings, steps.cut.length);
+      for (const warning of scored.warnings) note(`note: ${warning}`);
+      const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
+      const schedule = scheduleOf(config, totalSteps);
+      const records: MetricsRecord[] = [];
+      const ofStep = settingsOfSteps(settings, completions, steps.cut.length);
+      // A run ends within a generation where max_steps says so; what goes on elsewhere has no such end.
+      const end = resume && steps.first === first + 1 ? totalSteps : Infinity;
+      let batch = scored.groups;
+      let step = first;
+      let entropy: EntropyControl = resume?.state.entropyControl ?? startEntropyControl(config);
+      for (let iteration = 0; iteration < config.numIterations; iteration++)
+        for (const part of steps.cut) {
+          if (step >= end) break;
+          if (records.length > 0 && options.shouldStop?.()) return null;
+          const lr = learningRate(schedule, step);
+          const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropy, config) };
+          const update = await updateStep(policy, groupsOfStep(batch, part), { ...ofStep, loss }, lr);
+          step++;
+          entropy = nextEntropyControl(entropy, update.meanEntropy, config);
+          if (moving && models.movingReference && step % moving.ref_model_sync_steps === 0)
+            await mixReference(models.movingReference, policy.optimizer, moving.ref_model_mixup_alpha);
+          const values = { ...update.metrics, ...entropyMetrics(update.metrics, entropy, config) };
+          const record: MetricsRecord = { step, ...values, ...scored.metrics };
+          options.onStep(record);
+          records.push(record);
+          if (iteration === 0) batch = withOldLogprobs(batch, part, update.logprobs);
+        }
+      // Not before: an update that was stopped leaves nothing.
+      const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
+      for (const record of records) metrics.write(record);
+      metrics.close();
+      await saveModel(models, config.outputDir);
+      const state = {
+        ...{ step, totalSteps, entropyControl: entropy, numerics: device.numericsKey },
+        // What the run's own settings say beside the update's: how its reference moves, what its generations are.
+        config: { ...resume?.state.config, ...toJson(config) },
+      };
+      await saveCheckpoint(models, config.outputDir, state.step, state);
+      return records;
+    });
+  });
 }
 
 /** π_old of completions that came without one, for later passes: the first forward of the step. */
@@ -260,7 +266,7 @@ function namesReference({ config, resume }: RecordedUpdateOptions): boolean {
 async function referenceFolder(options: RecordedUpdateOptions, moves: boolean): Promise<string | null> {
   const { config, folder, resume } = options;
   if (moves && typeof resume?.folder === "string") return savedReference(resume.folder);
-  if (config.refModel) return modelFolder(config.refModel);
+  if (config.refModel) return resolveModel(config.refModel);
   return moves || typeof resume?.folder === "string" ? folder : null;
 }
 

@@ -17,10 +17,9 @@ import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import type { RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { BestState } from "../run/best-checkpoint.ts";
 import { openRunOutput } from "../run/run-output.ts";
-import { restoreOptimizer } from "../session/checkpointing.ts";
+import { restoreOptimizer, type TrainedModels } from "../session/checkpointing.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import { mixReference } from "../session/moving-reference.ts";
-import type { Session } from "../session/session.ts";
 import { criticStep } from "./critic-update.ts";
 import { ESTIMATORS, estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
 import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts";
@@ -30,7 +29,7 @@ import { measure } from "./measure.ts";
 import { updateSettings, updateStep } from "./policy-update.ts";
 import { rewardTrainerState, type TrainerState } from "./run-state.ts";
 import { type RewardSources, sampleGeneration, samplingWarnings } from "./sampling.ts";
-import { type TrainingSetup, totalSteps } from "./setup.ts";
+import { type TrainingSession, type TrainingSetup, totalSteps } from "./setup.ts";
 import {
   completionMetrics,
   dynamicMetrics,
@@ -46,9 +45,7 @@ export interface TrainerHooks {
   readonly console: RunConsole;
   readonly rewards: RewardSources;
   /** Accuracy on the held-out problems, as a metrics record without its step; null: no evaluation. */
-  readonly evaluate:
-    | ((session: Session, state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>)
-    | null;
+  readonly evaluate: ((state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>) | null;
   /** Says that the user wants to stop. */
   readonly stopRequested: () => boolean;
   /** Rewards as they were scored → rewards to learn from; a test shuffles them here. */
@@ -69,20 +66,21 @@ export interface TrainOutcome {
  */
 export async function train(
   setup: TrainingSetup,
-  session: Session,
+  session: TrainingSession,
   hooks: TrainerHooks,
   resume: { readonly folder: string; readonly state: TrainerState } | null,
 ): Promise<TrainOutcome> {
   const { config, batch, problems } = setup;
   const { outputDir } = config;
-  const { device, activations, optimizer, rollout, policy, reference, critic } = session;
-  if (!activations || !optimizer || !rollout) throw new Error("the session was not planned for training");
-  const updater = { model: policy, activations, optimizer };
+  const { policy, reference, rollout, critic } = session;
+  const { device, config: modelConfig } = policy.model;
+  const movingReference = config.syncRefModel ? reference : null;
+  const models: TrainedModels = { policy, critic, movingReference, assets: setup.assets };
   const settings = updateSettings(config);
   const { optimizer: adamw, microBatchTokens } = settings;
   const criticSettings = { value: config, optimizer: adamw, microBatchTokens };
   const steps = totalSteps(setup);
-  const parameters = parameterCount(session.config);
+  const parameters = parameterCount(modelConfig);
   const schedule = scheduleOf(config, steps);
   const criticSchedule = scheduleOf(config, steps, config.criticLearningRate ?? config.learningRate);
 
@@ -90,7 +88,7 @@ export async function train(
     ...{ step: 0, position: 0, skippedRows: 0, numTokens: 0 },
   };
   let entropyControl = resume?.state.entropyControl ?? startEntropyControl(config);
-  if (resume) restoreOptimizer(session, resume.folder);
+  if (resume) restoreOptimizer(models, resume.folder);
   const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
   removeCompletionsAfter(outputDir, step);
   const stopwatch = createStopwatch();
@@ -109,9 +107,9 @@ export async function train(
   });
   const told = (isEvaluation: boolean) => rewardTrainerState(state(null), problems.dataset.numRows, isEvaluation);
   const output = openRunOutput({
-    ...{ session, config, metrics, state, resume, console: hooks.console, stopRequested: hooks.stopRequested },
+    ...{ models, config, metrics, state, resume, console: hooks.console, stopRequested: hooks.stopRequested },
     byDefault: "eval_reward",
-    evaluate: hooks.evaluate && (() => hooks.evaluate!(session, told(true))),
+    evaluate: hooks.evaluate && (() => hooks.evaluate!(told(true))),
   });
 
   const passed = (every: number, since: number) => Math.floor(step / every) > Math.floor(since / every);
@@ -200,7 +198,7 @@ export async function train(
           if (step >= steps) break;
           const slice = groupsOfStep(scored, part);
           const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropyControl, config) };
-          const update = await updateStep(updater, slice, { ...ofStep, loss }, learningRate(schedule, step), onTokens);
+          const update = await updateStep(policy, slice, { ...ofStep, loss }, learningRate(schedule, step), onTokens);
           let { metrics: values } = update;
           if (critic) {
             const own = <T>(all: readonly T[]) => part.members.map((i) => all[i]!);
@@ -211,8 +209,8 @@ export async function train(
           step++;
           entropyControl = nextEntropyControl(entropyControl, update.meanEntropy, config);
           values = { ...values, ...entropyMetrics(values, entropyControl, config) };
-          if (reference && config.syncRefModel && step % config.refModelSyncSteps === 0)
-            await mixReference(session, config.refModelMixupAlpha);
+          if (movingReference && step % config.refModelSyncSteps === 0)
+            await mixReference(movingReference, policy.optimizer, config.refModelMixupAlpha);
           if (updates.length === 0) for (const [k, i] of part.members.entries()) first[i] = update.logprobs[k]!;
           updates.push(values);
         }
@@ -221,7 +219,7 @@ export async function train(
       const { promptTokens, sampledTokens } = generation;
       numTokens += generation.sequenceTokens;
       const times = stopwatch.lap();
-      const peakFlops = device.peakFlops(session.dtype);
+      const peakFlops = device.peakFlops(policy.model.weights.dtype);
       const common = {
         epoch: position / problems.dataset.numRows,
         ...functionMetrics(result),

@@ -8,12 +8,11 @@ import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";
-import { loadModel, saveCheckpoint, saveModel } from "../session/checkpointing.ts";
-import type { Session } from "../session/session.ts";
+import { loadModel, saveCheckpoint, saveModel, type TrainedModels } from "../session/checkpointing.ts";
 import { type BestSettings, type BestState, trackBest } from "./best-checkpoint.ts";
 
 export interface RunOutputOptions {
-  readonly session: Session;
+  readonly models: TrainedModels;
   readonly config: BestSettings & { readonly outputDir: string; readonly saveTotalLimit: number | null };
   readonly metrics: MetricsWriter;
   readonly console: RunConsole;
@@ -60,7 +59,7 @@ function beforeAndAfter(figures: readonly Figure[], step: number): string[] {
 
 /** @throws InputError where the evaluation before the first step lacks the number that says which is the best */
 export function openRunOutput(options: RunOutputOptions): RunOutput {
-  const { session, config, metrics, console, stopRequested, resume } = options;
+  const { models, config, metrics, console, stopRequested, resume } = options;
   const { outputDir } = config;
   const best = trackBest(config, outputDir, options.byDefault, resume);
   const figures: Figure[] = [];
@@ -72,7 +71,7 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
 
   const save = async (): Promise<void> => {
     const reached = state();
-    console.note(`saved ${await saveCheckpoint(session, outputDir, reached.step, reached)}`);
+    console.note(`saved ${await saveCheckpoint(models, outputDir, reached.step, reached)}`);
     savedAt = reached.step;
     keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
   };
@@ -111,8 +110,8 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
     async finish(steps) {
       const { step } = state();
       const from = best?.conclude(step, steps, console.note) ?? null;
-      if (from !== null) await loadModel(session, from);
-      await saveModel(session, outputDir);
+      if (from !== null) await loadModel(models, from);
+      await saveModel(models, outputDir);
       for (const line of beforeAndAfter(figures, from === null ? step : best!.state.step!)) console.note(line);
       console.note(`saved the model in ${outputDir}${from === null ? "" : `: that of ${from}`}`);
     },

@@ -3,22 +3,23 @@
  * arXiv 2404.09656, eq. 3). When it is due is the trainer's business.
  */
 import { breathe } from "../device/breathe.ts";
+import type { Model } from "../model/lm-head.ts";
+import type { OptimizerState } from "../optim/adamw.ts";
 import { tensor } from "../tensor/tensor.ts";
-import type { Session } from "./session.ts";
 
 /**
  * π_ref ← α·π + (1 − α)·π_ref, weight by weight, on the device. Computed in float32 from the policy's masters and rounded
  * once into the reference's type: in bfloat16 an α below about 1/256 moves nothing. The gradients serve as scratch, so
  * it is called between updates.
  *
+ * @param policy the optimizer of the policy's weights
  * @param alpha `ref_model_mixup_alpha`, 0 ≤ α ≤ 1
  */
-export async function mixReference({ device, reference, optimizer }: Session, alpha: number): Promise<void> {
-  if (!reference || !optimizer) throw new Error("mixReference without a reference, or without a policy that trains");
+export async function mixReference(reference: Model, policy: OptimizerState, alpha: number): Promise<void> {
   if (alpha === 0) return;
-  const { ops } = device;
+  const { ops } = reference.device;
   const targets = new Map(reference.weights.all.map((weight) => [weight.name, weight]));
-  for (const { weight, master, gradient: scratch } of optimizer.parameters) {
+  for (const { weight, master, gradient: scratch } of policy.parameters) {
     const to = targets.get(weight.name);
     if (!to) throw new Error(`the reference has no ${weight.name}`);
     const target = tensor(to.name, to.address, to.dtype, [to.elements]);

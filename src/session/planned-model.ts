@@ -5,15 +5,14 @@
 import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
-import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { ModelConfig, ModelHead } from "../families/config.ts";
 import { ropeTable } from "../families/rope.ts";
+import { attentionShape, bind } from "../model/activations.ts";
 import type { Model } from "../model/lm-head.ts";
 import { bindWeights, checkWeights, loadWeights, type ParameterSource, planWeights } from "../model/weights.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
-import type { PlanBuilder } from "../tensor/plan.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import type { SessionPlan, Tenant } from "./tenant.ts";
 import { unusedRemark } from "./unused-tensors.ts";
 
 /**
@@ -74,11 +73,38 @@ export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = fal
   };
 }
 
-export interface ModelPlan {
-  /** Goes before the names of its buffers: "policy", "reference", "critic", "reward model". */
-  readonly prefix: string;
+/** A model of a session while it is planned, as those that build on it see it. */
+export interface PlannedModel extends Tenant<Model> {
+  readonly config: ModelConfig;
   readonly dtype: ComputeDType;
-  /** Positions that its rotary tables must reach. */
+  /** Positions that its rotary tables reach. */
+  readonly positions: number;
+}
+
+/** Sizes of a pass of a model, for its scratch. */
+interface PassSizes {
+  /** Rows in the largest product. */
+  readonly tokens: number;
+  /** Rows of logits computed at once; a scalar head computes all of its own. */
+  readonly headRows: number;
+  /** Sequences decoded at once, padding included. */
+  readonly sequences: number;
+}
+
+/** Says to the device what passes of a model will run. */
+export function planPass(plan: SessionPlan, { config, positions }: PlannedModel, pass: PassSizes): void {
+  const { hiddenSize, intermediateSize } = config;
+  const vocabSize = config.head === "score" ? 1 : config.vocabSize; // one number a row: no logits
+  plan.computes({
+    ...{ vocabSize, hiddenSize, intermediateSize, attention: attentionShape(config), longest: positions },
+    ...pass,
+  });
+}
+
+interface ModelPlan {
+  /** The model's name in the memory plan: "policy", "reference", "critic", "reward model". */
+  readonly name: string;
+  readonly dtype: ComputeDType;
   readonly positions: number;
   /** What it is run as, where that is not what its folder says: a language model with a scalar head in place of its own. */
   readonly config?: ModelConfig;
@@ -94,31 +120,38 @@ function remarkOnce(remark: string | null): void {
 }
 
 /**
- * Adds a model to the plan; the returned function loads it, once its buffers are allocated, and closes its files. What its
- * weights hold beside the model is told on stderr.
+ * Plans a model's weights and rotary tables; opened, they are loaded. What its weights hold beside the model is told on
+ * stderr.
  *
  * @throws InputError for a checkpoint that does not fit its config.json
  */
 export function planModel(
-  plan: PlanBuilder,
-  device: Device,
+  { device, memory }: SessionPlan,
   from: ModelFolder,
-  { prefix, dtype, positions, config = from.config }: ModelPlan,
-): (tensors: ReadonlyMap<string, Tensor>) => Promise<Model> {
+  { name, dtype, positions, config = from.config }: ModelPlan,
+): PlannedModel {
   const source = parameterSource(from.checkpoint, config.head === "score" && from.config.head === "lm");
   checkWeights(config, source);
   remarkOnce(unusedRemark(config, from.checkpoint));
-  planWeights(plan, device, config, dtype, prefix);
-  for (const table of ["cos", "sin"])
-    plan.add("rotary tables", `${prefix}/rope ${table}`, "float32", [positions, config.headDim / 2]);
-  return async (tensors) => {
-    const weights = bindWeights(tensors, config, dtype, prefix);
-    await loadWeights(device, weights, source);
-    const table = ropeTable(config, positions);
-    const rope = { cos: tensors.get(`${prefix}/rope cos`)!, sin: tensors.get(`${prefix}/rope sin`)! };
-    device.upload(rope.cos, table.cos);
-    device.upload(rope.sin, table.sin);
-    from.checkpoint.close(); // the device has its own copy now
-    return { device, config, weights, rope };
+  const own = memory.of(name);
+  planWeights(own, device, config, dtype, name);
+  const tables = [positions, config.headDim / 2];
+  const names = {
+    cos: own.add("rotary tables", `${name}/rope cos`, "float32", tables).name,
+    sin: own.add("rotary tables", `${name}/rope sin`, "float32", tables).name,
+  };
+  return {
+    config,
+    dtype,
+    positions,
+    async open({ tensors }) {
+      const weights = bindWeights(tensors, config, dtype, name);
+      await loadWeights(device, weights, source);
+      const table = ropeTable(config, positions);
+      const rope = bind(tensors, names);
+      device.upload(rope.cos, table.cos);
+      device.upload(rope.sin, table.sin);
+      return { device, config, weights, rope };
+    },
   };
 }

@@ -18,9 +18,9 @@ import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { type BestState, bestState } from "../run/best-checkpoint.ts";
 import type { ProblemSource } from "../run/prompts.ts";
 import { openRunOutput } from "../run/run-output.ts";
-import { restoreOptimizer } from "../session/checkpointing.ts";
+import { restoreOptimizer, type TrainedModels } from "../session/checkpointing.ts";
 import { anonymousBytes } from "../session/memory.ts";
-import type { Session } from "../session/session.ts";
+import type { TrainedModel } from "../session/policy.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { supervisedExample } from "./examples.ts";
 
@@ -38,11 +38,11 @@ export type SftState = z.infer<typeof sftState>;
 
 export interface SftRun {
   readonly config: SftConfig;
-  readonly session: Session;
+  readonly models: TrainedModels;
   readonly tokenizer: Tokenizer;
   readonly problems: ProblemSource;
   readonly console: RunConsole;
-  readonly evaluate: ((session: Session) => Promise<{ values: Record<string, number>; note: string }>) | null;
+  readonly evaluate: (() => Promise<{ values: Record<string, number>; note: string }>) | null;
   readonly stopRequested: () => boolean;
   readonly resume: { readonly folder: string; readonly state: SftState } | null;
 }
@@ -53,16 +53,15 @@ export function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps
 }
 
 /** Forward, backward and optimizer step over one batch; the mean negative logprob of its answer tokens. */
-async function learn(session: Session, batch: readonly PackedGroup[], config: SftConfig, lr: number) {
-  const { device, policy, activations, optimizer } = session;
-  if (!activations || !optimizer) throw new Error("the session was not planned for training");
+async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config: SftConfig, lr: number) {
+  const { model, activations, optimizer } = policy;
   const answers = batch.reduce((sum, g) => sum + g.completions.reduce((n, c) => n + c.completionIds.length, 0), 0);
-  zeroGradients(device, optimizer);
+  zeroGradients(model.device, optimizer);
   let loss = 0;
   let entropy = 0;
   let tokens = 0;
   for (const micro of cutMicroBatches(batch, config.microBatchTokens)) {
-    const scores = await forward(policy, micro, activations, 1);
+    const scores = await forward(model, micro, activations, 1);
     for (const [i, logprob] of scores.logprobs.entries()) {
       loss -= logprob / answers;
       entropy += scores.entropies[i]! / answers;
@@ -71,11 +70,11 @@ async function learn(session: Session, batch: readonly PackedGroup[], config: Sf
       throw new RunError(`the loss is ${loss}: stopped before any weight changed; lower learning_rate`);
     const dlogprobs = new Float64Array(scores.logprobs.length).fill(-1 / answers);
     const dentropies = new Float64Array(scores.logprobs.length);
-    await backward(policy, micro, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
+    await backward(model, micro, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
     tokens += micro.tokens.length;
   }
   const norm = await optimizerStep(
-    device,
+    model.device,
     optimizer,
     {
       beta1: config.adamBeta1,
@@ -91,14 +90,15 @@ async function learn(session: Session, batch: readonly PackedGroup[], config: Sf
 
 /** Runs supervised fine-tuning to its end or until the user stops it; true where it was stopped. */
 export async function runSft(run: SftRun): Promise<boolean> {
-  const { config, session, tokenizer, problems, console, resume } = run;
+  const { config, models, tokenizer, problems, console, resume } = run;
+  const { device } = models.policy.model;
   const { outputDir } = config;
   const batchRows = rowsPerStep(config);
   const { numRows, path } = problems.dataset;
   const steps = config.maxSteps ?? Math.max(1, Math.floor((numRows * config.numTrainEpochs) / batchRows));
   const schedule = scheduleOf(config, steps);
   let { step, skippedRows, numTokens } = resume?.state ?? { step: 0, skippedRows: 0, numTokens: 0 };
-  if (resume) restoreOptimizer(session, resume.folder);
+  if (resume) restoreOptimizer(models, resume.folder);
   const position = resume?.state.position ?? 0;
   const sampler = createSampler({ numRows, seed: config.seed, shuffle: config.shuffleDataset, position });
   const settings = {
@@ -116,13 +116,13 @@ export async function runSft(run: SftRun): Promise<boolean> {
     skippedRows,
     numTokens,
     ...(best ? { best } : {}),
-    numerics: session.device.numericsKey,
+    numerics: device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
   const output = openRunOutput({
-    ...{ session, config, metrics, console, state, resume, stopRequested: run.stopRequested },
+    ...{ models, config, metrics, console, state, resume, stopRequested: run.stopRequested },
     byDefault: "eval_accuracy",
-    evaluate: run.evaluate && (() => run.evaluate!(session)),
+    evaluate: run.evaluate,
   });
   const often = everySteps(config, steps);
   const evaluationDue = () => often.eval !== null && step % often.eval === 0 && step < steps;
@@ -142,13 +142,13 @@ export async function runSft(run: SftRun): Promise<boolean> {
       }
       skippedRows += skippedNow;
       console.progress({ step: step + 1, steps, phase: "update" });
-      const { metrics: values, tokens } = await learn(session, batch, config, learningRate(schedule, step));
+      const { metrics: values, tokens } = await learn(models.policy, batch, config, learningRate(schedule, step));
       step++;
       numTokens += tokens;
       const times = stopwatch.lap();
       const speed = { tokens_per_second: tokens / (times.step_time ?? 1), num_tokens: numTokens };
       const skips: Record<string, number> = skippedRows > 0 ? { skipped_rows: skippedRows } : {};
-      const memory = { memory_peak_bytes: session.device.heldBytes() ?? anonymousBytes() };
+      const memory = { memory_peak_bytes: device.heldBytes() ?? anonymousBytes() };
       const record: MetricsRecord = {
         step,
         epoch: sampler.position / numRows,

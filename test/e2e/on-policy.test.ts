@@ -9,8 +9,8 @@ import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openCpuDevice } from "../../src/device/cpu.ts";
 import { scoreGroups } from "../../src/grpo/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
-import { packedSizes } from "../../src/run/inputs.ts";
-import { planSession } from "../../src/session/session.ts";
+import { planPolicy, planSampling, planScoring } from "../../src/session/policy.ts";
+import { planSession, withSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 
 // The kernels may have to be compiled first.
@@ -69,25 +69,23 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
   const { prompt: firstPrompt, ...random } = { seed: 7, stream: 0, step: 3, prompt: 0, ...key };
   const device = await openCpuDevice({ path, threads });
   const config = readModelConfig(folderOf(model));
-  const session = await planSession({
-    device,
-    folder: folderOf(model),
-    dtype,
-    packed: packedSizes(device, config, 4096, longestPrompt),
-    training: false,
-    reference: null,
-    rollout: {
-      maxSequences,
-      longestPrompt,
-      maxCompletion,
-      promptSlots: Math.min(maxSequences, 3),
-      penalized: sampling.repetitionPenalty !== 1,
-    },
-    positions: longestPrompt + maxCompletion,
-  }).open();
-  try {
+  const planned = planSession(device, (plan) => {
+    const positions = longestPrompt + maxCompletion;
+    const policy = planPolicy(plan, plan.folder(folderOf(model)), { dtype, positions });
+    return {
+      policy: planScoring(plan, policy, { tokens: 4096, longestPrompt }),
+      rollout: planSampling(plan, policy, {
+        maxSequences,
+        longestPrompt,
+        maxCompletion,
+        promptSlots: Math.min(maxSequences, 3),
+        penalized: sampling.repetitionPenalty !== 1,
+      }),
+    };
+  });
+  return withSession(planned, async ({ policy, rollout }) => {
     const promptIds = prompts(config.vocabSize);
-    const sampled = await session.rollout!.generate(
+    const sampled = await rollout.generate(
       promptIds.map((ids, i) => ({ promptIds: ids, samples, prompt: firstPrompt + i })),
       // Such a stop, and not the model's own: random weights would seldom come to that one.
       { ...sampling, ...random, maxCompletionLength: maxCompletion, isStop: (id) => id % 23 === 5 },
@@ -96,11 +94,9 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
     const { temperature } = sampling;
     const trained = [];
     for (const microBatchTokens of [4096, 100])
-      trained.push(await scoreGroups(session.policy, session.activations!, groups, { temperature, microBatchTokens }));
+      trained.push(await scoreGroups(policy.model, policy.activations, groups, { temperature, microBatchTokens }));
     return { completions: sampled.flat(), trained };
-  } finally {
-    session.close();
-  }
+  });
 }
 
 /** Largest |sampler − training|, NaN where either has one. */

@@ -15,8 +15,9 @@ import { type ScoredGroup, updateStep } from "../../src/grpo/policy-update.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
 import { backward, forward, type PackedBatch } from "../../src/model/lm-head.ts";
 import { type OptimizerState, zeroGradients } from "../../src/optim/adamw.ts";
-import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
-import { planSession, type Session } from "../../src/session/session.ts";
+import { openRunDevice } from "../../src/run/device.ts";
+import { planPolicy, planTraining, type TrainedModel } from "../../src/session/policy.ts";
+import { planSession, withSession } from "../../src/session/session.ts";
 import { downloadTensors, norm, type Tensors, worstRelative } from "./tensors.ts";
 
 // The kernels may have to be compiled first.
@@ -30,19 +31,11 @@ beforeAll(async () => {
   device = await openRunDevice({ device: "cpu", threads: null }, () => {});
 });
 
-function openSession(model: string): Promise<Session> {
-  const folder = folderOf(model);
-  return planSession({
-    device,
-    folder,
-    dtype: "float32",
-    packed: packedSizes(device, readModelConfig(folder), 512, 64),
-    training: true,
-    reference: null,
-    rollout: null,
-    positions: 64,
-  }).open();
-}
+const planOf = (model: string) =>
+  planSession(device, (plan) => {
+    const policy = planPolicy(plan, plan.folder(folderOf(model)), { dtype: "float32", positions: 64 });
+    return { policy: planTraining(plan, policy, { tokens: 512, longestPrompt: 64 }) };
+  });
 
 async function recordedGroups(model: string): Promise<ScoredGroup[]> {
   const folder = folderOf(model);
@@ -86,26 +79,29 @@ function plainSequence(promptIds: Int32Array, completionIds: Int32Array): Packed
 }
 
 /** Loss and gradients of one step, a sequence at a time. */
-async function plainUpdate(session: Session, groups: readonly ScoredGroup[], loss: LossConfig, temperature: number) {
-  const { policy, activations, optimizer } = session;
-  if (!activations || !optimizer) throw new Error("not planned for training");
+async function plainUpdate(
+  { model, activations, optimizer }: TrainedModel,
+  groups: readonly ScoredGroup[],
+  loss: LossConfig,
+  temperature: number,
+) {
   const sequences = groups.flatMap((g) => g.completions.map((c) => ({ promptIds: g.promptIds, ...c })));
   const scored: LossCompletion[] = [];
   for (const [index, { promptIds, completionIds, ...completion }] of sequences.entries())
     scored.push({
       ...completion,
       index,
-      ...(await forward(policy, plainSequence(promptIds, completionIds), activations, temperature)),
+      ...(await forward(model, plainSequence(promptIds, completionIds), activations, temperature)),
     });
   const step = stepDenominators(scored, loss);
   zeroGradients(device, optimizer);
   let total = 0;
   for (const [index, { promptIds, completionIds }] of sequences.entries()) {
     const batch = plainSequence(promptIds, completionIds);
-    const scores = await forward(policy, batch, activations, temperature);
+    const scores = await forward(model, batch, activations, temperature);
     const result = computeLoss([{ ...scored[index]!, ...scores }], step, loss);
     total += result.loss;
-    await backward(policy, batch, activations, optimizer.gradients, result, temperature);
+    await backward(model, batch, activations, optimizer.gradients, result, temperature);
   }
   return { loss: total, gradients: gradientsOf(optimizer) };
 }
@@ -127,22 +123,17 @@ describe.each(models)("%s", (model) => {
   test.each(cases)("%s", async (_, settings, temperature) => {
     const loss: LossConfig = { ...LOSS_DEFAULTS, maxCompletionLength: 16, ...settings };
     const groups = await recordedGroups(model);
-    const session = await openSession(model);
-    try {
-      const plain = await plainUpdate(session, groups, loss, temperature);
+    await withSession(planOf(model), async ({ policy }) => {
+      const plain = await plainUpdate(policy, groups, loss, temperature);
       expect(Math.max(...[...plain.gradients.values()].map(norm))).toBeGreaterThan(0.1);
       // All at once; with groups that are split; every completion alone.
       for (const microBatchTokens of [512, 40, 1]) {
-        const optimizer = session.optimizer!;
-        const updater = { model: session.policy, activations: session.activations!, optimizer };
         const adam = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 };
         // A learning rate of 0: the weights stay, the gradients remain where they are.
-        const packed = await updateStep(updater, groups, { loss, optimizer: adam, temperature, microBatchTokens }, 0);
+        const packed = await updateStep(policy, groups, { loss, optimizer: adam, temperature, microBatchTokens }, 0);
         expect(Math.abs(packed.metrics.loss! - plain.loss)).toBeLessThan(1e-6);
-        expect(worstRelative(gradientsOf(optimizer), plain.gradients).error).toBeLessThan(1e-5);
+        expect(worstRelative(gradientsOf(policy.optimizer), plain.gradients).error).toBeLessThan(1e-5);
       }
-    } finally {
-      session.close();
-    }
+    });
   });
 });
