@@ -3,7 +3,7 @@
  * Weights are random numbers, so that no checkpoint is needed; completions are as long as asked. Leaves out what a run does
  * beside: tokenizing, rewards, the reference's pass, writing.
  */
-import type { CudaDevice } from "../src/device/cuda.ts";
+import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { Device } from "../src/device/device.ts";
 import { backward, forward } from "../src/model/lm-head.ts";
 import { cutMicroBatches } from "../src/model/micro-batches.ts";

@@ -8,7 +8,7 @@ import { cudaMeter, isEmulated } from "../bench/cuda-meter.ts";
 import type { OpBench } from "../bench/ops/case.ts";
 import { checkBench, runBench } from "../bench/ops.ts";
 import { isSticky } from "../ffi/bindings/cuda.ts";
-import { type CudaDevice, openCudaDevice } from "../src/device/cuda.ts";
+import { type CudaDevice, openCudaDevice } from "../src/device/cuda/device.ts";
 import { errorText } from "../src/errors.ts";
 import { tensor } from "../src/tensor/tensor.ts";
 import { chosenOps, type OpChoice } from "./op-sets.ts";

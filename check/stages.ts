@@ -6,7 +6,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { entries } from "../ffi/bindings/python-environments.ts";
 import { assetPath } from "../src/assets.ts";
-import { kernelDefinitions } from "../src/device/cuda.ts";
+import { kernelDefinitions } from "../src/device/cuda/ops.ts";
 import type { OpChoice } from "./op-sets.ts";
 
 export interface Stage {

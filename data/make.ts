@@ -5,12 +5,12 @@
 import { copyFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { assetPath } from "../src/assets.ts";
-import { writeFileAtomic } from "../src/checkpoint/atomic.ts";
 import { writeWeights } from "../src/checkpoint/safetensors-write.ts";
 import { main } from "../src/cli/main.ts";
 import { fieldOf } from "../src/data/arrow/types.ts";
 import { createArrowWriter } from "../src/data/arrow/write.ts";
 import { errorText } from "../src/errors.ts";
+import { writeFileAtomic } from "../src/files/atomic.ts";
 import { generationConfig, initialTensors, modelConfig, modelShape } from "./init-model.ts";
 import { generateMixed } from "./mixed-answers.ts";
 import { generateProblems, type Problem } from "./problems.ts";
@@ -159,7 +159,7 @@ function questionsOf(problems: readonly Problem[]): Set<string> {
 
 function usage(): string {
   const lines = Object.entries(steps).map(([name, { makes }]) => `  ${name.padEnd(12)}${makes}`);
-  return `bun data/make.ts [STEP …]\n\nSteps, in this order; all of them where none is named:\n${lines.join("\n")}\n`;
+  return `bun data/make.ts [STEP …]\n\nSteps, in this order; all of them by default:\n${lines.join("\n")}\n`;
 }
 
 async function run(asked: readonly string[]): Promise<number> {

@@ -69,3 +69,8 @@ export const smollm2: Shapes = { D: 576, F: 1536, H: 9, Hkv: 3, Dh: 64, V: 49152
 export function packedTokens({ prompt, completion, samples }: Shapes): number {
   return prompt + samples * completion;
 }
+
+/** Rows of what is done for each token: of the packed batch, and of decode steps. */
+export function usesOf(s: Shapes): readonly (readonly ["training" | "decode", number])[] {
+  return [["training", packedTokens(s)], ...s.batches.map((B) => ["decode", B] as const)];
+}

@@ -2,10 +2,11 @@
  * The CPU kernels' C interface: each symbol with its arguments' C names and types, as ffi/cpu/ops.h declares them (a
  * test compares the two). Pointers are addresses as plain numbers, 0 for none.
  */
-import { dlopen, type FFIFunction, FFIType } from "bun:ffi";
+import { dlopen, FFIType } from "bun:ffi";
 import { RunError } from "../../src/errors.ts";
 import { findCompiler } from "../compiler.ts";
 import { type BuildResult, compileKernels, prebuiltKernels } from "../cpu/build.ts";
+import { type Call, functionType, type Trace, traced } from "./calls.ts";
 import { loadFailure } from "./load-failure.ts";
 
 export type { BuildResult };
@@ -41,7 +42,7 @@ const signatures = {
   log_softmax_backward:
     "dlogits:ptr logits:ptr dlogprob:ptr dentropy:ptr entry_start:ptr targets:ptr lse:ptr entropy:ptr rows:i32 vocabulary:i32 inverse_temperature:f32",
   sample:
-    "ids:ptr logprob:ptr sampling_logprob:ptr logits:ptr logit_row:ptr counters:ptr seen:ptr B:i32 vocabulary:i32 seed:u32 stream:u32 temperature:f32 top_k:i32 top_p:f32 min_p:f32 repetition_penalty:f32",
+    "ids:ptr logprob:ptr sampling_logprob:ptr logits:ptr logit_row:ptr counters:ptr seen:ptr B:i32 vocabulary:i32 seed:u32 stream:u32 greedy:i32 inverse_temperature:f32 top_k:i32 top_p:f32 min_p:f32 repetition_penalty:f32",
   adamw:
     "p:ptr master:ptr m:ptr v:ptr g:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 dtype:i32",
   sum_squares: "sum:ptr x:ptr n:i64",
@@ -56,8 +57,7 @@ const signatures = {
 export type KernelName = keyof typeof signatures;
 export const kernelSignatures: Readonly<Record<KernelName, string>> = signatures;
 
-type Kernel = (...args: number[]) => void;
-export type Kernels = Readonly<Record<KernelName, Kernel>>;
+export type Kernels = Readonly<Record<KernelName, (...args: number[]) => void>>;
 
 export interface CpuLibrary {
   readonly kernels: Kernels;
@@ -75,20 +75,7 @@ export interface CpuLibrary {
   /** GB/s of an all-core read of `bytes` at `address`. */
   readBandwidth(address: number, bytes: number): number;
   /** Calls and seconds per kernel since tracing was switched on (`trace: true`). */
-  readonly trace: Map<KernelName, { calls: number; seconds: number }>;
-}
-
-const types: Record<string, FFIType> = {
-  ptr: FFIType.ptr,
-  i32: FFIType.i32,
-  u32: FFIType.u32,
-  i64: FFIType.i64,
-  f32: FFIType.f32,
-};
-
-function functionType(signature: string): FFIFunction {
-  const args = signature.split(" ").map((argument) => types[argument.split(":")[1] ?? ""] as FFIType);
-  return { args, returns: FFIType.void };
+  readonly trace: Trace;
 }
 
 const control = {
@@ -103,16 +90,6 @@ const control = {
   peak_gflops: { args: [FFIType.i32, FFIType.i32], returns: FFIType.f64 },
   read_bandwidth: { args: [FFIType.ptr, FFIType.i64], returns: FFIType.f64 },
 } as const;
-
-/** Wraps a kernel so that its calls and time are counted. */
-function traced(kernel: Kernel, entry: { calls: number; seconds: number }): Kernel {
-  return (...args) => {
-    const start = performance.now();
-    kernel(...args);
-    entry.calls++;
-    entry.seconds += (performance.now() - start) / 1000;
-  };
-}
 
 /**
  * The path of the kernel library: the one that the program came with, else the one in the cache, else compiled now. One
@@ -139,7 +116,7 @@ export async function buildKernels(onBuild?: () => void): Promise<BuildResult> {
 /** @throws RunError when the library cannot be loaded. */
 export function openCpuLibrary(path: string, options: { trace?: boolean } = {}): CpuLibrary {
   const names = Object.keys(signatures) as KernelName[];
-  const table = Object.fromEntries(names.map((name) => [name, functionType(signatures[name])]));
+  const table = Object.fromEntries(names.map((name) => [name, functionType(signatures[name], FFIType.void)]));
   let symbols: Record<string, unknown>;
   try {
     symbols = dlopen(path, { ...table, ...control }).symbols as Record<string, unknown>;
@@ -148,16 +125,10 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
   }
   const call = <T>(name: keyof typeof control, ...args: number[]): T =>
     (symbols[name] as (...args: number[]) => T)(...args);
-  const trace = new Map<KernelName, { calls: number; seconds: number }>();
+  const trace: Trace = new Map();
   const kernels = Object.fromEntries(
-    names.map((name) => {
-      const kernel = symbols[name] as Kernel;
-      if (!options.trace) return [name, kernel];
-      const entry = { calls: 0, seconds: 0 };
-      trace.set(name, entry);
-      return [name, traced(kernel, entry)];
-    }),
-  ) as Record<KernelName, Kernel>;
+    names.map((name) => [name, traced(options.trace ? trace : null, name, symbols[name] as Call)]),
+  ) as Record<KernelName, Call>;
   const paths = Array.from({ length: call<number>("path_count") }, (_, index) => ({
     name: String(call<unknown>("path_name", index)),
     supported: call<number>("path_supported", index) !== 0,

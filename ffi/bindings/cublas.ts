@@ -5,6 +5,7 @@
  * Source: cuBLAS documentation, https://docs.nvidia.com/cuda/cublas/
  */
 import { dirname, join } from "node:path";
+import type { Trace } from "./calls.ts";
 import { nativeBlock, textAt } from "./native.ts";
 import {
   bindLibrary,
@@ -16,7 +17,6 @@ import {
   NvidiaCallError,
   preload,
   type SearchOptions,
-  type Trace,
 } from "./nvidia-libraries.ts";
 
 const signatures = {

@@ -5,6 +5,8 @@
  *
  * Source: CUDA Driver API reference, https://docs.nvidia.com/cuda/cuda-driver-api/
  */
+
+import type { Trace } from "./calls.ts";
 import { type NativeBlock, nativeBlock, textAt } from "./native.ts";
 import {
   bindLibrary,
@@ -14,7 +16,6 @@ import {
   loadedFile,
   NvidiaCallError,
   type SearchOptions,
-  type Trace,
 } from "./nvidia-libraries.ts";
 
 const signatures = {

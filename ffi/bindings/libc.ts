@@ -1,12 +1,12 @@
 /**
  * The few calls of the C library that Bun has no equivalent for: mapping files of any size, anonymous memory,
- * reading and writing at an address, locking a file. Addresses are plain numbers (they stay below 2^53).
+ * views of memory at an address, locking a file. Addresses are plain numbers (they stay below 2^53).
  * Linux (glibc or musl) and macOS; leaves out Windows.
  */
 import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
 import { closeSync, fstatSync, openSync, statSync } from "node:fs";
 import { InputError, RunError } from "../../src/errors.ts";
-import { requireFile } from "../../src/files.ts";
+import { requireFile } from "../../src/files/paths.ts";
 
 const symbolTable = {
   // void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
@@ -17,8 +17,6 @@ const symbolTable = {
   madvise: { args: ["usize", "usize", "i32"], returns: "i32" },
   // int flock(int fd, int operation)
   flock: { args: ["i32", "i32"], returns: "i32" },
-  // ssize_t pwrite(int fd, const void *buf, size_t count, off_t offset)
-  pwrite: { args: ["i32", "usize", "usize", "i64"], returns: "i64" },
 } as const;
 
 const isMac = process.platform === "darwin";
@@ -179,19 +177,6 @@ export function mapAnonymous(byteLength: number): AnonymousMemory {
 /** The memory at `address` as an ArrayBuffer, without a copy and without ownership. */
 export function bytesAt(address: number, length: number): ArrayBuffer {
   return toArrayBuffer(address as Pointer, 0, length);
-}
-
-/** One byte at `address`; touches the page it lies on. */
-export function byteAt(address: number): number {
-  return read.u8(address as Pointer, 0);
-}
-
-/**
- * Writes `length` bytes from `address` into an open file at `offset`; returns the bytes written, which may be fewer,
- * or −1 on an error (a full disk).
- */
-export function writeAt(fd: number, address: number, length: number, offset: number): number {
-  return Number(libc.pwrite(fd, address, length, offset));
 }
 
 const LOCK_EX = 2;

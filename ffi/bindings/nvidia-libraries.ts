@@ -3,11 +3,12 @@
  * versions 13 and 12. The tables of symbols are in cuda.ts, cublas.ts and nvrtc.ts; this file binds them, and counts
  * calls and time per symbol where tracing is on. Linux alone: NVIDIA has no driver for macOS.
  */
-import { dlopen, type FFIFunction, FFIType, suffix } from "bun:ffi";
+import { dlopen, FFIType, suffix } from "bun:ffi";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { homeFolder } from "../../src/cache.ts";
 import { errorText, RunError } from "../../src/errors.ts";
+import { type Call, functionType, type Trace, traced } from "./calls.ts";
 import { nativeBlock, textAt } from "./native.ts";
 import { entries, pythonFolders } from "./python-environments.ts";
 
@@ -174,34 +175,7 @@ export function preload(path: string): void {
   if (failure !== null) throw new RunError(`${path}: cannot be loaded (${failure}); install the library again`);
 }
 
-const types: Readonly<Record<string, FFIType>> = {
-  ptr: FFIType.ptr,
-  i32: FFIType.i32,
-  u32: FFIType.u32,
-  i64: FFIType.i64,
-  u64: FFIType.u64,
-};
-
-/** "name:type name:type" → what Bun's dlopen takes; the functions give back a status, or text where it is named. */
-function functionType(signature: string, returns: FFIType): FFIFunction {
-  const args = signature.split(" ").filter(Boolean);
-  return { args: args.map((argument) => types[argument.split(":")[1] ?? ""] as FFIType), returns };
-}
-
-export type Call = (...args: number[]) => number;
 export type Calls<T> = Readonly<Record<keyof T, Call>>;
-/** Calls and seconds per symbol. */
-export type Trace = Map<string, { calls: number; seconds: number }>;
-
-function traced(call: Call, entry: { calls: number; seconds: number }): Call {
-  return (...args) => {
-    const start = performance.now();
-    const status = call(...args);
-    entry.calls++;
-    entry.seconds += (performance.now() - start) / 1000;
-    return status;
-  };
-}
 
 /**
  * The symbols of a library as functions. Names in `textual` give back the address of a text, all others a status.
@@ -227,13 +201,5 @@ export function bindLibrary<T extends Readonly<Record<string, string>>>(
   } catch (error) {
     throw new RunError(`${path}: cannot be used (${errorText(error)}); install version 12 or 13 of it`);
   }
-  return Object.fromEntries(
-    names.map((name) => {
-      const call = symbols[name] as Call;
-      if (!trace) return [name, call];
-      const entry = { calls: 0, seconds: 0 };
-      trace.set(name, entry);
-      return [name, traced(call, entry)];
-    }),
-  ) as Calls<T>;
+  return Object.fromEntries(names.map((name) => [name, traced(trace, name, symbols[name]!)])) as Calls<T>;
 }

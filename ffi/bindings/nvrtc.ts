@@ -7,6 +7,7 @@
 
 import { readdirSync } from "node:fs";
 import { dirname, join } from "node:path";
+import type { Trace } from "./calls.ts";
 import { bytesAt } from "./libc.ts";
 import { nativeBlock, textAt } from "./native.ts";
 import {
@@ -19,7 +20,6 @@ import {
   NvidiaCallError,
   preload,
   type SearchOptions,
-  type Trace,
 } from "./nvidia-libraries.ts";
 
 const signatures = {
@@ -39,7 +39,6 @@ const signatures = {
 } as const;
 
 export type NvrtcSymbol = keyof typeof signatures;
-export const nvrtcSignatures: Readonly<Record<NvrtcSymbol, string>> = signatures;
 
 const NVRTC_SUCCESS = 0;
 const out = nativeBlock(1024);

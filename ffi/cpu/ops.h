@@ -86,9 +86,9 @@
   OP(sample,                                                                                                           \
      (int32_t* ids, float* logprob, float* sampling_logprob, const float* logits, const int32_t* logit_row,            \
       const int32_t* counters, uint32_t* seen, int32_t B, int32_t vocabulary, uint32_t seed, uint32_t stream,          \
-      float temperature, int32_t top_k, float top_p, float min_p, float repetition_penalty),                           \
-     (ids, logprob, sampling_logprob, logits, logit_row, counters, seen, B, vocabulary, seed, stream, temperature, top_k, top_p,\
-      min_p, repetition_penalty))                                                                                      \
+      int32_t greedy, float inverse_temperature, int32_t top_k, float top_p, float min_p, float repetition_penalty),   \
+     (ids, logprob, sampling_logprob, logits, logit_row, counters, seen, B, vocabulary, seed, stream, greedy,          \
+      inverse_temperature, top_k, top_p, min_p, repetition_penalty))                                                   \
   OP(adamw,                                                                                                            \
      (void* p, float* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,       \
       float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t dtype),           \

@@ -2,9 +2,9 @@
 //   sample   ids (B) =, logprob (B) =, sampling_logprob (B) =
 // In the order transformers applies them: repetition penalty (Keskar et al. 2019; over prompt and completion, kept as
 // a bit set per slot), temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024). `logprob` is of
-// softmax(logits / temperature) before penalty and truncation: bit for bit what log_softmax_forward gives for the
-// token; `sampling_logprob` is of the distribution really drawn from. temperature 0: the largest logit, the lowest id
-// among equals, with log-probabilities at temperature 1.
+// softmax(logits · inverse_temperature) before penalty and truncation: bit for bit what log_softmax_forward gives for the
+// token; `sampling_logprob` is of the distribution really drawn from. greedy: the largest logit, the lowest id among
+// equals. seen may be null: nothing is penalized.
 //
 // The random number is Philox4x32-10 (Salmon et al. 2011) under the key (seed, stream), counted by the sequence's
 // (position, sample, prompt, step), so it does not depend on the batch. counters (B, 5): those four, then the slot.
@@ -83,14 +83,14 @@ static int32_t last_kept(const float* z, const float* e, int32_t* heap, int32_t 
 
 void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* logits, const int32_t* logit_row,
             const int32_t* counters, uint32_t* seen, int32_t B, int32_t size, uint32_t seed, uint32_t stream,
-            float temperature, int32_t top_k, float top_p, float min_p, float repetition_penalty) {
-  const float inverse = temperature > 0 ? 1.0f / temperature : 1.0f;
-  const bool penalize = repetition_penalty != 1.0f;
+            int32_t greedy, float inverse_temperature, int32_t top_k, float top_p, float min_p,
+            float repetition_penalty) {
+  const bool penalize = seen != nullptr;
   const bool truncate = top_k > 0 || top_p < 1.0f || min_p > 0.0f;
   parallel(B, [&](int64_t b) {
     const float* row = logits + logit_row[b] * (int64_t)size;
     const int32_t* counter = counters + b * 5;
-    RowStatistics full = row_statistics(row, size, inverse);
+    RowStatistics full = row_statistics(row, size, inverse_temperature);
     if (!(full.lse - full.lse == 0)) {  // NaN or infinite
       ids[b] = -1;
       logprob[b] = sampling_logprob[b] = full.lse;
@@ -104,7 +104,7 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
       float value = row[i];
       if (penalize && (marks[i >> 5] >> (i & 31) & 1))
         value = value > 0 ? value / repetition_penalty : value * repetition_penalty;
-      z[i] = value * inverse;
+      z[i] = value * inverse_temperature;
       top = z[i] > top ? z[i] : top;
     }
     int32_t id = 0;
@@ -113,7 +113,7 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
       int n = (int)smaller(W, size - i);
       store_upto(e + i, exp(sub(load_upto(z + i, n), set1(top))), n);
     }
-    if (temperature <= 0) {
+    if (greedy) {
       while (z[id] != top) id++;
       for (int32_t i = 0; i < size; i++) total += e[i];
     } else {
@@ -133,10 +133,9 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
       }
     }
     ids[b] = id;
-    logprob[b] = row_logprob(row, id, inverse, full);
-    sampling_logprob[b] = penalize || (truncate && temperature > 0)
-                              ? (float)(::log((double)e[id]) - ::log(total))
-                              : logprob[b];
+    logprob[b] = row_logprob(row, id, inverse_temperature, full);
+    sampling_logprob[b] =
+        penalize || (truncate && !greedy) ? (float)(::log((double)e[id]) - ::log(total)) : logprob[b];
     if (penalize) marks[id >> 5] |= 1u << (id & 31);
   });
 }

@@ -11,13 +11,14 @@
 import { evaluate, toComplex } from "./evaluate.ts";
 import { equalSolutions } from "./intervals.ts";
 import { besideWords, chosen, isWords, LETTER, literalKey, sameResidue, sameTerms, wordsKey } from "./literal.ts";
-import { matrixOf, type Rows } from "./matrices.ts";
+import { matrixOf, type Rows, vectorOf } from "./matrices.ts";
 import { inArgumentOf, isCompound, isName, isNameOf, keyOf, namesAgree } from "./names.ts";
-import { hasSeveralUnits, MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
+import { MAX_ANSWER_CHARS, normalizeMath } from "./normalize.ts";
 import { type CommaReading, parseExpression } from "./parse.ts";
 import { approximated } from "./phrases.ts";
-import { type Rational, ratDiv, ratEquals } from "./rational.ts";
-import { allNames, at, equalScalars, infinityOf, POINTS } from "./scalars.ts";
+import { boundsOf, isEquation, mirrored, proportional, type Tuple } from "./relations.ts";
+import { equalScalars } from "./scalars.ts";
+import { hasSeveralUnits } from "./text-groups.ts";
 import { chooseSign, type Expression, hasPlusMinus, type Relation, variablesOf } from "./tree.ts";
 import { unitOf, unitsDiffer } from "./units.ts";
 
@@ -287,39 +288,12 @@ function equalOne(a: Expression, b: Expression): boolean {
 
 const asMatrix = (x: Expression, rows: Rows | null): Expression => (rows === null ? x : { kind: "matrix", rows });
 
-/** a ≤ x ≤ b as [a, b] and x > a as (a, ∞), where the bounds are no numbers. */
-function boundsOf(x: Relation): Tuple | null {
-  const { operators, parts } = ">≥".includes(x.operators[0]!) ? mirrored(x) : x;
-  if (!operators.every((op) => op === "<" || op === "≤")) return null;
-  const infinity: Expression = { kind: "infinity" };
-  const tuple = (low: Expression, open: boolean, high: Expression, close: boolean): Tuple => ({
-    kind: "tuple",
-    open: open ? "(" : "[",
-    close: close ? ")" : "]",
-    items: [low, high],
-  });
-  const isUnknown = (part: Expression): boolean => part.kind === "symbol" && /^[n-z]|^theta/.test(part.name);
-  if (parts.length === 3) {
-    return isUnknown(parts[1]!) ? tuple(parts[0]!, operators[0] === "<", parts[2]!, operators[1] === "<") : null;
-  }
-  if (parts.length !== 2 || parts.some((part) => infinityOf(part) !== 0)) return null;
-  const [low, high] = [parts[0]!, parts[1]!];
-  if (isUnknown(high) && !isUnknown(low)) return tuple(low, operators[0] === "<", infinity, true);
-  return isUnknown(low) && !isUnknown(high)
-    ? tuple({ kind: "negative", of: infinity }, true, high, operators[0] === "<")
-    : null;
-}
-
-const isEquation = (x: Expression): x is Relation => x.kind === "relation" && x.operators[0] === "=";
-
 const hasElements = (x: Expression): boolean =>
   x.kind === "list" || x.kind === "set" || x.kind === "union" || x.kind === "groups" || hasPlusMinus(x);
 
 function equalItems(a: readonly Expression[], b: readonly Expression[]): boolean {
   return a.length === b.length && a.every((x, i) => equalOne(x, b[i]!));
 }
-
-type Tuple = Extract<Expression, { kind: "tuple" }>;
 
 function equalTuples(a: Tuple, b: Tuple): boolean {
   // Round or square matters where the tuple can be an interval.
@@ -336,24 +310,6 @@ function equalMatrices(a: Expression, b: Expression): boolean {
   return x !== null && y !== null && equalItems(x, y);
 }
 
-function vectorOf(x: Expression): readonly Expression[] | null {
-  if (x.kind === "tuple") return x.items;
-  if (x.kind !== "matrix") return null;
-  if (x.rows.length === 1) return x.rows[0]!;
-  return x.rows.every((row) => row.length === 1) ? x.rows.map((row) => row[0]!) : null;
-}
-
-// Equations and inequalities
-
-const MIRRORED: Readonly<Record<string, string>> = { "<": ">", ">": "<", "≤": "≥", "≥": "≤", "=": "=", "≠": "≠" };
-
-/** The relation read from its other end: b > a for a < b. */
-const mirrored = (x: Relation): Relation => ({
-  kind: "relation",
-  operators: x.operators.toReversed().map((op) => MIRRORED[op] ?? op),
-  parts: x.parts.toReversed(),
-});
-
 function equalRelations(a: Relation, b: Relation): boolean {
   const same = (x: Relation): boolean =>
     a.operators.length === x.operators.length &&
@@ -361,39 +317,4 @@ function equalRelations(a: Relation, b: Relation): boolean {
     equalItems(a.parts, x.parts);
   if (same(b) || same(mirrored(b))) return true;
   return a.operators.length === 1 && b.operators.length === 1 && proportional(a, b);
-}
-
-/** l = r and l' = r' with l - r a constant multiple of l' - r'; for inequalities the multiple must be positive. */
-function proportional(a: Relation, b: Relation): boolean {
-  const [op, other] = [a.operators[0]!, b.operators[0]!];
-  const turned = op !== other;
-  if (turned && MIRRORED[op] !== other) return false;
-  const names = allNames(variablesOf(a), variablesOf(b));
-  if (names.size === 0) return false;
-  const difference = (x: Relation): Expression => ({
-    kind: "sum",
-    items: [x.parts[0]!, { kind: "negative", of: x.parts[1]! }],
-  });
-  let ratio: number | null = null;
-  let exact: Rational | null = null;
-  let points = 0;
-  for (let k = 0; k < POINTS; k++) {
-    const p = evaluate(difference(a), at(names, k));
-    const q = evaluate(difference(b), at(names, k));
-    if (p === null || q === null) continue;
-    const [x, y] = [toComplex(p), toComplex(q)];
-    if (x.im !== 0 || y.im !== 0 || y.re === 0) continue;
-    const r = x.re / y.re;
-    if (r === 0 || !Number.isFinite(r) || (ratio !== null && Math.abs(r - ratio) > 1e-10 * Math.abs(ratio)))
-      return false;
-    if (p.kind === "exact" && q.kind === "exact" && !p.rounded && !q.rounded) {
-      const quotient = ratDiv(p.value, q.value);
-      if (exact !== null && quotient !== null && !ratEquals(exact, quotient)) return false;
-      exact = quotient;
-    }
-    ratio = r;
-    points++;
-  }
-  if (ratio === null || points < 3) return false;
-  return op === "=" || op === "≠" ? true : turned ? ratio < 0 : ratio > 0;
 }

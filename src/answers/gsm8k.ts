@@ -10,21 +10,13 @@
  * more than a numeral is left to compare.ts.
  */
 import { equalAnswers } from "./compare.ts";
-import {
-  announcedAnswer,
-  boldAnswer,
-  firstNumber,
-  lastNumber,
-  markedAnswer,
-  type Readings,
-  remarkedAnswer,
-} from "./extract.ts";
+import { announcedAnswer, boldAnswer, remarkedAnswer } from "./extract.ts";
+import { type Extraction, markedAnswer, type Readings } from "./marked.ts";
 import { trimPunctuation } from "./normalize.ts";
 import { changesValue } from "./phrases.ts";
 import { type Rational, ratDiv, ratEquals, ratFromDecimal } from "./rational.ts";
 import { unitOf, unitsDiffer } from "./units.ts";
-
-export type Extraction = "strict" | "lenient";
+import { firstNumber, lastNumber } from "./written-numbers.ts";
 
 const NUMERAL = /^([-+]?)([\d,]*\.?\d*(?:[eE][-+]?\d{1,3})?)(?:\/(\d[\d,]*))?%?$/;
 

@@ -104,3 +104,11 @@ export function determinant(rows: Rows): Expression | null {
   });
   return sum(terms);
 }
+
+/** The entries of a tuple, or of a matrix of one row or column. */
+export function vectorOf(x: Expression): readonly Expression[] | null {
+  if (x.kind === "tuple") return x.items;
+  if (x.kind !== "matrix") return null;
+  if (x.rows.length === 1) return x.rows[0]!;
+  return x.rows.every((row) => row.length === 1) ? x.rows.map((row) => row[0]!) : null;
+}

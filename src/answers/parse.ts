@@ -4,8 +4,8 @@
  * whatever it does not understand makes the whole parse null. It computes nothing (evaluate.ts).
  */
 import { determinant } from "./matrices.ts";
-import { closingBrace } from "./normalize.ts";
 import { type Rational, ratAdd, ratFromDecimal, rational, ratMul } from "./rational.ts";
+import { closingBrace } from "./text-groups.ts";
 import type { Expression } from "./tree.ts";
 
 const MAX_DEPTH = 60;

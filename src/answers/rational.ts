@@ -11,7 +11,7 @@ export interface Rational {
 }
 
 /** The largest numerator or denominator, in bits: about 1,200 decimal digits. */
-export const MAX_BITS = 4096;
+const MAX_BITS = 4096;
 const LIMIT = 1n << BigInt(MAX_BITS);
 
 const abs = (x: bigint): bigint => (x < 0n ? -x : x);

@@ -106,19 +106,21 @@ function noWeights(folder: string): InputError {
   try {
     files = readdirSync(folder);
   } catch {
-    return new InputError(`${folder}: there is no such folder; check the path`);
+    return new InputError(`${folder}: no such folder; check the path`);
   }
   const ending = (suffix: string) => files.find((file) => file.endsWith(suffix));
   if (files.includes("adapter_model.safetensors"))
-    return new InputError(`${folder}: holds a LoRA adapter alone; merge it into its base model and give that folder`);
+    return new InputError(`${folder}: holds only a LoRA adapter; merge it into its base model and give that folder`);
   const pickled = ending(".bin") ?? ending(".pt") ?? ending(".pth");
   if (pickled !== undefined)
     return new InputError(
-      `${folder}: weights are in ${pickled}, a pickle, which is not read; convert them: load the model in transformers ` +
+      `${folder}: weights are in ${pickled}, a pickle, which is not supported; convert them: load the model in transformers ` +
         "and call save_pretrained, which writes model.safetensors",
     );
   const gguf = ending(".gguf");
   if (gguf !== undefined)
-    return new InputError(`${folder}: weights are in ${gguf}, which is not read; use the original safetensors weights`);
-  return new InputError(`${folder}: there is neither ${singleFileName} nor ${indexFileName}; download the weights`);
+    return new InputError(
+      `${folder}: weights are in ${gguf}, which is not supported; use the original safetensors weights`,
+    );
+  return new InputError(`${folder}: has neither ${singleFileName} nor ${indexFileName}; download the weights`);
 }

@@ -6,7 +6,8 @@
  */
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { recoverFolder, syncFolder, writeFailure, writeFileAtomic } from "./atomic.ts";
+import { recoverFolder, syncFolder, writeFileAtomic } from "../files/atomic.ts";
+import { writeFailure } from "../files/refusals.ts";
 import { completionsFolder, heldIn, metricsFile, runNames } from "./held.ts";
 import { interruptedCheckpoints, isComplete, isFolder, listCheckpoints } from "./state.ts";
 import { finishTogether, togetherNames } from "./together.ts";

@@ -5,7 +5,7 @@
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
 import { isModelFile } from "./huggingface.ts";
 import { isFolder, type ListedCheckpoint, listCheckpoints } from "./state.ts";
 
@@ -76,8 +76,7 @@ export function heldIn(folder: string): Held | null {
 function requireReadable(path: string, name: string): void {
   if (name !== metricsFile && name !== runFile && name !== completionsFolder) return;
   requireFile(path);
-  if (!existsSync(path))
-    throw new InputError(`${path}: is a link to nothing; remove it, or choose another --output_dir`);
+  if (!existsSync(path)) throw new InputError(`${path}: is a broken link; remove it, or choose another --output_dir`);
   if (name === completionsFolder || !isFolder(path)) return;
   throw new InputError(`${path}: is a folder, not a file; move it away, or choose another --output_dir`);
 }
@@ -131,7 +130,7 @@ export function describeHeld({ checkpoints, step, isRun, evaluation, model, fore
     parts.push(`a run (${inner.join(", ")})`);
   } else if (model !== null) parts.push(`a model (${model})`);
   if (evaluation !== null) parts.push(`an evaluation (${evaluation})`);
-  if (foreign !== null) parts.push(`a ${foreign} that is not of a run`);
+  if (foreign !== null) parts.push(`a ${foreign} that no run wrote`);
   return parts.join(" and ");
 }
 

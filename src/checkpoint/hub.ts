@@ -14,7 +14,7 @@ import {
   modelInfo,
 } from "@huggingface/hub";
 import { errorText, InputError, RunError } from "../errors.ts";
-import { writeFileAtomic } from "./atomic.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
 import { indexFileName, singleFileName } from "./checkpoint.ts";
 import { isModelFile } from "./huggingface.ts";
 
@@ -26,14 +26,12 @@ import { isModelFile } from "./huggingface.ts";
 export async function resolveModel(idOrFolder: string): Promise<string> {
   if (existsSync(idOrFolder)) return idOrFolder;
   if (!/^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(idOrFolder))
-    throw new InputError(
-      `${idOrFolder}: there is no such folder, and it is no hub id (org/name) either; check the path`,
-    );
+    throw new InputError(`${idOrFolder}: no such folder, and it is not a hub id (org/name) either; check the path`);
   const cached = cachedSnapshot(idOrFolder);
   if (isOffline()) {
     if (cached !== null) return cached;
     throw new InputError(
-      `${idOrFolder}: there is no such folder, and it is not in the hub's cache ${getHFHubCachePath()}, which ` +
+      `${idOrFolder}: no such folder, and it is not in the hub's cache ${getHFHubCachePath()}, which ` +
         "HF_HUB_OFFLINE limits this run to; unset it, or give the folder",
     );
   }
@@ -43,12 +41,12 @@ export async function resolveModel(idOrFolder: string): Promise<string> {
   } catch (error) {
     if (error instanceof HubApiError && [401, 403, 404].includes(error.statusCode))
       throw new InputError(
-        `${idOrFolder}: there is no such folder, and the hub has no such model or does not show it to you ` +
+        `${idOrFolder}: no such folder, and the hub has no such model or does not show it to you ` +
           `(${error.statusCode}); check the name, or set HF_TOKEN for a private or gated model`,
       );
     if (cached !== null) return cached;
     throw new InputError(
-      `${idOrFolder}: there is no such folder, and the hub cannot be reached (${errorText(error)}); go online, or ` +
+      `${idOrFolder}: no such folder, and the hub cannot be reached (${errorText(error)}); go online, or ` +
         "download the model elsewhere and give its folder",
     );
   }
@@ -65,7 +63,7 @@ async function download(id: string, commit: string): Promise<string> {
       if (file.type === "file" && isModelFile(file.path))
         await downloadFileToCacheDir({ repo, path: file.path, revision: commit, ...access() });
   } catch (error) {
-    throw new RunError(`${id}: the download broke off (${errorText(error)}); run the command again to go on`);
+    throw new RunError(`${id}: the download broke off (${errorText(error)}); run the command again to continue`);
   } finally {
     console.debug = debug;
   }

@@ -13,8 +13,9 @@ import {
   parseModelConfig,
   type WeightDtype,
 } from "../families/config.ts";
-import { requireFile } from "../files.ts";
-import { writeFailure, writeFileAtomic } from "./atomic.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
+import { requireFile } from "../files/paths.ts";
+import { writeFailure } from "../files/refusals.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 
 export interface ModelFolder {
@@ -39,7 +40,7 @@ export function readModelFolder(folder: string, wanted: ModelHead | "either" = "
 /** @throws InputError where `folder` is no model folder or holds an unsupported model, or one without the head `wanted` */
 export function readModelConfig(folder: string, wanted: ModelHead | "either" = "lm"): ModelConfig {
   const stat = statSync(folder, { throwIfNoEntry: false });
-  if (stat === undefined) throw new InputError(`${folder}: there is no such folder; check the path`);
+  if (stat === undefined) throw new InputError(`${folder}: no such folder; check the path`);
   if (!stat.isDirectory())
     throw new InputError(`${folder}: is a file; give the folder with config.json and the safetensors weights`);
   requireFile(folder);

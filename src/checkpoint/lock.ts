@@ -3,6 +3,7 @@
  * that was killed leaves the file and no lock, so it stops nobody. Where a file system knows no locks, what the file says
  * is compared with the processes there are.
  */
+
 import {
   closeSync,
   existsSync,
@@ -20,8 +21,9 @@ import {
 import { hostname } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { lockFile } from "../../ffi/bindings/libc.ts";
-import { errorText, InputError, RunError } from "../errors.ts";
-import { isRunning, startOf } from "../writers.ts";
+import { InputError } from "../errors.ts";
+import { runWriteFailure } from "../files/refusals.ts";
+import { isRunning, startOf } from "../files/temporary.ts";
 
 export const lockName = ".grpo.lock";
 
@@ -106,7 +108,7 @@ function makeFolder(folder: string): string[] {
   try {
     mkdirSync(folder, { recursive: true });
   } catch (error) {
-    throw unwritable(error, folder);
+    throw runWriteFailure(error, folder);
   }
   return made;
 }
@@ -123,24 +125,8 @@ function opened(path: string, folder: string): number {
   try {
     return openSync(path, "a+");
   } catch (error) {
-    throw unwritable(error, folder);
+    throw runWriteFailure(error, folder);
   }
-}
-
-const reasons: Readonly<Record<string, string>> = {
-  EACCES: "not permitted",
-  EPERM: "not permitted",
-  EROFS: "the file system is read-only",
-  ENOSPC: "the disk is full",
-  EDQUOT: "the disk quota is used up",
-  ENOTDIR: "a file is in the way of a folder",
-  EEXIST: "a file is in the way of a folder",
-};
-
-/** Why nothing can be written into the folder. */
-export function unwritable(error: unknown, folder: string): RunError {
-  const reason = reasons[(error as NodeJS.ErrnoException).code ?? ""] ?? errorText(error);
-  return new RunError(`${folder} cannot be written: ${reason}: choose another --output_dir`);
 }
 
 function isSame(fd: number, path: string): boolean {

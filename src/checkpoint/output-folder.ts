@@ -3,13 +3,15 @@
  * there replaced unless asked (`held.ts`), and what is replaced kept until there is something in its place (`earlier.ts`).
  * A folder that the command itself reads from is never replaced.
  */
+
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { InputError } from "../errors.ts";
-import { followLink, writeFileAtomic } from "./atomic.ts";
+import { followLink, writeFileAtomic } from "../files/atomic.ts";
+import { runWriteFailure } from "../files/refusals.ts";
 import { afterStep, isUnsettled, setAside, settleEarlier, unfinished } from "./earlier.ts";
 import { describeHeld, evaluationFiles, type Held, heldIn, type RunRecord, runFile } from "./held.ts";
-import { type FolderLock, lockFolder, lockName, unwritable } from "./lock.ts";
+import { type FolderLock, lockFolder, lockName } from "./lock.ts";
 import { damageOf, listCheckpoints } from "./state.ts";
 
 export interface OutputRequest {
@@ -57,7 +59,7 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
     try {
       return isUnsettled(folder);
     } catch (error) {
-      throw unwritable(error, folder);
+      throw runWriteFailure(error, folder);
     }
   };
   const settle = (): void => {
@@ -65,12 +67,12 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
     const settled = settleEarlier(folder);
     if (settled === null) return;
     const left = settled === "put back" ? "" : `; what the new one wrote is in ${join(folder, unfinished)}`;
-    note(`note: ${folder}: the new run ended before it saved anything, so the earlier one is back${left}`);
+    note(`note: ${folder}: the new run ended before it saved anything, so the earlier one was restored${left}`);
   };
   const notePassedOver = (): void => {
     const later = keptStep < 0 ? [] : listCheckpoints(folder).filter(({ step }) => step > keptStep);
     for (const damage of later.map((checkpoint) => damageOf(checkpoint.folder)))
-      if (damage !== null) note(`note: a later checkpoint is damaged and passed over: ${damage}`);
+      if (damage !== null) note(`note: a later checkpoint is damaged and was skipped: ${damage}`);
   };
   const open: OutputFolder = {
     permit(permission) {
@@ -119,8 +121,8 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
 function asideNote(folder: string, keptStep: number, names: readonly string[]): string {
   const shown = 6;
   const list = [...names.slice(0, shown), ...(names.length > shown ? [`${names.length - shown} more`] : [])].join(", ");
-  if (keptStep < 0) return `what is replaced (${list}) is kept until this run has saved something`;
-  return `what came after step ${keptStep} (${list}) goes to ${afterStep(folder, keptStep)} when this run has saved something`;
+  if (keptStep < 0) return `the replaced files (${list}) are kept until this run has saved something`;
+  return `everything after step ${keptStep} (${list}) moves to ${afterStep(folder, keptStep)} once this run has saved something`;
 }
 
 function requireFree(folder: string, permission: Permission, goesOn: boolean): void {
@@ -129,7 +131,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
     held = heldIn(folder);
   } catch (error) {
     if (error instanceof InputError) throw error;
-    throw unwritable(error, folder);
+    throw runWriteFailure(error, folder);
   }
   requireInputsKept(folder, permission, held);
   if (held === null || permission.overwrite || goesOn || permission.mayReplace?.(folder, held)) return;
@@ -137,7 +139,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
   const onlyLogs = isRun && checkpoints.length === 0 && model === null && evaluation === null && foreign === null;
   if (permission.newest && onlyLogs) return;
   const resume = permission.resumes && held.checkpoints.length > 0 ? "go on with --resume_from_checkpoint true, " : "";
-  const adds = held.evaluation === null ? "write into it all the same" : "replace the evaluation";
+  const adds = held.evaluation === null ? "write into it anyway" : "replace the evaluation";
   const replaces = held.names.length === 0 ? "write beside it" : "replace it";
   const replace = `${permission.addsOnly ? adds : replaces} with --overwrite`;
   throw new InputError(
@@ -157,7 +159,7 @@ function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, hel
       if (first === ".." || !isReplaced) continue;
       const what = held === null ? "files" : describeHeld(held);
       throw new InputError(
-        `output_dir ${folder} holds ${what}, and ${name} ${path} is read from there, so it must stay; name another --output_dir`,
+        `output_dir ${folder} holds ${what}, and ${name} ${path} is read from there, so it must not be replaced; name another --output_dir`,
       );
     }
   }

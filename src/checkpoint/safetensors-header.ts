@@ -58,7 +58,7 @@ export function parseSafetensorsHeader(text: string, dataBytes: number, path: st
   if (!isObject(json)) throw new InputError(`${path}: header: not a JSON object; ${cure}`);
   // Silently keeping the last of two would hide a tensor.
   const twice = duplicateKey(text);
-  if (twice !== null) throw new InputError(`${path}: header: the key ${JSON.stringify(twice)} stands twice; ${cure}`);
+  if (twice !== null) throw new InputError(`${path}: header: the key ${JSON.stringify(twice)} occurs twice; ${cure}`);
 
   const tensors: HeaderTensor[] = [];
   for (const [name, entry] of Object.entries(json))

@@ -7,7 +7,7 @@ import type { FileHandle } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { RunError } from "../errors.ts";
-import { writeFileAtomic, writeLargeFileAtomic } from "./atomic.ts";
+import { writeFileAtomic, writeLargeFileAtomic } from "../files/atomic.ts";
 import { indexFileName, singleFileName } from "./checkpoint.ts";
 import { type SafetensorsDtype, safetensorsElementBytes } from "./safetensors-header.ts";
 
@@ -103,7 +103,7 @@ export function onlyFinite(entry: TensorSource): TensorSource {
         if (!allFinite(bytes, entry.dtype))
           throw new RunError(
             `tensor ${entry.name} has numbers that are not finite, so it is not saved: the learning rate is too high; ` +
-              "lower it and go on from the last checkpoint, if there is one, with --resume_from_checkpoint true",
+              "lower it and resume from the last checkpoint, if there is one, with --resume_from_checkpoint true",
           );
         yield chunk;
       }

@@ -59,7 +59,7 @@ export function openSafetensors(path: string): SafetensorsFile {
 
 function readHeaderLength(mapping: FileMapping): number {
   const { path, byteLength } = mapping;
-  if (byteLength < 8) throw new InputError(`${path}: only ${byteLength} bytes long, no safetensors file; ${cure}`);
+  if (byteLength < 8) throw new InputError(`${path}: only ${byteLength} bytes long, not a safetensors file; ${cure}`);
   const start = mapping.view(0, Math.min(byteLength, 16));
   if (new TextDecoder().decode(start).startsWith("version https:"))
     throw new InputError(`${path}: a Git LFS pointer, not the weights; run "git lfs pull" in its folder`);

@@ -7,10 +7,10 @@ import { join } from "node:path";
 import type { z } from "zod";
 import { readJsonFile } from "../config/json-file.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
-import { recoverFolder, writeFileAtomic } from "./atomic.ts";
+import { recoverFolder, writeFileAtomic } from "../files/atomic.ts";
 import { openSafetensors } from "./safetensors.ts";
 
-export const trainerStateName = "trainer_state.json";
+const trainerStateName = "trainer_state.json";
 
 /** The folder's name of the checkpoint after `step` optimizer steps. */
 export function checkpointName(step: number): string {

@@ -5,7 +5,8 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { syncFolder, syncTree, writeFailure, writeFileAtomic } from "./atomic.ts";
+import { syncFolder, syncTree, writeFileAtomic } from "../files/atomic.ts";
+import { writeFailure } from "../files/refusals.ts";
 
 const saving = ".saving";
 const saved = ".saved";

@@ -2,8 +2,7 @@
  * `grpo doctor`: what this machine offers for training, what is missing, and the cure. It changes nothing but the cache of
  * kernels, which it builds as any command would. How fast each op is: `grpo bench ops`.
  */
-import { z } from "zod";
-import { about } from "../config/settings/about.ts";
+import { toggle } from "../config/settings/kinds.ts";
 import { callOf } from "../program.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
@@ -28,16 +27,14 @@ export interface Finding {
 }
 
 const settings = {
-  json: z.boolean().default(false).meta(about("One JSON object: the findings, and what was measured.")),
+  json: toggle(false)`Print one JSON object with the findings and the measurements.`,
 };
 
 export const doctor: Command = {
-  name: "doctor",
-  summary: "what this machine offers, what is missing, and the cure",
   usage: `Usage: grpo doctor [--json]
 
 Looks at Bun, the processor, memory, the compiler and the kernels it builds, checks a small product and measures the
-machine's peak. Exit status 0 where training can run, 1 where something it needs is missing.
+machine's peak speed. Exit status 0 if training can run, 1 if something it needs is missing.
 
 ${describeFlags(settings)}
 Example: grpo doctor`,

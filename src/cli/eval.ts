@@ -52,15 +52,14 @@ function answerLines({ problems }: Evaluation): string {
 }
 
 export const evaluate: Command = {
-  name: "eval",
-  summary: "accuracy, pass@k, maj@k, rewards and mean length of a model on a dataset",
   usage: `Usage: grpo eval --model M (--dataset D | --benchmark gsm8k|math500) [--key value …]
 
 Answers every problem (greedily, unless temperature or num_generations say otherwise), judges the answers leniently and
-strictly, and prints accuracy, pass@k and maj@k (both unbiased, over all choices of k of the answers) and mean length
-with confidence intervals over the problems. --reward_funcs scores the answers as train does, with or without golds: the
-mean reward, weighted in all and by function. output_dir gets answers.jsonl, every answer with its verdict and rewards, and
-results.json. A benchmark is downloaded from the hub; --benchmark gsm8k --dataset FILE takes it from a file.
+strictly, and prints accuracy, pass@k and maj@k (both unbiased, over all choices of k answers) and mean length, with
+confidence intervals over the problems. --reward_funcs scores the answers as train does, with or without gold answers, and
+prints the mean weighted reward and each function's own mean. output_dir receives answers.jsonl, every answer with its
+verdict and rewards, and results.json. A benchmark is downloaded from the hub; --benchmark gsm8k --dataset FILE reads it
+from a file.
 
 ${describeSettings("eval")}`,
   async run(argv) {

@@ -1,11 +1,11 @@
 /** `grpo score`: log-probabilities and entropies of given completions under a model. */
-import { writeOutput } from "../checkpoint/atomic.ts";
 import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { InputError, RunError } from "../errors.ts";
+import { writeOutput } from "../files/atomic.ts";
 import { scoreGroups } from "../grpo/policy-update.ts";
 import { type RolloutGroup, readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
@@ -49,12 +49,10 @@ function requireFinite(
 const shortest = (value: number): number => Number(Math.fround(value).toPrecision(9));
 
 export const score: Command = {
-  name: "score",
-  summary: "logprobs and entropies of given completions",
   usage: `Usage: grpo score --model M --input F.jsonl --output O.jsonl [--temperature T]
 
-Each input line has prompt_ids and completion_ids (lines of one group are neighbours and share their prompt); each
-output line is {"logprobs": [...], "entropies": [...]}, natural logarithms of softmax(logits / temperature).
+Each input line has prompt_ids and completion_ids (lines of one group are adjacent and share their prompt); each output
+line is {"logprobs": [...], "entropies": [...]}, in nats, of softmax(logits / temperature).
 
 ${describeSettings("score")}`,
   async run(argv) {

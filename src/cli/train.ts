@@ -13,9 +13,8 @@ import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
-import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
+import { type RewardSources, rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
-import type { RewardSources } from "../grpo/sampling.ts";
 import { setUpTraining, type TrainingPaths, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
@@ -260,14 +259,13 @@ function whatNext(outputDir: string): string[] {
 }
 
 export const train: Command = {
-  name: "train",
-  summary: "train a model with GRPO; with nothing else, the bundled one",
   usage: `Usage: grpo train [CONFIG] [--key value …]
 
-Samples a group of completions per prompt, scores them and updates the policy. With no model and no dataset: the
-bundled tiny model on the bundled problems. CONFIG is a TOML, YAML or JSON file; names of TRL, verl and OpenRLHF are
-taken, left out with a remark, or refused with ours. Ctrl-C saves a checkpoint, as do SIGTERM, SIGHUP, SIGUSR1 and their
-like; --resume_from_checkpoint true goes on from it. A folder that holds something is refused without --overwrite.
+Samples a group of completions per prompt, scores them and updates the policy. By default it trains the bundled tiny
+model on the bundled problems. CONFIG is a TOML, YAML or JSON file. Names from TRL, verl and OpenRLHF are accepted,
+ignored with a remark, or refused with the name to use instead. Ctrl-C saves a checkpoint, as do SIGTERM, SIGHUP, SIGUSR1
+and similar signals; --resume_from_checkpoint true resumes from it. A folder that is not empty is refused without
+--overwrite.
 
 ${describeSettings("train")}`,
   async run(argv) {

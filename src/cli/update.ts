@@ -30,15 +30,14 @@ function settingsOfRun(run: Readonly<Record<string, unknown>>): ConfigInput<"upd
 }
 
 export const update: Command = {
-  name: "update",
-  summary: "the policy update alone, on recorded rollouts",
   usage: `Usage: grpo update --model M --rollouts F.jsonl --output_dir O [--key value …]
 
-Takes its groups from the file (what train records under completions/), makes num_iterations passes over it, each of one
-optimizer step or of the steps that its lines name, and writes the model, a checkpoint and metrics.jsonl to output_dir.
---resume_from_checkpoint C brings weights, Adam state, step, schedule, a moving reference and the run's settings, where no
-flag says otherwise: the recorded generation that follows the checkpoint is run again, to the same bytes on a CPU. Where
-something makes it another step, a note says so. A run's first generation takes the settings of the run.json beside it. A critic is not updated; the file has its run's advantages.
+Reads groups from the file (what train records under completions/), makes num_iterations passes over it, each one optimizer
+step or the steps that its lines name, and writes the model, a checkpoint and metrics.jsonl to output_dir.
+--resume_from_checkpoint C restores weights, Adam state, step, schedule, a moving reference and the run's settings, unless a
+flag overrides them: the recorded generation that follows the checkpoint is run again, to the same bytes on a CPU. If
+anything makes it a different step, a note says so. A run's first generation takes its settings from the run.json beside it.
+A critic is not updated; the file already has its run's advantages.
 
 ${describeSettings("update")}`,
   async run(argv) {

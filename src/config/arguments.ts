@@ -70,7 +70,7 @@ export function splitArguments(
     const label = equals < 0 ? argument : argument.slice(0, equals);
     const key = label.replace(/^--?/, "").replaceAll("-", "_");
     if (!argument.startsWith("--")) {
-      fault(`${label}: settings are written with two dashes; try --help`);
+      fault(`${label}: settings take two dashes; try --help`);
       if (equals < 0) takeWords();
       continue;
     }
@@ -100,7 +100,7 @@ export function splitArguments(
     } else if (expected === "switch-or-text" && (next === undefined || next.startsWith("--"))) {
       flags.push({ key, label, value: true });
     } else if (next === undefined || next.startsWith("--")) {
-      const cure = next === undefined ? "" : ` (a value that begins with dashes: ${label}=${next})`;
+      const cure = next === undefined ? "" : ` (if the value begins with dashes, write ${label}=${next})`;
       fault(`${label}: the value is missing${cure}`);
     } else if (expected === "list" && words) {
       i++;

@@ -64,20 +64,20 @@ export function foreignWritten(
   }
   const clashing = clashes(corrections);
   for (const [key, values] of clashing)
-    faults.add(`${key}: the names above ask for ${values.map((value) => plain(value)).join(" and for ")}; choose one`);
+    faults.add(`${key}: the names above ask for both ${values.map((value) => plain(value)).join(" and ")}; choose one`);
   const whole = corrections.filter(([key, value]) => value !== undefined && !clashing.has(key));
   if (refusals > 1 && whole.length > 1 && foreign.every(({ source }) => source === "flag")) {
     // Some names are both's: whose more of them are.
     const count = (name: string) => trainers.get(name) ?? 0;
     const origin = (["verl", "OpenRLHF"] as const).toSorted((a, b) => count(b) - count(a)).find((name) => count(name));
     const preset: Setting[] = origin === undefined ? [] : [["preset", origin.toLowerCase()]];
-    const defaults = origin === undefined ? "" : ` (the preset: ${origin}'s defaults, for what is left out)`;
+    const defaults = origin === undefined ? "" : ` (the preset: ${origin}'s defaults, for settings left out)`;
     const all = new Map([...preset, ...whole].map((setting) => [setting[0], setting]));
-    faults.add(`all of these in ours: ${spelled([...all.values()], "flag")}${defaults}`);
+    faults.add(`all of these, translated: ${spelled([...all.values()], "flag")}${defaults}`);
   }
   return {
     taken,
-    remarks: [...leftOut].map(([why, labels]) => `${labels.join(", ")}: left out; ${why}`),
+    remarks: [...leftOut].map(([why, labels]) => `${labels.join(", ")}: ignored; ${why}`),
     corrected: new Set(corrections.map(([key]) => key)),
     trainers: new Set(trainers.keys()),
   };

@@ -59,8 +59,7 @@ function configFile(names: readonly unknown[], faults: Faults): string | undefin
       faults.add(
         `"${name}" is neither a setting (--key value) nor a configuration file (.toml, .yaml, .json); try --help`,
       );
-  for (const extra of files.slice(1))
-    faults.add(`"${extra}": only one configuration file is read, and that is ${files[0]}`);
+  for (const extra of files.slice(1)) faults.add(`"${extra}": only one configuration file is read, here ${files[0]}`);
   return files[0];
 }
 
@@ -98,7 +97,7 @@ function once(written: readonly Written[], kind: (name: string) => Kind | undefi
     else if (kind(key) === undefined && JSON.stringify(before.raw) === JSON.stringify(each.raw)) continue;
     else if (before.label === each.label)
       faults.add(`${each.label}: given twice, ${JSON.stringify(before.raw)} and ${JSON.stringify(each.raw)}; keep one`);
-    else faults.add(`${each.label}: the same as ${before.label}, which is given too; keep one`);
+    else faults.add(`${each.label}: the same setting as ${before.label}; keep one`);
   }
   return [...kept.values()];
 }

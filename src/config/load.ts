@@ -11,6 +11,7 @@ import { generationKwargs } from "./generation-kwargs.ts";
 import { ownKey, type Written, writtenIn } from "./given.ts";
 import { toCamel, toSnake } from "./names.ts";
 import { generationKeys, type PresetName, presets, rewardKeys, trlRemark } from "./presets.ts";
+import { remarksOn } from "./remarks.ts";
 import { type CommandName, type ConfigInput, type ConfigOf, type SettingTypes, settingsOf } from "./schema.ts";
 import { complete, type Given, readValue } from "./shape.ts";
 import { aliases, isUnset } from "./trl.ts";
@@ -57,7 +58,7 @@ export function configFrom<C extends CommandName>(
   const written: Written[] = [];
   for (const [key, raw] of Object.entries(values)) {
     if (raw === undefined) continue;
-    if (key.includes("_")) faults.add(`${key}: written ${toCamel(key)} in TypeScript`);
+    if (key.includes("_")) faults.add(`${key}: is written ${toCamel(key)} in TypeScript`);
     else written.push({ name: toSnake(key), raw, source: "api", label: key });
   }
   return finish(command, written, undefined, options, faults);
@@ -118,14 +119,15 @@ function finish<C extends CommandName>(
   const fallbacks = [presetValues(command, given), benchmarkValues(given), own];
   const config = complete(settings, given, fallbacks, { faults, refused });
   const keys = new Set(given.keys());
-  const warnings = checkTogether(command, config, keys, (concerned, check) =>
-    concerned.some((key) => refused.has(key)) ? undefined : faults.attempt(check),
-  );
+  checkTogether(command, config as ConfigOf<C>, (concerned, check) => {
+    if (!concerned.some((key) => refused.has(key))) faults.attempt(check);
+  });
   faults.order(written.map(({ label }) => label));
   faults.throwAny();
+  const remarks = remarksOn(command, config as ConfigOf<C>, keys);
   return {
     config: config as ConfigOf<C>,
-    warnings: [...translated.remarks, ...likeTrl(written, translated, config, keys), ...warnings],
+    warnings: [...translated.remarks, ...likeTrl(written, translated, config, keys), ...remarks],
     given: keys,
     file,
   };

@@ -45,7 +45,7 @@ export const presets: Readonly<Record<PresetName, Readonly<Record<string, unknow
   openrlhf: openRlhf,
 };
 
-/** What of TRL's defaults says only what is written and shown. */
+/** The part of TRL's defaults that concerns only what is written and shown. */
 const shownOnly: ReadonlySet<string> = new Set(["save_steps", "logging_steps", "log_completions"]);
 
 /**
@@ -62,11 +62,11 @@ export function trlRemark(config: Readonly<Record<string, unknown>>, given: Read
     .map(([key, value]) => `${key} ${config[toCamel(key)]} (${value})`);
   if (differences.length === 0) return [];
   return [
-    `these are TRL's names, and what is not given has the paper's values, not TRL's: ${differences.join(", ")}; --preset trl takes TRL's`,
+    `these are TRL's names, but settings left out have the paper's values, not TRL's: ${differences.join(", ")}; --preset trl uses TRL's`,
   ];
 }
 
-/** What of a preset says how much is generated: of no use where rollouts are recorded already. */
+/** The part of a preset that says how much is generated: meaningless where rollouts are recorded already. */
 export const generationKeys: ReadonlySet<string> = new Set([
   "num_generations",
   "per_device_train_batch_size",
@@ -74,5 +74,5 @@ export const generationKeys: ReadonlySet<string> = new Set([
   "num_iterations",
 ]);
 
-/** What of a preset belongs to its reward_funcs: of no use where others are given. */
+/** The part of a preset that belongs to its reward_funcs: meaningless where others are given. */
 export const rewardKeys: ReadonlySet<string> = new Set(["reward_weights", "dynamic_sampling_reward"]);

@@ -66,7 +66,7 @@ function foundAnswers(dataset: Columns, prompt: ColumnPath, has: (name: string) 
     const fields = structFields(dataset.columns.find((column) => column.name === name)?.dataType);
     if (fields === null) return true;
     remarks.push(
-      `column "${name}" is a struct and not taken for the answer; name one of its fields (${fields.join(", ")}) with --answer_column ${name}.${fields[0]}`,
+      `column "${name}" is a struct, so it is not used as the answer; name one of its fields (${fields.join(", ")}) with --answer_column ${name}.${fields[0]}`,
     );
     return false;
   };
@@ -137,7 +137,7 @@ function innerOf(path: string, column: Column, parts: readonly string[], setting
       const isList = types.isList(type) || types.isLargeList(type) || types.isFixedSizeList(type);
       const key = parts[at++]!;
       if (!isList || !/^\d+$/.test(key)) {
-        const has = isList ? "a list, whose items have numbers from 0" : "no struct";
+        const has = isList ? "a list, whose items are numbered from 0" : "not a struct";
         throw new InputError(`${where}: no "${key}" in ${name} (${setting}), which is ${has}`);
       }
       type = (type.children as Field[])[0]!.type;
@@ -161,7 +161,7 @@ function requireNoStruct(where: string, name: string, type: DataType | undefined
 const fieldsOf = (type: DataType | undefined): readonly Field[] | null =>
   type !== undefined && types.isStruct(type) ? (type.children as Field[]) : null;
 const structFields = (type: DataType | undefined) => fieldsOf(type)?.map(({ name }) => name) ?? null;
-const namesOf = (fields: readonly Field[]) => fields.map(({ name }) => name).join(", ") || "nothing in it";
+const namesOf = (fields: readonly Field[]) => fields.map(({ name }) => name).join(", ") || "no fields";
 
 function listed(columns: readonly Column[]): string {
   if (columns.length === 0) return "it has no columns";

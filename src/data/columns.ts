@@ -5,18 +5,11 @@
 
 import { answerText, goldOf } from "../answers/gold.ts";
 import { InputError } from "../errors.ts";
+import type { Message } from "../message.ts";
 import { type ExampleColumns, valueIn } from "./column-names.ts";
 import type { Dataset } from "./dataset.ts";
 
 export { type ColumnSettings, type ExampleColumns, findColumns } from "./column-names.ts";
-
-export interface Message {
-  readonly role: string;
-  /** Absent where the message is calls of tools alone. */
-  readonly content?: string;
-  /** What else the row has, for templates that read it: `name`, `tool_calls`. */
-  readonly [key: string]: unknown;
-}
 
 export interface Example {
   /** Text as it stands, or messages for the chat template (the last one is not the assistant's). */
@@ -77,17 +70,16 @@ function promptOf(given: unknown, column: string, where: string): Prompt {
   const value = given instanceof Uint8Array ? decoded(given, where) : given;
   if (typeof value === "string") {
     if (!value.isWellFormed())
-      throw new InputError(`${where}: half of a surrogate pair, which no UTF-8 holds; remove the row`);
+      throw new InputError(`${where}: half of a surrogate pair, which UTF-8 cannot encode; remove the row`);
     if (value.trim() === "") throw new InputError(`${where}: the prompt is empty; remove the row`);
     return { prompt: column === PLAIN_PROMPT ? value : [{ role: "user", content: value }], reply: null };
   }
   if (!Array.isArray(value) || value.length === 0)
-    throw new InputError(`${where}: text or a list of messages is needed, not ${kindOf(value)}; name another column`);
+    throw new InputError(`${where}: expected text or a list of messages, not ${kindOf(value)}; name another column`);
   const messages = value.map((message, i) => messageOf(message, `${where}, message ${i}`));
   const last = messages.at(-1)!;
   if (last.role !== "assistant") return { prompt: messages, reply: null };
-  if (messages.length === 1)
-    throw new InputError(`${where}: nothing stands before the assistant's message; remove the row`);
+  if (messages.length === 1) throw new InputError(`${where}: nothing precedes the assistant's message; remove the row`);
   return { prompt: messages.slice(0, -1), reply: last.content ?? null };
 }
 
@@ -98,7 +90,7 @@ function decoded(bytes: Uint8Array, where: string): string {
   try {
     return decoder.decode(bytes);
   } catch {
-    throw new InputError(`${where}: bytes that are no UTF-8 text; name another column`);
+    throw new InputError(`${where}: bytes that are not UTF-8 text; name another column`);
   }
 }
 
@@ -110,7 +102,7 @@ function messageOf(value: unknown, where: string): Message {
   const text = contentText(content);
   const callsTools = (content ?? null) === null && Array.isArray(others.tool_calls) && others.tool_calls.length > 0;
   if (typeof role !== "string" || (text === null && !callsTools))
-    throw new InputError(`${where}: {role, content} with text is needed, not ${kindOf(value)}`);
+    throw new InputError(`${where}: expected {role, content} with text, not ${kindOf(value)}`);
   // In a column of structs a key that a message lacks is null.
   const present = Object.entries(others).filter(([, other]) => other !== null);
   return { role, ...(text !== null && { content: text }), ...Object.fromEntries(present) };
@@ -135,5 +127,5 @@ function kindOf(value: unknown): string {
   if (Array.isArray(value)) return value.length === 0 ? "an empty list" : "a list";
   if (value instanceof Uint8Array) return "bytes";
   if (typeof value !== "object") return `a ${typeof value}`;
-  return `an object with ${Object.keys(value).join(", ") || "nothing in it"}`;
+  return `an object with ${Object.keys(value).join(", ") || "no fields"}`;
 }

@@ -5,7 +5,8 @@ import { LEFT_OUT, MIXED } from "./arrow/marks.ts";
 import { TypeConflict } from "./arrow/types.ts";
 import { createArrowWriter, type Row } from "./arrow/write.ts";
 import { jsonText } from "./json-text.ts";
-import { openSource, type SourceColumns } from "./source/source.ts";
+import type { SourceColumns } from "./source/rows.ts";
+import { openSource } from "./source/source.ts";
 
 export interface ConvertOptions {
   /** The columns to keep, in this order. Default: all. */

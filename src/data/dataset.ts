@@ -7,7 +7,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
 import { type ArrowTable, type Column, openTable } from "./arrow/table.ts";
 import { isHubId } from "./hub-id.ts";
 import { chooseSplit } from "./splits.ts";

@@ -7,7 +7,7 @@ import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync }
 import { join, resolve } from "node:path";
 import { downloadFile, listFiles } from "@huggingface/hub";
 import { errorText, InputError, RunError } from "../errors.ts";
-import { temporaryBeside } from "../writers.ts";
+import { temporaryBeside } from "../files/temporary.ts";
 import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
 import { splitOf } from "./splits.ts";
@@ -131,7 +131,7 @@ export function choosePaths(
 ): readonly string[] {
   const data = paths.filter((path) => !noData.test(path));
   const kind = kinds.find((pattern) => data.some((path) => pattern.test(path)));
-  if (kind === undefined) throw new InputError(`${name}: no Parquet, Arrow or JSON files in this dataset of the hub`);
+  if (kind === undefined) throw new InputError(`${name}: this dataset has no Parquet, Arrow or JSON files`);
   return chooseConfig(
     name,
     data.filter((path) => kind.test(path)),
@@ -154,7 +154,7 @@ async function asking<T>(name: string, ask: () => Promise<T>): Promise<T> {
     if (error instanceof InputError || error instanceof RunError) throw error;
     const status = (error as { statusCode?: number }).statusCode;
     if (status === 401 || status === 403 || status === 404)
-      throw new InputError(`${name}: no public dataset of the hub is called so; check the name, or set HF_TOKEN`);
+      throw new InputError(`${name}: the hub has no public dataset of this name; check the name, or set HF_TOKEN`);
     const cure = "check the network, or download it elsewhere and give the folder";
     throw new RunError(`${name}: the hub cannot be reached (${errorText(error)}); ${cure}`);
   }

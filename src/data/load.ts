@@ -6,7 +6,8 @@ import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { cacheFolder, madeInCache } from "../cache.ts";
 import { errorText, InputError, RunError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
+import { looksLikeArrow } from "./arrow/messages.ts";
 import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
 import { type Dataset, type DatasetOptions, isLeftover, noSplit, openDataset, openFiles } from "./dataset.ts";
@@ -53,7 +54,7 @@ async function notAPath<T>(name: string, download: () => Promise<T>): Promise<T>
   try {
     return await download();
   } catch (error) {
-    const text = `there is no file or folder ${name} here, and as a dataset of the hub: ${errorText(error)}`;
+    const text = `no file or folder ${name} here, and as a dataset on the hub: ${errorText(error)}`;
     if (error instanceof InputError) throw new InputError(text);
     throw error instanceof RunError ? new RunError(text) : error;
   }
@@ -63,10 +64,9 @@ async function loadFile(path: string, options: LoadOptions): Promise<Dataset> {
   return (await isArrow(path)) ? openDataset(path, options) : openFiles(path, [await converted(path, options)]);
 }
 
-/** Arrow's marks: of the file format, and of a stream, which begins with a schema message. */
+/** A damaged file keeps its name, and its own reader says what is wrong with it. */
 async function isArrow(path: string): Promise<boolean> {
-  const start = Buffer.from(await Bun.file(path).slice(0, 6).arrayBuffer()).toString("latin1");
-  return start === "ARROW1" || start.startsWith("\xff\xff\xff\xff") || path.endsWith(".arrow");
+  return path.endsWith(".arrow") || looksLikeArrow(Buffer.from(await Bun.file(path).slice(0, 8).arrayBuffer()));
 }
 
 /**

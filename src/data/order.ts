@@ -83,7 +83,9 @@ export interface SamplerOptions {
 export function createSampler({ numRows, seed, shuffle, position: start = 0 }: SamplerOptions): Sampler {
   if (numRows < 1) throw new InputError("the dataset has no rows; there is nothing to draw from");
   if (!Number.isSafeInteger(start) || start < 0)
-    throw new InputError(`position ${start} in the dataset: a whole number from 0 is needed; take another checkpoint`);
+    throw new InputError(
+      `position ${start} in the dataset: must be a whole number of at least 0; use another checkpoint`,
+    );
   let position = start;
   return {
     next() {

@@ -1,5 +1,6 @@
 /**
- * The one interface between the model and what computes: memory, parameters and ops. `cpu.ts` and `cuda.ts` implement it.
+ * The one interface between the model and what computes: memory, parameters and ops. `cpu/device.ts` and `cuda/device.ts`
+ * implement it.
  *
  * Legend of shapes, here and in every file that passes tensors:
  *   T tokens of a packed batch   S segments        D hidden size     F intermediate size

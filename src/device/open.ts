@@ -2,8 +2,8 @@
 
 import { MissingLibraryError, NvidiaCallError } from "../../ffi/bindings/nvidia-libraries.ts";
 import { InputError, RunError } from "../errors.ts";
-import { openCpuDevice } from "./cpu.ts";
-import { openCudaDevice } from "./cuda.ts";
+import { openCpuDevice } from "./cpu/device.ts";
+import { openCudaDevice } from "./cuda/device.ts";
 import type { Device } from "./device.ts";
 
 export interface DeviceOptions {

@@ -110,7 +110,7 @@ export function evaluationProblems(
     else problems.push(problem);
   }
   if (problems.length === 0)
-    throw new InputError(`${path}: no problem to evaluate: no row, or every prompt is too long`);
+    throw new InputError(`${path}: no problems to evaluate: no rows, or every prompt is too long`);
   return { problems, skipped };
 }
 
@@ -136,10 +136,7 @@ export async function evaluateProblems(
       maxCompletionLength,
       ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(settings.stop ?? null) },
     },
-    {
-      onProgress: (_, finished, total) => events.onProgress?.(finished, total),
-      ...(events.shouldStop ? { shouldStop: events.shouldStop } : {}),
-    },
+    events,
   );
   if (events.shouldStop?.()) return null;
   const judging = judgeCompletions(tokenizer, pool, problems, sampled, settings.verifier, events.score ?? null);

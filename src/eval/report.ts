@@ -15,7 +15,7 @@ import { intervalText, rewardLines, rewardResults, rewardValues } from "./reward
 export function chosenKs(asked: readonly number[] | null, samples: number): number[] {
   const tooLarge = asked?.find((k) => k > samples);
   if (tooLarge !== undefined)
-    throw new InputError(`pass_at_k ${tooLarge}: there are ${samples} answers a problem; raise num_generations`);
+    throw new InputError(`pass_at_k ${tooLarge}: there are only ${samples} answers per problem; raise num_generations`);
   const powers = Array.from({ length: 31 }, (_, i) => 2 ** i).filter((k) => k <= samples);
   return asked ? [...asked] : powers;
 }

@@ -1,10 +1,16 @@
 /** The rewards of neural reward models, under the names that the reward pool gives them. */
 
-import type { RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
+import type { RewardBatch, RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
 import { createRewardModelScorer, type RewardModel } from "../session/reward-model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type Group, rewardBatch } from "./generation.ts";
-import type { RewardSources } from "./sampling.ts";
+
+/** Where rewards come from; neural ones compute on the session's device, so nothing else may meanwhile. */
+export interface RewardSources {
+  readonly pool: RewardPool;
+  /** Rewards by the names of the reward models; null: there are none. */
+  readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
+}
 
 /**
  * Where a run's rewards come from: the pool, and before it reward models, which compute on the device.
@@ -26,7 +32,7 @@ export function rewardSources(
     pool,
     async models({ prompts, completions }) {
       const texts = prompts.map((prompt, i) => ({
-        prompt: typeof prompt === "string" ? prompt : prompt.map((message) => ({ ...message })),
+        prompt,
         completion: completions[i]!,
       }));
       const rewards = new Map<string, readonly (number | null)[]>();

@@ -16,7 +16,7 @@ import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { isTooDeep } from "../config/json-file.ts";
 import { errorText, InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
 import { isReward, rewardCure } from "./advantages.ts";
 
 export interface Completion {

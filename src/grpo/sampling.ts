@@ -7,18 +7,13 @@ import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import { InputError } from "../errors.ts";
-import {
-  joinResults,
-  type RewardBatch,
-  type RewardPool,
-  type RewardResult,
-  type RewardTrainerState,
-} from "../rewards/pool/pool.ts";
-import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
+import { joinResults, type RewardResult, type RewardTrainerState } from "../rewards/pool/pool.ts";
+import type { RolloutEngine } from "../rollout/engine.ts";
+import type { RolloutSettings } from "../rollout/sequence.ts";
 import type { Problem } from "../run/prompts.ts";
-import { createDynamicSampling } from "./dynamic-sampling.ts";
+import { sampleWithSignal } from "./dynamic-sampling.ts";
 import type { Group } from "./generation.ts";
-import { startScores } from "./model-rewards.ts";
+import { type RewardSources, startScores } from "./model-rewards.ts";
 import type { TrainingSetup } from "./setup.ts";
 
 /** What was sampled and what it is worth; `texts` and `rewards` are by completion, in the order of the groups. */
@@ -38,13 +33,6 @@ export interface Generation {
   /** Dynamic sampling: groups thrown away for want of signal, and kept without it as nothing better was found. */
   readonly discardedGroups: number;
   readonly groupsWithoutSignal: number;
-}
-
-/** Where rewards come from; neural ones compute on the session's device, so nothing else may meanwhile. */
-export interface RewardSources {
-  readonly pool: RewardPool;
-  /** Rewards by the names of the reward models; null: there are none. */
-  readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
 }
 
 export interface SamplingRun {
@@ -123,8 +111,11 @@ const repeatedPromptTokens = (groups: readonly Group[]) =>
  */
 export function sampleGeneration(run: SamplingRun, step: number, from: number): Promise<Generation | null> {
   const { config, tokenizer } = run.setup;
-  const stopStrings = tokenizer.stopStrings(config.stop);
-  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop, stopStrings };
+  const { seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength } = config;
+  const settings: RolloutSettings = {
+    ...{ seed, stream: 0, step, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength },
+    ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
+  };
   return config.dynamicSampling ? sampleDynamically(run, settings, from) : samplePlainly(run, settings, from);
 }
 
@@ -139,7 +130,7 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
   const sampled = await run.rollout.generate(
     draws.map(({ problem }, prompt) => ({ promptIds: problem.promptIds, samples, prompt })),
     settings,
-    { onProgress: (_, done, total) => run.onProgress(done, total), shouldStop: run.shouldStop },
+    { onProgress: run.onProgress, shouldStop: run.shouldStop },
   );
   if (run.shouldStop()) return null;
   const groups = draws.map(({ problem }, i): Group => ({ problem, completions: sampled[i]! }));
@@ -167,7 +158,8 @@ async function sampleDynamically(
   const drawer = promptDrawer(setup, from);
   const draws: ReturnType<typeof drawer.next>[] = [];
   const wanted = setup.batch.generationPrompts;
-  const dynamic = createDynamicSampling({
+  run.onPhase("rollout");
+  const outcome = await sampleWithSignal(run.rollout.start(settings), {
     wanted,
     most: wanted * config.dynamicSamplingMaxBatches,
     ahead: config.dynamicSamplingAhead,
@@ -183,16 +175,10 @@ async function sampleDynamically(
       return { rest: rest.then((result) => ({ texts, result })) };
     },
     hasSignal: ({ result }) => hasSignal(setup, result),
+    ...{ onProgress: run.onProgress, shouldStop: run.shouldStop, graceMs: REWARD_GRACE_MS },
   });
-
-  run.onPhase("rollout");
-  await run.rollout.generate(dynamic.initial, settings, {
-    ...dynamic.events,
-    onProgress: (_, done, total) => run.onProgress(done, total),
-    shouldStop: run.shouldStop,
-  });
-  if (run.shouldStop()) return null;
-  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = dynamic.outcome();
+  if (outcome === null) return null;
+  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = outcome;
   const { position, skipped } = draws[drawn - 1]!;
   const groups = accepted.map(({ drawn: problem, completions }): Group => ({ problem, completions }));
   const sampledTokens = discardedTokens + completionTokens(groups);

@@ -26,9 +26,10 @@ import { completionSamples, recordRollouts, scoredGroups } from "./generation.ts
 import { cutGeneration, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
 import { appliedEntropyCoef, entropyMetrics, nextEntropyControl, startEntropyControl } from "./loss/entropy-control.ts";
 import { measure } from "./measure.ts";
+import type { RewardSources } from "./model-rewards.ts";
 import { updateSettings, updateStep } from "./policy-update.ts";
 import { rewardTrainerState, type TrainerState } from "./run-state.ts";
-import { type RewardSources, sampleGeneration, samplingWarnings } from "./sampling.ts";
+import { sampleGeneration, samplingWarnings } from "./sampling.ts";
 import { type TrainingSession, type TrainingSetup, totalSteps } from "./setup.ts";
 import {
   completionMetrics,

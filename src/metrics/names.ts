@@ -75,12 +75,6 @@ export const metricNames: readonly MetricName[] = [
     console: { head: "entropy", format: fixed(3) },
   },
   {
-    name: "mean_token_accuracy",
-    unit: "share",
-    meaning: "sft: tokens that were the likeliest one",
-    console: { head: "token acc", format: fixed(4) },
-  },
-  {
     name: "grad_norm",
     unit: "",
     meaning: "global gradient norm before clipping",

@@ -38,17 +38,17 @@ export function parseRewardSpec(given: string): RewardSpec {
     );
   }
   const extended = [".ts", ".js", ".mts", ".mjs"].map((ending) => given + ending).find((path) => existsSync(path));
-  if (extended !== undefined) throw new InputError(`reward_funcs: ${given} is not there; did you mean ${extended}?`);
+  if (extended !== undefined) throw new InputError(`reward_funcs: ${given} does not exist; did you mean ${extended}?`);
   if (hubId.test(given) && !otherFile.test(given) && !existsSync(given)) return { model: given };
   if (otherFile.test(given) || existsSync(given)) {
     throw new InputError(
-      `reward_funcs: ${given} is no TypeScript or JavaScript module; reward functions are .ts files`,
+      `reward_funcs: ${given} is not a TypeScript or JavaScript module; reward functions are .ts files`,
     );
   }
   const near = nearest(name, builtInRewards);
   const cure = near === undefined ? `there are ${builtInRewards.join(", ")}` : `did you mean ${near}?`;
   throw new InputError(
-    `reward_funcs: ${given} is no built-in reward, module (.ts) or reward model (a folder or owner/name); ${cure}`,
+    `reward_funcs: ${given} is not a built-in reward, module (.ts) or reward model (a folder or owner/name); ${cure}`,
   );
 }
 

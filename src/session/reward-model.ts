@@ -5,10 +5,11 @@
  */
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { RunError } from "../errors.ts";
+import type { Message } from "../message.ts";
 import { planScalarActivations, type ScalarActivations } from "../model/activations.ts";
 import { scoreSequences } from "../model/scalar-head.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
-import { loadTokenizer, type Message, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { computeDType, planModel, planPass } from "./planned-model.ts";
 import type { ScoringModel } from "./policy.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";

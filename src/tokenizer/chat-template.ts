@@ -6,16 +6,9 @@ import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { isObject, readJsonObject, readTextFile } from "../config/json-file.ts";
 import { errorText, InputError } from "../errors.ts";
-import { isThere } from "../files.ts";
+import { isThere } from "../files/paths.ts";
+import type { Message } from "../message.ts";
 import { ChatTemplateProgram, TemplateFault, TemplateRefusal } from "./jinja/environment.ts";
-
-export interface Message {
-  readonly role: string;
-  /** Absent where the message is calls of tools alone. */
-  readonly content?: string;
-  /** Templates may read more: `name`, `reasoning_content`, `tool_calls`. */
-  readonly [key: string]: unknown;
-}
 
 export interface ChatTemplate {
   /**
@@ -65,7 +58,7 @@ function findTemplate(folder: string, tokenizerConfig: Readonly<Record<string, u
   if (typeof given === "string") return { source: given, where };
   const named = Array.isArray(given) ? given.find((entry) => isObject(entry) && entry.name === "default") : undefined;
   if (!isObject(named) || typeof named.template !== "string")
-    throw new InputError(`${where}: neither a text nor a list with a template named "default"; correct the field`);
+    throw new InputError(`${where}: neither a string nor a list with a template named "default"; correct the field`);
   return { source: named.template, where };
 }
 
@@ -93,7 +86,7 @@ function namedTemplate(given: string): Found {
   if (tag.test(given)) return { source: given, where: "chat_template" };
   if (!existsSync(given))
     throw new InputError(
-      `chat_template: ${given} is not there; give a .jinja file, a model's folder, or the template itself`,
+      `chat_template: ${given} does not exist; give a .jinja file, a model's folder, or the template itself`,
     );
   if (!statSync(given).isDirectory()) return { source: readTextFile(given), where: given };
   const config = join(given, "tokenizer_config.json");

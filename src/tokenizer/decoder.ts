@@ -112,7 +112,7 @@ function byteRun() {
 }
 
 /** transformers' `clean_up_tokenization`. */
-export function cleanUpSpaces(text: string): string {
+function cleanUpSpaces(text: string): string {
   return spacings.reduce((cleaned, [spaced, joined]) => cleaned.replaceAll(spaced, joined), text);
 }
 

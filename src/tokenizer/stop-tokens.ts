@@ -2,7 +2,7 @@
 import { join } from "node:path";
 import { readJsonObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
-import { isThere } from "../files.ts";
+import { isThere } from "../files/paths.ts";
 
 /**
  * @param modelConfig config.json's object, {} where there is none

@@ -6,20 +6,15 @@ import { join } from "node:path";
 import type { Tokenizer as Library } from "@huggingface/tokenizers";
 import { isObject, readJsonObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
-import { isThere } from "../files.ts";
-import {
-  type ChatTemplate,
-  chatTemplateOf,
-  loadChatTemplate,
-  type Message,
-  type RenderOptions,
-} from "./chat-template.ts";
+import { isThere } from "../files/paths.ts";
+import type { Message } from "../message.ts";
+import { type ChatTemplate, chatTemplateOf, loadChatTemplate, type RenderOptions } from "./chat-template.ts";
 import { byteLevelDecoder, type Decoder, type IncrementalDecoder, windowedDecoder } from "./decoder.ts";
 import { fallbackByte, openLibrary } from "./library.ts";
 import { type StopMatcher, stopMatchers } from "./stop-strings.ts";
 import { readStopTokens } from "./stop-tokens.ts";
 
-export { type Message, readChatTemplate } from "./chat-template.ts";
+export { readChatTemplate } from "./chat-template.ts";
 export type { IncrementalDecoder } from "./decoder.ts";
 export type { StopMatcher } from "./stop-strings.ts";
 
@@ -64,11 +59,6 @@ export interface Tokenizer {
 }
 
 const fileName = "tokenizer.json";
-
-/** Whether `folder` has a tokenizer: scoring and updating on recorded ids work without. */
-export function hasTokenizer(folder: string): boolean {
-  return isThere(join(folder, fileName));
-}
 
 /**
  * @param chatTemplate a template's text in place of the folder's own (`readChatTemplate`)

@@ -2,7 +2,7 @@
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { cudaMeter, isEmulated } from "../../bench/cuda-meter.ts";
-import { openCudaDevice } from "../../src/device/cuda.ts";
+import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import { root } from "../e2e/runs.ts";
 import { buildEmulator } from "../emulator/build.ts";
 

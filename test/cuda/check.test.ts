@@ -104,7 +104,7 @@ test("a wrong result, a lost context and a hang are named, and the rest goes on"
 test("a process that cannot open the GPU is a failure, not an end in silence", async () => {
   const nowhere = planted("nowhere", [
     [
-      "src/device/cuda.ts",
+      "src/device/cuda/device.ts",
       "const driver = openDriver(",
       'throw new InputError("no driver");\n  const driver = openDriver(',
     ],

@@ -5,7 +5,7 @@
 import { expect, test } from "bun:test";
 import { rooflineModels } from "../../bench/models.ts";
 import { openModel } from "../../bench/roofline/phases.ts";
-import { openCudaDevice } from "../../src/device/cuda.ts";
+import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import { buildEmulator } from "../emulator/build.ts";
 
 const SEQUENCES = 64;

@@ -4,7 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { openModel } from "../../bench/roofline/phases.ts";
-import { type CudaDevice, openCudaDevice } from "../../src/device/cuda.ts";
+import { type CudaDevice, openCudaDevice } from "../../src/device/cuda/device.ts";
 import { type ModelConfig, parseModelConfig } from "../../src/families/config.ts";
 import { backward, forward } from "../../src/model/lm-head.ts";
 import { cutMicroBatches } from "../../src/model/micro-batches.ts";

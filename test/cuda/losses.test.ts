@@ -4,8 +4,8 @@
  * entropy bonus and entropy mask, so that everything that the language-model head hands to the loss and back takes part.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { openCpuDevice } from "../../src/device/cpu.ts";
-import { openCudaDevice } from "../../src/device/cuda.ts";
+import { openCpuDevice } from "../../src/device/cpu/device.ts";
+import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { LossType } from "../../src/grpo/loss/config.ts";
 import { LOSS_TYPES } from "../../src/grpo/loss/loss-types.ts";

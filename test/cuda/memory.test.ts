@@ -3,7 +3,7 @@
  * what was asked for and what to lower, the exit status is 1, and nothing stays behind.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { type CudaDevice, openCudaDevice } from "../../src/device/cuda.ts";
+import { type CudaDevice, openCudaDevice } from "../../src/device/cuda/device.ts";
 import { RunError } from "../../src/errors.ts";
 import { planPolicy, planSampling, planTraining } from "../../src/session/policy.ts";
 import { planReference } from "../../src/session/reference.ts";

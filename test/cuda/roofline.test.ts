@@ -4,7 +4,7 @@ import counts from "../../bench/roofline/counts.json" with { type: "json" };
 import type { CountsTable, KernelCounts } from "../../bench/roofline/evaluate.ts";
 import { reasons } from "../../bench/roofline/reasons.ts";
 import { rooflineTables } from "../../bench/roofline/report.ts";
-import { type CudaDevice, decodeBucket } from "../../src/device/cuda.ts";
+import { type CudaDevice, decodeBucket } from "../../src/device/cuda/device.ts";
 import type { Ops } from "../../src/device/device.ts";
 import type { EmulatorControl } from "../emulator/control.ts";
 import { countedOps, countOp, openCounted } from "./kernel-counts.ts";

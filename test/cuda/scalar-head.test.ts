@@ -3,7 +3,7 @@
  * steps of critic and moving reference with the same bits on every run.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { openCudaDevice } from "../../src/device/cuda.ts";
+import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../../src/model/scalar-head.ts";

@@ -1,6 +1,6 @@
 /** Where the operations of bfloat16 attention are done: at least 95 % of them by `mma`, in prefill and in training. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { type CudaDevice, openCudaDevice } from "../../src/device/cuda.ts";
+import { type CudaDevice, openCudaDevice } from "../../src/device/cuda/device.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { type EmulatorControl, openControl } from "../emulator/control.ts";

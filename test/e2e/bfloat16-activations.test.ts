@@ -12,7 +12,8 @@
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openDataset } from "../../src/data/dataset.ts";
-import { bfloat16Paths, type CpuDevice, openCpuDevice } from "../../src/device/cpu.ts";
+import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
+import { bfloat16Paths } from "../../src/device/cpu/path.ts";
 import { scoreGroups } from "../../src/grpo/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
 import { planPolicy, planSampling, planScoring, type ScoringModel } from "../../src/session/policy.ts";

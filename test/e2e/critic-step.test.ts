@@ -3,6 +3,7 @@
  * on the cut into micro-batches, completions that are left out, and that it learns returns.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { randomFrom } from "../../bench/ops/random.ts";
 import type { Device } from "../../src/device/device.ts";
 import { type CriticUpdateSettings, criticStep, type ValuedGroup } from "../../src/grpo/critic-update.ts";
 import { explainedVariance } from "../../src/grpo/loss/value.ts";
@@ -12,7 +13,6 @@ import { type Critic, planCritic } from "../../src/session/critic.ts";
 import { planPolicy } from "../../src/session/policy.ts";
 import { planSession, withSession } from "../../src/session/session.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
-import { randomFrom } from "../ops/random.ts";
 import { workFolder } from "./runs.ts";
 import { downloadTensors, norm, worstRelative } from "./tensors.ts";
 

@@ -3,11 +3,12 @@
  * few words. Kernels come as PTX, so no compiler is needed.
  */
 import { join } from "node:path";
+import type { Call } from "../../ffi/bindings/calls.ts";
 import { cublasLtSignatures, cublasSignatures } from "../../ffi/bindings/cublas.ts";
 import { driverSignatures } from "../../ffi/bindings/cuda.ts";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { type NativeBlock, nativeBlock, textAt } from "../../ffi/bindings/native.ts";
-import { bindLibrary, type Call } from "../../ffi/bindings/nvidia-libraries.ts";
+import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
 import { type EmulatorControl, openControl } from "./control.ts";
 
 /** What the product does not call. */

@@ -420,8 +420,7 @@ export const kinds: readonly Kind[] = [
   {
     name: "settings",
     // A setting and its value, whichever place they come from.
-    names:
-      /\w+_\w+ \d+|^grpo plan: [a-z_]+: |no such file or folder|there is no such folder|holds no config\.json|cannot be read/,
+    names: /\w+_\w+ \d+|^grpo plan: [a-z_]+: |no such (?:file or )?folder|holds no config\.json|cannot be read/,
     manyLines: true,
     weight: 2,
     damages: [

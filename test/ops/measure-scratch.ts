@@ -3,7 +3,7 @@
  * hold and what the device had said, in bytes. A path and a library may follow. A process of its own, because scratch
  * memory is kept.
  */
-import { openCpuDevice } from "../../src/device/cpu.ts";
+import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { PAGE_TOKENS, type ScratchSizes, type Weight } from "../../src/device/device.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../../src/tensor/dtype.ts";
 import { elementCount, rows, type Tensor, tensor } from "../../src/tensor/tensor.ts";

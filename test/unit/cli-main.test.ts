@@ -15,7 +15,7 @@ function entry(name: string, run: Command["run"]): CommandEntry {
   return {
     name,
     summary: `does ${name}`,
-    load: async () => ({ name, summary: "", usage: `Usage: grpo ${name}`, run }),
+    load: async () => ({ usage: `Usage: grpo ${name}`, run }),
   };
 }
 
@@ -44,9 +44,8 @@ describe("the table", () => {
     const names = "train sft eval generate score update verify data plan doctor bench check:gpu".split(" ");
     expect(commands.map(({ name }) => name)).toEqual(names);
     for (const { name, load } of commands) {
-      const command = await load();
-      expect(command.name).toBe(name);
-      expect(command.usage).toContain(`grpo ${name}`);
+      const { usage } = await load();
+      expect(usage.match(/^Usage: grpo (\S+)/)?.[1]).toBe(name);
     }
   });
 
@@ -179,7 +178,7 @@ describe("the process", () => {
       `import { runProcess } from ${JSON.stringify(mainFile)};
        import { InputError } from ${JSON.stringify(join(root, "src/errors.ts"))};
        const run = async () => { void InputError; ${source} };
-       await runProcess([{ name: "go", summary: "", makesFiles: ${makesFiles}, load: async () => ({ name: "go", summary: "", usage: "", run }) }]);`,
+       await runProcess([{ name: "go", summary: "", makesFiles: ${makesFiles}, load: async () => ({ usage: "", run }) }]);`,
     );
     return path;
   }

@@ -10,7 +10,8 @@ import { buildKernels } from "../../ffi/bindings/cpu.ts";
 import { runAll } from "../../ffi/compiler.ts";
 import { prebuiltKernels } from "../../ffi/cpu/build.ts";
 import { assetPath } from "../../src/assets.ts";
-import { choosePath, openCpuDevice } from "../../src/device/cpu.ts";
+import { openCpuDevice } from "../../src/device/cpu/device.ts";
+import { choosePath } from "../../src/device/cpu/path.ts";
 import { InputError, RunError } from "../../src/errors.ts";
 
 /** The sources of a pack have their kernels beside them, built: nothing is compiled there. */
@@ -42,7 +43,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /** Opens the device in a process of its own and prints how that ended. */
 const program = `
-  const { openCpuDevice } = await import(${JSON.stringify(assetPath("src/device/cpu.ts"))});
+  const { openCpuDevice } = await import(${JSON.stringify(assetPath("src/device/cpu/device.ts"))});
   let built = 0;
   try {
     const device = await openCpuDevice({ threads: 1, onBuild: () => built++ });

@@ -7,10 +7,10 @@ import { isSticky, openDriver, stickyStatuses } from "../../ffi/bindings/cuda.ts
 import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
 import type { Nvrtc } from "../../ffi/bindings/nvrtc.ts";
 import { architectureFor } from "../../src/device/cuda/compile.ts";
+import { type CudaDevice, decodeBucket, openCudaDevice } from "../../src/device/cuda/device.ts";
 import { chooseGpu, type GpuFacts } from "../../src/device/cuda/gpu.ts";
 import { peakFlops } from "../../src/device/cuda/peak.ts";
 import type { KernelDefinition } from "../../src/device/cuda/runtime.ts";
-import { type CudaDevice, decodeBucket, openCudaDevice } from "../../src/device/cuda.ts";
 import type { Weight } from "../../src/device/device.ts";
 import { InputError, RunError } from "../../src/errors.ts";
 import { bfloat16ToNumber, type DType, numberToBfloat16 } from "../../src/tensor/dtype.ts";

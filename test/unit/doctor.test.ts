@@ -8,7 +8,8 @@ import { prebuiltKernels } from "../../ffi/cpu/build.ts";
 import packageJson from "../../package.json" with { type: "json" };
 import { type Finding, findings, leastBun, report } from "../../src/cli/doctor.ts";
 import { checkProduct, type Machine } from "../../src/cli/machine.ts";
-import { type CpuDevice, openCpuDevice, provenPaths } from "../../src/device/cpu.ts";
+import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
+import { provenPaths } from "../../src/device/cpu/path.ts";
 
 const GiB = 2 ** 30;
 

@@ -8,7 +8,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { score } from "../../src/cli/score.ts";
-import { openCpuDevice } from "../../src/device/cpu.ts";
+import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import {
   expectClose,
   expectedOf,

@@ -1,6 +1,7 @@
 // Properties of every loss on random steps: the gradients are the same bits however a step is cut into micro-batches, and
 // they equal finite differences of the loss, with one advantage a completion and one a token, under every option.
 import { expect, test } from "bun:test";
+import { type Random, randomFrom } from "../../bench/ops/random.ts";
 import {
   type KlEstimator,
   LOSS_DEFAULTS,
@@ -13,7 +14,6 @@ import { LOSS_TYPES } from "../../src/grpo/loss/loss-types.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
 import { computeLoss } from "../../src/grpo/loss.ts";
-import { type Random, randomFrom } from "../ops/random.ts";
 
 const types = Object.keys(LOSS_TYPES) as LossType[];
 const levels = ["token", "sequence"] as const;

@@ -134,7 +134,7 @@ function generationsInSteps(key: string, count: number, each: number): Outcome {
   if (each === 1) return useInstead([key, count]);
   return Number.isInteger(count * each)
     ? refuse(`it counts generations: ${count} × ${each} steps`, [key, count * each])
-    : refuse("it counts generations there and steps here", [key]);
+    : refuse("there it counts generations, here steps", [key]);
 }
 
 /** A count of generations, as optimizer steps; one that is not positive is `never`, or nothing. */

@@ -116,7 +116,7 @@ export function columnData(type: DataType, values: readonly unknown[], what: str
       return makeData({ ...shared, children } as never);
     }
     default:
-      throw new TypeConflict(`${what} is ${String(type).toLowerCase()}, which is not written`);
+      throw new TypeConflict(`${what} is ${String(type).toLowerCase()}, which cannot be written`);
   }
 }
 

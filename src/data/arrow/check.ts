@@ -15,7 +15,7 @@ export function checkBatchColumn(data: Data, rows: number): void {
 }
 
 /** @throws DamagedColumn when `data` has fewer than `length` sound values. */
-export function checkColumn(data: Data, length: number): void {
+function checkColumn(data: Data, length: number): void {
   if (data.length < length) throw new DamagedColumn(`${data.length} values where ${length} are needed`);
   if (data.nullCount > data.length) throw new DamagedColumn(`${data.nullCount} nulls among ${data.length} values`);
   const hasBitmap = data.typeId !== Type.Null && data.typeId !== Type.Union;

@@ -44,6 +44,11 @@ export interface ArrowMessages {
 
 const CONTINUATION = 0xffffffff;
 const MAGIC = "ARROW1";
+
+/** Whether a file's first bytes are those of the file format, or of a stream, which begins with a schema message. */
+export const looksLikeArrow = (start: Buffer): boolean =>
+  start.toString("latin1", 0, MAGIC.length) === MAGIC || (start.length >= 4 && start.readUInt32LE() === CONTINUATION);
+
 const DAMAGED = "the file is damaged or was cut off: copy or convert it again";
 
 interface Message {

@@ -168,7 +168,7 @@ export function checkSchema(metadata: Uint8Array, holder: SchemaHolder): void {
   if (holder === "message") vectorField(root, 4, 4);
   const schema = tableField(root, holder === "message" ? 2 : 1);
   if (schema === undefined) throw new DamagedMetadata("no schema");
-  if (number16(schema, 0) !== 0) throw new DamagedMetadata("big-endian values, which are not read here");
+  if (number16(schema, 0) !== 0) throw new DamagedMetadata("big-endian values, which are not supported");
   vectorField(schema, 2, 4);
   // A field takes at least 8 bytes: more of them means that several point at the same bytes.
   checkFields(vectorField(schema, 1, 4), schema.view, 0, { left: metadata.byteLength / 8 });
@@ -182,8 +182,7 @@ function checkFields(fields: FlatVector, view: DataView, depth: number, budget: 
     vectorField(field, 6, 4);
     const children = vectorField(field, 5, 4);
     const kind = number8(field, 2);
-    if (ONE_CHILD.includes(kind) && children.length !== 1)
-      throw new DamagedMetadata("a list without a type of its items");
+    if (ONE_CHILD.includes(kind) && children.length !== 1) throw new DamagedMetadata("a list without an item type");
     if (parent === TYPE_MAP && children.length !== 2) throw new DamagedMetadata("a map without keys and values");
     checkFields(children, view, depth + 1, budget, kind);
   }

@@ -72,7 +72,7 @@ function tableOver(mapping: FileMapping): ArrowTable {
   const { format, version, batches } = messages;
   const { schema, columns, unread } = decodeSchema(path, messages);
   const { fields } = schema;
-  if (columns.length === 0) throw new InputError(`${path}: there are no columns in it; copy or convert it again`);
+  if (columns.length === 0) throw new InputError(`${path}: it has no columns; copy or convert it again`);
   const readers = fields.map(({ metadata }) => (metadata.has(MIXED) ? mixedAt : valueAt));
   const names = fields.map(({ name }) => name);
   const repeated = names.find((name, i) => names.indexOf(name) !== i);
@@ -184,7 +184,7 @@ function nameAll(fields: readonly Field[]): void {
 
 function columnOf(path: string, { name, type, metadata }: Field, unread: UnreadField | undefined): Column {
   if (unread !== undefined) {
-    const why = `${path}: column "${name}" is ${unread.type}, which is not read here; cast it to a plain type`;
+    const why = `${path}: column "${name}" is ${unread.type}, which is not supported; cast it to a plain type`;
     return { name, type: unread.type, unread: why };
   }
   const mixed = metadata.get(MIXED);

@@ -6,7 +6,7 @@ import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "n
 import { dirname } from "node:path";
 import { type Data, type Field, makeData, RecordBatch, RecordBatchStreamWriter, Schema, Struct } from "apache-arrow";
 import { errorText, InputError, RunError } from "../../errors.ts";
-import { temporaryBeside } from "../../writers.ts";
+import { temporaryBeside } from "../../files/temporary.ts";
 import { cellOf, columnData, type Row } from "./build.ts";
 
 export type { Row } from "./build.ts";

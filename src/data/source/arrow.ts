@@ -2,7 +2,7 @@
 import type { Data, Field } from "apache-arrow";
 import { InputError } from "../../errors.ts";
 import { checkSameColumn, type Dataset, openDataset } from "../dataset.ts";
-import type { ArrayBatch, ArraySource, SourceColumn } from "./source.ts";
+import type { ArrayBatch, ArraySource, SourceColumn } from "./rows.ts";
 
 export async function arrowSource(path: string, split?: string): Promise<ArraySource> {
   const dataset = openDataset(path, { split });

@@ -1,7 +1,7 @@
 /** The columns of a source without a schema: inferred by one look at every value. */
 import { InputError } from "../../errors.ts";
 import { type ColumnType, fieldOf, mergeTypes, TypeConflict, typeOfValue } from "../arrow/types.ts";
-import type { RowBatch, SourceColumn, SourceColumns } from "./source.ts";
+import type { RowBatch, SourceColumn, SourceColumns } from "./rows.ts";
 
 /** How many places of a fault are named; the others are counted. */
 const NAMED_PLACES = 5;
@@ -47,7 +47,7 @@ export async function inferColumns(
       }
     }
   }
-  if (columns.size === 0) throw new InputError(`${path}: there are no rows in it`);
+  if (columns.size === 0) throw new InputError(`${path}: it has no rows`);
   return new Map([...columns].map(([name, seen]) => [name, columnOf(path, name, seen, repeated.get(name))]));
 }
 
@@ -80,7 +80,7 @@ function columnOf(path: string, name: string, { type, fault }: Seen, repeated: s
   if (fault === undefined) return { field: () => fieldOf(name, type) };
   const [first, ...others] = fault.places;
   const rest = fault.count - fault.places.length;
-  const also = others.length === 0 ? "" : `; so too in ${others.join(", ")}${rest > 0 ? ` and ${rest} more` : ""}`;
+  const also = others.length === 0 ? "" : `; likewise in ${others.join(", ")}${rest > 0 ? ` and ${rest} more` : ""}`;
   return {
     field() {
       throw new InputError(

@@ -10,7 +10,7 @@ import {
 } from "../json-text.ts";
 import { inferColumns } from "./infer.ts";
 import { openText } from "./packed.ts";
-import type { RowBatch, RowSource } from "./source.ts";
+import type { RowBatch, RowSource } from "./rows.ts";
 
 const BATCH_ROWS = 1000;
 const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -101,7 +101,9 @@ function parsed(path: string, line: number, text: string, options: ParseOptions)
   } catch (error) {
     if (!(error instanceof NotJson)) throw error;
     const shown = text.trim().length > 40 ? `${text.trim().slice(0, 40)}…` : text.trim();
-    throw new InputError(`${path}: line ${line} is not JSON (${shown}): ${error.message}; one object a line is needed`);
+    throw new InputError(
+      `${path}: line ${line} is not JSON (${shown}): ${error.message}; expected one object per line`,
+    );
   }
 }
 
@@ -109,5 +111,5 @@ function parsed(path: string, line: number, text: string, options: ParseOptions)
 export function objectOf(path: string, place: string, value: unknown): Record<string, unknown> {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   const kind = value === null ? "null" : Array.isArray(value) ? "a list" : `a ${typeof value}`;
-  throw new InputError(`${path}: ${place} is ${kind}; an object with the row's columns is needed`);
+  throw new InputError(`${path}: ${place} is ${kind}; expected an object with the row's columns`);
 }

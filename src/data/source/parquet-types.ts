@@ -92,7 +92,7 @@ function typeOf(tree: SchemaTree): DataType {
     return new Map_(new Field("entries", entries, false) as never);
   }
   if (children.length > 0) return new Struct(children.map((child) => fieldOf(child)));
-  if (element.type === undefined) throw new TypeConflict("an empty group, which is not written");
+  if (element.type === undefined) throw new TypeConflict("an empty group, which cannot be written");
   return leafType(element);
 }
 
@@ -120,10 +120,10 @@ function leafType(element: SchemaElement): DataType {
       return isText ? new Utf8() : new Binary();
     }
     case "FIXED_LEN_BYTE_ARRAY":
-      if (converted === "INTERVAL") throw new TypeConflict("interval, which is not written");
+      if (converted === "INTERVAL") throw new TypeConflict("interval, which cannot be written");
       return logical?.type === "FLOAT16" ? new Float16() : new FixedSizeBinary(bytes);
     default:
-      throw new TypeConflict(`${type}, which is not written`);
+      throw new TypeConflict(`${type}, which cannot be written`);
   }
 }
 
@@ -152,7 +152,8 @@ const [DIGITS_128, DIGITS_256] = [38, 76];
 function decimalOf({ logical_type: logical, scale, precision }: SchemaElement): DataType {
   const from = logical?.type === "DECIMAL" ? logical : { scale, precision };
   const digits = from.precision ?? 0;
-  if (digits < 1 || digits > DIGITS_256) throw new TypeConflict(`a decimal of ${digits} digits, which is not written`);
+  if (digits < 1 || digits > DIGITS_256)
+    throw new TypeConflict(`a decimal of ${digits} digits, which cannot be written`);
   return new Decimal(from.scale ?? 0, digits, digits > DIGITS_128 ? 256 : 128);
 }
 

@@ -12,7 +12,7 @@ import { compressors as codecs } from "hyparquet-compressors";
 import { errorText, InputError } from "../../errors.ts";
 import { TypeConflict } from "../arrow/types.ts";
 import { fieldOf, originalSchema, plainValue, stored } from "./parquet-types.ts";
-import type { RowBatch, RowSource } from "./source.ts";
+import type { RowBatch, RowSource } from "./rows.ts";
 
 /** A page of nulls alone unpacks to nothing, on which the LZ4 decoders stumble. */
 const compressors: typeof codecs = Object.fromEntries(

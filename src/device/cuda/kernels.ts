@@ -2,9 +2,9 @@
  * Kernels of one GPU: compiled and loaded at first use, and launched with parameters in one block of native memory that
  * lives as long as the device. The driver copies them at the call, so the block is free again when it returns.
  */
+import type { Trace } from "../../../ffi/bindings/calls.ts";
 import { CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES } from "../../../ffi/bindings/cuda.ts";
 import { nativeBlock } from "../../../ffi/bindings/native.ts";
-import type { Trace } from "../../../ffi/bindings/nvidia-libraries.ts";
 import type { KernelCompiler } from "./compile.ts";
 import type { Gpu } from "./gpu.ts";
 import type { CudaRuntime, Defines, Kernel, KernelDefinition } from "./runtime.ts";

@@ -3,11 +3,12 @@
  * or empties one while the GPU copies the other. Types are converted on the GPU.
  */
 import { bytesAt } from "../../../ffi/bindings/libc.ts";
-import { bytesPerElement, type ComputeDType, type DType } from "../../tensor/dtype.ts";
+import { bytesPerElement, type DType } from "../../tensor/dtype.ts";
 import { elementCount, tensor } from "../../tensor/tensor.ts";
-import type { DeviceMemory, Ops, Weight } from "../device.ts";
+import type { Device, Ops, Weight } from "../device.ts";
 import type { Gpu } from "./gpu.ts";
 import type { GpuMemory } from "./memory.ts";
+import { type PinnedPiece, pinnedPiece } from "./pinned.ts";
 
 const PIECE_BYTES = 8 * 2 ** 20;
 /** The slot of scratch that holds a piece in the host's type. */
@@ -15,29 +16,13 @@ const SLOT = 1;
 /** Scratch that both directions ask for at most. */
 export const parameterScratchBytes = PIECE_BYTES;
 
-export interface Parameters {
-  load(w: Weight, address: number, dtype: DType, from: number, count: number): void;
-  save(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
-}
-
-interface Piece {
-  readonly memory: DeviceMemory;
-  readonly bytes: Uint8Array;
-  readonly event: number;
-}
+export type Parameters = Pick<Device, "loadParameter" | "saveParameter">;
 
 export function openParameters(gpu: Gpu, memory: GpuMemory, ops: Pick<Ops, "cast">): Parameters {
-  const pieces: Piece[] = [];
+  const pieces: PinnedPiece[] = [];
   /** One of the two pieces. */
-  const piece = (index: number): Piece => {
-    const place = index % 2;
-    if (!pieces[place]) {
-      const pinned = memory.allocateHost(PIECE_BYTES, "staging of parameters");
-      const bytes = new Uint8Array(bytesAt(pinned.address, PIECE_BYTES));
-      pieces[place] = { memory: pinned, bytes, event: gpu.createEvent() };
-    }
-    return pieces[place];
-  };
+  const piece = (index: number): PinnedPiece =>
+    (pieces[index % 2] ??= pinnedPiece(gpu, memory, PIECE_BYTES, "staging of parameters"));
 
   /** Parts of `elements` that fit a piece in either type: number, first element, elements. */
   function* parts(elements: number, a: DType, b: DType): Generator<[part: number, at: number, n: number]> {
@@ -48,7 +33,7 @@ export function openParameters(gpu: Gpu, memory: GpuMemory, ops: Pick<Ops, "cast
   const rowsOf = (w: Weight) => elementCount(w.shape.slice(1));
 
   return {
-    load(w, address, dtype, from, count) {
+    loadParameter(w, address, dtype, from, count) {
       gpu.outsideCapture(`${w.name}: loading`);
       const [size, wSize, width] = [bytesPerElement(dtype), bytesPerElement(w.dtype), rowsOf(w)];
       for (const [part, at, n] of parts(count * width, dtype, w.dtype)) {
@@ -62,7 +47,7 @@ export function openParameters(gpu: Gpu, memory: GpuMemory, ops: Pick<Ops, "cast
         if (place !== target) ops.cast(tensor(w.name, target, w.dtype, [n]), tensor(w.name, place, dtype, [n]));
       }
     },
-    save(address, dtype, w, from, count) {
+    saveParameter(address, dtype, w, from, count) {
       gpu.outsideCapture(`${w.name}: saving`);
       const [size, wSize, width] = [bytesPerElement(dtype), bytesPerElement(w.dtype), rowsOf(w)];
       const direct = memory.isPinned(address, count * width * size);

@@ -1,8 +1,7 @@
 /**
  * What an op's launcher sees of the CUDA device: kernels by definition and macros, launches on the one compute stream,
- * scratch memory. Implemented by ../cuda.ts; the ops are in ops/.
+ * scratch memory. Implemented by device.ts; the ops are in ops/.
  */
-import type { ComputeDType } from "../../tensor/dtype.ts";
 import type { ScratchSizes } from "../device.ts";
 
 /** Macros that a kernel is specialised by: types of operands and the head size, nothing else. */
@@ -71,6 +70,3 @@ export function macroType(dtype: string): "float" | "bf16" | "half" {
   if (dtype === "float16") return "half";
   throw new TypeError(`CUDA kernels do not take ${dtype}`);
 }
-
-/** The two types a model may compute in, for tables of variants. */
-export const computeTypes: readonly ComputeDType[] = ["float32", "bfloat16"];

@@ -2,11 +2,12 @@
  * Data between arrays of the program and tensors on the GPU, always through pinned memory: an upload returns as soon as
  * the array has been copied there, and a read waits for the GPU without holding up the event loop.
  */
-import { bytesAt } from "../../../ffi/bindings/libc.ts";
-import { byteLength, rowElements, type Tensor } from "../../tensor/tensor.ts";
-import type { DeviceMemory, NumberArray } from "../device.ts";
+import { byteLength } from "../../tensor/tensor.ts";
+import type { Device } from "../device.ts";
+import { arrayOf, bytesFor, expectPacked } from "../host-arrays.ts";
 import type { Gpu } from "./gpu.ts";
 import type { GpuMemory } from "./memory.ts";
+import { type PinnedPiece, pinnedPiece } from "./pinned.ts";
 import { openWaiter } from "./waiting.ts";
 
 /** The ring that uploads go through: a piece is written again only when its copies are done. */
@@ -18,42 +19,7 @@ const ALIGNMENT = 256;
 const DOWNLOAD_BYTES = 4 * 2 ** 20;
 const LEAST_READ = 4096;
 
-export interface Transfers {
-  upload(target: Tensor, data: NumberArray): void;
-  download(source: Tensor): NumberArray;
-  read(source: Tensor): Promise<NumberArray>;
-}
-
-interface PinnedPiece {
-  readonly memory: DeviceMemory;
-  readonly bytes: Uint8Array;
-  readonly event: number;
-}
-
-function pinned(gpu: Gpu, memory: GpuMemory, byteLength: number, what: string): PinnedPiece {
-  const piece = memory.allocateHost(byteLength, what);
-  return { memory: piece, bytes: new Uint8Array(bytesAt(piece.address, byteLength)), event: gpu.createEvent() };
-}
-
-function requirePacked(source: Tensor): void {
-  if (source.rowStride !== rowElements(source)) throw new RangeError(`${source.name}: only packed tensors are read`);
-}
-
-/** The bytes as an array of the tensor's type, bfloat16 as Uint16Array. */
-function arrayOf(source: Tensor, bytes: ArrayBuffer): NumberArray {
-  switch (source.dtype) {
-    case "float32":
-      return new Float32Array(bytes);
-    case "float64":
-      return new Float64Array(bytes);
-    case "int32":
-      return new Int32Array(bytes);
-    case "uint32":
-      return new Uint32Array(bytes);
-    default:
-      return new Uint16Array(bytes);
-  }
-}
+export type Transfers = Pick<Device, "upload" | "download" | "read">;
 
 export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
   const ring: PinnedPiece[] = [];
@@ -68,7 +34,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
       used = 0;
       if (ring[current]) gpu.waitFor(ring[current]!.event);
     }
-    ring[current] ??= pinned(gpu, memory, PIECE_BYTES, "staging of uploads");
+    ring[current] ??= pinnedPiece(gpu, memory, PIECE_BYTES, "staging of uploads");
     const offset = used;
     used = Math.min(PIECE_BYTES, used + Math.ceil(bytes / ALIGNMENT) * ALIGNMENT);
     return { piece: ring[current]!, offset };
@@ -78,7 +44,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
   const idle = new Map<number, PinnedPiece[]>();
   const take = (bytes: number): PinnedPiece => {
     const size = Math.max(LEAST_READ, 2 ** Math.ceil(Math.log2(bytes)));
-    return idle.get(size)?.pop() ?? pinned(gpu, memory, size, "staging of reads");
+    return idle.get(size)?.pop() ?? pinnedPiece(gpu, memory, size, "staging of reads");
   };
   const giveBack = (piece: PinnedPiece) => {
     const size = piece.memory.byteLength;
@@ -95,9 +61,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
   return {
     upload(target, data) {
       gpu.outsideCapture(`${target.name}: an upload`);
-      const bytes = byteLength(target);
-      if (data.byteLength > bytes) throw new RangeError(`${target.name}: ${data.byteLength} bytes into ${bytes}`);
-      const source = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+      const source = bytesFor(target, data);
       for (let at = 0; at < source.length; at += PIECE_BYTES) {
         const part = source.subarray(at, at + PIECE_BYTES);
         const { piece, offset } = room(part.length);
@@ -108,7 +72,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
     },
     download(source) {
       gpu.outsideCapture(`${source.name}: a download`);
-      requirePacked(source);
+      expectPacked(source);
       const whole = new Uint8Array(byteLength(source));
       for (let at = 0; at < whole.length; at += DOWNLOAD_BYTES) {
         const bytes = Math.min(DOWNLOAD_BYTES, whole.length - at);
@@ -122,7 +86,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
     },
     async read(source) {
       gpu.outsideCapture(`${source.name}: a read`);
-      requirePacked(source);
+      expectPacked(source);
       const bytes = byteLength(source);
       if (bytes === 0) return arrayOf(source, new ArrayBuffer(0));
       const piece = take(bytes);

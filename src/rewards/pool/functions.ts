@@ -22,7 +22,7 @@ export type RewardFunction = (
 /** What a reward function gets beside its arrays, as TRL gives it. */
 export interface RewardTools {
   readonly trainer_state: RewardTrainerState;
-  /** Logs a number with the step's metrics; several calls in a step give their mean. @throws TypeError for what is no finite number */
+  /** Logs a number with the step's metrics; several calls in a step give their mean. @throws TypeError for what is not a finite number */
   readonly log_metric: (name: string, value: number) => void;
   /** Adds a column to the recorded completions, one value (any JSON) per completion. @throws TypeError for another count */
   readonly log_extra: (column: string, values: readonly unknown[]) => void;
@@ -83,17 +83,18 @@ function startLogs(count: number) {
   const extra: Record<string, unknown[]> = {};
   const tools: Omit<RewardTools, "trainer_state"> = {
     log_metric(name, value) {
-      if (typeof name !== "string" || name === "") throw new TypeError("log_metric: the name is a text, not empty");
+      if (typeof name !== "string" || name === "")
+        throw new TypeError("log_metric: the name must be a non-empty string");
       if (typeof value !== "number" || !Number.isFinite(value))
-        throw new TypeError(`log_metric ${name}: ${show(value)} is no finite number`);
+        throw new TypeError(`log_metric ${name}: ${show(value)} is not a finite number`);
       metrics[name] ??= [];
       metrics[name].push(value);
     },
     log_extra(column, values) {
       if (typeof column !== "string" || column === "")
-        throw new TypeError("log_extra: the column is a text, not empty");
+        throw new TypeError("log_extra: the column must be a non-empty string");
       if (!Array.isArray(values) || values.length !== count)
-        throw new TypeError(`log_extra ${column}: gives ${show(values)} for ${count} completions; one value each`);
+        throw new TypeError(`log_extra ${column}: got ${show(values)} for ${count} completions; give one value each`);
       extra[column] = values.map((value) => JSON.parse(JSON.stringify(value) ?? "null"));
     },
   };
@@ -112,7 +113,7 @@ export function checkRewards(returned: unknown, count: number): readonly (number
   if (returned.length !== count) {
     throw new RewardFailure(
       "result",
-      `returned ${returned.length} rewards for ${count} completions; it must return one each`,
+      `returned ${returned.length} rewards for ${count} completions; it must return one per completion`,
     );
   }
   return Array.from(returned, (value: unknown, i) => {

@@ -13,6 +13,7 @@ import { resolve } from "node:path";
 import type { Extraction, Verdict } from "../../answers/verify.ts";
 import { isVerifier, type LibraryReward, type VerifierReward } from "../../config/reward-names.ts";
 import { InputError, RunError } from "../../errors.ts";
+import type { Message } from "../../message.ts";
 import { type Judgement, judge, TIMEOUT, verdicts } from "../judge.ts";
 import { defaultParameters, type RewardParameters, scoreByLibrary } from "../library/library.ts";
 import { type FunctionResult, type Mishap, place, type RewardResult, resultOf } from "../results.ts";
@@ -36,11 +37,6 @@ export interface RewardPoolOptions {
   readonly memoryLimitMiB?: number | undefined;
   /** Most processes at a time. Default: the cores, or the modules if these are more, at most 4. */
   readonly size?: number | undefined;
-}
-
-export interface Message {
-  readonly role: string;
-  readonly content?: string;
 }
 
 /** N completions; every array has N entries. */

@@ -194,7 +194,7 @@ export function parseArguments(stream: TokenStream): Arguments {
   const named: [string, Expr][] = [];
   let spread: Expr | null = null;
   let spreadNamed: Expr | null = null;
-  const require = (isAllowed: boolean) => isAllowed || stream.fail("an argument stands where none may");
+  const require = (isAllowed: boolean) => isAllowed || stream.fail("an argument is not allowed here");
   for (let isFirst = true; !stream.isOperator(")"); isFirst = false) {
     if (!isFirst) stream.expect("operator", ",");
     if (stream.isOperator(")")) break;

@@ -124,7 +124,7 @@ function truncate(given: Value, named: Named): Value {
   const [length, end] = [int(named.length, 255), textOf(named.end ?? "...")];
   if (length < lengthOf(end)) throw new TemplateFault(`expected length >= ${lengthOf(end)}, got ${length}`);
   if (lengthOfValue(value) <= length + int(named.leeway, 5)) return value;
-  if (typeof value !== "string") throw new TemplateFault(`'${typeName(value)}' is no text to be cut`);
+  if (typeof value !== "string") throw new TemplateFault(`'${typeName(value)}' is not a string that can be truncated`);
   const all = codePoints(value);
   const cut = all.slice(0, length - lengthOf(end)).join("");
   if (isTrue(named.killwords ?? false)) return cut + end;

@@ -314,7 +314,7 @@ function evaluate(node: Expr, scope: Scope): Value {
       return slice(object, bounds) ?? missing(object, "slice");
     }
     case "slice":
-      throw new TemplateFault("a slice stands where none may");
+      throw new TemplateFault("a slice is not allowed here");
     case "call": {
       const callee = evaluate(node.callee, scope);
       const [args, kwargs] = argumentsOf(node.args, scope);

@@ -94,14 +94,14 @@ export function tokenize(template: string): Token[] {
     if (raw !== undefined) {
       // What follows `raw %}` is text, a sign among it.
       advance(found.index + found[0].length - sign.length);
-      const end = searchFrom(rawEnd, "a {% raw %} without its {% endraw %}");
+      const end = searchFrom(rawEnd, "a {% raw %} without {% endraw %}");
       pushData(trimmed(source.slice(at, end.index), end.groups?.sign ?? "", false));
       advance(end.index + end[0].length);
       continue;
     }
     advance(found.index + found[0].length);
     if (kind === "#") {
-      const end = searchFrom(commentEnd, "a comment without its end");
+      const end = searchFrom(commentEnd, "an unclosed comment");
       advance(end.index + end[0].length);
       continue;
     }
@@ -127,8 +127,7 @@ export function tokenize(template: string): Token[] {
       }
       const part = parts.map(([type, expression]) => [type, matchAt(expression)] as const).find(([, text]) => text);
       if (part === undefined) {
-        const what =
-          at < source.length ? `unexpected character ${JSON.stringify(source[at])}` : "a tag without its end";
+        const what = at < source.length ? `unexpected character ${JSON.stringify(source[at])}` : "an unclosed tag";
         throw new TemplateFault(`line ${line}: ${what}`);
       }
       const [type, text] = part as readonly [TokenType, string];
@@ -168,10 +167,11 @@ const escapes: Readonly<Record<string, string>> = {
 function unescaped(text: string, line: number): string {
   const expression = /\\(?:([0-7]{1,3})|x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([xuUN])|([\s\S]))/g;
   return text.replace(expression, (whole, octal, x, u, long, torn, single) => {
-    if (torn !== undefined) throw new TemplateFault(`line ${line}: the escape \\${torn} is torn or not supported`);
+    if (torn !== undefined)
+      throw new TemplateFault(`line ${line}: the escape \\${torn} is incomplete or not supported`);
     if (single !== undefined) return escapes[single] ?? whole;
     const code = octal === undefined ? Number.parseInt(x ?? u ?? long, 16) : Number.parseInt(octal, 8);
-    if (code > 0x10ffff) throw new TemplateFault(`line ${line}: the escape ${whole} is no character`);
+    if (code > 0x10ffff) throw new TemplateFault(`line ${line}: the escape ${whole} is not a character`);
     return String.fromCodePoint(code);
   });
 }

@@ -16,7 +16,7 @@ function parseBody(stream: TokenStream, ends: readonly string[]): Stmt[] {
   const body: Stmt[] = [];
   for (;;) {
     if (stream.is("end")) {
-      if (ends.length > 0) stream.fail(`the template ends where {% ${ends.at(-1)} %} is missing`);
+      if (ends.length > 0) stream.fail(`the template ends without {% ${ends.at(-1)} %}`);
       return body;
     }
     const token = stream.next();
@@ -160,7 +160,9 @@ function parseParameters(stream: TokenStream): Signature["parameters"] {
   const { positional, named, spread, spreadNamed } = parseArguments(stream);
   if (spread !== null || spreadNamed !== null) stream.fail("a macro's parameters cannot be unpacked");
   const plain = positional.map((parameter) =>
-    parameter.type === "name" ? { name: parameter.name, fallback: null } : stream.fail("a macro's parameter is a name"),
+    parameter.type === "name"
+      ? { name: parameter.name, fallback: null }
+      : stream.fail("a macro's parameter must be a name"),
   );
   return [...plain, ...named.map(([name, fallback]) => ({ name, fallback }))];
 }

@@ -44,7 +44,7 @@ export class Given {
     if (typeof value === "string") return value;
     throw new TemplateFault(
       value === undefined
-        ? `${this.method}() misses the argument '${name}'`
+        ? `${this.method}() is missing the argument '${name}'`
         : `${this.method}(): ${name} must be str, not ${typeName(value)}`,
     );
   }

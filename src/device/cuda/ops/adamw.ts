@@ -1,7 +1,8 @@
 /** Launches of ffi/cuda/adamw.cu. */
 import type { Ops } from "../../device.ts";
-import { ceilDiv } from "../operands.ts";
+import { adamwScalars } from "../../operands.ts";
 import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
+import { ceilDiv } from "../threads.ts";
 
 const THREADS = 256;
 /** Elements of a thread at a time, and blocks that a multiprocessor holds at once. */
@@ -21,30 +22,10 @@ export const adamwKernels = {
 export function adamwOps(runtime: CudaRuntime): Pick<Ops, "adamw"> {
   return {
     adamw(w, master, m, v, g, settings) {
-      // The corrections are of the betas that the kernel works with: 1 − 0.999 differs by 1e-5 in float32.
-      const [beta1, beta2, step] = [Math.fround(settings.beta1), Math.fround(settings.beta2), settings.step];
       const kernel = runtime.kernel(adamwKernels.adamw, { W_TYPE: macroType(w.dtype) });
       const blocks = Math.min(ceilDiv(w.elements, THREADS * UNIT), runtime.limits.multiprocessors * RESIDENT);
-      runtime.launch(
-        kernel,
-        [blocks, 1, 1],
-        THREADS,
-        0,
-        w.address,
-        master.address,
-        m.address,
-        v.address,
-        g.address,
-        w.elements,
-        settings.learningRate,
-        beta1,
-        beta2,
-        settings.epsilon,
-        settings.weightDecay,
-        1 - beta1 ** step,
-        1 - beta2 ** step,
-        settings.gradientScale,
-      );
+      const buffers = [w, master, m, v, g].map((t) => t.address);
+      runtime.launch(kernel, [blocks, 1, 1], THREADS, 0, ...buffers, w.elements, ...adamwScalars(settings));
     },
   };
 }

@@ -6,8 +6,9 @@ import { InputError } from "../../../errors.ts";
 import { bytesPerElement } from "../../../tensor/dtype.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { AttentionShape, Ops } from "../../device.ts";
-import { ceilDiv, dim, require } from "../operands.ts";
+import { dim, expectShape, headAddresses, qkvAddresses } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
+import { ceilDiv } from "../threads.ts";
 
 const LARGEST_HEAD = 256;
 /** Rows in a tile of keys or queries: TILE of attention_backward.cuh. */
@@ -203,8 +204,8 @@ export function attentionBackwardOps(runtime: CudaRuntime): Pick<Ops, "attention
       const behind = at.packed + (packQkv ? T * (heads + 2 * kvHeads) * Dp * 2 : 0);
       const dy = packDout ? pack(dout, heads, behind) : direct(dout);
 
-      const [dq, dk, dv] = headAddresses(dqkv, dqkv.address, headDim, shape);
-      const operands = [dy.address, ...headAddresses(qkv, x.address, x.head, shape)];
+      const [dq, dk, dv] = qkvAddresses(dqkv, shape);
+      const operands = [dy.address, ...headAddresses(x.address, x.head * bytesPerElement(qkv.dtype), shape)];
       const sizes = [T, heads, kvHeads, dqkv.rowStride, dy.ld, x.ld];
       const last = bfloat16 ? [dy.head, x.head, scale] : [scale];
       const macros = { HEAD_DIM: headDim, DQKV_TYPE: macroType(dqkv.dtype) };
@@ -236,18 +237,12 @@ function checkOperands(
       `head_dim ${headDim}: attention on CUDA takes even sizes up to ${LARGEST_HEAD}; use --device cpu for this model`,
     );
   const [T, width] = [dim(qkv, 0), (heads + 2 * kvHeads) * headDim];
-  require(heads % kvHeads === 0, `attention: ${heads} query heads for ${kvHeads} key heads`);
+  expectShape(heads % kvHeads === 0, `attention: ${heads} query heads for ${kvHeads} key heads`);
   for (const t of [dqkv, qkv])
-    require(dim(t, 0) === T && dim(t, 1) === width, `${t.name}: ${t.shape} is not q, k and v of ${T} tokens`);
+    expectShape(dim(t, 0) === T && dim(t, 1) === width, `${t.name}: ${t.shape} is not q, k and v of ${T} tokens`);
   for (const t of [dout, out])
-    require(dim(t, 0) === T && dim(t, 1) === heads * headDim, `${t.name}: ${t.shape} for ${qkv.shape}`);
-  require(dim(lse, 0) === T && dim(lse, 1) === heads && lse.rowStride === heads, `${lse.name}: ${lse.shape}`);
-}
-
-/** Addresses of q, k and v in rows that begin at `address`, their heads `head` elements apart. */
-function headAddresses(t: Tensor, address: number, head: number, { heads, kvHeads }: AttentionShape) {
-  const bytes = head * bytesPerElement(t.dtype);
-  return [address, address + heads * bytes, address + (heads + kvHeads) * bytes] as const;
+    expectShape(dim(t, 0) === T && dim(t, 1) === heads * headDim, `${t.name}: ${t.shape} for ${qkv.shape}`);
+  expectShape(dim(lse, 0) === T && dim(lse, 1) === heads && lse.rowStride === heads, `${lse.name}: ${lse.shape}`);
 }
 
 /** Where each part lies, one behind the other. */

@@ -6,8 +6,9 @@ import { InputError } from "../../../errors.ts";
 import { bytesPerElement } from "../../../tensor/dtype.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { type AttentionShape, type KeyValuePages, type Ops, PAGE_TOKENS } from "../../device.ts";
-import { ceilDiv, dim, require } from "../operands.ts";
+import { dim, expectShape, qkvAddresses } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
+import { ceilDiv } from "../threads.ts";
 
 /** Shared memory and registers hold tiles of rows up to this size. */
 const LARGEST_HEAD = 256;
@@ -69,12 +70,11 @@ export const attentionKernels = {
 } as const satisfies Record<string, KernelDefinition>;
 
 /** @throws InputError for a model whose heads the kernels do not take */
-function checkHeads({ heads, kvHeads, headDim }: AttentionShape): void {
+function checkHeads({ headDim }: AttentionShape): void {
   if (headDim > LARGEST_HEAD)
     throw new InputError(
       `head_dim ${headDim}: attention on CUDA takes heads of up to ${LARGEST_HEAD}; use --device cpu for this model`,
     );
-  require(heads % kvHeads === 0, `attention: ${heads} query heads for ${kvHeads} key heads`);
 }
 
 /** Rows of a page as in ffi/cuda/attention_pages.cuh: a multiple of 16 bytes in either type. */
@@ -120,40 +120,37 @@ export const attentionScratch: ScratchBound = ({ attention }, { multiprocessors 
   return Math.ceil(parts) * (paddedRow(attention.headDim) + 2) * 4;
 };
 
-/** Addresses of q, k and v inside fused rows. */
-function parts(qkv: Tensor, shape: AttentionShape): { q: number; k: number; v: number } {
-  const { heads, kvHeads, headDim } = shape;
-  checkHeads(shape);
-  require(dim(qkv, 1) === (heads + 2 * kvHeads) * headDim, `${qkv.name}: ${qkv.shape} is not q, k and v side by side`);
-  const size = bytesPerElement(qkv.dtype);
-  const [q, keys, values] = [qkv.address, heads * headDim * size, (heads + kvHeads) * headDim * size];
-  return { q, k: q + keys, v: q + values };
-}
-
 function checkOut(out: Tensor, qkv: Tensor, { heads, headDim }: AttentionShape): void {
-  require(dim(out, 0) === dim(qkv, 0) &&
-    dim(out, 1) === heads * headDim, `${out.name}: ${out.shape} from ${qkv.shape}`);
+  expectShape(
+    dim(out, 0) === dim(qkv, 0) && dim(out, 1) === heads * headDim,
+    `${out.name}: ${out.shape} from ${qkv.shape}`,
+  );
 }
 
 function checkPages(pages: KeyValuePages, qkv: Tensor, shape: AttentionShape): void {
   const { keys, values } = pageElements(shape);
-  require(dim(pages.keys, 1) === keys &&
-    dim(pages.values, 1) === values, `${pages.keys.name}: pages of ${pages.keys.shape}, not ${keys}`);
-  require(pages.keys.dtype === qkv.dtype &&
-    pages.values.dtype === qkv.dtype, `${pages.keys.name}: ${pages.keys.dtype} for ${qkv.dtype}`);
+  expectShape(
+    dim(pages.keys, 1) === keys && dim(pages.values, 1) === values,
+    `${pages.keys.name}: pages of ${pages.keys.shape}, not ${keys}`,
+  );
+  expectShape(
+    pages.keys.dtype === qkv.dtype && pages.values.dtype === qkv.dtype,
+    `${pages.keys.name}: ${pages.keys.dtype} for ${qkv.dtype}`,
+  );
 }
 
 export function attentionOps(runtime: CudaRuntime): Pick<Ops, "attentionForward" | "kvStore" | "attentionDecode"> {
   return {
     attentionForward(out, lse, qkv, segments, shape) {
-      const { q, k, v } = parts(qkv, shape);
+      checkHeads(shape);
+      const [q, k, v] = qkvAddresses(qkv, shape);
       const { heads, kvHeads, headDim, scale } = shape;
       const [T, S] = [dim(qkv, 0), dim(segments, 0)];
       checkOut(out, qkv, shape);
-      require(lse === null ||
-        (dim(lse, 0) === T &&
-          dim(lse, 1) === heads &&
-          lse.rowStride === heads), `${lse?.name}: ${lse?.shape} for ${heads} heads`);
+      expectShape(
+        lse === null || (dim(lse, 0) === T && dim(lse, 1) === heads && lse.rowStride === heads),
+        `${lse?.name}: ${lse?.shape} for ${heads} heads`,
+      );
       const bfloat16 = qkv.dtype === "bfloat16";
       const definition = bfloat16 ? attentionKernels.forward : attentionKernels.forwardFloat32;
       const kernel = runtime.kernel(definition, { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype) });
@@ -165,7 +162,7 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, "attentionForward"
     },
 
     kvStore(pages, qkv, page, offset, shape) {
-      const { k, v } = parts(qkv, shape);
+      const [, k, v] = qkvAddresses(qkv, shape);
       const { kvHeads, headDim } = shape;
       checkPages(pages, qkv, shape);
       const T = dim(qkv, 0);
@@ -177,13 +174,15 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, "attentionForward"
     },
 
     attentionDecode(out, qkv, pages, pageTable, promptLengths, completionLengths, shape) {
-      const { q } = parts(qkv, shape);
+      const [q] = qkvAddresses(qkv, shape);
       const { heads, kvHeads, headDim, scale } = shape;
       checkOut(out, qkv, shape);
       checkPages(pages, qkv, shape);
       const [B, width] = [dim(qkv, 0), dim(pageTable, 1)];
-      require(dim(pageTable, 0) === B &&
-        pageTable.rowStride === width, `${pageTable.name}: ${pageTable.shape} for ${B} sequences`);
+      expectShape(
+        dim(pageTable, 0) === B && pageTable.rowStride === width,
+        `${pageTable.name}: ${pageTable.shape} for ${B} sequences`,
+      );
       const defines = { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype), X_TYPE: macroType(qkv.dtype) };
       const splits = decodeSplits(B, width, shape, runtime.limits.multiprocessors);
       const partCount = splits > 1 ? B * heads * splits : 0;

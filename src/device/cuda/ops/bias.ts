@@ -4,8 +4,9 @@
  */
 import { rowElements, type Tensor } from "../../../tensor/tensor.ts";
 import type { Ops, ScratchSizes, Weight } from "../../device.ts";
-import { ceilDiv, dim, require, unitElements } from "../operands.ts";
+import { dim, expectShape } from "../../operands.ts";
 import { type CudaLimits, type CudaRuntime, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
+import { ceilDiv, unitElements } from "../threads.ts";
 
 const WARP = 32;
 /** Rows of threads in a block of each kernel. */
@@ -75,7 +76,7 @@ export function biasOps(runtime: CudaRuntime): Pick<Ops, "biasBackward"> {
   return {
     biasBackward(dbias: Tensor, dy: Tensor) {
       const [M, N] = [dim(dy, 0), rowElements(dy)];
-      require(dim(dbias, 0) >= N && dbias.dtype === "float32", `biasBackward: ${dbias.shape} from ${dy.shape}`);
+      expectShape(dim(dbias, 0) >= N && dbias.dtype === "float32", `biasBackward: ${dbias.shape} from ${dy.shape}`);
       if (M === 0) return;
       const across = ceilDiv(N, WARP * unitElements(dy));
       const blocks = rowBlocks(M, across, runtime.limits);

@@ -1,7 +1,8 @@
 /** Launches of ffi/cuda/embedding.cu. */
 import type { Ops } from "../../device.ts";
-import { ceilDiv, dim, powerOfTwo, require } from "../operands.ts";
+import { dim, expectShape } from "../../operands.ts";
 import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
+import { ceilDiv, powerOfTwo } from "../threads.ts";
 
 const [FORWARD_THREADS, BACKWARD_THREADS] = [256, 128];
 /** Elements of a unit: float32 is on one side of both kernels. */
@@ -28,8 +29,8 @@ export function embeddingOps(runtime: CudaRuntime): Pick<Ops, "embeddingForward"
   return {
     embeddingForward(x, ids, w) {
       const [T, D] = [dim(x, 0), dim(w, 1)];
-      require(dim(x, 1) === D && dim(ids, 0) >= T, `${w.name}: ${x.shape} from ${w.shape}`);
-      require(x.dtype === "float32", `${w.name}: ${x.name} is not float32`);
+      expectShape(dim(x, 1) === D && dim(ids, 0) >= T, `${w.name}: ${x.shape} from ${w.shape}`);
+      expectShape(x.dtype === "float32", `${w.name}: ${x.name} is not float32`);
       const across = powerOfTwo(ceilDiv(D, UNIT), 1, FORWARD_THREADS);
       const down = FORWARD_THREADS / across;
       const kernel = runtime.kernel(embeddingKernels.forward, { W_TYPE: macroType(w.dtype) });
@@ -38,8 +39,8 @@ export function embeddingOps(runtime: CudaRuntime): Pick<Ops, "embeddingForward"
     },
     embeddingBackward(dw, dx, ids, w) {
       const [T, D] = [dim(dx, 0), dim(w, 1)];
-      require(dim(dx, 1) === D && dim(ids, 0) >= T, `${w.name}: ${w.shape} += ${dx.shape}`);
-      require(dw.dtype === "float32", `${w.name}: ${dw.name} is not float32`);
+      expectShape(dim(dx, 1) === D && dim(ids, 0) >= T, `${w.name}: ${w.shape} += ${dx.shape}`);
+      expectShape(dw.dtype === "float32", `${w.name}: ${dw.name} is not float32`);
       const kernel = runtime.kernel(embeddingKernels.backward, { DX_TYPE: macroType(dx.dtype) });
       const args = [dw.address, dx.address, ids.address, T, D, dx.rowStride];
       runtime.launch(kernel, [T, ceilDiv(D, BACKWARD_THREADS * UNIT), 1], BACKWARD_THREADS, 0, ...args);

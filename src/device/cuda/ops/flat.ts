@@ -1,8 +1,9 @@
 /** Launches of ffi/cuda/flat.cu: flat float32 work, conversions of type, moves of rows. */
 import { elementCount, rowElements, type Tensor } from "../../../tensor/tensor.ts";
 import type { Ops } from "../../device.ts";
-import { ceilDiv, dim, powerOfTwo, require, unitElements } from "../operands.ts";
+import { dim, expectShape } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
+import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
 
 const THREADS = 256;
 /** Blocks of THREADS that a multiprocessor holds at once. */
@@ -99,14 +100,14 @@ export function flatOps(runtime: CudaRuntime): Pick<Ops, FlatOp> {
     },
     gatherRows(y, x, index) {
       const [N, D] = [dim(y, 0), dim(y, 1)];
-      require(dim(x, 1) === D, `gatherRows: ${y.shape} from ${x.shape}`);
+      expectShape(dim(x, 1) === D, `gatherRows: ${y.shape} from ${x.shape}`);
       const args = [y.address, x.address, index.address, N, D, y.rowStride, x.rowStride];
       launchRows(runtime, kernels.gatherRows, [y, x], [N, D], ...args);
     },
     scatterRows(dx, dy, index) {
       const [N, D] = [dim(dy, 0), dim(dx, 1)];
-      require(dim(dy, 1) === D && dx.rowStride === D, `scatterRows: ${dx.shape} from ${dy.shape}`);
-      require(dx.dtype === "float32", `scatterRows: ${dx.name} is not float32`);
+      expectShape(dim(dy, 1) === D && dx.rowStride === D, `scatterRows: ${dx.shape} from ${dy.shape}`);
+      expectShape(dx.dtype === "float32", `scatterRows: ${dx.name} is not float32`);
       fill(dx, 0);
       const args = [dx.address, dy.address, index.address, N, D, dx.rowStride, dy.rowStride];
       launchRows(runtime, kernels.scatterRows, [dx, dy], [N, D], ...args);

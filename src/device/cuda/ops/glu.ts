@@ -1,7 +1,8 @@
 /** Launches of ffi/cuda/glu.cu. */
 import type { Ops } from "../../device.ts";
-import { ceilDiv, dim, require, unitElements } from "../operands.ts";
+import { dim, expectShape } from "../../operands.ts";
 import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
+import { ceilDiv, unitElements } from "../threads.ts";
 
 const THREADS = 256;
 /** Rows of a grid at most; a block takes every so many. */
@@ -28,7 +29,7 @@ export function gluOps(runtime: CudaRuntime): Pick<Ops, "gluForward" | "gluBackw
   return {
     gluForward(y, x, gelu) {
       const [T, F] = [dim(y, 0), dim(y, 1)];
-      require(dim(x, 0) === T && dim(x, 1) === 2 * F, `gluForward: ${y.shape} from ${x.shape}`);
+      expectShape(dim(x, 0) === T && dim(x, 1) === 2 * F, `gluForward: ${y.shape} from ${x.shape}`);
       const kernel = runtime.kernel(gluKernels.forward, { Y_TYPE: macroType(y.dtype), X_TYPE: macroType(x.dtype) });
       const args = [y.address, x.address, T, F, y.rowStride, x.rowStride, gelu ? 1 : 0];
       const columns = ceilDiv(F, THREADS * unitElements(y, x));
@@ -36,7 +37,10 @@ export function gluOps(runtime: CudaRuntime): Pick<Ops, "gluForward" | "gluBackw
     },
     gluBackward(dx, dy, x, gelu) {
       const [T, F] = [dim(dy, 0), dim(dy, 1)];
-      require(dim(x, 0) === T && dim(x, 1) === 2 * F && dim(dx, 1) === 2 * F, `gluBackward: ${dy.shape}, ${x.shape}`);
+      expectShape(
+        dim(x, 0) === T && dim(x, 1) === 2 * F && dim(dx, 1) === 2 * F,
+        `gluBackward: ${dy.shape}, ${x.shape}`,
+      );
       const kernel = runtime.kernel(gluKernels.backward, {
         DX_TYPE: macroType(dx.dtype),
         DY_TYPE: macroType(dy.dtype),

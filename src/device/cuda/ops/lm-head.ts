@@ -5,7 +5,7 @@
 import { bytesPerElement } from "../../../tensor/dtype.ts";
 import { tensor } from "../../../tensor/tensor.ts";
 import type { Ops } from "../../device.ts";
-import { dim } from "../operands.ts";
+import { dim } from "../../operands.ts";
 import type { CudaRuntime, ScratchBound } from "../runtime.ts";
 import { logSoftmaxBackward, logSoftmaxForward } from "./log-softmax.ts";
 

@@ -1,7 +1,8 @@
 /** Launches of ffi/cuda/log_softmax.cu, which the ops of the LM head run on logits that a product has just made. */
 import type { Tensor } from "../../../tensor/tensor.ts";
-import { ceilDiv, dim, inverseTemperature, powerOfTwo, require } from "../operands.ts";
+import { dim, expectShape, inverseTemperature } from "../../operands.ts";
 import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
+import { ceilDiv, powerOfTwo } from "../threads.ts";
 
 const THREADS = 512;
 
@@ -44,7 +45,7 @@ export function logSoftmaxForward(
   temperature: number,
 ): void {
   const [rows, V] = [dim(logits, 0), dim(logits, 1)];
-  require(logits.rowStride === V && logits.dtype === "float32", `${logits.name}: not packed float32`);
+  expectShape(logits.rowStride === V && logits.dtype === "float32", `${logits.name}: not packed float32`);
   const buffers = [logprob, entropy, lse, logits, entryStart, targets].map((t) => t.address);
   const kernel = runtime.kernel(logSoftmaxKernels.forward, {});
   runtime.launch(kernel, [rows, 1, 1], rowThreads(V), 0, ...buffers, V, inverseTemperature(temperature));
@@ -64,10 +65,11 @@ export function logSoftmaxBackward(
   temperature: number,
 ): void {
   const [rows, V] = [dim(logits, 0), dim(logits, 1)];
-  require(logits.rowStride === V && logits.dtype === "float32", `${logits.name}: not packed float32`);
-  require(dlogits.rowStride === V &&
-    (dlogits.dtype === "float32" ||
-      dlogits.address !== logits.address), `${dlogits.name}: packed, and beside the logits unless float32`);
+  expectShape(logits.rowStride === V && logits.dtype === "float32", `${logits.name}: not packed float32`);
+  expectShape(
+    dlogits.rowStride === V && (dlogits.dtype === "float32" || dlogits.address !== logits.address),
+    `${dlogits.name}: packed, and beside the logits unless float32`,
+  );
   const buffers = [dlogits, logits, dlogprob, dentropy, entryStart, targets, lse, entropy].map((t) => t.address);
   const kernel = runtime.kernel(logSoftmaxKernels.backward, { OUT_TYPE: macroType(dlogits.dtype) });
   runtime.launch(kernel, [rows, 1, 1], rowThreads(V), 0, ...buffers, V, inverseTemperature(temperature));

@@ -8,7 +8,7 @@
 import { bytesPerElement, type ComputeDType } from "../../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../../tensor/tensor.ts";
 import type { Ops, Weight } from "../../device.ts";
-import { dim, require } from "../operands.ts";
+import { backwardInputSizes, backwardWeightSizes, dim, expectShape, forwardSizes } from "../../operands.ts";
 import { type ColumnMajor, type Products, widelyAligned } from "../products.ts";
 import type { CudaRuntime, ScratchBound } from "../runtime.ts";
 import { addBias } from "./bias.ts";
@@ -21,7 +21,7 @@ export const matmulScratch: ScratchBound = ({ tokens, headRows, hiddenSize }) =>
   4 * Math.max(tokens, headRows) * hiddenSize;
 
 function computeType({ name, dtype }: Tensor): ComputeDType {
-  require(dtype === "float32" || dtype === "bfloat16", `${name}: products do not take ${dtype}`);
+  expectShape(dtype === "float32" || dtype === "bfloat16", `${name}: products do not take ${dtype}`);
   return dtype as ComputeDType;
 }
 
@@ -63,9 +63,7 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
 
   return {
     matmulForward(y, x, w, bias, accumulate = false) {
-      const [m, n, k] = [dim(x, 0), dim(w, 0), dim(w, 1)];
-      const fits = dim(x, 1) === k && dim(y, 0) === m && dim(y, 1) === n;
-      require(fits, `${w.name}: ${y.shape} = ${x.shape} · ${w.shape}ᵀ`);
+      const [m, n, k] = forwardSizes(y, x, w);
       if (m === 0 || n === 0) return;
       const left = as(w.dtype, x, 1);
       const product = (to: Tensor, add: boolean) => {
@@ -89,9 +87,7 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
       });
     },
     matmulBackwardInput(dx, dy, w, accumulate = false) {
-      const [m, n, k] = [dim(dy, 0), dim(w, 0), dim(w, 1)];
-      const fits = dim(dx, 0) === m && dim(dx, 1) === k && dim(dy, 1) === n;
-      require(fits, `${w.name}: ${dx.shape} = ${dy.shape} · ${w.shape}`);
+      const [m, n, k] = backwardInputSizes(dx, dy, w);
       if (m === 0 || k === 0) return;
       const [a, b] = [columnMajor(matrixOf(w)), columnMajor(as(w.dtype, dy, 1))];
       const writes = dx.dtype === "float32" || w.dtype === "bfloat16";
@@ -100,9 +96,8 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
       );
     },
     matmulBackwardWeight(dw, dy, x, w) {
-      const [m, n, k] = [dim(dy, 0), dim(w, 0), dim(w, 1)];
-      const fits = dim(x, 0) === m && dim(x, 1) === k && dim(dy, 1) === n;
-      require(fits && dw.dtype === "float32", `${w.name}: ${w.shape} += ${dy.shape}ᵀ · ${x.shape}`);
+      const [m, n, k] = backwardWeightSizes(dy, x, w);
+      expectShape(dw.dtype === "float32", `${w.name}: ${dw.name} is not float32`);
       if (m === 0 || n === 0 || k === 0) return;
       // Two bfloat16 operands lose nothing by staying so.
       const type = x.dtype === "bfloat16" && dy.dtype === "bfloat16" ? "bfloat16" : w.dtype;

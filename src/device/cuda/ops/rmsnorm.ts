@@ -1,7 +1,7 @@
 /** Launches of ffi/cuda/rmsnorm.cu: rows short enough share a warp, longer ones have a block each. */
 import type { DType } from "../../../tensor/dtype.ts";
 import type { Ops } from "../../device.ts";
-import { ceilDiv, dim, powerOfTwo, require, unitElements } from "../operands.ts";
+import { expectShape, normSizes } from "../../operands.ts";
 import {
   type CudaLimits,
   type CudaRuntime,
@@ -10,6 +10,7 @@ import {
   macroType,
   type ScratchBound,
 } from "../runtime.ts";
+import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
 import { addColumnSums } from "./bias.ts";
 
 const WARP = 32;
@@ -80,17 +81,15 @@ const type = (operand: { readonly dtype: DType }) => macroType(operand.dtype);
 export function rmsnormOps(runtime: CudaRuntime): Pick<Ops, "rmsnormForward" | "rmsnormBackward"> {
   return {
     rmsnormForward(y, rstd, x, weight, epsilon, heads = 1) {
-      const [T, D] = [dim(x, 0), dim(weight, 0)];
-      require(dim(x, 1) === heads * D && dim(y, 0) === T, `${weight.name}: ${y.shape} from ${x.shape} by ${D}`);
+      const [T, D] = normSizes(y, x, weight, heads);
       const kernel = runtime.kernel(rmsnormKernels.forward, forwardTypes(type(y), type(x), type(weight)));
       const [across, down] = blockOf(D);
       const args = [y.address, rstd?.address ?? 0, x.address, weight.address, T, heads, D, y.rowStride, x.rowStride];
       runtime.launch(kernel, [ceilDiv(T * heads, down), 1, 1], [across, down, 1], 0, ...args, epsilon);
     },
     rmsnormBackward(dx, dweight, dy, x, weight, rstd, dresidual, heads = 1) {
-      const [T, D] = [dim(x, 0), dim(weight, 0)];
-      require(dim(x, 1) === heads * D && dim(dy, 0) === T, `${weight.name}: ${dx.shape} from ${dy.shape} by ${D}`);
-      require(dweight.dtype === "float32", `${weight.name}: ${dweight.name} is not float32`);
+      const [T, D] = normSizes(dy, x, weight, heads);
+      expectShape(dweight.dtype === "float32", `${weight.name}: ${dweight.name} is not float32`);
       if (T === 0) return;
       const defines = {
         ...backwardTypes(type(dx), type(dy), type(x), type(weight)),

@@ -1,8 +1,9 @@
 /** Launches of ffi/cuda/rope.cu. */
 import type { Tensor } from "../../../tensor/tensor.ts";
 import type { Ops } from "../../device.ts";
-import { ceilDiv, dim, powerOfTwo, require, unitElements } from "../operands.ts";
+import { dim, expectShape } from "../../operands.ts";
 import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
+import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
 
 const THREADS = 256;
 const variants = [{ X_TYPE: "float" }, { X_TYPE: "bf16" }] as const;
@@ -28,7 +29,7 @@ export function ropeOps(runtime: CudaRuntime): Pick<Ops, "ropeForward" | "ropeBa
   const launch = (definition: KernelDefinition) => {
     return (x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, headDim: number) => {
       const [T, H] = [dim(x, 0), dim(x, 1) / headDim];
-      require(Number.isInteger(H) && headDim % 2 === 0, `${definition.name}: ${x.shape} in heads of ${headDim}`);
+      expectShape(Number.isInteger(H) && headDim % 2 === 0, `${definition.name}: ${x.shape} in heads of ${headDim}`);
       const across = powerOfTwo(H * ceilDiv(headDim / 2, unitElements(x)), 1, THREADS);
       const down = THREADS / across;
       const kernel = runtime.kernel(definition, { X_TYPE: macroType(x.dtype) });

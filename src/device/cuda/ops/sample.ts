@@ -1,7 +1,6 @@
 /** Launches of ffi/cuda/sample.cu. */
-import type { Ops } from "../../device.ts";
-import { SAMPLE_COUNTERS } from "../../device.ts";
-import { dim, inverseTemperature, require } from "../operands.ts";
+import { type Ops, SAMPLE_COUNTERS } from "../../device.ts";
+import { dim, expectShape, penalizedAddress, samplingScalars } from "../../operands.ts";
 import type { CudaRuntime, KernelDefinition } from "../runtime.ts";
 import { logSoftmaxKernels, rowThreads } from "./log-softmax.ts";
 
@@ -23,28 +22,12 @@ export function sampleOps(runtime: CudaRuntime): Pick<Ops, "sample"> {
   return {
     sample(ids, logprob, samplingLogprob, logits, logitRow, counters, seen, settings) {
       const [B, V] = [dim(ids, 0), dim(logits, 1)];
-      require(counters.rowStride === SAMPLE_COUNTERS, `${counters.name}: rows of ${SAMPLE_COUNTERS}`);
-      require(logits.rowStride === V && logits.dtype === "float32", `${logits.name}: not packed float32`);
-      require(V <= VOCABULARY, `${logits.name}: a vocabulary of ${V}, above ${VOCABULARY}`);
-      const penalize = seen !== null && settings.repetitionPenalty !== 1;
+      expectShape(counters.rowStride === SAMPLE_COUNTERS, `${counters.name}: rows of ${SAMPLE_COUNTERS}`);
+      expectShape(logits.rowStride === V && logits.dtype === "float32", `${logits.name}: not packed float32`);
+      expectShape(V <= VOCABULARY, `${logits.name}: a vocabulary of ${V}, above ${VOCABULARY}`);
       const buffers = [ids, logprob, samplingLogprob, logits, logitRow, counters].map((t) => t.address);
-      runtime.launch(
-        runtime.kernel(sampleKernels.sample, {}),
-        [B, 1, 1],
-        rowThreads(V),
-        0,
-        ...buffers,
-        penalize ? seen.address : 0,
-        V,
-        settings.seed >>> 0,
-        settings.stream >>> 0,
-        settings.temperature > 0 ? 0 : 1,
-        inverseTemperature(settings.temperature),
-        settings.topK,
-        settings.topP,
-        settings.minP,
-        settings.repetitionPenalty,
-      );
+      const args = [...buffers, penalizedAddress(seen, settings), V, ...samplingScalars(settings)];
+      runtime.launch(runtime.kernel(sampleKernels.sample, {}), [B, 1, 1], rowThreads(V), 0, ...args);
     },
   };
 }

@@ -1,0 +1,89 @@
+/**
+ * The CPU device: the interface of device.ts on the kernels of ffi/cpu. This file builds and opens their library and puts
+ * together what cpu/ holds: the instruction path, memory, parameters, recordings, and the ops.
+ */
+import { cpus } from "node:os";
+import { traceLines } from "../../../ffi/bindings/calls.ts";
+import { buildKernels, type CpuLibrary, openCpuLibrary } from "../../../ffi/bindings/cpu.ts";
+import type { ComputeDType } from "../../tensor/dtype.ts";
+import type { Device } from "../device.ts";
+import { allocate, download, upload } from "./memory.ts";
+import { cpuOps } from "./ops.ts";
+import { openParameters } from "./parameters.ts";
+import { bfloat16Paths, choosePath, usableThreads } from "./path.ts";
+import { openRecordings } from "./recordings.ts";
+import { attentionScratchElements, pageElements, parameterElements, scratchBytes } from "./scratch.ts";
+
+export interface CpuOptions {
+  /** Threads of the kernels; by default as many as this process may run. */
+  readonly threads?: number | null;
+  /** Instruction path; by default $BUN_GRPO_CPU_PATH, else the fastest proven one. */
+  readonly path?: string;
+  /** Counts calls and time per kernel; by default where $BUN_GRPO_TRACE is set. */
+  readonly trace?: boolean;
+  /** Called when the kernels are not in the cache and are compiled first. */
+  readonly onBuild?: () => void;
+  /** A kernel library to use as it is, instead of the one built from ffi/cpu. */
+  readonly libraryFile?: string;
+}
+
+export interface CpuDevice extends Device {
+  readonly kind: "cpu";
+  readonly library: CpuLibrary;
+  readonly path: string;
+  readonly threads: number;
+}
+
+/** Bytes of logits computed at once: the head's weights are read once for so many. */
+const HEAD_BYTES = 48 * 2 ** 20;
+/** How long each measurement of the peak runs. */
+const PEAK_MILLISECONDS = 30;
+
+/**
+ * Opens the CPU device, building its kernels at first use.
+ *
+ * @throws RunError when the kernels cannot be built or loaded; InputError for a path that this machine lacks.
+ */
+export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice> {
+  const libraryFile = options.libraryFile ?? (await buildKernels(options.onBuild)).library;
+  const library = openCpuLibrary(libraryFile, { trace: options.trace ?? !!process.env.BUN_GRPO_TRACE });
+  const path = choosePath(library, options.path ?? process.env.BUN_GRPO_CPU_PATH);
+  const threads = library.setThreads(options.threads ?? usableThreads(library));
+  const storesBfloat16 = bfloat16Paths.includes(path);
+  const peaks = new Map<ComputeDType, number>();
+  return {
+    kind: "cpu",
+    library,
+    path,
+    threads,
+    description: `CPU ${cpus()[0]?.model.trim() ?? process.arch}, ${path}, ${threads} thread${threads === 1 ? "" : "s"}`,
+    numericsKey: `cpu ${process.arch} ${path}`,
+    exactlyOnPolicy: true,
+    ops: cpuOps(library.kernels),
+    peakFlops(dtype) {
+      const peak = peaks.get(dtype) ?? library.peakGflops(PEAK_MILLISECONDS, dtype) * 1e9;
+      peaks.set(dtype, peak);
+      return peak;
+    },
+    traceLines: () => traceLines(library.trace),
+    headBytes: HEAD_BYTES,
+    freeBytes: () => null,
+    heldBytes: () => null,
+    allocate,
+    allocateHost: allocate,
+    upload,
+    download,
+    read: async (source) => download(source),
+    activationDType: (dtype) => (storesBfloat16 ? dtype : "float32"),
+    gradientDType: () => "float32",
+    decodeBucket: (sequences) => sequences,
+    parameterElements,
+    pageElements,
+    attentionScratchElements,
+    scratchBytes: (...sizes) => scratchBytes(threads, storesBfloat16, sizes),
+    prepare() {}, // threads hold scratch of their own and grow it
+    ...openParameters(library.kernels),
+    ...openRecordings(),
+    close() {}, // the kernels stay for the next device of this process
+  };
+}

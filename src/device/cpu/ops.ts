@@ -1,0 +1,27 @@
+/** Every op of the interface on the kernels of ffi/cpu: they run to their end on all threads before they return. */
+import type { Kernels } from "../../../ffi/bindings/cpu.ts";
+import type { Ops } from "../device.ts";
+import { attentionOps } from "./ops/attention.ts";
+import { embeddingOps } from "./ops/embedding.ts";
+import { flatOps } from "./ops/flat.ts";
+import { gluOps } from "./ops/glu.ts";
+import { lmHeadOps } from "./ops/lm-head.ts";
+import { matmulOps } from "./ops/matmul.ts";
+import { rmsnormOps } from "./ops/rmsnorm.ts";
+import { ropeOps } from "./ops/rope.ts";
+import { sampleOps } from "./ops/sample.ts";
+
+export function cpuOps(kernels: Kernels): Ops {
+  const matmul = matmulOps(kernels);
+  return {
+    ...matmul,
+    ...lmHeadOps(kernels, matmul),
+    ...attentionOps(kernels),
+    ...embeddingOps(kernels),
+    ...flatOps(kernels),
+    ...gluOps(kernels),
+    ...rmsnormOps(kernels),
+    ...ropeOps(kernels),
+    ...sampleOps(kernels),
+  };
+}

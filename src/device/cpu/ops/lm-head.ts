@@ -1,0 +1,24 @@
+/** The LM head on a chunk of rows: a product into logits, then ffi/cpu/log_softmax.cpp. Backward computes the logits again. */
+import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
+import type { Ops } from "../../device.ts";
+import { dim, inverseTemperature } from "../../operands.ts";
+
+type Products = Pick<Ops, "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight">;
+
+export function lmHeadOps(kernels: Kernels, products: Products): Pick<Ops, "lmHeadForward" | "lmHeadBackward"> {
+  return {
+    lmHeadForward(logprob, entropy, lse, logits, hidden, w, entryStart, targets, temperature) {
+      products.matmulForward(logits, hidden, w, null);
+      const buffers = [logprob, entropy, lse, logits, entryStart, targets].map((t) => t.address);
+      kernels.log_softmax_forward(...buffers, dim(hidden, 0), dim(w, 0), inverseTemperature(temperature));
+    },
+    lmHeadBackward(dhidden, dw, logits, dlogprob, dentropy, hidden, w, entryStart, targets, lse, entropy, temperature) {
+      products.matmulForward(logits, hidden, w, null);
+      const gradients = [logits, logits, dlogprob, dentropy];
+      const buffers = [...gradients, entryStart, targets, lse, entropy].map((t) => t.address);
+      kernels.log_softmax_backward(...buffers, dim(hidden, 0), dim(w, 0), inverseTemperature(temperature));
+      products.matmulBackwardInput(dhidden, logits, w);
+      products.matmulBackwardWeight(dw, logits, hidden, w);
+    },
+  };
+}

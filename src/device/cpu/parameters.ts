@@ -1,0 +1,27 @@
+/** Parameters from and to row-major host memory: matrices are packed into the kernels' panels, all else is converted. */
+import type { Kernels } from "../../../ffi/bindings/cpu.ts";
+import { bytesPerElement } from "../../tensor/dtype.ts";
+import type { Device } from "../device.ts";
+import { dim } from "../operands.ts";
+import { typeCode } from "./operands.ts";
+
+export function openParameters(kernels: Kernels): Pick<Device, "loadParameter" | "saveParameter"> {
+  return {
+    loadParameter(w, address, dtype, from, count) {
+      const types = [typeCode(w), typeCode({ dtype })] as const;
+      if (w.shape.length === 2) {
+        kernels.weight_pack(w.address, address, from, count, dim(w, 0), dim(w, 1), ...types);
+      } else {
+        kernels.cast(w.address + from * bytesPerElement(w.dtype), address, count, ...types);
+      }
+    },
+    saveParameter(address, dtype, w, from, count) {
+      const types = [typeCode({ dtype }), typeCode(w)] as const;
+      if (w.shape.length === 2) {
+        kernels.weight_unpack(address, w.address, from, count, dim(w, 1), ...types);
+      } else {
+        kernels.cast(address, w.address + from * bytesPerElement(w.dtype), count, ...types);
+      }
+    },
+  };
+}

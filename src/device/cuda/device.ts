@@ -1,0 +1,163 @@
+/**
+ * The CUDA device: the interface of device.ts on one NVIDIA GPU. This file opens the libraries and puts together what
+ * cuda/ holds: memory, transfers, kernels, products, recordings, and the ops on top of them.
+ */
+import { type Trace, traceLines } from "../../../ffi/bindings/calls.ts";
+import { openCublas } from "../../../ffi/bindings/cublas.ts";
+import { openDriver, versionText } from "../../../ffi/bindings/cuda.ts";
+import { majorVersions } from "../../../ffi/bindings/nvidia-libraries.ts";
+import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
+import { InputError } from "../../errors.ts";
+import { elementCount } from "../../tensor/tensor.ts";
+import type { Device } from "../device.ts";
+import { kernelCompiler } from "./compile.ts";
+import { chooseGpu, type GpuFacts, listGpus, openGpu } from "./gpu.ts";
+import { openKernels } from "./kernels.ts";
+import { openMemory } from "./memory.ts";
+import { pageElements } from "./ops/attention.ts";
+import { attentionScratchElements } from "./ops/attention-backward.ts";
+import { cudaOps } from "./ops.ts";
+import { openParameters } from "./parameters.ts";
+import { peakFlops } from "./peak.ts";
+import { openProducts } from "./products.ts";
+import { openRecordings } from "./recordings.ts";
+import type { CudaRuntime } from "./runtime.ts";
+import { largestSlots } from "./scratch.ts";
+import { openTransfers } from "./transfers.ts";
+
+export interface CudaOptions {
+  /** "cuda", or "cuda:1" for the second GPU that the driver shows. */
+  readonly device?: string;
+  /** Counts calls and time per symbol and kernel; by default where $BUN_GRPO_TRACE is set. */
+  readonly trace?: boolean;
+  /** Looked in for the libraries before all other places. */
+  readonly libraryFolder?: string | null;
+  /** Called before kernels are compiled that are not in the cache. */
+  readonly onBuild?: () => void;
+}
+
+export interface CudaDevice extends Device {
+  readonly kind: "cuda";
+  readonly gpu: GpuFacts;
+  readonly runtime: CudaRuntime;
+  /** What benchmarks need beside ops. */
+  readonly meter: CudaMeter;
+}
+
+export interface CudaMeter {
+  /** Milliseconds on the GPU, by its own clock, of what `queue` puts into the stream: ops and replays. Waits for it. */
+  elapsed(queue: () => void): number;
+  /** The driver's own copy within device memory: what bandwidth is measured by. */
+  copy(to: number, from: number, bytes: number): void;
+}
+
+/** Logits of this many bytes make a product large enough to be worth reading the head's weights for. */
+export const HEAD_BYTES = 256 * 2 ** 20;
+
+/** Rows of a decode step that one recording serves: many buckets cost memory and recordings, few of them wasted rows. */
+export function decodeBucket(sequences: number): number {
+  for (const bucket of [1, 2, 4, 8]) if (sequences <= bucket) return bucket;
+  const step = sequences <= 64 ? 8 : sequences <= 128 ? 16 : 32;
+  return Math.ceil(sequences / step) * step;
+}
+
+/**
+ * Opens a GPU.
+ *
+ * @throws MissingLibraryError where the driver, cuBLAS or NVRTC is not there, InputError for a GPU that is not there or
+ *   too old, RunError where it cannot be used
+ */
+export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDevice> {
+  const trace: Trace | null = (options.trace ?? !!process.env.BUN_GRPO_TRACE) ? new Map() : null;
+  const kernelTrace: Trace | null = trace ? new Map() : null;
+  const search = { folder: options.libraryFolder ?? null };
+  const driver = openDriver(search, trace);
+  const facts = chooseGpu(listGpus(driver), options.device ?? "cuda");
+  // Libraries newer than the driver do not run on it.
+  const versions = majorVersions.filter((major) => major <= Math.floor(driver.version / 1000));
+  if (versions.length === 0)
+    throw new InputError(
+      `device cuda: the driver runs CUDA ${versionText(driver.version)}, and 12.0 is needed; update the driver`,
+    );
+  const cublas = openCublas(search, versions, trace);
+  const nvrtc = openNvrtc(search, versions, trace);
+
+  const gpu = openGpu(driver, facts);
+  const closers: (() => void)[] = [() => gpu.close()];
+  /** In reverse order of opening; all of them, whatever one of them meets. */
+  const close = () => {
+    let failure: unknown;
+    for (let closer = closers.pop(); closer; closer = closers.pop()) {
+      try {
+        closer();
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    if (failure !== undefined) throw failure;
+  };
+  try {
+    const memory = openMemory(gpu);
+    closers.push(() => memory.close());
+    const compiler = kernelCompiler(nvrtc, facts.limits.computeCapability, options.onBuild);
+    const kernels = openKernels(gpu, compiler, kernelTrace);
+    closers.push(() => kernels.close());
+    const products = openProducts(gpu, memory, cublas, kernels.timed);
+    closers.push(() => products.close());
+    const recordings = openRecordings(gpu, memory);
+    closers.push(() => recordings.forget(""));
+
+    const { kernel, launch } = kernels;
+    const runtime: CudaRuntime = { limits: facts.limits, kernel, launch, scratch: memory.scratch };
+    const ops = cudaOps(runtime, products);
+    const version = versionText(driver.version);
+    const { multiprocessors, computeCapability } = facts.limits;
+    return {
+      kind: "cuda",
+      gpu: facts,
+      runtime,
+      meter: {
+        elapsed: gpu.elapsed,
+        copy: (to, from, bytes) => gpu.call("cuMemcpyDtoDAsync_v2", to, from, bytes, gpu.stream),
+      },
+      description: `CUDA ${facts.name} (sm_${computeCapability}, ${multiprocessors} SMs), driver ${version}, cuBLAS ${cublas.version}`,
+      numericsKey: `cuda ${facts.name} sm_${computeCapability} driver ${version} cublas ${cublas.version} nvrtc ${nvrtc.version}`,
+      // cuBLAS chooses by the number of rows, so a row's bits may depend on the batch it is in.
+      exactlyOnPolicy: false,
+      ops,
+      headBytes: HEAD_BYTES,
+      peakFlops: () => peakFlops(facts),
+      traceLines: () => [...traceLines(kernelTrace), ...traceLines(trace)],
+      freeBytes: gpu.freeBytes,
+      heldBytes: memory.heldBytes,
+      allocate: memory.allocate,
+      allocateHost: memory.allocateHost,
+      ...openTransfers(gpu, memory),
+      activationDType: (dtype) => dtype,
+      gradientDType: (dtype) => dtype,
+      decodeBucket,
+      parameterElements: elementCount,
+      pageElements,
+      attentionScratchElements,
+      // The workspace of cuBLAS is held from the start: what is free does not count it.
+      scratchBytes: (...sizes) => largestSlots(sizes, facts.limits).reduce((a, b) => a + b, 0),
+      prepare(...sizes) {
+        for (const [slot, bytes] of largestSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);
+      },
+      ...openParameters(gpu, memory, ops),
+      record: recordings.record,
+      async replay(key) {
+        kernels.timed("replay", () => recordings.replay(key));
+      },
+      forget: recordings.forget,
+      close,
+    };
+  } catch (error) {
+    try {
+      close();
+    } catch {
+      // report the first failure, not the cleanup's
+    }
+    throw error;
+  }
+}

@@ -1,0 +1,51 @@
+/** Every op of the interface on the kernels of ffi/cuda and on cuBLAS, and the table of those kernels. */
+import type { Ops } from "../device.ts";
+import { adamwKernels, adamwOps } from "./ops/adamw.ts";
+import { attentionKernels, attentionOps } from "./ops/attention.ts";
+import { attentionBackwardKernels, attentionBackwardOps } from "./ops/attention-backward.ts";
+import { biasKernels, biasOps } from "./ops/bias.ts";
+import { embeddingKernels, embeddingOps } from "./ops/embedding.ts";
+import { flatKernels, flatOps } from "./ops/flat.ts";
+import { gluKernels, gluOps } from "./ops/glu.ts";
+import { lmHeadOps } from "./ops/lm-head.ts";
+import { logSoftmaxKernels } from "./ops/log-softmax.ts";
+import { matmulOps } from "./ops/matmul.ts";
+import { rmsnormKernels, rmsnormOps } from "./ops/rmsnorm.ts";
+import { ropeKernels, ropeOps } from "./ops/rope.ts";
+import { sampleKernels, sampleOps } from "./ops/sample.ts";
+import type { Products } from "./products.ts";
+import type { CudaRuntime, KernelDefinition } from "./runtime.ts";
+
+/** Every kernel of the device, for the checks that hold each against its source. */
+export const kernelDefinitions: readonly KernelDefinition[] = [
+  adamwKernels,
+  attentionKernels,
+  attentionBackwardKernels,
+  biasKernels,
+  embeddingKernels,
+  flatKernels,
+  gluKernels,
+  logSoftmaxKernels,
+  rmsnormKernels,
+  ropeKernels,
+  sampleKernels,
+].flatMap((kernels): KernelDefinition[] => Object.values(kernels));
+
+/** Every op of the interface: one that is missing is a type error. */
+export function cudaOps(runtime: CudaRuntime, products: Products): Ops {
+  const matmul = matmulOps(runtime, products);
+  return {
+    ...matmul,
+    ...lmHeadOps(runtime, matmul),
+    ...adamwOps(runtime),
+    ...attentionOps(runtime),
+    ...attentionBackwardOps(runtime),
+    ...biasOps(runtime),
+    ...embeddingOps(runtime),
+    ...flatOps(runtime),
+    ...gluOps(runtime),
+    ...rmsnormOps(runtime),
+    ...ropeOps(runtime),
+    ...sampleOps(runtime),
+  };
+}

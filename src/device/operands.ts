@@ -1,0 +1,91 @@
+/**
+ * What launchers of both devices ask of their operands, told once so that the devices agree: sizes and their checks,
+ * addresses inside fused rows, and the scalars of the kernels whose arguments are the same in ffi/cpu and ffi/cuda.
+ */
+import { bytesPerElement } from "../tensor/dtype.ts";
+import type { Tensor } from "../tensor/tensor.ts";
+import type { AdamWSettings, AttentionShape, SamplingSettings, Weight } from "./device.ts";
+
+export function dim(t: Tensor | Weight, index: number): number {
+  return t.shape[index] ?? 1;
+}
+
+/** @throws RangeError naming the op and what does not fit: always a bug of the caller, never of the input. */
+export function expectShape(condition: boolean, what: string): void {
+  if (!condition) throw new RangeError(what);
+}
+
+type ProductSizes = readonly [M: number, N: number, K: number];
+
+/** Sizes of y (M, N) = x (M, K) · wᵀ. */
+export function forwardSizes(y: Tensor, x: Tensor, w: Weight): ProductSizes {
+  const [M, N, K] = [dim(x, 0), dim(w, 0), dim(w, 1)];
+  const fits = dim(x, 1) === K && dim(y, 0) === M && dim(y, 1) === N;
+  expectShape(fits, `${w.name}: ${y.shape} = ${x.shape} · ${w.shape}ᵀ`);
+  return [M, N, K];
+}
+
+/** Sizes of dx (M, K) = dy (M, N) · w. */
+export function backwardInputSizes(dx: Tensor, dy: Tensor, w: Weight): ProductSizes {
+  const [M, N, K] = [dim(dy, 0), dim(w, 0), dim(w, 1)];
+  const fits = dim(dx, 0) === M && dim(dx, 1) === K && dim(dy, 1) === N;
+  expectShape(fits, `${w.name}: ${dx.shape} = ${dy.shape} · ${w.shape}`);
+  return [M, N, K];
+}
+
+/** Sizes of dw (N, K) += dy (M, N)ᵀ · x (M, K). */
+export function backwardWeightSizes(dy: Tensor, x: Tensor, w: Weight): ProductSizes {
+  const [M, N, K] = [dim(dy, 0), dim(w, 0), dim(w, 1)];
+  const fits = dim(x, 0) === M && dim(x, 1) === K && dim(dy, 1) === N;
+  expectShape(fits, `${w.name}: ${w.shape} += ${dy.shape}ᵀ · ${x.shape}`);
+  return [M, N, K];
+}
+
+/** Sizes of a norm over the last `D` of x (T, heads · D). */
+export function normSizes(y: Tensor, x: Tensor, weight: Weight, heads: number): readonly [T: number, D: number] {
+  const [T, D] = [dim(x, 0), dim(weight, 0)];
+  expectShape(dim(x, 1) === heads * D && dim(y, 0) === T, `${weight.name}: ${y.shape} from ${x.shape} by ${D}`);
+  return [T, D];
+}
+
+/** Addresses of q, k and v in rows that begin at `address`, their heads `headBytes` apart. */
+export function headAddresses(address: number, headBytes: number, { heads, kvHeads }: AttentionShape) {
+  return [address, address + heads * headBytes, address + (heads + kvHeads) * headBytes] as const;
+}
+
+/** Addresses of q, k and v inside fused rows. */
+export function qkvAddresses(qkv: Tensor, shape: AttentionShape) {
+  const { heads, kvHeads, headDim } = shape;
+  expectShape(heads % kvHeads === 0, `attention: ${heads} query heads for ${kvHeads} key heads`);
+  const width = (heads + 2 * kvHeads) * headDim;
+  expectShape(dim(qkv, 1) === width, `${qkv.name}: ${qkv.shape} is not q, k and v side by side`);
+  return headAddresses(qkv.address, headDim * bytesPerElement(qkv.dtype), shape);
+}
+
+/**
+ * What logits are multiplied by, 1 for greedy: one rounding for training and sampling, or the two would differ in their
+ * last bits.
+ */
+export function inverseTemperature(temperature: number): number {
+  return temperature > 0 ? Math.fround(1 / Math.fround(temperature)) : 1;
+}
+
+/** Scalars of `sample`, from the seed on: "seed stream greedy inverse_temperature top_k top_p min_p repetition_penalty". */
+export function samplingScalars(settings: SamplingSettings): number[] {
+  const { seed, stream, temperature, topK, topP, minP, repetitionPenalty } = settings;
+  const scaling = [temperature > 0 ? 0 : 1, inverseTemperature(temperature)];
+  return [seed >>> 0, stream >>> 0, ...scaling, topK, topP, minP, repetitionPenalty];
+}
+
+/** The tokens seen so far, for the kernel that penalizes them; 0 where there is nothing to penalize. */
+export function penalizedAddress(seen: Tensor | null, { repetitionPenalty }: SamplingSettings): number {
+  return seen !== null && repetitionPenalty !== 1 ? seen.address : 0;
+}
+
+/** Scalars of `adamw`: "lr beta1 beta2 eps weight_decay correction1 correction2 grad_scale". */
+export function adamwScalars(settings: AdamWSettings): number[] {
+  // The corrections are of the betas that the kernel works with: 1 − 0.999 differs by 1e-5 in float32.
+  const [beta1, beta2] = [Math.fround(settings.beta1), Math.fround(settings.beta2)];
+  const { learningRate, epsilon, weightDecay, step, gradientScale } = settings;
+  return [learningRate, beta1, beta2, epsilon, weightDecay, 1 - beta1 ** step, 1 - beta2 ** step, gradientScale];
+}
