@@ -2,7 +2,8 @@
  * What a result may differ by from its float64 reference: one rule for the op suite and for benchmarks, on every path. The
  * tolerances themselves stand beside the ops (cases/).
  */
-import { bfloat16Paths, type CpuDevice } from "../../src/device/cpu/path.ts";
+import type { CpuDevice } from "../../src/device/cpu/device.ts";
+import { bfloat16Paths } from "../../src/device/cpu/path.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 
 /** A wanted value; for a sum of products also Σ|ab|, and Σ(ab)². */

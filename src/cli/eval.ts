@@ -12,7 +12,7 @@ import type { EvalConfig } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { chosenKs, evaluationLines, evaluationResults } from "../eval/report.ts";
-import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
+import { rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
 import { rewardModels } from "../grpo/setup.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createRewardPool, noTraining } from "../rewards/pool/pool.ts";
@@ -163,7 +163,7 @@ async function evaluateInto(
       return withSession(planned, (session) => {
         const scoring =
           functions.length > 0 &&
-          scoreGroups(rewardSources(session.rewardModels, pool, config.systemPrompt), noTraining, tokenizer);
+          scoreAnswers(rewardSources(session.rewardModels, pool, config.systemPrompt), noTraining, tokenizer);
         interrupt.begin();
         return evaluateProblems(
           session.rollout,

@@ -6,7 +6,7 @@ import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { InputError, RunError } from "../errors.ts";
 import { writeOutput } from "../files/atomic.ts";
-import { scoreGroups } from "../grpo/policy-update.ts";
+import { scoreGroups } from "../grpo/learner/policy-update.ts";
 import { type RolloutGroup, readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { withDeviceSession } from "../run/device.ts";

@@ -13,7 +13,7 @@ import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
-import { type RewardSources, rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
+import { type RewardSources, rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
 import { setUpTraining, type TrainingPaths, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks } from "../grpo/trainer.ts";
@@ -110,7 +110,7 @@ function evaluation(
   let first: Evaluation | null = null;
   return async (state: RewardTrainerState) => {
     const result = await evaluateProblems(engine, tokenizer, sources.pool, problems, trainingEvaluation(config), {
-      score: scoreGroups(sources, state, tokenizer),
+      score: scoreAnswers(sources, state, tokenizer),
       onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
       shouldStop: stop,
     });

@@ -1,7 +1,6 @@
 /** `grpo update`: the policy update alone, on recorded rollouts. The work is src/grpo/recorded-update.ts. */
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import type { z } from "zod";
 import { completionsFolder, runFile, runRecord } from "../checkpoint/held.ts";
 import { resolveModel } from "../checkpoint/hub.ts";
 import { openOutputFolder } from "../checkpoint/output-folder.ts";
@@ -10,7 +9,8 @@ import { configFor } from "../config/load.ts";
 import { toCamel } from "../config/names.ts";
 import { freeInReplay, toJson } from "../config/record.ts";
 import { type ConfigInput, settingsOf } from "../config/schema.ts";
-import { runRecordedUpdate, updateState } from "../grpo/recorded-update.ts";
+import { runRecordedUpdate } from "../grpo/recorded-update.ts";
+import { type ReplayStart, updateState } from "../grpo/replay.ts";
 import { completionsPath } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
@@ -111,7 +111,7 @@ const runFileOf = (rollouts: string): string => join(dirname(dirname(rollouts)),
  * Where the run stood before its first generation, which no checkpoint holds: `run.json` has its settings.
  * @returns null where the file of rollouts is not a run's first, or its folder says too little
  */
-function runBeginning(rollouts: string): { folder: null; state: z.infer<typeof updateState> } | null {
+function runBeginning(rollouts: string): ReplayStart | null {
   const run = runFolderOf(rollouts);
   if (resolve(rollouts) !== completionsPath(run, 1)) return null;
   const record = runRecord(run);

@@ -153,37 +153,33 @@ async function judgeCompletions(
   verifier: EvaluationSettings["verifier"],
   score: ScoreAnswers | null,
 ): Promise<Pick<Evaluation, "problems" | "votes" | "rewards" | "warnings">> {
-  const texts = sampled.map((completions) =>
-    completions.map((c) => tokenizer.decode([...c.completionIds], { skipSpecialTokens: true })),
+  const answers = problems.flatMap((problem, group) =>
+    sampled[group]!.map((completion) => ({
+      ...{ problem, group, completion, completionIds: completion.completionIds },
+      text: tokenizer.decode([...completion.completionIds], { skipSpecialTokens: true }),
+      gold: verifier === "none" ? null : problem.example.gold,
+    })),
   );
   const named = verifier === "auto" || verifier === "none" ? {} : { verifier };
-  const golds = problems.map(({ example }) => (verifier === "none" ? null : example.gold));
-  const items = texts.flatMap((answers, i) => {
-    const gold = golds[i]!;
-    return gold === null ? [] : answers.map((response) => ({ gold, response, ...named }));
-  });
-  const scored = await score?.(
-    problems.map((problem, i) => ({ problem, completions: sampled[i]! })),
-    texts.flat(),
-  );
+  const items = answers.flatMap(({ gold, text }) => (gold === null ? [] : [{ gold, response: text, ...named }]));
+  const scored = await score?.(answers);
   const columns = scored ? loggedColumns(scored) : null;
-  const [lenient, strict] = [await pool.verify(items, "lenient"), await pool.verify(items, "strict")];
-  let [judgedAt, at] = [0, 0];
+  const lenient = (await pool.verify(items, "lenient")).values();
+  const strict = (await pool.verify(items, "strict")).values();
+  const judged = answers.map(({ gold, text, completion }, i): JudgedAnswer => {
+    const shared = { text, completion, ...(scored && rewardsOf(scored, i, columns)) };
+    if (gold === null)
+      return { ...shared, correct: false, strict: false, reason: null, answer: null, strictAnswer: null };
+    const [verdict, strictly] = [lenient.next().value!, strict.next().value!];
+    const right = { correct: verdict.reward === 1, strict: strictly.reward === 1 };
+    return { ...shared, ...right, reason: verdict.reason, answer: verdict.answer, strictAnswer: strictly.answer };
+  });
+  const byProblem = Map.groupBy(judged.keys(), (i) => answers[i]!.group);
   const answered = problems.map(
-    (problem, i): JudgedProblem => ({
+    (problem, group): JudgedProblem => ({
       problem,
-      gold: golds[i]!,
-      answers: sampled[i]!.map((completion, s): JudgedAnswer => {
-        const index = at++;
-        const shared = { text: texts[i]![s]!, completion, ...(scored && rewardsOf(scored, index, columns)) };
-        if (golds[i] === null)
-          return { ...shared, correct: false, strict: false, reason: null, answer: null, strictAnswer: null };
-        const [verdict, strictly] = [lenient[judgedAt]!, strict[judgedAt]!];
-        judgedAt++;
-        const { reason, answer } = verdict;
-        const right = { correct: verdict.reward === 1, strict: strictly.reward === 1 };
-        return { ...shared, ...right, reason, answer, strictAnswer: strictly.answer };
-      }),
+      gold: verifier === "none" ? null : problem.example.gold,
+      answers: (byProblem.get(group) ?? []).map((i) => judged[i]!),
     }),
   );
   const judge = (pairs: readonly Item[]) => pool.verify(pairs, "lenient");

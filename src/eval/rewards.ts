@@ -3,16 +3,13 @@
  * (`eval_reward`, `eval_rewards/NAME/mean`), with an interval over the problems. Scores nothing itself.
  */
 
+import { standardDeviation } from "../metrics/statistics.ts";
 import { loggedMetrics, type RewardResult } from "../rewards/pool/pool.ts";
-import type { SampledCompletion } from "../rollout/sequence.ts";
-import type { Problem } from "../run/prompts.ts";
+import type { Answer } from "../run/prompts.ts";
 import { Z_95 } from "./pass-at-k.ts";
 
-/** Scores answers, problem by problem; `texts` by answer. */
-export type ScoreAnswers = (
-  groups: readonly { readonly problem: Problem; readonly completions: readonly SampledCompletion[] }[],
-  texts: readonly string[],
-) => Promise<RewardResult>;
+/** Scores answers, those to one problem beside each other. */
+export type ScoreAnswers = (answers: readonly Answer[]) => Promise<RewardResult>;
 
 /** A mean without bounds; `low` and `high` are null where one problem alone was scored. */
 export interface MeanEstimate {
@@ -42,11 +39,9 @@ export interface RewardSummary {
 export function summarizeRewards(result: RewardResult, counts: readonly number[]): RewardSummary {
   const figures = (rewards: readonly (number | null)[]): RewardFigures => {
     const scored = rewards.filter((reward) => reward !== null);
-    const mean = clusteredMean(rewards, counts);
-    const squares = scored.reduce((sum, reward) => sum + (reward - mean!.value) ** 2, 0);
     return {
-      mean,
-      std: scored.length < 2 ? null : Math.sqrt(squares / (scored.length - 1)),
+      mean: clusteredMean(rewards, counts),
+      std: standardDeviation(scored),
       unscored: 1 - scored.length / Math.max(1, rewards.length),
     };
   };

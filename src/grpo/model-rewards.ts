@@ -1,9 +1,10 @@
 /** The rewards of neural reward models, under the names that the reward pool gives them. */
 
 import type { RewardBatch, RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
+import type { Answer } from "../run/prompts.ts";
 import { createRewardModelScorer, type RewardModel } from "../session/reward-model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { type Group, rewardBatch } from "./generation.ts";
+import { rewardBatch } from "./generation.ts";
 
 /** Where rewards come from; neural ones compute on the session's device, so nothing else may meanwhile. */
 export interface RewardSources {
@@ -42,24 +43,20 @@ export function rewardSources(
   };
 }
 
-/**
- * The functions' and models' rewards of whole groups; `texts` by completion. What needs the device is done when the first
- * promise is kept.
- */
+/** The functions' and models' rewards of whole groups. What needs the device is done when the first promise is kept. */
 export async function startScores(
   { pool, models }: RewardSources,
   trainerState: RewardTrainerState,
   { decode }: Pick<Tokenizer, "decode">,
-  groups: readonly Group[],
-  texts: readonly string[],
+  answers: readonly Answer[],
 ): Promise<{ readonly rest: Promise<RewardResult> }> {
-  const batch = { ...rewardBatch(groups, texts, (ids) => decode(ids)), trainerState };
+  const batch = { ...rewardBatch(answers, (ids) => decode(ids)), trainerState };
   const external = (await models?.(batch)) ?? undefined;
   return { rest: pool.score(batch, external) };
 }
 
 /** Scores whole groups, as training does. */
-export const scoreGroups =
+export const scoreAnswers =
   (sources: RewardSources, trainerState: RewardTrainerState, tokenizer: Pick<Tokenizer, "decode">) =>
-  async (groups: readonly Group[], texts: readonly string[]): Promise<RewardResult> =>
-    (await startScores(sources, trainerState, tokenizer, groups, texts)).rest;
+  async (answers: readonly Answer[]): Promise<RewardResult> =>
+    (await startScores(sources, trainerState, tokenizer, answers)).rest;

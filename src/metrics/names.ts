@@ -113,7 +113,7 @@ export const metricNames: readonly MetricName[] = [
   {
     name: "completions/mean_length",
     unit: "tokens",
-    meaning: "mean length of the generation's completions",
+    meaning: "mean length of the generation's completions, in sampled tokens",
     console: { head: "length", format: fixed(1) },
   },
   { name: "completions/min_length", unit: "tokens", meaning: "shortest completion" },

@@ -18,6 +18,20 @@ export interface OptimizerSettings {
   readonly maxGradNorm: number;
 }
 
+/** The settings that make them. */
+export interface AdamSettings {
+  readonly adamBeta1: number;
+  readonly adamBeta2: number;
+  readonly adamEpsilon: number;
+  readonly weightDecay: number;
+  readonly maxGradNorm: number;
+}
+
+export function optimizerSettings(settings: AdamSettings): OptimizerSettings {
+  const { adamBeta1: beta1, adamBeta2: beta2, adamEpsilon: epsilon, weightDecay, maxGradNorm } = settings;
+  return { beta1, beta2, epsilon, weightDecay, maxGradNorm };
+}
+
 export interface OptimizedParameter {
   readonly weight: Weight;
   readonly decays: boolean;

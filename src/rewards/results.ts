@@ -46,22 +46,31 @@ export interface RewardResult {
   readonly warnings: readonly string[];
 }
 
+/** Over the functions that scored a completion; null where none did. (N) */
+export function weightedSum(
+  perFunction: readonly (readonly (number | null)[])[],
+  weights: readonly number[],
+  completions: number,
+): (number | null)[] {
+  return Array.from({ length: completions }, (_, i) => {
+    let sum: number | null = null;
+    for (const [f, rewards] of perFunction.entries()) {
+      const reward = rewards[i] ?? null;
+      if (reward !== null) sum = (sum ?? 0) + reward * weights[f]!;
+    }
+    return sum;
+  });
+}
+
 /** @param weights one per function, in order */
 export function resultOf(
   perFunction: readonly FunctionResult[],
   weights: readonly number[],
   completions: number,
 ): RewardResult {
-  const indices = Array.from({ length: completions }, (_, i) => i);
-  const total = indices.map((i) => {
-    let sum: number | null = null;
-    for (const [k, weight] of weights.entries()) {
-      const reward = perFunction[k]!.rewards[i] ?? null;
-      if (reward !== null) sum = (sum ?? 0) + weight * reward;
-    }
-    return sum;
-  });
-  const reasons = perFunction.find((result) => result.reasons)?.reasons ?? indices.map(() => null);
+  const all = perFunction.map(({ rewards }) => rewards);
+  const total = weightedSum(all, weights, completions);
+  const reasons = perFunction.find((result) => result.reasons)?.reasons ?? total.map(() => null);
   return { perFunction, total, reasons, warnings: warningsOf(perFunction) };
 }
 

@@ -5,12 +5,12 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
+import { mixReference } from "../../src/grpo/learner/moving-reference.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../../src/model/scalar-head.ts";
 import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
 import { openRunDevice } from "../../src/run/device.ts";
 import { planCritic } from "../../src/session/critic.ts";
-import { mixReference } from "../../src/session/moving-reference.ts";
 import { planPolicy, planTraining } from "../../src/session/policy.ts";
 import { planReference } from "../../src/session/reference.ts";
 import { planRewardModels } from "../../src/session/reward-model.ts";

@@ -14,7 +14,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { openDataset } from "../../src/data/dataset.ts";
 import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
 import { bfloat16Paths } from "../../src/device/cpu/path.ts";
-import { scoreGroups } from "../../src/grpo/policy-update.ts";
+import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
 import { planPolicy, planSampling, planScoring, type ScoringModel } from "../../src/session/policy.ts";
 import { planSession, withSession } from "../../src/session/session.ts";

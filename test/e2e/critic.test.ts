@@ -10,6 +10,7 @@ import { readModelFolder } from "../../src/checkpoint/huggingface.ts";
 import { latestCheckpoint } from "../../src/checkpoint/state.ts";
 import type { Device } from "../../src/device/device.ts";
 import { InputError } from "../../src/errors.ts";
+import { mixReference } from "../../src/grpo/learner/moving-reference.ts";
 import { backward, forward, type Model } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { backwardValues, forwardValues, scoreValues } from "../../src/model/scalar-head.ts";
@@ -26,7 +27,6 @@ import {
 } from "../../src/session/checkpointing.ts";
 import { type CriticRequest, planCritic } from "../../src/session/critic.ts";
 import { anonymousBytes, describeMemory, memoryByModel } from "../../src/session/memory.ts";
-import { mixReference } from "../../src/session/moving-reference.ts";
 import { planPolicy, planSampling, planTraining } from "../../src/session/policy.ts";
 import { openReference, planReference } from "../../src/session/reference.ts";
 import { planRewardModels, type RewardModelRequest } from "../../src/session/reward-model.ts";

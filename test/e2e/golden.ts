@@ -9,7 +9,8 @@ import { configFor } from "../../src/config/load.ts";
 import type { UpdateConfig } from "../../src/config/schema.ts";
 import type { Device } from "../../src/device/device.ts";
 import { computeAdvantages } from "../../src/grpo/advantages.ts";
-import { type ScoredGroup, updateSettings, updateStep } from "../../src/grpo/policy-update.ts";
+import { updateSettings, updateStep } from "../../src/grpo/learner/policy-update.ts";
+import { recordedSamples } from "../../src/grpo/recorded-generation.ts";
 import { runRecordedUpdate } from "../../src/grpo/recorded-update.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
 import { planPolicy, planTraining } from "../../src/session/policy.ts";
@@ -120,28 +121,20 @@ export async function firstGradients(device: Device, model: string, name: string
     return { policy: planTraining(plan, policy, { tokens: 2048, longestPrompt: 64 }) };
   });
   return withSession(planned, async ({ policy }) => {
-    const recorded = await readRollouts(config.rollouts, { vocabSize: policy.model.config.vocabSize });
-    const completions = recorded.flatMap((group) => group.completions);
+    const recorded = recordedSamples(await readRollouts(config.rollouts, { vocabSize: policy.model.config.vocabSize }));
     const { advantages } = computeAdvantages({
-      rewards: completions.map((c) => c.reward),
-      groups: recorded.flatMap((group) => group.completions.map(() => group.group)),
+      rewards: recorded.map(({ reward }) => reward),
+      groups: recorded.map(({ group }) => group),
       scaleRewards: config.scaleRewards,
     });
-    let at = 0;
-    const groups = recorded.map(
-      ({ promptIds, completions: of }): ScoredGroup => ({
-        promptIds,
-        completions: of.map((c) => ({
-          completionIds: c.completionIds,
-          finished: c.finished,
-          advantage: advantages[at++]!,
-          oldLogprobs: c.oldLogprobs ?? null,
-          refLogprobs: c.refLogprobs ?? null,
-          samplingLogprobs: c.samplingLogprobs ?? null,
-        })),
-      }),
-    );
-    const { metrics } = await updateStep(policy, groups, updateSettings(config), 0);
+    const samples = recorded.map((sample, i) => ({
+      ...sample,
+      ...{ advantage: advantages[i]!, values: null, returns: null },
+      oldLogprobs: sample.oldLogprobs ?? null,
+      refLogprobs: sample.refLogprobs ?? null,
+      samplingLogprobs: sample.samplingLogprobs ?? null,
+    }));
+    const { metrics } = await updateStep(policy, samples, updateSettings(config), 0);
     const gradients = downloadTensors(
       device,
       policy.optimizer.parameters.map(({ weight, gradient }) => ({

@@ -7,7 +7,7 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
-import { scoreGroups } from "../../src/grpo/policy-update.ts";
+import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
 import { planPolicy, planSampling, planScoring } from "../../src/session/policy.ts";
 import { planSession, withSession } from "../../src/session/session.ts";

@@ -1,11 +1,11 @@
 /**
  * A reference that follows the policy: TRL's `sync_ref_model`, the soft update of TR-DPO (Gorbatovski et al. 2024,
- * arXiv 2404.09656, eq. 3). When it is due is the trainer's business.
+ * arXiv 2404.09656, eq. 3). When it is due is learner.ts's business.
  */
-import { breathe } from "../device/breathe.ts";
-import type { Model } from "../model/lm-head.ts";
-import type { OptimizerState } from "../optim/adamw.ts";
-import { tensor } from "../tensor/tensor.ts";
+import { breathe } from "../../device/breathe.ts";
+import type { Model } from "../../model/lm-head.ts";
+import type { OptimizerState } from "../../optim/adamw.ts";
+import { tensor } from "../../tensor/tensor.ts";
 
 /**
  * π_ref ← α·π + (1 − α)·π_ref, weight by weight, on the device. Computed in float32 from the policy's masters and rounded
