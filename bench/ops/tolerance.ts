@@ -84,7 +84,7 @@ export function allowed(a: Required<Allowance>, { value, magnitude, squares }: S
   return a.absolute + a.relative * Math.abs(value) + a.magnitude * magnitude + a.products * evenly;
 }
 
-/** How often the allowed difference goes into the one there is; NaN and infinities are right only where they are wanted. */
+/** The difference as a multiple of the allowed one; NaN and infinities are right only where they are wanted. */
 export function excess(got: number, want: Sum, allowance: Required<Allowance>): number {
   if (Object.is(got, want.value) || got === want.value) return 0;
   if (!Number.isFinite(got) || !Number.isFinite(want.value)) return Number.POSITIVE_INFINITY;

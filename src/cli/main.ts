@@ -180,8 +180,8 @@ function exitCodeOf(error: unknown): number {
 
 /** What the machine refuses, wherever it is met: no bug of the program. */
 const refusals: Readonly<Record<string, string>> = {
-  EACCES: "permission is denied; check whose it is, and its permissions",
-  EPERM: "it is not permitted; check whose it is, and its permissions",
+  EACCES: "permission is denied; check its owner and permissions",
+  EPERM: "it is not permitted; check its owner and permissions",
   EIO: "the disk reports an error; check it",
   ESTALE: "the network folder is gone; mount it again",
   ENOSPC: "the disk is full; free some space",
@@ -209,7 +209,7 @@ function failureText(where: string, thrown: unknown, debug: boolean): string {
   const stack = error instanceof Error ? (error.stack ?? "") : "";
   const cause = error instanceof Error && error.cause !== undefined ? `caused by ${Bun.inspect(error.cause)}\n` : "";
   if (foreseen) return `${told}${stack}\n${cause}`;
-  return `${where}: ${errorText(error)} (this is a bug of grpo; please report it with these lines)\n${stack}\n${cause}`;
+  return `${where}: ${errorText(error)} (this is a bug in grpo; please report it with these lines)\n${stack}\n${cause}`;
 }
 
 /** Runs the process's own command line and ends the process, after stdout has taken everything. */
@@ -251,7 +251,7 @@ function heedClosedStdout(where: string, makesFiles: boolean): void {
     stdoutIsGone = true;
     if (!makesFiles) process.exit(0);
     process.stderr.write(
-      `${where}: stdout is closed (${error.code}): it goes on without, and writes its files to the end\n`,
+      `${where}: stdout is closed (${error.code}): it goes on without stdout and still writes its files\n`,
     );
   });
   process.stderr.on("error", () => {

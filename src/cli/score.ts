@@ -22,7 +22,8 @@ export function fileSizes(path: string, groups: readonly RolloutGroup[], context
     for (const { completionIds } of completions)
       if (promptIds.length + completionIds.length > context)
         throw new InputError(
-          `${path}: group ${group}: prompt and completion have ${promptIds.length + completionIds.length} tokens, the model's context is ${context}; leave the line out`,
+          `${path}: group ${group}: prompt and completion have ${promptIds.length + completionIds.length} tokens, ` +
+            `the model's context is ${context}; leave the line out`,
         );
   return { longestPrompt, longestCompletion };
 }
@@ -40,7 +41,8 @@ function requireFinite(
       if (t < 0) continue;
       const { group, i } = places[k]!;
       throw new RunError(
-        `the ${name} of group ${group}, completion ${i}, token ${t} is ${values[t]}: the output of ${model} is broken; check its weights (NaN or infinite values) and dtype`,
+        `the ${name} of group ${group}, completion ${i}, token ${t} is ${values[t]}: the output of ${model} is broken; ` +
+          "check its weights (NaN or infinite values) and dtype",
       );
     }
 }

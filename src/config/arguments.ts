@@ -10,7 +10,7 @@ export interface Flag {
   readonly key: string;
   /** As it was written, for messages. */
   readonly label: string;
-  /** `true` for a switch that stands alone; several words of a list or of a flag that nobody knows. */
+  /** `true` for a bare switch; several words for a list or an unknown flag. */
   readonly value: string | boolean | readonly string[];
 }
 
@@ -27,7 +27,7 @@ export interface SplitOptions {
   readonly fault?: (message: string) => void;
 }
 
-/** What is empty is transformers' way to say that debug is off. */
+/** Empty text is transformers' way to say that debug is off. */
 const truthText = /^(true|false|yes|no|on|off|0|1|)$/i;
 const configName = /\.(toml|ya?ml|json)$/i;
 const hydra = /^\+{0,2}([A-Za-z_][\w.-]*)=(.*)$/s;

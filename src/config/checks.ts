@@ -1,4 +1,4 @@
-/** Settings that contradict each other, refused with the cure. What is legal but probably not meant is in remarks.ts. */
+/** Settings that contradict each other, refused with the cure. What is legal but probably not intended is in remarks.ts. */
 import { existsSync } from "node:fs";
 import { InputError } from "../errors.ts";
 import { Faults } from "./faults.ts";

@@ -1,6 +1,6 @@
 /**
- * What was written, in a file, in flags or in a call, before it is known what it means: names with raw values, each with the
- * place to name in a message. Several words of a list are put together, a name that stands twice is refused.
+ * What was written in a file, in flags or in a call, before its meaning is known: names with raw values, each with the
+ * place to name in a message. Several words of a list are joined; a name given twice is refused.
  */
 
 import { type Kind, kindOf } from "./allowed.ts";
@@ -30,7 +30,7 @@ export const ownKey = (name: string): string => entryOf(aliases, name) ?? name;
 /** Flags of ours and of other trainers whose value is the name of a file that looks like a configuration. */
 const namesFile = /^(config|config_file|accelerate_config|deepspeed|deepspeed_config|fsdp_config)$/;
 
-/** What stands in the arguments: the file's settings, but for those that a flag sets too, then the flags. */
+/** What the arguments contain: the file's settings, except those that a flag sets too, then the flags. */
 export function writtenIn(
   argv: readonly string[],
   settings: SettingTypes,
@@ -83,7 +83,7 @@ function leaves(name: string, value: unknown, whole: boolean): [string, unknown]
 }
 
 /**
- * One of each name: a list goes on where its name stands again, anything else of ours that stands twice is refused, and so is
+ * One of each name: a list continues where its name is repeated; any other setting of ours given twice is refused, and so is
  * another trainer's name with two values.
  */
 function once(written: readonly Written[], kind: (name: string) => Kind | undefined, faults: Faults): Written[] {

@@ -1,6 +1,7 @@
 /**
- * Published recipes, and other trainers' defaults, as sets of defaults. What each one sets, and where that comes from, stands in `presets/NAME.toml`, which
- * is also a whole configuration file for `train`. Only what the source states is set; batch sizes are completions per step.
+ * Published recipes and other trainers' defaults, as sets of defaults. What each one sets, and its source, is in
+ * `presets/NAME.toml`, which is also a complete configuration file for `train`. Only what the source states is set; batch
+ * sizes are completions per step.
  */
 import { toCamel } from "./names.ts";
 import cispo from "./presets/cispo.toml" with { type: "toml" };

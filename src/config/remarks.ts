@@ -1,4 +1,4 @@
-/** Settings that are legal and probably not meant: a line each. Contradictions, which are refused, are in checks.ts. */
+/** Settings that are legal but probably not intended: a line each. Contradictions, which are refused, are in checks.ts. */
 import { bestModelKey } from "./checks.ts";
 import type {
   CommandName,

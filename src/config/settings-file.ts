@@ -1,4 +1,4 @@
-/** Reads a configuration file (TOML, YAML or JSON) into flat keys, and knows files that are none. */
+/** Reads a configuration file (TOML, YAML or JSON) into flat keys, and recognizes other files that users name by mistake. */
 import { InputError } from "../errors.ts";
 import type { FileSetting } from "./file-setting.ts";
 import { isTooDeep, readTextFile } from "./json-file.ts";

@@ -31,14 +31,10 @@ export function readValue(settings: SettingTypes, key: string, raw: unknown, sou
   // TOML has no null and no shorter way to write a list of one: these two are read there as in a flag. In YAML 1.1 and in
   // Python's JSON more than in ours is a number or a truth value, so a text is read there as in a flag.
   const isText = (source !== "toml" && source !== "api") || raw === "null" || isList;
-  if (Array.isArray(raw) && isList && isText)
-    return {
-      value: ownValue(
-        key,
-        raw.flatMap((part) => listPart(setting, part, source, label)),
-      ),
-      ...{ label, source },
-    };
+  if (Array.isArray(raw) && isList && isText) {
+    const parts = raw.flatMap((part) => listPart(setting, part, source, label));
+    return { value: ownValue(key, parts), label, source };
+  }
   const plain =
     source === "yaml" && typeof raw === "string" && kindOf(setting) === "number"
       ? raw.replace(/(?<=\d)_(?=\d)/g, "")

@@ -111,7 +111,7 @@ function goesOn(value: string): boolean {
   return /^[[{]/.test(value);
 }
 
-/** The keys of a JSON text's outermost object, and any inner one that stands twice. */
+/** The keys of a JSON text's outermost object, and any inner one that appears twice. */
 function* jsonKeys(text: string): Generator<{ key: string; at: number; twice: boolean }> {
   const open: (Set<string> | null)[] = [];
   for (const match of text.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?|[{}[\]]/g)) {

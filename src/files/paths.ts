@@ -1,11 +1,11 @@
 /**
- * What stands at a path, asked before it is opened: opening a pipe waits for whoever writes to it, and a device such as
+ * What is at a path, asked before it is opened: opening a pipe waits for whoever writes to it, and a device such as
  * /dev/zero never ends. Leaves out reading, whose own errors the readers tell.
  */
 import { closeSync, lstatSync, openSync, type Stats, statSync } from "node:fs";
 import { InputError } from "../errors.ts";
 
-/** Whether something of that name is there, be it a link to nothing: what is there and cannot be read is no missing file. */
+/** Whether something of that name exists, even a dangling link: a file that cannot be read is not a missing one. */
 export function isThere(path: string): boolean {
   try {
     return lstatSync(path, { throwIfNoEntry: false }) !== undefined;
@@ -37,5 +37,5 @@ export function requireFile(path: string, options: { readonly once?: boolean } =
   if (stat === undefined || stat.isFile() || stat.isDirectory()) return;
   if (options.once && ownStream.test(path)) return;
   const kind = stat.isFIFO() ? "a pipe" : stat.isSocket() ? "a socket" : "a device";
-  throw new InputError(`${path}: is ${kind}, not a file; give a file`);
+  throw new InputError(`${path}: is ${kind}, not a file; give a regular file`);
 }

@@ -1,6 +1,6 @@
 /**
- * One generation: the completions sampled for some prompts with their rewards, and the forms that reward functions, record and
- * console take it in. Nothing here computes on the device.
+ * One generation: the completions sampled for some prompts, with their rewards, and the forms in which reward functions, the
+ * record and the console take them. Nothing here computes on the device.
  */
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
@@ -19,7 +19,7 @@ export interface Generation {
   readonly position: number;
   /** Rows passed over because their prompt is too long for the context. */
   readonly skippedRows: number;
-  /** Tokens that were read, of prompts and fed into completions, and tokens that were sampled; of discarded groups too. */
+  /** Tokens that were read, those of prompts and forced ones, and tokens that were sampled; of discarded groups too. */
   readonly promptTokens: number;
   readonly sampledTokens: number;
   /** Tokens of prompts, counted with each completion, and those sampled: what TRL's `num_tokens` adds up. */
@@ -58,7 +58,7 @@ export function rewardBatch(
 export interface RecordOptions {
   /** By the reward functions' names. */
   readonly rewardWeights: Readonly<Record<string, number>>;
-  /** Whether advantages are recorded: they are where no replay of the policy's update can make them. */
+  /** Whether advantages are recorded: needed if a replay of the policy's update alone cannot compute them. */
   readonly withAdvantages: boolean;
   /** The steps of the first pass over the generation. */
   readonly cut: readonly GenerationStep[];

@@ -1,6 +1,6 @@
 /**
- * What there is to tell of a generation that was learned from: a record for each of its steps, warnings, its rollouts for `grpo
- * update`, some completions for the console; and that a run which is scored nothing must end.
+ * What is reported of a generation once it has been learned from: a record for each of its steps, warnings, its rollouts for
+ * `grpo update`, some completions for the console. Ends a run in which nothing is ever scored.
  */
 import { parameterCount } from "../families/parameters.ts";
 import type { Turn } from "../run/run.ts";

@@ -24,7 +24,7 @@ import { isReward, rewardCure } from "./advantages.ts";
 export interface Completion {
   /** (R), R ≥ 1; the end-of-sequence token belongs to it. */
   readonly completionIds: Int32Array;
-  /** 1: the policy sampled the token; 0: it was fed in, such as a tool's answer, and nothing is learned from it. Absent: all 1. (R) */
+  /** 1: the policy sampled the token; 0: it was forced, such as a tool's answer, and is not learned from. Absent: all 1. (R) */
   readonly mask?: Uint8Array;
   /** False: cut at the length limit. */
   readonly finished: boolean;
@@ -268,7 +268,7 @@ function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): 
 }
 
 function readMask(value: unknown, length: number, where: string): Uint8Array {
-  const cure = "give a number a token: 1 where the policy sampled it, 0 where it was fed in";
+  const cure = "give one number per token: 1 if the policy sampled it, 0 if it was inserted";
   if (!Array.isArray(value)) throw new InputError(`${where}: "mask" is ${shown(value)}; ${cure}`);
   if (value.length !== length)
     throw new InputError(

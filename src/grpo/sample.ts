@@ -1,11 +1,11 @@
 /**
- * One completion on its way through a generation, filled from left to right: sampled, scored by the reward functions,
- * measured by the models, weighed by its advantage. A stage's type is the fields so far. Whatever yields samples, a rollout or a recorded
- * file, joins where its fields end. Samples of one prompt are neighbours.
+ * One completion on its way through a generation. Its fields are filled from left to right: it is sampled, scored by the reward
+ * functions, measured by the models, and weighed by its advantage; a stage's type has the fields so far. Anything that yields
+ * samples, such as a rollout or a recorded file, joins at the stage it has reached. Samples of one prompt are neighbours.
  *
- * A completion may hold tokens that the policy did not sample, a tool's answer for one: its `mask` is 0 there. They are
- * context and nothing else: no loss, denominator, KL, entropy, clip fraction, advantage, value, length or count of sampled tokens
- * has them in it.
+ * A completion may contain tokens that the policy did not sample, such as a tool's answer; its `mask` is 0 there. These forced
+ * tokens are context and nothing else: no loss, denominator, KL, entropy, clip fraction, advantage, value, length or count of
+ * sampled tokens includes them.
  */
 import type { PackedGroup } from "../model/micro-batches.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";

@@ -100,8 +100,8 @@ const sumOf = <T>(items: readonly T[], value: (item: T) => number) => items.redu
 
 const promptLength = ({ promptIds }: { readonly promptIds: Int32Array }) => promptIds.length;
 
-/** Tokens that were fed into a completion. */
-const fedTokens = (sample: Sampled) => sample.completionIds.length - sampledTokens(sample);
+/** Tokens of a completion that the policy did not sample. */
+const forcedTokens = (sample: Sampled) => sample.completionIds.length - sampledTokens(sample);
 
 /**
  * One generation, scored.
@@ -143,7 +143,7 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
   const sampled = sumOf(samples, sampledTokens);
   return {
     ...{ samples: withRewards(samples, rewards), rewards, position, skippedRows: skipped },
-    promptTokens: sumOf(draws, ({ problem }) => promptLength(problem)) + sumOf(samples, fedTokens),
+    promptTokens: sumOf(draws, ({ problem }) => promptLength(problem)) + sumOf(samples, forcedTokens),
     ...{ sampledTokens: sampled, sequenceTokens: sampled + sumOf(samples, promptLength) },
     ...{ groups: draws.length, discardedGroups: 0, groupsWithoutSignal: 0 },
   };
@@ -187,7 +187,7 @@ async function sampleDynamically(
   const sampled = discardedTokens + sumOf(samples, sampledTokens);
   return {
     ...{ samples: withRewards(samples, rewards), rewards, position, skippedRows: skipped },
-    promptTokens: sumOf(draws.slice(0, drawn), ({ problem }) => promptLength(problem)) + sumOf(samples, fedTokens),
+    promptTokens: sumOf(draws.slice(0, drawn), ({ problem }) => promptLength(problem)) + sumOf(samples, forcedTokens),
     ...{ sampledTokens: sampled, sequenceTokens: sampled + discardedPromptTokens + sumOf(samples, promptLength) },
     ...{ groups: accepted.length, discardedGroups: discarded, groupsWithoutSignal: withoutSignal },
   };

@@ -1,7 +1,6 @@
 /**
- * Samples with their rewards → samples with their advantages, whole groups at once, by the estimators of
- * estimators/. Those see the tokens that the policy sampled and no others: to returns and values a token that was fed in is not
- * a step, and its advantage is 0.
+ * Samples with their rewards → samples with their advantages, whole groups at once, by the estimators in estimators/. These see
+ * only the tokens that the policy sampled: returns and values step over a forced token, whose advantage is 0.
  */
 import type { RewardResult } from "../rewards/pool/pool.ts";
 import type { RewardInput } from "./advantages.ts";

@@ -13,7 +13,7 @@ export interface MetricName {
 const fixed = (digits: number) => (value: number) => value.toFixed(digits);
 const scientific = (value: number) => (value === 0 ? "0" : value.toExponential(1));
 
-/** In the order in which columns stand on the console. A name with `<…>` or `*` stands for a family. */
+/** In the order of the console's columns. A name with `<…>` or `*` stands for a family. */
 export const metricNames: readonly MetricName[] = [
   { name: "step", unit: "", meaning: "optimizer step, from 1; evaluation before the first step has 0" },
   { name: "epoch", unit: "", meaning: "passes over the dataset so far" },

@@ -23,6 +23,8 @@ export interface RolloutModel {
   readonly name: string;
   /** Keys of the decode steps that the device has recorded. */
   readonly recorded: Set<string>;
+  /** Rollouts begun on the buffers: they are the last one's. */
+  started: number;
 }
 
 /** Row by row. */

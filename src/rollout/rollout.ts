@@ -52,10 +52,11 @@ export interface Rollout {
 /** Told of each sampled token. */
 export type OnToken = (sequence: Sequence, id: number) => void;
 
-/** Begins a rollout; one at a time, as it has all of the buffers. */
+/** Begins a rollout, which has all of the buffers: an earlier one cannot go on. */
 export function startRollout(on: RolloutModel, settings: RolloutSettings, onToken?: OnToken): Rollout {
   const { limits, sizes } = on.buffers;
   if (settings.maxCompletionLength > limits.maxCompletion) throw new RangeError("rollout: longer than planned");
+  const turn = ++on.started;
   const scheduler = createScheduler(limits, sizes);
   let added = 0;
   let finished = 0;
@@ -101,6 +102,7 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
     },
     drop: scheduler.drop,
     async step() {
+      if (on.started !== turn) throw new Error("rollout: another rollout has begun on the same buffers");
       const stopped: Sequence[] = [];
       const admission = scheduler.admit();
       if (admission.prefill.length > 0) await prefill(on, admission.prefill);
@@ -109,10 +111,8 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
         await breathe();
       }
       const running = scheduler.running.filter((s) => !s.ending);
-      if (running.length > 0) {
-        stopped.push(...take(running, await decode(on, running, settings)));
-        await breathe();
-      }
+      if (running.length > 0) stopped.push(...take(running, await decode(on, running, settings)));
+      await breathe(); // even where all have stopped, as the caller may loop until a tool has answered
       return stopped;
     },
     feed(sequence, ids) {

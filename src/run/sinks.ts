@@ -1,6 +1,6 @@
 /**
- * What a run tells while it goes, and who takes it. A sink has a method for each event that it takes: metrics.jsonl takes
- * records, the console all of them. Whatever else is to follow a run is one more sink, in the list of run.ts.
+ * What a run reports while it goes, and who receives it. A sink has a method for each event it takes: metrics.jsonl takes
+ * records, the console takes everything. Anything else that follows a run is one more sink in the list in run.ts.
  */
 import type { CompletionSample, Progress, RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";

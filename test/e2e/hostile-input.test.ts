@@ -43,7 +43,7 @@ const rollouts = join(golden, "rollouts.jsonl");
 function expectLine({ code, err }: Finished, status: number, pattern: RegExp): void {
   expect(err).toMatch(pattern);
   expect(err.endsWith("\n") && err.indexOf("\n") === err.length - 1 ? "one line" : err).toBe("one line");
-  expect(err).not.toMatch(/bug of grpo|\n\s+at /);
+  expect(err).not.toMatch(/bug in grpo|\n\s+at /);
   expect(code).toBe(status);
 }
 

@@ -4,20 +4,17 @@
  * the completions themselves depend on none of the first two.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { join } from "node:path";
-import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
-import { planPolicy, planSampling, planScoring } from "../../src/session/policy.ts";
-import { planSession, withSession } from "../../src/session/session.ts";
+import { withSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
+import { planGolden } from "./rollout-session.ts";
 
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
 
 const models = ["llama-tied", "qwen2-bias", "qwen3-qknorm"];
-const folderOf = (model: string) => join(import.meta.dir, "../golden", model);
 const { library } = await openCpuDevice();
 const paths = library.paths.flatMap(({ name, supported }) => (supported ? name : []));
 
@@ -68,23 +65,9 @@ interface Setting {
 async function sampleAndScore(model: string, { path, threads, maxSequences, dtype, sampling, key }: Setting) {
   const { prompt: firstPrompt, ...random } = { seed: 7, stream: 0, step: 3, prompt: 0, ...key };
   const device = await openCpuDevice({ path, threads });
-  const config = readModelConfig(folderOf(model));
-  const planned = planSession(device, (plan) => {
-    const positions = longestPrompt + maxCompletion;
-    const policy = planPolicy(plan, plan.folder(folderOf(model)), { dtype, positions });
-    return {
-      policy: planScoring(plan, policy, { tokens: 4096, longestPrompt }),
-      rollout: planSampling(plan, policy, {
-        maxSequences,
-        longestPrompt,
-        maxCompletion,
-        promptSlots: Math.min(maxSequences, 3),
-        penalized: sampling.repetitionPenalty !== 1,
-      }),
-    };
-  });
-  return withSession(planned, async ({ policy, rollout }) => {
-    const promptIds = prompts(config.vocabSize);
+  const size = { maxSequences, longestPrompt, maxCompletion, penalized: sampling.repetitionPenalty !== 1 };
+  return withSession(planGolden(device, model, dtype, size), async ({ scorer, rollout }) => {
+    const promptIds = prompts(scorer.model.config.vocabSize);
     const sampled = await rollout.generate(
       promptIds.map((ids, i) => ({ promptIds: ids, samples, prompt: firstPrompt + i })),
       // Such a stop, and not the model's own: random weights would seldom come to that one.
@@ -94,7 +77,7 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
     const { temperature } = sampling;
     const trained = [];
     for (const microBatchTokens of [4096, 100])
-      trained.push(await scoreGroups(policy.model, policy.activations, groups, { temperature, microBatchTokens }));
+      trained.push(await scoreGroups(scorer.model, scorer.activations, groups, { temperature, microBatchTokens }));
     return { completions: sampled.flat(), trained };
   });
 }

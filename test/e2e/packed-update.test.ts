@@ -38,7 +38,7 @@ const planOf = (model: string) =>
     return { policy: planTraining(plan, policy, { tokens: 512, longestPrompt: 64 }) };
   });
 
-/** The recorded rollouts with GRPO's advantages; `masked`: some of their tokens were fed in. */
+/** The recorded rollouts with GRPO's advantages; `masked`: some of their tokens were forced. */
 async function weighedSamples(model: string, masked: boolean): Promise<Weighed[]> {
   const folder = folderOf(model);
   const groups = await readRollouts(join(folder, "rollouts.jsonl"), { vocabSize: readModelConfig(folder).vocabSize });
@@ -80,8 +80,8 @@ function plainSequence(promptIds: Int32Array, completionIds: Int32Array): Packed
   };
 }
 
-/** A sample with its scores, without the tokens that were fed in: what their being left out comes to. */
-function withoutFed({ mask, ...sample }: Weighed, index: number, scores: Scores): LossCompletion {
+/** A sample with its scores, without its forced tokens: what leaving them out comes to. */
+function withoutForced({ mask, ...sample }: Weighed, index: number, scores: Scores): LossCompletion {
   const kept = <T extends TokenValues | null>(values: T) => (values?.filter((_, t) => mask?.[t] !== 0) ?? null) as T;
   const { oldLogprobs, refLogprobs, samplingLogprobs } = sample;
   return {
@@ -107,12 +107,12 @@ async function plainUpdate(
   const scored: LossCompletion[] = [];
   const scoresOf = ({ promptIds, completionIds }: Weighed) =>
     forward(model, plainSequence(promptIds, completionIds), activations, temperature);
-  for (const [index, sample] of samples.entries()) scored.push(withoutFed(sample, index, await scoresOf(sample)));
+  for (const [index, sample] of samples.entries()) scored.push(withoutForced(sample, index, await scoresOf(sample)));
   const step = stepDenominators(scored, loss);
   zeroGradients(device, optimizer);
   let total = 0;
   for (const [index, sample] of samples.entries()) {
-    const result = computeLoss([withoutFed(sample, index, await scoresOf(sample))], step, loss);
+    const result = computeLoss([withoutForced(sample, index, await scoresOf(sample))], step, loss);
     total += result.loss;
     const gradients = {
       dlogprobs: inPlace(result.dlogprobs, sample.mask),
@@ -131,11 +131,11 @@ const cases: readonly [string, Partial<LossConfig>, number, masked?: boolean][] 
     { lossType: "dapo", beta: 0, maskTruncatedCompletions: true },
     0.7,
   ],
-  ["dapo with tokens fed in", { lossType: "dapo", beta: 0.04, topEntropyQuantile: 0.6 }, 1, true],
+  ["dapo with forced tokens", { lossType: "dapo", beta: 0.04, topEntropyQuantile: 0.6 }, 1, true],
   ["dr_grpo with an entropy bonus", { lossType: "dr_grpo", beta: 0, entropyCoef: 0.1 }, 1],
   ["bnpo in blocks", { lossType: "bnpo", beta: 0.01, perDeviceTrainBatchSize: 4 }, 1],
   ["the tokens of highest entropy", { lossType: "grpo", beta: 0, topEntropyQuantile: 0.4 }, 1],
-  ["grpo with KL, tokens fed in", { lossType: "grpo", beta: 0.04, entropyCoef: 0.1 }, 1, true],
+  ["grpo with KL, forced tokens", { lossType: "grpo", beta: 0.04, entropyCoef: 0.1 }, 1, true],
   ["sequence level", { lossType: "grpo", beta: 0, importanceSamplingLevel: "sequence", epsilon: 0.02 }, 1],
 ];
 

@@ -109,7 +109,7 @@ test("gae is refused without advantages in the file, and taken with them", async
   await succeeds("gae-given", own, { advantage_estimator: "gae" });
 });
 
-describe("tokens that were fed in", () => {
+describe("forced tokens", () => {
   const flags: Flags = { beta, loss_type: "grpo", advantage_estimator: "reinforce_plus_plus", use_kl_in_reward: true };
   const weights = (name: string) => fingerprint(work.at(name), "model.safetensors");
 

@@ -107,11 +107,9 @@ describe("endings", () => {
     });
     const { code, err } = await run(["train"], fails(denied));
     expect(code).toBe(1);
-    expect(err).toBe(
-      "grpo train: theirs: permission is denied; check whose it is, and its permissions (EACCES, scandir)\n",
-    );
+    expect(err).toBe("grpo train: theirs: permission is denied; check its owner and permissions (EACCES, scandir)\n");
     const missing = Object.assign(new Error("ENOENT"), { code: "ENOENT", path: "x", syscall: "open" });
-    expect((await run(["train"], fails(missing))).err).toContain("bug of grpo");
+    expect((await run(["train"], fails(missing))).err).toContain("bug in grpo");
   });
 
   test("an unknown command is refused with the nearest one", async () => {
@@ -241,7 +239,7 @@ describe("the process", () => {
        process.stderr.write("saved"); return 0;`,
       true,
     );
-    const err = "grpo go: stdout is closed (EPIPE): it goes on without, and writes its files to the end\nsaved";
+    const err = "grpo go: stdout is closed (EPIPE): it goes on without stdout and still writes its files\nsaved";
     expect(await spawn(`${bun} ${path} go | head -1`)).toEqual({ out: "step\n", err, code: 0 });
   });
 

@@ -63,8 +63,8 @@ const readers: Readonly<Record<string, (path: string) => unknown>> = {
 describe("no file:", () => {
   for (const [name, read] of Object.entries(readers))
     test(name, async () => {
-      expect(await refusal(() => read(pipe))).toMatch(/^pipe: is a pipe, not a file; give a file$/);
-      expect(await refusal(() => read(device))).toMatch(/^device: is a device, not a file; give a file$/);
+      expect(await refusal(() => read(pipe))).toMatch(/^pipe: is a pipe, not a file; give a regular file$/);
+      expect(await refusal(() => read(device))).toMatch(/^device: is a device, not a file; give a regular file$/);
       expect(await refusal(() => read(circle))).toMatch(/^circle: cannot be read \(ELOOP\); check that it is/);
     });
 

@@ -1,7 +1,7 @@
 /**
  * OpenRLHF 0.11 by the full path of a setting (`--rollout.n_samples_per_prompt 8`), and the flat names of its earlier command
- * line: what it is here. A generation counts prompts there and a step completions; what is done every so many steps is done
- * every so many generations; the default loss is the token mean.
+ * line: what it is here. There, a generation counts prompts and a step completions, and what is done every N steps here is
+ * done every N generations; the default loss is the token mean.
  */
 import { entryOf } from "../entry.ts";
 import { lora, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
@@ -60,14 +60,14 @@ const answers = (other: Lookup): number =>
 const promptsAGeneration = (other: Lookup): number | undefined =>
   numberOf(other("rollout.batch_size") ?? other("rollout_batch_size"));
 
-/** Completions a step. */
+/** Completions per step. */
 const stepSize = (other: Lookup): number =>
   numberOf(other("train.batch_size") ?? other("train_batch_size") ?? other("per_device_train_batch_size")) ?? 128;
 
 const stepsAPass = (other: Lookup): number =>
   numberOf(other("steps_per_generation")) ?? ((promptsAGeneration(other) ?? 1024) * answers(other)) / stepSize(other);
 
-/** Optimizer steps a generation, all passes over it. */
+/** Optimizer steps per generation, over all passes. */
 const stepsPerGeneration = (other: Lookup): number =>
   stepsAPass(other) * (numberOf(other("train.max_epochs") ?? other("max_epochs") ?? other("num_iterations")) ?? 1);
 
@@ -91,7 +91,7 @@ function countedOtherwise(other: Lookup): string {
   return names.length === 0 ? "" : `; ${names.join(" and ")}: generations there, steps here`;
 }
 
-/** Prompts a generation, in steps of train.batch_size completions. */
+/** Prompts per generation, in steps of train.batch_size completions. */
 const generation: Rule = (value, other) => {
   const prompts = numberOf(value);
   if (prompts === undefined) return refuse("it counts the prompts of a generation", ["steps_per_generation"]);
@@ -132,7 +132,7 @@ const correctionModes: Readonly<Record<string, string>> = {
   icepop: "token_mask",
 };
 
-/** With its own defaults, where they are not given: token ratios held to 0.5 and 5. */
+/** With its own defaults unless given: token ratios limited to 0.5 and 5. */
 const correction: Rule = (value, other) => {
   if (isOff(value)) return silently;
   const use: Setting[] = [["importance_sampling_correction", true]];
@@ -159,7 +159,7 @@ const lengthBound: Rule = (value, other) => {
     : refuse("there it is prompt and answer together, here the answer alone", ["max_completion_length", same(value)]);
 };
 
-/** 100 million unless it is said. */
+/** 100 million by default. */
 const rowLimit: Rule = (value) =>
   isNone(value) || (numberOf(value) ?? 0) >= 1e8
     ? silently

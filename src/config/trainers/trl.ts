@@ -35,7 +35,7 @@ const generationBatch: Rule = (value, other) => {
   const steps = (numberOf(value) ?? Number.NaN) / step;
   // A configuration that TRL has written out has both.
   if (numberOf(other("steps_per_generation")) === steps) return silently;
-  // Where the size of a step is not given it is TRL's.
+  // TRL's step size, unless it is given.
   const whole: Setting[] =
     given === undefined && other("preset") !== "trl" ? [["per_device_train_batch_size", step]] : [];
   return Number.isInteger(steps) && steps > 0

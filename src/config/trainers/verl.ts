@@ -36,7 +36,7 @@ import {
 const noTurns = "an answer is one turn, without tools: leave it out";
 const python = "reward functions are TypeScript modules, named by path (./my-reward.ts)";
 
-/** The loss as verl names it, also once it is written in ours. */
+/** The loss as verl names it, even where it is written in our names. */
 function lossMode(other: Lookup): string {
   const ours = textOf(other("loss_type"));
   const level = textOf(other("importance_sampling_level"));
@@ -45,11 +45,11 @@ function lossMode(other: Lookup): string {
 }
 const answers = (other: Lookup): number => numberOf(other("rollout.n") ?? other("num_generations")) ?? 1;
 
-/** Prompts an optimizer step, where they are given. */
+/** Prompts per optimizer step, if given. */
 const miniBatch = (other: Lookup): number | undefined =>
   numberOf(other("actor.ppo_mini_batch_size") ?? other("ppo_mini_batch_size"));
 
-/** Optimizer steps a generation, all passes over it: what one step of verl's trainer, and of its learning rate, is. */
+/** Optimizer steps per generation, over all passes: one step of verl's trainer, and of its learning rate. */
 function stepsPerGeneration(other: Lookup): number {
   const prompts = numberOf(other("data.train_batch_size")) ?? 1024;
   const passes = numberOf(other("actor.ppo_epochs") ?? other("ppo_epochs") ?? other("num_iterations")) ?? 1;
@@ -78,7 +78,7 @@ const estimator: Rule = (value) => {
     : refuse(`there is no ${textOf(value) ?? "such"} estimator; use one of ours`, ["advantage_estimator"]);
 };
 
-/** Prompts a generation; a step is ppo_mini_batch_size of them. */
+/** Prompts per generation; a step is ppo_mini_batch_size of them. */
 const generation: Rule = (value, other) => {
   const prompts = numberOf(value);
   const step = miniBatch(other);
@@ -92,7 +92,7 @@ const generation: Rule = (value, other) => {
   return refuse(counted, ["steps_per_generation", prompts / size], ...perStep);
 };
 
-/** Prompts a step. */
+/** Prompts per step. */
 const step: Rule = (value, other) => {
   const prompts = numberOf(value);
   if (prompts === undefined) return refuse("completions are counted", ["per_device_train_batch_size"]);
@@ -136,7 +136,8 @@ const aggregate: Rule = (value, other) => {
     return refuse("token-mean is dapo, seq-mean-token-mean grpo, seq-mean-token-sum-norm dr_grpo", ["loss_type"]);
   const note =
     ours === "dr_grpo"
-      ? "verl does not divide by the number of completions in a step, this does: the gradient is smaller by a constant factor, which AdamW cancels and max_grad_norm does not"
+      ? "verl does not divide by the number of completions in a step, this does: the gradient is smaller by a " +
+        "constant factor, which AdamW cancels and max_grad_norm does not"
       : "";
   return refuse(note, ["loss_type", ours]);
 };
@@ -170,7 +171,7 @@ const clipLow: Rule = (value, other) => {
     : useInstead(["epsilon", same(value)]);
 };
 
-/** Both sides, where they are not given each. */
+/** Both sides, unless each is given. */
 const clip: Rule = (value, other) => {
   if (lossMode(other) === "sapo") return drop("sapo clips nothing");
   if (lossMode(other) === "cispo")
@@ -194,7 +195,7 @@ const withKlLoss: Rule = (value, other) => {
   return isTrue(other("use_kl_in_reward")) || other("beta") !== undefined ? silently : useInstead(["beta", 0]);
 };
 
-/** Off there unless it is asked for. */
+/** Off there by default. */
 const klLossWeight: Rule = (value, other) =>
   isTrue(other("use_kl_loss")) ? useInstead(["beta", same(value)]) : drop("use_kl_loss is not true");
 
@@ -288,7 +289,7 @@ const modelReward: Rule = (value, other) =>
     ? silently
     : refuse("name the reward model's folder or hub id", ["reward_funcs"]);
 
-/** Its bound is 2 where none is given. */
+/** Its bound is 2 by default. */
 const correction: Rule = (value, other) => {
   if (isOff(value)) return silently;
   const level = String(value) === "sequence" ? "sequence_truncate" : "token_truncate";

@@ -1,8 +1,8 @@
 /**
- * What learns: weighed samples in, updated weights out. One call is one generation: `num_iterations` passes over it, each in the
- * steps that it is cut into. Owns all that lasts from step to step: the count of steps, the schedules of the learning rates,
- * the controller of the entropy bonus, the reference that follows. Serves `grpo train` and `grpo update`; where samples come
- * from, and what is written of it, is theirs.
+ * What learns: weighed samples go in, weights are updated. One call learns from one generation: `num_iterations` passes over it,
+ * each in the steps it is cut into. Owns everything that lasts from step to step: the step count, the learning-rate schedules,
+ * the controller of the entropy bonus, the moving reference. Used by `grpo train` and `grpo update`; where samples come from and
+ * what is written about them is up to those.
  */
 import type { Model } from "../../model/lm-head.ts";
 import { learningRate, type ScheduleSettings, scheduleOf } from "../../optim/schedule.ts";

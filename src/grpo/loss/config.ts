@@ -79,8 +79,8 @@ export const LOSS_DEFAULTS: LossConfig = {
 export type TokenValues = Float32Array | Float64Array;
 
 /**
- * Which tokens of a completion the policy sampled (T): 1, or 0 where a token was fed into it, such as a tool's answer. Those
- * are context alone: no loss, metric or length counts them. null: all were sampled.
+ * Which tokens of a completion the policy sampled (T): 1, or 0 for forced ones, such as a tool's answer, which are context and
+ * nothing else. null: all were sampled.
  */
 export type TokenMask = Uint8Array | null;
 
@@ -110,7 +110,7 @@ export interface LossCompletion {
   readonly advantage: Advantage;
   /** False: cut at the length limit. */
   readonly finished: boolean;
-  /** Tokens that the policy did not sample; all are its own by default. (T) */
+  /** Which tokens the policy sampled; all, by default. (T) */
   readonly mask?: TokenMask | undefined;
 }
 
@@ -124,7 +124,7 @@ const NONE = new Int32Array(0);
 
 /**
  * The tokens under the mask m, ascending: those that the policy sampled, or none where `maskTruncatedCompletions` drops the
- * completion. Everything that is over tokens is over these.
+ * completion. Every sum over tokens is over these.
  *
  * @param length T
  */
