@@ -26,10 +26,11 @@ export interface Shapes {
   readonly modelGradients?: boolean;
 }
 
-/** The sizes that are a model's own. */
+/** The sizes that are a model's own, of its first layer. */
 export function modelShapes(config: ModelConfig): Pick<Shapes, "D" | "F" | "H" | "Hkv" | "Dh" | "V"> {
-  const { hiddenSize: D, intermediateSize: F, numHeads: H, numKvHeads: Hkv, headDim: Dh, vocabSize: V } = config;
-  return { D, F, H, Hkv, Dh, V };
+  const { attention, mlp } = config.layer(0);
+  const { heads: H, kvHeads: Hkv, headDim: Dh } = attention.shape;
+  return { D: config.hiddenSize, F: mlp.intermediateSize, H, Hkv, Dh, V: config.vocabSize };
 }
 
 /** "grad" of a model in `dtype`. */

@@ -13,6 +13,11 @@ export interface Sum {
   readonly squares: number;
 }
 
+/** A value that is no sum of products has none of these. */
+export function sumOf(want: number | Sum): Sum {
+  return typeof want === "number" ? { value: want, magnitude: 0, squares: 0 } : want;
+}
+
 /** absolute + relative · |wanted| + magnitude · Σ|ab|, and what rounding one factor of each product of the sum adds. */
 export interface Allowance {
   readonly absolute?: number;

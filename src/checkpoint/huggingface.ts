@@ -6,13 +6,8 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSyn
 import { dirname, join } from "node:path";
 import { readJsonFile } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
-import {
-  architectureOf,
-  type ModelConfig,
-  type ModelHead,
-  parseModelConfig,
-  type WeightDtype,
-} from "../families/config.ts";
+import { architectureOf, type ModelConfig, type ModelHead, type WeightDtype } from "../families/config.ts";
+import { parseModelConfig } from "../families/families.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { requireFile } from "../files/paths.ts";
 import { writeFailure } from "../files/refusals.ts";
@@ -122,7 +117,7 @@ export function writeConfig(to: string, config: ModelConfig, dtype: WeightDtype)
   const json = {
     ...raw,
     // vLLM selects the implementation by it.
-    architectures: raw.architectures ?? [architectureOf(config.modelType, config.head)],
+    architectures: raw.architectures ?? [architectureOf(config.family, config.head)],
     ...Object.fromEntries(spellings.map((key) => [key, dtype])),
   };
   writeFileAtomic(join(to, "config.json"), `${stringifyConfig(json)}\n`);

@@ -3,7 +3,7 @@
  * sampled, and the critic's values. Nothing here has a gradient.
  */
 
-import type { Model } from "../model/lm-head.ts";
+import type { Model } from "../model/model.ts";
 import { scoreValues } from "../model/scalar-head.ts";
 import type { Critic } from "../session/critic.ts";
 import type { ScoringModel } from "../session/policy.ts";

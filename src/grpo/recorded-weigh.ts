@@ -3,7 +3,7 @@
  * are the file's own or estimated from its rewards.
  */
 import type { UpdateConfig } from "../config/schema.ts";
-import type { Model } from "../model/lm-head.ts";
+import type { Model } from "../model/model.ts";
 import type { ScoringModel } from "../session/policy.ts";
 import { scoreGroups } from "./learner/policy-update.ts";
 import { type Recorded, recordedRewards } from "./recorded-generation.ts";

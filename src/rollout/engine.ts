@@ -2,7 +2,7 @@
  * Prompts → completions on a model and its planned buffers: a rollout to be driven token by token (rollout.ts), and the
  * plain loop that samples everything it is asked for.
  */
-import type { Model } from "../model/lm-head.ts";
+import type { Model } from "../model/model.ts";
 import type { RolloutBuffers } from "./buffers.ts";
 import { type OnToken, type Rollout, startRollout } from "./rollout.ts";
 import type { RolloutRequest, RolloutSettings, SampledCompletion } from "./sequence.ts";

@@ -7,9 +7,8 @@
  */
 import { doPieces, type Pieces } from "../device/breathe.ts";
 import { type Device, PAGE_TOKENS } from "../device/device.ts";
-import { attentionShape } from "../model/activations.ts";
-import { type Attend, forwardLayer, layerRows } from "../model/layer.ts";
-import type { Model } from "../model/lm-head.ts";
+import { type Attend, forwardLayer } from "../model/layer.ts";
+import type { Model } from "../model/model.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import type { RolloutBuffers } from "./buffers.ts";
 import type { CachedSequence, ResidentPrompt, RolloutSettings } from "./sequence.ts";
@@ -37,9 +36,8 @@ export interface SampledTokens {
 
 /** Prompts packed into one pass: their keys and values into their pages, their last rows into promptHidden. */
 export async function prefill({ model, buffers }: RolloutModel, prompts: readonly ResidentPrompt[]): Promise<void> {
-  const { device, config, weights, rope } = model;
+  const { device, config, weights } = model;
   const { ops } = device;
-  const shape = attentionShape(config);
   const { host, block, fields, tensors } = buffers.prefill;
   let row = 0;
   for (const [s, { request, pages }] of prompts.entries()) {
@@ -54,21 +52,20 @@ export async function prefill({ model, buffers }: RolloutModel, prompts: readonl
   }
   device.upload(block, host);
   const T = row;
-  const b = layerRows(buffers.layer, T);
+  const residual = firstRows(buffers.layer.residual, T);
   const segmentRows = firstRows(tensors.segments, prompts.length);
   const [pageRows, offsetRows] = [firstRows(tensors.page, T), firstRows(tensors.offset, T)];
-  ops.embeddingForward(b.residual, firstRows(tensors.tokens, T), weights.embedding);
-  for (const [layer, layerWeights] of weights.layers.entries()) {
-    const attend: Attend = (index, own) => {
-      ops.kvStore(buffers.cache[index]!, own.qkv, pageRows, offsetRows, shape);
-      ops.attentionForward(own.attention, null, own.qkv, segmentRows, shape);
-    };
-    const positions = firstRows(tensors.positions, T);
-    await doPieces(forwardLayer(device, config, layerWeights, layer, b, positions, rope, attend));
-  }
+  ops.embeddingForward(residual, firstRows(tensors.tokens, T), weights.embedding);
+  const positions = firstRows(tensors.positions, T);
+  const attend: Attend = (layer, b, shape) => {
+    ops.kvStore(buffers.cache[layer]!, b.qkv, pageRows, offsetRows, shape);
+    ops.attentionForward(b.attention, null, b.qkv, segmentRows, shape);
+  };
+  for (let layer = 0; layer < config.numLayers; layer++)
+    await doPieces(forwardLayer(model, layer, buffers.layer, positions, attend));
   for (const [s, { request, slot }] of prompts.entries()) {
     const last = fields.segments[4 * s]! + request.promptIds.length - 1;
-    ops.cast(rows(buffers.promptHidden, slot, 1), rows(b.residual, last, 1));
+    ops.cast(rows(buffers.promptHidden, slot, 1), rows(residual, last, 1));
   }
 }
 
@@ -125,21 +122,21 @@ export async function decode(
 /** Everything of a decode step that the device does; reads only fixed buffers. */
 function* decodeStep(on: RolloutModel, B: number, settings: RolloutSettings): Pieces {
   const { model, buffers } = on;
-  const { device, config, weights, rope } = model;
+  const { device, config, weights } = model;
   const { ops } = device;
-  const shape = attentionShape(config);
-  const b = layerRows(buffers.layer, B);
   const at = (t: Tensor) => firstRows(t, B);
   const step = buffers.step.tensors;
-  ops.embeddingForward(b.residual, at(step.tokens), weights.embedding);
-  for (const [layer, layerWeights] of weights.layers.entries())
-    yield* forwardLayer(device, config, layerWeights, layer, b, at(step.positions), rope, (index, own) => {
-      const pages = buffers.cache[index]!;
-      ops.kvStore(pages, own.qkv, at(step.page), at(step.offset), shape);
-      const [table, prompts, completions] = [at(step.pageTable), at(step.promptLengths), at(step.completionLengths)];
-      ops.attentionDecode(own.attention, own.qkv, pages, table, prompts, completions, shape);
-    });
-  ops.cast(at(buffers.hidden), b.residual);
+  const residual = at(buffers.layer.residual);
+  ops.embeddingForward(residual, at(step.tokens), weights.embedding);
+  const attend: Attend = (layer, b, shape) => {
+    const pages = buffers.cache[layer]!;
+    ops.kvStore(pages, b.qkv, at(step.page), at(step.offset), shape);
+    const [table, prompts, completions] = [at(step.pageTable), at(step.promptLengths), at(step.completionLengths)];
+    ops.attentionDecode(b.attention, b.qkv, pages, table, prompts, completions, shape);
+  };
+  for (let layer = 0; layer < config.numLayers; layer++)
+    yield* forwardLayer(model, layer, buffers.layer, at(step.positions), attend);
+  ops.cast(at(buffers.hidden), residual);
   computeLogits(on, B);
   yield;
   sampleRows(on, B, settings);

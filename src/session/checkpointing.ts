@@ -16,7 +16,7 @@ import type { Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
-import type { Model } from "../model/lm-head.ts";
+import type { Model } from "../model/model.ts";
 import { loadWeights, savedTensors } from "../model/weights.ts";
 import type { OptimizedParameter } from "../optim/adamw.ts";
 import { type Critic, criticFolder } from "./critic.ts";

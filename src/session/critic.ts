@@ -60,7 +60,7 @@ export function planCritic(
     throw new InputError(
       `critic_model ${folder}: prompt and completion take up to ${positions} tokens, the critic's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
     );
-  const critic = planModel(plan, from, { name: "critic", dtype, positions, config });
+  const critic = planModel(plan, from, { prefix: "critic", dtype, positions, config });
   const memory = plan.memory.of("critic");
   const owner = { prefix: "critic ", phase: "critic" } as const;
   const bindOptimizer = planOptimizer(memory, device, parameterSpecs(config), dtype, owner);

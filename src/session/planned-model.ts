@@ -7,10 +7,10 @@ import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
 import type { ModelConfig, ModelHead } from "../families/config.ts";
-import { ropeTable } from "../families/rope.ts";
-import { attentionShape, bind } from "../model/activations.ts";
-import type { Model } from "../model/lm-head.ts";
-import { bindWeights, checkWeights, loadWeights, type ParameterSource, planWeights } from "../model/weights.ts";
+import { scratchSizes } from "../model/activations.ts";
+import { type Model, type ModelBuffers, planModelBuffers } from "../model/model.ts";
+import { fillRopeTables } from "../model/rope-tables.ts";
+import { checkWeights, loadWeights, type ParameterSource } from "../model/weights.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 import { unusedRemark } from "./unused-tensors.ts";
@@ -30,10 +30,11 @@ export function openModelFolder(folder: string, wanted: ModelHead | "either" = "
  * Every layer is a loop's turn and some dozen buffers, so a count that lies is found before anything follows it. Fewer
  * layers than there are weights for is a model that can be run; what is left over is told.
  */
-function requireLayers({ config: { numLayers }, checkpoint }: ModelFolder): void {
+function requireLayers({ config: { numLayers, layerPath }, checkpoint }: ModelFolder): void {
   let held = 0;
   for (const name of checkpoint.names)
-    held = Math.max(held, Number(/^model\.layers\.(\d{1,9})\./.exec(name)?.[1] ?? -1) + 1);
+    if (name.startsWith(`${layerPath}.`))
+      held = Math.max(held, Number(/^(\d{1,9})\./.exec(name.slice(layerPath.length + 1))?.[1] ?? -1) + 1);
   // A number beyond the count of tensors is a name's own lie, not a layer's; a sound layer has a tensor at least.
   held = Math.min(held, checkpoint.names.length);
   if (numLayers <= held) return;
@@ -93,19 +94,11 @@ interface PassSizes {
 
 /** Says to the device what passes of a model will run. */
 export function planPass(plan: SessionPlan, { config, positions }: PlannedModel, pass: PassSizes): void {
-  const { hiddenSize, intermediateSize } = config;
   const vocabSize = config.head === "score" ? 1 : config.vocabSize; // one number a row: no logits
-  plan.computes({
-    ...{ vocabSize, hiddenSize, intermediateSize, attention: attentionShape(config), longest: positions },
-    ...pass,
-  });
+  plan.computes(...scratchSizes(config, { ...pass, vocabSize, longest: positions }));
 }
 
-interface ModelPlan {
-  /** The model's name in the memory plan: "policy", "reference", "critic", "reward model". */
-  readonly name: string;
-  readonly dtype: ComputeDType;
-  readonly positions: number;
+interface ModelPlan extends ModelBuffers {
   /** What it is run as, where that is not what its folder says: a language model with a scalar head in place of its own. */
   readonly config?: ModelConfig;
 }
@@ -128,30 +121,21 @@ function remarkOnce(remark: string | null): void {
 export function planModel(
   { device, memory }: SessionPlan,
   from: ModelFolder,
-  { name, dtype, positions, config = from.config }: ModelPlan,
+  { prefix, dtype, positions, config = from.config }: ModelPlan,
 ): PlannedModel {
   const source = parameterSource(from.checkpoint, config.head === "score" && from.config.head === "lm");
   checkWeights(config, source);
   remarkOnce(unusedRemark(config, from.checkpoint));
-  const own = memory.of(name);
-  planWeights(own, device, config, dtype, name);
-  const tables = [positions, config.headDim / 2];
-  const names = {
-    cos: own.add("rotary tables", `${name}/rope cos`, "float32", tables).name,
-    sin: own.add("rotary tables", `${name}/rope sin`, "float32", tables).name,
-  };
+  const bindModel = planModelBuffers(memory.of(prefix), device, config, { prefix, dtype, positions });
   return {
     config,
     dtype,
     positions,
     async open({ tensors }) {
-      const weights = bindWeights(tensors, config, dtype, name);
-      await loadWeights(device, weights, source);
-      const table = ropeTable(config, positions);
-      const rope = bind(tensors, names);
-      device.upload(rope.cos, table.cos);
-      device.upload(rope.sin, table.sin);
-      return { device, config, weights, rope };
+      const model = bindModel(tensors);
+      await loadWeights(device, model.weights, source);
+      fillRopeTables(device, config, model.rope);
+      return model;
     },
   };
 }

@@ -6,7 +6,7 @@ import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
 import { parameterSpecs } from "../families/parameters.ts";
 import { type Activations, packedSizes, planActivations, type ScalarSizes } from "../model/activations.ts";
-import type { Model } from "../model/lm-head.ts";
+import type { Model } from "../model/model.ts";
 import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
@@ -40,7 +40,7 @@ export function planPolicy(
     throw new InputError(
       `${folder}: prompt and completion take up to ${positions} tokens, the model's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
     );
-  return planModel(plan, from, { name: "policy", dtype: computeDType(config, dtype), positions });
+  return planModel(plan, from, { prefix: "policy", dtype: computeDType(config, dtype), positions });
 }
 
 /** Plans packed passes over recorded tokens, forward only. */

@@ -4,27 +4,17 @@
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
-import { parameterSpecs } from "../families/parameters.ts";
+import { differentSize, parameterSpecs } from "../families/parameters.ts";
 import { type PlannedModel, planModel } from "./planned-model.ts";
 import type { SessionPlan } from "./tenant.ts";
 
 /** What must agree between policy and reference: they score the same tokens in the same buffers. */
 function requireSameShape(policy: ModelFolder, reference: ModelFolder): void {
-  const fields = [
-    "vocabSize",
-    "hiddenSize",
-    "intermediateSize",
-    "numLayers",
-    "numHeads",
-    "numKvHeads",
-    "headDim",
-    "qkNorm",
-  ] as const;
-  for (const field of fields)
-    if (policy.config[field] !== reference.config[field])
-      throw new InputError(
-        `ref_model ${reference.folder}: ${field} is ${reference.config[field]}, the policy's is ${policy.config[field]}; the reference must have the policy's architecture`,
-      );
+  const difference = differentSize(reference.config, policy.config);
+  if (difference !== null)
+    throw new InputError(
+      `ref_model ${reference.folder}: ${difference.what} is ${difference.own}, the policy's is ${difference.other}; the reference must have the policy's architecture`,
+    );
 }
 
 /** A reference that moves is mixed with the policy parameter by parameter. */
@@ -53,5 +43,5 @@ export function openReference(plan: SessionPlan, path: string, policy: ModelFold
 
 /** Plans a reference for the policy's tokens. */
 export function planReference(plan: SessionPlan, from: ModelFolder, { dtype, positions }: PlannedModel): PlannedModel {
-  return planModel(plan, from, { name: "reference", dtype, positions });
+  return planModel(plan, from, { prefix: "reference", dtype, positions });
 }

@@ -64,7 +64,7 @@ function planRewardModel(
   const { config } = from;
   const longest = Math.min(request.longest, config.maxPositionEmbeddings);
   const dtype = computeDType(config, asked);
-  const scorer = planModel(plan, from, { name, dtype, positions: longest });
+  const scorer = planModel(plan, from, { prefix: name, dtype, positions: longest });
   const tokens = Math.max(longest, Math.min(request.microBatchTokens, sequences * longest));
   const microBatchTokens = Math.min(request.microBatchTokens, tokens);
   const bindActivations = planScalarActivations(

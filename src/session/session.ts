@@ -92,7 +92,7 @@ export function planSession<T extends Tenants>(device: Device, compose: (plan: S
         files.add(folder.checkpoint);
         return folder;
       },
-      computes: (sizes) => void scratch.push(sizes),
+      computes: (...sizes) => void scratch.push(...sizes),
     });
   } catch (error) {
     files.abandon();

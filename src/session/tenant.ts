@@ -35,5 +35,5 @@ export interface SessionPlan {
    */
   folder(path: string, wanted?: ModelHead | "either"): ModelFolder;
   /** Ops of these sizes will run: the device keeps scratch for them beside the planned buffers. */
-  computes(sizes: ScratchSizes): void;
+  computes(...sizes: readonly ScratchSizes[]): void;
 }

@@ -141,7 +141,7 @@ export function windowedDecoder(
       let start = 0;
       let read = 0;
       let run: ReturnType<typeof byteRun> | null = null;
-      let unsettled = ""; // behind `raw`
+      let unsettled = ""; // after `raw`
       return {
         push(id) {
           ids.push(id);

@@ -15,7 +15,7 @@ import {
   timed,
   type Values,
 } from "../case.ts";
-import { bytesOf, product, rowsOf, weightBytes } from "../cost.ts";
+import { bytesOf, optional, product, rowsOf, weightBytes } from "../cost.ts";
 import { grown, logSoftmax, type SoftmaxRow, sumOfProducts } from "../reference.ts";
 import { gradientType, type Shapes } from "../shapes.ts";
 import { exactly, rounded, roundedOperands, type Sum, type Tolerance } from "../tolerance.ts";
@@ -102,8 +102,9 @@ function forward(settings: Settings) {
   });
 }
 
-function backward(settings: Settings & { readonly grad?: ShortDType }) {
-  const { N, V, D, temperature, grad = "f32" } = settings;
+/** @param settings `frozen`: the weight is not trained, so there is no dw */
+function backward(settings: Settings & { readonly grad?: ShortDType; readonly frozen?: boolean }) {
+  const { N, V, D, temperature, grad = "f32", frozen = false } = settings;
   return opCase("lmHeadBackward", { ...settings }, (run: Run) => {
     const b = buffers(run, settings);
     const { hidden, w, entryStart, targets, starts } = b;
@@ -113,7 +114,7 @@ function backward(settings: Settings & { readonly grad?: ShortDType }) {
     const dlogprob = run.input("dlogprob", "float32", [b.entries]);
     const dentropy = run.input("dentropy", "float32", [N]);
     const dhidden = run.output("dhidden", dtypes[grad], [N, D]);
-    const dw = run.parameter("dw", w, { output: true });
+    const dw = frozen ? null : run.parameter("dw", w, { output: true });
     run.save(({ ops }) => {
       const logprob = run.output("logprob", "float32", [b.entries]);
       ops.lmHeadForward(logprob, entropy, lse, b.logits, hidden, w, entryStart, targets, temperature);
@@ -150,14 +151,12 @@ function backward(settings: Settings & { readonly grad?: ShortDType }) {
     };
     const wantedHidden = (i: number) => summed(ofRow(Math.floor(i / D)), (v) => w.at(v * D + (i % D)));
     run.check(dhidden, wantedHidden, rounded(gradients, dtypes[grad]), { rows: b.some.rows.slice(1), columns: 4 });
-    const wantedWeight = (i: number) =>
-      grown(
-        dw.at(i),
-        summed(ofToken(Math.floor(i / D)), (r) => hidden.at(r * D + (i % D))),
-        run.times,
-      );
-    // Tokens that are targets, and others.
-    run.check(dw, wantedWeight, gradients, { rows: [targets.at(FIRST_ENTRY + 1), ...picks(V, 3)], columns: 4 });
+    const weightGradient = (i: number) => summed(ofToken(Math.floor(i / D)), (r) => hidden.at(r * D + (i % D)));
+    if (dw) {
+      const wanted = (i: number) => grown(dw.at(i), weightGradient(i), run.times);
+      // Tokens that are targets, and others.
+      run.check(dw, wanted, gradients, { rows: [targets.at(FIRST_ENTRY + 1), ...picks(V, 3)], columns: 4 });
+    }
     const loss = (hidden: Values, w: Values) => {
       const rowAt = softmaxRows(hidden, w, settings);
       let sum = 0;
@@ -168,7 +167,7 @@ function backward(settings: Settings & { readonly grad?: ShortDType }) {
       return sum;
     };
     if (grad === "f32") run.differences(dhidden, hidden.at, (moved) => loss(moved, w.at), slope);
-    run.differences(dw, w.at, (moved) => loss(hidden.at, moved), slope, run.times);
+    if (dw) run.differences(dw, w.at, (moved) => loss(hidden.at, moved), slope, run.times);
   });
 }
 
@@ -356,8 +355,8 @@ export const headOps: OpTable<"lmHeadForward" | "lmHeadBackward"> = {
       const dlogits = elements * bytesPerElement(w.dtype);
       return {
         ...one,
-        bytes: bytesOf(hidden) + weightBytes(w) + bytesOf(logits) + bytesOf(dhidden) + 2 * bytesOf(dw),
-        flops: 3 * one.flops,
+        bytes: bytesOf(hidden) + weightBytes(w) + bytesOf(logits) + bytesOf(dhidden) + 2 * optional(dw),
+        flops: (dw ? 3 : 2) * one.flops,
         exponentials: elements,
         // Logits are written and read, their gradients too, by both products.
         between: bytesOf(hidden) + weightBytes(w) + bytesOf(logits) + 3 * dlogits,
@@ -367,6 +366,7 @@ export const headOps: OpTable<"lmHeadForward" | "lmHeadBackward"> = {
     cases: [
       backward({ N: 1, V: 1, D: 1, w: "f32", temperature: 1 }),
       backward({ N: 13, V: 59, D: 33, w: "f32", temperature: 1 }),
+      backward({ N: 13, V: 59, D: 33, w: "f32", temperature: 1, frozen: true }),
       backward({ N: 13, V: 259, D: 24, w: "f32", temperature: 0.7 }),
       backward({ N: 4, V: 9001, D: 5, w: "f32", temperature: 0.9 }),
       backward({ N: 19, V: 100, D: 31, w: "bf16", temperature: 1.3 }),

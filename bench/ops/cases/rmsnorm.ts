@@ -127,10 +127,12 @@ interface BackwardSettings extends Rows {
   readonly dy?: ShortDType;
   readonly dx?: ShortDType;
   readonly gap?: number;
+  /** The weight is not trained: there is no dweight. */
+  readonly frozen?: boolean;
 }
 
 function backward(settings: BackwardSettings) {
-  const { T, H, D, residual, over = false, gap = 0, dy: dyType = "f32", dx: dxType = "f32" } = settings;
+  const { T, H, D, residual, over = false, gap = 0, frozen = false, dy: dyType = "f32", dx: dxType = "f32" } = settings;
   return opCase("rmsnormBackward", { ...settings }, (run: Run) => {
     const shape = [T, H * D];
     const x = run.input("x", dtypes[settings.x], shape, { gap });
@@ -144,7 +146,7 @@ function backward(settings: BackwardSettings) {
     const dx = over ? dy : written();
     const other = residual === "other" ? run.input("dresidual", "float32", shape, { gap }) : null;
     const dresidual = residual === "dx" ? dx : other;
-    const dweight = run.input("dweight", "float32", [D], { output: true });
+    const dweight = frozen ? null : run.input("dweight", "float32", [D], { output: true });
     const times = over || residual === "dx" ? 1 : run.times;
     run.save(({ ops }) => {
       ops.rmsnormForward(run.output("y", dtypes[settings.w], shape), rstd, x, weight, EPSILON, H);
@@ -155,11 +157,11 @@ function backward(settings: BackwardSettings) {
     const want = rmsnormGradient(dy.at, x.at, weight.at, rstd.at, T * H, D);
     const wanted: Values = (i) => want.dx(i) + (dresidual ? dresidual.at(i) : 0);
     run.check(dx, wanted, rounded(gradient, dtypes[dxType]), { rows: 8 });
-    run.check(dweight, (d) => grown(dweight.at(d), want.dweight(d), times), sums(T * H), { rows: 4 });
+    if (dweight) run.check(dweight, (d) => grown(dweight.at(d), want.dweight(d), times), sums(T * H), { rows: 4 });
     if (T > 33 || over) return;
     const count = T * H * D;
     const byWeight = (moved: Values) => dot(count, rmsnorm(x.at, moved, D, EPSILON).y, dy.at);
-    run.differences(dweight, weight.at, byWeight, slope, times);
+    if (dweight) run.differences(dweight, weight.at, byWeight, slope, times);
     if (dresidual || dxType === "bf16") return;
     run.differences(dx, x.at, (moved) => dot(count, rmsnorm(moved, weight.at, D, EPSILON).y, dy.at), slope);
   });
@@ -224,6 +226,7 @@ export const rmsnormOps: OpTable<"rmsnormForward" | "rmsnormBackward"> = {
       backward({ T: 33, H: 1, D: 100, x: "bf16", w: "bf16", residual: "dx" }),
       backward({ T: 13, H: 3, D: 24, x: "bf16", w: "bf16", residual: "none", over: true, gap: 5 }),
       backward({ T: 13, H: 3, D: 24, x: "bf16", w: "bf16", residual: "none", gap: 5 }),
+      backward({ T: 13, H: 1, D: 33, x: "f32", w: "f32", residual: "dx", frozen: true }),
       bfloat16Gradients(backward({ T: 33, H: 1, D: 100, x: "f32", w: "bf16", dy: "bf16", residual: "dx" })),
       bfloat16Gradients(backward({ T: 13, H: 1, D: 259, x: "f32", w: "bf16", dy: "bf16", residual: "other" })),
       bfloat16Gradients(

@@ -4,7 +4,7 @@
  * the controller of the entropy bonus, the moving reference. Used by `grpo train` and `grpo update`; where samples come from and
  * what is written about them is up to those.
  */
-import type { Model } from "../../model/lm-head.ts";
+import type { Model } from "../../model/model.ts";
 import { learningRate, type ScheduleSettings, scheduleOf } from "../../optim/schedule.ts";
 import type { Critic } from "../../session/critic.ts";
 import type { TrainedModel } from "../../session/policy.ts";
@@ -77,7 +77,10 @@ export function createLearner(options: LearnerOptions): Learner {
   const settings = updateSettings(config);
   const { optimizer, microBatchTokens } = settings;
   const schedule = scheduleOf(config, totalSteps);
-  const criticSchedule = critic && scheduleOf(config, totalSteps, critic.learningRate);
+  const criticUpdate = critic && {
+    settings: { value: critic.value, optimizer, microBatchTokens },
+    schedule: scheduleOf(config, totalSteps, critic.learningRate),
+  };
   let step = start?.step ?? 0;
   let control = start?.entropyControl ?? startEntropyControl(config);
 
@@ -86,18 +89,13 @@ export function createLearner(options: LearnerOptions): Learner {
     const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(control, config) };
     const update = await updateStep(policy, samples, { ...settings, loss }, learningRate(schedule, step), context);
     const valued =
-      critic &&
-      (await criticStep(
-        critic.critic,
-        samples,
-        { value: critic.value, optimizer, microBatchTokens },
-        learningRate(criticSchedule!, step),
-      ));
+      criticUpdate &&
+      (await criticStep(critic.critic, samples, criticUpdate.settings, learningRate(criticUpdate.schedule, step)));
     step++;
     control = nextEntropyControl(control, update.meanEntropy, config);
     if (reference && step % reference.everySteps === 0)
       await mixReference(reference.model, policy.optimizer, reference.alpha);
-    const metrics = { ...update.metrics, ...valued?.metrics };
+    const metrics = { ...update.metrics, ...valued };
     return { logprobs: update.logprobs, metrics: { ...metrics, ...entropyMetrics(metrics, control, config) } };
   };
 

@@ -3,7 +3,7 @@
  * arXiv 2404.09656, eq. 3). When it is due is learner.ts's business.
  */
 import { breathe } from "../../device/breathe.ts";
-import type { Model } from "../../model/lm-head.ts";
+import type { Model } from "../../model/model.ts";
 import type { OptimizerState } from "../../optim/adamw.ts";
 import { tensor } from "../../tensor/tensor.ts";
 
