@@ -6,10 +6,8 @@
 import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { type Meter, median, type Peak } from "./measure.ts";
-import { openWorkspace, type Rounding } from "./ops/workspace.ts";
-
-/** Attention multiplies on tensor cores, cuBLAS's products take bfloat16 operands. */
-export const gpuRounding: Rounding = { operands: true, attention: true };
+import { gpuRounding } from "./ops/tolerance.ts";
+import { openWorkspace } from "./ops/workspace.ts";
 
 /** Milliseconds that a graph takes at least, so that launching it weighs nothing. */
 const SHORTEST_GRAPH = 1;
@@ -52,7 +50,7 @@ export function cudaMeter(device: CudaDevice): Meter {
 
   const productRate = async (dtype: ComputeDType): Promise<number> => {
     const n = sizes[dtype];
-    const w = openWorkspace(device, gpuRounding);
+    const w = openWorkspace(device);
     try {
       const [x, y] = [w.input("x", dtype, [n, n]), w.output("y", dtype, [n, n])];
       const weight = w.weight("w", dtype, [n, n]);
@@ -65,7 +63,7 @@ export function cudaMeter(device: CudaDevice): Meter {
 
   const copyRate = (): number => {
     const bytes = sizes.copyBytes;
-    const w = openWorkspace(device, gpuRounding);
+    const w = openWorkspace(device);
     try {
       const [from, to] = [w.input("from", "float32", [bytes / 4]), w.output("to", "float32", [bytes / 4])];
       const copy = () => meter.copy(to.address, from.address, bytes);

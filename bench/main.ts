@@ -2,14 +2,14 @@
  * `grpo bench SUITE`: the table of suites and their flags. Results go to stdout, as a table or as JSON; what is under
  * way goes to stderr.
  */
-import { z } from "zod";
 import { buildKernels, openCpuLibrary } from "../ffi/bindings/cpu.ts";
 import { kindOf } from "../src/config/allowed.ts";
 import { splitArguments } from "../src/config/arguments.ts";
 import { describeShape } from "../src/config/help.ts";
 import { nearest } from "../src/config/nearest.ts";
-import { about } from "../src/config/settings/about.ts";
+import type { SettingTypes } from "../src/config/schema.ts";
 import { engineSettings } from "../src/config/settings/engine.ts";
+import { anyText, choice, text, toggle, whole } from "../src/config/settings/kinds.ts";
 import { complete, type Given, readValue, unknownName } from "../src/config/shape.ts";
 import { type CpuDevice, openCpuDevice } from "../src/device/cpu/device.ts";
 import { type CudaDevice, decodeBucket } from "../src/device/cuda/device.ts";
@@ -29,8 +29,6 @@ import { rooflineTables } from "./roofline/report.ts";
 import { runStep, stepDefaults } from "./step.ts";
 import { opsSummary, opsTable } from "./table.ts";
 
-const count = (text: string) => z.int().min(1).nullable().default(null).meta(about(text));
-
 const stepSettings = [
   "num_generations",
   "max_concurrent_sequences",
@@ -40,47 +38,23 @@ const stepSettings = [
 ] as const;
 
 const settings = {
-  filter: z
-    .string()
-    .nullable()
-    .default(null)
-    .meta(about('Only benchmarks whose line ("matmulForward M=1 N=1536 K=576 bfloat16") it matches.', "REGEX")),
+  filter: anyText(null, "REGEX")`
+    Only benchmarks whose line ("matmulForward M=1 N=1536 K=576 bfloat16") matches this.`,
   device: engineSettings.device,
-  model: z
-    .string()
-    .min(1)
-    .nullable()
-    .default(null)
-    .meta(
-      about(
-        "Whose sizes: SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Qwen2.5-7B, or a folder with a config.json; weights are not read. null: SmolLM2-135M on a CPU, Qwen3-0.6B on a GPU.",
-        "NAME|FOLDER",
-      ),
-    ),
-  dtype: engineSettings.dtype.meta(about("Number format of the model. null: both (ops), bfloat16 (step).")),
+  model: text(null, "NAME|FOLDER")`
+    The model whose sizes are used: SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Qwen2.5-7B, or a folder with a config.json;
+    weights are not read. null: SmolLM2-135M on a CPU, Qwen3-0.6B on a GPU.`,
+  dtype: choice(["float32", "bfloat16"], null)`Number format of the model. null: both (ops), bfloat16 (step).`,
   threads: engineSettings.threads,
-  path: z
-    .string()
-    .min(1)
-    .nullable()
-    .default(null)
-    .meta(about("Instruction path (grpo doctor lists them). null: the one that training takes.", "NAME")),
-  quick: z.boolean().default(false).meta(about("Fewer samples: about a third of the time, and more noise.")),
-  num_generations: count("step: completions of a prompt. null: 16 on a GPU, 8 on a CPU."),
-  max_concurrent_sequences: count("step: sequences decoded at once. null: 64 on a GPU, 8 on a CPU."),
-  prompt_tokens: count("step: tokens of a prompt. null: 128 on a GPU, 64 on a CPU."),
-  completion_tokens: z
-    .int()
-    .min(2)
-    .nullable()
-    .default(null)
-    .meta(
-      about(
-        "step: tokens of every completion, of which the first comes with the prompt. null: 1024 on a GPU, 64 on a CPU.",
-      ),
-    ),
-  micro_batch_tokens: count("step: tokens of one pass of the update. null: 16384 on a GPU, 2048 on a CPU."),
-  json: z.boolean().default(false).meta(about("One JSON object instead of the table.")),
+  path: text(null, "NAME")`Instruction path (grpo doctor lists them). null: the one that training uses.`,
+  quick: toggle(false)`Fewer samples: about a third of the time, and more noise.`,
+  num_generations: whole(1, null)`step: completions per prompt. null: 16 on a GPU, 8 on a CPU.`,
+  max_concurrent_sequences: whole(1, null)`step: sequences decoded at once. null: 64 on a GPU, 8 on a CPU.`,
+  prompt_tokens: whole(1, null)`step: tokens per prompt. null: 128 on a GPU, 64 on a CPU.`,
+  completion_tokens: whole(2, null)`
+    step: tokens per completion, the first of which comes with the prompt. null: 1024 on a GPU, 64 on a CPU.`,
+  micro_batch_tokens: whole(1, null)`step: tokens in one pass of the update. null: 16384 on a GPU, 2048 on a CPU.`,
+  json: toggle(false)`Print one JSON object instead of the table.`,
 };
 
 interface BenchFlags {
@@ -113,7 +87,7 @@ const suites: Readonly<Record<string, Suite>> = {
     run: runOpsSuite,
   },
   step: {
-    summary: "tokens a second of decoding and of an update, of any model's shape",
+    summary: "tokens per second of decoding and of an update, for a model of any shape",
     takes: [...["device", "model", "dtype", "threads", "path", "json"], ...stepSettings] as (keyof typeof settings)[],
     run: runStepSuite,
   },
@@ -136,7 +110,7 @@ Example: grpo bench ops --filter matmul --dtype bfloat16`;
 
 /** @throws InputError for a flag or a value that is not known, or that the suite does not take */
 function readFlags(name: string, { takes }: Suite, argv: readonly string[]): BenchFlags {
-  const known: Record<string, z.ZodType> = settings;
+  const known: SettingTypes = settings;
   const split = splitArguments(argv, (key) => (Object.hasOwn(known, key) ? kindOf(known[key]!) : undefined));
   const [extra] = split.positionals;
   if (extra !== undefined) throw new InputError(`"${extra}": unexpected argument; see grpo bench --help`);

@@ -7,7 +7,7 @@ import type { CpuDevice } from "../src/device/cpu/device.ts";
 import { bfloat16Paths } from "../src/device/cpu/path.ts";
 import type { Device } from "../src/device/device.ts";
 import { tensor } from "../src/tensor/tensor.ts";
-import type { Rounding } from "./ops/workspace.ts";
+import { cpuRounding, type Rounding } from "./ops/tolerance.ts";
 
 /** The machine's limits, as measured. */
 export interface Peak {
@@ -59,10 +59,6 @@ export function cpuMeter(device: CpuDevice, peaks: PeakMeter = openPeakMeter(dev
       measure(work, cost, cost.wide ? { ...peaks, compute: peaks.products } : peaks, patience),
     free: () => peaks.free(),
   };
-}
-
-export function cpuRounding({ path }: Pick<CpuDevice, "path">): Rounding {
-  return { operands: bfloat16Paths.includes(path), attention: false };
 }
 
 export interface PeakMeter {

@@ -1,6 +1,7 @@
 /** Models whose sizes are measured without their weights, as their config.json files say; and any other by its folder. */
 import { readModelConfig } from "../src/checkpoint/huggingface.ts";
-import { type ModelConfig, parseModelConfig } from "../src/families/config.ts";
+import type { ModelConfig } from "../src/families/config.ts";
+import { parseModelConfig } from "../src/families/families.ts";
 
 const qwen3 = {
   model_type: "qwen3",

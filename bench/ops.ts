@@ -7,28 +7,15 @@ import type { Ops } from "../src/device/device.ts";
 import { errorText } from "../src/errors.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { type Bound, boundOf, type Meter, type Patience, type Peak, type Timing } from "./measure.ts";
-import { attentionBenches } from "./ops/attention.ts";
-import { cacheBenches } from "./ops/cache.ts";
-import { type OpBench, type OpenBench, type Use, WrongResult } from "./ops/case.ts";
-import { flatBenches } from "./ops/flat.ts";
-import { headBenches } from "./ops/head.ts";
-import { matmulBenches } from "./ops/matmul.ts";
-import { normBenches } from "./ops/norm.ts";
-import { rowBenches } from "./ops/rows.ts";
+import type { OpBench, Use } from "./ops/case.ts";
+import { opTable } from "./ops/cases/all.ts";
+import { type OpenBench, openBench, WrongResult } from "./ops/real-sizes.ts";
 import type { Shapes } from "./ops/shapes.ts";
-import { openWorkspace } from "./ops/workspace.ts";
 
-/** Every op with its benchmarks; the type asks for each op of the interface. */
+/** Every op with its benchmarks. */
 export function opBenches(shapes: Shapes): Readonly<Record<keyof Ops, readonly OpBench[]>> {
-  return {
-    ...matmulBenches(shapes),
-    ...attentionBenches(shapes),
-    ...cacheBenches(shapes),
-    ...headBenches(shapes),
-    ...normBenches(shapes),
-    ...rowBenches(shapes),
-    ...flatBenches(shapes),
-  };
+  const entries = Object.entries(opTable).map(([op, { real }]) => [op, real(shapes)]);
+  return Object.fromEntries(entries) as Record<keyof Ops, readonly OpBench[]>;
 }
 
 /** rate and peak are GFLOP/s where arithmetic bounds the op, else GB/s. */
@@ -65,22 +52,14 @@ const attending: readonly (keyof Ops)[] = ["attentionForward", "attentionBackwar
  *
  * @throws WrongResult naming the op, its sizes and the element when the result is wrong
  */
-export function checkBench(
-  { device, rounding, name }: Pick<Meter, "device" | "rounding" | "name">,
-  bench: OpBench,
-): void {
-  const workspace = openWorkspace(device, rounding);
-  try {
-    verified(bench, name, bench.open(workspace));
-  } finally {
-    workspace.free();
-  }
+export function checkBench(on: Pick<Meter, "device" | "rounding" | "name">, bench: OpBench): void {
+  opened(on, bench).free();
 }
 
-function verified({ op, sizes, dtype }: OpBench, name: string, { run, verify }: OpenBench): void {
-  run();
+function opened({ device, rounding, name }: Pick<Meter, "device" | "rounding" | "name">, bench: OpBench): OpenBench {
+  const { op, sizes, dtype } = bench;
   try {
-    verify();
+    return openBench(device, rounding, bench);
   } catch (error) {
     if (!(error instanceof WrongResult)) throw error;
     throw new WrongResult(`${op} ${sizes} ${dtype} on ${name}: wrong result: ${errorText(error)}`);
@@ -89,19 +68,17 @@ function verified({ op, sizes, dtype }: OpBench, name: string, { run, verify }: 
 
 /** Checks the op, then times it. @throws WrongResult as checkBench does */
 export async function runBench(meter: Meter, bench: OpBench, peak: Peak, patience: Patience): Promise<OpResult> {
-  const { op, use, dtype, sizes, flops, bytes } = bench;
-  const workspace = openWorkspace(meter.device, meter.rounding);
+  const { op, use, dtype, sizes } = bench;
+  const { run, flops, bytes, free } = opened(meter, bench);
   try {
-    const opened = bench.open(workspace);
-    verified(bench, meter.name, opened);
     // A device may have two peaks: that of products with bfloat16 weights, and that of all else, which is float32.
-    const multiplies = multiplying.includes(op) || (meter.rounding.attention && attending.includes(op));
+    const multiplies = multiplying.includes(op) || (meter.rounding.tensorCores && attending.includes(op));
     const wide = peak.products !== undefined && dtype === "bfloat16" && multiplies;
     const bound = boundOf(flops, bytes, wide ? { ...peak, compute: peak.products! } : peak);
-    const timing = await meter.time(opened.run, { flops, bytes, bound, wide }, patience);
+    const timing = await meter.time(run, { flops, bytes, bound, wide }, patience);
     return { op, use, dtype, sizes, flops, bytes, bound, ...timing };
   } finally {
-    workspace.free();
+    free();
   }
 }
 

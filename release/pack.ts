@@ -137,7 +137,7 @@ if (import.meta.main)
   await runTool("pack", async (argv) => {
     const { target: name = null, level = "6" } = flagsOf(argv, ["target", "level"]);
     const target = targetCalled(name);
-    if (!/^[0-9]e?$/.test(level)) throw new InputError(`--level ${level}: allowed is 0 to 9`);
+    if (!/^[0-9]e?$/.test(level)) throw new InputError(`--level ${level}: must be 0 to 9`);
     for (const tool of ["tar", "xz", "git"])
       if (!Bun.which(tool)) throw new RunError(`${tool} is needed to make a pack; install it`);
     const folder = assetPath(isNative(target) ? "dist/pack" : `dist/pack-${target.name}`);

@@ -22,6 +22,7 @@ export { stepDenominators } from "./grpo/loss/step.ts";
 export { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "./grpo/loss/value.ts";
 export { computeLoss } from "./grpo/loss.ts";
 export { type RolloutGroup, readRollouts } from "./grpo/rollout-file.ts";
+export type { Message } from "./message.ts";
 export type { RewardFunction, RewardTools } from "./rewards/pool/functions.ts";
 export {
   createRewardPool,
@@ -32,4 +33,4 @@ export {
   type RewardSpec,
   type RewardTrainerState,
 } from "./rewards/pool/pool.ts";
-export { loadTokenizer, type Message, type Tokenizer } from "./tokenizer/tokenizer.ts";
+export { loadTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";

@@ -1,12 +1,176 @@
-/** What one benchmark of an op is, and how its result is checked before it is timed. */
-import type { Ops } from "../../src/device/device.ts";
-import { RunError } from "../../src/errors.ts";
+/**
+ * What a case of an op is. Its body lays out buffers, runs the op and compares what it wrote with a float64 reference,
+ * through a `Run`: the op suite's (test/ops/harness.ts) compares every element, at small sizes, on every path; a
+ * benchmark's (real-sizes.ts) compares some of them at the sizes of a model, and then times the op.
+ */
+import type { Device, KeyValuePages, Ops, Weight } from "../../src/device/device.ts";
 import type { ComputeDType, DType } from "../../src/tensor/dtype.ts";
-import type { Workspace } from "./workspace.ts";
+import type { Tensor } from "../../src/tensor/tensor.ts";
+import type { CostOf } from "./cost.ts";
+import type { Random } from "./random.ts";
+import type { Shapes } from "./shapes.ts";
+import type { Rounding, Sum, Tolerance } from "./tolerance.ts";
+
+/** An op, or one of the device's own ways for parameters. */
+export type OpName = keyof Ops | "loadParameter" | "saveParameter";
+
+export type Settings = Readonly<Record<string, string | number | boolean>>;
+
+/** Element `index` in row-major order. */
+export type Values = (index: number) => number;
+
+/** A tensor and what it holds before the op runs, as stored: rounded to the type. */
+export interface Slot extends Tensor {
+  readonly at: Values;
+}
+
+/** A parameter and what it holds, row-major. */
+export interface WeightSlot extends Weight {
+  readonly at: Values;
+  /** The parameter to use now: another copy each time where it is to be cold. */
+  next(): Weight;
+}
+
+export interface SlotOptions {
+  /** Only outputs may be changed. */
+  readonly output?: boolean;
+  /** Elements between the end of a row and the next one's start. */
+  readonly gap?: number;
+}
+
+export interface InputOptions extends SlotOptions {
+  /** Standard deviation of the suite's numbers; a benchmark's are in [−1, 1). */
+  readonly deviation?: number;
+  /** The numbers are such as bfloat16 holds. A benchmark's always are. */
+  readonly coarse?: boolean;
+}
+
+export interface ParameterOptions {
+  readonly output?: boolean;
+  readonly deviation?: number;
+  /** What it holds, instead of random numbers. */
+  readonly at?: Values;
+  /** float32 where none is said. */
+  readonly dtype?: ComputeDType;
+}
+
+/** The reference: its elements, or how each is computed. */
+export type Wanted = ArrayLike<number> | ((index: number) => number | Sum);
+
+/** Which elements are compared where all would take too long: how many rows, or which ones, and how many columns. */
+export interface Sample {
+  readonly rows?: number | readonly number[];
+  readonly columns?: number;
+}
+
+export interface Run {
+  readonly random: Pick<Random, "integer" | "permutation">;
+  /** The device whose memory the case is laid out in: for sizes, not for work. */
+  readonly device: Device;
+  /** Every instruction of the device is emulated: what tells little more in large numbers may come in small ones. */
+  readonly slow: boolean;
+  /** How often an op that may be repeated is called: twice, so that `=` and `+=` differ; once where it is timed. */
+  readonly times: number;
+  /** Random numbers. */
+  input(name: string, dtype: ComputeDType, shape: readonly number[], o?: InputOptions): Slot;
+  filled(name: string, dtype: DType, shape: readonly number[], at: Values, o?: SlotOptions): Slot;
+  /** Begins as NaN, so that an element which is never written is seen. */
+  output(name: string, dtype: DType, shape: readonly number[], o?: Omit<SlotOptions, "output">): Slot;
+  /** `cold`: read from memory in a benchmark, as in decoding, where other layers were read in between. */
+  weight(
+    name: string,
+    dtype: ComputeDType,
+    shape: readonly number[],
+    o?: { readonly deviation?: number; readonly cold?: boolean },
+  ): WeightSlot;
+  /** A tensor in w's layout, padding zero; an output may not change that. */
+  parameter(name: string, w: Weight, o?: ParameterOptions): Slot;
+  /** What another op has written before: the reference's values or, where those take too long, what `save`'s work writes. */
+  saved(name: string, dtype: DType, shape: readonly number[], want: Values, o?: SlotOptions): Slot;
+  save(work: (device: Device) => void): void;
+  /** Comes before the work: part of each of the suite's runs, done once and not timed in a benchmark. */
+  first(work: (device: Device) => void): void;
+  /** Pages to use now: in a benchmark one of several copies in turn, as each layer has its own; `first` has filled them. */
+  layers(pages: KeyValuePages): () => KeyValuePages;
+  /** Runs the work on every path, or times it: once a case, after all buffers are laid out. `after` is not timed. */
+  run(work: (device: Device) => void, after?: (device: Device) => void): void;
+  /** Compares an output with the reference. */
+  check(slot: Slot, want: Wanted, tolerance: Tolerance, sample?: Sample): void;
+  /** Rows of two outputs have the same bits. */
+  same(a: Slot, aFrom: number, b: Slot, bFrom: number, count: number): void;
+  /**
+   * What an output grew by against central differences of `loss`, a float64 function of what `at` gives, at a few elements;
+   * `times` is how often the kernel ran on it. Only where sizes are small.
+   */
+  differences(gradient: Slot, at: Values, loss: (values: Values) => number, tolerance: Tolerance, times?: number): void;
+}
+
+/** A slot with all of its values. */
+export interface ValueSlot extends Slot {
+  readonly values: Float64Array;
+}
+
+/** What the suite's small sizes allow in addition. */
+export interface SuiteRun extends Run {
+  readonly random: Random;
+  readonly paths: readonly (Rounding & { readonly name: string; readonly equalBits: boolean })[];
+  /** Begins as `values`, or, without any, as an output does. */
+  slot(
+    name: string,
+    dtype: DType,
+    shape: readonly number[],
+    values: ArrayLike<number> | null,
+    o?: SlotOptions,
+  ): ValueSlot;
+  weightOf(name: string, dtype: ComputeDType, shape: readonly number[], values: ArrayLike<number>): WeightSlot;
+  /**
+   * The same of two ways to compute a row, which have equal bits on a device that samples exactly on-policy (promise 2).
+   * Elsewhere other kernels may compute them, in another order: they then differ by what is allowed.
+   */
+  agree(a: Slot, aFrom: number, b: Slot, bFrom: number, count: number, elsewhere: Tolerance): void;
+  /** The output's values on each path. */
+  values(slot: Slot): ReadonlyMap<string, Float64Array>;
+}
+
+export interface OpCase<R extends Run = SuiteRun, Op extends OpName = OpName> {
+  readonly op: Op;
+  /** The case's name, so they hold everything that tells it from others of its op. */
+  readonly settings: Settings;
+  readonly body: (run: R) => void;
+  /** The only kind of device that takes such operands, and why. */
+  readonly only?: { readonly kind: Device["kind"]; readonly reason: string };
+}
+
+export function opCase<R extends Run, Op extends OpName>(
+  op: Op,
+  settings: Settings,
+  body: (run: R) => void,
+): OpCase<R, Op> {
+  return { op, settings, body };
+}
+
+/** A case of gradients of activations stored as bfloat16. */
+export function bfloat16Gradients<R extends Run, Op extends OpName>(one: OpCase<R, Op>): OpCase<R, Op> {
+  return { ...one, only: { kind: "cuda", reason: "the CPU's gradients of activations are float32 (gradientDType)" } };
+}
+
+/** True flags by their name, false ones left out. */
+function wordsOf(settings: Settings): string[] {
+  return Object.entries(settings).flatMap(([key, value]) => {
+    if (typeof value === "boolean") return value ? [key] : [];
+    return [`${key}=${value}`];
+  });
+}
+
+/** The case as a string: what OPS_CASE takes. */
+export function caseName({ op, settings }: Pick<OpCase, "op" | "settings">): string {
+  return [op, ...wordsOf(settings)].join(" ");
+}
 
 /** Where the sizes come from: a training step, a prompt before sampling, decoding, or a larger model. */
 export type Use = "training" | "prefill" | "decode" | "large";
 
+/** A case at the sizes of a model, to be timed. */
 export interface OpBench {
   readonly op: keyof Ops;
   readonly use: Use;
@@ -14,87 +178,48 @@ export interface OpBench {
   readonly dtype: ComputeDType;
   /** As printed, such as "M=2048 N=576 K=576". */
   readonly sizes: string;
-  /** Multiplications and additions of one call; an exponential counts as its polynomial. */
-  readonly flops: number;
-  /** Bytes that one call must move: every input read once, every output written once. */
-  readonly bytes: number;
-  open(w: Workspace): OpenBench;
+  readonly body: (run: Run) => void;
 }
 
-export interface OpenBench {
-  /** What is timed; one call of the op. */
-  run(): void;
-  /**
-   * Compares the outputs of the first `run` with float64 at some places.
-   * @throws WrongResult for a result that is off
-   */
-  verify(): void;
+export function timed(use: Use, dtype: ComputeDType, sizes: Settings, { op, body }: OpCase<Run, keyof Ops>): OpBench {
+  return { op, use, dtype, sizes: wordsOf(sizes).join(" "), body };
 }
 
-export type Benches<Name extends keyof Ops> = Readonly<Record<Name, readonly OpBench[]>>;
+/** Everything about an op except its kernels. */
+export interface OpEntry<Op extends keyof Ops> {
+  readonly cost: CostOf<Op>;
+  /** The suite's, at small sizes. */
+  readonly cases: readonly OpCase[];
+  /** Those that are timed, at a model's. */
+  readonly real: (s: Shapes) => readonly OpBench[];
+}
 
-/** Multiplications and additions in the kernels' exponential. */
-export const EXPONENTIAL = 22;
+export type OpTable<Names extends keyof Ops = keyof Ops> = { readonly [Op in Names]: OpEntry<Op> };
 
+/** Short names of the element types in case names. */
+export const dtypes = { f32: "float32", bf16: "bfloat16" } as const;
+export type ShortDType = keyof typeof dtypes;
+
+export const shortOf = (dtype: ComputeDType): ShortDType => (dtype === "float32" ? "f32" : "bf16");
 export const computeDTypes: readonly ComputeDType[] = ["float32", "bfloat16"];
 
-export function sizesText(sizes: Readonly<Record<string, number | string | boolean>>): string {
-  return Object.entries(sizes)
-    .flatMap(([name, value]) => (value === true ? [name] : value === false ? [] : [`${name}=${value}`]))
-    .join(" ");
+/** f of the values; they repeat as those do. */
+export const mapped = (values: Values, f: (x: number) => number): Values =>
+  Object.assign((index: number) => f(values(index)), { ...values });
+
+/** Results by their number, each computed once. */
+export function memo<T>(compute: (key: number) => T): (key: number) => T {
+  const known = new Map<number, T>();
+  return (key) => {
+    if (!known.has(key)) known.set(key, compute(key));
+    return known.get(key)!;
+  };
 }
 
-/** A result that is not what float64 says; other errors of a check are the device's own. */
-export class WrongResult extends RunError {}
-
-/** @throws WrongResult unless |got − want| ≤ allowed */
-export function near(what: string, got: number | undefined, want: number, allowed: number): void {
-  if (got !== undefined && Math.abs(got - want) <= allowed) return;
-  throw new WrongResult(`${what} is ${got}, wanted ${want} within ${allowed.toPrecision(2)}`);
-}
-
-/** Half a unit in the last place of bfloat16's 8 bits, at most, and a little for a value that lies near a tie. */
-const BFLOAT16_ROUNDING = 2 ** -8 * 1.01;
-
-/**
- * What a sum of products may be off by in float32, given the sum of the products' magnitudes, and what storing it as
- * `dtype` adds.
- */
-export function slack(magnitude: number, want: number, dtype: DType = "float32"): number {
-  return 2 ** -19 * magnitude + (dtype === "bfloat16" ? BFLOAT16_ROUNDING * Math.abs(want) : 0) + 1e-30;
-}
-
-/** Roundings that a sum may be off by, in standard deviations: 1e-9 of all sums would be, were they normal. */
-const DEVIATIONS = 6;
-
-/**
- * What a sum of products may be off by beside where one factor of each is a float32 rounded to bfloat16: by up to 2⁻⁸ of
- * the product, evenly, and each for itself. So it grows with the root of the products' squares; it is never more than
- * all of them rounded to one side.
- */
-export function operandRounding(products: Float64Array): number {
-  let [squares, magnitude] = [0, 0];
-  for (const product of products) {
-    squares += product * product;
-    magnitude += Math.abs(product);
-  }
-  return BFLOAT16_ROUNDING * Math.min(magnitude, DEVIATIONS * Math.sqrt(squares / 3));
-}
-
-/** Up to `wanted` of 0 … count − 1: both ends, and others spread between them. */
+/** Up to `wanted` of 0 … count − 1: both ends, and others spread between them; of one the last. */
 export function picks(count: number, wanted: number): number[] {
   if (count <= wanted) return Array.from({ length: count }, (_, i) => i);
+  if (wanted === 1) return [count - 1];
   const step = (count - 1) / (wanted - 1);
   return Array.from({ length: wanted }, (_, i) => Math.round(i * step));
-}
-
-/** Σ a(i) · b(i), and Σ |a(i) · b(i)|. */
-export function sumOfProducts(count: number, a: (i: number) => number, b: (i: number) => number) {
-  let [sum, magnitude] = [0, 0];
-  for (let i = 0; i < count; i++) {
-    const term = a(i) * b(i);
-    sum += term;
-    magnitude += Math.abs(term);
-  }
-  return { sum, magnitude };
 }

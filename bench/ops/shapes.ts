@@ -26,10 +26,11 @@ export interface Shapes {
   readonly modelGradients?: boolean;
 }
 
-/** The sizes that are a model's own. */
+/** The sizes that are a model's own, of its first layer. */
 export function modelShapes(config: ModelConfig): Pick<Shapes, "D" | "F" | "H" | "Hkv" | "Dh" | "V"> {
-  const { hiddenSize: D, intermediateSize: F, numHeads: H, numKvHeads: Hkv, headDim: Dh, vocabSize: V } = config;
-  return { D, F, H, Hkv, Dh, V };
+  const { attention, mlp } = config.layer(0);
+  const { heads: H, kvHeads: Hkv, headDim: Dh } = attention.shape;
+  return { D: config.hiddenSize, F: mlp.intermediateSize, H, Hkv, Dh, V: config.vocabSize };
 }
 
 /** "grad" of a model in `dtype`. */
@@ -68,4 +69,9 @@ export const smollm2: Shapes = { D: 576, F: 1536, H: 9, Hkv: 3, Dh: 64, V: 49152
 /** T, the tokens of the packed group. */
 export function packedTokens({ prompt, completion, samples }: Shapes): number {
   return prompt + samples * completion;
+}
+
+/** Rows of what is done for each token: of the packed batch, and of decode steps. */
+export function usesOf(s: Shapes): readonly (readonly ["training" | "decode", number])[] {
+  return [["training", packedTokens(s)], ...s.batches.map((B) => ["decode", B] as const)];
 }

@@ -6,45 +6,25 @@ import { bytesAt } from "../../ffi/bindings/libc.ts";
 import type { Device, DeviceMemory, NumberArray, Weight } from "../../src/device/device.ts";
 import { bfloat16ToNumber, bytesPerElement, type ComputeDType, type DType } from "../../src/tensor/dtype.ts";
 import { byteLength, elementCount, rows, type Tensor, tensor } from "../../src/tensor/tensor.ts";
+import type { Slot, Values, WeightSlot } from "./case.ts";
 
 /** Element `index` in row-major order. */
-export interface Values {
-  (index: number): number;
+export interface PeriodicValues extends Values {
   /** They are the same again after so many, so that a large buffer is filled by copies of its beginning. */
   readonly period?: number;
 }
 
-/** A tensor and what it was filled with. */
-export interface Input extends Tensor {
-  readonly at: Values;
-}
-
-/** A parameter and what it was filled with, row-major. */
-export interface InputWeight extends Weight {
-  readonly at: Values;
-  /** The next of its copies: in decoding a layer's weights come from memory, as other layers were read in between. */
-  next(): Weight;
-}
-
-/** How a device multiplies, as far as the tolerance of a result depends on it. */
-export interface Rounding {
-  /** Products with a bfloat16 weight round their float32 operands to bfloat16. */
-  readonly operands: boolean;
-  /** Attention over bfloat16 rounds its probabilities and their gradients to bfloat16. */
-  readonly attention: boolean;
-}
-
 export interface Workspace {
   readonly device: Device;
-  readonly rounding: Rounding;
-  /** Filled with numbers in [−1, 1) that bfloat16 holds exactly, or with `at`. */
-  input(name: string, dtype: ComputeDType, shape: readonly number[], at?: Values): Input;
-  integers(name: string, shape: readonly number[], values: ArrayLike<number>): Tensor;
+  /** Filled with numbers in [−1, 1) that bfloat16 holds exactly. */
+  input(name: string, dtype: ComputeDType, shape: readonly number[]): Slot;
+  filled(name: string, dtype: DType, shape: readonly number[], at: PeriodicValues): Slot;
   output(name: string, dtype: DType, shape: readonly number[]): Tensor;
-  weight(name: string, dtype: ComputeDType, shape: readonly number[], copies?: number): InputWeight;
+  /** Numbers as `input` has them, or `at`; `copies` of the same are there to be used in turn. */
+  weight(name: string, dtype: ComputeDType, shape: readonly number[], copies?: number, at?: PeriodicValues): WeightSlot;
   /** Every element of a packed tensor, or those of one of its rows. */
   values(t: Tensor, row?: number): Float64Array;
-  /** Row `n` of a float32 tensor in w's layout. */
+  /** Row `n` of a flat tensor that is in w's layout. */
   parameterRow(t: Tensor, w: Weight, n: number): Float32Array;
   free(): void;
 }
@@ -61,7 +41,7 @@ export function coldCopies(bytes: number): number {
 const PERIOD = 2 ** 20 - 3;
 
 /** k / 64 for k in −64 … 63, scattered over the indices; the same again after `PERIOD` of them. */
-export function scattered(salt: number): Values {
+export function scattered(salt: number): PeriodicValues {
   return periodic((index) => {
     let x = Math.imul((index % PERIOD) ^ salt, 0x9e3779b1);
     x = Math.imul(x ^ (x >>> 15), 0x85ebca6b);
@@ -69,14 +49,14 @@ export function scattered(salt: number): Values {
   });
 }
 
-export const constant = (value: number): Values => periodic(() => value);
+export const constant = (value: number): PeriodicValues => periodic(() => value);
 
 /** Values that are known to repeat with `PERIOD`. */
-export function periodic(at: (index: number) => number): Values {
+export function periodic(at: Values): PeriodicValues {
   return Object.assign(at, { period: PERIOD });
 }
 
-export function openWorkspace(device: Device, rounding: Rounding): Workspace {
+export function openWorkspace(device: Device): Workspace {
   const allocations: DeviceMemory[] = [];
   let salt = 1;
   const allocate = (name: string, bytes: number): number => {
@@ -88,28 +68,24 @@ export function openWorkspace(device: Device, rounding: Rounding): Workspace {
     tensor(name, allocate(name, elementCount(shape) * bytesPerElement(dtype)), dtype, shape);
   const nextValues = () => scattered(Math.imul(salt++, 0x2545f491));
 
+  const filled: Workspace["filled"] = (name, dtype, shape, at) => {
+    const t = place(name, dtype, shape);
+    fillWith(device, t, at);
+    return { ...t, at: dtype === "float32" && !at.period ? (i) => Math.fround(at(i)) : at };
+  };
+
   return {
     device,
-    rounding,
-    input(name, dtype, shape, at = nextValues()) {
-      const t = place(name, dtype, shape);
-      fillWith(device, t, at);
-      return { ...t, at };
-    },
-    integers(name, shape, values) {
-      const t = place(name, "int32", shape);
-      device.upload(t, Int32Array.from(values));
-      return t;
-    },
+    input: (name, dtype, shape) => filled(name, dtype, shape, nextValues()),
+    filled,
     output(name, dtype, shape) {
       const t = place(name, dtype, shape);
       fillBytes(device, t, byteLength(t), 0xff);
       return t;
     },
-    weight(name, dtype, shape, copies = 1) {
+    weight(name, dtype, shape, copies = 1, at = nextValues()) {
       const elements = device.parameterElements(shape);
       const bytes = elements * bytesPerElement(dtype);
-      const at = nextValues();
       const made: Weight[] = [];
       for (let i = 0; i < copies; i++) made.push({ name, address: allocate(name, bytes), dtype, shape, elements });
       const first = made[0]!;
@@ -125,7 +101,7 @@ export function openWorkspace(device: Device, rounding: Rounding): Workspace {
     parameterRow(t, w, n) {
       const width = elementCount(w.shape.slice(1));
       const host = device.allocateHost(width * 4, "bench: a row");
-      device.saveParameter(host.address, "float32", { ...w, address: t.address, dtype: "float32" }, n, 1);
+      device.saveParameter(host.address, "float32", { ...w, address: t.address, dtype: t.dtype as ComputeDType }, n, 1);
       const copy = new Float32Array(bytesAt(host.address, width * 4).slice(0));
       host.free();
       return copy;
@@ -160,9 +136,17 @@ export function copyBytes(device: Device, to: number, from: number, bytes: numbe
 }
 
 /** The values from index 0 on, in the tensor's type: of those that repeat one period, which is uploaded again and again. */
-export function fillWith(device: Device, t: Tensor, at: Values): void {
+export function fillWith(device: Device, t: Tensor, at: PeriodicValues): void {
   const flat = tensor(t.name, t.address, t.dtype, [elementCount(t.shape)]);
   const count = flat.shape[0]!;
+  if (t.dtype === "int32" || t.dtype === "uint32") {
+    const integers = t.dtype === "int32" ? new Int32Array(count) : new Uint32Array(count);
+    device.upload(
+      flat,
+      integers.map((_, i) => at(i)),
+    );
+    return;
+  }
   const chunk = new Float32Array(Math.min(PERIOD, count));
   const bits = new Uint32Array(chunk.buffer);
   let data: NumberArray = chunk;
@@ -177,18 +161,23 @@ export function fillWith(device: Device, t: Tensor, at: Values): void {
 }
 
 /** The same of a parameter, through the host's memory, row-major. */
-function loadWith(device: Device, w: Weight, at: Values): void {
+function loadWith(device: Device, w: Weight, at: PeriodicValues): void {
   const [n = 1, ...rest] = w.shape;
   const width = elementCount(rest);
   const step = Math.min(n, Math.max(16, Math.floor(PERIOD / width)));
   const host = device.allocateHost(step * width * 4, "bench: rows of a parameter");
   const chunk = new Float32Array(bytesAt(host.address, step * width * 4));
-  const period =
-    at.period === PERIOD ? Float32Array.from({ length: Math.min(PERIOD, n * width) }, (_, i) => at(i)) : null;
+  const periodic = at.period === PERIOD;
+  const period = Float32Array.from({ length: periodic ? Math.min(PERIOD, n * width) : 0 }, (_, i) => at(i));
   for (let from = 0; from < n; from += step) {
     const count = Math.min(step, n - from);
-    for (let i = 0, index = from * width; i < count * width; i++, index++)
-      chunk[i] = period ? period[index % PERIOD]! : at(index);
+    let done = 0;
+    while (periodic && done < count * width) {
+      const piece = period.subarray((from * width + done) % PERIOD).subarray(0, count * width - done);
+      chunk.set(piece, done);
+      done += piece.length;
+    }
+    for (; done < count * width; done++) chunk[done] = at(from * width + done);
     device.loadParameter(w, host.address, "float32", from, count);
   }
   host.free();

@@ -7,9 +7,11 @@ import { HEAD_BYTES } from "../../src/device/cuda/device.ts";
 import { type Device, type DeviceMemory, type NumberArray, type Ops, PAGE_TOKENS } from "../../src/device/device.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
-import { type Cost, costs, type Lengths } from "./cost.ts";
+import { opTable } from "../ops/cases/all.ts";
+import type { Cost, CostOf, Lengths } from "../ops/cost.ts";
 
-export interface Work extends Cost {
+/** `bytes` are all that the op's kernels move, those between them included. */
+export interface Work extends Omit<Cost, "between"> {
   readonly op: keyof Ops;
   /** Shapes of the first operands, to tell two calls of one op apart. */
   readonly detail: string;
@@ -57,13 +59,13 @@ export function countingDevice(
     },
     cache,
   };
-  const names = Object.keys(costs) as (keyof Ops)[];
+  const names = Object.keys(opTable) as (keyof Ops)[];
   const ops = Object.fromEntries(
     names.map((op) => [
       op,
-      (...args: unknown[]) => {
-        const cost = (costs[op] as (lengths: Lengths, ...rest: unknown[]) => Cost)(lengths, ...args);
-        work.push({ op, detail: describe(args), ...cost });
+      (...args: Parameters<Ops[keyof Ops]>) => {
+        const { between, ...cost } = (opTable[op].cost as CostOf<keyof Ops>)(lengths, ...args);
+        work.push({ op, detail: describe(args), ...cost, bytes: cost.bytes + (between ?? 0) });
       },
     ]),
   ) as unknown as Ops;

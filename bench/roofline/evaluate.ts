@@ -10,7 +10,7 @@ import type { Phase } from "./phases.ts";
 
 /**
  * What an op's kernels executed under the emulated driver, by thread unless said otherwise, for each unit of its cost
- * (cost.ts): a byte, or a floating-point operation for attention.
+ * (ops/cost.ts): a byte, or a floating-point operation for attention.
  */
 export interface KernelCounts {
   readonly unit: "byte" | "flop";

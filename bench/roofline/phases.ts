@@ -7,9 +7,9 @@ import type { Device } from "../../src/device/device.ts";
 import type { ModelConfig } from "../../src/families/config.ts";
 import { parameterSpecs } from "../../src/families/parameters.ts";
 import { planActivations } from "../../src/model/activations.ts";
-import { backward, forward, type Model } from "../../src/model/lm-head.ts";
+import { backward, forward } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
-import { bindWeights, planWeights } from "../../src/model/weights.ts";
+import { planModelBuffers } from "../../src/model/model.ts";
 import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
 import { planRollout, promptSlotsFor } from "../../src/rollout/buffers.ts";
 import { createRolloutEngine } from "../../src/rollout/engine.ts";
@@ -54,7 +54,8 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
     longestCompletion: completionTokens,
   });
   const plan = planMemory();
-  planWeights(plan, device, config, dtype, "policy");
+  const positions = promptTokens + completionTokens;
+  const bindModel = planModelBuffers(plan, device, config, { prefix: "policy", dtype, positions });
   const bindOptimizer = planOptimizer(plan, device, parameterSpecs(config), dtype);
   const sizes = packedSizes(device, config, tokens, promptTokens);
   const options = { prefix: "update", training: true, lifetime: ["update"] } as const;
@@ -67,21 +68,16 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
     penalized: false,
   };
   const bindRollout = planRollout(plan, device, config, dtype, limits, ["rollout"]);
-  const half = config.headDim / 2;
-  for (const table of ["cos", "sin"])
-    plan.add("rotary tables", table, "float32", [promptTokens + completionTokens, half]);
   const layout = plan.build();
   // Memory of the host's own is given out until it is used up: what does not fit is said before.
   requireMemory(estimateMemory(layout, 0, device.freeBytes() !== null), device);
   const arena = device.allocate(layout.totalBytes, "the plan");
   const tensors = placeTensors(layout, arena.address);
-  const weights = bindWeights(tensors, config, dtype, "policy");
-  const rope = { cos: tensors.get("cos")!, sin: tensors.get("sin")! };
-  const model: Model = { device, config, weights, rope };
+  const model = bindModel(tensors);
   return {
     model,
     activations: bindActivations(tensors),
-    optimizer: bindOptimizer(tensors, weights.all),
+    optimizer: bindOptimizer(tensors, model.weights.all),
     rollout: createRolloutEngine(model, bindRollout(tensors)),
     arena,
   };

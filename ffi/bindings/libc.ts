@@ -6,7 +6,7 @@
 import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
 import { closeSync, fstatSync, openSync, statSync } from "node:fs";
 import { InputError, RunError } from "../../src/errors.ts";
-import { requireFile } from "../../src/files.ts";
+import { requireFile } from "../../src/files/paths.ts";
 
 const symbolTable = {
   // void *mmap(void *addr, size_t length, int prot, int flags, int fd, off_t offset)

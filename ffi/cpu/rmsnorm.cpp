@@ -2,7 +2,7 @@
 // has H such rows (H = 1 for the hidden state, the number of heads for q/k norm), token t starting at x + t · ldx.
 //
 //   rmsnorm_forward   y =, rstd (T, H) =
-//   rmsnorm_backward  dx = (gradient through the norm) + dresidual (when given; it may be dx itself), dweight (D) +=
+//   rmsnorm_backward  dx = (gradient through the norm) + dresidual (when given; it may be dx itself), dweight (D) += (when given)
 // Nothing is rounded before y is stored.
 #include "simd.h"
 #include "threads.h"
@@ -43,7 +43,7 @@ void rmsnorm_backward(float* dx, float* dweight, const float* dy, const void* x,
                       int32_t xdtype, int32_t wdtype) {
   WITH_DTYPE(xdtype, TX, WITH_DTYPE(wdtype, TW, {
     // The weight's gradient first: it reads dy, which dx may overwrite. A thread owns a range of D.
-    parallel(ceil_div(D, PANEL), [&](int64_t block) {
+    if (dweight) parallel(ceil_div(D, PANEL), [&](int64_t block) {
       for (int64_t d = block * PANEL; d < smaller(D, block * PANEL + PANEL); d += W) {
         int n = (int)smaller(W, D - d);
         V sum = load_upto(dweight + d, n);

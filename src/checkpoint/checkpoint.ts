@@ -1,6 +1,6 @@
 /**
- * The weights of a model folder as one set of named tensors, whether they lie in `model.safetensors` or in shards listed
- * by `model.safetensors.index.json`. Other formats are refused with the way to convert them.
+ * The weights of a model folder as one set of named tensors, whether they are in `model.safetensors` or in shards listed
+ * by `model.safetensors.index.json`. Other formats are refused, with instructions to convert them.
  */
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -14,18 +14,18 @@ export const indexFileName = "model.safetensors.index.json";
 export interface Checkpoint {
   readonly folder: string;
   readonly names: readonly string[];
-  /** Tensors that the shards hold and the index does not list. They cannot be asked for. */
+  /** Tensors that the shards hold but the index does not list. They cannot be read. */
   readonly unlisted: readonly string[];
   has(name: string): boolean;
-  /** @throws InputError where there is no such tensor */
+  /** @throws InputError if there is no such tensor */
   get(name: string): MappedTensor;
   /** Drops all pages from memory; they are read again when touched. */
   release(): void;
-  /** Unmaps the files: no address of a tensor may be used afterwards. */
+  /** Unmaps the files: tensor addresses must not be used afterwards. */
   close(): void;
 }
 
-/** @throws InputError for a folder without safetensors, a missing or damaged shard, an index that does not fit its shards */
+/** @throws InputError for a folder without safetensors, a missing or damaged shard, an index that does not match its shards */
 export function openCheckpoint(folder: string): Checkpoint {
   const single = join(folder, singleFileName);
   const index = join(folder, indexFileName);
@@ -100,25 +100,27 @@ function checkpointOf(
   };
 }
 
-/** Says which other format the folder holds, since the cure differs. */
+/** Names the other format that the folder holds, since the cure differs. */
 function noWeights(folder: string): InputError {
   let files: string[] = [];
   try {
     files = readdirSync(folder);
   } catch {
-    return new InputError(`${folder}: there is no such folder; check the path`);
+    return new InputError(`${folder}: no such folder; check the path`);
   }
   const ending = (suffix: string) => files.find((file) => file.endsWith(suffix));
   if (files.includes("adapter_model.safetensors"))
-    return new InputError(`${folder}: holds a LoRA adapter alone; merge it into its base model and give that folder`);
+    return new InputError(`${folder}: holds only a LoRA adapter; merge it into its base model and give that folder`);
   const pickled = ending(".bin") ?? ending(".pt") ?? ending(".pth");
   if (pickled !== undefined)
     return new InputError(
-      `${folder}: weights are in ${pickled}, a pickle, which is not read; convert them: load the model in transformers ` +
+      `${folder}: weights are in ${pickled}, a pickle, which is not supported; convert them: load the model in transformers ` +
         "and call save_pretrained, which writes model.safetensors",
     );
   const gguf = ending(".gguf");
   if (gguf !== undefined)
-    return new InputError(`${folder}: weights are in ${gguf}, which is not read; use the original safetensors weights`);
-  return new InputError(`${folder}: there is neither ${singleFileName} nor ${indexFileName}; download the weights`);
+    return new InputError(
+      `${folder}: weights are in ${gguf}, which is not supported; use the original safetensors weights`,
+    );
+  return new InputError(`${folder}: has neither ${singleFileName} nor ${indexFileName}; download the weights`);
 }

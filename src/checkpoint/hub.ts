@@ -1,6 +1,6 @@
 /**
- * `--model` → a folder: a path as it is, a hub id (`org/name`) by way of the cache that all Hugging Face tools share.
- * Only the files that this program uses are downloaded. Honours HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT and
+ * `--model` → a folder: a path unchanged, a hub id (`org/name`) through the cache that all Hugging Face tools share.
+ * Only the files that this program uses are downloaded. Respects HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT and
  * HF_TOKEN. Leaves out revisions other than `main`.
  */
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
@@ -14,26 +14,24 @@ import {
   modelInfo,
 } from "@huggingface/hub";
 import { errorText, InputError, RunError } from "../errors.ts";
-import { writeFileAtomic } from "./atomic.ts";
+import { writeFileAtomic } from "../files/atomic.ts";
 import { indexFileName, singleFileName } from "./checkpoint.ts";
 import { isModelFile } from "./huggingface.ts";
 
 /**
  * @param idOrFolder a model folder, or `org/name` on the hub
  * @returns a folder
- * @throws InputError where there is neither, RunError where the download breaks
+ * @throws InputError if there is neither, RunError if the download breaks off
  */
 export async function resolveModel(idOrFolder: string): Promise<string> {
   if (existsSync(idOrFolder)) return idOrFolder;
   if (!/^[\w-][\w.-]*\/[\w-][\w.-]*$/.test(idOrFolder))
-    throw new InputError(
-      `${idOrFolder}: there is no such folder, and it is no hub id (org/name) either; check the path`,
-    );
+    throw new InputError(`${idOrFolder}: no such folder, and it is not a hub id (org/name) either; check the path`);
   const cached = cachedSnapshot(idOrFolder);
   if (isOffline()) {
     if (cached !== null) return cached;
     throw new InputError(
-      `${idOrFolder}: there is no such folder, and it is not in the hub's cache ${getHFHubCachePath()}, which ` +
+      `${idOrFolder}: no such folder, and it is not in the hub's cache ${getHFHubCachePath()}, which ` +
         "HF_HUB_OFFLINE limits this run to; unset it, or give the folder",
     );
   }
@@ -43,12 +41,12 @@ export async function resolveModel(idOrFolder: string): Promise<string> {
   } catch (error) {
     if (error instanceof HubApiError && [401, 403, 404].includes(error.statusCode))
       throw new InputError(
-        `${idOrFolder}: there is no such folder, and the hub has no such model or does not show it to you ` +
+        `${idOrFolder}: no such folder, and the hub has no such model or does not show it to you ` +
           `(${error.statusCode}); check the name, or set HF_TOKEN for a private or gated model`,
       );
     if (cached !== null) return cached;
     throw new InputError(
-      `${idOrFolder}: there is no such folder, and the hub cannot be reached (${errorText(error)}); go online, or ` +
+      `${idOrFolder}: no such folder, and the hub cannot be reached (${errorText(error)}); go online, or ` +
         "download the model elsewhere and give its folder",
     );
   }
@@ -57,7 +55,7 @@ export async function resolveModel(idOrFolder: string): Promise<string> {
 
 async function download(id: string, commit: string): Promise<string> {
   const repo = { type: "model", name: id } as const;
-  // The library reports progress with console.debug, which Bun prints to stdout, where results go.
+  // The library reports progress with console.debug, which Bun prints to stdout, where the results go.
   const { debug } = console;
   console.debug = console.error;
   try {
@@ -65,13 +63,13 @@ async function download(id: string, commit: string): Promise<string> {
       if (file.type === "file" && isModelFile(file.path))
         await downloadFileToCacheDir({ repo, path: file.path, revision: commit, ...access() });
   } catch (error) {
-    throw new RunError(`${id}: the download broke off (${errorText(error)}); run the command again to go on`);
+    throw new RunError(`${id}: the download broke off (${errorText(error)}); run the command again to continue`);
   } finally {
     console.debug = debug;
   }
   const refs = join(repoFolder(id), "refs");
   mkdirSync(refs, { recursive: true });
-  // Last: what `main` points to is whole.
+  // Last, so that `main` points to a complete copy.
   writeFileAtomic(join(refs, "main"), commit);
   const folder = join(repoFolder(id), "snapshots", commit);
   if (!existsSync(join(folder, "config.json")))

@@ -1,15 +1,17 @@
 /**
- * The folder that a command writes into, from the first look to the end: one writer at a time (`lock.ts`), nothing that is
- * there replaced unless asked (`held.ts`), and what is replaced kept until there is something in its place (`earlier.ts`).
- * A folder that the command itself reads from is never replaced.
+ * The folder that a command writes into, from the first check to the end: one writer at a time (`lock.ts`), nothing
+ * replaced without permission (`held.ts`), and replaced files kept until there is something in their place
+ * (`earlier.ts`). A folder that the command itself reads from is never replaced.
  */
+
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, relative, resolve } from "node:path";
 import { InputError } from "../errors.ts";
-import { followLink, writeFileAtomic } from "./atomic.ts";
+import { followLink, writeFileAtomic } from "../files/atomic.ts";
+import { runWriteFailure } from "../files/refusals.ts";
 import { afterStep, isUnsettled, setAside, settleEarlier, unfinished } from "./earlier.ts";
 import { describeHeld, evaluationFiles, type Held, heldIn, type RunRecord, runFile } from "./held.ts";
-import { type FolderLock, lockFolder, lockName, unwritable } from "./lock.ts";
+import { type FolderLock, lockFolder, lockName } from "./lock.ts";
 import { damageOf, listCheckpoints } from "./state.ts";
 
 export interface OutputRequest {
@@ -21,34 +23,34 @@ export interface OutputRequest {
 
 export interface Permission {
   readonly overwrite: boolean;
-  /** Whether the command goes on from checkpoints at all. */
+  /** Whether the command can resume from checkpoints. */
   readonly resumes: boolean;
-  /** Where the run goes on from, and the step reached there. */
+  /** The checkpoint to resume from, and its step. */
   readonly resume?: { readonly folder: string; readonly step: number } | null;
-  /** Asked to go on from the newest checkpoint, or anew where there is none. */
+  /** Told to resume from the newest checkpoint, or to start from scratch if there is none. */
   readonly newest?: boolean;
-  /** What the command reads, by the names of its settings; null: not given. */
+  /** The command's inputs, by the names of their settings; null: not given. */
   readonly inputs: Readonly<Record<string, string | null>>;
-  /** Says of what is held that it may be replaced unasked. */
+  /** Whether the folder's contents may be replaced without permission. */
   readonly mayReplace?: ((folder: string, held: Held) => boolean) | undefined;
-  /** The command adds files and replaces none but its own, so it may write beside what it reads. */
+  /** The command adds files and replaces only its own, so it may write beside its inputs. */
   readonly addsOnly?: boolean;
 }
 
 export interface OutputFolder {
-  /** @throws InputError where the folder holds something that nothing was said about, or what the command reads */
+  /** @throws InputError if the folder holds something without permission to replace it, or an input of the command */
   permit(permission: Permission): void;
   /**
-   * From here on the command writes: what it replaces is moved out of the way, to go once there is something in its place.
+   * From here on the command writes: files to be replaced are moved out of the way, and removed once replaced.
    *
    * @param settings of the run, for `run.json`
    */
   begin(settings: RunRecord): void;
-  /** Gives the folder free. What was to be replaced, and was not, is put back. */
+  /** Releases the folder. Files that were to be replaced but were not are restored. */
   release(): void;
 }
 
-/** @throws InputError where another process writes there; RunError where it cannot be written */
+/** @throws InputError if another process writes there; RunError if it cannot be written */
 export function openOutputFolder({ folder, command, note }: OutputRequest): OutputFolder {
   let lock: FolderLock | null = null;
   let keptStep = -1;
@@ -57,7 +59,7 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
     try {
       return isUnsettled(folder);
     } catch (error) {
-      throw unwritable(error, folder);
+      throw runWriteFailure(error, folder);
     }
   };
   const settle = (): void => {
@@ -65,17 +67,17 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
     const settled = settleEarlier(folder);
     if (settled === null) return;
     const left = settled === "put back" ? "" : `; what the new one wrote is in ${join(folder, unfinished)}`;
-    note(`note: ${folder}: the new run ended before it saved anything, so the earlier one is back${left}`);
+    note(`note: ${folder}: the new run ended before it saved anything, so the earlier one was restored${left}`);
   };
   const notePassedOver = (): void => {
     const later = keptStep < 0 ? [] : listCheckpoints(folder).filter(({ step }) => step > keptStep);
     for (const damage of later.map((checkpoint) => damageOf(checkpoint.folder)))
-      if (damage !== null) note(`note: a later checkpoint is damaged and passed over: ${damage}`);
+      if (damage !== null) note(`note: a later checkpoint is damaged and was skipped: ${damage}`);
   };
   const open: OutputFolder = {
     permit(permission) {
       const { resume = null } = permission;
-      // A checkpoint may be named by a link, or lie on another disk behind one.
+      // A checkpoint may be named by a link, or be on another disk behind one.
       const places = resume === null ? [] : [resolve(resume.folder), followLink(resume.folder)];
       const goesOn = places.some((place) => isSamePlace(dirname(place), folder));
       keptStep = goesOn ? (resume?.step ?? -1) : -1;
@@ -104,7 +106,7 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
       }
     },
   };
-  // A refusal touches nothing: the lock waits for the permission, unless there is something to mend or to wait for.
+  // A refusal touches nothing, so the lock is taken after the permission, unless there is something to repair or wait for.
   if (!existsSync(join(folder, lockName)) && !mustSettle()) return open;
   lock = lockFolder(folder, `grpo ${command}`);
   try {
@@ -119,8 +121,8 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
 function asideNote(folder: string, keptStep: number, names: readonly string[]): string {
   const shown = 6;
   const list = [...names.slice(0, shown), ...(names.length > shown ? [`${names.length - shown} more`] : [])].join(", ");
-  if (keptStep < 0) return `what is replaced (${list}) is kept until this run has saved something`;
-  return `what came after step ${keptStep} (${list}) goes to ${afterStep(folder, keptStep)} when this run has saved something`;
+  if (keptStep < 0) return `the replaced files (${list}) are kept until this run has saved something`;
+  return `everything after step ${keptStep} (${list}) moves to ${afterStep(folder, keptStep)} once this run has saved something`;
 }
 
 function requireFree(folder: string, permission: Permission, goesOn: boolean): void {
@@ -129,7 +131,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
     held = heldIn(folder);
   } catch (error) {
     if (error instanceof InputError) throw error;
-    throw unwritable(error, folder);
+    throw runWriteFailure(error, folder);
   }
   requireInputsKept(folder, permission, held);
   if (held === null || permission.overwrite || goesOn || permission.mayReplace?.(folder, held)) return;
@@ -137,7 +139,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
   const onlyLogs = isRun && checkpoints.length === 0 && model === null && evaluation === null && foreign === null;
   if (permission.newest && onlyLogs) return;
   const resume = permission.resumes && held.checkpoints.length > 0 ? "go on with --resume_from_checkpoint true, " : "";
-  const adds = held.evaluation === null ? "write into it all the same" : "replace the evaluation";
+  const adds = held.evaluation === null ? "write into it anyway" : "replace the evaluation";
   const replaces = held.names.length === 0 ? "write beside it" : "replace it";
   const replace = `${permission.addsOnly ? adds : replaces} with --overwrite`;
   throw new InputError(
@@ -145,7 +147,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
   );
 }
 
-/** @throws InputError where what the command reads lies where it would write */
+/** @throws InputError if an input of the command is where it would write */
 function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, held: Held | null): void {
   const target = followLink(folder);
   for (const [name, path] of Object.entries(inputs)) {
@@ -157,13 +159,13 @@ function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, hel
       if (first === ".." || !isReplaced) continue;
       const what = held === null ? "files" : describeHeld(held);
       throw new InputError(
-        `output_dir ${folder} holds ${what}, and ${name} ${path} is read from there, so it must stay; name another --output_dir`,
+        `output_dir ${folder} holds ${what}, and ${name} ${path} is read from there, so it must not be replaced; name another --output_dir`,
       );
     }
   }
 }
 
-/** Where a path leads, and the files in it, if it is a folder: they may be links. */
+/** Where a path leads, and, if it is a folder, the files in it, which may be links. */
 function realPaths(path: string): string[] {
   const inner = statSync(path).isDirectory() ? namesIn(path).map((name) => join(path, name)) : [];
   return [path, ...inner.filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile())].map(followLink);
@@ -173,7 +175,7 @@ function namesIn(folder: string): string[] {
   try {
     return readdirSync(folder);
   } catch {
-    return []; // Not to be read: whoever opens it will say so.
+    return []; // Unreadable: opening it will report that.
   }
 }
 
@@ -182,8 +184,8 @@ const isSamePlace = (a: string, b: string): boolean => followLink(a) === followL
 /**
  * Checks a single file that a command is to write.
  *
- * @param inputs what it reads, by name
- * @throws InputError where there is one with something in it that nothing was said about, or that the command reads
+ * @param inputs the command's inputs, by name
+ * @throws InputError if it exists, is not empty and may not be replaced, or is an input of the command
  */
 export function requireFreeFile(
   path: string | null,

@@ -10,7 +10,7 @@ export interface MappedTensor {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
-  /** Little-endian, row-major, read-only. As aligned as the file's writer made it: files from before 2023 may not be. */
+  /** Little-endian, row-major, read-only. Aligned as the file's writer left it: files from before 2023 may be unaligned. */
   readonly address: number;
   readonly byteLength: number;
 }
@@ -22,13 +22,13 @@ export interface SafetensorsFile {
   readonly metadata: Readonly<Record<string, string>>;
   /** Drops the file's pages from memory; they are read again when touched. */
   release(): void;
-  /** Unmaps the file: no address of its tensors may be used afterwards. */
+  /** Unmaps the file: addresses of its tensors must not be used afterwards. */
   close(): void;
 }
 
 const cure = "download or copy the file again";
 
-/** @throws InputError where the file is missing, cut short, or its header lies; the message names file, tensor and field */
+/** @throws InputError if the file is missing or cut short, or its header is wrong; names file, tensor and field */
 export function openSafetensors(path: string): SafetensorsFile {
   const mapping = mapFile(path);
   try {
@@ -59,7 +59,7 @@ export function openSafetensors(path: string): SafetensorsFile {
 
 function readHeaderLength(mapping: FileMapping): number {
   const { path, byteLength } = mapping;
-  if (byteLength < 8) throw new InputError(`${path}: only ${byteLength} bytes long, no safetensors file; ${cure}`);
+  if (byteLength < 8) throw new InputError(`${path}: only ${byteLength} bytes long, not a safetensors file; ${cure}`);
   const start = mapping.view(0, Math.min(byteLength, 16));
   if (new TextDecoder().decode(start).startsWith("version https:"))
     throw new InputError(`${path}: a Git LFS pointer, not the weights; run "git lfs pull" in its folder`);

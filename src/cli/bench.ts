@@ -3,8 +3,6 @@ import { main, usage } from "../../bench/main.ts";
 import type { Command } from "./command.ts";
 
 export const bench: Command = {
-  name: "bench",
-  summary: "the speed of every op, and what a step must take on a GPU",
   usage,
   run: (argv) => main(argv),
 };

@@ -1,30 +1,26 @@
 /** `grpo check:gpu`: the stages of check/, which prove this machine's own GPU. */
-import { z } from "zod";
 import { checkGpu as check } from "../../check/main.ts";
 import { type OpTask, runOpTask } from "../../check/op-task.ts";
-import { about } from "../config/settings/about.ts";
+import { text, toggle } from "../config/settings/kinds.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
 
-const text = (meaning: string, value: string) => z.string().min(1).nullable().default(null).meta(about(meaning, value));
-
 const settings = {
-  quick: z.boolean().default(false).meta(about("What tells most: two minutes on an H100, where all of it takes four.")),
-  model: text("Three training steps of this model, too. null: none.", "FOLDER"),
-  logs: text("Where the full texts go. null: a folder of its own in outputs/check_gpu.", "FOLDER"),
-  only: text("The stages whose names hold this. null: all.", "TEXT"),
+  quick: toggle(false)`Only the most telling checks: two minutes on an H100 instead of four.`,
+  model: text(null, "FOLDER")`Also train this model for three steps. null: none.`,
+  logs: text(null, "FOLDER")`Where the full logs go. null: a new folder in outputs/check_gpu.`,
+  only: text(null, "TEXT")`Run only the stages whose names contain this. null: all.`,
 };
 
 export const checkGpu: Command = {
-  name: "check:gpu",
-  summary: "prove every op and the training on this machine's own GPU",
   usage: `Usage: grpo check:gpu [--key value ...]
 
-Proves this machine's GPU with NVIDIA's libraries: each kernel once, two training runs, speed, results and speed at the sizes
-of real models against float64, every case of the op suite, the reference models, compute-sanitizer where there is one. Each stage
-is a process of its own with a limit; what fails is said with how to run it alone, and the rest goes on.
+Checks this machine's GPU with NVIDIA's libraries: each kernel once, two training runs, speed, results (against float64)
+and speed at the sizes of real models, every case of the op suite, the reference models, and compute-sanitizer if it is
+installed. Each stage is a process of its own with a time limit. A failure is reported with the command that runs its stage
+alone, and the other stages go on.
 
-The op suite and the reference models are files of test/: a checkout has them, and so has a pack (bun run pack).
+The op suite and the reference models are files in test/: a checkout has them, and so does a pack (bun run pack).
 
 ${describeFlags(settings)}
 Example: grpo check:gpu --quick`,

@@ -1,12 +1,8 @@
 /**
- * The shape every subcommand of `grpo` has. `src/cli/NAME.ts` exports a const called NAME of this type;
- * `src/cli/main.ts` loads that file only when the subcommand is asked for.
+ * The shape every subcommand of `grpo` has. `src/cli/NAME.ts` exports one of this type; the table in `src/cli/main.ts`, which
+ * has its name and summary, loads that file only when the subcommand is asked for.
  */
 export interface Command {
-  /** The word after `grpo`. */
-  readonly name: string;
-  /** One line for the list of commands in `grpo --help`. */
-  readonly summary: string;
   /** The text of `grpo NAME --help`: usage line, settings with defaults, an example. */
   readonly usage: string;
   /**

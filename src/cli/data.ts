@@ -7,20 +7,21 @@ import { dirname } from "node:path";
 import { z } from "zod";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { nearest } from "../config/nearest.ts";
-import { about } from "../config/settings/about.ts";
 import { datasetSettings } from "../config/settings/data.ts";
+import { list, text } from "../config/settings/kinds.ts";
 import { fileOverwriteSettings } from "../config/settings/output.ts";
-import { type Example, exampleAt, findColumns, type Message } from "../data/columns.ts";
+import { type Example, exampleAt, findColumns } from "../data/columns.ts";
 import { convertToArrow } from "../data/convert.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { downloadDataset } from "../data/download.ts";
 import { loadDataset } from "../data/load.ts";
 import { errorText, InputError } from "../errors.ts";
+import type { Message } from "../message.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
 
 const convertSettings = {
-  columns: z.array(z.string().min(1)).min(1).nullable().default(null).meta(about("The columns to keep. null: all.")),
+  columns: list(z.string().min(1))`The columns to keep. null: all.`,
   dataset_split: datasetSettings.dataset_split,
   ...fileOverwriteSettings,
 };
@@ -33,36 +34,24 @@ const infoSettings = {
 };
 
 const downloadSettings = {
-  config: z
-    .string()
-    .min(1)
-    .nullable()
-    .default(null)
-    .meta(about("Which configuration, where a dataset has several. null: main, default, or the only one.", "NAME")),
-  revision: z.string().min(1).default("main").meta(about("Branch, tag or commit.", "NAME")),
-  output_dir: z
-    .string()
-    .min(1)
-    .nullable()
-    .default(null)
-    .meta(about("Folder for the dataset. null: its name, with -- for the slash.", "FOLDER")),
+  config: text(null, "NAME")`The configuration, if the dataset has several. null: main, default, or the only one.`,
+  revision: text("main", "NAME")`Branch, tag or commit.`,
+  output_dir: text(null, "FOLDER")`Folder for the dataset. null: its name, with -- for the slash.`,
 };
 
 type Subcommand = (argv: readonly string[]) => Promise<void>;
 const subcommands: Readonly<Record<string, Subcommand>> = { convert, info, download };
 
 export const data: Command = {
-  name: "data",
-  summary: "convert a dataset to Arrow, look into one, or download one",
   usage: `Usage: grpo data convert IN OUT.arrow [--columns a,b]
        grpo data info DATASET
        grpo data download NAME [--output_dir FOLDER]
 
-convert reads JSON Lines or a JSON array (.gz and .zst too), Parquet, or Arrow (a file, or a folder as datasets saves it)
-and writes an Arrow stream, as datasets does. Types and values are kept, or a column is refused by name. info shows rows,
-columns with their types, and what train would take as prompt and answer.
-download fetches a dataset of the Hugging Face hub and saves it as datasets' save_to_disk does; HF_TOKEN and HF_ENDPOINT
-are heeded.
+convert reads JSON Lines or a JSON array (.gz and .zst too), Parquet, or Arrow (a file, or a folder saved by datasets)
+and writes an Arrow stream, as datasets does. Types and values are preserved; a column for which that is impossible is
+refused by name. info shows the number of rows, the columns with their types, and what train would take as prompt and
+answer. download fetches a dataset from the Hugging Face hub and saves it as datasets' save_to_disk does; HF_TOKEN and
+HF_ENDPOINT are respected.
 
 convert
 ${describeFlags(convertSettings)}

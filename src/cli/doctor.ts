@@ -2,8 +2,7 @@
  * `grpo doctor`: what this machine offers for training, what is missing, and the cure. It changes nothing but the cache of
  * kernels, which it builds as any command would. How fast each op is: `grpo bench ops`.
  */
-import { z } from "zod";
-import { about } from "../config/settings/about.ts";
+import { toggle } from "../config/settings/kinds.ts";
 import { callOf } from "../program.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
@@ -28,16 +27,14 @@ export interface Finding {
 }
 
 const settings = {
-  json: z.boolean().default(false).meta(about("One JSON object: the findings, and what was measured.")),
+  json: toggle(false)`Print one JSON object with the findings and the measurements.`,
 };
 
 export const doctor: Command = {
-  name: "doctor",
-  summary: "what this machine offers, what is missing, and the cure",
   usage: `Usage: grpo doctor [--json]
 
 Looks at Bun, the processor, memory, the compiler and the kernels it builds, checks a small product and measures the
-machine's peak. Exit status 0 where training can run, 1 where something it needs is missing.
+machine's peak speed. Exit status 0 if training can run, 1 if something it needs is missing.
 
 ${describeFlags(settings)}
 Example: grpo doctor`,
@@ -61,7 +58,11 @@ export function report(found: readonly Finding[], ready: boolean): string[] {
     `${marks[status].padEnd(8)} ${topic.padEnd(width)}  ${text}`,
     ...(cure === undefined ? [] : [`${" ".repeat(9 + width)}  → ${cure}`]),
   ]);
-  return [...lines, "", ready ? "Training can run here." : "Training cannot run here until what is MISSING is there."];
+  return [
+    ...lines,
+    "",
+    ready ? "Training can run here." : "Training cannot run here until everything marked MISSING is in place.",
+  ];
 }
 
 /** What there is to say about a machine, in the order it is printed. */
@@ -86,7 +87,7 @@ const missing = (topic: string, text: string, cure: string): Finding => ({ topic
 
 function bunFinding({ bun }: Machine): Finding {
   if (Bun.semver.satisfies(bun, `>=${leastBun}`)) return ok("Bun", bun);
-  return missing("Bun", `${bun}; ${leastBun} is needed`, "bun upgrade");
+  return missing("Bun", `${bun}; ${leastBun} or later is needed`, "bun upgrade");
 }
 
 function systemFinding({ platform, arch, release }: Machine): Finding {
@@ -108,7 +109,7 @@ function processorFinding({ processor, cores }: Machine): Finding {
 function memoryFinding({ memory }: Machine): Finding {
   const { total, available } = memory;
   const text = `${size(available)} available of ${size(total)}`;
-  const cure = "end what else holds memory; grpo plan tells what a run takes";
+  const cure = "close other programs that use memory; grpo plan prints what a run needs";
   if (available < LEAST_MEMORY) return missing("memory", text, cure);
   if (available < LITTLE_MEMORY) return note("memory", `${text}: enough for small models`, cure);
   return ok("memory", text);
@@ -120,7 +121,7 @@ function kernelFindings({ kernels, cacheFolder }: Machine): Finding[] {
     const [text = "", ...cure] = kernels.failure.split("; ");
     return [missing("kernels", text, cure.join("; ") || "see grpo doctor --debug")];
   }
-  if (kernels.compiler === null) return [ok("kernels", `the program's own, built beforehand: ${kernels.library}`)];
+  if (kernels.compiler === null) return [ok("kernels", `shipped with the program: ${kernels.library}`)];
   const built = kernels.seconds > 0 ? `built just now in ${kernels.seconds.toFixed(1)} s` : "from the cache";
   const file = kernels.library.replace(`${cacheFolder}/`, "");
   return [ok("compiler", kernels.compiler), ok("kernels", `${built}: ${file} in ${cacheFolder}`)];
@@ -141,13 +142,17 @@ function pathFindings({ paths, forcedPath, compute }: Machine): Finding[] {
     if (proven && supported && forcedPath === null && chosenAt >= 0 && at > chosenAt)
       return note(
         topic,
-        `${text}; the system refuses it to this process, so it is not chosen`,
-        "where this is a container or a sandbox, let it make the system call arch_prctl",
+        `${text}; the system denies it to this process, so it is not chosen`,
+        "in a container or sandbox, allow the system call arch_prctl",
       );
     if (proven || !supported) return ok(topic, text);
-    const check = `check it first, from the repository: OPS_PATH=${name} bun test test/ops`;
+    const check = `to check it, from the repository: OPS_PATH=${name} bun test test/ops`;
     if (name === chosen) return note(topic, text, check);
-    return note(topic, `${text}; so it is not chosen by itself`, `to use it, BUN_GRPO_CPU_PATH=${name}; ${check}`);
+    return note(
+      topic,
+      `${text}; so it is not chosen automatically`,
+      `to use it, set BUN_GRPO_CPU_PATH=${name}; ${check}`,
+    );
   });
 }
 
@@ -159,7 +164,7 @@ function computeFindings({ compute, paths }: Machine): Finding[] {
   }
   const { path, threads, peakGflops, bfloat16Gflops, readGigabytes, selfCheck } = compute;
   const on = `${path}, ${threads} ${threads === 1 ? "thread" : "threads"}`;
-  const beside = bfloat16Gflops === null ? "" : ` (${bfloat16Gflops.toFixed(0)} under bfloat16 weights)`;
+  const beside = bfloat16Gflops === null ? "" : ` (${bfloat16Gflops.toFixed(0)} with bfloat16 weights)`;
   const peak = ok(
     "peak",
     `${peakGflops.toFixed(0)} GFLOP/s${beside}, reads ${readGigabytes.toFixed(1)} GB/s (${on}, best of 5)`,
@@ -173,8 +178,8 @@ function selfCheckFinding(path: string, { samples, fromPortable, fromExact, tole
   if (passed) return ok("self-check", `${samples} elements of a product: at most ${differences}`);
   return missing(
     "self-check",
-    `a product on ${path} is wrong: ${differences}, where ${off(tolerance)} is allowed`,
-    "compute on another path (BUN_GRPO_CPU_PATH=portable), and delete the cached kernels to have them rebuilt",
+    `a product on ${path} is wrong: ${differences}, but at most ${off(tolerance)} is allowed`,
+    "use another path (BUN_GRPO_CPU_PATH=portable), and delete the cached kernels to rebuild them",
   );
 }
 
@@ -184,7 +189,7 @@ function absence(topic: string, { missing }: { readonly missing: string }): Find
   return note(topic, text, rest.join("; "));
 }
 
-/** Without a driver the libraries are of no use, so that they are missing is not worth a line. */
+/** Without a driver the libraries are useless, so it is not worth a line that they are missing. */
 function cudaFindings({ cuda }: Machine): Finding[] {
   const { driver, gpus, cublas, nvrtc } = cuda;
   const libraries = Object.entries({ cuBLAS: cublas, NVRTC: nvrtc }).flatMap(([topic, library]) => {
@@ -195,19 +200,19 @@ function cudaFindings({ cuda }: Machine): Finding[] {
   const devices = gpus.map(({ name, computeCapability, totalBytes, usable }, i) => {
     const text = `${name}, compute capability ${computeCapability}, ${size(totalBytes)}`;
     if (usable) return ok(`cuda:${i}`, text);
-    return note(`cuda:${i}`, text, "8.0 (Ampere) is needed: it will not be used");
+    return note(`cuda:${i}`, text, "it will not be used: compute capability 8.0 (Ampere) is needed");
   });
   const none =
     gpus.length > 0 ? [] : [note("cuda:0", "the driver shows no GPU", "see nvidia-smi and CUDA_VISIBLE_DEVICES")];
-  return [ok("CUDA", `the driver runs CUDA ${driver.version}, ${driver.path}`), ...devices, ...none, ...libraries];
+  return [ok("CUDA", `the driver supports CUDA ${driver.version}, ${driver.path}`), ...devices, ...none, ...libraries];
 }
 
 function diskFinding({ folder }: Machine): Finding {
   const { path, free, writable } = folder;
-  if (!writable) return note("disk", `${path} cannot be written`, "name an --output_dir that can");
+  if (!writable) return note("disk", `${path} is not writable`, "choose an --output_dir that is");
   const text = `${size(free)} free in ${path}`;
   if (free >= LITTLE_DISK) return ok("disk", text);
-  const cure = "free some, or name another --output_dir: a checkpoint takes about 14 bytes a parameter";
+  const cure = "free some, or choose another --output_dir: a checkpoint takes about 14 bytes per parameter";
   return note("disk", text, cure);
 }
 
@@ -216,8 +221,8 @@ function bundledFinding({ bundled }: Machine): Finding {
   if (absent.length === 0) return ok("bundled", `the tiny model and its problems: try ${callOf("train")}`);
   return note(
     "bundled",
-    `${absent.join(" and ")} ${absent.length === 1 ? "is" : "are"} not there`,
-    "name --model and --dataset, or make the bundled ones: bun data/make.ts",
+    `${absent.join(" and ")} ${absent.length === 1 ? "is" : "are"} missing`,
+    "give --model and --dataset, or make the bundled ones: bun data/make.ts",
   );
 }
 

@@ -11,7 +11,7 @@ import type { EvalConfig } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { chosenKs, evaluationLines, evaluationResults } from "../eval/report.ts";
-import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
+import { rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
 import { rewardModels } from "../grpo/setup.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createRewardPool, noTraining } from "../rewards/pool/pool.ts";
@@ -48,15 +48,14 @@ function answerLines({ problems }: Evaluation): string {
 }
 
 export const evaluate: Command = {
-  name: "eval",
-  summary: "accuracy, pass@k, maj@k, rewards and mean length of a model on a dataset",
   usage: `Usage: grpo eval --model M (--dataset D | --benchmark gsm8k|math500) [--key value …]
 
 Answers every problem (greedily, unless temperature or num_generations say otherwise), judges the answers leniently and
-strictly, and prints accuracy, pass@k and maj@k (both unbiased, over all choices of k of the answers) and mean length
-with confidence intervals over the problems. --reward_funcs scores the answers as train does, with or without golds: the
-mean reward, weighted in all and by function. output_dir gets answers.jsonl, every answer with its verdict and rewards, and
-results.json. A benchmark is downloaded from the hub; --benchmark gsm8k --dataset FILE takes it from a file.
+strictly, and prints accuracy, pass@k and maj@k (both unbiased, over all choices of k answers) and mean length, with
+confidence intervals over the problems. --reward_funcs scores the answers as train does, with or without gold answers, and
+prints the mean weighted reward and each function's own mean. output_dir receives answers.jsonl, every answer with its
+verdict and rewards, and results.json. A benchmark is downloaded from the hub; --benchmark gsm8k --dataset FILE reads it
+from a file.
 
 ${describeSettings("eval")}`,
   async run(argv) {
@@ -161,7 +160,7 @@ async function evaluateInto(
       positions: longestPrompt + maxCompletionLength,
     }).open();
     const scoring =
-      functions.length > 0 && scoreGroups(rewardSources(session, pool, config.systemPrompt), noTraining, tokenizer);
+      functions.length > 0 && scoreAnswers(rewardSources(session, pool, config.systemPrompt), noTraining, tokenizer);
     interrupt.begin();
     const evaluation = await evaluateProblems(
       session.rollout!,

@@ -20,7 +20,7 @@ export interface Flags<S extends SettingTypes> {
 
 /**
  * @param command for messages, e.g. "verify"
- * @param settings zod types by snake_case name, with `.default()` and a description (`about`)
+ * @param settings by snake_case name, of the kinds in config/settings/kinds.ts
  * @param expected names of the positional arguments, all of them required, e.g. ["IN", "OUT.arrow"]
  * @throws InputError for an unknown flag, a value that is not allowed, too few or too many arguments
  */

@@ -1,15 +1,16 @@
 /** `grpo generate`: completes one prompt, streamed as text, or a file of prompts, a line of JSON each. */
 import { z } from "zod";
-import { writeOutput } from "../checkpoint/atomic.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { errorText, InputError } from "../errors.ts";
-import { isThere, requireFile } from "../files.ts";
+import { writeOutput } from "../files/atomic.ts";
+import { isThere, requireFile } from "../files/paths.ts";
+import type { Message } from "../message.ts";
 import { modelFolder, openRunDevice, rolloutLimits } from "../run/inputs.ts";
 import { planSession } from "../session/session.ts";
-import { loadTokenizer, type Message, readChatTemplate } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { onInterrupt } from "./interrupt.ts";
@@ -60,12 +61,10 @@ async function readPrompts(path: string): Promise<PlacedPrompt[]> {
 }
 
 export const generate: Command = {
-  name: "generate",
-  summary: "complete a prompt, or a file of prompts",
   usage: `Usage: grpo generate --model M (--prompt TEXT | --input F.jsonl [--output O.jsonl]) [--key value …]
 
---prompt streams the completion as text; it goes through the chat template where the model has one. --input takes a
-line {"prompt": text or messages} each and writes {"prompt", "completions": [{"text", "tokens", "finished"}]} in order.
+--prompt streams the completion as text; the prompt goes through the chat template if the model has one. --input reads
+lines of {"prompt": text or messages} and writes {"prompt", "completions": [{"text", "tokens", "finished"}]} in order.
 
 ${describeSettings("generate")}`,
   async run(argv) {
@@ -123,18 +122,19 @@ ${describeSettings("generate")}`,
     }).open();
     const interrupt = onInterrupt({ stopping: "stopping, what is not finished is left out" });
     interrupt.begin();
+    const { seed, temperature, topK, topP, minP, repetitionPenalty } = config;
     const streams = config.prompt !== null && config.numGenerations === 1;
     const decoder = tokenizer.incrementalDecoder({ skipSpecialTokens: true });
     try {
       const results = await session.rollout!.generate(
         promptIds.map((ids, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
         {
-          ...{ ...config, stream: 0, step: 0, maxCompletionLength },
+          ...{ seed, stream: 0, step: 0, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength },
           ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
         },
         {
           shouldStop: interrupt.requested,
-          ...(streams ? { onToken: (_, __, id) => void process.stdout.write(decoder.push(id)) } : {}),
+          ...(streams ? { onToken: (_, id) => void process.stdout.write(decoder.push(id)) } : {}),
         },
       );
       if (streams) process.stdout.write(`${decoder.end()}\n`);

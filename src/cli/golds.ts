@@ -40,12 +40,14 @@ export async function goldRemarks(
   const from = columns.gold === null ? "" : ` in ${columns.gold.name}`;
   if (golds.length === 0)
     throw new InputError(
-      `${dataset.path}: ${looked < dataset.numRows ? `none of ${of}` : "no row"} has a gold answer${from} to compare with; name its column with --answer_column, or reward otherwise with --reward_funcs PATH.ts`,
+      `${dataset.path}: ${looked < dataset.numRows ? `none of ${of}` : "no row"} has a gold answer${from} to compare with; ` +
+        "name its column with --answer_column, or use another reward with --reward_funcs PATH.ts",
     );
   const found = [...remarks];
   if (without.length > 0)
     found.push(
-      `${without.length} of ${of} of ${dataset.path} ${without.length === 1 ? "has" : "have"} no gold answer${from} and will not be scored (${named(without)})`,
+      `${without.length} of ${of} of ${dataset.path} ${without.length === 1 ? "has" : "have"} no gold answer${from} ` +
+        `and will not be scored (${named(without)})`,
     );
   const verifier = judge === "gsm8k" || judge === "math" ? judge : undefined;
   const asked = golds.slice(0, VERIFIED_GOLDS);
@@ -56,7 +58,9 @@ export async function goldRemarks(
   const unread = asked.filter((_, i) => verdicts[i]?.reward !== 1);
   if (unread.length > 0)
     found.push(
-      `${unread.length} of ${asked.length} gold answers looked at${from} cannot be read by the ${verifier ?? "math"} verifier, which calls no answer to them right (${named(unread.map(({ row }) => row))}: ${JSON.stringify(unread[0]!.gold.slice(0, 60))})`,
+      `${unread.length} of ${asked.length} gold answers looked at${from} cannot be read by the ${verifier ?? "math"} verifier, ` +
+        `which accepts no answer to them (${named(unread.map(({ row }) => row))}: ` +
+        `${JSON.stringify(unread[0]!.gold.slice(0, 60))})`,
     );
   return found;
 }

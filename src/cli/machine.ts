@@ -38,7 +38,7 @@ export interface Machine {
   readonly paths: readonly InstructionPath[];
   /** $BUN_GRPO_CPU_PATH */
   readonly forcedPath: string | null;
-  /** Null without kernels, or where the path that was asked for is not there. */
+  /** Null without kernels, or if the requested path is missing. */
   readonly compute: Compute | { readonly failure: string } | null;
   readonly cuda: CudaSurvey;
   readonly folder: { readonly path: string; readonly free: number; readonly writable: boolean };
@@ -105,7 +105,7 @@ const withoutKernels: KernelFacts = {
 
 async function withKernels(libraryFile: string): Promise<KernelFacts> {
   const opened = await attempt(() => openCpuDevice({ libraryFile }));
-  // Where the path that was asked for is not there, what the others are can still be said.
+  // If the requested path is missing, the others can still be listed.
   const device = "failure" in opened ? await attempt(() => openCpuDevice({ libraryFile, path: "portable" })) : opened;
   if ("failure" in device) return { ...withoutKernels, kernels: device };
   const { library, threads } = device;

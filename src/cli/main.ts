@@ -24,21 +24,21 @@ export const commands: readonly CommandEntry[] = [
   {
     name: "train",
     settings: "train",
-    summary: "train a model with GRPO; with nothing else, the bundled one",
+    summary: "train a model with GRPO; by default, the bundled one",
     makesFiles: true,
     load: async () => (await import("./train.ts")).train,
   },
   {
     name: "sft",
     settings: "sft",
-    summary: "fine-tune on prompts and answers, the warm start of a base model",
+    summary: "fine-tune on prompts and answers, to warm-start a base model",
     makesFiles: true,
     load: async () => (await import("./sft.ts")).sft,
   },
   {
     name: "eval",
     settings: "eval",
-    summary: "accuracy, pass@k and mean length of a model on a dataset",
+    summary: "measure a model's accuracy, pass@k and mean length on a dataset",
     makesFiles: true,
     load: async () => (await import("./eval.ts")).evaluate,
   },
@@ -51,45 +51,45 @@ export const commands: readonly CommandEntry[] = [
   {
     name: "score",
     settings: "score",
-    summary: "logprobs and entropies of given completions",
+    summary: "compute logprobs and entropies of given completions",
     load: async () => (await import("./score.ts")).score,
   },
   {
     name: "update",
     settings: "update",
-    summary: "the policy update alone, on recorded rollouts",
+    summary: "run only the policy update, on recorded rollouts",
     makesFiles: true,
     load: async () => (await import("./update.ts")).update,
   },
   {
     name: "verify",
-    summary: "the reward function alone, on given answers",
+    summary: "run only the verifiers, on given answers",
     load: async () => (await import("./verify.ts")).verify,
   },
   {
     name: "data",
-    summary: "convert a dataset to Arrow, look into one, or download one",
+    summary: "convert a dataset to Arrow, inspect one, or download one",
     load: async () => (await import("./data.ts")).data,
   },
   {
     name: "plan",
     settings: "plan",
-    summary: "the memory and disk that a training run takes, without taking them",
+    summary: "print the memory and disk that a training run would need",
     load: async () => (await import("./plan.ts")).plan,
   },
   {
     name: "doctor",
-    summary: "what this machine offers, what is missing, and the cure",
+    summary: "check what this machine offers and what is missing, with the cure",
     load: async () => (await import("./doctor.ts")).doctor,
   },
   {
     name: "bench",
-    summary: "the speed of every op, and what a step must take on a GPU",
+    summary: "measure every op, and model what a step must take on a GPU",
     load: async () => (await import("./bench.ts")).bench,
   },
   {
     name: "check:gpu",
-    summary: "prove every op and the training on this machine's own GPU",
+    summary: "check every op and training itself on this machine's GPU",
     load: async () => (await import("./check-gpu.ts")).checkGpu,
   },
 ];
@@ -162,7 +162,7 @@ function overview(table: readonly CommandEntry[]): string {
     "",
     ...lines,
     "",
-    "grpo COMMAND --help lists the settings of a command; grpo --version tells the version.",
+    "grpo COMMAND --help lists the settings of a command; grpo --version prints the version.",
     "",
   ].join("\n");
 }
@@ -180,8 +180,8 @@ function exitCodeOf(error: unknown): number {
 
 /** What the machine refuses, wherever it is met: no bug of the program. */
 const refusals: Readonly<Record<string, string>> = {
-  EACCES: "permission is denied; check whose it is, and its permissions",
-  EPERM: "it is not permitted; check whose it is, and its permissions",
+  EACCES: "permission is denied; check its owner and permissions",
+  EPERM: "it is not permitted; check its owner and permissions",
   EIO: "the disk reports an error; check it",
   ESTALE: "the network folder is gone; mount it again",
   ENOSPC: "the disk is full; free some space",
@@ -209,7 +209,7 @@ function failureText(where: string, thrown: unknown, debug: boolean): string {
   const stack = error instanceof Error ? (error.stack ?? "") : "";
   const cause = error instanceof Error && error.cause !== undefined ? `caused by ${Bun.inspect(error.cause)}\n` : "";
   if (foreseen) return `${told}${stack}\n${cause}`;
-  return `${where}: ${errorText(error)} (this is a bug of grpo; please report it with these lines)\n${stack}\n${cause}`;
+  return `${where}: ${errorText(error)} (this is a bug in grpo; please report it with these lines)\n${stack}\n${cause}`;
 }
 
 /** Runs the process's own command line and ends the process, after stdout has taken everything. */
@@ -251,7 +251,7 @@ function heedClosedStdout(where: string, makesFiles: boolean): void {
     stdoutIsGone = true;
     if (!makesFiles) process.exit(0);
     process.stderr.write(
-      `${where}: stdout is closed (${error.code}): it goes on without, and writes its files to the end\n`,
+      `${where}: stdout is closed (${error.code}): it goes on without stdout and still writes its files\n`,
     );
   });
   process.stderr.on("error", () => {

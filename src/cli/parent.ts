@@ -6,7 +6,7 @@
  */
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
-import { statOf } from "../writers.ts";
+import { statOf } from "../files/temporary.ts";
 
 const LOOK_EVERY_MS = 500;
 const SIGHUP = 1;

@@ -43,12 +43,10 @@ function comparison(grpo: MemoryEstimate, ppo: MemoryEstimate): string[] {
 }
 
 export const plan: Command = {
-  name: "plan",
-  summary: "the memory and disk that a training run takes, without taking them",
   usage: `Usage: grpo plan [CONFIG] [--key value …]
 
-Takes the settings of grpo train and prints every group of buffers with its size and lifetime, the peak, and whether
-this machine has it. Exit status 1 where it has not. What the run writes, and what is free there, comes last.
+Takes the settings of grpo train and prints every group of buffers with its size and lifetime, the peak, and whether this
+machine has that much memory (exit status 1 if not), then the disk space that the run needs and what is free.
 --compare prints GRPO's and PPO's memory side by side instead.
 
 ${describeSettings("plan")}`,

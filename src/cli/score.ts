@@ -1,11 +1,12 @@
 /** `grpo score`: log-probabilities and entropies of given completions under a model. */
-import { writeOutput } from "../checkpoint/atomic.ts";
+
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { InputError, RunError } from "../errors.ts";
-import { scoreGroups } from "../grpo/policy-update.ts";
+import { writeOutput } from "../files/atomic.ts";
+import { scoreGroups } from "../grpo/learner/policy-update.ts";
 import { type RolloutGroup, readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { modelFolder, openRunDevice, packedSizes } from "../run/inputs.ts";
@@ -21,7 +22,8 @@ export function fileSizes(path: string, groups: readonly RolloutGroup[], context
     for (const { completionIds } of completions)
       if (promptIds.length + completionIds.length > context)
         throw new InputError(
-          `${path}: group ${group}: prompt and completion have ${promptIds.length + completionIds.length} tokens, the model's context is ${context}; leave the line out`,
+          `${path}: group ${group}: prompt and completion have ${promptIds.length + completionIds.length} tokens, ` +
+            `the model's context is ${context}; leave the line out`,
         );
   return { longestPrompt, longestCompletion };
 }
@@ -39,7 +41,8 @@ function requireFinite(
       if (t < 0) continue;
       const { group, i } = places[k]!;
       throw new RunError(
-        `the ${name} of group ${group}, completion ${i}, token ${t} is ${values[t]}: the output of ${model} is broken; check its weights (NaN or infinite values) and dtype`,
+        `the ${name} of group ${group}, completion ${i}, token ${t} is ${values[t]}: the output of ${model} is broken; ` +
+          "check its weights (NaN or infinite values) and dtype",
       );
     }
 }
@@ -48,12 +51,10 @@ function requireFinite(
 const shortest = (value: number): number => Number(Math.fround(value).toPrecision(9));
 
 export const score: Command = {
-  name: "score",
-  summary: "logprobs and entropies of given completions",
   usage: `Usage: grpo score --model M --input F.jsonl --output O.jsonl [--temperature T]
 
-Each input line has prompt_ids and completion_ids (lines of one group are neighbours and share their prompt); each
-output line is {"logprobs": [...], "entropies": [...]}, natural logarithms of softmax(logits / temperature).
+Each input line has prompt_ids and completion_ids (lines of one group are adjacent and share their prompt); each output
+line is {"logprobs": [...], "entropies": [...]}, in nats, of softmax(logits / temperature).
 
 ${describeSettings("score")}`,
   async run(argv) {

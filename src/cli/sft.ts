@@ -24,11 +24,10 @@ import { type Interrupt, onInterrupt } from "./interrupt.ts";
 import { isOfBundledRun, resumeFolder, standardConsole } from "./train.ts";
 
 export const sft: Command = {
-  name: "sft",
-  summary: "fine-tune on prompts and answers, the warm start of a base model",
   usage: `Usage: grpo sft [CONFIG] --model M --dataset D [--key value …]
 
-Learns the answers of a dataset token by token. Ctrl-C saves a checkpoint; --resume_from_checkpoint true goes on.
+Trains on the answers of a dataset, token by token. Ctrl-C saves a checkpoint; --resume_from_checkpoint true resumes from
+it.
 
 ${describeSettings("sft")}`,
   async run(argv) {

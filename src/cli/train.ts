@@ -13,15 +13,15 @@ import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
-import { rewardSources, scoreGroups } from "../grpo/model-rewards.ts";
+import { type RewardSources, rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
-import type { RewardSources } from "../grpo/sampling.ts";
 import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
-import { train as runTraining, type TrainerHooks, type TrainOutcome } from "../grpo/trainer.ts";
+import { train as runTraining, type TrainerHooks } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { callOf } from "../program.ts";
 import { createRewardPool, type RewardTrainerState } from "../rewards/pool/pool.ts";
 import { isModule, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
+import type { RunOutcome } from "../run/run.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
 import { describeMemory } from "../session/memory.ts";
 import type { Session } from "../session/session.ts";
@@ -115,7 +115,7 @@ function evaluation(
       problems,
       trainingEvaluation(config),
       {
-        score: scoreGroups(sources, state, tokenizer),
+        score: scoreAnswers(sources, state, tokenizer),
         onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
         shouldStop: stop,
       },
@@ -216,7 +216,7 @@ async function trainInto(
       }
       await pool.ready();
       const session = await setup.planned.open();
-      let outcome: TrainOutcome;
+      let outcome: RunOutcome;
       try {
         const rewards = rewardSources(session, pool, config.systemPrompt);
         const hooks: TrainerHooks = {
@@ -269,14 +269,13 @@ function whatNext(outputDir: string): string[] {
 }
 
 export const train: Command = {
-  name: "train",
-  summary: "train a model with GRPO; with nothing else, the bundled one",
   usage: `Usage: grpo train [CONFIG] [--key value …]
 
-Samples a group of completions per prompt, scores them and updates the policy. With no model and no dataset: the
-bundled tiny model on the bundled problems. CONFIG is a TOML, YAML or JSON file; names of TRL, verl and OpenRLHF are
-taken, left out with a remark, or refused with ours. Ctrl-C saves a checkpoint, as do SIGTERM, SIGHUP, SIGUSR1 and their
-like; --resume_from_checkpoint true goes on from it. A folder that holds something is refused without --overwrite.
+Samples a group of completions per prompt, scores them and updates the policy. By default it trains the bundled tiny
+model on the bundled problems. CONFIG is a TOML, YAML or JSON file. Names from TRL, verl and OpenRLHF are accepted,
+ignored with a remark, or refused with the name to use instead. Ctrl-C saves a checkpoint, as do SIGTERM, SIGHUP, SIGUSR1
+and similar signals; --resume_from_checkpoint true resumes from it. A folder that is not empty is refused without
+--overwrite.
 
 ${describeSettings("train")}`,
   async run(argv) {

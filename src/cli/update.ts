@@ -1,7 +1,6 @@
 /** `grpo update`: the policy update alone, on recorded rollouts. The work is src/grpo/recorded-update.ts. */
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import type { z } from "zod";
 import { completionsFolder, runFile, runRecord } from "../checkpoint/held.ts";
 import { openOutputFolder } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
@@ -9,7 +8,8 @@ import { configFor } from "../config/load.ts";
 import { toCamel } from "../config/names.ts";
 import { freeInReplay, toJson } from "../config/record.ts";
 import { type ConfigInput, settingsOf } from "../config/schema.ts";
-import { runRecordedUpdate, updateState } from "../grpo/recorded-update.ts";
+import { runRecordedUpdate } from "../grpo/recorded-update.ts";
+import { type ReplayStart, updateState } from "../grpo/replay.ts";
 import { completionsPath } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { modelFolder } from "../run/inputs.ts";
@@ -30,15 +30,14 @@ function settingsOfRun(run: Readonly<Record<string, unknown>>): ConfigInput<"upd
 }
 
 export const update: Command = {
-  name: "update",
-  summary: "the policy update alone, on recorded rollouts",
   usage: `Usage: grpo update --model M --rollouts F.jsonl --output_dir O [--key value …]
 
-Takes its groups from the file (what train records under completions/), makes num_iterations passes over it, each of one
-optimizer step or of the steps that its lines name, and writes the model, a checkpoint and metrics.jsonl to output_dir.
---resume_from_checkpoint C brings weights, Adam state, step, schedule, a moving reference and the run's settings, where no
-flag says otherwise: the recorded generation that follows the checkpoint is run again, to the same bytes on a CPU. Where
-something makes it another step, a note says so. A run's first generation takes the settings of the run.json beside it. A critic is not updated; the file has its run's advantages.
+Reads groups from the file (what train records under completions/), makes num_iterations passes over it, each one optimizer
+step or the steps that its lines name, and writes the model, a checkpoint and metrics.jsonl to output_dir.
+--resume_from_checkpoint C restores weights, Adam state, step, schedule, a moving reference and the run's settings, unless a
+flag overrides them: the recorded generation that follows the checkpoint is run again, to the same bytes on a CPU. If
+anything makes it a different step, a note says so. A run's first generation takes its settings from the run.json beside it.
+A critic is not updated; the file already has its run's advantages.
 
 ${describeSettings("update")}`,
   async run(argv) {
@@ -112,7 +111,7 @@ const runFileOf = (rollouts: string): string => join(dirname(dirname(rollouts)),
  * Where the run stood before its first generation, which no checkpoint holds: `run.json` has its settings.
  * @returns null where the file of rollouts is not a run's first, or its folder says too little
  */
-function runBeginning(rollouts: string): { folder: null; state: z.infer<typeof updateState> } | null {
+function runBeginning(rollouts: string): ReplayStart | null {
   const run = runFolderOf(rollouts);
   if (resolve(rollouts) !== completionsPath(run, 1)) return null;
   const record = runRecord(run);

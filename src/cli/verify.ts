@@ -6,37 +6,26 @@
 import { createReadStream, createWriteStream, existsSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { createGunzip } from "node:zlib";
-import { z } from "zod";
 import type { Reason, Verdict } from "../answers/verify.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
-import { about } from "../config/settings/about.ts";
+import { choice, text } from "../config/settings/kinds.ts";
 import { fileOverwriteSettings } from "../config/settings/output.ts";
 import { rewardTimeoutSettings } from "../config/settings/rollout.ts";
 import { errorText, InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
+import { temporaryBeside } from "../files/temporary.ts";
 import { createRewardPool, type RewardPool } from "../rewards/pool/pool.ts";
 import type { Item } from "../rewards/pool/protocol.ts";
-import { temporaryBeside } from "../writers.ts";
 import type { Command } from "./command.ts";
 import { describeFlags, readFlags } from "./flags.ts";
 
 const settings = {
-  input: z
-    .string()
-    .min(1)
-    .nullable()
-    .default(null)
-    .meta(about("The answers, one JSON object a line; .gz too.", "FILE")),
-  output: z.string().min(1).nullable().default(null).meta(about("Where the verdicts go. null: to stdout.", "FILE")),
-  verifier: z
-    .enum(["gsm8k", "math"])
-    .nullable()
-    .default(null)
-    .meta(about("How answers are compared. null: gsm8k where the gold is a number, else math.")),
-  extraction: z
-    .enum(["lenient", "strict"])
-    .default("lenient")
-    .meta(about("lenient: find the answer as a reader would; strict: only after #### or in \\boxed{}.")),
+  input: text(null, "FILE")`The answers, one JSON object per line; .gz works too.`,
+  output: text(null, "FILE")`Where the verdicts go. null: stdout.`,
+  verifier: choice(["gsm8k", "math"], null)`
+    How answers are compared. null: gsm8k if the gold answer is a number, otherwise math.`,
+  extraction: choice(["lenient", "strict"], "lenient")`
+    lenient: find the answer as a reader would; strict: only after #### or in \\boxed{}.`,
   ...fileOverwriteSettings,
   reward_timeout: rewardTimeoutSettings.reward_timeout,
 };
@@ -46,14 +35,12 @@ const BATCH = 512;
 const BATCHES_AHEAD = 4;
 
 export const verify: Command = {
-  name: "verify",
-  summary: "the reward function alone, on given answers",
   usage: `Usage: grpo verify --input F.jsonl [--output O.jsonl] [--verifier gsm8k|math]
 
 Each line is {"gold": "18", "response": "… the answer is 18."}, or has "pred" (an answer already extracted) instead of
-"response". A gold that is a whole solution is reduced to what follows its #### or stands in its last \\boxed{}.
+"response". If the gold is a whole solution, what follows its #### or is inside its last \\boxed{} counts.
 Each output line is {"reward": 0 or 1, "answer": text or null, "reason": "equal", "different", "unparsed" or "timeout"}.
-A summary goes to stderr; where the lines carry a boolean "label" (or "equal"), with the agreement.
+A summary goes to stderr; if the lines have a boolean "label" (or "equal"), it includes the agreement with it.
 
 ${describeFlags(settings)}
 Example: grpo verify --input answers.jsonl.gz --output verdicts.jsonl`,

@@ -76,7 +76,7 @@ function describe(type: z.ZodType): string {
   if (type instanceof z.ZodRecord) return "an object (JSON as a flag)";
   if (type instanceof z.ZodLiteral) return String(type.value);
   if (type instanceof z.ZodUnion) return type.options.map((option) => describe(option as z.ZodType)).join(" or ");
-  return type.safeParse("").success ? "text" : "text that is not empty";
+  return type.safeParse("").success ? "text" : "non-empty text";
 }
 
 /** The word that stands for a value in `--help`; empty for a switch. */

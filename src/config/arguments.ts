@@ -10,7 +10,7 @@ export interface Flag {
   readonly key: string;
   /** As it was written, for messages. */
   readonly label: string;
-  /** `true` for a switch that stands alone; several words of a list or of a flag that nobody knows. */
+  /** `true` for a bare switch; several words for a list or an unknown flag. */
   readonly value: string | boolean | readonly string[];
 }
 
@@ -27,7 +27,7 @@ export interface SplitOptions {
   readonly fault?: (message: string) => void;
 }
 
-/** What is empty is transformers' way to say that debug is off. */
+/** Empty text is transformers' way to say that debug is off. */
 const truthText = /^(true|false|yes|no|on|off|0|1|)$/i;
 const configName = /\.(toml|ya?ml|json)$/i;
 const hydra = /^\+{0,2}([A-Za-z_][\w.-]*)=(.*)$/s;
@@ -70,7 +70,7 @@ export function splitArguments(
     const label = equals < 0 ? argument : argument.slice(0, equals);
     const key = label.replace(/^--?/, "").replaceAll("-", "_");
     if (!argument.startsWith("--")) {
-      fault(`${label}: settings are written with two dashes; try --help`);
+      fault(`${label}: settings take two dashes; try --help`);
       if (equals < 0) takeWords();
       continue;
     }
@@ -100,7 +100,7 @@ export function splitArguments(
     } else if (expected === "switch-or-text" && (next === undefined || next.startsWith("--"))) {
       flags.push({ key, label, value: true });
     } else if (next === undefined || next.startsWith("--")) {
-      const cure = next === undefined ? "" : ` (a value that begins with dashes: ${label}=${next})`;
+      const cure = next === undefined ? "" : ` (if the value begins with dashes, write ${label}=${next})`;
       fault(`${label}: the value is missing${cure}`);
     } else if (expected === "list" && words) {
       i++;

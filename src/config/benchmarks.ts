@@ -8,5 +8,5 @@ import math500 from "./benchmarks/math500.toml" with { type: "toml" };
 export const benchmarkNames = ["gsm8k", "math500"] as const;
 export type BenchmarkName = (typeof benchmarkNames)[number];
 
-/** Settings of `eval` by their snake_case names; those that are given go before them. */
+/** Settings of `eval` by their snake_case names; those that are given override them. */
 export const benchmarks: Readonly<Record<BenchmarkName, Readonly<Record<string, unknown>>>> = { gsm8k, math500 };

@@ -16,7 +16,7 @@ export interface Translation {
   /** Taken under our names. */
   readonly taken: ReadonlyMap<string, Given>;
   readonly remarks: readonly string[];
-  /** Our settings that are to be written instead: nothing about them can be checked yet. */
+  /** Settings of ours to write instead: nothing about them can be checked yet. */
   readonly corrected: ReadonlySet<string>;
   /** Whose names these are. */
   readonly trainers: ReadonlySet<string>;
@@ -40,7 +40,7 @@ export function foreignWritten(
   let refusals = 0;
   const other = lookup(written);
   for (const each of foreign) {
-    // What another command of ours calls so is that, whatever it is elsewhere.
+    // A name that another command of ours has is that command's, whatever it means elsewhere.
     const found = commandsWith(ownKey(each.name)).length > 0 ? undefined : find(each, settings, other);
     const outcome = found && isReference(each.raw) ? referred : found?.outcome;
     if (found?.trainer) trainers.set(found.trainer, (trainers.get(found.trainer) ?? 0) + 1);
@@ -64,30 +64,30 @@ export function foreignWritten(
   }
   const clashing = clashes(corrections);
   for (const [key, values] of clashing)
-    faults.add(`${key}: the names above ask for ${values.map((value) => plain(value)).join(" and for ")}; choose one`);
+    faults.add(`${key}: the names above ask for both ${values.map((value) => plain(value)).join(" and ")}; choose one`);
   const whole = corrections.filter(([key, value]) => value !== undefined && !clashing.has(key));
   if (refusals > 1 && whole.length > 1 && foreign.every(({ source }) => source === "flag")) {
-    // Some names are both's: whose more of them are.
+    // Some names belong to both: the trainer with more of them counts.
     const count = (name: string) => trainers.get(name) ?? 0;
     const origin = (["verl", "OpenRLHF"] as const).toSorted((a, b) => count(b) - count(a)).find((name) => count(name));
     const preset: Setting[] = origin === undefined ? [] : [["preset", origin.toLowerCase()]];
-    const defaults = origin === undefined ? "" : ` (the preset: ${origin}'s defaults, for what is left out)`;
+    const defaults = origin === undefined ? "" : ` (the preset: ${origin}'s defaults, for settings left out)`;
     const all = new Map([...preset, ...whole].map((setting) => [setting[0], setting]));
-    faults.add(`all of these in ours: ${spelled([...all.values()], "flag")}${defaults}`);
+    faults.add(`all of these, translated: ${spelled([...all.values()], "flag")}${defaults}`);
   }
   return {
     taken,
-    remarks: [...leftOut].map(([why, labels]) => `${labels.join(", ")}: left out; ${why}`),
+    remarks: [...leftOut].map(([why, labels]) => `${labels.join(", ")}: ignored; ${why}`),
     corrected: new Set(corrections.map(([key]) => key)),
     trainers: new Set(trainers.keys()),
   };
 }
 
-/** A value as verl's own files have many: what another setting says, and that one is read too. */
+/** A reference to another setting, as verl's own files have many; that one is read too. */
 const isReference = (raw: unknown): boolean => typeof raw === "string" && raw.includes("${");
 const referred = drop("it refers to another setting");
 
-/** Settings of ours that several names turn into, with values that are not the same. */
+/** Settings of ours that several names turn into, with different values. */
 function clashes(corrections: readonly Setting[]): Map<string, unknown[]> {
   const values = new Map<string, unknown[]>();
   for (const [key, value] of corrections) {
@@ -98,7 +98,7 @@ function clashes(corrections: readonly Setting[]): Map<string, unknown[]> {
   return new Map([...values].filter(([, each]) => each.length > 1));
 }
 
-/** What was written under a name, or under a longer one that ends in it behind a dot. */
+/** What was written under a name, or under a longer one that ends in it after a dot. */
 function lookup(written: readonly Written[]): Lookup {
   return (name) => written.find((each) => each.name === name || each.name.endsWith(`.${name}`))?.raw;
 }
@@ -110,12 +110,12 @@ function find({ name, raw }: Written, settings: SettingTypes, other: Lookup): Fo
   return foreignSetting(name.slice("no_".length), false, ours, other);
 }
 
-/** @throws InputError always: the name is another command's, or nobody's */
+/** @throws InputError always: the name is another command's, or unknown */
 function refuseUnknown(command: CommandName, { name, raw, source, label }: Written, settings: SettingTypes): never {
   throw unknownName(command, name, Object.keys(settings), raw, source, label, commandsWith(ownKey(name)));
 }
 
-/** Settings as they are written where the refused one stands. */
+/** Settings spelled as at the place of the refused one. */
 function spelled(use: readonly Setting[], source: Source): string {
   return use.map((setting) => spelling[source](...setting)).join(source === "flag" ? " " : ", ");
 }

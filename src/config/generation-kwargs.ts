@@ -24,12 +24,15 @@ const settings: Readonly<Record<string, string>> = {
 
 /** Keys with the values that say what happens anyway, and what to do for another. */
 const idle: Readonly<Record<string, readonly [values: readonly unknown[], cure: string]>> = {
-  do_sample: [[true], "write temperature 0 for the likeliest tokens, in eval and generate"],
-  num_beams: [[1], "completions are sampled, beams are not searched: leave it out"],
+  do_sample: [[true], "use temperature 0 for the most likely tokens, in eval and generate"],
+  num_beams: [[1], "there is no beam search: leave it out"],
   num_return_sequences: [[1], "use num_generations"],
   n: [[1], "use num_generations"],
   use_cache: [[true], "keys and values are always cached: leave it out"],
-  skip_special_tokens: [[true], "reward functions get text without special tokens, and completion_ids: leave it out"],
+  skip_special_tokens: [
+    [true],
+    "reward functions receive text without special tokens, and completion_ids: leave it out",
+  ],
   // Whichever it is, TRL takes the tokens, which end with the stop string's.
   include_stop_str_in_output: [[true, false], "leave it out"],
   detokenize: [[true], "leave it out"],
@@ -65,7 +68,8 @@ export function generationKwargs(
   label: string,
 ): { readonly key: string; readonly value: unknown; readonly label: string }[] {
   const given = typeof value === "string" ? parseJson(value, label) : value;
-  if (!isObject(given)) throw new InputError(`${label}: an object, as {"top_k": 50, "stop_strings": ["</answer>"]}`);
+  if (!isObject(given))
+    throw new InputError(`${label}: must be an object such as {"top_k": 50, "stop_strings": ["</answer>"]}`);
   return Object.entries(given).flatMap(([name, wanted]) => {
     const place = `${label}: ${name}`;
     const key = entryOf(settings, name);
@@ -76,6 +80,6 @@ export function generationKwargs(
     ];
     if (cure !== undefined && (wanted === null || harmless.includes(wanted))) return [];
     const known = Object.keys(settings).join(", ");
-    throw new InputError(`${place} ${JSON.stringify(wanted)}: not here; ${cure ?? `there are ${known}`}`);
+    throw new InputError(`${place} ${JSON.stringify(wanted)}: not supported; ${cure ?? `there are ${known}`}`);
   });
 }

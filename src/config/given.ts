@@ -1,6 +1,6 @@
 /**
- * What was written, in a file, in flags or in a call, before it is known what it means: names with raw values, each with the
- * place to name in a message. Several words of a list are put together, a name that stands twice is refused.
+ * What was written in a file, in flags or in a call, before its meaning is known: names with raw values, each with the
+ * place to name in a message. Several words of a list are joined; a name given twice is refused.
  */
 
 import { type Kind, kindOf } from "./allowed.ts";
@@ -30,7 +30,7 @@ export const ownKey = (name: string): string => entryOf(aliases, name) ?? name;
 /** Flags of ours and of other trainers whose value is the name of a file that looks like a configuration. */
 const namesFile = /^(config|config_file|accelerate_config|deepspeed|deepspeed_config|fsdp_config)$/;
 
-/** What stands in the arguments: the file's settings, but for those that a flag sets too, then the flags. */
+/** What the arguments contain: the file's settings, except those that a flag sets too, then the flags. */
 export function writtenIn(
   argv: readonly string[],
   settings: SettingTypes,
@@ -59,8 +59,7 @@ function configFile(names: readonly unknown[], faults: Faults): string | undefin
       faults.add(
         `"${name}" is neither a setting (--key value) nor a configuration file (.toml, .yaml, .json); try --help`,
       );
-  for (const extra of files.slice(1))
-    faults.add(`"${extra}": only one configuration file is read, and that is ${files[0]}`);
+  for (const extra of files.slice(1)) faults.add(`"${extra}": only one configuration file is read, here ${files[0]}`);
   return files[0];
 }
 
@@ -84,7 +83,7 @@ function leaves(name: string, value: unknown, whole: boolean): [string, unknown]
 }
 
 /**
- * One of each name: a list goes on where its name stands again, anything else of ours that stands twice is refused, and so is
+ * One of each name: a list continues where its name is repeated; any other setting of ours given twice is refused, and so is
  * another trainer's name with two values.
  */
 function once(written: readonly Written[], kind: (name: string) => Kind | undefined, faults: Faults): Written[] {
@@ -98,7 +97,7 @@ function once(written: readonly Written[], kind: (name: string) => Kind | undefi
     else if (kind(key) === undefined && JSON.stringify(before.raw) === JSON.stringify(each.raw)) continue;
     else if (before.label === each.label)
       faults.add(`${each.label}: given twice, ${JSON.stringify(before.raw)} and ${JSON.stringify(each.raw)}; keep one`);
-    else faults.add(`${each.label}: the same as ${before.label}, which is given too; keep one`);
+    else faults.add(`${each.label}: the same setting as ${before.label}; keep one`);
   }
   return [...kept.values()];
 }

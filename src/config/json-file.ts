@@ -1,7 +1,7 @@
 /** Reads a JSON file whole, for the small files of a model folder. What the values mean is checked by the caller. */
 import { readFileSync } from "node:fs";
 import { errorText, InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
 
 /** Levels of lists and objects within each other; no file of a model or of settings comes near. */
 const MAX_DEPTH = 256;
@@ -43,7 +43,7 @@ export function readJsonFile(path: string): unknown {
 /** @throws InputError where the file is missing, cannot be read, or is not JSON with an object at the top */
 export function readJsonObject(path: string): Record<string, unknown> {
   const value = readJsonFile(path);
-  if (!isObject(value)) throw new InputError(`${path}: holds no JSON object ({…}); download or copy the file again`);
+  if (!isObject(value)) throw new InputError(`${path}: is not a JSON object ({…}); download or copy the file again`);
   return value;
 }
 
@@ -54,7 +54,7 @@ export function readTextFile(path: string): string {
     return readFileSync(path, "utf8");
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    if (code === "ENOENT" || code === "ENOTDIR") throw new InputError(`${path}: there is no such file; check the path`);
+    if (code === "ENOENT" || code === "ENOTDIR") throw new InputError(`${path}: no such file; check the path`);
     throw new InputError(`${path}: cannot be read (${code ?? errorText(error)}); check that it is a readable file`);
   }
 }

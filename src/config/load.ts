@@ -1,6 +1,6 @@
 /**
- * From what a user gave to a checked configuration. Flags go before the file, the file before the preset, the preset before
- * the defaults. Every refusal names the place, the key, the value and what is allowed; all of them are told at once.
+ * From what a user gave to a checked configuration. Flags override the file, the file the preset, the preset the defaults.
+ * Every refusal names the place, the key, the value and what is allowed; all of them are reported at once.
  */
 import { InputError } from "../errors.ts";
 import { type BenchmarkName, benchmarks } from "./benchmarks.ts";
@@ -11,13 +11,14 @@ import { generationKwargs } from "./generation-kwargs.ts";
 import { ownKey, type Written, writtenIn } from "./given.ts";
 import { toCamel, toSnake } from "./names.ts";
 import { generationKeys, type PresetName, presets, rewardKeys, trlRemark } from "./presets.ts";
+import { remarksOn } from "./remarks.ts";
 import { type CommandName, type ConfigInput, type ConfigOf, type SettingTypes, settingsOf } from "./schema.ts";
 import { complete, type Given, readValue } from "./shape.ts";
 import { aliases, isUnset } from "./trl.ts";
 
 export interface Loaded<C extends CommandName> {
   readonly config: ConfigOf<C>;
-  /** Remarks for stderr, one line each: settings that are legal and probably not meant. */
+  /** Remarks for stderr, one line each: settings that are legal but probably not intended. */
   readonly warnings: readonly string[];
   /** Keys (snake_case) that the user gave, in a flag, the file or the call; the rest is preset or default. */
   readonly given: ReadonlySet<string>;
@@ -57,13 +58,13 @@ export function configFrom<C extends CommandName>(
   const written: Written[] = [];
   for (const [key, raw] of Object.entries(values)) {
     if (raw === undefined) continue;
-    if (key.includes("_")) faults.add(`${key}: written ${toCamel(key)} in TypeScript`);
+    if (key.includes("_")) faults.add(`${key}: is written ${toCamel(key)} in TypeScript`);
     else written.push({ name: toSnake(key), raw, source: "api", label: key });
   }
   return finish(command, written, undefined, options, faults);
 }
 
-/** @throws InputError where one source says a thing twice, in its own name and in `generation_kwargs`, and not the same */
+/** @throws InputError where one source gives a setting two values: by its own name and in `generation_kwargs` */
 function requireSame(before: Given | undefined, now: Given): void {
   if (before === undefined || before.source !== now.source || before.label === now.label) return;
   if (![before, now].some(({ label }) => /generation_?kwargs/i.test(label))) return;
@@ -73,7 +74,7 @@ function requireSame(before: Given | undefined, now: Given): void {
   );
 }
 
-/** What is written, and in place of `generation_kwargs` what it holds. */
+/** What is written, with `generation_kwargs` replaced by what it contains. */
 function inParts(settings: SettingTypes, written: readonly Written[], faults: Faults): readonly Written[] {
   return written.flatMap((each) => {
     const { name, raw, source, label } = each;
@@ -118,20 +119,21 @@ function finish<C extends CommandName>(
   const fallbacks = [presetValues(command, given), benchmarkValues(given), own];
   const config = complete(settings, given, fallbacks, { faults, refused });
   const keys = new Set(given.keys());
-  const warnings = checkTogether(command, config, keys, (concerned, check) =>
-    concerned.some((key) => refused.has(key)) ? undefined : faults.attempt(check),
-  );
+  checkTogether(command, config as ConfigOf<C>, (concerned, check) => {
+    if (!concerned.some((key) => refused.has(key))) faults.attempt(check);
+  });
   faults.order(written.map(({ label }) => label));
   faults.throwAny();
+  const remarks = remarksOn(command, config as ConfigOf<C>, keys);
   return {
     config: config as ConfigOf<C>,
-    warnings: [...translated.remarks, ...likeTrl(written, translated, config, keys), ...warnings],
+    warnings: [...translated.remarks, ...likeTrl(written, translated, config, keys), ...remarks],
     given: keys,
     file,
   };
 }
 
-/** TRL's names without its preset: what is not given is ours, and not TRL's. */
+/** TRL's names without its preset: settings left out have our defaults, not TRL's. */
 function likeTrl(
   written: readonly Written[],
   translated: Translation,
@@ -142,7 +144,7 @@ function likeTrl(
   return named && config.preset === null ? trlRemark(config, given) : [];
 }
 
-/** What the preset sets, without how much to generate where rollouts are recorded, and how to weigh rewards not its own. */
+/** What the preset sets, except how much to generate where rollouts are recorded, and weights for rewards not its own. */
 function presetValues(command: CommandName, given: ReadonlyMap<string, Given>): Readonly<Record<string, unknown>> {
   const name = given.get("preset")?.value;
   if (typeof name !== "string" || !Object.hasOwn(presets, name)) return {};

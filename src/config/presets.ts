@@ -1,6 +1,7 @@
 /**
- * Published recipes, and other trainers' defaults, as sets of defaults. What each one sets, and where that comes from, stands in `presets/NAME.toml`, which
- * is also a whole configuration file for `train`. Only what the source states is set; batch sizes are completions per step.
+ * Published recipes and other trainers' defaults, as sets of defaults. What each one sets, and its source, is in
+ * `presets/NAME.toml`, which is also a complete configuration file for `train`. Only what the source states is set; batch
+ * sizes are completions per step.
  */
 import { toCamel } from "./names.ts";
 import cispo from "./presets/cispo.toml" with { type: "toml" };
@@ -45,7 +46,7 @@ export const presets: Readonly<Record<PresetName, Readonly<Record<string, unknow
   openrlhf: openRlhf,
 };
 
-/** What of TRL's defaults says only what is written and shown. */
+/** The part of TRL's defaults that concerns only what is written and shown. */
 const shownOnly: ReadonlySet<string> = new Set(["save_steps", "logging_steps", "log_completions"]);
 
 /**
@@ -62,11 +63,11 @@ export function trlRemark(config: Readonly<Record<string, unknown>>, given: Read
     .map(([key, value]) => `${key} ${config[toCamel(key)]} (${value})`);
   if (differences.length === 0) return [];
   return [
-    `these are TRL's names, and what is not given has the paper's values, not TRL's: ${differences.join(", ")}; --preset trl takes TRL's`,
+    `these are TRL's names, but settings left out have the paper's values, not TRL's: ${differences.join(", ")}; --preset trl uses TRL's`,
   ];
 }
 
-/** What of a preset says how much is generated: of no use where rollouts are recorded already. */
+/** The part of a preset that says how much is generated: meaningless where rollouts are recorded already. */
 export const generationKeys: ReadonlySet<string> = new Set([
   "num_generations",
   "per_device_train_batch_size",
@@ -74,5 +75,5 @@ export const generationKeys: ReadonlySet<string> = new Set([
   "num_iterations",
 ]);
 
-/** What of a preset belongs to its reward_funcs: of no use where others are given. */
+/** The part of a preset that belongs to its reward_funcs: meaningless where others are given. */
 export const rewardKeys: ReadonlySet<string> = new Set(["reward_weights", "dynamic_sampling_reward"]);

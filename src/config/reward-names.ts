@@ -5,9 +5,9 @@
 import { entryOf } from "./entry.ts";
 
 /** Judge the answer against the row's gold: 1 or 0. */
-export const verifierRewards = ["gsm8k", "math", "auto", "accuracy", "reasoning_accuracy"] as const;
+const verifierRewards = ["gsm8k", "math", "auto", "accuracy", "reasoning_accuracy"] as const;
 /** Need to know whether the answer is right, and score something else about it. */
-export const lengthByAnswerRewards = ["cosine", "length"] as const;
+const lengthByAnswerRewards = ["cosine", "length"] as const;
 /** Look at text or tokens alone. */
 export const textRewards = [
   "format",
@@ -52,7 +52,7 @@ export const ownRewardName = (name: string): string => entryOf(otherNames, name)
 /** Why a name of another trainer's reward is none here, and what to do; undefined for any other name. */
 export function foreignReward(name: string): string | undefined {
   if (/^(binary_|ioi_|cf_)?code(_format)?(_reward)?$/.test(name))
-    return "no program is run to judge an answer; write a reward function that does (a TypeScript module) and name its path";
+    return "programs are not run to judge an answer; write a reward function that does so (a TypeScript module) and give its path";
   if (/\.py$/.test(name) || /^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$/.test(name.replace(/\.[cm]?[jt]sx?$/i, "/")))
     return "a Python name; reward functions are TypeScript modules, named by their path (./my-reward.ts)";
   return undefined;

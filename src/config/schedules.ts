@@ -60,7 +60,7 @@ export function scheduleShape(
       code === "unrecognized_keys" || key === ""
         ? `lr_scheduler_kwargs ${JSON.stringify(given)}: lr_scheduler_type ${type} takes ${takes}`
         : given[key] === undefined
-          ? `lr_scheduler_kwargs: lr_scheduler_type ${type} needs ${key}; give {"${key}": N}`
+          ? `lr_scheduler_kwargs: lr_scheduler_type ${type} needs ${key}; set {"${key}": N}`
           : `lr_scheduler_kwargs ${key} ${JSON.stringify(given[key])}: ${parsed.error.issues[0]!.message}`,
     );
   }
@@ -74,7 +74,7 @@ export function scheduleShape(
   }
   if (found.type === "polynomial" && found.lr_end >= base && base > 0)
     throw new InputError(
-      `lr_scheduler_kwargs lr_end ${found.lr_end}: it must lie under the learning rate ${base}; lower it`,
+      `lr_scheduler_kwargs lr_end ${found.lr_end}: it must be less than the learning rate ${base}; lower it`,
     );
   return found;
 }

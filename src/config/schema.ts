@@ -2,9 +2,8 @@
  * Which command has which settings. Each setting is written once, in `settings/`; a command is a list of titled
  * sections of them, some with a default of their own. Types, checks, `--help` and both spellings follow from this table.
  */
-import { z } from "zod";
+import type { z } from "zod";
 import type { CamelKeys } from "./names.ts";
-import { withDefault } from "./settings/about.ts";
 import { bestModelSettings } from "./settings/best.ts";
 import { criticSettings } from "./settings/critic.ts";
 import {
@@ -13,10 +12,12 @@ import {
   evaluationSettings,
   orderSettings,
   promptSettings,
+  supervisedEvaluationSettings,
   supervisedSettings,
 } from "./settings/data.ts";
 import { dynamicSamplingSettings } from "./settings/dynamic.ts";
 import { debugSettings, engineSettings, referenceModelSettings, referenceSyncSettings } from "./settings/engine.ts";
+import { withDefault } from "./settings/kinds.ts";
 import { advantageSettings, lossSettings, ppoSettings } from "./settings/loss.ts";
 import {
   batchSettings,
@@ -25,6 +26,7 @@ import {
   iterationSettings,
   microBatchSettings,
   optimizerSettings,
+  rowBatchSettings,
 } from "./settings/optimizer.ts";
 import {
   checkpointSettings,
@@ -38,11 +40,13 @@ import {
 import { presetSettings } from "./settings/preset.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
+  answerSettings,
   evalRewardSettings,
   generationKwargsSettings,
   greedyTemperatureSettings,
   groupSettings,
   lengthSettings,
+  recordedGroupSettings,
   rewardSettings,
   rewardTimeoutSettings,
   samplingSettings,
@@ -88,24 +92,6 @@ const train = {
   },
 } as const;
 
-const oneGeneration = { num_generations: withDefault(groupSettings.num_generations, 1) } as const;
-
-/** Groups come from the file of rollouts, and all its lines are one batch. */
-const recordedGroups = {
-  num_generations: z
-    .int()
-    .min(1)
-    .nullable()
-    .default(null)
-    .meta({ description: "Completions per group that the file must have. null: whatever it has." }),
-  per_device_train_batch_size: z
-    .int()
-    .min(1)
-    .nullable()
-    .default(null)
-    .meta({ description: "Completions per block of loss_type bnpo. null: all of the file." }),
-} as const;
-
 /** Every command that has settings: its sections in the order of `--help`. */
 export const commandSections = {
   train,
@@ -114,20 +100,13 @@ export const commandSections = {
     Model: engineSettings,
     Data: { ...datasetSettings, ...promptSettings, ...orderSettings, ...supervisedSettings },
     Batch: {
-      ...batchSettings,
-      per_device_train_batch_size: withDefault(batchSettings.per_device_train_batch_size, 8).meta({
-        description:
-          "Times gradient_accumulation_steps: the rows of one step. Memory follows micro_batch_tokens instead.",
-      }),
-      gradient_accumulation_steps: batchSettings.gradient_accumulation_steps.meta({
-        description: "See per_device_train_batch_size; only the product matters.",
-      }),
+      ...rowBatchSettings,
       ...durationSettings,
       ...microBatchSettings,
     },
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
     Evaluation: {
-      ...evaluationSettings,
+      ...supervisedEvaluationSettings,
       ...bestModelSettings,
       ...lengthSettings,
       ...stopSettings,
@@ -153,7 +132,7 @@ export const commandSections = {
     Rewards: { ...evalRewardSettings, ...rewardTimeoutSettings, ...microBatchSettings },
     "Reward functions": rewardFunctionSettings,
     Rollout: {
-      ...oneGeneration,
+      ...answerSettings,
       ...lengthSettings,
       ...greedyTemperatureSettings,
       ...samplingSettings,
@@ -167,7 +146,7 @@ export const commandSections = {
     Model: engineSettings,
     Prompt: { ...fileSettings.generate, ...promptSettings },
     Rollout: {
-      ...oneGeneration,
+      ...answerSettings,
       ...lengthSettings,
       ...greedyTemperatureSettings,
       ...samplingSettings,
@@ -184,7 +163,7 @@ export const commandSections = {
   },
   update: {
     Model: { ...engineSettings, ...referenceModelSettings },
-    Rollouts: { ...fileSettings.update, ...recordedGroups, ...lengthSettings, ...temperatureSettings },
+    Rollouts: { ...fileSettings.update, ...recordedGroupSettings, ...lengthSettings, ...temperatureSettings },
     Batch: { ...iterationSettings, ...microBatchSettings },
     Advantages: advantageSettings,
     Loss: { ...presetSettings, ...lossSettings },
@@ -211,16 +190,10 @@ export type PlanConfig = ConfigOf<"plan">;
 export type SftConfig = ConfigOf<"sft">;
 export type EvalConfig = ConfigOf<"eval">;
 export type GenerateConfig = ConfigOf<"generate">;
-export type ScoreConfig = ConfigOf<"score">;
 export type UpdateConfig = ConfigOf<"update">;
 
-/** What the loss alone reads; `train` and `update` both have it. */
-export type LossConfig = CamelKeys<Output<typeof lossSettings>>;
 /** What AdamW and the schedule read; `train`, `sft` and `update` have it. */
 export type OptimizerConfig = CamelKeys<Output<typeof optimizerSettings>>;
-/** How tokens are drawn; temperature 0 is greedy. */
-export type SamplingConfig = CamelKeys<Output<typeof samplingSettings & typeof greedyTemperatureSettings>>;
-
 export type SettingTypes = Readonly<Record<string, z.ZodType>>;
 
 /** All settings of a command by their snake_case names. */

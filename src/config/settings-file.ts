@@ -1,19 +1,11 @@
-/** Reads a configuration file (TOML, YAML or JSON) into flat keys, and knows files that are none. */
+/** Reads a configuration file (TOML, YAML or JSON) into flat keys, and recognizes other files that users name by mistake. */
 import { InputError } from "../errors.ts";
+import type { FileSetting } from "./file-setting.ts";
 import { isTooDeep, readTextFile } from "./json-file.ts";
 import { parseToml } from "./toml.ts";
 import { parseJsonSettings, parseYaml } from "./yaml.ts";
 
 export type FileSyntax = "toml" | "yaml" | "json";
-
-export interface FileSetting {
-  readonly key: string;
-  readonly value: unknown;
-  /** From 1; undefined where the key was not found in the text (a list of maps, a map in braces). */
-  readonly line: number | undefined;
-  /** The same for what lies within it, by the keys with dots between. */
-  readonly lineOf?: (path: string) => number | undefined;
-}
 
 export interface SettingsFile {
   readonly syntax: FileSyntax;
@@ -24,13 +16,13 @@ export interface SettingsFile {
 const others: readonly (readonly [keys: readonly string[], what: string])[] = [
   [
     ["compute_environment", "distributed_type", "deepspeed_config", "main_training_function"],
-    "a configuration of accelerate, which starts processes; one process computes here: leave it out and name the recipe",
+    "a configuration of accelerate, which starts processes; here a single process computes: leave it out and give the recipe",
   ],
   [
     ["zero_optimization", "train_micro_batch_size_per_gpu", "zero_allow_untested_optimizer", "gradient_clipping"],
-    "a configuration of DeepSpeed, which spreads one model over processes; one process computes here: leave it out and name the recipe",
+    "a configuration of DeepSpeed, which spreads a model over processes; here a single process computes: leave it out and give the recipe",
   ],
-  [["architectures", "model_type"], "a model's config.json; name its folder with --model"],
+  [["architectures", "model_type"], "a model's config.json; give its folder with --model"],
 ];
 
 /** @throws InputError where the file cannot be read, is broken (with the line), names a key twice, or is no recipe */
@@ -41,7 +33,7 @@ export function readSettingsFile(path: string): SettingsFile {
   const deep = settings.find(({ value }) => isTooDeep(value));
   if (deep)
     throw new InputError(
-      `${path}${deep.line === undefined ? "" : `:${deep.line}`}: ${deep.key}: nested without end; write its value out, in few levels`,
+      `${path}${deep.line === undefined ? "" : `:${deep.line}`}: ${deep.key}: nested without end; write its value out in a few levels`,
     );
   const keys = new Set(settings.map(({ key }) => key));
   const other = others.find(([marks]) => marks.some((mark) => keys.has(mark)));

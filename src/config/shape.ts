@@ -31,14 +31,10 @@ export function readValue(settings: SettingTypes, key: string, raw: unknown, sou
   // TOML has no null and no shorter way to write a list of one: these two are read there as in a flag. In YAML 1.1 and in
   // Python's JSON more than in ours is a number or a truth value, so a text is read there as in a flag.
   const isText = (source !== "toml" && source !== "api") || raw === "null" || isList;
-  if (Array.isArray(raw) && isList && isText)
-    return {
-      value: ownValue(
-        key,
-        raw.flatMap((part) => listPart(setting, part, source, label)),
-      ),
-      ...{ label, source },
-    };
+  if (Array.isArray(raw) && isList && isText) {
+    const parts = raw.flatMap((part) => listPart(setting, part, source, label));
+    return { value: ownValue(key, parts), label, source };
+  }
   const plain =
     source === "yaml" && typeof raw === "string" && kindOf(setting) === "number"
       ? raw.replace(/(?<=\d)_(?=\d)/g, "")
@@ -81,11 +77,11 @@ export function complete(
     const candidates = [entry?.value, ...fallbacks.map((values) => values[key]), fallback];
     const chosen = candidates.find((value) => value !== undefined);
     const parsed = setting.safeParse(chosen);
-    if (chosen === undefined && required && !refused.has(key)) faults.add(`--${key} is missing: it has no default`);
+    if (chosen === undefined && required && !refused.has(key)) faults.add(`--${key} is required`);
     else if (!parsed.success && !refused.has(key)) {
       const cure = valueCure(key, chosen);
       faults.add(
-        `${entry?.label ?? key} ${shown(chosen)}: allowed is ${allowed(setting)}${cure === undefined ? "" : `; ${cure}`}`,
+        `${entry?.label ?? key} ${shown(chosen)}: must be ${allowed(setting)}${cure === undefined ? "" : `; ${cure}`}`,
       );
     }
     if (!parsed.success) refused.add(key);
@@ -105,11 +101,11 @@ export function unknownName(
   label: string,
   others: readonly string[] = [],
 ): InputError {
-  if (others.length > 0) return new InputError(`${label}: not a setting of ${command}, but of ${others.join(", ")}`);
+  if (others.length > 0) return new InputError(`${label}: a setting of ${others.join(", ")}, not of ${command}`);
   if (source !== "flag" && isObject(value)) {
     const inner = Object.keys(value).filter((name) => known.includes(name));
-    const cure = inner.length > 0 ? `: write ${inner.join(", ")} at the top` : "";
-    return new InputError(`${label}: a table; settings are flat keys, without sections${cure}`);
+    const cure = inner.length > 0 ? `: move ${inner.join(", ")} to the top level` : "";
+    return new InputError(`${label}: is a table; settings are flat keys without sections${cure}`);
   }
   const guess = nearest(key, known);
   if (guess === undefined) return new InputError(`${label}: unknown setting; see grpo ${command} --help`);

@@ -1,7 +1,7 @@
 /** Reads TOML text into keys with values and lines. What the keys mean is checked by the caller. */
 import { errorText, InputError } from "../errors.ts";
 import { errorPlace } from "./error-line.ts";
-import type { FileSetting } from "./settings-file.ts";
+import type { FileSetting } from "./file-setting.ts";
 
 /** @throws InputError where the text is not TOML, with the line */
 export function parseToml(text: string, path: string): FileSetting[] {

@@ -83,7 +83,7 @@ export function ownValue(key: string, value: unknown): unknown {
 export function valueCure(key: string, value: unknown): string | undefined {
   switch (key) {
     case "dtype":
-      return /^(float16|fp16|half)$/.test(String(value)) ? "float16 is not trained in" : undefined;
+      return /^(float16|fp16|half)$/.test(String(value)) ? "float16 is not supported in training" : undefined;
     case "advantage_estimator":
       return entryOf(
         {

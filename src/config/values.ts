@@ -44,7 +44,7 @@ function listOfText(type: z.ZodType, text: string, label: string): unknown {
 /** @throws InputError for broken JSON */
 export function parseJson(text: string, label: string): unknown {
   const value = jsonOf(text, label);
-  if (isTooDeep(value)) throw new InputError(`${label}: nested without end; give it in few levels`);
+  if (isTooDeep(value)) throw new InputError(`${label}: nested without end; write it in a few levels`);
   return value;
 }
 

@@ -4,7 +4,7 @@
  */
 import { errorText, InputError } from "../errors.ts";
 import { errorPlace } from "./error-line.ts";
-import type { FileSetting } from "./settings-file.ts";
+import type { FileSetting } from "./file-setting.ts";
 
 /** @throws InputError where the text is not one map, or names a key twice */
 export function parseYaml(text: string, path: string): FileSetting[] {
@@ -23,10 +23,7 @@ export function parseYaml(text: string, path: string): FileSetting[] {
   }
   const keys = blockKeys(text);
   const twice = keys.find(({ first }) => first !== undefined);
-  if (twice)
-    throw new InputError(
-      `${path}:${twice.line}: ${twice.key}: stands in line ${twice.first} too; keep one of the two lines`,
-    );
+  if (twice) throw new InputError(`${path}:${twice.line}: ${twice.key}: also on line ${twice.first}; keep one of them`);
   const places = new Map(keys.map((each) => [each.path, each.line]));
   return settingsOf(parsed, path, (key) => places.get(key));
 }
@@ -42,7 +39,7 @@ export function parseJsonSettings(text: string, path: string): FileSetting[] {
   const lines = new Map<string, number>();
   for (const { key, at, twice } of jsonKeys(text)) {
     const line = text.slice(0, at).split("\n").length;
-    if (twice) throw new InputError(`${path}:${line}: ${key}: stands in the file twice; keep one of the two`);
+    if (twice) throw new InputError(`${path}:${line}: ${key}: appears twice in the file; keep one of them`);
     lines.set(key, line);
   }
   return settingsOf(parsed, path, (key) => lines.get(key));
@@ -51,7 +48,7 @@ export function parseJsonSettings(text: string, path: string): FileSetting[] {
 function settingsOf(parsed: unknown, path: string, lineOf: (key: string) => number | undefined): FileSetting[] {
   if (parsed === null || parsed === undefined) return [];
   if (typeof parsed !== "object" || Array.isArray(parsed))
-    throw new InputError(`${path}: holds no settings; write "name: value", a setting a line, in one document`);
+    throw new InputError(`${path}: has no settings; write "name: value", one setting per line, in one document`);
   return Object.entries(parsed).map(([key, value]) => ({ key, value: value as unknown, line: lineOf(key), lineOf }));
 }
 
@@ -114,7 +111,7 @@ function goesOn(value: string): boolean {
   return /^[[{]/.test(value);
 }
 
-/** The keys of a JSON text's outermost object, and any inner one that stands twice. */
+/** The keys of a JSON text's outermost object, and any inner one that appears twice. */
 function* jsonKeys(text: string): Generator<{ key: string; at: number; twice: boolean }> {
   const open: (Set<string> | null)[] = [];
   for (const match of text.matchAll(/"(?:[^"\\]|\\.)*"(\s*:)?|[{}[\]]/g)) {

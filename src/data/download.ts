@@ -1,21 +1,21 @@
 /**
- * A dataset of the Hugging Face hub → a folder of Arrow files as `datasets` saves it (a DatasetDict), ready for `--dataset`
- * and for `datasets.load_from_disk`. Leaves out datasets that are programs, and any other kind of file than Parquet, Arrow
- * and JSON.
+ * A dataset on the Hugging Face hub → a folder of Arrow files as `datasets` saves it (a DatasetDict), ready for
+ * `--dataset` and `datasets.load_from_disk`. Leaves out datasets that are programs, and all files but Parquet, Arrow and
+ * JSON.
  */
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { downloadFile, listFiles } from "@huggingface/hub";
 import { errorText, InputError, RunError } from "../errors.ts";
-import { temporaryBeside } from "../writers.ts";
+import { temporaryBeside } from "../files/temporary.ts";
 import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
 import { splitOf } from "./splits.ts";
 
 export interface DownloadOptions {
-  /** Which configuration, where there are several: the folder its files lie in. Default: main, default or data. */
+  /** Which of several configurations: the folder of its files. Default: main, default or data. */
   readonly config?: string | null;
-  /** What the configuration is chosen with, for messages. Default: --config. */
+  /** The setting that chooses the configuration, for messages. Default: --config. */
   readonly configSetting?: string;
   /** A branch, tag or commit. Default: main. */
   readonly revision?: string;
@@ -29,13 +29,13 @@ export interface Downloaded {
   readonly splits: readonly { readonly name: string; readonly rows: number; readonly files: number }[];
 }
 
-/** Kinds of file that are read, the first that a dataset has. */
+/** Supported kinds of files; the first that a dataset has is read. */
 const kinds = [/\.parquet$/, /\.arrow$/, /\.(?:jsonl|ndjson)(?:\.gz|\.zst)?$/, /\.json(?:\.gz|\.zst)?$/];
 const noData = /(?:^|\/)(?:dataset_infos?|dataset_dict|state|config|.*_config)\.json$/;
 
 /**
- * Downloads the hub's dataset `name` into `folder`, which appears when it is complete, or not at all.
- * @throws InputError for a name, a configuration or a folder that will not do; RunError when the hub cannot be reached
+ * Downloads the hub's dataset `name` into `folder`, which appears complete or not at all.
+ * @throws InputError for an unusable name, configuration or folder; RunError if the hub cannot be reached
  */
 export async function downloadDataset(
   name: string,
@@ -131,7 +131,7 @@ export function choosePaths(
 ): readonly string[] {
   const data = paths.filter((path) => !noData.test(path));
   const kind = kinds.find((pattern) => data.some((path) => pattern.test(path)));
-  if (kind === undefined) throw new InputError(`${name}: no Parquet, Arrow or JSON files in this dataset of the hub`);
+  if (kind === undefined) throw new InputError(`${name}: this dataset has no Parquet, Arrow or JSON files`);
   return chooseConfig(
     name,
     data.filter((path) => kind.test(path)),
@@ -154,7 +154,7 @@ async function asking<T>(name: string, ask: () => Promise<T>): Promise<T> {
     if (error instanceof InputError || error instanceof RunError) throw error;
     const status = (error as { statusCode?: number }).statusCode;
     if (status === 401 || status === 403 || status === 404)
-      throw new InputError(`${name}: no public dataset of the hub is called so; check the name, or set HF_TOKEN`);
+      throw new InputError(`${name}: the hub has no public dataset of this name; check the name, or set HF_TOKEN`);
     const cure = "check the network, or download it elsewhere and give the folder";
     throw new RunError(`${name}: the hub cannot be reached (${errorText(error)}); ${cure}`);
   }

@@ -101,10 +101,10 @@ export interface Ops {
 
   /** y = x / rms(x) · weight, over the last dimension: x is (T, D) or (T, H·D) with `heads` H; rstd (T, H) is saved. */
   rmsnormForward(y: Tensor, rstd: Tensor | null, x: Tensor, weight: Weight, epsilon: number, heads?: number): void;
-  /** dx = gradient through the norm + dresidual (null: 0; it may be dx itself); dweight += */
+  /** dx = gradient through the norm + dresidual (null: 0; it may be dx itself); dweight += (null: not wanted) */
   rmsnormBackward(
     dx: Tensor,
-    dweight: Tensor,
+    dweight: Tensor | null,
     dy: Tensor,
     x: Tensor,
     weight: Weight,
@@ -171,10 +171,10 @@ export interface Ops {
     targets: Tensor,
     temperature: number,
   ): void;
-  /** dhidden (N, D) =, dw +=, from dlogprob (entries) and dentropy (N); the logits are computed anew in `logits`. */
+  /** dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N); the logits are computed anew in `logits`. */
   lmHeadBackward(
     dhidden: Tensor,
-    dw: Tensor,
+    dw: Tensor | null,
     logits: Tensor,
     dlogprob: Tensor,
     dentropy: Tensor,

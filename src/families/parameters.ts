@@ -1,55 +1,54 @@
-/**
- * Which parameters a model has: names as in its Hugging Face checkpoint, shapes, and whether weight decay applies.
- * Llama, Qwen2 and Qwen3 share one structure and differ in biases and q/k norms;
- * the head is the LM's or a single row.
- */
+/** A model's parameters as a list: what is loaded, trained and saved, in the order of the forward pass. */
 import type { ModelConfig } from "./config.ts";
+import { type Layer, mapLayer, matrix, type ParameterSpec } from "./layer.ts";
 
-export interface ParameterSpec {
-  readonly name: string;
-  /** [N, K] of a matrix that maps K inputs to N outputs; [N] of a norm's weight or a bias. */
-  readonly shape: readonly number[];
-  /** AdamW's decoupled decay: matrices only, embeddings and head included. */
-  readonly decays: boolean;
+/** The head of a reward model or critic, (1, D), as transformers' sequence classification names it in every family. */
+export const scalarHead = "score.weight";
+
+/** The head's own parameter; null where it is the embedding. */
+export function ownHead(config: ModelConfig): ParameterSpec | null {
+  if (config.head === "score") return matrix(scalarHead, 1, config.hiddenSize);
+  return config.tieWordEmbeddings ? null : config.lmHead;
 }
 
-/** The head of a reward model or critic, (1, D), as transformers' sequence classification names it. */
-export const scalarHead = "score.weight";
+export function layersOf(config: ModelConfig): Layer<ParameterSpec>[] {
+  return Array.from({ length: config.numLayers }, (_, index) => config.layer(index));
+}
 
 /** Every parameter in the order of the forward pass. */
 export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
-  const { hiddenSize, intermediateSize, vocabSize, numHeads, numKvHeads, headDim } = config;
-  const specs: ParameterSpec[] = [];
-  const matrix = (name: string, n: number, k: number) => specs.push({ name, shape: [n, k], decays: true });
-  const vector = (name: string, n: number) => specs.push({ name, shape: [n], decays: false });
-  const linear = (name: string, n: number, k: number, bias: boolean) => {
-    matrix(`${name}.weight`, n, k);
-    if (bias) vector(`${name}.bias`, n);
-  };
-  matrix("model.embed_tokens.weight", vocabSize, hiddenSize);
-  for (let layer = 0; layer < config.numLayers; layer++) {
-    const at = `model.layers.${layer}`;
-    vector(`${at}.input_layernorm.weight`, hiddenSize);
-    linear(`${at}.self_attn.q_proj`, numHeads * headDim, hiddenSize, config.attentionInputBias);
-    linear(`${at}.self_attn.k_proj`, numKvHeads * headDim, hiddenSize, config.attentionInputBias);
-    linear(`${at}.self_attn.v_proj`, numKvHeads * headDim, hiddenSize, config.attentionInputBias);
-    if (config.qkNorm) {
-      vector(`${at}.self_attn.q_norm.weight`, headDim);
-      vector(`${at}.self_attn.k_norm.weight`, headDim);
-    }
-    linear(`${at}.self_attn.o_proj`, hiddenSize, numHeads * headDim, config.attentionOutputBias);
-    vector(`${at}.post_attention_layernorm.weight`, hiddenSize);
-    linear(`${at}.mlp.gate_proj`, intermediateSize, hiddenSize, config.mlpBias);
-    linear(`${at}.mlp.up_proj`, intermediateSize, hiddenSize, config.mlpBias);
-    linear(`${at}.mlp.down_proj`, hiddenSize, intermediateSize, config.mlpBias);
-  }
-  vector("model.norm.weight", hiddenSize);
-  if (config.head === "score") matrix(scalarHead, 1, hiddenSize);
-  else if (!config.tieWordEmbeddings) matrix("lm_head.weight", vocabSize, hiddenSize);
-  return specs;
+  const specs = [config.embedding];
+  for (const layer of layersOf(config)) mapLayer(layer, (spec) => specs.push(spec));
+  const head = ownHead(config);
+  return [...specs, config.finalNorm, ...(head ? [head] : [])];
 }
 
 /** Number of parameters, tied ones counted once. */
 export function parameterCount(config: ModelConfig): number {
   return parameterSpecs(config).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+}
+
+/** The sizes that a model's buffers follow from. */
+function sizesOf(config: ModelConfig): (readonly [what: string, size: number | boolean])[] {
+  const { vocabSize, hiddenSize, numLayers } = config;
+  const layers = layersOf(config).flatMap(({ attention: { shape, headNorms }, mlp: { intermediateSize } }, i) =>
+    Object.entries({
+      ...{ intermediateSize, numHeads: shape.heads, numKvHeads: shape.kvHeads, headDim: shape.headDim },
+      qkNorm: headNorms !== null,
+    }).map(([what, size]) => [`${what} of layer ${i}`, size] as const),
+  );
+  return [...Object.entries({ vocabSize, hiddenSize, numLayers }), ...layers];
+}
+
+/** The first size in which two models differ, so that one cannot run in the other's buffers; null where there is none. */
+export function differentSize(
+  config: ModelConfig,
+  from: ModelConfig,
+): { readonly what: string; readonly own: number | boolean; readonly other: number | boolean } | null {
+  const others = sizesOf(from);
+  for (const [i, [what, own]] of sizesOf(config).entries()) {
+    const other = others[i]![1];
+    if (own !== other) return { what, own, other };
+  }
+  return null;
 }

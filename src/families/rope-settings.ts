@@ -1,7 +1,7 @@
 /**
  * The rotary embedding's part of a model's config.json, in both spellings: `rope_theta` + `rope_scaling` (transformers 4)
  * and `rope_parameters` (transformers 5). Scalings other than those of `RopeScaling` are refused by name. The table of
- * cosines and sines is made in `model/rope.ts`.
+ * cosines and sines is made in `rope.ts`.
  */
 import { z } from "zod";
 import { isObject } from "../config/json-file.ts";
@@ -58,7 +58,7 @@ type Field = keyof typeof fieldTypes;
  * @throws InputError naming the file, the field and the cure
  */
 export function parseRope(raw: Record<string, unknown>, path: string, maxPositionEmbeddings: number): RopeConfig {
-  // As in transformers, `rope_scaling` goes before `rope_parameters` where a file has both.
+  // As in transformers, `rope_scaling` overrides `rope_parameters` where a file has both.
   const name = isObject(raw.rope_scaling) ? "rope_scaling" : "rope_parameters";
   for (const key of ["rope_scaling", "rope_parameters"]) {
     const value = raw[key];

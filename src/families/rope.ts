@@ -5,10 +5,15 @@
  * Every function is evaluated in float64 and rounded to float32 where the frameworks that trained these models round
  * (frequency, then angle): an angle of 8191 rad kept in float64 differs from theirs by up to 3e-4, rounded by 6e-8.
  */
-import type { ModelConfig } from "./config.ts";
-import type { RopeScaling } from "./rope-settings.ts";
+import type { RopeConfig, RopeScaling } from "./rope-settings.ts";
 
 const f32 = Math.fround;
+
+/** The rotary embedding of a layer's heads. */
+export interface Rotary {
+  readonly headDim: number;
+  readonly rope: RopeConfig;
+}
 
 export interface RopeTable {
   readonly cos: Float32Array; // (positions, headDim/2)
@@ -16,8 +21,8 @@ export interface RopeTable {
 }
 
 /** @returns cos and sin for positions 0 … positions−1, both already multiplied by YaRN's attention scaling */
-export function ropeTable(config: Pick<ModelConfig, "headDim" | "rope">, positions: number): RopeTable {
-  const { frequencies, attentionScaling } = ropeFrequencies(config);
+export function ropeTable(rotary: Rotary, positions: number): RopeTable {
+  const { frequencies, attentionScaling } = ropeFrequencies(rotary);
   const half = frequencies.length;
   const scaling = f32(attentionScaling);
   const cos = new Float32Array(positions * half);
@@ -33,11 +38,10 @@ export function ropeTable(config: Pick<ModelConfig, "headDim" | "rope">, positio
 }
 
 /** @returns radians per position for each pair of a head, (headDim/2), and the factor on cos and sin */
-export function ropeFrequencies(config: Pick<ModelConfig, "headDim" | "rope">): {
+export function ropeFrequencies({ headDim, rope }: Rotary): {
   frequencies: Float32Array;
   attentionScaling: number;
 } {
-  const { headDim, rope } = config;
   const theta = f32(rope.theta);
   const periods = Float32Array.from({ length: headDim / 2 }, (_, i) => theta ** f32((2 * i) / headDim));
   const frequencies = periods.map((period) => 1 / period);

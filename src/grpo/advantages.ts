@@ -4,6 +4,7 @@
  * computing the rewards, and shaping them, is done elsewhere.
  */
 import { InputError } from "../errors.ts";
+import { weightedSum } from "../rewards/results.ts";
 
 export type ScaleRewards = "group" | "batch" | "none";
 export type MultiObjectiveAggregation = "sum_then_normalize" | "normalize_then_sum";
@@ -201,22 +202,6 @@ export function groupMembers(groups: ArrayLike<number>): number[][] {
     else members.set(groups[i]!, [i]);
   }
   return [...members.values()];
-}
-
-/** Over the functions that scored a completion; null where none did. */
-function weightedSum(
-  perFunction: readonly (readonly (number | null)[])[],
-  weights: readonly number[],
-  completions: number,
-): (number | null)[] {
-  return Array.from({ length: completions }, (_, i) => {
-    let sum: number | null = null;
-    for (const [f, values] of perFunction.entries()) {
-      const value = values[i] ?? null;
-      if (value !== null) sum = (sum ?? 0) + value * weights[f]!;
-    }
-    return sum;
-  });
 }
 
 function normalizeInGroups(values: readonly (number | null)[], groups: readonly number[][]): (number | null)[] {

@@ -7,8 +7,9 @@
  * what was drawn behind the last accepted group is drawn again for the next generation.
  * Leaves out how a group is scored and which reward says whether it has signal.
  */
-import type { RolloutEvents, RolloutFeed } from "../rollout/engine.ts";
-import type { RolloutRequest, SampledCompletion } from "../rollout/sequence.ts";
+import { unlessStopped } from "../device/stopping.ts";
+import type { Rollout } from "../rollout/rollout.ts";
+import type { SampledCompletion } from "../rollout/sequence.ts";
 
 export interface DynamicSamplingOptions<Drawn, Score> {
   /** Groups of one generation. */
@@ -27,14 +28,18 @@ export interface DynamicSamplingOptions<Drawn, Score> {
   /** The next prompt. */
   readonly draw: () => { readonly drawn: Drawn; readonly promptIds: Int32Array };
   /**
-   * Scores some of a group's completions, the first ones or all. Called between two decode steps, which wait for `device`:
-   * what must have the device to itself; `rest` goes on beside sampling.
+   * Scores some of a group's completions, the first ones or all. The next decode step waits for this: it is for what must
+   * have the device to itself; `rest` goes on beside sampling.
    */
   readonly score: (
     drawn: Drawn,
     completions: readonly SampledCompletion[],
   ) => Promise<{ readonly rest: Promise<Score> }>;
   readonly hasSignal: (score: Score) => boolean;
+  readonly onProgress: (finished: number, total: number) => void;
+  readonly shouldStop: () => boolean;
+  /** How long scores under way are waited for once it says so. */
+  readonly graceMs: number;
 }
 
 /** A complete group with its score. */
@@ -61,163 +66,159 @@ export interface DynamicOutcome<Drawn, Score> {
   readonly discardedPromptTokens: number;
 }
 
-interface Entry<Drawn, Score> {
+/** A group from its drawing on. */
+interface DrawnGroup<Drawn, Score> {
   readonly drawn: Drawn;
+  /** As in `ScoredDraw`, and its request's in the rollout. */
+  readonly place: number;
   readonly promptTokens: number;
   readonly completions: (SampledCompletion | undefined)[];
-  missing: number;
-  /** `open`: not all there; `dull`: no signal; `dropped`: stopped as superfluous. */
+  /** `open`: undecided; `dull`: no signal; `dropped`: stopped as superfluous. */
   status: "open" | "signal" | "dull" | "dropped";
-  /** Of a group's first completions: still to come, being judged, found to have signal (or not asked for). */
-  probe: "waiting" | "running" | "passed";
-  /** Completions that the decision was made on. */
+  /** Completions that are scored next, from the first on; once it is decided, those that the decision was made on. */
   judged: number;
+  /** They are being scored, or were. */
+  judging: boolean;
+  /** Of the whole group. */
   score: Score | null;
 }
 
-type Change = Awaited<ReturnType<RolloutFeed["next"]>>;
-const NO_CHANGE: Change = { add: [], drop: [] };
-
-/** The first requests, what the rollout calls meanwhile, and what came of it. */
-export function createDynamicSampling<Drawn, Score>(options: DynamicSamplingOptions<Drawn, Score>) {
-  const { wanted, most, ahead, samples, probe } = options;
-  const entries: Entry<Drawn, Score>[] = [];
-  /** Completions to score at the next turn: a whole group (all) or its first ones. */
-  const toScore: { readonly place: number; readonly count: number }[] = [];
+/**
+ * Samples groups until enough of them have signal, or as many are drawn as may be.
+ *
+ * @returns null when it was stopped
+ * @throws what `score` throws
+ */
+export async function sampleWithSignal<Drawn, Score>(
+  rollout: Omit<Rollout, "feed">,
+  options: DynamicSamplingOptions<Drawn, Score>,
+): Promise<DynamicOutcome<Drawn, Score> | null> {
+  const { wanted, most, samples, probe, shouldStop } = options;
+  type Group = DrawnGroup<Drawn, Score>;
+  const groups: Group[] = [];
+  /** Groups whose completions are there to be scored. */
+  const due: Group[] = [];
+  /** Scores under way, and what to do about those that have come: between two tokens, not before. */
   const underWay = new Set<Promise<void>>();
-  let failure: unknown;
-  let failed = false;
-  let changed = false;
+  const come: (() => void)[] = [];
 
-  const draw = (): RolloutRequest => {
+  const draw = (): void => {
     const { drawn, promptIds } = options.draw();
-    const place = entries.length;
-    const empty = new Array<SampledCompletion | undefined>(samples).fill(undefined);
-    entries.push({
-      ...{
-        drawn,
-        promptTokens: promptIds.length,
-        completions: empty,
-        missing: samples,
-        status: "open",
-        judged: 0,
-        score: null,
-      },
-      probe: probe === null || place >= most - wanted ? "passed" : "waiting",
-    });
-    return { promptIds, samples, prompt: place };
+    const place = rollout.add({ promptIds, samples, prompt: groups.length });
+    const completions = new Array<SampledCompletion | undefined>(samples).fill(undefined);
+    const judged = probe === null || place >= most - wanted ? samples : probe;
+    const group = { drawn, place, promptTokens: promptIds.length, completions };
+    groups.push({ ...group, status: "open", judged, judging: false, score: null });
   };
 
-  const decide = (place: number, count: number, score: Score): void => {
-    const entry = entries[place]!;
-    if (entry.status !== "open") return;
+  const scoreWhenDue = (group: Group): void => {
+    if (group.judging || group.completions.slice(0, group.judged).includes(undefined)) return;
+    group.judging = true;
+    due.push(group);
+  };
+
+  const startScoring = async (group: Group): Promise<void> => {
+    const completions = group.completions.slice(0, group.judged) as SampledCompletion[];
+    const { rest } = await options.score(group.drawn, completions);
+    const settled = rest
+      .then(
+        (score) => () => decide(group, score),
+        (error) => () => {
+          throw error;
+        },
+      )
+      .then((act) => {
+        come.push(act);
+        underWay.delete(settled);
+      });
+    underWay.add(settled);
+  };
+
+  const decide = (group: Group, score: Score): void => {
+    if (group.status !== "open") return;
     const signal = options.hasSignal(score);
-    if (count < samples && signal) {
-      entry.probe = "passed"; // on to the whole group
-      if (entry.missing === 0) toScore.push({ place, count: samples });
+    const whole = group.judged === samples;
+    if (signal && !whole) {
+      group.judged = samples;
+      group.judging = false;
+      scoreWhenDue(group);
       return;
     }
-    entry.status = signal ? "signal" : "dull";
-    entry.judged = count;
-    if (count === samples) entry.score = score;
-    changed = true;
+    group.status = signal ? "signal" : "dull";
+    if (whole) group.score = score;
+    else rollout.drop(group.place);
   };
 
-  const startScoring = async (): Promise<void> => {
-    for (const { place, count } of toScore.splice(0)) {
-      const entry = entries[place]!;
-      if (entry.status !== "open") continue;
-      const { rest } = await options.score(entry.drawn, entry.completions.slice(0, count) as SampledCompletion[]);
-      const ended = rest
-        .then((score) => decide(place, count, score))
-        .catch((error) => {
-          failed = true;
-          failure ??= error;
-        })
-        .finally(() => underWay.delete(ended));
-      underWay.add(ended);
-    }
-  };
-
-  /** Groups that earlier ones with signal have made superfluous. */
-  const superfluous = (): number[] => {
-    const drop: number[] = [];
-    let signals = 0;
-    for (const [place, entry] of entries.entries()) {
-      if (signals >= wanted && entry.status === "open") {
-        entry.status = "dropped";
-        drop.push(place);
+  while (needsMore(groups, options)) draw();
+  for (;;) {
+    if (shouldStop()) return null;
+    for (const group of due.splice(0)) if (group.status === "open") await startScoring(group);
+    if (come.length > 0) {
+      for (const act of come.splice(0)) act();
+      for (const group of superfluous(groups, wanted)) {
+        group.status = "dropped";
+        rollout.drop(group.place);
       }
-      if (entry.status === "signal") signals++;
+      while (needsMore(groups, options)) draw();
     }
-    return drop;
-  };
-
-  /** What the decisions made since the last time change. */
-  const react = (): Change => {
-    changed = false;
-    const decidedEarly = entries.flatMap((e, place) => (e.status === "dull" && e.missing > 0 ? [place] : []));
-    const drop = [...decidedEarly, ...superfluous()];
-    for (const place of drop) entries[place]!.missing = 0;
-    const add: RolloutRequest[] = [];
-    const count = (status: string) => entries.filter((e) => e.status === status).length;
-    const signals = count("signal");
-    while (signals < wanted && entries.length < most && signals + count("open") < wanted + ahead) add.push(draw());
-    return add.length + drop.length > 0 ? { add, drop } : NO_CHANGE;
-  };
-
-  const feed: RolloutFeed = {
-    async next(idle) {
-      for (;;) {
-        if (toScore.length > 0) await startScoring();
-        if (failed) throw failure;
-        const change = changed ? react() : NO_CHANGE;
-        if (!idle || change !== NO_CHANGE || (underWay.size === 0 && toScore.length === 0)) return change;
-        if (underWay.size > 0) await Promise.race(underWay);
+    if (rollout.finished < rollout.total) {
+      for (const sequence of await rollout.step()) {
+        const group = groups[sequence.place]!;
+        group.completions[sequence.sample] = rollout.end(sequence);
+        scoreWhenDue(group);
       }
-    },
-  };
+      options.onProgress(rollout.finished, rollout.total);
+    } else if (due.length === 0) {
+      if (underWay.size === 0) return outcomeOf(groups, wanted);
+      if ((await unlessStopped(Promise.race(underWay), shouldStop, options.graceMs)) === null) return null;
+    }
+  }
+}
 
-  const onCompletion: RolloutEvents["onCompletion"] = (place, sample, completion) => {
-    const entry = entries[place]!;
-    entry.completions[sample] = completion;
-    entry.missing--;
-    if (entry.probe === "waiting" && entry.completions.slice(0, probe!).every((c) => c !== undefined)) {
-      entry.probe = "running";
-      toScore.push({ place, count: probe! });
-    } else if (entry.missing === 0 && entry.probe === "passed") toScore.push({ place, count: samples });
-  };
+type Status = Pick<DrawnGroup<unknown, unknown>, "status">;
 
+/** Whether the groups with signal and the undecided ones are too few. */
+function needsMore(
+  groups: readonly Status[],
+  { wanted, most, ahead }: Pick<DynamicSamplingOptions<never, never>, "wanted" | "most" | "ahead">,
+): boolean {
+  const count = (status: Status["status"]) => groups.filter((group) => group.status === status).length;
+  const signals = count("signal");
+  return signals < wanted && groups.length < most && signals + count("open") < wanted + ahead;
+}
+
+/** Undecided groups behind `wanted` ones with signal. */
+function superfluous<Group extends Status>(groups: readonly Group[], wanted: number): Group[] {
+  let signals = 0;
+  return groups.filter(({ status }) => {
+    if (status === "signal") signals++;
+    return status === "open" && signals >= wanted;
+  });
+}
+
+/** The first `wanted` groups with signal; where the bound on draws was reached, whole ones without fill up. */
+function outcomeOf<Drawn, Score>(
+  groups: readonly DrawnGroup<Drawn, Score>[],
+  wanted: number,
+): DynamicOutcome<Drawn, Score> {
+  const complete = groups.filter(({ score }) => score !== null);
+  const withSignal = complete.filter(({ status }) => status === "signal").slice(0, wanted);
+  const fill = complete.filter(({ status }) => status === "dull").slice(0, wanted - withSignal.length);
+  const kept = new Set([...withSignal, ...fill]);
+  const drawn = withSignal.length < wanted ? groups.length : withSignal.at(-1)!.place + 1;
+  const thrown = groups.slice(0, drawn).filter((group) => !kept.has(group));
+  // Of a group that was given up, only what the decision rests on is counted: the rest depends on time.
+  const tokens = thrown.flatMap((g) => g.completions.slice(0, g.judged).map((c) => c!.completionIds.length));
   return {
-    initial: Array.from({ length: Math.min(most, wanted + ahead) }, draw),
-    events: { feed, onCompletion },
-
-    /** Call when the rollout has ended of itself. */
-    outcome(): DynamicOutcome<Drawn, Score> {
-      const complete = entries.flatMap((entry, place) =>
-        entry.score === null
-          ? []
-          : [{ drawn: entry.drawn, place, completions: entry.completions as SampledCompletion[], score: entry.score }],
-      );
-      const withSignal = complete.filter(({ place }) => entries[place]!.status === "signal").slice(0, wanted);
-      const fill = complete
-        .filter(({ place }) => entries[place]!.status === "dull")
-        .slice(0, wanted - withSignal.length);
-      const accepted = [...withSignal, ...fill].sort((a, b) => a.place - b.place);
-      const bounded = withSignal.length < wanted;
-      const drawn = bounded ? entries.length : withSignal.at(-1)!.place + 1;
-      const kept = new Set(accepted.map(({ place }) => place));
-      const thrown = entries.slice(0, drawn).filter((_, place) => !kept.has(place));
-      // Of a group that was given up, only what the decision rests on is counted: the rest depends on time.
-      const tokens = thrown.flatMap((e) => e.completions.slice(0, e.judged).map((c) => c!.completionIds.length));
-      return {
-        accepted,
-        withoutSignal: fill.length,
-        discarded: thrown.length,
-        drawn,
-        discardedTokens: tokens.reduce((a, b) => a + b, 0),
-        discardedPromptTokens: thrown.reduce((sum, { promptTokens, judged }) => sum + promptTokens * judged, 0),
-      };
-    },
+    accepted: groups
+      .filter((group) => kept.has(group))
+      .map(({ drawn, place, completions, score }) => ({
+        ...{ drawn, place, completions: completions as SampledCompletion[], score: score! },
+      })),
+    withoutSignal: fill.length,
+    discarded: thrown.length,
+    drawn,
+    discardedTokens: tokens.reduce((a, b) => a + b, 0),
+    discardedPromptTokens: thrown.reduce((sum, { promptTokens, judged }) => sum + promptTokens * judged, 0),
   };
 }

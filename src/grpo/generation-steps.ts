@@ -10,7 +10,7 @@
 import { rowAt } from "../data/order.ts";
 import { activeTokens, type LossConfig } from "./loss/config.ts";
 import type { WholeGeneration } from "./loss/step.ts";
-import type { PolicyUpdateSettings, ScoredGroup } from "./policy-update.ts";
+import type { Sample, Weighed } from "./sample.ts";
 
 /** One step's share. */
 export interface GenerationStep {
@@ -48,37 +48,21 @@ export function cutGeneration({ completions, perStep, blockSize, seed, step }: C
   });
 }
 
-/** The groups of one step: those of the generation, each with the completions that the step takes, in their order. */
-export function groupsOfStep(groups: readonly ScoredGroup[], { members, places }: GenerationStep): ScoredGroup[] {
-  const taken = new Map(members.map((member, k) => [member, places?.[k]]));
-  let at = 0;
-  return groups.flatMap((group) => {
-    const completions = group.completions.flatMap((completion) => {
-      const member = at++;
-      if (!taken.has(member)) return [];
-      const place = taken.get(member);
-      return [place === undefined ? completion : { ...completion, place }];
-    });
-    return completions.length > 0 ? [{ ...group, completions }] : [];
-  });
+/** The samples of one step, with their places in it. */
+export function samplesOfStep<S extends Weighed>(samples: readonly S[], { members, places }: GenerationStep): S[] {
+  return members.map((member, k) => (places ? { ...samples[member]!, place: places[k]! } : samples[member]!));
 }
 
-/** The settings of a step's update, with what the step is a part of where a generation serves several. */
-export function settingsOfSteps(
-  settings: PolicyUpdateSettings,
-  completions: readonly { readonly finished: boolean; readonly completionIds: Int32Array }[],
+/** What a step's update must know of the generation, where that serves several. */
+export function wholeGeneration(
+  samples: readonly Sample[],
   steps: number,
-): PolicyUpdateSettings {
-  return steps === 1 ? settings : { ...settings, generation: wholeGeneration(completions, settings.loss) };
-}
-
-function wholeGeneration(
-  completions: readonly { readonly finished: boolean; readonly completionIds: Int32Array }[],
-  loss: LossConfig,
-): WholeGeneration {
-  const tokens = completions.reduce(
-    (sum, { finished, completionIds }) => sum + activeTokens({ finished, logprobs: completionIds }, loss),
+  loss: Pick<LossConfig, "maskTruncatedCompletions">,
+): WholeGeneration | undefined {
+  if (steps === 1) return undefined;
+  const tokens = samples.reduce(
+    (sum, sample) => sum + activeTokens(sample.completionIds.length, sample, loss).length,
     0,
   );
-  return { completions: completions.length, tokens };
+  return { completions: samples.length, tokens };
 }

@@ -82,18 +82,19 @@ function completionLoss(
   const { logprobs, entropies, oldLogprobs, refLogprobs } = completion;
   const ofTokens = typeof completion.advantage === "number" ? null : completion.advantage;
   const type = LOSS_TYPES[config.lossType];
-  const tokens = activeTokens(completion, config);
-  const ofCompletion = meanAdvantage(completion.advantage, tokens);
+  const active = activeTokens(logprobs.length, completion, config);
+  const tokens = active.length;
+  const ofCompletion = meanAdvantage(completion.advantage, active);
   const perToken = config.importanceSamplingLevel === "token";
-  const sampler = samplerRatio(completion, tokens, config);
-  const sequenceWeight = type.sequenceWeight?.(completion, tokens, sampler, config) ?? 1;
+  const sampler = samplerRatio(completion, active, config);
+  const sequenceWeight = type.sequenceWeight?.(completion, active, sampler, config) ?? 1;
   const sampledBy = type.takesSamplerRatio ? null : sampler;
-  const kept = isKept(completion, tokens, config);
+  const kept = isKept(completion, active, config);
   const weight = type.tokenWeight(step, completion.place ?? completion.index, tokens, config);
   const dEntropy = config.entropyCoef === 0 ? 0 : -config.entropyCoef / Math.max(step.entropyTokens, 1);
   // A token's log-ratio moves the sequence's by a parts-th of itself.
   const parts = config.importanceSamplingLevel === "sequence" ? Math.max(tokens, 1) : 1;
-  const sequenceRatio = perToken ? 1 : Math.exp(sumLogRatio(logprobs, oldLogprobs, tokens) / parts);
+  const sequenceRatio = perToken ? 1 : Math.exp(sumLogRatio(logprobs, oldLogprobs, active) / parts);
 
   let policyLoss = 0;
   let entropySum = 0;
@@ -102,7 +103,7 @@ function completionLoss(
   /** ∂loss/∂(log of the sequence's ratio), summed over its tokens */
   let dSequence = 0;
   const clipped = { low: 0, high: 0 };
-  for (let t = 0; t < tokens; t++) {
+  for (const [a, t] of active.entries()) {
     const logprob = logprobs[t]!;
     const ratio = perToken ? (oldLogprobs ? Math.exp(logprob - oldLogprobs[t]!) : 1) : sequenceRatio;
     const advantage = ofTokens ? ofTokens[t]! : ofCompletion;
@@ -111,7 +112,7 @@ function completionLoss(
     let dLogprob = 0;
     let dLogRatio = 0;
     if (kept && inMask) {
-      const scale = sampledBy ? sampledBy[sampledBy.length === 1 ? 0 : t]! : 1;
+      const scale = sampledBy ? sampledBy[sampledBy.length === 1 ? 0 : a]! : 1;
       const term: Term = type.term({ ratio, logprob, advantage, sequenceWeight }, config);
       // A completion or token masked by the sampler's ratio is out, whatever its own ratio came to.
       if (scale !== 0) {
@@ -147,21 +148,21 @@ function completionLoss(
     if (side) clipped[side]++;
   }
   if (!perToken) {
-    for (let t = 0; t < tokens; t++) out.dlogprobs[t]! += dSequence / parts;
+    for (const t of active) out.dlogprobs[t]! += dSequence / parts;
     const side = type.clips?.(sequenceRatio, ofCompletion, config);
     if (side) clipped[side]++;
   }
   type.record?.(metrics, { ...clipped, count: perToken ? tokens : 1, sequenceWeight });
   if (config.beta !== 0) addMean(metrics, "kl", klSum, tokens);
   addMean(metrics, "entropy", allEntropySum, tokens);
-  recordSampler(metrics, completion, tokens, sampler);
+  recordSampler(metrics, completion, active, sampler);
   return { policyLoss, entropySum };
 }
 
-function sumLogRatio(logprobs: TokenValues, oldLogprobs: TokenValues | null, tokens: number): number {
+function sumLogRatio(logprobs: TokenValues, oldLogprobs: TokenValues | null, active: Int32Array): number {
   if (!oldLogprobs) return 0;
   let sum = 0;
-  for (let t = 0; t < tokens; t++) sum += logprobs[t]! - oldLogprobs[t]!;
+  for (const t of active) sum += logprobs[t]! - oldLogprobs[t]!;
   return sum;
 }
 
@@ -169,20 +170,20 @@ function sumLogRatio(logprobs: TokenValues, oldLogprobs: TokenValues | null, tok
 function recordSampler(
   metrics: MetricParts,
   completion: LossCompletion,
-  tokens: number,
+  active: Int32Array,
   ratios: Float64Array | null,
 ): void {
   const { samplingLogprobs } = completion;
   const old = completion.oldLogprobs ?? completion.logprobs;
-  if (samplingLogprobs && tokens > 0) {
+  if (samplingLogprobs && active.length > 0) {
     let sum = 0;
     let largest = 0;
-    for (let t = 0; t < tokens; t++) {
+    for (const t of active) {
       const difference = Math.abs(old[t]! - samplingLogprobs[t]!);
       sum += difference;
       largest = Math.max(largest, difference);
     }
-    addMean(metrics, "sampling/sampling_logp_difference/mean", sum, tokens);
+    addMean(metrics, "sampling/sampling_logp_difference/mean", sum, active.length);
     addExtreme(metrics, "sampling/sampling_logp_difference/max", "max", largest);
   }
   for (const ratio of ratios ?? []) {

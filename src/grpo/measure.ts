@@ -1,56 +1,47 @@
 /**
- * What is computed of a generation before its advantages: logprobs under the reference and under the policy that sampled,
- * and the critic's values. Nothing here has a gradient.
+ * What the models say of a generation before its advantages: logprobs under the reference and under the policy that
+ * sampled, and the critic's values. Nothing here has a gradient.
  */
-
-import type { PackedGroup } from "../model/micro-batches.ts";
 import { scoreValues } from "../model/scalar-head.ts";
-import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Session } from "../session/session.ts";
-import { type PolicyUpdateSettings, scoreGroups } from "./policy-update.ts";
+import { scoreGroups } from "./learner/policy-update.ts";
+import { type Measured, packed, type Sampled } from "./sample.ts";
 
-/** By completion, in the order of the groups; null where it is not needed. (N)(R) */
-export interface Measured {
-  readonly reference: readonly Float32Array[] | null;
-  /**
-   * π_old: recorded while sampling where training computes the same bits, else by a pass of its own; null: the update's own
-   * first forward gives it.
-   */
-  readonly old: readonly Float32Array[] | null;
-  /** The pass of its own, where there was one. */
-  readonly scored: readonly Float32Array[] | null;
-  /** V before the update. */
-  readonly values: readonly Float32Array[] | null;
-}
-
-export interface MeasureOptions {
-  readonly settings: PolicyUpdateSettings;
-  /** Whether π_old must be known before the update: several steps learn from the generation, or the reward needs it. */
-  readonly needsOld: boolean;
-  readonly onTokens: (model: "reference" | "policy" | "critic", tokens: number) => void;
-}
-
-/** @throws RunError where the device fails */
-export async function measure(
+/**
+ * π_old is what was recorded while sampling where training computes the same bits, else from a pass of its own where it is
+ * needed before the update; null: the update's own first forward gives it.
+ *
+ * @param needsOld several steps learn from the generation, or the reward is charged with a KL
+ * @throws RunError where the device fails
+ */
+export async function measure<S extends Sampled>(
   { device, policy, reference, activations, critic }: Session,
-  groups: readonly PackedGroup[],
-  completions: readonly SampledCompletion[],
-  { settings, needsOld, onTokens }: MeasureOptions,
-): Promise<Measured> {
+  samples: readonly S[],
+  options: Parameters<typeof scoreGroups>[3],
+  needsOld: boolean,
+  onTokens: (model: "reference" | "policy" | "critic", tokens: number) => void,
+): Promise<{ readonly samples: (S & Measured)[]; readonly referenceTokens: number }> {
   if (!activations) throw new Error("the session was not planned for training");
-  const score = async (model: typeof policy, name: "reference" | "policy") =>
-    (await scoreGroups(model, activations, groups, settings, (tokens) => onTokens(name, tokens))).map(
-      ({ logprobs }) => logprobs,
-    );
+  const groups = packed(samples);
+  let referenceTokens = 0;
+  const counted = (model: "reference" | "policy" | "critic") => (tokens: number) => {
+    if (model === "reference") referenceTokens += tokens;
+    onTokens(model, tokens);
+  };
+  const score = (model: typeof policy, name: "reference" | "policy") =>
+    scoreGroups(model, activations, groups, options, counted(name));
   const underReference = reference ? await score(reference, "reference") : null;
-  const scored = needsOld && !device.exactlyOnPolicy ? await score(policy, "policy") : null;
+  const underPolicy = needsOld && !device.exactlyOnPolicy ? await score(policy, "policy") : null;
   const values = critic
-    ? await scoreValues(critic.model, critic.activations, groups, settings, (tokens) => onTokens("critic", tokens))
+    ? await scoreValues(critic.model, critic.activations, groups, options, counted("critic"))
     : null;
   return {
-    reference: underReference,
-    old: device.exactlyOnPolicy ? completions.map(({ logprobs }) => logprobs) : scored,
-    scored,
-    values,
+    referenceTokens,
+    samples: samples.map((sample, i) => ({
+      ...sample,
+      oldLogprobs: device.exactlyOnPolicy ? sample.logprobs : (underPolicy?.[i]?.logprobs ?? null),
+      refLogprobs: underReference?.[i]?.logprobs ?? null,
+      values: values?.[i] ?? null,
+    })),
   };
 }

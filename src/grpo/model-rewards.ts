@@ -1,11 +1,18 @@
 /** The rewards of neural reward models in a session, under the names that the reward pool gives them. */
 
-import type { RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
+import type { RewardBatch, RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
+import type { Answer } from "../run/prompts.ts";
 import { createRewardModelScorer } from "../session/reward-model.ts";
 import type { Session } from "../session/session.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { type Group, rewardBatch } from "./generation.ts";
-import type { RewardSources } from "./sampling.ts";
+import { rewardBatch } from "./generation.ts";
+
+/** Where rewards come from; neural ones compute on the session's device, so nothing else may meanwhile. */
+export interface RewardSources {
+  readonly pool: RewardPool;
+  /** Rewards by the names of the reward models; null: there are none. */
+  readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
+}
 
 /**
  * Where a run's rewards come from: the pool, and before it the session's reward models, which compute on the device.
@@ -23,7 +30,7 @@ export function rewardSources(session: Session, pool: RewardPool, systemPrompt: 
     pool,
     async models({ prompts, completions }) {
       const texts = prompts.map((prompt, i) => ({
-        prompt: typeof prompt === "string" ? prompt : prompt.map((message) => ({ ...message })),
+        prompt,
         completion: completions[i]!,
       }));
       const rewards = new Map<string, readonly (number | null)[]>();
@@ -33,24 +40,20 @@ export function rewardSources(session: Session, pool: RewardPool, systemPrompt: 
   };
 }
 
-/**
- * The functions' and models' rewards of whole groups; `texts` by completion. What needs the device is done when the first
- * promise is kept.
- */
+/** The functions' and models' rewards of whole groups. What needs the device is done when the first promise is kept. */
 export async function startScores(
   { pool, models }: RewardSources,
   trainerState: RewardTrainerState,
   { decode }: Pick<Tokenizer, "decode">,
-  groups: readonly Group[],
-  texts: readonly string[],
+  answers: readonly Answer[],
 ): Promise<{ readonly rest: Promise<RewardResult> }> {
-  const batch = { ...rewardBatch(groups, texts, (ids) => decode(ids)), trainerState };
+  const batch = { ...rewardBatch(answers, (ids) => decode(ids)), trainerState };
   const external = (await models?.(batch)) ?? undefined;
   return { rest: pool.score(batch, external) };
 }
 
 /** Scores whole groups, as training does. */
-export const scoreGroups =
+export const scoreAnswers =
   (sources: RewardSources, trainerState: RewardTrainerState, tokenizer: Pick<Tokenizer, "decode">) =>
-  async (groups: readonly Group[], texts: readonly string[]): Promise<RewardResult> =>
-    (await startScores(sources, trainerState, tokenizer, groups, texts)).rest;
+  async (answers: readonly Answer[]): Promise<RewardResult> =>
+    (await startScores(sources, trainerState, tokenizer, answers)).rest;

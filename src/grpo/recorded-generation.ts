@@ -1,13 +1,23 @@
 /**
- * What a file of rollouts says beside its completions, checked over all its lines: the optimizer steps that they belong
- * to, the rewards of each function, advantages of their own. A file says each of these on every line or on none. And
- * whether its groups fit the settings and the model.
+ * A file of rollouts as a generation's samples, and what it says beside them, checked over all its lines: the optimizer
+ * steps that they belong to, the rewards of each function, advantages of their own. A file says each of these on every line or
+ * on none. And whether its groups fit the settings and the model.
  */
 import type { UpdateConfig } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
 import { ESTIMATORS } from "./estimators/estimators.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Completion, RolloutGroup } from "./rollout-file.ts";
+import type { Sample } from "./sample.ts";
+
+/** A line of the file as a sample; what it does not say is absent. */
+export type Recorded = Sample & Omit<Completion, keyof Sample>;
+
+export function recordedSamples(groups: readonly RolloutGroup[]): Recorded[] {
+  return groups.flatMap(({ group, promptIds, completions }) =>
+    completions.map((completion) => ({ mask: null, ...completion, group, promptIds })),
+  );
+}
 
 export interface RecordedSteps {
   /** The first optimizer step that learned from the file; null where it doesn't say. */
@@ -17,7 +27,7 @@ export interface RecordedSteps {
 }
 
 /** @throws InputError where only some lines have a step, or a step's places are no order of its lines */
-export function recordedSteps(path: string, completions: readonly Completion[]): RecordedSteps {
+export function recordedSteps(path: string, completions: readonly Recorded[]): RecordedSteps {
   everyOrNone(path, completions, "step", (c) => c.step);
   everyOrNone(path, completions, "place", (c) => c.place);
   const all = completions.map((_, i) => i);
@@ -41,7 +51,7 @@ export function recordedSteps(path: string, completions: readonly Completion[]):
  *
  * @throws InputError where lines name other functions or weights than the first
  */
-export function recordedRewards(path: string, completions: readonly Completion[]) {
+export function recordedRewards(path: string, completions: readonly Recorded[]) {
   everyOrNone(path, completions, "rewards", (c) => c.rewards);
   const weights = completions[0]?.rewardWeights;
   if (!weights) return { rewards: completions.map((c) => c.reward) };
@@ -79,8 +89,7 @@ export function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[
 }
 
 /** @throws InputError where the estimator needs a critic, or only some lines have advantages of their own */
-export function checkAdvantages(config: UpdateConfig, groups: readonly RolloutGroup[]): void {
-  const completions = groups.flatMap((group) => group.completions);
+export function checkAdvantages(config: UpdateConfig, completions: readonly Recorded[]): void {
   everyOrNone(config.rollouts, completions, "advantages", (c) => c.advantages);
   if (completions[0]?.advantages === undefined && ESTIMATORS[config.advantageEstimator].needsCritic)
     throw new InputError(
@@ -91,9 +100,9 @@ export function checkAdvantages(config: UpdateConfig, groups: readonly RolloutGr
 /** @throws InputError where only some lines have the key */
 function everyOrNone(
   path: string,
-  completions: readonly Completion[],
+  completions: readonly Recorded[],
   key: string,
-  value: (completion: Completion) => unknown,
+  value: (completion: Recorded) => unknown,
 ): void {
   const own = completions.filter((completion) => value(completion) !== undefined).length;
   if (own > 0 && own < completions.length)

@@ -3,141 +3,30 @@
  * over it, each of one optimizer step, or of the steps that its lines name. Offline use, and the way to run a recorded
  * generation again; a critic is not updated.
  */
-import { z } from "zod";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
-import { configDifferences, freeInReplay, toJson } from "../config/record.ts";
-import { settingsOf, type UpdateConfig } from "../config/schema.ts";
-import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
+import { toJson } from "../config/record.ts";
+import type { UpdateConfig } from "../config/schema.ts";
+import type { MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
-import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { modelFolder, openRunDevice, packedSizes } from "../run/inputs.ts";
-import { restoreOptimizer, saveCheckpoint, savedReference, saveModel } from "../session/checkpointing.ts";
-import { mixReference } from "../session/moving-reference.ts";
-import { planSession, type Session } from "../session/session.ts";
-import { estimateAdvantages, klOfTokens } from "./estimators/estimators.ts";
-import { type GenerationStep, groupsOfStep, settingsOfSteps } from "./generation-steps.ts";
-import {
-  appliedEntropyCoef,
-  type EntropyControl,
-  entropyMetrics,
-  nextEntropyControl,
-  startEntropyControl,
-} from "./loss/entropy-control.ts";
-import {
-  type PolicyUpdateSettings,
-  type ScoredGroup,
-  scoreGroups,
-  updateSettings,
-  updateStep,
-} from "./policy-update.ts";
-import {
-  checkAdvantages,
-  checkGroups,
-  type RecordedSteps,
-  recordedRewards,
-  recordedSteps,
-} from "./recorded-generation.ts";
-import { type RolloutGroup, readRollouts } from "./rollout-file.ts";
-
-/** What of a trainer's state an update goes on from. */
-export const updateState = z.looseObject({
-  step: z.int().min(0),
-  totalSteps: z.int().min(1),
-  config: z.record(z.string(), z.unknown()),
-  entropyControl: z.object({ coef: z.number(), lastEntropy: z.number().nullable() }).optional(),
-  numerics: z.string().optional(),
-});
-
-/** Of a run whose reference moves: how it does. */
-const movingReference = z.object({
-  sync_ref_model: z.literal(true),
-  ref_model_sync_steps: z.int().min(1),
-  ref_model_mixup_alpha: z.number(),
-});
+import { keepOutcome } from "../run/run.ts";
+import { restoreOptimizer, savedReference } from "../session/checkpointing.ts";
+import { planSession } from "../session/session.ts";
+import { createLearner } from "./learner/learner.ts";
+import { checkAdvantages, checkGroups, recordedSamples, recordedSteps } from "./recorded-generation.ts";
+import { weighRecorded } from "./recorded-weigh.ts";
+import { movement, type ReplayStart, replayRemarks } from "./replay.ts";
+import { readRollouts } from "./rollout-file.ts";
 
 export interface RecordedUpdateOptions {
   readonly config: UpdateConfig;
   readonly folder: string;
-  /**
-   * Where a run stood: its state, and the checkpoint with the weights and Adam's moments; `folder` null: at its beginning,
-   * which no checkpoint holds: the model that it started from.
-   */
-  readonly resume: { readonly folder: string | null; readonly state: z.infer<typeof updateState> } | null;
+  readonly resume: ReplayStart | null;
   readonly note: (text: string) => void;
   readonly onStep: (record: MetricsRecord) => void;
   /** Called when everything is ready and the update begins to write. */
   readonly onBegin?: () => void;
   readonly shouldStop?: () => boolean;
-}
-
-/** What `gae` alone reads. */
-const NO_CRITIC = { lam: 1, whitenAdvantages: false } as const;
-
-/** Advantages, old and reference logprobs of the file's groups; what the file does not have is computed. */
-async function scoredGroups(
-  session: Session,
-  config: UpdateConfig,
-  groups: readonly RolloutGroup[],
-  settings: PolicyUpdateSettings,
-  steps: number,
-): Promise<{ groups: ScoredGroup[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
-  const completions = groups.flatMap((g) => g.completions);
-  const missing = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
-  const reference = missing
-    ? await scoreGroups(session.reference ?? session.policy, session.activations!, groups, settings)
-    : null;
-  const charged = config.useKlInReward && config.beta !== 0;
-  // Where the policy that sampled is not recorded it is the starting one: for all steps of a pass, and for the reward that is
-  // charged with its KL. One step of a pass has it from its own first forward.
-  const own =
-    (charged || steps > 1) && completions.some((c) => !c.oldLogprobs)
-      ? await scoreGroups(session.policy, session.activations!, groups, settings)
-      : null;
-  const kl = charged
-    ? klOfTokens(
-        config.klInRewardEstimator,
-        completions.map((c, i) => c.oldLogprobs ?? own![i]!.logprobs),
-        completions.map((c, i) => c.refLogprobs ?? reference![i]!.logprobs),
-      )
-    : null;
-  const advantages = estimateAdvantages(
-    {
-      ...recordedRewards(config.rollouts, completions),
-      groups: groups.flatMap((g, i) => g.completions.map(() => i)),
-      lengths: completions.map((c) => c.completionIds.length),
-      finished: completions.map((c) => c.finished),
-      kl,
-      values: null,
-    },
-    // Advantages of the file go before: nothing is estimated then but the statistics of rewards.
-    { ...config, ...(completions[0]?.advantages !== undefined && { advantageEstimator: "grpo" }), ...NO_CRITIC },
-  );
-  let at = 0;
-  const scored = groups.map(
-    (group): ScoredGroup => ({
-      promptIds: group.promptIds,
-      completions: group.completions.map((c) => {
-        const i = at++;
-        return {
-          completionIds: c.completionIds,
-          finished: c.finished,
-          advantage: c.advantages ?? advantages.advantages[i]!,
-          oldLogprobs: c.oldLogprobs ?? (steps > 1 ? own![i]!.logprobs : null),
-          refLogprobs: c.refLogprobs ?? reference?.[i]?.logprobs ?? null,
-          samplingLogprobs: c.samplingLogprobs ?? null,
-        };
-      }),
-    }),
-  );
-  const { rewardMean, rewardStd, fracRewardZeroStd, warnings } = advantages;
-  return {
-    groups: scored,
-    metrics: {
-      ...{ reward: rewardMean, reward_std: rewardStd, frac_reward_zero_std: fracRewardZeroStd },
-      ...advantages.metrics,
-    },
-    warnings,
-  };
 }
 
 /** Runs the update and saves the model; returns the records of its steps, null where it was stopped before its end. */
@@ -147,24 +36,23 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const modelConfig = readModelConfig(startFolder);
   const groups = await readRollouts(config.rollouts, { vocabSize: modelConfig.vocabSize });
   checkGroups(config, groups, modelConfig.maxPositionEmbeddings);
-  checkAdvantages(config, groups);
-  const completions = groups.flatMap((g) => g.completions);
-  const steps = recordedSteps(config.rollouts, completions);
+  const recorded = recordedSamples(groups);
+  checkAdvantages(config, recorded);
+  const steps = recordedSteps(config.rollouts, recorded);
   const first = resume?.state.step ?? 0;
-  for (const remark of replayRemarks(options, steps)) note(`note: ${remark}`);
+  for (const remark of replayRemarks(config, resume, steps)) note(`note: ${remark}`);
   const longestPrompt = Math.max(...groups.map((g) => g.promptIds.length));
-  const longestCompletion = Math.max(...completions.map((c) => c.completionIds.length));
+  const longestCompletion = Math.max(...recorded.map((c) => c.completionIds.length));
   const tokens = maxMicroBatchTokens({
     budget: config.microBatchTokens,
     longestPrompt,
     longestCompletion,
     groups: groups.length,
-    completions: completions.length,
+    completions: recorded.length,
   });
   // Before the first step the policy is the starting model, so it scores for itself unless another is named.
-  const needsReference = config.beta !== 0 && completions.some((c) => !c.refLogprobs);
-  const moving =
-    config.beta === 0 || namesReference(options) ? undefined : movingReference.safeParse(resume?.state.config).data;
+  const needsReference = config.beta !== 0 && recorded.some((c) => !c.refLogprobs);
+  const moving = movement(config, resume);
   const device = await openRunDevice(config, note);
   const { numerics } = resume?.state ?? {};
   if (numerics !== undefined && numerics !== device.numericsKey)
@@ -176,8 +64,8 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     dtype: config.dtype,
     packed: packedSizes(device, modelConfig, tokens, longestPrompt),
     training: true,
-    reference: moving || needsReference ? await referenceFolder(options, moving !== undefined) : null,
-    movingReference: moving !== undefined,
+    reference: moving || needsReference ? await referenceFolder(options, moving !== null) : null,
+    movingReference: moving !== null,
     rollout: null,
     positions: longestPrompt + longestCompletion,
   }).open();
@@ -186,74 +74,42 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const goesOn = typeof resume?.folder === "string" && config.resumeFromCheckpoint === true;
   try {
     if (typeof resume?.folder === "string") restoreOptimizer(session, resume.folder);
-    const settings = updateSettings(config);
-    const scored = await scoredGroups(session, config, groups, settings, steps.cut.length);
-    for (const warning of scored.warnings) note(`note: ${warning}`);
+    const weighed = await weighRecorded(session, recorded, config, steps.cut.length);
+    for (const warning of weighed.warnings) note(`note: ${warning}`);
     const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
-    const schedule = scheduleOf(config, totalSteps);
-    const updater = { model: session.policy, activations: session.activations!, optimizer: session.optimizer! };
+    const learner = createLearner({
+      ...{
+        policy: { model: session.policy, activations: session.activations!, optimizer: session.optimizer! },
+        config,
+      },
+      critic: null,
+      reference: moving && { model: session.reference!, ...moving },
+      totalSteps,
+      // A run ends within a generation where max_steps says so; what goes on elsewhere has no such end.
+      end: resume && steps.first === first + 1 ? totalSteps : Infinity,
+      start: resume?.state,
+    });
     const records: MetricsRecord[] = [];
-    const ofStep = settingsOfSteps(settings, completions, steps.cut.length);
-    // A run ends within a generation where max_steps says so; what goes on elsewhere has no such end.
-    const end = resume && steps.first === first + 1 ? totalSteps : Infinity;
-    let batch = scored.groups;
-    let step = first;
-    let entropy: EntropyControl = resume?.state.entropyControl ?? startEntropyControl(config);
-    for (let iteration = 0; iteration < config.numIterations; iteration++)
-      for (const part of steps.cut) {
-        if (step >= end) break;
-        if (records.length > 0 && options.shouldStop?.()) return null;
-        const lr = learningRate(schedule, step);
-        const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(entropy, config) };
-        const update = await updateStep(updater, groupsOfStep(batch, part), { ...ofStep, loss }, lr);
-        step++;
-        entropy = nextEntropyControl(entropy, update.meanEntropy, config);
-        if (moving && step % moving.ref_model_sync_steps === 0)
-          await mixReference(session, moving.ref_model_mixup_alpha);
-        const values = { ...update.metrics, ...entropyMetrics(update.metrics, entropy, config) };
-        const record: MetricsRecord = { step, ...values, ...scored.metrics };
+    const { complete } = await learner.learn(weighed.samples, steps.cut, {
+      onStep(step, metrics) {
+        const record = { step, ...metrics, ...weighed.metrics };
         options.onStep(record);
         records.push(record);
-        if (iteration === 0) batch = withOldLogprobs(batch, part, update.logprobs);
-      }
-    // Not before: an update that was stopped leaves nothing.
-    const metrics = createMetricsWriter(config.outputDir, goesOn ? { resumeStep: first } : {});
-    for (const record of records) metrics.write(record);
-    metrics.close();
-    await saveModel(session, config.outputDir);
+      },
+      ...(options.shouldStop ? { shouldStop: options.shouldStop } : {}),
+    });
+    if (!complete) return null;
     const state = {
-      ...{ step, totalSteps, entropyControl: entropy, numerics: device.numericsKey },
+      ...{ step: learner.step, totalSteps, entropyControl: learner.entropyControl, numerics: device.numericsKey },
       // What the run's own settings say beside the update's: how its reference moves, what its generations are.
       config: { ...resume?.state.config, ...toJson(config) },
     };
-    await saveCheckpoint(session, config.outputDir, state.step, state);
+    await keepOutcome(session, config.outputDir, records, state, goesOn ? first : null);
     return records;
   } finally {
     session.close();
     device.close();
   }
-}
-
-/** π_old of completions that came without one, for later passes: the first forward of the step. */
-function withOldLogprobs(
-  groups: readonly ScoredGroup[],
-  { members }: GenerationStep,
-  logprobs: readonly Float32Array[],
-): ScoredGroup[] {
-  const own = new Map(members.map((member, k) => [member, logprobs[k]!]));
-  let at = 0;
-  return groups.map((group) => ({
-    ...group,
-    completions: group.completions.map((c) => {
-      const first = own.get(at++) ?? null;
-      return { ...c, oldLogprobs: c.oldLogprobs ?? first };
-    }),
-  }));
-}
-
-/** Whether a reference is asked for that is not the run's own. */
-function namesReference({ config, resume }: RecordedUpdateOptions): boolean {
-  return config.refModel !== null && config.refModel !== (resume?.state.config.ref_model ?? null);
 }
 
 /** Folder of the reference; null: the policy before its first step, which is the starting model. */
@@ -262,31 +118,4 @@ async function referenceFolder(options: RecordedUpdateOptions, moves: boolean): 
   if (moves && typeof resume?.folder === "string") return savedReference(resume.folder);
   if (config.refModel) return modelFolder(config.refModel);
   return moves || typeof resume?.folder === "string" ? folder : null;
-}
-
-/** Why this is not the recorded step again, where it looks as if it should be. */
-function replayRemarks({ config, resume }: RecordedUpdateOptions, { first, cut }: RecordedSteps): string[] {
-  const { rollouts } = config;
-  if (!resume)
-    return first !== null && first > 1
-      ? [
-          `${rollouts} was learned from at step ${first}: without that step's checkpoint (--resume_from_checkpoint) weights, Adam's state and schedule begin anew`,
-        ]
-      : [];
-  const { step, config: before } = resume.state;
-  if (first !== null && first !== step + 1)
-    return [
-      `${rollouts} was learned from at step ${first}, and the checkpoint is of step ${step}: this is not the recorded step; checkpoint-${first - 1} would be`,
-    ];
-  const remarks = configDifferences(before, toJson(config), freeInReplay)
-    .filter(
-      ({ key, before: was, now }) => was !== undefined && now !== undefined && Object.hasOwn(settingsOf("train"), key),
-    )
-    .map(({ key, before: was, now }) => `${key} was ${JSON.stringify(was)} and is now ${JSON.stringify(now)}`);
-  const { gradient_accumulation_steps: perStep, steps_per_generation: perGeneration } = before;
-  if (first === null && cut.length === 1 && typeof perGeneration === "number" && perGeneration !== perStep)
-    remarks.push(
-      `${rollouts} has no "step", and a generation of the checkpoint's run served several steps: all lines are one step here; record it anew, or give each line its step`,
-    );
-  return remarks;
 }

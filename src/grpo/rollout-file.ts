@@ -2,8 +2,9 @@
  * Rollout files: one JSON object a line, a line a completion; lines of one group are neighbours and share their prompt.
  * Reads (`update`, `score`) and writes (what `train` records) the format; nothing here needs a model or a tokenizer.
  *
- * A line has `group`, `prompt_ids`, `completion_ids`, `finished`, `reward`; and where they are known `old_logprobs`,
- * `ref_logprobs`, `sampling_logprobs`, `advantages`, `prompt` and `completion` as texts. What `train` records besides makes
+ * A line has `group`, `prompt_ids`, `completion_ids`, `finished`, `reward`; `mask` where not all tokens of the completion were
+ * sampled; and where they are known `old_logprobs`, `ref_logprobs`, `sampling_logprobs`, `advantages`, `prompt` and `completion`
+ * as texts. What `train` records besides makes
  * the generation's steps possible again: `step` (the first that learned from the line), `place` (in that step, where the
  * generation was shuffled), `rewards` and `reward_weights` by the functions' names (where there are several), `advantages`
  * (where a critic made them). All of these may be missing.
@@ -16,12 +17,15 @@ import { pipeline } from "node:stream";
 import { createGunzip } from "node:zlib";
 import { isTooDeep } from "../config/json-file.ts";
 import { errorText, InputError } from "../errors.ts";
-import { requireFile } from "../files.ts";
+import { requireFile } from "../files/paths.ts";
+import { weightedSum } from "../rewards/results.ts";
 import { isReward, rewardCure } from "./advantages.ts";
 
 export interface Completion {
   /** (R), R ≥ 1; the end-of-sequence token belongs to it. */
   readonly completionIds: Int32Array;
+  /** 1: the policy sampled the token; 0: it was forced, such as a tool's answer, and is not learned from. Absent: all 1. (R) */
+  readonly mask?: Uint8Array;
   /** False: cut at the length limit. */
   readonly finished: boolean;
   /** null: not scored. */
@@ -29,12 +33,12 @@ export interface Completion {
   /** Of each reward function by name, with the weights whose sum `reward` is; both or none, on every line or on none. */
   readonly rewards?: Readonly<Record<string, number | null>>;
   readonly rewardWeights?: Readonly<Record<string, number>>;
-  /** π_old (R), values of 32-bit floats, as the next two. */
+  /** π_old (R), values of 32-bit floats, as the next two; any number where the mask is 0. */
   readonly oldLogprobs?: Float64Array;
   readonly refLogprobs?: Float64Array;
   /** Of the distribution really drawn from. */
   readonly samplingLogprobs?: Float64Array;
-  /** One of the whole completion, or of each token (R); goes before what the reward would give. */
+  /** One of the whole completion, or of each token (R); overrides what the reward would give. */
   readonly advantages?: number | Float64Array;
   /** The optimizer step that learns from it first, from 1: lines of several steps are learned from step by step. */
   readonly step?: number;
@@ -126,6 +130,7 @@ export function formatRollout(group: Omit<RolloutGroup, "completions">, completi
     `"group":${group.group}`,
     `"prompt_ids":[${group.promptIds.join(",")}]`,
     `"completion_ids":[${completion.completionIds.join(",")}]`,
+    ...(completion.mask ? [`"mask":[${completion.mask.join(",")}]`] : []),
     `"finished":${completion.finished}`,
     `"reward":${completion.reward === null ? "null" : finite(completion.reward)}`,
   ];
@@ -240,6 +245,7 @@ function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): 
     finished,
     reward: readReward(row, options.requireReward ?? true, where),
   };
+  if (row.mask !== undefined && row.mask !== null) completion.mask = readMask(row.mask, completionIds.length, where);
   for (const [key, property] of Object.entries(LOGPROB_KEYS)) {
     if (row[key] !== undefined && row[key] !== null)
       completion[property] = logprobs(row, key, completionIds.length, where);
@@ -259,6 +265,18 @@ function readCompletion(row: Row, options: ReadRolloutsOptions, where: string): 
   if (typeof row.stop === "string") completion.stop = row.stop;
   if (typeof row.extra === "object" && row.extra !== null) completion.extra = row.extra as Record<string, unknown>;
   return completion;
+}
+
+function readMask(value: unknown, length: number, where: string): Uint8Array {
+  const cure = "give one number per token: 1 if the policy sampled it, 0 if it was inserted";
+  if (!Array.isArray(value)) throw new InputError(`${where}: "mask" is ${shown(value)}; ${cure}`);
+  if (value.length !== length)
+    throw new InputError(
+      `${where}: "mask" has ${value.length} numbers for ${length} tokens of "completion_ids"; ${cure}`,
+    );
+  const broken = value.findIndex((own) => own !== 0 && own !== 1);
+  if (broken >= 0) throw new InputError(`${where}: "mask"[${broken}] is ${shown(value[broken])}; ${cure}`);
+  return Uint8Array.from(value as number[]);
 }
 
 const cureOf = (reward: unknown): string => (isFiniteNumber(reward) ? rewardCure(reward) : "give a finite number");
@@ -283,13 +301,17 @@ function readNamedRewards(
   if (row.rewards === undefined || row.rewards === null || row.reward_weights === undefined) return {};
   const rewards = numbersByName(row, "rewards", where);
   const rewardWeights = numbersByName(row, "reward_weights", where);
-  let sum: number | null = null;
-  for (const [name, value] of Object.entries(rewards)) {
-    const weight = rewardWeights[name] ?? null;
-    if (weight === null)
-      throw new InputError(`${where}: "reward_weights" has no "${name}", which "rewards" has; give each its weight`);
-    if (value !== null) sum = (sum ?? 0) + value * weight;
-  }
+  const names = Object.keys(rewards);
+  const unweighted = names.find((name) => (rewardWeights[name] ?? null) === null);
+  if (unweighted !== undefined)
+    throw new InputError(
+      `${where}: "reward_weights" has no "${unweighted}", which "rewards" has; give each its weight`,
+    );
+  const [sum = null] = weightedSum(
+    names.map((name) => [rewards[name]!]),
+    names.map((name) => rewardWeights[name]!),
+    1,
+  );
   const off =
     sum === null || reward === null ? sum !== reward : Math.abs(sum - reward) > 1e-9 * Math.max(1, Math.abs(sum));
   if (off)

@@ -7,45 +7,15 @@ import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import { InputError } from "../errors.ts";
-import {
-  joinResults,
-  type RewardBatch,
-  type RewardPool,
-  type RewardResult,
-  type RewardTrainerState,
-} from "../rewards/pool/pool.ts";
-import type { RolloutEngine, RolloutSettings } from "../rollout/engine.ts";
+import { joinResults, loggedColumns, type RewardResult, type RewardTrainerState } from "../rewards/pool/pool.ts";
+import type { RolloutEngine } from "../rollout/engine.ts";
+import type { RolloutSettings, SampledCompletion } from "../rollout/sequence.ts";
 import type { Problem } from "../run/prompts.ts";
-import { createDynamicSampling } from "./dynamic-sampling.ts";
-import type { Group } from "./generation.ts";
-import { startScores } from "./model-rewards.ts";
+import { sampleWithSignal } from "./dynamic-sampling.ts";
+import type { Generation } from "./generation.ts";
+import { type RewardSources, startScores } from "./model-rewards.ts";
+import { type Sampled, type Scored, sampledTokens } from "./sample.ts";
 import type { TrainingSetup } from "./setup.ts";
-
-/** What was sampled and what it is worth; `texts` and `rewards` are by completion, in the order of the groups. */
-export interface Generation {
-  readonly groups: readonly Group[];
-  readonly texts: readonly string[];
-  readonly rewards: RewardResult;
-  /** Rows drawn so far, in all epochs, up to the last one used: where the next generation goes on. */
-  readonly position: number;
-  /** Rows passed over because their prompt is too long for the context. */
-  readonly skippedRows: number;
-  /** Tokens of prompts and of completions, of discarded groups too. */
-  readonly promptTokens: number;
-  readonly sampledTokens: number;
-  /** Tokens of all sequences, a prompt counted with each of its completions: what TRL's `num_tokens` adds up. */
-  readonly sequenceTokens: number;
-  /** Dynamic sampling: groups thrown away for want of signal, and kept without it as nothing better was found. */
-  readonly discardedGroups: number;
-  readonly groupsWithoutSignal: number;
-}
-
-/** Where rewards come from; neural ones compute on the session's device, so nothing else may meanwhile. */
-export interface RewardSources {
-  readonly pool: RewardPool;
-  /** Rewards by the names of the reward models; null: there are none. */
-  readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
-}
 
 export interface SamplingRun {
   readonly setup: TrainingSetup;
@@ -57,6 +27,9 @@ export interface SamplingRun {
   readonly onPhase: (phase: "rollout" | "reward") => void;
   readonly onProgress: (done: number, total: number) => void;
 }
+
+/** Of random numbers; evaluation draws from another. */
+const TRAINING_STREAM = 0;
 
 /** How long a run that is to stop waits for rewards under way before it drops their generation. */
 const REWARD_GRACE_MS = 1500;
@@ -79,11 +52,29 @@ function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: 
   };
 }
 
-/** The texts of whole groups, and their rewards under way. */
-async function startScoring({ setup, rewards, trainerState }: SamplingRun, groups: readonly Group[]) {
-  const completions = groups.flatMap((group) => group.completions);
-  const texts = completions.map((c) => setup.tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }));
-  return { texts, ...(await startScores(rewards, trainerState, setup.tokenizer, groups, texts)) };
+/** The completions of a problem as samples. */
+function samplesOf(
+  { tokenizer }: TrainingSetup,
+  problem: Problem,
+  group: number,
+  completions: readonly SampledCompletion[],
+): Sampled[] {
+  return completions.map((completion) => ({
+    ...{ group, problem, promptIds: problem.promptIds, ...completion },
+    text: tokenizer.decode([...completion.completionIds], { skipSpecialTokens: true }),
+  }));
+}
+
+/** Each sample with what the reward functions said of it. */
+function withRewards(samples: readonly Sampled[], result: RewardResult): Scored[] {
+  const { perFunction, total } = result;
+  const columns = loggedColumns(result);
+  return samples.map((sample, i) => ({
+    ...sample,
+    reward: total[i] ?? null,
+    rewards: Object.fromEntries(perFunction.map(({ name, rewards }) => [name, rewards[i] ?? null])),
+    ...(columns && { extra: columns[i]! }),
+  }));
 }
 
 /**
@@ -105,14 +96,12 @@ function hasSignal({ config }: TrainingSetup, { total, perFunction }: RewardResu
   });
 }
 
-const lengthSum = (items: readonly { readonly length: number }[]) => items.reduce((sum, { length }) => sum + length, 0);
+const sumOf = <T>(items: readonly T[], value: (item: T) => number) => items.reduce((sum, item) => sum + value(item), 0);
 
-const completionTokens = (groups: readonly Group[]) =>
-  lengthSum(groups.flatMap((g) => g.completions.map((c) => c.completionIds)));
+const promptLength = ({ promptIds }: { readonly promptIds: Int32Array }) => promptIds.length;
 
-/** Of each prompt, once for each of its completions. */
-const repeatedPromptTokens = (groups: readonly Group[]) =>
-  groups.reduce((sum, { problem, completions }) => sum + problem.promptIds.length * completions.length, 0);
+/** Tokens of a completion that the policy did not sample. */
+const forcedTokens = (sample: Sampled) => sample.completionIds.length - sampledTokens(sample);
 
 /**
  * One generation, scored.
@@ -123,8 +112,11 @@ const repeatedPromptTokens = (groups: readonly Group[]) =>
  */
 export function sampleGeneration(run: SamplingRun, step: number, from: number): Promise<Generation | null> {
   const { config, tokenizer } = run.setup;
-  const stopStrings = tokenizer.stopStrings(config.stop);
-  const settings: RolloutSettings = { ...config, stream: 0, step, isStop: tokenizer.isStop, stopStrings };
+  const { seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength } = config;
+  const settings: RolloutSettings = {
+    ...{ seed, stream: TRAINING_STREAM, step, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength },
+    ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
+  };
   return config.dynamicSampling ? sampleDynamically(run, settings, from) : samplePlainly(run, settings, from);
 }
 
@@ -135,25 +127,25 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
   const { position, skipped } = draws.at(-1)!;
 
   run.onPhase("rollout");
-  const samples = setup.config.numGenerations;
-  const sampled = await run.rollout.generate(
-    draws.map(({ problem }, prompt) => ({ promptIds: problem.promptIds, samples, prompt })),
+  const perPrompt = setup.config.numGenerations;
+  const completions = await run.rollout.generate(
+    draws.map(({ problem }, prompt) => ({ promptIds: problem.promptIds, samples: perPrompt, prompt })),
     settings,
-    { onProgress: (_, done, total) => run.onProgress(done, total), shouldStop: run.shouldStop },
+    { onProgress: run.onProgress, shouldStop: run.shouldStop },
   );
   if (run.shouldStop()) return null;
-  const groups = draws.map(({ problem }, i): Group => ({ problem, completions: sampled[i]! }));
 
   run.onPhase("reward");
-  const { texts, rest } = await startScoring(run, groups);
+  const samples = draws.flatMap(({ problem }, group) => samplesOf(setup, problem, group, completions[group]!));
+  const { rest } = await startScores(run.rewards, run.trainerState, setup.tokenizer, samples);
   const rewards = await unlessStopped(rest, run.shouldStop, REWARD_GRACE_MS);
   if (rewards === null) return null;
-  const sampledTokens = completionTokens(groups);
+  const sampled = sumOf(samples, sampledTokens);
   return {
-    ...{ groups, texts, rewards, position, skippedRows: skipped },
-    promptTokens: lengthSum(groups.map((g) => g.problem.promptIds)),
-    ...{ sampledTokens, sequenceTokens: sampledTokens + repeatedPromptTokens(groups) },
-    ...{ discardedGroups: 0, groupsWithoutSignal: 0 },
+    ...{ samples: withRewards(samples, rewards), rewards, position, skippedRows: skipped },
+    promptTokens: sumOf(draws, ({ problem }) => promptLength(problem)) + sumOf(samples, forcedTokens),
+    ...{ sampledTokens: sampled, sequenceTokens: sampled + sumOf(samples, promptLength) },
+    ...{ groups: draws.length, discardedGroups: 0, groupsWithoutSignal: 0 },
   };
 }
 
@@ -167,7 +159,8 @@ async function sampleDynamically(
   const drawer = promptDrawer(setup, from);
   const draws: ReturnType<typeof drawer.next>[] = [];
   const wanted = setup.batch.generationPrompts;
-  const dynamic = createDynamicSampling({
+  run.onPhase("rollout");
+  const outcome = await sampleWithSignal(run.rollout.start(settings), {
     wanted,
     most: wanted * config.dynamicSamplingMaxBatches,
     ahead: config.dynamicSamplingAhead,
@@ -179,31 +172,24 @@ async function sampleDynamically(
       return { drawn: draw.problem, promptIds: draw.problem.promptIds };
     },
     score: async (problem, completions) => {
-      const { texts, rest } = await startScoring(run, [{ problem, completions }]);
-      return { rest: rest.then((result) => ({ texts, result })) };
+      const samples = samplesOf(setup, problem, 0, completions);
+      const { rest } = await startScores(run.rewards, run.trainerState, setup.tokenizer, samples);
+      return { rest: rest.then((result) => ({ samples, result })) };
     },
     hasSignal: ({ result }) => hasSignal(setup, result),
+    ...{ onProgress: run.onProgress, shouldStop: run.shouldStop, graceMs: REWARD_GRACE_MS },
   });
-
-  run.onPhase("rollout");
-  await run.rollout.generate(dynamic.initial, settings, {
-    ...dynamic.events,
-    onProgress: (_, done, total) => run.onProgress(done, total),
-    shouldStop: run.shouldStop,
-  });
-  if (run.shouldStop()) return null;
-  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = dynamic.outcome();
+  if (outcome === null) return null;
+  const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = outcome;
   const { position, skipped } = draws[drawn - 1]!;
-  const groups = accepted.map(({ drawn: problem, completions }): Group => ({ problem, completions }));
-  const sampledTokens = discardedTokens + completionTokens(groups);
+  const samples = accepted.flatMap(({ score }, group) => score.samples.map((sample) => ({ ...sample, group })));
+  const rewards = joinResults(accepted.map(({ score }) => score.result));
+  const sampled = discardedTokens + sumOf(samples, sampledTokens);
   return {
-    groups,
-    texts: accepted.flatMap(({ score }) => score.texts),
-    rewards: joinResults(accepted.map(({ score }) => score.result)),
-    ...{ position, skippedRows: skipped },
-    promptTokens: lengthSum(draws.slice(0, drawn).map(({ problem }) => problem.promptIds)),
-    ...{ sampledTokens, sequenceTokens: sampledTokens + discardedPromptTokens + repeatedPromptTokens(groups) },
-    ...{ discardedGroups: discarded, groupsWithoutSignal: withoutSignal },
+    ...{ samples: withRewards(samples, rewards), rewards, position, skippedRows: skipped },
+    promptTokens: sumOf(draws.slice(0, drawn), ({ problem }) => promptLength(problem)) + sumOf(samples, forcedTokens),
+    ...{ sampledTokens: sampled, sequenceTokens: sampled + discardedPromptTokens + sumOf(samples, promptLength) },
+    ...{ groups: accepted.length, discardedGroups: discarded, groupsWithoutSignal: withoutSignal },
   };
 }
 
@@ -213,9 +199,9 @@ export function samplingWarnings(
   { groups, groupsWithoutSignal, discardedGroups }: Generation,
 ): string[] {
   if (groupsWithoutSignal === 0) return [];
-  const sampled = groups.length + discardedGroups;
+  const sampled = groups + discardedGroups;
   return [
-    `dynamic_sampling: only ${groups.length - groupsWithoutSignal} of ${sampled} groups have rewards that differ, and ` +
+    `dynamic_sampling: only ${groups - groupsWithoutSignal} of ${sampled} groups have rewards that differ, and ` +
       `dynamic_sampling_max_batches ${config.dynamicSamplingMaxBatches} is reached; the step is filled with groups that ` +
       "teach nothing: the problems are too easy or too hard, or the reward says nothing",
   ];

@@ -1,30 +1,19 @@
 /** What a generation's rollouts, rewards and times say in TRL's names (see metrics/names.ts). */
 import { RunError } from "../errors.ts";
 import { metricNamed } from "../metrics/names.ts";
+import { mean, standardDeviation } from "../metrics/statistics.ts";
 import { loggedMetrics, type RewardResult } from "../rewards/pool/pool.ts";
-import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { RewardStatistics } from "./advantages.ts";
-import type { Generation } from "./sampling.ts";
+import type { Estimate } from "./estimators/estimators.ts";
+import type { Generation } from "./generation.ts";
+import type { TokenValues } from "./loss/config.ts";
+import { type Sample, type Sampled, sampledTokens } from "./sample.ts";
 
 type Values = Record<string, number>;
 
-const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0);
-
-/** Null of none. */
-function mean(values: readonly number[]): number | null {
-  return values.length === 0 ? null : sum(values) / values.length;
-}
-
-/** Bessel-corrected; null of fewer than two. */
-function standardDeviation(values: readonly number[]): number | null {
-  const m = mean(values);
-  if (m === null || values.length < 2) return null;
-  return Math.sqrt(values.reduce((total, v) => total + (v - m) ** 2, 0) / (values.length - 1));
-}
-
-/** 0 of no completions, as in TRL. */
-function lengths(completions: readonly SampledCompletion[], suffix: string): Values {
-  const sizes = completions.map((c) => c.completionIds.length);
+/** Of the tokens that the policy sampled; 0 of no completions, both as in TRL. */
+function lengths(completions: readonly Lengthy[], suffix: string): Values {
+  const sizes = completions.map(sampledTokens);
   return {
     [`completions/mean${suffix}`]: mean(sizes) ?? 0,
     [`completions/min${suffix}`]: sizes.length > 0 ? Math.min(...sizes) : 0,
@@ -32,7 +21,9 @@ function lengths(completions: readonly SampledCompletion[], suffix: string): Val
   };
 }
 
-export function completionMetrics(completions: readonly SampledCompletion[]): Values {
+type Lengthy = Pick<Sample, "completionIds" | "mask" | "finished">;
+
+export function completionMetrics(completions: readonly Lengthy[]): Values {
   const terminated = completions.filter((c) => c.finished);
   return {
     ...lengths(completions, "_length"),
@@ -60,7 +51,7 @@ export function rewardMetrics(result: RewardResult, advantages: RewardStatistics
 }
 
 /** What reward functions logged themselves. @throws RunError for a name that the trainer logs */
-export function functionMetrics(result: RewardResult): Values {
+function functionMetrics(result: RewardResult): Values {
   const values = loggedMetrics(result);
   const taken = Object.keys(values).find((name) => metricNamed(name) !== undefined || name.startsWith("eval_"));
   if (taken === undefined) return values;
@@ -68,28 +59,28 @@ export function functionMetrics(result: RewardResult): Values {
 }
 
 /** What dynamic sampling threw away to get groups with signal. */
-export function dynamicMetrics({ groups, discardedGroups, groupsWithoutSignal }: Generation): Values {
+function dynamicMetrics({ groups, discardedGroups, groupsWithoutSignal }: Generation): Values {
   return {
     "dynamic_sampling/discarded_groups": discardedGroups,
-    "dynamic_sampling/kept_share": groups.length / (groups.length + discardedGroups),
+    "dynamic_sampling/kept_share": groups / (groups + discardedGroups),
     "dynamic_sampling/groups_without_signal": groupsWithoutSignal,
   };
 }
 
 /**
- * |sampler's logprob − training's logprob| over all tokens, both before truncation: 0 to the bit on the CPU.
+ * |sampler's logprob − training's logprob| over all sampled tokens, both before truncation: 0 to the bit on the CPU.
+ *
+ * @param trained logprobs as training computed them under the weights that sampled (N)(R); of some samples they may be missing
  */
-export function samplerDifference(
-  completions: readonly SampledCompletion[],
-  logprobs: readonly Float32Array[],
-): Values {
+export function samplerDifference(samples: readonly Sampled[], trained: readonly (TokenValues | undefined)[]): Values {
   let total = 0;
   let most = 0;
   let count = 0;
-  for (const [i, completion] of completions.entries()) {
-    const current = logprobs[i];
+  for (const [i, { logprobs, mask }] of samples.entries()) {
+    const current = trained[i];
     if (!current) continue;
-    for (const [t, logprob] of completion.logprobs.entries()) {
+    for (const [t, logprob] of logprobs.entries()) {
+      if (mask?.[t] === 0) continue;
       const difference = Math.abs(logprob - current[t]!);
       total += difference;
       most = Math.max(most, difference);
@@ -102,18 +93,18 @@ export function samplerDifference(
   };
 }
 
-/** What a GRPO step cost: tokens, seconds, floating-point operations. */
-export function speedMetrics(options: {
-  readonly sampledTokens: number;
-  readonly promptTokens: number;
+export interface GenerationCost {
+  readonly times: Readonly<Record<string, number>>;
   /** Tokens through forward and backward, and through the reference's forward. */
   readonly updateTokens: number;
   readonly referenceTokens: number;
-  readonly times: Readonly<Record<string, number>>;
   readonly parameters: number;
   readonly peakFlops: number;
-}): Values {
-  const { sampledTokens, promptTokens, updateTokens, referenceTokens, times, parameters } = options;
+}
+
+/** What a generation cost: tokens, seconds, floating-point operations. */
+function speedMetrics({ sampledTokens, promptTokens }: Generation, cost: GenerationCost): Values {
+  const { updateTokens, referenceTokens, times, parameters } = cost;
   const seconds = times.step_time ?? 0;
   const rollout = times["time/rollout"] ?? 0;
   const update = times["time/update"] ?? 0;
@@ -123,6 +114,34 @@ export function speedMetrics(options: {
     tokens_per_second: seconds > 0 ? (sampledTokens + promptTokens) / seconds : 0,
     rollout_tokens_per_second: rollout > 0 ? sampledTokens / rollout : 0,
     update_tokens_per_second: update > 0 ? updateTokens / update : 0,
-    mfu: seconds > 0 ? flops / seconds / options.peakFlops : 0,
+    mfu: seconds > 0 ? flops / seconds / cost.peakFlops : 0,
+  };
+}
+
+/** What the steps of a generation log alike, beside what each of them adds. */
+export function generationMetrics(
+  generation: Generation,
+  samples: readonly Lengthy[],
+  estimate: Estimate,
+  run: GenerationCost & {
+    readonly epoch: number;
+    readonly numTokens: number;
+    readonly skippedRows: number;
+    readonly memoryPeakBytes: number;
+    readonly dynamic: boolean;
+  },
+): Record<string, number | null> {
+  return {
+    epoch: run.epoch,
+    ...functionMetrics(generation.rewards),
+    ...rewardMetrics(generation.rewards, estimate),
+    ...estimate.metrics,
+    ...completionMetrics(samples),
+    ...(run.dynamic ? dynamicMetrics(generation) : {}),
+    num_tokens: run.numTokens,
+    ...run.times,
+    ...speedMetrics(generation, run),
+    memory_peak_bytes: run.memoryPeakBytes,
+    ...(run.skippedRows > 0 ? { skipped_rows: run.skippedRows } : {}),
   };
 }

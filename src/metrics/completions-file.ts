@@ -2,9 +2,10 @@
  * `completions/step-000001.jsonl`: the rollouts of one step, a line each. What a line holds is `grpo/rollout-file.ts`'s
  * business; here is where the file lies, and that it is whole or absent: it is written next to its place and renamed.
  */
-import { closeSync, mkdirSync, openSync, readdirSync, renameSync, rmSync, writeSync } from "node:fs";
-import { join } from "node:path";
-import { writing } from "./write-error.ts";
+import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { writeBytes, writeLargeFileAtomic } from "../files/atomic.ts";
+import { writingForRun } from "../files/refusals.ts";
 
 const flushCharacters = 1 << 20;
 
@@ -22,32 +23,17 @@ export function completionsPath(outputDir: string, step: number): string {
  */
 export async function writeCompletions(outputDir: string, step: number, lines: Iterable<string>): Promise<string> {
   const path = completionsPath(outputDir, step);
-  const partial = `${path}.tmp`;
-  writing(path, () => mkdirSync(join(outputDir, "completions"), { recursive: true }));
-  const file = writing(path, () => openSync(partial, "w"));
-  try {
+  writingForRun(path, () => mkdirSync(dirname(path), { recursive: true }));
+  await writeLargeFileAtomic(path, async (file) => {
     let pending = "";
-    const flush = () => {
-      const bytes = Buffer.from(pending);
-      pending = "";
-      writing(path, () => {
-        for (let done = 0; done < bytes.length; ) done += writeSync(file, bytes, done);
-      });
-    };
     for (const line of lines) {
       pending += `${line}\n`;
       if (pending.length < flushCharacters) continue;
-      flush();
-      await new Promise((resolve) => setImmediate(resolve));
+      await writeBytes(file, Buffer.from(pending));
+      pending = "";
     }
-    flush();
-  } catch (error) {
-    closeSync(file);
-    rmSync(partial, { force: true });
-    throw error;
-  }
-  closeSync(file);
-  writing(path, () => renameSync(partial, path));
+    await writeBytes(file, Buffer.from(pending));
+  });
   return path;
 }
 
@@ -61,8 +47,8 @@ export function removeCompletionsAfter(outputDir: string, step: number): void {
     return;
   }
   for (const name of names) {
-    const number = /^step-(\d+)\.jsonl(\.tmp)?$/.exec(name)?.[1];
+    const number = /^\.?step-(\d+)\.jsonl(\.tmp-.*)?$/.exec(name)?.[1];
     if (number !== undefined && Number(number) > step)
-      writing(folder, () => rmSync(join(folder, name), { force: true }));
+      writingForRun(folder, () => rmSync(join(folder, name), { force: true }));
   }
 }

@@ -2,12 +2,13 @@
  * `metrics.jsonl`: one JSON object a line, appended as the run goes, so that a killed run keeps what it logged. NaN and
  * infinities are written as null, as JSON has no word for them (pandas and jq read null as a missing number).
  */
-import { closeSync, mkdirSync, openSync, renameSync, writeFileSync, writeSync } from "node:fs";
+import { closeSync, mkdirSync, openSync } from "node:fs";
 import { join } from "node:path";
 import { readTextFile } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
-import { isThere } from "../files.ts";
-import { writing } from "./write-error.ts";
+import { writeFileAtomic, writeWhole } from "../files/atomic.ts";
+import { isThere } from "../files/paths.ts";
+import { writingForRun } from "../files/refusals.ts";
 
 export type MetricValue = number | string | boolean | null;
 
@@ -31,7 +32,7 @@ export interface MetricsWriter {
  */
 export function createMetricsWriter(outputDir: string, options: { readonly resumeStep?: number } = {}): MetricsWriter {
   const path = join(outputDir, "metrics.jsonl");
-  writing(outputDir, () => mkdirSync(outputDir, { recursive: true }));
+  writingForRun(outputDir, () => mkdirSync(outputDir, { recursive: true }));
   const resumed = options.resumeStep !== undefined && isThere(path);
   const last = new Map<string, MetricsRecord>();
   const remember = (record: MetricsRecord): void => {
@@ -40,15 +41,10 @@ export function createMetricsWriter(outputDir: string, options: { readonly resum
   if (resumed) {
     const before = readTextFile(path);
     const kept = linesUpTo(before, options.resumeStep, path);
-    if (kept !== before) {
-      writing(path, () => {
-        writeFileSync(`${path}.tmp`, kept);
-        renameSync(`${path}.tmp`, path);
-      });
-    }
+    if (kept !== before) writeFileAtomic(path, kept);
     for (const line of kept.split("\n").slice(0, -1)) remember(JSON.parse(line) as MetricsRecord);
   }
-  let file: number | undefined = writing(path, () => openSync(path, resumed ? "a" : "w"));
+  let file: number | undefined = writingForRun(path, () => openSync(path, resumed ? "a" : "w"));
   return {
     path,
     write({ step, ...rest }) {
@@ -56,10 +52,7 @@ export function createMetricsWriter(outputDir: string, options: { readonly resum
       const open = file;
       const line = Buffer.from(`${JSON.stringify({ step, ...rest })}\n`);
       remember({ step, ...rest });
-      writing(path, () => {
-        // A write may take a part only, which is how a disk that fills up first shows.
-        for (let done = 0; done < line.length; ) done += writeSync(open, line, done);
-      });
+      writingForRun(path, () => writeWhole(open, line));
     },
     lastWith: (name) => last.get(name) ?? null,
     close() {

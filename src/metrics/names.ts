@@ -13,7 +13,7 @@ export interface MetricName {
 const fixed = (digits: number) => (value: number) => value.toFixed(digits);
 const scientific = (value: number) => (value === 0 ? "0" : value.toExponential(1));
 
-/** In the order in which columns stand on the console. A name with `<…>` or `*` stands for a family. */
+/** In the order of the console's columns. A name with `<…>` or `*` stands for a family. */
 export const metricNames: readonly MetricName[] = [
   { name: "step", unit: "", meaning: "optimizer step, from 1; evaluation before the first step has 0" },
   { name: "epoch", unit: "", meaning: "passes over the dataset so far" },
@@ -75,12 +75,6 @@ export const metricNames: readonly MetricName[] = [
     console: { head: "entropy", format: fixed(3) },
   },
   {
-    name: "mean_token_accuracy",
-    unit: "share",
-    meaning: "sft: tokens that were the likeliest one",
-    console: { head: "token acc", format: fixed(4) },
-  },
-  {
     name: "grad_norm",
     unit: "",
     meaning: "global gradient norm before clipping",
@@ -119,7 +113,7 @@ export const metricNames: readonly MetricName[] = [
   {
     name: "completions/mean_length",
     unit: "tokens",
-    meaning: "mean length of the generation's completions",
+    meaning: "mean length of the generation's completions, in sampled tokens",
     console: { head: "length", format: fixed(1) },
   },
   { name: "completions/min_length", unit: "tokens", meaning: "shortest completion" },

@@ -5,24 +5,21 @@
  * worth of the others is enough.
  */
 
-import type { AttentionShape, Device } from "../device/device.ts";
+import type { Device, ScratchSizes } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
+import type { Layer } from "../families/layer.ts";
+import { layersOf } from "../families/parameters.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import { firstRows, reshape, rows, type Tensor } from "../tensor/tensor.ts";
 
-export function attentionShape(config: ModelConfig): AttentionShape {
-  const { numHeads: heads, numKvHeads: kvHeads, headDim } = config;
-  return { heads, kvHeads, headDim, scale: 1 / Math.sqrt(headDim) };
-}
-
-/** What one layer computes on the way forward, for `tokens` rows. */
+/** What one layer computes on the way forward, for `tokens` rows. Layers of other widths use the same memory. */
 export interface LayerBuffers {
   readonly residual: Tensor; // float32 (T, D): the stream, updated in place
   readonly normed: Tensor; // act (T, D)
   readonly rstd: Tensor; // float32 (T)
   readonly qkv: Tensor; // act (T, (H + 2·Hkv)·Dh)
-  readonly qkvRaw: Tensor; // act, q and k before their norms; qkv itself where there are none
+  readonly qkvRaw: Tensor; // act, q and k before their norms; qkv itself in a layer without them
   readonly rstdQ: Tensor; // float32 (T, H)
   readonly rstdK: Tensor; // float32 (T, Hkv)
   readonly attention: Tensor; // act (T, H·Dh)
@@ -211,23 +208,80 @@ function planInput(add: Add, { tokens }: ScalarSizes): Names<InputBuffers> {
   };
 }
 
+/** What a layer's own buffers take: elements of a row, and 1 where q and k have norms. */
+interface LayerWidths {
+  readonly heads: number; // H
+  readonly kvHeads: number; // Hkv
+  readonly qkv: number; // (H + 2·Hkv)·Dh
+  readonly attention: number; // H·Dh
+  readonly intermediate: number; // F
+  readonly headNorms: number;
+}
+
+function widthsOf({ attention, mlp }: Layer<unknown>): LayerWidths {
+  const { heads, kvHeads, headDim } = attention.shape;
+  return {
+    ...{ heads, kvHeads },
+    qkv: (heads + 2 * kvHeads) * headDim,
+    attention: heads * headDim,
+    intermediate: mlp.intermediateSize,
+    headNorms: attention.headNorms ? 1 : 0,
+  };
+}
+
+/** The layers use the same buffers, one after the other, so each is as wide as the widest layer needs it. */
+function widest(config: ModelConfig): LayerWidths {
+  return layersOf(config)
+    .map(widthsOf)
+    .reduce((a, b) => ({
+      heads: Math.max(a.heads, b.heads),
+      kvHeads: Math.max(a.kvHeads, b.kvHeads),
+      qkv: Math.max(a.qkv, b.qkv),
+      attention: Math.max(a.attention, b.attention),
+      intermediate: Math.max(a.intermediate, b.intermediate),
+      headNorms: Math.max(a.headNorms, b.headNorms),
+    }));
+}
+
 export function planLayer(add: Add, config: ModelConfig, dtype: ComputeDType, T: number): Names<LayerBuffers> {
-  const { hiddenSize: D, intermediateSize: F, numHeads: H, numKvHeads: Hkv, headDim: Dh } = config;
-  const qkv = add("qkv", dtype, [T, (H + 2 * Hkv) * Dh]);
+  const { hiddenSize: D } = config;
+  const { heads: H, kvHeads: Hkv, intermediate: F, ...width } = widest(config);
+  const qkv = add("qkv", dtype, [T, width.qkv]);
   return {
     residual: add("residual", "float32", [T, D]),
     normed: add("normed", dtype, [T, D]),
     rstd: add("rstd", "float32", [T]),
     qkv,
-    qkvRaw: config.qkNorm ? add("qkv before norm", dtype, [T, (H + 2 * Hkv) * Dh]) : qkv,
-    rstdQ: add("rstd q", "float32", config.qkNorm ? [T, H] : [1]),
-    rstdK: add("rstd k", "float32", config.qkNorm ? [T, Hkv] : [1]),
-    attention: add("attention", dtype, [T, H * Dh]),
+    qkvRaw: width.headNorms ? add("qkv before norm", dtype, [T, width.qkv]) : qkv,
+    rstdQ: add("rstd q", "float32", width.headNorms ? [T, H] : [1]),
+    rstdK: add("rstd k", "float32", width.headNorms ? [T, Hkv] : [1]),
+    attention: add("attention", dtype, [T, width.attention]),
     lse: add("attention lse", "float32", [T, H]),
     postNormed: add("normed before mlp", dtype, [T, D]),
     postRstd: add("rstd before mlp", "float32", [T]),
     gateUp: add("gate and up", dtype, [T, 2 * F]),
     glu: add("glu", dtype, [T, F]),
+  };
+}
+
+/** The buffers as one layer uses them: T rows of its own widths. */
+export function layerBuffers(b: LayerBuffers, layer: Layer<unknown>, T: number): LayerBuffers {
+  const { heads: H, kvHeads: Hkv, intermediate: F, ...width } = widthsOf(layer);
+  const qkv = reshape(b.qkv, [T, width.qkv]);
+  return {
+    residual: firstRows(b.residual, T),
+    normed: firstRows(b.normed, T),
+    rstd: firstRows(b.rstd, T),
+    qkv,
+    qkvRaw: width.headNorms ? reshape(b.qkvRaw, [T, width.qkv]) : qkv,
+    rstdQ: width.headNorms ? reshape(b.rstdQ, [T, H]) : b.rstdQ,
+    rstdK: width.headNorms ? reshape(b.rstdK, [T, Hkv]) : b.rstdK,
+    attention: reshape(b.attention, [T, width.attention]),
+    lse: reshape(b.lse, [T, H]),
+    postNormed: firstRows(b.postNormed, T),
+    postRstd: firstRows(b.postRstd, T),
+    gateUp: reshape(b.gateUp, [T, 2 * F]),
+    glu: reshape(b.glu, [T, F]),
   };
 }
 
@@ -274,16 +328,57 @@ function planLayerGradients(
   grad: ComputeDType,
   { tokens: T, longestPrompt }: ScalarSizes,
 ): Names<LayerGradientBuffers> {
-  const { hiddenSize: D, intermediateSize: F, numHeads: H, numKvHeads: Hkv, headDim: Dh } = config;
-  const scratch = device.attentionScratchElements(attentionShape(config));
+  const { hiddenSize: D } = config;
+  const { intermediate: F, ...width } = widest(config);
+  const scratch = Math.max(
+    ...layersOf(config).map(({ attention }) => device.attentionScratchElements(attention.shape)),
+  );
   return {
     inputs: add("layer inputs", "float32", [config.numLayers, T, D]),
     dresidual: add("dresidual", "float32", [T, D]),
     dnormed: add("dnormed", grad, [T, D]),
     dglu: add("dglu", grad, [T, F]),
     dgateUp: add("dgate and dup", grad, [T, 2 * F]),
-    dattention: add("dattention", grad, [T, H * Dh]),
-    dqkv: add("dqkv", grad, [T, (H + 2 * Hkv) * Dh]),
+    dattention: add("dattention", grad, [T, width.attention]),
+    dqkv: add("dqkv", grad, [T, width.qkv]),
     attentionScratch: add("prompt gradients by completion", "float32", [Math.max(longestPrompt, T), scratch]),
   };
+}
+
+/** The gradients as one layer uses them: T rows of its own widths. Its kept input is `layerInput`. */
+export function layerGradientBuffers(
+  device: Device,
+  g: LayerGradientBuffers,
+  layer: Layer<unknown>,
+  T: number,
+): Omit<LayerGradientBuffers, "inputs"> {
+  const { intermediate: F, ...width } = widthsOf(layer);
+  const scratch = device.attentionScratchElements(layer.attention.shape);
+  return {
+    dresidual: firstRows(g.dresidual, T),
+    dnormed: firstRows(g.dnormed, T),
+    dglu: reshape(g.dglu, [T, F]),
+    dgateUp: reshape(g.dgateUp, [T, 2 * F]),
+    dattention: reshape(g.dattention, [T, width.attention]),
+    dqkv: reshape(g.dqkv, [T, width.qkv]),
+    attentionScratch: reshape(g.attentionScratch, [g.attentionScratch.shape[0] ?? 0, scratch]),
+  };
+}
+
+/** The kept input of a layer, (T, D). */
+export function layerInput(g: LayerGradientBuffers, layer: number, T: number): Tensor {
+  const [, , D = 0] = g.inputs.shape;
+  return reshape(rows(g.inputs, layer, 1), [T, D]);
+}
+
+/** Sizes of the ops of each layer, for the device's scratch. */
+export function scratchSizes(
+  config: ModelConfig,
+  sizes: Omit<ScratchSizes, "hiddenSize" | "intermediateSize" | "attention">,
+): ScratchSizes[] {
+  const { hiddenSize } = config;
+  return layersOf(config).map(({ attention, mlp: { intermediateSize } }) => ({
+    ...{ ...sizes, hiddenSize, intermediateSize },
+    attention: attention.shape,
+  }));
 }

@@ -1,5 +1,5 @@
 /**
- * The transformer's layers, forward and backward, written once over the device's ops. What differs between training,
+ * A transformer layer, forward and backward, written once over the device's ops. What differs between training,
  * prefill and decode is how keys and values are attended, so that is passed in; everything else is the same code on
  * the same kernels, which is why a token's logprob has the same bits wherever it is computed (promise 2).
  *
@@ -7,188 +7,136 @@
  */
 
 import type { Pieces } from "../device/breathe.ts";
-import type { Device, Weight } from "../device/device.ts";
-import type { ModelConfig } from "../families/config.ts";
-import { columns, firstRows, rows, type Tensor } from "../tensor/tensor.ts";
-import { attentionShape, type LayerBuffers, type LayerGradientBuffers } from "./activations.ts";
-import type { LayerWeights, Linear } from "./weights.ts";
-
-/** Rotary tables on the device, (positions, Dh/2) float32. */
-export interface RopeTables {
-  readonly cos: Tensor;
-  readonly sin: Tensor;
-}
-
-/** Gradients by parameter name, flat float32 in the parameter's layout. */
-export type ParameterGradients = ReadonlyMap<string, Tensor>;
+import type { AttentionShape, Weight } from "../device/device.ts";
+import type { Layer } from "../families/layer.ts";
+import { columns, type Tensor } from "../tensor/tensor.ts";
+import {
+  type LayerBuffers,
+  type LayerGradientBuffers,
+  layerBuffers,
+  layerGradientBuffers,
+  layerInput,
+} from "./activations.ts";
+import { backwardLinear, forwardLinear } from "./linear.ts";
+import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 
 /** Attention of one layer: reads `qkv`, writes `attention` (and `lse` where it is wanted). */
-export type Attend = (layer: number, buffers: LayerBuffers) => void;
-
-/** The buffers' first `count` rows. */
-export function layerRows(buffers: LayerBuffers, count: number): LayerBuffers {
-  const cut = {} as { -readonly [K in keyof LayerBuffers]: Tensor };
-  for (const key of Object.keys(buffers) as (keyof LayerBuffers)[]) {
-    const t = buffers[key];
-    cut[key] = (t.shape[0] ?? 0) >= count ? firstRows(t, count) : t;
-  }
-  return cut;
-}
-
-function forwardLinear(device: Device, y: Tensor, x: Tensor, linear: Linear, accumulate = false): void {
-  device.ops.matmulForward(y, x, linear.weight, linear.bias, accumulate);
-}
+export type Attend = (layer: number, buffers: LayerBuffers, shape: AttentionShape) => void;
 
 /** Where q, k, and q with k, lie in a fused row. */
-function qkvColumns(qkv: Tensor, config: ModelConfig) {
-  const q = config.numHeads * config.headDim;
-  const k = config.numKvHeads * config.headDim;
+function qkvColumns(qkv: Tensor, { heads, kvHeads, headDim }: AttentionShape) {
+  const [q, k] = [heads * headDim, kvHeads * headDim];
   return { q: columns(qkv, 0, q), k: columns(qkv, q, k), v: columns(qkv, q + k, k), qk: columns(qkv, 0, q + k) };
 }
 
 /** residual → q, k, v, normalized and turned by their positions. */
-function* forwardQkv(
-  device: Device,
-  config: ModelConfig,
-  weights: LayerWeights,
-  b: LayerBuffers,
-  positions: Tensor,
-  rope: RopeTables,
-): Pieces {
+function* forwardQkv(model: Model, layer: number, b: LayerBuffers, positions: Tensor): Pieces {
+  const { device, config } = model;
   const { ops } = device;
-  ops.rmsnormForward(b.normed, b.rstd, b.residual, weights.inputNorm, config.rmsNormEps);
-  const raw = qkvColumns(b.qkvRaw, config);
-  const out = qkvColumns(b.qkv, config);
-  forwardLinear(device, raw.q, b.normed, weights.q);
+  const { inputNorm, attention } = model.weights.layers[layer]!;
+  const { shape, headNorms } = attention;
+  ops.rmsnormForward(b.normed, b.rstd, b.residual, inputNorm, config.rmsNormEps);
+  const raw = qkvColumns(b.qkvRaw, shape);
+  const out = qkvColumns(b.qkv, shape);
+  forwardLinear(device, raw.q, b.normed, attention.q);
   yield;
-  forwardLinear(device, raw.k, b.normed, weights.k);
-  forwardLinear(device, out.v, b.normed, weights.v);
-  if (weights.qNorm && weights.kNorm) {
-    ops.rmsnormForward(out.q, b.rstdQ, raw.q, weights.qNorm, config.rmsNormEps, config.numHeads);
-    ops.rmsnormForward(out.k, b.rstdK, raw.k, weights.kNorm, config.rmsNormEps, config.numKvHeads);
+  forwardLinear(device, raw.k, b.normed, attention.k);
+  forwardLinear(device, out.v, b.normed, attention.v);
+  if (headNorms) {
+    ops.rmsnormForward(out.q, b.rstdQ, raw.q, headNorms.q, config.rmsNormEps, shape.heads);
+    ops.rmsnormForward(out.k, b.rstdK, raw.k, headNorms.k, config.rmsNormEps, shape.kvHeads);
   }
-  ops.ropeForward(out.qk, positions, rope.cos, rope.sin, config.headDim);
+  const { cos, sin } = model.rope[layer]!;
+  ops.ropeForward(out.qk, positions, cos, sin, shape.headDim);
   yield;
 }
 
 /** residual → gate and up → their product, before the down projection. */
-function* forwardGlu(device: Device, config: ModelConfig, weights: LayerWeights, b: LayerBuffers): Pieces {
+function* forwardGlu({ device, config }: Model, { postNorm, mlp }: Layer<Weight>, b: LayerBuffers): Pieces {
   const { ops } = device;
-  const F = config.intermediateSize;
-  ops.rmsnormForward(b.postNormed, b.postRstd, b.residual, weights.postNorm, config.rmsNormEps);
-  forwardLinear(device, columns(b.gateUp, 0, F), b.postNormed, weights.gate);
+  const F = mlp.intermediateSize;
+  ops.rmsnormForward(b.postNormed, b.postRstd, b.residual, postNorm, config.rmsNormEps);
+  forwardLinear(device, columns(b.gateUp, 0, F), b.postNormed, mlp.gate);
   yield;
-  forwardLinear(device, columns(b.gateUp, F, F), b.postNormed, weights.up);
+  forwardLinear(device, columns(b.gateUp, F, F), b.postNormed, mlp.up);
   yield;
-  ops.gluForward(b.glu, b.gateUp, config.activation === "gelu_tanh");
+  ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
 }
 
-/** One layer on `b.residual`, in place. */
+/** One layer on the residual stream's rows, one a position, in place. */
 export function* forwardLayer(
-  device: Device,
-  config: ModelConfig,
-  weights: LayerWeights,
+  model: Model,
   layer: number,
-  b: LayerBuffers,
-  positions: Tensor,
-  rope: RopeTables,
+  buffers: LayerBuffers,
+  positions: Tensor, // (T)
   attend: Attend,
 ): Pieces {
-  yield* forwardQkv(device, config, weights, b, positions, rope);
-  attend(layer, b);
+  const { device } = model;
+  const weights = model.weights.layers[layer]!;
+  const b = layerBuffers(buffers, weights, positions.shape[0] ?? 0);
+  yield* forwardQkv(model, layer, b, positions);
+  attend(layer, b, weights.attention.shape);
   yield;
-  forwardLinear(device, b.residual, b.attention, weights.o, true);
+  forwardLinear(device, b.residual, b.attention, weights.attention.o, true);
   yield;
-  yield* forwardGlu(device, config, weights, b);
-  forwardLinear(device, b.residual, b.glu, weights.down, true);
+  yield* forwardGlu(model, weights, b);
+  forwardLinear(device, b.residual, b.glu, weights.mlp.down, true);
   yield;
-}
-
-/** dw, dbias += for one linear map; dx = or += its share. */
-function* backwardLinear(
-  device: Device,
-  gradients: ParameterGradients,
-  linear: Linear,
-  dx: Tensor,
-  dy: Tensor,
-  x: Tensor,
-  accumulate = false,
-): Pieces {
-  const { ops } = device;
-  ops.matmulBackwardWeight(gradientOf(gradients, linear.weight), dy, x, linear.weight);
-  yield;
-  if (linear.bias) ops.biasBackward(gradientOf(gradients, linear.bias), dy);
-  ops.matmulBackwardInput(dx, dy, linear.weight, accumulate);
-  yield;
-}
-
-export function gradientOf(gradients: ParameterGradients, weight: Weight): Tensor {
-  const gradient = gradients.get(weight.name);
-  if (!gradient) throw new Error(`no gradient buffer for ${weight.name}`);
-  return gradient;
 }
 
 /**
- * One layer backward: recomputes its forward pass from its input, then turns g.dresidual from the gradient of its
+ * One layer backward: recomputes its forward pass from its input, then turns dresidual from the gradient of its
  * output into that of its input; parameter gradients accumulate.
  */
 export function* backwardLayer(
-  device: Device,
-  config: ModelConfig,
-  weights: LayerWeights,
+  model: Model,
   layer: number,
-  b: LayerBuffers,
-  g: LayerGradientBuffers,
+  activations: { readonly layer: LayerBuffers; readonly gradient: LayerGradientBuffers },
   gradients: ParameterGradients,
-  positions: Tensor,
-  segments: Tensor,
-  rope: RopeTables,
+  positions: Tensor, // (T)
+  segments: Tensor, // (S, 4)
 ): Pieces {
+  const { device } = model;
   const { ops } = device;
-  const shape = attentionShape(config);
-  const T = b.residual.shape[0] ?? 0;
-  const input = layerInput(g, layer, T);
-  const at = (t: Tensor) => firstRows(t, T);
-  const [dresidual, dnormed, dglu, dgateUp] = [at(g.dresidual), at(g.dnormed), at(g.dglu), at(g.dgateUp)];
-  const [dattention, dqkv] = [at(g.dattention), at(g.dqkv)];
+  const weights = model.weights.layers[layer]!;
+  const { inputNorm, attention, postNorm, mlp } = weights;
+  const { shape, headNorms } = attention;
+  const T = positions.shape[0] ?? 0;
+  const b = layerBuffers(activations.layer, weights, T);
+  const g = layerGradientBuffers(device, activations.gradient, weights, T);
+  const input = layerInput(activations.gradient, layer, T);
 
   ops.cast(b.residual, input);
-  yield* forwardQkv(device, config, weights, b, positions, rope);
+  yield* forwardQkv(model, layer, b, positions);
   ops.attentionForward(b.attention, b.lse, b.qkv, segments, shape);
   yield;
-  forwardLinear(device, b.residual, b.attention, weights.o, true);
+  forwardLinear(device, b.residual, b.attention, attention.o, true);
   yield;
-  yield* forwardGlu(device, config, weights, b);
+  yield* forwardGlu(model, weights, b);
 
-  const F = config.intermediateSize;
-  yield* backwardLinear(device, gradients, weights.down, dglu, dresidual, b.glu);
-  ops.gluBackward(dgateUp, dglu, b.gateUp, config.activation === "gelu_tanh");
-  yield* backwardLinear(device, gradients, weights.gate, dnormed, columns(dgateUp, 0, F), b.postNormed);
-  yield* backwardLinear(device, gradients, weights.up, dnormed, columns(dgateUp, F, F), b.postNormed, true);
-  const dpost = gradientOf(gradients, weights.postNorm);
-  ops.rmsnormBackward(dresidual, dpost, dnormed, b.residual, weights.postNorm, b.postRstd, dresidual);
+  const F = mlp.intermediateSize;
+  yield* backwardLinear(device, gradients, mlp.down, g.dglu, g.dresidual, b.glu);
+  ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
+  yield* backwardLinear(device, gradients, mlp.gate, g.dnormed, columns(g.dgateUp, 0, F), b.postNormed);
+  yield* backwardLinear(device, gradients, mlp.up, g.dnormed, columns(g.dgateUp, F, F), b.postNormed, true);
+  const dpost = gradientOf(gradients, postNorm);
+  ops.rmsnormBackward(g.dresidual, dpost, g.dnormed, b.residual, postNorm, b.postRstd, g.dresidual);
 
-  yield* backwardLinear(device, gradients, weights.o, dattention, dresidual, b.attention);
-  ops.attentionBackward(dqkv, dattention, b.qkv, b.attention, b.lse, segments, g.attentionScratch, shape);
+  yield* backwardLinear(device, gradients, attention.o, g.dattention, g.dresidual, b.attention);
+  ops.attentionBackward(g.dqkv, g.dattention, b.qkv, b.attention, b.lse, segments, g.attentionScratch, shape);
   yield;
-  const d = qkvColumns(dqkv, config);
-  ops.ropeBackward(d.qk, positions, rope.cos, rope.sin, config.headDim);
-  if (weights.qNorm && weights.kNorm) {
-    const raw = qkvColumns(b.qkvRaw, config);
-    const [dq, dk] = [gradientOf(gradients, weights.qNorm), gradientOf(gradients, weights.kNorm)];
-    ops.rmsnormBackward(d.q, dq, d.q, raw.q, weights.qNorm, b.rstdQ, null, config.numHeads);
-    ops.rmsnormBackward(d.k, dk, d.k, raw.k, weights.kNorm, b.rstdK, null, config.numKvHeads);
+  const d = qkvColumns(g.dqkv, shape);
+  const { cos, sin } = model.rope[layer]!;
+  ops.ropeBackward(d.qk, positions, cos, sin, shape.headDim);
+  if (headNorms) {
+    const raw = qkvColumns(b.qkvRaw, shape);
+    const [dq, dk] = [gradientOf(gradients, headNorms.q), gradientOf(gradients, headNorms.k)];
+    ops.rmsnormBackward(d.q, dq, d.q, raw.q, headNorms.q, b.rstdQ, null, shape.heads);
+    ops.rmsnormBackward(d.k, dk, d.k, raw.k, headNorms.k, b.rstdK, null, shape.kvHeads);
   }
-  yield* backwardLinear(device, gradients, weights.q, dnormed, d.q, b.normed);
-  yield* backwardLinear(device, gradients, weights.k, dnormed, d.k, b.normed, true);
-  yield* backwardLinear(device, gradients, weights.v, dnormed, d.v, b.normed, true);
-  const dinput = gradientOf(gradients, weights.inputNorm);
-  ops.rmsnormBackward(dresidual, dinput, dnormed, input, weights.inputNorm, b.rstd, dresidual);
-}
-
-/** The kept input of a layer, (T, D). */
-export function layerInput(g: LayerGradientBuffers, layer: number, T: number): Tensor {
-  const one = rows(g.inputs, layer, 1);
-  const [, all = 0, D = 0] = g.inputs.shape;
-  return firstRows({ ...one, shape: [all, D], rowStride: D }, T);
+  yield* backwardLinear(device, gradients, attention.q, g.dnormed, d.q, b.normed);
+  yield* backwardLinear(device, gradients, attention.k, g.dnormed, d.k, b.normed, true);
+  yield* backwardLinear(device, gradients, attention.v, g.dnormed, d.v, b.normed, true);
+  const dinput = gradientOf(gradients, inputNorm);
+  ops.rmsnormBackward(g.dresidual, dinput, g.dnormed, input, inputNorm, b.rstd, g.dresidual);
 }

@@ -6,10 +6,8 @@ import { breathe } from "../device/breathe.ts";
 import type { Device } from "../device/device.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import type { Activations, HeadBuffers } from "./activations.ts";
-import { gradientOf, type ParameterGradients } from "./layer.ts";
-import { backwardHidden, forwardHidden, type Model, type PackedBatch } from "./trunk.ts";
-
-export type { Model, PackedBatch } from "./trunk.ts";
+import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
+import { backwardHidden, forwardHidden, type PackedBatch } from "./trunk.ts";
 
 export interface Scores {
   /** Log-probability of each entry's target, of logits ÷ temperature. (E) */

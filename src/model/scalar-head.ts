@@ -7,9 +7,9 @@
  */
 import { firstRows } from "../tensor/tensor.ts";
 import type { ScalarActivations } from "./activations.ts";
-import { gradientOf, type ParameterGradients } from "./layer.ts";
 import { cutMicroBatches, type PackedGroup } from "./micro-batches.ts";
-import { backwardHidden, forwardHidden, type Model, type PackedBatch, type PackedTokens } from "./trunk.ts";
+import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
+import { backwardHidden, forwardHidden, type PackedBatch, type PackedTokens } from "./trunk.ts";
 
 /** The head's number at each of the batch's head rows. (U) */
 async function forwardRows(model: Model, batch: PackedTokens, activations: ScalarActivations): Promise<Float32Array> {
@@ -56,7 +56,8 @@ export async function backwardValues(
   const dvalue = firstRows(g.dvalues, U);
   device.upload(dvalue, Float32Array.from(byRow));
   const normed = firstRows(head.normed, U);
-  device.ops.matmulBackwardWeight(gradientOf(gradients, weights.head), dvalue, normed, weights.head);
+  const dhead = gradientOf(gradients, weights.head);
+  if (dhead) device.ops.matmulBackwardWeight(dhead, dvalue, normed, weights.head);
   device.ops.matmulBackwardInput(firstRows(g.dnormed, U), dvalue, weights.head);
   await backwardHidden(model, batch, activations, gradients);
 }

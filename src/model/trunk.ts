@@ -4,29 +4,10 @@
  */
 
 import { doPieces } from "../device/breathe.ts";
-import type { Device } from "../device/device.ts";
-import type { ModelConfig } from "../families/config.ts";
 import { firstRows } from "../tensor/tensor.ts";
-import { attentionShape, type LayerActivations } from "./activations.ts";
-import {
-  type Attend,
-  backwardLayer,
-  forwardLayer,
-  gradientOf,
-  layerInput,
-  layerRows,
-  type ParameterGradients,
-  type RopeTables,
-} from "./layer.ts";
-import type { ModelWeights } from "./weights.ts";
-
-/** A model ready to run: parameters, rotary tables, and the device they lie on. */
-export interface Model {
-  readonly device: Device;
-  readonly config: ModelConfig;
-  readonly weights: ModelWeights;
-  readonly rope: RopeTables;
-}
+import { type LayerActivations, layerInput } from "./activations.ts";
+import { type Attend, backwardLayer, forwardLayer } from "./layer.ts";
+import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 
 /** What the layers read of a packed batch. Shapes as in micro-batches.ts. */
 export interface PackedTokens {
@@ -47,7 +28,7 @@ export interface PackedBatch extends PackedTokens {
  * kept, so that `backwardHidden` can follow.
  */
 export async function forwardHidden(model: Model, batch: PackedTokens, activations: LayerActivations): Promise<void> {
-  const { device, config, weights, rope } = model;
+  const { device, config, weights } = model;
   const { ops } = device;
   const { input, head } = activations;
   const T = batch.tokens.length;
@@ -57,17 +38,16 @@ export async function forwardHidden(model: Model, batch: PackedTokens, activatio
   device.upload(head.headRows, batch.headRows);
   const segments = firstRows(input.segments, batch.segments.length / 4);
   const positions = firstRows(input.positions, T);
-  const b = layerRows(activations.layer, T);
-  const shape = attentionShape(config);
-  ops.embeddingForward(b.residual, firstRows(input.tokens, T), weights.embedding);
-  for (const [layer, layerWeights] of weights.layers.entries()) {
-    if (activations.gradient) ops.cast(layerInput(activations.gradient, layer, T), b.residual);
-    const attend: Attend = (_, { attention, qkv }) => ops.attentionForward(attention, null, qkv, segments, shape);
-    await doPieces(forwardLayer(device, config, layerWeights, layer, b, positions, rope, attend));
+  const residual = firstRows(activations.layer.residual, T);
+  ops.embeddingForward(residual, firstRows(input.tokens, T), weights.embedding);
+  const attend: Attend = (_, { attention, qkv }, shape) => ops.attentionForward(attention, null, qkv, segments, shape);
+  for (let layer = 0; layer < config.numLayers; layer++) {
+    if (activations.gradient) ops.cast(layerInput(activations.gradient, layer, T), residual);
+    await doPieces(forwardLayer(model, layer, activations.layer, positions, attend));
   }
   const U = batch.headRows.length;
   const hidden = firstRows(head.hidden, U);
-  ops.gatherRows(hidden, b.residual, firstRows(head.headRows, U));
+  ops.gatherRows(hidden, residual, firstRows(head.headRows, U));
   ops.rmsnormForward(firstRows(head.normed, U), firstRows(head.rstd, U), hidden, weights.finalNorm, config.rmsNormEps);
 }
 
@@ -81,9 +61,9 @@ export async function backwardHidden(
   activations: LayerActivations,
   gradients: ParameterGradients,
 ): Promise<void> {
-  const { device, config, weights, rope } = model;
+  const { device, config, weights } = model;
   const { ops } = device;
-  const { head, gradient: g } = activations;
+  const { layer: buffers, head, gradient: g } = activations;
   if (!g) throw new Error("backward on activations without gradients");
   const [T, U] = [batch.tokens.length, batch.headRows.length];
   const dnormed = firstRows(g.dnormed, U);
@@ -92,14 +72,11 @@ export async function backwardHidden(
   ops.rmsnormBackward(dnormed, dfinal, dnormed, hidden, weights.finalNorm, firstRows(head.rstd, U), null);
   ops.scatterRows(firstRows(g.dresidual, T), dnormed, firstRows(head.headRows, U));
 
-  const b = layerRows(activations.layer, T);
   const positions = firstRows(activations.input.positions, T);
   const segments = firstRows(activations.input.segments, batch.segments.length / 4);
-  for (let layer = config.numLayers - 1; layer >= 0; layer--) {
-    const layerWeights = weights.layers[layer]!;
-    await doPieces(backwardLayer(device, config, layerWeights, layer, b, g, gradients, positions, segments, rope));
-  }
+  for (let layer = config.numLayers - 1; layer >= 0; layer--)
+    await doPieces(backwardLayer(model, layer, { layer: buffers, gradient: g }, gradients, positions, segments));
   const tokens = firstRows(activations.input.tokens, T);
   const dembedding = gradientOf(gradients, weights.embedding);
-  ops.embeddingBackward(dembedding, firstRows(g.dresidual, T), tokens, weights.embedding);
+  if (dembedding) ops.embeddingBackward(dembedding, firstRows(g.dresidual, T), tokens, weights.embedding);
 }

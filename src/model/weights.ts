@@ -1,6 +1,5 @@
 /**
- * A model's parameters on the device: planned, loaded from a checkpoint's mapped tensors, and given out by role. One
- * copy serves sampling, both directions of training, the embedding and the head (promise 1).
+ * A model's parameters in and out: from a checkpoint's mapped tensors into their buffers, and back as tensors to be saved.
  */
 
 import { breathe } from "../device/breathe.ts";
@@ -9,100 +8,8 @@ import { InputError } from "../errors.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
-import type { PlanBuilder } from "../tensor/plan.ts";
-import { type Tensor, tensor } from "../tensor/tensor.ts";
-
-export interface Linear {
-  readonly weight: Weight;
-  readonly bias: Weight | null;
-}
-
-export interface LayerWeights {
-  readonly inputNorm: Weight;
-  readonly q: Linear;
-  readonly k: Linear;
-  readonly v: Linear;
-  readonly qNorm: Weight | null;
-  readonly kNorm: Weight | null;
-  readonly o: Linear;
-  readonly postNorm: Weight;
-  readonly gate: Linear;
-  readonly up: Linear;
-  readonly down: Linear;
-}
-
-export interface ModelWeights {
-  readonly config: ModelConfig;
-  readonly dtype: ComputeDType;
-  /** Every parameter, in the order of parameterSpecs. */
-  readonly all: readonly Weight[];
-  readonly embedding: Weight;
-  readonly layers: readonly LayerWeights[];
-  readonly finalNorm: Weight;
-  /** (V, D), the embedding itself when the two are tied; (1, D) of a reward model or critic. */
-  readonly head: Weight;
-}
-
-/** Adds a model's parameters to the plan under `prefix`. */
-export function planWeights(
-  plan: PlanBuilder,
-  device: Device,
-  config: ModelConfig,
-  dtype: ComputeDType,
-  prefix: string,
-): void {
-  for (const spec of parameterSpecs(config))
-    plan.add(`${prefix} weights`, `${prefix}/${spec.name}`, dtype, [device.parameterElements(spec.shape)]);
-}
-
-/** The planned parameters under `prefix`, as the model uses them. */
-export function bindWeights(
-  tensors: ReadonlyMap<string, Tensor>,
-  config: ModelConfig,
-  dtype: ComputeDType,
-  prefix: string,
-): ModelWeights {
-  const byName = new Map<string, Weight>();
-  for (const { name, shape } of parameterSpecs(config)) {
-    const buffer = tensors.get(`${prefix}/${name}`);
-    if (!buffer) throw new Error(`${prefix}/${name} is not in the memory plan`);
-    byName.set(name, { name, address: buffer.address, dtype, shape, elements: buffer.shape[0] ?? 0 });
-  }
-  const get = (name: string): Weight => {
-    const weight = byName.get(name);
-    if (!weight) throw new Error(`no parameter ${name}`);
-    return weight;
-  };
-  const linear = (name: string): Linear => ({
-    weight: get(`${name}.weight`),
-    bias: byName.get(`${name}.bias`) ?? null,
-  });
-  const embedding = get("model.embed_tokens.weight");
-  return {
-    config,
-    dtype,
-    all: [...byName.values()],
-    embedding,
-    layers: Array.from({ length: config.numLayers }, (_, layer) => {
-      const at = `model.layers.${layer}`;
-      return {
-        inputNorm: get(`${at}.input_layernorm.weight`),
-        q: linear(`${at}.self_attn.q_proj`),
-        k: linear(`${at}.self_attn.k_proj`),
-        v: linear(`${at}.self_attn.v_proj`),
-        qNorm: byName.get(`${at}.self_attn.q_norm.weight`) ?? null,
-        kNorm: byName.get(`${at}.self_attn.k_norm.weight`) ?? null,
-        o: linear(`${at}.self_attn.o_proj`),
-        postNorm: get(`${at}.post_attention_layernorm.weight`),
-        gate: linear(`${at}.mlp.gate_proj`),
-        up: linear(`${at}.mlp.up_proj`),
-        down: linear(`${at}.mlp.down_proj`),
-      };
-    }),
-    finalNorm: get("model.norm.weight"),
-    head: config.head === "score" ? get(scalarHead) : config.tieWordEmbeddings ? embedding : get("lm_head.weight"),
-  };
-}
+import { tensor } from "../tensor/tensor.ts";
+import type { ModelWeights } from "./model.ts";
 
 /** Where parameters come from: a checkpoint's tensors, mapped. */
 export interface ParameterSource {

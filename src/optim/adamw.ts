@@ -18,6 +18,20 @@ export interface OptimizerSettings {
   readonly maxGradNorm: number;
 }
 
+/** The settings that make them. */
+export interface AdamSettings {
+  readonly adamBeta1: number;
+  readonly adamBeta2: number;
+  readonly adamEpsilon: number;
+  readonly weightDecay: number;
+  readonly maxGradNorm: number;
+}
+
+export function optimizerSettings(settings: AdamSettings): OptimizerSettings {
+  const { adamBeta1: beta1, adamBeta2: beta2, adamEpsilon: epsilon, weightDecay, maxGradNorm } = settings;
+  return { beta1, beta2, epsilon, weightDecay, maxGradNorm };
+}
+
 export interface OptimizedParameter {
   readonly weight: Weight;
   readonly decays: boolean;
@@ -29,8 +43,10 @@ export interface OptimizedParameter {
 }
 
 export interface OptimizerState {
+  /** Those that are trained. */
   readonly parameters: readonly OptimizedParameter[];
-  readonly gradients: ReadonlyMap<string, Tensor>;
+  /** By the parameter's name; null of one that is not trained. */
+  readonly gradients: ReadonlyMap<string, Tensor | null>;
   /** Steps taken, for the bias correction. */
   step: number;
   /** Sums of squares, by parameter. */
@@ -41,17 +57,21 @@ interface Specification {
   readonly name: string;
   readonly shape: readonly number[];
   readonly decays: boolean;
+  readonly trainable: boolean;
 }
 
 /** Whose optimizer is planned: the policy's by default. */
 interface OptimizerOwner {
-  /** Goes before the names of its buffers and groups. */
+  /** Begins the names of its buffers and groups. */
   readonly prefix: string;
   /** When its gradients live. */
   readonly phase: Phase;
 }
 
-/** Adds masters (under bfloat16 parameters), moments and gradients to the plan. Gradients live in updates alone. */
+/**
+ * Adds masters (under bfloat16 parameters), moments and gradients of what is trained to the plan; the returned function finds
+ * them once they are allocated, given the parameters themselves. Gradients live in updates alone.
+ */
 export function planOptimizer(
   plan: PlanBuilder,
   device: Device,
@@ -59,14 +79,15 @@ export function planOptimizer(
   dtype: ComputeDType,
   { prefix, phase }: OptimizerOwner = { prefix: "", phase: "update" },
 ): (tensors: ReadonlyMap<string, Tensor>, weights: readonly Weight[]) => OptimizerState {
-  for (const { name, shape } of specs) {
+  const trained = specs.filter(({ trainable }) => trainable);
+  for (const { name, shape } of trained) {
     const elements = [device.parameterElements(shape)];
     if (dtype !== "float32") plan.add(`${prefix}master weights`, `${prefix}master/${name}`, "float32", elements);
     plan.add(`${prefix}Adam moments`, `${prefix}m/${name}`, "float32", elements);
     plan.add(`${prefix}Adam moments`, `${prefix}v/${name}`, "float32", elements);
     plan.add(`${prefix}gradients`, `${prefix}gradient/${name}`, "float32", elements, [phase]);
   }
-  plan.add(`${prefix}optimizer scalars`, `${prefix}sums of squares`, "float64", [specs.length]);
+  plan.add(`${prefix}optimizer scalars`, `${prefix}sums of squares`, "float64", [trained.length]);
   return (tensors, weights) => {
     const get = (own: string): Tensor => {
       const name = prefix + own;
@@ -74,13 +95,16 @@ export function planOptimizer(
       if (!found) throw new Error(`${name} is not in the memory plan`);
       return found;
     };
-    const parameters = specs.map(({ name, decays }, i): OptimizedParameter => {
-      const weight = weights[i]!;
+    const byName = new Map(weights.map((weight) => [weight.name, weight]));
+    const parameters = trained.map(({ name, decays }): OptimizedParameter => {
+      const weight = byName.get(name);
+      if (!weight) throw new Error(`no parameter ${name}`);
       const own = tensor(name, weight.address, "float32", [weight.elements]);
       const master = dtype === "float32" ? own : get(`master/${name}`);
       return { weight, decays, master, m: get(`m/${name}`), v: get(`v/${name}`), gradient: get(`gradient/${name}`) };
     });
-    const gradients = new Map(parameters.map(({ weight, gradient }) => [weight.name, gradient]));
+    const gradients = new Map<string, Tensor | null>(specs.map(({ name }) => [name, null]));
+    for (const { weight, gradient } of parameters) gradients.set(weight.name, gradient);
     return { parameters, gradients, step: 0, sums: get("sums of squares") };
   };
 }

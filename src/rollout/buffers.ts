@@ -5,10 +5,11 @@
 
 import type { Device, KeyValuePages } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
-import { attentionShape, bind, type LayerBuffers, planLayer } from "../model/activations.ts";
+import { layersOf } from "../families/parameters.ts";
+import { bind, type LayerBuffers, planLayer } from "../model/activations.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
-import { columns, rows, type Tensor } from "../tensor/tensor.ts";
+import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
 import { pagesFor } from "./pages.ts";
 import {
   blockElements,
@@ -104,13 +105,12 @@ export function planRollout(
     plan.add(group, `rollout/${name}`, type, shape, lifetime).name;
   const activation = add("rollout activations");
   const layerNames = planLayer(activation, config, dtype, T);
-  const page = device.pageElements(attentionShape(config));
+  const page = layersOf(config).map(({ attention }) => device.pageElements(attention.shape));
   const cache = add("key-value cache");
-  const L = config.numLayers;
   const padded = Array.from({ length: limits.maxSequences }, (_, i) => device.decodeBucket(i + 1) > i + 1);
   const pages = sizes.pages + (padded.includes(true) ? 1 : 0); // one for what padding rows write
-  const keys = cache("keys", dtype, [L, pages * page.keys]);
-  const values = cache("values", dtype, [L, pages * page.values]);
+  const keys = cache("keys", dtype, [page.reduce((elements, layer) => elements + pages * layer.keys, 0)]);
+  const values = cache("values", dtype, [page.reduce((elements, layer) => elements + pages * layer.values, 0)]);
   const names = {
     promptHidden: activation("prompt hidden", "float32", [limits.promptSlots, config.hiddenSize]),
     hidden: activation("hidden", "float32", [B, config.hiddenSize]),
@@ -128,18 +128,21 @@ export function planRollout(
   const seen = limits.penalized ? activation("seen", "uint32", marks) : null;
   return (tensors) => {
     const all = bind(tensors, { keys, values, ...blocks });
-    const layerPages = (t: Tensor, layer: number, elements: number): Tensor => {
-      const one = columns(rows(t, layer, 1), 0, pages * elements);
-      return { ...one, shape: [pages, elements], rowStride: elements };
-    };
+    let [nextKey, nextValue] = [0, 0];
+    const cache = page.map(({ keys, values }): KeyValuePages => {
+      const own = {
+        keys: reshape(rows(all.keys, nextKey, pages * keys), [pages, keys]),
+        values: reshape(rows(all.values, nextValue, pages * values), [pages, values]),
+      };
+      nextKey += pages * keys;
+      nextValue += pages * values;
+      return own;
+    });
     return {
       limits,
       sizes,
       layer: bind(tensors, layerNames),
-      cache: Array.from({ length: L }, (_, layer) => ({
-        keys: layerPages(all.keys, layer, page.keys),
-        values: layerPages(all.values, layer, page.values),
-      })),
+      cache,
       decodeRows: B,
       prefill: integerBlock(all.prefill, prefillFields),
       step: integerBlock(all.step, stepFields),

@@ -1,4 +1,15 @@
 /** What the rollout is asked for, what it is working on, and what it gives back. */
+import type { SamplingSettings } from "../device/device.ts";
+import type { StopMatcher } from "../tokenizer/tokenizer.ts";
+
+export interface RolloutSettings extends SamplingSettings {
+  /** Training step: part of the random numbers' key. */
+  readonly step: number;
+  readonly maxCompletionLength: number;
+  readonly isStop: (id: number) => boolean;
+  /** Makes the watcher of a completion for stop strings; null or absent: there are none. */
+  readonly stopStrings?: (() => StopMatcher) | null;
+}
 
 /** One prompt and how many completions to sample for it. */
 export interface RolloutRequest {
@@ -8,35 +19,67 @@ export interface RolloutRequest {
   readonly prompt: number;
 }
 
-export interface SampledCompletion {
-  readonly completionIds: Int32Array; // (R)
-  /** Log-probability of each token at the sampling temperature, before penalty and truncation. (R) */
-  readonly logprobs: Float32Array;
-  /** The same of the distribution really drawn from. (R) */
-  readonly samplingLogprobs: Float32Array;
-  /** Ended by a stop token or a stop string; false: cut at the length limit. */
+/** How a sequence ended. */
+export interface Ending {
+  /** By a stop token or a stop string; false: cut at the length limit. */
   readonly finished: boolean;
   /** The stop string that ended it; absent: none did. */
   readonly stop?: string;
 }
 
+export interface SampledCompletion extends Ending {
+  readonly completionIds: Int32Array; // (R)
+  /** Log-probability of each token at the sampling temperature, before penalty and truncation; 0 for forced ones. (R) */
+  readonly logprobs: Float32Array;
+  /** The same of the distribution really drawn from. (R) */
+  readonly samplingLogprobs: Float32Array;
+  /** 1: the token was sampled, 0: it was forced; null: none was forced. (R) */
+  readonly mask: Uint8Array | null;
+}
+
+/** One sample being decoded, as the caller sees it. */
+export interface Sequence {
+  /** Of its request, in the order in which they were added. */
+  readonly place: number;
+  readonly sample: number;
+  readonly ids: readonly number[];
+  /** Null while it runs. */
+  readonly ending: Ending | null;
+}
+
 /** A prompt whose keys and values lie in the cache, for as long as one of its samples needs them. */
 export interface ResidentPrompt {
-  readonly request: number;
+  readonly request: RolloutRequest;
   readonly slot: number;
   readonly pages: Int32Array;
-  readonly length: number;
   /** Samples not finished yet, waiting ones included. */
   open: number;
 }
 
-/** One sample being decoded. */
-export interface Sequence {
+/** A sequence with its slot and pages. */
+export interface CachedSequence extends Sequence {
   readonly prompt: ResidentPrompt;
-  readonly sample: number;
   readonly slot: number;
   readonly pages: Int32Array;
   readonly ids: number[];
   readonly logprobs: number[];
   readonly samplingLogprobs: number[];
+  /** As in `SampledCompletion`. */
+  mask: number[] | null;
+  /** Tokens to come in place of sampled ones. */
+  readonly forced: number[];
+  /** Made when its first token is looked at. */
+  matcher: StopMatcher | null;
+  ending: Ending | null;
+}
+
+export function newSequence(
+  prompt: ResidentPrompt,
+  place: number,
+  sample: number,
+  slot: number,
+  pages: Int32Array,
+): CachedSequence {
+  const tokens = { ids: [], logprobs: [], samplingLogprobs: [], mask: null, forced: [] };
+  return { prompt, place, sample, slot, pages, ...tokens, matcher: null, ending: null };
 }

@@ -5,7 +5,7 @@
  */
 import { PAGE_TOKENS, SAMPLE_COUNTERS } from "../device/device.ts";
 import { elementCount, rows, type Tensor, tensor } from "../tensor/tensor.ts";
-import type { RolloutRequest, Sequence } from "./sequence.ts";
+import type { CachedSequence } from "./sequence.ts";
 
 /** Named int32 fields in one planned buffer, (elements). */
 export interface IntegerBlock<Name extends string> {
@@ -77,8 +77,7 @@ export interface StepPlace {
 /** Fills the host's twin for one decode step. */
 export function fillStep(
   { fields, tensors }: StepInputs,
-  sequences: readonly Sequence[],
-  requests: readonly RolloutRequest[],
+  sequences: readonly CachedSequence[],
   place: StepPlace,
 ): void {
   const { tokens, positions, page, offset, promptLengths, completionLengths, logitRow, pageTable } = fields;
@@ -87,10 +86,10 @@ export function fillStep(
     const s = sequences[i]!;
     const newest = s.ids.length - 1; // place of the newest token in the completion
     tokens[i] = s.ids[newest]!;
-    positions[i] = s.prompt.length + newest;
+    positions[i] = s.prompt.request.promptIds.length + newest;
     page[i] = s.pages[Math.floor(newest / PAGE_TOKENS)]!;
     offset[i] = newest % PAGE_TOKENS;
-    promptLengths[i] = s.prompt.length;
+    promptLengths[i] = s.prompt.request.promptIds.length;
     completionLengths[i] = s.ids.length;
     logitRow[i] = i;
     pageTable.set(s.prompt.pages, i * width);
@@ -106,14 +105,13 @@ export function fillStep(
     logitRow[i] = i;
     pageTable.fill(place.sparePage, i * width, (i + 1) * width);
   }
-  fillCounters(fields.counters, sequences, requests, place);
+  fillCounters(fields.counters, sequences, place);
 }
 
 /** The random numbers' counters, and the slots whose marks a repetition penalty reads. */
 export function fillCounters(
   counters: Int32Array,
-  sequences: readonly Sequence[],
-  requests: readonly RolloutRequest[],
+  sequences: readonly CachedSequence[],
   { step, rows: count, spareSlot }: StepPlace,
 ): void {
   for (let i = 0; i < count; i++) {
@@ -121,7 +119,7 @@ export function fillCounters(
     const s = sequences[i];
     counters[at] = s ? s.ids.length : 0;
     counters[at + 1] = s ? s.sample : 0;
-    counters[at + 2] = s ? requests[s.prompt.request]!.prompt : 0;
+    counters[at + 2] = s ? s.prompt.request.prompt : 0;
     counters[at + 3] = step;
     counters[at + 4] = s ? s.slot : spareSlot;
   }

@@ -14,6 +14,15 @@ export interface Problem {
   readonly example: Example;
 }
 
+/** A completion of a problem as reward functions take it. */
+export interface Answer {
+  readonly problem: Problem;
+  /** The same number for answers to one prompt. */
+  readonly group: number;
+  readonly completionIds: Int32Array; // (R)
+  readonly text: string;
+}
+
 export interface ProblemSource {
   readonly dataset: Dataset;
   readonly columns: ExampleColumns;

@@ -1,22 +1,22 @@
 /**
  * What a training run leaves in its folder besides metrics and completions, GRPO's and supervised fine-tuning's alike:
  * checkpoints, the lines of its evaluations, the best of them, and the model at the end. A checkpoint knows of its step's
- * evaluation, whichever of the two came first. When any of it is due is the trainer's business.
+ * evaluation, whichever of the two came first. When any of it is due is run.ts.
  */
 import { join, resolve } from "node:path";
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
-import type { RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";
 import { loadModel, saveCheckpoint, saveModel } from "../session/checkpointing.ts";
 import type { Session } from "../session/session.ts";
 import { type BestSettings, type BestState, trackBest } from "./best-checkpoint.ts";
+import type { RunSink } from "./sinks.ts";
 
 export interface RunOutputOptions {
-  readonly session: Session;
+  readonly models: Session;
   readonly config: BestSettings & { readonly outputDir: string; readonly saveTotalLimit: number | null };
-  readonly metrics: MetricsWriter;
-  readonly console: RunConsole;
+  readonly metrics: Pick<MetricsWriter, "lastWith">;
+  readonly tell: Required<Pick<RunSink, "evaluation" | "note">>;
   /** The number by which evaluations are compared where no setting names one. */
   readonly byDefault: "eval_reward" | "eval_accuracy";
   /** An evaluation as a metrics record without its step; null: there is nothing to evaluate on. */
@@ -60,7 +60,7 @@ function beforeAndAfter(figures: readonly Figure[], step: number): string[] {
 
 /** @throws InputError where the evaluation before the first step lacks the number that says which is the best */
 export function openRunOutput(options: RunOutputOptions): RunOutput {
-  const { session, config, metrics, console, stopRequested, resume } = options;
+  const { models, config, metrics, tell, stopRequested, resume } = options;
   const { outputDir } = config;
   const best = trackBest(config, outputDir, options.byDefault, resume);
   const figures: Figure[] = [];
@@ -72,7 +72,7 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
 
   const save = async (): Promise<void> => {
     const reached = state();
-    console.note(`saved ${await saveCheckpoint(session, outputDir, reached.step, reached)}`);
+    tell.note(`saved ${await saveCheckpoint(models, outputDir, reached.step, reached)}`);
     savedAt = reached.step;
     keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
   };
@@ -101,20 +101,19 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
       if (done?.step === step) return rate(done);
       const { values, note } = await options.evaluate();
       if (stopRequested()) return;
-      best?.require(step, values, console.note);
-      metrics.write({ step, ...values });
-      console.evaluation({ step, ...values }, note);
+      best?.require(step, values, tell.note);
+      tell.evaluation({ step, ...values }, note);
       const name = values.eval_accuracy === undefined ? "eval_reward" : "eval_accuracy";
       if (values[name] !== undefined) figures.push({ step, name, value: values[name] });
       await rate({ step, ...values });
     },
     async finish(steps) {
       const { step } = state();
-      const from = best?.conclude(step, steps, console.note) ?? null;
-      if (from !== null) await loadModel(session, from);
-      await saveModel(session, outputDir);
-      for (const line of beforeAndAfter(figures, from === null ? step : best!.state.step!)) console.note(line);
-      console.note(`saved the model in ${outputDir}${from === null ? "" : `: that of ${from}`}`);
+      const from = best?.conclude(step, steps, tell.note) ?? null;
+      if (from !== null) await loadModel(models, from);
+      await saveModel(models, outputDir);
+      for (const line of beforeAndAfter(figures, from === null ? step : best!.state.step!)) tell.note(line);
+      tell.note(`saved the model in ${outputDir}${from === null ? "" : `: that of ${from}`}`);
     },
   };
 }

@@ -6,7 +6,6 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
-import { writeFailure, writeFolderAtomic } from "../checkpoint/atomic.ts";
 import { dropEarlier } from "../checkpoint/earlier.ts";
 import { copyModelAssets, type ModelFolder, writeChatTemplate, writeConfig } from "../checkpoint/huggingface.ts";
 import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts";
@@ -15,7 +14,9 @@ import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoi
 import { writeTogether } from "../checkpoint/together.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
-import type { Model } from "../model/lm-head.ts";
+import { writeFolderAtomic } from "../files/atomic.ts";
+import { writeFailure } from "../files/refusals.ts";
+import type { Model } from "../model/model.ts";
 import { loadWeights, savedTensors } from "../model/weights.ts";
 import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
 import { openModelFolder, parameterSource } from "./planned-model.ts";

@@ -8,9 +8,9 @@ import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts"
 import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { ModelConfig, ModelHead } from "../families/config.ts";
-import { ropeTable } from "../families/rope.ts";
-import type { Model } from "../model/lm-head.ts";
-import { bindWeights, checkWeights, loadWeights, type ParameterSource, planWeights } from "../model/weights.ts";
+import { type Model, type ModelBuffers, planModelBuffers } from "../model/model.ts";
+import { fillRopeTables } from "../model/rope-tables.ts";
+import { checkWeights, loadWeights, type ParameterSource } from "../model/weights.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -31,10 +31,11 @@ export function openModelFolder(folder: string, wanted: ModelHead | "either" = "
  * Every layer is a loop's turn and some dozen buffers, so a count that lies is found before anything follows it. Fewer
  * layers than there are weights for is a model that can be run; what is left over is told.
  */
-function requireLayers({ config: { numLayers }, checkpoint }: ModelFolder): void {
+function requireLayers({ config: { numLayers, layerPath }, checkpoint }: ModelFolder): void {
   let held = 0;
   for (const name of checkpoint.names)
-    held = Math.max(held, Number(/^model\.layers\.(\d{1,9})\./.exec(name)?.[1] ?? -1) + 1);
+    if (name.startsWith(`${layerPath}.`))
+      held = Math.max(held, Number(/^(\d{1,9})\./.exec(name.slice(layerPath.length + 1))?.[1] ?? -1) + 1);
   // A number beyond the count of tensors is a name's own lie, not a layer's; a sound layer has a tensor at least.
   held = Math.min(held, checkpoint.names.length);
   if (numLayers <= held) return;
@@ -74,12 +75,7 @@ export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = fal
   };
 }
 
-export interface ModelPlan {
-  /** Goes before the names of its buffers: "policy", "reference", "critic", "reward model". */
-  readonly prefix: string;
-  readonly dtype: ComputeDType;
-  /** Positions that its rotary tables must reach. */
-  readonly positions: number;
+export interface ModelPlan extends ModelBuffers {
   /** What it is run as, where that is not what its folder says: a language model with a scalar head in place of its own. */
   readonly config?: ModelConfig;
 }
@@ -108,17 +104,12 @@ export function planModel(
   const source = parameterSource(from.checkpoint, config.head === "score" && from.config.head === "lm");
   checkWeights(config, source);
   remarkOnce(unusedRemark(config, from.checkpoint));
-  planWeights(plan, device, config, dtype, prefix);
-  for (const table of ["cos", "sin"])
-    plan.add("rotary tables", `${prefix}/rope ${table}`, "float32", [positions, config.headDim / 2]);
+  const bindModel = planModelBuffers(plan, device, config, { prefix, dtype, positions });
   return async (tensors) => {
-    const weights = bindWeights(tensors, config, dtype, prefix);
-    await loadWeights(device, weights, source);
-    const table = ropeTable(config, positions);
-    const rope = { cos: tensors.get(`${prefix}/rope cos`)!, sin: tensors.get(`${prefix}/rope sin`)! };
-    device.upload(rope.cos, table.cos);
-    device.upload(rope.sin, table.sin);
+    const model = bindModel(tensors);
+    await loadWeights(device, model.weights, source);
+    fillRopeTables(device, config, model.rope);
     from.checkpoint.close(); // the device has its own copy now
-    return { device, config, weights, rope };
+    return model;
   };
 }

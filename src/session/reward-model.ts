@@ -4,8 +4,9 @@
  */
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { RunError } from "../errors.ts";
+import type { Message } from "../message.ts";
 import { scoreSequences } from "../model/scalar-head.ts";
-import { loadTokenizer, type Message, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { RewardModel } from "./scalar-models.ts";
 
 export interface TextToScore {

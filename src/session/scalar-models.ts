@@ -9,13 +9,8 @@ import type { Device, ScratchSizes } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { type ModelConfig, withScalarHead } from "../families/config.ts";
 import { parameterSpecs } from "../families/parameters.ts";
-import {
-  attentionShape,
-  planScalarActivations,
-  type ScalarActivations,
-  type ScalarSizes,
-} from "../model/activations.ts";
-import type { Model } from "../model/lm-head.ts";
+import { planScalarActivations, type ScalarActivations, type ScalarSizes, scratchSizes } from "../model/activations.ts";
+import type { Model } from "../model/model.ts";
 import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
@@ -59,7 +54,7 @@ export interface RewardModel {
 
 /** A model in the plan: `open` loads it into its buffers. */
 export interface PlannedScalarModel<T> {
-  readonly scratch: ScratchSizes;
+  readonly scratch: readonly ScratchSizes[];
   open(tensors: ReadonlyMap<string, Tensor>): Promise<T>;
   close(): void;
 }
@@ -67,11 +62,9 @@ export interface PlannedScalarModel<T> {
 /** The critic's folder in a checkpoint, and in the output. */
 export const criticFolder = "critic";
 
-function scratchSizes(config: ModelConfig, tokens: number, longest: number): ScratchSizes {
-  const { hiddenSize, intermediateSize } = config;
-  // one number per row: no logits, nothing sampled
-  const head = { vocabSize: 1, headRows: tokens, sequences: 1 };
-  return { ...head, hiddenSize, intermediateSize, attention: attentionShape(config), longest, tokens };
+/** One number per row: no logits, nothing sampled. */
+function scalarScratch(config: ModelConfig, tokens: number, longest: number): ScratchSizes[] {
+  return scratchSizes(config, { vocabSize: 1, headRows: tokens, sequences: 1, longest, tokens });
 }
 
 /**
@@ -119,7 +112,7 @@ export function planCritic(
   const options = { prefix: "critic", training: true, lifetime: ["critic"] } as const;
   const bindActivations = planScalarActivations(plan, device, config, dtype, sizes, options);
   return {
-    scratch: scratchSizes(config, sizes.tokens, positions),
+    scratch: scalarScratch(config, sizes.tokens, positions),
     async open(tensors) {
       const model = await load(tensors);
       const optimizer = bindOptimizer(tensors, model.weights.all);
@@ -156,7 +149,7 @@ export function planRewardModel(
   const options = { prefix: name, training: false, lifetime };
   const bindActivations = planScalarActivations(plan, device, config, dtype, sizes, options);
   return {
-    scratch: scratchSizes(config, sizes.tokens, longest),
+    scratch: scalarScratch(config, sizes.tokens, longest),
     async open(tensors) {
       const model = await load(tensors);
       return { name, folder, model, activations: bindActivations(tensors), longest, microBatchTokens };

@@ -5,12 +5,12 @@
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { breathe } from "../device/breathe.ts";
-import type { Device, DeviceMemory, ScratchSizes } from "../device/device.ts";
+import type { Device, DeviceMemory } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { ModelConfig } from "../families/config.ts";
-import { parameterSpecs } from "../families/parameters.ts";
-import { type ActivationSizes, type Activations, attentionShape, planActivations } from "../model/activations.ts";
-import type { Model } from "../model/lm-head.ts";
+import { differentSize, parameterSpecs } from "../families/parameters.ts";
+import { type ActivationSizes, type Activations, planActivations, scratchSizes } from "../model/activations.ts";
+import type { Model } from "../model/model.ts";
 import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
@@ -94,21 +94,11 @@ export interface PlannedSession {
 
 /** What must agree between policy and reference: they score the same tokens in the same buffers. */
 function requireSameShape(policy: ModelFolder, reference: ModelFolder): void {
-  const fields = [
-    "vocabSize",
-    "hiddenSize",
-    "intermediateSize",
-    "numLayers",
-    "numHeads",
-    "numKvHeads",
-    "headDim",
-    "qkNorm",
-  ] as const;
-  for (const field of fields)
-    if (policy.config[field] !== reference.config[field])
-      throw new InputError(
-        `ref_model ${reference.folder}: ${field} is ${reference.config[field]}, the policy's is ${policy.config[field]}; the reference must have the policy's architecture`,
-      );
+  const difference = differentSize(reference.config, policy.config);
+  if (difference !== null)
+    throw new InputError(
+      `ref_model ${reference.folder}: ${difference.what} is ${difference.own}, the policy's is ${difference.other}; the reference must have the policy's architecture`,
+    );
 }
 
 /** A reference that moves is mixed with the policy parameter by parameter. */
@@ -183,17 +173,14 @@ export function planSession(request: SessionRequest): PlannedSession {
     return planRewardModel(plan.of(name), device, name, one, request.dtype, scoring);
   });
   const layout = plan.build();
-  const sizes: ScratchSizes = {
+  const sizes = scratchSizes(config, {
     vocabSize: config.vocabSize,
-    hiddenSize: config.hiddenSize,
-    intermediateSize: config.intermediateSize,
-    attention: attentionShape(config),
     longest: request.positions,
     tokens: Math.max(request.packed?.tokens ?? 1, request.rollout ? rolloutSizes(request.rollout).prefillTokens : 1),
     headRows: Math.max(request.packed?.headChunk ?? 1, device.decodeBucket(request.rollout?.maxSequences ?? 1)),
     sequences: device.decodeBucket(request.rollout?.maxSequences ?? 1),
-  };
-  const scratch = [sizes, ...[...(critic ? [critic] : []), ...rewardModels].map((model) => model.scratch)];
+  });
+  const scratch = [...sizes, ...[...(critic ? [critic] : []), ...rewardModels].flatMap((model) => model.scratch)];
   const memory = estimateMemory(layout, device.scratchBytes(...scratch), device.freeBytes() !== null);
 
   /** Fills the arena and gives out what lies in it. */

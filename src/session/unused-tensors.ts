@@ -12,7 +12,7 @@ const NAMED = 3;
 /** Buffers that transformers 4 saved and computes anew, and a head that is the embedding or gives way to a scalar one. */
 function isKnown(name: string, config: ModelConfig): boolean {
   if (/(^|\.)rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$/.test(name)) return true;
-  return name === "lm_head.weight" && (config.tieWordEmbeddings || config.head === "score");
+  return name === config.lmHead.name && (config.tieWordEmbeddings || config.head === "score");
 }
 
 /** Names in the weights that no parameter of the model has, in the order of the files. */

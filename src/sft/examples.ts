@@ -4,9 +4,10 @@
  */
 
 import { InputError } from "../errors.ts";
+import type { Message } from "../message.ts";
 import type { PackedGroup } from "../model/micro-batches.ts";
 import type { ProblemSource } from "../run/prompts.ts";
-import type { Message, PromptOptions, Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { PromptOptions, Tokenizer } from "../tokenizer/tokenizer.ts";
 
 export interface SftSettings extends PromptOptions {
   /** Prompt and answer together, in tokens. */

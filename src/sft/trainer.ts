@@ -3,22 +3,19 @@
  * start that a base model needs before GRPO. Same model code, optimizer, checkpoints and metrics as GRPO.
  */
 import { z } from "zod";
-import { everySteps } from "../config/often.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
 import { InputError, RunError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
-import { createStopwatch } from "../metrics/stopwatch.ts";
+import type { MetricsRecord } from "../metrics/metrics-file.ts";
 import { backward, forward } from "../model/lm-head.ts";
 import { cutMicroBatches, type PackedGroup } from "../model/micro-batches.ts";
-import { optimizerStep, zeroGradients } from "../optim/adamw.ts";
+import { optimizerSettings, optimizerStep, zeroGradients } from "../optim/adamw.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { type BestState, bestState } from "../run/best-checkpoint.ts";
 import type { ProblemSource } from "../run/prompts.ts";
-import { openRunOutput } from "../run/run-output.ts";
-import { restoreOptimizer } from "../session/checkpointing.ts";
+import { keepRun, type Turn } from "../run/run.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { Session } from "../session/session.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
@@ -74,31 +71,18 @@ async function learn(session: Session, batch: readonly PackedGroup[], config: Sf
     await backward(policy, micro, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
     tokens += micro.tokens.length;
   }
-  const norm = await optimizerStep(
-    device,
-    optimizer,
-    {
-      beta1: config.adamBeta1,
-      beta2: config.adamBeta2,
-      epsilon: config.adamEpsilon,
-      weightDecay: config.weightDecay,
-      maxGradNorm: config.maxGradNorm,
-    },
-    lr,
-  );
+  const norm = await optimizerStep(device, optimizer, optimizerSettings(config), lr);
   return { metrics: { loss, grad_norm: norm, learning_rate: lr, entropy }, tokens };
 }
 
 /** Runs supervised fine-tuning to its end or until the user stops it; true where it was stopped. */
 export async function runSft(run: SftRun): Promise<boolean> {
-  const { config, session, tokenizer, problems, console, resume } = run;
-  const { outputDir } = config;
+  const { config, session, tokenizer, problems, resume } = run;
   const batchRows = rowsPerStep(config);
   const { numRows, path } = problems.dataset;
   const steps = config.maxSteps ?? Math.max(1, Math.floor((numRows * config.numTrainEpochs) / batchRows));
   const schedule = scheduleOf(config, steps);
   let { step, skippedRows, numTokens } = resume?.state ?? { step: 0, skippedRows: 0, numTokens: 0 };
-  if (resume) restoreOptimizer(session, resume.folder);
   const position = resume?.state.position ?? 0;
   const sampler = createSampler({ numRows, seed: config.seed, shuffle: config.shuffleDataset, position });
   const settings = {
@@ -107,69 +91,53 @@ export async function runSft(run: SftRun): Promise<boolean> {
     systemPrompt: config.systemPrompt ?? undefined,
     chatTemplateKwargs: config.chatTemplateKwargs,
   };
-  const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: step } : {});
-  const stopwatch = createStopwatch();
   const state = (best: BestState | null): SftState => ({
-    step,
-    totalSteps: steps,
-    position: sampler.position,
-    skippedRows,
-    numTokens,
+    ...{ step, totalSteps: steps, position: sampler.position, skippedRows, numTokens },
     ...(best ? { best } : {}),
     numerics: session.device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
-  const output = openRunOutput({
-    ...{ session, config, metrics, console, state, resume, stopRequested: run.stopRequested },
-    byDefault: "eval_accuracy",
-    evaluate: run.evaluate && (() => run.evaluate!(session)),
-  });
-  const often = everySteps(config, steps);
-  const evaluationDue = () => often.eval !== null && step % often.eval === 0 && step < steps;
-  try {
-    // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
-    if (step === 0 || evaluationDue()) await output.evaluate();
-    while (step < steps && !run.stopRequested() && !output.exhausted) {
-      stopwatch.lap();
-      stopwatch.start("update");
-      const batch: PackedGroup[] = [];
-      let skippedNow = 0;
-      while (batch.length < batchRows) {
-        const example = supervisedExample(problems, tokenizer, sampler.next().row, settings);
-        if (example) batch.push(example);
-        else if (++skippedNow > numRows)
-          throw new InputError(`${path}: every row is longer than max_length ${config.maxLength}; raise it`);
-      }
-      skippedRows += skippedNow;
-      console.progress({ step: step + 1, steps, phase: "update" });
-      const { metrics: values, tokens } = await learn(session, batch, config, learningRate(schedule, step));
-      step++;
-      numTokens += tokens;
-      const times = stopwatch.lap();
-      const speed = { tokens_per_second: tokens / (times.step_time ?? 1), num_tokens: numTokens };
-      const skips: Record<string, number> = skippedRows > 0 ? { skipped_rows: skippedRows } : {};
-      const memory = { memory_peak_bytes: session.device.heldBytes() ?? anonymousBytes() };
-      const record: MetricsRecord = {
-        step,
-        epoch: sampler.position / numRows,
-        ...values,
-        ...speed,
-        ...memory,
-        ...skips,
-        ...times,
-      };
-      metrics.write(record);
-      if (step % often.logging === 0 || step === steps) console.step(record);
-      if (often.save > 0 && step % often.save === 0) await output.save();
-      if (evaluationDue()) await output.evaluate();
+
+  /** The next rows that are not too long. */
+  const nextBatch = (): PackedGroup[] => {
+    const batch: PackedGroup[] = [];
+    let skippedNow = 0;
+    while (batch.length < batchRows) {
+      const example = supervisedExample(problems, tokenizer, sampler.next().row, settings);
+      if (example) batch.push(example);
+      else if (++skippedNow > numRows)
+        throw new InputError(`${path}: every row is longer than max_length ${config.maxLength}; raise it`);
     }
-    await output.evaluate();
-    const stopped = run.stopRequested();
-    if (stopped) await output.stop();
-    else await output.finish(steps);
-    return stopped;
-  } finally {
-    metrics.close();
-    console.close();
-  }
+    skippedRows += skippedNow;
+    return batch;
+  };
+
+  const oneStep = async (turn: Turn): Promise<boolean> => {
+    turn.phase("update");
+    const batch = nextBatch();
+    turn.progress("update");
+    const { metrics, tokens } = await learn(session, batch, config, learningRate(schedule, step));
+    step++;
+    numTokens += tokens;
+    const times = turn.times();
+    const record: MetricsRecord = {
+      ...{ step, epoch: sampler.position / numRows, ...metrics },
+      ...{ tokens_per_second: tokens / (times.step_time ?? 1), num_tokens: numTokens },
+      memory_peak_bytes: session.device.heldBytes() ?? anonymousBytes(),
+      ...(skippedRows > 0 ? { skipped_rows: skippedRows } : {}),
+      ...times,
+    };
+    turn.step(record, []);
+    return true;
+  };
+
+  const { stopped } = await keepRun(
+    {
+      ...{ models: session, config, state, resume, steps, stepsPerTurn: 1, byDefault: "eval_accuracy" },
+      ...{ console: run.console, stopRequested: run.stopRequested },
+      evaluate: run.evaluate && (() => run.evaluate!(session)),
+    },
+    oneStep,
+  );
+  return stopped;
 }

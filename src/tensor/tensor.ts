@@ -53,6 +53,14 @@ export function columns(t: Tensor, from: number, count: number): Tensor {
   return { ...t, address: t.address + from * bytesPerElement(t.dtype), shape: [t.shape[0] ?? 0, count] };
 }
 
+/** The same memory under another shape, which may take less of it; packed tensors only. */
+export function reshape(t: Tensor, shape: readonly number[]): Tensor {
+  if (t.rowStride !== rowElements(t)) throw new RangeError(`${t.name}: a view with gaps cannot be reshaped`);
+  if (elementCount(shape) > elementCount(t.shape))
+    throw new RangeError(`${t.name}: ${t.shape.join("×")} cannot hold ${shape.join("×")}`);
+  return tensor(t.name, t.address, t.dtype, shape);
+}
+
 /** Bytes from the first element to the end of the last row, packed. */
 export function byteLength(t: Tensor): number {
   return elementCount(t.shape) * bytesPerElement(t.dtype);

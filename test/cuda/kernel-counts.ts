@@ -4,7 +4,9 @@
  * writes them into bench/roofline/counts.json; a test holds that file against a fresh count.
  */
 import { writeFileSync } from "node:fs";
-import { type Cost, costs, type Lengths } from "../../bench/roofline/cost.ts";
+import { opTable } from "../../bench/ops/cases/all.ts";
+import { type CostOf, type Lengths, movedBytes } from "../../bench/ops/cost.ts";
+import { randomFrom } from "../../bench/ops/random.ts";
 import type { KernelCounts } from "../../bench/roofline/evaluate.ts";
 import { assetPath } from "../../src/assets.ts";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
@@ -16,7 +18,6 @@ import { bytesPerElement, type DType, numberToBfloat16 } from "../../src/tensor/
 import { elementCount, type Tensor, tensor } from "../../src/tensor/tensor.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { type EmulatorControl, type KernelCounters, openControl } from "../emulator/control.ts";
-import { randomFrom } from "../ops/random.ts";
 import { type MachineLoop, machineLoops } from "./machine-loops.ts";
 
 export const countsFile = assetPath("bench/roofline/counts.json");
@@ -217,9 +218,9 @@ function countsOf(
   launches: number,
   loops: ReadonlyMap<string, MachineLoop> | null,
 ): KernelCounts {
-  const cost = (costs[op] as (lengths: Lengths, ...rest: Call) => Cost)(lengths, ...args);
+  const cost = (opTable[op].cost as CostOf<keyof Ops>)(lengths, ...(args as Parameters<Ops[keyof Ops]>));
   const unit = byFlops.includes(op) ? "flop" : "byte";
-  const amount = unit === "flop" ? cost.flops : (cost.own ?? cost.bytes);
+  const amount = unit === "flop" ? cost.flops : (cost.own ?? movedBytes(cost));
   const per = (value: (c: KernelCounters) => number) => four(counters.reduce((sum, c) => sum + value(c), 0) / amount);
   const executed = (pipe: keyof MachineLoop, ptx: (c: KernelCounters) => number) =>
     per((c) => {

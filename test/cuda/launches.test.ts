@@ -5,7 +5,8 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { openModel } from "../../bench/roofline/phases.ts";
 import { type CudaDevice, openCudaDevice } from "../../src/device/cuda/device.ts";
-import { type ModelConfig, parseModelConfig } from "../../src/families/config.ts";
+import type { ModelConfig } from "../../src/families/config.ts";
+import { parseModelConfig } from "../../src/families/families.ts";
 import { backward, forward } from "../../src/model/lm-head.ts";
 import { cutMicroBatches } from "../../src/model/micro-batches.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";

@@ -6,11 +6,11 @@ import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
+import { mixReference } from "../../src/grpo/learner/moving-reference.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../../src/model/scalar-head.ts";
 import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
 import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
-import { mixReference } from "../../src/session/moving-reference.ts";
 import { planSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { workFolder } from "../e2e/runs.ts";
@@ -103,7 +103,7 @@ async function run(device: Device, dtype: ComputeDType): Promise<Result> {
     // The policy moves by a gradient of ones, the reference a part of the way after it.
     for (const { gradient } of optimizer!.parameters) device.ops.fill(gradient, 1);
     await optimizerStep(device, optimizer!, settings, 1e-2);
-    await mixReference(session, 0.6);
+    await mixReference(session.reference!, session.optimizer!, 0.6);
     const weights = [model, session.reference!].map(({ weights: { all } }) =>
       read(all.map((weight) => ({ name: weight.name, weight }))),
     );

@@ -15,7 +15,7 @@ import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openDataset } from "../../src/data/dataset.ts";
 import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
 import { bfloat16Paths } from "../../src/device/cpu/path.ts";
-import { scoreGroups } from "../../src/grpo/policy-update.ts";
+import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
 import { packedSizes } from "../../src/run/inputs.ts";
 import { planSession, type Session } from "../../src/session/session.ts";

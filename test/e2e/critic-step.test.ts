@@ -3,15 +3,16 @@
  * on the cut into micro-batches, completions that are left out, and that it learns returns.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
+import { randomFrom } from "../../bench/ops/random.ts";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
-import { type CriticUpdateSettings, criticStep, type ValuedGroup } from "../../src/grpo/critic-update.ts";
+import { type CriticUpdateSettings, criticStep } from "../../src/grpo/learner/critic-update.ts";
 import { explainedVariance } from "../../src/grpo/loss/value.ts";
+import { packed, type Sample } from "../../src/grpo/sample.ts";
 import { scoreValues } from "../../src/model/scalar-head.ts";
 import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
 import { planSession, type Session } from "../../src/session/session.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
-import { randomFrom } from "../ops/random.ts";
 import { workFolder } from "./runs.ts";
 import { downloadTensors, norm, worstRelative } from "./tensors.ts";
 
@@ -48,12 +49,16 @@ async function withCritic<T>(run: (critic: NonNullable<Session["critic"]>) => Pr
 
 const { normal, integer } = randomFrom("critic step");
 const ids = (length: number) => Int32Array.from({ length }, () => integer(320));
-const groups: readonly ValuedGroup[] = [9, 4].map((prompt) => ({
-  promptIds: ids(prompt),
-  completions: [3, 11, 6].map((length, i) => ({ completionIds: ids(length), finished: i !== 1 })),
-}));
-const completions = groups.flatMap((group) => group.completions);
-const returns = completions.map(({ completionIds }) => normal(completionIds.length));
+const samples: readonly Sample[] = [9, 4].flatMap((prompt, group) => {
+  const promptIds = ids(prompt);
+  return [3, 11, 6].map((length, i) => ({
+    ...{ group, promptIds, completionIds: ids(length), mask: null, finished: i !== 1 },
+  }));
+});
+const returns = samples.map(({ completionIds }) => normal(completionIds.length));
+/** The samples with values before the update, and what they are to become. */
+const valued = (old: readonly Float32Array[], targets: readonly (Float64Array | null)[]) =>
+  samples.map((sample, i) => ({ ...sample, values: old[i]!, returns: targets[i]! }));
 const settings: CriticUpdateSettings = {
   value: { cliprangeValue: 0.2, vfCoef: 0.5, maskTruncatedCompletions: false },
   optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 },
@@ -61,7 +66,7 @@ const settings: CriticUpdateSettings = {
 };
 
 type Critic = NonNullable<Session["critic"]>;
-const score = ({ model, activations }: Critic) => scoreValues(model, activations, groups, settings);
+const score = ({ model, activations }: Critic) => scoreValues(model, activations, packed(samples), settings);
 const gradientsOf = ({ optimizer }: Critic) =>
   downloadTensors(
     device,
@@ -75,7 +80,7 @@ test("metrics are those of the values scored apart; a cut into micro-batches cha
   await withCritic(async (critic) => {
     const old = await score(critic);
     const seen: number[] = [];
-    const { metrics } = await criticStep(critic, groups, old, returns, settings, 0, (tokens) => seen.push(tokens));
+    const metrics = await criticStep(critic, valued(old, returns), settings, 0, (tokens) => seen.push(tokens));
     expect(seen.length).toBe(1);
     const whole = gradientsOf(critic);
     const errors = old.flatMap((values, i) => Array.from(values, (v, t) => (v - returns[i]![t]!) ** 2 / 2));
@@ -87,32 +92,26 @@ test("metrics are those of the values scored apart; a cut into micro-batches cha
     expect(total).toBeGreaterThan(1e-3);
 
     const cut = { ...settings, microBatchTokens: 16 };
-    const again = await criticStep(critic, groups, old, returns, cut, 0, (tokens) => seen.push(tokens));
+    const again = await criticStep(critic, valued(old, returns), cut, 0, (tokens) => seen.push(tokens));
     expect(seen.length).toBeGreaterThan(3);
     expect(worstRelative(gradientsOf(critic), whole).error).toBeLessThan(1e-5);
-    expect(again.metrics["value/loss"]).toBeCloseTo(metrics["value/loss"]!, 6);
+    expect(again["value/loss"]).toBeCloseTo(metrics["value/loss"]!, 6);
   });
 });
 
 test("completions without a return, and those that the mask drops, give no gradient", async () => {
   await withCritic(async (critic) => {
     const old = await score(critic);
-    const none = await criticStep(
-      critic,
-      groups,
-      old,
-      returns.map(() => null),
-      settings,
-      1e-2,
-    );
+    const unscored = returns.map(() => null);
+    const none = await criticStep(critic, valued(old, unscored), settings, 1e-2);
     // A mean over no token is none.
-    expect([none.metrics["value/loss"], none.metrics["value/grad_norm"]]).toEqual([null, 0]);
+    expect([none["value/loss"], none["value/grad_norm"]]).toEqual([null, 0]);
     // Without the masked completions the step is the one in which they have no return.
     const masking = { ...settings, value: { ...settings.value, maskTruncatedCompletions: true } };
-    await criticStep(critic, groups, old, returns, masking, 0);
+    await criticStep(critic, valued(old, returns), masking, 0);
     const masked = gradientsOf(critic);
-    const kept = returns.map((of, i) => (completions[i]!.finished ? of : null));
-    await criticStep(critic, groups, old, kept, settings, 0);
+    const kept = returns.map((of, i) => (samples[i]!.finished ? of : null));
+    await criticStep(critic, valued(old, kept), settings, 0);
     expect(worstRelative(gradientsOf(critic), masked).error).toBe(0);
   });
 });
@@ -124,7 +123,7 @@ test("values learn returns: 30 steps explain most of their variance, and clippin
     for (let step = 0; step < 15; step++) {
       const old = await score(critic);
       for (let iteration = 0; iteration < 2; iteration++) {
-        const { metrics } = await criticStep(critic, groups, old, returns, settings, 1e-2);
+        const metrics = await criticStep(critic, valued(old, returns), settings, 1e-2);
         clipped = Math.max(clipped, metrics["value/clip_ratio"]!);
       }
     }

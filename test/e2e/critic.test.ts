@@ -10,8 +10,10 @@ import { readModelConfig, readModelFolder } from "../../src/checkpoint/huggingfa
 import { latestCheckpoint } from "../../src/checkpoint/state.ts";
 import type { Device } from "../../src/device/device.ts";
 import { InputError } from "../../src/errors.ts";
-import { backward, forward, type Model } from "../../src/model/lm-head.ts";
+import { mixReference } from "../../src/grpo/learner/moving-reference.ts";
+import { backward, forward } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
+import type { Model } from "../../src/model/model.ts";
 import { backwardValues, forwardValues, scoreValues } from "../../src/model/scalar-head.ts";
 import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
 import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
@@ -23,7 +25,6 @@ import {
   saveModel,
 } from "../../src/session/checkpointing.ts";
 import { anonymousBytes, describeMemory, memoryByModel } from "../../src/session/memory.ts";
-import { mixReference } from "../../src/session/moving-reference.ts";
 import { planSession, type Session, type SessionRequest } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
@@ -236,10 +237,10 @@ describe.each(["float32", "bfloat16"] as const)("checkpoints in %s", (dtype: Com
   test("critic and moving reference go on to the same bits", async () => {
     const session = await plan(started()).open();
     await step(session);
-    await mixReference(session, 0.6);
+    await mixReference(session.reference!, session.optimizer!, 0.6);
     const checkpoint = await saveCheckpoint(session, folder, 1, { step: 1 });
     await step(session);
-    await mixReference(session, 0.3);
+    await mixReference(session.reference!, session.optimizer!, 0.3);
     const whole = [session.policy, session.reference!, session.critic!.model].map(weightsOf);
     session.close();
     expect(latestCheckpoint(folder)).toBe(checkpoint);
@@ -255,7 +256,7 @@ describe.each(["float32", "bfloat16"] as const)("checkpoints in %s", (dtype: Com
     restoreOptimizer(resumed, checkpoint);
     expect(resumed.critic!.optimizer.step).toBe(1);
     await step(resumed);
-    await mixReference(resumed, 0.3);
+    await mixReference(resumed.reference!, resumed.optimizer!, 0.3);
     const parts = [resumed.policy, resumed.reference!, resumed.critic!.model].map(weightsOf);
     resumed.close();
     for (const [i, weights] of whole.entries()) expect(parts[i]).toEqual(weights);
@@ -325,9 +326,9 @@ test("the reference moves by alpha of the way, in bfloat16 rounded once", async 
       })),
     );
     const alpha = 0.25;
-    await mixReference(session, 0);
+    await mixReference(session.reference!, session.optimizer!, 0);
     expect(weightsOf(session.reference!)).toEqual(before);
-    await mixReference(session, alpha);
+    await mixReference(session.reference!, session.optimizer!, alpha);
     const rounding = dtype === "bfloat16" ? 2 ** -8 : 2 ** -22;
     for (const [name, values] of weightsOf(session.reference!)) {
       const [from, to] = [before.get(name)!, masters.get(name)!];
@@ -336,7 +337,7 @@ test("the reference moves by alpha of the way, in bfloat16 rounded once", async 
       expect([name, far]).toEqual([name, -1]);
       expect([name, to.some((v, i) => Math.abs(v - from[i]!) > 1e-3)]).toEqual([name, true]);
     }
-    await mixReference(session, 1);
+    await mixReference(session.reference!, session.optimizer!, 1);
     const [moved, own] = [weightsOf(session.reference!), weightsOf(session.policy)];
     for (const [name, values] of moved) expect([name, values]).toEqual([name, own.get(name)!]);
     session.close();

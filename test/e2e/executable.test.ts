@@ -73,7 +73,7 @@ const run = (...args: Parameters<typeof start>): Promise<Finished> => ended(star
 /** What a user of the executable reads names no other program. */
 async function expectRuns(...args: Parameters<typeof start>): Promise<string> {
   const { out, err, code } = await run(...args);
-  expect({ code, err }).toEqual({ code: 0, err: expect.not.stringMatching(/bug of grpo|bun run|error/i) });
+  expect({ code, err }).toEqual({ code: 0, err: expect.not.stringMatching(/bug in grpo|bun run|error/i) });
   expect(out).not.toMatch(/bun run|src\/cli/);
   return out;
 }

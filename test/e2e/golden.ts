@@ -10,7 +10,8 @@ import { configFor } from "../../src/config/load.ts";
 import type { UpdateConfig } from "../../src/config/schema.ts";
 import type { Device } from "../../src/device/device.ts";
 import { computeAdvantages } from "../../src/grpo/advantages.ts";
-import { type ScoredGroup, updateSettings, updateStep } from "../../src/grpo/policy-update.ts";
+import { updateSettings, updateStep } from "../../src/grpo/learner/policy-update.ts";
+import { recordedSamples } from "../../src/grpo/recorded-generation.ts";
 import { runRecordedUpdate } from "../../src/grpo/recorded-update.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
 import { packedSizes } from "../../src/run/inputs.ts";
@@ -126,31 +127,23 @@ export async function firstGradients(device: Device, model: string, name: string
     positions: 64,
   }).open();
   try {
-    const recorded = await readRollouts(config.rollouts, { vocabSize: session.config.vocabSize });
-    const completions = recorded.flatMap((group) => group.completions);
+    const recorded = recordedSamples(await readRollouts(config.rollouts, { vocabSize: session.config.vocabSize }));
     const { advantages } = computeAdvantages({
-      rewards: completions.map((c) => c.reward),
-      groups: recorded.flatMap((group) => group.completions.map(() => group.group)),
+      rewards: recorded.map(({ reward }) => reward),
+      groups: recorded.map(({ group }) => group),
       scaleRewards: config.scaleRewards,
     });
-    let at = 0;
-    const groups = recorded.map(
-      ({ promptIds, completions: of }): ScoredGroup => ({
-        promptIds,
-        completions: of.map((c) => ({
-          completionIds: c.completionIds,
-          finished: c.finished,
-          advantage: advantages[at++]!,
-          oldLogprobs: c.oldLogprobs ?? null,
-          refLogprobs: c.refLogprobs ?? null,
-          samplingLogprobs: c.samplingLogprobs ?? null,
-        })),
-      }),
-    );
+    const samples = recorded.map((sample, i) => ({
+      ...sample,
+      ...{ advantage: advantages[i]!, values: null, returns: null },
+      oldLogprobs: sample.oldLogprobs ?? null,
+      refLogprobs: sample.refLogprobs ?? null,
+      samplingLogprobs: sample.samplingLogprobs ?? null,
+    }));
     const optimizer = session.optimizer!;
     const { metrics } = await updateStep(
       { model: session.policy, activations: session.activations!, optimizer },
-      groups,
+      samples,
       updateSettings(config),
       0,
     );

@@ -4,20 +4,16 @@
  * the completions themselves depend on none of the first two.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
-import { join } from "node:path";
-import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
-import { scoreGroups } from "../../src/grpo/policy-update.ts";
+import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
-import { packedSizes } from "../../src/run/inputs.ts";
-import { planSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
+import { openRollout } from "./rollout-session.ts";
 
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
 
 const models = ["llama-tied", "qwen2-bias", "qwen3-qknorm"];
-const folderOf = (model: string) => join(import.meta.dir, "../golden", model);
 const { library } = await openCpuDevice();
 const paths = library.paths.flatMap(({ name, supported }) => (supported ? name : []));
 
@@ -68,25 +64,10 @@ interface Setting {
 async function sampleAndScore(model: string, { path, threads, maxSequences, dtype, sampling, key }: Setting) {
   const { prompt: firstPrompt, ...random } = { seed: 7, stream: 0, step: 3, prompt: 0, ...key };
   const device = await openCpuDevice({ path, threads });
-  const config = readModelConfig(folderOf(model));
-  const session = await planSession({
-    device,
-    folder: folderOf(model),
-    dtype,
-    packed: packedSizes(device, config, 4096, longestPrompt),
-    training: false,
-    reference: null,
-    rollout: {
-      maxSequences,
-      longestPrompt,
-      maxCompletion,
-      promptSlots: Math.min(maxSequences, 3),
-      penalized: sampling.repetitionPenalty !== 1,
-    },
-    positions: longestPrompt + maxCompletion,
-  }).open();
+  const size = { maxSequences, longestPrompt, maxCompletion, penalized: sampling.repetitionPenalty !== 1 };
+  const session = await openRollout(device, model, dtype, size);
   try {
-    const promptIds = prompts(config.vocabSize);
+    const promptIds = prompts(session.config.vocabSize);
     const sampled = await session.rollout!.generate(
       promptIds.map((ids, i) => ({ promptIds: ids, samples, prompt: firstPrompt + i })),
       // Such a stop, and not the model's own: random weights would seldom come to that one.

@@ -7,13 +7,15 @@ import { join } from "node:path";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
 import { computeAdvantages } from "../../src/grpo/advantages.ts";
-import type { LossCompletion } from "../../src/grpo/loss/config.ts";
-import { LOSS_DEFAULTS, type LossConfig } from "../../src/grpo/loss/config.ts";
+import { updateStep } from "../../src/grpo/learner/policy-update.ts";
+import { LOSS_DEFAULTS, type LossCompletion, type LossConfig, type TokenValues } from "../../src/grpo/loss/config.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
 import { computeLoss } from "../../src/grpo/loss.ts";
-import { type ScoredGroup, updateStep } from "../../src/grpo/policy-update.ts";
+import { recordedSamples } from "../../src/grpo/recorded-generation.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
-import { backward, forward, type PackedBatch } from "../../src/model/lm-head.ts";
+import type { Weighed } from "../../src/grpo/sample.ts";
+import { backward, forward, type Scores } from "../../src/model/lm-head.ts";
+import type { PackedBatch } from "../../src/model/trunk.ts";
 import { type OptimizerState, zeroGradients } from "../../src/optim/adamw.ts";
 import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
 import { planSession, type Session } from "../../src/session/session.ts";
@@ -44,21 +46,22 @@ function openSession(model: string): Promise<Session> {
   }).open();
 }
 
-async function recordedGroups(model: string): Promise<ScoredGroup[]> {
+/** The recorded rollouts with GRPO's advantages; `masked`: some of their tokens were forced. */
+async function weighedSamples(model: string, masked: boolean): Promise<Weighed[]> {
   const folder = folderOf(model);
   const groups = await readRollouts(join(folder, "rollouts.jsonl"), { vocabSize: readModelConfig(folder).vocabSize });
-  const rewards = groups.flatMap((group) => group.completions.map((c) => c.reward));
-  const places = groups.flatMap((group, i) => group.completions.map(() => i));
-  const { advantages } = computeAdvantages({ rewards, groups: places, scaleRewards: "group" });
-  let at = 0;
-  return groups.map(({ promptIds, completions }) => ({
-    promptIds,
-    completions: completions.map(({ completionIds, finished, oldLogprobs, refLogprobs, samplingLogprobs }) => ({
-      ...{ completionIds, finished, advantage: advantages[at++]! },
-      oldLogprobs: oldLogprobs ?? null,
-      refLogprobs: refLogprobs ?? null,
-      samplingLogprobs: samplingLogprobs ?? null,
-    })),
+  const samples = recordedSamples(groups);
+  const { advantages } = computeAdvantages({
+    rewards: samples.map(({ reward }) => reward),
+    groups: samples.map(({ group }) => group),
+    scaleRewards: "group",
+  });
+  return samples.map(({ group, promptIds, completionIds, finished, ...sample }, i) => ({
+    ...{ group, promptIds, completionIds, finished, advantage: advantages[i]!, values: null, returns: null },
+    mask: masked && i % 3 > 0 ? Uint8Array.from(completionIds, (_, t) => (t % 4 === 1 ? 0 : 1)) : null,
+    oldLogprobs: sample.oldLogprobs ?? null,
+    refLogprobs: sample.refLogprobs ?? null,
+    samplingLogprobs: sample.samplingLogprobs ?? null,
   }));
 }
 
@@ -85,51 +88,69 @@ function plainSequence(promptIds: Int32Array, completionIds: Int32Array): Packed
   };
 }
 
+/** A sample with its scores, without its forced tokens: what leaving them out comes to. */
+function withoutForced({ mask, ...sample }: Weighed, index: number, scores: Scores): LossCompletion {
+  const kept = <T extends TokenValues | null>(values: T) => (values?.filter((_, t) => mask?.[t] !== 0) ?? null) as T;
+  const { oldLogprobs, refLogprobs, samplingLogprobs } = sample;
+  return {
+    ...{ index, finished: sample.finished, advantage: sample.advantage },
+    ...{ logprobs: kept(scores.logprobs), entropies: kept(scores.entropies) },
+    ...{ oldLogprobs: kept(oldLogprobs), refLogprobs: kept(refLogprobs), samplingLogprobs: kept(samplingLogprobs) },
+  };
+}
+
+/** The derivatives by the kept tokens in the places of all of them; 0 at the others. */
+function inPlace(values: Float64Array, mask: Weighed["mask"]): Float64Array {
+  let at = 0;
+  return mask ? Float64Array.from(mask, (own) => (own === 1 ? values[at++]! : 0)) : values;
+}
+
 /** Loss and gradients of one step, a sequence at a time. */
-async function plainUpdate(session: Session, groups: readonly ScoredGroup[], loss: LossConfig, temperature: number) {
+async function plainUpdate(session: Session, samples: readonly Weighed[], loss: LossConfig, temperature: number) {
   const { policy, activations, optimizer } = session;
   if (!activations || !optimizer) throw new Error("not planned for training");
-  const sequences = groups.flatMap((g) => g.completions.map((c) => ({ promptIds: g.promptIds, ...c })));
   const scored: LossCompletion[] = [];
-  for (const [index, { promptIds, completionIds, ...completion }] of sequences.entries())
-    scored.push({
-      ...completion,
-      index,
-      ...(await forward(policy, plainSequence(promptIds, completionIds), activations, temperature)),
-    });
+  const scoresOf = ({ promptIds, completionIds }: Weighed) =>
+    forward(policy, plainSequence(promptIds, completionIds), activations, temperature);
+  for (const [index, sample] of samples.entries()) scored.push(withoutForced(sample, index, await scoresOf(sample)));
   const step = stepDenominators(scored, loss);
   zeroGradients(device, optimizer);
   let total = 0;
-  for (const [index, { promptIds, completionIds }] of sequences.entries()) {
-    const batch = plainSequence(promptIds, completionIds);
-    const scores = await forward(policy, batch, activations, temperature);
-    const result = computeLoss([{ ...scored[index]!, ...scores }], step, loss);
+  for (const [index, sample] of samples.entries()) {
+    const result = computeLoss([withoutForced(sample, index, await scoresOf(sample))], step, loss);
     total += result.loss;
-    await backward(policy, batch, activations, optimizer.gradients, result, temperature);
+    const gradients = {
+      dlogprobs: inPlace(result.dlogprobs, sample.mask),
+      dentropies: inPlace(result.dentropies, sample.mask),
+    };
+    const batch = plainSequence(sample.promptIds, sample.completionIds);
+    await backward(policy, batch, activations, optimizer.gradients, gradients, temperature);
   }
   return { loss: total, gradients: gradientsOf(optimizer) };
 }
 
-const cases: readonly [string, Partial<LossConfig>, number][] = [
+const cases: readonly [string, Partial<LossConfig>, number, masked?: boolean][] = [
   ["grpo with KL", { lossType: "grpo", beta: 0.04 }, 1],
   [
     "dapo at temperature 0.7, truncated completions masked",
     { lossType: "dapo", beta: 0, maskTruncatedCompletions: true },
     0.7,
   ],
+  ["dapo with forced tokens", { lossType: "dapo", beta: 0.04, topEntropyQuantile: 0.6 }, 1, true],
   ["dr_grpo with an entropy bonus", { lossType: "dr_grpo", beta: 0, entropyCoef: 0.1 }, 1],
   ["bnpo in blocks", { lossType: "bnpo", beta: 0.01, perDeviceTrainBatchSize: 4 }, 1],
   ["the tokens of highest entropy", { lossType: "grpo", beta: 0, topEntropyQuantile: 0.4 }, 1],
+  ["grpo with KL, forced tokens", { lossType: "grpo", beta: 0.04, entropyCoef: 0.1 }, 1, true],
   ["sequence level", { lossType: "grpo", beta: 0, importanceSamplingLevel: "sequence", epsilon: 0.02 }, 1],
 ];
 
 describe.each(models)("%s", (model) => {
-  test.each(cases)("%s", async (_, settings, temperature) => {
+  test.each(cases)("%s", async (_, settings, temperature, masked = false) => {
     const loss: LossConfig = { ...LOSS_DEFAULTS, maxCompletionLength: 16, ...settings };
-    const groups = await recordedGroups(model);
+    const samples = await weighedSamples(model, masked);
     const session = await openSession(model);
     try {
-      const plain = await plainUpdate(session, groups, loss, temperature);
+      const plain = await plainUpdate(session, samples, loss, temperature);
       expect(Math.max(...[...plain.gradients.values()].map(norm))).toBeGreaterThan(0.1);
       // All at once; with groups that are split; every completion alone.
       for (const microBatchTokens of [512, 40, 1]) {
@@ -137,7 +158,7 @@ describe.each(models)("%s", (model) => {
         const updater = { model: session.policy, activations: session.activations!, optimizer };
         const adam = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 };
         // A learning rate of 0: the weights stay, the gradients remain where they are.
-        const packed = await updateStep(updater, groups, { loss, optimizer: adam, temperature, microBatchTokens }, 0);
+        const packed = await updateStep(updater, samples, { loss, optimizer: adam, temperature, microBatchTokens }, 0);
         expect(Math.abs(packed.metrics.loss! - plain.loss)).toBeLessThan(1e-6);
         expect(worstRelative(gradientsOf(optimizer), plain.gradients).error).toBeLessThan(1e-5);
       }

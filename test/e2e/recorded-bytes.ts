@@ -198,6 +198,10 @@ if (import.meta.main) {
   const names = [...(record || first === undefined ? [] : [first]), ...rest];
   for (const name of names) if (!Object.hasOwn(runs, name)) throw new Error(`${name}: one of ${Object.keys(runs)}`);
   const all = recordedBytes();
+  if (pathsHere().length === 0)
+    console.log(
+      `note: no bytes are recorded for this processor (${process.arch}): only the emulated GPU's are compared`,
+    );
   const work = workFolder();
   let differ = 0;
   try {

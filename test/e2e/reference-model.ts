@@ -2,14 +2,17 @@
  * The transformer in float64, a sequence at a time, as the papers write it: what packed passes and their gradients are
  * held against. No caches, no blocks, nothing shared; the default rotary embedding only.
  */
+import type { AttentionShape } from "../../src/device/device.ts";
 import type { ModelConfig } from "../../src/families/config.ts";
+import type { Linear, ParameterSpec } from "../../src/families/layer.ts";
+import { ownHead } from "../../src/families/parameters.ts";
 
 export type Parameters = ReadonlyMap<string, Float64Array>;
 
 /** y = x · wᵀ + bias */
-function linear(x: readonly Float64Array[], parameters: Parameters, name: string): Float64Array[] {
-  const w = parameters.get(`${name}.weight`)!;
-  const bias = parameters.get(`${name}.bias`);
+function linear(x: readonly Float64Array[], parameters: Parameters, own: Linear<ParameterSpec>): Float64Array[] {
+  const w = parameters.get(own.weight.name)!;
+  const bias = own.bias && parameters.get(own.bias.name)!;
   return x.map((row) => {
     const y = new Float64Array(w.length / row.length);
     for (let n = 0; n < y.length; n++) {
@@ -50,8 +53,8 @@ function rotate(x: readonly Float64Array[], headDim: number, theta: number): Flo
   });
 }
 
-function attend(q: Float64Array[], k: Float64Array[], v: Float64Array[], config: ModelConfig): Float64Array[] {
-  const { numHeads, numKvHeads, headDim } = config;
+function attend(q: Float64Array[], k: Float64Array[], v: Float64Array[], shape: AttentionShape): Float64Array[] {
+  const { heads: numHeads, kvHeads: numKvHeads, headDim } = shape;
   return q.map((row, t) => {
     const out = new Float64Array(numHeads * headDim);
     for (let head = 0; head < numHeads; head++) {
@@ -59,7 +62,7 @@ function attend(q: Float64Array[], k: Float64Array[], v: Float64Array[], config:
       const weights = Array.from({ length: t + 1 }, (_, s) => {
         let dot = 0;
         for (let i = 0; i < headDim; i++) dot += row[from + i]! * k[s]![to + i]!;
-        return Math.exp(dot / Math.sqrt(headDim));
+        return Math.exp(dot * shape.scale);
       });
       const total = weights.reduce((a, b) => a + b, 0);
       for (let s = 0; s <= t; s++)
@@ -73,29 +76,28 @@ const plus = (x: Float64Array[], y: Float64Array[]) => x.map((row, t) => row.map
 
 /** The scalar head's number at every token of a sequence. (T) */
 export function referenceValues(config: ModelConfig, parameters: Parameters, ids: ArrayLike<number>): number[] {
-  const { hiddenSize: D, rmsNormEps, headDim, rope } = config;
-  const get = (name: string) => parameters.get(name)!;
-  const embedding = get("model.embed_tokens.weight");
+  const { hiddenSize: D, rmsNormEps } = config;
+  const get = ({ name }: { readonly name: string }) => parameters.get(name)!;
+  const embedding = get(config.embedding);
   let x = Array.from(ids, (id) => embedding.slice(id * D, (id + 1) * D));
   for (let layer = 0; layer < config.numLayers; layer++) {
-    const at = `model.layers.${layer}`;
-    const normed = norm(x, get(`${at}.input_layernorm.weight`), rmsNormEps);
-    let [q, k, v] = ["q", "k", "v"].map((p) => linear(normed, parameters, `${at}.self_attn.${p}_proj`)) as [
-      Float64Array[],
-      Float64Array[],
-      Float64Array[],
-    ];
-    if (config.qkNorm) {
-      q = norm(q, get(`${at}.self_attn.q_norm.weight`), rmsNormEps);
-      k = norm(k, get(`${at}.self_attn.k_norm.weight`), rmsNormEps);
+    const { inputNorm, attention, postNorm, mlp } = config.layer(layer);
+    const { shape, rope, headNorms } = attention;
+    const normed = norm(x, get(inputNorm), rmsNormEps);
+    let [q, k] = [linear(normed, parameters, attention.q), linear(normed, parameters, attention.k)];
+    const v = linear(normed, parameters, attention.v);
+    if (headNorms) {
+      q = norm(q, get(headNorms.q), rmsNormEps);
+      k = norm(k, get(headNorms.k), rmsNormEps);
     }
-    const attention = attend(rotate(q, headDim, rope.theta), rotate(k, headDim, rope.theta), v, config);
-    x = plus(x, linear(attention, parameters, `${at}.self_attn.o_proj`));
-    const after = norm(x, get(`${at}.post_attention_layernorm.weight`), rmsNormEps);
-    const gate = linear(after, parameters, `${at}.mlp.gate_proj`);
-    const up = linear(after, parameters, `${at}.mlp.up_proj`);
+    const turned = (heads: Float64Array[]) => rotate(heads, shape.headDim, rope.theta);
+    x = plus(x, linear(attend(turned(q), turned(k), v, shape), parameters, attention.o));
+    const after = norm(x, get(postNorm), rmsNormEps);
+    const gate = linear(after, parameters, mlp.gate);
+    const up = linear(after, parameters, mlp.up);
     const glu = gate.map((row, t) => row.map((g, i) => (g / (1 + Math.exp(-g))) * up[t]![i]!));
-    x = plus(x, linear(glu, parameters, `${at}.mlp.down_proj`));
+    x = plus(x, linear(glu, parameters, mlp.down));
   }
-  return linear(norm(x, get("model.norm.weight"), rmsNormEps), parameters, "score").map((row) => row[0]!);
+  const score = { weight: ownHead(config)!, bias: null };
+  return linear(norm(x, get(config.finalNorm), rmsNormEps), parameters, score).map((row) => row[0]!);
 }

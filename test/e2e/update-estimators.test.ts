@@ -18,6 +18,7 @@ interface Line {
   group: number;
   completion_ids: number[];
   reward: number | null;
+  mask?: number[];
   old_logprobs?: number[];
   ref_logprobs: number[];
   advantages?: number | number[];
@@ -106,6 +107,45 @@ test("gae is refused without advantages in the file, and taken with them", async
   expect(err).toMatch(/advantage_estimator gae needs a critic, and .*gae\.jsonl has no "advantages"; use grpo train/);
   const own = scored.map((line): Line => ({ ...line, advantages: line.completion_ids.map((_, t) => 0.5 - t / 10) }));
   await succeeds("gae-given", own, { advantage_estimator: "gae" });
+});
+
+describe("forced tokens", () => {
+  const flags: Flags = { beta, loss_type: "grpo", advantage_estimator: "reinforce_plus_plus", use_kl_in_reward: true };
+  const weights = (name: string) => fingerprint(work.at(name), "model.safetensors");
+
+  test("a mask of ones changes no byte", async () => {
+    await succeeds("unmasked", scored, flags);
+    await succeeds(
+      "ones",
+      scored.map((line): Line => ({ ...line, mask: line.completion_ids.map(() => 1) })),
+      flags,
+    );
+    expect(weights("ones")).toBe(weights("unmasked"));
+  });
+
+  test("what stands at a masked token has no part in the update; the rest is learned from as if it were not there", async () => {
+    const masked = scored.map(
+      (line, i): Line => ({ ...line, mask: line.completion_ids.map((_, t) => ((t + i) % 3 === 1 ? 0 : 1)) }),
+    );
+    const change = (values: readonly number[], { mask }: Line) =>
+      values.map((value, t) => (mask![t] === 1 ? value : -7));
+    const record = await succeeds("masked", masked, flags);
+    await succeeds(
+      "other",
+      masked.map(
+        (line): Line => ({
+          ...line,
+          old_logprobs: change(line.old_logprobs!, line),
+          ref_logprobs: change(line.ref_logprobs, line),
+        }),
+      ),
+      flags,
+    );
+    expect(weights("other")).toBe(weights("masked"));
+    expect(weights("masked")).not.toBe(weights("unmasked"));
+    const kl = masked.flatMap((line) => klOf(line).filter((_, t) => line.mask![t] === 1));
+    expect(Number(record.kl)).toBeCloseTo(sum(kl) / kl.length, 6);
+  });
 });
 
 test("advantages on some lines only are refused", async () => {

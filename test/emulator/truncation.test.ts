@@ -3,9 +3,9 @@
  * itself in whole numbers, beside `mma` and the emulated cuBLAS; that it differs from rounding, and how.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { randomFrom } from "../../bench/ops/random.ts";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { bfloat16ToNumber, numberToBfloat16 } from "../../src/tensor/dtype.ts";
-import { randomFrom } from "../ops/random.ts";
 import { buildEmulator } from "./build.ts";
 import { openCalls } from "./calls.ts";
 import type { Accumulation, Truncating } from "./control.ts";

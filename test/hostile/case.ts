@@ -150,7 +150,7 @@ export function wrongRefusal(err: string, code: number, folders: Folders, kind: 
 
 function wrongLine(line: string, code: number, folders: Folders, kind: Kind, file: string): string | null {
   if (!/^grpo \w+: /.test(line)) return `not a line of grpo: ${line.slice(0, 200)}`;
-  if (/this is a bug of grpo/.test(line)) return "a failure that nobody foresaw";
+  if (/this is a bug in grpo/.test(line)) return "a failure that nobody foresaw";
   if (line.length > 4200) return `a line of ${line.length} characters`;
   if (/\p{Cc}/u.test(line)) return "control characters in its message";
   const named = line.includes(basename(file)) || line.includes(folders.input) || kind.names?.test(line);

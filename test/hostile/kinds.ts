@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import { openDataset } from "../../src/data/dataset.ts";
-import { parseModelConfig } from "../../src/families/config.ts";
+import { parseModelConfig } from "../../src/families/families.ts";
 import type { MetricsRecord } from "../../src/metrics/metrics-file.ts";
 import { fingerprint, untimed } from "../e2e/runs.ts";
 import type { Ended } from "./here.ts";
@@ -230,7 +230,8 @@ export const kinds: readonly Kind[] = [
     },
     essence({ input }) {
       const path = join(input, "model/config.json");
-      return { ...parseModelConfig(JSON.parse(readFileSync(path, "utf8")), path), raw: null };
+      const config = parseModelConfig(JSON.parse(readFileSync(path, "utf8")), path);
+      return { ...config, layer: config.layer(0), raw: null };
     },
   },
   {
@@ -420,8 +421,7 @@ export const kinds: readonly Kind[] = [
   {
     name: "settings",
     // A setting and its value, whichever place they come from.
-    names:
-      /\w+_\w+ \d+|^grpo plan: [a-z_]+: |no such file or folder|there is no such folder|holds no config\.json|cannot be read/,
+    names: /\w+_\w+ \d+|^grpo plan: [a-z_]+: |no such (?:file or )?folder|holds no config\.json|cannot be read/,
     manyLines: true,
     weight: 2,
     damages: [

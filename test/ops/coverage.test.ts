@@ -1,11 +1,10 @@
-/** Nothing escapes the suite: every op has a case that calls it, every kernel is reached, every table is run. */
-import { expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+/** Nothing escapes the suite: every op has a case that calls it, every kernel is reached, what is left out has a reason. */
+import { describe, expect, test } from "bun:test";
+import { caseName, type OpCase, type OpName, opCase, type SuiteRun } from "../../bench/ops/case.ts";
+import { tables } from "../../bench/ops/cases/all.ts";
 import { kernelSignatures } from "../../ffi/bindings/cpu.ts";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
-import { tables } from "./cases/all.ts";
-import { caseName, execute, type OpCase, type OpName } from "./harness.ts";
+import { execute, takes } from "./harness.ts";
 import { cpuPath, defaultDevice, someCpuPaths } from "./paths.ts";
 
 const cases = Object.values(tables).flat();
@@ -13,22 +12,40 @@ const parameterWays: readonly OpName[] = ["loadParameter", "saveParameter"];
 const names = [...Object.keys(defaultDevice.ops), ...parameterWays];
 
 /** The op's smallest case, by the length of its name: it is run here once more. */
-function shortest(op: string): OpCase | undefined {
-  return cases.filter((c) => c.op === op).sort((a, b) => caseName(a).length - caseName(b).length)[0];
+function shortest(op: string, among: readonly OpCase[] = cases): OpCase | undefined {
+  return among.filter((c) => c.op === op && takes("cpu", c)).sort((a, b) => caseName(a).length - caseName(b).length)[0];
 }
 
-test("every op of the device has a case, and the case calls it", () => {
-  expect(names.filter((op) => !cases.some((c) => c.op === op))).toEqual([]);
-  for (const op of names) expect([...execute(shortest(op)!, someCpuPaths)]).toContain(op);
+/** Ops that no case runs, and those whose smallest case calls another. */
+function uncovered(among: readonly OpCase[]): string[] {
+  return names.filter((op) => {
+    const one = shortest(op, among);
+    return one === undefined || !execute(one, someCpuPaths).has(op);
+  });
+}
+
+describe("every op of the device has a case, and the case calls it", () => {
+  test("as the tables are", () => expect(uncovered(cases)).toEqual([]));
+
+  test("an op without a case is noticed, and one whose case calls another op", () => {
+    const without = cases.filter(({ op }) => op !== "ropeForward");
+    expect(uncovered(without)).toEqual(["ropeForward"]);
+    const other = opCase("add", {}, (run: SuiteRun) => {
+      const y = run.output("y", "float32", [3]);
+      run.run(({ ops }) => ops.fill(y, 1));
+    });
+    expect(uncovered([...cases, other])).toEqual(["add"]);
+  });
 });
 
 test("every case is of an op that there is", () => {
   for (const c of cases) expect(names).toContain(c.op);
 });
 
-test("an op without a case is noticed", () => {
-  const found = ["matmulForward", "newOp"].filter((op) => !cases.some((c) => c.op === op));
-  expect(found).toEqual(["newOp"]);
+test("the reason why some cases run on a GPU alone is true", () => {
+  expect(defaultDevice.gradientDType("bfloat16")).toBe("float32");
+  const reasons = new Set(cases.flatMap(({ only }) => (only ? [`${only.kind}: ${only.reason}`] : [])));
+  expect([...reasons]).toEqual(["cuda: the CPU's gradients of activations are float32 (gradientDType)"]);
 });
 
 test("every kernel is reached by an op's case", async () => {
@@ -44,14 +61,4 @@ test("no two cases have the same name", () => {
   const seen = new Map<string, number>();
   for (const c of cases) seen.set(caseName(c), (seen.get(caseName(c)) ?? 0) + 1);
   expect([...seen].filter(([, count]) => count > 1)).toEqual([]);
-});
-
-test("every file of cases is a table that a test file of its name runs", () => {
-  const files = readdirSync(join(import.meta.dir, "cases")).map((file) => file.replace(/\.ts$/, ""));
-  expect(files.filter((file) => file !== "all").sort()).toEqual(Object.keys(tables).sort());
-  for (const name of Object.keys(tables)) {
-    const file = join(import.meta.dir, `${name}.test.ts`);
-    expect(existsSync(file)).toBe(true);
-    expect(readFileSync(file, "utf8")).toContain("testCases(");
-  }
 });

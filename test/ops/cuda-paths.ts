@@ -6,6 +6,7 @@
  *
  * BUN_GRPO_CUDA=real takes this machine's own GPU: two runs, no orders.
  */
+import { gpuRounding } from "../../bench/ops/tolerance.ts";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
 import { buildEmulator } from "../emulator/build.ts";
@@ -31,8 +32,6 @@ export interface CudaUnderTest {
   /** Kernels that cases have launched so far; not known on hardware. */
   launched(): readonly string[];
 }
-
-const common = { roundsOperands: true, tensorCores: true } as const;
 
 function backendOf(device: () => Device, emulated: boolean): Backend {
   return { device, slow: emulated, arena: deviceArena(device, emulated), layoutOf: layoutsOf(device) };
@@ -67,9 +66,9 @@ async function openEmulated(): Promise<CudaUnderTest> {
   const truncating = [run("ascending", "truncated sums", false, { products: 8, extraBits: 2 })];
   return {
     paths: [
-      { name: "cuda", backend, device, ...common, equalBits: true, runs: ordered },
-      { name: "cuda disturbed", backend, device, ...common, equalBits: false, runs: disturbed },
-      { name: "cuda truncating", backend, device, ...common, equalBits: true, runs: truncating },
+      { name: "cuda", backend, device, ...gpuRounding, equalBits: true, runs: ordered },
+      { name: "cuda disturbed", backend, device, ...gpuRounding, equalBits: false, runs: disturbed },
+      { name: "cuda truncating", backend, device, ...gpuRounding, equalBits: true, runs: truncating },
     ],
     async reopen() {
       control.reset();
@@ -84,7 +83,7 @@ async function openReal(): Promise<CudaUnderTest> {
   const device = () => opened;
   const runs = ["the first run", "the second run"].map((what) => ({ what, select() {} }));
   return {
-    paths: [{ name: "cuda", backend: backendOf(device, false), device, ...common, equalBits: true, runs }],
+    paths: [{ name: "cuda", backend: backendOf(device, false), device, ...gpuRounding, equalBits: true, runs }],
     async reopen() {}, // a context that is lost goes with the process that holds it (cuda-workers.ts)
     launched: () => [],
   };

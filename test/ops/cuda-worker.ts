@@ -2,10 +2,11 @@
  * Runs cases on the CUDA device in a process of its own, one for each name that it is sent, and answers with what
  * failed. So that the cases keep every core busy, and that a case which ends the process ends no other.
  */
+import { caseName } from "../../bench/ops/case.ts";
+import { tables } from "../../bench/ops/cases/all.ts";
 import { isSticky } from "../../ffi/bindings/cuda.ts";
-import { tables } from "./cases/all.ts";
 import { onHardware, openCudaUnderTest } from "./cuda-paths.ts";
-import { caseName, execute } from "./harness.ts";
+import { execute } from "./harness.ts";
 
 export interface CaseAnswer {
   readonly failure: string | null;

@@ -3,19 +3,22 @@
  * the longest part of the suite. `OPS_PATH=cuda OPS_CASE=rmsnorm bun test test/ops/cuda.test.ts` runs a part.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { caseName } from "../../bench/ops/case.ts";
+import { tables } from "../../bench/ops/cases/all.ts";
 import { CONTEXT_LOST } from "../../check/tests.ts";
 import { kernelDefinitions } from "../../src/device/cuda/ops.ts";
 import { buildEmulator } from "../emulator/build.ts";
-import { tables } from "./cases/all.ts";
 import { onHardware } from "./cuda-paths.ts";
 import { cudaWorkers } from "./cuda-workers.ts";
-import { caseName, chosenCases } from "./harness.ts";
+import { chosenCases, takes } from "./harness.ts";
 
 // The emulator may have to be compiled first, and kernels as they are needed.
 setDefaultTimeout(600_000);
 
 const asked = (process.env.OPS_PATH ?? "cuda") === "cuda";
-const chosen = Object.entries(asked ? tables : {}).map(([name, cases]) => [name, chosenCases(cases, "cuda")] as const);
+const chosen = Object.entries(asked ? tables : {}).map(
+  ([name, cases]) => [name, chosenCases(cases).filter((one) => takes("cuda", one))] as const,
+);
 const names = chosen.flatMap(([, cases]) => cases.map(caseName));
 // The references are computed on the host, so several processes keep one GPU busier than one does.
 const cores = navigator.hardwareConcurrency;

@@ -1,12 +1,14 @@
 /** The harness finds what it is there to find: each kind of fault, made on purpose, fails its case. */
 import { expect, test } from "bun:test";
+import { caseName, opCase, type Run, type SuiteRun } from "../../bench/ops/case.ts";
+import { tables } from "../../bench/ops/cases/all.ts";
+import type { Tolerance } from "../../bench/ops/tolerance.ts";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import type { CpuDevice } from "../../src/device/cpu/device.ts";
 import type { Device, Weight } from "../../src/device/device.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { deviceArena } from "./arena.ts";
-import { tables } from "./cases/all.ts";
-import { type Backend, type CaseRun, caseName, execute, opCase, type Path, type Tolerance } from "./harness.ts";
+import { type Backend, execute, type Path } from "./harness.ts";
 import { layoutsOf } from "./layout.ts";
 import { cpuPath, cpuPaths, defaultDevice, emulatedPaths, someCpuPaths as paths } from "./paths.ts";
 
@@ -15,7 +17,7 @@ function poke(t: Tensor, index: number, value: number): void {
   new Float32Array(bytesAt(t.address + index * 4, 4))[0] = value;
 }
 
-function failure(body: (run: CaseRun) => void, on: readonly Path[] = paths): string {
+function failure(body: (run: SuiteRun) => void, on: readonly Path[] = paths): string {
   try {
     execute(opCase("fill", { of: "harness" }, body), on);
   } catch (error) {
@@ -24,10 +26,10 @@ function failure(body: (run: CaseRun) => void, on: readonly Path[] = paths): str
   return "passed";
 }
 
-const output = (run: CaseRun, gap = 0) => run.slot("y", "float32", [3, 5], null, { output: true, gap });
+const output = (run: Run, gap = 0) => run.output("y", "float32", [3, 5], { gap });
 
 /** y = 1 as it should be, then `fault`. */
-function filled(run: CaseRun, y: Tensor, fault: (device: Device) => void): void {
+function filled(run: SuiteRun, y: Tensor, fault: (device: Device) => void): void {
   run.run((device) => {
     for (let r = 0; r < 3; r++) for (let i = 0; i < 5; i++) poke(y, r * y.rowStride + i, 1);
     fault(device);
@@ -113,7 +115,12 @@ test("rows that differ in a bit, and gradients that are no slopes", () => {
       run.run(() => {
         for (let i = 0; i < 15; i++) poke(y, i, factor * x[i]!);
       });
-      run.differences(y, x, (at) => at.reduce((sum, value) => sum + value * value, 0), { absolute: 1e-3 });
+      run.differences(
+        y,
+        (i) => x[i]!,
+        (at) => x.reduce((sum, _, i) => sum + at(i) ** 2, 0),
+        { absolute: 1e-3 },
+      );
     });
   expect(slopes(2)).toBe("passed");
   expect(slopes(2.01)).toContain("by differences at");
@@ -203,7 +210,12 @@ test("of the largest vocabulary every draw is checked, on a slow device too: one
     }
     return "passed";
   };
-  for (let draw = 0; draw < 6; draw++) expect(wrong(draw)).toMatch(new RegExp(`draw ${draw} is \\d+, not \\d+`));
+  for (let draw = 0; draw < 6; draw++)
+    expect(wrong(draw)).toMatch(
+      new RegExp(
+        `, ids: element ${draw} is \\d+, wanted \\d+|1 of 6 elements are off; the worst, element ${draw}, is \\d+, wanted \\d+`,
+      ),
+    );
 });
 
 /** The CPU's path with the buffers of cases somewhere else than the host's bytes, as on a device with its own memory. */
@@ -219,12 +231,12 @@ test.each([true, false])("a device with memory of its own; a buffer an allocatio
     if (table === "sample") continue; // thousands of draws tell nothing more
     const seen = new Set<string>();
     for (const one of cases) {
-      if (one.kinds || seen.has(one.op)) continue;
+      if (one.only || seen.has(one.op)) continue;
       seen.add(one.op);
       execute(one, [path]);
     }
   }
-  const w = (run: CaseRun) => run.weight("w", "float32", [3, 5], new Float64Array(15));
+  const w = (run: Run) => run.weight("w", "float32", [3, 5]);
   const saved = failure(
     (run) => {
       const [target, weight] = [output(run), w(run)];

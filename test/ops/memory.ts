@@ -2,7 +2,7 @@
  * The memory of a case: every buffer between guard words, every gap of a strided view and every output that has no
  * value yet filled with them, and a way to see afterwards that only outputs were written.
  */
-import type { Weight } from "../../src/device/device.ts";
+import type { SlotOptions, ValueSlot, WeightSlot } from "../../bench/ops/case.ts";
 import {
   bfloat16ToNumber,
   bytesPerElement,
@@ -10,7 +10,7 @@ import {
   type DType,
   numberToBfloat16,
 } from "../../src/tensor/dtype.ts";
-import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
+import { elementCount } from "../../src/tensor/tensor.ts";
 import { ARENA_BYTES, type Arena, type Image } from "./arena.ts";
 
 /** A NaN as float32, as bfloat16 and as float64; as an index, far outside every buffer. */
@@ -18,8 +18,7 @@ const SENTINEL = 0xffc5;
 const GUARD_BYTES = 64;
 
 /** A tensor in guarded memory. `values` are its elements in order of the shape, as stored: rounded to the dtype. */
-export interface Slot extends Tensor {
-  readonly values: Float64Array;
+export interface PlacedSlot extends ValueSlot {
   readonly output: boolean;
   /** Where the buffer lies in the case's memory, in bytes. */
   readonly offset: number;
@@ -27,17 +26,6 @@ export interface Slot extends Tensor {
   readonly places: Int32Array;
   /** Elements in the buffer, gaps and padding included. */
   readonly extent: number;
-}
-
-export interface WeightSlot extends Weight {
-  readonly values: Float64Array;
-}
-
-export interface SlotOptions {
-  /** Only outputs may be changed. */
-  readonly output?: boolean;
-  /** Elements between the end of a row and the next one's start. */
-  readonly gap?: number;
 }
 
 export function encode(dtype: DType, view: DataView, offset: number, value: number): void {
@@ -59,7 +47,13 @@ export function decode(dtype: DType, view: DataView, offset: number): number {
 }
 
 export interface CaseMemory {
-  slot(name: string, dtype: DType, shape: readonly number[], values: ArrayLike<number> | null, o?: SlotOptions): Slot;
+  slot(
+    name: string,
+    dtype: DType,
+    shape: readonly number[],
+    values: ArrayLike<number> | null,
+    o?: SlotOptions,
+  ): PlacedSlot;
   /** A parameter that `layout` puts in the device's order: places[i] is where row-major element i lies. */
   weight(
     name: string,
@@ -67,15 +61,15 @@ export interface CaseMemory {
     shape: readonly number[],
     values: ArrayLike<number>,
     layout: Layout,
-  ): WeightSlot;
+  ): Omit<WeightSlot, "next">;
   /** A flat tensor in a parameter's layout (its gradient, master weights or moments), padding zero. */
-  parameter(name: string, dtype: DType, values: ArrayLike<number>, layout: Layout, output: boolean): Slot;
+  parameter(name: string, dtype: DType, values: ArrayLike<number>, layout: Layout, output: boolean): PlacedSlot;
   /** Puts every byte back to what it was before the first run. */
   restore(): void;
   image(): Image;
-  read(image: Image, slot: Slot): Float64Array;
+  read(image: Image, slot: PlacedSlot): Float64Array;
   /** The slot's own bytes (gaps left out) of rows [from, from + count). */
-  rowBytes(image: Image, slot: Slot, from: number, count: number): Buffer;
+  rowBytes(image: Image, slot: PlacedSlot, from: number, count: number): Buffer;
   /** Names what was written that is no output, or undefined. */
   strayWrite(image: Image): string | undefined;
 }
@@ -89,7 +83,7 @@ export interface Layout {
 export function caseMemory(arena: Arena): CaseMemory {
   const { bytes } = arena;
   const words = new Uint16Array(bytes.buffer);
-  const slots: Slot[] = [];
+  const slots: PlacedSlot[] = [];
   let used = 0;
   let initial: Image | undefined;
   arena.clear();
@@ -104,7 +98,7 @@ export function caseMemory(arena: Arena): CaseMemory {
     values: ArrayLike<number> | null,
     output: boolean,
     padding: boolean,
-  ): Slot {
+  ): PlacedSlot {
     const size = bytesPerElement(dtype);
     const start = used + GUARD_BYTES;
     const end = Math.ceil((start + extent * size) / GUARD_BYTES) * GUARD_BYTES + GUARD_BYTES;
@@ -113,18 +107,31 @@ export function caseMemory(arena: Arena): CaseMemory {
     if (padding) bytes.fill(0, start, start + extent * size);
     const view = new DataView(bytes.buffer, start, extent * size);
     const stored = new Float64Array(places.length);
-    for (const [i, at] of places.entries()) {
-      if (values) encode(dtype, view, at * size, values[i]!);
-      stored[i] = decode(dtype, view, at * size);
+    for (const [i, to] of places.entries()) {
+      if (values) encode(dtype, view, to * size, values[i]!);
+      stored[i] = decode(dtype, view, to * size);
     }
     used = end;
     const address = arena.place(start, extent * size);
-    const slot = { name, address, dtype, shape, rowStride, values: stored, output, offset: start, places, extent };
+    const at = (i: number) => stored[i]!;
+    const slot: PlacedSlot = {
+      name,
+      address,
+      dtype,
+      shape,
+      rowStride,
+      values: stored,
+      at,
+      output,
+      offset: start,
+      places,
+      extent,
+    };
     slots.push(slot);
     return slot;
   }
 
-  const viewOf = (image: Image, slot: Slot) =>
+  const viewOf = (image: Image, slot: PlacedSlot) =>
     new DataView(image.buffer, image.byteOffset + slot.offset, slot.extent * bytesPerElement(slot.dtype));
 
   return {
@@ -137,7 +144,7 @@ export function caseMemory(arena: Arena): CaseMemory {
     },
     weight(name, dtype, shape, values, { places, elements }) {
       const slot = place(name, dtype, [elements], 1, places, elements, values, false, true);
-      return { name, address: slot.address, dtype, shape, elements, values: slot.values };
+      return { name, address: slot.address, dtype, shape, elements, at: slot.at };
     },
     parameter(name, dtype, values, { places, elements }, output) {
       return place(name, dtype, [elements], 1, places, elements, values, output, true);

@@ -2,8 +2,8 @@
  * The CPU under test: every instruction path that this machine has, and emulated ones (emulated.ts). Each runs a case
  * with one thread and twice with two. OPS_PATH chooses one of them.
  */
+import { cpuRounding } from "../../bench/ops/tolerance.ts";
 import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
-import { bfloat16Paths } from "../../src/device/cpu/path.ts";
 import { hostArena } from "./arena.ts";
 import { emulatedLibrary } from "./emulated.ts";
 import type { Backend, Path } from "./harness.ts";
@@ -38,8 +38,7 @@ export function cpuPath(name: string, device: CpuDevice, selected: string): Path
     name,
     backend,
     device: () => device,
-    roundsOperands: bfloat16Paths.includes(selected),
-    tensorCores: false,
+    ...cpuRounding({ path: selected }),
     equalBits: true,
     runs: [run("1 thread", 1), run("2 threads", 2), run("2 threads again", 2)],
   };

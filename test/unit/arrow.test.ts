@@ -244,7 +244,7 @@ describe("other files", () => {
 });
 
 test("a column without a name has an empty one, and a file without columns is refused", () => {
-  expect(failure(saved(ipcBytes(new Table())))).toContain("there are no columns in it");
+  expect(failure(saved(ipcBytes(new Table())))).toContain("it has no columns");
   const bytes = Buffer.from(ipcBytes(tableOf(0, 3, ["text"])));
   // The name's offset in the field's vtable set to 0: it is not written.
   const field = bytes.indexOf("text") - 4;

@@ -12,8 +12,8 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { recoverFolder, writeFileAtomic, writeFolderAtomic } from "../../src/checkpoint/atomic.ts";
 import { InputError, RunError } from "../../src/errors.ts";
+import { recoverFolder, writeFileAtomic, writeFolderAtomic } from "../../src/files/atomic.ts";
 
 const root = mkdtempSync(join(tmpdir(), "atomic-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -78,7 +78,7 @@ describe("a file on a full disk", () => {
     writeFileSync(join(folder, "a"), "old");
     const { output } = underLimit(
       64,
-      `import { writeFileAtomic } from "$src/checkpoint/atomic.ts";
+      `import { writeFileAtomic } from "$src/files/atomic.ts";
        try { writeFileAtomic("$folder/a", new Uint8Array(300_000)); console.log("written"); }
        catch (error) { console.log(error.name, error.message); }`,
     );

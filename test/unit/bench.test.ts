@@ -1,10 +1,13 @@
 /** `bun run bench`: every op has a benchmark, its check sees a kernel that fails, and what the command line refuses. */
 import { describe, expect, test } from "bun:test";
 import { resolve } from "node:path";
-import { boundOf, cpuMeter, cpuRounding, measure, median, openPeakMeter, type Peak } from "../../bench/measure.ts";
-import { near, type OpBench, operandRounding, picks } from "../../bench/ops/case.ts";
+import { boundOf, cpuMeter, measure, median, openPeakMeter, type Peak } from "../../bench/measure.ts";
+import { type OpBench, picks } from "../../bench/ops/case.ts";
+import { near, type OpenBench, openBench } from "../../bench/ops/real-sizes.ts";
+import { sumOfProducts } from "../../bench/ops/reference.ts";
 import { packedTokens, type Shapes, smollm2 } from "../../bench/ops/shapes.ts";
-import { openWorkspace, scattered } from "../../bench/ops/workspace.ts";
+import { allowanceOn, allowed, bfloat16Rounding, cpuRounding, roundedOperands } from "../../bench/ops/tolerance.ts";
+import { scattered } from "../../bench/ops/workspace.ts";
 import { type OpResult, type OpsReport, opBenches, productShares, runBench, runOps } from "../../bench/ops.ts";
 import { opsSummary, opsTable } from "../../bench/table.ts";
 import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
@@ -58,15 +61,11 @@ const twice = (op: keyof Ops, on = device) =>
     on,
   );
 
-function check(on: CpuDevice, bench: OpBench): void {
-  const workspace = openWorkspace(on, cpuRounding(on));
-  try {
-    const { run, verify } = bench.open(workspace);
-    run();
-    verify();
-  } finally {
-    workspace.free();
-  }
+/** @returns what the benchmark says that one call costs */
+function check(on: CpuDevice, bench: OpBench): Pick<OpenBench, "flops" | "bytes"> {
+  const opened = openBench(on, cpuRounding(on), bench);
+  opened.free();
+  return opened;
 }
 
 describe("every op", () => {
@@ -99,8 +98,9 @@ describe("every op", () => {
   test("says what it costs: bytes always, arithmetic where there is any", () => {
     const free = new Set(["fill", "cast", "gatherRows", "scatterRows", "embeddingForward", "kvStore"]);
     for (const bench of all) {
-      expect({ name: name(bench), bytes: bench.bytes > 0 }).toEqual({ name: name(bench), bytes: true });
-      expect({ name: name(bench), flops: bench.flops > 0 }).toEqual({ name: name(bench), flops: !free.has(bench.op) });
+      const { flops, bytes } = check(device, bench);
+      expect({ name: name(bench), bytes: bytes > 0 }).toEqual({ name: name(bench), bytes: true });
+      expect({ name: name(bench), flops: flops > 0 }).toEqual({ name: name(bench), flops: !free.has(bench.op) });
     }
   });
 
@@ -188,24 +188,41 @@ describe("the check", () => {
   });
 
   test("what rounded operands may add to a sum: some deviations of many terms, all of a few", () => {
-    const all = (count: number) => operandRounding(new Float64Array(count).fill(-1));
-    expect(operandRounding(new Float64Array(0))).toBe(0);
-    expect(all(1)).toBeCloseTo(2 ** -8, 3);
+    const rounding = allowanceOn({ operands: roundedOperands }, { roundsOperands: true, tensorCores: false });
+    const allowedOf = (terms: Float64Array) =>
+      allowed(
+        rounding,
+        sumOfProducts(
+          terms.length,
+          (i) => terms[i]!,
+          () => 1,
+        ),
+      );
+    const all = (count: number) => allowedOf(new Float64Array(count).fill(-1));
+    expect(allowedOf(new Float64Array(0))).toBe(0);
+    expect(all(1)).toBe(bfloat16Rounding);
     expect(all(3) / all(1)).toBeCloseTo(3, 6);
     expect(all(40_000) / all(10_000)).toBeCloseTo(2, 6);
     // Terms rounded to bfloat16 one by one stay within it, with room to spare; truncated ones of one sign do not.
     const draw = scattered(7);
     const terms = Float64Array.from({ length: 4096 }, (_, i) => Math.fround(1 + (draw(i) + draw(i + 4096) / 64) / 4));
     const off = (to: (x: number) => number) => Math.abs(terms.reduce((sum, x) => sum + to(x) - x, 0));
-    expect(off((x) => bfloat16ToNumber(numberToBfloat16(x)))).toBeLessThan(operandRounding(terms) / 2);
-    expect(off((x) => Math.floor(x * 128) / 128)).toBeGreaterThan(operandRounding(terms));
+    expect(off((x) => bfloat16ToNumber(numberToBfloat16(x)))).toBeLessThan(allowedOf(terms) / 2);
+    expect(off((x) => Math.floor(x * 128) / 128)).toBeGreaterThan(allowedOf(terms));
   });
 
   test("refuses NaN and what is missing", () => {
-    expect(() => near("x", Number.NaN, 1, 10)).toThrow("x is NaN, wanted 1");
-    expect(() => near("x", undefined, 1, 10)).toThrow("x is undefined");
-    expect(() => near("x", 1.5, 1, 0.25)).toThrow();
-    near("x", 1.25, 1, 0.25);
+    const one = { value: 1, magnitude: 0, squares: 0 };
+    const within = (absolute: number) => ({ absolute, relative: 0, magnitude: 0, products: 0 });
+    expect(() => near("x", Number.NaN, one, within(10))).toThrow("x is NaN, wanted 1");
+    expect(() => near("x", undefined, one, within(10))).toThrow("x is undefined");
+    expect(() => near("x", 1.5, one, within(0.25))).toThrow();
+    near("x", 1.25, one, within(0.25));
+  });
+
+  test("refuses a benchmark that does not call its op", () => {
+    const other = opBenches(tiny).fill[0]!;
+    expect(() => check(device, { ...other, op: "add" })).toThrow("add: its benchmark did not call it");
   });
 
   test("names op, sizes, format and path when it fails", async () => {
@@ -394,7 +411,7 @@ describe("the command line", () => {
     [["ops", "--filter", "("], "grpo bench: --filter (: not a regular expression"],
     [["ops", "--filter", "softmax"], "grpo bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
     [["ops", "--dtype", "int8"], "grpo bench: --dtype"],
-    [["ops", "--threads", "0"], "grpo bench: --threads 0: allowed is a whole number ≥ 1"],
+    [["ops", "--threads", "0"], "grpo bench: --threads 0: must be a whole number ≥ 1"],
     [["ops", "--path", "sse9"], "grpo bench: --path sse9: there is no such path; this machine runs portable"],
     [["ops", "--jsn"], "grpo bench: --jsn: unknown setting; did you mean --json?"],
     [["ops", "matmul"], 'grpo bench: "matmul": unexpected argument'],
@@ -412,9 +429,9 @@ describe("the command line", () => {
   test.each([
     [["step", "--quick"], "--quick: step does not take it"],
     [["ops", "--num_generations", "3"], "--num_generations: ops does not take it"],
-    [["step", "--completion_tokens", "1"], "--completion_tokens 1: allowed is a whole number ≥ 2"],
+    [["step", "--completion_tokens", "1"], "--completion_tokens 1: must be a whole number ≥ 2"],
     [["roofline", "--filter", "("], "--filter (: not a regular expression"],
-    [["step", "--model", "/nonexistent"], "/nonexistent: there is no such folder"],
+    [["step", "--model", "/nonexistent"], "/nonexistent: no such folder"],
     [["step", "--device", "cpu", "--model", "Qwen2.5-7B", "--micro_batch_tokens", "1048576"], "MiB are free"],
   ])("refuses %j in one line", async (argv, message) => {
     const { err, code } = await bench(...argv);

@@ -127,10 +127,10 @@ test.each([
 describe("settings", () => {
   const asked = (...argv: string[]) => configFor("train", ["--model", "m", "--dataset", "d", ...argv]);
   test.each([
-    [["--load_best_model_at_end"], "load_best_model_at_end needs evaluations: give eval_dataset and eval_steps"],
+    [["--load_best_model_at_end"], "load_best_model_at_end needs evaluations: set eval_dataset and eval_steps"],
     [
       ["--early_stopping_patience", "2", "--eval_dataset", "e"],
-      "early_stopping_patience needs evaluations while the run goes on: give eval_steps",
+      "early_stopping_patience needs evaluations during the run: set eval_steps",
     ],
     [
       ["--metric_for_best_model", "eval_loss", "--eval_dataset", "e", "--eval_steps", "5"],

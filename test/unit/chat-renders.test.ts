@@ -2,7 +2,8 @@
 import { afterAll, beforeAll, describe, expect, setSystemTime, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { chatTemplateOf, type Message } from "../../src/tokenizer/chat-template.ts";
+import type { Message } from "../../src/message.ts";
+import { chatTemplateOf } from "../../src/tokenizer/chat-template.ts";
 import { ChatTemplateProgram, TemplateFault } from "../../src/tokenizer/jinja/environment.ts";
 
 interface Conversation {

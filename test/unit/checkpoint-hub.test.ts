@@ -96,7 +96,7 @@ test("a hub id is downloaded once, without the files that are not used, and serv
 });
 
 test("a model that the hub does not have", async () => {
-  expect(await refusal("org/absent")).toMatch(/^org\/absent: there is no such folder, and the hub has no such model/);
+  expect(await refusal("org/absent")).toMatch(/^org\/absent: no such folder, and the hub has no such model/);
 });
 
 test("a hub that does not answer", async () => {
@@ -117,7 +117,7 @@ test.each(["/no/such/folder", "./folder", "name", "a/b/c", "../no-such-folder", 
   "%p is no hub id",
   async (model) => {
     requested.length = 0;
-    expect(await refusal(model)).toContain("it is no hub id");
+    expect(await refusal(model)).toContain("it is not a hub id");
     expect(requested).toEqual([]);
     expect(existsSync(join(process.env.HF_HUB_CACHE!, "models--a--b"))).toBe(false);
   },

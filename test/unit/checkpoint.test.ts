@@ -131,10 +131,10 @@ describe("damaged shards", () => {
 });
 
 test.each([
-  ["pytorch_model.bin", /a pickle, which is not read; convert them/],
-  ["model-q4.gguf", /model-q4.gguf, which is not read/],
-  ["adapter_model.safetensors", /LoRA adapter alone/],
-  ["README.md", /there is neither model.safetensors nor/],
+  ["pytorch_model.bin", /a pickle, which is not supported; convert them/],
+  ["model-q4.gguf", /model-q4.gguf, which is not supported/],
+  ["adapter_model.safetensors", /only a LoRA adapter/],
+  ["README.md", /has neither model.safetensors nor/],
 ])("a folder with %s alone is refused with its cure", (name, message) => {
   write(name, "");
   expect(() => openCheckpoint(folder)).toThrow(InputError);
@@ -229,7 +229,7 @@ describe("a model folder", () => {
   });
 
   test.each([
-    ["absent", /there is no such folder/],
+    ["absent", /no such folder/],
     ["file", /is a file/],
     ["empty", /holds no config.json/],
     ["torn", /config.json: not valid JSON/],

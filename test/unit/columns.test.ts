@@ -158,8 +158,8 @@ describe("fields within columns", () => {
     );
     expect(message("meta.item")).toEndWith("name one of them, such as --answer_column meta.item.text");
     expect(message("meta.item.x")).toBe('column "meta": no field "x" in meta.item (answer_column); it has text, n');
-    expect(message("meta.item.n.x")).toContain('no "x" in meta.item.n (answer_column), which is no struct');
-    expect(message("list.v")).toContain("which is a list, whose items have numbers from 0");
+    expect(message("meta.item.n.x")).toContain('no "x" in meta.item.n (answer_column), which is not a struct');
+    expect(message("list.v")).toContain("which is a list, whose items are numbered from 0");
     expect(message("nothing.x")).toBe(
       'no column "nothing.x" (answer_column); it has prompt, meta (with meta.item, meta.dotted.name), list',
     );
@@ -198,7 +198,7 @@ describe("fields within columns", () => {
     });
     const read = (text: string) => exampleAt(bytes(text), findColumns(bytes(text)), 0).prompt;
     expect(read("a?")).toEqual(user("a?"));
-    expect(() => read("\xff")).toThrow("bytes that are no UTF-8 text");
+    expect(() => read("\xff")).toThrow("bytes that are not UTF-8 text");
     expect(() =>
       example({ messages: [{ role: "user", content: "a" }], question: "x\ud800" }, { promptColumn: "question" }),
     ).toThrow("surrogate");
@@ -211,9 +211,9 @@ test("a row without a usable prompt is named", () => {
     [{ question: null }, "not null"],
     [{ prompt: 5 }, "not a number"],
     [{ prompt: [] }, "not an empty list"],
-    [{ messages: [{ role: "user" }] }, "message 0: {role, content} with text is needed"],
+    [{ messages: [{ role: "user" }] }, "message 0: expected {role, content} with text"],
     [{ messages: ["hi"] }, "message 0"],
-    [{ messages: [{ role: "assistant", content: "a" }] }, "nothing stands before the assistant's message"],
+    [{ messages: [{ role: "assistant", content: "a" }] }, "nothing precedes the assistant's message"],
   ];
   for (const [row, message] of broken) {
     expect(() => example(row)).toThrow(InputError);
@@ -231,6 +231,7 @@ describe("gold answers", () => {
     ["so \\boxed{7}", "7"],
     ["#### 5 as \\boxed{6}", "6"],
     ["\\boxed{6} so\n#### 5", "5"],
+    ["\\boxed{6} so\n#### 5 or \\boxed{", "5 or \\boxed{"],
     ["(3, 4)", "(3, 4)"],
     ["  12,5  ", "12,5"],
     ["   ", null],

@@ -111,10 +111,10 @@ describe("stop strings and generation_kwargs", () => {
     expect(configFor("train", [file]).config.stop).toEqual(["\n, "]);
     expect(configFor("sft", ["--stop", "</a>"]).config.stop).toEqual(["</a>"]);
     expect(refusal(() => configFor("eval", ["--stop", ""]))).toBe(
-      '--stop [""]: allowed is a text that is not empty, of whole characters, or a list of such, or null',
+      '--stop [""]: must be non-empty text of whole characters, or a list of such texts, or null',
     );
     expect(configFor("eval", ["--stop", "\\n"]).warnings).toEqual([
-      'stop "\\\\n": a backslash and a letter, as written; for a line break give a JSON list, \'["\\n"]\'',
+      'stop "\\\\n": taken literally, a backslash and a letter; for a line break use a JSON list, \'["\\n"]\'',
     ]);
   });
 
@@ -131,11 +131,11 @@ describe("stop strings and generation_kwargs", () => {
   });
 
   test.each([
-    ['{"stop_strngs": ["a"]}', /^--generation_kwargs: stop_strngs \["a"\]: not here; there are temperature, /],
-    ['{"do_sample": false}', "--generation_kwargs: do_sample false: not here; write temperature 0"],
-    ['{"seed": 3}', "--generation_kwargs: seed 3: not here; use the setting seed"],
-    ['{"top_p": 2}', "--generation_kwargs: top_p 2: allowed is a number > 0 and ≤ 1"],
-    ["[1]", '--generation_kwargs: an object, as {"top_k": 50'],
+    ['{"stop_strngs": ["a"]}', /^--generation_kwargs: stop_strngs \["a"\]: not supported; there are temperature, /],
+    ['{"do_sample": false}', "--generation_kwargs: do_sample false: not supported; use temperature 0"],
+    ['{"seed": 3}', "--generation_kwargs: seed 3: not supported; use the setting seed"],
+    ['{"top_p": 2}', "--generation_kwargs: top_p 2: must be a number > 0 and ≤ 1"],
+    ["[1]", '--generation_kwargs: must be an object such as {"top_k": 50'],
     ["{", "--generation_kwargs {: not JSON"],
     ['{"top_k": 3}', "--top_k 4 and --generation_kwargs: top_k 3: leave one of them out"],
   ])("%s is refused by name", (text, message) => {
@@ -163,14 +163,14 @@ describe("sources", () => {
       maxSteps: 3,
     });
     const loose = { num_generations: 8 } as object;
-    expect(refusal(() => configFrom("train", loose))).toBe("num_generations: written numGenerations in TypeScript");
+    expect(refusal(() => configFrom("train", loose))).toBe("num_generations: is written numGenerations in TypeScript");
     const mistyped = { numGeneration: 8 } as object;
     expect(refusal(() => configFrom("train", mistyped))).toContain("did you mean numGenerations?");
   });
 
   test("TOML values keep their types; a number in quotes is refused", () => {
     const file = tomlFile("types.toml", 'learning_rate = "1e-5"\n');
-    expect(refusal(() => configFor("train", [file]))).toBe(`${file}:1: learning_rate "1e-5": allowed is a number ≥ 0`);
+    expect(refusal(() => configFor("train", [file]))).toBe(`${file}:1: learning_rate "1e-5": must be a number ≥ 0`);
     const good = tomlFile(
       "good.toml",
       'reward_funcs = ["gsm8k", "r.ts"]\nreward_weights = [1, 0.5]\nepsilon_high = "null"\n[chat_template_kwargs]\nenable_thinking = false\n',
@@ -189,14 +189,14 @@ describe("sources", () => {
     expect(refusal(() => configFor("train", [file]))).toStartWith(`${file}:4: `);
     const twice = tomlFile("twice.toml", "seed = 1\nbeta = 1\nseed = 2\n");
     expect(refusal(() => configFor("train", [twice]))).toStartWith(`${twice}:3: Cannot redefine key 'seed'`);
-    expect(refusal(() => configFor("train", [join(folder, "none.toml")]))).toContain("there is no such file");
+    expect(refusal(() => configFor("train", [join(folder, "none.toml")]))).toContain("no such file");
     expect(refusal(() => configFor("train", [tomlFile("dir.toml", "[loss]\nbeta = 1\n")]))).toContain(
-      "loss: a table; settings are flat keys",
+      "loss: is a table; settings are flat keys",
     );
     const good = tomlFile("one-of-two.toml", "seed = 1\n");
     expect(refusal(() => configFor("train", [tomlFile("proto.toml", "__proto__ = 3\n")]))).toContain("unknown setting");
     expect(refusal(() => configFor("train", [tomlFile("inf.toml", "beta = inf\n")]))).toContain(
-      "beta Infinity: allowed is",
+      "beta Infinity: must be",
     );
     expect(refusal(() => configFor("train", [good, good]))).toContain("only one configuration file");
     expect(() => configFor("generate", ["Hello there"])).toThrow('"Hello there" is neither a setting');
@@ -210,34 +210,31 @@ describe("refusals", () => {
     [["--xyzzy"], "--xyzzy: unknown setting; see grpo train --help"],
     [["--__proto__", "1"], "--__proto__: unknown setting; see grpo train --help"],
     [["--constructor=1"], "--constructor: unknown setting; see grpo train --help"],
-    [["--num_generations", "eight"], '--num_generations "eight": allowed is a whole number ≥ 1'],
-    [["--num_generations", "2.5"], "--num_generations 2.5: allowed is a whole number ≥ 1"],
-    [["--num_generations", "0"], "--num_generations 0: allowed is a whole number ≥ 1"],
-    [["--num_generations", ""], '--num_generations "": allowed is a whole number ≥ 1'],
-    [["--temperature", "0"], "--temperature 0: allowed is a number > 0 and ≤ 100"],
-    [["--beta", "-1"], "--beta -1: allowed is a number ≥ 0"],
-    [["--beta", "NaN"], '--beta "NaN": allowed is a number ≥ 0'],
-    [["--beta", "1e999"], "--beta Infinity: allowed is a number ≥ 0"],
-    [["--device", "gpu"], '--device "gpu": allowed is one of auto, cpu, cuda, cuda:N'],
-    [["--device", "cuda:x"], '--device "cuda:x": allowed is one of auto, cpu, cuda, cuda:N'],
-    [["--overwrite=maybe"], '--overwrite "maybe": allowed is true or false'],
-    [["--reward_weights", "1,x"], '--reward_weights [1,"x"]: allowed is a list (a,b,…), each a number, or null'],
-    [["--model", ""], '--model "": allowed is text that is not empty, or null'],
-    [["--seed", "4294967296"], "--seed 4294967296: allowed is a whole number ≥ 0 and ≤ 4294967295"],
+    [["--num_generations", "eight"], '--num_generations "eight": must be a whole number ≥ 1'],
+    [["--num_generations", "2.5"], "--num_generations 2.5: must be a whole number ≥ 1"],
+    [["--num_generations", "0"], "--num_generations 0: must be a whole number ≥ 1"],
+    [["--num_generations", ""], '--num_generations "": must be a whole number ≥ 1'],
+    [["--temperature", "0"], "--temperature 0: must be a number > 0 and ≤ 100"],
+    [["--beta", "-1"], "--beta -1: must be a number ≥ 0"],
+    [["--beta", "NaN"], '--beta "NaN": must be a number ≥ 0'],
+    [["--beta", "1e999"], "--beta Infinity: must be a number ≥ 0"],
+    [["--device", "gpu"], '--device "gpu": must be one of auto, cpu, cuda, cuda:N'],
+    [["--device", "cuda:x"], '--device "cuda:x": must be one of auto, cpu, cuda, cuda:N'],
+    [["--overwrite=maybe"], '--overwrite "maybe": must be true or false'],
+    [["--reward_weights", "1,x"], '--reward_weights [1,"x"]: must be a list (a,b,…), each a number, or null'],
+    [["--model", ""], '--model "": must be non-empty text, or null'],
+    [["--seed", "4294967296"], "--seed 4294967296: must be a whole number ≥ 0 and ≤ 4294967295"],
     [["--beta"], "--beta: the value is missing"],
-    [["--beta", "--debug"], "--beta: the value is missing (a value that begins with dashes: --beta=--debug)"],
-    [["-b", "1"], "-b: settings are written with two dashes; try --help"],
-    [["--max_length", "3"], "--max_length: not a setting of train, but of sft"],
-    [["--rollouts", "x"], "--rollouts: not a setting of train, but of update"],
-    [["--fp16"], "--fp16: not a setting here; use --dtype (float16 is not trained in: float32 or bfloat16)"],
+    [["--beta", "--debug"], "--beta: the value is missing (if the value begins with dashes, write --beta=--debug)"],
+    [["-b", "1"], "-b: settings take two dashes; try --help"],
+    [["--max_length", "3"], "--max_length: a setting of sft, not of train"],
+    [["--rollouts", "x"], "--rollouts: a setting of update, not of train"],
+    [["--fp16"], "--fp16: not a setting here; use --dtype (float16 is not supported in training: float32 or bfloat16)"],
     [
       ["--dtype", "float16"],
-      '--dtype "float16": allowed is one of float32, bfloat16, or null; float16 is not trained in',
+      '--dtype "float16": must be one of float32, bfloat16, or null; float16 is not supported in training',
     ],
-    [
-      ["--save_steps", "1.5"],
-      "--save_steps 1.5: allowed is a whole number ≥ 0, or a share of all steps between 0 and 1",
-    ],
+    [["--save_steps", "1.5"], "--save_steps 1.5: must be a whole number ≥ 0, or a share of all steps between 0 and 1"],
     [
       ["stray"],
       '"stray" is neither a setting (--key value) nor a configuration file (.toml, .yaml, .json); try --help',
@@ -250,20 +247,20 @@ describe("refusals", () => {
   test("broken JSON names the flag and shows how it is quoted", () => {
     const message = refusal(() => configFor("train", ["--chat_template_kwargs", "{enable_thinking:false}"]));
     expect(message).toStartWith("--chat_template_kwargs {enable_thinking:false}: not JSON");
-    expect(refusal(() => configFor("train", ["--chat_template_kwargs", "[1]"]))).toContain("allowed is an object");
+    expect(refusal(() => configFor("train", ["--chat_template_kwargs", "[1]"]))).toContain("must be an object");
   });
 
   test("a setting of another command is refused with this command's name", () => {
     expect(refusal(() => configFor("eval", ["--learning_rate", "1"]))).toBe(
-      "--learning_rate: not a setting of eval, but of train, plan, sft, update",
+      "--learning_rate: a setting of train, plan, sft, update, not of eval",
     );
   });
 
   test("what has no default must be given", () => {
-    expect(refusal(() => configFor("update", []))).toBe("--rollouts is missing: it has no default");
-    expect(refusal(() => configFor("score", ["--input", "x"]))).toBe("--output is missing: it has no default");
+    expect(refusal(() => configFor("update", []))).toBe("--rollouts is required");
+    expect(refusal(() => configFor("score", ["--input", "x"]))).toBe("--output is required");
     expect(refusal(() => configFor("generate", []))).toContain("--prompt TEXT or --input FILE.jsonl");
-    expect(refusal(() => configFor("generate", ["--prompt", "a", "--input", "b"]))).toContain("one of the two");
+    expect(refusal(() => configFor("generate", ["--prompt", "a", "--input", "b"]))).toContain("only one of them");
   });
 
   test("a long value is shortened in the message", () => {
@@ -275,9 +272,13 @@ test("what every object has is an entry of no table", () => {
   for (const [name, value, said] of [
     ["adv_estimator", "constructor", /--adv_estimator: .*there is no constructor estimator/],
     ["algo.advantage.estimator", "constructor", /--algo\.advantage\.estimator: .*--advantage_estimator/],
-    ["generation_kwargs", '{"constructor":1}', /--generation_kwargs: constructor 1: not here; there are temperature/],
-    ["loss_type", "toString", /--loss_type "toString": allowed is one of [a-z_, ]+$/],
-    ["dtype", "constructor", /--dtype "constructor": allowed is one of float32, bfloat16, or null$/],
+    [
+      "generation_kwargs",
+      '{"constructor":1}',
+      /--generation_kwargs: constructor 1: not supported; there are temperature/,
+    ],
+    ["loss_type", "toString", /--loss_type "toString": must be one of [a-z_, ]+$/],
+    ["dtype", "constructor", /--dtype "constructor": must be one of float32, bfloat16, or null$/],
     ["loss_agg_mode", "constructor", /--loss_agg_mode: not a setting here; use --loss_type \(/],
   ] as const)
     expect(() => configFor("train", [`--${name}`, value])).toThrow(said);
@@ -375,7 +376,7 @@ describe("YAML and JSON", () => {
     ] as const)
       expect(refusal(() => load(name, text))).toMatch(new RegExp(`${name.replace(".", "\\.")}:\\d+: .{1,200}$`));
     expect(refusal(() => load("few.yaml", "", "--chat_template_kwargs", deep('{"a":[', "]}")))).toBe(
-      "--chat_template_kwargs: nested without end; give it in few levels",
+      "--chat_template_kwargs: nested without end; write it in a few levels",
     );
     const long = `seed: 1\nbeta: ]\n${"# a remark\n".repeat(5000)}`;
     expect(refusal(() => load("long.yaml", long))).toMatch(/long\.yaml: Unexpected/);
@@ -387,12 +388,12 @@ describe("YAML and JSON", () => {
     const told = () => load("wrong.yaml", lines.join("\n"), "--seed", "-1");
     expect(told).toThrow(
       [
-        `${file}:1: beta "x": allowed is a number ≥ 0`,
+        `${file}:1: beta "x": must be a number ≥ 0`,
         `${file}:3: num_generation: unknown setting; did you mean num_generations?`,
-        `${file}:4: rewards: a table; settings are flat keys, without sections: write beta at the top`,
-        `${file}:6: fp16: not a setting here; use dtype (float16 is not trained in: float32 or bfloat16)`,
-        `${file}:7: num_generations 2.5: allowed is a whole number ≥ 1`,
-        "--seed -1: allowed is a whole number ≥ 0 and ≤ 4294967295",
+        `${file}:4: rewards: is a table; settings are flat keys without sections: move beta to the top level`,
+        `${file}:6: fp16: not a setting here; use dtype (float16 is not supported in training: float32 or bfloat16)`,
+        `${file}:7: num_generations 2.5: must be a whole number ≥ 1`,
+        "--seed -1: must be a whole number ≥ 0 and ≤ 4294967295",
       ].join("\n"),
     );
     // What a flag sets is not read in the file.
@@ -400,21 +401,21 @@ describe("YAML and JSON", () => {
   });
 
   const refused: readonly (readonly [name: string, text: string, message: string])[] = [
-    ["twice.yaml", "beta: 1\nseed: 1\nbeta: 2\n", ":3: beta: stands in line 1 too"],
-    ["twice-quoted.yaml", "beta: 1\n'beta': 2\n", ":2: beta: stands in line 1 too"],
-    ["twice-within.yaml", "chat_template_kwargs:\n  a: 1\n  b: 2\n  a: 3\n", ":4: a: stands in line 2 too"],
-    ["alias.yaml", "dataset: a\ndataset_name: b\n", ":2: dataset_name: the same as "],
+    ["twice.yaml", "beta: 1\nseed: 1\nbeta: 2\n", ":3: beta: also on line 1"],
+    ["twice-quoted.yaml", "beta: 1\n'beta': 2\n", ":2: beta: also on line 1"],
+    ["twice-within.yaml", "chat_template_kwargs:\n  a: 1\n  b: 2\n  a: 3\n", ":4: a: also on line 2"],
+    ["alias.yaml", "dataset: a\ndataset_name: b\n", ":2: dataset_name: the same setting as "],
     ["broken.yaml", "seed: 1\nreward_funcs: [a\nbeta: 1\n", ":"],
     ["tab.yaml", "seed: 1\n\tbeta: 1\n", ":2: Tab characters"],
-    ["list.yaml", "- a\n- b\n", ": holds no settings"],
+    ["list.yaml", "- a\n- b\n", ": has no settings"],
     ["two.yaml", "seed: 1\n---\nseed: 2\n", ":2: a second document begins here (---); keep one"],
-    ["text.yaml", "just words", ": holds no settings"],
-    ["twice.json", '{"seed": 1,\n "beta": 2,\n "seed": 3}', ":3: seed: stands in the file twice"],
+    ["text.yaml", "just words", ": has no settings"],
+    ["twice.json", '{"seed": 1,\n "beta": 2,\n "seed": 3}', ":3: seed: appears twice in the file"],
     ["broken.json", '{"seed": 1,', ": not JSON"],
     ["accelerate.yaml", "compute_environment: LOCAL_MACHINE\nnum_processes: 8\n", ": a configuration of accelerate"],
     ["ds.json", '{"zero_optimization": {"stage": 3}}', ": a configuration of DeepSpeed"],
-    ["config.json", '{"architectures": ["Qwen3ForCausalLM"], "hidden_size": 8}', ": a model's config.json; name its"],
-    ["none.yml", "", ": there is no such file"],
+    ["config.json", '{"architectures": ["Qwen3ForCausalLM"], "hidden_size": 8}', ": a model's config.json; give its"],
+    ["none.yml", "", ": no such file"],
   ];
   for (const [name, text, message] of refused) {
     test(`${name} is refused`, () => {
@@ -446,22 +447,22 @@ describe("settings together", () => {
   const refused: readonly (readonly [argv: string[], part: string])[] = [
     [
       ["--num_generations", "12"],
-      "= 64 completions a generation is not a multiple of num_generations 12; take a product of 60 or 72",
+      "= 64 completions per generation is not a multiple of num_generations 12; choose a product of 60 or 72",
     ],
-    [["--num_generations", "100"], "take a product of 100"],
+    [["--num_generations", "100"], "choose a product of 100"],
     [
       ["--steps_per_generation", "3", "--gradient_accumulation_steps", "2"],
-      "not a multiple of gradient_accumulation_steps 2; the weights change once a step, so a generation serves whole steps; take 4",
+      "not a multiple of gradient_accumulation_steps 2; the weights change once per step, so a generation must serve whole steps; use 4",
     ],
     [
       ["--steps_per_generation", "2", "--gradient_accumulation_steps", "8"],
-      "take 8: a step's generations are one then, by the same weights",
+      "use 8: the generations of a step become one, sampled by the same weights",
     ],
-    [["--delta", "1.2"], "above 1 + epsilon = 1.2"],
+    [["--delta", "1.2"], "greater than 1 + epsilon = 1.2"],
     [["--reward_funcs", "gsm8k", "--reward_weights", "1,2"], "2 weights for 1 reward_funcs"],
     [["--reward_weights", "1,2"], "2 weights for 1 reward_funcs (the default one)"],
-    [["--reward_funcs", "math,math"], "math is named twice"],
-    [["--overwrite", "--resume_from_checkpoint"], "give one of the two"],
+    [["--reward_funcs", "math,math"], "math is listed twice"],
+    [["--overwrite", "--resume_from_checkpoint"], "use only one of them"],
   ];
   for (const [argv, part] of refused) {
     test(`${argv.join(" ")} is refused`, () => expect(refusal(() => configFor("train", argv))).toContain(part));
@@ -474,12 +475,12 @@ describe("settings together", () => {
     [["--loss_type", "luspo"], "importance_sampling_level sequence"],
     [["--beta", "0", "--ref_model", "r"], "ref_model is not used"],
     [["--warmup_steps", "5", "--warmup_ratio", "0.1", "--lr_scheduler_type", "linear"], "warmup_ratio 0.1 is not used"],
-    [["--warmup_steps", "5"], "lr_scheduler_type constant has no warm-up; constant_with_warmup has"],
+    [["--warmup_steps", "5"], "lr_scheduler_type constant has no warm-up; use constant_with_warmup"],
     [["--warmup_steps", "5", "--max_steps", "5", "--lr_scheduler_type", "linear"], "never reaches its peak"],
     [["--dataset", "d", "--eval_steps", "5"], "there is no eval_dataset"],
     [["--importance_sampling_mode", "token_mask"], "importance_sampling_correction is false"],
-    [["--epsilon", "3e-4"], "of the size that sequence ratios need"],
-    [["--importance_sampling_level", "sequence"], "nothing is clipped; GSPO takes 3e-4"],
+    [["--epsilon", "3e-4"], "suits sequence ratios (GSPO)"],
+    [["--importance_sampling_level", "sequence"], "nothing is clipped; GSPO uses 3e-4"],
     [["--advantage_estimator", "rloo", "--scale_rewards", "none"], "scale_rewards is not used"],
     [["--gamma", "0.9"], "gamma is not used"],
     [["--lam", "0.9"], "lam is not used: advantage_estimator grpo has no critic"],
@@ -510,7 +511,7 @@ describe("settings together", () => {
 
   test("an adaptive bonus whose least weight is above its largest is refused", () => {
     const argv = ["--use_adaptive_entropy", "--entropy_coef_min", "2"];
-    expect(refusal(() => configFor("train", argv))).toContain("entropy_coef_min 2 lies above entropy_coef_max 1");
+    expect(refusal(() => configFor("train", argv))).toContain("entropy_coef_min 2 is greater than entropy_coef_max 1");
   });
 
   test("TRL's names of PPO's settings", () => {
@@ -533,11 +534,20 @@ describe("settings together", () => {
     );
   });
 
+  test("sft: settings of an evaluation are remarked on without eval_dataset, on the bundled problems too", () => {
+    const remarks = (...argv: string[]) => configFor("sft", ["--model", "m", ...argv]).warnings;
+    expect(remarks("--eval_steps", "1")).toEqual(["eval_steps is not used: there is no eval_dataset"]);
+    expect(remarks("--dataset", "d", "--eval_samples", "4")).toEqual([
+      "eval_samples is not used: there is no eval_dataset",
+    ]);
+    expect(remarks("--eval_dataset", "d", "--eval_steps", "1")).toEqual([]);
+  });
+
   test("eval and generate: several answers need a temperature, pass@k needs k answers", () => {
     expect(configFor("eval", ["--num_generations", "4"]).warnings[0]).toContain("temperature 0 gives the same answer");
     expect(configFor("eval", ["--num_generations", "4", "--temperature", "1"]).warnings).toEqual([]);
     expect(refusal(() => configFor("eval", ["--pass_at_k", "1,8"]))).toContain(
-      "pass_at_k 8: more than num_generations 1",
+      "pass_at_k 8: exceeds num_generations 1",
     );
   });
 });

@@ -98,19 +98,21 @@ describe("JSON Lines", () => {
   test("what no column holds as it is, is refused by line and column", async () => {
     const only = async (...rows: string[]) => (await refused(input(rows.join("\n")))).replace(/; (?:give|keep) .*/, "");
     expect(await only('{"a": 1}', '{"a": 18446744073709551616}')).toBe(
-      'line 2: column "a" has 18446744073709551616, which 64 bits do not hold',
+      'line 2: column "a" has 18446744073709551616, which does not fit in 64 bits',
     );
-    expect(await only('{"a": -1}', '{"a": 18446744073709551615}')).toContain("below 0 and past 2^63");
+    expect(await only('{"a": -1}', '{"a": 18446744073709551615}')).toContain(
+      "negative whole numbers and ones past 2^63",
+    );
     expect(await only('{"a": 0.5}', '{"a": 9007199254740993}')).toBe(
-      'line 2: column "a" has a whole number past 2^53 here but a real one before (line 1), and no one type holds both',
+      'line 2: column "a" has a whole number past 2^53 here but a real one before (line 1), and no single type holds both',
     );
-    expect(await only('{"a": [1e400]}')).toBe('line 1: column "a" has 1e400, which no double is near');
+    expect(await only('{"a": [1e400]}')).toBe('line 1: column "a" has 1e400, which no double is close to');
     expect(await only('{"a": "x\\ud83dy"}')).toContain("half of a surrogate pair");
     expect(await only('{"b": 1, "a": {"k": 1, "k": 2}}')).toBe('line 1 has the key "a.k" twice');
     expect(await only(`{"a": ${"[".repeat(80)}${"]".repeat(80)}}`)).toContain("nested deeper than 60");
     const rows = Array.from({ length: 20 }, (_, i) => `{"a": ${i % 2 === 0 ? '"x"' : i}}`);
     expect(await only(...rows)).toBe(
-      'line 2: column "a" has int64 here but string before (line 1); so too in line 4, line 6, line 8, line 10 and 5 more',
+      'line 2: column "a" has int64 here but string before (line 1); likewise in line 4, line 6, line 8, line 10 and 5 more',
     );
   });
 
@@ -160,9 +162,9 @@ describe("JSON Lines", () => {
 
   test("what is wrong is told with its line", async () => {
     expect(await refused(input('{"a": 1}\n\n{"a": \n'))).toBe(
-      'line 3 is not JSON ({"a":): it ends too early; one object a line is needed',
+      'line 3 is not JSON ({"a":): it ends too early; expected one object per line',
     );
-    expect(await refused(input('{"a": 1}\n[1]\n'))).toStartWith("line 2 is a list; an object");
+    expect(await refused(input('{"a": 1}\n[1]\n'))).toStartWith("line 2 is a list; expected an object");
     expect(await refused(input('{"a": 1}\nnull\n'))).toStartWith("line 2 is null");
     expect(await refused(input(lines({ a: "x" }, { a: null }, { a: 5 })))).toBe(
       'line 3: column "a" has int64 here but string before (line 1); give it one type, or leave it out with --columns',
@@ -170,7 +172,7 @@ describe("JSON Lines", () => {
     expect(await refused(input(lines({ a: [1] }, { a: ["x"] })))).toContain("string here but int64 before");
     expect(await refused(input(lines({ o: { k: 1 } }, { o: { k: "s" } })))).toContain('"o" has "k": string here');
     expect(await refused(input(Buffer.from('{"a": "\xff"}\n', "latin1")))).toStartWith("line 1 is not UTF-8");
-    expect(await refused(input("{}\n"))).toBe("there are no rows in it");
+    expect(await refused(input("{}\n"))).toBe("it has no rows");
     const cut = gzipSync(lines(...Array.from({ length: 5000 }, (_, i) => ({ i, s: String(i * 7919) }))));
     expect(await refused(input(cut.subarray(0, cut.length >> 1)))).toStartWith("damaged gzip");
   });

@@ -81,7 +81,7 @@ promises.open = (async (path: string, flags: string) => {
 }) as typeof promises.open;
 
 const { bytesAt } = await import("../../ffi/bindings/libc.ts");
-const { writeFolderAtomic } = await import("../../src/checkpoint/atomic.ts");
+const { writeFolderAtomic } = await import("../../src/files/atomic.ts");
 const { dropEarlier } = await import("../../src/checkpoint/earlier.ts");
 const { openOutputFolder } = await import("../../src/checkpoint/output-folder.ts");
 const { openCheckpoint } = await import("../../src/checkpoint/checkpoint.ts");

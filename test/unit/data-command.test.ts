@@ -168,7 +168,7 @@ describe("download", () => {
   test("what the hub does not have is bad input", async () => {
     const missing = downloadDataset("owner/missing", folder.file("missing"), { hubUrl });
     await expect(missing).rejects.toBeInstanceOf(InputError);
-    await expect(missing).rejects.toThrow(/no public dataset of the hub/);
+    await expect(missing).rejects.toThrow(/the hub has no public dataset/);
     const config = downloadDataset("owner/name", folder.file("missing"), { hubUrl, config: "third" });
     await expect(config).rejects.toThrow(/no configuration "third"; choose with --config: main, other/);
     expect(readdirSync(folder.path).filter((name) => name.startsWith("missing"))).toEqual([]);

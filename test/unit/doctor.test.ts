@@ -77,7 +77,7 @@ describe("a sound machine", () => {
       "MISSING  longer  gone",
       "                 → bring it back",
       "",
-      "Training cannot run here until what is MISSING is there.",
+      "Training cannot run here until everything marked MISSING is in place.",
     ]);
   });
 });
@@ -167,7 +167,7 @@ describe("instruction paths", () => {
     const machine = running("amx", ...wide, "avx512bf16", "amx");
     const compute = { ...(machine.compute as object), bfloat16Gflops: 4096 } as Machine["compute"];
     expect(finding({ ...machine, compute }, "peak").text).toStartWith(
-      "512 GFLOP/s (4096 under bfloat16 weights), reads",
+      "512 GFLOP/s (4096 with bfloat16 weights), reads",
     );
     expect(said(running("amx", ...wide, "avx512bf16", "amx")).slice(0, -1)).toEqual([
       `ok portable: compiled, ${proven}`,
@@ -191,7 +191,7 @@ describe("instruction paths", () => {
     const machine = running("avx512bf16", ...wide, "avx512bf16", "amx");
     const found = finding(machine, "path amx");
     expect(found.status).toBe("note");
-    expect(found.text).toBe(`compiled, ${proven}; the system refuses it to this process, so it is not chosen`);
+    expect(found.text).toBe(`compiled, ${proven}; the system denies it to this process, so it is not chosen`);
     expect(found.cure).toContain("arch_prctl");
     expect(said(machine)[3]).toBe(`ok avx512bf16: compiled, ${proven}, chosen`);
     expect(missing(machine)).toEqual([]);
@@ -206,7 +206,7 @@ describe("instruction paths", () => {
     const found = finding(machine, "path avx99");
     expect(found.status).toBe("note");
     expect(found.text).toContain(
-      "supported by this processor, never run on real hardware; so it is not chosen by itself",
+      "supported by this processor, never run on real hardware; so it is not chosen automatically",
     );
     expect(found.cure).toContain("BUN_GRPO_CPU_PATH=avx99");
     expect(found.cure).toContain("OPS_PATH=avx99 bun test test/ops");
@@ -233,9 +233,9 @@ describe("instruction paths", () => {
 describe("what training can do without", () => {
   test.each([
     ["disk", { folder: { path: "/run", free: GiB / 2, writable: true } }, "512 MiB free in /run"],
-    ["disk", { folder: { path: "/run", free: GiB * 9, writable: false } }, "/run cannot be written"],
-    ["bundled", { bundled: { model: false, problems: true } }, "data/model is not there"],
-    ["bundled", { bundled: { model: false, problems: false } }, "data/model and data/problems are not there"],
+    ["disk", { folder: { path: "/run", free: GiB * 9, writable: false } }, "/run is not writable"],
+    ["bundled", { bundled: { model: false, problems: true } }, "data/model is missing"],
+    ["bundled", { bundled: { model: false, problems: false } }, "data/model and data/problems are missing"],
   ] as const)("%s", (topic, machine, text) => {
     expect(finding(machine, topic)).toMatchObject({ status: "note", text });
     expect(missing(machine)).toEqual([]);
@@ -253,7 +253,7 @@ describe("CUDA", () => {
   };
 
   test("driver, GPUs and libraries, each with version and path", () => {
-    expect(finding({ cuda }, "CUDA")).toMatchObject({ status: "ok", text: `the driver runs CUDA 13.0, ${path}` });
+    expect(finding({ cuda }, "CUDA")).toMatchObject({ status: "ok", text: `the driver supports CUDA 13.0, ${path}` });
     expect(finding({ cuda }, "cuda:0")).toMatchObject({
       status: "ok",
       text: "Some GPU, compute capability 9.0, 80.0 GiB",

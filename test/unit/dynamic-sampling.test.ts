@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { createDynamicSampling } from "../../src/grpo/dynamic-sampling.ts";
-import type { SampledCompletion } from "../../src/rollout/sequence.ts";
+import { sampleWithSignal } from "../../src/grpo/dynamic-sampling.ts";
+import type { SampledCompletion, Sequence } from "../../src/rollout/sequence.ts";
 
 interface Run {
   readonly wanted: number;
@@ -18,10 +18,46 @@ const completionOf = (place: number, sample: number, reward: number): SampledCom
   completionIds: Int32Array.of(place, sample, reward),
   logprobs: new Float32Array(3),
   samplingLogprobs: new Float32Array(3),
+  mask: null,
   finished: true,
 });
 
-/** Plays a rollout engine whose samples end in a scrambled order, and a scorer of scrambled latency. */
+const turn = () => new Promise((resolve) => setImmediate(resolve));
+
+/** A rollout whose samples end one a step, in a scrambled order. */
+function scrambledRollout(random: (n: number) => number, reward: (place: number, sample: number) => number) {
+  let open: Sequence[] = [];
+  let [added, finished] = [0, 0];
+  return {
+    get finished() {
+      return finished;
+    },
+    get total() {
+      return finished + open.length;
+    },
+    add({ samples, prompt }: { samples: number; prompt: number }) {
+      expect(prompt).toBe(added);
+      const ending = { finished: true };
+      for (let sample = 0; sample < samples; sample++) open.push({ place: added, sample, ids: [], ending });
+      return added++;
+    },
+    drop(place: number) {
+      open = open.filter((sequence) => sequence.place !== place);
+    },
+    async step() {
+      if (random(3) === 0) await turn();
+      return [open[random(open.length)]!];
+    },
+    end(sequence: Sequence) {
+      const { place, sample } = sequence;
+      open = open.filter((other) => other !== sequence);
+      finished++;
+      return completionOf(place, sample, reward(place, sample));
+    },
+  };
+}
+
+/** With a scorer of scrambled latency. */
 async function play({ wanted, most, ahead, probe, samples, rewards, seed }: Run) {
   let state = seed;
   const random = (n: number) => {
@@ -29,37 +65,22 @@ async function play({ wanted, most, ahead, probe, samples, rewards, seed }: Run)
     return (state >> 12) % n;
   };
   let drawn = 0;
-  const dynamic = createDynamicSampling<number, readonly number[]>({
+  const rollout = scrambledRollout(random, (place, sample) => rewards(place)[sample]!);
+  const outcome = await sampleWithSignal<number, readonly number[]>(rollout, {
     ...{ wanted, most, ahead, probe, samples },
     draw: () => ({ drawn: drawn, promptIds: Int32Array.of(drawn++) }),
     score: async (_, completions) => {
       const turns = random(4);
       const rest = async () => {
-        for (let i = 0; i < turns; i++) await new Promise((resolve) => setImmediate(resolve));
+        for (let i = 0; i < turns; i++) await turn();
         return completions.map((c) => c.completionIds[2]!);
       };
       return { rest: rest() };
     },
     hasSignal: (score) => new Set(score).size > 1,
+    ...{ onProgress: () => {}, shouldStop: () => false, graceMs: 0 },
   });
-  const open: [place: number, sample: number][] = [];
-  const add = (place: number) => {
-    for (let sample = 0; sample < samples; sample++) open.push([place, sample]);
-  };
-  for (const { prompt } of dynamic.initial) add(prompt);
-  let sampled = 0;
-  for (;;) {
-    const { add: added, drop } = await dynamic.events.feed.next(open.length === 0);
-    for (const place of drop) for (let i = open.length - 1; i >= 0; i--) if (open[i]![0] === place) open.splice(i, 1);
-    for (const { prompt } of added) add(prompt);
-    if (open.length === 0 && added.length === 0 && drop.length === 0) break;
-    if (open.length === 0) continue;
-    const [[place, sample]] = open.splice(random(open.length), 1) as [[number, number]];
-    sampled++;
-    dynamic.events.onCompletion(place, sample, completionOf(place, sample, rewards(place)[sample]!));
-    if (random(3) === 0) await new Promise((resolve) => setImmediate(resolve));
-  }
-  return { outcome: dynamic.outcome(), sampled, drawn };
+  return { outcome: outcome!, sampled: rollout.finished, drawn };
 }
 
 /** Every other group all right or all wrong. */
@@ -137,14 +158,39 @@ describe("dynamic sampling", () => {
     }
   });
 
-  test("a scorer that fails ends the rollout with its error", async () => {
-    const dynamic = createDynamicSampling<number, number>({
+  /** One group of one completion. */
+  function playOne(score: () => Promise<number>, shouldStop: (finished: number) => boolean) {
+    const rollout = scrambledRollout(
+      () => 0,
+      () => 1,
+    );
+    return sampleWithSignal<number, number>(rollout, {
       ...{ wanted: 1, most: 2, ahead: 0, probe: null, samples: 1 },
       draw: () => ({ drawn: 0, promptIds: Int32Array.of(1) }),
-      score: async () => ({ rest: Promise.reject(new Error("no verdict")) }),
+      score: async () => ({ rest: score() }),
       hasSignal: () => true,
+      ...{ onProgress: () => {}, shouldStop: () => shouldStop(rollout.finished), graceMs: 0 },
     });
-    dynamic.events.onCompletion(0, 0, completionOf(0, 0, 1));
-    expect(dynamic.events.feed.next(true)).rejects.toThrow("no verdict");
+  }
+
+  test("a scorer that fails ends the rollout with its error", async () => {
+    await expect(
+      playOne(
+        () => Promise.reject(new Error("no verdict")),
+        () => false,
+      ),
+    ).rejects.toThrow("no verdict");
+  });
+
+  test("stopped between two tokens, or while a score is waited for", async () => {
+    let asked = 0;
+    const never = () => {
+      asked++;
+      return new Promise<number>(() => {});
+    };
+    expect(await playOne(never, (finished) => finished === 1)).toBeNull();
+    expect(asked).toBe(0);
+    expect(await playOne(never, () => asked === 1)).toBeNull();
+    expect(asked).toBe(1);
   });
 });

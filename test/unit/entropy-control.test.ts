@@ -5,7 +5,7 @@ import {
   type EntropySettings,
   nextEntropyControl,
   startEntropyControl,
-} from "../../src/grpo/loss/entropy-control.ts";
+} from "../../src/grpo/learner/entropy-control.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
 import { computeLoss, LOSS_DEFAULTS, type LossConfig } from "../../src/index.ts";
 import recorded from "../golden/entropy-control.json" with { type: "json" };

@@ -1,6 +1,7 @@
 // Advantage estimators against references written straight from the papers' formulas, as double sums in place of the
 // recursions that the code has.
 import { describe, expect, test } from "bun:test";
+import { randomFrom } from "../../bench/ops/random.ts";
 import { computeAdvantages } from "../../src/grpo/advantages.ts";
 import {
   type AdvantageEstimator,
@@ -10,7 +11,6 @@ import {
   estimateAdvantages,
   klOfTokens,
 } from "../../src/grpo/estimators/estimators.ts";
-import { randomFrom } from "../ops/random.ts";
 
 const SETTINGS: EstimatorSettings = {
   advantageEstimator: "grpo",

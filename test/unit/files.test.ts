@@ -10,7 +10,7 @@ import { openDataset } from "../../src/data/dataset.ts";
 import { loadDataset } from "../../src/data/load.ts";
 import { openSource } from "../../src/data/source/source.ts";
 import { errorText, InputError } from "../../src/errors.ts";
-import { isThere, requireFile } from "../../src/files.ts";
+import { isThere, requireFile } from "../../src/files/paths.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
 import { createMetricsWriter } from "../../src/metrics/metrics-file.ts";
 import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
@@ -63,8 +63,8 @@ const readers: Readonly<Record<string, (path: string) => unknown>> = {
 describe("no file:", () => {
   for (const [name, read] of Object.entries(readers))
     test(name, async () => {
-      expect(await refusal(() => read(pipe))).toMatch(/^pipe: is a pipe, not a file; give a file$/);
-      expect(await refusal(() => read(device))).toMatch(/^device: is a device, not a file; give a file$/);
+      expect(await refusal(() => read(pipe))).toMatch(/^pipe: is a pipe, not a file; give a regular file$/);
+      expect(await refusal(() => read(device))).toMatch(/^device: is a device, not a file; give a regular file$/);
       expect(await refusal(() => read(circle))).toMatch(/^circle: cannot be read \(ELOOP\); check that it is/);
     });
 
@@ -118,7 +118,7 @@ test("a link to nothing is no missing file where a file may be missing", async (
     mkdirSync(linked);
     writeFileSync(join(linked, "tokenizer.json"), await Bun.file(join(root, "data/model/tokenizer.json")).text());
     symlinkSync("no-such-file", join(linked, name));
-    expect(await refusal(() => loadTokenizer(linked))).toContain(`${name}: there is no such file`);
+    expect(await refusal(() => loadTokenizer(linked))).toContain(`${name}: no such file`);
   }
   const run = folder.file("run");
   mkdirSync(run);

@@ -1,10 +1,9 @@
 /** How arguments are taken apart, and the flags of commands without a configuration. */
 import { describe, expect, test } from "bun:test";
-import { z } from "zod";
 import { describeFlags, readFlags } from "../../src/cli/flags.ts";
 import { splitArguments } from "../../src/config/arguments.ts";
 import { configFor } from "../../src/config/load.ts";
-import { about } from "../../src/config/settings/about.ts";
+import { choice, requiredText, whole } from "../../src/config/settings/kinds.ts";
 import { InputError } from "../../src/errors.ts";
 
 describe("spellings of a flag", () => {
@@ -66,8 +65,8 @@ describe("spellings of a flag", () => {
       enable_thinking: false,
     });
     expect(config(["--epsilon_high", "null"]).epsilonHigh).toBeNull();
-    expect(() => config(["--reward_funcs", "a,,b"])).toThrow("allowed is a list");
-    expect(() => config(["--beta", "null"])).toThrow("allowed is a number");
+    expect(() => config(["--reward_funcs", "a,,b"])).toThrow("must be a list");
+    expect(() => config(["--beta", "null"])).toThrow("must be a number");
   });
 
   test("a list of several words, with commas or without, or its flag again", () => {
@@ -100,10 +99,12 @@ describe("spellings of a flag", () => {
       () =>
         configFor("train", argv);
     expect(twice("--num_generations", "4", "--num-generations", "8")).toThrow(
-      "--num-generations: the same as --num_generations, which is given too; keep one",
+      "--num-generations: the same setting as --num_generations; keep one",
     );
     expect(twice("--beta=0", "--beta=1")).toThrow('--beta: given twice, "0" and "1"; keep one');
-    expect(twice("--model", "a", "--model_name_or_path", "b")).toThrow("--model_name_or_path: the same as --model");
+    expect(twice("--model", "a", "--model_name_or_path", "b")).toThrow(
+      "--model_name_or_path: the same setting as --model",
+    );
     expect(twice("--use_vllm", "--use_vllm=false")).toThrow("--use_vllm: given twice");
     expect(twice("beta=0", "--no-debug", "beta=0")).toThrow("beta: given twice");
   });
@@ -151,9 +152,9 @@ test("what comes after -- is an argument, whatever it looks like", () => {
 
 describe("readFlags", () => {
   const settings = {
-    input: z.string().min(1).meta(about("JSONL to read.", "FILE")),
-    verifier: z.enum(["gsm8k", "math"]).nullable().default(null).meta(about("How answers are judged.")),
-    max_rows: z.int().min(1).default(10).meta(about("Rows.")),
+    input: requiredText("FILE")`JSONL to read.`,
+    verifier: choice(["gsm8k", "math"], null)`How answers are judged.`,
+    max_rows: whole(1, 10)`Rows.`,
   } as const;
 
   test("gives checked values in camelCase and the arguments", () => {
@@ -171,10 +172,10 @@ describe("readFlags", () => {
 
   const refused: readonly (readonly [argv: string[], message: string])[] = [
     [[], "FILE.jsonl is missing; see grpo verify --help"],
-    [["a"], "--input is missing: it has no default"],
+    [["a"], "--input is required"],
     [["a", "b", "--input=x"], '"b": unexpected argument; see grpo verify --help'],
     [["a", "--verifer", "math"], "--verifer: unknown setting; did you mean --verifier?"],
-    [["a", "--input=x", "--verifier", "aime"], '--verifier "aime": allowed is one of gsm8k, math, or null'],
+    [["a", "--input=x", "--verifier", "aime"], '--verifier "aime": must be one of gsm8k, math, or null'],
   ];
   for (const [argv, message] of refused) {
     test(`refuses ${argv.join(" ") || "nothing"}`, () => {

@@ -1,9 +1,9 @@
 // How a generation is cut into steps, and that the steps' losses are TRL's (test/golden/make_split_losses.py).
 import { describe, expect, test } from "bun:test";
-import { cutGeneration, groupsOfStep, settingsOfSteps } from "../../src/grpo/generation-steps.ts";
+import { cutGeneration, samplesOfStep, wholeGeneration } from "../../src/grpo/generation-steps.ts";
 import type { LossCompletion, LossType } from "../../src/grpo/loss/config.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
-import type { ScoredGroup } from "../../src/grpo/policy-update.ts";
+import type { Weighed } from "../../src/grpo/sample.ts";
 import { computeLoss, LOSS_DEFAULTS, type LossConfig } from "../../src/index.ts";
 import recorded from "../golden/split-losses.json" with { type: "json" };
 
@@ -54,20 +54,17 @@ describe("the cut", () => {
   });
 });
 
-/** The recorded generation as groups of 6. */
-const groups: ScoredGroup[] = upTo(4).map((group) => ({
+/** The recorded generation, in groups of 6. */
+const samples: Weighed[] = upTo(24).map((i) => ({
+  group: Math.floor(i / 6),
   promptIds: Int32Array.of(1),
-  completions: upTo(6).map((k) => {
-    const i = group * 6 + k;
-    return {
-      completionIds: new Int32Array(recorded.logprobs[i]!.length),
-      finished: recorded.finished[i]!,
-      advantage: recorded.advantages[i]!,
-      oldLogprobs: Float64Array.from(recorded.old_logprobs[i]!),
-      refLogprobs: Float64Array.from(recorded.ref_logprobs[i]!),
-      samplingLogprobs: null,
-    };
-  }),
+  completionIds: new Int32Array(recorded.logprobs[i]!.length),
+  mask: null,
+  finished: recorded.finished[i]!,
+  advantage: recorded.advantages[i]!,
+  oldLogprobs: Float64Array.from(recorded.old_logprobs[i]!),
+  refLogprobs: Float64Array.from(recorded.ref_logprobs[i]!),
+  ...{ samplingLogprobs: null, values: null, returns: null },
 }));
 const { per_device_train_batch_size: micro } = recorded;
 
@@ -80,17 +77,12 @@ test.each(recorded.cases)(
       ...{ epsilonHigh: given.epsilon_high, maxCompletionLength: recorded.max_completion_length },
       ...{ maskTruncatedCompletions: given.mask_truncated_completions, perDeviceTrainBatchSize: micro },
     };
-    const completions = groups.flatMap((group) => group.completions);
-    const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 };
-    const settings = { loss, optimizer, temperature: 1, microBatchTokens: 16 };
+    const generation = wholeGeneration(samples, given.steps.length, loss);
     for (const [s, want] of given.steps.entries()) {
       const members = upTo(perStep).map((k) => s * perStep + k);
-      const slice = groupsOfStep(groups, { members, places: null });
-      const { generation } = settingsOfSteps(settings, completions, given.steps.length);
-      const scored = slice.flatMap((group) => group.completions);
-      const step = scored.map((completion, index): LossCompletion => {
+      const step = samplesOfStep(samples, { members, places: null }).map((sample, index): LossCompletion => {
         const logprobs = Float64Array.from(recorded.logprobs[members[index]!]!);
-        return { ...completion, index, logprobs, entropies: new Float64Array(logprobs.length) };
+        return { ...sample, index, logprobs, entropies: new Float64Array(logprobs.length) };
       });
       const result = computeLoss(step, stepDenominators(step, loss, generation), loss);
       expect(Math.abs(result.loss - want.loss), `loss of step ${s + 1}`).toBeLessThan(2e-6);

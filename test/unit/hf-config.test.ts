@@ -1,7 +1,8 @@
 /** config.json: both spellings, defaults by model type, and what is refused by name. */
 import { describe, expect, test } from "bun:test";
 import { InputError } from "../../src/errors.ts";
-import { parseModelConfig, withScalarHead } from "../../src/families/config.ts";
+import { type ModelConfig, withScalarHead } from "../../src/families/config.ts";
+import { parseModelConfig } from "../../src/families/families.ts";
 
 const llama = {
   architectures: ["LlamaForCausalLM"],
@@ -15,6 +16,20 @@ const llama = {
 const qwen2 = { ...llama, architectures: ["Qwen2ForCausalLM"], model_type: "qwen2", num_key_value_heads: 2 };
 const qwen3 = { ...llama, architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", num_key_value_heads: 1 };
 const parse = (json: unknown) => parseModelConfig(json, "M/config.json");
+/** With a layer in place of the function that makes it. */
+const described = (config: ModelConfig) => ({ ...config, layer: config.layer(1) });
+/** The first layer: its sizes, and which of the parameters that only some families have. */
+const layer = (json: unknown) => {
+  const { attention, mlp } = parse(json).layer(0);
+  return {
+    ...attention.shape,
+    attentionInputBias: [attention.q, attention.k, attention.v].map(({ bias }) => bias !== null),
+    attentionOutputBias: attention.o.bias !== null,
+    mlpBias: [mlp.gate, mlp.up, mlp.down].map(({ bias }) => bias !== null),
+    qkNorm: attention.headNorms !== null,
+  };
+};
+const three = (has: boolean) => [has, has, has];
 
 function refusal(json: unknown): string {
   try {
@@ -30,38 +45,68 @@ function refusal(json: unknown): string {
 
 describe("defaults where a field is absent", () => {
   test("llama", () => {
-    expect(parse(llama)).toEqual({
-      modelType: "llama",
+    const matrix = (name: string, n: number, k: number) => ({
+      ...{ name, shape: [n, k], decays: true, trainable: true },
+    });
+    const vector = (name: string, n: number) => ({ name, shape: [n], decays: false, trainable: true });
+    const linear = (name: string, n: number, k: number) => ({
+      weight: matrix(`model.layers.1.${name}.weight`, n, k),
+      bias: null,
+    });
+    expect(described(parse(llama))).toEqual({
+      family: "Llama",
       head: "lm",
       vocabSize: 320,
       hiddenSize: 64,
-      intermediateSize: 176,
       numLayers: 2,
-      numHeads: 4,
-      numKvHeads: 4,
-      headDim: 16,
       rmsNormEps: 1e-6,
-      activation: "silu",
+      embedding: matrix("model.embed_tokens.weight", 320, 64),
+      layer: {
+        inputNorm: vector("model.layers.1.input_layernorm.weight", 64),
+        attention: {
+          shape: { heads: 4, kvHeads: 4, headDim: 16, scale: 0.25 },
+          rope: { theta: 10000, scaling: { type: "default" } },
+          q: linear("self_attn.q_proj", 64, 64),
+          k: linear("self_attn.k_proj", 64, 64),
+          v: linear("self_attn.v_proj", 64, 64),
+          headNorms: null,
+          o: linear("self_attn.o_proj", 64, 64),
+        },
+        postNorm: vector("model.layers.1.post_attention_layernorm.weight", 64),
+        mlp: {
+          activation: "silu",
+          intermediateSize: 176,
+          gate: linear("mlp.gate_proj", 176, 64),
+          up: linear("mlp.up_proj", 176, 64),
+          down: linear("mlp.down_proj", 64, 176),
+        },
+      },
+      layerPath: "model.layers",
+      finalNorm: vector("model.norm.weight", 64),
+      lmHead: matrix("lm_head.weight", 320, 64),
       tieWordEmbeddings: false,
-      attentionInputBias: false,
-      attentionOutputBias: false,
-      mlpBias: false,
-      qkNorm: false,
       maxPositionEmbeddings: 2048,
-      rope: { theta: 10000, scaling: { type: "default" } },
       dtype: "float32",
       eosTokenIds: [2],
       bosTokenId: 1,
       padTokenId: null,
       raw: llama,
     });
+    expect(layer(llama)).toMatchObject({
+      attentionInputBias: three(false),
+      attentionOutputBias: false,
+      mlpBias: three(false),
+      qkNorm: false,
+    });
   });
 
   test("qwen2 always has biases on q, k and v, never on o", () => {
+    for (const json of [
+      { ...qwen2, attention_bias: false },
+      { ...qwen2, attention_bias: true },
+    ])
+      expect(layer(json)).toMatchObject({ attentionInputBias: three(true), attentionOutputBias: false, headDim: 16 });
     expect(parse({ ...qwen2, attention_bias: false })).toMatchObject({
-      attentionInputBias: true,
-      attentionOutputBias: false,
-      headDim: 16,
       maxPositionEmbeddings: 32768,
       eosTokenIds: [],
       bosTokenId: null,
@@ -69,19 +114,19 @@ describe("defaults where a field is absent", () => {
   });
 
   test("qwen3 normalizes q and k, and its head size is not width ÷ heads", () => {
-    expect(parse(qwen3)).toMatchObject({ qkNorm: true, headDim: 128, attentionInputBias: false });
-    expect(parse({ ...qwen3, head_dim: 24, attention_bias: true })).toMatchObject({
+    expect(layer(qwen3)).toMatchObject({ qkNorm: true, headDim: 128, attentionInputBias: three(false) });
+    expect(layer({ ...qwen3, head_dim: 24, attention_bias: true })).toMatchObject({
       headDim: 24,
-      attentionInputBias: true,
+      attentionInputBias: three(true),
       attentionOutputBias: true,
     });
   });
 
   test("llama's attention_bias covers all four projections, mlp_bias the three others", () => {
-    expect(parse({ ...llama, attention_bias: true, mlp_bias: true })).toMatchObject({
-      attentionInputBias: true,
+    expect(layer({ ...llama, attention_bias: true, mlp_bias: true })).toMatchObject({
+      attentionInputBias: three(true),
       attentionOutputBias: true,
-      mlpBias: true,
+      mlpBias: three(true),
     });
   });
 });
@@ -100,9 +145,9 @@ describe("spellings", () => {
       dtype: "bfloat16",
       rope_parameters: { ...scaling, rope_type: "llama3", rope_theta: 5e5 },
     });
-    expect({ ...old, raw: null }).toEqual({ ...now, raw: null });
+    expect({ ...described(old), raw: null }).toEqual({ ...described(now), raw: null });
     expect(now.dtype).toBe("bfloat16");
-    expect(now.rope).toEqual({
+    expect(now.layer(0).attention.rope).toEqual({
       theta: 5e5,
       scaling: {
         type: "llama3",
@@ -115,7 +160,7 @@ describe("spellings", () => {
   });
 
   test("rope_scaling null leaves rope_theta alone", () => {
-    expect(parse({ ...llama, rope_theta: 1e6, rope_scaling: null }).rope).toEqual({
+    expect(parse({ ...llama, rope_theta: 1e6, rope_scaling: null }).layer(0).attention.rope).toEqual({
       theta: 1e6,
       scaling: { type: "default" },
     });
@@ -123,8 +168,11 @@ describe("spellings", () => {
 
   test("yarn takes its context from max_position_embeddings, and a null factor from the ratio", () => {
     const yarn = (parameters: object) =>
-      parse({ ...llama, max_position_embeddings: 4096, rope_parameters: { rope_type: "yarn", ...parameters } }).rope
-        .scaling;
+      parse({
+        ...llama,
+        max_position_embeddings: 4096,
+        rope_parameters: { rope_type: "yarn", ...parameters },
+      }).layer(0).attention.rope.scaling;
     expect(yarn({ factor: 4 })).toEqual({
       type: "yarn",
       factor: 4,
@@ -143,7 +191,7 @@ describe("spellings", () => {
   });
 
   test("gelu_pytorch_tanh is gelu_tanh", () => {
-    expect(parse({ ...llama, hidden_act: "gelu_pytorch_tanh" }).activation).toBe("gelu_tanh");
+    expect(parse({ ...llama, hidden_act: "gelu_pytorch_tanh" }).layer(0).mlp.activation).toBe("gelu_tanh");
   });
 });
 
@@ -239,7 +287,7 @@ describe("the head", () => {
     const critic = withScalarHead(parse(qwen3));
     expect(critic.head).toBe("score");
     expect(critic.raw).toMatchObject({ architectures: ["Qwen3ForSequenceClassification"], vocab_size: 320 });
-    expect(parseModelConfig(critic.raw, "M/config.json", "score")).toEqual(critic);
+    expect(described(parseModelConfig(critic.raw, "M/config.json", "score"))).toEqual(described(critic));
     expect(withScalarHead(critic)).toBe(critic);
   });
 });

@@ -1,6 +1,8 @@
 // Properties of every loss on random steps: the gradients are the same bits however a step is cut into micro-batches, and
-// they equal finite differences of the loss, with one advantage a completion and one a token, under every option.
+// they equal finite differences of the loss, with one advantage a completion and one a token, under every option. A masked
+// token is as if it were not there.
 import { expect, test } from "bun:test";
+import { type Random, randomFrom } from "../../bench/ops/random.ts";
 import {
   type KlEstimator,
   LOSS_DEFAULTS,
@@ -8,12 +10,12 @@ import {
   type LossConfig,
   type LossType,
   type SamplerCorrectionMode,
+  type TokenValues,
 } from "../../src/grpo/loss/config.ts";
 import { LOSS_TYPES } from "../../src/grpo/loss/loss-types.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
 import { computeLoss } from "../../src/grpo/loss.ts";
-import { type Random, randomFrom } from "../ops/random.ts";
 
 const types = Object.keys(LOSS_TYPES) as LossType[];
 const levels = ["token", "sequence"] as const;
@@ -150,6 +152,43 @@ test.each(cases)("%s, %s level: gradients are finite differences of the loss", (
       }
   }
   expect(moving).toBeGreaterThan(50);
+});
+
+/** The completion without the tokens whose mask is 0. */
+function withoutMasked({ mask, ...completion }: LossCompletion): LossCompletion {
+  const own = <V extends TokenValues | null>(values: V) => (values?.filter((_, t) => mask?.[t] !== 0) ?? null) as V;
+  const { logprobs, entropies, oldLogprobs, refLogprobs, samplingLogprobs, advantage } = completion;
+  return {
+    ...completion,
+    ...{ logprobs: own(logprobs), entropies: own(entropies), oldLogprobs: own(oldLogprobs) },
+    ...{ refLogprobs: own(refLogprobs), samplingLogprobs: own(samplingLogprobs) },
+    advantage: typeof advantage === "number" ? advantage : own(advantage),
+  };
+}
+
+test.each(cases)("%s, %s level: masked tokens are as if they were not there, to the bit", (type, level) => {
+  const random = randomFrom(`masks ${type} ${level}`);
+  for (let round = 0; round < 48; round++) {
+    const config = randomConfig(random, type, level, round);
+    const batch = randomStep(random, round % 2 === 1).map((completion) => {
+      const mask = Uint8Array.from(completion.logprobs, () => (random.uniform() < 0.6 ? 1 : 0));
+      return random.uniform() < 0.8 ? { ...completion, mask } : completion;
+    });
+    const without = batch.map(withoutMasked);
+    const step = stepDenominators(batch, config);
+    expect(step).toEqual(stepDenominators(without, config));
+    const [masked, plain] = [computeLoss(batch, step, config), computeLoss(without, step, config)];
+    const title = JSON.stringify(config);
+    expect([masked.loss, masked.entropySum], title).toEqual([plain.loss, plain.entropySum]);
+    expect(masked.metrics, title).toEqual(plain.metrics);
+    const fed = batch.flatMap(({ logprobs, mask }) => Array.from(logprobs, (_, t) => mask?.[t] === 0));
+    for (const key of ["dlogprobs", "dentropies"] as const) {
+      expect([...masked[key].filter((_, entry) => !fed[entry])], title).toEqual([...plain[key]]);
+      expect([...masked[key].filter((_, entry) => fed[entry]!)].every((d) => d === 0)).toBe(true);
+    }
+    const ofOnes = without.map((one) => ({ ...one, mask: new Uint8Array(one.logprobs.length).fill(1) }));
+    expect(computeLoss(ofOnes, step, config)).toEqual(plain);
+  }
 });
 
 test("an advantage of the completion is the same as that advantage at each token", () => {

@@ -13,7 +13,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { InputError, RunError } from "../../src/errors.ts";
-import { completionsPath, removeCompletionsAfter, writeCompletions } from "../../src/metrics/completions-file.ts";
+import { removeCompletionsAfter, writeCompletions } from "../../src/metrics/completions-file.ts";
 import { createConsole, durationText } from "../../src/metrics/console.ts";
 import { createMetricsWriter } from "../../src/metrics/metrics-file.ts";
 import { metricNamed, metricNames } from "../../src/metrics/names.ts";
@@ -109,14 +109,20 @@ describe("metrics.jsonl", () => {
     mkdirSync(join(folder, "completions"), { recursive: true });
     symlinkSync(full, join(folder, "metrics.jsonl"));
     const writer = createMetricsWriter(folder);
-    expect(() => writer.write({ step: 1 })).toThrow("the disk is full: free some space");
-    symlinkSync(full, `${completionsPath(folder, 1)}.tmp`);
-    await expect(writeCompletions(folder, 1, ["{}"])).rejects.toThrow(RunError);
-    expect(existsSync(completionsPath(folder, 1))).toBe(false);
+    expect(() => writer.write({ step: 1 })).toThrow("the disk is full; free some space");
   });
 });
 
 describe("completions", () => {
+  test("what the system refuses is a RunError, and leaves no file", async () => {
+    const folder = fresh();
+    const script = `import { writeCompletions } from "${join(import.meta.dir, "../../src/metrics/completions-file.ts")}";
+      await writeCompletions(${JSON.stringify(folder)}, 1, ["x".repeat(4096)]).catch(({ name, message }) => console.log(name, message));`;
+    const { stdout } = Bun.spawnSync(["sh", "-c", 'ulimit -f 1; exec "$0" -e "$1"', process.execPath, script]);
+    expect(stdout.toString()).toMatch(/^RunError .*step-000001.jsonl: cannot be written: .*\(EFBIG\)/);
+    expect(readdirSync(join(folder, "completions"))).toEqual([]);
+  });
+
   test("lines lie in the step's file, which alone is left", async () => {
     const folder = fresh();
     const path = await writeCompletions(folder, 12, ['{"group":0,"completion":"naïve 数"}', "{}"]);

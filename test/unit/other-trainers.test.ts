@@ -48,7 +48,7 @@ const known = new Set(Object.keys(settingsOf("train")));
 function holds(text: string): void {
   const { refusals } = told(...flag(text));
   for (const line of refusals) {
-    if (line.startsWith("all of these in ours")) continue;
+    if (line.startsWith("all of these, translated")) continue;
     // Ours, but not with our other defaults: a batch of 8 is no whole group of 16.
     if (/^(per_device_train_batch_size|soft_punish_cache)=/.test(text)) continue;
     expect(line, text).toMatch(/: not a setting here; .{10,}/);
@@ -153,11 +153,11 @@ test("what has no meaning here is left out with a remark, a line for each reason
   );
   expect(refusals).toEqual([]);
   expect(remarks).toEqual([
-    "--use_vllm, --vllm_mode: left out; rollouts run in the trainer's own engine",
-    "--bf16: left out; dtype says the number format, float32 or bfloat16; left out, it is the checkpoint's",
-    "--report_to: left out; metrics go to metrics.jsonl in output_dir",
-    "--attn_implementation: left out; attention is the trainer's own",
-    "--deepspeed: left out; one process computes",
+    "--use_vllm, --vllm_mode: ignored; rollouts run in the trainer's own engine",
+    "--bf16: ignored; dtype sets the number format, float32 or bfloat16; by default it is the checkpoint's",
+    "--report_to: ignored; metrics go to metrics.jsonl in output_dir",
+    "--attn_implementation: ignored; attention is the trainer's own",
+    "--deepspeed: ignored; a single process computes",
   ]);
 });
 
@@ -359,7 +359,7 @@ describe("refused, with the number converted", () => {
       const cures = refusals.map((line) => /; use (--.*?)( \(|$)/.exec(line)?.[1]);
       for (const each of use) expect(cures).toContain(each);
       expect(refusals.filter((line) => !line.startsWith("all of these")).length).toBeGreaterThanOrEqual(use.length);
-      for (const line of refusals) expect(line).toMatch(/not a setting here|^all of these in ours: --/);
+      for (const line of refusals) expect(line).toMatch(/not a setting here|^all of these, translated: --/);
       // One round of corrections is enough.
       expect(told(...corrected(argv.split(" "), refusals)).refusals).toEqual([]);
     });
@@ -370,7 +370,7 @@ describe("refused, with the number converted", () => {
       ..."actor_rollout_ref.actor.use_kl_loss=True actor_rollout_ref.actor.kl_loss_coef=0.001".split(" "),
       ..."algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef=0.01".split(" "),
     );
-    expect(refusals).toContain("beta: the names above ask for 0.001 and for 0.01; choose one");
+    expect(refusals).toContain("beta: the names above ask for both 0.001 and 0.01; choose one");
     expect(refusals.some((line) => line.includes("--beta 0.001 ") || line.startsWith("all of"))).toBe(false);
     expect(told("--train_batch_size", "128", "--pretrain", "m").refusals.at(-1)).toContain("--preset openrlhf");
   });
@@ -381,19 +381,22 @@ describe("refused, with the number converted", () => {
       ["--load_in_4bit=True", "weights are float32 or bfloat16: leave it out"],
       ["--push_to_hub", "nothing is uploaded: leave it out"],
       ["--optim=adamw_8bit", "the optimizer is AdamW with float32 moments"],
-      ["--fp16", "float16 is not trained in"],
+      ["--fp16", "float16 is not supported in training"],
       ["actor_rollout_ref.rollout.multi_turn.enable=True", "an answer is one turn"],
-      ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm", "verl does not divide by the completions"],
+      [
+        "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm",
+        "verl does not divide by the number of completions",
+      ],
       ["--reward.stop_properly_penalty_coef 0", "this leaves them out of the loss"],
       ["--algo.advantage.no_std_norm --algo.advantage.estimator reinforce", "divided by its deviation: leave it out"],
       [
         "--rollout_batch_size 16 --n_samples_per_prompt 8 --train_batch_size 64 --save_steps 20",
-        "16 prompts × 8 answers = 128 completions; save_steps, in generations there, are in steps here",
+        "16 prompts × 8 answers = 128 completions; save_steps: generations there, steps here",
       ],
       ["--data.max_samples 20000", "cut the file, or end the run"],
-      ["--algo.advantage.is_correction_type seq-mask-tis", "a mask by the mean ratio of a sequence is not there"],
-      ["algorithm.rollout_correction.rollout_rs=token_k1", "weigh what they leave, too"],
-      ["actor_rollout_ref.actor.clip_ratio_c=3", "it is on at 3 there where nothing is given"],
+      ["--algo.advantage.is_correction_type seq-mask-tis", "there is no mask by a sequence's mean ratio"],
+      ["algorithm.rollout_correction.rollout_rs=token_k1", "also weight what they keep"],
+      ["actor_rollout_ref.actor.clip_ratio_c=3", "there it defaults to 3"],
       ["algorithm.adv_estimator=remax", "there is no remax estimator"],
       ["--reward.normalize_enable", "advantages are normalized, not rewards"],
       ["estimator=gae", "this may be algo.advantage.estimator or algo.kl.estimator: write the whole name"],
@@ -437,7 +440,7 @@ test("rewards that are Python's, or run programs, are told at once with the rest
     "--beta=x",
   );
   expect(refusals.map((line) => line.split(": ").slice(0, 2).join(": "))).toEqual([
-    '--beta "x": allowed is a number ≥ 0',
+    '--beta "x": must be a number ≥ 0',
     "reward_funcs: code",
     "reward_funcs: my_lib.rewards.custom",
     "reward_funcs: ./r.py",
@@ -448,7 +451,7 @@ test("rewards that are Python's, or run programs, are told at once with the rest
 test("TRL's names without its preset: one remark names what is the paper's; ours alone, or the preset, none", () => {
   const remark = (...argv: string[]) => told(...argv).remarks.filter((line) => line.includes("paper's values"));
   expect(remark("--model_name_or_path", "m")).toEqual([
-    "these are TRL's names, and what is not given has the paper's values, not TRL's: loss_type grpo (dapo), beta 0.04 (0), use_bias_correction_kl false (true), lr_scheduler_type constant (linear), num_train_epochs 1 (3), num_generations 16 (8), per_device_train_batch_size 64 (8); --preset trl takes TRL's",
+    "these are TRL's names, but settings left out have the paper's values, not TRL's: loss_type grpo (dapo), beta 0.04 (0), use_bias_correction_kl false (true), lr_scheduler_type constant (linear), num_train_epochs 1 (3), num_generations 16 (8), per_device_train_batch_size 64 (8); --preset trl uses TRL's",
   ]);
   expect(remark("--bf16", "--loss_type=dapo", "--num_train_epochs=1")[0]).not.toMatch(/loss_type|num_train_epochs/);
   expect(remark("--model", "m", "--loss_type", "dapo")).toEqual([]);

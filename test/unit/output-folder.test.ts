@@ -19,9 +19,9 @@ import { openOutputFolder, type Permission, requireFreeFile } from "../../src/ch
 import { writeSafetensors } from "../../src/checkpoint/safetensors-write.ts";
 import { launchersOf, type ProcessView, wasIgnored } from "../../src/cli/parent.ts";
 import { InputError } from "../../src/errors.ts";
+import { isLeft, startOf, temporaryBeside, temporarySuffix } from "../../src/files/temporary.ts";
 import { createUnscoredGuard } from "../../src/grpo/unscored.ts";
 import type { RewardResult } from "../../src/rewards/pool/pool.ts";
-import { isLeft, startOf, temporaryBeside, temporarySuffix } from "../../src/writers.ts";
 
 const root = mkdtempSync(join(tmpdir(), "output-folder-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -55,7 +55,7 @@ describe("what a folder holds", () => {
     ["a model (adapter_model.safetensors)", { "adapter_config.json": "{}", "adapter_model.safetensors": "x" }],
     ["a model (weights.gguf)", { "weights.gguf": "x" }],
     ["a model (tokenizer.json)", { "tokenizer.json": "{}" }],
-    ["a run.json that is not of a run", { "run.json": '{"scripts":{}}', "metrics.jsonl": "" }],
+    ["a run.json that no run wrote", { "run.json": '{"scripts":{}}', "metrics.jsonl": "" }],
   ])("%s", (what, files) => expect(describeHeld(heldIn(put(files))!)).toBe(what));
 
   test("nobody's: notes, a dataset, a run that ended before its first step, what is hidden, no folder", () => {
@@ -95,7 +95,7 @@ describe("a folder that holds something", () => {
       rmSync(join(folder, name), { recursive: true });
       for (const [target, what] of [
         [name, "ELOOP"],
-        ["nothing", "is a link to nothing"],
+        ["nothing", "is a broken link"],
         ["/dev/zero", "is a device, not a file"],
       ] as const) {
         symlinkSync(target, join(folder, name));
@@ -113,7 +113,7 @@ describe("a folder that holds something", () => {
     expect(() => permit({})).toThrow(
       `output_dir ${folder} holds a run (step 4, 2 checkpoints); go on with --resume_from_checkpoint true, name another --output_dir, or replace it with --overwrite`,
     );
-    expect(() => permit({ addsOnly: true, resumes: false })).toThrow("write into it all the same with --overwrite");
+    expect(() => permit({ addsOnly: true, resumes: false })).toThrow("write into it anyway with --overwrite");
     expect(() => permit({ resume: { folder: join(root, "elsewhere/checkpoint-1"), step: 1 } })).toThrow("holds a run");
     permit({ overwrite: true });
     permit({ resume: { folder: join(folder, "checkpoint-2"), step: 2 } });
@@ -135,7 +135,7 @@ describe("a folder that holds something", () => {
     const linked = mkdtempSync(join(root, "linked-"));
     symlinkSync(join(folder, "model.safetensors"), join(linked, "model.safetensors"));
     for (const path of [folder, link, linked, join(folder, "checkpoint-2"), join(link, "metrics.jsonl")])
-      expect(() => permit({ overwrite: true, inputs: { model: path } })).toThrow("must stay");
+      expect(() => permit({ overwrite: true, inputs: { model: path } })).toThrow("must not be replaced");
     // What is not replaced may lie there, and what only adds may be there.
     permit({ overwrite: true, inputs: { dataset: join(folder, "data.arrow"), model: root, ref_model: null } });
     permit({ overwrite: true, addsOnly: true, inputs: { model: folder } });
@@ -167,7 +167,7 @@ describe("a folder that holds something", () => {
     const output = openOutputFolder({ folder, command: "train", note: (text) => notes.push(text) });
     output.permit({ overwrite: true, resumes: true, inputs: {} });
     output.begin(record);
-    expect(notes[0]).toContain("what is replaced (run.json, consolidated.safetensors, model.fp16.safetensors");
+    expect(notes[0]).toContain("the replaced files (run.json, consolidated.safetensors, model.fp16.safetensors");
     dropEarlier(folder);
     expect(readdirSync(join(folder, ".earlier-run")).length).toBe(6); // Weights that stay are not the new run's.
     put({ "model.safetensors": "y" });
@@ -186,7 +186,7 @@ describe("a folder that holds something", () => {
       const output = openOutputFolder({ folder, command: "train", note: (text) => notes.push(text) });
       output.permit({ overwrite: false, resumes: true, inputs: {}, resume: { folder: path, step: 2 } });
       output.begin(record);
-      expect(notes.join()).toMatch(/checkpoint-4.*trainer_state.*goes to .*after-step-2/s);
+      expect(notes.join()).toMatch(/checkpoint-4.*trainer_state.*moves to .*after-step-2/s);
       put({ "model.safetensors": "y" });
       dropEarlier(folder);
       output.release();

@@ -81,7 +81,7 @@ describe("what a reward function is told, and logs", () => {
   });
 
   test.each([
-    ['log_metric("loss", NaN)', "log_metric loss: NaN is no finite number"],
+    ['log_metric("loss", NaN)', "log_metric loss: NaN is not a finite number"],
     ['log_extra("x", [1])', "log_extra x: gives an array of 1 for 2 completions"],
   ])("%s costs the reward and says why", async (call, message) => {
     const name = call.slice(0, 10).replace(/\W/g, "");

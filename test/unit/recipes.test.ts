@@ -150,7 +150,7 @@ describe("three recipes, translated", () => {
       );
     const lines = told(words);
     expect(lines.slice(0, -1)).toEqual(block("verl: examples", "text").split("\n"));
-    const all = block("verl: examples", "sh").replace("grpo train", "all of these in ours:");
+    const all = block("verl: examples", "sh").replace("grpo train", "all of these, translated:");
     expect(lines.at(-1)).toStartWith(`${all} (the preset`);
     // What is told, word by word in place of what is refused, is a configuration; so are the words with their lines kept.
     const refused = new Map(

@@ -65,9 +65,9 @@ describe("what is none of the three", () => {
     ["think_fromat", "did you mean think_format?"],
     ["soft_overlon", "did you mean soft_overlong?"],
     ["bleu-rouge-all", "there are gsm8k, math, auto, accuracy"],
-    ["judge.py", "is no TypeScript or JavaScript module"],
-    ["org/weights.safetensors", "is no TypeScript or JavaScript module"],
-    ["./no/such/folder", "is no built-in reward, module (.ts) or reward model"],
+    ["judge.py", "is not a TypeScript or JavaScript module"],
+    ["org/weights.safetensors", "is not a TypeScript or JavaScript module"],
+    ["./no/such/folder", "is not a built-in reward, module (.ts) or reward model"],
   ])("%s", (name, said) => {
     const message = refusal(name);
     expect(message).toStartWith(`reward_funcs: ${name} `);
@@ -77,7 +77,7 @@ describe("what is none of the three", () => {
 
   test("files and folders that are there", () => {
     expect(refusal(join(folder, "empty"))).toContain("is a folder without a config.json");
-    expect(refusal(join(folder, "plain"))).toContain("is no TypeScript or JavaScript module");
+    expect(refusal(join(folder, "plain"))).toContain("is not a TypeScript or JavaScript module");
     expect(refusal(join(folder, "brevity"))).toContain(`did you mean ${join(folder, "brevity.ts")}?`);
   });
 });
@@ -112,6 +112,6 @@ describe("settings of the built-ins", () => {
     const train = (key: string, value: string) => () => configFor("train", [`--${key}`, value]);
     expect(train("repetition_max_penalty", "1")).toThrow("repetition_max_penalty");
     expect(train("repetition_n_grams", "0")).toThrow("repetition_n_grams");
-    expect(train("soft_punish_cache", "600")).toThrow("soft_punish_cache 600: more than max_completion_length 512");
+    expect(train("soft_punish_cache", "600")).toThrow("soft_punish_cache 600: exceeds max_completion_length 512");
   });
 });

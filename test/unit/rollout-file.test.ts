@@ -40,6 +40,22 @@ describe("what is read", () => {
     expect(again!.completions).toEqual(completions);
   });
 
+  test("mask: which tokens were sampled; written only where there is one, and read back", async () => {
+    const [{ completions }] = (await read(
+      [line({ mask: [1, 0] }), line({ mask: [1, 1] }), line({ mask: null }), line()].join("\n"),
+    )) as [RolloutGroup];
+    expect(completions.map(({ mask }) => mask)).toEqual([
+      Uint8Array.of(1, 0),
+      Uint8Array.of(1, 1),
+      undefined,
+      undefined,
+    ]);
+    const group = { group: 0, promptIds: Int32Array.of(1, 2) };
+    const written = completions.map((completion) => formatRollout(group, completion));
+    expect(written.map((text) => text.includes('"mask"'))).toEqual([true, true, false, false]);
+    expect((await read(written.join("\n")))[0]!.completions).toEqual(completions);
+  });
+
   test("step and place; rewards by function with their weights: written and read back", async () => {
     const own = { rewards: { math: 1, "a b": -0.25 }, reward_weights: { math: 1, "a b": 0.5 }, reward: 0.875 };
     const [{ completions }] = (await read(
@@ -72,6 +88,10 @@ describe("what is read", () => {
     [{ rewards: { a: "1" }, reward_weights: { a: 1 } }, '"rewards" has "1" for "a"; give a finite number'],
     [{ rewards: { a: 2 }, reward_weights: { a: 1 } }, '"reward" is 1, and "rewards" by "reward_weights" are 2'],
     [{ rewards: { a: null }, reward_weights: { a: 1 } }, '"reward" is 1, and "rewards" by "reward_weights" are null'],
+    [{ mask: "10" }, '"mask" is "10"; give one number per token: 1 if the policy sampled it, 0 if it was inserted'],
+    [{ mask: [1] }, '"mask" has 1 numbers for 2 tokens of "completion_ids"; give one number per token'],
+    [{ mask: [1, 0.5] }, '"mask"[1] is 0.5; give one number per token'],
+    [{ mask: [true, 1] }, '"mask"[0] is true; give one number per token'],
     [{ advantages: "1" }, 'rollouts.jsonl:1: "advantages" is "1"; give a finite number, or an array of one a token'],
     [{ advantages: [1] }, '"advantages" has 1 numbers for 2 tokens of "completion_ids"; give one a token'],
     [{ advantages: [1, null] }, '"advantages"[1] is null; give a finite number'],

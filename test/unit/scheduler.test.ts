@@ -1,17 +1,23 @@
 import { describe, expect, test } from "bun:test";
-import { rolloutSizes } from "../../src/rollout/buffers.ts";
+import { type RolloutLimits, rolloutSizes } from "../../src/rollout/buffers.ts";
 import { createPagePool, pagesFor } from "../../src/rollout/pages.ts";
-import { createScheduler } from "../../src/rollout/scheduler.ts";
+import { createScheduler, type Scheduler } from "../../src/rollout/scheduler.ts";
 import type { RolloutRequest } from "../../src/rollout/sequence.ts";
 
 const requests = (lengths: readonly number[], samples: number): RolloutRequest[] =>
   lengths.map((length, prompt) => ({ promptIds: new Int32Array(length).fill(1), samples, prompt }));
 
+function scheduled(list: readonly RolloutRequest[], limits: RolloutLimits): Scheduler {
+  const scheduler = createScheduler(limits, rolloutSizes(limits));
+  for (const request of list) scheduler.add(request);
+  return scheduler;
+}
+
 /** Runs a schedule to its end, sequences finishing in a scrambled order; returns what was admitted, in order. */
 function run(lengths: readonly number[], samples: number, maxSequences: number, promptSlots: number) {
   const limits = { maxSequences, promptSlots, longestPrompt: 130, maxCompletion: 100, penalized: false };
-  const sizes = rolloutSizes(limits);
-  const scheduler = createScheduler(requests(lengths, samples), limits, sizes);
+  const { prefillTokens } = rolloutSizes(limits);
+  const scheduler = scheduled(requests(lengths, samples), limits);
   const admitted: string[] = [];
   const prefilled: number[] = [];
   const holds = new Map<number, string>(); // page → who holds it
@@ -19,19 +25,20 @@ function run(lengths: readonly number[], samples: number, maxSequences: number, 
   for (let round = 0; scheduler.waiting > 0 || scheduler.running.length > 0; round++) {
     if (round > 10_000) throw new Error("the schedule does not end");
     const { prefill, sequences } = scheduler.admit();
-    expect(prefill.reduce((sum, p) => sum + p.length, 0)).toBeLessThanOrEqual(sizes.prefillTokens);
-    for (const prompt of prefill) {
-      prefilled.push(prompt.request);
-      for (const page of prompt.pages) {
+    const tokens = prefill.reduce((sum, { request }) => sum + request.promptIds.length, 0);
+    expect(tokens).toBeLessThanOrEqual(prefillTokens);
+    for (const { request, pages } of prefill) {
+      prefilled.push(request.prompt);
+      for (const page of pages) {
         expect(holds.get(page)).toBeUndefined();
-        holds.set(page, `prompt ${prompt.request}`);
+        holds.set(page, `prompt ${request.prompt}`);
       }
     }
     for (const s of sequences) {
-      admitted.push(`${s.prompt.request}.${s.sample}`);
+      admitted.push(`${s.place}.${s.sample}`);
       for (const page of s.pages) {
         expect(holds.get(page)).toBeUndefined();
-        holds.set(page, `${s.prompt.request}.${s.sample}`);
+        holds.set(page, `${s.place}.${s.sample}`);
       }
     }
     expect(scheduler.running.length).toBeLessThanOrEqual(maxSequences);
@@ -64,8 +71,8 @@ describe("scheduler", () => {
   test("a request without samples is passed over", () => {
     const limits = { maxSequences: 2, promptSlots: 2, longestPrompt: 8, maxCompletion: 8, penalized: false };
     const list = requests([3, 4], 1).map((r, i) => ({ ...r, samples: i }));
-    const scheduler = createScheduler(list, limits, rolloutSizes(limits));
-    expect(scheduler.admit().sequences.map((s) => s.prompt.request)).toEqual([1]);
+    const scheduler = scheduled(list, limits);
+    expect(scheduler.admit().sequences.map((s) => s.place)).toEqual([1]);
   });
 });
 
@@ -91,8 +98,7 @@ describe("pages", () => {
         return Math.floor(state / 65536) % n;
       };
       const limits = { maxSequences: 5, promptSlots: 3, longestPrompt: 130, maxCompletion: 100, penalized: false };
-      const sizes = rolloutSizes(limits);
-      const scheduler = createScheduler(requests([5, 70, 64], 4), limits, sizes);
+      const scheduler = scheduled(requests([5, 70, 64], 4), limits);
       const samples = [4, 4, 4];
       const dropped = new Set<number>();
       const done = new Map<number, number>();
@@ -108,13 +114,15 @@ describe("pages", () => {
         if (random(4) === 0) {
           const place = random(samples.length);
           const open = dropped.has(place) ? 0 : samples[place]! - (done.get(place) ?? 0);
-          expect(scheduler.drop(place)).toBe(open);
+          const before = scheduler.waiting + scheduler.running.length;
+          scheduler.drop(place);
+          expect(before - scheduler.waiting - scheduler.running.length).toBe(open);
           dropped.add(place);
-          expect(scheduler.running.some((s) => s.prompt.request === place)).toBe(false);
+          expect(scheduler.running.some((s) => s.place === place)).toBe(false);
         }
         if (scheduler.running.length === 0) continue;
         const sequence = scheduler.running[random(scheduler.running.length)]!;
-        done.set(sequence.prompt.request, (done.get(sequence.prompt.request) ?? 0) + 1);
+        done.set(sequence.place, (done.get(sequence.place) ?? 0) + 1);
         scheduler.finish(sequence);
       }
       for (const [place, count] of samples.entries()) if (!dropped.has(place)) expect(done.get(place)).toBe(count);

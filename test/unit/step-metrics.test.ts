@@ -1,7 +1,8 @@
 // What a generation's rewards and lengths say in metrics.jsonl, above all where there is nothing to say.
 import { expect, test } from "bun:test";
 import { rewardStatistics } from "../../src/grpo/advantages.ts";
-import { completionMetrics, rewardMetrics } from "../../src/grpo/step-metrics.ts";
+import type { Sampled } from "../../src/grpo/sample.ts";
+import { completionMetrics, rewardMetrics, samplerDifference } from "../../src/grpo/step-metrics.ts";
 
 const metrics = (perFunction: Record<string, (number | null)[]>, groups: number[]) => {
   const functions = Object.entries(perFunction).map(([name, rewards]) => ({ name, rewards, unparsed: 0, timeouts: 0 }));
@@ -41,5 +42,17 @@ test("lengths of finished completions are 0 where none is, as in TRL", () => {
     "completions/clipped_ratio": 1,
     ...{ "completions/mean_terminated_length": 0, "completions/min_terminated_length": 0 },
     "completions/max_terminated_length": 0,
+  });
+});
+
+test("lengths and the sampler's difference are over the tokens that were sampled", () => {
+  const sample = {
+    ...{ completionIds: Int32Array.of(1, 2, 3, 4), finished: true, logprobs: Float32Array.of(-1, 0, 0, -2) },
+    mask: Uint8Array.of(1, 0, 0, 1),
+  } as unknown as Sampled;
+  expect(completionMetrics([sample])).toMatchObject({ "completions/mean_length": 2, "completions/max_length": 2 });
+  expect(samplerDifference([sample, sample], [Float32Array.of(-1.5, -9, -9, -2), undefined])).toEqual({
+    "sampling/sampling_logp_difference/mean": 0.25,
+    "sampling/sampling_logp_difference/max": 0.5,
   });
 });

@@ -1,6 +1,7 @@
 // PPO's losses against a float64 reference written here from the formulas: the clipped value loss, and the policy's with
 // an advantage a token; gradients against finite differences; any cut gives the same bits.
 import { describe, expect, test } from "bun:test";
+import { randomFrom } from "../../bench/ops/random.ts";
 import { RunError } from "../../src/errors.ts";
 import { LOSS_DEFAULTS, type LossCompletion, type LossConfig } from "../../src/grpo/loss/config.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
@@ -12,7 +13,6 @@ import {
   valueTokens,
 } from "../../src/grpo/loss/value.ts";
 import { computeLoss } from "../../src/grpo/loss.ts";
-import { randomFrom } from "../ops/random.ts";
 
 const CONFIG: ValueLossConfig = { cliprangeValue: 0.2, vfCoef: 0.1, maskTruncatedCompletions: false };
 

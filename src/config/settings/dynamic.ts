@@ -1,49 +1,17 @@
 /** Dynamic sampling (DAPO): which groups a generation is made of. */
-import { z } from "zod";
-import { about } from "./about.ts";
+import { text, toggle, whole } from "./kinds.ts";
 
 export const dynamicSamplingSettings = {
-  dynamic_sampling: z
-    .boolean()
-    .default(false)
-    .meta(
-      about(
-        "Replace a group whose rewards are all equal by the next prompt's, so that every update learns from full groups with signal.",
-      ),
-    ),
-  dynamic_sampling_max_batches: z
-    .int()
-    .min(1)
-    .default(10)
-    .meta(
-      about(
-        "At most so many times the prompts of a generation are drawn for it; then groups without signal fill it up.",
-      ),
-    ),
-  dynamic_sampling_ahead: z
-    .int()
-    .min(0)
-    .default(0)
-    .meta(about("Prompts sampled beyond the needed ones, so that replacements are there sooner. Costs work.")),
-  dynamic_sampling_probe: z
-    .int()
-    .min(2)
-    .nullable()
-    .default(null)
-    .meta(
-      about(
-        "Give a group up when its first so many completions have equal rewards. null: sample every group to its end.",
-      ),
-    ),
-  dynamic_sampling_reward: z
-    .string()
-    .min(1)
-    .nullable()
-    .default(null)
-    .meta(
-      about(
-        "The reward function whose spread says whether a group has signal (DAPO: accuracy alone). null: what advantages are made of, the weighted sum, or with normalize_then_sum any function that has a weight.",
-        "NAME",
-      ),
-    ),
+  dynamic_sampling: toggle(false)`
+    Replace a group whose rewards are all equal with the next prompt's, so that every update learns from full groups with
+    signal.`,
+  dynamic_sampling_max_batches: whole(1, 10)`
+    Draw at most this many times the prompts that a generation needs; after that, groups without signal fill it up.`,
+  dynamic_sampling_ahead: whole(0, 0)`
+    Prompts sampled beyond those needed, so that replacements are ready sooner. Costs extra work.`,
+  dynamic_sampling_probe: whole(2, null)`
+    Give up on a group if its first N completions have equal rewards. null: sample every group to the end.`,
+  dynamic_sampling_reward: text(null, "NAME")`
+    The reward function whose spread decides whether a group has signal (DAPO: accuracy alone). null: what the advantages are
+    computed from: the weighted sum or, with normalize_then_sum, any function with a weight.`,
 } as const;

@@ -1,7 +1,7 @@
 /**
  * OpenRLHF 0.11 by the full path of a setting (`--rollout.n_samples_per_prompt 8`), and the flat names of its earlier command
- * line: what it is here. A generation counts prompts there and a step completions; what is done every so many steps is done
- * every so many generations; the default loss is the token mean.
+ * line: what it is here. There, a generation counts prompts and a step completions, and what is done every N steps here is
+ * done every N generations; the default loss is the token mean.
  */
 import { entryOf } from "../entry.ts";
 import { lora, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
@@ -60,14 +60,14 @@ const answers = (other: Lookup): number =>
 const promptsAGeneration = (other: Lookup): number | undefined =>
   numberOf(other("rollout.batch_size") ?? other("rollout_batch_size"));
 
-/** Completions a step. */
+/** Completions per step. */
 const stepSize = (other: Lookup): number =>
   numberOf(other("train.batch_size") ?? other("train_batch_size") ?? other("per_device_train_batch_size")) ?? 128;
 
 const stepsAPass = (other: Lookup): number =>
   numberOf(other("steps_per_generation")) ?? ((promptsAGeneration(other) ?? 1024) * answers(other)) / stepSize(other);
 
-/** Optimizer steps a generation, all passes over it. */
+/** Optimizer steps per generation, over all passes. */
 const stepsPerGeneration = (other: Lookup): number =>
   stepsAPass(other) * (numberOf(other("train.max_epochs") ?? other("max_epochs") ?? other("num_iterations")) ?? 1);
 
@@ -88,10 +88,10 @@ const withGeneration =
 function countedOtherwise(other: Lookup): string {
   if (other("rollout_batch_size") === undefined || stepsPerGeneration(other) === 1) return "";
   const names = ["save_steps", "eval_steps", "logging_steps"].filter((name) => (numberOf(other(name)) ?? 0) > 0);
-  return names.length === 0 ? "" : `; ${names.join(" and ")}, in generations there, are in steps here`;
+  return names.length === 0 ? "" : `; ${names.join(" and ")}: generations there, steps here`;
 }
 
-/** Prompts a generation, in steps of train.batch_size completions. */
+/** Prompts per generation, in steps of train.batch_size completions. */
 const generation: Rule = (value, other) => {
   const prompts = numberOf(value);
   if (prompts === undefined) return refuse("it counts the prompts of a generation", ["steps_per_generation"]);
@@ -132,7 +132,7 @@ const correctionModes: Readonly<Record<string, string>> = {
   icepop: "token_mask",
 };
 
-/** With its own defaults, where they are not given: token ratios held to 0.5 and 5. */
+/** With its own defaults unless given: token ratios limited to 0.5 and 5. */
 const correction: Rule = (value, other) => {
   if (isOff(value)) return silently;
   const use: Setting[] = [["importance_sampling_correction", true]];
@@ -147,7 +147,7 @@ const correctionMode: Rule = (value) => {
   const ours = entryOf(correctionModes, String(value));
   return ours
     ? useInstead(["importance_sampling_mode", ours])
-    : refuse("tis is token_truncate, icepop token_mask; a mask by the mean ratio of a sequence is not there", [
+    : refuse("tis is token_truncate, icepop token_mask; there is no mask by a sequence's mean ratio", [
         "importance_sampling_mode",
       ]);
 };
@@ -156,10 +156,10 @@ const lengthBound: Rule = (value, other) => {
   const answer = other("rollout.max_new_tokens") ?? other("generate_max_len") ?? other("max_completion_length");
   return numberOf(answer) !== undefined
     ? drop("rows that do not fit the model's context are skipped")
-    : refuse("prompt and answer together there, the answer alone here", ["max_completion_length", same(value)]);
+    : refuse("there it is prompt and answer together, here the answer alone", ["max_completion_length", same(value)]);
 };
 
-/** 100 million unless it is said. */
+/** 100 million by default. */
 const rowLimit: Rule = (value) =>
   isNone(value) || (numberOf(value) ?? 0) >= 1e8
     ? silently
@@ -202,10 +202,10 @@ const schedule: Rule = (value, other) => {
     : useInstead(["lr_scheduler_type", value]);
 };
 
-const criticOwn = dropped("the critic's optimizer is the policy's, but for critic_learning_rate");
+const criticOwn = dropped("the critic's optimizer is the policy's, except for critic_learning_rate");
 const dtype: Rule = (value) =>
   String(value) === "fp16"
-    ? refuse("float16 is not trained in", ["dtype", "bfloat16"])
+    ? refuse("float16 is not supported in training", ["dtype", "bfloat16"])
     : useInstead(["dtype", "bfloat16"]);
 const dotted: readonly Line[] = [
   ["actor.model_name_or_path", renamed("model")],
@@ -223,7 +223,7 @@ const dotted: readonly Line[] = [
   ["actor.adam.weight_decay", renamed("weight_decay")],
   ["actor.lr_scheduler", schedule],
   ["actor.lr_warmup_ratio", renamed("warmup_ratio")],
-  ["actor.min_lr_ratio", dropped("lr_scheduler_type says where the rate ends")],
+  ["actor.min_lr_ratio", dropped("lr_scheduler_type determines the final rate")],
   ["actor.max_norm", renamed("max_grad_norm")],
   ["actor.gradient_checkpointing_*", dropped("activations are always recomputed layer by layer")],
   ["actor.freeze_visual_encoder", droppedUnlessOff(noImages)],
@@ -237,7 +237,7 @@ const dotted: readonly Line[] = [
   ["critic.lr_warmup_ratio", criticOwn],
   ["critic.min_lr_ratio", criticOwn],
   ["critic.max_norm", criticOwn],
-  ["critic.freezing_steps", only(/^-1$/, "policy and critic learn from the first step on: leave it out")],
+  ["critic.freezing_steps", only(/^-1$/, "policy and critic learn from the first step: leave it out")],
   ["critic.save_value_network", dropped("a checkpoint has the critic")],
   ["critic.num_nodes", dropped(oneProcess)],
   ["critic.num_gpus_per_node", dropped(oneProcess)],
@@ -271,8 +271,8 @@ const dotted: readonly Line[] = [
   ["train.max_tokens_per_gpu", renamed("micro_batch_tokens")],
   ["train.dynamic_batch_enable", dropped(packed)],
   ["train.full_determinism_enable", dropped("the same run always gives the same bits")],
-  ["train.enable_ema", onlyOff("the average of the weights is not kept: leave it out")],
-  ["train.ema_beta", dropped("the average of the weights is not kept")],
+  ["train.enable_ema", onlyOff("no average of the weights is kept: leave it out")],
+  ["train.ema_beta", dropped("no average of the weights is kept")],
   ["train.async_enable", onlyOff("sampling and training take turns: leave it out")],
   ["train.async_queue_size", dropped("sampling and training take turns")],
   ["train.partial_rollout_enable", onlyOff("sampling and training take turns: leave it out")],
@@ -287,7 +287,7 @@ const dotted: readonly Line[] = [
   ["data.input_key", renamed("prompt_column")],
   ["data.label_key", renamed("answer_column")],
   ["data.input_template", onlyOff("the model's chat template makes the prompt", ["system_prompt"])],
-  ["data.apply_chat_template", dropped("the chat template is used where the model has one")],
+  ["data.apply_chat_template", dropped("the chat template is used if the model has one")],
   ["data.tokenizer_chat_template", renamed("chat_template", (value) => value)],
   ["tokenizer_chat_template", renamed("chat_template", (value) => value)],
   ["data.max_len", lengthBound],
@@ -317,7 +317,7 @@ const dotted: readonly Line[] = [
   ["ckpt.path", dropped("checkpoints go to output_dir")],
   ["ckpt.save_steps", inSteps("save_steps", 0)],
   ["ckpt.max_num", renamed("save_total_limit")],
-  ["ckpt.max_mem", dropped("checkpoints are counted by save_total_limit")],
+  ["ckpt.max_mem", dropped("save_total_limit limits the number of checkpoints")],
   ["ckpt.load_enable", onlyOff("", ["resume_from_checkpoint", true])],
   ["ckpt.save_hf", dropped("checkpoints are Hugging Face folders")],
   ["ckpt.disable_ds", dropped("checkpoints are Hugging Face folders")],
@@ -351,7 +351,7 @@ const flat: readonly Line[] = [
   ["prompt_data", renamed("dataset")],
   ["input_key", renamed("prompt_column")],
   ["label_key", renamed("answer_column")],
-  ["apply_chat_template", dropped("the chat template is used where the model has one")],
+  ["apply_chat_template", dropped("the chat template is used if the model has one")],
   ["prompt_max_len", dropped("prompts are never cut; rows that do not fit the model's context are skipped")],
   ["generate_max_len", renamed("max_completion_length")],
   ["rollout_batch_size", generation],
@@ -373,12 +373,12 @@ const flat: readonly Line[] = [
   ["entropy_loss_coef", (value) => (isOff(value) ? silently : useInstead(["entropy_coef", same(value)]))],
   ["l2", renamed("weight_decay")],
   ["adam_betas", pair("adam_beta1", "adam_beta2")],
-  ["ptx_coef", onlyOff("there is no loss of pretraining beside the policy's: leave it out")],
-  ["pretrain_data", onlyOff("there is no loss of pretraining beside the policy's: leave it out")],
+  ["ptx_coef", onlyOff("there is no pretraining loss besides the policy's: leave it out")],
+  ["pretrain_data", onlyOff("there is no pretraining loss besides the policy's: leave it out")],
   ["prompt_data_probs", onlyOff("one dataset is trained on: put the rows of several into one file", ["dataset"])],
   ["prompt_split", renamed("dataset_split")],
   ["eval_n_samples_per_prompt", renamed("eval_num_generations")],
-  ["freezing_actor_steps", only(/^-1$/, "policy and critic learn from the first step on: leave it out")],
+  ["freezing_actor_steps", only(/^-1$/, "policy and critic learn from the first step: leave it out")],
   ["async_train", onlyOff("sampling and training take turns: leave it out")],
   ["num_episodes", renamed("num_train_epochs")],
   ["save_path", renamed("output_dir")],

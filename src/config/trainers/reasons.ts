@@ -1,5 +1,5 @@
 /** Why other trainers' settings have no counterpart here, where more than one table says so. */
-export const oneProcess = "one process computes";
+export const oneProcess = "a single process computes";
 export const ownEngine = "rollouts run in the trainer's own engine";
 export const packed = "sequences are packed by tokens and never padded (micro_batch_tokens)";
 export const tracked = "metrics go to metrics.jsonl in output_dir";

@@ -1,5 +1,5 @@
 /**
- * What becomes of a setting that another trainer has and we have not, written as data: a table is a list of lines, each a
+ * What becomes of a setting that another trainer has and we do not, written as data: a table is a list of lines, each a
  * name and a rule. A rule sees the value and whatever else was given, and says one of three things: taken under our name,
  * left out because it has no meaning here, or refused with what to use instead.
  */
@@ -18,7 +18,7 @@ export type Lookup = (name: string) => unknown;
 
 export type Rule = (value: unknown, other: Lookup) => Outcome;
 
-/** The name, or its beginning and end around one `*`; a line further up goes before one further down. */
+/** The name, or its beginning and end around one `*`; an earlier line takes precedence. */
 export type Line = readonly [name: string, rule: Rule];
 
 export interface Trainer {
@@ -84,7 +84,7 @@ export const dropped =
   () =>
     drop(why);
 
-/** Has no meaning here, and is nothing to remark on where it is off. */
+/** Has no meaning here, and deserves no remark when it is off. */
 export const droppedUnlessOff =
   (why: string): Rule =>
   (value) =>
@@ -120,7 +120,7 @@ export const renamed =
   (value) =>
     isNone(value) && value !== undefined ? silently : refuse(note, [key, convert(value)]);
 
-/** As it was given, but a number or a truth value that stands in a text. */
+/** As it was given, except that a text containing a number or a truth value becomes that. */
 export function same(value: unknown): unknown {
   if (typeof value !== "string") return value;
   const number = numberOf(value);
@@ -134,7 +134,7 @@ function generationsInSteps(key: string, count: number, each: number): Outcome {
   if (each === 1) return useInstead([key, count]);
   return Number.isInteger(count * each)
     ? refuse(`it counts generations: ${count} × ${each} steps`, [key, count * each])
-    : refuse("it counts generations there and steps here", [key]);
+    : refuse("there it counts generations, here steps", [key]);
 }
 
 /** A count of generations, as optimizer steps; one that is not positive is `never`, or nothing. */

@@ -1,4 +1,4 @@
-/** Looks a name up in the tables of the other trainers: the whole name, one of ours behind a path, or the end of a path. */
+/** Looks a name up in the tables of the other trainers: the whole name, one of ours after a path, or the end of a path. */
 import { openRlhf } from "./openrlhf.ts";
 import { type Line, type Lookup, type Outcome, type Rule, refuse, same, type Trainer } from "./rule.ts";
 import { transformers } from "./transformers.ts";
@@ -8,7 +8,7 @@ import { verl } from "./verl.ts";
 export const trainers: readonly Trainer[] = [trl, transformers, verl, openRlhf];
 
 export interface Found {
-  /** Whose name it is; null where it is one of ours behind a path. */
+  /** Whose name it is; null if it is one of ours after a path. */
   readonly trainer: string | null;
   readonly outcome: Outcome;
 }
@@ -16,7 +16,7 @@ export interface Found {
 /** Paths whose last word is not what a setting of ours of the same name means. */
 const elsewhere = /(^|\.)(critic|ref|reward\w*|val_kwargs|custom_\w+|profiler|global_profiler|ray_\w+|eval)\./;
 
-/** Words that mean something else behind most paths. */
+/** Words that mean something else after most paths. */
 const common = /^(dtype|seed|device|model|dataset|debug|threads|input|output|rollouts|prompt)$/;
 
 const roots =
@@ -27,9 +27,9 @@ export const isPath = (name: string): boolean => roots.test(name);
 
 /**
  * @param name as it was written, in snake_case, perhaps with dots
- * @param ours the setting of this name, where there is one
+ * @param ours the setting of this name, if there is one
  * @param other what else was given
- * @returns undefined where nobody known to us has this name
+ * @returns undefined if no known trainer has this name
  */
 export function foreignSetting(
   name: string,
@@ -72,7 +72,7 @@ function byEnd(name: string, found: (line: readonly [Trainer, Rule]) => Found | 
   const [first] = ends;
   if (first === undefined) return undefined;
   const whole = ends.map(([, [pattern]]) => pattern);
-  // The policy's own goes before the critic's and the reference's.
+  // The policy's own takes precedence over the critic's and the reference's.
   const main = ends.filter(([, [pattern]]) => !elsewhere.test(pattern));
   const chosen = ends.length === 1 ? first : main.length === 1 ? main[0]! : null;
   if (chosen) return found([chosen[0], chosen[1][1]]);

@@ -18,9 +18,9 @@ import {
 } from "./rule.ts";
 
 const recomputed = "activations are always recomputed layer by layer";
-const uncompiled = "the kernels are compiled already";
+const uncompiled = "the kernels are already compiled";
 const everyStep = "metrics.jsonl has every step";
-const byDtype = "dtype says the number format, float32 or bfloat16; left out, it is the checkpoint's";
+const byDtype = "dtype sets the number format, float32 or bfloat16; by default it is the checkpoint's";
 
 /** When something is done: at steps is what we do. An epoch is a share of all steps. */
 const strategy =
@@ -30,12 +30,12 @@ const strategy =
     // YAML 1.1 reads a bare no as false.
     if (/^(no|false)$/i.test(String(value))) return never(value, other);
     if (String(value) === "best" && key === "save_steps")
-      return refuse("where metric_for_best_model is given, an evaluation better than all before saves one", [key, 0]);
-    if (String(value) !== "epoch") return refuse("it is done every so many steps", [key]);
+      return refuse("with metric_for_best_model, an evaluation better than all before saves one", [key, 0]);
+    if (String(value) !== "epoch") return refuse("it is done every N steps", [key]);
     const steps = numberOf(other("max_steps")) ?? -1;
     const epochs = numberOf(other("num_train_epochs")) ?? (other("preset") === "trl" ? 3 : 1);
-    const oneOnly = "a run ends with its model evaluated and saved, and this one is one epoch";
-    if (steps > 0) return refuse("max_steps ends the run: then, or say after how many", [key, steps]);
+    const oneOnly = "the model is evaluated and saved at the end, and this run is a single epoch";
+    if (steps > 0) return refuse("max_steps ends the run; use it, or another number of steps", [key, steps]);
     return epochs > 1 ? refuse("a share of all steps is an epoch", [key, share(1 / epochs)]) : drop(oneOnly);
   };
 
@@ -58,18 +58,18 @@ const adamW =
 const sampling: Rule = (value) => {
   if (isNone(value) || String(value) === "random") return silently;
   if (String(value) === "sequential") return refuse("", ["shuffle_dataset", false]);
-  return refuse("rows are drawn in a seeded order or one after the other", ["shuffle_dataset"]);
+  return refuse("rows come in a seeded random order or one after the other", ["shuffle_dataset"]);
 };
 
 const dataSeed: Rule = (value, other) =>
   isNone(value) || numberOf(value) === (numberOf(other("seed")) ?? 42)
     ? silently
-    : refuse("one seed draws everything", ["seed", numberOf(value)]);
+    : refuse("one seed serves everything", ["seed", numberOf(value)]);
 
 const onCpu: Rule = (value) => (isTrue(value) ? { kind: "ours", key: "device", value: "cpu" } : silently);
 
 const halfPrecision: Rule = (value) =>
-  isTrue(value) ? refuse("float16 is not trained in: float32 or bfloat16", ["dtype"]) : silently;
+  isTrue(value) ? refuse("float16 is not supported in training: float32 or bfloat16", ["dtype"]) : silently;
 
 export const transformers: Trainer = {
   name: "TRL",
@@ -121,28 +121,28 @@ export const transformers: Trainer = {
     ["skip_memory_metrics", dropped(everyStep)],
     // Evaluation
     ["do_train", dropped("training is what the command does")],
-    ["do_eval", droppedUnlessOff("there is evaluation where there is an eval_dataset")],
+    ["do_eval", droppedUnlessOff("there is evaluation if there is an eval_dataset")],
     ["do_predict", onlyOff("use grpo eval")],
     ["eval_strategy", evaluation],
     ["evaluation_strategy", evaluation],
     ["eval_delay", onlyOff("evaluation begins before the first step: leave it out")],
     ["eval_on_start", dropped("evaluation always begins before the first step")],
     ["per_device_eval_batch_size", dropped("sequences sampled at once are max_concurrent_sequences")],
-    ["prediction_loss_only", dropped("evaluation is of answers, not of a loss")],
-    ["eval_do_concat_batches", dropped("evaluation is of answers, not of logits")],
+    ["prediction_loss_only", dropped("evaluation looks at answers, not at a loss")],
+    ["eval_do_concat_batches", dropped("evaluation looks at answers, not at logits")],
     ["eval_use_gather_object", dropped(oneProcess)],
-    ["eval_accumulation_steps", droppedUnlessOff("evaluation is of answers, not of logits")],
-    ["include_for_metrics", droppedUnlessOff("evaluation is of answers, not of logits")],
-    ["include_inputs_for_metrics", droppedUnlessOff("evaluation is of answers, not of logits")],
-    ["batch_eval_metrics", droppedUnlessOff("evaluation is of answers, not of logits")],
-    ["label_names", droppedUnlessOff("evaluation is of answers, not of labels")],
+    ["eval_accumulation_steps", droppedUnlessOff("evaluation looks at answers, not at logits")],
+    ["include_for_metrics", droppedUnlessOff("evaluation looks at answers, not at logits")],
+    ["include_inputs_for_metrics", droppedUnlessOff("evaluation looks at answers, not at logits")],
+    ["batch_eval_metrics", droppedUnlessOff("evaluation looks at answers, not at logits")],
+    ["label_names", droppedUnlessOff("evaluation looks at answers, not at labels")],
     // Checkpoints
     ["save_strategy", strategy("save_steps", () => ({ kind: "ours", key: "save_steps", value: 0 }))],
-    ["save_only_model", onlyOff("a checkpoint has all that it takes to go on: leave it out")],
+    ["save_only_model", onlyOff("a checkpoint always has everything needed to resume: leave it out")],
     ["save_safetensors", dropped("weights are always safetensors")],
     ["save_on_each_node", droppedUnlessOff(oneProcess)],
     ["enable_jit_checkpoint", droppedUnlessOff("Ctrl-C saves a checkpoint")],
-    ["ignore_data_skip", onlyOff("a resumed run goes on at its own place in the data: leave it out")],
+    ["ignore_data_skip", onlyOff("a resumed run continues at its own place in the data: leave it out")],
     ["restore_callback_states_from_checkpoint", droppedUnlessOff("there are no callbacks")],
     ["push_to_hub", onlyOff(noUpload)],
     ["hub_always_push", onlyOff(noUpload)],

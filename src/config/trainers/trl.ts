@@ -35,7 +35,7 @@ const generationBatch: Rule = (value, other) => {
   const steps = (numberOf(value) ?? Number.NaN) / step;
   // A configuration that TRL has written out has both.
   if (numberOf(other("steps_per_generation")) === steps) return silently;
-  // Where the size of a step is not given it is TRL's.
+  // TRL's step size, unless it is given.
   const whole: Setting[] =
     given === undefined && other("preset") !== "trl" ? [["per_device_train_batch_size", step]] : [];
   return Number.isInteger(steps) && steps > 0
@@ -113,7 +113,7 @@ const trlLines: Trainer["lines"] = [
   ["normalize_advantages", onlyOff("advantages of rloo have their own scale: leave it out")],
   ["reward_clip_range", clipRange],
   ["rloo_k", renamed("num_generations")],
-  ["token_level_kl", only(/^(false)$/i, "it is advantage_estimator that says where the KL goes", ["use_kl_in_reward"])],
+  ["token_level_kl", only(/^(false)$/i, "advantage_estimator decides where the KL goes", ["use_kl_in_reward"])],
   ["num_mini_batches", only(/^1$/, "steps of a generation are counted", ["steps_per_generation"])],
   ["response_length", renamed("max_completion_length")],
   ["total_episodes", onlyOff("optimizer steps are counted, not answers", ["max_steps"])],
@@ -122,7 +122,7 @@ const trlLines: Trainer["lines"] = [
   ["use_liger_loss", droppedUnlessOff("the loss is always fused with the language-model head")],
   ["unbiased_kl_estimator", renamed("use_bias_correction_kl")],
   // SFTConfig
-  ["max_seq_length", renamed("max_length", same, "sft has max_length; in train answers end at max_completion_length")],
+  ["max_seq_length", renamed("max_length", same, "sft has max_length; in train, answers end at max_completion_length")],
   [
     "dataset_text_field",
     only(/^(text|messages|prompt)$/, "prompt and answer are columns", ["prompt_column"], ["answer_column"]),
@@ -133,7 +133,7 @@ const trlLines: Trainer["lines"] = [
   ["eval_packing", droppedUnlessOff("sequences are always packed and never padded")],
   ["assistant_only_loss", onlyOff("a row has one answer", ["completion_only_loss", true])],
   ["activation_offloading", droppedUnlessOff("activations are always recomputed layer by layer")],
-  ["eos_token", onlyOff("the model folder says how an answer ends: set it in its generation_config.json")],
+  ["eos_token", onlyOff("the model folder defines how an answer ends: set it in its generation_config.json")],
   ["pad_token", droppedUnlessOff("sequences are always packed and never padded")],
   ["chat_template_path", renamed("chat_template")],
   // ModelConfig
@@ -164,12 +164,12 @@ const trlLines: Trainer["lines"] = [
   ["machine_rank", dropped(oneProcess)],
   ["main_process_*", dropped(oneProcess)],
   ["multi_gpu", droppedUnlessOff(oneProcess)],
-  ["gpu_ids", dropped("device says which GPU computes")],
-  ["mixed_precision", dropped("dtype says the number format, float32 or bfloat16; left out, it is the checkpoint's")],
-  ["env", dropped("variables of the environment are set in the shell")],
+  ["gpu_ids", dropped("device selects the GPU")],
+  ["mixed_precision", dropped("dtype sets the number format, float32 or bfloat16; by default it is the checkpoint's")],
+  ["env", dropped("environment variables are set in the shell")],
 ];
 
-const noCode = "no program is run to judge an answer, unless a reward function (a TypeScript module) does it";
+const noCode = "programs are not run to judge an answer, unless a reward function (a TypeScript module) does so";
 
 /** open-r1's GRPOConfig and GRPOScriptArguments. */
 const openR1Lines: Trainer["lines"] = [

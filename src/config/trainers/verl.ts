@@ -36,7 +36,7 @@ import {
 const noTurns = "an answer is one turn, without tools: leave it out";
 const python = "reward functions are TypeScript modules, named by path (./my-reward.ts)";
 
-/** The loss as verl names it, also once it is written in ours. */
+/** The loss as verl names it, even where it is written in our names. */
 function lossMode(other: Lookup): string {
   const ours = textOf(other("loss_type"));
   const level = textOf(other("importance_sampling_level"));
@@ -45,11 +45,11 @@ function lossMode(other: Lookup): string {
 }
 const answers = (other: Lookup): number => numberOf(other("rollout.n") ?? other("num_generations")) ?? 1;
 
-/** Prompts an optimizer step, where they are given. */
+/** Prompts per optimizer step, if given. */
 const miniBatch = (other: Lookup): number | undefined =>
   numberOf(other("actor.ppo_mini_batch_size") ?? other("ppo_mini_batch_size"));
 
-/** Optimizer steps a generation, all passes over it: what one step of verl's trainer, and of its learning rate, is. */
+/** Optimizer steps per generation, over all passes: one step of verl's trainer, and of its learning rate. */
 function stepsPerGeneration(other: Lookup): number {
   const prompts = numberOf(other("data.train_batch_size")) ?? 1024;
   const passes = numberOf(other("actor.ppo_epochs") ?? other("ppo_epochs") ?? other("num_iterations")) ?? 1;
@@ -75,10 +75,10 @@ const estimator: Rule = (value) => {
   const ours = entryOf(estimators, name.toLowerCase());
   return ours
     ? useInstead(ours)
-    : refuse(`there is no ${textOf(value) ?? "such"} estimator; take one of ours`, ["advantage_estimator"]);
+    : refuse(`there is no ${textOf(value) ?? "such"} estimator; use one of ours`, ["advantage_estimator"]);
 };
 
-/** Prompts a generation; a step is ppo_mini_batch_size of them. */
+/** Prompts per generation; a step is ppo_mini_batch_size of them. */
 const generation: Rule = (value, other) => {
   const prompts = numberOf(value);
   const step = miniBatch(other);
@@ -92,7 +92,7 @@ const generation: Rule = (value, other) => {
   return refuse(counted, ["steps_per_generation", prompts / size], ...perStep);
 };
 
-/** Prompts a step. */
+/** Prompts per step. */
 const step: Rule = (value, other) => {
   const prompts = numberOf(value);
   if (prompts === undefined) return refuse("completions are counted", ["per_device_train_batch_size"]);
@@ -128,7 +128,7 @@ const aggregates: Readonly<Record<string, string>> = {
 
 const aggregate: Rule = (value, other) => {
   const mode = lossMode(other);
-  if (mode === "vanilla" && other("loss_type") !== undefined) return drop("loss_type says how it is averaged");
+  if (mode === "vanilla" && other("loss_type") !== undefined) return drop("loss_type determines how it is averaged");
   if (mode === "cispo" && String(value) !== "token-mean") return refuse("cispo is averaged over tokens: leave it out");
   if (mode !== "vanilla") return mode === "cispo" ? silently : drop(`loss_mode ${mode} has its own mean`);
   const ours = entryOf(aggregates, String(value));
@@ -136,7 +136,8 @@ const aggregate: Rule = (value, other) => {
     return refuse("token-mean is dapo, seq-mean-token-mean grpo, seq-mean-token-sum-norm dr_grpo", ["loss_type"]);
   const note =
     ours === "dr_grpo"
-      ? "verl does not divide by the completions of a step, we do: the gradient is smaller by a constant factor, which AdamW evens out and max_grad_norm does not"
+      ? "verl does not divide by the number of completions in a step, this does: the gradient is smaller by a " +
+        "constant factor, which AdamW cancels and max_grad_norm does not"
       : "";
   return refuse(note, ["loss_type", ours]);
 };
@@ -155,13 +156,13 @@ const policyLoss: Rule = (value, other) => {
         ? refuse("its cap 1 + clip_ratio_high is the cap itself here", ["loss_type", "cispo"], ["epsilon_high", 1.2])
         : useInstead(["loss_type", "cispo"]);
     default:
-      return refuse("there is no such loss; take one of ours", ["loss_type"]);
+      return refuse("there is no such loss; use one of ours", ["loss_type"]);
   }
 };
 
 const clipLow: Rule = (value, other) => {
   const mode = lossMode(other);
-  if (mode === "cispo") return drop("cispo here has no lower bound of the ratio");
+  if (mode === "cispo") return drop("cispo has no lower bound on the ratio here");
   if (mode === "sapo") return drop("sapo clips nothing");
   // Above it stays at 0.2 there, and goes with the lower one here.
   const above = other("clip_ratio_high") ?? other("clip_ratio") ?? other("epsilon_high");
@@ -170,11 +171,11 @@ const clipLow: Rule = (value, other) => {
     : useInstead(["epsilon", same(value)]);
 };
 
-/** Both sides, where they are not given each. */
+/** Both sides, unless each is given. */
 const clip: Rule = (value, other) => {
   if (lossMode(other) === "sapo") return drop("sapo clips nothing");
   if (lossMode(other) === "cispo")
-    return other("clip_ratio_high") === undefined ? clipHigh(value, other) : drop("clip_ratio_high goes before it");
+    return other("clip_ratio_high") === undefined ? clipHigh(value, other) : drop("clip_ratio_high overrides it");
   return (other("clip_ratio_low") ?? other("epsilon")) === undefined
     ? useInstead(["epsilon", same(value)])
     : drop("each side has its own range");
@@ -194,7 +195,7 @@ const withKlLoss: Rule = (value, other) => {
   return isTrue(other("use_kl_in_reward")) || other("beta") !== undefined ? silently : useInstead(["beta", 0]);
 };
 
-/** Off there unless it is asked for. */
+/** Off there by default. */
 const klLossWeight: Rule = (value, other) =>
   isTrue(other("use_kl_loss")) ? useInstead(["beta", same(value)]) : drop("use_kl_loss is not true");
 
@@ -202,7 +203,7 @@ const klLossWeight: Rule = (value, other) =>
 const dualClip: Rule = (value, other) => {
   const mode = lossMode(other);
   return mode === "vanilla"
-    ? renamed("delta", same, "it is on at 3 there where nothing is given, here it is off")(value, other)
+    ? renamed("delta", same, "there it defaults to 3, here it is off")(value, other)
     : drop(`loss_mode ${mode} has no dual clip`);
 };
 
@@ -220,7 +221,7 @@ const klInLoss: Rule = (value, other) => {
   const kind = String(value);
   if (!isTrue(other("use_kl_loss"))) return drop("use_kl_loss is not true");
   if (!kind.endsWith("+")) return klKind("kl_estimator")(value, other);
-  return refuse("what has a + has the gradient of k2", ["kl_estimator", "k2"]);
+  return refuse("an estimator with + has the gradient of k2", ["kl_estimator", "k2"]);
 };
 
 const klKind =
@@ -266,7 +267,7 @@ const overlong: Rule = (value, other) => {
   const factor = numberOf(other("overlong_buffer_cfg.penalty_factor") ?? other("overlong_buffer.penalty_factor")) ?? 1;
   const right = punishedDapo(other) ? 2 : 1;
   if (right === 1 && factor === 1) return useInstead(rewards);
-  const note = right === 2 ? "a wrong answer is worth -1 to the dapo manager, and 0 here" : "";
+  const note = right === 2 ? "a wrong answer scores -1 with the dapo manager, and 0 here" : "";
   return refuse(note, rewards, ["reward_weights", [right, factor]]);
 };
 
@@ -288,7 +289,7 @@ const modelReward: Rule = (value, other) =>
     ? silently
     : refuse("name the reward model's folder or hub id", ["reward_funcs"]);
 
-/** Its bound is 2 where none is given. */
+/** Its bound is 2 by default. */
 const correction: Rule = (value, other) => {
   if (isOff(value)) return silently;
   const level = String(value) === "sequence" ? "sequence_truncate" : "token_truncate";
@@ -300,7 +301,7 @@ const correction: Rule = (value, other) => {
 const rejection: Rule = (value) =>
   isOff(value)
     ? silently
-    : refuse("the modes token_mask and sequence_mask weigh what they leave, too; without it nothing is masked", [
+    : refuse("the modes token_mask and sequence_mask also weight what they keep; without it nothing is masked", [
         "importance_sampling_mode",
       ]);
 
@@ -392,13 +393,13 @@ export const verl: Trainer = {
       ...["rollout_correction.bypass_mode", "rollout_correction.loss_type"],
       "rollout_correction.rollout_is_batch_normalize",
     ]),
-    ["algorithm.pf_ppo.*", dropped("answers are not weighted anew")],
-    ["algorithm.use_pf_ppo", onlyOff("answers are not weighted anew: leave it out")],
+    ["algorithm.pf_ppo.*", dropped("answers are not reweighted")],
+    ["algorithm.use_pf_ppo", onlyOff("answers are not reweighted: leave it out")],
     // Data
     ["data.train_files", files("dataset")],
     ["data.val_files", files("eval_dataset")],
     ["data.train_batch_size", generation],
-    ["data.gen_batch_size", droppedUnlessOff("dynamic_sampling draws as many prompts as it needs")],
+    ["data.gen_batch_size", droppedUnlessOff("dynamic_sampling samples as many prompts as it needs")],
     ["data.val_batch_size", droppedUnlessOff("sequences sampled at once are max_concurrent_sequences")],
     ["algorithm.*", nothingLikeIt],
     ["data.max_prompt_length", maxLength],
@@ -407,7 +408,7 @@ export const verl: Trainer = {
     ["data.filter_overlong_prompts_workers", maxLength],
     ["data.truncation", maxLength],
     ["data.shuffle", (value) => (isFalse(value) ? useInstead(["shuffle_dataset", false]) : silently)],
-    ["data.validation_shuffle", droppedUnlessOff("evaluation takes the rows as they stand")],
+    ["data.validation_shuffle", droppedUnlessOff("evaluation takes the rows in their order")],
     ["data.seed", renamed("seed")],
     ["data.prompt_key", renamed("prompt_column")],
     ["data.reward_fn_key", dropped("rewards are named by reward_funcs")],
@@ -415,7 +416,7 @@ export const verl: Trainer = {
       "data.val_max_samples",
       (value) => ((numberOf(value) ?? 1) < 0 ? silently : useInstead(["eval_samples", same(value)])),
     ],
-    ["data.train_max_samples", only(/^-1$/, "all rows are drawn from: cut the file", ["dataset"])],
+    ["data.train_max_samples", only(/^-1$/, "all rows are used: cut the file", ["dataset"])],
     [
       "data.apply_chat_template_kwargs",
       (value) => (isOff(value) ? silently : useInstead(["chat_template_kwargs", value])),
@@ -423,7 +424,7 @@ export const verl: Trainer = {
     ["data.apply_chat_template_kwargs.*", refused("an object in JSON", ["chat_template_kwargs"])],
     ["data.custom_cls.path", onlyOff("rows come from a file: convert it", ["dataset"])],
     ["data.sampler.class_path", onlyOff("rows are drawn in a seeded order: leave it out")],
-    ...lines("data", dropped("rows are read as they stand in the file"), [
+    ...lines("data", dropped("rows are read as they are in the file"), [
       ...["tokenizer", "use_shm", "return_*", "dataloader_num_workers", "image_*", "video_key", "trust_remote_code"],
       ...["custom_cls.*", "sampler.*", "datagen.*", "tool_config_path"],
     ]),
@@ -456,7 +457,7 @@ export const verl: Trainer = {
     ["actor_rollout_ref.actor.optim.lr_scheduler_type", schedule],
     ["actor_rollout_ref.actor.optim.lr_decay_style", schedule],
     ["actor_rollout_ref.actor.optim.warmup_style", schedule],
-    ["actor_rollout_ref.actor.optim.min_lr_ratio", droppedUnlessOff("lr_scheduler_type says where the rate ends")],
+    ["actor_rollout_ref.actor.optim.min_lr_ratio", droppedUnlessOff("lr_scheduler_type determines the final rate")],
     ["actor_rollout_ref.actor.optim.clip_grad", renamed("max_grad_norm")],
     ["actor_rollout_ref.actor.optim.*", dropped("the optimizer is AdamW over all steps")],
     ["actor_rollout_ref.actor.grad_clip", renamed("max_grad_norm")],
@@ -481,7 +482,7 @@ export const verl: Trainer = {
       onlyOff("dr_grpo divides by max_completion_length", ["max_completion_length"]),
     ],
     ["actor_rollout_ref.actor.policy_loss.loss_mode", policyLoss],
-    ["actor_rollout_ref.actor.policy_loss.*", dropped("this belongs to losses that are not here")],
+    ["actor_rollout_ref.actor.policy_loss.*", dropped("it belongs to losses that do not exist here")],
     ["actor_rollout_ref.actor.tau_pos", renamed("sapo_temperature_pos")],
     ["actor_rollout_ref.actor.tau_neg", renamed("sapo_temperature_neg")],
     [
@@ -518,11 +519,11 @@ export const verl: Trainer = {
     ["actor_rollout_ref.rollout.val_kwargs.do_sample", evalGreedily],
     [
       "actor_rollout_ref.rollout.val_kwargs.top_p",
-      only(/^1(\.0*)?$/, "evaluation draws as training does, but for eval_temperature", ["top_p"]),
+      only(/^1(\.0*)?$/, "evaluation samples as training does, except for eval_temperature", ["top_p"]),
     ],
     [
       "actor_rollout_ref.rollout.val_kwargs.top_k",
-      only(/^(-1|0)$/, "evaluation draws as training does, but for eval_temperature", ["top_k"]),
+      only(/^(-1|0)$/, "evaluation samples as training does, except for eval_temperature", ["top_k"]),
     ],
     ["actor_rollout_ref.rollout.multi_turn.enable", onlyOff(noTurns)],
     ["actor_rollout_ref.rollout.multi_turn.*", dropped("an answer is one turn, without tools")],
@@ -532,7 +533,7 @@ export const verl: Trainer = {
     ["critic.model.path", renamed("critic_model")],
     ["critic.optim.lr", renamed("critic_learning_rate")],
     ["critic.cliprange_value", renamed("cliprange_value")],
-    ["critic.optim.*", dropped("the critic's optimizer is the policy's, but for critic_learning_rate")],
+    ["critic.optim.*", dropped("the critic's optimizer is the policy's, except for critic_learning_rate")],
     ["critic.*", dropped("how the critic is computed is the trainer's own")],
     // Rewards
     ["reward_model.enable", modelReward],
@@ -572,7 +573,7 @@ export const verl: Trainer = {
     ],
     ["trainer.default_local_dir", renamed("output_dir")],
     ["trainer.max_actor_ckpt_to_keep", renamed("save_total_limit")],
-    ["trainer.critic_warmup", onlyOff("policy and critic learn from the first step on: leave it out")],
+    ["trainer.critic_warmup", onlyOff("policy and critic learn from the first step: leave it out")],
     ["trainer.device", only(/^(cuda|cpu)$/, "cpu or cuda", ["device"])],
     ["trainer.logger", dropped(tracked)],
     ["trainer.project_name", dropped(tracked)],
@@ -593,8 +594,8 @@ export const verl: Trainer = {
     ["ray_init.*", dropped(oneProcess)],
     ["global_profiler.*", dropped("BUN_GRPO_TRACE=1 prints the time of every kernel")],
     ["transfer_queue.*", dropped(oneProcess)],
-    ["config_path", dropped("settings are told one by one")],
-    ["config_name", dropped("settings are told one by one")],
-    ["hydra.*", dropped("output_dir says where everything goes")],
+    ["config_path", dropped("settings are given one by one")],
+    ["config_name", dropped("settings are given one by one")],
+    ["hydra.*", dropped("output_dir determines where everything goes")],
   ],
 };

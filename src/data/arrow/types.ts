@@ -1,6 +1,6 @@
 /**
- * The column types that values of JSON have: null, bool, int64, uint64, float64, string, list and struct, every one of
- * them nullable. Leaves out what columns of a schema have (they keep their own types) and the writing (write.ts).
+ * The column types of JSON values: null, bool, int64, uint64, float64, string, list and struct, all of them nullable.
+ * Leaves out columns from a schema, which keep their own types, and writing (write.ts).
  */
 import { Bool, type DataType, Field, Float64, Int64, List, Null, Struct, Uint64, Utf8 } from "apache-arrow";
 import { JsonNumber } from "../json-text.ts";
@@ -9,16 +9,16 @@ export type ColumnType =
   | { readonly kind: "null" | "bool" | "uint64" | "float64" | "string" }
   | {
       readonly kind: "int64";
-      /** Past 2^53, where a double holds not every one. */
+      /** Past 2^53, where a double cannot hold every whole number. */
       readonly wide?: boolean;
       readonly negative?: boolean;
     }
   | { readonly kind: "list"; readonly item: ColumnType }
   | { readonly kind: "struct"; readonly fields: ReadonlyMap<string, ColumnType> };
 
-/** Two values, or a value and a type, that cannot stand in one column; the caller adds the place. */
+/** Two values, or a value and a type, that do not fit into one column; the caller adds the position. */
 export class TypeConflict extends Error {
-  /** Whether the values can be kept as they are written, as JSON. */
+  /** Whether the values can be kept as JSON, as they are written. */
   readonly keepable: boolean;
 
   constructor(message: string, { keepable = true } = {}) {
@@ -38,14 +38,15 @@ const negative: ColumnType = { kind: "int64", negative: true };
 const MAX_DEPTH = 60;
 
 /**
- * The type of a plain value; whole numbers are int64 while a double holds them exactly, and as bigint.
- * @throws TypeConflict for a value that no column holds
+ * The type of a plain value; whole numbers are int64 if a double holds them exactly, and as bigint.
+ * @throws TypeConflict for a value that no column can hold
  */
 export function typeOfValue(value: unknown, depth = 0): ColumnType {
   if (value === null || value === undefined) return nothing;
   switch (typeof value) {
     case "string":
-      if (!value.isWellFormed()) throw new TypeConflict("half of a surrogate pair in a text, which no UTF-8 holds");
+      if (!value.isWellFormed())
+        throw new TypeConflict("half of a surrogate pair in a text, which UTF-8 cannot encode");
       return text;
     case "boolean":
       return truth;
@@ -63,7 +64,7 @@ export function typeOfValue(value: unknown, depth = 0): ColumnType {
   }
   if (ArrayBuffer.isView(value)) throw new TypeConflict("bytes, which JSON has not", { keepable: false });
   if (value instanceof JsonNumber) {
-    if (!value.fits) throw new TypeConflict(`${shortened(value.text)}, which no double is near`);
+    if (!value.fits) throw new TypeConflict(`${shortened(value.text)}, which no double is close to`);
     return real;
   }
   const fields = Object.entries(value as object).map(([name, inner]) => [name, typeOfValue(inner, depth + 1)] as const);
@@ -73,15 +74,15 @@ export function typeOfValue(value: unknown, depth = 0): ColumnType {
 function typeOfBigint(value: bigint): ColumnType {
   if (BigInt.asIntN(64, value) === value) return { kind: "int64", wide: true, negative: value < 0n };
   if (BigInt.asUintN(64, value) === value) return { kind: "uint64" };
-  throw new TypeConflict(`${shortened(String(value))}, which 64 bits do not hold`);
+  throw new TypeConflict(`${shortened(String(value))}, which does not fit in 64 bits`);
 }
 
 const shortened = (digits: string) => (digits.length > 40 ? `${digits.slice(0, 40)}…` : digits);
 
 /**
- * The type that holds values of both: null gives way, int64 widens to uint64 and, up to 2^53, to float64; structs take each
- * other's fields.
- * @throws TypeConflict for any other two
+ * The type that holds values of both: null yields to any other, int64 widens to uint64 and, up to 2^53, to float64;
+ * structs merge their fields.
+ * @throws TypeConflict for any other pair
  */
 export function mergeTypes(a: ColumnType, b: ColumnType): ColumnType {
   if (a === b || b.kind === "null") return a;
@@ -97,19 +98,19 @@ export function mergeTypes(a: ColumnType, b: ColumnType): ColumnType {
   const kinds = [a.kind, b.kind];
   if (kinds.includes("int64") && kinds.includes("uint64")) {
     if (![a, b].some((type) => type.kind === "int64" && type.negative)) return { kind: "uint64" };
-    throw new TypeConflict("whole numbers below 0 and past 2^63, which no one type of 64 bits holds");
+    throw new TypeConflict("negative whole numbers and ones past 2^63, which no single 64-bit type holds");
   }
   if (kinds.includes("float64") && (kinds.includes("int64") || kinds.includes("uint64"))) {
     if (![a, b].some((type) => type.kind === "uint64" || (type.kind === "int64" && type.wide))) return real;
     throw new TypeConflict(
-      `${b.kind === "float64" ? "a real number here but a whole one past 2^53" : "a whole number past 2^53 here but a real one"} before, and no one type holds both`,
+      `${b.kind === "float64" ? "a real number here but a whole one past 2^53" : "a whole number past 2^53 here but a real one"} before, and no single type holds both`,
     );
   }
   throw new TypeConflict(`${describeType(b)} here but ${describeType(a)} before`);
 }
 
 /** @throws TypeConflict that names the field */
-export function mergeFields(
+function mergeFields(
   a: ReadonlyMap<string, ColumnType>,
   b: ReadonlyMap<string, ColumnType>,
 ): ReadonlyMap<string, ColumnType> {
@@ -126,7 +127,7 @@ export function mergeFields(
   return merged;
 }
 
-export function describeType(type: ColumnType): string {
+function describeType(type: ColumnType): string {
   if (type.kind === "list") return `a list of ${describeType(type.item)}`;
   return type.kind === "struct" ? "an object" : type.kind;
 }

@@ -1,8 +1,8 @@
-/** Arrow as a source: a file, or a folder as `datasets` saves it. Its columns are copied batch by batch as they are. */
+/** Arrow as a source: a file, or a folder as `datasets` saves it. Its columns are copied batch by batch unchanged. */
 import type { Data, Field } from "apache-arrow";
 import { InputError } from "../../errors.ts";
 import { checkSameColumn, type Dataset, openDataset } from "../dataset.ts";
-import type { ArrayBatch, ArraySource, SourceColumn } from "./source.ts";
+import type { ArrayBatch, ArraySource, SourceColumn } from "./rows.ts";
 
 export async function arrowSource(path: string, split?: string): Promise<ArraySource> {
   const dataset = openDataset(path, { split });
@@ -11,7 +11,8 @@ export async function arrowSource(path: string, split?: string): Promise<ArraySo
   const { metadata } = dataset.shards[0]!;
   dataset.close();
   return {
-    ...{ format: "Arrow", metadata },
+    format: "Arrow",
+    metadata,
     columns: async () => columns,
     async *arrays(names): AsyncGenerator<ArrayBatch> {
       const dataset = openDataset(path, { split });

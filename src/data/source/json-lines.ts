@@ -1,4 +1,4 @@
-/** JSON Lines: one object a line, as a file or packed. Lines are counted from 1, blank ones too. */
+/** JSON Lines: one object per line, plain or compressed. Lines are counted from 1, including blank ones. */
 import { InputError } from "../../errors.ts";
 import {
   hasChangedNumber,
@@ -10,14 +10,14 @@ import {
 } from "../json-text.ts";
 import { inferColumns } from "./infer.ts";
 import { openText } from "./packed.ts";
-import type { RowBatch, RowSource } from "./source.ts";
+import type { RowBatch, RowSource } from "./rows.ts";
 
 const BATCH_ROWS = 1000;
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
 /**
- * Lines whose numbers need the exact parser in the reading, remembered from the look for columns; beyond these, each is looked
- * at again. How a number is spelled tells its column's type: once that is known, 12.0 may be read as 12.
+ * Lines whose numbers need the exact parser, remembered from the pass that infers the columns; later lines are checked
+ * again. A number's spelling determines its column's type; once that is known, 12.0 may be read as 12.
  */
 const REMEMBERED_LINES = 1_000_000;
 
@@ -42,7 +42,7 @@ export function jsonLinesSource(path: string): RowSource {
   };
 }
 
-/** Keeps, for each column, the first key that stands twice in it. `at`: how many keys of `way` lie outside the row. */
+/** Keeps, for each column, the first key that occurs twice in it. `at`: how many keys of `way` are outside the row. */
 export function noteRepeated(repeated: Map<string, string>, place: string, at = 0): (way: RepeatedKey) => void {
   return (way) => {
     const column = String(way[at]);
@@ -71,7 +71,7 @@ async function* rowsOf(path: string, parse: (text: string, line: number) => unkn
   if (rows.length > 0) yield batch();
 }
 
-/** Cuts a stream at its newlines; a line may reach over many chunks. */
+/** Splits a stream at its newlines; a line may span many chunks. */
 async function* linesOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   let begun: Uint8Array[] = [];
   for await (const chunk of chunks) {
@@ -101,7 +101,9 @@ function parsed(path: string, line: number, text: string, options: ParseOptions)
   } catch (error) {
     if (!(error instanceof NotJson)) throw error;
     const shown = text.trim().length > 40 ? `${text.trim().slice(0, 40)}…` : text.trim();
-    throw new InputError(`${path}: line ${line} is not JSON (${shown}): ${error.message}; one object a line is needed`);
+    throw new InputError(
+      `${path}: line ${line} is not JSON (${shown}): ${error.message}; expected one object per line`,
+    );
   }
 }
 
@@ -109,5 +111,5 @@ function parsed(path: string, line: number, text: string, options: ParseOptions)
 export function objectOf(path: string, place: string, value: unknown): Record<string, unknown> {
   if (typeof value === "object" && value !== null && !Array.isArray(value)) return value as Record<string, unknown>;
   const kind = value === null ? "null" : Array.isArray(value) ? "a list" : `a ${typeof value}`;
-  throw new InputError(`${path}: ${place} is ${kind}; an object with the row's columns is needed`);
+  throw new InputError(`${path}: ${place} is ${kind}; expected an object with the row's columns`);
 }

@@ -1,10 +1,10 @@
-/** One JSON array of objects. It is read whole: for large sets JSON Lines is the format to have. */
+/** One JSON array of objects, read as a whole: use JSON Lines for large datasets. */
 import { InputError } from "../../errors.ts";
 import { NotJson, parseJson, type RepeatedKey } from "../json-text.ts";
 import { inferColumns } from "./infer.ts";
 import { noteRepeated, objectOf } from "./json-lines.ts";
 import { openText } from "./packed.ts";
-import type { RowBatch, RowSource } from "./source.ts";
+import type { RowBatch, RowSource } from "./rows.ts";
 
 export async function jsonSource(path: string): Promise<RowSource> {
   const chunks: Uint8Array[] = [];
@@ -25,6 +25,6 @@ function parsed(path: string, bytes: Buffer, repeated: Map<string, string>): unk
     return parseJson(text, { onRepeated }) as unknown[]; // it starts with a bracket
   } catch (error) {
     const why = error instanceof NotJson ? error.message : "it is not UTF-8";
-    throw new InputError(`${path}: not valid JSON (${why}); an array of objects, or one object a line, is needed`);
+    throw new InputError(`${path}: not valid JSON (${why}); expected an array of objects, or one object per line`);
   }
 }

@@ -1,6 +1,7 @@
 /**
  * cuBLAS on one GPU: products on the device's stream in a workspace of its own, set once, so that they can be captured and
- * give the same bits on every run. Sums are float32, without TF32. Those with a bias are in biased-products.ts.
+ * give the same bits on every run. Sums are float32, without TF32. A product with a bias added per column of a row-major
+ * result goes through cuBLASLt's epilogue.
  */
 import {
   CUBLAS_COMPUTE_32F,
@@ -9,11 +10,10 @@ import {
   type Cublas,
 } from "../../../ffi/bindings/cublas.ts";
 import { nativeBlock } from "../../../ffi/bindings/native.ts";
-import { openBiasedProducts } from "./biased-products.ts";
 import type { Gpu } from "./gpu.ts";
 import type { KernelLauncher } from "./kernels.ts";
 import type { GpuMemory } from "./memory.ts";
-import { dataType, operation, type Product } from "./product.ts";
+import { dataType, openPlans, operation, type Product } from "./product-plans.ts";
 
 export interface Products {
   multiply(product: Product): void;
@@ -36,45 +36,96 @@ export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed:
     if (status !== 0 && !gpu.capturing) gpu.synchronize();
     cublas.check(call, status);
   };
-  const workspace = memory.allocate(workspaceBytes(gpu.limits.computeCapability), "workspace of cuBLAS");
-  const block = nativeBlock(32);
+  const bytes = workspaceBytes(gpu.limits.computeCapability);
+  const workspace = memory.allocate(bytes, "workspace of cuBLAS").address;
+  const block = nativeBlock(24);
   block.view.setFloat32(0, 1, true);
   block.view.setFloat32(8, 0, true);
   const [one, zero] = [block.address, block.address + 8];
-  const closers: (() => void)[] = [() => block.free()];
-  const close = () => {
-    for (let closer = closers.pop(); closer; closer = closers.pop()) closer();
+  const out = block.address + 16;
+  const made = () => block.u64(16);
+
+  let handle = 0;
+  let lightHandle = 0;
+  const release = () => {
+    if (handle !== 0) calls.cublasDestroy_v2(handle);
+    if (lightHandle !== 0) light.cublasLtDestroy(lightHandle);
+    block.free();
   };
   try {
-    check("cublasCreate_v2", calls.cublasCreate_v2(block.address + 16));
-    const handle = block.u64(16);
-    closers.push(() => calls.cublasDestroy_v2(handle));
+    check("cublasCreate_v2", calls.cublasCreate_v2(out));
+    handle = made();
+    check("cublasLtCreate", light.cublasLtCreate(out));
+    lightHandle = made();
     check("cublasSetStream_v2", calls.cublasSetStream_v2(handle, gpu.stream));
-    check("cublasSetWorkspace_v2", calls.cublasSetWorkspace_v2(handle, workspace.address, workspace.byteLength));
+    check("cublasSetWorkspace_v2", calls.cublasSetWorkspace_v2(handle, workspace, bytes));
     const mode = CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
     check("cublasSetMathMode", calls.cublasSetMathMode(handle, mode));
-    const biased = openBiasedProducts(light, check, workspace, gpu.stream, timed);
-    closers.push(biased.close);
-    return {
-      multiply({ m, n, k, a, b, c, accumulate }) {
-        const left = [a.address, dataType(a.dtype), a.stride] as const;
-        const right = [b.address, dataType(b.dtype), b.stride] as const;
-        const result = [c.address, dataType(c.dtype), c.stride] as const;
-        const how = [CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT] as const;
-        const factor = accumulate ? one : zero;
-        const sizes = [operation(a), operation(b), m, n, k] as const;
-        timed("cublasGemmEx", () => {
-          check(
-            "cublasGemmEx",
-            calls.cublasGemmEx(handle, ...sizes, one, ...left, ...right, factor, ...result, ...how),
-          );
-        });
-      },
-      multiplyWithBias: biased.multiply,
-      close,
-    };
   } catch (error) {
-    close();
+    release();
     throw error;
   }
+  const plans = openPlans({ light, handle: lightHandle, check, workspaceBytes: bytes });
+
+  return {
+    multiply({ m, n, k, a, b, c, accumulate }) {
+      timed("cublasGemmEx", () => {
+        const status = calls.cublasGemmEx(
+          handle,
+          operation(a),
+          operation(b),
+          m,
+          n,
+          k,
+          one,
+          a.address,
+          dataType(a.dtype),
+          a.stride,
+          b.address,
+          dataType(b.dtype),
+          b.stride,
+          accumulate ? one : zero,
+          c.address,
+          dataType(c.dtype),
+          c.stride,
+          CUBLAS_COMPUTE_32F,
+          CUBLAS_GEMM_DEFAULT,
+        );
+        check("cublasGemmEx", status);
+      });
+    },
+    multiplyWithBias(product, bias) {
+      const plan = plans.of(product, bias);
+      if (!plan) return false;
+      const { a, b, c, accumulate } = product;
+      const { description, layouts, algorithm } = plan;
+      const [A = 0, B = 0, C = 0] = layouts;
+      timed("cublasLtMatmul", () => {
+        const status = light.cublasLtMatmul(
+          lightHandle,
+          description,
+          one,
+          a.address,
+          A,
+          b.address,
+          B,
+          accumulate ? one : zero,
+          c.address,
+          C,
+          c.address,
+          C,
+          algorithm.address,
+          workspace,
+          bytes,
+          gpu.stream,
+        );
+        check("cublasLtMatmul", status);
+      });
+      return true;
+    },
+    close() {
+      plans.close();
+      release();
+    },
+  };
 }

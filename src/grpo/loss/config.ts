@@ -79,6 +79,12 @@ export const LOSS_DEFAULTS: LossConfig = {
 export type TokenValues = Float32Array | Float64Array;
 
 /**
+ * Which tokens of a completion the policy sampled (T): 1, or 0 for forced ones, such as a tool's answer, which are context and
+ * nothing else. null: all were sampled.
+ */
+export type TokenMask = Uint8Array | null;
+
+/**
  * An advantage of a whole completion, or of each of its tokens (T). What belongs to the whole completion (off-policy mask,
  * `vespo`'s weight, the side on which a sequence's ratio is clipped) goes by the mean over its tokens.
  */
@@ -104,20 +110,38 @@ export interface LossCompletion {
   readonly advantage: Advantage;
   /** False: cut at the length limit. */
   readonly finished: boolean;
+  /** Which tokens the policy sampled; all, by default. (T) */
+  readonly mask?: TokenMask | undefined;
 }
 
-/** T_i under the mask m: the completion's length, 0 where `maskTruncatedCompletions` drops it. */
+/** What says which tokens of a completion count. */
+export interface Maskable {
+  readonly finished: boolean;
+  readonly mask?: TokenMask | undefined;
+}
+
+const NONE = new Int32Array(0);
+
+/**
+ * The tokens under the mask m, ascending: those that the policy sampled, or none where `maskTruncatedCompletions` drops the
+ * completion. Every sum over tokens is over these.
+ *
+ * @param length T
+ */
 export function activeTokens(
-  completion: { readonly finished: boolean; readonly logprobs: { readonly length: number } },
+  length: number,
+  { finished, mask }: Maskable,
   config: Pick<LossConfig, "maskTruncatedCompletions">,
-): number {
-  return config.maskTruncatedCompletions && !completion.finished ? 0 : completion.logprobs.length;
+): Int32Array {
+  if (config.maskTruncatedCompletions && !finished) return NONE;
+  const all = Int32Array.from({ length }, (_, t) => t);
+  return mask ? all.filter((t) => mask[t] === 1) : all;
 }
 
-/** The advantage of a whole completion: its mean over the first `tokens` tokens where each has its own. */
-export function meanAdvantage(advantage: Advantage, tokens: number): number {
+/** The advantage of a whole completion: its mean over the `active` tokens where each has its own. */
+export function meanAdvantage(advantage: Advantage, active: Int32Array): number {
   if (typeof advantage === "number") return advantage;
   let sum = 0;
-  for (let t = 0; t < tokens; t++) sum += advantage[t]!;
-  return sum / Math.max(tokens, 1);
+  for (const t of active) sum += advantage[t]!;
+  return sum / Math.max(active.length, 1);
 }

@@ -39,12 +39,12 @@ export interface ClipCounts {
 
 export interface LossTypeEntry {
   readonly term: (token: TokenInput, config: LossConfig) => Term;
-  /** The weight of each of a completion's T active tokens in the loss. */
+  /** The weight of each of a completion's active tokens, of which there are `tokens`, in the loss. */
   readonly tokenWeight: (step: StepDenominators, index: number, tokens: number, config: LossConfig) => number;
   /** A detached weight of the whole completion. */
   readonly sequenceWeight?: (
     completion: LossCompletion,
-    tokens: number,
+    active: Int32Array,
     samplerRatio: Float64Array | null,
     config: LossConfig,
   ) => number;
@@ -121,16 +121,14 @@ const clamp = (value: number, low: number, high: number): number => Math.min(Mat
 /** φ(W) = e^λ·W^k·e^(−λW), W the product of the ratios over the sequence (VESPO, arXiv 2602.10693); φ(1) = 1. */
 function gammaWeight(
   completion: LossCompletion,
-  tokens: number,
+  active: Int32Array,
   samplerRatio: Float64Array | null,
   config: LossConfig,
 ): number {
   const { logprobs, oldLogprobs } = completion;
-  const advantage = meanAdvantage(completion.advantage, tokens);
+  const advantage = meanAdvantage(completion.advantage, active);
   let logW = 0;
-  for (let t = 0; t < tokens && oldLogprobs; t++) {
-    logW += clamp(logprobs[t]! - oldLogprobs[t]!, -VESPO_HIGHEST, VESPO_HIGHEST);
-  }
+  if (oldLogprobs) for (const t of active) logW += clamp(logprobs[t]! - oldLogprobs[t]!, -VESPO_HIGHEST, VESPO_HIGHEST);
   for (const ratio of samplerRatio ?? []) logW += clamp(Math.log(ratio), VESPO_LOWEST, VESPO_HIGHEST);
   logW = clamp(logW, VESPO_LOWEST, VESPO_HIGHEST);
   const k = advantage >= 0 ? config.vespoKPos : config.vespoKNeg;

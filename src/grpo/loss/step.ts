@@ -3,7 +3,7 @@
  * Taken once over all completions, they make the loss the same however the step is cut into micro-batches.
  */
 import { RunError } from "../../errors.ts";
-import { activeTokens, type LossConfig, type TokenValues } from "./config.ts";
+import { activeTokens, type LossCompletion, type LossConfig, type Maskable, type TokenValues } from "./config.ts";
 
 export interface StepDenominators {
   /** Completions of the step, those that the mask drops included. */
@@ -25,15 +25,14 @@ export interface StepDenominators {
   readonly entropyTokens: number;
 }
 
-/** What `stepDenominators` reads of a completion; `LossCompletion` has it. `logprobs` gives the length alone. */
-export interface StepCompletion {
-  readonly index: number;
-  /** Its place in the step's own order, which cuts it into `bnpo`'s blocks; `index` by default. */
+/** What the denominators are made of. */
+export interface StepCompletion extends Maskable {
+  /** T */
+  readonly tokens: number;
+  /** Its place in the step's own order, which cuts it into `bnpo`'s blocks; that of the list by default. */
   readonly place?: number | undefined;
-  readonly logprobs: { readonly length: number };
-  readonly finished: boolean;
   /** (T); read only where `topEntropyQuantile` is below 1. */
-  readonly entropies?: TokenValues;
+  readonly entropies?: TokenValues | undefined;
 }
 
 /** A generation that several optimizer steps learn from: its completions, and their tokens under m. */
@@ -50,6 +49,18 @@ export interface WholeGeneration {
  * @throws RunError where an entropy that the threshold needs is not a number
  */
 export function stepDenominators(
+  step: readonly LossCompletion[],
+  config: LossConfig,
+  generation?: WholeGeneration,
+): StepDenominators {
+  for (const [position, { index }] of step.entries())
+    if (index !== position) throw new Error(`completion ${index} stands at ${position} of its step`);
+  const counted = step.map((completion) => ({ ...completion, tokens: completion.logprobs.length }));
+  return denominatorsOf(counted, config, generation);
+}
+
+/** The same before any logprob is known. */
+export function denominatorsOf(
   step: readonly StepCompletion[],
   config: LossConfig,
   generation?: WholeGeneration,
@@ -58,9 +69,7 @@ export function stepDenominators(
   const blockTokens = new Array<number>(Math.ceil(step.length / blockSize)).fill(0);
   let tokens = 0;
   for (const [position, completion] of step.entries()) {
-    if (completion.index !== position)
-      throw new Error(`completion ${completion.index} stands at ${position} of its step`);
-    const active = activeTokens(completion, config);
+    const active = activeTokens(completion.tokens, completion, config).length;
     tokens += active;
     blockTokens[Math.floor((completion.place ?? position) / blockSize)]! += active;
   }
@@ -79,19 +88,16 @@ export function stepDenominators(
 function gatherEntropies(step: readonly StepCompletion[], tokens: number, config: LossConfig): Float64Array {
   const all = new Float64Array(tokens);
   let at = 0;
-  for (const completion of step) {
-    const active = activeTokens(completion, config);
-    const entropies = completion.entropies;
-    if (entropies?.length !== completion.logprobs.length) {
-      throw new Error(`top_entropy_quantile needs the entropies of completion ${completion.index}, one a token`);
-    }
-    for (let t = 0; t < active; t++) {
+  for (const [index, completion] of step.entries()) {
+    const { tokens: length, entropies } = completion;
+    if (entropies?.length !== length)
+      throw new Error(`top_entropy_quantile needs the entropies of completion ${index}, one a token`);
+    for (const t of activeTokens(length, completion, config)) {
       const entropy = entropies[t]!;
-      if (!Number.isFinite(entropy)) {
+      if (!Number.isFinite(entropy))
         throw new RunError(
-          `the entropy of completion ${completion.index}, token ${t} is ${entropy}: the model's output is broken`,
+          `the entropy of completion ${index}, token ${t} is ${entropy}: the model's output is broken`,
         );
-      }
       all[at++] = entropy;
     }
   }

@@ -3,7 +3,7 @@
  * evaluated whole or in parts, whose losses add up and whose gradients are the same bits for any cut.
  */
 import { RunError } from "../../errors.ts";
-import { activeTokens, type TokenValues } from "./config.ts";
+import { activeTokens, type Maskable, type TokenValues } from "./config.ts";
 import { addMean, type MetricParts } from "./metrics.ts";
 
 export interface ValueLossConfig {
@@ -14,7 +14,7 @@ export interface ValueLossConfig {
   readonly maskTruncatedCompletions: boolean;
 }
 
-export interface ValueCompletion {
+export interface ValueCompletion extends Maskable {
   /** Names it in errors. */
   readonly index: number;
   /** V, of the critic now. (T) */
@@ -23,7 +23,6 @@ export interface ValueCompletion {
   readonly oldValues: TokenValues;
   /** R (T); null: not scored, it is left out. */
   readonly returns: TokenValues | null;
-  readonly finished: boolean;
 }
 
 export interface ValueLossResult {
@@ -34,16 +33,16 @@ export interface ValueLossResult {
   readonly metrics: MetricParts;
 }
 
-type Countable = Pick<ValueCompletion, "returns" | "finished">;
+type Countable = Maskable & Pick<ValueCompletion, "returns">;
 
-/** Tokens of a completion that the loss is over. */
-function countedTokens({ returns, finished }: Countable, config: ValueLossConfig): number {
-  return returns ? activeTokens({ finished, logprobs: returns }, config) : 0;
+/** The tokens of a completion that the loss is over. */
+function countedTokens(completion: Countable, config: ValueLossConfig): Int32Array {
+  return activeTokens(completion.returns?.length ?? 0, completion, config);
 }
 
 /** Tokens of the whole step that the value loss is a mean over. */
 export function valueTokens(step: readonly Countable[], config: ValueLossConfig): number {
-  return step.reduce((sum, completion) => sum + countedTokens(completion, config), 0);
+  return step.reduce((sum, completion) => sum + countedTokens(completion, config).length, 0);
 }
 
 /**
@@ -67,11 +66,11 @@ export function computeValueLoss(
   let start = 0;
   for (const completion of part) {
     const { index, values, oldValues, returns } = completion;
-    const tokens = countedTokens(completion, config);
+    const counted = countedTokens(completion, config);
     if (oldValues.length !== values.length || (returns && returns.length !== values.length))
       throw new Error(`completion ${index} has ${values.length} values, ${oldValues.length} old, ${returns?.length}`);
     let [errors, clipped, total] = [0, 0, 0];
-    for (let t = 0; t < tokens; t++) {
+    for (const t of counted) {
       const [value, old, target] = [values[t]!, oldValues[t]!, returns![t]!];
       const [low, high] = [old - config.cliprangeValue, old + config.cliprangeValue];
       const free = value - target;
@@ -79,7 +78,7 @@ export function computeValueLoss(
       const error = Math.max(free * free, held * held) / 2;
       if (!Number.isFinite(error))
         throw new RunError(
-          `the value of completion ${index}, token ${t} is ${value}, its return ${target}: the critic has gone astray; lower critic_learning_rate`,
+          `the value of completion ${index}, token ${t} is ${value}, its return ${target}: the critic has diverged; lower critic_learning_rate`,
         );
       const dHeld = value > low && value < high ? held : 0;
       const [a, b] = [free * free, held * held];
@@ -89,16 +88,16 @@ export function computeValueLoss(
       if (b > a) clipped++;
     }
     loss += weight * errors;
-    addMean(metrics, "value/loss", errors, tokens);
-    addMean(metrics, "value/clip_ratio", clipped, tokens);
-    addMean(metrics, "value/mean", total, tokens);
+    addMean(metrics, "value/loss", errors, counted.length);
+    addMean(metrics, "value/clip_ratio", clipped, counted.length);
+    addMean(metrics, "value/mean", total, counted.length);
     start += values.length;
   }
   return { loss, dvalues, metrics };
 }
 
 /**
- * 1 − Var(R − V) ÷ Var(R) over all scored tokens: 1 for a perfect critic, 0 for a constant one, below it for a harmful one.
+ * 1 − Var(R − V) ÷ Var(R) over all scored tokens (N)(T): 1 for a perfect critic, 0 for a constant one, below it for a harmful one.
  * 0 where the returns don't vary.
  */
 export function explainedVariance(values: readonly TokenValues[], returns: readonly (TokenValues | null)[]): number {

@@ -18,7 +18,7 @@ export function lmHeadOps(kernels: Kernels, products: Products): Pick<Ops, "lmHe
       const buffers = [...gradients, entryStart, targets, lse, entropy].map((t) => t.address);
       kernels.log_softmax_backward(...buffers, dim(hidden, 0), dim(w, 0), inverseTemperature(temperature));
       products.matmulBackwardInput(dhidden, logits, w);
-      products.matmulBackwardWeight(dw, logits, hidden, w);
+      if (dw) products.matmulBackwardWeight(dw, logits, hidden, w);
     },
   };
 }

@@ -16,7 +16,7 @@ export function rmsnormOps(kernels: Kernels): Pick<Ops, "rmsnormForward" | "rmsn
       const [T, D] = normSizes(dy, x, weight, heads);
       const strided = dresidual === null || dresidual.rowStride === dx.rowStride;
       expectShape(strided, `${weight.name}: dresidual and dx differ`);
-      const operands = [dx, dweight, dy, x, weight, rstd].map((t) => t.address);
+      const operands = [dx, dweight, dy, x, weight, rstd].map(addressOf);
       const strides = [dx.rowStride, dy.rowStride, x.rowStride];
       const types = [typeCode(x), typeCode(weight)];
       kernels.rmsnorm_backward(...operands, addressOf(dresidual), T, heads, D, ...strides, ...types);

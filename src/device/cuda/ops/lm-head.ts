@@ -33,7 +33,7 @@ export function lmHeadOps(runtime: CudaRuntime, products: Products): Pick<Ops, "
       const gradients = [dlogprob, dentropy] as const;
       logSoftmaxBackward(runtime, dlogits, logits, ...gradients, entryStart, targets, lse, entropy, temperature);
       products.matmulBackwardInput(dhidden, dlogits, w);
-      products.matmulBackwardWeight(dw, dlogits, hidden, w);
+      if (dw) products.matmulBackwardWeight(dw, dlogits, hidden, w);
     },
   };
 }

@@ -92,7 +92,7 @@ export function rmsnormOps(runtime: CudaRuntime): Pick<Ops, "rmsnormForward" | "
     },
     rmsnormBackward(dx, dweight, dy, x, weight, rstd, dresidual, heads = 1) {
       const [T, D] = normSizes(dy, x, weight, heads);
-      expectShape(dweight.dtype === "float32", `${weight.name}: ${dweight.name} is not float32`);
+      expectShape(!dweight || dweight.dtype === "float32", `${weight.name}: ${dweight?.name} is not float32`);
       if (T === 0) return;
       const defines = {
         ...backwardTypes(type(dx), type(dy), type(x), type(weight)),
@@ -122,7 +122,7 @@ export function rmsnormOps(runtime: CudaRuntime): Pick<Ops, "rmsnormForward" | "
         x.rowStride,
         dresidual?.rowStride ?? 0,
       );
-      addColumnSums(runtime, dweight.address, partial, blocks, D);
+      if (dweight) addColumnSums(runtime, dweight.address, partial, blocks, D);
     },
   };
 }

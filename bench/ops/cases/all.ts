@@ -1,0 +1,50 @@
+/** All that is known of every op, in one table; and the cases by file, as the suite runs them. */
+import type { OpCase, OpTable } from "../case.ts";
+import { attentionOps } from "./attention.ts";
+import { cacheOps } from "./cache.ts";
+import { embeddingOps } from "./embedding.ts";
+import { flatOps } from "./flat.ts";
+import { gluOps } from "./glu.ts";
+import { headOps } from "./head.ts";
+import { matmulOps } from "./matmul.ts";
+import { optimizerOps } from "./optimizer.ts";
+import { rmsnormOps } from "./rmsnorm.ts";
+import { ropeOps } from "./rope.ts";
+import { rowOps } from "./rows.ts";
+import { sampleOps } from "./sample.ts";
+import { weightWays } from "./weights.ts";
+
+/** The type asks for every op of the interface. */
+export const opTable: OpTable = {
+  ...matmulOps,
+  ...attentionOps,
+  ...cacheOps,
+  ...headOps,
+  ...sampleOps,
+  ...rmsnormOps,
+  ...embeddingOps,
+  ...ropeOps,
+  ...gluOps,
+  ...rowOps,
+  ...optimizerOps,
+  ...flatOps,
+};
+
+type Entries = Readonly<Record<string, { readonly cases: readonly OpCase[] }>>;
+const casesOf = (entries: Entries) => Object.values(entries).flatMap(({ cases }) => cases);
+
+export const tables: Readonly<Record<string, readonly OpCase[]>> = {
+  attention: casesOf(attentionOps),
+  cache: casesOf(cacheOps),
+  embedding: casesOf(embeddingOps),
+  flat: casesOf(flatOps),
+  glu: casesOf(gluOps),
+  head: casesOf(headOps),
+  matmul: casesOf(matmulOps),
+  optimizer: casesOf(optimizerOps),
+  rmsnorm: casesOf(rmsnormOps),
+  rope: casesOf(ropeOps),
+  rows: casesOf(rowOps),
+  sample: casesOf(sampleOps),
+  weights: casesOf(weightWays),
+};

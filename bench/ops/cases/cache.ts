@@ -1,0 +1,340 @@
+/**
+ * The paged cache of keys and values, and attention over it token by token: against the reference, and against the packed
+ * forward pass in every bit.
+ */
+import { type KeyValuePages, PAGE_TOKENS } from "../../../src/device/device.ts";
+import { bytesPerElement } from "../../../src/tensor/dtype.ts";
+import { rows, type Tensor } from "../../../src/tensor/tensor.ts";
+import {
+  computeDTypes,
+  dtypes,
+  type OpTable,
+  opCase,
+  type Run,
+  type ShortDType,
+  type Slot,
+  type SuiteRun,
+  shortOf,
+  timed,
+} from "../case.ts";
+import { bytesOf, memory, rowsOf } from "../cost.ts";
+import { attention, decodedAttention, type Segment, widthOf } from "../reference-attention.ts";
+import type { Shapes } from "../shapes.ts";
+import { bfloat16Rounding, exactly } from "../tolerance.ts";
+import {
+  type AttentionSettings,
+  around,
+  buffers,
+  from,
+  type Heads,
+  heads,
+  mean,
+  type segmentsOf,
+  shapeOf,
+} from "./attention.ts";
+
+function cacheBytes(tokens: number, { keys }: KeyValuePages, kvHeads: number, headDim: number): number {
+  return 2 * tokens * kvHeads * headDim * bytesPerElement(keys.dtype);
+}
+
+type PageSlots = { readonly keys: Slot; readonly values: Slot };
+
+function pagesOf(run: Run, heads: Heads, x: ShortDType, count: number, name = ""): PageSlots {
+  const { keys, values } = run.device.pageElements(shapeOf(heads));
+  const part = (what: string, elements: number) => run.output(`${what} pages ${name}`, dtypes[x], [count, elements]);
+  return { keys: part("key", keys), values: part("value", values) };
+}
+
+/**
+ * Pages for every segment, handed out in random order, and what decoding needs to know of each token: where it is
+ * stored, which pages it sees, and how many tokens of its prompt and its completion.
+ */
+function paging(run: SuiteRun, { segments, tokens }: ReturnType<typeof segmentsOf>) {
+  const pagesIn = (length: number) => Math.ceil(length / PAGE_TOKENS);
+  const count = segments.reduce((sum, s) => sum + pagesIn(s.length), 1); // one page stays unused
+  const order = run.random.permutation(count);
+  const pages = segments.map((s) => order.splice(0, pagesIn(s.length)));
+  const width = Math.max(...segments.map((s) => pagesIn(s.prefixLength) + pagesIn(s.length)));
+  const ints = (name: string, columns: number) => ({
+    name,
+    columns,
+    values: new Int32Array(tokens * columns).fill(-1),
+  });
+  const [page, offset, table] = [ints("page", 1), ints("offset", 1), ints("page table", width)];
+  const [prompt, completion] = [ints("prompt lengths", 1), ints("completion lengths", 1)];
+  for (const [i, s] of segments.entries()) {
+    const owner = segments.findIndex((p) => p.start === s.prefixStart && p.length === s.prefixLength);
+    const seen = s.prefixLength > 0 ? [...pages[owner]!, ...pages[i]!] : pages[i]!;
+    for (let j = 0; j < s.length; j++) {
+      const t = s.start + j;
+      page.values[t] = pages[i]![Math.floor(j / PAGE_TOKENS)]!;
+      offset.values[t] = j % PAGE_TOKENS;
+      table.values.set(seen, t * width);
+      // a prompt's own tokens are decoded as a prompt that grows
+      prompt.values[t] = s.prefixLength > 0 ? s.prefixLength : j + 1;
+      completion.values[t] = s.prefixLength > 0 ? j + 1 : 0;
+    }
+  }
+  const slot = (c: typeof page) =>
+    run.slot(c.name, "int32", c.columns === 1 ? [tokens] : [tokens, c.columns], c.values);
+  return {
+    count,
+    page: slot(page),
+    offset: slot(offset),
+    table: slot(table),
+    promptLengths: slot(prompt),
+    completionLengths: slot(completion),
+  };
+}
+
+/**
+ * Every token has the bits that the packed forward pass gives it (promise 2) when it is decoded alone, with only the
+ * tokens before it in the cache and NaN beyond, and when all are decoded as one batch. On a device that does not promise
+ * it, each is as near to the reference as the forward pass. `last`: the tokens before these are only stored.
+ */
+function decoded(settings: AttentionSettings & { readonly last?: number }) {
+  const { H, Dh, x, last } = settings;
+  return opCase("attentionDecode", { ...settings }, (run: SuiteRun) => {
+    const b = buffers(run, settings);
+    const p = paging(run, b);
+    const cache = pagesOf(run, settings, x, p.count);
+    const output = (name: string) => run.output(name, dtypes[x], [b.tokens, H * Dh]);
+    const [trained, alone, batch] = [output("trained"), output("decoded alone"), output("decoded together")];
+    const first = b.tokens - (last ?? b.tokens);
+    const picked = decodedAlone(run, b.segments).filter((t) => t >= first);
+    const part = (from: number, to: number) => (whole: Slot) => rows(whole, from, to - from);
+    run.run(({ ops }) => {
+      const decode = (out: Slot, of: (whole: Slot) => Tensor) =>
+        ops.attentionDecode(
+          of(out),
+          of(b.qkv),
+          cache,
+          of(p.table),
+          of(p.promptLengths),
+          of(p.completionLengths),
+          b.shape,
+        );
+      ops.attentionForward(trained, null, b.qkv, b.table, b.shape);
+      let stored = 0;
+      for (const t of picked) {
+        const before = part(stored, t + 1);
+        ops.kvStore(cache, before(b.qkv), before(p.page), before(p.offset), b.shape);
+        decode(alone, part(t, t + 1));
+        stored = t + 1;
+      }
+      decode(batch, part(first, b.tokens));
+    });
+    // two results that may each lie on the other side of a tie; the forward pass rounds weights of values up to 5
+    const apart = { absolute: 2 * mean.absolute!, relative: x === "bf16" ? 2 * bfloat16Rounding : 0 };
+    for (const t of picked) run.agree(alone, t, batch, t, 1, apart);
+    const count = b.tokens - first;
+    run.agree(batch, first, trained, first, count, { ...apart, tensorCores: { absolute: 5 * bfloat16Rounding } });
+    const want = attention(b.qkv.at, b.segments, b.shape);
+    const only = (isThere: (t: number) => boolean) => (i: number) =>
+      isThere(Math.floor(i / (H * Dh))) ? want.out(i) : Number.NaN;
+    const tolerance = from(x, mean, x);
+    run.check(trained, want.out, tolerance);
+    run.check(
+      batch,
+      only((t) => t >= first),
+      tolerance,
+    );
+    run.check(
+      alone,
+      only((t) => picked.includes(t)),
+      tolerance,
+    );
+  });
+}
+
+/**
+ * Tokens that are decoded with nothing but the tokens before them in the cache: all of them, or, where that takes long,
+ * those at the ends of segments and of pages.
+ */
+function decodedAlone(run: Run, segments: readonly Segment[]): number[] {
+  const atEnd = (s: Segment, j: number) => j === 0 || j === s.length - 1 || (j + 1) % PAGE_TOKENS < 2;
+  return segments.flatMap((s) =>
+    Array.from({ length: s.length }, (_, j) => j)
+      .filter((j) => !run.slow || atEnd(s, j))
+      .map((j) => s.start + j),
+  );
+}
+
+/** Tokens stored at once and one by one fill the same places, with nothing lost and nothing else touched. */
+function store(settings: AttentionSettings) {
+  const { H, Hkv, Dh, x } = settings;
+  return opCase("kvStore", { ...settings }, (run: SuiteRun) => {
+    const b = buffers(run, settings);
+    const p = paging(run, b);
+    const [whole, single] = [
+      pagesOf(run, settings, x, p.count, "at once"),
+      pagesOf(run, settings, x, p.count, "one by one"),
+    ];
+    run.run(({ ops }) => {
+      ops.kvStore(whole, b.qkv, p.page, p.offset, b.shape);
+      for (const t of Array.from({ length: b.tokens }, (_, i) => b.tokens - 1 - i))
+        ops.kvStore(single, rows(b.qkv, t, 1), rows(p.page, t, 1), rows(p.offset, t, 1), b.shape);
+    });
+    const values = Float64Array.from({ length: b.tokens * b.width }, (_, i) => b.qkv.at(i));
+    for (const part of ["keys", "values"] as const) {
+      run.same(single[part], 0, whole[part], 0, p.count);
+      const from = (part === "keys" ? H : H + Hkv) * Dh;
+      const given = values.filter((_, i) => i % b.width >= from && i % b.width < from + Hkv * Dh).sort();
+      for (const [path, cells] of run.values(whole[part])) {
+        const held = cells.filter((value) => !Number.isNaN(value)).sort();
+        const found = part === "keys" ? held : held.filter((value) => value !== 0);
+        if (found.join() !== given.join())
+          throw new Error(`on ${path}: ${whole[part].name} do not hold what was stored`);
+      }
+    }
+    run.check(b.qkv, values, exactly);
+  });
+}
+
+const range = (count: number, from = 0) => Array.from({ length: count }, (_, i) => from + i);
+
+/** Where the rows of sequences go that are stored one after the other, each in pages of its own. */
+function placed(lengths: readonly number[]) {
+  const [pages, offsets]: [number[], number[]] = [[], []];
+  let free = 0;
+  for (const length of lengths) {
+    pages.push(...range(length).map((i) => free + Math.floor(i / PAGE_TOKENS)));
+    offsets.push(...range(length).map((i) => i % PAGE_TOKENS));
+    free += Math.ceil(length / PAGE_TOKENS);
+  }
+  return { pages, offsets, count: free };
+}
+
+const integers = (run: Run, name: string, values: readonly number[], columns = 0) =>
+  run.filled(name, "int32", columns ? [values.length / columns, columns] : [values.length], (i) => values[i]!);
+
+interface DecodeSettings extends Heads {
+  readonly B: number;
+  /** Sequences of a prompt. */
+  readonly samples: number;
+  /** Tokens in the cache of each. */
+  readonly prompt: number;
+  readonly completion: number;
+  readonly x: ShortDType;
+}
+
+/** One token each of sequences whose prompts and completions are in the cache. */
+function decodeStep(settings: DecodeSettings) {
+  const { B, H, Dh, samples, prompt: P, completion: C, x } = settings;
+  return opCase("attentionDecode", { ...settings }, (run: Run) => {
+    const shape = shapeOf(settings);
+    const prompts = Math.ceil(B / samples);
+    const { pages, offsets, count } = placed([...Array(prompts).fill(P), ...Array(B).fill(C)]);
+    const [promptPages, completionPages] = [Math.ceil(P / PAGE_TOKENS), Math.ceil(C / PAGE_TOKENS)];
+    const promptOf = (b: number) => Math.floor(b / samples);
+    const table = range(B).flatMap((b) => [
+      ...range(promptPages, promptOf(b) * promptPages),
+      ...range(completionPages, prompts * promptPages + b * completionPages),
+    ]);
+    const stored = run.input("stored", dtypes[x], [pages.length, widthOf(shape)]);
+    const [page, offset] = [integers(run, "page", pages), integers(run, "offset", offsets)];
+    const cache = pagesOf(run, settings, x, count);
+    run.first(({ ops }) => ops.kvStore(cache, stored, page, offset, shape));
+    const layer = run.layers(cache);
+    const pageTable = integers(run, "page table", table, promptPages + completionPages);
+    const [promptLengths, completionLengths] = [
+      integers(run, "prompt lengths", Array(B).fill(P)),
+      integers(run, "completion lengths", Array(B).fill(C)),
+    ];
+    const qkv = run.input("qkv", dtypes[x], [B, widthOf(shape)]);
+    const out = run.output("out", dtypes[x], [B, H * Dh]);
+    run.run(({ ops }) => ops.attentionDecode(out, qkv, layer(), pageTable, promptLengths, completionLengths, shape));
+    const keys = (b: number) => [...range(P, promptOf(b) * P), ...range(C, prompts * P + b * C)];
+    run.check(out, decodedAttention(qkv.at, stored.at, keys, shape), from(x, mean, x), { rows: 4, columns: 9 });
+  });
+}
+
+interface StoreSettings extends Heads {
+  readonly T: number;
+  /** Tokens of as many sequences, each in a page of its own; else of one prompt. */
+  readonly apart?: boolean;
+  readonly x: ShortDType;
+}
+
+/**
+ * Stored tokens as attention finds them: the layout of a page is the device's own. A query sees all of the prompt, or the
+ * one token of its page.
+ */
+function storeStep(settings: StoreSettings) {
+  const { H, Dh, T, apart = false, x } = settings;
+  return opCase("kvStore", { ...settings }, (run: Run) => {
+    const shape = shapeOf(settings);
+    const { pages, offsets, count } = placed(apart ? Array(T).fill(1) : [T]);
+    const [page, offset] = [integers(run, "page", pages), integers(run, "offset", offsets)];
+    const qkv = run.input("qkv", dtypes[x], [T, widthOf(shape)]);
+    const cache = pagesOf(run, settings, x, count);
+    const B = apart ? T : 1;
+    const queries = run.input("queries", dtypes[x], [B, widthOf(shape)]);
+    const pageTable = integers(run, "page table", range(count), count / B);
+    const lengths = integers(run, "prompt lengths", Array(B).fill(apart ? 1 : T));
+    const none = integers(run, "completion lengths", Array(B).fill(0));
+    const out = run.output("out", dtypes[x], [B, H * Dh]);
+    run.run(
+      ({ ops }) => ops.kvStore(cache, qkv, page, offset, shape),
+      ({ ops }) => ops.attentionDecode(out, queries, cache, pageTable, lengths, none, shape),
+    );
+    const keys = (b: number) => (apart ? [b] : range(T));
+    run.check(out, decodedAttention(queries.at, qkv.at, keys, shape), from(x, mean, x), { rows: 4, columns: 9 });
+  });
+}
+
+const sizes = ({ H, Hkv, Dh }: Shapes) => ({ H, Hkv, Dh });
+
+export const cacheOps: OpTable<"kvStore" | "attentionDecode"> = {
+  kvStore: {
+    cost: (_, pages, qkv, page, offset, { kvHeads, headDim }) =>
+      memory(2 * cacheBytes(rowsOf(qkv), pages, kvHeads, headDim) + bytesOf(page) + bytesOf(offset)),
+    cases: [
+      store({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "70+3" }),
+      store({ H: 4, Hkv: 2, Dh: 64, x: "bf16", groups: "5+3,65" }),
+      store({ H: 1, Hkv: 1, Dh: 16, x: "bf16", groups: "1", gap: 3 }),
+      storeStep({ H: 6, Hkv: 2, Dh: 24, x: "f32", T: 70 }),
+      storeStep({ H: 4, Hkv: 2, Dh: 64, x: "bf16", T: 3, apart: true }),
+    ],
+    real: (s) =>
+      computeDTypes.flatMap((dtype) => {
+        const named = (T: number) => ({ T, Hkv: s.Hkv, Dh: s.Dh });
+        const of = { ...sizes(s), x: shortOf(dtype) };
+        return [
+          timed("prefill", dtype, named(s.prefill), storeStep({ ...of, T: s.prefill })),
+          ...s.batches.map((B) => timed("decode", dtype, named(B), storeStep({ ...of, T: B, apart: true }))),
+        ];
+      }),
+  },
+  attentionDecode: {
+    cost: (lengths, out, _qkv, pages, table, prompts, completions, { heads, kvHeads, headDim }) => {
+      const { tokens, distinct } = lengths.cache(table, prompts, completions);
+      const bytes = cacheBytes(distinct, pages, kvHeads, headDim) + 2 * bytesOf(out) + bytesOf(table);
+      return memory(bytes, 4 * tokens * heads * headDim, tokens * heads);
+    },
+    cases: [
+      ...heads.map((h) => decoded({ ...h, x: "f32", groups: "5+3,7,1 63+2,3 64+2" })),
+      ...heads.map((h) => decoded({ ...h, x: "bf16", groups: "5+3,7,1 63+2,3 64+2" })),
+      decoded({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: around }),
+      decoded({ H: 4, Hkv: 1, Dh: 16, x: "bf16", groups: around }),
+      decoded({ H: 4, Hkv: 2, Dh: 24, x: "f32", groups: "13+130,1", gap: 5 }),
+      decoded({ H: 2, Hkv: 1, Dh: 24, x: "f32", groups: "290+3", last: 4 }),
+      decoded({ H: 9, Hkv: 1, Dh: 16, x: "bf16", groups: "290+3,1", last: 4 }),
+      decodeStep({ B: 3, samples: 2, prompt: 67, completion: 33, H: 6, Hkv: 2, Dh: 24, x: "f32" }),
+      decodeStep({ B: 3, samples: 2, prompt: 67, completion: 33, H: 4, Hkv: 2, Dh: 64, x: "bf16" }),
+    ],
+    real: (s) =>
+      computeDTypes.flatMap((dtype) =>
+        s.batches.map((B) => {
+          const { prompt, completion, samples, H, Dh } = s;
+          const named = { B, prompts: Math.ceil(B / samples), prompt, completion, H, Dh };
+          return timed(
+            "decode",
+            dtype,
+            named,
+            decodeStep({ ...sizes(s), B, samples, prompt, completion, x: shortOf(dtype) }),
+          );
+        }),
+      ),
+  },
+};

@@ -1,0 +1,111 @@
+/** Flat float32 work and conversions of type: all exact. */
+import { bfloat16ToNumber, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
+import { elementCount } from "../../../src/tensor/tensor.ts";
+import {
+  dtypes,
+  type OpTable,
+  opCase,
+  type Run,
+  type Settings,
+  type ShortDType,
+  type SuiteRun,
+  timed,
+} from "../case.ts";
+import { bytesOf, memory } from "../cost.ts";
+import type { Shapes } from "../shapes.ts";
+import { exactly } from "../tolerance.ts";
+
+const lengths = [0, 1, 31, 33, 16385] as const;
+
+function add(n: number) {
+  return opCase("add", { n }, (run: Run) => {
+    const y = run.input("y", "float32", [n], { output: true });
+    const x = run.input("x", "float32", [n]);
+    run.run(({ ops }) => ops.add(y, x));
+    run.check(y, (i) => Math.fround(y.at(i) + x.at(i)), exactly);
+  });
+}
+
+/** Flat work on a matrix runs over all of its elements. */
+function scale(settings: Settings, shape: readonly number[], factor: number) {
+  return opCase("scale", settings, (run: Run) => {
+    const x = run.input("x", "float32", shape, { output: true });
+    run.run(({ ops }) => ops.scale(x, factor));
+    run.check(x, (i) => Math.fround(x.at(i) * Math.fround(factor)), exactly);
+  });
+}
+
+function fill(n: number) {
+  return opCase("fill", { n }, (run: Run) => {
+    const y = run.input("y", "float32", [n], { output: true });
+    run.run(({ ops }) => ops.fill(y, -1.5));
+    run.check(y, () => -1.5, exactly);
+  });
+}
+
+const toBfloat16 = (x: number) => bfloat16ToNumber(numberToBfloat16(Math.fround(x)));
+
+function cast(from: ShortDType, to: ShortDType, n: number) {
+  return opCase("cast", { from, to, n }, (run: Run) => {
+    const x = run.input("x", dtypes[from], [n], { deviation: 100 });
+    const y = run.output("y", dtypes[to], [n]);
+    run.run(({ ops }) => ops.cast(y, x));
+    run.check(y, (i) => (to === "bf16" ? toBfloat16(x.at(i)) : x.at(i)), exactly);
+  });
+}
+
+/** Ties to even, the largest values, subnormals, infinities and NaN, bit for bit, in whole vectors and in a tail. */
+const roundings = opCase("cast", { from: "f32", to: "bf16", values: "every-rounding" }, (run: SuiteRun) => {
+  const patterns: number[] = [];
+  for (const high of [0x0000, 0x0001, 0x007f, 0x0080, 0x3f80, 0x3f81, 0x4049, 0x7f7f, 0x7f80, 0x7f81, 0x7fc0, 0x7fff])
+    for (const low of [0x0000, 0x0001, 0x7fff, 0x8000, 0x8001, 0xffff])
+      for (const sign of [0, 0x8000]) patterns.push(((high | sign) << 16) | low);
+  const n = patterns.length + 1;
+  const source = run.slot("bits", "int32", [n], [...patterns, 0x3f808000]);
+  const y = run.slot("y", "bfloat16", [n], null, { output: true });
+  run.run(({ ops }) => ops.cast(y, { ...source, dtype: "float32" }));
+  const view = new DataView(new ArrayBuffer(4));
+  const want = Float64Array.from(source.values, (bits) => {
+    view.setInt32(0, bits);
+    const x = view.getFloat32(0);
+    view.setUint32(0, numberToBfloat16(x) << 16);
+    return Number.isNaN(x) ? Number.NaN : view.getFloat32(0);
+  });
+  run.check(y, want, exactly);
+});
+
+const kinds: readonly (readonly [ShortDType, ShortDType])[] = [
+  ["f32", "f32"],
+  ["f32", "bf16"],
+  ["bf16", "f32"],
+  ["bf16", "bf16"],
+];
+
+/** As large as the embedding's gradient: clipping, the optimizer's casts. */
+const size = ({ V, D }: Shapes) => V * D;
+export const flatOps: OpTable<"scale" | "add" | "fill" | "cast"> = {
+  scale: {
+    cost: (_, x) => memory(2 * bytesOf(x), elementCount(x.shape)),
+    cases: [...lengths.map((n) => scale({ n }, [n], 0.37)), scale({ T: 3, D: 11 }, [3, 11], 2)],
+    // Its own inverse: any number of runs stays finite.
+    real: (s) => [timed("training", "float32", { n: size(s) }, scale({}, [size(s)], -1))],
+  },
+  add: {
+    cost: (_, y, x) => memory(2 * bytesOf(y) + bytesOf(x), elementCount(x.shape)),
+    cases: lengths.map(add),
+    real: (s) => [timed("training", "float32", { n: size(s) }, add(size(s)))],
+  },
+  fill: {
+    cost: (_, x) => memory(bytesOf(x)),
+    cases: lengths.map(fill),
+    real: (s) => [timed("training", "float32", { n: size(s) }, fill(size(s)))],
+  },
+  cast: {
+    cost: (_, y, x) => memory(bytesOf(y) + bytesOf(x)),
+    cases: [...kinds.flatMap(([from, to]) => [1, 33, 16400].map((n) => cast(from, to, n))), roundings],
+    real: (s) => [
+      timed("training", "float32", { n: size(s), from: "bfloat16" }, cast("bf16", "f32", size(s))),
+      timed("training", "bfloat16", { n: size(s), from: "float32" }, cast("f32", "bf16", size(s))),
+    ],
+  },
+};

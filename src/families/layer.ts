@@ -1,0 +1,81 @@
+/**
+ * A layer by its parts: attention, gated MLP and the norms before them, each with its shape. `P` is what is known of a
+ * parameter: its description here (name, shape), its place on the device in `model/`. A new kind of part is added here,
+ * and computed in `model/layer.ts`.
+ */
+import type { AttentionShape } from "../device/device.ts";
+import type { RopeConfig } from "./rope-settings.ts";
+
+export interface ParameterSpec {
+  /** As in the Hugging Face checkpoint. */
+  readonly name: string;
+  /** [N, K] of a matrix that maps K inputs to N outputs; [N] of a norm's weight or a bias. */
+  readonly shape: readonly number[];
+  /** AdamW's decoupled decay: matrices only, embeddings and head included. */
+  readonly decays: boolean;
+  /** False: it has neither gradient nor optimizer state, and stays as it was loaded. */
+  readonly trainable: boolean;
+}
+
+/** y = x · weightᵀ + bias */
+export interface Linear<P> {
+  readonly weight: P; // (N, K)
+  readonly bias: P | null; // (N)
+}
+
+export interface Attention<P> {
+  readonly shape: AttentionShape;
+  readonly rope: RopeConfig;
+  readonly q: Linear<P>; // (H·Dh, D)
+  readonly k: Linear<P>; // (Hkv·Dh, D)
+  readonly v: Linear<P>; // (Hkv·Dh, D)
+  /** RMSNorm over each head of q and of k, before rotation. */
+  readonly headNorms: { readonly q: P; readonly k: P } | null; // (Dh) each
+  readonly o: Linear<P>; // (D, H·Dh)
+}
+
+/** down(act(gate(x)) · up(x)) */
+export interface Mlp<P> {
+  readonly activation: "silu" | "gelu_tanh";
+  readonly intermediateSize: number;
+  readonly gate: Linear<P>; // (F, D)
+  readonly up: Linear<P>; // (F, D)
+  readonly down: Linear<P>; // (D, F)
+}
+
+/** x += attention(inputNorm(x)), then x += mlp(postNorm(x)). */
+export interface Layer<P> {
+  readonly inputNorm: P; // (D)
+  readonly attention: Attention<P>;
+  readonly postNorm: P; // (D)
+  readonly mlp: Mlp<P>;
+}
+
+export function matrix(name: string, n: number, k: number): ParameterSpec {
+  return { name, shape: [n, k], decays: true, trainable: true };
+}
+
+export function vector(name: string, n: number): ParameterSpec {
+  return { name, shape: [n], decays: false, trainable: true };
+}
+
+export function linear(name: string, n: number, k: number, bias: boolean): Linear<ParameterSpec> {
+  return { weight: matrix(`${name}.weight`, n, k), bias: bias ? vector(`${name}.bias`, n) : null };
+}
+
+/** The same layer with `f` of each parameter, asked in the order of the forward pass. */
+export function mapLayer<A, B>({ inputNorm, attention, postNorm, mlp }: Layer<A>, f: (parameter: A) => B): Layer<B> {
+  const map = ({ weight, bias }: Linear<A>): Linear<B> => ({ weight: f(weight), bias: bias && f(bias) });
+  const { q, k, v, headNorms, o } = attention;
+  return {
+    inputNorm: f(inputNorm),
+    attention: {
+      ...attention,
+      ...{ q: map(q), k: map(k), v: map(v) },
+      headNorms: headNorms && { q: f(headNorms.q), k: f(headNorms.k) },
+      o: map(o),
+    },
+    postNorm: f(postNorm),
+    mlp: { ...mlp, gate: map(mlp.gate), up: map(mlp.up), down: map(mlp.down) },
+  };
+}

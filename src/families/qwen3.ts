@@ -1,0 +1,16 @@
+/** Qwen3's dense models (arXiv 2505.09388): Llama's layers with norms over each head of q and k; heads of a size of their own. */
+import type { Family } from "./config.ts";
+import { type Defaults, readDecoderFields } from "./fields.ts";
+import { llamaParameters } from "./llama.ts";
+
+const defaults: Defaults = { kvHeads: 32, headDim: 128, maxPositions: 32768, bos: null, eos: null };
+
+export const qwen3: Family = {
+  name: "Qwen3",
+  read(json, path) {
+    const fields = readDecoderFields(json, path, defaults);
+    const attentionBias = fields.given.attention_bias ?? false;
+    const parts = { inputBias: attentionBias, outputBias: attentionBias, mlpBias: false, headNorms: true };
+    return { ...fields.common, ...llamaParameters(fields, parts) };
+  },
+};

@@ -1,0 +1,53 @@
+/**
+ * The critic's step of PPO: forward, clipped value loss and backward over packed micro-batches, then AdamW. The values
+ * before the update, and the returns made of them, come from outside (`scoreValues`, estimators/).
+ */
+import { cutMicroBatches } from "../../model/micro-batches.ts";
+import { backwardValues, forwardValues } from "../../model/scalar-head.ts";
+import { type OptimizerSettings, optimizerStep, zeroGradients } from "../../optim/adamw.ts";
+import type { Critic } from "../../session/scalar-models.ts";
+import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
+import { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "../loss/value.ts";
+import { packed, type Sample, type Weighed } from "../sample.ts";
+import { byCompletion } from "./policy-update.ts";
+
+export interface CriticUpdateSettings {
+  readonly value: ValueLossConfig;
+  readonly optimizer: OptimizerSettings;
+  readonly microBatchTokens: number;
+}
+
+/** A sample as the critic's step takes it: with V before the update's first step, and what the values are to become. */
+export type Valued = Sample & Pick<Weighed, "values" | "returns">;
+
+/**
+ * One optimizer step of the critic over `samples`; one without returns is left out.
+ *
+ * @returns `value/loss` (before its weight), `value/clip_ratio`, `value/mean`, `value/grad_norm`, `value/learning_rate`
+ * @throws RunError when a value or the gradient is not finite; no weight has been touched then
+ */
+export async function criticStep(
+  critic: Critic,
+  samples: readonly Valued[],
+  settings: CriticUpdateSettings,
+  learningRate: number,
+  onTokens?: (tokens: number) => void,
+): Promise<Record<string, number | null>> {
+  const { model, activations, optimizer } = critic;
+  const stepTokens = valueTokens(samples, settings.value);
+  zeroGradients(model.device, optimizer);
+  const parts: MetricParts[] = [];
+  for (const batch of cutMicroBatches(packed(samples), settings.microBatchTokens)) {
+    const values = byCompletion(batch, await forwardValues(model, batch, activations));
+    const part = Array.from(batch.completions, (index, i): ValueCompletion => {
+      const sample = samples[index]!;
+      return { ...sample, index, values: values[i]!, oldValues: sample.values! };
+    });
+    const { dvalues, metrics } = computeValueLoss(part, stepTokens, settings.value);
+    parts.push(metrics);
+    await backwardValues(model, batch, activations, optimizer.gradients, dvalues);
+    onTokens?.(batch.tokens.length);
+  }
+  const norm = await optimizerStep(model.device, optimizer, settings.optimizer, learningRate);
+  return { ...foldMetrics(parts), "value/grad_norm": norm, "value/learning_rate": learningRate };
+}

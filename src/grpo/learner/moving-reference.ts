@@ -1,0 +1,41 @@
+/**
+ * A reference that follows the policy: TRL's `sync_ref_model`, the soft update of TR-DPO (Gorbatovski et al. 2024,
+ * arXiv 2404.09656, eq. 3). When it is due is learner.ts's business.
+ */
+import { breathe } from "../../device/breathe.ts";
+import type { Model } from "../../model/model.ts";
+import type { OptimizerState } from "../../optim/adamw.ts";
+import { tensor } from "../../tensor/tensor.ts";
+
+/**
+ * π_ref ← α·π + (1 − α)·π_ref, weight by weight, on the device. Computed in float32 from the policy's masters and rounded
+ * once into the reference's type: in bfloat16 an α below about 1/256 moves nothing. The gradients serve as scratch, so
+ * it is called between updates.
+ *
+ * @param policy the optimizer of the policy's weights
+ * @param alpha `ref_model_mixup_alpha`, 0 ≤ α ≤ 1
+ */
+export async function mixReference(reference: Model, policy: OptimizerState, alpha: number): Promise<void> {
+  if (alpha === 0) return;
+  const { ops } = reference.device;
+  const targets = new Map(reference.weights.all.map((weight) => [weight.name, weight]));
+  for (const { weight, master, gradient: scratch } of policy.parameters) {
+    const to = targets.get(weight.name);
+    if (!to) throw new Error(`the reference has no ${weight.name}`);
+    const target = tensor(to.name, to.address, to.dtype, [to.elements]);
+    if (to.dtype === "float32") {
+      ops.cast(scratch, master);
+      ops.scale(scratch, alpha);
+      ops.scale(target, 1 - alpha);
+      ops.add(target, scratch);
+    } else {
+      // α·(π + π_ref·(1 − α)/α): one buffer is enough
+      ops.cast(scratch, target);
+      ops.scale(scratch, (1 - alpha) / alpha);
+      ops.add(scratch, master);
+      ops.scale(scratch, alpha);
+      ops.cast(target, scratch);
+    }
+    await breathe();
+  }
+}

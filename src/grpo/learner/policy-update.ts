@@ -1,0 +1,147 @@
+/**
+ * One optimizer step of the policy on weighed samples: the clipped loss with KL (Shao et al. 2024, eq. 3) or one of its kin, over packed
+ * micro-batches. Which samples a step takes, and how often, is learner.ts's business.
+ */
+
+import type { Activations } from "../../model/activations.ts";
+import { backward, forward, type Scores } from "../../model/lm-head.ts";
+import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../../model/micro-batches.ts";
+import type { Model } from "../../model/model.ts";
+import {
+  type AdamSettings,
+  type OptimizerSettings,
+  type OptimizerState,
+  optimizerSettings,
+  optimizerStep,
+  zeroGradients,
+} from "../../optim/adamw.ts";
+import type { LossCompletion, LossConfig } from "../loss/config.ts";
+import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
+import { denominatorsOf, type WholeGeneration } from "../loss/step.ts";
+import { computeLoss } from "../loss.ts";
+import { packed, type Weighed } from "../sample.ts";
+
+export interface PolicyUpdateSettings {
+  readonly loss: LossConfig;
+  readonly optimizer: OptimizerSettings;
+  readonly temperature: number;
+  readonly microBatchTokens: number;
+}
+
+export interface UpdateOptions {
+  readonly generation?: WholeGeneration | undefined;
+  readonly onTokens?: ((tokens: number) => void) | undefined;
+}
+
+export interface UpdateResult {
+  /** `loss`, `grad_norm`, `learning_rate`, `kl`, `entropy`, `clip_ratio/*`, …; null: a mean over no token. */
+  readonly metrics: Record<string, number | null>;
+  /** ℓ of each sample as this step's forward computed it. (N)(R) */
+  readonly logprobs: readonly Float32Array[];
+  /** Mean entropy under m and the entropy mask: what `use_adaptive_entropy` goes by; null where no token counts. */
+  readonly meanEntropy: number | null;
+}
+
+export interface Updater {
+  readonly model: Model;
+  readonly activations: Activations;
+  readonly optimizer: OptimizerState;
+}
+
+/** The part of a command's settings that the update reads. */
+export interface PolicyUpdateConfig extends LossConfig, AdamSettings {
+  readonly temperature: number;
+  readonly microBatchTokens: number;
+  readonly useKlInReward: boolean;
+}
+
+export function updateSettings(config: PolicyUpdateConfig): PolicyUpdateSettings {
+  const { temperature, microBatchTokens } = config;
+  return {
+    // What the reward charges is not charged again by the loss.
+    loss: config.useKlInReward ? { ...config, beta: 0 } : config,
+    optimizer: optimizerSettings(config),
+    ...{ temperature, microBatchTokens },
+  };
+}
+
+/** Values of each completion of a micro-batch, out of values by entry. */
+export function byCompletion(batch: MicroBatch, values: Float32Array): Float32Array[] {
+  return Array.from(batch.completions, (_, i) => values.subarray(batch.entryStarts[i]!, batch.entryStarts[i + 1]!));
+}
+
+/**
+ * Log-probabilities of every completion under a model, in the order of the groups: reference logprobs, `grpo score`.
+ */
+export async function scoreGroups(
+  model: Model,
+  activations: Activations,
+  groups: readonly PackedGroup[],
+  options: { readonly temperature: number; readonly microBatchTokens: number },
+  onTokens?: (tokens: number) => void,
+): Promise<{ logprobs: Float32Array; entropies: Float32Array }[]> {
+  const results: { logprobs: Float32Array; entropies: Float32Array }[] = [];
+  const forwardOnly = { ...activations, gradient: null };
+  for (const batch of cutMicroBatches(groups, options.microBatchTokens)) {
+    const scores = await forward(model, batch, forwardOnly, options.temperature);
+    const logprobs = byCompletion(batch, scores.logprobs);
+    const entropies = byCompletion(batch, scores.entropies);
+    for (const [i, completion] of batch.completions.entries())
+      results[completion] = { logprobs: logprobs[i]!.slice(), entropies: entropies[i]!.slice() };
+    onTokens?.(batch.tokens.length);
+  }
+  return results;
+}
+
+/**
+ * One optimizer step over `samples`: forward, loss and backward of each micro-batch, then AdamW.
+ *
+ * @param generation what the samples are a part of, where a generation serves several steps
+ * @throws RunError when a logprob, the loss or the gradient is not finite; no weight has been touched then
+ */
+export async function updateStep(
+  updater: Updater,
+  samples: readonly Weighed[],
+  settings: PolicyUpdateSettings,
+  learningRate: number,
+  { generation, onTokens }: UpdateOptions = {},
+): Promise<UpdateResult> {
+  const { model, activations, optimizer } = updater;
+  const { device } = model;
+  const groups = packed(samples);
+  // The entropy threshold belongs to the whole step, so it needs every entropy before the first backward.
+  const scores =
+    settings.loss.topEntropyQuantile < 1 ? await scoreGroups(model, activations, groups, settings, onTokens) : null;
+  const step = denominatorsOf(
+    samples.map((sample, i) => ({
+      ...sample,
+      tokens: sample.completionIds.length,
+      entropies: scores?.[i]?.entropies,
+    })),
+    settings.loss,
+    generation,
+  );
+  zeroGradients(device, optimizer);
+  const logprobs: Float32Array[] = [];
+  const parts: MetricParts[] = [];
+  let loss = 0;
+  let entropySum = 0;
+  for (const batch of cutMicroBatches(groups, settings.microBatchTokens)) {
+    const scored: Scores = await forward(model, batch, activations, settings.temperature);
+    const [current, entropy] = [byCompletion(batch, scored.logprobs), byCompletion(batch, scored.entropies)];
+    const part = Array.from(batch.completions, (index, i): LossCompletion => {
+      logprobs[index] = current[i]!.slice();
+      return { ...samples[index]!, index, logprobs: current[i]!, entropies: entropy[i]! };
+    });
+    const result = computeLoss(part, step, settings.loss);
+    loss += result.loss;
+    entropySum += result.entropySum;
+    parts.push(result.metrics);
+    await backward(model, batch, activations, optimizer.gradients, result, settings.temperature);
+    onTokens?.(batch.tokens.length);
+  }
+  const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate);
+  const metrics = { loss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) };
+  const meanEntropy = step.entropyTokens === 0 ? null : entropySum / step.entropyTokens;
+  return { metrics, logprobs, meanEntropy };
+}

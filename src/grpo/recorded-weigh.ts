@@ -1,0 +1,65 @@
+/**
+ * Recorded samples made ready to be learned from: logprobs that the file lacks are computed where they are needed, advantages
+ * are the file's own or estimated from its rewards.
+ */
+import type { UpdateConfig } from "../config/schema.ts";
+import type { Session } from "../session/session.ts";
+import { scoreGroups } from "./learner/policy-update.ts";
+import { type Recorded, recordedRewards } from "./recorded-generation.ts";
+import { type Measured, packed, type Weighed } from "./sample.ts";
+import { weigh } from "./weigh.ts";
+
+/** What `gae` alone reads. */
+const NO_CRITIC = { lam: 1, whitenAdvantages: false } as const;
+
+/** Old and reference logprobs of the file's samples; what the file does not have is computed where it is needed. */
+async function measureRecorded(
+  { policy, reference, activations }: Session,
+  samples: readonly Recorded[],
+  config: UpdateConfig,
+  steps: number,
+): Promise<(Omit<Recorded, keyof Measured> & Measured)[]> {
+  const score = (model: typeof policy) => scoreGroups(model, activations!, packed(samples), config);
+  const missing = config.beta !== 0 && samples.some((sample) => !sample.refLogprobs);
+  const underReference = missing ? await score(reference ?? policy) : null;
+  // Where the policy that sampled is not recorded it is the starting one: for all steps of a pass, and for the reward that is
+  // charged with its KL. One step of a pass has it from its own first forward.
+  const needsOld = steps > 1 || (config.useKlInReward && config.beta !== 0);
+  const underPolicy = needsOld && samples.some((sample) => !sample.oldLogprobs) ? await score(policy) : null;
+  return samples.map((sample, i) => ({
+    ...sample,
+    samplingLogprobs: sample.samplingLogprobs ?? null,
+    oldLogprobs: sample.oldLogprobs ?? underPolicy?.[i]?.logprobs ?? null,
+    refLogprobs: sample.refLogprobs ?? underReference?.[i]?.logprobs ?? null,
+    values: null,
+  }));
+}
+
+/**
+ * The file's samples with their advantages, those that it has or those of its rewards; and what is logged of both.
+ *
+ * @param steps of one pass over the file
+ */
+export async function weighRecorded(
+  session: Session,
+  recorded: readonly Recorded[],
+  config: UpdateConfig,
+  steps: number,
+): Promise<{ samples: Weighed[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
+  const measured = await measureRecorded(session, recorded, config, steps);
+  const { samples, estimate } = weigh(measured, recordedRewards(config.rollouts, recorded), {
+    ...config,
+    // The file's advantages override them: nothing is estimated then but the statistics of rewards.
+    ...(recorded[0]?.advantages !== undefined && { advantageEstimator: "grpo" as const }),
+    ...NO_CRITIC,
+  });
+  const { rewardMean, rewardStd, fracRewardZeroStd, warnings } = estimate;
+  return {
+    samples: samples.map((sample) => ({ ...sample, advantage: sample.advantages ?? sample.advantage })),
+    metrics: {
+      ...{ reward: rewardMean, reward_std: rewardStd, frac_reward_zero_std: fracRewardZeroStd },
+      ...estimate.metrics,
+    },
+    warnings,
+  };
+}

@@ -1,0 +1,79 @@
+/**
+ * What is reported of a generation once it has been learned from: a record for each of its steps, warnings, its rollouts for
+ * `grpo update`, some completions for the console. Ends a run in which nothing is ever scored.
+ */
+import { parameterCount } from "../families/parameters.ts";
+import type { Turn } from "../run/run.ts";
+import { anonymousBytes } from "../session/memory.ts";
+import type { Session } from "../session/session.ts";
+import { ESTIMATORS, type Estimate } from "./estimators/estimators.ts";
+import { completionSamples, type Generation, recordRollouts } from "./generation.ts";
+import type { GenerationStep } from "./generation-steps.ts";
+import type { Learned } from "./learner/learner.ts";
+import type { Scored, Weighed } from "./sample.ts";
+import type { TrainingSetup } from "./setup.ts";
+import { generationMetrics, samplerDifference } from "./step-metrics.ts";
+import { createStepWarnings } from "./step-warnings.ts";
+import { createUnscoredGuard } from "./unscored.ts";
+
+export interface LearnedGeneration {
+  readonly generation: Generation;
+  readonly samples: readonly (Scored & Weighed)[];
+  readonly estimate: Estimate;
+  readonly cut: readonly GenerationStep[];
+  readonly learned: Learned;
+  /** Tokens that went through the reference. */
+  readonly referenceTokens: number;
+  /** Where the run stands after it. */
+  readonly reached: { readonly position: number; readonly skippedRows: number; readonly numTokens: number };
+}
+
+/**
+ * @returns tells of one generation after the other
+ * @throws RunError as the files' writers, and where nothing has been scored for too long
+ */
+export function createReport(
+  { config, problems }: TrainingSetup,
+  { device, config: modelConfig, dtype, critic }: Session,
+): (turn: Turn, done: LearnedGeneration) => Promise<void> {
+  const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
+  const unscored = createUnscoredGuard();
+  let hasLearned = false;
+
+  return async (turn, { generation, samples, estimate, cut, learned, referenceTokens, reached }) => {
+    const { firstStep } = turn;
+    const { perFunction, total } = generation.rewards;
+    const { firstLogprobs } = learned;
+    const { position, numTokens, skippedRows } = reached;
+    const shared = {
+      ...generationMetrics(generation, samples, estimate, {
+        ...{ epoch: position / problems.dataset.numRows, numTokens, skippedRows, dynamic: config.dynamicSampling },
+        ...{ times: turn.times(), updateTokens: learned.tokens, referenceTokens },
+        ...{ parameters: parameterCount(modelConfig), peakFlops: device.peakFlops(dtype) },
+        memoryPeakBytes: device.heldBytes() ?? anonymousBytes(),
+      }),
+      // Where the sampler's logprobs are π_old to the bit, the first forward is what they are held against.
+      ...samplerDifference(
+        samples,
+        samples.map(({ oldLogprobs }, i) => (device.exactlyOnPolicy ? null : oldLogprobs) ?? firstLogprobs[i]),
+      ),
+    };
+    for (const [i, update] of learned.steps.entries()) {
+      const record = { step: firstStep + i, ...update, ...shared };
+      turn.step(record, stepWarnings(record, estimate.hasSpread));
+    }
+    if (config.saveCompletions) {
+      const weights = config.rewardWeights ?? perFunction.map(() => 1);
+      await recordRollouts(config.outputDir, firstStep, samples, firstLogprobs, {
+        rewardWeights: Object.fromEntries(perFunction.map(({ name }, f) => [name, weights[f]!])),
+        withAdvantages: critic !== null, // no replay of the policy's update has a critic
+        cut,
+      });
+    }
+    if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0))
+      turn.completions(firstStep, completionSamples(samples, config.numCompletionsToPrint));
+    const hopeless = unscored(generation.rewards);
+    hasLearned ||= total.some((reward) => reward !== null);
+    if (hopeless !== null) await turn.giveUp(hopeless, hasLearned);
+  };
+}

@@ -1,0 +1,125 @@
+/**
+ * The books of a training run, GRPO's and supervised fine-tuning's alike: turn after turn until its last step, until the user
+ * stops it or patience runs out; what a turn logs goes to the sinks, checkpoints and evaluations are made when they are due. A
+ * turn is what a trainer does between two places at which a run can stop and go on later: a generation, or a step. What it does is
+ * the trainer's business.
+ */
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
+import { everySteps } from "../config/often.ts";
+import { RunError } from "../errors.ts";
+import { removeCompletionsAfter } from "../metrics/completions-file.ts";
+import type { RunConsole } from "../metrics/console.ts";
+import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
+import { createStopwatch } from "../metrics/stopwatch.ts";
+import { restoreOptimizer, saveCheckpoint, saveModel } from "../session/checkpointing.ts";
+import type { Session } from "../session/session.ts";
+import { openRunOutput, type RunOutputOptions } from "./run-output.ts";
+import { consoleSink, metricsSink, type RunSink, toAll } from "./sinks.ts";
+
+export interface RunOptions extends Omit<RunOutputOptions, "metrics" | "tell" | "config"> {
+  readonly config: RunOutputOptions["config"] & Parameters<typeof everySteps>[0];
+  readonly console: RunConsole;
+  /** Optimizer steps of the whole run, and of one turn; the last may be cut short. */
+  readonly steps: number;
+  readonly stepsPerTurn: number;
+}
+
+export interface RunOutcome {
+  readonly steps: number;
+  /** Ended by the user, with a checkpoint of the last step. */
+  readonly stopped: boolean;
+}
+
+/** What a turn has of its run. */
+export interface Turn extends Required<Pick<RunSink, "step" | "completions" | "note">> {
+  /** The first optimizer step that the turn makes, from 1. */
+  readonly firstStep: number;
+  /** Begins a phase, whose seconds `times` tells. */
+  phase(name: string): void;
+  progress(phase: string, done?: number, total?: number): void;
+  /** Seconds by phase, and of the whole turn, so far. */
+  times(): Record<string, number>;
+  /**
+   * Ends a run that learns nothing; where it stands is saved, unless it has learned nothing at all and would take an
+   * earlier run's place.
+   *
+   * @throws RunError
+   */
+  giveUp(reason: string, hasLearned: boolean): Promise<never>;
+}
+
+/**
+ * Runs to the end, or until the user stops it.
+ *
+ * @param turn makes the steps of one turn; false: it was stopped before the first of them, and leaves nothing
+ * @throws InputError, RunError: what was reached is in the last checkpoint
+ */
+export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise<boolean>): Promise<RunOutcome> {
+  const { models, config, console, steps, stepsPerTurn, state, resume, stopRequested } = options;
+  const { outputDir } = config;
+  const reached = () => state(null).step;
+  if (resume) restoreOptimizer(models, resume.folder);
+  const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: reached() } : {});
+  removeCompletionsAfter(outputDir, reached());
+  const often = everySteps(config, steps);
+  const shows = (step: number) => step % often.logging === 0 || step === steps;
+  const tell = toAll([metricsSink(metrics), consoleSink(console, shows)]);
+  const output = openRunOutput({ ...options, metrics, tell });
+  const stopwatch = createStopwatch();
+
+  const passed = (every: number, since: number) => Math.floor(reached() / every) > Math.floor(since / every);
+  const evaluationDue = (since: number) => often.eval !== null && passed(often.eval, since) && reached() < steps;
+  try {
+    // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
+    if (reached() === 0 || evaluationDue(reached() - stepsPerTurn)) await output.evaluate();
+    while (reached() < steps && !stopRequested() && !output.exhausted) {
+      stopwatch.lap();
+      const since = reached();
+      const made = await turn({
+        ...tell,
+        firstStep: since + 1,
+        phase: stopwatch.start,
+        progress: (phase, done, total) =>
+          tell.progress({
+            ...{ step: since + 1, steps, phase },
+            ...(done === undefined ? {} : { done, total: total ?? done }),
+          }),
+        times: stopwatch.lap,
+        async giveUp(reason, hasLearned) {
+          if (!hasLearned && isEarlierWaiting(outputDir)) throw new RunError(`${reason}; mend it and start again`);
+          await output.save();
+          throw new RunError(`${reason}; mend it and go on with --resume_from_checkpoint true`);
+        },
+      });
+      if (!made) break; // what it began is dropped: the checkpoint stands before it
+      if (often.save > 0 && passed(often.save, since)) await output.save();
+      if (evaluationDue(since)) await output.evaluate();
+    }
+    await output.evaluate();
+    const stopped = stopRequested();
+    if (stopped) await output.stop();
+    else await output.finish(steps);
+    return { steps: reached(), stopped };
+  } finally {
+    tell.close();
+  }
+}
+
+/**
+ * The books of a run that leaves nothing unless it comes to its end: all of its records, the model, a checkpoint.
+ *
+ * @param resumeStep the step that the folder's earlier metrics go on from; null: they are replaced
+ */
+export async function keepOutcome(
+  models: Session,
+  outputDir: string,
+  records: readonly MetricsRecord[],
+  state: { readonly step: number },
+  resumeStep: number | null,
+): Promise<void> {
+  const metrics = createMetricsWriter(outputDir, resumeStep === null ? {} : { resumeStep });
+  for (const record of records) metrics.write(record);
+  metrics.close();
+  await saveModel(models, outputDir);
+  await saveCheckpoint(models, outputDir, state.step, state);
+}

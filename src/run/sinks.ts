@@ -1,0 +1,46 @@
+/**
+ * What a run reports while it goes, and who receives it. A sink has a method for each event it takes: metrics.jsonl takes
+ * records, the console takes everything. Anything else that follows a run is one more sink in the list in run.ts.
+ */
+import type { CompletionSample, Progress, RunConsole } from "../metrics/console.ts";
+import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";
+
+export interface RunSink {
+  /** After each optimizer step; `remarks`: what its numbers say that the user should hear of. */
+  readonly step?: (record: MetricsRecord, remarks: readonly string[]) => void;
+  /** `note` stands behind the numbers, e.g. how many problems they are of. */
+  readonly evaluation?: (record: MetricsRecord, note: string) => void;
+  /** Some of the completions that step `step` is the first to learn from. */
+  readonly completions?: (step: number, samples: readonly CompletionSample[]) => void;
+  readonly progress?: (progress: Progress) => void;
+  /** Any other line: a remark, where something was saved. */
+  readonly note?: (text: string) => void;
+  readonly close?: () => void;
+}
+
+/** One sink that passes every event to all of them, in order. */
+export function toAll(sinks: readonly RunSink[]): Required<RunSink> {
+  return {
+    step: (record, remarks) => sinks.forEach((sink) => void sink.step?.(record, remarks)),
+    evaluation: (record, note) => sinks.forEach((sink) => void sink.evaluation?.(record, note)),
+    completions: (step, samples) => sinks.forEach((sink) => void sink.completions?.(step, samples)),
+    progress: (progress) => sinks.forEach((sink) => void sink.progress?.(progress)),
+    note: (text) => sinks.forEach((sink) => void sink.note?.(text)),
+    close: () => sinks.forEach((sink) => void sink.close?.()),
+  };
+}
+
+export function metricsSink(metrics: MetricsWriter): RunSink {
+  return { step: metrics.write, evaluation: metrics.write, close: metrics.close };
+}
+
+/** @param shows whether the table has a line of this step */
+export function consoleSink(console: RunConsole, shows: (step: number) => boolean): RunSink {
+  return {
+    ...console,
+    step(record, remarks) {
+      for (const remark of remarks) console.note(`note: ${remark}`);
+      if (shows(record.step)) console.step(record);
+    },
+  };
+}

@@ -1,0 +1,23 @@
+/** Forced tokens on the emulated GPU: a recorded decode step takes them as it takes sampled ones. */
+import { expect, setDefaultTimeout, test } from "bun:test";
+import { openCudaDevice } from "../../src/device/cuda/device.ts";
+import { expectSameWhenForced, samplings, withSession } from "../e2e/forced-rollout.ts";
+import { buildEmulator } from "../emulator/build.ts";
+import { openControl } from "../emulator/control.ts";
+
+// The emulator may have to be compiled first.
+setDefaultTimeout(180_000);
+
+test.each(samplings)(
+  "%s: forcing the tokens that would be sampled changes nothing behind them",
+  async (_, sampling) => {
+    const { folder: libraryFolder } = await buildEmulator();
+    const control = openControl(libraryFolder);
+    // No more than four: then a step has one padding row at most, and padding rows share the marks of one slot.
+    await withSession(
+      { open: () => openCudaDevice({ libraryFolder }), maxSequences: 4, sampling },
+      expectSameWhenForced,
+    );
+    expect(control.reports().map(({ text }) => text)).toEqual([]);
+  },
+);

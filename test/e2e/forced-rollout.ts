@@ -1,0 +1,79 @@
+/** Rollouts with forced tokens on a golden model: what the tests on the CPU and on the emulated GPU share. */
+import { expect } from "bun:test";
+import type { Device } from "../../src/device/device.ts";
+import type { OnToken, Rollout } from "../../src/rollout/rollout.ts";
+import type { RolloutRequest, RolloutSettings } from "../../src/rollout/sequence.ts";
+import type { Session } from "../../src/session/session.ts";
+import type { ComputeDType } from "../../src/tensor/dtype.ts";
+import { openRollout } from "./rollout-session.ts";
+
+const samples = 3;
+const longestPrompt = 28; // the longest of these is of 20 tokens
+export const maxCompletion = 100; // two pages
+
+export const requests = [1, 9, 17, 20].map((length, prompt): RolloutRequest => {
+  const promptIds = Int32Array.from({ length }, (_, t) => (37 * prompt + 11 * t + t * t) % 256);
+  return { promptIds, samples, prompt };
+});
+
+const plain = { temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1 };
+export type Sampling = typeof plain;
+export const samplings: readonly [string, Sampling][] = [
+  ["temperature 1", plain],
+  ["truncated and penalized", { ...plain, temperature: 0.7, topK: 40, repetitionPenalty: 1.3 }],
+];
+
+export interface Setting {
+  readonly open: () => Promise<Device>;
+  readonly maxSequences: number;
+  readonly dtype?: ComputeDType;
+  readonly sampling?: Sampling;
+}
+
+/** Opens a session that samples and scores; closes it behind `work`. */
+export async function withSession<T>(
+  { open, maxSequences, dtype = "float32", sampling = plain }: Setting,
+  work: (session: Session, settings: RolloutSettings) => Promise<T>,
+): Promise<T> {
+  const device = await open();
+  const size = { maxSequences, longestPrompt, maxCompletion, penalized: sampling.repetitionPenalty !== 1 };
+  const session = await openRollout(device, "qwen3-qknorm", dtype, size);
+  const random = { seed: 7, stream: 0, step: 3 };
+  const isStop = (id: number) => id % 23 === 5;
+  try {
+    return await work(session, { ...sampling, ...random, maxCompletionLength: maxCompletion, isStop });
+  } finally {
+    session.close();
+    device.close();
+  }
+}
+
+export function started(session: Session, settings: RolloutSettings, onToken?: OnToken): Rollout {
+  const rollout = session.rollout!.start(settings, onToken);
+  for (const request of requests) rollout.add(request);
+  return rollout;
+}
+
+/**
+ * Each completion again with its tokens forced, from the fifth on, as soon as the fourth is there; the last one is sampled,
+ * and must be the same with the same log-probabilities, as must the first ones.
+ */
+export async function expectSameWhenForced(session: Session, settings: RolloutSettings): Promise<void> {
+  const expected = await session.rollout!.generate(requests, settings);
+  const rollout: Rollout = started(session, settings, (sequence) => {
+    const { completionIds } = expected[sequence.place]![sequence.sample]!;
+    if (sequence.ids.length === 4) rollout.feed(sequence, completionIds.slice(4, -1));
+  });
+  let forced = 0;
+  while (rollout.finished < rollout.total)
+    for (const sequence of await rollout.step()) {
+      const { mask, ...got } = rollout.end(sequence);
+      const { mask: none, ...want } = expected[sequence.place]![sequence.sample]!;
+      expect(none).toBeNull();
+      const sampled = (logprobs: Float32Array) => logprobs.map((logprob, t) => (mask?.[t] === 0 ? 0 : logprob));
+      const { logprobs, samplingLogprobs } = want;
+      expect(got).toEqual({ ...want, logprobs: sampled(logprobs), samplingLogprobs: sampled(samplingLogprobs) });
+      forced += mask?.filter((kept) => kept === 0).length ?? 0;
+    }
+  expect(forced).toBeGreaterThan(50);
+}

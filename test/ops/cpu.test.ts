@@ -1,0 +1,7 @@
+/** Every table of cases on every CPU path (harness.ts says how). `OPS_CASE=rope bun test test/ops/cpu.test.ts` runs a part. */
+import { describe } from "bun:test";
+import { tables } from "../../bench/ops/cases/all.ts";
+import { testCases } from "./harness.ts";
+import { cpuPaths } from "./paths.ts";
+
+for (const [table, cases] of Object.entries(tables)) describe(table, () => testCases(cases, cpuPaths));
