@@ -1,6 +1,6 @@
 /**
  * The bundled model before any training: a small Llama with random weights, as a Hugging Face folder's config.json,
- * generation_config.json and tensors. Its tokenizer is tokenizer.ts's, its training make.ts's.
+ * generation_config.json and tensors. tokenizer.ts makes its tokenizer, make.ts trains it.
  */
 
 import { nearlyNormal, seededSource } from "./random.ts";
@@ -19,7 +19,7 @@ export const modelShape = {
 
 /**
  * Standard deviation of the initial weights: 1 / sqrt(hidden size), which keeps the size of what passes through. The
- * usual 0.02 belongs to widths of 768 and more; at 128 it makes the first learning several times slower.
+ * usual 0.02 suits widths of 768 and more; at 128 it makes early training several times slower.
  */
 export const initializerRange = 1 / Math.sqrt(modelShape.hiddenSize);
 

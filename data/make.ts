@@ -1,6 +1,6 @@
 /**
- * Makes everything in data/model and data/problems again: `bun data/make.ts [STEP …]`, all steps where none is named.
- * Nothing is downloaded, every number comes from a seed. What is only needed on the way lies in outputs/bundled.
+ * Regenerates everything in data/model and data/problems: `bun data/make.ts [STEP …]`, by default all steps.
+ * Nothing is downloaded, every number comes from a seed. Intermediate files are in outputs/bundled.
  */
 import { copyFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -59,7 +59,7 @@ const steps: Readonly<Record<string, { readonly makes: string; readonly run: () 
   problems: { makes: "data/problems: train.arrow and eval.arrow", run: makeProblems },
   initial: { makes: "outputs/bundled/initial: the tokenizer and the untrained model", run: makeInitialModel },
   "warm-start": { makes: "outputs/bundled: worked.arrow and mixed.arrow, what grpo sft trains on", run: makeWarmStart },
-  worked: { makes: "outputs/bundled/worked: a model that works problems out (some minutes)", run: trainWorked },
+  worked: { makes: "outputs/bundled/worked: a model that works problems out (a few minutes)", run: trainWorked },
   mixed: { makes: "outputs/bundled/mixed: the same after seeing both ways of answering", run: trainMixed },
   model: { makes: "data/model: a copy of that model", run: installModel },
 };
@@ -70,7 +70,7 @@ export function bundledProblems(): { readonly train: Problem[]; readonly held: P
   return { train: generateProblems({ ...recipe.trainProblems, exclude: questionsOf(held) }), held };
 }
 
-/** What the two warm starts learn from: no problem in it is held out. */
+/** Training data of the two warm starts, without held-out problems. */
 export function warmStartProblems(): { readonly worked: Problem[]; readonly mixed: Problem[] } {
   const exclude = questionsOf(generateProblems(recipe.evalProblems));
   return {

@@ -1,12 +1,12 @@
 /**
- * Problems answered in two ways, as texts in the world are: some answers work the problem out, some only state the
- * result. After the warm start has taught the procedure, a few hundred of these show that both ways are usual. The
- * model seldom states a right result without working it out; that working it out pays is left for GRPO to find.
+ * Problems answered in two ways, as in real texts: some answers work the problem out, some only state the result. After
+ * the warm start has taught the procedure, a few hundred of these show that both ways are usual. The model rarely states
+ * a right result without working it out; that working it out pays off is left for GRPO to find.
  */
 import { generateProblems, type Problem, type ProblemOptions } from "./problems.ts";
 import { seededSource } from "./random.ts";
 
-/** Of eight stories, the answers of three are always worked out; those of the other five only this often. */
+/** Of every eight stories, three always have worked answers; the other five only this often. */
 export const workedShare = 0.05;
 
 /** Problems as `generateProblems` gives them, most of their answers cut down to the result. */

@@ -1,6 +1,6 @@
 /**
  * Arithmetic word problems with worked answers, drawn from the stories of templates.ts: whole numbers from 1 to 99, two
- * or three steps, the result after `####` as in GSM8K. Writing them to files is make.ts's part.
+ * or three steps, the result after `####` as in GSM8K. make.ts writes them to files.
  */
 import { integerIn, oneOf, seededSource, type Uint32Source } from "./random.ts";
 import { names, templates, things } from "./templates.ts";
@@ -10,7 +10,7 @@ export interface Problem {
   /** A line per step, such as `7+5=12`, then `#### ` and the result. */
   readonly answer: string;
   readonly result: number;
-  /** Place of the story in `templates`. */
+  /** Index of the story in `templates`. */
   readonly story: number;
 }
 
@@ -30,7 +30,7 @@ const drawsPerProblem = 1000;
 /**
  * `count` problems, each story as likely as the others, no two with the same question; the same ones for the same
  * options.
- * @throws RangeError where so many different ones are not found
+ * @throws RangeError if there are not enough different ones
  */
 export function generateProblems({ count, seed, exclude = new Set() }: ProblemOptions): Problem[] {
   const next = seededSource(seed);
@@ -43,7 +43,7 @@ export function generateProblems({ count, seed, exclude = new Set() }: ProblemOp
   return [...problems.values()];
 }
 
-/** One problem of the story at place `story` of the templates. */
+/** One problem from the story at index `story` of the templates. */
 export function drawProblem(next: Uint32Source, story: number): Problem {
   const { text, numbers, steps } = templates[story]!;
   const name = oneOf(next, names);

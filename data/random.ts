@@ -1,7 +1,7 @@
 /**
  * Seeded random numbers for making the bundled files: the same bits on every machine, because only integer operations
- * and exact float64 sums are used (no Math.log, whose last bit differs between C libraries). Not for the trainer, whose
- * counters are Philox's.
+ * and exact float64 sums are used (no Math.log, whose last bit differs between C libraries). The trainer uses Philox
+ * instead.
  */
 
 /** Draws numbers below 2^32, each from the one before. */
@@ -43,7 +43,7 @@ function rotate(x: number, bits: number): number {
   return (x << bits) | (x >>> (32 - bits));
 }
 
-/** An integer in [low, high], both included; the bias of at most (high - low) / 2^32 is of no matter here. */
+/** An integer in [low, high], both included; the bias of at most (high - low) / 2^32 does not matter here. */
 export function integerIn(next: Uint32Source, low: number, high: number): number {
   return low + Math.floor((next() / 2 ** 32) * (high - low + 1));
 }
@@ -54,8 +54,8 @@ export function oneOf<T>(next: Uint32Source, items: readonly T[]): T {
 }
 
 /**
- * A number of mean 0 and variance 1: the sum of twelve uniform ones, less 6. It never leaves [-6, 6] and is near enough
- * to a normal one for initial weights.
+ * A number of mean 0 and variance 1: the sum of twelve uniform ones minus 6. It never leaves [-6, 6] and is close enough
+ * to normal for initial weights.
  */
 export function nearlyNormal(next: Uint32Source): number {
   let sum = -6;

@@ -1,9 +1,9 @@
 /**
- * The stories that the bundled problems tell: text with places to fill in, and the calculation that answers it. What
- * the places are filled with is drawn in problems.ts.
+ * The stories of the bundled problems: text with placeholders, and the calculation that answers it. problems.ts draws
+ * the values.
  *
  * In a text `{N}` and `{M}` are two names, `{o}` is a kind of thing, `{a}` to `{d}` are numbers. A step is `x op y`,
- * where x and y are a place's letter or `1`, `2`: the result of that step.
+ * where x and y are a placeholder's letter or `1`, `2`: the result of that step.
  */
 
 /** Lowest and highest value of a number, both included. */

@@ -1,12 +1,12 @@
 /**
- * The bundled model's tokenizer as the files that `tokenizers` and transformers read: byte-level, a token for every
- * byte, one for every common word of the problems, each digit by itself. So any text can be encoded, and a problem is
- * about as many tokens as it has words and digits.
+ * The bundled model's tokenizer as the files that `tokenizers` and transformers read: byte-level, with a token for every
+ * byte, every common word of the problems and every digit. So any text can be encoded, and a problem has about as many
+ * tokens as words and digits.
  *
  * There are no merges: a word is either in the vocabulary (`ignore_merges` looks it up whole) or falls into its bytes.
  */
 
-/** Special tokens; a token's id is its place in this list. */
+/** Special tokens; a token's id is its index in this list. */
 export const specialTokens = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"] as const;
 
 export const endToken = "<|end|>";
@@ -23,8 +23,8 @@ const chatTemplate =
 
 /**
  * Tokens in the order of their ids: the special ones, the 256 bytes, then the commonest pieces of `texts` of more than
- * one byte, until there are `size`.
- * @throws RangeError where `size` has no room for the special tokens and the bytes
+ * one byte, up to `size` tokens.
+ * @throws RangeError if `size` has no room for the special tokens and the bytes
  */
 export function buildVocabulary(texts: Iterable<string>, size: number): string[] {
   const counts = new Map<string, number>();

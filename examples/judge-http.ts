@@ -1,13 +1,13 @@
 /**
  * A reward by a judge: a language model behind an OpenAI-compatible chat endpoint (vLLM, llama.cpp's server, Ollama, a
- * provider) grades each answer from 0 to 10; the reward is a tenth of that. To be copied and changed, the instruction first.
+ * provider) grades each answer from 0 to 10; the reward is a tenth of that. Copy it and change the instruction.
  *
  *   export JUDGE_URL=http://localhost:8000/v1 JUDGE_MODEL=NAME JUDGE_API_KEY=…
  *   grpo train --reward_funcs ./examples/judge-http.ts --reward_timeout 600 …
  *
- * All answers of a call are asked about at once, JUDGE_CONCURRENCY at a time. An answer without a grade (the server fails or
- * is late however often it is asked, the reply names no grade) is not scored: null, and counted in the metric judge/failed.
- * `reward_timeout` bounds the whole call, so it must leave time for all its answers, retries included.
+ * It asks about all answers of a call concurrently, JUDGE_CONCURRENCY at a time. An answer without a grade (the server
+ * fails or is late on every retry, or the reply names no grade) is not scored: null, and counted in the metric
+ * judge/failed. `reward_timeout` bounds the whole call, so it must allow for all its answers, retries included.
  */
 import type { RewardFunction } from "bun-grpo";
 
@@ -15,7 +15,7 @@ interface Settings {
   readonly url: string;
   readonly model: string;
   readonly key: string | undefined;
-  /** Requests under way at once. */
+  /** Requests in flight at the same time. */
   readonly concurrency: number;
   /** Of one request. */
   readonly timeoutSeconds: number;
@@ -55,7 +55,7 @@ function promptText(prompt: unknown): string {
   return (prompt as { role: string; content: string }[]).map(({ role, content }) => `${role}: ${content}`).join("\n");
 }
 
-/** The last "Grade: N" behind the judge's own thoughts, as a reward from 0 to 1; null where there is none in range. */
+/** The last "Grade: N" after the judge's own thoughts, as a reward from 0 to 1; null if there is none in range. */
 export function gradeOf(reply: string): number | null {
   const said = reply.slice(reply.lastIndexOf("</think>") + 1);
   const found = [...said.matchAll(/grade\W{0,6}(\d+(?:\.\d+)?)/gi)].at(-1)?.[1];
@@ -63,17 +63,17 @@ export function gradeOf(reply: string): number | null {
   return grade >= 0 && grade <= 10 ? grade / 10 : null;
 }
 
-/** Worth another try: the server is busy or has failed; anything else is the request's own fault. */
+/** Worth a retry: the server is busy or has failed; anything else is the request's own fault. */
 const isTransient = (status: number): boolean => status === 408 || status === 409 || status === 429 || status >= 500;
 
-/** Half a second, doubled with each try, or what the server asks for; at random up to a half more, at most 30 seconds. */
+/** Half a second, doubled with each try, or what the server asks for; randomly up to 50 % more, at most 30 seconds. */
 function pause(attempt: number, retryAfter: string | null): Promise<void> {
   const asked = Number(retryAfter ?? Number.NaN);
   const seconds = Number.isFinite(asked) ? asked : 0.5 * 2 ** attempt;
   return Bun.sleep(1000 * Math.min(30, seconds * (1 + Math.random() / 2)));
 }
 
-/** @throws Error for a request that the server refuses: no other answer would fare better */
+/** @throws Error for a request that the server refuses: others would be refused too */
 async function ask(settings: Settings, content: string): Promise<string | null> {
   for (let attempt = 0; ; attempt++) {
     let retryAfter: string | null = null;
@@ -105,7 +105,7 @@ async function ask(settings: Settings, content: string): Promise<string | null> 
       retryAfter = response.headers.get("retry-after");
     } catch (error) {
       if (error instanceof Refused) throw error;
-      // No connection, cut off, too late, or not JSON: as a server that has failed.
+      // No connection, cut off, too late, or not JSON: treated as a failed server.
     }
     if (attempt >= settings.retries) return null;
     await pause(attempt, retryAfter);
@@ -117,7 +117,7 @@ class Refused extends Error {}
 const judge: RewardFunction = async ({ prompts, completions, answer = [], log_metric, log_extra }) => {
   const settings = readSettings();
   const contents = completions.map((completion, i) => question(promptText(prompts[i]), completion, answer[i]));
-  // Equal answers to one question, as a sure model gives them, are asked about once.
+  // Equal answers to one question, as a confident model gives them, are asked about once.
   const open = [...new Set(contents)];
   const replies = new Map<string, string | null>();
   const lane = async (): Promise<void> => {

@@ -27,7 +27,7 @@ export interface Slot extends Tensor {
 /** A parameter and what it holds, row-major. */
 export interface WeightSlot extends Weight {
   readonly at: Values;
-  /** The parameter to be used now: where it is cold, another copy each time. */
+  /** The parameter to use now: another copy each time where it is to be cold. */
   next(): Weight;
 }
 
@@ -57,7 +57,7 @@ export interface ParameterOptions {
 /** The reference: its elements, or how each is computed. */
 export type Wanted = ArrayLike<number> | ((index: number) => number | Sum);
 
-/** Which elements are compared where all would take too long: rows (so many, or these) and columns. */
+/** Which elements are compared where all would take too long: how many rows, or which ones, and how many columns. */
 export interface Sample {
   readonly rows?: number | readonly number[];
   readonly columns?: number;
@@ -69,7 +69,7 @@ export interface Run {
   readonly device: Device;
   /** Every instruction of the device is emulated: what tells little more in large numbers may come in small ones. */
   readonly slow: boolean;
-  /** How often an op that may be repeated is called: more than once, so that `=` and `+=` differ, but where it is timed. */
+  /** How often an op that may be repeated is called: twice, so that `=` and `+=` differ; once where it is timed. */
   readonly times: number;
   /** Random numbers. */
   input(name: string, dtype: ComputeDType, shape: readonly number[], o?: InputOptions): Slot;
@@ -85,14 +85,14 @@ export interface Run {
   ): WeightSlot;
   /** A tensor in w's layout, padding zero; an output may not change that. */
   parameter(name: string, w: Weight, o?: ParameterOptions): Slot;
-  /** What another op has written before: by the reference, or, where that takes too long, by `save`'s work. */
+  /** What another op has written before: the reference's values or, where those take too long, what `save`'s work writes. */
   saved(name: string, dtype: DType, shape: readonly number[], want: Values, o?: SlotOptions): Slot;
   save(work: (device: Device) => void): void;
   /** Comes before the work: part of each of the suite's runs, done once and not timed in a benchmark. */
   first(work: (device: Device) => void): void;
-  /** Pages to be used now: in a benchmark copies of them in turn, which `first` has filled, as other layers have theirs. */
+  /** Pages to use now: in a benchmark one of several copies in turn, as each layer has its own; `first` has filled them. */
   layers(pages: KeyValuePages): () => KeyValuePages;
-  /** Runs the work on every path, or times it; once a case, after every buffer has been laid out. `after` is not timed. */
+  /** Runs the work on every path, or times it: once a case, after all buffers are laid out. `after` is not timed. */
   run(work: (device: Device) => void, after?: (device: Device) => void): void;
   /** Compares an output with the reference. */
   check(slot: Slot, want: Wanted, tolerance: Tolerance, sample?: Sample): void;
@@ -110,7 +110,7 @@ export interface ValueSlot extends Slot {
   readonly values: Float64Array;
 }
 
-/** What the suite's small sizes allow beside. */
+/** What the suite's small sizes allow in addition. */
 export interface SuiteRun extends Run {
   readonly random: Random;
   readonly paths: readonly (Rounding & { readonly name: string; readonly equalBits: boolean })[];
@@ -137,7 +137,7 @@ export interface OpCase<R extends Run = SuiteRun, Op extends OpName = OpName> {
   /** The case's name, so they hold everything that tells it from others of its op. */
   readonly settings: Settings;
   readonly body: (run: R) => void;
-  /** The only devices that take such operands, and why. */
+  /** The only kind of device that takes such operands, and why. */
   readonly only?: { readonly kind: Device["kind"]; readonly reason: string };
 }
 
@@ -185,7 +185,7 @@ export function timed(use: Use, dtype: ComputeDType, sizes: Settings, { op, body
   return { op, use, dtype, sizes: wordsOf(sizes).join(" "), body };
 }
 
-/** All there is to say of an op beside its kernels. */
+/** Everything about an op except its kernels. */
 export interface OpEntry<Op extends keyof Ops> {
   readonly cost: CostOf<Op>;
   /** The suite's, at small sizes. */

@@ -52,7 +52,6 @@ export function product(m: number, w: Weight, bytes: number): Cost {
 }
 
 /** What does little more than move memory. */
-export const memory = (bytes: number, flops = 0, exponentials = 0): Cost => ({
-  ...{ bytes, flops, exponentials },
-  unit: "float32",
-});
+export function memory(bytes: number, flops = 0, exponentials = 0): Cost {
+  return { bytes, flops, exponentials, unit: "float32" };
+}

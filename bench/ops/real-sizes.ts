@@ -10,7 +10,7 @@ import { type OpBench, picks, type Run, type Sample, type Slot, type Values } fr
 import { opTable } from "./cases/all.ts";
 import { type Cost, type CostOf, EXPONENTIAL, type Lengths } from "./cost.ts";
 import { randomFrom } from "./random.ts";
-import { allowanceOn, allowed, excess, type Rounding, type Sum } from "./tolerance.ts";
+import { type Allowance, allowanceOn, allowed, excess, type Rounding, type Sum, sumOf } from "./tolerance.ts";
 import { coldCopies, copyBytes, openWorkspace, type Workspace } from "./workspace.ts";
 
 /** A result that is not what float64 says; other errors of a check are the device's own. */
@@ -144,17 +144,8 @@ function rowsIn({ rows }: Sample, count: number, width: number): readonly number
   return typeof rows === "object" ? rows : picks(count, rows ?? (width === 1 ? 33 : 9));
 }
 
-export function sumOf(want: number | Sum): Sum {
-  return typeof want === "number" ? { value: want, magnitude: 0, squares: 0 } : want;
-}
-
 /** @throws WrongResult unless the element is as near as is allowed */
-export function near(
-  what: string,
-  got: number | undefined,
-  want: Sum,
-  allowance: ReturnType<typeof allowanceOn>,
-): void {
+export function near(what: string, got: number | undefined, want: Sum, allowance: Required<Allowance>): void {
   if (got !== undefined && excess(got, want, allowance) <= 1) return;
   const within = allowed(allowance, want).toPrecision(2);
   throw new WrongResult(`${what} is ${got}, wanted ${want.value} within ${within}`);
@@ -166,12 +157,8 @@ function lengthsOf(integers: ReadonlyMap<number, Slot>): Lengths {
   return {
     segments: valuesOf,
     cache(pageTable, promptLengths, completionLengths) {
-      const [table, prompts, completions] = [pageTable, promptLengths, completionLengths].map(valuesOf) as [
-        number[],
-        number[],
-        number[],
-      ];
-      const width = pageTable.shape[1] ?? 1;
+      const [table, width] = [valuesOf(pageTable), pageTable.shape[1] ?? 1];
+      const [prompts, completions] = [valuesOf(promptLengths), valuesOf(completionLengths)];
       const sum = (lengths: Iterable<number>) => [...lengths].reduce((a, b) => a + b, 0);
       // Sequences of a group begin with the same page.
       const shared = new Map(prompts.map((length, b) => [table[b * width]!, length]));

@@ -13,6 +13,11 @@ export interface Sum {
   readonly squares: number;
 }
 
+/** A value that is no sum of products has none of these. */
+export function sumOf(want: number | Sum): Sum {
+  return typeof want === "number" ? { value: want, magnitude: 0, squares: 0 } : want;
+}
+
 /** absolute + relative · |wanted| + magnitude · Σ|ab|, and what rounding one factor of each product of the sum adds. */
 export interface Allowance {
   readonly absolute?: number;
@@ -84,7 +89,7 @@ export function allowed(a: Required<Allowance>, { value, magnitude, squares }: S
   return a.absolute + a.relative * Math.abs(value) + a.magnitude * magnitude + a.products * evenly;
 }
 
-/** How often the allowed difference goes into the one there is; NaN and infinities are right only where they are wanted. */
+/** The difference as a multiple of the allowed one; NaN and infinities are right only where they are wanted. */
 export function excess(got: number, want: Sum, allowance: Required<Allowance>): number {
   if (Object.is(got, want.value) || got === want.value) return 0;
   if (!Number.isFinite(got) || !Number.isFinite(want.value)) return Number.POSITIVE_INFINITY;

@@ -1,12 +1,12 @@
 /**
- * Whether two answers, as written, mean the same: literally or by their words (literal.ts), by their value (scalars.ts), as
- * sets of numbers (intervals.ts), or element by element for tuples, sets, lists, matrices, equations and inequalities. Where that is in doubt they are
- * different: a reward that says yes too often is what a policy learns to exploit.
+ * Whether two answers, as written, mean the same: literally or by their words (literal.ts), by their value (scalars.ts),
+ * as sets of numbers (intervals.ts), or element by element for tuples, sets, lists, matrices, equations and inequalities.
+ * When in doubt they are different: a policy learns to exploit a reward that says yes too often.
  *
- * `@cortex-js/compute-engine` 0.140.0 was judged as the algebra behind this and left out. On 80 short pairs out of public
- * graders' tests, without the rewriting that normalize.ts does, it accepts 25 of 58 equal ones (here 54) and none of 22
- * others (here none), at 1.3 ms a pair warm (here 0.2 ms); of 363 adversarial pairs it accepts 33. It takes 0.8 s to start
- * and has no bound: 9^{9^{9^9}} does not return within 10 s, 10^{10^{10}} runs out of memory for a BigInt.
+ * `@cortex-js/compute-engine` 0.140.0 was considered as the algebra for this and rejected. On 80 short pairs from public
+ * graders' tests, without the rewriting in normalize.ts, it accepts 25 of 58 equal ones (ours: 54) and none of 22 others
+ * (ours: none), at 1.3 ms per pair warm (ours: 0.2 ms); of 363 adversarial pairs it accepts 33. It takes 0.8 s to start
+ * and is unbounded: 9^{9^{9^9}} does not return within 10 s, 10^{10^{10}} runs out of memory for a BigInt.
  */
 import { evaluate, toComplex } from "./evaluate.ts";
 import { equalSolutions } from "./intervals.ts";
@@ -25,11 +25,11 @@ import { unitOf, unitsDiffer } from "./units.ts";
 /** Longest list or set compared without regard to order. */
 const MAX_ITEMS = 200;
 
-/** 25' and 8", which units.ts knows; beside a gold without a unit 3' is no length. */
+/** 25' and 8", which units.ts knows; if the gold has no unit, 3' is not a length. */
 const FOOT_OR_INCH = /^(\s*-?\d[\d.,]*)\s*(?:'{1,2}|")(?=[\s.]*$)/;
-/** A number and a unit of one letter. */
+/** A number and a one-letter unit. */
 const LENGTH = /^([-+\d.,/ ]*\d)\s*(?:m|g|s|h|l|L|V|W|J|N|A|K|C|F)(?:\s*\^\s*\{?[23]\}?)?$/;
-/** One that a float holds exactly. */
+/** A whole number that a float holds exactly. */
 const WHOLE_NUMBER = /^\s*-?\d{1,15}\s*$/;
 
 /** Whether `pred` says the same as `gold`. Total: never throws, bounded in time whatever the texts. */
@@ -53,7 +53,7 @@ export function equalAnswers(gold: string, pred: string): boolean {
   const given = chosen(b);
   if (given !== null && chosen(a) === null) return equalAnswers(gold, given.text);
   if (isWords(a) || isWords(b)) return wordsKey(a) === wordsKey(b) && besideWords(a) === besideWords(b);
-  // "π/4 + kπ, k ∈ ℤ": that k is whole goes without saying.
+  // "π/4 + kπ, k ∈ ℤ": it goes without saying that k is whole.
   const [general, whole] = [withoutDomain(a), withoutDomain(b)];
   if ((general === null) !== (whole === null)) return equalParsed(general ?? a, whole ?? b, "thousands");
   const x = parseExpression(a, "thousands");
@@ -62,18 +62,18 @@ export function equalAnswers(gold: string, pred: string): boolean {
   const value = x !== null && y === null ? valueOfSeries(b) : null;
   if (value !== null) return equalParsed(a, value, "thousands");
   if (x !== null && y !== null && equal(x, y)) return true;
-  // 1,234 may be the list of 1 and 234, but not in brackets where the gold has none.
+  // 1,234 may be the list of 1 and 234, but not in brackets if the gold has none.
   const grouped = /\d,\d{3}(?!\d)/.test(a + b) && !(/^-?\d{1,3}(?:,\d{3})+$/.test(a) && /[([⦃{]/.test(b));
   if (grouped && equalParsed(a, b, "lists")) return true;
   if (sameResidue(a, b) || roundedTo(a, gold, pred)) return true;
-  // "5m" beside a plain number is a length, not a product; as gold, beside "5 meters" only.
+  // "5m" compared with a plain number is a length, not a product; as the gold, only compared with "5 meters".
   const bare = LENGTH.exec(b)?.[1];
   if (bare !== undefined && !/[a-zA-Z]/.test(a) && equalParsed(a, bare, "thousands")) return true;
   const length = unitOf(pred) === null ? undefined : LENGTH.exec(a)?.[1];
   return length !== undefined && !/[a-zA-Z]/.test(b) && equalParsed(length, b, "thousands");
 }
 
-/** 385 of "1² + 2² + … + 10² = 385", ½ of "∫… = ½": the value of what is not understood but can be no equation for it. */
+/** 385 of "1² + 2² + … + 10² = 385", ½ of "∫… = ½": the value of a left side that cannot be parsed but is no unknown. */
 function valueOfSeries(text: string): string | null {
   const at = text.lastIndexOf("=");
   const series = text.slice(0, at).trimEnd();
@@ -83,7 +83,7 @@ function valueOfSeries(text: string): string | null {
   return isSeries ? text.slice(at + 1).trim() : null;
 }
 
-/** The solutions of "x = π/4 + kπ, k ∈ ℤ" without the domain of their parameter; null where none is said. */
+/** The solutions of "x = π/4 + kπ, k ∈ ℤ" without the domain of their parameter; null if no domain is given. */
 function withoutDomain(text: string): string | null {
   if (!text.includes("∈")) return null;
   const [, solutions, name] = /^(.*[^\s,;])\s?[,;]\s?([a-z])\s?∈\s?\{?\s?Z\s?\}?$/.exec(text) ?? [];
@@ -97,7 +97,7 @@ function equalParsed(gold: string, pred: string, commas: CommaReading): boolean 
   return a !== null && b !== null && equal(a, b);
 }
 
-/** "2/3 ≈ 1.67": a decimal that the value is not even near. */
+/** "2/3 ≈ 1.67": a decimal that is not even close to the value. */
 function contradictsItself(pred: string): boolean {
   const said = /≈|approx/.test(pred) ? approximated(pred) : null;
   const value = said && realOf(said.value);
@@ -106,7 +106,7 @@ function contradictsItself(pred: string): boolean {
   return Math.abs(value - Number(said.decimal)) > Math.max(1.01 * unit, 0.01 * Math.abs(value));
 }
 
-/** The real number that a text is, not given as a decimal. */
+/** The text as a real number; null if it is not one, or is written as a decimal. */
 function realOf(text: string): number | null {
   const parsed = parseExpression(normalizeMath(text), "thousands");
   const value = parsed && evaluate(unwrap(parsed).value, () => null);
@@ -115,7 +115,7 @@ function realOf(text: string): number | null {
   return z.im === 0 ? z.re : null;
 }
 
-/** A gold of 0.67 beside 2/3 ≈ 0.67: the value is said and rounds to the decimal that it is said to. */
+/** A gold of 0.67 and 2/3 ≈ 0.67: the value is given and really rounds to that decimal. */
 function roundedTo(gold: string, written: string, pred: string): boolean {
   if (!/^-?\d*\.\d{1,9}$/.test(gold) || /≈|approx/.test(written)) return false;
   const said = approximated(pred);
@@ -126,7 +126,7 @@ function roundedTo(gold: string, written: string, pred: string): boolean {
 
 // Structure
 
-/** `x = 5` and `x ∈ S` as a name and a value; `1 + 1 = 2` as its last part; anything else as it is. */
+/** `x = 5` and `x ∈ S` as a name and a value; `1 + 1 = 2` as its last part; anything else unchanged. */
 function unwrap(x: Expression): { readonly name: Expression | null; readonly value: Expression } {
   // P(3, 4): a point with its letter.
   if (x.kind === "product" && x.items.length === 2 && x.items[1]!.kind === "tuple") {
@@ -139,7 +139,7 @@ function unwrap(x: Expression): { readonly name: Expression | null; readonly val
   if (x.operators.every((op) => op === "=")) {
     if (isName(first) || isNameOf(first, last)) return { name: first, value: last };
     if (x.parts.length === 2 && isName(last) && variablesOf(first).size === 0) return { name: last, value: first };
-    // 3 + 4 = 7 says 7, (x - 1)(x + 1) = x² - 1 says x² - 1; 3 = 2 says nothing.
+    // 3 + 4 = 7 gives 7, (x - 1)(x + 1) = x² - 1 gives x² - 1; 3 = 2 gives nothing.
     const constant = variablesOf(last).size === 0;
     if (x.parts.every((part) => (variablesOf(part).size === 0) === constant)) {
       return { name: null, value: x.parts.slice(1).every((part) => equalOne(part, first)) ? last : x };
@@ -157,7 +157,7 @@ function valueOfCompound(x: Expression): Expression {
   return x.parts.at(-1)!;
 }
 
-/** The elements of a list, set or union; ± counts as two, and x ≠ 3 as x < 3 or x > 3. A set in a set or list is one. */
+/** The elements of a list, set or union; ± gives two, and x ≠ 3 gives x < 3 and x > 3. A set within a set or list is one. */
 function elements(x: Expression): readonly Expression[] {
   const { value } = unwrap(x);
   if (value.kind === "groups") return value.items;
@@ -184,7 +184,7 @@ function elements(x: Expression): readonly Expression[] {
   return [x];
 }
 
-/** `(x, y) = (1, 2)` in a list of such as the point it is, where its names are in their usual order. */
+/** `(x, y) = (1, 2)` in a list, as the point (1, 2), if its names are in their usual order. */
 function pointOf(x: Expression): readonly Expression[] | null {
   if (x.kind !== "relation" || x.operators.length !== 1 || x.operators[0] !== "=") return null;
   const [left, right] = [x.parts[0]!, x.parts[1]!];
@@ -193,21 +193,21 @@ function pointOf(x: Expression): readonly Expression[] | null {
   return names.join() === [...names].sort().join() ? [right] : null;
 }
 
-/** x = …, y = …, z = … in this order, which is that of a point's coordinates; other names as they come. */
+/** x = …, y = …, z = … in this order, which is that of a point's coordinates; other names unchanged. */
 function inOrder(items: readonly Expression[]): readonly Expression[] {
   const names = items.map((item) => unwrap(item).name);
   if (!names.every((name) => name?.kind === "symbol" && /^[xyz]$/.test(name.name))) return items;
   return ["x", "y", "z"].flatMap((letter) => items.filter((_, i) => (names[i] as { name: string }).name === letter));
 }
 
-/** Whether each item names another quantity (x = 1, y = 2), so that values alone must come in the same order. */
+/** Whether each item names a different quantity (x = 1, y = 2), so that values without names must come in the same order. */
 function nameDifferent(items: readonly Expression[]): boolean {
   const names = items.map((item) => unwrap(item).name);
   const stems = new Set(names.map((name) => (name?.kind === "symbol" ? name.name.replace(/_.*/, "") : "")));
   return items.length > 1 && stems.size === items.length && !stems.has("");
 }
 
-/** x = 2, x = 5: two values of one quantity, which are no point. */
+/** x = 2, x = 5: two values of one quantity, not a point. */
 function repeatsName(items: readonly Expression[]): boolean {
   const names = items.map((item) => unwrap(item).name);
   return items.length > 1 && names.every((name) => name?.kind === "symbol" && keyOf(name) === keyOf(names[0]!));
@@ -223,7 +223,7 @@ function equal(a: Expression, b: Expression): boolean {
   if (left.length === 0 || right.length === 0) return left.length === right.length;
   const [isSet, otherIsSet] = [unwrap(a).value.kind === "set", unwrap(b).value.kind === "set"];
   if ((isSet && isTuple(b)) || (otherIsSet && isTuple(a))) return false;
-  // A tuple has an order, which a list beside it must keep; so have quantities with names, beside values without.
+  // A tuple has an order, which a list compared with it must keep; so do named quantities compared with bare values.
   if ((isTuple(a) && repeatsName(right)) || (isTuple(b) && repeatsName(left))) return false;
   const tuple = otherIsSet ? null : roundTuple(left);
   if (tuple !== null) return equalItems(tuple, nameDifferent(right) ? inOrder(right) : right);
@@ -233,18 +233,18 @@ function equal(a: Expression, b: Expression): boolean {
   if (!left.every((x) => right.some((y) => equalMembers(x, y)))) return false;
   if (!right.every((y) => left.some((x) => equalMembers(x, y)))) return false;
   if (left.length === right.length) return true;
-  // What a set or a list of points names twice is in it once; 3, 3 are two roots, and HT and TH, equal as products, two.
+  // Repeated elements of a set or of a list of points count once; 3, 3 are two roots, and HT and TH, equal as products, two.
   const items = [...left, ...right];
   return items.every((x) => variablesOf(x).size === 0) && (isSet || otherIsSet || items.every(isTuple));
 }
 
-/** As `equalOne`, but a set is no element like its only element. */
+/** As `equalOne`, but a set does not equal its only element. */
 const equalMembers = (x: Expression, y: Expression): boolean =>
   (x.kind === "set") === (y.kind === "set") && equalOne(x, y);
 
 const isTuple = (x: Expression): boolean => unwrap(x).value.kind === "tuple";
 
-/** The items of a list that is nothing but one tuple in round brackets. */
+/** The items of a list that consists of one tuple in round brackets. */
 function roundTuple(items: readonly Expression[]): readonly Expression[] | null {
   const only = items.length === 1 ? items[0] : undefined;
   return only?.kind === "tuple" && only.open === "(" && only.close === ")" ? only.items : null;
@@ -282,7 +282,7 @@ function equalOne(a: Expression, b: Expression): boolean {
     return interval?.kind === "tuple" && other?.kind === "tuple" && equalTuples(interval, other);
   }
   if (x.kind === "ratio" && y.kind === "ratio") return equalItems(x.items, y.items);
-  // What is too large to be computed is equal to itself under a name.
+  // An expression too large to be computed equals itself, with or without a name.
   return equalScalars(x, y) || (left.name !== right.name && x.kind === y.kind && keyOf(x) === keyOf(y));
 }
 
@@ -296,7 +296,7 @@ function equalItems(a: readonly Expression[], b: readonly Expression[]): boolean
 }
 
 function equalTuples(a: Tuple, b: Tuple): boolean {
-  // Round or square matters where the tuple can be an interval.
+  // Round or square brackets matter if the tuple can be an interval.
   if (a.items.length === 2 && (a.open !== b.open || a.close !== b.close)) return false;
   return equalItems(a.items, b.items);
 }

@@ -63,5 +63,5 @@ export function cCos(a: Complex): Complex {
   return cx(Math.cos(a.re) * Math.cosh(a.im), -Math.sin(a.re) * Math.sinh(a.im));
 }
 
-/** A function of a real argument; NaN off the real line. */
+/** A function for real arguments; NaN off the real line. */
 export const onReals = (f: (x: number) => number, a: Complex): Complex => cx(a.im === 0 ? f(a.re) : Number.NaN);

@@ -1,5 +1,5 @@
 /**
- * The value of an expression: an exact fraction as long as every step is one, else a complex float.
+ * The value of an expression: an exact fraction as long as every step gives one, else a complex float.
  * Variables get their values from the caller. Null means that there is no single finite value (an unknown function,
  * a tuple inside a sum, a division by zero, an overflow). Never throws, and does a bounded amount of work.
  */
@@ -8,7 +8,7 @@ import * as R from "./rational.ts";
 import type { Expression } from "./tree.ts";
 
 export type Value =
-  /** `rounded`: a decimal numeral took part, so its last digits may be a rounding. */
+  /** `rounded`: a decimal numeral was involved, so the last digits may be rounded. */
   | { readonly kind: "exact"; readonly value: R.Rational; readonly rounded: boolean }
   /**
    * `scale`: the size of what the rounding errors are relative to, at least |value|; far above it after a cancellation.
@@ -21,19 +21,19 @@ export type Variables = (name: string) => R.Rational | null;
 const exact = (value: R.Rational | null, rounded = false): Value | null =>
   value === null ? null : { kind: "exact", value, rounded };
 
-/** Null too where the scale says that no digit of the value is left. */
+/** Also null if the scale says that no correct digit is left. */
 function float(value: C.Complex, scale: number, rounded: boolean): Value | null {
   if (!C.cFinite(value) || !(scale < MAX_SCALE)) return null;
   return { kind: "float", value, scale: Math.max(scale, C.cAbs(value)), rounded };
 }
 const MAX_SCALE = 1e300;
-/** Beyond this the argument of a sine has lost the digits that its value depends on. */
+/** Beyond this, the argument of a sine has lost the digits that its value depends on. */
 const MAX_ANGLE = 1e6;
 
-/** The size of its rounding errors' reference. */
+/** The magnitude that its rounding errors are relative to. */
 export const scaleOf = (v: Value): number => (v.kind === "float" ? v.scale : C.cAbs(toComplex(v)));
 const isZero = (v: Value): boolean => (v.kind === "exact" ? v.value.n === 0n : v.value.re === 0 && v.value.im === 0);
-/** Whether floats have it: an exact number may be too large for them, or too small. */
+/** Whether a float can hold it: an exact number may be too large or too small. */
 export function hasFloat(v: Value): boolean {
   const size = C.cAbs(toComplex(v));
   return Number.isFinite(size) && (size > 0 || isZero(v));
@@ -47,7 +47,7 @@ export const toComplex = (v: Value): C.Complex => (v.kind === "exact" ? C.cx(R.r
 type Exact2 = (a: R.Rational, b: R.Rational) => R.Rational | null;
 type Float2 = (a: C.Complex, b: C.Complex) => C.Complex;
 
-/** Exact where both are and the result is small enough, else float. */
+/** Exact if both are and the result is small enough, else float. */
 function combine(a: Value | null, b: Value | null, rational: Exact2, complex: Float2): Value | null {
   if (a === null || b === null) return null;
   if (rational === R.ratDiv && isZero(b)) return null;
@@ -58,14 +58,14 @@ function combine(a: Value | null, b: Value | null, rational: Exact2, complex: Fl
   const result = complex(toComplex(a), toComplex(b));
   const rounded = a.rounded || b.rounded;
   if (rational === R.ratAdd) return float(result, Math.max(scaleOf(a), scaleOf(b)), rounded);
-  // A product of factors that are not 0 is not 0: what underflows has no value here.
+  // A product of nonzero factors is not 0: an underflow has no value here.
   if (C.cAbs(result) === 0 && !isZero(a) && !isZero(b)) return null;
   return float(result, C.cAbs(result) * Math.max(amplification(a), amplification(b)), rounded);
 }
 
 const SPECIAL: Readonly<Record<string, C.Complex>> = { pi: C.cx(Math.PI), e: C.cx(Math.E), i: C.cx(0, 1) };
 
-/** `trig`: inside a sine or its like, where 30° is π/6. `real`: null where any part of it is not a real number. */
+/** `trig`: inside a sine or its like, where 30° is π/6. `real`: null if any part of it is not a real number. */
 export function evaluate(x: Expression, variables: Variables, trig = false, real = false): Value | null {
   const value = evaluateNode(x, variables, trig, real);
   return real && value?.kind === "float" && value.value.im !== 0 ? null : value;

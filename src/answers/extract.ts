@@ -12,7 +12,7 @@ export const CUE =
   /\b(?:answers?|solutions?|results?)\b(?:\s+(?:to|of|for)\b[^.\n:=]{0,80}?)?[*_\s]*(?:\bis\b|\bare\b|\bequals\b|[:：=])[*_:\s]*/gi;
 const LETTER_CUE = /^[ \t*_]*A(?:nswer)?[*_]*\s*[:：][*_ \t]*/gm;
 
-/** What follows the last "answer is", "answer:" or `A:`, to the end of its sentence; null where nothing does. */
+/** What follows the last "answer is", "answer:" or `A:`, to the end of its sentence; null if nothing does. */
 export function announcedAnswer(text: string): string | null {
   const tail = endOf(text);
   let start = -1;
@@ -75,7 +75,7 @@ function closingTuple(text: string): string | null {
   return found === undefined || parseExpression(normalizeMath(found), "thousands") === null ? null : found;
 }
 
-/** What a sentence behind the one with the last formula says: "… with $k = 2$. So there are 6 ways." */
+/** The text after the sentence with the last formula: "… with $k = 2$. So there are 6 ways." */
 function sentenceBehindFormulas(text: string): string | null {
   const tail = endOf(text);
   const end = formulas(tail).at(-1)?.end;
@@ -93,7 +93,7 @@ function sentenceBehindFormulas(text: string): string | null {
 }
 
 const VALUE = String.raw`\$[^$\n]{1,80}\$|\\\([^\n]{1,80}?\\\)|-?\$?\d[\d,]*(?:\.\d+)?(?:\/\d+)?(?![\w^/:!]|\.\d)`;
-/** "The minimum is -6, attained at x = 2.", "It is $12$ for each of the 3 triangles.": a value and what is said about it. */
+/** "The minimum is -6, attained at x = 2.", "It is $12$ for each of the 3 triangles.": a value and a remark on it. */
 const REMARKED = new RegExp(
   String.raw`(?<![a-zA-Z])(?:is|are|equals|be)\s+(?:exactly |only )?(${VALUE})(?:\s[a-z]{2,20}){0,3}?,?\s(?:which (?:is |are )?)?(?:attained|achieved|reached|occurs|occurring|happens|when(?:ever)?|if|since|because|at|for (?:each|every|all|any))(?![a-z])(.{1,160})$`,
 );
@@ -104,7 +104,7 @@ const ABOUT = new RegExp(
 const CONCLUDES = /(?<![a-z])(?:so|then|thus|therefore|hence|gives?|giving|total|answer|not|but|or|and)(?![a-z])/i;
 const withoutDollars = (formula: string): string => formula.replace(/^(?:\$|\\\()(.*)(?:\$|\\\))$/, "$1").trim();
 
-/** The value that the last sentence says something more about, where numbers in the remark are none of the answer. */
+/** The value in a last sentence that goes on with a remark, whose numbers are not part of the answer. */
 export function remarkedAnswer(text: string): string | null {
   const line = endOf(text).slice(-400).split("\n").at(-1)!;
   const sentence = line.split(/[.!?]\s+(?=[A-Z$\\])/).at(-1)!;
@@ -112,13 +112,13 @@ export function remarkedAnswer(text: string): string | null {
   return value === undefined || CONCLUDES.test(remark!) ? null : withoutDollars(value);
 }
 
-/** "3π ≈ 9.42" of a text that ends in a formula and the decimal that it is about. */
+/** "3π ≈ 9.42" for a text that ends in a formula and its approximate decimal. */
 function approximatedAnswer(text: string): string | null {
   const [, value, decimal] = ABOUT.exec(endOf(text).slice(-200).split("\n").at(-1)!) ?? [];
   return value === undefined ? null : `${withoutDollars(value)} \\approx ${decimal}`;
 }
 
-/** The unmarked answer of a mathematical text; null where it has none. */
+/** The unmarked answer of a mathematical text; null if it has none. */
 export function unmarkedAnswer(text: string): string | null {
   const announced = announcedAnswer(text);
   if (announced !== null) return announced;
@@ -131,7 +131,7 @@ export function unmarkedAnswer(text: string): string | null {
   );
 }
 
-/** The word or two that a text ends in, behind "is": "… the function is even." Numbers and formulas are none. */
+/** The word or two after "is" at the end of a text: "… the function is even." Not numbers or formulas. */
 export function closingWords(text: string): string | null {
   const line = endOf(text).slice(-200).split("\n").at(-1)!;
   return (

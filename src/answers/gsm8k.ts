@@ -4,10 +4,10 @@
  * Strict extraction: the text marks its answer with `#### N` or `\boxed{N}` (whichever comes last) and N is a number.
  * Lenient extraction: the mark if there is one; else "A: N", "The answer is N", the last bold text with a number,
  * the last number of the text. Numbers are compared as exact fractions: `$1,200.00`, `1200`, `1.2e3`, `2400/2` and
- * `1200 dollars` are the same; 5 and 5.001 are not, nor 3 and what an unmarked `1e3`, `10^3` or `3:30` ends in.
- * In a whole response `15%` is 15, since these golds never name what they count and the question does; an answer given
- * alone has no question, and its percent sign says something that a gold without one does not. A marked answer that is
- * more than a numeral is left to compare.ts.
+ * `1200 dollars` are the same; 5 and 5.001 are not, nor is 3 found at the end of an unmarked `1e3`, `10^3` or `3:30`.
+ * In a whole response `15%` is 15, since these golds never name what they count: the question does. For an answer given
+ * without its question, a percent sign that the gold lacks makes a difference. A marked answer that is more than a
+ * numeral is left to compare.ts.
  */
 import { equalAnswers } from "./compare.ts";
 import { announcedAnswer, boldAnswer, remarkedAnswer } from "./extract.ts";
@@ -39,7 +39,7 @@ export function parseNumeral(text: string): Rational | null {
   return value && divisor && ratDiv(value, divisor);
 }
 
-/** Whether a gold answer is a plain number, which chooses this verifier. */
+/** Whether a gold answer is a plain number, which selects this verifier. */
 export const isNumber = (gold: string): boolean => parseNumeral(gold) !== null;
 
 /** Whether `answer` is the number `gold`. */
@@ -53,11 +53,11 @@ export function equalNumbers(gold: string, answer: string): boolean {
 
 const PERCENT = /[%％]|per ?cent|(?<![a-z])pct(?![a-z])/i;
 
-/** As `equalNumbers`, for an answer that was given without its question: 5% is not 5. */
+/** As `equalNumbers`, for an answer given without its question: 5% is not 5. */
 export const equalGiven = (gold: string, answer: string): boolean =>
   PERCENT.test(answer) && !PERCENT.test(gold) ? equalAnswers(gold, answer) : equalNumbers(gold, answer);
 
-/** "18 clips" as 18: a number followed by nothing but words that have no meaning in mathematics. */
+/** "18 clips" as 18: a number followed only by words without a meaning in mathematics. */
 function withoutUnit(answer: string): string {
   const match = /^([-−+$\s]*\d[\d,.]*(?:\/\d+)?)\s*([a-zA-Z]{2,}\.?(?:\s+[a-zA-Z]{2,}\.?)*)$/.exec(
     trimPunctuation(answer.slice(0, 200)),

@@ -1,7 +1,7 @@
 /**
- * Sets of real numbers as unions of intervals, so that an inequality, an interval, a union and "all but 2" can be told
- * equal whatever they are built from: linear and quadratic inequalities and |linear| in one unknown, x ≠ a, finite sets, ∪, ∩ and ∖.
- * Bounds are numbers. Nothing is solved beyond that.
+ * Sets of real numbers as unions of intervals, so that inequalities, intervals, unions and "all but 2" can be compared:
+ * linear and quadratic inequalities and |linear| in one unknown, x ≠ a, finite sets, ∪, ∩ and ∖. Bounds are numbers.
+ * Nothing beyond that is solved.
  */
 import { cSub } from "./complex.ts";
 import { evaluate, hasFloat, toComplex, type Variables } from "./evaluate.ts";
@@ -16,20 +16,20 @@ interface Interval {
   readonly highClosed: boolean;
 }
 
-/** Disjoint, in order, none empty, and none that touches the next. */
+/** Disjoint, in order, none empty, no two touching. */
 type RealSet = readonly Interval[];
 
-/** Most intervals that a set is made of. */
+/** Most intervals in a set. */
 const MAX_INTERVALS = 64;
 const LINE: Interval = { low: -Infinity, high: Infinity, lowClosed: false, highClosed: false };
 
-/** A set, and the unknown that its inequalities are about; `named` null: none, or several that are one quantity. */
+/** A set, and the unknown of its inequalities; `named` null: none, or several names for one quantity. */
 interface Solutions {
   readonly set: RealSet;
   readonly name: string | null;
 }
 
-/** The real numbers that the expression stands for; null where it is no such set or its bounds are not numbers. */
+/** The real numbers that the expression stands for; null if it is not such a set or its bounds are not numbers. */
 function solutionsOf(x: Expression): Solutions | null {
   switch (x.kind) {
     case "tuple": {
@@ -62,7 +62,7 @@ function solutionsOf(x: Expression): Solutions | null {
   }
 }
 
-/** Whether two sets are the same; null where one of them is none, or neither need be one. */
+/** Whether two sets are the same; null if one of the two is not a set, or neither must be read as one. */
 export function equalSolutions(a: Expression, b: Expression): boolean | null {
   if (!mayBeSet(a) || !mayBeSet(b) || !(isCertain(a) || isCertain(b))) return null;
   const left = solutionsOf(a);
@@ -92,7 +92,7 @@ const mayBeSet = (x: Expression): boolean => KINDS.has(x.kind) || isDifference(x
 
 const isDifference = (x: Expression): boolean => x.kind === "sum" && KINDS.has(x.items[0]!.kind);
 
-/** Whether it says of itself that it is a set of numbers, which (1, 2) and {1, 2} alone do not; told from its outside. */
+/** Whether its outermost form shows that it is a set of numbers, which (1, 2) and {1, 2} alone do not. */
 function isCertain(x: Expression): boolean {
   if (x.kind === "relation") return x.operators[0] !== "=";
   if (x.kind === "list" || x.kind === "groups")
@@ -114,15 +114,15 @@ function joined(items: readonly Expression[], join: (sets: readonly RealSet[]) =
   return set.length > MAX_INTERVALS ? null : { set, name };
 }
 
-/** The one unknown of all parts, null where they have none, undefined where they have several. */
+/** The one unknown of all parts, null if they have none, undefined if they have several. */
 function oneName(parts: readonly Solutions[]): string | null | undefined {
   const names = new Set(parts.map((part) => part.name).filter((name) => name !== null));
   return names.size > 1 ? undefined : ([...names][0] ?? null);
 }
 
 /**
- * Inequalities in a row are alternatives (normalize.ts makes "or" a comma), but what x is not, it is besides the others:
- * `x ≥ -1, x ≠ 2`; `x ≠ -1, 1` leaves out both.
+ * Inequalities in a row are alternatives (normalize.ts turns "or" into a comma), except that ≠ restricts the others:
+ * `x ≥ -1, x ≠ 2`; `x ≠ -1, 1` excludes both.
  */
 function ofList(items: readonly Expression[]): Solutions | null {
   if (items.length > MAX_INTERVALS || !items.some((item) => item.kind === "relation" || item.kind === "tuple"))
@@ -166,7 +166,7 @@ function ofRelation(x: Relation): Solutions | null {
     return { set: complement(normal(points.map(single))), name };
   }
   if (!x.operators.every((op) => "<>≤≥".includes(op))) return null;
-  // A chain runs in one direction: 1 < x > 2 says nothing that anyone writes.
+  // A chain runs in one direction: nobody writes 1 < x > 2.
   if (new Set(x.operators.map((op) => "<≤".includes(op))).size > 1) return null;
   const unknown = unknownOf(x);
   if (unknown === null || (x.parts.length === 2 && x.parts.some((part) => infinityOf(part) !== 0))) return null;
@@ -197,7 +197,7 @@ const isValueOfFunction = (x: Expression): boolean =>
   x.items.every((item) => item.kind === "symbol") &&
   /^[fghpqFGHPQ]'*$/.test((x.items[0] as { name: string }).name);
 
-/** The solutions of `left op right` where left - right is linear in its one variable, or |linear| beside a number. */
+/** The solutions of `left op right` if left - right is linear in its one variable, or |linear| and a number. */
 function halfLine(left: Expression, op: string, right: Expression): RealSet | null {
   for (const [side, bound, below] of [
     [left, right, op === "<" || op === "≤"],
@@ -235,7 +235,7 @@ function halfLine(left: Expression, op: string, right: Expression): RealSet | nu
     : [{ low: root, high: Infinity, lowClosed: closed, highClosed: false }];
 }
 
-/** Where ax² + bx + c has the sign that `op` says; a, b and c are found from values at 0, 1 and 2 and tried at others. */
+/** Where ax² + bx + c has the sign that `op` says; a, b and c come from the values at 0, 1 and 2, checked at others. */
 function quadratic(
   f: (top: bigint, below?: bigint) => number | null,
   [f0, f1, f2, f3]: readonly [number, number, number, number],
@@ -256,7 +256,7 @@ function quadratic(
   return (op === "<" || op === "≤") === a > 0 ? between(closed) : complement(between(!closed));
 }
 
-/** `x < ∞` and `-∞ < x`: all numbers, which only both together say. */
+/** `x < ∞` and `-∞ < x`: all numbers, but only if both are given. */
 function ofInfinity(left: Expression, op: string, right: Expression): RealSet | null {
   const [low, high] = op === "<" ? [left, right] : op === ">" ? [right, left] : [null, null];
   if (low === null || high === null) return null;
@@ -286,7 +286,7 @@ function pointOf(x: Expression): number | null {
 
 const single = (at: number): Interval => ({ low: at, high: at, lowClosed: true, highClosed: true });
 
-/** In order and joined where they overlap or touch. */
+/** Sorted, and merged where they overlap or touch. */
 function normal(intervals: readonly Interval[]): RealSet {
   const order = intervals
     .filter(({ low, high, lowClosed, highClosed }) => low < high || (low === high && lowClosed && highClosed))
@@ -318,13 +318,13 @@ function intersect(a: RealSet, b: RealSet): RealSet {
   return normal(result);
 }
 
-/** The greater of two lower bounds; of equal ones the open. */
+/** The greater of two lower bounds; of equal ones the open one. */
 function later(a: number, aClosed: boolean, b: number, bClosed: boolean): [number, boolean] {
   if (near(a, b)) return [a, aClosed && bClosed];
   return a > b ? [a, aClosed] : [b, bClosed];
 }
 
-/** The first of the sets less all others. */
+/** The first of the sets minus all others. */
 const without = ([first, ...others]: readonly RealSet[]): RealSet =>
   others.reduce((rest, other) => intersect(rest, complement(other)), first!);
 

@@ -1,5 +1,5 @@
 /**
- * Answers compared as texts, where letters are no variables or the parser does not understand them: words, options of a
+ * Answers compared as texts, if letters are not variables or the parser does not understand them: words, options of a
  * multiple choice, sums of unknown terms, residues. The texts are normalized (normalize.ts).
  */
 
@@ -10,7 +10,7 @@ export function sameTerms(a: string, b: string): boolean {
   return left.length > 1 && left.join("\n") === right.join("\n");
 }
 
-/** The terms of a sum with their signs, sorted; none where it is no plain sum. */
+/** The terms of a sum with their signs, sorted; none if it is not a plain sum. */
 function termsOf(text: string): readonly string[] {
   const terms: string[] = [];
   let depth = 0;
@@ -20,7 +20,7 @@ function termsOf(text: string): readonly string[] {
     if ("([{⦃".includes(c)) depth++;
     if (")]}⦄".includes(c)) depth--;
     if (depth === 0 && "=<>≤≥≠∈≈±∓,;".includes(c)) return [];
-    // A sign behind an operator belongs to the term.
+    // A sign after an operator belongs to the term.
     if (depth === 0 && (c === "+" || c === "-") && !"*/^_".includes(previous || "\n")) {
       if (term.trim().length > 1) terms.push(term);
       term = c;
@@ -31,7 +31,7 @@ function termsOf(text: string): readonly string[] {
   return depth === 0 ? terms.map(literalKey).sort() : [];
 }
 
-/** 5 beside 5 (mod 12) or x ≡ 5 (mod 12): the modulus may be left out, as a unit may. */
+/** 5 and 5 (mod 12) or x ≡ 5 (mod 12): the modulus may be left out, as a unit may. */
 export function sameResidue(a: string, b: string): boolean {
   if (!a.includes("pmod") && !b.includes("pmod")) return false;
   const residue = (text: string): string | undefined =>
@@ -40,7 +40,7 @@ export function sameResidue(a: string, b: string): boolean {
   return (left === undefined) !== (right === undefined) && (left === undefined ? a : b) === (left ?? right);
 }
 
-/** Without spaces, but those that keep two numbers apart. */
+/** Without spaces, except those between two numbers. */
 export const literalKey = (text: string): string => text.replace(/(?<!\d)\s+|\s+(?!\d)/g, "").replace(/\s+/g, " ");
 
 export const LETTER = /^\(?([A-J])\)?$/;
@@ -58,10 +58,10 @@ export function isWords(text: string): boolean {
   return /[a-z]{4}|[A-Z][A-Za-z]{2}|[a-z]{2,} [a-z]{2,}/.test(text) && !/^(?:sqrt|sin|cos|tan|log|ln|exp)\b/.test(text);
 }
 
-/** What is neither a word nor its punctuation. */
+/** Everything but words and their punctuation. */
 export const besideWords = (text: string): string => text.replace(/[a-zA-Z\s.,;:'"()!?-]+/g, "");
 
-/** "even function" as "even": the noun that the question has said already. */
+/** "even function" as "even": the question has already named the noun. */
 const KIND_OF =
   /^((?:(?:right|acute|obtuse|scalene|isosceles|equilateral|even|odd|prime|composite|rational|irrational|neither) ?){1,2}) (?:triangle|function|number|integer)s?$/;
 

@@ -13,8 +13,8 @@ const MARKED_TAIL = 1 << 17;
 export type Extraction = "strict" | "lenient";
 
 /**
- * The ways to read one answer, the most complete first: "\boxed{-2} and \boxed{1}" is "-2, 1", or else "1", which is what
- * a gold answer cut to the last box says. Empty: there is none.
+ * The ways to read one answer, the most complete first: "\boxed{-2} and \boxed{1}" is "-2, 1", or else "1", to match a
+ * gold answer cut to its last box. Empty: no answer.
  */
 export type Readings = readonly string[];
 
@@ -54,11 +54,11 @@ function joinedBoxes(s: string, boxes: readonly Box[]): Readings {
 }
 
 const NAME_BEFORE = /(?<![a-zA-Z\\\d])([a-zA-Z](?:_\{?\w\}?)?)\s*=\s*$/;
-/** What stands between a result and its correction, or between two steps. */
+/** Text between a result and its correction, or between two steps. */
 const NEW_RESULT =
   /[.!?;:]\s|\n\s*\n|(?<![a-z])(?:wrong|not?|incorrect|instead|rather|but|so|thus|hence|therefore|then|actually|should|gives?|implies|yields?|becomes|simplif\w+|rewritten|reduces?|equals|equivalently|if|because|since|from|checking|correct\w*)(?![a-z])|=>|→|\\(?:implies|Rightarrow|to|rightarrow)(?![a-z])/i;
 
-/** Whether the text between two boxes makes both one answer: also "… for the first and …", "…, y = …". */
+/** Whether the text between two boxes joins them into one answer: also "… for the first and …", "…, y = …". */
 function joinsBoxes(between: string): boolean {
   if (between.length > 120) return false;
   const text = between.replace(NAME_BEFORE, " ");

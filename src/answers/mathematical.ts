@@ -1,19 +1,19 @@
 /**
- * Whether a gold answer has mathematics in it that could be parsed. TRL's `accuracy_reward` gives no reward where it can't
- * parse the gold (`math_verify.parse` finds nothing), and so do `accuracy` and `reasoning_accuracy` here: of bare words
- * nobody knows what would equal them. The other verifiers compare words as words.
+ * Whether a gold answer contains mathematics that could be parsed. TRL's `accuracy_reward` gives no reward if it can't
+ * parse the gold (`math_verify.parse` finds nothing), and neither do `accuracy` and `reasoning_accuracy` here, since
+ * nobody knows what would equal bare words. The other verifiers compare words as words.
  */
 
-/** What stands between dollars or in brackets of LaTeX, or is marked as the answer, is taken for mathematics whatever it is. */
+/** Anything between dollars or LaTeX brackets, or marked as the answer, counts as mathematics. */
 const MARKS: readonly (readonly [opening: RegExp, closing: string])[] = [
   [/\$[^$\s]/, "$"],
   [/\\\(\s*(?!\\\))\S/, "\\)"],
   [/\\\[\s*(?!\\\])\S/, "\\]"],
   [/\\(?:boxed|fbox)\s*\{\s*[^\s}]/, "}"],
 ];
-/** Words in LaTeX, and a box with nothing in it. */
+/** Words in LaTeX, and empty boxes. */
 const WORDS = /\\(?:text|textbf|textit|textrm|mathrm|mbox|operatorname)\s*\{[^{}]*\}|\\(?:boxed|fbox)\s*\{\s*\}/g;
-/** A digit, a command of LaTeX, or an operator that prose has no use for. */
+/** A digit, a LaTeX command, or an operator that prose does not use. */
 const MATHEMATICS = /\d|\\[a-zA-Z]|[=+*^<>√π∞±×÷≤≥∪∩∅¼½¾⅓⅔]/;
 
 /** In time linear in the text's length. */
@@ -29,7 +29,7 @@ function isMarked(gold: string): boolean {
   });
 }
 
-/** A brace that is never closed, or never opened, leaves nothing that can be parsed. */
+/** Text with unbalanced braces cannot be parsed. */
 function balanced(text: string): boolean {
   let open = 0;
   for (const [brace] of text.matchAll(/\\[{}]|[{}]/g)) {

@@ -6,7 +6,7 @@ import type { Expression } from "./tree.ts";
 
 export type Rows = readonly (readonly Expression[])[];
 
-/** Most rows or columns of a matrix that takes part in a product or is a determinant. */
+/** Most rows or columns of a matrix in a product or a determinant. */
 const MAX_SIDE = 4;
 /** Most products of two matrices in one answer. */
 const MAX_PRODUCTS = 4;
@@ -15,7 +15,7 @@ const sum = (items: readonly Expression[]): Expression => (items.length === 1 ? 
 const product = (items: readonly Expression[]): Expression => ({ kind: "product", items });
 const negative = (of: Expression): Expression => ({ kind: "negative", of });
 
-/** Whether a matrix stands anywhere in it where arithmetic could reach it. */
+/** Whether it contains a matrix where arithmetic could reach it. */
 const holdsMatrix = (x: Expression): boolean => {
   switch (x.kind) {
     case "matrix":
@@ -32,7 +32,7 @@ const holdsMatrix = (x: Expression): boolean => {
   }
 };
 
-/** The matrix that a sum, product or power of matrices is, unevaluated; null for anything else or sizes that do not fit. */
+/** A sum, product or power of matrices as one matrix, unevaluated; null for anything else or sizes that do not match. */
 export function matrixOf(x: Expression): Rows | null {
   if (x.kind === "matrix") return x.rows;
   return holdsMatrix(x) ? compute(x, { products: MAX_PRODUCTS }) : null;
@@ -94,7 +94,7 @@ function times(a: Rows, b: Rows, left: { products: number }): Rows | null {
   return a.map((row) => b[0]!.map((_, j) => sum(row.map((entry, k) => product([entry, b[k]![j]!])))));
 }
 
-/** The determinant by its first row, unevaluated; null where the rows are no square or too many. */
+/** The determinant, expanded along its first row, unevaluated; null if the matrix is not square or too large. */
 export function determinant(rows: Rows): Expression | null {
   if (rows.length > MAX_SIDE || rows.some((row) => row.length !== rows.length)) return null;
   if (rows.length === 1) return rows[0]![0]!;

@@ -1,6 +1,6 @@
 /**
- * What stands left of an equation as the name of what is right of it: x, x_1, f(x), AB, |AB|, P(X = 2), sin θ. Such a
- * name may be left out of an answer; that of another quantity may not take its place.
+ * Left sides of equations that name the right side: x, x_1, f(x), AB, |AB|, P(X = 2), sin θ. Such a name may be left
+ * out of an answer, but not be replaced by the name of another quantity.
  */
 import { matrixOf } from "./matrices.ts";
 import { CONSTANTS, type Expression, renamed, variablesOf } from "./tree.ts";
@@ -28,19 +28,19 @@ export function isName(x: Expression): boolean {
   }
 }
 
-/** P(X = 2), P(X ≥ 1): a product in what the parser knows. */
+/** P(X = 2), P(X ≥ 1), which the parser reads as a product. */
 const isProbability = ([p, event, ...others]: readonly Expression[]): boolean =>
   p?.kind === "symbol" && /^P/.test(p.name) && event?.kind === "relation" && others.length === 0;
 
 const TRIGONOMETRIC: ReadonlySet<string> = new Set(["sin", "cos", "tan", "sec", "csc", "cot"]);
 
-/** Names that only beside such a value are none of an equation: sin θ = 3/5, and A⁻¹ or Aᵀ before a matrix. */
+/** Left sides that are names only for such a value, and else belong to an equation: sin θ = 3/5, A⁻¹ or Aᵀ of a matrix. */
 export function isNameOf(x: Expression, value: Expression): boolean {
   if (x.kind === "call") return TRIGONOMETRIC.has(x.name) && x.args.every(isName) && variablesOf(value).size === 0;
   return x.kind === "power" && x.base.kind === "symbol" && matrixOf(value) !== null;
 }
 
-/** a + b + c, x/y: what a question may ask for as a whole. Not 2x or x + 1, whose value is not the answer. */
+/** a + b + c, x/y: compound quantities that a question may ask for. Not 2x or x + 1, whose value is not the answer. */
 export function isCompound(x: Expression): boolean {
   if (x.kind !== "sum" && x.kind !== "product") return false;
   return x.items.every((item) => isSymbols(item.kind === "negative" || item.kind === "inverse" ? item.of : item));
@@ -74,7 +74,7 @@ function application(name: Expression | null): { readonly of: string; readonly a
   return { of: f.name, argument: x.name };
 }
 
-/** The value of f(t) = t² in the argument of another name f(x): x²; null where it has an x that is no argument. */
+/** The value of f(t) = t² in terms of another name's argument, f(x): x²; null if it has an x that is not the argument. */
 export function inArgumentOf(
   name: Expression | null,
   other: { readonly name: Expression | null; readonly value: Expression },

@@ -1,5 +1,5 @@
 /**
- * Rewrites a mathematical answer, LaTeX or plain, into the one small notation that parse.ts parses:
+ * Rewrites a mathematical answer, LaTeX or plain, into the small notation that parse.ts parses:
  * single characters for operators (`*`, `/`, `±`, `∪`, `∈`, `∞`, `≤`…), `⦃ ⦄` for set braces, `⏎` between matrix rows,
  * `°` and `%` as suffixes, no layout commands, no currency, no units, no `\text`.
  *
@@ -24,7 +24,7 @@ const UNIT_PATTERN = new RegExp(
   "g",
 );
 
-/** What may stand for a unit in `\\mathrm{…}`, where letters are no variables: also m/s^2, N, V. */
+/** Units in `\\mathrm{…}`, where letters are not variables: also m/s^2, N, V. */
 const UNIT_OR_LETTER = `(?:${UNITS}|[mgshlLVWJNAKCF]|Hz|Pa)(?:\\s*\\^\\s*\\{?-?\\d\\}?)?`;
 const UNIT = new RegExp(`^\\s*${UNITS}\\s*$`);
 const COMPOUND_UNIT = new RegExp(`^\\s*${UNIT_OR_LETTER}\\s*(?:/|per)\\s*${UNIT_OR_LETTER}\\s*$`);
@@ -35,7 +35,7 @@ const BASES = ["two", "three", "four", "five", "six", "seven", "eight", "nine", 
 const FONT_GROUP =
   /\\(?:mathrm|mathbf|mathit|mathsf|mathbb|boldsymbol|bm|vec|underline|operatorname|boxed|fbox|rm|mathcal)\s*\{/g;
 
-/** `\\frac` for `\frac`: text that was escaped once too often, which matrices (`\\` between rows) must not be taken for. */
+/** `\\frac` for `\frac`: text that was escaped twice, not to be confused with matrices (`\\` between rows). */
 function unescapeTwice(text: string): string {
   const twice =
     /\\\\(?=(?:[dtc]?frac|sqrt|left|right|text|boxed|begin|end|pi|infty|cdot|times|cup|in|le|ge|leq|geq)\b)/;
@@ -45,7 +45,7 @@ function unescapeTwice(text: string): string {
 
 const BOTH = /^\s*([a-z])\s*([<>≤≥])([^<>≤≥]*?)[,\s]and\s*([a-z])\s*([<>≤≥])([^<>≤≥]*)$/;
 
-/** What is concluded: of "2x = 6 ⟹ x = 3" the last; without relations on both sides it is a list. */
+/** The conclusion of "2x = 6 ⟹ x = 3" is its last part; without relations on both sides it is a list. */
 function concluded(text: string): string {
   const at = text.lastIndexOf("⟹");
   if (at < 0) return text;
@@ -55,7 +55,7 @@ function concluded(text: string): string {
   return relation.test(premise) && relation.test(conclusion) ? conclusion : text.replaceAll("⟹", ",");
 }
 
-/** "x > 1 and x < 4" as "1 < x < 4", since "and" becomes a comma, as "or" does, which between inequalities is a union. */
+/** "x > 1 and x < 4" as "1 < x < 4": like "or", "and" becomes a comma, which between inequalities means a union. */
 function chained(text: string): string {
   const match = BOTH.exec(text);
   if (match === null) return text;
@@ -71,11 +71,11 @@ function chained(text: string): string {
 const ALL_REALS =
   /^[\s$]*(?:\\(?:text|mbox|textbf)\s*\{)?\s*(?:all\s+reals?(?:\s+numbers?)?|\\mathbb\s*\{?\s*R\s*\}?)\s*\}?[\s.$]*$/i;
 
-/** Numbers, fractions, roots and powers in the notation already, as most answers are. */
+/** Numbers, fractions, roots and powers that are in the notation already, as most answers are. */
 const PLAIN =
   /^(?! )(?:[-+/^(){}\d]|\.(?=\d)|,(?=[-\d(\\])|\\(?:frac|sqrt)(?![a-zA-Z])|(?<![a-zA-Z] ?)[abnxy](?! ?[a-zA-Z])| (?=[^ ]))+(?<!,)$/;
 
-/** The answer in the notation above, trimmed; total, and the identity on what it does not know. */
+/** The answer in the notation above, trimmed. Total; leaves what it does not know unchanged. */
 export function normalizeMath(text: string): string {
   if (PLAIN.test(text) && !text.includes("{,}")) return text;
   let s = unescapeTwice(text.replace(UNICODE_PATTERN, (c) => UNICODE[c] ?? c));
@@ -149,7 +149,7 @@ export function normalizeMath(text: string): string {
   s = chained(concluded(s));
   if (s.includes("m") || s.includes("M"))
     s = s.replace(/(?<=\d\s*)([ap])\.?\s?m(?![a-z])\.?/gi, (_, half: string) => ` ${half.toLowerCase()}m`);
-  // Two letters that are no command: there are words.
+  // Two letters that are not a command: there are words.
   if (/(?<![\\a-zA-Z])[a-zA-Z]{2}/.test(s)) {
     s = s
       .replace(/(?<![\\a-zA-Z])(?:and|or)(?![a-zA-Z])/gi, " , ")
@@ -165,7 +165,7 @@ export function normalizeMath(text: string): string {
   return trimPunctuation(s);
 }
 
-/** Without spaces and sentence punctuation around, and without a stray backslash at the end. */
+/** Without surrounding spaces and sentence punctuation, and without a stray backslash at the end. */
 export function trimPunctuation(text: string): string {
   let from = 0;
   let to = text.length;

@@ -40,7 +40,7 @@ const BRACKETED = new Set(["sqrt", "abs", "floor", "ceil", "cbrt"]);
 /** How commas between digits are read: `thousands` joins `1,234`, `lists` separates 1 from 234. */
 export type CommaReading = "thousands" | "lists";
 
-/** The items of `1, 2` or `1; 2`, where a semicolon separates what has no commas in it; null of anything else. */
+/** The items of `1, 2`, or of `1; 2` without commas between the semicolons; null for anything else. */
 function sequenceOf(x: Expression): readonly Expression[] | null {
   if (x.kind === "list") return x.items;
   return x.kind === "groups" && x.items.every((item) => item.kind !== "list") ? x.items : null;
@@ -51,10 +51,10 @@ class Parser {
   private readonly commas: CommaReading;
   private at = 0;
   private depth = 0;
-  /** How many ( [ { are open: there a comma always separates. */
+  /** How many ( [ { are open: inside them, a comma always separates. */
   private brackets = 0;
   private bars = 0;
-  /** A determinant's entries are computed many times over, so that none may hold another. */
+  /** A determinant's entries are computed many times over, so determinants may not nest. */
   private inDeterminant = false;
   private failed = false;
 
@@ -152,7 +152,7 @@ class Parser {
     return items.length === 1 ? items[0]! : { kind: "union", items };
   }
 
-  /** `A ∩ B` and `A ∖ B`, which bind more closely than ∪ and from the left. */
+  /** `A ∩ B` and `A ∖ B`, which bind more tightly than ∪ and from the left. */
   private intersection(): Expression {
     let result = this.sum();
     for (;;) {
@@ -188,7 +188,7 @@ class Parser {
     return items.length === 1 ? items[0]! : { kind: "product", items };
   }
 
-  /** Whether what follows is multiplied with what came without a sign: `2x`, `3(a+b)`, never `2 3`. */
+  /** Whether what follows is a factor without a sign: `2x`, `3(a+b)`, never `2 3`. */
   private startsFactor(previous: Expression): boolean {
     const c = this.peek();
     if (c === "") return false;
@@ -257,7 +257,7 @@ class Parser {
     if (value === null) return this.fail();
     const rounded = /[.eE]/.test(digits);
     const sub = this.match(/\s*_\s*(?:\{\s*(\w+)\s*\}|(\w))/y);
-    // A number with a base is a name of its own: 10_2 is neither 10 nor 2.
+    // A number with a base is a separate name: 10_2 is neither 10 nor 2.
     if (sub !== null)
       return { kind: "symbol", name: `${this.s.slice(start, start + plain[0].length)}_${sub[1] ?? sub[2]}` };
     if (rounded) return this.repeating(digits, value);
@@ -379,7 +379,7 @@ class Parser {
       index = this.inside(() => this.sum());
       this.expect("]");
     }
-    // \sqrt13 is set as √1·3, but nobody who writes it means that.
+    // TeX sets \sqrt13 as √1·3, but nobody who writes it means that.
     const run = this.match(/\s*\d+(?:\.\d+)?/y)?.[0].trim();
     const value = run === undefined ? null : ratFromDecimal(run);
     const of: Expression = value === null ? this.argument() : { kind: "number", value, rounded: false };
@@ -475,7 +475,7 @@ class Parser {
   }
 }
 
-/** The tree of a normalized answer, or null where it is not one the parser understands. Never throws. */
+/** The tree of a normalized answer, or null if it is not one the parser understands. Never throws. */
 export function parseExpression(text: string, commas: CommaReading): Expression | null {
   if (/^\d{1,15}$/.test(text)) return { kind: "number", value: { n: BigInt(text), d: 1n }, rounded: false };
   return text === "" ? null : new Parser(text, commas).parse();

@@ -1,8 +1,8 @@
 /**
- * Answers that are partly said in words, rewritten into formulas before normalize.ts: "√3 (approximately 1.73)",
+ * Answers partly in words, rewritten into formulas before normalize.ts: "√3 (approximately 1.73)",
  * "all real numbers except 0", "option C", "2 to 3", "no solutions", "12 red marbles", "5 (mod 12)".
  *
- * Textual, as normalize.ts is. Whitespace is single and every repetition is bounded, so that each pattern is linear.
+ * Purely textual, like normalize.ts. Whitespace is single and every repetition bounded, so each pattern is linear.
  */
 import { canonicalUnit } from "./units.ts";
 
@@ -13,7 +13,7 @@ const TEXT_GROUPS = /\\(?:text|textbf|textit|textrm|mbox|textnormal)\s?\{([^{}]*
 const SIGN = "(?:\\\\approx|\\\\simeq|\\\\doteq|\\\\thickapprox|\\\\approxeq|≈|≃|≐)";
 const APPROXIMATELY = `(?:${SIGN}|(?:approximately|approx\\.?|roughly|about|nearly|around)(?![a-zA-Z]))`;
 const THAT_IS = "or|which is|that is|i\\.e\\.";
-/** From behind a value: " ≈ 1.73", " (approximately 1.73)", " or about 1.73", in a text command or not. */
+/** After a value: " ≈ 1.73", " (approximately 1.73)", " or about 1.73", in a text command or not. */
 const APPROXIMATION = new RegExp(
   `(?<=[\\d)}\\]a-zπ°])[\\s,~]{0,3}(?:\\\\[ ,;:]|\\\\quad){0,2}\\s?(?:(?:\\\\left)?\\()?\\s?(?:\\\\text\\s?\\{[\\s,]{0,2}\\(?\\s?(?:${THAT_IS})?[\\s,]{0,2}(?:\\}\\s?)?|(?:${THAT_IS})[\\s,]{1,2})?(?:\\\\text\\s?\\{\\s?)?${APPROXIMATELY}.*$`,
   "s",
@@ -33,27 +33,27 @@ const MODULO = /\(? ?(?:\\text\s?\{ ?\(?mod ?\}|\\?[pb]?mod(?![a-zA-Z])) ?\{? ?(
 const COMBINATIONS =
   /(?<![\w)}])(?:\{ ?\})? ?[_^] ?(?:\{ ?(\w{1,9}) ?\}|(\w)) ?(?:C|\\mathrm ?\{C\}|\\text ?\{C\}) ?_ ?(?:\{ ?(\w{1,9}) ?\}|(\w))/g;
 const BASE = /^(\$?\w{1,80}) ?(?:\\text ?\{ ?)?\(?(?:in )?base[ -](\d{1,2}|[a-z]{3,5})\)? ?\}?\$?$/;
-/** "25 values of n": what is counted, which the formula behind it belongs to. */
+/** "25 values of n": what is counted, with the formula after it. */
 const COUNTED = /\\text ?\{([^{}]{1,60}) (?:of|for) ?\} ?[a-zA-Z]$/;
 /** P(red) = …: the event is part of the name. */
 const PROBABILITY = /^(\$? ?P) ?(?:\\left)?\( ?\\text ?\{[^{}]{1,60}\} ?(?:\\right)?\) ?=/;
-/** "x ≥ 0 or x ≠ 1": between such an "or" is no comma, which would say "and". */
+/** "x ≥ 0 or x ≠ 1": such an "or" must not become a comma, which would mean "and". */
 const OR = /\\text ?\{ ?or ?\}|(?<![a-zA-Z])or(?![a-zA-Z])/g;
 const DERIVATIVE = /^(\$?)\s?\\d?frac ?\{ ?d ?([a-z]) ?\} ?\{ ?d ?[a-z] ?\} ?=/;
 const INTEGER =
   /,? ?\\text ?\{ ?,? ?(?:for|where|with)(?: (?:all|any|some|every|each))?(?: integers?)? ?\} ?([a-z])(?: ?\\text ?\{ ?is an(?:y)? integer ?\})?/;
 
-/** Behind a number: words that say how it is meant, but do not change it. */
+/** After a number: words that say how it is meant but do not change it. */
 const HARMLESS =
   /(?<![a-z])(?:in all|all together|in total|each|left over|not counting order|(?<!or )more(?! than| or))(?![a-z])/gi;
-/** Words that change what the number beside them says; dropping them as if they were units would change the answer. */
+/** Words that change the meaning of the number next to them; dropping them like units would change the answer. */
 const MODIFIER =
   /(?<![a-z])(?:not?|non|never|except|less|fewer|more|greater|than|least|most|about|between|minus|negative|plus|squared|cubed|half|halves|thirds?|quarters?|fourths?|fifths?|tenths?|hundredths?|thousandths?|double|twice|triple|dozens?|out of|over|under|above|below|mod|base|without|either|neither|nor|both|if|when|any|all|each)(?![a-z])|^\s*to(?![a-z])|times (?:x|y|n|the|as)|[<>=+*^|]|\d|-\s*$/i;
 
-/** Whether the words change what the number beside them says ("less than", "and a half"), and so are no unit. */
+/** Whether the words change the meaning of the number next to them ("less than", "and a half"), so are not a unit. */
 export const modifies = (words: string): boolean => MODIFIER.test(words.replace(HARMLESS, " "));
 
-/** Whether words after a number multiply it or compute with it ("million", "half", "squared"), and so are no unit. */
+/** Whether words after a number multiply it or compute with it ("million", "half", "squared"), so are not a unit. */
 export const changesValue = (words: string): boolean =>
   /(?<![a-z])(?:(?:hundred|thousand|(?:m|b|tr)illion|dozen|pair|third|quarter|hundredth|thousandth|tenth)s?|half|halves|score|squared|cubed|minus|plus|not|without|or|and)(?![a-z])/i.test(
     words,
@@ -61,13 +61,13 @@ export const changesValue = (words: string): boolean =>
 
 /** \\mathrm{Tuesday}: a word in a font for formulas, as the whole answer. */
 const WORD_IN_FONT = /^\\math(?:rm|bf|it|sf|tt) ?\{ ?([a-zA-Z][a-zA-Z ,-]{2,60})\}(?=[.$ ]*$)/;
-/** "x > 2 (all numbers greater than 2)": what is said once more, or why. */
+/** "x > 2 (all numbers greater than 2)": a restatement or a reason. */
 const REMARK =
   /(?<=[^\s(]) ?(?:\\text ?\{ ?)?\((?: ?\\text ?\{)? ?((?:all|any|i\.e\.|that is|since|because|as|using|from|by|in|which is) [^()\\{}]{2,120})(?:\} ?)?\) ?\}?\.?$/i;
-/** What a remark may not say, if it is to be left out: that something else is meant. */
+/** Words in a remark that must not be dropped, because they say that something else is meant. */
 const RESTRICTS = /(?<![a-z])(?:not?|but|except|or|unless|only|without|other|if|when|mod|base)(?![a-z])|[<>≠≤≥]/i;
 const IS_REASON = /^(?:since|because|as|using|from|by)(?![a-z])/i;
-/** Nothing in place of a reason, or of a remark whose numbers all stand before it; else the remark. */
+/** Drops a reason, or a remark whose numbers all occur before it; keeps any other remark. */
 const keptRemark = (remark: string, words: string, at: number, whole: string): string =>
   RESTRICTS.test(words) ||
   (changesValue(words) && !/^(?:since|because)(?![a-z])/i.test(words)) ||
@@ -82,7 +82,7 @@ const COMPARED =
 const MATHEMATICAL =
   /^(?:pi|sqrt|cbrt|root|sin|cos|tan|cot|sec|csc|log|ln|exp|abs|inf|infty|infinity|mod|choose|factorial|and|or|theta|alpha|beta)$/i;
 
-/** "12 red marbles" as 12: plain words behind a value with no words in it. */
+/** "12 red marbles" as 12: plain words after a value without words. */
 function withoutWords(text: string): string {
   if (!text.includes(" ")) return text;
   const tokens = text.split(" ");
@@ -100,7 +100,7 @@ function withoutWords(text: string): string {
   return /(?<![\\a-zA-Z])[a-zA-Z]{3,}/.test(value.replace(TEXT_GROUPS, " ")) ? text : value;
 }
 
-/** Two or more known plain units ("5 feet 3 inches") as text groups, which are told apart. */
+/** Two or more known plain units ("5 feet 3 inches") as text groups, which are kept apart. */
 const PLAIN_UNIT =
   /(?<=\d) ?(hours?|hrs?|minutes?|mins?|seconds?|secs?|feet|foot|ft|inch(?:es)?|yards?|pounds?|lbs?|ounces?|oz|dollars?|cents?|days?|weeks?|months?|years?|degrees?)(?![a-zA-Z])/g;
 function groupedUnits(text: string): string {
@@ -110,14 +110,14 @@ function groupedUnits(text: string): string {
   return text.replace(PLAIN_UNIT, "\\text{ $1}").replace(/\} ?,? and (?=\d)/g, "} \\text{ and } ");
 }
 
-/** What an answer says a value is about, as a decimal: 0.67 of "2/3 ≈ 0.67"; null where it does not end so. */
+/** The decimal that an answer gives as an approximation: 0.67 in "2/3 ≈ 0.67"; null if it does not end in one. */
 export function approximated(text: string): { readonly value: string; readonly decimal: string } | null {
   const match = APPROXIMATED.exec(text.slice(0, 400).replace(/\s+/g, " ").trim());
   return match && { value: match[1]!, decimal: match[2]! };
 }
 const APPROXIMATED = new RegExp(`^(.*[\\d)}\\]a-zπ]) ?${SIGN} ?\\\\?\\$?(-?\\d{0,9}\\.\\d{1,9})(?!\\d| ?\\\\?%)`, "s");
 
-/** The answer with what it says in words as a formula; total, and the identity where it says nothing in words. */
+/** The answer with its words rewritten as formulas; total, and the identity on answers without words. */
 export function rewritePhrases(text: string): string {
   let s = text.replace(/\s+/g, " ").trim();
   if (!/[a-zA-Z≈≃≐]/.test(s)) return s;

@@ -1,6 +1,6 @@
 /**
  * Exact fractions over BigInt, bounded in size so that no answer can make them expensive:
- * an operation whose result would pass `MAX_BITS` returns null and the caller goes on in floating point.
+ * an operation whose result would exceed `MAX_BITS` returns null, and the caller continues in floating point.
  * No parsing here (parse.ts, gsm8k.ts) and nothing irrational (complex.ts).
  */
 
@@ -36,7 +36,7 @@ export function rational(n: bigint, d = 1n): Rational | null {
 /** An already reduced n/d, or null past `MAX_BITS`. */
 const bounded = (n: bigint, d: bigint): Rational | null => (abs(n) > LIMIT || d > LIMIT ? null : { n, d });
 
-// As in Knuth, TAOCP 2, 4.5.1: common divisors are taken out of the operands, which is cheap where one of them is small,
+// As in Knuth, TAOCP 2, 4.5.1: common divisors are taken out of the operands, which is cheap if one of them is small,
 // instead of out of the large result.
 
 export function ratMul(a: Rational, b: Rational): Rational | null {
@@ -63,7 +63,7 @@ export const ratEquals = (a: Rational, b: Rational): boolean => a.n === b.n && a
 /** Bits of |x|, to within four. */
 const bits = (x: bigint): number => abs(x).toString(16).length * 4;
 
-/** a^e for an integer exponent; null where the result is too large or 0 is raised to a negative power. */
+/** a^e for an integer exponent; null if the result is too large or 0 is raised to a negative power. */
 export function ratPow(a: Rational, e: bigint): Rational | null {
   const size = abs(e);
   if (a.d === 1n && abs(a.n) <= 1n) {
@@ -85,7 +85,7 @@ function isqrt(x: bigint): bigint {
   }
 }
 
-/** √a where it is itself rational, else null. */
+/** √a if it is itself rational, else null. */
 export function ratSqrt(a: Rational): Rational | null {
   if (a.n < 0n) return null;
   const n = isqrt(a.n);
@@ -93,7 +93,7 @@ export function ratSqrt(a: Rational): Rational | null {
   return n * n === a.n && d * d === a.d ? { n, d } : null;
 }
 
-/** The greatest integer not above a. */
+/** The greatest integer not greater than a. */
 export function ratFloor(a: Rational): Rational {
   const q = a.n / a.d;
   return { n: a.n < 0n && q * a.d !== a.n ? q - 1n : q, d: 1n };

@@ -1,6 +1,6 @@
 /**
- * Equations and inequalities as a whole: read from the other end, as intervals, and multiples of each other. That their
- * sides are equal as written is compare.ts's.
+ * Equations and inequalities as a whole: mirrored, as intervals, as multiples of each other. Leaves out comparing them
+ * side by side (compare.ts).
  */
 import { evaluate, toComplex } from "./evaluate.ts";
 import { type Rational, ratDiv, ratEquals } from "./rational.ts";
@@ -20,7 +20,7 @@ export const mirrored = (x: Relation): Relation => ({
   parts: x.parts.toReversed(),
 });
 
-/** a ≤ x ≤ b as [a, b] and x > a as (a, ∞), where the bounds are no numbers. */
+/** a ≤ x ≤ b as [a, b] and x > a as (a, ∞), for bounds that are not numbers. */
 export function boundsOf(x: Relation): Tuple | null {
   const { operators, parts } = ">≥".includes(x.operators[0]!) ? mirrored(x) : x;
   if (!operators.every((op) => op === "<" || op === "≤")) return null;

@@ -1,19 +1,19 @@
 /**
  * Whether two numbers, or two expressions in variables, are the same. Expressions are compared by their values at
- * pseudo-random points (fixed, so that a verdict never changes), which simplifies nothing symbolically: a false match of
+ * pseudo-random points (fixed, so that a verdict never changes), without any symbolic simplification: a false match of
  * two polynomials would need all points to be roots of their difference (Schwartz–Zippel). The points are fractions over
- * different primes, so that no period or rounding function can be 0 at all of them by a short formula.
+ * different primes, so that no short formula with a period or a rounding function is 0 at all of them.
  *
  * Tolerances: fractions are equal exactly. A decimal numeral may differ by the relative 1e-12 (a float's printed noise)
- * from a number that is a short decimal itself, and by 1e-9 (rounding) from any other. What is not rational is equal to
- * within 1e-12 of the largest term that was added, so that 0 is equal to sin π, not to 10^-13.
+ * from a number that is itself a short decimal, and by 1e-9 (rounding) from any other. Irrational values are equal
+ * within 1e-12 of the largest term that was added, so that 0 equals sin π but not 10^-13.
  */
 import { cAbs, cSub } from "./complex.ts";
 import { evaluate, hasFloat, scaleOf, toComplex, type Value, type Variables } from "./evaluate.ts";
 import { type Rational, ratAbs, ratEquals, rational, ratMul, ratSub } from "./rational.ts";
 import { callsOf, type Expression, variablesOf } from "./tree.ts";
 
-/** Relative difference under which a rounded decimal and a number that has no short decimal are the same. */
+/** Relative difference below which a rounded decimal and a number without a short decimal are the same. */
 const RELATIVE = 1e-9;
 /** The same for numbers that no one needs to round. */
 const NOISE = 1e-12;
@@ -30,20 +30,20 @@ export function infinityOf(x: Expression): -1 | 0 | 1 {
   return x.kind === "negative" && x.of.kind === "infinity" ? -1 : 0;
 }
 
-/** All names of both. */
+/** The names of both. */
 export const allNames = (a: ReadonlySet<string>, b: ReadonlySet<string>): ReadonlySet<string> => new Set([...a, ...b]);
 
-/** Whether two expressions without structure (no tuple, list or equation in them) have the same value; `a` is the gold. */
+/** Whether two expressions without structure (no tuple, list or equation) have the same value; `a` is the gold. */
 export function equalScalars(a: Expression, b: Expression): boolean {
   const [x, y] = [infinityOf(a), infinityOf(b)];
   if (x !== 0 || y !== 0) return x === y;
-  // 3:2 may be written 3/2; a time of day is no quotient, and 2:1 is not the number 2.
+  // 3:2 may be written 3/2; a time of day is not a quotient, and 2:1 is not the number 2.
   if ((a.kind === "ratio") !== (b.kind === "ratio")) {
     const [ratio, other] = a.kind === "ratio" ? [a, b] : [b, a];
     if (!isQuotient(other) || looksLikeTime(ratio)) return false;
   }
   if (a.kind === "percent" && b.kind === "percent") return equalScalars(a.of, b.of);
-  // A gold of 28% may be answered 28, as any unit may be left out, or 0.28; a gold of 28 is not 28%.
+  // A gold of 28% matches 28, since units may be left out, and 0.28; a gold of 28 does not match 28%.
   if (a.kind === "percent") return equalScalars(a.of, b) || equalValues(a, b);
   return equalValues(a, b);
 }
@@ -58,7 +58,7 @@ function looksLikeTime(x: Expression): boolean {
 /** How many points two expressions in variables are compared at; at least `ENOUGH` must be in both domains. */
 export const POINTS = 8;
 const ENOUGH = 3;
-/** Most variables of two expressions together. */
+/** Most variables in both expressions together. */
 const MAX_NAMES = 30;
 
 const PRIMES = [1009, 1013, 1019, 1021, 1031, 1033, 1039, 1049, 1051, 1061, 1063, 1069, 1087, 1091, 1093, 1097];
@@ -96,7 +96,7 @@ export function at(names: ReadonlySet<string>, point: number): Variables {
   };
 }
 
-/** Whole numbers, for expressions with factorials: n ≥ k for names in their order reversed, so that C(n, k) is not 0. */
+/** Whole numbers, for expressions with factorials; they rise with the alphabetical order of names, so that C(n, k) is not 0. */
 function atIntegers(names: ReadonlySet<string>, point: number): Variables {
   const order = [...names].sort();
   return (name) => {
@@ -105,7 +105,7 @@ function atIntegers(names: ReadonlySet<string>, point: number): Variables {
   };
 }
 
-/** Calls that have a value at whole numbers only, and those that may stand beside them (sin πn would be 0 there). */
+/** Calls that have a value only at whole numbers, and those allowed together with them (sin πn would be 0 there). */
 const DISCRETE = new Set(["factorial", "binomial"]);
 const BESIDE_DISCRETE = new Set([...DISCRETE, "sqrt"]);
 
@@ -121,7 +121,7 @@ function equalValues(a: Expression, b: Expression): boolean {
     if (![...calls].every((name) => BESIDE_DISCRETE.has(name))) return false;
     return agree(a, b, (k) => atIntegers(names, k), false) === "everywhere";
   }
-  // Of expressions over the reals only points where both are real count: √x·√y is √(xy) there. Else over ℂ.
+  // For expressions over the reals, only points where both are real count: √x·√y is √(xy) there. Otherwise over ℂ.
   const points = (k: number): Variables => at(names, k);
   const overReals = agree(a, b, points, true);
   return overReals === "unknown" ? agree(a, b, points, false) === "everywhere" : overReals === "everywhere";
@@ -144,7 +144,7 @@ function agree(
   return agreed >= ENOUGH ? "everywhere" : "unknown";
 }
 
-/** Whether it is a decimal that no one would round: at most 12 places. */
+/** Whether it is a decimal that nobody would round: at most 12 places. */
 const isShortDecimal = (x: Rational): boolean => 10n ** 12n % x.d === 0n;
 
 function sameNumber(a: Value, b: Value): boolean {

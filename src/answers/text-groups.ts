@@ -5,7 +5,7 @@
 import { modifies } from "./phrases.ts";
 import { canonicalUnit } from "./units.ts";
 
-/** "6 or more" is no list, and "six or 7" is one of 6 and 7. */
+/** "6 or more" is not a list; "six or 7" is the list of 6 and 7. */
 const AFTER_OR =
   /\bor\s+(?:so|more|less|fewer|greater|larger|smaller|higher|lower|above|below)\b|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)\b/i;
 export const MULTIPLES: Readonly<Record<string, string>> = {
@@ -46,7 +46,7 @@ export function replaceGroups(text: string, pattern: RegExp, replace: (content: 
 const TEXT_COMMAND = /\\(?:text|[mh]box)/;
 const TEXT_GROUP = /\\(?:text|textbf|textit|textrm|textnormal|texttt|mbox|hbox|textsf)\s*\{/g;
 
-/** `\text{…}`: connectives become commas, a single letter stays, units beside a value go, a text that is all there is stays. */
+/** Connectives become commas, units next to a value are dropped; a single letter stays, and so does a lone text. */
 export function resolveText(answer: string): string {
   if (!TEXT_COMMAND.test(answer)) return answer;
   const several = hasSeveralUnits(answer);
@@ -64,7 +64,7 @@ export function resolveText(answer: string): string {
     if (around !== "" && multiple !== undefined) return `*${multiple} `;
     if (around === "" || /^[0-9A-F]*\d[0-9A-F]*$|^\(?[A-Za-z]\)?$|^[\d.,\s%$-]+$/.test(word)) return ` ${word} `;
     if (/percent|per cent|\bpct\b/i.test(word)) return "%";
-    // Left as it is, which nothing but the same text is equal to.
+    // Left unchanged, so that only the same text equals it.
     if (modifies(word)) return `\\word{${word}}`;
     if (several) return `*\\unit${(canonicalUnit(word) ?? word.replace(/s$/, "")).replace(/[^a-zA-Z]/g, "")} ⊞`;
     return "\u0000";
@@ -76,11 +76,11 @@ export function resolveText(answer: string): string {
     .replaceAll("⊞", " ");
 }
 
-/** `5\text{ m}`: one letter in a text command behind a value, where it is a unit and no base. */
+/** `5\text{ m}`: one letter in a text command after a value, which is a unit and not a base. */
 const LETTER_UNIT = /(?<=[\d)}]) ?(?:\\[ ,;:]|~)? ?\\(?:text|mbox|textrm)\s?\{ ?[mgshLVWJN] ?\}(?! ?_)/g;
 const AND_GROUP = /,?\s?\\text\s?\{\s*,?\s?and\s*\}/g;
 
-/** "3 apples + 2 pears", "5 feet 3 inches": units that are told apart stay in the value, as names. */
+/** "3 apples + 2 pears", "5 feet 3 inches": different units stay in the value, as names. */
 export function hasSeveralUnits(text: string): boolean {
   if (!TEXT_COMMAND.test(text)) return false;
   const units = new Set<string>();

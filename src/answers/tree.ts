@@ -15,7 +15,7 @@ export type Expression =
   | { readonly kind: "call"; readonly name: string; readonly args: readonly Expression[] }
   | { readonly kind: "tuple"; readonly open: string; readonly close: string; readonly items: readonly Expression[] }
   | { readonly kind: "set" | "list" | "groups" | "union" | "ratio"; readonly items: readonly Expression[] }
-  /** `difference`: the first without all others. */
+  /** `difference`: the first minus all others. */
   | { readonly kind: "intersection" | "difference"; readonly items: readonly Expression[] }
   | { readonly kind: "relation"; readonly operators: readonly string[]; readonly parts: readonly Expression[] }
   | { readonly kind: "matrix"; readonly rows: readonly (readonly Expression[])[] };
@@ -50,7 +50,7 @@ function childrenOf(x: Expression): readonly Expression[] {
   }
 }
 
-/** The names of the variables in it; e, i and π are none. */
+/** The names of the variables in it, without e, i and π. */
 export function variablesOf(x: Expression): ReadonlySet<string> {
   const names = new Set<string>();
   const stack = [x];
@@ -85,11 +85,11 @@ export function chooseSign(x: Expression, side: 1 | -1): Expression {
   return x.sign * side > 0 ? of : { kind: "negative", of };
 }
 
-/** A scalar expression with a variable under another name; anything else as it is. */
+/** A scalar expression with a variable renamed; anything else unchanged. */
 export const renamed = (x: Expression, from: string, to: string): Expression =>
   x.kind === "symbol" && x.name === from ? { kind: "symbol", name: to } : mapScalar(x, (e) => renamed(e, from, to));
 
-/** The expression with its parts changed, where it is built by arithmetic and functions; anything else as it is. */
+/** The expression with its parts mapped, if it is built by arithmetic and functions; anything else unchanged. */
 function mapScalar(x: Expression, of: (part: Expression) => Expression): Expression {
   switch (x.kind) {
     case "sum":

@@ -1,6 +1,6 @@
 /**
- * The unit that an answer is given in, so that 5 cm and 5 kg are not the same, nor 12 dogs and 12 cats. Nothing is
- * converted: 1 m is not 100 cm here. A unit that only one of two answers has is left to normalize.ts, which drops it.
+ * The unit of an answer, so that 5 cm and 5 kg are not the same, nor 12 dogs and 12 cats. Nothing is converted: 1 m is
+ * not 100 cm here. A unit that only one of two answers has is left to normalize.ts, which drops it.
  */
 
 const UNITS: Readonly<Record<string, readonly string[]>> = {
@@ -43,26 +43,26 @@ const CANONICAL: ReadonlyMap<string, string> = new Map(
 );
 const RATES: Readonly<Record<string, string>> = { "mi^1/h": "mph^1", "km^1/h": "kph^1" };
 
-/** The one name of a unit, whatever its spelling and number; null for a word that is none. */
+/** The canonical name of a unit, singular or plural in any spelling; null for any other word. */
 export const canonicalUnit = (name: string): string | null =>
   CANONICAL.get(name) ?? CANONICAL.get(name.replace(/s$/, "")) ?? CANONICAL.get(name.toLowerCase()) ?? null;
 
-/** Letters that are variables unless they stand in `\text{…}`. */
+/** Letters that are variables unless in `\text{…}`. */
 const LETTERS = /^[a-zA-Z]$/;
-/** Words that say nothing about what is counted. */
+/** Words that do not say what is counted. */
 const EMPTY_WORDS =
   /^(?:the|an?|of|in|all|total|altogether|each|every|more|different|distinct|unique|such|possible|left|over|remaining|needed|required|per|to|for|is|are|about|away|long|old|tall|wide|deep|high|apart|units?|square|sq|cubic|cu|exactly|only|times|whole|that|there)$/;
 
 interface Ending {
-  /** The known unit with its power, `cm^2`; null where there is none. */
+  /** The known unit with its power, `cm^2`; null if there is none. */
   readonly unit: string | null;
-  /** The words that are no known unit, in the singular. */
+  /** The words that are not a known unit, in the singular. */
   readonly words: readonly string[];
 }
 
 const NONE: Ending = { unit: null, words: [] };
 
-/** `\text{…}` and its like, and a fraction of two of them. */
+/** `\text{…}` and the like, and a fraction of two of them. */
 const GROUP = /\\(?:text|mbox|mathrm|textrm|textnormal|textbf|hbox|operatorname|rm)\s*\{([^{}]*)\}/g;
 const FRACTION_OF_UNITS =
   /\\[dt]?frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}/g;
@@ -70,10 +70,10 @@ const FRACTION_OF_UNITS =
 /** A fraction of two units as one group: `\frac{\text{km}}{\text{h}}` is `\text{km/h}`. */
 export const joinUnitFractions = (text: string): string => text.replace(FRACTION_OF_UNITS, "\\text{$1/$2}");
 
-/** A word, a text command or a degree sign; most answers have none, which is quickly told. */
+/** A word, a text command or a degree sign: a quick check, since most answers have none. */
 const MAY_END_IN_WORDS = /(?<![\\a-zA-Z])[a-zA-Z¢€]{2}|\\(?:text|mbox|math|hbox|operator|rm|circ|degree)|°/;
 
-/** What stands behind the value at the end of an answer; `letters`: a letter that is a unit's symbol is that unit. */
+/** The words after the value at the end of an answer; `letters`: a letter that is a unit's symbol is that unit. */
 function endingOf(answer: string, letters = false): Ending {
   const trimmed = answer.trim();
   if (/^\$?\s*\\?\$\s*-?\d[\d.,{}\\!]*$/.test(trimmed) && /\\\$|^\$[^$]*$/.test(answer))
@@ -102,7 +102,7 @@ function endingOf(answer: string, letters = false): Ending {
   let from = tokens.length;
   while (from > 0 && /^(?:[a-zA-Z¢€].*|\^.*|\s+|[/.()-])$/s.test(tokens[from - 1]!)) from--;
   const before = tokens.slice(0, from).join("");
-  // A word right behind a backslash is a command.
+  // A word right after a backslash is a command.
   if (!/[\d)}\]|]$/.test(before) && !/(?:\\pi|π)$/.test(before)) return NONE;
   return read(
     tokens.slice(from).filter((token) => token.trim() !== ""),
@@ -143,14 +143,14 @@ function read(tokens: readonly string[], letters: boolean): Ending {
   return { unit: unit === null ? null : (RATES[unit] ?? unit).replace("$^1", "$"), words };
 }
 
-/** The known unit at the end of an answer, with its power ("cm^2"); null where there is none. */
+/** The known unit at the end of an answer, with its power ("cm^2"); null if there is none. */
 export const unitOf = (answer: string): string | null => endingOf(answer).unit;
 
-/** Whether both say what they count or measure in, and not the same. */
+/** Whether both name what they count or measure in, and the two differ. */
 export function unitsDiffer(a: string, b: string): boolean {
   let left = endingOf(a);
   let right = endingOf(b);
-  // Beside a unit the letter behind a number is one too: 5 cm is not 5 m, nor 5 kg 5 g.
+  // If one has a unit, a letter after the other's number is one too: 5 cm is not 5 m, nor 5 kg 5 g.
   if (left.unit !== null && right === NONE) right = endingOf(b, true);
   else if (right.unit !== null && left === NONE) left = endingOf(a, true);
   if (left.unit === null && left.words.length === 0) return false;
@@ -159,7 +159,7 @@ export function unitsDiffer(a: string, b: string): boolean {
     const degrees = /^deg[CF]?\^1$/;
     if (degrees.test(left.unit) && degrees.test(right.unit) && (left.unit === "deg^1" || right.unit === "deg^1"))
       return false;
-    // "units" says no more than the power.
+    // "units" adds nothing to the power.
     const [power, other] = [left.unit, right.unit].map((unit) => /^unit\^(\d)$/.exec(unit)?.[1]);
     if (power !== undefined || other !== undefined) {
       const powers = [left.unit, right.unit].map((unit) => /\^(\d)$/.exec(unit)?.[1]);

@@ -1,7 +1,7 @@
 /**
- * The rule-based reward: is the answer in this text the gold answer? One pure function over the two verifiers
- * (gsm8k.ts, math.ts). Deadlines are the pool's business (pool.ts); this function bounds its own work, so that in
- * practice none is missed.
+ * The rule-based reward: is the answer in this text the gold answer? One pure function over the two verifiers, for
+ * numbers (gsm8k.ts) and for mathematical expressions, as in MATH (compare.ts). Leaves deadlines to the pool of reward
+ * processes, but bounds its own work, so that in practice none is missed.
  */
 import { equalAnswers } from "./compare.ts";
 import { closingWords, unmarkedAnswer } from "./extract.ts";
@@ -12,24 +12,24 @@ import { boxedAnswer, type Extraction, markedAnswer, type Readings } from "./mar
 export type Verifier = "gsm8k" | "math";
 export type { Extraction } from "./marked.ts";
 
-/** `unparsed`: no answer was found in the text, which says something else about a model than a wrong one. */
+/** `unparsed`: no answer was found in the text, which means something else for a model than a wrong answer. */
 export type Reason = "equal" | "different" | "unparsed" | "timeout";
 
 export interface Question {
-  /** The right answer; a solution that ends in `#### …` or holds `\boxed{…}` is reduced to it. */
+  /** The right answer; a solution with `#### …` or `\boxed{…}` is reduced to it. */
   readonly gold: string;
   /** A model's whole text … */
   readonly response?: string;
   /** … or, instead, an answer already extracted. */
   readonly pred?: string;
-  /** Absent: gsm8k where the gold is a number, else math. */
+  /** Absent: gsm8k if the gold is a number, else math. */
   readonly verifier?: Verifier;
   readonly extraction: Extraction;
 }
 
 export interface Verdict {
   readonly reward: 0 | 1;
-  /** The answer as found, at most `MAX_SHOWN` characters of it; null where there is none. */
+  /** The answer as found, at most `MAX_SHOWN` characters of it; null if there is none. */
   readonly answer: string | null;
   readonly reason: Reason;
 }
@@ -44,7 +44,7 @@ export function verify(question: Question): Verdict {
   const readings = find(question, verifier);
   const equal = verifier === "math" ? equalAnswers : question.response === undefined ? equalGiven : equalNumbers;
   for (const gold of golds) {
-    // A gold without content (MATH has two) is answered by an empty box alone.
+    // An empty gold (MATH has two) is matched only by an empty box.
     const found = readings.find((answer) => equal(gold, answer) || (gold === "" && answer === ""));
     if (found !== undefined) return { reward: 1, answer: shown(found), reason: "equal" };
   }
@@ -60,7 +60,7 @@ function find({ response, pred, extraction }: Question, verifier: Verifier): Rea
   return verifier === "gsm8k" ? extractNumber(response, extraction) : extractMath(response, extraction);
 }
 
-/** The closing words are for answers that are one: "… the function is even". */
+/** Strict: the last `\boxed{…}`. Lenient: any mark, else what a reader would take, or the closing words ("… is even"). */
 function extractMath(response: string, extraction: Extraction): Readings {
   if (extraction === "strict") return boxedAnswer(response);
   const marked = markedAnswer(response);

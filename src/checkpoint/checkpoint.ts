@@ -1,6 +1,6 @@
 /**
- * The weights of a model folder as one set of named tensors, whether they lie in `model.safetensors` or in shards listed
- * by `model.safetensors.index.json`. Other formats are refused with the way to convert them.
+ * The weights of a model folder as one set of named tensors, whether they are in `model.safetensors` or in shards listed
+ * by `model.safetensors.index.json`. Other formats are refused, with instructions to convert them.
  */
 import { existsSync, readdirSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -14,18 +14,18 @@ export const indexFileName = "model.safetensors.index.json";
 export interface Checkpoint {
   readonly folder: string;
   readonly names: readonly string[];
-  /** Tensors that the shards hold and the index does not list. They cannot be asked for. */
+  /** Tensors that the shards hold but the index does not list. They cannot be read. */
   readonly unlisted: readonly string[];
   has(name: string): boolean;
-  /** @throws InputError where there is no such tensor */
+  /** @throws InputError if there is no such tensor */
   get(name: string): MappedTensor;
   /** Drops all pages from memory; they are read again when touched. */
   release(): void;
-  /** Unmaps the files: no address of a tensor may be used afterwards. */
+  /** Unmaps the files: tensor addresses must not be used afterwards. */
   close(): void;
 }
 
-/** @throws InputError for a folder without safetensors, a missing or damaged shard, an index that does not fit its shards */
+/** @throws InputError for a folder without safetensors, a missing or damaged shard, an index that does not match its shards */
 export function openCheckpoint(folder: string): Checkpoint {
   const single = join(folder, singleFileName);
   const index = join(folder, indexFileName);
@@ -100,7 +100,7 @@ function checkpointOf(
   };
 }
 
-/** Says which other format the folder holds, since the cure differs. */
+/** Names the other format that the folder holds, since the cure differs. */
 function noWeights(folder: string): InputError {
   let files: string[] = [];
   try {

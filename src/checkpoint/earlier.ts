@@ -1,8 +1,8 @@
 /**
- * What an output folder held before, while a new run is on its way to replacing it: it waits in `.earlier-run`, and goes
- * for good once the new run has a checkpoint or a model of its own. Where that never comes, it is put back, and what the
- * new run had written lies in `.unfinished`. Of a run that goes on from an earlier step nobody said that the rest may go:
- * it is kept, as `after-step-N`. A crash between any two steps of this is mended by `settleEarlier`.
+ * The earlier contents of an output folder that a new run is replacing: they are kept in `.earlier-run`, and removed once
+ * the new run has a checkpoint or a model of its own. If it never does, they are restored, and what the new run had
+ * written goes to `.unfinished`. A run that resumes from an earlier step has no permission to remove the later ones, so
+ * they are kept as `after-step-N`. `settleEarlier` repairs a crash between any two steps of this.
  */
 import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -12,20 +12,20 @@ import { completionsFolder, heldIn, metricsFile, runNames } from "./held.ts";
 import { interruptedCheckpoints, isComplete, isFolder, listCheckpoints } from "./state.ts";
 import { finishTogether, togetherNames } from "./together.ts";
 
-/** Being filled, or being emptied again: what lies in it belongs outside. */
+/** Being filled, or being emptied again: its contents belong outside. */
 const moving = ".earlier-run.moving";
-/** Whole: the new run may write. */
+/** Complete: the new run may write. */
 const earlier = ".earlier-run";
-/** Of no use any more. */
+/** No longer needed. */
 const going = ".earlier-run.going";
 export const unfinished = ".unfinished";
-/** Up to which step what stayed outside is the earlier run's too. */
+/** The step up to which the files left outside belong to the earlier run too. */
 const keptName = ".kept-step";
 
-/** Whether an earlier run waits, to be put back unless this one saves something. */
+/** Whether an earlier run is kept, to be restored unless this one saves something. */
 export const isEarlierWaiting = (folder: string): boolean => existsSync(join(folder, earlier));
 
-/** Whether something waits to be mended or put back. */
+/** Whether there is something to repair or restore. */
 export function isUnsettled(folder: string): boolean {
   return (
     [moving, earlier, going, ...togetherNames].some((name) => existsSync(join(folder, name))) ||
@@ -34,11 +34,11 @@ export function isUnsettled(folder: string): boolean {
 }
 
 /**
- * Moves everything out of the way that `heldIn` finds; of a run that goes on from an earlier step, what came after it.
- * The caller has the folder's lock and has settled it.
+ * Moves everything that `heldIn` finds out of the way; for a run that resumes from an earlier step, only what came after
+ * it. The caller has the folder's lock and has settled it.
  *
- * @param keptStep the step gone on from; −1: a new run
- * @returns the names of what there was
+ * @param keptStep the step to resume from; −1: a new run
+ * @returns the names of what was moved
  */
 export function setAside(folder: string, keptStep: number): readonly string[] {
   const names = keptStep < 0 ? (heldIn(folder)?.names ?? []) : laterThan(folder, keptStep);
@@ -47,7 +47,7 @@ export function setAside(folder: string, keptStep: number): readonly string[] {
   try {
     mkdirSync(place);
     writeFileAtomic(join(place, keptName), String(keptStep));
-    // The metrics of a run that goes on are cut in place; a copy waits.
+    // The metrics of a resumed run are cut in place, so a copy is kept.
     const metrics = join(folder, metricsFile);
     if (keptStep >= 0 && existsSync(metrics)) writeFileAtomic(join(place, metricsFile), readFileSync(metrics));
     for (const name of names) {
@@ -64,7 +64,7 @@ export function setAside(folder: string, keptStep: number): readonly string[] {
   return names;
 }
 
-/** The earlier run's checkpoints and recorded rollouts after a step; its model, where there are such. */
+/** The earlier run's checkpoints and recorded rollouts after a step; if there are any, also its model. */
 function laterThan(folder: string, step: number): string[] {
   const later = listCheckpoints(folder).filter((checkpoint) => checkpoint.step > step);
   if (later.length === 0) return [];
@@ -80,25 +80,25 @@ function laterThan(folder: string, step: number): string[] {
   ];
 }
 
-/** Up to which step what stayed outside is of the run that waits; −1: none of it. */
+/** The step up to which the files left outside belong to the kept run; −1: none. */
 function keptStepOf(folder: string): number {
   const kept = join(folder, earlier, keptName);
   return existsSync(kept) ? Number(readFileSync(kept, "utf8")) : -1;
 }
 
 /**
- * Whether the new run has something of its own to put in the earlier one's place. A checkpoint before the first step is
- * the model that it began with.
+ * Whether the new run has something of its own to replace the earlier one with. A checkpoint before the first step is
+ * only the model that it started from.
  */
 function isReplaced(folder: string, keptStep: number): boolean {
   const since = Math.max(keptStep, 0);
   if (listCheckpoints(folder).some((checkpoint) => checkpoint.step > since && isComplete(checkpoint.folder)))
     return true;
-  // All files of a model come into the folder together.
+  // All files of a model appear in the folder together.
   return heldIn(folder)?.hasResult ?? false;
 }
 
-/** The folder for what a run had after `step`, once it goes on from there another way; one that is not there yet. */
+/** A new folder for what a run had after `step`, once it continues differently from there. */
 export function afterStep(folder: string, step: number): string {
   const name = (n: number): string => join(folder, `after-step-${step}${n === 1 ? "" : `-${n}`}`);
   let n = 1;
@@ -106,7 +106,7 @@ export function afterStep(folder: string, step: number): string {
   return name(n);
 }
 
-/** Ends the wait of the earlier run where the new one has something of its own. */
+/** Removes the earlier run if the new one has something of its own. */
 export function dropEarlier(folder: string): void {
   const place = join(folder, earlier);
   if (!existsSync(place)) return;
@@ -126,10 +126,10 @@ export function dropEarlier(folder: string): void {
 type Settled = "put back" | "put back, the new one aside";
 
 /**
- * Mends what a process that died left, and decides on what waits in `.earlier-run`. The caller has the folder's lock.
+ * Repairs what a dead process left, and decides what happens to `.earlier-run`. The caller has the folder's lock.
  *
- * @returns null: no earlier run waited, or the new one takes its place
- * @throws RunError where files cannot be moved
+ * @returns null: there was no earlier run, or the new one replaces it
+ * @throws RunError if files cannot be moved
  */
 export function settleEarlier(folder: string): Settled | null {
   try {
@@ -150,9 +150,9 @@ export function settleEarlier(folder: string): Settled | null {
   }
 }
 
-/** Moves aside what the new run wrote: its metrics may say why it came to nothing. False: there was nothing. */
+/** Moves aside what the new run wrote: its metrics may say why it failed. False: there was nothing. */
 function keepUnfinished(folder: string): boolean {
-  // Of a run that goes on, what lies outside is the earlier one's but for a few steps that are made again.
+  // For a resumed run, the files outside are the earlier one's, except for a few steps that will be repeated.
   const names = keptStepOf(folder) >= 0 ? [] : (heldIn(folder)?.names ?? runNames(readdirSync(folder)));
   for (const name of names) keep(folder, name);
   return names.length > 0;
@@ -169,7 +169,7 @@ function moveBack(folder: string): void {
   const place = join(folder, moving);
   if (!existsSync(place)) return;
   for (const name of readdirSync(place)) {
-    if (name.startsWith(".")) continue; // the step, or a copy of the metrics that was not whole
+    if (name.startsWith(".")) continue; // the step, or an incomplete copy of the metrics
     if (name === completionsFolder && existsSync(join(folder, name)))
       for (const file of readdirSync(join(place, name))) renameSync(join(place, name, file), join(folder, name, file));
     else {

@@ -1,6 +1,6 @@
 /**
- * What a folder holds that somebody would miss: a run of this program (checkpoints, metrics, completions, its model), an
- * evaluation, or anybody's model, whatever its format. Nothing is opened but run.json and metrics.jsonl's end.
+ * The contents of a folder that somebody would miss: a run of this program (checkpoints, metrics, completions, its model),
+ * an evaluation, or any model, whatever its format. Only run.json and the end of metrics.jsonl are opened.
  */
 import { closeSync, existsSync, fstatSync, openSync, readdirSync, readFileSync, readSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -15,13 +15,13 @@ export const metricsFile = "metrics.jsonl";
 export const completionsFolder = "completions";
 export const evaluationFiles: readonly string[] = ["answers.jsonl", "results.json"];
 
-/** What lies beside the weights in a checkpoint, this program's or transformers'. */
+/** Files beside the weights in a checkpoint, this program's or transformers'. */
 const trainerFile =
   /^(trainer_state\.json|training_args\.bin|(optimizer|scheduler|scaler)\.(safetensors|pt|bin)|rng_state.*\.pth)$/;
 const anyWeights =
   /\.(safetensors|safetensors\.index\.json|bin|bin\.index\.json|pt|pth|ckpt|gguf|h5|msgpack|onnx|npz)$/;
 /**
- * The weights that a new model replaces: those by the names that transformers looks for, and whatever else vLLM would load
+ * The weights that a new model replaces: those under the names that transformers looks for, and whatever else vLLM would load
  * with it, which is every .safetensors. Weights of other names (a .gguf made from the model, arrays in .npz) stay beside it.
  */
 const replacedWeights =
@@ -30,22 +30,22 @@ const modelParts = /^(adapter_config\.json|additional_chat_templates|critic|conf
 
 export interface Held {
   readonly checkpoints: readonly ListedCheckpoint[];
-  /** Of the newest checkpoint, or the last line of metrics where it is later; null: neither says. */
+  /** Of the newest checkpoint, or of the last line of metrics if later; null: unknown. */
   readonly step: number | null;
   readonly isRun: boolean;
   /** A file of the evaluation; null: none. */
   readonly evaluation: string | null;
   /** A file that shows the model, weights first; null: none. */
   readonly model: string | null;
-  /** A file by a name of this program's that is another's; null: none. */
+  /** A file with a name that this program uses, but from another program; null: none. */
   readonly foreign: string | null;
-  /** Top-level names of what a new run replaces. */
+  /** Top-level names that a new run replaces. */
   readonly names: readonly string[];
-  /** Whether a model or an evaluation is among them, not logs and checkpoints alone. */
+  /** Whether a model or an evaluation is among them, rather than only logs and checkpoints. */
   readonly hasResult: boolean;
 }
 
-/** What `folder` holds; null: nothing of these, or there is no such folder. */
+/** The contents of `folder`; null: none of these, or no such folder. */
 export function heldIn(folder: string): Held | null {
   if (!isFolder(folder)) return null;
   const all = readdirSync(folder).filter((name) => !name.startsWith("."));
@@ -72,7 +72,7 @@ export function heldIn(folder: string): Held | null {
   };
 }
 
-/** Nothing stands where a run's own file stands but a file: a link in a circle, a pipe or a folder is nobody's run. */
+/** A run's own files must be files: a circular link, a pipe or a folder in their place is not a run's. */
 function requireReadable(path: string, name: string): void {
   if (name !== metricsFile && name !== runFile && name !== completionsFolder) return;
   requireFile(path);
@@ -96,7 +96,7 @@ export interface RunRecord {
   readonly settings: Readonly<Record<string, unknown>>;
 }
 
-/** What the last run in a folder recorded; null: nothing that can be read, or another program's file of that name. */
+/** The record of the last run in a folder; null: unreadable, or another program's file of that name. */
 export function runRecord(folder: string): RunRecord | null {
   try {
     const { command, bundled, totalSteps, settings } = JSON.parse(
@@ -110,7 +110,7 @@ export function runRecord(folder: string): RunRecord | null {
   }
 }
 
-/** What a run leaves that ended before its first step. */
+/** What a run that ended before its first step leaves. */
 function isNothing(path: string, name: string): boolean {
   if (name === runFile) return runRecord(dirname(path)) !== null;
   if (name === metricsFile) return statSync(path).size === 0;
@@ -134,7 +134,7 @@ export function describeHeld({ checkpoints, step, isRun, evaluation, model, fore
   return parts.join(" and ");
 }
 
-/** The step of the last whole line. */
+/** The step of the last complete line. */
 function lastStep(path: string): number | undefined {
   if (!existsSync(path)) return undefined;
   const fd = openSync(path, "r");

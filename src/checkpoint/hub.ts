@@ -1,6 +1,6 @@
 /**
- * `--model` → a folder: a path as it is, a hub id (`org/name`) by way of the cache that all Hugging Face tools share.
- * Only the files that this program uses are downloaded. Honours HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT and
+ * `--model` → a folder: a path unchanged, a hub id (`org/name`) through the cache that all Hugging Face tools share.
+ * Only the files that this program uses are downloaded. Respects HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT and
  * HF_TOKEN. Leaves out revisions other than `main`.
  */
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
@@ -21,7 +21,7 @@ import { isModelFile } from "./huggingface.ts";
 /**
  * @param idOrFolder a model folder, or `org/name` on the hub
  * @returns a folder
- * @throws InputError where there is neither, RunError where the download breaks
+ * @throws InputError if there is neither, RunError if the download breaks off
  */
 export async function resolveModel(idOrFolder: string): Promise<string> {
   if (existsSync(idOrFolder)) return idOrFolder;
@@ -55,7 +55,7 @@ export async function resolveModel(idOrFolder: string): Promise<string> {
 
 async function download(id: string, commit: string): Promise<string> {
   const repo = { type: "model", name: id } as const;
-  // The library reports progress with console.debug, which Bun prints to stdout, where results go.
+  // The library reports progress with console.debug, which Bun prints to stdout, where the results go.
   const { debug } = console;
   console.debug = console.error;
   try {
@@ -69,7 +69,7 @@ async function download(id: string, commit: string): Promise<string> {
   }
   const refs = join(repoFolder(id), "refs");
   mkdirSync(refs, { recursive: true });
-  // Last: what `main` points to is whole.
+  // Last, so that `main` points to a complete copy.
   writeFileAtomic(join(refs, "main"), commit);
   const folder = join(repoFolder(id), "snapshots", commit);
   if (!existsSync(join(folder, "config.json")))

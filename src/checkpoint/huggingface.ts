@@ -1,6 +1,6 @@
 /**
- * A model folder as Hugging Face lays it out: config.json, safetensors and the tokenizer's files, in and out. The weights
- * themselves are read by `checkpoint.ts` and written by `safetensors-write.ts`.
+ * Reads and writes a model folder in Hugging Face's layout: config.json, safetensors and the tokenizer's files. The
+ * weights themselves are read by `checkpoint.ts` and written by `safetensors-write.ts`.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -20,7 +20,7 @@ export interface ModelFolder {
 }
 
 /**
- * Opens a model folder. Where config.json names no dtype, it is the one that most of the weights are stored in.
+ * Opens a model folder. If config.json names no dtype, it is the one that most of the weights are stored in.
  *
  * @param wanted the head that is needed: a language model's by default
  * @throws InputError for a missing folder or file, an unsupported model or one with another head, damaged weights
@@ -32,7 +32,7 @@ export function readModelFolder(folder: string, wanted: ModelHead | "either" = "
   return { folder, config: named === "auto" ? { ...config, dtype: storedDtype(checkpoint) } : config, checkpoint };
 }
 
-/** @throws InputError where `folder` is no model folder or holds an unsupported model, or one without the head `wanted` */
+/** @throws InputError if `folder` is not a model folder or holds an unsupported model, or one without the head `wanted` */
 export function readModelConfig(folder: string, wanted: ModelHead | "either" = "lm"): ModelConfig {
   const stat = statSync(folder, { throwIfNoEntry: false });
   if (stat === undefined) throw new InputError(`${folder}: no such folder; check the path`);
@@ -56,7 +56,7 @@ function storedDtype(checkpoint: Checkpoint): WeightDtype {
   return order.reduce((most, dtype) => (bytes[dtype] > bytes[most] ? dtype : most));
 }
 
-/** What belongs to a model beside its config and weights. */
+/** A model's files other than its config and weights. */
 const assetName =
   /^(tokenizer.*\.json|tokenizer\.model|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template\.(jinja|json)|generation_config\.json)$/;
 const templateFolder = "additional_chat_templates";
@@ -68,9 +68,9 @@ export function isModelFile(path: string): boolean {
 }
 
 /**
- * Copies the tokenizer, chat templates and generation settings, whichever there are.
+ * Copies the tokenizer, chat templates and generation settings, whichever exist.
  *
- * @throws RunError where they cannot be written
+ * @throws RunError if they cannot be written
  */
 export function copyModelAssets(from: string, to: string): void {
   if (existsSync(to) && realpathSync(from) === realpathSync(to)) return;
@@ -84,7 +84,7 @@ export function copyModelAssets(from: string, to: string): void {
     for (const name of names) {
       requireFile(join(from, name));
       mkdirSync(dirname(join(to, name)), { recursive: true });
-      // Written anew rather than copied: a read-only original must not make the next save fail.
+      // Written rather than copied: a read-only original must not make the next save fail.
       writeFileAtomic(join(to, name), readFileSync(join(from, name)));
     }
   } catch (error) {
@@ -95,7 +95,7 @@ export function copyModelAssets(from: string, to: string): void {
 /**
  * Writes chat_template.jinja, which overrides a template in tokenizer_config.json here and in transformers.
  *
- * @throws RunError where it cannot be written
+ * @throws RunError if it cannot be written
  */
 export function writeChatTemplate(to: string, template: string): void {
   try {
@@ -106,9 +106,9 @@ export function writeChatTemplate(to: string, template: string): void {
 }
 
 /**
- * Writes config.json: the object that was read, with the dtype that the weights now have, in the spelling it came in.
+ * Writes config.json: the object that was read, with the current dtype of the weights, in its original spelling.
  *
- * @throws RunError where it cannot be written
+ * @throws RunError if it cannot be written
  */
 export function writeConfig(to: string, config: ModelConfig, dtype: WeightDtype): void {
   const { raw } = config;
@@ -116,14 +116,14 @@ export function writeConfig(to: string, config: ModelConfig, dtype: WeightDtype)
   if (spellings.length === 0) spellings.push(raw.rope_parameters === undefined ? "torch_dtype" : "dtype");
   const json = {
     ...raw,
-    // vLLM chooses the implementation by it.
+    // vLLM selects the implementation by it.
     architectures: raw.architectures ?? [architectureOf(config.family, config.head)],
     ...Object.fromEntries(spellings.map((key) => [key, dtype])),
   };
   writeFileAtomic(join(to, "config.json"), `${stringifyConfig(json)}\n`);
 }
 
-/** Fields that transformers declares as float and refuses as int: 10000 read from `10000.0` must go back as it came. */
+/** Fields that transformers declares as float and refuses as int: 10000 read from `10000.0` must be written as it was. */
 const floatFields = new Set([
   "attention_dropout",
   "attention_factor",

@@ -1,7 +1,7 @@
 /**
- * One writer to a folder: `.grpo.lock` in it, held by the kernel (flock) while its process lives, and naming it. A process
- * that was killed leaves the file and no lock, so it stops nobody. Where a file system knows no locks, what the file says
- * is compared with the processes there are.
+ * One writer per folder: `.grpo.lock` in it, locked by the kernel (flock) while its process lives, and naming it. A killed
+ * process leaves the file but no lock, so it blocks nobody. On a file system without locks, the file's contents are
+ * compared with the running processes.
  */
 
 import {
@@ -31,26 +31,26 @@ interface Holder {
   readonly command: string;
   readonly pid: number;
   readonly host: string;
-  /** In clock ticks since boot: another process may get the id later. */
+  /** In clock ticks since boot, since another process may get the same id later. */
   readonly started: string;
   /** ISO 8601. */
   readonly since: string;
 }
 
 export interface FolderLock {
-  /** Gives the folder free; takes it away again where it was made for the lock and is still empty. */
+  /** Releases the folder, and removes it if it was created for the lock and is still empty. */
   release(): void;
 }
 
-/** Who has the lock writes its name at once: so long one that is refused waits to read it. */
+/** The holder writes its name at once; a process that is refused waits this long to read it. */
 const namedWithinMs = 500;
-/** Without locks two processes may both find the folder free and write their names: so long until each looks whose is there. */
+/** Without locks, two processes may both find the folder free and write their names; each checks the file after this time. */
 const settleMs = 50;
 
 /**
  * @param command what the process does, for the one that is refused
- * @param take the kernel's lock
- * @throws InputError naming the process that writes there already; RunError where the folder cannot be written
+ * @param take takes the kernel's lock
+ * @throws InputError naming the process that already writes there; RunError if the folder cannot be written
  */
 export function lockFolder(folder: string, command: string, take = lockFile): FolderLock {
   const made = makeFolder(folder);
@@ -58,7 +58,7 @@ export function lockFolder(folder: string, command: string, take = lockFile): Fo
   for (;;) {
     const fd = opened(path, folder);
     const taken = take(fd);
-    // The holder before may have removed the file between our opening and locking it: then ours is nobody's.
+    // The previous holder may have removed the file between our opening and locking it: then our lock protects nothing.
     if (taken === "locked" && !isSame(fd, path)) {
       closeSync(fd);
       continue;
@@ -101,7 +101,7 @@ export function lockFolder(folder: string, command: string, take = lockFile): Fo
   }
 }
 
-/** The folders made, outermost first. */
+/** The folders created, outermost first. */
 function makeFolder(folder: string): string[] {
   const made: string[] = [];
   for (let at = resolve(folder); !existsSync(at); at = dirname(at)) made.unshift(at);
@@ -117,7 +117,7 @@ function removeEmpty(made: readonly string[]): void {
   try {
     for (const folder of made.toReversed()) if (readdirSync(folder).length === 0) rmdirSync(folder);
   } catch {
-    // Somebody else's by now.
+    // Somebody else's by then.
   }
 }
 
@@ -142,7 +142,7 @@ function readHolder(path: string): Holder | null {
   }
 }
 
-/** Of a process elsewhere nothing is known. */
+/** Nothing is known about a process on another host. */
 const mayRun = ({ host, pid, started }: Holder): boolean => host !== hostname() || isRunning(pid, started);
 
 function occupied(folder: string, path: string, holder: Holder | null, certain: boolean): InputError {

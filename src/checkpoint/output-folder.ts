@@ -1,7 +1,7 @@
 /**
- * The folder that a command writes into, from the first look to the end: one writer at a time (`lock.ts`), nothing that is
- * there replaced unless asked (`held.ts`), and what is replaced kept until there is something in its place (`earlier.ts`).
- * A folder that the command itself reads from is never replaced.
+ * The folder that a command writes into, from the first check to the end: one writer at a time (`lock.ts`), nothing
+ * replaced without permission (`held.ts`), and replaced files kept until there is something in their place
+ * (`earlier.ts`). A folder that the command itself reads from is never replaced.
  */
 
 import { existsSync, readdirSync, statSync } from "node:fs";
@@ -23,34 +23,34 @@ export interface OutputRequest {
 
 export interface Permission {
   readonly overwrite: boolean;
-  /** Whether the command goes on from checkpoints at all. */
+  /** Whether the command can resume from checkpoints. */
   readonly resumes: boolean;
-  /** Where the run goes on from, and the step reached there. */
+  /** The checkpoint to resume from, and its step. */
   readonly resume?: { readonly folder: string; readonly step: number } | null;
-  /** Asked to go on from the newest checkpoint, or anew where there is none. */
+  /** Told to resume from the newest checkpoint, or to start from scratch if there is none. */
   readonly newest?: boolean;
-  /** What the command reads, by the names of its settings; null: not given. */
+  /** The command's inputs, by the names of their settings; null: not given. */
   readonly inputs: Readonly<Record<string, string | null>>;
-  /** Says of what is held that it may be replaced unasked. */
+  /** Whether the folder's contents may be replaced without permission. */
   readonly mayReplace?: ((folder: string, held: Held) => boolean) | undefined;
-  /** The command adds files and replaces none but its own, so it may write beside what it reads. */
+  /** The command adds files and replaces only its own, so it may write beside its inputs. */
   readonly addsOnly?: boolean;
 }
 
 export interface OutputFolder {
-  /** @throws InputError where the folder holds something that nothing was said about, or what the command reads */
+  /** @throws InputError if the folder holds something without permission to replace it, or an input of the command */
   permit(permission: Permission): void;
   /**
-   * From here on the command writes: what it replaces is moved out of the way, to go once there is something in its place.
+   * From here on the command writes: files to be replaced are moved out of the way, and removed once replaced.
    *
    * @param settings of the run, for `run.json`
    */
   begin(settings: RunRecord): void;
-  /** Gives the folder free. What was to be replaced, and was not, is put back. */
+  /** Releases the folder. Files that were to be replaced but were not are restored. */
   release(): void;
 }
 
-/** @throws InputError where another process writes there; RunError where it cannot be written */
+/** @throws InputError if another process writes there; RunError if it cannot be written */
 export function openOutputFolder({ folder, command, note }: OutputRequest): OutputFolder {
   let lock: FolderLock | null = null;
   let keptStep = -1;
@@ -77,7 +77,7 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
   const open: OutputFolder = {
     permit(permission) {
       const { resume = null } = permission;
-      // A checkpoint may be named by a link, or lie on another disk behind one.
+      // A checkpoint may be named by a link, or be on another disk behind one.
       const places = resume === null ? [] : [resolve(resume.folder), followLink(resume.folder)];
       const goesOn = places.some((place) => isSamePlace(dirname(place), folder));
       keptStep = goesOn ? (resume?.step ?? -1) : -1;
@@ -106,7 +106,7 @@ export function openOutputFolder({ folder, command, note }: OutputRequest): Outp
       }
     },
   };
-  // A refusal touches nothing: the lock waits for the permission, unless there is something to mend or to wait for.
+  // A refusal touches nothing, so the lock is taken after the permission, unless there is something to repair or wait for.
   if (!existsSync(join(folder, lockName)) && !mustSettle()) return open;
   lock = lockFolder(folder, `grpo ${command}`);
   try {
@@ -147,7 +147,7 @@ function requireFree(folder: string, permission: Permission, goesOn: boolean): v
   );
 }
 
-/** @throws InputError where what the command reads lies where it would write */
+/** @throws InputError if an input of the command is where it would write */
 function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, held: Held | null): void {
   const target = followLink(folder);
   for (const [name, path] of Object.entries(inputs)) {
@@ -165,7 +165,7 @@ function requireInputsKept(folder: string, { inputs, addsOnly }: Permission, hel
   }
 }
 
-/** Where a path leads, and the files in it, if it is a folder: they may be links. */
+/** Where a path leads, and, if it is a folder, the files in it, which may be links. */
 function realPaths(path: string): string[] {
   const inner = statSync(path).isDirectory() ? namesIn(path).map((name) => join(path, name)) : [];
   return [path, ...inner.filter((file) => statSync(file, { throwIfNoEntry: false })?.isFile())].map(followLink);
@@ -175,7 +175,7 @@ function namesIn(folder: string): string[] {
   try {
     return readdirSync(folder);
   } catch {
-    return []; // Not to be read: whoever opens it will say so.
+    return []; // Unreadable: opening it will report that.
   }
 }
 
@@ -184,8 +184,8 @@ const isSamePlace = (a: string, b: string): boolean => followLink(a) === followL
 /**
  * Checks a single file that a command is to write.
  *
- * @param inputs what it reads, by name
- * @throws InputError where there is one with something in it that nothing was said about, or that the command reads
+ * @param inputs the command's inputs, by name
+ * @throws InputError if it exists, is not empty and may not be replaced, or is an input of the command
  */
 export function requireFreeFile(
   path: string | null,

@@ -1,12 +1,12 @@
 /**
  * The header of a safetensors file: JSON text → checked list of tensors. A header is untrusted input: every tensor must
- * lie inside the file, have the length its dtype and shape say, and together they must fill the data without gap or
- * overlap. No file is touched here.
+ * be inside the file and have the length that its dtype and shape give, and together they must fill the data without
+ * gaps or overlaps. No file is opened here.
  */
 import { isObject, parseJson } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 
-/** Bytes of an element, by the format's own names of the types. */
+/** Bytes per element, by the format's own type names. */
 export const safetensorsElementBytes = {
   F64: 8,
   F32: 4,
@@ -34,7 +34,7 @@ export interface HeaderTensor {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
-  /** From the start of the data, which follows the header. */
+  /** Offset from the start of the data, which follows the header. */
   readonly begin: number;
   readonly end: number;
 }
@@ -56,7 +56,7 @@ const cure = "download or copy the file again";
 export function parseSafetensorsHeader(text: string, dataBytes: number, path: string): SafetensorsHeader {
   const json = parseJson(text, `${path}: header`);
   if (!isObject(json)) throw new InputError(`${path}: header: not a JSON object; ${cure}`);
-  // Silently keeping the last of two would hide a tensor.
+  // Silently keeping only the last of two would hide a tensor.
   const twice = duplicateKey(text);
   if (twice !== null) throw new InputError(`${path}: header: the key ${JSON.stringify(twice)} occurs twice; ${cure}`);
 
@@ -114,7 +114,7 @@ function headerMetadata(value: unknown, path: string): Record<string, string> {
   return value as Record<string, string>;
 }
 
-/** The first key that stands twice in one object of `json`, which must be valid JSON; null where there is none. */
+/** The first key that occurs twice in one object of `json`, which must be valid JSON; null if there is none. */
 function duplicateKey(json: string): string | null {
   const seen: (Set<string> | null)[] = []; // null: an array
   const token = /"(?:[^"\\]|\\.)*"|[{}[\],]/g;

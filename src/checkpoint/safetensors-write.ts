@@ -22,7 +22,7 @@ export interface TensorSource {
   chunks(): Iterable<TensorChunk> | AsyncIterable<TensorChunk>;
 }
 
-/** What transformers looks for before it loads a file. */
+/** Required by transformers before it loads a file. */
 const defaultMetadata = { format: "pt" };
 /** transformers' default. */
 const defaultShardBytes = 5e9;
@@ -31,7 +31,7 @@ const pieceBytes = 16 * 2 ** 20;
 
 /**
  * @param entries tensors in any order; larger elements are placed first, so that every tensor is aligned
- * @throws RunError where the disk is full or the file cannot be written (what was there before is untouched)
+ * @throws RunError if the disk is full or the file cannot be written (what was there before is untouched)
  */
 export async function writeSafetensors(
   path: string,
@@ -58,12 +58,12 @@ export async function writeSafetensors(
 }
 
 /**
- * Writes a model's weights into `folder`: `model.safetensors`, or shards and their index where they are larger than
+ * Writes a model's weights into `folder`: `model.safetensors`, or shards and their index if they are larger than
  * `maxShardBytes`; weights of an earlier save under other names are removed afterwards. Each file is replaced in one
  * step; for the folder as a whole, write into the one that `writeFolderAtomic` gives.
  *
  * @returns the names of the files written
- * @throws RunError where the disk is full or a file cannot be written
+ * @throws RunError if the disk is full or a file cannot be written
  */
 export async function writeWeights(
   folder: string,
@@ -90,7 +90,7 @@ export async function writeWeights(
 }
 
 /**
- * The tensor, its numbers looked at on their way into the file: a run whose weights have gone must not replace good ones.
+ * The tensor, with its numbers checked as they are written: a run with broken weights must not replace good ones.
  *
  * @throws RunError from `chunks` at the first piece with a number that is infinite or NaN
  */
@@ -111,7 +111,7 @@ export function onlyFinite(entry: TensorSource): TensorSource {
   };
 }
 
-/** What a float32 tensor of a file holds that none that was saved does: numbers that are "not finite", or "negative". */
+/** What is wrong with the numbers of a float32 tensor from a file: "not finite", or "negative"; no saved one has such. */
 export function oddNumbers(
   { address, byteLength }: { readonly address: number; readonly byteLength: number },
   isPositive: boolean,
@@ -121,7 +121,7 @@ export function oddNumbers(
   return isPositive && new Float32Array(bytes).some((number) => number < 0) ? "negative" : null;
 }
 
-/** Whether no number has an exponent of ones alone: that is infinity or NaN in every binary format here. */
+/** Whether no number has an exponent of all ones, which is infinity or NaN in every binary format here. */
 function allFinite({ buffer, byteOffset, byteLength }: Uint8Array, dtype: SafetensorsDtype): boolean {
   const count = byteLength / safetensorsElementBytes[dtype];
   if (dtype === "F32") {
@@ -183,7 +183,7 @@ async function writePieces(file: FileHandle, chunk: TensorChunk): Promise<void> 
   }
 }
 
-/** Fails before gigabytes are written rather than after; a disk that fills up meanwhile is caught by the write itself. */
+/** Fails before gigabytes are written rather than after; if the disk fills up meanwhile, the write itself fails. */
 function requireSpace(path: string, bytes: number): void {
   const folder = dirname(path);
   if (!existsSync(folder)) return;

@@ -10,7 +10,7 @@ export interface MappedTensor {
   readonly name: string;
   readonly dtype: SafetensorsDtype;
   readonly shape: readonly number[];
-  /** Little-endian, row-major, read-only. As aligned as the file's writer made it: files from before 2023 may not be. */
+  /** Little-endian, row-major, read-only. Aligned as the file's writer left it: files from before 2023 may be unaligned. */
   readonly address: number;
   readonly byteLength: number;
 }
@@ -22,13 +22,13 @@ export interface SafetensorsFile {
   readonly metadata: Readonly<Record<string, string>>;
   /** Drops the file's pages from memory; they are read again when touched. */
   release(): void;
-  /** Unmaps the file: no address of its tensors may be used afterwards. */
+  /** Unmaps the file: addresses of its tensors must not be used afterwards. */
   close(): void;
 }
 
 const cure = "download or copy the file again";
 
-/** @throws InputError where the file is missing, cut short, or its header lies; the message names file, tensor and field */
+/** @throws InputError if the file is missing or cut short, or its header is wrong; names file, tensor and field */
 export function openSafetensors(path: string): SafetensorsFile {
   const mapping = mapFile(path);
   try {

@@ -1,6 +1,6 @@
 /**
- * The trainer's own part of a checkpoint, `checkpoint-N/trainer_state.json`, and which checkpoint is the newest. What the
- * state holds is the trainer's business: it brings the schema.
+ * The trainer's own part of a checkpoint, `checkpoint-N/trainer_state.json`, and finding the newest checkpoint. The
+ * trainer supplies the schema of its state.
  */
 import { existsSync, readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -12,12 +12,12 @@ import { openSafetensors } from "./safetensors.ts";
 
 const trainerStateName = "trainer_state.json";
 
-/** The folder's name of the checkpoint after `step` optimizer steps. */
+/** The folder name of the checkpoint after `step` optimizer steps. */
 export function checkpointName(step: number): string {
   return `checkpoint-${step}`;
 }
 
-/** @throws RunError where it cannot be written */
+/** @throws RunError if it cannot be written */
 export function writeTrainerState(folder: string, state: unknown): void {
   const path = join(folder, trainerStateName);
   const text = JSON.stringify(
@@ -33,8 +33,8 @@ export function writeTrainerState(folder: string, state: unknown): void {
 }
 
 /**
- * @param schema what the state must look like
- * @throws InputError where the file is missing, torn, or holds something else
+ * @param schema the state's schema
+ * @throws InputError if the file is missing, incomplete, or does not match
  */
 export function readTrainerState<T>(folder: string, schema: z.ZodType<T>): T {
   const path = join(folder, trainerStateName);
@@ -49,7 +49,7 @@ export function readTrainerState<T>(folder: string, schema: z.ZodType<T>): T {
   );
 }
 
-/** The checkpoints in a folder of which a dying process left a temporary or moved-aside version. */
+/** The checkpoints in a folder for which a dying process left a temporary or moved-aside version. */
 export function interruptedCheckpoints(folder: string): string[] {
   const names = readdirSync(folder).flatMap((name) => /^(checkpoint-\d+)\.(old|tmp)-/.exec(name)?.[1] ?? []);
   return [...new Set(names)].map((name) => join(folder, name));
@@ -80,8 +80,8 @@ export function listCheckpoints(outputDir: string): ListedCheckpoint[] {
 }
 
 /**
- * Removes the oldest checkpoints down to `limit`; null: none. The best one counts among them and is never removed, nor the
- * newest, so that two may stay of a limit of one (transformers' rule).
+ * Removes the oldest checkpoints down to `limit`; null: removes none. The best one counts too but is never removed, nor is
+ * the newest, so a limit of one may leave two (transformers' rule).
  *
  * @param best its step; null: there is none
  */
@@ -104,10 +104,10 @@ export function isFolder(path: string): boolean {
   return existsSync(path) && statSync(path).isDirectory();
 }
 
-/** Whether the state is there and every safetensors file, of the models in it too, has the length that its header says. */
+/** Whether the state exists and every safetensors file, including those of models inside, has the length its header gives. */
 export const isComplete = (folder: string): boolean => damageOf(folder) === null;
 
-/** What makes a checkpoint incomplete; null: nothing does. */
+/** What makes a checkpoint incomplete; null: it is complete. */
 export function damageOf(folder: string): string | null {
   try {
     readJsonFile(join(folder, trainerStateName));

@@ -1,7 +1,7 @@
 /**
- * Files that belong together → into a folder that holds other things too: all of them or none. They are written into
- * `.saving` in it, which becomes `.saved` once it is whole; from then on the files are moved into place one by one, and
- * what is left of that after a crash is done by the next process (`finishTogether`).
+ * Writes files that belong together into a folder that holds other things too: all of them or none. They are written into
+ * `.saving` in it, which becomes `.saved` once complete; then the files are moved into place one by one, and after a crash
+ * the next process does the rest (`finishTogether`).
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -10,7 +10,7 @@ import { writeFailure } from "../files/refusals.ts";
 
 const saving = ".saving";
 const saved = ".saved";
-/** Which files belong together: of some that a crash left, the others are in place already. */
+/** Which files belong together: if a crash left some, the others are already in place. */
 const listName = "files.json";
 
 export const togetherNames: readonly string[] = [saving, saved];
@@ -22,7 +22,7 @@ const ownWeights = /^model(-\d+-of-\d+)?\.safetensors(\.index\.json)?$/;
 /**
  * The caller has the folder's lock.
  *
- * @throws RunError where they cannot be written, and whatever `fill` throws; what was there before is untouched then
+ * @throws RunError if they cannot be written, and whatever `fill` throws; the previous files are then untouched
  */
 export async function writeTogether(folder: string, fill: (temporary: string) => Promise<void> | void): Promise<void> {
   const [temporary, whole] = [join(folder, saving), join(folder, saved)];
@@ -41,7 +41,7 @@ export async function writeTogether(folder: string, fill: (temporary: string) =>
     try {
       rmSync(temporary, { recursive: true, force: true });
     } catch {
-      // The write's own failure is the one to tell; the next save removes it.
+      // Report the write's own failure; the next save removes the rest.
     }
     throw writeFailure(error, folder);
   }
@@ -52,14 +52,14 @@ export async function writeTogether(folder: string, fill: (temporary: string) =>
   }
 }
 
-/** Moves into place what `writeTogether` wrote whole, and removes what it did not. */
+/** Moves into place what `writeTogether` wrote completely, and removes what it did not. */
 export function finishTogether(folder: string): void {
   rmSync(join(folder, saving), { recursive: true, force: true });
   const whole = join(folder, saved);
   if (!existsSync(whole)) return;
   const list = join(whole, listName);
   const files = existsSync(list) ? (JSON.parse(readFileSync(list, "utf8")) as string[]) : [];
-  // Shards of two models beside an index would be taken for one: the index goes first and comes last.
+  // Shards of two models beside an index would be taken for one model: the index is removed first and written last.
   const isIndex = (name: string) => name.endsWith(indexEnding);
   const present = files.filter((name) => existsSync(join(whole, name)));
   const indices = present.filter(isIndex);
@@ -77,5 +77,5 @@ export function finishTogether(folder: string): void {
   rmSync(whole, { recursive: true, force: true });
 }
 
-/** Without its index no reader takes shards for a model. */
+/** Without its index, no reader takes shards for a model. */
 const indexFirst = (a: string, b: string): number => Number(b.endsWith(indexEnding)) - Number(a.endsWith(indexEnding));

@@ -7,29 +7,29 @@ import { InputError } from "../errors.ts";
 import type { Column, Dataset } from "./dataset.ts";
 
 export interface ColumnSettings {
-  /** Default: the first of prompt, question, problem, messages that there is. */
+  /** Default: the first of prompt, question, problem, messages that exists. */
   readonly promptColumn?: string | null;
-  /** Default: the first of answer, solution, gold, ground_truth, completion that there is, then verl's columns. */
+  /** Default: the first of answer, solution, gold, ground_truth, completion that exists, then verl's columns. */
   readonly answerColumn?: string | null;
 }
 
-/** A column, or what lies within it. */
+/** A column, or a field within it. */
 export interface ColumnPath {
-  /** As it was given, or found. */
+  /** As given or found. */
   readonly name: string;
   readonly column: string;
-  /** Fields, indices of lists and keys of maps, from the outside. */
+  /** Fields, list indices and map keys, outermost first. */
   readonly inner: readonly string[];
 }
 
 /** Which columns are used, for all rows. */
 export interface ExampleColumns {
   readonly prompt: ColumnPath;
-  /** Where the gold answer is taken from; null: from the last message of `messages`, or there is none. */
+  /** Where the gold answer comes from; null: the last message of `messages`, or nowhere. */
   readonly gold: ColumnPath | null;
-  /** Where the worked answer is taken from. */
+  /** Where the worked answer comes from. */
   readonly worked: ColumnPath | null;
-  /** What a user should know of the choice, in sentences. */
+  /** Remarks on the choice for the user, in sentences. */
   readonly remarks: readonly string[];
 }
 
@@ -37,13 +37,13 @@ type Columns = Pick<Dataset, "path" | "columns">;
 
 const promptNames = ["prompt", "question", "problem", "messages"];
 const goldNames = ["answer", "solution", "gold", "ground_truth", "completion"];
-/** A column called so holds the way to the answer; one called `answer` beside it then holds the result alone. */
+/** A column of this name holds the worked solution; a column `answer` beside it then holds only the result. */
 const workedNames = ["solution", "completion"];
-/** Where verl's files have the result, and some of them the way to it. */
+/** Where verl's files have the result, and some of them the worked solution. */
 const verlGolds = ["reward_model.ground_truth", "extra_info.answer"];
 const VERL_WORKED = "extra_info.answer";
 
-/** @throws InputError when a named column is missing or no answer, or no prompt can be found, with the columns there are. */
+/** @throws InputError if a named column is missing or unusable, or no prompt is found; lists the existing columns */
 export function findColumns(dataset: Columns, { promptColumn, answerColumn }: ColumnSettings = {}): ExampleColumns {
   const { path, columns } = dataset;
   const has = (name: string) => columns.some((column) => column.name === name);
@@ -84,7 +84,7 @@ function foundAnswers(dataset: Columns, prompt: ColumnPath, has: (name: string) 
   return { gold, worked, remarks };
 }
 
-/** The type of a field named by dots; undefined where there is none. */
+/** The type of a field named with dots; undefined if there is none. */
 function typeWithin({ columns }: Columns, name: string): DataType | undefined {
   const [column, ...inner] = name.split(".");
   let type = columns.find((known) => known.name === column)?.dataType;
@@ -93,8 +93,8 @@ function typeWithin({ columns }: Columns, name: string): DataType | undefined {
 }
 
 /**
- * A name as the user gives it: a column of this very name, else the longest beginning that is one and has the rest in it.
- * @throws InputError with what there is instead
+ * A name as the user gives it: a column of exactly this name, else the longest prefix that is a column containing the rest.
+ * @throws InputError that lists what exists
  */
 function resolve({ path, columns }: Columns, name: string, setting: string): ColumnPath {
   const parts = name.split(".");
@@ -112,7 +112,7 @@ function resolve({ path, columns }: Columns, name: string, setting: string): Col
   throw first ?? new InputError(`${path}: no column "${name}" (${setting}); ${listed(columns)}`);
 }
 
-/** Follows `parts` through a column's type, as far as it says what lies in it; a field's name may have dots too. */
+/** Follows `parts` through a column's type as far as the type goes; a field's name may contain dots too. */
 function innerOf(path: string, column: Column, parts: readonly string[], setting: string): string[] {
   if (column.unread !== undefined) throw new InputError(`${column.unread} (${setting})`);
   if (column.missingIn !== undefined)
@@ -172,7 +172,7 @@ function listed(columns: readonly Column[]): string {
   return `it has ${columns.map(one).join(", ")}`;
 }
 
-/** What a row holds there; null where something on the way is missing. */
+/** The row's value there; null if something on the way is missing. */
 export function valueIn(row: Readonly<Record<string, unknown>>, { column, inner }: ColumnPath): unknown {
   let value = row[column];
   for (const key of inner) {
@@ -184,7 +184,7 @@ export function valueIn(row: Readonly<Record<string, unknown>>, { column, inner 
   return value;
 }
 
-/** A map comes as the list of its entries. */
+/** A map is read as the list of its entries. */
 function entryOf(entries: readonly unknown[], key: string): unknown {
   const found = entries.find((entry) => String((entry as { key?: unknown } | null)?.key) === key);
   return (found as { value?: unknown } | undefined)?.value ?? null;

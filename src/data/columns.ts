@@ -1,6 +1,6 @@
 /**
- * Rows → examples: what a row's prompt, gold answer and worked answer are, in the columns that column-names.ts finds. Leaves
- * out the system prompt, the chat template and tokenizing.
+ * Rows → examples: a row's prompt, gold answer and worked answer, from the columns that column-names.ts finds. Leaves out
+ * the system prompt, the chat template and tokenizing.
  */
 
 import { answerText, goldOf } from "../answers/gold.ts";
@@ -12,18 +12,18 @@ import type { Dataset } from "./dataset.ts";
 export { type ColumnSettings, type ExampleColumns, findColumns } from "./column-names.ts";
 
 export interface Example {
-  /** Text as it stands, or messages for the chat template (the last one is not the assistant's). */
+  /** Plain text, or messages for the chat template (the last one is not the assistant's). */
   readonly prompt: string | readonly Message[];
   readonly promptKind: "text" | "chat";
-  /** The answer to compare with; null where the row has none. */
+  /** The answer to compare with; null if the row has none. */
   readonly gold: string | null;
-  /** The whole worked answer, for supervised fine-tuning; null where the row has none. */
+  /** The whole worked answer, for supervised fine-tuning; null if the row has none. */
   readonly answerText: string | null;
   /** The row itself, for reward functions. */
   readonly columns: Readonly<Record<string, unknown>>;
 }
 
-/** Text in this column is continued plainly, as TRL does; in any other it is a user's message. */
+/** Text in this column is continued as it is, as in TRL; in any other it becomes a user message. */
 const PLAIN_PROMPT = "prompt";
 
 /**
@@ -44,7 +44,7 @@ export function exampleAt(dataset: Dataset, columns: ExampleColumns, index: numb
   };
 }
 
-/** The gold answer of one row alone; null where it has none, or its prompt is no prompt. */
+/** Only the gold answer of one row; null if it has none, or its prompt is not one. */
 export function goldOfRow(dataset: Dataset, columns: ExampleColumns, index: number): string | null {
   const row = dataset.row(index);
   if (columns.gold !== null) return goldIn(row, columns, null);
@@ -62,7 +62,7 @@ function goldIn(row: Readonly<Record<string, unknown>>, { gold }: ExampleColumns
 
 interface Prompt {
   readonly prompt: string | readonly Message[];
-  /** What the assistant says last in a whole conversation: the answer, not part of the prompt. */
+  /** The assistant's last message in a complete conversation: the answer, not part of the prompt. */
   readonly reply: string | null;
 }
 
@@ -85,7 +85,7 @@ function promptOf(given: unknown, column: string, where: string): Prompt {
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** Text that a file has as bytes, as some writers of Parquet leave it. */
+/** Text stored as bytes, as by some writers of Parquet. */
 function decoded(bytes: Uint8Array, where: string): string {
   try {
     return decoder.decode(bytes);
@@ -103,7 +103,7 @@ function messageOf(value: unknown, where: string): Message {
   const callsTools = (content ?? null) === null && Array.isArray(others.tool_calls) && others.tool_calls.length > 0;
   if (typeof role !== "string" || (text === null && !callsTools))
     throw new InputError(`${where}: expected {role, content} with text, not ${kindOf(value)}`);
-  // In a column of structs a key that a message lacks is null.
+  // In a column of structs, a key that a message lacks is null.
   const present = Object.entries(others).filter(([, other]) => other !== null);
   return { role, ...(text !== null && { content: text }), ...Object.fromEntries(present) };
 }
@@ -116,7 +116,7 @@ function contentText(content: unknown): string | null {
   return parts.every((part) => typeof part === "string") ? parts.join("") : null;
 }
 
-/** An answer as text, or what the messages of an answer say (TRL's conversational `completion`). */
+/** An answer as text, or the text of its messages (TRL's conversational `completion`). */
 function replyText(value: unknown): string | null {
   const message = Array.isArray(value) ? (value.at(-1) as { content?: unknown } | null) : null;
   return contentText(message?.content) ?? answerText(value);

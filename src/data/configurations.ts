@@ -1,15 +1,15 @@
-/** Which files of a dataset belong to which configuration of it (GSM8K's `main` and `socratic`), by their folders. */
+/** Which files of a dataset belong to which configuration (GSM8K's `main` and `socratic`), by their folders. */
 import { InputError } from "../errors.ts";
 import { isSplitName } from "./splits.ts";
 
-/** Taken where nothing is said and there are several. */
+/** The default if there are several. */
 const usual = ["main", "default", "data", ""];
 
 /**
  * The files of one configuration.
  * @param name the dataset, for messages
- * @param setting what to choose one with, for messages
- * @throws InputError where there is none of this name, or nothing tells which of several
+ * @param setting the setting that chooses one, for messages
+ * @throws InputError if there is none of this name, or several and no default
  */
 export function chooseConfig(
   name: string,
@@ -27,10 +27,10 @@ export function chooseConfig(
   throw new InputError(`${name}: ${why}; choose with ${setting}: ${configs.filter(Boolean).join(", ") || "(none)"}`);
 }
 
-/** Version and fingerprint, as folders of `datasets`' own cache are called: `main/0.0.0/1505…/gsm8k-train.arrow`. */
+/** Version and fingerprint, as in the folder names of `datasets`' own cache: `main/0.0.0/1505…/gsm8k-train.arrow`. */
 const cacheFolder = /^(?:\d+\.\d+\.\d+|[0-9a-f]{40}|[0-9a-f]{64})$/;
 
-/** `main/train-0.parquet` → main; a folder that only names the split belongs to what stands before it. */
+/** `main/train-0.parquet` → main; a folder that only names the split belongs to the one above it. */
 function configOf(path: string): string {
   const folders = path.split("/").slice(0, -1);
   while (cacheFolder.test(folders.at(-1) ?? "")) folders.pop();

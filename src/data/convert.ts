@@ -1,4 +1,4 @@
-/** Any format → one Arrow file, a batch of rows at a time, in the types that the input has; nothing is changed in silence. */
+/** Any format → one Arrow file, a batch of rows at a time, in the types of the input; nothing is changed silently. */
 import { Field, Utf8 } from "apache-arrow";
 import { InputError } from "../errors.ts";
 import { LEFT_OUT, MIXED } from "./arrow/marks.ts";
@@ -13,11 +13,11 @@ export interface ConvertOptions {
   readonly columns?: readonly string[];
   /** Which split of a folder with several. */
   readonly split?: string;
-  /** Told how many rows are written, every now and then. */
+  /** Called now and then with the number of rows written. */
   readonly onRows?: (rows: number) => void;
   /**
    * For a file that only this program reads: a column whose values have no common type is kept as JSON and read back as it
-   * was, and one of a type that is not read here is left out, with the reason (see arrow/marks.ts). Default: refused.
+   * was, and one of an unsupported type is left out, with the reason (see arrow/marks.ts). Default: refused.
    */
   readonly keepAll?: boolean;
 }
@@ -32,7 +32,7 @@ export interface Converted {
 
 /**
  * Converts `input` (JSON Lines or a JSON array, plain or packed; Parquet; Arrow, file or folder) to the file `output`, an
- * Arrow IPC stream. `output` appears when it is complete, or not at all.
+ * Arrow IPC stream. `output` appears complete or not at all.
  *
  * @throws InputError for input that cannot be read, with its line or row; RunError when writing fails
  */

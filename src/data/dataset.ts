@@ -1,7 +1,7 @@
 /**
  * A dataset in Arrow files, opened over mmap: one file, a folder as `datasets` saves it (`save_to_disk`, one split or
- * several, any number of shards), or a folder of .arrow files. Rows are numbered through all shards.
- * Leaves out other formats and the hub (load.ts), and what the columns mean (columns.ts).
+ * several, any number of shards), or a folder of .arrow files. Rows are numbered across all shards.
+ * Leaves out other formats and the hub (load.ts), and the meaning of columns (columns.ts).
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -15,7 +15,7 @@ import { chooseSplit } from "./splits.ts";
 export type { Column } from "./arrow/table.ts";
 
 export interface Dataset {
-  /** As it was given: a file or a folder. */
+  /** As given: a file or a folder. */
   readonly path: string;
   readonly numRows: number;
   readonly columns: readonly Column[];
@@ -23,8 +23,8 @@ export interface Dataset {
   readonly shards: readonly Omit<ArrowTable, "row" | "close">[];
   /**
    * Row `index` (from 0) as plain values: strings, numbers (bigint past 2^53), booleans, null, arrays, objects, bytes. A
-   * column that its shard does not have, or that is not read, is left out.
-   * @throws InputError when its batch turns out damaged
+   * column that its shard lacks, or of an unsupported type, is left out.
+   * @throws InputError if its batch turns out to be damaged
    */
   row(index: number): Record<string, unknown>;
   /** Unmaps the files; rows that were read stay valid. */
@@ -32,18 +32,18 @@ export interface Dataset {
 }
 
 export interface DatasetOptions {
-  /** Where there are several splits. Default: train. */
+  /** Which of several splits. Default: train. */
   readonly split?: string;
 }
 
-/** @throws InputError when there is no such dataset, or one of its files is not sound Arrow. */
+/** @throws InputError if there is no such dataset, or one of its files is not valid Arrow */
 export function openDataset(path: string, { split = "train" }: DatasetOptions = {}): Dataset {
   return openFiles(path, arrowFiles(path, split));
 }
 
 /**
  * Several Arrow files as one dataset.
- * @param path what the dataset is called in messages
+ * @param path the dataset's name in messages
  */
 export function openFiles(path: string, files: readonly string[]): Dataset {
   const tables: ArrowTable[] = [];
@@ -77,7 +77,7 @@ function joined(path: string, tables: readonly ArrowTable[]): Dataset {
   };
 }
 
-/** The columns of all shards. Rows are plain values, so that a column may have another type in every shard. */
+/** The columns of all shards. Rows are plain values, so a column may have a different type in every shard. */
 function joinedColumns(tables: readonly ArrowTable[]): Column[] {
   const columns = new Map<string, Column>();
   for (const table of tables) {
@@ -101,7 +101,7 @@ function joinedColumn({ name, type, unread }: Column, other: Column): Column {
 }
 
 /**
- * What is wrong with shards that are to become one table.
+ * Checks shards that are to become one table.
  * @throws InputError for a column that not every shard has in the same type
  */
 export function checkSameColumn({ shards }: Dataset, name: string): void {
@@ -151,7 +151,7 @@ function folderFiles(folder: string, split: string): readonly string[] {
   );
 }
 
-/** Files that `datasets` leaves beside the data: results of `map`, files that were never finished. */
+/** Files that `datasets` leaves beside the data: results of `map`, unfinished files. */
 export const isLeftover = (path: string): boolean => /(?:^|\/)(?:cache-|tmp|\.)[^/]*$/.test(path);
 
 export function noSplit(folder: string, split: string, splits: readonly string[]): InputError {

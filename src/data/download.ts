@@ -1,7 +1,7 @@
 /**
- * A dataset of the Hugging Face hub → a folder of Arrow files as `datasets` saves it (a DatasetDict), ready for `--dataset`
- * and for `datasets.load_from_disk`. Leaves out datasets that are programs, and any other kind of file than Parquet, Arrow
- * and JSON.
+ * A dataset on the Hugging Face hub → a folder of Arrow files as `datasets` saves it (a DatasetDict), ready for
+ * `--dataset` and `datasets.load_from_disk`. Leaves out datasets that are programs, and all files but Parquet, Arrow and
+ * JSON.
  */
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -13,9 +13,9 @@ import { convertToArrow } from "./convert.ts";
 import { splitOf } from "./splits.ts";
 
 export interface DownloadOptions {
-  /** Which configuration, where there are several: the folder its files lie in. Default: main, default or data. */
+  /** Which of several configurations: the folder of its files. Default: main, default or data. */
   readonly config?: string | null;
-  /** What the configuration is chosen with, for messages. Default: --config. */
+  /** The setting that chooses the configuration, for messages. Default: --config. */
   readonly configSetting?: string;
   /** A branch, tag or commit. Default: main. */
   readonly revision?: string;
@@ -29,13 +29,13 @@ export interface Downloaded {
   readonly splits: readonly { readonly name: string; readonly rows: number; readonly files: number }[];
 }
 
-/** Kinds of file that are read, the first that a dataset has. */
+/** Supported kinds of files; the first that a dataset has is read. */
 const kinds = [/\.parquet$/, /\.arrow$/, /\.(?:jsonl|ndjson)(?:\.gz|\.zst)?$/, /\.json(?:\.gz|\.zst)?$/];
 const noData = /(?:^|\/)(?:dataset_infos?|dataset_dict|state|config|.*_config)\.json$/;
 
 /**
- * Downloads the hub's dataset `name` into `folder`, which appears when it is complete, or not at all.
- * @throws InputError for a name, a configuration or a folder that will not do; RunError when the hub cannot be reached
+ * Downloads the hub's dataset `name` into `folder`, which appears complete or not at all.
+ * @throws InputError for an unusable name, configuration or folder; RunError if the hub cannot be reached
  */
 export async function downloadDataset(
   name: string,

@@ -1,4 +1,4 @@
-/** Which words are names of the hub, and no paths. */
+/** Which names are hub ids rather than paths. */
 
 /** `owner/name` or `name`, as the hub spells them; nothing that looks like a path or a file. */
 export function isHubId(name: string): boolean {

@@ -1,10 +1,10 @@
 /**
- * JSON text ↔ values without a silent change. `JSON.parse` rounds whole numbers past 2^53, takes 1.0 for 1 and 1e400 for
- * infinity, keeps the last of two equal keys and refuses the NaN and Infinity that Python writes; here they come as bigint,
- * as `JsonNumber`, told by name, and as they are. It stays the fast way for text in which none of this can stand.
+ * JSON text ↔ values without silent changes. `JSON.parse` rounds whole numbers past 2^53, reads 1.0 as 1 and 1e400 as
+ * infinity, keeps the last of two equal keys and refuses the NaN and Infinity that Python writes. Here they are read as
+ * bigint, as `JsonNumber`, reported by name, and as they are. `JSON.parse` is still used for text without any of these.
  */
 
-/** A number whose double would not say how it is written: `1.0`, `1e3`, `1e400`. */
+/** A number whose spelling a double would lose: `1.0`, `1e3`, `1e400`. */
 export class JsonNumber {
   readonly text: string;
   private readonly value: number;
@@ -18,35 +18,35 @@ export class JsonNumber {
     return this.value;
   }
 
-  /** Whether a double is near it: 1e400 is none, and 1e-400 is not 0. */
+  /** Whether a double is close to it: not for 1e400, nor for 1e-400, which is not 0. */
   get fits(): boolean {
     return Number.isFinite(this.value) && (this.value !== 0 || !/[1-9]/.test(this.text.replace(/[eE].*/, "")));
   }
 }
 
-/** Why text is no JSON. */
+/** Why text is not JSON. */
 export class NotJson extends Error {}
 
-/** Keys, and indices of lists, from the outside to a key that stands twice in one object. */
+/** Keys and list indices, outermost first, leading to a key that occurs twice in one object. */
 export type RepeatedKey = readonly (string | number)[];
 
 /**
- * A number that is written whole with 16 digits or more, or as a real one that might be whole or past every double. A text
- * in quotes may match as well; it costs the exact parser's time and changes nothing.
+ * A whole number of 16 digits or more, or a real one that might be whole or beyond every double. A quoted text may match
+ * too; that only costs the exact parser's time.
  */
 const unusualNumber = /(?<![.0-9a-zA-Z\\])[0-9](?:[0-9]{15}|[0-9]*(?:\.0+|(?:\.[0-9]+)?[eE][+-]?[0-9]+)(?:[\s,}\]]|$))/;
 
 export const hasUnusualNumber = (text: string): boolean => unusualNumber.test(text);
 
-/** Of these, one that `JSON.parse` may change and not only spell anew, as it does 12.0. */
+/** Those that `JSON.parse` may change, rather than only respell, as it does 12.0. */
 const changedNumber = /(?<![.0-9a-zA-Z\\])[0-9](?:[0-9]{15}|[0-9]*(?:\.[0-9]+)?[eE][+-]?[0-9]+(?:[\s,}\]]|$))/;
 
 export const hasChangedNumber = (text: string): boolean => changedNumber.test(text);
 
 export interface ParseOptions {
-  /** Whether `hasUnusualNumber(text)`, where it is known. */
+  /** `hasUnusualNumber(text)`, if known. */
   readonly unusual?: boolean;
-  /** Told of each key that stands twice in one object; without it nobody looks for them. */
+  /** Called for each key that occurs twice in one object; without it, they are not looked for. */
   readonly onRepeated?: (key: RepeatedKey) => void;
 }
 
@@ -78,16 +78,16 @@ function keysIn(value: object): number {
   return keys.length + count;
 }
 
-/** Colons behind a quote that ends a text: those of keys, where no blank stands between; with one, the numbers differ. */
+/** Colons right after a closing quote: the keys' colons, unless a blank comes between; then the counts differ. */
 function colonsIn(text: string): number {
   let count = 0;
   for (let at = text.indexOf('":'); at >= 0; at = text.indexOf('":', at + 2)) if (text[at - 1] !== "\\") count++;
   return count;
 }
 
-/** Deeper than any row, and shallow enough for every recursion over it. */
+/** Deeper than any real row, and shallow enough for every recursion. */
 const MAX_DEPTH = 256;
-/** Escapes, and what may not stand in a text at all. */
+/** Escapes, and characters that are not allowed in a text. */
 const needsDecoding = /[\\\p{Cc}]/u;
 const blanksAt = /[ \t\r\n]*/y;
 const words: readonly [string, unknown][] = [
@@ -99,7 +99,7 @@ const words: readonly [string, unknown][] = [
   ["-Infinity", Number.NEGATIVE_INFINITY],
 ];
 
-/** Sets a field under any name: `__proto__` is one like all others. */
+/** Sets a field of any name, `__proto__` included. */
 export function setField(into: Record<string, unknown>, key: string, value: unknown): void {
   if (key === "__proto__")
     Object.defineProperty(into, key, { writable: true, enumerable: true, configurable: true, value });
@@ -140,7 +140,7 @@ function parseExactly(text: string, onRepeated: (key: RepeatedKey) => void): unk
     return known[1];
   };
 
-  /** The number that begins here, `-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?`; undefined: there is none. */
+  /** The number that begins here, `-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?`; undefined if there is none. */
   const number = (): number | bigint | JsonNumber | undefined => {
     const start = text[at] === "-" ? at + 1 : at;
     let end = text[start] === "0" ? start + 1 : digitsEnd(text, start);
@@ -227,7 +227,7 @@ function parseExactly(text: string, onRepeated: (key: RepeatedKey) => void): unk
   return whole;
 }
 
-/** Where the digits end that begin at `at`; `none` where there are none. */
+/** The end of the digits that begin at `at`; `none` if there are none. */
 function digitsEnd(text: string, at: number, none = at): number {
   let end = at;
   for (let code = text.charCodeAt(end); code >= 48 && code <= 57; code = text.charCodeAt(end)) end++;
@@ -241,7 +241,7 @@ function numberOf(text: string, real: boolean): number | bigint | JsonNumber {
   return Number.isInteger(value) || !exact.fits ? exact : value;
 }
 
-/** What `parseJson` reads back as the same value. */
+/** Text that `parseJson` reads back as the same value. */
 export function jsonText(value: unknown): string {
   if (value === null || value === undefined) return "null";
   if (typeof value === "bigint") return String(value);
@@ -253,7 +253,7 @@ export function jsonText(value: unknown): string {
   return `{${fields.join(",")}}`;
 }
 
-/** Without the spelling: plain numbers, and text for those that no double is near. */
+/** Without the spelling: plain numbers, and text for those that no double is close to. */
 export function plainJson(value: unknown): unknown {
   if (value instanceof JsonNumber) return value.fits ? Number(value.text) : value.text;
   if (Array.isArray(value)) return value.map(plainJson);

@@ -1,6 +1,6 @@
 /**
- * A dataset by whatever the user calls it: an Arrow file or folder is opened as it is; Parquet and JSON are converted once
- * into the cache; a hub id is downloaded once into the cache. Leaves out reading rows (dataset.ts).
+ * Opens a dataset by the user's name for it: an Arrow file or folder is opened in place; Parquet and JSON are converted
+ * once into the cache; a hub id is downloaded once into the cache. Leaves out reading rows (dataset.ts).
  */
 import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -16,15 +16,15 @@ import { isHubId } from "./hub-id.ts";
 import { chooseSplit } from "./splits.ts";
 
 export interface LoadOptions extends DatasetOptions {
-  /** Which configuration, where there are several. Default: main, default, or the only one. */
+  /** Which of several configurations. Default: main, default, or the only one. */
   readonly config?: string | null;
-  /** Told what takes a while: "converting train.parquet", "downloading openai/gsm8k". */
+  /** Called before something slow: "converting train.parquet", "downloading openai/gsm8k". */
   readonly onProgress?: (text: string) => void;
 }
 
 /**
- * Opens the dataset called `name`: a path, or a hub id (`openai/gsm8k`) where there is no such path.
- * @throws InputError when there is none, or it is damaged; RunError when downloading or writing the cache fails
+ * Opens the dataset called `name`: a path, or a hub id (`openai/gsm8k`) if there is no such path.
+ * @throws InputError if there is none, or it is damaged; RunError if downloading or writing the cache fails
  */
 export async function loadDataset(name: string, options: LoadOptions = {}): Promise<Dataset> {
   requireFile(name);
@@ -49,7 +49,7 @@ export async function loadDataset(name: string, options: LoadOptions = {}): Prom
 /** A configuration may be a path of folders. */
 const fileName = (config: string) => config.replace(/[^\w.-]/g, "-");
 
-/** Whoever mistyped a path should read about the path, not about the hub alone. */
+/** A user who mistyped a path should read about the path, not only about the hub. */
 async function notAPath<T>(name: string, download: () => Promise<T>): Promise<T> {
   try {
     return await download();
@@ -71,7 +71,7 @@ async function isArrow(path: string): Promise<boolean> {
 
 /**
  * A folder as `save_to_disk` writes it, or one of data files: a clone of the hub's, or `datasets`' own cache. Parquet and JSON
- * Lines are read where there are no Arrow files.
+ * Lines are read if there are no Arrow files.
  */
 async function loadFolder(folder: string, options: LoadOptions): Promise<Dataset> {
   const { split = "train", config = null } = options;
@@ -98,7 +98,7 @@ async function loadFolder(folder: string, options: LoadOptions): Promise<Dataset
   return openFiles(folder, tables);
 }
 
-/** Everything below a folder. */
+/** All files below a folder. */
 function namesIn(folder: string): string[] {
   try {
     return readdirSync(folder, { recursive: true, encoding: "utf8" });
@@ -110,10 +110,10 @@ function namesIn(folder: string): string[] {
   }
 }
 
-/** Raised when what `convertToArrow` writes changes, so that no cached file is older than the program. */
+/** Increased when the output of `convertToArrow` changes, so that files cached by older versions are not used. */
 const CONVERSION = 2;
 
-/** The Arrow file made of `path`: the one in the cache while the input is the same, else a new one. */
+/** The Arrow file made from `path`: the cached one if the input has not changed, else a new one. */
 async function converted(path: string, { onProgress }: LoadOptions): Promise<string> {
   const { size, mtimeMs } = statSync(path);
   const key = new Bun.CryptoHasher("sha256").update(JSON.stringify([CONVERSION, realpathSync(path), size, mtimeMs]));

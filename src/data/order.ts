@@ -1,6 +1,6 @@
 /**
- * The order in which rows are drawn: seeded, another one each epoch, and computed for any position alone, so that nothing
- * is kept in memory and a run resumes from one integer. Leaves out the rows themselves.
+ * The order in which rows are drawn: seeded, different in each epoch, and computed for each position independently, so
+ * that nothing is kept in memory and a run resumes from one integer. Leaves out the rows themselves.
  *
  * A keyed permutation of [0, n): a Feistel network over the next even power of two, walked on until it lands below n
  * (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002, method 2).
@@ -8,7 +8,7 @@
 import { InputError } from "../errors.ts";
 
 const ROUNDS = 10;
-/** At least 2^8 places even for a few rows: over fewer, a Feistel network reaches too few of the permutations. */
+/** At least 2^8 positions even for a few rows: over fewer, a Feistel network reaches too few of the permutations. */
 const MIN_HALF_BITS = 4;
 
 /**
@@ -59,14 +59,14 @@ export interface Draw {
   readonly row: number;
   /** From 0. */
   readonly epoch: number;
-  /** How many rows were drawn before this one, in all epochs. */
+  /** How many rows were drawn before this one, over all epochs. */
   readonly position: number;
 }
 
 export interface Sampler {
   /** The next row; it never ends. */
   next(): Draw;
-  /** Rows drawn so far, in all epochs: what a checkpoint keeps. */
+  /** Rows drawn so far, over all epochs: what a checkpoint saves. */
   readonly position: number;
 }
 
@@ -75,11 +75,11 @@ export interface SamplerOptions {
   readonly seed: number;
   /** false: the rows in file order, every epoch. */
   readonly shuffle: boolean;
-  /** Where to go on. Default: 0. */
+  /** Where to continue. Default: 0. */
   readonly position?: number;
 }
 
-/** @throws InputError for a dataset without rows, or a position that is none. */
+/** @throws InputError for a dataset without rows, or an invalid position */
 export function createSampler({ numRows, seed, shuffle, position: start = 0 }: SamplerOptions): Sampler {
   if (numRows < 1) throw new InputError("the dataset has no rows; there is nothing to draw from");
   if (!Number.isSafeInteger(start) || start < 0)

@@ -3,13 +3,13 @@
 const knownSplits = ["train", "test", "validation", "valid", "val", "dev", "eval"];
 
 export interface SplitFiles {
-  /** The files of the split that was asked for; all of them where no name speaks of a split. */
+  /** The files of the requested split; all of them if no name mentions a split. */
   readonly files: readonly string[];
-  /** The splits that the names speak of. */
+  /** The splits that the names mention. */
   readonly splits: readonly string[];
 }
 
-/** The split that a file's name, or else its folder, speaks of: `data/train-00000-of-00001.parquet` → train. */
+/** The split that a file's name, or else its folder, mentions: `data/train-00000-of-00001.parquet` → train. */
 export function splitOf(path: string): string | undefined {
   const name = path.slice(path.lastIndexOf("/") + 1);
   const numbered = /([^-]+)-\d{5}-of-\d{5}/.exec(name)?.[1];
@@ -29,5 +29,5 @@ export function chooseSplit(names: readonly string[], split: string): SplitFiles
   return { files: splits.length === 0 ? names : names.filter((name) => splitOf(name) === split), splits };
 }
 
-/** Whether a folder called so holds one split. */
+/** Whether a folder of this name holds one split. */
 export const isSplitName = (folder: string): boolean => splitOf(`x/${folder}`) === folder;

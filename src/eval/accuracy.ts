@@ -1,8 +1,8 @@
 /**
  * Accuracy and rewards on held-out problems: completions are sampled (greedily by default), judged by a verifier in the
- * reward processes where there is a gold, leniently and strictly, scored by reward functions where there are any, and
- * summed up with confidence intervals. Used by `grpo eval` and between training steps. How the numbers are shown and
- * logged is report.ts.
+ * reward processes if there is a gold answer, leniently and strictly, scored by reward functions if there are any, and
+ * summarized with confidence intervals. Used by `grpo eval` and between training steps. report.ts prints and logs the
+ * numbers.
  */
 
 import { isNumber } from "../answers/gsm8k.ts";
@@ -21,7 +21,7 @@ import { type RewardSummary, type ScoreAnswers, summarizeRewards } from "./rewar
 import { type Ballot, countVotes } from "./votes.ts";
 
 export interface EvaluationSettings {
-  /** "none": nothing is judged, golds or not. */
+  /** "none": nothing is judged, with or without gold answers. */
   readonly verifier: Verifier | "auto" | "none";
   readonly samples: number;
   readonly seed: number;
@@ -37,12 +37,12 @@ export interface EvaluationSettings {
 export interface JudgedAnswer {
   readonly text: string;
   readonly completion: SampledCompletion;
-  /** False where there is no gold. */
+  /** False without a gold answer. */
   readonly correct: boolean;
   readonly strict: boolean;
-  /** null: there is no gold. */
+  /** null: no gold answer. */
   readonly reason: Reason | null;
-  /** As found anywhere in the text, and in the required form only; null: nothing was. */
+  /** As found anywhere in the text, and in the required form only; null: not found. */
   readonly answer: string | null;
   readonly strictAnswer: string | null;
   /** The weighted sum, and by function; null: not scored. Absent without reward functions. */
@@ -62,36 +62,36 @@ export interface JudgedProblem {
 export interface Evaluation {
   readonly problems: readonly JudgedProblem[];
   /**
-   * Share of right answers, found anywhere in the text; over the problems with a gold, with Wilson's 95 % interval. null, as
-   * the next two: there is none.
+   * Share of right answers, found anywhere in the text, over the problems with a gold answer, with Wilson's 95 %
+   * interval; null if no problem has one, like the next two.
    */
   readonly accuracy: Estimate | null;
   /** The same with the answer in the required form only. */
   readonly strict: Estimate | null;
-  /** Share of answers in which nothing was found. */
+  /** Share of responses in which no answer was found. */
   readonly unparsed: number | null;
   /** null: there are no reward functions. */
   readonly rewards: RewardSummary | null;
-  /** Lines of what went wrong with reward functions. */
+  /** What went wrong with reward functions, one line each. */
   readonly warnings: readonly string[];
   readonly meanLength: number;
   readonly clipped: number;
   /** Rows left out: their prompt is too long. */
   readonly skipped: number;
-  /** How the answers of each problem with a gold agree, by extraction. */
+  /** How the answers to each problem with a gold answer agree, by extraction. */
   readonly votes: Readonly<Record<Extraction, readonly Votes[]>>;
 }
 
-/** How long an evaluation that is to stop waits for verdicts under way. */
+/** How long an evaluation that was told to stop waits for pending verdicts. */
 const JUDGE_GRACE_MS = 500;
 
-/** Evaluation draws from a stream of random numbers of its own, so that it never changes training. */
+/** Evaluation has its own stream of random numbers, so that it never changes training. */
 const EVALUATION_STREAM = 1;
 
 /**
  * The first `limit` problems (null: all) that fit.
  *
- * @param cure what to do about a row without a gold, which is refused; null: it is left to the reward functions
+ * @param cure what to do about a row without a gold answer, which is refused; null: it is left to the reward functions
  */
 export function evaluationProblems(
   source: ProblemSource,
@@ -114,7 +114,7 @@ export function evaluationProblems(
   return { problems, skipped };
 }
 
-/** Samples, judges and scores. Stops early, with what is there, when `shouldStop` says so. */
+/** Samples, judges and scores. Stops early, with the results so far, when `shouldStop` says so. */
 export async function evaluateProblems(
   rollout: RolloutEngine,
   tokenizer: Tokenizer,
@@ -144,7 +144,7 @@ export async function evaluateProblems(
   return judged && { ...judged, skipped, ...summary(judged.problems) };
 }
 
-/** What was answered, each answer judged by the verifiers and scored by the reward functions; how they agree. */
+/** The answers, judged by the verifiers and scored by the reward functions, and how they agree. */
 async function judgeCompletions(
   tokenizer: Tokenizer,
   pool: RewardPool,
@@ -194,7 +194,7 @@ async function judgeCompletions(
   return { problems: answered, votes, rewards, warnings: scored?.warnings ?? [] };
 }
 
-/** What reward functions said of one answer. */
+/** The reward functions' results for one answer. */
 function rewardsOf(
   { perFunction, total }: RewardResult,
   i: number,
@@ -204,7 +204,7 @@ function rewardsOf(
   return { reward: total[i] ?? null, rewards, ...(columns && { extra: columns[i]! }) };
 }
 
-/** The problems with a gold. */
+/** The problems with a gold answer. */
 export const judgedOf = (problems: readonly JudgedProblem[]) => problems.filter(({ gold }) => gold !== null);
 
 function ballot({ gold, answers }: JudgedProblem, verifier: EvaluationSettings["verifier"], strictly: boolean): Ballot {
@@ -217,7 +217,7 @@ function ballot({ gold, answers }: JudgedProblem, verifier: EvaluationSettings["
   };
 }
 
-/** How many of the answers to each problem with a gold are right. */
+/** How many of the answers to each problem with a gold answer are right. */
 export function counts(problems: readonly JudgedProblem[], by: "correct" | "strict" = "correct"): ProblemCount[] {
   return judgedOf(problems).map(({ answers }) => ({
     samples: answers.length,

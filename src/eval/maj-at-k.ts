@@ -1,28 +1,28 @@
 /**
  * maj@k: how often the most frequent of k answers is the right one (self-consistency, Wang et al. 2023,
- * arXiv 2203.11171). Takes the groups of equal answers as counts; which answers are equal is said by votes.ts.
+ * arXiv 2203.11171). Takes the groups of equal answers as counts; votes.ts decides which answers are equal.
  *
- * The rule of one vote: answers in which nothing was found do not vote. Of groups of equal size the one whose first answer
- * came first wins. With no vote at all the problem counts as wrong.
+ * The rule: responses without an answer do not vote. Of groups of equal size, the one whose first answer came first
+ * wins. Without any vote, the problem counts as wrong.
  */
 
 /** How the answers to one problem agree. */
 export interface Votes {
   /** n: answers sampled, those without a vote included */
   readonly samples: number;
-  /** Answers equal to the gold answer, which are one group; 0 where there is none. */
+  /** Answers equal to the gold answer, which are one group; 0 if there is none. */
   readonly right: number;
   /** Sizes of the groups of equal wrong answers, in any order. */
   readonly wrong: readonly number[];
 }
 
 /**
- * The chance that k of the n ≥ k answers, drawn without replacement and in random order, elect the right one: the mean of
- * the vote over all C(n, k) choices and their k! orders, exactly. In a random order each of t groups of equal size is the
- * first with chance 1/t, so a tie among t counts 1/t.
+ * The probability that k of the n ≥ k answers, drawn without replacement and in random order, elect the right one: the
+ * exact mean of the vote over all C(n, k) choices and their k! orders. In a random order, each of t groups of equal size
+ * is first with probability 1/t, so a tie among t counts 1/t.
  *
- * With X_g ~ Binomial(size of g, k/n), independent, the answers drawn per group are (X_g) given ΣX = k; the factors of k/n
- * cancel. So every term stays between 0 and 1 and nothing overflows.
+ * With X_g ~ Binomial(size of g, k/n), independent, the numbers drawn per group are (X_g) given ΣX = k; the factors of
+ * k/n cancel. So every term stays between 0 and 1 and nothing overflows.
  *
  * @throws RangeError unless 1 ≤ k ≤ n and the groups fit into n
  */
@@ -38,7 +38,7 @@ export function majAtK({ samples, right, wrong }: Votes, k: number): number {
   const drawn = (size: number) => binomial(size, share, logFactorial);
   let chance = 0;
   for (let most = 1; most <= Math.min(right, k); most++) {
-    // ways[t][j]: chance that the groups so far give j answers, none more than `most`, and t of them exactly that many.
+    // ways[t][j]: probability that the groups so far give j answers, none more than `most`, and t of them exactly `most`.
     let ways = [Float64Array.of(1)];
     let free = samples - voting;
     for (const size of wrong) {
@@ -53,7 +53,7 @@ export function majAtK({ samples, right, wrong }: Votes, k: number): number {
   return Math.min(1, chance / drawn(samples)[k]!);
 }
 
-/** `ways` with one group more, of which 0 to `most` answers are drawn with these chances; at most `room` in all. */
+/** `ways` with one more group, of which 0 to `most` answers are drawn with these probabilities; at most `room` in all. */
 function withGroup(
   ways: readonly Float64Array[],
   chances: readonly number[],
@@ -74,7 +74,7 @@ function withGroup(
   return next;
 }
 
-/** The binomial distribution of `size` draws at chance `share`: its chances of 0 to `size`. */
+/** The binomial distribution of `size` draws with probability `share`: the probabilities of 0 to `size`. */
 function binomial(size: number, share: number, logFactorial: readonly number[]): number[] {
   if (share === 1) return Array.from({ length: size + 1 }, (_, x) => (x === size ? 1 : 0));
   const [yes, no] = [Math.log(share), Math.log1p(-share)];

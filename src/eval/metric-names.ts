@@ -1,6 +1,6 @@
 /**
- * Which numbers an evaluation during training can have, known before the first: so that `metric_for_best_model` is judged
- * at the start, and not when an evaluation is over.
+ * Which metrics an evaluation during training can have, known before the first one, so that `metric_for_best_model` can
+ * be checked at the start rather than after an evaluation.
  */
 import { nearest } from "../config/nearest.ts";
 import { InputError } from "../errors.ts";
@@ -8,15 +8,15 @@ import { evaluationName } from "../run/best-checkpoint.ts";
 import { chosenKs } from "./report.ts";
 
 export interface EvaluationNames {
-  /** Of the reward functions; none where an evaluation asks for no rewards. */
+  /** Of the reward functions; none if an evaluation asks for no rewards. */
   readonly rewards: readonly string[];
-  /** Some function is the user's own, and may log what it likes. */
+  /** Some function is the user's own, and may log anything. */
   readonly logsMore: boolean;
-  /** Answers to a problem. */
+  /** Answers per problem. */
   readonly samples: number;
 }
 
-/** With their `eval_`; those of accuracy are there only where problems have golds. */
+/** With `eval_`; those of accuracy only if problems have gold answers. */
 function evaluationNames({ rewards, samples }: EvaluationNames): string[] {
   const atK = chosenKs(null, samples).filter((k) => k > 1);
   return [
@@ -28,8 +28,8 @@ function evaluationNames({ rewards, samples }: EvaluationNames): string[] {
 }
 
 /**
- * @param metric as it is set; null: not at all
- * @throws InputError where no evaluation can have it
+ * @param metric the setting's value; null: not set
+ * @throws InputError if no evaluation can have it
  */
 export function requireEvaluationName(metric: string | null, available: EvaluationNames): void {
   if (metric === null) return;

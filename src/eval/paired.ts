@@ -1,4 +1,4 @@
-/** Two evaluations of the same problems, as before and after training: the difference with what pairing them gives. */
+/** Compares two evaluations of the same problems, as before and after training, problem by problem. */
 import { Z_95 } from "./pass-at-k.ts";
 
 export interface PairedDifference {
@@ -7,7 +7,7 @@ export interface PairedDifference {
   /** 95 % interval. */
   readonly low: number;
   readonly high: number;
-  /** Problems that went better and worse. */
+  /** Problems that got better and worse. */
   readonly better: number;
   readonly worse: number;
   /** Exact two-sided McNemar (sign) test that better and worse are equally likely. */
@@ -16,11 +16,11 @@ export interface PairedDifference {
 
 /**
  * The interval is the adjusted Wald interval of matched proportions (Agresti and Min 2005, Statistics in Medicine 24): half
- * a pair is added to each of right-right, wrong-wrong, right-wrong and wrong-right, so that it has a width where no problem
- * changed. For values between 0 and 1 (several answers a problem) the same half pairs are added to the sums.
+ * a pair is added to each of right-right, wrong-wrong, right-wrong and wrong-right, so that it has a width even if no
+ * problem changed. For values between 0 and 1 (several answers per problem), the same half pairs are added to the sums.
  *
  * @param before, after one value in [0, 1] per problem, in the same order
- * @throws RangeError where the two have different lengths, or none
+ * @throws RangeError if the two have different lengths, or none
  */
 export function pairedDifference(before: readonly number[], after: readonly number[]): PairedDifference {
   const n = before.length;
@@ -44,7 +44,7 @@ export function pairedDifference(before: readonly number[], after: readonly numb
   };
 }
 
-/** Exact two-sided sign test: the chance of a split at least as uneven of a + b fair coins. */
+/** Exact two-sided sign test: the probability that a + b fair coins split at least as unevenly. */
 export function signTest(a: number, b: number): number {
   const n = a + b;
   let logWays = 0; // log C(n, i)

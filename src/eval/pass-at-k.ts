@@ -1,4 +1,4 @@
-/** pass@k over a set of problems, and the interval of any mean over problems. Grading the answers is done elsewhere. */
+/** pass@k over a set of problems, and the interval of any mean over problems. Does not grade answers. */
 
 /** z of a two-sided 95 % interval. */
 export const Z_95 = 1.959963984540054;
@@ -19,7 +19,7 @@ export interface ProblemCount {
 }
 
 /**
- * The chance that at least one of k answers is right, estimated without bias from n ≥ k answers of which c are:
+ * The probability that at least one of k answers is right, estimated without bias from n ≥ k answers of which c are:
  * 1 − C(n − c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1), as a product that cannot overflow.
  *
  * @throws RangeError unless 0 ≤ c ≤ n and 1 ≤ k ≤ n
@@ -38,10 +38,10 @@ export function passAtK({ samples, correct }: ProblemCount, k: number): number {
 }
 
 /**
- * The mean of pass@k over problems with its 95 % interval (`meanOverProblems`). For k = 1 of one answer each this is the
+ * The mean of pass@k over problems with its 95 % interval (`meanOverProblems`). For k = 1 and one answer each, this is the
  * accuracy with Wilson's interval.
  *
- * @throws RangeError where there are no problems, or a problem has fewer than k answers
+ * @throws RangeError if there are no problems, or a problem has fewer than k answers
  */
 export function meanPassAtK(problems: readonly ProblemCount[], k: number): Estimate {
   const values = problems.map((problem) => passAtK(problem, k));
@@ -50,12 +50,12 @@ export function meanPassAtK(problems: readonly ProblemCount[], k: number): Estim
 
 /**
  * The mean over problems of values in [0, 1], with Wilson's 95 % interval at the effective number of trials
- * n · p(1 − p) / s², s² being the variance between problems: what Korn and Graubard (1998, Survey Methodology 24) do for
- * shares whose trials are no plain coins. Where every value is 0 or 1 that is n itself, and the interval is the usual one
- * of a share. It is at least n and taken as at most n · answers, so that problems which happen to agree do not give an
- * interval without width.
+ * n · p(1 − p) / s², where s² is the variance between problems, as Korn and Graubard (1998, Survey Methodology 24) do
+ * for proportions whose trials are not independent. If every value is 0 or 1, that is n itself, and the interval is the
+ * usual one for a proportion. It is at least n and capped at n · answers, so that problems which happen to agree do not
+ * give an interval without width.
  *
- * @param values one per problem, the problems being the sample that the interval speaks of
+ * @param values one per problem; the interval treats the problems as the sample
  * @param answers answers sampled per problem
  * @throws RangeError without a value, or for one outside [0, 1]
  */
@@ -71,7 +71,7 @@ export function meanOverProblems(values: readonly number[], answers: number): Es
 }
 
 /**
- * A share and Wilson's score interval (1927) at 95 %: it stays within [0, 1], and has a width also at 0 and 1.
+ * A proportion and Wilson's score interval (1927) at 95 %: it stays within [0, 1], and has a width even at 0 and 1.
  *
  * @param successes 0 to n, fractions allowed
  * @param n trials, at least 1

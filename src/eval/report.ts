@@ -1,4 +1,4 @@
-/** The numbers of an evaluation as they are logged, written to results.json and printed. Computes no verdict itself. */
+/** The numbers of an evaluation as they are logged, written to results.json and printed. Judges nothing itself. */
 
 import type { Extraction } from "../answers/verify.ts";
 import { InputError } from "../errors.ts";
@@ -9,8 +9,8 @@ import { type Estimate, meanOverProblems, meanPassAtK } from "./pass-at-k.ts";
 import { intervalText, rewardLines, rewardResults, rewardValues } from "./rewards.ts";
 
 /**
- * k of pass@k and maj@k: as asked, else the powers of two up to the answers there are.
- * @throws InputError for a k beyond them
+ * k of pass@k and maj@k: as given, else the powers of two up to the number of answers.
+ * @throws InputError for a k beyond that
  */
 export function chosenKs(asked: readonly number[] | null, samples: number): number[] {
   const tooLarge = asked?.find((k) => k > samples);
@@ -26,7 +26,7 @@ export interface AtK {
   readonly maj: Estimate;
 }
 
-/** pass@k and maj@k over the problems with a gold; none without. */
+/** pass@k and maj@k over the problems with a gold answer; none without. */
 export function atEachK({ problems, votes }: Evaluation, ks: readonly number[], extraction: Extraction): AtK[] {
   const right = counts(problems, extraction === "strict" ? "strict" : "correct");
   if (right.length === 0) return [];
@@ -50,7 +50,7 @@ export interface TrainingEvaluation {
   readonly stop: readonly string[] | null;
 }
 
-/** One greedy answer a problem, or several at temperature 1, unless `eval_temperature` says otherwise. */
+/** One greedy answer per problem, or several at temperature 1, unless `eval_temperature` says otherwise. */
 export function trainingEvaluation(config: TrainingEvaluation): EvaluationSettings {
   const { verifier, seed, maxCompletionLength, evalNumGenerations: samples, evalTemperature, stop } = config;
   return {
@@ -62,7 +62,7 @@ export function trainingEvaluation(config: TrainingEvaluation): EvaluationSettin
 
 /**
  * The record of an evaluation for metrics.jsonl, without its step.
- * @param before an evaluation of the same problems before training, which the note compares with
+ * @param before an evaluation of the same problems before training, with which the note compares
  */
 export function evaluationMetrics(
   evaluation: Evaluation,
@@ -80,7 +80,7 @@ export function evaluationMetrics(
   const interval = [`${problems.length} problems`, judged ?? reward ?? "not scored"].join(", ");
   return {
     values: {
-      // What a reward function logs under a name of ours gives way to ours.
+      // Our metrics override what a reward function logs under the same name.
       ...Object.fromEntries(Object.entries(rewards?.logged ?? {}).map(([name, value]) => [`eval_${name}`, value])),
       ...(accuracy && strict ? { eval_accuracy: accuracy.value, eval_accuracy_strict: strict.value } : {}),
       ...Object.fromEntries(atK),
@@ -94,8 +94,8 @@ export function evaluationMetrics(
 }
 
 /**
- * Accuracy of two evaluations of the same problems, problem by problem (by each one's share of right answers).
- * @throws RangeError where the problems are not the same rows
+ * Compares two evaluations of the same problems, problem by problem (by each one's share of right answers).
+ * @throws RangeError if the problems are not the same rows
  */
 export function compared(
   before: Evaluation,
@@ -139,7 +139,7 @@ export function evaluationResults(evaluation: Evaluation, ks: readonly number[])
   };
 }
 
-/** The lines that `grpo eval` prints: lenient and strict side by side; k = 1 is the accuracy and not shown again. */
+/** The lines that `grpo eval` prints: lenient and strict side by side; k = 1 is the accuracy and is not repeated. */
 export function evaluationLines(evaluation: Evaluation, ks: readonly number[]): string[] {
   const { accuracy, strict, unparsed, rewards, meanLength, clipped, skipped, problems } = evaluation;
   const judged = judgedOf(problems).length;

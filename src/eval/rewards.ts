@@ -1,6 +1,6 @@
 /**
- * What reward functions say of an evaluation's answers: means over the answers that they scored, as TRL logs them
- * (`eval_reward`, `eval_rewards/NAME/mean`), with an interval over the problems. Scores nothing itself.
+ * The rewards of an evaluation's answers: means over the answers that were scored, as TRL logs them (`eval_reward`,
+ * `eval_rewards/NAME/mean`), with an interval over the problems. Scores nothing itself.
  */
 
 import { standardDeviation } from "../metrics/statistics.ts";
@@ -11,7 +11,7 @@ import { Z_95 } from "./pass-at-k.ts";
 /** Scores answers, those to one problem beside each other. */
 export type ScoreAnswers = (answers: readonly Answer[]) => Promise<RewardResult>;
 
-/** A mean without bounds; `low` and `high` are null where one problem alone was scored. */
+/** An unbounded mean; `low` and `high` are null if only one problem was scored. */
 export interface MeanEstimate {
   readonly value: number;
   readonly low: number | null;
@@ -21,7 +21,7 @@ export interface MeanEstimate {
 export interface RewardFigures {
   /** null: nothing was scored. */
   readonly mean: MeanEstimate | null;
-  /** Over all scored answers, Bessel-corrected; null of fewer than two. */
+  /** Over all scored answers, Bessel-corrected; null for fewer than two. */
   readonly std: number | null;
   /** Share of answers that were not scored. */
   readonly unscored: number;
@@ -35,7 +35,7 @@ export interface RewardSummary {
   readonly logged: Readonly<Record<string, number>>;
 }
 
-/** @param counts answers of each problem, in order; their sum is the number of answers */
+/** @param counts number of answers to each problem, in order */
 export function summarizeRewards(result: RewardResult, counts: readonly number[]): RewardSummary {
   const figures = (rewards: readonly (number | null)[]): RewardFigures => {
     const scored = rewards.filter((reward) => reward !== null);
@@ -53,11 +53,11 @@ export function summarizeRewards(result: RewardResult, counts: readonly number[]
 }
 
 /**
- * The mean over scored answers with its 95 % interval, the problems being what was sampled: answers to one problem are not
- * independent. With e_i the sum over problem i's scored answers of (reward − mean) and N scored answers of n problems, the
- * standard error is √(n ÷ (n − 1) · Σ e_i²) ÷ N (the ratio estimator under one-stage cluster sampling: Cochran 1977,
- * section 9A.1), and the interval takes Student's t with n − 1 degrees of freedom. For one answer a problem that is the
- * usual interval of a mean.
+ * The mean over scored answers with its 95 % interval. The problems are the sample, since answers to one problem are not
+ * independent. With e_i the sum over problem i's scored answers of (reward − mean), and N scored answers to n problems,
+ * the standard error is √(n ÷ (n − 1) · Σ e_i²) ÷ N (the ratio estimator under one-stage cluster sampling: Cochran 1977,
+ * section 9A.1), and the interval uses Student's t with n − 1 degrees of freedom. With one answer per problem, that is
+ * the usual interval of a mean.
  */
 export function clusteredMean(rewards: readonly (number | null)[], counts: readonly number[]): MeanEstimate | null {
   const scored = rewards.filter((reward) => reward !== null);
@@ -76,7 +76,7 @@ export function clusteredMean(rewards: readonly (number | null)[], counts: reado
   return { value, low: value - half, high: value + half };
 }
 
-/** The two-sided 95 % quantile of Student's t; from 3 on by the expansion in Abramowitz and Stegun 1964, 26.7.5. */
+/** The two-sided 95 % quantile of Student's t; from 3 degrees on by the expansion in Abramowitz and Stegun 1964, 26.7.5. */
 export function studentT95(degrees: number): number {
   if (degrees === 1) return 12.7062047361747;
   if (degrees === 2) return 4.30265272991;
@@ -91,7 +91,7 @@ export function studentT95(degrees: number): number {
   return terms.reduce((sum, term, power) => sum + term / degrees ** power, 0);
 }
 
-/** The metrics of a summary, under TRL's names without their `eval_`; what was not scored is left out. */
+/** The metrics of a summary, under TRL's names without `eval_`; those that were not scored are left out. */
 export function rewardValues(summary: RewardSummary | null): Record<string, number> {
   if (summary === null) return {};
   const { total, perFunction } = summary;
@@ -108,7 +108,7 @@ export function rewardValues(summary: RewardSummary | null): Record<string, numb
   return values;
 }
 
-/** For results.json: means with their intervals, and how much was not scored. */
+/** For results.json: means with their intervals, and the share that was not scored. */
 export function rewardResults({ total, perFunction, logged }: RewardSummary): Record<string, unknown> {
   return {
     ...logged,

@@ -1,6 +1,6 @@
 /**
- * Which answers to a problem are the same answer, for the majority vote (maj-at-k.ts). Equality is the verifier's, under
- * the extraction that found the answers, and is asked of the reward processes, as the answers are a model's output.
+ * Which answers to a problem are equal, for the majority vote (maj-at-k.ts). Equality is the verifier's, under the
+ * extraction that found the answers, and is computed in the reward processes, since the answers are model output.
  * Leaves out the vote itself.
  */
 
@@ -8,9 +8,9 @@ import type { Verdict } from "../answers/verify.ts";
 import type { Item } from "../rewards/pool/protocol.ts";
 import type { Votes } from "./maj-at-k.ts";
 
-/** One problem's answers as far as they were found. */
+/** The answers found to one problem. */
 export interface Ballot {
-  /** Per answer: what was found (null: nothing) and whether it equals the gold. */
+  /** Per response: the answer found (null: none) and whether it equals the gold answer. */
   readonly answers: readonly { readonly answer: string | null; readonly right: boolean }[];
   readonly verifier: "gsm8k" | "math";
 }
@@ -19,9 +19,9 @@ export interface Ballot {
 export type Judge = (items: readonly Item[]) => Promise<readonly Verdict[]>;
 
 /**
- * Counts the groups of equal answers of each problem. All answers that equal the gold are one group. Wrong ones are
- * grouped by their text first; then each group that is left takes in those that the verifier calls equal to it, beginning
- * with the one whose first answer came first. All problems are asked about together, a round per group.
+ * Counts the groups of equal answers to each problem. All answers that equal the gold answer are one group. Wrong ones
+ * are first grouped by their text; then each remaining group absorbs those that the verifier calls equal to it, starting
+ * with the one whose first answer came first. All problems are processed together, one round per group.
  */
 export async function countVotes(ballots: readonly Ballot[], judge: Judge): Promise<Votes[]> {
   const groups = ballots.map(() => [] as number[]);
@@ -56,7 +56,7 @@ interface WrongText {
   count: number;
 }
 
-/** The different texts of wrong answers with their numbers, in the order in which each came first. */
+/** The different texts of wrong answers with their counts, in order of first occurrence. */
 function wrongTexts({ answers }: Ballot): WrongText[] {
   const texts = new Map<string, WrongText>();
   for (const { answer, right } of answers) {

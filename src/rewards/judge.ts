@@ -1,6 +1,6 @@
 /**
- * Whether each completion of a batch answers its row's gold, asked of the verifiers in the reward processes. What the
- * verdict is worth is the caller's business: a reward of its own, or what a reward by length turns on.
+ * Asks the verifiers in the reward processes whether each completion of a batch matches its row's gold answer. Leaves
+ * to the caller what the verdict is used for: as a reward, or as input to a reward by length.
  */
 
 import { isMathematical } from "../answers/mathematical.ts";
@@ -10,7 +10,7 @@ import { RunError } from "../errors.ts";
 import type { Connection } from "./pool/connection.ts";
 import type { Item } from "./pool/protocol.ts";
 
-/** By completion; null where there is no gold, or under TRL's names none that can be parsed. */
+/** By completion; null without a gold answer, or under TRL's names without one that can be parsed. */
 export interface Judgement {
   /** Under lenient extraction. */
   readonly rewards: readonly (0 | 1 | null)[];
@@ -23,14 +23,14 @@ const UNPARSED: Verdict = { reward: 0, answer: null, reason: "unparsed" };
 
 const END_OF_THOUGHT = "</think>";
 
-/** What is judged of a completion; undefined: there is no answer in it. */
+/** The part of a completion that is judged; undefined: it contains no answer. */
 function answerPart(verifier: VerifierReward, completion: string): string | undefined {
   if (verifier !== "reasoning_accuracy") return completion;
   const end = completion.lastIndexOf(END_OF_THOUGHT);
   return end < 0 ? undefined : completion.slice(end + END_OF_THOUGHT.length);
 }
 
-/** An answer that cannot be judged in time is wrong, for the reason "timeout". */
+/** An answer that cannot be judged in time is wrong, with the reason "timeout". */
 export async function judge(
   connection: Connection,
   verifier: VerifierReward,
@@ -62,7 +62,7 @@ export async function judge(
   };
 }
 
-/** Per item its verdicts, one per extraction, or none where it could not be finished. */
+/** The verdicts of each item, one per extraction, or none if it could not be finished. */
 export async function verdicts(
   connection: Connection,
   items: readonly Item[],

@@ -1,6 +1,6 @@
 /**
- * What scoring a batch gives: per function its rewards and what went wrong, the weighted sum, and the lines to show.
- * Results of several batches become one here.
+ * The result of scoring a batch: each function's rewards and failures, the weighted sum, and the warnings to print.
+ * Merges the results of several batches into one.
  */
 
 import type { Reason } from "../answers/verify.ts";
@@ -11,17 +11,17 @@ export interface FunctionResult {
   readonly name: string;
   /** Null: not scored. */
   readonly rewards: readonly (number | null)[];
-  /** Verifiers: the reward under strict extraction (null where there is no gold). */
+  /** Verifiers: the reward under strict extraction (null if there is no gold). */
   readonly strict?: readonly (0 | 1 | null)[];
-  /** Verifiers: why, per completion (null where there is no gold). */
+  /** Verifiers: why, per completion (null if there is no gold). */
   readonly reasons?: readonly (Reason | null)[];
   /** Completions in which no answer was found. */
   readonly unparsed: number;
   /** Completions stopped at the deadline, at the memory limit, or with their process. */
   readonly timeouts: number;
-  /** What went wrong, an entry per kind; absent where nothing did. */
+  /** What went wrong, one entry per kind; absent if nothing did. */
   readonly mishaps?: readonly Mishap[];
-  /** What the function logged beside its rewards; absent where it did not. */
+  /** What the function logged beside its rewards; absent if nothing. */
   readonly logs?: Logs;
 }
 
@@ -32,17 +32,17 @@ export interface Mishap {
   /** What it means for the completions concerned. */
   readonly cost: string;
   readonly count: number;
-  /** The first one: its index in the batch, and its row in the data set where that is known. */
+  /** The first one: its index in the batch, and its row in the dataset if known. */
   readonly first: { readonly index: number; readonly row: number | null };
 }
 
 export interface RewardResult {
   readonly perFunction: readonly FunctionResult[];
-  /** The weighted sum of the rewards that are not null; null where all are. */
+  /** The weighted sum of the rewards that are not null; null if all are. */
   readonly total: readonly (number | null)[];
-  /** The reasons of the first verifier; null where there is none, or no gold. */
+  /** The reasons of the first verifier; null if there is none, or no gold. */
   readonly reasons: readonly (Reason | null)[];
-  /** One line per function and kind of failure, to be shown. */
+  /** One line per function and kind of failure. */
   readonly warnings: readonly string[];
 }
 
@@ -76,7 +76,7 @@ export function resultOf(
 
 /**
  * Results of batches that one pool scored → the result of all their completions, in the order given. A kind of failure
- * that several batches had is told once, with its count over all of them.
+ * in several batches is reported once, with its total count.
  */
 export function joinResults(results: readonly RewardResult[]): RewardResult {
   const names = results[0]?.perFunction.map(({ name }) => name) ?? [];
@@ -118,7 +118,7 @@ export function joinResults(results: readonly RewardResult[]): RewardResult {
   };
 }
 
-/** The logs of calls on so many completions each → those of all, in order; undefined where there are none. */
+/** The logs of several calls, with their numbers of completions → the logs of all, in order; undefined if there are none. */
 export function joinLogs(
   parts: readonly { readonly logs: Logs | undefined; readonly count: number }[],
 ): Logs | undefined {
@@ -144,7 +144,7 @@ export function loggedMetrics({ perFunction }: RewardResult): Record<string, num
   return Object.fromEntries([...values].map(([name, all]) => [name, all.reduce((a, b) => a + b, 0) / all.length]));
 }
 
-/** The columns that functions added, by completion; null: none added one. */
+/** The columns that functions added, by completion; null if none did. */
 export function loggedColumns({ perFunction, total }: RewardResult): Record<string, unknown>[] | null {
   const columns = perFunction.flatMap(({ logs }) => Object.entries(logs?.extra ?? {}));
   if (columns.length === 0) return null;
@@ -165,6 +165,6 @@ function warningsOf(perFunction: readonly FunctionResult[]): string[] {
   );
 }
 
-/** Where a completion stands, for a reader: the row as `data info` counts it, from 0; the completion from 1. */
+/** The position of a completion, for messages: the row counted from 0, as by `data info`; the completion from 1. */
 export const place = (index: number, row: number | null): string =>
   `${row === null ? "" : `row ${row}, `}completion ${index + 1}`;

@@ -1,6 +1,6 @@
 /**
- * What a name in `reward_funcs` stands for: a built-in reward, a module with a reward function, or a reward model. Says
- * so by the name and by what lies on the disk; loads nothing.
+ * What a name in `reward_funcs` stands for: a built-in reward, a module with a reward function, or a reward model.
+ * Decided by the name and the files on the disk; loads nothing.
  */
 import { existsSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -9,13 +9,13 @@ import { type BuiltInReward, builtInRewards, ownRewardName, textRewards } from "
 import { InputError } from "../errors.ts";
 
 /**
- * A built-in reward by its name ("auto": gsm8k for the golds that are numbers, math for the others), the `path` of a
+ * A built-in reward by its name ("auto": gsm8k for gold answers that are numbers, math for the others), the `path` of a
  * module with a reward function, or a reward `model`: a folder or hub id, scored by the caller (`RewardPool.score`).
  */
 export type RewardSpec = BuiltInReward | { readonly path: string } | { readonly model: string };
 
 const moduleFile = /\.[cm]?[jt]sx?$/i;
-/** Files that no hub id ends in. */
+/** Endings that no hub id has. */
 const otherFile = /\.(?:py|json|jsonl|toml|ya?ml|txt|md|arrow|parquet|safetensors|gguf|bin|so)$/i;
 /** `owner/name`, as the hub spells them. A plain `name` is more likely a mistyped built-in. */
 const hubId = /^\w[\w.-]*\/\w[\w.-]*$/;
@@ -24,8 +24,8 @@ const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: fal
 const isBuiltIn = (name: string): name is BuiltInReward => (builtInRewards as readonly string[]).includes(name);
 
 /**
- * @param given an entry of `reward_funcs`; a built-in goes before a folder of the same name (write `./math` for that)
- * @throws InputError for what is none of the three, with the nearest built-in
+ * @param given an entry of `reward_funcs`; a built-in takes precedence over a folder of the same name (write `./math`)
+ * @throws InputError for anything else, with the nearest built-in
  */
 export function parseRewardSpec(given: string): RewardSpec {
   const name = ownRewardName(given);
@@ -52,15 +52,15 @@ export function parseRewardSpec(given: string): RewardSpec {
   );
 }
 
-/** Whether the reward is a module of the user's. */
+/** Whether the reward is a user's module. */
 export const isModule = (spec: RewardSpec): spec is { readonly path: string } =>
   typeof spec === "object" && "path" in spec;
 
-/** Whether the reward needs to know the right answer; without any gold in the data set it would score nothing. */
+/** Whether the reward needs to know the right answer; without any gold answer in the dataset it would score nothing. */
 export const needsGold = (spec: RewardSpec): boolean =>
   typeof spec === "string" && !(textRewards as readonly string[]).includes(spec);
 
-/** As metrics, weights and `dynamic_sampling_reward` name it: the built-in's name, the file's or the model's last part. */
+/** The name in metrics and in `dynamic_sampling_reward`: the built-in's, or the last part of the file's or the model's. */
 export function rewardNames(specs: readonly RewardSpec[]): string[] {
   const taken = new Set<string>();
   return specs.map((spec) => {

@@ -1,7 +1,7 @@
 /**
- * Takes the added tokens (`<|im_end|>`) out of a text before the rest is normalized and split, by the rules of the
- * original tokenizers: the leftmost and longest, whole words where a token asks for it, with the white space around
- * where it asks for that. The library takes JavaScript's white space and knows no whole words.
+ * Splits the added tokens (`<|im_end|>`) off a text before the rest is normalized and split, by the rules of the original
+ * tokenizers: leftmost and longest first, only whole words if a token says so, with surrounding white space if it says
+ * so. The library uses JavaScript's white space and does not support whole words.
  */
 import { isSpaceAt, wordCharacter } from "./unicode.ts";
 
@@ -18,7 +18,7 @@ export interface AddedToken {
 export interface Section {
   readonly text: string;
   readonly token: AddedToken | null;
-  /** Where it begins in the text that was split. */
+  /** Where it begins in the original text. */
   readonly at: number;
 }
 
@@ -27,7 +27,7 @@ const endsWithWord = new RegExp(`${wordCharacter}$`, "u");
 
 /** @param tokens by the text that stands for each */
 export function addedTokenSplitter(tokens: ReadonlyMap<string, AddedToken>): (text: string) => Section[] {
-  // Of alternatives the first counts, so the longest goes first.
+  // The first alternative wins, so the longest comes first.
   const contents = [...tokens.keys()].filter((content) => content !== "").sort((a, b) => b.length - a.length);
   if (contents.length === 0) return (text) => (text === "" ? [] : [{ text, token: null, at: 0 }]);
   const literal = (content: string) => content.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&");

@@ -1,6 +1,6 @@
 /**
- * A model's chat template: where it is found, and what transformers' `apply_chat_template` makes of messages before it
- * renders them. Rendering itself is `jinja/`.
+ * A model's chat template: where it is found, and how transformers' `apply_chat_template` prepares messages for it.
+ * `jinja/` renders it.
  */
 import { existsSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ import { ChatTemplateProgram, TemplateFault, TemplateRefusal } from "./jinja/env
 
 export interface ChatTemplate {
   /**
-   * @throws InputError where the template has an error, or refuses the messages (roles that do not alternate, say)
+   * @throws InputError if the template has an error or refuses the messages (for example, roles that do not alternate)
    */
   render(messages: readonly Message[], options: RenderOptions): string;
 }
@@ -24,15 +24,15 @@ export interface RenderOptions {
   readonly kwargs?: Readonly<Record<string, unknown>>;
 }
 
-/** Set from elsewhere, so a setting of that name would be a mistake. */
+/** Set by the program, so a setting of that name would be a mistake. */
 const reserved = ["messages", "add_generation_prompt"];
 
 /**
- * The template of a model folder: `chat_template.jinja`, else `chat_template` of tokenizer_config.json (a string, or a
- * list of named ones, of which "default" counts).
+ * The template of a model folder: `chat_template.jinja`, else `chat_template` in tokenizer_config.json (a string, or a
+ * list of named ones, from which "default" is used).
  *
- * @param specialTokens `bos_token` and the like by name, as templates use them
- * @returns null where the model has none
+ * @param specialTokens `bos_token` and the like by name, for templates
+ * @returns null if the model has none
  */
 export function loadChatTemplate(
   folder: string,
@@ -62,14 +62,14 @@ function findTemplate(folder: string, tokenizerConfig: Readonly<Record<string, u
   return { source: named.template, where };
 }
 
-/** Text that has a tag is a template; a path has none. */
+/** Text with a tag is a template; a path has no tags. */
 const tag = /\{[{%#]/;
 
 /**
- * What the setting `chat_template` names: a template's file, a model's folder, or the template itself.
+ * Reads the setting `chat_template`: a template's file, a model's folder, or the template itself.
  *
- * @returns its text, which is a template; null for null
- * @throws InputError where it is none of the three, or the template has an error
+ * @returns the template's text; null for null
+ * @throws InputError if it is none of the three, or the template has an error
  */
 export function readChatTemplate(given: string | null): string | null {
   if (given === null) return null;
@@ -113,7 +113,7 @@ export function chatTemplateOf(
         program ??= new ChatTemplateProgram(source);
         return program.render({
           ...specialTokens,
-          // Given but empty, as in transformers: templates ask whether they are `defined` and `none`.
+          // Defined but None, as in transformers: templates test for both.
           tools: null,
           documents: null,
           ...kwargs,
@@ -130,10 +130,10 @@ export function chatTemplateOf(
   };
 }
 
-/** Names of a message's reasoning, the first the one that templates read. */
+/** Names of a message's reasoning; templates read the first. */
 const reasoningFields = ["reasoning_content", "thinking", "reasoning"];
 
-/** As transformers 5 gives a message to a template: without what is null, and its reasoning under the usual names too. */
+/** A message as transformers 5 passes it to a template: without nulls, and with its reasoning under the usual names. */
 function normalized(message: Message): Record<string, unknown> {
   const given = Object.fromEntries(
     Object.entries(message).filter(([, value]) => value !== null && value !== undefined),

@@ -1,28 +1,29 @@
 /**
- * Token ids → text, whole or as they come. The byte-level vocabularies that nearly all models have are decoded here, by
- * their bytes; the others (Metaspace, byte fallback, WordPiece) by the library's decoder, over a window of the last tokens.
+ * Token ids → text, all at once or as they come. Byte-level vocabularies, which nearly all models have, are decoded here
+ * by their bytes; the others (Metaspace, byte fallback, WordPiece) by the library's decoder, over a window of the last
+ * tokens.
  */
 
-/** What decoding needs of a vocabulary. Special tokens that are to be skipped are taken out before. */
+/** What decoding needs from a vocabulary. Special tokens to be skipped are removed before. */
 export interface Decoder {
   decode(ids: readonly number[]): string;
   incremental(): IncrementalDecoder;
 }
 
-/** Text as tokens come: what `push` and `end` return, joined, is what decoding all ids at once gives. */
+/** Text as tokens come: the results of `push` and `end`, joined, equal decoding all ids at once. */
 export interface IncrementalDecoder {
-  /** @returns text that is settled now, "" while it depends on what follows */
+  /** @returns text that is final now; "" while it depends on what follows */
   push(id: number): string;
   /**
-   * @returns what `end` would add now, without characters that are not whole: text that the next token may still change.
-   * Costs a look at what is not settled, never at the whole text.
+   * @returns what `end` would add now, without incomplete characters: text that the next token may still change. Looks
+   * only at text that is not final, never at the whole text.
    */
   pending(): string;
   /** @returns the rest */
   end(): string;
 }
 
-/** The characters that GPT-2's byte-level alphabet writes bytes as: printable ones as themselves, others from U+0100. */
+/** GPT-2's byte-level alphabet: printable bytes stand for themselves, the others for U+0100 and on. */
 export function byteAlphabet(): Map<string, number> {
   const isPrintable = (byte: number) =>
     (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || (byte >= 0xae && byte <= 0xff);
@@ -35,9 +36,9 @@ export function byteAlphabet(): Map<string, number> {
 const utf8 = { ignoreBOM: true } as const;
 
 /**
- * For a vocabulary in the byte-level alphabet. Bytes that are no UTF-8 become U+FFFD.
+ * For a vocabulary in the byte-level alphabet. Invalid UTF-8 becomes U+FFFD.
  *
- * @param tokenOf a token as the vocabulary spells it; undefined for an id without one, which decodes to nothing
+ * @param tokenOf a token in the vocabulary's spelling; undefined for an id without one, which decodes to nothing
  */
 export function byteLevelDecoder(tokenOf: (id: number) => string | undefined): Decoder {
   const alphabet = byteAlphabet();
@@ -47,7 +48,7 @@ export function byteLevelDecoder(tokenOf: (id: number) => string | undefined): D
     if (cached !== undefined) return cached;
     const token = tokenOf(id) ?? "";
     const bytes = Array.from(token, (character) => alphabet.get(character));
-    // An added token may have characters outside the alphabet; it stands for itself then.
+    // An added token may have characters outside the alphabet; it then stands for itself.
     const result = bytes.includes(undefined) ? new TextEncoder().encode(token) : Uint8Array.from(bytes as number[]);
     known[id] = result;
     return result;
@@ -67,7 +68,7 @@ export function byteLevelDecoder(tokenOf: (id: number) => string | undefined): D
       const decoder = new TextDecoder("utf-8", utf8);
       return {
         push: (id) => decoder.decode(bytesOf(id), { stream: true }),
-        pending: () => "", // only bytes of a character that is not whole
+        pending: () => "", // only bytes of an incomplete character
         end: () => decoder.decode(),
       };
     },
@@ -87,10 +88,10 @@ const spacings: readonly (readonly [string, string])[] = [
   [" 've", "'ve"],
   [" 're", "'re"],
 ];
-/** Text this far from the end can still change when more comes: the replacements in a row reach no further. */
+/** Text this close to the end can still change when more comes: consecutive replacements reach no further. */
 const spacingReach = 12;
 
-/** The text of a run of byte tokens so far; "" from a byte on that makes it no UTF-8: each of its bytes is U+FFFD then. */
+/** The text of a run of byte tokens so far; "" once a byte makes it invalid UTF-8, for then each byte is U+FFFD. */
 function byteRun() {
   const decoder = new TextDecoder("utf-8", { ...utf8, fatal: true });
   let broken = false;
@@ -119,8 +120,8 @@ function cleanUpSpaces(text: string): string {
 /**
  * For any other vocabulary.
  *
- * @param decode ids → text by the vocabulary's own rules, where a token's text may depend on its neighbours
- * @param byteOf the byte of a character that a token stands for, whose text is known when the run of them ends; else null
+ * @param decode ids → text by the vocabulary's own rules, by which a token's text may depend on its neighbours
+ * @param byteOf the byte that a byte token stands for, whose text is known when the run of them ends; else null
  * @param cleanUp whether transformers joins punctuation in this model's text
  */
 export function windowedDecoder(
@@ -136,11 +137,11 @@ export function windowedDecoder(
       const ids: number[] = [];
       let raw = "";
       let emitted = 0;
-      // Tokens from `start` to `read` are text already; they stay in the window since they shape what follows.
+      // Tokens from `start` to `read` are already text; they stay in the window because they affect what follows.
       let start = 0;
       let read = 0;
       let run: ReturnType<typeof byteRun> | null = null;
-      let unsettled = ""; // behind `raw`
+      let unsettled = ""; // after `raw`
       return {
         push(id) {
           ids.push(id);
@@ -154,7 +155,7 @@ export function windowedDecoder(
           run = null;
           const before = decode(ids.slice(start, read));
           const now = decode(ids.slice(start));
-          // A character whose bytes are not all there yet.
+          // A character whose bytes have not all come yet.
           if (now.endsWith("\ufffd")) {
             unsettled = now.slice(before.length).replace(/\ufffd+$/, "");
             return "";

@@ -1,16 +1,16 @@
 /**
- * Python's `strftime` of local time in its C locale, as on Linux, which chat templates rely on for today's date: glibc's
- * codes, its flags (`%-d`, `%_d`, `%^a`) and Python's `%f`. A time without a zone has neither `%Z` nor `%z`.
+ * Python's `strftime` for local time in the C locale on Linux, which chat templates use for today's date: glibc's codes,
+ * its flags (`%-d`, `%_d`, `%^a`) and Python's `%f`. `%Z` and `%z` are empty, since the time has no zone.
  */
 
 const months = "January February March April May June July August September October November December".split(" ");
 const days = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday".split(" ");
 const DAY = 86_400_000;
 
-/** A number with its width, and what fills it where no flag says otherwise. */
+/** A number with its width, and its padding unless a flag says otherwise. */
 type Field = readonly [value: number, width: number, fill: "0" | " "] | string;
 
-/** Days since the year began, from 0; through UTC, so that a change to summer time does not shorten the count. */
+/** Days since the start of the year, from 0; in UTC, so that daylight saving time does not shorten the count. */
 function dayOfYear(date: Date): number {
   const year = date.getFullYear();
   return (Date.UTC(year, date.getMonth(), date.getDate()) - Date.UTC(year, 0, 1)) / DAY;
@@ -58,7 +58,7 @@ const codes: Readonly<Record<string, (date: Date) => Field>> = {
   t: () => "\t",
   T: (date) => formatDate(date, "%H:%M:%S"),
   u: (date) => [date.getDay() || 7, 1, "0"],
-  // Weeks that begin on Sunday, on Monday; before the first of them is week 0.
+  // Weeks that begin on Sunday, on Monday; days before the first are week 0.
   U: (date) => two(Math.floor((dayOfYear(date) + 7 - date.getDay()) / 7)),
   V: (date) => two(isoWeek(date).week),
   w: (date) => [date.getDay(), 1, "0"],
@@ -72,7 +72,7 @@ const codes: Readonly<Record<string, (date: Date) => Field>> = {
   "%": () => "%",
 };
 
-/** Codes that are none stay as they are, as in glibc. */
+/** Unknown codes stay unchanged, as in glibc. */
 export function formatDate(date: Date, format: string): string {
   return format.replace(/%([-_0^]?)[EO]?([a-zA-Z%])/g, (whole, flag: string, letter: string) => {
     const field = Object.hasOwn(codes, letter) ? codes[letter]!(date) : whole;

@@ -1,7 +1,7 @@
 /**
- * Opens `@huggingface/tokenizers` on a tokenizer.json so that it gives the ids and texts that transformers 5 gives: adds
- * the special tokens that only tokenizer_config.json names, corrects where the library departs from the original, and
- * refuses by name what it would silently do otherwise.
+ * Opens `@huggingface/tokenizers` on a tokenizer.json so that it gives the same ids and texts as transformers 5: adds the
+ * special tokens that only tokenizer_config.json names, corrects the library's deviations from the original, and refuses
+ * by name what it would silently do differently.
  */
 import { ByteFallbackDecoder, SequenceDecoder, Tokenizer } from "@huggingface/tokenizers";
 import { isObject } from "../config/json-file.ts";
@@ -16,7 +16,7 @@ type Json = Record<string, unknown>;
  * @param config tokenizer_config.json
  * @param specialTokens the tokens it names (`<s>`, `</s>`, …)
  * @param path tokenizer.json's path, for messages
- * @throws InputError where the file is torn or of a kind that is not supported
+ * @throws InputError if the file is incomplete or of an unsupported kind
  */
 export function openLibrary(json: Json, config: Json, specialTokens: readonly string[], path: string): Tokenizer {
   const { model, added_tokens: added = [] } = json;
@@ -59,12 +59,12 @@ export function openLibrary(json: Json, config: Json, specialTokens: readonly st
   }
 }
 
-/** The library's own step from text to tokens, which it does not show. */
+/** The library's own step from text to tokens, which is private. */
 interface Inner {
   encode_text(text: string | null): string[] | null;
 }
 
-/** Has the library take out added tokens as the original does. */
+/** Makes the library split off added tokens as the original does. */
 function mendAddedTokens(library: Tokenizer): void {
   const plain = new Map<string, AddedToken>();
   const normalized = new Map<string, AddedToken>();
@@ -73,7 +73,7 @@ function mendAddedTokens(library: Tokenizer): void {
     if (token.normalized)
       normalized.set(normalizer === null ? token.content : normalizer.normalize(token.content), token);
     else plain.set(token.content, token);
-  // The library takes a word for the token that is spelled like it; here it was found to be part of a longer one.
+  // The library would take such a word for the token with the same spelling, though it is part of a longer word.
   for (const token of [...plain.values(), ...normalized.values()])
     if (token.single_word) model?.tokens_to_ids.delete(token.content);
   const splitPlain = addedTokenSplitter(plain);
@@ -83,7 +83,7 @@ function mendAddedTokens(library: Tokenizer): void {
       if (outer.token !== null) return [outer.token.content];
       return splitNormalized(normalizer === null ? outer.text : normalizer.normalize(outer.text)).flatMap((inner) => {
         if (inner.token !== null) return [inner.token.content];
-        // Some vocabularies put a space before the text's first word only.
+        // Some vocabularies put a space only before the text's first word.
         const options = { section_index: outer.at + inner.at };
         const words = preTokenizer === null ? [inner.text] : preTokenizer.pre_tokenize(inner.text, options);
         return model === null ? words : (model as unknown as (words: string[]) => string[])(words);
@@ -97,7 +97,7 @@ export function fallbackByte(token: string): number | null {
   return /^<0x[0-9A-Fa-f]{2}>$/.test(token) ? Number.parseInt(token.slice(3, 5), 16) : null;
 }
 
-/** A run of byte tokens that is not UTF-8 as a whole becomes one U+FFFD a byte; the library decodes its valid parts. */
+/** A run of byte tokens that is not valid UTF-8 becomes one U+FFFD per byte; the library decodes its valid parts. */
 class WholeRunByteFallback extends ByteFallbackDecoder {
   override decode_chain(tokens: string[]): string[] {
     const texts: string[] = [];

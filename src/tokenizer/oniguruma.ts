@@ -1,7 +1,7 @@
 /**
- * Rewrites what `@huggingface/tokenizers` does not read of a regular expression in Oniguruma's notation, which
- * tokenizer.json has: possessive quantifiers and atomic groups (it lets them go back), `(?i)` without a colon, `\R`, and
- * the two letters beyond ASCII that are s and k in another case. The library does the rest.
+ * Rewrites the parts of Oniguruma's regular expressions, as in tokenizer.json, that `@huggingface/tokenizers` does not
+ * support: possessive quantifiers and atomic groups (it lets them backtrack), `(?i)` without a colon, `\R`, and the two
+ * non-ASCII letters that are s and k in another case. The library does the rest.
  */
 
 /** Characters that go no further than the letter they stand for. */
@@ -19,7 +19,7 @@ export function rewriteOniguruma(source: string): string {
     if (found !== null) at += found.length;
     return found;
   };
-  /** Matched as a whole or not at all: found by looking ahead, then taken as it was found. */
+  /** Matched as a whole or not at all: captured in a lookahead, then matched by a back reference. */
   const atomic = (inner: string): string => {
     // Digits only, since the library folds letters, in names too.
     const name = `_${atomics++}`;
@@ -31,7 +31,7 @@ export function rewriteOniguruma(source: string): string {
     while (at < source.length && source[at] !== ")") {
       if (source.startsWith("(?i)", at)) {
         at += 4;
-        // It holds to the end of the group, alternatives included.
+        // It applies up to the end of the group, alternatives included.
         return `${text}(?i:${alternatives(true)})`;
       }
       text += source[at] === "|" ? source[at++] : quantified(isFolded);

@@ -1,7 +1,7 @@
 /**
- * Splitting and normalizing as the original tokenizers do, where `@huggingface/tokenizers` departs: white space and
- * words are Rust's, `Split` has all its behaviors, lower case goes character by character. What a tokenizer.json names is
- * first rewritten to kinds that agree; the opened library's own steps are then set right.
+ * Splitting and normalizing as the original tokenizers do, where `@huggingface/tokenizers` deviates: white space and words
+ * are Rust's, `Split` has all its behaviors, lower case works character by character. The steps in a tokenizer.json are
+ * first rewritten to kinds on which both agree; then the opened library's own steps are corrected.
  */
 import type { Tokenizer } from "@huggingface/tokenizers";
 import { isObject } from "../config/json-file.ts";
@@ -19,7 +19,7 @@ function split(regex: string, behavior: unknown, invert = false): Json {
 }
 
 /**
- * A pre-tokenizer of tokenizer.json, in kinds that the library and the original read alike.
+ * A pre-tokenizer of tokenizer.json, in kinds that the library and the original treat alike.
  *
  * @param path tokenizer.json's path, for messages
  */
@@ -83,7 +83,7 @@ interface Step {
   normalize?(text: string): string;
 }
 
-/** Sets right what an opened library splits and normalizes with. */
+/** Corrects how an opened library splits and normalizes. */
 export function mendSteps(library: Tokenizer): void {
   mendPreTokenizer(library.pre_tokenizer as unknown as Step | null);
   mendNormalizer(library.normalizer as unknown as Step | null);
@@ -104,7 +104,7 @@ function mendPreTokenizer(step: Step | null): void {
     );
 }
 
-/** `Split`: matches and what lies between, put together as the behavior says. */
+/** `Split`: matches and the text between them, combined as the behavior says. */
 function pieces(text: string, pattern: RegExp, invert: boolean, behavior: string): string[] {
   const parts: { text: string; isMatch: boolean }[] = [];
   let end = 0;
@@ -122,7 +122,7 @@ function pieces(text: string, pattern: RegExp, invert: boolean, behavior: string
   const joined: { text: string; isMatch: boolean }[] = [];
   for (const part of behavior === "MergedWithNext" ? parts.reverse() : parts) {
     const last = joined.at(-1);
-    // A match joins the piece beside it, unless that is a match itself; equals join where they are to be contiguous.
+    // A match joins the piece beside it, unless that is itself a match; with "contiguous", adjacent matches join.
     const joins =
       last !== undefined && (behavior === "Contiguous" ? last.isMatch === part.isMatch : part.isMatch && !last.isMatch);
     if (!joins) joined.push({ ...part });
@@ -141,7 +141,7 @@ function mendNormalizer(step: Step | null): void {
   const { config, pattern } = step;
   if (config?.type === "Strip")
     step.normalize = (text) => stripped(text, config.strip_left === true, config.strip_right === true);
-  // A Greek sigma at a word's end stays σ.
+  // A Greek sigma at the end of a word stays σ.
   if (config?.type === "Lowercase") step.normalize = (text) => Array.from(text, (c) => c.toLowerCase()).join("");
   if (config?.type === "Replace" && (pattern instanceof RegExp || typeof pattern === "string"))
     step.normalize = (text) => text.replaceAll(pattern, () => String(config.content ?? ""));

@@ -1,10 +1,10 @@
 /**
- * Stop strings: a completion ends with the token that makes its text contain one, wherever the borders of the tokens lie.
+ * Stop strings: a completion ends with the token that makes its text contain one, wherever the token boundaries are.
  * The rule is that of transformers' `stop_strings`: the string may begin and end within tokens, and the token that
- * completes it stays, with whatever it holds behind it. The text is the completion's alone, special tokens as they are
- * spelled, so a stop string cannot begin in the prompt.
+ * completes it is kept, with anything after the string in it. Only the completion's text counts, with special tokens as
+ * they are spelled, so a stop string cannot begin in the prompt.
  *
- * Text is decoded as tokens come, and of it only as much is kept as a stop string can still begin in: a token costs the
+ * Text is decoded as tokens come, and only the part in which a stop string can still begin is kept, so a token costs the
  * same however long the completion is.
  */
 import type { IncrementalDecoder } from "./decoder.ts";
@@ -17,7 +17,7 @@ export interface StopMatcher {
 
 /**
  * @param strings at least one, none empty
- * @param decoder makes a decoder that shows special tokens, for a completion of its own
+ * @param decoder makes a decoder for one completion, which shows special tokens
  * @returns makes the matcher of one completion
  */
 export function stopMatchers(strings: readonly string[], decoder: () => IncrementalDecoder): () => StopMatcher {
@@ -25,7 +25,7 @@ export function stopMatchers(strings: readonly string[], decoder: () => Incremen
   const reach = Math.max(...strings.map((text) => text.length)) - 1;
   return () => {
     const incremental = decoder();
-    let tail = ""; // the end of the settled text, in which a stop string may have begun
+    let tail = ""; // the end of the final text, in which a stop string may have begun
     return {
       push(id) {
         const settled = tail + incremental.push(id);

@@ -5,10 +5,10 @@ import { InputError } from "../errors.ts";
 import { isThere } from "../files/paths.ts";
 
 /**
- * @param modelConfig config.json's object, {} where there is none
+ * @param modelConfig config.json's object, {} if there is none
  * @param ofTokenizer the id of the tokenizer's eos_token
- * @returns ascending ids, each once; empty where nothing names any
- * @throws InputError where a file holds something else than ids
+ * @returns ascending ids, each once; empty if nothing names any
+ * @throws InputError if a file holds anything but ids
  */
 export function readStopTokens(
   folder: string,

@@ -1,7 +1,7 @@
 /**
- * Text ↔ token ids of a model folder, by its tokenizer.json: prompts with the chat template, the ids that end a
- * completion, decoding. Tokenizing itself is `@huggingface/tokenizers`, by way of `library.ts`. Leaves out tokenizers
- * without tokenizer.json, pairs of texts, padding and truncation.
+ * Text ↔ token ids for a model folder, by its tokenizer.json: prompts with the chat template, the ids that end a
+ * completion, decoding. `@huggingface/tokenizers` tokenizes, through `library.ts`. Leaves out tokenizers without
+ * tokenizer.json, pairs of texts, padding and truncation.
  */
 import { join } from "node:path";
 import type { Tokenizer as Library } from "@huggingface/tokenizers";
@@ -20,7 +20,7 @@ export type { IncrementalDecoder } from "./decoder.ts";
 export type { StopMatcher } from "./stop-strings.ts";
 
 export interface PromptOptions {
-  /** Goes before the prompt where the prompt has no system message of its own. */
+  /** Put before the prompt if the prompt has no system message. */
   readonly systemPrompt?: string | undefined;
   /** Variables for the chat template. */
   readonly chatTemplateKwargs?: Readonly<Record<string, unknown>> | undefined;
@@ -34,36 +34,36 @@ export interface Tokenizer {
   readonly stopTokenIds: readonly number[];
   isStop(id: number): boolean;
   /**
-   * Ids of a text. Special tokens written out in it become themselves; those the tokenizer puts around every text
-   * (`<s>`) are added unless `specialTokens` is false.
+   * Ids of a text. Special tokens written in it are recognized; those that the tokenizer puts around every text (`<s>`)
+   * are added unless `specialTokens` is false.
    *
-   * @throws InputError where a token lies beyond the model's vocabulary
+   * @throws InputError if a token is beyond the model's vocabulary
    */
   encode(text: string, options?: { readonly specialTokens?: boolean }): number[];
   /**
-   * Ids of a prompt. Messages go through the chat template and get no further special tokens. A text, and messages
-   * where the model has no template (their contents, a blank line between), are tokenized plainly.
+   * Ids of a prompt. Messages go through the chat template and get no further special tokens. A text is tokenized
+   * plainly, and so are messages if the model has no template (their contents, with blank lines between them).
    *
-   * @throws InputError where the template refuses the messages
+   * @throws InputError if the template refuses the messages
    */
   encodePrompt(prompt: string | readonly Message[], options?: PromptOptions): number[];
-  /** @throws InputError where the model has no chat template, or it refuses the messages */
+  /** @throws InputError if the model has no chat template, or it refuses the messages */
   renderChat(messages: readonly Message[], options?: Partial<RenderOptions>): string;
-  /** @throws InputError for an id outside the model's vocabulary; ids in it without a token decode to nothing */
+  /** @throws InputError for an id outside the model's vocabulary; ids inside it without a token decode to nothing */
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string;
   /** Decodes ids as they are sampled. */
   incrementalDecoder(options?: { readonly skipSpecialTokens?: boolean }): IncrementalDecoder;
-  /** Makes the watcher of one completion that finds these strings in its text (stop-strings.ts); null: there are none. */
+  /** Makes the matcher of these strings for one completion (stop-strings.ts); null: there are none. */
   stopStrings(strings: readonly string[] | null): (() => StopMatcher) | null;
-  /** The text of one token by itself; part of a character shows as U+FFFD. */
+  /** The text of a single token; part of a character shows as U+FFFD. */
   tokenText(id: number): string;
 }
 
 const fileName = "tokenizer.json";
 
 /**
- * @param chatTemplate a template's text in place of the folder's own (`readChatTemplate`)
- * @throws InputError where tokenizer.json is missing, torn, or of a kind that is not supported
+ * @param chatTemplate a template's text instead of the folder's own (`readChatTemplate`)
+ * @throws InputError if tokenizer.json is missing, incomplete, or of an unsupported kind
  */
 export function loadTokenizer(folder: string, chatTemplate: string | null = null): Tokenizer {
   const path = join(folder, fileName);
@@ -97,7 +97,7 @@ export function loadTokenizer(folder: string, chatTemplate: string | null = null
   }
   function encode(text: string, options: { readonly specialTokens?: boolean } = {}): number[] {
     const encoded = library.encode(text, { add_special_tokens: options.specialTokens ?? true }).ids;
-    // The library leaves a hole for text that has no token; transformers drops it.
+    // The library leaves a hole for text without a token; transformers drops it.
     const ids = (encoded as (number | undefined)[]).filter((id) => id !== undefined);
     const beyond = ids.find((id) => id >= limit);
     if (beyond !== undefined)
@@ -189,7 +189,7 @@ function decoderOf(json: Record<string, unknown>, library: Library, config: Reco
   const steps = given.type === "Sequence" && Array.isArray(given.decoders) ? given.decoders : [given];
   const isByteLevel = steps.length === 1 && steps[0].type === "ByteLevel" && !model.end_of_word_suffix;
   if (isByteLevel) return byteLevelDecoder((id) => library.id_to_token(id));
-  // transformers 5 ignores the setting for BPE, which it would corrupt.
+  // transformers 5 ignores the setting for BPE, whose text it would corrupt.
   const cleanUp = config.clean_up_tokenization_spaces === true && model.type !== "BPE";
   const byteOf = (id: number) => fallbackByte(library.id_to_token(id) ?? "");
   const decode = (ids: readonly number[]) => {

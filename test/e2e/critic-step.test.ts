@@ -80,7 +80,7 @@ test("metrics are those of the values scored apart; a cut into micro-batches cha
   await withCritic(async (critic) => {
     const old = await score(critic);
     const seen: number[] = [];
-    const { metrics } = await criticStep(critic, valued(old, returns), settings, 0, (tokens) => seen.push(tokens));
+    const metrics = await criticStep(critic, valued(old, returns), settings, 0, (tokens) => seen.push(tokens));
     expect(seen.length).toBe(1);
     const whole = gradientsOf(critic);
     const errors = old.flatMap((values, i) => Array.from(values, (v, t) => (v - returns[i]![t]!) ** 2 / 2));
@@ -95,7 +95,7 @@ test("metrics are those of the values scored apart; a cut into micro-batches cha
     const again = await criticStep(critic, valued(old, returns), cut, 0, (tokens) => seen.push(tokens));
     expect(seen.length).toBeGreaterThan(3);
     expect(worstRelative(gradientsOf(critic), whole).error).toBeLessThan(1e-5);
-    expect(again.metrics["value/loss"]).toBeCloseTo(metrics["value/loss"]!, 6);
+    expect(again["value/loss"]).toBeCloseTo(metrics["value/loss"]!, 6);
   });
 });
 
@@ -105,7 +105,7 @@ test("completions without a return, and those that the mask drops, give no gradi
     const unscored = returns.map(() => null);
     const none = await criticStep(critic, valued(old, unscored), settings, 1e-2);
     // A mean over no token is none.
-    expect([none.metrics["value/loss"], none.metrics["value/grad_norm"]]).toEqual([null, 0]);
+    expect([none["value/loss"], none["value/grad_norm"]]).toEqual([null, 0]);
     // Without the masked completions the step is the one in which they have no return.
     const masking = { ...settings, value: { ...settings.value, maskTruncatedCompletions: true } };
     await criticStep(critic, valued(old, returns), masking, 0);
@@ -123,7 +123,7 @@ test("values learn returns: 30 steps explain most of their variance, and clippin
     for (let step = 0; step < 15; step++) {
       const old = await score(critic);
       for (let iteration = 0; iteration < 2; iteration++) {
-        const { metrics } = await criticStep(critic, valued(old, returns), settings, 1e-2);
+        const metrics = await criticStep(critic, valued(old, returns), settings, 1e-2);
         clipped = Math.max(clipped, metrics["value/clip_ratio"]!);
       }
     }

@@ -324,6 +324,7 @@ const records: Readonly<Record<string, readonly [rows: readonly unknown[], said:
     [{ ...goodLine, old_logprobs: [-1, -2] }],
     /:1: "old_logprobs" has 2 numbers for 1 tokens/,
   ],
+  "a mask of another length": [[{ ...goodLine, mask: [1, 0] }], /:1: "mask" has 2 numbers for 1 tokens/],
   "more tokens than the context": [
     [{ ...goodLine, prompt_ids: Array.from({ length: 128 }, () => 5) }],
     /prompt and completion have 129 tokens, the model's context is 128; leave/,

@@ -25,6 +25,7 @@ function rollout(group: number, k: number) {
   const logprobs = completion_ids.map((_, i) => -1 - (k + i) / 8);
   return {
     ...{ group, prompt_ids: [20 + group, 30, 40], completion_ids, finished: k % 2 === 0, reward: k % 3 },
+    ...(k === 1 && { mask: completion_ids.map((_, i) => (i % 3 === 1 ? 0 : 1)) }),
     ...{ old_logprobs: logprobs, ref_logprobs: logprobs, sampling_logprobs: logprobs, completion: "text" },
   };
 }

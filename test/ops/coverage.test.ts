@@ -42,7 +42,7 @@ test("every case is of an op that there is", () => {
   for (const c of cases) expect(names).toContain(c.op);
 });
 
-test("what only a GPU takes are gradients of activations as bfloat16, which the CPU has none of", () => {
+test("the reason why some cases run on a GPU alone is true", () => {
   expect(defaultDevice.gradientDType("bfloat16")).toBe("float32");
   const reasons = new Set(cases.flatMap(({ only }) => (only ? [`${only.kind}: ${only.reason}`] : [])));
   expect([...reasons]).toEqual(["cuda: the CPU's gradients of activations are float32 (gradientDType)"]);

@@ -10,8 +10,7 @@
 import { expect, test } from "bun:test";
 import { caseName, type OpCase, type SuiteRun, type Wanted } from "../../bench/ops/case.ts";
 import { randomFrom } from "../../bench/ops/random.ts";
-import { sumOf } from "../../bench/ops/real-sizes.ts";
-import { allowanceOn, excess, type Rounding, type Tolerance } from "../../bench/ops/tolerance.ts";
+import { allowanceOn, excess, type Rounding, type Sum, sumOf, type Tolerance } from "../../bench/ops/tolerance.ts";
 import type { Device, Weight } from "../../src/device/device.ts";
 import { bfloat16ToNumber, type ComputeDType, type DType, numberToBfloat16 } from "../../src/tensor/dtype.ts";
 import { elementCount } from "../../src/tensor/tensor.ts";
@@ -58,10 +57,14 @@ function noting(device: Device, arena: Arena, called: Set<string>): Device {
   });
 }
 
-function compare(got: Float64Array, want: Wanted, tolerance: Tolerance, path: Path) {
-  if (typeof want !== "function" && got.length !== want.length)
-    throw new Error(`${got.length} elements, the reference has ${want.length}`);
-  const wanted = Array.from(got, (_, i) => sumOf(typeof want === "function" ? want(i) : want[i]!));
+/** The reference's elements. */
+function elementsOf(want: Wanted, count: number): Sum[] {
+  if (typeof want === "function") return Array.from({ length: count }, (_, i) => sumOf(want(i)));
+  return Array.from(want, sumOf);
+}
+
+function compare(got: Float64Array, wanted: readonly Sum[], tolerance: Tolerance, path: Path) {
+  if (got.length !== wanted.length) throw new Error(`${got.length} elements, the reference has ${wanted.length}`);
   const allowance = allowanceOn(tolerance, path);
   const finiteness = (x: number) => (Number.isFinite(x) ? "finite" : String(x));
   for (const [i, x] of got.entries())
@@ -91,8 +94,11 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
   const random = randomFrom(name);
   const before: ((device: Device) => void)[] = [];
   const placed = (slot: { readonly address: number }) => slot as PlacedSlot;
-  const onEach = (what: string, judge: (image: Image, path: Path) => void) => {
+  const requireRun = () => {
     if (images.size === 0) throw new Error(`${name}: compared before it ran`);
+  };
+  const onEach = (what: string, judge: (image: Image, path: Path) => void) => {
+    requireRun();
     for (const path of on) {
       try {
         judge(images.get(path.name)!, path);
@@ -178,7 +184,9 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
       for (const path of on) runOn(path, whole);
     },
     check(slot, want, tolerance) {
-      onEach(slot.name, (image, path) => compare(memory.read(image, placed(slot)), want, tolerance, path));
+      requireRun(); // before the reference, which may take long
+      const wanted = elementsOf(want, placed(slot).values.length);
+      onEach(slot.name, (image, path) => compare(memory.read(image, placed(slot)), wanted, tolerance, path));
     },
     same,
     agree(a, aFrom, b, bFrom, count, elsewhere) {
@@ -188,7 +196,7 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
         return memory.read(image, slot).subarray(from * width, (from + count) * width);
       };
       onEach(`${a.name} and ${b.name}`, (image, path) =>
-        compare(part(image, placed(a), aFrom), part(image, placed(b), bFrom), elsewhere, path),
+        compare(part(image, placed(a), aFrom), Array.from(part(image, placed(b), bFrom), sumOf), elsewhere, path),
       );
     },
     differences(gradient, at, loss, tolerance, times = 1) {
@@ -203,7 +211,7 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
       onEach(`${gradient.name} by differences at ${picked}`, (image, path) => {
         const got = memory.read(image, placed(gradient));
         const grew = Float64Array.from(picked, (i) => (got[i]! - start(i)) / times);
-        compare(grew, slopes, tolerance, path);
+        compare(grew, slopes.map(sumOf), tolerance, path);
       });
     },
     values: (slot) => new Map([...images].map(([path, image]) => [path, memory.read(image, placed(slot))])),

@@ -107,15 +107,25 @@ export function caseMemory(arena: Arena): CaseMemory {
     if (padding) bytes.fill(0, start, start + extent * size);
     const view = new DataView(bytes.buffer, start, extent * size);
     const stored = new Float64Array(places.length);
-    for (const [i, at] of places.entries()) {
-      if (values) encode(dtype, view, at * size, values[i]!);
-      stored[i] = decode(dtype, view, at * size);
+    for (const [i, to] of places.entries()) {
+      if (values) encode(dtype, view, to * size, values[i]!);
+      stored[i] = decode(dtype, view, to * size);
     }
     used = end;
     const address = arena.place(start, extent * size);
+    const at = (i: number) => stored[i]!;
     const slot: PlacedSlot = {
-      ...{ name, address, dtype, shape, rowStride, values: stored, at: (i) => stored[i]! },
-      ...{ output, offset: start, places, extent },
+      name,
+      address,
+      dtype,
+      shape,
+      rowStride,
+      values: stored,
+      at,
+      output,
+      offset: start,
+      places,
+      extent,
     };
     slots.push(slot);
     return slot;

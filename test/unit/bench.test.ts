@@ -220,6 +220,11 @@ describe("the check", () => {
     near("x", 1.25, one, within(0.25));
   });
 
+  test("refuses a benchmark that does not call its op", () => {
+    const other = opBenches(tiny).fill[0]!;
+    expect(() => check(device, { ...other, op: "add" })).toThrow("add: its benchmark did not call it");
+  });
+
   test("names op, sizes, format and path when it fails", async () => {
     const meter = cpuMeter(withOp("scale", () => () => {}));
     const bench = opBenches(tiny).scale[0]!;

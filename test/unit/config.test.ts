@@ -534,6 +534,15 @@ describe("settings together", () => {
     );
   });
 
+  test("sft: settings of an evaluation are remarked on without eval_dataset, on the bundled problems too", () => {
+    const remarks = (...argv: string[]) => configFor("sft", ["--model", "m", ...argv]).warnings;
+    expect(remarks("--eval_steps", "1")).toEqual(["eval_steps is not used: there is no eval_dataset"]);
+    expect(remarks("--dataset", "d", "--eval_samples", "4")).toEqual([
+      "eval_samples is not used: there is no eval_dataset",
+    ]);
+    expect(remarks("--eval_dataset", "d", "--eval_steps", "1")).toEqual([]);
+  });
+
   test("eval and generate: several answers need a temperature, pass@k needs k answers", () => {
     expect(configFor("eval", ["--num_generations", "4"]).warnings[0]).toContain("temperature 0 gives the same answer");
     expect(configFor("eval", ["--num_generations", "4", "--temperature", "1"]).warnings).toEqual([]);

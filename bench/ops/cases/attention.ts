@@ -48,10 +48,8 @@ export function attentionCost(
   bytes: number,
 ): Cost {
   const scores = shape.heads * pairs;
-  return {
-    ...{ bytes, flops: 2 * products * shape.headDim * scores, exponentials: scores },
-    unit: dtype === "bfloat16" ? "mma" : "float32",
-  };
+  const flops = 2 * products * shape.headDim * scores;
+  return { bytes, flops, exponentials: scores, unit: dtype === "bfloat16" ? "mma" : "float32" };
 }
 
 /** Pairs of a query and a key it sees. */

@@ -57,13 +57,11 @@ function buffers(run: Run, { N, V, D, w: dtype }: Settings) {
   const logits = run.output("logits", "float32", [N, V]);
   const entryStart = run.filled("entryStart", "int32", [N + 1], (r) => starts[r]!);
   const drawn = Array.from({ length: entries }, (_, e) => (e === FIRST_ENTRY ? V - 1 : run.random.integer(V)));
-  return {
-    ...{ starts, entries, rowOf, hidden, w, logits, entryStart },
-    inside: (e: number) => e >= FIRST_ENTRY && e <= lastEntry,
-    targets: run.filled("targets", "int32", [entries], (e) => drawn[e]!),
-    /** An entry of the first row and one of the last that has any, and these rows: each takes as long as the vocabulary. */
-    some: { entries: [FIRST_ENTRY, lastEntry], rows: [0, rowOf(lastEntry)] },
-  };
+  const targets = run.filled("targets", "int32", [entries], (e) => drawn[e]!);
+  const inside = (e: number) => e >= FIRST_ENTRY && e <= lastEntry;
+  /** An entry of the first row and one of the last row that has any, and these rows: each row costs a whole vocabulary. */
+  const some = { entries: [FIRST_ENTRY, lastEntry], rows: [0, rowOf(lastEntry)] };
+  return { starts, entries, rowOf, hidden, w, logits, entryStart, targets, inside, some };
 }
 
 /** Logits in float64, before the temperature. */

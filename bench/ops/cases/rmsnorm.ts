@@ -26,7 +26,8 @@ const norm: Tolerance = { relative: 2 ** -20 };
 const gradient: Tolerance = { relative: 2 ** -19, absolute: 2e-6 };
 /** dweight sums T·H terms of any sign. More than 128 of them err by a few 2⁻²⁴ of their magnitudes, as products do. */
 const sums = (terms: number): Tolerance => ({
-  ...{ relative: 2 ** -19, absolute: 1e-5 },
+  relative: 2 ** -19,
+  absolute: 1e-5,
   magnitude: terms > 128 ? 2 ** -21 : 0,
 });
 const slope: Tolerance = { relative: 1e-4, absolute: 1e-4 };

@@ -1,8 +1,8 @@
 /**
- * Plain values → one column as Arrow lays it out, in the type that its field has. What comes from JSON are strings, numbers,
- * bigints, lists and objects; what comes from a file with a schema are the numbers and bytes of that schema: a timestamp is
- * its count of units, a decimal its unscaled whole number, text may be its bytes. A value that its type does not hold is
- * refused, never rounded to it.
+ * Plain values → one column in Arrow's layout, in the type of its field. Values from JSON are strings, numbers, bigints,
+ * lists and objects; values from a file with a schema are the numbers and bytes of that schema: a timestamp is its count
+ * of units, a decimal its unscaled whole number, text may be its bytes. A value that does not fit its type is refused,
+ * never rounded.
  */
 import {
   type Data,
@@ -21,12 +21,12 @@ import { TypeConflict } from "./types.ts";
 
 export type Row = Readonly<Record<string, unknown>>;
 
-/** A row without the column has null there, also where the column is called like something every object inherits. */
+/** A row without the column has null there, even if the column has the name of something that every object inherits. */
 export function cellOf(row: Row, name: string): unknown {
   return Object.hasOwn(row, name) ? row[name] : null;
 }
 
-/** What arrays of one element type have in common, for `fill`. */
+/** The common interface of typed arrays, for `fill`. */
 interface NumberArray {
   readonly length: number;
   [index: number]: number | bigint;
@@ -146,7 +146,7 @@ interface Pieces {
   readonly data: Uint8Array;
 }
 
-/** All texts are encoded at once: one by one they take several times as long. */
+/** All texts are encoded at once; one by one takes several times as long. */
 function textBuffers(values: readonly unknown[], what: string): Pieces {
   if (values.some((value) => value instanceof Uint8Array)) return bytesBuffers(values, what);
   const texts = values.map((value) => stringOf(value, what));
@@ -177,7 +177,7 @@ function decimalsOf({ bitWidth, precision }: Decimal, values: readonly unknown[]
 const HALF = 0;
 const SINGLE = 1;
 
-/** A half is given as its two bytes; a number that a single does not hold is refused. */
+/** A half is given as its two bytes; a number that does not fit a single is refused. */
 function floatsOf({ precision }: Float, values: readonly unknown[], what: string): ArrayBufferView {
   if (precision === HALF)
     return Uint16Array.from(values, (value) => {

@@ -1,20 +1,20 @@
 /**
- * Whether the buffers of a loaded column hold what its lengths promise: long enough, offsets rising and within the data.
- * After this every value of the common types can be read without looking again; dictionary indices, views and members of
- * unions are checked as they are read. Nothing here touches the text itself.
+ * Whether the buffers of a loaded column match its lengths: long enough, offsets rising and within the data. After this,
+ * every value of the common types can be read without further checks; dictionary indices, views and union members are
+ * checked as they are read. The text itself is not touched.
  */
 import { type Data, Type } from "apache-arrow";
 
 /** Why a column cannot be read; the caller adds file, batch and column. */
 export class DamagedColumn extends Error {}
 
-/** @throws DamagedColumn where a batch's column has other than the batch's rows, or values that are not sound. */
+/** @throws DamagedColumn if a column's length differs from its batch's, or its values are not valid */
 export function checkBatchColumn(data: Data, rows: number): void {
   if (data.length > rows) throw new DamagedColumn(`${data.length} values in a batch of ${rows} rows`);
   checkColumn(data, rows);
 }
 
-/** @throws DamagedColumn when `data` has fewer than `length` sound values. */
+/** @throws DamagedColumn if `data` has fewer than `length` valid values */
 function checkColumn(data: Data, length: number): void {
   if (data.length < length) throw new DamagedColumn(`${data.length} values where ${length} are needed`);
   if (data.nullCount > data.length) throw new DamagedColumn(`${data.nullCount} nulls among ${data.length} values`);
@@ -75,7 +75,7 @@ export function isNull(data: Data, index: number): boolean {
   return data.nullCount > 0 && ((data.nullBitmap[index >> 3]! >> (index & 7)) & 1) === 0;
 }
 
-/** Columns are also copied as they are, without a look at each value. */
+/** Because columns may also be copied without reading each value. */
 function checkEntries(data: Data): void {
   const limit = data.dictionary?.length ?? 0;
   for (let i = 0; i < data.length; i++) {

@@ -1,6 +1,6 @@
-/** What files of the cache say of themselves in Arrow's metadata, beyond their types. */
+/** Marks in the Arrow metadata of cached files. */
 
-/** On a field: its texts are JSON, each the value that the row holds; says why the values have no type of their own. */
+/** On a field: its texts are JSON, each the row's value; the mark says why the values have no common type. */
 export const MIXED = "bun-grpo:mixed";
 
 /** On the schema: JSON with the columns that were left out of the file, and why. */

@@ -1,6 +1,6 @@
 /**
  * Finds the messages of an Arrow IPC file, stream or file format, in a mapping of any size: only prefixes and metadata are
- * touched, never a body. Leaves out what is in them (table.ts).
+ * touched, never a body. Leaves out their contents (table.ts).
  *
  * Framing: https://arrow.apache.org/docs/format/Columnar.html#serialization-and-interprocess-communication-ipc
  */
@@ -18,7 +18,7 @@ import {
 
 export interface BatchPlace {
   readonly header: BatchHeader;
-  /** Of the message's first byte and of its body, in the file. */
+  /** Offsets of the message's first byte and of its body in the file. */
   readonly messageAt: number;
   readonly bodyAt: number;
   readonly bodyLength: number;
@@ -28,7 +28,7 @@ export interface DictionaryPlace extends BatchPlace {
   readonly id: number;
 }
 
-/** The batches that make up each dictionary, by its id: the first one and what was appended to it. */
+/** The batches of each dictionary, by its id: the first one and those appended to it. */
 export type Dictionaries = ReadonlyMap<number, readonly DictionaryPlace[]>;
 
 export interface ArrowMessages {
@@ -38,7 +38,7 @@ export interface ArrowMessages {
   readonly holder: SchemaHolder;
   /** MetadataVersion of the schema. */
   readonly version: number;
-  /** Each with the dictionaries in force where it stands: a stream may replace them on its way. */
+  /** Each with the dictionaries valid at its position: a stream may replace them. */
   readonly batches: readonly { readonly place: BatchPlace; readonly dictionaries: Dictionaries }[];
 }
 
@@ -79,7 +79,7 @@ function streamMessages(mapping: FileMapping): ArrowMessages {
   return { format: "stream", schema, holder: "message", version: first.content.version, batches: index.batches };
 }
 
-/** The footer has all that is needed; the schema message at the start is not written by everyone. */
+/** The footer has everything that is needed; not every writer puts the schema message at the start. */
 function fileMessages(mapping: FileMapping): ArrowMessages {
   const { path, byteLength } = mapping;
   const tail = byteLength - MAGIC.length;
@@ -105,7 +105,7 @@ function fileMessages(mapping: FileMapping): ArrowMessages {
   return { format: "file", schema, holder: "footer", version: footer.version, batches: index.batches };
 }
 
-/** Gathers batches and keeps track of the dictionaries in force. */
+/** Collects batches and tracks the current dictionaries. */
 class MessageIndex {
   readonly batches: { place: BatchPlace; dictionaries: Dictionaries }[] = [];
   private dictionaries: Dictionaries = new Map();
@@ -145,7 +145,7 @@ function messageAt(mapping: FileMapping, at: number, name: string): Message | "e
       : new InputError(`${path}: ${name} (byte ${at}) is torn: ${why}; ${DAMAGED}`);
   if (at + 4 > byteLength) throw at === 0 ? notArrow(mapping) : torn("its length is cut off");
   const first = u32(mapping, at);
-  // Before Arrow 0.15 (2019) the length stood there without the continuation mark.
+  // Before Arrow 0.15 (2019) the length came without the continuation mark.
   const prefix = first === CONTINUATION ? 8 : 4;
   if (at + prefix > byteLength) throw torn("its length is cut off");
   const length = prefix === 8 ? u32(mapping, at + 4) : first;
@@ -160,7 +160,7 @@ function messageAt(mapping: FileMapping, at: number, name: string): Message | "e
   return { metadata, content, at, bodyAt };
 }
 
-/** Whatever reading damaged metadata throws, as one line. */
+/** Turns whatever reading damaged metadata throws into one line. */
 function decode<T>(mapping: FileMapping, at: number, name: string, read: () => T): T {
   try {
     return read();

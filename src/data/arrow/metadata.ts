@@ -1,13 +1,13 @@
 /**
  * The flatbuffer metadata of Arrow's messages (format/Message.fbs, Schema.fbs and File.fbs of the Arrow project), read
- * field by field with every offset and count checked against the bytes there are: a count that lies must not make anyone
- * loop or allocate. Leaves out the types of a schema, which apache-arrow decodes once `checkSchema` has passed it.
+ * field by field with every offset and count checked against the available bytes: a false count must not cause a long
+ * loop or a large allocation. Leaves out the types of a schema, which apache-arrow decodes after `checkSchema`.
  */
 
-/** Why bytes are no sound metadata; the caller adds the file and the place. */
+/** Why bytes are not valid metadata; the caller adds the file and the position. */
 export class DamagedMetadata extends Error {}
 
-/** One table: where it lies in the bytes, and where its fields do. */
+/** One table: its position in the bytes, and those of its fields. */
 interface FlatTable {
   readonly view: DataView;
   readonly at: number;
@@ -30,7 +30,7 @@ function rootTable(bytes: Uint8Array): FlatTable {
   return tableAt(view, view.getUint32(0, true));
 }
 
-/** Where field number `id` lies; 0 for one that is left at its default. */
+/** The position of field number `id`; 0 if it has its default. */
 function fieldAt({ view, at, vtable, vtableSize }: FlatTable, id: number): number {
   const entry = 4 + 2 * id;
   if (entry + 2 > vtableSize) return 0;
@@ -82,10 +82,10 @@ function items<T>(vector: FlatVector, itemBytes: number, read: (at: number) => T
 const HEADER_SCHEMA = 1;
 const HEADER_DICTIONARY = 2;
 const HEADER_BATCH = 3;
-/** MetadataVersion V4, of 2016: what came before lays its buffers out differently. */
+/** MetadataVersion V4, of 2016; earlier versions lay out buffers differently. */
 const VERSION_4 = 3;
 
-/** Lengths, nulls and places of the columns of one batch, in the order in which the schema is walked. */
+/** Lengths, nulls and positions of the columns of one batch, in the order in which the schema is walked. */
 export interface BatchHeader {
   readonly rows: number;
   readonly nodes: { readonly length: number; readonly nullCount: number }[];
@@ -156,12 +156,12 @@ const ONE_CHILD = [12, 16, TYPE_MAP, 21];
 /** Deeper than any real type, and shallow enough for every recursion over it. */
 const MAX_DEPTH = 64;
 
-/** Where a schema stands: in a message of its own (Message.header), or in the footer of the file format (Footer.schema). */
+/** Where a schema is: in its own message (Message.header), or in the footer of the file format (Footer.schema). */
 export type SchemaHolder = "message" | "footer";
 
 /**
- * Walks a schema as apache-arrow's decoder will, before it does.
- * @throws DamagedMetadata for counts that lie, types nested in themselves, or big-endian values
+ * Walks a schema the way apache-arrow's decoder will.
+ * @throws DamagedMetadata for false counts, types nested in themselves, or big-endian values
  */
 export function checkSchema(metadata: Uint8Array, holder: SchemaHolder): void {
   const root = rootTable(metadata);
@@ -170,7 +170,7 @@ export function checkSchema(metadata: Uint8Array, holder: SchemaHolder): void {
   if (schema === undefined) throw new DamagedMetadata("no schema");
   if (number16(schema, 0) !== 0) throw new DamagedMetadata("big-endian values, which are not supported");
   vectorField(schema, 2, 4);
-  // A field takes at least 8 bytes: more of them means that several point at the same bytes.
+  // A field takes at least 8 bytes: if there are more fields than that, several point at the same bytes.
   checkFields(vectorField(schema, 1, 4), schema.view, 0, { left: metadata.byteLength / 8 });
 }
 
@@ -188,13 +188,13 @@ function checkFields(fields: FlatVector, view: DataView, depth: number, budget: 
   }
 }
 
-/** What one node of a column takes up in a batch: buffers, and those that a batch counts itself (of view types). */
+/** What one node of a column takes up in a batch: buffers, and for view types those whose number the batch gives. */
 export interface NodeLayout {
   readonly buffers: number;
   readonly variadic: boolean;
 }
 
-/** A column of a type that apache-arrow does not read. */
+/** A column of a type that apache-arrow cannot read. */
 export interface UnreadField {
   /** In pyarrow's words. */
   readonly type: string;
@@ -241,8 +241,8 @@ const buffersOf: Readonly<Record<number, number>> = {
 const viewTypes = [23, 24];
 
 /**
- * The schema's bytes with each column of an unread type called null, so that apache-arrow decodes the others, and what such
- * columns take up in each batch, by their index. The bytes must have passed `checkSchema`.
+ * The schema's bytes with each column of an unsupported type declared as null, so that apache-arrow decodes the others,
+ * and what such columns take up in each batch, by their index. The bytes must have passed `checkSchema`.
  */
 export function withoutUnread(
   metadata: Uint8Array,
@@ -296,14 +296,14 @@ function layoutOf(field: FlatTable, version: number): NodeLayout[] {
   return [own, ...childrenOf(field).flatMap((child) => layoutOf(child, version))];
 }
 
-/** Types, offsets where it is dense, and before version 5 a null bitmap. */
+/** Types, offsets if it is dense, and before version 5 a null bitmap. */
 function unionBuffers(field: FlatTable, version: number): number {
   const union = tableField(field, 3);
   const dense = union !== undefined && number16(union, 0) === 1;
   return (dense ? 2 : 1) + (version <= VERSION_4 ? 1 : 0);
 }
 
-/** Where a message of the file format lies. */
+/** The position of a message of the file format. */
 export interface FileBlock {
   readonly offset: number;
   /** Prefix, metadata and padding. */
@@ -311,7 +311,7 @@ export interface FileBlock {
   readonly bodyLength: number;
 }
 
-/** The footer of the file format: where its dictionaries and batches lie. */
+/** The footer of the file format: the positions of its dictionaries and batches. */
 export interface FileFooter {
   readonly version: number;
   readonly dictionaries: FileBlock[];

@@ -1,7 +1,7 @@
 /**
  * One Arrow file opened over mmap: rows by index, batch by batch, without loading the file. Every buffer is a view into the
  * mapping (so a file or a batch may be larger than an ArrayBuffer); only zstd-compressed ones are unpacked.
- * Leaves out folders of several files and what columns mean (dataset.ts, columns.ts).
+ * Leaves out folders of several files and the meaning of columns (dataset.ts, columns.ts).
  */
 import { type Data, type DataType, type Field, Message, type Schema, Vector } from "apache-arrow";
 import { Footer } from "apache-arrow/ipc/metadata/file";
@@ -25,11 +25,11 @@ export interface Column {
   readonly name: string;
   /** In pyarrow's words, e.g. "list<struct<role: string, content: string>>". */
   readonly type: string;
-  /** The type itself; absent for a column of mixed types, and one that is not read. */
+  /** The type itself; absent for a column of mixed or unsupported types. */
   readonly dataType?: DataType;
-  /** Why rows come without it. */
+  /** Why rows lack it. */
   readonly unread?: string;
-  /** The first of several files that does not have it. */
+  /** The first of several files that lacks it. */
   readonly missingIn?: string;
 }
 
@@ -41,11 +41,11 @@ export interface ArrowTable {
   readonly numBatches: number;
   readonly columns: readonly Column[];
   readonly fields: readonly Field[];
-  /** What the schema says of the whole file. */
+  /** The schema's metadata for the whole file. */
   readonly metadata: ReadonlyMap<string, string>;
-  /** Row `index` as plain values; the object shares no memory with the file. Columns that are not read are left out. */
+  /** Row `index` as plain values; the object shares no memory with the file. Columns of unsupported types are left out. */
   row(index: number): Record<string, unknown>;
-  /** The columns of batch `index` over the mapping, null for one that is not read: no longer valid once the table is closed. */
+  /** The columns of batch `index` over the mapping, null for unsupported types; invalid once the table is closed. */
   arrays(index: number): { readonly rows: number; readonly columns: readonly (Data | null)[] };
   close(): void;
 }
@@ -55,7 +55,7 @@ const KEPT_BATCHES = 16;
 /** JavaScriptCore's limit for one ArrayBuffer. */
 const MAX_BUFFER_BYTES = 2 ** 32;
 
-/** @throws InputError when the file is not Arrow, is damaged, or holds a type that is not supported. */
+/** @throws InputError if the file is not Arrow or is damaged */
 export function openTable(path: string): ArrowTable {
   const mapping = mapFile(path);
   try {

@@ -1,6 +1,6 @@
 /**
- * The column types that values of JSON have: null, bool, int64, uint64, float64, string, list and struct, every one of
- * them nullable. Leaves out what columns of a schema have (they keep their own types) and the writing (write.ts).
+ * The column types of JSON values: null, bool, int64, uint64, float64, string, list and struct, all of them nullable.
+ * Leaves out columns from a schema, which keep their own types, and writing (write.ts).
  */
 import { Bool, type DataType, Field, Float64, Int64, List, Null, Struct, Uint64, Utf8 } from "apache-arrow";
 import { JsonNumber } from "../json-text.ts";
@@ -9,16 +9,16 @@ export type ColumnType =
   | { readonly kind: "null" | "bool" | "uint64" | "float64" | "string" }
   | {
       readonly kind: "int64";
-      /** Past 2^53, where a double holds not every one. */
+      /** Past 2^53, where a double cannot hold every whole number. */
       readonly wide?: boolean;
       readonly negative?: boolean;
     }
   | { readonly kind: "list"; readonly item: ColumnType }
   | { readonly kind: "struct"; readonly fields: ReadonlyMap<string, ColumnType> };
 
-/** Two values, or a value and a type, that cannot stand in one column; the caller adds the place. */
+/** Two values, or a value and a type, that do not fit into one column; the caller adds the position. */
 export class TypeConflict extends Error {
-  /** Whether the values can be kept as they are written, as JSON. */
+  /** Whether the values can be kept as JSON, as they are written. */
   readonly keepable: boolean;
 
   constructor(message: string, { keepable = true } = {}) {
@@ -38,8 +38,8 @@ const negative: ColumnType = { kind: "int64", negative: true };
 const MAX_DEPTH = 60;
 
 /**
- * The type of a plain value; whole numbers are int64 while a double holds them exactly, and as bigint.
- * @throws TypeConflict for a value that no column holds
+ * The type of a plain value; whole numbers are int64 if a double holds them exactly, and as bigint.
+ * @throws TypeConflict for a value that no column can hold
  */
 export function typeOfValue(value: unknown, depth = 0): ColumnType {
   if (value === null || value === undefined) return nothing;
@@ -80,9 +80,9 @@ function typeOfBigint(value: bigint): ColumnType {
 const shortened = (digits: string) => (digits.length > 40 ? `${digits.slice(0, 40)}…` : digits);
 
 /**
- * The type that holds values of both: null gives way, int64 widens to uint64 and, up to 2^53, to float64; structs take each
- * other's fields.
- * @throws TypeConflict for any other two
+ * The type that holds values of both: null yields to any other, int64 widens to uint64 and, up to 2^53, to float64;
+ * structs merge their fields.
+ * @throws TypeConflict for any other pair
  */
 export function mergeTypes(a: ColumnType, b: ColumnType): ColumnType {
   if (a === b || b.kind === "null") return a;

@@ -1,8 +1,8 @@
 /**
- * Arrow columns → plain JavaScript values: strings, numbers, booleans, null, arrays, objects, bytes. Whole numbers come as
- * numbers where they are exact and as bigint past 2^53; dates and timestamps as ISO text to the digit of their unit,
- * times of day and durations as their count of units, decimals as text; maps as a list of key and
- * value; a null is null at every level. Also how types are called, in pyarrow's words.
+ * Arrow columns → plain JavaScript values: strings, numbers, booleans, null, arrays, objects, bytes. Whole numbers become
+ * numbers if exact and bigint past 2^53; dates and timestamps ISO text with as many digits as their unit has; times of
+ * day and durations a count of units; decimals text; maps a list of keys and values; null is null at every level. Also
+ * the names of types, in pyarrow's words.
  */
 import {
   type Data,
@@ -77,7 +77,7 @@ function bytesOf(data: Data, index: number): Uint8Array {
 
 const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 
-/** Bytes that are no UTF-8 become U+FFFD, as everywhere on the web. */
+/** Invalid UTF-8 becomes U+FFFD, as everywhere on the web. */
 function decodeText(bytes: Uint8Array): string {
   return decoder.decode(bytes);
 }
@@ -101,7 +101,7 @@ function entriesAt(data: Data, begin: number, end: number): { key: unknown; valu
   }));
 }
 
-/** Entry `index` of a column's dictionary, which may lie in several pieces. */
+/** Entry `index` of a column's dictionary, which may consist of several pieces. */
 function entryAt(data: Data, index: number): unknown {
   let rest = index;
   for (const piece of data.dictionary?.data ?? []) {
@@ -111,7 +111,7 @@ function entryAt(data: Data, index: number): unknown {
   throw new DamagedColumn(`entry ${index} of a dictionary of ${data.dictionary?.length ?? 0}`);
 }
 
-/** A view: its length, then the text itself up to 12 bytes, else its first 4 bytes and where in which buffer it lies. */
+/** A view: its length, then the text itself if up to 12 bytes, else its first 4 bytes and its buffer and offset. */
 function viewAt(data: Data, index: number): Uint8Array {
   const { values, variadicBuffers = [] } = data as Data & { variadicBuffers?: readonly Uint8Array[] };
   const at = index * 16;
@@ -136,7 +136,7 @@ function memberAt(data: Data, index: number): unknown {
   return valueAt(member, within);
 }
 
-/** Digits behind the seconds that a unit has: s, ms, us, ns. */
+/** Digits after the seconds, by unit: s, ms, us, ns. */
 const unitDigits = [0, 3, 6, 9];
 
 /** ISO text to the unit's last digit, and at least to milliseconds. */
@@ -198,7 +198,7 @@ function plain(value: unknown): unknown {
   return value;
 }
 
-/** A number where nothing is lost. */
+/** As a number if nothing is lost. */
 function exactNumber(value: bigint): number | bigint {
   const number = Number(value);
   return Number.isSafeInteger(number) ? number : value;

@@ -1,6 +1,6 @@
 /**
- * Plain rows, or columns as Arrow has them → an Arrow IPC stream, as `datasets` writes its files: record batches of about a
- * thousand rows. Written beside the target and renamed into place, so that nobody ever reads half a file.
+ * Plain rows or Arrow columns → an Arrow IPC stream, as `datasets` writes its files: record batches of about a thousand
+ * rows. Written beside the target and renamed into place, so that nobody ever reads half a file.
  */
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
@@ -12,13 +12,13 @@ import { cellOf, columnData, type Row } from "./build.ts";
 export type { Row } from "./build.ts";
 
 export interface ArrowWriter {
-  /** @throws TypeConflict when a value does not fit its column's type */
+  /** @throws TypeConflict if a value does not fit its column's type */
   write(row: Row): void;
-  /** One batch as it is: `columns` in the order of the fields, each of `length`. */
+  /** One batch unchanged: `columns` in the order of the fields, each of `length`. */
   writeColumns(columns: readonly Data[], length: number): void;
   /** Puts the file in place; returns what was written. */
   finish(): { readonly rows: number; readonly batches: number; readonly byteLength: number };
-  /** Leaves nothing behind. */
+  /** Removes what was written. */
   abort(): void;
 }
 
@@ -28,8 +28,8 @@ const BATCH_ROWS = 1000;
 const BATCH_CHARS = 64 * 2 ** 20;
 
 /**
- * @param metadata what the schema says of the whole file
- * @throws InputError when the file cannot be created
+ * @param metadata the schema's metadata for the whole file
+ * @throws InputError if the file cannot be created
  */
 export function createArrowWriter(
   path: string,
@@ -133,7 +133,7 @@ class FileStream extends RecordBatchStreamWriter {
   }
 }
 
-/** About the bytes that a value takes. */
+/** The approximate size of a value in bytes. */
 function charsIn(value: unknown): number {
   if (typeof value === "string") return value.length;
   if (typeof value !== "object" || value === null) return 8;

@@ -1,4 +1,4 @@
-/** Arrow as a source: a file, or a folder as `datasets` saves it. Its columns are copied batch by batch as they are. */
+/** Arrow as a source: a file, or a folder as `datasets` saves it. Its columns are copied batch by batch unchanged. */
 import type { Data, Field } from "apache-arrow";
 import { InputError } from "../../errors.ts";
 import { checkSameColumn, type Dataset, openDataset } from "../dataset.ts";

@@ -1,12 +1,12 @@
-/** The columns of a source without a schema: inferred by one look at every value. */
+/** The columns of a source without a schema, inferred in one pass over all values. */
 import { InputError } from "../../errors.ts";
 import { type ColumnType, fieldOf, mergeTypes, TypeConflict, typeOfValue } from "../arrow/types.ts";
 import type { RowBatch, SourceColumn, SourceColumns } from "./rows.ts";
 
-/** How many places of a fault are named; the others are counted. */
+/** How many positions of a fault are named; the others are counted. */
 const NAMED_PLACES = 5;
 
-/** What one column turned out to hold. */
+/** What was found in one column. */
 interface Seen {
   type: ColumnType;
   /** Of the first value that is not null. */
@@ -17,14 +17,14 @@ interface Seen {
 interface Fault {
   readonly message: string;
   keepable: boolean;
-  /** The rows that do not fit what stood there before, the first few of `count`. */
+  /** The rows that do not fit the earlier ones: the first few of `count`. */
   readonly places: string[];
   count: number;
 }
 
 /**
- * @param repeated columns in which a key stands twice, with the place, found while the batches are read
- * @throws InputError when there are no rows; a column whose values do not fit together throws when it is asked for
+ * @param repeated columns in which a key occurs twice, with the position, found while reading the batches
+ * @throws InputError if there are no rows; a column whose values do not fit together throws when it is requested
  */
 export async function inferColumns(
   path: string,

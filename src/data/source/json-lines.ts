@@ -1,4 +1,4 @@
-/** JSON Lines: one object a line, as a file or packed. Lines are counted from 1, blank ones too. */
+/** JSON Lines: one object per line, plain or compressed. Lines are counted from 1, including blank ones. */
 import { InputError } from "../../errors.ts";
 import {
   hasChangedNumber,
@@ -16,8 +16,8 @@ const BATCH_ROWS = 1000;
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
 /**
- * Lines whose numbers need the exact parser in the reading, remembered from the look for columns; beyond these, each is looked
- * at again. How a number is spelled tells its column's type: once that is known, 12.0 may be read as 12.
+ * Lines whose numbers need the exact parser, remembered from the pass that infers the columns; later lines are checked
+ * again. A number's spelling determines its column's type; once that is known, 12.0 may be read as 12.
  */
 const REMEMBERED_LINES = 1_000_000;
 
@@ -42,7 +42,7 @@ export function jsonLinesSource(path: string): RowSource {
   };
 }
 
-/** Keeps, for each column, the first key that stands twice in it. `at`: how many keys of `way` lie outside the row. */
+/** Keeps, for each column, the first key that occurs twice in it. `at`: how many keys of `way` are outside the row. */
 export function noteRepeated(repeated: Map<string, string>, place: string, at = 0): (way: RepeatedKey) => void {
   return (way) => {
     const column = String(way[at]);
@@ -71,7 +71,7 @@ async function* rowsOf(path: string, parse: (text: string, line: number) => unkn
   if (rows.length > 0) yield batch();
 }
 
-/** Cuts a stream at its newlines; a line may reach over many chunks. */
+/** Splits a stream at its newlines; a line may span many chunks. */
 async function* linesOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   let begun: Uint8Array[] = [];
   for await (const chunk of chunks) {

@@ -1,4 +1,4 @@
-/** One JSON array of objects. It is read whole: for large sets JSON Lines is the format to have. */
+/** One JSON array of objects, read as a whole: use JSON Lines for large datasets. */
 import { InputError } from "../../errors.ts";
 import { NotJson, parseJson, type RepeatedKey } from "../json-text.ts";
 import { inferColumns } from "./infer.ts";

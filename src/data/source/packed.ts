@@ -1,8 +1,8 @@
-/** The bytes of a text file as a stream, unpacked where it is gzip or zstd. */
+/** The bytes of a text file as a stream, unpacked if it is gzip or zstd. */
 import { closeSync, openSync, readSync } from "node:fs";
 import { errorText, InputError } from "../../errors.ts";
 
-/** @throws InputError when the file cannot be read or its packing is damaged */
+/** @throws InputError if the file cannot be read or its compression is damaged */
 export async function* openText(path: string): AsyncGenerator<Uint8Array> {
   const packing = packingOf(path);
   const stream = Bun.file(path).stream();

@@ -1,7 +1,7 @@
 /**
- * Parquet's types → Arrow's, and the plain values of a column as `columnData` takes them. The reader is asked for the stored
- * numbers and bytes alone (`stored`), for what it makes of decimals, times and map keys by itself loses digits or order.
- * Where the file has the Arrow schema that it was written from, the types that Parquet has no name for come from there.
+ * Parquet's types → Arrow's, and the plain values of a column as `columnData` takes them. The reader is asked only for the
+ * stored numbers and bytes (`stored`), because its own conversion of decimals, times and map keys loses digits or order.
+ * If the file has the Arrow schema that it was written from, types that Parquet cannot express come from there.
  *
  * https://github.com/apache/parquet-format/blob/master/LogicalTypes.md
  */
@@ -47,14 +47,14 @@ const isMap = ({ element, children }: SchemaTree) =>
   children[0]?.children.length === 2;
 const isRepeated = ({ element }: SchemaTree) => element.repetition_type === "REPEATED";
 
-/** The element of a list: behind a group of its own, or, as old writers have it, the repeated one itself. */
+/** The element of a list: inside a group, or, with old writers, the repeated field itself. */
 function elementOf({ children }: SchemaTree): { readonly tree: SchemaTree; readonly isGroup: boolean } {
   const [repeated] = children;
   const isGroup = repeated!.children.length === 1;
   return { tree: isGroup ? repeated!.children[0]! : repeated!, isGroup };
 }
 
-/** The metadata with everything taken off the schema that would make the reader interpret stored values. */
+/** The metadata without anything in the schema that would make the reader interpret stored values. */
 export function stored(metadata: FileMetaData): FileMetaData {
   const schema = metadata.schema.map((element): SchemaElement => {
     const { converted_type: converted, logical_type: _, ...bare } = element;
@@ -63,7 +63,7 @@ export function stored(metadata: FileMetaData): FileMetaData {
   return { ...metadata, schema };
 }
 
-/** @throws TypeConflict for a type that Arrow files are not written with here */
+/** @throws TypeConflict for a type that cannot be written here */
 export function fieldOf(tree: SchemaTree, origin?: Field): Field {
   const repeated = isRepeated(tree);
   const own = typeOf(tree);
@@ -146,7 +146,7 @@ function wholeType({ converted_type: converted, logical_type: logical }: SchemaE
   return width === undefined ? new Int(true, bits) : new Int(unsigned === "", Number(width) as 8);
 }
 
-/** Precisions that 128 bits and 256 bits hold. */
+/** Precisions that fit in 128 bits and 256 bits. */
 const [DIGITS_128, DIGITS_256] = [38, 76];
 
 function decimalOf({ logical_type: logical, scale, precision }: SchemaElement): DataType {
@@ -157,7 +157,7 @@ function decimalOf({ logical_type: logical, scale, precision }: SchemaElement): 
   return new Decimal(from.scale ?? 0, digits, digits > DIGITS_128 ? 256 : 128);
 }
 
-/** The Arrow schema that pyarrow and others keep beside Parquet's own; undefined where there is none, or no sound one. */
+/** The Arrow schema that pyarrow and others store beside Parquet's own; undefined if missing or invalid. */
 export function originalSchema({ key_value_metadata: pairs }: FileMetaData): Schema | undefined {
   const text = pairs?.find(({ key }) => key === "ARROW:schema")?.value;
   if (text === undefined) return undefined;
@@ -172,7 +172,7 @@ export function originalSchema({ key_value_metadata: pairs }: FileMetaData): Sch
   }
 }
 
-/** `field` with what its original has and Parquet does not: metadata, and a type that is stored in the same way. */
+/** `field` with what Parquet cannot express of the original: metadata, and a type that is stored the same way. */
 function restored(field: Field, origin: Field): Field {
   const metadata = new Map([...field.metadata, ...origin.metadata]);
   return field.clone({ type: restoredType(field.type, origin.type), metadata });
@@ -226,7 +226,7 @@ function restoredType(type: DataType, origin: DataType): DataType {
   }
 }
 
-/** What the reader gives for `tree` after `stored`, as values of the type that `fieldOf` found. */
+/** The reader's values for `tree` after `stored`, as values of the type that `fieldOf` found. */
 export function plainValue(value: unknown, tree: SchemaTree): unknown {
   if (!isRepeated(tree)) return plainItem(value, tree);
   return value === null || value === undefined

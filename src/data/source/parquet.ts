@@ -1,4 +1,4 @@
-/** Parquet, a row group at a time. What its types become is parquet-types.ts. */
+/** Parquet, one row group at a time. parquet-types.ts converts its types. */
 import type { Field } from "apache-arrow";
 import {
   type AsyncBuffer,
@@ -14,7 +14,7 @@ import { TypeConflict } from "../arrow/types.ts";
 import { fieldOf, originalSchema, plainValue, stored } from "./parquet-types.ts";
 import type { RowBatch, RowSource } from "./rows.ts";
 
-/** A page of nulls alone unpacks to nothing, on which the LZ4 decoders stumble. */
+/** A page of only nulls unpacks to nothing, which the LZ4 decoders cannot handle. */
 const compressors: typeof codecs = Object.fromEntries(
   Object.entries(codecs).map(([name, unpack]) => [
     name,
@@ -65,7 +65,7 @@ async function* rowGroups(
   const columns = trees.map(({ element }) => element.name);
   let start = 0;
   for (const [group, { num_rows, columns: chunks }] of metadata.row_groups.entries()) {
-    // Found by the reader only after it has begun on other columns, whose own failures nobody then waits for.
+    // The reader notices this only after it has started on other columns, whose failures would go unhandled.
     for (const { meta_data } of chunks)
       if (meta_data && !isInSchema(meta_data.path_in_schema, trees, columns))
         throw new InputError(
@@ -77,7 +77,7 @@ async function* rowGroups(
     const found = await reading(path, `row group ${group}`, read);
     if (found.length !== rowEnd - rowStart)
       throw new InputError(`${path}: row group ${group} has ${found.length} rows of ${num_rows}; copy the file again`);
-    // Values of another type than the schema's come to light here.
+    // Values whose type differs from the schema's are detected here.
     const plain = (row: Readonly<Record<string, unknown>>): Record<string, unknown> =>
       Object.fromEntries(trees.map((tree) => [tree.element.name, plainValue(row[tree.element.name], tree)]));
     const rows = await reading(path, `row group ${group}`, async () => found.map(plain));
@@ -86,7 +86,7 @@ async function* rowGroups(
   }
 }
 
-/** Whether a column's way leads to values; one that is not asked for is nobody's concern. */
+/** Whether a column's path leads to values; columns that are not used do not matter. */
 function isInSchema(
   [first, ...way]: readonly string[],
   trees: readonly SchemaTree[],

@@ -1,6 +1,6 @@
 /**
- * What a dataset is read from when it is converted: a file of any known format, recognized by what is in it and not by its
- * name. Each format is one file beside this one.
+ * Opens what a dataset is converted from: a file of any known format, recognized by its contents, not its name. Each
+ * format has its own file next to this one.
  */
 import { existsSync, statSync } from "node:fs";
 import { InputError } from "../../errors.ts";
@@ -14,8 +14,8 @@ import { parquetSource } from "./parquet.ts";
 import type { ArraySource, RowSource } from "./rows.ts";
 
 /**
- * @param split which one, where `path` is a folder with several
- * @throws InputError when there is nothing at `path`, or it is of no known format
+ * @param split which one, if `path` is a folder with several
+ * @throws InputError if there is nothing at `path`, or its format is unknown
  */
 export async function openSource(path: string, split?: string): Promise<RowSource | ArraySource> {
   requireFile(path);
@@ -39,7 +39,7 @@ async function firstBytes(path: string): Promise<Buffer> {
   return Buffer.from(await Bun.file(path).slice(0, 64).arrayBuffer());
 }
 
-/** The first text that is no blank, unpacked. */
+/** The first nonblank text, unpacked. */
 async function firstText(path: string): Promise<string> {
   for await (const bytes of openText(path)) {
     const text = Buffer.from(bytes)

@@ -7,43 +7,13 @@ import {
   CUBLAS_COMPUTE_32F,
   CUBLAS_GEMM_DEFAULT,
   CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION,
-  CUBLAS_OP_N,
-  CUBLAS_OP_T,
-  CUBLASLT_EPILOGUE_BIAS,
-  CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE,
-  CUDA_R_16BF,
-  CUDA_R_32F,
   type Cublas,
-  heuristicResult,
-  matmulAttribute,
-  preferenceAttribute,
 } from "../../../ffi/bindings/cublas.ts";
-import { type NativeBlock, nativeBlock } from "../../../ffi/bindings/native.ts";
-import type { ComputeDType } from "../../tensor/dtype.ts";
+import { nativeBlock } from "../../../ffi/bindings/native.ts";
 import type { Gpu } from "./gpu.ts";
 import type { KernelLauncher } from "./kernels.ts";
 import type { GpuMemory } from "./memory.ts";
-
-/** A column-major operand: `transposed` says whether the product takes its transpose. */
-export interface ColumnMajor {
-  readonly address: number;
-  readonly dtype: ComputeDType;
-  /** Elements between the starts of two columns. */
-  readonly stride: number;
-  readonly transposed: boolean;
-}
-
-/** c (m, n) = a (m, k) · b (k, n), column-major. a and b have one type; c has that type or float32. */
-export interface Product {
-  readonly m: number;
-  readonly n: number;
-  readonly k: number;
-  readonly a: ColumnMajor;
-  readonly b: ColumnMajor;
-  readonly c: Omit<ColumnMajor, "transposed">;
-  /** c += … */
-  readonly accumulate: boolean;
-}
+import { dataType, openPlans, operation, type Product } from "./product-plans.ts";
 
 export interface Products {
   multiply(product: Product): void;
@@ -58,23 +28,6 @@ function workspaceBytes(computeCapability: number): number {
   return (computeCapability >= 90 ? 32 : 4) * MiB;
 }
 
-/** Plans of products with a bias that are kept; each is a few hundred bytes on the host. */
-const PLANS = 512;
-const WIDEST_ALIGNMENT = 16;
-
-/** A product with a bias, as cuBLASLt wants it described, with the algorithm it chose. */
-interface Plan {
-  readonly description: number;
-  readonly layouts: readonly number[];
-  readonly algorithm: NativeBlock;
-}
-
-function dataType(dtype: ComputeDType): number {
-  return dtype === "float32" ? CUDA_R_32F : CUDA_R_16BF;
-}
-
-const operation = ({ transposed }: ColumnMajor) => (transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-
 /** @throws NvidiaCallError where the libraries do not start, RunError without memory for the workspace */
 export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed: KernelLauncher["timed"]): Products {
   const { calls, light } = cublas;
@@ -85,7 +38,7 @@ export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed:
   };
   const bytes = workspaceBytes(gpu.limits.computeCapability);
   const workspace = memory.allocate(bytes, "workspace of cuBLAS").address;
-  const block = nativeBlock(256);
+  const block = nativeBlock(24);
   block.view.setFloat32(0, 1, true);
   block.view.setFloat32(8, 0, true);
   const [one, zero] = [block.address, block.address + 8];
@@ -94,18 +47,7 @@ export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed:
 
   let handle = 0;
   let lightHandle = 0;
-  const plans = new Map<string, Plan | null>();
-  const dropPlans = () => {
-    for (const plan of plans.values()) {
-      if (!plan) continue;
-      light.cublasLtMatmulDescDestroy(plan.description);
-      for (const layout of plan.layouts) light.cublasLtMatrixLayoutDestroy(layout);
-      plan.algorithm.free();
-    }
-    plans.clear();
-  };
-  const close = () => {
-    dropPlans();
+  const release = () => {
     if (handle !== 0) calls.cublasDestroy_v2(handle);
     if (lightHandle !== 0) light.cublasLtDestroy(lightHandle);
     block.free();
@@ -120,72 +62,10 @@ export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed:
     const mode = CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
     check("cublasSetMathMode", calls.cublasSetMathMode(handle, mode));
   } catch (error) {
-    close();
+    release();
     throw error;
   }
-
-  const set = (symbol: "cublasLtMatmulDescSetAttribute" | "cublasLtMatmulPreferenceSetAttribute") => {
-    return (of: number, attribute: number, value: number, size: 4 | 8) => {
-      block.setU64(24, value);
-      check(symbol, light[symbol](of, attribute, block.address + 24, size));
-    };
-  };
-  const describe = set("cublasLtMatmulDescSetAttribute");
-  const prefer = set("cublasLtMatmulPreferenceSetAttribute");
-
-  const layoutOf = (dtype: ComputeDType, rows: number, columns: number, stride: number): number => {
-    const status = light.cublasLtMatrixLayoutCreate(out, dataType(dtype), rows, columns, stride);
-    check("cublasLtMatrixLayoutCreate", status);
-    return made();
-  };
-
-  /** Has cuBLASLt choose an algorithm for the product; null where it offers none. */
-  const planFor = ({ m, n, k, a, b, c }: Product, bias: number): Plan | null => {
-    check("cublasLtMatmulDescCreate", light.cublasLtMatmulDescCreate(out, CUBLAS_COMPUTE_32F, CUDA_R_32F));
-    const description = made();
-    const layouts: number[] = [];
-    let preference = 0;
-    let kept = false;
-    const algorithm = nativeBlock(heuristicResult.bytes);
-    try {
-      describe(description, matmulAttribute.TRANSA, operation(a), 4);
-      describe(description, matmulAttribute.TRANSB, operation(b), 4);
-      describe(description, matmulAttribute.EPILOGUE, CUBLASLT_EPILOGUE_BIAS, 4);
-      describe(description, matmulAttribute.BIAS_POINTER, bias, 8);
-      layouts.push(a.transposed ? layoutOf(a.dtype, k, m, a.stride) : layoutOf(a.dtype, m, k, a.stride));
-      layouts.push(b.transposed ? layoutOf(b.dtype, n, k, b.stride) : layoutOf(b.dtype, k, n, b.stride));
-      layouts.push(layoutOf(c.dtype, m, n, c.stride));
-      check("cublasLtMatmulPreferenceCreate", light.cublasLtMatmulPreferenceCreate(out));
-      preference = made();
-      const { MAX_WORKSPACE_BYTES, REDUCTION_SCHEME_MASK, ...alignments } = preferenceAttribute;
-      prefer(preference, MAX_WORKSPACE_BYTES, bytes, 8);
-      prefer(preference, REDUCTION_SCHEME_MASK, CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, 4);
-      for (const attribute of Object.values(alignments)) prefer(preference, attribute, WIDEST_ALIGNMENT, 4);
-      const [A = 0, B = 0, C = 0] = layouts;
-      const status = light.cublasLtMatmulAlgoGetHeuristic(
-        lightHandle,
-        description,
-        A,
-        B,
-        C,
-        C,
-        preference,
-        1,
-        algorithm.address,
-        out,
-      );
-      // CUBLAS_STATUS_NOT_SUPPORTED, or no result: the product is computed another way
-      kept = status === 0 && block.i32(16) > 0 && algorithm.i32(heuristicResult.statusAt) === 0;
-      return kept ? { description, layouts, algorithm } : null;
-    } finally {
-      if (preference !== 0) light.cublasLtMatmulPreferenceDestroy(preference);
-      if (!kept) {
-        light.cublasLtMatmulDescDestroy(description);
-        for (const layout of layouts) light.cublasLtMatrixLayoutDestroy(layout);
-        algorithm.free();
-      }
-    }
-  };
+  const plans = openPlans({ light, handle: lightHandle, check, workspaceBytes: bytes });
 
   return {
     multiply({ m, n, k, a, b, c, accumulate }) {
@@ -215,18 +95,10 @@ export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed:
       });
     },
     multiplyWithBias(product, bias) {
-      const { m, n, k, a, b, c, accumulate } = product;
-      const sizes = [m, n, k, a.stride, b.stride, c.stride];
-      const key = `${a.dtype} ${c.dtype} ${a.transposed} ${b.transposed} ${sizes.join(" ")}`;
-      let plan = plans.get(key);
-      if (plan === undefined) {
-        if (plans.size >= PLANS) dropPlans();
-        plan = planFor(product, bias);
-        plans.set(key, plan);
-      }
+      const plan = plans.of(product, bias);
       if (!plan) return false;
+      const { a, b, c, accumulate } = product;
       const { description, layouts, algorithm } = plan;
-      describe(description, matmulAttribute.BIAS_POINTER, bias, 8);
       const [A = 0, B = 0, C = 0] = layouts;
       timed("cublasLtMatmul", () => {
         const status = light.cublasLtMatmul(
@@ -251,11 +123,9 @@ export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed:
       });
       return true;
     },
-    close,
+    close() {
+      plans.close();
+      release();
+    },
   };
-}
-
-/** Whether an operand is aligned as the products with a bias ask for: address and every row. */
-export function widelyAligned(address: number, strideBytes: number): boolean {
-  return address % WIDEST_ALIGNMENT === 0 && strideBytes % WIDEST_ALIGNMENT === 0;
 }

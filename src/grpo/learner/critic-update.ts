@@ -32,12 +32,11 @@ export async function criticStep(
   settings: CriticUpdateSettings,
   learningRate: number,
   onTokens?: (tokens: number) => void,
-): Promise<{ readonly metrics: Record<string, number | null>; readonly tokens: number }> {
+): Promise<Record<string, number | null>> {
   const { model, activations, optimizer } = critic;
   const stepTokens = valueTokens(samples, settings.value);
   zeroGradients(model.device, optimizer);
   const parts: MetricParts[] = [];
-  let tokens = 0;
   for (const batch of cutMicroBatches(packed(samples), settings.microBatchTokens)) {
     const values = byCompletion(batch, await forwardValues(model, batch, activations));
     const part = Array.from(batch.completions, (index, i): ValueCompletion => {
@@ -47,10 +46,8 @@ export async function criticStep(
     const { dvalues, metrics } = computeValueLoss(part, stepTokens, settings.value);
     parts.push(metrics);
     await backwardValues(model, batch, activations, optimizer.gradients, dvalues);
-    tokens += batch.tokens.length;
     onTokens?.(batch.tokens.length);
   }
   const norm = await optimizerStep(model.device, optimizer, settings.optimizer, learningRate);
-  const metrics = { ...foldMetrics(parts), "value/grad_norm": norm, "value/learning_rate": learningRate };
-  return { metrics, tokens };
+  return { ...foldMetrics(parts), "value/grad_norm": norm, "value/learning_rate": learningRate };
 }

@@ -76,7 +76,10 @@ export function createLearner(options: LearnerOptions): Learner {
   const settings = updateSettings(config);
   const { optimizer, microBatchTokens } = settings;
   const schedule = scheduleOf(config, totalSteps);
-  const criticSchedule = critic && scheduleOf(config, totalSteps, critic.learningRate);
+  const criticUpdate = critic && {
+    settings: { value: critic.value, optimizer, microBatchTokens },
+    schedule: scheduleOf(config, totalSteps, critic.learningRate),
+  };
   let step = start?.step ?? 0;
   let control = start?.entropyControl ?? startEntropyControl(config);
 
@@ -85,18 +88,13 @@ export function createLearner(options: LearnerOptions): Learner {
     const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(control, config) };
     const update = await updateStep(policy, samples, { ...settings, loss }, learningRate(schedule, step), context);
     const valued =
-      critic &&
-      (await criticStep(
-        critic.critic,
-        samples,
-        { value: critic.value, optimizer, microBatchTokens },
-        learningRate(criticSchedule!, step),
-      ));
+      criticUpdate &&
+      (await criticStep(critic.critic, samples, criticUpdate.settings, learningRate(criticUpdate.schedule, step)));
     step++;
     control = nextEntropyControl(control, update.meanEntropy, config);
     if (reference && step % reference.everySteps === 0)
       await mixReference(reference.model, policy.optimizer, reference.alpha);
-    const metrics = { ...update.metrics, ...valued?.metrics };
+    const metrics = { ...update.metrics, ...valued };
     return { logprobs: update.logprobs, metrics: { ...metrics, ...entropyMetrics(metrics, control, config) } };
   };
 

@@ -40,8 +40,6 @@ export interface UpdateResult {
   readonly logprobs: readonly Float32Array[];
   /** Mean entropy under m and the entropy mask: what `use_adaptive_entropy` goes by; null where no token counts. */
   readonly meanEntropy: number | null;
-  /** Tokens that went through the model. */
-  readonly tokens: number;
 }
 
 export interface Updater {
@@ -128,7 +126,6 @@ export async function updateStep(
   const parts: MetricParts[] = [];
   let loss = 0;
   let entropySum = 0;
-  let tokens = 0;
   for (const batch of cutMicroBatches(groups, settings.microBatchTokens)) {
     const scored: Scores = await forward(model, batch, activations, settings.temperature);
     const [current, entropy] = [byCompletion(batch, scored.logprobs), byCompletion(batch, scored.entropies)];
@@ -141,11 +138,10 @@ export async function updateStep(
     entropySum += result.entropySum;
     parts.push(result.metrics);
     await backward(model, batch, activations, optimizer.gradients, result, settings.temperature);
-    tokens += batch.tokens.length;
     onTokens?.(batch.tokens.length);
   }
   const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate);
   const metrics = { loss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) };
   const meanEntropy = step.entropyTokens === 0 ? null : entropySum / step.entropyTokens;
-  return { metrics, logprobs, meanEntropy, tokens };
+  return { metrics, logprobs, meanEntropy };
 }

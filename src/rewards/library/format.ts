@@ -1,14 +1,14 @@
 /**
- * Rewards for the form of a completion: tags around thought and answer, and signs of reasoning by steps. Each is a pure
- * function of one text in time linear in its length: the text is a model's, and could be chosen to make a pattern that
- * backtracks slow.
+ * Rewards for the form of a completion: tags around thought and answer, and signs of step-by-step reasoning. Each is a
+ * pure function of one text, in time linear in its length: a model wrote the text, and could find one that makes a
+ * backtracking pattern slow.
  */
 
 /**
- * What the prompt's end gives to the completion's form: `<think>` and the white space behind it, where the chat template
- * opens the thought itself (DeepSeek-R1's, QwQ's). Put before the completion, it makes the text that the model continued.
+ * The opening tag that a completion lacks: `<think>` and the white space after it, if the chat template opens the thought
+ * in the prompt (DeepSeek-R1's, QwQ's). Prepended to the completion, it gives the whole thought.
  *
- * @returns "" where the prompt does not end in an open thought
+ * @returns "" if the prompt does not end in an open thought
  */
 export function openedThought(promptEnd: string): string {
   const at = promptEnd.lastIndexOf("<think>");
@@ -16,7 +16,7 @@ export function openedThought(promptEnd: string): string {
 }
 
 /**
- * 1 where the text begins with `<think>`, closes it with `</think>` and opens no second one; else 0. As TRL's
+ * 1 if the text begins with `<think>`, closes it with `</think>` and opens no second one; else 0. As TRL's
  * `think_format_reward`.
  */
 export function thinkFormat(text: string): 0 | 1 {
@@ -25,9 +25,8 @@ export function thinkFormat(text: string): 0 | 1 {
 }
 
 /**
- * 1 where the text is `<think>`, thought, `</think>`, `<answer>`, answer, `</answer>`, with each tag on a line of its
- * own; else 0. As open-r1's `format_reward` (the template of DeepSeek-R1, arXiv 2501.12948, table 1), which lets more
- * lines follow.
+ * 1 if the text is `<think>`, thought, `</think>`, `<answer>`, answer, `</answer>`, each tag on its own line; else 0.
+ * As open-r1's `format_reward` (the template of DeepSeek-R1, arXiv 2501.12948, table 1), which allows more lines after it.
  */
 export function answerFormat(text: string): 0 | 1 {
   const open = "<think>\n";
@@ -44,24 +43,24 @@ export function answerFormat(text: string): 0 | 1 {
   return 0;
 }
 
-/** A quarter for each of the four tags of `answerFormat` that is there exactly once, with its line breaks. As in open-r1. */
+/** A quarter for each of the four tags of `answerFormat` that occurs exactly once, with its line breaks. As in open-r1. */
 export function tagCount(text: string): number {
   const once = ["<think>\n", "\n</think>\n", "\n<answer>\n", "\n</answer>"].filter((tag) => occursOnce(text, tag));
   return once.length / 4;
 }
 
-/** Occurrences that overlap count as one. */
+/** Overlapping occurrences count as one. */
 function occursOnce(text: string, tag: string): boolean {
   const first = text.indexOf(tag);
   return first >= 0 && text.indexOf(tag, first + tag.length) < 0;
 }
 
-/** Steps from which the reward is full. */
+/** Number of steps for the full reward. */
 const ENOUGH_STEPS = 3;
 
 /**
- * A third for each sign of a step, at most 1: `Step 1:`, a bullet (`-`, `*`) at a line's beginning but the first, `1.`
- * at the text's beginning, or one of `First,` `Second,` `Next,` `Finally,`. As open-r1's `reasoning_steps_reward`.
+ * A third for each sign of a step, at most 1: `Step 1:`, a bullet (`-`, `*`) at the start of any line but the first, `1.`
+ * at the start of the text, or one of `First,` `Second,` `Next,` `Finally,`. As open-r1's `reasoning_steps_reward`.
  */
 export function reasoningSteps(text: string): number {
   const signs = /Step \d+:|^\d+\.|\n[-*]|First,|Second,|Next,|Finally,/g;

@@ -1,6 +1,6 @@
 /**
- * Rewards by a completion's length in tokens, with and without regard to whether its answer is right. Whether it is, the
- * verifiers say (pool.ts); `null` there means that nobody knows.
+ * Rewards by a completion's length in tokens, some of which depend on whether its answer is right. The verifiers decide
+ * that (pool.ts); `null` means unknown.
  */
 
 export interface CosineParameters {
@@ -27,8 +27,8 @@ export function cosineScaled(length: number, correct: boolean, parameters: Cosin
 
 /**
  * Kimi k1.5's length reward (arXiv 2501.12599, section 2.3.3) within one prompt's group: λ = ½ − (length − min) /
- * (max − min) for a right answer, min(0, λ) for a wrong one; 0 for all where all are of one length. min and max are taken
- * over the whole group, wrong and unjudged ones included.
+ * (max − min) for a right answer, min(0, λ) for a wrong one; 0 for all if all have the same length. min and max are
+ * taken over the whole group, including wrong and unjudged answers.
  *
  * @param lengths of the group's completions, in tokens. (G)
  * @param correct null: not scored. (G)
@@ -51,7 +51,7 @@ export function groupLength(lengths: readonly number[], correct: readonly (boole
 
 /**
  * DAPO's soft overlong punishment (arXiv 2503.14476, equation 13): 0 up to `maxLength − cache` tokens, then falling
- * evenly to −1 at `maxLength`, and −1 beyond.
+ * linearly to −1 at `maxLength`, and −1 beyond.
  */
 export function softOverlong(length: number, maxLength: number, cache: number): number {
   const free = maxLength - cache;

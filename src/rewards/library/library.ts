@@ -1,6 +1,6 @@
 /**
- * The built-in reward functions beside the verifiers: which of the library's functions a name in `reward_funcs` stands
- * for, with which parameters. Pure and fast, so they run where they are called, without a deadline.
+ * The built-in reward functions other than the verifiers: which function a name in `reward_funcs` stands for, and with
+ * which parameters. Pure and fast, so they run in the caller, without a deadline.
  */
 import { z } from "zod";
 import { type CamelKeys, toCamel } from "../../config/names.ts";
@@ -26,22 +26,22 @@ export const defaultParameters = Object.fromEntries(
 export interface LibraryBatch {
   readonly completions: readonly string[];
   readonly completionIds: readonly (readonly number[])[];
-  /** The end of each completion's prompt as text, special tokens included; absent: nobody knows. */
+  /** The end of each completion's prompt as text, special tokens included; absent: unknown. */
   readonly promptEnds?: readonly string[] | undefined;
-  /** Whether the answer is right; null where nobody knows. Read by `cosine` and `length` alone. */
+  /** Whether the answer is right; null: unknown. Read only by `cosine` and `length`. */
   readonly correct: readonly (boolean | null)[];
   /** Completions of one prompt have the same number; absent: all are one group. */
   readonly groups?: readonly number[] | undefined;
 }
 
-/** What TRL's training script gives `get_soft_overlong_punishment` (trl/scripts/grpo.py of TRL 1.16). */
+/** What TRL's training script passes to `get_soft_overlong_punishment` (trl/scripts/grpo.py of TRL 1.16). */
 const TRL_SOFT_OVERLONG = { maxLength: 1280, cache: 256 } as const;
 
-/** @returns one reward per completion; null where it needs to be known whether the answer is right, and is not */
+/** @returns one reward per completion; null if it depends on whether the answer is right and that is unknown */
 export function scoreByLibrary(name: LibraryReward, batch: LibraryBatch, given: RewardParameters): (number | null)[] {
   const { completions, completionIds, correct } = batch;
   const lengths = completionIds.map((ids) => ids.length);
-  /** What the model wrote, with the tag before it that the prompt had opened. */
+  /** What the model wrote, preceded by the tag that the prompt had opened. */
   const formed = () => completions.map((text, i) => openedThought(batch.promptEnds?.[i] ?? "") + text);
   switch (name) {
     case "format":

@@ -1,11 +1,11 @@
-/** A penalty for saying the same again, by runs of tokens. */
+/** A penalty for repeated runs of tokens. */
 
 /**
- * (1 − distinct n-grams / n-grams) · maxPenalty over the tokens of one completion; 0 where there are fewer than `n`
+ * (1 − distinct n-grams / n-grams) · maxPenalty over the tokens of one completion; 0 if there are fewer than `n`
  * tokens. As TRL's `get_repetition_penalty_reward`, after arXiv 2502.03373, appendix C.2 (which puts the penalty on the
- * repeated tokens themselves; one reward a completion has no place for that).
+ * repeated tokens themselves; with one reward per completion that is not possible).
  *
- * @param maxPenalty 0 or below: what a completion of one token repeated without end comes near to
+ * @param maxPenalty 0 or below: the reward that endless repetition of one token approaches
  */
 export function repetitionPenalty(ids: readonly number[], n: number, maxPenalty: number): number {
   const total = ids.length - n + 1;

@@ -1,7 +1,7 @@
 /**
- * The entry of a reward process: judges answers and calls reward functions, one work at a time, as the supervisor sends
- * them over the IPC channel. It keeps no deadline and no memory limit itself: whatever hangs or grows here is killed
- * from outside. What reward functions print goes to the program's stderr.
+ * The entry of a reward process: judges answers and calls reward functions, one task at a time, as the supervisor sends
+ * them over the IPC channel. It enforces no deadline and no memory limit itself: a process that hangs or grows too large
+ * is killed from outside. What reward functions print goes to the program's stderr.
  */
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -14,11 +14,11 @@ import { offerPublicApi } from "./public-api.ts";
 
 const send = (progress: Progress): void => void process.send?.(progress);
 
-// What a reward function starts is none of ours.
+// Processes that a reward function starts are not ours.
 delete process.env.BUN_GRPO_CHILD;
 delete process.env.BUN_FEATURE_FLAG_NO_ORPHANS;
 
-// Ctrl-C, a closing terminal and a job's end go to every process at once; the trainer decides when these ones end.
+// Ctrl-C, a closing terminal and the end of a job signal every process; the trainer decides when reward processes end.
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU"] as const)
   process.on(signal, () => {});
 process.on("disconnect", () => process.exit(0));
@@ -27,7 +27,7 @@ try {
   // Under memory pressure the kernel should take this process, not the trainer.
   writeFileSync("/proc/self/oom_score_adj", "1000");
 } catch {
-  // Not Linux, or not allowed: the supervisor's own limit holds all the same.
+  // Not Linux, or not permitted: the supervisor's own limit still applies.
 }
 
 // The executable's entry offers its own copy before it imports this file.

@@ -1,6 +1,6 @@
 /**
- * The main thread's line to the supervisor worker: starts it on first use, numbers what is asked and hands each answer to
- * who asked. Any number of works may be under way.
+ * The main thread's connection to the supervisor worker: starts it on first use, numbers the requests and delivers each
+ * answer to its caller. Any number of requests may be in flight.
  */
 import { availableParallelism } from "node:os";
 import { fileURLToPath } from "node:url";
@@ -14,8 +14,8 @@ export interface Connection {
 }
 
 /**
- * In the executable, worker and processes are the program's own entry again, told by BUN_GRPO_CHILD what they are:
- * its entry then imports supervisor.ts, or offers the public API (public_api.ts) and imports child.ts.
+ * In the executable, worker and processes run the program's own entry, with BUN_GRPO_CHILD telling them what they are:
+ * it then imports supervisor.ts, or offers the public API (public-api.ts) and imports child.ts.
  */
 const startSupervisor = (): Worker =>
   compiled
@@ -31,11 +31,11 @@ export interface ConnectionOptions {
   readonly timeoutMs?: number | undefined;
   readonly memoryLimitMiB?: number | undefined;
   readonly size?: number | undefined;
-  /** Modules with reward functions: each gets a process at once, as one may do nothing but wait for a server. */
+  /** Modules with reward functions: each gets a process of its own, since one may only wait for a server. */
   readonly functions?: number | undefined;
 }
 
-/** The worker starts at the first work; see RewardPoolOptions for the defaults. */
+/** The worker starts with the first request; see RewardPoolOptions for the defaults. */
 export function connect(options: ConnectionOptions): Connection {
   const waiting = new Map<number, { resolve: (answer: FromSupervisor) => void; reject: (error: Error) => void }>();
   let worker: Worker | null = null;
@@ -52,7 +52,7 @@ export function connect(options: ConnectionOptions): Connection {
     started.addEventListener("message", (event: MessageEvent<FromSupervisor>) => {
       waiting.get(event.data.id)?.resolve(event.data);
       waiting.delete(event.data.id);
-      // Only work under way keeps the program alive.
+      // Only requests in flight keep the program alive.
       if (waiting.size === 0) started.unref();
     });
     started.addEventListener("error", (event) =>

@@ -1,6 +1,6 @@
 /**
- * Reward functions that users write: loading a module by path, calling its default export, checking what it returns.
- * Runs in a reward process only (child.ts), never beside the trainer.
+ * Users' reward functions: loads a module by path, calls its default export, checks what it returns. Runs only in a
+ * reward process (child.ts), never in the trainer's.
  */
 import { pathToFileURL } from "node:url";
 import { errorText } from "../../errors.ts";
@@ -8,21 +8,21 @@ import type { Arguments, Called, Failure, Logs, RewardTrainerState } from "./pro
 
 /**
  * A reward function: the default export of a TypeScript or JavaScript module.
- * It gets arrays of equal length, one entry per completion, and returns as many rewards: a finite number, or null for a
- * completion that it does not score (it then neither gains nor loses, and is left out of its group's baseline).
- * `prompts`: the text, or the messages, as the data set has them. `completions`: the generated text without special
+ * It takes arrays of equal length, one entry per completion, and returns one reward per completion: a finite number, or
+ * null for a completion that it does not score (which then has no advantage and is left out of its group's baseline).
+ * `prompts`: the text or the messages, as in the dataset. `completions`: the generated text without special
  * tokens. `completion_ids`: its tokens. `prompt_ends`: the end of the prompt as the model read it, with what the chat
  * template put there (`<think>`). `trainer_state`, `log_metric`, `log_extra`: see `RewardTools`. Every other key is a
- * column of the data set.
+ * column of the dataset.
  */
 export type RewardFunction = (
   args: Arguments & RewardTools,
 ) => readonly (number | null)[] | Promise<readonly (number | null)[]>;
 
-/** What a reward function gets beside its arrays, as TRL gives it. */
+/** What a reward function gets beside its arrays, as in TRL. */
 export interface RewardTools {
   readonly trainer_state: RewardTrainerState;
-  /** Logs a number with the step's metrics; several calls in a step give their mean. @throws TypeError for what is not a finite number */
+  /** Logs a number with the step's metrics; several calls in a step are averaged. @throws TypeError unless it is a finite number */
   readonly log_metric: (name: string, value: number) => void;
   /** Adds a column to the recorded completions, one value (any JSON) per completion. @throws TypeError for another count */
   readonly log_extra: (column: string, values: readonly unknown[]) => void;
@@ -40,7 +40,7 @@ export class RewardFailure extends Error {
 
 const loaded = new Map<string, RewardFunction>();
 
-/** Imports the module once per process. @throws RewardFailure "load" where it cannot be imported or exports no function */
+/** Imports the module once per process. @throws RewardFailure "load" if it cannot be imported or exports no function */
 export async function loadFunction(path: string): Promise<RewardFunction> {
   const known = loaded.get(path);
   if (known !== undefined) return known;

@@ -1,12 +1,12 @@
 /**
- * Rewards on model output, computed away from the trainer: in a few processes with a memory limit and a hard deadline
- * per answer. This is the main thread's side: it checks the settings, starts the supervisor worker (supervisor.ts) on
- * first use, passes batches to it and puts the results of several reward functions together.
+ * Rewards on model output, computed outside the trainer's process: in a few processes with a memory limit and a hard
+ * deadline per answer. This is the main thread's side: it checks the settings, starts the supervisor worker
+ * (supervisor.ts) on first use, passes batches to it and combines the results of several reward functions.
  *
- * An answer that misses its deadline: a verifier gives it 0 with the reason "timeout"; a reward function gives it null
- * (not scored). What a function throws costs the completion concerned its reward, not the run; a module that cannot
- * be loaded (InputError) or that returns something other than rewards (RunError) ends the run.
- * Neither worker nor processes keep the program alive, and none outlives it.
+ * If an answer misses its deadline, a verifier gives it 0 with the reason "timeout", and a reward function null (not
+ * scored). A function that throws costs the completion its reward, not the run; a module that cannot be loaded
+ * (InputError) or that returns anything but rewards (RunError) ends the run. Neither worker nor processes keep the
+ * program alive, and none outlives it.
  */
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
@@ -33,9 +33,9 @@ export interface RewardPoolOptions {
   readonly parameters?: Partial<RewardParameters> | undefined;
   /** Deadline of one answer, or of one call of a reward function, in milliseconds. Default 10,000. */
   readonly timeoutMs?: number | undefined;
-  /** What each process may use beyond what it starts with, in MiB. Default 512. */
+  /** What each process may use beyond its initial size, in MiB. Default 512. */
   readonly memoryLimitMiB?: number | undefined;
-  /** Most processes at a time. Default: the cores, or the modules if these are more, at most 4. */
+  /** Most processes at a time. Default: the number of cores, or of modules if larger, but at most 4. */
   readonly size?: number | undefined;
 }
 
@@ -48,11 +48,11 @@ export interface RewardBatch {
   readonly promptEnds?: readonly string[] | undefined;
   readonly golds: readonly (string | null)[];
   readonly columns: Readonly<Record<string, readonly unknown[]>>;
-  /** The row in the data set that each completion answers; failures name it. */
+  /** The row in the dataset that each completion answers; failures name it. */
   readonly rows?: readonly number[] | undefined;
-  /** Completions of one prompt have the same number; absent: all are one group. Of use to `length` alone. */
+  /** Completions of one prompt have the same number; absent: all are one group. Used only by `length`. */
   readonly groups?: readonly number[] | undefined;
-  /** What reward functions are told of training; absent: there is none. */
+  /** The state of training that reward functions get; absent: none. */
   readonly trainerState?: RewardTrainerState | undefined;
 }
 
@@ -72,20 +72,20 @@ export type ExternalRewards = ReadonlyMap<string, readonly (number | null)[]>;
 export interface RewardPool {
   /** The functions' names, in order, as metrics spell them. */
   readonly names: readonly string[];
-  /** Names with what they stand for, in order; those of reward models are the keys of `external`. */
+  /** The names and what they stand for, in order; those of reward models are the keys of `external`. */
   readonly members: readonly { readonly name: string; readonly spec: RewardSpec }[];
-  /** Loads the reward functions once. @throws InputError for a module that is none */
+  /** Loads the reward functions once. @throws InputError for a module without a reward function */
   ready(): Promise<void>;
   /**
-   * Any number of batches may be under way at once.
+   * Any number of batches may be in flight.
    *
    * @param external the rewards of the reward models, which the caller computes
-   * @throws RunError naming the function that returned no rewards; InputError as `ready`
+   * @throws RunError naming the function that returned no rewards; InputError like `ready`
    */
   score(batch: RewardBatch, external?: ExternalRewards): Promise<RewardResult>;
-  /** Judges answers alone, in order. An answer that cannot be finished has the reason "timeout". */
+  /** Only judges answers, in order. An answer that cannot be finished has the reason "timeout". */
   verify(items: readonly Item[], extraction: Extraction): Promise<readonly Verdict[]>;
-  /** Ends worker and processes; work under way is given up. */
+  /** Ends worker and processes; requests in flight are abandoned. */
   close(): Promise<void>;
 }
 
@@ -101,7 +101,7 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
   const modules = members.filter(({ spec }) => isModule(spec));
   const connection = connect({ ...options, functions: modules.length });
   const parameters: RewardParameters = { ...defaultParameters, ...options.parameters };
-  /** Says whether an answer is right where `cosine` or `length` ask; without a verifier in the list, "auto" does. */
+  /** The verifier that `cosine` and `length` ask: the first in the list, else "auto". */
   const [arbiter] = members.flatMap(({ spec }) => (typeof spec === "string" && isVerifier(spec) ? [spec] : []));
 
   const load = async ({ name, spec }: Member): Promise<void> => {
@@ -123,7 +123,7 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
       checkBatch(batch);
       const { completions, golds } = batch;
       const judgements = new Map<VerifierReward, Promise<Judgement>>();
-      /** Each verifier judges a batch once, however many functions turn on it. */
+      /** Each verifier judges a batch once, however many functions depend on it. */
       const judged = (verifier: VerifierReward): Promise<Judgement> => {
         const judgement = judgements.get(verifier) ?? judge(connection, verifier, completions, golds);
         judgements.set(verifier, judgement);
@@ -180,13 +180,13 @@ function checkBatch(batch: RewardBatch): void {
   }
 }
 
-/** What happened to the completions at `indices`, of which there is at least one. */
+/** What happened to the completions at `indices`, at least one. */
 function mishap(batch: RewardBatch, indices: readonly number[], what: string, cost: string): Mishap {
   const index = indices[0]!;
   return { what, cost, count: indices.length, first: { index, row: batch.rows?.[index] ?? null } };
 }
 
-/** @throws RunError for rewards that are no finite numbers */
+/** @throws RunError for rewards that are not finite numbers */
 function scoredOutside(
   name: string,
   rewards: readonly (number | null)[] | undefined,
@@ -229,7 +229,7 @@ const scoreByText = (
   timeouts: 0,
 });
 
-/** @param reported whether the verifier is a member itself, whose result tells of answers that were judged too late */
+/** @param reported whether the verifier is itself a member, whose result already reports answers that were too late */
 async function scoreByAnswer(
   name: string,
   spec: LibraryReward,

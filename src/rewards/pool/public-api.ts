@@ -1,6 +1,6 @@
 /**
- * Lets reward functions import `bun-grpo` by name, wherever their file lies and also when the whole program is one
- * executable without a node_modules. The folder of rewards itself uses nothing of the public API.
+ * Lets reward functions import `bun-grpo` by name, wherever their file is, even if the whole program is one executable
+ * without a node_modules. src/rewards itself does not use the public API.
  */
 import { plugin } from "bun";
 

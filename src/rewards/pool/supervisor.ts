@@ -1,10 +1,10 @@
 /**
- * The worker that owns the reward processes: starts them when there is work, hands out the work, and kills (SIGKILL)
- * and replaces a process that exceeds its deadline or its memory. It has a thread of its own because the trainer's is
- * blocked in native calls for long, where no timer is served.
+ * The worker that owns the reward processes: starts them when there is work, distributes the work, and kills (SIGKILL)
+ * and replaces a process that exceeds its deadline or its memory. It needs its own thread because the trainer's spends
+ * long times in native calls, during which no timer fires.
  *
- * What is lost when a process dies: of a list of answers, the one it was at, the rest goes to another process. A call
- * of a reward function is repeated with one completion at a time, so that only the culprit stays without a reward.
+ * When a process dies, a list of answers loses only the current one, and the rest goes to another process. A call of a
+ * reward function is repeated with one completion at a time, so that only the culprit gets no reward.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { parentPort } from "node:worker_threads";
@@ -25,18 +25,18 @@ import {
   type Work,
 } from "./protocol.ts";
 
-/** How often deadlines and memory are looked at while something runs, in milliseconds. */
+/** How often deadlines and memory are checked while something runs, in milliseconds. */
 const TICK_MS = 10;
 /** Longest start of a process, or import of a reward function, in milliseconds. */
 const START_MS = 30_000;
 /** Answers per message to a process. */
 const CHUNK = 64;
-/** After so many completions in a row that a function could not score, and none that it could, the others are given up. */
+/** After this many completions in a row that a function could not score, and none that it could, the rest are abandoned. */
 const GIVE_UP_AFTER = 3;
 
 interface Task {
   readonly work: Work;
-  /** Called for each item of a verify work as its verdicts come. */
+  /** Called for each item of a verify task as its verdicts arrive. */
   readonly onVerdicts?: (progress: Extract<Progress, { kind: "verdicts" }>) => void;
   readonly onDone: (rewards: readonly (number | null)[] | undefined, logs?: Logs) => void;
   readonly onFailure: (failure: Failure) => void;
@@ -50,7 +50,7 @@ interface Slot {
   loading: boolean;
   /** When it last showed progress, by performance.now(). */
   since: number;
-  /** Resident KiB when it had just started. */
+  /** Resident KiB just after the start. */
   baseline: number;
   killed: Failure | null;
 }
@@ -69,7 +69,7 @@ let failedStarts = 0;
 
 function startProcess(): void {
   const slot: Slot = {
-    // A kernel limit on private memory behind the sampled one, in case this thread gets no time to look.
+    // A kernel limit on private memory backs up the sampled one, in case this thread gets no time to look.
     process: Bun.spawn(limited(settings.command, settings.memoryLimitMiB * 2 + 2048), {
       env: { ...process.env, BUN_GRPO_CHILD: "reward", BUN_FEATURE_FLAG_NO_ORPHANS: "1" },
       stdin: "ignore",
@@ -89,13 +89,13 @@ function startProcess(): void {
   slots.add(slot);
 }
 
-/** The command under a limit of `mib` MiB of writable memory, and without core files; as it is where there is no shell. */
+/** The command under a limit of `mib` MiB of writable memory, without core files; unchanged if there is no shell. */
 const limited = (command: readonly string[], mib: number): string[] =>
   existsSync("/bin/sh")
     ? ["/bin/sh", "-c", `ulimit -c 0; ulimit -d ${mib * 1024} 2>/dev/null; exec "$@"`, "sh", ...command]
     : [...command];
 
-/** KiB in memory, 0 where the system does not say. */
+/** KiB in memory, 0 if the system does not say. */
 function residentKiB(pid: number): number {
   try {
     return Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0);
@@ -146,7 +146,7 @@ function onExit(slot: Slot, code: number | null, signal: number | string | null)
   dispatch();
 }
 
-/** Gives waiting tasks to idle processes, and starts processes while there are more tasks than those. */
+/** Gives waiting tasks to idle processes, and starts more processes if tasks remain. */
 function dispatch(): void {
   for (const slot of slots) {
     if (queue.length === 0) break;
@@ -273,7 +273,7 @@ function callAll(id: number, path: string, args: Arguments, state: RewardTrainer
   });
 }
 
-/** The arguments of completion `index` alone. */
+/** The arguments for completion `index` alone. */
 const pick = (args: Arguments, index: number): Arguments =>
   Object.fromEntries(Object.entries(args).map(([key, values]) => [key, [values[index]]])) as unknown as Arguments;
 

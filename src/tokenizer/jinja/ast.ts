@@ -28,7 +28,7 @@ export interface Arguments {
 
 export const noArguments: Arguments = { positional: [], named: [], spread: null, spreadNamed: null };
 
-/** What is assigned to: a name, a namespace's attribute, or a tuple of them. */
+/** The target of an assignment: a name, a namespace's attribute, or a tuple of them. */
 export type Target =
   | { readonly type: "name"; readonly name: string }
   | { readonly type: "member"; readonly name: string; readonly attribute: string }

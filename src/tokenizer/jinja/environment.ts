@@ -1,9 +1,9 @@
 /**
- * The environment that transformers renders chat templates in: jinja2's own functions, `raise_exception`, `strftime_now`.
- * A template reaches nothing else of the machine.
+ * The environment in which transformers renders chat templates: jinja2's own functions, `raise_exception`,
+ * `strftime_now`. A template has no other access to the machine.
  *
- * Written here since no library renders as jinja2 does: `@huggingface/jinja` 0.5 departs in its lexer, its parser and its
- * runtime alike, minijinja and nunjucks are languages of their own. `test/golden/make_chat_renders.py` compares the two.
+ * Written from scratch because no library renders like jinja2: `@huggingface/jinja` 0.5 deviates in its lexer, parser and
+ * runtime, and minijinja and nunjucks are different languages. `test/golden/make_chat_renders.py` compares with jinja2.
  */
 
 import { formatDate } from "../format-date.ts";
@@ -28,7 +28,7 @@ import {
 
 export { TemplateFault, TemplateRefusal } from "./fault.ts";
 
-/** jinja2's sandbox allows no longer one. */
+/** jinja2's sandbox allows no longer range. */
 const longestRange = 100_000n;
 
 function range(args: readonly Value[]): Value {
@@ -90,14 +90,14 @@ const globals: Readonly<Record<string, Callable>> = {
 export class ChatTemplateProgram {
   private readonly body: readonly Stmt[];
 
-  /** @throws TemplateFault with the line where the text is no template */
+  /** @throws TemplateFault with the line at which the text is not a valid template */
   constructor(source: string) {
     requireTemplateLength(source.length);
     this.body = parseTemplate(source);
   }
 
   /**
-   * @param variables values of JSON
+   * @param variables JSON values
    * @throws TemplateFault for what Python would raise, TemplateRefusal from `raise_exception`
    */
   render(variables: Readonly<Record<string, unknown>>): string {

@@ -1,4 +1,4 @@
-/** Expressions of a template: precedence and odd corners are jinja2's, which differ from Python's (`**` joins to the left). */
+/** Expressions of a template: precedence and corner cases are jinja2's, which differ from Python's (`**` is left-associative). */
 import { type Arguments, type Expr, noArguments } from "./ast.ts";
 import { readFloat, readInt } from "./numbers.ts";
 import type { TokenStream } from "./token-stream.ts";
@@ -13,12 +13,12 @@ export const constants: ReadonlyMap<string, boolean | null> = new Map<string, bo
 ]);
 
 interface TupleOptions {
-  /** Whether `a if b` may stand in it; a loop's own `if` follows instead. */
+  /** Whether `a if b` is allowed; in a loop, the loop's own `if` follows instead. */
   readonly choice?: boolean;
   readonly parentheses?: boolean;
 }
 
-/** One expression, or a tuple without parentheses where commas follow. */
+/** One expression, or a tuple without parentheses if commas follow. */
 export function parseTuple(stream: TokenStream, { choice = true, parentheses = false }: TupleOptions = {}): Expr {
   const items: Expr[] = [];
   let isTuple = false;
@@ -228,7 +228,7 @@ function parseFilters(stream: TokenStream, start: Expr): Expr {
   }
 }
 
-/** A filter behind its `|`. */
+/** A filter after its `|`. */
 export function parseFilter(stream: TokenStream, operand: Expr | null): Expr {
   const name = parseDotted(stream);
   return { type: "filter", name, operand, args: stream.isOperator("(") ? parseArguments(stream) : noArguments };

@@ -1,6 +1,6 @@
 /**
  * jinja2's filters. Leaves out those that only make sense for HTML pages (`striptags`, `urlize`, `xmlattr`), and
- * `random`, `pprint`, `filesizeformat`, `wordwrap`: no chat template has them.
+ * `random`, `pprint`, `filesizeformat`, `wordwrap`, which no chat template uses.
  */
 
 import { TemplateFault } from "./fault.ts";
@@ -90,7 +90,7 @@ function round(value: Value, named: Named): Value {
   }
   if (method !== "common") throw new TemplateFault("method must be common, ceil or floor");
   const number = numeric(value);
-  // Beyond these nothing is left, or nothing changes: the digits of a float end.
+  // Beyond these the result is 0 or unchanged: a float has no more digits.
   const places = Math.max(precision, -400);
   if (typeof number === "bigint") {
     if (places >= 0) return number;
@@ -102,7 +102,7 @@ function round(value: Value, named: Named): Value {
   return number < 0 || Object.is(number, -0) ? -size : size;
 }
 
-/** A break of its own stands behind the text, as jinja2 has it: a carriage return at its end is half of that break. */
+/** As in jinja2, a line break is appended to the text first; a carriage return at its end is half of that break. */
 function splitLines(value: Value): string[] {
   if (typeof value !== "string")
     throw new TemplateFault(`unsupported operand type(s) for +=: '${typeName(value)}' and 'str'`);
@@ -312,7 +312,7 @@ function* selected(
   }
 }
 
-/** @throws TemplateFault for a filter that there is not, or arguments that it does not take */
+/** @throws TemplateFault for an unknown filter, or arguments that it does not take */
 export function applyFilter(
   name: string,
   given: Value,
@@ -320,7 +320,7 @@ export function applyFilter(
   kwargs: Kwargs,
   context: FilterContext,
 ): Value {
-  // Only these keep text that is HTML apart from other text.
+  // Only these distinguish HTML from other text.
   const value = /^(e|escape|safe|default|d)$/.test(name) ? given : plain(given);
   if (name === "tojson") return toJson(value, args, kwargs);
   if (name === "format") {

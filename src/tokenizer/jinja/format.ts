@@ -1,4 +1,4 @@
-/** Python's two ways to put values into a text: `"%s" % x` and `"{}".format(x)`, with the codes of both. */
+/** Python's two ways to format values into a text: `"%s" % x` and `"{}".format(x)`, with the codes of both. */
 
 import { TemplateFault } from "./fault.ts";
 import { repeatText } from "./limits.ts";
@@ -94,7 +94,7 @@ function formatNumber(value: bigint | number, spec: Spec): string {
   return pad(signed(isNegative, spec.sign) + body, { ...spec, align: spec.align || ">" });
 }
 
-/** A value by what stands behind the colon of `{:…}`. */
+/** A value formatted by the specification after the colon in `{:…}`. */
 function formatValue(value: Value, text: string): string {
   if (text === "") return textOf(value);
   const match = /^(?:(.)?([<>=^]))?([-+ ])?(#)?(0)?(\d+)?([,_])?(?:\.(\d+))?([a-zA-Z%])?$/su.exec(text);

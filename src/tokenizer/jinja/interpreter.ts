@@ -1,6 +1,6 @@
 /**
- * Renders a parsed template. Names are looked up as jinja2 compiles them: a loop, a macro, a block have a scope of their
- * own, which reads the outer one and leaves it as it is; an `if` has none.
+ * Renders a parsed template. Names are looked up as jinja2 compiles them: a loop, a macro and a block have their own
+ * scope, which can read the outer one but not change it; an `if` has none.
  */
 
 import type { Arguments, Expr, Signature, Stmt, Target } from "./ast.ts";
@@ -44,7 +44,7 @@ export class Scope {
 /** How a body ended. */
 type Ending = "break" | "continue" | undefined;
 
-/** What a loop over nodes writes to. */
+/** The output of a loop over nodes. */
 type Output = string[];
 
 export function render(body: readonly Stmt[], scope: Scope): string {
@@ -210,7 +210,7 @@ function argumentsOf(
   return [args, kwargs];
 }
 
-/** A chain of filters whose innermost operand is what a block holds. */
+/** A chain of filters whose innermost operand is a block's contents. */
 function applyChain(filter: Expr, text: string, scope: Scope): Value {
   if (filter.type !== "filter") return text;
   const [args, kwargs] = argumentsOf(filter.args, scope);
@@ -244,7 +244,7 @@ function missing(object: Value, key: Value): Undefined {
   return new Undefined(`'${typeName(object)} object' has no attribute '${key}'`);
 }
 
-/** `object.name`: the attribute, else what is held under the name. None is a value; only what is not there is Undefined. */
+/** `object.name`: the attribute, else the item of that name. None is a value; only a missing one is Undefined. */
 function member(object: Value, name: string): Value {
   const hidden = name.startsWith("_") ? subscript(object, name) : undefined;
   const attribute = hidden === undefined ? attributeOf(object, name) : undefined;
@@ -253,7 +253,7 @@ function member(object: Value, name: string): Value {
   return held === undefined ? missing(object, name) : held;
 }
 
-/** `object[key]`: what is held under the key, else the attribute. */
+/** `object[key]`: the item under the key, else the attribute. */
 function item(object: Value, key: Value): Value {
   const held = subscript(object, key);
   if (held !== undefined) return held;

@@ -7,7 +7,7 @@ import { compare, Dict, type Kwargs, Tuple, typeName, type Value } from "./value
 
 interface Style {
   readonly ascii: boolean;
-  /** What one level is moved in by, null where all stands in one line. */
+  /** The indentation of one level; null: all in one line. */
   readonly indent: string | null;
   readonly separators: readonly [string, string];
   readonly sortKeys: boolean;
@@ -79,7 +79,7 @@ function keyText(key: Value): string {
   throw new TemplateFault(`keys must be str, int, float, bool or None, not ${typeName(key)}`);
 }
 
-/** JavaScript's own quoting is Python's, but for lone surrogates, which Python leaves, and what is asked for as ASCII. */
+/** JavaScript's own quoting is Python's, except for lone surrogates, which Python keeps, and `ensure_ascii`. */
 function quote(text: string, ascii: boolean): string {
   const quoted = JSON.stringify(text);
   if (!ascii) return quoted;

@@ -1,6 +1,6 @@
 /**
- * A chat template's text as tokens, by the rules of Python's jinja2 with `trim_blocks` and `lstrip_blocks`, which is how
- * transformers opens its environment. Leaves out line statements and other delimiters, which it does not turn on.
+ * A chat template's text as tokens, by the rules of Python's jinja2 with `trim_blocks` and `lstrip_blocks`, as set by
+ * transformers. Leaves out line statements and other delimiters, which it does not enable.
  */
 import { TemplateFault } from "./fault.ts";
 import { rstrip, whitespace } from "./text.ts";
@@ -20,7 +20,7 @@ export type TokenType =
 
 export interface Token {
   readonly type: TokenType;
-  /** As written; for a string, what it stands for. */
+  /** As written; for a string, its value. */
   readonly value: string;
   readonly line: number;
 }
@@ -45,7 +45,7 @@ const parts: readonly (readonly [TokenType, RegExp])[] = [
 ];
 const closing: Readonly<Record<string, string>> = { "(": ")", "[": "]", "{": "}" };
 
-/** @throws TemplateFault for text that is no template */
+/** @throws TemplateFault for text that is not a valid template */
 export function tokenize(template: string): Token[] {
   const source = template.replace(/\r\n|\r/g, "\n").replace(/\n$/, "");
   const tokens: Token[] = [];
@@ -92,7 +92,7 @@ export function tokenize(template: string): Token[] {
     const signOfTag = raw === undefined ? sign : /^[-+]?/.exec(raw)![0];
     pushData(trimmed(source.slice(at, found.index), signOfTag, raw === undefined && kind === "{"));
     if (raw !== undefined) {
-      // What follows `raw %}` is text, a sign among it.
+      // Everything after `raw %}` is text, including a sign.
       advance(found.index + found[0].length - sign.length);
       const end = searchFrom(rawEnd, "a {% raw %} without {% endraw %}");
       pushData(trimmed(source.slice(at, end.index), end.groups?.sign ?? "", false));
@@ -163,7 +163,7 @@ const escapes: Readonly<Record<string, string>> = {
   v: "\v",
 };
 
-/** Python's escapes; a backslash before any other character stays. */
+/** Python's escapes; a backslash before any other character is kept. */
 function unescaped(text: string, line: number): string {
   const expression = /\\(?:([0-7]{1,3})|x([\da-fA-F]{2})|u([\da-fA-F]{4})|U([\da-fA-F]{8})|([xuUN])|([\s\S]))/g;
   return text.replace(expression, (whole, octal, x, u, long, torn, single) => {

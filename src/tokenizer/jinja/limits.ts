@@ -1,6 +1,6 @@
 /**
- * What a template may make and do at most: a damaged or hostile one ends in a line that says so, not in a machine without
- * memory or a run that never ends. Far beyond any real template on any real conversation.
+ * Limits on what a template may create and execute: a damaged or hostile one ends with a clear error, not by exhausting
+ * the memory or by never ending. Far beyond any real template on any real conversation.
  */
 import { TemplateFault } from "./fault.ts";
 
@@ -12,23 +12,23 @@ const most = 1_000_000;
 /** Characters of a template: the longest public ones have some twenty thousand. */
 const longestTemplate = 1_000_000;
 
-/** @throws TemplateFault where the template itself is longer than any is */
+/** @throws TemplateFault if the template itself is too long */
 export function requireTemplateLength(length: number): void {
   if (length > longestTemplate) throw new TemplateFault(`a template of more than ${longestTemplate} characters`);
 }
 
-/** @throws TemplateFault where a text or list of that length may not be made */
+/** @throws TemplateFault if a text or list may not be that long */
 export function requireLength(length: number): void {
   if (!(length <= longest)) throw new TemplateFault(`a value of more than ${longest} characters or items`);
 }
 
-/** `text` that many times over. */
+/** `text` repeated. */
 export function repeatText(text: string, times: number): string {
   requireLength(text.length * Math.max(0, times));
   return text.repeat(Math.max(0, times));
 }
 
-/** Texts side by side. */
+/** Joined texts. */
 export function concatenated(texts: readonly string[]): string {
   requireLength(texts.reduce((sum, { length }) => sum + length, 0));
   return texts.join("");
@@ -42,7 +42,7 @@ export function resetLimits(): void {
   [statements, printed] = [0, 0];
 }
 
-/** @throws TemplateFault at the statement that is one too many */
+/** @throws TemplateFault at the first statement over the limit */
 export function countStatement(): void {
   if (++statements > most) throw new TemplateFault(`more than ${most} statements executed`);
 }

@@ -1,4 +1,4 @@
-/** The `loop` of a `for`, and the other objects of jinja2 that hold a place in a sequence. */
+/** The `loop` of a `for`, and jinja2's other objects that track a position in a sequence. */
 import { TemplateFault } from "./fault.ts";
 import { Attributes, isEqual, type Kwargs, Tuple, Undefined, type Value } from "./values.ts";
 

@@ -1,4 +1,4 @@
-/** The methods of Python's objects that a template can call; those that change their object are refused, as in transformers' sandbox. */
+/** The methods of Python's objects that a template can call; methods that modify their object are refused, as in transformers' sandbox. */
 import { TemplateFault } from "./fault.ts";
 import { formatBraces } from "./format.ts";
 import { binary } from "./operators.ts";
@@ -64,9 +64,9 @@ function sequenceMethod(sequence: Value[] | Tuple | Range, name: string): Callab
 }
 
 /**
- * A method or field of a Python object by its name, not what a dict holds under it.
+ * A method or field of a Python object by its name, not a dict's item.
  *
- * @param member for `str.format`, which looks into what it is given
+ * @param member for `str.format`, which looks into its arguments
  */
 export function methodOf(
   object: Value,

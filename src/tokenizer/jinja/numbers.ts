@@ -15,12 +15,12 @@ export function floatText(value: number): string {
   return `${sign}${whole}.${bare.slice(exponent + 1) || "0"}`;
 }
 
-/** At least two digits behind the sign. */
+/** At least two digits after the sign. */
 export function exponentSign(exponent: number): string {
   return `${exponent < 0 ? "-" : "+"}${String(Math.abs(exponent)).padStart(2, "0")}`;
 }
 
-/** A float's magnitude as it is, digits / 10^scale. */
+/** A float's exact magnitude, digits / 10^scale. */
 function exactly(value: number): { digits: bigint; scale: number } {
   const view = new DataView(new ArrayBuffer(8));
   view.setFloat64(0, Math.abs(value));
@@ -29,7 +29,7 @@ function exactly(value: number): { digits: bigint; scale: number } {
   const fraction = bits & (2n ** 52n - 1n);
   const mantissa = exponent === 0 ? fraction : fraction + 2n ** 52n;
   const power = Math.max(exponent, 1) - 1075;
-  // Halves are tens with a factor of five.
+  // A factor of ½ is 5/10.
   return power >= 0
     ? { digits: mantissa << BigInt(power), scale: 0 }
     : { digits: mantissa * 5n ** BigInt(-power), scale: -power };
@@ -44,7 +44,7 @@ export function roundedAt(digits: bigint, scale: number, places: number): bigint
   return twice > unit || (twice === unit && whole % 2n === 1n) ? whole + 1n : whole;
 }
 
-/** A finite float's magnitude with `places` digits behind the point; −2: hundreds. */
+/** A finite float's magnitude with `places` digits after the point; −2: hundreds. */
 export function fixedText(value: number, places: number): string {
   const { digits, scale } = exactly(value);
   const text = roundedAt(digits, scale, places).toString();
@@ -53,7 +53,7 @@ export function fixedText(value: number, places: number): string {
   return `${padded.slice(0, -places)}.${padded.slice(-places)}`;
 }
 
-/** A finite float's magnitude as d.ddd with `places` digits behind the point, and the power of ten. */
+/** A finite float's magnitude as d.ddd with `places` digits after the point, and the power of ten. */
 export function exponentialText(value: number, places: number): { mantissa: string; exponent: number } {
   const { digits, scale } = exactly(value);
   let exponent = digits === 0n ? 0 : digits.toString().length - 1 - scale;

@@ -68,7 +68,7 @@ function arithmetic(operator: string, left: bigint | number, right: bigint | num
       return left ** right;
     }
     const remainder = left % right;
-    // Rounded down, the remainder with the divisor's sign; JavaScript rounds to zero.
+    // Rounded down, and the remainder has the divisor's sign; JavaScript rounds toward zero.
     const isOff = remainder !== 0n && remainder < 0n !== right < 0n;
     if (operator === "%") return isOff ? remainder + right : remainder;
     return left / right - (isOff ? 1n : 0n);
@@ -133,11 +133,11 @@ export function contains(container: Value, item: Value): boolean {
 const isIndexed = (object: Value): boolean =>
   typeof object === "string" || Array.isArray(object) || object instanceof Tuple || object instanceof Range;
 
-/** `object[key]`, or undefined where Python raises an error that jinja2 turns into its Undefined. */
+/** `object[key]`, or undefined if Python raises an error that jinja2 turns into its Undefined. */
 export function subscript(object: Value, key: Value): Value | undefined {
   if (object instanceof Undefined) object.fail();
   if (object instanceof Dict) {
-    // A key that cannot be one is as good as a missing one.
+    // An unhashable key counts as missing.
     return Array.isArray(key) || key instanceof Dict ? undefined : object.get(key);
   }
   if (!isIndexed(object) || (typeof key !== "bigint" && typeof key !== "boolean")) return undefined;

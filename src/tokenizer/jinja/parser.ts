@@ -1,9 +1,9 @@
-/** Statements of a template: what stands between its texts. Leaves out inheritance and imports, for which there is no second file. */
+/** Statements of a template. Leaves out inheritance and imports, since there is no second file. */
 import type { Expr, Signature, Stmt, Target } from "./ast.ts";
 import { constants, parseArguments, parseExpression, parseFilter, parseTuple } from "./expressions.ts";
 import { TokenStream } from "./token-stream.ts";
 
-/** @throws TemplateFault with the line where the text is no template */
+/** @throws TemplateFault with the line at which the text is not a valid template */
 export function parseTemplate(template: string): Stmt[] {
   const stream = new TokenStream(template);
   const body = parseBody(stream, []);
@@ -11,7 +11,7 @@ export function parseTemplate(template: string): Stmt[] {
   return body;
 }
 
-/** Statements up to a tag of one of the names, which is left after its opening. */
+/** Statements up to a tag with one of the names, of which only the opening is consumed. */
 function parseBody(stream: TokenStream, ends: readonly string[]): Stmt[] {
   const body: Stmt[] = [];
   for (;;) {
@@ -32,7 +32,7 @@ function parseBody(stream: TokenStream, ends: readonly string[]): Stmt[] {
   }
 }
 
-/** The body of a tag, from the end of its opening to that of `end`, whose own `%}` is left. */
+/** The body of a tag, from the end of its opening tag to `end`, whose `%}` is not consumed. */
 function parseBlock(stream: TokenStream, end: string): Stmt[] {
   stream.expect("block_end");
   const body = parseBody(stream, [end]);
@@ -155,7 +155,7 @@ function parseOneTarget(stream: TokenStream, withMembers: boolean): Target {
   return { type: "name", name };
 }
 
-/** `(a, b=1)` of a macro, which is written as a call is. */
+/** `(a, b=1)` of a macro, written like a call. */
 function parseParameters(stream: TokenStream): Signature["parameters"] {
   const { positional, named, spread, spreadNamed } = parseArguments(stream);
   if (spread !== null || spreadNamed !== null) stream.fail("a macro's parameters cannot be unpacked");

@@ -1,4 +1,4 @@
-/** What jinja2's filters do with sequences: pick, order, group and cut. */
+/** jinja2's filters on sequences: pick, sort, group and slice. */
 import { TemplateFault } from "./fault.ts";
 import {
   compare,
@@ -15,7 +15,7 @@ import {
   wholeOf,
 } from "./values.ts";
 
-/** What filters ask of the interpreter. */
+/** What filters need from the interpreter. */
 export interface FilterContext {
   /** `object[key]`, else its attribute, else Undefined. */
   item(object: Value, key: Value): Value;
@@ -27,7 +27,7 @@ export interface FilterContext {
 export type Named = Readonly<Record<string, Value | undefined>>;
 export type Filter = (value: Value, named: Named, context: FilterContext) => Value;
 
-/** A pair of `groupby`, a tuple whose two parts have names. */
+/** A pair from `groupby`, a tuple whose two parts have names. */
 export class Group extends Tuple {}
 
 export function int(value: Value | undefined, fallback: number): number {

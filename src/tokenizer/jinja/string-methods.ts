@@ -20,7 +20,7 @@ import {
 } from "./text.ts";
 import { iterate, type Kwargs, Tuple, typeName, type Value, wholeOf } from "./values.ts";
 
-/** Arguments by position or name, as a method names them. */
+/** Arguments by position or name. */
 export class Given {
   private readonly method: string;
   private readonly args: readonly Value[];
@@ -59,7 +59,7 @@ export class Given {
 
 type StringMethod = readonly [names: readonly string[], run: (text: string, given: Given) => Value];
 
-/** Where `find` and its like look: in code points. */
+/** The range that `find` and the like search, in code points. */
 function within(text: string, given: Given): { readonly all: string[]; readonly start: number; readonly end: number } {
   const all = codePoints(text);
   const bound = (name: string, fallback: number) => {
@@ -136,7 +136,7 @@ type Alignment = "left" | "right" | "center";
 
 export function justified(text: string, width: number, align: Alignment, fill = " "): string {
   const missing = Math.max(0, fieldWidth(width) - lengthOf(text));
-  // Python's own rule of which side gets the odd one.
+  // Python's own rule for which side gets the odd one.
   const left = align === "left" ? 0 : align === "right" ? missing : Math.floor(missing / 2) + (missing & width & 1);
   return repeatText(fill, left) + text + repeatText(fill, missing - left);
 }
@@ -151,7 +151,7 @@ const justify = (align: Alignment): StringMethod => [
 
 const every = (expression: RegExp): StringMethod => [[], (text) => expression.test(text)];
 
-/** As many as `count` from the left, all where it is negative. */
+/** The first `count` occurrences, all if it is negative. */
 export function replaceText(text: string, old: string, replacement: string, count: number): string {
   if (count < 0)
     return old === ""

@@ -30,10 +30,10 @@ const isSequence: Test = (value) =>
   value instanceof Range ||
   value instanceof Undefined;
 
-/** How many arguments each takes, and what it asks. */
+/** How many arguments each takes, and what it tests. */
 const tests: Readonly<Record<string, readonly [number, Test]>> = {
   boolean: [0, (value) => typeof value === "boolean"],
-  // Python's Undefined has a `__call__`, which refuses.
+  // Python's Undefined has a `__call__`, which raises.
   callable: [0, (value) => typeof value === "function" || value instanceof Undefined || value instanceof Attributes],
   defined: [0, (value) => !(value instanceof Undefined)],
   divisibleby: [1, (value, other) => isEqual(binary("%", value, other), 0n)],
@@ -78,7 +78,7 @@ function isTest(name: string): boolean {
   return Object.hasOwn(tests, name);
 }
 
-/** @throws TemplateFault for a test that there is not, or another number of arguments */
+/** @throws TemplateFault for an unknown test, or a wrong number of arguments */
 export function applyTest(name: string, value: Value, args: readonly Value[]): boolean {
   const test = isTest(name) ? tests[name] : undefined;
   if (test === undefined) throw new TemplateFault(`No test named '${name}'`);

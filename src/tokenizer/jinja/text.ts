@@ -1,6 +1,6 @@
-/** Strings as Python has them: counted in code points, with Python's white space. */
+/** Python's strings: counted in code points, with Python's white space. */
 
-/** What `str.isspace` is true for, as the inside of a character class; JavaScript's `\s` has U+FEFF and lacks U+001C and U+0085. */
+/** Python's white space (`str.isspace`), for a character class; JavaScript's `\s` has U+FEFF but not U+001C and U+0085. */
 export const whitespace = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 const lineBreaks = "\\n-\\r\\x1c-\\x1e\\x85\\u2028\\u2029";
 /** Where `str.splitlines` breaks a text. */
@@ -19,7 +19,7 @@ export function lengthOf(text: string): number {
   return surrogate.test(text) ? Array.from(text).length : text.length;
 }
 
-/** @param chars what is taken off, Python's white space where null */
+/** @param chars the characters to strip; null: Python's white space */
 export function lstrip(text: string, chars: string | null = null): string {
   if (chars === null) return text.replace(leading, "");
   const set = new Set(codePoints(chars));
@@ -47,7 +47,7 @@ export function strip(text: string, chars: string | null = null): string {
   return rstrip(lstrip(text, chars), chars);
 }
 
-/** Runs between white space. */
+/** The parts between white space. */
 export function words(text: string): string[] {
   return strip(text)
     .split(new RegExp(`[${whitespace}]+`))
@@ -57,7 +57,7 @@ export function words(text: string): string[] {
 /** A character with its title case: `ß` gives `Ss`. */
 function titleOf(character: string): string {
   const digraph = /^[\u01c4-\u01cc\u01f1-\u01f3]$/.exec(character);
-  // The letters that have a title case of their own: Ǆ ǅ ǆ and their like.
+  // The letters with a title case of their own: Ǆ ǅ ǆ and the like.
   if (digraph !== null) {
     const middle = [0x01c5, 0x01c8, 0x01cb, 0x01f2].find((code) => Math.abs(code - character.charCodeAt(0)) <= 1);
     return String.fromCharCode(middle as number);
@@ -77,12 +77,12 @@ export function titleCase(text: string): string {
 
 const unprintable = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u;
 
-/** Whether Python writes the character as it is in a `repr`. */
+/** Whether Python writes the character unchanged in a `repr`. */
 export function isPrintable(character: string): boolean {
   return !unprintable.test(character);
 }
 
-/** As Python writes a character by its number. */
+/** Python's numeric escape of a character. */
 export function escapedCharacter(character: string): string {
   const code = character.codePointAt(0)!;
   const hex = code.toString(16);
@@ -90,9 +90,9 @@ export function escapedCharacter(character: string): string {
   return code < 0x10000 ? `\\u${hex.padStart(4, "0")}` : `\\U${hex.padStart(8, "0")}`;
 }
 
-/** Letters with a case, all of them small. */
+/** Has letters with a case, all of them lower case. */
 export const isLower = (text: string): boolean => /\p{Cased}/u.test(text) && !/[\p{Lu}\p{Lt}]/u.test(text);
-/** Letters with a case, all of them capital. */
+/** Has letters with a case, all of them upper case. */
 export const isUpper = (text: string): boolean => /\p{Cased}/u.test(text) && !/[\p{Ll}\p{Lt}]/u.test(text);
 
 /** Python's `repr` of a string. */

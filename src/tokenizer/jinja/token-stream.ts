@@ -1,4 +1,4 @@
-/** The tokens of a template as its parser reads them. */
+/** The tokens of a template, as read by its parser. */
 import { TemplateFault } from "./fault.ts";
 import { type Token, type TokenType, tokenize } from "./lexer.ts";
 
@@ -31,7 +31,7 @@ export class TokenStream {
     if (token.type !== "end") this.at++;
     return token;
   }
-  /** Takes the token where it is the one named; says whether it was. */
+  /** Consumes the token if it is the named one; returns whether it was. */
   accept(type: TokenType, value: string): boolean {
     if (!this.is(type, value)) return false;
     this.next();

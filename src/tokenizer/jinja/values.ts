@@ -1,6 +1,6 @@
 /**
- * The values of a template, each as the Python value it stands for: an int is a bigint, a float is a number, None is null,
- * a list is an array. What they are called, when they are true, equal or less, and how they print.
+ * The values of a template, each standing for a Python value: an int is a bigint, a float is a number, None is null, a
+ * list is an array. Their types' names, truth, equality, order and text.
  */
 import { TemplateFault } from "./fault.ts";
 import { floatText } from "./numbers.ts";
@@ -50,7 +50,7 @@ export class Range {
   }
 }
 
-/** `dict.keys()` and its like. */
+/** `dict.keys()` and the like. */
 export class View {
   readonly name: string;
   readonly items: readonly Value[];
@@ -60,7 +60,7 @@ export class View {
   }
 }
 
-/** A generator, as `map` and `select` give: true, without a length, read once. */
+/** A generator, as `map` and `select` return: true, without a length, read once. */
 export class Lazy {
   readonly source: Generator<Value>;
   constructor(source: Generator<Value>) {
@@ -68,7 +68,7 @@ export class Lazy {
   }
 }
 
-/** What a name or a member that is not there gives: prints as nothing, is false, and refuses all else. */
+/** The value of a missing name or member: prints as nothing, is false, and refuses everything else. */
 export class Undefined {
   readonly message: string;
   constructor(message: string) {
@@ -79,7 +79,7 @@ export class Undefined {
   }
 }
 
-/** Text that is HTML already, from `safe` and `escape`: with other text joined to it by `+`, the other is escaped (by `~` it is not). */
+/** Text that is already HTML, from `safe` and `escape`: text joined to it by `+` is escaped (by `~` it is not). */
 export class Markup {
   readonly text: string;
   constructor(text: string) {
@@ -87,7 +87,7 @@ export class Markup {
   }
 }
 
-/** A value as all else but joining sees it. */
+/** A value as everything but joining sees it. */
 export function plain(value: Value): Value {
   return value instanceof Markup ? value.text : value;
 }
@@ -109,7 +109,7 @@ export class Namespace {
   readonly attributes = new Map<string, Value>();
 }
 
-/** An object with attributes that is no mapping: `loop`, `cycler`. */
+/** An object with attributes that is not a mapping: `loop`, `cycler`. */
 export abstract class Attributes {
   abstract readonly typeName: string;
   abstract attribute(name: string): Value | undefined;
@@ -160,7 +160,7 @@ export function hashed(value: Value): unknown {
   return value;
 }
 
-/** Values of JSON. @throws TemplateFault for what JSON cannot hold */
+/** Converts JSON values. @throws TemplateFault for anything that JSON cannot hold */
 export function fromJson(value: unknown): Value {
   if (value === null || typeof value === "string" || typeof value === "boolean" || typeof value === "bigint")
     return value;
@@ -194,7 +194,7 @@ export function isNumber(value: Value): value is bigint | number | boolean {
   return typeof value === "bigint" || typeof value === "number" || typeof value === "boolean";
 }
 
-/** A bool as the int it is. */
+/** A bool as an int. */
 export function numeric(value: bigint | number | boolean): bigint | number {
   return typeof value === "boolean" ? (value ? 1n : 0n) : value;
 }
@@ -216,7 +216,7 @@ export function isEqual(a: Value, b: Value): boolean {
   if (isNumber(a) && isNumber(b)) {
     const [x, y] = [numeric(a), numeric(b)];
     // A bigint beside a number: JavaScript's loose comparison is exact there.
-    // biome-ignore lint/suspicious/noDoubleEquals: as said
+    // biome-ignore lint/suspicious/noDoubleEquals: see above
     return x == y;
   }
   if (a instanceof Undefined) return b instanceof Undefined;
@@ -243,7 +243,7 @@ function areEqual(a: readonly Value[], b: readonly Value[]): boolean {
   return a.length === b.length && a.every((item, i) => isEqual(item, b[i]!));
 }
 
-/** Less than 0, 0, more than 0; NaN where a NaN is compared. @throws TemplateFault where Python has no order */
+/** Less than 0, 0, more than 0; NaN if a NaN is compared. @throws TemplateFault if Python has no order */
 export function compare(a: Value, b: Value, operator: string): number {
   if (isNumber(a) && isNumber(b)) {
     const [x, y] = [numeric(a), numeric(b)];
@@ -262,7 +262,7 @@ export function compare(a: Value, b: Value, operator: string): number {
   throw new TemplateFault(`'${operator}' not supported between instances of '${typeName(a)}' and '${typeName(b)}'`);
 }
 
-/** The items that a loop over the value meets. @throws TemplateFault where it has none */
+/** The items that a loop over the value visits. @throws TemplateFault if it is not iterable */
 export function iterate(value: Value): readonly Value[] {
   if (Array.isArray(value)) return value;
   if (typeof value === "string") return codePoints(value);
@@ -274,7 +274,7 @@ export function iterate(value: Value): readonly Value[] {
 }
 
 /** Python's `str`. */
-/** A whole number where Python wants one (`__index__`): a truth value is one, a float is none. */
+/** A whole number where Python requires one (`__index__`): a bool is one, a float is not. */
 export function wholeOf(value: Value): bigint {
   if (typeof value === "bigint" || typeof value === "boolean") return BigInt(value);
   throw new TemplateFault(`'${typeName(value)}' object cannot be interpreted as an integer`);
