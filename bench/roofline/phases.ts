@@ -6,14 +6,13 @@
 import type { Device } from "../../src/device/device.ts";
 import type { ModelConfig } from "../../src/families/config.ts";
 import { parameterSpecs } from "../../src/families/parameters.ts";
-import { planActivations } from "../../src/model/activations.ts";
+import { packedSizes, planActivations } from "../../src/model/activations.ts";
 import { backward, forward } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
 import { planModelBuffers } from "../../src/model/model.ts";
 import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
 import { planRollout, promptSlotsFor } from "../../src/rollout/buffers.ts";
 import { createRolloutEngine } from "../../src/rollout/engine.ts";
-import { packedSizes } from "../../src/run/inputs.ts";
 import { estimateMemory, requireMemory } from "../../src/session/memory.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
@@ -57,7 +56,7 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
   const positions = promptTokens + completionTokens;
   const bindModel = planModelBuffers(plan, device, config, { prefix: "policy", dtype, positions });
   const bindOptimizer = planOptimizer(plan, device, parameterSpecs(config), dtype);
-  const sizes = packedSizes(device, config, tokens, promptTokens);
+  const sizes = packedSizes(device, config, { tokens, longestPrompt: promptTokens });
   const options = { prefix: "update", training: true, lifetime: ["update"] } as const;
   const bindActivations = planActivations(plan, device, config, dtype, sizes, options);
   const limits = {

@@ -2,7 +2,7 @@
  * The CPU kernels' C interface: each symbol with its arguments' C names and types, as ffi/cpu/ops.h declares them (a
  * test compares the two). Pointers are addresses as plain numbers, 0 for none.
  */
-import { dlopen, FFIType } from "bun:ffi";
+import { dlopen, type FFIFunction, FFIType } from "bun:ffi";
 import { RunError } from "../../src/errors.ts";
 import { findCompiler } from "../compiler.ts";
 import { type BuildResult, compileKernels, prebuiltKernels } from "../cpu/build.ts";
@@ -54,13 +54,28 @@ const signatures = {
   scatter_rows: "dx:ptr dy:ptr rows:ptr N:i32 T:i32 D:i32",
 } as const;
 
+const scratchSizes = "V:i32 D:i32 F:i32 H:i32 Hkv:i32 Dh:i32 longest:i32 T:i32";
+/** What the kernels say of their layouts, in elements, and of scratch memory, in bytes. */
+const sizes = {
+  weight_elements: "N:i32 K:i32",
+  key_page_elements: "Hkv:i32 Dh:i32",
+  value_page_elements: "Hkv:i32 Dh:i32",
+  attention_scratch_elements: "Hkv:i32 Dh:i32",
+  thread_scratch_bound: scratchSizes,
+  common_scratch_bound: scratchSizes,
+} as const;
+
 export type KernelName = keyof typeof signatures;
+export type SizeName = keyof typeof sizes;
 export const kernelSignatures: Readonly<Record<KernelName, string>> = signatures;
+export const sizeSignatures: Readonly<Record<SizeName, string>> = sizes;
 
 export type Kernels = Readonly<Record<KernelName, (...args: number[]) => void>>;
 
 export interface CpuLibrary {
   readonly kernels: Kernels;
+  /** Of the path in use. */
+  readonly sizes: Readonly<Record<SizeName, Call>>;
   /** Instruction paths that were compiled in, slowest first. */
   readonly paths: readonly { readonly name: string; readonly supported: boolean; readonly lanes: number }[];
   /** @throws RunError when this processor cannot run the path, or the system refuses it. */
@@ -113,10 +128,13 @@ export async function buildKernels(onBuild?: () => void): Promise<BuildResult> {
   }
 }
 
+function functionTypes(table: Readonly<Record<string, string>>, returns: FFIType): Record<string, FFIFunction> {
+  return Object.fromEntries(Object.entries(table).map(([name, text]) => [name, functionType(text, returns)]));
+}
+
 /** @throws RunError when the library cannot be loaded. */
 export function openCpuLibrary(path: string, options: { trace?: boolean } = {}): CpuLibrary {
-  const names = Object.keys(signatures) as KernelName[];
-  const table = Object.fromEntries(names.map((name) => [name, functionType(signatures[name], FFIType.void)]));
+  const table = { ...functionTypes(signatures, FFIType.void), ...functionTypes(sizes, FFIType.i64) };
   let symbols: Record<string, unknown>;
   try {
     symbols = dlopen(path, { ...table, ...control }).symbols as Record<string, unknown>;
@@ -127,8 +145,12 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
     (symbols[name] as (...args: number[]) => T)(...args);
   const trace: Trace = new Map();
   const kernels = Object.fromEntries(
-    names.map((name) => [name, traced(options.trace ? trace : null, name, symbols[name] as Call)]),
+    Object.keys(signatures).map((name) => [name, traced(options.trace ? trace : null, name, symbols[name] as Call)]),
   ) as Record<KernelName, Call>;
+  const sizeOf = (name: string): Call => {
+    const size = symbols[name] as (...args: number[]) => bigint;
+    return (...args) => Number(size(...args));
+  };
   const paths = Array.from({ length: call<number>("path_count") }, (_, index) => ({
     name: String(call<unknown>("path_name", index)),
     supported: call<number>("path_supported", index) !== 0,
@@ -136,6 +158,7 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
   }));
   return {
     kernels,
+    sizes: Object.fromEntries(Object.keys(sizes).map((name) => [name, sizeOf(name)])) as Record<SizeName, Call>,
     paths,
     trace,
     selectPath(name) {

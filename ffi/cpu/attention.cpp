@@ -27,6 +27,10 @@ static constexpr int64_t QUERY_TOKENS = 64;  // tokens whose rows share a packed
 
 INLINE int64_t padded(int64_t Dh) { return ceil_div(Dh, PANEL) * PANEL; }
 
+int64_t key_page_elements(int32_t Hkv, int32_t Dh) { return (int64_t)Hkv * KEYS * Dh; }
+int64_t value_page_elements(int32_t Hkv, int32_t Dh) { return Hkv * KEYS * padded(Dh); }
+int64_t attention_scratch_elements(int32_t Hkv, int32_t Dh) { return Hkv * 2 * padded(Dh); }
+
 // Rows of queries on their way through the blocks.
 struct QueryRows {
   int64_t count;   // rows
@@ -190,127 +194,227 @@ void attention_forward(void* out, float* lse, const void* q, const void* k, cons
   });
 }
 
+// The gradient:
 // P = exp(scale · q·k − lse), dP = dout · v, dS = scale · P ∘ (dP − D) with D = dout · out, row by row;
 // dv = Pᵀ dout, dq = dS k, dk = dSᵀ q. A task is one segment and one key-value head. What a completion adds to its
 // prompt's dk and dv goes to `scratch` first and is summed in the order of the completions, in waves of as many
 // segments as its scratch_rows (each Hkv · 2 · Dp floats) hold.
+
+// The arguments of attention_backward, of type TX.
+template <class TX>
+struct Gradient {
+  float *dq, *dk, *dv;
+  const float* dout;
+  const TX *q, *k, *v, *out;
+  const float* lse;
+  const int32_t* segments;
+  float* scratch;
+  int64_t H, Hkv, group, Dh, Dp;
+  int64_t ldq, ldo;
+  float scale;
+
+  int64_t row_floats() const { return Hkv * 2 * Dp; }  // of scratch
+};
+
+// The keys and values of a segment and its prefix for one head, block by block, and their gradients.
+struct KeyBlocks {
+  int64_t prefix_blocks;
+  float* panels;        // of keys (blocks, KEYS · Dh)
+  float* value_panels;  // the same of values
+  float* rows;          // of keys (blocks · KEYS, Dp)
+  float* dkeys;         // (blocks · KEYS, Dp)
+  float* dvalues;       // (blocks · KEYS, Dp)
+};
+
+INLINE int64_t key_block_floats(int64_t keys, int64_t Dh) { return keys * (2 * Dh + 3 * padded(Dh)); }
+
+template <class TX>
+INLINE KeyBlocks pack_key_blocks(const Gradient<TX>& g, const Segment& s, int64_t h) {
+  const int64_t Dh = g.Dh, Dp = g.Dp;
+  KeyBlocks blocks;
+  blocks.prefix_blocks = ceil_div(s.prefix_length, KEYS);
+  const int64_t keys = (blocks.prefix_blocks + ceil_div(s.length, KEYS)) * KEYS;
+  blocks.panels = (float*)thread_scratch(0, 4 * key_block_floats(keys, Dh));
+  blocks.value_panels = blocks.panels + keys * Dh;
+  blocks.rows = blocks.value_panels + keys * Dh;
+  blocks.dkeys = blocks.rows + keys * Dp;
+  blocks.dvalues = blocks.dkeys + keys * Dp;
+  for (int64_t i = 0; i < 2 * keys * Dp; i++) blocks.dkeys[i] = 0;
+  int64_t b = 0;
+  for_blocks(s, s.length, [&](int64_t row, int64_t count, int64_t) {
+    const TX* key = g.k + row * g.ldq + h * Dh;
+    pack_panels(blocks.panels + b * KEYS * Dh, key, count, g.ldq, Dh);
+    pack_panels(blocks.value_panels + b * KEYS * Dh, g.v + row * g.ldq + h * Dh, count, g.ldq, Dh);
+    pack_rows(blocks.rows + b * KEYS * Dp, key, count, g.ldq, Dh, Dp);
+    b++;
+  });
+  return blocks;
+}
+
+// Rows of queries of one head group, tokens `from` … of a segment.
+struct QueryGradients {
+  int64_t from, count;  // first token, rows
+  float* queries;       // (count, Dp)
+  float* douts;         // (count, Dp)
+  float* dqueries;      // (count, Dp)
+  float* p;             // (count, KEYS): q·k, then P
+  float* ds;            // (count, KEYS): dP, then dS
+  float* lse;           // (count)
+  float* dot;           // (count): D
+};
+
+INLINE int64_t query_gradient_floats(int64_t rows, int64_t Dp) { return rows * (3 * Dp + 2 * KEYS + 2); }
+
+// Bytes of a slot of a thread's scratch memory at most: all keys of a sequence (0), the rows of a query block (1).
+INLINE int64_t attention_scratch(int slot, int64_t group, int64_t Dh, int64_t longest) {
+  if (slot == 0) return 4 * key_block_floats(longest + 2 * KEYS, Dh);  // prefix and own blocks end in part
+  if (slot > 1) return 0;
+  return 4 * QUERY_TOKENS * group * (3 * padded(Dh) + 2 * KEYS + 64);  // with room to spare for a row's statistics
+}
+
+// Room for `most` rows.
+INLINE QueryGradients query_gradients(int64_t most, int64_t Dp) {
+  QueryGradients rows;
+  rows.queries = (float*)thread_scratch(1, 4 * query_gradient_floats(most, Dp));
+  rows.douts = rows.queries + most * Dp;
+  rows.dqueries = rows.douts + most * Dp;
+  rows.p = rows.dqueries + most * Dp;
+  rows.ds = rows.p + most * KEYS;
+  rows.lse = rows.ds + most * KEYS;
+  rows.dot = rows.lse + most;
+  return rows;
+}
+
+template <class TX>
+INLINE void read_queries(const Gradient<TX>& g, const Segment& s, int64_t h, int64_t from, QueryGradients& rows) {
+  const int64_t Dh = g.Dh, Dp = g.Dp;
+  rows.from = from;
+  rows.count = smaller(QUERY_TOKENS, s.length - from) * g.group;
+  for (int64_t r = 0; r < rows.count; r++) {
+    const int64_t token = s.start + from + r / g.group, head = h * g.group + r % g.group;
+    float* dout = rows.douts + r * Dp;
+    pack_rows(rows.queries + r * Dp, g.q + token * g.ldq + head * Dh, 1, 0, Dh, Dp);
+    pack_rows(dout, g.dout + token * g.ldo + head * Dh, 1, 0, Dh, Dp);
+    const TX* out = g.out + token * g.ldo + head * Dh;
+    V dot = zero();
+    for (int64_t d = 0; d < Dh; d += W) dot = fma(load(dout + d), load_upto(out + d, (int)smaller(W, Dh - d)), dot);
+    rows.dot[r] = sum_lanes(dot);
+    rows.lse[r] = g.lse[token * g.H + head];
+  }
+  for (int64_t i = 0; i < rows.count * Dp; i++) rows.dqueries[i] = 0;
+}
+
+// p and ds, q·k and dP, into P and dS; row r sees the first visible(r) of `keys`.
+template <class Visible>
+INLINE void score_gradients(const QueryGradients& rows, float scale, int64_t keys, const Visible& visible) {
+  const V numbers = lane_numbers(), factor = set1(scale), hidden = set1(-INFINITY);
+  for (int64_t r = 0; r < rows.count; r++) {
+    const V limit = set1((float)visible(r)), shift = set1(rows.lse[r]), dot = set1(rows.dot[r]);
+    float *p = rows.p + r * KEYS, *ds = rows.ds + r * KEYS;
+    for (int64_t j = 0; j < ceil_div(keys, PANEL) * PANEL; j += W) {
+      const V index = add(numbers, set1((float)j));
+      const V score = select_less(index, limit, sub(mul(load(p + j), factor), shift), hidden);
+      const V probability = exp(score);
+      const V gradient = mul(mul(probability, sub(load(ds + j), dot)), factor);
+      store(p + j, probability);
+      store(ds + j, select_less(index, limit, gradient, zero()));
+    }
+  }
+}
+
+// What block b of `keys` and the rows of queries give each other.
+template <class Visible>
+INLINE void block_gradients(const QueryGradients& rows, const KeyBlocks& blocks, int64_t b, int64_t keys, int64_t Dh,
+                            float scale, const Visible& visible) {
+  const int64_t Dp = padded(Dh);
+  for (int64_t j = 0; j * PANEL < keys; j++) {
+    const int64_t panel = (b * KEYS + j * PANEL) * Dh;
+    tiles(rows.count, rows.p + j * PANEL, KEYS, rows.queries, Dp, 1, blocks.panels + panel, PANEL, Dh, false);
+    tiles(rows.count, rows.ds + j * PANEL, KEYS, rows.douts, Dp, 1, blocks.value_panels + panel, PANEL, Dh, false);
+  }
+  score_gradients(rows, scale, keys, visible);
+  const int64_t first = b * KEYS * Dp;
+  for (int64_t d = 0; d < Dp; d += PANEL) {
+    tiles(rows.count, rows.dqueries + d, Dp, rows.ds, KEYS, 1, blocks.rows + first + d, Dp, keys, true);
+    tiles(keys, blocks.dkeys + first + d, Dp, rows.ds, 1, KEYS, rows.queries + d, Dp, rows.count, true);
+    tiles(keys, blocks.dvalues + first + d, Dp, rows.p, 1, KEYS, rows.douts + d, Dp, rows.count, true);
+  }
+}
+
+// One segment and one key-value head: dq, dk and dv of its own tokens =, and what its prefix gets into rows of scratch
+// from `share` on.
+template <class TX>
+INLINE void segment_gradients(const Gradient<TX>& g, const Segment& s, int64_t h, int64_t share) {
+  const int64_t Dh = g.Dh, Dp = g.Dp;
+  const KeyBlocks blocks = pack_key_blocks(g, s, h);
+  QueryGradients rows = query_gradients(smaller(QUERY_TOKENS, s.length) * g.group, Dp);
+  for (int64_t from = 0; from < s.length; from += QUERY_TOKENS) {
+    read_queries(g, s, h, from, rows);
+    int64_t b = 0;
+    for_blocks(s, from + rows.count / g.group, [&](int64_t, int64_t keys, int64_t first) {
+      block_gradients(rows, blocks, b++, keys, Dh, g.scale, [&](int64_t r) {
+        return first < 0 ? keys : larger(0, smaller(keys, from + r / g.group - first + 1));
+      });
+    });
+    for (int64_t r = 0; r < rows.count; r++)
+      memcpy(g.dq + (s.start + from + r / g.group) * g.ldq + (h * g.group + r % g.group) * Dh, rows.dqueries + r * Dp,
+             sizeof(float) * Dh);
+  }
+  for (int64_t j = 0; j < s.length; j++) {
+    const int64_t row = (blocks.prefix_blocks * KEYS + j) * Dp, target = (s.start + j) * g.ldq + h * Dh;
+    memcpy(g.dk + target, blocks.dkeys + row, sizeof(float) * Dh);
+    memcpy(g.dv + target, blocks.dvalues + row, sizeof(float) * Dh);
+  }
+  for (int64_t j = 0; j < s.prefix_length; j++) {
+    float* target = g.scratch + (share + j) * g.row_floats() + h * 2 * Dp;
+    memcpy(target, blocks.dkeys + j * Dp, sizeof(float) * Dp);
+    memcpy(target + Dp, blocks.dvalues + j * Dp, sizeof(float) * Dp);
+  }
+}
+
+// dk and dv += the shares of segments first … last − 1 in scratch, in their order; of one key-value head and KEYS rows of
+// a prefix, from row `from` on.
+template <class TX>
+INLINE void add_shares(const Gradient<TX>& g, int64_t first, int64_t last, int64_t h, int64_t from) {
+  int64_t offset = 0;
+  for (int64_t i = first; i < last; i++) {
+    const Segment s = segment_at(g.segments, i);
+    for (int64_t j = from; j < smaller(s.prefix_length, from + KEYS); j++) {
+      const float* share = g.scratch + (offset + j) * g.row_floats() + h * 2 * g.Dp;
+      float* key = g.dk + (s.prefix_start + j) * g.ldq + h * g.Dh;
+      float* value = g.dv + (s.prefix_start + j) * g.ldq + h * g.Dh;
+      for (int64_t d = 0; d < g.Dh; d++) {
+        key[d] += share[d];
+        value[d] += share[g.Dp + d];
+      }
+    }
+    offset += s.prefix_length;
+  }
+}
+
 void attention_backward(float* dq, float* dk, float* dv, const float* dout, const void* q, const void* k,
                         const void* v, const void* out, const float* lse, const int32_t* segments, float* scratch,
                         int32_t scratch_rows, int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldq,
                         int32_t ldo, float scale, int32_t dtype) {
   (void)T;
   WITH_DTYPE(dtype, TX, {
-    const int64_t group = H / Hkv, Dp = padded(Dh), row_floats = Hkv * 2 * Dp;
+    const Gradient<TX> g{dq,      dk,       dv,      dout, (const TX*)q, (const TX*)k, (const TX*)v, (const TX*)out, lse,
+                         segments, scratch, H,   Hkv,  H / Hkv,      Dh,           padded(Dh),   ldq,            ldo,
+                         scale};
     for (int64_t first = 0, last; first < S; first = last) {
-      int64_t used = 0;
-      for (last = first; last < S && (last == first || used + segments[4 * last + 3] <= scratch_rows); last++)
+      int64_t used = 0, longest = 0;  // rows of scratch, of a prefix
+      for (last = first; last < S && (last == first || used + segments[4 * last + 3] <= scratch_rows); last++) {
         used += segments[4 * last + 3];
+        longest = larger(longest, segments[4 * last + 3]);
+      }
       parallel((last - first) * Hkv, [&](int64_t task) {
-        const int64_t h = task % Hkv, index = first + task / Hkv;
-        const Segment s = segment_at(segments, index);
-        int64_t offset = 0;
-        for (int64_t i = first; i < index; i++) offset += segments[4 * i + 3];
-        // All keys of the segment, packed once: prefix blocks, then own blocks.
-        const int64_t prefix_blocks = ceil_div(s.prefix_length, KEYS), own_blocks = ceil_div(s.length, KEYS);
-        const int64_t keys_padded = (prefix_blocks + own_blocks) * KEYS;
-        float* key_panels = (float*)thread_scratch(0, 4 * keys_padded * (2 * Dh + 3 * Dp));
-        float* value_panels = key_panels + keys_padded * Dh;
-        float* key_rows = value_panels + keys_padded * Dh;
-        float* dkeys = key_rows + keys_padded * Dp;
-        float* dvalues = dkeys + keys_padded * Dp;
-        for (int64_t i = 0; i < 2 * keys_padded * Dp; i++) dkeys[i] = 0;
-        int64_t b = 0;
-        for_blocks(s, s.length, [&](int64_t row, int64_t keys, int64_t) {
-          const TX* kb = (const TX*)k + row * ldq + h * Dh;
-          pack_panels(key_panels + b * KEYS * Dh, kb, keys, ldq, Dh);
-          pack_panels(value_panels + b * KEYS * Dh, (const TX*)v + row * ldq + h * Dh, keys, ldq, Dh);
-          pack_rows(key_rows + b * KEYS * Dp, kb, keys, ldq, Dh, Dp);
-          b++;
-        });
-        const int64_t most = smaller(QUERY_TOKENS, s.length) * group;
-        float* queries = (float*)thread_scratch(1, 4 * most * (3 * Dp + 2 * KEYS + 2));
-        float* douts = queries + most * Dp;
-        float* dqueries = douts + most * Dp;
-        float* p = dqueries + most * Dp;
-        float* ds = p + most * KEYS;
-        float* row_lse = ds + most * KEYS;
-        float* row_dot = row_lse + most;
-        for (int64_t from = 0; from < s.length; from += QUERY_TOKENS) {
-          const int64_t tokens = smaller(QUERY_TOKENS, s.length - from), rows = tokens * group;
-          for (int64_t r = 0; r < rows; r++) {
-            int64_t token = s.start + from + r / group, head = h * group + r % group;
-            pack_rows(queries + r * Dp, (const TX*)q + token * ldq + head * Dh, 1, 0, Dh, Dp);
-            pack_rows(douts + r * Dp, dout + token * ldo + head * Dh, 1, 0, Dh, Dp);
-            const TX* o = (const TX*)out + token * ldo + head * Dh;
-            V dot = zero();
-            for (int64_t d = 0; d < Dh; d += W)
-              dot = KERNEL_PATH::fma(load(douts + r * Dp + d), load_upto(o + d, (int)smaller(W, Dh - d)), dot);
-            row_dot[r] = sum_lanes(dot);
-            row_lse[r] = lse[token * H + head];
-          }
-          for (int64_t i = 0; i < rows * Dp; i++) dqueries[i] = 0;
-          int64_t block = 0;
-          for_blocks(s, from + tokens, [&](int64_t, int64_t keys, int64_t first_key) {
-            const float* kp = key_panels + block * KEYS * Dh;
-            const float* vp = value_panels + block * KEYS * Dh;
-            for (int64_t j = 0; j * PANEL < keys; j++) {
-              tiles(rows, p + j * PANEL, KEYS, queries, Dp, 1, kp + j * Dh * PANEL, PANEL, Dh, false);
-              tiles(rows, ds + j * PANEL, KEYS, douts, Dp, 1, vp + j * Dh * PANEL, PANEL, Dh, false);
-            }
-            const V numbers = lane_numbers(), factor = set1(scale), hidden = set1(-INFINITY);
-            for (int64_t r = 0; r < rows; r++) {
-              int64_t visible = first_key < 0 ? keys : larger(0, smaller(keys, from + r / group - first_key + 1));
-              const V limit = set1((float)visible), shift = set1(row_lse[r]), dot = set1(row_dot[r]);
-              for (int64_t j = 0; j < ceil_div(keys, PANEL) * PANEL; j += W) {
-                V index = KERNEL_PATH::add(numbers, set1((float)j));
-                V score = select_less(index, limit, sub(mul(load(p + r * KEYS + j), factor), shift), hidden);
-                V probability = KERNEL_PATH::exp(score);
-                V grad = mul(mul(probability, sub(load(ds + r * KEYS + j), dot)), factor);
-                store(p + r * KEYS + j, probability);
-                store(ds + r * KEYS + j, select_less(index, limit, grad, zero()));
-              }
-            }
-            for (int64_t d = 0; d < Dp; d += PANEL) {
-              tiles(rows, dqueries + d, Dp, ds, KEYS, 1, key_rows + block * KEYS * Dp + d, Dp, keys, true);
-              tiles(keys, dkeys + block * KEYS * Dp + d, Dp, ds, 1, KEYS, queries + d, Dp, rows, true);
-              tiles(keys, dvalues + block * KEYS * Dp + d, Dp, p, 1, KEYS, douts + d, Dp, rows, true);
-            }
-            block++;
-          });
-          for (int64_t r = 0; r < rows; r++)
-            memcpy(dq + (s.start + from + r / group) * ldq + (h * group + r % group) * Dh, dqueries + r * Dp,
-                   sizeof(float) * Dh);
-        }
-        for (int64_t j = 0; j < s.length; j++) {
-          memcpy(dk + (s.start + j) * ldq + h * Dh, dkeys + (prefix_blocks * KEYS + j) * Dp, sizeof(float) * Dh);
-          memcpy(dv + (s.start + j) * ldq + h * Dh, dvalues + (prefix_blocks * KEYS + j) * Dp, sizeof(float) * Dh);
-        }
-        for (int64_t j = 0; j < s.prefix_length; j++) {
-          float* target = scratch + (offset + j) * row_floats + h * 2 * Dp;
-          memcpy(target, dkeys + j * Dp, sizeof(float) * Dp);
-          memcpy(target + Dp, dvalues + j * Dp, sizeof(float) * Dp);
-        }
+        const int64_t index = first + task / Hkv;
+        int64_t share = 0;
+        for (int64_t i = first; i < index; i++) share += segments[4 * i + 3];
+        segment_gradients(g, segment_at(segments, index), task % Hkv, share);
       });
-      // The completions' shares into their prompts' rows, in order.
-      int64_t longest = 0;
-      for (int64_t i = first; i < last; i++) longest = larger(longest, segments[4 * i + 3]);
-      parallel(Hkv * ceil_div(longest, KEYS), [&](int64_t task) {
-        const int64_t h = task % Hkv, from = task / Hkv * KEYS;
-        int64_t offset = 0;
-        for (int64_t i = first; i < last; i++) {
-          const Segment s = segment_at(segments, i);
-          for (int64_t j = from; j < smaller(s.prefix_length, from + KEYS); j++) {
-            const float* share = scratch + (offset + j) * row_floats + h * 2 * Dp;
-            float* key = dk + (s.prefix_start + j) * ldq + h * Dh;
-            float* value = dv + (s.prefix_start + j) * ldq + h * Dh;
-            for (int64_t d = 0; d < Dh; d++) {
-              key[d] += share[d];
-              value[d] += share[Dp + d];
-            }
-          }
-          offset += s.prefix_length;
-        }
-      });
+      parallel(Hkv * ceil_div(longest, KEYS),
+               [&](int64_t task) { add_shares(g, first, last, task % Hkv, task / Hkv * KEYS); });
     }
   });
 }

@@ -163,6 +163,10 @@ double read_bandwidth(const uint64_t* memory, int64_t bytes) {
   void name parameters { kernels->name arguments; }
 CPU_OPS(DISPATCH)
 #undef DISPATCH
+#define DISPATCH(name, parameters, arguments) \
+  int64_t name parameters { return kernels->name arguments; }
+CPU_SIZES(DISPATCH)
+#undef DISPATCH
 
 }  // extern "C"
 #pragma GCC visibility pop

@@ -19,12 +19,23 @@ namespace KERNEL_PATH {
 // Rows of the reduction that a widened panel holds at once: 16 × 1024 floats are 64 KiB, an eighth of a small L2.
 static constexpr int64_t DEPTH = 1024;
 // Rows of M that share a widened panel. More rows amortize the widening, fewer keep A in the cache.
-static constexpr int64_t A_BYTES = 384 << 10;
+static constexpr int64_t A_BYTES = 384 << 10, LEAST_ROWS = 96, MOST_ROWS = 480;
 
 INLINE int64_t row_block(int64_t M, int64_t depth) {
   int64_t rows = A_BYTES / (4 * (depth > 0 ? depth : 1));
-  rows = larger(96, smaller(480, rows)) / MR * MR;
+  rows = larger(LEAST_ROWS, smaller(MOST_ROWS, rows)) / MR * MR;
   return smaller(M, rows);
+}
+
+int64_t weight_elements(int32_t N, int32_t K) { return ceil_div(N, PANEL) * PANEL * K; }
+
+// Bytes of a slot of a thread's scratch memory at most: rows as float32, with room to spare for widened panels and strips
+// (0); sums (1). `deepest` is the longest reduction.
+INLINE int64_t product_scratch(int slot, int64_t deepest, int64_t T) {
+  if (slot == 0) return 4 * larger(A_BYTES, LEAST_ROWS * deepest);
+  if (slot > 1) return 0;
+  const int64_t panels_a_task = ceil_div(deepest * T, PANEL * MOST_ROWS * TASKS) + 1;
+  return 4 * smaller(T, MOST_ROWS) * smaller(deepest, PANEL * panels_a_task);
 }
 
 // Copies rows of x as float32, row-major with stride `depth`. A float32 input is used where it lies.
@@ -182,7 +193,7 @@ void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, i
   if (M <= 0 || K <= 0) return;
   WITH_DTYPE(dxdtype, TX, WITH_DTYPE(dydtype, TY, WITH_DTYPE(wdtype, TW, {
     int64_t panels = ceil_div(K, PANEL);
-    int64_t block = smaller(M, 480 / MR * MR), blocks = ceil_div(M, block);
+    int64_t block = smaller(M, MOST_ROWS / MR * MR), blocks = ceil_div(M, block);
     int64_t per_task = panels_per_task(panels, blocks, 1), splits = ceil_div(panels, per_task);
     parallel(blocks * splits, [&](int64_t task) {
       int64_t row = task / splits * block, from = task % splits * per_task, to = smaller(panels, from + per_task);

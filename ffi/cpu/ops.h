@@ -102,9 +102,25 @@
   OP(scatter_rows, (float* dx, const float* dy, const int32_t* rows, int32_t N, int32_t T, int32_t D),                 \
      (dx, dy, rows, N, T, D))
 
+// What a caller must know beforehand: elements that the kernels' layouts take, and upper bounds of the bytes of scratch
+// memory over all kernels of a model, of each thread and of one thread for all. `longest`: tokens of a sequence, T: of a batch.
+#define CPU_SIZES(SIZE)                                                                                                \
+  SIZE(weight_elements, (int32_t N, int32_t K), (N, K))                                                                \
+  SIZE(key_page_elements, (int32_t Hkv, int32_t Dh), (Hkv, Dh))                                                        \
+  SIZE(value_page_elements, (int32_t Hkv, int32_t Dh), (Hkv, Dh))                                                      \
+  SIZE(attention_scratch_elements, (int32_t Hkv, int32_t Dh), (Hkv, Dh))                                               \
+  SIZE(thread_scratch_bound,                                                                                           \
+       (int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest, int32_t T),              \
+       (V, D, F, H, Hkv, Dh, longest, T))                                                                              \
+  SIZE(common_scratch_bound,                                                                                           \
+       (int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest, int32_t T),              \
+       (V, D, F, H, Hkv, Dh, longest, T))
+
 #define KERNEL_POINTER(name, parameters, arguments) void(*name) parameters;
+#define SIZE_POINTER(name, parameters, arguments) int64_t(*name) parameters;
 struct Kernels {
   CPU_OPS(KERNEL_POINTER)
+  CPU_SIZES(SIZE_POINTER)
   // Sustained multiply-adds of this path in float32, and of its products with bfloat16 weights (the same where it widens
   // those), for the shares of peak that are reported: runs `n` rounds, returns floating-point operations done.
   double (*fma_peak)(int64_t n);
@@ -112,3 +128,4 @@ struct Kernels {
   int lanes;
 };
 #undef KERNEL_POINTER
+#undef SIZE_POINTER

@@ -19,9 +19,11 @@ INLINE void write_tile(TY* y, int64_t ldy, const float* c, int64_t rows, int64_t
     }
 }
 
+static constexpr int64_t TASKS = 64;  // enough for any sensible number of threads
+
 // Splits the panels so that every thread has work even when M is one block, with at least `least` panels a task.
 INLINE int64_t panels_per_task(int64_t panels, int64_t blocks, int64_t least) {
-  int64_t wanted = ceil_div(64, blocks);  // tasks per block: enough for any sensible number of threads
+  int64_t wanted = ceil_div(TASKS, blocks);  // per block
   return larger(least, ceil_div(panels, wanted));
 }
 

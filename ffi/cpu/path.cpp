@@ -26,9 +26,21 @@ static double fma_peak(int64_t n) {
   return 2.0 * CHAINS * W * (double)n;
 }
 
+// A slot serves the kernels in turn, so it grows to what the greediest takes.
+int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest,
+                             int32_t T) {
+  const int64_t deepest = larger(larger(D, F), (int64_t)H * Dh);
+  int64_t bytes = 0;
+  for (int slot = 0; slot < 3; slot++)
+    bytes += larger(larger(product_scratch(slot, deepest, T), attention_scratch(slot, H / Hkv, Dh, longest)),
+                    sample_scratch(slot, V));
+  return bytes;
+}
+int64_t common_scratch_bound(int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t) { return 0; }
+
 #define KERNEL_ENTRY(name, parameters, arguments) name,
 extern const Kernels kernels;
-const Kernels kernels = {CPU_OPS(KERNEL_ENTRY) fma_peak, fma_peak, W};
+const Kernels kernels = {CPU_OPS(KERNEL_ENTRY) CPU_SIZES(KERNEL_ENTRY) fma_peak, fma_peak, W};
 #undef KERNEL_ENTRY
 
 }  // namespace KERNEL_PATH

@@ -11,11 +11,14 @@
 #include "tile_bf16.h"
 
 #define KERNEL_DECLARATION(name, parameters, arguments) void name parameters;
+#define SIZE_DECLARATION(name, parameters, arguments) int64_t name parameters;
 namespace BASE_PATH {
 CPU_OPS(KERNEL_DECLARATION)
+CPU_SIZES(SIZE_DECLARATION)
 extern const Kernels kernels;
 }
 #undef KERNEL_DECLARATION
+#undef SIZE_DECLARATION
 
 namespace KERNEL_PATH {
 
@@ -204,12 +207,33 @@ static void matmul_backward_weight(float* dw, const void* dy, const void* x, int
   }
 }
 
+// Beside what the base path's kernels take: sums of ROWS rows by PANELS_AT_ONCE panels, and two paired panels.
+static int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh,
+                                    int32_t longest, int32_t T) {
+  return BASE_PATH::thread_scratch_bound(V, D, F, H, Hkv, Dh, longest, T) + 4 * ROWS * PANELS_AT_ONCE * PANEL +
+         4 * DEPTH * PANEL;
+}
+
+// The converted operand: rows of a gradient, or columns of activations.
+static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t,
+                                    int32_t T) {
+  const int64_t heads = (int64_t)H * Dh, fused = heads + 2 * (int64_t)Hkv * Dh;
+  const auto whole = [](int64_t n) { return ceil_div(n, 32) * 32; };  // groups of either kind of instruction
+  const int64_t outputs = 2 * whole(larger(larger(V, 2 * (int64_t)F), larger(D, fused)));
+  const int64_t inputs = 2 * whole(larger(larger(D, F), heads));
+  const int64_t rows = smaller(outputs * T, larger(CONVERTED_BYTES, outputs * ROWS_STEP));
+  const int64_t columns = smaller(inputs * whole(T), larger(CONVERTED_BYTES, inputs * DEPTH));
+  return ceil_div(larger(rows, columns), 4096) * 4096;
+}
+
 static double fma_peak(int64_t n) { return BASE_PATH::kernels.fma_peak(n); }
 
 // Made when compiling: code that ran as the library is loaded would stop processors without these instructions.
 #define KERNEL_ENTRY(name, parameters, arguments) BASE_PATH::name,
 static constexpr Kernels table() {
-  Kernels k = {CPU_OPS(KERNEL_ENTRY) nullptr, multiply_peak, W};
+  Kernels k = {CPU_OPS(KERNEL_ENTRY) CPU_SIZES(KERNEL_ENTRY) nullptr, multiply_peak, W};
+  k.thread_scratch_bound = thread_scratch_bound;
+  k.common_scratch_bound = common_scratch_bound;
   k.fma_peak = fma_peak;
   k.matmul_forward = matmul_forward;
   k.matmul_backward_input = matmul_backward_input;

@@ -81,6 +81,9 @@ static int32_t last_kept(const float* z, const float* e, int32_t* heap, int32_t 
   return kept;
 }
 
+// Bytes of a slot of a thread's scratch memory: logits, their exponentials, and two lists of ids.
+INLINE int64_t sample_scratch(int slot, int64_t V) { return slot < 2 ? 4 * V : 8 * V; }
+
 void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* logits, const int32_t* logit_row,
             const int32_t* counters, uint32_t* seen, int32_t B, int32_t size, uint32_t seed, uint32_t stream,
             int32_t greedy, float inverse_temperature, int32_t top_k, float top_p, float min_p,
@@ -97,8 +100,8 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
       return;
     }
     uint32_t* marks = penalize ? seen + counter[4] * ceil_div(size, 32) : nullptr;
-    float* z = (float*)thread_scratch(0, (size_t)size * 4);
-    float* e = (float*)thread_scratch(1, (size_t)size * 4);
+    float* z = (float*)thread_scratch(0, sample_scratch(0, size));
+    float* e = (float*)thread_scratch(1, sample_scratch(1, size));
     float top = -INFINITY;
     for (int32_t i = 0; i < size; i++) {
       float value = row[i];
@@ -117,7 +120,8 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
       while (z[id] != top) id++;
       for (int32_t i = 0; i < size; i++) total += e[i];
     } else {
-      int32_t cut = truncate ? last_kept(z, e, (int32_t*)thread_scratch(2, (size_t)size * 8), size, top_k, top_p, min_p) : -1;
+      int32_t* lists = truncate ? (int32_t*)thread_scratch(2, sample_scratch(2, size)) : nullptr;
+      int32_t cut = truncate ? last_kept(z, e, lists, size, top_k, top_p, min_p) : -1;
       auto keeps = [&](int32_t i) { return cut < 0 || i == cut || before(z, i, cut); };
       for (int32_t i = 0; i < size; i++)
         if (keeps(i)) total += e[i];

@@ -7,8 +7,7 @@
 #define W_TYPE float
 #endif
 
-constexpr int THREADS = 256;
-constexpr int N = 4;  // elements of a thread: four arrays of float32 beside the parameter
+constexpr int N = UNIT;  // elements of a thread: four arrays of float32 beside the parameter
 
 INLINE void store_parameter(float*, const Unit<N>&, i64, bool) {}
 INLINE void store_parameter(bf16* p, const Unit<N>& u, i64 count, bool vectors) { store_unit(p, u, count, vectors); }

@@ -8,16 +8,14 @@
 // of the next, since keys are the rows of scores in the one kernel and queries in the other. Rows that are not there
 // are zeros in shared memory; a query of zeros with statistics of zero adds nothing to dk and dv.
 //
-// The head size is padded to 16 (above 128 to 32, and the key kernel takes half of the columns of dk and dv a block, so
-// that sums stay in registers). Operands are copied 16 bytes at a time: attention_backward_pack makes that possible.
+// Macros, by head size: DP, the head size padded to 16 (above 128 to 32); STEP, the rows streamed at a time, two such
+// steps being in shared memory; KEY_PARTS, the blocks of the key kernel that share the columns of dk and dv, so that sums
+// stay in registers; QUERY_ROW_TILES of a warp of the query kernel. Operands are copied 16 bytes at a time:
+// attention_backward_pack makes that possible.
 #include "attention_backward.cuh"
 #include "tensor_core.cuh"
 
-constexpr int THREADS = 128;
-constexpr int DP = HEAD_DIM <= 128 ? (HEAD_DIM + 15) / 16 * 16 : (HEAD_DIM + 31) / 32 * 32;
 constexpr int CHUNKS = DP / 8;  // of 16 bytes in a row
-constexpr int STEP = DP <= 64 ? 64 : DP <= 128 ? 32 : 16;  // rows streamed at a time; two steps are in shared memory
-constexpr int KEY_PARTS = DP <= 128 ? 1 : 2;
 constexpr int ROWS_BYTES = TILE * DP * 2, STEP_BYTES = STEP * DP * 2;
 constexpr int QUERY_BLOCKS = DP <= 64 ? 3 : 2;  // of a multiprocessor, as registers and shared memory of sm_80 allow
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -147,7 +145,11 @@ INLINE void to_operand(u32 (&a)[ROW_TILES][COLUMNS / 16][4], const float (&x)[RO
 }
 
 // Sums as 64 rows of OUT + 8 floats in shared memory, of each column warp by itself. The pad spreads a warp's rows over
-// the banks.
+// the banks. Operands lie there before.
+template <int ROW_TILES, int OUT>
+constexpr int sums_bytes() {
+  return ROW_TILES * TILE * (OUT + 8) * (int)sizeof(float);
+}
 template <int ROW_TILES, int OUT>
 INLINE void gather_sums(float* rows, const float (&sums)[ROW_TILES][OUT / 8][4]) {
   using Share = Sharing<ROW_TILES>;
@@ -192,6 +194,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
                             const int4* __restrict__ units, const int* __restrict__ segments, int T, int H, int Hkv,
                             int ldd, int ldo, int ldq, int head_o, int head_q, float scale) {
   constexpr int ROW_TILES = 1, OUT = DP / KEY_PARTS;
+  static_assert(2 * ROWS_BYTES + 4 * STEP_BYTES + 2 * STEP * sizeof(float2) <= KEY_SHARED_BYTES, "operands");
+  static_assert(sums_bytes<ROW_TILES, OUT>() <= KEY_SHARED_BYTES, "sums");
   using Share = Sharing<ROW_TILES>;
   constexpr int COLUMNS = Share::COLUMNS;
   extern __shared__ __align__(128) unsigned char shared[];
@@ -299,7 +303,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, QUERY_BLOCKS)
                                const bf16* __restrict__ k, const bf16* __restrict__ v, const float2* __restrict__ stats,
                                const int4* __restrict__ tiles, const int* __restrict__ segments, int T, int H, int Hkv,
                                int ldd, int ldo, int ldq, int head_o, int head_q, float scale) {
-  constexpr int ROW_TILES = DP > 64 && DP <= 128 ? 2 : 1;
+  constexpr int ROW_TILES = QUERY_ROW_TILES;
+  static_assert(2 * ROWS_BYTES + 4 * STEP_BYTES <= QUERY_SHARED_BYTES, "operands");
+  static_assert(sums_bytes<ROW_TILES, DP>() <= QUERY_SHARED_BYTES, "sums");
   using Share = Sharing<ROW_TILES>;
   constexpr int COLUMNS = Share::COLUMNS;
   extern __shared__ __align__(128) unsigned char shared[];

@@ -11,11 +11,11 @@
 // the units of one that was cut leave float32 sums in slots, and attention_backward_sum adds them in order. The launch
 // knows T and S only: ceil(T / 64) + S tiles at most, ceil(T / 128) + 8 slots. The least chunk of 16, 32, 64, … tiles
 // whose slots suffice is found on the device from the segment table; it depends on nothing else, nor do the bits.
+//
+// TILE, a macro, is the rows in a tile of keys or of queries, counted from the start of their segment.
 #pragma once
 
 #include "primitives.cuh"
-
-constexpr int TILE = 64;  // rows in a tile of keys or of queries, counted from the start of their segment
 
 struct Segment {
   int start, length, prefix_start, prefix_length;
@@ -53,9 +53,9 @@ INLINE bool visits(const Segment& c, const Segment& s) {
   return c.prefix_length > 0 && c.prefix_start < s.start + s.length && c.prefix_start + c.prefix_length > s.start;
 }
 
-// The queries that a unit meets, STEP rows and one head of the group at a time; all threads hold the same walk. A
+// The queries that a unit meets, AT_ONCE rows and one head of the group at a time; all threads hold the same walk. A
 // prompt precedes its completions, so a query sees no key that lies behind it, whosever it is.
-template <int STEP>
+template <int AT_ONCE>
 struct QueryWalk {
   const int* segments;
   int own, c;    // the keys' segment, the next one to look at
@@ -95,8 +95,8 @@ struct QueryWalk {
   INLINE bool advance(int group) {
     if (++head < group) return true;
     head = 0;
-    row += STEP;
-    sub += STEP;
+    row += AT_ONCE;
+    sub += AT_ONCE;
     if (sub < TILE && row < end) return true;
     sub = 0;
     if (--left == 0) return false;
@@ -104,11 +104,11 @@ struct QueryWalk {
     return true;
   }
 
-  INLINE int rows() const { return smaller(STEP, end - row); }
+  INLINE int rows() const { return smaller(AT_ONCE, end - row); }
 };
 
-// The keys that neighbouring queries see, STEP rows at a time: the prefix, then the own segment up to the last of them.
-template <int STEP>
+// The keys that neighbouring queries see, AT_ONCE rows at a time: the prefix, then the own segment up to the last of them.
+template <int AT_ONCE>
 struct KeyWalk {
   Segment s;
   int own_end;  // keys of the own segment that the last query sees
@@ -118,7 +118,7 @@ struct KeyWalk {
   INLINE KeyWalk(const Segment& s, int own_end) : s(s), own_end(own_end), at(0), own(s.prefix_length == 0) {}
 
   INLINE bool advance() {
-    at += STEP;
+    at += AT_ONCE;
     if (at < (own ? own_end : s.prefix_length)) return true;
     if (own) return false;
     own = true;
@@ -127,5 +127,5 @@ struct KeyWalk {
   }
 
   INLINE int row() const { return (own ? s.start : s.prefix_start) + at; }
-  INLINE int rows() const { return smaller(STEP, (own ? own_end : s.prefix_length) - at); }
+  INLINE int rows() const { return smaller(AT_ONCE, (own ? own_end : s.prefix_length) - at); }
 };

@@ -5,13 +5,12 @@
 //
 // As attention_backward.cu: ROWS rows of two operands stay in shared memory (K and V, or Q and dO), STEP rows of the
 // other two pass. A block takes ROWS of a tile's 64 rows. A thread computes scores of a few rows and columns, which go
-// to shared memory, and then the sums of a few rows and columns of the result.
+// to shared memory, and then the sums of a few rows and columns of the result. DP (the head size, padded) and ROWS are
+// the launcher's macros.
 #include "attention_backward.cuh"
 
-constexpr int THREADS = 128;
-constexpr int DP = (HEAD_DIM + 15) / 16 * 16;
-constexpr int ROWS = DP <= 160 ? 32 : 16, STEP = ROWS;  // 99 KiB of shared memory hold no more
-constexpr int PARTS = TILE / ROWS;                      // blocks of a tile
+constexpr int STEP = ROWS;
+constexpr int PARTS = TILE / ROWS;  // blocks of a tile
 constexpr int LD = DP + 4;    // 8 rows at the same column lie in different banks, 4 neighbours in each
 constexpr int LDW = ROWS + 8;  // and so do 4 columns of scores by 8 rows
 constexpr int SCORE_ROWS = ROWS / 8, SCORE_COLUMNS = STEP / 16;  // of a thread
@@ -23,6 +22,7 @@ struct Shared {
   float weights[2][STEP][LDW];  // P and dS, transposed
   float2 stats[STEP];
 };
+static_assert(sizeof(Shared) <= SHARED_BYTES, "shared memory of a launch");
 
 // N rows of HEAD_DIM elements; rows from `count` on and columns from HEAD_DIM on are zeros.
 template <int N, class T>

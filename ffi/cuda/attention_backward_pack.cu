@@ -2,8 +2,6 @@
 // where x itself cannot be copied 16 bytes at a time (float32, an odd row stride, a head size that 8 does not divide).
 #include "primitives.cuh"
 
-constexpr int THREADS = 256;
-
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention_backward_pack(bf16* __restrict__ y, const X_TYPE* __restrict__ x, int heads, int Dh, int Dp, int ldx) {
   const size_t row = blockIdx.x;

@@ -2,9 +2,9 @@
 // tiles, units = the work list (attention_backward.cuh), which block 0 makes while the others compute the statistics.
 #include "attention_backward.cuh"
 
-constexpr int THREADS = 256;
+constexpr int STAT_ROWS = STAT_BLOCK, STAT_HEADS = STAT_BLOCK;  // whole sectors of lse are read and of stats written
 constexpr int WARPS = THREADS / WARP;
-constexpr int STAT_ROWS = WARPS, STAT_HEADS = 8;  // of a block: whole sectors of lse are read and of stats written
+static_assert(WARPS == STAT_ROWS, "a warp has a row");
 
 // Products of bfloat16 take powers of 2 and round dout, so dout · out is of the rounded dout: then a row of dS sums to
 // zero as the exact one does.

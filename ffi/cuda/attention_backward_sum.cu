@@ -2,8 +2,6 @@
 // left in their slots, added in order. slots (slots, Hkv, 2, 64, Dp), dk's rows before dv's.
 #include "attention_backward.cuh"
 
-constexpr int THREADS = 256;
-
 extern "C" __global__ void __launch_bounds__(THREADS)
     attention_backward_sum(DQKV_TYPE* __restrict__ dk, DQKV_TYPE* __restrict__ dv, const float* __restrict__ slots,
                            const int4* __restrict__ tiles, const int* __restrict__ segments, int Hkv, int Dh, int Dp,

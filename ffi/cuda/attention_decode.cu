@@ -2,7 +2,7 @@
 // prompt's pages, then the completion's; lengths (B) count the tokens in the cache, the new one included. A sequence of
 // lengths 0 gets zeros, and nothing of its table is read.
 //
-//   attention_decode          a block: one sequence, up to 8 query heads of one key head, one split of the pages
+//   attention_decode          a block: one sequence, up to HEADS query heads of one key head, one split of the pages
 //   attention_decode_combine  the splits of a row, in order
 //
 // The kernel waits for memory: each key and value is read once for all heads of its group, by 128 bits. The warps of a
@@ -10,7 +10,7 @@
 // splits. How many splits there are depends on sizes of buffers alone, so a recorded launch serves any lengths.
 #include "attention_pages.cuh"
 
-constexpr int THREADS = 128, WARPS = THREADS / WARP, HEADS = 8;
+constexpr int WARPS = THREADS / WARP;
 // Lanes that share a row, and pieces of 16 bytes that each holds of it.
 constexpr int lanes_for(int pieces) {
   int lanes = 2;

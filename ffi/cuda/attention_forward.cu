@@ -3,19 +3,17 @@
 // passes over the keys that the tile sees. Float32 is in attention_forward_float32.cu.
 //
 // q, k and v are parts of one buffer: row stride ldq for all three, heads HEAD_DIM apart. Head sizes of up to 256; in
-// shared memory they are padded to a multiple of 16 with zeros. There are two stages of keys and values: one is computed
-// with while the next is copied. Scores are scaled by `scale` · log₂ e in the one fma before 2^x.
+// shared memory they are padded with zeros to PADDED, a multiple of 16. There are two stages of keys and values: one is
+// computed with while the next is copied. Scores are scaled by `scale` · log₂ e in the one fma before 2^x.
 #include "attention_tiles.cuh"
 
-constexpr int PADDED = (HEAD_DIM + 15) / 16 * 16, CHUNKS = PADDED / 8, ROW_BYTES = PADDED * 2;
-constexpr int THREADS = 128, WARPS = THREADS / WARP;
-// What fits registers: 16-row tiles per warp, keys per tile, and whether the fragments of the queries stay there rather
-// than being read again for every tile of keys.
-constexpr int TILES = PADDED <= 64 ? 2 : 1, KEYS = PADDED <= 128 ? 64 : 32;
-constexpr bool QUERIES_STAY = TILES == 1 && PADDED <= 128;
+constexpr int CHUNKS = PADDED / 8, ROW_BYTES = PADDED * 2;
 constexpr int STEPS = PADDED / 16;  // of a product over a head
-constexpr int ROWS = WARPS * TILES * 16, WARP_ROWS = TILES * 16;
+constexpr int WARP_ROWS = ROWS / (THREADS / WARP), TILES = WARP_ROWS / 16;  // 16-row tiles per warp
+// Whether the fragments of the queries stay in registers rather than being read again for every tile of keys.
+constexpr bool QUERIES_STAY = TILES == 1 && PADDED <= 128;
 constexpr int QUERY_BYTES = ROWS * ROW_BYTES, KEY_BYTES = KEYS * ROW_BYTES, STAGE_BYTES = 2 * KEY_BYTES;
+static_assert(QUERY_BYTES + 2 * STAGE_BYTES <= SHARED_BYTES, "shared memory of a launch");
 
 struct State {
   float out[TILES][PADDED / 8][4];  // fragments, to be divided by sum
@@ -189,7 +187,7 @@ attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const b
   extern __shared__ __align__(128) char memory[];  // queries, then two stages of keys and values
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, head = blockIdx.x;
   QueryTile tile;
-  if (!find_tile<ROWS>(tile, segments, S, blockIdx.y)) return;
+  if (!find_tile(tile, segments, S, blockIdx.y)) return;
   const int rows = smaller(ROWS, tile.length - tile.from);
   const i64 first_row = tile.start + tile.from;
   q += first_row * ldq + head * HEAD_DIM;
@@ -197,13 +195,13 @@ attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const b
   v += head / (H / Hkv) * HEAD_DIM;
   const bool wide = copyable(q, ldq) && copyable(k, ldq) && copyable(v, ldq);
   auto load_tile = [&](int index) {
-    const KeyTile keys = key_tile<KEYS>(tile, index);
+    const KeyTile keys = key_tile(tile, index);
     char* stage = memory + QUERY_BYTES + index % 2 * STAGE_BYTES;
-    load_rows<KEYS, CHUNKS, THREADS>(stage, k + keys.row * ldq, ldq, keys.count, wide);
-    load_rows<KEYS, CHUNKS, THREADS>(stage + KEY_BYTES, v + keys.row * ldq, ldq, keys.count, wide);
+    load_rows<KEYS, CHUNKS>(stage, k + keys.row * ldq, ldq, keys.count, wide);
+    load_rows<KEYS, CHUNKS>(stage + KEY_BYTES, v + keys.row * ldq, ldq, keys.count, wide);
     copies_commit();
   };
-  load_rows<ROWS, CHUNKS, THREADS>(memory, q, ldq, rows, wide);
+  load_rows<ROWS, CHUNKS>(memory, q, ldq, rows, wide);
   copies_commit();
   load_tile(0);
   copies_wait<1>();
@@ -228,12 +226,12 @@ attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const b
   }
 
   const float scale_log2 = scale * 1.44269504f;
-  const int place = tile.from + warp * WARP_ROWS, tiles = key_tiles<KEYS, ROWS>(tile);
+  const int place = tile.from + warp * WARP_ROWS, tiles = key_tiles(tile);
   for (int index = 0; index < tiles; index++) {
     copies_wait<0>();
     __syncthreads();  // this stage is there, and nobody reads the other any longer
     if (index + 1 < tiles) load_tile(index + 1);
-    const KeyTile keys = key_tile<KEYS>(tile, index);
+    const KeyTile keys = key_tile(tile, index);
     const u32 stage = shared_address(memory) + QUERY_BYTES + index % 2 * STAGE_BYTES;
     if (keys.first >= place + WARP_ROWS) continue;  // beyond all of this warp's rows
     float s[TILES][KEYS / 8][4];

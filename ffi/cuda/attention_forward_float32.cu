@@ -2,17 +2,16 @@
 // =, lse (T, H) = (null: not wanted). As attention_forward.cu in all but the arithmetic: a thread computes ROWS / 16 rows
 // by KEYS / 8 scores, then as many rows by PADDED / 8 outputs, from shared memory by 128 bits.
 //
-// Head sizes of up to 256, padded to a multiple of 32 in shared memory. Keys and values have one buffer each: values
+// Head sizes of up to 256, in shared memory padded to PADDED, a multiple of 32. Keys and values have one buffer each: values
 // are copied while scores are computed, the next keys while values are weighed.
 #include "attention_tiles.cuh"
 
-constexpr int PADDED = (HEAD_DIM + 31) / 32 * 32, CHUNKS = PADDED / 4, ROW_BYTES = PADDED * 4;
-constexpr int THREADS = 128, COLUMNS = 8;  // threads in a row's group
-// What fits 99 KiB: the least of sm_86, 89 and 120.
-constexpr int ROWS = PADDED <= 128 ? 64 : 32, KEYS = PADDED <= 64 ? 64 : PADDED <= 128 ? 32 : 16;
+constexpr int CHUNKS = PADDED / 4, ROW_BYTES = PADDED * 4;
+constexpr int COLUMNS = 8;  // threads in a row's group
 constexpr int GROUPS = THREADS / COLUMNS, R = ROWS / GROUPS, K = KEYS / COLUMNS, D = PADDED / (4 * COLUMNS);
 constexpr int SCORE_STRIDE = KEYS + 8;  // four successive rows in different banks
 constexpr int QUERY_BYTES = ROWS * ROW_BYTES, KEY_BYTES = KEYS * ROW_BYTES;
+static_assert(QUERY_BYTES + 2 * KEY_BYTES + ROWS * SCORE_STRIDE * 4 <= SHARED_BYTES, "shared memory of a launch");
 
 // Row i of this thread, key j, and output column 4 · (column + COLUMNS · d) + e.
 INLINE int thread_column() { return threadIdx.x % COLUMNS; }
@@ -78,7 +77,7 @@ attention_forward_float32(O_TYPE* out, float* lse, const float* q, const float* 
   float* probabilities = (float*)(values_at + KEY_BYTES);
   const int head = blockIdx.x;
   QueryTile tile;
-  if (!find_tile<ROWS>(tile, segments, S, blockIdx.y)) return;
+  if (!find_tile(tile, segments, S, blockIdx.y)) return;
   const int rows = smaller(ROWS, tile.length - tile.from);
   const i64 first_row = tile.start + tile.from;
   q += first_row * ldq + head * HEAD_DIM;
@@ -86,11 +85,11 @@ attention_forward_float32(O_TYPE* out, float* lse, const float* q, const float* 
   v += head / (H / Hkv) * HEAD_DIM;
   const bool wide = copyable(q, ldq) && copyable(k, ldq) && copyable(v, ldq);
   auto load_tile = [&](char* target, const float* source, const KeyTile& keys) {
-    load_rows<KEYS, CHUNKS, THREADS>(target, source + keys.row * ldq, ldq, keys.count, wide);
+    load_rows<KEYS, CHUNKS>(target, source + keys.row * ldq, ldq, keys.count, wide);
     copies_commit();
   };
-  load_rows<ROWS, CHUNKS, THREADS>(memory, q, ldq, rows, wide);
-  load_tile(keys_at, k, key_tile<KEYS>(tile, 0));
+  load_rows<ROWS, CHUNKS>(memory, q, ldq, rows, wide);
+  load_tile(keys_at, k, key_tile(tile, 0));
 
   float4 sums[R][D];  // of values, to be divided by `sum`
   float top[R], sum[R];
@@ -101,9 +100,9 @@ attention_forward_float32(O_TYPE* out, float* lse, const float* q, const float* 
 #pragma unroll
     for (int d = 0; d < D; d++) sums[i][d] = make_float4(0, 0, 0, 0);
   }
-  const int tiles = key_tiles<KEYS, ROWS>(tile);
+  const int tiles = key_tiles(tile);
   for (int index = 0; index < tiles; index++) {
-    const KeyTile keys = key_tile<KEYS>(tile, index);
+    const KeyTile keys = key_tile(tile, index);
     load_tile(values_at, v, keys);
     copies_wait<1>();
     __syncthreads();  // keys are there
@@ -138,7 +137,7 @@ attention_forward_float32(O_TYPE* out, float* lse, const float* q, const float* 
     }
     copies_wait<0>();
     __syncthreads();  // values and probabilities are there, keys no longer needed
-    if (index + 1 < tiles) load_tile(keys_at, k, key_tile<KEYS>(tile, index + 1));
+    if (index + 1 < tiles) load_tile(keys_at, k, key_tile(tile, index + 1));
     weigh(sums, probabilities, values_at);
     __syncthreads();  // values and probabilities no longer needed
   }

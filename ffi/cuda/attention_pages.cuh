@@ -1,11 +1,10 @@
-// A page of the key-value cache holds 64 tokens: keys (Hkv, 64, PADDED) and values alike, in the type of activations.
-// HEAD_DIM and X_TYPE are macros. Rows are padded to a multiple of 8 elements, with zeros, so that every row of either
-// type begins and ends on 16 bytes.
+// A page of the key-value cache holds PAGE_TOKENS: keys (Hkv, PAGE_TOKENS, PADDED) and values alike, in the type of
+// activations, X_TYPE. Rows are padded with zeros from HEAD_DIM to PADDED elements, so that every row of either type begins
+// and ends on 16 bytes. All four are macros.
 #pragma once
 #include "primitives.cuh"
 
-constexpr int PAGE_TOKENS = 64;
-constexpr int PADDED = (HEAD_DIM + 7) / 8 * 8;
+static_assert(PADDED % 8 == 0, "16 bytes in either type");
 constexpr int PIECE = 16 / sizeof(X_TYPE), PIECES = PADDED / PIECE;  // elements in 16 bytes, and those in a row
 
 // Element offset of a token's row.

@@ -1,5 +1,5 @@
 // What the forward kernels of packed attention share: which rows of queries a block takes, which keys they see, and how
-// rows come into shared memory. HEAD_DIM is a macro.
+// rows come into shared memory. HEAD_DIM, THREADS, ROWS (of queries) and KEYS of a tile are macros.
 //
 // segments (S, 4): start, length, prefix start, prefix length, in rows. Keys are taken in tiles, counted from the
 // prefix's start and anew from the segment's own, so that a tile never reaches into another segment.
@@ -13,7 +13,6 @@ struct QueryTile {
 
 // Tile number `index` of all segments' tiles, false where there are fewer. Within a segment the last comes first: it
 // sees the most keys, and a long block that starts late is waited for.
-template <int ROWS>
 INLINE bool find_tile(QueryTile& tile, const int* segments, int S, int index) {
   const int lane = threadIdx.x % WARP;
   for (int base = 0; base < S; base += WARP) {
@@ -40,12 +39,10 @@ struct KeyTile {
 
 constexpr int IN_PREFIX = -(1 << 30);
 
-template <int KEYS, int ROWS>
 INLINE int key_tiles(const QueryTile& q) {
   return ceil_div(q.prefix_length, KEYS) + ceil_div(smaller(q.length, q.from + ROWS), KEYS);
 }
 
-template <int KEYS>
 INLINE KeyTile key_tile(const QueryTile& q, int index) {
   const int prefix_tiles = ceil_div(q.prefix_length, KEYS);
   if (index < prefix_tiles)
@@ -63,11 +60,11 @@ INLINE bool copyable(const T* p, i64 stride) {
   return HEAD_DIM * sizeof(T) % 16 == 0 && ((u64)p | (u64)stride * sizeof(T)) % 16 == 0;
 }
 
-// Issues copies of `count` of ROWS rows to swizzled shared rows of CHUNKS chunks: zeros beyond HEAD_DIM, and in rows
+// Issues copies of `count` of N rows to swizzled shared rows of CHUNKS chunks: zeros beyond HEAD_DIM, and in rows
 // that are missing. Not `wide`: element by element, complete at once.
-template <int ROWS, int CHUNKS, int THREADS, class T>
+template <int N, int CHUNKS, class T>
 INLINE void load_rows(char* shared, const T* rows, i64 stride, int count, bool wide) {
-  constexpr int PER = 16 / sizeof(T), ALL = ROWS * CHUNKS;
+  constexpr int PER = 16 / sizeof(T), ALL = N * CHUNKS;
   if (wide) {
     const u32 target = shared_address(shared);
 #pragma unroll

@@ -2,6 +2,7 @@
 //   bias_backward     partial (gridDim.y, N) = the blocks' shares of the column sums of dy (M, N)
 //   add_column_sums   sum (N) += column sums of partial (blocks, N)
 //   add_bias          y (M, N) = bias (N) on every row; `accumulate`: y += bias
+// ROWS of threads are in a block, a warp being one row of units; STRIPES of partial's rows are summed side by side.
 #include "primitives.cuh"
 
 #ifndef DY_TYPE
@@ -14,7 +15,6 @@
 #define BIAS_TYPE float
 #endif
 
-constexpr int ROWS = 8;  // of threads; a warp is one row of units
 constexpr int UNIT = unit_elements<DY_TYPE>();
 
 // A block has WARP units of columns and every (ROWS · gridDim.y)-th row of dy for each of its rows of threads.
@@ -38,8 +38,6 @@ extern "C" __global__ void __launch_bounds__(WARP* ROWS)
     if (column < N) partial[(i64)blockIdx.y * N + column] = total;
   }
 }
-
-constexpr int STRIPES = 32;  // of partial's rows, summed side by side
 
 extern "C" __global__ void __launch_bounds__(WARP* STRIPES)
     add_column_sums(float* sum, const float* partial, int blocks, int N) {

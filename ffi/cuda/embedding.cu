@@ -11,8 +11,6 @@
 #define DX_TYPE float
 #endif
 
-constexpr int FORWARD_THREADS = 256;
-
 // Blocks of tokens: blockDim.x threads a token, blockDim.y tokens.
 extern "C" __global__ void __launch_bounds__(FORWARD_THREADS)
     embedding_forward(float* x, const int* ids, const W_TYPE* w, int T, int D, int ldx) {
@@ -26,8 +24,7 @@ extern "C" __global__ void __launch_bounds__(FORWARD_THREADS)
     store_unit(out + d, load_unit<N>(row + d, D - d, vectors), D - d, vectors);
 }
 
-constexpr int THREADS = 128;
-constexpr int WARPS = THREADS / WARP;
+constexpr int THREADS = BACKWARD_THREADS, WARPS = THREADS / WARP;
 constexpr int UNIT = unit_elements<float, DX_TYPE>();
 
 // Block (t, c): token t, columns [c · THREADS · UNIT, (c + 1) · THREADS · UNIT).

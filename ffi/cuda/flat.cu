@@ -13,7 +13,6 @@
 #define Y_TYPE float
 #endif
 
-constexpr int THREADS = 256;
 constexpr int UNIT = unit_elements<X_TYPE, Y_TYPE>();
 
 // Every unit of [0, n), in strides of the grid: body(first element, elements).
@@ -81,13 +80,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   for (i64 r = first_row(); r < N; r += row_step()) copy_row(dx + (i64)rows[r] * lddx, dy + r * lddy, D);
 }
 
-constexpr i64 SUMMED = 16384;  // elements of a block of sum_squares; the launcher counts by it
-
+// A block adds up SUMMED elements at a time.
 extern "C" __global__ void __launch_bounds__(THREADS) sum_squares_blocks(double* partial, const float* x, i64 n) {
   __shared__ double warps[THREADS / WARP];
   const bool vectors = aligned<4>(x);
   double sum = 0;
-  for (i64 from = blockIdx.x * SUMMED; from < n; from += gridDim.x * SUMMED) {
+  for (i64 from = (i64)blockIdx.x * SUMMED; from < n; from += (i64)gridDim.x * SUMMED) {
     const i64 to = smaller(n, from + SUMMED);
     for (i64 i = from + threadIdx.x * 4; i < to; i += THREADS * 4) {
       const Unit<4> u = load_unit<4>(x + i, to - i, vectors);

@@ -17,8 +17,6 @@
 #define DY_TYPE float
 #endif
 
-constexpr int THREADS = 256;
-
 // σ(x) and 1 − σ(x), each to a few units in its last place: a large gate multiplies the second.
 struct Sigmoid {
   float value, complement;

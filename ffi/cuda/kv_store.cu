@@ -2,7 +2,7 @@
 // buffer with row stride ldkv, heads HEAD_DIM apart. A thread takes 16 bytes of one head's row of a page.
 #include "attention_pages.cuh"
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(THREADS)
 kv_store(X_TYPE* key_pages, X_TYPE* value_pages, const X_TYPE* k, const X_TYPE* v, const int* page, const int* offset,
          int T, int Hkv, i64 ldkv) {
   const i64 thread = (i64)blockIdx.x * blockDim.x + threadIdx.x, row = thread / PIECES;

@@ -11,7 +11,7 @@
 #define OUT_TYPE float
 #endif
 
-extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS)
     log_softmax_forward(float* logprob, float* entropy, float* lse, const float* logits, const int* entry_start,
                         const int* targets, int vocabulary, float inverse_temperature) {
   __shared__ float partial[WARP];
@@ -42,7 +42,7 @@ struct RowGradient {
 INLINE float written(const float* out, const float*, const RowGradient&) { return *out; }
 INLINE float written(const bf16*, const float* logit, const RowGradient& gradient) { return gradient(*logit); }
 
-extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS)
     log_softmax_backward(OUT_TYPE* dlogits, const float* logits, const float* dlogprob, const float* dentropy,
                          const int* entry_start, const int* targets, const float* lse, const float* entropy,
                          int vocabulary, float inverse_temperature) {

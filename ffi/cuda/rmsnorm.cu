@@ -5,8 +5,9 @@
 //   rmsnorm_backward  dx = (gradient through the norm) + dresidual (when given; it may be dx itself, as dy may be),
 //                     partial (blocks, D) = each block's share of the weight's gradient; bias.cu adds them in order
 //
-// A row is the work of blockDim.x threads: a part of a warp, with blockDim.y rows to a block, or a whole block. Rows are
-// kept in registers between their two uses. Nothing is rounded before y or dx is stored.
+// A row is the work of blockDim.x threads: a part of a warp, with blockDim.y rows to a block, or a whole block. A thread
+// keeps CACHED elements of its row in registers between their two uses; what a longer row has beside is read twice.
+// Nothing is rounded before y or dx is stored.
 #include "primitives.cuh"
 
 #ifndef X_TYPE  // also the compiler's view of kernels that a module has and nobody launches
@@ -27,8 +28,6 @@
 #ifndef RESIDUAL_TYPE
 #define RESIDUAL_TYPE float
 #endif
-
-constexpr int CACHED = 16;  // elements of a row that a thread keeps; what a longer row has beside is read twice
 
 // Sum over the threads of a row.
 INLINE float row_sum(float value, float* partial) {
@@ -75,7 +74,7 @@ INLINE void forward(Y* y, float* rstd, const X* x, const W* weight, int T, int H
   for (int d = first + SLOTS * step; d < end; d += step) write(load_unit<N>(row + d, end - d, vectors), d);
 }
 
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(THREADS)
     rmsnorm_forward(Y_TYPE* y, float* rstd, const X_TYPE* x, const W_TYPE* weight, int T, int H, int D, int ldy,
                     int ldx, float eps) {
   forward(y, rstd, x, weight, T, H, D, ldy, ldx, eps);
@@ -169,7 +168,7 @@ INLINE void backward(DX* dx, float* partial, const DY* dy, const X* x, const W* 
   }
 }
 
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(THREADS)
     rmsnorm_backward(DX_TYPE* dx, float* partial, const DY_TYPE* dy, const X_TYPE* x, const W_TYPE* weight,
                      const float* rstd, const RESIDUAL_TYPE* dresidual, int T, int H, int D, int lddx, int lddy,
                      int ldx, int ldr) {

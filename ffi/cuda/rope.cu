@@ -8,7 +8,6 @@
 #define X_TYPE float
 #endif
 
-constexpr int THREADS = 256;
 constexpr int N = unit_elements<X_TYPE>();
 
 // Blocks of tokens: blockDim.x threads a token, each with units of all heads; blockDim.y tokens.

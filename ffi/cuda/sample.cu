@@ -61,7 +61,7 @@ INLINE int draw(const Row& row, const Kept& kept, u64 share, u64* sums, u64* tot
   return found;
 }
 
-extern "C" __global__ void __launch_bounds__(SOFTMAX_THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS)
     sample(int* ids, float* logprob, float* sampling_logprob, const float* logits, const int* logit_row,
            const int* counters, u32* seen, int vocabulary, u32 seed, u32 stream, int greedy, float inverse_temperature,
            int top_k, float top_p, float min_p, float repetition_penalty) {

@@ -10,7 +10,6 @@ struct RowStatistics {
   float entropy;  // −Σ p log p, in nats
 };
 
-constexpr int SOFTMAX_THREADS = 512;  // of a block at most
 constexpr int SOFTMAX_UNIT = 4;
 
 // log p of one target

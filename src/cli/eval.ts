@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { evaluationFiles, type Held } from "../checkpoint/held.ts";
+import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
 import { writeTogether } from "../checkpoint/together.ts";
@@ -16,9 +17,12 @@ import { rewardModels } from "../grpo/setup.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createRewardPool, noTraining } from "../rewards/pool/pool.ts";
 import { needsGold, parseRewardSpec } from "../rewards/specs.ts";
-import { modelFolder, openRunDevice, rolloutLimits } from "../run/inputs.ts";
+import { withDevice } from "../run/device.ts";
 import { openProblems } from "../run/prompts.ts";
-import { planSession } from "../session/session.ts";
+import { rolloutLimits } from "../run/rollout-limits.ts";
+import { planPolicy, planSampling } from "../session/policy.ts";
+import { planRewardModels } from "../session/reward-model.ts";
+import { planSession, withSession } from "../session/session.ts";
 import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
@@ -97,7 +101,7 @@ async function evaluateInto(
     addsOnly: true,
     mayReplace: bundled && !named ? isBundledEvaluation : undefined,
   });
-  const folder = await modelFolder(model);
+  const folder = await resolveModel(model);
   const modelConfig = readModelConfig(folder);
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(folder, chatTemplate);
@@ -135,47 +139,46 @@ async function evaluateInto(
         ? "name the column with --answer_column, or judge otherwise with --reward_funcs"
         : null,
     );
-    const device = await openRunDevice(config, console.note);
-    const session = await planSession({
-      device,
-      folder,
-      dtype: config.dtype,
-      packed: null,
-      training: false,
-      reference: null,
-      rollout: rolloutLimits({
-        maxConcurrentSequences: config.maxConcurrentSequences,
-        completions: problems.problems.length * config.numGenerations,
-        samples: config.numGenerations,
-        evaluates: true,
-        longestPrompt,
-        maxCompletion: maxCompletionLength,
-        repetitionPenalty: config.repetitionPenalty,
-      }),
-      rewardModels: await rewardModels(
-        config,
-        longestPrompt + maxCompletionLength,
-        problems.problems.length * config.numGenerations,
-      ),
-      positions: longestPrompt + maxCompletionLength,
-    }).open();
-    const scoring =
-      functions.length > 0 && scoreAnswers(rewardSources(session, pool, config.systemPrompt), noTraining, tokenizer);
-    interrupt.begin();
-    const evaluation = await evaluateProblems(
-      session.rollout!,
-      tokenizer,
-      pool,
-      problems,
-      { ...config, samples: config.numGenerations, maxCompletionLength },
-      {
-        onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
-        shouldStop: interrupt.requested,
-        ...(scoring ? { score: scoring } : {}),
-      },
-    );
-    session.close();
-    device.close();
+    const completions = problems.problems.length * config.numGenerations;
+    const positions = longestPrompt + maxCompletionLength;
+    const limits = rolloutLimits({
+      maxConcurrentSequences: config.maxConcurrentSequences,
+      completions,
+      samples: config.numGenerations,
+      evaluates: true,
+      longestPrompt,
+      maxCompletion: maxCompletionLength,
+      repetitionPenalty: config.repetitionPenalty,
+    });
+    const evaluation = await withDevice(config, console.note, async (device) => {
+      const { dtype } = config;
+      const scorers = await rewardModels(config, positions, completions);
+      const planned = planSession(device, (plan) => {
+        const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
+        return {
+          rollout: planSampling(plan, policy, limits),
+          rewardModels: planRewardModels(plan, scorers, { dtype, duringRollout: false }),
+        };
+      });
+      return withSession(planned, (session) => {
+        const scoring =
+          functions.length > 0 &&
+          scoreAnswers(rewardSources(session.rewardModels, pool, config.systemPrompt), noTraining, tokenizer);
+        interrupt.begin();
+        return evaluateProblems(
+          session.rollout,
+          tokenizer,
+          pool,
+          problems,
+          { ...config, samples: config.numGenerations, maxCompletionLength },
+          {
+            onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
+            shouldStop: interrupt.requested,
+            ...(scoring ? { score: scoring } : {}),
+          },
+        );
+      });
+    });
     console.close();
     if (!evaluation) return 130;
     for (const warning of evaluation.warnings) console.note(warning);

@@ -1,19 +1,23 @@
 /** `grpo generate`: completes one prompt, streamed as text, or a file of prompts, a line of JSON each. */
 import { z } from "zod";
+import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
+import type { GenerateConfig } from "../config/schema.ts";
 import { errorText, InputError } from "../errors.ts";
 import { writeOutput } from "../files/atomic.ts";
 import { isThere, requireFile } from "../files/paths.ts";
 import type { Message } from "../message.ts";
-import { modelFolder, openRunDevice, rolloutLimits } from "../run/inputs.ts";
-import { planSession } from "../session/session.ts";
-import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
+import type { RolloutEngine } from "../rollout/engine.ts";
+import { withDeviceSession } from "../run/device.ts";
+import { rolloutLimits } from "../run/rollout-limits.ts";
+import { planPolicy, planSampling } from "../session/policy.ts";
+import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
-import { onInterrupt } from "./interrupt.ts";
+import { type Interrupt, onInterrupt } from "./interrupt.ts";
 
 type Prompt = string | readonly Message[];
 
@@ -75,7 +79,7 @@ ${describeSettings("generate")}`,
       throw new InputError("give either --prompt TEXT or --input FILE");
     const model = config.model ?? bundledModel();
     requireFreeFile(config.output, config.overwrite, { model, input: config.input });
-    const folder = await modelFolder(model);
+    const folder = await resolveModel(model);
     const modelConfig = readModelConfig(folder);
     const chatTemplate = readChatTemplate(config.chatTemplate);
     const tokenizer = loadTokenizer(folder, chatTemplate);
@@ -101,64 +105,82 @@ ${describeSettings("generate")}`,
     const longestPrompt = promptIds.reduce((longest, ids) => Math.max(longest, ids.length), 0);
     const room = context - longestPrompt;
     const maxCompletionLength = Math.min(config.maxCompletionLength, room);
-    const device = await openRunDevice(config, note);
-    const session = await planSession({
-      device,
-      folder,
-      dtype: config.dtype,
-      packed: null,
-      training: false,
-      reference: null,
-      rollout: rolloutLimits({
-        maxConcurrentSequences: config.maxConcurrentSequences,
-        completions: prompts.length * config.numGenerations,
-        samples: config.numGenerations,
-        evaluates: false,
-        longestPrompt,
-        maxCompletion: maxCompletionLength,
-        repetitionPenalty: config.repetitionPenalty,
-      }),
-      positions: longestPrompt + maxCompletionLength,
-    }).open();
-    const interrupt = onInterrupt({ stopping: "stopping, what is not finished is left out" });
-    interrupt.begin();
-    const { seed, temperature, topK, topP, minP, repetitionPenalty } = config;
-    const streams = config.prompt !== null && config.numGenerations === 1;
-    const decoder = tokenizer.incrementalDecoder({ skipSpecialTokens: true });
-    try {
-      const results = await session.rollout!.generate(
-        promptIds.map((ids, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
-        {
-          ...{ seed, stream: 0, step: 0, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength },
-          ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
-        },
-        {
-          shouldStop: interrupt.requested,
-          ...(streams ? { onToken: (_, id) => void process.stdout.write(decoder.push(id)) } : {}),
-        },
-      );
-      if (streams) process.stdout.write(`${decoder.end()}\n`);
-      if (interrupt.requested()) return 130;
-      if (streams) return 0;
-      const lines = prompts.map(({ prompt }, i) =>
-        JSON.stringify({
-          prompt,
-          completions: results[i]!.map((c) => ({
-            text: tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }),
-            tokens: c.completionIds.length,
-            finished: c.finished,
-            ...(c.stop === undefined ? {} : { stop: c.stop }),
-          })),
-        }),
-      );
-      const text = lines.map((l) => `${l}\n`).join("");
-      if (config.output === null) process.stdout.write(text);
-      else writeOutput(config.output, text);
-      return 0;
-    } finally {
-      interrupt.release();
-      session.close();
-      device.close();
-    }
+    const limits = rolloutLimits({
+      maxConcurrentSequences: config.maxConcurrentSequences,
+      completions: prompts.length * config.numGenerations,
+      samples: config.numGenerations,
+      evaluates: false,
+      longestPrompt,
+      maxCompletion: maxCompletionLength,
+      repetitionPenalty: config.repetitionPenalty,
+    });
+    return withDeviceSession(
+      config,
+      note,
+      (plan) => {
+        const positions = longestPrompt + maxCompletionLength;
+        const policy = planPolicy(plan, plan.folder(folder), { dtype: config.dtype, positions });
+        return { rollout: planSampling(plan, policy, limits) };
+      },
+      async ({ rollout }) => {
+        const interrupt = onInterrupt({ stopping: "stopping, what is not finished is left out" });
+        interrupt.begin();
+        try {
+          return await answerPrompts(
+            rollout,
+            { ...config, maxCompletionLength },
+            tokenizer,
+            prompts,
+            promptIds,
+            interrupt,
+          );
+        } finally {
+          interrupt.release();
+        }
+      },
+    );
   },
 };
+
+/** Completes the prompts, and streams or writes the completions; returns the exit status. */
+async function answerPrompts(
+  rollout: RolloutEngine,
+  config: GenerateConfig,
+  tokenizer: Tokenizer,
+  prompts: readonly PlacedPrompt[],
+  promptIds: readonly Int32Array[],
+  { requested }: Pick<Interrupt, "requested">,
+): Promise<number> {
+  const { seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength } = config;
+  const streams = config.prompt !== null && config.numGenerations === 1;
+  const decoder = tokenizer.incrementalDecoder({ skipSpecialTokens: true });
+  const results = await rollout.generate(
+    promptIds.map((ids, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
+    {
+      ...{ seed, stream: 0, step: 0, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength },
+      ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
+    },
+    {
+      shouldStop: requested,
+      ...(streams ? { onToken: (_, id) => void process.stdout.write(decoder.push(id)) } : {}),
+    },
+  );
+  if (streams) process.stdout.write(`${decoder.end()}\n`);
+  if (requested()) return 130;
+  if (streams) return 0;
+  const lines = prompts.map(({ prompt }, i) =>
+    JSON.stringify({
+      prompt,
+      completions: results[i]!.map((c) => ({
+        text: tokenizer.decode([...c.completionIds], { skipSpecialTokens: true }),
+        tokens: c.completionIds.length,
+        finished: c.finished,
+        ...(c.stop === undefined ? {} : { stop: c.stop }),
+      })),
+    }),
+  );
+  const text = lines.map((l) => `${l}\n`).join("");
+  if (config.output === null) process.stdout.write(text);
+  else writeOutput(config.output, text);
+  return 0;
+}

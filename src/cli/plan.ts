@@ -62,16 +62,17 @@ ${describeSettings("plan")}`,
     }
     const setup = await setUpTraining(config, paths, note);
     try {
-      const { memory } = setup.planned;
+      const { memory, tenants } = setup.planned;
+      const { config: modelConfig, dtype } = tenants.policy.model;
       const available = planBytes(setup.device);
       const fits = memory.peakBytes <= available;
       const steps = totalSteps(setup);
-      const disk = diskUse(setup.planned.config, setup.planned.dtype, {
+      const disk = diskUse(modelConfig, dtype, {
         ...{ steps, every: everySteps(config, steps).save, limit: config.saveTotalLimit },
         ...{ hasCritic: config.advantageEstimator === "gae", hasMovingReference: config.syncRefModel },
       });
       const lines = [
-        `${paths.model} · ${setup.planned.dtype} · ${setup.device.description}`,
+        `${paths.model} · ${dtype} · ${setup.device.description}`,
         `longest prompt ${setup.longestPrompt} tokens, ${setup.batch.stepCompletions} completions a step`,
         ...describeMemory(memory),
         `${(setup.device.freeBytes() === null ? "free on this machine" : "free on the device").padEnd(54)} ${mebibytes(available).padStart(9)}  ${fits ? "fits" : "does not fit"}`,

@@ -1,5 +1,5 @@
 /** `grpo score`: log-probabilities and entropies of given completions under a model. */
-
+import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { requireFreeFile } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
@@ -9,8 +9,8 @@ import { writeOutput } from "../files/atomic.ts";
 import { scoreGroups } from "../grpo/learner/policy-update.ts";
 import { type RolloutGroup, readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
-import { modelFolder, openRunDevice, packedSizes } from "../run/inputs.ts";
-import { planSession } from "../session/session.ts";
+import { withDeviceSession } from "../run/device.ts";
+import { planPolicy, planScoring } from "../session/policy.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
 
@@ -61,7 +61,7 @@ ${describeSettings("score")}`,
     const { config } = configFor("score", argv);
     const model = config.model ?? bundledModel();
     requireFreeFile(config.output, config.overwrite, { model, input: config.input });
-    const folder = await modelFolder(model);
+    const folder = await resolveModel(model);
     const modelConfig = readModelConfig(folder);
     const groups = await readRollouts(config.input, { vocabSize: modelConfig.vocabSize, requireReward: false });
     const { longestPrompt, longestCompletion } = fileSizes(config.input, groups, modelConfig.maxPositionEmbeddings);
@@ -74,32 +74,26 @@ ${describeSettings("score")}`,
       groups: groups.length,
       completions,
     });
-    const device = await openRunDevice(config, (text) => void process.stderr.write(`${text}\n`));
-    const session = await planSession({
-      device,
-      folder,
-      dtype: config.dtype,
-      packed: packedSizes(device, modelConfig, tokens, longestPrompt),
-      training: false,
-      reference: null,
-      rollout: null,
-      positions: longestPrompt + longestCompletion,
-    }).open();
-    try {
-      const { temperature } = config;
-      const scores = await scoreGroups(session.policy, session.activations!, groups, {
-        temperature,
-        microBatchTokens: budget,
-      });
-      requireFinite(folder, groups, scores);
-      const lines = scores.map(({ logprobs, entropies }) =>
-        JSON.stringify({ logprobs: Array.from(logprobs, shortest), entropies: Array.from(entropies, shortest) }),
-      );
-      writeOutput(config.output, lines.map((line) => `${line}\n`).join(""));
-    } finally {
-      session.close();
-      device.close();
-    }
+    const { temperature, dtype } = config;
+    const note = (text: string) => void process.stderr.write(`${text}\n`);
+    await withDeviceSession(
+      config,
+      note,
+      (plan) => {
+        const positions = longestPrompt + longestCompletion;
+        const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
+        return { scorer: planScoring(plan, policy, { tokens, longestPrompt }) };
+      },
+      async ({ scorer }) => {
+        const settings = { temperature, microBatchTokens: budget };
+        const scores = await scoreGroups(scorer.model, scorer.activations, groups, settings);
+        requireFinite(folder, groups, scores);
+        const lines = scores.map(({ logprobs, entropies }) =>
+          JSON.stringify({ logprobs: Array.from(logprobs, shortest), entropies: Array.from(entropies, shortest) }),
+        );
+        writeOutput(config.output, lines.map((line) => `${line}\n`).join(""));
+      },
+    );
     process.stderr.write(`${config.output}: ${completions} completions\n`);
     return 0;
   },

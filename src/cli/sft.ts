@@ -1,4 +1,5 @@
 /** `grpo sft`: supervised fine-tuning, wired together from its settings. The loop is src/sft/trainer.ts. */
+import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
@@ -10,14 +11,17 @@ import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/a
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { createRewardPool } from "../rewards/pool/pool.ts";
-import { modelFolder, openRunDevice, packedSizes, rolloutLimits } from "../run/inputs.ts";
+import { createRewardPool, type RewardPool } from "../rewards/pool/pool.ts";
+import type { RolloutEngine } from "../rollout/engine.ts";
+import { withDevice } from "../run/device.ts";
 import { openProblems } from "../run/prompts.ts";
+import { rolloutLimits } from "../run/rollout-limits.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
 import { describeMemory } from "../session/memory.ts";
-import { planSession, type Session } from "../session/session.ts";
-import { runSft, sftState } from "../sft/trainer.ts";
-import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
+import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
+import { planSession, withSession } from "../session/session.ts";
+import { runSft, type SftRun, sftState } from "../sft/trainer.ts";
+import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { type Interrupt, onInterrupt } from "./interrupt.ts";
@@ -76,7 +80,7 @@ async function sftInto(
   });
   const names = { rewards: [], logsMore: false, samples: config.evalNumGenerations };
   requireEvaluationName(config.metricForBestModel, names);
-  const startFolder = await modelFolder(model);
+  const startFolder = await resolveModel(model);
   const modelConfig = readModelConfig(startFolder);
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
@@ -108,68 +112,72 @@ async function sftInto(
   const evalProblems = evalSource && evaluationProblems(evalSource, config.evalSamples, longestEval);
   const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
   try {
-    const device = await openRunDevice(config, console.note);
-    const planned = planSession({
-      device,
-      folder: checkpoint ?? startFolder,
-      assets: startFolder,
-      chatTemplate,
-      dtype: config.dtype,
-      packed: packedSizes(device, modelConfig, Math.max(maxLength, config.microBatchTokens), maxLength),
-      training: true,
-      reference: null,
-      rollout:
-        evalProblems &&
-        rolloutLimits({
-          maxConcurrentSequences: config.maxConcurrentSequences,
-          completions: evalProblems.problems.length * config.evalNumGenerations,
-          samples: config.evalNumGenerations,
-          evaluates: true,
-          longestPrompt: longestEval,
-          maxCompletion: maxCompletionLength,
-          repetitionPenalty: 1,
-        }),
-      positions: Math.max(maxLength, longestEval + (evalSource ? maxCompletionLength : 0)),
-    });
-    console.note(`${startFolder} on ${problems.dataset.path} · ${planned.dtype} · ${device.description}`);
-    for (const line of describeMemory(planned.memory)) console.note(line);
-    const session = await planned.open();
-    let first: Evaluation | null = null;
-    const evaluate = async (current: Session) => {
-      const result = await evaluateProblems(
-        current.rollout!,
-        tokenizer,
-        pool,
-        evalProblems!,
-        trainingEvaluation(config),
-        { shouldStop: interrupt.requested },
-      );
-      if (!result) return { values: {}, note: "stopped" };
-      const metrics = evaluationMetrics(result, first);
-      first ??= result;
-      return metrics;
-    };
-    try {
-      output.begin({ command: "sft", bundled, settings: toJson(config) });
-      interrupt.begin();
-      const stopped = await runSft({
-        config: { ...config, maxLength },
-        session,
-        tokenizer,
-        problems,
-        console,
-        evaluate: evalProblems ? evaluate : null,
-        stopRequested: interrupt.requested,
-        resume,
+    return await withDevice(config, console.note, async (device) => {
+      const planned = planSession(device, (plan) => {
+        const positions = Math.max(maxLength, longestEval + (evalSource ? maxCompletionLength : 0));
+        const model = planPolicy(plan, plan.folder(checkpoint ?? startFolder), { dtype: config.dtype, positions });
+        const tokens = Math.max(maxLength, config.microBatchTokens);
+        const policy = planTraining(plan, model, { tokens, longestPrompt: maxLength });
+        const rollout =
+          evalProblems &&
+          planSampling(
+            plan,
+            model,
+            rolloutLimits({
+              maxConcurrentSequences: config.maxConcurrentSequences,
+              completions: evalProblems.problems.length * config.evalNumGenerations,
+              samples: config.evalNumGenerations,
+              evaluates: true,
+              longestPrompt: longestEval,
+              maxCompletion: maxCompletionLength,
+              repetitionPenalty: 1,
+            }),
+          );
+        return { policy, rollout };
       });
-      return stopped ? 130 : 0;
-    } finally {
-      session.close();
-      device.close();
-    }
+      const { dtype } = planned.tenants.policy.model;
+      console.note(`${startFolder} on ${problems.dataset.path} · ${dtype} · ${device.description}`);
+      for (const line of describeMemory(planned.memory)) console.note(line);
+      return withSession(planned, async ({ policy, rollout }) => {
+        output.begin({ command: "sft", bundled, settings: toJson(config) });
+        interrupt.begin();
+        const assets = { folder: startFolder, chatTemplate };
+        const stopped = await runSft({
+          config: { ...config, maxLength },
+          models: { policy, critic: null, movingReference: null, assets },
+          tokenizer,
+          problems,
+          console,
+          evaluate: rollout && evalProblems && evaluation(config, rollout, tokenizer, pool, evalProblems, interrupt),
+          stopRequested: interrupt.requested,
+          resume,
+        });
+        return stopped ? 130 : 0;
+      });
+    });
   } finally {
     problems.close();
     evalSource?.close();
     await pool.close();
   }
+}
+
+/** Evaluation as the trainer calls it. */
+function evaluation(
+  config: SftConfig,
+  engine: RolloutEngine,
+  tokenizer: Tokenizer,
+  pool: RewardPool,
+  problems: ReturnType<typeof evaluationProblems>,
+  { requested }: Pick<Interrupt, "requested">,
+): NonNullable<SftRun["evaluate"]> {
+  let first: Evaluation | null = null;
+  return async () => {
+    const settings = trainingEvaluation(config);
+    const result = await evaluateProblems(engine, tokenizer, pool, problems, settings, { shouldStop: requested });
+    if (!result) return { values: {}, note: "stopped" };
+    const metrics = evaluationMetrics(result, first);
+    first ??= result;
+    return metrics;
+  };
 }

@@ -15,16 +15,16 @@ import { requireEvaluationName } from "../eval/metric-names.ts";
 import { evaluationMetrics, trainingEvaluation } from "../eval/report.ts";
 import { type RewardSources, rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
 import { resumeRemarks, trainerState } from "../grpo/run-state.ts";
-import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
+import { setUpTraining, type TrainingPaths, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
 import { train as runTraining, type TrainerHooks } from "../grpo/trainer.ts";
 import { createConsole, type RunConsole } from "../metrics/console.ts";
 import { callOf } from "../program.ts";
 import { createRewardPool, type RewardTrainerState } from "../rewards/pool/pool.ts";
 import { isModule, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
-import type { RunOutcome } from "../run/run.ts";
+import type { RolloutEngine } from "../rollout/engine.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
 import { describeMemory } from "../session/memory.ts";
-import type { Session } from "../session/session.ts";
+import { withSession } from "../session/session.ts";
 import { bundledEvalProblems, bundledModel, bundledProblems, bundledTraining } from "./bundled.ts";
 import type { Command } from "./command.ts";
 import { goldRemarks } from "./golds.ts";
@@ -40,7 +40,7 @@ export function orBundled<L extends { readonly config: { readonly model: unknown
 }
 
 /** Where model and data come from. */
-export function trainingPaths(config: TrainConfig) {
+export function trainingPaths(config: TrainConfig): TrainingPaths {
   const dataset = config.dataset ?? bundledProblems();
   return {
     model: config.model ?? bundledModel(),
@@ -92,6 +92,7 @@ export function resumeFolder(setting: string | true | null, outputDir: string): 
 /** Evaluation as the trainer calls it; null where there is nothing to evaluate on. */
 function evaluation(
   setup: TrainingSetup,
+  engine: RolloutEngine,
   sources: RewardSources,
   console: RunConsole,
   stop: () => boolean,
@@ -107,19 +108,12 @@ function evaluation(
       : null,
   );
   let first: Evaluation | null = null;
-  return async (session: Session, state: RewardTrainerState) => {
-    const result = await evaluateProblems(
-      session.rollout!,
-      tokenizer,
-      sources.pool,
-      problems,
-      trainingEvaluation(config),
-      {
-        score: scoreAnswers(sources, state, tokenizer),
-        onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
-        shouldStop: stop,
-      },
-    );
+  return async (state: RewardTrainerState) => {
+    const result = await evaluateProblems(engine, tokenizer, sources.pool, problems, trainingEvaluation(config), {
+      score: scoreAnswers(sources, state, tokenizer),
+      onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
+      shouldStop: stop,
+    });
     if (!result) return { values: {}, note: "stopped" };
     for (const warning of result.warnings) console.note(`evaluation: ${warning}`);
     const metrics = evaluationMetrics(result, first);
@@ -206,7 +200,7 @@ async function trainInto(
     try {
       for (const remark of await goldRemarks(specs, setup.problems, pool)) console.note(`note: ${remark}`);
       console.note(
-        `${shown(paths.model)} on ${shown(paths.dataset)} · ${setup.planned.dtype} · ${setup.device.description}`,
+        `${shown(paths.model)} on ${shown(paths.dataset)} · ${setup.planned.tenants.policy.model.dtype} · ${setup.device.description}`,
       );
       for (const line of describeMemory(setup.planned.memory)) console.note(line);
       if (resume) {
@@ -215,23 +209,19 @@ async function trainInto(
           console.note(`note: ${remark}`);
       }
       await pool.ready();
-      const session = await setup.planned.open();
-      let outcome: RunOutcome;
-      try {
-        const rewards = rewardSources(session, pool, config.systemPrompt);
+      const outcome = await withSession(setup.planned, async (session) => {
+        const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
         const hooks: TrainerHooks = {
           console,
           rewards,
-          evaluate: evaluation(setup, rewards, console, stopRequested),
+          evaluate: evaluation(setup, session.rollout, rewards, console, stopRequested),
           stopRequested,
           ...(reviseRewards ? { reviseRewards } : {}),
         };
         output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: toJson(config) });
         onBegin?.();
-        outcome = await runTraining(setup, session, hooks, resume);
-      } finally {
-        session.close();
-      }
+        return runTraining(setup, session, hooks, resume);
+      });
       for (const line of setup.device.traceLines()) console.note(line);
       if (outcome.stopped)
         console.note(

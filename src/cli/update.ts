@@ -2,6 +2,7 @@
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { completionsFolder, runFile, runRecord } from "../checkpoint/held.ts";
+import { resolveModel } from "../checkpoint/hub.ts";
 import { openOutputFolder } from "../checkpoint/output-folder.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
@@ -12,7 +13,6 @@ import { runRecordedUpdate } from "../grpo/recorded-update.ts";
 import { type ReplayStart, updateState } from "../grpo/replay.ts";
 import { completionsPath } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { modelFolder } from "../run/inputs.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Command } from "./command.ts";
@@ -87,7 +87,7 @@ export async function runUpdate(
       console.note(
         `note: ${config.rollouts} is the first generation of its run: what no flag says is as in ${runFileOf(config.rollouts)}`,
       );
-    const folder = await modelFolder(model);
+    const folder = await resolveModel(model);
     const records = await runRecordedUpdate({
       ...{ config, folder, resume, note: console.note, onStep: console.step },
       onBegin() {

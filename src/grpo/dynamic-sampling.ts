@@ -10,6 +10,7 @@
 import { unlessStopped } from "../device/stopping.ts";
 import type { Rollout } from "../rollout/rollout.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
+import { sampledTokens } from "./sample.ts";
 
 export interface DynamicSamplingOptions<Drawn, Score> {
   /** Groups of one generation. */
@@ -60,7 +61,7 @@ export interface DynamicOutcome<Drawn, Score> {
   readonly discarded: number;
   /** Prompts drawn up to and including the last accepted one: where the next generation goes on. */
   readonly drawn: number;
-  /** Tokens of the completions that were thrown away with their groups. */
+  /** Sampled tokens of the completions that were thrown away with their groups. */
   readonly discardedTokens: number;
   /** Tokens of their prompts, once for each of these completions. */
   readonly discardedPromptTokens: number;
@@ -208,7 +209,7 @@ function outcomeOf<Drawn, Score>(
   const drawn = withSignal.length < wanted ? groups.length : withSignal.at(-1)!.place + 1;
   const thrown = groups.slice(0, drawn).filter((group) => !kept.has(group));
   // Of a group that was given up, only what the decision rests on is counted: the rest depends on time.
-  const tokens = thrown.flatMap((g) => g.completions.slice(0, g.judged).map((c) => c!.completionIds.length));
+  const tokens = thrown.flatMap((g) => g.completions.slice(0, g.judged).map((c) => sampledTokens(c!)));
   return {
     accepted: groups
       .filter((group) => kept.has(group))

@@ -2,10 +2,20 @@
  * What the models say of a generation before its advantages: logprobs under the reference and under the policy that
  * sampled, and the critic's values. Nothing here has a gradient.
  */
+
+import type { Model } from "../model/model.ts";
 import { scoreValues } from "../model/scalar-head.ts";
-import type { Session } from "../session/session.ts";
+import type { Critic } from "../session/critic.ts";
+import type { ScoringModel } from "../session/policy.ts";
 import { scoreGroups } from "./learner/policy-update.ts";
 import { type Measured, packed, type Sampled } from "./sample.ts";
+
+/** What measures: the policy, a reference in its buffers, the critic in buffers of its own. */
+export interface MeasuringModels {
+  readonly policy: ScoringModel;
+  readonly reference: Model | null;
+  readonly critic: Critic | null;
+}
 
 /**
  * π_old is what was recorded while sampling where training computes the same bits, else from a pass of its own where it is
@@ -15,23 +25,23 @@ import { type Measured, packed, type Sampled } from "./sample.ts";
  * @throws RunError where the device fails
  */
 export async function measure<S extends Sampled>(
-  { device, policy, reference, activations, critic }: Session,
+  { policy: { model: policy, activations }, reference, critic }: MeasuringModels,
   samples: readonly S[],
   options: Parameters<typeof scoreGroups>[3],
   needsOld: boolean,
   onTokens: (model: "reference" | "policy" | "critic", tokens: number) => void,
 ): Promise<{ readonly samples: (S & Measured)[]; readonly referenceTokens: number }> {
-  if (!activations) throw new Error("the session was not planned for training");
+  const { exactlyOnPolicy } = policy.device;
   const groups = packed(samples);
   let referenceTokens = 0;
   const counted = (model: "reference" | "policy" | "critic") => (tokens: number) => {
     if (model === "reference") referenceTokens += tokens;
     onTokens(model, tokens);
   };
-  const score = (model: typeof policy, name: "reference" | "policy") =>
+  const score = (model: Model, name: "reference" | "policy") =>
     scoreGroups(model, activations, groups, options, counted(name));
   const underReference = reference ? await score(reference, "reference") : null;
-  const underPolicy = needsOld && !device.exactlyOnPolicy ? await score(policy, "policy") : null;
+  const underPolicy = needsOld && !exactlyOnPolicy ? await score(policy, "policy") : null;
   const values = critic
     ? await scoreValues(critic.model, critic.activations, groups, options, counted("critic"))
     : null;
@@ -39,7 +49,7 @@ export async function measure<S extends Sampled>(
     referenceTokens,
     samples: samples.map((sample, i) => ({
       ...sample,
-      oldLogprobs: device.exactlyOnPolicy ? sample.logprobs : (underPolicy?.[i]?.logprobs ?? null),
+      oldLogprobs: exactlyOnPolicy ? sample.logprobs : (underPolicy?.[i]?.logprobs ?? null),
       refLogprobs: underReference?.[i]?.logprobs ?? null,
       values: values?.[i] ?? null,
     })),

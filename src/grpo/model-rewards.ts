@@ -1,9 +1,8 @@
-/** The rewards of neural reward models in a session, under the names that the reward pool gives them. */
+/** The rewards of neural reward models, under the names that the reward pool gives them. */
 
 import type { RewardBatch, RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { Answer } from "../run/prompts.ts";
-import { createRewardModelScorer } from "../session/reward-model.ts";
-import type { Session } from "../session/session.ts";
+import { createRewardModelScorer, type RewardModel } from "../session/reward-model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { rewardBatch } from "./generation.ts";
 
@@ -15,15 +14,19 @@ export interface RewardSources {
 }
 
 /**
- * Where a run's rewards come from: the pool, and before it the session's reward models, which compute on the device.
+ * Where a run's rewards come from: the pool, and before it reward models, which compute on the device.
  *
  * @throws InputError where a reward model's tokenizer is missing or damaged
  */
-export function rewardSources(session: Session, pool: RewardPool, systemPrompt: string | null): RewardSources {
+export function rewardSources(
+  rewardModels: readonly RewardModel[],
+  pool: RewardPool,
+  systemPrompt: string | null,
+): RewardSources {
   const names = pool.members.flatMap(({ name, spec }) => (typeof spec === "object" && "model" in spec ? [name] : []));
-  if (names.length !== session.rewardModels.length) throw new Error("the session was planned for other reward models");
+  if (names.length !== rewardModels.length) throw new Error("other reward models were planned than the pool knows of");
   if (names.length === 0) return { pool, models: null };
-  const scorers = session.rewardModels.map((model) =>
+  const scorers = rewardModels.map((model) =>
     createRewardModelScorer(model, { systemPrompt: systemPrompt ?? undefined }),
   );
   return {

@@ -3,17 +3,28 @@
  * over it, each of one optimizer step, or of the steps that its lines name. Offline use, and the way to run a recorded
  * generation again; a critic is not updated.
  */
+import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { toJson } from "../config/record.ts";
 import type { UpdateConfig } from "../config/schema.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
-import { modelFolder, openRunDevice, packedSizes } from "../run/inputs.ts";
+import type { Model } from "../model/model.ts";
+import { withDevice } from "../run/device.ts";
 import { keepOutcome } from "../run/run.ts";
-import { restoreOptimizer, savedReference } from "../session/checkpointing.ts";
-import { planSession } from "../session/session.ts";
+import { restoreOptimizer, savedReference, type TrainedModels } from "../session/checkpointing.ts";
+import { planPolicy, planTraining, type TrainedModel } from "../session/policy.ts";
+import { openReference, planReference } from "../session/reference.ts";
+import { planSession, withSession } from "../session/session.ts";
 import { createLearner } from "./learner/learner.ts";
-import { checkAdvantages, checkGroups, recordedSamples, recordedSteps } from "./recorded-generation.ts";
+import {
+  checkAdvantages,
+  checkGroups,
+  type Recorded,
+  type RecordedSteps,
+  recordedSamples,
+  recordedSteps,
+} from "./recorded-generation.ts";
 import { weighRecorded } from "./recorded-weigh.ts";
 import { movement, type ReplayStart, replayRemarks } from "./replay.ts";
 import { readRollouts } from "./rollout-file.ts";
@@ -39,7 +50,6 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const recorded = recordedSamples(groups);
   checkAdvantages(config, recorded);
   const steps = recordedSteps(config.rollouts, recorded);
-  const first = resume?.state.step ?? 0;
   for (const remark of replayRemarks(config, resume, steps)) note(`note: ${remark}`);
   const longestPrompt = Math.max(...groups.map((g) => g.promptIds.length));
   const longestCompletion = Math.max(...recorded.map((c) => c.completionIds.length));
@@ -53,69 +63,75 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   // Before the first step the policy is the starting model, so it scores for itself unless another is named.
   const needsReference = config.beta !== 0 && recorded.some((c) => !c.refLogprobs);
   const moving = movement(config, resume);
-  const device = await openRunDevice(config, note);
-  const { numerics } = resume?.state ?? {};
-  if (numerics !== undefined && numerics !== device.numericsKey)
-    note(`note: the checkpoint was written on ${numerics}, this is ${device.numericsKey}: the bits will differ`);
-  const session = await planSession({
-    device,
-    folder: startFolder,
-    assets: folder,
-    dtype: config.dtype,
-    packed: packedSizes(device, modelConfig, tokens, longestPrompt),
-    training: true,
-    reference: moving || needsReference ? await referenceFolder(options, moving !== null) : null,
-    movingReference: moving !== null,
-    rollout: null,
-    positions: longestPrompt + longestCompletion,
-  }).open();
-  options.onBegin?.();
+  return withDevice(config, note, async (device) => {
+    const { numerics } = resume?.state ?? {};
+    if (numerics !== undefined && numerics !== device.numericsKey)
+      note(`note: the checkpoint was written on ${numerics}, this is ${device.numericsKey}: the bits will differ`);
+    const moves = moving !== null;
+    const referencePath = moves || needsReference ? await referenceFolder(options, moves) : null;
+    const planned = planSession(device, (plan) => {
+      const from = plan.folder(startFolder);
+      const referenceFrom = referencePath === null ? null : openReference(plan, referencePath, from, moves);
+      const positions = longestPrompt + longestCompletion;
+      const model = planPolicy(plan, from, { dtype: config.dtype, positions });
+      const reference = referenceFrom && planReference(plan, referenceFrom, model);
+      return { policy: planTraining(plan, model, { tokens, longestPrompt }), reference };
+    });
+    return withSession(planned, (session) => {
+      options.onBegin?.();
+      return learnRecorded(session, options, recorded, steps);
+    });
+  });
+}
+
+/** The update on models that are open; null where it was stopped. */
+async function learnRecorded(
+  { policy, reference }: { readonly policy: TrainedModel; readonly reference: Model | null },
+  { config, folder, resume, note, onStep, shouldStop }: RecordedUpdateOptions,
+  recorded: readonly Recorded[],
+  steps: RecordedSteps,
+): Promise<MetricsRecord[] | null> {
+  const moving = movement(config, resume);
+  const movingReference = moving && reference;
+  const models: TrainedModels = { policy, critic: null, movingReference, assets: { folder, chatTemplate: null } };
+  if (typeof resume?.folder === "string") restoreOptimizer(models, resume.folder);
+  const weighed = await weighRecorded({ policy, reference }, recorded, config, steps.cut.length);
+  for (const warning of weighed.warnings) note(`note: ${warning}`);
+  const first = resume?.state.step ?? 0;
+  const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
+  const learner = createLearner({
+    ...{ policy, config, critic: null, totalSteps },
+    reference: moving && movingReference && { model: movingReference, ...moving },
+    // A run ends within a generation where max_steps says so; what goes on elsewhere has no such end.
+    end: resume && steps.first === first + 1 ? totalSteps : Infinity,
+    start: resume?.state,
+  });
+  const records: MetricsRecord[] = [];
+  const { complete } = await learner.learn(weighed.samples, steps.cut, {
+    onStep(step, metrics) {
+      const record = { step, ...metrics, ...weighed.metrics };
+      onStep(record);
+      records.push(record);
+    },
+    ...(shouldStop ? { shouldStop } : {}),
+  });
+  if (!complete) return null;
+  const state = {
+    ...{ step: learner.step, totalSteps, entropyControl: learner.entropyControl },
+    numerics: policy.model.device.numericsKey,
+    // What the run's own settings say beside the update's: how its reference moves, what its generations are.
+    config: { ...resume?.state.config, ...toJson(config) },
+  };
   // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
   const goesOn = typeof resume?.folder === "string" && config.resumeFromCheckpoint === true;
-  try {
-    if (typeof resume?.folder === "string") restoreOptimizer(session, resume.folder);
-    const weighed = await weighRecorded(session, recorded, config, steps.cut.length);
-    for (const warning of weighed.warnings) note(`note: ${warning}`);
-    const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
-    const learner = createLearner({
-      ...{
-        policy: { model: session.policy, activations: session.activations!, optimizer: session.optimizer! },
-        config,
-      },
-      critic: null,
-      reference: moving && { model: session.reference!, ...moving },
-      totalSteps,
-      // A run ends within a generation where max_steps says so; what goes on elsewhere has no such end.
-      end: resume && steps.first === first + 1 ? totalSteps : Infinity,
-      start: resume?.state,
-    });
-    const records: MetricsRecord[] = [];
-    const { complete } = await learner.learn(weighed.samples, steps.cut, {
-      onStep(step, metrics) {
-        const record = { step, ...metrics, ...weighed.metrics };
-        options.onStep(record);
-        records.push(record);
-      },
-      ...(options.shouldStop ? { shouldStop: options.shouldStop } : {}),
-    });
-    if (!complete) return null;
-    const state = {
-      ...{ step: learner.step, totalSteps, entropyControl: learner.entropyControl, numerics: device.numericsKey },
-      // What the run's own settings say beside the update's: how its reference moves, what its generations are.
-      config: { ...resume?.state.config, ...toJson(config) },
-    };
-    await keepOutcome(session, config.outputDir, records, state, goesOn ? first : null);
-    return records;
-  } finally {
-    session.close();
-    device.close();
-  }
+  await keepOutcome(models, config.outputDir, records, state, goesOn ? first : null);
+  return records;
 }
 
 /** Folder of the reference; null: the policy before its first step, which is the starting model. */
 async function referenceFolder(options: RecordedUpdateOptions, moves: boolean): Promise<string | null> {
   const { config, folder, resume } = options;
   if (moves && typeof resume?.folder === "string") return savedReference(resume.folder);
-  if (config.refModel) return modelFolder(config.refModel);
+  if (config.refModel) return resolveModel(config.refModel);
   return moves || typeof resume?.folder === "string" ? folder : null;
 }

@@ -3,7 +3,8 @@
  * are the file's own or estimated from its rewards.
  */
 import type { UpdateConfig } from "../config/schema.ts";
-import type { Session } from "../session/session.ts";
+import type { Model } from "../model/model.ts";
+import type { ScoringModel } from "../session/policy.ts";
 import { scoreGroups } from "./learner/policy-update.ts";
 import { type Recorded, recordedRewards } from "./recorded-generation.ts";
 import { type Measured, packed, type Weighed } from "./sample.ts";
@@ -12,14 +13,20 @@ import { weigh } from "./weigh.ts";
 /** What `gae` alone reads. */
 const NO_CRITIC = { lam: 1, whitenAdvantages: false } as const;
 
+/** What measures; `reference` null: the policy before its first step. */
+export interface RecordedModels {
+  readonly policy: ScoringModel;
+  readonly reference: Model | null;
+}
+
 /** Old and reference logprobs of the file's samples; what the file does not have is computed where it is needed. */
 async function measureRecorded(
-  { policy, reference, activations }: Session,
+  { policy: { model: policy, activations }, reference }: RecordedModels,
   samples: readonly Recorded[],
   config: UpdateConfig,
   steps: number,
 ): Promise<(Omit<Recorded, keyof Measured> & Measured)[]> {
-  const score = (model: typeof policy) => scoreGroups(model, activations!, packed(samples), config);
+  const score = (model: Model) => scoreGroups(model, activations, packed(samples), config);
   const missing = config.beta !== 0 && samples.some((sample) => !sample.refLogprobs);
   const underReference = missing ? await score(reference ?? policy) : null;
   // Where the policy that sampled is not recorded it is the starting one: for all steps of a pass, and for the reward that is
@@ -41,12 +48,12 @@ async function measureRecorded(
  * @param steps of one pass over the file
  */
 export async function weighRecorded(
-  session: Session,
+  models: RecordedModels,
   recorded: readonly Recorded[],
   config: UpdateConfig,
   steps: number,
 ): Promise<{ samples: Weighed[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
-  const measured = await measureRecorded(session, recorded, config, steps);
+  const measured = await measureRecorded(models, recorded, config, steps);
   const { samples, estimate } = weigh(measured, recordedRewards(config.rollouts, recorded), {
     ...config,
     // The file's advantages override them: nothing is estimated then but the statistics of rewards.

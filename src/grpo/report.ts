@@ -5,13 +5,12 @@
 import { parameterCount } from "../families/parameters.ts";
 import type { Turn } from "../run/run.ts";
 import { anonymousBytes } from "../session/memory.ts";
-import type { Session } from "../session/session.ts";
 import { ESTIMATORS, type Estimate } from "./estimators/estimators.ts";
 import { completionSamples, type Generation, recordRollouts } from "./generation.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Learned } from "./learner/learner.ts";
 import type { Scored, Weighed } from "./sample.ts";
-import type { TrainingSetup } from "./setup.ts";
+import type { TrainingSession, TrainingSetup } from "./setup.ts";
 import { generationMetrics, samplerDifference } from "./step-metrics.ts";
 import { createStepWarnings } from "./step-warnings.ts";
 import { createUnscoredGuard } from "./unscored.ts";
@@ -34,8 +33,13 @@ export interface LearnedGeneration {
  */
 export function createReport(
   { config, problems }: TrainingSetup,
-  { device, config: modelConfig, dtype, critic }: Session,
+  { policy: { model }, critic }: TrainingSession,
 ): (turn: Turn, done: LearnedGeneration) => Promise<void> {
+  const {
+    device,
+    config: modelConfig,
+    weights: { dtype },
+  } = model;
   const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
   const unscored = createUnscoredGuard();
   let hasLearned = false;

@@ -3,18 +3,25 @@
  * tokenizer, batch shape and memory. `grpo plan` stops here; the trainer goes on.
  */
 
+import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { createClosers } from "../closing.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
-import { modelFolder, openRunDevice, packedSizes, rolloutLimits } from "../run/inputs.ts";
+import type { RolloutLimits } from "../rollout/buffers.ts";
+import { openRunDevice } from "../run/device.ts";
 import { openProblems, type ProblemSource } from "../run/prompts.ts";
-import { savedReference } from "../session/checkpointing.ts";
-import { rewardSequenceLimit } from "../session/reward-model.ts";
-import type { RewardModelRequest } from "../session/scalar-models.ts";
-import { type PlannedSession, planSession } from "../session/session.ts";
+import { rolloutLimits } from "../run/rollout-limits.ts";
+import { type ModelAssets, savedReference } from "../session/checkpointing.ts";
+import { type CriticRequest, planCritic } from "../session/critic.ts";
+import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
+import { openReference, planReference } from "../session/reference.ts";
+import { planRewardModels, type RewardModelRequest, rewardSequenceLimit } from "../session/reward-model.ts";
+import { type PlannedSession, planSession, type Session } from "../session/session.ts";
+import type { SessionPlan } from "../session/tenant.ts";
 import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** What a step is made of, by TRL's rules. */
@@ -46,6 +53,46 @@ export function batchShape(config: TrainConfig): BatchShape {
   };
 }
 
+/** The models of a run and their sizes, from which its memory is planned. */
+interface TrainingModels {
+  /** Folder of the policy's weights. */
+  readonly folder: string;
+  readonly reference: string | null;
+  readonly critic: CriticRequest | null;
+  readonly rewardModels: readonly RewardModelRequest[];
+  readonly rollout: RolloutLimits;
+  /** Tokens of the largest packed pass. */
+  readonly tokens: number;
+}
+
+/** What a training run computes with. */
+function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingModels) {
+  const { longestPrompt, maxCompletion } = models.rollout;
+  const sizes = { tokens: models.tokens, longestPrompt };
+  const from = plan.folder(models.folder);
+  const referenceFrom =
+    models.reference === null ? null : openReference(plan, models.reference, from, config.syncRefModel);
+  const model = planPolicy(plan, from, { dtype: config.dtype, positions: longestPrompt + maxCompletion });
+  const reference = referenceFrom && planReference(plan, referenceFrom, model);
+  const policy = planTraining(plan, model, sizes);
+  const rollout = planSampling(plan, model, models.rollout);
+  const critic = models.critic && planCritic(plan, models.critic, model, sizes);
+  const rewardModels = planRewardModels(plan, models.rewardModels, {
+    dtype: config.dtype,
+    duringRollout: config.dynamicSampling,
+  });
+  return { policy, reference, rollout, critic, rewardModels };
+}
+
+type TrainingTenants = ReturnType<typeof planTenants>;
+export type TrainingSession = Session<TrainingTenants>;
+
+export interface TrainingPaths {
+  readonly model: string;
+  readonly dataset: string;
+  readonly evalDataset: string | null;
+}
+
 export interface TrainingSetup {
   readonly config: TrainConfig;
   readonly device: Device;
@@ -57,7 +104,9 @@ export interface TrainingSetup {
   readonly batch: BatchShape;
   /** Longest prompt the plan holds; rows beyond it are skipped and counted. */
   readonly longestPrompt: number;
-  readonly planned: PlannedSession;
+  readonly planned: PlannedSession<TrainingTenants>;
+  /** What goes into what is saved, beside the weights. */
+  readonly assets: ModelAssets;
   close(): void;
 }
 
@@ -71,7 +120,7 @@ export async function rewardModels(
   for (const name of config.rewardFuncs ?? []) {
     const spec = parseRewardSpec(name);
     if (typeof spec === "string" || !("model" in spec)) continue;
-    const folder = await modelFolder(spec.model);
+    const folder = await resolveModel(spec.model);
     const { microBatchTokens } = config;
     requests.push({ folder, longest: rewardSequenceLimit(folder, longest), microBatchTokens, sequences });
   }
@@ -82,7 +131,7 @@ export async function rewardModels(
 async function referenceFolder(config: TrainConfig, startFolder: string, checkpoint: string | null) {
   if (config.beta === 0) return null;
   if (config.syncRefModel && checkpoint !== null) return savedReference(checkpoint);
-  return config.refModel === null ? startFolder : await modelFolder(config.refModel);
+  return config.refModel === null ? startFolder : await resolveModel(config.refModel);
 }
 
 /**
@@ -93,16 +142,47 @@ async function referenceFolder(config: TrainConfig, startFolder: string, checkpo
  */
 export async function setUpTraining(
   config: TrainConfig,
-  paths: { readonly model: string; readonly dataset: string; readonly evalDataset: string | null },
+  paths: TrainingPaths,
   note: (text: string) => void,
   weightsFolder: string | null = null,
 ): Promise<TrainingSetup> {
-  const startFolder = await modelFolder(paths.model);
+  const startFolder = await resolveModel(paths.model);
   const modelConfig = readModelConfig(startFolder);
   const batch = batchShape(config);
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
-  const { maxCompletionLength, promptColumn, answerColumn, chatTemplateKwargs } = config;
+  const open = createClosers();
+  try {
+    const { problems, evalProblems } = await openTrainingProblems(config, paths, tokenizer);
+    open.add(problems);
+    if (evalProblems) open.add(evalProblems);
+    const { maxCompletionLength } = config;
+    const context = modelConfig.maxPositionEmbeddings;
+    if (maxCompletionLength >= context)
+      throw new InputError(
+        `max_completion_length ${maxCompletionLength}: the model's context is ${context} tokens; lower it`,
+      );
+    const longest = Math.max(problems.longestPrompt(), evalProblems?.longestPrompt() ?? 1);
+    const longestPrompt = Math.min(longest, context - maxCompletionLength);
+    const device = open.add(await openRunDevice(config, note));
+    const models = await trainingModels(config, { startFolder, weightsFolder }, batch, {
+      longestPrompt,
+      evaluates: evalProblems !== null,
+    });
+    const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models)));
+    return {
+      ...{ config, device, startFolder, tokenizer, problems, evalProblems, batch, longestPrompt, planned },
+      assets: { folder: startFolder, chatTemplate },
+      close: open.close,
+    };
+  } catch (error) {
+    open.abandon();
+    throw error;
+  }
+}
+
+async function openTrainingProblems(config: TrainConfig, paths: TrainingPaths, tokenizer: Tokenizer) {
+  const { promptColumn, answerColumn, chatTemplateKwargs } = config;
   const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
   const problems = await openProblems(tokenizer, {
     ...shared,
@@ -110,77 +190,53 @@ export async function setUpTraining(
     config: config.datasetConfig,
     split: config.datasetSplit,
   });
-  const evalProblems =
-    paths.evalDataset === null
-      ? null
-      : await openProblems(tokenizer, {
-          ...shared,
-          path: paths.evalDataset,
-          config: paths.evalDataset === paths.dataset ? config.datasetConfig : null,
-          split: config.evalSplit,
-        });
-  const context = modelConfig.maxPositionEmbeddings;
-  if (maxCompletionLength >= context)
-    throw new InputError(
-      `max_completion_length ${maxCompletionLength}: the model's context is ${context} tokens; lower it`,
-    );
-  const longest = Math.max(problems.longestPrompt(), evalProblems?.longestPrompt() ?? 1);
-  const longestPrompt = Math.min(longest, context - maxCompletionLength);
-  const device = await openRunDevice(config, note);
-  const tokens = maxMicroBatchTokens({
-    budget: config.microBatchTokens,
-    longestPrompt,
-    longestCompletion: maxCompletionLength,
-    // A generation and not a step: the reference scores all of it at once.
-    groups: batch.generationPrompts,
-    completions: batch.generationCompletions,
-  });
-  const planned = planSession({
-    device,
+  if (paths.evalDataset === null) return { problems, evalProblems: null };
+  try {
+    const evalProblems = await openProblems(tokenizer, {
+      ...shared,
+      path: paths.evalDataset,
+      config: paths.evalDataset === paths.dataset ? config.datasetConfig : null,
+      split: config.evalSplit,
+    });
+    return { problems, evalProblems };
+  } catch (error) {
+    problems.close();
+    throw error;
+  }
+}
+
+async function trainingModels(
+  config: TrainConfig,
+  { startFolder, weightsFolder }: { readonly startFolder: string; readonly weightsFolder: string | null },
+  { generationPrompts, generationCompletions }: BatchShape,
+  { longestPrompt, evaluates }: { readonly longestPrompt: number; readonly evaluates: boolean },
+): Promise<TrainingModels> {
+  const { maxCompletionLength, criticModel } = config;
+  return {
     folder: weightsFolder ?? startFolder,
-    assets: startFolder,
-    chatTemplate,
-    dtype: config.dtype,
-    packed: packedSizes(device, modelConfig, tokens, longestPrompt),
-    training: true,
+    tokens: maxMicroBatchTokens({
+      budget: config.microBatchTokens,
+      longestPrompt,
+      longestCompletion: maxCompletionLength,
+      // A generation and not a step: the reference scores all of it at once.
+      groups: generationPrompts,
+      completions: generationCompletions,
+    }),
     reference: await referenceFolder(config, startFolder, weightsFolder),
-    movingReference: config.syncRefModel,
     critic:
       config.advantageEstimator === "gae"
-        ? {
-            folder: config.criticModel === null ? startFolder : await modelFolder(config.criticModel),
-            resumeFrom: weightsFolder,
-          }
+        ? { folder: criticModel === null ? startFolder : await resolveModel(criticModel), resumeFrom: weightsFolder }
         : null,
-    rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength, batch.generationCompletions),
-    scoringDuringRollout: config.dynamicSampling,
+    rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength, generationCompletions),
     rollout: rolloutLimits({
       maxConcurrentSequences: config.maxConcurrentSequences,
-      completions: batch.generationCompletions,
+      completions: generationCompletions,
       samples: config.numGenerations,
-      evaluates: evalProblems !== null,
+      evaluates,
       longestPrompt,
       maxCompletion: maxCompletionLength,
       repetitionPenalty: config.repetitionPenalty,
     }),
-    positions: longestPrompt + maxCompletionLength,
-  });
-  return {
-    config,
-    device,
-    startFolder,
-    tokenizer,
-    problems,
-    evalProblems,
-    batch,
-    longestPrompt,
-    planned,
-    close() {
-      planned.close();
-      problems.close();
-      evalProblems?.close();
-      device.close();
-    },
   };
 }
 

@@ -15,7 +15,7 @@ import type { RunConsole } from "../metrics/console.ts";
 import type { RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { BestState } from "../run/best-checkpoint.ts";
 import { keepRun, type RunOutcome, type Turn } from "../run/run.ts";
-import type { Session } from "../session/session.ts";
+import type { TrainedModels } from "../session/checkpointing.ts";
 import { cutGeneration } from "./generation-steps.ts";
 import { createLearner } from "./learner/learner.ts";
 import { measure } from "./measure.ts";
@@ -23,16 +23,14 @@ import type { RewardSources } from "./model-rewards.ts";
 import { createReport } from "./report.ts";
 import { rewardTrainerState, type TrainerState } from "./run-state.ts";
 import { sampleGeneration, samplingWarnings } from "./sampling.ts";
-import { type TrainingSetup, totalSteps } from "./setup.ts";
+import { type TrainingSession, type TrainingSetup, totalSteps } from "./setup.ts";
 import { rewardInput, weigh } from "./weigh.ts";
 
 export interface TrainerHooks {
   readonly console: RunConsole;
   readonly rewards: RewardSources;
   /** Accuracy on the held-out problems, as a metrics record without its step; null: no evaluation. */
-  readonly evaluate:
-    | ((session: Session, state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>)
-    | null;
+  readonly evaluate: ((state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>) | null;
   /** Says that the user wants to stop. */
   readonly stopRequested: () => boolean;
   /** Rewards as they were scored → rewards to learn from; a test shuffles them here. */
@@ -47,22 +45,22 @@ export interface TrainerHooks {
  */
 export async function train(
   setup: TrainingSetup,
-  session: Session,
+  session: TrainingSession,
   hooks: TrainerHooks,
   resume: { readonly folder: string; readonly state: TrainerState } | null,
 ): Promise<RunOutcome> {
   const { config, batch, problems } = setup;
-  const { device, policy, activations, optimizer, rollout, reference, critic } = session;
-  if (!activations || !optimizer || !rollout) throw new Error("the session was not planned for training");
+  const { policy, reference, rollout, critic } = session;
+  const movingReference = config.syncRefModel ? reference : null;
+  const models: TrainedModels = { policy, critic, movingReference, assets: setup.assets };
   const { numRows } = problems.dataset;
   const steps = totalSteps(setup);
   const learner = createLearner({
-    policy: { model: policy, activations, optimizer },
+    policy,
     critic: critic && { critic, value: config, learningRate: config.criticLearningRate ?? config.learningRate },
-    reference:
-      reference && config.syncRefModel
-        ? { model: reference, everySteps: config.refModelSyncSteps, alpha: config.refModelMixupAlpha }
-        : null,
+    reference: movingReference && {
+      ...{ model: movingReference, everySteps: config.refModelSyncSteps, alpha: config.refModelMixupAlpha },
+    },
     ...{ config, totalSteps: steps, start: resume?.state },
   });
   let { position, skippedRows, numTokens } = resume?.state ?? { position: 0, skippedRows: 0, numTokens: 0 };
@@ -73,7 +71,7 @@ export async function train(
     ...{ step: learner.step, totalSteps: steps, position, skippedRows, numTokens },
     ...(config.useAdaptiveEntropy ? { entropyControl: learner.entropyControl } : {}),
     ...(best ? { best } : {}),
-    numerics: device.numericsKey,
+    numerics: setup.device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
   const told = (isEvaluation: boolean) => rewardTrainerState(state(null), numRows, isEvaluation);
@@ -130,9 +128,9 @@ export async function train(
 
   return keepRun(
     {
-      ...{ models: session, config, state, resume, steps, stepsPerTurn: batch.stepsPerGeneration },
+      ...{ models, config, state, resume, steps, stepsPerTurn: batch.stepsPerGeneration },
       ...{ console: hooks.console, stopRequested: hooks.stopRequested, byDefault: "eval_reward" },
-      evaluate: hooks.evaluate && (() => hooks.evaluate!(session, told(true))),
+      evaluate: hooks.evaluate && (() => hooks.evaluate!(told(true))),
     },
     oneGeneration,
   );

@@ -88,6 +88,21 @@ export interface ActivationSizes {
   readonly longestPrompt: number;
 }
 
+/** Rows of logits in a chunk: enough to keep the product busy, few enough to stay small. */
+function headChunk({ headBytes }: Pick<Device, "headBytes">, { vocabSize }: ModelConfig, tokens: number): number {
+  const rows = Math.floor(headBytes / (4 * vocabSize));
+  return Math.min(tokens, Math.max(16, Math.min(1024, rows)));
+}
+
+/** Buffers of packed passes over at most `tokens` tokens. */
+export function packedSizes(
+  device: Pick<Device, "headBytes">,
+  config: ModelConfig,
+  { tokens, longestPrompt }: ScalarSizes,
+): ActivationSizes {
+  return { tokens, entries: tokens, headChunk: headChunk(device, config, tokens), longestPrompt };
+}
+
 /** What the passes through the layers need, whatever the head. */
 export interface LayerActivations {
   readonly input: InputBuffers;

@@ -7,13 +7,12 @@ import { join, resolve } from "node:path";
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";
-import { loadModel, saveCheckpoint, saveModel } from "../session/checkpointing.ts";
-import type { Session } from "../session/session.ts";
+import { loadModel, saveCheckpoint, saveModel, type TrainedModels } from "../session/checkpointing.ts";
 import { type BestSettings, type BestState, trackBest } from "./best-checkpoint.ts";
 import type { RunSink } from "./sinks.ts";
 
 export interface RunOutputOptions {
-  readonly models: Session;
+  readonly models: TrainedModels;
   readonly config: BestSettings & { readonly outputDir: string; readonly saveTotalLimit: number | null };
   readonly metrics: Pick<MetricsWriter, "lastWith">;
   readonly tell: Required<Pick<RunSink, "evaluation" | "note">>;

@@ -11,8 +11,7 @@ import { removeCompletionsAfter } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
 import { createStopwatch } from "../metrics/stopwatch.ts";
-import { restoreOptimizer, saveCheckpoint, saveModel } from "../session/checkpointing.ts";
-import type { Session } from "../session/session.ts";
+import { restoreOptimizer, saveCheckpoint, saveModel, type TrainedModels } from "../session/checkpointing.ts";
 import { openRunOutput, type RunOutputOptions } from "./run-output.ts";
 import { consoleSink, metricsSink, type RunSink, toAll } from "./sinks.ts";
 
@@ -111,7 +110,7 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
  * @param resumeStep the step that the folder's earlier metrics go on from; null: they are replaced
  */
 export async function keepOutcome(
-  models: Session,
+  models: TrainedModels,
   outputDir: string,
   records: readonly MetricsRecord[],
   state: { readonly step: number },

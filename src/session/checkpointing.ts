@@ -1,5 +1,5 @@
 /**
- * Models and checkpoints out of a session and back: a Hugging Face folder that transformers and vLLM load, and beside
+ * The models that a run trains, out of a session and back: a Hugging Face folder that transformers and vLLM load, and beside
  * it, in `checkpoint-N`, the optimizer, PPO's critic with its own, a moving reference, and the trainer's state, from
  * which a run goes on bit-exactly.
  */
@@ -12,20 +12,37 @@ import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts
 import { oddNumbers, onlyFinite, writeSafetensors, writeWeights } from "../checkpoint/safetensors-write.ts";
 import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoint/state.ts";
 import { writeTogether } from "../checkpoint/together.ts";
-import type { Device, Weight } from "../device/device.ts";
+import type { Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
 import type { Model } from "../model/model.ts";
 import { loadWeights, savedTensors } from "../model/weights.ts";
-import type { OptimizedParameter, OptimizerState } from "../optim/adamw.ts";
+import type { OptimizedParameter } from "../optim/adamw.ts";
+import { type Critic, criticFolder } from "./critic.ts";
 import { openModelFolder, parameterSource } from "./planned-model.ts";
-import { criticFolder } from "./scalar-models.ts";
-import type { Session } from "./session.ts";
+import type { TrainedModel } from "./policy.ts";
 
 const optimizerFile = "optimizer.safetensors";
 /** A moving reference's folder in a checkpoint. */
 const referenceFolder = "reference";
+
+/** What lies beside the weights of every model that is saved. */
+export interface ModelAssets {
+  /** Folder with the tokenizer's files: the start model's, as a checkpoint that a run resumes from may be deleted meanwhile. */
+  readonly folder: string;
+  /** A chat template in place of theirs. */
+  readonly chatTemplate: string | null;
+}
+
+/** What a run changes, and so what is saved of it. */
+export interface TrainedModels {
+  readonly policy: TrainedModel;
+  readonly critic: Critic | null;
+  /** null: there is none, or it stays as it was. */
+  readonly movingReference: Model | null;
+  readonly assets: ModelAssets;
+}
 
 /**
  * Writes weights, config.json and the tokenizer's files into `folder`, all of them or none; PPO's critic goes into
@@ -33,26 +50,22 @@ const referenceFolder = "reference";
  *
  * @throws RunError where a weight is not finite, or a file cannot be written
  */
-export async function saveModel(session: Session, folder: string): Promise<void> {
+export async function saveModel(models: TrainedModels, folder: string): Promise<void> {
   makeFolder(folder);
-  await writeTogether(folder, (temporary) => writeModel(session, temporary));
+  await writeTogether(folder, (temporary) => writeModel(models, temporary));
   dropEarlier(folder);
 }
 
-async function writeModel(session: Session, folder: string): Promise<void> {
-  await saveWeights(session, session.policy, folder);
-  if (session.critic) await saveWeights(session, session.critic.model, join(folder, criticFolder));
+async function writeModel({ policy, critic, assets }: TrainedModels, folder: string): Promise<void> {
+  await saveWeights(policy.model, assets, folder);
+  if (critic) await saveWeights(critic.model, assets, join(folder, criticFolder));
 }
 
 /** One model as a Hugging Face folder, with the policy's tokenizer. */
-async function saveWeights(
-  { device, assets, chatTemplate }: Session,
-  { config, weights }: Model,
-  folder: string,
-): Promise<void> {
+async function saveWeights({ device, config, weights }: Model, assets: ModelAssets, folder: string): Promise<void> {
   makeFolder(folder);
-  copyModelAssets(assets, folder);
-  if (chatTemplate !== null) writeChatTemplate(folder, chatTemplate);
+  copyModelAssets(assets.folder, folder);
+  if (assets.chatTemplate !== null) writeChatTemplate(folder, assets.chatTemplate);
   const entries = weights.all.map((weight) => ({ name: weight.name, weight }));
   const saved = savedTensors(device, entries, weights.dtype);
   try {
@@ -64,16 +77,16 @@ async function saveWeights(
 }
 
 /**
- * Puts a checkpoint's weights into the session, the critic's too where there is one; the optimizer stays as it is.
+ * Puts a checkpoint's weights into the models, the critic's too where there is one; the optimizers stay as they are.
  *
  * @throws InputError where they are missing or damaged
  */
-export async function loadModel({ device, policy, critic }: Session, checkpoint: string): Promise<void> {
-  await loadFrom(device, policy, openModelFolder(checkpoint));
-  if (critic) await loadFrom(device, critic.model, openModelFolder(join(checkpoint, criticFolder), "score"));
+export async function loadModel({ policy, critic }: TrainedModels, checkpoint: string): Promise<void> {
+  await loadFrom(policy.model, openModelFolder(checkpoint));
+  if (critic) await loadFrom(critic.model, openModelFolder(join(checkpoint, criticFolder), "score"));
 }
 
-async function loadFrom(device: Device, { weights }: Model, { checkpoint }: ModelFolder): Promise<void> {
+async function loadFrom({ device, weights }: Model, { checkpoint }: ModelFolder): Promise<void> {
   try {
     await loadWeights(device, weights, parameterSource(checkpoint));
   } finally {
@@ -111,28 +124,31 @@ function optimizerBuffers(parameters: readonly OptimizedParameter[]) {
  * @param state the trainer's own state, any JSON
  */
 export async function saveCheckpoint(
-  session: Session,
+  models: TrainedModels,
   outputDir: string,
   step: number,
   state: unknown,
 ): Promise<string> {
   const target = join(outputDir, checkpointName(step));
-  const { optimizer, critic, reference, movingReference, device } = session;
+  const { policy, critic, movingReference, assets } = models;
   await writeFolderAtomic(target, async (folder) => {
-    await writeModel(session, folder);
-    if (optimizer) await saveOptimizer(device, optimizer, folder);
-    if (critic) await saveOptimizer(device, critic.optimizer, join(folder, criticFolder));
-    if (movingReference && reference) await saveWeights(session, reference, join(folder, referenceFolder));
+    await writeModel(models, folder);
+    await saveOptimizer(policy, folder);
+    if (critic) await saveOptimizer(critic, join(folder, criticFolder));
+    if (movingReference) await saveWeights(movingReference, assets, join(folder, referenceFolder));
     writeTrainerState(folder, state);
   });
   dropEarlier(outputDir);
   return target;
 }
 
-async function saveOptimizer(device: Device, { parameters, step }: OptimizerState, folder: string): Promise<void> {
-  const saved = savedTensors(device, optimizerBuffers(parameters), "float32");
+/** A model with its optimizer, whatever its head. */
+type Optimized = Pick<TrainedModel, "model" | "optimizer">;
+
+async function saveOptimizer({ model, optimizer }: Optimized, folder: string): Promise<void> {
+  const saved = savedTensors(model.device, optimizerBuffers(optimizer.parameters), "float32");
   try {
-    const metadata = { format: "pt", step: String(step) };
+    const metadata = { format: "pt", step: String(optimizer.step) };
     await writeSafetensors(join(folder, optimizerFile), saved.tensors.map(onlyFinite), metadata);
   } finally {
     saved.free();
@@ -152,23 +168,21 @@ export function savedReference(checkpoint: string): string {
   );
 }
 
-/** The trainer's state of a checkpoint; the session is opened on the checkpoint's folder afterwards. */
+/** The trainer's state of a checkpoint; a session is opened on the checkpoint's folder afterwards. */
 export function readCheckpointState<T>(folder: string, schema: z.ZodType<T>): T {
   if (!existsSync(folder)) throw new InputError(`resume_from_checkpoint: ${folder}: there is no such folder`);
   return readTrainerState(folder, schema);
 }
 
 /**
- * Brings masters, moments and step back into a session that was opened on the checkpoint's own weights: the policy's, and
- * the critic's where there is one.
+ * Brings masters, moments and step back to models that were opened on the checkpoint's own weights: the policy's, and the
+ * critic's where there is one.
  *
  * @throws InputError when a file is missing, damaged, or of another model
  */
-export function restoreOptimizer(session: Session, checkpoint: string): void {
-  const { optimizer, critic, device } = session;
-  if (!optimizer) throw new Error("restoreOptimizer on a session that does not train");
-  readOptimizer(device, optimizer, checkpoint);
-  if (critic) readOptimizer(device, critic.optimizer, join(checkpoint, criticFolder));
+export function restoreOptimizer({ policy, critic }: TrainedModels, checkpoint: string): void {
+  readOptimizer(policy, checkpoint);
+  if (critic) readOptimizer(critic, join(checkpoint, criticFolder));
 }
 
 /**
@@ -185,7 +199,7 @@ function requireSound(path: string, tensor: MappedTensor): void {
     );
 }
 
-function readOptimizer(device: Device, optimizer: OptimizerState, checkpoint: string): void {
+function readOptimizer({ model, optimizer }: Optimized, checkpoint: string): void {
   const path = join(checkpoint, optimizerFile);
   if (!existsSync(path))
     throw new InputError(`${checkpoint}: holds no ${optimizerFile}; give a checkpoint-N folder that training wrote`);
@@ -202,7 +216,7 @@ function readOptimizer(device: Device, optimizer: OptimizerState, checkpoint: st
           `${path}: tensor ${name} is ${found.dtype} [${found.shape}], expected F32 [${weight.shape}]`,
         );
       requireSound(path, found);
-      device.loadParameter(weight, found.address, "float32", 0, weight.shape[0] ?? 0);
+      model.device.loadParameter(weight, found.address, "float32", 0, weight.shape[0] ?? 0);
     }
     const step = /^\d{1,15}$/.test(file.metadata.step ?? "") ? Number(file.metadata.step) : null;
     if (step === null)

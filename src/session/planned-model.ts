@@ -5,15 +5,14 @@
 import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
-import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { ModelConfig, ModelHead } from "../families/config.ts";
+import { scratchSizes } from "../model/activations.ts";
 import { type Model, type ModelBuffers, planModelBuffers } from "../model/model.ts";
 import { fillRopeTables } from "../model/rope-tables.ts";
 import { checkWeights, loadWeights, type ParameterSource } from "../model/weights.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
-import type { PlanBuilder } from "../tensor/plan.ts";
-import type { Tensor } from "../tensor/tensor.ts";
+import type { SessionPlan, Tenant } from "./tenant.ts";
 import { unusedRemark } from "./unused-tensors.ts";
 
 /**
@@ -75,7 +74,31 @@ export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = fal
   };
 }
 
-export interface ModelPlan extends ModelBuffers {
+/** A model of a session while it is planned, as those that build on it see it. */
+export interface PlannedModel extends Tenant<Model> {
+  readonly config: ModelConfig;
+  readonly dtype: ComputeDType;
+  /** Positions that its rotary tables reach. */
+  readonly positions: number;
+}
+
+/** Sizes of a pass of a model, for its scratch. */
+interface PassSizes {
+  /** Rows in the largest product. */
+  readonly tokens: number;
+  /** Rows of logits computed at once; a scalar head computes all of its own. */
+  readonly headRows: number;
+  /** Sequences decoded at once, padding included. */
+  readonly sequences: number;
+}
+
+/** Says to the device what passes of a model will run. */
+export function planPass(plan: SessionPlan, { config, positions }: PlannedModel, pass: PassSizes): void {
+  const vocabSize = config.head === "score" ? 1 : config.vocabSize; // one number a row: no logits
+  plan.computes(...scratchSizes(config, { ...pass, vocabSize, longest: positions }));
+}
+
+interface ModelPlan extends ModelBuffers {
   /** What it is run as, where that is not what its folder says: a language model with a scalar head in place of its own. */
   readonly config?: ModelConfig;
 }
@@ -90,26 +113,29 @@ function remarkOnce(remark: string | null): void {
 }
 
 /**
- * Adds a model to the plan; the returned function loads it, once its buffers are allocated, and closes its files. What its
- * weights hold beside the model is told on stderr.
+ * Plans a model's weights and rotary tables; opened, they are loaded. What its weights hold beside the model is told on
+ * stderr.
  *
  * @throws InputError for a checkpoint that does not fit its config.json
  */
 export function planModel(
-  plan: PlanBuilder,
-  device: Device,
+  { device, memory }: SessionPlan,
   from: ModelFolder,
   { prefix, dtype, positions, config = from.config }: ModelPlan,
-): (tensors: ReadonlyMap<string, Tensor>) => Promise<Model> {
+): PlannedModel {
   const source = parameterSource(from.checkpoint, config.head === "score" && from.config.head === "lm");
   checkWeights(config, source);
   remarkOnce(unusedRemark(config, from.checkpoint));
-  const bindModel = planModelBuffers(plan, device, config, { prefix, dtype, positions });
-  return async (tensors) => {
-    const model = bindModel(tensors);
-    await loadWeights(device, model.weights, source);
-    fillRopeTables(device, config, model.rope);
-    from.checkpoint.close(); // the device has its own copy now
-    return model;
+  const bindModel = planModelBuffers(memory.of(prefix), device, config, { prefix, dtype, positions });
+  return {
+    config,
+    dtype,
+    positions,
+    async open({ tensors }) {
+      const model = bindModel(tensors);
+      await loadWeights(device, model.weights, source);
+      fillRopeTables(device, config, model.rope);
+      return model;
+    },
   };
 }

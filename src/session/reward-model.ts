@@ -1,13 +1,88 @@
 /**
- * A neural reward model on texts: prompt and completion → its own template and tokenizer → one number at the last token.
- * As TRL scores them (grpo_trainer.py, `_calculate_rewards`), but nothing is padded and nothing is cut off.
+ * A neural reward model: its place in a session, and its scores of texts: prompt and completion → its own template and
+ * tokenizer → one number at the last token. As TRL scores them (grpo_trainer.py, `_calculate_rewards`), but nothing is padded
+ * and nothing is cut off.
  */
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { RunError } from "../errors.ts";
 import type { Message } from "../message.ts";
+import { planScalarActivations, type ScalarActivations } from "../model/activations.ts";
 import { scoreSequences } from "../model/scalar-head.ts";
+import type { ComputeDType } from "../tensor/dtype.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
-import type { RewardModel } from "./scalar-models.ts";
+import { computeDType, planModel, planPass } from "./planned-model.ts";
+import type { ScoringModel } from "./policy.ts";
+import type { SessionPlan, Tenant } from "./tenant.ts";
+
+export interface RewardModelRequest {
+  readonly folder: string;
+  /** Tokens of the longest sequence to be scored; the model's context, where that is less. */
+  readonly longest: number;
+  /** Tokens scored at once. */
+  readonly microBatchTokens: number;
+  /** Sequences of the largest call, where known: a few short ones need no whole budget. */
+  readonly sequences?: number;
+}
+
+export interface RewardModel extends ScoringModel<ScalarActivations> {
+  readonly folder: string;
+  /** Longest sequence it can score, in tokens. */
+  readonly longest: number;
+  readonly microBatchTokens: number;
+}
+
+export interface RewardModelOptions {
+  /** null: each model's own. */
+  readonly dtype: ComputeDType | null;
+  /** They score while sequences are still sampled (dynamic sampling), so neither may use the other's memory. */
+  readonly duringRollout: boolean;
+}
+
+/**
+ * Plans reward models, in order.
+ *
+ * @throws InputError for a folder that is no sequence classification model with one label
+ */
+export function planRewardModels(
+  plan: SessionPlan,
+  requests: readonly RewardModelRequest[],
+  options: RewardModelOptions,
+): Tenant<RewardModel>[] {
+  return requests.map((request, i) =>
+    planRewardModel(plan, i === 0 ? "reward model" : `reward model ${i + 1}`, request, options),
+  );
+}
+
+function planRewardModel(
+  plan: SessionPlan,
+  name: string,
+  request: RewardModelRequest,
+  { dtype: asked, duringRollout }: RewardModelOptions,
+): Tenant<RewardModel> {
+  const { folder, sequences = Infinity } = request;
+  const from = plan.folder(folder, "score");
+  const { config } = from;
+  const longest = Math.min(request.longest, config.maxPositionEmbeddings);
+  const dtype = computeDType(config, asked);
+  const scorer = planModel(plan, from, { prefix: name, dtype, positions: longest });
+  const tokens = Math.max(longest, Math.min(request.microBatchTokens, sequences * longest));
+  const microBatchTokens = Math.min(request.microBatchTokens, tokens);
+  const bindActivations = planScalarActivations(
+    plan.memory.of(name),
+    plan.device,
+    config,
+    dtype,
+    { tokens, longestPrompt: longest },
+    { prefix: name, training: false, lifetime: duringRollout ? ["rollout", "scoring"] : ["scoring"] },
+  );
+  planPass(plan, scorer, { tokens, headRows: tokens, sequences: 1 });
+  return {
+    async open(place) {
+      const model = await place.open(scorer);
+      return { folder, model, activations: bindActivations(place.tensors), longest, microBatchTokens };
+    },
+  };
+}
 
 export interface TextToScore {
   readonly prompt: string | readonly Message[];

@@ -16,8 +16,9 @@ import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { type BestState, bestState } from "../run/best-checkpoint.ts";
 import type { ProblemSource } from "../run/prompts.ts";
 import { keepRun, type Turn } from "../run/run.ts";
+import type { TrainedModels } from "../session/checkpointing.ts";
 import { anonymousBytes } from "../session/memory.ts";
-import type { Session } from "../session/session.ts";
+import type { TrainedModel } from "../session/policy.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { supervisedExample } from "./examples.ts";
 
@@ -35,11 +36,11 @@ export type SftState = z.infer<typeof sftState>;
 
 export interface SftRun {
   readonly config: SftConfig;
-  readonly session: Session;
+  readonly models: TrainedModels;
   readonly tokenizer: Tokenizer;
   readonly problems: ProblemSource;
   readonly console: RunConsole;
-  readonly evaluate: ((session: Session) => Promise<{ values: Record<string, number>; note: string }>) | null;
+  readonly evaluate: (() => Promise<{ values: Record<string, number>; note: string }>) | null;
   readonly stopRequested: () => boolean;
   readonly resume: { readonly folder: string; readonly state: SftState } | null;
 }
@@ -50,16 +51,15 @@ export function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps
 }
 
 /** Forward, backward and optimizer step over one batch; the mean negative logprob of its answer tokens. */
-async function learn(session: Session, batch: readonly PackedGroup[], config: SftConfig, lr: number) {
-  const { device, policy, activations, optimizer } = session;
-  if (!activations || !optimizer) throw new Error("the session was not planned for training");
+async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config: SftConfig, lr: number) {
+  const { model, activations, optimizer } = policy;
   const answers = batch.reduce((sum, g) => sum + g.completions.reduce((n, c) => n + c.completionIds.length, 0), 0);
-  zeroGradients(device, optimizer);
+  zeroGradients(model.device, optimizer);
   let loss = 0;
   let entropy = 0;
   let tokens = 0;
   for (const micro of cutMicroBatches(batch, config.microBatchTokens)) {
-    const scores = await forward(policy, micro, activations, 1);
+    const scores = await forward(model, micro, activations, 1);
     for (const [i, logprob] of scores.logprobs.entries()) {
       loss -= logprob / answers;
       entropy += scores.entropies[i]! / answers;
@@ -68,16 +68,17 @@ async function learn(session: Session, batch: readonly PackedGroup[], config: Sf
       throw new RunError(`the loss is ${loss}: stopped before any weight changed; lower learning_rate`);
     const dlogprobs = new Float64Array(scores.logprobs.length).fill(-1 / answers);
     const dentropies = new Float64Array(scores.logprobs.length);
-    await backward(policy, micro, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
+    await backward(model, micro, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
     tokens += micro.tokens.length;
   }
-  const norm = await optimizerStep(device, optimizer, optimizerSettings(config), lr);
+  const norm = await optimizerStep(model.device, optimizer, optimizerSettings(config), lr);
   return { metrics: { loss, grad_norm: norm, learning_rate: lr, entropy }, tokens };
 }
 
 /** Runs supervised fine-tuning to its end or until the user stops it; true where it was stopped. */
 export async function runSft(run: SftRun): Promise<boolean> {
-  const { config, session, tokenizer, problems, resume } = run;
+  const { config, models, tokenizer, problems, resume } = run;
+  const { device } = models.policy.model;
   const batchRows = rowsPerStep(config);
   const { numRows, path } = problems.dataset;
   const steps = config.maxSteps ?? Math.max(1, Math.floor((numRows * config.numTrainEpochs) / batchRows));
@@ -94,7 +95,7 @@ export async function runSft(run: SftRun): Promise<boolean> {
   const state = (best: BestState | null): SftState => ({
     ...{ step, totalSteps: steps, position: sampler.position, skippedRows, numTokens },
     ...(best ? { best } : {}),
-    numerics: session.device.numericsKey,
+    numerics: device.numericsKey,
     config: toJson(config) as Record<string, unknown>,
   });
 
@@ -116,14 +117,14 @@ export async function runSft(run: SftRun): Promise<boolean> {
     turn.phase("update");
     const batch = nextBatch();
     turn.progress("update");
-    const { metrics, tokens } = await learn(session, batch, config, learningRate(schedule, step));
+    const { metrics, tokens } = await learn(models.policy, batch, config, learningRate(schedule, step));
     step++;
     numTokens += tokens;
     const times = turn.times();
     const record: MetricsRecord = {
       ...{ step, epoch: sampler.position / numRows, ...metrics },
       ...{ tokens_per_second: tokens / (times.step_time ?? 1), num_tokens: numTokens },
-      memory_peak_bytes: session.device.heldBytes() ?? anonymousBytes(),
+      memory_peak_bytes: device.heldBytes() ?? anonymousBytes(),
       ...(skippedRows > 0 ? { skipped_rows: skippedRows } : {}),
       ...times,
     };
@@ -133,9 +134,9 @@ export async function runSft(run: SftRun): Promise<boolean> {
 
   const { stopped } = await keepRun(
     {
-      ...{ models: session, config, state, resume, steps, stepsPerTurn: 1, byDefault: "eval_accuracy" },
+      ...{ models, config, state, resume, steps, stepsPerTurn: 1, byDefault: "eval_accuracy" },
       ...{ console: run.console, stopRequested: run.stopRequested },
-      evaluate: run.evaluate && (() => run.evaluate!(session)),
+      evaluate: run.evaluate,
     },
     oneStep,
   );

@@ -1,7 +1,7 @@
 /** Forced tokens on the emulated GPU: a recorded decode step takes them as it takes sampled ones. */
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
-import { expectSameWhenForced, samplings, withSession } from "../e2e/forced-rollout.ts";
+import { expectSameWhenForced, samplings, withRollout } from "../e2e/forced-rollout.ts";
 import { buildEmulator } from "../emulator/build.ts";
 import { openControl } from "../emulator/control.ts";
 
@@ -14,7 +14,7 @@ test.each(samplings)(
     const { folder: libraryFolder } = await buildEmulator();
     const control = openControl(libraryFolder);
     // No more than four: then a step has one padding row at most, and padding rows share the marks of one slot.
-    await withSession(
+    await withRollout(
       { open: () => openCudaDevice({ libraryFolder }), maxSequences: 4, sampling },
       expectSameWhenForced,
     );

@@ -10,7 +10,9 @@ import { randomFrom } from "../../bench/ops/random.ts";
 import type { KernelCounts } from "../../bench/roofline/evaluate.ts";
 import { assetPath } from "../../src/assets.ts";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
-import type { Defines } from "../../src/device/cuda/runtime.ts";
+import { attentionKernels } from "../../src/device/cuda/ops/attention.ts";
+import { attentionBackwardKernels } from "../../src/device/cuda/ops/attention-backward.ts";
+import type { Defines, KernelDefinition } from "../../src/device/cuda/runtime.ts";
 import { type Device, type Ops, PAGE_TOKENS, type Weight } from "../../src/device/device.ts";
 import { bytesPerElement, type DType, numberToBfloat16 } from "../../src/tensor/dtype.ts";
 import { elementCount, type Tensor, tensor } from "../../src/tensor/tensor.ts";
@@ -200,9 +202,9 @@ const lengths: Lengths = {
 const four = (value: number) => Number(value.toPrecision(4));
 
 /** Sources whose kernels are tensor-core loops: their instructions are those of the machine code. */
-const loopSources: Readonly<Partial<Record<keyof Ops, readonly [file: string, defines: Defines]>>> = {
-  attentionForward: ["attention_forward.cu", { HEAD_DIM: shape.headDim, O_TYPE: "bf16" }],
-  attentionBackward: ["attention_backward.cu", { HEAD_DIM: shape.headDim, DQKV_TYPE: "bf16" }],
+const loopSources: Readonly<Partial<Record<keyof Ops, readonly [KernelDefinition, variant: Defines]>>> = {
+  attentionForward: [attentionKernels.forward, { HEAD_DIM: shape.headDim, O_TYPE: "bf16" }],
+  attentionBackward: [attentionBackwardKernels.keys, { HEAD_DIM: shape.headDim, DQKV_TYPE: "bf16" }],
 };
 
 /** Operations of one mma.m16n8k16. */

@@ -8,7 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { openNvrtc } from "../../ffi/bindings/nvrtc.ts";
 import { compileKernel, compileOptions, kernelHeaders } from "../../src/device/cuda/compile.ts";
-import type { Defines } from "../../src/device/cuda/runtime.ts";
+import type { Defines, KernelDefinition } from "../../src/device/cuda/runtime.ts";
 import { fetchNvrtc, fetchProgram } from "./gates/fetch-nvrtc.ts";
 
 /** Warp instructions for each mma.m16n8k16. */
@@ -59,11 +59,12 @@ function loopsOf(listing: string): MachineLoop {
   };
 }
 
-/** The loops of each kernel of a source that has products, by kernel. @throws InputError without NVIDIA's compiler */
-export async function machineLoops(file: string, defines: Defines): Promise<Map<string, MachineLoop>> {
+/** The loops of the kernels of a source that has products, by kernel. @throws InputError without NVIDIA's compiler */
+export async function machineLoops(definition: KernelDefinition, variant: Defines): Promise<Map<string, MachineLoop>> {
   const nvrtc = openNvrtc({ folder: await fetchNvrtc() });
   const program = await fetchProgram("nvdisasm");
-  const { cubin } = compileKernel(nvrtc, file, kernelHeaders(), compileOptions(80, defines));
+  const options = compileOptions(80, { ...variant, ...definition.sizes(variant) });
+  const { cubin } = compileKernel(nvrtc, definition.file, kernelHeaders(), options);
   const folder = mkdtempSync(join(tmpdir(), "grpo-loops-"));
   try {
     const path = join(folder, "kernel.cubin");

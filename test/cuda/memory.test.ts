@@ -3,10 +3,10 @@
  * what was asked for and what to lower, the exit status is 1, and nothing stays behind.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { type CudaDevice, openCudaDevice } from "../../src/device/cuda/device.ts";
 import { RunError } from "../../src/errors.ts";
-import { packedSizes } from "../../src/run/inputs.ts";
+import { planPolicy, planSampling, planTraining } from "../../src/session/policy.ts";
+import { planReference } from "../../src/session/reference.ts";
 import { planSession } from "../../src/session/session.ts";
 import { folderOf, models, scoreFlags } from "../e2e/golden.ts";
 import { workFolder } from "../e2e/runs.ts";
@@ -55,15 +55,13 @@ test("memory that is gone when a session allocates: what it had taken is given b
   // Another program takes the memory after it was looked at.
   const hopeful = { ...device, freeBytes: () => 2 ** 40 };
   const plan = () =>
-    planSession({
-      device: hopeful,
-      folder,
-      dtype: "bfloat16",
-      packed: packedSizes(device, readModelConfig(folder), 512, 32),
-      training: true,
-      reference: folder,
-      rollout: { maxSequences: 4, promptSlots: 2, longestPrompt: 32, maxCompletion: 16, penalized: false },
-      positions: 64,
+    planSession(hopeful, (tenants) => {
+      const from = tenants.folder(folder);
+      const model = planPolicy(tenants, from, { dtype: "bfloat16", positions: 64 });
+      const reference = planReference(tenants, from, model);
+      const policy = planTraining(tenants, model, { tokens: 512, longestPrompt: 32 });
+      const limits = { maxSequences: 4, promptSlots: 2, longestPrompt: 32, maxCompletion: 16, penalized: false };
+      return { policy, reference, rollout: planSampling(tenants, model, limits) };
     });
   (await plan().open()).close(); // scratch stays with the device
   const before = control.live();

@@ -3,15 +3,18 @@
  * steps of critic and moving reference with the same bits on every run.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
-import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
 import { mixReference } from "../../src/grpo/learner/moving-reference.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../../src/model/scalar-head.ts";
 import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
-import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
-import { planSession } from "../../src/session/session.ts";
+import { openRunDevice } from "../../src/run/device.ts";
+import { planCritic } from "../../src/session/critic.ts";
+import { planPolicy, planTraining } from "../../src/session/policy.ts";
+import { planReference } from "../../src/session/reference.ts";
+import { planRewardModels } from "../../src/session/reward-model.ts";
+import { planSession, withSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { workFolder } from "../e2e/runs.ts";
 import { differences, downloadTensors, norm, type Tensors, worstRelative } from "../e2e/tensors.ts";
@@ -56,35 +59,34 @@ interface Result {
 }
 
 async function run(device: Device, dtype: ComputeDType): Promise<Result> {
-  const session = await planSession({
-    device,
-    folder: policy,
-    dtype,
-    packed: packedSizes(device, readModelConfig(policy), 128, 32),
-    training: true,
-    reference: policy,
-    movingReference: true,
-    rollout: null,
-    positions: 96,
-    critic: { folder: scorer },
-    rewardModels: [{ folder: scorer, longest: 96, microBatchTokens: 96 }],
-  }).open();
-  try {
-    const { critic, rewardModels, optimizer } = session;
-    const { model, activations } = critic!;
+  const planned = planSession(device, (plan) => {
+    const actor = planPolicy(plan, plan.folder(policy), { dtype, positions: 96 });
+    const sizes = { tokens: 128, longestPrompt: 32 };
+    return {
+      reference: planReference(plan, plan.folder(policy), actor),
+      actor: planTraining(plan, actor, sizes),
+      critic: planCritic(plan, { folder: scorer }, actor, sizes),
+      rewardModels: planRewardModels(plan, [{ folder: scorer, longest: 96, microBatchTokens: 96 }], {
+        dtype,
+        duringRollout: false,
+      }),
+    };
+  });
+  return withSession(planned, async ({ actor: { optimizer }, reference, critic, rewardModels }) => {
+    const { model, activations } = critic;
     const [rewardModel] = rewardModels;
     const options = { microBatchTokens: 96 };
     const values = await scoreValues(model, activations, groups, options);
     const scores = await scoreSequences(rewardModel!.model, rewardModel!.activations, sequences, options);
     const learn = async () => {
-      zeroGradients(device, critic!.optimizer);
+      zeroGradients(device, critic.optimizer);
       for (const batch of cutMicroBatches(groups, 96)) {
         const now = await forwardValues(model, batch, activations);
         await backwardValues(
           model,
           batch,
           activations,
-          critic!.optimizer.gradients,
+          critic.optimizer.gradients,
           Float32Array.from(now, (v) => v - 1),
         );
       }
@@ -93,24 +95,22 @@ async function run(device: Device, dtype: ComputeDType): Promise<Result> {
     const read = (entries: { name: string; weight: (typeof model.weights.all)[0] }[]) =>
       downloadTensors(device, entries);
     const gradients = read(
-      critic!.optimizer.parameters.map(({ weight, gradient }) => ({
+      critic.optimizer.parameters.map(({ weight, gradient }) => ({
         name: weight.name,
         weight: { ...weight, address: gradient.address, dtype: "float32" },
       })),
     );
     const settings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, maxGradNorm: 1 };
-    await optimizerStep(device, critic!.optimizer, settings, 1e-2);
+    await optimizerStep(device, critic.optimizer, settings, 1e-2);
     // The policy moves by a gradient of ones, the reference a part of the way after it.
-    for (const { gradient } of optimizer!.parameters) device.ops.fill(gradient, 1);
-    await optimizerStep(device, optimizer!, settings, 1e-2);
-    await mixReference(session.reference!, session.optimizer!, 0.6);
-    const weights = [model, session.reference!].map(({ weights: { all } }) =>
+    for (const { gradient } of optimizer.parameters) device.ops.fill(gradient, 1);
+    await optimizerStep(device, optimizer, settings, 1e-2);
+    await mixReference(reference, optimizer, 0.6);
+    const weights = [model, reference].map(({ weights: { all } }) =>
       read(all.map((weight) => ({ name: weight.name, weight }))),
     );
     return { values: Float32Array.from(values.flatMap((v) => [...v])), scores, gradients, weights };
-  } finally {
-    session.close();
-  }
+  });
 }
 
 const apart = (a: Float32Array, b: Float32Array) => Math.max(...a.map((v, i) => Math.abs(v - b[i]!)));

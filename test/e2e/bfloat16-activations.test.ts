@@ -11,14 +11,14 @@
  * a few GFLOP/s), so there the imitation stands for them where the processor has none.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { openDataset } from "../../src/data/dataset.ts";
 import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
 import { bfloat16Paths } from "../../src/device/cpu/path.ts";
 import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
-import { packedSizes } from "../../src/run/inputs.ts";
-import { planSession, type Session } from "../../src/session/session.ts";
+import { planPolicy, planSampling, planScoring, type ScoringModel } from "../../src/session/policy.ts";
+import { planSession, withSession } from "../../src/session/session.ts";
+import type { SessionPlan } from "../../src/session/tenant.ts";
 import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { writeSmollm2Shape } from "../fixtures/smollm2-shape.ts";
 import { emulatedLibrary } from "../ops/emulated.ts";
@@ -59,23 +59,13 @@ interface Model {
   readonly isStop: (id: number) => boolean;
 }
 
-/** Opens a session on a device, for scoring and, unless `scores` alone, for sampling; closes it behind `work`. */
-async function onDevice<T>(open: Opener, model: Model, scores: boolean, work: (s: Session) => Promise<T>): Promise<T> {
-  const { folder, promptIds, samples, maxCompletion } = model;
-  const device = await open();
-  const longestPrompt = Math.max(...promptIds.map((ids) => ids.length));
-  const slots = { maxSequences: promptIds.length * samples, promptSlots: promptIds.length };
-  const session = await planSession({
-    ...{ device, folder, dtype: "bfloat16", training: false, reference: null },
-    packed: packedSizes(device, readModelConfig(folder), 2048, longestPrompt),
-    rollout: scores ? null : { ...slots, longestPrompt, maxCompletion, penalized: false },
-    positions: longestPrompt + maxCompletion,
-  }).open();
-  try {
-    return await work(session);
-  } finally {
-    session.close();
-  }
+const longestPromptOf = ({ promptIds }: Model) => Math.max(...promptIds.map((ids) => ids.length));
+
+function planScorer(plan: SessionPlan, model: Model) {
+  const longestPrompt = longestPromptOf(model);
+  const positions = longestPrompt + model.maxCompletion;
+  const policy = planPolicy(plan, plan.folder(model.folder), { dtype: "bfloat16", positions });
+  return { policy, scorer: planScoring(plan, policy, { tokens: 2048, longestPrompt }) };
 }
 
 const sampling = {
@@ -86,25 +76,40 @@ const sampling = {
 };
 type Groups = readonly { readonly promptIds: Int32Array; readonly completions: readonly SampledCompletion[] }[];
 
-async function scored({ policy, activations }: Session, groups: Groups): Promise<Float32Array[]> {
-  const scores = await scoreGroups(policy, activations!, groups, { temperature: 1, microBatchTokens: 2048 });
+async function scored({ model, activations }: ScoringModel, groups: Groups): Promise<Float32Array[]> {
+  const scores = await scoreGroups(model, activations, groups, { temperature: 1, microBatchTokens: 2048 });
   return scores.map(({ logprobs }) => logprobs);
+}
+
+/** Scores on a device what was sampled on another. */
+async function scoredOn(open: Opener, model: Model, groups: Groups): Promise<Float32Array[]> {
+  const planned = planSession(await open(), (plan) => ({ scorer: planScorer(plan, model).scorer }));
+  return withSession(planned, ({ scorer }) => scored(scorer, groups));
 }
 
 /** Samples on a device and scores there what was sampled; in float32, too. */
 async function sampleAndScore(open: Opener, model: Model) {
   const { promptIds, samples, maxCompletion, isStop } = model;
-  const { groups, trained } = await onDevice(open, model, false, async (session) => {
-    expect(session.device.activationDType(session.dtype)).toBe("bfloat16");
-    const sampled = await session.rollout!.generate(
+  const device = await open();
+  const planned = planSession(device, (plan) => {
+    const { policy, scorer } = planScorer(plan, model);
+    const slots = { maxSequences: promptIds.length * samples, promptSlots: promptIds.length };
+    const longestPrompt = longestPromptOf(model);
+    return {
+      scorer,
+      rollout: planSampling(plan, policy, { ...slots, longestPrompt, maxCompletion, penalized: false }),
+    };
+  });
+  const { groups, trained } = await withSession(planned, async ({ scorer, rollout }) => {
+    expect(device.activationDType(scorer.model.weights.dtype)).toBe("bfloat16");
+    const sampled = await rollout.generate(
       promptIds.map((ids, prompt) => ({ promptIds: ids, samples, prompt })),
       { ...sampling, maxCompletionLength: maxCompletion, isStop },
     );
     const groups = sampled.map((completions, i) => ({ promptIds: promptIds[i]!, completions }));
-    return { groups, trained: await scored(session, groups) };
+    return { groups, trained: await scored(scorer, groups) };
   });
-  const float32 = await onDevice(inFloat32, model, true, (session) => scored(session, groups));
-  return { groups, trained, float32 };
+  return { groups, trained, float32: await scoredOn(inFloat32, model, groups) };
 }
 
 async function expectNear(open: Opener, model: Model, tokens: number) {
@@ -135,7 +140,7 @@ describe("the bundled model", () => {
 
   test.each([...native, ...emulated])("%s: logprobs are near float32's, and are the imitated ones", async (_, open) => {
     const { groups, trained, mean } = await expectNear(open, model, 3000);
-    const imitated = await onDevice(imitation, model, true, (session) => scored(session, groups));
+    const imitated = await scoredOn(imitation, model, groups);
     // Sums in another order fall on the other side of a rounding now and then.
     expect(logprobsApart(trained, imitated).mean).toBeLessThan(mean / 20);
   });

@@ -4,14 +4,15 @@
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { randomFrom } from "../../bench/ops/random.ts";
-import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
 import { type CriticUpdateSettings, criticStep } from "../../src/grpo/learner/critic-update.ts";
 import { explainedVariance } from "../../src/grpo/loss/value.ts";
 import { packed, type Sample } from "../../src/grpo/sample.ts";
 import { scoreValues } from "../../src/model/scalar-head.ts";
-import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
-import { planSession, type Session } from "../../src/session/session.ts";
+import { openRunDevice } from "../../src/run/device.ts";
+import { type Critic, planCritic } from "../../src/session/critic.ts";
+import { planPolicy } from "../../src/session/policy.ts";
+import { planSession, withSession } from "../../src/session/session.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { workFolder } from "./runs.ts";
 import { downloadTensors, norm, worstRelative } from "./tensors.ts";
@@ -33,18 +34,12 @@ afterAll(() => {
   work.remove();
 });
 
-async function withCritic<T>(run: (critic: NonNullable<Session["critic"]>) => Promise<T>): Promise<T> {
-  const session = await planSession({
-    ...{ device, folder: policy, dtype: "float32" as const, training: true, reference: null, rollout: null },
-    packed: packedSizes(device, readModelConfig(policy), 256, 32),
-    positions: 64,
-    critic: { folder: scorer },
-  }).open();
-  try {
-    return await run(session.critic!);
-  } finally {
-    session.close();
-  }
+function withCritic<T>(run: (critic: Critic) => Promise<T>): Promise<T> {
+  const planned = planSession(device, (plan) => {
+    const actor = planPolicy(plan, plan.folder(policy), { dtype: "float32", positions: 64 });
+    return { critic: planCritic(plan, { folder: scorer }, actor, { tokens: 256, longestPrompt: 32 }) };
+  });
+  return withSession(planned, ({ critic }) => run(critic));
 }
 
 const { normal, integer } = randomFrom("critic step");
@@ -65,7 +60,6 @@ const settings: CriticUpdateSettings = {
   microBatchTokens: 256,
 };
 
-type Critic = NonNullable<Session["critic"]>;
 const score = ({ model, activations }: Critic) => scoreValues(model, activations, packed(samples), settings);
 const gradientsOf = ({ optimizer }: Critic) =>
   downloadTensors(

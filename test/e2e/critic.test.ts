@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "
 import { cpSync, existsSync, readFileSync, rmSync, truncateSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
-import { readModelConfig, readModelFolder } from "../../src/checkpoint/huggingface.ts";
+import { readModelFolder } from "../../src/checkpoint/huggingface.ts";
 import { latestCheckpoint } from "../../src/checkpoint/state.ts";
 import type { Device } from "../../src/device/device.ts";
 import { InputError } from "../../src/errors.ts";
@@ -16,16 +16,22 @@ import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches
 import type { Model } from "../../src/model/model.ts";
 import { backwardValues, forwardValues, scoreValues } from "../../src/model/scalar-head.ts";
 import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
-import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
+import type { RolloutLimits } from "../../src/rollout/buffers.ts";
+import { openRunDevice } from "../../src/run/device.ts";
 import {
   readCheckpointState,
   restoreOptimizer,
   saveCheckpoint,
   savedReference,
   saveModel,
+  type TrainedModels,
 } from "../../src/session/checkpointing.ts";
+import { type CriticRequest, planCritic } from "../../src/session/critic.ts";
 import { anonymousBytes, describeMemory, memoryByModel } from "../../src/session/memory.ts";
-import { planSession, type Session, type SessionRequest } from "../../src/session/session.ts";
+import { planPolicy, planSampling, planTraining } from "../../src/session/policy.ts";
+import { openReference, planReference } from "../../src/session/reference.ts";
+import { planRewardModels, type RewardModelRequest } from "../../src/session/reward-model.ts";
+import { planSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { workFolder } from "./runs.ts";
@@ -48,19 +54,40 @@ afterAll(() => {
   work.remove();
 });
 
-function plan(request: Partial<SessionRequest>, tokens = 256) {
-  return planSession({
-    device,
-    folder: policy,
-    dtype: "float32",
-    packed: packedSizes(device, readModelConfig(policy), tokens, 32),
-    training: true,
-    reference: null,
-    rollout: null,
-    positions: 64,
-    ...request,
+interface Request {
+  readonly folder: string;
+  readonly dtype: ComputeDType;
+  readonly reference: string;
+  readonly critic: CriticRequest | null;
+  readonly rewardModels: readonly RewardModelRequest[];
+  readonly rollout: RolloutLimits | null;
+  readonly scoringDuringRollout: boolean;
+}
+
+/** A policy that trains, and what is asked for beside it. */
+function plan(request: Partial<Request>, tokens = 256) {
+  return planSession(device, (tenants) => {
+    const { dtype = "float32", rollout, critic, rewardModels = [], scoringDuringRollout = false } = request;
+    const from = tenants.folder(request.folder ?? policy);
+    const reference = request.reference ? openReference(tenants, request.reference, from, true) : null;
+    const model = planPolicy(tenants, from, { dtype, positions: 64 });
+    const sizes = { tokens, longestPrompt: 32 };
+    return {
+      reference: reference && planReference(tenants, reference, model),
+      policy: planTraining(tenants, model, sizes),
+      rollout: rollout ? planSampling(tenants, model, rollout) : null,
+      critic: critic ? planCritic(tenants, critic, model, sizes) : null,
+      rewardModels: planRewardModels(tenants, rewardModels, { dtype, duringRollout: scoringDuringRollout }),
+    };
   });
 }
+
+type Opened = Awaited<ReturnType<ReturnType<typeof plan>["open"]>>;
+
+/** What is saved of a session whose reference moves, where it has one. */
+const saved = ({ policy: actor, critic, reference }: Opened): TrainedModels => ({
+  ...{ policy: actor, critic, movingReference: reference, assets: { folder: policy, chatTemplate: null } },
+});
 
 const ids = (length: number, from: number) => Int32Array.from({ length }, (_, i) => (from + 37 * i) % 320);
 const groups: readonly PackedGroup[] = [
@@ -70,14 +97,15 @@ const groups: readonly PackedGroup[] = [
 const optimizerSettings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, maxGradNorm: 1 };
 
 /** One step of each model that is trained: values towards 1, completions more likely. */
-async function step({ policy: actor, activations, optimizer, critic }: Session): Promise<void> {
-  zeroGradients(device, optimizer!);
+async function step({ policy: actor, critic }: Opened): Promise<void> {
+  const { model, activations, optimizer } = actor;
+  zeroGradients(device, optimizer);
   for (const batch of cutMicroBatches(groups, 64)) {
-    const { logprobs, entropies } = await forward(actor, batch, activations!, 1);
+    const { logprobs, entropies } = await forward(model, batch, activations, 1);
     const derivatives = { dlogprobs: logprobs.map(() => -1), dentropies: entropies.map(() => 0) };
-    await backward(actor, batch, activations!, optimizer!.gradients, derivatives, 1);
+    await backward(model, batch, activations, optimizer.gradients, derivatives, 1);
   }
-  await optimizerStep(device, optimizer!, optimizerSettings, 1e-2);
+  await optimizerStep(device, optimizer, optimizerSettings, 1e-2);
   if (!critic) return;
   zeroGradients(device, critic.optimizer);
   for (const batch of cutMicroBatches(groups, 64)) {
@@ -95,7 +123,7 @@ const weightsOf = (model: Model): Tensors =>
   );
 
 describe("the plan", () => {
-  const four = (): Partial<SessionRequest> => ({
+  const four = (): Partial<Request> => ({
     reference: policy,
     critic: { folder: scorer },
     rewardModels: [{ folder: scorer, longest: 64, microBatchTokens: 256 }],
@@ -186,7 +214,7 @@ describe("where a critic starts", () => {
       const { model, activations } = session.critic!;
       const score = () => scoreValues(model, activations, groups, { microBatchTokens: 64 });
       expect((await score()).flatMap((v) => [...v])).toEqual(new Array(32).fill(0));
-      const [body, actor] = [weightsOf(model), weightsOf(session.policy)];
+      const [body, actor] = [weightsOf(model), weightsOf(session.policy.model)];
       for (const [name, values] of body) if (name !== "score.weight") expect(values).toEqual(actor.get(name)!);
       expect(body.has("lm_head.weight")).toBe(false);
       const error = (values: readonly Float32Array[]) =>
@@ -202,7 +230,7 @@ describe("where a critic starts", () => {
   test("saved, it is a sequence classification model of one label, with the same values", async () => {
     const session = await plan({ critic: { folder: policy } }).open();
     await step(session);
-    await saveModel(session, work.at("out"));
+    await saveModel(saved(session), work.at("out"));
     const { model, activations } = session.critic!;
     const values = await scoreValues(model, activations, groups, { microBatchTokens: 64 });
     session.close();
@@ -227,21 +255,20 @@ describe("where a critic starts", () => {
 
 describe.each(["float32", "bfloat16"] as const)("checkpoints in %s", (dtype: ComputeDType) => {
   const folder = work.at(`run-${dtype}`);
-  const started = (): Partial<SessionRequest> => ({
+  const started = (): Partial<Request> => ({
     dtype,
     reference: policy,
-    movingReference: true,
     critic: { folder: scorer },
   });
 
   test("critic and moving reference go on to the same bits", async () => {
     const session = await plan(started()).open();
     await step(session);
-    await mixReference(session.reference!, session.optimizer!, 0.6);
-    const checkpoint = await saveCheckpoint(session, folder, 1, { step: 1 });
+    await mixReference(session.reference!, session.policy.optimizer, 0.6);
+    const checkpoint = await saveCheckpoint(saved(session), folder, 1, { step: 1 });
     await step(session);
-    await mixReference(session.reference!, session.optimizer!, 0.3);
-    const whole = [session.policy, session.reference!, session.critic!.model].map(weightsOf);
+    await mixReference(session.reference!, session.policy.optimizer, 0.3);
+    const whole = [session.policy.model, session.reference!, session.critic!.model].map(weightsOf);
     session.close();
     expect(latestCheckpoint(folder)).toBe(checkpoint);
     expect(readCheckpointState(checkpoint, z.object({ step: z.int() }))).toEqual({ step: 1 });
@@ -249,15 +276,14 @@ describe.each(["float32", "bfloat16"] as const)("checkpoints in %s", (dtype: Com
     const resumed = await plan({
       ...started(),
       folder: checkpoint,
-      assets: policy,
       reference: savedReference(checkpoint),
       critic: { folder: scorer, resumeFrom: checkpoint },
     }).open();
-    restoreOptimizer(resumed, checkpoint);
+    restoreOptimizer(saved(resumed), checkpoint);
     expect(resumed.critic!.optimizer.step).toBe(1);
     await step(resumed);
-    await mixReference(resumed.reference!, resumed.optimizer!, 0.3);
-    const parts = [resumed.policy, resumed.reference!, resumed.critic!.model].map(weightsOf);
+    await mixReference(resumed.reference!, resumed.policy.optimizer, 0.3);
+    const parts = [resumed.policy.model, resumed.reference!, resumed.critic!.model].map(weightsOf);
     resumed.close();
     for (const [i, weights] of whole.entries()) expect(parts[i]).toEqual(weights);
     expect(parts[1]).not.toEqual(parts[0]);
@@ -285,7 +311,7 @@ describe.each(["float32", "bfloat16"] as const)("checkpoints in %s", (dtype: Com
       });
       const session = await planned.open();
       try {
-        restoreOptimizer(session, broken);
+        restoreOptimizer(saved(session), broken);
       } finally {
         session.close();
       }
@@ -304,8 +330,8 @@ describe.each(["float32", "bfloat16"] as const)("checkpoints in %s", (dtype: Com
 test("a checkpoint whose critic is torn is not the newest complete one", async () => {
   const folder = work.at("newest");
   const session = await plan({ critic: { folder: scorer } }).open();
-  const first = await saveCheckpoint(session, folder, 1, {});
-  const second = await saveCheckpoint(session, folder, 2, {});
+  const first = await saveCheckpoint(saved(session), folder, 1, {});
+  const second = await saveCheckpoint(saved(session), folder, 2, {});
   session.close();
   expect(latestCheckpoint(folder)).toBe(second);
   truncateSync(join(second, "critic/optimizer.safetensors"), 100);
@@ -315,20 +341,20 @@ test("a checkpoint whose critic is torn is not the newest complete one", async (
 
 test("the reference moves by alpha of the way, in bfloat16 rounded once", async () => {
   for (const dtype of ["float32", "bfloat16"] as const) {
-    const session = await plan({ dtype, reference: policy, movingReference: true }).open();
+    const session = await plan({ dtype, reference: policy }).open();
     const before = weightsOf(session.reference!);
     for (let i = 0; i < 3; i++) await step(session);
     const masters = downloadTensors(
       device,
-      session.optimizer!.parameters.map(({ weight, master }) => ({
+      session.policy.optimizer.parameters.map(({ weight, master }) => ({
         name: weight.name,
         weight: { ...weight, address: master.address, dtype: "float32" as const },
       })),
     );
     const alpha = 0.25;
-    await mixReference(session.reference!, session.optimizer!, 0);
+    await mixReference(session.reference!, session.policy.optimizer, 0);
     expect(weightsOf(session.reference!)).toEqual(before);
-    await mixReference(session.reference!, session.optimizer!, alpha);
+    await mixReference(session.reference!, session.policy.optimizer, alpha);
     const rounding = dtype === "bfloat16" ? 2 ** -8 : 2 ** -22;
     for (const [name, values] of weightsOf(session.reference!)) {
       const [from, to] = [before.get(name)!, masters.get(name)!];
@@ -337,8 +363,8 @@ test("the reference moves by alpha of the way, in bfloat16 rounded once", async 
       expect([name, far]).toEqual([name, -1]);
       expect([name, to.some((v, i) => Math.abs(v - from[i]!) > 1e-3)]).toEqual([name, true]);
     }
-    await mixReference(session.reference!, session.optimizer!, 1);
-    const [moved, own] = [weightsOf(session.reference!), weightsOf(session.policy)];
+    await mixReference(session.reference!, session.policy.optimizer, 1);
+    const [moved, own] = [weightsOf(session.reference!), weightsOf(session.policy.model)];
     for (const [name, values] of moved) expect([name, values]).toEqual([name, own.get(name)!]);
     session.close();
   }
@@ -347,7 +373,7 @@ test("the reference moves by alpha of the way, in bfloat16 rounded once", async 
 describe("refused, in one line that says what is needed", () => {
   const tiny = (name: string, options: Parameters<typeof writeTinyModel>[1]) => writeTinyModel(work.at(name), options);
   const reward = (folder: string) => ({ rewardModels: [{ folder, longest: 64, microBatchTokens: 64 }] });
-  test.each<[string, () => Promise<Partial<SessionRequest>>, RegExp]>([
+  test.each<[string, () => Promise<Partial<Request>>, RegExp]>([
     ["a language model as reward model", async () => reward(policy), /without a head that scores; give a sequence/],
     ["a reward model as policy", async () => ({ folder: scorer }), /scores text and writes none/],
     ["a reward model as reference", async () => ({ reference: scorer }), /scores text and writes none/],
@@ -373,7 +399,7 @@ describe("refused, in one line that says what is needed", () => {
     ],
     [
       "a moving reference with a head of its own",
-      async () => ({ reference: await tiny("untied", { head: "lm" }), movingReference: true }),
+      async () => ({ reference: await tiny("untied", { head: "lm" }) }),
       /ref_model .*untied: only one of reference and policy has lm_head\.weight/,
     ],
   ])("%s", async (_, request, message) => {

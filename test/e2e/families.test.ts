@@ -18,7 +18,7 @@ import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches
 import { fillRopeTables } from "../../src/model/rope-tables.ts";
 import { loadWeights, savedTensors } from "../../src/model/weights.ts";
 import { optimizerStep, resetOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
-import { openRunDevice } from "../../src/run/inputs.ts";
+import { openRunDevice } from "../../src/run/device.ts";
 import { openModelFolder, parameterSource } from "../../src/session/planned-model.ts";
 import { invented } from "../fixtures/invented-family.ts";
 import { type TinyModel, writeTinyModel } from "../fixtures/scalar-model.ts";

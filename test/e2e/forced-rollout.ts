@@ -1,11 +1,12 @@
 /** Rollouts with forced tokens on a golden model: what the tests on the CPU and on the emulated GPU share. */
 import { expect } from "bun:test";
+import { whileOpen } from "../../src/closing.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { OnToken, Rollout } from "../../src/rollout/rollout.ts";
 import type { RolloutRequest, RolloutSettings } from "../../src/rollout/sequence.ts";
-import type { Session } from "../../src/session/session.ts";
+import { withSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
-import { openRollout } from "./rollout-session.ts";
+import { planGolden, type RolloutSession } from "./rollout-session.ts";
 
 const samples = 3;
 const longestPrompt = 28; // the longest of these is of 20 tokens
@@ -31,25 +32,21 @@ export interface Setting {
 }
 
 /** Opens a session that samples and scores; closes it behind `work`. */
-export async function withSession<T>(
+export async function withRollout<T>(
   { open, maxSequences, dtype = "float32", sampling = plain }: Setting,
-  work: (session: Session, settings: RolloutSettings) => Promise<T>,
+  work: (session: RolloutSession, settings: RolloutSettings) => Promise<T>,
 ): Promise<T> {
-  const device = await open();
   const size = { maxSequences, longestPrompt, maxCompletion, penalized: sampling.repetitionPenalty !== 1 };
-  const session = await openRollout(device, "qwen3-qknorm", dtype, size);
   const random = { seed: 7, stream: 0, step: 3 };
   const isStop = (id: number) => id % 23 === 5;
-  try {
-    return await work(session, { ...sampling, ...random, maxCompletionLength: maxCompletion, isStop });
-  } finally {
-    session.close();
-    device.close();
-  }
+  const settings = { ...sampling, ...random, maxCompletionLength: maxCompletion, isStop };
+  return whileOpen(await open(), (device) =>
+    withSession(planGolden(device, "qwen3-qknorm", dtype, size), (session) => work(session, settings)),
+  );
 }
 
-export function started(session: Session, settings: RolloutSettings, onToken?: OnToken): Rollout {
-  const rollout = session.rollout!.start(settings, onToken);
+export function started(session: RolloutSession, settings: RolloutSettings, onToken?: OnToken): Rollout {
+  const rollout = session.rollout.start(settings, onToken);
   for (const request of requests) rollout.add(request);
   return rollout;
 }
@@ -58,8 +55,8 @@ export function started(session: Session, settings: RolloutSettings, onToken?: O
  * Each completion again with its tokens forced, from the fifth on, as soon as the fourth is there; the last one is sampled,
  * and must be the same with the same log-probabilities, as must the first ones.
  */
-export async function expectSameWhenForced(session: Session, settings: RolloutSettings): Promise<void> {
-  const expected = await session.rollout!.generate(requests, settings);
+export async function expectSameWhenForced(session: RolloutSession, settings: RolloutSettings): Promise<void> {
+  const expected = await session.rollout.generate(requests, settings);
   const rollout: Rollout = started(session, settings, (sequence) => {
     const { completionIds } = expected[sequence.place]![sequence.sample]!;
     if (sequence.ids.length === 4) rollout.feed(sequence, completionIds.slice(4, -1));

@@ -7,9 +7,9 @@ import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { Rollout } from "../../src/rollout/rollout.ts";
 import type { SampledCompletion, Sequence } from "../../src/rollout/sequence.ts";
-import type { Session } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
-import { expectSameWhenForced, maxCompletion, requests, samplings, started, withSession } from "./forced-rollout.ts";
+import { expectSameWhenForced, maxCompletion, requests, samplings, started, withRollout } from "./forced-rollout.ts";
+import type { RolloutSession } from "./rollout-session.ts";
 
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
@@ -48,13 +48,13 @@ async function sampleWithTool(rollout: Rollout, delay: (sequence: Sequence) => n
 
 /** Each sampled token's recorded logprob is the training pass's; a forced one's is 0. */
 async function expectTrainingLogprobs(
-  { policy, activations }: Session,
+  { scorer: { model, activations } }: RolloutSession,
   sampled: SampledCompletion[][],
   temperature: number,
 ) {
   const groups = sampled.map((completions, i) => ({ promptIds: requests[i]!.promptIds, completions }));
   for (const microBatchTokens of [4096, 100]) {
-    const scores = await scoreGroups(policy, activations!, groups, { temperature, microBatchTokens });
+    const scores = await scoreGroups(model, activations, groups, { temperature, microBatchTokens });
     for (const [i, { mask, logprobs }] of sampled.flat().entries())
       expect(logprobs).toEqual(scores[i]!.logprobs.map((logprob, t) => (mask?.[t] === 0 ? 0 : logprob)));
   }
@@ -84,7 +84,7 @@ describe.each<ComputeDType>(["float32", "bfloat16"])("%s", (dtype) => {
       let first: SampledCompletion[][] | null = null;
       for (const [threads, maxSequences, delay] of batches) {
         const setting = { open: () => openCpuDevice({ threads }), maxSequences, dtype, sampling };
-        await withSession(setting, async (session, settings) => {
+        await withRollout(setting, async (session, settings) => {
           const { completions, answers } = await sampleWithTool(started(session, settings), delay);
           first ??= completions;
           expect(completions).toEqual(first);
@@ -107,16 +107,16 @@ describe.each<ComputeDType>(["float32", "bfloat16"])("%s", (dtype) => {
 test.each(samplings)(
   "%s: forcing the tokens that would be sampled changes nothing behind them",
   async (_, sampling) => {
-    await withSession({ open, maxSequences: 12, sampling }, expectSameWhenForced);
+    await withRollout({ open, maxSequences: 12, sampling }, expectSameWhenForced);
   },
 );
 
 test("the token behind forced ones is the first behind a prompt that holds them, penalty included", async () => {
   const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1.3 };
   const answer = [7, 250, 7, 11, 12, 13, 99];
-  await withSession({ open, maxSequences: 12, sampling }, async ({ rollout }, settings) => {
+  await withRollout({ open, maxSequences: 12, sampling }, async ({ rollout }, settings) => {
     const limited = { ...settings, isStop: () => false };
-    const driven: Rollout = rollout!.start({ ...limited, maxCompletionLength: 4 + answer.length + 1 }, (sequence) => {
+    const driven: Rollout = rollout.start({ ...limited, maxCompletionLength: 4 + answer.length + 1 }, (sequence) => {
       if (sequence.ids.length === 4) driven.feed(sequence, answer);
     });
     for (const request of requests.slice(0, 3)) driven.add({ ...request, samples: 1 });
@@ -127,7 +127,7 @@ test("the token behind forced ones is the first behind a prompt that holds them,
         fed.push({ promptIds, completion: driven.end(sequence) });
       }
     const whole = fed.map(({ promptIds }, prompt) => ({ promptIds, samples: 1, prompt }));
-    const firsts = await rollout!.generate(whole, { ...limited, maxCompletionLength: 1 });
+    const firsts = await rollout.generate(whole, { ...limited, maxCompletionLength: 1 });
     for (const [i, { completion }] of fed.entries()) {
       const [first] = firsts[i]!;
       expect(completion.completionIds.at(-1)).toBe(first!.completionIds[0]!);
@@ -140,8 +140,8 @@ test("the token behind forced ones is the first behind a prompt that holds them,
 });
 
 test("what is dropped while it is fed leaves its room, and the other completions as they are", async () => {
-  await withSession({ open, maxSequences: 6 }, async (session, settings) => {
-    const expected = await session.rollout!.generate(requests, settings);
+  await withRollout({ open, maxSequences: 6 }, async (session, settings) => {
+    const expected = await session.rollout.generate(requests, settings);
     const fed = new Set<Sequence>();
     const rollout = started(session, settings, (sequence) => {
       if (sequence.place > 1 || sequence.ids.length > 1) return;
@@ -165,7 +165,7 @@ test("what is dropped while it is fed leaves its room, and the other completions
 });
 
 test("a full completion takes no tokens, one that runs does not end, and what has stopped keeps its room", async () => {
-  await withSession({ open, maxSequences: 12 }, async (session, settings) => {
+  await withRollout({ open, maxSequences: 12 }, async (session, settings) => {
     const rollout = started(session, { ...settings, maxCompletionLength: 4, isStop: () => false }, (sequence) => {
       if (sequence.ids.length === 1) expect(() => rollout.end(sequence)).toThrow("still runs");
     });
@@ -182,7 +182,7 @@ test("a full completion takes no tokens, one that runs does not end, and what ha
 });
 
 test("a stop string is looked for in what was sampled since the last forced token", async () => {
-  await withSession({ open, maxSequences: 12 }, async (session, settings) => {
+  await withRollout({ open, maxSequences: 12 }, async (session, settings) => {
     // Ends a completion at the third token that it watches.
     const watch = () => {
       const watched: number[] = [];

@@ -5,7 +5,6 @@
 import { expect } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { configFor } from "../../src/config/load.ts";
 import type { UpdateConfig } from "../../src/config/schema.ts";
 import type { Device } from "../../src/device/device.ts";
@@ -14,8 +13,8 @@ import { updateSettings, updateStep } from "../../src/grpo/learner/policy-update
 import { recordedSamples } from "../../src/grpo/recorded-generation.ts";
 import { runRecordedUpdate } from "../../src/grpo/recorded-update.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
-import { packedSizes } from "../../src/run/inputs.ts";
-import { planSession } from "../../src/session/session.ts";
+import { planPolicy, planTraining } from "../../src/session/policy.ts";
+import { planSession, withSession } from "../../src/session/session.ts";
 import { logprobsApart } from "./logprob-line.ts";
 import { argvOf, type Flags, metricsOf } from "./runs.ts";
 import { differences, downloadTensors, norm, readTensors, type Tensors, worstRelative } from "./tensors.ts";
@@ -116,18 +115,13 @@ export function expectUpdated(model: string, name: string, outputDir: string): v
 /** The first step's gradients before clipping, its metrics, and the advantages they come from. `flags` go over the case's. */
 export async function firstGradients(device: Device, model: string, name: string, flags: Flags) {
   const config = updateConfig(model, name, "unused", flags);
-  const session = await planSession({
-    device,
-    folder: folderOf(model),
-    dtype: config.dtype,
-    packed: packedSizes(device, readModelConfig(folderOf(model)), 2048, 64),
-    training: true,
-    reference: null,
-    rollout: null,
-    positions: 64,
-  }).open();
-  try {
-    const recorded = recordedSamples(await readRollouts(config.rollouts, { vocabSize: session.config.vocabSize }));
+  const folder = folderOf(model);
+  const planned = planSession(device, (plan) => {
+    const policy = planPolicy(plan, plan.folder(folder), { dtype: config.dtype, positions: 64 });
+    return { policy: planTraining(plan, policy, { tokens: 2048, longestPrompt: 64 }) };
+  });
+  return withSession(planned, async ({ policy }) => {
+    const recorded = recordedSamples(await readRollouts(config.rollouts, { vocabSize: policy.model.config.vocabSize }));
     const { advantages } = computeAdvantages({
       rewards: recorded.map(({ reward }) => reward),
       groups: recorded.map(({ group }) => group),
@@ -140,22 +134,14 @@ export async function firstGradients(device: Device, model: string, name: string
       refLogprobs: sample.refLogprobs ?? null,
       samplingLogprobs: sample.samplingLogprobs ?? null,
     }));
-    const optimizer = session.optimizer!;
-    const { metrics } = await updateStep(
-      { model: session.policy, activations: session.activations!, optimizer },
-      samples,
-      updateSettings(config),
-      0,
-    );
+    const { metrics } = await updateStep(policy, samples, updateSettings(config), 0);
     const gradients = downloadTensors(
       device,
-      optimizer.parameters.map(({ weight, gradient }) => ({
+      policy.optimizer.parameters.map(({ weight, gradient }) => ({
         name: weight.name,
         weight: { ...weight, address: gradient.address, dtype: "float32" as const },
       })),
     );
     return { gradients, advantages, metrics };
-  } finally {
-    session.close();
-  }
+  });
 }

@@ -10,7 +10,9 @@ import { type TensorSource, writeSafetensors, writeWeights } from "../../src/che
 import { configFor } from "../../src/config/load.ts";
 import type { Device } from "../../src/device/device.ts";
 import { runRecordedUpdate } from "../../src/grpo/recorded-update.ts";
-import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
+import { openRunDevice } from "../../src/run/device.ts";
+import { planPolicy, planSampling, planTraining } from "../../src/session/policy.ts";
+import { planReference } from "../../src/session/reference.ts";
 import { planSession } from "../../src/session/session.ts";
 import { bfloat16ToNumber, numberToBfloat16 } from "../../src/tensor/dtype.ts";
 import { argvOf, bundledModel, type Flags, fingerprint, grpo, root, tinyTraining, train, workFolder } from "./runs.ts";
@@ -172,16 +174,13 @@ describe("memory", () => {
         return device.allocate(bytes, what);
       },
     };
-    const config = readModelConfig(bundledModel);
-    const planned = planSession({
-      device: watched,
-      folder: bundledModel,
-      dtype: null,
-      packed: packedSizes(device, config, 512, 64),
-      training: true,
-      reference: bundledModel,
-      rollout: { maxSequences: 8, longestPrompt: 64, maxCompletion: 32, promptSlots: 4, penalized: true },
-      positions: 96,
+    const planned = planSession(watched, (plan) => {
+      const from = plan.folder(bundledModel);
+      const model = planPolicy(plan, from, { dtype: null, positions: 96 });
+      const reference = planReference(plan, from, model);
+      const policy = planTraining(plan, model, { tokens: 512, longestPrompt: 64 });
+      const limits = { maxSequences: 8, longestPrompt: 64, maxCompletion: 32, promptSlots: 4, penalized: true };
+      return { policy, reference, rollout: planSampling(plan, model, limits) };
     });
     expect(allocations).toEqual([]);
     const session = await planned.open();

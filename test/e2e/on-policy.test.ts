@@ -7,8 +7,9 @@ import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { SampledCompletion } from "../../src/rollout/sequence.ts";
+import { withSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
-import { openRollout } from "./rollout-session.ts";
+import { planGolden } from "./rollout-session.ts";
 
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
@@ -65,10 +66,9 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
   const { prompt: firstPrompt, ...random } = { seed: 7, stream: 0, step: 3, prompt: 0, ...key };
   const device = await openCpuDevice({ path, threads });
   const size = { maxSequences, longestPrompt, maxCompletion, penalized: sampling.repetitionPenalty !== 1 };
-  const session = await openRollout(device, model, dtype, size);
-  try {
-    const promptIds = prompts(session.config.vocabSize);
-    const sampled = await session.rollout!.generate(
+  return withSession(planGolden(device, model, dtype, size), async ({ scorer, rollout }) => {
+    const promptIds = prompts(scorer.model.config.vocabSize);
+    const sampled = await rollout.generate(
       promptIds.map((ids, i) => ({ promptIds: ids, samples, prompt: firstPrompt + i })),
       // Such a stop, and not the model's own: random weights would seldom come to that one.
       { ...sampling, ...random, maxCompletionLength: maxCompletion, isStop: (id) => id % 23 === 5 },
@@ -77,11 +77,9 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
     const { temperature } = sampling;
     const trained = [];
     for (const microBatchTokens of [4096, 100])
-      trained.push(await scoreGroups(session.policy, session.activations!, groups, { temperature, microBatchTokens }));
+      trained.push(await scoreGroups(scorer.model, scorer.activations, groups, { temperature, microBatchTokens }));
     return { completions: sampled.flat(), trained };
-  } finally {
-    session.close();
-  }
+  });
 }
 
 /** Largest |sampler − training|, NaN where either has one. */

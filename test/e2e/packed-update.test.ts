@@ -17,8 +17,9 @@ import type { Weighed } from "../../src/grpo/sample.ts";
 import { backward, forward, type Scores } from "../../src/model/lm-head.ts";
 import type { PackedBatch } from "../../src/model/trunk.ts";
 import { type OptimizerState, zeroGradients } from "../../src/optim/adamw.ts";
-import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
-import { planSession, type Session } from "../../src/session/session.ts";
+import { openRunDevice } from "../../src/run/device.ts";
+import { planPolicy, planTraining, type TrainedModel } from "../../src/session/policy.ts";
+import { planSession, withSession } from "../../src/session/session.ts";
 import { downloadTensors, norm, type Tensors, worstRelative } from "./tensors.ts";
 
 // The kernels may have to be compiled first.
@@ -32,19 +33,11 @@ beforeAll(async () => {
   device = await openRunDevice({ device: "cpu", threads: null }, () => {});
 });
 
-function openSession(model: string): Promise<Session> {
-  const folder = folderOf(model);
-  return planSession({
-    device,
-    folder,
-    dtype: "float32",
-    packed: packedSizes(device, readModelConfig(folder), 512, 64),
-    training: true,
-    reference: null,
-    rollout: null,
-    positions: 64,
-  }).open();
-}
+const planOf = (model: string) =>
+  planSession(device, (plan) => {
+    const policy = planPolicy(plan, plan.folder(folderOf(model)), { dtype: "float32", positions: 64 });
+    return { policy: planTraining(plan, policy, { tokens: 512, longestPrompt: 64 }) };
+  });
 
 /** The recorded rollouts with GRPO's advantages; `masked`: some of their tokens were forced. */
 async function weighedSamples(model: string, masked: boolean): Promise<Weighed[]> {
@@ -106,12 +99,15 @@ function inPlace(values: Float64Array, mask: Weighed["mask"]): Float64Array {
 }
 
 /** Loss and gradients of one step, a sequence at a time. */
-async function plainUpdate(session: Session, samples: readonly Weighed[], loss: LossConfig, temperature: number) {
-  const { policy, activations, optimizer } = session;
-  if (!activations || !optimizer) throw new Error("not planned for training");
+async function plainUpdate(
+  { model, activations, optimizer }: TrainedModel,
+  samples: readonly Weighed[],
+  loss: LossConfig,
+  temperature: number,
+) {
   const scored: LossCompletion[] = [];
   const scoresOf = ({ promptIds, completionIds }: Weighed) =>
-    forward(policy, plainSequence(promptIds, completionIds), activations, temperature);
+    forward(model, plainSequence(promptIds, completionIds), activations, temperature);
   for (const [index, sample] of samples.entries()) scored.push(withoutForced(sample, index, await scoresOf(sample)));
   const step = stepDenominators(scored, loss);
   zeroGradients(device, optimizer);
@@ -124,7 +120,7 @@ async function plainUpdate(session: Session, samples: readonly Weighed[], loss: 
       dentropies: inPlace(result.dentropies, sample.mask),
     };
     const batch = plainSequence(sample.promptIds, sample.completionIds);
-    await backward(policy, batch, activations, optimizer.gradients, gradients, temperature);
+    await backward(model, batch, activations, optimizer.gradients, gradients, temperature);
   }
   return { loss: total, gradients: gradientsOf(optimizer) };
 }
@@ -148,22 +144,17 @@ describe.each(models)("%s", (model) => {
   test.each(cases)("%s", async (_, settings, temperature, masked = false) => {
     const loss: LossConfig = { ...LOSS_DEFAULTS, maxCompletionLength: 16, ...settings };
     const samples = await weighedSamples(model, masked);
-    const session = await openSession(model);
-    try {
-      const plain = await plainUpdate(session, samples, loss, temperature);
+    await withSession(planOf(model), async ({ policy }) => {
+      const plain = await plainUpdate(policy, samples, loss, temperature);
       expect(Math.max(...[...plain.gradients.values()].map(norm))).toBeGreaterThan(0.1);
       // All at once; with groups that are split; every completion alone.
       for (const microBatchTokens of [512, 40, 1]) {
-        const optimizer = session.optimizer!;
-        const updater = { model: session.policy, activations: session.activations!, optimizer };
         const adam = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 };
         // A learning rate of 0: the weights stay, the gradients remain where they are.
-        const packed = await updateStep(updater, samples, { loss, optimizer: adam, temperature, microBatchTokens }, 0);
+        const packed = await updateStep(policy, samples, { loss, optimizer: adam, temperature, microBatchTokens }, 0);
         expect(Math.abs(packed.metrics.loss! - plain.loss)).toBeLessThan(1e-6);
-        expect(worstRelative(gradientsOf(optimizer), plain.gradients).error).toBeLessThan(1e-5);
+        expect(worstRelative(gradientsOf(policy.optimizer), plain.gradients).error).toBeLessThan(1e-5);
       }
-    } finally {
-      session.close();
-    }
+    });
   });
 });

@@ -8,9 +8,9 @@ import { join } from "node:path";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
 import { InputError, RunError } from "../../src/errors.ts";
-import { openRunDevice } from "../../src/run/inputs.ts";
-import { createRewardModelScorer, rewardSequenceLimit } from "../../src/session/reward-model.ts";
-import { planSession, type Session } from "../../src/session/session.ts";
+import { openRunDevice } from "../../src/run/device.ts";
+import { createRewardModelScorer, planRewardModels, rewardSequenceLimit } from "../../src/session/reward-model.ts";
+import { planSession } from "../../src/session/session.ts";
 import { loadTokenizer } from "../../src/tokenizer/tokenizer.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { referenceValues } from "./reference-model.ts";
@@ -26,7 +26,7 @@ let device: Device;
 let policy: string;
 let withTemplate: string;
 let plain: string;
-let session: Session;
+let session: Awaited<ReturnType<typeof open>>;
 beforeAll(async () => {
   device = await openRunDevice({ device: "cpu", threads: 2 }, () => {});
   policy = await writeTinyModel(work.at("policy"), { head: "lm" });
@@ -46,18 +46,11 @@ afterAll(() => {
   work.remove();
 });
 
-function open(folders: readonly string[], longest: number): Promise<Session> {
-  return planSession({
-    device,
-    folder: policy,
-    dtype: null,
-    packed: null,
-    training: false,
-    reference: null,
-    rollout: null,
-    positions: 32,
-    rewardModels: folders.map((folder) => ({ folder, longest, microBatchTokens: 64 })),
-  }).open();
+function open(folders: readonly string[], longest: number) {
+  const requests = folders.map((folder) => ({ folder, longest, microBatchTokens: 64 }));
+  return planSession(device, (plan) => ({
+    rewardModels: planRewardModels(plan, requests, { dtype: null, duringRollout: false }),
+  })).open();
 }
 
 const chat = [{ role: "user", content: "How many apples?" }];

@@ -1,9 +1,8 @@
 /** A golden model made ready for sampling and, by the training pass, for scoring what was sampled. */
 import { join } from "node:path";
-import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { RolloutLimits } from "../../src/rollout/buffers.ts";
-import { packedSizes } from "../../src/run/inputs.ts";
+import { planPolicy, planSampling, planScoring } from "../../src/session/policy.ts";
 import { planSession, type Session } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 
@@ -12,13 +11,16 @@ export const goldenModel = (name: string) => join(import.meta.dir, "../golden", 
 /** Of a rollout that keeps at most three prompts in the cache. */
 export type RolloutSize = Omit<RolloutLimits, "promptSlots">;
 
-export function openRollout(device: Device, model: string, dtype: ComputeDType, size: RolloutSize): Promise<Session> {
+export function planGolden(device: Device, model: string, dtype: ComputeDType, size: RolloutSize) {
   const { maxSequences, longestPrompt, maxCompletion } = size;
-  const folder = goldenModel(model);
-  return planSession({
-    ...{ device, folder, dtype, training: false, reference: null },
-    packed: packedSizes(device, readModelConfig(folder), 4096, longestPrompt),
-    rollout: { ...size, promptSlots: Math.min(maxSequences, 3) },
-    positions: longestPrompt + maxCompletion,
-  }).open();
+  return planSession(device, (plan) => {
+    const positions = longestPrompt + maxCompletion;
+    const policy = planPolicy(plan, plan.folder(goldenModel(model)), { dtype, positions });
+    return {
+      scorer: planScoring(plan, policy, { tokens: 4096, longestPrompt }),
+      rollout: planSampling(plan, policy, { ...size, promptSlots: Math.min(maxSequences, 3) }),
+    };
+  });
 }
+
+export type RolloutSession = Session<ReturnType<typeof planGolden>["tenants"]>;

@@ -10,8 +10,11 @@ import { families } from "../../src/families/families.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../../src/model/scalar-head.ts";
 import { zeroGradients } from "../../src/optim/adamw.ts";
-import { openRunDevice, packedSizes } from "../../src/run/inputs.ts";
-import { planSession, type Session } from "../../src/session/session.ts";
+import { openRunDevice } from "../../src/run/device.ts";
+import { planCritic } from "../../src/session/critic.ts";
+import { planPolicy } from "../../src/session/policy.ts";
+import { planRewardModels } from "../../src/session/reward-model.ts";
+import { planSession } from "../../src/session/session.ts";
 import { invented } from "../fixtures/invented-family.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { type Parameters, referenceValues } from "./reference-model.ts";
@@ -42,21 +45,17 @@ const groups: readonly PackedGroup[] = [
   { promptIds: ids(17, 11), completions: [6, 6].map((n, i) => ({ completionIds: ids(n, 200 + i) })) },
 ];
 
-async function openCritic(folder: string, on = device): Promise<Session> {
+async function openCritic(folder: string, on = device) {
   const policy = await writeTinyModel(work.at("policy"), { head: "lm" });
-  const session = planSession({
-    device: on,
-    folder: policy,
-    dtype: "float32",
-    packed: packedSizes(on, readModelConfig(policy), 512, 64),
-    training: true,
-    reference: null,
-    rollout: null,
-    positions: 96,
-    critic: { folder },
-    rewardModels: [{ folder, longest: 96, microBatchTokens: 128 }],
+  const planned = planSession(on, (plan) => {
+    const actor = planPolicy(plan, plan.folder(policy), { dtype: "float32", positions: 96 });
+    const requests = [{ folder, longest: 96, microBatchTokens: 128 }];
+    return {
+      critic: planCritic(plan, { folder }, actor, { tokens: 512, longestPrompt: 64 }),
+      rewardModels: planRewardModels(plan, requests, { dtype: "float32", duringRollout: false }),
+    };
   });
-  return session.open();
+  return planned.open();
 }
 
 const model = (modelType: string) => writeTinyModel(work.at(modelType), { modelType, seed: 7 });
@@ -87,7 +86,7 @@ describe.each([...families.keys()])("%s", (modelType) => {
       const { critic, rewardModels } = session;
       const parameters = float64(folder);
       const options = { microBatchTokens: 60 };
-      const values = await scoreValues(critic!.model, critic!.activations, groups, options);
+      const values = await scoreValues(critic.model, critic.activations, groups, options);
       const wanted = wantedValues(folder, parameters);
       expect(values.map((v) => v.length)).toEqual(wanted.map((v) => v.length));
       for (const [i, each] of wanted.entries())
@@ -110,15 +109,15 @@ describe.each([...families.keys()])("%s", (modelType) => {
     const session = await openCritic(folder);
     try {
       const { critic } = session;
-      const { optimizer, activations } = critic!;
+      const { optimizer, activations } = critic;
       // L = Σ c · V + ½ Σ V², so that the derivative differs by entry and depends on the values
       const weight = (e: number) => Math.sin(3 * e + 1);
       zeroGradients(device, optimizer);
       let entry = 0;
       for (const batch of cutMicroBatches(groups, 60)) {
-        const values = await forwardValues(critic!.model, batch, activations);
+        const values = await forwardValues(critic.model, batch, activations);
         const dvalues = Array.from(values, (v) => weight(entry++) + v);
-        await backwardValues(critic!.model, batch, activations, optimizer.gradients, dvalues);
+        await backwardValues(critic.model, batch, activations, optimizer.gradients, dvalues);
       }
       const entries = optimizer.parameters.map(({ weight: w, gradient }) => ({
         name: w.name,
@@ -169,7 +168,7 @@ test("bits do not depend on what is packed together, or on threads", async () =>
       completions.map(({ completionIds }) => Int32Array.from([...promptIds, ...completionIds])),
     );
     for (const microBatchTokens of [1, 40, 128]) {
-      const values = await scoreValues(critic!.model, critic!.activations, groups, { microBatchTokens });
+      const values = await scoreValues(critic.model, critic.activations, groups, { microBatchTokens });
       const scores = await scoreSequences(rewardModel!.model, rewardModel!.activations, sequences, {
         microBatchTokens,
       });
@@ -179,7 +178,7 @@ test("bits do not depend on what is packed together, or on threads", async () =>
     for (const group of groups)
       for (const completion of group.completions) {
         const one = [{ promptIds: group.promptIds, completions: [completion] }];
-        const values = await scoreValues(critic!.model, critic!.activations, one, { microBatchTokens: 512 });
+        const values = await scoreValues(critic.model, critic.activations, one, { microBatchTokens: 512 });
         alone.push(...values.flatMap(bits));
       }
     expect(runs[0]!.slice(0, alone.length)).toEqual(alone);

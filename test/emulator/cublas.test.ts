@@ -1,4 +1,4 @@
-// The reference cuBLAS against products in float64, what it refuses, and that its work is queued like any other.
+// The reference cuBLAS against products in float64, what it refuses, and that its work is queued like any other. See README.md.
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { buildEmulator } from "./build.ts";

@@ -1,4 +1,4 @@
-// The emulated driver refuses what the driver refuses: arguments, limits, handles, contexts; faults end the context.
+// The emulated driver refuses what the driver refuses: arguments, limits, handles, contexts; faults end the context. See README.md.
 import { beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
 import { buildEmulator } from "./build.ts";

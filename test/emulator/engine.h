@@ -1,5 +1,5 @@
 // What the emulated driver (driver/) asks of the PTX engine (ptx/, runtime/). The engine turns PTX into native code and
-// runs launches on the CPU; it knows kernels, not streams or contexts. The driver owns memory and tells where it lies.
+// runs launches on the CPU; it knows kernels, not streams or contexts (README.md: the way from PTX to a result). The driver owns memory and tells where it lies.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Capture and replay: nodes keep their parameters, what the driver forbids ends the capture with its status.
+// Capture and replay: nodes keep their parameters, what the driver forbids ends the capture with its status. See README.md.
 import { beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
 import { buildEmulator } from "./build.ts";

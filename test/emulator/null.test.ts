@@ -1,4 +1,4 @@
-// The libraries that do nothing: every name that the emulated ones have, success everywhere, plausible handles.
+// The libraries that do nothing: every name that the emulated ones have, success everywhere, plausible handles. See README.md.
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

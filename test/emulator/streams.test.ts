@@ -1,4 +1,4 @@
-// Streams, events and copies: what is ordered, and what only seems to be. Lazily, work that nothing waits for has not run.
+// Streams, events and copies: what is ordered, and what only seems to be. Lazily, work that nothing waits for has not run. See README.md.
 import { beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
 import { buildEmulator } from "./build.ts";

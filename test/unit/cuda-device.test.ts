@@ -9,6 +9,7 @@ import type { Nvrtc } from "../../ffi/bindings/nvrtc.ts";
 import { architectureFor } from "../../src/device/cuda/compile.ts";
 import { type CudaDevice, decodeBucket, openCudaDevice } from "../../src/device/cuda/device.ts";
 import { chooseGpu, type GpuFacts } from "../../src/device/cuda/gpu.ts";
+import { flatKernels } from "../../src/device/cuda/ops/flat.ts";
 import { peakFlops } from "../../src/device/cuda/peak.ts";
 import type { KernelDefinition } from "../../src/device/cuda/runtime.ts";
 import type { Weight } from "../../src/device/device.ts";
@@ -359,16 +360,14 @@ describe("opening and closing", () => {
 
 describe("failures", () => {
   test("a kernel's source that does not compile shows the compiler's log", () => {
-    const bad: KernelDefinition = { file: "flat.cu", name: "fill", parameters: "x:ptr", threads: 1, variants: [] };
+    const bad: KernelDefinition = { ...flatKernels.fill };
     expect(() => device.runtime.kernel(bad, { X_TYPE: "no_such_type" })).toThrow(
       /^nvrtcCompileProgram: NVRTC_ERROR_COMPILATION[\s\S]*flat\.cu .*-DX_TYPE=no_such_type/,
     );
   });
 
   test("a kernel that is not in its file, and a launch that the driver refuses, name kernel and cure", () => {
-    const definition: KernelDefinition = {
-      ...{ file: "flat.cu", name: "fill", parameters: "x:ptr n:i64 value:f32", threads: 256, variants: [] },
-    };
+    const definition: KernelDefinition = { ...flatKernels.fill };
     const defines = { Y_TYPE: "float", X_TYPE: "float" };
     const { kernel, launch } = device.runtime;
     expect(() => kernel({ ...definition, name: "gone" }, defines)).toThrow(

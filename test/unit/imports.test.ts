@@ -15,6 +15,7 @@ const root = resolve(import.meta.dir, "../..");
  */
 const ground: Readonly<Record<string, readonly string[]>> = {
   "src/errors.ts": [],
+  "src/closing.ts": [],
   "src/message.ts": [],
   "src/program.ts": [],
   "src/answers": [],
@@ -40,16 +41,18 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/model": ["src/tensor", "src/families", "src/device"],
   "src/rollout": ["src/tensor", "src/families", "src/tokenizer", "src/device", "src/model"],
   "src/session": words("tensor families tokenizer checkpoint device optim model rollout"),
-  "src/run": words("tensor families tokenizer metrics data checkpoint device model rollout session"),
+  "src/run": words("tensor families tokenizer metrics data checkpoint device rollout session"),
   "src/eval": words("tokenizer metrics rewards device rollout run"),
   "src/sft": words("tokenizer metrics data optim model session run"),
   "src/grpo": words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run"),
   "src/index.ts": words("tokenizer rewards data grpo"),
-  bench: ["ffi/bindings", ...words("tensor families checkpoint device optim model rollout session run")],
+  bench: ["ffi/bindings", ...words("tensor families checkpoint device optim model rollout session")],
   check: ["ffi/bindings", ...words("tensor device"), "bench"],
   "src/cli": [
     "ffi/bindings",
-    ...words("tensor tokenizer metrics rewards data checkpoint device model session run eval sft grpo index.ts"),
+    ...words(
+      "tensor tokenizer metrics rewards data checkpoint device model rollout session run eval sft grpo index.ts",
+    ),
     "bench",
     "check",
   ],

@@ -1,7 +1,7 @@
 /** The C interface is written down twice, in ffi/cpu/ops.h and ffi/bindings/cpu.ts: both say the same. */
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
-import { kernelSignatures } from "../../ffi/bindings/cpu.ts";
+import { kernelSignatures, sizeSignatures } from "../../ffi/bindings/cpu.ts";
 import { assetPath } from "../../src/assets.ts";
 
 const header = readFileSync(assetPath("ffi/cpu/ops.h"), "utf8");
@@ -32,11 +32,15 @@ function argument(declaration: string): string {
   return `${name}:${code}`;
 }
 
-/** Every entry of CPU_OPS: name, declared parameters as the bindings write them, and the names it passes on. */
-function operations(source: string): { name: string; signature: string; passed: string }[] {
+/** Every entry of a list: name, declared parameters as the bindings write them, and the names it passes on. */
+function entries(
+  source: string,
+  named: "CPU_OPS" | "CPU_SIZES",
+): { name: string; signature: string; passed: string }[] {
   const text = source.replace(/\\\n/g, " ");
-  const list = text.slice(text.indexOf("#define CPU_OPS"), text.indexOf("#define KERNEL_POINTER"));
-  return [...list.matchAll(/\bOP\(\s*(\w+)\s*,\s*\(/g)].map((match) => {
+  const start = text.indexOf(`#define ${named}`);
+  const list = text.slice(start, text.indexOf("\n", start));
+  return [...list.matchAll(/\b(?:OP|SIZE)\(\s*(\w+)\s*,\s*\(/g)].map((match) => {
     const open = match.index + match[0].length - 1;
     const parameters = inParentheses(list, open);
     const rest = list.indexOf("(", open + parameters.length + 2);
@@ -51,7 +55,8 @@ function operations(source: string): { name: string; signature: string; passed: 
   });
 }
 
-const declared = operations(header);
+const declared = entries(header, "CPU_OPS");
+const declaredSizes = entries(header, "CPU_SIZES");
 
 test("the header is read", () => {
   expect(declared.length).toBeGreaterThan(25);
@@ -60,21 +65,24 @@ test("the header is read", () => {
 
 test("the bindings have the header's kernels, in its order", () => {
   expect(Object.keys(kernelSignatures)).toEqual(declared.map((op) => op.name));
+  expect(Object.keys(sizeSignatures)).toEqual(declaredSizes.map((size) => size.name));
 });
 
 test("each kernel has the header's parameters, by name and type", () => {
   expect(Object.entries(kernelSignatures)).toEqual(declared.map((op) => [op.name, op.signature]));
+  expect(Object.entries(sizeSignatures)).toEqual(declaredSizes.map((size) => [size.name, size.signature]));
 });
 
 test("the header passes each kernel's arguments on in the order of its parameters", () => {
   const names = (signature: string) => signature.replace(/:\w+/g, "");
-  expect(declared.map((op) => [op.name, op.passed])).toEqual(declared.map((op) => [op.name, names(op.signature)]));
+  for (const { name, signature, passed } of [...declared, ...declaredSizes])
+    expect([name, passed]).toEqual([name, names(signature)]);
 });
 
 test("what differs is seen", () => {
   const source = `#define CPU_OPS(OP) \\\n OP(scale, (float* x, const void *y, int64_t n, float f), (x, y, n,\\\n f))\n`;
-  expect(operations(`${source}#define KERNEL_POINTER`)).toEqual([
+  expect(entries(source, "CPU_OPS")).toEqual([
     { name: "scale", signature: "x:ptr y:ptr n:i64 f:f32", passed: "x y n f" },
   ]);
-  expect(() => operations(`${source.replace("int64_t n", "size_t n")}#define KERNEL_POINTER`)).toThrow("size_t n");
+  expect(() => entries(source.replace("int64_t n", "size_t n"), "CPU_OPS")).toThrow("size_t n");
 });

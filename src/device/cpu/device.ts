@@ -12,7 +12,7 @@ import { cpuOps } from "./ops.ts";
 import { openParameters } from "./parameters.ts";
 import { bfloat16Paths, choosePath, usableThreads } from "./path.ts";
 import { openRecordings } from "./recordings.ts";
-import { attentionScratchElements, pageElements, parameterElements, scratchBytes } from "./scratch.ts";
+import { kernelSizes } from "./scratch.ts";
 
 export interface CpuOptions {
   /** Threads of the kernels; by default as many as this process may run. */
@@ -77,10 +77,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     activationDType: (dtype) => (storesBfloat16 ? dtype : "float32"),
     gradientDType: () => "float32",
     decodeBucket: (sequences) => sequences,
-    parameterElements,
-    pageElements,
-    attentionScratchElements,
-    scratchBytes: (...sizes) => scratchBytes(threads, storesBfloat16, sizes),
+    ...kernelSizes(library, threads),
     prepare() {}, // threads hold scratch of their own and grow it
     ...openParameters(library.kernels),
     ...openRecordings(),

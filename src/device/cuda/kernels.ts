@@ -47,11 +47,11 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
   const [ints, floats] = [new Int32Array(block.view.buffer), new Float32Array(block.view.buffer)];
   for (let i = 0; i < PARAMETERS; i++) block.setU64(8 * i, block.address + values + 8 * i);
 
-  const module = (file: string, defines: Defines, key: string): number => {
+  const module = ({ file, sizes }: KernelDefinition, variant: Defines, key: string): number => {
     const known = modules.get(`${file} ${key}`);
     if (known !== undefined) return known;
     gpu.outsideCapture(`${file}: loading`);
-    const code = compiler.module(file, defines);
+    const code = compiler.module(file, { ...variant, ...sizes(variant) });
     const image = nativeBlock(code.length + 1); // an image that is text ends with a NUL
     try {
       new Uint8Array(image.view.buffer).set(code);
@@ -64,8 +64,8 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
     }
   };
 
-  const load = (definition: KernelDefinition, defines: Defines, key: string): LoadedKernel => {
-    const handle = module(definition.file, defines, key);
+  const load = (definition: KernelDefinition, variant: Defines, key: string): LoadedKernel => {
+    const handle = module(definition, variant, key);
     const name = out.setText(8, definition.name);
     gpu.check("cuModuleGetFunction", calls.cuModuleGetFunction(out.address, handle, name), definition.name);
     return { definition, function: out.u64(), types: parameterTypes(definition), shared: DEFAULT_SHARED };
@@ -111,13 +111,13 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
 
   return {
     timed,
-    kernel(definition, defines) {
+    kernel(definition, variant) {
       let key = "";
-      for (const name in defines) key += `${name}=${defines[name]} `;
+      for (const name in variant) key += `${name}=${variant[name]} `;
       const variants = loaded.get(definition) ?? new Map<string, LoadedKernel>();
       const known = variants.get(key);
       if (known) return known;
-      const kernel = load(definition, defines, key);
+      const kernel = load(definition, variant, key);
       loaded.set(definition, variants.set(key, kernel));
       return kernel;
     },

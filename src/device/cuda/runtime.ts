@@ -4,7 +4,7 @@
  */
 import type { ScratchSizes } from "../device.ts";
 
-/** Macros that a kernel is specialised by: types of operands and the head size, nothing else. */
+/** Macros that a kernel is compiled with: names and values. */
 export type Defines = Readonly<Record<string, string | number>>;
 
 /** A kernel of ffi/cuda, as its source has it. The gates hold it against the compiled code. */
@@ -17,7 +17,12 @@ export interface KernelDefinition {
   readonly parameters: string;
   /** Threads a block is launched with at most: the source's __launch_bounds__. */
   readonly threads: number;
-  /** Macros of the variants that float32 and bfloat16 models launch: what the static gates compile. */
+  /**
+   * Sizes that the source has as macros because launches are computed from them too: for all kernels of a source the same,
+   * and of a variant the same wherever it is launched.
+   */
+  readonly sizes: (variant: Defines) => Defines;
+  /** Types and head sizes that float32 and bfloat16 models launch: what the static gates compile. */
   readonly variants: readonly Defines[];
 }
 
@@ -37,8 +42,12 @@ export interface CudaLimits {
 
 export interface CudaRuntime {
   readonly limits: CudaLimits;
-  /** Compiled at first use, then found by definition and macros. @throws RunError with the compiler's log */
-  kernel(definition: KernelDefinition, defines: Defines): Kernel;
+  /**
+   * Specialised by the types of operands and the head size: compiled at first use, then found by definition and variant.
+   *
+   * @throws RunError with the compiler's log
+   */
+  kernel(definition: KernelDefinition, variant: Defines): Kernel;
   /**
    * Queues a launch on the compute stream. `args` in the definition's order, addresses as numbers. A grid with a zero
    * launches nothing. Shared memory above 48 KiB is opted in to here.

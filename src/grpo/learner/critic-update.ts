@@ -5,7 +5,7 @@
 import { cutMicroBatches } from "../../model/micro-batches.ts";
 import { backwardValues, forwardValues } from "../../model/scalar-head.ts";
 import { type OptimizerSettings, optimizerStep, zeroGradients } from "../../optim/adamw.ts";
-import type { Critic } from "../../session/scalar-models.ts";
+import type { Critic } from "../../session/critic.ts";
 import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
 import { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "../loss/value.ts";
 import { packed, type Sample, type Weighed } from "../sample.ts";

@@ -6,7 +6,8 @@
  */
 import type { Model } from "../../model/model.ts";
 import { learningRate, type ScheduleSettings, scheduleOf } from "../../optim/schedule.ts";
-import type { Critic } from "../../session/scalar-models.ts";
+import type { Critic } from "../../session/critic.ts";
+import type { TrainedModel } from "../../session/policy.ts";
 import { type GenerationStep, samplesOfStep, wholeGeneration } from "../generation-steps.ts";
 import type { ValueLossConfig } from "../loss/value.ts";
 import type { Weighed } from "../sample.ts";
@@ -20,10 +21,10 @@ import {
   startEntropyControl,
 } from "./entropy-control.ts";
 import { mixReference } from "./moving-reference.ts";
-import { type PolicyUpdateConfig, type Updater, updateSettings, updateStep } from "./policy-update.ts";
+import { type PolicyUpdateConfig, updateSettings, updateStep } from "./policy-update.ts";
 
 export interface LearnerOptions {
-  readonly policy: Updater;
+  readonly policy: TrainedModel;
   readonly config: PolicyUpdateConfig & EntropySettings & ScheduleSettings & { readonly numIterations: number };
   /** PPO's, with its settings; null: none learns. */
   readonly critic: { readonly critic: Critic; readonly value: ValueLossConfig; readonly learningRate: number } | null;

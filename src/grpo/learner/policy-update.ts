@@ -10,11 +10,11 @@ import type { Model } from "../../model/model.ts";
 import {
   type AdamSettings,
   type OptimizerSettings,
-  type OptimizerState,
   optimizerSettings,
   optimizerStep,
   zeroGradients,
 } from "../../optim/adamw.ts";
+import type { TrainedModel } from "../../session/policy.ts";
 import type { LossCompletion, LossConfig } from "../loss/config.ts";
 import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
 import { denominatorsOf, type WholeGeneration } from "../loss/step.ts";
@@ -40,12 +40,6 @@ export interface UpdateResult {
   readonly logprobs: readonly Float32Array[];
   /** Mean entropy under m and the entropy mask: what `use_adaptive_entropy` goes by; null where no token counts. */
   readonly meanEntropy: number | null;
-}
-
-export interface Updater {
-  readonly model: Model;
-  readonly activations: Activations;
-  readonly optimizer: OptimizerState;
 }
 
 /** The part of a command's settings that the update reads. */
@@ -100,13 +94,13 @@ export async function scoreGroups(
  * @throws RunError when a logprob, the loss or the gradient is not finite; no weight has been touched then
  */
 export async function updateStep(
-  updater: Updater,
+  policy: TrainedModel,
   samples: readonly Weighed[],
   settings: PolicyUpdateSettings,
   learningRate: number,
   { generation, onTokens }: UpdateOptions = {},
 ): Promise<UpdateResult> {
-  const { model, activations, optimizer } = updater;
+  const { model, activations, optimizer } = policy;
   const { device } = model;
   const groups = packed(samples);
   // The entropy threshold belongs to the whole step, so it needs every entropy before the first backward.

@@ -66,6 +66,7 @@ describe("a launch signature that is not the kernel's", () => {
     name: "scale",
     parameters: "x:ptr n:i32 rows:i64 factor:f32",
     threads: 256,
+    sizes: () => ({}),
     variants: [{}],
   };
   const signature = readSignatures(ptx).get("scale");

@@ -8,9 +8,9 @@ export const architectures = [80, 86, 89, 90, 100, 120] as const;
 export const recordedArchitecture = 80;
 
 function isDefinition(value: unknown): value is KernelDefinition {
-  const { file, name, parameters, threads, variants } = (value ?? {}) as Partial<KernelDefinition>;
+  const { file, name, parameters, threads, sizes, variants } = (value ?? {}) as Partial<KernelDefinition>;
   const texts = [file, name, parameters].every((text) => typeof text === "string");
-  return texts && typeof threads === "number" && Array.isArray(variants);
+  return texts && typeof threads === "number" && typeof sizes === "function" && Array.isArray(variants);
 }
 
 /** From every exported table of src/device/cuda/ops, so that none can be forgotten. */
@@ -38,16 +38,22 @@ export function definesText(defines: Defines): string {
 /** A source with one set of macros: several kernels come out of one compilation. */
 export interface Unit {
   readonly file: string;
+  /** Of the variant, which tables name. */
   readonly defines: Defines;
+  /** All of them, the launcher's sizes included. */
+  readonly macros: Defines;
   readonly kernels: readonly KernelDefinition[];
 }
 
 export function units(definitions: readonly KernelDefinition[]): Unit[] {
-  const found = new Map<string, { file: string; defines: Defines; kernels: KernelDefinition[] }>();
+  const found = new Map<string, Unit & { readonly kernels: KernelDefinition[] }>();
   for (const definition of definitions) {
     for (const defines of definition.variants) {
       const key = `${definition.file} ${definesText(defines)}`;
-      const unit = found.get(key) ?? { file: definition.file, defines, kernels: [] };
+      const macros = { ...defines, ...definition.sizes(defines) };
+      const unit = found.get(key) ?? { file: definition.file, defines, macros, kernels: [] };
+      if (definesText(macros) !== definesText(unit.macros))
+        throw new Error(`${key}: ${definition.name} has other sizes than ${unit.kernels[0]?.name}`);
       found.set(key, unit);
       unit.kernels.push(definition);
     }

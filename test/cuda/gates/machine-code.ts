@@ -25,7 +25,7 @@ export async function machineCodeFaults(nvrtc: Nvrtc): Promise<{ checks: number;
       const variants = all.filter((unit) => unit.file === file);
       if (variants.length === 0) faults.push(`${file}: no kernel is launched from it`);
       for (const unit of variants) {
-        const { cubin } = compileKernel(nvrtc, file, kernelHeaders(), compileOptions(80, unit.defines));
+        const { cubin } = compileKernel(nvrtc, file, kernelHeaders(), compileOptions(80, unit.macros));
         const path = join(folder, "kernel.cubin");
         writeFileSync(path, cubin);
         const { stdout, exitCode, stderr } = Bun.spawnSync([program, "-c", path]);

@@ -18,9 +18,9 @@ interface Wanted {
 
 /** What must be recorded, whatever tests run. */
 export async function wantedRecordings(): Promise<Wanted[]> {
-  const launched = units(await kernelDefinitions()).map(({ file, defines }) => ({
+  const launched = units(await kernelDefinitions()).map(({ file, macros }) => ({
     source: file,
-    options: compileOptions(recordedArchitecture, defines),
+    options: compileOptions(recordedArchitecture, macros),
   }));
   const planted = readdirSync(join(root, plantedFolder))
     .filter((name) => name.endsWith(".cu"))

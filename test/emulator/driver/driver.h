@@ -1,6 +1,6 @@
 // What the files of the emulated driver share: status codes, the guard every exported call starts with, streams and
 // what they run, captures, objects behind handles. One device, its primary context; leaves out contexts made by
-// cuCtxCreate, textures, peer access, virtual memory and pools.
+// cuCtxCreate, textures, peer access, virtual memory and pools. What a launch goes through: ../README.md.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -15,6 +15,7 @@ export const adamwKernels = {
     parameters:
       "p:ptr master:ptr m:ptr v:ptr g:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32",
     threads: THREADS,
+    sizes: () => ({ THREADS, UNIT }),
     variants: [{ W_TYPE: "float" }, { W_TYPE: "bf16" }],
   },
 } as const satisfies Record<string, KernelDefinition>;

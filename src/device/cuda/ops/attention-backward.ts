@@ -9,9 +9,9 @@ import type { AttentionShape, Ops } from "../../device.ts";
 import { dim, expectShape, headAddresses, qkvAddresses } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
 import { ceilDiv } from "../threads.ts";
+import { LARGEST_HEAD } from "./attention.ts";
 
-const LARGEST_HEAD = 256;
-/** Rows in a tile of keys or queries: TILE of attention_backward.cuh. */
+/** Rows in a tile of keys or queries. */
 const TILE = 64;
 const THREADS = 128;
 const WIDE_THREADS = 256;
@@ -28,6 +28,47 @@ function variants(
   return types.flatMap((type) => headDims.map((HEAD_DIM) => ({ HEAD_DIM, ...macros(type) })));
 }
 
+/** How the kernels cut their work, by type and head size. */
+interface Tiling {
+  /** Head size, padded. */
+  readonly Dp: number;
+  /** Blocks that share a tile of keys, and one of queries. */
+  readonly keyParts: number;
+  readonly queryParts: number;
+  /** Bytes of shared memory. */
+  readonly keyBytes: number;
+  readonly queryBytes: number;
+  /** Macros. */
+  readonly sizes: Defines;
+}
+
+function tiling(bfloat16: boolean, headDim: number): Tiling {
+  if (!bfloat16) {
+    const Dp = ceilDiv(headDim, 16) * 16;
+    const ROWS = Dp <= 160 ? 32 : 16; // 99 KiB of shared memory hold no more
+    const bytes = 4 * (4 * ROWS * (Dp + 4) + 2 * ROWS * (ROWS + 8) + 2 * ROWS);
+    const sizes = { THREADS, TILE, DP: Dp, ROWS, SHARED_BYTES: bytes };
+    return { Dp, keyParts: TILE / ROWS, queryParts: TILE / ROWS, keyBytes: bytes, queryBytes: bytes, sizes };
+  }
+  const Dp = headDim <= 128 ? ceilDiv(headDim, 16) * 16 : ceilDiv(headDim, 32) * 32;
+  const STEP = Dp <= 64 ? 64 : Dp <= 128 ? 32 : 16; // rows streamed at a time
+  const keyParts = Dp <= 128 ? 1 : 2;
+  const QUERY_ROW_TILES = Dp > 64 && Dp <= 128 ? 2 : 1; // of 16 rows, of a warp
+  const operands = 2 * Dp * (2 * TILE + 4 * STEP);
+  // At the end the same memory holds the sums: those of the queries from two warps where rows are shared.
+  const sums = (columns: number) => 4 * TILE * (columns + 8);
+  const keyBytes = Math.max(operands + 16 * STEP, sums(Dp / keyParts));
+  const queryBytes = Math.max(operands, QUERY_ROW_TILES * sums(Dp));
+  const cut = { THREADS, TILE, DP: Dp, STEP, KEY_PARTS: keyParts, QUERY_ROW_TILES };
+  const sizes = { ...cut, KEY_SHARED_BYTES: keyBytes, QUERY_SHARED_BYTES: queryBytes };
+  return { Dp, keyParts, queryParts: 1, keyBytes, queryBytes, sizes };
+}
+
+const tilingSizes =
+  (bfloat16: boolean) =>
+  ({ HEAD_DIM }: Defines) =>
+    tiling(bfloat16, Number(HEAD_DIM)).sizes;
+
 const keys =
   "dk:ptr dv:ptr slots:ptr dout:ptr q:ptr k:ptr v:ptr stats:ptr units:ptr segments:ptr " +
   "T:i32 H:i32 Hkv:i32 ldd:i32 ldo:i32 ldq:i32";
@@ -42,6 +83,7 @@ export const attentionBackwardKernels = {
       "stats:ptr tiles:ptr units:ptr lists:ptr dout:ptr out:ptr lse:ptr segments:ptr " +
       "S:i32 T:i32 H:i32 Dh:i32 lddout:i32 ldout:i32 max_tiles:i32 max_slots:i32",
     threads: WIDE_THREADS,
+    sizes: () => ({ THREADS: WIDE_THREADS, TILE, STAT_BLOCK }),
     variants: variants(["float", "bf16"], ["DOUT_TYPE", "OUT_TYPE", "X_TYPE"], []),
   },
   /** Launched where a model's head size is no multiple of 8, and for mixed types. */
@@ -50,6 +92,7 @@ export const attentionBackwardKernels = {
     name: "attention_backward_pack",
     parameters: "y:ptr x:ptr heads:i32 Dh:i32 Dp:i32 ldx:i32",
     threads: WIDE_THREADS,
+    sizes: () => ({ THREADS: WIDE_THREADS }),
     variants: variants(["float", "bf16"], ["X_TYPE"], []),
   },
   keys: {
@@ -57,6 +100,7 @@ export const attentionBackwardKernels = {
     name: "attention_backward_keys",
     parameters: `${keys} head_o:i32 head_q:i32 scale:f32`,
     threads: THREADS,
+    sizes: tilingSizes(true),
     variants: variants(["bf16"], ["DQKV_TYPE"]),
   },
   queries: {
@@ -64,6 +108,7 @@ export const attentionBackwardKernels = {
     name: "attention_backward_queries",
     parameters: `${queries} head_o:i32 head_q:i32 scale:f32`,
     threads: THREADS,
+    sizes: tilingSizes(true),
     variants: variants(["bf16"], ["DQKV_TYPE"]),
   },
   keysFloat32: {
@@ -71,6 +116,7 @@ export const attentionBackwardKernels = {
     name: "attention_backward_keys_float32",
     parameters: `${keys} scale:f32`,
     threads: THREADS,
+    sizes: tilingSizes(false),
     variants: variants(["float"], ["DOUT_TYPE", "DQKV_TYPE"]),
   },
   queriesFloat32: {
@@ -78,6 +124,7 @@ export const attentionBackwardKernels = {
     name: "attention_backward_queries_float32",
     parameters: `${queries} scale:f32`,
     threads: THREADS,
+    sizes: tilingSizes(false),
     variants: variants(["float"], ["DOUT_TYPE", "DQKV_TYPE"]),
   },
   sum: {
@@ -85,44 +132,10 @@ export const attentionBackwardKernels = {
     name: "attention_backward_sum",
     parameters: "dk:ptr dv:ptr slots:ptr tiles:ptr segments:ptr Hkv:i32 Dh:i32 Dp:i32 ldd:i32",
     threads: WIDE_THREADS,
+    sizes: () => ({ THREADS: WIDE_THREADS, TILE }),
     variants: variants(["float", "bf16"], ["DQKV_TYPE"], []),
   },
 } as const satisfies Record<string, KernelDefinition>;
-
-/** Sizes of the kernels' tiles, as the sources have them. */
-interface Tiling {
-  /** Head size, padded. */
-  readonly Dp: number;
-  /** Blocks that share a tile of keys, and one of queries. */
-  readonly keyParts: number;
-  readonly queryParts: number;
-  /** Bytes of shared memory. */
-  readonly keyBytes: number;
-  readonly queryBytes: number;
-}
-
-function tiling(bfloat16: boolean, headDim: number): Tiling {
-  if (!bfloat16) {
-    const Dp = ceilDiv(headDim, 16) * 16;
-    const rows = Dp <= 160 ? 32 : 16;
-    const bytes = 4 * (4 * rows * (Dp + 4) + 2 * rows * (rows + 8) + 2 * rows);
-    return { Dp, keyParts: TILE / rows, queryParts: TILE / rows, keyBytes: bytes, queryBytes: bytes };
-  }
-  const Dp = headDim <= 128 ? ceilDiv(headDim, 16) * 16 : ceilDiv(headDim, 32) * 32;
-  const step = Dp <= 64 ? 64 : Dp <= 128 ? 32 : 16;
-  const keyParts = Dp <= 128 ? 1 : 2;
-  const operands = 2 * Dp * (2 * TILE + 4 * step);
-  // At the end the same memory holds the sums: those of the queries from two warps where rows are shared.
-  const sums = (columns: number) => 4 * TILE * (columns + 8);
-  const shared = Dp > 64 && Dp <= 128 ? 2 : 1;
-  return {
-    Dp,
-    keyParts,
-    queryParts: 1,
-    keyBytes: Math.max(operands + 16 * step, sums(Dp / keyParts)),
-    queryBytes: Math.max(operands, shared * sums(Dp)),
-  };
-}
 
 /** Most tiles of T tokens in S segments, and slots for the sums of those that are computed in parts. */
 function workSizes(T: number, S: number): { tiles: number; slots: number } {

@@ -11,12 +11,12 @@ import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type 
 import { ceilDiv } from "../threads.ts";
 
 /** Shared memory and registers hold tiles of rows up to this size. */
-const LARGEST_HEAD = 256;
+export const LARGEST_HEAD = 256;
 const THREADS = 128;
 const STORE_THREADS = 256;
 /** Query heads of one key head that a block of attention_decode takes, and its warps, each of which takes pages. */
 const DECODE_HEADS = 8;
-const DECODE_WARPS = 4;
+const DECODE_WARPS = THREADS / 32;
 /** Blocks of attention_decode per multiprocessor below which the pages of a sequence are split. */
 const DECODE_BLOCKS = 4;
 
@@ -24,6 +24,30 @@ function variants(types: readonly string[], roles: readonly string[]): Defines[]
   return types.flatMap((type) =>
     [64, 128].map((HEAD_DIM) => ({ HEAD_DIM, ...Object.fromEntries(roles.map((role) => [role, type])) })),
   );
+}
+
+/** Rows of a page: a multiple of 16 bytes in either type. */
+function paddedRow(headDim: number): number {
+  return ceilDiv(headDim, 8) * 8;
+}
+
+const pageSizes = ({ HEAD_DIM }: Defines) => ({ PAGE_TOKENS, PADDED: paddedRow(Number(HEAD_DIM)) });
+const decodeSizes = (variant: Defines) => ({ THREADS, HEADS: DECODE_HEADS, ...pageSizes(variant) });
+
+/** Tile of a forward kernel: the head size, padded; rows of queries and of keys; bytes of shared memory. */
+function forwardTile(bfloat16: boolean, headDim: number) {
+  if (bfloat16) {
+    // what fits registers
+    const PADDED = ceilDiv(headDim, 16) * 16;
+    const ROWS = PADDED <= 64 ? 128 : 64;
+    const KEYS = PADDED <= 128 ? 64 : 32;
+    return { PADDED, ROWS, KEYS, SHARED_BYTES: 2 * PADDED * (ROWS + 4 * KEYS) };
+  }
+  // what fits 99 KiB: the least of sm_86, 89 and 120
+  const PADDED = ceilDiv(headDim, 32) * 32;
+  const ROWS = PADDED <= 128 ? 64 : 32;
+  const KEYS = PADDED <= 64 ? 64 : PADDED <= 128 ? 32 : 16;
+  return { PADDED, ROWS, KEYS, SHARED_BYTES: 4 * (PADDED * (ROWS + 2 * KEYS) + ROWS * (KEYS + 8)) };
 }
 
 const forwardParameters =
@@ -35,6 +59,7 @@ export const attentionKernels = {
     name: "attention_forward",
     parameters: forwardParameters,
     threads: THREADS,
+    sizes: ({ HEAD_DIM }: Defines) => ({ THREADS, ...forwardTile(true, Number(HEAD_DIM)) }),
     variants: variants(["bf16"], ["O_TYPE"]),
   },
   forwardFloat32: {
@@ -42,6 +67,7 @@ export const attentionKernels = {
     name: "attention_forward_float32",
     parameters: forwardParameters,
     threads: THREADS,
+    sizes: ({ HEAD_DIM }: Defines) => ({ THREADS, ...forwardTile(false, Number(HEAD_DIM)) }),
     variants: variants(["float"], ["O_TYPE"]),
   },
   store: {
@@ -49,6 +75,7 @@ export const attentionKernels = {
     name: "kv_store",
     parameters: "key_pages:ptr value_pages:ptr k:ptr v:ptr page:ptr offset:ptr T:i32 Hkv:i32 ldkv:i64",
     threads: STORE_THREADS,
+    sizes: (variant: Defines) => ({ THREADS: STORE_THREADS, ...pageSizes(variant) }),
     variants: variants(["float", "bf16"], ["X_TYPE"]),
   },
   decode: {
@@ -58,6 +85,7 @@ export const attentionKernels = {
       "out:ptr sums:ptr stats:ptr q:ptr key_pages:ptr value_pages:ptr page_table:ptr prompt_lengths:ptr " +
       "completion_lengths:ptr table_width:i32 H:i32 Hkv:i32 ldo:i64 ldq:i64 scale:f32",
     threads: THREADS,
+    sizes: decodeSizes,
     variants: variants(["float", "bf16"], ["O_TYPE", "X_TYPE"]),
   },
   decodeCombine: {
@@ -65,6 +93,7 @@ export const attentionKernels = {
     name: "attention_decode_combine",
     parameters: "out:ptr sums:ptr stats:ptr H:i32 splits:i32 ldo:i64",
     threads: THREADS,
+    sizes: decodeSizes,
     variants: variants(["float", "bf16"], ["O_TYPE", "X_TYPE"]),
   },
 } as const satisfies Record<string, KernelDefinition>;
@@ -77,30 +106,11 @@ function checkHeads({ headDim }: AttentionShape): void {
     );
 }
 
-/** Rows of a page as in ffi/cuda/attention_pages.cuh: a multiple of 16 bytes in either type. */
-function paddedRow(headDim: number): number {
-  return ceilDiv(headDim, 8) * 8;
-}
-
 /** @throws InputError for a model whose heads the kernels do not take */
 export function pageElements(shape: AttentionShape): { keys: number; values: number } {
   checkHeads(shape);
   const elements = shape.kvHeads * PAGE_TOKENS * paddedRow(shape.headDim);
   return { keys: elements, values: elements };
-}
-
-/** Tiles of the forward kernels, as their sources have them: rows of queries, and bytes of shared memory. */
-function forwardTile(bfloat16: boolean, headDim: number): { rows: number; sharedBytes: number } {
-  if (bfloat16) {
-    const padded = ceilDiv(headDim, 16) * 16;
-    const rows = padded <= 64 ? 128 : 64;
-    const keys = padded <= 128 ? 64 : 32;
-    return { rows, sharedBytes: 2 * padded * (rows + 4 * keys) };
-  }
-  const padded = ceilDiv(headDim, 32) * 32;
-  const rows = padded <= 128 ? 64 : 32;
-  const keys = padded <= 64 ? 64 : padded <= 128 ? 32 : 16;
-  return { rows, sharedBytes: 4 * (padded * (rows + 2 * keys) + rows * (keys + 8)) };
 }
 
 /** Blocks that one sequence takes in attention_decode, splits apart. */
@@ -154,11 +164,11 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, "attentionForward"
       const bfloat16 = qkv.dtype === "bfloat16";
       const definition = bfloat16 ? attentionKernels.forward : attentionKernels.forwardFloat32;
       const kernel = runtime.kernel(definition, { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype) });
-      const { rows, sharedBytes } = forwardTile(bfloat16, headDim);
+      const { ROWS, SHARED_BYTES } = forwardTile(bfloat16, headDim);
       // No segment has more tiles than its length takes, rounded up; blocks beyond the last tile return at once.
-      const grid = [heads, ceilDiv(T, rows) + S, 1] as const;
+      const grid = [heads, ceilDiv(T, ROWS) + S, 1] as const;
       const args = [out.address, lse?.address ?? 0, q, k, v, segments.address, S, heads, kvHeads];
-      runtime.launch(kernel, grid, THREADS, sharedBytes, ...args, out.rowStride, qkv.rowStride, scale);
+      runtime.launch(kernel, grid, THREADS, SHARED_BYTES, ...args, out.rowStride, qkv.rowStride, scale);
     },
 
     kvStore(pages, qkv, page, offset, shape) {

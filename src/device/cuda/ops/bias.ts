@@ -11,6 +11,7 @@ import { ceilDiv, unitElements } from "../threads.ts";
 const WARP = 32;
 /** Rows of threads in a block of each kernel. */
 const [ROWS, STRIPES] = [8, 32];
+const sizes = () => ({ ROWS, STRIPES });
 
 export const biasKernels = {
   biasBackward: {
@@ -18,6 +19,7 @@ export const biasKernels = {
     name: "bias_backward",
     parameters: "partial:ptr dy:ptr M:i32 N:i32 lddy:i32",
     threads: WARP * ROWS,
+    sizes,
     variants: [{ DY_TYPE: "float" }, { DY_TYPE: "bf16" }],
   },
   addColumnSums: {
@@ -25,6 +27,7 @@ export const biasKernels = {
     name: "add_column_sums",
     parameters: "sum:ptr partial:ptr blocks:i32 N:i32",
     threads: WARP * STRIPES,
+    sizes,
     variants: [{}],
   },
   addBias: {
@@ -32,6 +35,7 @@ export const biasKernels = {
     name: "add_bias",
     parameters: "y:ptr bias:ptr M:i32 N:i32 ldy:i32 accumulate:i32",
     threads: WARP * ROWS,
+    sizes,
     variants: [
       { Y_TYPE: "float", BIAS_TYPE: "float" },
       { Y_TYPE: "float", BIAS_TYPE: "bf16" },

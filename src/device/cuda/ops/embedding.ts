@@ -2,11 +2,10 @@
 import type { Ops } from "../../device.ts";
 import { dim, expectShape } from "../../operands.ts";
 import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
-import { ceilDiv, powerOfTwo } from "../threads.ts";
+import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
 
 const [FORWARD_THREADS, BACKWARD_THREADS] = [256, 128];
-/** Elements of a unit: float32 is on one side of both kernels. */
-const UNIT = 4;
+const sizes = () => ({ FORWARD_THREADS, BACKWARD_THREADS });
 
 export const embeddingKernels = {
   forward: {
@@ -14,6 +13,7 @@ export const embeddingKernels = {
     name: "embedding_forward",
     parameters: "x:ptr ids:ptr w:ptr T:i32 D:i32 ldx:i32",
     threads: FORWARD_THREADS,
+    sizes,
     variants: [{ W_TYPE: "float" }, { W_TYPE: "bf16" }],
   },
   backward: {
@@ -21,6 +21,7 @@ export const embeddingKernels = {
     name: "embedding_backward",
     parameters: "dw:ptr dx:ptr ids:ptr T:i32 D:i32 lddx:i32",
     threads: BACKWARD_THREADS,
+    sizes,
     variants: [{ DX_TYPE: "float" }],
   },
 } as const satisfies Record<string, KernelDefinition>;
@@ -31,7 +32,7 @@ export function embeddingOps(runtime: CudaRuntime): Pick<Ops, "embeddingForward"
       const [T, D] = [dim(x, 0), dim(w, 1)];
       expectShape(dim(x, 1) === D && dim(ids, 0) >= T, `${w.name}: ${x.shape} from ${w.shape}`);
       expectShape(x.dtype === "float32", `${w.name}: ${x.name} is not float32`);
-      const across = powerOfTwo(ceilDiv(D, UNIT), 1, FORWARD_THREADS);
+      const across = powerOfTwo(ceilDiv(D, unitElements(x, w)), 1, FORWARD_THREADS);
       const down = FORWARD_THREADS / across;
       const kernel = runtime.kernel(embeddingKernels.forward, { W_TYPE: macroType(w.dtype) });
       const args = [x.address, ids.address, w.address, T, D, x.rowStride];
@@ -43,7 +44,7 @@ export function embeddingOps(runtime: CudaRuntime): Pick<Ops, "embeddingForward"
       expectShape(dw.dtype === "float32", `${w.name}: ${dw.name} is not float32`);
       const kernel = runtime.kernel(embeddingKernels.backward, { DX_TYPE: macroType(dx.dtype) });
       const args = [dw.address, dx.address, ids.address, T, D, dx.rowStride];
-      runtime.launch(kernel, [T, ceilDiv(D, BACKWARD_THREADS * UNIT), 1], BACKWARD_THREADS, 0, ...args);
+      runtime.launch(kernel, [T, ceilDiv(D, BACKWARD_THREADS * unitElements(dw, dx)), 1], BACKWARD_THREADS, 0, ...args);
     },
   };
 }

@@ -20,7 +20,7 @@ const conversions: readonly Defines[] = ["float", "bf16"].flatMap((Y_TYPE) =>
 const moves: readonly Defines[] = [float, { Y_TYPE: "float", X_TYPE: "bf16" }, { Y_TYPE: "bf16", X_TYPE: "float" }];
 
 function definition(name: string, parameters: string, variants: readonly Defines[] = [float]): KernelDefinition {
-  return { file: "flat.cu", name, parameters, threads: THREADS, variants };
+  return { file: "flat.cu", name, parameters, threads: THREADS, sizes: () => ({ THREADS, SUMMED }), variants };
 }
 
 export const flatKernels = {

@@ -14,6 +14,7 @@ export const gluKernels = {
     name: "glu_forward",
     parameters: "y:ptr x:ptr T:i32 F:i32 ldy:i32 ldx:i32 gelu:i32",
     threads: THREADS,
+    sizes: () => ({ THREADS }),
     variants: ["float", "bf16"].map((type) => ({ Y_TYPE: type, X_TYPE: type })),
   },
   backward: {
@@ -21,6 +22,7 @@ export const gluKernels = {
     name: "glu_backward",
     parameters: "dx:ptr dy:ptr x:ptr T:i32 F:i32 lddx:i32 lddy:i32 ldx:i32 gelu:i32",
     threads: THREADS,
+    sizes: () => ({ THREADS }),
     variants: ["float", "bf16"].map((type) => ({ DX_TYPE: type, DY_TYPE: type, X_TYPE: type })),
   },
 } as const satisfies Record<string, KernelDefinition>;

@@ -13,6 +13,7 @@ export const logSoftmaxKernels = {
     parameters:
       "logprob:ptr entropy:ptr lse:ptr logits:ptr entry_start:ptr targets:ptr vocabulary:i32 inverse_temperature:f32",
     threads: THREADS,
+    sizes: () => ({ THREADS }),
     variants: [{}],
   },
   backward: {
@@ -21,6 +22,7 @@ export const logSoftmaxKernels = {
     parameters:
       "dlogits:ptr logits:ptr dlogprob:ptr dentropy:ptr entry_start:ptr targets:ptr lse:ptr entropy:ptr vocabulary:i32 inverse_temperature:f32",
     threads: THREADS,
+    sizes: () => ({ THREADS }),
     variants: [{ OUT_TYPE: "float" }, { OUT_TYPE: "bf16" }],
   },
 } as const satisfies Record<string, KernelDefinition>;

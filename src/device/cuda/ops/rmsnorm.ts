@@ -16,8 +16,9 @@ import { addColumnSums } from "./bias.ts";
 const WARP = 32;
 /** Threads of a block with several rows, and the most of a block with one. */
 const [SHARED_BLOCK, ROW_BLOCK] = [256, 512];
-/** Elements of a row that a thread keeps in registers: CACHED of the source. */
+/** Elements of a row that a thread keeps in registers. */
 const CACHED = 16;
+const sizes = () => ({ THREADS: ROW_BLOCK, CACHED });
 
 function forwardTypes(Y_TYPE: string, X_TYPE: string, W_TYPE: string): Defines {
   return { Y_TYPE, X_TYPE, W_TYPE };
@@ -33,6 +34,7 @@ export const rmsnormKernels = {
     name: "rmsnorm_forward",
     parameters: "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32",
     threads: ROW_BLOCK,
+    sizes,
     // the residual stream is float32; heads are of the model's type
     variants: [
       forwardTypes("float", "float", "float"),
@@ -46,6 +48,7 @@ export const rmsnormKernels = {
     parameters:
       "dx:ptr partial:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 ldr:i32",
     threads: ROW_BLOCK,
+    sizes,
     // float32; into the residual stream's gradient; the last norm's, in place; heads
     variants: [
       backwardTypes("float", "float", "float", "float"),

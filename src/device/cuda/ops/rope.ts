@@ -14,6 +14,7 @@ export const ropeKernels = {
     name: "rope_forward",
     parameters: "x:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 ldx:i32",
     threads: THREADS,
+    sizes: () => ({ THREADS }),
     variants,
   },
   backward: {
@@ -21,6 +22,7 @@ export const ropeKernels = {
     name: "rope_backward",
     parameters: "dx:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 lddx:i32",
     threads: THREADS,
+    sizes: () => ({ THREADS }),
     variants,
   },
 } as const satisfies Record<string, KernelDefinition>;

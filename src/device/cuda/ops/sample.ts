@@ -14,6 +14,7 @@ export const sampleKernels = {
     parameters:
       "ids:ptr logprob:ptr sampling_logprob:ptr logits:ptr logit_row:ptr counters:ptr seen:ptr vocabulary:i32 seed:u32 stream:u32 greedy:i32 inverse_temperature:f32 top_k:i32 top_p:f32 min_p:f32 repetition_penalty:f32",
     threads: logSoftmaxKernels.forward.threads,
+    sizes: logSoftmaxKernels.forward.sizes,
     variants: [{}],
   },
 } as const satisfies Record<string, KernelDefinition>;

@@ -1,0 +1,36 @@
+/** The device of a run by its settings, and a session on it. */
+import { whileOpen } from "../closing.ts";
+import type { Device } from "../device/device.ts";
+import { openDevice } from "../device/open.ts";
+import { planSession, type Session, type Tenants, withSession } from "../session/session.ts";
+import type { SessionPlan } from "../session/tenant.ts";
+
+export interface DeviceSettings {
+  /** auto, cpu, cuda or cuda:N */
+  readonly device: string;
+  readonly threads: number | null;
+}
+
+/** Opens the device of a run; says so when its kernels are compiled first, or when it is not the one hoped for. */
+export function openRunDevice({ device, threads }: DeviceSettings, note: (text: string) => void): Promise<Device> {
+  return openDevice({ device, threads, note });
+}
+
+/** Runs `work` on the device of a run, and closes it. */
+export async function withDevice<R>(
+  settings: DeviceSettings,
+  note: (text: string) => void,
+  work: (device: Device) => Promise<R>,
+): Promise<R> {
+  return whileOpen(await openRunDevice(settings, note), work);
+}
+
+/** Runs `work` with a session of what `compose` plans, on the device of a run, and closes both. */
+export function withDeviceSession<T extends Tenants, R>(
+  settings: DeviceSettings,
+  note: (text: string) => void,
+  compose: (plan: SessionPlan) => T,
+  work: (session: Session<T>) => Promise<R>,
+): Promise<R> {
+  return withDevice(settings, note, (device) => withSession(planSession(device, compose), work));
+}

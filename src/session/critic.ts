@@ -1,0 +1,78 @@
+/**
+ * PPO's critic in a session: a model with a scalar head, trained beside the policy on the same tokens, in a phase of its own.
+ * Its update is ../grpo/critic-update.ts.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { InputError } from "../errors.ts";
+import { withScalarHead } from "../families/config.ts";
+import { parameterSpecs } from "../families/parameters.ts";
+import { planScalarActivations, type ScalarActivations, type ScalarSizes } from "../model/activations.ts";
+import { planOptimizer, resetOptimizer } from "../optim/adamw.ts";
+import { type PlannedModel, planModel, planPass } from "./planned-model.ts";
+import type { TrainedModel } from "./policy.ts";
+import type { SessionPlan, Tenant } from "./tenant.ts";
+
+export interface CriticRequest {
+  /** A sequence classification model with one label, or a language model: its head then starts at zeros, and so do values. */
+  readonly folder: string;
+  /** Folder of the checkpoint-N whose critic goes on; null: from `folder`. */
+  readonly resumeFrom?: string | null;
+}
+
+/** A model of values that learns. */
+export type Critic = TrainedModel<ScalarActivations>;
+
+/** The critic's folder in a checkpoint, and in the output. */
+export const criticFolder = "critic";
+
+/** @throws InputError for a checkpoint that holds no critic */
+function sourceOf({ folder, resumeFrom }: CriticRequest): string {
+  if (!resumeFrom) return folder;
+  const saved = join(resumeFrom, criticFolder);
+  if (existsSync(saved)) return saved;
+  throw new InputError(
+    `${resumeFrom}: holds no ${criticFolder} folder, so it was written without a critic; resume with the advantage_estimator it was trained with`,
+  );
+}
+
+/**
+ * Plans the critic. It sees the policy's tokens, so it must know them all.
+ *
+ * @throws InputError for a model of another vocabulary, or with too short a context
+ */
+export function planCritic(
+  plan: SessionPlan,
+  request: CriticRequest,
+  policy: PlannedModel,
+  sizes: ScalarSizes,
+): Tenant<Critic> {
+  const { device } = plan;
+  const { dtype, positions } = policy;
+  const folder = sourceOf(request);
+  const from = plan.folder(folder, request.resumeFrom ? "score" : "either");
+  const config = withScalarHead(from.config);
+  if (config.vocabSize < policy.config.vocabSize)
+    throw new InputError(
+      `critic_model ${folder}: vocab_size is ${config.vocabSize}, the policy's is ${policy.config.vocabSize}; the critic must have the policy's tokenizer`,
+    );
+  if (config.maxPositionEmbeddings < positions)
+    throw new InputError(
+      `critic_model ${folder}: prompt and completion take up to ${positions} tokens, the critic's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
+    );
+  const critic = planModel(plan, from, { prefix: "critic", dtype, positions, config });
+  const memory = plan.memory.of("critic");
+  const owner = { prefix: "critic ", phase: "critic" } as const;
+  const bindOptimizer = planOptimizer(memory, device, parameterSpecs(config), dtype, owner);
+  const options = { prefix: "critic", training: true, lifetime: ["critic"] } as const;
+  const bindActivations = planScalarActivations(memory, device, config, dtype, sizes, options);
+  planPass(plan, critic, { tokens: sizes.tokens, headRows: sizes.tokens, sequences: 1 });
+  return {
+    async open(place) {
+      const model = await place.open(critic);
+      const optimizer = bindOptimizer(place.tensors, model.weights.all);
+      resetOptimizer(device, optimizer);
+      return { model, activations: bindActivations(place.tensors), optimizer };
+    },
+  };
+}
