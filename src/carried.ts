@@ -1,12 +1,12 @@
 /**
- * Files out of the executable, written into the cache once, as neither mmap nor a dynamic loader nor a compiler can read
- * the executable's own folder. They lie in `carried-HASH`, the hash that of all of them, so that two builds never share one.
+ * Files extracted from the executable into the cache, once: mmap, the dynamic loader and compilers cannot read the
+ * executable's virtual folder. They are in `carried-HASH`, a hash of all of them, so two builds never share a folder.
  *
- * A folder is in use while a process refreshes its time, or, where it is another user's, that of a file of its own beside
- * it: `carried-HASH.used-…`. One that nobody has refreshed for days is removed by the next first start. Times and not
- * process ids, as a cache may be shared by containers or machines that do not see each other's processes. A process that
- * had its folder removed all the same (stopped for days) loses nothing: what it maps stays mapped, and what it asks for
- * again is written again.
+ * A folder is in use while some process refreshes its modification time or, if it belongs to another user, that of a
+ * claim file beside it: `carried-HASH.used-…`. A folder not refreshed for days is removed by the next first start.
+ * Times are used rather than process ids because a cache may be shared by containers or machines that cannot see each
+ * other's processes. A process whose folder is removed anyway (it was suspended for days) loses nothing: mappings stay
+ * valid, and files that it asks for again are written again.
  */
 import {
   existsSync,
@@ -25,20 +25,20 @@ import { madeInCache, uniqueSuffix, writeInCache } from "./cache.ts";
 const HOUR = 3_600_000;
 /** How often a process refreshes the folder it uses, in milliseconds. */
 const REFRESH_MS = 6 * HOUR;
-/** A folder nobody has refreshed for this long is in no use. */
+/** A folder that has not been refreshed for this long is unused. */
 export const STALE_MS = 72 * HOUR;
 
 /**
- * The path of `relative` in the cache, written there from `source` (a file or a folder of the executable) where it is
- * missing or, by its size, torn.
+ * The path of `relative` in the cache. It is copied from `source` (a file or folder of the executable) if it is missing
+ * or has the wrong size.
  *
- * @throws RunError where the cache cannot be written
+ * @throws RunError if the cache cannot be written
  */
 export function writtenOut(hash: string, relative: string, source: string): string {
   return place(source, join(folderOf(hash), relative));
 }
 
-/** `relative` of a path that `writtenOut` gave; null for any other. */
+/** The `relative` of a path that `writtenOut` returned; null for any other. */
 export function nameOfWritten(hash: string, path: string): string | null {
   const mark = `${sep}carried-${hash}${sep}`;
   const at = path.lastIndexOf(mark);
@@ -59,7 +59,7 @@ function described(path: string): { readonly size: number; readonly isDirectory:
 
 let inUse: string | null = null;
 
-/** The folder of this build; at the first call it is marked as in use, and others that are not are removed. */
+/** This build's folder. The first call marks it as in use and removes unused folders of other builds. */
 function folderOf(hash: string): string {
   if (inUse !== null) return inUse;
   const cache = madeInCache();
@@ -69,9 +69,9 @@ function folderOf(hash: string): string {
   return inUse;
 }
 
-/** Refreshes a folder's time now and again, for as long as the process lives; it does not keep the process alive. */
+/** Refreshes a folder's time periodically while the process lives, without keeping the process alive. */
 export function keepInUse(folder: string, everyMs: number): void {
-  // One per user and machine rather than process, so that those of ended processes do not pile up.
+  // One per user and machine rather than per process, so that files of ended processes do not pile up.
   const claim = `${folder}.used-${process.getuid?.() ?? 0}-${Bun.hash(hostname()).toString(16)}`;
   const refresh = () => {
     if (touched(folder)) return;
@@ -79,14 +79,14 @@ export function keepInUse(folder: string, everyMs: number): void {
       writeFileSync(claim, "", { flag: "a" });
       utimesSync(claim, new Date(), new Date());
     } catch {
-      // A cache that this user can only read. Whoever removes the folder from there loses this process nothing it maps.
+      // This user can only read the cache. If someone removes the folder, what this process maps stays mapped.
     }
   };
   refresh();
   setInterval(refresh, everyMs).unref();
 }
 
-/** Only the owner can set a folder's time. One that is not there yet will be made, and then it is new. */
+/** Only the owner can set a folder's time. A missing folder counts as touched: it will be created, and so is new. */
 function touched(folder: string): boolean {
   try {
     utimesSync(folder, new Date(), new Date());
@@ -96,7 +96,7 @@ function touched(folder: string): boolean {
   }
 }
 
-/** When a folder was last in use, in milliseconds: by its own time and those of the claims on it. */
+/** When a folder was last used, in milliseconds: the latest of its own time and those of the claims on it. */
 function lastUse(folder: string, claims: readonly string[]): number {
   return Math.max(...[folder, ...claims].map((path) => statSync(path).mtimeMs));
 }
@@ -109,9 +109,8 @@ function claimsOn(cache: string, name: string): string[] {
 }
 
 /**
- * Removes the folders in `cache` that other builds carried and that nobody has used of late, and claims as old. Each
- * folder is renamed first and looked at again, so that one that was taken into use in between goes back. What cannot be
- * removed is left, and so is everything in a cache that cannot be listed.
+ * Removes stale folders of other builds from `cache`, and stale claims. Each folder is renamed and checked again first,
+ * so that one taken into use in between is put back. Anything that cannot be listed or removed is left.
  */
 export function removeStale(cache: string, own: string, now: number): void {
   const stale = (time: number) => now - time > STALE_MS;
@@ -120,7 +119,7 @@ export function removeStale(cache: string, own: string, now: number): void {
     const [, hashed = "", rest = ""] = /^(carried-[0-9a-f]{16})(\.(?:removed|used)-.*)?$/.exec(name) ?? [];
     if (hashed === "" || folder === own) continue;
     try {
-      // A claim stands for itself, and so does a folder that a process which ended half way left under its mark.
+      // Claims do not apply to a claim, nor to a folder already renamed by a process that ended before removing it.
       const claims = () => (rest === "" ? claimsOn(cache, hashed) : []);
       if (!stale(lastUse(folder, claims()))) continue;
       const marked = rest === "" ? `${folder}.removed-${uniqueSuffix()}` : folder;
@@ -131,7 +130,7 @@ export function removeStale(cache: string, own: string, now: number): void {
       }
       rmSync(marked, { recursive: true, force: true });
     } catch {
-      // Another process was quicker, or may do what this one may not.
+      // Another process removed it first, or this one lacks the permission.
     }
   }
 }

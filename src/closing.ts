@@ -1,13 +1,13 @@
 /**
- * Closing what was opened, on every way out: the last first, all of it whatever one of them meets. Where the work failed, its
- * error is the one that is thrown, not that of closing.
+ * Closes resources on every exit path, in reverse order of opening; all of them, even if one fails. If the work itself
+ * failed, its error is thrown rather than one from closing.
  */
 
 export interface Closable {
   close(): void;
 }
 
-/** Runs `work` and closes `resource` behind it. */
+/** Runs `work`, then closes `resource`. */
 export async function whileOpen<T extends Closable, R>(resource: T, work: (resource: T) => Promise<R>): Promise<R> {
   const closers = createClosers();
   closers.add(resource);
@@ -22,10 +22,10 @@ export async function whileOpen<T extends Closable, R>(resource: T, work: (resou
   return result;
 }
 
-/** What is open so far. */
+/** The resources opened so far. */
 export interface Closers extends Closable {
   add<T extends Closable>(resource: T): T;
-  /** `close` where something has failed already: a failure of closing is not told. */
+  /** Closes after an earlier failure: errors from closing are dropped. */
   abandon(): void;
 }
 
@@ -51,7 +51,7 @@ export function createClosers(): Closers {
       try {
         close();
       } catch {
-        // what failed before is the news
+        // report the first failure, not the cleanup's
       }
     },
   };

@@ -1,25 +1,25 @@
 /**
- * The two kinds of failure a user meets, and how the program ends on each.
- * Anything else that is thrown is a bug of ours and shows its stack trace.
+ * The two kinds of failure that users see, with their exit statuses. Anything else that is thrown is a bug and shows
+ * its stack trace.
  */
 
 /**
  * Bad usage or bad input: exit status 2.
  *
- * The message is one line that says what is wrong, where (file, field, value), and the cure; several such lines where
- * several things are wrong with the settings.
+ * The message is one line: what is wrong, where (file, field, value), and the cure. Several wrong settings give one
+ * such line each.
  */
 export class InputError extends Error {
   override readonly name = "InputError";
   readonly exitCode = 2;
 
-  /** One line for each thing that is wrong. */
+  /** One line per problem. */
   get lines(): readonly string[] {
     return [errorText(this)];
   }
 }
 
-/** Several things that are wrong, told at once. */
+/** Several problems reported at once. */
 export class InputErrors extends InputError {
   private readonly errors: readonly InputError[];
 
@@ -33,18 +33,18 @@ export class InputErrors extends InputError {
   }
 }
 
-/** The work itself failed (a full disk, a NaN, a library that is missing): exit status 1, one line with the cure. */
+/** The work itself failed (a full disk, a NaN, a missing library): exit status 1, one line with the cure. */
 export class RunError extends Error {
   override readonly name = "RunError";
   readonly exitCode = 1;
 }
 
-/** Longer ones are cut in their middle: a damaged file's own words may stand in a message. */
+/** Longer texts are cut in the middle: a message may quote a damaged file. */
 const MAX_TEXT = 4000;
 
 /**
- * One line out of whatever was thrown, for messages that wrap another failure. Nothing in it is obeyed by a terminal: what
- * a file holds may stand in it.
+ * Any thrown value as one line, for messages that wrap another failure. Control characters are replaced, since it may
+ * quote a file.
  */
 export function errorText(error: unknown): string {
   const text = (error instanceof Error ? error.message : String(error)).replace(/\s*[\n\r]\s*/g, " ").trim();

@@ -1,8 +1,8 @@
-/** A turn of a conversation, as rows, chat templates and reward functions have it. */
+/** One message of a conversation, as in rows, chat templates and reward functions. */
 export interface Message {
   readonly role: string;
-  /** Absent where the message is calls of tools alone. */
+  /** Absent if the message consists of tool calls only. */
   readonly content?: string;
-  /** What else the row has, for templates that read it: `name`, `reasoning_content`, `tool_calls`. */
+  /** Other fields of the row, for templates that read them: `name`, `reasoning_content`, `tool_calls`. */
   readonly [key: string]: unknown;
 }

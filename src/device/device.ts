@@ -1,5 +1,5 @@
 /**
- * The one interface between the model and what computes: memory, parameters and ops. `cpu/device.ts` and `cuda/device.ts`
+ * The interface between the model and the hardware: memory, parameters and ops. `cpu/device.ts` and `cuda/device.ts`
  * implement it.
  *
  * Legend of shapes, here and in every file that passes tensors:
@@ -7,9 +7,9 @@
  *   H query heads                Hkv key heads     Dh head size      V vocabulary
  *   B sequences being decoded    N rows, outputs   K inputs of a product
  *
- * Arguments: outputs, inputs, saved statistics, sizes, scalars. A gradient is the forward name with `d` in front.
- * Gradients of parameters are accumulated (+=), gradients of activations are written (=). Gradients of parameters and of
- * the residual stream are float32, as the stream itself; "act" below is the type of activations
+ * Argument order: outputs, inputs, saved statistics, sizes, scalars. A gradient has the forward name with the prefix
+ * `d`. Gradients of parameters are accumulated (+=), gradients of activations are written (=). Gradients of parameters
+ * and of the residual stream are float32, like the stream itself; "act" below is the type of activations
  * (Device.activationDType), "grad" that of their gradients (Device.gradientDType).
  */
 
@@ -40,7 +40,7 @@ export interface DeviceMemory {
 
 export type NumberArray = Float32Array | Float64Array | Int32Array | Uint32Array | Uint16Array;
 
-/** Paged keys and values of one layer: a page is a block of 64 tokens. */
+/** Paged keys and values of one layer; a page is a block of 64 tokens. */
 export interface KeyValuePages {
   readonly keys: Tensor; // act (pages, keyPageElements)
   readonly values: Tensor; // act (pages, valuePageElements)
@@ -55,7 +55,7 @@ export interface AttentionShape {
 }
 
 export interface SamplingSettings {
-  /** Key of the random numbers: the run's seed, and the stream (training and evaluation have one each). */
+  /** Key of the random numbers: the run's seed, and a stream (one for training, one for evaluation). */
   readonly seed: number;
   readonly stream: number;
   /** 0 is greedy. */
@@ -113,14 +113,14 @@ export interface Ops {
     heads?: number,
   ): void;
 
-  /** x (T, H·Dh) turned in place by its tokens' positions; cos, sin (positions, Dh/2) float32 */
+  /** Rotates x (T, H·Dh) in place by its tokens' positions; cos, sin (positions, Dh/2) float32 */
   ropeForward(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, headDim: number): void;
-  /** dx (T, H·Dh) grad turned back, in place */
+  /** Rotates dx (T, H·Dh) grad back, in place */
   ropeBackward(dx: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, headDim: number): void;
 
   /**
    * out (T, H·Dh), lse (T, H) = causal attention over packed segments. `segments` (S, 4): start, length, prefix start,
-   * prefix length, in rows; a segment sees its whole prefix and its own past. qkv (T, (H + 2·Hkv)·Dh) holds q, k, v
+   * prefix length, in rows; a segment attends to its whole prefix and its own past. qkv (T, (H + 2·Hkv)·Dh) has q, k, v
    * side by side.
    */
   attentionForward(out: Tensor, lse: Tensor | null, qkv: Tensor, segments: Tensor, shape: AttentionShape): void;
@@ -135,7 +135,7 @@ export interface Ops {
     scratch: Tensor,
     shape: AttentionShape,
   ): void;
-  /** Puts the keys and values of qkv's T tokens at (page (T), offset (T)). */
+  /** Stores the keys and values of qkv's T tokens at (page (T), offset (T)). */
   kvStore(pages: KeyValuePages, qkv: Tensor, page: Tensor, offset: Tensor, shape: AttentionShape): void;
   /**
    * out (B, H·Dh) = attention of one new token per sequence. pageTable (B, width): the prompt's pages, then the
@@ -158,7 +158,7 @@ export interface Ops {
   /**
    * The LM head on a chunk of rows: logits (N, V) float32 = hidden · wᵀ, then logprob (entries), entropy (N), lse (N)
    * of softmax(logits / temperature). Row r's targets are the entries entryStart[r] … entryStart[r + 1] − 1; entry
-   * numbers are absolute, so `logprob` and `targets` are whole.
+   * indices are absolute, so `logprob` and `targets` cover all rows, not only the chunk's.
    */
   lmHeadForward(
     logprob: Tensor,
@@ -171,7 +171,7 @@ export interface Ops {
     targets: Tensor,
     temperature: number,
   ): void;
-  /** dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N); the logits are computed anew in `logits`. */
+  /** dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N); recomputes `logits`. */
   lmHeadBackward(
     dhidden: Tensor,
     dw: Tensor | null,
@@ -189,7 +189,7 @@ export interface Ops {
 
   /**
    * ids (B) = one token per sequence from logits row logitRow[b]; −1 where the logits are not finite. logprob (B) is
-   * of softmax(logits / temperature), as lmHeadForward gives it; samplingLogprob (B) of the distribution drawn from.
+   * of softmax(logits / temperature), as in lmHeadForward; samplingLogprob (B) of the distribution sampled from.
    * counters (B, 5); seen (slots, ⌈V/32⌉) bit sets, for the repetition penalty only.
    */
   sample(
@@ -203,7 +203,7 @@ export interface Ops {
     settings: SamplingSettings,
   ): void;
 
-  /** One AdamW step: w, master, m, v updated from the gradient g. In float32 master is w's own memory. */
+  /** One AdamW step: updates w, master, m, v from the gradient g. For float32, master is w's own memory. */
   adamw(w: Weight, master: Tensor, m: Tensor, v: Tensor, g: Tensor, settings: AdamWSettings): void;
   /** sum (1) float64 = Σ x², in fixed blocks added in order */
   sumSquares(sum: Tensor, x: Tensor): void;
@@ -223,47 +223,47 @@ export interface Device {
   readonly kind: "cpu" | "cuda";
   /** One line for logs: processor, instruction path, threads. */
   readonly description: string;
-  /** What must be equal for the same bits: stored in checkpoints, compared on resume. */
+  /** Must be equal for identical bits: stored in checkpoints, compared on resume. */
   readonly numericsKey: string;
-  /** The logprob recorded when a token is sampled is, bit for bit, the one that training computes for it (promise 2). */
+  /** A token's logprob recorded during sampling is bit-identical to the one that training computes (promise 2). */
   readonly exactlyOnPolicy: boolean;
   readonly ops: Ops;
   /**
-   * Floating-point operations a second in products with weights of `dtype` that MFU is a share of: what a CPU is measured to
-   * sustain, a GPU's published peak.
+   * FLOP/s in products with weights of `dtype`, the base of MFU: the measured sustained rate of a CPU, the published
+   * peak of a GPU.
    */
   peakFlops(dtype: ComputeDType): number;
 
   /** Calls and seconds per kernel, most first, as lines; empty unless tracing is on ($BUN_GRPO_TRACE). */
   traceLines(): string[];
 
-  /** Bytes of logits worth computing at once: the head's weights are read once a chunk. */
+  /** Bytes of logits worth computing at once: the head's weights are read once per chunk. */
   readonly headBytes: number;
-  /** Bytes that can still be allocated on the device; null where its memory is the host's own. */
+  /** Bytes that can still be allocated on the device; null if it uses the host's memory. */
   freeBytes(): number | null;
-  /** Bytes allocated on the device now, scratch included; null where its memory is the host's own. */
+  /** Bytes allocated on the device, scratch included; null if it uses the host's memory. */
   heldBytes(): number | null;
-  /** @throws RunError when the memory is not there; says how much was asked for. */
+  /** @throws RunError if there is not enough memory, saying how much was requested */
   allocate(byteLength: number, what: string): DeviceMemory;
-  /** Memory that both the host and the device's copies can use: the address is the host's. */
+  /** Host memory that the device can copy to and from; the address is the host's. */
   allocateHost(byteLength: number, what: string): DeviceMemory;
   /** Copies host data to a tensor (packed, at most its size). */
   upload(target: Tensor, data: NumberArray): void;
-  /** Copies a packed tensor to a new array of its own element type (bfloat16 as Uint16Array). */
+  /** Copies a packed tensor to a new array of its element type (bfloat16 as Uint16Array). */
   download(source: Tensor): NumberArray;
-  /** The same without holding up the event loop while the device works. */
+  /** The same without blocking the event loop while the device works. */
   read(source: Tensor): Promise<NumberArray>;
 
   /**
-   * The type of activations ("act"), keys and values included, under parameters of `dtype`: bfloat16 where the device
-   * multiplies bfloat16 natively; float32 where products are float32 anyway, so that nothing is rounded in between.
+   * The type of activations ("act"), keys and values included, for parameters of `dtype`: bfloat16 if the device
+   * multiplies bfloat16 natively; float32 if products are float32 anyway, so that nothing is rounded in between.
    */
   activationDType(dtype: ComputeDType): ComputeDType;
-  /** The type of gradients of activations ("grad") under parameters of `dtype`; dresidual is float32 always. */
+  /** The type of gradients of activations ("grad") for parameters of `dtype`; dresidual is always float32. */
   gradientDType(dtype: ComputeDType): ComputeDType;
   /**
-   * Rows that a recorded decode step computes for `sequences` of them: a launch's size may depend on this alone. The
-   * rows beyond are padding, whose results nobody reads.
+   * Rows that a recorded decode step computes for `sequences` sequences; launch sizes may depend only on this. The rows
+   * beyond are padding, and their results are not read.
    */
   decodeBucket(sequences: number): number;
   /** Elements that a parameter of this shape takes, padding included. */
@@ -272,24 +272,22 @@ export interface Device {
   pageElements(shape: AttentionShape): { keys: number; values: number };
   /** Floats per row of attentionBackward's scratch. */
   attentionScratchElements(shape: AttentionShape): number;
-  /** Bytes that ops of these sizes, one after the other, need beyond the planned buffers, at most. */
+  /** Upper bound of the bytes that ops of these sizes, one after the other, need beyond the planned buffers. */
   scratchBytes(...sizes: readonly ScratchSizes[]): number;
-  /** Makes ready for ops of these sizes, so that none allocates later. @throws RunError as `allocate` does */
+  /** Prepares for ops of these sizes, so that none allocates later. @throws RunError as `allocate` does */
   prepare(...sizes: readonly ScratchSizes[]): void;
 
-  /** Rows [from, from + count) of a parameter from row-major host memory at `address`. */
+  /** Loads rows [from, from + count) of a parameter from row-major host memory at `address`. */
   loadParameter(w: Weight, address: number, dtype: DType, from: number, count: number): void;
-  /**
-   * Rows [from, from + count) of a parameter, or of any flat float32 tensor in its layout, to row-major host memory.
-   */
+  /** Saves rows [from, from + count) of a parameter, or of a float32 tensor in its layout, to row-major host memory. */
   saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
 
-  /** Runs `work` and remembers it under `key`, so that `replay` can run it again with what the buffers then hold. */
+  /** Runs `work` and records it under `key`; `replay` runs it again on the buffers' contents at that time. */
   record(key: string, work: () => Pieces): Promise<void>;
   replay(key: string): Promise<void>;
-  /** Forgets what was recorded under keys that begin with `prefix`. */
+  /** Drops recordings whose keys begin with `prefix`. */
   forget(prefix: string): void;
-  /** Gives back everything the device holds; it cannot be used afterwards. */
+  /** Frees everything that the device holds; it cannot be used afterwards. */
   close(): void;
 }
 

@@ -1,8 +1,8 @@
-/** What both devices ask of arrays of the program that are copied to a tensor, and what they give for one that is read. */
+/** Typed arrays that both devices copy to tensors, and return for tensors that are read. */
 import { byteLength, rowElements, type Tensor } from "../tensor/tensor.ts";
 import type { NumberArray } from "./device.ts";
 
-/** The array's bytes, on their way to `target`. @throws RangeError where they are more than it holds */
+/** The array's bytes, to copy to `target`. @throws RangeError if they do not fit */
 export function bytesFor(target: Tensor, data: NumberArray): Uint8Array {
   const bytes = byteLength(target);
   if (data.byteLength > bytes) throw new RangeError(`${target.name}: ${data.byteLength} bytes into ${bytes}`);

@@ -1,4 +1,4 @@
-/** Opens the device that `--device` names; `auto` takes a GPU where one can be used. */
+/** Opens the device that `--device` names; `auto` is a GPU if one is usable, else the CPU. */
 
 import { MissingLibraryError, NvidiaCallError } from "../../ffi/bindings/nvidia-libraries.ts";
 import { InputError, RunError } from "../errors.ts";
@@ -9,15 +9,13 @@ import type { Device } from "./device.ts";
 export interface DeviceOptions {
   /** auto, cpu, cuda or cuda:N */
   readonly device: string;
-  /** Of the CPU's kernels. */
+  /** Threads of the CPU's kernels. */
   readonly threads?: number | null;
-  /** Takes lines for the user: what is compiled first, why `auto` is the CPU. */
+  /** Receives lines for the user: what is compiled first, why `auto` chose the CPU. */
   readonly note?: (text: string) => void;
 }
 
-/**
- * @throws InputError for a device that is not there, naming what is missing; RunError where opening it fails
- */
+/** @throws InputError for a missing device, naming what is missing; RunError if opening it fails */
 export async function openDevice({ device, threads = null, note }: DeviceOptions): Promise<Device> {
   if (device.startsWith("cuda")) return openNamedGpu(device, note);
   if (device === "auto") {
@@ -38,7 +36,7 @@ function openGpu(device: string, note: DeviceOptions["note"]): Promise<Device> {
   return openCudaDevice({ device, onBuild: () => note?.("compiling the CUDA kernels for this GPU (once)") });
 }
 
-/** A GPU was asked for by name: that this machine has none, or lacks a library, is a mistake of the one who asked. */
+/** For a GPU requested by name, a missing GPU or library is a usage error. */
 async function openNamedGpu(device: string, note: DeviceOptions["note"]): Promise<Device> {
   try {
     return await openGpu(device, note);

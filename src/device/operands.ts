@@ -1,6 +1,6 @@
 /**
- * What launchers of both devices ask of their operands, told once so that the devices agree: sizes and their checks,
- * addresses inside fused rows, and the scalars of the kernels whose arguments are the same in ffi/cpu and ffi/cuda.
+ * Operand helpers shared by the launchers of both devices, so that these agree: sizes and their checks, addresses
+ * within fused rows, and the scalar arguments of kernels that take the same ones in ffi/cpu and ffi/cuda.
  */
 import { bytesPerElement } from "../tensor/dtype.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -10,7 +10,7 @@ export function dim(t: Tensor | Weight, index: number): number {
   return t.shape[index] ?? 1;
 }
 
-/** @throws RangeError naming the op and what does not fit: always a bug of the caller, never of the input. */
+/** @throws RangeError naming the op and the mismatch, which is always a bug in the caller, never in the input */
 export function expectShape(condition: boolean, what: string): void {
   if (!condition) throw new RangeError(what);
 }
@@ -48,12 +48,12 @@ export function normSizes(y: Tensor, x: Tensor, weight: Weight, heads: number): 
   return [T, D];
 }
 
-/** Addresses of q, k and v in rows that begin at `address`, their heads `headBytes` apart. */
+/** Addresses of q, k and v in rows that begin at `address`, with heads `headBytes` apart. */
 export function headAddresses(address: number, headBytes: number, { heads, kvHeads }: AttentionShape) {
   return [address, address + heads * headBytes, address + (heads + kvHeads) * headBytes] as const;
 }
 
-/** Addresses of q, k and v inside fused rows. */
+/** Addresses of q, k and v within fused rows. */
 export function qkvAddresses(qkv: Tensor, shape: AttentionShape) {
   const { heads, kvHeads, headDim } = shape;
   expectShape(heads % kvHeads === 0, `attention: ${heads} query heads for ${kvHeads} key heads`);
@@ -63,28 +63,27 @@ export function qkvAddresses(qkv: Tensor, shape: AttentionShape) {
 }
 
 /**
- * What logits are multiplied by, 1 for greedy: one rounding for training and sampling, or the two would differ in their
- * last bits.
+ * The factor on logits, 1 for greedy. Training and sampling share this rounding, or they would differ in the last bits.
  */
 export function inverseTemperature(temperature: number): number {
   return temperature > 0 ? Math.fround(1 / Math.fround(temperature)) : 1;
 }
 
-/** Scalars of `sample`, from the seed on: "seed stream greedy inverse_temperature top_k top_p min_p repetition_penalty". */
+/** Scalars of `sample`, in order: "seed stream greedy inverse_temperature top_k top_p min_p repetition_penalty". */
 export function samplingScalars(settings: SamplingSettings): number[] {
   const { seed, stream, temperature, topK, topP, minP, repetitionPenalty } = settings;
   const scaling = [temperature > 0 ? 0 : 1, inverseTemperature(temperature)];
   return [seed >>> 0, stream >>> 0, ...scaling, topK, topP, minP, repetitionPenalty];
 }
 
-/** The tokens seen so far, for the kernel that penalizes them; 0 where there is nothing to penalize. */
+/** Address of the marks of seen tokens, for the repetition penalty; 0 without one. */
 export function penalizedAddress(seen: Tensor | null, { repetitionPenalty }: SamplingSettings): number {
   return seen !== null && repetitionPenalty !== 1 ? seen.address : 0;
 }
 
 /** Scalars of `adamw`: "lr beta1 beta2 eps weight_decay correction1 correction2 grad_scale". */
 export function adamwScalars(settings: AdamWSettings): number[] {
-  // The corrections are of the betas that the kernel works with: 1 − 0.999 differs by 1e-5 in float32.
+  // Compute the corrections from the kernel's float32 betas: 1 − 0.999 differs by a relative 1e-5 in float32.
   const [beta1, beta2] = [Math.fround(settings.beta1), Math.fround(settings.beta2)];
   const { learningRate, epsilon, weightDecay, step, gradientScale } = settings;
   return [learningRate, beta1, beta2, epsilon, weightDecay, 1 - beta1 ** step, 1 - beta2 ** step, gradientScale];

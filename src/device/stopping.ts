@@ -1,11 +1,11 @@
-/** Waiting for something that may take long, but no longer than the user lets it: a reward, a verdict. */
+/** Waits for long-running work, such as a reward or a verdict, unless the user wants to stop. */
 
-/** Between two looks at whether to stop, in milliseconds. */
+/** Interval of checking whether to stop, in milliseconds. */
 const LOOK_EVERY = 50;
 
 /**
- * What `work` gives; null where the user wants to stop and it is not there `graceMs` later. It is left alone then, and
- * its failure is nobody's.
+ * The result of `work`; null if the user wants to stop and it is not done `graceMs` later. `work` is then abandoned,
+ * and its failure ignored.
  */
 export async function unlessStopped<T>(
   work: Promise<T>,

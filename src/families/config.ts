@@ -1,39 +1,39 @@
 /**
- * `ModelConfig`: what a model is, whatever its family. A family's file makes it from config.json (`families.ts` chooses the
- * family); all else reads sizes, layers and parameter names from here.
+ * `ModelConfig`: a model's sizes, layers and parameter names, independent of its family. A family's file builds it from
+ * config.json (`families.ts` chooses the family); all other code reads only this.
  */
 import type { Layer, ParameterSpec } from "./layer.ts";
 
-/** What stands on the last hidden state: a logit per token, or one number (a value, a reward). */
+/** The output computed from the last hidden state: a logit per token, or one number (a value, a reward). */
 export type ModelHead = "lm" | "score";
-/** transformers' names of the types that weights are stored in. */
+/** transformers' names for the types that weights are stored in. */
 export type WeightDtype = "float32" | "float16" | "bfloat16";
 
 /** A model's parameters by role, under the names of its family. */
 export interface ModelParameters {
   readonly embedding: ParameterSpec; // (V, D)
-  /** A layer by its index. No list, as config.json can claim more layers than memory could hold. */
+  /** A layer by its index. Not a list, since config.json can claim more layers than fit in memory. */
   readonly layer: (index: number) => Layer<ParameterSpec>;
-  /** The names of a layer's parameters begin with this, a dot and its index. */
+  /** Names of a layer's parameters begin with this, a dot and its index. */
   readonly layerPath: string;
   readonly finalNorm: ParameterSpec; // (D)
   readonly lmHead: ParameterSpec; // (V, D)
 }
 
 export interface ModelConfig extends ModelParameters {
-  /** What transformers' class names begin with: "Llama" of LlamaForCausalLM. */
+  /** Prefix of transformers' class names: "Llama" in LlamaForCausalLM. */
   readonly family: string;
   readonly head: ModelHead;
   readonly vocabSize: number;
   readonly hiddenSize: number;
   readonly numLayers: number;
   readonly rmsNormEps: number;
-  /** The LM head is the embedding; `lmHead` is not read then. */
+  /** The LM head is the embedding, and `lmHead` is unused. */
   readonly tieWordEmbeddings: boolean;
   readonly maxPositionEmbeddings: number;
-  /** What the file says; "float32" where it says nothing. */
+  /** As in the file; "float32" by default. */
   readonly dtype: WeightDtype;
-  /** Empty where the model has none. */
+  /** Empty if the model has none. */
   readonly eosTokenIds: readonly number[];
   readonly bosTokenId: number | null;
   readonly padTokenId: number | null;
@@ -41,27 +41,27 @@ export interface ModelConfig extends ModelParameters {
   readonly raw: Readonly<Record<string, unknown>>;
 }
 
-/** One kind of model: a file of this folder each, listed in `families.ts`. */
+/** One kind of model. Each has a file in this folder and is listed in `families.ts`. */
 export interface Family {
-  /** What transformers' class names begin with. */
+  /** Prefix of transformers' class names. */
   readonly name: string;
   /**
-   * config.json → the model, its defaults being transformers' own.
+   * config.json → the model, with transformers' defaults.
    *
    * @param path of config.json, for messages
-   * @throws InputError naming the file, the field and the cure: a missing or bad field, one that is not supported
+   * @throws InputError naming the file, the field and the cure: a missing, bad or unsupported field
    */
   readonly read: (json: Readonly<Record<string, unknown>>, path: string) => Omit<ModelConfig, "family" | "head">;
 }
 
 const heads: Record<ModelHead, string> = { lm: "ForCausalLM", score: "ForSequenceClassification" };
 
-/** The class name that transformers and vLLM know a model by. */
+/** The class name that transformers and vLLM use for a model. */
 export function architectureOf(family: string, head: ModelHead = "lm"): string {
   return family + heads[head];
 }
 
-/** The same model with a head of one number in place of the LM head, as transformers' sequence classification spells it. */
+/** The same model with a scalar head in place of the LM head, as a transformers sequence classification config. */
 export function withScalarHead(config: ModelConfig): ModelConfig {
   if (config.head === "score") return config;
   const raw = {

@@ -1,7 +1,7 @@
 /**
- * A layer by its parts: attention, gated MLP and the norms before them, each with its shape. `P` is what is known of a
- * parameter: its description here (name, shape), its place on the device in `model/`. A new kind of part is added here,
- * and computed in `model/layer.ts`.
+ * A layer's structure: attention, gated MLP and the norms before them, with shapes. `P` stands for a parameter: its
+ * description (name, shape) here, its buffer on the device in `model/`. A new kind of part is added here and computed
+ * in `model/layer.ts`.
  */
 import type { AttentionShape } from "../device/device.ts";
 import type { RopeConfig } from "./rope-settings.ts";
@@ -9,11 +9,11 @@ import type { RopeConfig } from "./rope-settings.ts";
 export interface ParameterSpec {
   /** As in the Hugging Face checkpoint. */
   readonly name: string;
-  /** [N, K] of a matrix that maps K inputs to N outputs; [N] of a norm's weight or a bias. */
+  /** [N, K] for a matrix from K inputs to N outputs; [N] for a norm's weight or a bias. */
   readonly shape: readonly number[];
-  /** AdamW's decoupled decay: matrices only, embeddings and head included. */
+  /** AdamW's decoupled weight decay: matrices only, embeddings and head included. */
   readonly decays: boolean;
-  /** False: it has neither gradient nor optimizer state, and stays as it was loaded. */
+  /** False: no gradient or optimizer state; it stays as loaded. */
   readonly trainable: boolean;
 }
 
@@ -63,7 +63,7 @@ export function linear(name: string, n: number, k: number, bias: boolean): Linea
   return { weight: matrix(`${name}.weight`, n, k), bias: bias ? vector(`${name}.bias`, n) : null };
 }
 
-/** The same layer with `f` of each parameter, asked in the order of the forward pass. */
+/** Maps each parameter through `f`, in the order of the forward pass. */
 export function mapLayer<A, B>({ inputNorm, attention, postNorm, mlp }: Layer<A>, f: (parameter: A) => B): Layer<B> {
   const map = ({ weight, bias }: Linear<A>): Linear<B> => ({ weight: f(weight), bias: bias && f(bias) });
   const { q, k, v, headNorms, o } = attention;

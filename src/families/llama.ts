@@ -1,6 +1,7 @@
 /**
- * Llama (Touvron et al. 2023, arXiv 2302.13971) and models in its form, such as SmolLM2: RMSNorm before rotary attention and
- * before a gated MLP. Biases are all or none. Qwen's layers are these with other parts, under the same names.
+ * Llama (Touvron et al. 2023, arXiv 2302.13971) and models with its architecture, such as SmolLM2: RMSNorm before
+ * rotary attention and before a gated MLP, with all biases or none. Qwen's layers have other optional parts, under the
+ * same names.
  */
 import type { Family, ModelParameters } from "./config.ts";
 import { type DecoderFields, type Defaults, readDecoderFields } from "./fields.ts";
@@ -19,7 +20,7 @@ export const llama: Family = {
   },
 };
 
-/** The parameters that some models in Llama's form have and others lack. */
+/** Parameters that only some models with Llama's architecture have. */
 interface OptionalParts {
   /** Bias on the q, k and v projections. */
   readonly inputBias: boolean;

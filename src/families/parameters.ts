@@ -1,11 +1,11 @@
-/** A model's parameters as a list: what is loaded, trained and saved, in the order of the forward pass. */
+/** A model's parameters as a list, for loading, training and saving, in the order of the forward pass. */
 import type { ModelConfig } from "./config.ts";
 import { type Layer, mapLayer, matrix, type ParameterSpec } from "./layer.ts";
 
 /** The head of a reward model or critic, (1, D), as transformers' sequence classification names it in every family. */
 export const scalarHead = "score.weight";
 
-/** The head's own parameter; null where it is the embedding. */
+/** The head's own parameter; null if it is the embedding. */
 export function ownHead(config: ModelConfig): ParameterSpec | null {
   if (config.head === "score") return matrix(scalarHead, 1, config.hiddenSize);
   return config.tieWordEmbeddings ? null : config.lmHead;
@@ -23,12 +23,12 @@ export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
   return [...specs, config.finalNorm, ...(head ? [head] : [])];
 }
 
-/** Number of parameters, tied ones counted once. */
+/** Number of parameters, counting tied ones once. */
 export function parameterCount(config: ModelConfig): number {
   return parameterSpecs(config).reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
 }
 
-/** The sizes that a model's buffers follow from. */
+/** The sizes that determine a model's buffers. */
 function sizesOf(config: ModelConfig): (readonly [what: string, size: number | boolean])[] {
   const { vocabSize, hiddenSize, numLayers } = config;
   const layers = layersOf(config).flatMap(({ attention: { shape, headNorms }, mlp: { intermediateSize } }, i) =>
@@ -40,7 +40,7 @@ function sizesOf(config: ModelConfig): (readonly [what: string, size: number | b
   return [...Object.entries({ vocabSize, hiddenSize, numLayers }), ...layers];
 }
 
-/** The first size in which two models differ, so that one cannot run in the other's buffers; null where there is none. */
+/** The first size in which two models differ, so that one cannot run in the other's buffers; null if none differs. */
 export function differentSize(
   config: ModelConfig,
   from: ModelConfig,

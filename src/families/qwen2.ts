@@ -1,4 +1,7 @@
-/** Qwen2 and Qwen2.5 (arXiv 2407.10671, 2412.15115): Llama's layers with biases on q, k and v, whatever `attention_bias` says. */
+/**
+ * Qwen2 and Qwen2.5 (arXiv 2407.10671, 2412.15115): Llama's layers with biases on q, k and v, ignoring
+ * `attention_bias`.
+ */
 import type { Family } from "./config.ts";
 import { type Defaults, readDecoderFields } from "./fields.ts";
 import { llamaParameters } from "./llama.ts";

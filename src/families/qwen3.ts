@@ -1,4 +1,7 @@
-/** Qwen3's dense models (arXiv 2505.09388): Llama's layers with norms over each head of q and k; heads of a size of their own. */
+/**
+ * Qwen3's dense models (arXiv 2505.09388): Llama's layers with norms over each head of q and k, and their own head
+ * size.
+ */
 import type { Family } from "./config.ts";
 import { type Defaults, readDecoderFields } from "./fields.ts";
 import { llamaParameters } from "./llama.ts";

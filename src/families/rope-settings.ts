@@ -1,7 +1,7 @@
 /**
- * The rotary embedding's part of a model's config.json, in both spellings: `rope_theta` + `rope_scaling` (transformers 4)
- * and `rope_parameters` (transformers 5). Scalings other than those of `RopeScaling` are refused by name. The table of
- * cosines and sines is made in `rope.ts`.
+ * The rotary embedding's settings in config.json, in both forms: `rope_theta` + `rope_scaling` (transformers 4) and
+ * `rope_parameters` (transformers 5). Scalings other than those of `RopeScaling` are rejected by name. `rope.ts`
+ * computes the table of cosines and sines.
  */
 import { z } from "zod";
 import { isObject } from "../config/json-file.ts";
@@ -135,7 +135,7 @@ export function parseRope(raw: Record<string, unknown>, path: string, maxPositio
         theta,
         scaling: {
           type,
-          // A null factor means the ratio of the two lengths (DeepSeek's way of writing it).
+          // A null factor means the ratio of the two lengths, as in DeepSeek's configs.
           factor: read("factor") ?? maxPositionEmbeddings / original,
           betaFast: read("beta_fast") || 32,
           betaSlow: read("beta_slow") || 1,

@@ -1,9 +1,9 @@
 /**
- * The table of cosines and sines for rotary position embedding (Su et al. 2021, arXiv 2104.09864) with the scalings
- * linear, llama3 and YaRN (Peng et al. 2023, arXiv 2309.00071). Made once on the host; the rotation itself is an op.
+ * The table of cosines and sines for rotary position embedding (Su et al. 2021, arXiv 2104.09864) with linear, llama3
+ * and YaRN scaling (Peng et al. 2023, arXiv 2309.00071). Computed once on the host; the rotation itself is an op.
  *
  * Every function is evaluated in float64 and rounded to float32 where the frameworks that trained these models round
- * (frequency, then angle): an angle of 8191 rad kept in float64 differs from theirs by up to 3e-4, rounded by 6e-8.
+ * (frequency, then angle): without rounding, an angle of 8191 rad differs from theirs by up to 3e-4, with it by 6e-8.
  */
 import type { RopeConfig, RopeScaling } from "./rope-settings.ts";
 
@@ -61,7 +61,7 @@ export function ropeFrequencies({ headDim, rope }: Rotary): {
   }
 }
 
-/** Llama 3.1: long waves are slowed by `factor`, short ones kept, those between blended. */
+/** Llama 3.1: long wavelengths are slowed by `factor`, short ones kept, those in between blended. */
 function llama3(frequency: number, scaling: RopeScaling & { type: "llama3" }): number {
   const { factor, lowFreqFactor, highFreqFactor, originalMaxPositionEmbeddings: context } = scaling;
   const wavelength = f32(f32(1 / frequency) * f32(2 * Math.PI));
@@ -71,7 +71,7 @@ function llama3(frequency: number, scaling: RopeScaling & { type: "llama3" }): n
   return f32(f32(f32(1 - smooth) * frequency) / factor) + f32(smooth * frequency);
 }
 
-/** YaRN's "NTK by parts": dimensions that turn often keep their frequency, those that turn rarely are divided by `factor`. */
+/** YaRN's "NTK by parts": fast dimensions keep their frequency, slow ones are divided by `factor`. */
 function yarn(
   periods: Float32Array, // (headDim/2)
   theta: number,

@@ -3,9 +3,10 @@
  * reward has advantage 0 and teaches nothing, so the next prompt's group takes its place, in the same continuous batch.
  *
  * Which groups are accepted does not depend on time: the first `wanted` groups with signal in the order they were
- * drawn, never in the order they were completed. A group that earlier groups have already made superfluous is stopped;
- * what was drawn behind the last accepted group is drawn again for the next generation.
- * Leaves out how a group is scored and which reward says whether it has signal.
+ * drawn, never in the order they were completed. A group that earlier groups have made superfluous is stopped; groups
+ * drawn after the last accepted one are drawn again for the next generation.
+ *
+ * The caller scores groups and decides which have signal.
  */
 import { unlessStopped } from "../device/stopping.ts";
 import type { Rollout } from "../rollout/rollout.ts";
@@ -13,24 +14,24 @@ import type { SampledCompletion } from "../rollout/sequence.ts";
 import { sampledTokens } from "./sample.ts";
 
 export interface DynamicSamplingOptions<Drawn, Score> {
-  /** Groups of one generation. */
+  /** Groups in one generation. */
   readonly wanted: number;
-  /** Groups drawn for it at most. */
+  /** Maximum number of groups drawn for it. */
   readonly most: number;
-  /** Groups sampled beyond those that are needed so far: they fill the batch while the last ones end. */
+  /** Groups sampled beyond those needed so far; they keep the batch full while the last ones finish. */
   readonly ahead: number;
-  /** Completions of a group. */
+  /** Completions in a group. */
   readonly samples: number;
   /**
-   * A group is given up when its first so many completions have no signal; null: it is sampled to the end. So are the
-   * last `wanted` groups that may be drawn: where the bound is reached they fill the generation.
+   * A group is abandoned if its first `probe` completions have no signal; null: every group is sampled to the end. The
+   * last `wanted` groups that may be drawn always are: they fill the generation if the bound is reached.
    */
   readonly probe: number | null; // below `samples`
   /** The next prompt. */
   readonly draw: () => { readonly drawn: Drawn; readonly promptIds: Int32Array };
   /**
-   * Scores some of a group's completions, the first ones or all. The next decode step waits for this: it is for what must
-   * have the device to itself; `rest` goes on beside sampling.
+   * Scores the first completions of a group, or all. The next decode step waits for the outer promise, which is for
+   * work that needs the device to itself; `rest` runs concurrently with sampling.
    */
   readonly score: (
     drawn: Drawn,
@@ -39,55 +40,55 @@ export interface DynamicSamplingOptions<Drawn, Score> {
   readonly hasSignal: (score: Score) => boolean;
   readonly onProgress: (finished: number, total: number) => void;
   readonly shouldStop: () => boolean;
-  /** How long scores under way are waited for once it says so. */
+  /** How long to wait for scores in progress after `shouldStop` returns true. */
   readonly graceMs: number;
 }
 
 /** A complete group with its score. */
 export interface ScoredDraw<Drawn, Score> {
   readonly drawn: Drawn;
-  /** Its place in the order of drawing, from 0: the `prompt` of its random numbers' key. */
+  /** Position in drawing order, from 0: the `prompt` in its random numbers' key. */
   readonly place: number;
   readonly completions: readonly SampledCompletion[];
   readonly score: Score;
 }
 
 export interface DynamicOutcome<Drawn, Score> {
-  /** `wanted` of them, in the order of drawing. */
+  /** `wanted` groups, in drawing order. */
   readonly accepted: readonly ScoredDraw<Drawn, Score>[];
-  /** Accepted groups without signal: the bound on draws was reached. */
+  /** Groups accepted without signal because the bound on draws was reached. */
   readonly withoutSignal: number;
-  /** Groups thrown away for want of signal, up to the last accepted one. */
+  /** Groups discarded for lack of signal, up to the last accepted one. */
   readonly discarded: number;
-  /** Prompts drawn up to and including the last accepted one: where the next generation goes on. */
+  /** Prompts drawn up to and including the last accepted one, where the next generation continues. */
   readonly drawn: number;
-  /** Sampled tokens of the completions that were thrown away with their groups. */
+  /** Sampled tokens of the completions in discarded groups. */
   readonly discardedTokens: number;
-  /** Tokens of their prompts, once for each of these completions. */
+  /** Tokens of their prompts, once per completion. */
   readonly discardedPromptTokens: number;
 }
 
-/** A group from its drawing on. */
+/** A group that has been drawn. */
 interface DrawnGroup<Drawn, Score> {
   readonly drawn: Drawn;
-  /** As in `ScoredDraw`, and its request's in the rollout. */
+  /** As in `ScoredDraw`; also its request's place in the rollout. */
   readonly place: number;
   readonly promptTokens: number;
   readonly completions: (SampledCompletion | undefined)[];
   /** `open`: undecided; `dull`: no signal; `dropped`: stopped as superfluous. */
   status: "open" | "signal" | "dull" | "dropped";
-  /** Completions that are scored next, from the first on; once it is decided, those that the decision was made on. */
+  /** Number of leading completions to score next; after the decision, the number it was based on. */
   judged: number;
-  /** They are being scored, or were. */
+  /** Scoring of these has started. */
   judging: boolean;
-  /** Of the whole group. */
+  /** The whole group's. */
   score: Score | null;
 }
 
 /**
- * Samples groups until enough of them have signal, or as many are drawn as may be.
+ * Samples groups until enough have signal or the bound on draws is reached.
  *
- * @returns null when it was stopped
+ * @returns null if it was stopped
  * @throws what `score` throws
  */
 export async function sampleWithSignal<Drawn, Score>(
@@ -97,9 +98,9 @@ export async function sampleWithSignal<Drawn, Score>(
   const { wanted, most, samples, probe, shouldStop } = options;
   type Group = DrawnGroup<Drawn, Score>;
   const groups: Group[] = [];
-  /** Groups whose completions are there to be scored. */
+  /** Groups ready to be scored. */
   const due: Group[] = [];
-  /** Scores under way, and what to do about those that have come: between two tokens, not before. */
+  /** Scores in progress, and actions for those that have arrived, which run between two tokens. */
   const underWay = new Set<Promise<void>>();
   const come: (() => void)[] = [];
 
@@ -178,7 +179,7 @@ export async function sampleWithSignal<Drawn, Score>(
 
 type Status = Pick<DrawnGroup<unknown, unknown>, "status">;
 
-/** Whether the groups with signal and the undecided ones are too few. */
+/** Whether too few groups have signal or are undecided. */
 function needsMore(
   groups: readonly Status[],
   { wanted, most, ahead }: Pick<DynamicSamplingOptions<never, never>, "wanted" | "most" | "ahead">,
@@ -188,7 +189,7 @@ function needsMore(
   return signals < wanted && groups.length < most && signals + count("open") < wanted + ahead;
 }
 
-/** Undecided groups behind `wanted` ones with signal. */
+/** Undecided groups drawn after `wanted` ones with signal. */
 function superfluous<Group extends Status>(groups: readonly Group[], wanted: number): Group[] {
   let signals = 0;
   return groups.filter(({ status }) => {
@@ -197,7 +198,7 @@ function superfluous<Group extends Status>(groups: readonly Group[], wanted: num
   });
 }
 
-/** The first `wanted` groups with signal; where the bound on draws was reached, whole ones without fill up. */
+/** The first `wanted` groups with signal; if the bound on draws was reached, complete ones without signal fill up. */
 function outcomeOf<Drawn, Score>(
   groups: readonly DrawnGroup<Drawn, Score>[],
   wanted: number,
@@ -208,7 +209,7 @@ function outcomeOf<Drawn, Score>(
   const kept = new Set([...withSignal, ...fill]);
   const drawn = withSignal.length < wanted ? groups.length : withSignal.at(-1)!.place + 1;
   const thrown = groups.slice(0, drawn).filter((group) => !kept.has(group));
-  // Of a group that was given up, only what the decision rests on is counted: the rest depends on time.
+  // For an abandoned group, count only what the decision was based on: the rest depends on timing.
   const tokens = thrown.flatMap((g) => g.completions.slice(0, g.judged).map((c) => sampledTokens(c!)));
   return {
     accepted: groups

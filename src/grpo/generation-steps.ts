@@ -1,33 +1,33 @@
 /**
- * How a generation is cut into optimizer steps. As in TRL, its completions are shuffled once and each step takes the next
- * share of them, so a step sees many prompts and need not hold whole groups; the order is the same in every pass over the
- * generation. A generation that one step takes whole stays in the order of its groups. Advantages are of whole groups and
- * made before; nothing here computes.
+ * How a generation is split into optimizer steps. As in TRL, its completions are shuffled once and each step takes the
+ * next slice, so a step sees many prompts and need not contain whole groups; every pass over the generation uses the
+ * same order. A generation that fits in one step keeps the order of its groups. Advantages are computed earlier, over
+ * whole groups.
  *
- * Within a step completions go by group all the same, so that those of one prompt share its computation: a group that is
- * scattered over n steps costs its prompt n times.
+ * Within a step completions are sorted by group, so that those of one prompt share its computation: a group scattered
+ * over n steps computes its prompt n times.
  */
 import { rowAt } from "../data/order.ts";
 import { activeTokens, type LossConfig } from "./loss/config.ts";
 import type { WholeGeneration } from "./loss/step.ts";
 import type { Sample, Weighed } from "./sample.ts";
 
-/** One step's share. */
+/** One step's slice. */
 export interface GenerationStep {
-  /** Which completions of the generation, ascending. */
+  /** Indices of its completions in the generation, ascending. */
   readonly members: readonly number[];
-  /** Their places in the step's own order, which is the shuffled one; null: the order of `members`. */
+  /** Their places in the step's shuffled order; null: the order of `members`. */
   readonly places: readonly number[] | null;
 }
 
-/** Keeps the shuffle's keys apart from those of the order of rows, whose epochs stay below. */
+/** Separates the shuffle's keys from those of the row order, whose epochs stay below. */
 const SHUFFLES = 2 ** 40;
 
 export interface CutOptions {
-  /** Of the generation, and of a step, which divides it. */
+  /** Completions in the generation, a multiple of `perStep`. */
   readonly completions: number;
   readonly perStep: number;
-  /** Of one of `bnpo`'s blocks; null where none is cut. */
+  /** Completions in one of `bnpo`'s blocks; null for other loss types. */
   readonly blockSize: number | null;
   readonly seed: number;
   /** The first optimizer step that learns from the generation. */
@@ -53,7 +53,7 @@ export function samplesOfStep<S extends Weighed>(samples: readonly S[], { member
   return members.map((member, k) => (places ? { ...samples[member]!, place: places[k]! } : samples[member]!));
 }
 
-/** What a step's update must know of the generation, where that serves several. */
+/** What a step's update must know about a generation that serves several steps. */
 export function wholeGeneration(
   samples: readonly Sample[],
   steps: number,

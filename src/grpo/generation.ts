@@ -1,6 +1,6 @@
 /**
- * One generation: the completions sampled for some prompts, with their rewards, and the forms in which reward functions, the
- * record and the console take them. Nothing here computes on the device.
+ * One generation: the completions sampled for some prompts, with their rewards, and its conversion for reward
+ * functions, the recorded rollouts and the console. Nothing here computes on the device.
  */
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
@@ -10,36 +10,36 @@ import type { GenerationStep } from "./generation-steps.ts";
 import { formatRollout } from "./rollout-file.ts";
 import { type Sampled, type Scored, sampledTokens, type Weighed } from "./sample.ts";
 
-/** What was sampled and what it is worth. */
+/** Sampled and scored completions. */
 export interface Generation {
   readonly samples: readonly Scored[];
-  /** What is known of the rewards beyond each sample's: warnings, failures, what functions logged. */
+  /** Everything else about the rewards: warnings, failures, what functions logged. */
   readonly rewards: RewardResult;
-  /** Rows drawn so far, in all epochs, up to the last one used: where the next generation goes on. */
+  /** Rows drawn so far, over all epochs, up to the last one used; the next generation continues there. */
   readonly position: number;
-  /** Rows passed over because their prompt is too long for the context. */
+  /** Rows skipped because their prompt is too long for the context. */
   readonly skippedRows: number;
-  /** Tokens that were read, those of prompts and forced ones, and tokens that were sampled; of discarded groups too. */
+  /** Tokens that were read (prompts and forced tokens) and tokens that were sampled; discarded groups included. */
   readonly promptTokens: number;
   readonly sampledTokens: number;
-  /** Tokens of prompts, counted with each completion, and those sampled: what TRL's `num_tokens` adds up. */
+  /** Prompt tokens, counted once per completion, plus sampled tokens: what TRL's `num_tokens` adds up. */
   readonly sequenceTokens: number;
   readonly groups: number;
-  /** Dynamic sampling: groups thrown away for want of signal, and kept without it as nothing better was found. */
+  /** Dynamic sampling: groups discarded for lack of signal, and groups kept without it to fill the generation. */
   readonly discardedGroups: number;
   readonly groupsWithoutSignal: number;
 }
 
-/** Tokens of a prompt's end that reward functions are told: the opening of the assistant's turn and some more. */
+/** Tokens of a prompt's end that reward functions receive: enough for the opening of the assistant's turn. */
 const PROMPT_END_TOKENS = 32;
 
-/** What reward functions get: one value an answer, the dataset's columns included. */
+/** What reward functions receive: one value per answer, the dataset's columns included. */
 export function rewardBatch(
   answers: readonly Answer[],
   decode: (ids: readonly number[]) => string,
 ): Omit<RewardBatch, "trainerState"> {
   const rows = answers.map(({ problem }) => problem.example);
-  // Files of one dataset need not all have the same columns.
+  // The files of one dataset may have different columns.
   const names = [...new Set(rows.flatMap((example) => Object.keys(example.columns)))];
   const problems = new Set(answers.map(({ problem }) => problem));
   const ends = new Map([...problems].map((one) => [one, decode([...one.promptIds.slice(-PROMPT_END_TOKENS)])]));
@@ -56,18 +56,18 @@ export function rewardBatch(
 }
 
 export interface RecordOptions {
-  /** By the reward functions' names. */
+  /** By reward function name. */
   readonly rewardWeights: Readonly<Record<string, number>>;
-  /** Whether advantages are recorded: needed if a replay of the policy's update alone cannot compute them. */
+  /** Record advantages: needed if replaying the policy update alone cannot compute them. */
   readonly withAdvantages: boolean;
   /** The steps of the first pass over the generation. */
   readonly cut: readonly GenerationStep[];
 }
 
 /**
- * `completions/step-N.jsonl`: the generation's rollouts with the π_old they were learned from, ready for `grpo update`.
+ * `completions/step-N.jsonl`: the generation's rollouts with the π_old used for learning, ready for `grpo update`.
  *
- * @param firstLogprobs π_old of samples that came without
+ * @param firstLogprobs π_old of samples that have none
  */
 export async function recordRollouts(
   outputDir: string,
@@ -77,7 +77,7 @@ export async function recordRollouts(
   { rewardWeights, withAdvantages, cut }: RecordOptions,
 ): Promise<void> {
   const steps = new Map(cut.flatMap(({ members, places }, s) => members.map((i, k) => [i, { s, place: places?.[k] }])));
-  // The weighted sum says all of one function of weight 1.
+  // With one function of weight 1, the weighted sum is its reward.
   const weights = Object.values(rewardWeights);
   const each = weights.length > 1 || weights.some((weight) => weight !== 1);
   const lines = samples.map((sample, i) => {
@@ -106,13 +106,13 @@ export async function recordRollouts(
   await writeCompletions(outputDir, firstStep, lines);
 }
 
-/** A prompt as a reader wants it: the text, or the last message. */
+/** A prompt for display: the text, or the last message. */
 function promptText({ problem }: Sampled): string {
   const { prompt } = problem.example;
   return typeof prompt === "string" ? prompt : (prompt.at(-1)?.content ?? "");
 }
 
-/** `count` samples, spread over the generation, for the console. */
+/** `count` samples spread over the generation, for the console. */
 export function completionSamples(samples: readonly Scored[], count: number): CompletionSample[] {
   const stride = Math.max(1, Math.floor(samples.length / count));
   return samples

@@ -1,11 +1,11 @@
 /**
- * The policy loss of GRPO and its kin on the host, in float64, with its gradients: one implementation for all backends.
- * In: logprobs and entropies of whole completions, as a device's LM head gives them. Out: the loss, and what the LM
- * head's backward takes, ∂loss/∂ℓ and ∂loss/∂entropy of every token.
+ * The policy loss of GRPO and its variants on the host, in float64, with its gradients: one implementation for all
+ * backends. In: logprobs and entropies of whole completions, from the device's LM head. Out: the loss, and ∂loss/∂ℓ and
+ * ∂loss/∂entropy of every token, for the LM head's backward pass.
  *
  * A step is evaluated whole or in parts: `stepDenominators` over all completions, then `computeLoss` for each
- * micro-batch; losses add up, gradients are the same bits for any cut, `foldMetrics` joins the metrics.
- * Advantages come from advantages.ts; which losses there are is loss/loss-types.ts.
+ * micro-batch; losses add up, gradients are bit-identical for any split, `foldMetrics` combines the metrics.
+ * Advantages come from advantages.ts; the loss types are in loss/loss-types.ts.
  */
 import { RunError } from "../errors.ts";
 import {
@@ -29,21 +29,21 @@ export interface LossResult {
   readonly dlogprobs: Float64Array;
   /** ∂loss/∂entropy likewise. (ΣT) */
   readonly dentropies: Float64Array;
-  /** Over the tokens under m and the entropy mask: divided by `entropyTokens`, what the entropy bonus is of. */
+  /** Over the tokens under m and the entropy mask; divided by `entropyTokens` it is the mean that the bonus uses. */
   readonly entropySum: number;
-  /** TRL's names (`kl`, `entropy`, `clip_ratio/…`); `foldMetrics` makes numbers of one or more parts. */
+  /** Under TRL's names (`kl`, `entropy`, `clip_ratio/…`); `foldMetrics` turns one or more parts into numbers. */
   readonly metrics: MetricParts;
 }
 
 /**
  * The loss of some of a step's completions, with its gradients.
  *
- * Order, as in TRL: term of the loss type · off-policy mask · entropy mask · sampler ratio + β·KL, weighed by the type's
- * aggregate; − `entropyCoef` · mean entropy.
+ * Order, as in TRL: term of the loss type · off-policy mask · entropy mask · sampler ratio + β·KL, weighted by the
+ * type's aggregate; − `entropyCoef` · mean entropy.
  *
  * @param part whole completions, any subset of the step in any order
  * @param step of all completions of the step, with the same `config`
- * @throws RunError where an input is NaN or infinite, or the loss or a gradient becomes so: names completion and token
+ * @throws RunError if an input is NaN or infinite, or the loss or a gradient becomes so, naming completion and token
  */
 export function computeLoss(part: readonly LossCompletion[], step: StepDenominators, config: LossConfig): LossResult {
   const length = part.reduce((sum, completion) => sum + completion.logprobs.length, 0);
@@ -92,7 +92,7 @@ function completionLoss(
   const kept = isKept(completion, active, config);
   const weight = type.tokenWeight(step, completion.place ?? completion.index, tokens, config);
   const dEntropy = config.entropyCoef === 0 ? 0 : -config.entropyCoef / Math.max(step.entropyTokens, 1);
-  // A token's log-ratio moves the sequence's by a parts-th of itself.
+  // The derivative of the sequence's log-ratio in a token's is 1/parts.
   const parts = config.importanceSamplingLevel === "sequence" ? Math.max(tokens, 1) : 1;
   const sequenceRatio = perToken ? 1 : Math.exp(sumLogRatio(logprobs, oldLogprobs, active) / parts);
 
@@ -114,7 +114,7 @@ function completionLoss(
     if (kept && inMask) {
       const scale = sampledBy ? sampledBy[sampledBy.length === 1 ? 0 : a]! : 1;
       const term: Term = type.term({ ratio, logprob, advantage, sequenceWeight }, config);
-      // A completion or token masked by the sampler's ratio is out, whatever its own ratio came to.
+      // A completion or token masked by the sampler's ratio has no policy term, even if its own ratio is infinite.
       if (scale !== 0) {
         value = scale * term.value;
         dLogprob = scale * term.dLogprob;
@@ -166,7 +166,7 @@ function sumLogRatio(logprobs: TokenValues, oldLogprobs: TokenValues | null, act
   return sum;
 }
 
-/** |ℓ_old − ℓ_sampler| where the sampler's logprobs are given, and the limited ratio where it enters the loss. */
+/** |ℓ_old − ℓ_sampler| if the sampler's logprobs are given, and the limited ratio if it enters the loss. */
 function recordSampler(
   metrics: MetricParts,
   completion: LossCompletion,
@@ -204,7 +204,7 @@ function checkAdvantage(advantage: Advantage, tokens: number, index: number): vo
   if (broken >= 0) throw new RunError(`the advantage of completion ${index}, token ${broken} is ${advantage[broken]}`);
 }
 
-/** The NaN guard: nothing that isn't finite goes into a gradient. */
+/** The NaN guard: no non-finite number reaches a gradient. */
 function checkInputs(completion: LossCompletion, config: LossConfig): void {
   const { index, logprobs, advantage } = completion;
   checkAdvantage(advantage, logprobs.length, index);

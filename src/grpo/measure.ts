@@ -1,6 +1,6 @@
 /**
- * What the models say of a generation before its advantages: logprobs under the reference and under the policy that
- * sampled, and the critic's values. Nothing here has a gradient.
+ * The models' passes over a generation before its advantages: logprobs under the reference and the sampling policy, and
+ * the critic's values. Nothing here has a gradient.
  */
 
 import type { Model } from "../model/model.ts";
@@ -10,7 +10,7 @@ import type { ScoringModel } from "../session/policy.ts";
 import { scoreGroups } from "./learner/policy-update.ts";
 import { type Measured, packed, type Sampled } from "./sample.ts";
 
-/** What measures: the policy, a reference in its buffers, the critic in buffers of its own. */
+/** The policy, a reference that uses its buffers, and the critic with its own. */
 export interface MeasuringModels {
   readonly policy: ScoringModel;
   readonly reference: Model | null;
@@ -18,11 +18,12 @@ export interface MeasuringModels {
 }
 
 /**
- * π_old is what was recorded while sampling where training computes the same bits, else from a pass of its own where it is
- * needed before the update; null: the update's own first forward gives it.
+ * Adds π_ref, π_old and values to samples. π_old is the recorded logprob if training computes the same bits. Otherwise
+ * a separate pass computes it if the update needs it in advance; if not, it is null and the update's first forward
+ * gives it.
  *
  * @param needsOld several steps learn from the generation, or the reward is charged with a KL
- * @throws RunError where the device fails
+ * @throws RunError if the device fails
  */
 export async function measure<S extends Sampled>(
   { policy: { model: policy, activations }, reference, critic }: MeasuringModels,

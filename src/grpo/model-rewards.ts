@@ -1,4 +1,4 @@
-/** The rewards of neural reward models, under the names that the reward pool gives them. */
+/** Rewards from neural reward models, under their names in the reward pool. */
 
 import type { RewardBatch, RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { Answer } from "../run/prompts.ts";
@@ -6,17 +6,17 @@ import { createRewardModelScorer, type RewardModel } from "../session/reward-mod
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { rewardBatch } from "./generation.ts";
 
-/** Where rewards come from; neural ones compute on the session's device, so nothing else may meanwhile. */
+/** Where rewards come from. Neural ones compute on the session's device, so nothing else may use it meanwhile. */
 export interface RewardSources {
   readonly pool: RewardPool;
-  /** Rewards by the names of the reward models; null: there are none. */
+  /** Rewards by reward model name; null without reward models. */
   readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
 }
 
 /**
- * Where a run's rewards come from: the pool, and before it reward models, which compute on the device.
+ * A run's reward sources: the pool and, before it, reward models, which compute on the device.
  *
- * @throws InputError where a reward model's tokenizer is missing or damaged
+ * @throws InputError if a reward model's tokenizer is missing or damaged
  */
 export function rewardSources(
   rewardModels: readonly RewardModel[],
@@ -24,7 +24,7 @@ export function rewardSources(
   systemPrompt: string | null,
 ): RewardSources {
   const names = pool.members.flatMap(({ name, spec }) => (typeof spec === "object" && "model" in spec ? [name] : []));
-  if (names.length !== rewardModels.length) throw new Error("other reward models were planned than the pool knows of");
+  if (names.length !== rewardModels.length) throw new Error("the planned reward models differ from the pool's");
   if (names.length === 0) return { pool, models: null };
   const scorers = rewardModels.map((model) =>
     createRewardModelScorer(model, { systemPrompt: systemPrompt ?? undefined }),
@@ -43,7 +43,7 @@ export function rewardSources(
   };
 }
 
-/** The functions' and models' rewards of whole groups. What needs the device is done when the first promise is kept. */
+/** Rewards of whole groups from functions and models. Device work is done when the outer promise resolves. */
 export async function startScores(
   { pool, models }: RewardSources,
   trainerState: RewardTrainerState,

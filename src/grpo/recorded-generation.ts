@@ -1,7 +1,7 @@
 /**
- * A file of rollouts as a generation's samples, and what it says beside them, checked over all its lines: the optimizer
- * steps that they belong to, the rewards of each function, advantages of their own. A file says each of these on every line or
- * on none. And whether its groups fit the settings and the model.
+ * A rollouts file as a generation's samples, with its optional fields: the optimizer steps that lines belong to, the
+ * rewards of each function, advantages. A file has each of these on every line or on none. Also checks that its groups
+ * match the settings and the model.
  */
 import type { UpdateConfig } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
@@ -10,7 +10,7 @@ import type { GenerationStep } from "./generation-steps.ts";
 import type { Completion, RolloutGroup } from "./rollout-file.ts";
 import type { Sample } from "./sample.ts";
 
-/** A line of the file as a sample; what it does not say is absent. */
+/** A line of the file as a sample; missing fields are absent. */
 export type Recorded = Sample & Omit<Completion, keyof Sample>;
 
 export function recordedSamples(groups: readonly RolloutGroup[]): Recorded[] {
@@ -20,13 +20,13 @@ export function recordedSamples(groups: readonly RolloutGroup[]): Recorded[] {
 }
 
 export interface RecordedSteps {
-  /** The first optimizer step that learned from the file; null where it doesn't say. */
+  /** The first optimizer step that learned from the file; null if it has no steps. */
   readonly first: number | null;
-  /** One pass over the file, step by step; all lines are one step where it doesn't say. */
+  /** One pass over the file, step by step; a single step if the file has none. */
   readonly cut: readonly GenerationStep[];
 }
 
-/** @throws InputError where only some lines have a step, or a step's places are no order of its lines */
+/** @throws InputError if only some lines have a step, or a step's places are not a permutation of its lines */
 export function recordedSteps(path: string, completions: readonly Recorded[]): RecordedSteps {
   everyOrNone(path, completions, "step", (c) => c.step);
   everyOrNone(path, completions, "place", (c) => c.place);
@@ -47,9 +47,9 @@ export function recordedSteps(path: string, completions: readonly Recorded[]): R
 }
 
 /**
- * Rewards by function (functions)(N) with their weights, or by completion (N) where the file has only the weighted sum.
+ * Rewards by function (functions)(N) with their weights, or by completion (N) if the file has only the weighted sum.
  *
- * @throws InputError where lines name other functions or weights than the first
+ * @throws InputError if a line's functions or weights differ from the first line's
  */
 export function recordedRewards(path: string, completions: readonly Recorded[]) {
   everyOrNone(path, completions, "rewards", (c) => c.rewards);
@@ -73,7 +73,7 @@ export function recordedRewards(path: string, completions: readonly Recorded[]) 
   };
 }
 
-/** @throws InputError where a group's size is not num_generations, or a sequence exceeds the context */
+/** @throws InputError if a group's size is not num_generations, or a sequence exceeds the context */
 export function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[], context: number): void {
   for (const { group, promptIds, completions } of groups) {
     if (config.numGenerations !== null && completions.length !== config.numGenerations)
@@ -88,7 +88,7 @@ export function checkGroups(config: UpdateConfig, groups: readonly RolloutGroup[
   }
 }
 
-/** @throws InputError where the estimator needs a critic, or only some lines have advantages of their own */
+/** @throws InputError if the estimator needs a critic, or only some lines have advantages */
 export function checkAdvantages(config: UpdateConfig, completions: readonly Recorded[]): void {
   everyOrNone(config.rollouts, completions, "advantages", (c) => c.advantages);
   if (completions[0]?.advantages === undefined && ESTIMATORS[config.advantageEstimator].needsCritic)
@@ -97,7 +97,7 @@ export function checkAdvantages(config: UpdateConfig, completions: readonly Reco
     );
 }
 
-/** @throws InputError where only some lines have the key */
+/** @throws InputError if only some lines have the key */
 function everyOrNone(
   path: string,
   completions: readonly Recorded[],

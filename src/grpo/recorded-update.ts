@@ -1,7 +1,7 @@
 /**
- * `grpo update`: the policy update alone, on recorded rollouts. A file is one generation: `num_iterations` passes are made
- * over it, each of one optimizer step, or of the steps that its lines name. Offline use, and the way to run a recorded
- * generation again; a critic is not updated.
+ * `grpo update`: only the policy update, on recorded rollouts. A file is one generation: `num_iterations` passes over
+ * it, each of one optimizer step or of the steps that its lines name. For offline use, and to replay a recorded
+ * generation; a critic is not updated.
  */
 import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
@@ -35,12 +35,12 @@ export interface RecordedUpdateOptions {
   readonly resume: ReplayStart | null;
   readonly note: (text: string) => void;
   readonly onStep: (record: MetricsRecord) => void;
-  /** Called when everything is ready and the update begins to write. */
+  /** Called when everything is ready, before the update writes anything. */
   readonly onBegin?: () => void;
   readonly shouldStop?: () => boolean;
 }
 
-/** Runs the update and saves the model; returns the records of its steps, null where it was stopped before its end. */
+/** Runs the update and saves the model; returns the records of its steps, or null if it was stopped before the end. */
 export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise<MetricsRecord[] | null> {
   const { config, folder, resume, note } = options;
   const startFolder = resume?.folder ?? folder;
@@ -60,7 +60,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     groups: groups.length,
     completions: recorded.length,
   });
-  // Before the first step the policy is the starting model, so it scores for itself unless another is named.
+  // Before the first step the policy is the starting model, so it serves as the reference unless another is named.
   const needsReference = config.beta !== 0 && recorded.some((c) => !c.refLogprobs);
   const moving = movement(config, resume);
   return withDevice(config, note, async (device) => {
@@ -84,7 +84,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   });
 }
 
-/** The update on models that are open; null where it was stopped. */
+/** The update on the open models; null if it was stopped. */
 async function learnRecorded(
   { policy, reference }: { readonly policy: TrainedModel; readonly reference: Model | null },
   { config, folder, resume, note, onStep, shouldStop }: RecordedUpdateOptions,
@@ -102,7 +102,7 @@ async function learnRecorded(
   const learner = createLearner({
     ...{ policy, config, critic: null, totalSteps },
     reference: moving && movingReference && { model: movingReference, ...moving },
-    // A run ends within a generation where max_steps says so; what goes on elsewhere has no such end.
+    // max_steps may end a run within a generation; an update that is not that run's next step has no such end.
     end: resume && steps.first === first + 1 ? totalSteps : Infinity,
     start: resume?.state,
   });
@@ -119,16 +119,16 @@ async function learnRecorded(
   const state = {
     ...{ step: learner.step, totalSteps, entropyControl: learner.entropyControl },
     numerics: policy.model.device.numericsKey,
-    // What the run's own settings say beside the update's: how its reference moves, what its generations are.
+    // Keep the run's settings that the update lacks: how its reference moves, the size of its generations.
     config: { ...resume?.state.config, ...toJson(config) },
   };
-  // `true` is the newest checkpoint of this very folder: its lines are the earlier part of the same metrics.
+  // `true` means the newest checkpoint in this folder, whose metrics are continued.
   const goesOn = typeof resume?.folder === "string" && config.resumeFromCheckpoint === true;
   await keepOutcome(models, config.outputDir, records, state, goesOn ? first : null);
   return records;
 }
 
-/** Folder of the reference; null: the policy before its first step, which is the starting model. */
+/** The reference's folder; null: the policy before its first step, which is the starting model. */
 async function referenceFolder(options: RecordedUpdateOptions, moves: boolean): Promise<string | null> {
   const { config, folder, resume } = options;
   if (moves && typeof resume?.folder === "string") return savedReference(resume.folder);

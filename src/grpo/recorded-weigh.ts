@@ -1,6 +1,6 @@
 /**
- * Recorded samples made ready to be learned from: logprobs that the file lacks are computed where they are needed, advantages
- * are the file's own or estimated from its rewards.
+ * Prepares recorded samples for learning: computes missing logprobs if they are needed, and takes advantages from the
+ * file or estimates them from its rewards.
  */
 import type { UpdateConfig } from "../config/schema.ts";
 import type { Model } from "../model/model.ts";
@@ -10,16 +10,16 @@ import { type Recorded, recordedRewards } from "./recorded-generation.ts";
 import { type Measured, packed, type Weighed } from "./sample.ts";
 import { weigh } from "./weigh.ts";
 
-/** What `gae` alone reads. */
+/** Settings that only `gae` reads. */
 const NO_CRITIC = { lam: 1, whitenAdvantages: false } as const;
 
-/** What measures; `reference` null: the policy before its first step. */
+/** The models for missing logprobs; `reference` null: the policy before its first step. */
 export interface RecordedModels {
   readonly policy: ScoringModel;
   readonly reference: Model | null;
 }
 
-/** Old and reference logprobs of the file's samples; what the file does not have is computed where it is needed. */
+/** Old and reference logprobs of the file's samples, computed if they are missing and needed. */
 async function measureRecorded(
   { policy: { model: policy, activations }, reference }: RecordedModels,
   samples: readonly Recorded[],
@@ -29,8 +29,8 @@ async function measureRecorded(
   const score = (model: Model) => scoreGroups(model, activations, packed(samples), config);
   const missing = config.beta !== 0 && samples.some((sample) => !sample.refLogprobs);
   const underReference = missing ? await score(reference ?? policy) : null;
-  // Where the policy that sampled is not recorded it is the starting one: for all steps of a pass, and for the reward that is
-  // charged with its KL. One step of a pass has it from its own first forward.
+  // If the sampling policy's logprobs are not recorded, it is taken to be the starting policy. A pass of several steps
+  // and a reward charged with the KL need them in advance; a single step gets them from its own first forward.
   const needsOld = steps > 1 || (config.useKlInReward && config.beta !== 0);
   const underPolicy = needsOld && samples.some((sample) => !sample.oldLogprobs) ? await score(policy) : null;
   return samples.map((sample, i) => ({
@@ -43,7 +43,7 @@ async function measureRecorded(
 }
 
 /**
- * The file's samples with their advantages, those that it has or those of its rewards; and what is logged of both.
+ * The file's samples with advantages, from the file or from its rewards, and the metrics to log.
  *
  * @param steps of one pass over the file
  */
@@ -56,7 +56,7 @@ export async function weighRecorded(
   const measured = await measureRecorded(models, recorded, config, steps);
   const { samples, estimate } = weigh(measured, recordedRewards(config.rollouts, recorded), {
     ...config,
-    // The file's advantages override them: nothing is estimated then but the statistics of rewards.
+    // The file's advantages override these; only the reward statistics are used then.
     ...(recorded[0]?.advantages !== undefined && { advantageEstimator: "grpo" as const }),
     ...NO_CRITIC,
   });

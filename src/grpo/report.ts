@@ -1,5 +1,5 @@
 /**
- * What is reported of a generation once it has been learned from: a record for each of its steps, warnings, its rollouts for
+ * Reports a generation after it has been learned from: a record for each of its steps, warnings, its rollouts for
  * `grpo update`, some completions for the console. Ends a run in which nothing is ever scored.
  */
 import { parameterCount } from "../families/parameters.ts";
@@ -21,15 +21,15 @@ export interface LearnedGeneration {
   readonly estimate: Estimate;
   readonly cut: readonly GenerationStep[];
   readonly learned: Learned;
-  /** Tokens that went through the reference. */
+  /** Tokens that the reference processed. */
   readonly referenceTokens: number;
-  /** Where the run stands after it. */
+  /** The run's progress after it. */
   readonly reached: { readonly position: number; readonly skippedRows: number; readonly numTokens: number };
 }
 
 /**
- * @returns tells of one generation after the other
- * @throws RunError as the files' writers, and where nothing has been scored for too long
+ * @returns a function that reports one generation
+ * @throws RunError as the file writers do, and if nothing has been scored for too long
  */
 export function createReport(
   { config, problems }: TrainingSetup,
@@ -56,7 +56,7 @@ export function createReport(
         ...{ parameters: parameterCount(modelConfig), peakFlops: device.peakFlops(dtype) },
         memoryPeakBytes: device.heldBytes() ?? anonymousBytes(),
       }),
-      // Where the sampler's logprobs are π_old to the bit, the first forward is what they are held against.
+      // If π_old is the sampler's logprobs to the bit, compare them with the first forward pass instead.
       ...samplerDifference(
         samples,
         samples.map(({ oldLogprobs }, i) => (device.exactlyOnPolicy ? null : oldLogprobs) ?? firstLogprobs[i]),

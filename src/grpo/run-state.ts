@@ -1,4 +1,4 @@
-/** Where a training run stands: what a checkpoint keeps beside weights and optimizer, and what to say on resuming. */
+/** The state of a training run that a checkpoint keeps besides weights and optimizer, and remarks on resuming. */
 import { z } from "zod";
 import { configDifferences, freeOnResume, toJson } from "../config/record.ts";
 import type { TrainConfig } from "../config/schema.ts";
@@ -12,17 +12,17 @@ export const trainerState = z.object({
   position: z.int().min(0),
   skippedRows: z.int().min(0),
   numTokens: z.number().min(0),
-  /** Of the entropy bonus, where it is adaptive. */
+  /** The adaptive entropy bonus's. */
   entropyControl: z.object({ coef: z.number(), lastEntropy: z.number().nullable() }).optional(),
-  /** The best evaluation, where a setting asks for it. */
+  /** The best evaluation, if a setting tracks it. */
   best: bestState.optional(),
-  /** Device and instruction path: the same bits come only from the same. */
+  /** Device and instruction path, which must match for identical bits. */
   numerics: z.string(),
   config: z.record(z.string(), z.unknown()),
 });
 export type TrainerState = z.infer<typeof trainerState>;
 
-/** What changed between a checkpoint's settings and the run's that makes the two runs differ; one remark each. */
+/** Differences between a checkpoint's settings and the run's that change results; one remark each. */
 export function resumeRemarks(state: TrainerState, config: TrainConfig, numerics: string): string[] {
   const remarks = configDifferences(state.config, toJson(config), freeOnResume).map(
     ({ key, before, now }) => `${key} was ${JSON.stringify(before)} and is now ${JSON.stringify(now)}`,
@@ -32,7 +32,7 @@ export function resumeRemarks(state: TrainerState, config: TrainConfig, numerics
   return remarks;
 }
 
-/** What reward functions are told of where the run stands. */
+/** The training progress passed to reward functions. */
 export function rewardTrainerState(
   { step, totalSteps, position, numTokens }: TrainerState,
   rows: number,

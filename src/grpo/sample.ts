@@ -1,23 +1,24 @@
 /**
- * One completion on its way through a generation. Its fields are filled from left to right: it is sampled, scored by the reward
- * functions, measured by the models, and weighed by its advantage; a stage's type has the fields so far. Anything that yields
- * samples, such as a rollout or a recorded file, joins at the stage it has reached. Samples of one prompt are neighbours.
+ * One completion on its way through a generation. Its fields are added in stages: it is sampled, scored by the reward
+ * functions, measured by the models, and weighed by its advantage; each stage's type has the fields so far. A source of
+ * samples, such as a rollout or a recorded file, enters at the stage it has reached. Samples of one prompt are
+ * adjacent.
  *
- * A completion may contain tokens that the policy did not sample, such as a tool's answer; its `mask` is 0 there. These forced
- * tokens are context and nothing else: no loss, denominator, KL, entropy, clip fraction, advantage, value, length or count of
- * sampled tokens includes them.
+ * A completion may contain tokens that the policy did not sample, such as a tool's answer; its `mask` is 0 there. These
+ * forced tokens are only context: no loss, denominator, KL, entropy, clip fraction, advantage, value, length or count
+ * of sampled tokens includes them.
  */
 import type { PackedGroup } from "../model/micro-batches.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
 import type { Problem } from "../run/prompts.ts";
 import type { Advantage, TokenMask, TokenValues } from "./loss/config.ts";
 
-/** What every sample has, and all that a pass of a model reads. */
+/** The fields of every sample, and all that a model's pass reads. */
 export interface Sample {
   /** The same number for completions of one prompt. */
   readonly group: number;
   readonly promptIds: Int32Array; // (P)
-  readonly completionIds: Int32Array; // (R), R ≥ 1; the end-of-sequence token belongs to it
+  readonly completionIds: Int32Array; // (R), R ≥ 1; includes the end-of-sequence token
   readonly mask: TokenMask; // (R)
   /** False: cut at the length limit. */
   readonly finished: boolean;
@@ -29,20 +30,20 @@ export interface Sampled extends Sample, Omit<SampledCompletion, keyof Sample> {
 }
 
 export interface Scored extends Sampled {
-  /** The weighted sum; null: not scored, as in the next. */
+  /** The weighted sum; null: not scored, here and below. */
   readonly reward: number | null;
-  /** Of each reward function, by its name. */
+  /** By reward function name. */
   readonly rewards: Readonly<Record<string, number | null>>;
   /** Columns that reward functions added. */
   readonly extra?: Readonly<Record<string, unknown>>;
 }
 
 export interface Measured extends Sample {
-  /** Of the distribution really drawn from (R); null: not known, π_old stands in. */
+  /** Of the distribution actually sampled from (R); null: unknown, π_old is used instead. */
   readonly samplingLogprobs: TokenValues | null;
-  /** π_old (R); null: on-policy, the update's own first forward. */
+  /** π_old (R); null: on-policy, the update's first forward pass gives it. */
   readonly oldLogprobs: TokenValues | null;
-  /** π_ref (R); null where beta is 0. */
+  /** π_ref (R); null if beta is 0. */
   readonly refLogprobs: TokenValues | null;
   /** V before the update (R); null without a critic. */
   readonly values: TokenValues | null;
@@ -50,13 +51,13 @@ export interface Measured extends Sample {
 
 export interface Weighed extends Measured {
   readonly advantage: Advantage;
-  /** What the critic learns (R); null without one, and of a completion that was not scored. */
+  /** The critic's targets (R); null without one, and for a completion that was not scored. */
   readonly returns: TokenValues | null;
-  /** Its place in the step's own order, where that is not the order of the samples. */
+  /** Place in the step's order, if that is not the order of the samples. */
   readonly place?: number | undefined;
 }
 
-/** The samples as packed passes take them: neighbours of one prompt behind one copy of it. */
+/** The samples as groups for packed passes: adjacent completions of one prompt share one copy of it. */
 export function packed(samples: readonly Sample[]): PackedGroup[] {
   const groups: { readonly promptIds: Int32Array; readonly completions: Sample[] }[] = [];
   for (const [i, sample] of samples.entries())
@@ -65,7 +66,7 @@ export function packed(samples: readonly Sample[]): PackedGroup[] {
   return groups;
 }
 
-/** Tokens that the policy sampled. */
+/** Number of tokens that the policy sampled. */
 export function sampledTokens({ completionIds, mask }: Pick<Sample, "completionIds" | "mask">): number {
   return mask ? mask.reduce((sum, own) => sum + own, 0) : completionIds.length;
 }

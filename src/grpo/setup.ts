@@ -1,6 +1,6 @@
 /**
- * From the settings of a training run to everything it needs, planned but not yet allocated: device, problems,
- * tokenizer, batch shape and memory. `grpo plan` stops here; the trainer goes on.
+ * Turns a training run's settings into everything it needs, planned but not yet allocated: device, problems, tokenizer,
+ * batch shape and memory. `grpo plan` stops here; the trainer continues.
  */
 
 import { resolveModel } from "../checkpoint/hub.ts";
@@ -24,18 +24,18 @@ import { type PlannedSession, planSession, type Session } from "../session/sessi
 import type { SessionPlan } from "../session/tenant.ts";
 import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
-/** What a step is made of, by TRL's rules. */
+/** The sizes of steps and generations, by TRL's rules. */
 export interface BatchShape {
-  /** Completions of one optimizer step; it may hold a part of a group. */
+  /** Completions in one optimizer step, which may contain part of a group. */
   readonly stepCompletions: number;
-  /** Completions sampled at once, and the prompts they belong to. */
+  /** Completions sampled at once, and their prompts. */
   readonly generationCompletions: number;
   readonly generationPrompts: number;
   /** Optimizer steps that one generation serves, iterations included. */
   readonly stepsPerGeneration: number;
 }
 
-/** @throws InputError when the batch cannot be cut into groups */
+/** @throws InputError if the batch cannot be divided into groups */
 export function batchShape(config: TrainConfig): BatchShape {
   const { perDeviceTrainBatchSize, gradientAccumulationSteps, numGenerations, numIterations } = config;
   const stepCompletions = perDeviceTrainBatchSize * gradientAccumulationSteps;
@@ -53,7 +53,7 @@ export function batchShape(config: TrainConfig): BatchShape {
   };
 }
 
-/** The models of a run and their sizes, from which its memory is planned. */
+/** A run's models and sizes, from which memory is planned. */
 interface TrainingModels {
   /** Folder of the policy's weights. */
   readonly folder: string;
@@ -65,7 +65,7 @@ interface TrainingModels {
   readonly tokens: number;
 }
 
-/** What a training run computes with. */
+/** Plans the tenants of a training session. */
 function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingModels) {
   const { longestPrompt, maxCompletion } = models.rollout;
   const sizes = { tokens: models.tokens, longestPrompt };
@@ -102,15 +102,17 @@ export interface TrainingSetup {
   readonly problems: ProblemSource;
   readonly evalProblems: ProblemSource | null;
   readonly batch: BatchShape;
-  /** Longest prompt the plan holds; rows beyond it are skipped and counted. */
+  /** Longest prompt that the plan has room for; longer rows are skipped and counted. */
   readonly longestPrompt: number;
   readonly planned: PlannedSession<TrainingTenants>;
-  /** What goes into what is saved, beside the weights. */
+  /** Saved with the weights. */
   readonly assets: ModelAssets;
   close(): void;
 }
 
-/** The reward models of `reward_funcs`, in order, for `sequences` at a time of at most `longest` of the policy's tokens. */
+/**
+ * The reward models of `reward_funcs`, in order; each scores `sequences` at a time of up to `longest` policy tokens.
+ */
 export async function rewardModels(
   config: Pick<TrainConfig, "rewardFuncs" | "microBatchTokens">,
   longest: number,
@@ -127,7 +129,7 @@ export async function rewardModels(
   return requests;
 }
 
-/** Folder of the reference; null where the KL has no weight. */
+/** The reference's folder; null if the KL has no weight. */
 async function referenceFolder(config: TrainConfig, startFolder: string, checkpoint: string | null) {
   if (config.beta === 0) return null;
   if (config.syncRefModel && checkpoint !== null) return savedReference(checkpoint);
@@ -137,7 +139,7 @@ async function referenceFolder(config: TrainConfig, startFolder: string, checkpo
 /**
  * Plans a training run.
  *
- * @param weightsFolder where the policy's weights come from: the start model, or the checkpoint to go on from
+ * @param weightsFolder the checkpoint to resume from, whose weights the policy takes; null: the start model's
  * @throws InputError for anything wrong with model, data or settings
  */
 export async function setUpTraining(
@@ -218,7 +220,7 @@ async function trainingModels(
       budget: config.microBatchTokens,
       longestPrompt,
       longestCompletion: maxCompletionLength,
-      // A generation and not a step: the reference scores all of it at once.
+      // Of a generation, not of a step: the reference scores all of it at once.
       groups: generationPrompts,
       completions: generationCompletions,
     }),
@@ -240,7 +242,7 @@ async function trainingModels(
   };
 }
 
-/** Steps of the whole run, by `max_steps` or by passes over the data. */
+/** Steps of the whole run, from `max_steps` or from epochs. */
 export function totalSteps({ config, problems, batch }: TrainingSetup): number {
   if (config.maxSteps !== null) return config.maxSteps;
   const generations = Math.floor((problems.dataset.numRows * config.numTrainEpochs) / batch.generationPrompts);

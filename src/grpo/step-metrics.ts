@@ -1,4 +1,4 @@
-/** What a generation's rollouts, rewards and times say in TRL's names (see metrics/names.ts). */
+/** Metrics of a generation's rollouts, rewards and times, under TRL's names (see metrics/names.ts). */
 import { RunError } from "../errors.ts";
 import { metricNamed } from "../metrics/names.ts";
 import { mean, standardDeviation } from "../metrics/statistics.ts";
@@ -11,7 +11,7 @@ import { type Sample, type Sampled, sampledTokens } from "./sample.ts";
 
 type Values = Record<string, number>;
 
-/** Of the tokens that the policy sampled; 0 of no completions, both as in TRL. */
+/** Counts sampled tokens; 0 without completions, as in TRL. */
 function lengths(completions: readonly Lengthy[], suffix: string): Values {
   const sizes = completions.map(sampledTokens);
   return {
@@ -32,7 +32,7 @@ export function completionMetrics(completions: readonly Lengthy[]): Values {
   };
 }
 
-/** Null of what was not scored at all. */
+/** Null for anything that was not scored at all. */
 export function rewardMetrics(result: RewardResult, advantages: RewardStatistics): Record<string, number | null> {
   const values: Record<string, number | null> = {
     reward: advantages.rewardMean,
@@ -50,7 +50,7 @@ export function rewardMetrics(result: RewardResult, advantages: RewardStatistics
   return values;
 }
 
-/** What reward functions logged themselves. @throws RunError for a name that the trainer logs */
+/** Metrics logged by reward functions. @throws RunError for a name that the trainer logs */
 function functionMetrics(result: RewardResult): Values {
   const values = loggedMetrics(result);
   const taken = Object.keys(values).find((name) => metricNamed(name) !== undefined || name.startsWith("eval_"));
@@ -58,7 +58,7 @@ function functionMetrics(result: RewardResult): Values {
   throw new RunError(`log_metric ${taken}: the trainer logs a metric of this name; give the reward function's another`);
 }
 
-/** What dynamic sampling threw away to get groups with signal. */
+/** What dynamic sampling discarded to get groups with signal. */
 function dynamicMetrics({ groups, discardedGroups, groupsWithoutSignal }: Generation): Values {
   return {
     "dynamic_sampling/discarded_groups": discardedGroups,
@@ -68,9 +68,9 @@ function dynamicMetrics({ groups, discardedGroups, groupsWithoutSignal }: Genera
 }
 
 /**
- * |sampler's logprob − training's logprob| over all sampled tokens, both before truncation: 0 to the bit on the CPU.
+ * |sampler's logprob − training's logprob| over all sampled tokens, both before truncation: exactly 0 on the CPU.
  *
- * @param trained logprobs as training computed them under the weights that sampled (N)(R); of some samples they may be missing
+ * @param trained training's logprobs under the sampling weights (N)(R); may be missing for some samples
  */
 export function samplerDifference(samples: readonly Sampled[], trained: readonly (TokenValues | undefined)[]): Values {
   let total = 0;
@@ -101,13 +101,13 @@ export interface GenerationCost {
   readonly peakFlops: number;
 }
 
-/** What a generation cost: tokens, seconds, floating-point operations. */
+/** Throughput and MFU. */
 function speedMetrics({ sampledTokens, promptTokens }: Generation, cost: GenerationCost): Values {
   const { updateTokens, referenceTokens, times, parameters } = cost;
   const seconds = times.step_time ?? 0;
   const rollout = times["time/rollout"] ?? 0;
   const update = times["time/update"] ?? 0;
-  // 2 operations a parameter and token forward, 4 more backward; recomputation is not counted, as usual for MFU.
+  // 2 operations per parameter and token forward, 4 more backward; recomputation is not counted, as usual for MFU.
   const flops = parameters * (2 * (sampledTokens + promptTokens) + 2 * referenceTokens + 6 * updateTokens);
   return {
     tokens_per_second: seconds > 0 ? (sampledTokens + promptTokens) / seconds : 0,
@@ -117,7 +117,7 @@ function speedMetrics({ sampledTokens, promptTokens }: Generation, cost: Generat
   };
 }
 
-/** What the steps of a generation log alike, beside what each of them adds. */
+/** The metrics shared by all steps of a generation. */
 export function generationMetrics(
   generation: Generation,
   samples: readonly Lengthy[],

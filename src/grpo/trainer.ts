@@ -1,14 +1,14 @@
 /**
- * GRPO (Shao et al. 2024, arXiv 2402.03300, algorithm 1) and its kin, PPO included. One generation after another:
+ * GRPO (Shao et al. 2024, arXiv 2402.03300, algorithm 1) and its variants, PPO included. For each generation:
  *
  * 1. prompts are drawn, a group of completions is sampled for each and scored (sampling.ts)
  * 2. the reference and the sampling policy give the logprob of every token, PPO's critic its value (measure.ts)
  * 3. rewards become advantages: in the paper, relative to the group's mean (weigh.ts, estimators/)
- * 4. the policy learns from them, and the critic beside it, in one or several optimizer steps (learner/)
+ * 4. the policy, and the critic if there is one, learn from them in one or several optimizer steps (learner/)
  * 5. it is logged and recorded (report.ts); checkpoints and evaluations belong to the run (run/run.ts)
  *
- * Unlike in the paper, the reference stays the starting model, or follows the policy a share at a time (`sync_ref_model`), and
- * the reward model is not trained along. A generation is one thing, its samples (sample.ts), to which each phase adds.
+ * Unlike in the paper, the reference stays the starting model or slowly follows the policy (`sync_ref_model`), and the
+ * reward model is not trained. A generation is a list of samples (sample.ts), to which each phase adds fields.
  */
 import { toJson } from "../config/record.ts";
 import type { RunConsole } from "../metrics/console.ts";
@@ -31,9 +31,9 @@ export interface TrainerHooks {
   readonly rewards: RewardSources;
   /** Accuracy on the held-out problems, as a metrics record without its step; null: no evaluation. */
   readonly evaluate: ((state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>) | null;
-  /** Says that the user wants to stop. */
+  /** Whether the user wants to stop. */
   readonly stopRequested: () => boolean;
-  /** Rewards as they were scored → rewards to learn from; a test shuffles them here. */
+  /** Replaces the scored rewards with those to learn from; a test shuffles them here. */
   readonly reviseRewards?: (total: readonly (number | null)[], groupSize: number) => (number | null)[];
 }
 
@@ -41,7 +41,7 @@ export interface TrainerHooks {
  * Runs training to its end or until the user stops it.
  *
  * @param resume folder and state of the checkpoint whose weights the session holds; null: from the start
- * @throws InputError, RunError: what was reached is in the last checkpoint
+ * @throws InputError, RunError; progress up to then is in the last checkpoint
  */
 export async function train(
   setup: TrainingSetup,
@@ -66,7 +66,7 @@ export async function train(
   let { position, skippedRows, numTokens } = resume?.state ?? { position: 0, skippedRows: 0, numTokens: 0 };
   const report = createReport(setup, session);
 
-  // Where the run stands: saved after a generation is learned from, so a checkpoint never lies within one.
+  // The run's progress. It is saved after a generation is learned from, so a checkpoint is never within one.
   const state = (best: BestState | null): TrainerState => ({
     ...{ step: learner.step, totalSteps: steps, position, skippedRows, numTokens },
     ...(config.useAdaptiveEntropy ? { entropyControl: learner.entropyControl } : {}),
@@ -112,14 +112,14 @@ export async function train(
     const { samples, estimate } = weigh(measured.samples, rewards, config);
     if (firstStep === 1) for (const warning of estimate.warnings) turn.note(`note: ${warning}`);
 
-    // 4. Policy update, and the critic's
+    // 4. Updates of the policy and the critic
     turn.phase("update");
     const learned = await learner.learn(samples, cut, { onTokens: (tokens) => turn.progress("update", tokens) });
     position = generation.position;
     skippedRows += generation.skippedRows;
     numTokens += generation.sequenceTokens;
 
-    // 5. What there is to tell of it
+    // 5. Report
     const { referenceTokens } = measured;
     const reached = { position, skippedRows, numTokens };
     await report(turn, { generation, samples, estimate, cut, learned, referenceTokens, reached });

@@ -1,13 +1,13 @@
 /**
- * A run whose rewards never come learns nothing, and looks as if it did: after three generations in a row in which no
- * completion was scored it is to stop.
+ * A run without rewards learns nothing but looks as if it did, so it stops after three generations in a row in which no
+ * completion was scored.
  */
 import type { RewardResult } from "../rewards/pool/pool.ts";
 
 const MOST = 3;
 
 /**
- * @returns a function of each generation's rewards, giving what to say when the run must stop, else null
+ * @returns a function from a generation's rewards to the reason why the run must stop, or null
  */
 export function createUnscoredGuard(): (result: RewardResult) => string | null {
   let inARow = 0;

@@ -1,6 +1,6 @@
 /**
- * Samples with their rewards → samples with their advantages, whole groups at once, by the estimators in estimators/. These see
- * only the tokens that the policy sampled: returns and values step over a forced token, whose advantage is 0.
+ * Turns rewards into advantages, whole groups at once, with the estimators in estimators/. These see only the tokens
+ * that the policy sampled: returns and values skip forced tokens, whose advantage is 0.
  */
 import type { RewardResult } from "../rewards/pool/pool.ts";
 import type { RewardInput } from "./advantages.ts";
@@ -14,7 +14,7 @@ export interface WeighSettings extends EstimatorSettings {
 }
 
 /**
- * What samples are weighed by: the rewards of each function.
+ * The rewards of each function, as the estimators take them.
  *
  * @param weights null: 1 each
  * @param revised replace all of them, if given; one per sample
@@ -29,7 +29,7 @@ export function rewardInput(
   return { rewards: perFunction.map(({ rewards }) => rewards), weights: weights ?? undefined, names };
 }
 
-/** @throws InputError where a reward is NaN or infinite, or the weights don't fit the functions */
+/** @throws InputError if a reward is NaN or infinite, or the weights don't match the functions */
 export function weigh<S extends Measured>(
   samples: readonly S[],
   rewards: Omit<RewardInput, "groups">,
@@ -64,12 +64,12 @@ export function weigh<S extends Measured>(
   };
 }
 
-/** The values of the sampled tokens alone, out of those of all. */
+/** The values of the sampled tokens only. */
 function ofSampled(values: TokenValues, mask: TokenMask): TokenValues {
   return mask ? values.filter((_, t) => mask[t] === 1) : values;
 }
 
-/** The values of the sampled tokens in their places, 0 at the others. (R) */
+/** The values of the sampled tokens in their places, 0 elsewhere. (R) */
 function ofAll(values: TokenValues, mask: TokenMask): TokenValues {
   if (!mask) return values;
   const sampled = values.values();

@@ -1,9 +1,9 @@
 /**
- * The buffers that the layers compute in, one after the other: as wide as the widest layer needs them, and each layer uses a
- * part. Legend of letters in device.ts; "act" and "grad" are the types that the device says.
+ * The buffers that the layers compute in, one after the other: as wide as the widest layer needs them, and each layer
+ * uses a part. Legend of letters in device.ts; "act" and "grad" are the types that the device says.
  *
- * With gradient checkpointing by layer, training keeps each layer's input and recomputes the rest, so one layer's worth of the
- * others is enough.
+ * With gradient checkpointing by layer, training keeps each layer's input and recomputes the rest, so one layer's worth
+ * of the others is enough.
  */
 
 import type { Device, ScratchSizes } from "../device/device.ts";

@@ -1,9 +1,9 @@
 /**
- * A transformer layer, forward and backward, written once over the device's ops. What differs between training,
- * prefill and decode is how keys and values are attended, so that is passed in; everything else is the same code on
- * the same kernels, which is why a token's logprob has the same bits wherever it is computed (promise 2).
+ * A transformer layer, forward and backward, written once over the device's ops. Training, prefill and decode differ
+ * only in how attention reads keys and values, so that is a parameter; everything else is the same code on the same
+ * kernels, which is why a token's logprob has the same bits wherever it is computed (promise 2).
  *
- * Leaves out the heads (lm-head.ts, scalar-head.ts) and who calls what (trunk.ts, ../rollout).
+ * The heads are in lm-head.ts and scalar-head.ts, the callers in trunk.ts and ../rollout.
  */
 
 import type { Pieces } from "../device/breathe.ts";
@@ -20,16 +20,16 @@ import {
 import { backwardLinear, forwardLinear } from "./linear.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 
-/** Attention of one layer: reads `qkv`, writes `attention` (and `lse` where it is wanted). */
+/** Attention of one layer: reads `qkv`, writes `attention` (and `lse` if needed). */
 export type Attend = (layer: number, buffers: LayerBuffers, shape: AttentionShape) => void;
 
-/** Where q, k, and q with k, lie in a fused row. */
+/** The columns of q, k, v, and q with k, in a fused row. */
 function qkvColumns(qkv: Tensor, { heads, kvHeads, headDim }: AttentionShape) {
   const [q, k] = [heads * headDim, kvHeads * headDim];
   return { q: columns(qkv, 0, q), k: columns(qkv, q, k), v: columns(qkv, q + k, k), qk: columns(qkv, 0, q + k) };
 }
 
-/** residual → q, k, v, normalized and turned by their positions. */
+/** residual → q, k, v, normalized and rotated by their positions. */
 function* forwardQkv(model: Model, layer: number, b: LayerBuffers, positions: Tensor): Pieces {
   const { device, config } = model;
   const { ops } = device;
@@ -63,7 +63,7 @@ function* forwardGlu({ device, config }: Model, { postNorm, mlp }: Layer<Weight>
   ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
 }
 
-/** One layer on the residual stream's rows, one a position, in place. */
+/** One layer on the residual stream's rows, one per position, in place. */
 export function* forwardLayer(
   model: Model,
   layer: number,
@@ -85,8 +85,8 @@ export function* forwardLayer(
 }
 
 /**
- * One layer backward: recomputes its forward pass from its input, then turns dresidual from the gradient of its
- * output into that of its input; parameter gradients accumulate.
+ * One layer backward: recomputes the forward pass from the layer's input, then turns dresidual from the gradient of its
+ * output into that of its input. Parameter gradients accumulate.
  */
 export function* backwardLayer(
   model: Model,

@@ -16,7 +16,7 @@ export function forwardLinear(
   ops.matmulForward(y, x, weight, bias, accumulate);
 }
 
-/** dx = or += its share; dweight, dbias += where they are trained. */
+/** dx = or += dy · weight; dweight and dbias += if they are trained. */
 export function* backwardLinear(
   { ops }: Device,
   gradients: ParameterGradients,

@@ -1,6 +1,6 @@
 /**
  * A packed pass through the whole model: tokens → log-probabilities and entropies of the targets, and back.
- * Used by training, scoring and the reference model; rollouts have their own way through the same layers (../rollout).
+ * Used by training, scoring and the reference model; rollouts run the same layers from ../rollout.
  */
 import { breathe } from "../device/breathe.ts";
 import type { Device } from "../device/device.ts";
@@ -60,9 +60,9 @@ export interface Scores {
   readonly entropies: Float32Array;
 }
 
-/** The head sees its rows' targets side by side; entries come completion by completion. */
+/** The head needs entries sorted by row; a batch has them completion by completion. */
 interface HeadOrder {
-  /** Place of entry e among the sorted ones. (E) */
+  /** Place of entry e in sorted order. (E) */
   readonly place: Int32Array;
   /** First sorted entry of each row, and the end. (U + 1) */
   readonly start: Int32Array;
@@ -87,7 +87,7 @@ function* chunks(total: number, size: number): Generator<[from: number, count: n
   for (let from = 0; from < total; from += size) yield [from, Math.min(size, total - from)];
 }
 
-/** The head's inputs on the device, in their order. */
+/** Uploads the head's inputs in sorted order. */
 function uploadTargets(device: Device, batch: PackedBatch, head: Activations["head"]): HeadOrder {
   const order = headOrder(batch);
   device.upload(head.entryStart, order.start);
@@ -96,8 +96,7 @@ function uploadTargets(device: Device, batch: PackedBatch, head: Activations["he
 }
 
 /**
- * Log-probabilities and entropies of a batch. With `activations.gradient` each layer's input is kept, so that
- * `backward` can follow.
+ * Log-probabilities and entropies of a batch. With `activations.gradient` each layer's input is kept for `backward`.
  */
 export async function forward(
   model: Model,
@@ -136,8 +135,8 @@ export async function forward(
 }
 
 /**
- * Adds the batch's parameter gradients, given the loss's derivatives by entry. Follows `forward` on the same
- * activations, with nothing in between.
+ * Adds the batch's parameter gradients, given the loss's derivatives by entry. Must directly follow `forward` on the
+ * same activations.
  */
 export async function backward(
   model: Model,

@@ -1,9 +1,9 @@
 /**
- * A step's groups → packed micro-batches under a token budget: which tokens a forward pass sees, what each may attend
- * to, and where the LM head reads a completion's logprobs. Pure layout: no device, no weights.
+ * A step's groups → packed micro-batches under a token budget: the tokens of a forward pass, what each may attend to,
+ * and where the LM head reads a completion's logprobs. Pure layout: no device, no weights.
  *
- * A group's prompt is packed once (once a part, where the group is split), and its completions behind it, each without
- * its last token: nothing is predicted from that one. So a part of a group is P + Σ(R − 1) tokens.
+ * A group's prompt is packed once (once per part if the group is split), followed by its completions, each without its
+ * last token, from which nothing is predicted. So a part of a group is P + Σ(R − 1) tokens.
  */
 
 export interface PackedCompletion {
@@ -21,26 +21,29 @@ export interface PackedGroup {
 export interface MicroBatch {
   /** (T) */
   readonly tokens: Int32Array;
-  /** Place in prompt + completion, from 0. (T) */
+  /** Position in prompt + completion, from 0. (T) */
   readonly positions: Int32Array;
   /**
-   * (S, 4): start, length, prefixStart, prefixLength, in rows of `tokens`. A row sees the rows of its prefix and its own
-   * segment up to itself. A prompt has no prefix (0, 0); a completion's prefix is its prompt. A completion of one token has no segment.
+   * (S, 4): start, length, prefixStart, prefixLength, in rows of `tokens`. A row attends to the rows of its prefix and
+   * of its own segment up to itself. A prompt has no prefix (0, 0); a completion's prefix is its prompt. A completion
+   * of one token has no segment.
    */
   readonly segments: Int32Array;
   /** The rows whose hidden state the LM head needs, ascending; a prompt's last row serves all its completions. (H) */
   readonly headRows: Int32Array;
-  /** For every completion token, completion after completion: the index into `headRows` that predicts it. (E) */
+  /**
+   * For every completion token, completion after completion: the index into `headRows` of the row that predicts it. (E)
+   */
   readonly entryRows: Int32Array;
   /** For every completion token: its id. (E) */
   readonly entryTargets: Int32Array;
-  /** Which completions of the step, counted over all groups in order. (C) */
+  /** Indices of the completions in the step, counted over all groups in order. (C) */
   readonly completions: Int32Array;
   /** Completion c has the entries from `entryStarts[c]` to `entryStarts[c + 1]`. (C + 1) */
   readonly entryStarts: Int32Array;
 }
 
-/** Some neighbouring completions of one group, behind one copy of its prompt. */
+/** Consecutive completions of one group, after one copy of its prompt. */
 interface Part {
   readonly group: PackedGroup;
   readonly first: number;
@@ -50,9 +53,9 @@ interface Part {
 }
 
 /**
- * Cuts the groups into micro-batches, in order. A part costs P + ΣR tokens; a group stays whole where it fits the budget, and
- * joins the micro-batch before it where it fits that too. A larger group starts a micro-batch and is split between
- * completions; a completion that alone exceeds the budget with its prompt is a part of its own.
+ * Splits the groups into micro-batches, in order. A part costs P + ΣR tokens. A group that fits the budget stays whole,
+ * and joins the current micro-batch if it fits there. A larger group starts a new micro-batch and is split between
+ * completions; a completion that exceeds the budget with its prompt becomes a part of its own.
  *
  * @param budget `micro_batch_tokens`
  */
@@ -93,10 +96,10 @@ export function cutMicroBatches(groups: readonly PackedGroup[], budget: number):
 }
 
 /**
- * No micro-batch has more tokens, segments, head rows or completion tokens than this: what the memory plan reckons with.
+ * Upper bound of a micro-batch's tokens, segments, head rows and completion tokens, for the memory plan.
  *
  * @param limits.budget `micro_batch_tokens`
- * @param limits.groups, limits.completions of the step, where known: a small step needs no whole budget
+ * @param limits.groups, limits.completions of the step, if known: a small step does not need the whole budget
  */
 export function maxMicroBatchTokens(limits: {
   readonly budget: number;

@@ -1,6 +1,7 @@
 /**
- * A model on the device: parameters by role, and rotary tables, at their places in the memory plan. One copy of the weights
- * serves sampling, both directions of training, the embedding and the head (promise 1). What fills and saves them is weights.ts.
+ * A model on the device: its parameters by role and its rotary tables, in planned buffers. One copy of the weights
+ * serves sampling, both directions of training, the embedding and the head (promise 1). weights.ts loads and saves
+ * them.
  */
 import type { Device, Weight } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
@@ -18,7 +19,7 @@ export interface ModelWeights {
   readonly embedding: Weight;
   readonly layers: readonly Layer<Weight>[];
   readonly finalNorm: Weight;
-  /** (V, D), the embedding itself when the two are tied; (1, D) of a reward model or critic. */
+  /** (V, D), the embedding itself if tied; (1, D) for a reward model or critic. */
   readonly head: Weight;
 }
 
@@ -30,7 +31,7 @@ export interface Model {
   readonly rope: readonly RopeTables[];
 }
 
-/** Gradients by parameter name, flat float32 in the parameter's layout; null of a parameter that is not trained. */
+/** Gradients by parameter name, flat float32 in the parameter's layout; null for a parameter that is not trained. */
 export type ParameterGradients = ReadonlyMap<string, Tensor | null>;
 
 export function gradientOf(gradients: ParameterGradients, weight: Weight): Tensor | null {
@@ -40,14 +41,14 @@ export function gradientOf(gradients: ParameterGradients, weight: Weight): Tenso
 }
 
 export interface ModelBuffers {
-  /** Begins their names: "policy", "reference", "critic", "reward model". */
+  /** Prefix of their names: "policy", "reference", "critic", "reward model". */
   readonly prefix: string;
   readonly dtype: ComputeDType;
-  /** Positions that the rotary tables must reach. */
+  /** Positions that the rotary tables must cover. */
   readonly positions: number;
 }
 
-/** Adds parameters and rotary tables to the plan; the returned function finds them once they are allocated. */
+/** Adds parameters and rotary tables to the plan; the returned function binds them after allocation. */
 export function planModelBuffers(
   plan: PlanBuilder,
   device: Device,

@@ -1,4 +1,4 @@
-/** Rotary tables on the device: planned once for all layers with the same rotary embedding, and filled. */
+/** Plans and fills rotary tables on the device; layers with the same rotary embedding share one. */
 import type { Device } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { layersOf } from "../families/parameters.ts";
@@ -17,7 +17,7 @@ function rotaryOf(config: ModelConfig, layer: number): Rotary {
   return { headDim: shape.headDim, rope };
 }
 
-/** Adds the tables to the plan; the returned function finds each layer's once they are allocated. */
+/** Adds the tables to the plan; the returned function binds each layer's after allocation. */
 export function planRopeTables(
   plan: PlanBuilder,
   config: ModelConfig,

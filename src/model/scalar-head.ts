@@ -1,9 +1,9 @@
 /**
- * A model with a scalar head: one number per row in place of logits. A critic values the state before each completion
- * token; a reward model scores a whole sequence at its last token, as transformers' sequence classification does. On the
- * CPU a number's bits depend on its own sequence alone, not on what is packed beside it.
+ * A model with a scalar head: one number per row instead of logits. A critic values the state before each completion
+ * token; a reward model scores a whole sequence at its last token, like transformers' sequence classification. On the
+ * CPU a number's bits depend only on its own sequence, not on what is packed beside it.
  *
- * Leaves out what the numbers are for: the value loss is ../grpo, texts and their templates ../session/reward-model.ts.
+ * The value loss is in ../grpo, texts and their templates in ../session/reward-model.ts.
  */
 import type { ModelConfig } from "../families/config.ts";
 import type { BufferTable } from "../tensor/buffers.ts";
@@ -41,8 +41,9 @@ async function forwardRows(model: Model, batch: PackedTokens, activations: Scala
 }
 
 /**
- * The critic's values V(s_t) of a packed micro-batch: for each entry the value at the row that predicts it, so the state
- * before the completion token t. (E) With `activations.gradient` the layers' inputs are kept for `backwardValues`.
+ * The critic's values V(s_t) of a packed micro-batch: for each entry the value at the row that predicts it, that is of
+ * the state before completion token t. (E) With `activations.gradient` the layers' inputs are kept for
+ * `backwardValues`.
  */
 export async function forwardValues(
   model: Model,
@@ -54,9 +55,9 @@ export async function forwardValues(
 }
 
 /**
- * Adds the batch's parameter gradients, given the loss's derivatives by each entry's value. (E) A prompt's last row is
- * the first state of all its completions: their derivatives are summed, in order. Follows `forwardValues` on the same
- * activations, with nothing in between.
+ * Adds the batch's parameter gradients, given the loss's derivatives in each entry's value. (E) A prompt's last row is
+ * the first state of all its completions: their derivatives are summed, in order. Must directly follow `forwardValues`
+ * on the same activations.
  */
 export async function backwardValues(
   model: Model,
@@ -80,11 +81,11 @@ export async function backwardValues(
 }
 
 export interface ScoringOptions {
-  /** Tokens of a packed batch; a group or sequence that is longer makes one of its own. */
+  /** Tokens of a packed batch; a longer sequence, or completion with its prompt, gets one of its own. */
   readonly microBatchTokens: number;
 }
 
-/** The critic's values of every completion, in the order of the groups, each (R). */
+/** The critic's values of every completion, in group order, each (R). */
 export async function scoreValues(
   model: Model,
   activations: ScalarActivations,
@@ -121,7 +122,7 @@ export async function scoreSequences(
   return scores;
 }
 
-/** Ranges of neighbouring sequences that fit the budget together. */
+/** Ranges of consecutive sequences that fit the budget together. */
 function packs(sequences: readonly Int32Array[], budget: number): { from: number; end: number }[] {
   const ranges: { from: number; end: number }[] = [];
   let used = Infinity;
@@ -137,7 +138,7 @@ function packs(sequences: readonly Int32Array[], budget: number): { from: number
   return ranges;
 }
 
-/** Whole sequences side by side, each seeing itself alone; the head reads their last rows. */
+/** Packs whole sequences, each attending only to itself; the head reads their last rows. */
 function packSequences(sequences: readonly Int32Array[]): PackedTokens {
   const total = sequences.reduce((sum, { length }) => sum + length, 0);
   const tokens = new Int32Array(total);

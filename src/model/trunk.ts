@@ -1,6 +1,6 @@
 /**
- * A packed pass through a model's layers, whatever its head: tokens → hidden states of the rows that the head reads,
- * normalized; and back from their gradients. The heads themselves are lm-head.ts (logprobs) and scalar-head.ts (values).
+ * A packed pass through a model's layers, for any head: tokens → normalized hidden states of the rows that the head
+ * reads, and back from their gradients. The heads are in lm-head.ts (logprobs) and scalar-head.ts (values).
  */
 
 import { doPieces } from "../device/breathe.ts";
@@ -10,7 +10,7 @@ import { type Attend, backwardLayer, forwardLayer } from "./layer.ts";
 import { layerInput } from "./layer-buffers.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 
-/** What the layers read of a packed batch. Shapes as in micro-batches.ts. */
+/** The part of a packed batch that the layers read. Shapes as in micro-batches.ts. */
 export interface PackedTokens {
   readonly tokens: Int32Array; // (T)
   readonly positions: Int32Array; // (T)
@@ -18,15 +18,15 @@ export interface PackedTokens {
   readonly headRows: Int32Array; // (U) rows that the head needs, ascending
 }
 
-/** What a packed pass over completions reads; micro-batches.ts makes it. */
+/** A packed batch of completions, from micro-batches.ts. */
 export interface PackedBatch extends PackedTokens {
   readonly entryRows: Int32Array; // (E) index into headRows that predicts the entry
   readonly entryTargets: Int32Array; // (E)
 }
 
 /**
- * Computes `activations.head.normed` of the batch's head rows. (U, D). With `activations.gradient` each layer's input is
- * kept, so that `backwardHidden` can follow.
+ * Computes `activations.head.normed` for the batch's head rows. (U, D) With `activations.gradient` each layer's input
+ * is kept for `backwardHidden`.
  */
 export async function forwardHidden(model: Model, batch: PackedTokens, activations: LayerActivations): Promise<void> {
   const { device, config, weights } = model;
@@ -54,7 +54,7 @@ export async function forwardHidden(model: Model, batch: PackedTokens, activatio
 
 /**
  * Adds the layers' parameter gradients, given those of the normalized head rows in `activations.gradient.dnormed`.
- * Follows `forwardHidden` on the same activations.
+ * Must follow `forwardHidden` on the same activations.
  */
 export async function backwardHidden(
   model: Model,

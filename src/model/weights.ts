@@ -1,5 +1,5 @@
 /**
- * A model's parameters in and out: from a checkpoint's mapped tensors into their buffers, and back as tensors to be saved.
+ * Loads a model's parameters from a checkpoint's mapped tensors, and returns them as tensors to save.
  */
 
 import { breathe } from "../device/breathe.ts";
@@ -11,13 +11,13 @@ import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.
 import { tensor } from "../tensor/tensor.ts";
 import type { ModelWeights } from "./model.ts";
 
-/** Where parameters come from: a checkpoint's tensors, mapped. */
+/** A checkpoint's mapped tensors, as a source of parameters. */
 export interface ParameterSource {
   /** Names the source in errors. */
   readonly path: string;
-  /** The source is a language model: a scalar head, which it does not have, starts at zeros. */
+  /** The source is a language model, which has no scalar head: it starts at zeros. */
   readonly scalarHeadFromZero?: boolean;
-  /** The row-major tensor of that name, or null. */
+  /** The row-major tensor with that name, or null. */
   find(name: string): { readonly address: number; readonly dtype: DType; readonly shape: readonly number[] } | null;
 }
 
@@ -25,7 +25,7 @@ function startsAtZero(source: ParameterSource, name: string): boolean {
   return name === scalarHead && source.scalarHeadFromZero === true;
 }
 
-/** @throws InputError when the tensor is missing or has another shape than config.json implies. */
+/** @throws InputError if the tensor is missing or its shape differs from what config.json implies */
 function findParameter(source: ParameterSource, { name, shape }: { name: string; shape: readonly number[] }) {
   const found = source.find(name);
   if (!found)
@@ -40,9 +40,9 @@ function findParameter(source: ParameterSource, { name, shape }: { name: string;
 }
 
 /**
- * Whether a checkpoint has what its config.json implies, before anything is allocated for it.
+ * Checks that a checkpoint has the tensors that its config.json implies, before anything is allocated.
  *
- * @throws InputError naming the first tensor that is missing or has another shape or type
+ * @throws InputError naming the first tensor that is missing or has the wrong shape or type
  */
 export function checkWeights(config: ModelConfig, source: ParameterSource): void {
   for (const spec of parameterSpecs(config)) if (!startsAtZero(source, spec.name)) findParameter(source, spec);
@@ -56,7 +56,7 @@ export function checkWeights(config: ModelConfig, source: ParameterSource): void
 export async function loadWeights(device: Device, weights: ModelWeights, source: ParameterSource): Promise<void> {
   for (const weight of weights.all) {
     if (startsAtZero(source, weight.name)) {
-      // a buffer ends on a wide boundary, so half a float more is still its own
+      // the buffer is padded, so half a float more is still within it
       const floats = Math.ceil((weight.elements * bytesPerElement(weight.dtype)) / 4);
       device.ops.fill(tensor(weight.name, weight.address, "float32", [floats]), 0);
       continue;
@@ -67,13 +67,13 @@ export async function loadWeights(device: Device, weights: ModelWeights, source:
   }
 }
 
-/** Rows of `weight` that make about `bytes`, at least one block of rows. */
+/** Rows of `weight` that take about `bytes`, at least one block of rows. */
 export function rowsPerChunk(weight: Weight, dtype: DType, bytes: number): number {
   const rowBytes = (weight.shape[1] ?? 1) * bytesPerElement(dtype);
   return Math.max(16, Math.floor(bytes / rowBytes / 16) * 16);
 }
 
-/** A tensor on its way into a checkpoint: row-major, in pieces. A piece is valid until the next is asked for. */
+/** A tensor to write to a checkpoint: row-major, in chunks. A chunk is valid until the next one is requested. */
 export interface SavedTensor {
   readonly name: string;
   readonly dtype: "F32" | "BF16";
@@ -81,12 +81,12 @@ export interface SavedTensor {
   chunks(): Iterable<{ readonly address: number; readonly byteLength: number }>;
 }
 
-/** Bytes of host memory that pieces pass through. */
+/** Bytes of host memory that chunks are staged in. */
 const STAGING_BYTES = 8 * 2 ** 20;
 
 /**
- * Parameters, or buffers in their layout, as tensors to be saved: `layout` gives each its shape, `address` where it
- * lies (the parameter itself, its master, a moment). One piece of host memory serves them all; `free` gives it back.
+ * Parameters, or buffers in their layout (masters, moments), as tensors to save. All share one host staging buffer,
+ * which `free` releases.
  */
 export function savedTensors(
   device: Device,

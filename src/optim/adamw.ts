@@ -1,5 +1,5 @@
 /**
- * AdamW with float32 masters, gradients and moments (Loshchilov & Hutter 2019), and the clipping of the global gradient
+ * AdamW with float32 masters, gradients and moments (Loshchilov & Hutter 2019), and clipping of the global gradient
  * norm. All buffers have their parameter's layout, so a step is elementwise.
  */
 import { breathe } from "../device/breathe.ts";
@@ -18,7 +18,7 @@ export interface OptimizerSettings {
   readonly maxGradNorm: number;
 }
 
-/** The settings that make them. */
+/** A run's settings from which they are made. */
 export interface AdamSettings {
   readonly adamBeta1: number;
   readonly adamBeta2: number;
@@ -35,7 +35,7 @@ export function optimizerSettings(settings: AdamSettings): OptimizerSettings {
 export interface OptimizedParameter {
   readonly weight: Weight;
   readonly decays: boolean;
-  /** In float32 the parameter itself. */
+  /** For a float32 model, the parameter itself. */
   readonly master: Tensor;
   readonly m: Tensor;
   readonly v: Tensor;
@@ -43,9 +43,9 @@ export interface OptimizedParameter {
 }
 
 export interface OptimizerState {
-  /** Those that are trained. */
+  /** The trained parameters. */
   readonly parameters: readonly OptimizedParameter[];
-  /** By the parameter's name; null of one that is not trained. */
+  /** By parameter name; null for one that is not trained. */
   readonly gradients: ReadonlyMap<string, Tensor | null>;
   /** Steps taken, for the bias correction. */
   step: number;
@@ -60,17 +60,17 @@ interface Specification {
   readonly trainable: boolean;
 }
 
-/** Whose optimizer is planned: the policy's by default. */
+/** The model that an optimizer belongs to; the policy by default. */
 interface OptimizerOwner {
-  /** Begins the names of its buffers and groups. */
+  /** Prefix of the names of its buffers and groups. */
   readonly prefix: string;
-  /** When its gradients live. */
+  /** The phase in which its gradients are live. */
   readonly phase: Phase;
 }
 
 /**
- * Adds masters (under bfloat16 parameters), moments and gradients of what is trained to the plan; the returned function finds
- * them once they are allocated, given the parameters themselves. Gradients live in updates alone.
+ * Adds masters (for bfloat16 parameters), moments and gradients of trained parameters to the plan; the returned
+ * function binds them after allocation, given the parameters. Gradients are live only during the owner's phase.
  */
 export function planOptimizer(
   plan: PlanBuilder,
@@ -109,7 +109,7 @@ export function planOptimizer(
   };
 }
 
-/** Masters from the parameters, moments zero. */
+/** Sets masters to the parameters, and moments to zero. */
 export function resetOptimizer({ ops }: Device, state: OptimizerState): void {
   state.step = 0;
   for (const { weight, master, m, v } of state.parameters) {
@@ -137,7 +137,7 @@ export async function gradientNorm(device: Device, state: OptimizerState): Promi
 /**
  * One optimizer step on the accumulated gradients. Returns their norm before clipping.
  *
- * @throws RunError when the norm is not finite: no weight has been touched then
+ * @throws RunError if the norm is not finite, before any weight is changed
  */
 export async function optimizerStep(
   device: Device,

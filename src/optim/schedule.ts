@@ -1,6 +1,6 @@
 /**
- * The learning rate of a step, by Hugging Face's schedules (transformers' optimization.py) with their numbers: warm-up,
- * then what the schedule's name says. Steps count from 0, so the first step of a warm-up has rate 0.
+ * The learning rate of a step, by Hugging Face's schedules (transformers' optimization.py) with the same numbers:
+ * warm-up, then the schedule's decay. Steps count from 0, so the first step of a warm-up has rate 0.
  */
 import { type ScheduleName, type ScheduleShape, scheduleShape } from "../config/schedules.ts";
 
@@ -8,26 +8,26 @@ export interface ScheduleConfig {
   /** The rate at the end of warm-up. */
   readonly base: number;
   readonly shape: ScheduleShape;
-  /** w; `constant` has no warm-up and doesn't read it. */
+  /** w; `constant` has no warm-up and ignores it. */
   readonly warmupSteps: number;
-  /** S; neither of the constant ones and `inverse_sqrt` read it. */
+  /** S; ignored by the constant schedules and `inverse_sqrt`. */
   readonly totalSteps: number;
 }
 
-/** The settings that make a schedule. */
+/** A run's settings from which a schedule is made. */
 export interface ScheduleSettings {
   readonly learningRate: number;
   readonly lrSchedulerType: ScheduleName;
   readonly lrSchedulerKwargs: Readonly<Record<string, unknown>> | null;
-  /** Steps; below 1 a share of all, rounded up. */
+  /** Steps; below 1, a fraction of all steps, rounded up. */
   readonly warmupSteps: number;
-  /** A share of all steps, rounded up; read where `warmupSteps` is 0. */
+  /** A fraction of all steps, rounded up; used if `warmupSteps` is 0. */
   readonly warmupRatio: number;
 }
 
 /**
- * @param base another peak than `learning_rate`, e.g. the critic's
- * @throws InputError where `lr_scheduler_kwargs` do not fit the schedule
+ * @param base the peak rate if not `learning_rate`, e.g. the critic's
+ * @throws InputError if `lr_scheduler_kwargs` do not match the schedule
  */
 export function scheduleOf(
   settings: ScheduleSettings,
@@ -50,7 +50,7 @@ export function learningRate({ shape, base, warmupSteps, totalSteps }: ScheduleC
   if (shape.type === "warmup_stable_decay") return base * stableDecay(shape, steps);
   if (shape.type === "cosine_warmup_with_min_lr") return base * minRateWarmup(shape, base, steps);
   if (step < warmupSteps) return (base * step) / warmupSteps;
-  // The part of the decay still to come; a run that is all warm-up has nothing to decay. From step S on it stays at 0.
+  // The remaining fraction of the decay, 0 from step S on. max(…, 1): a run that is all warm-up has no decay.
   const left = Math.min(Math.max((totalSteps - step) / Math.max(totalSteps - warmupSteps, 1), 0), 1);
   switch (shape.type) {
     case "constant_with_warmup":
@@ -82,16 +82,16 @@ type Shape<N extends ScheduleName> = Extract<ScheduleShape, { readonly type: N }
 /** 1 at 0, 0 at 1. */
 const halfCosine = (progress: number): number => 0.5 * (1 + Math.cos(Math.PI * progress));
 
-/** What falls from 1 to 0, falling to `floor` instead. */
+/** Rescales a factor that falls from 1 to 0 so that it falls to `floor`. */
 const raised = (factor: number, floor: number): number => factor * (1 - floor) + floor;
 
-/** As a share of the base. */
+/** As a fraction of the base. */
 const floorOf = (
   shape: { readonly min_lr?: number | undefined; readonly min_lr_rate?: number | undefined },
   base: number,
 ) => shape.min_lr_rate ?? (base === 0 ? 0 : shape.min_lr! / base);
 
-/** Its warm-up begins above 0, and its decay a step early, so that the last step has the floor itself. */
+/** Its warm-up starts above 0, and its decay one step early, so that the last step has exactly the floor. */
 function minRateWarmup(
   shape: Shape<"cosine_warmup_with_min_lr">,
   base: number,

@@ -1,6 +1,6 @@
 /**
  * The rollout's memory: layer buffers for prefill and decode, the paged key-value cache, and the small buffers that
- * change from one decode step to the next. Planned from the limits before anything runs.
+ * change in every decode step. Planned from the limits before anything runs.
  */
 
 import type { Device, KeyValuePages } from "../device/device.ts";
@@ -29,23 +29,23 @@ export interface RolloutLimits {
   readonly longestPrompt: number;
   /** `max_completion_length` */
   readonly maxCompletion: number;
-  /** Different prompts in the cache at once; more only wait for their turn. */
+  /** Different prompts in the cache at once; others wait. */
   readonly promptSlots: number;
-  /** Repetition penalty in use: each slot keeps a bit set of the tokens seen. */
+  /** A repetition penalty is used: each slot keeps a bit set of the tokens seen. */
   readonly penalized: boolean;
 }
 
-/** Tokens of prompts that one prefill pass takes, where they fit. */
+/** Prompt tokens that one prefill pass takes, if the prompts add up to as many. */
 const PREFILL_TOKENS = 1024;
 
 export interface RolloutSizes {
   readonly prefillTokens: number;
   readonly pages: number;
-  /** Pages a sequence may take: its prompt's and its completion's. */
+  /** Pages that a sequence may use: its prompt's and its completion's. */
   readonly tableWidth: number;
 }
 
-/** Prompts in flight when groups of `samples` are decoded: the full ones, one that begins, one that ends. */
+/** Prompts in flight when groups of `samples` are decoded: the full ones, one starting and one finishing. */
 export function promptSlotsFor(maxSequences: number, samples: number): number {
   return Math.min(maxSequences, Math.ceil(maxSequences / samples) + 2);
 }
@@ -58,7 +58,7 @@ export function rolloutSizes({ maxSequences, longestPrompt, maxCompletion, promp
   };
 }
 
-/** A prefill pass's inputs for at most `tokens` tokens and `prompts` prompts. */
+/** A prefill pass's inputs, for at most `tokens` tokens and `prompts` prompts. */
 function prefillShapes(tokens: number, prompts: number) {
   return {
     tokens: [tokens],
@@ -66,7 +66,7 @@ function prefillShapes(tokens: number, prompts: number) {
     page: [tokens], // where each token's keys and values go
     offset: [tokens],
     segments: [prompts, 4],
-    promptSlot: [prompts], // rows of promptHidden that first tokens are drawn from
+    promptSlot: [prompts], // rows of promptHidden that first tokens are sampled from
   } as const;
 }
 
@@ -88,7 +88,7 @@ export interface RolloutBuffers extends BuffersOf<typeof headTable> {
   readonly layer: LayerBuffers;
   /** Pages of each layer. */
   readonly cache: readonly KeyValuePages[];
-  /** Rows that the buffers of a decode step have: for the most sequences, padding included. */
+  /** Rows in the buffers of a decode step: for the maximum number of sequences, padding included. */
   readonly decodeRows: number;
   readonly prefill: PrefillInputs;
   readonly step: StepInputs;
@@ -96,7 +96,7 @@ export interface RolloutBuffers extends BuffersOf<typeof headTable> {
   readonly seen: Tensor | null; // uint32 (maxSequences + 1, ⌈V/32⌉): by slot, the last one for padding
 }
 
-/** Adds the rollout's buffers to the plan; the returned function finds them once they are allocated. */
+/** Adds the rollout's buffers to the plan; the returned function binds them after allocation. */
 export function planRollout(
   plan: PlanBuilder,
   device: Device,
@@ -112,7 +112,7 @@ export function planRollout(
   const bindLayer = planBuffers(plan, activations, layersTable(config, dtype, T));
   const page = layersOf(config).map(({ attention }) => device.pageElements(attention.shape));
   const padded = Array.from({ length: limits.maxSequences }, (_, i) => device.decodeBucket(i + 1) > i + 1);
-  const pages = sizes.pages + (padded.includes(true) ? 1 : 0); // one for what padding rows write
+  const pages = sizes.pages + (padded.includes(true) ? 1 : 0); // one for the writes of padding rows
   const cacheElements = (part: "keys" | "values") => page.reduce((sum, layer) => sum + pages * layer[part], 0);
   const cachePlace = { ...activations, group: "key-value cache" };
   const bindCache = planBuffers(plan, cachePlace, {

@@ -1,6 +1,6 @@
 /**
- * Prompts → completions on a model and its planned buffers: a rollout to be driven token by token (rollout.ts), and the
- * plain loop that samples everything it is asked for.
+ * Prompts → completions on a model and its planned buffers: starts rollouts that the caller drives token by token
+ * (rollout.ts), and has the plain loop that samples all requests.
  */
 import type { Model } from "../model/model.ts";
 import type { RolloutBuffers } from "./buffers.ts";
@@ -10,24 +10,24 @@ import type { RolloutRequest, RolloutSettings, SampledCompletion } from "./seque
 export interface GenerateEvents {
   readonly onToken?: OnToken;
   readonly onProgress?: (finished: number, total: number) => void;
-  /** Stops between two tokens when it says so; what is not finished then is left out. */
+  /** True stops between two tokens; unfinished completions are left out. */
   readonly shouldStop?: () => boolean;
 }
 
 export interface RolloutEngine {
-  /** @throws RangeError where the settings go beyond what was planned for */
+  /** @throws RangeError if the settings exceed the plan */
   start(settings: RolloutSettings, onToken?: OnToken): Rollout;
   /**
-   * Samples every request's completions, in the order of the requests.
+   * Samples every request's completions, in request order.
    *
-   * @throws RunError when the logits are not finite
+   * @throws RunError if the logits are not finite
    */
   generate(
     requests: readonly RolloutRequest[],
     settings: RolloutSettings,
     events?: GenerateEvents,
   ): Promise<SampledCompletion[][]>;
-  /** Forgets the recorded decode steps: the buffers are about to go. */
+  /** Forgets the recorded decode steps, before the buffers are freed. */
   close(): void;
 }
 

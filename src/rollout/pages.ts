@@ -1,4 +1,4 @@
-/** Which pages of the key-value cache are free. A page is a block of 64 tokens in every layer. */
+/** The free pages of the key-value cache. A page is a block of 64 tokens in every layer. */
 import { PAGE_TOKENS } from "../device/device.ts";
 
 /** Pages that hold `tokens` tokens. */
@@ -8,13 +8,13 @@ export function pagesFor(tokens: number): number {
 
 export interface PagePool {
   readonly free: number;
-  /** Takes `count` pages, or null when there are not that many. */
+  /** Takes `count` pages; null if there are fewer. */
   take(count: number): Int32Array | null;
   give(pages: Int32Array): void;
 }
 
 export function createPagePool(total: number): PagePool {
-  // A stack: the page given back last is still in the caches.
+  // A stack: the most recently freed page is most likely still in the CPU's caches.
   const stack = Array.from({ length: total }, (_, i) => total - 1 - i);
   return {
     get free() {

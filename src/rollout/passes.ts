@@ -1,9 +1,10 @@
 /**
- * The rollout's passes over the model: prompts into the cache, the first token of new sequences, one more token of running
- * ones. The layers and kernels are those of training, so a token's recorded log-probability is bit for bit what training
- * computes for it (promise 2); its random number is keyed by (seed, step, prompt, sample) and counted by position
- * (promise 3), so neither batching nor the order of admission changes a completion.
- * Leaves out which sequences take part and when one ends (rollout.ts).
+ * The rollout's passes over the model: prompts into the cache, the first token of new sequences, the next token of
+ * running ones. Layers and kernels are those of training, so a token's recorded logprob is bit-identical to the one
+ * that training computes (promise 2). Its random number is keyed by (seed, step, prompt, sample) and position (promise
+ * 3), so neither batching nor the order of admission changes a completion.
+ *
+ * rollout.ts decides which sequences take part and when one ends.
  */
 import { doPieces, type Pieces } from "../device/breathe.ts";
 import { type Device, PAGE_TOKENS } from "../device/device.ts";
@@ -18,15 +19,15 @@ import { fillCounters, fillStep, type StepPlace } from "./step-inputs.ts";
 export interface RolloutModel {
   readonly model: Model;
   readonly buffers: RolloutBuffers;
-  /** Begins the keys of its recorded decode steps. */
+  /** Prefix of the keys of its recorded decode steps. */
   readonly name: string;
   /** Keys of the decode steps that the device has recorded. */
   readonly recorded: Set<string>;
-  /** Rollouts begun on the buffers: they are the last one's. */
+  /** Number of rollouts started on the buffers, which belong to the last one. */
   started: number;
 }
 
-/** Row by row. */
+/** One entry per row. */
 export interface SampledTokens {
   /** Below 0: the logits are not finite. */
   readonly ids: Int32Array;
@@ -34,7 +35,7 @@ export interface SampledTokens {
   readonly samplingLogprobs: Float32Array;
 }
 
-/** Prompts packed into one pass: their keys and values into their pages, their last rows into promptHidden. */
+/** Runs prompts in one packed pass: keys and values go into their pages, last rows into promptHidden. */
 export async function prefill({ model, buffers }: RolloutModel, prompts: readonly ResidentPrompt[]): Promise<void> {
   const { device, config, weights } = model;
   const { ops } = device;
@@ -69,7 +70,7 @@ export async function prefill({ model, buffers }: RolloutModel, prompts: readonl
   }
 }
 
-/** The first token of new sequences, from their prompts' last rows. */
+/** Samples the first token of new sequences from their prompts' last rows. */
 export function firstTokens(
   on: RolloutModel,
   sequences: readonly CachedSequence[],
@@ -93,7 +94,7 @@ export function firstTokens(
   return readSampled(device, buffers);
 }
 
-/** One more token of running sequences. */
+/** Samples the next token of running sequences. */
 export async function decode(
   on: RolloutModel,
   sequences: readonly CachedSequence[],
@@ -104,10 +105,10 @@ export async function decode(
   const B = device.decodeBucket(sequences.length);
   fillStep(buffers.step, sequences, placeOf(buffers, settings, B));
   device.upload(buffers.step.block, buffers.step.host);
-  // The marks of sampling are those of tokens that forced ones took the place of.
+  // The sampler marked tokens that were then replaced by forced ones, so mark these sequences again.
   if (buffers.seen)
     for (const s of sequences) if (s.mask?.at(-1) === 0 && s.forced.length === 0) markSeen(on, s, buffers.seen);
-  // What a recorded step has fixed beside the number of rows; everything else lies in buffers.
+  // The scalars that a recorded step has fixed besides the number of rows; everything else is in buffers.
   const { seed, stream, temperature, topK, topP, minP, repetitionPenalty } = settings;
   const fixed = [seed, stream, temperature, topK, topP, minP, repetitionPenalty].join(" ");
   const key = `${on.name} decode ${B} ${fixed}`;
@@ -119,7 +120,7 @@ export async function decode(
   return readSampled(device, buffers);
 }
 
-/** Everything of a decode step that the device does; reads only fixed buffers. */
+/** The device's part of a decode step; reads only fixed buffers. */
 function* decodeStep(on: RolloutModel, B: number, settings: RolloutSettings): Pieces {
   const { model, buffers } = on;
   const { device, config, weights } = model;
@@ -159,21 +160,21 @@ function sampleRows({ model, buffers }: RolloutModel, B: number, settings: Rollo
   ops.sample(at(ids), at(logprob), at(samplingLogprob), logits, at(logitRow), at(counters), seen, settings);
 }
 
-/** Takes the sampled tokens off the device. */
+/** Reads the sampled tokens from the device. */
 async function readSampled(device: Device, { sampled, decodeRows: B }: RolloutBuffers): Promise<SampledTokens> {
   const ids = (await device.read(sampled.all)) as Int32Array; // (3, B)
   const row = (r: number) => new Float32Array(ids.buffer, ids.byteOffset + 4 * r * B, B);
   return { ids, logprobs: row(1), samplingLogprobs: row(2) };
 }
 
-/** Marks the tokens of a sequence and its prompt for the repetition penalty, and no others. */
+/** Marks exactly the tokens of a sequence and its prompt for the repetition penalty. */
 function markSeen({ model }: RolloutModel, { prompt, slot, ids }: CachedSequence, seen: Tensor): void {
   const bits = new Uint32Array(Math.ceil(model.config.vocabSize / 32));
   for (const seenIds of [prompt.request.promptIds, ids]) for (const id of seenIds) bits[id >> 5]! |= 1 << (id & 31);
   model.device.upload(rows(seen, slot, 1), bits);
 }
 
-/** Padding rows write behind what the scheduler gives out. */
+/** Padding rows use the page and slot after those that the scheduler hands out. */
 const placeOf = ({ sizes, limits }: RolloutBuffers, { step }: RolloutSettings, count: number): StepPlace => ({
   step,
   rows: count,

@@ -1,8 +1,8 @@
 /**
- * One rollout: requests are added and dropped while its sequences are decoded, a token of each at a time. The caller loops:
- * `step` says which sequences have stopped, and each of them is ended or, with a tool's answer say, fed and goes on. So
- * what a loop does between two tokens (streaming, replacing a group, waiting for a tool) is the loop's own (engine.ts,
- * grpo/dynamic-sampling.ts).
+ * One rollout: requests are added and dropped while its sequences are decoded, one token each at a time. The caller
+ * loops: `step` returns the sequences that have stopped, and the caller either ends each of them or feeds it, for
+ * example a tool's answer, and it continues. So callers (engine.ts, grpo/dynamic-sampling.ts) decide what happens
+ * between two tokens: streaming, replacing a group, waiting for a tool.
  */
 import { breathe } from "../device/breathe.ts";
 import { RunError } from "../errors.ts";
@@ -17,42 +17,42 @@ import type {
   Sequence,
 } from "./sequence.ts";
 
-/** All calls are for between two steps; `feed` is for `onToken`, too. */
+/** Methods are called between two steps; `feed` may also be called in `onToken`. */
 export interface Rollout {
   /** Samples that have ended. */
   readonly finished: number;
-  /** Those and all that are still to end; the rollout is done when there are none. */
+  /** Those plus all unfinished ones; the rollout is done when the two are equal. */
   readonly total: number;
   /**
-   * Puts a request behind the others.
+   * Queues a request after the others.
    *
    * @returns its place: how many were added before
    */
   add(request: RolloutRequest): number;
-  /** Ends a request's remaining samples: nobody needs them. */
+  /** Ends a request's remaining samples. */
   drop(place: number): void;
   /**
-   * Takes in what fits and gives every running sequence a token, new ones two.
+   * Admits what fits and adds one token to every running sequence, two to new ones.
    *
-   * @returns those that have stopped; each keeps its slot and pages until it is ended
-   * @throws RunError when the logits are not finite
+   * @returns sequences that have stopped; each keeps its slot and pages until it is ended
+   * @throws RunError if the logits are not finite
    */
   step(): Promise<readonly Sequence[]>;
   /**
-   * Forces the sequence's next tokens: they go through the same decode steps as sampled ones and end the sequence only at
-   * the length limit. One that has stopped goes on; with no tokens, it goes on sampling.
+   * Forces the sequence's next tokens: they take the same decode steps as sampled ones and end the sequence only at the
+   * length limit. A stopped sequence continues; with no tokens given, it continues sampling.
    *
-   * @throws RangeError where it has ended or its completion is full
+   * @throws RangeError if it has ended or its completion is full
    */
   feed(sequence: Sequence, ids: Iterable<number>): void;
-  /** @throws RangeError where it has not stopped, or has ended */
+  /** @throws RangeError if it has not stopped, or has ended */
   end(sequence: Sequence): SampledCompletion;
 }
 
-/** Told of each sampled token. */
+/** Called for each sampled token. */
 export type OnToken = (sequence: Sequence, id: number) => void;
 
-/** Begins a rollout, which has all of the buffers: an earlier one cannot go on. */
+/** Starts a rollout. It uses all of the buffers, so an earlier one on them cannot continue. */
 export function startRollout(on: RolloutModel, settings: RolloutSettings, onToken?: OnToken): Rollout {
   const { limits, sizes } = on.buffers;
   if (settings.maxCompletionLength > limits.maxCompletion) throw new RangeError("rollout: longer than planned");
@@ -67,7 +67,7 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
     return found;
   };
 
-  /** The tokens of a pass join their sequences. @returns those that have stopped */
+  /** Appends a pass's tokens to their sequences. @returns those that have stopped */
   const take = (sequences: readonly CachedSequence[], sampled: SampledTokens): CachedSequence[] => {
     for (const [i, s] of sequences.entries()) {
       const id = sampled.ids[i]!;
@@ -112,7 +112,7 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
       }
       const running = scheduler.running.filter((s) => !s.ending);
       if (running.length > 0) stopped.push(...take(running, await decode(on, running, settings)));
-      await breathe(); // even where all have stopped, as the caller may loop until a tool has answered
+      await breathe(); // even if all have stopped, since the caller may loop until a tool has answered
       return stopped;
     },
     feed(sequence, ids) {
@@ -120,7 +120,7 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
       if (s.ids.length >= settings.maxCompletionLength)
         throw new RangeError(`rollout: sample ${s.sample} of request ${s.place} is at its length limit`);
       for (const id of ids) s.forced.push(id);
-      s.matcher = null; // a stop string begins in no forced token
+      s.matcher = null; // a stop string cannot begin in a forced token
       s.ending = null;
     },
     end(sequence) {
@@ -147,7 +147,7 @@ function append(s: CachedSequence, id: number, logprob: number, samplingLogprob:
   s.mask?.push(mask);
 }
 
-/** Whether its newest token stops a sequence. */
+/** How a sequence's newest token ends it; null if it does not. */
 function endingOf(s: CachedSequence, settings: RolloutSettings): Ending | null {
   const wasForced = s.mask?.at(-1) === 0;
   if (!wasForced && s.forced.length === 0) {

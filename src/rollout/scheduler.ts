@@ -1,8 +1,8 @@
 /**
- * Continuous batching: which samples run now. Samples are admitted in order (prompt by prompt) as soon as a slot and
- * pages are free; a sample holds pages for its longest possible completion from the start, so nothing that runs ever
- * has to wait, and what waits always gets its turn. Requests may be added and dropped meanwhile. Leaves out all
- * computing (passes.ts).
+ * Continuous batching: decides which samples run. Samples are admitted in order, prompt by prompt, as soon as a slot
+ * and pages are free. A sample reserves pages for its longest possible completion, so a running sample never has to
+ * wait, and a waiting one always gets its turn. Requests may be added and dropped at any time. passes.ts does the
+ * computing.
  */
 
 import type { RolloutLimits, RolloutSizes } from "./buffers.ts";
@@ -10,7 +10,7 @@ import { createPagePool, pagesFor } from "./pages.ts";
 import { type CachedSequence, newSequence, type ResidentPrompt, type RolloutRequest } from "./sequence.ts";
 
 export interface Admission {
-  /** Prompts that must be computed first. */
+  /** Prompts to prefill first. */
   readonly prefill: readonly ResidentPrompt[];
   /** New sequences; each needs its first token from its prompt's last row. */
   readonly sequences: readonly CachedSequence[];
@@ -20,13 +20,13 @@ export interface Scheduler {
   /** Sequences that hold a slot, in order of admission. */
   readonly running: readonly CachedSequence[];
   readonly waiting: number;
-  /** Takes in what fits now; prompts of at most `prefillTokens` together. */
+  /** Admits what fits now; new prompts have at most `prefillTokens` tokens together. */
   admit(): Admission;
-  /** Gives a finished sequence's slot and pages back. */
+  /** Frees a finished sequence's slot and pages. */
   finish(sequence: CachedSequence): void;
-  /** Puts a request behind the others. */
+  /** Queues a request after the others. */
   add(request: RolloutRequest): void;
-  /** Ends a request's samples, waiting and running ones: their room is for others. */
+  /** Ends a request's waiting and running samples and frees their slots and pages. */
   drop(place: number): void;
 }
 
@@ -40,10 +40,10 @@ export function createScheduler(limits: RolloutLimits, sizes: RolloutSizes): Sch
   let running: CachedSequence[] = [];
   let place = 0; // of the request whose sample is admitted next
   let sample = 0;
-  let resident: ResidentPrompt | null = null; // its prompt, once it is in the cache
+  let resident: ResidentPrompt | null = null; // that request's prompt, once it is in the cache
   let waiting = 0;
 
-  /** Puts a prompt into the cache, or null while there is no room for it and one completion. */
+  /** Reserves room in the cache for a prompt; null while there is no room for it and one completion. */
   const settle = (request: RolloutRequest): ResidentPrompt | null => {
     const needed = pagesFor(request.promptIds.length);
     if (freePromptSlots.length === 0 || pool.free < needed + completionPages) return null;
@@ -51,7 +51,7 @@ export function createScheduler(limits: RolloutLimits, sizes: RolloutSizes): Sch
     return { request, slot: freePromptSlots.pop()!, pages, open: request.samples };
   };
 
-  /** `samples` of a prompt's no longer need it; the last of them frees its room. */
+  /** Releases a prompt for `samples` of its samples; the last one frees its room. */
   const close = (prompt: ResidentPrompt, samples: number): void => {
     prompt.open -= samples;
     if (prompt.open > 0) return;

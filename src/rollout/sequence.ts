@@ -1,4 +1,4 @@
-/** What the rollout is asked for, what it is working on, and what it gives back. */
+/** A rollout's requests, its sequences in progress, and its results. */
 import type { SamplingSettings } from "../device/device.ts";
 import type { StopMatcher } from "../tokenizer/tokenizer.ts";
 
@@ -7,7 +7,7 @@ export interface RolloutSettings extends SamplingSettings {
   readonly step: number;
   readonly maxCompletionLength: number;
   readonly isStop: (id: number) => boolean;
-  /** Makes the watcher of a completion for stop strings; null or absent: there are none. */
+  /** Creates a completion's matcher for stop strings; null or absent: there are none. */
   readonly stopStrings?: (() => StopMatcher) | null;
 }
 
@@ -23,15 +23,17 @@ export interface RolloutRequest {
 export interface Ending {
   /** By a stop token or a stop string; false: cut at the length limit. */
   readonly finished: boolean;
-  /** The stop string that ended it; absent: none did. */
+  /** The stop string that ended it, if any. */
   readonly stop?: string;
 }
 
 export interface SampledCompletion extends Ending {
   readonly completionIds: Int32Array; // (R)
-  /** Log-probability of each token at the sampling temperature, before penalty and truncation; 0 for forced ones. (R) */
+  /**
+   * Log-probability of each token at the sampling temperature, before penalty and truncation; 0 for forced ones. (R)
+   */
   readonly logprobs: Float32Array;
-  /** The same of the distribution really drawn from. (R) */
+  /** The same under the distribution actually sampled from. (R) */
   readonly samplingLogprobs: Float32Array;
   /** 1: the token was sampled, 0: it was forced; null: none was forced. (R) */
   readonly mask: Uint8Array | null;
@@ -39,7 +41,7 @@ export interface SampledCompletion extends Ending {
 
 /** One sample being decoded, as the caller sees it. */
 export interface Sequence {
-  /** Of its request, in the order in which they were added. */
+  /** Index of its request, in the order of `add`. */
   readonly place: number;
   readonly sample: number;
   readonly ids: readonly number[];
@@ -47,12 +49,12 @@ export interface Sequence {
   readonly ending: Ending | null;
 }
 
-/** A prompt whose keys and values lie in the cache, for as long as one of its samples needs them. */
+/** A prompt whose keys and values are in the cache for as long as one of its samples needs them. */
 export interface ResidentPrompt {
   readonly request: RolloutRequest;
   readonly slot: number;
   readonly pages: Int32Array;
-  /** Samples not finished yet, waiting ones included. */
+  /** Samples that have not finished, including waiting ones. */
   open: number;
 }
 
@@ -66,9 +68,9 @@ export interface CachedSequence extends Sequence {
   readonly samplingLogprobs: number[];
   /** As in `SampledCompletion`. */
   mask: number[] | null;
-  /** Tokens to come in place of sampled ones. */
+  /** Tokens that will replace the next sampled ones. */
   readonly forced: number[];
-  /** Made when its first token is looked at. */
+  /** Created when the first token is checked. */
   matcher: StopMatcher | null;
   ending: Ending | null;
 }

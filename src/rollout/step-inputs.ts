@@ -1,7 +1,7 @@
 /**
- * What changes from one decode step to the next: a block of integers on the device, its twin on the host, and what was
- * sampled. One copy each way per step, whatever the number of fields. Rows beyond the sequences are padding: they put
- * their keys into a page that nobody reads, and see none.
+ * The inputs and outputs of a decode step: a block of integers on the device with its copy on the host, and the sampled
+ * tokens. There is one transfer each way per step, whatever the number of fields. Rows beyond the sequences are
+ * padding: they write keys to a page that nobody reads, and attend to none.
  */
 import { PAGE_TOKENS, SAMPLE_COUNTERS } from "../device/device.ts";
 import { elementCount, rows, type Tensor, tensor } from "../tensor/tensor.ts";
@@ -9,17 +9,17 @@ import type { CachedSequence } from "./sequence.ts";
 
 /** Named int32 fields in one planned buffer, (elements). */
 export interface IntegerBlock<Name extends string> {
-  /** Of the whole block, on the host. */
+  /** The whole block on the host. */
   readonly host: Int32Array;
   readonly block: Tensor;
   readonly tensors: Readonly<Record<Name, Tensor>>;
-  /** The host's part that `tensors[name]` is a copy of. */
+  /** The parts of `host` that `tensors` are copies of. */
   readonly fields: Readonly<Record<Name, Int32Array>>;
 }
 
 type Shapes<Name extends string> = Readonly<Record<Name, readonly number[]>>;
 
-/** Fields begin at multiples of this, so that wide loads may be used on them. */
+/** Fields begin at multiples of this, to allow wide loads. */
 const ALIGNED_ELEMENTS = 32;
 
 function aligned(elements: number): number {
@@ -63,7 +63,7 @@ export function stepShapes(sequences: number, width: number) {
 
 export type StepInputs = IntegerBlock<keyof ReturnType<typeof stepShapes>>;
 
-/** What the step needs that is the same for all its rows. */
+/** Inputs of a step that are the same for all its rows. */
 export interface StepPlace {
   /** Training step: part of the random numbers' key. */
   readonly step: number;
@@ -74,7 +74,7 @@ export interface StepPlace {
   readonly spareSlot: number;
 }
 
-/** Fills the host's twin for one decode step. */
+/** Fills the host's copy for one decode step. */
 export function fillStep(
   { fields, tensors }: StepInputs,
   sequences: readonly CachedSequence[],
@@ -84,7 +84,7 @@ export function fillStep(
   const width = tensors.pageTable.rowStride;
   for (let i = 0; i < sequences.length; i++) {
     const s = sequences[i]!;
-    const newest = s.ids.length - 1; // place of the newest token in the completion
+    const newest = s.ids.length - 1; // index of the newest token in the completion
     tokens[i] = s.ids[newest]!;
     positions[i] = s.prompt.request.promptIds.length + newest;
     page[i] = s.pages[Math.floor(newest / PAGE_TOKENS)]!;
@@ -108,7 +108,7 @@ export function fillStep(
   fillCounters(fields.counters, sequences, place);
 }
 
-/** The random numbers' counters, and the slots whose marks a repetition penalty reads. */
+/** Fills the random numbers' counters, and the slots whose marks the repetition penalty reads. */
 export function fillCounters(
   counters: Int32Array,
   sequences: readonly CachedSequence[],
@@ -125,7 +125,7 @@ export function fillCounters(
   }
 }
 
-/** What `sample` wrote, in one buffer (3, rows) that is read at once. */
+/** The outputs of `sample`, in one buffer (3, rows) for a single read. */
 export interface SampledOutputs {
   readonly all: Tensor; // int32 (3, rows)
   readonly ids: Tensor; // int32 (rows)

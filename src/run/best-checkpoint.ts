@@ -1,8 +1,7 @@
 /**
- * The best evaluation of a run so far, by transformers' rules (`metric_for_best_model`, EarlyStoppingCallback): a strictly
- * better value is the new best; patience counts the evaluations since one that was better than the best before it by more
- * than the threshold. The evaluation before the first step is not of this run's work and does not count. Decides only;
- * saving and loading is the trainer's and checkpointing.ts's.
+ * The best evaluation of a run so far, by transformers' rules (`metric_for_best_model`, EarlyStoppingCallback): a
+ * strictly better value is the new best; patience counts the evaluations since one that beat the previous best by more
+ * than the threshold. The evaluation before the first step does not count. Only decides; run-output.ts saves and loads.
  */
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -18,10 +17,10 @@ export interface BestSettings {
   readonly earlyStoppingThreshold: number;
 }
 
-/** What a checkpoint keeps of it. */
+/** The state that a checkpoint keeps. */
 export const bestState = z.object({
   metric: z.string(),
-  /** null: nothing was evaluated yet. */
+  /** null: nothing has been evaluated yet. */
   value: z.number().nullable(),
   step: z.int().min(0).nullable(),
   /** Evaluations since the last that was better by more than the threshold. */
@@ -33,7 +32,7 @@ export type BestState = z.infer<typeof bestState>;
 
 type Values = Readonly<Record<string, unknown>>;
 
-/** As evaluations log it. */
+/** The metric's name in an evaluation's record. */
 export const evaluationName = (metric: string): string => (metric.startsWith("eval_") ? metric : `eval_${metric}`);
 
 export interface BestCheckpoint {
@@ -43,28 +42,28 @@ export interface BestCheckpoint {
   /** Patience has run out. */
   readonly exhausted: boolean;
   /**
-   * Says where an evaluation lacks the number, naming those that it has: later than before the first step that may be for
-   * once (no answer was scored), and ends nothing.
+   * Checks that an evaluation has the metric. If not, the message names those that it has; after the first step this is
+   * only a note, as an evaluation may happen to have no scored answer.
    * @throws InputError before the first step
    */
   require(step: number, values: Values, note: (text: string) => void): void;
   /**
-   * Takes in an evaluation after `step`; without the number (nothing was scored) it is no better.
+   * Takes an evaluation after `step` into account; without the metric (nothing was scored) it is no better.
    * @returns whether it is the best so far, so that its checkpoint must be saved
    */
   rate(step: number, values: Values): boolean;
   /**
-   * Says at the end which evaluation was the best, and why the run ends.
-   * @returns folder of the model to be saved in place of the one after `step`; null: that one
+   * Reports at the end which evaluation was best, and why the run ends.
+   * @returns folder of the model to save instead of the one after `step`, or null
    */
   conclude(step: number, steps: number, note: (text: string) => void): string | null;
 }
 
 /**
  * @param outputDir where checkpoints are saved
- * @param fallback the number that is meant where none is named
- * @param resume the checkpoint that the run goes on from
- * @returns null where no setting asks for it
+ * @param fallback the metric if none is named
+ * @param resume the checkpoint that the run resumes from
+ * @returns null if no setting needs it
  */
 export function trackBest(
   settings: BestSettings,

@@ -1,4 +1,4 @@
-/** The device of a run by its settings, and a session on it. */
+/** Opens a run's device, and a session on it. */
 import { whileOpen } from "../closing.ts";
 import type { Device } from "../device/device.ts";
 import { openDevice } from "../device/open.ts";
@@ -11,12 +11,12 @@ export interface DeviceSettings {
   readonly threads: number | null;
 }
 
-/** Opens the device of a run; says so when its kernels are compiled first, or when it is not the one hoped for. */
+/** Opens a run's device; notes when its kernels are compiled first, or when `auto` falls back to the CPU. */
 export function openRunDevice({ device, threads }: DeviceSettings, note: (text: string) => void): Promise<Device> {
   return openDevice({ device, threads, note });
 }
 
-/** Runs `work` on the device of a run, and closes it. */
+/** Runs `work` on a run's device, then closes it. */
 export async function withDevice<R>(
   settings: DeviceSettings,
   note: (text: string) => void,
@@ -25,7 +25,7 @@ export async function withDevice<R>(
   return whileOpen(await openRunDevice(settings, note), work);
 }
 
-/** Runs `work` with a session of what `compose` plans, on the device of a run, and closes both. */
+/** Runs `work` with a session of what `compose` plans on a run's device, then closes both. */
 export function withDeviceSession<T extends Tenants, R>(
   settings: DeviceSettings,
   note: (text: string) => void,

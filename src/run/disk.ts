@@ -1,4 +1,4 @@
-/** What a training run takes on the disk, before it is written. Logs, tokenizer files and headers are left out: some MiB. */
+/** Estimates the disk space of a training run. Logs, tokenizer files and headers are left out: a few MiB. */
 import { existsSync, statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { ModelConfig } from "../families/config.ts";
@@ -9,18 +9,18 @@ import { bytesPerElement, type ComputeDType } from "../tensor/dtype.ts";
 export interface DiskUse {
   readonly modelBytes: number;
   readonly checkpointBytes: number;
-  /** Checkpoints that are there at the end. */
+  /** Checkpoints kept at the end. */
   readonly checkpoints: number;
 }
 
 /** What a run saves, and how often. */
 export interface Saving {
   readonly steps: number;
-  /** In steps; 0: at a signal alone, which is one checkpoint. */
+  /** In steps; 0: only when stopped by a signal, which makes one checkpoint. */
   readonly every: number;
   /** null: all are kept. */
   readonly limit: number | null;
-  /** PPO's critic and a moving reference, which are saved too. */
+  /** PPO's critic and a moving reference are saved too. */
   readonly hasCritic: boolean;
   readonly hasMovingReference: boolean;
 }
@@ -44,7 +44,7 @@ export function diskUse(config: ModelConfig, dtype: ComputeDType, saving: Saving
   };
 }
 
-/** @param overwrite the run takes the place of what `outputDir` holds */
+/** @param overwrite the run replaces what is in `outputDir` */
 export function describeDisk(
   { modelBytes, checkpointBytes, checkpoints }: DiskUse,
   outputDir: string,

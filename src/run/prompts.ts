@@ -1,6 +1,6 @@
 /**
- * Rows of a dataset → tokenized prompts with their golds, one at a time and on demand. Also how long prompts get, which
- * the memory plan must know before the first of them is sampled.
+ * Dataset rows → tokenized prompts with their golds, one at a time on demand. Also estimates the longest prompt, which
+ * the memory plan needs before sampling starts.
  */
 import { type ColumnSettings, type Example, type ExampleColumns, exampleAt, findColumns } from "../data/columns.ts";
 import type { Dataset } from "../data/dataset.ts";
@@ -14,7 +14,7 @@ export interface Problem {
   readonly example: Example;
 }
 
-/** A completion of a problem as reward functions take it. */
+/** A completion of a problem, as passed to reward functions. */
 export interface Answer {
   readonly problem: Problem;
   /** The same number for answers to one prompt. */
@@ -26,11 +26,11 @@ export interface Answer {
 export interface ProblemSource {
   readonly dataset: Dataset;
   readonly columns: ExampleColumns;
-  /** What a user should know of the columns: where golds come from, what rows come without. */
+  /** Notes for the user about columns: where golds come from, which columns could not be read. */
   readonly remarks: readonly string[];
-  /** @throws InputError for a row whose prompt is empty or no prompt at all */
+  /** @throws InputError for a row whose prompt is empty or not a prompt */
   problem(row: number): Problem;
-  /** Tokens of the longest prompt, found by tokenizing the rows that are longest as text. */
+  /** Tokens of the longest prompt, estimated by tokenizing the rows with the longest text. */
   longestPrompt(): number;
   close(): void;
 }
@@ -41,14 +41,14 @@ export interface ProblemSettings extends ColumnSettings, PromptOptions {
   readonly split: string;
 }
 
-/** Rows whose text lengths are looked at; a larger set is sampled evenly. */
+/** Rows whose text lengths are compared; larger datasets are sampled evenly. */
 const SCANNED_ROWS = 20_000;
 /** Rows that are tokenized to find the longest prompt. */
 const TOKENIZED_ROWS = 32;
-/** What a row outside of the scan may be longer by. */
+/** Allowance for longer rows outside the scan. */
 const MARGIN = 1.1;
 
-/** @throws InputError where the dataset or a column is not there, or a file is damaged */
+/** @throws InputError if the dataset or a column is missing, or a file is damaged */
 export async function openProblems(tokenizer: Tokenizer, settings: ProblemSettings): Promise<ProblemSource> {
   const dataset = await loadDataset(settings.path, { split: settings.split, config: settings.config });
   const columns = findColumns(dataset, settings);

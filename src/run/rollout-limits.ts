@@ -1,10 +1,10 @@
-/** How much a rollout holds at once, by a run's settings and what it samples. */
+/** How much a rollout holds at once, from a run's settings. */
 import { promptSlotsFor, type RolloutLimits } from "../rollout/buffers.ts";
 
-/** Prompts evaluated at once: each has a completion of its own, so each takes a prompt's pages. */
+/** Prompts evaluated at once, each with a single completion, so each needs pages for its prompt. */
 const EVALUATED_AT_ONCE = 32;
 
-/** What a rollout of groups of `samples`, and an evaluation of one sample a prompt beside it, must hold. */
+/** Limits for rollouts of groups of `samples`, and for evaluations with one sample per prompt. */
 export function rolloutLimits(options: {
   readonly maxConcurrentSequences: number;
   /** Completions of the largest rollout. */

@@ -1,7 +1,7 @@
 /**
  * What a training run leaves in its folder besides metrics and completions, GRPO's and supervised fine-tuning's alike:
- * checkpoints, the lines of its evaluations, the best of them, and the model at the end. A checkpoint knows of its step's
- * evaluation, whichever of the two came first. When any of it is due is run.ts's business.
+ * checkpoints, the lines of its evaluations, the best of them, and the model at the end. A checkpoint knows of its
+ * step's evaluation, whichever of the two came first. When any of it is due is run.ts's business.
  */
 import { join, resolve } from "node:path";
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";
@@ -16,12 +16,12 @@ export interface RunOutputOptions {
   readonly config: BestSettings & { readonly outputDir: string; readonly saveTotalLimit: number | null };
   readonly metrics: Pick<MetricsWriter, "lastWith">;
   readonly tell: Required<Pick<RunSink, "evaluation" | "note">>;
-  /** The number by which evaluations are compared where no setting names one. */
+  /** The metric that evaluations are compared by if no setting names one. */
   readonly byDefault: "eval_reward" | "eval_accuracy";
-  /** An evaluation as a metrics record without its step; null: there is nothing to evaluate on. */
+  /** Runs an evaluation, returning a metrics record without its step; null if there is nothing to evaluate on. */
   readonly evaluate: (() => Promise<{ readonly values: Record<string, number>; readonly note: string }>) | null;
   readonly stopRequested: () => boolean;
-  /** Where the run stands now, as a checkpoint keeps it. */
+  /** The run's current state, as kept in checkpoints. */
   readonly state: (best: BestState | null) => { readonly step: number };
   readonly resume: { readonly folder: string; readonly state: { readonly best?: BestState | undefined } } | null;
 }
@@ -29,16 +29,16 @@ export interface RunOutputOptions {
 export interface RunOutput {
   /** `early_stopping_patience` has run out. */
   readonly exhausted: boolean;
-  /** Saves a checkpoint of where the run stands, and drops those that `save_total_limit` has no room for. */
+  /** Saves a checkpoint, and deletes those beyond `save_total_limit`. */
   save(): Promise<void>;
   /**
-   * The same where the run is stopped, unless there is one of this step; before its first step a run has nothing to put in
-   * an earlier one's place.
+   * The same when the run is stopped, unless this step has a checkpoint. A run stopped before its first step does not
+   * replace an earlier run's output.
    */
   stop(): Promise<void>;
-  /** Evaluates and logs it, unless this step's is logged; saves the checkpoint where it is the best so far. */
+  /** Evaluates and logs, unless this step's evaluation is logged; saves a checkpoint if it is the best so far. */
   evaluate(): Promise<void>;
-  /** Saves the model: the last one, or the best one's where that is asked for. */
+  /** Saves the model: the last one, or the best one if `load_best_model_at_end` is set. */
   finish(steps: number): Promise<void>;
 }
 
@@ -48,7 +48,7 @@ interface Figure {
   readonly value: number;
 }
 
-/** One line on how the first evaluation and that of the saved model, after `step`, compare. */
+/** One line comparing the first evaluation with that of the saved model, after `step`. */
 function beforeAndAfter(figures: readonly Figure[], step: number): string[] {
   const [first, last] = [figures[0], figures.findLast((figure) => figure.step === step)];
   if (!first || !last || first === last || first.name !== last.name) return [];
@@ -57,7 +57,7 @@ function beforeAndAfter(figures: readonly Figure[], step: number): string[] {
   return [`held-out ${what}: ${show(first.value)} before, ${show(last.value)} after`];
 }
 
-/** @throws InputError where the evaluation before the first step lacks the number that says which is the best */
+/** @throws InputError if the evaluation before the first step lacks the metric that selects the best */
 export function openRunOutput(options: RunOutputOptions): RunOutput {
   const { models, config, metrics, tell, stopRequested, resume } = options;
   const { outputDir } = config;
@@ -65,7 +65,7 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
   const figures: Figure[] = [];
   const state = () => options.state(best?.state ?? null);
   const folderOf = (step: number) => join(outputDir, checkpointName(step));
-  // The step of a checkpoint in this folder that is of the weights as they are.
+  // The step of the checkpoint in this folder that has the current weights, or -1.
   const start = state().step;
   let savedAt = resume && resolve(resume.folder) === resolve(folderOf(start)) ? start : -1;
 
@@ -75,7 +75,7 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
     savedAt = reached.step;
     keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
   };
-  /** Saves the checkpoint that an evaluation makes the best; one that is saved already is told of the evaluation. */
+  /** Saves a checkpoint if an evaluation is the best so far; if the step's is saved already, updates its state. */
   const rate = async (values: MetricsRecord): Promise<void> => {
     const { step } = values;
     if (!best || best.state.evaluatedAt >= step) return;
@@ -96,7 +96,7 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
       if (!options.evaluate || stopRequested()) return;
       const { step } = state();
       const done = metrics.lastWith("eval_completions/mean_length");
-      // Resumed, its line may be there and the checkpoint not know of it.
+      // After a resume the evaluation may be logged while the checkpoint's state lacks it.
       if (done?.step === step) return rate(done);
       const { values, note } = await options.evaluate();
       if (stopRequested()) return;

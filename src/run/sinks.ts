@@ -1,19 +1,19 @@
 /**
- * What a run reports while it goes, and who receives it. A sink has a method for each event it takes: metrics.jsonl takes
- * records, the console takes everything. Anything else that follows a run is one more sink in the list in run.ts.
+ * The events that a run reports, and their receivers. A sink has a method for each event that it handles: metrics.jsonl
+ * takes records, the console takes everything. To follow a run in another way, add a sink to the list in run.ts.
  */
 import type { CompletionSample, Progress, RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";
 
 export interface RunSink {
-  /** After each optimizer step; `remarks`: what its numbers say that the user should hear of. */
+  /** After each optimizer step; `remarks` are warnings about its numbers. */
   readonly step?: (record: MetricsRecord, remarks: readonly string[]) => void;
-  /** `note` stands behind the numbers, e.g. how many problems they are of. */
+  /** `note` follows the numbers, e.g. the number of problems. */
   readonly evaluation?: (record: MetricsRecord, note: string) => void;
   /** Some of the completions that step `step` is the first to learn from. */
   readonly completions?: (step: number, samples: readonly CompletionSample[]) => void;
   readonly progress?: (progress: Progress) => void;
-  /** Any other line: a remark, where something was saved. */
+  /** Any other line, such as a remark or where something was saved. */
   readonly note?: (text: string) => void;
   readonly close?: () => void;
 }
@@ -34,7 +34,7 @@ export function metricsSink(metrics: MetricsWriter): RunSink {
   return { step: metrics.write, evaluation: metrics.write, close: metrics.close };
 }
 
-/** @param shows whether the table has a line of this step */
+/** @param shows whether the table has a line for this step */
 export function consoleSink(console: RunConsole, shows: (step: number) => boolean): RunSink {
   return {
     ...console,

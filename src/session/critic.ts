@@ -1,6 +1,6 @@
 /**
- * PPO's critic in a session: a model with a scalar head, trained beside the policy on the same tokens, in a phase of its own.
- * Its update is ../grpo/critic-update.ts.
+ * PPO's critic in a session: a model with a scalar head, trained beside the policy on the same tokens, in a phase of
+ * its own. Its update is in ../grpo/learner/critic-update.ts.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -15,13 +15,16 @@ import type { TrainedModel } from "./policy.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
 export interface CriticRequest {
-  /** A sequence classification model with one label, or a language model: its head then starts at zeros, and so do values. */
+  /**
+   * A sequence classification model with one label, or a language model, whose new head (and so all values) starts at
+   * 0.
+   */
   readonly folder: string;
-  /** Folder of the checkpoint-N whose critic goes on; null: from `folder`. */
+  /** The checkpoint-N folder whose critic to resume; null: start from `folder`. */
   readonly resumeFrom?: string | null;
 }
 
-/** A model of values that learns. */
+/** A value model that is trained. */
 export type Critic = TrainedModel<ScalarActivations>;
 
 /** The critic's folder in a checkpoint, and in the output. */
@@ -38,9 +41,9 @@ function sourceOf({ folder, resumeFrom }: CriticRequest): string {
 }
 
 /**
- * Plans the critic. It sees the policy's tokens, so it must know them all.
+ * Plans the critic. It reads the policy's tokens, so its vocabulary must cover them.
  *
- * @throws InputError for a model of another vocabulary, or with too short a context
+ * @throws InputError for a model with a smaller vocabulary or too short a context
  */
 export function planCritic(
   plan: SessionPlan,

@@ -1,6 +1,6 @@
 /**
- * One model of a session: its weights and rotary tables in the memory plan, and the way from its folder into them. The
- * policy and its reference, reward models and the critic all come this way.
+ * One model of a session: plans its weights and rotary tables, and loads them from its folder. Used for the policy, its
+ * reference, reward models and the critic.
  */
 import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
@@ -16,9 +16,9 @@ import type { SessionPlan, Tenant } from "./tenant.ts";
 import { unusedRemark } from "./unused-tensors.ts";
 
 /**
- * Opens a model folder to be planned.
+ * Opens a model folder for planning.
  *
- * @throws InputError as `readModelFolder` does, and where config.json has more layers than the checkpoint
+ * @throws InputError as `readModelFolder` does, and if config.json has more layers than the checkpoint
  */
 export function openModelFolder(folder: string, wanted: ModelHead | "either" = "lm"): ModelFolder {
   const opened = readModelFolder(folder, wanted);
@@ -27,15 +27,15 @@ export function openModelFolder(folder: string, wanted: ModelHead | "either" = "
 }
 
 /**
- * Every layer is a loop's turn and some dozen buffers, so a count that lies is found before anything follows it. Fewer
- * layers than there are weights for is a model that can be run; what is left over is told.
+ * Rejects too large a layer count early, since every layer costs a loop iteration and about a dozen buffers. Fewer
+ * layers than the weights have is allowed; unused tensors are reported.
  */
 function requireLayers({ config: { numLayers, layerPath }, checkpoint }: ModelFolder): void {
   let held = 0;
   for (const name of checkpoint.names)
     if (name.startsWith(`${layerPath}.`))
       held = Math.max(held, Number(/^(\d{1,9})\./.exec(name.slice(layerPath.length + 1))?.[1] ?? -1) + 1);
-  // A number beyond the count of tensors is a name's own lie, not a layer's; a sound layer has a tensor at least.
+  // A layer has at least one tensor, so a higher number in a tensor's name is wrong.
   held = Math.min(held, checkpoint.names.length);
   if (numLayers <= held) return;
   checkpoint.close();
@@ -45,7 +45,7 @@ function requireLayers({ config: { numLayers, layerPath }, checkpoint }: ModelFo
   );
 }
 
-/** The type that a model computes in. */
+/** The type in which a model computes. */
 export function computeDType(config: ModelConfig, asked: ComputeDType | null): ComputeDType {
   return asked ?? (config.dtype === "bfloat16" ? "bfloat16" : "float32");
 }
@@ -55,7 +55,7 @@ const dtypes: Readonly<Record<string, DType>> = { F32: "float32", F16: "float16"
 /**
  * A checkpoint's tensors as parameters.
  *
- * @param scalarHeadFromZero the checkpoint is a language model's, and a scalar head on it starts at zeros
+ * @param scalarHeadFromZero the checkpoint is a language model's, whose new scalar head starts at zeros
  */
 export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = false): ParameterSource {
   return {
@@ -74,7 +74,7 @@ export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = fal
   };
 }
 
-/** A model of a session while it is planned, as those that build on it see it. */
+/** A model during planning, for the tenants that use it. */
 export interface PlannedModel extends Tenant<Model> {
   readonly config: ModelConfig;
   readonly dtype: ComputeDType;
@@ -82,7 +82,7 @@ export interface PlannedModel extends Tenant<Model> {
   readonly positions: number;
 }
 
-/** Sizes of a pass of a model, for its scratch. */
+/** Sizes of a model's pass, for its scratch. */
 interface PassSizes {
   /** Rows in the largest product. */
   readonly tokens: number;
@@ -92,18 +92,18 @@ interface PassSizes {
   readonly sequences: number;
 }
 
-/** Says to the device what passes of a model will run. */
+/** Announces a model's passes to the device. */
 export function planPass(plan: SessionPlan, { config, positions }: PlannedModel, pass: PassSizes): void {
   const vocabSize = config.head === "score" ? 1 : config.vocabSize; // one number a row: no logits
   plan.computes(...scratchSizes(config, { ...pass, vocabSize, longest: positions }));
 }
 
 interface ModelPlan extends ModelBuffers {
-  /** What it is run as, where that is not what its folder says: a language model with a scalar head in place of its own. */
+  /** The config to run it with, if not the folder's: a language model whose head is replaced by a scalar one. */
   readonly config?: ModelConfig;
 }
 
-/** A policy and its reference come from one folder mostly, and `plan --compare` plans twice: each remark is said once. */
+/** Policy and reference often share a folder, and `plan --compare` plans twice: print each remark once. */
 const said = new Set<string>();
 
 function remarkOnce(remark: string | null): void {
@@ -113,8 +113,7 @@ function remarkOnce(remark: string | null): void {
 }
 
 /**
- * Plans a model's weights and rotary tables; opened, they are loaded. What its weights hold beside the model is told on
- * stderr.
+ * Plans a model's weights and rotary tables; `open` loads them. Unused tensors are reported on stderr.
  *
  * @throws InputError for a checkpoint that does not fit its config.json
  */

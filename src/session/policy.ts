@@ -1,6 +1,6 @@
 /**
- * The policy in a session, and what is done with it: scoring of recorded tokens, training, sampling. One copy of its weights
- * serves them all (promise 1); scoring and training are packed passes in the same phase, sampling has a phase of its own.
+ * The policy in a session, for scoring recorded tokens, training and sampling. All share one copy of its weights
+ * (promise 1); scoring and training are packed passes in the same phase, sampling has its own phase.
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
@@ -21,21 +21,21 @@ import type { ComputeDType } from "../tensor/dtype.ts";
 import { computeDType, type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
-/** A model with the buffers of packed passes. */
+/** A model with the buffers for packed passes. */
 export interface ScoringModel<A extends LayerActivations = Activations> {
   readonly model: Model;
   readonly activations: A;
 }
 
-/** A model that learns. */
+/** A model with its optimizer. */
 export interface TrainedModel<A extends LayerActivations = Activations> extends ScoringModel<WithGradients<A>> {
   readonly optimizer: OptimizerState;
 }
 
 /**
  * @param options.dtype null: the checkpoint's own (float16 computes in float32)
- * @param options.positions tokens of the longest prompt and completion
- * @throws InputError for too long a context, and as `planModel` does
+ * @param options.positions tokens of the longest prompt plus the longest completion
+ * @throws InputError if they exceed the model's context, and as `planModel` does
  */
 export function planPolicy(
   plan: SessionPlan,
@@ -60,7 +60,7 @@ export function planScoring(plan: SessionPlan, policy: PlannedModel, sizes: Pass
   };
 }
 
-/** A model that will learn. */
+/** A trained model during planning. */
 export interface PlannedTraining extends Tenant<TrainedModel> {
   readonly model: PlannedModel;
 }

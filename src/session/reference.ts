@@ -1,6 +1,6 @@
 /**
- * The reference model in a session: weights alone, as it scores in the buffers of the policy's own passes. That it may follow
- * the policy is moving-reference.ts.
+ * The reference model in a session: only weights, since it scores in the buffers of the policy's passes. A reference
+ * that follows the policy is moved by ../grpo/learner/moving-reference.ts.
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
@@ -8,7 +8,7 @@ import { differentSize, parameterSpecs } from "../families/parameters.ts";
 import { type PlannedModel, planModel } from "./planned-model.ts";
 import type { SessionPlan } from "./tenant.ts";
 
-/** What must agree between policy and reference: they score the same tokens in the same buffers. */
+/** Policy and reference score the same tokens in the same buffers. */
 function requireSameShape(policy: ModelFolder, reference: ModelFolder): void {
   const difference = differentSize(reference.config, policy.config);
   if (difference !== null)
@@ -17,7 +17,7 @@ function requireSameShape(policy: ModelFolder, reference: ModelFolder): void {
     );
 }
 
-/** A reference that moves is mixed with the policy parameter by parameter. */
+/** A moving reference is mixed with the policy parameter by parameter. */
 function requireSameParameters(policy: ModelFolder, reference: ModelFolder): void {
   const names = ({ config }: ModelFolder) => parameterSpecs(config).map(({ name }) => name);
   const [own, others] = [new Set(names(policy)), new Set(names(reference))];
@@ -29,10 +29,10 @@ function requireSameParameters(policy: ModelFolder, reference: ModelFolder): voi
 }
 
 /**
- * Opens the folder of a reference, to be planned after the policy.
+ * Opens a reference's folder, to be planned after the policy.
  *
  * @param moves it follows the policy
- * @throws InputError for a model of another shape than the policy's
+ * @throws InputError for a model whose shape differs from the policy's
  */
 export function openReference(plan: SessionPlan, path: string, policy: ModelFolder, moves: boolean): ModelFolder {
   const folder = plan.folder(path);

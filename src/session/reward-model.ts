@@ -1,7 +1,7 @@
 /**
- * A neural reward model: its place in a session, and its scores of texts: prompt and completion → its own template and
- * tokenizer → one number at the last token. As TRL scores them (grpo_trainer.py, `_calculate_rewards`), but nothing is padded
- * and nothing is cut off.
+ * A neural reward model: its plan in a session, and its scores of texts: prompt and completion → the model's own
+ * template and tokenizer → one number at the last token. Like TRL (grpo_trainer.py, `_calculate_rewards`), but without
+ * padding or truncation.
  */
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { RunError } from "../errors.ts";
@@ -16,11 +16,11 @@ import type { SessionPlan, Tenant } from "./tenant.ts";
 
 export interface RewardModelRequest {
   readonly folder: string;
-  /** Tokens of the longest sequence to be scored; the model's context, where that is less. */
+  /** Tokens of the longest sequence to score; limited by the model's context. */
   readonly longest: number;
   /** Tokens scored at once. */
   readonly microBatchTokens: number;
-  /** Sequences of the largest call, where known: a few short ones need no whole budget. */
+  /** Sequences in the largest call, if known: a few short ones do not need the whole budget. */
   readonly sequences?: number;
 }
 
@@ -34,14 +34,14 @@ export interface RewardModel extends ScoringModel<ScalarActivations> {
 export interface RewardModelOptions {
   /** null: each model's own. */
   readonly dtype: ComputeDType | null;
-  /** They score while sequences are still sampled (dynamic sampling), so neither may use the other's memory. */
+  /** Scoring runs during sampling (dynamic sampling), so the two must not share memory. */
   readonly duringRollout: boolean;
 }
 
 /**
  * Plans reward models, in order.
  *
- * @throws InputError for a folder that is no sequence classification model with one label
+ * @throws InputError for a folder that is not a sequence classification model with one label
  */
 export function planRewardModels(
   plan: SessionPlan,
@@ -87,35 +87,35 @@ export interface TextToScore {
 }
 
 export interface ModelRewards {
-  /** One per text; null: longer than the model's context, or than was planned, and so not scored. (N) */
+  /** One per text; null: longer than the model's context or the plan, and so not scored. (N) */
   readonly rewards: (number | null)[];
   readonly tooLong: number;
 }
 
 export interface RewardModelScorer {
-  /** Ids that the model scores a text by. */
+  /** The ids that the model scores. */
   encode(text: TextToScore): Int32Array; // (T)
   /**
    * Scores texts, packed into batches. Calls are served one after the other.
    *
-   * @throws InputError where the template refuses the messages, RunError for a score that is not finite
+   * @throws InputError if the template rejects the messages, RunError for a score that is not finite
    */
   score(texts: readonly TextToScore[], onTokens?: (tokens: number) => void): Promise<ModelRewards>;
 }
 
 /**
- * Tokens that the longest text may take in the reward model's own template and tokenizer, where it takes `positions` in
- * the policy's: twice as many and a template's, at most the model's context. What a session is planned with.
+ * Tokens to plan for the longest text under the reward model's template and tokenizer, if it takes `positions` under
+ * the policy's: twice as many plus a template's, limited by the model's context.
  *
- * @throws InputError for a folder that is no sequence classification model with one label
+ * @throws InputError for a folder that is not a sequence classification model with one label
  */
 export function rewardSequenceLimit(folder: string, positions: number): number {
   return Math.min(readModelConfig(folder, "score").maxPositionEmbeddings, 2 * positions + 256);
 }
 
 /**
- * @param options.systemPrompt goes before prompts of messages that have no system message of their own
- * @throws InputError where the model's tokenizer is missing or damaged
+ * @param options.systemPrompt prepended to prompts that have no system message
+ * @throws InputError if the model's tokenizer is missing or damaged
  */
 export function createRewardModelScorer(
   rewardModel: RewardModel,
@@ -146,7 +146,7 @@ export function createRewardModelScorer(
     encode,
     score(texts, onTokens) {
       const result = last.then(() => score(texts, onTokens));
-      last = result.catch(() => {}); // whoever called hears of it
+      last = result.catch(() => {}); // the caller gets the error
       return result;
     },
   };

@@ -1,7 +1,7 @@
 /**
- * Everything that a command computes with, in one piece of memory. Its tenants (the policy and what trains it, a reference, a
- * rollout, a critic, reward models) are files of their own: each adds its buffers to the plan first, and fills them once
- * the memory is there. Here is what is common to all: the plan is made, checked, allocated, opened and closed as a whole.
+ * A session is everything that a command computes with, in a single allocation. Its tenants (the policy with its
+ * training, a reference, a rollout, a critic, reward models) have files of their own: each first adds its buffers to
+ * the plan, and fills them after allocation. This file plans, checks, allocates, opens and closes the whole.
  */
 import { type Closable, createClosers, whileOpen } from "../closing.ts";
 import { breathe } from "../device/breathe.ts";
@@ -12,22 +12,22 @@ import { estimateMemory, type MemoryEstimate, requireMemory } from "./memory.ts"
 import { openModelFolder } from "./planned-model.ts";
 import type { Place, SessionPlan, Tenant } from "./tenant.ts";
 
-/** Tenants by the names under which a command wants them; null: one that this run does without. */
+/** Tenants under the names that a command uses; null: one that this run does without. */
 export type Tenants = Readonly<Record<string, Tenant<unknown> | readonly Tenant<unknown>[] | null>>;
 
-/** What a tenant opens to, or each of several. */
+/** What a tenant, or each of several, opens to. */
 type Opened<T> = T extends Tenant<infer V> ? V : T extends readonly Tenant<infer V>[] ? readonly V[] : T;
 
-/** What the tenants open to, under their names. */
+/** The opened tenants under their names. */
 export type Session<T extends Tenants> = { readonly [K in keyof T]: Opened<T[K]> } & Closable;
 
 export interface PlannedSession<T extends Tenants> extends Closable {
   readonly tenants: T;
   readonly memory: MemoryEstimate;
   /**
-   * Allocates what was planned and opens the tenants.
+   * Allocates the plan and opens the tenants.
    *
-   * @throws InputError when the machine has not enough memory
+   * @throws InputError if the machine does not have enough memory
    */
   open(): Promise<Session<T>>;
 }
@@ -35,7 +35,7 @@ export interface PlannedSession<T extends Tenants> extends Closable {
 /** Bytes touched between two turns of the event loop. */
 const TOUCHED_AT_ONCE = 64 * 2 ** 20;
 
-/** Writes to all of the memory now, so that a machine without it says so before the first step and not within one. */
+/** Writes to all of the memory, so that a machine without enough of it fails here and not within a step. */
 async function touch(device: Device, arena: DeviceMemory): Promise<void> {
   for (let at = 0; at < arena.byteLength; at += TOUCHED_AT_ONCE) {
     const floats = Math.floor(Math.min(TOUCHED_AT_ONCE, arena.byteLength - at) / 4);
@@ -74,8 +74,8 @@ async function openAll<T extends Tenants>(
 /**
  * Plans a session without allocating anything.
  *
- * @param compose plans the tenants, in the order in which their buffers lie, and names those that the command uses; they
- *   are opened in the order of the names
+ * @param compose plans the tenants, which sets the order of their buffers, and returns those that the command uses;
+ *   they are opened in the order of its keys
  * @throws InputError as the tenants do
  */
 export function planSession<T extends Tenants>(device: Device, compose: (plan: SessionPlan) => T): PlannedSession<T> {
@@ -123,7 +123,7 @@ export function planSession<T extends Tenants>(device: Device, compose: (plan: S
   };
 }
 
-/** Opens what was planned, runs `work` with it, and closes both. */
+/** Opens a planned session, runs `work` with it, then closes both. */
 export function withSession<T extends Tenants, R>(
   planned: PlannedSession<T>,
   work: (session: Session<T>) => Promise<R>,

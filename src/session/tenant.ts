@@ -1,6 +1,6 @@
 /**
- * What a tenant of a session is: something that is planned with others in one piece of memory, and opened once that is there.
- * A function `plan…(plan, …)` adds its buffers and returns it; `open` fills them. Its type says what it opens to.
+ * A tenant of a session is planned together with others in a single allocation, and opened after allocation. A function
+ * `plan…(plan, …)` adds its buffers and returns it; `open` fills them. Its type says what it opens to.
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import type { Closable } from "../closing.ts";
@@ -17,23 +17,24 @@ export interface Tenant<T> {
 export interface Place {
   /** The planned buffers by name. */
   readonly tensors: ReadonlyMap<string, Tensor>;
-  /** What another tenant opens to. Each is opened once, when it is first asked for. */
+  /** Opens another tenant; each is opened once, on first use. */
   open<T>(tenant: Tenant<T>): Promise<T>;
-  /** Has `part` closed with the session. */
+  /** Closes `part` with the session. */
   closes(part: Closable): void;
 }
 
-/** A session while it is planned. */
+/** A session during planning. */
 export interface SessionPlan {
   readonly device: Device;
   /** Takes the buffers. */
   readonly memory: PlanBuilder;
   /**
-   * Opens a model folder. Its files are closed once all tenants are open: the device has its own copy of the weights then.
+   * Opens a model folder. Its files are closed after all tenants are open, when the device has its own copy of the
+   * weights.
    *
    * @throws InputError as `openModelFolder` does
    */
   folder(path: string, wanted?: ModelHead | "either"): ModelFolder;
-  /** Ops of these sizes will run: the device keeps scratch for them beside the planned buffers. */
+  /** Announces ops of these sizes: the device keeps scratch for them besides the planned buffers. */
   computes(...sizes: readonly ScratchSizes[]): void;
 }

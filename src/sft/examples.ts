@@ -1,6 +1,6 @@
 /**
- * Rows of a dataset → prompt and answer tokens for supervised fine-tuning. The answer ends as the model's chat template
- * ends a reply, or with its end-of-sequence token, so that the model learns to stop.
+ * Dataset rows → prompt and answer tokens for supervised fine-tuning. The answer ends as the model's chat template ends
+ * a reply, or with the end-of-sequence token, so that the model learns to stop.
  */
 
 import { InputError } from "../errors.ts";
@@ -12,11 +12,11 @@ import type { PromptOptions, Tokenizer } from "../tokenizer/tokenizer.ts";
 export interface SftSettings extends PromptOptions {
   /** Prompt and answer together, in tokens. */
   readonly maxLength: number;
-  /** false: the prompt's tokens are learned too. */
+  /** False: the prompt's tokens are learned too. */
   readonly completionOnlyLoss: boolean;
 }
 
-/** Ids of the answer as the assistant's reply; null where the template does not continue its own prompt. */
+/** Ids of the answer as the assistant's reply; null if the template's conversation does not start with its prompt. */
 function replyIds(
   tokenizer: Tokenizer,
   messages: readonly Message[],
@@ -39,9 +39,9 @@ function replyIds(
 }
 
 /**
- * One row as a group of one "completion", or null where it is longer than `maxLength`.
+ * One row as a group with one "completion", or null if it is longer than `maxLength`.
  *
- * @throws InputError where the row has no answer, or the model no token to end it with
+ * @throws InputError if the row has no answer or the model no end-of-sequence token
  */
 export function supervisedExample(
   source: ProblemSource,

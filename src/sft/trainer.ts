@@ -1,6 +1,7 @@
 /**
- * Supervised fine-tuning: cross-entropy of the answers' tokens, averaged over the tokens of an optimizer step. The warm
- * start that a base model needs before GRPO. Same model code, optimizer, checkpoints and metrics as GRPO.
+ * Supervised fine-tuning: cross-entropy of the answers' tokens, averaged over the tokens of an optimizer step. It is
+ * the warm start that a base model needs before GRPO, and shares model code, optimizer, checkpoints and metrics with
+ * it.
  */
 import { z } from "zod";
 import { toJson } from "../config/record.ts";
@@ -50,7 +51,7 @@ export function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps
   return perDeviceTrainBatchSize * gradientAccumulationSteps;
 }
 
-/** Forward, backward and optimizer step over one batch; the mean negative logprob of its answer tokens. */
+/** Forward, backward and optimizer step over one batch; the loss is the mean negative logprob of its answer tokens. */
 async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config: SftConfig, lr: number) {
   const { model, activations, optimizer } = policy;
   const answers = batch.reduce((sum, g) => sum + g.completions.reduce((n, c) => n + c.completionIds.length, 0), 0);
@@ -75,7 +76,7 @@ async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config
   return { metrics: { loss, grad_norm: norm, learning_rate: lr, entropy }, tokens };
 }
 
-/** Runs supervised fine-tuning to its end or until the user stops it; true where it was stopped. */
+/** Runs supervised fine-tuning to its end or until the user stops it; returns whether it was stopped. */
 export async function runSft(run: SftRun): Promise<boolean> {
   const { config, models, tokenizer, problems, resume } = run;
   const { device } = models.policy.model;
@@ -99,7 +100,7 @@ export async function runSft(run: SftRun): Promise<boolean> {
     config: toJson(config) as Record<string, unknown>,
   });
 
-  /** The next rows that are not too long. */
+  /** The next rows, skipping those that are too long. */
   const nextBatch = (): PackedGroup[] => {
     const batch: PackedGroup[] = [];
     let skippedNow = 0;

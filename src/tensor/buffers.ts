@@ -1,6 +1,6 @@
 /**
- * Buffers that are told once: a table with the name, type and shape of each. From it they are planned, found again in what was
- * allocated, and taken in the shapes of another table.
+ * Buffers that are told once: a table with the name, type and shape of each. From it they are planned, found again in
+ * what was allocated, and taken in the shapes of another table.
  */
 import type { DType } from "./dtype.ts";
 import type { PlanBuilder, PlannedBuffer } from "./plan.ts";

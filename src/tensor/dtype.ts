@@ -1,6 +1,6 @@
-/** Element types: what the device computes in, and what checkpoints and index buffers hold. */
+/** Element types of device tensors, checkpoints and index buffers. */
 
-/** What parameters and activations are stored in. */
+/** The types of parameters and activations. */
 export type ComputeDType = "float32" | "bfloat16";
 export type DType = ComputeDType | "float16" | "float64" | "int32" | "uint32";
 
@@ -19,7 +19,7 @@ export function bfloat16ToNumber(bits: number): number {
   return scratch.getFloat32(0);
 }
 
-/** The bit pattern of the nearest bfloat16, ties to even; a NaN stays one. */
+/** The bit pattern of the nearest bfloat16, ties to even; NaN stays NaN. */
 export function numberToBfloat16(value: number): number {
   scratch.setFloat32(0, value);
   const bits = scratch.getUint32(0);

@@ -1,19 +1,19 @@
 /**
  * The memory plan: every buffer by name, shape, type and lifetime, laid out before anything is allocated (promise 5).
  *
- * A lifetime is the set of phases in which a buffer holds something. Phases never overlap in time, so buffers of
- * different phases share memory; buffers of one phase, and those that live always, never do.
+ * A lifetime is the set of phases in which a buffer is live. Phases never overlap in time, so buffers of different
+ * phases share memory; buffers of the same phase, and those that are always live, never do.
  */
 import { bytesPerElement, type DType } from "./dtype.ts";
 import { elementCount, type Tensor, tensor } from "./tensor.ts";
 
-/** In the order of a step; scoring is that of reward models, "critic" the pass and the update of PPO's critic. */
+/** In the order of a step. "scoring" is for reward models, "critic" for passes and updates of PPO's critic. */
 export const phases = ["rollout", "scoring", "update", "critic"] as const;
 export type Phase = (typeof phases)[number];
 
 export interface PlannedBuffer {
   readonly name: string;
-  /** What the printed plan adds it up under. */
+  /** The line of the printed plan that it is added to. */
   readonly group: string;
   /** The model that it belongs to: "policy", "reference", "reward model", "critic". */
   readonly owner: string;
@@ -32,9 +32,9 @@ export interface MemoryPlan {
 }
 
 export interface PlanBuilder {
-  /** The same plan; what is added through it belongs to the model `owner`. A new plan adds for the policy. */
+  /** The same plan, adding buffers for the model `owner`; the policy by default. */
   of(owner: string): PlanBuilder;
-  /** @throws Error on a name that is taken. */
+  /** @throws Error for a name that is taken */
   add(
     group: string,
     name: string,
@@ -45,7 +45,7 @@ export interface PlanBuilder {
   build(): MemoryPlan;
 }
 
-/** Buffers start at multiples of this: a cache line pair, and what wide loads like. */
+/** Buffers start at multiples of this: a pair of cache lines, enough for wide loads. */
 const ALIGNMENT = 128;
 
 function aligned(bytes: number): number {
@@ -70,7 +70,7 @@ export function planMemory(): PlanBuilder {
   return builder("policy");
 }
 
-/** Buffers that live longest first, each on top of whatever shares a phase with it. */
+/** Places the longest-lived buffers first, each on top of those that share a phase with it. */
 function layOut(buffers: readonly PlannedBuffer[]): MemoryPlan {
   const tops = new Map<Phase, number>(phases.map((phase) => [phase, 0]));
   const offsets = new Map<string, number>();

@@ -1,6 +1,6 @@
 /**
- * A tensor is an address, a type and a shape: a view of memory that a device owns. It holds no memory itself and is
- * never freed; the arena it lies in is.
+ * A tensor is an address, a type and a shape: a view of memory that a device owns. It owns no memory itself and is
+ * never freed; only the arena is.
  */
 import { bytesPerElement, type DType } from "./dtype.ts";
 
@@ -45,7 +45,7 @@ export function firstRows(t: Tensor, count: number): Tensor {
   return rows(t, 0, count);
 }
 
-/** Columns `from` … `from + count − 1` of a matrix; rows keep their distance. */
+/** Columns `from` … `from + count − 1` of a matrix; the row stride stays the same. */
 export function columns(t: Tensor, from: number, count: number): Tensor {
   const all = t.shape[1] ?? 0;
   if (t.shape.length !== 2 || from < 0 || from + count > all)
@@ -53,7 +53,7 @@ export function columns(t: Tensor, from: number, count: number): Tensor {
   return { ...t, address: t.address + from * bytesPerElement(t.dtype), shape: [t.shape[0] ?? 0, count] };
 }
 
-/** The same memory under another shape, which may take less of it; packed tensors only. */
+/** The same memory with another shape, which may be smaller; packed tensors only. */
 export function reshape(t: Tensor, shape: readonly number[]): Tensor {
   if (t.rowStride !== rowElements(t)) throw new RangeError(`${t.name}: a view with gaps cannot be reshaped`);
   if (elementCount(shape) > elementCount(t.shape))
@@ -61,7 +61,7 @@ export function reshape(t: Tensor, shape: readonly number[]): Tensor {
   return tensor(t.name, t.address, t.dtype, shape);
 }
 
-/** Bytes from the first element to the end of the last row, packed. */
+/** Bytes of all elements when packed. */
 export function byteLength(t: Tensor): number {
   return elementCount(t.shape) * bytesPerElement(t.dtype);
 }

@@ -1,6 +1,6 @@
 /**
- * The CPU device: the interface of device.ts on the kernels of ffi/cpu. This file builds and opens their library and puts
- * together what cpu/ holds: the instruction path, memory, parameters, recordings, and the ops.
+ * The CPU device: implements device.ts with the kernels of ffi/cpu. This file builds and opens their library and
+ * combines the parts in cpu/: the instruction path, memory, parameters, recordings and ops.
  */
 import { cpus } from "node:os";
 import { traceLines } from "../../../ffi/bindings/calls.ts";
@@ -15,15 +15,15 @@ import { openRecordings } from "./recordings.ts";
 import { kernelSizes } from "./scratch.ts";
 
 export interface CpuOptions {
-  /** Threads of the kernels; by default as many as this process may run. */
+  /** Kernel threads; by default as many as this process may use. */
   readonly threads?: number | null;
   /** Instruction path; by default $BUN_GRPO_CPU_PATH, else the fastest proven one. */
   readonly path?: string;
-  /** Counts calls and time per kernel; by default where $BUN_GRPO_TRACE is set. */
+  /** Counts calls and time per kernel; by default if $BUN_GRPO_TRACE is set. */
   readonly trace?: boolean;
-  /** Called when the kernels are not in the cache and are compiled first. */
+  /** Called before kernels are compiled that are not in the cache. */
   readonly onBuild?: () => void;
-  /** A kernel library to use as it is, instead of the one built from ffi/cpu. */
+  /** A kernel library to use instead of the one built from ffi/cpu. */
   readonly libraryFile?: string;
 }
 
@@ -34,15 +34,15 @@ export interface CpuDevice extends Device {
   readonly threads: number;
 }
 
-/** Bytes of logits computed at once: the head's weights are read once for so many. */
+/** Bytes of logits computed per read of the head's weights. */
 const HEAD_BYTES = 48 * 2 ** 20;
 /** How long each measurement of the peak runs. */
 const PEAK_MILLISECONDS = 30;
 
 /**
- * Opens the CPU device, building its kernels at first use.
+ * Opens the CPU device, building its kernels on first use.
  *
- * @throws RunError when the kernels cannot be built or loaded; InputError for a path that this machine lacks.
+ * @throws RunError if the kernels cannot be built or loaded; InputError for a path that this machine lacks
  */
 export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice> {
   const libraryFile = options.libraryFile ?? (await buildKernels(options.onBuild)).library;
@@ -78,9 +78,9 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     gradientDType: () => "float32",
     decodeBucket: (sequences) => sequences,
     ...kernelSizes(library, threads),
-    prepare() {}, // threads hold scratch of their own and grow it
+    prepare() {}, // each thread grows its own scratch
     ...openParameters(library.kernels),
     ...openRecordings(),
-    close() {}, // the kernels stay for the next device of this process
+    close() {}, // the kernels stay loaded for the next device of this process
   };
 }

@@ -1,11 +1,11 @@
-/** Memory of the host, which is the CPU device's own, and copies between it and arrays of the program. */
+/** The CPU device's memory, which is the host's, and copies between it and typed arrays. */
 import { bytesAt, mapAnonymous } from "../../../ffi/bindings/libc.ts";
 import { RunError } from "../../errors.ts";
 import { byteLength, type Tensor } from "../../tensor/tensor.ts";
 import type { DeviceMemory, NumberArray } from "../device.ts";
 import { arrayOf, bytesFor, expectPacked } from "../host-arrays.ts";
 
-/** @throws RunError when the memory is not there; says how much was asked for. */
+/** @throws RunError if there is not enough memory, saying how much was requested */
 export function allocate(bytes: number, what: string): DeviceMemory {
   try {
     return mapAnonymous(Math.max(bytes, 1));

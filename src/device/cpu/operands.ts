@@ -1,7 +1,7 @@
-/** What the CPU's launchers ask of their operands: the codes of types. */
+/** Operands as the CPU's kernels take them: type codes and addresses. */
 import type { DType } from "../../tensor/dtype.ts";
 
-/** A type as WITH_DTYPE of ffi/cpu/simd.h tells it; float16 is a source only. */
+/** The type codes of WITH_DTYPE in ffi/cpu/simd.h; float16 is only a source. */
 export function typeCode({ dtype }: { readonly dtype: DType }): number {
   if (dtype === "float32") return 0;
   if (dtype === "bfloat16") return 1;

@@ -1,4 +1,4 @@
-/** Every op of the interface on the kernels of ffi/cpu: they run to their end on all threads before they return. */
+/** Every op of the interface on the kernels of ffi/cpu, which run on all threads and return when done. */
 import type { Kernels } from "../../../ffi/bindings/cpu.ts";
 import type { Ops } from "../device.ts";
 import { attentionOps } from "./ops/attention.ts";

@@ -1,4 +1,6 @@
-/** Parameters from and to row-major host memory: matrices are packed into the kernels' panels, all else is converted. */
+/**
+ * Copies parameters to and from row-major memory. Matrices are packed into the kernels' panels, the rest is converted.
+ */
 import type { Kernels } from "../../../ffi/bindings/cpu.ts";
 import { bytesPerElement } from "../../tensor/dtype.ts";
 import type { Device } from "../device.ts";

@@ -1,20 +1,20 @@
 /**
- * Which instruction path the kernels take and on how many threads, unless the user says: the fastest path that has been
- * proven, on all cores that this process may use.
+ * Chooses the kernels' instruction path and thread count unless the user sets them: the fastest proven path, on all
+ * cores that this process may use.
  */
 import { existsSync, readFileSync } from "node:fs";
 import type { CpuLibrary } from "../../../ffi/bindings/cpu.ts";
 import { InputError, RunError } from "../../errors.ts";
 
 /**
- * Instruction paths that have run on real hardware and passed the op suite there (docs/log.md has when and on what).
- * Only these are chosen unasked; the others wait for BUN_GRPO_CPU_PATH.
+ * Instruction paths that have passed the op suite on real hardware (docs/log.md says when and on what). Only these are
+ * selected automatically; others need BUN_GRPO_CPU_PATH.
  */
 export const provenPaths: readonly string[] = ["portable", "avx2", "avx512", "avx512bf16", "amx"];
 
 /**
- * Paths whose products take bfloat16 operands when the weight is bfloat16, so that activations may be stored as such.
- * The others widen weights and multiply in float32.
+ * Paths whose products take bfloat16 operands for bfloat16 weights, so that activations may be stored in bfloat16. The
+ * others widen weights and multiply in float32.
  */
 export const bfloat16Paths: readonly string[] = ["avx512bf16", "amx"];
 
@@ -28,7 +28,7 @@ export function usableThreads(library: CpuLibrary): number {
   return Math.max(1, Math.min(cores, Math.floor(quota / period)));
 }
 
-/** Uses the path from now on; false where the system refuses what it needs (AMX: the tile registers). */
+/** Switches to a path; false if the system does not permit it (for AMX: the tile registers). */
 function takesPath(library: Pick<CpuLibrary, "selectPath">, name: string): boolean {
   try {
     library.selectPath(name);
@@ -40,10 +40,10 @@ function takesPath(library: Pick<CpuLibrary, "selectPath">, name: string): boole
 }
 
 /**
- * Uses the instruction path `asked` for, else the fastest proven one that the processor runs and the system permits.
- * Fastest for either number format: where a bfloat16 path is given float32 weights, its products are those of `avx512`.
+ * Switches to the instruction path `asked`, by default the fastest proven one that the processor has and the system
+ * permits. It is the fastest for either type: with float32 weights, the bfloat16 paths use the products of `avx512`.
  *
- * @throws InputError for one that is not compiled in, that the processor lacks, or that the system refuses.
+ * @throws InputError for one that is not compiled in, that the processor lacks, or that the system does not permit
  */
 export function choosePath(library: Pick<CpuLibrary, "paths" | "selectPath">, asked: string | undefined): string {
   const names = library.paths.map((p) => p.name);

@@ -1,4 +1,4 @@
-/** Recorded work on the CPU is the work itself: a replay does it again. */
+/** Recordings on the CPU: a replay runs the recorded function again. */
 import { doPieces, type Pieces } from "../breathe.ts";
 import type { Device } from "../device.ts";
 

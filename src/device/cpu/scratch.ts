@@ -1,4 +1,4 @@
-/** What the kernels' layouts and scratch memory take, as the kernels themselves say. */
+/** Sizes of the kernels' layouts and scratch memory, as reported by the kernels. */
 import type { CpuLibrary } from "../../../ffi/bindings/cpu.ts";
 import { elementCount } from "../../tensor/tensor.ts";
 import type { Device, ScratchSizes } from "../device.ts";

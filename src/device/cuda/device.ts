@@ -1,6 +1,6 @@
 /**
- * The CUDA device: the interface of device.ts on one NVIDIA GPU. This file opens the libraries and puts together what
- * cuda/ holds: memory, transfers, kernels, products, recordings, and the ops on top of them.
+ * The CUDA device: implements device.ts on one NVIDIA GPU. This file opens the libraries and combines the parts in
+ * cuda/: memory, transfers, kernels, products, recordings, and the ops on top of them.
  */
 import { type Trace, traceLines } from "../../../ffi/bindings/calls.ts";
 import { openCublas } from "../../../ffi/bindings/cublas.ts";
@@ -28,9 +28,9 @@ import { openTransfers } from "./transfers.ts";
 export interface CudaOptions {
   /** "cuda", or "cuda:1" for the second GPU that the driver shows. */
   readonly device?: string;
-  /** Counts calls and time per symbol and kernel; by default where $BUN_GRPO_TRACE is set. */
+  /** Counts calls and time per symbol and kernel; by default if $BUN_GRPO_TRACE is set. */
   readonly trace?: boolean;
-  /** Looked in for the libraries before all other places. */
+  /** Searched for the libraries first. */
   readonly libraryFolder?: string | null;
   /** Called before kernels are compiled that are not in the cache. */
   readonly onBuild?: () => void;
@@ -40,21 +40,21 @@ export interface CudaDevice extends Device {
   readonly kind: "cuda";
   readonly gpu: GpuFacts;
   readonly runtime: CudaRuntime;
-  /** What benchmarks need beside ops. */
+  /** For benchmarks. */
   readonly meter: CudaMeter;
 }
 
 export interface CudaMeter {
-  /** Milliseconds on the GPU, by its own clock, of what `queue` puts into the stream: ops and replays. Waits for it. */
+  /** GPU time in milliseconds of the ops and replays that `queue` puts into the stream. Waits for them. */
   elapsed(queue: () => void): number;
-  /** The driver's own copy within device memory: what bandwidth is measured by. */
+  /** The driver's copy within device memory, to measure bandwidth with. */
   copy(to: number, from: number, bytes: number): void;
 }
 
-/** Logits of this many bytes make a product large enough to be worth reading the head's weights for. */
+/** Bytes of logits per chunk: enough for a product that is worth reading the head's weights for. */
 export const HEAD_BYTES = 256 * 2 ** 20;
 
-/** Rows of a decode step that one recording serves: many buckets cost memory and recordings, few of them wasted rows. */
+/** Rows of a recorded decode step: more buckets cost memory and recordings, fewer waste rows. */
 export function decodeBucket(sequences: number): number {
   for (const bucket of [1, 2, 4, 8]) if (sequences <= bucket) return bucket;
   const step = sequences <= 64 ? 8 : sequences <= 128 ? 16 : 32;
@@ -64,8 +64,8 @@ export function decodeBucket(sequences: number): number {
 /**
  * Opens a GPU.
  *
- * @throws MissingLibraryError where the driver, cuBLAS or NVRTC is not there, InputError for a GPU that is not there or
- *   too old, RunError where it cannot be used
+ * @throws MissingLibraryError if the driver, cuBLAS or NVRTC is missing, InputError for a GPU that is missing or too
+ *   old, RunError if it cannot be used
  */
 export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDevice> {
   const trace: Trace | null = (options.trace ?? !!process.env.BUN_GRPO_TRACE) ? new Map() : null;
@@ -73,7 +73,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
   const search = { folder: options.libraryFolder ?? null };
   const driver = openDriver(search, trace);
   const facts = chooseGpu(listGpus(driver), options.device ?? "cuda");
-  // Libraries newer than the driver do not run on it.
+  // Libraries newer than the driver do not work with it.
   const versions = majorVersions.filter((major) => major <= Math.floor(driver.version / 1000));
   if (versions.length === 0)
     throw new InputError(
@@ -84,7 +84,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
 
   const gpu = openGpu(driver, facts);
   const closers: (() => void)[] = [() => gpu.close()];
-  /** In reverse order of opening; all of them, whatever one of them meets. */
+  /** Closes in reverse order of opening; all of them, even if one fails. */
   const close = () => {
     let failure: unknown;
     for (let closer = closers.pop(); closer; closer = closers.pop()) {
@@ -122,7 +122,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       },
       description: `CUDA ${facts.name} (sm_${computeCapability}, ${multiprocessors} SMs), driver ${version}, cuBLAS ${cublas.version}`,
       numericsKey: `cuda ${facts.name} sm_${computeCapability} driver ${version} cublas ${cublas.version} nvrtc ${nvrtc.version}`,
-      // cuBLAS chooses by the number of rows, so a row's bits may depend on the batch it is in.
+      // cuBLAS selects its algorithm by the number of rows, so a row's bits may depend on its batch.
       exactlyOnPolicy: false,
       ops,
       headBytes: HEAD_BYTES,
@@ -139,7 +139,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       parameterElements: elementCount,
       pageElements,
       attentionScratchElements,
-      // The workspace of cuBLAS is held from the start: what is free does not count it.
+      // cuBLAS's workspace is already allocated, so free memory excludes it.
       scratchBytes: (...sizes) => largestSlots(sizes, facts.limits).reduce((a, b) => a + b, 0),
       prepare(...sizes) {
         for (const [slot, bytes] of largestSlots(sizes, facts.limits).entries()) memory.scratch(slot, bytes);

@@ -1,6 +1,6 @@
 /**
- * Kernels of one GPU: compiled and loaded at first use, and launched with parameters in one block of native memory that
- * lives as long as the device. The driver copies them at the call, so the block is free again when it returns.
+ * Kernels of one GPU, compiled and loaded on first use. Launch parameters are in one block of native memory that lives
+ * as long as the device; the driver copies them during the call, so the block can be reused afterwards.
  */
 import type { Trace } from "../../../ffi/bindings/calls.ts";
 import { CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES } from "../../../ffi/bindings/cuda.ts";
@@ -9,20 +9,20 @@ import type { KernelCompiler } from "./compile.ts";
 import type { Gpu } from "./gpu.ts";
 import type { CudaRuntime, Defines, Kernel, KernelDefinition } from "./runtime.ts";
 
-/** Parameters of a launch at most. */
+/** Maximum number of launch parameters. */
 const PARAMETERS = 40;
-/** Bytes of dynamic shared memory that every kernel may have without asking. */
+/** Bytes of dynamic shared memory that kernels may use without opting in. */
 const DEFAULT_SHARED = 48 * 1024;
 
 type ParameterType = "ptr" | "i32" | "u32" | "i64" | "f32";
 
 interface LoadedKernel extends Kernel {
   readonly types: readonly ParameterType[];
-  /** Bytes of shared memory that were asked for so far. */
+  /** Bytes of dynamic shared memory opted in to so far. */
   shared: number;
 }
 
-/** "y:ptr T:i32" → ["ptr", "i32"]; a test holds the text against the compiled code. */
+/** "y:ptr T:i32" → ["ptr", "i32"]; a test compares the text with the compiled code. */
 function parameterTypes({ name, parameters }: KernelDefinition): ParameterType[] {
   const types = parameters.split(" ").map((parameter) => parameter.split(":")[1] as ParameterType);
   if (types.length > PARAMETERS) throw new Error(`${name}: more than ${PARAMETERS} parameters`);
@@ -30,12 +30,12 @@ function parameterTypes({ name, parameters }: KernelDefinition): ParameterType[]
 }
 
 export type KernelLauncher = Pick<CudaRuntime, "kernel" | "launch"> & {
-  /** Runs what queues work, and where tracing is on waits for it and counts it under `name`. */
+  /** Runs `work`, which queues something; with tracing, waits for it and counts it under `name`. */
   timed(name: string, work: () => void): void;
   close(): void;
 };
 
-/** `trace`: launches are counted by kernel, and each is waited for, so that its seconds are its own. */
+/** @param trace counts launches by kernel, waiting for each to measure its own seconds */
 export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | null): KernelLauncher {
   const { calls, out } = gpu.driver;
   const { sharedMemory } = gpu.limits;
@@ -43,7 +43,7 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
   const loaded = new Map<KernelDefinition, Map<string, LoadedKernel>>();
 
   const block = nativeBlock(16 * PARAMETERS);
-  const values = 8 * PARAMETERS; // the pointers to them come first
+  const values = 8 * PARAMETERS; // after the pointers to them
   const [ints, floats] = [new Int32Array(block.view.buffer), new Float32Array(block.view.buffer)];
   for (let i = 0; i < PARAMETERS; i++) block.setU64(8 * i, block.address + values + 8 * i);
 

@@ -16,7 +16,7 @@ import { sampleKernels, sampleOps } from "./ops/sample.ts";
 import type { Products } from "./products.ts";
 import type { CudaRuntime, KernelDefinition } from "./runtime.ts";
 
-/** Every kernel of the device, for the checks that hold each against its source. */
+/** Every kernel of the device, for the checks that compare each with its source. */
 export const kernelDefinitions: readonly KernelDefinition[] = [
   adamwKernels,
   attentionKernels,
@@ -31,7 +31,7 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
   sampleKernels,
 ].flatMap((kernels): KernelDefinition[] => Object.values(kernels));
 
-/** Every op of the interface: one that is missing is a type error. */
+/** Every op of the interface; a missing one is a type error. */
 export function cudaOps(runtime: CudaRuntime, products: Products): Ops {
   const matmul = matmulOps(runtime, products);
   return {

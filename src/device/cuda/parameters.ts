@@ -1,5 +1,5 @@
 /**
- * Parameters from and to row-major host memory, such as a mapped file: through two pinned pieces, so that the host fills
+ * Copies parameters to and from row-major host memory, such as a mapped file, through two pinned pieces: the host fills
  * or empties one while the GPU copies the other. Types are converted on the GPU.
  */
 import { bytesAt } from "../../../ffi/bindings/libc.ts";
@@ -11,9 +11,9 @@ import type { GpuMemory } from "./memory.ts";
 import { type PinnedPiece, pinnedPiece } from "./pinned.ts";
 
 const PIECE_BYTES = 8 * 2 ** 20;
-/** The slot of scratch that holds a piece in the host's type. */
+/** The scratch slot for a piece in the host's type. */
 const SLOT = 1;
-/** Scratch that both directions ask for at most. */
+/** Upper bound of the scratch used in either direction. */
 export const parameterScratchBytes = PIECE_BYTES;
 
 export type Parameters = Pick<Device, "loadParameter" | "saveParameter">;
@@ -24,7 +24,7 @@ export function openParameters(gpu: Gpu, memory: GpuMemory, ops: Pick<Ops, "cast
   const piece = (index: number): PinnedPiece =>
     (pieces[index % 2] ??= pinnedPiece(gpu, memory, PIECE_BYTES, "staging of parameters"));
 
-  /** Parts of `elements` that fit a piece in either type: number, first element, elements. */
+  /** Splits `elements` into parts that fit a piece in either type: part number, first element, count. */
   function* parts(elements: number, a: DType, b: DType): Generator<[part: number, at: number, n: number]> {
     const most = PIECE_BYTES / Math.max(bytesPerElement(a), bytesPerElement(b));
     for (let at = 0, part = 0; at < elements; at += most, part++) yield [part, at, Math.min(most, elements - at)];
@@ -38,7 +38,7 @@ export function openParameters(gpu: Gpu, memory: GpuMemory, ops: Pick<Ops, "cast
       const [size, wSize, width] = [bytesPerElement(dtype), bytesPerElement(w.dtype), rowsOf(w)];
       for (const [part, at, n] of parts(count * width, dtype, w.dtype)) {
         const { memory: pinned, bytes, event } = piece(part);
-        gpu.waitFor(event); // the copy that read this piece before, of an earlier parameter too
+        gpu.waitFor(event); // the last copy from this piece, maybe for an earlier parameter
         bytes.set(new Uint8Array(bytesAt(address + at * size, n * size)));
         const target = w.address + (from * width + at) * wSize;
         const place = dtype === w.dtype ? target : memory.scratch(SLOT, n * size);

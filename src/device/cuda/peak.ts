@@ -1,24 +1,24 @@
 /**
- * Peak rate of bfloat16 products with float32 sums, dense: what MFU is a share of. The published figure of a card that is in
- * the table, so that MFU compares with others'; for any other what the driver says of it, multiprocessors × clock × operations
- * a multiprocessor does in a cycle. Nothing is measured: a product of 8192³ reached 770 to 798 TFLOP/s on an H100 SXM and an
- * H200, of 989 published.
+ * Peak rate of dense bfloat16 products with float32 sums, for MFU. Cards in the table have their published peak, so
+ * that MFU compares with others'; for any other card it is computed from the driver's data: multiprocessors × clock ×
+ * operations per cycle and multiprocessor. Nothing is measured: a product of 8192³ reached 770 to 798 TFLOP/s on an
+ * H100 SXM and an H200, of 989 published.
  *
- * The driver's clock is the highest that the card may boost to, above the one that figures are published for: 1980 MHz on an
- * H100 SXM, whose 989.4 TFLOP/s are those of 1830 MHz. So a card that is not in the table reads a few percent too high a peak.
+ * The driver reports the highest boost clock, which is above the clock of published figures: 1980 MHz on an H100 SXM,
+ * whose 989.4 TFLOP/s are at 1830 MHz. So the computed peak of a card outside the table is a few percent too high.
  */
 import type { GpuFacts } from "./gpu.ts";
 
 interface Card {
-  /** Of the driver's name, without the maker and what MIG appends. */
+  /** Matches the driver's name without vendor and MIG suffix. */
   readonly name: RegExp;
   readonly teraflops: number;
-  /** Of the whole card: a slice of it (MIG) has its share of the peak. */
+  /** Of the whole card; a MIG slice has its share of the peak. */
   readonly multiprocessors: number;
 }
 
 /**
- * Sources: NVIDIA's data sheets of each product, half of where they give the rate with sparsity; for GeForce and RTX cards the
+ * Sources: NVIDIA's data sheets, halved where they give the rate with sparsity; for GeForce and RTX cards, the
  * appendices of the architecture papers GA102, Ada and RTX Blackwell ("BF16 with FP32 accumulate").
  */
 const cards: readonly Card[] = [
@@ -42,7 +42,7 @@ const cards: readonly Card[] = [
   { name: /^GeForce RTX 5090$/, teraflops: 209.5, multiprocessors: 170 },
 ];
 
-/** Operations a cycle and multiprocessor, by compute capability: those behind the published peaks of its fastest cards. */
+/** Operations per cycle and multiprocessor, by compute capability, from the published peaks of its fastest cards. */
 const operationsPerCycle: readonly (readonly [capability: number, operations: number])[] = [
   [80, 2048],
   [86, 1024],
@@ -55,10 +55,10 @@ const operationsPerCycle: readonly (readonly [capability: number, operations: nu
   [120, 1024],
 ];
 
-/** GeForce cards add up in float32 at half the rate of the professional cards with the same chip. */
+/** GeForce cards accumulate in float32 at half the rate of professional cards with the same chip. */
 const halved = /GeForce/;
 
-/** FLOP/s; for a GPU newer than both tables, by the newest entry below it. */
+/** FLOP/s; for a GPU newer than both tables, from the newest entry below it. */
 export function peakFlops({ name, limits, clockKilohertz }: GpuFacts): number {
   const product = name.replace(/^NVIDIA /, "").replace(/ MIG .*$/, "");
   const card = cards.find((each) => each.name.test(product));

@@ -1,4 +1,4 @@
-/** A piece of pinned memory of the host that copies go through, with an event that says when they are done. */
+/** A piece of pinned host memory for staging copies, with an event that marks their completion. */
 import { bytesAt } from "../../../ffi/bindings/libc.ts";
 import type { DeviceMemory } from "../device.ts";
 import type { Gpu } from "./gpu.ts";

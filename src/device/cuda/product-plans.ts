@@ -1,6 +1,6 @@
 /**
- * What a product on one GPU is, and how cuBLASLt computes one with a bias: it describes the product and chooses an algorithm,
- * once for each shape. Running products is products.ts.
+ * Describes products, and plans those with a bias for cuBLASLt: a description and an algorithm, chosen once per shape.
+ * products.ts runs them.
  */
 import {
   CUBLAS_COMPUTE_32F,
@@ -18,7 +18,7 @@ import {
 import { type NativeBlock, nativeBlock } from "../../../ffi/bindings/native.ts";
 import type { ComputeDType } from "../../tensor/dtype.ts";
 
-/** A column-major operand: `transposed` says whether the product takes its transpose. */
+/** A column-major operand; `transposed`: the product uses its transpose. */
 export interface ColumnMajor {
   readonly address: number;
   readonly dtype: ComputeDType;
@@ -27,7 +27,7 @@ export interface ColumnMajor {
   readonly transposed: boolean;
 }
 
-/** c (m, n) = a (m, k) · b (k, n), column-major. a and b have one type; c has that type or float32. */
+/** c (m, n) = a (m, k) · b (k, n), column-major. a and b have the same type; c has that type or is float32. */
 export interface Product {
   readonly m: number;
   readonly n: number;
@@ -39,11 +39,11 @@ export interface Product {
   readonly accumulate: boolean;
 }
 
-/** Plans of products with a bias that are kept; each is a few hundred bytes on the host. */
+/** Maximum number of cached plans; each takes a few hundred bytes on the host. */
 const PLANS = 512;
 const WIDEST_ALIGNMENT = 16;
 
-/** A product with a bias, as cuBLASLt wants it described, with the algorithm it chose. */
+/** cuBLASLt's description of a product with a bias, and the algorithm it chose. */
 interface Plan {
   readonly description: number;
   readonly layouts: readonly number[];
@@ -58,20 +58,20 @@ export const operation = ({ transposed }: ColumnMajor) => (transposed ? CUBLAS_O
 
 interface PlanOptions {
   readonly light: Cublas["light"];
-  /** Of cuBLASLt. */
+  /** cuBLASLt's. */
   readonly handle: number;
   readonly check: Cublas["check"];
   readonly workspaceBytes: number;
 }
 
 export interface ProductPlans {
-  /** The plan of a product of this shape, set to this bias (m); null where cuBLASLt offers no algorithm. */
+  /** The plan for a product of this shape, with this bias (m); null if cuBLASLt offers no algorithm. */
   of(product: Product, bias: number): Plan | null;
   close(): void;
 }
 
 export function openPlans({ light, handle, check, workspaceBytes }: PlanOptions): ProductPlans {
-  /** Where a call puts what it made, and where a value to set lies. */
+  /** Holds the result of a call, and a value to set. */
   const block = nativeBlock(16);
   const out = block.address;
   const made = () => block.u64(0);
@@ -92,7 +92,7 @@ export function openPlans({ light, handle, check, workspaceBytes }: PlanOptions)
     return made();
   };
 
-  /** Has cuBLASLt choose an algorithm for the product; null where it offers none. */
+  /** Has cuBLASLt choose an algorithm for the product; null if it offers none. */
   const planFor = ({ m, n, k, a, b, c }: Product, bias: number): Plan | null => {
     check("cublasLtMatmulDescCreate", light.cublasLtMatmulDescCreate(out, CUBLAS_COMPUTE_32F, CUDA_R_32F));
     const description = made();
@@ -171,7 +171,7 @@ export function openPlans({ light, handle, check, workspaceBytes }: PlanOptions)
   };
 }
 
-/** Whether an operand is aligned as the products with a bias ask for: address and every row. */
+/** Whether an operand's address and rows are aligned as products with a bias require. */
 export function widelyAligned(address: number, strideBytes: number): boolean {
   return address % WIDEST_ALIGNMENT === 0 && strideBytes % WIDEST_ALIGNMENT === 0;
 }

@@ -1,7 +1,7 @@
 /**
- * cuBLAS on one GPU: products on the device's stream in a workspace of its own, set once, so that they can be captured and
- * give the same bits on every run. Sums are float32, without TF32. A product with a bias added per column of a row-major
- * result goes through cuBLASLt's epilogue.
+ * cuBLAS on one GPU: products on the device's stream with a fixed workspace, so that they can be captured and give the
+ * same bits on every run. Sums are float32, without TF32. A product with a bias per column of a row-major result uses
+ * cuBLASLt's epilogue.
  */
 import {
   CUBLAS_COMPUTE_32F,
@@ -17,7 +17,7 @@ import { dataType, openPlans, operation, type Product } from "./product-plans.ts
 
 export interface Products {
   multiply(product: Product): void;
-  /** The same + bias (m) on every column; false where cuBLASLt offers no way, and nothing was done. */
+  /** The same + bias (m) on every column; false if cuBLASLt does not support it and nothing was done. */
   multiplyWithBias(product: Product, bias: number): boolean;
   close(): void;
 }
@@ -28,11 +28,11 @@ function workspaceBytes(computeCapability: number): number {
   return (computeCapability >= 90 ? 32 : 4) * MiB;
 }
 
-/** @throws NvidiaCallError where the libraries do not start, RunError without memory for the workspace */
+/** @throws NvidiaCallError if the libraries do not start, RunError without memory for the workspace */
 export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed: KernelLauncher["timed"]): Products {
   const { calls, light } = cublas;
   const check: Cublas["check"] = (call, status) => {
-    // A fault in an earlier kernel reaches cuBLAS first at times, which has no name for it: the driver has.
+    // cuBLAS may be the first to see an earlier kernel's fault, but cannot name it; the driver can.
     if (status !== 0 && !gpu.capturing) gpu.synchronize();
     cublas.check(call, status);
   };

@@ -1,7 +1,7 @@
 /**
- * Recorded sequences of launches, as CUDA graphs. What is recorded is run once as it is, which compiles its kernels, lets
- * scratch grow and has cuBLAS choose; then the same calls are captured, without running, for later replays. Where scratch
- * has moved since, they are captured anew.
+ * Recorded sequences of launches, as CUDA graphs. The work is first run normally, which compiles its kernels, grows
+ * scratch and lets cuBLAS choose algorithms; then the same calls are captured, without running, for later replays. If
+ * scratch has moved since, they are captured again.
  */
 import { CU_STREAM_CAPTURE_MODE_THREAD_LOCAL } from "../../../ffi/bindings/cuda.ts";
 import { doPieces, type Pieces } from "../breathe.ts";
@@ -17,7 +17,7 @@ export interface Recordings {
 interface Recording {
   readonly work: () => Pieces;
   readonly graph: number; // instantiated
-  /** memory.moves() when it was captured. */
+  /** memory.moves() at the time of capture. */
   readonly moves: number;
 }
 
@@ -25,7 +25,10 @@ export function openRecordings(gpu: Gpu, memory: Pick<GpuMemory, "moves">): Reco
   const { calls, out } = gpu.driver;
   const recordings = new Map<string, Recording>();
 
-  /** The calls of `work` as a graph. The event loop does not turn meanwhile: another's call would fall into it. */
+  /**
+   * Captures the calls of `work` as a graph. The event loop must not turn meanwhile, or other calls would be captured
+   * too.
+   */
   const capture = (work: () => Pieces): number => {
     gpu.call("cuStreamBeginCapture_v2", gpu.stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
     gpu.capturing = true;
@@ -35,7 +38,7 @@ export function openRecordings(gpu: Gpu, memory: Pick<GpuMemory, "moves">): Reco
       finished = true;
     } finally {
       gpu.capturing = false;
-      // Ended in any case, or the stream stays unusable; after a failure there may be no graph to destroy.
+      // Always end the capture, or the stream stays unusable; after a failure there may be no graph to destroy.
       const status = calls.cuStreamEndCapture(gpu.stream, out.address);
       const graph = status === 0 ? out.u64() : 0;
       if (!finished && graph !== 0) gpu.release("cuGraphDestroy", graph);
@@ -46,7 +49,7 @@ export function openRecordings(gpu: Gpu, memory: Pick<GpuMemory, "moves">): Reco
 
   const forget = (which: (key: string) => boolean): void => {
     const keys = [...recordings.keys()].filter(which);
-    if (keys.length > 0 && !gpu.lost) gpu.synchronize(); // a replay may be under way
+    if (keys.length > 0 && !gpu.lost) gpu.synchronize(); // a replay may be running
     for (const key of keys) {
       gpu.release("cuGraphExecDestroy", recordings.get(key)!.graph);
       recordings.delete(key);

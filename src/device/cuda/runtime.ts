@@ -1,32 +1,32 @@
 /**
- * What an op's launcher sees of the CUDA device: kernels by definition and macros, launches on the one compute stream,
- * scratch memory. Implemented by device.ts; the ops are in ops/.
+ * The CUDA device as seen by an op's launcher: kernels by definition and macros, launches on the compute stream,
+ * scratch memory. device.ts implements it; the ops are in ops/.
  */
 import type { ScratchSizes } from "../device.ts";
 
 /** Macros that a kernel is compiled with: names and values. */
 export type Defines = Readonly<Record<string, string | number>>;
 
-/** A kernel of ffi/cuda, as its source has it. The gates hold it against the compiled code. */
+/** A kernel of ffi/cuda, as in its source. Static checks compare it with the compiled code. */
 export interface KernelDefinition {
   /** Source in ffi/cuda, such as "rmsnorm.cu". */
   readonly file: string;
   /** `extern "C"` name. */
   readonly name: string;
-  /** Parameters in order, "y:ptr T:i32 eps:f32": i32, u32, i64, f32 or ptr, as the C source has them. */
+  /** Parameters in order, "y:ptr T:i32 eps:f32": i32, u32, i64, f32 or ptr, as in the C source. */
   readonly parameters: string;
-  /** Threads a block is launched with at most: the source's __launch_bounds__. */
+  /** Maximum threads of a block: the source's __launch_bounds__. */
   readonly threads: number;
   /**
-   * Sizes that the source has as macros because launches are computed from them too: for all kernels of a source the same,
-   * and of a variant the same wherever it is launched.
+   * Sizes that are macros in the source because launches depend on them too. They are the same for all kernels of a
+   * source and for all launches of a variant.
    */
   readonly sizes: (variant: Defines) => Defines;
-  /** Types and head sizes that float32 and bfloat16 models launch: what the static gates compile. */
+  /** Types and head sizes used by float32 and bfloat16 models, which the static checks compile. */
   readonly variants: readonly Defines[];
 }
 
-/** A specialised kernel, loaded. */
+/** A loaded specialization of a kernel. */
 export interface Kernel {
   readonly definition: KernelDefinition;
   readonly function: number;
@@ -36,23 +36,24 @@ export interface CudaLimits {
   readonly multiprocessors: number;
   /** Major × 10 + minor, such as 80. */
   readonly computeCapability: number;
-  /** Bytes of dynamic shared memory that a block may opt in to. */
+  /** Maximum bytes of dynamic shared memory that a block may opt in to. */
   readonly sharedMemory: number;
 }
 
 export interface CudaRuntime {
   readonly limits: CudaLimits;
   /**
-   * Specialised by the types of operands and the head size: compiled at first use, then found by definition and variant.
+   * A kernel specialized for operand types and head size: compiled on first use, then looked up by definition and
+   * variant.
    *
    * @throws RunError with the compiler's log
    */
   kernel(definition: KernelDefinition, variant: Defines): Kernel;
   /**
-   * Queues a launch on the compute stream. `args` in the definition's order, addresses as numbers. A grid with a zero
-   * launches nothing. Shared memory above 48 KiB is opted in to here.
+   * Queues a launch on the compute stream. `args` are in the definition's order, addresses as numbers. An empty grid
+   * launches nothing. Opts in to shared memory above 48 KiB.
    *
-   * @throws RunError with the driver's own text
+   * @throws RunError with the driver's message
    */
   launch(
     kernel: Kernel,
@@ -62,17 +63,17 @@ export interface CudaRuntime {
     ...args: number[]
   ): void;
   /**
-   * Address of at least `bytes` of device memory, 256-aligned, that this op may use until it returns (launches it has
-   * queued included, as the stream is in order). A slot is one buffer: 0 for an op's own kernels, 1 and 2 for operands
-   * that products convert.
+   * Address of at least `bytes` of device memory, 256-aligned, that this op and the launches it queues may use until it
+   * returns (the stream is in order). A slot is one buffer: 0 for an op's own kernels, 1 and 2 for operands that
+   * products convert.
    */
   scratch(slot: 0 | 1 | 2, bytes: number): number;
 }
 
-/** The most scratch (slot 0) that a file's ops ask for at these sizes; each ops file exports one. */
+/** The maximum scratch (slot 0) of a file's ops at these sizes; each ops file that needs scratch exports one. */
 export type ScratchBound = (sizes: ScratchSizes, limits: CudaLimits) => number;
 
-/** A type as the kernels' macros spell it. */
+/** A type's name in the kernels' macros. */
 export function macroType(dtype: string): "float" | "bf16" | "half" {
   if (dtype === "float32") return "float";
   if (dtype === "bfloat16") return "bf16";

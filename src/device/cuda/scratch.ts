@@ -1,4 +1,4 @@
-/** Upper bounds of the scratch memory that ops of given sizes ask for, slot by slot. */
+/** Upper bounds of the scratch memory for ops of given sizes, by slot. */
 import type { ScratchSizes } from "../device.ts";
 import { attentionScratch } from "./ops/attention.ts";
 import { attentionBackwardScratch } from "./ops/attention-backward.ts";
@@ -10,13 +10,13 @@ import { rmsnormScratch } from "./ops/rmsnorm.ts";
 import { parameterScratchBytes } from "./parameters.ts";
 import type { CudaLimits } from "./runtime.ts";
 
-/** Bytes of each slot of scratch that serve models of all these sizes, one after the other. */
+/** Bytes of each scratch slot that suffice for models of all these sizes, one after the other. */
 export function largestSlots(sizes: readonly ScratchSizes[], limits: CudaLimits): number[] {
   const slots = sizes.map((each) => scratchSlots(each, limits));
   return [0, 1, 2].map((slot) => Math.max(...slots.map((bytes) => bytes[slot]!)));
 }
 
-/** Bytes of each slot of scratch that ops of these sizes ask for at most. */
+/** Maximum bytes of each scratch slot for ops of these sizes. */
 function scratchSlots(sizes: ScratchSizes, limits: CudaLimits): [number, number, number] {
   const bounds = [attentionScratch, attentionBackwardScratch, biasScratch, flatScratch, rmsnormScratch];
   return [

@@ -1,6 +1,6 @@
 /**
- * What this machine has for the CUDA device, for `grpo doctor`: driver, GPUs, libraries with their versions and paths, or
- * why they are not there. Opens no GPU and allocates nothing.
+ * What this machine offers for the CUDA device, for `grpo doctor`: driver, GPUs, and libraries with versions and paths,
+ * or why they are missing. Opens no GPU and allocates nothing.
  */
 import { openCublas } from "../../../ffi/bindings/cublas.ts";
 import { type Driver, openDriver, versionText } from "../../../ffi/bindings/cuda.ts";
@@ -9,17 +9,17 @@ import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { RunError } from "../../errors.ts";
 import { capabilityText, LEAST_CAPABILITY, listGpus } from "./gpu.ts";
 
-/** A library, or the line of what was looked for, where, and the cure: "what; where; cure". */
+/** A library, or a line saying what was not found, where it was searched for, and the cure: "what; where; cure". */
 export type LibraryFacts = { readonly version: string; readonly path: string } | { readonly missing: string };
 
 export interface CudaSurvey {
-  /** The version is the newest CUDA that the driver runs. */
+  /** The version is the newest CUDA that the driver supports. */
   readonly driver: LibraryFacts;
   readonly gpus: readonly {
     readonly name: string;
     readonly computeCapability: string;
     readonly totalBytes: number;
-    /** Its compute capability suffices. */
+    /** Its compute capability is sufficient. */
     readonly usable: boolean;
   }[];
   readonly cublas: LibraryFacts;

@@ -1,7 +1,7 @@
-/** How launchers divide work over threads: units of elements, and how many threads a row of them keeps busy. */
+/** Helpers for dividing work over threads. */
 import { bytesPerElement, type DType } from "../../tensor/dtype.ts";
 
-/** Elements that a thread moves at once: 16 bytes of the widest type, as unit_elements of primitives.cuh has it. */
+/** Elements that a thread moves at once: 16 bytes of the widest type, like unit_elements in primitives.cuh. */
 export function unitElements(...operands: readonly { readonly dtype: DType }[]): number {
   return 16 / Math.max(2, ...operands.map(({ dtype }) => bytesPerElement(dtype)));
 }
@@ -10,7 +10,7 @@ export function ceilDiv(a: number, b: number): number {
   return Math.ceil(a / b);
 }
 
-/** The smallest power of two that is at least `count`, between two others. */
+/** The smallest power of two that is at least `count`, clamped to the powers of two `least` and `most`. */
 export function powerOfTwo(count: number, least: number, most: number): number {
   let power = least;
   while (power < count && power < most) power *= 2;

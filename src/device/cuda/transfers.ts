@@ -1,6 +1,6 @@
 /**
- * Data between arrays of the program and tensors on the GPU, always through pinned memory: an upload returns as soon as
- * the array has been copied there, and a read waits for the GPU without holding up the event loop.
+ * Copies between typed arrays and tensors on the GPU, always through pinned memory: an upload returns as soon as the
+ * array has been copied there, and a read waits for the GPU without blocking the event loop.
  */
 import { byteLength } from "../../tensor/tensor.ts";
 import type { Device } from "../device.ts";
@@ -10,12 +10,12 @@ import type { GpuMemory } from "./memory.ts";
 import { type PinnedPiece, pinnedPiece } from "./pinned.ts";
 import { openWaiter } from "./waiting.ts";
 
-/** The ring that uploads go through: a piece is written again only when its copies are done. */
+/** Pieces in the ring that uploads go through; a piece is reused only when its copies are done. */
 const PIECES = 8;
 const PIECE_BYTES = 512 * 1024;
-/** Uploads of a decode step are of a few bytes; copies start at multiples of this. */
+/** Copies start at multiples of this; small, since a decode step uploads only a few bytes. */
 const ALIGNMENT = 256;
-/** Bytes that a synchronous download moves at once. */
+/** Bytes per copy of a synchronous download. */
 const DOWNLOAD_BYTES = 4 * 2 ** 20;
 const LEAST_READ = 4096;
 
@@ -26,7 +26,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
   let current = 0;
   let used = 0;
 
-  /** Room for `bytes` in the ring, none of it read by a copy that is still queued. */
+  /** Room for `bytes` in the ring that no queued copy still reads. */
   const room = (bytes: number): { piece: PinnedPiece; offset: number } => {
     if (used + bytes > PIECE_BYTES) {
       gpu.mark(ring[current]!.event);
@@ -40,7 +40,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
     return { piece: ring[current]!, offset };
   };
 
-  // Pieces that reads wait in, by size: several reads may be under way.
+  // Free pieces for reads, by size; several reads may be in progress.
   const idle = new Map<number, PinnedPiece[]>();
   const take = (bytes: number): PinnedPiece => {
     const size = Math.max(LEAST_READ, 2 ** Math.ceil(Math.log2(bytes)));

@@ -1,18 +1,21 @@
 /**
- * Waiting for the GPU without holding up the event loop: a wait that has nearly come to its usual length looks at every turn
- * of the loop, so that what follows begins at once; before that, and long after it, it looks once a millisecond, for others
- * (reward workers above all) need the cores.
+ * Waits for the GPU without blocking the event loop. Around its usual length, a wait polls at every turn of the loop,
+ * so that the next work starts at once; before that and long after it polls once a millisecond, to leave the cores to
+ * others (mainly reward workers).
  */
 
-/** Milliseconds: a wait that is usually shorter is watched at every turn, any wait for as long beyond its usual length. */
+/**
+ * Milliseconds: a wait that is usually shorter polls at every turn from the start, any wait until this long beyond
+ * usual.
+ */
 const EAGER = 20;
-/** Waits of one kind that its usual length is taken from; the median, as a prompt's pass among decode steps takes longer. */
+/** Waits of a kind whose median is the usual length; the median, since a prefill among decode steps takes longer. */
 const REMEMBERED = 9;
-/** Of its usual length a wait sleeps this share at most, less what a sleep may run over. */
+/** The share of its usual length for which a wait sleeps, minus the milliseconds by which a sleep may overrun. */
 const ASLEEP = 0.9;
 const OVERSLEPT = 2;
 
-/** Time, and ways to let it pass; tests have their own. */
+/** Time and ways to let it pass; replaced in tests. */
 export interface Clock {
   /** Milliseconds. */
   now(): number;
@@ -28,7 +31,7 @@ const realClock: Clock = {
   sleep: () => Bun.sleep(1),
 };
 
-/** Waits until `reached`; `kind` is what is waited for, whose waits take about as long each time. */
+/** Waits until `reached`; waits of one `kind` usually take about equally long. */
 export type Waiter = (kind: string, reached: () => boolean) => Promise<void>;
 
 function median(values: readonly number[]): number {

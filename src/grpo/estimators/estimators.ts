@@ -1,7 +1,7 @@
 /**
- * The table of advantage estimators: from a batch's rewards to one advantage a completion, or one a token. An estimator
- * is one entry here (and its name in `AdvantageEstimator`). All are pure; the reference's logprobs and the critic's
- * values come from outside.
+ * The table of advantage estimators: from a batch's rewards to one advantage per completion or per token. An estimator
+ * is one entry here (and its name in `AdvantageEstimator`). All are pure; the caller provides the reference's logprobs
+ * and the critic's values.
  */
 import {
   type AdvantageInput,
@@ -21,18 +21,18 @@ import { whiten } from "./whiten.ts";
 
 export type AdvantageEstimator = "grpo" | "rloo" | "reinforce_plus_plus" | "reinforce_plus_plus_baseline" | "gae";
 
-/** The settings that estimators read; the names are TRL's in camelCase where TRL has them. */
+/** The settings that estimators read, under TRL's names (in camelCase) where TRL has them. */
 export interface EstimatorSettings extends Pick<AdvantageInput, "scaleRewards" | "multiObjectiveAggregation"> {
   readonly advantageEstimator: AdvantageEstimator;
-  /** β of the KL in the reward; read where `kl` is given. */
+  /** β of the KL in the reward; used if `kl` is given. */
   readonly beta: number;
-  /** Discount of rewards to come; not read by `grpo` and `rloo`. */
+  /** Discount of future rewards; ignored by `grpo` and `rloo`. */
   readonly gamma: number;
   /** λ of `gae`. */
   readonly lam: number;
   /** `gae`: normalize the advantages over the batch's tokens. */
   readonly whitenAdvantages: boolean;
-  /** Leaves completions cut at the length limit out of statistics over the batch's tokens, as out of the loss. */
+  /** Excludes completions cut at the length limit from statistics over the batch's tokens, as from the loss. */
   readonly maskTruncatedCompletions: boolean;
 }
 
@@ -41,16 +41,16 @@ export interface EstimatorInput extends RewardInput {
   readonly lengths: ArrayLike<number>;
   /** False: cut at the length limit. (N) */
   readonly finished: readonly boolean[];
-  /** The KL that the reward is charged with, token by token (N)(T); null: not in the reward. */
+  /** The KL charged to the reward, token by token (N)(T); null: not in the reward. */
   readonly kl: readonly TokenValues[] | null;
-  /** V of the state before each token, from the critic before the update (N)(T); null where there is none. */
+  /** V of the state before each token, from the critic before the update (N)(T); null without a critic. */
   readonly values: readonly TokenValues[] | null;
 }
 
 export interface Estimate extends RewardStatistics {
-  /** By completion; 0 where it was not scored. (N) */
+  /** By completion; 0 if it was not scored. (N) */
   readonly advantages: readonly Advantage[];
-  /** What the critic learns, token by token; null without a critic. A completion that was not scored has null. (N)(T) */
+  /** The critic's targets, token by token; null without a critic, and for a completion that was not scored. (N)(T) */
   readonly returns: readonly (Float64Array | null)[] | null;
   /** `kl` and `kl_penalty` with KL in the reward; `returns/mean`, `value/explained_variance` with a critic. */
   readonly metrics: Readonly<Record<string, number>>;
@@ -60,9 +60,9 @@ interface Prepared {
   readonly input: EstimatorInput;
   readonly settings: EstimatorSettings;
   readonly statistics: RewardStatistics;
-  /** β·KL of each token (N)(T); null: none. */
+  /** β·KL of each token (N)(T); null without KL in the reward. */
   readonly charges: readonly TokenValues[] | null;
-  /** Its sum over each completion. (N) */
+  /** The sum of charges over each completion. (N) */
   readonly penalties: Float64Array | undefined;
 }
 
@@ -70,14 +70,14 @@ interface Entry {
   /** Compares completions of a group with each other. */
   readonly usesGroups: boolean;
   readonly needsCritic: boolean;
-  /** `hasSpread` where it is not by the weighted sum. */
+  /** Returns `hasSpread` if it does not follow from the weighted sum. */
   readonly estimate: (
     prepared: Prepared,
   ) => Pick<Estimate, "advantages" | "returns"> & Partial<Pick<Estimate, "hasSpread">>;
 }
 
 export const ESTIMATORS: Record<AdvantageEstimator, Entry> = {
-  // DeepSeekMath, arXiv 2402.03300, §4.1.2; Dr. GRPO without a scale; GDPO by the aggregation
+  // DeepSeekMath, arXiv 2402.03300, §4.1.2; Dr. GRPO without scaling; GDPO with normalize_then_sum
   grpo: {
     ...{ usesGroups: true, needsCritic: false },
     estimate: ({ input, settings, penalties }) => {
@@ -100,12 +100,12 @@ export const ESTIMATORS: Record<AdvantageEstimator, Entry> = {
       return { advantages, returns: null };
     },
   },
-  // REINFORCE++, arXiv 2501.03262: no baseline but the batch
+  // REINFORCE++, arXiv 2501.03262: the batch is the only baseline
   reinforce_plus_plus: {
     ...{ usesGroups: false, needsCritic: false },
     estimate: (prepared) => normalizedReturns(prepared, prepared.statistics.rewards),
   },
-  // The same paper's REINFORCE++-baseline: the group's mean off each reward first
+  // The same paper's REINFORCE++-baseline: the group's mean is subtracted from each reward first
   reinforce_plus_plus_baseline: {
     ...{ usesGroups: true, needsCritic: false },
     estimate: (prepared) => {
@@ -135,12 +135,12 @@ export const ESTIMATORS: Record<AdvantageEstimator, Entry> = {
 };
 
 /**
- * Advantages of a batch (whole, before it is cut into optimizer steps) by `settings.advantageEstimator`.
+ * Advantages of a whole batch, before it is split into optimizer steps, by `settings.advantageEstimator`.
  *
- * With `kl` the reward is charged β·KL: the sum over the completion by `grpo` and `rloo` (as TRL's RLOOTrainer does),
- * each token by the others. Statistics of rewards are without the charge.
+ * With `kl` the reward is charged β·KL: `grpo` and `rloo` charge its sum over the completion (like TRL's RLOOTrainer),
+ * the others charge each token. Reward statistics exclude the charge.
  *
- * @throws InputError where a reward is NaN or infinite, or the weights don't fit the functions
+ * @throws InputError if a reward is NaN or infinite, or the weights don't match the functions
  */
 export function estimateAdvantages(input: EstimatorInput, settings: EstimatorSettings): Estimate {
   checkShapes(input);
@@ -167,7 +167,7 @@ export function estimateAdvantages(input: EstimatorInput, settings: EstimatorSet
 }
 
 /**
- * KL of each token from the policy that sampled to the reference: what the reward is charged with. (N)(T)
+ * KL of each token from the sampling policy to the reference, which the reward is charged with. (N)(T)
  *
  * @param old π_old (N)(T)
  * @param reference π_ref (N)(T)
@@ -193,7 +193,7 @@ function normalizedReturns(
   return { advantages: whitenCounted(raw, input, settings).map((a) => a ?? 0), returns: null };
 }
 
-/** Without the completions that the loss leaves out: they get null. */
+/** Whitens without the completions that the loss excludes: they get null. */
 function whitenCounted(
   raw: readonly (Float64Array | null)[],
   { finished }: EstimatorInput,
@@ -202,7 +202,7 @@ function whitenCounted(
   return whiten(raw.map((values, i) => (settings.maskTruncatedCompletions && !finished[i] ? null : values)));
 }
 
-/** The scored members of each group and their mean; groups without any are left out. */
+/** The scored members of each group and their mean; groups without scores are left out. */
 function groupMeans(rewards: readonly (number | null)[], groups: ArrayLike<number>) {
   return groupMembers(groups).flatMap((members) => {
     const scored = members.filter((i) => rewards[i] !== null);

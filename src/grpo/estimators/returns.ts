@@ -1,7 +1,7 @@
-/** Sums over the rest of a completion: discounted returns, and advantages against a critic's values. */
+/** Discounted returns, and generalized advantages over a critic's values. */
 import type { TokenValues } from "../loss/config.ts";
 
-/** Rewards of a completion's tokens (T): `final` at its last, less a charge at each. */
+/** Rewards of a completion's tokens (T): `final` at the last one, minus a charge at each. */
 export function tokenRewards(final: number, length: number, charges: TokenValues | null): Float64Array {
   const rewards = new Float64Array(length);
   for (let t = 0; t < length; t++) rewards[t] = charges ? -charges[t]! : 0;
@@ -21,8 +21,8 @@ export function returnsToGo(rewards: Float64Array, gamma: number): Float64Array 
 }
 
 /**
- * Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16): δ_t = r_t + γ·V_{t+1} − V_t,
- * A_t = δ_t + γλ·A_{t+1}. The completion's end is terminal whether it was finished or cut: V there is 0, as in TRL's PPO.
+ * Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16): δ_t = r_t + γ·V_{t+1} − V_t, A_t =
+ * δ_t + γλ·A_{t+1}. The end is terminal whether the completion finished or was cut: V there is 0, as in TRL's PPO.
  *
  * @param rewards r_t (T)
  * @param values V_t, of the state before token t (T)

@@ -3,14 +3,14 @@
 const EPSILON = 1e-8;
 
 /**
- * (x − mean) ÷ √(variance + 1e-8), mean and Bessel-corrected variance over the tokens of the completions that count;
- * a completion that doesn't count (null) stays null. Equal values, or a single one, give exactly 0.
+ * (x − mean) ÷ √(variance + 1e-8), with mean and Bessel-corrected variance over the tokens of all non-null completions;
+ * null stays null. Equal values, or a single one, give exactly 0.
  */
 export function whiten(tokens: readonly (Float64Array | null)[]): (Float64Array | null)[] {
   const counted = tokens.filter((values) => values !== null);
   const count = counted.reduce((sum, { length }) => sum + length, 0);
   const origin = counted.find(({ length }) => length > 0)?.[0] ?? 0;
-  // From the first value on: the mean of equal values is exactly that value.
+  // Sum deviations from the first value: the mean of equal values is then exact.
   let shift = 0;
   for (const values of counted) for (const value of values) shift += value - origin;
   const mean = origin + shift / Math.max(count, 1);

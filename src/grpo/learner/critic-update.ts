@@ -1,6 +1,6 @@
 /**
- * The critic's step of PPO: forward, clipped value loss and backward over packed micro-batches, then AdamW. The values
- * before the update, and the returns made of them, come from outside (`scoreValues`, estimators/).
+ * PPO's critic step: forward, clipped value loss and backward over packed micro-batches, then AdamW. The values before
+ * the update and the returns computed from them are inputs (`scoreValues`, estimators/).
  */
 import { cutMicroBatches } from "../../model/micro-batches.ts";
 import { backwardValues, forwardValues } from "../../model/scalar-head.ts";
@@ -17,14 +17,14 @@ export interface CriticUpdateSettings {
   readonly microBatchTokens: number;
 }
 
-/** A sample as the critic's step takes it: with V before the update's first step, and what the values are to become. */
+/** A sample with V before the update's first step, and the returns that are the values' targets. */
 export type Valued = Sample & Pick<Weighed, "values" | "returns">;
 
 /**
- * One optimizer step of the critic over `samples`; one without returns is left out.
+ * One optimizer step of the critic over `samples`, skipping those without returns.
  *
- * @returns `value/loss` (before its weight), `value/clip_ratio`, `value/mean`, `value/grad_norm`, `value/learning_rate`
- * @throws RunError when a value or the gradient is not finite; no weight has been touched then
+ * @returns `value/loss` (unweighted), `value/clip_ratio`, `value/mean`, `value/grad_norm`, `value/learning_rate`
+ * @throws RunError if a value or the gradient is not finite, before any weight is changed
  */
 export async function criticStep(
   critic: Critic,

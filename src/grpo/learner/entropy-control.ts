@@ -1,8 +1,8 @@
 /**
- * The controller of the entropy bonus (`use_adaptive_entropy`): a coefficient that rises while the policy's entropy is at
- * or under its target and falls above it, and that acts only after a step at or under it (Skywork-OR1, arXiv 2505.22312;
- * the numbers are TRL 1.16's, held by test/golden/make_entropy_control.py). Pure: the state is a record that a trainer
- * keeps in its checkpoints.
+ * The controller of the entropy bonus (`use_adaptive_entropy`): the coefficient rises while the policy's entropy is at
+ * or below its target and falls while it is above, and applies only after a step at or below the target (Skywork-OR1,
+ * arXiv 2505.22312; the numbers are TRL 1.16's, see test/golden/make_entropy_control.py). Pure: the trainer keeps the
+ * state in its checkpoints.
  */
 
 export interface EntropySettings {
@@ -15,7 +15,7 @@ export interface EntropySettings {
   readonly entropyTarget: number;
 }
 
-/** Between two optimizer steps. */
+/** The controller's state between two optimizer steps. */
 export interface EntropyControl {
   readonly coef: number;
   /** Mean entropy at the last step, in nats; null before the first. */
@@ -27,8 +27,8 @@ export function startEntropyControl(settings: EntropySettings): EntropyControl {
 }
 
 /**
- * The coefficient that the next step's loss takes: 0 while the last step's entropy was above the target, and in the first
- * step, before any was measured.
+ * The coefficient for the next step's loss: 0 if the last step's entropy was above the target, and in the first step,
+ * before any was measured.
  */
 export function appliedEntropyCoef(control: EntropyControl, settings: EntropySettings): number {
   if (!settings.useAdaptiveEntropy) return settings.entropyCoef;
@@ -37,8 +37,8 @@ export function appliedEntropyCoef(control: EntropyControl, settings: EntropySet
 }
 
 /**
- * What a step reports of its bonus where it has one, as TRL does: the coefficient after the step, which the next one may
- * apply, and the loss before the bonus.
+ * A step's metrics about its bonus, as in TRL: the coefficient after the step, which the next one may apply, and the
+ * loss before the bonus. Empty without a bonus.
  */
 export function entropyMetrics(
   update: Readonly<Record<string, number | null>>,
@@ -52,8 +52,8 @@ export function entropyMetrics(
 /**
  * The state after a step.
  *
- * @param meanEntropy of the whole optimizer step (`UpdateResult.meanEntropy`), in nats; null where no token counted, which
- *   is no measurement and changes nothing
+ * @param meanEntropy of the whole optimizer step (`UpdateResult.meanEntropy`), in nats; null if no token counted, which
+ *   changes nothing
  */
 export function nextEntropyControl(
   control: EntropyControl,

@@ -1,8 +1,8 @@
 /**
- * What learns: weighed samples go in, weights are updated. One call learns from one generation: `num_iterations` passes over it,
- * each in the steps it is cut into. Owns everything that lasts from step to step: the step count, the learning-rate schedules,
- * the controller of the entropy bonus, the moving reference. Used by `grpo train` and `grpo update`; where samples come from and
- * what is written about them is up to those.
+ * The learner takes weighed samples and updates weights. One call learns from one generation: `num_iterations` passes
+ * over it, each divided into optimizer steps. It owns everything that lasts from step to step: the step count, the
+ * learning-rate schedules, the entropy controller, the moving reference. `grpo train` and `grpo update` use it; they
+ * produce the samples and report on them.
  */
 import type { Model } from "../../model/model.ts";
 import { learningRate, type ScheduleSettings, scheduleOf } from "../../optim/schedule.ts";
@@ -26,52 +26,55 @@ import { type PolicyUpdateConfig, updateSettings, updateStep } from "./policy-up
 export interface LearnerOptions {
   readonly policy: TrainedModel;
   readonly config: PolicyUpdateConfig & EntropySettings & ScheduleSettings & { readonly numIterations: number };
-  /** PPO's, with its settings; null: none learns. */
+  /** PPO's critic with its settings; null for none. */
   readonly critic: { readonly critic: Critic; readonly value: ValueLossConfig; readonly learningRate: number } | null;
-  /** The reference that follows the policy: after every so many steps, by a share of the way; null: none moves. */
+  /**
+   * A reference that moves a fraction `alpha` of the way to the policy every `everySteps` steps; null if none moves.
+   */
   readonly reference: { readonly model: Model; readonly everySteps: number; readonly alpha: number } | null;
-  /** Steps of the whole run, which schedules reckon with, and the one after which it ends: by default the same. */
+  /** Steps of the whole run, for the schedules. */
   readonly totalSteps: number;
+  /** The step to end after; `totalSteps` by default. */
   readonly end?: number;
-  /** What a checkpoint kept; by default the run begins. */
+  /** State from a checkpoint; by default the run starts at step 0. */
   readonly start?: { readonly step: number; readonly entropyControl?: EntropyControl | undefined } | undefined;
 }
 
 export interface LearnEvents {
-  /** Tokens that have gone through the policy so far, in this call. */
+  /** Receives the tokens that the policy has processed so far in this call. */
   readonly onTokens?: (tokens: number) => void;
-  /** After each optimizer step; its count and what it logs. */
+  /** Called after each optimizer step. */
   readonly onStep?: (step: number, metrics: StepMetrics) => void;
-  /** Asked between two steps; where it says so the rest is left out. */
+  /** Checked between two steps; true skips the rest. */
   readonly shouldStop?: () => boolean;
 }
 
-/** `loss`, `grad_norm`, `learning_rate`, `kl`, `value/loss`, …; null: a mean over no token. */
+/** `loss`, `grad_norm`, `learning_rate`, `kl`, `value/loss`, …; null for a mean over no tokens. */
 export type StepMetrics = Readonly<Record<string, number | null>>;
 
 export interface Learned {
-  /** Of each optimizer step. */
   readonly steps: readonly StepMetrics[];
-  /** Logprobs under the weights that sampled, of the samples of the first step; the others are missing. (N)(R) */
+  /** Logprobs under the sampling weights for the samples of the first step; missing for the others. (N)(R) */
   readonly firstLogprobs: readonly Float32Array[];
-  /** Tokens that went through the policy. */
+  /** Tokens that the policy processed. */
   readonly tokens: number;
-  /** False: it was stopped between two steps. */
+  /** False if it was stopped between two steps. */
   readonly complete: boolean;
 }
 
 export interface Learner {
-  /** Optimizer steps made so far, earlier runs' included. */
+  /** Optimizer steps taken so far, including those before a resume. */
   readonly step: number;
   readonly entropyControl: EntropyControl;
   /**
    * @param cut the steps of one pass over the samples
-   * @throws RunError when a logprob, a value, the loss or a gradient is not finite; the weights are those of the step before
+   * @throws RunError if a logprob, a value, the loss or a gradient is not finite; the weights stay those of the step
+   * before
    */
   learn(samples: readonly Weighed[], cut: readonly GenerationStep[], events?: LearnEvents): Promise<Learned>;
 }
 
-/** @throws InputError where `lr_scheduler_kwargs` do not fit the schedule */
+/** @throws InputError if `lr_scheduler_kwargs` do not match the schedule */
 export function createLearner(options: LearnerOptions): Learner {
   const { policy, config, critic, reference, totalSteps, end = totalSteps, start } = options;
   const settings = updateSettings(config);
@@ -84,7 +87,7 @@ export function createLearner(options: LearnerOptions): Learner {
   let step = start?.step ?? 0;
   let control = start?.entropyControl ?? startEntropyControl(config);
 
-  /** One optimizer step of the policy, of the critic beside it, of what follows the two. */
+  /** One optimizer step of the policy and the critic, then the entropy controller and the moving reference. */
   const optimize = async (samples: readonly Weighed[], context: Parameters<typeof updateStep>[4]) => {
     const loss = { ...settings.loss, entropyCoef: appliedEntropyCoef(control, config) };
     const update = await updateStep(policy, samples, { ...settings, loss }, learningRate(schedule, step), context);
@@ -124,7 +127,7 @@ export function createLearner(options: LearnerOptions): Learner {
           if (steps.length > 0 && shouldStop?.()) return { steps, firstLogprobs, tokens, complete: false };
           const { logprobs, metrics } = await optimize(samplesOfStep(current, part), context);
           if (steps.length === 0) for (const [k, i] of part.members.entries()) firstLogprobs[i] = logprobs[k]!;
-          // π_old of samples that came without one, for later passes: the first forward of their step.
+          // Later passes need π_old: for samples that have none, it is the first forward pass of their step.
           if (iteration === 0) current = withOldLogprobs(current, part, logprobs);
           steps.push(metrics);
           onStep?.(step, metrics);
@@ -134,7 +137,7 @@ export function createLearner(options: LearnerOptions): Learner {
   };
 }
 
-/** The same samples; those of the step that have no π_old take these logprobs. */
+/** The same samples, with these logprobs as π_old for those of the step that have none. */
 function withOldLogprobs(
   samples: readonly Weighed[],
   { members }: GenerationStep,

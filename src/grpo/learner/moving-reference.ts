@@ -1,6 +1,6 @@
 /**
  * A reference that follows the policy: TRL's `sync_ref_model`, the soft update of TR-DPO (Gorbatovski et al. 2024,
- * arXiv 2404.09656, eq. 3). When it is due is learner.ts's business.
+ * arXiv 2404.09656, eq. 3). learner.ts decides when it moves.
  */
 import { breathe } from "../../device/breathe.ts";
 import type { Model } from "../../model/model.ts";
@@ -8,9 +8,9 @@ import type { OptimizerState } from "../../optim/adamw.ts";
 import { tensor } from "../../tensor/tensor.ts";
 
 /**
- * π_ref ← α·π + (1 − α)·π_ref, weight by weight, on the device. Computed in float32 from the policy's masters and rounded
- * once into the reference's type: in bfloat16 an α below about 1/256 moves nothing. The gradients serve as scratch, so
- * it is called between updates.
+ * π_ref ← α·π + (1 − α)·π_ref, weight by weight, on the device. Computed in float32 from the policy's masters and
+ * rounded once to the reference's type: in bfloat16 an α below about 1/256 moves nothing. Uses the gradients as
+ * scratch, so call it between updates.
  *
  * @param policy the optimizer of the policy's weights
  * @param alpha `ref_model_mixup_alpha`, 0 ≤ α ≤ 1

@@ -1,6 +1,6 @@
 /**
- * One optimizer step of the policy on weighed samples: the clipped loss with KL (Shao et al. 2024, eq. 3) or one of its kin, over packed
- * micro-batches. Which samples a step takes, and how often, is learner.ts's business.
+ * One optimizer step of the policy on weighed samples: the clipped loss with KL (Shao et al. 2024, eq. 3) or a variant,
+ * over packed micro-batches. learner.ts decides which samples a step takes, and how often.
  */
 
 import { type Activations, backward, forward, type Scores } from "../../model/lm-head.ts";
@@ -33,11 +33,11 @@ export interface UpdateOptions {
 }
 
 export interface UpdateResult {
-  /** `loss`, `grad_norm`, `learning_rate`, `kl`, `entropy`, `clip_ratio/*`, …; null: a mean over no token. */
+  /** `loss`, `grad_norm`, `learning_rate`, `kl`, `entropy`, `clip_ratio/*`, …; null for a mean over no tokens. */
   readonly metrics: Record<string, number | null>;
-  /** ℓ of each sample as this step's forward computed it. (N)(R) */
+  /** ℓ of each sample from this step's forward pass. (N)(R) */
   readonly logprobs: readonly Float32Array[];
-  /** Mean entropy under m and the entropy mask: what `use_adaptive_entropy` goes by; null where no token counts. */
+  /** Mean entropy under m and the entropy mask, for `use_adaptive_entropy`; null if no token counts. */
   readonly meanEntropy: number | null;
 }
 
@@ -51,14 +51,14 @@ export interface PolicyUpdateConfig extends LossConfig, AdamSettings {
 export function updateSettings(config: PolicyUpdateConfig): PolicyUpdateSettings {
   const { temperature, microBatchTokens } = config;
   return {
-    // What the reward charges is not charged again by the loss.
+    // A KL charged to the reward must not be charged again by the loss.
     loss: config.useKlInReward ? { ...config, beta: 0 } : config,
     optimizer: optimizerSettings(config),
     ...{ temperature, microBatchTokens },
   };
 }
 
-/** Values of each completion of a micro-batch, out of values by entry. */
+/** Splits values by entry into those of each completion of a micro-batch. */
 export function byCompletion(batch: MicroBatch, values: Float32Array): Float32Array[] {
   return Array.from(batch.completions, (_, i) => values.subarray(batch.entryStarts[i]!, batch.entryStarts[i + 1]!));
 }
@@ -89,8 +89,8 @@ export async function scoreGroups(
 /**
  * One optimizer step over `samples`: forward, loss and backward of each micro-batch, then AdamW.
  *
- * @param generation what the samples are a part of, where a generation serves several steps
- * @throws RunError when a logprob, the loss or the gradient is not finite; no weight has been touched then
+ * @param generation the whole generation, if it serves several steps
+ * @throws RunError if a logprob, the loss or the gradient is not finite, before any weight is changed
  */
 export async function updateStep(
   policy: TrainedModel,
@@ -102,7 +102,7 @@ export async function updateStep(
   const { model, activations, optimizer } = policy;
   const { device } = model;
   const groups = packed(samples);
-  // The entropy threshold belongs to the whole step, so it needs every entropy before the first backward.
+  // The entropy threshold is for the whole step, so every entropy must be known before the first backward pass.
   const scores =
     settings.loss.topEntropyQuantile < 1 ? await scoreGroups(model, activations, groups, settings, onTokens) : null;
   const step = denominatorsOf(

@@ -1,15 +1,15 @@
 /** The KL to the reference, token by token: three estimators of KL(π ‖ π_ref) from a sample of π. */
 import type { KlEstimator } from "./config.ts";
 
-/** exp's argument is held within ±20, so that no distance to the reference overflows. */
+/** exp's argument is clamped to ±20, so that no distance to the reference overflows. */
 const LARGEST_EXPONENT = 20;
 
 /**
  * Estimators k1, k2, k3 of Schulman, "Approximating KL divergence" (2020), with x = ℓ_ref − ℓ:
  * k1 = −x, k2 = x²/2, k3 = eˣ − x − 1.
  *
- * k3 beyond the clamp: above x = 20 it stays at its value there, with gradient 0; below −20 only eˣ (2e-9) is
- * held, so that the value is −x − 1 + e⁻²⁰ and the gradient in ℓ is 1, which still pulls ℓ back to the reference.
+ * k3 beyond the clamp: above x = 20 it keeps its value there, with gradient 0; below −20 only eˣ (2e-9) is clamped, so
+ * the value is −x − 1 + e⁻²⁰ and the gradient in ℓ is 1, which still pulls ℓ back to the reference.
  *
  * @returns the value, and its derivative in ℓ
  */

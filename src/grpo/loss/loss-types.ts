@@ -1,22 +1,22 @@
 /**
- * The table of loss types. A type is one entry: the term of a token with its derivatives, how tokens are weighed
- * against each other (the aggregate), and what is logged of it. A new loss is a new entry (and its name in `LossType`).
+ * The table of loss types. A type is one entry: a token's term with its derivatives, how tokens are weighted against
+ * each other (the aggregate), and what is logged. A new loss is a new entry (and its name in `LossType`).
  *
- * Where a term has a kink the derivative is torch 2.15's, which TRL trains with: clamp passes no gradient on its bounds,
- * and the minimum of two equal numbers gives each one half (test/golden/make_loss_cases.py).
+ * At a kink the derivative is that of torch 2.15, which TRL trains with: clamp has gradient 0 at its bounds, and the
+ * minimum of two equal numbers gives each one half (test/golden/make_loss_cases.py).
  */
 import { type LossCompletion, type LossConfig, type LossType, meanAdvantage } from "./config.ts";
 import { addExtreme, addMean, type MetricParts } from "./metrics.ts";
 import type { StepDenominators } from "./step.ts";
 
-/** What a token's term is computed from. */
+/** Inputs of a token's term. */
 export interface TokenInput {
   /** ρ, of the token or of its sequence. */
   readonly ratio: number;
   /** ℓ */
   readonly logprob: number;
   readonly advantage: number;
-  /** What `sequenceWeight` gave; 1 for types without. */
+  /** The result of `sequenceWeight`; 1 for types without one. */
   readonly sequenceWeight: number;
 }
 
@@ -29,7 +29,7 @@ export interface Term {
   readonly dLogprob: number;
 }
 
-/** What a completion's metrics are computed from: `count` is T under m, or 1 with one ratio a sequence. */
+/** Inputs of a completion's metrics: `count` is T under m, or 1 with one ratio per sequence. */
 export interface ClipCounts {
   readonly low: number;
   readonly high: number;
@@ -39,7 +39,7 @@ export interface ClipCounts {
 
 export interface LossTypeEntry {
   readonly term: (token: TokenInput, config: LossConfig) => Term;
-  /** The weight of each of a completion's active tokens, of which there are `tokens`, in the loss. */
+  /** The weight in the loss of each of a completion's `tokens` active tokens. */
   readonly tokenWeight: (step: StepDenominators, index: number, tokens: number, config: LossConfig) => number;
   /** A detached weight of the whole completion. */
   readonly sequenceWeight?: (
@@ -48,16 +48,16 @@ export interface LossTypeEntry {
     samplerRatio: Float64Array | null,
     config: LossConfig,
   ) => number;
-  /** True where `sequenceWeight` has taken the sampler ratio in: it isn't multiplied a second time. */
+  /** True if `sequenceWeight` includes the sampler ratio, which must then not be multiplied again. */
   readonly takesSamplerRatio?: true;
-  /** Which side clips a ratio. */
+  /** The side on which a ratio is clipped. */
   readonly clips?: (ratio: number, advantage: number, config: LossConfig) => "low" | "high" | null;
   readonly record?: (metrics: MetricParts, counts: ClipCounts) => void;
 }
 
 const upper = (config: LossConfig): number => config.epsilonHigh ?? config.epsilon;
 
-// Aggregates: what one token weighs.
+// Aggregates: the weight of one token.
 const completionMean: LossTypeEntry["tokenWeight"] = (step, _index, tokens) =>
   1 / (step.completions * Math.max(tokens, 1));
 const completionSum: LossTypeEntry["tokenWeight"] = (step) => 1 / step.completions;
@@ -67,7 +67,9 @@ const constantLength: LossTypeEntry["tokenWeight"] = (step, _index, _tokens, con
 const blockMean: LossTypeEntry["tokenWeight"] = (step, index) =>
   1 / (step.blockTokens.length * Math.max(step.blockTokens[Math.floor(index / step.blockSize)] ?? 0, 1));
 
-/** −min(min(ρ, δ)·A, clip(ρ, 1 − ε, 1 + ε_high)·A): PPO's clipped surrogate (arXiv 1707.06347, eq. 7), δ of INTELLECT-2. */
+/**
+ * −min(min(ρ, δ)·A, clip(ρ, 1 − ε, 1 + ε_high)·A): PPO's clipped surrogate (arXiv 1707.06347, eq. 7), δ of INTELLECT-2.
+ */
 function clippedSurrogate({ ratio, advantage }: TokenInput, config: LossConfig): Term {
   if (advantage === 0) return { value: 0, dLogRatio: 0, dLogprob: 0 };
   const low = 1 - config.epsilon;
@@ -109,7 +111,7 @@ function softClip({ ratio, advantage }: TokenInput, config: LossConfig): Term {
   if (advantage === 0) return { value: 0, dLogRatio: 0, dLogprob: 0 };
   const tau = advantage > 0 ? config.sapoTemperaturePos : config.sapoTemperatureNeg;
   const gate = 1 / (1 + Math.exp(-tau * (ratio - 1)));
-  // A ratio past all floats has a closed gate: 0 · ∞ is 0 here.
+  // For an infinite ratio the gate is saturated: 0 · ∞ is 0 here.
   const slope = gate === 1 ? 0 : 4 * gate * (1 - gate) * ratio;
   return { value: ((-gate * 4) / tau) * advantage, dLogRatio: -slope * advantage, dLogprob: 0 };
 }
@@ -136,7 +138,7 @@ function gammaWeight(
   return Math.exp(lambda + k * logW - lambda * Math.exp(logW));
 }
 
-/** Every loss type by its name. Sources: numerics as TRL 1.16 computes them; papers at the terms above. */
+/** Every loss type by its name. Numerics are TRL 1.16's; papers are cited here and at the terms above. */
 export const LOSS_TYPES: Record<LossType, LossTypeEntry> = {
   // DeepSeekMath, arXiv 2402.03300
   grpo: { ...CLIPPED_SURROGATE, tokenWeight: completionMean },

@@ -1,6 +1,5 @@
 /**
- * Metrics of a loss evaluated in parts: each part keeps sums, and the parts fold into one number a name.
- * Which metrics there are is said where they are computed.
+ * Metrics of a loss evaluated in parts: each part keeps sums, and the parts fold into one number per name.
  */
 
 interface Mean {
@@ -17,7 +16,7 @@ interface Extreme {
   value: number;
 }
 
-/** Metrics of one part (a micro-batch), not yet folded: name → what is known of it. */
+/** Metrics of one part (a micro-batch), not yet folded, by name. */
 export type MetricParts = Map<string, Mean | Total | Extreme>;
 
 /** Adds `count` values whose sum is `sum` to a mean. */
@@ -42,9 +41,8 @@ export function addExtreme(parts: MetricParts, name: string, fold: "min" | "max"
 }
 
 /**
- * One number a name, over all parts of an optimizer step.
- * A mean over nothing is null (TRL says 0, which of an entropy would be a collapse); a least or largest value of nothing
- * is left out.
+ * One number per name, over all parts of an optimizer step. A mean over nothing is null (TRL logs 0, which for an
+ * entropy would look like a collapse); a minimum or maximum over nothing is left out.
  */
 export function foldMetrics(all: readonly MetricParts[]): Record<string, number | null> {
   const folded: MetricParts = new Map();

@@ -1,12 +1,12 @@
 /**
- * What a difference between the policy as sampled and the policy as trained changes in the loss:
- * the off-policy sequence mask, and the correction by the ratio π_old ÷ π_sampler. Neither has a gradient.
+ * How the loss accounts for differences between the sampling policy and the trained one: the off-policy sequence mask,
+ * and the correction by the ratio π_old ÷ π_sampler. Neither has a gradient.
  */
 import { type LossCompletion, type LossConfig, meanAdvantage } from "./config.ts";
 
 /**
- * Off-policy sequence mask (DeepSeek-V3.2): false drops a completion of negative advantage that the policy has
- * moved away from, mean(ℓ_sampler − ℓ) > `offPolicyMaskThreshold`.
+ * Off-policy sequence mask (DeepSeek-V3.2): false drops a completion with negative advantage that the policy has moved
+ * away from: mean(ℓ_sampler − ℓ) > `offPolicyMaskThreshold`.
  *
  * @param active the tokens under the mask m
  */
@@ -21,10 +21,10 @@ export function isKept(completion: LossCompletion, active: Int32Array, config: L
 
 /**
  * π_old ÷ π_sampler, limited by `importanceSamplingMode`: truncated to [clip_min, clip_max], or 0 outside of it.
- * `sequence_*`: one ratio a completion, the product over its tokens.
+ * `sequence_*`: one ratio per completion, the product over its tokens.
  *
  * @param active the tokens under the mask m (A)
- * @returns null where the correction is off; (A) by token, (1) by sequence
+ * @returns null if the correction is off; (A) by token, (1) by sequence
  */
 export function samplerRatio(completion: LossCompletion, active: Int32Array, config: LossConfig): Float64Array | null {
   if (!config.importanceSamplingCorrection) return null;

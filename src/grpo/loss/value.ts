@@ -1,13 +1,13 @@
 /**
- * The critic's loss on the host, in float64, with its gradient: PPO's clipped squared error. Like the policy's loss it is
- * evaluated whole or in parts, whose losses add up and whose gradients are the same bits for any cut.
+ * The critic's loss on the host, in float64, with its gradient: PPO's clipped squared error. Like the policy's loss it
+ * is evaluated whole or in parts: losses add up, and gradients are bit-identical for any split.
  */
 import { RunError } from "../../errors.ts";
 import { activeTokens, type Maskable, type TokenValues } from "./config.ts";
 import { addMean, type MetricParts } from "./metrics.ts";
 
 export interface ValueLossConfig {
-  /** A value moves at most so far from its old one before its error stops falling. */
+  /** How far a value may move from its old one before its error stops falling. */
   readonly cliprangeValue: number;
   /** Weight of the value loss. */
   readonly vfCoef: number;
@@ -17,11 +17,11 @@ export interface ValueLossConfig {
 export interface ValueCompletion extends Maskable {
   /** Names it in errors. */
   readonly index: number;
-  /** V, of the critic now. (T) */
+  /** V, of the current critic. (T) */
   readonly values: TokenValues;
   /** V before the update's first step. (T) */
   readonly oldValues: TokenValues;
-  /** R (T); null: not scored, it is left out. */
+  /** R (T); null: not scored, and excluded from the loss. */
   readonly returns: TokenValues | null;
 }
 
@@ -29,30 +29,30 @@ export interface ValueLossResult {
   readonly loss: number;
   /** ∂loss/∂V of every token, completion after completion. (ΣT) */
   readonly dvalues: Float64Array;
-  /** `value/loss` (before its weight), `value/clip_ratio`, `value/mean`. */
+  /** `value/loss` (unweighted), `value/clip_ratio`, `value/mean`. */
   readonly metrics: MetricParts;
 }
 
 type Countable = Maskable & Pick<ValueCompletion, "returns">;
 
-/** The tokens of a completion that the loss is over. */
+/** The tokens of a completion that enter the loss. */
 function countedTokens(completion: Countable, config: ValueLossConfig): Int32Array {
   return activeTokens(completion.returns?.length ?? 0, completion, config);
 }
 
-/** Tokens of the whole step that the value loss is a mean over. */
+/** Tokens of the whole step over which the value loss is a mean. */
 export function valueTokens(step: readonly Countable[], config: ValueLossConfig): number {
   return step.reduce((sum, completion) => sum + countedTokens(completion, config).length, 0);
 }
 
 /**
  * vf_coef · ½ · mean over the step's tokens of max((V − R)², (clip(V, V_old ± cliprange_value) − R)²), as OpenAI's PPO
- * and TRL's have it (no equation of the paper; "Implementation Matters", arXiv 2005.12729, §3, is its description).
- * Where the two errors are equal each gives one half of the gradient, and clamping gives none on its bounds.
+ * and TRL's compute it (the PPO paper has no equation for it; "Implementation Matters", arXiv 2005.12729, §3, describes
+ * it). If the two errors are equal each gives half of the gradient; clamping has gradient 0 at its bounds.
  *
  * @param part whole completions, any subset of the step in any order
  * @param stepTokens `valueTokens` of all the step's completions
- * @throws RunError where a value, return or the loss is not finite: names completion and token
+ * @throws RunError if a value, a return or the loss is not finite, naming completion and token
  */
 export function computeValueLoss(
   part: readonly ValueCompletion[],
@@ -97,8 +97,8 @@ export function computeValueLoss(
 }
 
 /**
- * 1 − Var(R − V) ÷ Var(R) over all scored tokens (N)(T): 1 for a perfect critic, 0 for a constant one, below it for a harmful one.
- * 0 where the returns don't vary.
+ * 1 − Var(R − V) ÷ Var(R) over all scored tokens (N)(T): 1 for a perfect critic, 0 for a constant one, negative for a
+ * worse one. 0 if the returns don't vary.
  */
 export function explainedVariance(values: readonly TokenValues[], returns: readonly (TokenValues | null)[]): number {
   const targets: number[] = [];

@@ -1,4 +1,6 @@
-/** Calls of ffi/cpu/attention.cpp: over packed segments, and of new tokens over the pages of the key-value cache. */
+/**
+ * Calls of ffi/cpu/attention.cpp: attention over packed segments, and of new tokens over pages of the key-value cache.
+ */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
 import type { Ops } from "../../device.ts";
 import { dim, expectShape, qkvAddresses } from "../../operands.ts";

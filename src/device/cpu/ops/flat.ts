@@ -1,4 +1,6 @@
-/** Calls of ffi/cpu/elementwise.cpp: the optimizer's step, flat float32 work, conversions of type, moves of rows. */
+/**
+ * Calls of ffi/cpu/elementwise.cpp: the optimizer's step, flat float32 ops, type conversions, row gathers and scatters.
+ */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
 import { elementCount } from "../../../tensor/tensor.ts";
 import type { Ops } from "../../device.ts";

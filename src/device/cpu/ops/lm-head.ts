@@ -1,4 +1,6 @@
-/** The LM head on a chunk of rows: a product into logits, then ffi/cpu/log_softmax.cpp. Backward computes the logits again. */
+/**
+ * The LM head on a chunk of rows: a product into logits, then ffi/cpu/log_softmax.cpp. Backward recomputes the logits.
+ */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
 import type { Ops } from "../../device.ts";
 import { dim, inverseTemperature } from "../../operands.ts";

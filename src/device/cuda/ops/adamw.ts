@@ -5,7 +5,7 @@ import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.t
 import { ceilDiv } from "../threads.ts";
 
 const THREADS = 256;
-/** Elements of a thread at a time, and blocks that a multiprocessor holds at once. */
+/** Elements per thread and iteration, and resident blocks per multiprocessor. */
 const [UNIT, RESIDENT] = [4, 4];
 
 export const adamwKernels = {

@@ -1,6 +1,6 @@
 /**
- * Launches of ffi/cuda/attention_backward*.cu: statistics of the rows and the work list, then the gradients of keys and
- * values, then those of queries, then the sums of what was computed in parts. Everything in between is in scratch.
+ * Launches of ffi/cuda/attention_backward*.cu: row statistics and the work list, then gradients of keys and values,
+ * then those of queries, then sums of partial results. Intermediate results are in scratch.
  */
 import { InputError } from "../../../errors.ts";
 import { bytesPerElement } from "../../../tensor/dtype.ts";
@@ -15,7 +15,7 @@ import { LARGEST_HEAD } from "./attention.ts";
 const TILE = 64;
 const THREADS = 128;
 const WIDE_THREADS = 256;
-/** Rows, and heads, whose statistics a block of attention_backward_prepare makes. */
+/** Rows, and heads, whose statistics a block of attention_backward_prepare computes. */
 const STAT_BLOCK = 8;
 
 function variants(
@@ -28,9 +28,9 @@ function variants(
   return types.flatMap((type) => headDims.map((HEAD_DIM) => ({ HEAD_DIM, ...macros(type) })));
 }
 
-/** How the kernels cut their work, by type and head size. */
+/** How the kernels divide their work, by type and head size. */
 interface Tiling {
-  /** Head size, padded. */
+  /** Padded head size. */
   readonly Dp: number;
   /** Blocks that share a tile of keys, and one of queries. */
   readonly keyParts: number;
@@ -45,7 +45,7 @@ interface Tiling {
 function tiling(bfloat16: boolean, headDim: number): Tiling {
   if (!bfloat16) {
     const Dp = ceilDiv(headDim, 16) * 16;
-    const ROWS = Dp <= 160 ? 32 : 16; // 99 KiB of shared memory hold no more
+    const ROWS = Dp <= 160 ? 32 : 16; // the most that fits 99 KiB of shared memory
     const bytes = 4 * (4 * ROWS * (Dp + 4) + 2 * ROWS * (ROWS + 8) + 2 * ROWS);
     const sizes = { THREADS, TILE, DP: Dp, ROWS, SHARED_BYTES: bytes };
     return { Dp, keyParts: TILE / ROWS, queryParts: TILE / ROWS, keyBytes: bytes, queryBytes: bytes, sizes };
@@ -53,9 +53,9 @@ function tiling(bfloat16: boolean, headDim: number): Tiling {
   const Dp = headDim <= 128 ? ceilDiv(headDim, 16) * 16 : ceilDiv(headDim, 32) * 32;
   const STEP = Dp <= 64 ? 64 : Dp <= 128 ? 32 : 16; // rows streamed at a time
   const keyParts = Dp <= 128 ? 1 : 2;
-  const QUERY_ROW_TILES = Dp > 64 && Dp <= 128 ? 2 : 1; // of 16 rows, of a warp
+  const QUERY_ROW_TILES = Dp > 64 && Dp <= 128 ? 2 : 1; // tiles of 16 rows per warp
   const operands = 2 * Dp * (2 * TILE + 4 * STEP);
-  // At the end the same memory holds the sums: those of the queries from two warps where rows are shared.
+  // The same memory later holds the sums; those of queries come from two warps if rows are shared.
   const sums = (columns: number) => 4 * TILE * (columns + 8);
   const keyBytes = Math.max(operands + 16 * STEP, sums(Dp / keyParts));
   const queryBytes = Math.max(operands, QUERY_ROW_TILES * sums(Dp));
@@ -86,7 +86,7 @@ export const attentionBackwardKernels = {
     sizes: () => ({ THREADS: WIDE_THREADS, TILE, STAT_BLOCK }),
     variants: variants(["float", "bf16"], ["DOUT_TYPE", "OUT_TYPE", "X_TYPE"], []),
   },
-  /** Launched where a model's head size is no multiple of 8, and for mixed types. */
+  /** Launched if the head size is not a multiple of 8, and for mixed types. */
   pack: {
     file: "attention_backward_pack.cu",
     name: "attention_backward_pack",
@@ -137,12 +137,12 @@ export const attentionBackwardKernels = {
   },
 } as const satisfies Record<string, KernelDefinition>;
 
-/** Most tiles of T tokens in S segments, and slots for the sums of those that are computed in parts. */
+/** Upper bounds for T tokens in S segments: tiles, and slots for partial sums. */
 function workSizes(T: number, S: number): { tiles: number; slots: number } {
   return { tiles: ceilDiv(T, TILE) + S, slots: ceilDiv(T, 2 * TILE) + 8 };
 }
 
-/** Bytes of each part of the scratch memory. `packed`: heads of operands that are copied to be read. */
+/** Bytes of each part of the scratch memory. `packed`: heads of operands that must be copied first. */
 function scratchParts(T: number, S: number, packed: number, Dp: number, { heads, kvHeads }: AttentionShape) {
   const { tiles, slots } = workSizes(T, S);
   return {
@@ -161,18 +161,20 @@ function total(parts: ReturnType<typeof scratchParts>): number {
   return Object.values(parts).reduce((sum, bytes) => sum + ceilDiv(bytes, ALIGNMENT) * ALIGNMENT, 0);
 }
 
-/** No micro-batch has more segments than tokens. Operands of a model are packed only for their head size. */
+/**
+ * A micro-batch has at most as many segments as tokens. A model's operands are packed only because of their head size.
+ */
 export const attentionBackwardScratch: ScratchBound = ({ tokens, attention }) => {
   const packed = attention.headDim % 8 === 0 ? 0 : 2 * (attention.heads + attention.kvHeads);
   return total(scratchParts(tokens, tokens, packed, tiling(true, attention.headDim).Dp, attention));
 };
 
-/** Floats a row of the planned scratch: prompts' sums lie in the device's own scratch, whose size T bounds. */
+/** The planned scratch is unused: prompts' sums are in the device's own scratch, whose size is bounded by T. */
 export function attentionScratchElements(_: AttentionShape): number {
   return 1;
 }
 
-/** An operand of the tensor-core kernels: address of its first head, distances of rows and of heads in elements. */
+/** An operand of the tensor-core kernels: address of its first head, strides of rows and of heads in elements. */
 interface Operand {
   readonly address: number;
   readonly ld: number;
@@ -258,7 +260,7 @@ function checkOperands(
   expectShape(dim(lse, 0) === T && dim(lse, 1) === heads && lse.rowStride === heads, `${lse.name}: ${lse.shape}`);
 }
 
-/** Where each part lies, one behind the other. */
+/** The address of each part, one after the other. */
 function addresses<Parts extends Record<string, number>>(start: number, parts: Parts): Record<keyof Parts, number> {
   const found = {} as Record<keyof Parts, number>;
   let next = start;

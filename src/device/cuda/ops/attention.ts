@@ -1,6 +1,6 @@
 /**
- * Launches of ffi/cuda/attention_forward.cu, attention_forward_float32.cu, kv_store.cu and attention_decode.cu, and what
- * a page of the key-value cache takes. The backward pass is in attention-backward.ts.
+ * Launches of ffi/cuda/attention_forward.cu, attention_forward_float32.cu, kv_store.cu and attention_decode.cu, and the
+ * page size of the key-value cache. The backward pass is in attention-backward.ts.
  */
 import { InputError } from "../../../errors.ts";
 import { bytesPerElement } from "../../../tensor/dtype.ts";
@@ -10,14 +10,14 @@ import { dim, expectShape, qkvAddresses } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
 import { ceilDiv } from "../threads.ts";
 
-/** Shared memory and registers hold tiles of rows up to this size. */
+/** The largest head size whose tiles fit shared memory and registers. */
 export const LARGEST_HEAD = 256;
 const THREADS = 128;
 const STORE_THREADS = 256;
-/** Query heads of one key head that a block of attention_decode takes, and its warps, each of which takes pages. */
+/** Query heads of one key head per block of attention_decode, and its warps, which share the pages. */
 const DECODE_HEADS = 8;
 const DECODE_WARPS = THREADS / 32;
-/** Blocks of attention_decode per multiprocessor below which the pages of a sequence are split. */
+/** With fewer blocks of attention_decode per multiprocessor, the pages of a sequence are split. */
 const DECODE_BLOCKS = 4;
 
 function variants(types: readonly string[], roles: readonly string[]): Defines[] {
@@ -26,7 +26,7 @@ function variants(types: readonly string[], roles: readonly string[]): Defines[]
   );
 }
 
-/** Rows of a page: a multiple of 16 bytes in either type. */
+/** Elements of a page's row: a multiple of 16 bytes in either type. */
 function paddedRow(headDim: number): number {
   return ceilDiv(headDim, 8) * 8;
 }
@@ -34,16 +34,16 @@ function paddedRow(headDim: number): number {
 const pageSizes = ({ HEAD_DIM }: Defines) => ({ PAGE_TOKENS, PADDED: paddedRow(Number(HEAD_DIM)) });
 const decodeSizes = (variant: Defines) => ({ THREADS, HEADS: DECODE_HEADS, ...pageSizes(variant) });
 
-/** Tile of a forward kernel: the head size, padded; rows of queries and of keys; bytes of shared memory. */
+/** Tile of a forward kernel: padded head size, rows of queries and of keys, bytes of shared memory. */
 function forwardTile(bfloat16: boolean, headDim: number) {
   if (bfloat16) {
-    // what fits registers
+    // limited by registers
     const PADDED = ceilDiv(headDim, 16) * 16;
     const ROWS = PADDED <= 64 ? 128 : 64;
     const KEYS = PADDED <= 128 ? 64 : 32;
     return { PADDED, ROWS, KEYS, SHARED_BYTES: 2 * PADDED * (ROWS + 4 * KEYS) };
   }
-  // what fits 99 KiB: the least of sm_86, 89 and 120
+  // limited by 99 KiB of shared memory, the minimum, on sm_86, 89 and 120
   const PADDED = ceilDiv(headDim, 32) * 32;
   const ROWS = PADDED <= 128 ? 64 : 32;
   const KEYS = PADDED <= 64 ? 64 : PADDED <= 128 ? 32 : 16;
@@ -98,7 +98,7 @@ export const attentionKernels = {
   },
 } as const satisfies Record<string, KernelDefinition>;
 
-/** @throws InputError for a model whose heads the kernels do not take */
+/** @throws InputError for a head size that the kernels do not support */
 function checkHeads({ headDim }: AttentionShape): void {
   if (headDim > LARGEST_HEAD)
     throw new InputError(
@@ -106,25 +106,25 @@ function checkHeads({ headDim }: AttentionShape): void {
     );
 }
 
-/** @throws InputError for a model whose heads the kernels do not take */
+/** @throws InputError for a head size that the kernels do not support */
 export function pageElements(shape: AttentionShape): { keys: number; values: number } {
   checkHeads(shape);
   const elements = shape.kvHeads * PAGE_TOKENS * paddedRow(shape.headDim);
   return { keys: elements, values: elements };
 }
 
-/** Blocks that one sequence takes in attention_decode, splits apart. */
+/** Blocks of attention_decode per sequence, before splitting. */
 function decodeBlocks({ heads, kvHeads }: AttentionShape): number {
   return kvHeads * ceilDiv(heads / kvHeads, DECODE_HEADS);
 }
 
-/** Splits of each sequence's pages: by the sizes of buffers only, for a recorded launch serves any lengths. */
+/** Splits of each sequence's pages. Depends only on buffer sizes, since a recorded launch serves any lengths. */
 function decodeSplits(B: number, tableWidth: number, shape: AttentionShape, multiprocessors: number): number {
   const wanted = ceilDiv(DECODE_BLOCKS * multiprocessors, Math.max(B, 1) * decodeBlocks(shape));
   return Math.max(1, Math.min(wanted, ceilDiv(tableWidth, DECODE_WARPS)));
 }
 
-/** Where there are splits, they are fewer than twice the blocks aimed at. */
+/** If pages are split, there are fewer than twice the wanted number of blocks. */
 export const attentionScratch: ScratchBound = ({ attention }, { multiprocessors }) => {
   const parts = (2 * DECODE_BLOCKS * multiprocessors * attention.heads) / decodeBlocks(attention);
   return Math.ceil(parts) * (paddedRow(attention.headDim) + 2) * 4;
@@ -165,7 +165,7 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, "attentionForward"
       const definition = bfloat16 ? attentionKernels.forward : attentionKernels.forwardFloat32;
       const kernel = runtime.kernel(definition, { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype) });
       const { ROWS, SHARED_BYTES } = forwardTile(bfloat16, headDim);
-      // No segment has more tiles than its length takes, rounded up; blocks beyond the last tile return at once.
+      // Each segment adds at most one partial tile; blocks beyond the last tile return at once.
       const grid = [heads, ceilDiv(T, ROWS) + S, 1] as const;
       const args = [out.address, lse?.address ?? 0, q, k, v, segments.address, S, heads, kvHeads];
       runtime.launch(kernel, grid, THREADS, SHARED_BYTES, ...args, out.rowStride, qkv.rowStride, scale);

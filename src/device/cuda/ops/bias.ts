@@ -1,6 +1,6 @@
 /**
- * Launches of ffi/cuda/bias.cu: column sums in two stages, for the gradients of biases and of norms' weights; biases put on
- * rows before a product is added to them.
+ * Launches of ffi/cuda/bias.cu: column sums in two stages, for gradients of biases and of norms' weights; and biases
+ * written to rows before a product is added.
  */
 import { rowElements, type Tensor } from "../../../tensor/tensor.ts";
 import type { Ops, ScratchSizes, Weight } from "../../device.ts";
@@ -9,7 +9,7 @@ import { type CudaLimits, type CudaRuntime, type KernelDefinition, macroType, ty
 import { ceilDiv, unitElements } from "../threads.ts";
 
 const WARP = 32;
-/** Rows of threads in a block of each kernel. */
+/** Rows of threads in a block: STRIPES in add_column_sums, ROWS in the others. */
 const [ROWS, STRIPES] = [8, 32];
 const sizes = () => ({ ROWS, STRIPES });
 
@@ -44,12 +44,12 @@ export const biasKernels = {
   },
 } as const satisfies Record<string, KernelDefinition>;
 
-/** Blocks that share the rows of dy: enough to fill the machine, each with a few rows at least. */
+/** Blocks that share the rows of dy: enough to fill the GPU, each with at least a few rows. */
 function rowBlocks(M: number, columnBlocks: number, { multiprocessors }: CudaLimits): number {
   return Math.max(1, Math.min(ceilDiv(M, ROWS * 4), ceilDiv(multiprocessors * 8, columnBlocks)));
 }
 
-/** Columns of dy are those of a fused product: q, k and v, or any other that has a bias. */
+/** dy has the columns of a fused product: q, k and v, or any other with a bias. */
 export const biasScratch: ScratchBound = (sizes: ScratchSizes, limits: CudaLimits) => {
   const { heads, kvHeads, headDim } = sizes.attention;
   const widths = [(heads + 2 * kvHeads) * headDim, 2 * sizes.intermediateSize, sizes.hiddenSize, sizes.vocabSize];

@@ -1,4 +1,4 @@
-/** Launches of ffi/cuda/flat.cu: flat float32 work, conversions of type, moves of rows. */
+/** Launches of ffi/cuda/flat.cu: flat float32 ops, type conversions, row gathers and scatters. */
 import { elementCount, rowElements, type Tensor } from "../../../tensor/tensor.ts";
 import type { Ops } from "../../device.ts";
 import { dim, expectShape } from "../../operands.ts";
@@ -6,9 +6,9 @@ import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type 
 import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
 
 const THREADS = 256;
-/** Blocks of THREADS that a multiprocessor holds at once. */
+/** Resident blocks of THREADS per multiprocessor. */
 const RESIDENT = 8;
-/** Elements that a block of sum_squares adds up at a time, and its blocks at most: the same on every device. */
+/** Elements that a block of sum_squares adds at a time, and the maximum number of blocks: the same on every GPU. */
 const SUMMED = 16384;
 const SUM_BLOCKS = 1024;
 
@@ -16,7 +16,7 @@ const float: Defines = { Y_TYPE: "float", X_TYPE: "float" };
 const conversions: readonly Defines[] = ["float", "bf16"].flatMap((Y_TYPE) =>
   ["float", "bf16", "half"].map((X_TYPE) => ({ Y_TYPE, X_TYPE })),
 );
-/** float32 from float32 or bfloat16, bfloat16 from float32: gradients of activations in a model of either type. */
+/** float32 from float32 or bfloat16, bfloat16 from float32: for gradients of activations with either type of model. */
 const moves: readonly Defines[] = [float, { Y_TYPE: "float", X_TYPE: "bf16" }, { Y_TYPE: "bf16", X_TYPE: "float" }];
 
 function definition(name: string, parameters: string, variants: readonly Defines[] = [float]): KernelDefinition {
@@ -41,7 +41,7 @@ function typesOf(y: Tensor, x: Tensor): Defines {
   return { Y_TYPE: macroType(y.dtype), X_TYPE: macroType(x.dtype) };
 }
 
-/** Launches a kernel that walks over `n` elements in strides of the grid. */
+/** Launches a grid-stride kernel over `n` elements. */
 function launchFlat(
   runtime: CudaRuntime,
   kernel: KernelDefinition,
@@ -54,7 +54,7 @@ function launchFlat(
   runtime.launch(runtime.kernel(kernel, defines), [blocks, 1, 1], THREADS, 0, ...args);
 }
 
-/** Launches a kernel that moves rows of `width` elements: as many threads a row as it keeps busy. */
+/** Launches a kernel that moves rows of `width` elements, with as many threads per row as it can use. */
 function launchRows(
   runtime: CudaRuntime,
   kernel: KernelDefinition,

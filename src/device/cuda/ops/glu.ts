@@ -5,7 +5,7 @@ import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.t
 import { ceilDiv, unitElements } from "../threads.ts";
 
 const THREADS = 256;
-/** Rows of a grid at most; a block takes every so many. */
+/** Maximum rows of a grid; a block strides over more rows. */
 const GRID_ROWS = 65535;
 
 export const gluKernels = {

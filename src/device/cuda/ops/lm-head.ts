@@ -1,6 +1,6 @@
 /**
- * The LM head on a chunk of rows: a product into float32 logits, then ffi/cuda/log_softmax.cu on them. Backward computes the
- * logits again, and multiplies their gradient in the weight's type.
+ * The LM head on a chunk of rows: a product into float32 logits, then ffi/cuda/log_softmax.cu. Backward recomputes the
+ * logits, and multiplies their gradient in the weight's type.
  */
 import { bytesPerElement } from "../../../tensor/dtype.ts";
 import { tensor } from "../../../tensor/tensor.ts";
@@ -11,7 +11,7 @@ import { logSoftmaxBackward, logSoftmaxForward } from "./log-softmax.ts";
 
 type Products = Pick<Ops, "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight">;
 
-/** The slot that holds dlogits in bfloat16; the two products on them convert their other operand in slot 1 alone. */
+/** The slot for dlogits in bfloat16; the products with them convert their other operand in slot 1. */
 const SLOT = 2;
 
 /** Scratch (slot 2) for dlogits. */

@@ -1,4 +1,4 @@
-/** Launches of ffi/cuda/log_softmax.cu, which the ops of the LM head run on logits that a product has just made. */
+/** Launches of ffi/cuda/log_softmax.cu, for the LM head's ops. */
 import type { Tensor } from "../../../tensor/tensor.ts";
 import { dim, expectShape, inverseTemperature } from "../../operands.ts";
 import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
@@ -28,8 +28,8 @@ export const logSoftmaxKernels = {
 } as const satisfies Record<string, KernelDefinition>;
 
 /**
- * Threads of the block that has a row of logits. A function of the vocabulary alone, as the order of the sums is one of
- * the threads: training and sampling then agree in every bit.
+ * Threads of the block for a row of logits. They set the order of the sums, so they depend only on the vocabulary:
+ * training and sampling are then bit-identical.
  */
 export function rowThreads(vocabulary: number): number {
   return powerOfTwo(ceilDiv(vocabulary, 16), 32, THREADS);

@@ -1,9 +1,10 @@
 /**
- * Products with a weight, in cuBLAS. It is column-major, so a row-major matrix is read as its transpose: y = x · wᵀ becomes
- * yᵀ = w · xᵀ, with the strides of rows as leading dimensions.
+ * Products with a weight, by cuBLAS. It is column-major, so a row-major matrix is read as its transpose: y = x · wᵀ
+ * becomes yᵀ = w · xᵀ, with row strides as leading dimensions.
  *
- * cuBLAS multiplies operands of one type: one that differs from its weight is converted first, into scratch. The result is
- * of the operands' type or float32; what cuBLAS does not offer is computed in float32 scratch and converted at the end.
+ * cuBLAS multiplies operands of the same type, so an operand whose type differs from the weight's is first converted
+ * into scratch. The result has the operands' type or is float32; other results are computed in float32 scratch and
+ * converted.
  */
 import { bytesPerElement, type ComputeDType } from "../../../tensor/dtype.ts";
 import { type Tensor, tensor } from "../../../tensor/tensor.ts";
@@ -17,7 +18,7 @@ import { castRows } from "./flat.ts";
 
 type MatmulOp = "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight";
 
-/** Scratch (slots 1 and 2) for an operand that is converted: the gradient of the residual stream, or rows for the head. */
+/** Scratch (slots 1 and 2) for a converted operand: the gradient of the residual stream, or the head's rows. */
 export const matmulScratch: ScratchBound = ({ tokens, headRows, hiddenSize }) =>
   4 * Math.max(tokens, headRows) * hiddenSize;
 
@@ -40,7 +41,7 @@ function widely({ address, rowStride, dtype }: Tensor): boolean {
 }
 
 export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, MatmulOp> {
-  /** `t` as `dtype`: itself, or a copy in a slot of scratch. */
+  /** `t` in `dtype`: itself, or a copy in a slot of scratch. */
   const as = (dtype: ComputeDType, t: Tensor, slot: 0 | 1 | 2): Tensor => {
     if (t.dtype === dtype) return t;
     const shape = [dim(t, 0), dim(t, 1)];
@@ -49,7 +50,7 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
     return copy;
   };
 
-  /** Runs `work` on y, or on float32 scratch where cuBLAS cannot write y's type or would round it twice. */
+  /** Runs `work` on y, or on float32 scratch if cuBLAS cannot write y's type or would round twice. */
   const into = (y: Tensor, direct: boolean, accumulate: boolean, work: (y: Tensor) => void): void => {
     if (direct) {
       work(y);
@@ -76,11 +77,11 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
         into(y, writes, accumulate, (to) => products.multiply(product(to, accumulate)));
         return;
       }
-      // The epilogue adds a bias of the result's type, to operands whose every row is aligned.
+      // The epilogue needs a bias of the result's type, and operands with aligned rows.
       const epilogue = bias.dtype === y.dtype && bias.address % 16 === 0 && k > 0;
       const aligned = [y, left, matrixOf(w)].every(widely);
       if (writes && epilogue && aligned && products.multiplyWithBias(product(y, accumulate), bias.address)) return;
-      // A bfloat16 result that holds its bias exactly is rounded once, at the end of the product.
+      // A bfloat16 result that can represent its bias is rounded only once, at the end of the product.
       const exact = y.dtype === "float32" || (bias.dtype === "bfloat16" && !accumulate);
       into(y, writes && exact, accumulate, (to) => {
         addBias(runtime, to, bias, accumulate);
@@ -100,7 +101,7 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
       const [m, n, k] = backwardWeightSizes(dy, x, w);
       expectShape(dw.dtype === "float32", `${w.name}: ${dw.name} is not float32`);
       if (m === 0 || n === 0 || k === 0) return;
-      // Two bfloat16 operands lose nothing by staying so.
+      // Two bfloat16 operands need no conversion, whatever the weight's type.
       const type = x.dtype === "bfloat16" && dy.dtype === "bfloat16" ? "bfloat16" : w.dtype;
       const [a, b] = [columnMajor(as(type, x, 1)), columnMajor(as(type, dy, 2), true)];
       const c = { address: dw.address, dtype: "float32", stride: k } as const;

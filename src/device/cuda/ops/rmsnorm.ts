@@ -1,4 +1,4 @@
-/** Launches of ffi/cuda/rmsnorm.cu: rows short enough share a warp, longer ones have a block each. */
+/** Launches of ffi/cuda/rmsnorm.cu: short rows take a warp or a part of one, longer ones a block each. */
 import type { DType } from "../../../tensor/dtype.ts";
 import type { Ops } from "../../device.ts";
 import { expectShape, normSizes } from "../../operands.ts";
@@ -14,7 +14,7 @@ import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
 import { addColumnSums } from "./bias.ts";
 
 const WARP = 32;
-/** Threads of a block with several rows, and the most of a block with one. */
+/** Threads of a block with several rows, and the maximum for a block with one row. */
 const [SHARED_BLOCK, ROW_BLOCK] = [256, 512];
 /** Elements of a row that a thread keeps in registers. */
 const CACHED = 16;
@@ -35,7 +35,7 @@ export const rmsnormKernels = {
     parameters: "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32",
     threads: ROW_BLOCK,
     sizes,
-    // the residual stream is float32; heads are of the model's type
+    // the residual stream is float32; heads have the model's type
     variants: [
       forwardTypes("float", "float", "float"),
       forwardTypes("bf16", "float", "bf16"),
@@ -59,7 +59,7 @@ export const rmsnormKernels = {
   },
 } as const satisfies Record<string, KernelDefinition>;
 
-/** Threads that share a row of D elements, and rows of a block. */
+/** Threads per row of D elements, and rows per block. */
 function blockOf(D: number): readonly [across: number, down: number] {
   const threads = ceilDiv(D, CACHED);
   if (threads > WARP) return [Math.min(ceilDiv(threads, WARP) * WARP, ROW_BLOCK), 1];
@@ -68,8 +68,8 @@ function blockOf(D: number): readonly [across: number, down: number] {
 }
 
 /**
- * Blocks of the backward pass, each with a partial sum of the weight's gradient: no more than are resident at once, and
- * each with a few rows.
+ * Blocks of the backward pass, each with a partial sum of the weight's gradient: at most as many as are resident, each
+ * with a few rows.
  */
 function backwardBlocks(rows: number, D: number, { multiprocessors }: CudaLimits): number {
   const [across, down] = blockOf(D);

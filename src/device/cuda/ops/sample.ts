@@ -4,7 +4,7 @@ import { dim, expectShape, penalizedAddress, samplingScalars } from "../../opera
 import type { CudaRuntime, KernelDefinition } from "../runtime.ts";
 import { logSoftmaxKernels, rowThreads } from "./log-softmax.ts";
 
-/** The kernel adds masses of 2⁴⁴ at most in 64 bits, and tells ids apart by 20. */
+/** The largest vocabulary: the kernel adds masses of up to 2⁴⁴ in 64 bits, and stores ids in 20 bits. */
 const VOCABULARY = 2 ** 19;
 
 export const sampleKernels = {
