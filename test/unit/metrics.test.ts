@@ -123,6 +123,18 @@ describe("completions", () => {
     expect(readdirSync(join(folder, "completions"))).toEqual([]);
   });
 
+  test("a full disk is told with how the run goes on", async () => {
+    const folder = fresh();
+    // biome-ignore lint/correctness/useYield: it fails as a write does
+    function* lines(): Generator<string> {
+      throw Object.assign(new Error("no space left on device"), { code: "ENOSPC", syscall: "write" });
+    }
+    await expect(writeCompletions(folder, 1, lines())).rejects.toThrow(
+      "the disk is full; free some space and go on with --resume_from_checkpoint true",
+    );
+    expect(readdirSync(join(folder, "completions"))).toEqual([]);
+  });
+
   test("lines lie in the step's file, which alone is left", async () => {
     const folder = fresh();
     const path = await writeCompletions(folder, 12, ['{"group":0,"completion":"naïve 数"}', "{}"]);
