@@ -365,7 +365,7 @@ describe("the report", () => {
   test("names both peaks where there are two", () => {
     const two = { first: { compute: 100, products: 900, memory: 20 }, last: { compute: 90, memory: 19 } };
     expect(opsSummary({ ...report(at(0.9)), peaks: two })[0]).toContain(
-      "100 GFLOP/s (900 under bfloat16 weights), 20.0 GB/s before, 90 GFLOP/s, 19.0 GB/s after",
+      "100 GFLOP/s (900 with bfloat16 weights), 20.0 GB/s before, 90 GFLOP/s, 19.0 GB/s after",
     );
   });
 
@@ -406,13 +406,13 @@ describe("the command line", () => {
   }
 
   test.each([
-    [["rollout"], 'grpo bench: "rollout" is not a suite; there is ops, step, roofline\n'],
+    [["rollout"], 'grpo bench: "rollout" is not a suite; choose from ops, step, roofline\n'],
     [["opps"], 'grpo bench: "opps" is not a suite; did you mean ops?\n'],
     [["ops", "--filter", "("], "grpo bench: --filter (: not a regular expression"],
     [["ops", "--filter", "softmax"], "grpo bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
     [["ops", "--dtype", "int8"], "grpo bench: --dtype"],
     [["ops", "--threads", "0"], "grpo bench: --threads 0: must be a whole number ≥ 1"],
-    [["ops", "--path", "sse9"], "grpo bench: --path sse9: there is no such path; this machine runs portable"],
+    [["ops", "--path", "sse9"], "grpo bench: --path sse9: no such path; this machine runs portable"],
     [["ops", "--jsn"], "grpo bench: --jsn: unknown setting; did you mean --json?"],
     [["ops", "matmul"], 'grpo bench: "matmul": unexpected argument'],
   ] as const)(
