@@ -150,10 +150,10 @@ test("the stray write is one that is seen", async () => {
 });
 
 test.each([
-  [["--only", "no such"], "--only no such: no stage's name holds it; there are doctor; each kernel once;"],
+  [["--only", "no such"], "--only no such: matches no stage; choose from doctor; each kernel once;"],
   [["--logs", join(root, "README.md")], "cannot be made or read"],
-  [["--logs", root], "holds files already"],
-  [["--model", "/nonexistent"], "--model /nonexistent: there is no such folder"],
+  [["--logs", root], "is not empty"],
+  [["--model", "/nonexistent"], "--model /nonexistent: no such folder"],
   [["--quik"], "--quik: unknown setting; did you mean --quick?"],
 ])("check:gpu %j is refused in one line", async (argv, message) => {
   const command = [process.execPath, join(root, "src/cli/main.ts"), "check:gpu", ...argv];
