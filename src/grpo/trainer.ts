@@ -108,8 +108,8 @@ export async function train(
 
     // 3. Advantages
     const revised = hooks.reviseRewards?.(total, config.numGenerations);
-    const weights = config.rewardWeights ?? perFunction.map(() => 1);
-    const { samples, estimate } = weigh(measured.samples, rewardInput(perFunction, weights, revised), config);
+    const rewards = rewardInput(perFunction, config.rewardWeights, revised);
+    const { samples, estimate } = weigh(measured.samples, rewards, config);
     if (firstStep === 1) for (const warning of estimate.warnings) turn.note(`note: ${warning}`);
 
     // 4. Policy update, and the critic's
