@@ -43,7 +43,7 @@ export function compilerCalled(command: string): Compiler | null {
 /** The running compilers: they must end with this process, which a signal may interrupt. */
 const running = new Set<Subprocess>();
 const endRunning = (): void => {
-  for (const child of running) child.kill(); // its driver removes what it had begun
+  for (const child of running) child.kill(); // its driver removes its partial output
 };
 
 /** Runs a compiler. @returns its exit status and output */

@@ -73,7 +73,7 @@ std::atomic<int64_t> scratch_total{0};
 void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context) {
   if (count <= 0) return;
   bool idle = false;
-  // A nested call, or one from a second JavaScript thread, runs on its own thread alone: same results.
+  // A nested call, or one from a second JavaScript thread, runs only on its own thread, with the same results.
   if (thread_count == 1 || count == 1 || inside || !busy.compare_exchange_strong(idle, true)) {
     for (int64_t i = 0; i < count; i++) body(context, i);
     return;

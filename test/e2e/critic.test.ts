@@ -398,7 +398,7 @@ describe("refused, in one line that states the requirement", () => {
       /critic_model .*short: prompt and completion take up to 64 tokens, the critic's context is 40/,
     ],
     [
-      "a moving reference with a head of its own",
+      "a moving reference with its own head",
       async () => ({ reference: await tiny("untied", { head: "lm" }) }),
       /ref_model .*untied: only one of reference and policy has lm_head\.weight/,
     ],

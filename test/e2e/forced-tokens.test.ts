@@ -79,7 +79,7 @@ const batches: readonly [threads: number, maxSequences: number, delay: (sequence
 
 describe.each<ComputeDType>(["float32", "bfloat16"])("%s", (dtype) => {
   test.each(samplings)(
-    "%s: sampled logprobs are training's, whatever the batch and the tool's time",
+    "%s: sampled logprobs equal training's for any batch and delay of the tool",
     async (_, sampling) => {
       let first: SampledCompletion[][] | null = null;
       for (const [threads, maxSequences, delay] of batches) {
@@ -104,12 +104,9 @@ describe.each<ComputeDType>(["float32", "bfloat16"])("%s", (dtype) => {
   );
 });
 
-test.each(samplings)(
-  "%s: forcing the tokens that would be sampled changes nothing behind them",
-  async (_, sampling) => {
-    await withRollout({ open, maxSequences: 12, sampling }, expectSameWhenForced);
-  },
-);
+test.each(samplings)("%s: forcing the tokens that would be sampled changes nothing after them", async (_, sampling) => {
+  await withRollout({ open, maxSequences: 12, sampling }, expectSameWhenForced);
+});
 
 test("the token after forced ones is the first after a prompt that contains them, penalty included", async () => {
   const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1.3 };

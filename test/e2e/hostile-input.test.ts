@@ -123,7 +123,7 @@ const damages: Readonly<Record<string, readonly [damage: (folder: string) => voi
       }),
     /config\.json: num_hidden_layers: the checkpoint holds 2 layers, config\.json says 1000000000; weights and/,
   ],
-  "a model_type nobody knows": [
+  "an unknown model_type": [
     (folder) =>
       editJson(join(folder, "config.json"), (config) => {
         config.model_type = "mamba";
@@ -250,8 +250,8 @@ describe("a dataset with", () => {
 // Settings
 
 const usage: Readonly<Record<string, readonly [argv: readonly string[], said: RegExp]>> = {
-  "a command nobody knows": [["trian"], /"trian" is not a command; did you mean train\?/],
-  "a flag nobody knows": [["train", "--lerning_rate", "1"], /--lerning_rate.*did you mean --learning_rate\?/],
+  "an unknown command": [["trian"], /"trian" is not a command; did you mean train\?/],
+  "an unknown flag": [["train", "--lerning_rate", "1"], /--lerning_rate.*did you mean --learning_rate\?/],
   "a value out of range": [["train", "--temperature", "0"], /--temperature "?0"?: must be/],
   "a value of the wrong kind": [["train", "--max_steps", "many"], /--max_steps "many": must be/],
   "a flag without its value": [["train", "--seed"], /--seed/],
@@ -259,7 +259,7 @@ const usage: Readonly<Record<string, readonly [argv: readonly string[], said: Re
     ["train", "--per_device_train_batch_size", "10", "--num_generations", "4"],
     /10 completions per generation is not a multiple of num_generations 4; choose a product of 8 or 12/,
   ],
-  "a device that is not there": [
+  "a missing device": [
     training({ device: "cuda:999", output_dir: work.at("unused 1") }),
     /device cuda:999: (libcuda\.so\.1: not found; looked in .*--device cpu|there are .*name one of them)/,
   ],
@@ -267,19 +267,19 @@ const usage: Readonly<Record<string, readonly [argv: readonly string[], said: Re
     training({ max_completion_length: 100_000, output_dir: work.at("unused 2") }),
     /max_completion_length 100000: the model's context is \d+ tokens; lower it/,
   ],
-  "a model that is no folder": [
+  "a model that is not a folder": [
     training({ model: "no-such-folder", output_dir: work.at("unused 3") }),
     /no-such-folder: no such folder/,
   ],
-  "a reward function that is not there": [
+  "a missing reward function": [
     training({ reward_funcs: "judge.ts", output_dir: work.at("unused 4") }),
     /reward_funcs: .*judge\.ts does not exist; give gsm8k, math, or the path/,
   ],
-  "a checkpoint that is not there": [
+  "a missing checkpoint": [
     training({ resume_from_checkpoint: "gone/checkpoint-3", output_dir: work.at("unused 5") }),
     /resume_from_checkpoint: gone\/checkpoint-3: there is no such folder/,
   ],
-  "an instruction path nobody knows": [
+  "an unknown instruction path": [
     training({ output_dir: work.at("unused 6") }),
     /BUN_GRPO_CPU_PATH=mmx: unknown.*portable/,
   ],
@@ -481,7 +481,7 @@ describe("a checkpoint", () => {
   });
 
   test("that is torn is skipped in favour of the previous one", async () => {
-    const folder = work.at("passed over");
+    const folder = work.at("skipped");
     await train(folder, { max_steps: 2, save_steps: 1 });
     truncateSync(join(folder, "checkpoint-2/model.safetensors"), 1000);
     const { notes } = await train(folder, { max_steps: 2, resume_from_checkpoint: true });

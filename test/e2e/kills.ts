@@ -49,7 +49,7 @@ async function finish(folder: string, expected: readonly number[]): Promise<stri
     rmSync(copy, { recursive: true, force: true });
     cpSync(folder, copy, { recursive: true });
     const { code, err } = await grpo(argv(copy, of, { resume_from_checkpoint: true }));
-    if (code !== 0) return `going on failed: ${err}`;
+    if (code !== 0) return `resuming failed: ${err}`;
     if (Bun.deepEquals(whole(copy), straight[of]!.whole)) return null;
   }
   return `is neither: ${readdirSync(folder).join(" ")}`;

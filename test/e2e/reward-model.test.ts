@@ -75,7 +75,7 @@ describe("the scored ids", () => {
       "<|start|>system\nBe brief.<|end|>\n<|start|>user\nHow many apples?<|end|>\n<|start|>assistant\n7 left<|end|>\n",
     ],
     [
-      "a system message of the prompt's own stays alone",
+      "the prompt's own system message replaces the default",
       [system, ...chat],
       "Be long.",
       "<|start|>system\nBe brief.<|end|>\n<|start|>user\nHow many apples?<|end|>\n<|start|>assistant\n7 left<|end|>\n",

@@ -159,7 +159,7 @@ describe("refused", () => {
     return blas.cublasGemmEx(...gemm);
   };
   test.each([
-    ["a handle that is none", { 0: 8 }, STATUS.NOT_INITIALIZED],
+    ["an invalid handle", { 0: 8 }, STATUS.NOT_INITIALIZED],
     ["a negative size", { 3: -8 }, STATUS.INVALID_VALUE],
     ["lda below m", { 9: -1 }, STATUS.INVALID_VALUE],
     ["ldb below k", { 12: -1 }, STATUS.INVALID_VALUE],

@@ -150,7 +150,7 @@ export function wrongRefusal(err: string, code: number, folders: Folders, kind: 
 
 function wrongLine(line: string, code: number, folders: Folders, kind: Kind, file: string): string | null {
   if (!/^grpo \w+: /.test(line)) return `not a line of grpo: ${line.slice(0, 200)}`;
-  if (/this is a bug in grpo/.test(line)) return "a failure that nobody foresaw";
+  if (/this is a bug in grpo/.test(line)) return "an unexpected failure";
   if (line.length > 4200) return `a line of ${line.length} characters`;
   if (/\p{Cc}/u.test(line)) return "control characters in its message";
   const named = line.includes(basename(file)) || line.includes(folders.input) || kind.names?.test(line);
@@ -215,7 +215,7 @@ async function soundResult(kind: Kind, files: Files, sound: string, work: string
 function wrongResult(kind: Kind, folders: Folders, ended: readonly Ended[], drawn: Drawn, whole: Sound): string | null {
   const { file, neutral, content } = drawn;
   if (!neutral && !(content instanceof Uint8Array) && content !== "absent" && !kind.changes)
-    return "exit status 0, and what stands there is no file";
+    return "exit status 0, but the input is not a file";
   let result: unknown;
   try {
     result = kind.result(folders, ended, file);
@@ -226,7 +226,7 @@ function wrongResult(kind: Kind, folders: Folders, ended: readonly Ended[], draw
   const alike =
     neutral || (whole.essence !== null && essence !== null && text(essence.value) === text(whole.essence.value));
   if (alike && text(result) !== text(whole.result))
-    return `what is read is the same, and the result is not: ${text(result).slice(0, 200)}`;
+    return `the values read are the same, but the result differs: ${text(result).slice(0, 200)}`;
   try {
     return kind.wrong?.(result, folders, whole.result, file) ?? null;
   } catch (error) {

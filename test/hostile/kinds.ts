@@ -82,7 +82,7 @@ function wrongScores(result: unknown, lengths: readonly number[]): string | null
     if (logprobs.length !== lengths[i] || entropies.length !== lengths[i])
       return `score ${i} has ${logprobs.length} numbers for ${lengths[i]} tokens`;
     const odd = [...logprobs.map((x) => x !== null && x <= 1e-4), ...entropies.map((x) => x !== null && x >= -1e-4)];
-    if (odd.includes(false)) return `score ${i} is no logarithm of probabilities: ${JSON.stringify(all[i])}`;
+    if (odd.includes(false)) return `score ${i} is not a log-probability: ${JSON.stringify(all[i])}`;
   }
   return null;
 }
@@ -143,7 +143,7 @@ function wrongRows(result: unknown, text: string): string | null {
     const lines = text.trimStart().startsWith("[") ? null : text.split("\n").filter((line) => line.trim() !== "");
     expected = lines === null ? JSON.parse(text) : lines.map((line) => JSON.parse(line));
   } catch (error) {
-    return `converted what is no JSON (${error})`;
+    return `converted invalid JSON (${error})`;
   }
   if (rows.length !== expected.length) return `${rows.length} rows of ${expected.length}`;
   for (const [i, row] of expected.entries())

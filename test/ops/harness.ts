@@ -171,7 +171,7 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
       return memory.parameter(label, dtype, values, backend.layoutOf(shape), output);
     },
     saved: filled,
-    save() {}, // the reference stands for what another op has written
+    save() {}, // the reference takes the place of another op's output
     first: (work) => void before.push(work),
     layers: (pages) => () => pages,
     run(work, after) {

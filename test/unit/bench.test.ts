@@ -293,7 +293,7 @@ describe("measuring", () => {
 
   // Emulated tiles would take a minute for the shortest measurement, so the other emulated path represents both.
   test.each([...native, emulated[0]!])(
-    "on %s: two peaks where products have instructions of their own",
+    "on %s: two peaks if products have dedicated instructions",
     async (_, path, file) => {
       await onPath(path, file, (on) => {
         const own = openPeakMeter(on);

@@ -114,7 +114,7 @@ test("offline without a copy", async () => {
 });
 
 test.each(["/no/such/folder", "./folder", "name", "a/b/c", "../no-such-folder", ""])(
-  "%p is no hub id",
+  "%p is not a hub id",
   async (model) => {
     requested.length = 0;
     expect(await refusal(model)).toContain("it is not a hub id");

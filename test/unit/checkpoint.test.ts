@@ -135,7 +135,7 @@ test.each([
   ["model-q4.gguf", /model-q4.gguf, which is not supported/],
   ["adapter_model.safetensors", /only a LoRA adapter/],
   ["README.md", /has neither model.safetensors nor/],
-])("a folder with %s alone is refused with its cure", (name, message) => {
+])("a folder with only %s is refused with its cure", (name, message) => {
   write(name, "");
   expect(() => openCheckpoint(folder)).toThrow(InputError);
   expect(() => openCheckpoint(folder)).toThrow(message);

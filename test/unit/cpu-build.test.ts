@@ -177,7 +177,7 @@ describe("the instruction path", () => {
     ["one with AVX-512", before("avx512"), "avx512"],
     ["one with AVX2", before("avx2"), "avx2"],
     ["one with none of them", before("portable"), "portable"],
-  ])("unasked: the fastest that is proven, on %s", (_, supported, wanted) => {
+  ])("by default: the fastest that is proven, on %s", (_, supported, wanted) => {
     for (const asked of [undefined, ""]) {
       const library = libraryOf(supported);
       expect(choosePath(library, asked)).toBe(wanted);

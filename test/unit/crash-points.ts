@@ -240,13 +240,13 @@ const scenarios: readonly Scenario[] = [
       (now.lines.every(({ mark }) => mark === 2) && now.checkpoints[0]?.mark === 2 && now.model !== 1),
   },
   {
-    name: "a new run over somebody's model",
+    name: "a new run over another model",
     before: (folder) => saveModel(folder, 1, true),
     act: (folder) => run(folder, { mark: 2, steps: 1, saveEvery: 5, overwrite: true }),
     allows: (now, before) => equal(now, before) || (now.model === 2 && now.lines.length === 1),
   },
   {
-    name: "going on from an earlier step",
+    name: "resuming from an earlier step",
     before: (folder) => run(folder, { ...old, steps: 3 }),
     act: (folder) => run(folder, { mark: 2, steps: 3, saveEvery: 1, resume: 1 }),
     allows: (now, before) => {
@@ -265,7 +265,7 @@ const scenarios: readonly Scenario[] = [
     },
   },
   {
-    name: "going on from the newest step over a finished model",
+    name: "resuming from the newest step over a finished model",
     before: (folder) => run(folder, old),
     act: (folder) => run(folder, { mark: 2, steps: 3, saveEvery: 1, resume: 2, shards: true }),
     allows: (now) => /^112?$/.test(now.checkpoints.map(({ mark }) => mark).join("")) && now.model > 0,

@@ -501,7 +501,7 @@ describe("description of the GPU", () => {
     ["NVIDIA GeForce RTX 4080", 89, 76, 2505, 97.5],
     ["NVIDIA GeForce RTX 5080", 120, 84, 2617, 112.6],
     ["NVIDIA Something of 2030", 130, 170, 2407, 419],
-  ])("peak of %s, from what the driver says", (name, capability, multiprocessors, megahertz, teraflops) => {
+  ])("peak of %s, from the driver's figures", (name, capability, multiprocessors, megahertz, teraflops) => {
     const peak = peakFlops(gpu(name, capability, multiprocessors, megahertz)) / 1e12;
     expect(Math.abs(peak / teraflops - 1)).toBeLessThan(0.01);
   });

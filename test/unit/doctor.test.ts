@@ -285,7 +285,7 @@ const device = await openCpuDevice({ threads: 1 });
 
 describe("the product that is checked", () => {
   test.each(device.library.paths.filter(({ supported }) => supported).map(({ name }) => [name]))(
-    "is right on %s, and the path in use stays what it was",
+    "is right on %s, and the path in use does not change",
     (path) => {
       const check = checkProduct({ ...device, path });
       expect(check).toMatchObject({ passed: true, samples: 64 });
@@ -368,7 +368,7 @@ describe("the command", () => {
   );
 
   builds(
-    "a cached library that cannot be loaded is missing, and what to delete is said",
+    "a cached library that cannot be loaded counts as missing, with a hint what to delete",
     async () => {
       const cache = mkdtempSync(join(tmpdir(), "grpo-doctor-"));
       const { library } = await buildKernels();

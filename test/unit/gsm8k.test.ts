@@ -29,7 +29,7 @@ describe("numerals", () => {
   });
 
   test.each(["", "-", ".", ",", "1,2", "1,23,4", "12 apples", "1/0", "x", "1.2.3", "--1", "1e99999", "0x10", "٣"])(
-    "%p is none",
+    "%p is not a numeral",
     (text) => expect(parseNumeral(text)).toBeNull(),
   );
 

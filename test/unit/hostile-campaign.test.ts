@@ -50,7 +50,7 @@ describe("a refusal", () => {
     ["grpo generate: something is wrong\n", /does not name model\/tokenizer\.json/],
     ["grpo generate: tokenizer.json: \u001b[2J\n", /control characters/],
     [`grpo generate: tokenizer.json: ${"x".repeat(9000)}\n`, /a line of 9031 characters/],
-    ["grpo generate: tokenizer.json: x is undefined (this is a bug in grpo; please report)\n", /nobody foresaw/],
+    ["grpo generate: tokenizer.json: x is undefined (this is a bug in grpo; please report)\n", /unexpected failure/],
     ["", /newline/],
   ] as const)("%#", (err, problem) => {
     if (problem === null) expect(verdict(err)).toBeNull();

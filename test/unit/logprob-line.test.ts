@@ -8,7 +8,7 @@ const over = (...differences: readonly number[]) =>
 const many = (count: number, value: number) => new Array<number>(count).fill(value);
 
 describe("difference", () => {
-  test("is counted over all completions, whatever its sign", () => {
+  test("is counted over all completions, with either sign", () => {
     const apart = logprobsApart([Float32Array.of(-1, -2), [-3]], [[-1.5, -2], Float32Array.of(-2.875)]);
     expect(apart).toEqual({ tokens: 3, mean: 0.625 / 3, beyond: 2, worst: 0.5 });
   });

@@ -56,7 +56,7 @@ describe("cutting", () => {
     expect(shape([group([9], [9]), large], 8)).toEqual([[0], [1, 2], [3]]);
   });
 
-  test("a completion above the budget has a part of its own", () => {
+  test("a completion above the budget has its own part", () => {
     expect(shape([group([1], [2], [3, 3, 3, 3, 3, 3], [4], [5])], 4)).toEqual([[0], [1], [2, 3]]);
     expect(shape(six, 1)).toEqual([[0], [1], [2], [3], [4], [5]]);
   });

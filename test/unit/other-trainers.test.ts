@@ -448,7 +448,7 @@ test("rewards that are Python code, or run programs, are reported together with 
   expect(told("--reward_funcs", "mine.ts", "org/rm.v2", "mine.mjs").refusals).toEqual([]);
 });
 
-test("TRL's names without its preset: one remark names the paper's values; ours alone, or the preset, none", () => {
+test("TRL's names without its preset: one remark names the paper's values; with only our names, or the preset, there is none", () => {
   const remark = (...argv: string[]) => told(...argv).remarks.filter((line) => line.includes("paper's values"));
   expect(remark("--model_name_or_path", "m")).toEqual([
     "these are TRL's names, but settings left out have the paper's values, not TRL's: loss_type grpo (dapo), beta 0.04 (0), use_bias_correction_kl false (true), lr_scheduler_type constant (linear), num_train_epochs 1 (3), num_generations 16 (8), per_device_train_batch_size 64 (8); --preset trl uses TRL's",

@@ -58,7 +58,7 @@ describe("contents of a folder", () => {
     ["a run.json that no run wrote", { "run.json": '{"scripts":{}}', "metrics.jsonl": "" }],
   ])("%s", (what, files) => expect(describeHeld(heldIn(put(files))!)).toBe(what));
 
-  test("nobody's: notes, a dataset, a run that ended before its first step, what is hidden, no folder", () => {
+  test("nobody's: notes, a dataset, a run that ended before its first step, hidden files, no folder", () => {
     put({
       "notes.txt": "",
       "train.arrow": "x",
@@ -355,7 +355,7 @@ describe("who started the program", () => {
     ],
     ["bun run in a script", [8], { 9: own, 8: [7, 1, "/usr/bin/bun|run|train"], 7: [1, 1, "bash|job.sh"] }],
     ["the bun of npm", [8], { 9: own, 8: [1, 1, "/a b/node_modules/bun/bin/bun.exe|run|train"] }],
-    ["a shell alone", [], { 9: own, 8: [7, 1, "sh|-c|bun main.ts"], 7: [1, 1, "python|job.py"] }],
+    ["only a shell", [], { 9: own, 8: [7, 1, "sh|-c|bun main.ts"], 7: [1, 1, "python|job.py"] }],
     ["a terminal", [], { 9: own, 8: [1, 1, "-bash"] }],
     ["setsid under npx", [], { 9: [8, 9, "bun"], 8: [7, 1, "npm exec bun"], 7: [1, 1, "bash"] }],
     ["node with npm's program", [8], { 9: own, 8: [1, 1, "/usr/bin/node|/usr/lib/npm/bin/npx-cli.js|bun"] }],

@@ -299,7 +299,7 @@ describe("locating an error", () => {
     expect(alone.message).toMatch(/^reward function one_bad \(.*\) returned Infinity on row 5, completion 3; a reward/);
   });
 
-  test("without rows the completion alone is named", async () => {
+  test("without rows only the completion is named", async () => {
     const { warnings } = await pool([{ path }]).score(batch(["a", "throw"]));
     expect(warnings[0]).toEndWith("on 1 of 2 completions; they are not scored (first: completion 2)");
   });
@@ -405,7 +405,7 @@ describe("reward functions", () => {
     }, 20_000);
   }
 
-  test("one that always hangs is soon given up, and the pool goes on", async () => {
+  test("one that always hangs is soon given up, and the pool continues", async () => {
     const scoring = pool([fixture("obeys.ts")]);
     const before = performance.now();
     const result = await scoring.score(batch(new Array(64).fill("hang")));

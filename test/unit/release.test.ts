@@ -85,7 +85,7 @@ test("a checkout's commands are called by bun run, and every message of the prog
   expect(naming.sort()).toEqual(["check/main.ts", "src/cli/check-gpu.ts", "src/program.ts"]);
 });
 
-test("a folder inside another repository has no commit of its own", () => {
+test("a folder inside another repository does not report that repository's commit", () => {
   expect(commitOf(join(assetPath("."), "src"))).toBeNull();
   expect(commitOf("/")).toBeNull();
 });

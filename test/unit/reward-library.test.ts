@@ -29,7 +29,7 @@ describe("a thought that the prompt opened", () => {
     ["format", "\nI add.\n</think>\n<answer>\n4\n</answer>", "<think>", 1],
     ["tag_count", "I add.\n</think>\n<answer>\n4\n</answer>", end, 1],
     ["tag_count", "I add.\n</think>\n<answer>\n4\n</answer>", "", 0.75],
-  ])("%s of %j behind %j", (name, completion, promptEnd, reward) => {
+  ])("%s of %j after %j", (name, completion, promptEnd, reward) => {
     expect(score(name, completion, promptEnd)).toBe(reward);
   });
 });
@@ -171,7 +171,7 @@ describe("repetition", () => {
     expect(repetitionPenalty([...ids], n, -1)).toBeCloseTo(reward, 12),
   );
 
-  test("counts as a set of whole runs does, whatever their length", () => {
+  test("counts as a set of whole runs does, for any length", () => {
     const ids = Array.from({ length: 400 }, (_, i) => ((i * i * 7 + (i >> 2)) % 11 === 0 ? 151_000 + (i % 3) : i % 5));
     for (const n of [1, 2, 3, 7, 40]) {
       const runs = ids.slice(0, ids.length - n + 1).map((_, i) => ids.slice(i, i + n).join());

@@ -182,9 +182,9 @@ describe("refusals, with their line and the cure", () => {
     ["no prompt", line({ prompt_ids: undefined }), /:1: has no "prompt_ids"/],
     ["no completion", line({ completion_ids: undefined }), /:1: has no "completion_ids"/],
     ["no reward", line({ reward: undefined }), /:1: has no "reward"; give a number, or null/],
-    ["a group that is no integer", line({ group: "a" }), /:1: "group" is "a"; give an integer/],
+    ["a group that is not an integer", line({ group: "a" }), /:1: "group" is "a"; give an integer/],
     [
-      "an id that is no integer",
+      "an id that is not an integer",
       line({ completion_ids: [1, 2.5] }),
       /:1: "completion_ids"\[1\] is 2.5; token ids are integers/,
     ],
@@ -195,14 +195,14 @@ describe("refusals, with their line and the cure", () => {
       line({ completion_ids: [3, 100] }),
       /:1: "completion_ids"\[1\] is 100, and the model has ids from 0 to 99/,
     ],
-    ["ids that are no array", line({ prompt_ids: "abc" }), /:1: "prompt_ids" is "abc"; give an array/],
+    ["ids that are not an array", line({ prompt_ids: "abc" }), /:1: "prompt_ids" is "abc"; give an array/],
     ["an empty completion", line({ completion_ids: [] }), /:1: "completion_ids" is empty/],
     ["an empty prompt", line({ prompt_ids: [] }), /:1: "prompt_ids" is empty/],
     ["finished as a number", line({ finished: 1 }), /:1: "finished" is 1; give true or false/],
     ["a reward as text", line({ reward: "1" }), /:1: "reward" is "1"/],
     ["a reward beyond all floats", line().replace(":1}", ":1e999}"), /:1: "reward" is Infinity/],
     ["logprobs of another length", line({ old_logprobs: [-1] }), /:1: "old_logprobs" has 1 numbers for 2 tokens/],
-    ["logprobs that are no array", line({ ref_logprobs: -1 }), /:1: "ref_logprobs" is -1; give an array/],
+    ["logprobs that are not an array", line({ ref_logprobs: -1 }), /:1: "ref_logprobs" is -1; give an array/],
     [
       "a logprob that is null",
       line({ sampling_logprobs: [-1, null] }),
@@ -233,7 +233,7 @@ describe("refusals, with their line and the cure", () => {
     ["not UTF-8", () => file(Uint8Array.of(0x22, 0xff, 0xfe)), /is not UTF-8 text/],
     ["gzip without .gz", () => file(gzipSync(line())), /is not UTF-8 text; a gzip file needs a name that ends in \.gz/],
     ["a torn gzip file", () => file(gzipSync(line().repeat(9)).subarray(0, 40), "torn.gz"), /is not a whole gzip file/],
-    [".gz that is no gzip", () => file(line(), "plain.gz"), /is not a whole gzip file/],
+    [".gz that is not gzip", () => file(line(), "plain.gz"), /is not a whole gzip file/],
     ["a character cut in two at the end", () => file(Uint8Array.of(0x20, 0xcf)), /is not UTF-8 text/],
   ];
   for (const [name, path, message] of unreadable) {

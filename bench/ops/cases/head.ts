@@ -319,7 +319,7 @@ const flat = opCase("lmHeadForward", { values: "flat" }, (run: SuiteRun) => {
 
 const temperatures = [0, 0.1, 0.3, 0.6, 0.7, 0.85, 0.9, 1, 1.1, 1.3, 1.7, 2.5] as const;
 
-/** A chunk of rows; the temperature keeps logits small, which sum `D` products of numbers near 1. */
+/** A chunk of rows. A logit sums `D` products of numbers near 1; the temperature keeps logits small. */
 const chunk = ({ headRows: N, V, D }: Shapes, w: ShortDType) => ({ N, V, D, w, temperature: Math.sqrt(D) });
 const named = ({ headRows: N, V, D }: Shapes) => ({ N, V, D });
 

@@ -103,7 +103,7 @@ function draws(settings: DrawSettings) {
     const drawnFrom = (s: SamplingSettings) =>
       memo((r) => {
         const { probabilities, margin } = distribution(row(r), before, s);
-        expectThat(margin >= EDGE, `a token lies within ${margin} of a cut: choose other settings`);
+        expectThat(margin >= EDGE, `a token is within ${margin} of a cut: choose other settings`);
         return { probabilities, sums: cumulative(probabilities) };
       });
     const full = memo((r) => logSoftmax(row(r), s.temperature || 1));

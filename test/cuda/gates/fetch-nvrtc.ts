@@ -42,7 +42,7 @@ export const olderCompilers: readonly OlderCompiler[] = [
     version: "12.0",
     architectures: [80, 90],
     wheels: { requirements: "requirements-12.0.txt", ...cuda12 },
-    absent: process.arch === "x64" ? null : "NVIDIA publishes it for x86-64 alone",
+    absent: process.arch === "x64" ? null : "NVIDIA publishes it only for x86-64",
   },
   {
     version: "12.8",

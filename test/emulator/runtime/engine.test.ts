@@ -182,7 +182,7 @@ ret;`,
 );
 
 test(
-  "matrix instructions that are carried out together give the bits of each by itself",
+  "matrix instructions executed together give the same bits as separately",
   () => {
     // The second product uses the first's result, the address advances between two loads, an input is overwritten.
     const body = (apart: string) => `mov.u32 %r1, buffer;
@@ -222,7 +222,7 @@ ret;`;
 );
 
 test(
-  "two modules of the same source have variables of their own",
+  "two modules of the same source have separate variables",
   () => {
     const body = `mov.u64 %rd0, total;
 atom.global.add.u32 %r1, [%rd0], 1;
@@ -242,7 +242,7 @@ ret;`;
 );
 
 test(
-  "approximate results are off by 2^-22 where that is asked for",
+  "approximate results are off by 2^-22 on request",
   () => {
     const run = kernel(
       "approximate",
