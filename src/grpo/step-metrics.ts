@@ -6,7 +6,7 @@ import { loggedMetrics, type RewardResult } from "../rewards/pool/pool.ts";
 import type { RewardStatistics } from "./advantages.ts";
 import type { Estimate } from "./estimators/estimators.ts";
 import type { Generation } from "./generation.ts";
-import type { TokenValues } from "./loss/config.ts";
+import { activeTokens, type TokenValues } from "./loss/config.ts";
 import { type Sample, type Sampled, sampledTokens } from "./sample.ts";
 
 type Values = Record<string, number>;
@@ -76,12 +76,11 @@ export function samplerDifference(samples: readonly Sampled[], trained: readonly
   let total = 0;
   let most = 0;
   let count = 0;
-  for (const [i, { logprobs, mask }] of samples.entries()) {
+  for (const [i, sample] of samples.entries()) {
     const current = trained[i];
     if (!current) continue;
-    for (const [t, logprob] of logprobs.entries()) {
-      if (mask?.[t] === 0) continue;
-      const difference = Math.abs(logprob - current[t]!);
+    for (const t of activeTokens(current.length, sample, { maskTruncatedCompletions: false })) {
+      const difference = Math.abs(sample.logprobs[t]! - current[t]!);
       total += difference;
       most = Math.max(most, difference);
       count++;

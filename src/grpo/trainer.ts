@@ -1,14 +1,14 @@
 /**
- * GRPO (Shao et al. 2024, arXiv 2402.03300, algorithm 1) and its kin, PPO included. One generation after the other:
+ * GRPO (Shao et al. 2024, arXiv 2402.03300, algorithm 1) and its kin, PPO included. One generation after another:
  *
- * 1. prompts are drawn, a group of completions is sampled for each, and scored (sampling.ts)
- * 2. the reference, the policy that sampled and PPO's critic say what they think of each token (measure.ts)
- * 3. rewards become advantages, in the paper against the group's mean (weigh.ts, estimators/)
- * 4. the policy learns from them, and the critic beside it, over one or several optimizer steps (learner/)
- * 5. what there is to tell of it is logged and recorded; checkpoints and evaluations are the run's (run/run.ts)
+ * 1. prompts are drawn, a group of completions is sampled for each and scored (sampling.ts)
+ * 2. the reference and the sampling policy give the logprob of every token, PPO's critic its value (measure.ts)
+ * 3. rewards become advantages: in the paper, relative to the group's mean (weigh.ts, estimators/)
+ * 4. the policy learns from them, and the critic beside it, in one or several optimizer steps (learner/)
+ * 5. it is logged and recorded (report.ts); checkpoints and evaluations belong to the run (run/run.ts)
  *
- * Other than in the paper the reference is the starting model for good, or follows the policy by steps (`sync_ref_model`), and the
- * reward model is not trained along. A generation is held in one thing, its samples (sample.ts), which each phase adds to.
+ * Unlike in the paper, the reference stays the starting model, or follows the policy a share at a time (`sync_ref_model`), and
+ * the reward model is not trained along. A generation is one thing, its samples (sample.ts), to which each phase adds.
  */
 import { toJson } from "../config/record.ts";
 import type { RunConsole } from "../metrics/console.ts";
@@ -108,8 +108,8 @@ export async function train(
 
     // 3. Advantages
     const revised = hooks.reviseRewards?.(total, config.numGenerations);
-    const weights = config.rewardWeights ?? perFunction.map(() => 1);
-    const { samples, estimate } = weigh(measured.samples, rewardInput(perFunction, weights, revised), config);
+    const rewards = rewardInput(perFunction, config.rewardWeights, revised);
+    const { samples, estimate } = weigh(measured.samples, rewards, config);
     if (firstStep === 1) for (const warning of estimate.warnings) turn.note(`note: ${warning}`);
 
     // 4. Policy update, and the critic's

@@ -16,15 +16,17 @@ export interface WeighSettings extends EstimatorSettings {
 /**
  * What samples are weighed by: the rewards of each function.
  *
- * @param revised in their place, where given: one a sample
+ * @param weights null: 1 each
+ * @param revised replace all of them, if given; one per sample
  */
 export function rewardInput(
   perFunction: RewardResult["perFunction"],
-  weights: readonly number[],
+  weights: readonly number[] | null,
   revised?: readonly (number | null)[],
 ): Omit<RewardInput, "groups"> {
   const names = perFunction.map(({ name }) => name);
-  return revised ? { rewards: revised, names } : { rewards: perFunction.map(({ rewards }) => rewards), weights, names };
+  if (revised) return { rewards: revised, names };
+  return { rewards: perFunction.map(({ rewards }) => rewards), weights: weights ?? undefined, names };
 }
 
 /** @throws InputError where a reward is NaN or infinite, or the weights don't fit the functions */

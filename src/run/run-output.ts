@@ -1,7 +1,7 @@
 /**
  * What a training run leaves in its folder besides metrics and completions, GRPO's and supervised fine-tuning's alike:
  * checkpoints, the lines of its evaluations, the best of them, and the model at the end. A checkpoint knows of its step's
- * evaluation, whichever of the two came first. When any of it is due is run.ts.
+ * evaluation, whichever of the two came first. When any of it is due is run.ts's business.
  */
 import { join, resolve } from "node:path";
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";

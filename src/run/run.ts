@@ -1,8 +1,7 @@
 /**
- * The books of a training run, GRPO's and supervised fine-tuning's alike: turn after turn until its last step, until the user
- * stops it or patience runs out; what a turn logs goes to the sinks, checkpoints and evaluations are made when they are due. A
- * turn is what a trainer does between two places at which a run can stop and go on later: a generation, or a step. What it does is
- * the trainer's business.
+ * The books of a training run, for GRPO and supervised fine-tuning alike. A run takes turns until its last step, until the user
+ * stops it, or until patience runs out; what a turn reports goes to the sinks, checkpoints and evaluations are made when due. A
+ * turn is what a trainer does between two points at which a run can stop and be resumed: a generation, or a step.
  */
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { everySteps } from "../config/often.ts";

@@ -1,10 +1,12 @@
 /**
- * Models with a scalar head on the emulated GPU, or with BUN_GRPO_CUDA=real on this machine's own: values, scores and gradients against the CPU's, in both types, and two
- * steps of critic and moving reference with the same bits on every run.
+ * Models with a scalar head on the emulated GPU, or with BUN_GRPO_CUDA=real on this machine's own: values, scores and gradients
+ * against the CPU's, in both types, and two steps of critic and moving reference with the same bits on every run. One scorer
+ * has norms over heads, the other layers of different shapes.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
+import { families } from "../../src/families/families.ts";
 import { mixReference } from "../../src/grpo/learner/moving-reference.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { backwardValues, forwardValues, scoreSequences, scoreValues } from "../../src/model/scalar-head.ts";
@@ -19,6 +21,7 @@ import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { workFolder } from "../e2e/runs.ts";
 import { differences, downloadTensors, norm, type Tensors, worstRelative } from "../e2e/tensors.ts";
 import { buildEmulator } from "../emulator/build.ts";
+import { invented } from "../fixtures/invented-family.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 
 // The emulator may have to be compiled first, and kernels as they are needed.
@@ -28,19 +31,22 @@ const work = workFolder();
 let cpu: Device;
 let gpu: Device;
 let policy: string;
-let scorer: string;
+const scorers: Record<string, string> = {};
+families.set("invented", invented);
 beforeAll(async () => {
   if (process.env.BUN_GRPO_CUDA === "real") gpu = await openCudaDevice();
   else gpu = await openCudaDevice({ libraryFolder: (await buildEmulator()).folder });
   cpu = await openRunDevice({ device: "cpu", threads: 2 }, () => {});
   const config = { head_dim: 16 }; // of which every kernel is recorded
   policy = await writeTinyModel(work.at("policy"), { head: "lm", config });
-  scorer = await writeTinyModel(work.at("scorer"), { modelType: "qwen3", seed: 5, config });
+  for (const modelType of ["qwen3", "invented"])
+    scorers[modelType] = await writeTinyModel(work.at(modelType), { modelType, seed: 5, config });
 });
 afterAll(() => {
   gpu.close();
   cpu.close();
   work.remove();
+  families.delete("invented");
 });
 
 const ids = (length: number, from: number) => Int32Array.from({ length }, (_, i) => (from + 37 * i) % 320);
@@ -58,7 +64,7 @@ interface Result {
   readonly weights: readonly Tensors[];
 }
 
-async function run(device: Device, dtype: ComputeDType): Promise<Result> {
+async function run(device: Device, scorer: string, dtype: ComputeDType): Promise<Result> {
   const planned = planSession(device, (plan) => {
     const actor = planPolicy(plan, plan.folder(policy), { dtype, positions: 96 });
     const sizes = { tokens: 128, longestPrompt: 32 };
@@ -116,11 +122,13 @@ async function run(device: Device, dtype: ComputeDType): Promise<Result> {
 const apart = (a: Float32Array, b: Float32Array) => Math.max(...a.map((v, i) => Math.abs(v - b[i]!)));
 
 test.each([
-  ["float32", 2e-5, 1e-4, 1e-5],
-  ["bfloat16", 0.1, 0.06, 1e-2],
-] as const)("%s: as on the CPU, and the same bits again", async (dtype, value, gradient, reference) => {
-  const wanted = await run(cpu, "float32");
-  const found = await run(gpu, dtype);
+  ["qwen3", "float32", 2e-5, 1e-4, 1e-5],
+  ["qwen3", "bfloat16", 0.1, 0.06, 1e-2],
+  ["invented", "float32", 2e-5, 1e-4, 1e-5],
+] as const)("%s, %s: as on the CPU, and the same bits again", async (type, dtype, value, gradient, reference) => {
+  const scorer = scorers[type]!;
+  const wanted = await run(cpu, scorer, "float32");
+  const found = await run(gpu, scorer, dtype);
   expect(apart(found.values, wanted.values)).toBeLessThan(value);
   expect(apart(found.scores, wanted.scores)).toBeLessThan(value);
   if (dtype === "float32") expect(worstRelative(found.gradients, wanted.gradients).error).toBeLessThan(gradient);
@@ -129,5 +137,5 @@ test.each([
   expect(distance / whole(wanted.gradients)).toBeLessThan(gradient);
   // Adam's first step is the gradient's sign, which rounding turns where it is about zero: the critic is not compared.
   expect(worstRelative(found.weights[1]!, wanted.weights[1]!).error).toBeLessThan(reference);
-  expect(await run(gpu, dtype)).toEqual(found);
+  expect(await run(gpu, scorer, dtype)).toEqual(found);
 });

@@ -59,7 +59,7 @@ test.each([
   ["cosine_with_min_lr", { min_lr: 1, min_lr_rate: 0.1 }, "needs only one of min_lr and min_lr_rate"],
   ["warmup_stable_decay", {}, "needs num_decay_steps"],
   ["cosine_with_min_lr", { min_lr_rate: "0.1" }, 'lr_scheduler_kwargs min_lr_rate "0.1": '],
-  ["polynomial", { lr_end: 9 }, "lr_end 9: it must lie under the learning rate 8"],
+  ["polynomial", { lr_end: 9 }, "lr_end 9: it must be less than the learning rate 8"],
 ] as const)("%s %j is refused", (lrSchedulerType, lrSchedulerKwargs, message) => {
   expect(() => scheduleOf({ ...settings, lrSchedulerType, lrSchedulerKwargs }, 10)).toThrow(message);
 });

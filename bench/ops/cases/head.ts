@@ -25,7 +25,7 @@ const logprobs: Tolerance = { absolute: 1e-5, relative: 2e-6 };
 /** Two results that are each off by so much. */
 const apart: Tolerance = { absolute: 2e-5, relative: 4e-6 };
 /** Slopes are off as much as the log-sum-exp is: a few 2⁻¹⁹ of up to 12. */
-const gradients: Tolerance = { magnitude: 2 ** -16, operands: roundedOperands };
+const gradients: Tolerance = { magnitude: 2 ** -18, operands: roundedOperands };
 const slope: Tolerance = { absolute: 1e-4, relative: 1e-4, operands: { absolute: 2e-2 } };
 
 interface Settings {

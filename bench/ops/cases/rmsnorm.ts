@@ -24,11 +24,11 @@ import { rounded, type Tolerance } from "../tolerance.ts";
 const norm: Tolerance = { relative: 2 ** -20 };
 /** dx is a difference of two such terms, and cancels to small values. */
 const gradient: Tolerance = { relative: 2 ** -19, absolute: 2e-6 };
-/** dweight sums T·H terms of any sign. More than 128 of them err by a few 2⁻²⁴ of their magnitudes, as products do. */
+/** dweight sums T·H terms of any sign. More than 350 of them err by a few 2⁻²⁴ of their magnitudes, as products do. */
 const sums = (terms: number): Tolerance => ({
   relative: 2 ** -19,
   absolute: 1e-5,
-  magnitude: terms > 128 ? 2 ** -21 : 0,
+  magnitude: terms > 350 ? 2 ** -21 : 0,
 });
 const slope: Tolerance = { relative: 1e-4, absolute: 1e-4 };
 
