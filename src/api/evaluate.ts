@@ -99,7 +99,7 @@ async function evaluateFolder(
   const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);
   const pool = createRewardPool({
     functions,
-    ...(config.rewardWeights ? { weights: config.rewardWeights } : {}),
+    weights: config.rewardWeights ?? undefined,
     parameters: config,
     timeoutMs: config.rewardTimeout * 1000,
   });

@@ -185,7 +185,7 @@ async function complete(
   const results = await rollout.generate(
     prompts.map(({ ids }, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
     { ...sampling, isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
-    { shouldStop: stopRequested, ...(streamed ? { onToken: streamed.token } : {}) },
+    { shouldStop: stopRequested, onToken: streamed?.token },
   );
   streamed?.end();
   if (stopRequested()) return null;

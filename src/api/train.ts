@@ -60,7 +60,7 @@ export async function trainWith(
     const specs = (config.rewardFuncs ?? ["auto"]).map(parseRewardSpec);
     const pool = createRewardPool({
       functions: specs,
-      ...(config.rewardWeights ? { weights: config.rewardWeights } : {}),
+      weights: config.rewardWeights ?? undefined,
       parameters: config,
       timeoutMs: config.rewardTimeout * 1000,
     });
@@ -135,7 +135,7 @@ async function trainInto(
     const outcome = await withSession(setup.planned, async (session) => {
       const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
       const evaluate = evaluation(setup, session.rollout, rewards, specs, { console, stopRequested });
-      const hooks = { console, rewards, evaluate, stopRequested, ...(reviseRewards ? { reviseRewards } : {}) };
+      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards };
       output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: toJson(config) });
       onBegin?.();
       return train(setup, session, hooks, resume);

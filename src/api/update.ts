@@ -42,7 +42,7 @@ export async function updateWith(load: Load<"update">, control: Control): Promis
     output.permit({
       overwrite: config.overwrite,
       resumes: !ofTraining,
-      // Of a training run the model and the metrics would be replaced: only an update's own folder is gone on in.
+      // In a training run's folder, model and metrics would be replaced: only an update's own can be resumed in.
       resume: checkpoint === null || ofTraining ? null : { folder: checkpoint, step: resume!.state.step },
       newest: config.resumeFromCheckpoint === true,
       inputs: {
@@ -56,7 +56,7 @@ export async function updateWith(load: Load<"update">, control: Control): Promis
     if (resume?.folder === null)
       console.note(
         `note: ${config.rollouts} is the first generation of its run: ` +
-          `what no flag says is as in ${runFileOf(config.rollouts)}`,
+          `settings that are not given are those of ${runFileOf(config.rollouts)}`,
       );
     const steps = await runRecordedUpdate({
       config,

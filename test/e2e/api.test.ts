@@ -167,6 +167,21 @@ describe("a signal", () => {
   });
 });
 
+test("a reward module that imports the API loads nothing that computes", async () => {
+  const code = `await import(${JSON.stringify(join(root, "src/index.ts"))}); console.log(Object.keys(require.cache).join("\\n"))`;
+  const child = Bun.spawn([process.execPath, "-e", code], { stdout: "pipe", stderr: "inherit" });
+  const loaded = (await new Response(child.stdout).text()).split("\n").flatMap((path) => {
+    const name = path.startsWith(root) ? path.slice(root.length + 1) : "";
+    return /^(src|ffi)\//.test(name) ? [name] : [];
+  });
+  expect(loaded).toContain("src/index.ts");
+  expect(loaded.filter((name) => /^src\/(device|session|model|rollout|run|sft|eval)\//.test(name))).toEqual([]);
+  expect(loaded.filter((name) => name.startsWith("src/api/")).sort()).toEqual([
+    "src/api/commands.ts",
+    "src/api/control.ts",
+  ]);
+});
+
 test("settings are refused as the flags are", async () => {
   const refused: readonly (readonly [Promise<unknown>, RegExp])[] = [
     [train({ ["betta" as "beta"]: 0.1 }), /betta.*did you mean beta/],
