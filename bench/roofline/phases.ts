@@ -6,8 +6,8 @@
 import type { Device } from "../../src/device/device.ts";
 import type { ModelConfig } from "../../src/families/config.ts";
 import { parameterSpecs } from "../../src/families/parameters.ts";
-import { packedSizes, planActivations } from "../../src/model/activations.ts";
-import { backward, forward } from "../../src/model/lm-head.ts";
+import { planForwardBackward } from "../../src/model/activations.ts";
+import { backward, forward, lmHead, logprobSizes } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
 import { planModelBuffers } from "../../src/model/model.ts";
 import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
@@ -56,9 +56,10 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
   const positions = promptTokens + completionTokens;
   const bindModel = planModelBuffers(plan, device, config, { prefix: "policy", dtype, positions });
   const bindOptimizer = planOptimizer(plan, device, parameterSpecs(config), dtype);
-  const sizes = packedSizes(device, config, { tokens, longestPrompt: promptTokens });
-  const options = { prefix: "update", training: true, lifetime: ["update"] } as const;
-  const bindActivations = planActivations(plan, device, config, dtype, sizes, options);
+  const bindActivations = planForwardBackward(plan, lmHead, {
+    ...{ device, config, dtype, prefix: "update", lifetime: ["update"] },
+    sizes: logprobSizes(device, config, { tokens, longestPrompt: promptTokens }),
+  });
   const limits = {
     maxSequences: sequences,
     longestPrompt: promptTokens,

@@ -12,11 +12,11 @@ import type { Layer } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
 import {
   type LayerBuffers,
-  type LayerGradientBuffers,
+  type LayerGradients,
   layerBuffers,
   layerGradientBuffers,
   layerInput,
-} from "./activations.ts";
+} from "./layer-buffers.ts";
 import { backwardLinear, forwardLinear } from "./linear.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 
@@ -36,7 +36,7 @@ function* forwardQkv(model: Model, layer: number, b: LayerBuffers, positions: Te
   const { inputNorm, attention } = model.weights.layers[layer]!;
   const { shape, headNorms } = attention;
   ops.rmsnormForward(b.normed, b.rstd, b.residual, inputNorm, config.rmsNormEps);
-  const raw = qkvColumns(b.qkvRaw, shape);
+  const raw = qkvColumns(headNorms ? b.qkvRaw : b.qkv, shape);
   const out = qkvColumns(b.qkv, shape);
   forwardLinear(device, raw.q, b.normed, attention.q);
   yield;
@@ -73,7 +73,7 @@ export function* forwardLayer(
 ): Pieces {
   const { device } = model;
   const weights = model.weights.layers[layer]!;
-  const b = layerBuffers(buffers, weights, positions.shape[0] ?? 0);
+  const b = layerBuffers(buffers, model.config, weights, positions.shape[0] ?? 0);
   yield* forwardQkv(model, layer, b, positions);
   attend(layer, b, weights.attention.shape);
   yield;
@@ -91,7 +91,7 @@ export function* forwardLayer(
 export function* backwardLayer(
   model: Model,
   layer: number,
-  activations: { readonly layer: LayerBuffers; readonly gradient: LayerGradientBuffers },
+  activations: { readonly layer: LayerBuffers; readonly gradient: LayerGradients },
   gradients: ParameterGradients,
   positions: Tensor, // (T)
   segments: Tensor, // (S, 4)
@@ -102,8 +102,8 @@ export function* backwardLayer(
   const { inputNorm, attention, postNorm, mlp } = weights;
   const { shape, headNorms } = attention;
   const T = positions.shape[0] ?? 0;
-  const b = layerBuffers(activations.layer, weights, T);
-  const g = layerGradientBuffers(device, activations.gradient, weights, T);
+  const b = layerBuffers(activations.layer, model.config, weights, T);
+  const g = layerGradientBuffers(activations.gradient, model, weights, T);
   const input = layerInput(activations.gradient, layer, T);
 
   ops.cast(b.residual, input);

@@ -4,10 +4,54 @@
  */
 import { breathe } from "../device/breathe.ts";
 import type { Device } from "../device/device.ts";
+import type { ModelConfig } from "../families/config.ts";
+import type { BufferTable } from "../tensor/buffers.ts";
+import type { ComputeDType } from "../tensor/dtype.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
-import type { Activations, HeadBuffers } from "./activations.ts";
+import { type ActivationsOf, hiddenTable, type PassSizes, type WithGradients } from "./activations.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 import { backwardHidden, forwardHidden, type PackedBatch } from "./trunk.ts";
+
+export interface LogprobSizes extends PassSizes {
+  /** Completion tokens of the largest packed batch. */
+  readonly entries: number;
+  /** Rows of logits computed at once. */
+  readonly headChunk: number;
+}
+
+/** Chunks of logits are as many rows as keep the product busy, few enough to stay small. */
+export function logprobSizes(
+  { headBytes }: Pick<Device, "headBytes">,
+  { vocabSize }: ModelConfig,
+  { tokens, longestPrompt }: PassSizes,
+): LogprobSizes {
+  const chunk = Math.max(16, Math.min(1024, Math.floor(headBytes / (4 * vocabSize))));
+  return { tokens, entries: tokens, headChunk: Math.min(tokens, chunk), longestPrompt };
+}
+
+/** The buffers of log-probabilities. */
+export const lmHead = {
+  forward(config: ModelConfig, act: ComputeDType, sizes: LogprobSizes) {
+    const { tokens: T, entries, headChunk } = sizes;
+    return {
+      ...hiddenTable(config, act, sizes),
+      logits: ["logits", "float32", [headChunk, config.vocabSize]],
+      lse: ["head lse", "float32", [T]],
+      entropy: ["entropy", "float32", [T]],
+      logprob: ["logprob", "float32", [entries]],
+      entryStart: ["entry start", "int32", [T + 1]],
+      targets: ["targets", "int32", [entries]],
+    } satisfies BufferTable<string>;
+  },
+  backward({ tokens, entries }: LogprobSizes) {
+    return {
+      dlogprob: ["dlogprob", "float32", [entries]],
+      dentropy: ["dentropy", "float32", [tokens]],
+    } satisfies BufferTable<string>;
+  },
+};
+
+export type Activations = ActivationsOf<typeof lmHead>;
 
 export interface Scores {
   /** Log-probability of each entry's target, of logits ÷ temperature. (E) */
@@ -44,7 +88,7 @@ function* chunks(total: number, size: number): Generator<[from: number, count: n
 }
 
 /** The head's inputs on the device, in their order. */
-function uploadTargets(device: Device, batch: PackedBatch, head: HeadBuffers): HeadOrder {
+function uploadTargets(device: Device, batch: PackedBatch, head: Activations["head"]): HeadOrder {
   const order = headOrder(batch);
   device.upload(head.entryStart, order.start);
   device.upload(head.targets, sorted(batch.entryTargets, order.place, new Int32Array(batch.entryTargets.length)));
@@ -98,7 +142,7 @@ export async function forward(
 export async function backward(
   model: Model,
   batch: PackedBatch,
-  activations: Activations,
+  activations: WithGradients<Activations>,
   gradients: ParameterGradients,
   derivatives: { readonly dlogprobs: ArrayLike<number>; readonly dentropies: ArrayLike<number> },
   temperature: number,
@@ -106,7 +150,6 @@ export async function backward(
   const { device, weights } = model;
   const { ops } = device;
   const { head, gradient: g } = activations;
-  if (!g) throw new Error("backward on activations without gradients");
   const [U, E] = [batch.headRows.length, batch.entryRows.length];
   const order = headOrder(batch);
   device.upload(g.dlogprob, sorted(derivatives.dlogprobs, order.place, new Float32Array(E)));

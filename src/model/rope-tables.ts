@@ -3,9 +3,9 @@ import type { Device } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { layersOf } from "../families/parameters.ts";
 import { type Rotary, ropeTable } from "../families/rope.ts";
+import { type Bind, planBuffers } from "../tensor/buffers.ts";
 import type { PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { bind } from "./activations.ts";
 
 export interface RopeTables {
   readonly cos: Tensor; // float32 (positions, Dh/2)
@@ -23,18 +23,20 @@ export function planRopeTables(
   config: ModelConfig,
   positions: number,
   prefix: string,
-): (tensors: ReadonlyMap<string, Tensor>) => RopeTables[] {
+): Bind<RopeTables[]> {
   const kinds = layersOf(config).map((_, layer) => JSON.stringify(rotaryOf(config, layer)));
   const distinct = [...new Set(kinds)];
-  const names = distinct.map((kind, i) => {
+  const binds = distinct.map((kind, i) => {
     const { headDim } = rotaryOf(config, kinds.indexOf(kind));
     const number = i === 0 ? "" : ` ${i + 1}`;
-    const add = (table: string) =>
-      plan.add("rotary tables", `${prefix}/rope ${table}${number}`, "float32", [positions, headDim / 2]).name;
-    return { cos: add("cos"), sin: add("sin") };
+    const place = { group: "rotary tables", prefix };
+    return planBuffers(plan, place, {
+      cos: [`rope cos${number}`, "float32", [positions, headDim / 2]],
+      sin: [`rope sin${number}`, "float32", [positions, headDim / 2]],
+    });
   });
   return (tensors) => {
-    const tables = names.map((own) => bind(tensors, own));
+    const tables = binds.map((bind) => bind(tensors));
     return kinds.map((kind) => tables[distinct.indexOf(kind)]!);
   };
 }

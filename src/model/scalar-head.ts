@@ -5,11 +5,29 @@
  *
  * Leaves out what the numbers are for: the value loss is ../grpo, texts and their templates ../session/reward-model.ts.
  */
+import type { ModelConfig } from "../families/config.ts";
+import type { BufferTable } from "../tensor/buffers.ts";
+import type { ComputeDType } from "../tensor/dtype.ts";
 import { firstRows } from "../tensor/tensor.ts";
-import type { ScalarActivations } from "./activations.ts";
+import { type ActivationsOf, hiddenTable, type PassSizes, type WithGradients } from "./activations.ts";
 import { cutMicroBatches, type PackedGroup } from "./micro-batches.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 import { backwardHidden, forwardHidden, type PackedBatch, type PackedTokens } from "./trunk.ts";
+
+/** The buffers of one number per row: nothing in them grows with the vocabulary. */
+export const scalarHead = {
+  forward(config: ModelConfig, act: ComputeDType, sizes: PassSizes) {
+    return {
+      ...hiddenTable(config, act, sizes),
+      values: ["values", "float32", [sizes.tokens, 1]],
+    } satisfies BufferTable<string>;
+  },
+  backward({ tokens }: PassSizes) {
+    return { dvalues: ["dvalues", "float32", [tokens, 1]] } satisfies BufferTable<string>;
+  },
+};
+
+export type ScalarActivations = ActivationsOf<typeof scalarHead>;
 
 /** The head's number at each of the batch's head rows. (U) */
 async function forwardRows(model: Model, batch: PackedTokens, activations: ScalarActivations): Promise<Float32Array> {
@@ -43,13 +61,12 @@ export async function forwardValues(
 export async function backwardValues(
   model: Model,
   batch: PackedBatch,
-  activations: ScalarActivations,
+  activations: WithGradients<ScalarActivations>,
   gradients: ParameterGradients,
   dvalues: ArrayLike<number>,
 ): Promise<void> {
   const { device, weights } = model;
   const { head, gradient: g } = activations;
-  if (!g) throw new Error("backward on activations without gradients");
   const U = batch.headRows.length;
   const byRow = new Float64Array(U);
   for (let e = 0; e < batch.entryRows.length; e++) byRow[batch.entryRows[e]!]! += dvalues[e]!;

@@ -5,8 +5,9 @@
 
 import { doPieces } from "../device/breathe.ts";
 import { firstRows } from "../tensor/tensor.ts";
-import { type LayerActivations, layerInput } from "./activations.ts";
+import type { LayerActivations, WithGradients } from "./activations.ts";
 import { type Attend, backwardLayer, forwardLayer } from "./layer.ts";
+import { layerInput } from "./layer-buffers.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 
 /** What the layers read of a packed batch. Shapes as in micro-batches.ts. */
@@ -58,13 +59,12 @@ export async function forwardHidden(model: Model, batch: PackedTokens, activatio
 export async function backwardHidden(
   model: Model,
   batch: PackedTokens,
-  activations: LayerActivations,
+  activations: WithGradients<LayerActivations>,
   gradients: ParameterGradients,
 ): Promise<void> {
   const { device, config, weights } = model;
   const { ops } = device;
   const { layer: buffers, head, gradient: g } = activations;
-  if (!g) throw new Error("backward on activations without gradients");
   const [T, U] = [batch.tokens.length, batch.headRows.length];
   const dnormed = firstRows(g.dnormed, U);
   const hidden = firstRows(head.hidden, U);

@@ -6,8 +6,9 @@
 import type { Device, KeyValuePages } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { layersOf } from "../families/parameters.ts";
-import { bind, type LayerBuffers, planLayer } from "../model/activations.ts";
-import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import { type LayerBuffers, layersTable } from "../model/layer-buffers.ts";
+import { type Bind, type BuffersOf, type BufferTable, planBuffers } from "../tensor/buffers.ts";
+import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
 import { pagesFor } from "./pages.ts";
@@ -71,7 +72,17 @@ function prefillShapes(tokens: number, prompts: number) {
 
 export type PrefillInputs = IntegerBlock<keyof ReturnType<typeof prefillShapes>>;
 
-export interface RolloutBuffers {
+/** The rows that logits are computed of, for `rows` sequences. */
+function headTable({ hiddenSize: D, vocabSize: V }: ModelConfig, act: ComputeDType, rows: number, promptSlots: number) {
+  return {
+    promptHidden: ["prompt hidden", "float32", [promptSlots, D]], // each resident prompt's last row of the residual stream
+    hidden: ["hidden", "float32", [rows, D]],
+    normed: ["final normed", act, [rows, D]],
+    logits: ["logits", "float32", [rows, V]],
+  } satisfies BufferTable<string>;
+}
+
+export interface RolloutBuffers extends BuffersOf<typeof headTable> {
   readonly limits: RolloutLimits;
   readonly sizes: RolloutSizes;
   readonly layer: LayerBuffers;
@@ -82,10 +93,6 @@ export interface RolloutBuffers {
   readonly prefill: PrefillInputs;
   readonly step: StepInputs;
   readonly sampled: SampledOutputs;
-  readonly promptHidden: Tensor; // float32 (promptSlots, D): each resident prompt's last row of the residual stream
-  readonly hidden: Tensor; // float32 (rows, D)
-  readonly normed: Tensor; // act (rows, D)
-  readonly logits: Tensor; // float32 (rows, V)
   readonly seen: Tensor | null; // uint32 (maxSequences + 1, ⌈V/32⌉): by slot, the last one for padding
 }
 
@@ -97,58 +104,55 @@ export function planRollout(
   dtype: ComputeDType,
   limits: RolloutLimits,
   lifetime: readonly Phase[],
-): (tensors: ReadonlyMap<string, Tensor>) => RolloutBuffers {
+): Bind<RolloutBuffers> {
   const sizes = rolloutSizes(limits);
   const B = device.decodeBucket(limits.maxSequences);
   const T = Math.max(sizes.prefillTokens, B);
-  const add = (group: string) => (name: string, type: DType, shape: readonly number[]) =>
-    plan.add(group, `rollout/${name}`, type, shape, lifetime).name;
-  const activation = add("rollout activations");
-  const layerNames = planLayer(activation, config, dtype, T);
+  const activations = { group: "rollout activations", prefix: "rollout", lifetime };
+  const bindLayer = planBuffers(plan, activations, layersTable(config, dtype, T));
   const page = layersOf(config).map(({ attention }) => device.pageElements(attention.shape));
-  const cache = add("key-value cache");
   const padded = Array.from({ length: limits.maxSequences }, (_, i) => device.decodeBucket(i + 1) > i + 1);
   const pages = sizes.pages + (padded.includes(true) ? 1 : 0); // one for what padding rows write
-  const keys = cache("keys", dtype, [page.reduce((elements, layer) => elements + pages * layer.keys, 0)]);
-  const values = cache("values", dtype, [page.reduce((elements, layer) => elements + pages * layer.values, 0)]);
-  const names = {
-    promptHidden: activation("prompt hidden", "float32", [limits.promptSlots, config.hiddenSize]),
-    hidden: activation("hidden", "float32", [B, config.hiddenSize]),
-    normed: activation("final normed", dtype, [B, config.hiddenSize]),
-    logits: activation("logits", "float32", [B, config.vocabSize]),
-  };
+  const cacheElements = (part: "keys" | "values") => page.reduce((sum, layer) => sum + pages * layer[part], 0);
+  const cachePlace = { ...activations, group: "key-value cache" };
+  const bindCache = planBuffers(plan, cachePlace, {
+    keys: ["keys", dtype, [cacheElements("keys")]],
+    values: ["values", dtype, [cacheElements("values")]],
+  });
+  const bindHead = planBuffers(plan, activations, headTable(config, dtype, B, limits.promptSlots));
   const prefillFields = prefillShapes(T, limits.promptSlots);
   const stepFields = stepShapes(B, sizes.tableWidth);
-  const blocks = {
-    prefill: activation("prefill inputs", "int32", [blockElements(prefillFields)]),
-    step: activation("step inputs", "int32", [blockElements(stepFields)]),
-    sampled: activation("sampled", "int32", [3, B]),
-  };
+  const bindBlocks = planBuffers(plan, activations, {
+    prefill: ["prefill inputs", "int32", [blockElements(prefillFields)]],
+    step: ["step inputs", "int32", [blockElements(stepFields)]],
+    sampled: ["sampled", "int32", [3, B]],
+  });
   const marks = [limits.maxSequences + 1, Math.ceil(config.vocabSize / 32)];
-  const seen = limits.penalized ? activation("seen", "uint32", marks) : null;
+  const bindSeen = limits.penalized ? planBuffers(plan, activations, { seen: ["seen", "uint32", marks] }) : null;
   return (tensors) => {
-    const all = bind(tensors, { keys, values, ...blocks });
+    const { keys: allKeys, values: allValues } = bindCache(tensors);
     let [nextKey, nextValue] = [0, 0];
     const cache = page.map(({ keys, values }): KeyValuePages => {
       const own = {
-        keys: reshape(rows(all.keys, nextKey, pages * keys), [pages, keys]),
-        values: reshape(rows(all.values, nextValue, pages * values), [pages, values]),
+        keys: reshape(rows(allKeys, nextKey, pages * keys), [pages, keys]),
+        values: reshape(rows(allValues, nextValue, pages * values), [pages, values]),
       };
       nextKey += pages * keys;
       nextValue += pages * values;
       return own;
     });
+    const blocks = bindBlocks(tensors);
     return {
       limits,
       sizes,
-      layer: bind(tensors, layerNames),
+      layer: bindLayer(tensors),
       cache,
       decodeRows: B,
-      prefill: integerBlock(all.prefill, prefillFields),
-      step: integerBlock(all.step, stepFields),
-      sampled: sampledOutputs(all.sampled),
-      ...bind(tensors, names),
-      seen: seen ? bind(tensors, { seen }).seen : null,
+      prefill: integerBlock(blocks.prefill, prefillFields),
+      step: integerBlock(blocks.step, stepFields),
+      sampled: sampledOutputs(blocks.sampled),
+      ...bindHead(tensors),
+      seen: bindSeen?.(tensors).seen ?? null,
     };
   };
 }

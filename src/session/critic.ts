@@ -7,7 +7,8 @@ import { join } from "node:path";
 import { InputError } from "../errors.ts";
 import { withScalarHead } from "../families/config.ts";
 import { parameterSpecs } from "../families/parameters.ts";
-import { planScalarActivations, type ScalarActivations, type ScalarSizes } from "../model/activations.ts";
+import { type PassSizes, planForwardBackward } from "../model/activations.ts";
+import { type ScalarActivations, scalarHead } from "../model/scalar-head.ts";
 import { planOptimizer, resetOptimizer } from "../optim/adamw.ts";
 import { type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
@@ -45,7 +46,7 @@ export function planCritic(
   plan: SessionPlan,
   request: CriticRequest,
   policy: PlannedModel,
-  sizes: ScalarSizes,
+  sizes: PassSizes,
 ): Tenant<Critic> {
   const { device } = plan;
   const { dtype, positions } = policy;
@@ -64,8 +65,9 @@ export function planCritic(
   const memory = plan.memory.of("critic");
   const owner = { prefix: "critic ", phase: "critic" } as const;
   const bindOptimizer = planOptimizer(memory, device, parameterSpecs(config), dtype, owner);
-  const options = { prefix: "critic", training: true, lifetime: ["critic"] } as const;
-  const bindActivations = planScalarActivations(memory, device, config, dtype, sizes, options);
+  const bindActivations = planForwardBackward(memory, scalarHead, {
+    ...{ device, config, dtype, sizes, prefix: "critic", lifetime: ["critic"] },
+  });
   planPass(plan, critic, { tokens: sizes.tokens, headRows: sizes.tokens, sequences: 1 });
   return {
     async open(place) {

@@ -7,7 +7,7 @@ import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
 import type { ModelConfig, ModelHead } from "../families/config.ts";
-import { scratchSizes } from "../model/activations.ts";
+import { scratchSizes } from "../model/layer-buffers.ts";
 import { type Model, type ModelBuffers, planModelBuffers } from "../model/model.ts";
 import { fillRopeTables } from "../model/rope-tables.ts";
 import { checkWeights, loadWeights, type ParameterSource } from "../model/weights.ts";

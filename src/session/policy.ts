@@ -5,7 +5,14 @@
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
 import { parameterSpecs } from "../families/parameters.ts";
-import { type Activations, packedSizes, planActivations, type ScalarSizes } from "../model/activations.ts";
+import {
+  type LayerActivations,
+  type PassSizes,
+  planForward,
+  planForwardBackward,
+  type WithGradients,
+} from "../model/activations.ts";
+import { type Activations, lmHead, logprobSizes } from "../model/lm-head.ts";
 import type { Model } from "../model/model.ts";
 import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
@@ -15,13 +22,13 @@ import { computeDType, type PlannedModel, planModel, planPass } from "./planned-
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
 /** A model with the buffers of packed passes. */
-export interface ScoringModel<A = Activations> {
+export interface ScoringModel<A extends LayerActivations = Activations> {
   readonly model: Model;
   readonly activations: A;
 }
 
 /** A model that learns. */
-export interface TrainedModel<A = Activations> extends ScoringModel<A> {
+export interface TrainedModel<A extends LayerActivations = Activations> extends ScoringModel<WithGradients<A>> {
   readonly optimizer: OptimizerState;
 }
 
@@ -44,8 +51,8 @@ export function planPolicy(
 }
 
 /** Plans packed passes over recorded tokens, forward only. */
-export function planScoring(plan: SessionPlan, policy: PlannedModel, sizes: ScalarSizes): Tenant<ScoringModel> {
-  const bindActivations = planPasses(plan, policy, sizes, false);
+export function planScoring(plan: SessionPlan, policy: PlannedModel, sizes: PassSizes): Tenant<ScoringModel> {
+  const bindActivations = planForward(plan.memory, lmHead, planLogprobs(plan, policy, sizes, "score"));
   return {
     async open(place) {
       return { model: await place.open(policy), activations: bindActivations(place.tensors) };
@@ -59,10 +66,10 @@ export interface PlannedTraining extends Tenant<TrainedModel> {
 }
 
 /** Plans gradients, masters and moments, and packed passes forward and backward. */
-export function planTraining(plan: SessionPlan, policy: PlannedModel, sizes: ScalarSizes): PlannedTraining {
+export function planTraining(plan: SessionPlan, policy: PlannedModel, sizes: PassSizes): PlannedTraining {
   const { device, memory } = plan;
   const bindOptimizer = planOptimizer(memory, device, parameterSpecs(policy.config), policy.dtype);
-  const bindActivations = planPasses(plan, policy, sizes, true);
+  const bindActivations = planForwardBackward(memory, lmHead, planLogprobs(plan, policy, sizes, "update"));
   return {
     model: policy,
     async open(place) {
@@ -74,13 +81,12 @@ export function planTraining(plan: SessionPlan, policy: PlannedModel, sizes: Sca
   };
 }
 
-function planPasses(plan: SessionPlan, policy: PlannedModel, passes: ScalarSizes, training: boolean) {
-  const { device, memory } = plan;
+function planLogprobs(plan: SessionPlan, policy: PlannedModel, passes: PassSizes, prefix: string) {
+  const { device } = plan;
   const { config, dtype } = policy;
-  const sizes = packedSizes(device, config, passes);
+  const sizes = logprobSizes(device, config, passes);
   planPass(plan, policy, { tokens: sizes.tokens, headRows: sizes.headChunk, sequences: 1 });
-  const options = { prefix: training ? "update" : "score", training, lifetime: ["update"] } as const;
-  return planActivations(memory, device, config, dtype, sizes, options);
+  return { device, config, dtype, sizes, prefix, lifetime: ["update"] } as const;
 }
 
 /** Plans sampling from the policy. */

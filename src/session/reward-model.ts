@@ -6,8 +6,8 @@
 import { readModelConfig } from "../checkpoint/huggingface.ts";
 import { RunError } from "../errors.ts";
 import type { Message } from "../message.ts";
-import { planScalarActivations, type ScalarActivations } from "../model/activations.ts";
-import { scoreSequences } from "../model/scalar-head.ts";
+import { planForward } from "../model/activations.ts";
+import { type ScalarActivations, scalarHead, scoreSequences } from "../model/scalar-head.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { computeDType, planModel, planPass } from "./planned-model.ts";
@@ -67,14 +67,10 @@ function planRewardModel(
   const scorer = planModel(plan, from, { prefix: name, dtype, positions: longest });
   const tokens = Math.max(longest, Math.min(request.microBatchTokens, sequences * longest));
   const microBatchTokens = Math.min(request.microBatchTokens, tokens);
-  const bindActivations = planScalarActivations(
-    plan.memory.of(name),
-    plan.device,
-    config,
-    dtype,
-    { tokens, longestPrompt: longest },
-    { prefix: name, training: false, lifetime: duringRollout ? ["rollout", "scoring"] : ["scoring"] },
-  );
+  const bindActivations = planForward(plan.memory.of(name), scalarHead, {
+    ...{ device: plan.device, config, dtype, sizes: { tokens, longestPrompt: longest }, prefix: name },
+    lifetime: duringRollout ? ["rollout", "scoring"] : ["scoring"],
+  });
   planPass(plan, scorer, { tokens, headRows: tokens, sequences: 1 });
   return {
     async open(place) {

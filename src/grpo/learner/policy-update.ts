@@ -3,8 +3,7 @@
  * micro-batches. Which samples a step takes, and how often, is learner.ts's business.
  */
 
-import type { Activations } from "../../model/activations.ts";
-import { backward, forward, type Scores } from "../../model/lm-head.ts";
+import { type Activations, backward, forward, type Scores } from "../../model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../../model/micro-batches.ts";
 import type { Model } from "../../model/model.ts";
 import {

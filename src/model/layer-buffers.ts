@@ -1,0 +1,130 @@
+/**
+ * The buffers that the layers compute in, one after the other: as wide as the widest layer needs them, and each layer uses a
+ * part. Legend of letters in device.ts; "act" and "grad" are the types that the device says.
+ *
+ * With gradient checkpointing by layer, training keeps each layer's input and recomputes the rest, so one layer's worth of the
+ * others is enough.
+ */
+
+import type { Device, ScratchSizes } from "../device/device.ts";
+import type { ModelConfig } from "../families/config.ts";
+import type { Layer } from "../families/layer.ts";
+import { layersOf } from "../families/parameters.ts";
+import { type BuffersOf, type BufferTable, reshapeTo } from "../tensor/buffers.ts";
+import type { ComputeDType } from "../tensor/dtype.ts";
+import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
+
+/** Elements of a layer's rows; `headNorms` 1 where q and k have norms. */
+function widthsOf({ hiddenSize }: ModelConfig, { attention, mlp }: Layer<unknown>) {
+  const { heads, kvHeads, headDim } = attention.shape;
+  return {
+    ...{ D: hiddenSize, H: heads, Hkv: kvHeads, F: mlp.intermediateSize },
+    qkvWidth: (heads + 2 * kvHeads) * headDim,
+    outWidth: heads * headDim,
+    headNorms: attention.headNorms ? 1 : 0,
+  };
+}
+type Widths = ReturnType<typeof widthsOf>;
+
+function widest(config: ModelConfig): Widths {
+  const all = layersOf(config).map((layer) => widthsOf(config, layer));
+  const most = (width: keyof Widths) => Math.max(...all.map((widths) => widths[width]));
+  return {
+    ...{ D: most("D"), H: most("H"), Hkv: most("Hkv"), F: most("F") },
+    ...{ qkvWidth: most("qkvWidth"), outWidth: most("outWidth"), headNorms: most("headNorms") },
+  };
+}
+
+/** What one layer computes on the way forward, for T rows. */
+function layerTable({ D, H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act: ComputeDType, T: number) {
+  return {
+    qkv: ["qkv", act, [T, qkvWidth]],
+    residual: ["residual", "float32", [T, D]], // the stream, updated in place
+    normed: ["normed", act, [T, D]],
+    rstd: ["rstd", "float32", [T]],
+    qkvRaw: headNorms ? ["qkv before norm", act, [T, qkvWidth]] : ["qkv", act, [T, qkvWidth]], // of q and k
+    rstdQ: ["rstd q", "float32", headNorms ? [T, H] : [1]],
+    rstdK: ["rstd k", "float32", headNorms ? [T, Hkv] : [1]],
+    attention: ["attention", act, [T, outWidth]],
+    lse: ["attention lse", "float32", [T, H]],
+    postNormed: ["normed before mlp", act, [T, D]],
+    postRstd: ["rstd before mlp", "float32", [T]],
+    gateUp: ["gate and up", act, [T, 2 * F]],
+    glu: ["glu", act, [T, F]],
+  } satisfies BufferTable<string>;
+}
+export type LayerBuffers = BuffersOf<typeof layerTable>;
+
+/** Gradients of one layer's activations, for T rows. */
+function layerGradientTable(
+  { D, F, qkvWidth, outWidth }: Widths,
+  grad: ComputeDType,
+  T: number,
+  scratch: readonly [rows: number, elements: number],
+) {
+  return {
+    dresidual: ["dresidual", "float32", [T, D]],
+    dnormed: ["dnormed", grad, [T, D]],
+    dglu: ["dglu", grad, [T, F]],
+    dgateUp: ["dgate and dup", grad, [T, 2 * F]],
+    dattention: ["dattention", grad, [T, outWidth]],
+    dqkv: ["dqkv", grad, [T, qkvWidth]],
+    attentionScratch: ["prompt gradients by completion", "float32", scratch],
+  } satisfies BufferTable<string>;
+}
+
+/** The gradients of all layers: those of one at a time, and the inputs that the forward pass keeps. */
+export function gradientTable(
+  device: Device,
+  config: ModelConfig,
+  grad: ComputeDType,
+  { tokens: T, longestPrompt }: { readonly tokens: number; readonly longestPrompt: number },
+) {
+  const elements = layersOf(config).map(({ attention }) => device.attentionScratchElements(attention.shape));
+  return {
+    inputs: ["layer inputs", "float32", [config.numLayers, T, config.hiddenSize]],
+    ...layerGradientTable(widest(config), grad, T, [Math.max(longestPrompt, T), Math.max(...elements)]),
+  } satisfies BufferTable<string>;
+}
+
+export type LayerGradients = BuffersOf<typeof gradientTable>;
+
+/** What the layers compute in, for T rows. */
+export function layersTable(config: ModelConfig, act: ComputeDType, T: number) {
+  return layerTable(widest(config), act, T);
+}
+
+/** The buffers as one layer uses them: T rows of its own widths. */
+export function layerBuffers(b: LayerBuffers, config: ModelConfig, layer: Layer<unknown>, T: number): LayerBuffers {
+  return reshapeTo(b, layerTable(widthsOf(config, layer), "float32", T));
+}
+
+/** The gradients as one layer uses them, likewise. Its kept input is `layerInput`. */
+export function layerGradientBuffers(
+  g: LayerGradients,
+  { device, config }: { readonly device: Device; readonly config: ModelConfig },
+  layer: Layer<unknown>,
+  T: number,
+) {
+  const [rows = 0] = g.attentionScratch.shape;
+  const scratch = [rows, device.attentionScratchElements(layer.attention.shape)] as const;
+  return reshapeTo(g, layerGradientTable(widthsOf(config, layer), "float32", T, scratch));
+}
+
+/** The kept input of a layer, (T, D). */
+export function layerInput(g: LayerGradients, layer: number, T: number): Tensor {
+  const [, , D = 0] = g.inputs.shape;
+  return reshape(rows(g.inputs, layer, 1), [T, D]);
+}
+
+/** Sizes of the ops of each layer, for the device's scratch. */
+export function scratchSizes(
+  config: ModelConfig,
+  sizes: Omit<ScratchSizes, "hiddenSize" | "intermediateSize" | "attention">,
+): ScratchSizes[] {
+  const { hiddenSize } = config;
+  return layersOf(config).map(({ attention, mlp: { intermediateSize } }) => ({
+    ...{ ...sizes, hiddenSize, intermediateSize },
+    attention: attention.shape,
+  }));
+}
