@@ -1,7 +1,7 @@
 /**
- * `grpo update` on a generation of several steps that hold parts of groups, in two passes: loss and gradient norm of every
- * step as TRL, transformers and torch have them (test/golden/make_update_steps.py). The file has no old_logprobs, so π_old is
- * the starting policy's for all steps; from the second on, these numbers depend on the weights that the steps before left.
+ * `grpo update` on a generation of several steps that contain parts of groups, in two passes: each step's loss and gradient
+ * norm compared with TRL, transformers and torch (test/golden/make_update_steps.py). The file has no old_logprobs, so π_old is
+ * the starting policy's for all steps; from the second step on, the numbers depend on the weights that earlier steps left.
  */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";

@@ -1,6 +1,6 @@
 /**
- * A program as a user of the TypeScript API writes one, for the compiler alone: what it takes and gives has the types that
- * the interface promises, and a misspelled setting is an error of types. Never run.
+ * A program that uses the TypeScript API, for the compiler alone: arguments and results have the types that the interface
+ * promises, and a misspelled setting is a type error. Never run.
  */
 import {
   type ConfigInput,
@@ -36,13 +36,13 @@ export const estimator: "grpo" | "rloo" | "reinforce_plus_plus" | "reinforce_plu
 export const notes: readonly string[] = warnings;
 export const answered: number = configFrom("eval", { numGenerations: 4, temperature: 1 }).config.numGenerations;
 
-// @ts-expect-error there is no such setting
+// @ts-expect-error no such setting
 configFrom("train", { betta: 0.1 });
-// @ts-expect-error it is a number
+// @ts-expect-error must be a number
 configFrom("train", { beta: "0.1" });
-// @ts-expect-error it is one of the losses
+// @ts-expect-error must be one of the losses
 configFrom("train", { lossType: "grop" });
-// @ts-expect-error of another command
+// @ts-expect-error belongs to another command
 configFrom("score", { lossType: "grpo" });
 
 export const brief: RewardFunction = ({ completions }) =>

@@ -51,11 +51,11 @@ const source = (
   chunks: () => chunks,
 });
 
-describe("written, then read", () => {
+describe("round trip", () => {
   const half = Uint8Array.of(1, 2, 3, 4, 5, 6);
   const single = new Uint8Array(Float32Array.of(1.5, -2).buffer);
 
-  test("every tensor comes back, aligned, from any chunks", async () => {
+  test("every tensor is restored, aligned, from any chunks", async () => {
     const path = join(folder, "round.safetensors");
     const memory = openSafetensors(
       written("memory.safetensors", fileOf('{"m":{"dtype":"U8","shape":[6],"data_offsets":[0,6]}}', 6)),
@@ -110,7 +110,7 @@ describe("written, then read", () => {
     again.close();
   });
 
-  test("chunks that do not add up to the shape leave the old file", async () => {
+  test("chunks that do not add up to the shape leave the old file unchanged", async () => {
     const path = join(folder, "kept.safetensors");
     await writeSafetensors(path, [source("a", "U8", [6], half)]);
     const before = readFileSync(path);
@@ -121,7 +121,7 @@ describe("written, then read", () => {
     expect(readFileSync(path)).toEqual(before);
   });
 
-  test("a tensor past 4 GiB is read where it lies", () => {
+  test("a tensor past 4 GiB is read in place", () => {
     const path = join(folder, "large.safetensors");
     const length = 5 * 2 ** 30;
     const header =
@@ -198,7 +198,7 @@ describe("headers that lie", () => {
     expect(() => openSafetensors(path)).toThrow(/bad\.safetensors: /);
   });
 
-  test("names that a program could trip over are only names", () => {
+  test("special names are treated as plain names", () => {
     const header = `{"__proto__":${tensor([0, 8])},"a\\"{,":${tensor([8, 16])},"":${tensor([16, 24])}}`;
     const { tensors } = parseSafetensorsHeader(header, 24, "p");
     expect(tensors.map(({ name }) => name)).toEqual(["__proto__", 'a"{,', ""]);
@@ -217,7 +217,7 @@ describe("headers that lie", () => {
     expect(() => openSafetensors(path)).toThrow(message);
   });
 
-  test("a file that is not there", () => {
+  test("a missing file", () => {
     expect(() => openSafetensors(join(folder, "absent.safetensors"))).toThrow(InputError);
   });
 });
