@@ -2,7 +2,6 @@
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { runUpdate } from "../../src/cli/update.ts";
 import {
   argvOf,
   bundledModel,
@@ -14,6 +13,7 @@ import {
   quietConsole,
   reward,
   train,
+  update as updateInProcess,
   workFolder,
 } from "./runs.ts";
 
@@ -28,7 +28,7 @@ const update = (flags: Flags) => grpo(["update", ...argvOf({ model: bundledModel
 /** The same in this process; returns its notes, except the one about small groups. @throws what the command throws */
 async function updateHere(flags: Flags) {
   const { console, notes } = quietConsole();
-  await runUpdate(argvOf({ device: "cpu", ...flags }), console);
+  await updateInProcess(flags, { console });
   return notes.filter((note) => note.startsWith("note: ") && !note.includes("the smallest group"));
 }
 

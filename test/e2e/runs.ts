@@ -6,7 +6,9 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Subprocess } from "bun";
+import { updateWith } from "../../src/api/update.ts";
 import { runTrain, type TrainRun } from "../../src/cli/train.ts";
+import { configFor } from "../../src/config/load.ts";
 import { commandSections } from "../../src/config/schema.ts";
 import type { RunConsole } from "../../src/metrics/console.ts";
 import type { MetricsRecord } from "../../src/metrics/metrics-file.ts";
@@ -94,6 +96,12 @@ export async function train(
     ...(options.reviseRewards ? { reviseRewards: options.reviseRewards } : {}),
   });
   return { code, notes, steps };
+}
+
+/** `grpo update` in this process. @throws whatever the command throws */
+export function update(flags: Flags, { console }: { readonly console: RunConsole } = quietConsole()) {
+  const argv = argvOf({ device: "cpu", ...flags });
+  return updateWith((options) => configFor("update", argv, options), { console, stopRequested: () => false });
 }
 
 export interface Finished {

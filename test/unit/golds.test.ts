@@ -1,7 +1,7 @@
 /** The check of answers before a run: rows without one, answers that the verifier cannot read. */
 import { expect, test } from "bun:test";
 import { verify } from "../../src/answers/verify.ts";
-import { goldRemarks } from "../../src/cli/golds.ts";
+import { goldRemarks } from "../../src/api/golds.ts";
 import { findColumns } from "../../src/data/columns.ts";
 import type { Dataset } from "../../src/data/dataset.ts";
 import { InputError } from "../../src/errors.ts";

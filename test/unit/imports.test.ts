@@ -45,14 +45,13 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/eval": words("tokenizer metrics rewards device rollout run"),
   "src/sft": words("tokenizer metrics data optim model session run"),
   "src/grpo": words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run"),
-  "src/index.ts": words("tokenizer rewards data grpo"),
+  "src/api": words("tokenizer metrics rewards data checkpoint model rollout session run eval sft grpo"),
+  "src/index.ts": words("tokenizer rewards data grpo api"),
   bench: ["ffi/bindings", ...words("tensor families checkpoint device optim model rollout session")],
   check: ["ffi/bindings", ...words("tensor device"), "bench"],
   "src/cli": [
     "ffi/bindings",
-    ...words(
-      "tensor tokenizer metrics rewards data checkpoint device model rollout session run eval sft grpo index.ts",
-    ),
+    ...words("tensor metrics rewards data checkpoint device session run eval grpo api index.ts"),
     "bench",
     "check",
   ],
