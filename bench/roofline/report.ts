@@ -74,7 +74,7 @@ function opLines(phase: Phase, counts: CountsTable, gpu: Gpu): string[] {
   return [line(heads, opWidths), ...rows];
 }
 
-/** Ops of all tables that stay below 70 % of their bound, with the worst share of each. */
+/** Ops of all tables that stay below 70 % of their bound, with the lowest share of each. */
 export function lowShares(
   all: readonly { readonly gpu: Gpu; readonly times: readonly OpTime[] }[],
 ): Map<string, number> {
@@ -92,7 +92,7 @@ export interface RooflineTables {
   readonly low: ReadonlyMap<string, number>;
 }
 
-/** The tables of the chosen models and GPUs, each by its name; empty: all. */
+/** The tables of the selected models and GPUs, each by its name; an empty list selects all. */
 export async function rooflineTables(
   counts: CountsTable,
   bucket: (sequences: number) => number,

@@ -25,7 +25,7 @@ import type { SessionPlan } from "../session/tenant.ts";
 import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** What a step is made of, by TRL's rules. */
-export interface BatchShape {
+interface BatchShape {
   /** Completions of one optimizer step; it may hold a part of a group. */
   readonly stepCompletions: number;
   /** Completions sampled at once, and the prompts they belong to. */
@@ -36,7 +36,7 @@ export interface BatchShape {
 }
 
 /** @throws InputError when the batch cannot be cut into groups */
-export function batchShape(config: TrainConfig): BatchShape {
+function batchShape(config: TrainConfig): BatchShape {
   const { perDeviceTrainBatchSize, gradientAccumulationSteps, numGenerations, numIterations } = config;
   const stepCompletions = perDeviceTrainBatchSize * gradientAccumulationSteps;
   const stepsPerGeneration = config.stepsPerGeneration ?? gradientAccumulationSteps;
