@@ -126,7 +126,9 @@ describe("the second generation of a run, recorded", () => {
     const output = work.at(`first ${name}`);
     const from = Number(flags.num_iterations ?? 1) * Number(flags.steps_per_generation ?? 1);
     const notes = await updateHere({ rollouts: join(folder, "completions/step-000001.jsonl"), output_dir: output });
-    expect(notes).toEqual([expect.stringContaining(`settings that are not given are those of ${join(folder, "run.json")}`)]);
+    expect(notes).toEqual([
+      expect.stringContaining(`settings that are not given are those of ${join(folder, "run.json")}`),
+    ]);
     const checkpoint = `checkpoint-${from}`;
     for (const file of ["model.safetensors", "optimizer.safetensors"])
       expect(fingerprint(output, checkpoint, file), file).toBe(fingerprint(folder, checkpoint, file));
