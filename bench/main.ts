@@ -154,7 +154,7 @@ function lineOf({ op, sizes, dtype }: OpBench): string {
 const EMULATED_VOCABULARY = 4096;
 
 /** The op sizes for a device: those of the requested model under a load typical of such a device. */
-export function shapesOn(device: Device, model: string | null): Shapes {
+function shapesOn(device: Device, model: string | null): Shapes {
   if (device.kind === "cpu") return { ...modelShapes(modelNamed(model ?? "SmolLM2-135M").config), ...processorLoad };
   const shapes = modelShapes(modelNamed(model ?? "Qwen3-0.6B").config);
   if (!isEmulated(device as CudaDevice)) return { ...shapes, ...gpuLoad };

@@ -43,7 +43,7 @@ function milliseconds(value: number): string {
 
 const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
 
-export function peakText({ compute, products, memory }: Peak): string {
+function peakText({ compute, products, memory }: Peak): string {
   const beside = products === undefined ? "" : ` (${products.toFixed(0)} with bfloat16 weights)`;
   return `${compute.toFixed(0)} GFLOP/s${beside}, ${memory.toFixed(1)} GB/s`;
 }

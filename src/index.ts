@@ -34,10 +34,10 @@ export {
   estimateAdvantages,
 } from "./grpo/estimators/estimators.ts";
 export { LOSS_DEFAULTS, type LossCompletion, type LossConfig, type LossType } from "./grpo/loss/config.ts";
+export { computeLoss } from "./grpo/loss/loss.ts";
 export { foldMetrics } from "./grpo/loss/metrics.ts";
 export { stepDenominators } from "./grpo/loss/step.ts";
 export { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "./grpo/loss/value.ts";
-export { computeLoss } from "./grpo/loss.ts";
 export { type RolloutGroup, readRollouts } from "./grpo/rollout-file.ts";
 export type { Message } from "./message.ts";
 export type { RewardFunction, RewardTools } from "./rewards/pool/functions.ts";

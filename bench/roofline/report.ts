@@ -6,7 +6,7 @@ import { type Phase, type StepShape, stepPhases } from "./phases.ts";
 import { LEAST_SHARE, reasons } from "./reasons.ts";
 
 /** G = 64 and 1,024 tokens as in DeepSeekMath (arXiv 2402.03300); 1,024 completions a step. */
-export const stepShape: StepShape = {
+const stepShape: StepShape = {
   groups: 16,
   samples: 64,
   promptTokens: 128,
@@ -75,9 +75,7 @@ function opLines(phase: Phase, counts: CountsTable, gpu: Gpu): string[] {
 }
 
 /** Ops of all tables that stay below 70 % of their bound, with the lowest share of each. */
-export function lowShares(
-  all: readonly { readonly gpu: Gpu; readonly times: readonly OpTime[] }[],
-): Map<string, number> {
+function lowShares(all: readonly { readonly gpu: Gpu; readonly times: readonly OpTime[] }[]): Map<string, number> {
   const low = new Map<string, number>();
   for (const { times } of all)
     for (const { op, bound, allowed } of times) {

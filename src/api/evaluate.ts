@@ -12,7 +12,7 @@ import type { EvalConfig } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { type AtK, atEachK, chosenKs, evaluationResults } from "../eval/report.ts";
-import { rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
+import { rewardSources, scoreAnswers } from "../grpo/reward-sources.ts";
 import { rewardModels } from "../grpo/setup.ts";
 import { createRewardPool, noTraining, type RewardPool } from "../rewards/pool/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";

@@ -11,7 +11,7 @@ import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { againstFirst, trainingEvaluation } from "../eval/report.ts";
-import { type RewardSources, rewardSources, scoreAnswers } from "../grpo/model-rewards.ts";
+import { type RewardSources, rewardSources, scoreAnswers } from "../grpo/reward-sources.ts";
 import { resumeRemarks, type TrainerState, trainerState } from "../grpo/run-state.ts";
 import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
 import { type TrainerHooks, train } from "../grpo/trainer.ts";

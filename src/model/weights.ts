@@ -68,7 +68,7 @@ export async function loadWeights(device: Device, weights: ModelWeights, source:
 }
 
 /** Rows of `weight` that make about `bytes`, at least one block of rows. */
-export function rowsPerChunk(weight: Weight, dtype: DType, bytes: number): number {
+function rowsPerChunk(weight: Weight, dtype: DType, bytes: number): number {
   const rowBytes = (weight.shape[1] ?? 1) * bytesPerElement(dtype);
   return Math.max(16, Math.floor(bytes / rowBytes / 16) * 16);
 }

@@ -12,10 +12,10 @@ import {
   type SamplerCorrectionMode,
   type TokenValues,
 } from "../../src/grpo/loss/config.ts";
+import { computeLoss } from "../../src/grpo/loss/loss.ts";
 import { LOSS_TYPES } from "../../src/grpo/loss/loss-types.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
-import { computeLoss } from "../../src/grpo/loss.ts";
 
 const types = Object.keys(LOSS_TYPES) as LossType[];
 const levels = ["token", "sequence"] as const;

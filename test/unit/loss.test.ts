@@ -6,9 +6,9 @@ import { RunError } from "../../src/errors.ts";
 import { computeAdvantages, type ScaleRewards } from "../../src/grpo/advantages.ts";
 import { LOSS_DEFAULTS, type LossCompletion, type LossConfig, type LossType } from "../../src/grpo/loss/config.ts";
 import { KL_ESTIMATORS } from "../../src/grpo/loss/kl.ts";
+import { computeLoss } from "../../src/grpo/loss/loss.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { quantile, stepDenominators } from "../../src/grpo/loss/step.ts";
-import { computeLoss } from "../../src/grpo/loss.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
 
 const GOLDEN = join(import.meta.dir, "..", "golden");

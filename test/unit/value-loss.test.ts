@@ -4,6 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { randomFrom } from "../../bench/ops/random.ts";
 import { RunError } from "../../src/errors.ts";
 import { LOSS_DEFAULTS, type LossCompletion, type LossConfig } from "../../src/grpo/loss/config.ts";
+import { computeLoss } from "../../src/grpo/loss/loss.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
 import {
@@ -12,7 +13,6 @@ import {
   type ValueLossConfig,
   valueTokens,
 } from "../../src/grpo/loss/value.ts";
-import { computeLoss } from "../../src/grpo/loss.ts";
 
 const CONFIG: ValueLossConfig = { cliprangeValue: 0.2, vfCoef: 0.1, maskTruncatedCompletions: false };
 

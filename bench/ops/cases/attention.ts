@@ -40,13 +40,7 @@ export function from(x: ShortDType, tolerance: Tolerance, stored: ShortDType): T
 }
 
 /** A score is a dot product of Dh terms plus an exponential; a pair is a query and a key it attends to. */
-export function attentionCost(
-  products: number,
-  pairs: number,
-  shape: AttentionShape,
-  dtype: string,
-  bytes: number,
-): Cost {
+function attentionCost(products: number, pairs: number, shape: AttentionShape, dtype: string, bytes: number): Cost {
   const scores = shape.heads * pairs;
   const flops = 2 * products * shape.headDim * scores;
   return { bytes, flops, exponentials: scores, unit: dtype === "bfloat16" ? "mma" : "float32" };

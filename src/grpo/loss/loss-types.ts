@@ -1,6 +1,6 @@
 /**
  * The table of loss types. A type is one entry: the term of a token with its derivatives, how tokens are weighed
- * against each other (the aggregate), and what is logged of it. A new loss is a new entry (and its name in `LossType`).
+ * against each other (the aggregate), and what is logged of it. A new loss is a new entry (and its name in the setting `loss_type`).
  *
  * Where a term has a kink the derivative is torch 2.15's, which TRL trains with: clamp passes no gradient on its bounds,
  * and the minimum of two equal numbers gives each one half (test/golden/make_loss_cases.py).

@@ -49,7 +49,7 @@ class FunctionEmitter {
   };
   using Scope = std::map<std::string, Register>;
 
-  // statements.cpp
+  // emit_function.cpp
   void statement(const Statement&);
   void declare_variable(const Variable&);
   void begin_block();

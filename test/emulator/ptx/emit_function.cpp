@@ -3,7 +3,7 @@
 
 namespace emulator {
 
-// Local arrays are on the fiber's stack (runtime/fiber.h).
+// Local arrays are on the fiber's stack (runtime/fiber.cpp).
 constexpr uint64_t MOST_LOCAL_BYTES = 64 << 10;
 // Limits the array of matrix operands, which is on the same stack.
 constexpr size_t MOST_MATRIX_STEPS = 64;
