@@ -1,7 +1,7 @@
 /**
- * Times ops on a GPU by its own clock: calls are recorded as one graph, so that the host's part of a launch is not in them, and
- * the graph is replayed between two events. Peaks are what the card gives in practice: a large product through cuBLAS, the
- * driver's copy within device memory.
+ * Times ops on a GPU with its own clock. Calls are recorded as one graph, which excludes the host's launch cost, and the graph
+ * is replayed between two events. Peaks are what the card reaches in practice: a large product through cuBLAS, and the driver's
+ * copy within device memory.
  */
 import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
@@ -9,19 +9,19 @@ import { type Meter, median, type Peak } from "./measure.ts";
 import { gpuRounding } from "./ops/tolerance.ts";
 import { openWorkspace } from "./ops/workspace.ts";
 
-/** Milliseconds that a graph takes at least, so that launching it weighs nothing. */
+/** Minimum milliseconds of a graph, so that its launch is negligible. */
 const SHORTEST_GRAPH = 1;
 const MOST_CALLS = 256;
-/** Calls that take benchmarks with copies of a weight or cache through all of them. */
+/** Calls per graph; benchmarks with copies of a weight or cache go through all of them. */
 const LEAST_CALLS = 8;
 
 const LEAST_SAMPLES = 7;
 
-/** Sizes that show the card's peaks; on an emulated one they only show that it can be asked. */
+/** Sizes that reach the card's peaks; on an emulated one they only exercise the measurement. */
 const large = { bfloat16: 8192, float32: 4096, copyBytes: 2 ** 30 } as const;
 const small = { bfloat16: 32, float32: 32, copyBytes: 2 ** 12 } as const;
 
-/** The driver is one that computes on a processor, or not at all: times say nothing there, and sizes must be small. */
+/** Whether the driver computes on a processor, or not at all: times are meaningless there, and sizes must be small. */
 export function isEmulated({ gpu }: Pick<CudaDevice, "gpu">): boolean {
   return /^(Emulated|Null) GPU/.test(gpu.name);
 }
@@ -31,9 +31,9 @@ export function cudaMeter(device: CudaDevice): Meter {
   const emulated = isEmulated(device);
   const sizes = emulated ? small : large;
 
-  /** Milliseconds of one call: the median of replays of a graph of several. */
+  /** Milliseconds per call: the median over replays of a graph of several calls. */
   const millisecondsOf = async (work: () => void, samples: number): Promise<number> => {
-    work(); // cuBLAS has chosen, kernels are loaded, scratch has grown
+    work(); // cuBLAS has chosen its algorithm, kernels are loaded, scratch memory has grown
     const once = Math.max(1e-4, meter.elapsed(work));
     const calls = emulated ? 1 : Math.max(LEAST_CALLS, Math.min(MOST_CALLS, Math.ceil(SHORTEST_GRAPH / once)));
     const key = "bench";
@@ -42,7 +42,7 @@ export function cudaMeter(device: CudaDevice): Meter {
       yield;
     });
     const replay = () => void device.replay(key);
-    meter.elapsed(replay); // the first launch of a graph uploads it
+    meter.elapsed(replay); // the first launch of a graph also uploads it
     const times = Array.from({ length: samples }, () => meter.elapsed(replay) / calls);
     device.forget(key);
     return Math.max(1e-6, median(times));

@@ -1,6 +1,6 @@
 /**
- * `grpo bench SUITE`: the table of suites and their flags. Results go to stdout, as a table or as JSON; what is under
- * way goes to stderr.
+ * `grpo bench SUITE`: the table of suites and their flags. Results go to stdout, as a table or as JSON; progress goes to
+ * stderr.
  */
 import { buildKernels, openCpuLibrary } from "../ffi/bindings/cpu.ts";
 import { kindOf } from "../src/config/allowed.ts";
@@ -75,7 +75,7 @@ interface BenchFlags {
 
 interface Suite {
   readonly summary: string;
-  /** Settings that it takes. */
+  /** Flags that it takes. */
   readonly takes: readonly (keyof typeof settings)[];
   run(flags: BenchFlags): Promise<void>;
 }
@@ -108,7 +108,7 @@ ${Object.entries(suites)
 ${describeShape(settings)}
 Example: grpo bench ops --filter matmul --dtype bfloat16`;
 
-/** @throws InputError for a flag or a value that is not known, or that the suite does not take */
+/** @throws InputError for an unknown flag or value, or one that the suite does not take */
 function readFlags(name: string, { takes }: Suite, argv: readonly string[]): BenchFlags {
   const known: SettingTypes = settings;
   const split = splitArguments(argv, (key) => (Object.hasOwn(known, key) ? kindOf(known[key]!) : undefined));
@@ -118,7 +118,7 @@ function readFlags(name: string, { takes }: Suite, argv: readonly string[]): Ben
   for (const { key, label, value } of split.flags) {
     if (!Object.hasOwn(known, key)) throw unknownName("bench", key, Object.keys(known), value, "flag", label);
     if (!(takes as readonly string[]).includes(key))
-      throw new InputError(`${label}: ${name} does not take it; leave it out (grpo bench --help)`);
+      throw new InputError(`${label}: ${name} does not take it; omit it (grpo bench --help)`);
     given.set(key, readValue(known, key, value, "flag", label));
   }
   return complete(settings, given) as unknown as BenchFlags;
@@ -138,30 +138,30 @@ export async function main(argv: readonly string[]): Promise<void> {
   const names = Object.keys(suites);
   if (!Object.hasOwn(suites, name)) {
     const guess = nearest(name, names);
-    const cure = guess === undefined ? `there is ${names.join(", ")}` : `did you mean ${guess}?`;
+    const cure = guess === undefined ? `choose from ${names.join(", ")}` : `did you mean ${guess}?`;
     throw new InputError(`${JSON.stringify(name)} is not a suite; ${cure}`);
   }
   const suite = suites[name]!;
   await suite.run(readFlags(name, suite, rest));
 }
 
-/** One line of the table, as --filter sees it. */
+/** The line of the table that --filter matches. */
 function lineOf({ op, sizes, dtype }: OpBench): string {
   return `${op} ${sizes} ${dtype}`;
 }
 
-/** Tokens of a vocabulary at most where each logit takes a processor many instructions. */
+/** Largest vocabulary where each logit takes a processor many instructions. */
 const EMULATED_VOCABULARY = 4096;
 
-/** The sizes that ops have on a device: of the model asked for, under the load that such a device has. */
-export function shapesOn(device: Device, model: string | null): Shapes {
+/** The op sizes for a device: those of the requested model under a load typical of such a device. */
+function shapesOn(device: Device, model: string | null): Shapes {
   if (device.kind === "cpu") return { ...modelShapes(modelNamed(model ?? "SmolLM2-135M").config), ...processorLoad };
   const shapes = modelShapes(modelNamed(model ?? "Qwen3-0.6B").config);
   if (!isEmulated(device as CudaDevice)) return { ...shapes, ...gpuLoad };
   return { ...shapes, V: Math.min(shapes.V, EMULATED_VOCABULARY), ...emulatedLoad };
 }
 
-/** @throws InputError for what is no regular expression */
+/** @throws InputError for an invalid regular expression */
 function patternOf(filter: string | null, flags = ""): RegExp {
   try {
     return new RegExp(filter ?? "", flags);
@@ -170,7 +170,7 @@ function patternOf(filter: string | null, flags = ""): RegExp {
   }
 }
 
-/** @param loads what devices are asked for: a benchmark of any of them will do. @throws InputError where nothing is left */
+/** @param loads the requested sizes; a benchmark passes if it belongs to any of them. @throws InputError if none is left */
 function chosen(flags: BenchFlags, ...loads: readonly Shapes[]): OpBench[] {
   const pattern = patternOf(flags.filter);
   const all = loads.flatMap((shapes) => Object.values(opBenches(shapes)).flat());
@@ -189,8 +189,7 @@ const note = (text: string) => void process.stderr.write(`${text}\n`);
 /** The device of --device, or the instruction path of --path. */
 async function openBenchDevice({ device, path, threads }: BenchFlags): Promise<Device> {
   if (path === null) return openDevice({ device, threads, note });
-  if (device.startsWith("cuda"))
-    throw new InputError(`--path ${path}: a GPU has no instruction paths; leave --device out`);
+  if (device.startsWith("cuda")) throw new InputError(`--path ${path}: a GPU has no instruction paths; omit --device`);
   const { library } = await buildKernels(() => note("compiling the CPU kernels"));
   requirePath(path, library);
   return openCpuDevice({ libraryFile: library, threads, path });
@@ -206,11 +205,11 @@ function requirePath(name: string, library: string): void {
   const usable = paths.filter((p) => p.supported).map((p) => p.name);
   if (usable.includes(name)) return;
   const known = paths.some((p) => p.name === name);
-  const reason = known ? "this processor has no such instructions" : "there is no such path";
+  const reason = known ? "this processor has no such instructions" : "no such path";
   throw new InputError(`--path ${name}: ${reason}; this machine runs ${usable.join(", ")}`);
 }
 
-/** --filter chooses models and GPUs by "MODEL on GPU", and then shows their ops too. */
+/** --filter selects models and GPUs by "MODEL on GPU", and then also shows their ops. */
 async function runRoofline(flags: BenchFlags): Promise<void> {
   const pattern = patternOf(flags.filter, "i");
   const wanted = (name: string) => pattern.test(name);
@@ -230,7 +229,7 @@ async function runRoofline(flags: BenchFlags): Promise<void> {
 }
 
 async function runOpsSuite(flags: BenchFlags): Promise<void> {
-  // What is wrong with the command line is said before a device is opened, which may compile kernels.
+  // Report command-line errors before opening a device, which may compile kernels.
   const [onCpu, onGpu] = ["SmolLM2-135M", "Qwen3-0.6B"].map((name) =>
     modelShapes(modelNamed(flags.model ?? name).config),
   );

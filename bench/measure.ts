@@ -1,6 +1,6 @@
 /**
- * Time of a piece of work beside the machine's own peak, measured between its samples: on a machine that others use,
- * both are slowed alike, and their ratio says more than either.
+ * The time of a piece of work beside the machine's own peak, measured between its samples. On a shared machine both slow down
+ * alike, so their ratio is more stable than either.
  */
 import { Bench } from "tinybench";
 import type { CpuDevice } from "../src/device/cpu/device.ts";
@@ -9,45 +9,45 @@ import type { Device } from "../src/device/device.ts";
 import { tensor } from "../src/tensor/tensor.ts";
 import { cpuRounding, type Rounding } from "./ops/tolerance.ts";
 
-/** The machine's limits, as measured. */
+/** The machine's measured limits. */
 export interface Peak {
   /**
-   * GFLOP/s: of a multiply-add loop on a processor's instruction path in use and its threads; on a GPU of a large
-   * float32 product.
+   * GFLOP/s: on a processor, of a multiply-add loop on the instruction path and threads in use; on a GPU, of a large float32
+   * product.
    */
   readonly compute: number;
-  /** GFLOP/s of products with bfloat16 weights, where there are instructions of their own for them. */
+  /** GFLOP/s of products with bfloat16 weights, if the device has dedicated instructions for them. */
   readonly products?: number;
-  /** GB/s: of a loop that reads memory; on a GPU of a copy within its memory, read and written bytes together. */
+  /** GB/s: of a loop that reads memory; on a GPU, of a copy within its memory, counting bytes read and written. */
   readonly memory: number;
 }
 
-/** A device, and how work on it is timed beside its peak. */
+/** A device, and how to time work on it beside its peak. */
 export interface Meter {
   readonly device: Device;
   readonly rounding: Rounding;
-  /** What its peak is said to be of, and a wrong result to be on. */
+  /** How peaks and wrong results name the device. */
   readonly name: string;
-  /** Each share is of the peak measured between its samples: others may use the machine, too. */
+  /** Each share uses the peak measured between its own samples, since others may use the machine too. */
   readonly shared: boolean;
   /** The limits now. */
   peak(): Promise<Peak>;
-  /** Times `work`, one call of an op, after it has run once. */
+  /** Times `work`, one call of an op, after one untimed run. */
   time(work: () => void, cost: Cost, patience: Patience): Promise<Timing>;
   free(): void;
 }
 
-/** What one call of an op does, and which limit it meets first. */
+/** What one call of an op does, and which limit bounds it. */
 export interface Cost {
   /** Floating-point operations. */
   readonly flops: number;
   readonly bytes: number;
   readonly bound: Bound;
-  /** Its arithmetic is done by the instructions that `Peak.products` is of. */
+  /** Its arithmetic uses the instructions that `Peak.products` measures. */
   readonly wide: boolean;
 }
 
-/** A processor's meter: peaks are measured again beside each sample, as others may use it. */
+/** A processor's meter: peaks are measured again beside each sample, since others may use the machine. */
 export function cpuMeter(device: CpuDevice, peaks: PeakMeter = openPeakMeter(device)): Meter {
   return {
     device,
@@ -65,9 +65,9 @@ export interface PeakMeter {
   compute(milliseconds: number): number;
   /** Of products with bfloat16 weights. */
   products(milliseconds: number): number;
-  /** Reads `bytes` of a buffer too large for the caches. */
+  /** Reads `bytes` of a buffer that exceeds the caches. */
   memory(bytes: number): number;
-  /** All of them, over about 0.3 s. */
+  /** All of them, in about 0.3 s. */
   measure(): Peak;
   free(): void;
 }
@@ -76,7 +76,7 @@ const BUFFER_BYTES = 256 * 2 ** 20;
 
 export function openPeakMeter(device: CpuDevice): PeakMeter {
   const buffer = device.allocate(BUFFER_BYTES, "bench: read loop");
-  // Pages that were never written are all one page of zeros, which stays in the cache.
+  // Pages that were never written all map to one page of zeros, which stays in the cache.
   device.ops.fill(tensor("read loop", buffer.address, "float32", [BUFFER_BYTES / 4]), 1);
   let at = 0;
   const meter: PeakMeter = {
@@ -106,37 +106,37 @@ export function median(values: readonly number[]): number {
 
 export type Bound = "compute" | "memory";
 
-/** Which limit a piece of work meets first: the roofline of Williams, Waterman & Patterson 2009. */
+/** Which limit bounds a piece of work: the roofline of Williams, Waterman & Patterson 2009. */
 export function boundOf(flops: number, bytes: number, peak: Peak): Bound {
   return flops / peak.compute >= bytes / peak.memory ? "compute" : "memory";
 }
 
-/** How long a piece of work is timed. */
+/** How long to time a piece of work. */
 export interface Patience {
   readonly samples: number;
-  /** Timed at least this long, in milliseconds. */
+  /** Minimum total, in milliseconds. */
   readonly time: number;
 }
 
 export interface Timing {
-  /** Median milliseconds of one run. */
+  /** Median milliseconds per run. */
   readonly milliseconds: number;
   readonly samples: number;
   /** GFLOP/s or GB/s at that time. */
   readonly rate: number;
-  /** The peak that bounds the work; on a processor the median of those before and after each sample. */
+  /** The peak that bounds the work; on a processor, the median of those before and after each sample. */
   readonly peak: number;
-  /** Rate by peak; on a processor the median over the samples, each by the mean of the two peaks around it. */
+  /** Rate divided by peak; on a processor, the median over the samples, each relative to the mean of the two peaks around it. */
   readonly share: number;
 }
 
 /** Short work is repeated until a sample takes about this long, in milliseconds. */
 const SHORTEST_SAMPLE = 4;
-/** A peak is measured for as long as the sample beside it, up to this. */
+/** A peak is measured for as long as the sample beside it, up to this many milliseconds. */
 const LONGEST_PEAK = 40;
 const PEAK_BYTES = 64 * 2 ** 20;
 
-/** Times `work`, which does `flops` operations or moves `bytes`, and measures the peak that bounds it in between. */
+/** Times `work`, which does `flops` operations or moves `bytes`; measures the peak that bounds it between samples. */
 export function measure(work: () => void, cost: Omit<Cost, "wide">, meter: PeakMeter, patience: Patience): Timing {
   const once = warmUp(work);
   const repeats = Math.max(1, Math.ceil(SHORTEST_SAMPLE / Math.max(once, 1e-3)));
@@ -167,7 +167,7 @@ export function measure(work: () => void, cost: Omit<Cost, "wide">, meter: PeakM
   };
 }
 
-/** Milliseconds of the second of two runs; the first meets pages and caches that are cold. */
+/** Milliseconds of the second of two runs; the first finds pages and caches cold. */
 function warmUp(work: () => void): number {
   work();
   const start = performance.now();

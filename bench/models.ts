@@ -1,4 +1,4 @@
-/** Models whose sizes are measured without their weights, as their config.json files say; and any other by its folder. */
+/** Models that are measured without their weights, at the sizes in their config.json files; any other model by its folder. */
 import { readModelConfig } from "../src/checkpoint/huggingface.ts";
 import type { ModelConfig } from "../src/families/config.ts";
 import { parseModelConfig } from "../src/families/families.ts";
@@ -77,7 +77,7 @@ const named = (name: string, config: Record<string, unknown>): NamedModel => ({
 
 const [small, large] = [named("Qwen3-0.6B", qwen3), named("Qwen2.5-7B", qwen2)];
 
-/** Those of the roofline table. */
+/** The models of the roofline table. */
 export const rooflineModels: readonly NamedModel[] = [small, large];
 export const models: readonly NamedModel[] = [
   named("SmolLM2-135M", smollm2),
@@ -86,7 +86,7 @@ export const models: readonly NamedModel[] = [
   large,
 ];
 
-/** A model by its name in the list, else by its folder. @throws InputError for a folder that holds no config.json */
+/** A model by its name in the list, or else by its folder. @throws InputError for a folder without config.json */
 export function modelNamed(name: string): NamedModel {
   const found = models.find((model) => model.name.toLowerCase() === name.toLowerCase());
   return found ?? { name, config: readModelConfig(name) };

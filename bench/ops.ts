@@ -1,7 +1,7 @@
 /**
- * `bench ops`: every op of the device interface at the sizes of a real model. Each is compared with float64 first, then
- * timed, and stands beside the peak of this machine that bounds it. What has another shape each time (a whole training
- * step, a rollout) is not measured here.
+ * `bench ops`: every op of the device interface at the sizes of a real model. Each is first compared with float64, then timed
+ * and shown beside the peak of this machine that bounds it. Not measured here: work whose shape varies, such as a whole
+ * training step or a rollout.
  */
 import type { Ops } from "../src/device/device.ts";
 import { errorText } from "../src/errors.ts";
@@ -18,7 +18,7 @@ export function opBenches(shapes: Shapes): Readonly<Record<keyof Ops, readonly O
   return Object.fromEntries(entries) as Record<keyof Ops, readonly OpBench[]>;
 }
 
-/** rate and peak are GFLOP/s where arithmetic bounds the op, else GB/s. */
+/** rate and peak are in GFLOP/s if arithmetic bounds the op, else in GB/s. */
 export interface OpResult extends Timing {
   readonly op: keyof Ops;
   readonly use: Use;
@@ -32,9 +32,9 @@ export interface OpResult extends Timing {
 export interface OpsReport {
   readonly suite: "ops";
   readonly device: string;
-  /** What the peaks are of: an instruction path with its threads, or a GPU. */
+  /** What the peaks belong to: an instruction path with its threads, or a GPU. */
   readonly measuredOn: string;
-  /** Each share is of the peak measured between its own samples, else of the first. */
+  /** Each share uses the peak measured between its own samples, else the first peak. */
   readonly sharedMachine: boolean;
   /** Before the first op and after the last. */
   readonly peaks: { readonly first: Peak; readonly last: Peak };
@@ -42,15 +42,15 @@ export interface OpsReport {
 }
 
 const products: readonly (keyof Ops)[] = ["matmulForward", "matmulBackwardInput", "matmulBackwardWeight"];
-/** What does nearly all of its arithmetic in products with a weight. */
+/** Ops that do nearly all of their arithmetic in products with a weight. */
 const multiplying: readonly (keyof Ops)[] = [...products, "lmHeadForward", "lmHeadBackward"];
-/** What does so in products of activations, where the device rounds those to bfloat16 too. */
+/** Ops that do so in products of activations, if the device rounds those to bfloat16 too. */
 const attending: readonly (keyof Ops)[] = ["attentionForward", "attentionBackward"];
 
 /**
- * Runs the op once and compares what it wrote with float64 at some places.
+ * Runs the op once and compares some elements of its output with float64.
  *
- * @throws WrongResult naming the op, its sizes and the element when the result is wrong
+ * @throws WrongResult naming the op, its sizes and the element if the result is wrong
  */
 export function checkBench(on: Pick<Meter, "device" | "rounding" | "name">, bench: OpBench): void {
   opened(on, bench).free();
@@ -71,7 +71,7 @@ export async function runBench(meter: Meter, bench: OpBench, peak: Peak, patienc
   const { op, use, dtype, sizes } = bench;
   const { run, flops, bytes, free } = opened(meter, bench);
   try {
-    // A device may have two peaks: that of products with bfloat16 weights, and that of all else, which is float32.
+    // A device may have two peaks: one for products with bfloat16 weights, and one for all other work, which is float32.
     const multiplies = multiplying.includes(op) || (meter.rounding.tensorCores && attending.includes(op));
     const wide = peak.products !== undefined && dtype === "bfloat16" && multiplies;
     const bound = boundOf(flops, bytes, wide ? { ...peak, compute: peak.products! } : peak);
@@ -82,7 +82,7 @@ export async function runBench(meter: Meter, bench: OpBench, peak: Peak, patienc
   }
 }
 
-/** Runs the benchmarks in turn; `onResult` is told of each as soon as it is there. */
+/** Runs the benchmarks in turn and calls `onResult` after each. */
 export async function runOps(
   meter: Meter,
   benches: readonly OpBench[],
@@ -107,10 +107,10 @@ export async function runOps(
   };
 }
 
-/** What the products are built to reach at the shapes of training. */
+/** The share of peak that products should reach at training shapes. */
 export const PRODUCT_SHARE = 0.7;
 
-/** Products at the shapes of training: the share of the slowest, and those below `PRODUCT_SHARE`. */
+/** Products at training shapes: the share of the slowest, and those below `PRODUCT_SHARE`. */
 export function productShares(results: readonly OpResult[]) {
   const measured = results.filter(({ op, use }) => products.includes(op) && (use === "training" || use === "large"));
   const slowest = measured.toSorted((a, b) => a.share - b.share)[0];

@@ -1,7 +1,7 @@
 /**
- * `bench step`: how fast a model of any shape decodes and learns, through the program's own rollout engine, model and optimizer.
- * Weights are random numbers, so that no checkpoint is needed; completions are as long as asked. Leaves out what a run does
- * beside: tokenizing, rewards, the reference's pass, writing.
+ * `bench step`: how fast a model of any shape decodes and learns, through the program's own rollout engine, model and
+ * optimizer. Weights are random, so no checkpoint is needed; completions have exactly the requested length. Leaves out the rest
+ * of a run: tokenizing, rewards, the reference's pass, writing.
  */
 import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { Device } from "../src/device/device.ts";
@@ -17,7 +17,7 @@ import { constant, fillWith, periodic, scattered } from "./ops/workspace.ts";
 import { openModel, type StepShape } from "./roofline/phases.ts";
 
 export interface DecodeRate {
-  /** Tokens of each sequence in the cache, its prompt included, halfway through the stretch that was timed. */
+  /** Tokens of each sequence in the cache, its prompt included, halfway through the timed stretch. */
   readonly cachedTokens: number;
   readonly milliseconds: number;
   readonly tokensPerSecond: number;
@@ -36,11 +36,11 @@ export interface StepReport {
     readonly tokens: number;
     readonly milliseconds: number;
     readonly tokensPerSecond: number;
-    /** 6 operations a parameter and token (Kaplan et al. 2020, table 1), by the device's peak. */
+    /** 6 operations per parameter and token (Kaplan et al. 2020, table 1), divided by the device's peak. */
     readonly modelFlopsUtilization: number;
   };
   readonly optimizerMilliseconds: number;
-  /** Of a GPU's memory: what driver and libraries took meanwhile beside what the program holds; null on a CPU. */
+  /** On a GPU: memory that driver and libraries took in addition to the program's own; null on a CPU. */
   readonly besideBytes: number | null;
 }
 
@@ -52,10 +52,10 @@ export function stepDefaults(device: Device): StepShape {
   return { groups: 1, samples: 16, promptTokens: 128, completionTokens: 1024, sequences: 64, microBatchTokens: 16384 };
 }
 
-/** Steps of a stretch that is timed, and stretches: at the beginning, in the middle, at the end. */
+/** Steps per timed stretch, and stretches: at the beginning, in the middle, at the end. */
 const STRETCH = 40;
 
-/** @throws RunError where the device's memory does not hold it */
+/** @throws RunError if it does not fit the device's memory */
 export async function runStep(
   device: Device,
   { name, config }: NamedModel,
@@ -92,7 +92,7 @@ export async function runStep(
       { ...sampling, maxCompletionLength: completionTokens, isStop: () => false },
       { onProgress: () => stamps.push(performance.now()) },
     );
-    // The last step finds nothing left to decode, and the first ones record their graphs.
+    // The last step has nothing left to decode, and the first ones record their graphs.
     const gaps = stamps.slice(1).map((stamp, i) => stamp - stamps[i]!);
     const length = Math.min(STRETCH, Math.max(1, Math.floor(gaps.length / 3)));
     const starts = [Math.min(10, (gaps.length - length) >> 2), (gaps.length - length) >> 1, gaps.length - length];
@@ -127,7 +127,7 @@ export async function runStep(
       settled();
       updates.push(performance.now() - start);
     }
-    const milliseconds = median(updates.slice(1)); // the first compiles, loads and chooses
+    const milliseconds = median(updates.slice(1)); // the first one compiles, loads and chooses algorithms
     const parameters = model.weights.all.reduce((sum, { elements }) => sum + elements, 0);
     const utilization = (6 * parameters * tokens) / (milliseconds / 1000) / device.peakFlops(dtype);
     const update = {
@@ -150,7 +150,7 @@ export async function runStep(
     line(`optimizer's step of ${(parameters / 1e6).toFixed(0)} M parameters: ${optimizerMilliseconds.toFixed(1)} ms`);
     const besideBytes = device.freeBytes() === null ? null : beside() - before;
     if (besideBytes !== null)
-      line(`memory that driver and libraries took meanwhile: ${(besideBytes / 2 ** 20).toFixed(0)} MiB`);
+      line(`memory taken by the driver and libraries: ${(besideBytes / 2 ** 20).toFixed(0)} MiB`);
     const bytes = arena.byteLength;
     const { description } = device;
     return {

@@ -1,11 +1,11 @@
-/** What the suites print: lines of a table as results come, and what stands under it. */
+/** The output of the suites: table lines as results arrive, and the lines under the table. */
 import type { Peak } from "./measure.ts";
 import type { OpBench } from "./ops/case.ts";
 import { type OpResult, type OpsReport, PRODUCT_SHARE, productShares } from "./ops.ts";
 
 const heads = ["op", "sizes", "dtype", "ms", "rate", "bound", "share of peak"] as const;
 
-/** A table whose first columns are as wide as the longest of `benches`. */
+/** A table whose first columns fit the longest of `benches`. */
 export function opsTable(benches: readonly Pick<OpBench, "op" | "sizes">[]) {
   const width = (head: string, texts: readonly string[]) => Math.max(head.length, ...texts.map((text) => text.length));
   const [op, sizes] = [
@@ -43,8 +43,8 @@ function milliseconds(value: number): string {
 
 const percent = (share: number) => `${(100 * share).toFixed(0)} %`;
 
-export function peakText({ compute, products, memory }: Peak): string {
-  const beside = products === undefined ? "" : ` (${products.toFixed(0)} under bfloat16 weights)`;
+function peakText({ compute, products, memory }: Peak): string {
+  const beside = products === undefined ? "" : ` (${products.toFixed(0)} with bfloat16 weights)`;
   return `${compute.toFixed(0)} GFLOP/s${beside}, ${memory.toFixed(1)} GB/s`;
 }
 
@@ -65,7 +65,9 @@ export function opsSummary({ peaks, results, measuredOn, sharedMachine }: OpsRep
       "the peaks differ: something else runs on this machine, or it throttles; measure again when it is quiet",
     );
   if (results.some(({ share, bound }) => bound === "memory" && share > 1))
-    lines.push("shares above 100 %: the peak is that of reading memory; caches give more, and writes go beside reads");
+    lines.push(
+      "shares above 100 %: the peak is that of reading memory; caches are faster, and writes overlap with reads",
+    );
   const { measured, slowest, below } = productShares(results);
   if (slowest === undefined) return lines;
   const goal = percent(PRODUCT_SHARE);

@@ -1,15 +1,15 @@
 /**
- * A process with a limit. It leads a group of its own, so that what it started ends with it: a kernel that never returns holds
- * the thread that waits for it, and nothing but a signal that cannot be caught ends that.
+ * A process with a time limit. It leads its own process group, so that everything it started ends with it: a kernel that never
+ * returns blocks the thread that waits for it, and only a signal that cannot be caught ends that.
  */
 import { closeSync, openSync } from "node:fs";
 
 export interface Ended {
   readonly seconds: number;
-  /** Exit status; null where a signal ended it. */
+  /** Exit status; null if a signal ended it. */
   readonly code: number | null;
   readonly signal: string | null;
-  /** Its limit ended it. */
+  /** It exceeded its limit. */
   readonly timedOut: boolean;
 }
 
@@ -18,11 +18,11 @@ export interface BoundedOptions {
   readonly cwd: string;
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly seconds: number;
-  /** File that both of its outputs go to. */
+  /** File for both of its outputs. */
   readonly log: string;
 }
 
-/** Seconds that a process is waited for after it was killed. */
+/** Seconds to wait for a process after killing it. */
 const LAST_SECONDS = 5;
 
 export async function runBounded({ command, cwd, env, seconds, log }: BoundedOptions): Promise<Ended> {
@@ -43,11 +43,11 @@ export async function runBounded({ command, cwd, env, seconds, log }: BoundedOpt
       timedOut = true;
       killGroup(child.pid);
     }, seconds * 1000);
-    // What waits in the driver for good ends by no signal: it is left behind, and the next stage goes on.
+    // No signal ends a process that is stuck in the driver: leave it behind and go on with the next stage.
     const ended = await Promise.race([child.exited, Bun.sleep((seconds + LAST_SECONDS) * 1000).then(() => null)]);
     clearTimeout(timer);
     if (ended === null) child.unref();
-    killGroup(child.pid); // what it left behind
+    killGroup(child.pid); // whatever it left behind
     ends.forget();
     const { exitCode: code, signalCode } = child;
     const signal = signalCode === null ? null : String(signalCode);
@@ -57,12 +57,12 @@ export async function runBounded({ command, cwd, env, seconds, log }: BoundedOpt
   }
 }
 
-/** Ends a process that leads a group, and all of the group. */
+/** Ends a process that leads a group, and the whole group. */
 export function killGroup(leader: number): void {
   try {
     process.kill(-leader, "SIGKILL");
   } catch {
-    // nobody of it is left
+    // no process of the group is left
   }
 }
 
@@ -70,7 +70,7 @@ const leaders = new Set<number>();
 const signals = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 let listening = false;
 
-/** Ends the group when this process is told to end, with all others that are open. */
+/** Ends the group, with all other open ones, when this process is asked to end. */
 export function endsWith(leader: number): { forget(): void } {
   leaders.add(leader);
   if (!listening)

@@ -1,7 +1,7 @@
 /**
- * `grpo check:gpu`: everything that the emulated driver proves, on this machine's own GPU with NVIDIA's libraries, and what
- * only hardware can tell: sanitizers, real sizes, speed. It needs no network, no compiler and no Node. A stage that fails or
- * hangs is told and the others go on; the last lines are the table of stages, and how many passed and failed.
+ * `grpo check:gpu`: everything that the emulated driver proves, repeated on this machine's own GPU with NVIDIA's libraries,
+ * plus what only hardware can show: sanitizers, real sizes, speed. It needs no network, compiler or Node. A stage that fails or
+ * hangs is reported and the others continue; the last lines are the table of stages and the counts of passes and failures.
  */
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, readFileSync, statfsSync } from "node:fs";
 import { cpus, tmpdir } from "node:os";
@@ -15,22 +15,22 @@ import type { GpuDescription } from "./op-task.ts";
 import { findSanitizer, type Stage, sanitizerWords, stages } from "./stages.ts";
 import { commandText, explainTests, testCommand, testCounts, testsFolder } from "./tests.ts";
 
-/** Limit of a stage, in seconds, after an op was seen to hang or to lose the context; an emulated GPU is slower. */
+/** Limit of a stage, in seconds, after an op hung or lost the context; an emulated GPU is slower. */
 const spoiltSeconds = { real: 45, emulated: 135 } as const;
-/** Lines of a stage's output that are shown. */
+/** Number of lines to show of a stage's output. */
 const SHOWN = 8;
 const MOST_FAILURES = 12;
 
 export interface CheckOptions {
   readonly quick: boolean;
-  /** Folder of a model of which three steps are trained, too. */
+  /** Folder of a model to train for three steps as well. */
   readonly model: string | null;
   readonly logs: string | null;
-  /** Stages whose names hold it. */
+  /** Only stages whose names contain this. */
   readonly only: string | null;
 }
 
-/** The folder that logs go to, made. @throws InputError where it is in use or cannot be made */
+/** The folder for logs, created. @throws InputError if it is in use or cannot be created */
 function logFolder(given: string | null): string {
   const now = new Date().toISOString().slice(0, 19).replaceAll(":", "-");
   const logs = resolve(given ?? join("outputs/check_gpu", now));
@@ -41,16 +41,16 @@ function logFolder(given: string | null): string {
   } catch (error) {
     throw new InputError(`${label}: cannot be made or read (${errorText(error)}); name another folder with --logs`);
   }
-  throw new InputError(`${label}: holds files already; name another folder`);
+  throw new InputError(`${label}: is not empty; name another folder`);
 }
 
 interface Outcome {
   readonly name: string;
   readonly outcome: string;
-  /** null: left out. */
+  /** null: skipped. */
   readonly failed: boolean | null;
   readonly seconds: number;
-  /** What failed in it, each in a line or two. */
+  /** Its failures, each in a line or two. */
   readonly failures: readonly string[];
   /** An op hung or lost the context. */
   readonly spoilt: boolean;
@@ -59,14 +59,14 @@ interface Outcome {
 interface Run {
   readonly logs: string;
   readonly sanitizer: string | null;
-  /** How this program is called. */
+  /** The command that runs this program. */
   readonly program: readonly string[];
   readonly tests: string | null;
 }
 
 const print = (line: string) => void process.stdout.write(`${line}\n`);
 
-/** What the numbers of this machine depend on. */
+/** The parts of the system that this machine's numbers depend on. */
 function describeMachine(): void {
   print(`${cpus().length} × ${cpus()[0]?.model.trim() ?? "processor of unknown name"}, Bun ${Bun.version}`);
   const smi = Bun.which("nvidia-smi");
@@ -113,7 +113,7 @@ async function runOps(stage: Stage, limit: number, { logs, sanitizer, program }:
   return { name, outcome, failed: failures.length > 0 || timedOut || passed === 0, seconds, failures, spoilt };
 }
 
-/** What the user's own settings would change of a stage is left out. */
+/** Remove the user's own settings that would change a stage. */
 function environment(stage: Stage): Record<string, string | undefined> {
   const { BUN_GRPO_TRACE: _, OPS_CASE: __, OPS_PATH: ___, ...rest } = process.env;
   return { ...rest, NO_COLOR: "1", ...stage.env };
@@ -144,10 +144,10 @@ async function runCommand(stage: Stage, limit: number, { logs, sanitizer, progra
   return { name, outcome: counts ? `${how}, ${counts}` : how, failed: !ok, seconds, failures, spoilt: false };
 }
 
-/** @throws InputError where no GPU can be opened, after what `doctor` says of it */
+/** @throws InputError if no GPU can be opened, after printing what `doctor` says about it */
 async function describeGpu({ program, logs }: Pick<Run, "program" | "logs">): Promise<{ readonly emulated: boolean }> {
   const log = join(logs, "gpu.log");
-  // In a process with a limit: a driver that is stuck answers nobody.
+  // In a process with a limit: a stuck driver does not answer.
   const call = (words: readonly string[]) =>
     runBounded({ command: [...program, ...words], cwd: process.cwd(), env: process.env, seconds: 60, log });
   const { code, timedOut } = await call(taskWords({ set: "small, heads of 64", from: 0, describe: true }));
@@ -164,9 +164,9 @@ async function describeGpu({ program, logs }: Pick<Run, "program" | "logs">): Pr
   throw new InputError(`no GPU can be opened: ${why}`);
 }
 
-/** @returns the exit status: 0 where every stage passed. @throws InputError for a bad setting, or where there is no GPU */
+/** @returns the exit status: 0 if every stage passed. @throws InputError for a bad setting, or if there is no GPU */
 export async function checkGpu({ quick, model, only, ...given }: CheckOptions): Promise<number> {
-  if (model !== null && !existsSync(model)) throw new InputError(`--model ${model}: there is no such folder`);
+  if (model !== null && !existsSync(model)) throw new InputError(`--model ${model}: no such folder`);
   const logs = logFolder(given.logs);
   const program = compiled ? [process.execPath] : [process.execPath, assetPath("src/cli/main.ts")];
   describeMachine();
@@ -176,9 +176,7 @@ export async function checkGpu({ quick, model, only, ...given }: CheckOptions): 
   const all = stages({ emulated, sanitizer, work: join(logs, "runs"), model: model && resolve(model) });
   const chosen = all.filter((stage) => (!quick || stage.quick) && (only === null || stage.name.includes(only)));
   if (chosen.length === 0)
-    throw new InputError(
-      `--only ${only}: no stage's name holds it; there are ${all.map(({ name }) => name).join("; ")}`,
-    );
+    throw new InputError(`--only ${only}: matches no stage; choose from ${all.map(({ name }) => name).join("; ")}`);
   const outcomes: Outcome[] = [];
   for (const stage of chosen) {
     const { name } = stage;
@@ -191,14 +189,14 @@ export async function checkGpu({ quick, model, only, ...given }: CheckOptions): 
       continue;
     }
     const usual = emulated ? (stage.emulatedSeconds ?? stage.seconds) : stage.seconds;
-    // An op that hangs or loses the context is known: what meets it again shall not take all of the time.
+    // An op that hangs or loses the context is known by now: later stages that reach it must not use up all of the time.
     const spoilt = outcomes.some((outcome) => outcome.spoilt) && !stage.ops;
     const limit = spoilt ? Math.min(usual, spoiltSeconds[emulated ? "emulated" : "real"]) : usual;
     const byOps = stage.ops !== undefined && stage.tool === undefined;
     try {
       outcomes.push(await (byOps ? runOps(stage, limit, run) : runCommand(stage, limit, run)));
     } catch (error) {
-      // A full disk, a tool that cannot be started: this stage's own trouble.
+      // A full disk, or a tool that cannot be started: only this stage fails.
       const failures = [errorText(error)];
       print(`FAILED ${failures[0]}`);
       outcomes.push({ name, outcome: "FAILED before it ran", failed: true, seconds: 0, failures, spoilt: false });

@@ -1,13 +1,13 @@
 /**
- * The ops as check:gpu runs them: at small sizes, which reach every kernel in a moment, and at those of real models. Each is
- * compared with float64 at some places of its result (bench/ops).
+ * The ops as check:gpu runs them: at small sizes, which reach every kernel quickly, and at those of real models. Each is
+ * compared with float64 at some elements of its result (bench/ops).
  */
 import { modelNamed } from "../bench/models.ts";
 import type { OpBench } from "../bench/ops/case.ts";
 import { emulatedLoad, gpuLoad, modelShapes, type Shapes } from "../bench/ops/shapes.ts";
 import { opBenches } from "../bench/ops.ts";
 
-/** Odd widths, groups of two query heads a key-value head, a vocabulary that fills no block. */
+/** Odd widths, groups of two query heads per key-value head, a vocabulary that does not fill a block. */
 function small(Dh: number): Shapes {
   return { D: 3 * Dh, F: 328, H: 4, Hkv: 2, Dh, V: 1003, ...emulatedLoad };
 }
@@ -21,12 +21,12 @@ const sets: Readonly<Record<string, () => Shapes>> = {
 
 export type OpSet = keyof typeof sets;
 
-/** Ops whose sizes are those of heads: what a second model is for. */
+/** Ops whose sizes depend on the heads: the reason for a second model. */
 const attention: readonly string[] = ["attentionForward", "attentionBackward", "attentionDecode", "kvStore"];
 
 export interface OpChoice {
   readonly set: OpSet;
-  /** Only the attention of the set; without products, which are cuBLAS's alone; one format. */
+  /** Only the set's attention; no products, which are all cuBLAS's; one format. */
   readonly attention?: boolean;
   readonly products?: boolean;
   readonly dtype?: "float32" | "bfloat16";
@@ -34,7 +34,7 @@ export interface OpChoice {
 
 export function chosenOps({ set, attention: only = false, products = true, dtype }: OpChoice): OpBench[] {
   const shapes = sets[set];
-  if (!shapes) throw new Error(`${set}: no such set of ops; there are ${Object.keys(sets).join(", ")}`);
+  if (!shapes) throw new Error(`${set}: no such set of ops; choose from ${Object.keys(sets).join(", ")}`);
   return Object.values(opBenches(shapes()))
     .flat()
     .filter(({ op }) => (!only || attention.includes(op)) && (products || !op.startsWith("matmul")))

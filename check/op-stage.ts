@@ -1,6 +1,6 @@
 /**
- * A set of ops on the GPU, each seen through: a wrong result, a lost context or a hang is told with the op's name and how to
- * run it alone, and the next op runs in a new process where the old one is of no use any more.
+ * Runs a set of ops on the GPU, each to its end. A wrong result, a lost context or a hang is reported with the op's name and
+ * the command that runs it alone; the next op runs in a new process if the old one has become unusable.
  */
 import { appendFileSync, writeFileSync } from "node:fs";
 import { endsWith, killGroup, runBounded } from "./bounded-process.ts";
@@ -8,36 +8,36 @@ import type { OpLine, OpTask } from "./op-task.ts";
 
 export interface OpStageOptions {
   readonly task: Omit<OpTask, "from" | "count">;
-  /** How this program is called. */
+  /** The command that runs this program. */
   readonly program: readonly string[];
   readonly cwd: string;
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** Of one op; and of the whole stage. An op that hung before, at other sizes, gets a quarter. */
+  /** Limit of one op, and of the whole stage. An op that already hung at other sizes gets a quarter. */
   readonly opSeconds: number;
-  /** Names of ops that hung, of earlier sets of the stage too; those of this one are added. */
+  /** Names of ops that hung, including earlier sets of the stage; this set's are added. */
   readonly hungBefore: Set<string>;
   readonly seconds: number;
   readonly log: string;
-  /** compute-sanitizer's memcheck, where there is one, as words of a command: what lost the context runs again under it. */
+  /** compute-sanitizer's memcheck, if installed, as words of a command: an op that lost the context runs again under it. */
   readonly memcheck: readonly string[] | null;
   readonly print: (line: string) => void;
 }
 
 export interface OpStageResult {
   readonly passed: number;
-  /** Each with its reason and how to run it alone. */
+  /** Each with its reason and the command that runs it alone. */
   readonly failures: readonly string[];
   readonly seconds: number;
   /** The stage's own limit ended it. */
   readonly timedOut: boolean;
-  /** An op hung or lost the context: whatever calls it will do so too. */
+  /** An op hung or lost the context: later stages that call it will too. */
   readonly spoilt: boolean;
 }
 
-/** What a shell needs first where the executable runs the sources as Bun. */
+/** Environment that a shell needs so that the executable runs the sources as Bun. */
 const asBunText = process.env.BUN_BE_BUN ? "BUN_BE_BUN=1 " : "";
 
-/** Ops that are run again under memcheck. */
+/** Ops to run again under memcheck. */
 export const MOST_REPEATED = 3;
 
 /** The words that run a task, after the program's own. */
@@ -104,10 +104,10 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
     const said = (await errors).trim();
     appendFileSync(log, `${said}\n`);
     if (running === null && (child.exitCode === 0 || (child.exitCode === 1 && ran))) break;
-    // The context was lost with an op that is told already: on with the next.
+    // The context was lost with an op that is already reported: go on with the next.
     if (running === null && child.exitCode === 3) continue;
     if (running === null && !timedOut) {
-      const how = hung ? `said nothing for ${allowed} s` : `ended with ${child.exitCode ?? child.signalCode}`;
+      const how = hung ? `printed nothing for ${allowed} s` : `ended with ${child.exitCode ?? child.signalCode}`;
       failures.push(`before an op, the process ${how}: ${reasonOf(said)}`);
       print(`FAILED ${failures.at(-1)}`);
       break;
@@ -120,18 +120,18 @@ export async function runOpStage(options: OpStageOptions): Promise<OpStageResult
     const why = hung
       ? `did not end within ${allowed} s`
       : timedOut
-        ? "was running when the stage's time was over"
+        ? "was still running when the stage reached its limit"
         : `the process ended with ${how}: ${reasonOf(said)}`;
     fails(running, why, !timedOut && !hung);
   }
   const taken = seconds();
-  // Of an op that fails whole processes a few say as much as all; it is not timed again, which would take memcheck minutes.
+  // If an op fails in many processes, a few tell as much as all; timing is skipped, which would take memcheck minutes.
   for (const index of options.memcheck ? lostWith.slice(0, MOST_REPEATED) : []) {
     const told = `${log}.memcheck-${index}`;
     const command = [...options.memcheck!, ...commandOf({ from: index, count: 1, timed: false })];
     await runBounded({ command, cwd, env, seconds: 60, log: told });
     for (const text of memcheckFindings(await Bun.file(told).text())) print(text);
-    print(`  memcheck's whole text: ${told}`);
+    print(`  full output of memcheck: ${told}`);
   }
   return { passed, failures, seconds: taken, timedOut, spoilt };
 }
@@ -142,12 +142,12 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<OpLi
   for await (const piece of stream) {
     const lines = (rest + decoder.decode(piece, { stream: true })).split("\n");
     rest = lines.pop() ?? "";
-    // A library may print between them.
+    // A library may print in between.
     for (const line of lines) if (line.startsWith('{"index":')) yield JSON.parse(line) as OpLine;
   }
 }
 
-/** "ropeForward" of "ropeForward T=133 … bfloat16". */
+/** "ropeForward" from "ropeForward T=133 … bfloat16". */
 const opOf = ({ name }: OpLine) => name.split(" ")[0]!;
 
 /** The line of an error's text that names it. */
@@ -156,7 +156,7 @@ function reasonOf(text: string): string {
   return lines.find((line) => /error: |panic/.test(line)) ?? lines.at(-1)!;
 }
 
-/** The first lines of what memcheck found. */
+/** The first lines of memcheck's findings. */
 export function memcheckFindings(text: string): string[] {
   const found = text.split("\n").filter((line) => /^={9} (?!COMPUTE|Target|\s*$)/.test(line));
   return found.slice(0, 6).map((line) => `  memcheck: ${line}`);

@@ -1,6 +1,6 @@
 /**
- * Runs ops of a set one after the other and says on stdout, a JSON line each, which begins and how it ended: whoever started
- * the process (op-stage.ts) sees what it died of, or hangs in.
+ * Runs the ops of a set in turn and writes a JSON line to stdout when each begins and ends, so that the parent process
+ * (op-stage.ts) sees in which op this one died or hangs.
  *
  *   grpo check:gpu --op-task '{"set":"small, heads of 64","from":0,"count":1}'
  */
@@ -14,14 +14,14 @@ import { tensor } from "../src/tensor/tensor.ts";
 import { chosenOps, type OpChoice } from "./op-sets.ts";
 
 export interface OpTask extends OpChoice {
-  /** Index of the first op, and how many at most. */
+  /** Index of the first op, and the maximum count. */
   readonly from: number;
   readonly count?: number;
-  /** Times each once it was right. */
+  /** Times each op once its result was right. */
   readonly timed?: boolean;
-  /** Instead of all that: what GPU it is, as one line of JSON. */
+  /** Instead of all that: describe the GPU, as one line of JSON. */
   readonly describe?: boolean;
-  /** Instead of all that: one write beyond an allocation, which a tool that watches our kernels has to see. */
+  /** Instead of all that: one write beyond an allocation, which a tool that watches our kernels must report. */
   readonly stray?: boolean;
 }
 
@@ -38,13 +38,13 @@ export interface OpLine {
   readonly failure?: string | null;
   readonly lost?: boolean;
   readonly seconds?: number;
-  /** What was timed: "12.3 µs  1234 GB/s  45 % of what the card gives". */
+  /** The measurement: "12.3 µs  1234 GB/s  45 % of what the card gives". */
   readonly speed?: string;
 }
 
 export const opName = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype}`;
 
-/** @returns the exit status: 1 where an op failed or the GPU cannot be opened, 3 at once where its context is lost */
+/** @returns the exit status: 1 if an op failed or the GPU cannot be opened; 3, immediately, if its context is lost */
 export async function runOpTask(task: OpTask): Promise<number> {
   const say = (line: OpLine) => void process.stdout.write(`${JSON.stringify(line)}\n`);
   let device: CudaDevice;
@@ -63,7 +63,7 @@ export async function runOpTask(task: OpTask): Promise<number> {
   }
   if (task.stray) {
     const { address, byteLength } = device.allocate(256, "a stray write");
-    // Within the GPU's page, so that nothing but such a tool minds.
+    // Within the GPU's page, so that only such a tool notices.
     device.ops.fill(tensor("stray", address + byteLength + 256, "float32", [4]), 1);
     device.download(tensor("waited for", address, "float32", [1]));
     device.close();

@@ -1,6 +1,6 @@
 /**
- * The stages of check:gpu, in the order in which they tell most: what is here, each kernel once, a training run, speed, results
- * at real sizes, the op suite, whole models, the sanitizers. Each is a process of its own with a limit.
+ * The stages of check:gpu, the most informative first: the machine, each kernel once, a training run, speed, results at real
+ * sizes, the op suite, whole models, the sanitizers. Each is a separate process with a limit.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -16,26 +16,26 @@ export interface Stage {
   readonly emulatedSeconds?: number;
   /** In --quick too. */
   readonly quick: boolean;
-  /** Ops seen through one by one, or else a command. */
+  /** Ops to run one by one, or else a command. */
   readonly ops?: readonly (OpChoice & { readonly timed?: boolean; readonly stray?: boolean })[];
-  /** A tool that watches the ops, before the program in the command; they run in one process then. */
+  /** A tool that watches the ops, placed before the program in the command; they then run in one process. */
   readonly tool?: readonly string[];
   /** Limit of one op. */
   readonly opSeconds?: number;
-  /** What follows the program's name. */
+  /** The arguments after the program's name. */
   readonly command?: readonly string[];
-  /** Files of test/ that Bun runs. */
+  /** Files of test/ for Bun to run. */
   readonly tests?: readonly string[];
   /** Limit of one test. */
   readonly testSeconds?: number;
   readonly env?: Readonly<Record<string, string>>;
-  /** Settings with which Bun runs the same files for one of their tests alone, by its name. */
+  /** Settings that make Bun run only one of the files' tests, by its name. */
   readonly alone?: (test: string) => Readonly<Record<string, string>>;
-  /** Exit status that is right, where it is not 0. */
+  /** Expected exit status, if not 0. */
   readonly status?: number;
-  /** Lines of its output that are shown: those that match, else the last few. */
+  /** Output lines to show: those that match, else the last few. */
   readonly show?: RegExp;
-  /** The first of them, not the last. */
+  /** Show the first matches instead of the last. */
   readonly showFirst?: boolean;
   /** Why it cannot run here. */
   readonly missing?: string | null;
@@ -44,12 +44,12 @@ export interface Stage {
 export interface StageOptions {
   readonly emulated: boolean;
   readonly sanitizer: string | null;
-  /** Folder for what runs write. */
+  /** Folder for the output of runs. */
   readonly work: string;
   readonly model: string | null;
 }
 
-/** compute-sanitizer of the toolkit, where one is installed. */
+/** compute-sanitizer of the CUDA toolkit, if installed. */
 export function findSanitizer(env = process.env): string | null {
   const homes = [env.CUDA_HOME, env.CUDA_PATH].filter((folder): folder is string => !!folder);
   const places = [...homes, ...entries("/usr/local", /^cuda/)];
@@ -60,7 +60,7 @@ export function findSanitizer(env = process.env): string | null {
   );
 }
 
-/** The words that run a command under one of its tools, which watches kernels of our own alone: cuBLAS's take minutes. */
+/** The words that run a command under one of its tools, watching only our own kernels: cuBLAS's take minutes. */
 export function sanitizerWords(sanitizer: string, tool: string): string[] {
   const ours = kernelDefinitions.flatMap(({ name }) => ["--kernel-name", `kernel_name=${name}`]);
   return [sanitizer, "--tool", tool, "--error-exitcode", "9", ...ours];
@@ -79,7 +79,7 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
   ];
   const bf16 = "bfloat16" as const;
   const real = { BUN_GRPO_CUDA: "real", OPS_PATH: "cuda" };
-  // A tool that watches every access needs no more of an emulator, which does so itself.
+  // On an emulated GPU no such tool is needed: the emulator checks every access itself.
   const noSanitizer = emulated
     ? "the GPU is emulated; the emulator checks accesses and races itself (EMULATOR_CHECK=1)"
     : sanitizer === null
@@ -90,7 +90,8 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
     seconds: 60,
     quick,
     tool: sanitizerWords(sanitizer ?? "compute-sanitizer", tool),
-    // Under racecheck cuBLAS's products, whose copies it does not follow, end with an illegal access of its own making.
+    // Under racecheck, which does not follow their copies, cuBLAS's products end with an illegal access of the tool's own
+    // making.
     ops: [{ set: `small, heads of ${heads}`, dtype: bf16, ...(tool === "racecheck" ? { products: false } : {}) }],
     show: /^={9} (?!COMPUTE|Target|\s*$)/,
     missing: noSanitizer,
@@ -149,7 +150,7 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
     },
     {
       name: "every op against float64",
-      // "rmsnorm > rmsnormForward T=13 …": the table, and the case as OPS_CASE takes it.
+      // "rmsnorm > rmsnormForward T=13 …": the table, and the case in the form OPS_CASE takes.
       alone: (test) => ({ ...real, OPS_CASE: test.slice(test.indexOf(" > ") + 3) }),
       ...{ seconds: 150, emulatedSeconds: 300, quick: true, env: real },
       tests: ["ops/cuda.test.ts"],

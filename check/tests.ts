@@ -1,6 +1,6 @@
 /**
- * The stages of check:gpu that are files of test/: Bun runs them from their sources, those of a checkout, or those that lie beside
- * the executable. Reads the output of `bun test`, and has a test that lost the GPU's context looked at by memcheck.
+ * The stages of check:gpu that are files of test/. Bun runs them from sources: those of a checkout, or those beside the
+ * executable. Reads the output of `bun test`, and runs memcheck on a test that lost the GPU's context.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -10,19 +10,19 @@ import { runBounded } from "./bounded-process.ts";
 import { MOST_REPEATED, memcheckFindings, quoted } from "./op-stage.ts";
 import type { Stage } from "./stages.ts";
 
-/** Follows the reason of a case whose process could run no other. */
+/** Appended to the reason of a case after which its process could run no other. */
 export const CONTEXT_LOST = "(the GPU's context went with it)";
 
 const asBun = { BUN_BE_BUN: "1" };
 
-/** The folder of the sources; null for an executable that has none in its own folder or in the working folder. */
+/** The folder of the sources; null for an executable with none in its own folder or the working folder. */
 export function testsFolder(): string | null {
   if (!compiled) return assetPath(".");
   const places = [dirname(process.execPath), process.cwd()];
   return places.find((folder) => existsSync(join(folder, "test/ops/cuda.test.ts"))) ?? null;
 }
 
-/** The command that runs test files, and settings for it: the executable is Bun too, where it is told to be. */
+/** The command that runs test files, and its environment: the executable acts as Bun when asked to. */
 export function testCommand(
   files: readonly string[],
   seconds: number,
@@ -34,13 +34,13 @@ export function testCommand(
   };
 }
 
-/** "12 passed, 0 failed", where the text ends as that of `bun test` does. */
+/** "12 passed, 0 failed", if the text ends as that of `bun test` does. */
 export function testCounts(text: string): string | null {
   const counts = /(\d+) pass\n(?: +\d+ (?:skip|filtered out)\n)* +(\d+) fail/.exec(text);
   return counts && `${counts[1]} passed, ${counts[2]} failed`;
 }
 
-/** The tests that failed, each once, with the reason. */
+/** The failed tests, each once, with the reason. */
 export function testFailures(text: string): Map<string, string> {
   const lines = text.split("\n");
   const failures = new Map<string, string>();
@@ -64,7 +64,7 @@ export interface TestContext {
   readonly sanitizer: string | null;
 }
 
-/** What a stage of tests failed with: how each runs alone, and for a lost context what memcheck says of it. */
+/** The failures of a stage of tests: the command that runs each alone and, for a lost context, memcheck's findings. */
 export async function explainTests(stage: Stage, text: string, context: TestContext): Promise<string[]> {
   const { cwd, env, log, sanitizer } = context;
   const { command, env: asBun } = testCommand(stage.tests ?? [], stage.testSeconds ?? 60);
@@ -81,19 +81,19 @@ export async function explainTests(stage: Stage, text: string, context: TestCont
       const memcheck = `${log}.memcheck-${repeated}`;
       const watched = [sanitizer, "--tool", "memcheck", "--target-processes", "all", ...command];
       await runBounded({ command: watched, cwd, env: { ...env, ...settings }, seconds: 60, log: memcheck });
-      lines.push(...memcheckFindings(readFileSync(memcheck, "utf8")), `  memcheck's whole text: ${memcheck}`);
+      lines.push(...memcheckFindings(readFileSync(memcheck, "utf8")), `  full output of memcheck: ${memcheck}`);
     }
     told.push(lines.join("\n"));
   }
   return told;
 }
 
-/** What `bun test -t` finds a test by, as it prints its name: what is no word character stands for any. */
+/** The pattern by which `bun test -t` finds a test, given its printed name: any character matches a non-word character. */
 export function patternOf(name: string): string {
   return name.replaceAll(" > ", " ").replaceAll(/[^\w ]/g, ".");
 }
 
-/** As a shell takes it. */
+/** Quoted for a shell. */
 export function commandText(env: Readonly<Record<string, string>>, command: readonly string[]): string {
   return [...Object.entries(env).map(([key, value]) => `${key}=${quoted(value)}`), ...command.map(quoted)].join(" ");
 }

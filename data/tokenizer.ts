@@ -9,9 +9,9 @@
 /** Special tokens; a token's id is its index in this list. */
 export const specialTokens = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"] as const;
 
-export const endToken = "<|end|>";
+const endToken = "<|end|>";
 export const endTokenId = specialTokens.indexOf(endToken);
-export const padToken = "<|pad|>";
+const padToken = "<|pad|>";
 export const padTokenId = specialTokens.indexOf(padToken);
 
 /** Cuts text before the byte level: words with the space before them, single digits, signs, white space. */

@@ -1,6 +1,7 @@
 /**
- * The system's C++ compiler, and how a library is made by it: found once, run on every core, in a folder beside the result
- * that is renamed into place. Which sources, with which flags: the builders say (cpu/build.ts, and those of the tests).
+ * The system's C++ compiler, and how a library is built with it: found once, run on every core, in a temporary folder beside
+ * the result, which is then renamed into place. Sources and flags come from the builders (cpu/build.ts, and those of the
+ * tests).
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -19,7 +20,7 @@ export interface Compiler {
  * `$CXX`, else the first of c++, g++ and clang++ that runs.
  *
  * @param what needs it, in the plural: "the CPU kernels"
- * @throws RunError where none runs
+ * @throws RunError if none runs
  */
 export function findCompiler(what: string): Compiler {
   const tried = [process.env.CXX, "c++", "g++", "clang++"].filter((name): name is string => !!name);
@@ -32,20 +33,20 @@ export function findCompiler(what: string): Compiler {
   );
 }
 
-/** The compiler of that name or path; null where it does not run. */
+/** The compiler with that name or path; null if it does not run. */
 export function compilerCalled(command: string): Compiler | null {
   if (!Bun.which(command)) return null;
   const result = Bun.spawnSync([command, "--version"]);
   return result.success ? { command, version: result.stdout.toString().split("\n")[0] ?? "" } : null;
 }
 
-/** The compilers that run: they end with this process, which a signal may end in between. */
+/** The running compilers: they must end with this process, which a signal may interrupt. */
 const running = new Set<Subprocess>();
 const endRunning = (): void => {
-  for (const child of running) child.kill(); // its driver removes what it had begun
+  for (const child of running) child.kill(); // its driver removes its partial output
 };
 
-/** Runs a compiler. @returns its exit status, and what it said */
+/** Runs a compiler. @returns its exit status and output */
 export async function compilerRun(command: readonly string[]): Promise<{ code: number; stderr: string }> {
   const child = Bun.spawn([...command], { stdout: "ignore", stderr: "pipe" });
   if (running.size === 0) process.on("exit", endRunning);
@@ -56,7 +57,7 @@ export async function compilerRun(command: readonly string[]): Promise<{ code: n
   return { code, stderr };
 }
 
-/** One call of the compiler. @throws RunError with the first line that tells why it failed */
+/** One call of the compiler. @throws RunError with the first line that explains the failure */
 export async function compile(what: string, command: readonly string[]): Promise<void> {
   const { code, stderr } = await compilerRun(command);
   if (code === 0) return;
@@ -65,8 +66,8 @@ export async function compile(what: string, command: readonly string[]): Promise
 }
 
 /**
- * Runs `jobs` with at most one per core at a time. After one that failed none is begun, and those that run are waited for:
- * the folder that they write into is the caller's to remove.
+ * Runs `jobs` with at most one per core at a time. After a failure no further job starts, and running ones are waited for,
+ * since the caller may then remove the folder that they write to.
  *
  * @throws what the first failure threw
  */
@@ -90,10 +91,10 @@ export async function runAll(
 }
 
 /**
- * Calls `work` with a new folder in the cache, and removes it afterwards: what is to stay is renamed out of it.
+ * Calls `work` with a new folder in the cache, and removes it afterwards; results must be renamed out of it.
  *
- * @param names the folder of the cache in which it lies, on the same file system as the result
- * @throws RunError where the cache cannot be written, and whatever `work` throws
+ * @param names the parent folder in the cache, on the same file system as the result
+ * @throws RunError if the cache cannot be written, and whatever `work` throws
  */
 export async function inBuildFolder<T>(names: readonly string[], work: (folder: string) => Promise<T>): Promise<T> {
   const parent = madeInCache(...names);

@@ -1,11 +1,11 @@
 /**
- * `bun run build`: the whole program as one executable, dist/grpo, with Bun, the packages, the CPU kernels of every
- * instruction path, the CUDA sources and the bundled model. It runs where there is neither Bun nor a compiler.
+ * `bun run build`: the whole program as one executable, dist/grpo, with Bun, the packages, the CPU kernels for every
+ * instruction path, the CUDA sources and the bundled model. It needs neither Bun nor a compiler to run.
  *
  *   bun run build                                        for this machine
  *   bun run build --target linux-arm64 --outfile FILE    for another
  *
- * For another architecture Bun fetches its own binary of the same version from the npm registry, once.
+ * For another architecture, Bun downloads its own binary of the same version from the npm registry, once.
  */
 import { mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
@@ -17,18 +17,18 @@ import { layOut } from "./carry.ts";
 import { isNative, type Target, targetCalled } from "./targets.ts";
 import { flagsOf, runTool } from "./tool.ts";
 
-/** In bytes: what a download may be asked to be; Bun itself is 107 MB of it. */
+/** In bytes: an acceptable download; Bun itself is 107 MB of it. */
 export const MOST_BYTES = 125e6;
 
-/** Where `bun run build` puts the executable of a target. */
+/** The default path of a target's executable. */
 export function executableOf(target: Target, machine?: string): string {
   return assetPath(isNative(target, machine) ? "dist/grpo" : `dist/grpo-${target.name}`);
 }
 
 /**
- * What `bun build` is told besides names. Bytecode needs the format, as modules await at their top. With the map, which
- * takes 2 MB, the stack of a bug names files and lines. By itself a compiled program reads the bunfig.toml and .env of the
- * folder it is called in, which are somebody else's, and finds no packages for a reward module, as it reads no package.json.
+ * Options of `bun build` besides names. Bytecode requires this format, since modules use top-level await. With the source map
+ * (2 MB) the stack of a bug names files and lines. By default a compiled program reads the bunfig.toml and .env of the working
+ * folder, which belong to someone else, and ignores package.json, so a reward module would find no packages.
  */
 const options = [
   ...["--compile", "--bytecode", "--format=esm", "--minify", "--sourcemap=linked"],
@@ -36,7 +36,7 @@ const options = [
   "--compile-autoload-package-json",
 ];
 
-/** Builds the executable into `outfile`, beside it first. @throws RunError where a part of it cannot be built */
+/** Builds the executable next to `outfile`, then renames it. @throws RunError if a part of it cannot be built */
 export async function build(target: Target, outfile: string): Promise<void> {
   const pinned = packageJson.packageManager.replace("bun@", "");
   if (Bun.version !== pinned)
@@ -60,14 +60,14 @@ export async function build(target: Target, outfile: string): Promise<void> {
     if (code !== 0) throw new RunError(`bun build failed (exit status ${code}): ${`${out}\n${err}`.trim()}`);
     const { size } = statSync(made);
     if (size > MOST_BYTES)
-      throw new RunError(`the executable has ${megabytes(size)}, more than the ${megabytes(MOST_BYTES)} it may have`);
+      throw new RunError(`the executable is ${megabytes(size)}, over the limit of ${megabytes(MOST_BYTES)}`);
     renameSync(made, outfile);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-/** As files are counted, 10^6 bytes. */
+/** In file-size units of 10^6 bytes. */
 export const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
 
 if (import.meta.main)

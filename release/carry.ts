@@ -1,6 +1,6 @@
 /**
- * The files that the executable carries, laid out in a folder as they are to lie in it: kernel sources, the bundled model
- * and its problems, the CPU kernels built for the target. Every one is named here; nothing that lies about is taken along.
+ * Collects the files that the executable carries in one folder, laid out as they will be inside it: kernel sources, the bundled
+ * model and its problems, the CPU kernels built for the target. Every file is named here, so that stray ones are not included.
  */
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -9,7 +9,7 @@ import { assetPath } from "../src/assets.ts";
 import { RunError } from "../src/errors.ts";
 import { compilerFor, isNative, type Target } from "./targets.ts";
 
-/** Folders of the project, and which of their files. */
+/** Folders of the project, and which of their files to take. */
 const sources: Readonly<Record<string, RegExp>> = {
   "ffi/cpu": /\.(cpp|h)$/,
   "ffi/cuda": /\.cuh?$/,
@@ -17,14 +17,14 @@ const sources: Readonly<Record<string, RegExp>> = {
   "data/problems": /\.arrow$/,
 };
 
-/** The newest version of the C library that the kernels may ask for: Debian 12, Ubuntu 22.04 and RHEL 9 have it. */
+/** The newest glibc version that the kernels may require: Debian 12, Ubuntu 22.04 and RHEL 9 have it. */
 export const MOST_GLIBC = 34;
 
 /**
- * Fills `folder` anew.
+ * Fills `folder` from scratch.
  *
  * @returns a hash of names and contents
- * @throws RunError where the kernels cannot be built, lack an instruction path, or need a newer system
+ * @throws RunError if the kernels cannot be built, lack an instruction path, or need a newer system
  */
 export async function layOut(folder: string, target: Target): Promise<string> {
   rmSync(folder, { recursive: true, force: true });
@@ -35,7 +35,7 @@ export async function layOut(folder: string, target: Target): Promise<string> {
   return hashOf(folder);
 }
 
-/** The CPU kernels of `target`, under the name by which the program looks for them. @throws as layOut does */
+/** The CPU kernels of `target`, under the name that the program looks for. @throws as layOut does */
 export async function addKernels(folder: string, target: Target): Promise<void> {
   const library = await kernelsFor(target);
   const bytes = readFileSync(library);
@@ -46,16 +46,16 @@ export async function addKernels(folder: string, target: Target): Promise<void> 
   const text = bytes.toString("latin1");
   const absent = target.paths.filter((path) => !text.includes(`\0${path}\0`));
   if (absent.length > 0)
-    throw new RunError(`the compiler knows no ${absent.join(", ")} instructions; build with GCC 11 or later`);
+    throw new RunError(`the compiler does not support ${absent.join(", ")} instructions; build with GCC 11 or later`);
   const glibc = newestGlibc(text);
   if (glibc > MOST_GLIBC)
     throw new RunError(
-      `built here the CPU kernels need glibc 2.${glibc}, and many systems have no later one than 2.${MOST_GLIBC}; build on Debian 12 or Ubuntu 22.04`,
+      `CPU kernels built here need glibc 2.${glibc}, but many systems have no later version than 2.${MOST_GLIBC}; build on Debian 12 or Ubuntu 22.04`,
     );
   put(library, join(folder, prebuiltName(target.architecture)));
 }
 
-/** Those that were built beforehand, where the sources came with them (pack.ts); else the compiler's. */
+/** The prebuilt ones if they came with the sources (pack.ts); else built by the compiler. */
 async function kernelsFor(target: Target): Promise<string> {
   const ready = isNative(target) ? prebuiltKernels() : null;
   if (ready !== null) return ready;
@@ -67,12 +67,12 @@ async function kernelsFor(target: Target): Promise<string> {
   return library;
 }
 
-/** By the head of the file, which is little-endian for all targets: the magic number, and e_machine at 18 (elf.h). */
+/** Read from the file's header, which is little-endian for all targets: the magic number, and e_machine at 18 (elf.h). */
 export function isElfFor({ elfMachine }: Target, bytes: Buffer): boolean {
   return bytes.length >= 64 && bytes.readUInt32BE(0) === 0x7f454c46 && bytes.readUInt16LE(18) === elfMachine;
 }
 
-/** The minor version of the newest glibc whose symbols a library asks for, by its text. */
+/** The minor version of the newest glibc symbol that a library needs, from its text. */
 export function newestGlibc(text: string): number {
   return Math.max(0, ...[...text.matchAll(/\0GLIBC_2\.(\d+)/g)].map((match) => Number(match[1])));
 }

@@ -1,11 +1,11 @@
 /**
  * `bun run pack`: the executable, the sources and the tests with the packages they need, as two files in dist/pack, for a
- * machine without network, Bun, Node or compiler. `sh unpack FOLDER` there is the inverse (unpack.sh).
+ * machine without network, Bun, Node or compiler. There, `sh unpack FOLDER` restores them (unpack.sh).
  *
  *   bun run pack                                      for this machine, about two minutes of one core
  *   bun run pack --target linux-arm64 --level 9       for another; the level is xz's
  *
- * The sources are the files that git tracks, as they are now: those that the executable is built from.
+ * The sources are the files that git tracks, in their current state: the same ones the executable is built from.
  */
 import {
   chmodSync,
@@ -31,25 +31,25 @@ import { flagsOf, runTool } from "./tool.ts";
 /** In bytes: 60 MiB. */
 export const MOST_BYTES = 60 * 2 ** 20;
 
-/** Packages for tests and benchmarks beside those of the program. */
+/** Packages needed by tests and benchmarks but not by the program. */
 const testPackages = ["tinybench"];
 
-/** What only a reader of a package needs. */
+/** Package files that only people read. */
 const forReaders = /\.(map|md|flow)$|\.d\.[cm]?ts$/;
 const typePackages = ["@types", "undici-types", ".bin"];
 
 export interface PackOptions {
   readonly target: Target;
-  /** Where the two files go; made anew. */
+  /** Destination of the two files; recreated. */
   readonly folder: string;
-  /** xz's preset: 6 by itself. */
+  /** xz's preset; default 6. */
   readonly level: string;
 }
 
-/** @throws RunError where the executable, the packages or the archive cannot be made, or are too large together */
+/** @throws RunError if the executable, the packages or the archive cannot be made, or are too large together */
 export async function pack({ target, folder, level }: PackOptions): Promise<void> {
   mkdirSync(dirname(folder), { recursive: true });
-  // Outside the project: whoever runs its tests meanwhile should not find them twice.
+  // Outside the project, so that a test run started meanwhile does not find the tests twice.
   const tree = mkdtempSync(join(tmpdir(), "grpo-pack-"));
   const result = mkdtempSync(join(dirname(folder), ".pack-"));
   try {
@@ -64,10 +64,10 @@ export async function pack({ target, folder, level }: PackOptions): Promise<void
   }
 }
 
-/** A finished pack where the last one was. @throws RunError where it is too large: then that one stays */
+/** Replaces the last pack with the finished one. @throws RunError if it is too large; the last pack then stays */
 export function putInPlace(result: string, folder: string, most = MOST_BYTES): void {
   const sum = bytesOf(result);
-  if (sum > most) throw new RunError(`the pack has ${mebibytes(sum)}, more than the ${mebibytes(most)} it may have`);
+  if (sum > most) throw new RunError(`the pack is ${mebibytes(sum)}, over the limit of ${mebibytes(most)}`);
   rmSync(folder, { recursive: true, force: true });
   renameSync(result, folder);
 }
@@ -75,10 +75,10 @@ export function putInPlace(result: string, folder: string, most = MOST_BYTES): v
 const bytesOf = (folder: string): number =>
   readdirSync(folder).reduce((sum, name) => sum + statSync(join(folder, name)).size, 0);
 
-/** The folder that is to come out of `unpack`. @throws RunError where a part of it cannot be made */
+/** The folder that `unpack` will restore. @throws RunError if a part of it cannot be made */
 export async function layOutTree(tree: string, target: Target): Promise<void> {
   await build(target, join(tree, "grpo"));
-  // The tests run from the sources, which look for their kernels beside themselves.
+  // The tests run from the sources, which look for their kernels next to themselves.
   await addKernels(join(tree, "prebuilt"), target);
   await copySources(tree);
   copyFileSync(assetPath("release/bun.sh"), join(tree, "bun"));
@@ -86,18 +86,18 @@ export async function layOutTree(tree: string, target: Target): Promise<void> {
   await installPackages(tree);
 }
 
-/** @throws RunError where the project is no git repository */
+/** @throws RunError if the project is not a git repository */
 async function copySources(tree: string): Promise<void> {
   const names = (await output(["git", "-C", assetPath("."), "ls-files", "-z"]))
     .split("\0")
-    .filter((name) => name !== "" && existsSync(assetPath(name))); // what was deleted is still tracked
+    .filter((name) => name !== "" && existsSync(assetPath(name))); // deleted files are still tracked
   for (const name of names) {
     mkdirSync(dirname(join(tree, name)), { recursive: true });
     copyFileSync(assetPath(name), join(tree, name));
   }
 }
 
-/** The packages of package.json without those for development, as `bun.lock` pins them. */
+/** The packages of package.json except development ones, as `bun.lock` pins them. */
 async function installPackages(tree: string): Promise<void> {
   await output([process.execPath, "install", "--production", "--frozen-lockfile", "--silent", "--cwd", tree]);
   const modules = join(tree, "node_modules");
@@ -110,11 +110,11 @@ async function installPackages(tree: string): Promise<void> {
     if (entry.isFile() && forReaders.test(entry.name)) rmSync(join(entry.parentPath, entry.name));
 }
 
-/** The executable first; the same tree gives the same archive. */
+/** The executable first; the same tree always gives the same archive. */
 async function archive(tree: string, file: string, { architecture }: Target, level: string): Promise<void> {
   const tar = ["tar", "-c", "--owner=0", "--group=0", "--numeric-owner", "--mtime=@0", "--sort=name", "-C", tree];
   const names = readdirSync(tree).filter((name) => name !== "grpo");
-  // x86's calls made alike for the compressor; two blocks, so that two cores have work.
+  // xz's x86 filter makes call targets more compressible; two blocks keep two cores busy.
   const filters = [...(architecture === "x64" ? ["--x86"] : []), `--lzma2=preset=${level},dict=64MiB`];
   const xz = ["xz", "-c", "-T0", "--block-size=72MiB", "--check=sha256", ...filters];
   const packed = Bun.spawn([...tar, "grpo", ...names.sort()], { stdout: "pipe", stderr: "inherit" });

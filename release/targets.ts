@@ -1,16 +1,16 @@
-/** The systems that the executable is built for, and what builds the CPU kernels for each. */
+/** The systems that the executable is built for, and how the CPU kernels for each are built. */
 import { type Compiler, compilerCalled, findCompiler } from "../ffi/compiler.ts";
 import { InputError, RunError } from "../src/errors.ts";
 
 export interface Target {
   readonly name: string;
-  /** As process.arch has it. */
+  /** As in process.arch. */
   readonly architecture: string;
   /** e_machine of its ELF files: EM_X86_64, EM_AARCH64 (elf.h). */
   readonly elfMachine: number;
-  /** GCC for it on another machine. */
+  /** GCC for this target on another machine. */
   readonly crossCompiler: string;
-  /** Debian's package of that compiler. */
+  /** Debian's package for that compiler. */
   readonly compilerPackage: string;
   /** Instruction paths that the library must have. */
   readonly paths: readonly string[];
@@ -35,11 +35,11 @@ export const targets: readonly Target[] = [
   },
 ];
 
-/** What a machine builds for itself: another system's libraries are of no use, whatever its processor. */
+/** A machine's own builds are for its own system only, whatever the processor. */
 export const isNative = ({ name }: Target, machine = `${process.platform}-${process.arch}`): boolean =>
   name === machine;
 
-/** @param name null: the one this runs on. @throws InputError for one that is not built for */
+/** @param name null: the current system. @throws InputError for an unsupported one */
 export function targetCalled(name: string | null): Target {
   const wanted = name ?? `${process.platform}-${process.arch}`;
   const found = targets.find((target) => target.name === wanted);
@@ -49,7 +49,7 @@ export function targetCalled(name: string | null): Target {
   );
 }
 
-/** @throws RunError where it is not installed */
+/** @throws RunError if it is not installed */
 export function compilerFor(target: Target, machine?: string): Compiler {
   if (isNative(target, machine)) return findCompiler("the CPU kernels");
   const { name, crossCompiler, compilerPackage } = target;

@@ -1,7 +1,7 @@
-/** What the programs of this folder share: their flags, and how they end. */
+/** Shared by the programs of this folder: flags, and exit. */
 import { errorText, InputError, RunError } from "../src/errors.ts";
 
-/** `--name value` and `--name=value` for the names given, each at most once. @throws InputError for anything else */
+/** `--name value` and `--name=value` for the given names, each at most once. @throws InputError for anything else */
 export function flagsOf<const Name extends string>(
   argv: readonly string[],
   names: readonly Name[],
@@ -19,7 +19,7 @@ export function flagsOf<const Name extends string>(
   return found;
 }
 
-/** Runs `main` on the command line: exit status 0, 2 for bad usage, 1 for what failed, with one line for either. */
+/** Runs `main` on the command line. Exit status 0; 2 for bad usage and 1 for a failure, each with one line of text. */
 export async function runTool(name: string, main: (argv: readonly string[]) => Promise<void>): Promise<void> {
   try {
     await main(process.argv.slice(2));

@@ -1,21 +1,21 @@
 #!/bin/sh
-# unpack [FOLDER]: the program and its tests out of the archive beside this file, into FOLDER (default: ./grpo). It needs
-# tar and xz, or Python 3 alone; no network, no compiler, no Bun. Afterwards, in FOLDER:
+# unpack [FOLDER]: extracts the program and its tests from the archive next to this file into FOLDER (default: ./grpo).
+# It needs tar and xz, or just Python 3; no network, compiler or Bun. Afterwards, in FOLDER:
 #   ./grpo train                                          any command
 #   ./grpo check:gpu                                      the checks of this machine's GPU
-#   ./bun test ./test/unit/loss.test.ts                   any tests; those on emulated hardware need a C++ compiler
+#   ./bun test ./test/unit/loss.test.ts                   any test; those on emulated hardware need a C++ compiler
 set -e
 pack=$(cd "$(dirname "$0")" && pwd)
 to=${1:-grpo}
 mkdir -p "$to"
 if command -v xz >/dev/null && command -v tar >/dev/null; then
-  # Read once through before anything is written: of a pipe the shell sees the last status only, and tar does not check.
+  # Read everything once before writing: the shell sees only the last status of a pipe, and tar does not check.
   xz -t "$pack/grpo.tar.xz"
   xz -dc "$pack/grpo.tar.xz" | tar -x -o -C "$to"
 elif command -v python3 >/dev/null && python3 -c 'import lzma' 2>/dev/null; then
   python3 - "$pack/grpo.tar.xz" "$to" <<'PYTHON'
 import lzma, sys, tarfile
-with lzma.open(sys.argv[1]) as whole:  # as xz -t: tarfile stops reading at the last file
+with lzma.open(sys.argv[1]) as whole:  # like xz -t: tarfile stops reading at the last file
     while whole.read(1 << 20):
         pass
 with tarfile.open(sys.argv[1], "r|xz") as archive:
@@ -28,6 +28,6 @@ else
   echo "unpack: neither xz with tar nor python3 with lzma runs here; install one (Debian, Ubuntu: apt-get install xz-utils)" >&2
   exit 1
 fi
-# Its version also tells that the executable came out whole and runs here.
+# Printing the version also shows that the executable is complete and runs here.
 version=$("$to/grpo" --version)
 echo "$to: $version"

@@ -1,9 +1,26 @@
 /**
  * The TypeScript API. Reward modules import it as `bun-grpo`, also under the single executable. Settings are spelled in
- * camelCase and mean what the flags of the same name mean.
+ * camelCase and mean what the flags of the same name mean. docs/typescript.md has an example of each function.
  */
 export { lastBoxed } from "./answers/marks.ts";
 export { type Verdict, verify } from "./answers/verify.ts";
+export {
+  evaluate,
+  type GenerateHooks,
+  type GenerateSettings,
+  generate,
+  type ScoreSettings,
+  score,
+  sft,
+  train,
+  update,
+} from "./api/commands.ts";
+export type { Hooks, ProgressHooks, RunHooks } from "./api/control.ts";
+export type { EvaluationResult } from "./api/evaluate.ts";
+export type { Generated, GeneratedCompletion, Prompt } from "./api/generate.ts";
+export type { TokenGroup, TokenScores } from "./api/score.ts";
+export type { RunResult } from "./api/train.ts";
+export type { UpdateResult } from "./api/update.ts";
 export { configFrom } from "./config/load.ts";
 export type { ConfigInput, EvalConfig, SftConfig, TrainConfig, UpdateConfig } from "./config/schema.ts";
 export { openDataset } from "./data/dataset.ts";
@@ -17,10 +34,10 @@ export {
   estimateAdvantages,
 } from "./grpo/estimators/estimators.ts";
 export { LOSS_DEFAULTS, type LossCompletion, type LossConfig, type LossType } from "./grpo/loss/config.ts";
+export { computeLoss } from "./grpo/loss/loss.ts";
 export { foldMetrics } from "./grpo/loss/metrics.ts";
 export { stepDenominators } from "./grpo/loss/step.ts";
 export { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "./grpo/loss/value.ts";
-export { computeLoss } from "./grpo/loss.ts";
 export { type RolloutGroup, readRollouts } from "./grpo/rollout-file.ts";
 export type { Message } from "./message.ts";
 export type { RewardFunction, RewardTools } from "./rewards/pool/functions.ts";

@@ -1,7 +1,7 @@
 /**
- * `bun run test`: the whole suite in two parts, and one summary of both in the form of bun test's own. Ops, the emulated
- * GPU and the emulator are arithmetic, two files at a time; the rest times things and starts programs, so it runs alone.
- * With arguments it is `bun test` with them.
+ * `bun run test`: the whole suite in two parts, with one summary of both in the format of bun test. Ops, the emulated GPU and
+ * the emulator are pure computation and run two files at a time; the rest measures time and starts programs, so it runs alone.
+ * With arguments, it is `bun test` with them.
  */
 import { join } from "node:path";
 
@@ -14,7 +14,7 @@ const parts: readonly (readonly string[])[] = [
 const kinds = ["pass", "skip", "todo", "fail", "error"] as const;
 type Counts = Record<(typeof kinds)[number] | "files", number>;
 
-/** What bun test's last lines say; a run that ended half way prints none, and is a failure whatever its status. */
+/** The counts in bun test's last lines; a run that ended halfway prints none, and is a failure whatever its status. */
 export function countsOf(output: string, status: number): Counts {
   const text = Bun.stripANSI(output);
   const last = (pattern: RegExp): number => Number([...text.matchAll(pattern)].at(-1)?.[1] ?? 0);
@@ -25,7 +25,7 @@ export function countsOf(output: string, status: number): Counts {
   return counts;
 }
 
-/** Runs bun test, shows what it prints as it comes, and keeps it. */
+/** Runs bun test, shows its output as it comes, and keeps it. */
 async function run(args: readonly string[]): Promise<Counts> {
   const child = Bun.spawn([process.execPath, "test", ...limits, ...args], {
     cwd: root,

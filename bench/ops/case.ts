@@ -1,7 +1,7 @@
 /**
- * What a case of an op is. Its body lays out buffers, runs the op and compares what it wrote with a float64 reference,
- * through a `Run`: the op suite's (test/ops/harness.ts) compares every element, at small sizes, on every path; a
- * benchmark's (real-sizes.ts) compares some of them at the sizes of a model, and then times the op.
+ * The definition of an op case. Its body lays out buffers, runs the op and compares the output with a float64 reference, all
+ * through a `Run`. The op suite's `Run` (test/ops/harness.ts) compares every element, at small sizes, on every path; a
+ * benchmark's (real-sizes.ts) compares some elements at a model's sizes and then times the op.
  */
 import type { Device, KeyValuePages, Ops, Weight } from "../../src/device/device.ts";
 import type { ComputeDType, DType } from "../../src/tensor/dtype.ts";
@@ -11,7 +11,7 @@ import type { Random } from "./random.ts";
 import type { Shapes } from "./shapes.ts";
 import type { Rounding, Sum, Tolerance } from "./tolerance.ts";
 
-/** An op, or one of the device's own ways for parameters. */
+/** An op, or one of the device's own functions for parameters. */
 export type OpName = keyof Ops | "loadParameter" | "saveParameter";
 
 export type Settings = Readonly<Record<string, string | number | boolean>>;
@@ -19,20 +19,20 @@ export type Settings = Readonly<Record<string, string | number | boolean>>;
 /** Element `index` in row-major order. */
 export type Values = (index: number) => number;
 
-/** A tensor and what it holds before the op runs, as stored: rounded to the type. */
+/** A tensor and its contents before the op runs, as stored: rounded to its type. */
 export interface Slot extends Tensor {
   readonly at: Values;
 }
 
-/** A parameter and what it holds, row-major. */
+/** A parameter and its contents, row-major. */
 export interface WeightSlot extends Weight {
   readonly at: Values;
-  /** The parameter to use now: another copy each time where it is to be cold. */
+  /** The parameter to use now: a different copy each time if it should be cold. */
   next(): Weight;
 }
 
 export interface SlotOptions {
-  /** Only outputs may be changed. */
+  /** Only outputs may change. */
   readonly output?: boolean;
   /** Elements between the end of a row and the next one's start. */
   readonly gap?: number;
@@ -41,23 +41,23 @@ export interface SlotOptions {
 export interface InputOptions extends SlotOptions {
   /** Standard deviation of the suite's numbers; a benchmark's are in [−1, 1). */
   readonly deviation?: number;
-  /** The numbers are such as bfloat16 holds. A benchmark's always are. */
+  /** Numbers are exact in bfloat16. A benchmark's always are. */
   readonly coarse?: boolean;
 }
 
 export interface ParameterOptions {
   readonly output?: boolean;
   readonly deviation?: number;
-  /** What it holds, instead of random numbers. */
+  /** Contents, instead of random numbers. */
   readonly at?: Values;
-  /** float32 where none is said. */
+  /** Default: float32. */
   readonly dtype?: ComputeDType;
 }
 
-/** The reference: its elements, or how each is computed. */
+/** The reference: its elements, or a function that computes each. */
 export type Wanted = ArrayLike<number> | ((index: number) => number | Sum);
 
-/** Which elements are compared where all would take too long: how many rows, or which ones, and how many columns. */
+/** Which elements to compare if all would take too long: how many rows, or which ones, and how many columns. */
 export interface Sample {
   readonly rows?: number | readonly number[];
   readonly columns?: number;
@@ -65,16 +65,16 @@ export interface Sample {
 
 export interface Run {
   readonly random: Pick<Random, "integer" | "permutation">;
-  /** The device whose memory the case is laid out in: for sizes, not for work. */
+  /** The device that holds the case's memory: for sizes, not for work. */
   readonly device: Device;
-  /** Every instruction of the device is emulated: what tells little more in large numbers may come in small ones. */
+  /** The device emulates every instruction, so cases should keep counts small where large ones add little. */
   readonly slow: boolean;
-  /** How often an op that may be repeated is called: twice, so that `=` and `+=` differ; once where it is timed. */
+  /** How often to call a repeatable op: twice, to tell `=` from `+=`; once if it is timed. */
   readonly times: number;
   /** Random numbers. */
   input(name: string, dtype: ComputeDType, shape: readonly number[], o?: InputOptions): Slot;
   filled(name: string, dtype: DType, shape: readonly number[], at: Values, o?: SlotOptions): Slot;
-  /** Begins as NaN, so that an element which is never written is seen. */
+  /** Starts as NaN, so that an element that is never written is noticed. */
   output(name: string, dtype: DType, shape: readonly number[], o?: Omit<SlotOptions, "output">): Slot;
   /** `cold`: read from memory in a benchmark, as in decoding, where other layers were read in between. */
   weight(
@@ -83,24 +83,24 @@ export interface Run {
     shape: readonly number[],
     o?: { readonly deviation?: number; readonly cold?: boolean },
   ): WeightSlot;
-  /** A tensor in w's layout, padding zero; an output may not change that. */
+  /** A tensor in w's layout with zero padding, which an output must not change. */
   parameter(name: string, w: Weight, o?: ParameterOptions): Slot;
-  /** What another op has written before: the reference's values or, where those take too long, what `save`'s work writes. */
+  /** What an earlier op has written: the reference's values or, if those take too long, what `save`'s work writes. */
   saved(name: string, dtype: DType, shape: readonly number[], want: Values, o?: SlotOptions): Slot;
   save(work: (device: Device) => void): void;
-  /** Comes before the work: part of each of the suite's runs, done once and not timed in a benchmark. */
+  /** Setup for the work: part of each run in the suite; done once and not timed in a benchmark. */
   first(work: (device: Device) => void): void;
-  /** Pages to use now: in a benchmark one of several copies in turn, as each layer has its own; `first` has filled them. */
+  /** Pages to use now: in a benchmark, one of several copies in turn, as each layer has its own; `first` has filled them. */
   layers(pages: KeyValuePages): () => KeyValuePages;
-  /** Runs the work on every path, or times it: once a case, after all buffers are laid out. `after` is not timed. */
+  /** Runs the work on every path, or times it: once per case, after all buffers are laid out. `after` is not timed. */
   run(work: (device: Device) => void, after?: (device: Device) => void): void;
   /** Compares an output with the reference. */
   check(slot: Slot, want: Wanted, tolerance: Tolerance, sample?: Sample): void;
-  /** Rows of two outputs have the same bits. */
+  /** Checks that rows of two outputs have the same bits. */
   same(a: Slot, aFrom: number, b: Slot, bFrom: number, count: number): void;
   /**
-   * What an output grew by against central differences of `loss`, a float64 function of what `at` gives, at a few elements;
-   * `times` is how often the kernel ran on it. Only where sizes are small.
+   * Compares what was added to an output with central differences of `loss`, a float64 function of what `at` gives, at a few
+   * elements; `times` is how often the kernel added to it. Only for small sizes.
    */
   differences(gradient: Slot, at: Values, loss: (values: Values) => number, tolerance: Tolerance, times?: number): void;
 }
@@ -110,11 +110,11 @@ export interface ValueSlot extends Slot {
   readonly values: Float64Array;
 }
 
-/** What the suite's small sizes allow in addition. */
+/** Additional methods for the suite's small sizes. */
 export interface SuiteRun extends Run {
   readonly random: Random;
   readonly paths: readonly (Rounding & { readonly name: string; readonly equalBits: boolean })[];
-  /** Begins as `values`, or, without any, as an output does. */
+  /** Starts as `values`, or without any, like an output. */
   slot(
     name: string,
     dtype: DType,
@@ -124,8 +124,8 @@ export interface SuiteRun extends Run {
   ): ValueSlot;
   weightOf(name: string, dtype: ComputeDType, shape: readonly number[], values: ArrayLike<number>): WeightSlot;
   /**
-   * The same of two ways to compute a row, which have equal bits on a device that samples exactly on-policy (promise 2).
-   * Elsewhere other kernels may compute them, in another order: they then differ by what is allowed.
+   * Checks two ways to compute a row: their bits are equal on a device that samples exactly on-policy (promise 2). On other
+   * devices different kernels may compute them, in a different order; they may then differ within the tolerance.
    */
   agree(a: Slot, aFrom: number, b: Slot, bFrom: number, count: number, elsewhere: Tolerance): void;
   /** The output's values on each path. */
@@ -134,7 +134,7 @@ export interface SuiteRun extends Run {
 
 export interface OpCase<R extends Run = SuiteRun, Op extends OpName = OpName> {
   readonly op: Op;
-  /** The case's name, so they hold everything that tells it from others of its op. */
+  /** The case's name: everything that distinguishes it from other cases of its op. */
   readonly settings: Settings;
   readonly body: (run: R) => void;
   /** The only kind of device that takes such operands, and why. */
@@ -154,7 +154,7 @@ export function bfloat16Gradients<R extends Run, Op extends OpName>(one: OpCase<
   return { ...one, only: { kind: "cuda", reason: "the CPU's gradients of activations are float32 (gradientDType)" } };
 }
 
-/** True flags by their name, false ones left out. */
+/** The names of the true flags; false ones are omitted. */
 function wordsOf(settings: Settings): string[] {
   return Object.entries(settings).flatMap(([key, value]) => {
     if (typeof value === "boolean") return value ? [key] : [];
@@ -162,19 +162,19 @@ function wordsOf(settings: Settings): string[] {
   });
 }
 
-/** The case as a string: what OPS_CASE takes. */
+/** The case as a string, in the form OPS_CASE takes. */
 export function caseName({ op, settings }: Pick<OpCase, "op" | "settings">): string {
   return [op, ...wordsOf(settings)].join(" ");
 }
 
-/** Where the sizes come from: a training step, a prompt before sampling, decoding, or a larger model. */
+/** Origin of the sizes: a training step, a prompt before sampling, decoding, or a larger model. */
 export type Use = "training" | "prefill" | "decode" | "large";
 
-/** A case at the sizes of a model, to be timed. */
+/** A case at a model's sizes, to be timed. */
 export interface OpBench {
   readonly op: keyof Ops;
   readonly use: Use;
-  /** Of the model; float32 where the op knows no other. */
+  /** The model's type; float32 if the op supports no other. */
   readonly dtype: ComputeDType;
   /** As printed, such as "M=2048 N=576 K=576". */
   readonly sizes: string;
@@ -188,9 +188,9 @@ export function timed(use: Use, dtype: ComputeDType, sizes: Settings, { op, body
 /** Everything about an op except its kernels. */
 export interface OpEntry<Op extends keyof Ops> {
   readonly cost: CostOf<Op>;
-  /** The suite's, at small sizes. */
+  /** The suite's cases, at small sizes. */
   readonly cases: readonly OpCase[];
-  /** Those that are timed, at a model's. */
+  /** The timed cases, at a model's sizes. */
   readonly real: (s: Shapes) => readonly OpBench[];
 }
 
@@ -203,11 +203,11 @@ export type ShortDType = keyof typeof dtypes;
 export const shortOf = (dtype: ComputeDType): ShortDType => (dtype === "float32" ? "f32" : "bf16");
 export const computeDTypes: readonly ComputeDType[] = ["float32", "bfloat16"];
 
-/** f of the values; they repeat as those do. */
+/** f of the values, which repeat with the same period. */
 export const mapped = (values: Values, f: (x: number) => number): Values =>
   Object.assign((index: number) => f(values(index)), { ...values });
 
-/** Results by their number, each computed once. */
+/** Results by their index, each computed once. */
 export function memo<T>(compute: (key: number) => T): (key: number) => T {
   const known = new Map<number, T>();
   return (key) => {
@@ -216,7 +216,7 @@ export function memo<T>(compute: (key: number) => T): (key: number) => T {
   };
 }
 
-/** Up to `wanted` of 0 … count − 1: both ends, and others spread between them; of one the last. */
+/** Up to `wanted` of 0 … count − 1: both ends, and others spread between them; if only one, the last. */
 export function picks(count: number, wanted: number): number[] {
   if (count <= wanted) return Array.from({ length: count }, (_, i) => i);
   if (wanted === 1) return [count - 1];

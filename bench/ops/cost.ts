@@ -1,7 +1,7 @@
 /**
- * What an op must move and compute at least, by the operands it is called with: every operand once from memory, every
- * result once to it, the floating-point operations of the formula. Kernels may do more; the roofline says how much. The
- * costs themselves stand beside the ops (cases/).
+ * The minimum an op must move and compute, given its operands: every operand read once from memory, every result written once,
+ * the floating-point operations of the formula. Kernels may do more; the roofline says how much. The costs themselves are
+ * beside the ops (cases/).
  */
 import type { Ops, Weight } from "../../src/device/device.ts";
 import { bytesPerElement } from "../../src/tensor/dtype.ts";
@@ -9,22 +9,22 @@ import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
 
 export interface Cost {
   readonly bytes: number;
-  /** Multiplications, additions, divisions and roots; exponentials are counted apart. */
+  /** Multiplications, additions, divisions and roots; exponentials are counted separately. */
   readonly flops: number;
   readonly exponentials?: number;
-  /** On tensor cores: cuBLAS's products, or our own `mma.sync`. */
+  /** On tensor cores: cuBLAS products, or this project's own `mma.sync`. */
   readonly unit: "cublas" | "mma" | "float32";
-  /** Bytes beyond the least: what an op that is several kernels writes in one and reads in the next. */
+  /** Bytes beyond the minimum: what one kernel of an op writes and a later one reads. */
   readonly between?: number;
-  /** Bytes that kernels of our own move, where a product moves the rest. */
+  /** Bytes that this project's kernels move, if a cuBLAS product moves the rest. */
   readonly own?: number;
 }
 
-/** What the costs of attention need beside shapes: how long the sequences are. */
+/** What the costs of attention need beyond shapes: the lengths of the sequences. */
 export interface Lengths {
-  /** (start, length, prefix start, prefix length) of the packed batch whose segment table this is. */
+  /** (start, length, prefix start, prefix length) of the packed batch with this segment table. */
   segments(table: Tensor): ArrayLike<number>;
-  /** Tokens in the cache of each sequence decoded, and tokens of prompts counted once a group. */
+  /** Tokens in the cache of each decoded sequence, and prompt tokens counted once per group. */
   cache(
     pageTable: Tensor,
     promptLengths: Tensor,
@@ -34,10 +34,10 @@ export interface Lengths {
 
 export type CostOf<Op extends keyof Ops> = (lengths: Lengths, ...args: Parameters<Ops[Op]>) => Cost;
 
-/** Multiplications and additions of an exponential as a polynomial, which a processor computes it by. */
+/** Multiplications and additions of the polynomial by which a processor computes an exponential. */
 export const EXPONENTIAL = 22;
 
-/** Bytes that kernels move, those between them included. */
+/** All bytes that an op's kernels move, including those between kernels. */
 export const movedBytes = ({ bytes, between = 0 }: Cost): number => bytes + between;
 
 export const bytesOf = (t: Tensor): number => elementCount(t.shape) * bytesPerElement(t.dtype);
@@ -51,7 +51,7 @@ export function product(m: number, w: Weight, bytes: number): Cost {
   return { bytes, flops: 2 * m * n * k, unit: w.dtype === "bfloat16" ? "cublas" : "float32" };
 }
 
-/** What does little more than move memory. */
+/** An op that does little more than move memory. */
 export function memory(bytes: number, flops = 0, exponentials = 0): Cost {
   return { bytes, flops, exponentials, unit: "float32" };
 }

@@ -1,4 +1,4 @@
-/** Repeatable random numbers: the inputs of an op case follow from its name alone. */
+/** Repeatable random numbers: an op case's inputs depend only on its name. */
 
 export interface Random {
   /** Uniform in [0, 1). */
@@ -11,7 +11,7 @@ export interface Random {
   permutation(count: number): number[];
 }
 
-/** mulberry32, seeded by a text. */
+/** mulberry32, seeded by a string. */
 export function randomFrom(text: string): Random {
   let state = Number(BigInt(Bun.hash(text)) & 0xffffffffn);
   const uniform = () => {

@@ -1,6 +1,6 @@
 /**
- * An op case at the sizes of a model: buffers hold numbers that follow from their index, the op runs once, some elements of
- * what it wrote are compared with the reference, and the call is there to be timed.
+ * An op case at a model's sizes. Buffers hold numbers computed from their index; the op runs once, some elements of its output
+ * are compared with the reference, and the call can then be timed.
  */
 import type { Device, KeyValuePages, Ops, Weight } from "../../src/device/device.ts";
 import { RunError } from "../../src/errors.ts";
@@ -13,14 +13,14 @@ import { randomFrom } from "./random.ts";
 import { type Allowance, allowanceOn, allowed, excess, type Rounding, type Sum, sumOf } from "./tolerance.ts";
 import { coldCopies, copyBytes, openWorkspace, type Workspace } from "./workspace.ts";
 
-/** A result that is not what float64 says; other errors of a check are the device's own. */
+/** A result that differs from float64; any other error of a check comes from the device. */
 export class WrongResult extends RunError {}
 
-/** A benchmark whose result was right. */
+/** A benchmark with a verified result. */
 export interface OpenBench {
-  /** What is timed: one call of the op. */
+  /** The timed work: one call of the op. */
   run(): void;
-  /** Multiplications and additions of one call; an exponential counts as its polynomial. */
+  /** Multiplications and additions per call; an exponential counts as its polynomial. */
   readonly flops: number;
   /** Bytes that one call must move: every input read once, every output written once. */
   readonly bytes: number;
@@ -28,9 +28,9 @@ export interface OpenBench {
 }
 
 /**
- * Runs the op once and compares what it wrote.
+ * Runs the op once and compares its output.
  *
- * @throws WrongResult for the first element that is off
+ * @throws WrongResult for the first wrong element
  */
 export function openBench(device: Device, rounding: Rounding, bench: OpBench): OpenBench {
   const workspace = openWorkspace(device);
@@ -52,7 +52,7 @@ function runOn(workspace: Workspace, rounding: Rounding, { op, sizes }: OpBench)
   let work: (() => void) | undefined;
   let cost: Cost | undefined;
 
-  /** The device, whose first call of the op is what the benchmark costs. */
+  /** The device, whose first call of the op determines the benchmark's cost. */
   const noting: Device = {
     ...device,
     ops: {
@@ -67,7 +67,7 @@ function runOn(workspace: Workspace, rounding: Rounding, { op, sizes }: OpBench)
     const w = parameters.get(slot.address);
     return w ? workspace.parameterRow(slot, w, row) : workspace.values(slot, row);
   };
-  /** Its elements, which nothing but an op knows. */
+  /** Its elements, which only an op can determine. */
   const readBack = (t: Tensor): Slot => {
     let held: ReturnType<Device["download"]> | undefined;
     const at: Values = (index) => {
@@ -127,7 +127,7 @@ function runOn(workspace: Workspace, rounding: Rounding, { op, sizes }: OpBench)
             throw new WrongResult(`${a.name}[${aFrom + i}, ${j}] is ${left[j]}, wanted ${right[j]} as in ${b.name}`);
       }
     },
-    differences() {}, // each would take the reference as a whole
+    differences() {}, // these would need the whole reference
   };
   return {
     run,
@@ -144,7 +144,7 @@ function rowsIn({ rows }: Sample, count: number, width: number): readonly number
   return typeof rows === "object" ? rows : picks(count, rows ?? (width === 1 ? 33 : 9));
 }
 
-/** @throws WrongResult unless the element is as near as is allowed */
+/** @throws WrongResult unless the element is within its tolerance */
 export function near(what: string, got: number | undefined, want: Sum, allowance: Required<Allowance>): void {
   if (got !== undefined && excess(got, want, allowance) <= 1) return;
   const within = allowed(allowance, want).toPrecision(2);
@@ -160,14 +160,14 @@ function lengthsOf(integers: ReadonlyMap<number, Slot>): Lengths {
       const [table, width] = [valuesOf(pageTable), pageTable.shape[1] ?? 1];
       const [prompts, completions] = [valuesOf(promptLengths), valuesOf(completionLengths)];
       const sum = (lengths: Iterable<number>) => [...lengths].reduce((a, b) => a + b, 0);
-      // Sequences of a group begin with the same page.
+      // Sequences of a group share their first page.
       const shared = new Map(prompts.map((length, b) => [table[b * width]!, length]));
       return { tokens: sum(prompts) + sum(completions), distinct: sum(shared.values()) + sum(completions) };
     },
   };
 }
 
-/** Copies of a filled cache, as other layers have them, together larger than most caches of the processor. */
+/** Copies of a filled cache, as other layers would have; together they exceed most processors' caches. */
 function layersOf(workspace: Workspace, first: KeyValuePages): () => KeyValuePages {
   const copy = (t: Tensor) => {
     const to = workspace.output(t.name, t.dtype, t.shape);

@@ -16,7 +16,7 @@ export interface Segment {
 
 export const widthOf = ({ heads, kvHeads, headDim }: AttentionShape) => (heads + 2 * kvHeads) * headDim;
 
-/** Where q, k and v of a token's head lie in qkv (T, (H + 2·Hkv)·Dh). */
+/** Offsets of q, k and v of a token's head in qkv (T, (H + 2·Hkv)·Dh). */
 function offsets(shape: AttentionShape) {
   const { heads, kvHeads, headDim } = shape;
   const width = widthOf(shape);
@@ -28,7 +28,7 @@ function offsets(shape: AttentionShape) {
   };
 }
 
-/** Rows of the packed tokens that each token sees, itself included. */
+/** Rows of the packed tokens that each token attends to, itself included. */
 function visibility(segments: readonly Segment[]) {
   const range = (from: number, count: number) => Array.from({ length: count }, (_, i) => from + i);
   const holding = (t: number) => segments.find((s) => t >= s.start && t < s.start + s.length)!;
@@ -54,8 +54,8 @@ function softmaxOver(keys: readonly number[], score: (key: number) => number) {
 }
 
 /**
- * One query's out (H·Dh), where its keys and values are rows `keys` of `cache`; the magnitude is Σ p |v|, which a rounding
- * of the weights p scales with.
+ * One query's out (H·Dh), with its keys and values in rows `keys` of `cache`; the magnitude is Σ p |v|, to which a rounding
+ * error of the weights p is proportional.
  */
 function rowOf(query: Values, cache: Values, keys: readonly number[], shape: AttentionShape) {
   const { headDim: Dh, scale } = shape;
@@ -86,7 +86,7 @@ function rowOf(query: Values, cache: Values, keys: readonly number[], shape: Att
   };
 }
 
-/** out (B, H·Dh) of queries whose keys and values are rows of another tensor, in `keys`. */
+/** out (B, H·Dh) of queries whose keys and values are the rows `keys` of another tensor. */
 export function decodedAttention(
   qkv: Values,
   cache: Values,
@@ -109,9 +109,9 @@ export function attention(qkv: Values, segments: readonly Segment[], shape: Atte
   };
 }
 
-/** A pair of a query and a key it sees: its weight, its score's gradient, and how far that may be off by roundings of dout. */
+/** A query and a key it attends to: its weight, its score's gradient, and the bound on that gradient's error from rounding dout. */
 interface Pair {
-  /** The query's token and head where the gradient is a key's or value's; the key's token where it is a query's. */
+  /** The query's token and head if the gradient is a key's or value's; the key's token if it is a query's. */
   readonly at: number;
   readonly head: number;
   readonly p: number;
@@ -121,7 +121,7 @@ interface Pair {
 
 /**
  * dqkv (T, …). `out` and `lse` are what the forward pass stored: out's rounding enters through dout · out. The magnitude is
- * what roundings of p and of the scores' gradients scale with, and where `roundsDout` those of dout too.
+ * proportional to the effect of rounding p and the scores' gradients and, if `roundsDout`, dout too.
  */
 export function attentionGradient(
   { dout, qkv, out, lse }: { readonly dout: Values; readonly qkv: Values; readonly out: Values; readonly lse: Values },

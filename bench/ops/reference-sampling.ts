@@ -1,6 +1,6 @@
 /**
- * What `sample` draws, in float64: the distribution as transformers' logits processors give it, and the random number
- * as Philox4x32-10 does (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+ * What `sample` draws, in float64: the distribution of transformers' logits processors, and the random numbers of Philox4x32-10
+ * (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
  */
 import type { SamplingSettings } from "../../src/device/device.ts";
 
@@ -25,12 +25,12 @@ export function uniformOf([c0, c1]: Words): number {
   return ((c0 >>> 5) * 2 ** 26 + (c1 >>> 6)) / 2 ** 53;
 }
 
-/** The uniform number of a sequence's counters: position, sample, prompt, step. */
+/** The uniform number for a sequence's counters: position, sample, prompt, step. */
 export function uniformFor(counters: ArrayLike<number>, seed: number, stream: number): number {
   return uniformOf(philox([counters[0]!, counters[1]!, counters[2]!, counters[3]!], [seed, stream]));
 }
 
-/** The order tokens are ranked in: the larger first, the lower id among equals. */
+/** The order that ranks tokens: larger scores first, the lower id among ties. */
 function ranked(z: Float64Array): number[] {
   return [...z.keys()].sort((a, b) => z[b]! - z[a]! || a - b);
 }
@@ -43,15 +43,15 @@ function softmax(z: Float64Array): Float64Array {
 }
 
 export interface Distribution {
-  /** What is drawn from; zero for what was cut. */
+  /** The distribution to draw from; zero for tokens that were cut. */
   readonly probabilities: Float64Array;
-  /** How near, relative, a token's score came to the other side of a cut. */
+  /** The smallest relative distance of a token's score to the other side of a cut. */
   readonly margin: number;
 }
 
 /**
- * The warpers in transformers' order, each on the softmax of what the last one left: repetition penalty, temperature,
- * top-k, top-p (keeps tokens until the ones before them hold p), min-p (keeps what has at least min-p of the largest).
+ * The warpers in transformers' order, each on the softmax of what the previous one left: repetition penalty, temperature,
+ * top-k, top-p (keeps tokens until the preceding ones hold p), min-p (keeps tokens with at least min-p of the largest).
  */
 export function distribution(logits: Float64Array, seen: ReadonlySet<number>, s: SamplingSettings): Distribution {
   const penalized = logits.map((x, i) =>
@@ -86,10 +86,10 @@ export function distribution(logits: Float64Array, seen: ReadonlySet<number>, s:
   return { probabilities, margin };
 }
 
-/** The running sum of probabilities by ascending id, of tokens that can be drawn. */
+/** The running sum of probabilities by ascending id, over tokens that can be drawn. */
 export interface Cumulative {
   readonly ids: Int32Array;
-  /** The sum up to a token and with it: the next one's begins there. */
+  /** The sum before a token and including it; the next one starts there. */
   readonly ends: Float64Array;
 }
 
@@ -99,7 +99,7 @@ export function cumulative(probabilities: Float64Array): Cumulative {
   return { ids, ends: Float64Array.from(ids, (id) => (sum += probabilities[id]!)) };
 }
 
-/** The first token at which the running sum passes u; and how far u is from that sum's ends. */
+/** The first token at which the running sum exceeds u, and the distance of u from that sum's ends. */
 export function tokenAt({ ids, ends }: Cumulative, u: number): { id: number; margin: number } {
   let [from, to] = [0, ids.length];
   while (from < to) {
@@ -108,12 +108,12 @@ export function tokenAt({ ids, ends }: Cumulative, u: number): { id: number; mar
     else from = middle + 1;
   }
   if (from === ids.length) throw new Error(`the probabilities sum to ${ends.at(-1)}, not above ${u}`);
-  // Below the first token there is no other.
+  // The first token has no token below it.
   const below = from === 0 ? Number.POSITIVE_INFINITY : u - ends[from - 1]!;
   return { id: ids[from]!, margin: Math.min(below, ends[from]! - u) };
 }
 
-/** χ² of counts against probabilities, bins of fewer than 5 expected draws put together, and its degrees of freedom. */
+/** χ² of counts against probabilities, merging bins of fewer than 5 expected draws, and its degrees of freedom. */
 export function chiSquare(counts: Float64Array, probabilities: Float64Array): { value: number; freedom: number } {
   const draws = counts.reduce((a, b) => a + b);
   let [value, bins, restSeen, restExpected] = [0, 0, 0, 0];
@@ -133,7 +133,7 @@ export function chiSquare(counts: Float64Array, probabilities: Float64Array): { 
   return { value, freedom: bins - 1 };
 }
 
-/** What χ² stays below but once in 10,000 runs (Wilson & Hilferty 1931: its cube root is nearly normal). */
+/** The bound that χ² exceeds once in 10,000 runs (Wilson & Hilferty 1931: its cube root is nearly normal). */
 export function chiSquareLimit(freedom: number): number {
   const a = 2 / (9 * freedom);
   return freedom * (1 - a + 3.719 * Math.sqrt(a)) ** 3;

@@ -1,12 +1,12 @@
 /**
- * The ops once more in float64, in the plainest form of their formulas: what the kernels are compared with. Written from
- * the definitions, with nothing from the kernels but the shapes (legend in src/device/device.ts), and element by element,
- * so that of a large result some can be had without the others.
+ * The ops in float64, in the plainest form of their formulas, which the kernels are compared with. Written from the
+ * definitions, taking only the shapes from the kernels (legend in src/device/device.ts), and element by element, so that parts
+ * of a large result can be computed alone.
  */
 import { memo, type Values } from "./case.ts";
 import type { Sum } from "./tolerance.ts";
 
-/** Σ a(i) · b(i), from `start` on; the sum of the magnitudes bounds what rounding can do to it. */
+/** Σ a(i) · b(i), starting from `start`; the sum of the magnitudes bounds the effect of rounding. */
 export function sumOfProducts(count: number, a: Values, b: Values, start = 0): Sum {
   let [value, magnitude, squares] = [start, Math.abs(start), 0];
   for (let i = 0; i < count; i++) {
@@ -18,7 +18,7 @@ export function sumOfProducts(count: number, a: Values, b: Values, start = 0): S
   return { value, magnitude, squares };
 }
 
-/** `times` the sum, from `start` on. */
+/** `times` the sum, starting from `start`. */
 export function grown(start: number, { value, magnitude, squares }: Sum, times = 1): Sum {
   return {
     value: start + times * value,
@@ -102,7 +102,7 @@ export function rmsnormGradient(dy: Values, x: Values, weight: Values, rstd: Val
   };
 }
 
-/** Element d and d + Dh/2 of every head turned by the angle of its token's position, or turned back. */
+/** Elements d and d + Dh/2 of every head, rotated by the angle of its token's position, or rotated back. */
 export function rope(
   x: Values,
   { cos, sin, positions }: { readonly cos: Values; readonly sin: Values; readonly positions: Values },

@@ -1,4 +1,4 @@
-/** The sizes that ops are measured at: what one model's training and sampling ask of them. */
+/** The op sizes to measure: those of one model's training and sampling. */
 import type { ModelConfig } from "../../src/families/config.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 
@@ -14,7 +14,7 @@ export interface Shapes {
   readonly prompt: number;
   readonly completion: number;
   readonly samples: number;
-  /** Rows of logits in one chunk of the head. */
+  /** Rows of logits per chunk of the head. */
   readonly headRows: number;
   /** Tokens of a prompt that is prefilled alone. */
   readonly prefill: number;
@@ -22,11 +22,11 @@ export interface Shapes {
   readonly batches: readonly number[];
   /** A product of a larger model. */
   readonly large: { readonly M: number; readonly N: number; readonly K: number };
-  /** Gradients of activations are of the model's type, as a GPU stores them (Device.gradientDType); else float32. */
+  /** Gradients of activations have the model's type, as a GPU stores them (Device.gradientDType); else float32. */
   readonly modelGradients?: boolean;
 }
 
-/** The sizes that are a model's own, of its first layer. */
+/** The model's own sizes, from its first layer. */
 export function modelShapes(config: ModelConfig): Pick<Shapes, "D" | "F" | "H" | "Hkv" | "Dh" | "V"> {
   const { attention, mlp } = config.layer(0);
   const { heads: H, kvHeads: Hkv, headDim: Dh } = attention.shape;
@@ -38,25 +38,25 @@ export function gradientType({ modelGradients = false }: Shapes, dtype: ComputeD
   return modelGradients ? dtype : "float32";
 }
 
-/** Those that occur. */
+/** The variants that occur. */
 export function gradientTypes(s: Shapes): ComputeDType[] {
   return s.modelGradients ? ["float32", "bfloat16"] : ["float32"];
 }
 
-/** What is asked of a processor: a micro-batch of 2048 tokens, decoding with about 330 tokens in the cache. */
+/** For a processor: a micro-batch of 2048 tokens, decoding with about 330 tokens in the cache. */
 export const processorLoad = {
   ...{ prompt: 128, completion: 240, samples: 8, headRows: 128, prefill: 1024, batches: [1, 32] },
   large: { M: 1024, N: 4096, K: 4096 },
 } as const;
 
-/** Of a GPU: a micro-batch of 16,384 tokens, a group of 16 completions and a long one alone; about 1,100 tokens in the cache. */
+/** For a GPU: a micro-batch of 16,384 tokens, a group of 16 completions and a single long one; about 1,100 tokens in the cache. */
 export const gpuLoad = {
   ...{ prompt: 128, completion: 1016, samples: 16, headRows: 441, prefill: 1024, batches: [1, 64] },
   large: { M: 8192, N: 8192, K: 8192 },
   modelGradients: true,
 } as const;
 
-/** Of an emulated GPU, where every instruction counts: pages that are not full, a few blocks of each kernel. */
+/** For an emulated GPU, where every instruction counts: partially filled pages, a few blocks of each kernel. */
 export const emulatedLoad = {
   ...{ prompt: 67, completion: 33, samples: 2, headRows: 5, prefill: 70, batches: [1, 3] },
   large: { M: 7, N: 33, K: 31 },
@@ -71,7 +71,7 @@ export function packedTokens({ prompt, completion, samples }: Shapes): number {
   return prompt + samples * completion;
 }
 
-/** Rows of what is done for each token: of the packed batch, and of decode steps. */
+/** Rows of per-token work: in the packed batch, and in decode steps. */
 export function usesOf(s: Shapes): readonly (readonly ["training" | "decode", number])[] {
   return [["training", packedTokens(s)], ...s.batches.map((B) => ["decode", B] as const)];
 }

@@ -1,6 +1,6 @@
 /**
- * Buffers of one benchmark: inputs whose every element follows from its index, so that no copy of them is kept on the
- * host and a result can be checked at any place; outputs that begin as NaN, so that an op which writes nothing is seen.
+ * Buffers of one benchmark. Every input element is computed from its index, so that the host keeps no copy and can check a
+ * result at any place; outputs start as NaN, so that an op that writes nothing is noticed.
  */
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import type { Device, DeviceMemory, NumberArray, Weight } from "../../src/device/device.ts";
@@ -10,26 +10,26 @@ import type { Slot, Values, WeightSlot } from "./case.ts";
 
 /** Element `index` in row-major order. */
 export interface PeriodicValues extends Values {
-  /** They are the same again after so many, so that a large buffer is filled by copies of its beginning. */
+  /** Elements repeat after this many, so that a large buffer can be filled with copies of its beginning. */
   readonly period?: number;
 }
 
 export interface Workspace {
   readonly device: Device;
-  /** Filled with numbers in [−1, 1) that bfloat16 holds exactly. */
+  /** Filled with numbers in [−1, 1) that are exact in bfloat16. */
   input(name: string, dtype: ComputeDType, shape: readonly number[]): Slot;
   filled(name: string, dtype: DType, shape: readonly number[], at: PeriodicValues): Slot;
   output(name: string, dtype: DType, shape: readonly number[]): Tensor;
-  /** Numbers as `input` has them, or `at`; `copies` of the same are there to be used in turn. */
+  /** Numbers as in `input`, or `at`; `copies` of them exist, to be used in turn. */
   weight(name: string, dtype: ComputeDType, shape: readonly number[], copies?: number, at?: PeriodicValues): WeightSlot;
-  /** Every element of a packed tensor, or those of one of its rows. */
+  /** Every element of a packed tensor, or those of one row. */
   values(t: Tensor, row?: number): Float64Array;
-  /** Row `n` of a flat tensor that is in w's layout. */
+  /** Row `n` of a flat tensor in w's layout. */
   parameterRow(t: Tensor, w: Weight, n: number): Float32Array;
   free(): void;
 }
 
-/** Copies of a parameter are made until they are together larger than most caches, but no more than this many. */
+/** Copies of a parameter are made until together they exceed most caches, up to this many. */
 const COLD_BYTES = 192 * 2 ** 20;
 const MOST_COPIES = 64;
 
@@ -37,10 +37,10 @@ export function coldCopies(bytes: number): number {
   return Math.min(MOST_COPIES, Math.ceil(COLD_BYTES / bytes));
 }
 
-/** Elements before `scattered` values come again: a prime, so that rows of a matrix never begin alike for long. */
+/** Elements before `scattered` values repeat: a prime, so that the rows of a matrix start differently. */
 const PERIOD = 2 ** 20 - 3;
 
-/** k / 64 for k in −64 … 63, scattered over the indices; the same again after `PERIOD` of them. */
+/** k / 64 for k in −64 … 63, scattered over the indices; repeats after `PERIOD` elements. */
 export function scattered(salt: number): PeriodicValues {
   return periodic((index) => {
     let x = Math.imul((index % PERIOD) ^ salt, 0x9e3779b1);
@@ -51,7 +51,7 @@ export function scattered(salt: number): PeriodicValues {
 
 export const constant = (value: number): PeriodicValues => periodic(() => value);
 
-/** Values that are known to repeat with `PERIOD`. */
+/** Values known to repeat with `PERIOD`. */
 export function periodic(at: Values): PeriodicValues {
   return Object.assign(at, { period: PERIOD });
 }
@@ -112,7 +112,7 @@ export function openWorkspace(device: Device): Workspace {
   };
 }
 
-/** Bytes of a piece that is uploaded at once. */
+/** Bytes per upload. */
 const PIECE = 2 ** 22;
 
 function bytesTensor(address: number, bytes: number): Tensor {
@@ -135,7 +135,7 @@ export function copyBytes(device: Device, to: number, from: number, bytes: numbe
   }
 }
 
-/** The values from index 0 on, in the tensor's type: of those that repeat one period, which is uploaded again and again. */
+/** The values from index 0 on, in the tensor's type: if they repeat, one period, which is uploaded again and again. */
 export function fillWith(device: Device, t: Tensor, at: PeriodicValues): void {
   const flat = tensor(t.name, t.address, t.dtype, [elementCount(t.shape)]);
   const count = flat.shape[0]!;
@@ -160,7 +160,7 @@ export function fillWith(device: Device, t: Tensor, at: PeriodicValues): void {
   }
 }
 
-/** The same of a parameter, through the host's memory, row-major. */
+/** The same for a parameter, through the host's memory, row-major. */
 function loadWith(device: Device, w: Weight, at: PeriodicValues): void {
   const [n = 1, ...rest] = w.shape;
   const width = elementCount(rest);

@@ -1,6 +1,6 @@
 /**
- * A device that computes nothing: it notes each op that model, rollout and optimizer call, with what it must move and
- * compute at least, so that the table's phases are those of the program itself. Memory is addresses alone.
+ * A device that computes nothing. It records each op that model, rollout and optimizer call, and the minimum it must move and
+ * compute, so that the table's phases are those of the program itself. Memory is only addresses.
  */
 import { doPieces, type Pieces } from "../../src/device/breathe.ts";
 import { HEAD_BYTES } from "../../src/device/cuda/device.ts";
@@ -10,15 +10,15 @@ import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
 import { opTable } from "../ops/cases/all.ts";
 import type { Cost, CostOf, Lengths } from "../ops/cost.ts";
 
-/** `bytes` are all that the op's kernels move, those between them included. */
+/** `bytes` are all that the op's kernels move, including those between kernels. */
 export interface Work extends Omit<Cost, "between"> {
   readonly op: keyof Ops;
-  /** Shapes of the first operands, to tell two calls of one op apart. */
+  /** Shapes of the first operands, to distinguish two calls of one op. */
   readonly detail: string;
 }
 
 export interface CountingDevice extends Device {
-  /** What was called since the last `take`. */
+  /** The calls since the last `take`. */
   take(): Work[];
 }
 
@@ -39,7 +39,7 @@ function describe(args: readonly unknown[]): string {
 }
 
 /**
- * @param cache tokens that decode attention reads: of all sequences, and with a group's prompt counted once
+ * @param cache tokens that decode attention reads: in all sequences, and with a group's prompt counted once
  * @param bucket the CUDA device's own rule for rows of a decode step
  */
 export function countingDevice(

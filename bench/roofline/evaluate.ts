@@ -1,6 +1,6 @@
 /**
- * From counts to times: the bound of an op on a GPU, and what its kernels' own instructions allow of it. A model, not a
- * measurement: every unit is taken as fully overlapped with the others, caches as holding what they can.
+ * From counts to times: the bound of an op on a GPU, and what its kernels' own instructions allow. This is a model, not a
+ * measurement: all units overlap fully, and caches hold whatever fits.
  */
 import type { Ops } from "../../src/device/device.ts";
 import type { Work } from "./counting-device.ts";
@@ -9,14 +9,14 @@ import { launchGap } from "./machines.ts";
 import type { Phase } from "./phases.ts";
 
 /**
- * What an op's kernels executed under the emulated driver, by thread unless said otherwise, for each unit of its cost
+ * What an op's kernels executed under the emulated driver, per thread unless noted otherwise, for each unit of its cost
  * (ops/cost.ts): a byte, or a floating-point operation for attention.
  */
 export interface KernelCounts {
   readonly unit: "byte" | "flop";
-  /** Where instructions, integer, floating and special come from: executed PTX, or the loops of the machine code. */
+  /** Source of the instruction, integer, floating and special counts: executed PTX, or the loops of the machine code. */
   readonly from: "ptx" | "machine code";
-  /** Kernels and products that a call launches. */
+  /** Kernels and products launched per call. */
   readonly launches: number;
   readonly instructions: number;
   readonly integer: number;
@@ -24,7 +24,7 @@ export interface KernelCounts {
   readonly special: number;
   /** Floating-point operations of `mma` instructions. */
   readonly mmaFlops: number;
-  /** Bytes of 32-byte sectors that warps asked for. */
+  /** Bytes of the 32-byte sectors that warps requested. */
   readonly sectorBytes: number;
   /** Passes of warps over shared memory. */
   readonly sharedPasses: number;
@@ -37,17 +37,17 @@ export interface OpTime {
   readonly calls: number;
   readonly bytes: number;
   readonly flops: number;
-  /** Seconds that the least bytes and operations take, and which of the two it is. */
+  /** Seconds for the minimum bytes and operations, and which of the two decides. */
   readonly bound: number;
   readonly by: "memory" | "compute";
-  /** Seconds that the kernels' own instructions take at least; the bound itself for products alone. */
+  /** Minimum seconds for the kernels' own instructions; for products alone, the bound itself. */
   readonly allowed: number;
-  /** What those seconds are spent on. */
+  /** The unit that determines those seconds. */
   readonly limit: string;
 }
 
 function peak(unit: Work["unit"], gpu: Gpu): number {
-  // mma.sync is our choice, not the machine's limit: the bound is what the tensor cores do at most.
+  // Using mma.sync is our choice, not the machine's limit: the bound is the tensor cores' maximum.
   return unit === "float32" ? gpu.float32 : gpu.tensor;
 }
 
@@ -56,9 +56,9 @@ function boundOf(work: Work, gpu: Gpu): { seconds: number; by: "memory" | "compu
   return memory >= compute ? { seconds: memory, by: "memory" } : { seconds: compute, by: "compute" };
 }
 
-/** Integer lanes of a multiprocessor: half of the issue rate on all three machines. */
+/** Integer lanes per multiprocessor: half the issue rate on all three machines. */
 const INTEGER_LANES = 64;
-/** Bytes a cycle between a multiprocessor and the second-level cache. */
+/** Bytes per cycle between a multiprocessor and the second-level cache. */
 const L2_BYTES = 64;
 
 /** Seconds on each unit of the machine for `amount` of the op's cost. */
@@ -83,7 +83,7 @@ function timeOf(work: Work, counts: CountsTable, gpu: Gpu): { bound: number; by:
   const times = unitTimes(own, own.unit === "byte" ? (work.own ?? work.bytes) : work.flops, gpu);
   const [limit, most] = times.reduce((worst, one) => (one[1] > worst[1] ? one : worst));
   if (work.own !== undefined) {
-    // A product with kernels before or behind it: one follows the other, each at its own bound.
+    // A product with kernels before or after it: they run in sequence, each at its own bound.
     const rest = boundOf({ ...work, bytes: work.bytes - work.own }, gpu).seconds;
     const kernels = Math.max(most, work.own / gpu.bandwidth);
     return { bound, by, allowed: rest + kernels, limit: `the product, then ${limit}` };
@@ -96,13 +96,13 @@ interface Limit {
   readonly limit: string;
 }
 
-/** Each op of a phase, the longest first. */
+/** The ops of a phase, longest first. */
 export function opTimes(phase: Phase, counts: CountsTable, gpu: Gpu): OpTime[] {
   const found = new Map<keyof Ops, OpTime & { longest: number }>();
   for (const work of phase.work) {
     const time = timeOf(work, counts, gpu);
     const before = found.get(work.op);
-    // The bound and the limit that are named are those of the longest single call.
+    // The named bound and limit are those of the longest single call.
     const named = !before || time.allowed > before.longest ? time : before;
     found.set(work.op, {
       op: work.op,
@@ -125,10 +125,10 @@ export interface PhaseTime {
   readonly launches: number;
   readonly bytes: number;
   readonly flops: number;
-  /** Seconds, once. */
+  /** Seconds for one occurrence. */
   readonly bound: number;
   readonly allowed: number;
-  /** Seconds the device waits between launches, at most: nothing is overlapped. */
+  /** Maximum seconds the device idles between launches: nothing overlaps. */
   readonly gaps: number;
 }
 

@@ -1,21 +1,21 @@
-/** The GPUs of the roofline table: figures of NVIDIA's data sheets, dense, without sparsity. */
+/** The GPUs of the roofline table: figures from NVIDIA's data sheets, dense, without sparsity. */
 
 export interface Gpu {
   readonly name: string;
-  /** Bytes a second from device memory. */
+  /** Bytes per second from device memory. */
   readonly bandwidth: number;
-  /** Floating-point operations a second of bfloat16 products summed in float32, as cuBLAS may use them. */
+  /** Floating-point operations per second of bfloat16 products summed in float32, as available to cuBLAS. */
   readonly tensor: number;
-  /** The same through `mma.sync`, the instruction of our own kernels. */
+  /** The same through `mma.sync`, the instruction in this project's kernels. */
   readonly mma: number;
-  /** Floating-point operations a second of float32 multiply-adds outside tensor cores. */
+  /** Floating-point operations per second of float32 multiply-adds outside tensor cores. */
   readonly float32: number;
   readonly multiprocessors: number;
-  /** Cycles a second under load. */
+  /** Cycles per second under load. */
   readonly clock: number;
-  /** Warp instructions that a multiprocessor issues a cycle. */
+  /** Warp instructions that a multiprocessor issues per cycle. */
   readonly issue: number;
-  /** Results of ex2, rcp, rsqrt, … a multiprocessor gives a cycle. */
+  /** Results of ex2, rcp, rsqrt, … per multiprocessor and cycle. */
   readonly special: number;
   /** Bytes of device memory. */
   readonly memory: number;

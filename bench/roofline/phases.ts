@@ -1,6 +1,6 @@
 /**
- * The phases of one GRPO step, run on the counting device through the program's own model, rollout and optimizer code:
- * what each must move and compute at least, op by op.
+ * The phases of one GRPO step, run on the counting device through the program's own model, rollout and optimizer code: the
+ * minimum that each must move and compute, op by op.
  */
 
 import type { Device } from "../../src/device/device.ts";
@@ -24,7 +24,7 @@ export interface StepShape {
   /** G */
   readonly samples: number;
   readonly promptTokens: number;
-  /** Of every completion: the table is of full-length ones. */
+  /** The length of every completion: the table assumes full length. */
   readonly completionTokens: number;
   /** Sequences decoded at once. */
   readonly sequences: number;
@@ -34,16 +34,16 @@ export interface StepShape {
 export interface Phase {
   readonly name: string;
   readonly work: readonly Work[];
-  /** How often `work` happens in a step. */
+  /** How often `work` runs per step. */
   readonly times: number;
   /** Launches are replayed from a graph. */
   readonly graph: boolean;
 }
 
 /**
- * A model without a checkpoint: buffers on the device as a run of this shape plans them, and nothing in them.
+ * A model without a checkpoint: empty device buffers, as a run of this shape plans them.
  *
- * @throws InputError or RunError where they do not fit (requireMemory)
+ * @throws InputError or RunError if they do not fit (requireMemory)
  */
 export function openModel(device: Device, config: ModelConfig, shape: StepShape, dtype: ComputeDType = "bfloat16") {
   const { promptTokens, completionTokens, samples, sequences } = shape;
@@ -69,7 +69,7 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
   };
   const bindRollout = planRollout(plan, device, config, dtype, limits, ["rollout"]);
   const layout = plan.build();
-  // Memory of the host's own is given out until it is used up: what does not fit is said before.
+  // The host's memory is handed out until it is exhausted, so check for a fit first.
   requireMemory(estimateMemory(layout, 0, device.freeBytes() !== null), device);
   const arena = device.allocate(layout.totalBytes, "the plan");
   const tensors = placeTensors(layout, arena.address);
@@ -83,14 +83,14 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
   };
 }
 
-/** The phases of a step, and the bytes that its plan takes. */
+/** The phases of a step, and the bytes of its plan. */
 export async function stepPhases(
   config: ModelConfig,
   shape: StepShape,
   bucket: (sequences: number) => number,
 ): Promise<{ readonly phases: Phase[]; readonly bytes: number }> {
   const { groups, samples, promptTokens, completionTokens, sequences, microBatchTokens } = shape;
-  // Halfway through its completions, the cache as the mean decode step finds it.
+  // Halfway through its completions: the cache of an average decode step.
   const perSequence = promptTokens + completionTokens / 2;
   const shared = Math.ceil(sequences / samples) * promptTokens;
   const cache = { tokens: sequences * perSequence, distinct: shared + (sequences * completionTokens) / 2 };

@@ -1,7 +1,7 @@
-/** Why an op's kernels stay below 70 % of its bound on a machine, where they do: nothing else may. */
+/** Reasons why an op's kernels stay below 70 % of their bound on a machine; an op that does so must be listed here. */
 import type { Ops } from "../../src/device/device.ts";
 
-/** Share of the bound that needs no reason. */
+/** Share of the bound above which no reason is needed. */
 export const LEAST_SHARE = 0.7;
 
 export const reasons: Readonly<Partial<Record<keyof Ops, string>>> = {

@@ -6,7 +6,7 @@ import { type Phase, type StepShape, stepPhases } from "./phases.ts";
 import { LEAST_SHARE, reasons } from "./reasons.ts";
 
 /** G = 64 and 1,024 tokens as in DeepSeekMath (arXiv 2402.03300); 1,024 completions a step. */
-export const stepShape: StepShape = {
+const stepShape: StepShape = {
   groups: 16,
   samples: 64,
   promptTokens: 128,
@@ -74,10 +74,8 @@ function opLines(phase: Phase, counts: CountsTable, gpu: Gpu): string[] {
   return [line(heads, opWidths), ...rows];
 }
 
-/** Ops of all tables that stay below 70 % of their bound, with the worst share of each. */
-export function lowShares(
-  all: readonly { readonly gpu: Gpu; readonly times: readonly OpTime[] }[],
-): Map<string, number> {
+/** Ops of all tables that stay below 70 % of their bound, with the lowest share of each. */
+function lowShares(all: readonly { readonly gpu: Gpu; readonly times: readonly OpTime[] }[]): Map<string, number> {
   const low = new Map<string, number>();
   for (const { times } of all)
     for (const { op, bound, allowed } of times) {
@@ -92,7 +90,7 @@ export interface RooflineTables {
   readonly low: ReadonlyMap<string, number>;
 }
 
-/** The tables of the chosen models and GPUs, each by its name; empty: all. */
+/** The tables of the selected models and GPUs, each by its name; an empty list selects all. */
 export async function rooflineTables(
   counts: CountsTable,
   bucket: (sequences: number) => number,

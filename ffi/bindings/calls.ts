@@ -1,4 +1,4 @@
-/** Symbols of a library as functions on plain numbers, from their signatures as text, and the count of calls and seconds. */
+/** A library's symbols as functions on plain numbers, from their signatures as text, and counts of calls and seconds. */
 import { type FFIFunction, FFIType } from "bun:ffi";
 
 export type Call = (...args: number[]) => number;
@@ -14,13 +14,13 @@ const types: Readonly<Record<string, FFIType>> = {
   f32: FFIType.f32,
 };
 
-/** "name:type name:type" → what Bun's dlopen takes. */
+/** "name:type name:type" → the form that Bun's dlopen takes. */
 export function functionType(signature: string, returns: FFIType): FFIFunction {
   const args = signature.split(" ").filter(Boolean);
   return { args: args.map((argument) => types[argument.split(":")[1] ?? ""] as FFIType), returns };
 }
 
-/** The call itself; where there is a trace, one that is counted in it under `name`. */
+/** The call itself; with a trace, one that is counted there under `name`. */
 export function traced(trace: Trace | null, name: string, call: Call): Call {
   if (!trace) return call;
   const entry = { calls: 0, seconds: 0 };
@@ -34,7 +34,7 @@ export function traced(trace: Trace | null, name: string, call: Call): Call {
   };
 }
 
-/** A line per symbol that was called, the one with the most seconds first. */
+/** A line per called symbol, the one with the most seconds first. */
 export function traceLines(trace: Trace | null): string[] {
   return [...(trace ?? [])]
     .filter(([, { calls }]) => calls > 0)

@@ -55,7 +55,7 @@ const signatures = {
 } as const;
 
 const scratchSizes = "V:i32 D:i32 F:i32 H:i32 Hkv:i32 Dh:i32 longest:i32 T:i32";
-/** What the kernels say of their layouts, in elements, and of scratch memory, in bytes. */
+/** The kernels' own figures: layouts in elements, and scratch memory in bytes. */
 const sizes = {
   weight_elements: "N:i32 K:i32",
   key_page_elements: "Hkv:i32 Dh:i32",
@@ -76,16 +76,16 @@ export interface CpuLibrary {
   readonly kernels: Kernels;
   /** Of the path in use. */
   readonly sizes: Readonly<Record<SizeName, Call>>;
-  /** Instruction paths that were compiled in, slowest first. */
+  /** Compiled instruction paths, slowest first. */
   readonly paths: readonly { readonly name: string; readonly supported: boolean; readonly lanes: number }[];
-  /** @throws RunError when this processor cannot run the path, or the system refuses it. */
+  /** @throws RunError if this processor cannot run the path, or the system refuses it. */
   selectPath(name: string): void;
-  /** Returns the number of threads in force. */
+  /** Returns the number of threads in use. */
   setThreads(count: number): number;
   availableThreads(): number;
-  /** Bytes of scratch memory that the threads hold now. */
+  /** Bytes of scratch memory that the threads currently hold. */
   scratchBytes(): number;
-  /** GFLOP/s of an all-core loop of the path in use: multiply-adds in float32, or its products with bfloat16 weights. */
+  /** GFLOP/s of an all-core loop on the path in use: multiply-adds in float32, or its products with bfloat16 weights. */
   peakGflops(milliseconds: number, of?: "float32" | "bfloat16"): number;
   /** GB/s of an all-core read of `bytes` at `address`. */
   readBandwidth(address: number, bytes: number): number;
@@ -107,10 +107,10 @@ const control = {
 } as const;
 
 /**
- * The path of the kernel library: the one that the program came with, else the one in the cache, else compiled now. One
- * that the program came with and this system cannot load is compiled too, where there is a compiler.
+ * The path of the kernel library: the one shipped with the program, else the one in the cache, else compiled now. If this
+ * system cannot load the shipped one, it is also compiled, given a compiler.
  *
- * @throws RunError where there is none and none can be made
+ * @throws RunError if there is none and none can be built
  */
 export async function buildKernels(onBuild?: () => void): Promise<BuildResult> {
   const prebuilt = prebuiltKernels();
@@ -132,7 +132,7 @@ function functionTypes(table: Readonly<Record<string, string>>, returns: FFIType
   return Object.fromEntries(Object.entries(table).map(([name, text]) => [name, functionType(text, returns)]));
 }
 
-/** @throws RunError when the library cannot be loaded. */
+/** @throws RunError if the library cannot be loaded. */
 export function openCpuLibrary(path: string, options: { trace?: boolean } = {}): CpuLibrary {
   const table = { ...functionTypes(signatures, FFIType.void), ...functionTypes(sizes, FFIType.i64) };
   let symbols: Record<string, unknown>;

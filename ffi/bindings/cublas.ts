@@ -57,7 +57,7 @@ export const cublasLtSignatures: Readonly<Record<CublasLtSymbol, string>> = ligh
 /** cudaDataType_t */
 export const CUDA_R_32F = 0;
 export const CUDA_R_16BF = 14;
-/** cublasComputeType_t: float32 sums of float32 or bfloat16 products; TF32 has a number of its own. */
+/** cublasComputeType_t: float32 sums of float32 or bfloat16 products; TF32 has a separate value. */
 export const CUBLAS_COMPUTE_32F = 68;
 export const CUBLAS_OP_N = 0;
 export const CUBLAS_OP_T = 1;
@@ -77,9 +77,9 @@ export const preferenceAttribute = {
   MIN_ALIGNMENT_C_BYTES: 7,
   MIN_ALIGNMENT_D_BYTES: 8,
 } as const;
-/** Partial sums are added up in the compute type (cublasLtReductionScheme_t). */
+/** Partial sums are added in the compute type (cublasLtReductionScheme_t). */
 export const CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2;
-/** Bytes of cublasLtMatmulHeuristicResult_t, which begins with the algorithm; the status lies behind the size. */
+/** Bytes of cublasLtMatmulHeuristicResult_t, which starts with the algorithm; the status follows the size. */
 export const heuristicResult = { bytes: 96, workspaceAt: 64, statusAt: 72 } as const;
 
 const CUBLAS_STATUS_SUCCESS = 0;
@@ -104,9 +104,9 @@ export interface Cublas {
 const cure = "install it: pip install nvidia-cublas, conda install libcublas, or NVIDIA's CUDA toolkit";
 
 /**
- * Finds and loads cuBLAS, cuBLASLt first and from the same folder: the loader would look for it by its bare name.
+ * Finds and loads cuBLAS, cuBLASLt first and from the same folder, since the loader would search for it by its bare name.
  *
- * @throws MissingLibraryError where there is none
+ * @throws MissingLibraryError if there is none
  */
 export function openCublas(
   options: SearchOptions,

@@ -1,7 +1,7 @@
 /**
- * The CUDA driver's C interface (libcuda.so.1): each symbol with its arguments' C names and types. Symbols are those
- * that the driver exports for programs of versions 12 and 13 alike: where the header maps a name to one with a suffix,
- * that one. Pointers and handles are plain numbers, 0 for none.
+ * The CUDA driver's C interface (libcuda.so.1): each symbol with its arguments' C names and types. Symbols are those that the
+ * driver exports for programs of both versions 12 and 13: if the header maps a name to one with a suffix, that one. Pointers
+ * and handles are plain numbers, 0 for none.
  *
  * Source: CUDA Driver API reference, https://docs.nvidia.com/cuda/cuda-driver-api/
  */
@@ -92,7 +92,7 @@ export const CU_EVENT_DISABLE_TIMING = 2;
 export const CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1;
 export const CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
 
-/** What to do about a status, by number: those a user can meet. */
+/** Cures for the statuses that a user can meet, by number. */
 const cures: Readonly<Record<number, string>> = {
   2: "lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or end what else holds the GPU's memory (nvidia-smi)",
   3: "see whether nvidia-smi runs; load the driver or restart the machine",
@@ -113,8 +113,8 @@ const again = "start again from the last checkpoint";
 const kernelCure = `a kernel failed and the GPU's memory is lost: ${again}, and report this line if it comes back`;
 const hardwareCure = `the GPU itself failed and its memory is lost: see dmesg for lines with Xid and nvidia-smi -q -d ECC, then ${again}`;
 /**
- * Statuses after which the context is gone, and every later call answers the same: those of which cuda.h says that they
- * leave the process in an inconsistent state, or the context unusable (710), and the uncorrectable errors of the hardware.
+ * Statuses after which the context is lost, and every later call returns the same: those that according to cuda.h leave the
+ * process in an inconsistent state or the context unusable (710), and the uncorrectable errors of the hardware.
  */
 const stickyCures: Readonly<Record<number, string>> = {
   214: hardwareCure, // ECC_UNCORRECTABLE
@@ -132,18 +132,18 @@ const stickyCures: Readonly<Record<number, string>> = {
   721: kernelCure, // TENSOR_MEMORY_LEAK
   911: hardwareCure, // EXTERNAL_DEVICE
 };
-/** The numbers of these, for whoever tests them. */
+/** Their numbers, for tests. */
 export const stickyStatuses: readonly number[] = Object.keys(stickyCures).map(Number);
 
-/** Where calls of the driver write: one for the process, as they all come from its main thread. */
+/** Memory for results of driver calls: one for the process, as they all come from its main thread. */
 const out = nativeBlock(4096);
 
 export interface Driver {
   readonly calls: Calls<typeof signatures>;
   readonly path: string;
-  /** Such as 13000 for 13.0: the newest CUDA that the driver runs. */
+  /** Such as 13000 for 13.0: the newest CUDA version that the driver supports. */
   readonly version: number;
-  /** Where calls write their results; each reads it before the next writes. */
+  /** Memory for the calls' results; each result is read before the next call. */
   readonly out: NativeBlock;
   /** `subject`: what the call was about. @throws NvidiaCallError with the driver's own name and text for the status */
   check(call: DriverSymbol, status: number, subject?: string): void;
@@ -157,7 +157,7 @@ export function versionText(version: number): string {
 /**
  * Loads the driver and initialises it.
  *
- * @throws MissingLibraryError where there is none, NvidiaCallError where it finds no GPU
+ * @throws MissingLibraryError if there is none, NvidiaCallError if it finds no GPU
  */
 export function openDriver(options: SearchOptions, trace: Trace | null = null): Driver {
   const { path } = findLibrary(
@@ -184,7 +184,7 @@ export function openDriver(options: SearchOptions, trace: Trace | null = null): 
   return { calls, path: loadedFile(path), version: out.i32(), out, check };
 }
 
-/** Whether a failure is one after which no call on the GPU succeeds any more. */
+/** Whether after this failure no call on the GPU can succeed any more. */
 export function isSticky(error: unknown): boolean {
   return error instanceof NvidiaCallError && error.status in stickyCures;
 }

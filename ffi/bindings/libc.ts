@@ -1,7 +1,7 @@
 /**
- * The few calls of the C library that Bun has no equivalent for: mapping files of any size, anonymous memory,
- * views of memory at an address, locking a file. Addresses are plain numbers (they stay below 2^53).
- * Linux (glibc or musl) and macOS; leaves out Windows.
+ * The few calls of the C library that Bun has no equivalent for: mapping files of any size, anonymous memory, views of memory
+ * at an address, locking a file. Addresses are plain numbers (they stay below 2^53). Linux (glibc or musl) and macOS; leaves
+ * out Windows.
  */
 import { dlopen, type Pointer, read, toArrayBuffer } from "bun:ffi";
 import { closeSync, fstatSync, openSync, statSync } from "node:fs";
@@ -21,7 +21,7 @@ const symbolTable = {
 
 const isMac = process.platform === "darwin";
 
-/** Where the number of the last error lies. */
+/** Address of the last error's number. */
 const errorSymbol = isMac ? "__error" : "__errno_location";
 
 function openLibc() {
@@ -34,7 +34,7 @@ function openLibc() {
       }).symbols;
       return { libc, errorNumber: errors[errorSymbol]! };
     } catch {
-      // the next candidate
+      // try the next candidate
     }
   }
   throw new RunError(`no C library found under the names ${candidates.join(", ")}`);
@@ -50,7 +50,7 @@ const MAP_ANONYMOUS = isMac ? 0x1000 : 0x20;
 const MADV_HUGEPAGE = 14; // Linux only
 const MADV_DONTNEED = 4;
 const MAP_FAILED = 2 ** 64 - 1;
-/** A look at the file takes microseconds, a row of a dataset too. */
+/** Checking the file takes microseconds, as does reading a row of a dataset. */
 const LOOK_EVERY_MS = 100;
 
 /** A file mapped read-only. Views are valid until `close`. */
@@ -59,13 +59,13 @@ export interface FileMapping {
   /** Address of byte 0; 0 for an empty file. */
   readonly address: number;
   readonly byteLength: number;
-  /** A view of `length` bytes from `offset`, without a copy. Keep it short-lived: it pins nothing. */
+  /** A view of `length` bytes from `offset`, without a copy. Keep it short-lived: it does not keep the mapping alive. */
   view(offset: number, length: number): Uint8Array<ArrayBuffer>;
   /**
-   * Looks, some times a second at most, whether the file is still the one that was mapped: what another program writes into
-   * it shows here, and touching what is cut off ends the process. One put in its place by a rename is another file and does no harm.
+   * Checks, at most a few times per second, that the file is still the one that was mapped: writes by another program show
+   * here, and touching a truncated part ends the process. A file that replaces it by a rename is a different file and harmless.
    *
-   * @throws InputError where it is not
+   * @throws InputError if it changed
    */
   requireUnchanged(): void;
   /** Drops the pages from memory (they are read again from the file when touched). */
@@ -81,7 +81,7 @@ function mapped(result: unknown): number | null {
 /**
  * Maps a whole file, of any size (`Bun.mmap` stops at 4 GiB).
  *
- * @throws InputError when the file cannot be opened or is not a regular file.
+ * @throws InputError if the file cannot be opened or is not a regular file.
  */
 export function mapFile(path: string): FileMapping {
   let fd: number;
@@ -148,16 +148,16 @@ function emptyMapping(path: string): FileMapping {
   };
 }
 
-/** Anonymous memory, zeroed, page-aligned, backed by huge pages where the kernel offers them. */
+/** Anonymous memory, zeroed, page-aligned, backed by huge pages if the kernel offers them. */
 export interface AnonymousMemory {
   readonly address: number;
   readonly byteLength: number;
-  /** Gives the pages back; they read as zero when touched again. */
+  /** Returns the pages to the system; they read as zero when touched again. */
   discard(offset: number, length: number): void;
   free(): void;
 }
 
-/** @throws RunError when the system refuses the allocation. */
+/** @throws RunError if the system refuses the allocation. */
 export function mapAnonymous(byteLength: number): AnonymousMemory {
   const address = mapped(libc.mmap(0, byteLength, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (address === null) throw new RunError(`the system refused ${(byteLength / 2 ** 20).toFixed(0)} MiB of memory`);
@@ -174,7 +174,7 @@ export function mapAnonymous(byteLength: number): AnonymousMemory {
   };
 }
 
-/** The memory at `address` as an ArrayBuffer, without a copy and without ownership. */
+/** The memory at `address` as an ArrayBuffer, without a copy or ownership. */
 export function bytesAt(address: number, length: number): ArrayBuffer {
   return toArrayBuffer(address as Pointer, 0, length);
 }
@@ -185,10 +185,10 @@ const LOCK_NB = 4;
 const heldElsewhere = isMac ? 35 : 11;
 
 /**
- * Takes the kernel's own lock on an open file: it ends when the file is closed, so with its process too. It holds between
- * containers, and between machines on a file system that passes it on.
+ * Takes the kernel's lock on an open file. It ends when the file is closed, and so with the process. It works between
+ * containers, and between machines if the file system supports that.
  *
- * @returns `unsupported` where the file system knows no locks
+ * @returns `unsupported` if the file system has no locks
  */
 export function lockFile(fd: number): "locked" | "held" | "unsupported" {
   if (libc.flock(fd, LOCK_EX | LOCK_NB) === 0) return "locked";

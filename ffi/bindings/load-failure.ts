@@ -1,10 +1,10 @@
 /**
- * Why the system's dynamic loader refused the kernel library, in one line with the cure: what it says itself names a
- * symbol's version and not what to do.
+ * Why the system's dynamic loader rejected the kernel library, in one line with the cure: the loader's own message names a
+ * symbol's version but not what to do.
  */
 import { errorText, RunError } from "../../src/errors.ts";
 
-/** Symbol versions of the C and the C++ library, and what to say for them. */
+/** Symbol versions of the C and C++ libraries, and the message for each. */
 const libraries: readonly { readonly versions: RegExp; readonly name: string; readonly of: string }[] = [
   { versions: /version `GLIBC_([\d.]+)' not found/, name: "glibc", of: "Debian 12, Ubuntu 22.04 and RHEL 9 have it" },
   {
@@ -14,7 +14,7 @@ const libraries: readonly { readonly versions: RegExp; readonly name: string; re
   },
 ];
 
-/** @param error what dlopen threw for the library at `path` */
+/** @param error thrown by dlopen for the library at `path` */
 export function loadFailure(path: string, error: unknown): RunError {
   const text = errorText(error).replace(/^Failed to open library "[^"]*": /, "");
   for (const { versions, name, of } of libraries) {

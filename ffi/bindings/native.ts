@@ -1,6 +1,6 @@
 /**
- * Small pieces of native memory for calls that write through pointers or read structures: never a temporary typed
- * array, whose memory may move or be collected while a library still holds its address.
+ * Small pieces of native memory for calls that write through pointers or read structures. Temporary typed arrays are unsafe:
+ * their memory may move or be collected while a library still holds the address.
  */
 import { CString, type Pointer } from "bun:ffi";
 import { bytesAt, mapAnonymous } from "./libc.ts";
@@ -12,7 +12,7 @@ export interface NativeBlock {
   readonly address: number;
   readonly byteLength: number;
   readonly view: DataView;
-  /** The unsigned 64-bit value at `offset`. @throws RangeError where a number cannot hold it exactly */
+  /** The unsigned 64-bit value at `offset`. @throws RangeError if a number cannot hold it exactly */
   u64(offset?: number): number;
   setU64(offset: number, value: number): void;
   i32(offset?: number): number;
@@ -22,7 +22,7 @@ export interface NativeBlock {
   free(): void;
 }
 
-/** Zeroed native memory that stays where it is until it is freed. */
+/** Zeroed native memory that stays in place until it is freed. */
 export function nativeBlock(byteLength: number): NativeBlock {
   const memory = mapAnonymous(byteLength);
   const { address } = memory;

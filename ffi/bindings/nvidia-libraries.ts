@@ -1,7 +1,7 @@
 /**
- * Finds and loads NVIDIA's shared libraries: where a toolkit, conda, a Python environment or the driver put them, in
- * versions 13 and 12. The tables of symbols are in cuda.ts, cublas.ts and nvrtc.ts; this file binds them, and counts
- * calls and time per symbol where tracing is on. Linux alone: NVIDIA has no driver for macOS.
+ * Finds and loads NVIDIA's shared libraries: from a toolkit, conda, a Python environment or the driver, in versions 13 and 12.
+ * The tables of symbols are in cuda.ts, cublas.ts and nvrtc.ts; this file binds them, and counts calls and time per symbol if
+ * tracing is on. Linux only: NVIDIA has no driver for macOS.
  */
 import { dlopen, FFIType, suffix } from "bun:ffi";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
@@ -12,10 +12,10 @@ import { type Call, functionType, type Trace, traced } from "./calls.ts";
 import { nativeBlock, textAt } from "./native.ts";
 import { entries, pythonFolders } from "./python-environments.ts";
 
-/** Versions that the bindings know, the first found being taken. */
+/** Versions that the bindings support; the first one found is used. */
 export const majorVersions: readonly number[] = [13, 12];
 
-/** A library is not there: what was looked for and where. */
+/** A library is missing: the names and places that were searched. */
 export class MissingLibraryError extends RunError {
   readonly library: string;
   readonly searched: readonly string[];
@@ -27,7 +27,7 @@ export class MissingLibraryError extends RunError {
   }
 }
 
-/** A call that gave back another status than success. */
+/** A call that returned a status other than success. */
 export class NvidiaCallError extends RunError {
   /** C name of the function. */
   readonly call: string;
@@ -44,30 +44,30 @@ export class NvidiaCallError extends RunError {
 }
 
 export interface SearchOptions {
-  /** Looked in before all others. */
+  /** Searched before all others. */
   readonly folder?: string | null;
   readonly env?: Readonly<Record<string, string | undefined>>;
-  /** Stands for `/` in the fixed places; tests have one of their own. */
+  /** Replaces `/` in the fixed places; for tests. */
   readonly root?: string;
-  /** Beside it and above it lies the environment of a Python project; the working folder. */
+  /** The working folder: a Python project's environment is beside it or above it. */
   readonly cwd?: string;
 }
 
 export interface FoundLibrary {
-  /** File, or the bare name that the loader found by itself. */
+  /** File, or the bare name that the loader resolved. */
   readonly path: string;
   readonly major: number;
 }
 
 const loaderPath = "the loader's path (LD_LIBRARY_PATH, ldconfig)";
 
-/** The library folders of a toolkit that is installed in one piece. */
+/** The library folders of a toolkit installed in one piece. */
 function toolkitFolders(home: string): string[] {
   const target = process.arch === "arm64" ? "sbsa-linux" : "x86_64-linux";
   return [join(home, "lib64"), join(home, "targets", target, "lib"), join(home, "lib")];
 }
 
-/** Folders in the order they are looked in, after `options.folder` and the loader's own path. */
+/** Folders in search order, after `options.folder` and the loader's own path. */
 export function libraryFolders({ env = process.env, root = "/", cwd = process.cwd() }: SearchOptions = {}): string[] {
   const homes = [env.CUDA_HOME, env.CUDA_PATH].filter((home): home is string => !!home);
   const installed = entries(join(root, "usr/local"), /^cuda/);
@@ -79,14 +79,14 @@ export function libraryFolders({ env = process.env, root = "/", cwd = process.cw
   ];
 }
 
-/** Where the driver lies beside the loader's path: WSL, containers, NixOS. */
+/** Where the driver is, outside the loader's path: WSL, containers, NixOS. */
 export function driverFolders({ root = "/" }: SearchOptions = {}): string[] {
   const folders = ["usr/lib/wsl/lib", "usr/local/nvidia/lib64", "usr/local/nvidia/lib", "run/opengl-driver/lib"];
   return folders.map((folder) => join(root, folder));
 }
 
 interface Loader {
-  /** Loads a library for good, by file or by name; null, or the loader's own reason. */
+  /** Loads a library permanently, by file or by name; null, or the loader's reason for failing. */
   load(path: string): string | null;
 }
 
@@ -95,8 +95,8 @@ const RTLD_NOW = 2;
 let loader: Loader | undefined;
 
 /**
- * The C library's own dlopen: Bun's takes symbols and gives no other way to have a library loaded that the next one
- * needs. What is loaded once serves later loads by its bare name, and its symbols stay out of all others' way.
+ * The C library's own dlopen: Bun's requires symbols and cannot just load a library that the next one needs. Once loaded, a
+ * library serves later loads by its bare name, without exposing its symbols to others.
  */
 function systemLoader(): Loader {
   if (loader) return loader;
@@ -119,15 +119,15 @@ function systemLoader(): Loader {
       };
       return loader;
     } catch {
-      // the next candidate: glibc before 2.34 has dlopen in a library of its own
+      // try the next candidate: before 2.34, glibc has dlopen in a separate library
     }
   }
   throw new RunError("the C library has no dlopen; CUDA needs Linux with glibc");
 }
 
 /**
- * Finds a library, of the newest version whose file has all of `beside` next to it: any version in `options.folder`, as
- * who names a folder means what lies there, before each version by the loader, then in `folders`.
+ * Finds a library, in the newest version whose file has all of `beside` next to it: any version in `options.folder`, since
+ * whoever names a folder means its contents; then for each version the loader's path and `folders`.
  *
  * @throws MissingLibraryError that lists every place
  */
@@ -158,7 +158,7 @@ export function findLibrary(
   throw new MissingLibraryError(named, [...given, loaderPath, ...folders], cure, reason);
 }
 
-/** The file a library was loaded from, as this process' map of memory tells; the name itself where it does not. */
+/** The file a library was loaded from, according to the process's memory map; else the name itself. */
 export function loadedFile(path: string): string {
   if (path.includes("/")) return path;
   const maps = "/proc/self/maps";
@@ -169,7 +169,7 @@ export function loadedFile(path: string): string {
   return line?.slice(line.indexOf("/")) ?? path;
 }
 
-/** Loads what the next library looks for by its bare name. @throws RunError with the loader's own reason */
+/** Loads a library that the next one needs by its bare name. @throws RunError with the loader's own reason */
 export function preload(path: string): void {
   const failure = systemLoader().load(path);
   if (failure !== null) throw new RunError(`${path}: cannot be loaded (${failure}); install the library again`);
@@ -178,9 +178,9 @@ export function preload(path: string): void {
 export type Calls<T> = Readonly<Record<keyof T, Call>>;
 
 /**
- * The symbols of a library as functions. Names in `textual` give back the address of a text, all others a status.
+ * The symbols of a library as functions. Names in `textual` return the address of a text, all others a status.
  *
- * @throws RunError when the library cannot be loaded or lacks a symbol
+ * @throws RunError if the library cannot be loaded or lacks a symbol
  */
 export function bindLibrary<T extends Readonly<Record<string, string>>>(
   path: string,

@@ -1,6 +1,6 @@
 /**
- * NVRTC's C interface (libnvrtc.so): CUDA C++ → machine code, without a toolkit. Each symbol with its arguments' C names
- * and types; one function on top compiles a source whose headers are given with it, so that nothing is read from disk.
+ * NVRTC's C interface (libnvrtc.so): CUDA C++ → machine code, without a toolkit. Each symbol with its arguments' C names and
+ * types; a function on top compiles a source together with its headers, so that nothing is read from disk.
  *
  * Source: NVRTC documentation, https://docs.nvidia.com/cuda/nvrtc/
  */
@@ -44,7 +44,7 @@ const NVRTC_SUCCESS = 0;
 const out = nativeBlock(1024);
 
 export interface CompileRequest {
-  /** Name of the source, as errors and line tables have it. */
+  /** Name of the source, as used in errors and line tables. */
   readonly name: string;
   readonly source: string;
   readonly headers: readonly { readonly name: string; readonly source: string }[];
@@ -52,10 +52,10 @@ export interface CompileRequest {
 }
 
 export interface Compiled {
-  /** Machine code for the architecture that the options name. */
+  /** Machine code for the architecture in the options. */
   readonly cubin: Uint8Array<ArrayBuffer>;
   readonly ptx: string;
-  /** Warnings, and what --ptxas-options=-v prints. */
+  /** Warnings, and the output of --ptxas-options=-v. */
   readonly log: string;
 }
 
@@ -73,9 +73,9 @@ export interface Nvrtc {
 const cure = "install it: pip install nvidia-cuda-nvrtc, conda install cuda-nvrtc, or NVIDIA's CUDA toolkit";
 
 /**
- * Finds and loads NVRTC, and its builtins from beside it.
+ * Finds and loads NVRTC, and its builtins from the same folder.
  *
- * @throws MissingLibraryError where there is none
+ * @throws MissingLibraryError if there is none
  */
 export function openNvrtc(
   options: SearchOptions,
@@ -164,7 +164,7 @@ function preloadBuiltins(path: string, major: number): void {
   if (builtins) preload(join(folder, builtins));
 }
 
-/** Texts side by side in native memory, and room for a table of pointers to them. */
+/** Several texts in native memory, and room for a table of pointers to them. */
 function texted(values: readonly string[]) {
   const encoded = values.map((value) => new TextEncoder().encode(`${value}\0`));
   const bytes = encoded.reduce((sum, value) => sum + value.length, 0);

@@ -1,21 +1,21 @@
 /**
- * Where Python environments keep NVIDIA's libraries: `nvidia/NAME/lib` of the packages that pip and uv install. Environments
- * are found by the file system alone; no Python is run, and pyenv's shims, which are scripts, are read as pyenv reads them.
+ * Where Python environments have NVIDIA's libraries: `nvidia/NAME/lib` of the packages that pip and uv install. Environments
+ * are found from the file system; no Python is run, and pyenv's shims, which are scripts, are resolved as pyenv does.
  */
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 
 export interface PythonSearch {
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** The user's own folder; null: there is none. */
+  /** The user's home folder; null if there is none. */
   readonly home: string | null;
-  /** Where the search for a project's environment begins. */
+  /** Where the search for a project's environment starts. */
   readonly cwd: string;
-  /** Stands for `/` in the fixed places. */
+  /** Replaces `/` in the fixed places. */
   readonly root: string;
 }
 
-/** Paths in `folder` whose names match, the last in the order of numbers and letters first; none where there is no such folder. */
+/** Paths in `folder` whose names match, in descending alphanumeric order; none if the folder does not exist. */
 export function entries(folder: string, pattern: RegExp): string[] {
   try {
     return readdirSync(folder)
@@ -27,7 +27,7 @@ export function entries(folder: string, pattern: RegExp): string[] {
   }
 }
 
-/** A folder and all above it. */
+/** A folder and all its parents. */
 function upwards(folder: string): string[] {
   const found = [resolve(folder)];
   for (let next = dirname(found[0]!); next !== found.at(-1); next = dirname(next)) found.push(next);
@@ -43,9 +43,9 @@ function lines(path: string): string[] {
 }
 
 /**
- * Whether nobody else can put files into a folder: it is the user's own or root's, and only the owner may write into it, or
- * the group of the owner's number, which is theirs alone. Libraries are loaded from it and nobody named it: above a working
- * folder there may be one that everybody writes into.
+ * Whether nobody else can put files into a folder: it belongs to the user or root, and is writable only by the owner, or by the
+ * group with the owner's number, which is theirs alone. Libraries are loaded from it although nobody named it, and a parent of
+ * the working folder may be writable by everyone.
  */
 function isTrusted(folder: string): boolean {
   const user = process.getuid?.();
@@ -54,7 +54,7 @@ function isTrusted(folder: string): boolean {
   return (uid === user || uid === 0) && (mode & 0o002) === 0 && ((mode & 0o020) === 0 || gid === uid);
 }
 
-/** The environment that uv, or whoever follows its custom, keeps beside a project: it need not be activated. */
+/** The environment next to a project, as uv creates it: it need not be activated. */
 function projectPrefix({ env, cwd }: PythonSearch): string[] {
   const named = env.UV_PROJECT_ENVIRONMENT;
   const places = upwards(cwd).flatMap((folder) => [...(named ? [resolve(folder, named)] : []), join(folder, ".venv")]);
@@ -62,7 +62,10 @@ function projectPrefix({ env, cwd }: PythonSearch): string[] {
   return found ? [found] : [];
 }
 
-/** Prefixes of the versions that pyenv's shims stand for here: $PYENV_VERSION, else the next .python-version, else its own file. */
+/**
+ * Prefixes of the versions that pyenv's shims select here: $PYENV_VERSION, else the nearest .python-version, else pyenv's own
+ * file.
+ */
 function pyenvPrefixes(pyenv: string, { env, cwd }: PythonSearch): string[] {
   const files = [...upwards(cwd).map((folder) => join(folder, ".python-version")), join(pyenv, "version")];
   const asked = env.PYENV_VERSION
@@ -73,13 +76,13 @@ function pyenvPrefixes(pyenv: string, { env, cwd }: PythonSearch): string[] {
     .filter((name) => /^\w[\w.+-]*$/.test(name))
     .flatMap((name) => {
       const exact = join(pyenv, "versions", name);
-      // "3.12" stands for the newest 3.12.x that is installed
+      // "3.12" means the newest installed 3.12.x
       const newest = entries(join(pyenv, "versions"), /./).filter((path) => path.startsWith(`${exact}.`));
       return existsSync(exact) ? [exact] : newest.slice(0, 1);
     });
 }
 
-/** Prefixes of the python3 on the path: where it lies, and where its links lead. */
+/** Prefixes of the python3 on PATH: its own folder, and the target of its links. */
 function pathPrefixes(search: PythonSearch): string[] {
   const { env, home } = search;
   const found = env.PATH ? Bun.which("python3", { PATH: env.PATH }) : null;
@@ -89,7 +92,7 @@ function pathPrefixes(search: PythonSearch): string[] {
   return [dirname(dirname(found)), dirname(dirname(realpathSync(found)))];
 }
 
-/** `nvidia/NAME/lib` below a prefix; of packages without NVIDIA's the folder where these would be, to be told as looked at. */
+/** `nvidia/NAME/lib` below a prefix; without NVIDIA's packages, the folder where these would be, to be listed as searched. */
 function foldersOf(prefix: string): string[] {
   return entries(join(prefix, "lib"), /^python3/)
     .flatMap((python) => [join(python, "site-packages"), join(python, "dist-packages")])
@@ -102,8 +105,8 @@ function foldersOf(prefix: string): string[] {
 }
 
 /**
- * Folders of libraries in the order they are looked in: the active environment, conda's, the project's, that of python3 on the
- * path, the user's packages, the Pythons that uv installed, the system's.
+ * Library folders in search order: the active environment, conda's, the project's, that of python3 on PATH, the user's
+ * packages, the Pythons installed by uv, the system's.
  */
 export function pythonFolders(search: PythonSearch): string[] {
   const { env, home, root } = search;

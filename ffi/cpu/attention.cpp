@@ -1,17 +1,17 @@
 // Causal attention with grouped queries, flash style (Dao et al. 2022): no (T, T) buffer.
 //
 //   attention_forward   out (T, H, Dh) =, lse (T, H) =     over packed segments
-//   attention_backward  dq, dk, dv =                       of the same
-//   attention_decode    out (B, H, Dh) =                   one new token a sequence, keys and values in pages
-//   kv_store            puts keys and values of T tokens into pages
+//   attention_backward  dq, dk, dv =                       for the same
+//   attention_decode    out (B, H, Dh) =                   one new token per sequence, keys and values in pages
+//   kv_store            stores keys and values of T tokens in pages
 //
-// segments (S, 4): start, length, prefix start, prefix length, all in rows of the packed tokens. A completion names its
-// group's prompt as prefix and sees all of it; a prompt has no prefix and comes before its completions.
+// segments (S, 4): start, length, prefix start, prefix length, all in rows of the packed tokens. A completion has its
+// group's prompt as prefix and attends to all of it; a prompt has no prefix and comes before its completions.
 // q, k and v are parts of one buffer: row stride ldq for all three, heads Dh apart.
 //
-// Keys are taken in blocks of 64, counted from the prefix's start and anew from the segment's own start. A row's
-// softmax state is carried from block to block in that order, and a masked key adds exactly nothing; so its bits are
-// the same whether it is computed alone from the cache or among the rows of a training batch (promise 2).
+// Keys are processed in blocks of 64, counted from the prefix's start and again from the segment's own start. A row's
+// softmax state is carried from block to block in that order, and a masked key contributes exactly zero; so its bits
+// are the same whether it is computed alone from the cache or among the rows of a training batch (promise 2).
 //
 // A page holds one block: keys as panels [Hkv][4][Dh][16], values [Hkv][64][Dh rounded up to 16].
 #include <math.h>
@@ -31,7 +31,7 @@ int64_t key_page_elements(int32_t Hkv, int32_t Dh) { return (int64_t)Hkv * KEYS 
 int64_t value_page_elements(int32_t Hkv, int32_t Dh) { return Hkv * KEYS * padded(Dh); }
 int64_t attention_scratch_elements(int32_t Hkv, int32_t Dh) { return Hkv * 2 * padded(Dh); }
 
-// Rows of queries on their way through the blocks.
+// Rows of queries being processed block by block.
 struct QueryRows {
   int64_t count;   // rows
   int64_t Dh, Dp;  // head size, and rounded up to 16
@@ -64,7 +64,7 @@ INLINE V lane_numbers() {
   return load(a);
 }
 
-// One block of keys for all rows; row r sees the first visible(r) of its `keys`.
+// One block of keys for all rows; row r attends to the first visible(r) of its `keys`.
 template <class Visible>
 INLINE void attend_block(const QueryRows& rows, const float* key_panels, const float* values, int64_t keys,
                          const Visible& visible) {
@@ -114,7 +114,7 @@ INLINE float finish_row(const QueryRows& rows, int64_t r, T* out) {
   return rows.max[r] + (float)::log((double)sum);
 }
 
-// Panels [4][Dh][16] of up to 64 rows that lie `stride` apart; lanes beyond `keys` are zero.
+// Panels [4][Dh][16] of up to 64 rows with the given stride; lanes beyond `keys` are zero.
 template <class T>
 INLINE void pack_panels(float* panels, const T* rows, int64_t keys, int64_t stride, int64_t Dh) {
   for (int64_t p = 0; p * PANEL < keys; p++) {
@@ -149,7 +149,7 @@ INLINE Segment segment_at(const int32_t* segments, int64_t s) {
 }
 
 // Calls body(first row of the block in the packed tokens, keys in it, its first key's index in the segment or −1 in
-// the prefix) for the blocks that the first `own` tokens of the segment see.
+// the prefix) for the blocks that the first `own` tokens of the segment attend to.
 template <class Body>
 INLINE void for_blocks(const Segment& s, int64_t own, const Body& body) {
   for (int64_t j = 0; j < s.prefix_length; j += KEYS) body(s.prefix_start + j, smaller(KEYS, s.prefix_length - j), -1);
@@ -196,9 +196,9 @@ void attention_forward(void* out, float* lse, const void* q, const void* k, cons
 
 // The gradient:
 // P = exp(scale · q·k − lse), dP = dout · v, dS = scale · P ∘ (dP − D) with D = dout · out, row by row;
-// dv = Pᵀ dout, dq = dS k, dk = dSᵀ q. A task is one segment and one key-value head. What a completion adds to its
-// prompt's dk and dv goes to `scratch` first and is summed in the order of the completions, in waves of as many
-// segments as its scratch_rows (each Hkv · 2 · Dp floats) hold.
+// dv = Pᵀ dout, dq = dS k, dk = dSᵀ q. A task is one segment and one key-value head. A completion's share of its
+// prompt's dk and dv is first written to `scratch`, then summed in the order of the completions, in waves of as many
+// segments as fit in scratch_rows (each Hkv · 2 · Dp floats).
 
 // The arguments of attention_backward, of type TX.
 template <class TX>
@@ -265,11 +265,11 @@ struct QueryGradients {
 
 INLINE int64_t query_gradient_floats(int64_t rows, int64_t Dp) { return rows * (3 * Dp + 2 * KEYS + 2); }
 
-// Bytes of a slot of a thread's scratch memory at most: all keys of a sequence (0), the rows of a query block (1).
+// Maximum bytes in a slot of a thread's scratch memory: all keys of a sequence (0), the rows of a query block (1).
 INLINE int64_t attention_scratch(int slot, int64_t group, int64_t Dh, int64_t longest) {
-  if (slot == 0) return 4 * key_block_floats(longest + 2 * KEYS, Dh);  // prefix and own blocks end in part
+  if (slot == 0) return 4 * key_block_floats(longest + 2 * KEYS, Dh);  // the last prefix block and own block are partial
   if (slot > 1) return 0;
-  return 4 * QUERY_TOKENS * group * (3 * padded(Dh) + 2 * KEYS + 64);  // with room to spare for a row's statistics
+  return 4 * QUERY_TOKENS * group * (3 * padded(Dh) + 2 * KEYS + 64);  // with a margin for a row's statistics
 }
 
 // Room for `most` rows.
@@ -304,7 +304,7 @@ INLINE void read_queries(const Gradient<TX>& g, const Segment& s, int64_t h, int
   for (int64_t i = 0; i < rows.count * Dp; i++) rows.dqueries[i] = 0;
 }
 
-// p and ds, q·k and dP, into P and dS; row r sees the first visible(r) of `keys`.
+// p and ds, q·k and dP, into P and dS; row r attends to the first visible(r) of `keys`.
 template <class Visible>
 INLINE void score_gradients(const QueryGradients& rows, float scale, int64_t keys, const Visible& visible) {
   const V numbers = lane_numbers(), factor = set1(scale), hidden = set1(-INFINITY);
@@ -322,7 +322,7 @@ INLINE void score_gradients(const QueryGradients& rows, float scale, int64_t key
   }
 }
 
-// What block b of `keys` and the rows of queries give each other.
+// The gradients between block b of `keys` and the rows of queries.
 template <class Visible>
 INLINE void block_gradients(const QueryGradients& rows, const KeyBlocks& blocks, int64_t b, int64_t keys, int64_t Dh,
                             float scale, const Visible& visible) {
@@ -341,7 +341,7 @@ INLINE void block_gradients(const QueryGradients& rows, const KeyBlocks& blocks,
   }
 }
 
-// One segment and one key-value head: dq, dk and dv of its own tokens =, and what its prefix gets into rows of scratch
+// One segment and one key-value head: dq, dk and dv of its own tokens =, and its prefix's share to the rows of scratch
 // from `share` on.
 template <class TX>
 INLINE void segment_gradients(const Gradient<TX>& g, const Segment& s, int64_t h, int64_t share) {
@@ -372,7 +372,7 @@ INLINE void segment_gradients(const Gradient<TX>& g, const Segment& s, int64_t h
   }
 }
 
-// dk and dv += the shares of segments first … last − 1 in scratch, in their order; of one key-value head and KEYS rows of
+// dk and dv += the shares of segments first … last − 1 in scratch, in that order; for one key-value head and KEYS rows of
 // a prefix, from row `from` on.
 template <class TX>
 INLINE void add_shares(const Gradient<TX>& g, int64_t first, int64_t last, int64_t h, int64_t from) {

@@ -17,19 +17,19 @@ const common = [
   "-O2",
   "-fPIC",
   "-fvisibility=hidden",
-  "-ffp-contract=off", // a fused multiply-add only where the kernel says so: the same bits from every compiler
+  "-ffp-contract=off", // a fused multiply-add only where the kernel has one: the same bits from every compiler
   "-fno-math-errno",
   "-pthread",
 ];
 
 const avx512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"];
 
-/** A path that is another with products of its own (path_bf16.cpp); left out when the compiler lacks its instructions. */
+/** A path that extends another with its own products (path_bf16.cpp); left out if the compiler lacks its instructions. */
 interface ProductPath {
   readonly name: string;
   readonly flags: readonly string[];
   readonly defines: readonly string[];
-  /** A program of one such instruction. */
+  /** A program with one such instruction. */
   readonly probe: string;
 }
 
@@ -55,7 +55,7 @@ const x64Products: readonly ProductPath[] = [
 ];
 
 interface Paths {
-  /** Instruction paths in the order of dispatch.cpp, with the flags that only their own code gets. */
+  /** Instruction paths in the order of dispatch.cpp, with the flags for their own code. */
   readonly paths: Readonly<Record<string, readonly string[]>>;
   readonly products: readonly ProductPath[];
 }
@@ -69,7 +69,7 @@ function sourceFiles(): string[] {
     .sort();
 }
 
-/** Whether compiler and assembler know the path's instructions (GCC 11 and Clang 12 know all). */
+/** Whether compiler and assembler support the path's instructions (GCC 11 and Clang 12 support all). */
 async function knows(compiler: Compiler, path: ProductPath, folder: string): Promise<boolean> {
   const source = join(folder, `probe-${path.name}.cpp`);
   writeFileSync(source, `#include <immintrin.h>\n${path.probe}\n`);
@@ -87,9 +87,9 @@ async function knows(compiler: Compiler, path: ProductPath, folder: string): Pro
 
 export interface BuildResult {
   readonly library: string;
-  /** Null where the library was built beforehand. */
+  /** Null if the library was prebuilt. */
   readonly compiler: string | null;
-  /** Seconds the compiler took; 0 when the library was there. */
+  /** Seconds the compiler took; 0 if the library existed. */
   readonly seconds: number;
 }
 
@@ -100,13 +100,13 @@ function hashOf(settings: readonly unknown[]): string {
   return hash.digest("hex").slice(0, 16);
 }
 
-/** The name of a library built beforehand: of sources and flags, so that one of other sources is never taken. */
+/** The name of a prebuilt library: from sources and flags, so that one built from other sources is never used. */
 export function prebuiltName(architecture: string): string {
   const { paths, products } = pathsOf(architecture);
   return `libgrpo-cpu-${hashOf([common, paths, products, architecture, "linux"])}.so`;
 }
 
-/** The library built beforehand from these very sources, where the program came with one (release/build.ts). */
+/** The prebuilt library for exactly these sources, if the program came with one (release/build.ts). */
 export function prebuiltKernels(): string | null {
   if (process.platform !== "linux") return null;
   const library = assetPath(`prebuilt/${prebuiltName(process.arch)}`);
@@ -114,9 +114,9 @@ export function prebuiltKernels(): string | null {
 }
 
 export interface BuildOptions {
-  /** Called before the compiler is. */
+  /** Called before the compiler runs. */
   readonly onBuild?: (() => void) | undefined;
-  /** For another machine: its architecture as Bun calls it, and the compiler for it. */
+  /** For another machine: its architecture as Bun names it, and the compiler for it. */
   readonly architecture?: string;
   readonly compiler?: Compiler;
 }
@@ -124,9 +124,9 @@ export interface BuildOptions {
 /**
  * The path of the kernel library, compiled now unless it is cached.
  *
- * Two processes that start at once both build, each in a folder of its own; the second rename replaces an equal file.
+ * Two processes that start at once both build, each in its own folder; the second rename replaces an identical file.
  *
- * @throws RunError without a compiler, when compiling fails, or when the cache folder cannot be written.
+ * @throws RunError without a compiler, if compiling fails, or if the cache folder cannot be written.
  */
 export async function compileKernels(options: BuildOptions = {}): Promise<BuildResult> {
   const compiler = options.compiler ?? findCompiler(what);
@@ -180,7 +180,7 @@ async function compileInto(
   return linked;
 }
 
-// `bun ffi/cpu/build.ts`: builds now what would be built at first use.
+// `bun ffi/cpu/build.ts`: builds now instead of at first use.
 if (import.meta.main) {
   try {
     await compileKernels({

@@ -17,13 +17,13 @@
   extern const Kernels kernels;   \
   }
 DECLARE_PATH(portable)
-// PORTABLE_ONLY: a library of the portable path alone, for a vector width of the tests' choosing (simd.h).
+// PORTABLE_ONLY: a library with only the portable path, for a vector width chosen by the tests (simd.h).
 #if defined(__x86_64__) && !defined(PORTABLE_ONLY)
 DECLARE_PATH(avx2)
 DECLARE_PATH(avx512)
 #endif
-// The build leaves these two out where the compiler does not know their instructions. EMULATED_BF16: a library in which
-// the tests' own functions stand for them.
+// The build leaves these two out if the compiler does not support their instructions. EMULATED_BF16: a library in which the
+// tests' own functions replace them.
 #if defined(HAVE_AVX512BF16)
 DECLARE_PATH(avx512bf16)
 #endif
@@ -55,8 +55,8 @@ bool has_avx512() {
          __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 5);
 }
 
-// Tile registers take 8 KiB a thread, so Linux hands them out on request only, once for the whole process.
-// The numbers are ARCH_GET_XCOMP_SUPP, ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA, which older headers lack.
+// Tile registers take 8 KiB per thread, so Linux grants them only on request, once for the whole process. The numbers are
+// ARCH_GET_XCOMP_SUPP, ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA, which older headers lack.
 constexpr int GET_SUPPORTED = 0x1021, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
 [[maybe_unused]] bool has_amx() {
 #if defined(__linux__)
@@ -111,7 +111,7 @@ const char* path_name(int32_t index) { return index >= 0 && index < PATHS ? path
 int32_t path_supported(int32_t index) { return index >= 0 && index < PATHS && paths[index].supported(); }
 int32_t path_lanes(int32_t index) { return paths[index].kernels->lanes; }
 
-// Uses path `index` from now on; 0 when this processor cannot run it, or the system refuses.
+// Uses path `index` from now on; 0 if this processor cannot run it, or the system refuses.
 int32_t path_select(int32_t index) {
   if (!path_supported(index)) return 0;
   if (paths[index].prepare && !paths[index].prepare()) return 0;
@@ -119,8 +119,8 @@ int32_t path_select(int32_t index) {
   return 1;
 }
 
-// Multiply-adds a second on all threads of the path in use, in GFLOP/s, measured over about `milliseconds`: in float32,
-// or (`products`) those of products with bfloat16 weights.
+// Multiply-adds per second on all threads of the path in use, in GFLOP/s, measured over about `milliseconds`: in float32, or
+// (`products`) in products with bfloat16 weights.
 double peak_gflops(int32_t milliseconds, int32_t products) {
   const auto peak = products ? kernels->product_peak : kernels->fma_peak;
   const int threads = 64;
@@ -139,7 +139,7 @@ double peak_gflops(int32_t milliseconds, int32_t products) {
   }
 }
 
-// Bytes a second read from memory by all threads, in GB/s: `bytes` at `memory`, once.
+// Memory read per second by all threads, in GB/s: `bytes` at `memory`, once.
 double read_bandwidth(const uint64_t* memory, int64_t bytes) {
   const int64_t block = 1 << 18;
   timespec from, to;

@@ -15,7 +15,7 @@ INLINE void blocks(int64_t n, const Body& body) {
   parallel(ceil_div(n, BLOCK), [&](int64_t b) { body(b * BLOCK, smaller(n, (b + 1) * BLOCK)); });
 }
 
-// grad_scale is the clipping factor; correction1 = 1 − β1^t, correction2 = 1 − β2^t. In float32 p and master are one.
+// grad_scale is the clipping factor; correction1 = 1 − β1^t, correction2 = 1 − β2^t. In float32 p and master are the same buffer.
 void adamw(void* p, float* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,
            float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t dtype) {
   const V step = set1(lr / correction1), root = set1(__builtin_sqrtf(correction2)), decay = set1(1.0f - lr * weight_decay);
@@ -37,7 +37,7 @@ void adamw(void* p, float* master, float* m, float* v, const float* g, int64_t n
 }
 
 void sum_squares(double* sum, const float* x, int64_t n) {
-  // Blocks are summed a batch at a time, so the partial sums fit a fixed array whatever n is.
+  // Blocks are summed a batch at a time, so the partial sums fit a fixed array for any n.
   constexpr int64_t BATCH = 1024;
   double partial[BATCH], total = 0;
   for (int64_t first = 0; first < n; first += BATCH * BLOCK) {

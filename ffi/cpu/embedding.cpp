@@ -1,6 +1,6 @@
 // embedding_forward   x (T, D) =  rows `ids` of the weight (V, D), widened to float32
 // embedding_backward  dw (V, D) += dx (T, D) at those rows
-// The weight lies in panels (matmul.cpp): row id is lane id % 16 of panel id / 16. The backward pass gives each thread
+// The weight is stored in panels (matmul.cpp): row id is lane id % 16 of panel id / 16. The backward pass gives each thread
 // a range of D and walks the tokens in order, so repeated ids add up in the same order on every run.
 #include "simd.h"
 #include "threads.h"

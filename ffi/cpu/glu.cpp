@@ -1,4 +1,4 @@
-// Gated linear unit (Shazeer 2020): x (T, 2F) holds the gate g and beside it the value u;  y (T, F) = act(g) · u, where
+// Gated linear unit (Shazeer 2020): x (T, 2F) holds the gate g and next to it the value u;  y (T, F) = act(g) · u, where
 // act is SiLU (swiglu) or tanh-approximated GELU (geglu).
 //   glu_forward   y =
 //   glu_backward  dx (T, 2F) =

@@ -36,7 +36,7 @@ void log_softmax_backward(float* dlogits, const float* logits, const float* dlog
     const V h = set1(entropy[r]), dh = set1(dentropy[r]), sum = set1(total);
     for (int64_t i = 0; i < vocabulary; i += W) {
       int n = (int)smaller(W, vocabulary - i);
-      V logp = max(set1(-1e4f), sub(mul(load_upto(row + i, n), t), shift));  // a NaN stays one
+      V logp = max(set1(-1e4f), sub(mul(load_upto(row + i, n), t), shift));  // NaN stays NaN
       V p = exp(logp);
       V dz = sub(zero(), mul(p, fma(dh, add(logp, h), sum)));
       store_upto(out + i, mul(dz, t), n);

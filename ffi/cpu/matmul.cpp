@@ -6,10 +6,10 @@
 //   bias_backward            dbias (N) +=      column sums of dy
 //
 // A weight is stored in panels, [N/16][K][16], rows beyond N zero. One copy serves the forward product (a panel is the
-// B operand as it stands), the backward one (16×16 blocks are transposed on the way), the embedding and the head. Its
+// B operand directly), the backward one (16×16 blocks are transposed on the way), the embedding and the head. Its
 // gradient, masters and moments have the same layout in float32, so the optimizer is elementwise.
 //
-// An output element is one chain over the reduction index, whatever M, the threads or the blocking (tile.h).
+// An output element is one chain over the reduction index, for any M, threads or blocking (tile.h).
 #include "panels.h"
 #include "threads.h"
 #include "tile.h"
@@ -38,7 +38,7 @@ INLINE int64_t product_scratch(int slot, int64_t deepest, int64_t T) {
   return 4 * smaller(T, MOST_ROWS) * smaller(deepest, PANEL * panels_a_task);
 }
 
-// Copies rows of x as float32, row-major with stride `depth`. A float32 input is used where it lies.
+// Copies rows of x as float32, row-major with stride `depth`. A float32 input is used in place.
 template <class TX>
 INLINE const float* rows_f32(const TX* x, int64_t ldx, int64_t rows, int64_t depth, float* scratch, int64_t* stride) {
   if constexpr (sizeof(TX) == 4) {
@@ -150,7 +150,7 @@ void matmul_forward(void* y, const void* x, const void* w, const void* bias, int
   })));
 }
 
-// wide[n][16] = w[n][k0 … k0+15] for `depth` rows n from n0: 16×16 blocks out of the panels, transposed.
+// wide[n][16] = w[n][k0 … k0+15] for `depth` rows n from n0: 16×16 blocks of the panels, transposed.
 template <class TW>
 INLINE void transpose_panel(float* wide, const TW* w, int64_t n0, int64_t depth, int64_t k0, int64_t K) {
   int64_t columns = smaller(PANEL, K - k0);
@@ -220,8 +220,8 @@ void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, i
   })));
 }
 
-// strips[i][t][MR]: columns i·MR … of x, a token's MR values side by side, zero beyond `depth`. A strip is written with
-// whole vectors: the W − MR values too many are overwritten by the next token, or lie in the room behind the last.
+// strips[i][t][MR]: columns i·MR … of x, a token's MR values adjacent, zero beyond `depth`. A strip is written with
+// whole vectors: the W − MR extra values are overwritten by the next token, or fall into the room after the last.
 template <class TX>
 INLINE void transpose_strips(float* strips, const TX* x, int64_t ldx, int64_t tokens, int64_t depth) {
   for (int64_t k = 0; k < depth; k += MR) {
@@ -238,7 +238,7 @@ void matmul_backward_weight(float* dw, const void* dy, const void* x, int32_t M,
                             int32_t ldx, int32_t dydtype, int32_t xdtype) {
   if (M <= 0 || N <= 0) return;
   WITH_DTYPE(dydtype, TY, WITH_DTYPE(xdtype, TX, {
-    // A task owns a range of panels and of K; the reduction over the M tokens runs on through dw itself.
+    // A task owns a range of panels and of K; the reduction over the M tokens accumulates in dw itself.
     constexpr int64_t K_BLOCK = 288 / MR * MR;
     constexpr int64_t TOKENS = 256;
     int64_t panels = ceil_div(N, PANEL), k_blocks = ceil_div(K, K_BLOCK);
@@ -288,7 +288,7 @@ void bias_backward(float* dbias, const void* dy, int32_t M, int32_t N, int32_t l
   });
 }
 
-// Into the layout: source is (N, K) row-major of dtype 0 float32, 1 bfloat16, 2 float16; rows [n0, n0 + rows).
+// To the layout: source is (N, K) row-major of dtype 0 float32, 1 bfloat16, 2 float16; rows [n0, n0 + rows).
 void weight_pack(void* w, const void* source, int32_t n0, int32_t rows, int32_t N, int32_t K, int32_t wdtype,
                  int32_t source_dtype) {
   WITH_DTYPE(wdtype, TW, {
@@ -312,7 +312,7 @@ void weight_pack(void* w, const void* source, int32_t n0, int32_t rows, int32_t 
   });
 }
 
-// Out of the layout: rows [n0, n0 + rows) as (rows, K) row-major, dtype 0 float32 or 1 bfloat16.
+// From the layout: rows [n0, n0 + rows) as (rows, K) row-major, dtype 0 float32 or 1 bfloat16.
 void weight_unpack(void* target, const void* w, int32_t n0, int32_t rows, int32_t K, int32_t target_dtype,
                    int32_t wdtype) {
   WITH_DTYPE(target_dtype, TT, WITH_DTYPE(wdtype, TW, {

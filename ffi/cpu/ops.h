@@ -1,5 +1,5 @@
 // Every kernel that the bindings call: name, parameters, arguments. The dispatcher, each path's table and the
-// declarations are made from this one list. Argument order: outputs, inputs, saved statistics, sizes, scalars.
+// declarations are generated from this one list. Argument order: outputs, inputs, saved statistics, sizes, scalars.
 //
 // Legend: T tokens, D hidden width, F intermediate width, H heads, Dh head size, V vocabulary, B sequences, S segments,
 // N rows or outputs. dtype codes: 0 float32, 1 bfloat16 (2 float16, as a source only). Gradients of activations are
@@ -102,7 +102,7 @@
   OP(scatter_rows, (float* dx, const float* dy, const int32_t* rows, int32_t N, int32_t T, int32_t D),                 \
      (dx, dy, rows, N, T, D))
 
-// What a caller must know beforehand: elements that the kernels' layouts take, and upper bounds of the bytes of scratch
+// What a caller must know in advance: elements that the kernels' layouts take, and upper bounds of the bytes of scratch
 // memory over all kernels of a model, of each thread and of one thread for all. `longest`: tokens of a sequence, T: of a batch.
 #define CPU_SIZES(SIZE)                                                                                                \
   SIZE(weight_elements, (int32_t N, int32_t K), (N, K))                                                                \

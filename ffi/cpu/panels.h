@@ -1,4 +1,4 @@
-// What all products with a weight share: the finished tile on its way out, and how panels are split over tasks.
+// Shared by all products with a weight: storing a finished tile, and splitting panels into tasks.
 #pragma once
 #include "simd.h"
 
@@ -21,7 +21,7 @@ INLINE void write_tile(TY* y, int64_t ldy, const float* c, int64_t rows, int64_t
 
 static constexpr int64_t TASKS = 64;  // enough for any sensible number of threads
 
-// Splits the panels so that every thread has work even when M is one block, with at least `least` panels a task.
+// Splits the panels so that every thread has work even if M is one block, with at least `least` panels per task.
 INLINE int64_t panels_per_task(int64_t panels, int64_t blocks, int64_t least) {
   int64_t wanted = ceil_div(TASKS, blocks);  // per block
   return larger(least, ceil_div(panels, wanted));

@@ -26,7 +26,7 @@ static double fma_peak(int64_t n) {
   return 2.0 * CHAINS * W * (double)n;
 }
 
-// A slot serves the kernels in turn, so it grows to what the greediest takes.
+// The kernels take turns with a slot, so it grows to the largest need.
 int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest,
                              int32_t T) {
   const int64_t deepest = larger(larger(D, F), (int64_t)H * Dh);

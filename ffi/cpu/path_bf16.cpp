@@ -1,8 +1,8 @@
-// A path that multiplies in bfloat16: the kernels of BASE_PATH, with products of its own where operands are bfloat16.
+// A path that multiplies in bfloat16: the kernels of BASE_PATH, with its own products for bfloat16 operands.
 // The build compiles this file once for vdpbf16ps and once for AMX (-DAMX_TILES), with -DKERNEL_PATH and -DBASE_PATH.
 //
 // A product belongs here when its weight is bfloat16 (backward_weight: when x is, as under such weights). A float32
-// operand, a gradient, is rounded to nearest even before. Weights keep their layout; panels are paired up (tile_bf16.h)
+// operand, a gradient, is first rounded to nearest even. Weights keep their layout; panels are paired up (tile_bf16.h)
 // in scratch memory, each once per block of rows. M, the threads and the blocking never change an element's bits, so
 // decoding one row takes the same instruction as training on thousands.
 #include "ops.h"
@@ -22,19 +22,19 @@ extern const Kernels kernels;
 
 namespace KERNEL_PATH {
 
-// Reduction elements of a paired panel: two of them take 32 KiB, with room for A beside them in a 48 KiB L1.
+// Reduction elements of a paired panel: two of them take 32 KiB, which leaves room for A in a 48 KiB L1.
 static constexpr int64_t DEPTH = 512;
-// Rows of M that share it: 480 × 512 elements of A take half of a 1 MiB L2. A multiple of 32 (tiles) and of 12 (MR).
+// Rows of M that share a panel: 480 × 512 elements of A take half of a 1 MiB L2. A multiple of 32 (tiles) and of 12 (MR).
 static constexpr int64_t ROWS = 480, ROWS_STEP = 96;
-// Panels whose sums wait in scratch while the reduction runs, at most.
+// Maximum number of panels with sums in scratch during the reduction.
 static constexpr int64_t PANELS_AT_ONCE = 16;
-// An operand that has to be converted first is converted once for all tasks, about this many bytes at a time. The
-// tests make it small.
+// An operand that has to be converted first is converted once for all tasks, about this many bytes at a time. The tests make it
+// small.
 #ifndef CONVERTED_BYTES
 #define CONVERTED_BYTES (32 << 20)
 #endif
 
-// Rows of x as bfloat16, zero-padded to whole groups: where they lie, or in memory of the calling thread.
+// Rows of x as bfloat16, zero-padded to whole groups: in place, or in the calling thread's memory.
 template <class TX>
 static const bf16* rows_bf16(const TX* x, int64_t ldx, int64_t rows, int64_t depth, int64_t* stride) {
   if (sizeof(TX) == 2 && depth % GROUP == 0) {
@@ -90,7 +90,7 @@ static void panel_products(TY* y, int64_t ldy, const bf16* a, int64_t lda, int64
   });
 }
 
-// The same with x as it is stored: as many rows at a time as may be converted at once.
+// The same for x as it is stored: in batches of as many rows as may be converted at once.
 template <class TX, class TY, class PairPanel>
 static void products(TY* y, int64_t ldy, const TX* x, int64_t ldx, int64_t M, int64_t N, int64_t depth,
                      const bf16* bias, bool accumulate, const PairPanel& pair_panel) {
@@ -129,8 +129,8 @@ static void matmul_backward_input(void* dx, const void* dy, const void* w, int32
   if (wdtype != 1)
     return BASE_PATH::matmul_backward_input(dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate);
   if (M <= 0 || K <= 0) return;
-  // In a weight's panel 16 rows n of one k lie side by side, so pairs over n are there already: (16 k, 8 pairs) is
-  // transposed to (8 pairs, 16 k).
+  // In a weight's panel the 16 rows n of one k are adjacent, so pairs over n exist already: (16 k, 8 pairs) is transposed to (8
+  // pairs, 16 k).
   const auto pair_panel = [&](uint32_t* b, int64_t p, int64_t n, int64_t count) {
     const int64_t k = p * PANEL, columns = smaller(PANEL, K - k);
     for (int64_t i = 0; i < count; i += PANEL) {
@@ -171,7 +171,7 @@ static void matmul_backward_weight(float* dw, const void* dy, const void* x, int
                                    int32_t lddy, int32_t ldx, int32_t dydtype, int32_t xdtype) {
   if (xdtype != 1) return BASE_PATH::matmul_backward_weight(dw, dy, x, M, N, K, lddy, ldx, dydtype, xdtype);
   if (M <= 0 || N <= 0 || K <= 0) return;
-  // A task owns a range of panels and of K; the reduction over the M tokens runs on through dw itself.
+  // A task owns a range of panels and of K; the reduction over the M tokens accumulates in dw itself.
   const int64_t panels = ceil_div(N, PANEL), at_once = larger(DEPTH, CONVERTED_BYTES / (2 * K) / DEPTH * DEPTH);
   const int64_t k_blocks = larger(ceil_div(K, 4 * ROWS), smaller(ceil_div(K, ROWS_STEP), ceil_div(128, panels)));
   const int64_t k_block = ceil_div(ceil_div(K, k_blocks), ROWS_STEP) * ROWS_STEP;
@@ -207,7 +207,7 @@ static void matmul_backward_weight(float* dw, const void* dy, const void* x, int
   }
 }
 
-// Beside what the base path's kernels take: sums of ROWS rows by PANELS_AT_ONCE panels, and two paired panels.
+// In addition to the base path's kernels: sums of ROWS rows by PANELS_AT_ONCE panels, and two paired panels.
 static int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh,
                                     int32_t longest, int32_t T) {
   return BASE_PATH::thread_scratch_bound(V, D, F, H, Hkv, Dh, longest, T) + 4 * ROWS * PANELS_AT_ONCE * PANEL +
@@ -228,7 +228,7 @@ static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, 
 
 static double fma_peak(int64_t n) { return BASE_PATH::kernels.fma_peak(n); }
 
-// Made when compiling: code that ran as the library is loaded would stop processors without these instructions.
+// Initialized at compile time: code that ran while loading the library would crash processors without these instructions.
 #define KERNEL_ENTRY(name, parameters, arguments) BASE_PATH::name,
 static constexpr Kernels table() {
   Kernels k = {CPU_OPS(KERNEL_ENTRY) CPU_SIZES(KERNEL_ENTRY) nullptr, multiply_peak, W};

@@ -1,5 +1,5 @@
-// Rotary position embedding (Su et al. 2021) in place, in the half-split form of the Hugging Face models: element d of
-// a head's first half turns with element d + Dh/2, by the angle of the token's position.
+// Rotary position embedding (Su et al. 2021) in place, in the half-split form of the Hugging Face models: element d of a head's
+// first half rotates with element d + Dh/2, by the angle of the token's position.
 //   rope_forward   x (T, H, Dh) turned;  cos, sin (positions, Dh/2) in float32, made on the host in float64
 //   rope_backward  dx (T, H, Dh) turned back
 #include "simd.h"

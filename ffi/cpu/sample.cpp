@@ -2,9 +2,9 @@
 //   sample   ids (B) =, logprob (B) =, sampling_logprob (B) =
 // In the order transformers applies them: repetition penalty (Keskar et al. 2019; over prompt and completion, kept as
 // a bit set per slot), temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024). `logprob` is of
-// softmax(logits · inverse_temperature) before penalty and truncation: bit for bit what log_softmax_forward gives for the
-// token; `sampling_logprob` is of the distribution really drawn from. greedy: the largest logit, the lowest id among
-// equals. seen may be null: nothing is penalized.
+// softmax(logits · inverse_temperature) before penalty and truncation, bit for bit as in log_softmax_forward for the
+// token; `sampling_logprob` is of the distribution actually drawn from. greedy: the largest logit, the lowest id on a
+// tie. seen may be null: no penalty.
 //
 // The random number is Philox4x32-10 (Salmon et al. 2011) under the key (seed, stream), counted by the sequence's
 // (position, sample, prompt, step), so it does not depend on the batch. counters (B, 5): those four, then the slot.
@@ -29,7 +29,7 @@ static double philox_uniform(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
   return ((double)(c0 >> 5) * 67108864.0 + (double)(c1 >> 6)) * (1.0 / 9007199254740992.0);  // 53 bits, [0, 1)
 }
 
-// Larger value first, lower id among equals.
+// Larger value first, lower id on a tie.
 INLINE bool before(const float* z, int32_t a, int32_t b) { return z[a] > z[b] || (z[a] == z[b] && a < b); }
 
 INLINE void sift_down(int32_t* heap, int64_t size, int64_t i, const float* z) {
@@ -52,7 +52,7 @@ static int32_t last_kept(const float* z, const float* e, int32_t* heap, int32_t 
   for (int64_t i = size / 2 - 1; i >= 0; i--) sift_down(heap, size, i, z);
   int64_t limit = top_k > 0 && top_k < size ? top_k : size;
   double total = 0;
-  if (top_p < 1) {  // probabilities are of what top-k leaves
+  if (top_p < 1) {  // probabilities after top-k
     if (limit == size) {
       for (int32_t i = 0; i < size; i++) total += e[i];
     }

@@ -1,8 +1,8 @@
 // One vector vocabulary for every instruction path. Each path compiles the same kernels with its own flags inside its
 // own namespace (KERNEL_PATH), so nothing here may be shared between paths: no templates of the standard library.
 //
-// A path fixes W, the number of float lanes. Whatever order a kernel sums in is written with W, so a path always
-// gives the same bits; two paths may differ in the last ones.
+// A path fixes W, the number of float lanes. Every kernel's summation order is expressed in W, so a path always gives the same
+// bits; two paths may differ in the last ones.
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -14,7 +14,7 @@
 struct bf16 {
   uint16_t bits;
 };
-// IEEE half, only read (checkpoints).
+// IEEE half, read only (checkpoints).
 struct f16 {
   uint16_t bits;
 };
@@ -123,7 +123,7 @@ INLINE V pow2(V n) {
 }
 #else
 // Portable: GCC and Clang vector extensions (SSE2 on x86-64, NEON on arm64). No fused multiply-add: the build passes
-// -ffp-contract=off, so a*b+c rounds twice, everywhere alike.
+// -ffp-contract=off, so a*b+c rounds twice, everywhere.
 // SIMD_BYTES sets the width: 64 bytes have the lanes and tiles of AVX-512, so that processors without it can check them.
 #ifndef SIMD_BYTES
 #define SIMD_BYTES 16
@@ -169,7 +169,7 @@ INLINE V round_nearest(V a) {  // |a| < 2^22: adding 1.5 * 2^23 leaves the neare
 INLINE V pow2(V n) { return (V)((__builtin_convertvector(n, I) + 127) << 23); }
 #endif
 
-// Sum of the lanes, always as the same tree: halves folded together until one is left.
+// Sum of the lanes, always with the same tree: halves are folded together until one is left.
 INLINE float sum_lanes(V x) {
   float a[W];
   store(a, x);
@@ -210,7 +210,7 @@ INLINE void store_upto(T* p, V x, int n) {
 // of NaN.
 INLINE V exp(V x) {
   const V low = set1(-87.33f);
-  V y = min(set1(88.37f), x);  // in this order min and max keep a NaN
+  V y = min(set1(88.37f), x);  // in this order min and max preserve NaN
   y = max(low, y);
   V n = round_nearest(mul(y, set1(1.44269504088896341f)));
   V r = fma(n, set1(-0.693359375f), y);       // ln 2 in two parts, the first exact in few bits

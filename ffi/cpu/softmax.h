@@ -1,4 +1,4 @@
-// Log-softmax of one row of logits: the one order of summing the vocabulary, shared by training and sampling.
+// Log-softmax of one row of logits: the one summation order over the vocabulary, shared by training and sampling.
 #pragma once
 #include <math.h>
 
@@ -12,8 +12,7 @@ struct RowStatistics {
   float entropy;  // −Σ p log p, in nats
 };
 
-// Elements that are summed before their sums join the row's: one running sum over a vocabulary of 150,000 would lose 4e-5
-// of it to rounding.
+// Elements per partial sum: a single running sum over a vocabulary of 150,000 would lose a share of 4e-5 to rounding.
 constexpr int64_t SUMMED_AT_ONCE = 4096;
 
 // z_i = logit_i · inverse_temperature everywhere; a lane sums every W-th element, block by block, and the lanes fold at the

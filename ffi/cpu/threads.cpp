@@ -40,7 +40,7 @@ void work(const Job& j) {
 }
 
 void* worker(void* argument) {
-  // Its number, and the generation at its birth: jobs before that one do not count on it.
+  // Its number, and the generation at its start: earlier jobs do not count on it.
   int number = (int)((uintptr_t)argument & 0xffff);
   uint32_t seen = (uint32_t)((uintptr_t)argument >> 16);
   inside = true;
@@ -51,7 +51,7 @@ void* worker(void* argument) {
       else generation.wait(seen, std::memory_order_acquire);
     }
     seen = generation.load(std::memory_order_acquire);
-    // Every worker reports, also one that is not asked to work now: the next job starts when none can still see this one.
+    // Every worker reports, even one with no work in this job: the next job starts when none can still see this one.
     if (number < thread_count) work(job);
     running.fetch_sub(1, std::memory_order_release);
   }
@@ -73,7 +73,7 @@ std::atomic<int64_t> scratch_total{0};
 void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context) {
   if (count <= 0) return;
   bool idle = false;
-  // A nested call, or one from a second JavaScript thread, runs on its own thread alone: same results.
+  // A nested call, or one from a second JavaScript thread, runs only on its own thread, with the same results.
   if (thread_count == 1 || count == 1 || inside || !busy.compare_exchange_strong(idle, true)) {
     for (int64_t i = 0; i < count; i++) body(context, i);
     return;
@@ -107,7 +107,7 @@ void* thread_scratch(int slot, size_t bytes) {
 #pragma GCC visibility push(default)
 extern "C" {
 
-// Threads that kernels use from now on, the calling one included; returns the number in force.
+// Threads that kernels use from now on, the calling one included; returns the number in use.
 int32_t threads_set(int32_t n) {
   if (n < 1) n = 1;
   if (n > MAX_THREADS) n = MAX_THREADS;

@@ -1,6 +1,6 @@
 // The pool of threads that all kernels share, and each thread's scratch memory. Compiled once, for every path.
-// Work is handed out by index; which thread takes an index never changes a result, because an index's work is summed
-// in an order of its own.
+// Work is handed out by index; which thread takes an index never changes a result, because each index has its own summation
+// order.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -8,7 +8,7 @@
 // Calls body(context, i) for every i in [0, count), on all threads; returns when all are done.
 void parallel_for(int64_t count, void (*body)(void* context, int64_t index), void* context);
 
-// At least `bytes` of this thread's scratch memory (64-byte aligned) under slot 0…3; contents are lost when it grows.
+// At least `bytes` of this thread's scratch memory (64-byte aligned) in slot 0…3; contents are lost when it grows.
 void* thread_scratch(int slot, size_t bytes);
 
 // parallel_for over a lambda. Kept in an unnamed namespace per path: each path compiles its own.

@@ -1,17 +1,17 @@
 // The one inner loop of every matrix product: a tile of MR rows by 16 columns,
 //   C[r][0..15] (+)= Σ_k A[r][k] · B[k][0..15],   k ascending, one fused multiply-add each.
 // An element's sum is one chain over k that starts at zero (or at C), so its bits depend neither on MR, nor on which
-// other rows share the tile, nor on where the k range is cut when the chain is carried through C. Promise 2 rests on it.
+// other rows share the tile, nor on where the k range is cut when the chain is carried through C. Promise 2 relies on it.
 #pragma once
 #include "simd.h"
 
 namespace KERNEL_PATH {
 
-// Rows that fill the register file beside a row of B.
+// Rows that fill the register file next to a row of B.
 static constexpr int MR = W == 16 ? 14 : W == 8 ? 6 : 3;
 
-// C is float with row stride ldc; A[r][k] lies at a[r * row_stride + k * k_stride]; B rows are ldb apart.
-// from_c: the chain continues from C; otherwise it starts at zero.
+// C is float with row stride ldc; A[r][k] is at a[r * row_stride + k * k_stride]; B rows are ldb apart. from_c: the chain
+// continues from C; otherwise it starts at zero.
 template <int ROWS, class TB>
 INLINE void tile_rows(float* c, int64_t ldc, const float* a, int64_t row_stride, int64_t k_stride, const TB* b,
                       int64_t ldb, int64_t depth, bool from_c) {

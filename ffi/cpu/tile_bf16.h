@@ -1,12 +1,12 @@
 // The inner loop of products whose operands are bfloat16, for processors that multiply them in pairs:
 //   C[r][0..15] (+)= Σ_k A[r][k] · B[k][0..15],   C float32, k ascending in groups of GROUP.
 //
-// Two instructions, one per path: vdpbf16ps takes a pair of k, tdpbf16ps (AMX_TILES) 32 of them. Each rounds in a way of
-// its own, both flush subnormal numbers to zero. What an element goes through is fixed by k alone: neither the rows and
-// panels beside it, nor where the k range is cut (at multiples of GROUP, the sums carried through C) change its bits.
+// Two instructions, one per path: vdpbf16ps takes a pair of k, tdpbf16ps (AMX_TILES) takes 32. Each rounds in its own way, and
+// both flush subnormal numbers to zero. The operations on an element are determined by k alone: neither neighbouring rows and
+// panels, nor where the k range is cut (at multiples of GROUP, the sums carried through C) change its bits.
 //
-// Memory: A is row-major bfloat16, so its pairs lie side by side. B is [k/2][16] pairs of one column, the earlier k in
-// the low half. Both are zero-padded in k to a multiple of GROUP: nothing but zeros meets, so no NaN is made.
+// Memory: A is row-major bfloat16, so its pairs are adjacent. B is [k/2][16] pairs of one column, the earlier k in the low
+// half. Both are zero-padded in k to a multiple of GROUP: zeros only meet zeros, so no NaN appears.
 #pragma once
 #include "simd.h"
 
@@ -28,8 +28,8 @@ typedef __m512i IndexRegister;
 #if defined(AMX_TILES)
 static constexpr int GROUP = 32;
 
-// The shapes of this thread's tile registers. Made at the start of a task; its end gives the registers back, so that
-// the system has no kilobytes to save when it switches threads.
+// The shapes of this thread's tile registers. Set at the start of a task; released at its end, so that the system need not save
+// kilobytes when it switches threads.
 class Tiles {
  public:
   Tiles() = default;
@@ -49,7 +49,7 @@ class Tiles {
     const int rows[8] = {first, first, second, second, first, second, 16, 16};
     for (int i = 0; i < 8; i++)
       if (rows[i] > 0) shape.rows[i] = (uint8_t)rows[i], shape.row_bytes[i] = 64;
-    // Compilers believe that the instruction reads 8 of the 64 bytes.
+    // Compilers assume that the instruction reads 8 of the 64 bytes.
     asm volatile("" : : "r"(&shape) : "memory");
     _tile_loadconfig(&shape);
   }
@@ -101,7 +101,7 @@ INLINE void tile_block(float* c, int64_t next_c, const bf16* a, int64_t lda, con
 static __attribute__((noinline)) void multiply(Tiles& tiles, int64_t rows, int64_t panels, float* c,
                                                int64_t next_c, const bf16* a, int64_t lda, const uint32_t* b,
                                                int64_t next_b, int64_t depth, bool from_c) {
-  // The intrinsics do not say that they read memory: what was packed must be there by now.
+  // The intrinsics do not declare that they read memory: packed data must be stored by now.
   asm volatile("" : : : "memory");
   for (int64_t r = 0; r < rows; r += 32, a += 32 * lda, c += 32 * PANEL) {
     const int first = (int)smaller(16, rows - r), second = (int)larger(0, smaller(16, rows - r - 16));
@@ -215,7 +215,7 @@ static double multiply_peak(int64_t n) {
 
 INLINE int64_t whole_groups(int64_t depth) { return ceil_div(depth, GROUP) * GROUP; }
 
-// 16 neighbours as bfloat16, those from n on zero.
+// 16 adjacent elements as bfloat16; those from n on are zero.
 template <class T>
 INLINE Halves halves(const T* p, int64_t n) {
   Halves h;

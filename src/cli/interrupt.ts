@@ -10,7 +10,7 @@ const signals = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGQUIT",
 /** Ctrl-C reaches every process of a terminal, and launchers pass it on: what comes within so many ms is the same one. */
 const sameWithinMs = 200;
 
-export interface InterruptOptions {
+interface InterruptOptions {
   /** What the command does when it is asked to stop, e.g. "stopping after this step and saving a checkpoint". */
   readonly stopping: string;
   readonly say?: (text: string) => void;

@@ -45,7 +45,7 @@ export interface Machine {
   readonly bundled: { readonly model: boolean; readonly problems: boolean };
 }
 
-export interface InstructionPath {
+interface InstructionPath {
   readonly name: string;
   /** By this processor. */
   readonly supported: boolean;

@@ -1,4 +1,5 @@
 /** `grpo plan`: the memory plan of a training run, without allocating it. */
+import { orBundled, trainingPaths } from "../api/bundled.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { everySteps } from "../config/often.ts";
@@ -7,11 +8,11 @@ import { setUpTraining, totalSteps } from "../grpo/setup.ts";
 import { describeDisk, diskUse } from "../run/disk.ts";
 import { describeMemory, type MemoryEstimate, mebibytes, memoryByModel, planBytes } from "../session/memory.ts";
 import type { Command } from "./command.ts";
-import { orBundled, trainingPaths } from "./train.ts";
+import { noteOnStderr } from "./terminal.ts";
 
 /** The plan of a run with these settings, GRPO's or PPO's. */
-async function memoryOf(config: PlanConfig, advantageEstimator: "grpo" | "gae", note: (text: string) => void) {
-  const setup = await setUpTraining({ ...config, advantageEstimator }, trainingPaths(config), note);
+async function memoryOf(config: PlanConfig, advantageEstimator: "grpo" | "gae") {
+  const setup = await setUpTraining({ ...config, advantageEstimator }, trainingPaths(config), noteOnStderr);
   try {
     return setup.planned.memory;
   } finally {
@@ -52,15 +53,14 @@ machine has that much memory (exit status 1 if not), then the disk space that th
 ${describeSettings("plan")}`,
   async run(argv) {
     const { config, warnings } = orBundled((options) => configFor("plan", argv, options));
-    const note = (text: string) => process.stderr.write(`${text}\n`);
-    for (const warning of warnings) note(`note: ${warning}`);
+    for (const warning of warnings) noteOnStderr(`note: ${warning}`);
     const paths = trainingPaths(config);
     if (config.compare) {
-      const [grpo, ppo] = [await memoryOf(config, "grpo", note), await memoryOf(config, "gae", note)];
+      const [grpo, ppo] = [await memoryOf(config, "grpo"), await memoryOf(config, "gae")];
       process.stdout.write(`${[paths.model, ...comparison(grpo, ppo)].join("\n")}\n`);
       return 0;
     }
-    const setup = await setUpTraining(config, paths, note);
+    const setup = await setUpTraining(config, paths, noteOnStderr);
     try {
       const { memory, tenants } = setup.planned;
       const { config: modelConfig, dtype } = tenants.policy.model;
@@ -68,14 +68,18 @@ ${describeSettings("plan")}`,
       const fits = memory.peakBytes <= available;
       const steps = totalSteps(setup);
       const disk = diskUse(modelConfig, dtype, {
-        ...{ steps, every: everySteps(config, steps).save, limit: config.saveTotalLimit },
-        ...{ hasCritic: config.advantageEstimator === "gae", hasMovingReference: config.syncRefModel },
+        steps,
+        every: everySteps(config, steps).save,
+        limit: config.saveTotalLimit,
+        hasCritic: config.advantageEstimator === "gae",
+        hasMovingReference: config.syncRefModel,
       });
+      const free = setup.device.freeBytes() === null ? "free on this machine" : "free on the device";
       const lines = [
         `${paths.model} · ${dtype} · ${setup.device.description}`,
         `longest prompt ${setup.longestPrompt} tokens, ${setup.batch.stepCompletions} completions a step`,
         ...describeMemory(memory),
-        `${(setup.device.freeBytes() === null ? "free on this machine" : "free on the device").padEnd(54)} ${mebibytes(available).padStart(9)}  ${fits ? "fits" : "does not fit"}`,
+        `${free.padEnd(54)} ${mebibytes(available).padStart(9)}  ${fits ? "fits" : "does not fit"}`,
         ...describeDisk(disk, config.outputDir, config.overwrite),
       ];
       process.stdout.write(`${lines.join("\n")}\n`);

@@ -31,6 +31,9 @@ export interface LoadOptions<C extends CommandName> {
   readonly defaults?: ConfigInput<C>;
 }
 
+/** The same settings once more, over other defaults: what stands in may depend on what was given. */
+export type Load<C extends CommandName> = (options?: LoadOptions<C>) => Loaded<C>;
+
 /**
  * The configuration of a command from its arguments: `[CONFIG] [--key value …]`, a TOML, YAML or JSON file.
  * @throws InputError for anything unknown, out of range or contradictory, with a line for each

@@ -42,8 +42,8 @@ export type NumberArray = Float32Array | Float64Array | Int32Array | Uint32Array
 
 /** Paged keys and values of one layer; a page is a block of 64 tokens. */
 export interface KeyValuePages {
-  readonly keys: Tensor; // act (pages, keyPageElements)
-  readonly values: Tensor; // act (pages, valuePageElements)
+  readonly keys: Tensor; // act (pages, pageElements.keys)
+  readonly values: Tensor; // act (pages, pageElements.values)
 }
 
 export interface AttentionShape {
@@ -300,7 +300,7 @@ export interface ScratchSizes {
   readonly longest: number;
   /** Rows in the largest product. */
   readonly tokens: number;
-  /** Rows of logits computed at once. */
+  /** Rows of logits computed at once; a scalar head computes all of its own. */
   readonly headRows: number;
   /** Sequences decoded at once, padding included. */
   readonly sequences: number;

@@ -93,6 +93,18 @@ export function evaluationMetrics(
   };
 }
 
+/** Evaluation as a trainer calls it, as such records: the first one is what later ones are compared with; null: stopped. */
+export function againstFirst<A extends readonly unknown[]>(evaluate: (...of: A) => Promise<Evaluation | null>) {
+  let first: Evaluation | null = null;
+  return async (...of: A): Promise<{ values: Record<string, number>; note: string }> => {
+    const result = await evaluate(...of);
+    if (!result) return { values: {}, note: "stopped" };
+    const metrics = evaluationMetrics(result, first);
+    first ??= result;
+    return metrics;
+  };
+}
+
 /**
  * Compares two evaluations of the same problems, problem by problem (by each one's share of right answers).
  * @throws RangeError if the problems are not the same rows

@@ -20,7 +20,7 @@ import {
 import { type FileHandle, open } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { InputError } from "../errors.ts";
-import { writeFailure } from "./refusals.ts";
+import { anyFile, writeFailure } from "./refusals.ts";
 import { changedAt, isLeft, suffixPattern, temporarySuffix } from "./temporary.ts";
 
 /**
@@ -28,7 +28,7 @@ import { changedAt, isLeft, suffixPattern, temporarySuffix } from "./temporary.t
  *
  * @throws RunError where it cannot be written; what was there before is untouched
  */
-export function writeFileAtomic(path: string, content: string | Uint8Array): void {
+export function writeFileAtomic(path: string, content: string | Uint8Array, cures = anyFile): void {
   const { target, temporary } = fileNames(path);
   const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
   try {
@@ -43,7 +43,7 @@ export function writeFileAtomic(path: string, content: string | Uint8Array): voi
     syncFolder(dirname(target));
   } catch (error) {
     discard(temporary);
-    throw writeFailure(error, path);
+    throw writeFailure(error, path, cures);
   }
 }
 
@@ -73,7 +73,11 @@ export function writeOutput(path: string, text: string): void {
  *
  * @throws RunError where it cannot be written, and whatever `write` throws; what was there before is untouched
  */
-export async function writeLargeFileAtomic(path: string, write: (file: FileHandle) => Promise<void>): Promise<void> {
+export async function writeLargeFileAtomic(
+  path: string,
+  write: (file: FileHandle) => Promise<void>,
+  cures = anyFile,
+): Promise<void> {
   const { target, temporary } = fileNames(path);
   try {
     const file = await open(temporary, "w");
@@ -87,7 +91,7 @@ export async function writeLargeFileAtomic(path: string, write: (file: FileHandl
     syncFolder(dirname(target));
   } catch (error) {
     discard(temporary);
-    throw writeFailure(error, path);
+    throw writeFailure(error, path, cures);
   }
 }
 

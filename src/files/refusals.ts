@@ -7,8 +7,9 @@ interface Cures {
   readonly place: string;
 }
 
-const anyFile: Cures = { space: "free some space or write to another disk", place: "write to another folder" };
-const runFile: Cures = {
+export const anyFile: Cures = { space: "free some space or write to another disk", place: "write to another folder" };
+/** Of a file in a run's output folder: a checkpoint holds what the run has reached. */
+export const runFile: Cures = {
   space: "free some space and go on with --resume_from_checkpoint true",
   place: "choose another --output_dir or change its permissions",
 };
@@ -33,10 +34,10 @@ function message(path: string, error: unknown, cures: Cures): string {
 }
 
 /** A failed write of a file that is replaced in one step as a RunError with its cure; anything else stays what it is. */
-export function writeFailure(error: unknown, path: string): unknown {
+export function writeFailure(error: unknown, path: string, cures = anyFile): unknown {
   const { code, syscall } = (error ?? {}) as NodeJS.ErrnoException;
   if (typeof code !== "string" || syscall === undefined) return error;
-  return new RunError(`${message(path, error, anyFile)}; what was there before is untouched`);
+  return new RunError(`${message(path, error, cures)}; what was there before is untouched`);
 }
 
 /** Why a run cannot write into its output folder, or go on with a file in it. */

@@ -1,11 +1,10 @@
 /**
- * One generation: the completions sampled for some prompts, with their rewards, and its conversion for reward
- * functions, the recorded rollouts and the console. Nothing here computes on the device.
+ * One generation: the completions sampled for some prompts, with their rewards, and the forms in which the record and the
+ * console take them. Nothing here computes on the device.
  */
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
-import type { RewardBatch, RewardResult } from "../rewards/pool/pool.ts";
-import type { Answer } from "../run/prompts.ts";
+import type { RewardResult } from "../rewards/pool/pool.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import { formatRollout } from "./rollout-file.ts";
 import { type Sampled, type Scored, sampledTokens, type Weighed } from "./sample.ts";
@@ -28,31 +27,6 @@ export interface Generation {
   /** Dynamic sampling: groups discarded for lack of signal, and groups kept without it to fill the generation. */
   readonly discardedGroups: number;
   readonly groupsWithoutSignal: number;
-}
-
-/** Tokens of a prompt's end that reward functions receive: enough for the opening of the assistant's turn. */
-const PROMPT_END_TOKENS = 32;
-
-/** What reward functions receive: one value per answer, the dataset's columns included. */
-export function rewardBatch(
-  answers: readonly Answer[],
-  decode: (ids: readonly number[]) => string,
-): Omit<RewardBatch, "trainerState"> {
-  const rows = answers.map(({ problem }) => problem.example);
-  // The files of one dataset may have different columns.
-  const names = [...new Set(rows.flatMap((example) => Object.keys(example.columns)))];
-  const problems = new Set(answers.map(({ problem }) => problem));
-  const ends = new Map([...problems].map((one) => [one, decode([...one.promptIds.slice(-PROMPT_END_TOKENS)])]));
-  return {
-    prompts: rows.map((example) => example.prompt),
-    completions: answers.map(({ text }) => text),
-    completionIds: answers.map(({ completionIds }) => [...completionIds]),
-    promptEnds: answers.map(({ problem }) => ends.get(problem)!),
-    golds: rows.map((example) => example.gold),
-    columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name] ?? null)])),
-    rows: answers.map(({ problem }) => problem.row),
-    groups: answers.map(({ group }) => group),
-  };
 }
 
 export interface RecordOptions {

@@ -13,7 +13,7 @@ import type { RolloutSettings, SampledCompletion } from "../rollout/sequence.ts"
 import type { Problem } from "../run/prompts.ts";
 import { sampleWithSignal } from "./dynamic-sampling.ts";
 import type { Generation } from "./generation.ts";
-import { type RewardSources, startScores } from "./model-rewards.ts";
+import { type RewardSources, startScores } from "./reward-sources.ts";
 import { type Sampled, type Scored, sampledTokens } from "./sample.ts";
 import type { TrainingSetup } from "./setup.ts";
 

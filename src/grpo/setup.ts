@@ -24,9 +24,9 @@ import { type PlannedSession, planSession, type Session } from "../session/sessi
 import type { SessionPlan } from "../session/tenant.ts";
 import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
-/** The sizes of steps and generations, by TRL's rules. */
-export interface BatchShape {
-  /** Completions in one optimizer step, which may contain part of a group. */
+/** What a step is made of, by TRL's rules. */
+interface BatchShape {
+  /** Completions of one optimizer step; it may hold a part of a group. */
   readonly stepCompletions: number;
   /** Completions sampled at once, and their prompts. */
   readonly generationCompletions: number;
@@ -35,8 +35,8 @@ export interface BatchShape {
   readonly stepsPerGeneration: number;
 }
 
-/** @throws InputError if the batch cannot be divided into groups */
-export function batchShape(config: TrainConfig): BatchShape {
+/** @throws InputError when the batch cannot be cut into groups */
+function batchShape(config: TrainConfig): BatchShape {
   const { perDeviceTrainBatchSize, gradientAccumulationSteps, numGenerations, numIterations } = config;
   const stepCompletions = perDeviceTrainBatchSize * gradientAccumulationSteps;
   const stepsPerGeneration = config.stepsPerGeneration ?? gradientAccumulationSteps;

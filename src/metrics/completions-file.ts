@@ -5,7 +5,7 @@
 import { mkdirSync, readdirSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { writeBytes, writeLargeFileAtomic } from "../files/atomic.ts";
-import { writingForRun } from "../files/refusals.ts";
+import { runFile, writingForRun } from "../files/refusals.ts";
 
 const flushCharacters = 1 << 20;
 
@@ -24,16 +24,20 @@ export function completionsPath(outputDir: string, step: number): string {
 export async function writeCompletions(outputDir: string, step: number, lines: Iterable<string>): Promise<string> {
   const path = completionsPath(outputDir, step);
   writingForRun(path, () => mkdirSync(dirname(path), { recursive: true }));
-  await writeLargeFileAtomic(path, async (file) => {
-    let pending = "";
-    for (const line of lines) {
-      pending += `${line}\n`;
-      if (pending.length < flushCharacters) continue;
+  await writeLargeFileAtomic(
+    path,
+    async (file) => {
+      let pending = "";
+      for (const line of lines) {
+        pending += `${line}\n`;
+        if (pending.length < flushCharacters) continue;
+        await writeBytes(file, Buffer.from(pending));
+        pending = "";
+      }
       await writeBytes(file, Buffer.from(pending));
-      pending = "";
-    }
-    await writeBytes(file, Buffer.from(pending));
-  });
+    },
+    runFile,
+  );
   return path;
 }
 

@@ -8,7 +8,7 @@ import { readTextFile } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { writeFileAtomic, writeWhole } from "../files/atomic.ts";
 import { isThere } from "../files/paths.ts";
-import { writingForRun } from "../files/refusals.ts";
+import { runFile, writingForRun } from "../files/refusals.ts";
 
 export type MetricValue = number | string | boolean | null;
 
@@ -41,7 +41,7 @@ export function createMetricsWriter(outputDir: string, options: { readonly resum
   if (resumed) {
     const before = readTextFile(path);
     const kept = linesUpTo(before, options.resumeStep, path);
-    if (kept !== before) writeFileAtomic(path, kept);
+    if (kept !== before) writeFileAtomic(path, kept, runFile);
     for (const line of kept.split("\n").slice(0, -1)) remember(JSON.parse(line) as MetricsRecord);
   }
   let file: number | undefined = writingForRun(path, () => openSync(path, resumed ? "a" : "w"));

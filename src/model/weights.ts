@@ -67,8 +67,8 @@ export async function loadWeights(device: Device, weights: ModelWeights, source:
   }
 }
 
-/** Rows of `weight` that take about `bytes`, at least one block of rows. */
-export function rowsPerChunk(weight: Weight, dtype: DType, bytes: number): number {
+/** Rows of `weight` that make about `bytes`, at least one block of rows. */
+function rowsPerChunk(weight: Weight, dtype: DType, bytes: number): number {
   const rowBytes = (weight.shape[1] ?? 1) * bytesPerElement(dtype);
   return Math.max(16, Math.floor(bytes / rowBytes / 16) * 16);
 }

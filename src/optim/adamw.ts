@@ -125,7 +125,7 @@ export function zeroGradients({ ops }: Device, state: OptimizerState): void {
 }
 
 /** Global L2 norm of all gradients. */
-export async function gradientNorm(device: Device, state: OptimizerState): Promise<number> {
+async function gradientNorm(device: Device, state: OptimizerState): Promise<number> {
   for (const [i, { gradient }] of state.parameters.entries()) {
     device.ops.sumSquares(rows(state.sums, i, 1), gradient);
     await breathe();

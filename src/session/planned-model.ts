@@ -5,6 +5,7 @@
 import { join } from "node:path";
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
+import type { ScratchSizes } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import type { ModelConfig, ModelHead } from "../families/config.ts";
 import { scratchSizes } from "../model/layer-buffers.ts";
@@ -82,18 +83,12 @@ export interface PlannedModel extends Tenant<Model> {
   readonly positions: number;
 }
 
-/** Sizes of a model's pass, for its scratch. */
-interface PassSizes {
-  /** Rows in the largest product. */
-  readonly tokens: number;
-  /** Rows of logits computed at once; a scalar head computes all of its own. */
-  readonly headRows: number;
-  /** Sequences decoded at once, padding included. */
-  readonly sequences: number;
-}
-
-/** Announces a model's passes to the device. */
-export function planPass(plan: SessionPlan, { config, positions }: PlannedModel, pass: PassSizes): void {
+/** Says to the device what passes of a model will run. */
+export function planPass(
+  plan: SessionPlan,
+  { config, positions }: PlannedModel,
+  pass: Pick<ScratchSizes, "tokens" | "headRows" | "sequences">,
+): void {
   const vocabSize = config.head === "score" ? 1 : config.vocabSize; // one number a row: no logits
   plan.computes(...scratchSizes(config, { ...pass, vocabSize, longest: positions }));
 }

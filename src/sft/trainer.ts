@@ -16,7 +16,7 @@ import { optimizerSettings, optimizerStep, zeroGradients } from "../optim/adamw.
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { type BestState, bestState } from "../run/best-checkpoint.ts";
 import type { ProblemSource } from "../run/prompts.ts";
-import { keepRun, type Turn } from "../run/run.ts";
+import { keepRun, type RunOutcome, type Turn } from "../run/run.ts";
 import type { TrainedModels } from "../session/checkpointing.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { TrainedModel } from "../session/policy.ts";
@@ -47,7 +47,7 @@ export interface SftRun {
 }
 
 /** Rows of one optimizer step. */
-export function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps }: SftConfig): number {
+function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps }: SftConfig): number {
   return perDeviceTrainBatchSize * gradientAccumulationSteps;
 }
 
@@ -76,8 +76,8 @@ async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config
   return { metrics: { loss, grad_norm: norm, learning_rate: lr, entropy }, tokens };
 }
 
-/** Runs supervised fine-tuning to its end or until the user stops it; returns whether it was stopped. */
-export async function runSft(run: SftRun): Promise<boolean> {
+/** Runs supervised fine-tuning to its end or until the user stops it. */
+export async function runSft(run: SftRun): Promise<RunOutcome> {
   const { config, models, tokenizer, problems, resume } = run;
   const { device } = models.policy.model;
   const batchRows = rowsPerStep(config);
@@ -133,7 +133,7 @@ export async function runSft(run: SftRun): Promise<boolean> {
     return true;
   };
 
-  const { stopped } = await keepRun(
+  return keepRun(
     {
       ...{ models, config, state, resume, steps, stepsPerTurn: 1, byDefault: "eval_accuracy" },
       ...{ console: run.console, stopRequested: run.stopRequested },
@@ -141,5 +141,4 @@ export async function runSft(run: SftRun): Promise<boolean> {
     },
     oneStep,
   );
-  return stopped;
 }

@@ -1,4 +1,4 @@
-/** `grpo bench` on a GPU, the emulated one: ops are checked and timed by its events, a step runs through the program's own code. */
+/** `grpo bench` on the emulated GPU: ops are checked and timed by its events; a step runs through the program's own code. */
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { cudaMeter, isEmulated } from "../../bench/cuda-meter.ts";
@@ -6,7 +6,7 @@ import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import { root } from "../e2e/runs.ts";
 import { buildEmulator } from "../emulator/build.ts";
 
-// The emulator may have to be compiled first, and kernels as they are needed.
+// The emulator may have to be compiled first, and kernels are compiled on demand.
 setDefaultTimeout(300_000);
 
 let folder = "";
@@ -50,7 +50,7 @@ test("ops: both formats, gradients in the model's, shares of the card's own peak
   }
 });
 
-test("a step of the bundled model's shape, and the memory that the driver took beside it", async () => {
+test("a step of the bundled model's shape, and the memory taken by the driver", async () => {
   const report = await bench("step", "--model", "data/model", "--dtype", "bfloat16");
   expect(report.decode.length).toBeGreaterThan(0);
   for (const { tokensPerSecond } of report.decode) expect(tokensPerSecond).toBeGreaterThan(0);
@@ -58,7 +58,7 @@ test("a step of the bundled model's shape, and the memory that the driver took b
   expect(report.besideBytes).toBeLessThan(2 ** 20);
 });
 
-test("time is the GPU's own: what is queued between two events", async () => {
+test("time is the GPU's own: that of the work queued between two events", async () => {
   const device = await openCudaDevice({ libraryFolder: folder });
   expect(isEmulated(device)).toBe(true);
   const { meter } = cudaMeter(device).device as typeof device;

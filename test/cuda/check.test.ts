@@ -1,6 +1,6 @@
 /**
  * check:gpu itself, on the emulated GPU: a wrong result, a lost context and a hang, planted in a copy of the program, are each
- * named with the way to run them alone, and the ops after them run.
+ * reported with the command that runs them alone, and the ops after them run.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
@@ -28,7 +28,7 @@ beforeAll(async () => {
   env = { ...process.env, LD_LIBRARY_PATH: folder, EMULATOR_CHECK: "1", EMULATOR_THREADS: "1" };
 });
 
-/** The sources that a task needs, with some texts replaced. */
+/** The sources that a task needs, with some text replacements. */
 function planted(name: string, plants: readonly (readonly [file: string, from: string, to: string])[]): string {
   const copy = work.at(name);
   mkdirSync(copy, { recursive: true });
@@ -61,13 +61,13 @@ async function run(from: string, opSeconds: number, memcheck: readonly string[] 
   return { ...result, lines };
 }
 
-test("as it is, every op passes, one line each", async () => {
+test("unmodified, every op passes, one line each", async () => {
   const { passed, failures, lines, spoilt } = await run(root, 60);
   expect({ passed, failures, spoilt }).toEqual({ passed: names.length, failures: [], spoilt: false });
   expect(lines.map((line) => line.replace(/ +[\d.]+ s$/, ""))).toEqual(names);
 });
 
-test("a wrong result, a lost context and a hang are named, and the rest goes on", async () => {
+test("a wrong result, a lost context and a hang are named, and the rest continues", async () => {
   const folder = planted("planted", [
     ["src/device/cuda/ops/glu.ts", "gluForward(y, x, gelu) {", "gluForward(y, x, given) {\n      const gelu = !given;"],
     [
@@ -77,7 +77,7 @@ test("a wrong result, a lost context and a hang are named, and the rest goes on"
     ],
     ["src/device/cuda/ops/rope.ts", "ropeForward: launch(ropeKernels.forward)", "ropeForward() { for (;;); }"],
   ]);
-  // A tool in compute-sanitizer's place, which tells what it was given.
+  // A tool in place of compute-sanitizer, which records its arguments.
   const tool = work.at("sanitizer");
   writeFileSync(tool, '#!/bin/sh\necho "========= Invalid read, told $*"\n', { mode: 0o755 });
   const { passed, failures, lines, spoilt } = await run(folder, 16, [tool, "--tool", "memcheck"]);
@@ -88,20 +88,20 @@ test("a wrong result, a lost context and a hang are named, and the rest goes on"
   const of = (op: string) => failures.filter((text) => text.startsWith(op));
   for (const text of of("gluForward")) expect(text).toContain("wrong result: y[");
   for (const text of of("embeddingForward")) expect(text).toContain("a kernel failed and the GPU's memory is lost");
-  // Once it is known to hang, the same op is given less.
+  // Once known to hang, the same op gets a shorter limit.
   const waits = of("ropeForward").map((text) => /did not end within ([\d.]+) s/.exec(text)?.[1]);
   expect(waits).toEqual(["16", "4", "4"]);
-  // How to run one alone, as a shell takes it.
+  // The command that runs one alone, quoted for a shell.
   const alone = of("gluForward")[0]!.split("alone: ")[1]!;
   const again = Bun.spawnSync(["sh", "-c", alone], { cwd: folder, env });
   expect(again.exitCode).toBe(1);
   expect(again.stdout.toString()).toContain("wrong result: y[");
-  // Lost contexts alone are looked at again, by the tool.
+  // Only lost contexts run again under the tool.
   const told = lines.filter((line) => line.includes("Invalid read, told --tool memcheck"));
   expect(told).toHaveLength(of("embeddingForward").length);
 });
 
-test("a process that cannot open the GPU is a failure, not an end in silence", async () => {
+test("a process that cannot open the GPU is a failure, not a silent end", async () => {
   const nowhere = planted("nowhere", [
     [
       "src/device/cuda/device.ts",
@@ -115,17 +115,17 @@ test("a process that cannot open the GPU is a failure, not an end in silence", a
   expect(failures[0]).toMatch(/before an op, the process ended with 1: .*no driver/);
 });
 
-test("a bounded process ends with all that it started", async () => {
+test("a bounded process ends with everything it started", async () => {
   const mark = work.at("mark");
   const command = ["sh", "-c", `(sleep 2; touch ${quoted(mark)}) & sleep 60`];
   const ended = await runBounded({ command, cwd: root, env: process.env, seconds: 0.5, log: work.at("log") });
   expect({ timedOut: ended.timedOut, signal: ended.signal }).toEqual({ timedOut: true, signal: "SIGKILL" });
   await Bun.sleep(2500);
   expect(existsSync(mark)).toBe(false);
-  killGroup(Bun.spawnSync(["true"]).pid); // nobody of it is left: no error
+  killGroup(Bun.spawnSync(["true"]).pid); // no process of it is left: no error
 });
 
-test("told to end, it ends every group that is open", async () => {
+test("when asked to end, it ends every open group", async () => {
   const marks = ["a", "b"].map((name) => work.at(`alive ${name}`));
   const program = `
     const { runBounded } = await import(${JSON.stringify(join(root, "check/bounded-process.ts"))});
@@ -141,7 +141,7 @@ test("told to end, it ends every group that is open", async () => {
   expect(marks.filter((mark) => existsSync(mark))).toEqual([]);
 });
 
-test("the stray write is one that is seen", async () => {
+test("the stray write is detected", async () => {
   const task = taskWords({ set: "small, heads of 64", from: 0, stray: true });
   const command = [process.execPath, join(root, "src/cli/main.ts"), ...task];
   const child = Bun.spawn(command, { env: { ...env, EMULATOR_CHECK: "1" }, stdout: "pipe", stderr: "pipe" });
@@ -150,10 +150,10 @@ test("the stray write is one that is seen", async () => {
 });
 
 test.each([
-  [["--only", "no such"], "--only no such: no stage's name holds it; there are doctor; each kernel once;"],
+  [["--only", "no such"], "--only no such: matches no stage; choose from doctor; each kernel once;"],
   [["--logs", join(root, "README.md")], "cannot be made or read"],
-  [["--logs", root], "holds files already"],
-  [["--model", "/nonexistent"], "--model /nonexistent: there is no such folder"],
+  [["--logs", root], "is not empty"],
+  [["--model", "/nonexistent"], "--model /nonexistent: no such folder"],
   [["--quik"], "--quik: unknown setting; did you mean --quick?"],
 ])("check:gpu %j is refused in one line", async (argv, message) => {
   const command = [process.execPath, join(root, "src/cli/main.ts"), "check:gpu", ...argv];
@@ -164,7 +164,7 @@ test.each([
   expect(code).toBe(2);
 });
 
-test("what memcheck found, and words for a shell", () => {
+test("memcheck's findings, and quoting for a shell", () => {
   const text =
     "========= COMPUTE-SANITIZER\n=========\n========= Invalid __global__ read of size 4 bytes\n========= ERROR SUMMARY: 1 error";
   expect(memcheckFindings(text)).toEqual([
@@ -174,7 +174,7 @@ test("what memcheck found, and words for a shell", () => {
   expect(["a=b/c", "it's", '{"a":1}'].map(quoted)).toEqual(["a=b/c", "'it'\\''s'", `'{"a":1}'`]);
 });
 
-test("every stage has a name of its own, a limit, and work or a reason not to do it", () => {
+test("every stage has a unique name, a limit, and work or a reason not to do it", () => {
   for (const emulated of [false, true]) {
     const all = stages({ emulated, sanitizer: findSanitizer(), work: "/w", model: "/m" });
     expect(new Set(all.map(({ name }) => name)).size).toBe(all.length);
@@ -190,7 +190,7 @@ test("every stage has a name of its own, a limit, and work or a reason not to do
   expect(quick.some(({ tool }) => tool?.includes("racecheck"))).toBe(true);
 });
 
-test("what bun test says: counts, each failure once with its reason, and how to run it alone", async () => {
+test("the output of bun test: counts, each failure once with its reason, and how to run it alone", async () => {
   const text = [
     "(pass) rows > gather [0.1ms]",
     "32 |  throw new Error(answer.failure);",
@@ -210,7 +210,7 @@ test("what bun test says: counts, each failure once with its reason, and how to 
     ["flat > add", "error: no reason was printed"],
   ]);
   const stage = stages({ emulated: false, sanitizer: null, work: "/w", model: null }).find(({ alone }) => alone)!;
-  // In compute-sanitizer's place: it is told the case by OPS_CASE, and called for the lost context alone.
+  // In place of compute-sanitizer: it gets the case as OPS_CASE, and is called only for the lost context.
   const sanitizer = work.at("told");
   writeFileSync(sanitizer, '#!/bin/sh\necho "========= told $OPS_CASE"\n', { mode: 0o755 });
   const told = await explainTests(stage, text, { cwd: root, env: process.env, log: work.at("tests.log"), sanitizer });
@@ -220,7 +220,7 @@ test("what bun test says: counts, each failure once with its reason, and how to 
   expect(told[1]).not.toContain("memcheck");
 });
 
-test("that is how bun test says it, and the command it gives runs the one test", async () => {
+test("the real output of bun test has this form, and the given command runs the one test", async () => {
   const file = work.at("some.test.ts");
   writeFileSync(
     file,

@@ -1,18 +1,18 @@
 /**
- * `grpo …` on the emulated GPU, as `bun run emulated` runs it: a process each, two at a time, one a core. The product is
- * what a user starts; only the folder that the loader finds NVIDIA's libraries in is another. With BUN_GRPO_CUDA=real the
- * same commands run on this machine's own GPU, where the emulator's settings say nothing.
+ * `grpo …` on the emulated GPU, as in `bun run emulated`: each in its own process, two at a time, one per core. The product is
+ * started as by a user; only the folder in which the loader finds NVIDIA's libraries differs. With BUN_GRPO_CUDA=real the same
+ * commands run on this machine's own GPU, where the emulator's settings have no effect.
  */
 import { join } from "node:path";
 import { argvOf, type Finished, type Flags, root } from "../e2e/runs.ts";
 import { buildEmulator } from "../emulator/build.ts";
 
-/** One thread a process; accesses are checked where a test asks for it, which takes three times as long. */
+/** One thread per process; accesses are checked if a test asks for it, which takes three times as long. */
 const usual = { EMULATOR_CHECK: "0", EMULATOR_THREADS: "1" };
 export const checked = { EMULATOR_CHECK: "1" };
 
 const onHardware = process.env.BUN_GRPO_CUDA === "real";
-/** Processes at a time: of the emulator one a core of a small machine; a GPU's wait for the host most of their time. */
+/** Concurrent processes: for the emulator one per core of a small machine; with a GPU they mostly wait for the host. */
 const atOnce = onHardware ? 4 : 2;
 
 const waiting: (() => void)[] = [];
@@ -32,11 +32,11 @@ function done(): void {
 export interface EmulatedOptions {
   readonly env?: Readonly<Record<string, string>>;
   readonly seconds?: number;
-  /** On the emulator in any case. */
+  /** Use the emulator in any case. */
   readonly always?: boolean;
 }
 
-/** `bun run emulated COMMAND --device cuda …`; ended by force after `seconds`. */
+/** `bun run emulated COMMAND --device cuda …`; killed after `seconds`. */
 export async function emulated(command: string, flags: Flags, options: EmulatedOptions = {}): Promise<Finished> {
   const real = onHardware && !options.always;
   const program = real ? "src/cli/main.ts" : "test/emulator/run.ts";
@@ -61,7 +61,7 @@ export async function emulated(command: string, flags: Flags, options: EmulatedO
   }
 }
 
-/** The same, which has to succeed. @throws Error with what it printed */
+/** The same, but must succeed. @throws Error with its output */
 export async function succeeds(command: string, flags: Flags, options: EmulatedOptions = {}): Promise<Finished> {
   const finished = await emulated(command, flags, options);
   if (finished.code !== 0)

@@ -1,8 +1,8 @@
 /**
- * `grpo score` and `grpo update --device cuda` on the emulated GPU against the numbers that hold for the CPU
- * (test/unit/golden.test.ts): transformers' models, TRL's loss code and torch.optim.AdamW, in float32 to the project's
- * numerics and in bfloat16 to its bfloat16 line. Streams that run what was queued only when something waits for it give
- * the same bytes as eager ones.
+ * `grpo score` and `grpo update --device cuda` on the emulated GPU against the CPU's reference numbers
+ * (test/unit/golden.test.ts): transformers' models, TRL's loss code and torch.optim.AdamW, in float32 within the project's
+ * numerics and in bfloat16 within its bfloat16 limit. Lazy streams, which run queued work only when something waits for it,
+ * give the same bytes as eager ones.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -11,7 +11,7 @@ import { expectedOf, expectUpdated, models, scoreFlags, scoresApart, updateFlags
 import { type Flags, workFolder } from "../e2e/runs.ts";
 import { checked, succeeds } from "./emulated.ts";
 
-// The emulator may have to be compiled first, and kernels as they are needed.
+// The emulator may have to be compiled first, and kernels are compiled on demand.
 setDefaultTimeout(600_000);
 
 const work = workFolder();
@@ -19,7 +19,7 @@ afterAll(work.remove);
 
 const streams = ["eager", "lazy"] as const;
 
-/** What `run` leaves in the file at `path(streams)` with both kinds of streams: equal bytes. */
+/** The file that `run` leaves at `path(streams)`, with equal bytes for both kinds of streams. */
 async function expectEqualBytes(path: (kind: string) => string, run: (kind: string) => Promise<unknown>) {
   await Promise.all(streams.map(run));
   const [eager, lazy] = streams.map((kind) => readFileSync(path(kind)));
@@ -43,7 +43,7 @@ describe.each(models)("score on %s", (model) => {
     }
   });
 
-  test("in bfloat16, near float32; eager and lazy streams alike", async () => {
+  test("in bfloat16, close to float32; equal with eager and lazy streams", async () => {
     const path = (kind: string) => work.at(`${model}-${kind}.jsonl`);
     await expectEqualBytes(path, (kind) => score(path(kind), { dtype: "bfloat16" }, kind));
     const apart = scoresApart(model, path("eager"));
@@ -52,7 +52,7 @@ describe.each(models)("score on %s", (model) => {
   });
 });
 
-/** Every setting of the reference runs on one of the models, the default one on each and with every access checked. */
+/** Every setting of the reference runs on one of the models; the default one runs on each, with every access checked. */
 const chosen = models.flatMap((model, m) =>
   Object.keys(expectedOf(model).cases)
     .filter((name, i) => name === "grpo" || i % models.length === m)
@@ -65,12 +65,12 @@ const updates = new Map(
   ]),
 );
 
-/** Starts them all with the first that is asked for: they take turns on the cores. */
+/** The first request starts them all: they take turns on the cores. */
 function update(model: string, name: string): Promise<unknown> {
   for (const [key, entry] of updates) {
     const [of = "", named = ""] = key.split(" ");
     entry.run ??= succeeds("update", updateFlags(of, named, entry.output), { env: named === "grpo" ? checked : {} });
-    entry.run.catch(() => {}); // told by its own test
+    entry.run.catch(() => {}); // reported by its own test
   }
   return updates.get(`${model} ${name}`)!.run!;
 }

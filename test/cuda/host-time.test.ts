@@ -1,6 +1,6 @@
 /**
- * What a decode step costs the host, TypeScript and FFI together, for the shape of a 0.6B model: measured against a driver
- * that does nothing, so all of it is ours.
+ * The host's cost of a decode step, TypeScript and FFI together, for the shape of a 0.6B model: measured against a driver that
+ * does nothing, so all of it is ours.
  */
 import { expect, test } from "bun:test";
 import { rooflineModels } from "../../bench/models.ts";
@@ -36,8 +36,8 @@ async function stepTimes(): Promise<number[]> {
   return times.slice(50).sort((a, b) => a - b);
 }
 
-test("the host's part of a decode step of 64 sequences is under 100 µs", async () => {
-  // The quietest of a few runs: what else the machine does only ever adds.
+test("the host's share of a decode step of 64 sequences is under 100 µs", async () => {
+  // The fastest of a few runs: other load only ever adds time.
   const medians: number[] = [];
   for (let run = 0; run < 3; run++) {
     const times = await stepTimes();

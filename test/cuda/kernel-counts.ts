@@ -1,7 +1,7 @@
 /**
- * What each op's kernels execute, counted by the emulated driver at shapes of real models and given per byte or
- * operation of the op's cost: the numbers that `bench roofline` reasons from. `bun test/cuda/kernel-counts.ts --update`
- * writes them into bench/roofline/counts.json; a test holds that file against a fresh count.
+ * What each op's kernels execute, counted by the emulated driver at shapes of real models and given per byte or operation of
+ * the op's cost: the input of `bench roofline`. `bun test/cuda/kernel-counts.ts --update` writes bench/roofline/counts.json; a
+ * test compares that file with a fresh count.
  */
 import { writeFileSync } from "node:fs";
 import { opTable } from "../../bench/ops/cases/all.ts";
@@ -22,7 +22,7 @@ import { type MachineLoop, machineLoops } from "./machine-loops.ts";
 
 export const countsFile = assetPath("bench/roofline/counts.json");
 
-/** A model's widths, small in rows: Qwen3-0.6B's hidden size and heads' size. */
+/** A model's widths with few rows: Qwen3-0.6B's hidden size and head size. */
 const D = 1024;
 const F = 3072;
 const shape = { heads: 4, kvHeads: 2, headDim: 128, scale: 128 ** -0.5 };
@@ -65,7 +65,7 @@ type Call = readonly unknown[];
 const range = (count: number, value: (i: number) => number = (i) => i) =>
   Array.from({ length: count }, (_, i) => value(i));
 
-/** The arguments of one call of each op that launches kernels of its own. */
+/** The arguments of one call of each op that launches its own kernels. */
 const samples: Readonly<Partial<Record<keyof Ops, (b: Buffers) => Call>>> = {
   biasBackward: (b) => [b.tensor("float32", [D]), b.tensor("bfloat16", [256, D])],
   embeddingForward: (b) => [b.tensor("float32", [32, D]), b.integers(range(32, (i) => i % 9)), b.weight([64, D])],
@@ -191,7 +191,7 @@ function head(b: Buffers) {
   };
 }
 
-/** Ops whose cost is counted in operations: what grows with the square of the length. */
+/** Ops whose cost is counted in operations: those that grow with the square of the length. */
 const byFlops: readonly (keyof Ops)[] = ["attentionForward", "attentionBackward"];
 
 const lengths: Lengths = {
@@ -201,7 +201,7 @@ const lengths: Lengths = {
 
 const four = (value: number) => Number(value.toPrecision(4));
 
-/** Sources whose kernels are tensor-core loops: their instructions are those of the machine code. */
+/** Sources whose kernels are tensor-core loops: their instructions are counted in machine code. */
 const loopSources: Readonly<Partial<Record<keyof Ops, readonly [KernelDefinition, variant: Defines]>>> = {
   attentionForward: [attentionKernels.forward, { HEAD_DIM: shape.headDim, O_TYPE: "bf16" }],
   attentionBackward: [attentionBackwardKernels.keys, { HEAD_DIM: shape.headDim, DQKV_TYPE: "bf16" }],
@@ -210,7 +210,7 @@ const loopSources: Readonly<Partial<Record<keyof Ops, readonly [KernelDefinition
 /** Operations of one mma.m16n8k16. */
 const MMA_FLOPS = 4096;
 
-/** @param loops machine code of the op's kernels; null: the executed PTX alone */
+/** @param loops machine code of the op's kernels; null: only the executed PTX */
 function countsOf(
   op: keyof Ops,
   args: Call,
@@ -241,7 +241,7 @@ function countsOf(
   };
 }
 
-/** Counts of one op on an open device. `machine`: with the loops of the machine code, which takes NVIDIA's compiler. */
+/** Counts of one op on an open device. `machine`: with the loops of the machine code, which requires NVIDIA's compiler. */
 export async function countOp(
   device: Device,
   control: EmulatorControl,
@@ -261,7 +261,7 @@ export async function countOp(
 
 export const countedOps = Object.keys(samples) as (keyof Ops)[];
 
-/** Opens the emulated device, counting. */
+/** Opens the emulated device with counting on. */
 export async function openCounted() {
   const { folder: libraryFolder } = await buildEmulator();
   const control = openControl(libraryFolder);

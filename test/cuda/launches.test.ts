@@ -1,6 +1,6 @@
 /**
- * Launches of a decode step and of a training layer, counted on the emulated driver: as many for one sequence as for many,
- * and one graph launch a step on the host's side.
+ * Launches of a decode step and of a training layer, counted on the emulated driver: as many for one sequence as for many, and
+ * one graph launch per step by the host.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { openModel } from "../../bench/roofline/phases.ts";
@@ -24,7 +24,7 @@ beforeAll(async () => {
 });
 afterAll(() => device.close());
 
-/** The bundled model's shape, with layers as asked. */
+/** The bundled model's shape, with the given number of layers. */
 function config(layers: number): ModelConfig {
   const json = {
     model_type: "llama",
@@ -52,7 +52,7 @@ function open(layers: number, dtype: ComputeDType) {
 
 const total = (counts: Readonly<Record<string, number>>) => Object.values(counts).reduce((a, b) => a + b, 0);
 
-/** Kernels and products of one replayed decode step, and the calls that the host makes for it. */
+/** Kernels and products of one replayed decode step, and the host's calls for it. */
 async function decodeStep(layers: number, dtype: ComputeDType, sequences: number) {
   const { rollout } = open(layers, dtype);
   const counts: { launches: number; calls: Record<string, number> }[] = [];
@@ -68,7 +68,7 @@ async function decodeStep(layers: number, dtype: ComputeDType, sequences: number
     },
   );
   rollout.close();
-  return counts.at(-1)!; // first token, the step that is recorded, replays
+  return counts.at(-1)!; // first token, the recorded step, replays
 }
 
 /** Kernels and products of a forward and a backward pass over completions of `length` tokens. */
@@ -82,7 +82,7 @@ async function trainingPass(layers: number, dtype: ComputeDType, samples: number
   await forward(model, batch!, activations, 1);
   const zero = new Float32Array(batch!.entryRows.length);
   await backward(model, batch!, activations, optimizer.gradients, { dlogprobs: zero, dentropies: zero }, 1);
-  await device.read(optimizer.sums); // launches are counted as they run, and the stream may be behind
+  await device.read(optimizer.sums); // launches are counted as they run, and the stream may lag behind
   return total(control.launches());
 }
 
@@ -98,7 +98,7 @@ for (const dtype of ["float32", "bfloat16"] as const)
       expect(one.calls.cublasGemmEx).toBeUndefined();
       const [oneLayer, manyLayer] = [await decodeStep(1, dtype, 1), await decodeStep(1, dtype, 21)];
       expect(many.launches - manyLayer.launches).toBe(one.launches - oneLayer.launches);
-      expect(one.launches - oneLayer.launches).toBeLessThanOrEqual(15); // a layer: 7 products and what lies between
+      expect(one.launches - oneLayer.launches).toBeLessThanOrEqual(15); // per layer: 7 products and the kernels in between
     });
 
     test("a training layer launches as much for few tokens as for many", async () => {

@@ -1,6 +1,6 @@
 /**
- * NVIDIA's libraries: a machine without them is told so in one line, or computes on the CPU; NVIDIA's own cuBLAS and
- * NVRTC load through the bindings with every symbol, where they have been fetched.
+ * NVIDIA's libraries: a machine without them gets one line about it, or computes on the CPU; NVIDIA's own cuBLAS and NVRTC load
+ * through the bindings with every symbol, if they have been fetched.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openCublas } from "../../ffi/bindings/cublas.ts";
@@ -31,8 +31,8 @@ const model = models[0]!;
 const score = (device: string, output: string) =>
   grpo(["score", ...argvOf(scoreFlags(model, output, { device }))], { seconds: 150 });
 
-describe.skipIf(hasDriver())("without a driver (skipped where there is one)", () => {
-  test("--device cuda is an input error of one line that says what is missing and where it was looked for", async () => {
+describe.skipIf(hasDriver())("without a driver (skipped if there is one)", () => {
+  test("--device cuda is an input error of one line that says what is missing and where it was searched", async () => {
     const { code, out, err } = await score("cuda", work.at("none.jsonl"));
     expect({ code, out }).toEqual({ code: 2, out: "" });
     expect(err).toMatch(/^[^\n]*device cuda: libcuda\.so\.1: not found; looked in [^\n]*\n$/);
@@ -48,14 +48,14 @@ describe.skipIf(hasDriver())("without a driver (skipped where there is one)", ()
   });
 });
 
-test("the gates check the compiler that is pinned, and no other", async () => {
-  const { nullFolder } = await buildEmulator(); // says that it is 13.0
+test("the gates check only the pinned compiler", async () => {
+  const { nullFolder } = await buildEmulator(); // it reports version 13.0
   expect(newestVersion).toMatch(/^13\.\d+$/);
   expect(openPinned(nullFolder, "13.0").path).toStartWith(nullFolder);
   expect(() => openPinned(nullFolder, "12.8")).toThrow("NVRTC 13.0, and 12.8 is to be checked");
 });
 
-describe.skipIf(!fetchedNvrtc())("NVIDIA's NVRTC (skipped where test/cuda/gates/fetch-nvrtc.ts has not run)", () => {
+describe.skipIf(!fetchedNvrtc())("NVIDIA's NVRTC (skipped unless test/cuda/gates/fetch-nvrtc.ts has run)", () => {
   test("loads with every symbol and compiles", () => {
     const nvrtc = openNvrtc({ folder: fetchedNvrtc()! });
     const source = 'extern "C" __global__ void one(float *x) { x[threadIdx.x] = 1.0f; }';
@@ -64,7 +64,7 @@ describe.skipIf(!fetchedNvrtc())("NVIDIA's NVRTC (skipped where test/cuda/gates/
   });
 });
 
-describe.skipIf(!fetchedCublas())("NVIDIA's cuBLAS (skipped where fetch-nvrtc.ts --cublas has not run)", () => {
+describe.skipIf(!fetchedCublas())("NVIDIA's cuBLAS (skipped unless fetch-nvrtc.ts --cublas has run)", () => {
   test("loads with every symbol", () => {
     expect(openCublas({ folder: fetchedCublas()! }).version).toMatch(/^13\./);
   });

@@ -1,7 +1,7 @@
 /**
- * Every loss type at both levels of importance sampling on the emulated GPU against the CPU, whose losses are held by
- * torch's numbers: the step's loss, metrics and each tensor's gradient on recorded rollouts that are off-policy, with KL,
- * entropy bonus and entropy mask, so that everything that the language-model head hands to the loss and back takes part.
+ * Every loss type at both levels of importance sampling on the emulated GPU against the CPU, whose losses are tested with
+ * torch's numbers: the step's loss, metrics and each tensor's gradient on recorded off-policy rollouts with KL, entropy bonus
+ * and entropy mask, so that everything that passes between the language-model head and the loss is involved.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
@@ -25,7 +25,7 @@ beforeAll(async () => {
   if (process.env.BUN_GRPO_CUDA === "real") cuda = await openCudaDevice();
   else {
     const { folder: libraryFolder } = await buildEmulator();
-    // Kernels are held to the rules elsewhere; here only their results count.
+    // Kernels are checked elsewhere; here only their results count.
     control = openControl(libraryFolder);
     control.setCheck(false);
     cuda = await openCudaDevice({ libraryFolder });
@@ -40,7 +40,7 @@ afterAll(() => {
 
 const levels = ["token", "sequence"] as const;
 const cases = (Object.keys(LOSS_TYPES) as LossType[]).flatMap((type) => levels.map((level) => [type, level] as const));
-/** Of the CPU, for the test that they are not all the same. */
+/** From the CPU, for the test that they are not all the same. */
 const seen = new Map<string, Tensors>();
 
 test.each(cases)("%s, %s level: loss, metrics and every gradient as on the CPU", async (lossType, level) => {
@@ -64,7 +64,7 @@ test("the cases are different losses: no two give the same gradients", () => {
   const names = [...seen.keys()];
   for (const [i, a] of names.entries())
     for (const b of names.slice(i + 1)) {
-      // bnpo is dapo where a step is one block.
+      // bnpo equals dapo if a step is one block.
       if ([a, b].every((name) => /^(bnpo|dapo) /.test(name)) && a.split(" ")[1] === b.split(" ")[1]) continue;
       expect(worstRelative(seen.get(a)!, seen.get(b)!).error, `${a} and ${b}`).toBeGreaterThan(1e-3);
     }

@@ -1,7 +1,7 @@
 /**
- * The main loops of the tensor-core kernels as machine code: warp instructions by pipe for each `mma`, read with nvdisasm
- * from what NVRTC makes for sm_80. PTX counts moves and addresses that the assembler folds away, so for kernels that are
- * bound by instructions the roofline takes these numbers.
+ * The main loops of the tensor-core kernels in machine code: warp instructions by pipe for each `mma`, read with nvdisasm from
+ * NVRTC's sm_80 output. PTX counts moves and addresses that the assembler folds away, so the roofline uses these numbers for
+ * instruction-bound kernels.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -18,7 +18,7 @@ export interface MachineLoop {
   readonly alu: number;
   /** Multiply-adds of float32 and of integers. */
   readonly fma: number;
-  /** ex2 and its like. */
+  /** ex2 and similar. */
   readonly special: number;
 }
 
@@ -26,7 +26,7 @@ const fma = new Set(["FFMA", "FMUL", "FADD", "IMAD"]);
 const special = new Set(["MUFU"]);
 const others = /^(HMMA|LD|ST|BRA|BAR|BSSY|BSYNC|DEPBAR|CALL|RET|EXIT|NOP|WARPSYNC|SHFL|S2R|S2UR|U|CS2R|MOV32I)/;
 
-/** Loops of a function's listing that hold products, counted whole: both sides of their branches. */
+/** Loops of a function's listing that contain products, counted completely: both sides of their branches. */
 function loopsOf(listing: string): MachineLoop {
   const names: string[] = [];
   const labels = new Map<string, number>();
@@ -59,7 +59,7 @@ function loopsOf(listing: string): MachineLoop {
   };
 }
 
-/** The loops of the kernels of a source that has products, by kernel. @throws InputError without NVIDIA's compiler */
+/** The loops of a source's kernels that have products, by kernel. @throws InputError without NVIDIA's compiler */
 export async function machineLoops(definition: KernelDefinition, variant: Defines): Promise<Map<string, MachineLoop>> {
   const nvrtc = openNvrtc({ folder: await fetchNvrtc() });
   const program = await fetchProgram("nvdisasm");

@@ -1,6 +1,6 @@
 /**
- * A GPU without enough memory, on the emulator with a limit: when a run is planned and when it allocates, the message says
- * what was asked for and what to lower, the exit status is 1, and nothing stays behind.
+ * A GPU without enough memory, on the emulator with a limit: when a run is planned and when it allocates, the message says what
+ * was requested and what to lower, the exit status is 1, and nothing is left behind.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { type CudaDevice, openCudaDevice } from "../../src/device/cuda/device.ts";
@@ -14,7 +14,7 @@ import { buildEmulator } from "../emulator/build.ts";
 import { type EmulatorControl, type LiveObjects, openControl } from "../emulator/control.ts";
 import { emulated } from "./emulated.ts";
 
-// The emulator may have to be compiled first, and kernels as they are needed.
+// The emulator may have to be compiled first, and kernels are compiled on demand.
 setDefaultTimeout(300_000);
 
 const MiB = 2 ** 20;
@@ -24,7 +24,7 @@ const work = workFolder();
 
 let control: EmulatorControl;
 let device: CudaDevice;
-/** Handles that devices of other test files have lost with their context are still counted. */
+/** Handles that devices of other test files lost with their context are still counted. */
 let earlier: LiveObjects;
 beforeAll(async () => {
   const { folder: libraryFolder } = await buildEmulator();
@@ -38,7 +38,7 @@ afterAll(() => {
   work.remove();
 });
 
-/** Enough for the plan, not for what comes beside it; not for the plan either; not even to open the GPU. */
+/** Enough for the plan but not the rest; not for the plan either; not even to open the GPU. */
 test.each([
   [380, /the plan needs \d[^;]* MiB, \d+ of them kept for .* and 37\d MiB are free on CUDA .*lower micro_batch_tokens/],
   [5, /the plan needs \d[^;]* MiB, \d+ of them kept for .* and 1\.0 MiB are free on CUDA .*lower micro_batch_tokens/],
@@ -48,11 +48,11 @@ test.each([
   const { code, err } = await emulated("score", scoreFlags(model, work.at("scores.jsonl"), {}), { env, always: true });
   expect(code).toBe(1);
   const lines = err.split("\n").filter((line) => line !== "" && !/^compiling/.test(line));
-  expect(lines).toEqual([expect.stringMatching(message)]); // the emulator would report what is left over
+  expect(lines).toEqual([expect.stringMatching(message)]); // the emulator would report leaks
 });
 
-test("memory that is gone when a session allocates: what it had taken is given back, and it opens once there is enough", async () => {
-  // Another program takes the memory after it was looked at.
+test("memory that is gone when a session allocates: what it had taken is freed, and it opens once there is enough", async () => {
+  // Another program takes the memory after it was checked.
   const hopeful = { ...device, freeBytes: () => 2 ** 40 };
   const plan = () =>
     planSession(hopeful, (tenants) => {
@@ -63,7 +63,7 @@ test("memory that is gone when a session allocates: what it had taken is given b
       const limits = { maxSequences: 4, promptSlots: 2, longestPrompt: 32, maxCompletion: 16, penalized: false };
       return { policy, reference, rollout: planSampling(tenants, model, limits) };
     });
-  (await plan().open()).close(); // scratch stays with the device
+  (await plan().open()).close(); // scratch memory stays with the device
   const before = control.live();
   const needed = plan().memory.plan.totalBytes;
   for (const share of [0, 0.3, 0.9]) {
@@ -82,6 +82,6 @@ test("memory that is gone when a session allocates: what it had taken is given b
   (await plan().open()).close();
   device.close();
   expect(control.live()).toEqual(earlier);
-  // A leak of ours shows above; the emulator's own report counts what other files left, too.
+  // A leak of ours shows above; the emulator's own report also counts leftovers of other files.
   expect(control.reports().filter(({ kind }) => kind !== "leak")).toEqual([]);
 });

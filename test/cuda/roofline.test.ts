@@ -1,4 +1,4 @@
-/** The roofline's numbers are those of the kernels as they are, and what stays below 70 % of its bound says why. */
+/** The roofline's numbers match the current kernels, and ops below 70 % of their bound have a reason. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import counts from "../../bench/roofline/counts.json" with { type: "json" };
 import type { CountsTable, KernelCounts } from "../../bench/roofline/evaluate.ts";
@@ -18,12 +18,12 @@ beforeAll(async () => {
 });
 afterAll(() => device.close());
 
-/** All but what only NVIDIA's compiler can tell. */
+/** All counts except those that require NVIDIA's compiler. */
 function executed({ from, instructions, integer, floating, special, ...rest }: KernelCounts): unknown {
   return from === "ptx" ? { ...rest, instructions, integer, floating, special } : rest;
 }
 
-/** Quick ones of each kind; the long ones are counted when the file is written. */
+/** Fast ones of each kind; the slow ones are counted when the file is written. */
 const recounted: readonly (keyof Ops)[] = ["rmsnormForward", "gluBackward", "adamw", "attentionDecode", "kvStore"];
 
 for (const op of recounted)
@@ -32,11 +32,11 @@ for (const op of recounted)
     expect(executed({ ...fresh, from: table[op]!.from })).toEqual(executed(table[op]!));
   });
 
-test("every op with kernels of its own is counted", () => {
+test("every op with its own kernels is counted", () => {
   expect(Object.keys(counts).sort()).toEqual([...countedOps].sort());
 });
 
-test("what stays below 70 % of its bound has a written reason, and nothing else has one", async () => {
+test("every op below 70 % of its bound has a written reason, and no other op has one", async () => {
   const { lines, low } = await rooflineTables(table, decodeBucket);
   expect([...low.keys()].sort()).toEqual(Object.keys(reasons).sort());
   for (const machine of ["A100", "H100", "RTX 4090"]) expect(lines.join("\n")).toContain(` on ${machine}: `);

@@ -24,7 +24,7 @@ import { buildEmulator } from "../emulator/build.ts";
 import { invented } from "../fixtures/invented-family.ts";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 
-// The emulator may have to be compiled first, and kernels as they are needed.
+// The emulator may have to be compiled first, and kernels are compiled on demand.
 setDefaultTimeout(300_000);
 
 const work = workFolder();
@@ -37,7 +37,7 @@ beforeAll(async () => {
   if (process.env.BUN_GRPO_CUDA === "real") gpu = await openCudaDevice();
   else gpu = await openCudaDevice({ libraryFolder: (await buildEmulator()).folder });
   cpu = await openRunDevice({ device: "cpu", threads: 2 }, () => {});
-  const config = { head_dim: 16 }; // of which every kernel is recorded
+  const config = { head_dim: 16 }; // for which every kernel is recorded
   policy = await writeTinyModel(work.at("policy"), { head: "lm", config });
   for (const modelType of ["qwen3", "invented"])
     scorers[modelType] = await writeTinyModel(work.at(modelType), { modelType, seed: 5, config });
@@ -60,7 +60,7 @@ interface Result {
   readonly values: Float32Array;
   readonly scores: Float32Array;
   readonly gradients: Tensors;
-  /** The critic's and the reference's weights in the end. */
+  /** The final weights of critic and reference. */
   readonly weights: readonly Tensors[];
 }
 
@@ -108,7 +108,7 @@ async function run(device: Device, scorer: string, dtype: ComputeDType): Promise
     );
     const settings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, maxGradNorm: 1 };
     await optimizerStep(device, critic.optimizer, settings, 1e-2);
-    // The policy moves by a gradient of ones, the reference a part of the way after it.
+    // The policy moves along a gradient of ones, and the reference part of the way after it.
     for (const { gradient } of optimizer.parameters) device.ops.fill(gradient, 1);
     await optimizerStep(device, optimizer, settings, 1e-2);
     await mixReference(reference, optimizer, 0.6);
@@ -135,7 +135,7 @@ test.each([
   const whole = (tensors: Tensors) => Math.hypot(...[...tensors.values()].map(norm));
   const distance = whole(differences(found.gradients, wanted.gradients));
   expect(distance / whole(wanted.gradients)).toBeLessThan(gradient);
-  // Adam's first step is the gradient's sign, which rounding turns where it is about zero: the critic is not compared.
+  // Adam's first step is the gradient's sign, which rounding flips near zero: the critic is not compared.
   expect(worstRelative(found.weights[1]!, wanted.weights[1]!).error).toBeLessThan(reference);
   expect(await run(gpu, scorer, dtype)).toEqual(found);
 });

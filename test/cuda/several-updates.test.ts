@@ -1,4 +1,4 @@
-/** A generation that is learned from twice, on the emulated GPU: π_old is the training pass's own, not what sampling recorded. */
+/** Two updates per generation on the emulated GPU: π_old comes from the training pass, not from sampling. */
 import { afterAll, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ test("several updates of a generation learn from logprobs of the training pass",
   const flags = { ...tinyTraining, device: "cuda", max_steps: 2, num_iterations: 2, dtype: "bfloat16" };
   await succeeds("train", { ...flags, output_dir: folder });
   const [first, second] = metricsOf(folder);
-  // The first update is on-policy to the bit, whatever sampling has recorded.
+  // The first update is on-policy to the bit, whatever sampling recorded.
   expect(first!["clip_ratio/region_mean"]).toBe(0);
   expect(second!.loss).not.toBe(first!.loss!);
   expect(first!["sampling/sampling_logp_difference/max"]).toBeGreaterThan(0);

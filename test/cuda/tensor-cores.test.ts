@@ -1,4 +1,4 @@
-/** Where the operations of bfloat16 attention are done: at least 95 % of them by `mma`, in prefill and in training. */
+/** Bfloat16 attention does at least 95 % of its operations in `mma`, in prefill and in training. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { type CudaDevice, openCudaDevice } from "../../src/device/cuda/device.ts";
 import { type Tensor, tensor } from "../../src/tensor/tensor.ts";
@@ -15,7 +15,7 @@ beforeAll(async () => {
 });
 afterAll(() => device.close());
 
-/** A prompt of 150 tokens and two completions behind it. */
+/** A prompt of 150 tokens followed by two completions. */
 const segments = Int32Array.of(0, 150, 0, 0, 150, 70, 0, 150, 220, 36, 0, 150);
 const T = 256;
 

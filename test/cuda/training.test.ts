@@ -1,7 +1,7 @@
 /**
- * `grpo train --device cuda` on the emulated GPU: the bundled model on the bundled problems samples the tokens that the
- * CPU samples and learns the same from them, gives the same bytes with lazy streams, and goes on from a checkpoint to the
- * bytes of a run that was not stopped.
+ * `grpo train --device cuda` on the emulated GPU: the bundled model on the bundled problems samples the same tokens as on the
+ * CPU and learns the same from them, gives the same bytes with lazy streams, and resumes from a checkpoint to the bytes of an
+ * uninterrupted run.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -10,13 +10,13 @@ import { expectClose } from "../e2e/golden.ts";
 import { argvOf, type Flags, fingerprint, grpo, metricsOf, untimed, workFolder } from "../e2e/runs.ts";
 import { checked, succeeds } from "./emulated.ts";
 
-// The emulator may have to be compiled first, and kernels as they are needed.
+// The emulator may have to be compiled first, and kernels are compiled on demand.
 setDefaultTimeout(600_000);
 
 const work = workFolder();
 afterAll(work.remove);
 
-/** The bundled run, a batch of it as small as emulation asks for. */
+/** The bundled run, with batches small enough for emulation. */
 const bundled: Flags = {
   per_device_train_batch_size: 8,
   num_generations: 4,
@@ -31,7 +31,7 @@ const bundled: Flags = {
 
 const weights = (folder: string) => fingerprint(folder, "model.safetensors");
 const optimizer = (folder: string) => fingerprint(folder, "checkpoint-3/optimizer.safetensors");
-/** What was recorded of optimizer steps; evaluations have lines of their own. */
+/** The records of optimizer steps; evaluations have separate lines. */
 const stepsOf = (folder: string) => metricsOf(folder).filter(({ loss }) => loss !== undefined);
 const completions = (folder: string, step: number) =>
   readFileSync(join(folder, `completions/step-00000${step}.jsonl`), "utf8")
@@ -48,7 +48,7 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("the bundled run, %j", (dtype)
     run(straight, {}, { EMULATOR_STREAMS: "eager", ...checked }),
     run(work.at(`${name}-lazy`), {}, { EMULATOR_STREAMS: "lazy" }),
   ]);
-  ready.catch(() => {}); // told by the tests
+  ready.catch(() => {}); // reported by the tests
 
   test("eager and lazy streams give the same bytes", async () => {
     await ready;
@@ -58,7 +58,7 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("the bundled run, %j", (dtype)
     expect(untimed(metricsOf(lazy))).toEqual(untimed(metricsOf(straight)));
   });
 
-  test("goes on from its first checkpoint to the same bytes", async () => {
+  test("resumes from its first checkpoint to the same bytes", async () => {
     await ready;
     const resumed = work.at(`${name}-resumed`);
     await run(resumed, { resume_from_checkpoint: join(straight, "checkpoint-1") }, {});
@@ -67,10 +67,10 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("the bundled run, %j", (dtype)
     expect(optimizer(resumed)).toBe(optimizer(straight));
   });
 
-  // In bfloat16 the two round at other places: activations are float32 on the CPU, or bfloat16 on the paths that multiply
-  // it (bfloat16Paths), and their gradients float32 on every one. Other logits, and soon another token.
+  // In bfloat16 the two round at different places: on the CPU, activations are float32, or bfloat16 on the paths that multiply
+  // it (bfloat16Paths), and their gradients always float32. Logits differ, and soon so does a token.
   if (name === "float32")
-    test("samples and learns what the CPU does", async () => {
+    test("samples and learns the same as the CPU", async () => {
       await ready;
       const cpu = work.at(`${name}-cpu`);
       const { code, err } = await grpo(["train", ...argvOf({ ...bundled, device: "cpu", output_dir: cpu })]);

@@ -1,6 +1,6 @@
 /**
- * A run judged by its own reward function on problems without golds: what the function is told and logs, stop strings, the
- * best checkpoint and early stopping, and that all of it goes on after a stop as if there had been none.
+ * A run judged by its own reward function on problems without golds: what the function receives and logs, stop strings, the
+ * best checkpoint and early stopping; and all of it resumes after a stop as if uninterrupted.
  */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -61,12 +61,12 @@ test("ends when patience runs out, with the best checkpoint's model, which stays
   expect(notes).toContain(`saved the model in ${folder}: that of ${join(folder, "checkpoint-1")}`);
   expect(fingerprint(folder, "model.safetensors")).toBe(fingerprint(folder, "checkpoint-1/model.safetensors"));
   expect(fingerprint(folder, "model.safetensors")).not.toBe(fingerprint(folder, "checkpoint-2/model.safetensors"));
-  // The evaluation came after its checkpoint, which was told of it.
+  // The evaluation came after its checkpoint, which was then updated.
   const best = { metric: "eval_completions/mean_length", value: first, step: 1 };
   expect(stateOf(folder, 2).best).toEqual({ ...best, waited: 1, evaluatedAt: 2 });
   expect(before).toBeGreaterThan(0);
 
-  // Without a gold there is no accuracy; the function is told where training stands, and where it is an evaluation.
+  // Without golds there is no accuracy; the function receives the training progress, and the fact that it is an evaluation.
   const [zero, one, , two] = metrics as unknown as [Line, Line, Line, Line];
   expect(Object.keys(zero).filter((name) => /accuracy|unparsed|pass@/.test(name))).toEqual([]);
   expect(zero.eval_reward).toBe(zero["eval_rewards/told/mean"]!);
@@ -85,7 +85,7 @@ test("ends when patience runs out, with the best checkpoint's model, which stays
     expect(extra).toEqual({ told: { letters: (completion as string).length, note: expect.stringMatching(/^q\d$/) } });
 });
 
-test("stopped and resumed, also where the evaluation's line was written and its checkpoint not told", async () => {
+test("stopped and resumed, also if the evaluation's line was written but its checkpoint not updated", async () => {
   const straight = outcome(work.at("straight"));
   const folder = work.at("stopped");
   expect((await train(folder, flags, { stopAfter: 2 })).code).toBe(130);

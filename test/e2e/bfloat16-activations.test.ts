@@ -1,14 +1,13 @@
 /**
- * Where activations are stored in bfloat16, a token's logprob stays near float32's (logprob-line.ts), and what sampling
- * records is what training computes, to the bit. On the bundled model, which is trained, and at the depth and width of
- * SmolLM2-135M with random weights. Everywhere the weights are the same bfloat16 ones; float32 is what paths without
- * bfloat16 products compute with them.
+ * If activations are stored in bfloat16, a token's logprob stays close to float32's (logprob-line.ts), and sampling records
+ * exactly what training computes, to the bit. Tested on the bundled, trained model, and at the depth and width of SmolLM2-135M
+ * with random weights. The weights are the same bfloat16 ones throughout; float32 means paths without bfloat16 products.
  *
- * A processor without such products can store activations all the same: its kernels take bfloat16 activations, and what
- * it multiplies is what the bfloat16 paths multiply, only summed otherwise. This imitation runs on every machine; each
- * bfloat16 path that the processor has runs beside it. With emulated instructions both run everywhere, and are the
- * imitation's equal, on the bundled model; at SmolLM2-135M's size that would take many minutes (some 300 GFLOP a pass at
- * a few GFLOP/s), so there the imitation stands for them where the processor has none.
+ * A processor without such products can still store activations in bfloat16: its kernels accept them, and multiply the same
+ * values as the bfloat16 paths, only summed in another order. This imitation runs on every machine, along with each bfloat16
+ * path of the processor. Paths with emulated instructions also run everywhere, and must agree with the imitation, on the
+ * bundled model; at SmolLM2-135M's size that would take many minutes (some 300 GFLOP per pass at a few GFLOP/s), so there the
+ * imitation replaces paths that the processor lacks.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openDataset } from "../../src/data/dataset.ts";
@@ -34,12 +33,12 @@ afterAll(work.remove);
 const { library, path: usual } = await openCpuDevice();
 afterAll(() => library.selectPath(usual));
 const supported = library.paths.flatMap(({ name, supported }) => (supported ? name : []));
-/** The path that was asked for where it computes in float32, else the fastest that does. */
+/** The requested path if it computes in float32, else the fastest that does. */
 const float32Path = bfloat16Paths.includes(usual)
   ? supported.findLast((name) => !bfloat16Paths.includes(name))!
   : usual;
 
-/** A device is opened right before its use: the path is the library's, so the last one opened holds. */
+/** Open a device right before its use: the path is global to the library, so the last one opened counts. */
 type Opener = () => Promise<CpuDevice>;
 const inFloat32: Opener = () => openCpuDevice({ path: float32Path });
 const imitation: Opener = async () => ({ ...(await inFloat32()), activationDType: (dtype) => dtype });
@@ -81,13 +80,13 @@ async function scored({ model, activations }: ScoringModel, groups: Groups): Pro
   return scores.map(({ logprobs }) => logprobs);
 }
 
-/** Scores on a device what was sampled on another. */
+/** Scores samples from one device on another. */
 async function scoredOn(open: Opener, model: Model, groups: Groups): Promise<Float32Array[]> {
   const planned = planSession(await open(), (plan) => ({ scorer: planScorer(plan, model).scorer }));
   return withSession(planned, ({ scorer }) => scored(scorer, groups));
 }
 
-/** Samples on a device and scores there what was sampled; in float32, too. */
+/** Samples and scores on the same device; also scores in float32. */
 async function sampleAndScore(open: Opener, model: Model) {
   const { promptIds, samples, maxCompletion, isStop } = model;
   const device = await open();
@@ -134,16 +133,19 @@ describe("the bundled model", () => {
     model = { folder: bundledModel, promptIds, samples: 16, maxCompletion: 48, isStop };
   });
 
-  test("imitated: logprobs are near float32's", async () => {
+  test("imitated: logprobs are close to float32's", async () => {
     await expectNear(imitation, model, 3000);
   });
 
-  test.each([...native, ...emulated])("%s: logprobs are near float32's, and are the imitated ones", async (_, open) => {
-    const { groups, trained, mean } = await expectNear(open, model, 3000);
-    const imitated = await scoredOn(imitation, model, groups);
-    // Sums in another order fall on the other side of a rounding now and then.
-    expect(logprobsApart(trained, imitated).mean).toBeLessThan(mean / 20);
-  });
+  test.each([...native, ...emulated])(
+    "%s: logprobs are close to float32's, and equal the imitated ones",
+    async (_, open) => {
+      const { groups, trained, mean } = await expectNear(open, model, 3000);
+      const imitated = await scoredOn(imitation, model, groups);
+      // A different summation order occasionally changes the direction of a rounding.
+      expect(logprobsApart(trained, imitated).mean).toBeLessThan(mean / 20);
+    },
+  );
 });
 
 describe("the shape of SmolLM2-135M", () => {
@@ -158,7 +160,7 @@ describe("the shape of SmolLM2-135M", () => {
     };
   });
 
-  test.each([["imitated", imitation] as const, ...native])("%s: logprobs are near float32's", async (_, open) => {
+  test.each([["imitated", imitation] as const, ...native])("%s: logprobs are close to float32's", async (_, open) => {
     await expectNear(open, model, 1024);
   });
 });

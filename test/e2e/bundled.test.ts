@@ -1,6 +1,6 @@
 /**
- * `grpo train` with nothing else learns: accuracy on held-out problems rises, and does not where the rewards say
- * nothing. A shorter run than the default one, which is there with BUN_GRPO_SLOW=1.
+ * `grpo train` with defaults learns: accuracy on held-out problems rises, and does not if the rewards carry no information.
+ * This run is shorter than the default one, which BUN_GRPO_SLOW=1 adds.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -62,7 +62,7 @@ describe("a short bundled run", () => {
     expect(after - before).toBeLessThan(0.05);
   });
 
-  test("another one takes its place without being asked in the default folder, and in no other", async () => {
+  test("another run replaces it by default in the default folder, and in no other", async () => {
     const tiny: Flags = { max_steps: 1, per_device_train_batch_size: 16, eval_samples: 4, save_steps: 1 };
     const here = process.cwd();
     process.chdir(work.path);
@@ -71,7 +71,7 @@ describe("a short bundled run", () => {
       const run = { argv: argvOf({ ...tiny, log_completions: false }), console, stopRequested: () => false };
       for (const _ of [1, 2]) expect(await runTrain(run)).toBe(0);
       expect(metricsOf("outputs/train").filter(({ loss }) => loss !== undefined).length).toBe(1);
-      // Named, it is a folder like any other.
+      // If named explicitly, it is a folder like any other.
       await expect(runTrain({ ...run, argv: [...run.argv, "--output_dir", "outputs/train"] })).rejects.toThrow(
         /holds a run \(step 1, 1 checkpoint, its model\); .*--overwrite/,
       );
@@ -89,7 +89,7 @@ test("the bundled run replaces no checkpoint of another model's run", async () =
   expect(fingerprints(folder)).toEqual(before);
 });
 
-// Minutes a seed: not for every change.
+// Minutes per seed: not for every change.
 describe.if(isSlow)("the default bundled run (BUN_GRPO_SLOW=1)", () => {
   test.each([1, 2, 3])("seed %i rises by 0.25 or more", async (seed) => {
     const { before, after } = await accuracies(`default ${seed}`, { seed }, false);

@@ -1,4 +1,4 @@
-/** eval and generate on the bundled model: what they write, and that they agree with each other and with train. */
+/** eval and generate on the bundled model: their output, and its agreement with each other's and train's. */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -83,7 +83,7 @@ test("eval scores problems without golds by a module and a reward model, and end
     mean(({ rewards }) => rewards.judge),
     10,
   );
-  // Outside of training: no steps, all of it done, an evaluation.
+  // Outside of training: no steps, progress complete, an evaluation.
   expect(results).toMatchObject({ problems: 3, judged_problems: 0, reward_weights: [2, -1], "told/all": 101 });
   expect(Object.keys(results).filter((name) => /accuracy|pass@|unparsed/.test(name))).toEqual([]);
 });
@@ -118,7 +118,7 @@ test("eval with several answers estimates pass@k, which grows with k, and maj@k,
   expect(vote).toBeGreaterThan(0);
 });
 
-test("train takes another chat template, tells rewards what it ended with, and saves it with the model", async () => {
+test("train uses another chat template, passes its ending to rewards, and saves it with the model", async () => {
   const template =
     "{% for m in messages %}Q:{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}A:<think>\n{% endif %}";
   const [file, folder] = [work.at("think.jinja"), work.at("think")];
@@ -129,7 +129,7 @@ test("train takes another chat template, tells rewards what it ended with, and s
   expect(loadTokenizer(folder).renderChat([{ role: "user", content: "1+1?" }])).toBe("Q:1+1?\nA:<think>\n");
 });
 
-test("train evaluates with several answers, and tells the change since its first evaluation", async () => {
+test("train evaluates with several answers, and prints the change since its first evaluation", async () => {
   const folder = work.at("train pass at k");
   const flags: Flags = { max_steps: 2, eval_samples: 30, eval_num_generations: 4, output_dir: folder };
   const { out } = await grpo(["train", ...argvOf(flags)]);
@@ -141,7 +141,7 @@ test("train evaluates with several answers, and tells the change since its first
   expect({ code, lines: err.trimEnd().split("\n").length }).toEqual({ code: 2, lines: 1 });
 });
 
-test("generate streams what it writes as JSON, the same for the same seed", async () => {
+test("generate streams the same output that it writes as JSON, the same for the same seed", async () => {
   const question = "Mia has 14 pens. Then Mia buys 3 packs of 8 pens. How many pens does Mia have now?";
   const sampling: Flags = { model: bundledModel, max_completion_length: 32, temperature: 1, seed: 5 };
   const streamed = await grpo(["generate", ...argvOf({ ...sampling, prompt: question })]);

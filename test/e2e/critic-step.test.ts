@@ -1,6 +1,6 @@
 /**
- * The critic's optimizer step on a tiny model: metrics against values that are scored apart, gradients that do not depend
- * on the cut into micro-batches, completions that are left out, and that it learns returns.
+ * The critic's optimizer step on a tiny model: metrics against separately scored values, gradients independent of the cut into
+ * micro-batches, completions that are left out, and learning the returns.
  */
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { randomFrom } from "../../bench/ops/random.ts";
@@ -51,7 +51,7 @@ const samples: readonly Sample[] = [9, 4].flatMap((prompt, group) => {
   }));
 });
 const returns = samples.map(({ completionIds }) => normal(completionIds.length));
-/** The samples with values before the update, and what they are to become. */
+/** The samples with values before the update, and their target returns. */
 const valued = (old: readonly Float32Array[], targets: readonly (Float64Array | null)[]) =>
   samples.map((sample, i) => ({ ...sample, values: old[i]!, returns: targets[i]! }));
 const settings: CriticUpdateSettings = {
@@ -70,7 +70,7 @@ const gradientsOf = ({ optimizer }: Critic) =>
     })),
   );
 
-test("metrics are those of the values scored apart; a cut into micro-batches changes nothing", async () => {
+test("metrics are those of separately scored values; a cut into micro-batches changes nothing", async () => {
   await withCritic(async (critic) => {
     const old = await score(critic);
     const seen: number[] = [];
@@ -93,14 +93,14 @@ test("metrics are those of the values scored apart; a cut into micro-batches cha
   });
 });
 
-test("completions without a return, and those that the mask drops, give no gradient", async () => {
+test("completions without a return, and those dropped by the mask, give no gradient", async () => {
   await withCritic(async (critic) => {
     const old = await score(critic);
     const unscored = returns.map(() => null);
     const none = await criticStep(critic, valued(old, unscored), settings, 1e-2);
-    // A mean over no token is none.
+    // There is no mean over zero tokens.
     expect([none["value/loss"], none["value/grad_norm"]]).toEqual([null, 0]);
-    // Without the masked completions the step is the one in which they have no return.
+    // Without the masked completions, the step is the same as if they had no return.
     const masking = { ...settings, value: { ...settings.value, maskTruncatedCompletions: true } };
     await criticStep(critic, valued(old, returns), masking, 0);
     const masked = gradientsOf(critic);
@@ -110,7 +110,7 @@ test("completions without a return, and those that the mask drops, give no gradi
   });
 });
 
-test("values learn returns: 30 steps explain most of their variance, and clipping is seen on the way", async () => {
+test("values learn returns: 30 steps explain most of their variance, and clipping occurs on the way", async () => {
   await withCritic(async (critic) => {
     let clipped = 0;
     const before = await score(critic);

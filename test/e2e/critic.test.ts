@@ -1,6 +1,6 @@
 /**
- * PPO's models in a session: what the plan says of each and what is then held, where a critic may start from, that it and
- * a moving reference go on from a checkpoint bit by bit, and what is refused.
+ * PPO's models in a session: each one's share of the plan and of actual memory, where a critic may start from, resuming critic
+ * and moving reference from a checkpoint bit for bit, and refusals.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, readFileSync, rmSync, truncateSync } from "node:fs";
@@ -64,7 +64,7 @@ interface Request {
   readonly scoringDuringRollout: boolean;
 }
 
-/** A policy that trains, and what is asked for beside it. */
+/** A training policy, and the other requested models. */
 function plan(request: Partial<Request>, tokens = 256) {
   return planSession(device, (tenants) => {
     const { dtype = "float32", rollout, critic, rewardModels = [], scoringDuringRollout = false } = request;
@@ -84,7 +84,7 @@ function plan(request: Partial<Request>, tokens = 256) {
 
 type Opened = Awaited<ReturnType<ReturnType<typeof plan>["open"]>>;
 
-/** What is saved of a session whose reference moves, where it has one. */
+/** The saved state of a session, including its moving reference if there is one. */
 const saved = ({ policy: actor, critic, reference }: Opened): TrainedModels => ({
   ...{ policy: actor, critic, movingReference: reference, assets: { folder: policy, chatTemplate: null } },
 });
@@ -96,7 +96,7 @@ const groups: readonly PackedGroup[] = [
 ];
 const optimizerSettings = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, maxGradNorm: 1 };
 
-/** One step of each model that is trained: values towards 1, completions more likely. */
+/** One step of each trained model: values towards 1, completions more likely. */
 async function step({ policy: actor, critic }: Opened): Promise<void> {
   const { model, activations, optimizer } = actor;
   zeroGradients(device, optimizer);
@@ -135,7 +135,7 @@ describe("the plan", () => {
     const models = memoryByModel(planned.memory.plan);
     expect(models.map(({ model }) => model)).toEqual(["policy", "reference", "critic", "reward model"]);
     const [actor, reference, critic, reward] = models as [(typeof models)[0], ...typeof models];
-    // the reference is weights alone; the reward model has weights and a forward pass; those that learn have three times more
+    // the reference is only weights; the reward model has weights and a forward pass; trained models have three times more
     expect(reference!.phaseBytes).toBe(0);
     expect(reward!.phaseBytes).toBeGreaterThan(0);
     expect(critic!.heldBytes).toBeGreaterThan(2.9 * reward!.heldBytes);
@@ -148,7 +148,7 @@ describe("the plan", () => {
     planned.close();
   });
 
-  test("no logits are planned for models of one number", () => {
+  test("no logits are planned for models with one output", () => {
     const planned = plan(four());
     const own = planned.memory.plan.buffers.filter(({ owner }) => owner === "critic" || owner === "reward model");
     expect(own.length).toBeGreaterThan(0);
@@ -157,7 +157,7 @@ describe("the plan", () => {
     planned.close();
   });
 
-  test("policy and critic take turns in the same memory; a reward model does with both, and with rollouts unless it scores during them", () => {
+  test("policy and critic share memory in turn; a reward model shares with both, and with rollouts unless it scores during them", () => {
     const range = (planned: ReturnType<typeof plan>, name: string) => {
       const { buffers, offsets } = planned.memory.plan;
       const own = buffers.filter((b) => b.group === name);
@@ -178,7 +178,7 @@ describe("the plan", () => {
     for (const one of [planned, during]) one.close();
   });
 
-  test("a reward model that scores few sequences at once has buffers for those alone", () => {
+  test("a reward model that scores few sequences at once has buffers only for those", () => {
     const tokens = (sequences?: number) => {
       const one = { folder: scorer, longest: 64, microBatchTokens: 256, ...(sequences ? { sequences } : {}) };
       const planned = plan({ rewardModels: [one] });
@@ -188,7 +188,7 @@ describe("the plan", () => {
     expect([tokens(), tokens(1), tokens(3), tokens(9)]).toEqual([256, 64, 192, 256]);
   });
 
-  test("is what is then held", async () => {
+  test("equals the memory then held", async () => {
     const tokens = 80_000;
     const planned = plan({ ...four(), rollout: null }, tokens);
     const { totalBytes } = planned.memory.plan;
@@ -200,8 +200,8 @@ describe("the plan", () => {
     await step(session);
     const stepped = anonymousBytes() - before;
     session.close();
-    // The arena is touched whole when it is opened, and a step takes no more than threads' scratch and the heap. Tests
-    // before this one leave a heap that grows and shrinks by tens of MiB meanwhile.
+    // The arena is touched completely when it is opened, and a step adds only threads' scratch and heap. Earlier tests leave a
+    // heap that grows and shrinks by tens of MiB meanwhile.
     expect(Math.abs(opened - totalBytes)).toBeLessThan(0.15 * totalBytes);
     expect(stepped - opened).toBeLessThan(planned.memory.scratchBytes + 48 * 2 ** 20);
   });
@@ -261,7 +261,7 @@ describe.each(["float32", "bfloat16"] as const)("checkpoints in %s", (dtype: Com
     critic: { folder: scorer },
   });
 
-  test("critic and moving reference go on to the same bits", async () => {
+  test("critic and moving reference resume to the same bits", async () => {
     const session = await plan(started()).open();
     await step(session);
     await mixReference(session.reference!, session.policy.optimizer, 0.6);
@@ -327,7 +327,7 @@ describe.each(["float32", "bfloat16"] as const)("checkpoints in %s", (dtype: Com
   });
 });
 
-test("a checkpoint whose critic is torn is not the newest complete one", async () => {
+test("a checkpoint with a torn critic does not count as complete", async () => {
   const folder = work.at("newest");
   const session = await plan({ critic: { folder: scorer } }).open();
   const first = await saveCheckpoint(saved(session), folder, 1, {});
@@ -339,7 +339,7 @@ test("a checkpoint whose critic is torn is not the newest complete one", async (
   expect(existsSync(join(first, "reference"))).toBe(false);
 });
 
-test("the reference moves by alpha of the way, in bfloat16 rounded once", async () => {
+test("the reference moves by a fraction alpha of the distance, rounded once in bfloat16", async () => {
   for (const dtype of ["float32", "bfloat16"] as const) {
     const session = await plan({ dtype, reference: policy }).open();
     const before = weightsOf(session.reference!);
@@ -370,7 +370,7 @@ test("the reference moves by alpha of the way, in bfloat16 rounded once", async 
   }
 });
 
-describe("refused, in one line that says what is needed", () => {
+describe("refused, in one line that states the requirement", () => {
   const tiny = (name: string, options: Parameters<typeof writeTinyModel>[1]) => writeTinyModel(work.at(name), options);
   const reward = (folder: string) => ({ rewardModels: [{ folder, longest: 64, microBatchTokens: 64 }] });
   test.each<[string, () => Promise<Partial<Request>>, RegExp]>([
@@ -398,7 +398,7 @@ describe("refused, in one line that says what is needed", () => {
       /critic_model .*short: prompt and completion take up to 64 tokens, the critic's context is 40/,
     ],
     [
-      "a moving reference with a head of its own",
+      "a moving reference with its own head",
       async () => ({ reference: await tiny("untied", { head: "lm" }) }),
       /ref_model .*untied: only one of reference and policy has lm_head\.weight/,
     ],

@@ -1,4 +1,4 @@
-/** Dynamic sampling from prompts to weights: full groups with signal at every update, and the same bytes always. */
+/** Dynamic sampling from prompts to weights: full groups with signal at every update, and always the same bytes. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -11,7 +11,7 @@ afterAll(work.remove);
 
 const dynamic: Flags = { dynamic_sampling: true, reward_funcs: reward("half_flat"), max_steps: 6, save_steps: 2 };
 
-/** Rewards of each recorded group of each step. */
+/** Rewards of each recorded group, per step. */
 async function recordedGroups(folder: string, step: number): Promise<number[][]> {
   const path = join(folder, "completions", `step-${String(step).padStart(6, "0")}.jsonl`);
   const groups = new Map<number, number[]>();
@@ -27,7 +27,7 @@ beforeAll(async () => {
 });
 
 describe("half of the prompts give groups without signal", () => {
-  test("every update sees full groups with signal, and says how many were thrown away", async () => {
+  test("every update sees full groups with signal, and logs how many were discarded", async () => {
     const metrics = metricsOf(work.at("straight")).filter((r) => r.loss !== undefined);
     expect(metrics.map((r) => r.step)).toEqual([1, 2, 3, 4, 5, 6]);
     for (const { step, ...values } of metrics) {
@@ -41,7 +41,7 @@ describe("half of the prompts give groups without signal", () => {
     expect(thrown).toBeGreaterThan(2);
   });
 
-  test("plain sampling does learn from groups without signal here", async () => {
+  test("plain sampling does use groups without signal here", async () => {
     await train(work.at("plain"), { ...dynamic, dynamic_sampling: false });
     const flat = metricsOf(work.at("plain")).filter((r) => (r.frac_reward_zero_std as number) > 0);
     expect(flat.length).toBeGreaterThan(0);
@@ -68,7 +68,7 @@ describe("half of the prompts give groups without signal", () => {
     expect(files["model.safetensors"]).toBe(outcome(work.at("straight")).files["model.safetensors"]!);
   });
 
-  test("a probe gives the same groups and numbers however many sequences run at once", async () => {
+  test("a probe gives the same groups and numbers for any number of concurrent sequences", async () => {
     const flags: Flags = { ...dynamic, dynamic_sampling_probe: 2 };
     await train(work.at("probe-1"), flags);
     await train(work.at("probe-2"), { ...flags, max_concurrent_sequences: 3 });

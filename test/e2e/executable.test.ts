@@ -1,6 +1,6 @@
 /**
- * The one executable, built and run where there is nothing else: no environment but an empty HOME, no compiler and no Bun on
- * the path, in a folder whose bunfig.toml and .env are somebody else's. It must do what the checkout does, byte for byte.
+ * The single executable, built and run in isolation: an environment with only an empty HOME, no compiler or Bun on PATH, in a
+ * folder with someone else's bunfig.toml and .env. It must give the same results as the checkout, byte for byte.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
@@ -28,7 +28,7 @@ afterAll(work.remove);
 const foreign = work.at("foreign");
 const cache = work.at("home/.cache/bun-grpo");
 
-/** Where the tests themselves run by an executable (a pack), it is that one; else one built now. */
+/** If an executable runs the tests themselves (a pack), that one; else one built now. */
 let executable = process.execPath;
 
 function put(path: string, text: string): string {
@@ -50,7 +50,7 @@ beforeAll(async () => {
   expect({ code, err: err.replace(/^compiling .*\n/, "") }).toEqual({ code: 0, err: "" });
 });
 
-/** Where everything is run on one instruction path, the executable is too: it is compared with the checkout byte for byte. */
+/** If the tests run on a particular instruction path, so does the executable: it is compared with the checkout byte for byte. */
 const { BUN_GRPO_CPU_PATH: forcedPath } = process.env;
 
 function start(argv: readonly string[], env: Record<string, string> = {}, command: readonly string[] = [executable]) {
@@ -70,7 +70,7 @@ async function ended(child: ReturnType<typeof start>): Promise<Finished> {
 
 const run = (...args: Parameters<typeof start>): Promise<Finished> => ended(start(...args));
 
-/** What a user of the executable reads names no other program. */
+/** The executable's messages name no other program. */
 async function expectRuns(...args: Parameters<typeof start>): Promise<string> {
   const { out, err, code } = await run(...args);
   expect({ code, err }).toEqual({ code: 0, err: expect.not.stringMatching(/bug in grpo|bun run|error/i) });
@@ -78,18 +78,18 @@ async function expectRuns(...args: Parameters<typeof start>): Promise<string> {
   return out;
 }
 
-/** Names of everything in the cache, folders without their content. */
+/** Names of everything in the cache, without the folders' contents. */
 const cached = () => (existsSync(cache) ? readdirSync(cache).sort() : []);
 
 const steps = ["--device", "cpu", "--max_steps", "1", "--eval_samples", "8"];
 
-test("fits a download, and tells its version and commit", async () => {
+test("is small enough for a download, and prints its version and commit", async () => {
   expect(statSync(executable).size).toBeLessThanOrEqual(MOST_BYTES);
   const { version } = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
   const commit = existsSync(join(root, ".git")) ? "commit [0-9a-f]{12}(-modified)?, " : "(commit .*, )?";
   expect(await expectRuns(["--version"])).toMatch(new RegExp(`^grpo ${version} \\(${commit}bun ${Bun.version}\\)\\n$`));
   expect(await expectRuns(["--help"])).toContain("check:gpu");
-  expect(cached()).toEqual([]); // neither needs a file of it
+  expect(cached()).toEqual([]); // neither needs a file from it
 });
 
 test("the stack of a failure names the files of the sources", async () => {
@@ -98,7 +98,7 @@ test("the stack of a failure names the files of the sources", async () => {
   expect(err).toMatch(/\n +at .*\(src\/cli\/plan\.ts:\d+:\d+\)/);
 });
 
-test("two first starts at once train the weights that the checkout does, and carry everything out once", async () => {
+test("two first starts at once train the same weights as the checkout, and extract everything once", async () => {
   const started = ["a", "b"].map((name) => run(["train", ...steps, "--output_dir", work.at(name)]));
   const plain = grpo(["train", ...steps, "--output_dir", work.at("checkout")]);
   for (const { code, err } of await Promise.all([...started, plain]))
@@ -109,7 +109,7 @@ test("two first starts at once train the weights that the checkout does, and car
   expect(cached()).toEqual([expect.stringMatching(/^carried-[0-9a-f]{16}$/)]);
   const files = readdirSync(join(cache, cached()[0]!), { recursive: true }).map(String);
   expect(files).toContain("data/model/model.safetensors");
-  expect(files.filter((name) => /\.\d+-/.test(name))).toEqual([]); // beside, and not renamed
+  expect(files.filter((name) => /\.\d+-/.test(name))).toEqual([]); // temporary files that were not renamed
 });
 
 describe("every command", () => {
@@ -156,9 +156,9 @@ describe("every command", () => {
     expect(await expectRuns(["bench", "ops", ...flags])).toMatch(/^add +n=/m);
   });
 
-  test("check:gpu runs each kernel, and says why it cannot run the files of test/", async () => {
+  test("check:gpu runs each kernel, and reports why it cannot run the files of test/", async () => {
     const { folder } = await buildEmulator();
-    // An emulated GPU keeps what it compiles in the cache of who runs it, and its compiler is the system's.
+    // An emulated GPU caches compiled kernels in the cache of the user's process, and uses the system's compiler.
     const env = { LD_LIBRARY_PATH: folder, EMULATOR_CHECK: "0", HOME: homedir(), PATH: process.env.PATH ?? "" };
     const stages = (only: string) => run(["check:gpu", "--only", only, "--logs", work.at(`logs of ${only}`)], env);
     const { out, err, code } = await stages("each kernel");
@@ -170,7 +170,7 @@ describe("every command", () => {
       expect(noTests.out).toContain("left out: its files are not beside the executable");
   });
 
-  test("check:gpu without a GPU: what doctor says of it, and one line", async () => {
+  test("check:gpu without a GPU: doctor's findings about it, and one line", async () => {
     const { out, err, code } = await run(["check:gpu"], { CUDA_VISIBLE_DEVICES: "" });
     expect(out).toMatch(/^\w+ +CUDA /m);
     expect(err).toMatch(/^grpo check:gpu: no GPU can be opened: .*\n$/);
@@ -178,7 +178,7 @@ describe("every command", () => {
   });
 });
 
-test("a reward module has bun-grpo, files of its own and its own packages", async () => {
+test("a reward module has bun-grpo, its own files and its own packages", async () => {
   put(join(foreign, "rewards/node_modules/halves/package.json"), '{ "name": "halves", "main": "lib.js" }');
   put(join(foreign, "rewards/node_modules/halves/lib.js"), "exports.half = (x) => x / 2;");
   put(join(foreign, "rewards/scale.toml"), "scale = 3\n");
@@ -224,12 +224,12 @@ describe("the cache", () => {
     expect(code).toBe(1);
   }
 
-  test("a folder that cannot be made: one line with its name and the cure", async () => {
+  test("a folder that cannot be created: one line with its name and the cure", async () => {
     const folder = join(put(work.at("a-file"), ""), "cache");
     expectRefused(await run(["plan"], { BUN_GRPO_CACHE: folder }), folder);
   });
 
-  // Mounts of its own take a user namespace, which some systems give to nobody.
+  // Mounting needs a user namespace, which some systems do not allow.
   const canMount = Bun.spawnSync(["unshare", "-rm", "true"]).success;
   const mounted = (mount: string) => [
     "/bin/sh",
@@ -240,10 +240,10 @@ describe("the cache", () => {
   ];
   const path = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" };
 
-  test.skipIf(!canMount)("a full disk: one line with the cure, and no part of a file stays", async () => {
+  test.skipIf(!canMount)("a full disk: one line with the cure, and no partial file is left", async () => {
     const folder = work.at("small");
     mkdirSync(folder);
-    // Room for the sources and no model; what is left there is listed before the mount goes.
+    // Room for the sources but not a model; the contents are listed before unmounting.
     const list = `mount -t tmpfs -o size=700k none ${folder} && "$@"; code=$?; find ${folder} -type f; exit $code`;
     const command = ["unshare", "-rm", "/bin/sh", "-c", list, "sh", executable];
     const { out, err, code } = await run(["plan"], { BUN_GRPO_CACHE: folder, ...path }, command);
@@ -251,10 +251,10 @@ describe("the cache", () => {
     expect(err).toContain("free some, or set BUN_GRPO_CACHE to a folder that has room");
     expect(code).toBe(1);
     expect(out).not.toContain("safetensors");
-    expect(out).toContain("/data/problems/train.arrow"); // what there was room for
+    expect(out).toContain("/data/problems/train.arrow"); // the files that fit
   });
 
-  test.skipIf(!canMount)("one that can only be read serves what it holds, and no more", async () => {
+  test.skipIf(!canMount)("a read-only one provides what it holds, and no more", async () => {
     const readOnly = (folder: string) =>
       mounted(`mount --bind ${folder} ${folder} && mount -o remount,bind,ro ${folder}`);
     await expectRuns(["plan"], { ...path, BUN_GRPO_CACHE: cache }, readOnly(cache));
@@ -263,7 +263,7 @@ describe("the cache", () => {
     expectRefused(await run(["plan"], { ...path, BUN_GRPO_CACHE: empty }, readOnly(empty)), empty);
   });
 
-  test("a torn file is written again", async () => {
+  test("a torn file is rewritten", async () => {
     const file = join(cache, cached()[0]!, "data/model/config.json");
     const whole = readFileSync(file, "utf8");
     writeFileSync(file, whole.slice(0, 10));
@@ -271,7 +271,7 @@ describe("the cache", () => {
     expect(readFileSync(file, "utf8")).toBe(whole);
   });
 
-  test("kernels that the system does not load: compiled where there is a compiler, else one line", async () => {
+  test("kernels that the system cannot load: compiled if there is a compiler, else one line", async () => {
     const copy = work.at("refused");
     expect(Bun.spawnSync(["cp", "-r", cache, copy]).success).toBe(true);
     const folder = join(copy, cached()[0]!, "prebuilt");
@@ -284,7 +284,7 @@ describe("the cache", () => {
       /^grpo generate: .*: the kernel library cannot be loaded \(.*invalid ELF header.*\); .*\n$/,
     );
     expect(refused.code).toBe(1);
-    // One that compiles nothing, and links by copying.
+    // A compiler that compiles nothing, and links by copying.
     const compiler = put(
       work.at("c++"),
       `#!/bin/sh\n[ "$1" = --version ] && { echo "test compiler 1.0"; exit 0; }\nfor last; do :; done\ncase " $* " in *" -shared "*) cp '${whole}' "$last" ;; *) : > "$last" ;; esac\n`,
@@ -295,7 +295,7 @@ describe("the cache", () => {
     expect(findings).toContainEqual({ topic: "compiler", status: "ok", text: "test compiler 1.0" });
   });
 
-  test("what other builds carried goes once nobody has used it for days; what is in use stays", async () => {
+  test("files of other builds are removed after days without use; those in use stay", async () => {
     const [own = ""] = cached();
     const [old, used, other] = ["carried-0000000000000000", "carried-1111111111111111", "datasets"];
     const days = new Date(Date.now() - STALE_MS - 60_000);

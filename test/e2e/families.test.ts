@@ -1,5 +1,5 @@
 /**
- * What a family's description decides, run with one that no model has: shapes and names that differ by layer through rollout,
+ * The effects of a family's description, tested with an invented one: shapes and names that differ by layer in rollout,
  * training and files, and parameters that are not trained.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
@@ -41,13 +41,13 @@ afterAll(() => {
 });
 
 let folders = 0;
-/** A language model with random weights, in a folder of its own. */
+/** A language model with random weights, in its own folder. */
 const languageModel = (options: TinyModel) => writeTinyModel(work.at(`${folders++}`), { head: "lm", ...options });
 
 const shape = { groups: 1, samples: 2, promptTokens: 70, completionTokens: 12, sequences: 4, microBatchTokens: 128 };
 const promptIds = (length: number) => Int32Array.from({ length }, (_, i) => (5 + 37 * i) % 320);
 
-/** Opens a model folder as a run does; `described` may say something else of its parameters than the family does. */
+/** Opens a model folder as a run does; `described` may override the family's description of its parameters. */
 async function open(folder: string, described = (config: ModelConfig) => config) {
   const { config, checkpoint } = openModelFolder(folder);
   const opened = openModel(device, described(config), shape, "float32");
@@ -62,7 +62,7 @@ type Opened = Awaited<ReturnType<typeof open>>;
 const sampling = { seed: 1, stream: 0, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, step: 1 };
 const adamw = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01, maxGradNorm: 1 };
 
-/** Gradients of Σ logprob, the weights after a step on them, and the gradients' norm. */
+/** Gradients of Σ logprob, the weights after a step along them, and the gradients' norm. */
 async function trainOnce({ model, activations, optimizer }: Opened, groups: readonly PackedGroup[]) {
   zeroGradients(device, optimizer);
   for (const batch of cutMicroBatches(groups, 128)) {
@@ -90,7 +90,7 @@ const weightsOf = ({ weights: { all } }: Opened["model"]): Tensors =>
 
 describe("layers of different shapes, under other names than Llama's", () => {
   for (const tied of [false, true])
-    test(`${tied ? "tied" : "untied"}: sampled logprobs are training's, every parameter learns, and comes back from a file`, async () => {
+    test(`${tied ? "tied" : "untied"}: sampled logprobs equal training's, every parameter learns and is restored from a file`, async () => {
       const folder = await languageModel({ modelType: "invented", config: { tie_word_embeddings: tied } });
       const opened = await open(folder);
       const { model, activations, rollout } = opened;
@@ -140,7 +140,7 @@ describe("layers of different shapes, under other names than Llama's", () => {
   });
 });
 
-/** The model with the parameters that `isFrozen` picks held as they are. */
+/** The model with the parameters selected by `isFrozen` not trained. */
 function freeze(config: ModelConfig, isFrozen: (name: string) => boolean): ModelConfig {
   const mark = (spec: ParameterSpec) => ({ ...spec, trainable: !isFrozen(spec.name) });
   const { embedding, finalNorm, lmHead, layer } = config;

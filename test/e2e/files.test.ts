@@ -1,4 +1,7 @@
-/** A run on a file as other trainers have them: verl's nested columns, a column of mixed types, numbers that JSON.parse changes. */
+/**
+ * A run on files in other trainers' formats: verl's nested columns, a column of mixed types, numbers that JSON.parse would
+ * change.
+ */
 import { afterAll, expect, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { convertToArrow } from "../../src/data/convert.ts";
@@ -7,7 +10,7 @@ import { reward, train, workFolder } from "./runs.ts";
 const work = workFolder();
 afterAll(() => work.remove());
 
-test("trains on it, and gives reward functions what the rows hold", async () => {
+test("trains on it, and passes the rows' values to reward functions", async () => {
   const rows = Array.from({ length: 12 }, (_, i) => {
     const question = `"prompt": [{"role": "user", "content": "What is ${i} + 1?"}]`;
     const answer = `"reward_model": {"style": "rule", "ground_truth": ${i === 7 ? "null" : `"${i + 1}"`}}`;
@@ -15,7 +18,7 @@ test("trains on it, and gives reward functions what the rows hold", async () => 
     return `{${question}, ${answer}, "extra_info": {"i": ${i}}, ${others}, "twice": 1, "twice": 2}\n`;
   });
   writeFileSync(work.at("verl.jsonl"), rows.join(""));
-  // As the loader does, but not into the cache, which holds the compiled kernels too.
+  // As the loader does, but not in the cache, which also holds the compiled kernels.
   const dataset = work.at("verl.arrow");
   await convertToArrow(work.at("verl.jsonl"), dataset, { keepAll: true });
   const { notes, steps } = await train(work.at("out"), {

@@ -1,4 +1,4 @@
-/** Rollouts with forced tokens on a golden model: what the tests on the CPU and on the emulated GPU share. */
+/** Rollouts with forced tokens on a golden model, shared by the tests on the CPU and on the emulated GPU. */
 import { expect } from "bun:test";
 import { whileOpen } from "../../src/closing.ts";
 import type { Device } from "../../src/device/device.ts";
@@ -9,7 +9,7 @@ import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { planGolden, type RolloutSession } from "./rollout-session.ts";
 
 const samples = 3;
-const longestPrompt = 28; // the longest of these is of 20 tokens
+const longestPrompt = 28; // the longest of these has 20 tokens
 export const maxCompletion = 100; // two pages
 
 export const requests = [1, 9, 17, 20].map((length, prompt): RolloutRequest => {
@@ -31,7 +31,7 @@ export interface Setting {
   readonly sampling?: Sampling;
 }
 
-/** Opens a session that samples and scores; closes it behind `work`. */
+/** Opens a session that samples and scores; closes it after `work`. */
 export async function withRollout<T>(
   { open, maxSequences, dtype = "float32", sampling = plain }: Setting,
   work: (session: RolloutSession, settings: RolloutSettings) => Promise<T>,
@@ -52,8 +52,8 @@ export function started(session: RolloutSession, settings: RolloutSettings, onTo
 }
 
 /**
- * Each completion again with its tokens forced, from the fifth on, as soon as the fourth is there; the last one is sampled,
- * and must be the same with the same log-probabilities, as must the first ones.
+ * Repeats each completion with its tokens forced from the fifth on, as soon as the fourth is sampled. The last token is sampled
+ * and must be the same with the same log-probability, as must the first four.
  */
 export async function expectSameWhenForced(session: RolloutSession, settings: RolloutSettings): Promise<void> {
   const expected = await session.rollout.generate(requests, settings);

@@ -1,6 +1,6 @@
 /**
- * Forced tokens (a tool's answer) within completions: what is sampled around them has the logprobs that the training pass
- * computes, to the bit, and depends on nothing but the tokens before it.
+ * Forced tokens (a tool's answer) within completions: the tokens sampled around them have the same logprobs as in the training
+ * pass, to the bit, and depend only on the tokens before them.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
@@ -16,7 +16,7 @@ setDefaultTimeout(180_000);
 
 const open = () => openCpuDevice({ threads: 2 });
 
-/** What a tool says to a completion that has stopped; null: nothing. */
+/** A tool's answer to a completion that has stopped; null: none. */
 function answerTo({ sample, ids, ending }: Sequence, given: number): number[] | null {
   if (!ending!.finished || given === sample || ids.length === maxCompletion) return null;
   return Array.from({ length: 1 + ((17 * ids.length + sample) % 80) }, (_, i) => (i * i + ids.length) % 256);
@@ -27,7 +27,7 @@ interface Answer {
   readonly ids: readonly number[];
 }
 
-/** Samples all; a tool answers, and takes `delay` steps for it. */
+/** Samples everything; a tool answers, taking `delay` steps. */
 async function sampleWithTool(rollout: Rollout, delay: (sequence: Sequence) => number) {
   const completions = requests.map((): SampledCompletion[] => []);
   const answers = new Map<Sequence, Answer[]>();
@@ -46,7 +46,7 @@ async function sampleWithTool(rollout: Rollout, delay: (sequence: Sequence) => n
   return { completions, answers };
 }
 
-/** Each sampled token's recorded logprob is the training pass's; a forced one's is 0. */
+/** Each sampled token's recorded logprob equals the training pass's; a forced one's is 0. */
 async function expectTrainingLogprobs(
   { scorer: { model, activations } }: RolloutSession,
   sampled: SampledCompletion[][],
@@ -60,7 +60,7 @@ async function expectTrainingLogprobs(
   }
 }
 
-/** The answers stand where they were given, cut at the length limit, and are masked; nothing else is. */
+/** The answers are where they were given, truncated at the length limit, and masked; nothing else is masked. */
 function expectMasked({ completionIds, mask, samplingLogprobs }: SampledCompletion, answers: readonly Answer[]) {
   const want = new Uint8Array(completionIds.length).fill(1);
   for (const { at, ids } of answers) {
@@ -79,7 +79,7 @@ const batches: readonly [threads: number, maxSequences: number, delay: (sequence
 
 describe.each<ComputeDType>(["float32", "bfloat16"])("%s", (dtype) => {
   test.each(samplings)(
-    "%s: sampled logprobs are training's, whatever the batch and the tool's time",
+    "%s: sampled logprobs equal training's for any batch and delay of the tool",
     async (_, sampling) => {
       let first: SampledCompletion[][] | null = null;
       for (const [threads, maxSequences, delay] of batches) {
@@ -96,7 +96,7 @@ describe.each<ComputeDType>(["float32", "bfloat16"])("%s", (dtype) => {
         });
       }
       const all = first!.flat();
-      expect(all.filter(({ mask }) => mask && mask[63] === 0 && mask[64] === 0)).not.toBeEmpty(); // over a page's border
+      expect(all.filter(({ mask }) => mask && mask[63] === 0 && mask[64] === 0)).not.toBeEmpty(); // across a page boundary
       const full = all.filter(({ completionIds }) => completionIds.length === maxCompletion);
       expect(full.filter(({ mask, finished }) => mask?.at(-1) === 0 && !finished)).not.toBeEmpty();
       for (const { completionIds, finished } of all) if (!finished) expect(completionIds.length).toBe(maxCompletion);
@@ -104,14 +104,11 @@ describe.each<ComputeDType>(["float32", "bfloat16"])("%s", (dtype) => {
   );
 });
 
-test.each(samplings)(
-  "%s: forcing the tokens that would be sampled changes nothing behind them",
-  async (_, sampling) => {
-    await withRollout({ open, maxSequences: 12, sampling }, expectSameWhenForced);
-  },
-);
+test.each(samplings)("%s: forcing the tokens that would be sampled changes nothing after them", async (_, sampling) => {
+  await withRollout({ open, maxSequences: 12, sampling }, expectSameWhenForced);
+});
 
-test("the token behind forced ones is the first behind a prompt that holds them, penalty included", async () => {
+test("the token after forced ones is the first after a prompt that contains them, penalty included", async () => {
   const sampling = { temperature: 0, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1.3 };
   const answer = [7, 250, 7, 11, 12, 13, 99];
   await withRollout({ open, maxSequences: 12, sampling }, async ({ rollout }, settings) => {
@@ -131,7 +128,7 @@ test("the token behind forced ones is the first behind a prompt that holds them,
     for (const [i, { completion }] of fed.entries()) {
       const [first] = firsts[i]!;
       expect(completion.completionIds.at(-1)).toBe(first!.completionIds[0]!);
-      // Not to the bit: attention sums the keys of prompt and completion in blocks of their own.
+      // Not to the bit: attention sums the keys of prompt and completion in separate blocks.
       expect(completion.logprobs.at(-1)!).toBeCloseTo(first!.logprobs[0]!, 5);
       expect(completion.samplingLogprobs.at(-1)!).toBeCloseTo(first!.samplingLogprobs[0]!, 5);
     }
@@ -139,7 +136,7 @@ test("the token behind forced ones is the first behind a prompt that holds them,
   });
 });
 
-test("what is dropped while it is fed leaves its room, and the other completions as they are", async () => {
+test("dropping a completion while it is fed frees its room and leaves the others unchanged", async () => {
   await withRollout({ open, maxSequences: 6 }, async (session, settings) => {
     const expected = await session.rollout.generate(requests, settings);
     const fed = new Set<Sequence>();
@@ -164,7 +161,7 @@ test("what is dropped while it is fed leaves its room, and the other completions
   });
 });
 
-test("a full completion takes no tokens, one that runs does not end, and what has stopped keeps its room", async () => {
+test("a full completion accepts no tokens, a running one does not end, and a stopped one keeps its room", async () => {
   await withRollout({ open, maxSequences: 12 }, async (session, settings) => {
     const rollout = started(session, { ...settings, maxCompletionLength: 4, isStop: () => false }, (sequence) => {
       if (sequence.ids.length === 1) expect(() => rollout.end(sequence)).toThrow("still runs");
@@ -181,9 +178,9 @@ test("a full completion takes no tokens, one that runs does not end, and what ha
   });
 });
 
-test("a stop string is looked for in what was sampled since the last forced token", async () => {
+test("a stop string is searched for in the tokens sampled since the last forced one", async () => {
   await withRollout({ open, maxSequences: 12 }, async (session, settings) => {
-    // Ends a completion at the third token that it watches.
+    // Ends a completion at the third token it sees.
     const watch = () => {
       const watched: number[] = [];
       return { push: (id: number) => (watched.push(id) === 3 ? watched.join() : null) };

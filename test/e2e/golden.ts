@@ -1,6 +1,6 @@
 /**
- * What `grpo score` and `grpo update` are held against: test/golden's models with the numbers that transformers' models,
- * TRL's own loss code and torch.optim.AdamW give (make_reference.py), and the tolerances of the project's numerics.
+ * The reference for `grpo score` and `grpo update`: test/golden's models with the numbers of transformers' models, TRL's own
+ * loss code and torch.optim.AdamW (make_reference.py), and the tolerances of the project's numerics.
  */
 import { expect } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -56,7 +56,7 @@ export const scoreFlags = (model: string, output: string, flags: Flags): Flags =
   ...flags,
 });
 
-/** How far the logprobs and entropies that `score` gave are from the reference. */
+/** The difference between the logprobs and entropies from `score` and the reference. */
 export function scoresApart(model: string, output: string) {
   const lines = readFileSync(output, "utf8").trimEnd().split("\n");
   const scores = lines.map((line) => JSON.parse(line) as { logprobs: number[]; entropies: number[] });
@@ -76,7 +76,7 @@ export function updateFlags(model: string, name: string, outputDir: string, flag
 const updateConfig = (...of: Parameters<typeof updateFlags>): UpdateConfig =>
   configFor("update", argvOf(updateFlags(...of))).config;
 
-/** What a tensor moved by bounds how far its Σ|w| can be off where every weight is within the tolerance. */
+/** A tensor's total change bounds the error of its Σ|w| when every weight is within the tolerance. */
 function expectAbsoluteSums(expected: ExpectedCase, before: Tensors, after: Tensors): void {
   for (const [name, moved] of differences(after, before)) {
     const sum = after.get(name)!.reduce((total, x) => total + Math.abs(x), 0);
@@ -91,7 +91,7 @@ export async function runUpdate(model: string, name: string, outputDir: string):
   await runRecordedUpdate({ config, folder: folderOf(model), resume: null, note: () => {}, onStep: () => {} });
 }
 
-/** An update gave the reference's losses, gradient norms, metrics and, where they are kept, weights. */
+/** Checks an update's losses, gradient norms, metrics and, if recorded, weights against the reference. */
 export function expectUpdated(model: string, name: string, outputDir: string): void {
   const expected = expectedOf(model).cases[name]!;
   const records = metricsOf(outputDir);
@@ -112,7 +112,7 @@ export function expectUpdated(model: string, name: string, outputDir: string): v
   expectClose(worst.error, 0, 0, 2e-2, `movement of ${worst.name}`);
 }
 
-/** The first step's gradients before clipping, its metrics, and the advantages they come from. `flags` go over the case's. */
+/** The first step's gradients before clipping, its metrics, and its advantages. `flags` override the case's. */
 export async function firstGradients(device: Device, model: string, name: string, flags: Flags) {
   const config = updateConfig(model, name, "unused", flags);
   const folder = folderOf(model);

@@ -1,6 +1,6 @@
 /**
- * Damaged files, wrong settings and ill-behaved reward functions, through the whole program: one line that says what,
- * where and the cure, the right exit status, no stack trace, and an output_dir as it was.
+ * Damaged files, wrong settings and misbehaving reward functions, through the whole program: one line with the error, the place
+ * and the cure, the right exit status, no stack trace, and an unchanged output_dir.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
@@ -73,7 +73,7 @@ function editJson(path: string, edit: (json: Record<string, unknown>) => void): 
 
 const [gate, up] = ["gate", "up"].map((name) => `model.layers.0.mlp.${name}_proj.weight`) as [string, string];
 
-/** What is done to a copy of the bundled model, and what has to be said about it. */
+/** The damage to a copy of the bundled model, and the expected message. */
 const damages: Readonly<Record<string, readonly [damage: (folder: string) => void, said: RegExp]>> = {
   "a shard cut short": [
     (folder) => truncateSync(join(folder, "model.safetensors"), 1_000_000),
@@ -123,7 +123,7 @@ const damages: Readonly<Record<string, readonly [damage: (folder: string) => voi
       }),
     /config\.json: num_hidden_layers: the checkpoint holds 2 layers, config\.json says 1000000000; weights and/,
   ],
-  "a model_type nobody knows": [
+  "an unknown model_type": [
     (folder) =>
       editJson(join(folder, "config.json"), (config) => {
         config.model_type = "mamba";
@@ -159,7 +159,7 @@ describe("a model with", () => {
     expectLine(await grpo(training({ model, output_dir: work.at(`unused by ${name}`) })), 2, said);
   });
 
-  test("tensors that it does not use: one remark, and the run goes on", async () => {
+  test("unused tensors: one remark, and the run continues", async () => {
     const model = work.at("more tensors");
     cpSync(bundledModel, model, { recursive: true });
     editHeader(join(model, "model.safetensors"), (header) => {
@@ -173,7 +173,7 @@ describe("a model with", () => {
     });
   });
 
-  test("another vocabulary as reference", async () => {
+  test("a reference with another vocabulary", async () => {
     const line = await grpo(training({ ref_model: golden, output_dir: work.at("unused") }));
     expectLine(line, 2, /ref_model .*llama-tied: vocabSize is 320.*must have the policy's architecture/);
   });
@@ -250,8 +250,8 @@ describe("a dataset with", () => {
 // Settings
 
 const usage: Readonly<Record<string, readonly [argv: readonly string[], said: RegExp]>> = {
-  "a command nobody knows": [["trian"], /"trian" is not a command; did you mean train\?/],
-  "a flag nobody knows": [["train", "--lerning_rate", "1"], /--lerning_rate.*did you mean --learning_rate\?/],
+  "an unknown command": [["trian"], /"trian" is not a command; did you mean train\?/],
+  "an unknown flag": [["train", "--lerning_rate", "1"], /--lerning_rate.*did you mean --learning_rate\?/],
   "a value out of range": [["train", "--temperature", "0"], /--temperature "?0"?: must be/],
   "a value of the wrong kind": [["train", "--max_steps", "many"], /--max_steps "many": must be/],
   "a flag without its value": [["train", "--seed"], /--seed/],
@@ -259,7 +259,7 @@ const usage: Readonly<Record<string, readonly [argv: readonly string[], said: Re
     ["train", "--per_device_train_batch_size", "10", "--num_generations", "4"],
     /10 completions per generation is not a multiple of num_generations 4; choose a product of 8 or 12/,
   ],
-  "a device that is not there": [
+  "a missing device": [
     training({ device: "cuda:999", output_dir: work.at("unused 1") }),
     /device cuda:999: (libcuda\.so\.1: not found; looked in .*--device cpu|there are .*name one of them)/,
   ],
@@ -267,19 +267,19 @@ const usage: Readonly<Record<string, readonly [argv: readonly string[], said: Re
     training({ max_completion_length: 100_000, output_dir: work.at("unused 2") }),
     /max_completion_length 100000: the model's context is \d+ tokens; lower it/,
   ],
-  "a model that is no folder": [
+  "a model that is not a folder": [
     training({ model: "no-such-folder", output_dir: work.at("unused 3") }),
     /no-such-folder: no such folder/,
   ],
-  "a reward function that is not there": [
+  "a missing reward function": [
     training({ reward_funcs: "judge.ts", output_dir: work.at("unused 4") }),
     /reward_funcs: .*judge\.ts does not exist; give gsm8k, math, or the path/,
   ],
-  "a checkpoint that is not there": [
+  "a missing checkpoint": [
     training({ resume_from_checkpoint: "gone/checkpoint-3", output_dir: work.at("unused 5") }),
     /resume_from_checkpoint: gone\/checkpoint-3: there is no such folder/,
   ],
-  "an instruction path nobody knows": [
+  "an unknown instruction path": [
     training({ output_dir: work.at("unused 6") }),
     /BUN_GRPO_CPU_PATH=mmx: unknown.*portable/,
   ],
@@ -294,7 +294,7 @@ describe("usage:", () => {
     expect(line.err).toStartWith("grpo");
   });
 
-  test("the stack trace comes with --debug alone", async () => {
+  test("the stack trace appears only with --debug", async () => {
     const { code, err } = await grpo([
       ...training({ model: "no-such-folder", output_dir: work.at("unused 7") }),
       "--debug",
@@ -364,7 +364,7 @@ describe("a reward function that", () => {
     if (status !== 0) return expectLine(ended, status, said);
     expect({ code: ended.code, err: ended.err }).toEqual({ code: 0, err: "" });
     expect(ended.out).toMatch(said);
-    // What was not scored teaches nothing, and breaks nothing.
+    // An unscored completion teaches nothing, and breaks nothing.
     const steps = metricsOf(folder);
     expect(steps.map(({ step }) => step)).toEqual([1, 2]);
     const nobody = name !== "hangs_on_some";
@@ -378,7 +378,7 @@ describe("a reward function that", () => {
 // Places to write to
 
 describe("output_dir", () => {
-  test("behind a file, or where nothing can be made", async () => {
+  test("below a file, or where nothing can be created", async () => {
     const file = work.at("a file");
     writeFileSync(file, "");
     expectLine(
@@ -391,7 +391,7 @@ describe("output_dir", () => {
       expectLine(await grpo(training({ output_dir: "/proc/run" })), 1, /\/proc\/run: cannot be written: /);
   });
 
-  test.each(["sft", "update", "eval"])("behind a file: %s", async (command) => {
+  test.each(["sft", "update", "eval"])("below a file: %s", async (command) => {
     const file = work.at("another file");
     writeFileSync(file, "");
     const flags: Record<string, Flags> = {
@@ -403,7 +403,7 @@ describe("output_dir", () => {
     expectLine(line, 1, /another file\/run: cannot be written: .*another --output_dir/);
   });
 
-  test("on a disk that fills up: the run ends with one line, and what was saved before is whole", async () => {
+  test("on a disk that fills up: the run ends with one line, and earlier saves are complete", async () => {
     const folder = work.at("full");
     await train(folder, { max_steps: 1, save_steps: 1 });
     const before = fingerprints(join(folder, "checkpoint-1"));
@@ -413,14 +413,14 @@ describe("output_dir", () => {
     expectLine(await grpo(argv, { shell }), 1, /cannot be written: .*\(EFBIG\); what was there before is untouched/);
     expect(fingerprints(join(folder, "checkpoint-1"))).toEqual(before);
     expect(Object.keys(fingerprints(folder)).filter((name) => /tmp/.test(name))).toEqual([]);
-    // With space again it goes on as if nothing had been.
+    // With space again it continues as if nothing had happened.
     expect((await train(folder, { max_steps: 2, save_steps: 1, resume_from_checkpoint: true })).code).toBe(0);
     await train(work.at("never full"), { max_steps: 2 });
     const weights = (path: string) => fingerprints(path)["model.safetensors"];
     expect(weights(folder)).toBe(weights(work.at("never full")));
   });
 
-  test("is not touched by a run that is refused", async () => {
+  test("is not touched by a refused run", async () => {
     const folder = work.at("untouched");
     await train(folder, { max_steps: 1, save_steps: 1 });
     const before = fingerprints(folder);
@@ -447,7 +447,7 @@ describe("a checkpoint", () => {
     await train(source, { max_steps: 1, save_steps: 1 });
   });
 
-  /** Copies the checkpoint, damages the copy, and goes on from it. */
+  /** Copies the checkpoint, damages the copy, and resumes from it. */
   async function resume(name: string, damage: (folder: string) => void, flags: Flags = {}) {
     const folder = join(work.at(name), "checkpoint-1");
     mkdirSync(work.at(name));
@@ -480,8 +480,8 @@ describe("a checkpoint", () => {
     expectLine(line, 2, /optimizer\.safetensors: tensor master\..* is missing; .*another dtype/);
   });
 
-  test("that is torn is passed over for the one before it", async () => {
-    const folder = work.at("passed over");
+  test("that is torn is skipped in favour of the previous one", async () => {
+    const folder = work.at("skipped");
     await train(folder, { max_steps: 2, save_steps: 1 });
     truncateSync(join(folder, "checkpoint-2/model.safetensors"), 1000);
     const { notes } = await train(folder, { max_steps: 2, resume_from_checkpoint: true });
@@ -496,7 +496,7 @@ describe("a checkpoint", () => {
 
 // Other commands
 
-test("generate, verify and data say as clearly what is wrong", async () => {
+test("generate, verify and data report errors just as clearly", async () => {
   expectLine(await grpo(["generate", "--model", bundledModel]), 2, /give --prompt TEXT or --input FILE/);
   const torn = lines("prompts", [{ prompt: "a" }, "{"]);
   expectLine(await grpo(["generate", "--model", bundledModel, "--input", torn]), 2, /prompts\.jsonl: line 2: not JSON/);

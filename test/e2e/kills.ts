@@ -1,7 +1,8 @@
 /**
- * Real tiny runs killed (SIGKILL) at random moments: new runs, runs over an earlier one with --overwrite, runs that go on.
- * After each kill the folder must hold the earlier run or the new one whole, and going on must give the bytes of a run that
- * was never killed. By hand, as it takes minutes: bun test/e2e/kills.ts [--seed N] [--kills N]. Exit status 1 where one failed.
+ * Real tiny runs killed (SIGKILL) at random moments: new runs, runs over an earlier one with --overwrite, resumed runs. After
+ * each kill the folder must hold either the earlier run or the new one complete, and resuming must give the bytes of a run that
+ * was never killed. Run by hand, as it takes minutes: bun test/e2e/kills.ts [--seed N] [--kills N]. Exit status 1 if one
+ * failed.
  */
 import { cpSync, existsSync, readdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -13,13 +14,13 @@ const { values } = parseArgs({ options: { seed: { type: "string" }, kills: { typ
 const seed = Number(values.seed ?? 1);
 const kills = Number(values.kills ?? 50);
 
-/** The same moments for the same seed, as far as the machine keeps its pace. */
+/** The same moments for the same seed, as far as the machine's speed is constant. */
 const random = generator(seed);
 
 const work = workFolder();
 const steps = 6;
 const base: Flags = { ...tinyTraining, max_steps: steps, save_steps: 1, save_total_limit: 3 };
-/** The two runs that replace each other differ in their seed, so that every file tells whose it is. */
+/** The two runs that replace each other differ in their seed, so that every file shows which one it belongs to. */
 const argv = (folder: string, of: number, flags: Flags = {}) => [
   "train",
   ...argvOf({ ...base, seed: of, output_dir: folder, ...flags }),
@@ -41,14 +42,14 @@ for (const of of [1, 2]) {
   straight[of] = { folder, whole: whole(folder), seconds: (performance.now() - since) / 1000 };
 }
 
-/** Whose run a folder's newest checkpoint is of, by going on from it to the end. */
+/** Which run a folder's newest checkpoint belongs to, determined by resuming it to the end. */
 async function finish(folder: string, expected: readonly number[]): Promise<string | null> {
   for (const of of expected) {
     const copy = work.at("copy");
     rmSync(copy, { recursive: true, force: true });
     cpSync(folder, copy, { recursive: true });
     const { code, err } = await grpo(argv(copy, of, { resume_from_checkpoint: true }));
-    if (code !== 0) return `going on failed: ${err}`;
+    if (code !== 0) return `resuming failed: ${err}`;
     if (Bun.deepEquals(whole(copy), straight[of]!.whole)) return null;
   }
   return `is neither: ${readdirSync(folder).join(" ")}`;

@@ -1,20 +1,21 @@
 /**
- * How far logprobs may be from float32's where activations are stored in bfloat16: the project's line, the same for every
- * device and instruction path that stores them so. Where they are float32 there is no such allowance.
+ * How far logprobs may be from float32's if activations are stored in bfloat16: the project's limit, the same for every device
+ * and instruction path that stores them so. With float32 activations there is no such allowance.
  *
- * Tests hold it on random weights and on the bundled model. A trained model has tokens that are more sensitive than others: of real
- * weights of SmolLM2-135M 4 to 6 of 1000 are beyond `most`, while the mean and the worst keep to the line (docs/log.md).
+ * Tests apply it to random weights and to the bundled model. A trained model has tokens that are more sensitive than others:
+ * with the real weights of SmolLM2-135M, 4 to 6 of 1000 exceed `most`, while the mean and the worst stay within the limit
+ * (docs/log.md).
  */
 
-/** In nats, of one token: on average, for 999 of 1000 tokens, and for any. */
+/** In nats per token: the mean, the limit for 999 of 1000 tokens, and the maximum. */
 export const bfloat16Line = { mean: 0.02, most: 0.1, worst: 0.25 } as const;
-/** The share of tokens that `most` is about. */
+/** The share of tokens that must be within `most`. */
 const MOST = 0.999;
 
 export interface Apart {
   readonly tokens: number;
   readonly mean: number;
-  /** Tokens that are further apart than `bfloat16Line.most`. */
+  /** Tokens whose difference exceeds `bfloat16Line.most`. */
   readonly beyond: number;
   readonly worst: number;
 }
@@ -40,9 +41,9 @@ export function logprobsApart(got: readonly ArrayLike<number>[], want: readonly 
 }
 
 /**
- * Below 1000 tokens none may be beyond `most`.
+ * With fewer than 1000 tokens none may exceed `most`.
  *
- * @returns what is over the line, a phrase each; nothing where all is on it
+ * @returns each violation of the limit as a phrase; empty if there is none
  */
 export function overBfloat16Line({ tokens, mean, beyond, worst }: Apart): string[] {
   if (tokens === 0) return ["no tokens were compared"];

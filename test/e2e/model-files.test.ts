@@ -1,4 +1,4 @@
-/** Models in and out: what is saved is what was loaded, in every layout of a folder; and the memory that is planned. */
+/** Loading and saving models: a saved model equals the loaded one, in every folder layout; and the planned memory. */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -28,7 +28,7 @@ afterAll(work.remove);
 const models = ["llama-tied", "qwen2-bias", "qwen3-qknorm"];
 const folderOf = (model: string) => join(root, "test/golden", model);
 
-/** An update that moves nothing: loads the model, saves it. */
+/** An update that changes nothing: loads the model and saves it. */
 async function passThrough(folder: string, name: string, flags: Flags = {}): Promise<string> {
   const output_dir = work.at(name);
   const rollouts = work.at("one.jsonl");
@@ -40,7 +40,7 @@ async function passThrough(folder: string, name: string, flags: Flags = {}): Pro
   return output_dir;
 }
 
-/** All tensors of a folder, as the bytes that they are stored in. */
+/** All tensors of a folder, as stored bytes. */
 function stored(folder: string): Record<string, unknown> {
   const checkpoint = openCheckpoint(folder);
   try {
@@ -54,7 +54,7 @@ function stored(folder: string): Record<string, unknown> {
   }
 }
 
-/** A model folder's tensors, each turned into others by `convert`, to be written anew. */
+/** A model folder's tensors, each converted by `convert`, to be written again. */
 function converted(folder: string, dtype: "F32" | "F16" | "BF16", convert: (values: Float32Array) => Uint8Array) {
   const file = openSafetensors(join(folder, "model.safetensors"));
   const entries = [...file.tensors.values()].map(({ name, shape }): TensorSource => {
@@ -85,7 +85,7 @@ async function rewritten(
 }
 
 describe.each(models)("%s", (model) => {
-  test("float32 comes out byte for byte, with its config.json", async () => {
+  test("float32 is saved byte for byte, with its config.json", async () => {
     const saved = await passThrough(folderOf(model), `${model} float32`);
     expect(stored(saved)).toEqual(stored(folderOf(model)));
     const config = (folder: string) => JSON.parse(readFileSync(join(folder, "config.json"), "utf8")) as unknown;
@@ -94,7 +94,7 @@ describe.each(models)("%s", (model) => {
     expect(fingerprint(again, "model.safetensors")).toBe(fingerprint(saved, "model.safetensors"));
   });
 
-  test("bfloat16 is the nearest of each number, and comes out byte for byte from then on", async () => {
+  test("bfloat16 is the nearest to each number, and is saved byte for byte from then on", async () => {
     const saved = await passThrough(folderOf(model), `${model} bfloat16`, { dtype: "bfloat16" });
     const original = readTensors(join(folderOf(model), "model.safetensors"));
     const file = openSafetensors(join(saved, "model.safetensors"));
@@ -107,7 +107,7 @@ describe.each(models)("%s", (model) => {
     expect(readModelConfig(saved).dtype).toBe("bfloat16");
     const again = await passThrough(saved, `${model} bfloat16 again`);
     expect(fingerprint(again, "model.safetensors")).toBe(fingerprint(saved, "model.safetensors"));
-    // Masters of float32 under bfloat16 weights are those weights.
+    // Float32 masters of bfloat16 weights equal those weights.
     const masters = readTensors(join(again, "checkpoint-1/optimizer.safetensors"));
     for (const [name, values] of original)
       expect(masters.get(`master.${name}`)).toEqual(values.map((x) => bfloat16ToNumber(numberToBfloat16(x))));
@@ -125,7 +125,7 @@ describe.each(models)("%s", (model) => {
       expect(values).toEqual(Float32Array.from(Float16Array.from(original.get(name)!)));
   });
 
-  test("shards load as the one file does", async () => {
+  test("shards load the same as a single file", async () => {
     const entries = converted(folderOf(model), "F32", bytesOf);
     const folder = await rewritten(model, `${model} shards`, entries, { maxShardBytes: 60_000 });
     expect(readdirSync(folder).filter((name) => name.startsWith("model-")).length).toBeGreaterThan(2);
@@ -134,7 +134,7 @@ describe.each(models)("%s", (model) => {
   });
 });
 
-test("a trained model's folder has all that the next command needs", async () => {
+test("a trained model's folder has everything that the next command needs", async () => {
   const folder = work.at("trained");
   await train(folder, { max_steps: 1, save_steps: 1 });
   const files = readdirSync(bundledModel).sort();
@@ -148,11 +148,11 @@ test("a trained model's folder has all that the next command needs", async () =>
   expect(out.endsWith("\n")).toBe(true);
 });
 
-test("another order of a file's tensors, and unaligned ones, load alike", async () => {
+test("another order of a file's tensors, and unaligned ones, load the same", async () => {
   const entries = converted(folderOf("llama-tied"), "F32", bytesOf).reverse();
   const folder = await rewritten("llama-tied", "reversed", entries);
   expect(stored(await passThrough(folder, "reversed saved"))).toEqual(stored(folderOf("llama-tied")));
-  // As files were before headers were padded: the data begins at an odd byte.
+  // As files were before headers were padded: the data starts at an odd byte.
   const path = join(folder, "model.safetensors");
   await writeSafetensors(path, entries);
   const bytes = readFileSync(path);
@@ -164,7 +164,7 @@ test("another order of a file's tensors, and unaligned ones, load alike", async 
 });
 
 describe("memory", () => {
-  test("what is allocated is what the plan says, in one piece", async () => {
+  test("the allocation equals the plan, in one piece", async () => {
     const device = await openRunDevice({ device: "cpu", threads: null }, () => {});
     const allocations: number[] = [];
     const watched: Device = {
@@ -188,7 +188,7 @@ describe("memory", () => {
     session.close();
   });
 
-  test("grpo plan prints every group, the phases and the peak, and makes no output_dir", async () => {
+  test("grpo plan prints every group, the phases and the peak, and creates no output_dir", async () => {
     const output_dir = work.at("planned");
     const { code, out, err } = await grpo(["plan", ...argvOf({ ...tinyTraining, output_dir })]);
     expect(code).toBe(0);
@@ -211,7 +211,7 @@ describe("memory", () => {
     expect(readdirSync(work.path)).not.toContain("planned");
   });
 
-  test("a plan that no machine has is said before anything is allocated", async () => {
+  test("a plan too large for any machine is reported before anything is allocated", async () => {
     const huge = { max_completion_length: 400, micro_batch_tokens: 2 ** 30, per_device_train_batch_size: 2 ** 24 };
     const argv = argvOf({ ...tinyTraining, ...huge, output_dir: work.at("huge") });
     const plan = await grpo(["plan", ...argv]);
@@ -225,7 +225,7 @@ describe("memory", () => {
   });
 });
 
-test("optimizer state that no step can have left is refused with its file", async () => {
+test("impossible optimizer state is refused with its file", async () => {
   const folder = folderOf("llama-tied");
   const checkpoint = join(await passThrough(folder, "damaged state"), "checkpoint-1");
   const path = join(checkpoint, "optimizer.safetensors");

@@ -1,4 +1,4 @@
-/** Runs with more models than policy and reference: a neural reward model, PPO's critic, a reference that moves. */
+/** Runs with models beyond policy and reference: a neural reward model, PPO's critic, a moving reference. */
 
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync, rmSync, statSync } from "node:fs";
@@ -11,13 +11,13 @@ setDefaultTimeout(180_000);
 const work = workFolder();
 afterAll(work.remove);
 
-/** With the bundled model's tokenizer, and its size where `config` says no other. */
+/** With the bundled model's tokenizer, and its sizes unless `config` overrides them. */
 const randomModel = (folder: string, { config = {}, ...options }: TinyModel): Promise<string> =>
   writeTinyModel(folder, { ...options, ...{ tokenizer: bundledModel, vocabSize: 432, context: 512 }, config });
 
 let rewardModel: string;
 beforeAll(async () => {
-  // Another size than the policy's.
+  // A different size from the policy's.
   const config = {
     hidden_size: 64,
     intermediate_size: 96,
@@ -61,14 +61,14 @@ describe.each<[string, Flags]>([
     };
   };
 
-  test("stopped and resumed it ends in the same bytes", async () => {
+  test("stopped and resumed, it ends with the same bytes", async () => {
     expect((await train(folder("straight"), await flags())).code).toBe(0);
     expect((await train(folder("resumed"), await flags(), { stopAfter: 2 })).code).toBe(130);
     expect((await train(folder("resumed"), { ...(await flags()), resume_from_checkpoint: true })).code).toBe(0);
     expect(outcome(folder("resumed"))).toEqual(outcome(folder("straight")));
   });
 
-  test("threads and the number of sequences at once change nothing", async () => {
+  test("threads and the number of concurrent sequences change nothing", async () => {
     await train(folder("cut"), { ...(await flags()), threads: 1, max_concurrent_sequences: 3 });
     expect(outcome(folder("cut")).files["model.safetensors"]).toBe(
       outcome(folder("straight")).files["model.safetensors"]!,
@@ -83,13 +83,13 @@ test("PPO: the critic learns the returns, and its numbers are logged", async () 
   });
   const steps = metricsOf(work.at("critic-learns")).filter((r) => r.loss !== undefined);
   const loss = steps.map((r) => r["value/loss"] as number);
-  expect(loss[0]!).toBeGreaterThan(0.2); // ½·(0 − 1)² where values start at 0 and the reward is 1
+  expect(loss[0]!).toBeGreaterThan(0.2); // ½·(0 − 1)² when values start at 0 and the reward is 1
   expect(loss.at(-1)!).toBeLessThan(0.05);
   for (const name of ["value/mean", "value/clip_ratio", "value/grad_norm", "returns/mean", "value/explained_variance"])
     expect(Number.isFinite(steps.at(-1)![name])).toBe(true);
 });
 
-test("a reward model trains the policy toward what it scores", async () => {
+test("a reward model trains the policy toward higher scores", async () => {
   await train(work.at("judged"), {
     ...{ reward_funcs: rewardModel, per_device_train_batch_size: 32, num_generations: 8, temperature: 1 },
     ...{ learning_rate: 5e-4, beta: 0, max_steps: 15 },
@@ -102,7 +102,7 @@ test("a reward model trains the policy toward what it scores", async () => {
   expect(steps[0]!["rewards/judge/mean"]).toBe(steps[0]!.reward as number);
 });
 
-test("what is longer than the reward model's context is not scored, and said so", async () => {
+test("a text longer than the reward model's context is not scored, and reported", async () => {
   const short = await randomModel(work.at("short"), { head: "score", config: { max_position_embeddings: 24 } });
   const { code, notes } = await train(work.at("too-long"), { reward_funcs: short, max_steps: 1 });
   expect(code).toBe(0);
@@ -135,7 +135,7 @@ describe("memory", () => {
     model = await randomModel(work.at("large"), { head: "lm", config: large });
   });
 
-  test.each(["grpo", "gae"])("%s: the plan is what is used", async (estimator) => {
+  test.each(["grpo", "gae"])("%s: the plan equals the memory used", async (estimator) => {
     const common = ["--model", model, ...settings, "--advantage_estimator", estimator];
     const plan = await grpo(["plan", ...common]);
     expect(plan.code).toBe(0);
@@ -166,7 +166,7 @@ describe("memory", () => {
     rmSync(folder, { recursive: true });
   });
 
-  test("plan --compare: model by model, and what GRPO saves", async () => {
+  test("plan --compare: model by model, and the savings of GRPO", async () => {
     const { code, out } = await grpo(["plan", "--model", model, ...settings, "--compare"]);
     expect(code).toBe(0);
     const row = (name: string) =>

@@ -1,4 +1,4 @@
-/** The NaN guard: broken weights end a run with one line before anything is saved, and no weight is saved broken. */
+/** The NaN guard: broken weights end a run with one line before anything is saved, and no broken weight is saved. */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ setDefaultTimeout(180_000);
 const work = workFolder();
 afterAll(work.remove);
 
-/** The bundled model with `value` at one place of a tensor. */
+/** The bundled model with `value` in one element of a tensor. */
 function brokenModel(name: string, tensor: string, value: number): string {
   const folder = work.at(name);
   cpSync(bundledModel, folder, { recursive: true });
@@ -30,13 +30,13 @@ function brokenModel(name: string, tensor: string, value: number): string {
   return folder;
 }
 
-/** Every number in every safetensors file below `folder` is finite; returns how many files there are. */
+/** Checks that every number in every safetensors file below `folder` is finite; returns the number of files. */
 function expectFinite(folder: string): number {
   const files = readdirSync(folder, { recursive: true, encoding: "utf8" }).filter((f) => f.endsWith(".safetensors"));
   for (const name of files) {
     const file = openSafetensors(join(folder, name));
     for (const { name: tensor, dtype, address, byteLength } of file.tensors.values()) {
-      // The exponent's bits all set: infinite or NaN.
+      // All exponent bits set: infinite or NaN.
       const bits = bytesAt(address, byteLength).slice(0);
       const bad =
         dtype === "BF16"
@@ -50,7 +50,7 @@ function expectFinite(folder: string): number {
 }
 
 describe("a model with a broken weight", () => {
-  test("score says so, and writes nothing", async () => {
+  test("score reports it, and writes nothing", async () => {
     const model = brokenModel("scored", "model.layers.1.self_attn.q_proj.weight", Number.NaN);
     const [input, output] = [work.at("scored.jsonl"), work.at("scores.jsonl")];
     writeFileSync(input, `${JSON.stringify({ group: 7, prompt_ids: [1, 2], completion_ids: [3, 4] })}\n`);
@@ -82,7 +82,7 @@ describe("an absurd learning rate", () => {
   test.each(rates.flatMap((rate) => ["float32", "bfloat16"].map((dtype) => [rate, dtype] as const)))(
     "%p in %s: no broken weight is ever saved",
     async (learning_rate, dtype) => {
-      // The last step is the dangerous one: no forward pass comes after it.
+      // The last step is the dangerous one: no forward pass follows it.
       for (const max_steps of [1, 3]) {
         const folder = work.at(`rate ${learning_rate} ${dtype} ${max_steps}`);
         const flags: Flags = { learning_rate, dtype, max_steps, save_steps: 1, max_grad_norm: 0 };

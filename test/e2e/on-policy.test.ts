@@ -1,7 +1,7 @@
 /**
- * Promise 2, bit for bit: the logprob recorded when a token is sampled is the one that the training pass computes for
- * it, whatever the batch, the threads, the dtype, the instruction path and the cut into micro-batches. And promise 3:
- * the completions themselves depend on none of the first two.
+ * Promise 2, bit for bit: the logprob recorded when a token is sampled equals the one that the training pass computes for it,
+ * for any batch, threads, dtype, instruction path and cut into micro-batches. And promise 3: the completions themselves do not
+ * depend on the batch or the threads.
  */
 import { describe, expect, setDefaultTimeout, test } from "bun:test";
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
@@ -22,7 +22,7 @@ const samples = 4;
 const longestPrompt = 66;
 const maxCompletion = 40;
 
-/** Eight prompts; of one token, of a whole page of the cache, of one more, and between. */
+/** Eight prompts: of one token, of a whole page of the cache, of one more, and in between. */
 function prompts(vocabSize: number): Int32Array[] {
   return [1, 2, 17, 40, 63, 64, 65, longestPrompt].map((length, p) =>
     Int32Array.from({ length }, (_, t) => (37 * p + 11 * t + t * t) % vocabSize),
@@ -61,7 +61,7 @@ interface Setting {
   readonly key?: Partial<Key>;
 }
 
-/** Samples 32 completions and scores them as training does, once whole and once in micro-batches that cut the groups. */
+/** Samples 32 completions and scores them as training does, once in one piece and once in micro-batches that split the groups. */
 async function sampleAndScore(model: string, { path, threads, maxSequences, dtype, sampling, key }: Setting) {
   const { prompt: firstPrompt, ...random } = { seed: 7, stream: 0, step: 3, prompt: 0, ...key };
   const device = await openCpuDevice({ path, threads });
@@ -70,7 +70,7 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
     const promptIds = prompts(scorer.model.config.vocabSize);
     const sampled = await rollout.generate(
       promptIds.map((ids, i) => ({ promptIds: ids, samples, prompt: firstPrompt + i })),
-      // Such a stop, and not the model's own: random weights would seldom come to that one.
+      // This stop instead of the model's own, which random weights would rarely sample.
       { ...sampling, ...random, maxCompletionLength: maxCompletion, isStop: (id) => id % 23 === 5 },
     );
     const groups = sampled.map((completions, i) => ({ promptIds: promptIds[i]!, completions }));
@@ -82,7 +82,7 @@ async function sampleAndScore(model: string, { path, threads, maxSequences, dtyp
   });
 }
 
-/** Largest |sampler − training|, NaN where either has one. */
+/** Largest |sampler − training|; NaN if either is NaN. */
 function largestDifference(completions: readonly SampledCompletion[], trained: readonly { logprobs: Float32Array }[]) {
   let largest = 0;
   for (const [i, { logprobs }] of completions.entries()) {
@@ -101,7 +101,7 @@ const batches = [
   { threads: 1, maxSequences: 1 },
 ];
 
-/** The completions of every batch, which must all be the same ones. */
+/** The completions of every batch, which must all be equal. */
 async function sampledAlike(model: string, setting: Omit<Setting, "threads" | "maxSequences">) {
   let first: readonly SampledCompletion[] | null = null;
   for (const batch of batches) {
@@ -116,7 +116,7 @@ async function sampledAlike(model: string, setting: Omit<Setting, "threads" | "m
 describe.each(models)("%s", (model) => {
   describe.each(paths)("%s", (path) => {
     describe.each<ComputeDType>(["float32", "bfloat16"])("%s", (dtype) => {
-      test.each(samplings)("%s: sampled logprobs are training's, whatever the batch", async (_, sampling) => {
+      test.each(samplings)("%s: sampled logprobs equal training's for any batch", async (_, sampling) => {
         const completions = await sampledAlike(model, { path, dtype, sampling });
         expect(completions.length).toBe(32);
         expect(new Set(completions.map((c) => c.completionIds.length)).size).toBeGreaterThan(5);
@@ -125,7 +125,7 @@ describe.each(models)("%s", (model) => {
     });
   });
 
-  test("temperatures 0.7 and 1.3 alone", async () => {
+  test("temperatures 0.7 and 1.3 on their own", async () => {
     for (const temperature of [0.7, 1.3])
       await sampledAlike(model, { path: paths.at(-1)!, dtype: "float32", sampling: { ...plain, temperature } });
   });
@@ -142,10 +142,10 @@ describe.each(models)("%s", (model) => {
       const other = await drawn(key);
       expect(other.filter((ids, i) => ids === first[i]).length).toBeLessThan(8);
     }
-    expect(new Set(first).size).toBeGreaterThan(24); // of one prompt, too: the sample counts
+    expect(new Set(first).size).toBeGreaterThan(24); // even for one prompt: the sample counts
   });
 
-  test("where it is truncated, the distribution drawn from is another, and the recorded logprob not of it", async () => {
+  test("with truncation, the sampling distribution differs, and the recorded logprob is not taken from it", async () => {
     const setting = { path: paths.at(-1)!, threads: 2, maxSequences: 32, dtype: "float32" } as const;
     const drawn = await sampleAndScore(model, { ...setting, sampling: truncated });
     for (const { logprobs, samplingLogprobs } of drawn.completions)

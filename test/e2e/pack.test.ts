@@ -1,6 +1,6 @@
 /**
- * A pack for a machine without network: the folder that comes out of it runs tests from the sources by the executable alone,
- * and `unpack` needs no more than it says. What is left out is the compression of the real one, which takes minutes.
+ * A pack for a machine without network: the unpacked folder runs tests from the sources with only the executable, and `unpack`
+ * needs only what it states. Leaves out the compression of the real pack, which takes minutes.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import {
@@ -31,7 +31,7 @@ async function run(command: readonly string[], cwd: string, env: Record<string, 
   return { out, err, code };
 }
 
-// It is made of what git tracks; an unpacked one has no repository.
+// It is made of the files that git tracks; an unpacked one has no repository.
 describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
   const tree = work.at("tree");
   beforeAll(async () => {
@@ -39,10 +39,10 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
     await layOutTree(tree, targetCalled(null));
   });
 
-  /** No path, no compiler, no packages but the folder's own. */
+  /** No PATH, no compiler, and only the folder's own packages. */
   const alone = { HOME: work.at("home"), PATH: "", NO_COLOR: "1" };
 
-  test("has the program, what git tracks, and the packages without what only readers need", () => {
+  test("has the program, what git tracks, and the packages without files for readers", () => {
     for (const name of [
       "grpo",
       "bun",
@@ -56,7 +56,7 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
     expect(names.filter((name) => /\.d\.ts$|\.map$|^typescript|^@biomejs/.test(name))).toEqual([]);
   });
 
-  test("runs its tests: units, ops on kernels that nobody compiled here, commands in processes of their own", async () => {
+  test("runs its tests: units, ops on prebuilt kernels, commands in separate processes", async () => {
     const files = ["unit/loss.test.ts", "unit/imports.test.ts", "unit/data-command.test.ts", "ops/rope.test.ts"];
     const { err, code } = await run(
       [join(tree, "grpo"), "test", "--timeout", "120000", ...files.map((file) => `./test/${file}`)],
@@ -67,7 +67,7 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
     expect(code).toBe(0);
   });
 
-  test("has a bun of its own, for scripts of package.json that call it", async () => {
+  test("has its own bun, for scripts of package.json that call it", async () => {
     const env = { ...alone, PATH: "/usr/bin:/bin", CUDA_VISIBLE_DEVICES: "" };
     const version = await run([join(tree, "bun"), "--version"], tree, env);
     expect(version).toEqual({ out: `${Bun.version}\n`, err: "", code: 0 });
@@ -76,8 +76,8 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
     expect(code).toBe(2);
   });
 
-  test("check:gpu without a GPU: what doctor says, and one line", async () => {
-    // Also where there is a GPU: none is shown to it.
+  test("check:gpu without a GPU: doctor's findings, and one line", async () => {
+    // Even on a machine with a GPU: it is hidden.
     const env = { ...alone, CUDA_VISIBLE_DEVICES: "" };
     const { out, err, code } = await run([join(tree, "grpo"), "check:gpu"], work.path, env);
     expect(out).toMatch(/^== doctor$/m);
@@ -87,7 +87,7 @@ describe.skipIf(!existsSync(join(root, ".git")))("the folder", () => {
   });
 });
 
-test("a pack of more than 60 MiB is refused, and the one before it stays", () => {
+test("a pack of more than 60 MiB is refused, and the previous one stays", () => {
   const [made, place] = [work.at("made"), work.at("place")];
   const lay = (folder: string, text: string, bytes: number) => {
     mkdirSync(folder);
@@ -98,7 +98,7 @@ test("a pack of more than 60 MiB is refused, and the one before it stays", () =>
   expect(MOST_BYTES).toBe(60 * 1024 * 1024);
   lay(place, "before", 1000);
   lay(made, "too large", MOST_BYTES + 1);
-  expect(() => putInPlace(made, place)).toThrow("the pack has 60.0 MiB, more than the 60.0 MiB it may have");
+  expect(() => putInPlace(made, place)).toThrow("the pack is 60.0 MiB, over the limit of 60.0 MiB");
   expect(readFileSync(join(place, "unpack"), "utf8")).toBe("before");
   truncateSync(join(made, "grpo.tar.xz"), MOST_BYTES - "too large".length);
   putInPlace(made, place);
@@ -106,7 +106,7 @@ test("a pack of more than 60 MiB is refused, and the one before it stays", () =>
   expect(existsSync(made)).toBe(false);
 });
 
-// A small archive is made first, by tar and xz.
+// First a small archive is made with tar and xz.
 describe.skipIf(!Bun.which("xz") || !Bun.which("tar"))("unpack", () => {
   const pack = work.at("pack");
   const program = '#!/bin/sh\necho "stands in for the program"\n';
@@ -121,7 +121,7 @@ describe.skipIf(!Bun.which("xz") || !Bun.which("tar"))("unpack", () => {
     cpSync(join(root, "release/unpack.sh"), join(pack, "unpack"));
   });
 
-  /** A path on which only these are. */
+  /** A PATH with only these programs. */
   function pathOf(...names: string[]): string {
     const folder = work.at(`path-${names.join("-")}`);
     mkdirSync(folder, { recursive: true });
@@ -133,7 +133,7 @@ describe.skipIf(!Bun.which("xz") || !Bun.which("tar"))("unpack", () => {
     return folder;
   }
 
-  /** The interpreter itself: what stands on the path may be a script that needs more. Empty where there is none with lzma. */
+  /** The interpreter itself, since the one on PATH may be a script with further needs. Empty if none has lzma. */
   const python = Bun.which("python3")
     ? Bun.spawnSync(["python3", "-c", "import lzma, sys; print(sys.executable)"]).stdout.toString().trim()
     : "";
@@ -155,7 +155,7 @@ describe.skipIf(!Bun.which("xz") || !Bun.which("tar"))("unpack", () => {
     expect(readFileSync(join(to, "below/a file"), "utf8")).toBe("text");
   });
 
-  test.each(ways)("of a damaged archive whose files can all be read: refused by %s", async (tools) => {
+  test.each(ways)("a damaged archive whose files can all be read is refused by %s", async (tools) => {
     const damaged = work.at(`damaged for ${tools}`);
     mkdirSync(damaged);
     cpSync(join(pack, "unpack"), join(damaged, "unpack"));
@@ -169,7 +169,7 @@ describe.skipIf(!Bun.which("xz") || !Bun.which("tar"))("unpack", () => {
     expect(readdirSync(to)).toEqual([]);
   });
 
-  test("by neither: one line", async () => {
+  test("without either: one line", async () => {
     const empty = work.at("none");
     const { err, code } = await run(["/bin/sh", join(pack, "unpack"), empty], work.path, { PATH: pathOf("cat") });
     expect(err).toMatch(/^unpack: neither xz with tar nor python3 with lzma runs here; install one .*\n$/);

@@ -1,6 +1,6 @@
 /**
- * The packed update, which computes a group's prompt once, against the plain one: a completion at a time, behind a
- * prompt of its own, in one causal sequence without any sharing, gradients added up. Equal to float32 rounding.
+ * The packed update, which computes a group's prompt once, against the plain one: one completion at a time, each after its own
+ * prompt, in one causal sequence without sharing, with gradients summed. Equal up to float32 rounding.
  */
 import { beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
@@ -9,8 +9,8 @@ import type { Device } from "../../src/device/device.ts";
 import { computeAdvantages } from "../../src/grpo/advantages.ts";
 import { updateStep } from "../../src/grpo/learner/policy-update.ts";
 import { LOSS_DEFAULTS, type LossCompletion, type LossConfig, type TokenValues } from "../../src/grpo/loss/config.ts";
+import { computeLoss } from "../../src/grpo/loss/loss.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
-import { computeLoss } from "../../src/grpo/loss.ts";
 import { recordedSamples } from "../../src/grpo/recorded-generation.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
 import type { Weighed } from "../../src/grpo/sample.ts";
@@ -68,7 +68,7 @@ function gradientsOf(optimizer: OptimizerState): Tensors {
   );
 }
 
-/** One causal sequence: prompt and completion, whose last token predicts nothing. */
+/** One causal sequence: prompt and completion; its last token predicts nothing. */
 function plainSequence(promptIds: Int32Array, completionIds: Int32Array): PackedBatch {
   const tokens = Int32Array.from([...promptIds, ...completionIds.subarray(0, -1)]);
   return {
@@ -81,7 +81,7 @@ function plainSequence(promptIds: Int32Array, completionIds: Int32Array): Packed
   };
 }
 
-/** A sample with its scores, without its forced tokens: what leaving them out comes to. */
+/** A sample with its scores and without its forced tokens: masking must be equivalent. */
 function withoutForced({ mask, ...sample }: Weighed, index: number, scores: Scores): LossCompletion {
   const kept = <T extends TokenValues | null>(values: T) => (values?.filter((_, t) => mask?.[t] !== 0) ?? null) as T;
   const { oldLogprobs, refLogprobs, samplingLogprobs } = sample;
@@ -92,7 +92,7 @@ function withoutForced({ mask, ...sample }: Weighed, index: number, scores: Scor
   };
 }
 
-/** The derivatives by the kept tokens in the places of all of them; 0 at the others. */
+/** The derivatives of the kept tokens at their places among all tokens; 0 elsewhere. */
 function inPlace(values: Float64Array, mask: Weighed["mask"]): Float64Array {
   let at = 0;
   return mask ? Float64Array.from(mask, (own) => (own === 1 ? values[at++]! : 0)) : values;
@@ -147,10 +147,10 @@ describe.each(models)("%s", (model) => {
     await withSession(planOf(model), async ({ policy }) => {
       const plain = await plainUpdate(policy, samples, loss, temperature);
       expect(Math.max(...[...plain.gradients.values()].map(norm))).toBeGreaterThan(0.1);
-      // All at once; with groups that are split; every completion alone.
+      // All at once; with split groups; every completion alone.
       for (const microBatchTokens of [512, 40, 1]) {
         const adam = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 };
-        // A learning rate of 0: the weights stay, the gradients remain where they are.
+        // A learning rate of 0: the weights stay, and the gradients remain in place.
         const packed = await updateStep(policy, samples, { loss, optimizer: adam, temperature, microBatchTokens }, 0);
         expect(Math.abs(packed.metrics.loss! - plain.loss)).toBeLessThan(1e-6);
         expect(worstRelative(gradientsOf(policy.optimizer), plain.gradients).error).toBeLessThan(1e-5);

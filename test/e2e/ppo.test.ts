@@ -1,6 +1,6 @@
 /**
- * PPO from the command line, held by its own record: a critic that starts as a language model values everything 0, so the
- * first step's returns and value loss follow from the recorded rewards and lengths by hand.
+ * PPO from the command line, checked with its own records: a critic that starts as a language model values everything 0, so the
+ * first step's returns and value loss follow by hand from the recorded rewards and lengths.
  */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -47,12 +47,12 @@ test.each([
   expect(Number(record["value/mean"])).toBe(0);
   expect(Number(record["value/loss"])).toBeCloseTo(mean(returns.map((r) => r ** 2 / 2)), 6);
   expect(Number(record["value/explained_variance"])).toBeCloseTo(0, 9);
-  // On-policy every ratio is 1, and whitened advantages have mean 0.
+  // On-policy, every ratio is 1, and whitened advantages have mean 0.
   expect(Number(record.loss)).toBeCloseTo(0, 6);
   expect(Number(record.grad_norm)).toBeGreaterThan(0);
 });
 
-test("KL in the reward: the loss has none, and the start model as reference charges 0 at first", async () => {
+test("KL in the reward: the loss has none, and with the start model as reference it is 0 at first", async () => {
   const folder = work.at("kl");
   await train(folder, {
     ...{ advantage_estimator: "gae", loss_type: "dapo", use_kl_in_reward: true, beta: 0.5, max_steps: 3 },

@@ -1,11 +1,10 @@
 /**
- * Runs whose bytes are recorded in test/golden/bytes.json, to hold a change that must not change any: what a run learned
- * (model.safetensors, a critic's), what it logged (metrics.jsonl: names, order and values, but for times) and what it
- * sampled (completions/). On each x86-64 instruction path whose bits are recorded and that this processor has, and on the
- * emulated GPU.
+ * Runs whose bytes are recorded in test/golden/bytes.json, to verify changes that must not change any: the learned weights
+ * (model.safetensors, a critic's), the logs (metrics.jsonl: names, order and values, except times) and the samples
+ * (completions/). On each recorded x86-64 instruction path that this processor has, and on the emulated GPU.
  *
- * `bun test/e2e/recorded-bytes.ts [RUN…]` compares; `--record` in front writes the file anew, which is right only where a change
- * of bits is meant and said in its commit. A test makes the short runs (recorded-bytes.test.ts).
+ * `bun test/e2e/recorded-bytes.ts [RUN…]` compares; with `--record` first it rewrites the file, which is right only if a change
+ * of bits is intended and explained in its commit. A test makes the short runs (recorded-bytes.test.ts).
  */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -26,10 +25,10 @@ import {
 
 const recording = join(root, "test/golden/bytes.json");
 
-/** Instruction paths whose bits are recorded: any newer x86-64 processor has both. */
+/** Instruction paths with recorded bits: any recent x86-64 processor has both. */
 const paths = ["portable", "avx2"] as const;
 
-/** A run's hashes (SHA-256), by what they are of. */
+/** A run's hashes (SHA-256), by file. */
 export type Bytes = Readonly<Record<string, string>>;
 
 type Work = ReturnType<typeof workFolder>;
@@ -37,11 +36,11 @@ type Work = ReturnType<typeof workFolder>;
 interface Recorded {
   /** Makes the run. @returns its folder */
   readonly run: (work: Work, path: string) => Promise<string>;
-  /** Computes on the emulated GPU, so on no instruction path. */
+  /** Runs on the emulated GPU, so on no instruction path. */
   readonly emulated?: true;
 }
 
-/** `grpo …` on an instruction path. @throws where it does not end as it should */
+/** `grpo …` on an instruction path. @throws unless it ends as it should */
 async function command(argv: readonly string[], path: string, expected = 0): Promise<void> {
   const { code, err } = await grpo(argv, { env: { BUN_GRPO_CPU_PATH: path }, seconds: 600 });
   if (code !== expected) throw new Error(`grpo ${argv.join(" ")} ended with ${code}:\n${err}`);
@@ -54,7 +53,7 @@ async function tiny(work: Work, path: string, name: string, flags: Flags): Promi
   return folder;
 }
 
-/** A random reward model of another size than the policy's. */
+/** A random reward model of a different size from the policy's. */
 function judge(work: Work): Promise<string> {
   const config = {
     hidden_size: 64,
@@ -68,7 +67,7 @@ function judge(work: Work): Promise<string> {
   return writeTinyModel(work.at("judge"), { head: "score", ...sizes, config });
 }
 
-/** The settings of dynamic sampling, of PPO and its four models, of the kin that differ most from GRPO in what they carry. */
+/** The settings of dynamic sampling, of PPO and its four models, and of the variants that differ most from GRPO. */
 const trainings: Readonly<Record<string, Flags>> = {
   dynamic: {
     dynamic_sampling: true,
@@ -102,7 +101,7 @@ const trained = Object.entries(trainings).map(([name, flags]): [string, Recorded
 ]);
 
 export const runs: Readonly<Record<string, Recorded>> = {
-  /** The main job, cut short. */
+  /** The default job, shortened. */
   quick: { run: (work, path) => bundled(work, path, { max_steps: 2, eval_samples: 8 }) },
   ...Object.fromEntries(trained),
   resumed: {
@@ -141,7 +140,7 @@ export const runs: Readonly<Record<string, Recorded>> = {
     run: (work) =>
       bundled(work, "emulated", { device: "cuda", max_steps: 2, eval_samples: 2, per_device_train_batch_size: 16 }),
   },
-  /** The main job with its defaults. */
+  /** The default job with its defaults. */
   bundled: { run: (work, path) => bundled(work, path, {}) },
 };
 
@@ -162,7 +161,7 @@ async function bundled(work: Work, path: string, flags: Flags): Promise<string> 
 
 const sha256 = (data: string | Uint8Array) => new Bun.CryptoHasher("sha256").update(data).digest("hex").slice(0, 16);
 
-/** Metrics in their order; of what depends on how fast the machine was, the names. */
+/** Metrics in their order; for values that depend on the machine's speed, only the names. */
 function logged(folder: string): string {
   return JSON.stringify(metricsOf(folder), (key, value) => (timed.test(key) ? null : value));
 }
@@ -181,7 +180,7 @@ export function bytesOf(folder: string): Bytes {
   return bytes;
 }
 
-/** Path (`emulated` for the GPU's) → run → bytes. */
+/** Path (`emulated` for the GPU) → run → hashes. */
 export const recordedBytes = (): Record<string, Record<string, Bytes>> =>
   existsSync(recording) ? JSON.parse(readFileSync(recording, "utf8")) : {};
 

@@ -1,8 +1,7 @@
-/** `grpo update --resume_from_checkpoint`: a recorded training step, run again from its rollouts, gives the same bytes. */
+/** `grpo update --resume_from_checkpoint`: a recorded training step, repeated from its rollouts, gives the same bytes. */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { runUpdate } from "../../src/cli/update.ts";
 import {
   argvOf,
   bundledModel,
@@ -14,6 +13,7 @@ import {
   quietConsole,
   reward,
   train,
+  update as updateInProcess,
   workFolder,
 } from "./runs.ts";
 
@@ -25,14 +25,14 @@ afterAll(work.remove);
 
 const update = (flags: Flags) => grpo(["update", ...argvOf({ model: bundledModel, ...flags })]);
 
-/** The same in this process: its notes, but that groups are small. @throws what the command throws */
+/** The same in this process; returns its notes, except the one about small groups. @throws what the command throws */
 async function updateHere(flags: Flags) {
   const { console, notes } = quietConsole();
-  await runUpdate(argvOf({ device: "cpu", ...flags }), console);
+  await updateInProcess(flags, { console });
   return notes.filter((note) => note.startsWith("note: ") && !note.includes("the smallest group"));
 }
 
-/** Training's flags; `update` gets none of them: the checkpoint has them. */
+/** Training's flags; `update` gets none of them, since the checkpoint has them. */
 const runs: readonly (readonly [string, Flags])[] = [
   ["with KL to the starting model", { beta: 0.1, temperature: 1 }],
   ["in bfloat16, dapo at temperature 0.7", { dtype: "bfloat16", loss_type: "dapo", beta: 0, temperature: 0.7 }],
@@ -87,7 +87,7 @@ describe("the second generation of a run, recorded", () => {
   test.each(runs)("%s", async (name, flags) => {
     const folder = work.at(`train ${name}`);
     const from = Number(flags.num_iterations ?? 1) * Number(flags.steps_per_generation ?? 1);
-    // A schedule, so that the learning rate of the step has to come out of the checkpoint.
+    // A schedule, so that the step's learning rate has to come from the checkpoint.
     const schedule: Flags = { lr_scheduler_type: "cosine", learning_rate: 2e-3 };
     await train(folder, { ...flags, ...schedule, max_steps: 2 * from, save_steps: 1 });
     const output = work.at(`update ${name}`);
@@ -119,20 +119,22 @@ describe("the second generation of a run, recorded", () => {
       for (const metric of compared) expect([metric, record[metric]]).toEqual([metric, trained[i]![metric]]);
   });
 
-  // No checkpoint is before it: run.json has the settings, and the schedule's length.
+  // There is no checkpoint before it: run.json has the settings and the length of the schedule.
   test.each([6, 9])("and the first one: of the run %i", async (run) => {
     const [name, flags] = runs[run]!;
     const folder = work.at(`train ${name}`);
     const output = work.at(`first ${name}`);
     const from = Number(flags.num_iterations ?? 1) * Number(flags.steps_per_generation ?? 1);
     const notes = await updateHere({ rollouts: join(folder, "completions/step-000001.jsonl"), output_dir: output });
-    expect(notes).toEqual([expect.stringContaining(`no flag says is as in ${join(folder, "run.json")}`)]);
+    expect(notes).toEqual([
+      expect.stringContaining(`settings that are not given are those of ${join(folder, "run.json")}`),
+    ]);
     const checkpoint = `checkpoint-${from}`;
     for (const file of ["model.safetensors", "optimizer.safetensors"])
       expect(fingerprint(output, checkpoint, file), file).toBe(fingerprint(folder, checkpoint, file));
   });
 
-  test("says what makes it another step: settings, a checkpoint of another step, none at all", async () => {
+  test("reports what makes it a different step: settings, a checkpoint of another step, none at all", async () => {
     const folder = work.at(`train ${runs[0]![0]}`);
     const rollouts = join(folder, "completions/step-000002.jsonl");
     let tries = 0;
@@ -149,7 +151,7 @@ describe("the second generation of a run, recorded", () => {
   });
 });
 
-test("score gives the recorded logprobs back, bit for bit", async () => {
+test("score reproduces the recorded logprobs, bit for bit", async () => {
   const folder = work.at("scored");
   await train(folder, { max_steps: 1, temperature: 1.5 });
   const input = join(folder, "completions/step-000001.jsonl");
@@ -161,7 +163,7 @@ test("score gives the recorded logprobs back, bit for bit", async () => {
     return lines.map((line) => JSON.parse(line) as { old_logprobs: number[]; logprobs: number[] });
   });
   expect(recorded!.length).toBe(8);
-  // As in TRL, a prompt counts with each of its completions.
+  // As in TRL, a prompt counts once for each of its completions.
   const tokens = (recorded as unknown as { prompt_ids: number[]; completion_ids: number[] }[]).map(
     ({ prompt_ids, completion_ids }) => prompt_ids.length + completion_ids.length,
   );
@@ -171,7 +173,7 @@ test("score gives the recorded logprobs back, bit for bit", async () => {
 });
 
 describe("output_dir", () => {
-  test("with a training run in it is not touched", async () => {
+  test("with a training run in it is left unchanged", async () => {
     const folder = work.at("kept");
     await train(folder, { max_steps: 2, save_steps: 1 });
     const before = fingerprints(folder);
@@ -184,7 +186,7 @@ describe("output_dir", () => {
     expect(fingerprints(folder)).toEqual(before);
   });
 
-  test("of an update goes on with --resume_from_checkpoint true", async () => {
+  test("of an update resumes with --resume_from_checkpoint true", async () => {
     const folder = work.at("chain source");
     await train(folder, { max_steps: 1 });
     const flags: Flags = {

@@ -1,6 +1,6 @@
 /**
- * The transformer in float64, a sequence at a time, as the papers write it: what packed passes and their gradients are
- * held against. No caches, no blocks, nothing shared; the default rotary embedding only.
+ * The transformer in float64, one sequence at a time, as in the papers: the reference for packed passes and their gradients. No
+ * caches, no blocks, no sharing; only the default rotary embedding.
  */
 import type { AttentionShape } from "../../src/device/device.ts";
 import type { ModelConfig } from "../../src/families/config.ts";
@@ -24,7 +24,7 @@ function linear(x: readonly Float64Array[], parameters: Parameters, own: Linear<
   });
 }
 
-/** x / rms(x) · weight, over each `weight.length` of a row. */
+/** x / rms(x) · weight, over each row segment of `weight.length`. */
 function norm(x: readonly Float64Array[], weight: Float64Array, epsilon: number): Float64Array[] {
   return x.map((row) => {
     const y = new Float64Array(row.length);
@@ -37,7 +37,7 @@ function norm(x: readonly Float64Array[], weight: Float64Array, epsilon: number)
   });
 }
 
-/** Each head turned by its position: pairs (i, i + Dh/2). */
+/** Each head rotated by its position: pairs (i, i + Dh/2). */
 function rotate(x: readonly Float64Array[], headDim: number, theta: number): Float64Array[] {
   const half = headDim / 2;
   return x.map((row, position) => {
@@ -74,7 +74,7 @@ function attend(q: Float64Array[], k: Float64Array[], v: Float64Array[], shape: 
 
 const plus = (x: Float64Array[], y: Float64Array[]) => x.map((row, t) => row.map((v, i) => v + y[t]![i]!));
 
-/** The scalar head's number at every token of a sequence. (T) */
+/** The scalar head's output at every token of a sequence. (T) */
 export function referenceValues(config: ModelConfig, parameters: Parameters, ids: ArrayLike<number>): number[] {
   const { hiddenSize: D, rmsNormEps } = config;
   const get = ({ name }: { readonly name: string }) => parameters.get(name)!;

@@ -1,4 +1,4 @@
-/** Promise 7: work in native code leaves the event loop a turn at least every quarter of a second. */
+/** Promise 7: work in native code yields to the event loop at least every quarter of a second. */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { train, workFolder } from "./runs.ts";
 
@@ -8,7 +8,7 @@ setDefaultTimeout(180_000);
 const work = workFolder();
 afterAll(work.remove);
 
-/** Longest time between two turns of the event loop in a run of the bundled size, by the phase it fell into. */
+/** Longest time between two turns of the event loop in a run of the bundled size, by phase. */
 async function longestGap(name: string): Promise<{ gap: number; phase: string; phases: Set<string> }> {
   const phases = new Set<string>();
   let longest = { gap: 0, phase: "none" };
@@ -38,7 +38,7 @@ async function longestGap(name: string): Promise<{ gap: number; phase: string; p
   return { ...longest, phases };
 }
 
-test("rollout, reference and update give way to timers within 250 ms", async () => {
+test("rollout, reference and update yield to timers within 250 ms", async () => {
   // Other processes may hold the cores for a while: one quiet run of three is enough.
   const runs: Awaited<ReturnType<typeof longestGap>>[] = [];
   for (let attempt = 0; attempt < 3; attempt++) {

@@ -1,4 +1,4 @@
-/** A run that was killed or interrupted goes on from its checkpoint to the same bytes as one that never stopped. */
+/** A killed or interrupted run resumes from its checkpoint to the same bytes as one that never stopped. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
@@ -29,7 +29,7 @@ afterAll(work.remove);
 const slow: Flags = { reward_funcs: reward("slow_by_tokens") };
 const evaluated: Flags = { eval_dataset: problems, eval_samples: 8, eval_steps: 2 };
 
-/** Weights and optimizer of a finished run with a checkpoint at its last step, and what it recorded. */
+/** Weights and optimizer of a finished run with a checkpoint at its last step, and its records. */
 function outcome(folder: string, last = 5) {
   const files = fingerprints(folder);
   const completions = Object.entries(files).filter(([name]) => name.startsWith("completions/"));
@@ -41,7 +41,7 @@ function outcome(folder: string, last = 5) {
   };
 }
 
-/** Metrics named after the reward's module, which differs between the slow and the quick one. */
+/** Metrics named after the reward's module, which differs between the slow and the fast one. */
 function renamed(result: ReturnType<typeof outcome>) {
   const text = JSON.stringify(result).replaceAll("rewards/slow_by_tokens/", "rewards/by_tokens/");
   return JSON.parse(text) as ReturnType<typeof outcome>;
@@ -65,7 +65,7 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("killed in its third step, %j"
     straight = outcome(work.at(`straight-${name}`));
   });
 
-  test("goes on to the bytes of the run that was not", async () => {
+  test("resumes to the bytes of an uninterrupted run", async () => {
     const folder = work.at(`killed-${name}`);
     const argv = argvOf({ ...tinyTraining, ...flags, ...slow, save_steps: 2, output_dir: folder });
     const { process, finished } = start(["train", ...argv]);
@@ -89,13 +89,13 @@ describe("Ctrl-C", () => {
     await train(work.at("uninterrupted"), { ...evaluated, save_steps: 5 });
   });
 
-  test("saves a checkpoint, ends with 130, and the run goes on to the same bytes", async () => {
+  test("saves a checkpoint, ends with 130, and the run resumes to the same bytes", async () => {
     const flags: Flags = { ...evaluated, save_steps: 5 };
     const folder = work.at("interrupted");
     const argv = argvOf({ ...tinyTraining, ...flags, ...slow, output_dir: folder });
     const { process, finished } = start(["train", ...argv]);
     await until("the second step", () => stepsOf(folder).includes(2));
-    // Another run into the same folder ends at once, and this one goes on undisturbed.
+    // Another run in the same folder ends at once, and this one continues undisturbed.
     const other = await grpo(["train", ...argv]);
     expect(other.code).toBe(2);
     expect(other.err).toMatch(
@@ -120,7 +120,7 @@ describe("Ctrl-C", () => {
     const flags: Flags = { ...evaluated, save_steps: 5 };
     const { code, steps } = await train(folder, flags, { stopDuring: { phase, step: 3 } });
     expect(code).toBe(130);
-    // What was being sampled is dropped; what was sampled is learned from.
+    // Samples in progress are dropped; complete ones are learned from.
     expect(steps.length).toBe(phase === "rollout" ? 2 : 3);
     expect((await train(folder, { ...flags, resume_from_checkpoint: true })).code).toBe(0);
     expect(outcome(folder)).toEqual(outcome(work.at("uninterrupted")));
@@ -133,7 +133,7 @@ describe("Ctrl-C", () => {
     await until("the run", () => existsSync(join(output_dir, "metrics.jsonl")));
     await Bun.sleep(1000);
     process.kill("SIGINT");
-    // Later than what counts as the same Ctrl-C, sooner than it gives up waiting for the rewards.
+    // Later than what counts as the same Ctrl-C, but before it gives up waiting for the rewards.
     await Bun.sleep(400);
     process.kill("SIGTERM");
     const { code, err } = await finished;
@@ -151,7 +151,7 @@ describe("Ctrl-C", () => {
     expect(readdirSync(folder)).toContain("checkpoint-0");
   });
 
-  test("of the launcher that started it, without a word to it, saves a checkpoint too", async () => {
+  test("to the launcher that started it, without a signal to the run itself, saves a checkpoint too", async () => {
     const folder = work.at("orphan");
     const command = [process.execPath, join(root, "src/cli/main.ts"), "train"];
     const argv = [...command, ...argvOf({ ...tinyTraining, ...slow, max_steps: 1000, output_dir: folder })];
@@ -169,10 +169,10 @@ describe("Ctrl-C", () => {
     await until("the end", () => !existsSync(join(folder, ".grpo.lock")));
   });
 
-  test("during the first evaluation loses neither that nor anything else", async () => {
+  test("during the first evaluation loses neither the evaluation nor anything else", async () => {
     const flags: Flags = { ...evaluated, save_steps: 5 };
     const folder = work.at("before-the-first");
-    // Stopped before anything was done: as one that was stopped during the evaluation at step 0.
+    // Stopped before anything was done: like a run stopped during the evaluation at step 0.
     expect((await train(folder, flags, { stopAfter: 0 })).code).toBe(130);
     expect(readdirSync(folder)).toContain("checkpoint-0");
     await train(folder, { ...flags, resume_from_checkpoint: true });
@@ -198,7 +198,7 @@ describe("a generation that serves several steps", () => {
     const [straight, stopped] = [work.at(`straight-${name}`), work.at(`stopped-${name}`)];
     const flags: Flags = { ...shape, max_steps: 8, save_steps: 8 };
     await train(straight, flags);
-    // Asked to stop after the third step: it stands where the generation of that step ends.
+    // Asked to stop after the third step, it stops where the generation of that step ends.
     expect((await train(stopped, flags, { stopAfter: 3 })).code).toBe(130);
     const before = stepsOf(stopped).length;
     expect(before).toBeGreaterThanOrEqual(3);
@@ -210,7 +210,7 @@ describe("a generation that serves several steps", () => {
   });
 });
 
-describe("going on", () => {
+describe("resuming", () => {
   let straight = "";
   beforeAll(async () => {
     straight = work.at("every-step");
@@ -224,7 +224,7 @@ describe("going on", () => {
     expect(fingerprint(folder, "model.safetensors")).toBe(fingerprint(straight, "model.safetensors"));
   });
 
-  test("with other slots and threads changes nothing and says nothing; another learning rate is said", async () => {
+  test("with other slots and threads changes nothing and reports nothing; a different learning rate is reported", async () => {
     const folder = work.at("other-settings");
     cpSync(straight, folder, { recursive: true });
     const from = join(folder, "checkpoint-3");
@@ -236,7 +236,7 @@ describe("going on", () => {
     expect(fingerprint(folder, "model.safetensors")).not.toBe(fingerprint(straight, "model.safetensors"));
   });
 
-  test("true starts anew where there is no checkpoint", async () => {
+  test("true starts from scratch if there is no checkpoint", async () => {
     const folder = work.at("nothing-there");
     expect((await train(folder, { resume_from_checkpoint: true })).code).toBe(0);
     expect(fingerprint(folder, "model.safetensors")).toBe(fingerprint(straight, "model.safetensors"));
@@ -250,7 +250,7 @@ describe("going on", () => {
     expect({ metrics: metricsOf(folder), weights: fingerprint(folder, "model.safetensors") }).toEqual(before);
   });
 
-  test("from an older checkpoint leaves nothing of what came after it", async () => {
+  test("from an older checkpoint leaves nothing of later steps", async () => {
     const folder = work.at("older");
     cpSync(straight, folder, { recursive: true });
     await train(folder, { resume_from_checkpoint: join(folder, "checkpoint-2"), seed: 9 }, { stopAfter: 3 });
@@ -259,7 +259,7 @@ describe("going on", () => {
     expect(readdirSync(join(folder, "completions")).sort().at(-1)).toBe("step-000003.jsonl");
   });
 
-  test("keeps to save_total_limit over what was there before", async () => {
+  test("applies save_total_limit to earlier checkpoints", async () => {
     const folder = work.at("limited");
     const flags: Flags = { save_steps: 1, save_total_limit: 2 };
     await train(folder, flags, { stopAfter: 3 });
@@ -270,7 +270,7 @@ describe("going on", () => {
 });
 
 describe("an output_dir with an earlier run", () => {
-  test("is not touched unless asked, and --overwrite leaves nothing of it", async () => {
+  test("is left unchanged by default, and --overwrite leaves nothing of it", async () => {
     const folder = work.at("earlier");
     await train(folder, { save_steps: 2 });
     const before = fingerprints(folder);

@@ -1,6 +1,6 @@
 /**
- * A reward model on texts: the ids that it scores them by (its own template and tokenizer), the score at the last of them,
- * what is too long for it, and calls that come at once.
+ * A reward model on texts: the ids that it scores (by its own template and tokenizer), the score at the last of them, texts
+ * that are too long, and concurrent calls.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { cpSync, readFileSync, writeFileSync } from "node:fs";
@@ -30,7 +30,7 @@ let session: Awaited<ReturnType<typeof open>>;
 beforeAll(async () => {
   device = await openRunDevice({ device: "cpu", threads: 2 }, () => {});
   policy = await writeTinyModel(work.at("policy"), { head: "lm" });
-  // Other sizes and another vocabulary than the policy's.
+  // Different sizes and another vocabulary than the policy's.
   withTemplate = await writeTinyModel(work.at("chat"), { modelType: "qwen2", vocabSize: 400, tokenizer: fixture });
   const bare = work.at("bare");
   cpSync(fixture, bare, { recursive: true });
@@ -56,7 +56,7 @@ function open(folders: readonly string[], longest: number) {
 const chat = [{ role: "user", content: "How many apples?" }];
 const system = { role: "system", content: "Be brief." };
 
-describe("what is scored", () => {
+describe("the scored ids", () => {
   const textOf = (folder: string, ids: Int32Array) => loadTokenizer(folder).decode([...ids]);
   const opened = (i: number, systemPrompt?: string) =>
     createRewardModelScorer(session.rewardModels[i]!, systemPrompt === undefined ? {} : { systemPrompt });
@@ -75,7 +75,7 @@ describe("what is scored", () => {
       "<|start|>system\nBe brief.<|end|>\n<|start|>user\nHow many apples?<|end|>\n<|start|>assistant\n7 left<|end|>\n",
     ],
     [
-      "a system message of the prompt's own stays alone",
+      "the prompt's own system message replaces the default",
       [system, ...chat],
       "Be long.",
       "<|start|>system\nBe brief.<|end|>\n<|start|>user\nHow many apples?<|end|>\n<|start|>assistant\n7 left<|end|>\n",
@@ -98,7 +98,7 @@ describe("what is scored", () => {
   });
 });
 
-test("the score is the float64 model's at the last token, whatever is scored beside it", async () => {
+test("the score is the float64 model's at the last token, whatever else is scored with it", async () => {
   const texts = ["7 left", "The answer is 180.", "x", "12 - 5 = 7"].map((completion) => ({ prompt: chat, completion }));
   for (const [i, folder] of [withTemplate, plain].entries()) {
     const scorer = createRewardModelScorer(session.rewardModels[i]!);
@@ -120,7 +120,7 @@ test("the score is the float64 model's at the last token, whatever is scored bes
   }
 });
 
-test("what is longer than planned is left out and counted; nothing is cut off", async () => {
+test("texts longer than planned are left out and counted; nothing is truncated", async () => {
   const scorer = createRewardModelScorer(session.rewardModels[1]!);
   const long = { prompt: "The answer is 7. ".repeat(40), completion: "12" };
   expect(scorer.encode(long).length).toBeGreaterThan(60);
@@ -135,14 +135,14 @@ test("what is longer than planned is left out and counted; nothing is cut off", 
   expect(await scorer.score([])).toEqual({ rewards: [], tooLong: 0 });
 });
 
-test("calls at once have the results of calls one by one", async () => {
+test("concurrent calls have the same results as sequential ones", async () => {
   const scorer = createRewardModelScorer(session.rewardModels[0]!);
   const texts = Array.from({ length: 12 }, (_, i) => [{ prompt: chat, completion: `answer ${i * i}` }]);
   const together = await Promise.all(texts.map((text) => scorer.score(text)));
   for (const [i, text] of texts.entries()) expect(await scorer.score(text)).toEqual(together[i]!);
 });
 
-test("a score that is no number stops the run, named; the next call is served", async () => {
+test("a score that is not a number stops the run by name; the next call works", async () => {
   const broken = await open([withTemplate], 60);
   const scorer = createRewardModelScorer(broken.rewardModels[0]!);
   const { head } = broken.rewardModels[0]!.model.weights;
@@ -156,7 +156,7 @@ test("a score that is no number stops the run, named; the next call is served", 
   broken.close();
 });
 
-test("a sequence may take twice the policy's tokens and a template's, within the context", () => {
+test("a sequence may have twice the policy's tokens plus a template's, within the context", () => {
   expect(rewardSequenceLimit(plain, 1000)).toBe(128);
   expect(() => rewardSequenceLimit(policy, 10)).toThrow(InputError);
 });

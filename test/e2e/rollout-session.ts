@@ -1,4 +1,4 @@
-/** A golden model made ready for sampling and, by the training pass, for scoring what was sampled. */
+/** A golden model ready for sampling and for scoring the samples with the training pass. */
 import { join } from "node:path";
 import type { Device } from "../../src/device/device.ts";
 import type { RolloutLimits } from "../../src/rollout/buffers.ts";
@@ -8,7 +8,7 @@ import type { ComputeDType } from "../../src/tensor/dtype.ts";
 
 export const goldenModel = (name: string) => join(import.meta.dir, "../golden", name);
 
-/** Of a rollout that keeps at most three prompts in the cache. */
+/** Options of a rollout that keeps at most three prompts in the cache. */
 export type RolloutSize = Omit<RolloutLimits, "promptSlots">;
 
 export function planGolden(device: Device, model: string, dtype: ComputeDType, size: RolloutSize) {

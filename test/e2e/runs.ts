@@ -1,12 +1,14 @@
 /**
- * Tiny runs of the commands: in this process where only the result counts, in one of their own where the process does.
- * The bundled model with a reward of the token ids, so that there is something to learn however good it is.
+ * Tiny runs of the commands: in this process if only the result matters, in a separate one if the process does. The bundled
+ * model with a reward based on token ids, so that there is something to learn at any skill.
  */
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Subprocess } from "bun";
+import { updateWith } from "../../src/api/update.ts";
 import { runTrain, type TrainRun } from "../../src/cli/train.ts";
+import { configFor } from "../../src/config/load.ts";
 import { commandSections } from "../../src/config/schema.ts";
 import type { RunConsole } from "../../src/metrics/console.ts";
 import type { MetricsRecord } from "../../src/metrics/metrics-file.ts";
@@ -22,7 +24,7 @@ export function argvOf(flags: Flags): string[] {
   return Object.entries(flags).flatMap(([key, value]) => [`--${key}`, String(value)]);
 }
 
-/** 2 prompts × 4 completions of at most 16 tokens, with a reference model: about a tenth of a second a step. */
+/** 2 prompts × 4 completions of at most 16 tokens, with a reference model: about a tenth of a second per step. */
 export const tinyTraining: Flags = {
   device: "cpu",
   model: bundledModel,
@@ -31,20 +33,20 @@ export const tinyTraining: Flags = {
   per_device_train_batch_size: 8,
   num_generations: 4,
   max_completion_length: 16,
-  // Completions differ within a group even where the model is sure of itself.
+  // Completions differ within a group even if the model is confident.
   temperature: 1.5,
   learning_rate: 1e-3,
   max_steps: 5,
   save_steps: 0,
 };
 
-/** A folder of its own, and the names of folders in it. */
+/** A temporary folder, and paths of folders in it. */
 export function workFolder(): { readonly path: string; at(name: string): string; remove(): void } {
   const path = mkdtempSync(join(tmpdir(), "bun-grpo-e2e-"));
   return { path, at: (name) => join(path, name), remove: () => rmSync(path, { recursive: true, force: true }) };
 }
 
-/** A console that keeps what it is told. */
+/** A console that records its output. */
 export function quietConsole(
   events: { onStep?: (record: MetricsRecord) => void; onProgress?: (phase: string, step: number) => void } = {},
 ) {
@@ -64,7 +66,7 @@ export function quietConsole(
   return { console, notes, steps };
 }
 
-/** `grpo train` in this process, with the tiny settings under `flags`. @throws whatever the command throws */
+/** `grpo train` in this process, with the tiny settings overridden by `flags`. @throws whatever the command throws */
 export async function train(
   outputDir: string,
   flags: Flags = {},
@@ -96,6 +98,12 @@ export async function train(
   return { code, notes, steps };
 }
 
+/** `grpo update` in this process. @throws whatever the command throws */
+export function update(flags: Flags, { console }: { readonly console: RunConsole } = quietConsole()) {
+  const argv = argvOf({ device: "cpu", ...flags });
+  return updateWith((options) => configFor("update", argv, options), { console, stopRequested: () => false });
+}
+
 export interface Finished {
   readonly code: number | null;
   readonly signal: number | string | null;
@@ -108,14 +116,14 @@ export interface Running {
   readonly finished: Promise<Finished>;
 }
 
-/** On the CPU unless another device is named: the same on a machine with a GPU, and no line about having none. */
+/** On the CPU unless another device is named: the same on a machine with a GPU, and without a line about having none. */
 function onCpu(argv: readonly string[]): string[] {
   const [command = "", ...rest] = argv;
   const takesDevice = Object.hasOwn(commandSections, command) && !rest.includes("--device");
   return takesDevice ? [command, "--device", "cpu", ...rest] : [...argv];
 }
 
-/** `grpo …` in a process of its own; ended by force after `seconds`. */
+/** `grpo …` in a separate process; killed after `seconds`. */
 export function start(
   argv: readonly string[],
   options: { readonly env?: Record<string, string>; readonly seconds?: number; readonly shell?: string } = {},
@@ -154,7 +162,7 @@ export async function until(what: string, isTrue: () => boolean): Promise<void> 
   }
 }
 
-/** The lines of metrics.jsonl; none where there is no file yet. */
+/** The lines of metrics.jsonl; none if there is no file yet. */
 export function metricsOf(outputDir: string): MetricsRecord[] {
   const path = join(outputDir, "metrics.jsonl");
   if (!existsSync(path)) return [];
@@ -162,27 +170,27 @@ export function metricsOf(outputDir: string): MetricsRecord[] {
   return lines.map((line) => JSON.parse(line) as MetricsRecord);
 }
 
-/** Metrics that depend on how fast the machine was. */
+/** Metrics that depend on the machine's speed. */
 export const timed = /^time\/|step_time$|tokens_per_second$|^mfu$|^memory_peak_bytes$/;
 
-/** Metrics without what depends on how fast the machine was. */
+/** Metrics without those that depend on the machine's speed. */
 export function untimed(records: readonly MetricsRecord[]): Record<string, unknown>[] {
   return records.map((record) => Object.fromEntries(Object.entries(record).filter(([name]) => !timed.test(name))));
 }
 
-/** A hash of a file's bytes. */
+/** A hash of a file's contents. */
 export function fingerprint(...path: readonly string[]): string {
   return Bun.hash(readFileSync(join(...path))).toString(16);
 }
 
-/** Every file below a folder with a hash of its bytes. */
+/** Every file below a folder with a hash of its contents. */
 export function fingerprints(folder: string): Record<string, string> {
   const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
   const paths = files.map((entry) => join(entry.parentPath, entry.name)).sort();
   return Object.fromEntries(paths.map((path) => [path.slice(folder.length + 1), fingerprint(path)]));
 }
 
-/** Everything a run writes whose bytes must not depend on time, nor (run.json) on how it was asked for. */
+/** Every file of a run whose bytes must not depend on time, nor (run.json) on the form of the command. */
 export function outcome(folder: string) {
   const files = Object.entries(fingerprints(folder)).filter(([name]) => !/metrics|trainer_state|^run\.json/.test(name));
   return { files: Object.fromEntries(files), metrics: untimed(metricsOf(folder)) };

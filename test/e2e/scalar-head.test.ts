@@ -1,6 +1,6 @@
 /**
- * Models with a scalar head: values, scores and gradients against a float64 transformer, bits that do not depend on what
- * is packed together, on threads or on the cut into micro-batches. Every family, and one that only this test knows.
+ * Models with a scalar head: values, scores and gradients against a float64 transformer; bits that do not depend on the rest of
+ * the pack, on threads or on the cut into micro-batches. Every family, plus one that only this test knows.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
@@ -38,7 +38,7 @@ afterAll(() => {
 
 const ids = (length: number, from: number) => Int32Array.from({ length }, (_, i) => (from + 37 * i) % 320);
 
-/** Three groups; completions of one token, and of more than a page of keys. */
+/** Three groups, with completions of one token and of more than a page of keys. */
 const groups: readonly PackedGroup[] = [
   { promptIds: ids(5, 3), completions: [9, 1, 4].map((n, i) => ({ completionIds: ids(n, 50 + i) })) },
   { promptIds: ids(1, 8), completions: [70, 2].map((n, i) => ({ completionIds: ids(n, 90 + i) })) },
@@ -65,7 +65,7 @@ function float64(folder: string): Map<string, Float64Array> {
   return new Map([...tensors].map(([name, values]) => [name, Float64Array.from(values)]));
 }
 
-/** V(s_t) of each completion token: the head's number at the token before it. */
+/** V(s_t) of each completion token: the head's output at the token before it. */
 function wantedValues(folder: string, parameters: Parameters): number[][] {
   const config = readModelConfig(folder, "score");
   return groups.flatMap(({ promptIds, completions }) =>
@@ -79,7 +79,7 @@ function wantedValues(folder: string, parameters: Parameters): number[][] {
 const bits = (values: Float32Array) => [...new Uint32Array(values.buffer, values.byteOffset, values.length)];
 
 describe.each([...families.keys()])("%s", (modelType) => {
-  test("values of every completion token, and scores at a sequence's end, are the float64 model's", async () => {
+  test("values of every completion token, and scores at a sequence's end, equal the float64 model's", async () => {
     const folder = await model(modelType);
     const session = await openCritic(folder);
     try {
@@ -104,7 +104,7 @@ describe.each([...families.keys()])("%s", (modelType) => {
     }
   });
 
-  test("the gradient of every parameter is the slope of the float64 model", async () => {
+  test("the gradient of every parameter equals the slope of the float64 model", async () => {
     const folder = await model(modelType);
     const session = await openCritic(folder);
     try {
@@ -156,7 +156,7 @@ describe.each([...families.keys()])("%s", (modelType) => {
   });
 });
 
-test("bits do not depend on what is packed together, or on threads", async () => {
+test("bits do not depend on the rest of the pack, or on threads", async () => {
   const folder = await model("qwen3");
   const runs: number[][] = [];
   for (const threads of [1, 2]) {
@@ -188,7 +188,7 @@ test("bits do not depend on what is packed together, or on threads", async () =>
   for (const run of runs) expect(run).toEqual(runs[0]!);
 });
 
-test("parameter gradients accumulate, and are those of the cut to float32 rounding", async () => {
+test("parameter gradients accumulate, and equal those of the cut up to float32 rounding", async () => {
   const folder = await model("qwen2");
   const session = await openCritic(folder);
   try {

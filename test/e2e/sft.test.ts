@@ -1,4 +1,4 @@
-/** `grpo sft`: deterministic, learns, and goes on to the same bytes after it was killed or interrupted. */
+/** `grpo sft`: deterministic, learns, and resumes to the same bytes after being killed or interrupted. */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import {
@@ -50,7 +50,7 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("%j", (dtype) => {
     expect((await grpo(argv(straight, dtype))).code).toBe(0);
   });
 
-  test("killed, it goes on to the bytes of the run that was not", async () => {
+  test("killed, it resumes to the bytes of an uninterrupted run", async () => {
     const name = `killed ${dtype.dtype}`;
     const { process, finished } = start(argv(name, { ...dtype, save_steps: 2 }));
     await until("a step after the first checkpoint", () => lossesOf(name).length >= 3);
@@ -61,7 +61,7 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("%j", (dtype) => {
     expect(outcome(name)).toEqual(outcome(straight));
   });
 
-  test("interrupted by a terminal that closes, too", async () => {
+  test("also when interrupted by a closing terminal", async () => {
     const name = `interrupted ${dtype.dtype}`;
     const { process, finished } = start(argv(name, dtype));
     await until("the second step", () => lossesOf(name).length >= 2);
@@ -74,7 +74,7 @@ describe.each<Flags>([{}, { dtype: "bfloat16" }])("%j", (dtype) => {
   });
 });
 
-test("cut into other micro-batches, the losses are equal to rounding; another seed's are not", async () => {
+test("cut into other micro-batches, the losses are equal up to rounding; another seed's are not", async () => {
   await grpo(argv("whole", { max_steps: 3 }));
   await grpo(argv("cut", { max_steps: 3, micro_batch_tokens: 64 }));
   await grpo(argv("seed", { max_steps: 3, seed: 1 }));

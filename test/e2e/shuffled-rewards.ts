@@ -1,4 +1,4 @@
-/** The control of every claim that training works: the same rewards, dealt out anew inside each group. */
+/** The control for every claim that training works: the same rewards, shuffled inside each group. */
 
 /** A generator of numbers in [0, 1) from a seed (mulberry32). */
 export function generator(seed: number): () => number {
@@ -11,7 +11,7 @@ export function generator(seed: number): () => number {
   };
 }
 
-/** What a trainer's `reviseRewards` takes: each group keeps its rewards, in random order (Fisher and Yates). */
+/** A `reviseRewards` for the trainer: each group keeps its rewards, in random order (Fisher and Yates). */
 export function shuffledWithinGroups(seed: number) {
   const random = generator(seed);
   return (rewards: readonly (number | null)[], groupSize: number): (number | null)[] => {

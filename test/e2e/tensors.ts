@@ -1,4 +1,4 @@
-/** Safetensors files and device buffers as float32 arrays, and how far apart two sets of them are. */
+/** Safetensors files and device buffers as float32 arrays, and the distance between two sets of them. */
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { openSafetensors } from "../../src/checkpoint/safetensors.ts";
 import type { Device, Weight } from "../../src/device/device.ts";
@@ -57,7 +57,7 @@ export function differences(a: Tensors, b: Tensors): Tensors {
   return new Map(names.map((name) => [name, difference(a.get(name)!, b.get(name)!)]));
 }
 
-/** Largest ‖a − b‖₂ / ‖b‖₂ over the tensors; 0 where both are zero. */
+/** Largest ‖a − b‖₂ / ‖b‖₂ over the tensors; 0 if both are zero. */
 export function worstRelative(a: Tensors, b: Tensors): { name: string; error: number } {
   let worst = { name: "none", error: 0 };
   for (const [name, distance] of differences(a, b)) {

@@ -1,6 +1,6 @@
 /**
- * `grpo update --advantage_estimator …`: the same update as with advantages of the file that are worked out here from the
- * papers' formulas; what needs a critic is refused; the adaptive entropy bonus goes on over updates.
+ * `grpo update --advantage_estimator …`: the same update as with advantages in the file, computed here from the papers'
+ * formulas; estimators that need a critic are refused; the adaptive entropy bonus continues over updates.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
@@ -29,7 +29,7 @@ const lines = readFileSync(join(folder, "rollouts.jsonl"), "utf8")
   .trimEnd()
   .split("\n")
   .map((line) => JSON.parse(line) as Line);
-/** Every completion has a reward, none of them the same within a group. */
+/** Every completion has a reward, all different within a group. */
 const scored = lines.map((line, i): Line => ({ ...line, reward: Math.sin(3 * i) }));
 
 function rollouts(name: string, of: readonly Line[]): string {
@@ -92,7 +92,7 @@ describe("an estimator with KL in the reward", () => {
     expect(Math.abs(Number(other.grad_norm) - Number(estimated.grad_norm))).toBeGreaterThan(1e-3);
   });
 
-  test("the policy's own logprobs stand in for old ones that are not recorded", async () => {
+  test("the policy's own logprobs replace old ones that are not recorded", async () => {
     const flags: Flags = { beta, use_kl_in_reward: true, advantage_estimator: "rloo" };
     const without = scored.map(({ old_logprobs: _, ...line }): Line => line);
     const record = await succeeds("no-old", without, flags);
@@ -101,7 +101,7 @@ describe("an estimator with KL in the reward", () => {
   });
 });
 
-test("gae is refused without advantages in the file, and taken with them", async () => {
+test("gae is refused without advantages in the file, and accepted with them", async () => {
   const { code, err } = await update("gae", scored, { advantage_estimator: "gae" });
   expect(code).toBe(2);
   expect(err).toMatch(/advantage_estimator gae needs a critic, and .*gae\.jsonl has no "advantages"; use grpo train/);
@@ -113,7 +113,7 @@ describe("forced tokens", () => {
   const flags: Flags = { beta, loss_type: "grpo", advantage_estimator: "reinforce_plus_plus", use_kl_in_reward: true };
   const weights = (name: string) => fingerprint(work.at(name), "model.safetensors");
 
-  test("a mask of ones changes no byte", async () => {
+  test("a mask of ones does not change a byte", async () => {
     await succeeds("unmasked", scored, flags);
     await succeeds(
       "ones",
@@ -123,7 +123,7 @@ describe("forced tokens", () => {
     expect(weights("ones")).toBe(weights("unmasked"));
   });
 
-  test("what stands at a masked token has no part in the update; the rest is learned from as if it were not there", async () => {
+  test("values at masked tokens have no part in the update; the rest is learned from as if they were absent", async () => {
     const masked = scored.map(
       (line, i): Line => ({ ...line, mask: line.completion_ids.map((_, t) => ((t + i) % 3 === 1 ? 0 : 1)) }),
     );
@@ -148,18 +148,18 @@ describe("forced tokens", () => {
   });
 });
 
-test("advantages on some lines only are refused", async () => {
+test("advantages on only some lines are refused", async () => {
   const own = scored.map((line, i): Line => (i === 3 ? { ...line, advantages: 1 } : line));
   const { code, err } = await update("some", own, {});
   expect([code, err]).toEqual([2, expect.stringContaining('1 of 12 lines have "advantages"')]);
 });
 
-test("the adaptive entropy bonus changes by the step, and an update that is resumed goes on with it", async () => {
+test("the adaptive entropy bonus changes by the step, and a resumed update continues it", async () => {
   const flags: Flags = { use_adaptive_entropy: true, entropy_target: 9, entropy_coef_delta: 0.1, beta: 0 };
   const whole = await update("whole", scored, { ...flags, num_iterations: 3 });
   expect(whole.err).not.toContain("rror");
   const coefs = metricsOf(whole.output).map((record) => Number(record.entropy_coef ?? 0));
-  // As in TRL: of the controller after each step.
+  // As in TRL: the controller's value after each step.
   for (const [i, coef] of [0.1, 0.2, 0.3].entries()) expect(coefs[i]!).toBeCloseTo(coef, 12);
   const part = await update("part", scored, { ...flags, num_iterations: 1 });
   const rest = await update("part", scored, { ...flags, num_iterations: 2, resume_from_checkpoint: true });

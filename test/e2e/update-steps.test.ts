@@ -1,14 +1,13 @@
 /**
- * `grpo update` on a generation of several steps that hold parts of groups, in two passes: loss and gradient norm of every
- * step as TRL, transformers and torch have them (test/golden/make_update_steps.py). The file has no old_logprobs, so π_old is
- * the starting policy's for all steps; from the second on, these numbers depend on the weights that the steps before left.
+ * `grpo update` on a generation of several steps that contain parts of groups, in two passes: each step's loss and gradient
+ * norm compared with TRL, transformers and torch (test/golden/make_update_steps.py). The file has no old_logprobs, so π_old is
+ * the starting policy's for all steps; from the second step on, the numbers depend on the weights that earlier steps left.
  */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { runUpdate } from "../../src/cli/update.ts";
 import golden from "../golden/update-steps.json" with { type: "json" };
-import { argvOf, type Flags, metricsOf, quietConsole, root, workFolder } from "./runs.ts";
+import { type Flags, metricsOf, root, update, workFolder } from "./runs.ts";
 
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
@@ -34,7 +33,7 @@ writeFileSync(
 test.each(golden.cases)("$name", async ({ name, settings, steps }) => {
   const output = work.at(name);
   const flags: Flags = { ...golden.settings, ...(settings as unknown as Flags), dtype: "float32" };
-  await runUpdate(argvOf({ device: "cpu", model, rollouts, output_dir: output, ...flags }), quietConsole().console);
+  await update({ model, rollouts, output_dir: output, ...flags });
   const records = metricsOf(output);
   expect(records.length).toBe(steps.length);
   for (const [s, [loss, norm]] of (steps as [number, number][]).entries()) {

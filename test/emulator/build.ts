@@ -1,6 +1,6 @@
 /**
- * Builds the emulated CUDA libraries, and the ones that do nothing, into one folder of the cache named by the hash of
- * sources, flags and compiler. Leaves out what the PTX engine compiles later: kernels.
+ * Builds the emulated CUDA libraries, and the null ones that do nothing, into one folder of the cache, named by the hash of
+ * sources, flags and compiler. Leaves out kernels, which the PTX engine compiles later.
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -25,8 +25,8 @@ const common = [
 ];
 
 /**
- * One object. Of several sources where they are small, since headers take most of the time: names in their unnamed
- * namespaces must then differ.
+ * One object. Small sources are compiled together, since headers take most of the time; names in their unnamed namespaces must
+ * then differ.
  */
 interface Unit {
   readonly sources: readonly string[];
@@ -41,8 +41,8 @@ interface Library {
 }
 
 /**
- * Not the file's name: a library that a process has loaded answers to its soname wherever it lies, and a test that has
- * opened the emulated GPU would leave one behind for every `--device auto` after it.
+ * Not the file's name: a process finds a loaded library by its soname, wherever the file is, so a test that opened the emulated
+ * GPU would leave one behind for every later `--device auto`.
  */
 const soname = (name: string) => `emulated-${name.replace("/", "-")}`;
 
@@ -65,7 +65,7 @@ function libraries(): Library[] {
       units: [
         together(sourcesIn("driver")),
         together(sourcesIn("ptx")),
-        ...sourcesIn("runtime").map((source) => together([source], "-O2")), // what runs with every launch
+        ...sourcesIn("runtime").map((source) => together([source], "-O2")), // code that runs with every launch
       ],
     },
     {
@@ -89,18 +89,18 @@ function libraries(): Library[] {
 export interface EmulatorBuild {
   /** Holds libcuda.so.1, libcublas.so.13, libcublasLt.so.13, libnvrtc.so.13 and recordings/. */
   readonly folder: string;
-  /** The same names, doing nothing: for measuring the host's part. */
+  /** The same names, doing nothing: for measuring the host's share of the time. */
   readonly nullFolder: string;
-  /** Seconds the compiler took; 0 when the libraries were in the cache. */
+  /** Seconds of compilation; 0 if the libraries were in the cache. */
   readonly seconds: number;
 }
 
 /**
  * The folder of the emulated libraries, built now unless it is cached.
  *
- * Two processes that start at once both build, each in a folder of its own; the second finds the first's in place.
+ * Two processes that start at once both build, each in its own folder; the second then finds the first one's in place.
  *
- * @throws RunError without a compiler, when compiling fails, or when the cache folder cannot be written.
+ * @throws RunError without a compiler, if compiling fails, or if the cache folder cannot be written
  */
 export async function buildEmulator(onBuild?: () => void): Promise<EmulatorBuild> {
   const compiler = findCompiler(what);
@@ -136,7 +136,7 @@ async function buildInto(
 ): Promise<void> {
   const result = join(build, "result");
   mkdirSync(join(result, "null"), { recursive: true });
-  const objects = new Map<string, string>(); // by the unit's content: the product is in two libraries
+  const objects = new Map<string, string>(); // by content: a compilation unit may be used by two libraries
   const jobs: (() => Promise<void>)[] = [];
   const objectOf = (unit: Unit): string => {
     const key = JSON.stringify(unit);
@@ -160,11 +160,14 @@ async function buildInto(
   try {
     renameSync(result, folder);
   } catch (error) {
-    if (!existsSync(folder)) throw error; // else another process was first
+    if (!existsSync(folder)) throw error; // another process was first
   }
 }
 
-/** Compiles every recorded kernel that is not in the cache yet, on all cores, rather than one by one as tests load them. */
+/**
+ * Compiles every recorded kernel that is not in the cache yet, on all cores; otherwise tests compile them one by one as they
+ * load.
+ */
 export function precompileRecordings(folder: string): void {
   const recordings = join(folder, "recordings");
   const names = existsSync(recordings) ? readdirSync(recordings).filter((name) => name.endsWith(".ptx")) : [];
@@ -182,8 +185,8 @@ export function precompileRecordings(folder: string): void {
   if (failures > 0) throw new RunError(`${failures} of ${paths.length} recorded kernels did not compile`);
 }
 
-// `bun test/emulator/build.ts`: builds now what would be built at first use, and prints where it lies; with `--kernels`
-// the recorded kernels too.
+// `bun test/emulator/build.ts` builds what would otherwise be built at first use, and prints its folder; with `--kernels` it
+// also builds the recorded kernels.
 if (import.meta.main) {
   try {
     const { folder } = await buildEmulator(() => process.stderr.write("compiling the emulated GPU (once)\n"));

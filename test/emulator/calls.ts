@@ -1,6 +1,6 @@
 /**
- * The emulated driver and cuBLAS bound for tests of the emulator itself: every call's bare status, on objects made with
- * few words. Kernels come as PTX, so no compiler is needed.
+ * Bindings of the emulated driver and cuBLAS for tests of the emulator itself: every call's bare status, with shorthands to
+ * create objects. Kernels are given as PTX, so no compiler is needed.
  */
 import { join } from "node:path";
 import type { Call } from "../../ffi/bindings/calls.ts";
@@ -11,7 +11,7 @@ import { type NativeBlock, nativeBlock, textAt } from "../../ffi/bindings/native
 import { bindLibrary } from "../../ffi/bindings/nvidia-libraries.ts";
 import { type EmulatorControl, openControl } from "./control.ts";
 
-/** What the product does not call. */
+/** Calls that the product does not use. */
 const more = {
   cuCtxGetCurrent: "pctx:ptr",
   cuCtxSynchronize: "",
@@ -30,7 +30,7 @@ const more = {
   cuGraphNodeGetType: "hNode:ptr type:ptr",
 } as const;
 
-/** Kernels of one thread's work, with 64 static bytes of shared memory and at most 64 threads in `limited`. */
+/** Kernels for a single thread; `limited` has 64 static bytes of shared memory and at most 64 threads. */
 export const testPtx = `.version 8.0
 .target sm_80
 .address_size 64
@@ -65,7 +65,7 @@ export const testPtx = `.version 8.0
 `;
 
 export type Status = number;
-/** Statuses of the driver that the tests meet. */
+/** Driver statuses that the tests expect. */
 export const CUDA = {
   INVALID_VALUE: 1,
   OUT_OF_MEMORY: 2,
@@ -93,9 +93,9 @@ export interface Calls {
   readonly cu: Readonly<Record<keyof typeof driverSignatures | keyof typeof more, Call>>;
   readonly blas: Readonly<Record<keyof typeof cublasSignatures, Call>>;
   readonly lt: Readonly<Record<keyof typeof cublasLtSignatures, Call>>;
-  /** Where calls write. */
+  /** Memory for the results of calls. */
   readonly out: NativeBlock;
-  /** What a call wrote into `out`. @throws Error when its status is no success */
+  /** The value that a call wrote to `out`. @throws Error if its status is not success */
   made(status: Status): number;
   text(status: Status): string;
   /** Initialised, with a current context and nothing else. */
@@ -109,13 +109,13 @@ export interface Calls {
   /** A launch of one thread with (address, value). */
   launch(kernel: number, address: number, value: number, stream?: number): Status;
   launchShape(kernel: number, grid: readonly number[], block: readonly number[], shared: number): Status;
-  /** The 32-bit value at a device address, past the driver: what has run so far. */
+  /** The 32-bit value at a device address, bypassing the driver: shows what has run so far. */
   peek(address: number): number;
 }
 
 export const NON_BLOCKING = 1;
 
-/** @param folder where buildEmulator put the libraries */
+/** @param folder the result of buildEmulator */
 export function openCalls(folder: string): Calls {
   const control = openControl(folder);
   const cu = bindLibrary(join(folder, "libcuda.so.1"), { ...driverSignatures, ...more }, [], null);

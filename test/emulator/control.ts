@@ -1,6 +1,6 @@
 /**
- * Steers and reads the emulated driver from a test in the same process: order of threads, streams, checks, memory;
- * reports, counters, live objects, calls. The library is the one that the device under test has loaded.
+ * Controls and reads the emulated driver from a test in the same process: thread order, streams, checks, memory; reports,
+ * counters, live objects, calls. It uses the library that the device under test has loaded.
  */
 import { join } from "node:path";
 import { textAt } from "../../ffi/bindings/native.ts";
@@ -32,14 +32,14 @@ export type ThreadOrder = (typeof threadOrders)[number];
 
 /** A fault, or an advisory finding such as bank conflicts. */
 export interface Report {
-  /** Stable word: "race", "out-of-bounds", "early-reuse", … */
+  /** A stable word: "race", "out-of-bounds", "early-reuse", … */
   readonly kind: string;
   readonly kernel: string;
   /** With kernel, block, thread and source line. */
   readonly text: string;
 }
 
-/** What a kernel did since the counters were cleared, all its launches together. */
+/** Counts of a kernel since the counters were cleared, over all its launches. */
 export interface KernelCounters {
   readonly kernel: string;
   readonly launches: number;
@@ -56,14 +56,14 @@ export interface KernelCounters {
   readonly ldmatrix: number;
   readonly asyncCopy: number;
   readonly control: number;
-  /** Of ordinary instructions: add and mul 1, fma 2, by thread. */
+  /** By ordinary instructions, per thread: add and mul 1, fma 2. */
   readonly flops: number;
-  /** Of mma: 2·M·N·K a warp. */
+  /** By mma: 2·M·N·K per warp. */
   readonly mmaFlops: number;
-  /** 32-byte sectors of global memory asked for, and the least possible. */
+  /** 32-byte sectors of global memory requested, and the minimum possible. */
   readonly sectors: number;
   readonly idealSectors: number;
-  /** Warp accesses to shared memory, and passes they take with bank conflicts. */
+  /** Warp accesses to shared memory, and the passes they take with bank conflicts. */
   readonly sharedAccesses: number;
   readonly sharedPasses: number;
 }
@@ -83,16 +83,17 @@ export interface LiveObjects {
 }
 
 /**
- * Sums as hardware forms them (runtime/truncate.h): so many products a step, aligned to the largest exponent and cut off below
- * its last place and the extra bits. An A100 takes 8 and 1, an H100 16 and 2. Long sums are the less exact the more bits are
- * kept within a step, as these are what its end cuts off toward zero: 8 and 2 errs most.
+ * Sums as hardware forms them (runtime/truncate.h): a step takes a fixed number of products, aligns them to the largest
+ * exponent and truncates below its last place plus the extra bits. An A100 uses 8 products and 1 extra bit, an H100 16 and 2.
+ * Long sums are less exact the more bits are kept within a step, since these are what the end of the step truncates toward
+ * zero: 8 and 2 err most.
  */
 export interface Truncating {
   readonly products: 8 | 16;
   readonly extraBits: 0 | 1 | 2;
 }
 
-/** How products of tensor cores are added up, in kernels and in cuBLAS. */
+/** How tensor cores add up products, in kernels and in cuBLAS. */
 export type Accumulation = "rounded" | Truncating;
 
 export interface EmulatorControl {
@@ -103,12 +104,12 @@ export interface EmulatorControl {
   /** Results of approximate instructions are off by 2⁻²². */
   setPerturb(perturb: boolean): void;
   setAccumulation(how: Accumulation): void;
-  /** Blocks of a launch run on so many threads where checks are off. */
+  /** Threads that run the blocks of a launch if checks are off. */
   setThreads(threads: number): void;
   setMemory(bytes: number): void;
-  /** Major × 10 + minor, before a device is opened. */
+  /** Major × 10 + minor; set before opening a device. */
   setComputeCapability(capability: number): void;
-  /** The context is lost as by a fault on the GPU: every later call answers this CUresult. */
+  /** Loses the context as if by a fault on the GPU: every later call returns this CUresult. */
   fault(status: number): void;
   reports(): Report[];
   clearReports(): void;
@@ -116,15 +117,15 @@ export interface EmulatorControl {
   /** Counters of kernels, launches and calls. */
   clearCounters(): void;
   live(): LiveObjects;
-  /** Kernels and library products that ran, by name; those replayed in a graph too. */
+  /** Kernels and library products that ran, by name, including those replayed in a graph. */
   launches(): Record<string, number>;
   /** Calls by exported symbol. */
   calls(): Record<string, number>;
-  /** As if the process had just begun: all objects, reports and counts gone. */
+  /** Resets to the state of a new process: no objects, reports or counts. */
   reset(): void;
 }
 
-/** @param folder where buildEmulator put the libraries */
+/** @param folder the result of buildEmulator */
 export function openControl(folder: string): EmulatorControl {
   const textual = [
     "emulator_reports",
@@ -152,7 +153,7 @@ export function openControl(folder: string): EmulatorControl {
     clearReports: () => void library.emulator_clear_reports(),
     counters: () => json("emulator_counters"),
     clearCounters: () => void library.emulator_clear_counters(),
-    // The driver lists the handles of a library from when that is loaded; before, there are none.
+    // The driver counts a library's handles only once that library is loaded.
     live: () => ({ cublas: 0, cublasLt: 0, ...json("emulator_live") }),
     launches: () => json("emulator_launches"),
     calls: () => json("emulator_calls"),

@@ -1,4 +1,5 @@
-// The reference cuBLAS against products in float64, what it refuses, and that its work is queued like any other. See README.md.
+// The reference cuBLAS compared with float64 products; what it rejects; and that its work is queued like any other. See
+// README.md.
 import { afterEach, beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { buildEmulator } from "./build.ts";
@@ -16,7 +17,7 @@ const STATUS = { NOT_INITIALIZED: 1, INVALID_VALUE: 7, NOT_SUPPORTED: 15 };
 const size = (type: number) => (type === F32 ? 4 : 2);
 
 let handle = 0;
-/** Handles that devices of other test files have lost with their context are still counted. */
+/** Handles that devices of other test files lost with their context are still counted. */
 const earlier = control.live();
 beforeEach(() => {
   calls.restart();
@@ -24,7 +25,7 @@ beforeEach(() => {
 });
 afterEach(() => void blas.cublasDestroy_v2(handle));
 
-/** A number that bfloat16, TF32 and float16 hold exactly, by place. */
+/** A number, depending on the position, that is exact in bfloat16, TF32 and float16. */
 const exact = (i: number) => (((i * 7919) % 31) - 15) / 8;
 
 /** The 16 bits of an exact value. */
@@ -47,7 +48,7 @@ interface Operand {
   at(row: number, column: number): number;
 }
 
-/** A column-major matrix on the device, its gaps left as NaN. */
+/** A column-major matrix on the device with NaN in its gaps. */
 function operand(rows: number, columns: number, leading: number, type: number, seed: number): Operand {
   const address = calls.alloc((leading * (columns - 1) + rows) * size(type));
   const view = new DataView(bytesAt(address, (leading * (columns - 1) + rows) * size(type)));
@@ -158,7 +159,7 @@ describe("refused", () => {
     return blas.cublasGemmEx(...gemm);
   };
   test.each([
-    ["a handle that is none", { 0: 8 }, STATUS.NOT_INITIALIZED],
+    ["an invalid handle", { 0: 8 }, STATUS.NOT_INITIALIZED],
     ["a negative size", { 3: -8 }, STATUS.INVALID_VALUE],
     ["lda below m", { 9: -1 }, STATUS.INVALID_VALUE],
     ["ldb below k", { 12: -1 }, STATUS.INVALID_VALUE],
@@ -186,7 +187,7 @@ describe("refused", () => {
   });
 });
 
-test("work is queued on the handle's stream, and captured with it", () => {
+test("work is queued on the handle's stream and captured with it", () => {
   control.setStreams("lazy");
   const stream = calls.stream();
   const workspace = calls.alloc(1024);
@@ -213,7 +214,7 @@ test("work is queued on the handle's stream, and captured with it", () => {
   cu.cuGraphLaunch(executable, stream);
   cu.cuStreamSynchronize(stream);
   expect([c.at(1, 1), control.reports()]).toEqual([after, []]);
-  // Setting the stream takes the workspace away again.
+  // Setting the stream resets the workspace.
   blas.cublasSetStream_v2(handle, stream);
   cu.cuStreamBeginCapture_v2(stream, 0);
   product();

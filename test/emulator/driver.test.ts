@@ -1,4 +1,5 @@
-// The emulated driver refuses what the driver refuses: arguments, limits, handles, contexts; faults end the context. See README.md.
+// The emulated driver rejects what the real one rejects: arguments, limits, handles, contexts; faults end the context. See
+// README.md.
 import { beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
 import { buildEmulator } from "./build.ts";
@@ -33,7 +34,7 @@ describe("device and context", () => {
     expect(cu.cuCtxSetCurrent(12345)).toBe(CUDA.INVALID_CONTEXT);
   });
 
-  test("what is live at the last release is a leak", () => {
+  test("objects alive at the last release are leaks", () => {
     calls.alloc(64);
     calls.stream();
     expect(control.live()).toMatchObject({ allocations: 1, streams: 1, contexts: 1 });
@@ -56,7 +57,7 @@ describe("memory", () => {
     expect(control.live()).toMatchObject({ allocations: 0, bytes: 0 });
   });
 
-  test("sizes and addresses that are no allocation's", () => {
+  test("sizes and addresses that match no allocation", () => {
     const address = calls.alloc(1000);
     expect(cu.cuMemAlloc_v2(out.address, 0)).toBe(CUDA.INVALID_VALUE);
     expect(cu.cuMemFree_v2(address + 256)).toBe(CUDA.INVALID_VALUE);
@@ -95,7 +96,7 @@ describe("memory", () => {
 });
 
 describe("modules and launches", () => {
-  test("images that are no module for this device", () => {
+  test("images that are not a module for this device", () => {
     expect(() => calls.module("nothing of the sort")).toThrow(`${CUDA.INVALID_IMAGE}`);
     expect(() => calls.module(testPtx.replace("sm_80", "sm_90"))).toThrow(`${CUDA.NO_BINARY_FOR_GPU}`);
     const module = calls.module();
@@ -104,12 +105,12 @@ describe("modules and launches", () => {
     expect(cu.cuModuleUnload(module)).toBe(CUDA.INVALID_HANDLE);
   });
 
-  test("an opcode that the engine does not know is named", () => {
+  test("an unknown opcode is named", () => {
     expect(() => calls.module(testPtx.replace("add.s32 %x", "frobnicate.s32 %x"))).toThrow("218");
     expect(control.reports()[0]?.text).toContain("frobnicate");
   });
 
-  test("parameters are told with their natural alignment", () => {
+  test("parameters are reported with their natural alignment", () => {
     const kernel = calls.kernel("add");
     expect(cu.cuFuncGetParamInfo(kernel, 1, out.address, out.address + 8)).toBe(0);
     expect([out.u64(0), out.u64(8)]).toEqual([8, 4]);
@@ -134,7 +135,7 @@ describe("modules and launches", () => {
   });
 
   test("shared memory above 48 KiB is opted in to, within the device's limit", () => {
-    const kernel = calls.kernel("limited"); // 64 bytes of its own
+    const kernel = calls.kernel("limited"); // 64 static bytes of its own
     expect(calls.launchShape(kernel, [1], [1], 49152 - 64)).toBe(0);
     expect(calls.launchShape(kernel, [1], [1], 49152)).toBe(CUDA.INVALID_VALUE);
     expect(cu.cuFuncSetAttribute(kernel, 8, 166912 - 63)).toBe(CUDA.INVALID_VALUE);
@@ -155,7 +156,7 @@ describe("modules and launches", () => {
 });
 
 describe("faults", () => {
-  test("an illegal access comes with the next call and with all that follow", () => {
+  test("an illegal access is returned by the next call and by all that follow", () => {
     const address = calls.alloc(64);
     expect(calls.launch(calls.kernel("put"), address + 64, 1)).toBe(0);
     expect(cu.cuStreamSynchronize(0)).toBe(CUDA.ILLEGAL_ADDRESS);
@@ -167,12 +168,12 @@ describe("faults", () => {
     expect(cu.cuMemAlloc_v2(out.address, 64)).toBe(0);
   });
 
-  test("a misaligned access has a status of its own", () => {
+  test("a misaligned access has its own status", () => {
     calls.launch(calls.kernel("put"), calls.alloc(64) + 2, 1);
     expect(cu.cuCtxSynchronize()).toBe(CUDA.MISALIGNED_ADDRESS);
   });
 
-  test("work behind a fault does not run", () => {
+  test("work after a fault does not run", () => {
     control.setStreams("lazy");
     const [bad, good] = [calls.alloc(4), calls.alloc(4)];
     calls.launch(calls.kernel("put"), bad + 4, 1);

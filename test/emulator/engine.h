@@ -1,5 +1,6 @@
-// What the emulated driver (driver/) asks of the PTX engine (ptx/, runtime/). The engine turns PTX into native code and
-// runs launches on the CPU; it knows kernels, not streams or contexts (README.md: the way from PTX to a result). The driver owns memory and tells where it lies.
+// The interface between the emulated driver (driver/) and the PTX engine (ptx/, runtime/). The engine turns PTX into native
+// code and runs launches on the CPU; it knows kernels, but not streams or contexts (see README.md for the path from PTX to a
+// result). The driver owns the memory and tells the engine where it is.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -21,7 +22,7 @@ struct Kernel {
   const Parameter* parameters;
   uint32_t parameter_count, parameter_bytes;
   uint32_t static_shared;    // bytes that the source declares
-  uint32_t max_threads;      // .maxntid, 0 where there is none
+  uint32_t max_threads;      // .maxntid; 0 if absent
   const void* implementation;  // the engine's own
 };
 
@@ -33,11 +34,11 @@ struct Global {
 
 struct Module;  // translated, compiled and loaded PTX
 
-// Compiled modules are kept in the folder that EMULATOR_CACHE names, else beside this library. Translates and compiles
-// those of the PTX files that are not there yet, `jobs` at a time; prints what fails, and returns how many did.
+// Compiled modules are cached in the folder named by EMULATOR_CACHE, or else next to this library. Translates and compiles the
+// PTX files that are not cached yet, `jobs` at a time; prints failures, and returns their number.
 extern "C" int emulator_precompile(const char* const* paths, int count, int jobs);
 
-// Null and a one-line reason where the PTX has something the engine doesn't know (the opcode is named).
+// Null and a one-line reason if the PTX has something unknown (an opcode is named).
 Module* load_module(const char* ptx, size_t length, std::string* reason);
 void unload_module(Module*);
 const Kernel* find_kernel(const Module*, const char* name);
@@ -45,9 +46,9 @@ const Global* find_global(const Module*, const char* name);
 
 enum class Order : uint32_t { ascending, descending, far_ahead, shuffled };
 
-// How products of tensor cores are added up: one after the other, each sum rounded to nearest, or as runtime/truncate.h says.
+// How tensor cores add up products: one after the other, each sum rounded to nearest, or as described in runtime/truncate.h.
 struct Accumulation {
-  int products = 0;  // 8 or 16 a step; 0 where sums are rounded
+  int products = 0;  // per step: 8 or 16; 0: sums are rounded
   int extra_bits = 0;
 };
 
@@ -57,12 +58,12 @@ struct Settings {
   bool check = true;     // memory, races, barriers; and counting
   bool perturb = false;  // approximate instructions off by 2^-22
   Accumulation accumulation;
-  uint32_t threads = 1;  // blocks of a launch run on so many; only without check, and only kernels without atomics and fences
+  uint32_t threads = 1;  // threads that run its blocks; only without check, and only for kernels without atomics and fences
 };
 Settings& settings();
 
-// Faults a launch is guilty of. `kind` is a stable word ("race", "out-of-bounds", …), `text` the whole sentence with
-// kernel, block, thread and source line.
+// Faults of a launch. `kind` is a stable word ("race", "out-of-bounds", …), `text` the whole sentence with kernel, block,
+// thread and source line.
 struct Report {
   std::string kind, kernel, text;
 };
@@ -71,11 +72,11 @@ void report(const std::string& kind, const std::string& kernel, const std::strin
 
 enum class Outcome { done, illegal_address, misaligned_address, launch_failed /* deadlock, trap, assert, … */ };
 
-// Runs the whole launch to its end. `parameters` is the packed block. Advisory findings (bank conflicts, uncoalesced
-// access) are reports too but leave the outcome `done`.
+// Runs the whole launch. `parameters` is the packed block. Advisory findings (bank conflicts, uncoalesced access) are also
+// reports, but leave the outcome `done`.
 Outcome launch(const Kernel*, Dim3 grid, Dim3 block, uint32_t dynamic_shared, const char* parameters);
 
-// Memory that kernels may touch, kept by the driver. Freed ranges are remembered so that a late access is named.
+// Memory that kernels may access, registered by the driver. Freed ranges are remembered so that a late access is named.
 struct Allocation {
   uint64_t address, size;
 };
@@ -83,21 +84,21 @@ void add_allocation(uint64_t address, uint64_t size);
 void remove_allocation(uint64_t address);
 bool find_allocation(uint64_t address, Allocation* found);
 
-// The host, or another library, has written here. From the first call on, kernels that read what neither they nor the
-// host have written are reported; such memory is known by being all ones, as the driver leaves a new allocation. To be
-// called after each copy to the device, copy on the device, memset and product of cuBLAS.
+// Records a write by the host or another library. From the first call on, a kernel that reads memory written by neither kernels
+// nor the host is reported; such memory is recognised by being all ones, as the driver leaves a new allocation. Call it after
+// each copy to the device, copy on the device, memset and product of cuBLAS.
 void mark_written(uint64_t address, uint64_t size);
 
-// What a kernel did since the counters were cleared, all its launches together.
+// Counts of a kernel since the counters were cleared, over all its launches.
 struct Counters {
   std::string kernel;
   uint64_t launches = 0, threads = 0;
   uint64_t instructions = 0, integer = 0, floating = 0, fused = 0 /* fma */, special = 0 /* ex2, rcp, … */, memory = 0,
            barrier = 0, warp = 0, mma = 0, ldmatrix = 0, async_copy = 0, control = 0;
-  uint64_t flops = 0;      // of ordinary instructions: add, mul 1, fma 2, by thread
-  uint64_t mma_flops = 0;  // of mma, 2·M·N·K a warp
-  uint64_t sectors = 0, ideal_sectors = 0;            // 32-byte sectors of global memory asked for, and the least possible
-  uint64_t shared_accesses = 0, shared_passes = 0;    // warp accesses to shared memory, and passes with bank conflicts
+  uint64_t flops = 0;      // by ordinary instructions, per thread: add and mul 1, fma 2
+  uint64_t mma_flops = 0;  // by mma: 2·M·N·K per warp
+  uint64_t sectors = 0, ideal_sectors = 0;            // 32-byte sectors of global memory requested, and the minimum possible
+  uint64_t shared_accesses = 0, shared_passes = 0;    // warp accesses to shared memory, and their passes with bank conflicts
 };
 std::vector<Counters> counters();
 void clear_counters();

@@ -1,4 +1,4 @@
-// Capture and replay: nodes keep their parameters, what the driver forbids ends the capture with its status. See README.md.
+// Capture and replay: nodes keep their parameters, and forbidden calls end the capture with the driver's status. See README.md.
 import { beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
 import { buildEmulator } from "./build.ts";
@@ -74,7 +74,7 @@ describe.each(["eager", "lazy"] as const)("%s", (streams) => {
     expect(control.reports()).toEqual([]);
   });
 
-  test("a stream that forks off by an event is captured with it and must be joined again", () => {
+  test("a stream that forks off by an event is captured too and must be joined again", () => {
     const [a, b] = [calls.alloc(4), calls.alloc(4)];
     const [main, side] = [calls.stream(), calls.stream()];
     const [fork, join] = [calls.event(), calls.event()];
@@ -97,7 +97,7 @@ describe.each(["eager", "lazy"] as const)("%s", (streams) => {
   });
 });
 
-describe("what ends a capture", () => {
+describe("calls that end a capture", () => {
   let address = 0;
   const cases: [name: string, call: (stream: number) => number, status: number, mode?: number][] = [
     ["waiting for the stream", (stream) => cu.cuStreamSynchronize(stream), CUDA.STREAM_CAPTURE_UNSUPPORTED],
@@ -144,7 +144,7 @@ describe("what ends a capture", () => {
     expect([out.i32(), cu.cuStreamSynchronize(stream)]).toEqual([0, 0]);
   });
 
-  test("the legacy stream beside a capturing blocking one", () => {
+  test("the legacy stream during the capture of a blocking one", () => {
     const stream = calls.stream(0);
     const address = calls.alloc(4);
     const put = calls.kernel("put");
@@ -160,7 +160,7 @@ describe("what ends a capture", () => {
     end(stream);
   });
 
-  test("no capture in the legacy stream, none within another, none to end", () => {
+  test("rejected: a capture of the legacy stream, a nested one, ending none", () => {
     const stream = calls.stream();
     expect(begin(0)).toBe(CUDA.STREAM_CAPTURE_UNSUPPORTED);
     expect(cu.cuStreamEndCapture(stream, out.address)).toBe(CUDA.ILLEGAL_STATE);

@@ -1,4 +1,4 @@
-// The libraries that do nothing: every name that the emulated ones have, success everywhere, plausible handles. See README.md.
+// The null libraries: they have every name of the emulated ones, always succeed and give plausible handles. See README.md.
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ setDefaultTimeout(180_000);
 
 const { folder, nullFolder } = await buildEmulator();
 
-/** Strings of the emulated libraries that look like a symbol and name an operation or an object. */
+/** Strings of the emulated libraries that look like a symbol but name an operation or an object. */
 const others = ["cuMemcpyHtoD", "cuMemcpyDtoH", "cuMemcpyDtoD", "cuMemset", "cublasLt"];
 
 /** NVIDIA's names among a library's strings: the exported ones. */

@@ -1,5 +1,5 @@
-// The emulated NVRTC without a real one: recordings by hash, and what it says when there is none. In processes of their
-// own, since the library reads the environment once.
+// The emulated NVRTC without a real one: recordings by hash, and its message if there is none. In separate processes, since the
+// library reads the environment only once.
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -21,7 +21,7 @@ const request = {
 };
 const hash = recordingHash({ ...request, headers: request.headers.map(({ name, source }) => [name, source] as const) });
 
-/** Compiles in a process of its own; its output is the PTX, or the error's message. */
+/** Compiles in a separate process, which prints the PTX or the error's message. */
 function compile(env: Record<string, string>, options = request.options): string {
   const script = `
     import { openNvrtc } from ${JSON.stringify(join(import.meta.dir, "../../ffi/bindings/nvrtc.ts"))};
@@ -77,7 +77,7 @@ test("a command that fetches NVRTC is run once, and its failure is the same mess
     const ran = join(scratch, "ran");
     const env = { EMULATOR_RECORDINGS: scratch, EMULATOR_FETCH: `echo x >> ${ran}; exit 1` };
     const child = { ...env } as Record<string, string | undefined>;
-    // Without EMULATOR_NVRTC the cache may hold a real one: then there is nothing to fetch.
+    // Without EMULATOR_NVRTC the cache may hold a real one, and then nothing is fetched.
     const script = `
       import { openNvrtc } from ${JSON.stringify(join(import.meta.dir, "../../ffi/bindings/nvrtc.ts"))};
       const nvrtc = openNvrtc({ folder: ${JSON.stringify(folder)} });

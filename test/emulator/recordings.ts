@@ -1,6 +1,6 @@
 /**
- * Recordings of PTX: their names, and the copy that the emulated NVRTC reads. The repository keeps them compressed in
- * test/golden/ptx as HASH.ptx.gz.
+ * Recordings of PTX: their names, and the copy that the emulated NVRTC reads. The repository stores them compressed as
+ * HASH.ptx.gz in test/golden/ptx.
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -8,7 +8,7 @@ import { gunzipSync } from "node:zlib";
 import { assetPath } from "../../src/assets.ts";
 import { writeInCache } from "../../src/cache.ts";
 
-/** What a program was compiled from. */
+/** The inputs of a program's compilation. */
 export interface RecordedProgram {
   readonly source: string;
   /** Name and text, in the order given to nvrtcCreateProgram. */
@@ -29,7 +29,7 @@ export function recordingHash({ source, headers, options }: RecordedProgram): st
 
 const kept = assetPath("test/golden/ptx");
 
-/** Unpacks the repository's recordings into `folder` unless it holds them already; files appear whole or not at all. */
+/** Unpacks the repository's recordings into `folder` unless it already has them; files appear complete or not at all. */
 export function unpackRecordings(folder: string): void {
   if (!existsSync(kept)) return;
   const names = readdirSync(kept)

@@ -1,4 +1,4 @@
-// `bun run emulated`: exit status of the command, and 2 where a kernel cannot be compiled, with what is needed.
+// `bun run emulated`: the command's exit status, or 2 with instructions if a kernel cannot be compiled.
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,7 +14,7 @@ function emulated(args: readonly string[], env: Record<string, string> = {}) {
   return { status: child.exitCode, stdout: child.stdout.toString(), stderr: child.stderr.toString() };
 }
 
-test("passes on the exit status, and the command finds the emulated libraries", async () => {
+test("passes the exit status on, and the command finds the emulated libraries", async () => {
   const { folder } = await buildEmulator();
   expect(emulated(["no-such-command"]).status).toBe(2);
   const doctor = emulated(["doctor"]);
@@ -22,10 +22,10 @@ test("passes on the exit status, and the command finds the emulated libraries", 
   expect(doctor.stdout).toContain("Emulated GPU sm_80");
 });
 
-test("a kernel without recording and without NVRTC ends with status 2 and names the cure", async () => {
+test("a kernel without a recording or NVRTC gives status 2 and the cure", async () => {
   const cache = mkdtempSync(join(tmpdir(), "emulated-cache-"));
   try {
-    // A cache that has the libraries, and no kernels of an earlier run.
+    // A cache that has the libraries, but no kernels of an earlier run.
     for (const built of [(await buildEmulator()).folder, (await buildKernels()).library])
       symlinkSync(built, join(cache, basename(built)));
     const recordings = join(cache, "none");

@@ -1,7 +1,7 @@
 /**
  * `bun run emulated COMMAND …`: `grpo COMMAND …` on the emulated GPU, the product unchanged. Checks are off unless
- * EMULATOR_CHECK=1; every setting of the emulator can be given by environment. Passes on the exit status; 1 where the
- * emulator reported a fault, 2 where a kernel needs NVIDIA's compiler and it cannot be fetched.
+ * EMULATOR_CHECK=1; the environment can set every option of the emulator. Passes the exit status on; 1 if the emulator reported
+ * a fault, 2 if a kernel needs NVIDIA's compiler, which could not be fetched.
  */
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { constants, tmpdir } from "node:os";
@@ -10,7 +10,7 @@ import { assetPath } from "../../src/assets.ts";
 import { errorText } from "../../src/errors.ts";
 import { buildEmulator } from "./build.ts";
 
-/** Findings about speed, which checks add: they leave the exit status alone. */
+/** Findings about speed, reported by checks; they do not affect the exit status. */
 const advisory = /^(bank-conflict|uncoalesced): /;
 
 async function run(args: readonly string[]): Promise<number> {

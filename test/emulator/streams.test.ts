@@ -1,4 +1,5 @@
-// Streams, events and copies: what is ordered, and what only seems to be. Lazily, work that nothing waits for has not run. See README.md.
+// Streams, events and copies: what is ordered, and what only appears to be. In lazy mode, work that nothing waits for has not
+// run. See README.md.
 import { beforeEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { nativeBlock } from "../../ffi/bindings/native.ts";
 import { buildEmulator } from "./build.ts";
@@ -25,7 +26,7 @@ test("eager streams run work in the call that queues it", () => {
 describe("lazy streams", () => {
   beforeEach(() => control.setStreams("lazy"));
 
-  test("a wait runs the stream it names and no other", () => {
+  test("a wait runs only the stream it names", () => {
     const [a, b] = [calls.alloc(4), calls.alloc(4)];
     const [first, second] = [calls.stream(), calls.stream()];
     calls.launch(calls.kernel("put"), a, 1, first);
@@ -37,14 +38,14 @@ describe("lazy streams", () => {
     expect(calls.peek(a)).toBe(1);
   });
 
-  test("an event orders two streams, its absence leaves them unordered", () => {
+  test("an event orders two streams; without one they are unordered", () => {
     for (const ordered of [true, false]) {
       const [from, to] = [calls.alloc(4), calls.alloc(4)];
       const [first, second] = [calls.stream(), calls.stream()];
       const event = calls.event();
       calls.launch(calls.kernel("put"), from, 3, first);
       cu.cuEventRecord(event, first);
-      calls.launch(calls.kernel("put"), from, 4, first); // behind the event
+      calls.launch(calls.kernel("put"), from, 4, first); // after the event
       if (ordered) cu.cuStreamWaitEvent(second, event, 0);
       cu.cuMemcpyDtoDAsync_v2(to, from, 4, second);
       cu.cuStreamSynchronize(second);
@@ -63,7 +64,7 @@ describe("lazy streams", () => {
     }
   });
 
-  test("a query says not ready once, then what it asked about has run", () => {
+  test("a query returns not ready once, after which its work has run", () => {
     const address = calls.alloc(4);
     const [stream, event] = [calls.stream(), calls.event()];
     expect(cu.cuEventQuery(event)).toBe(0); // never recorded
@@ -84,7 +85,7 @@ describe("lazy streams", () => {
     expect(out.view.getFloat32(0, true)).toBeGreaterThanOrEqual(0);
   });
 
-  test("a pinned source is read late: changing it before a wait is reported and copied", () => {
+  test("a pinned source is read late: a change before a wait is reported and copied", () => {
     const { address, words } = calls.pinned(4);
     const device = calls.alloc(4);
     const stream = calls.stream();
@@ -107,7 +108,7 @@ describe("lazy streams", () => {
     expect([calls.peek(device), kinds()]).toEqual([1, []]);
   });
 
-  test("a pinned target holds poison until its copy is waited for; writing into it meanwhile is reported", () => {
+  test("a pinned target holds poison until its copy is waited for; writing to it before that is reported", () => {
     const { address, words } = calls.pinned(8);
     const device = calls.alloc(8);
     const stream = calls.stream();
@@ -129,7 +130,7 @@ describe("lazy streams", () => {
     expect(host.view.getUint32(0, true)).toBe(9);
   });
 
-  test("one buffer in, then out of the device on one stream is in order, and no report", () => {
+  test("one buffer in, then out of the device on one stream is in order and gives no report", () => {
     const { address, words } = calls.pinned(4);
     const device = calls.alloc(4);
     const stream = calls.stream();
@@ -160,7 +161,7 @@ describe("lazy streams", () => {
   });
 });
 
-test("handles that are gone are refused", () => {
+test("destroyed handles are rejected", () => {
   const [stream, event] = [calls.stream(), calls.event()];
   cu.cuEventDestroy_v2(event);
   expect(cu.cuEventRecord(event, stream)).toBe(CUDA.INVALID_HANDLE);

@@ -1,6 +1,6 @@
 /**
- * Sums as tensor cores form them (runtime/truncate.h): values worked out by hand from the definition, and the definition
- * itself in whole numbers, beside `mma` and the emulated cuBLAS; that it differs from rounding, and how.
+ * Sums as tensor cores form them (runtime/truncate.h): values computed by hand from the definition, and the definition itself
+ * in integers, compared with `mma` and the emulated cuBLAS; and how truncation differs from rounding.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { randomFrom } from "../../bench/ops/random.ts";
@@ -19,18 +19,18 @@ const ways: readonly Truncating[] = ([8, 16] as const).flatMap((products) =>
 );
 const named = ways.map((way) => [`${way.products} products, ${way.extraBits} extra bits`, way] as const);
 
-// --- the definition, in whole numbers: a value is `whole` · 2^(exponent − 200)
+// --- the definition, in integers: a value is `whole` · 2^(exponent − 200)
 
 const ORIGIN = 200n;
 
-/** A finite float32 as a whole number of 2^-200, and the exponent of its first digit. */
+/** A finite float32 as a multiple of 2^-200, and the exponent of its leading digit. */
 function exact(value: number): { readonly whole: bigint; readonly exponent: number } {
   const exponent = value === 0 ? 0 : Math.floor(Math.log2(Math.abs(value)));
   const mantissa = value / 2 ** exponent;
   return { whole: BigInt(mantissa * 2 ** 23) << (ORIGIN + BigInt(exponent) - 23n), exponent };
 }
 
-const cut = (whole: bigint, unit: bigint) => (whole / unit) * unit; // BigInt division goes toward zero
+const cut = (whole: bigint, unit: bigint) => (whole / unit) * unit; // BigInt division truncates
 
 function step(sum: number, a: readonly number[], b: readonly number[], extraBits: number): number {
   const products = a.map((x, i) => {
@@ -82,7 +82,7 @@ ret;
 }
 `;
 
-/** A (16, 16) · B (16, 8) + C (16, 8), operands in the lanes' registers as the manual lays them out. */
+/** A (16, 16) · B (16, 8) + C (16, 8), with operands in the lanes' registers as the manual lays them out. */
 function multiply(session: Session, a: Matrix, b: Matrix, c: Matrix): number[][] {
   const words = new Uint32Array(32 * 12);
   const floats = new Float32Array(words.buffer);
@@ -122,7 +122,7 @@ describe("mma", () => {
   });
   afterAll(() => session.control.reset());
 
-  /** c + Σ products, the rest of the sixteen zero; the factors are powers of two and small multiples. */
+  /** c + Σ products, the rest of the sixteen being zero; the factors are powers of two and small multiples. */
   const sum = (how: Accumulation, c: number, products: readonly number[]): number => {
     session.control.setAccumulation(how);
     const a = filled(16, 16, (_, k) => products[k] ?? 0);
@@ -136,7 +136,7 @@ describe("mma", () => {
   const times = (count: number, value: number) => new Array<number>(count).fill(value);
   const u = 2 ** -23; // the last place of 1
 
-  // c, the products, then by hand: each rounded; 8 and 0, 8 and 1, 8 and 2; 16 and 0, 16 and 1, 16 and 2
+  // c, the products, then results by hand: rounded at each step; 8 and 0, 8 and 1, 8 and 2; 16 and 0, 16 and 1, 16 and 2
   test.each([
     [
       "eight halves of a last place: lost one by one, or together kept",
@@ -165,7 +165,7 @@ describe("mma", () => {
     expect(ways.map((way) => sum(way, c, products))).toEqual(truncated);
   });
 
-  test("nothing, NaN and infinities are what they are elsewhere", () => {
+  test("zeros, NaN and infinities behave as without truncation", () => {
     for (const way of ways) {
       expect(sum(way, 0, [])).toBe(0);
       expect(sum(way, 3, [Number.NaN])).toBeNaN();
@@ -175,7 +175,7 @@ describe("mma", () => {
     }
   });
 
-  test.each(named)("%s: random matrices of many exponents give the definition's bits", (_, way) => {
+  test.each(named)("%s: random matrices with many exponents give the definition's bits", (_, way) => {
     const random = randomFrom("truncation");
     const draw = (spread: number) => {
       const normal = random.normal(1)[0]!;
@@ -219,7 +219,7 @@ describe("cuBLAS", () => {
     calls.control.reset();
   });
 
-  /** Aᵀ (m, k) · B (k, n), both stored with k contiguous; A positive, so that sums only grow. */
+  /** Aᵀ (m, k) · B (k, n), both stored with k contiguous; A is positive, so that sums only grow. */
   function gemm(how: Accumulation, type: number, a: readonly number[], b: readonly number[]): number[] {
     const { cu, blas, out, control } = calls;
     control.setAccumulation(how);
@@ -249,13 +249,13 @@ describe("cuBLAS", () => {
   const places = Array.from({ length: m * n }, (_, at) => [at % m, Math.floor(at / m)] as const);
   const sums = places.map(([i, j]) => row(a, i).reduce((total, x, p) => total + x * row(b, j)[p]!, 0));
 
-  test.each(named)("%s: bfloat16 products give the definition's bits, all below the sums", (_, way) => {
+  test.each(named)("%s: bfloat16 products give the definition's bits, all below the exact sums", (_, way) => {
     const found = gemm(way, BF16, a, b);
     expect(found).toEqual(places.map(([i, j]) => defined(0, row(a, i), row(b, j), way)));
     for (const [at, value] of found.entries()) expect(value).toBeLessThan(sums[at]!);
   });
 
-  test("rounded sums err to both sides, and far less", () => {
+  test("rounded sums err in both directions, and far less", () => {
     const errors = (how: Accumulation) => gemm(how, BF16, a, b).map((value, at) => value / sums[at]! - 1);
     const rounded = errors("rounded");
     expect(new Set(rounded.map(Math.sign)).size).toBe(2);
@@ -263,7 +263,7 @@ describe("cuBLAS", () => {
     expect(Math.min(...errors({ products: 8, extraBits: 0 }).map(Math.abs))).toBeGreaterThan(4 * worst);
   });
 
-  test("float32 products without TF32 are none of the tensor cores': the same bits", () => {
+  test("float32 products without TF32 do not use tensor cores: the same bits", () => {
     expect(gemm({ products: 8, extraBits: 0 }, F32, a, b)).toEqual(gemm("rounded", F32, a, b));
   });
 });

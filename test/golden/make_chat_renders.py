@@ -1,8 +1,8 @@
-"""What transformers renders of chat templates: what test/unit/chat-renders.test.ts holds the program to.
+"""What transformers renders from chat templates, the reference of test/unit/chat-renders.test.ts.
 
 usage: make_chat_renders.py > chat-renders.json (needs transformers 5 and jinja2; no model)
        make_chat_renders.py --compare N [FOLDER …]: N random conversations per template, here and in FOLDERs of other
-       templates, rendered by the program too (needs bun); says how many differ
+       templates, rendered by the program too (needs bun); prints how many differ
 Two parts: expressions and statements (chat-snippets.json), each over one set of variables; and the templates of
 chat-templates/, each over hostile conversations: white space of all kinds, emoji, null and empty contents, tools, thoughts.
 """
@@ -74,7 +74,7 @@ def conversation(rng):
 
 
 def rendered(template, case):
-    """As tokenizer.apply_chat_template does; null where it raises."""
+    """As in tokenizer.apply_chat_template; null if it raises."""
     kwargs = {**TOKENS, **case["kwargs"]}
     tools, documents = kwargs.pop("tools", None), kwargs.pop("documents", None)
     try:

@@ -1,8 +1,8 @@
-"""The adaptive entropy bonus as TRL's own `GRPOTrainer._compute_loss` applies it: what test/unit/entropy-control.test.ts compares with.
+"""The adaptive entropy bonus as TRL's own `GRPOTrainer._compute_loss` applies it, the reference of test/unit/entropy-control.test.ts.
 
 usage: make_entropy_control.py > entropy-control.json (needs trl 1.16 and torch; no model)
-Each case gives the entropies (nats) and the mask of every micro-batch of every optimizer step. Advantages are 0, so the loss is the bonus
-alone and the coefficient that was applied is read off it; the entropies stand in for a model's, everything else is TRL's code.
+Each case gives the entropies (nats) and the mask of every micro-batch of every optimizer step. Advantages are 0, so the loss is only the
+bonus, which reveals the applied coefficient; the entropies replace a model's, everything else is TRL's code.
 """
 import json
 from collections import defaultdict
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch, trl
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-# The mean entropies of five steps; a quarter is a float to the bit, so that "at the target" is a question with an answer.
+# The mean entropies of five steps; a quarter is an exact float, so that "at the target" is well defined.
 RISING = [0.50, 0.10, 0.19, 0.10, 0.30]
 CASES = {
     "starts above the target": dict(entropies=RISING),
@@ -36,14 +36,14 @@ class Accelerator(SimpleNamespace):
 
 
 def micro_batches(mean, accumulation, spread, generator):
-    """Entropies around a mean: every micro-batch has 3 completions of other lengths, and is a little off the step's mean."""
+    """Entropies around a mean: every micro-batch has 3 completions of different lengths, and differs a little from the step's mean."""
     batches = []
     for k in range(accumulation):
         lengths = torch.tensor([2 + k, 4, 3])
         mask = (torch.arange(6 + accumulation)[None, :] < lengths[:, None]).float()
         entropies = mean + spread * mean * (torch.rand(mask.shape, generator=generator) - 0.5)
         batches.append((entropies, mask))
-    # Shifted so that the token mean of the whole step is the one asked for.
+    # Shifted so that the token mean of the whole step is the requested one.
     total = sum((e * m).sum() for e, m in batches) / sum(m.sum() for _, m in batches)
     return [((e + mean - total), m) for e, m in batches]
 

@@ -1,4 +1,4 @@
-"""Gradients of the policy loss by torch's autograd, in float64: what test/unit/loss.test.ts holds the analytic ones against.
+"""Gradients of the policy loss by torch's autograd, in float64, the reference of the analytic ones in test/unit/loss.test.ts.
 
 usage: make_loss_cases.py > loss-cases.json (needs torch alone)
 Every loss type with every option, on one small batch of random numbers and on one that sits on the kinks
@@ -101,7 +101,7 @@ def loss_of(batch, c):
 def cases():
     for kind in ("grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cispo", "sapo", "vespo"):
         for level in ("token", "sequence"):
-            # The clipped surrogate's types differ in the aggregate alone: options that act before it need one of them.
+            # The clipped surrogate's types differ only in aggregation: options that act before it need just one of them.
             names = OPTIONS if kind in ("grpo", "cispo", "sapo", "vespo") else ("plain", "all_on")
             for name in names:
                 yield "random", dict(loss_type=kind, importance_sampling_level=level, **OPTIONS[name])

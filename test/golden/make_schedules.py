@@ -1,4 +1,4 @@
-"""Learning rates of Hugging Face's schedulers: what test/unit/schedule.test.ts holds src/optim/schedule.ts against.
+"""Learning rates of Hugging Face's schedulers, the reference of src/optim/schedule.ts in test/unit/schedule.test.ts.
 
 usage: make_schedules.py > schedules.json (needs transformers 5.24 and torch)
 Every rate is what the optimizer holds when step s is made, so the first one is of step 0. Warm-up steps come from `TrainingArguments`.
@@ -37,6 +37,6 @@ print(json.dumps({
     "made_with": {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0]}, "base": BASE,
     "cases": [dict(type=name, kwargs=kwargs, warmup=w, steps=s, rates=rates(name, kwargs, w, s))
               for name, kwargs in SCHEDULES for w, s in ((0, 9), (3, 12))],
-    # [warmup_steps as given, all steps, steps of warm-up]
+    # [given warmup_steps, total steps, warm-up steps]
     "warmup": [[v, s, warmup(s, v)] for v, s in ((0, 10), (3, 10), (1, 10), (2.7, 10), (0.1, 10), (0.15, 10), (0.03, 500), (0.5, 7), (0.999, 3))],
 }))

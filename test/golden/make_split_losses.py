@@ -1,4 +1,4 @@
-"""Losses of the steps that one generation serves, by TRL's own `GRPOTrainer._compute_loss`: what test/unit/generation-steps.test.ts compares with.
+"""Losses of the steps that one generation serves, by TRL's own `GRPOTrainer._compute_loss`, the reference of test/unit/generation-steps.test.ts.
 
 usage: make_split_losses.py > split-losses.json (needs trl 1.16 and torch; no model)
 A generation of 24 completions is cut into micro-batches of 4, and these into optimizer steps: sizes that hold parts of groups of 6. Each case

@@ -1,4 +1,4 @@
-"""How the tokenizers library splits and normalizes hostile text: what test/unit/tokenizer-splits.test.ts holds the program to.
+"""How the tokenizers library splits and normalizes hostile text, the reference of test/unit/tokenizer-splits.test.ts.
 
 usage: make_tokenizer_splits.py > tokenizer-splits.json (needs tokenizers)
        make_tokenizer_splits.py --compare N: N random texts per tokenizer, by the program too (needs bun); says how many differ
@@ -93,7 +93,7 @@ def text(rng):
 
 
 def recorded(json_text, texts):
-    """Per text the pieces before the vocabulary, and the ids."""
+    """For each text, the pieces passed to the vocabulary, and the ids."""
     library = Tokenizer.from_str(json_text)
     normalized = lambda given: library.normalizer.normalize_str(given) if library.normalizer else given
     return [[[piece for piece, _ in library.pre_tokenizer.pre_tokenize_str(normalized(given))], library.encode(given, add_special_tokens=False).ids]

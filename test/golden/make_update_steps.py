@@ -1,4 +1,4 @@
-"""Optimizer steps of one generation by TRL's own loss code, a transformers model and torch.optim.AdamW: what test/e2e/update-steps.test.ts holds `grpo update` to.
+"""Optimizer steps of one generation by TRL's own loss code, a transformers model and torch.optim.AdamW, the reference of `grpo update` in test/e2e/update-steps.test.ts.
 
 usage: make_update_steps.py > update-steps.json (needs trl 1.16, torch, transformers)
 The 12 completions of qwen3-qknorm/rollouts.jsonl, shuffled, are learned from twice in two steps of two micro-batches of 3: steps hold parts of groups of

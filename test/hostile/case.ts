@@ -1,7 +1,7 @@
 /**
- * One case: sound files of a kind, one of them damaged, the program on them, and the verdict. The program may give right
- * numbers (exit status 0) or one line that names what is wrong (2); whatever it does, the inputs stay as they were and
- * nothing is left beside the outputs. Crashes, hangs and memory are what the process around this one looks for.
+ * One case: valid files of a kind, one of them damaged, the program run on them, and the verdict. The program may give correct
+ * numbers (exit status 0) or one line that names the error (2); in any case, the inputs stay unchanged and nothing is left
+ * beside the outputs. The parent process watches for crashes, hangs and memory use.
  */
 import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -14,16 +14,16 @@ export interface CaseName {
   readonly kind: string;
   readonly seed: number;
   readonly index: number;
-  /** Of its steps, these alone; all of them where left out. */
+  /** Only these of its steps; all if omitted. */
   readonly steps?: readonly number[];
 }
 
 export interface Verdict {
-  /** The damaged file and what was done to it. */
+  /** The damaged file and its damage. */
   readonly damage: string;
-  /** Steps that the whole case has. */
+  /** Number of steps of the whole case. */
   readonly steps: number;
-  /** null: as it should be. */
+  /** null: correct. */
   readonly problem: string | null;
   /** Exit status of the last command. */
   readonly code: number;
@@ -47,7 +47,7 @@ export function kindOf(name: string): Kind {
 type Files = ReadonlyMap<string, Uint8Array>;
 const soundFiles = new Map<string, Files>();
 
-/** The kind's sound files by their paths in its folder, read once. */
+/** The kind's valid files by their paths in its folder, read once. */
 function filesOf(kind: Kind, sound: string): Files {
   const known = soundFiles.get(kind.name);
   if (known !== undefined) return known;
@@ -63,7 +63,7 @@ function filesOf(kind: Kind, sound: string): Files {
   return files;
 }
 
-/** What is done to which file: one step mostly, up to three. */
+/** The damage to apply, and to which file: usually one step, up to three. */
 export function draw(kind: Kind, files: Files, { seed, index, steps }: CaseName): Drawn {
   const random = randomOf(kind.name, seed, index);
   const { file, mutations } = random.pick(kind.damages);
@@ -72,14 +72,14 @@ export function draw(kind: Kind, files: Files, { seed, index, steps }: CaseName)
   const names: string[] = [];
   let neutral = true;
   for (let step = 0; step < count; step++) {
-    // A step is the same whichever others there are.
+    // A step is the same independent of the others.
     const own = randomOf(kind.name, seed, index, step);
     if (steps !== undefined && !steps.includes(step)) continue;
     if (!(content instanceof Uint8Array)) break;
     const done = applied(mutations, content, own);
     content = done.content;
     names.push(done.name);
-    // A link leads to the sound file, whatever was done to the one it stands for.
+    // A link leads to the valid file, whatever was done to the file it replaces.
     const isSound = typeof content === "object" && "link" in content && content.link === linkTarget;
     neutral = isSound || (neutral && done.neutral);
   }
@@ -89,7 +89,7 @@ export function draw(kind: Kind, files: Files, { seed, index, steps }: CaseName)
 function applied(mutations: readonly Mutation[], bytes: Uint8Array, random: Random) {
   for (let tries = 0; tries < 50; tries++) {
     const mutation = random.pick(mutations);
-    // What an earlier step has damaged need not be what this one edits.
+    // A file damaged by an earlier step may no longer be editable by this one.
     const content = attempt(() => mutation.apply(bytes, random))?.value ?? null;
     if (content !== null) return { content, name: mutation.name, neutral: mutation.neutral === true };
   }
@@ -105,7 +105,7 @@ function put(path: string, content: Content, sound: string): void {
     symlinkSync(content.link === linkTarget ? sound : content.link === "." ? basename(path) : content.link, path);
 }
 
-/** Everything below a folder: files with a hash of their bytes, links with their targets, the rest by its kind. */
+/** Everything below a folder: files with a hash of their contents, links with their targets, others by type. */
 function listing(folder: string, below = "", found = new Map<string, string>()): Map<string, string> {
   for (const entry of readdirSync(join(folder, below), { withFileTypes: true })) {
     const name = join(below, entry.name);
@@ -133,7 +133,7 @@ export function changedInputs(
 
 const temporary = /\.(tmp|old|new)(-\d+|$)/;
 
-/** Whether the line on stderr is what a refusal must be; notes stand before it. */
+/** Whether the line on stderr is a proper refusal; notes may precede it. */
 export function wrongRefusal(err: string, code: number, folders: Folders, kind: Kind, file: string): string | null {
   if (!err.endsWith("\n")) return "its message does not end in a newline";
   const lines = err
@@ -150,7 +150,7 @@ export function wrongRefusal(err: string, code: number, folders: Folders, kind: 
 
 function wrongLine(line: string, code: number, folders: Folders, kind: Kind, file: string): string | null {
   if (!/^grpo \w+: /.test(line)) return `not a line of grpo: ${line.slice(0, 200)}`;
-  if (/this is a bug in grpo/.test(line)) return "a failure that nobody foresaw";
+  if (/this is a bug in grpo/.test(line)) return "an unexpected failure";
   if (line.length > 4200) return `a line of ${line.length} characters`;
   if (/\p{Cc}/u.test(line)) return "control characters in its message";
   const named = line.includes(basename(file)) || line.includes(folders.input) || kind.names?.test(line);
@@ -184,7 +184,7 @@ async function commandsRun(kind: Kind, folders: Folders, file: string): Promise<
   return ended;
 }
 
-/** Fresh folders for a case; `content` stands where `file` was. */
+/** Fresh folders for a case; `content` replaces `file`. */
 function prepared(kind: Kind, files: Files, sound: string, work: string, file: string, content: Content): Folders {
   rmSync(work, { recursive: true, force: true });
   const folders = { sound, input: join(work, "in"), output: join(work, "out") };
@@ -194,7 +194,7 @@ function prepared(kind: Kind, files: Files, sound: string, work: string, file: s
   return folders;
 }
 
-/** What the program gives for the kind's sound files, asked once for each that may be damaged. */
+/** The program's results for the kind's valid files, computed once for each file that may be damaged. */
 async function soundResult(kind: Kind, files: Files, sound: string, work: string, file: string): Promise<Sound> {
   const key = `${kind.name}\0${file}`;
   const known = soundResults.get(key);
@@ -215,7 +215,7 @@ async function soundResult(kind: Kind, files: Files, sound: string, work: string
 function wrongResult(kind: Kind, folders: Folders, ended: readonly Ended[], drawn: Drawn, whole: Sound): string | null {
   const { file, neutral, content } = drawn;
   if (!neutral && !(content instanceof Uint8Array) && content !== "absent" && !kind.changes)
-    return "exit status 0, and what stands there is no file";
+    return "exit status 0, but the input is not a file";
   let result: unknown;
   try {
     result = kind.result(folders, ended, file);
@@ -226,7 +226,7 @@ function wrongResult(kind: Kind, folders: Folders, ended: readonly Ended[], draw
   const alike =
     neutral || (whole.essence !== null && essence !== null && text(essence.value) === text(whole.essence.value));
   if (alike && text(result) !== text(whole.result))
-    return `what is read is the same, and the result is not: ${text(result).slice(0, 200)}`;
+    return `the values read are the same, but the result differs: ${text(result).slice(0, 200)}`;
   try {
     return kind.wrong?.(result, folders, whole.result, file) ?? null;
   } catch (error) {
@@ -234,7 +234,7 @@ function wrongResult(kind: Kind, folders: Folders, ended: readonly Ended[], draw
   }
 }
 
-/** Runs one case in `work`, which is emptied before; `sound` holds the sound inputs. */
+/** Runs one case in `work`, which is emptied first; `sound` holds the valid inputs. */
 export async function runCase(
   name: CaseName,
   sound: string,

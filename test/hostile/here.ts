@@ -1,4 +1,4 @@
-/** `grpo …` in this very process, and what it wrote: a process for each of thousands of cases would take too long. */
+/** `grpo …` in this process, with its output: a separate process for each of thousands of cases would take too long. */
 import { main } from "../../src/cli/main.ts";
 
 export interface Ended {
@@ -7,7 +7,7 @@ export interface Ended {
   readonly err: string;
 }
 
-/** Errors that nobody waited for; whoever runs a case looks here after it. */
+/** Unhandled errors; the caller of a case checks here after it. */
 export const stray: unknown[] = [];
 let listening = false;
 
@@ -18,7 +18,7 @@ function listen(): void {
   process.on("unhandledRejection", (error) => stray.push(error));
 }
 
-/** Runs a command line; what goes to stdout and stderr meanwhile is kept. */
+/** Runs a command line and collects its stdout and stderr. */
 export async function grpoHere(argv: readonly string[]): Promise<Ended> {
   listen();
   const written = { out: "", err: "" };
@@ -33,7 +33,7 @@ export async function grpoHere(argv: readonly string[]): Promise<Ended> {
   process.stderr.write = into("err");
   try {
     const code = await main(argv);
-    // What a command left behind may still fail.
+    // Something that a command left behind may still fail.
     await Bun.sleep(0);
     for (const error of stray.splice(0)) written.err += `not waited for: ${Bun.inspect(error)}\n`;
     return { code, ...written };

@@ -1,4 +1,7 @@
-/** The sound inputs that every case starts from, small and made by the program itself: `FOLDER/KIND/…`, all told in kinds.ts. */
+/**
+ * The valid inputs that every case starts from, small and made by the program itself: `FOLDER/KIND/…`, all described in
+ * kinds.ts.
+ */
 import { copyFileSync, cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { bytesAt } from "../../ffi/bindings/libc.ts";
@@ -10,7 +13,7 @@ import { grpoHere } from "./here.ts";
 
 const root = resolve(import.meta.dir, "../..");
 const tokenizer = join(root, "data/model");
-/** Of the bundled tokenizer. */
+/** From the bundled tokenizer. */
 const vocabSize = 432;
 
 const lines = (rows: readonly unknown[]) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
@@ -49,10 +52,10 @@ async function run(command: string, ...argv: string[]): Promise<void> {
   if (code !== 0) throw new Error(`${command} on sound input: exit status ${code}\n${err}`);
 }
 
-/** One thread: the bits are the same for any number, and cases run side by side. */
+/** One thread: the bits are the same for any number, and cases run in parallel. */
 export const onCpu = ["--device", "cpu", "--threads", "1"];
 
-/** Flags of a training run of one step on the inputs in `folder`, small enough for a tenth of a second. */
+/** Flags of a training run of one step on the inputs in `folder`, small enough to take a tenth of a second. */
 export const trainingFlags = (folder: string): string[] => [
   ...["--model", join(folder, "model"), "--dataset", join(folder, "problems.arrow"), "--reward_funcs", "gsm8k"],
   ...[
@@ -68,7 +71,7 @@ export const trainingFlags = (folder: string): string[] => [
   ...["--save_steps", "1", "--beta", "0", "--micro_batch_tokens", "64", "--save_completions", "true"],
 ];
 
-/** Makes all of it in `folder`. */
+/** Makes all inputs in `folder`. */
 export async function makeInputs(folder: string): Promise<void> {
   const at = (...names: string[]) => {
     const path = join(folder, ...names);
@@ -115,7 +118,7 @@ export async function makeInputs(folder: string): Promise<void> {
   writeFileSync(at("json/rows.jsonl"), lines(rows));
   writeFileSync(at("json/rows.json"), JSON.stringify(rows));
   writeFileSync(at("json/rows.jsonl.zst"), Bun.zstdCompressSync(Buffer.from(lines(rows))));
-  // Its column of fixed bytes is refused, so cases leave it out.
+  // Its column of fixed-size bytes is refused, so cases exclude it.
   copyFileSync(join(root, "test/fixtures/data/problems.parquet"), at("parquet/rows.parquet"));
 
   await run("update", "--model", model, "--rollouts", at("rollouts.jsonl"), "--output_dir", at("state"), "--beta", "0");

@@ -1,6 +1,6 @@
 /**
- * The kinds of input: which files a case damages and how, the command lines that read them, and what is known of the
- * answer where the program gives one. A kind's folder of sound files is made in inputs.ts.
+ * The kinds of input: which files a case damages and how, the command lines that read them, and the known properties of the
+ * result when the program gives one. A kind's folder of valid files is made in inputs.ts.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -19,37 +19,37 @@ import { type Mutation, places } from "./mutate/mutation.ts";
 import { settingsDamage, settingsNeutral, yamlDamage, yamlNeutral } from "./mutate/settings.ts";
 import { templateDamage, templateNeutral, templateWithin } from "./mutate/text.ts";
 
-/** Where a case stands. */
+/** The folders of a case. */
 export interface Folders {
-  /** All sound inputs; nothing is changed there. */
+  /** All valid inputs; never changed. */
   readonly sound: string;
   /** The kind's files, some of them damaged. */
   readonly input: string;
-  /** Empty at first; everything that is written goes here. */
+  /** Empty at first; all output goes here. */
   readonly output: string;
 }
 
 export interface Kind {
   readonly name: string;
-  /** Cases of it for each one of the others. */
+  /** Number of its cases relative to other kinds. */
   readonly weight?: number;
-  /** The files that may be damaged, within the kind's folder; one of them in a case. */
+  /** The files that may be damaged, within the kind's folder; one per case. */
   readonly damages: readonly { readonly file: string; readonly mutations: readonly Mutation[] }[];
-  /** Command lines, run until one fails. `file` is the one that is damaged. */
+  /** Command lines, run until one fails. `file` is the damaged one. */
   commands(folders: Folders, file: string): readonly (readonly string[])[];
-  /** What the commands gave, without what differs from run to run. */
+  /** The commands' results, without values that vary between runs. */
   result(folders: Folders, ended: readonly Ended[], file: string): unknown;
-  /** What a result must be whatever the damage; a sentence where it is not. `sound`: the result on sound files. */
+  /** Checks a result whatever the damage; returns a sentence if it is wrong. `sound`: the result for valid files. */
   wrong?(result: unknown, folders: Folders, sound: unknown, file: string): string | null;
-  /** What of the files the commands read: where it is the same, so must the result be. Throws where it cannot be said. */
+  /** The part of the files that the commands read: if it is equal, so must the result be. Throws if it cannot be determined. */
   essence?(folders: Folders, file: string): unknown;
-  /** Names other than the damaged file's that a refusal may give: of what does not go with it. */
+  /** Names other than the damaged file's that a refusal may give: those of files that do not match it. */
   readonly names?: RegExp;
-  /** A refusal tells all that is wrong at once, a line for each. */
+  /** A refusal reports all errors at once, one line for each. */
   readonly manyLines?: boolean;
-  /** What is said with exit status 1 and right: sound by its form, and no number comes of it. */
+  /** Correct messages with exit status 1: the file is valid in form, but gives no numbers. */
   readonly fails?: RegExp;
-  /** Files of the input folder that the commands are there to change. */
+  /** Files of the input folder that the commands are meant to change. */
   readonly changes?: RegExp;
 }
 
@@ -74,7 +74,7 @@ interface Scores {
 
 const scores = ({ output }: Folders) => jsonLines(join(output, "scores.jsonl")) as Scores[];
 
-/** Logarithms of probabilities, and as many as there are tokens. */
+/** Log-probabilities, one per token. */
 function wrongScores(result: unknown, lengths: readonly number[]): string | null {
   const all = result as Scores[];
   if (all.length !== lengths.length) return `${all.length} scores for ${lengths.length} completions`;
@@ -82,7 +82,7 @@ function wrongScores(result: unknown, lengths: readonly number[]): string | null
     if (logprobs.length !== lengths[i] || entropies.length !== lengths[i])
       return `score ${i} has ${logprobs.length} numbers for ${lengths[i]} tokens`;
     const odd = [...logprobs.map((x) => x !== null && x <= 1e-4), ...entropies.map((x) => x !== null && x >= -1e-4)];
-    if (odd.includes(false)) return `score ${i} is no logarithm of probabilities: ${JSON.stringify(all[i])}`;
+    if (odd.includes(false)) return `score ${i} is not a log-probability: ${JSON.stringify(all[i])}`;
   }
   return null;
 }
@@ -135,7 +135,7 @@ const convert = ({ input, output }: Folders, file: string, ...more: string[]) =>
 ];
 const parquetColumns = "question,answer,level,big,score,easy,tags,messages,day,counts";
 
-/** JSON rows against what was made of them: every value of the text stands in the table. */
+/** JSON rows against the converted table: every value of the text is in the table. */
 function wrongRows(result: unknown, text: string): string | null {
   const { rows } = result as { rows: Record<string, unknown>[] };
   let expected: Record<string, unknown>[];
@@ -143,7 +143,7 @@ function wrongRows(result: unknown, text: string): string | null {
     const lines = text.trimStart().startsWith("[") ? null : text.split("\n").filter((line) => line.trim() !== "");
     expected = lines === null ? JSON.parse(text) : lines.map((line) => JSON.parse(line));
   } catch (error) {
-    return `converted what is no JSON (${error})`;
+    return `converted invalid JSON (${error})`;
   }
   if (rows.length !== expected.length) return `${rows.length} rows of ${expected.length}`;
   for (const [i, row] of expected.entries())
@@ -154,7 +154,7 @@ function wrongRows(result: unknown, text: string): string | null {
 
 const short = (value: unknown) => (JSON.stringify(value) ?? "nothing").slice(0, 80);
 
-/** Objects of a column take each other's fields, and a number past 2^53 has no double. */
+/** Objects of a column get each other's fields, and a number past 2^53 is not exact as a double. */
 function agrees(given: unknown, found: unknown): boolean {
   if (given === null || given === undefined) return found === null || found === undefined;
   if (typeof given === "number")
@@ -167,13 +167,13 @@ function agrees(given: unknown, found: unknown): boolean {
   return Object.entries(given).every(([key, value]) => agrees(value, (found as Record<string, unknown>)[key]));
 }
 
-/** Metrics without what depends on how fast the machine was, and a hash of the weights. */
+/** Metrics without those that depend on the machine's speed, and a hash of the weights. */
 const trained = (folder: string): unknown => ({
   metrics: untimed(jsonLines(join(folder, "metrics.jsonl")) as MetricsRecord[]),
   weights: fingerprint(folder, "model.safetensors"),
 });
 
-/** Every number of the last line is one, or null. */
+/** Every value of the last line is a number or null. */
 function wrongTraining(result: unknown): string | null {
   const { metrics } = result as { metrics: Record<string, unknown>[] };
   const last = metrics.at(-1);
@@ -181,13 +181,13 @@ function wrongTraining(result: unknown): string | null {
   return Number.isFinite(last.grad_norm) && Number.isFinite(last.loss) ? null : `loss ${last.loss}, ${last.grad_norm}`;
 }
 
-/** The plan without what the machine has free. */
+/** The plan without the machine's free memory. */
 function planned(ended: readonly Ended[]): unknown {
   const lines = ended.at(-1)!.out.split("\n").slice(1);
   return lines.filter((line) => !/^(free|program|peak)/.test(line));
 }
 
-/** Weights that overflow, or are no numbers, end a run with exit status 1. */
+/** Weights that overflow, or are NaN, end a run with exit status 1. */
 const brokenNumbers = /the (model's output|output of .*) is broken|has numbers that are not finite|gradient norm is/;
 
 const json = [...jsonDamage, ...byteDamage, ...places];
@@ -304,7 +304,7 @@ export const kinds: readonly Kind[] = [
       if (file.endsWith(".gz")) return null;
       const wrong = wrongScores(result, lengthsOf(path));
       if (wrong !== null) return wrong;
-      // A row's numbers have the same bits whatever stands beside it.
+      // A row's numbers have the same bits whatever else is in the batch.
       const known = new Map(
         (jsonLines(join(sound, "rollouts.jsonl")) as Row[]).map((row, i) => [
           JSON.stringify([row.prompt_ids, row.completion_ids]),
@@ -344,7 +344,7 @@ export const kinds: readonly Kind[] = [
       commands: (folders, file) => [["data", "info", join(folders.input, file)], convert(folders, file)],
       result: table,
       wrong(result, { input }, _, file) {
-        // Another way to the same rows: what is read here is what is converted.
+        // Another way to the same rows: reading and converting give the same.
         const dataset = openDataset(join(input, file));
         const { numRows } = dataset;
         dataset.close();
@@ -420,7 +420,7 @@ export const kinds: readonly Kind[] = [
   },
   {
     name: "settings",
-    // A setting and its value, whichever place they come from.
+    // A setting and its value, whatever its source.
     names: /\w+_\w+ \d+|^grpo plan: [a-z_]+: |no such (?:file or )?folder|holds no config\.json|cannot be read/,
     manyLines: true,
     weight: 2,

@@ -1,4 +1,4 @@
-/** Numbers that a case is made of: the same for the same words, whatever was drawn elsewhere. */
+/** The random numbers of a case: the same for the same words, independent of other draws. */
 
 export interface Random {
   /** In [0, 1). */

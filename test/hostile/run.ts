@@ -1,7 +1,7 @@
 /**
- * `bun run test:hostile`: thousands of damaged inputs through the program, each by its seed. Exit status 0 where every case
- * ended in right numbers or in one line that names the file; 1 else. Every failing case is told with the command that
- * runs it again, and which of its steps it takes.
+ * `bun run test:hostile`: thousands of damaged inputs through the program, each from its seed. Exit status 0 if every case
+ * ended with correct numbers or with one line that names the file; else 1. Every failing case is reported with the command that
+ * runs it again, and the steps it needs.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
@@ -26,7 +26,7 @@ function numberOf(text: string | undefined, name: string): number | undefined {
   return Number(text);
 }
 
-/** The cases of a run: every kind's in turn, as often as its weight says. */
+/** The cases of a run: all kinds in turn, in proportion to their weights. */
 export function casesOf(count: number, seed: number, only?: string, single?: number): CaseName[] {
   if (single !== undefined) {
     if (only === undefined) throw new Error("--case needs --only KIND");

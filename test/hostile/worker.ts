@@ -1,6 +1,6 @@
 /**
- * A process that runs cases one after the other as they are asked for, and says when each begins: what happens from then
- * on is the case's. Memory is measured as the peak since that moment.
+ * A process that runs cases one after the other on request, and reports when each begins: everything after that belongs to the
+ * case. Memory is measured as the peak since that moment.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -13,7 +13,7 @@ export type FromWorker =
 
 const send = (message: FromWorker): void => void process.send!(message);
 
-/** A line of /proc/self/status in bytes; 0 where there is none. */
+/** A line of /proc/self/status in bytes; 0 if absent. */
 export function statusBytes(line: "VmHWM" | "VmRSS", pid: number | "self" = "self"): number {
   try {
     const text = readFileSync(`/proc/${pid}/status`, "utf8");
@@ -27,7 +27,7 @@ function forgetPeak(): void {
   try {
     writeFileSync("/proc/self/clear_refs", "5");
   } catch {
-    // A system without it: the peak is that of the process.
+    // On a system without it, this is the peak of the whole process.
   }
 }
 

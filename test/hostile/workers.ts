@@ -1,7 +1,7 @@
 /**
- * The processes that cases run in, and what is held against each case from outside: that it ends in time, that the process
- * lives on, and how much memory it takes. A case that fails so is run once more in a fresh process, so that it answers for
- * nothing but itself.
+ * The processes that cases run in, and the external checks of each case: that it ends in time, that the process survives, and
+ * how much memory it takes. A case that fails one of these runs once more in a fresh process, so that it is not blamed for
+ * another's effects.
  */
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -17,13 +17,13 @@ interface Limits {
 const limits: Limits = { seconds: 10, bytes: 2 ** 30 };
 
 export interface Workers {
-  /** Makes the sound inputs. */
+  /** Makes the valid inputs. */
   ready(): Promise<void>;
   run(name: CaseName): Promise<Verdict>;
   close(): void;
 }
 
-/** Cases that a process serves: what the program leaves behind in it must not become the next case's memory. */
+/** Cases per process: leftovers of the program must not count as the next case's memory. */
 const CASES_EACH = 150;
 const FRESH_ABOVE = 500 * 2 ** 20;
 
@@ -35,7 +35,7 @@ interface Worker {
   errors: string;
 }
 
-/** @param program the worker's file; a test gives one of its own */
+/** @param program the worker's file; a test passes its own */
 export function createWorkers(folder: string, { seconds, bytes } = limits, program?: string): Workers {
   const sound = join(folder, "sound");
   const file = program ?? join(import.meta.dir, "worker.ts");
@@ -74,7 +74,7 @@ export function createWorkers(folder: string, { seconds, bytes } = limits, progr
     worker.process.kill("SIGKILL");
   }
 
-  /** One case in one process. The process is of no further use where it died or was ended. */
+  /** One case in one process. The process is unusable afterwards if it died or was ended. */
   function serve(worker: Worker, name: CaseName): Promise<Verdict & { readonly alive: boolean }> {
     return new Promise((resolve) => {
       let deadline: ReturnType<typeof setTimeout> | undefined;
@@ -95,7 +95,7 @@ export function createWorkers(folder: string, { seconds, bytes } = limits, progr
         settle(tooMuch());
         end(worker);
       }, 25);
-      // Before a case begins the sound files are run, by a process that has just started.
+      // Before a case begins, a newly started process runs the valid files.
       const arm = (allowed: number) => {
         clearTimeout(deadline);
         deadline = setTimeout(() => {

@@ -1,6 +1,6 @@
 /**
- * Where the memory of cases lies: bytes of the host, and what a device has of them. On the CPU both are the same. For a
- * device with memory of its own the bytes are copied there before a run and back after it.
+ * Memory for op cases: bytes on the host and their counterpart on the device. On the CPU they are the same. For a device with
+ * its own memory, the bytes are copied there before a run and back after it.
  */
 import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
 import type { Device, DeviceMemory } from "../../src/device/device.ts";
@@ -8,21 +8,21 @@ import { tensor } from "../../src/tensor/tensor.ts";
 
 export const ARENA_BYTES = 128 * 2 ** 20;
 
-/** The bytes of a case after one run, in a buffer of their own. */
+/** The bytes of a case after one run, in a separate buffer. */
 export type Image = Buffer<ArrayBuffer>;
 
 export interface Arena {
-  /** The host's bytes: a case writes here what its buffers hold at first. */
+  /** The host's bytes: a case writes the initial contents of its buffers here. */
   readonly bytes: Uint8Array<ArrayBuffer>;
-  /** Address that ops are given for `length` bytes from `offset`. */
+  /** The address that ops receive for `length` bytes from `offset`. */
   place(offset: number, length: number): number;
-  /** The host's address of what ops know under `address`: parameters are loaded from the host and saved to it. */
+  /** The host address behind an op's `address`: parameters are loaded from the host and saved to it. */
   hostAddress(address: number): number;
-  /** Forgets every place, for the next case. */
+  /** Releases every place, for the next case. */
   clear(): void;
-  /** Gives the device the host's first `used` bytes. */
+  /** Copies the host's first `used` bytes to the device. */
   upload(used: number): void;
-  /** What the bytes are after a run that began with `initial`. */
+  /** The bytes after a run that started from `initial`. */
   image(initial: Image): Image;
 }
 
@@ -52,10 +52,10 @@ interface Piece {
 }
 
 /**
- * For a device with memory of its own. `separate`: each buffer is an allocation as long as it is, so that a driver that
- * checks accesses notices a read beside it; else all lie in one, between guard words, as on the CPU.
+ * For a device with its own memory. `separate`: each buffer is an allocation of exactly its length, so that a driver that
+ * checks accesses notices a read beyond it; else all share one allocation, between guard words, as on the CPU.
  *
- * @param device is asked anew for every case, as it may have been opened again
+ * @param device is queried again for every case, since it may have been reopened
  */
 export function deviceArena(device: () => Device, separate: boolean): Arena {
   const { address: host, bytes } = hostBytes();
@@ -76,7 +76,7 @@ export function deviceArena(device: () => Device, separate: boolean): Arena {
     return whole.memory.address + offset;
   }
 
-  /** What there is on the device of the first `used` bytes. */
+  /** The device's counterpart of the first `used` bytes. */
   function parts(used: number): readonly Piece[] {
     if (separate) return pieces.filter(({ length }) => length > 0);
     return whole ? [{ ...whole, length: used }] : [];
@@ -114,7 +114,7 @@ export function deviceArena(device: () => Device, separate: boolean): Arena {
   };
 }
 
-/** Where the device changed a byte, the image takes it; where it did not, the host's stays. */
+/** Where the device changed a byte, the image takes it; elsewhere the host's byte stays. */
 function mergeInto(image: Buffer, device: Buffer, before: Buffer): void {
   for (const [i, byte] of device.entries()) if (byte !== before[i]) image[i] = byte;
 }

@@ -1,4 +1,4 @@
-/** Nothing escapes the suite: every op has a case that calls it, every kernel is reached, what is left out has a reason. */
+/** Completeness of the suite: every op has a case that calls it, every kernel is reached, every omission has a reason. */
 import { describe, expect, test } from "bun:test";
 import { caseName, type OpCase, type OpName, opCase, type SuiteRun } from "../../bench/ops/case.ts";
 import { tables } from "../../bench/ops/cases/all.ts";
@@ -11,12 +11,12 @@ const cases = Object.values(tables).flat();
 const parameterWays: readonly OpName[] = ["loadParameter", "saveParameter"];
 const names = [...Object.keys(defaultDevice.ops), ...parameterWays];
 
-/** The op's smallest case, by the length of its name: it is run here once more. */
+/** The op's smallest case, judged by the length of its name: it runs here once more. */
 function shortest(op: string, among: readonly OpCase[] = cases): OpCase | undefined {
   return among.filter((c) => c.op === op && takes("cpu", c)).sort((a, b) => caseName(a).length - caseName(b).length)[0];
 }
 
-/** Ops that no case runs, and those whose smallest case calls another. */
+/** Ops without a case, and those whose smallest case calls another op. */
 function uncovered(among: readonly OpCase[]): string[] {
   return names.filter((op) => {
     const one = shortest(op, among);
@@ -25,7 +25,7 @@ function uncovered(among: readonly OpCase[]): string[] {
 }
 
 describe("every op of the device has a case, and the case calls it", () => {
-  test("as the tables are", () => expect(uncovered(cases)).toEqual([]));
+  test("in the tables as they are", () => expect(uncovered(cases)).toEqual([]));
 
   test("an op without a case is noticed, and one whose case calls another op", () => {
     const without = cases.filter(({ op }) => op !== "ropeForward");
@@ -38,11 +38,11 @@ describe("every op of the device has a case, and the case calls it", () => {
   });
 });
 
-test("every case is of an op that there is", () => {
+test("every case belongs to an existing op", () => {
   for (const c of cases) expect(names).toContain(c.op);
 });
 
-test("the reason why some cases run on a GPU alone is true", () => {
+test("the reason why some cases run only on a GPU is true", () => {
   expect(defaultDevice.gradientDType("bfloat16")).toBe("float32");
   const reasons = new Set(cases.flatMap(({ only }) => (only ? [`${only.kind}: ${only.reason}`] : [])));
   expect([...reasons]).toEqual(["cuda: the CPU's gradients of activations are float32 (gradientDType)"]);

@@ -1,4 +1,4 @@
-/** Every table of cases on every CPU path (harness.ts says how). `OPS_CASE=rope bun test test/ops/cpu.test.ts` runs a part. */
+/** Every table of cases on every CPU path (see harness.ts). `OPS_CASE=rope bun test test/ops/cpu.test.ts` runs a part. */
 import { describe } from "bun:test";
 import { tables } from "../../bench/ops/cases/all.ts";
 import { testCases } from "./harness.ts";

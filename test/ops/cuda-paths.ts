@@ -1,10 +1,10 @@
 /**
- * The CUDA device under test. On the emulator (test/emulator) a case runs in each of its four thread orders, which must
- * agree in every bit, and once with the results of approximate instructions disturbed by 2⁻²², as another generation of
- * hardware may have them, and once with the sums of tensor cores cut off rather than rounded, as hardware forms them: these
- * only have to stay within the tolerance. Every report of the emulator fails the case.
+ * The CUDA device under test. On the emulator (test/emulator) a case runs in each of its four thread orders, which must agree
+ * bit for bit. It also runs once with the results of approximate instructions disturbed by 2⁻²², as on another generation of
+ * hardware, and once with the sums of tensor cores truncated rather than rounded, as on hardware; these two only have to stay
+ * within the tolerance. Any report of the emulator fails the case.
  *
- * BUN_GRPO_CUDA=real takes this machine's own GPU: two runs, no orders.
+ * BUN_GRPO_CUDA=real uses this machine's own GPU: two runs, no orders.
  */
 import { gpuRounding } from "../../bench/ops/tolerance.ts";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
@@ -15,7 +15,7 @@ import { deviceArena } from "./arena.ts";
 import type { Backend, Path } from "./harness.ts";
 import { layoutsOf } from "./layout.ts";
 
-/** Findings about speed, which tell nothing about results: odd strides and sizes are what the cases are for. */
+/** Findings about speed, which are irrelevant to results: cases use odd strides and sizes on purpose. */
 const advisory: readonly string[] = ["bank-conflict", "uncoalesced"];
 
 const orders: readonly (readonly [ThreadOrder, string])[] = [
@@ -27,9 +27,9 @@ const orders: readonly (readonly [ThreadOrder, string])[] = [
 
 export interface CudaUnderTest {
   readonly paths: readonly Path[];
-  /** Opens the device again: an error inside a kernel has spoilt everything that was open. */
+  /** Reopens the device: an error inside a kernel has invalidated everything that was open. */
   reopen(): Promise<void>;
-  /** Kernels that cases have launched so far; not known on hardware. */
+  /** Kernels that cases have launched so far; unknown on hardware. */
   launched(): readonly string[];
 }
 
@@ -44,7 +44,7 @@ async function openEmulated(): Promise<CudaUnderTest> {
   const device = () => opened;
   const backend = backendOf(device, true);
   const launched = new Set<string>();
-  /** @throws Error with what the emulator found */
+  /** @throws Error with the emulator's findings */
   const settle = () => {
     for (const name of Object.keys(control.launches())) launched.add(name);
     const found = control.reports().filter(({ kind }) => !advisory.includes(kind));
@@ -62,7 +62,7 @@ async function openEmulated(): Promise<CudaUnderTest> {
   });
   const ordered = orders.map(([order, what]) => run(order, what, false));
   const disturbed = [run("ascending", "disturbed results", true)];
-  // Less exact than any GPU: more steps than an H100's, and in each more bits to lose than an A100's.
+  // Less exact than any GPU: more steps than an H100, and each step loses more bits than on an A100.
   const truncating = [run("ascending", "truncated sums", false, { products: 8, extraBits: 2 })];
   return {
     paths: [
@@ -84,12 +84,12 @@ async function openReal(): Promise<CudaUnderTest> {
   const runs = ["the first run", "the second run"].map((what) => ({ what, select() {} }));
   return {
     paths: [{ name: "cuda", backend: backendOf(device, false), device, ...gpuRounding, equalBits: true, runs }],
-    async reopen() {}, // a context that is lost goes with the process that holds it (cuda-workers.ts)
+    async reopen() {}, // a lost context ends with the process that holds it (cuda-workers.ts)
     launched: () => [],
   };
 }
 
-/** This machine's own GPU is asked for. */
+/** Whether this machine's own GPU was requested. */
 export const onHardware = process.env.BUN_GRPO_CUDA === "real";
 
 export const openCudaUnderTest = (): Promise<CudaUnderTest> => (onHardware ? openReal() : openEmulated());

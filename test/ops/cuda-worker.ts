@@ -1,6 +1,6 @@
 /**
- * Runs cases on the CUDA device in a process of its own, one for each name that it is sent, and answers with what
- * failed. So that the cases keep every core busy, and that a case which ends the process ends no other.
+ * Runs cases on the CUDA device in a separate process: one for each name it receives, answering with the failure if any. This
+ * keeps every core busy, and a case that crashes its process affects no other.
  */
 import { caseName } from "../../bench/ops/case.ts";
 import { tables } from "../../bench/ops/cases/all.ts";
@@ -12,9 +12,9 @@ export interface CaseAnswer {
   readonly failure: string | null;
   /** Ops and device functions that it called. */
   readonly called: readonly string[];
-  /** The GPU's context went with it: the process that ran the case takes no other. */
+  /** The GPU's context was lost with it: this process can run no other case. */
   readonly lost: boolean;
-  /** Kernels that were launched, by this case or before it. */
+  /** Kernels launched by this case or before it. */
   readonly launched: readonly string[];
 }
 
@@ -31,7 +31,7 @@ process.on("message", async (name: string) => {
     lost = isSticky(error);
   }
   const whole = { ...answer, lost, launched: cuda.launched() } satisfies CaseAnswer;
-  // On the emulator a failed case may have left its reports behind; on hardware only a lost context needs a new process.
+  // On the emulator a failed case may have left reports behind; on hardware only a lost context requires a new process.
   if (answer.failure && !onHardware) await cuda.reopen();
   process.send?.(whole);
 });

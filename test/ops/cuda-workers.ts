@@ -1,4 +1,4 @@
-/** Hands cases out to processes (cuda-worker.ts), as many as there are cores, or a few for the one GPU. */
+/** Distributes cases over processes (cuda-worker.ts): one per core, or a few for the one GPU. */
 import { join } from "node:path";
 import type { Subprocess } from "bun";
 import type { CaseAnswer } from "./cuda-worker.ts";
@@ -9,12 +9,12 @@ interface Job {
 }
 
 export interface CudaWorkers {
-  /** The answer to a case; the first that is asked for starts all of them. */
+  /** The result of a case; the first request starts all processes. */
   answer(name: string): Promise<CaseAnswer>;
   close(): void;
 }
 
-/** @param seconds that a case may take; a kernel that never ends would otherwise hold all that wait behind it */
+/** @param seconds limit of a case; a kernel that never ends would otherwise block all cases behind it */
 export function cudaWorkers(names: readonly string[], count: number, seconds: number): CudaWorkers {
   const queue: Job[] = [];
   const answers = new Map<string, Promise<CaseAnswer>>();
@@ -35,7 +35,7 @@ export function cudaWorkers(names: readonly string[], count: number, seconds: nu
         child.kill("SIGKILL");
       }, seconds * 1000);
     };
-    /** Nothing more can run in it: the next case gets a process of its own. */
+    /** The process can run nothing more: the next case gets a new one. */
     const replace = () => {
       clearTimeout(deadline);
       current = undefined;

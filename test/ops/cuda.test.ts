@@ -1,6 +1,6 @@
 /**
- * Every table of cases on the CUDA device (cuda-paths.ts), in processes of their own, one a core: on the emulator this is
- * the longest part of the suite. `OPS_PATH=cuda OPS_CASE=rmsnorm bun test test/ops/cuda.test.ts` runs a part.
+ * Every table of cases on the CUDA device (cuda-paths.ts), in one process per core: on the emulator this is the longest part of
+ * the suite. `OPS_PATH=cuda OPS_CASE=rmsnorm bun test test/ops/cuda.test.ts` runs a part.
  */
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { caseName } from "../../bench/ops/case.ts";
@@ -12,7 +12,7 @@ import { onHardware } from "./cuda-paths.ts";
 import { cudaWorkers } from "./cuda-workers.ts";
 import { chosenCases, takes } from "./harness.ts";
 
-// The emulator may have to be compiled first, and kernels as they are needed.
+// The emulator may have to be compiled first, and kernels are compiled on demand.
 setDefaultTimeout(600_000);
 
 const asked = (process.env.OPS_PATH ?? "cuda") === "cuda";
@@ -20,7 +20,7 @@ const chosen = Object.entries(asked ? tables : {}).map(
   ([name, cases]) => [name, chosenCases(cases).filter((one) => takes("cuda", one))] as const,
 );
 const names = chosen.flatMap(([, cases]) => cases.map(caseName));
-// The references are computed on the host, so several processes keep one GPU busier than one does.
+// The host computes the references, so several processes keep one GPU busier than one does.
 const cores = navigator.hardwareConcurrency;
 const workers = cudaWorkers(names, onHardware ? Math.min(4, cores) : cores, onHardware ? 30 : 300);
 const launched = new Set<string>();

@@ -1,8 +1,8 @@
 /**
- * A kernel library for processors that lack the wide instructions: the portable path with 16 lanes, which has the
- * tiling, tails and lane orders of AVX-512 in plain C++, and on it the two paths that multiply in bfloat16, their
- * instructions emulated (emulation/bf16.h). Kept in the cache beside the real library, by the hash of its sources.
- * Leaves out what AVX-512 does differently: its own instructions, and fused multiply-adds.
+ * A kernel library for processors without the wide instructions: the portable path with 16 lanes, which has the tiling, tails
+ * and lane orders of AVX-512 in plain C++, plus the two paths that multiply in bfloat16, with their instructions emulated
+ * (emulation/bf16.h). Cached beside the real library by the hash of its sources. Leaves out where AVX-512 itself differs: its
+ * own instructions, and fused multiply-adds.
  */
 import { existsSync, readdirSync, readFileSync, renameSync } from "node:fs";
 import { join } from "node:path";
@@ -17,7 +17,7 @@ const kernels = assetPath("ffi/cpu");
 const instructions = join(import.meta.dir, "emulation", "bf16.h");
 const products = ["-O2", "-include", instructions, "-DEMULATED_BF16", "-DBASE_PATH=path_portable"];
 
-/** What is compiled to which object. One of the bfloat16 paths converts operands in many small parts. */
+/** Sources and their objects. One of the bfloat16 paths converts operands in many small parts. */
 const units: Readonly<Record<string, readonly string[]>> = {
   portable: ["-DKERNEL_PATH=path_portable", join(kernels, "path.cpp")],
   avx512bf16: [...products, "-DKERNEL_PATH=path_avx512bf16", join(kernels, "path_bf16.cpp")],
@@ -32,7 +32,7 @@ const units: Readonly<Record<string, readonly string[]>> = {
   threads: [join(kernels, "threads.cpp")],
 };
 
-/** Path of the library, compiled on first use (about 10 s of one core). */
+/** Path of the library, compiled on first use (about 10 s on one core). */
 export async function emulatedLibrary(): Promise<string> {
   const compiler = findCompiler(what);
   const hash = new Bun.CryptoHasher("sha256").update(JSON.stringify([compiler, flags, defines, units, process.arch]));

@@ -1,4 +1,4 @@
-/** The harness finds what it is there to find: each kind of fault, made on purpose, fails its case. */
+/** The harness detects every kind of fault it is meant to: each one, planted on purpose, fails its case. */
 import { expect, test } from "bun:test";
 import { caseName, opCase, type Run, type SuiteRun } from "../../bench/ops/case.ts";
 import { tables } from "../../bench/ops/cases/all.ts";
@@ -12,7 +12,7 @@ import { type Backend, execute, type Path } from "./harness.ts";
 import { layoutsOf } from "./layout.ts";
 import { cpuPath, cpuPaths, defaultDevice, emulatedPaths, someCpuPaths as paths } from "./paths.ts";
 
-/** Writes one float at `index` elements from the tensor's address. */
+/** Writes one float `index` elements from the tensor's address. */
 function poke(t: Tensor, index: number, value: number): void {
   new Float32Array(bytesAt(t.address + index * 4, 4))[0] = value;
 }
@@ -28,7 +28,7 @@ function failure(body: (run: SuiteRun) => void, on: readonly Path[] = paths): st
 
 const output = (run: Run, gap = 0) => run.output("y", "float32", [3, 5], { gap });
 
-/** y = 1 as it should be, then `fault`. */
+/** The correct y = 1, followed by `fault`. */
 function filled(run: SuiteRun, y: Tensor, fault: (device: Device) => void): void {
   run.run((device) => {
     for (let r = 0; r < 3; r++) for (let i = 0; i < 5; i++) poke(y, r * y.rowStride + i, 1);
@@ -45,13 +45,13 @@ test("a sound case passes", () => {
   expect(message).toBe("passed");
 });
 
-test("writes outside an output: behind it, before it, in a gap, in an input", () => {
+test("writes outside an output: after it, before it, in a gap, in an input", () => {
   const stray = (gap: number, index: number) =>
     failure((run) => {
       const y = output(run, gap);
       filled(run, y, () => poke(y, index, 7));
     });
-  expect(stray(0, 15)).toContain("wrote behind y (element 15 of 15)");
+  expect(stray(0, 15)).toContain("wrote past the end of y (element 15 of 15)");
   expect(stray(0, -1)).toContain("wrote before y");
   expect(stray(2, 5)).toContain("wrote in a gap of y (element 5 of 21)");
   const input = failure((run) => {
@@ -78,7 +78,7 @@ test("a difference beyond the tolerance, and NaN or infinity before any differen
       filled(run, y, () => poke(y, 7, got));
       const wanted = new Array(15).fill(1);
       wanted[7] = want;
-      wanted[2] = 1 + 1e-3; // a small difference comes second
+      wanted[2] = 1 + 1e-3; // a small difference ranks second
       run.check(y, wanted, { absolute: 2e-3, ...tolerance });
     });
   expect(against(2, 2.001, {})).toBe("passed");
@@ -96,10 +96,10 @@ test("bits that change from run to run or with the threads", () => {
     const y = output(run);
     filled(run, y, () => poke(y, 3, 1 + 2 ** -23 * runs++));
   });
-  expect(message).toContain("other bits with 2 threads than with 1 thread");
+  expect(message).toContain("different bits with 2 threads than with 1 thread");
 });
 
-test("rows that differ in a bit, and gradients that are no slopes", () => {
+test("rows that differ in a bit, and gradients that differ from the slope", () => {
   const rows = failure((run) => {
     const y = output(run, 1);
     filled(run, y, () => poke(y, 2 * y.rowStride, 1 + 2 ** -23));
@@ -136,7 +136,7 @@ test("a case prints what OPS_CASE takes", () => {
   expect(caseName(opCase("matmulForward", settings, () => {}))).toBe("matmulForward M=33 N=31 x=bf16 bias");
 });
 
-test.if(cpuPaths.length > 0)("the paths of this processor and the emulated ones are all there", () => {
+test.if(cpuPaths.length > 0)("the paths of this processor and the emulated ones are all present", () => {
   const supported = defaultDevice.library.paths.filter((p) => p.supported).map((p) => p.name);
   const expected = process.env.OPS_PATH ? [process.env.OPS_PATH] : [...supported, ...Object.keys(emulatedPaths)];
   expect(paths.map((p) => p.name)).toEqual(expected);
@@ -147,7 +147,7 @@ test.if(cpuPaths.length > 0)("the paths of this processor and the emulated ones 
     );
 });
 
-test("what is allowed for rounded operands is allowed where they are rounded, and nowhere else", () => {
+test("the allowance for rounded operands applies only on paths that round them", () => {
   const off = (roundsOperands: boolean, tolerance: Tolerance) =>
     failure(
       (run) => {
@@ -162,10 +162,10 @@ test("what is allowed for rounded operands is allowed where they are rounded, an
   expect(off(true, { absolute: 0.001, operands: { relative: 0.001 } })).toContain("1 of 15 elements are off");
 });
 
-test("a long product may lose what tensor cores cut off where they sum, and nowhere else", () => {
+test("the allowance for tensor cores' truncation of long sums applies only on paths that use them", () => {
   const long = tables.matmul!.find((one) => caseName(one).startsWith("matmulForward M=3 N=9 K=16400"))!;
   const path = cpuPath("portable", defaultDevice, "portable");
-  // Of Σ|ab|, about (2/π)·16400, allowed are 2⁻²¹, and there √(16400/1024) = 4 times that: 0.005 and 0.02.
+  // The allowance relative to Σ|ab|, about (2/π)·16400, is 2⁻²¹, and there √(16400/1024) = 4 times that: 0.005 and 0.02.
   const off = (by: number, tensorCores: boolean) => {
     const device = () => ({
       ...defaultDevice,
@@ -191,7 +191,7 @@ test("a long product may lose what tensor cores cut off where they sum, and nowh
   expect(off(0.03, true)).toContain("27 of 27 elements are off");
 });
 
-test("of the largest vocabulary every draw is checked, on a slow device too: one from another random number is found", () => {
+test("every draw from the largest vocabulary is checked, on a slow device too: a wrong random number is detected", () => {
   const large = tables.sample!.find((one) => caseName(one).startsWith("sample V=151936"))!;
   const path = cpuPath("portable", defaultDevice, "portable");
   const { ops } = defaultDevice;
@@ -218,17 +218,17 @@ test("of the largest vocabulary every draw is checked, on a slow device too: one
     );
 });
 
-/** The CPU's path with the buffers of cases somewhere else than the host's bytes, as on a device with its own memory. */
+/** The CPU path with the buffers of cases outside the host's bytes, as on a device with its own memory. */
 function apart(separate: boolean): Path {
   const device = () => defaultDevice;
   const backend: Backend = { device, slow: false, arena: deviceArena(device, separate), layoutOf: layoutsOf(device) };
   return { ...cpuPath("portable", defaultDevice, "portable"), backend };
 }
 
-test.each([true, false])("a device with memory of its own; a buffer an allocation: %p", (separate) => {
+test.each([true, false])("a device with its own memory; one allocation per buffer: %p", (separate) => {
   const path = apart(separate);
   for (const [table, cases] of Object.entries(tables)) {
-    if (table === "sample") continue; // thousands of draws tell nothing more
+    if (table === "sample") continue; // thousands of draws add nothing here
     const seen = new Set<string>();
     for (const one of cases) {
       if (one.only || seen.has(one.op)) continue;
@@ -245,7 +245,7 @@ test.each([true, false])("a device with memory of its own; a buffer an allocatio
     },
     [path],
   );
-  expect(saved).toContain("wrote behind y");
+  expect(saved).toContain("wrote past the end of y");
   const missed = failure(
     (run) => {
       const y = output(run, 2);

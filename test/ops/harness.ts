@@ -1,11 +1,10 @@
 /**
- * Runs the tables of op cases. A case lays out its buffers, runs the op, and compares what it wrote with a float64
- * reference. It runs on every path of a device (paths.ts, cuda-paths.ts), several times on each: the runs must agree in
- * every bit, and nothing but the outputs may change: not the guard words around a buffer, not the gaps of a strided
- * view, not an input.
+ * Runs the tables of op cases. A case lays out its buffers, runs the op, and compares its output with a float64 reference. It
+ * runs on every path of a device (paths.ts, cuda-paths.ts), several times on each: all runs must agree bit for bit, and only
+ * the outputs may change, not the guard words around a buffer, the gaps of a strided view or an input.
  *
- * A case prints as `op setting=value …`. `OPS_CASE="matmulForward M=33 N=31" bun test test/ops` runs those that begin
- * with it, `OPS_PATH=avx2` one path, `OPS_PATH=cuda` the CUDA device alone.
+ * A case prints as `op setting=value …`. `OPS_CASE="matmulForward M=33 N=31" bun test test/ops` runs the cases that start with
+ * it, `OPS_PATH=avx2` a single path, `OPS_PATH=cuda` only the CUDA device.
  */
 import { expect, test } from "bun:test";
 import { caseName, type OpCase, type SuiteRun, type Wanted } from "../../bench/ops/case.ts";
@@ -26,18 +25,18 @@ export interface Backend {
   readonly layoutOf: Layouts;
 }
 
-/** One of the ways in which a device computes; all that are run together share a backend. */
+/** One way in which a device computes; paths that run together share a backend. */
 export interface Path extends Rounding {
   readonly name: string;
   readonly backend: Backend;
   device(): Device;
-  /** What has the same inputs has the same bits; false where approximate instructions are disturbed. */
+  /** Equal inputs give equal bits; false if approximate instructions are disturbed. */
   readonly equalBits: boolean;
-  /** Several, which must agree in every bit; `select` is called before the work, `settle` after it. */
+  /** Several runs, which must agree bit for bit; `select` is called before the work, `settle` after it. */
   readonly runs: readonly { readonly what: string; select(): void; settle?(): void }[];
 }
 
-/** The device with its ops' names noted as they are called; parameters come from the host's memory and go there. */
+/** The device, recording the names of its ops as they are called; parameters are loaded from and saved to the host's memory. */
 function noting(device: Device, arena: Arena, called: Set<string>): Device {
   const note = <T extends object>(target: T): T =>
     new Proxy(target, {
@@ -78,7 +77,7 @@ function compare(got: Float64Array, wanted: readonly Sum[], tolerance: Tolerance
   }
   if (wrong > 0)
     throw new Error(
-      `${wrong} of ${got.length} elements are off; the worst, element ${at}, is ${got[at]}, wanted ${wanted[at]!.value}: ${worst.toPrecision(3)} times what is allowed`,
+      `${wrong} of ${got.length} elements are off; the worst, element ${at}, is ${got[at]}, wanted ${wanted[at]!.value}: ${worst.toPrecision(3)} times the tolerance`,
     );
 }
 
@@ -130,7 +129,7 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
       throw new Error(`rows ${aFrom + row} and ${bFrom + row} differ in their bits`);
     });
   };
-  /** Runs the work on a path, as often as the path says: with equal bits, and no writes but to outputs. */
+  /** Runs the work on a path as often as the path requires: with equal bits, and no writes except to outputs. */
   const runOn = (path: Path, work: (device: Device) => void) => {
     const device = noting(path.device(), backend.arena, called);
     for (const { what, select, settle } of path.runs) {
@@ -145,7 +144,7 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
         const stray = memory.strayWrite(image);
         if (stray) throw new Error(`${name}\n  on ${path.name}: ${stray}`);
       } else if (!image.equals(first)) {
-        throw new Error(`${name}\n  on ${path.name}: other bits with ${what} than with ${path.runs[0]!.what}`);
+        throw new Error(`${name}\n  on ${path.name}: different bits with ${what} than with ${path.runs[0]!.what}`);
       }
     }
   };
@@ -172,7 +171,7 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
       return memory.parameter(label, dtype, values, backend.layoutOf(shape), output);
     },
     saved: filled,
-    save() {}, // what another op has written is the reference's
+    save() {}, // the reference takes the place of another op's output
     first: (work) => void before.push(work),
     layers: (pages) => () => pages,
     run(work, after) {
@@ -184,7 +183,7 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
       for (const path of on) runOn(path, whole);
     },
     check(slot, want, tolerance) {
-      requireRun(); // before the reference, which may take long
+      requireRun(); // before the reference, which may be slow
       const wanted = elementsOf(want, placed(slot).values.length);
       onEach(slot.name, (image, path) => compare(memory.read(image, placed(slot)), wanted, tolerance, path));
     },
@@ -220,19 +219,19 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
   return called;
 }
 
-/** The cases that OPS_CASE lets through. */
+/** The cases that OPS_CASE selects. */
 export function chosenCases(cases: readonly OpCase[]): OpCase[] {
   const prefix = process.env.OPS_CASE ?? "";
   return cases.filter((one) => caseName(one).startsWith(prefix));
 }
 
-/** Whether a kind of device takes the case's operands. */
+/** Whether a kind of device supports the case's operands. */
 export const takes = (kind: Device["kind"], { only }: OpCase): boolean => only === undefined || only.kind === kind;
 
-/** The name of a case that a device does not take: with the reason. */
+/** The name of an unsupported case, with the reason. */
 export const skippedName = (one: OpCase): string => `${caseName(one)} (${one.only?.kind} only: ${one.only?.reason})`;
 
-/** Registers them as tests. */
+/** Registers the cases as tests. */
 export function testCases(cases: readonly OpCase[], on: readonly Path[]): void {
   if (on.length === 0) return;
   for (const one of chosenCases(cases))

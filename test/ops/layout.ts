@@ -1,4 +1,4 @@
-/** Where a device puts the elements of a parameter, learned by loading one that holds its own indices. */
+/** Where a device places the elements of a parameter, found by loading one that holds its own indices. */
 import { bytesAt } from "../../ffi/bindings/libc.ts";
 import type { Device, Weight } from "../../src/device/device.ts";
 import { tensor } from "../../src/tensor/tensor.ts";
@@ -6,7 +6,7 @@ import type { Layout } from "./memory.ts";
 
 export type Layouts = (shape: readonly number[]) => Layout;
 
-/** The layouts of one device, each learned once. */
+/** The layouts of one device, each determined once. */
 export function layoutsOf(device: () => Device): Layouts {
   const known = new Map<string, Layout>();
   return (shape) => {

@@ -1,7 +1,7 @@
 /**
- * Runs the ops that take scratch memory once, at the sizes given as JSON, in both types; prints what the threads then
- * hold and what the device had said, in bytes. A path and a library may follow. A process of its own, because scratch
- * memory is kept.
+ * Runs the ops that use scratch memory once, at the sizes given as JSON, in both types; prints in bytes what the threads then
+ * hold and what the device had announced. Optional arguments: a path and a library. It is a separate process because scratch
+ * memory is never freed.
  */
 import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { PAGE_TOKENS, type ScratchSizes, type Weight } from "../../src/device/device.ts";
@@ -14,7 +14,7 @@ const [, , , path, libraryFile] = process.argv;
 const device = await openCpuDevice({ threads: 2, ...(path && libraryFile ? { path, libraryFile } : {}) });
 const { ops } = device;
 
-// Never written memory reads as zero and costs nothing.
+// Memory that was never written reads as zero and costs nothing.
 function make(dtype: DType, ...dims: number[]): Tensor {
   return tensor("t", device.allocate(elementCount(dims) * bytesPerElement(dtype), "test").address, dtype, dims);
 }

@@ -1,6 +1,6 @@
 /**
- * The memory of a case: every buffer between guard words, every gap of a strided view and every output that has no
- * value yet filled with them, and a way to see afterwards that only outputs were written.
+ * The memory of a case: every buffer is surrounded by guard words, which also fill the gaps of a strided view and outputs
+ * without an initial value, so that a later check finds any write outside the outputs.
  */
 import type { SlotOptions, ValueSlot, WeightSlot } from "../../bench/ops/case.ts";
 import {
@@ -20,9 +20,9 @@ const GUARD_BYTES = 64;
 /** A tensor in guarded memory. `values` are its elements in order of the shape, as stored: rounded to the dtype. */
 export interface PlacedSlot extends ValueSlot {
   readonly output: boolean;
-  /** Where the buffer lies in the case's memory, in bytes. */
+  /** Offset of the buffer in the case's memory, in bytes. */
   readonly offset: number;
-  /** Where element i of `values` lies, in elements from the address. */
+  /** Offset of element i of `values` from the address, in elements. */
   readonly places: Int32Array;
   /** Elements in the buffer, gaps and padding included. */
   readonly extent: number;
@@ -54,7 +54,7 @@ export interface CaseMemory {
     values: ArrayLike<number> | null,
     o?: SlotOptions,
   ): PlacedSlot;
-  /** A parameter that `layout` puts in the device's order: places[i] is where row-major element i lies. */
+  /** A parameter that `layout` puts in the device's order: places[i] is the position of row-major element i. */
   weight(
     name: string,
     dtype: ComputeDType,
@@ -64,13 +64,13 @@ export interface CaseMemory {
   ): Omit<WeightSlot, "next">;
   /** A flat tensor in a parameter's layout (its gradient, master weights or moments), padding zero. */
   parameter(name: string, dtype: DType, values: ArrayLike<number>, layout: Layout, output: boolean): PlacedSlot;
-  /** Puts every byte back to what it was before the first run. */
+  /** Restores every byte to its state before the first run. */
   restore(): void;
   image(): Image;
   read(image: Image, slot: PlacedSlot): Float64Array;
   /** The slot's own bytes (gaps left out) of rows [from, from + count). */
   rowBytes(image: Image, slot: PlacedSlot, from: number, count: number): Buffer;
-  /** Names what was written that is no output, or undefined. */
+  /** Names a write outside the outputs, or undefined. */
   strayWrite(image: Image): string | undefined;
 }
 
@@ -79,7 +79,7 @@ export interface Layout {
   readonly elements: number;
 }
 
-/** Memory for one case; the next case begins at the arena's start again. */
+/** Memory for one case; the next case starts at the arena's beginning again. */
 export function caseMemory(arena: Arena): CaseMemory {
   const { bytes } = arena;
   const words = new Uint16Array(bytes.buffer);
@@ -185,7 +185,7 @@ export function caseMemory(arena: Arena): CaseMemory {
       const near = slots.findLast((slot) => slot.offset - GUARD_BYTES <= at)!;
       const element = Math.floor((at - near.offset) / bytesPerElement(near.dtype));
       const where =
-        element < 0 ? "before" : element >= near.extent ? "behind" : near.output ? "in a gap of" : "in input";
+        element < 0 ? "before" : element >= near.extent ? "past the end of" : near.output ? "in a gap of" : "in input";
       return `wrote ${where} ${near.name} (element ${element} of ${near.extent})`;
     },
   };

@@ -1,6 +1,6 @@
 /**
- * The CPU under test: every instruction path that this machine has, and emulated ones (emulated.ts). Each runs a case
- * with one thread and twice with two. OPS_PATH chooses one of them.
+ * The CPU under test: every instruction path of this machine, and emulated ones (emulated.ts). Each runs a case with one thread
+ * and twice with two. OPS_PATH selects one of them.
  */
 import { cpuRounding } from "../../bench/ops/tolerance.ts";
 import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
@@ -18,7 +18,7 @@ export const emulatedPaths: Readonly<Record<string, string>> = {
 
 export const defaultDevice: CpuDevice = await openCpuDevice({ threads: 2 });
 
-/** Cases are laid out alike for every path: panels are as wide in all of them. */
+/** Cases have one layout for every path: panels are equally wide in all of them. */
 const backend: Backend = {
   device: () => defaultDevice,
   slow: false,
@@ -30,7 +30,7 @@ export function cpuPath(name: string, device: CpuDevice, selected: string): Path
   const run = (what: string, threads: number) => ({
     what,
     select() {
-      device.library.selectPath(selected); // the choice is the library's, so it is made anew before each run
+      device.library.selectPath(selected); // the choice is global to the library, so select again before each run
       device.library.setThreads(threads);
     },
   });
@@ -61,7 +61,7 @@ async function openPaths(): Promise<Path[]> {
   return asked ? emulated.filter((p) => p.name === asked) : [...native, ...emulated];
 }
 
-/** None where OPS_PATH asks for the CUDA device. */
+/** Empty if OPS_PATH selects the CUDA device. */
 export const cpuPaths: readonly Path[] = await openPaths();
 
 /** The same, never empty: for tests of the suite itself. */

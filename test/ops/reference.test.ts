@@ -1,4 +1,4 @@
-/** The references that sampling is compared with, by published answers. */
+/** The references for sampling, checked against published values. */
 import { expect, test } from "bun:test";
 import {
   chiSquare,
@@ -24,16 +24,16 @@ test("53 bits become a number in [0, 1)", () => {
   expect(uniformOf([0x80000000, 0, 0, 0])).toBe(0.5);
 });
 
-test("the token of a random number, and how far that is from drawing another", () => {
+test("the token of a random number, and its distance from drawing another", () => {
   const sums = cumulative(Float64Array.of(0, 0.25, 0, 0.5, 0.25, 0));
   expect([0, 0.2, 0.25, 0.7499, 0.75, 0.9999].map((u) => tokenAt(sums, u).id)).toEqual([1, 1, 3, 3, 4, 4]);
   expect([0, 0.2, 0.25, 0.3125, 0.5, 0.875].map((u) => tokenAt(sums, u).margin)).toEqual(
-    [0.25, 0.25 - 0.2, 0, 0.0625, 0.25, 0.125], // none lies below the first
+    [0.25, 0.25 - 0.2, 0, 0.0625, 0.25, 0.125], // no token is below the first
   );
   expect(() => tokenAt(sums, 1)).toThrow("the probabilities sum to 1, not above 1");
 });
 
-test("the χ² that frequencies are judged by", () => {
+test("χ² quantiles for the test of frequencies", () => {
   // tables give 23.5 for 4 and 161.3 for 100 degrees of freedom
   expect(Math.abs(chiSquareLimit(4) - 23.5)).toBeLessThan(0.7);
   expect(Math.abs(chiSquareLimit(100) - 161.3)).toBeLessThan(0.5);

@@ -1,4 +1,4 @@
-/** The memory that kernels take beside the planned buffers stays below what the device says of it (promise 5). */
+/** The memory that kernels use beyond the planned buffers stays below the device's own figure (promise 5). */
 import { expect, test } from "bun:test";
 import { join } from "node:path";
 import type { ScratchSizes } from "../../src/device/device.ts";
@@ -42,12 +42,12 @@ for (const one of cases) {
   });
 }
 
-// What this path takes beside does not hang on the instruction, so the slow emulation runs two sizes of one path.
+// This path's extra memory does not depend on the instruction, so the slow emulation runs two sizes of one path.
 for (const one of cases.slice(1, 3)) {
   test(`scratch memory of a path that multiplies in bfloat16: ${one[0]}`, async () => {
     const library = await emulatedLibrary();
     const { held, planned } = measure(one, "avx512bf16", library);
-    expect(held).toBeGreaterThan(measure(one, "portable", library).held); // the path that it is built on
+    expect(held).toBeGreaterThan(measure(one, "portable", library).held); // the path that it extends
     expect(held).toBeLessThanOrEqual(planned);
   });
 }

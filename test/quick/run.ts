@@ -1,7 +1,7 @@
 /**
- * `bun run test:quick`: what most changes break, in seconds. The types of the public API, who may import whom, numbers from
- * outside (transformers, TRL, torch) on tiny models, and a short run whose bytes are recorded. All at once, so that two cores
- * are busy; what fails is shown whole. Everything is `bun run test`.
+ * `bun run test:quick`: finds most breakage in seconds. Types of the public API, the import table, numbers from other libraries
+ * (transformers, TRL, torch) on tiny models, and a short run with recorded bytes. All run at once, to use two cores; failures
+ * are shown in full. `bun run test` runs everything.
  */
 import { join } from "node:path";
 

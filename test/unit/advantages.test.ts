@@ -1,4 +1,4 @@
-// Advantages on hand-computed groups. That they equal TRL's on the golden rollouts is in loss.test.ts.
+// Advantages of hand-computed groups. loss.test.ts compares those of the golden rollouts with TRL's.
 import { describe, expect, test } from "bun:test";
 import { InputError } from "../../src/errors.ts";
 import { type AdvantageInput, computeAdvantages, type RewardInput } from "../../src/grpo/advantages.ts";
@@ -13,7 +13,7 @@ describe("one reward", () => {
   const rewards = [1, 0, 0, 0, 2, 4];
   const groups = [7, 7, 7, 7, 3, 3];
 
-  test("group: Bessel-corrected, groups of different sizes, neighbours or not", () => {
+  test("group: Bessel-corrected, groups of different sizes, adjacent or not", () => {
     const { advantages, groupMean, groupStd } = computeAdvantages({ rewards, groups, scaleRewards: "group" });
     const large = Math.SQRT2;
     close(advantages, [0.75 / 0.5001, ...Array(3).fill(-0.25 / 0.5001), -1 / (large + 1e-4), 1 / (large + 1e-4)]);
@@ -24,7 +24,7 @@ describe("one reward", () => {
     expect([1, 2, 4, 5, 0, 3].map((i) => mixed.advantages[i])).toEqual([...advantages]);
   });
 
-  test("batch: the mean of the group, the standard deviation of all", () => {
+  test("batch: the mean of the group, the standard deviation of the batch", () => {
     const result = computeAdvantages({ rewards, groups, scaleRewards: "batch" });
     const mean = 7 / 6;
     const std = Math.sqrt(rewards.reduce((sum, reward) => sum + (reward - mean) ** 2, 0) / 5);
@@ -36,11 +36,11 @@ describe("one reward", () => {
     expect(result.rewardMean).toBeCloseTo(mean, 14);
   });
 
-  test("none: the deviation itself", () => {
+  test("none: the plain difference from the mean", () => {
     close(computeAdvantages({ rewards, groups, scaleRewards: "none" }).advantages, [0.75, -0.25, -0.25, -0.25, -1, 1]);
   });
 
-  test("equal rewards give exactly 0, also where their sum rounds", () => {
+  test("equal rewards give exactly 0, even if their sum rounds", () => {
     const result = computeAdvantages({ rewards: Array(7).fill(0.1), groups: Array(7).fill(0), scaleRewards: "group" });
     expect([...result.advantages]).toEqual(Array(7).fill(0));
     expect(result.groupStd).toEqual([0]);
@@ -65,7 +65,7 @@ describe("null rewards", () => {
       });
       expect([...result.advantages.subarray(0, 4)]).toEqual([0, 0, 0, 0]);
       expect(result.groupMean).toEqual([5, null, 0.5]);
-      // Neither has a standard deviation that could be 0, in TRL as here.
+      // Without a standard deviation there is none that could be 0, in TRL as here.
       expect(result.fracRewardZeroStd).toBe(0);
     }
   });
@@ -76,7 +76,7 @@ describe("null rewards", () => {
     expect(result).toMatchObject({ rewardMean: null, rewardStd: null, fracRewardZeroStd: 0 });
   });
 
-  test("rewards whose squares leave the floats are refused with a cure", () => {
+  test("rewards whose squares overflow are refused with a cure", () => {
     const of = (rewards: number[] | number[][], weights?: number[]) => () =>
       computeAdvantages({ rewards, groups: [0, 0], scaleRewards: "group", weights });
     expect(of([1e308, -1e308])).toThrow(
@@ -101,7 +101,7 @@ describe("several reward functions", () => {
   ];
   const groups = [0, 0, 1, 1];
 
-  test("sum_then_normalize: the weighted sum of what scored", () => {
+  test("sum_then_normalize: the weighted sum of the scores", () => {
     const result = computeAdvantages({ rewards, weights: [1, 0.5], groups, scaleRewards: "none" });
     expect(result.rewards).toEqual([6, 0, 16, 0]);
     close(result.advantages, [3, -3, 8, -8]);
@@ -176,13 +176,13 @@ describe("bad input", () => {
   });
 });
 
-test("spread: some group has scores that differ; what was not scored is no spread, nor what another function or no weight says", () => {
+test("spread: some group has differing scores; missing scores, other functions and zero weights do not count", () => {
   const groups = [0, 0, 1, 1];
   const spread = (rewards: RewardInput["rewards"], more: Partial<AdvantageInput> = {}) =>
     computeAdvantages({ rewards, groups, scaleRewards: "group", ...more }).hasSpread;
   expect(spread([1, 1, 2, 3])).toBe(true);
   expect(spread([1, 1, 2, 2])).toBe(false);
-  // The share of equal groups is a half here: the others have no score.
+  // Half of the groups count as equal: the others have no score.
   expect(spread([1, 1, null, null])).toBe(false);
   expect(spread([1, null, 2, null])).toBe(false);
   const evenOut = [
@@ -191,7 +191,7 @@ test("spread: some group has scores that differ; what was not scored is no sprea
   ];
   expect(spread(evenOut)).toBe(false);
   expect(spread(evenOut, { multiObjectiveAggregation: "normalize_then_sum" })).toBe(true);
-  // As the trainer asks.
+  // As the trainer calls it.
   const input = { rewards: evenOut, groups, lengths: [1, 1, 1, 1], finished: [true, true, true, true] };
   const settings: EstimatorSettings = {
     ...{ advantageEstimator: "grpo", scaleRewards: "group", multiObjectiveAggregation: "normalize_then_sum" },

@@ -30,7 +30,7 @@ function allRows(path: string): Record<string, unknown>[] {
   }
 }
 
-/** What opening and reading everything throws. */
+/** The error from opening and reading everything. */
 function failure(path: string): string {
   try {
     allRows(path);
@@ -79,7 +79,7 @@ describe("sound files", () => {
     });
   }
 
-  test("whole numbers come as numbers while they are exact", () => {
+  test("integers are read as numbers while they are exact", () => {
     const values = [2n ** 53n - 1n, 2n ** 53n + 1n, -(2n ** 63n)];
     const rows = allRows(saved(ipcBytes(new Table({ n: vectorFromArray(values) }))));
     expect(rows.map(({ n }) => n)).toEqual([2 ** 53 - 1, 2n ** 53n + 1n, -(2n ** 63n)]);
@@ -110,7 +110,7 @@ describe("sound files", () => {
     expect(() => table.row(0)).toThrow(RangeError);
   });
 
-  test("rows stay valid after close, and none is read then", () => {
+  test("rows stay valid after close, after which none can be read", () => {
     const table = openTable(saved(ipcBytes(tableOf(0, 9))));
     const row = table.row(4);
     table.close();
@@ -119,7 +119,7 @@ describe("sound files", () => {
     expect(() => table.row(4)).toThrow("after close");
   });
 
-  test("a row number that is none is refused", () => {
+  test("an invalid row number is refused", () => {
     const table = openTable(saved(ipcBytes(tableOf(0, 9))));
     for (const row of [-1, 9, 1.5, Number.NaN]) expect(() => table.row(row)).toThrow(RangeError);
     table.close();
@@ -130,7 +130,7 @@ describe("damaged files", () => {
   const stream = ipcBytes(batchedTable([40, 40], ["text", "messages"]));
   const file = ipcBytes(batchedTable([40, 40], ["text", "messages"]), "file");
 
-  test("a stream cut anywhere but between two batches is torn", () => {
+  test("a stream cut anywhere except between two batches is torn", () => {
     const end = stream.length - 8; // before the end-of-stream mark
     for (let cut = 8; cut < end; cut += 41) {
       const path = saved(stream.slice(0, cut));
@@ -166,7 +166,7 @@ describe("damaged files", () => {
     expect(failure(saved(bytes))).toContain("the metadata of the footer");
   });
 
-  test("text offsets that fall, or lie beyond the text", () => {
+  test("text offsets that decrease or are beyond the text", () => {
     const table = new Table({ c: vectorFromArray(["aaaa", "bbbb", "cccc"], new Utf8()) });
     const offsets = (...values: number[]) => new Uint8Array(Int32Array.from(values).buffer);
     const bytes = ipcBytes(table);
@@ -186,7 +186,7 @@ describe("damaged files", () => {
     expect(failure(path)).toContain("entry 2 of a dictionary of 2");
   });
 
-  test("counts in the metadata that lie neither loop nor allocate", () => {
+  test("false counts in the metadata cause no long loop or large allocation", () => {
     const started = performance.now();
     for (const source of [stream, file]) {
       for (let at = 8; at < 900; at += 4) {
@@ -204,7 +204,7 @@ describe("damaged files", () => {
     expect(performance.now() - started).toBeLessThan(20_000);
   });
 
-  test("compressed data that does not unpack", () => {
+  test("compressed data that cannot be decompressed", () => {
     const bytes = Buffer.from(compressedBytes(tableOf(0, 200, ["text"]), "zstd"));
     const frame = bytes.lastIndexOf(Uint8Array.of(0x28, 0xb5, 0x2f, 0xfd));
     bytes.fill(0xee, frame + 4, frame + 40);
@@ -233,7 +233,7 @@ describe("other files", () => {
     expect(failure(saved(Buffer.from(content, "latin1")))).toMatch(message);
   });
 
-  test("two columns of one name", () => {
+  test("two columns with the same name", () => {
     const bytes = ipcBytes(tableOf(0, 3, ["text", "large"]));
     const renamed = Buffer.from(bytes);
     const at = renamed.indexOf("large");
@@ -246,7 +246,7 @@ describe("other files", () => {
 test("a column without a name has an empty one, and a file without columns is refused", () => {
   expect(failure(saved(ipcBytes(new Table())))).toContain("it has no columns");
   const bytes = Buffer.from(ipcBytes(tableOf(0, 3, ["text"])));
-  // The name's offset in the field's vtable set to 0: it is not written.
+  // Set the name's offset in the field's vtable to 0: absent.
   const field = bytes.indexOf("text") - 4;
   for (let at = 8; at < field; at += 4) {
     const copy = Buffer.from(bytes);
@@ -264,7 +264,7 @@ test("a column without a name has an empty one, and a file without columns is re
   throw new Error("the field's name was not found in the file");
 });
 
-test("a column of more values than its batch has rows is damaged", () => {
+test("a column with more values than its batch has rows is damaged", () => {
   const data = vectorFromArray([1, 2, 3], new Int32()).data[0]!;
   checkBatchColumn(data, 3);
   expect(() => checkBatchColumn(data, 2)).toThrow("3 values in a batch of 2 rows");

@@ -1,4 +1,4 @@
-/** Writes that appear whole or not at all: failures, full disks, and what dead processes leave. */
+/** Atomic writes: failures, full disks, and leftovers of dead processes. */
 import { afterAll, beforeEach, describe, expect, test } from "bun:test";
 import {
   existsSync,
@@ -27,7 +27,7 @@ const read = (...path: string[]) => readFileSync(join(folder, ...path), "utf8");
 const deadPid = Bun.spawnSync(["true"]).pid;
 
 describe("a file", () => {
-  test("is replaced whole, and nothing stays beside it", () => {
+  test("is replaced atomically, without leftovers", () => {
     const path = join(folder, "a.json");
     writeFileAtomic(path, "old");
     writeFileAtomic(path, new TextEncoder().encode("new, ä"));
@@ -35,7 +35,7 @@ describe("a file", () => {
     expect(readdirSync(folder)).toEqual(["a.json"]);
   });
 
-  test("behind a link is written where the link points", () => {
+  test("behind a link is written to the link's target", () => {
     mkdirSync(join(folder, "disk"));
     writeFileSync(join(folder, "disk", "a"), "old");
     symlinkSync(join("disk", "a"), join(folder, "a"));
@@ -43,7 +43,7 @@ describe("a file", () => {
     expect(read("disk", "a")).toBe("new");
   });
 
-  test("takes away what a dead process left, not what a living one writes", () => {
+  test("removes leftovers of a dead process, not files that a living one is writing", () => {
     writeFileSync(join(folder, `.a.tmp-${deadPid}`), "half");
     writeFileSync(join(folder, `.a.tmp-${process.ppid}`), "half");
     writeFileSync(join(folder, `.b.tmp-${deadPid}`), "half");
@@ -63,8 +63,8 @@ describe("a file", () => {
 });
 
 describe("a file on a full disk", () => {
-  // The limit on file size fails a write in the middle as a full disk does, without one. The signal that goes with it is
-  // ignored, so that the write returns an error.
+  // A file size limit makes a write fail midway, like a full disk. The accompanying signal is ignored, so that the write
+  // returns an error.
   function underLimit(kibibytes: number, script: string) {
     const source = join(import.meta.dir, "../../src");
     const file = join(folder, "script.ts");
@@ -108,7 +108,7 @@ describe("a file on a full disk", () => {
 describe("a folder", () => {
   const fill = (text: string) => (temporary: string) => writeFileSync(join(temporary, "a"), text);
 
-  test("appears whole, and is replaced whole", async () => {
+  test("appears complete, and is replaced as a whole", async () => {
     const target = join(folder, "deep", "checkpoint-1");
     await writeFolderAtomic(target, async (temporary) => {
       await Bun.sleep(0);
@@ -124,7 +124,7 @@ describe("a folder", () => {
     expect(readdirSync(join(folder, "deep"))).toEqual(["checkpoint-1"]);
   });
 
-  test("stays as it was where filling fails", async () => {
+  test("stays unchanged if filling fails", async () => {
     const target = join(folder, "c");
     await writeFolderAtomic(target, fill("old"));
     const failure = new RunError("no");
@@ -143,7 +143,7 @@ describe("a folder", () => {
     expect(read("c")).toBe("file");
   });
 
-  test("that a crash left moved aside comes back; what was half written goes", () => {
+  test("moved aside by a crash is restored; half-written files are removed", () => {
     mkdirSync(join(folder, `c.old-${deadPid}`));
     writeFileSync(join(folder, `c.old-${deadPid}`, "a"), "old");
     mkdirSync(join(folder, `c.tmp-${deadPid}`));
@@ -153,7 +153,7 @@ describe("a folder", () => {
     expect(readdirSync(folder).sort()).toEqual(["c", `c.tmp-${process.ppid}`].sort());
   });
 
-  test("that a crash left twice keeps the new one", async () => {
+  test("left twice by a crash keeps the new one", async () => {
     mkdirSync(join(folder, `c.old-${deadPid}`));
     await writeFolderAtomic(join(folder, "d"), fill("other"));
     mkdirSync(join(folder, "c"));

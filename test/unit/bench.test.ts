@@ -1,4 +1,4 @@
-/** `bun run bench`: every op has a benchmark, its check sees a kernel that fails, and what the command line refuses. */
+/** `bun run bench`: every op has a benchmark, its check detects a broken kernel, and the command line's refusals. */
 import { describe, expect, test } from "bun:test";
 import { resolve } from "node:path";
 import { boundOf, cpuMeter, measure, median, openPeakMeter, type Peak } from "../../bench/measure.ts";
@@ -17,7 +17,7 @@ import { bfloat16ToNumber, numberToBfloat16 } from "../../src/tensor/dtype.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
 import { emulatedLibrary } from "../ops/emulated.ts";
 
-/** Odd sizes, pages that are not full, rows that are no multiple of a panel. */
+/** Odd sizes, partially filled pages, row counts that are not a multiple of a panel. */
 const tiny: Shapes = {
   ...{ D: 36, F: 24, H: 6, Hkv: 2, Dh: 6, V: 130 },
   ...{ prompt: 67, completion: 33, samples: 2, headRows: 5, prefill: 70, batches: [1, 3] },
@@ -25,12 +25,12 @@ const tiny: Shapes = {
 };
 
 const device = await openCpuDevice({ threads: 2 });
-/** The paths that multiply in bfloat16, with emulated instructions: every machine has those. */
+/** The paths that multiply in bfloat16, with emulated instructions, which run on every machine. */
 const libraryFile = await emulatedLibrary();
 const native = device.library.paths.flatMap(({ name, supported }) => (supported ? [[name, name, null] as const] : []));
 const emulated = bfloat16Paths.map((name) => [`emulated ${name}`, name, libraryFile] as const);
 
-/** Runs `work` on an instruction path, and leaves the process on the one it was on, however `work` ends. */
+/** Runs `work` on an instruction path, then restores the process's own path even if `work` throws. */
 async function onPath(path: string, file: string | null, work: (on: CpuDevice) => void): Promise<void> {
   try {
     work(await openCpuDevice({ threads: 2, path, ...(file ? { libraryFile: file } : {}) }));
@@ -45,7 +45,7 @@ const name = ({ op, sizes, dtype }: OpBench) => `${op} ${sizes} ${dtype}`;
 
 type AnyOp = (...args: unknown[]) => void;
 
-/** The device with one op put in another's place. */
+/** The device with one op replaced by another. */
 function withOp(op: keyof Ops, replace: (original: AnyOp) => AnyOp, on = device): CpuDevice {
   return { ...on, ops: { ...on.ops, [op]: replace(on.ops[op] as AnyOp) } };
 }
@@ -61,7 +61,7 @@ const twice = (op: keyof Ops, on = device) =>
     on,
   );
 
-/** @returns what the benchmark says that one call costs */
+/** @returns the cost of one call according to the benchmark */
 function check(on: CpuDevice, bench: OpBench): Pick<OpenBench, "flops" | "bytes"> {
   const opened = openBench(on, cpuRounding(on), bench);
   opened.free();
@@ -78,7 +78,7 @@ describe("every op", () => {
     expect(packedTokens(smollm2)).toBe(2048);
   });
 
-  test("has both number formats wherever it knows both", () => {
+  test("has both number formats if it supports both", () => {
     const single: string[] = byOp
       .filter(([, benches]) => new Set(benches.map(({ dtype }) => dtype)).size === 1)
       .map(([op]) => op);
@@ -88,14 +88,14 @@ describe("every op", () => {
     );
   });
 
-  test("has a line of its own, so that --filter can name it", () => {
+  test("has its own line, so that --filter can select it", () => {
     for (const shapes of [tiny, smollm2]) {
       const names = Object.values(opBenches(shapes)).flat().map(name);
       expect(new Set(names).size).toBe(names.length);
     }
   });
 
-  test("says what it costs: bytes always, arithmetic where there is any", () => {
+  test("states its cost: always bytes, and arithmetic if there is any", () => {
     const free = new Set(["fill", "cast", "gatherRows", "scatterRows", "embeddingForward", "kvStore"]);
     for (const bench of all) {
       const { flops, bytes } = check(device, bench);
@@ -113,12 +113,12 @@ describe("every op", () => {
 
 describe("the check", () => {
   for (const [op, benches] of byOp)
-    test(`of ${op} sees a kernel that does nothing`, () => {
+    test(`of ${op} detects a kernel that does nothing`, () => {
       const broken = withOp(op, () => () => {});
       for (const bench of benches) expect(() => check(broken, bench)).toThrow(/ is .*, wanted /);
     });
 
-  test("sees a gradient that is written instead of added, or added twice", () => {
+  test("detects a gradient that is written instead of added, or added twice", () => {
     const accumulating: (keyof Ops)[] = [
       "matmulBackwardWeight",
       "biasBackward",
@@ -132,7 +132,7 @@ describe("the check", () => {
       for (const bench of opBenches(tiny)[op]) expect(() => check(twice(op), bench)).toThrow(/ is .*, wanted /);
   });
 
-  test("sees one wrong element at the end of a product", () => {
+  test("detects one wrong element at the end of a product", () => {
     const bench = opBenches(tiny).matmulForward[0]!;
     const broken = withOp("matmulForward", (original) => (...args) => {
       original(...args);
@@ -148,7 +148,7 @@ describe("the check", () => {
       (dtype) => opBenches(tiny).lmHeadBackward.find((bench) => bench.dtype === dtype)!,
     );
 
-    test("allows the rounding there alone", async () => {
+    test("allows the rounding only there", async () => {
       await onPath(path, file, (on) => {
         check(on, rounding!);
         expect(() => check({ ...on, path: "portable" }, rounding!)).toThrow(/ is .*, wanted /);
@@ -156,7 +156,7 @@ describe("the check", () => {
       });
     });
 
-    test("sees a kernel that does nothing, and a gradient added twice", async () => {
+    test("detects a kernel that does nothing, and a gradient added twice", async () => {
       await onPath(path, file, (on) => {
         for (const bench of all.filter(({ dtype }) => dtype === "bfloat16"))
           expect(() =>
@@ -187,7 +187,7 @@ describe("the check", () => {
     });
   });
 
-  test("what rounded operands may add to a sum: some deviations of many terms, all of a few", () => {
+  test("the allowance for rounded operands: several standard deviations for many terms, the full sum for a few", () => {
     const rounding = allowanceOn({ operands: roundedOperands }, { roundsOperands: true, tensorCores: false });
     const allowedOf = (terms: Float64Array) =>
       allowed(
@@ -203,7 +203,7 @@ describe("the check", () => {
     expect(all(1)).toBe(bfloat16Rounding);
     expect(all(3) / all(1)).toBeCloseTo(3, 6);
     expect(all(40_000) / all(10_000)).toBeCloseTo(2, 6);
-    // Terms rounded to bfloat16 one by one stay within it, with room to spare; truncated ones of one sign do not.
+    // Terms rounded to bfloat16 one by one stay well within it; truncated ones of one sign do not.
     const draw = scattered(7);
     const terms = Float64Array.from({ length: 4096 }, (_, i) => Math.fround(1 + (draw(i) + draw(i + 4096) / 64) / 4));
     const off = (to: (x: number) => number) => Math.abs(terms.reduce((sum, x) => sum + to(x) - x, 0));
@@ -211,7 +211,7 @@ describe("the check", () => {
     expect(off((x) => Math.floor(x * 128) / 128)).toBeGreaterThan(allowedOf(terms));
   });
 
-  test("refuses NaN and what is missing", () => {
+  test("rejects NaN and missing values", () => {
     const one = { value: 1, magnitude: 0, squares: 0 };
     const within = (absolute: number) => ({ absolute, relative: 0, magnitude: 0, products: 0 });
     expect(() => near("x", Number.NaN, one, within(10))).toThrow("x is NaN, wanted 1");
@@ -220,7 +220,7 @@ describe("the check", () => {
     near("x", 1.25, one, within(0.25));
   });
 
-  test("refuses a benchmark that does not call its op", () => {
+  test("rejects a benchmark that does not call its op", () => {
     const other = opBenches(tiny).fill[0]!;
     expect(() => check(device, { ...other, op: "add" })).toThrow("add: its benchmark did not call it");
   });
@@ -239,14 +239,14 @@ describe("the check", () => {
 describe("measuring", () => {
   const meter = openPeakMeter(device);
 
-  test("takes what the machine limits first", () => {
+  test("picks the machine's tighter limit", () => {
     const peak = { compute: 200, memory: 20 };
     expect(boundOf(10, 1, peak)).toBe("compute");
     expect(boundOf(9, 1, peak)).toBe("memory");
     expect(boundOf(0, 1, peak)).toBe("memory");
   });
 
-  test("gives the time of one run, and the peak of the same moments", () => {
+  test("gives the time of one run, and the peak measured meanwhile", () => {
     const work = () => {
       const end = performance.now() + 1;
       while (performance.now() < end);
@@ -275,9 +275,9 @@ describe("measuring", () => {
     expect(share / rate).toBeLessThan(1 / 19);
   });
 
-  test("products with bfloat16 weights stand beside the peak of such products, all else beside float32's", async () => {
+  test("products with bfloat16 weights are compared with the peak of such products, all else with float32's", async () => {
     const scripted = { ...meter, compute: () => 10, products: () => 1000 };
-    const slow = { compute: 1e-9, memory: 1e9 }; // so that arithmetic is what limits
+    const slow = { compute: 1e-9, memory: 1e9 }; // so that arithmetic is the limit
     const peakOf = async (op: keyof Ops, dtype: "float32" | "bfloat16", peak: Peak) => {
       const bench = opBenches(tiny)[op].find((one) => one.dtype === dtype)!;
       return (await runBench(cpuMeter(device, scripted), bench, peak, { samples: 1, time: 0 })).peak;
@@ -291,9 +291,9 @@ describe("measuring", () => {
     expect(await peakOf("attentionForward", "bfloat16", both)).toBe(10);
   });
 
-  // Emulated tiles would take a minute for the least that is measured, so the other emulated path stands for both.
+  // Emulated tiles would take a minute for the shortest measurement, so the other emulated path represents both.
   test.each([...native, emulated[0]!])(
-    "on %s: two peaks where products have instructions of their own",
+    "on %s: two peaks if products have dedicated instructions",
     async (_, path, file) => {
       await onPath(path, file, (on) => {
         const own = openPeakMeter(on);
@@ -352,7 +352,7 @@ describe("the report", () => {
   });
   const at = (...shares: number[]) => shares.map((share) => result("matmulForward", "training", share));
 
-  test("says whether products reach 70 %, by the slowest of training", () => {
+  test("says whether products reach 70 %, judged by the slowest in training", () => {
     expect(opsSummary(report(at(0.7, 0.9))).join()).toContain(
       "training shapes: yes (2 of 2; the slowest is matmulForward",
     );
@@ -362,10 +362,10 @@ describe("the report", () => {
     expect(opsSummary(report([result("add", "training", 0.1)])).join()).not.toContain("matmul");
   });
 
-  test("names both peaks where there are two", () => {
+  test("names both peaks if there are two", () => {
     const two = { first: { compute: 100, products: 900, memory: 20 }, last: { compute: 90, memory: 19 } };
     expect(opsSummary({ ...report(at(0.9)), peaks: two })[0]).toContain(
-      "100 GFLOP/s (900 under bfloat16 weights), 20.0 GB/s before, 90 GFLOP/s, 19.0 GB/s after",
+      "100 GFLOP/s (900 with bfloat16 weights), 20.0 GB/s before, 90 GFLOP/s, 19.0 GB/s after",
     );
   });
 
@@ -385,7 +385,7 @@ describe("the report", () => {
     expect(opsSummary({ ...report(at(0.9)), peaks: memory }).join()).toContain("the peaks differ");
   });
 
-  test("is a table with straight columns", () => {
+  test("is a table with aligned columns", () => {
     const { head, row } = opsTable(all);
     for (const share of [0.01, 1.2]) expect(row(result("add", "training", share))).toHaveLength(head.length);
     expect(row(result("add", "training", 0.5))).toMatch(
@@ -401,18 +401,18 @@ describe("the command line", () => {
       stderr: "pipe",
     });
     const [out, err] = await Promise.all([new Response(child.stdout).text(), new Response(child.stderr).text()]);
-    // Sources that changed since this file was loaded are compiled by the child.
+    // The child compiles sources that changed since this file was loaded.
     return { out, err: err.replace("compiling the CPU kernels\n", ""), code: await child.exited };
   }
 
   test.each([
-    [["rollout"], 'grpo bench: "rollout" is not a suite; there is ops, step, roofline\n'],
+    [["rollout"], 'grpo bench: "rollout" is not a suite; choose from ops, step, roofline\n'],
     [["opps"], 'grpo bench: "opps" is not a suite; did you mean ops?\n'],
     [["ops", "--filter", "("], "grpo bench: --filter (: not a regular expression"],
     [["ops", "--filter", "softmax"], "grpo bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
     [["ops", "--dtype", "int8"], "grpo bench: --dtype"],
     [["ops", "--threads", "0"], "grpo bench: --threads 0: must be a whole number ≥ 1"],
-    [["ops", "--path", "sse9"], "grpo bench: --path sse9: there is no such path; this machine runs portable"],
+    [["ops", "--path", "sse9"], "grpo bench: --path sse9: no such path; this machine runs portable"],
     [["ops", "--jsn"], "grpo bench: --jsn: unknown setting; did you mean --json?"],
     [["ops", "matmul"], 'grpo bench: "matmul": unexpected argument'],
   ] as const)(
@@ -440,13 +440,13 @@ describe("the command line", () => {
     expect(code).toBe(2);
   });
 
-  test("takes a filter by the sizes of either kind of device", async () => {
+  test("accepts a filter for the sizes of either kind of device", async () => {
     const { out, code } = await bench("ops", "--device", "cpu", "--filter", "^scatterRows T=2048", "--quick", "--json");
     expect(code).toBe(0);
     expect(JSON.parse(out).results).toMatchObject([{ op: "scatterRows", dtype: "float32" }]);
   });
 
-  test("step: rates of decoding and of an update, of a model without its weights", async () => {
+  test("step: rates of decoding and of an update, for a model without its weights", async () => {
     const sizes = ["--num_generations", "2", "--max_concurrent_sequences", "4", "--prompt_tokens", "6"];
     const flags = [...sizes, "--completion_tokens", "12", "--micro_batch_tokens", "64", "--dtype", "float32", "--json"];
     const { out, code } = await bench("step", "--device", "cpu", "--model", "data/model", ...flags);
@@ -467,7 +467,7 @@ describe("the command line", () => {
         .map(({ cachedTokens }: { cachedTokens: number }) => cachedTokens)
         .toSorted((a: number, b: number) => a - b),
     );
-    // One prompt, packed once, and two completions of it but for their last tokens, which nothing follows.
+    // One prompt, packed once, and its two completions except for their last tokens, which nothing follows.
     expect(update.tokens).toBe(6 + 2 * 11);
     expect(update.tokensPerSecond).toBeCloseTo((1000 * 28) / update.milliseconds, 6);
     expect(update.modelFlopsUtilization).toBeGreaterThan(0);
@@ -475,13 +475,13 @@ describe("the command line", () => {
     expect(besideBytes).toBeNull();
   });
 
-  test("shows suites and flags without one", async () => {
+  test("shows suites and flags if no suite is given", async () => {
     const { out, code } = await bench();
     expect(code).toBe(0);
     for (const word of ["ops", "--filter REGEX", "--path NAME", "--quick", "--json"]) expect(out).toContain(word);
   });
 
-  test("prints a table, or JSON, of what --filter leaves", async () => {
+  test("prints a table, or JSON, of what --filter selects", async () => {
     const filter = "^kvStore T=1 .*float32|matmulBackwardInput M=2048 N=192 K=576 float32";
     const table = await bench("ops", "--filter", filter, "--quick", "--path", "portable", "--threads", "1");
     expect({ err: table.err, code: table.code }).toEqual({ err: "", code: 0 });

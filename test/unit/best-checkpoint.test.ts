@@ -1,4 +1,4 @@
-/** The best evaluation, patience, and which checkpoints stay: by transformers' rules. */
+/** The best evaluation, patience, and which checkpoints are kept: transformers' rules. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -20,7 +20,7 @@ const settings = (given: Partial<BestSettings> = {}): BestSettings => ({
   ...given,
 });
 
-/** What each of these evaluations, a step apart, says: whether it is the best, how long was waited, whether to end. */
+/** The verdict on each evaluation, one per step: whether it is the best, the steps waited, whether to stop. */
 function course(given: Partial<BestSettings>, values: readonly (number | null)[]) {
   const best = trackBest(settings(given), "/out", "eval_reward", null)!;
   const name = best.state.metric;
@@ -30,11 +30,11 @@ function course(given: Partial<BestSettings>, values: readonly (number | null)[]
   });
 }
 
-test("nothing is tracked where no setting asks", () => {
+test("nothing is tracked unless a setting asks for it", () => {
   expect(trackBest(settings(), "/out", "eval_reward", null)).toBeNull();
 });
 
-test("greater is better unless the name ends in loss, or as it is told; equal is no better; nothing scored is no better", () => {
+test("greater is better unless the name ends in loss or a setting says otherwise; equal or unscored is not better", () => {
   const better = (given: Partial<BestSettings>) => course(given, [2, 3, 1, 1, 3, null]).map(([isBest]) => isBest);
   expect(better({ metricForBestModel: "accuracy" })).toEqual([true, true, false, false, false, false]);
   expect(better({ metricForBestModel: "my_loss" })).toEqual([true, false, true, false, false, false]);
@@ -43,7 +43,7 @@ test("greater is better unless the name ends in loss, or as it is told; equal is
   );
 });
 
-// What EarlyStoppingCallback of transformers 5 counts: it compares with the best before this evaluation.
+// As EarlyStoppingCallback of transformers 5 counts: it compares with the best before this evaluation.
 test("patience counts evaluations that are not better by more than the threshold; the best moves with any that is better", () => {
   expect(
     course({ loadBestModelAtEnd: true, earlyStoppingPatience: 2, earlyStoppingThreshold: 0.1 }, [
@@ -58,7 +58,7 @@ test("patience counts evaluations that are not better by more than the threshold
   ]);
 });
 
-test("goes on from a checkpoint's state, in that checkpoint's folder, unless another number is asked for", () => {
+test("resumes from a checkpoint's state in that checkpoint's folder, unless another metric is selected", () => {
   const state = { metric: "eval_reward", value: 0.5, step: 4, waited: 1, evaluatedAt: 6 };
   const resume = { folder: "/old/checkpoint-6", state: { best: state } };
   const best = trackBest(settings({ earlyStoppingPatience: 2 }), "/out", "eval_reward", resume)!;
@@ -71,7 +71,7 @@ test("goes on from a checkpoint's state, in that checkpoint's folder, unless ano
   expect([other.state.value, other.folder]).toEqual([null, null]);
 });
 
-test("at the end: the best checkpoint's model where it is asked for, is another and is there", () => {
+test("at the end: the best checkpoint's model if requested, different and present", () => {
   const output = mkdtempSync(join(folder, "end-"));
   mkdirSync(join(output, "checkpoint-2"));
   const concluded = (given: Partial<BestSettings>, courseOf: readonly number[], at: number) => {
@@ -97,7 +97,7 @@ test("at the end: the best checkpoint's model where it is asked for, is another 
   ]);
 });
 
-test("a number that evaluations do not have is refused before the first step; later it is said, and nothing is lost", () => {
+test("a metric that evaluations lack is refused before the first step; later it causes a warning, and nothing is lost", () => {
   const best = trackBest(settings({ metricForBestModel: "acuracy" }), "/out", "eval_reward", null)!;
   const notes: string[] = [];
   const values = { eval_reward: 1, eval_accuracy: 0.5 };
@@ -140,7 +140,7 @@ describe("settings", () => {
     expect(() => asked(...argv)).toThrow(message);
   });
 
-  test("what is not used is remarked on; the bundled run evaluates by itself; sft has them too", () => {
+  test("unused settings are remarked on; the bundled run evaluates by default; sft has them too", () => {
     expect(asked("--greater_is_better", "true").warnings).toEqual([
       "greater_is_better is not used: there is no metric_for_best_model",
     ]);

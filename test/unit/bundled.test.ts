@@ -29,7 +29,7 @@ test("the vocabulary is full, small and a multiple of 16", () => {
   expect(size).toBeLessThanOrEqual(512);
 });
 
-test("every word of a problem is one token, every digit one by itself", () => {
+test("every word of a problem is one token, every digit a separate one", () => {
   for (const { question, answer } of bundledProblems().train.slice(0, 1000)) {
     const pieces = question.match(/ ?\p{L}+|\d| ?[^\s\p{L}\d]|\s(?=\d)/gu)!;
     expect(tokenizer.encode(question).ids.length).toBe(pieces.length);
@@ -64,14 +64,14 @@ test("special tokens are found in text and have the first ids", () => {
   ]);
 });
 
-test("a vocabulary without room for the bytes is refused", () => {
+test("a vocabulary too small for the bytes is refused", () => {
   expect(() => buildVocabulary(["a b"], 200)).toThrow(RangeError);
   const small = buildVocabulary(["cats, seven dogs, seven"], 262);
   expect(small.at(-1)).toBe("\u0120seven");
   expect(Object.keys(tokenizerFiles(small, 8))).toContain("tokenizer.json");
 });
 
-test("initial weights: same for a seed, the right spread, residual projections smaller, the head tied", () => {
+test("initial weights: equal for equal seeds, the right spread, residual projections smaller, the head tied", () => {
   const tensors = initialTensors(recipe.vocabularySize, 7);
   const same = (seed: number) =>
     initialTensors(recipe.vocabularySize, seed).every(
@@ -109,7 +109,7 @@ test("the untrained model is a folder with all tensors in place", async () => {
   }
 });
 
-test("the committed tokenizer, configuration and problems are those the program makes", async () => {
+test("the committed tokenizer, configuration and problems match the generator's output", async () => {
   const fresh = join(folder, "fresh");
   await writeInitialModel(fresh);
   for (const name of readdirSync(fresh).filter((file) => file.endsWith(".json"))) {
@@ -131,7 +131,7 @@ test("the committed tokenizer, configuration and problems are those the program 
   }
 });
 
-test("what is committed is small", () => {
+test("the committed files are small", () => {
   const size = (relative: string) =>
     readdirSync(assetPath(relative)).reduce((sum, name) => sum + statSync(join(assetPath(relative), name)).size, 0);
   expect(size("data/model")).toBeLessThan(2.5e6);

@@ -1,4 +1,4 @@
-/** Where the cache is, by the environment, and for a user without a home folder; how a file gets into it. */
+/** The location of the cache, from the environment or for a user without a home folder; and writing a file into it. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,26 +10,26 @@ import { kernelCompiler } from "../../src/device/cuda/compile.ts";
 const folder = mkdtempSync(join(tmpdir(), "cache-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** `before` runs when the sources, which another user may not be able to read, have been read. */
+/** `before` runs once the sources, which another user may be unable to read, have been read. */
 const program = (
   before: string,
 ) => `const { cacheFolder } = await import(${JSON.stringify(join(import.meta.dir, "../../src/cache.ts"))});
   ${before}
   try { console.log(cacheFolder()); } catch (error) { console.log(error.name + ": " + error.message); }`;
 
-/** Root may write anywhere: for it the process becomes another user's, who owns nothing. */
+/** Root may write anywhere, so the process switches to another user, who owns nothing. */
 const NOBODY = 65534;
 const asUser = `if (process.getuid() === 0) process.setuid(${NOBODY});`;
 
 function cacheFolder(env: Record<string, string>, before = ""): string {
   const { stdout } = Bun.spawnSync([process.execPath, "-e", program(before)], {
-    cwd: folder, // below it lies what Bun itself writes into a home folder that is relative
+    cwd: folder, // Bun itself writes below it if the home folder is relative
     env: { PATH: "", ...beBun, ...env },
   });
   return stdout.toString().trim();
 }
 
-/** For a process that is Bun only where it is told to be. */
+/** For a process that acts as Bun only on request. */
 const beBun: Record<string, string> = process.env.BUN_BE_BUN ? { BUN_BE_BUN: "1" } : {};
 
 test("by BUN_GRPO_CACHE, XDG_CACHE_HOME, the home folder", () => {
@@ -39,7 +39,7 @@ test("by BUN_GRPO_CACHE, XDG_CACHE_HOME, the home folder", () => {
   expect(cacheFolder({ HOME: folder })).toBe(join(folder, ".cache/bun-grpo"));
 });
 
-test("without a home folder: one of the user's own among the temporary files, never another's", () => {
+test("without a home folder: the user's own folder among the temporary files, never another user's", () => {
   const own = join(folder, `bun-grpo-${process.getuid?.()}`);
   const homeless = { HOME: "relative", TMPDIR: folder };
   expect(cacheFolder(homeless)).toBe(own);
@@ -52,7 +52,7 @@ test("without a home folder: one of the user's own among the temporary files, ne
   expect(cacheFolder(homeless)).toMatch(/^RunError: .*set BUN_GRPO_CACHE/);
 });
 
-test("a home folder that cannot be written is none, nor is / for a user other than root", () => {
+test("an unwritable home folder is not used, nor is / except for root", () => {
   const user = process.getuid?.() || NOBODY;
   const temporary = join(folder, "temporary");
   mkdirSync(temporary);
@@ -81,7 +81,7 @@ describe("a file of the cache", () => {
     else process.env.BUN_GRPO_CACHE = BUN_GRPO_CACHE;
   });
 
-  test("comes whole, into folders that are made for it, and leaves nothing beside", () => {
+  test("appears complete, in folders created for it, without leftovers", () => {
     writeInCache(join(cache, "a/b"), "text");
     writeInCache(join(cache, "a/b"), new Uint8Array([65]));
     expect(readFileSync(join(cache, "a/b"), "utf8")).toBe("A");
@@ -92,14 +92,14 @@ describe("a file of the cache", () => {
     rmSync(cache, { recursive: true });
   });
 
-  test("has a name of its own while it is written: a compiled kernel", () => {
+  test("has a unique name while it is written: a compiled kernel", () => {
     const cubin = new Uint8Array([1, 2, 3]);
     const nvrtc = { path: "/none", version: "13.0", architectures: [80], compile: () => ({ cubin, ptx: "", log: "" }) };
     const compiled = () => kernelCompiler(nvrtc as unknown as Nvrtc, 80).module("rope.cu", {});
     expect(compiled()).toEqual(cubin);
     const [name = "", ...more] = readdirSync(cache);
     expect([name, more]).toEqual([expect.stringMatching(/^cuda-[0-9a-f]{24}\.cubin$/), []]);
-    // another container's process of the same id is writing the same kernel
+    // another container's process with the same id is writing the same kernel
     rmSync(join(cache, name));
     mkdirSync(join(cache, `${name}.${process.pid}`));
     expect(compiled()).toEqual(cubin);

@@ -1,4 +1,4 @@
-/** What the executable writes into the cache: files as they are, once; a folder in use is refreshed, an old one removed. */
+/** What the executable writes into the cache: unchanged files, once; a folder in use is refreshed, an old one removed. */
 import { afterAll, describe, expect, test } from "bun:test";
 import {
   chmodSync,
@@ -19,7 +19,7 @@ import { keepInUse, removeStale, STALE_MS } from "../../src/carried.ts";
 const folder = mkdtempSync(join(tmpdir(), "carried-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** A cache with folders of the given ages in milliseconds, each with a file in it. */
+/** A cache with folders of the given ages in milliseconds, each containing a file. */
 function cacheOf(name: string, ages: Readonly<Record<string, number>>): string {
   const cache = join(folder, name);
   for (const [child, age] of Object.entries(ages)) {
@@ -34,13 +34,13 @@ function cacheOf(name: string, ages: Readonly<Record<string, number>>): string {
 describe("folders of other builds", () => {
   const [a, b, c] = ["carried-aaaaaaaaaaaaaaaa", "carried-bbbbbbbbbbbbbbbb", "carried-cccccccccccccccc"];
 
-  test("are removed once their time is up, and nothing else is", () => {
+  test("are removed once they expire, and nothing else is", () => {
     const old = STALE_MS + 1000;
     const cache = cacheOf("ages", {
       [a]: old,
       [b]: STALE_MS - 60_000,
       [c]: old,
-      [`${b}.removed-1-abcdef01`]: old, // of a process that ended half way
+      [`${b}.removed-1-abcdef01`]: old, // of a process that ended halfway
       datasets: old,
       "carried-notes": old,
     });
@@ -49,13 +49,13 @@ describe("folders of other builds", () => {
     expect(readFileSync(join(cache, b, "data/file"), "utf8")).toBe("text");
   });
 
-  test("a time ahead of this machine's is no age", () => {
+  test("a future time is not an age", () => {
     const cache = cacheOf("ahead", { [a]: -STALE_MS * 2 });
     removeStale(cache, join(cache, b), Date.now());
     expect(readdirSync(cache)).toEqual([a]);
   });
 
-  test("stay while another user claims them; old claims go", () => {
+  test("stay while another user claims them; old claims are removed", () => {
     const old = STALE_MS + 1000;
     const cache = cacheOf("claimed", { [a]: old, [b]: old });
     const claim = (name: string, age: number) => {
@@ -70,12 +70,12 @@ describe("folders of other builds", () => {
     expect(readFileSync(join(cache, a, "data/file"), "utf8")).toBe("text");
   });
 
-  test("stay in a cache that cannot be listed", () => {
+  test("stay in an unlistable cache", () => {
     writeFileSync(join(folder, "no-folder"), "");
     removeStale(join(folder, "no-folder"), "", Date.now());
   });
 
-  test("two processes that remove at once do each other no harm", async () => {
+  test("two processes can remove at once without harm", async () => {
     const cache = cacheOf("both", { [a]: STALE_MS * 2, [b]: STALE_MS * 2 });
     const program = `const { removeStale } = await import(${JSON.stringify(join(import.meta.dir, "../../src/carried.ts"))});
       removeStale(${JSON.stringify(cache)}, "", Date.now());`;
@@ -85,8 +85,8 @@ describe("folders of other builds", () => {
   });
 });
 
-// Only root can make a folder another user's, and itself become one.
-test.skipIf(process.getuid?.() !== 0)("a folder of another user's is claimed beside it, again and again", async () => {
+// Only root can give a folder to another user and switch to that user.
+test.skipIf(process.getuid?.() !== 0)("another user's folder is claimed beside it, repeatedly", async () => {
   const [name, other, third] = ["carried-aaaaaaaaaaaaaaaa", 65533, 65534];
   const cache = cacheOf("shared", { [name]: STALE_MS * 2 });
   chmodSync(folder, 0o755);
@@ -115,7 +115,7 @@ test.skipIf(process.getuid?.() !== 0)("a folder of another user's is claimed bes
   }
 });
 
-test("a folder in use is refreshed again and again", async () => {
+test("a folder in use is refreshed repeatedly", async () => {
   const cache = cacheOf("used", { "carried-aaaaaaaaaaaaaaaa": STALE_MS * 2 });
   const used = join(cache, "carried-aaaaaaaaaaaaaaaa");
   const old = new Date(Date.now() - STALE_MS * 2);

@@ -1,4 +1,4 @@
-/** Chat templates render as transformers renders them: against texts recorded by test/golden/make_chat_renders.py. */
+/** Chat templates render as in transformers: compared with texts recorded by test/golden/make_chat_renders.py. */
 import { afterAll, beforeAll, describe, expect, setSystemTime, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -12,7 +12,7 @@ interface Conversation {
   readonly add_generation_prompt: boolean;
 }
 
-/** A text, or null where Python raises an error. */
+/** A text, or null if Python raises an error. */
 type Recorded = string | null;
 
 const golden = join(import.meta.dir, "../golden");
@@ -25,11 +25,11 @@ const recorded = JSON.parse(readFileSync(join(golden, "chat-renders.json"), "utf
   readonly renders: Readonly<Record<string, readonly Recorded[]>>;
 };
 
-// The moment that the recordings were made at, for templates that name the day.
+// The time of the recordings, for templates that name the day.
 beforeAll(() => void setSystemTime(new Date(2025, 2, 4, 5, 6, 7)));
 afterAll(() => void setSystemTime());
 
-/** Errors of the template's own count; others are ours. */
+/** Errors that the template itself raises; others are ours. */
 function orNull(render: () => string, isExpected: (error: unknown) => boolean): Recorded {
   try {
     return render();
@@ -45,7 +45,7 @@ const snippet = (source: string) =>
     (error) => error instanceof TemplateFault,
   );
 
-test("expressions give what jinja2 gives, and errors where it raises one", () => {
+test("expressions give the same results as jinja2, and errors where it raises one", () => {
   const ours = recorded.expressions.map(([source]) => [source, snippet(`{{ ${source} }}`)]);
   expect(ours).toEqual(recorded.expressions.map(([source, text]) => [source, text]));
   expect(ours.filter(([, text]) => text !== null).length).toBeGreaterThan(500);
@@ -72,12 +72,12 @@ describe("public templates on hostile conversations", () => {
       ),
     );
     expect(ours).toEqual([...expected]);
-    // A recording of errors alone would prove nothing.
+    // A recording with only errors would prove nothing.
     expect(ours.filter((text) => text !== null).length).toBeGreaterThan(recorded.conversations.length / 3);
   });
 });
 
-test("what goes on for ever or fills memory is refused", () => {
+test("endless loops and excessive memory use are refused", () => {
   const sources = ["range(10 ** 9)", "'a' * 10 ** 9", "9 ** 99999", "'a'.ljust(10 ** 9)", "'%999999999d' % 1"];
   for (const source of sources)
     expect(() => new ChatTemplateProgram(`{{ ${source} }}`).render({})).toThrow(TemplateFault);

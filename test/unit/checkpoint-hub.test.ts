@@ -1,4 +1,4 @@
-/** `--model` as a hub id, against a hub of our own on this machine. */
+/** `--model` as a hub id, against a local hub server. */
 import { afterAll, beforeEach, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
@@ -72,13 +72,13 @@ async function refusal(model: string): Promise<string> {
   return (error as InputError).message;
 }
 
-test("a folder is itself", async () => {
+test("a folder is used as it is", async () => {
   const folder = join(root, "org", "tiny");
   mkdirSync(folder, { recursive: true });
   expect(await resolveModel(folder)).toBe(folder);
 });
 
-test("a hub id is downloaded once, without the files that are not used, and serves offline then", async () => {
+test("a hub id is downloaded once, without unused files, and then works offline", async () => {
   const folder = await resolveModel("org/tiny");
   expect(folder).toBe(join(process.env.HF_HUB_CACHE!, "models--org--tiny", "snapshots", commit));
   expect(readdirSync(folder).sort()).toEqual(["config.json", "model.safetensors", "tokenizer.json"]);
@@ -95,11 +95,11 @@ test("a hub id is downloaded once, without the files that are not used, and serv
   expect(requested).toEqual([]);
 });
 
-test("a model that the hub does not have", async () => {
+test("a model missing from the hub", async () => {
   expect(await refusal("org/absent")).toMatch(/^org\/absent: no such folder, and the hub has no such model/);
 });
 
-test("a hub that does not answer", async () => {
+test("an unresponsive hub", async () => {
   isUp = false;
   expect(await refusal("org/tiny")).toMatch(/the hub cannot be reached .*; go online, or download/);
   process.env.HF_ENDPOINT = "http://localhost:1";
@@ -114,7 +114,7 @@ test("offline without a copy", async () => {
 });
 
 test.each(["/no/such/folder", "./folder", "name", "a/b/c", "../no-such-folder", ""])(
-  "%p is no hub id",
+  "%p is not a hub id",
   async (model) => {
     requested.length = 0;
     expect(await refusal(model)).toContain("it is not a hub id");

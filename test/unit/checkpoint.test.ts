@@ -1,4 +1,4 @@
-/** Model folders in and out: one file or shards, config.json, the tokenizer's files, the trainer's state. */
+/** Saving and loading model folders: one file or shards, config.json, the tokenizer's files, the trainer's state. */
 import { afterAll, beforeEach, describe, expect, test } from "bun:test";
 import {
   chmodSync,
@@ -73,12 +73,12 @@ describe("weights", () => {
     checkpoint.close();
   });
 
-  test("a tensor larger than a shard gets one of its own", async () => {
+  test("a tensor larger than a shard gets its own shard", async () => {
     await writeWeights(folder, [tensor("large", 1, "F32", 100), tensor("b", 2)], { maxShardBytes: 32 });
     expect(openCheckpoint(folder).get("large").byteLength).toBe(400);
   });
 
-  test("an earlier save under other names goes, other files stay", async () => {
+  test("an earlier save under other names is removed, other files stay", async () => {
     await writeWeights(folder, three, { maxShardBytes: 16 });
     write("optimizer.safetensors", "");
     expect(await writeWeights(folder, three)).toEqual(["model.safetensors"]);
@@ -135,7 +135,7 @@ test.each([
   ["model-q4.gguf", /model-q4.gguf, which is not supported/],
   ["adapter_model.safetensors", /only a LoRA adapter/],
   ["README.md", /has neither model.safetensors nor/],
-])("a folder with %s alone is refused with its cure", (name, message) => {
+])("a folder with only %s is refused with its cure", (name, message) => {
   write(name, "");
   expect(() => openCheckpoint(folder)).toThrow(InputError);
   expect(() => openCheckpoint(folder)).toThrow(message);
@@ -153,7 +153,7 @@ describe("a model folder", () => {
     max_position_embeddings: 64,
   };
 
-  test("takes its dtype from the weights where config.json has none", async () => {
+  test("takes its dtype from the weights if config.json has none", async () => {
     write("config.json", config);
     await writeWeights(folder, [tensor("a", 0, "BF16", 100), tensor("b", 0, "F32", 10)]);
     expect(readModelFolder(folder).config.dtype).toBe("bfloat16");
@@ -161,7 +161,7 @@ describe("a model folder", () => {
     expect(readModelFolder(folder).config.dtype).toBe("float16");
   });
 
-  test("config.json goes back as it came but for the dtype, floats as floats", async () => {
+  test("config.json is saved unchanged except for the dtype, floats as floats", async () => {
     const text = JSON.stringify(
       { ...config, attention_dropout: "F", custom: { list: [1, null] }, rope_theta: "G", torch_dtype: "bfloat16" },
       null,
@@ -177,7 +177,7 @@ describe("a model folder", () => {
     expect(read("config.json")).toBe(before.replace('"bfloat16"', '"float32"'));
   });
 
-  test("the dtype keeps the file's spelling, and where there was none follows the rest", async () => {
+  test("the dtype keeps the file's spelling, or if absent follows the rest", async () => {
     await writeWeights(folder, three);
     const spelling = (given: object) => {
       write("config.json", { ...config, ...given });
@@ -194,7 +194,7 @@ describe("a model folder", () => {
     expect(spelling({})).toEqual({ dtype: undefined, torch_dtype: "bfloat16" });
   });
 
-  test("the architecture is named where the file left it out", async () => {
+  test("the architecture is added if the file left it out", async () => {
     await writeWeights(folder, three);
     write("config.json", { ...config, architectures: undefined });
     writeConfig(folder, readModelFolder(folder).config, "float32");
@@ -246,18 +246,18 @@ describe("a model folder", () => {
 describe("trainer state", () => {
   const schema = z.object({ step: z.int(), losses: z.array(z.number()) });
 
-  test("comes back as it was", () => {
+  test("is restored unchanged", () => {
     const state = { step: 7, losses: [0.1, -1e-300, 2 ** 53] };
     writeTrainerState(folder, state);
     expect(readTrainerState(folder, schema)).toEqual(state);
   });
 
-  test("is not written with numbers that JSON would lose", () => {
+  test("is not written with numbers that JSON cannot represent", () => {
     expect(() => writeTrainerState(folder, { loss: Number.NaN })).toThrow("loss is NaN");
     expect(readdirSync(folder)).toEqual([]);
   });
 
-  test("missing, torn, or another's is bad input", () => {
+  test("missing, torn, or from another program is bad input", () => {
     const refused = (message: RegExp) => {
       expect(() => readTrainerState(folder, schema)).toThrow(InputError);
       expect(() => readTrainerState(folder, schema)).toThrow(message);
@@ -290,7 +290,7 @@ describe("the newest checkpoint", () => {
     expect(latestCheckpoint(folder)).toBe(newest);
   });
 
-  test("is a complete one", async () => {
+  test("must be complete", async () => {
     const whole = await checkpoint("checkpoint-1");
     const torn = await checkpoint("checkpoint-2");
     truncateSync(join(torn, "model.safetensors"), 60);
@@ -302,7 +302,7 @@ describe("the newest checkpoint", () => {
     expect(latestCheckpoint(folder)).toBe(whole);
   });
 
-  test("comes back from where a dying process left it", async () => {
+  test("is restored from where a dying process left it", async () => {
     await checkpoint("checkpoint-1");
     await checkpoint(`checkpoint-2.old-${deadPid}`);
     expect(latestCheckpoint(folder)).toBe(join(folder, "checkpoint-2"));

@@ -58,7 +58,7 @@ describe("the table", () => {
 describe("help and version", () => {
   const table = [entry("train", async () => {}), entry("plan", async () => {})];
 
-  test("--help and help list every command; nothing given is bad usage", async () => {
+  test("--help and help list every command; no arguments are bad usage", async () => {
     const { code, out, err } = await run(["--help"], table);
     expect({ code, err }).toEqual({ code: 0, err: "" });
     expect(out).toContain("  train  does train\n  plan   does plan\n");
@@ -78,7 +78,7 @@ describe("help and version", () => {
     expect((await run(["train", "--", "--help"], table)).code).toBe(1);
   });
 
-  test("--version tells the package's version and the commit that is checked out", async () => {
+  test("--version prints the package's version and the checked-out commit", async () => {
     const { code, out } = await run(["--version"], table);
     const commit = Bun.which("git") ? "(commit [0-9a-f]{12}(-modified)?, )?" : "";
     expect(out).toMatch(new RegExp(`^grpo ${packageJson.version} \\(${commit}bun ${Bun.version}\\)\n$`));
@@ -87,7 +87,7 @@ describe("help and version", () => {
 });
 
 describe("endings", () => {
-  test("a command's arguments and its status pass through", async () => {
+  test("a command's arguments and its status are passed through", async () => {
     let seen: readonly string[] = [];
     const table = [
       entry("train", async (argv) => {
@@ -101,7 +101,7 @@ describe("endings", () => {
     expect((await run(["plan"], table)).code).toBe(0);
   });
 
-  test("what the machine refuses is one line and no bug, whoever met it", async () => {
+  test("an error of the system is one line and not a bug, wherever it occurs", async () => {
     const denied = Object.assign(new Error("EACCES: permission denied, scandir 'theirs'"), {
       ...{ code: "EACCES", path: "theirs", syscall: "scandir" },
     });
@@ -112,7 +112,7 @@ describe("endings", () => {
     expect((await run(["train"], fails(missing))).err).toContain("bug in grpo");
   });
 
-  test("an unknown command is refused with the nearest one", async () => {
+  test("an unknown command is refused with the closest one", async () => {
     const table = [entry("train", async () => {}), entry("eval", async () => {})];
     expect(await run(["trian"], table)).toEqual({
       code: 2,
@@ -124,7 +124,7 @@ describe("endings", () => {
     expect((await run(["--seed"], table)).code).toBe(2);
   });
 
-  test("bad input: status 2 and one line, also of a message with breaks; the stack only with --debug", async () => {
+  test("bad input: status 2 and one line, also for a message with line breaks; the stack only with --debug", async () => {
     const table = fails(new InputError("model.safetensors: torn\n  at byte 7"));
     const plain = await run(["train"], table);
     expect(plain).toEqual({ code: 2, out: "", err: "grpo train: model.safetensors: torn at byte 7\n" });
@@ -146,7 +146,7 @@ describe("endings", () => {
     expect((await run(["train", "--debug"], table)).err).toContain("ENOSPC");
   });
 
-  test("anything else is called a bug and shows its stack", async () => {
+  test("anything else is reported as a bug and shows its stack", async () => {
     const { code, err } = await run(["train"], fails(new TypeError("x is undefined")));
     expect(code).toBe(1);
     expect(err).toStartWith("grpo train: x is undefined (this is a bug");
@@ -154,7 +154,7 @@ describe("endings", () => {
     expect((await run(["train"], fails("a string"))).err).toStartWith("grpo train: a string (this is a bug");
   });
 
-  test("a command file that does not load is no crash", async () => {
+  test("a command file that does not load does not crash", async () => {
     const broken: CommandEntry = {
       name: "train",
       summary: "",
@@ -189,7 +189,7 @@ describe("the process", () => {
 
   const bun = process.execPath;
 
-  /** The files that a file's static imports load, packages by their name. */
+  /** The files loaded by a file's static imports, with packages by name. */
   function loadedAtStart(file: string, seen = new Set<string>()): string[] {
     if (seen.has(file)) return [];
     seen.add(file);
@@ -203,7 +203,7 @@ describe("the process", () => {
     return [...seen].sort();
   }
 
-  test("the list of commands comes without loading any of them or the schema", async () => {
+  test("the list of commands is available without loading any of them or the schema", async () => {
     const { out, code } = await spawn(`cd ${root} && ${bun} src/cli/main.ts --help`);
     expect(code).toBe(0);
     expect(out).toContain("doctor");
@@ -214,7 +214,7 @@ describe("the process", () => {
     );
   });
 
-  test("everything written reaches a slow reader, and a handle that lingers does not keep the process", async () => {
+  test("everything written reaches a slow reader, and an open handle does not keep the process alive", async () => {
     const path = program(
       "linger",
       `setInterval(() => {}, 1000); process.stdout.write("z".repeat(2_000_000)); return 3;`,
@@ -232,7 +232,7 @@ describe("the process", () => {
     expect(await spawn(`${bun} ${path} go | head -1`)).toEqual({ out: "line 0\n", err: "", code: 0 });
   });
 
-  test("a reader that leaves a command that makes files is missed once, and the command goes on to its end", async () => {
+  test("a reader that leaves a command that writes files is reported once, and the command runs to its end", async () => {
     const path = program(
       "makes",
       `for (let i = 0; i < 20; i++) { process.stdout.write("step\\n".repeat(500)); await Bun.sleep(1); }
@@ -243,7 +243,7 @@ describe("the process", () => {
     expect(await spawn(`${bun} ${path} go | head -1`)).toEqual({ out: "step\n", err, code: 0 });
   });
 
-  test("what is thrown outside the command's own call ends it the same way", async () => {
+  test("an exception outside the command's own call ends it the same way", async () => {
     const late = program("late", `setTimeout(() => { throw new InputError("late"); }, 1); await Bun.sleep(2000);`);
     expect(await spawn(`${bun} ${late} go`)).toEqual({ out: "", err: "grpo go: late\n", code: 2 });
     const rejected = program("rejected", `void Promise.reject(new TypeError("oops")); await Bun.sleep(2000);`);

@@ -1,5 +1,5 @@
 /**
- * Types and values through `data convert`, held to files that pyarrow wrote (test/fixtures/data/make_types.py): the same
+ * Types and values through `data convert`, compared with files that pyarrow wrote (test/fixtures/data/make_types.py): the same
  * columns as Parquet and as Arrow, one of every type, at the ends of their ranges.
  */
 import { afterAll, describe, expect, test } from "bun:test";
@@ -16,7 +16,7 @@ const folder = temporaryFolder();
 afterAll(() => folder.remove());
 const fixture = (name: string) => resolve(import.meta.dir, "../fixtures/data", name);
 
-/** Everything that a file says: types, values, what its fields and its schema say beyond them. */
+/** Everything in a file: types, values, and additional metadata of fields and schema. */
 function contents(path: string) {
   const dataset = openDataset(path);
   try {
@@ -47,7 +47,7 @@ async function converted(input: string, columns?: string[]) {
 describe("every type", () => {
   const original = contents(fixture("types.arrow"));
 
-  test("is called and read as it is", () => {
+  test("has the right name and values", () => {
     expect(original.types).toMatchObject({
       uint64: "uint64",
       half: "halffloat",
@@ -93,10 +93,10 @@ describe("every type", () => {
     expect(new Set(Object.values(original.rows[2]!))).toEqual(new Set([null, 3]));
   });
 
-  test.each(["types.arrow", "types.parquet"])("%s keeps types, values and what its schema says", async (name) => {
+  test.each(["types.arrow", "types.parquet"])("%s keeps types, values and schema metadata", async (name) => {
     const output = await converted(name);
     expect(contents(output)).toEqual(original);
-    // Another reader has the same columns; apache-arrow prints what it reads.
+    // Another reader sees the same columns; apache-arrow prints what it reads.
     const [theirs, ours] = [fixture("types.arrow"), output].map((path) => tableFromIPC(readFileSync(path)).toString());
     expect(ours).toBe(theirs!);
   });
@@ -110,7 +110,7 @@ describe("every type", () => {
 });
 
 describe("types that apache-arrow does not read", () => {
-  test("stop nothing while nobody asks for them", () => {
+  test("are harmless while nothing uses them", () => {
     const dataset = openDataset(fixture("unread.arrow"));
     const { types } = contents(fixture("unread.arrow"));
     expect(types).toMatchObject({
@@ -147,7 +147,7 @@ describe("types that apache-arrow does not read", () => {
     dataset.close();
   });
 
-  test("are refused by name when they are to be written, and the others are kept", async () => {
+  test("are refused by name when written; the others are kept", async () => {
     const refused = converted("unread.arrow");
     await expect(refused).rejects.toBeInstanceOf(InputError);
     await expect(refused).rejects.toThrow(/column "runs" is run_end_encoded.*--columns/);

@@ -1,4 +1,4 @@
-/** Which columns make an example, and what its prompt, gold answer and worked answer are. */
+/** Which columns make an example, and its prompt, gold answer and worked answer. */
 import { describe, expect, test } from "bun:test";
 import { answerText, goldOf } from "../../src/answers/gold.ts";
 import { afterHashes, lastBoxed } from "../../src/answers/marks.ts";
@@ -24,8 +24,8 @@ function example(row: Record<string, unknown>, settings?: ColumnSettings) {
 
 const user = (content: string) => [{ role: "user", content }];
 
-describe("columns that are found", () => {
-  test("question and answer, as GSM8K has them", () => {
+describe("columns found by default", () => {
+  test("question and answer, as in GSM8K", () => {
     const answer = "She has 2 + 3 = <<2+3=5>>5.\n#### 1,250";
     const found = example({ id: 1, question: "How many?", answer });
     expect(found).toEqual({
@@ -37,7 +37,7 @@ describe("columns that are found", () => {
     });
   });
 
-  test("problem and solution, as MATH has them", () => {
+  test("problem and solution, as in MATH", () => {
     const solution = "So $x = \\boxed{\\frac{1}{2}}$.";
     expect(example({ problem: "x?", solution })).toMatchObject({ gold: "\\frac{1}{2}", answerText: solution });
   });
@@ -47,7 +47,7 @@ describe("columns that are found", () => {
     expect(found).toMatchObject({ prompt: user("x?"), gold: "4", answerText: "Well, \\boxed{3}, or 4." });
   });
 
-  test("a prompt of text stays text, and goes before a question", () => {
+  test("a text prompt stays text, and takes precedence over a question", () => {
     expect(example({ question: "no", prompt: "Once upon" })).toMatchObject({
       prompt: "Once upon",
       promptKind: "text",
@@ -58,7 +58,7 @@ describe("columns that are found", () => {
     expect(example({ prompt: "p", completion: " the end" })).toMatchObject({ answerText: " the end" });
   });
 
-  test("messages, without the answer at their end", () => {
+  test("messages, without the final answer", () => {
     const prompt = [{ role: "system", content: "Be brief." }, ...user("Hi")];
     expect(example({ prompt })).toMatchObject({ prompt, promptKind: "chat", gold: null });
     const messages = [...prompt, { role: "assistant", content: "Hello \\boxed{9}" }];
@@ -68,7 +68,7 @@ describe("columns that are found", () => {
     });
   });
 
-  test("a message of tool calls alone needs no text", () => {
+  test("a message with only tool calls needs no text", () => {
     const calls = [{ type: "function", function: { name: "add", arguments: { a: 1 } } }];
     const messages = [
       { role: "user", content: "q" },
@@ -98,14 +98,14 @@ describe("columns that are found", () => {
   });
 });
 
-describe("columns that are named", () => {
+describe("columns named by settings", () => {
   test("any column may be prompt and answer", () => {
     const row = { instruction: "Add.", label: "#### 3", question: "no", answer: "no" };
     const found = example(row, { promptColumn: "instruction", answerColumn: "label" });
     expect(found).toMatchObject({ prompt: user("Add."), gold: "3", answerText: "#### 3" });
   });
 
-  test("a missing column is named with those there are and the setting", () => {
+  test("a missing column is reported with the existing ones and the setting", () => {
     const dataset = datasetOf({ text: "", label: "" });
     const message = (settings?: ColumnSettings) => {
       try {
@@ -135,7 +135,7 @@ describe("fields within columns", () => {
   };
   const golds = (...names: string[]) => names.map((answerColumn) => example(row, { answerColumn }).gold);
 
-  test("are named by dots; a column of the whole name goes before", () => {
+  test("are named by dots; a column with the full name takes precedence", () => {
     expect(golds("meta.item", "list.1.v", "prompt.0.content")).toEqual(["a column of this name", "7", "1 + 1?"]);
     expect(golds("meta.item.n", "meta.dotted.name")).toEqual(["4", "5"]);
     const { "meta.item": _, ...others } = row;
@@ -143,7 +143,7 @@ describe("fields within columns", () => {
     expect(found).toMatchObject({ prompt: user("2 + 2?"), gold: "4" });
   });
 
-  test("that are not there are told with what there is", () => {
+  test("that are missing are reported with the existing ones", () => {
     const { "meta.item": _, ...others } = row;
     const message = (answerColumn: string) => {
       try {
@@ -181,13 +181,13 @@ describe("fields within columns", () => {
     expect(example({ ...verl, answer: "3" }).gold).toBe("3");
   });
 
-  test("an answer that is a struct is not taken by itself, and said", () => {
+  test("a struct answer is not used by default, which is reported", () => {
     const found = findColumns(datasetOf({ question: "?", answer: { value: "3", aliases: ["three"] } }));
     expect(found.gold).toBeNull();
     expect(found.remarks.join()).toMatch(/"answer" is a struct.*\(value, aliases\).*--answer_column answer\.value/);
   });
 
-  test("text that a file has as bytes is text, where it is UTF-8", () => {
+  test("bytes that are UTF-8 are text", () => {
     const bytes = (text: string) => ({
       path: "b",
       numRows: 1,
@@ -237,7 +237,7 @@ describe("gold answers", () => {
     ["   ", null],
   ] as const)("%j", (text, gold) => expect(goldOf(text)).toBe(gold));
 
-  test("values that are no text", () => {
+  test("values that are not text", () => {
     expect([5, 5n, true, ["a"], [3]].map(answerText)).toEqual(["5", "5", "true", "a", "3"]);
     expect([null, undefined, {}, [], ["a", "b"], new Uint8Array(1), Number.NaN].map(answerText)).toEqual(
       Array(7).fill(null),

@@ -54,7 +54,7 @@ describe("the schema", () => {
       }
     });
 
-    test(`${command}: no setting stands in two sections`, () => {
+    test(`${command}: no setting is in two sections`, () => {
       const keys = Object.values(commandSections[command]).flatMap((section) => Object.keys(section));
       expect(keys).toHaveLength(new Set(keys).size);
     });
@@ -93,7 +93,7 @@ describe("the schema", () => {
     });
   });
 
-  test("commands differ in defaults where their work does", () => {
+  test("commands have different defaults if their work differs", () => {
     expect(configFor("sft", []).config.learningRate).toBe(2e-5);
     expect(configFor("eval", []).config).toMatchObject({ temperature: 0, numGenerations: 1, datasetSplit: "test" });
     expect(configFor("update", ["--rollouts", "r"]).config.numGenerations).toBeNull();
@@ -102,7 +102,7 @@ describe("the schema", () => {
 });
 
 describe("stop strings and generation_kwargs", () => {
-  test("a flag is one string as it stands, or a JSON list; TOML and TypeScript have both forms", () => {
+  test("a flag is one literal string, or a JSON list; TOML and TypeScript have both forms", () => {
     const stop = (...argv: string[]) => configFor("generate", ["--prompt", "p", ...argv]).config.stop;
     expect(stop()).toBeNull();
     expect(stop("--stop", " a, b ")).toEqual([" a, b "]);
@@ -118,7 +118,7 @@ describe("stop strings and generation_kwargs", () => {
     ]);
   });
 
-  test("each key is the setting of its meaning, in every source; flags go before the file's", () => {
+  test("each key maps to the setting with its meaning, in every source; flags override the file's", () => {
     const file = tomlFile(
       "kwargs.toml",
       'temperature = 0.7\n[generation_kwargs]\ntop_k = 40\nmax_new_tokens = 64\nstop_strings = ["</answer>"]\ntemperature = 0.7\nuse_cache = true\nmin_p = 0.1\n',
@@ -146,7 +146,7 @@ describe("stop strings and generation_kwargs", () => {
 });
 
 describe("sources", () => {
-  test("flags go before the file, the file before the preset, the preset before the caller's and the schema's defaults", () => {
+  test("flags override the file, the file the preset, the preset the caller's and the schema's defaults", () => {
     const file = tomlFile("order.toml", 'preset = "deepseekmath"\nbeta = 0.5\nepsilon = 0.3\n');
     const loaded = configFor("train", [file, "--beta", "0.25"], {
       defaults: { epsilon: 0.9, seed: 7, numGenerations: 2 },
@@ -156,7 +156,7 @@ describe("sources", () => {
     expect(loaded.file).toBe(file);
   });
 
-  test("the TypeScript API takes camelCase, and says so where it gets snake_case", () => {
+  test("the TypeScript API takes camelCase, and says so if it gets snake_case", () => {
     expect(configFrom("train", { numGenerations: 8, rewardFuncs: ["math"], maxSteps: 3 }).config).toMatchObject({
       numGenerations: 8,
       rewardFuncs: ["math"],
@@ -250,13 +250,13 @@ describe("refusals", () => {
     expect(refusal(() => configFor("train", ["--chat_template_kwargs", "[1]"]))).toContain("must be an object");
   });
 
-  test("a setting of another command is refused with this command's name", () => {
+  test("a setting of another command is refused and this command named", () => {
     expect(refusal(() => configFor("eval", ["--learning_rate", "1"]))).toBe(
       "--learning_rate: a setting of train, plan, sft, update, not of eval",
     );
   });
 
-  test("what has no default must be given", () => {
+  test("a setting without a default must be given", () => {
     expect(refusal(() => configFor("update", []))).toBe("--rollouts is required");
     expect(refusal(() => configFor("score", ["--input", "x"]))).toBe("--output is required");
     expect(refusal(() => configFor("generate", []))).toContain("--prompt TEXT or --input FILE.jsonl");
@@ -268,7 +268,7 @@ describe("refusals", () => {
   });
 });
 
-test("what every object has is an entry of no table", () => {
+test("properties that every object inherits are not table entries", () => {
   for (const [name, value, said] of [
     ["adv_estimator", "constructor", /--adv_estimator: .*there is no constructor estimator/],
     ["algo.advantage.estimator", "constructor", /--algo\.advantage\.estimator: .*--advantage_estimator/],
@@ -285,7 +285,7 @@ test("what every object has is an entry of no table", () => {
 });
 
 describe("names and values of TRL", () => {
-  test("are taken where they mean the same", () => {
+  test("are accepted if they mean the same", () => {
     const { config } = configFor("train", [
       "--model_name_or_path=m",
       "--dataset_name=d",
@@ -329,7 +329,7 @@ describe("YAML and JSON", () => {
   const yaml = (name: string, text: string) => tomlFile(name, text);
   const load = (name: string, text: string, ...argv: string[]) => configFor("train", [yaml(name, text), ...argv]);
 
-  test("are read as TOML is, also with --config; a flag goes before them", () => {
+  test("are read like TOML, also with --config; a flag overrides them", () => {
     const text = [
       ...["# a recipe", "learning_rate: 1e-6", "beta: '4e-2'", "max_steps: 1_000", "mask_truncated_completions: yes"],
       ...[
@@ -365,7 +365,7 @@ describe("YAML and JSON", () => {
     });
   });
 
-  test("values in a circle and without end are refused by name, not by the stack", () => {
+  test("circular and endless values are refused by name, without a stack overflow", () => {
     const deep = (open: string, close: string) => open.repeat(3000) + close.repeat(3000);
     for (const [name, text] of [
       ["circle.yaml", "seed: 1\nmodel: &a\n  b: *a\n"],
@@ -396,7 +396,7 @@ describe("YAML and JSON", () => {
         "--seed -1: must be a whole number ≥ 0 and ≤ 4294967295",
       ].join("\n"),
     );
-    // What a flag sets is not read in the file.
+    // A setting given by a flag is not read from the file.
     expect(load("override.yaml", "beta: x\n", "--beta", "0").config.beta).toBe(0);
   });
 
@@ -424,7 +424,7 @@ describe("YAML and JSON", () => {
     });
   }
 
-  test("maps in lists, and texts over several lines, do not count as names given twice", () => {
+  test("maps in lists, and multi-line strings, do not count as duplicate names", () => {
     const text = "datasets: []\nsystem_prompt: 'a\n  beta: 1\n  beta: 2'\nmodel_init_kwargs: {}\n";
     expect(load("lists.yaml", text).config.systemPrompt).toContain("beta: 1");
     expect(refusal(() => load("maps.yaml", "datasets:\n- path: a\n  split: b\n- path: c\n  split: d\n"))).toContain(
@@ -443,7 +443,7 @@ test("a share of all steps is rounded up", () => {
   });
 });
 
-describe("settings together", () => {
+describe("combinations of settings", () => {
   const refused: readonly (readonly [argv: string[], part: string])[] = [
     [
       ["--num_generations", "12"],
@@ -497,19 +497,19 @@ describe("settings together", () => {
     });
   }
 
-  test("no remark where the setting is right", () => {
+  test("no remark if the setting is right", () => {
     expect(configFor("train", ["--loss_type", "cispo", "--epsilon_high", "5"]).warnings).toEqual([]);
     expect(configFor("train", ["--delta", "1.25", "--num_generations", "8"]).warnings).toEqual([]);
     expect(configFor("update", ["--rollouts", "r", "--num_generations", "5"]).warnings).toEqual([]);
     const sequence = ["--importance_sampling_level", "sequence", "--epsilon", "3e-4", "--epsilon_high", "4e-4"];
     expect(configFor("train", sequence).warnings).toEqual([]);
-    // One completion a prompt is no trap where the group is not the baseline.
+    // One completion per prompt is fine if the group is not the baseline.
     const ppo = ["--advantage_estimator", "gae", "--use_kl_in_reward", "--lam", "0.9", "--num_generations", "1"];
     expect(configFor("train", ppo).warnings).toEqual([]);
     expect(configFor("train", ["--use_adaptive_entropy", "--entropy_target", "0.4"]).warnings).toEqual([]);
   });
 
-  test("an adaptive bonus whose least weight is above its largest is refused", () => {
+  test("an adaptive bonus whose minimum weight exceeds its maximum is refused", () => {
     const argv = ["--use_adaptive_entropy", "--entropy_coef_min", "2"];
     expect(refusal(() => configFor("train", argv))).toContain("entropy_coef_min 2 is greater than entropy_coef_max 1");
   });
@@ -521,7 +521,7 @@ describe("settings together", () => {
     expect(config).toMatchObject({ gamma: 1, lam: 0.95, whitenAdvantages: true });
   });
 
-  test("evaluations: somebody must say what an answer is worth, and weights weigh something", () => {
+  test("evaluations: something must score the answers, and weights need something to weigh", () => {
     const evaluate = (...argv: string[]) => configFor("eval", argv).config;
     expect(refusal(() => evaluate("--verifier", "none"))).toContain("verifier none and no reward_funcs");
     expect(refusal(() => evaluate("--reward_weights", "1"))).toContain("reward_weights: there are no reward_funcs");
@@ -534,7 +534,7 @@ describe("settings together", () => {
     );
   });
 
-  test("sft: settings of an evaluation are remarked on without eval_dataset, on the bundled problems too", () => {
+  test("sft: evaluation settings without eval_dataset are remarked on, for the bundled problems too", () => {
     const remarks = (...argv: string[]) => configFor("sft", ["--model", "m", ...argv]).warnings;
     expect(remarks("--eval_steps", "1")).toEqual(["eval_steps is not used: there is no eval_dataset"]);
     expect(remarks("--dataset", "d", "--eval_samples", "4")).toEqual([
@@ -552,7 +552,7 @@ describe("settings together", () => {
   });
 });
 
-test("nearest: distance counts swaps as one, far names have none, and a part of a name finds it", () => {
+test("nearest: a swap counts as one edit, distant names find none, and a part of a name finds it", () => {
   expect(editDistance("abc", "acb")).toBe(1);
   expect(editDistance("", "abc")).toBe(3);
   expect(editDistance("kitten", "sitting")).toBe(3);
@@ -588,7 +588,7 @@ describe("the stored record", () => {
     expect(Object.keys(record)).toEqual(Object.keys(settingsOf("train")));
   });
 
-  test("differences name key and both values; what is free on resume can be left out", () => {
+  test("differences name key and both values; settings that may change on resume can be left out", () => {
     const before = toJson(configFor("train", ["--chat_template_kwargs", '{"a":1,"b":2}']).config);
     const now = toJson(
       configFor("train", ["--beta", "0.1", "--threads", "2", "--chat_template_kwargs", '{"b":2,"a":1}']).config,
@@ -602,7 +602,7 @@ describe("the stored record", () => {
     expect(configDifferences(older, before)).toEqual([{ key: "beta", before: undefined, now: 0.04 }]);
   });
 
-  test("what is free on resume exists", () => {
+  test("settings that may change on resume exist", () => {
     for (const key of freeOnResume) expect(Object.keys(settingsOf("train"))).toContain(key);
   });
 });

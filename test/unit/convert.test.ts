@@ -1,4 +1,4 @@
-/** Any format → Arrow: types, promotion, nulls, batches, refusals with their line, and that no half file is left. */
+/** Any format → Arrow: types, promotion, nulls, batches, refusals with their line, and no half-written file left. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -37,7 +37,7 @@ async function refused(path: string, options?: ConvertOptions): Promise<string> 
     (thrown: unknown) => thrown,
   );
   expect(error).toBeInstanceOf(InputError);
-  expect(readdirSync(folder.path)).toEqual(before); // neither the file nor a piece of it
+  expect(readdirSync(folder.path)).toEqual(before); // neither the file nor a part of it
   return (error as InputError).message.replace(`${path}: `, "");
 }
 
@@ -77,13 +77,13 @@ describe("JSON Lines", () => {
     ]);
   });
 
-  test("whole numbers widen to real ones, also inside lists", async () => {
+  test("integers widen to floats, also inside lists", async () => {
     const { types, rows } = await convert(input(lines({ n: 1, l: [1] }, { n: 2.5, l: [1.5] }, { n: 1e300, l: null })));
     expect(types).toEqual({ n: "double", l: "list<double>" });
     expect(rows.map(({ n }) => n)).toEqual([1, 2.5, 1e300]);
   });
 
-  test("whole numbers past 2^53, and reals that are whole, keep their value and their type", async () => {
+  test("integers past 2^53, and integral floats, keep their value and their type", async () => {
     const text =
       '{"i": 9007199254740993, "u": 18446744073709551615, "r": 1.0, "n": NaN, "e": 1e3, "l": [-9223372036854775808]}\n{"i": -1, "u": 0, "r": 2, "n": -Infinity, "e": null, "l": [1]}\n';
     const { types, rows } = await convert(input(`\uFEFF${text}`));
@@ -95,7 +95,7 @@ describe("JSON Lines", () => {
     expect((await convert(input(`[${text.trim().replace("\n", ",")}]`, "in.json"))).rows).toEqual(rows);
   });
 
-  test("what no column holds as it is, is refused by line and column", async () => {
+  test("values that no column type can hold are refused by line and column", async () => {
     const only = async (...rows: string[]) => (await refused(input(rows.join("\n")))).replace(/; (?:give|keep) .*/, "");
     expect(await only('{"a": 1}', '{"a": 18446744073709551616}')).toBe(
       'line 2: column "a" has 18446744073709551616, which does not fit in 64 bits',
@@ -133,7 +133,7 @@ describe("JSON Lines", () => {
     expect(converted.byteLength).toBe(readFileSync(converted.output).length);
   });
 
-  test("columns called like what objects inherit", async () => {
+  test("columns named like inherited properties of objects", async () => {
     const text = '{"constructor": "a", "__proto__": 1}\n{"toString": "b"}\n';
     const { rows } = await convert(input(text));
     expect(rows.map((row) => Object.entries(row))).toEqual([
@@ -160,7 +160,7 @@ describe("JSON Lines", () => {
     expect(JSON.parse(JSON.stringify(read, (_, v) => (typeof v === "bigint" ? Number(v) : v)))).toEqual(rows);
   });
 
-  test("what is wrong is told with its line", async () => {
+  test("errors are reported with their line", async () => {
     expect(await refused(input('{"a": 1}\n\n{"a": \n'))).toBe(
       'line 3 is not JSON ({"a":): it ends too early; expected one object per line',
     );
@@ -177,7 +177,7 @@ describe("JSON Lines", () => {
     expect(await refused(input(cut.subarray(0, cut.length >> 1)))).toStartWith("damaged gzip");
   });
 
-  test("a column that does not fit can be left out", async () => {
+  test("a column that does not fit can be excluded", async () => {
     const path = input(lines({ q: "a", bad: 1 }, { q: "b", bad: "x" }));
     expect(await refused(path)).toContain('column "bad"');
     expect((await convert(path, { columns: ["q"] })).rows).toEqual([{ q: "a" }, { q: "b" }]);
@@ -283,12 +283,12 @@ describe("Parquet", () => {
     const holed = Buffer.from(bytes);
     holed.fill(0, 4, 400);
     const renamed = Buffer.from(bytes);
-    // The schema says "element" of two columns; behind it stand the row groups.
+    // The schema has "element" for two columns; the row groups follow it.
     for (let at = 0, found = 0; found < 3; found++, at++) {
       at = renamed.indexOf("element", at);
       if (found === 2) renamed[at] = 0x1b;
     }
-    renamed.fill(0xff, 4, 400); // pages that other columns have begun to read by then
+    renamed.fill(0xff, 4, 400); // pages that other columns are reading by then
     const columns = ["question", "answer", "level", "tags"];
     expect(await refused(input(renamed, "renamed.parquet"), { columns })).toMatch(
       /row group 0 cannot be read as Parquet \(it has a column \w+\.list\.\ufffdlement that its schema lacks\)/,
@@ -297,14 +297,14 @@ describe("Parquet", () => {
   });
 });
 
-test("what is no dataset", async () => {
+test("a file that is not a dataset", async () => {
   expect(await refused(input("name,age\nx,1\n", "in.csv"))).toStartWith("neither JSON Lines");
   expect(await refused(input(""))).toContain("empty");
   expect(await refused(input("version https://git-lfs.github.com/spec/v1\noid x\n"))).toContain("git lfs pull");
   expect(await refused(folder.file("nowhere.jsonl"))).toContain("no such file");
 });
 
-test("a target that cannot be written", async () => {
+test("an unwritable target", async () => {
   const path = input(lines({ a: 1 }));
   await expect(convertToArrow(path, folder.file("no/such/out.arrow"))).rejects.toThrow(/there is no folder .*no\/such/);
   const output = folder.file("kept.arrow", "precious");

@@ -1,4 +1,4 @@
-/** Instruction paths that a compiler does not know are left out of the kernel library; the others are built. */
+/** Instruction paths that a compiler does not support are left out of the kernel library; the others are built. */
 import { afterAll, expect, test } from "bun:test";
 import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -9,7 +9,7 @@ const folder = mkdtempSync(join(tmpdir(), "cpu-build-paths-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
 /**
- * Builds with a compiler that compiles nothing and fails where it sees `refused`, in commands without `spared`.
+ * Builds with a compiler that compiles nothing and fails on `refused`, in commands without `spared`.
  *
  * @returns its command lines.
  */
@@ -38,7 +38,7 @@ case " $* " in *" -c "*) : ;; *) : > "$last" ;; esac
   return { commands: readFileSync(log, "utf8").trim().split("\n"), code, stderr };
 }
 
-/** The paths that were compiled, those that the dispatcher was told of, and the objects that were linked. */
+/** The compiled paths, those that the dispatcher was given, and the linked objects. */
 function built(commands: readonly string[]) {
   const dispatch = commands.find((command) => command.includes("/dispatch.cpp")) ?? "";
   const linked = commands.find((command) => command.startsWith("-shared")) ?? "";
@@ -66,7 +66,7 @@ test.each([
   });
 });
 
-test("a flag of a path that every compiler must know still fails the build", async () => {
+test("an unsupported flag of a path that every compiler must support still fails the build", async () => {
   const { commands, code, stderr } = await build("broken", process.arch === "x64" ? "-mavx2" : "-std=c++20");
   expect(code).not.toBe(0);
   expect(stderr).toContain("did not compile");

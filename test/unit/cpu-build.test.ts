@@ -1,6 +1,6 @@
 /**
- * Building the kernels at first use: two processes at once, no compiler, a bad cache folder. And which instruction path is
- * chosen on which processor.
+ * Building the kernels at first use: two processes at once, no compiler, a bad cache folder. And the choice of instruction path
+ * for a processor.
  */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -14,15 +14,15 @@ import { openCpuDevice } from "../../src/device/cpu/device.ts";
 import { choosePath } from "../../src/device/cpu/path.ts";
 import { InputError, RunError } from "../../src/errors.ts";
 
-/** The sources of a pack have their kernels beside them, built: nothing is compiled there. */
+/** The sources in a pack come with built kernels: nothing is compiled there. */
 const builds = test.skipIf(prebuiltKernels() !== null);
 
 let folder = "";
 let compiler = "";
 
 /**
- * A compiler that compiles nothing: it takes a moment, leaves an empty object, and links by copying the real library.
- * What is under test is what happens around the compiler.
+ * A compiler that compiles nothing: it takes a moment, leaves an empty object, and links by copying the real library. The test
+ * is of what happens around the compiler.
  */
 beforeAll(async () => {
   folder = mkdtempSync(join(tmpdir(), "cpu-build-"));
@@ -41,7 +41,7 @@ esac
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-/** Opens the device in a process of its own and prints how that ended. */
+/** Opens the device in a separate process and prints the outcome. */
 const program = `
   const { openCpuDevice } = await import(${JSON.stringify(assetPath("src/device/cpu/device.ts"))});
   let built = 0;
@@ -102,7 +102,7 @@ builds("a compiler that fails: its own words, and nothing is left in the cache",
   expect(readdirSync(cache)).toEqual([]);
 });
 
-test("of several jobs one that fails is the last that is begun, and those that run are waited for", async () => {
+test("after a job fails no further one is started, and running ones are waited for", async () => {
   const events: string[] = [];
   const job = (name: string, ms: number, fails: boolean) => async () => {
     events.push(`${name} begins`);
@@ -145,10 +145,10 @@ builds("a damaged library: which file, and that deleting it helps", async () => 
 });
 
 describe("the instruction path", () => {
-  /** Slowest first, as dispatch.cpp has them. */
+  /** Slowest first, as in dispatch.cpp. */
   const compiled = ["portable", "avx2", "avx512", "avx512bf16", "amx"];
 
-  /** A library on a processor that runs `supported`, under a system that refuses `refused`; `selected` is what it uses. */
+  /** A library on a processor with `supported` paths, under a system that refuses `refused`; `selected` is the path in use. */
   function libraryOf(supported: readonly string[], refused: readonly string[] = [], names = compiled) {
     const library = {
       paths: names.map((name) => ({ name, supported: supported.includes(name), lanes: 16 })),
@@ -163,7 +163,7 @@ describe("the instruction path", () => {
 
   const before = (name: string) => compiled.slice(0, compiled.indexOf(name) + 1);
 
-  test("of this library are in the order that the choice relies on", async () => {
+  test("in this library are in the order that the choice relies on", async () => {
     const { library } = await openCpuDevice();
     const names = library.paths.map(({ name }) => name);
     expect(names).toEqual(compiled.filter((name) => names.includes(name)));
@@ -177,7 +177,7 @@ describe("the instruction path", () => {
     ["one with AVX-512", before("avx512"), "avx512"],
     ["one with AVX2", before("avx2"), "avx2"],
     ["one with none of them", before("portable"), "portable"],
-  ])("unasked: the fastest that is proven, on %s", (_, supported, wanted) => {
+  ])("by default: the fastest that is proven, on %s", (_, supported, wanted) => {
     for (const asked of [undefined, ""]) {
       const library = libraryOf(supported);
       expect(choosePath(library, asked)).toBe(wanted);
@@ -185,18 +185,18 @@ describe("the instruction path", () => {
     }
   });
 
-  test("unasked: the next one where the system does not hand out the tile registers", () => {
+  test("by default: the next one if the system does not grant the tile registers", () => {
     const library = libraryOf(before("amx"), ["amx"]);
     expect(choosePath(library, undefined)).toBe("avx512bf16");
     expect(library.selected).toBe("avx512bf16");
     expect(choosePath(libraryOf([...before("avx512"), "amx"], ["amx"]), undefined)).toBe("avx512");
   });
 
-  test("unasked: none that never ran on real hardware, however fast", () => {
+  test("by default: none that never ran on real hardware, however fast", () => {
     expect(choosePath(libraryOf([...compiled, "avx99"], [], [...compiled, "avx99"]), undefined)).toBe("amx");
   });
 
-  test("asked for: taken, or an error that says what there is", () => {
+  test("by request: used, or an error that lists the available ones", () => {
     const library = libraryOf(before("avx2"));
     expect(choosePath(library, "portable")).toBe("portable");
     expect(library.selected).toBe("portable");
@@ -217,7 +217,7 @@ describe("the instruction path", () => {
   });
 });
 
-/** The cache and compiler of this process, so that nothing is built. */
+/** This process's cache and compiler, so that nothing is built. */
 function cached(): Record<string, string> {
   const { BUN_GRPO_CACHE, CXX } = process.env;
   return { ...(BUN_GRPO_CACHE ? { BUN_GRPO_CACHE } : {}), ...(CXX ? { CXX } : {}) };

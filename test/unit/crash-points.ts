@@ -1,9 +1,8 @@
 /**
- * Every file operation of a sequence as the last one before a crash. Run as a program of its own, as it puts its own
- * functions in the place of node:fs's, before anything else is imported: each counts the operations that change a disk,
- * and from the chosen one on all of them fail, those of error handling too, as nothing is done after a kill either.
- * Removing a folder is as many operations as there are files in it. Then the same with a disk that is full from some write
- * on, where error handling goes on. Prints what went wrong, a line each.
+ * Simulates a crash at every file operation of a sequence. Runs as a separate program, since it replaces functions of node:fs
+ * before anything else is imported: each counts the operations that change a disk, and from the chosen one on all of them fail,
+ * those of error handling too, as nothing runs after a kill either. Removing a folder counts one operation per file in it. Then
+ * the same with a disk that becomes full at some write, where error handling continues. Prints each failure as a line.
  */
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -22,7 +21,7 @@ const descriptors = new Set<number>();
 
 let mode: "killed" | "full" = "killed";
 
-/** Counts one operation. @throws Crash instead of it, once none are left; on a full disk what a write throws there */
+/** Counts one operation. @throws Crash instead of the operation once none are left; on a full disk, the error of a write there */
 function operation(writes = true): void {
   if (mode === "full" && !writes) return;
   if (left <= 0)
@@ -59,7 +58,7 @@ patch("closeSync", (own) => (fd) => {
   descriptors.delete(fd as number);
   return own(fd);
 });
-patch("fsyncSync", () => () => {}); // Slow, and of no use to a process that is killed.
+patch("fsyncSync", () => () => {}); // Slow, and irrelevant for a killed process.
 const remove = (path: string): void => {
   const found = real.lstatSync(path, { throwIfNoEntry: false });
   if (found?.isDirectory()) for (const name of real.readdirSync(path).sort()) remove(join(path, name));
@@ -92,7 +91,7 @@ const { InputError } = await import("../../src/errors.ts");
 const { createMetricsWriter } = await import("../../src/metrics/metrics-file.ts");
 const { removeCompletionsAfter, writeCompletions } = await import("../../src/metrics/completions-file.ts");
 
-/** Every tensor of a run's model holds its mark, so that files of two runs beside each other show. */
+/** Every tensor of a run's model holds its mark, so that a mixture of two runs' files shows. */
 const tensors = (mark: number) =>
   ["a", "b", "c"].map((name) => ({
     ...{ name, dtype: "U8" as const, shape: [64] },
@@ -158,7 +157,7 @@ const bytesOf = ({ address, byteLength }: { readonly address: number; readonly b
 
 const json = (path: string): Record<string, unknown> => JSON.parse(real.readFileSync(path, "utf8"));
 
-/** The mark of a model: −1 where there is none. @throws where tensors of two runs are mixed, or one is missing */
+/** The mark of a model: −1 if there is none. @throws if tensors of two runs are mixed, or one is missing */
 function markOf(folder: string): number {
   const names = real.readdirSync(folder);
   if (!names.some((name) => /^model.*safetensors/.test(name))) return -1;
@@ -172,7 +171,7 @@ function markOf(folder: string): number {
   }
 }
 
-/** Other programs read a folder that nobody has mended yet: they may find no model there, but not parts of two. */
+/** Other programs may read a folder before it is repaired: they may find no model there, but not parts of two. */
 function requireUnmixed(folder: string): void {
   try {
     markOf(folder);
@@ -181,7 +180,7 @@ function requireUnmixed(folder: string): void {
   }
 }
 
-/** What is whole in a folder, as the next start finds it. @throws where something is not */
+/** The complete contents of a folder, as the next start finds them. @throws if something is incomplete */
 function whole(folder: string) {
   const output = openOutputFolder({ folder, command: "train", note: () => {} });
   output.release();
@@ -208,7 +207,7 @@ function whole(folder: string) {
   }
   const stray = real.readdirSync(folder).filter((name) => /^\.(?!unfinished$)|tmp|old/.test(name));
   if (stray.filter((name) => !/\.tmp$|^\..*\.tmp-/.test(name)).length > 0) throw new Error(`left: ${stray.join()}`);
-  // What a run that went on from an earlier step has put by.
+  // Files that a run resumed from an earlier step has set aside.
   const putBy = real
     .readdirSync(folder)
     .filter((name) => name.startsWith("after-step-"))
@@ -225,7 +224,7 @@ interface Scenario {
   readonly name: string;
   readonly before: (folder: string) => Promise<void>;
   readonly act: (folder: string) => Promise<void>;
-  /** Whether what is there is one of the allowed. */
+  /** Whether the state is one of the allowed ones. */
   readonly allows: (now: Whole, before: Whole) => boolean;
 }
 
@@ -241,13 +240,13 @@ const scenarios: readonly Scenario[] = [
       (now.lines.every(({ mark }) => mark === 2) && now.checkpoints[0]?.mark === 2 && now.model !== 1),
   },
   {
-    name: "a new run over somebody's model",
+    name: "a new run over another model",
     before: (folder) => saveModel(folder, 1, true),
     act: (folder) => run(folder, { mark: 2, steps: 1, saveEvery: 5, overwrite: true }),
     allows: (now, before) => equal(now, before) || (now.model === 2 && now.lines.length === 1),
   },
   {
-    name: "going on from an earlier step",
+    name: "resuming from an earlier step",
     before: (folder) => run(folder, { ...old, steps: 3 }),
     act: (folder) => run(folder, { mark: 2, steps: 3, saveEvery: 1, resume: 1 }),
     allows: (now, before) => {
@@ -266,7 +265,7 @@ const scenarios: readonly Scenario[] = [
     },
   },
   {
-    name: "going on from the newest step over a finished model",
+    name: "resuming from the newest step over a finished model",
     before: (folder) => run(folder, old),
     act: (folder) => run(folder, { mark: 2, steps: 3, saveEvery: 1, resume: 2, shards: true }),
     allows: (now) => /^112?$/.test(now.checkpoints.map(({ mark }) => mark).join("")) && now.model > 0,
@@ -287,7 +286,7 @@ const scenarios: readonly Scenario[] = [
   ),
 ];
 
-// In memory where there is such a place: what is tested is the order of operations.
+// In memory if possible: the test is of the order of operations.
 const place = real.existsSync("/dev/shm") ? "/dev/shm" : tmpdir();
 const root = real.mkdtempSync(join(place, "crash-points-"));
 let points = 0;
@@ -297,7 +296,7 @@ for (const { name, before, act, allows } of scenarios) {
   await before(template);
   const first = whole(template);
   for (mode of ["killed", "full"] as const) {
-    // A full disk leaves error handling its work, so that fewer points tell as much.
+    // With a full disk error handling still works, so fewer points suffice.
     for (let kill = 0, isWhole = false; !isWhole; kill += mode === "killed" ? 1 : 4) {
       const folder = join(root, "now");
       real.cpSync(template, folder, { recursive: true });
@@ -307,7 +306,7 @@ for (const { name, before, act, allows } of scenarios) {
         await act(folder);
         isWhole = true;
       } catch (error) {
-        // That it was the crash is known from no operation being left; a full disk is told as one.
+        // A crash shows as no operations left; a full disk is reported as one.
         if (left > 0) throw error;
         if (mode === "full" && !/the disk is full/.test(String(error))) console.log(`${where}: ${error}`);
       }

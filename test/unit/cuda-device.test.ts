@@ -1,6 +1,6 @@
 /**
- * The CUDA device's own part, on the emulated driver: transfers, parameters, recordings, memory, failures. Streams run
- * lazily, so that what is read, overwritten or freed too early is wrong every time. Ops are tested in test/ops.
+ * The CUDA device itself, on the emulated driver: transfers, parameters, recordings, memory, failures. Streams run lazily, so
+ * that anything read, overwritten or freed too early is wrong every time. Ops are tested in test/ops.
  */
 import { afterAll, afterEach, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { isSticky, openDriver, stickyStatuses } from "../../ffi/bindings/cuda.ts";
@@ -44,7 +44,7 @@ afterEach(() => {
   expect(found).toEqual([]);
 });
 
-/** A packed tensor in memory of its own; freed with the device. */
+/** A packed tensor in its own memory; freed with the device. */
 function place(name: string, dtype: DType, shape: readonly number[]): Tensor {
   const bytes = shape.reduce((a, b) => a * b, 1) * 8;
   return tensor(name, device.allocate(bytes, name).address, dtype, shape);
@@ -53,8 +53,8 @@ function place(name: string, dtype: DType, shape: readonly number[]): Tensor {
 const ramp = (n: number, from = 0) => Float32Array.from({ length: n }, (_, i) => from + i);
 
 describe("transfers", () => {
-  test("an array may be used again as soon as it was uploaded, however many there are", async () => {
-    const n = 40_000; // about a third of a piece of the ring, and more than twice the ring in all
+  test("an array may be reused as soon as it is uploaded, however many there are", async () => {
+    const n = 40_000; // about a third of a piece of the ring, so that together they fill the ring more than twice
     const targets = Array.from({ length: 60 }, (_, i) => place(`target ${i}`, "float32", [n]));
     const data = new Float32Array(n);
     for (const [i, target] of targets.entries()) {
@@ -68,7 +68,7 @@ describe("transfers", () => {
     }
   });
 
-  test("one larger than a piece, and one that is no multiple of anything", () => {
+  test("one larger than a piece, and one of odd size", () => {
     const n = 300_001;
     const target = place("large", "float32", [n]);
     device.upload(target, ramp(n));
@@ -76,7 +76,7 @@ describe("transfers", () => {
     expect(() => device.upload(tensor("small", target.address, "float32", [2]), ramp(3))).toThrow("12 bytes into 8");
   });
 
-  test("uploads, ops and reads keep the order they are called in", async () => {
+  test("uploads, ops and reads keep their call order", async () => {
     const x = place("x", "float32", [1000]);
     device.upload(x, ramp(1000));
     const first = device.read(x);
@@ -89,7 +89,7 @@ describe("transfers", () => {
     expect(await third).toEqual(ramp(1000, 5));
   });
 
-  test("a read lets the event loop turn, and a pinned piece serves the next one", async () => {
+  test("a read does not block the event loop, and a pinned piece is reused by the next one", async () => {
     const x = place("x", "int32", [3]);
     device.upload(x, Int32Array.of(1, -2, 3));
     let turns = 0;
@@ -104,7 +104,7 @@ describe("transfers", () => {
     await expect(device.read({ ...x, shape: [2, 1], rowStride: 2 })).rejects.toThrow("only packed tensors");
   });
 
-  test("each type comes back as an array of its own", () => {
+  test("each type is read back as its own array type", () => {
     const arrays = [Float32Array.of(1.5), Float64Array.of(2.5), Int32Array.of(-3), Uint32Array.of(4e9)] as const;
     const dtypes = ["float32", "float64", "int32", "uint32"] as const;
     for (const [i, array] of arrays.entries()) {
@@ -120,7 +120,7 @@ describe("transfers", () => {
 
 describe("parameters", () => {
   const rows = 700;
-  const width = 3001; // several pieces of staging, and a rest
+  const width = 3001; // several pieces of staging, and a remainder
   const values = Float32Array.from({ length: rows * width }, (_, i) => bfloat16ToNumber(numberToBfloat16(Math.sin(i))));
   const halves: Record<string, number> = { "0": 0, "1": 0x3c00, "-2": 0xc000, "0.5": 0x3800, "65504": 0x7bff };
 
@@ -154,7 +154,7 @@ describe("parameters", () => {
     for (const memory of [source, target]) memory.free();
   });
 
-  test("some rows alone, into pinned memory, and float16 as a source", () => {
+  test("only some rows, into pinned memory, and float16 as a source", () => {
     const w = weight("bfloat16");
     device.ops.fill(tensor("w", w.address, "float32", [w.elements / 2]), 0);
     const source = host("float32", values);
@@ -177,7 +177,7 @@ describe("parameters", () => {
 });
 
 describe("recordings", () => {
-  test("what is recorded has run once, and runs on what the buffers hold when it is replayed", async () => {
+  test("recorded work has run once, and a replay uses the buffers' current contents", async () => {
     const [x, y] = [place("x", "float32", [64]), place("y", "float32", [64])];
     device.upload(x, ramp(64));
     device.ops.fill(y, 0);
@@ -223,7 +223,7 @@ describe("recordings", () => {
     device.forget("");
   });
 
-  test("scratch that has moved since is followed", async () => {
+  test("scratch that has moved since is found", async () => {
     const x = place("x", "float32", [64]);
     const sum = place("sum", "float64", [1]);
     device.upload(x, ramp(64));
@@ -240,7 +240,7 @@ describe("recordings", () => {
     device.forget("");
   });
 
-  test("a transfer within is refused, and the stream works again afterwards", async () => {
+  test("a transfer during recording is refused, and the stream works afterwards", async () => {
     const x = place("x", "float32", [4]);
     let run = 0;
     const bad = device.record("bad", function* () {
@@ -271,7 +271,7 @@ describe("memory", () => {
     expect(device.freeBytes()).toBe(free);
   });
 
-  test("what is not there is refused with what was asked, free and held, and what to lower", () => {
+  test("memory that is not available is refused with the amounts requested, free and held, and what to lower", () => {
     const before = control.live();
     const ask = () => device.allocate(2 ** 40, "the plan");
     expect(ask).toThrow(RunError);
@@ -281,7 +281,7 @@ describe("memory", () => {
     expect(control.live()).toEqual(before);
   });
 
-  test("scratch is made ready once, and within the bytes that were announced", () => {
+  test("scratch is allocated once, within the announced bytes", () => {
     const sizes = {
       ...{ vocabSize: 5000, hiddenSize: 256, intermediateSize: 512, longest: 128, tokens: 512 },
       ...{ headRows: 64, sequences: 8, attention: { heads: 4, kvHeads: 2, headDim: 64, scale: 1 } },
@@ -307,7 +307,7 @@ describe("memory", () => {
 });
 
 describe("opening and closing", () => {
-  test("closing leaves nothing, whatever was allocated, recorded and loaded", async () => {
+  test("closing leaves nothing, after allocating, recording and loading", async () => {
     const before = control.live();
     const other = await openCudaDevice({ libraryFolder });
     const memory = other.allocate(4096, "x");
@@ -325,7 +325,7 @@ describe("opening and closing", () => {
     expect(control.live()).toEqual(before);
   });
 
-  test("where there is no memory for the workspace, nothing stays behind", async () => {
+  test("if there is no memory for the workspace, nothing is left behind", async () => {
     const before = control.live();
     control.setMemory(before.bytes + 2 ** 20);
     await expect(openCudaDevice({ libraryFolder })).rejects.toThrow(/workspace of cuBLAS: .* refused 4\.0 MiB/);
@@ -333,16 +333,16 @@ describe("opening and closing", () => {
     control.setMemory(8 * 2 ** 30);
   });
 
-  test("a GPU that is not there is an input error that names those that are", async () => {
+  test("a missing GPU is an input error that lists the existing ones", async () => {
     const open = openCudaDevice({ libraryFolder, device: "cuda:7" });
     await expect(open).rejects.toThrow(InputError);
     await expect(open).rejects.toThrow(/device cuda:7: there are cuda:0 .*name one of them/);
   });
 
-  test("says what it is, and what its bits depend on", () => {
+  test("describes itself, and what its bits depend on", () => {
     expect(device.description).toMatch(/^CUDA .* \(sm_80, \d+ SMs\), driver 1\d\.\d, cuBLAS 1\d\./);
     expect(device.numericsKey).toMatch(/^cuda .* sm_80 driver .* cublas .* nvrtc \d+\.\d+$/);
-    // 108 multiprocessors at 1410 MHz, as an A100 has them: 312 TFLOP/s
+    // 108 multiprocessors at 1410 MHz, as on an A100: 312 TFLOP/s
     expect(device.peakFlops("bfloat16") / 1e12).toBeCloseTo(312, -1);
     expect(device.traceLines()).toEqual([]);
   });
@@ -366,7 +366,7 @@ describe("failures", () => {
     );
   });
 
-  test("a kernel that is not in its file, and a launch that the driver refuses, name kernel and cure", () => {
+  test("for a kernel missing from its file, and a launch that the driver refuses, the error names kernel and cure", () => {
     const definition: KernelDefinition = { ...flatKernels.fill };
     const defines = { Y_TYPE: "float", X_TYPE: "float" };
     const { kernel, launch } = device.runtime;
@@ -382,7 +382,7 @@ describe("failures", () => {
     launch(fill, [0, 1, 1], 32, 0, 0, 0, 0);
   });
 
-  test("after a fault in a kernel nothing hides it, and closing is quiet", async () => {
+  test("after a fault in a kernel it is reported, and closing is quiet", async () => {
     const other = await openCudaDevice({ libraryFolder });
     const memory = other.allocate(1024, "x");
     const x = tensor("x", memory.address, "float32", [256]);
@@ -394,7 +394,7 @@ describe("failures", () => {
     memory.free();
     other.close();
     expect(control.reports().map(({ kernel }) => kernel)).toContain("fill");
-    // Its context is the same one, which it has not noticed yet.
+    // It has the same context, and has not noticed the fault yet.
     expect(() => device.close()).toThrow("CUDA_ERROR_ILLEGAL_ADDRESS");
     control.reset();
     control.setStreams("lazy");
@@ -403,14 +403,14 @@ describe("failures", () => {
 });
 
 describe("statuses", () => {
-  // Names and numbers as in NVIDIA's cuda.h 13.0: those of which it says that they leave the process in an inconsistent
-  // state, the failed assertion, and the uncorrectable errors of memory and links.
+  // Names and numbers as in NVIDIA's cuda.h 13.0: the statuses documented to leave the process in an inconsistent state, the
+  // failed assertion, and the uncorrectable errors of memory and links.
   const hardware = [214, 220, 226, 911];
   const lost = [...hardware, 700, 702, 710, 714, 715, 716, 717, 718, 719, 721];
 
-  test("after each that loses the GPU's memory, the failure says so and closing is quiet", async () => {
+  test("after each status that loses the GPU's memory, the error says so and closing is quiet", async () => {
     expect([...stickyStatuses].sort()).toEqual([...lost].sort());
-    device.close(); // a loss takes all that share the context
+    device.close(); // a loss affects all that share the context
     for (const status of lost) {
       const other = await openCudaDevice({ libraryFolder });
       const memory = other.allocate(1024, "x");
@@ -432,7 +432,7 @@ describe("statuses", () => {
     device = await openCudaDevice({ libraryFolder });
   });
 
-  test("one that cuBLAS meets first has the driver's name, and closing is quiet", async () => {
+  test("one that cuBLAS finds first has the driver's name, and closing is quiet", async () => {
     device.close();
     const other = await openCudaDevice({ libraryFolder });
     const [x, w, y] = ["x", "w", "y"].map((name) =>
@@ -447,7 +447,7 @@ describe("statuses", () => {
     device = await openCudaDevice({ libraryFolder });
   });
 
-  test("those that installations meet name the cure, and lose nothing", () => {
+  test("those caused by installations name the cure, and lose nothing", () => {
     const driver = openDriver({ folder: libraryFolder });
     const failure = (status: number) => {
       try {
@@ -465,13 +465,13 @@ describe("statuses", () => {
   });
 });
 
-describe("what the GPU is", () => {
+describe("description of the GPU", () => {
   const gpu = (name: string, computeCapability: number, multiprocessors: number, megahertz: number): GpuFacts => ({
     ...{ ordinal: 0, name, totalBytes: 2 ** 34, clockKilohertz: 1000 * megahertz },
     limits: { computeCapability, multiprocessors, sharedMemory: 0 },
   });
 
-  // Dense bfloat16 with float32 sums, as NVIDIA publishes it, whatever clock the driver reports.
+  // Dense bfloat16 with float32 sums, as published by NVIDIA, whatever clock the driver reports.
   test.each([
     ["NVIDIA A100-SXM4-80GB", 80, 108, 1410, 312],
     ["NVIDIA A100 80GB PCIe", 80, 108, 1410, 312],
@@ -495,18 +495,18 @@ describe("what the GPU is", () => {
     expect(Math.abs(peak / teraflops - 1)).toBeLessThan(0.001);
   });
 
-  // As published for these cards at these clocks, which the table need not hold for the rate to be near.
+  // As published for these cards at these clocks; the estimate is close even for cards missing from the table.
   test.each([
     ["Emulated A100", 80, 108, 1410, 312],
     ["NVIDIA GeForce RTX 4080", 89, 76, 2505, 97.5],
     ["NVIDIA GeForce RTX 5080", 120, 84, 2617, 112.6],
     ["NVIDIA Something of 2030", 130, 170, 2407, 419],
-  ])("peak of %s, from what the driver says", (name, capability, multiprocessors, megahertz, teraflops) => {
+  ])("peak of %s, from the driver's figures", (name, capability, multiprocessors, megahertz, teraflops) => {
     const peak = peakFlops(gpu(name, capability, multiprocessors, megahertz)) / 1e12;
     expect(Math.abs(peak / teraflops - 1)).toBeLessThan(0.01);
   });
 
-  test("one that is too old is an input error, and so is one of a generation that NVRTC does not know", () => {
+  test("a GPU that is too old is an input error, and so is one of a generation unknown to NVRTC", () => {
     const old = gpu("Some T4", 75, 40, 1590);
     expect(() => chooseGpu([old], "cuda")).toThrow(/device cuda: Some T4 has compute capability 7\.5, and 8\.0/);
     expect(() => chooseGpu([], "cuda:1")).toThrow(/device cuda:1: the driver shows no GPU; see nvidia-smi/);

@@ -1,4 +1,4 @@
-/** Where NVIDIA's libraries are looked for, in which order, and what is said when they are not there. */
+/** Where NVIDIA's libraries are searched, in which order, and the message if they are missing. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { chmodSync, chownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -19,7 +19,7 @@ const root = mkdtempSync(join(tmpdir(), "grpo-nvidia-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
 let trees = 0;
-/** A file system of its own with empty files at `paths`. */
+/** A file system with empty files at `paths`. */
 function tree(...paths: readonly string[]): { readonly root: string; at(path: string): string } {
   const folder = join(root, String(trees++));
   for (const path of [".", ...paths]) mkdirSync(dirname(join(folder, path, ".")), { recursive: true });
@@ -31,7 +31,7 @@ function tree(...paths: readonly string[]): { readonly root: string; at(path: st
   return { root: folder, at: (path) => join(folder, path) };
 }
 
-// A name that no loader knows, so that the machine's own libraries play no part.
+// A name unknown to every loader, so that the machine's own libraries play no part.
 const NAME = "libgrpo-nothing";
 const find = (options: SearchOptions, versions = [13, 12], beside: readonly string[] = []) =>
   findLibrary(
@@ -65,7 +65,7 @@ describe("places", () => {
     expect(find({ root: pip.root, env: { CONDA_PREFIX: pip.at("env") } }).major).toBe(13);
   });
 
-  test("nvidia/*/lib of a virtual environment, of python3 on the path, of the user, of the system", () => {
+  test("nvidia/*/lib of a virtual environment, of python3 on PATH, of the user, of the system", () => {
     const package12 = (prefix: string) => `${prefix}/lib/python3.12/site-packages/nvidia/cublas/lib/${NAME}.so.12`;
     const { root, at } = tree(
       package12("venv"),
@@ -89,7 +89,7 @@ describe("places", () => {
     const { root, at } = tree(
       `work/.venv/${packages}/${NAME}.so.13`,
       "work/.venv/pyvenv.cfg",
-      `work/other/.venv/${packages}/${NAME}.so.13`, // made halfway: no pyvenv.cfg
+      `work/other/.venv/${packages}/${NAME}.so.13`, // created halfway: no pyvenv.cfg
       `work/named/${packages}/${NAME}.so.13`,
       "work/named/pyvenv.cfg",
       "work/other/deep/file",
@@ -102,7 +102,7 @@ describe("places", () => {
     expect(() => find({ root, env: { HOME: at("nobody") }, cwd: root })).toThrow(MissingLibraryError);
   });
 
-  test("an environment above the working folder that others can write into is passed over", () => {
+  test("an environment above the working folder that others can write to is skipped", () => {
     const packages = "lib/python3.12/site-packages/nvidia/cu13/lib";
     const files = (folder: string) => [`${folder}/.venv/${packages}/${NAME}.so.13`, `${folder}/.venv/pyvenv.cfg`];
     const { root, at } = tree(...files("work"), ...files("work/inner"), "work/inner/deep/file");
@@ -111,7 +111,7 @@ describe("places", () => {
     expect(found()).toBe(inner);
     chmodSync(at("work/inner/.venv"), 0o757);
     expect(found()).toBe(own);
-    if (process.getuid?.() !== 0) return; // only root can give away what it owns
+    if (process.getuid?.() !== 0) return; // only root can give files away
     chmodSync(at("work/inner/.venv"), 0o775);
     chownSync(at("work/inner/.venv"), 0, 65534);
     expect(found()).toBe(own);
@@ -121,7 +121,7 @@ describe("places", () => {
     expect(found()).toBe(own);
   });
 
-  test("the Python that pyenv's shim stands for, and those that uv installed", () => {
+  test("the Python behind pyenv's shim, and those that uv installed", () => {
     const version = (name: string) => `pyenv/versions/${name}/lib/python3.12/site-packages/nvidia/cublas/lib`;
     const managed =
       "home/.local/share/uv/python/cpython-3.13.1-linux-x86_64-gnu/lib/python3.13/site-packages/nvidia/cu13";
@@ -146,7 +146,7 @@ describe("places", () => {
     expect(found({ PYENV_VERSION: "system", HOME: at("home") })).toBe(at(`${managed}/lib`));
   });
 
-  test("the folder that is named comes before all, whatever its version; else the newer version before every place", () => {
+  test("a named folder comes first, whatever its version; else a newer version beats any order of places", () => {
     const { root, at } = tree(
       `named/${NAME}.so.12`,
       `usr/local/cuda/lib64/${NAME}.so.12`,
@@ -159,7 +159,7 @@ describe("places", () => {
     expect(find({ root, env: {} }, [12]).path).toBe(at(`usr/local/cuda/lib64/${NAME}.so.12`));
   });
 
-  test("the folder that is named comes before a newer version that the loader finds by itself", () => {
+  test("a named folder comes before a newer version that the loader finds on its own", () => {
     // the C library is on every loader's path, as version 6
     const { root, at } = tree("named/libc.so.5");
     const found = (folder: string | null) =>
@@ -168,7 +168,7 @@ describe("places", () => {
     expect(found(null)).toBe("libc.so.6");
   });
 
-  test("a folder that lacks what must lie beside is passed over", () => {
+  test("a folder without the required companion is skipped", () => {
     const { root, at } = tree(
       `usr/local/cuda-13.1/lib64/${NAME}.so.13`,
       `usr/local/cuda-13.0/lib64/${NAME}.so.13`,
@@ -207,14 +207,14 @@ describe("absence", () => {
     const { root, at } = tree();
     for (const folder of ["usr/lib/wsl/lib", "usr/local/nvidia/lib", "usr/local/nvidia/lib64"])
       expect(driverFolders({ root })).toContain(at(folder));
-    // A file that is none is not taken for a driver, whatever the machine has.
+    // An invalid file is not taken for a driver, whatever the machine has.
     const broken = tree("driver/libcuda.so.1");
     expect(() => openDriver({ root, folder: broken.at("driver") })).toThrow(
       /libcuda\.so\.1: cannot be used .*file too short/,
     );
   });
 
-  test("cuBLAS without cuBLASLt beside it is none", () => {
+  test("cuBLAS without cuBLASLt beside it does not count", () => {
     const { root, at } = tree("usr/local/cuda/lib64/libcublas.so.99");
     expect(() => openCublas({ root, env: { HOME: at("home") } }, [99])).toThrow(
       /libcublas\.so\.99: not found; looked in .*; install it: pip install nvidia-cublas/,
@@ -223,12 +223,12 @@ describe("absence", () => {
 });
 
 describe("loading", () => {
-  test("a symbol that is not there names the library", () =>
+  test("an error about a missing symbol names the library", () =>
     expect(() => bindLibrary("libc.so.6", { no_such_function: "x:i32" }, [], null)).toThrow(
       /libc\.so\.6: cannot be used/,
     ));
 
-  test("calls and seconds are counted per symbol where tracing is on", () => {
+  test("calls and seconds are counted per symbol if tracing is on", () => {
     const trace = new Map();
     const { abs } = bindLibrary("libc.so.6", { abs: "j:i32", getpid: "" }, [], trace);
     expect([abs(-3), abs(4)]).toEqual([3, 4]);

@@ -1,4 +1,4 @@
-/** `grpo data` as it is typed: what it prints, its exit statuses, and a download from a hub of our own. */
+/** `grpo data` on the command line: its output and exit statuses, and a download from a local hub server. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { readdirSync } from "node:fs";
 import { resolve } from "node:path";
@@ -38,7 +38,7 @@ describe("grpo data", () => {
     expect(out).toContain("  user: What is 1\uFFFD[2J + 1?\n  gold: 2\n");
   });
 
-  test("info of other formats, and of what is no training data", async () => {
+  test("info of other formats, and of files that are not training data", async () => {
     const call = { role: "assistant", content: null, tool_calls: [{ name: "f", arguments: { x: 3 } }] };
     const calls = { prompt: [{ role: "user", content: "hi" }, call, { role: "tool", content: "4" }], answer: "4" };
     const chat = await grpo("info", folder.file("calls.jsonl", `${JSON.stringify(calls)}\n`));
@@ -94,7 +94,7 @@ describe("download", () => {
   let server: ReturnType<typeof Bun.serve>;
   let hubUrl = "";
 
-  /** Lists the files, and gives them whole or in part, as the hub does. */
+  /** Lists the files, and serves them whole or in part, like the hub. */
   beforeAll(() => {
     server = Bun.serve({
       port: 0,
@@ -118,7 +118,7 @@ describe("download", () => {
   });
   afterAll(() => server.stop(true));
 
-  test("becomes a folder as datasets saves it", async () => {
+  test("becomes a folder in the format of datasets", async () => {
     const target = folder.file("downloaded");
     const { splits } = await downloadDataset("owner/name", target, { hubUrl });
     expect(splits).toEqual([
@@ -137,7 +137,7 @@ describe("download", () => {
     await expect(again).rejects.toThrow(/the folder is not empty/);
   });
 
-  test("dataset_config chooses what is downloaded, each into a folder of its own", async () => {
+  test("dataset_config chooses what is downloaded, each into its own folder", async () => {
     const before = { HF_ENDPOINT: process.env.HF_ENDPOINT, BUN_GRPO_CACHE: process.env.BUN_GRPO_CACHE };
     Object.assign(process.env, { HF_ENDPOINT: hubUrl, BUN_GRPO_CACHE: folder.file("hub-cache") });
     try {
@@ -165,7 +165,7 @@ describe("download", () => {
     }
   });
 
-  test("what the hub does not have is bad input", async () => {
+  test("a dataset missing from the hub is bad input", async () => {
     const missing = downloadDataset("owner/missing", folder.file("missing"), { hubUrl });
     await expect(missing).rejects.toBeInstanceOf(InputError);
     await expect(missing).rejects.toThrow(/the hub has no public dataset/);

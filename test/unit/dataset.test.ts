@@ -1,4 +1,4 @@
-/** Datasets of several files: folders as `datasets` saves them, splits, shards that disagree, and what loadDataset makes of other formats. */
+/** Datasets of several files: folders saved by `datasets`, splits, shards that disagree, and loadDataset with other formats. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
@@ -62,10 +62,10 @@ describe("folders", () => {
       "old.arrow": [90, 99],
     });
     expect(rows(path)).toEqual(reals(0, 15));
-    expect(rows(path, "test")).toEqual(reals(0, 15)); // one split: whatever it is called
+    expect(rows(path, "test")).toEqual(reals(0, 15)); // one split, whatever its name
   });
 
-  test("rows are found through all shards, in any order", () => {
+  test("rows are found in all shards, in any order", () => {
     const path = make("many", {
       "state.json": state("a.arrow", "b.arrow", "c.arrow"),
       "a.arrow": [0, 4],
@@ -93,7 +93,7 @@ describe("folders", () => {
     fails(path, /no split "validation"; it has train, test/, "validation");
   });
 
-  test("plain .arrow files: by split where the names tell, else all of them", () => {
+  test("plain .arrow files: by split if their names tell, else all of them", () => {
     const cache = make("hub", {
       "gsm8k-train-00000-of-00002.arrow": [0, 2],
       "gsm8k-train-00001-of-00002.arrow": [2, 4],
@@ -106,7 +106,7 @@ describe("folders", () => {
     expect(rows(make("plain", { "a.arrow": [0, 2], "b.arrow": [2, 3] }))).toEqual(reals(0, 3));
   });
 
-  test("what is missing or does not fit is named", () => {
+  test("missing and mismatched parts are named", () => {
     fails(folder.file("nowhere.arrow"), /no such file or folder; check the path$/);
     expect(() => openDataset("owner/name")).toThrow(/grpo data download owner\/name/);
     fails(make("empty", { "readme.md": "" }), /no \.arrow files in it/);
@@ -122,7 +122,7 @@ describe("folders", () => {
     fails(make("indices", { "state.json": indices, "a.arrow": [0, 1] }), /flatten_indices/);
   });
 
-  test("shards whose columns differ: what is used must be in all of them, the rest is what each row holds", async () => {
+  test("shards whose columns differ: columns in use must be in all of them; others are present row by row", async () => {
     const path = make("differ", { "a.arrow": [0, 2] });
     writeFileSync(join(path, "b.arrow"), ipcBytes(tableOf(0, 2, ["text", "whole"])));
     const dataset = openDataset(path);
@@ -181,7 +181,7 @@ describe("loadDataset", () => {
     expect(readdirSync(folder.file("cache/converted")).filter((name) => !name.endsWith(".arrow"))).toEqual([]);
   });
 
-  test("Arrow is opened where it lies", async () => {
+  test("Arrow is opened in place", async () => {
     const path = folder.file("here.data", ipcBytes(tableOf(0, 3)));
     const dataset = await loadDataset(path);
     expect(dataset.shards[0]!.path).toBe(path);
@@ -197,7 +197,7 @@ describe("loadDataset", () => {
     await expect(loadDataset(path, { split: "dev" })).rejects.toThrow(/no split "dev"/);
   });
 
-  test("columns of mixed types are what each row holds, and may be asked for", async () => {
+  test("columns of mixed types vary by row, and may be selected", async () => {
     const rows = [
       '{"question": "a?", "answer": 5, "x": "hard", "y": {"k": 1}, "z": 1.0, "twice": 1, "twice": 2}',
       '{"question": "b?", "answer": "#### 6", "x": 3, "y": {"k": "s"}, "z": 100000000000000000000}',
@@ -250,12 +250,12 @@ describe("loadDataset", () => {
     await expect(count(folder.file("dict"), { config: "main" })).rejects.toThrow(/no configuration "main" in it/);
   });
 
-  test("a path that is not there is not asked of the hub", async () => {
+  test("a missing path is not looked up on the hub", async () => {
     await expect(loadDataset("/nowhere/at/all.arrow")).rejects.toThrow(/no such file or folder/);
     await expect(loadDataset("missing.jsonl")).rejects.toThrow(InputError);
   });
 
-  test("a hub that does not answer gives one line with the cure", async () => {
+  test("an unresponsive hub gives one line with the cure", async () => {
     process.env.HF_ENDPOINT = "http://127.0.0.1:1";
     try {
       const failed = loadDataset("owner/name");

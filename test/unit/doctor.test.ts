@@ -1,4 +1,4 @@
-/** `grpo doctor`: what it says about machines that are not at hand, its check of a product, and the command itself. */
+/** `grpo doctor`: its findings about simulated machines, its check of a product, and the command itself. */
 import { describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -50,8 +50,8 @@ function finding(machine: Partial<Machine>, topic: string): Finding {
 const missing = (machine: Partial<Machine>): string[] =>
   findings({ ...sound, ...machine }).flatMap(({ topic, status }) => (status === "missing" ? [topic] : []));
 
-describe("a sound machine", () => {
-  test("has nothing missing, and all that was measured is said", () => {
+describe("a healthy machine", () => {
+  test("has nothing missing, and all measurements are printed", () => {
     expect(missing({})).toEqual([]);
     const text = report(findings(sound), true).join("\n");
     for (const part of [
@@ -67,7 +67,7 @@ describe("a sound machine", () => {
     expect(text).toEndWith("\nTraining can run here.");
   });
 
-  test("what is wrong has its cure on the line below", () => {
+  test("a problem has its cure on the line below", () => {
     const found: Finding[] = [
       { topic: "a", status: "ok", text: "fine" },
       { topic: "longer", status: "missing", text: "gone", cure: "bring it back" },
@@ -100,7 +100,7 @@ describe("Bun and system", () => {
     ["linux", "riscv64", ["system"]],
   ])("%s %s", (platform, arch, wanted) => expect(missing({ platform, arch })).toEqual(wanted));
 
-  test("Windows is told of WSL", () => expect(finding({ platform: "win32" }, "system").cure).toContain("WSL"));
+  test("on Windows, WSL is suggested", () => expect(finding({ platform: "win32" }, "system").cure).toContain("WSL"));
 });
 
 describe("cores and memory", () => {
@@ -127,7 +127,7 @@ describe("kernels", () => {
     expect(finding({ kernels }, "kernels").text).toBe("built just now in 12.3 s: lib.so in /cache");
   });
 
-  test("without a compiler: nothing is said about paths, and the cure stands apart", () => {
+  test("without a compiler: paths are not mentioned, and the cure is on its own line", () => {
     const kernels = { failure: "they need a compiler; install one; or set CXX" };
     const machine = { kernels, paths: [], compute: null };
     expect(missing(machine)).toEqual(["kernels"]);
@@ -138,7 +138,7 @@ describe("kernels", () => {
     expect(findings({ ...sound, ...machine }).some(({ topic }) => topic.startsWith("path"))).toBe(false);
   });
 
-  test("a wrong product is no machine to train on", () => {
+  test("a machine that computes a wrong product is unfit for training", () => {
     const compute = sound.compute as Extract<Machine["compute"], { path: string }>;
     const selfCheck = { ...compute.selfCheck, fromPortable: 0.25, passed: false };
     expect(missing({ compute: { ...compute, selfCheck } })).toEqual(["self-check"]);
@@ -149,7 +149,7 @@ describe("kernels", () => {
 });
 
 describe("instruction paths", () => {
-  /** The sound machine with a processor that runs these, and the path that was chosen on it. */
+  /** The healthy machine with a processor that supports these paths, and the path chosen on it. */
   const running = (chosen: string, ...supported: string[]): Partial<Machine> => ({
     paths: sound.paths.map((p) => ({ ...p, supported: supported.includes(p.name) })),
     compute: { ...(sound.compute as object), path: chosen } as Machine["compute"],
@@ -163,7 +163,7 @@ describe("instruction paths", () => {
   const proven = "supported by this processor, proven on real hardware";
   const lacking = "compiled, not supported by this processor, proven on real hardware";
 
-  test("with AMX, that is what is chosen", () => {
+  test("with AMX, AMX is chosen", () => {
     const machine = running("amx", ...wide, "avx512bf16", "amx");
     const compute = { ...(machine.compute as object), bfloat16Gflops: 4096 } as Machine["compute"];
     expect(finding({ ...machine, compute }, "peak").text).toStartWith(
@@ -178,7 +178,7 @@ describe("instruction paths", () => {
     ]);
   });
 
-  test("with AVX-512, that; what the processor lacks is no reason to worry", () => {
+  test("with AVX-512, AVX-512; paths that the processor lacks are no problem", () => {
     expect(said(running("avx512", ...wide)).slice(2)).toEqual([
       `ok avx512: compiled, ${proven}, chosen`,
       `ok avx512bf16: ${lacking}`,
@@ -187,7 +187,7 @@ describe("instruction paths", () => {
     ]);
   });
 
-  test("a faster one that the system refuses is named, with what to allow", () => {
+  test("a faster one that the system refuses is named, with the permission it needs", () => {
     const machine = running("avx512bf16", ...wide, "avx512bf16", "amx");
     const found = finding(machine, "path amx");
     expect(found.status).toBe("note");
@@ -195,13 +195,13 @@ describe("instruction paths", () => {
     expect(found.cure).toContain("arch_prctl");
     expect(said(machine)[3]).toBe(`ok avx512bf16: compiled, ${proven}, chosen`);
     expect(missing(machine)).toEqual([]);
-    // Where a slower one was asked for, nobody refused the faster one.
+    // If a slower one was requested, the faster one was not refused.
     const forced = { ...running("avx2", ...wide, "avx512bf16", "amx"), forcedPath: "avx2" };
     expect(said(forced)[1]).toEndWith("chosen by BUN_GRPO_CPU_PATH");
     expect(said(forced)[4]).toBe(`ok amx: compiled, ${proven}`);
   });
 
-  test("one that never ran on real hardware is not chosen, and how to force it is said", () => {
+  test("one that never ran on real hardware is not chosen, and how to force it is explained", () => {
     const machine = running("avx512", ...wide, "avx99");
     const found = finding(machine, "path avx99");
     expect(found.status).toBe("note");
@@ -213,7 +213,7 @@ describe("instruction paths", () => {
     expect(missing(machine)).toEqual([]);
   });
 
-  test("forced, it is still said that it never ran", () => {
+  test("forced, it is still reported as never run", () => {
     const machine = { ...running("avx99", ...wide, "avx99"), forcedPath: "avx99" };
     const found = finding(machine, "path avx99");
     expect(found).toMatchObject({ status: "note" });
@@ -221,7 +221,7 @@ describe("instruction paths", () => {
     expect(finding(machine, "path avx512").text).not.toContain("chosen");
   });
 
-  test("an unknown one was asked for: what there is", () => {
+  test("an unknown one was requested: lists the available ones", () => {
     const compute = { failure: "BUN_GRPO_CPU_PATH=sse9: unknown instruction path; one of portable, avx2" };
     expect(missing({ compute, forcedPath: "sse9" })).toEqual(["path"]);
     expect(finding({ compute, forcedPath: "sse9" }, "path").cure).toBe(
@@ -230,7 +230,7 @@ describe("instruction paths", () => {
   });
 });
 
-describe("what training can do without", () => {
+describe("parts that training does not need", () => {
   test.each([
     ["disk", { folder: { path: "/run", free: GiB / 2, writable: true } }, "512 MiB free in /run"],
     ["disk", { folder: { path: "/run", free: GiB * 9, writable: false } }, "/run is not writable"],
@@ -264,7 +264,7 @@ describe("CUDA", () => {
     expect(missing({ cuda })).toEqual([]);
   });
 
-  test("without a driver: what was looked for, where, and the cure; training can do without", () => {
+  test("without a driver: lists the names and places searched, and the cure; training does not need it", () => {
     expect(finding({}, "CUDA")).toEqual({
       ...{ topic: "CUDA", status: "note", text: "libcuda.so.1: not found" },
       cure: "looked in here, there; install NVIDIA's driver",
@@ -285,7 +285,7 @@ const device = await openCpuDevice({ threads: 1 });
 
 describe("the product that is checked", () => {
   test.each(device.library.paths.filter(({ supported }) => supported).map(({ name }) => [name]))(
-    "is right on %s, and the path in use stays what it was",
+    "is right on %s, and the path in use does not change",
     (path) => {
       const check = checkProduct({ ...device, path });
       expect(check).toMatchObject({ passed: true, samples: 64 });
@@ -314,7 +314,7 @@ describe("the product that is checked", () => {
   });
 });
 
-/** The sources of a pack have their kernels beside them, built: nothing is compiled there. */
+/** The sources in a pack come with built kernels: nothing is compiled there. */
 const builds = test.skipIf(prebuiltKernels() !== null);
 
 describe("the command", () => {
@@ -347,7 +347,7 @@ describe("the command", () => {
     expect(found).toEqual(findings(machine));
   }, 120_000);
 
-  test("takes the path it is told to, and exits with 1 for one that is not there", async () => {
+  test("uses the requested path, and exits with 1 for an unknown one", async () => {
     const portable = await doctor({ BUN_GRPO_CPU_PATH: "portable" });
     expect(portable.code).toBe(0);
     expect(portable.out).toMatch(/path portable .*chosen by BUN_GRPO_CPU_PATH\n/);
@@ -368,7 +368,7 @@ describe("the command", () => {
   );
 
   builds(
-    "a cached library that cannot be loaded is missing, and what to delete is said",
+    "a cached library that cannot be loaded counts as missing, with a hint what to delete",
     async () => {
       const cache = mkdtempSync(join(tmpdir(), "grpo-doctor-"));
       const { library } = await buildKernels();

@@ -8,9 +8,9 @@ interface Run {
   readonly ahead: number;
   readonly probe: number | null;
   readonly samples: number;
-  /** Rewards of the group at each place. */
+  /** Rewards of each group. */
   readonly rewards: (place: number) => readonly number[];
-  /** Decides in which order completions end and how long scoring takes. */
+  /** Determines in which order completions end and how long scoring takes. */
   readonly seed: number;
 }
 
@@ -24,7 +24,7 @@ const completionOf = (place: number, sample: number, reward: number): SampledCom
 
 const turn = () => new Promise((resolve) => setImmediate(resolve));
 
-/** A rollout whose samples end one a step, in a scrambled order. */
+/** A rollout in which one sample ends per step, in a scrambled order. */
 function scrambledRollout(random: (n: number) => number, reward: (place: number, sample: number) => number) {
   let open: Sequence[] = [];
   let [added, finished] = [0, 0];
@@ -57,7 +57,7 @@ function scrambledRollout(random: (n: number) => number, reward: (place: number,
   };
 }
 
-/** With a scorer of scrambled latency. */
+/** With a scorer of random latency. */
 async function play({ wanted, most, ahead, probe, samples, rewards, seed }: Run) {
   let state = seed;
   const random = (n: number) => {
@@ -83,7 +83,7 @@ async function play({ wanted, most, ahead, probe, samples, rewards, seed }: Run)
   return { outcome: outcome!, sampled: rollout.finished, drawn };
 }
 
-/** Every other group all right or all wrong. */
+/** Every other group is all right or all wrong. */
 const half = (place: number): readonly number[] =>
   place % 2 === 0 ? [1, 1, 1, 1] : [1, 0, place % 3 === 0 ? 1 : 0, 0];
 
@@ -99,14 +99,14 @@ describe("dynamic sampling", () => {
         expect(runs[0]!.accepted).toHaveLength(4);
         for (const { score } of runs[0]!.accepted) expect(new Set(score).size).toBe(2);
         const places = runs[0]!.accepted.map(({ place }) => place);
-        // Every odd group begins with one right and one wrong answer, so a probe of two finds the same groups.
+        // Every odd group starts with one right and one wrong answer, so a probe of two finds the same groups.
         expect(places).toEqual([1, 3, 5, 7]);
         expect(runs[0]!.drawn).toBe(8);
         expect(runs[0]!.discarded).toBe(4);
         expect(runs[0]!.discardedTokens).toBe(4 * 3 * (probe ?? 4));
       });
 
-  test("nothing is drawn beyond what is needed without `ahead`", async () => {
+  test("without `ahead` nothing is drawn beyond what is needed", async () => {
     for (let seed = 1; seed <= 20; seed++) {
       const { drawn, sampled } = await play({
         ...{ wanted: 3, most: 30, ahead: 0, probe: null, samples: 4, rewards: half, seed },
@@ -116,7 +116,7 @@ describe("dynamic sampling", () => {
     }
   });
 
-  test("a probe stops a group before all of it is sampled", async () => {
+  test("a probe stops a group before it is fully sampled", async () => {
     const plain = {
       wanted: 4,
       most: 40,
@@ -182,7 +182,7 @@ describe("dynamic sampling", () => {
     ).rejects.toThrow("no verdict");
   });
 
-  test("stopped between two tokens, or while a score is waited for", async () => {
+  test("stopped between two tokens, or while waiting for a score", async () => {
     let asked = 0;
     const never = () => {
       asked++;

@@ -1,4 +1,4 @@
-// The adaptive entropy bonus (Skywork-OR1, arXiv 2505.22312): TRL's own numbers, and what a run keeps of it.
+// The adaptive entropy bonus (Skywork-OR1, arXiv 2505.22312): TRL's own numbers, and the state that a run keeps.
 import { describe, expect, test } from "bun:test";
 import {
   appliedEntropyCoef,
@@ -19,7 +19,7 @@ const settings: EntropySettings = {
   entropyTarget: 0.2,
 };
 
-/** A step's loss and mean entropy, from entropies alone: all advantages are 0. */
+/** A step's loss and mean entropy, given only entropies: all advantages are 0. */
 function step(entropies: readonly (readonly number[])[], entropyCoef: number) {
   const config: LossConfig = { ...LOSS_DEFAULTS, beta: 0, entropyCoef };
   const completions = entropies.map((values, index) => {
@@ -52,7 +52,7 @@ describe("TRL's numbers over five steps", () => {
   });
 });
 
-test("its state is JSON: a resumed run goes on with the same numbers", () => {
+test("its state is JSON: a resumed run continues with the same numbers", () => {
   let [control, resumed] = [startEntropyControl(settings), startEntropyControl(settings)];
   for (const entropy of [0.1, 0.3, 0.15]) {
     control = nextEntropyControl(control, entropy, settings);
@@ -61,7 +61,7 @@ test("its state is JSON: a resumed run goes on with the same numbers", () => {
   expect(resumed).toEqual(control);
 });
 
-test("a step in which no token counted measured nothing", () => {
+test("a step without counted tokens measures nothing", () => {
   const control = nextEntropyControl(startEntropyControl(settings), 0.1, settings);
   expect(nextEntropyControl(control, null, settings)).toEqual(control);
 });

@@ -1,5 +1,5 @@
-// Advantage estimators against references written straight from the papers' formulas, as double sums in place of the
-// recursions that the code has.
+// Advantage estimators against references written straight from the papers' formulas, as double sums instead of the code's
+// recursions.
 import { describe, expect, test } from "bun:test";
 import { randomFrom } from "../../bench/ops/random.ts";
 import { computeAdvantages } from "../../src/grpo/advantages.ts";
@@ -62,7 +62,7 @@ const asTokens = (advantage: number | ArrayLike<number>) =>
 
 describe("rloo", () => {
   // arXiv 2402.14740, eq. 8: R(y_i) − 1/(k−1) · Σ_{j≠i} R(y_j)
-  test.each([1, 2, 3])("is the paper's equation 8, the KL taken off each reward (seed %i)", (seed) => {
+  test.each([1, 2, 3])("is the paper's equation 8, the KL subtracted from each reward (seed %i)", (seed) => {
     for (const kl of [null, randomInput(seed).kl]) {
       const input = randomInput(seed, { kl });
       const net = input.rewards.map((reward, i) => reward - (kl ? SETTINGS.beta * sum(kl[i]!) : 0));
@@ -74,7 +74,7 @@ describe("rloo", () => {
     }
   });
 
-  test("completions without a reward are left out, and a single one has no baseline", () => {
+  test("completions without a reward are left out, and a single completion has no baseline", () => {
     const input = randomInput(4, { kl: null });
     const rewards = [3, null, 1, 2, null, 5, null, null, null];
     const { advantages, fracRewardZeroStd } = estimate("rloo", { ...input, rewards });
@@ -104,7 +104,7 @@ describe("reinforce_plus_plus", () => {
     }
   });
 
-  test("baseline: the group's mean is taken off first", () => {
+  test("baseline: the group's mean is subtracted first", () => {
     for (const kl of [null, randomInput(7).kl]) {
       const input = randomInput(7, { kl });
       const centred = input.rewards.map((reward, i) => {
@@ -117,7 +117,7 @@ describe("reinforce_plus_plus", () => {
     }
   });
 
-  test("completions that the loss masks count in no statistic", () => {
+  test("completions masked by the loss count in no statistic", () => {
     const input = randomInput(8);
     expect(input.finished).toContain(false);
     const { advantages } = estimate("reinforce_plus_plus", input, { maskTruncatedCompletions: true });
@@ -186,7 +186,7 @@ describe("gae", () => {
     expect(advantages[3]).toBeInstanceOf(Float64Array);
   });
 
-  test("explained variance: 1 where values are the returns, 0 where they are constant", () => {
+  test("explained variance: 1 if values are the returns, 0 if they are constant", () => {
     const input = randomInput(5, { kl: null });
     const perfect = input.rewards.map((reward, i) => new Float64Array(input.lengths[i]!).fill(reward));
     const constant = perfect.map((values) => values.map(() => 0.4));
@@ -209,7 +209,7 @@ describe("grpo", () => {
     expect(got).toMatchObject({ rewardMean: want.rewardMean, rewardStd: want.rewardStd, warnings: want.warnings });
   });
 
-  test("KL in the reward: the same as rewards that are smaller by it, statistics without it", () => {
+  test("KL in the reward: the same as rewards reduced by it, except in the reward statistics", () => {
     const input = randomInput(2);
     const rewards = input.rewards.map((reward, i) => reward - SETTINGS.beta * sum(input.kl![i]!));
     for (const scaleRewards of ["group", "batch", "none"] as const) {
@@ -244,7 +244,7 @@ describe("grpo", () => {
       { multiObjectiveAggregation: "normalize_then_sum" },
     );
     expectClose(got.advantages as number[], want);
-    // With KL in the reward, it is one more objective of weight −1.
+    // With KL in the reward, it is one more objective with weight −1.
     const kl = randomInput(3).kl!;
     const penalties = kl.map((of) => SETTINGS.beta * sum(of));
     const more = { multiObjectiveAggregation: "normalize_then_sum" } as const;

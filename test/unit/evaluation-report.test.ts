@@ -1,4 +1,4 @@
-/** What an evaluation reports: the lines, results and metrics of hand-made answers, and before against after. */
+/** The report of an evaluation: the lines, results and metrics of hand-made answers, and before against after. */
 import { describe, expect, test } from "bun:test";
 import { InputError } from "../../src/errors.ts";
 import type { Evaluation, JudgedAnswer } from "../../src/eval/accuracy.ts";
@@ -15,7 +15,7 @@ import {
   trainingEvaluation,
 } from "../../src/eval/report.ts";
 
-/** Answers as letters: r right, s right but in no required form, a and b two wrong answers, - none found. */
+/** Answers as letters: r right, s right but not in a required form, a and b two wrong answers, - none found. */
 function evaluationOf(...problems: string[]): Evaluation {
   const answer = (letter: string): JudgedAnswer => ({
     text: letter,
@@ -114,13 +114,13 @@ describe("before and after", () => {
   });
 });
 
-test("k: as asked, else powers of two", () => {
+test("k: as requested, else powers of two", () => {
   expect(chosenKs(null, 12)).toEqual([1, 2, 4, 8]);
   expect(chosenKs([3], 12)).toEqual([3]);
   expect(() => chosenKs([13], 12)).toThrow("pass_at_k 13");
 });
 
-test("training evaluates greedily with one answer, at temperature 1 with several, or as it is told", () => {
+test("training evaluates greedily with one answer, at temperature 1 with several, or as configured", () => {
   const config = { stop: null, verifier: "auto", seed: 1, maxCompletionLength: 8, evalTemperature: null } as const;
   expect(trainingEvaluation({ ...config, evalNumGenerations: 1 })).toMatchObject({ samples: 1, temperature: 0 });
   expect(trainingEvaluation({ ...config, evalNumGenerations: 4 })).toMatchObject({ samples: 4, temperature: 1 });
@@ -133,13 +133,13 @@ describe("metric_for_best_model", () => {
   const judge = (metric: string, change: Partial<typeof own> = {}) =>
     requireEvaluationName(metric, { ...own, ...change });
 
-  test("is a number that an evaluation can have, or that the user's own function may log", () => {
+  test("is a metric that an evaluation can have, or that the user's own function may log", () => {
     for (const metric of ["reward", "eval_accuracy", "rewards/brevity/mean", "pass@4", "completions/mean_length"])
       judge(metric);
     judge("clarity", { logsMore: true });
   });
 
-  test("is refused at the start otherwise, with the nearest", () => {
+  test("is otherwise refused at the start, with the closest name", () => {
     expect(() => judge("eval_acuracy")).toThrow(
       "metric_for_best_model eval_acuracy: no evaluation has it; did you mean eval_accuracy?",
     );

@@ -1,4 +1,4 @@
-/** Means of rewards with intervals over problems, and what of an evaluation by reward functions is logged and printed. */
+/** Means of rewards with intervals over problems, and the logged and printed results of an evaluation by reward functions. */
 import { expect, test } from "bun:test";
 import {
   clusteredMean,
@@ -31,7 +31,7 @@ test("one answer a problem: the usual interval of a mean", () => {
   expect([low!, high!].map((end) => end - value)).toEqual([expect.closeTo(-half, 12), expect.closeTo(half, 12)]);
 });
 
-test("answers to one problem that agree count as one; what is not scored is left out; one problem has no interval", () => {
+test("agreeing answers to one problem count as one; unscored answers are left out; one problem has no interval", () => {
   const single = clusteredMean([1, 2, 4], [1, 1, 1])!;
   const tripled = clusteredMean([1, 1, 1, 2, 2, 2, 4, 4, 4], [3, 3, 3])!;
   for (const end of ["value", "low", "high"] as const) expect(tripled[end]!).toBeCloseTo(single[end]!, 12);
@@ -41,7 +41,7 @@ test("answers to one problem that agree count as one; what is not scored is left
   expect(clusteredMean([null, null], [1, 1])).toBeNull();
 });
 
-test("metrics have TRL's names, results the intervals, and what nobody scored is no 0", () => {
+test("metrics have TRL's names, results have intervals, and unscored is not 0", () => {
   const result: RewardResult = {
     perFunction: [
       { name: "a", rewards: [1, 0, null, 1], unparsed: 0, timeouts: 0, logs: { metrics: { own: [1, 2] }, extra: {} } },

@@ -1,4 +1,7 @@
-/** What is no file at a file's place is told at once, by every reader: a pipe would hang it, a device never end. */
+/**
+ * Something other than a file in a file's place is reported at once by every reader: a pipe would hang it, a device would never
+ * end.
+ */
 import { afterAll, describe, expect, test } from "bun:test";
 import { chmodSync, mkdirSync, symlinkSync, utimesSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
@@ -39,7 +42,7 @@ async function refusal(work: () => unknown): Promise<string> {
   return "none";
 }
 
-// Permissions bind everybody but root, who lays the office down for a while.
+// Permissions restrict everybody but root, who switches to another user for a while.
 const asNobody = async <T>(work: () => Promise<T>): Promise<T> => {
   const isRoot = process.geteuid!() === 0;
   if (isRoot) process.seteuid!(65534);
@@ -60,7 +63,7 @@ const readers: Readonly<Record<string, (path: string) => unknown>> = {
   rollouts: (path) => readRollouts(path, { vocabSize: 9 }),
 };
 
-describe("no file:", () => {
+describe("not a file:", () => {
   for (const [name, read] of Object.entries(readers))
     test(name, async () => {
       expect(await refusal(() => read(pipe))).toMatch(/^pipe: is a pipe, not a file; give a regular file$/);
@@ -68,11 +71,11 @@ describe("no file:", () => {
       expect(await refusal(() => read(circle))).toMatch(/^circle: cannot be read \(ELOOP\); check that it is/);
     });
 
-  test("what the user may not read, file or folder", async () => {
+  test("a file or folder without read permission", async () => {
     const closed = folder.file("closed", "x");
     const within = join(folder.path, "closed-folder");
     mkdirSync(join(within, "below"), { recursive: true });
-    chmodSync(folder.path, 0o755); // for nobody to come here at all
+    chmodSync(folder.path, 0o755); // so that everyone can get here at all
     chmodSync(closed, 0);
     chmodSync(within, 0);
     await asNobody(async () => {
@@ -92,7 +95,7 @@ describe("no file:", () => {
     chmodSync(join(within, "below"), 0o755);
   });
 
-  test("a pipe that the shell has opened is read once", async () => {
+  test("a pipe opened by the shell is read once", async () => {
     const script = `import { readRollouts } from ${JSON.stringify(join(root, "src/grpo/rollout-file.ts"))};
       console.log((await readRollouts("/dev/stdin", { vocabSize: 9 })).length);`;
     const line = JSON.stringify({ group: 0, prompt_ids: [1], completion_ids: [2], reward: 1 });
@@ -108,7 +111,7 @@ describe("no file:", () => {
   });
 });
 
-test("a link to nothing is no missing file where a file may be missing", async () => {
+test("a dangling link is not a missing file, even if a file may be missing", async () => {
   const model = folder.file("model");
   mkdirSync(model);
   writeFileSync(join(model, "tokenizer.json"), await Bun.file(join(root, "data/model/tokenizer.json")).text());
@@ -126,7 +129,7 @@ test("a link to nothing is no missing file where a file may be missing", async (
   expect(await refusal(() => createMetricsWriter(run, { resumeStep: 1 }))).toMatch(/metrics\.jsonl: cannot be read/);
 });
 
-test("a mapped dataset that is written to is told; another in its place is not", async () => {
+test("writing to a mapped dataset is reported; replacing it is not", async () => {
   const bytes = ipcBytes(tableOf(0, 5));
   const dataset = openDataset(folder.file("table.arrow", bytes));
   dataset.row(0);
@@ -138,7 +141,7 @@ test("a mapped dataset that is written to is told; another in its place is not",
   dataset.close();
 });
 
-test("a message obeys no terminal, and has an end", () => {
+test("a message contains no terminal controls, and has a limited length", () => {
   expect(errorText(new Error("a\u001b[2J\u0000b\r\n c\td"))).toBe("a\ufffd[2J\ufffdb c d");
   const long = errorText(`start ${"x".repeat(100_000)} end`);
   expect(long.length).toBeLessThan(4100);

@@ -1,4 +1,4 @@
-/** How arguments are taken apart, and the flags of commands without a configuration. */
+/** How arguments are parsed, and the flags of commands without a configuration. */
 import { describe, expect, test } from "bun:test";
 import { describeFlags, readFlags } from "../../src/cli/flags.ts";
 import { splitArguments } from "../../src/config/arguments.ts";
@@ -29,7 +29,8 @@ describe("spellings of a flag", () => {
     test(`--beta ${text}`, () => expect(configFor("train", ["--beta", text]).config.beta).toBe(value));
   }
   for (const text of ["0x10", "1_000", "1e", "--", " ", "1 2", "Infinity"]) {
-    test(`--beta=${text} is no number`, () => expect(() => configFor("train", [`--beta=${text}`])).toThrow(InputError));
+    test(`--beta=${text} is not a number`, () =>
+      expect(() => configFor("train", [`--beta=${text}`])).toThrow(InputError));
   }
 
   test("switches: alone, with a value, negated; the word after a switch stays an argument", () => {
@@ -93,7 +94,7 @@ describe("spellings of a flag", () => {
       expect(lists(argv), argv.join(" ")).toEqual(expected);
   });
 
-  test("what stands twice is refused, under whatever name, and never the last one taken in silence", () => {
+  test("a setting given twice is refused under any name, instead of silently using the last one", () => {
     const twice =
       (...argv: string[]) =>
       () =>
@@ -109,7 +110,7 @@ describe("spellings of a flag", () => {
     expect(twice("beta=0", "--no-debug", "beta=0")).toThrow("beta: given twice");
   });
 
-  test("everything that is wrong is told at once", () => {
+  test("all errors are reported at once", () => {
     let message = "";
     try {
       configFor("train", ["-x", "--beta", "a", "--num_generations=0", "stray", "--loss_typ", "dapo", "--seed"]);
@@ -143,7 +144,7 @@ describe("spellings of a flag", () => {
   });
 });
 
-test("what comes after -- is an argument, whatever it looks like", () => {
+test("everything after -- is an argument, whatever it looks like", () => {
   expect(splitArguments(["--a", "1", "--", "--b", "x"], () => "number")).toEqual({
     positionals: ["--b", "x"],
     flags: [{ key: "a", label: "--a", value: "1" }],

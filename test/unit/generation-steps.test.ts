@@ -1,4 +1,4 @@
-// How a generation is cut into steps, and that the steps' losses are TRL's (test/golden/make_split_losses.py).
+// How a generation is cut into steps, and that the steps' losses equal TRL's (test/golden/make_split_losses.py).
 import { describe, expect, test } from "bun:test";
 import { cutGeneration, samplesOfStep, wholeGeneration } from "../../src/grpo/generation-steps.ts";
 import type { LossCompletion, LossType } from "../../src/grpo/loss/config.ts";
@@ -29,7 +29,7 @@ describe("the cut", () => {
     }
   });
 
-  test("is the same again, and another one for another step or seed", () => {
+  test("is repeatable, and differs for another step or seed", () => {
     const cut = (change: object) => JSON.stringify(cutGeneration({ ...key, completions: 64, perStep: 16, ...change }));
     expect(cut({})).toBe(cut({}));
     expect(new Set([cut({}), cut({ step: 11 }), cut({ seed: 43 })]).size).toBe(3);
@@ -45,7 +45,7 @@ describe("the cut", () => {
     expect(variance).toBeLessThan(5);
   });
 
-  test("one step that takes all leaves the order, unless it is cut into blocks", () => {
+  test("a single step keeps the order, unless it is cut into blocks", () => {
     const whole = { ...key, completions: 8, perStep: 8 };
     const plain = [{ members: upTo(8), places: null }];
     expect(cutGeneration(whole)).toEqual(plain);
@@ -94,7 +94,7 @@ test.each(recorded.cases)(
   },
 );
 
-test("bnpo's blocks go by place: completions in another order have the loss of that order", () => {
+test("bnpo's blocks depend on the order: completions in another order have the loss of that order", () => {
   const loss: LossConfig = { ...LOSS_DEFAULTS, lossType: "bnpo", beta: 0, perDeviceTrainBatchSize: 2 };
   const completion = (index: number, length: number, advantage: number, place?: number): LossCompletion => ({
     ...{ index, place, advantage, finished: true, oldLogprobs: null, refLogprobs: null, samplingLogprobs: null },

@@ -1,4 +1,4 @@
-// Which golds are mathematics: TRL's accuracy_reward gives no reward for what math_verify 0.9 cannot parse.
+// Which golds are mathematical: TRL's accuracy_reward gives no reward if math_verify 0.9 cannot parse the gold.
 import { expect, test } from "bun:test";
 import { isMathematical } from "../../src/answers/mathematical.ts";
 
@@ -19,7 +19,7 @@ test.each([
     "$\\text{Evelyn}$",
     "$?$",
   ],
-  // math_verify wants dollars around these; here they are as good without.
+  // math_verify requires dollars around these; here they work without.
   ...["\\sqrt{2}", "\\pi", "x^2+1", "[1,2)", "½", "x = y", "\\{1\\}", "\\(x\\)"],
 ])("%j is", (gold) => expect(isMathematical(gold)).toBe(true));
 

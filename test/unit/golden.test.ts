@@ -43,7 +43,7 @@ describe.each(models)("score on %s", (model) => {
   });
 });
 
-/** Runs `work` as with BUN_GRPO_CPU_PATH=path in the environment. */
+/** Runs `work` with BUN_GRPO_CPU_PATH=path in the environment. */
 async function onPath(path: string, work: () => Promise<unknown>): Promise<void> {
   const before = process.env.BUN_GRPO_CPU_PATH;
   process.env.BUN_GRPO_CPU_PATH = path;
@@ -59,7 +59,7 @@ const { library } = await openCpuDevice();
 const supported = library.paths.flatMap((path) => (path.supported ? path.name : []));
 
 describe.each(models)("score on %s in bfloat16", (model) => {
-  test.each(supported)("logprobs are near float32's on %s", async (path) => {
+  test.each(supported)("logprobs are close to float32's on %s", async (path) => {
     const output = join(work, `${model}-bfloat16-${path}.jsonl`);
     await onPath(path, async () => score.run(argvOf(scoreFlags(model, output, { device: "cpu", dtype: "bfloat16" }))));
     const apart = scoresApart(model, output);

@@ -1,7 +1,7 @@
-/** What is said of the answers before a run: rows without one, answers that the verifier cannot read. */
+/** The check of answers before a run: rows without one, answers that the verifier cannot read. */
 import { expect, test } from "bun:test";
 import { verify } from "../../src/answers/verify.ts";
-import { goldRemarks } from "../../src/cli/golds.ts";
+import { goldRemarks } from "../../src/api/golds.ts";
 import { findColumns } from "../../src/data/columns.ts";
 import type { Dataset } from "../../src/data/dataset.ts";
 import { InputError } from "../../src/errors.ts";
@@ -28,7 +28,7 @@ function source(numRows: number, answer: (row: number) => unknown): ProblemSourc
   return { dataset, columns: findColumns(dataset), remarks: ["a remark"] } as unknown as ProblemSource;
 }
 
-test("nothing is said where every row is well, or no answer is needed", async () => {
+test("there is no message if every row is fine, or no answer is needed", async () => {
   const well = source(50, (row) => (row % 2 === 0 ? "#### 7" : "\\boxed{x+1}"));
   expect(await goldRemarks(["auto"], well, pool)).toEqual(["a remark"]);
   expect(
@@ -60,7 +60,7 @@ test("answers that the verifier reads in no completion are counted and named", a
   );
 });
 
-test("a large set is looked at in part, and that is said", async () => {
+test("only part of a large set is checked, which is reported", async () => {
   asked = 0;
   const large = source(50_000, (row) => (row < 30 ? null : "5"));
   expect((await goldRemarks(["gsm8k"], large, pool))[1]).toContain(

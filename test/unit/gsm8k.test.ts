@@ -29,7 +29,7 @@ describe("numerals", () => {
   });
 
   test.each(["", "-", ".", ",", "1,2", "1,23,4", "12 apples", "1/0", "x", "1.2.3", "--1", "1e99999", "0x10", "٣"])(
-    "%p is none",
+    "%p is not a numeral",
     (text) => expect(parseNumeral(text)).toBeNull(),
   );
 
@@ -119,9 +119,9 @@ describe("lenient extraction", () => {
     (response) => expect(judge("18", response).reward).toBe(1),
   );
 
-  test("a dash between numbers is no sign", () => expect(judge("18", "pages 10-18").reward).toBe(1));
+  test("a dash between numbers is not a sign", () => expect(judge("18", "pages 10-18").reward).toBe(1));
 
-  test("a fraction, a negative number and a thousand are found whole", () => {
+  test("a fraction, a negative number and a thousand are found completely", () => {
     expect(judge("3/4", "so she ate 3/4").reward).toBe(1);
     expect(judge("-5", "It is now −5 degrees").reward).toBe(1);
     expect(judge("1,200,000", "In all 1200000.").reward).toBe(1);
@@ -133,7 +133,7 @@ describe("lenient extraction", () => {
   });
 });
 
-describe("an answer given without its question", () => {
+describe("an answer given on its own", () => {
   const alone = (gold: string, pred: string, verifier?: "gsm8k"): number =>
     verify({ gold, pred, extraction: "lenient", verifier }).reward;
 
@@ -152,13 +152,13 @@ describe("an answer given without its question", () => {
     expect([alone("7", pred), alone("7", pred, "gsm8k")]).toEqual([0, 0]);
     expect(alone("7%", pred)).toBe(1);
   });
-  test("what else is 7, or says a percentage as its value", () => {
+  test("other notations of 7, and a percentage given as its value", () => {
     expect(["7", "$7", "7.0", "14/2", "7 apples", "\\boxed{7}"].map((pred) => alone("7", pred))).toEqual([
       1, 1, 1, 1, 1, 1,
     ]);
     expect([alone("7%", "7"), alone("0.07", "7%"), alone("0.7", "7%")]).toEqual([1, 1, 0]);
   });
-  test("a remark behind it is not the answer", () =>
+  test("a remark after it is not part of the answer", () =>
     expect([alone("8", "9 (because 8 is too small)"), alone("9", "9 (because 8 is too small)")]).toEqual([0, 1]));
   test("a bound is not its number", () => expect([alone("7", "at most 7"), alone("7", "less than 7")]).toEqual([0, 0]));
   test("in a whole response the sign is a unit", () =>
@@ -167,7 +167,7 @@ describe("an answer given without its question", () => {
     ));
 });
 
-test("a gold that is a whole solution is reduced", () => {
+test("a gold that is a complete solution is reduced", () => {
   expect(judge("2 + 2 = <<2+2=4>>4\n#### 4", "A: 4").reward).toBe(1);
   expect(judge("2 + 2 = 4\n#### 1,004", "A: 1004").reward).toBe(1);
 });

@@ -16,9 +16,9 @@ const llama = {
 const qwen2 = { ...llama, architectures: ["Qwen2ForCausalLM"], model_type: "qwen2", num_key_value_heads: 2 };
 const qwen3 = { ...llama, architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", num_key_value_heads: 1 };
 const parse = (json: unknown) => parseModelConfig(json, "M/config.json");
-/** With a layer in place of the function that makes it. */
+/** With one layer instead of the function that creates it. */
 const described = (config: ModelConfig) => ({ ...config, layer: config.layer(1) });
-/** The first layer: its sizes, and which of the parameters that only some families have. */
+/** The first layer: its sizes, and which of the optional parameters it has. */
 const layer = (json: unknown) => {
   const { attention, mlp } = parse(json).layer(0);
   return {
@@ -43,7 +43,7 @@ function refusal(json: unknown): string {
   throw new Error("accepted");
 }
 
-describe("defaults where a field is absent", () => {
+describe("defaults for absent fields", () => {
   test("llama", () => {
     const matrix = (name: string, n: number, k: number) => ({
       ...{ name, shape: [n, k], decays: true, trainable: true },
@@ -132,7 +132,7 @@ describe("defaults where a field is absent", () => {
 });
 
 describe("spellings", () => {
-  test("transformers 4 and 5 say the same", () => {
+  test("transformers 4 and 5 are equivalent", () => {
     const scaling = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 512 };
     const old = parse({
       ...llama,
@@ -255,7 +255,7 @@ describe("the head", () => {
     throw new Error("accepted");
   };
 
-  test("sequence classification with one label is read where it is asked for", () => {
+  test("sequence classification with one label is read on request", () => {
     for (const [family, json] of [
       ["Llama", llama],
       ["Qwen2", qwen2],
@@ -268,7 +268,7 @@ describe("the head", () => {
     expect(parseModelConfig(llama, "M/config.json", "either").head).toBe("lm");
   });
 
-  test("each is refused where the other is needed", () => {
+  test("each is refused if the other is needed", () => {
     expect(refused(scorer, "lm")).toMatch(/M\/config\.json: architectures: .*give a causal language model/);
     expect(refused(llama, "score")).toMatch(/M\/config\.json: architectures: .*give a sequence classification model/);
     expect(refused({ ...scorer, architectures: ["Qwen3ForSequenceClassification"] }, "score")).toMatch(/not supported/);
@@ -276,7 +276,7 @@ describe("the head", () => {
     expect(refused({ ...scorer, architectures: [] }, "either")).toMatch(/not supported/);
   });
 
-  test("the labels are counted as transformers does: two where the file says nothing", () => {
+  test("the labels are counted as transformers does: two if the file does not say", () => {
     const { id2label: _, label2id: __, ...silent } = scorer;
     expect(refused(silent, "score")).toMatch(/num_labels: 2 is not supported/);
     expect(refused({ ...scorer, id2label: { "0": "a", "1": "b", "2": "c" } }, "score")).toMatch(/num_labels: 3/);

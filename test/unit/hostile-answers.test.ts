@@ -1,6 +1,6 @@
 /**
- * A hundred hostile answers through what grades them in training: the pool of processes, and `grpo verify`. Each has a
- * verdict in time, none is right, and the processes judge on. Also how fast ordinary answers are judged.
+ * A hundred hostile answers through the graders used in training: the pool of processes, and `grpo verify`. Each gets a verdict
+ * in time, none is right, and the processes keep working. Also the speed of judging ordinary answers.
  */
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -39,7 +39,7 @@ async function grade(rows: readonly object[], ...flags: string[]): Promise<{ rew
 
 test("there are a hundred of them", () => expect(names.length).toBeGreaterThanOrEqual(100));
 
-test("in the pool, as a training step has them: right ones between them stay right", async () => {
+test("in the pool, as in a training step: right answers between them stay right", async () => {
   const pool = createRewardPool({ functions: ["math"], timeoutMs: DEADLINE * 1000, size: 2 });
   try {
     const completions = names.flatMap((name) => [answers[name]!, "so it is \\boxed{0.5}"]);
@@ -100,7 +100,7 @@ test("each takes a fraction of the deadline", () => {
   }
 });
 
-/** A made-up solution of about 1,200 characters. */
+/** An invented solution of about 1,200 characters. */
 const prose = (i: number): string =>
   Array.from({ length: 12 }, (_, k) => `Step ${k}: with $x_${k} = \\frac{${i}}{${k + 2}}$ we get ${i + k} of ${k * i}.`)
     .join("\n")

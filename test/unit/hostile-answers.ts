@@ -1,4 +1,4 @@
-/** A hundred answers made to hang, crash or fool a grader, by name; none of them is 18, \frac{1}{2} or x^2+1. */
+/** A hundred answers made to hang, crash or fool a grader, by name; none of them equals 18, \frac{1}{2} or x^2+1. */
 
 const MIB = 1 << 20;
 const fill = (unit: string, length: number): string => unit.repeat(Math.ceil(length / unit.length)).slice(0, length);
@@ -8,12 +8,12 @@ const nested = (open: string, middle: string, close: string, depth: number): str
 const list = (count: number, item: (i: number) => string, separator = ","): string =>
   Array.from({ length: count }, (_, i) => item(i)).join(separator);
 
-/** The longest answers that are still parsed have 2,000 characters; those below try that length as well. */
+/** The longest answers that are still parsed have 2,000 characters; the ones below try that length as well. */
 const SHORT = 1900;
 
 export function hostileAnswers(): Readonly<Record<string, string>> {
   const texts: Record<string, string> = {};
-  // A mebibyte of one thing: as the whole text, in a box, and as long as is parsed.
+  // A mebibyte of repetition: as the whole text, in a box, and at the longest length that is parsed.
   const units = {
     digits: "7",
     braces: "{",

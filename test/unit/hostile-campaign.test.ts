@@ -1,4 +1,7 @@
-/** The campaign of damaged inputs can fail: it sees hangs, crashes, memory, wrong refusals and lost files, each at its case. */
+/**
+ * The campaign of damaged inputs can fail: it detects hangs, crashes, excess memory, wrong refusals and lost files, each in its
+ * case.
+ */
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -14,7 +17,7 @@ import { createWorkers } from "../hostile/workers.ts";
 const folder = mkdtempSync(join(tmpdir(), "hostile-campaign-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-describe("what a case does to its process", () => {
+describe("the effect of a case on its process", () => {
   const program = resolve(import.meta.dir, "../fixtures/hostile/worker.ts");
   const workers = createWorkers(folder, { seconds: 2, bytes: 200 * 2 ** 20 }, program);
   afterAll(() => workers.close());
@@ -47,7 +50,7 @@ describe("a refusal", () => {
     ["grpo generate: something is wrong\n", /does not name model\/tokenizer\.json/],
     ["grpo generate: tokenizer.json: \u001b[2J\n", /control characters/],
     [`grpo generate: tokenizer.json: ${"x".repeat(9000)}\n`, /a line of 9031 characters/],
-    ["grpo generate: tokenizer.json: x is undefined (this is a bug in grpo; please report)\n", /nobody foresaw/],
+    ["grpo generate: tokenizer.json: x is undefined (this is a bug in grpo; please report)\n", /unexpected failure/],
     ["", /newline/],
   ] as const)("%#", (err, problem) => {
     if (problem === null) expect(verdict(err)).toBeNull();
@@ -55,7 +58,7 @@ describe("a refusal", () => {
   });
 });
 
-test("inputs that are changed, gone or more are found", () => {
+test("changed, missing and added inputs are found", () => {
   const before = new Map([
     ["a", "1"],
     ["run", "folder"],
@@ -92,7 +95,7 @@ describe("cases", () => {
     expect(() => casesOf(1, 5, "nothing")).toThrow("no kind nothing; there are weights,");
   });
 
-  test("of JSON keep what they do not touch", () => {
+  test("of JSON leave everything else unchanged", () => {
     const text = '{"a":[1,{"b":"x"}],"c":null}';
     expect(printed(nodeOf(JSON.parse(text)))).toBe(text);
     const removed = editJson(text, (list, at) => void list.splice(at, 1), randomOf("one"));

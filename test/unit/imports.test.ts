@@ -1,6 +1,6 @@
 /**
- * Who may import whom, held over every TypeScript file of the program: the table of the layout, as tight as the code; no
- * circles, types included; `bun:ffi` in ffi/bindings alone; packages only from package.json.
+ * Which parts may import which, checked for every TypeScript file of the program: the table of the layout, as tight as the
+ * code; no circles, types included; `bun:ffi` only in ffi/bindings; packages only from package.json.
  */
 import { describe, expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
@@ -10,7 +10,7 @@ import packageJson from "../../package.json" with { type: "json" };
 const root = resolve(import.meta.dir, "../..");
 
 /**
- * Part of the tree → the parts it imports, besides itself. Every part stands below those that it imports. All but the ground
+ * Part of the tree → the parts it imports, besides itself. Every part is listed after those that it imports. All but the ground
  * floor may import the ground floor.
  */
 const ground: Readonly<Record<string, readonly string[]>> = {
@@ -45,14 +45,13 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/eval": words("tokenizer metrics rewards device rollout run"),
   "src/sft": words("tokenizer metrics data optim model session run"),
   "src/grpo": words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run"),
-  "src/index.ts": words("tokenizer rewards data grpo"),
+  "src/api": words("tokenizer metrics rewards data checkpoint model rollout session run eval sft grpo"),
+  "src/index.ts": words("tokenizer rewards data grpo api"),
   bench: ["ffi/bindings", ...words("tensor families checkpoint device optim model rollout session")],
   check: ["ffi/bindings", ...words("tensor device"), "bench"],
   "src/cli": [
     "ffi/bindings",
-    ...words(
-      "tensor tokenizer metrics rewards data checkpoint device model rollout session run eval sft grpo index.ts",
-    ),
+    ...words("tensor metrics rewards data checkpoint device session run eval grpo api index.ts"),
     "bench",
     "check",
   ],
@@ -65,12 +64,12 @@ function words(names: string): string[] {
   return names.split(" ").map((name) => `src/${name}`);
 }
 
-/** Files of the program that are no TypeScript, and who may embed them. */
+/** Files of the program other than TypeScript, and who may embed them. */
 const embeds = (from: string, target: string) =>
   (from === "src/assets.ts" && !target.endsWith(".ts")) ||
   (target === "package.json" && ["src/cli/main.ts", "release/build.ts"].includes(from));
 
-/** The part of the tree a file belongs to: the longest one of the table that its path begins with. */
+/** The part of the tree that a file belongs to: the longest entry of the table that its path begins with. */
 function partOf(path: string): string | undefined {
   return Object.keys(rules)
     .filter((part) => path === part || path.startsWith(`${part}/`))
@@ -84,7 +83,7 @@ function importsOf(source: string): string[] {
   return [statement, call].flatMap((pattern) => [...source.matchAll(pattern)].map((match) => match[1]!));
 }
 
-/** A specifier as a path from the root; packages and built-in modules give undefined. */
+/** A specifier as a path from the root; undefined for packages and built-in modules. */
 function target(from: string, specifier: string): string | undefined {
   if (specifier === "bun-grpo") return "src/index.ts";
   return specifier.startsWith(".") ? normalize(join(dirname(from), specifier)) : undefined;
@@ -96,7 +95,7 @@ function packageName(specifier: string): string {
 
 type Sources = ReadonlyMap<string, string>;
 
-/** What breaks a rule, and the entries of the table that imports needed: "src/model src/device". */
+/** Violations of a rule, and the table entries that imports needed: "src/model src/device". */
 function judge(files: Sources): { readonly violations: string[]; readonly needed: ReadonlySet<string> } {
   const violations: string[] = [];
   const needed = new Set<string>();
@@ -126,7 +125,7 @@ function judge(files: Sources): { readonly violations: string[]; readonly needed
   return { violations, needed };
 }
 
-/** The first circle of imports, as the files it runs through. */
+/** The first circle of imports, as the files along it. */
 function circle(files: Sources): string[] | undefined {
   const done = new Set<string>();
   const visit = (path: string, trail: readonly string[]): string[] | undefined => {
@@ -159,7 +158,7 @@ const project = read(["src", "ffi", "bench", "check", "data", "release"]);
 
 describe("the project", () => {
   const { violations, needed } = judge(project);
-  test("keeps the table", () => {
+  test("follows the table", () => {
     expect(project.size).toBeGreaterThan(300);
     expect(violations).toEqual([]);
   });
@@ -169,10 +168,10 @@ describe("the project", () => {
     const used = new Set([...needed].map((entry) => entry.split(" ")[1]));
     expect(Object.keys(ground).filter((part) => part !== "src/carried.ts" && !used.has(part))).toEqual([]);
   });
-  test("has no circle among its files, types included, nor has what tests it", () => {
+  test("has no circle among its files or tests, types included", () => {
     expect(circle(new Map([...project, ...read(["test"])]))).toBeUndefined();
   });
-  test("has no import that this test overlooks", () => {
+  test("has no import that this test misses", () => {
     const transpilers = { ts: new Bun.Transpiler({ loader: "ts" }), tsx: new Bun.Transpiler({ loader: "tsx" }) };
     for (const [path, source] of project) {
       const seen = importsOf(source);
@@ -187,13 +186,13 @@ describe("the project", () => {
   });
 });
 
-test("every part stands below those that it imports", () => {
+test("every part is listed after those that it imports", () => {
   const order = Object.keys(rules);
   for (const [part, others] of Object.entries(rules))
     for (const other of others) expect(order.slice(0, order.indexOf(part))).toContain(other);
 });
 
-test("what breaks a rule is found", () => {
+test("violations are found", () => {
   const broken: readonly (readonly [path: string, source: string, part: string])[] = [
     ["src/tensor/a.ts", 'import type { B } from "../device/b.ts";', "src/tensor may not import src/device"],
     ["src/model/a.ts", 'export {\n  b,\n  c,\n} from "../rollout/b.ts";', "src/model may not import src/rollout"],
@@ -222,7 +221,7 @@ test("what breaks a rule is found", () => {
   expect(sound.flatMap(([path, source]) => judge(new Map([[path, source]])).violations)).toEqual([]);
 });
 
-test("a circle is found over several files, of types, and of one file", () => {
+test("a circle is found through several files, through types, and within one file", () => {
   const of = (sources: Record<string, string>) => circle(new Map(Object.entries(sources)));
   const three = { "a.ts": 'import { b } from "./b.ts";', "b.ts": 'export { c } from "./c.ts";' };
   expect(of({ ...three, "c.ts": 'await import("./a.ts");' })).toEqual(["a.ts", "b.ts", "c.ts", "a.ts"]);

@@ -1,4 +1,4 @@
-/** JSON read without a silent change, and written so that the same comes back. */
+/** JSON read without silent changes, and written so that it reads back the same. */
 import { describe, expect, test } from "bun:test";
 import {
   hasChangedNumber,
@@ -46,7 +46,7 @@ describe("numbers", () => {
 
 test.each([
   ['{"a": 12.0, "b": [-3.00], "c": 0.0}', false],
-  ['{"a": 123456789012345, "b": 1.23456789012345678, "c": "1e3 apples and 1.0"}', true], // a text in quotes may match
+  ['{"a": 123456789012345, "b": 1.23456789012345678, "c": "1e3 apples and 1.0"}', true], // a quoted string may match
   ['{"a": 1e3}', true],
   ['{"a": 1.5E-400}', true],
   ['{"a": 1234567890123456}', true],
@@ -78,7 +78,7 @@ test("the exact parser and JSON.parse agree wherever both read", () => {
   expect(Object.keys(own)).toEqual(["__proto__", "constructor"]);
 });
 
-test("what is no JSON is refused by both ways", () => {
+test("invalid JSON is refused both ways", () => {
   const torn = [
     "",
     "{",
@@ -103,7 +103,7 @@ test("what is no JSON is refused by both ways", () => {
   expect(() => parseJson("[".repeat(100_000), { unusual: true })).toThrow("nested deeper");
 });
 
-test("keys that stand twice are told with their way", () => {
+test("duplicate keys are reported with their path", () => {
   const repeated = (text: string) => {
     const found: RepeatedKey[] = [];
     parseJson(text, { onRepeated: (key) => found.push(key) });

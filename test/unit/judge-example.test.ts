@@ -11,7 +11,7 @@ interface Asked {
   readonly messages: readonly { readonly role: string; readonly content: string }[];
 }
 
-/** Requests under way and at most, tries by the answer's text, and what was asked. */
+/** Current and maximum concurrent requests, tries by the answer's text, and the requests' contents. */
 const seen = {
   now: 0,
   most: 0,
@@ -67,7 +67,7 @@ const batch = (completions: string[], columns: RewardBatch["columns"] = {}): Rew
   columns,
 });
 
-test("grades are rewards; equal answers are asked about once; busy servers again; what has no grade is not scored", async () => {
+test("grades are rewards; equal answers are sent once; busy servers are retried; answers without a grade are not scored", async () => {
   const completions = ["ab", "busy", "down", "late", "odd", "ab", "abcdef", "</answer> Grade: 10"];
   const answer = completions.map((_, i) => (i === 0 || i === 5 ? "because" : null));
   const result = await pool.score(batch(completions, { answer }));

@@ -1,4 +1,4 @@
-/** The C interface is written down twice, in ffi/cpu/ops.h and ffi/bindings/cpu.ts: both say the same. */
+/** The C interface is declared twice, in ffi/cpu/ops.h and ffi/bindings/cpu.ts: both must agree. */
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { kernelSignatures, sizeSignatures } from "../../ffi/bindings/cpu.ts";
@@ -32,7 +32,7 @@ function argument(declaration: string): string {
   return `${name}:${code}`;
 }
 
-/** Every entry of a list: name, declared parameters as the bindings write them, and the names it passes on. */
+/** Every entry of a list: name, declared parameters as the bindings write them, and the arguments it passes on. */
 function entries(
   source: string,
   named: "CPU_OPS" | "CPU_SIZES",
@@ -79,7 +79,7 @@ test("the header passes each kernel's arguments on in the order of its parameter
     expect([name, passed]).toEqual([name, names(signature)]);
 });
 
-test("what differs is seen", () => {
+test("differences are found", () => {
   const source = `#define CPU_OPS(OP) \\\n OP(scale, (float* x, const void *y, int64_t n, float f), (x, y, n,\\\n f))\n`;
   expect(entries(source, "CPU_OPS")).toEqual([
     { name: "scale", signature: "x:ptr y:ptr n:i64 f:f32", passed: "x y n f" },

@@ -1,4 +1,4 @@
-/** What is said of a kernel library that the system's loader refuses; its own words are those of glibc 2.31 and 2.36. */
+/** The error for a kernel library that the system's loader rejects, with the messages of glibc 2.31 and 2.36. */
 import { expect, test } from "bun:test";
 import { loadFailure } from "../../ffi/bindings/load-failure.ts";
 

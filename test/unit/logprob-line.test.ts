@@ -1,4 +1,4 @@
-/** The line that bfloat16's logprobs are held to: what is on it, and each way to be over it. */
+/** The limit for bfloat16's logprobs: a case on the limit, and each way to exceed it. */
 import { describe, expect, test } from "bun:test";
 import { bfloat16Line, logprobsApart, overBfloat16Line } from "../e2e/logprob-line.ts";
 
@@ -7,13 +7,13 @@ const over = (...differences: readonly number[]) =>
   overBfloat16Line(logprobsApart([differences], [differences.map(() => 0)]));
 const many = (count: number, value: number) => new Array<number>(count).fill(value);
 
-describe("what is apart", () => {
-  test("is counted over all completions, whatever its sign", () => {
+describe("difference", () => {
+  test("is counted over all completions, with either sign", () => {
     const apart = logprobsApart([Float32Array.of(-1, -2), [-3]], [[-1.5, -2], Float32Array.of(-2.875)]);
     expect(apart).toEqual({ tokens: 3, mean: 0.625 / 3, beyond: 2, worst: 0.5 });
   });
 
-  test("what is exactly a tenth apart is not beyond it", () => {
+  test("a difference of exactly a tenth is not beyond it", () => {
     expect(logprobsApart([[bfloat16Line.most]], [[0]]).beyond).toBe(0);
     expect(logprobsApart([[bfloat16Line.most + 1e-9]], [[0]]).beyond).toBe(1);
   });
@@ -25,14 +25,14 @@ describe("what is apart", () => {
     expect(over(x)).toHaveLength(3);
   });
 
-  test("other completions, and other lengths, are no comparison", () => {
+  test("different completions or lengths cannot be compared", () => {
     expect(() => logprobsApart([[0]], [[0], [0]])).toThrow("1 completions, the reference has 2");
     expect(() => logprobsApart([[0, 0]], [[0]])).toThrow("completion 0 has 2 tokens, the reference 1");
   });
 });
 
-describe("the line", () => {
-  test("holds for what is on it", () => {
+describe("the limit", () => {
+  test("is inclusive", () => {
     expect(over(...many(999, 0.019), 0.249)).toEqual([]);
     expect(over(...many(10, bfloat16Line.mean))).toEqual([]);
   });

@@ -1,6 +1,6 @@
-// Properties of every loss on random steps: the gradients are the same bits however a step is cut into micro-batches, and
-// they equal finite differences of the loss, with one advantage a completion and one a token, under every option. A masked
-// token is as if it were not there.
+// Properties of every loss on random steps: the gradients have the same bits however a step is cut into micro-batches, and they
+// equal finite differences of the loss, with one advantage per completion and one per token, under every option. A masked token
+// behaves as if it were absent.
 import { expect, test } from "bun:test";
 import { type Random, randomFrom } from "../../bench/ops/random.ts";
 import {
@@ -12,10 +12,10 @@ import {
   type SamplerCorrectionMode,
   type TokenValues,
 } from "../../src/grpo/loss/config.ts";
+import { computeLoss } from "../../src/grpo/loss/loss.ts";
 import { LOSS_TYPES } from "../../src/grpo/loss/loss-types.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
-import { computeLoss } from "../../src/grpo/loss.ts";
 
 const types = Object.keys(LOSS_TYPES) as LossType[];
 const levels = ["token", "sequence"] as const;
@@ -36,7 +36,7 @@ function randomStep({ normal, integer, uniform }: Random, perToken: boolean): Lo
   });
 }
 
-/** Options at random; `index` walks through the lists so that every value occurs with every loss type. */
+/** Random options; `index` walks through the lists so that every value occurs with every loss type. */
 function randomConfig({ uniform, integer }: Random, lossType: LossType, level: (typeof levels)[number], index: number) {
   const or = <T>(value: T, otherwise: T): T => (uniform() < 0.5 ? value : otherwise);
   const config: LossConfig = {
@@ -115,8 +115,8 @@ test.each(cases)("%s, %s level: any cut, in any order, gives the same bits", (ty
 test.each(cases)("%s, %s level: gradients are finite differences of the loss", (type, level) => {
   const random = randomFrom(`differences ${type} ${level}`);
   const h = 1e-6;
-  // cispo and vespo hold the ratio constant: there the old logprobs move along with ℓ, and it stays. A KL that is
-  // multiplied by the ratio has a gradient through it, so it is left to the others.
+  // cispo and vespo hold the ratio constant: there the old logprobs move along with ℓ. A KL that is multiplied by the ratio has
+  // a gradient through it, so only the other losses test it.
   const detached = type === "cispo" || type === "vespo";
   let moving = 0;
   for (let round = 0; round < 12; round++) {
@@ -145,7 +145,7 @@ test.each(cases)("%s, %s level: gradients are finite differences of the loss", (
           return masked(batch.map((other, i) => (i === c ? { ...other, entropies } : other)));
         };
         const difference = (entropyAt(h) - entropyAt(-h)) / (2 * h);
-        // The token on the entropy threshold itself falls out of the mask on one side.
+        // A token exactly on the entropy threshold drops out of the mask on one side.
         if (completion.entropies[t]! !== step.entropyThreshold)
           expect(Math.abs(dentropies[entry]! - difference), title).toBeLessThan(1e-7);
         if (dlogprobs[entry] !== 0) moving++;
@@ -166,7 +166,7 @@ function withoutMasked({ mask, ...completion }: LossCompletion): LossCompletion 
   };
 }
 
-test.each(cases)("%s, %s level: masked tokens are as if they were not there, to the bit", (type, level) => {
+test.each(cases)("%s, %s level: masked tokens behave as if absent, to the bit", (type, level) => {
   const random = randomFrom(`masks ${type} ${level}`);
   for (let round = 0; round < 48; round++) {
     const config = randomConfig(random, type, level, round);
@@ -191,7 +191,7 @@ test.each(cases)("%s, %s level: masked tokens are as if they were not there, to 
   }
 });
 
-test("an advantage of the completion is the same as that advantage at each token", () => {
+test("an advantage per completion equals the same advantage at each token", () => {
   const random = randomFrom("one advantage or many");
   for (const [index, [type, level]] of cases.entries())
     for (let round = 0; round < 8; round++) {

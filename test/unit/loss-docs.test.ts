@@ -1,4 +1,4 @@
-/** docs/losses.md: it has a row for every loss and estimator of the tables, and names no setting that there isn't. */
+/** docs/losses.md: it has a row for every loss and estimator in the tables, and names only existing settings. */
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -14,7 +14,7 @@ import { metricNames } from "../../src/metrics/names.ts";
 
 const text = readFileSync(join(import.meta.dir, "../../docs/losses.md"), "utf8");
 
-test("every loss type and estimator has a row, and the schema offers the same ones", () => {
+test("every loss type and estimator has a row, and the schema has the same ones", () => {
   const names = { estimators: Object.keys(ESTIMATORS), types: Object.keys(LOSS_TYPES) };
   for (const name of [...names.estimators, ...names.types]) expect(text).toContain(`\n| \`${name}\``);
   expect(advantageSettings.advantage_estimator.unwrap().options.toSorted()).toEqual(
@@ -23,7 +23,7 @@ test("every loss type and estimator has a row, and the schema offers the same on
   expect(lossSettings.loss_type.unwrap().options.toSorted()).toEqual(names.types.toSorted() as never);
 });
 
-/** All keys that a line of rollouts is written with. */
+/** All keys of a line in a rollout file. */
 const floats = Float64Array.of(-1);
 const rolloutKeys = Object.keys(
   JSON.parse(
@@ -38,7 +38,7 @@ const rolloutKeys = Object.keys(
   ) as object,
 );
 
-test("the API's defaults of the loss are the settings', but for the blocks of bnpo, which it leaves out", () => {
+test("the API's loss defaults equal the settings', except for the blocks of bnpo, which it leaves out", () => {
   const settings = settingsOf("train") as Record<string, { parse: (value: unknown) => unknown }>;
   const byDefault = (name: string) => settings[toSnake(name)]!.parse(undefined);
   const { perDeviceTrainBatchSize, ...others } = LOSS_DEFAULTS;
@@ -51,8 +51,8 @@ test("every key of a rollout is in its table", () => {
   expect(rolloutKeys.filter((key) => !table.includes(`\`${key}\``))).toEqual([]);
 });
 
-test("settings that it names exist, and all but a loss's own parameters are named", () => {
-  // Metrics and schedules are named there too.
+test("settings that it names exist, and all are named except a loss's own parameters", () => {
+  // Metrics and schedules are also named there.
   const known = new Set([
     ...Object.keys(settingsOf("train")),
     ...metricNames.map(({ name }) => name),

@@ -6,9 +6,9 @@ import { RunError } from "../../src/errors.ts";
 import { computeAdvantages, type ScaleRewards } from "../../src/grpo/advantages.ts";
 import { LOSS_DEFAULTS, type LossCompletion, type LossConfig, type LossType } from "../../src/grpo/loss/config.ts";
 import { KL_ESTIMATORS } from "../../src/grpo/loss/kl.ts";
+import { computeLoss } from "../../src/grpo/loss/loss.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { quantile, stepDenominators } from "../../src/grpo/loss/step.ts";
-import { computeLoss } from "../../src/grpo/loss.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
 
 const GOLDEN = join(import.meta.dir, "..", "golden");
@@ -16,7 +16,7 @@ const LOSS_TYPES: LossType[] = ["grpo", "bnpo", "dr_grpo", "dapo", "luspo", "cis
 
 const LEVELS = ["token", "sequence", "sequence_product"] as const;
 
-/** TRL's names of settings to ours. */
+/** TRL's names of settings mapped to ours. */
 function fromSnake(settings: Record<string, unknown>): Partial<LossConfig> {
   const camel = (name: string): string => name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase());
   return Object.fromEntries(Object.entries(settings).map(([name, value]) => [camel(name), value]));
@@ -25,7 +25,7 @@ function fromSnake(settings: Record<string, unknown>): Partial<LossConfig> {
 const whole = (batch: readonly LossCompletion[], config: LossConfig) =>
   computeLoss(batch, stepDenominators(batch, config), config);
 
-/** |a − b| as a share of the larger of |b| and 1e-3. */
+/** |a − b| relative to the larger of |b| and 1e-3. */
 const relative = (a: number, b: number): number => Math.abs(a - b) / Math.max(Math.abs(b), 1e-3);
 
 describe("TRL's first step", () => {
@@ -90,7 +90,7 @@ describe("TRL's first step", () => {
   }
 });
 
-/** Random completions as the torch cases and the tests below use them. */
+/** Random completions as in the torch cases and the tests below. */
 interface TorchCases {
   finished: boolean[];
   advantages: number[];
@@ -154,15 +154,15 @@ test("gradients equal central finite differences of the loss", () => {
   const h = 1e-6;
   for (const lossType of LOSS_TYPES) {
     for (const importanceSamplingLevel of LEVELS) {
-      // What comes after the ratio is the same for both kinds of sequence.
+      // The part after the ratio is the same for both kinds of sequence.
       for (const option of importanceSamplingLevel === "sequence_product" ? options.slice(0, 2) : options) {
         const config = { ...torchDefaults, lossType, importanceSamplingLevel, ...option };
         const { dlogprobs, dentropies } = whole(torchBatch("random"), config);
-        // cispo and vespo hold the ratio constant: there the old logprobs move along with ℓ, and it stays.
+        // cispo and vespo hold the ratio constant: there the old logprobs move along with ℓ.
         const detached = lossType === "cispo" || lossType === "vespo";
         const shifted = (c: number, t: number, what: "logprobs" | "entropies", by: number): number => {
           const batch = torchBatch("random");
-          // Denominators and the entropy threshold are no function of the token.
+          // Denominators and the entropy threshold do not depend on the token.
           const step = stepDenominators(batch, config);
           const { logprobs, oldLogprobs, samplingLogprobs, entropies } = batch[c]!;
           (what === "logprobs" ? logprobs : entropies)[t]! += by;
@@ -259,7 +259,7 @@ describe("masks and denominators", () => {
     expect(dlogprobs).toEqual(new Float64Array(6));
   });
 
-  test("a completion without reward has advantage 0 and still a KL", () => {
+  test("a completion without reward has advantage 0 but still a KL", () => {
     const batch = torchBatch("random").map((completion) => ({ ...completion, advantage: 0 }));
     const withKl = whole(batch, { ...torchDefaults, beta: 0.04 });
     expect(withKl.loss).toBeGreaterThan(0);
@@ -280,7 +280,7 @@ describe("masks and denominators", () => {
     expect(whole(batch, config).loss).toBeCloseTo((alone[0]!.loss + alone[1]!.loss + alone[2]!.loss) / 3, 13);
   });
 
-  test("a step whose completions are all dropped has loss 0, and of its tokens no mean", () => {
+  test("a step whose completions are all dropped has loss 0, and no token means", () => {
     const batch = torchBatch("random").map((completion) => ({ ...completion, finished: false }));
     for (const lossType of LOSS_TYPES) {
       const config = { ...torchDefaults, lossType, maskTruncatedCompletions: true, beta: 0.1, topEntropyQuantile: 0.5 };
@@ -292,7 +292,7 @@ describe("masks and denominators", () => {
     }
   });
 
-  test("a completion the sampler's ratio masks is out, even where its own ratio overflows", () => {
+  test("a completion masked by the sampler's ratio is left out, even if its own ratio overflows", () => {
     const batch: LossCompletion[] = [
       {
         index: 0,
@@ -334,11 +334,11 @@ describe("masks and denominators", () => {
 });
 
 describe("quantile", () => {
-  test("interpolates, and meets an order statistic where the place is whole but for rounding", () => {
+  test("interpolates, and gives an order statistic if the position is whole up to rounding", () => {
     expect(quantile(Float64Array.of(3, 1, 2, 10), 0.5)).toBe(2.5);
     expect(quantile(Float64Array.of(4), 0.3)).toBe(4);
     expect(quantile(new Float64Array(0), 0.3)).toBe(-Infinity);
-    // 1 − 0.9 is 0.09999999999999998: of 11 values it means the second.
+    // 1 − 0.9 is 0.09999999999999998: for 11 values it means the second.
     const values = Float64Array.from({ length: 11 }, (_, i) => i / 3);
     for (let tenth = 0; tenth <= 10; tenth++) expect(quantile(values, 1 - tenth / 10)).toBe(values[10 - tenth]!);
   });
@@ -357,7 +357,7 @@ describe("quantile", () => {
 });
 
 describe("KL", () => {
-  test("k3 neither overflows nor pushes away, however far the reference is", () => {
+  test("k3 neither overflows nor pushes away, however distant the reference is", () => {
     for (const distance of [25, 800, 1e5]) {
       const above = KL_ESTIMATORS.k3(-distance, 0);
       expect(above.kl).toBe(Math.exp(20) - 21);
@@ -378,7 +378,7 @@ describe("KL", () => {
     }
   });
 
-  test("a far reference gives a finite loss and finite gradients", () => {
+  test("a distant reference gives a finite loss and finite gradients", () => {
     const batch = torchBatch("random").map((completion) => ({
       ...completion,
       refLogprobs: completion.refLogprobs!.map((_, t) => (t % 2 === 0 ? 900 : -900)),

@@ -1,4 +1,4 @@
-/** maj@k against the vote itself over every subset in every order; the grouping of equal answers. */
+/** maj@k compared with the actual vote over every subset in every order; the grouping of equal answers. */
 import { describe, expect, test } from "bun:test";
 import { verify } from "../../src/answers/verify.ts";
 import { majAtK, type Votes } from "../../src/eval/maj-at-k.ts";
@@ -10,7 +10,7 @@ function labels({ samples, right, wrong }: Votes): (string | null)[] {
   return [...voting, ...Array(samples - voting.length).fill(null)];
 }
 
-/** Whether the vote of these answers, in this order, is right: the largest group, the first of equals. */
+/** Whether these answers, in this order, vote for the right one: the largest group wins, the first on a tie. */
 function elects(answers: readonly (string | null)[]): number {
   const sizes = new Map<string, number>();
   for (const answer of answers) if (answer !== null) sizes.set(answer, (sizes.get(answer) ?? 0) + 1);
@@ -74,7 +74,7 @@ describe("majAtK", () => {
     expect(value).toBeCloseTo(tail, 10);
   });
 
-  test("refuses what has no meaning", () => {
+  test("refuses meaningless arguments", () => {
     for (const [votes, k] of [
       [{ samples: 4, right: 2, wrong: [3] }, 1],
       [{ samples: 4, right: 2, wrong: [] }, 5],
@@ -95,7 +95,7 @@ describe("countVotes", () => {
     })),
   });
 
-  test("answers that the verifier calls equal are one group; what was not found does not vote", async () => {
+  test("answers that the verifier calls equal are one group; answers that were not found do not vote", async () => {
     const ballots = [
       ballot("gsm8k", "12", ["12", "7", "7.0", "$7", "12.00", null, "1,000", "1000"]),
       ballot("math", "\\frac{1}{2}", ["0.5", "\\frac{2}{3}", "2/3", "\\frac{4}{6}", "3", "x"]),
@@ -108,7 +108,7 @@ describe("countVotes", () => {
     ]);
   });
 
-  test("equal texts are not asked about", async () => {
+  test("equal texts are not compared again", async () => {
     const asked: number[] = [];
     const counting: Judge = (items) => {
       asked.push(items.length);

@@ -1,6 +1,6 @@
 /**
- * The MATH verifier on many notations: pairs of answers that mean the same, and pairs that do not, most of them what a
- * policy could try: lists that hold everything, units, tolerances, undefined values, periods that hide a difference.
+ * The MATH verifier on many notations: pairs of answers that mean the same, and pairs that do not, most of them attempts that a
+ * policy could make: lists that hold everything, units, tolerances, undefined values, periods that hide a difference.
  */
 import { describe, expect, test } from "bun:test";
 import { equalAnswers } from "../../src/answers/compare.ts";
@@ -8,7 +8,7 @@ import { unitOf } from "../../src/answers/units.ts";
 import { verify } from "../../src/answers/verify.ts";
 import { rewriteAll } from "./rewritings.ts";
 
-/** [gold, another way to write it] */
+/** [gold, another notation of it] */
 const EQUAL: readonly (readonly [string, string])[] = [
   ["\\frac12", "\\dfrac{1}{2}"],
   ["\\tfrac{3}{4}", "0.75"],
@@ -1506,7 +1506,7 @@ test("known units", () => {
   expect(units.map(unitOf)).toEqual(["cm^1", "cm^2", "ft^2", "km^1", "$", null, null, "m^1", null]);
 });
 
-test("no extreme number, in no form, is equal to ordinary answers", () => {
+test("no extreme number, in any form, is equal to ordinary answers", () => {
   const extremes = [
     "2^{2005}",
     "-2^{4000}",
@@ -1585,7 +1585,7 @@ test("no extreme number, in no form, is equal to ordinary answers", () => {
       for (const gold of golds) if (equalAnswers(gold, pred)) wrong.push(`${gold} and ${pred}`);
     }
   }
-  // Nothing but a float's last digit tells a high root of 2 from 1. The others say the same as their gold.
+  // A high root of 2 differs from 1 only in a float's last digit. The others mean the same as their gold.
   const right = new Set([
     "(-\\infty,\\infty) and -\\infty<x<\\infty",
     "(-\\infty,\\infty) and (-\\infty,\\infty)",
@@ -1599,7 +1599,7 @@ test("no extreme number, in no form, is equal to ordinary answers", () => {
 describe("what a policy could try in a whole response", () => {
   const judge = (gold: string, response: string) => verify({ gold, response, extraction: "lenient", verifier: "math" });
 
-  test("every candidate in a box of its own: the last counts, or all as one list", () => {
+  test("every candidate in its own box: the last counts, or all as one list", () => {
     const numbers = Array.from({ length: 40 }, (_, i) => `\\boxed{${i}}`);
     expect(judge("17", numbers.join(", ")).reward).toBe(0);
     expect(judge("17", numbers.join(" or ")).reward).toBe(0);
@@ -1608,7 +1608,7 @@ describe("what a policy could try in a whole response", () => {
     expect(judge("17", "\\boxed{\\boxed{16} \\boxed{17}} \\boxed{18}").reward).toBe(0);
   });
 
-  test("a gold of several boxes is not answered by its last one", () => {
+  test("a gold of several boxes is not answered by only its last one", () => {
     const gold = "The roots are $\\boxed{-2}$ and $\\boxed{1}$.";
     expect(judge(gold, "\\boxed{1}").reward).toBe(0);
     expect(judge(gold, "\\boxed{1, -2}").reward).toBe(1);

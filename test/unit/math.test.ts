@@ -1,4 +1,4 @@
-/** The verifier for mathematical answers: what counts as equal, what does not, where the answer is found. */
+/** The verifier for mathematical answers: what counts as equal, what does not, and where the answer is found. */
 import { describe, expect, test } from "bun:test";
 import { equalAnswers } from "../../src/answers/compare.ts";
 import { normalizeMath } from "../../src/answers/normalize.ts";
@@ -7,7 +7,7 @@ import { type Extraction, type Verdict, verify } from "../../src/answers/verify.
 const judge = (gold: string, response: string, extraction: Extraction = "lenient"): Verdict =>
   verify({ gold, response, extraction, verifier: "math" });
 
-/** [gold, another way to write it] */
+/** [gold, another notation of it] */
 const EQUAL: Record<string, readonly (readonly [string, string])[]> = {
   numbers: [
     ["12", "12.0"],
@@ -226,11 +226,11 @@ describe("extraction", () => {
     expect(judge("3, 1", "First \\boxed{3}. Then we find that it is \\boxed{1}").reward).toBe(0);
   });
 
-  test("a gold that is a whole solution is reduced to its box", () => {
+  test("a gold that is a complete solution is reduced to its box", () => {
     expect(judge("We get $x = 3$, so the area is $\\boxed{9\\pi}$.", "$\\boxed{9 \\pi}$", "strict").reward).toBe(1);
   });
 
-  test("an answer that was given as such may still be a sentence", () => {
+  test("an answer given on its own may still be a sentence", () => {
     const pred = (gold: string, text: string) => verify({ gold, pred: text, extraction: "lenient" }).reward;
     expect(pred("-3", "Therefore the answer is -3")).toBe(1);
     expect(pred("x > 5", "Hence we have $x \\gt 5$ for all of them")).toBe(1);

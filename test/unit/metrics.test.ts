@@ -68,7 +68,7 @@ describe("metrics.jsonl", () => {
     ["takes an empty file", "", 3, ""],
   ];
   for (const [what, before, step, after] of repairs) {
-    test(`going on ${what}`, () => {
+    test(`resuming ${what}`, () => {
       const folder = withFile(before);
       const writer = createMetricsWriter(folder, { resumeStep: step });
       expect(read(folder)).toBe(after);
@@ -79,13 +79,13 @@ describe("metrics.jsonl", () => {
     });
   }
 
-  test("going on without an earlier file starts one", () => {
+  test("resuming without an earlier file starts one", () => {
     const folder = fresh();
     createMetricsWriter(folder, { resumeStep: 4 }).close();
     expect(read(folder)).toBe("");
   });
 
-  test("going on in a file of something else is refused with its line, and leaves it alone", () => {
+  test("resuming in a file of another kind is refused with its line, and leaves it unchanged", () => {
     for (const line of ["not json", '{"loss":1}', "null", "[1]"]) {
       const folder = withFile(`{"step":1}\n${line}\n{"step":2}\n`);
       expect(() => createMetricsWriter(folder, { resumeStep: 2 })).toThrow(InputError);
@@ -94,7 +94,7 @@ describe("metrics.jsonl", () => {
     }
   });
 
-  test("what the system refuses is one line with the cure", () => {
+  test("a system error is one line with the cure", () => {
     const folder = fresh();
     mkdirSync(join(folder, "metrics.jsonl"), { recursive: true });
     expect(() => createMetricsWriter(folder)).toThrow(RunError);
@@ -114,7 +114,7 @@ describe("metrics.jsonl", () => {
 });
 
 describe("completions", () => {
-  test("what the system refuses is a RunError, and leaves no file", async () => {
+  test("a system error is a RunError, and leaves no file", async () => {
     const folder = fresh();
     const script = `import { writeCompletions } from "${join(import.meta.dir, "../../src/metrics/completions-file.ts")}";
       await writeCompletions(${JSON.stringify(folder)}, 1, ["x".repeat(4096)]).catch(({ name, message }) => console.log(name, message));`;
@@ -123,7 +123,19 @@ describe("completions", () => {
     expect(readdirSync(join(folder, "completions"))).toEqual([]);
   });
 
-  test("lines lie in the step's file, which alone is left", async () => {
+  test("a full disk is reported with how to resume the run", async () => {
+    const folder = fresh();
+    // biome-ignore lint/correctness/useYield: it fails as a write does
+    function* lines(): Generator<string> {
+      throw Object.assign(new Error("no space left on device"), { code: "ENOSPC", syscall: "write" });
+    }
+    await expect(writeCompletions(folder, 1, lines())).rejects.toThrow(
+      "the disk is full; free some space and go on with --resume_from_checkpoint true",
+    );
+    expect(readdirSync(join(folder, "completions"))).toEqual([]);
+  });
+
+  test("lines are in the step's file, and no other file is left", async () => {
     const folder = fresh();
     const path = await writeCompletions(folder, 12, ['{"group":0,"completion":"naïve 数"}', "{}"]);
     expect(path).toBe(join(folder, "completions", "step-000012.jsonl"));
@@ -133,7 +145,7 @@ describe("completions", () => {
     expect(readFileSync(path, "utf8")).toBe("");
   });
 
-  test("a large step gives way to the event loop and is whole", async () => {
+  test("a large step yields to the event loop and is complete", async () => {
     const lines = Array.from({ length: 200 }, (_, i) => `${i} ${"x".repeat(40_000)}`);
     let turns = 0;
     const timer = setInterval(() => turns++, 0);
@@ -143,7 +155,7 @@ describe("completions", () => {
     expect(readFileSync(path, "utf8")).toBe(lines.map((line) => `${line}\n`).join(""));
   });
 
-  test("a line that cannot be made leaves no file, and the earlier one as it was", async () => {
+  test("a line that cannot be serialized leaves no file, and the earlier one unchanged", async () => {
     const folder = fresh();
     const path = await writeCompletions(folder, 1, ["before"]);
     function* lines() {
@@ -155,7 +167,7 @@ describe("completions", () => {
     expect(readFileSync(path, "utf8")).toBe("before\n");
   });
 
-  test("going on removes the steps that will be written anew, and nothing else", async () => {
+  test("resuming removes the steps that will be rewritten, and nothing else", async () => {
     const folder = fresh();
     for (const step of [1, 2, 3]) await writeCompletions(folder, step, []);
     writeFileSync(join(folder, "completions", "notes.txt"), "");
@@ -192,7 +204,7 @@ describe("the console", () => {
   }
   const record = { step: 1, reward: 0.25, loss: -0.0012, kl: Number.NaN, tokens_per_second: 1234.5, step_time: 2.04 };
 
-  test("a table: one head, one line a step, the same columns, - for what is missing", () => {
+  test("a table: one header, one line per step, the same columns, - for missing values", () => {
     const { shown, take } = screen(false);
     shown.step(record);
     shown.step({ step: 2, reward: 0.5, loss: 1, unknown_name: 3 });
@@ -211,7 +223,7 @@ describe("the console", () => {
     expect(take().split("\n").slice(1, 3)).toEqual(["     1       - 0.00000", "     2  0.5000 1.00000"]);
   });
 
-  test("the head comes again after 25 lines", () => {
+  test("the header is repeated after 25 lines", () => {
     const { shown, take } = screen(false);
     for (let step = 1; step <= 26; step++) shown.step({ step, reward: 0 });
     expect(take().match(/ {2}step/g)).toHaveLength(2);
@@ -253,7 +265,7 @@ describe("the console", () => {
     }
   });
 
-  test("a completion: prompt, text and reward, nothing of it can steer the terminal", () => {
+  test("a completion: prompt, text and reward, none of it can control the terminal", () => {
     const { shown, take } = screen(true, 60);
     shown.completions(3, [
       {
@@ -299,7 +311,7 @@ describe("the console", () => {
 });
 
 describe("terminal text", () => {
-  test("escapes what a terminal acts on and leaves the rest", () => {
+  test("escapes terminal controls and leaves the rest", () => {
     expect(escapeControls("a\tb\u009b1m\u202ec\ud800d\u2028")).toBe("a\\tb\\u{9b}1m\\u{202e}c\\u{d800}d\\u{2028}");
     const kept = "naïve 数学 👩‍👩‍👧 \n x² ≤ ½";
     expect(escapeControls(kept)).toBe(kept);
@@ -314,7 +326,7 @@ describe("terminal text", () => {
     expect(truncateLine("abcd", 4)).toBe("abcd");
   });
 
-  test("an excerpt keeps beginning and end and counts what is between", () => {
+  test("an excerpt keeps beginning and end and counts the characters in between", () => {
     const text = Array.from({ length: 30 }, (_, i) => `line ${i}`).join("\n");
     const lines = excerpt(text, 40, 5);
     expect(lines).toHaveLength(5);
@@ -347,13 +359,13 @@ test("the stopwatch adds up phases and laps", () => {
 });
 
 describe("names", () => {
-  test("each stands once and has a meaning", () => {
+  test("each occurs once and has a meaning", () => {
     const names = metricNames.map(({ name }) => name);
     expect(new Set(names).size).toBe(names.length);
     for (const { meaning } of metricNames) expect(meaning.length).toBeGreaterThan(10);
   });
 
-  test("what the interface promises is there, families too", () => {
+  test("the promised names exist, families included", () => {
     const promised =
       "loss grad_norm learning_rate reward reward_std frac_reward_zero_std rewards/gsm8k/mean kl entropy clip_ratio/region_mean " +
       "completions/mean_length completions/max_terminated_length num_tokens step_time time/rollout eval_accuracy " +

@@ -1,4 +1,4 @@
-// The packed layout, by an example and by unpacking it again for many random steps and budgets.
+// The packed layout: an example, and unpacking for many random steps and budgets.
 import { describe, expect, test } from "bun:test";
 import {
   cutMicroBatches,
@@ -56,12 +56,12 @@ describe("cutting", () => {
     expect(shape([group([9], [9]), large], 8)).toEqual([[0], [1, 2], [3]]);
   });
 
-  test("a completion above the budget has a part of its own", () => {
+  test("a completion above the budget has its own part", () => {
     expect(shape([group([1], [2], [3, 3, 3, 3, 3, 3], [4], [5])], 4)).toEqual([[0], [1], [2, 3]]);
     expect(shape(six, 1)).toEqual([[0], [1], [2], [3], [4], [5]]);
   });
 
-  test("no groups, and groups without completions, make no work", () => {
+  test("no groups, and groups without completions, produce no work", () => {
     expect(cutMicroBatches([], 10)).toEqual([]);
     expect(cutMicroBatches([group([1, 2])], 10)).toEqual([]);
     expect(shape([group([1, 2]), group([1], [7]), group([3])], 10)).toEqual([[0]]);
@@ -73,7 +73,7 @@ describe("cutting", () => {
   });
 });
 
-/** What a row may attend to, itself included: tokens in order of position, as the segments say. */
+/** The tokens a row may attend to, itself included: in order of position, according to the segments. */
 function context(batch: MicroBatch, row: number): number[] {
   for (let s = 0; s < batch.segments.length; s += 4) {
     const [start, length, prefixStart, prefixLength] = batch.segments.subarray(s, s + 4) as unknown as [
@@ -93,7 +93,7 @@ function context(batch: MicroBatch, row: number): number[] {
   throw new Error(`row ${row} is in no segment`);
 }
 
-test("unpacked, every completion token is predicted from exactly what stands before it", () => {
+test("unpacked, every completion token is predicted from exactly the tokens before it", () => {
   let state = 12345;
   const random = (below: number): number => {
     state = (Math.imul(state, 1103515245) + 12345) >>> 0;
@@ -132,7 +132,7 @@ test("unpacked, every completion token is predicted from exactly what stands bef
           expect(context(batch, row)).toEqual([...prompt, ...completion.slice(0, t)]);
         }
       }
-      // Nothing is computed that nothing needs: a prompt once a part, a completion without its last token.
+      // Nothing unnecessary is computed: a prompt once per part, a completion without its last token.
       const parts = batch.segments
         .filter((_, i) => i % 4 === 3)
         .reduce((sum, prefix) => sum + (prefix === 0 ? 1 : 0), 0);

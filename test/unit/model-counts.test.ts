@@ -1,4 +1,4 @@
-/** config.json against the weights beside it: counts that lie are refused before anything follows them; what is left over is told. */
+/** config.json against its weights: false counts are refused before they are used; unused tensors are reported. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -19,7 +19,7 @@ afterAll(() => rmSync(root, { recursive: true, force: true }));
 type Layout = "one file" | "shards";
 type Edit = Readonly<Record<string, unknown>>;
 
-/** A copy of a golden model with more tensors and other fields in config.json. */
+/** A copy of a golden model with additional tensors and changed fields in config.json. */
 async function model(options: {
   readonly name?: string;
   readonly edit?: Edit;
@@ -60,7 +60,7 @@ function refusal(folder: string, wanted: ModelHead | "either" = "lm"): string {
   return "none";
 }
 
-/** Numbers that a loop, an allocation or a table would follow. */
+/** Numbers that determine a loop, an allocation or a table. */
 const counts: Readonly<Record<string, RegExp>> = {
   num_hidden_layers: /^\/config\.json: num_hidden_layers: the checkpoint holds 2 layers, config\.json says N; weights/,
   vocab_size: /embed_tokens\.weight has shape \[320,64\], config\.json implies \[N,64\]/,
@@ -71,7 +71,7 @@ const counts: Readonly<Record<string, RegExp>> = {
   head_dim: /q_proj\.weight has shape \[\d+,64\], config\.json implies/,
 };
 
-describe("a count that the weights do not bear out", () => {
+describe("a count that contradicts the weights", () => {
   for (const [field, said] of Object.entries(counts))
     for (const layout of ["one file", "shards"] as const)
       test(`${field}, ${layout}`, async () => {
@@ -90,7 +90,7 @@ describe("a count that the weights do not bear out", () => {
     expect(refusal(folder)).toMatch(/holds 0 layers, config\.json says 2/);
   });
 
-  test("a layer's number that no file can hold", async () => {
+  test("a layer number too large for any file", async () => {
     const folder = await model({ edit: { num_hidden_layers: 999_999_999 }, more: ["model.layers.999999998.x.weight"] });
     expect(refusal(folder)).toMatch(/the checkpoint holds \d\d? layers, config\.json says 999999999/);
   });
@@ -144,12 +144,12 @@ describe("tensors that the model does not use", () => {
     checkpoint.close();
   });
 
-  test("are not worth a word where everyone leaves them aside", async () => {
+  test("are not mentioned if they are commonly ignored", async () => {
     expect(await remark({})).toBeNull();
     const buffers = ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"];
     expect(await remark({ more: [...buffers, "lm_head.weight"] })).toBeNull();
     expect(await remark({ name: "qwen3-qknorm", more: buffers })).toBeNull(); // its lm_head is used
-    expect(await remark({ name: "qwen3-qknorm", more: buffers }, true)).toBeNull(); // and gives way to a scalar one
+    expect(await remark({ name: "qwen3-qknorm", more: buffers }, true)).toBeNull(); // and is replaced by a scalar one
     expect(await remark({ more: ["lm_head.bias"] })).toMatch(/\(lm_head\.bias\)/);
   });
 });

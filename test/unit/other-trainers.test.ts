@@ -1,6 +1,6 @@
 /**
- * Names of other trainers' settings: each of them is ours, taken under our name, left out with a remark, or refused with what
- * to use instead or why; and the numbers in those cures are converted.
+ * Setting names of other trainers: each is one of ours, accepted as one of ours, left out with a remark, or refused with the
+ * replacement or reason; and the numbers in those cures are converted.
  */
 import { describe, expect, test } from "bun:test";
 import { configFor } from "../../src/config/load.ts";
@@ -8,7 +8,7 @@ import { settingsOf } from "../../src/config/schema.ts";
 import { trainers } from "../../src/config/trainers/trainers.ts";
 import { openR1Names, openRlhfNames, trainingArguments, trlNames, verlNames } from "./other-trainers.ts";
 
-/** What the user is told: refusals, or remarks. */
+/** The messages to the user: refusals, or remarks. */
 function told(...argv: string[]): { refusals: string[]; remarks: readonly string[] } {
   try {
     return { refusals: [], remarks: configFor("train", argv).warnings };
@@ -24,7 +24,7 @@ function flag(text: string): string[] {
   return value.includes(" ") && !/[[{]/.test(value) ? [`--${name}`, ...value.split(" ")] : [`--${name}=${value}`];
 }
 
-/** The arguments with what is told in place of what is refused; what is set anew goes before what was. */
+/** The arguments with refused ones replaced as suggested; new values override earlier ones. */
 function corrected(argv: readonly string[], refusals: readonly string[]): string[] {
   const cures = new Map(
     refusals.map((line) => [line.split(":")[0]!, /; use (--.*?)( \(|$)/.exec(line)?.[1]?.split(" ") ?? []]),
@@ -49,7 +49,7 @@ function holds(text: string): void {
   const { refusals } = told(...flag(text));
   for (const line of refusals) {
     if (line.startsWith("all of these, translated")) continue;
-    // Ours, but not with our other defaults: a batch of 8 is no whole group of 16.
+    // Ours, but conflicting with our other defaults: a batch of 8 is not a whole group of 16.
     if (/^(per_device_train_batch_size|soft_punish_cache)=/.test(text)) continue;
     expect(line, text).toMatch(/: not a setting here; .{10,}/);
     const use = /; use (--.*?)( \(|$)/.exec(line)?.[1] ?? "";
@@ -76,14 +76,14 @@ describe("every name is one of four things", () => {
     ]);
   });
 
-  test("no line of a table stands behind one that goes before it", () => {
+  test("no line of a table is shadowed by an earlier one", () => {
     for (const { lines } of trainers) {
       const names = lines.map(([name]) => name);
       expect(names.filter((name, i) => names.indexOf(name) !== i)).toEqual([]);
     }
   });
 
-  // These must be our settings already, or be no change at all: TRL's and transformers' own defaults.
+  // These must already be our settings, or be no change at all: TRL's and transformers' own defaults.
   test("TRL's defaults are no reason to refuse anything", () => {
     const changed =
       /^(per_device_train_batch_size|random_state|max_completion_len|max_prompt_length|num_ppo_epochs|rloo_k|response_length|soft_punish_cache)=/;
@@ -94,7 +94,7 @@ describe("every name is one of four things", () => {
   });
 });
 
-test("what is off, or is what we do anyway, is taken without a word", () => {
+test("settings that are off, or match our behaviour, are accepted silently", () => {
   const quiet = [
     ...[
       "use_vllm=false",
@@ -135,7 +135,7 @@ test("what is off, or is what we do anyway, is taken without a word", () => {
   });
 });
 
-test("what has no meaning here is left out with a remark, a line for each reason", () => {
+test("settings without meaning here are left out with a remark, one line per reason", () => {
   const { refusals, remarks } = told(
     ...[
       "--preset",
@@ -161,7 +161,7 @@ test("what has no meaning here is left out with a remark, a line for each reason
   ]);
 });
 
-describe("taken under our name", () => {
+describe("accepted under our name", () => {
   const cases: readonly (readonly [argv: string, config: object])[] = [
     ["--save_strategy=no", { saveSteps: 0 }],
     ["--overwrite_output_dir", { overwrite: true }],
@@ -183,7 +183,7 @@ describe("refused, with the number converted", () => {
     ["--generation_batch_size 64 --per_device_train_batch_size 16", "--steps_per_generation 4"],
     ["--num_processes 8 --per_device_train_batch_size 16", "--per_device_train_batch_size 128"],
     ["--save_strategy epoch --num_train_epochs 3", "--save_steps 0.333333"],
-    // Cut off, not rounded: rounded up to whole steps it must not be one too many.
+    // Truncated, not rounded: rounded up to whole steps it must not be one too many.
     ["--save_strategy epoch --num_train_epochs 7", "--save_steps 0.142857"],
     ["--save_strategy epoch --num_train_epochs 15", "--save_steps 0.066666"],
     ["--generation_batch_size 64", "--steps_per_generation 8 --per_device_train_batch_size 8"],
@@ -227,7 +227,7 @@ describe("refused, with the number converted", () => {
       "--warmup_steps 24",
     ],
     ["trainer.total_training_steps=10", "--max_steps 40"],
-    // told in the first round, so that nothing is left for a second one
+    // reported in the first round, so that nothing is left for a second one
     [
       "actor_rollout_ref.actor.use_kl_loss=False actor_rollout_ref.actor.kl_loss_coef=0.0 actor_rollout_ref.actor.kl_loss_type=low_var_kl",
       "--beta 0",
@@ -298,7 +298,7 @@ describe("refused, with the number converted", () => {
       "algorithm.rollout_correction.rollout_is=token",
       "--importance_sampling_correction true --importance_sampling_mode token_truncate --importance_sampling_clip_max 2",
     ],
-    // our own names behind a path
+    // our own names after a path
     ["algorithm.epsilon_high=0.28", "--epsilon_high 0.28"],
     ["loss.beta=0", "--beta 0"],
     ["actor_rollout_ref.rollout.min_p=0.1", "--min_p 0.1"],
@@ -360,12 +360,12 @@ describe("refused, with the number converted", () => {
       for (const each of use) expect(cures).toContain(each);
       expect(refusals.filter((line) => !line.startsWith("all of these")).length).toBeGreaterThanOrEqual(use.length);
       for (const line of refusals) expect(line).toMatch(/not a setting here|^all of these, translated: --/);
-      // One round of corrections is enough.
+      // One round of corrections suffices.
       expect(told(...corrected(argv.split(" "), refusals)).refusals).toEqual([]);
     });
   }
 
-  test("two values of one setting are not chosen between, and the preset is of whoever has more of the names", () => {
+  test("two values of one setting are both reported, and the preset is that of the trainer with more of the names", () => {
     const { refusals } = told(
       ..."actor_rollout_ref.actor.use_kl_loss=True actor_rollout_ref.actor.kl_loss_coef=0.001".split(" "),
       ..."algorithm.use_kl_in_reward=True algorithm.kl_ctrl.kl_coef=0.01".split(" "),
@@ -375,7 +375,7 @@ describe("refused, with the number converted", () => {
     expect(told("--train_batch_size", "128", "--pretrain", "m").refusals.at(-1)).toContain("--preset openrlhf");
   });
 
-  test("with the reason where there is nothing to use instead", () => {
+  test("with the reason if there is no replacement", () => {
     const reasons: readonly (readonly [argv: string, part: string])[] = [
       ["--use_peft", "there is no LoRA: leave it out"],
       ["--load_in_4bit=True", "weights are float32 or bfloat16: leave it out"],
@@ -422,14 +422,14 @@ test("a recipe of TRL for supervised fine-tuning", () => {
   );
 });
 
-test("for recorded rollouts TRL's remark leaves out what is the file's", () => {
+test("for recorded rollouts TRL's remark leaves out the file's settings", () => {
   const { warnings } = configFor("update", ["--rollouts=r", "--model_name_or_path=m"]);
   expect(warnings).toHaveLength(1);
   expect(warnings[0]).toContain("loss_type grpo (dapo), beta 0.04 (0)");
   expect(warnings[0]).not.toContain("num_generations");
 });
 
-test("rewards that are Python's, or run programs, are told at once with the rest", () => {
+test("rewards that are Python code, or run programs, are reported together with the rest", () => {
   const { refusals } = told(
     "--reward_funcs",
     "code",
@@ -448,7 +448,7 @@ test("rewards that are Python's, or run programs, are told at once with the rest
   expect(told("--reward_funcs", "mine.ts", "org/rm.v2", "mine.mjs").refusals).toEqual([]);
 });
 
-test("TRL's names without its preset: one remark names what is the paper's; ours alone, or the preset, none", () => {
+test("TRL's names without its preset: one remark names the paper's values; with only our names, or the preset, there is none", () => {
   const remark = (...argv: string[]) => told(...argv).remarks.filter((line) => line.includes("paper's values"));
   expect(remark("--model_name_or_path", "m")).toEqual([
     "these are TRL's names, but settings left out have the paper's values, not TRL's: loss_type grpo (dapo), beta 0.04 (0), use_bias_correction_kl false (true), lr_scheduler_type constant (linear), num_train_epochs 1 (3), num_generations 16 (8), per_device_train_batch_size 64 (8); --preset trl uses TRL's",

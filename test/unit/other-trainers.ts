@@ -1,6 +1,6 @@
 /**
- * Names of settings of other trainers, with a value each (what stands behind = is several words where it has spaces). Facts of
- * TRL 1.16, transformers 5, open-r1, verl 0.7 and OpenRLHF 0.11; those whose defaults stand here are no change of anything.
+ * Names of other trainers' settings, each with a value (several words if it contains spaces). Facts of TRL 1.16, transformers
+ * 5, open-r1, verl 0.7 and OpenRLHF 0.11; settings at their defaults change nothing.
  */
 /** GRPOConfig, RLOOConfig, ModelConfig, the scripts' arguments, and what earlier versions had. */
 export const trlNames: readonly string[] = [
@@ -324,7 +324,7 @@ export const openR1Names: readonly string[] = [
   "vllm_sampling_params=None",
 ];
 
-/** A GSM8K script, and what ppo_trainer.yaml is made of. */
+/** A GSM8K script, and the parts of ppo_trainer.yaml. */
 export const verlNames: readonly string[] = [
   "rollout.nnodes=1",
   "rollout.n_gpus_per_node=8",
@@ -742,7 +742,7 @@ export const verlNames: readonly string[] = [
   "data.gen_batch_size=1536",
 ];
 
-/** train_ppo_ray's command line, with dots and as it was before. */
+/** train_ppo_ray's command line, with dots and in its earlier form. */
 export const openRlhfNames: readonly string[] = [
   "actor.aux_loss_coef",
   "actor.dual_clip=3",

@@ -1,4 +1,4 @@
-/** Output folders: what they hold, what is refused, one writer at a time, crashes, and which process a file is of. */
+/** Output folders: their contents, refusals, one writer at a time, crashes, and which process a file belongs to. */
 import { afterAll, beforeEach, describe, expect, test } from "bun:test";
 import {
   mkdirSync,
@@ -41,7 +41,7 @@ function put(files: Readonly<Record<string, string>>, into = folder): string {
 
 const run = { "checkpoint-2/trainer_state.json": "{}", "checkpoint-4/": "", "metrics.jsonl": '{"step":4,"loss":1}\n' };
 
-describe("what a folder holds", () => {
+describe("contents of a folder", () => {
   test.each<[what: string, files: Record<string, string>]>([
     ["a run (step 4, 2 checkpoints)", run],
     ["a run (step 4, 2 checkpoints, its model)", { ...run, "config.json": "{}", "model.safetensors": "x" }],
@@ -58,7 +58,7 @@ describe("what a folder holds", () => {
     ["a run.json that no run wrote", { "run.json": '{"scripts":{}}', "metrics.jsonl": "" }],
   ])("%s", (what, files) => expect(describeHeld(heldIn(put(files))!)).toBe(what));
 
-  test("nobody's: notes, a dataset, a run that ended before its first step, what is hidden, no folder", () => {
+  test("nobody's: notes, a dataset, a run that ended before its first step, hidden files, no folder", () => {
     put({
       "notes.txt": "",
       "train.arrow": "x",
@@ -75,7 +75,7 @@ describe("what a folder holds", () => {
 
 const open = (into = folder) => openOutputFolder({ folder: into, command: "train", note: () => {} });
 
-/** @throws what the permission is refused with */
+/** @throws the refusal of the permission */
 function permit(permission: Partial<Permission>, into = folder): void {
   const output = open(into);
   try {
@@ -86,7 +86,7 @@ function permit(permission: Partial<Permission>, into = folder): void {
 }
 
 describe("a folder that holds something", () => {
-  test("is refused where something else than a file stands for one of a run's own", () => {
+  test("is refused if something other than a file is in the place of a run's file", () => {
     for (const name of ["metrics.jsonl", "run.json"]) {
       put({ [`${name}/x`]: "" });
       expect(() => permit({})).toThrow(
@@ -106,7 +106,7 @@ describe("a folder that holds something", () => {
     expect(readdirSync(folder)).toEqual([]);
   });
 
-  test("is refused with what it holds and the cures, and not touched; not where it is allowed or gone on in", () => {
+  test("is refused with its contents and the cures, and left unchanged; accepted if overwriting or resuming", () => {
     put(run);
     const before = readdirSync(folder, { recursive: true }).sort();
     expect(() => permit({})).toThrow(InputError);
@@ -121,14 +121,14 @@ describe("a folder that holds something", () => {
     expect(readdirSync(folder, { recursive: true }).sort()).toEqual(before);
   });
 
-  test("asked for the newest checkpoint: logs alone are no reason to refuse, a finished model is", () => {
+  test("when asked for the newest checkpoint: logs alone are no reason to refuse, a finished model is", () => {
     put({ "metrics.jsonl": '{"step":1}\n' });
     permit({ newest: true });
     put({ "model.safetensors": "x" });
     expect(() => permit({ newest: true })).toThrow("holds a run (step 1, no checkpoint, its model); name another");
   });
 
-  test("is not replaced where the command reads from it, by whatever path", () => {
+  test("is not replaced if the command reads from it, by any path", () => {
     put({ ...run, "model.safetensors": "x", "data.arrow": "x" });
     const link = join(root, "link");
     symlinkSync(folder, link);
@@ -136,7 +136,7 @@ describe("a folder that holds something", () => {
     symlinkSync(join(folder, "model.safetensors"), join(linked, "model.safetensors"));
     for (const path of [folder, link, linked, join(folder, "checkpoint-2"), join(link, "metrics.jsonl")])
       expect(() => permit({ overwrite: true, inputs: { model: path } })).toThrow("must not be replaced");
-    // What is not replaced may lie there, and what only adds may be there.
+    // Files that are not replaced may be there, and so may a command that only adds files.
     permit({ overwrite: true, inputs: { dataset: join(folder, "data.arrow"), model: root, ref_model: null } });
     permit({ overwrite: true, addsOnly: true, inputs: { model: folder } });
     rmSync(link);
@@ -152,14 +152,14 @@ describe("a folder that holds something", () => {
 
   const record = { command: "train", bundled: false, settings: {} };
 
-  test("weights that a new run leaves alone are refused as a model, to be written beside", () => {
+  test("weights that a new run does not replace are refused as a model to write next to", () => {
     put({ "weights.gguf": "x" });
     expect(() => permit({})).toThrow(
       "holds a model (weights.gguf); name another --output_dir, or write beside it with",
     );
   });
 
-  test("what a new run does not replace stays: notes, a repository, weights of other kinds", () => {
+  test("files that a new run does not replace stay: notes, a repository, weights of other kinds", () => {
     const others = ["README.md", "notes.txt", "weights.gguf", "data.npz", "tool.bin", ".git/HEAD"];
     put({ ...Object.fromEntries(others.map((name) => [name, "x"])), "config.json": "{}", "run.json": "[]" });
     put({ "pytorch_model-00001-of-00002.bin": "x", "consolidated.safetensors": "x", "model.fp16.safetensors": "x" });
@@ -169,7 +169,7 @@ describe("a folder that holds something", () => {
     output.begin(record);
     expect(notes[0]).toContain("the replaced files (run.json, consolidated.safetensors, model.fp16.safetensors");
     dropEarlier(folder);
-    expect(readdirSync(join(folder, ".earlier-run")).length).toBe(6); // Weights that stay are not the new run's.
+    expect(readdirSync(join(folder, ".earlier-run")).length).toBe(6); // Weights that stay do not belong to the new run.
     put({ "model.safetensors": "y" });
     dropEarlier(folder);
     output.release();
@@ -177,7 +177,7 @@ describe("a folder that holds something", () => {
     expect(readdirSync(folder).sort()).toEqual(left.sort());
   });
 
-  test("going on from an earlier step loses nothing of what came after it, a damaged checkpoint least", () => {
+  test("resuming from an earlier step loses nothing written after it, least of all a damaged checkpoint", () => {
     put({ ...run, "model.safetensors": "x", "completions/step-000004.jsonl": "x" });
     const link = join(root, "checkpoint");
     symlinkSync(join(folder, "checkpoint-2"), link);
@@ -200,7 +200,7 @@ describe("a folder that holds something", () => {
     expect(heldIn(folder)?.names.some((name) => name.startsWith("after"))).toBe(false);
   });
 
-  test("a new run that fails before it has saved puts it back, with what it wrote itself beside", async () => {
+  test("a new run that fails before it has saved puts it back, next to what it wrote itself", async () => {
     put(run);
     const output = open();
     output.permit({ overwrite: true, resumes: true, inputs: {} });
@@ -211,12 +211,12 @@ describe("a folder that holds something", () => {
     output.release();
     expect(describeHeld(heldIn(folder)!)).toBe("a run (step 4, 2 checkpoints)");
     expect(readFileSync(join(folder, ".unfinished/metrics.jsonl"), "utf8")).toContain("null");
-    // The model that it began with is no reason to let an earlier run go.
+    // The model that it started from is no reason to discard an earlier run.
     expect(readdirSync(join(folder, ".unfinished/checkpoint-0"))).toHaveLength(2);
   });
 });
 
-test("a file is refused where it has something in it, and always where it is read", () => {
+test("a file is refused if it is not empty, and always if it is read", () => {
   put({ "in.jsonl": "x", "out.jsonl": "x", "empty.jsonl": "" });
   const [input, output] = [join(folder, "in.jsonl"), join(folder, "out.jsonl")];
   expect(() => requireFreeFile(output, false, { input })).toThrow(
@@ -249,11 +249,11 @@ describe("the lock", () => {
   );
 });
 
-describe("the lock where the file system has none", () => {
+describe("the lock on a file system without locks", () => {
   const lock = (into = folder) => lockFolder(into, "grpo train", () => "unsupported");
   const holder = (of: object) => JSON.stringify({ command: "grpo sft", since: "2020", host: hostname(), ...of });
 
-  test("goes by who runs: a living process refuses, a dead one does not, of another host's nothing is known", () => {
+  test("depends on running processes: a living one refuses, a dead one does not, another host's is unknown", () => {
     const dead = Bun.spawnSync(["true"]).pid;
     const elsewhere = { pid: dead, started: "1", host: "elsewhere" };
     const cases: [held: object, refused: boolean][] = [
@@ -275,7 +275,7 @@ describe("the lock where the file system has none", () => {
     }
   });
 
-  test("of two that find the folder free at once, the one that wrote its name last has it", () => {
+  test("if two find the folder free at once, the one that wrote its name last has it", () => {
     put({ [lockName]: "" });
     const path = join(folder, lockName);
     const other = Bun.spawn([
@@ -296,7 +296,7 @@ describe("a temporary file's writer", () => {
   const now = Date.now();
   const dead = String(Bun.spawnSync(["true"]).pid);
 
-  test("runs, or has ended, or its id is another's by now; elsewhere only time tells", () => {
+  test("is running, has ended, or its id has been reused; on another host only time tells", () => {
     expect(isLeft([pid, start, boot, place, random].join("-"), 0)).toBe(false);
     expect(isLeft([dead, start, boot, place, random].join("-"), now)).toBe(true);
     if (startOf(process.pid) !== "0") expect(isLeft([pid, "1", boot, place, random].join("-"), now)).toBe(true);
@@ -306,7 +306,7 @@ describe("a temporary file's writer", () => {
     expect([isLeft(dead, now), isLeft(pid, now)]).toEqual([true, false]); // of earlier versions
   });
 
-  test("no two are alike, and what a dead one left goes", () => {
+  test("no two are alike, and leftovers of dead ones are removed", () => {
     const path = join(folder, "a.arrow");
     put({
       [`a.arrow.${dead}-${start}-${boot}-${place}-${random}.tmp`]: "x",
@@ -336,7 +336,7 @@ describe("who started the program", () => {
         19: `${pid}00`,
       });
     },
-    // As npm does it, a title in place of the command line is one word.
+    // npm sets a process title in place of the command line, as one word.
     command: (pid) => processes[pid]?.[2].split(processes[pid][2].startsWith("npm") ? "\n" : "|") ?? [],
   });
   const own: [number, number, string] = [8, 1, "bun|src/cli/main.ts|train"];
@@ -355,7 +355,7 @@ describe("who started the program", () => {
     ],
     ["bun run in a script", [8], { 9: own, 8: [7, 1, "/usr/bin/bun|run|train"], 7: [1, 1, "bash|job.sh"] }],
     ["the bun of npm", [8], { 9: own, 8: [1, 1, "/a b/node_modules/bun/bin/bun.exe|run|train"] }],
-    ["a shell alone", [], { 9: own, 8: [7, 1, "sh|-c|bun main.ts"], 7: [1, 1, "python|job.py"] }],
+    ["only a shell", [], { 9: own, 8: [7, 1, "sh|-c|bun main.ts"], 7: [1, 1, "python|job.py"] }],
     ["a terminal", [], { 9: own, 8: [1, 1, "-bash"] }],
     ["setsid under npx", [], { 9: [8, 9, "bun"], 8: [7, 1, "npm exec bun"], 7: [1, 1, "bash"] }],
     ["node with npm's program", [8], { 9: own, 8: [1, 1, "/usr/bin/node|/usr/lib/npm/bin/npx-cli.js|bun"] }],
@@ -368,7 +368,7 @@ describe("who started the program", () => {
   });
 });
 
-test("three generations in a row without a reward end a run, with the first error of the first", () => {
+test("three consecutive generations without a reward end a run, with the first error of the first", () => {
   const guard = createUnscoredGuard();
   const result = (total: (number | null)[], warning?: string): RewardResult => ({
     ...{ total, reasons: [], warnings: warning === undefined ? [] : [warning] },
@@ -384,7 +384,7 @@ test("three generations in a row without a reward end a run, with the first erro
   expect(silent(result(none))).toContain("mine gave null for every completion");
 });
 
-test("a crash or a full disk at any file operation leaves what was there, or what was asked for, whole", () => {
+test("a crash or a full disk at any file operation leaves either the old or the new contents complete", () => {
   const { stdout, stderr } = Bun.spawnSync([process.execPath, join(import.meta.dir, "crash-points.ts")]);
   expect(stderr.toString()).toBe("");
   expect(stdout.toString()).toMatch(/^\d{3,} points\n$/);

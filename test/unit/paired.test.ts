@@ -1,8 +1,8 @@
-/** The paired difference of two evaluations: the interval by hand, its ends, and the exact test by counting. */
+/** The paired difference of two evaluations: the interval by hand, its limits, and the exact test by counting. */
 import { describe, expect, test } from "bun:test";
 import { pairedDifference, signTest } from "../../src/eval/paired.ts";
 
-/** Pairs of right or wrong, so many of each kind. */
+/** Pairs of right or wrong, with the given count of each kind. */
 function pairs(both: number, gained: number, lost: number, neither: number): [number[], number[]] {
   const kinds = [
     [1, 1, both],
@@ -29,7 +29,7 @@ describe("pairedDifference", () => {
     expect([better, worse]).toEqual([16, 8]);
   });
 
-  test("mirrors, and has a width where nothing changed", () => {
+  test("mirrors, and has a width if nothing changed", () => {
     const [before, after] = pairs(5, 7, 2, 6);
     const there = pairedDifference(before, after);
     const back = pairedDifference(after, before);
@@ -54,7 +54,7 @@ describe("pairedDifference", () => {
   });
 });
 
-test("signTest counts the coins that fall at least as unevenly", () => {
+test("signTest counts the coin tosses that are at least as uneven", () => {
   for (let n = 0; n <= 10; n++) {
     for (let a = 0; a <= n; a++) {
       let extreme = 0;

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "bun:test";
 import { meanOverProblems, meanPassAtK, passAtK, wilson } from "../../src/eval/pass-at-k.ts";
 
-/** The share of all k-subsets of n answers, c of them right, that hold a right one: by counting them. */
+/** The share of all k-subsets of n answers (c of them right) that contain a right one: by counting them. */
 function counted(n: number, c: number, k: number): number {
   let subsets = 0;
   let hits = 0;
@@ -29,7 +29,7 @@ describe("passAtK", () => {
     expect(passAtK({ samples: 100_000, correct: 1 }, 50_000)).toBeCloseTo(0.5, 9);
   });
 
-  test("refuses what has no meaning", () => {
+  test("refuses meaningless arguments", () => {
     for (const [samples, correct, k] of [
       [4, 5, 1],
       [4, -1, 1],
@@ -85,12 +85,12 @@ test("meanPassAtK: accuracy for one answer each, the mean over problems otherwis
 });
 
 describe("meanOverProblems", () => {
-  test("right or wrong alone: Wilson's interval of a share", () => {
+  test("only right or wrong: Wilson's interval of a share", () => {
     expect(meanOverProblems([1, 0, 1, 1, 0], 8)).toEqual(wilson(3, 5));
     expect(meanOverProblems([1, 1], 8)).toEqual(wilson(2, 2));
   });
 
-  test("values that vary less have a narrower interval, yet one of a width", () => {
+  test("values that vary less have a narrower interval, but still a width", () => {
     const spread = meanOverProblems([0, 1, 0, 1], 16);
     const close = meanOverProblems([0.4, 0.6, 0.4, 0.6], 16);
     const same = meanOverProblems([0.5, 0.5, 0.5, 0.5], 16);
@@ -99,7 +99,7 @@ describe("meanOverProblems", () => {
     expect(close.value).toBeCloseTo(0.5, 14);
   });
 
-  test("holds the true mean about 95 times of 100", () => {
+  test("holds the true mean about 95 times in 100", () => {
     // Problems of difficulty u² (mean 1/3), 8 answers each, pass@1 over 60 problems; a fixed sequence of numbers.
     let state = 1;
     const draw = () => {
@@ -119,7 +119,7 @@ describe("meanOverProblems", () => {
     expect(held).toBeLessThan(975);
   });
 
-  test("refuses no problems and values that are no shares", () => {
+  test("refuses no problems and values that are not shares", () => {
     for (const values of [[], [1.2], [-0.1], [Number.NaN]])
       expect(() => meanOverProblems(values, 1)).toThrow(RangeError);
   });

@@ -48,13 +48,13 @@ describe("memory plan", () => {
     }
   });
 
-  test("a name is taken once", () => {
+  test("a name is used once", () => {
     const plan = planMemory();
     plan.add("a", "x", "float32", [1]);
     expect(() => plan.add("b", "x", "float32", [1])).toThrow("two buffers named x");
   });
 
-  test("adds up by model: what it holds always, and its busiest phase beside that", () => {
+  test("adds up by model: its permanent buffers, plus its largest phase", () => {
     const plan = planMemory();
     plan.add("weights", "w", "float32", [100]);
     plan.add("cache", "kv", "float32", [30], ["rollout"]);
@@ -83,7 +83,7 @@ describe("memory plan", () => {
     expect(text).not.toContain("driver and libraries");
   });
 
-  test("beside a GPU's plan stands what driver and libraries load, and nothing of the host's", () => {
+  test("a GPU's plan shows what driver and libraries load, and nothing of the host's", () => {
     const plan = examplePlan();
     const estimate = estimateMemory(plan, 3 << 20, true);
     const { reserveBytes } = estimate;
@@ -111,7 +111,7 @@ describe("memory plan", () => {
     expect(() => requireMemory(estimate, host)).toThrow(/key-value cache .*max_concurrent_sequences/);
   });
 
-  test("on a device of its own, what is free there decides", () => {
+  test("on a device with its own memory, the free memory there decides", () => {
     const built = examplePlan();
     const estimate = estimateMemory(built, 0, true);
     const free = (bytes: number) => ({ description: "GPU", freeBytes: () => bytes });

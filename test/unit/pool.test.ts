@@ -42,7 +42,7 @@ async function caught(promise: Promise<unknown>): Promise<Error> {
   throw new Error("nothing was thrown");
 }
 
-describe("what a reward function is told, and logs", () => {
+describe("what a reward function receives and logs", () => {
   const folder = mkdtempSync(join(tmpdir(), "grpo-told-"));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
   const module = (name: string, body: string): { path: string } => {
@@ -51,7 +51,7 @@ describe("what a reward function is told, and logs", () => {
     return { path };
   };
 
-  test("the trainer's state, metrics whose mean is taken, columns by completion; joined over batches, absent where none", async () => {
+  test("the trainer's state, metrics whose mean is taken, columns by completion; joined over batches, absent if there are none", async () => {
     const logging = module(
       "logs",
       `if (completions.length > 1 && completions.includes("alone")) throw new Error("one by one");
@@ -90,12 +90,12 @@ describe("what a reward function is told, and logs", () => {
       `if (completions.length > 1 || ${call.startsWith("log_metric")}) ${call}; return completions.map(() => 1);`,
     );
     const { warnings, total } = await pool([bad]).score(batch(["a", "b"]));
-    // One at a time the second call is right.
+    // One at a time, the second call is right.
     expect(total).toEqual(call.startsWith("log_metric") ? [null, null] : [1, 1]);
     if (call.startsWith("log_metric")) expect(warnings.join()).toContain(message);
   });
 
-  test("modules that wait overlap, each in a process of its own, also on one core", async () => {
+  test("modules that wait overlap, each in its own process, also on one core", async () => {
     const waits = ["one", "two", "three"].map((name) =>
       module(name, "const from = Date.now(); await Bun.sleep(300); return completions.map(() => from);"),
     );
@@ -109,7 +109,7 @@ describe("what a reward function is told, and logs", () => {
 });
 
 describe("verifiers", () => {
-  test("score lenient and strict, count unparsed, leave out what has no gold", async () => {
+  test("score lenient and strict, count unparsed, leave out rows without a gold", async () => {
     const { perFunction, total, reasons, warnings } = await pool(["auto"]).score(
       batch(["so #### 18", "The answer is 18.", "I do not know", "\\boxed{\\frac{2}{4}}", "18"], {
         golds: ["18", "18", "18", "\\frac12", null],
@@ -154,7 +154,7 @@ describe("built-in functions beside the verifiers", () => {
       ...rest,
     });
 
-  test("cosine and length turn on the first verifier's verdict, and leave out what has no gold", async () => {
+  test("cosine and length turn on the first verifier's verdict, and leave out rows without a gold", async () => {
     const scoring = pool(["length", "gsm8k", "cosine"], { parameters: { cosineMaxLen: 10 }, weights: [0, 1, 2] });
     const { perFunction, total, warnings } = await scoring.score(asked());
     expect(perFunction.map(({ rewards }) => rewards)).toEqual([
@@ -167,13 +167,13 @@ describe("built-in functions beside the verifiers", () => {
     expect(warnings).toEqual([]);
   });
 
-  test("without a verifier in the list the answer is judged all the same", async () => {
+  test("without a verifier in the list the answer is still judged", async () => {
     const { perFunction, reasons } = await pool(["cosine"], { parameters: { maxCompletionLength: 10 } }).score(asked());
     expect(perFunction[0]?.rewards).toEqual([expect.closeTo(0.75, 12), expect.closeTo(-0.75, 12), 0.5, null]);
     expect(reasons).toEqual([null, null, null, null]);
   });
 
-  test("accuracy judges as math does; reasoning_accuracy judges what follows the thought", async () => {
+  test("accuracy judges as math does; reasoning_accuracy judges the text after the thought", async () => {
     const completions = [
       "<think>\\boxed{\\frac12}</think>\\boxed{0.5}",
       "<think>\\boxed{\\frac12}</think>\\boxed{2}",
@@ -201,7 +201,7 @@ describe("built-in functions beside the verifiers", () => {
     });
   });
 
-  test("functions of the text alone need neither golds nor processes", async () => {
+  test("functions of only the text need neither golds nor processes", async () => {
     const { total, perFunction } = await pool(["think_format", "repetition"], { size: 0 }).score(
       batch(["<think>a</think>b", "b"], {
         completionIds: [
@@ -222,7 +222,7 @@ describe("rewards from outside", () => {
   const both = (): RewardPool =>
     pool([{ model: "org/judge" }, "tag_count", { model: "models/judge" }], { weights: [1, 4, 0.5] });
 
-  test("take their place in the order, with name and weight", async () => {
+  test("keep their place in the order, with name and weight", async () => {
     const scoring = both();
     expect(scoring.members).toEqual([
       { name: "judge", spec: { model: "org/judge" } },
@@ -243,7 +243,7 @@ describe("rewards from outside", () => {
     expect(total).toEqual([0.25 + 1 + 1, -1]);
   });
 
-  test("that are no numbers end the run; those that are missing are a mistake of the program", async () => {
+  test("that are not numbers end the run; missing ones are a bug of the program", async () => {
     const scoring = both();
     const judge = [1, NaN];
     const nan = await caught(
@@ -276,7 +276,7 @@ describe("rewards from outside", () => {
   });
 });
 
-describe("where something went wrong", () => {
+describe("locating an error", () => {
   const path = fixture("obeys.ts").path;
 
   test("the warning names function, row and completion", async () => {
@@ -286,7 +286,7 @@ describe("where something went wrong", () => {
     ]);
   });
 
-  test("so does the error of a reward that is none, also where completions are scored one by one", async () => {
+  test("so does the error for an invalid reward, also where completions are scored one by one", async () => {
     const value = ["nan", "nan"];
     const whole = await caught(
       pool([fixture("returns.ts")]).score(batch(["a", "b"], { columns: { value }, rows: [3, 4] })),
@@ -299,14 +299,14 @@ describe("where something went wrong", () => {
     expect(alone.message).toMatch(/^reward function one_bad \(.*\) returned Infinity on row 5, completion 3; a reward/);
   });
 
-  test("without rows the completion alone is named", async () => {
+  test("without rows only the completion is named", async () => {
     const { warnings } = await pool([{ path }]).score(batch(["a", "throw"]));
     expect(warnings[0]).toEndWith("on 1 of 2 completions; they are not scored (first: completion 2)");
   });
 });
 
-describe("many small batches under way at once", () => {
-  test("each gets its own results, whatever hangs or ends a process beside it, and they join in order", async () => {
+describe("many small concurrent batches", () => {
+  test("each gets its own results, even if others hang or crash a process, and they join in order", async () => {
     const scoring = pool(["gsm8k", fixture("obeys.ts"), "length"], { weights: [1, 0.125, 0], timeoutMs: 1500 });
     const groups = Array.from({ length: 120 }, (_, g) => {
       const words = ["a", "bb", "ccc", "dddd"].map((word) => `${word.repeat(1 + (g % 3))}`);
@@ -338,7 +338,7 @@ describe("many small batches under way at once", () => {
     ]);
     expect(joined.perFunction[0]?.reasons).toEqual(joined.reasons);
     expect(joined.perFunction[0]?.strict).toHaveLength(480);
-    expect(joined.perFunction[0]?.unparsed).toBe(7); // the words that the fixture obeys hold no number
+    expect(joined.perFunction[0]?.unparsed).toBe(7); // the words that the fixture follows contain no number
     expect(joined.perFunction[1]?.timeouts).toBe(3);
     const told = joined.warnings.map((line) => line.replace(/^reward function obeys \(.*?\) /, ""));
     expect(told.toSorted()).toEqual([
@@ -348,7 +348,7 @@ describe("many small batches under way at once", () => {
     ]);
   }, 20_000);
 
-  test("one result joins to itself, none to nothing, strangers not at all", async () => {
+  test("joining one result gives itself, none gives nothing, unrelated ones fail", async () => {
     const one = await pool(["gsm8k"]).score(batch(["#### 1"], { golds: ["1"] }));
     expect(joinResults([one])).toEqual(one);
     expect(joinResults([])).toEqual({ perFunction: [], total: [], reasons: [], warnings: [] });
@@ -358,7 +358,7 @@ describe("many small batches under way at once", () => {
 });
 
 describe("reward functions", () => {
-  test("get prompts, their ends, completions, ids and columns; may be asynchronous, print and return null", async () => {
+  test("get prompts, their endings, completions, ids and columns; may be asynchronous, print and return null", async () => {
     const result = await pool(["gsm8k", fixture("columns.ts")], { weights: [1, 0.5] }).score(
       batch(["#### 1", "#### 2", "#### 3"], {
         prompts: ["p", [{ role: "user", content: "q" }], "p"],
@@ -405,7 +405,7 @@ describe("reward functions", () => {
     }, 20_000);
   }
 
-  test("one that always hangs is given up soon, and the pool goes on", async () => {
+  test("one that always hangs is soon given up, and the pool continues", async () => {
     const scoring = pool([fixture("obeys.ts")]);
     const before = performance.now();
     const result = await scoring.score(batch(new Array(64).fill("hang")));
@@ -433,7 +433,7 @@ describe("reward functions", () => {
   });
   const returning = pool([fixture("returns.ts")]);
 
-  test("a module that is none is an InputError, before the first batch", async () => {
+  test("an invalid module is an InputError, before the first batch", async () => {
     const error = await caught(pool([fixture("no_default.ts")]).ready());
     expect(error).toBeInstanceOf(InputError);
     expect(error.message).toContain("no_default.ts) has no function as its default export");
@@ -472,7 +472,7 @@ describe("processes", () => {
      ${body}`,
   ];
 
-  test("neither worker nor processes keep a program alive that forgot to close", async () => {
+  test("neither worker nor processes keep alive a program that forgot to close", async () => {
     const child = Bun.spawn(program("console.log((await pool.score(batch(['abc']))).total[0]);"), {
       stderr: "inherit",
     });
@@ -480,7 +480,7 @@ describe("processes", () => {
     expect(await child.exited).toBe(0);
   });
 
-  test("a hanging process dies with a program that is killed", async () => {
+  test("a hanging process dies with its killed program", async () => {
     const child = Bun.spawn(program("pool.ready().then(() => { console.log('up'); pool.score(batch(['hang'])); });"));
     for await (const chunk of child.stdout) if (new TextDecoder().decode(chunk).includes("up")) break;
     await Bun.sleep(200);
@@ -502,7 +502,7 @@ function descendants(pid: number): number[] {
 
 const alive = (pid: number): boolean => !["Z", undefined].includes(statOf(pid)?.[0]);
 
-/** State and parent of a process, undefined once it is gone. */
+/** State and parent of a process; undefined once it has ended. */
 function statOf(pid: number): string[] | undefined {
   try {
     return readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ");

@@ -1,4 +1,4 @@
-/** Presets and benchmarks: each one loads in every command that has it, as a name and as a file, and sets what its source states. */
+/** Presets and benchmarks: each one loads in every command that supports it, by name and as a file, and matches its source. */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -43,7 +43,7 @@ describe("presets", () => {
   });
 
   for (const name of presetNames) {
-    test(`${name}: every key is a setting and holds together with the rest`, () => {
+    test(`${name}: every key is a setting and consistent with the rest`, () => {
       const { config, warnings } = configFor("train", ["--preset", name]);
       for (const [key, value] of Object.entries(presets[name])) {
         expect(Object.keys(settingsOf("train"))).toContain(key);
@@ -104,7 +104,7 @@ describe("presets", () => {
     expect(config.softPunishCache ?? config.maxCompletionLength / 5).toBe(4096);
   });
 
-  test("rewards of one's own take the preset's weights away", () => {
+  test("choosing other rewards discards the preset's weights", () => {
     const { config } = configFor("train", ["--preset", "dapo", "--reward_funcs", "math"]);
     expect(config).toMatchObject({ rewardFuncs: ["math"], rewardWeights: null, dynamicSamplingReward: null });
   });
@@ -118,7 +118,7 @@ describe("presets", () => {
     expect(configFor("train", ["--preset", "cispo"]).config).toMatchObject({ lossType: "cispo", epsilonHigh: 5 });
   });
 
-  test("ppo, rloo and reinforce_plus_plus each have their estimator and the KL in the reward", () => {
+  test("ppo, rloo and reinforce_plus_plus have their own estimators and the KL in the reward", () => {
     for (const [name, advantageEstimator] of [
       ["ppo", "gae"],
       ["rloo", "rloo"],
@@ -148,14 +148,14 @@ describe("presets", () => {
     expect(config).toMatchObject({ lossType: "dapo", advantageEstimator: "gae", adamBeta2: 0.95, useKlInReward: true });
   });
 
-  test("flags go before the file, the file before the preset", () => {
+  test("flags override the file, the file the preset", () => {
     const path = join(folder, "run.toml");
     writeFileSync(path, 'preset = "gspo"\nepsilon = 0.5\nbeta = 0.5\n');
     const { config } = configFor("train", [path, "--beta", "0.25"]);
     expect(config).toMatchObject({ beta: 0.25, epsilon: 0.5, epsilonHigh: 4e-4 });
   });
 
-  test("what depends on a command or on the rewards is a setting", () => {
+  test("names that depend on a command or on the rewards are settings", () => {
     for (const key of [...generationKeys, ...rewardKeys]) expect(Object.keys(settingsOf("train"))).toContain(key);
   });
 });
@@ -166,7 +166,7 @@ describe("benchmarks", () => {
   });
 
   for (const name of benchmarkNames) {
-    test(`${name}: every key is a setting of eval, greedily answered, and a file stands in for the hub`, () => {
+    test(`${name}: every key is a setting of eval, answers are greedy, and a file replaces the hub`, () => {
       const { config, warnings } = configFor("eval", ["--benchmark", name]);
       for (const [key, value] of Object.entries(benchmarks[name])) {
         expect(Object.keys(settingsOf("eval"))).toContain(key);

@@ -7,7 +7,7 @@ import { names, templates, things } from "../../data/templates.ts";
 
 describe("seeded numbers", () => {
   test("xoshiro128** gives its published sequence from a known state", () => {
-    // What the authors' C program prints from the state {1, 2, 3, 4}.
+    // The output of the authors' C program from the state {1, 2, 3, 4}.
     const next = xoshiro128(new Uint32Array([1, 2, 3, 4]));
     expect(Array.from({ length: 6 }, next)).toEqual([11520, 0, 5927040, 70819200, 2031721883, 1637235492]);
   });
@@ -19,7 +19,7 @@ describe("seeded numbers", () => {
     expect(new Set(draw(0)).size).toBe(8);
   });
 
-  test("integers reach both ends, and nearly normal ones have mean 0 and variance 1", () => {
+  test("integers include both ends, and nearly normal ones have mean 0 and variance 1", () => {
     const next = seededSource(1);
     const integers = Array.from({ length: 500 }, () => integerIn(next, -1, 3));
     expect(new Set(integers)).toEqual(new Set([-1, 0, 1, 2, 3]));
@@ -58,7 +58,7 @@ describe("word problems", () => {
     }
   });
 
-  test("each number of the first step stands in the question", () => {
+  test("each number of the first step is in the question", () => {
     for (const { question, answer } of generateProblems({ count: 300, seed: 6 })) {
       const given = new Set(question.match(/\d+/g));
       const [, x, y] = /^(\d+)\D(\d+)=/.exec(answer)!;
@@ -79,7 +79,7 @@ describe("word problems", () => {
     }
   });
 
-  test("a hundred thousand different ones are there, and excluded ones stay away", () => {
+  test("a hundred thousand different ones exist, and excluded ones do not appear", () => {
     const problems = generateProblems({ count: 100_000, seed: 10 });
     const questions = new Set(problems.map(({ question }) => question));
     expect(questions.size).toBe(100_000);

@@ -1,6 +1,6 @@
 /**
- * docs/recipes.md against the program: every name in its tables is a setting, a name taken for one, or one that a table of
- * src/config/trainers has; and its three recipes are told what the page says, and are then what the page says.
+ * docs/recipes.md against the program: every name in its tables is a setting, a name accepted for one, or one in a table of
+ * src/config/trainers; and its three recipes get the messages shown there, and then become the configurations shown there.
  */
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -29,7 +29,7 @@ test("the tables are read", () => {
   expect(rows.length).toBeGreaterThan(40);
 });
 
-describe("what others call it", () => {
+describe("other trainers' names", () => {
   for (const [what, trl, verl, openRlhf, here] of rows as [string, string, string, string, string][]) {
     test(what, () => {
       const own = codes(here);
@@ -56,7 +56,7 @@ test("every preset has its row and its command line", () => {
   }
 });
 
-test("a cure names settings that there are", () => {
+test("a cure names existing settings", () => {
   const ours = new Set(Object.keys(commandSections).flatMap((command) => Object.keys(settingsOf(command as "train"))));
   for (const code of rows.flatMap((row) => row.slice(1, 4)).flatMap((cell) => codes(cell!))) {
     const outcome = foreign(code)?.outcome;
@@ -76,7 +76,7 @@ describe("three recipes, translated", () => {
   const folder = mkdtempSync(join(tmpdir(), "grpo-recipes-"));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
 
-  /** A block of the page: the first in this language below a heading that begins so. */
+  /** A block of the page: the first in this language below a heading with this start. */
   function block(heading: string, language: string): string {
     const below = text.slice(text.indexOf(`### ${heading}`));
     const start = below.indexOf(`\`\`\`${language}\n`) + language.length + 4;
@@ -94,7 +94,7 @@ describe("three recipes, translated", () => {
 
   const flagsOf = (command: string) => command.replace(/^grpo train /, "").split(" ");
 
-  // open-r1 at the commit that the page's names are of; the system prompt is another text here.
+  // open-r1 at the commit of the page's names; the system prompt is a different text here.
   const demo = [
     ...["", "model_name_or_path: Qwen/Qwen2.5-1.5B-Instruct", "model_revision: main", "torch_dtype: bfloat16"],
     ...["attn_implementation: flash_attention_2", "", "dataset_name: open-r1/OpenR1-Math-220k"],
@@ -123,7 +123,7 @@ describe("three recipes, translated", () => {
     const ours = configFor("train", [translated]);
     expect<typeof config>(config).toEqual(ours.config);
     expect(ours.warnings).toEqual([]);
-    // Without TRL's preset one line says what is the paper's.
+    // Without TRL's preset, one line lists the paper's values.
     const paper = configFor("train", [path]).warnings.filter((line) => line.includes("paper's values"));
     expect(paper).toHaveLength(1);
     expect(paper[0]).toContain("loss_type grpo (dapo), beta 0.04 (0), use_bias_correction_kl false (true)");
@@ -134,7 +134,7 @@ describe("three recipes, translated", () => {
     const flags =
       "--model_name_or_path Qwen/Qwen3-0.6B --output_dir gspo-Qwen3-0.6B --learning_rate 1e-5 --dtype bfloat16 --max_completion_length 1024 --use_peft --lora_target_modules q_proj, v_proj --log_completions --per_device_train_batch_size 8 --num_generations 8 --importance_sampling_level sequence --epsilon 3e-4 --epsilon_high 4e-4 --beta 0.0 --loss_type grpo --gradient_accumulation_steps 2 --steps_per_generation 8";
     expect(told(flags.split(" "))).toEqual(block("TRL: examples", "text").split("\n"));
-    // What the script has in Python.
+    // Settings that the script has in Python.
     const code = ["--dataset_name", "AI-MO/NuminaMath-TIR", "--dataset_prompt_column", "problem"];
     const rewards = ["--reward_funcs", "think_format_reward", "accuracy_reward", "--preset", "trl"];
     const { config } = configFor("train", [...flags.replace("--use_peft ", "").split(" "), ...code, ...rewards]);
@@ -152,7 +152,7 @@ describe("three recipes, translated", () => {
     expect(lines.slice(0, -1)).toEqual(block("verl: examples", "text").split("\n"));
     const all = block("verl: examples", "sh").replace("grpo train", "all of these, translated:");
     expect(lines.at(-1)).toStartWith(`${all} (the preset`);
-    // What is told, word by word in place of what is refused, is a configuration; so are the words with their lines kept.
+    // The words with refused ones replaced as suggested are a configuration; so are the words with their line breaks kept.
     const refused = new Map(
       lines.slice(0, -1).map((line) => [line.split(":")[0]!, /; use (--.*?)( \(|$)/.exec(line)?.[1]]),
     );
@@ -176,7 +176,7 @@ describe("three recipes, translated", () => {
       "  actor:",
       "    clip_ratio_high: 0.28",
       "    _target_: verl.workers.config.ActorConfig",
-      // What other settings say is read there.
+      // Settings that are implied by others.
       "    ppo_max_token_len_per_gpu: $" + "{data.max_response_length}",
     ];
     writeFileSync(path, [...lines, "trainer:", "  nnodes: 1"].join("\n"));

@@ -1,4 +1,4 @@
-/** What goes into a release: targets, flags of its programs, the newest C library asked for, every command's own name. */
+/** Parts of a release: targets, flags of its programs, the newest required C library, every command's own name. */
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -29,7 +29,7 @@ describe("flags", () => {
   });
 });
 
-test("a target is one of those that are built for", () => {
+test("a target is one of the supported ones", () => {
   expect(targetCalled("linux-arm64").architecture).toBe("arm64");
   expect(() => targetCalled("windows-x64")).toThrow("--target windows-x64: the executable is built for linux-x64 and");
 });
@@ -38,7 +38,7 @@ describe("a target of this processor on another system", () => {
   const mac = "darwin-arm64";
   const linux = targetCalled("linux-arm64");
 
-  test("is not what the machine builds for itself", () => {
+  test("is not the machine's own build", () => {
     expect(targets.filter((target) => isNative(target, mac))).toEqual([]);
     expect(isNative(linux, "linux-arm64")).toBe(true);
     expect(executableOf(linux, mac)).toEndWith("dist/grpo-linux-arm64");
@@ -50,7 +50,7 @@ describe("a target of this processor on another system", () => {
     expect(() => compilerFor(named, mac)).toThrow("the CPU kernels for linux-arm64 need no-such-compiler; install it");
   });
 
-  test("is not built of this one's libraries", () => {
+  test("is not built from this one's libraries", () => {
     const elf = (machine: number) => {
       const head = Buffer.alloc(64);
       head.writeUInt32BE(0x7f454c46);
@@ -66,31 +66,31 @@ describe("a target of this processor on another system", () => {
   });
 });
 
-// The program of a running process is one, under the name of this machine.
-test.skipIf(process.platform !== "linux")("the head of this machine's own programs is known", () => {
+// The program of a running process is an executable for this machine.
+test.skipIf(process.platform !== "linux")("the header of this machine's own programs is recognised", () => {
   expect(isElfFor(targetCalled(null), readFileSync(process.execPath))).toBe(true);
 });
 
-test("the newest C library that a library asks for is found, and other versions are not taken for it", () => {
+test("the newest C library version that a library needs is found, and not confused with other versions", () => {
   expect(newestGlibc("\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.4\0GLIBCXX_3.4.40\0MYGLIBC_2.99\0")).toBe(34);
   expect(newestGlibc("")).toBe(0);
   expect(MOST_GLIBC).toBe(34);
 });
 
-test("a checkout's commands are called by bun run, and every text of the program asks what they are called", () => {
+test("a checkout's commands are called by bun run, and every message of the program gets their names from callOf", () => {
   expect(callOf("train")).toBe("bun run train");
   const files = [...new Bun.Glob("{src,bench,check}/**/*.ts").scanSync(assetPath("."))];
   const naming = files.filter((file) => /\bbun run\b/.test(readFileSync(assetPath(file), "utf8")));
-  // How a pack is made concerns those who have a checkout.
+  // Making a pack concerns only users with a checkout.
   expect(naming.sort()).toEqual(["check/main.ts", "src/cli/check-gpu.ts", "src/program.ts"]);
 });
 
-test("a folder inside another repository has no commit of its own", () => {
+test("a folder inside another repository does not report that repository's commit", () => {
   expect(commitOf(join(assetPath("."), "src"))).toBeNull();
   expect(commitOf("/")).toBeNull();
 });
 
-test("the executable carries every file that the program asks for by name", () => {
+test("the executable carries every file that the program requests by name", () => {
   const asked = [...new Bun.Glob("{src,ffi,bench,check}/**/*.ts").scanSync(assetPath("."))].flatMap((file) => {
     const source = readFileSync(assetPath(file), "utf8");
     return [...source.matchAll(/(?:assetPath|bundledPath)\((?:join\()?"([^"]+)"/g)].map((match) => match[1]!);
@@ -99,7 +99,7 @@ test("the executable carries every file that the program asks for by name", () =
   const folders = [...carried.matchAll(/^ {2}"([a-z]+\/[a-z]+)": \//gm)].map((match) => match[1]!);
   expect(folders.length).toBe(4);
   expect(asked.length).toBeGreaterThan(5);
-  // The checkout's own folder, and its program: the executable is that itself.
+  // The executable itself: the checkout's own folder, and its program.
   const own = [".", "src/cli/main.ts"];
   const left = asked.filter((path) => !own.includes(path) && !folders.some((folder) => path.startsWith(folder)));
   expect(left).toEqual([]);

@@ -1,4 +1,4 @@
-/** docs/rewards.md: its examples run, and it tells of every built-in reward and parameter, with the default in force. */
+/** docs/rewards.md: its examples run, and it lists every built-in reward and parameter with its current default. */
 import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -15,13 +15,13 @@ const blocks = (language: string) =>
 const folder = mkdtempSync(join(tmpdir(), "grpo-docs-"));
 afterAll(() => rmSync(folder, { recursive: true }));
 
-test("every built-in has a row, and no row names what is none", () => {
+test("every built-in has a row, and no row names anything else", () => {
   const rows = text.slice(text.indexOf("## Built-in"), text.indexOf("## Your own")).matchAll(/^\| `(\w+)` \|/gm);
   const names = [...rows].map((match) => match[1]!);
   expect(names.toSorted()).toEqual([...builtInRewards, ...Object.keys(rewardFunctionSettings)].toSorted());
 });
 
-test("every parameter stands with its default", () => {
+test("every parameter is listed with its default", () => {
   for (const [key, setting] of Object.entries(rewardFunctionSettings)) {
     expect(settingsOf("train")[key]).toBe(setting);
     expect(text).toContain(`| \`${key}\` | ${setting.parse(undefined)} |`);

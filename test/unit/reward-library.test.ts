@@ -1,4 +1,4 @@
-/** The built-in reward functions against values worked out by hand, and their time on texts made to be slow. */
+/** The built-in reward functions against values computed by hand, and their time on adversarial texts. */
 import { describe, expect, test } from "bun:test";
 import { builtInRewards, isVerifier, type LibraryReward } from "../../src/config/reward-names.ts";
 import { answerFormat, reasoningSteps, tagCount, thinkFormat } from "../../src/rewards/library/format.ts";
@@ -29,7 +29,7 @@ describe("a thought that the prompt opened", () => {
     ["format", "\nI add.\n</think>\n<answer>\n4\n</answer>", "<think>", 1],
     ["tag_count", "I add.\n</think>\n<answer>\n4\n</answer>", end, 1],
     ["tag_count", "I add.\n</think>\n<answer>\n4\n</answer>", "", 0.75],
-  ])("%s of %j behind %j", (name, completion, promptEnd, reward) => {
+  ])("%s of %j after %j", (name, completion, promptEnd, reward) => {
     expect(score(name, completion, promptEnd)).toBe(reward);
   });
 });
@@ -57,14 +57,14 @@ describe("format", () => {
     [`${whole} and more`, 0],
     [`${whole} and more\n</answer>`, 1], // the second closing tag ends its line
     [`so ${whole}`, 0],
-    ["<think>\n</think>\n<answer>\n2\n</answer>", 0], // one line break cannot be both after and before
+    ["<think>\n</think>\n<answer>\n2\n</answer>", 0], // one line break cannot count both after and before
     ["<think>1 + 1</think>\n<answer>\n2\n</answer>", 0],
     ["<think>\n1 + 1\n</think>\n\n<answer>\n2\n</answer>", 0],
     ["<think>\n1 + 1\n</think>\n<answer>\n2</answer>", 0],
     ["", 0],
   ] as const)("%j: %d", (text, reward) => expect(answerFormat(text)).toBe(reward));
 
-  test("is what the pattern of open-r1 says, on any mixture of the parts", () => {
+  test("agrees with the pattern of open-r1 on any mixture of the parts", () => {
     const pattern = /^<think>\n.*?\n<\/think>\n<answer>\n.*?\n<\/answer>(?=\n|$)/s;
     const parts = ["<think>", "</think>", "<answer>", "</answer>", "\n", "\n", "x"];
     let seed = 1;
@@ -74,7 +74,7 @@ describe("format", () => {
     };
     let matched = 0;
     for (let i = 0; i < 20_000; i++) {
-      // Half of them begin as the form does, so that the rest of it is tried as well.
+      // Half of them start in the right form, so that the rest is tested too.
       const start = ["", "<think>\nx\n</think>\n<answer>\n"][next(2)]!;
       const text = start + Array.from({ length: next(8) }, () => parts[next(parts.length)]!).join("");
       const expected = pattern.test(text) ? 1 : 0;
@@ -96,7 +96,7 @@ test.each([
 ] as const)("tag_count of %j: %d", (text, reward) => expect(tagCount(text)).toBe(reward));
 
 test.each([
-  ["1. a\n2. b\n3. c", 1 / 3], // numbers count at the very beginning alone, as in open-r1
+  ["1. a\n2. b\n3. c", 1 / 3], // numbers count only at the very beginning, as in open-r1
   ["Step 1: a Step 2: b", 2 / 3],
   ["First, a. Next, b. Finally, c.", 1],
   ["- a\n- b\n* c", 2 / 3],
@@ -121,7 +121,7 @@ describe("cosine", () => {
     [60, 0.75, -0.75],
     [80, 0.5 + 0.25 * 0.5, -0.5 - 0.25 * 0.5],
     [120, 0.5, -0.5],
-    [240, 0.5, -0.5], // the cosine would be back at its beginning
+    [240, 0.5, -0.5], // the cosine would be back at its start
   ])("%d tokens of 120: right %d, wrong %d", (length, right, wrong) => {
     expect(of(length, true)).toBeCloseTo(right, 12);
     expect(of(length, false)).toBeCloseTo(wrong, 12);
@@ -133,7 +133,7 @@ describe("length", () => {
     expect(groupLength([10, 20, 30, 40, 50], [true, true, true, true, true])).toEqual([0.5, 0.25, 0, -0.25, -0.5]);
     expect(groupLength([10, 20, 30, 40, 50], [false, false, false, false, false])).toEqual([0, 0, 0, -0.25, -0.5]);
   });
-  test("the shortest and longest are the group's, whoever's they are", () => {
+  test("the shortest and longest are those of the whole group", () => {
     expect(groupLength([10, 20, 50], [null, true, false])).toEqual([null, 0.25, -0.5]);
   });
   test("one length: nothing to reward", () => {
@@ -153,7 +153,7 @@ test.each([
   [101, -1],
 ])("soft_overlong of %d tokens: %d", (length, reward) => expect(softOverlong(length, 100, 20)).toBe(reward));
 
-test("soft_overlong without a cache punishes what is too long alone", () => {
+test("soft_overlong without a cache punishes only what is too long", () => {
   expect([99, 100, 101].map((length) => softOverlong(length, 100, 0))).toEqual([0, 0, -1]);
 });
 
@@ -171,7 +171,7 @@ describe("repetition", () => {
     expect(repetitionPenalty([...ids], n, -1)).toBeCloseTo(reward, 12),
   );
 
-  test("counts what a set of whole runs counts, whatever their length", () => {
+  test("counts as a set of whole runs does, for any length", () => {
     const ids = Array.from({ length: 400 }, (_, i) => ((i * i * 7 + (i >> 2)) % 11 === 0 ? 151_000 + (i % 3) : i % 5));
     for (const n of [1, 2, 3, 7, 40]) {
       const runs = ids.slice(0, ids.length - n + 1).map((_, i) => ids.slice(i, i + n).join());
@@ -208,7 +208,7 @@ describe("by name", () => {
     });
   });
 
-  test("every parameter has its effect", () => {
+  test("every parameter has an effect", () => {
     expect(score("cosine", {}, { maxCompletionLength: 2 })).toEqual([0.5, expect.closeTo(-0.75, 12)]);
     expect(score("cosine", {}, { cosineMaxLen: 2, cosineMinValueCorrect: 3, cosineMaxValueWrong: 1 })).toEqual([
       3,
@@ -224,7 +224,7 @@ describe("by name", () => {
     expect(score("soft_overlong", {}, { maxCompletionLength: 4, softPunishCache: 2 })).toEqual([-0.5, 0]);
   });
 
-  test("get_soft_overlong_punishment has the numbers of TRL's script, by whatever length completions end", () => {
+  test("get_soft_overlong_punishment has the numbers of TRL's script, however completions are limited", () => {
     const completionIds = [1024, 1025, 1152, 1280, 1281].map((length) => new Array(length).fill(1));
     const rest = { completions: ["", "", "", "", ""], correct: Array(5).fill(null), completionIds };
     const theirs = score("get_soft_overlong_punishment", rest, { maxCompletionLength: 4096 });
@@ -242,7 +242,7 @@ describe("by name", () => {
     expect(score("soft_overlong", rest, { maxCompletionLength: 100 })).toEqual([0, -0.5, -1]);
   });
 
-  test("length compares within a group, even where groups lie apart", () => {
+  test("length compares within a group, even if groups are not contiguous", () => {
     const rest = {
       completions: ["", "", "", ""],
       completionIds: [[1], [1, 1, 1], [1, 1], [1]],
@@ -252,7 +252,7 @@ describe("by name", () => {
     expect(score("length", rest)).toEqual([0.5, -0.5, 0, 0.5]);
   });
 
-  test("what nobody can judge is not scored; what needs no judging is", () => {
+  test("completions that nothing can judge are not scored; those that need no judging are", () => {
     for (const name of builtInRewards) {
       if (isVerifier(name)) continue;
       const rewards = score(name, { correct: [null, null] });
@@ -261,7 +261,7 @@ describe("by name", () => {
     }
   });
 
-  test("takes linear time on text made to be slow", () => {
+  test("takes linear time on adversarial text", () => {
     const n = 1 << 18;
     const texts = [
       "<think>\n".repeat(n / 8),

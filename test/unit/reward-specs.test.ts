@@ -1,4 +1,4 @@
-/** What a name in reward_funcs stands for, and what is said where it stands for nothing. */
+/** The meaning of a name in reward_funcs, and the error if it has none. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -58,7 +58,7 @@ test("a folder with a config.json, or owner/name, is a reward model", () => {
   }
 });
 
-describe("what is none of the three", () => {
+describe("names that are none of the three", () => {
   test.each([
     ["gsm8", "did you mean gsm8k?"],
     ["acuracy", "did you mean accuracy?"],
@@ -75,20 +75,20 @@ describe("what is none of the three", () => {
     expect(message).not.toContain("\n");
   });
 
-  test("files and folders that are there", () => {
+  test("existing files and folders", () => {
     expect(refusal(join(folder, "empty"))).toContain("is a folder without a config.json");
     expect(refusal(join(folder, "plain"))).toContain("is not a TypeScript or JavaScript module");
     expect(refusal(join(folder, "brevity"))).toContain(`did you mean ${join(folder, "brevity.ts")}?`);
   });
 });
 
-test("names for metrics: the last part, numbered where it is taken", () => {
+test("names for metrics: the last part, numbered if it is taken", () => {
   expect(
     rewardNames(["math", { path: "a/math.ts" }, { model: "org/judge" }, { model: "x/judge" }, { path: "b.v2.mts" }]),
   ).toEqual(["math", "math_2", "judge", "judge_2", "b.v2"]);
 });
 
-test("which need a right answer to compare with", () => {
+test("which ones need a right answer to compare with", () => {
   expect(builtInRewards.filter(needsGold)).toEqual([
     ...(["gsm8k", "math", "auto", "accuracy", "reasoning_accuracy", "cosine", "length"] as const),
   ]);
@@ -96,7 +96,7 @@ test("which need a right answer to compare with", () => {
 });
 
 describe("settings of the built-ins", () => {
-  test("one that is not read is remarked on", () => {
+  test("an unused one is remarked on", () => {
     const remarks = (argv: string[]) => configFor("train", argv).warnings;
     expect(remarks(["--cosine_max_len", "9"])).toEqual(["cosine_max_len is not used: reward_funcs has no cosine"]);
     expect(remarks(["--reward_funcs", "gsm8k,cosine", "--soft_punish_cache", "9"])).toEqual([

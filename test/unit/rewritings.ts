@@ -1,11 +1,11 @@
 /**
- * Mechanical rewritings of gold answers, which must stay equal, and changes, which must not: what the MATH verifier says of
- * each. As a program it takes golds from a file, one JSON object a line with "gold" or "answer", and prints the share that
+ * Mechanical rewritings of gold answers, which must stay equal, and changes, which must not, and the MATH verifier's verdict on
+ * each. As a program it takes golds from a file, one JSON object per line with "gold" or "answer", and prints the share that
  * was judged right and the first failures of each rule:
  *
  *   bun test/unit/rewritings.ts GOLDS.jsonl [--seed 1] [--show 3]
  *
- * A rule gives null where it does not apply. It knows text, not mathematics: a failure may be the rule's.
+ * A rule returns null if it does not apply. It works on text, not mathematics: a failure may be the rule's fault.
  */
 import { parseArgs } from "node:util";
 import { equalAnswers } from "../../src/answers/compare.ts";
@@ -29,7 +29,7 @@ const itemsOf = (gold: string): readonly string[] =>
     ? []
     : gold.split(",").map((item) => item.trim());
 
-/** "[a, b)" with a finite bound at least as inequalities for x. */
+/** "[a, b)" with at least one finite bound, as inequalities for x. */
 function inequality(gold: string): string | null {
   const bound = String.raw`(-?[\d.]+|-?\\frac\{\d+\}\{\d+\}|-?\\infty)`;
   return when(new RegExp(String.raw`^([([])\s*${bound},\s*${bound}\s*([)\]])$`), gold, ([, open, low, high, close]) => {
@@ -115,7 +115,7 @@ export interface Outcome {
   readonly failures: readonly (readonly [gold: string, rewritten: string])[];
 }
 
-/** Each rule on each gold that it applies to; the same seed makes the same changes. */
+/** Each rule on each gold that it applies to; the same seed gives the same changes. */
 export function rewriteAll(golds: readonly string[], seed: number): readonly Outcome[] {
   let state = seed >>> 0;
   // Numerical Recipes' linear congruential generator.

@@ -1,4 +1,4 @@
-// Reading and writing rollout files: the format back and forth, and one clear line for each kind of bad input.
+// Reading and writing rollout files: round trips of the format, and one clear line for each kind of bad input.
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -29,8 +29,8 @@ const read = (content: string, options: Partial<ReadRolloutsOptions> = {}) =>
 const line = (fields: Record<string, unknown> = {}): string =>
   JSON.stringify({ group: 0, prompt_ids: [1, 2], completion_ids: [3, 4], reward: 1, ...fields });
 
-describe("what is read", () => {
-  test("advantages: one of the completion, or one a token; written and read back with all their bits", async () => {
+describe("reading", () => {
+  test("advantages: one per completion, or one per token; written and read back bit for bit", async () => {
     const [{ completions }] = (await read(
       [line({ advantages: -1 / 3 }), line({ advantages: [0.1, 2] }), line({ advantages: null })].join("\n"),
     )) as [RolloutGroup];
@@ -40,7 +40,7 @@ describe("what is read", () => {
     expect(again!.completions).toEqual(completions);
   });
 
-  test("mask: which tokens were sampled; written only where there is one, and read back", async () => {
+  test("mask: which tokens were sampled; written only if present, and read back", async () => {
     const [{ completions }] = (await read(
       [line({ mask: [1, 0] }), line({ mask: [1, 1] }), line({ mask: null }), line()].join("\n"),
     )) as [RolloutGroup];
@@ -69,7 +69,7 @@ describe("what is read", () => {
     expect(completions.map(({ step, place, rewards }) => [step, place, rewards])).toEqual([
       [7, 0, undefined],
       [undefined, undefined, own.rewards],
-      // Without weights it is another program's key, and says nothing.
+      // Without weights the key belongs to another program and is ignored.
       [undefined, undefined, undefined],
       [undefined, undefined, undefined],
     ]);
@@ -100,7 +100,7 @@ describe("what is read", () => {
     expect(read(line(fields))).rejects.toThrow(message);
   });
 
-  test("all keys; defaults of those that may be missing", async () => {
+  test("all keys; defaults of the optional ones", async () => {
     const groups = await read(
       [
         line({ finished: false, old_logprobs: [-0.5, -1], ref_logprobs: [-2, 0], sampling_logprobs: [-3, -4] }),
@@ -152,7 +152,7 @@ describe("what is read", () => {
     }
   });
 
-  test("streamRollouts gives a group before it reads the next, and may be left", async () => {
+  test("streamRollouts yields a group before it reads the next, and may be abandoned", async () => {
     const path = file(`${line()}\n${line({ group: 1 })}\n{broken\n`);
     for await (const { group } of streamRollouts(path, { vocabSize: 100 })) {
       expect(group).toBe(0);
@@ -167,7 +167,7 @@ describe("what is read", () => {
   });
 });
 
-describe("what is refused, with its line and the cure", () => {
+describe("refusals, with their line and the cure", () => {
   const cases: [string, string, RegExp][] = [
     ["not JSON", `${line()}\n{"group": 0,`, /:2: not JSON \(.*\); write one whole JSON object a line$/],
     ["NaN", line().replace("1}", "NaN}"), /:1: not JSON .*NaN and Infinity are no JSON/],
@@ -182,9 +182,9 @@ describe("what is refused, with its line and the cure", () => {
     ["no prompt", line({ prompt_ids: undefined }), /:1: has no "prompt_ids"/],
     ["no completion", line({ completion_ids: undefined }), /:1: has no "completion_ids"/],
     ["no reward", line({ reward: undefined }), /:1: has no "reward"; give a number, or null/],
-    ["a group that is no integer", line({ group: "a" }), /:1: "group" is "a"; give an integer/],
+    ["a group that is not an integer", line({ group: "a" }), /:1: "group" is "a"; give an integer/],
     [
-      "an id that is no integer",
+      "an id that is not an integer",
       line({ completion_ids: [1, 2.5] }),
       /:1: "completion_ids"\[1\] is 2.5; token ids are integers/,
     ],
@@ -195,14 +195,14 @@ describe("what is refused, with its line and the cure", () => {
       line({ completion_ids: [3, 100] }),
       /:1: "completion_ids"\[1\] is 100, and the model has ids from 0 to 99/,
     ],
-    ["ids that are no array", line({ prompt_ids: "abc" }), /:1: "prompt_ids" is "abc"; give an array/],
+    ["ids that are not an array", line({ prompt_ids: "abc" }), /:1: "prompt_ids" is "abc"; give an array/],
     ["an empty completion", line({ completion_ids: [] }), /:1: "completion_ids" is empty/],
     ["an empty prompt", line({ prompt_ids: [] }), /:1: "prompt_ids" is empty/],
     ["finished as a number", line({ finished: 1 }), /:1: "finished" is 1; give true or false/],
     ["a reward as text", line({ reward: "1" }), /:1: "reward" is "1"/],
     ["a reward beyond all floats", line().replace(":1}", ":1e999}"), /:1: "reward" is Infinity/],
     ["logprobs of another length", line({ old_logprobs: [-1] }), /:1: "old_logprobs" has 1 numbers for 2 tokens/],
-    ["logprobs that are no array", line({ ref_logprobs: -1 }), /:1: "ref_logprobs" is -1; give an array/],
+    ["logprobs that are not an array", line({ ref_logprobs: -1 }), /:1: "ref_logprobs" is -1; give an array/],
     [
       "a logprob that is null",
       line({ sampling_logprobs: [-1, null] }),
@@ -233,7 +233,7 @@ describe("what is refused, with its line and the cure", () => {
     ["not UTF-8", () => file(Uint8Array.of(0x22, 0xff, 0xfe)), /is not UTF-8 text/],
     ["gzip without .gz", () => file(gzipSync(line())), /is not UTF-8 text; a gzip file needs a name that ends in \.gz/],
     ["a torn gzip file", () => file(gzipSync(line().repeat(9)).subarray(0, 40), "torn.gz"), /is not a whole gzip file/],
-    [".gz that is no gzip", () => file(line(), "plain.gz"), /is not a whole gzip file/],
+    [".gz that is not gzip", () => file(line(), "plain.gz"), /is not a whole gzip file/],
     ["a character cut in two at the end", () => file(Uint8Array.of(0x20, 0xcf)), /is not UTF-8 text/],
   ];
   for (const [name, path, message] of unreadable) {
@@ -246,7 +246,7 @@ describe("what is refused, with its line and the cure", () => {
 });
 
 describe("formatRollout", () => {
-  test("what is written reads back the same, logprobs to the bit of their 32-bit floats", async () => {
+  test("a written file reads back the same, logprobs to the bit as 32-bit floats", async () => {
     const floats = Float64Array.from(
       [-0.1, -5.702455, -1e-7, -16777217, -3.4e38, -1e-45, 0, -1.1754943508222875e-38, -Math.LN2],
       Math.fround,
@@ -281,7 +281,7 @@ describe("formatRollout", () => {
     expect(lines[0]).toContain('"old_logprobs":[-0.1,-5.702455,-1e-7,');
   });
 
-  test("numbers that JSON has not are refused", () => {
+  test("numbers that JSON lacks are refused", () => {
     const group = { group: 0, promptIds: Int32Array.of(1) };
     const completion = { completionIds: Int32Array.of(1), finished: true, reward: 1 };
     expect(() => formatRollout(group, { ...completion, reward: Number.NaN })).toThrow(RangeError);

@@ -1,4 +1,4 @@
-/** Rotary tables against the numbers that transformers 5.23 gives for the same settings (head size 8). */
+/** Rotary tables compared with transformers 5.23 for the same settings (head size 8). */
 import { describe, expect, test } from "bun:test";
 import { ropeFrequencies, ropeTable } from "../../src/families/rope.ts";
 import { parseRope } from "../../src/families/rope-settings.ts";
@@ -97,7 +97,7 @@ describe.each(cases)("$name", ({ parameters, frequencies, cos, sin }) => {
     }
   });
 
-  test("position 0 does not turn", () => {
+  test("position 0 does not rotate", () => {
     const table = ropeTable(config, 1);
     const scaling = Math.fround(ropeFrequencies(config).attentionScaling);
     expect([...table.cos]).toEqual(Array(4).fill(scaling));

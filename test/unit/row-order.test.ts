@@ -1,4 +1,4 @@
-/** The seeded order: a permutation each epoch, spread evenly, the same for the same seed, resumed from one integer. */
+/** The seeded order: a permutation per epoch, evenly distributed, the same for the same seed, resumed from one integer. */
 import { describe, expect, test } from "bun:test";
 import { createSampler, rowAt } from "../../src/data/order.ts";
 import { InputError } from "../../src/errors.ts";
@@ -12,7 +12,7 @@ function chiSquare(counts: readonly number[]): number {
   return counts.reduce((sum, count) => sum + (count - expected) ** 2 / expected, 0);
 }
 
-/** Where a sound order stays with all but one chance in a million (5 standard deviations above the mean). */
+/** A correct order stays below this except with a chance of one in a million (5 standard deviations above the mean). */
 const bound = (cells: number) => cells - 1 + 5 * Math.sqrt(2 * (cells - 1)) + 10;
 
 describe("rowAt", () => {
@@ -38,7 +38,7 @@ describe("rowAt", () => {
     }
   });
 
-  test("these very rows, so that a run of an older version resumes in its order", () => {
+  test("exactly these rows, so that a run of an older version resumes in its order", () => {
     expect(order(42, 0, 10)).toEqual([1, 3, 9, 4, 6, 5, 2, 7, 0, 8]);
   });
 
@@ -86,7 +86,7 @@ describe("rowAt", () => {
     expect(Math.max(...seen)).toBeLessThan(numRows);
   });
 
-  test("a position that is none is refused", () => {
+  test("an invalid position is refused", () => {
     for (const [position, numRows] of [
       [-1, 5],
       [5, 5],
@@ -98,7 +98,7 @@ describe("rowAt", () => {
 });
 
 describe("createSampler", () => {
-  test("shuffled: every epoch has every row, in another order", () => {
+  test("shuffled: every epoch has every row, in a different order", () => {
     const sampler = createSampler({ numRows: 30, seed: 9, shuffle: true });
     const draws = Array.from({ length: 90 }, () => sampler.next());
     const epochs = [0, 1, 2].map((epoch) => draws.filter((draw) => draw.epoch === epoch).map(({ row }) => row));
@@ -112,7 +112,7 @@ describe("createSampler", () => {
     expect(Array.from({ length: 7 }, () => sampler.next().row)).toEqual([0, 1, 2, 0, 1, 2, 0]);
   });
 
-  test("goes on from its position", () => {
+  test("resumes from its position", () => {
     const options = { numRows: 13, seed: 5, shuffle: true };
     const whole = createSampler(options);
     const draws = Array.from({ length: 40 }, () => whole.next());

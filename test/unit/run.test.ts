@@ -1,11 +1,11 @@
-/** The summary of both parts of the suite: nothing that failed, or ended before its end, may count as passed. */
+/** The summary of both parts of the suite: no failure or premature end may count as passed. */
 import { expect, test } from "bun:test";
 import { countsOf } from "../run.ts";
 
 const summary = (lines: string) =>
   `(pass) 3 pass [0.1ms]\n\n${lines}\n 31 expect() calls\nRan 12 tests across 3 files. [1.20s]\n`;
 
-test("takes the last lines' counts, coloured or not", () => {
+test("uses the last lines' counts, coloured or not", () => {
   const counts = { pass: 9, skip: 2, todo: 0, fail: 1, error: 0, files: 3 };
   expect(countsOf(summary(" 9 pass\n 2 skip\n 1 fail"), 1)).toEqual(counts);
   expect(countsOf(summary("\x1b[32m 9 pass\x1b[0m\n 2 skip\n\x1b[31m 1 fail\x1b[0m"), 1)).toEqual(counts);

@@ -51,11 +51,11 @@ const source = (
   chunks: () => chunks,
 });
 
-describe("written, then read", () => {
+describe("round trip", () => {
   const half = Uint8Array.of(1, 2, 3, 4, 5, 6);
   const single = new Uint8Array(Float32Array.of(1.5, -2).buffer);
 
-  test("every tensor comes back, aligned, from any chunks", async () => {
+  test("every tensor is restored, aligned, from any chunks", async () => {
     const path = join(folder, "round.safetensors");
     const memory = openSafetensors(
       written("memory.safetensors", fileOf('{"m":{"dtype":"U8","shape":[6],"data_offsets":[0,6]}}', 6)),
@@ -110,7 +110,7 @@ describe("written, then read", () => {
     again.close();
   });
 
-  test("chunks that do not add up to the shape leave the old file", async () => {
+  test("chunks that do not add up to the shape leave the old file unchanged", async () => {
     const path = join(folder, "kept.safetensors");
     await writeSafetensors(path, [source("a", "U8", [6], half)]);
     const before = readFileSync(path);
@@ -121,7 +121,7 @@ describe("written, then read", () => {
     expect(readFileSync(path)).toEqual(before);
   });
 
-  test("a tensor past 4 GiB is read where it lies", () => {
+  test("a tensor past 4 GiB is read in place", () => {
     const path = join(folder, "large.safetensors");
     const length = 5 * 2 ** 30;
     const header =
@@ -144,7 +144,7 @@ describe("written, then read", () => {
   });
 });
 
-describe("headers that lie", () => {
+describe("invalid headers", () => {
   const tensor = (offsets: unknown, dtype: unknown = "F32", shape: unknown = [2]) =>
     JSON.stringify({ dtype, shape, data_offsets: offsets });
   const one = (...of: Parameters<typeof tensor>) => `{"a":${tensor(...of)}}`;
@@ -152,7 +152,7 @@ describe("headers that lie", () => {
   test.each([
     ["no JSON", '{"a":', 8, /header: not valid JSON/],
     ["an array", "[]", 0, /header: not a JSON object/],
-    ["an entry that is no object", '{"a":3}', 8, /tensor "a": its entry/],
+    ["an entry that is not an object", '{"a":3}', 8, /tensor "a": its entry/],
     ["no offsets", '{"a":{"dtype":"F32","shape":[2]}}', 8, /"a": data_offsets undefined/],
     ["three offsets", one([0, 4, 8]), 8, /"a": data_offsets \[0,4,8\]/],
     ["fractional offsets", one([0, 8.5]), 8, /"a": data_offsets \[0,8.5\]/],
@@ -190,7 +190,7 @@ describe("headers that lie", () => {
       /the key "a" occurs twice/,
     ],
     ["a field twice", '{"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}}', 8, /the key "dtype"/],
-    ["metadata that is no text", `{"__metadata__":{"n":1},"a":${tensor([0, 8])}}`, 8, /__metadata__/],
+    ["metadata that is not text", `{"__metadata__":{"n":1},"a":${tensor([0, 8])}}`, 8, /__metadata__/],
   ])("%s", (_, header, dataBytes, message) => {
     const path = written("bad.safetensors", fileOf(header, dataBytes));
     expect(() => openSafetensors(path)).toThrow(InputError);
@@ -198,7 +198,7 @@ describe("headers that lie", () => {
     expect(() => openSafetensors(path)).toThrow(/bad\.safetensors: /);
   });
 
-  test("names that a program could trip over are only names", () => {
+  test("special names are treated as plain names", () => {
     const header = `{"__proto__":${tensor([0, 8])},"a\\"{,":${tensor([8, 16])},"":${tensor([16, 24])}}`;
     const { tensors } = parseSafetensorsHeader(header, 24, "p");
     expect(tensors.map(({ name }) => name)).toEqual(["__proto__", 'a"{,', ""]);
@@ -209,7 +209,7 @@ describe("headers that lie", () => {
     ["empty", new Uint8Array(0), /only 0 bytes long/],
     ["a length beyond the file", fileOf('{"a":1}', 0).subarray(0, 10), /header of 7 bytes in a file of 10/],
     ["a length of 2^64 − 1", new Uint8Array(64).fill(255), /header of 18446744073709551615 bytes/],
-    ["bytes that are no text", fileOf("xxxx", 0).fill(0xff, 8), /header: not UTF-8/],
+    ["bytes that are not text", fileOf("xxxx", 0).fill(0xff, 8), /header: not UTF-8/],
     ["a Git LFS pointer", new TextEncoder().encode("version https://git-lfs.github.com/spec/v1\noid"), /git lfs pull/],
   ])("a file that is %s", (_, content, message) => {
     const path = written("bad.safetensors", content);
@@ -217,7 +217,7 @@ describe("headers that lie", () => {
     expect(() => openSafetensors(path)).toThrow(message);
   });
 
-  test("a file that is not there", () => {
+  test("a missing file", () => {
     expect(() => openSafetensors(join(folder, "absent.safetensors"))).toThrow(InputError);
   });
 });

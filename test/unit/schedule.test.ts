@@ -1,4 +1,4 @@
-// Learning rates against transformers' own (test/golden/make_schedules.py), and what settings make of a schedule.
+// Learning rates compared with transformers' (test/golden/make_schedules.py), and how settings define a schedule.
 import { describe, expect, test } from "bun:test";
 import { type ScheduleName, scheduleNames } from "../../src/config/schedules.ts";
 import { learningRate, type ScheduleSettings, scheduleOf } from "../../src/optim/schedule.ts";
@@ -29,23 +29,23 @@ describe("transformers' numbers", () => {
 
   test.each(recorded.warmup)("warmup_steps %p of %p steps: %p", (given, steps, want) => {
     expect(scheduleOf({ ...settings, warmupSteps: given! }, steps!).warmupSteps).toBe(want!);
-    // What warmup_ratio was before warmup_steps took shares.
+    // The meaning of warmup_ratio before warmup_steps accepted shares.
     if (given! < 1) expect(scheduleOf({ ...settings, warmupRatio: given! }, steps!).warmupSteps).toBe(want!);
   });
 });
 
-test("from the last step on a decay stays where it ended", () => {
+test("after the last step a decay keeps its final value", () => {
   expect(rates({}, 4, 6)).toEqual([8, 6, 4, 2, 0, 0]);
   expect(rates({ lrSchedulerType: "cosine" }, 2, 5).slice(2)).toEqual([0, 0, 0]);
 });
 
-test("a run that is all warm-up", () => {
+test("a run of only warm-up", () => {
   for (const lrSchedulerType of ["constant_with_warmup", "linear", "cosine", "polynomial"] as const)
     expect(rates({ lrSchedulerType, warmupSteps: 4 }, 4)).toEqual([0, 2, 4, 6]);
   expect(rates({ warmupSteps: 4 }, 2, 4)).toEqual([0, 2, 4, 6]);
 });
 
-test("another peak has the same course: a floor that is a rate is the same rate", () => {
+test("another peak has the same shape; an absolute floor stays the same", () => {
   const given = { ...settings, lrSchedulerType: "cosine_with_min_lr", lrSchedulerKwargs: { min_lr: 1 } } as const;
   const schedule = scheduleOf(given, 10, 4);
   expect(learningRate(schedule, 0)).toBe(4);

@@ -13,7 +13,7 @@ function scheduled(list: readonly RolloutRequest[], limits: RolloutLimits): Sche
   return scheduler;
 }
 
-/** Runs a schedule to its end, sequences finishing in a scrambled order; returns what was admitted, in order. */
+/** Runs a schedule to its end, with sequences finishing in a scrambled order; returns what was admitted, in order. */
 function run(lengths: readonly number[], samples: number, maxSequences: number, promptSlots: number) {
   const limits = { maxSequences, promptSlots, longestPrompt: 130, maxCompletion: 100, penalized: false };
   const { prefillTokens } = rolloutSizes(limits);
@@ -68,7 +68,7 @@ describe("scheduler", () => {
       expect(prefilled).toEqual(lengths.map((_, p) => p));
     });
 
-  test("a request without samples is passed over", () => {
+  test("a request without samples is skipped", () => {
     const limits = { maxSequences: 2, promptSlots: 2, longestPrompt: 8, maxCompletion: 8, penalized: false };
     const list = requests([3, 4], 1).map((r, i) => ({ ...r, samples: i }));
     const scheduler = scheduled(list, limits);
@@ -81,7 +81,7 @@ describe("pages", () => {
     expect([1, 63, 64, 65, 128, 129].map(pagesFor)).toEqual([1, 1, 1, 2, 2, 3]);
   });
 
-  test("takes all or nothing, gives back what was taken", () => {
+  test("takes all or nothing, and returns what was taken", () => {
     const pool = createPagePool(5);
     const first = pool.take(3)!;
     expect(pool.take(3)).toBeNull();
@@ -90,7 +90,7 @@ describe("pages", () => {
     expect([...pool.take(5)!].sort()).toEqual([0, 1, 2, 3, 4]);
   });
 
-  test("requests added and dropped on the way: every place is given back, what stays is complete", () => {
+  test("requests added and dropped midway: every place is returned, the others complete", () => {
     for (let seed = 1; seed <= 40; seed++) {
       let state = seed;
       const random = (n: number) => {

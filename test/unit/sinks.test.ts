@@ -1,9 +1,10 @@
-// What a run tells reaches every sink that takes it, in the order of the list; the console shows a step's remarks above its line.
+// A run's events reach every sink that handles them, in the order of the list; the console shows a step's remarks above its
+// line.
 import { expect, test } from "bun:test";
 import type { RunConsole } from "../../src/metrics/console.ts";
 import { consoleSink, metricsSink, type RunSink, toAll } from "../../src/run/sinks.ts";
 
-test("each sink gets the events that it has a method for, one sink after the other", () => {
+test("each sink gets the events that it has methods for, one sink after the other", () => {
   const told: string[] = [];
   const page: RunSink = {
     step: ({ step, loss }, remarks) => told.push(`page: step ${step}, loss ${loss}, ${remarks.length} remarks`),
@@ -31,7 +32,7 @@ test("each sink gets the events that it has a method for, one sink after the oth
   ]);
 });
 
-test("the console has a line for the steps that it shows, and every remark above where its line would stand", () => {
+test("the console has a line for the steps that it shows, and every remark above the place of its line", () => {
   const lines: string[] = [];
   const nothing = () => {};
   const console: RunConsole = {

@@ -1,4 +1,4 @@
-// What a generation's rewards and lengths say in metrics.jsonl, above all where there is nothing to say.
+// The metrics of a generation's rewards and lengths, especially when there are none.
 import { expect, test } from "bun:test";
 import { rewardStatistics } from "../../src/grpo/advantages.ts";
 import type { Sampled } from "../../src/grpo/sample.ts";
@@ -19,7 +19,7 @@ test("a batch that nothing scored has null for rewards and deviations, in the fi
   });
 });
 
-test("of one score there is a mean, of two a deviation", () => {
+test("one score has a mean, two have a deviation", () => {
   const values = metrics({ math: [2, null, null, null], judge: [0, 1, 1, null] }, [0, 0, 1, 1]);
   expect(values).toMatchObject({
     ...{ "rewards/math/mean": 2, "rewards/math/std": null, "rewards/judge/mean": 2 / 3 },
@@ -29,13 +29,13 @@ test("of one score there is a mean, of two a deviation", () => {
   expect(values["rewards/judge/std"]).toBeCloseTo(Math.sqrt(1 / 3), 12);
 });
 
-test("equal rewards count by completions", () => {
+test("equal rewards are counted per completion", () => {
   expect(metrics({ math: [1, 1, 0, 1, 1, 1, null] }, [0, 0, 1, 1, 2, 2, 2])).toMatchObject({
     frac_reward_zero_std: 5 / 7,
   });
 });
 
-test("lengths of finished completions are 0 where none is, as in TRL", () => {
+test("lengths of finished completions are 0 if there are none, as in TRL", () => {
   const completion = { completionIds: Int32Array.of(1, 2), finished: false } as never;
   expect(completionMetrics([completion])).toEqual({
     ...{ "completions/mean_length": 2, "completions/min_length": 2, "completions/max_length": 2 },
@@ -45,7 +45,7 @@ test("lengths of finished completions are 0 where none is, as in TRL", () => {
   });
 });
 
-test("lengths and the sampler's difference are over the tokens that were sampled", () => {
+test("lengths and the sampler's difference are over sampled tokens only", () => {
   const sample = {
     ...{ completionIds: Int32Array.of(1, 2, 3, 4), finished: true, logprobs: Float32Array.of(-1, 0, 0, -2) },
     mask: Uint8Array.of(1, 0, 0, 1),

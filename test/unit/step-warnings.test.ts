@@ -1,4 +1,4 @@
-// Steps that can't teach anything are said, once, and again only after a while.
+// Steps that cannot teach anything cause a warning: once, and again only after a while.
 import { expect, test } from "bun:test";
 import { createStepWarnings } from "../../src/grpo/step-warnings.ts";
 
@@ -7,11 +7,11 @@ const healthy = {
   ...{ "clip_ratio/region_mean": 0.1, entropy: 0.4 },
 };
 
-test("nothing to say of a healthy step, or of metrics that are not there", () => {
+test("no warning for a healthy step, or for absent metrics", () => {
   const warnings = createStepWarnings();
   expect(warnings({ step: 1, ...healthy }, true)).toEqual([]);
   expect(warnings({ step: 2 }, true)).toEqual([]);
-  // A step in which no token counted has no entropy, and none that collapsed.
+  // A step without counted tokens has no entropy, so none that collapsed.
   expect(warnings({ step: 3, ...healthy, entropy: null, "clip_ratio/region_mean": null }, true)).toEqual([]);
 });
 
@@ -29,7 +29,7 @@ test.each([
   expect(said[0]).toStartWith(`step 7: ${text}`);
 });
 
-test("each is said when it first holds and then every N steps at most, whatever the others do", () => {
+test("each appears when it first holds and then at most every N steps, independent of the others", () => {
   const warnings = createStepWarnings({ every: 10 });
   const said: number[] = [];
   for (let step = 1; step <= 35; step++) if (warnings({ step, ...healthy }, false).length > 0) said.push(step);

@@ -1,4 +1,4 @@
-/** A damaged or hostile chat template ends in one line: it fills no memory, and runs to no end. */
+/** A damaged or hostile chat template gives a one-line error: it neither fills memory nor loops forever. */
 import { expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";

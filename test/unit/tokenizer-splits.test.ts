@@ -1,4 +1,7 @@
-/** Text is normalized, split and freed of added tokens as the tokenizers library does it: recorded by test/golden/make_tokenizer_splits.py. */
+/**
+ * Text is normalized and split, and added tokens extracted, as in the tokenizers library: recorded by
+ * test/golden/make_tokenizer_splits.py.
+ */
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -9,7 +12,7 @@ interface Recorded {
   readonly pre_tokenizer: unknown;
   readonly normalizer: unknown;
   readonly added_tokens: readonly unknown[];
-  /** Per text the pieces that the vocabulary meets, and the ids. */
+  /** For each text, the pieces passed to the vocabulary, and the ids. */
   readonly expected: readonly (readonly [string[], number[]])[];
 }
 

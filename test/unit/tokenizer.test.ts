@@ -1,4 +1,4 @@
-/** The tokenizer of test/fixtures/tokenizer; ids and texts pinned here are the ones transformers 5.23 gives for it. */
+/** The tokenizer of test/fixtures/tokenizer; the ids and texts pinned here come from transformers 5.23. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -35,7 +35,7 @@ function stream(tokenizer: Tokenizer, ids: readonly number[], skipSpecialTokens:
   return ids.map((id) => decoder.push(id)).join("") + decoder.end();
 }
 
-/** Ids that follow a fixed pattern over the whole vocabulary: mostly torn characters and odd neighbours. */
+/** Ids in a fixed pattern over the whole vocabulary: mostly torn characters and unlikely neighbours. */
 function scrambled(count: number, vocabSize: number, seed: number): number[] {
   let state = seed;
   return Array.from({ length: count }, () => {
@@ -46,7 +46,7 @@ function scrambled(count: number, vocabSize: number, seed: number): number[] {
 
 const tokenizer = loadTokenizer(fixture);
 
-test("the fixture is what its program makes", () => {
+test("the fixture matches its generator", () => {
   for (const [name, text] of Object.entries(makeTokenizer())) expect(json(name)).toEqual(JSON.parse(text));
 });
 
@@ -70,7 +70,7 @@ describe("encode and decode", () => {
     expect(tokenizer.decode([0], { skipSpecialTokens: true })).toBe("");
   });
 
-  test("a character comes when its last byte does, and a torn one at the end as U+FFFD", () => {
+  test("a character appears with its last byte, and an incomplete one at the end as U+FFFD", () => {
     const decoder = tokenizer.incrementalDecoder();
     expect([243, 162, 167].map((id) => decoder.push(id))).toEqual(["", "", ""]);
     expect(decoder.push(154)).toBe("🤗");
@@ -78,7 +78,7 @@ describe("encode and decode", () => {
     expect(decoder.end()).toBe("\ufffd");
   });
 
-  test("streamed text is the whole text, whatever the ids", () => {
+  test("streamed text equals the whole text for any ids", () => {
     for (let seed = 1; seed <= 200; seed++) {
       const ids = scrambled(24, tokenizer.vocabSize, seed);
       expect(stream(tokenizer, ids, false)).toBe(tokenizer.decode(ids));
@@ -86,12 +86,12 @@ describe("encode and decode", () => {
     }
   });
 
-  test("a token alone", () => {
+  test("a single token", () => {
     expect(tokenizer.tokenText(0)).toBe("<|end|>");
     expect(tokenizer.tokenText(243)).toBe("\ufffd");
   });
 
-  test.each([355, -1, 1.5, Number.NaN])("id %p lies outside the vocabulary", (id) => {
+  test.each([355, -1, 1.5, Number.NaN])("id %p is outside the vocabulary", (id) => {
     expect(tokenizer.vocabSize).toBe(355);
     expect(() => tokenizer.decode([3, id])).toThrow(InputError);
     expect(() => tokenizer.incrementalDecoder().push(id)).toThrow(`token id ${id} is outside`);
@@ -112,7 +112,7 @@ describe("prompts", () => {
   const question = [{ role: "user", content: "How many?" }];
   const opened = "<|start|>user\nHow many?<|end|>\n<|start|>assistant\n";
 
-  test("messages go through the template, and its ids get nothing added", () => {
+  test("messages go through the template, and nothing is added to its ids", () => {
     expect(tokenizer.hasChatTemplate).toBe(true);
     expect(tokenizer.renderChat(question)).toBe(opened);
     expect(tokenizer.renderChat(question, { addGenerationPrompt: false })).toBe("<|start|>user\nHow many?<|end|>\n");
@@ -129,19 +129,19 @@ describe("prompts", () => {
     );
   });
 
-  test("the system prompt goes first, unless the messages have their own", () => {
+  test("the system prompt comes first, unless the messages have their own", () => {
     const own = [{ role: "system", content: "Own." }, ...question];
     const text = (prompt: typeof own) => tokenizer.decode(tokenizer.encodePrompt(prompt, { systemPrompt: "Brief." }));
     expect(text(question)).toBe(`<|start|>system\nBrief.<|end|>\n${opened}`);
     expect(text(own)).toBe(`<|start|>system\nOwn.<|end|>\n${opened}`);
   });
 
-  test("what the template refuses is bad input", () => {
+  test("a refusal by the template is bad input", () => {
     expect(() => tokenizer.renderChat([{ role: "judge", content: "" }])).toThrow(InputError);
     expect(() => tokenizer.renderChat([{ role: "judge", content: "" }])).toThrow("unknown role judge");
   });
 
-  test("text, and any prompt without a template, is tokenized plainly with what the tokenizer puts around", () => {
+  test("text, and any prompt without a template, is tokenized plainly, with the tokenizer's own prefix and suffix", () => {
     const withStart = {
       ...json("tokenizer.json"),
       post_processor: {
@@ -163,7 +163,7 @@ describe("prompts", () => {
     expect(both.decode(both.encodePrompt("How?"))).toBe("<|start|>How?");
   });
 
-  test("chat_template.jinja goes before tokenizer_config.json; of named templates the default counts", () => {
+  test("chat_template.jinja overrides tokenizer_config.json; of named templates the default is used", () => {
     const file = loadTokenizer(variant({ "chat_template.jinja": "[{{ messages[0].content }}]\n" }));
     expect(file.renderChat(question)).toBe("[How many?]");
     const named = [
@@ -175,7 +175,7 @@ describe("prompts", () => {
     expect(() => loadTokenizer(variant({ "tokenizer_config.json": { chat_template: 3 } }))).toThrow(InputError);
   });
 
-  test("a template sees what transformers gives it", () => {
+  test("a template gets the same variables as in transformers", () => {
     const render = (template: string) =>
       loadTokenizer(variant({ "chat_template.jinja": template })).renderChat(question, {
         kwargs: { day: { a: "ä<" } },
@@ -189,7 +189,7 @@ describe("prompts", () => {
     expect(() => render("{{ raise_exception('no') }}")).toThrow("refuses these messages: no");
   });
 
-  test("chat_template: a file, a folder, or the text goes before the model's own; a bad one says where", () => {
+  test("chat_template: a file, a folder, or the text overrides the model's own; an error says where", () => {
     const text = "{% for m in messages %}{{ m.content }}|{% endfor %}";
     const folder = variant({ "chat_template.jinja": text });
     const render = (given: string) => loadTokenizer(fixture, readChatTemplate(given)).renderChat(question);
@@ -222,7 +222,7 @@ describe("stop tokens", () => {
     expect([0, 4, 9, 2].map(all.isStop)).toEqual([true, true, true, false]);
   });
 
-  test("something else than ids is refused", () => {
+  test("anything other than ids is refused", () => {
     const folder = variant({ "generation_config.json": { eos_token_id: ["</s>"] } });
     expect(() => loadTokenizer(folder)).toThrow(/generation_config.json: eos_token_id: "<\/s>" is not a token id/);
   });
@@ -274,12 +274,12 @@ describe("vocabularies with byte fallback", () => {
     expect(stream(fallback, ids, false)).toBe("a b 中");
   });
 
-  test("a run of bytes that is no UTF-8 is one U+FFFD a byte", () => {
+  test("a run of invalid UTF-8 bytes is one U+FFFD per byte", () => {
     expect(fallback.decode([7, 8, 9, 10, 4])).toBe("\ufffd\ufffd\ufffd\ufffda");
     expect(fallback.decode([7, 8, 9, 4, 10])).toBe("中a\ufffd");
   });
 
-  test("streamed text is the whole text, whatever the ids", () => {
+  test("streamed text equals the whole text for any ids", () => {
     for (let seed = 1; seed <= 200; seed++) {
       const ids = scrambled(16, fallback.vocabSize, seed);
       expect(stream(fallback, ids, false)).toBe(fallback.decode(ids));
@@ -317,7 +317,7 @@ test("words cleaned of spaces before punctuation stream as they decode whole", (
 });
 
 describe("stop strings", () => {
-  /** The token that ends a completion, by decoding the whole text anew at each: how it is defined. */
+  /** The token that ends a completion, found by decoding the whole text at each token: the definition. */
   function byWholeText(of: Tokenizer, ids: readonly number[], strings: readonly string[]) {
     for (let count = 1; count <= ids.length; count++) {
       const text = of.decode(ids.slice(0, count));
@@ -335,7 +335,7 @@ describe("stop strings", () => {
     return null;
   }
 
-  test("a string across the borders of tokens, of characters' bytes, with text behind it, of several the one that ends first", () => {
+  test("a string across the borders of tokens, of characters' bytes, with text after it, and of several the one that ends first", () => {
     const cases: [text: string, strings: string[]][] = [
       ["How many apples does Ada have left?", ["es do"]],
       ["How many apples does Ada have left?", ["y", "w m"]],
@@ -358,7 +358,7 @@ describe("stop strings", () => {
     expect(() => tokenizer.stopStrings([""])).toThrow(RangeError);
   });
 
-  test("whatever the ids and the vocabulary, as the whole text says, and each completion by itself", () => {
+  test("for any ids and vocabulary as in the whole text, and for each completion separately", () => {
     const vocabularies: [Tokenizer, string[]][] = [
       [tokenizer, ["e", "\n\n", "the", " a", "中"]],
       [fallback, ["a 中", "ab", "中", " b"]],
@@ -376,7 +376,7 @@ describe("stop strings", () => {
     expect(found).toBeGreaterThan(100);
   });
 
-  test("a run of byte tokens as long as a completion costs what other tokens cost", () => {
+  test("a run of byte tokens as long as a completion costs no more than other tokens", () => {
     const matcher = fallback.stopStrings(["ab"])!();
     const since = performance.now();
     for (let i = 0; i < 30_000; i++) matcher.push(7 + (i % 3));

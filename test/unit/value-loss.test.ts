@@ -1,9 +1,10 @@
 // PPO's losses against a float64 reference written here from the formulas: the clipped value loss, and the policy's with
-// an advantage a token; gradients against finite differences; any cut gives the same bits.
+// per-token advantages; gradients against finite differences; any cut gives the same bits.
 import { describe, expect, test } from "bun:test";
 import { randomFrom } from "../../bench/ops/random.ts";
 import { RunError } from "../../src/errors.ts";
 import { LOSS_DEFAULTS, type LossCompletion, type LossConfig } from "../../src/grpo/loss/config.ts";
+import { computeLoss } from "../../src/grpo/loss/loss.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { stepDenominators } from "../../src/grpo/loss/step.ts";
 import {
@@ -12,7 +13,6 @@ import {
   type ValueLossConfig,
   valueTokens,
 } from "../../src/grpo/loss/value.ts";
-import { computeLoss } from "../../src/grpo/loss.ts";
 
 const CONFIG: ValueLossConfig = { cliprangeValue: 0.2, vfCoef: 0.1, maskTruncatedCompletions: false };
 
@@ -58,7 +58,7 @@ describe("value loss", () => {
     { ...CONFIG, maskTruncatedCompletions: true },
   ];
 
-  test.each(configs)("is the formula's, and its gradient the finite difference's: %j", (config) => {
+  test.each(configs)("equals the formula, and its gradient the finite difference: %j", (config) => {
     const step = randomStep("value loss");
     const { loss, dvalues, metrics } = whole(step, config);
     const want = reference(step, config);
@@ -97,7 +97,7 @@ describe("value loss", () => {
     }
   });
 
-  test("beyond the clip range and moving away from the return, a value learns nothing more", () => {
+  test("beyond the clip range and moving away from the return, a value has no gradient", () => {
     const one = (value: number, returns: number) =>
       whole(
         [
@@ -109,11 +109,11 @@ describe("value loss", () => {
         { ...CONFIG, vfCoef: 1 },
       ).dvalues[0]!;
     expect(one(0.1, 1)).toBeCloseTo(-0.9, 12); // within the range: V − R
-    expect(one(0.5, 1)).toBe(0); // already further than the range lets it go
+    expect(one(0.5, 1)).toBe(0); // already further than the range allows
     expect(one(1.5, 0)).toBeCloseTo(1.5, 12); // it overshot: the unclipped error is the larger
   });
 
-  test("nothing to learn from gives loss 0; what is not finite is named", () => {
+  test("nothing to learn from gives loss 0; non-finite inputs are named", () => {
     const step = randomStep("empty").map((completion) => ({ ...completion, returns: null }));
     const { loss, dvalues } = whole(step, CONFIG);
     expect([loss, ...dvalues].every((x) => x === 0)).toBe(true);
@@ -126,8 +126,8 @@ describe("value loss", () => {
 });
 
 describe("PPO's policy loss", () => {
-  // arXiv 1707.06347, eq. 7, minimized: the mean over tokens of max(−A·ρ, −A·clip(ρ, 1 − ε, 1 + ε)), A of each token
-  test("with an advantage a token it is the paper's equation 7, averaged over the batch's tokens", () => {
+  // arXiv 1707.06347, eq. 7, minimized: the mean over tokens of max(−A·ρ, −A·clip(ρ, 1 − ε, 1 + ε)), A per token
+  test("with per-token advantages it is the paper's equation 7, averaged over the batch's tokens", () => {
     const { normal, integer } = randomFrom("ppo policy loss");
     const batch = Array.from({ length: 6 }, (_, index): LossCompletion => {
       const T = 1 + integer(8);

@@ -1,4 +1,4 @@
-/** `verify` choosing its verifier, and `grpo verify` on files: order, summary, bad lines. */
+/** How `verify` chooses its verifier, and `grpo verify` on files: order, summary, bad lines. */
 import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -32,7 +32,7 @@ describe("the verifier follows the gold", () => {
     expect(verify({ ...question, verifier: "math" }).answer).toBe("y");
   });
 
-  test("no text at all is unparsed; an empty gold is answered by an empty box only", () => {
+  test("an empty text is unparsed; an empty gold is matched only by an empty box", () => {
     expect(verify({ gold: "18", extraction: "lenient" }).reason).toBe("unparsed");
     expect(verify({ gold: "", response: "18", extraction: "lenient" }).reward).toBe(0);
     expect(verify({ gold: "", response: "", extraction: "lenient" }).reason).toBe("unparsed");
@@ -86,7 +86,7 @@ describe("grpo verify", () => {
     throw new Error("nothing was thrown");
   };
 
-  test("a line out for a line in, in order, over many batches; gzip; agreement with labels", async () => {
+  test("one line out per line in, in order, over many batches; gzip; agreement with labels", async () => {
     const rows = Array.from({ length: 3000 }, (_, i) => ({
       gold: String(i),
       response: i % 5 === 4 ? "no idea" : `#### ${i % 5 === 3 ? i + 1 : i}`,
@@ -106,7 +106,7 @@ describe("grpo verify", () => {
     }
   });
 
-  test("pred, --verifier, --extraction, blank lines, no line end, letters cut across chunks", async () => {
+  test("pred, --verifier, --extraction, blank lines, no line end, characters split across chunks", async () => {
     const path = file("b.jsonl", '{"gold":"\\\\frac12","pred":"0.5"}\n\n{"gold":"18","response":"ümläut ½ → 18"}');
     expect((await run("--input", path)).verdicts.map((v) => v.reward)).toEqual([1, 1]);
     expect((await run("--input", path, "--extraction", "strict")).verdicts.map((v) => v.reason)).toEqual([
@@ -133,7 +133,7 @@ describe("grpo verify", () => {
     expect(readdirSync(folder).filter((name) => name.startsWith("out"))).toEqual([]);
   });
 
-  test("files that cannot be read or written", async () => {
+  test("unreadable and unwritable files", async () => {
     expect(await message(join(folder, "absent.jsonl"))).toContain("absent.jsonl does not exist");
     expect(await message(folder)).toContain("is a folder");
     expect(await message(file("torn.jsonl.gz", Bun.gzipSync("x".repeat(9999)).slice(0, 20)))).toContain(

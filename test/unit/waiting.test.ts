@@ -1,11 +1,11 @@
-/** How a read waits for the GPU, against a clock of the test's own: no time is lost at the end, and most of it is slept. */
+/** How a read waits for the GPU, against a simulated clock: no time is lost at the end, and most of it is slept. */
 import { expect, test } from "bun:test";
 import { openWaiter } from "../../src/device/cuda/waiting.ts";
 
-const TURN = 0.01; // milliseconds that a turn of the loop takes
-const SLEEP = 1.2; // and a sleep of one
+const TURN = 0.01; // milliseconds per turn of the loop
+const SLEEP = 1.2; // and per sleep of 1 ms
 
-/** A GPU whose work takes as long as it is told, and what waiting for it cost. */
+/** A GPU whose work takes a given time, and the cost of waiting for it. */
 function simulated() {
   let now = 1000;
   let turning = 0;
@@ -21,7 +21,7 @@ function simulated() {
     },
     sleep: () => pass(SLEEP),
   });
-  /** @returns milliseconds after the end of the work, and those that the core was kept busy */
+  /** @returns milliseconds after the end of the work, and milliseconds the core was busy */
   return async (kind: string, milliseconds: number) => {
     const end = now + milliseconds;
     turning = 0;
@@ -30,14 +30,14 @@ function simulated() {
   };
 }
 
-test("short waits are watched throughout", async () => {
+test("short waits are polled throughout", async () => {
   const read = simulated();
   for (let i = 0; i < 20; i++) expect((await read("sampled", 4)).late).toBeLessThanOrEqual(TURN);
 });
 
 test("steps longer than 20 ms end at once from the second on, and sleep most of their time", async () => {
   const read = simulated();
-  expect((await read("sampled", 33)).late).toBeGreaterThan(TURN); // nothing is known of it yet
+  expect((await read("sampled", 33)).late).toBeGreaterThan(TURN); // nothing is known about it yet
   for (let i = 0; i < 50; i++) {
     const { late, busy } = await read("sampled", 33 + 0.05 * i); // contexts grow
     expect(late).toBeLessThanOrEqual(TURN + 1e-9);
@@ -63,7 +63,7 @@ test("work that takes far longer than usual does not keep a core busy", async ()
   expect(busy).toBeLessThan(30);
 });
 
-test("a failure reaches who waits", async () => {
+test("a failure reaches the waiter", async () => {
   const wait = openWaiter();
   const failed = wait("sampled", () => {
     throw new Error("the GPU is lost");
@@ -71,7 +71,7 @@ test("a failure reaches who waits", async () => {
   await expect(failed).rejects.toThrow("the GPU is lost");
 });
 
-test("timers and messages are served while it waits", async () => {
+test("timers and messages are handled while it waits", async () => {
   const wait = openWaiter();
   let fired = false;
   setTimeout(() => {
@@ -82,7 +82,7 @@ test("timers and messages are served while it waits", async () => {
   await wait("long", () => performance.now() >= end);
   let served = 0;
   const timer = setInterval(() => served++, 2);
-  const later = performance.now() + 60; // sleeps until 34 ms, then watches
+  const later = performance.now() + 60; // sleeps until 34 ms, then polls
   await wait("long", () => performance.now() >= later);
   clearInterval(timer);
   expect(served).toBeGreaterThan(5);

@@ -1,4 +1,4 @@
-// Advantages of samples with forced tokens: those of the samples without these tokens, in the places of the others.
+// Advantages of samples with forced tokens: equal to those of the samples without these tokens, at the remaining positions.
 import { expect, test } from "bun:test";
 import { randomFrom } from "../../bench/ops/random.ts";
 import { type AdvantageEstimator, ESTIMATORS } from "../../src/grpo/estimators/estimators.ts";

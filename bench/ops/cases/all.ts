@@ -1,4 +1,4 @@
-/** All that is known of every op, in one table; and the cases by file, as the suite runs them. */
+/** All that is known about every op, in one table; and the cases by file, as the suite runs them. */
 import type { OpCase, OpTable } from "../case.ts";
 import { attentionOps } from "./attention.ts";
 import { cacheOps } from "./cache.ts";
@@ -14,7 +14,7 @@ import { rowOps } from "./rows.ts";
 import { sampleOps } from "./sample.ts";
 import { weightWays } from "./weights.ts";
 
-/** The type asks for every op of the interface. */
+/** The type requires every op of the interface. */
 export const opTable: OpTable = {
   ...matmulOps,
   ...attentionOps,

@@ -1,4 +1,4 @@
-/** Attention over packed segments, forward and backward: a group is a prompt and its completions, which see it. */
+/** Attention over packed segments, forward and backward. A group is a prompt and its completions, which attend to it. */
 import type { AttentionShape } from "../../../src/device/device.ts";
 import type { ComputeDType } from "../../../src/tensor/dtype.ts";
 import { elementCount } from "../../../src/tensor/tensor.ts";
@@ -23,14 +23,14 @@ import { gradientType, packedTokens, type Shapes } from "../shapes.ts";
 import { bfloat16Rounding, rounded, type Tolerance } from "../tolerance.ts";
 
 /**
- * Tensor cores take weights and the scores' gradients as bfloat16, so each product has one operand more that is rounded
- * to half a unit in 2⁻⁸: the weights in out, the weights and dout in dv, dout and dS in dq and dk.
+ * Tensor cores take the weights and the scores' gradients as bfloat16, so each product has one more operand rounded to half a
+ * unit in 2⁻⁸: the weights for out, the weights and dout for dv, dout and dS for dq and dk.
  */
 const tensorCores: Tolerance = { magnitude: bfloat16Rounding };
-/** Means of values up to 5, by weights that are off by as much as their scores: a few 2⁻²⁴ of up to 15. */
+/** Means of values up to 5, with weights as inexact as their scores: a few 2⁻²⁴ of up to 15. */
 export const mean: Tolerance = { absolute: 8e-6 };
 const lses: Tolerance = { absolute: 4e-6, relative: 1e-6 };
-/** dS is a difference of two dot products of Dh terms; dk and dv of a prompt sum over all queries of its group. */
+/** dS is a difference of two dot products of Dh terms; a prompt's dk and dv sum over all queries of its group. */
 const gradient: Tolerance = { absolute: 3e-5, relative: 1e-5 };
 const slope: Tolerance = { absolute: 1e-4, relative: 1e-3 };
 
@@ -39,20 +39,14 @@ export function from(x: ShortDType, tolerance: Tolerance, stored: ShortDType): T
   return rounded(x === "bf16" ? { ...tolerance, tensorCores } : tolerance, dtypes[stored]);
 }
 
-/** A score is a dot product of Dh terms and has an exponential; a query and a key that it sees are a pair. */
-export function attentionCost(
-  products: number,
-  pairs: number,
-  shape: AttentionShape,
-  dtype: string,
-  bytes: number,
-): Cost {
+/** A score is a dot product of Dh terms plus an exponential; a pair is a query and a key it attends to. */
+function attentionCost(products: number, pairs: number, shape: AttentionShape, dtype: string, bytes: number): Cost {
   const scores = shape.heads * pairs;
   const flops = 2 * products * shape.headDim * scores;
   return { bytes, flops, exponentials: scores, unit: dtype === "bfloat16" ? "mma" : "float32" };
 }
 
-/** Pairs of a query and a key it sees. */
+/** Pairs of a query and a key it attends to. */
 function visiblePairs(segments: ArrayLike<number>): number {
   let pairs = 0;
   for (let s = 0; s < segments.length; s += 4) {
@@ -176,8 +170,8 @@ function backward(settings: BackwardSettings, coarse = false) {
 }
 
 /**
- * A group with a shared prompt gives what each sequence, prompt and completion in one piece, gives alone. Not to the
- * bit: alone, the completion's keys are counted from the prompt's start.
+ * A group with a shared prompt gives what each sequence (prompt and completion in one piece) gives alone. Not bit for bit:
+ * alone, the completion's keys are counted from the prompt's start.
  */
 function alone(settings: AttentionSettings) {
   const { H, Dh } = settings;
@@ -217,7 +211,7 @@ function alone(settings: AttentionSettings) {
   });
 }
 
-/** A NaN in one sequence stays there: its later tokens and, from a prompt, its completions; never other groups. */
+/** A NaN in one sequence stays there: it reaches its later tokens and, from a prompt, its completions, but never other groups. */
 const nan = opCase("attentionForward", { values: "nan", x: "f32", groups: "5+3,4 6" }, (run: SuiteRun) => {
   const shape = shapeOf({ H: 2, Hkv: 1, Dh: 24 });
   const { segments, tokens } = segmentsOf("5+3,4 6");
@@ -246,10 +240,10 @@ export const heads: readonly Heads[] = [
 /** Lengths around the block of 64 keys, in prompts and in completions. */
 export const around = "1+1 63+2,64 64+65,1 65+63 130+5";
 
-/** So many completions that a GPU sums a prompt's gradient in parts: more than 16 blocks of queries. */
+/** Enough completions that a GPU sums a prompt's gradient in parts: more than 16 blocks of queries. */
 const many = `20+${"1,".repeat(34)}2 3`;
 
-/** A group as training packs it, and one sequence as long. */
+/** A group as training packs it, and a single sequence of the same length. */
 function packings(s: Shapes): readonly (readonly [Use, Record<string, number>, groups: string])[] {
   const { prompt, completion, samples } = s;
   const [T, group] = [packedTokens(s), `${prompt}+${Array(samples).fill(completion)}`];
@@ -259,7 +253,7 @@ function packings(s: Shapes): readonly (readonly [Use, Record<string, number>, g
   ];
 }
 
-/** Those at a model's sizes; of gradients, `grad` is the type. */
+/** The cases at a model's sizes; for gradients, `grad` is the type. */
 function real(
   s: Shapes,
   make: (settings: BackwardSettings, dtype: ComputeDType) => ReturnType<typeof forward | typeof backward>,

@@ -1,6 +1,6 @@
 /**
- * The paged cache of keys and values, and attention over it token by token: against the reference, and against the packed
- * forward pass in every bit.
+ * The paged key-value cache, and token-by-token attention over it: compared with the reference, and bit for bit with the packed
+ * forward pass.
  */
 import { type KeyValuePages, PAGE_TOKENS } from "../../../src/device/device.ts";
 import { bytesPerElement } from "../../../src/tensor/dtype.ts";
@@ -46,8 +46,8 @@ function pagesOf(run: Run, heads: Heads, x: ShortDType, count: number, name = ""
 }
 
 /**
- * Pages for every segment, handed out in random order, and what decoding needs to know of each token: where it is
- * stored, which pages it sees, and how many tokens of its prompt and its completion.
+ * Pages for every segment, assigned in random order, and what decoding needs for each token: where it is stored, which pages it
+ * attends to, and the number of tokens in its prompt and its completion.
  */
 function paging(run: SuiteRun, { segments, tokens }: ReturnType<typeof segmentsOf>) {
   const pagesIn = (length: number) => Math.ceil(length / PAGE_TOKENS);
@@ -70,7 +70,7 @@ function paging(run: SuiteRun, { segments, tokens }: ReturnType<typeof segmentsO
       page.values[t] = pages[i]![Math.floor(j / PAGE_TOKENS)]!;
       offset.values[t] = j % PAGE_TOKENS;
       table.values.set(seen, t * width);
-      // a prompt's own tokens are decoded as a prompt that grows
+      // a prompt's own tokens are decoded as a growing prompt
       prompt.values[t] = s.prefixLength > 0 ? s.prefixLength : j + 1;
       completion.values[t] = s.prefixLength > 0 ? j + 1 : 0;
     }
@@ -88,9 +88,9 @@ function paging(run: SuiteRun, { segments, tokens }: ReturnType<typeof segmentsO
 }
 
 /**
- * Every token has the bits that the packed forward pass gives it (promise 2) when it is decoded alone, with only the
- * tokens before it in the cache and NaN beyond, and when all are decoded as one batch. On a device that does not promise
- * it, each is as near to the reference as the forward pass. `last`: the tokens before these are only stored.
+ * Every token has the bits of the packed forward pass (promise 2) if it is decoded alone, with only earlier tokens in the cache
+ * and NaN beyond, and if all are decoded as one batch. On a device without that promise, each is as close to the reference as
+ * the forward pass. `last`: earlier tokens are only stored.
  */
 function decoded(settings: AttentionSettings & { readonly last?: number }) {
   const { H, Dh, x, last } = settings;
@@ -124,7 +124,7 @@ function decoded(settings: AttentionSettings & { readonly last?: number }) {
       }
       decode(batch, part(first, b.tokens));
     });
-    // two results that may each lie on the other side of a tie; the forward pass rounds weights of values up to 5
+    // two results may fall on different sides of a tie; the forward pass rounds weights of values up to 5
     const apart = { absolute: 2 * mean.absolute!, relative: x === "bf16" ? 2 * bfloat16Rounding : 0 };
     for (const t of picked) run.agree(alone, t, batch, t, 1, apart);
     const count = b.tokens - first;
@@ -148,8 +148,8 @@ function decoded(settings: AttentionSettings & { readonly last?: number }) {
 }
 
 /**
- * Tokens that are decoded with nothing but the tokens before them in the cache: all of them, or, where that takes long,
- * those at the ends of segments and of pages.
+ * Tokens to decode with only the tokens before them in the cache: all of them or, if that takes too long, those at the ends of
+ * segments and of pages.
  */
 function decodedAlone(run: Run, segments: readonly Segment[]): number[] {
   const atEnd = (s: Segment, j: number) => j === 0 || j === s.length - 1 || (j + 1) % PAGE_TOKENS < 2;
@@ -160,7 +160,7 @@ function decodedAlone(run: Run, segments: readonly Segment[]): number[] {
   );
 }
 
-/** Tokens stored at once and one by one fill the same places, with nothing lost and nothing else touched. */
+/** Tokens stored at once and one by one fill the same places; nothing is lost, and nothing else changes. */
 function store(settings: AttentionSettings) {
   const { H, Hkv, Dh, x } = settings;
   return opCase("kvStore", { ...settings }, (run: SuiteRun) => {
@@ -193,7 +193,7 @@ function store(settings: AttentionSettings) {
 
 const range = (count: number, from = 0) => Array.from({ length: count }, (_, i) => from + i);
 
-/** Where the rows of sequences go that are stored one after the other, each in pages of its own. */
+/** Destinations for the rows of sequences stored one after the other, each in its own pages. */
 function placed(lengths: readonly number[]) {
   const [pages, offsets]: [number[], number[]] = [[], []];
   let free = 0;
@@ -210,15 +210,15 @@ const integers = (run: Run, name: string, values: readonly number[], columns = 0
 
 interface DecodeSettings extends Heads {
   readonly B: number;
-  /** Sequences of a prompt. */
+  /** Sequences per prompt. */
   readonly samples: number;
-  /** Tokens in the cache of each. */
+  /** Tokens in the cache per sequence. */
   readonly prompt: number;
   readonly completion: number;
   readonly x: ShortDType;
 }
 
-/** One token each of sequences whose prompts and completions are in the cache. */
+/** One token for each of several sequences whose prompts and completions are in the cache. */
 function decodeStep(settings: DecodeSettings) {
   const { B, H, Dh, samples, prompt: P, completion: C, x } = settings;
   return opCase("attentionDecode", { ...settings }, (run: Run) => {
@@ -251,14 +251,14 @@ function decodeStep(settings: DecodeSettings) {
 
 interface StoreSettings extends Heads {
   readonly T: number;
-  /** Tokens of as many sequences, each in a page of its own; else of one prompt. */
+  /** One token for each of several sequences, each in its own page; else tokens of one prompt. */
   readonly apart?: boolean;
   readonly x: ShortDType;
 }
 
 /**
- * Stored tokens as attention finds them: the layout of a page is the device's own. A query sees all of the prompt, or the
- * one token of its page.
+ * Stored tokens as attention finds them, since the device chooses the layout of a page. A query attends to the whole prompt, or
+ * to the single token of its page.
  */
 function storeStep(settings: StoreSettings) {
   const { H, Dh, T, apart = false, x } = settings;

@@ -14,7 +14,7 @@ import { bytesOf, memory, rowsOf, weightBytes } from "../cost.ts";
 import { packedTokens, usesOf } from "../shapes.ts";
 import { exactly, type Tolerance } from "../tolerance.ts";
 
-/** A row's gradient is a sum of as many terms as the id occurs, of any sign and about 1 each. */
+/** A row's gradient is a sum of one term per occurrence of the id, of any sign and about 1 each. */
 const sums: Tolerance = { relative: 2 ** -20, absolute: 1e-5 };
 
 interface Settings {
@@ -24,7 +24,7 @@ interface Settings {
   readonly w: ShortDType;
 }
 
-/** Ids with both ends of the vocabulary and many repeats; `among` so many of them. */
+/** Ids with both ends of the vocabulary and many repeats; `among`: from this many ids. */
 function idsOf(run: Run, { T, V }: Settings, among: number) {
   const ids = Array.from({ length: T }, (_, t) =>
     t === 0 ? V - 1 : t === 1 ? 0 : run.random.integer(Math.min(V, among)),
@@ -79,7 +79,7 @@ const small = [
   { ...size, w: "bf16" },
 ]);
 
-/** Of a real packed batch: about half as many different ids as tokens. */
+/** As in a real packed batch: about half as many distinct ids as tokens. */
 const different = (T: number) => Math.ceil(T / 2);
 
 export const embeddingOps: OpTable<"embeddingForward" | "embeddingBackward"> = {

@@ -1,4 +1,4 @@
-/** Flat float32 work and conversions of type: all exact. */
+/** Elementwise float32 work and type conversions: all exact. */
 import { bfloat16ToNumber, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
 import { elementCount } from "../../../src/tensor/tensor.ts";
 import {
@@ -26,7 +26,7 @@ function add(n: number) {
   });
 }
 
-/** Flat work on a matrix runs over all of its elements. */
+/** Elementwise work on a matrix covers all of its elements. */
 function scale(settings: Settings, shape: readonly number[], factor: number) {
   return opCase("scale", settings, (run: Run) => {
     const x = run.input("x", "float32", shape, { output: true });
@@ -87,7 +87,7 @@ export const flatOps: OpTable<"scale" | "add" | "fill" | "cast"> = {
   scale: {
     cost: (_, x) => memory(2 * bytesOf(x), elementCount(x.shape)),
     cases: [...lengths.map((n) => scale({ n }, [n], 0.37)), scale({ T: 3, D: 11 }, [3, 11], 2)],
-    // Its own inverse: any number of runs stays finite.
+    // Its own inverse, so that values stay finite over any number of runs.
     real: (s) => [timed("training", "float32", { n: size(s) }, scale({}, [size(s)], -1))],
   },
   add: {

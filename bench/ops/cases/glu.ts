@@ -18,8 +18,8 @@ import { gradientType, packedTokens, usesOf } from "../shapes.ts";
 import { rounded, type Tolerance } from "../tolerance.ts";
 
 /**
- * An exponent z is rounded to 2⁻²⁴ |z|, which is what its exponential is off by, relative; GELU's outputs are above
- * 1e-7 up to |z| = 17. A sigmoid of −88 and below is 4e-39 instead of less.
+ * An exponent z is rounded to 2⁻²⁴ |z|, which is the relative error of its exponential; GELU's outputs are above
+ * 1e-7 up to |z| = 17. A sigmoid at −88 and below is 4e-39, where the exact value is smaller.
  */
 const gate: Tolerance = { relative: 2 ** -18, absolute: 1e-12 };
 /** The slope of the activation is a sum of two terms that may cancel. */
@@ -31,7 +31,7 @@ interface Settings {
   readonly F: number;
   readonly x: ShortDType;
   readonly gelu: boolean;
-  /** Gates far out, where the exponential ends. */
+  /** Gates so large that the exponential saturates. */
   readonly wide?: boolean;
   /** Type of dy and dx. */
   readonly grad?: ShortDType;

@@ -1,4 +1,4 @@
-/** The LM head: log-probabilities of several targets a row, entropies, their gradients, and sampling's agreement. */
+/** The LM head: log-probabilities of several targets per row, entropies, their gradients, and agreement with sampling. */
 import { bytesPerElement } from "../../../src/tensor/dtype.ts";
 import { elementCount, rows } from "../../../src/tensor/tensor.ts";
 import {
@@ -20,11 +20,11 @@ import { grown, logSoftmax, type SoftmaxRow, sumOfProducts } from "../reference.
 import { gradientType, type Shapes } from "../shapes.ts";
 import { exactly, rounded, roundedOperands, type Sum, type Tolerance } from "../tolerance.ts";
 
-/** Logits of a few units, off by the product's rounding; a log-sum-exp and a difference on top. */
+/** Logits of a few units, off by the product's rounding, plus a log-sum-exp and a difference. */
 const logprobs: Tolerance = { absolute: 1e-5, relative: 2e-6 };
-/** Two results that are each off by so much. */
+/** Two results, each with that error. */
 const apart: Tolerance = { absolute: 2e-5, relative: 4e-6 };
-/** Slopes are off as much as the log-sum-exp is: a few 2⁻¹⁹ of up to 12. */
+/** Slopes are off by as much as the log-sum-exp: a few 2⁻¹⁹ of up to 12. */
 const gradients: Tolerance = { magnitude: 2 ** -18, operands: roundedOperands };
 const slope: Tolerance = { absolute: 1e-4, relative: 1e-4, operands: { absolute: 2e-2 } };
 
@@ -36,7 +36,7 @@ interface Settings {
   readonly temperature: number;
 }
 
-/** Targets a row: one, none, and several as at the end of a group's prompt. Entry numbers begin at `from`. */
+/** Targets per row: one, none, and several as at the end of a group's prompt. Entry numbers start at `from`. */
 function entriesOf(N: number, from: number): number[] {
   const counts = Array.from({ length: N }, (_, r) => [1, 1, 0, 5, 1, 2][r % 6]!);
   const starts = [from];
@@ -59,12 +59,12 @@ function buffers(run: Run, { N, V, D, w: dtype }: Settings) {
   const drawn = Array.from({ length: entries }, (_, e) => (e === FIRST_ENTRY ? V - 1 : run.random.integer(V)));
   const targets = run.filled("targets", "int32", [entries], (e) => drawn[e]!);
   const inside = (e: number) => e >= FIRST_ENTRY && e <= lastEntry;
-  /** An entry of the first row and one of the last row that has any, and these rows: each row costs a whole vocabulary. */
+  /** An entry of the first row, one of the last row that has any, and these rows: each row costs a whole vocabulary. */
   const some = { entries: [FIRST_ENTRY, lastEntry], rows: [0, rowOf(lastEntry)] };
   return { starts, entries, rowOf, hidden, w, logits, entryStart, targets, inside, some };
 }
 
-/** Logits in float64, before the temperature. */
+/** Float64 logits before the temperature. */
 function logitOf(hidden: Values, w: Values, D: number) {
   const row = memo((r) => Float64Array.from({ length: D }, (_, d) => hidden(r * D + d)));
   return (r: number, v: number): number => {
@@ -102,7 +102,7 @@ function forward(settings: Settings) {
   });
 }
 
-/** @param settings `frozen`: the weight is not trained, so there is no dw */
+/** @param settings `frozen`: the weight is not trained, so dw is absent */
 function backward(settings: Settings & { readonly grad?: ShortDType; readonly frozen?: boolean }) {
   const { N, V, D, temperature, grad = "f32", frozen = false } = settings;
   return opCase("lmHeadBackward", { ...settings }, (run: Run) => {
@@ -128,8 +128,8 @@ function backward(settings: Settings & { readonly grad?: ShortDType; readonly fr
     });
     const logit = logitOf(hidden.at, w.at, D);
     /**
-     * d log p_t / d z_j = [j = t] − p_j,  d H / d z_j = −p_j (log p_j + H),  z = logits / temperature; `size` is what an error
-     * of the log-sum-exp and of H scales with.
+     * d log p_t / d z_j = [j = t] − p_j,  d H / d z_j = −p_j (log p_j + H),  z = logits / temperature; `size` is the scale of an error
+     * of the log-sum-exp and of H.
      */
     const dlogit = (r: number, j: number) => {
       const logp = logit(r, j) / temperature - lse.at(r);
@@ -154,7 +154,7 @@ function backward(settings: Settings & { readonly grad?: ShortDType; readonly fr
     const weightGradient = (i: number) => summed(ofToken(Math.floor(i / D)), (r) => hidden.at(r * D + (i % D)));
     if (dw) {
       const wanted = (i: number) => grown(dw.at(i), weightGradient(i), run.times);
-      // Tokens that are targets, and others.
+      // Tokens that are targets, and other tokens.
       run.check(dw, wanted, gradients, { rows: [targets.at(FIRST_ENTRY + 1), ...picks(V, 3)], columns: 4 });
     }
     const loss = (hidden: Values, w: Values) => {
@@ -172,8 +172,8 @@ function backward(settings: Settings & { readonly grad?: ShortDType; readonly fr
 }
 
 /**
- * What sampling records is what training computes, to the bit: each row's logits made alone and sampled from in a batch
- * of one, against all rows at once (promise 2).
+ * Sampling records exactly what training computes, bit for bit: each row's logits computed alone and sampled in a batch of one,
+ * compared with all rows at once (promise 2).
  */
 function asSampled(settings: Settings) {
   const { N, V, temperature } = settings;
@@ -257,7 +257,7 @@ function chunks(settings: Settings) {
   });
 }
 
-/** Logits of −∞ have no probability; a NaN among a row's logits makes its results NaN. */
+/** Logits of −∞ have probability zero; a NaN among a row's logits makes its results NaN. */
 function special(values: "nan-row" | "nan-logit") {
   return opCase("lmHeadForward", { values }, (run: SuiteRun) => {
     const [N, V, D] = [3, 37, 1];
@@ -279,7 +279,7 @@ function special(values: "nan-row" | "nan-logit") {
   });
 }
 
-/** Where the forward pass found a NaN, the row's gradient is NaN too, so that the norm of the gradients shows it. */
+/** If the forward pass found a NaN, the row's gradient is NaN too, so that the gradient norm shows it. */
 const nanGradient = opCase("lmHeadBackward", { values: "nan-row" }, (run: SuiteRun) => {
   const [N, V, D] = [2, 37, 3];
   const w = run.weight("w", "float32", [V, D]);
@@ -301,7 +301,7 @@ const nanGradient = opCase("lmHeadBackward", { values: "nan-row" }, (run: SuiteR
   }
 });
 
-/** Equal logits, however large: −log V each, entropy log V, without overflow. */
+/** Equal logits of any size: −log V each, entropy log V, without overflow. */
 const flat = opCase("lmHeadForward", { values: "flat" }, (run: SuiteRun) => {
   const [N, V] = [3, 259];
   const w = run.weightOf("w", "float32", [V, 1], new Array(V).fill(1));
@@ -319,13 +319,13 @@ const flat = opCase("lmHeadForward", { values: "flat" }, (run: SuiteRun) => {
 
 const temperatures = [0, 0.1, 0.3, 0.6, 0.7, 0.85, 0.9, 1, 1.1, 1.3, 1.7, 2.5] as const;
 
-/** A chunk of rows; the temperature keeps logits of `D` products of numbers near 1 small. */
+/** A chunk of rows. A logit sums `D` products of numbers near 1; the temperature keeps logits small. */
 const chunk = ({ headRows: N, V, D }: Shapes, w: ShortDType) => ({ N, V, D, w, temperature: Math.sqrt(D) });
 const named = ({ headRows: N, V, D }: Shapes) => ({ N, V, D });
 
 export const headOps: OpTable<"lmHeadForward" | "lmHeadBackward"> = {
   lmHeadForward: {
-    // The logits are read again: what a head that keeps them in registers would save is no kernel of ours.
+    // The logits are read again: no kernel here keeps them in registers.
     cost: (_, _logprob, _entropy, _lse, logits, hidden, w) => ({
       ...product(rowsOf(hidden), w, bytesOf(hidden) + weightBytes(w) + bytesOf(logits)),
       exponentials: elementCount(logits.shape),
@@ -358,7 +358,7 @@ export const headOps: OpTable<"lmHeadForward" | "lmHeadBackward"> = {
         bytes: bytesOf(hidden) + weightBytes(w) + bytesOf(logits) + bytesOf(dhidden) + 2 * optional(dw),
         flops: (dw ? 3 : 2) * one.flops,
         exponentials: elements,
-        // Logits are written and read, their gradients too, by both products.
+        // Both products write and read logits and their gradients.
         between: bytesOf(hidden) + weightBytes(w) + bytesOf(logits) + 3 * dlogits,
         own: bytesOf(logits) + dlogits,
       };

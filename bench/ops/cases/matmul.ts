@@ -20,24 +20,24 @@ import { gradientType, gradientTypes, packedTokens, type Shapes } from "../shape
 import { exactly, rounded, roundedOperands, type Tolerance } from "../tolerance.ts";
 
 /**
- * Of the sum of magnitudes Σ|ab|: a chain of K roundings (of 2K without fused multiply-add) errs by about 2⁻²⁴ √K partial
- * sums, which for terms of random sign stays within a few 2⁻²⁴ of Σ|ab|, whatever K is.
+ * As a share of the sum of magnitudes Σ|ab|: a chain of K roundings (2K without fused multiply-add) errs by about 2⁻²⁴ √K
+ * partial sums, which for terms of random sign stays within a few 2⁻²⁴ of Σ|ab| for any K.
  */
 const ROUNDINGS = 2 ** -21;
 /**
- * Tensor cores cut their sums off toward zero, 8 products a step (test/emulator/runtime/truncate.h), and errors of one sign
- * add up: after k terms of deviation 1 the sum is about √k, a step loses at most its last place, 2⁻²³ √k, so the K/8 steps
- * lose (2/3)(K/8)√K·2⁻²³ together. Of Σ|ab|, about (2/π) K, that is 0.13 √K·2⁻²³: 2⁻²¹ at K = 1024, and as √K from there.
- * This is what that is more than roundings are allowed.
+ * Tensor cores truncate their sums toward zero, 8 products per step (test/emulator/runtime/truncate.h), and errors of one sign
+ * add up: after k terms of deviation 1 the sum is about √k, a step loses at most its last place, 2⁻²³ √k, so the K/8 steps lose
+ * (2/3)(K/8)√K·2⁻²³ in total. Relative to Σ|ab|, about (2/π) K, that is 0.13 √K·2⁻²³: 2⁻²¹ at K = 1024, growing as √K from
+ * there. This constant is the excess over the rounding tolerance.
  */
 const truncation = (terms: number) => ROUNDINGS * Math.max(0, Math.sqrt(terms / 1024) - 1);
-/** A product's sum over `terms` where float32 operands, if rounded to bfloat16, hold its values already. */
+/** A product's sum over `terms` if rounding its float32 operands to bfloat16 changes nothing. */
 const exactChain = (terms: number): Tolerance => ({
   magnitude: ROUNDINGS,
   truncating: { magnitude: truncation(terms) },
 });
 const chain = (terms: number): Tolerance => ({ ...exactChain(terms), operands: roundedOperands });
-/** The step of a central difference of a linear function leaves only the chain's own rounding. */
+/** For a linear function, a central difference errs only by the chain's own rounding. */
 const slope: Tolerance = { absolute: 2e-5, relative: 2e-5 };
 
 interface Product {
@@ -99,7 +99,7 @@ interface InputSettings extends Product {
   readonly dy: ShortDType;
   readonly w: ShortDType;
   readonly dx: ShortDType;
-  /** dy holds bfloat16 values. */
+  /** dy is exact in bfloat16. */
   readonly coarse?: boolean;
   readonly accumulate?: boolean;
   readonly gap?: number;
@@ -129,7 +129,7 @@ function backwardInput(settings: InputSettings) {
 interface WeightSettings extends Product {
   readonly dy: ShortDType;
   readonly x: ShortDType;
-  /** dy holds bfloat16 values. */
+  /** dy is exact in bfloat16. */
   readonly coarse?: boolean;
   readonly gap?: number;
 }
@@ -152,7 +152,7 @@ function backwardWeight(settings: WeightSettings) {
   });
 }
 
-/** A point that is as good as any to take the slope of a linear function at. */
+/** An arbitrary point at which to take a linear function's slope. */
 const wave = (i: number) => Math.sin(3 * i);
 
 /** Σ y · dy */
@@ -178,7 +178,7 @@ function biasGradient(settings: { M: number; N: number; dy: ShortDType; gap?: nu
   });
 }
 
-/** A row's bits alone, among 7 and among `M` others are the same (promise 2). */
+/** A row's bits are the same alone, among 7 rows and among `M` (promise 2). */
 function rowsAlone(settings: ForwardSettings) {
   const { M, N, K, bias = false, accumulate = false } = settings;
   return opCase("matmulForward", { rows: "alone", ...settings }, (run: SuiteRun) => {
@@ -189,7 +189,7 @@ function rowsAlone(settings: ForwardSettings) {
     const output = (name: string) => run.slot(name, dtypes[settings.y], [M, N], start, { output: true });
     const [whole, sevens, ones] = [output("whole"), output("sevens"), output("ones")];
     const alone = [0, 1, 6, 13, 95, M - 1];
-    // elsewhere the product may choose its order by M: both ways err within the chain's tolerance, of K terms of about 1
+    // elsewhere the order may depend on M: both ways err within the chain's tolerance, for K terms of about 1
     const elsewhere: Tolerance = {
       absolute: 2 * K * ROUNDINGS,
       relative: settings.y === "bf16" ? 2 ** -7 : 0,
@@ -208,7 +208,7 @@ function rowsAlone(settings: ForwardSettings) {
   });
 }
 
-/** Zero rows are no work: nothing is written, nothing fails. */
+/** With zero rows, nothing is written and nothing fails. */
 const empty = opCase("matmulForward", { M: 0, N: 33, K: 31 }, (run: SuiteRun) => {
   const x = run.slot("x", "float32", [0, 31], []);
   const w = run.weight("w", "float32", [33, 31]);
@@ -222,7 +222,7 @@ const empty = opCase("matmulForward", { M: 0, N: 33, K: 31 }, (run: SuiteRun) =>
   run.check(dw, dw.at, exactly);
 });
 
-/** NaN and infinities reach the outputs that they belong to, and no others. */
+/** NaN and infinities reach the outputs that depend on them, and no others. */
 function special(dtype: ShortDType) {
   const [M, N, K] = [7, 33, 31];
   return opCase("matmulForward", { values: "nan-inf", M, N, K, x: dtype, w: dtype }, (run: SuiteRun) => {
@@ -237,7 +237,7 @@ function special(dtype: ShortDType) {
   });
 }
 
-/** Where float32 operands are rounded to bfloat16, they are rounded to nearest, ties to even; elsewhere not at all. */
+/** Where float32 operands are rounded to bfloat16, they round to nearest, ties to even; elsewhere they are not rounded. */
 const operandRounding = opCase("matmulForward", { values: "between-bfloat16" }, (run: SuiteRun) => {
   const ulp = 2 ** -7;
   const values = [1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.49 * ulp, -1 - 0.51 * ulp, 3.3e38, 3.4e38, -3.4e38, 0, 1e-30];
@@ -262,7 +262,7 @@ const operandRounding = opCase("matmulForward", { values: "between-bfloat16" }, 
   }
 });
 
-/** The scalar head of reward models and critics: one output, all of its directions in the types they run in. */
+/** The scalar head of reward models and critics: one output; all directions, in the types it runs in. */
 const scalarSizes: readonly Product[] = [
   { M: 1, N: 1, K: 100 },
   { M: 7, N: 1, K: 33 },
@@ -338,19 +338,19 @@ const backwardWeightCases: readonly OpCase[] = [
 
 interface RealProduct extends Product {
   readonly use: Use;
-  /** y is float32 and added to: the residual stream. */
+  /** y is float32 and accumulated: the residual stream. */
   readonly residual?: boolean;
   /** y is float32: logits. */
   readonly logits?: boolean;
 }
 
-/** A layer's projections, and a product of a larger model. */
+/** A layer's projections, and one product of a larger model. */
 function training(s: Shapes): readonly RealProduct[] {
   const projections = [
     { N: s.Hkv * s.Dh, K: s.D }, // k, v
     { N: s.H * s.Dh, K: s.D }, // q
     { N: s.F, K: s.D }, // gate, up
-    { N: s.D, K: s.F, residual: true }, // down; o is as q
+    { N: s.D, K: s.F, residual: true }, // down; o has the shape of q
   ];
   return [
     ...projections.map((p) => ({ use: "training" as const, M: packedTokens(s), ...p })),

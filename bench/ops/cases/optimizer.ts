@@ -1,4 +1,4 @@
-/** AdamW over several steps, and the sum of squares that the clipping takes. */
+/** AdamW over several steps, and the sum of squares for gradient clipping. */
 import type { AdamWSettings } from "../../../src/device/device.ts";
 import { elementCount } from "../../../src/tensor/tensor.ts";
 import {
@@ -18,9 +18,9 @@ import {
 import { bytesOf, memory, weightBytes } from "../cost.ts";
 import { exactly, rounded, type Tolerance } from "../tolerance.ts";
 
-/** A step rounds the weight once, to 2⁻²⁴ of itself, beside a step of the learning rate's size that is off by 1e-6. */
+/** A step rounds the weight once, to 2⁻²⁴ of itself, plus a step of the learning rate's size with an error of 1e-6. */
 const steps: Tolerance = { relative: 2 ** -21, absolute: 1e-8 };
-/** Gradients of about 1: the mean cancels, the mean square does not. */
+/** For gradients of about 1 the mean cancels; the mean square does not. */
 const mean: Tolerance = { relative: 2 ** -21, absolute: 1e-7 };
 const square: Tolerance = { relative: 2 ** -20 };
 
@@ -31,7 +31,7 @@ interface Settings {
   readonly decay: number;
   readonly beta2: number;
   readonly scale: number;
-  /** One step with the moments of earlier ones; else the first five. */
+  /** One step with moments of earlier ones; else the first five. */
   readonly later?: boolean;
 }
 
@@ -49,7 +49,7 @@ function adamw(settings: Settings) {
     );
     const hyper = { learningRate: 1e-3, beta1: 0.9, beta2, epsilon: 1e-8, weightDecay: decay, gradientScale: scale };
     const step = (i: number) => i + (later ? 3 : 1);
-    // In float32 the weight is its own master; in bfloat16 the stored weight follows a float32 master.
+    // In float32 the weight is its own master; in bfloat16 the stored weight is rounded from a float32 master.
     const stored = { ...w, dtype, address: (low ?? master).address };
     run.run(({ ops }) => {
       for (const [i, g] of gradients.entries()) ops.adamw(stored, master, m, v, g, { ...hyper, step: step(i) });
@@ -77,7 +77,7 @@ interface State {
   readonly v: number;
 }
 
-/** Loshchilov & Hutter 2019, algorithm 2, as in torch.optim.AdamW, with the betas that float32 holds; of one weight. */
+/** Loshchilov & Hutter 2019, algorithm 2, as in torch.optim.AdamW, for one weight; betas are rounded to float32. */
 function reference(
   start: State,
   gradients: readonly number[],
@@ -98,7 +98,7 @@ function reference(
   return { weight, m, v };
 }
 
-/** A gradient of exactly zero moves nothing but by decay; the padding of a parameter stays zero. */
+/** A gradient of exactly zero changes a weight by decay only; the padding of a parameter stays zero. */
 const still = opCase("adamw", { gradient: "zero", N: 33, K: 3 }, (run: SuiteRun) => {
   const w = run.weight("w", "float32", [33, 3]);
   const zero: Values = () => 0;
@@ -131,7 +131,7 @@ function sumSquares(n: number) {
   });
 }
 
-/** Squares beyond float32, and a NaN. */
+/** Squares that overflow float32, and a NaN. */
 const extremes = [
   [1e30, 1e30],
   [1, Number.NaN, 2],
@@ -147,7 +147,7 @@ const extremes = [
 
 export const optimizerOps: OpTable<"adamw" | "sumSquares"> = {
   adamw: {
-    // reads and writes master, m, v; reads g; in bfloat16 writes w, too
+    // reads and writes master, m, v; reads g; in bfloat16 also writes w
     cost: (_, w, master, m, v, g) =>
       memory(
         bytesOf(g) + 2 * (bytesOf(m) + bytesOf(v)) + 2 * bytesOf(master) + (w.dtype === "float32" ? 0 : weightBytes(w)),

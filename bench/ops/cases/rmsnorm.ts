@@ -20,11 +20,11 @@ import { dot, grown, rmsnorm, rmsnormGradient } from "../reference.ts";
 import { gradientType, packedTokens, type Shapes } from "../shapes.ts";
 import { rounded, type Tolerance } from "../tolerance.ts";
 
-/** A sum of squares has terms of one sign, so it errs by a few 2⁻²⁴ of itself; the products add three roundings. */
+/** The terms of a sum of squares have one sign, so it errs by a few 2⁻²⁴ of itself; the products add three roundings. */
 const norm: Tolerance = { relative: 2 ** -20 };
 /** dx is a difference of two such terms, and cancels to small values. */
 const gradient: Tolerance = { relative: 2 ** -19, absolute: 2e-6 };
-/** dweight sums T·H terms of any sign. More than 350 of them err by a few 2⁻²⁴ of their magnitudes, as products do. */
+/** dweight sums T·H terms of any sign. Sums of more than 350 terms err by a few 2⁻²⁴ of their magnitudes, as products do. */
 const sums = (terms: number): Tolerance => ({
   relative: 2 ** -19,
   absolute: 1e-5,
@@ -77,7 +77,7 @@ function forward(settings: ForwardSettings) {
   });
 }
 
-/** As q/k norm runs: in place, on some columns of a fused row, the others untouched. */
+/** As q/k norm runs: in place, on some columns of a fused row, without changing the others. */
 function inPlace(settings: Rows & { readonly x: ShortDType }) {
   const { T, H, D } = settings;
   return opCase("rmsnormForward", { "in-place": true, ...settings }, (run: SuiteRun) => {
@@ -119,7 +119,7 @@ const special = opCase("rmsnormForward", { values: "zero-nan-inf" }, (run: Suite
 interface BackwardSettings extends Rows {
   readonly x: ShortDType;
   readonly w: ShortDType;
-  /** What is added to dx: nothing, a tensor of its own, or dx itself. */
+  /** The addend of dx: none, a separate tensor, or dx itself. */
   readonly residual: "none" | "other" | "dx";
   /** dx is written over dy. */
   readonly over?: boolean;
@@ -127,7 +127,7 @@ interface BackwardSettings extends Rows {
   readonly dy?: ShortDType;
   readonly dx?: ShortDType;
   readonly gap?: number;
-  /** The weight is not trained: there is no dweight. */
+  /** The weight is not trained, so dweight is absent. */
   readonly frozen?: boolean;
 }
 
@@ -169,7 +169,7 @@ function backward(settings: BackwardSettings) {
 
 interface RealNorm {
   readonly T: number;
-  /** Of the hidden state, which is float32; or of the heads of q. */
+  /** Over the hidden state, which is float32, or over the heads of q. */
   readonly heads: boolean;
 }
 
@@ -190,7 +190,7 @@ export const rmsnormOps: OpTable<"rmsnormForward" | "rmsnormBackward"> = {
       ...sizes.map((size) => forward({ ...size, x: "f32", y: "bf16", w: "bf16" })),
       forward({ T: 13, H: 3, D: 24, x: "bf16", y: "bf16", w: "bf16", gap: 5 }),
       forward({ T: 13, H: 1, D: 33, x: "f32", y: "f32", w: "f32", rstd: false, gap: 3 }),
-      // rows as long as hidden states, and longer than any
+      // rows as long as hidden states, and longer than any model's
       ...long.map((size) => forward({ ...size, x: "f32", y: "bf16", w: "bf16" })),
       forward({ T: 7, H: 1, D: 1030, x: "bf16", y: "f32", w: "f32", gap: 3 }),
       inPlace({ T: 9, H: 4, D: 24, x: "f32" }),
@@ -237,7 +237,7 @@ export const rmsnormOps: OpTable<"rmsnormForward" | "rmsnormBackward"> = {
         }),
       ),
     ],
-    // A head's gradient is written where it was read; that of the residual stream is added to.
+    // A head's gradient is written in place; that of the residual stream is accumulated.
     real: (s) =>
       computeDTypes.flatMap((dtype) =>
         [false, true].map((heads) => {

@@ -1,4 +1,4 @@
-/** Rotary embedding in place, on packed rows and on some columns of a fused one, there and back. */
+/** Rotary embedding in place and its inverse, on packed rows and on some columns of a fused row. */
 import { columns, elementCount } from "../../../src/tensor/tensor.ts";
 import {
   bfloat16Gradients,
@@ -17,7 +17,7 @@ import { dot, rope } from "../reference.ts";
 import { gradientTypes, packedTokens, type Shapes, usesOf } from "../shapes.ts";
 import { bfloat16Rounding, rounded, type Tolerance } from "../tolerance.ts";
 
-/** Two products and a sum, each rounded once; they may cancel. Inputs are within ±3.5. */
+/** Two products and a sum, each rounded once, which may cancel. Inputs are within ±3.5. */
 const turn: Tolerance = { relative: 2 ** -22, absolute: 2e-6 };
 const slope: Tolerance = { relative: 1e-5, absolute: 1e-5 };
 
@@ -29,7 +29,7 @@ interface Settings {
   readonly gap?: number;
 }
 
-/** Tables, and positions in no order, with repeats. */
+/** Tables, and unordered positions with repeats. */
 function tables(run: Run, { T, Dh }: Settings, positions: number) {
   const half = Dh / 2;
   const angle = (i: number) => Math.floor(i / half) * 10000 ** (-(i % half) / half);
@@ -53,7 +53,7 @@ function forward(settings: Settings) {
   });
 }
 
-/** q and k of a fused row are turned together; `beside` heads, as v, are not touched. */
+/** q and k of a fused row are rotated together; `beside` heads, such as v, stay unchanged. */
 function fused<Op extends "ropeForward" | "ropeBackward">(op: Op, settings: Settings, beside = 1, positions = 200) {
   const { T, H, Dh } = settings;
   const dtype = dtypes[settings.x];
@@ -81,10 +81,10 @@ function backward(settings: Settings) {
       ops.ropeBackward(back, positions, cos, sin, Dh);
     });
     run.check(dx, rope(dx.at, at, H * Dh, Dh, true), rounded(turn, dtype));
-    // there and back is rounded twice, the first time where cos and sin have mixed the two halves
+    // rotating there and back rounds twice, the first time where cos and sin have mixed the two halves
     run.check(back, back.at, dtype === "bfloat16" ? { absolute: 4 * 2 * bfloat16Rounding } : turn);
     if (dtype === "bfloat16") return;
-    // dx is written over dy: what it holds now, seen as growth from dy, is the slope less dy
+    // dx is written over dy: its increase over dy is the slope minus dy
     const count = T * H * Dh;
     const loss = (moved: Values) => dot(count, rope(moved, at, H * Dh, Dh), dx.at) - dot(count, moved, dx.at);
     run.differences(dx, (i) => Math.sin(3 * i), loss, slope);

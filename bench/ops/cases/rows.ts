@@ -1,4 +1,4 @@
-/** Rows picked out of a matrix, and put back among zeros: exact. */
+/** Rows gathered from a matrix, and scattered among zeros: exact. */
 import { bfloat16Gradients, dtypes, type OpTable, opCase, picks, type Run, type ShortDType, timed } from "../case.ts";
 import { bytesOf, memory } from "../cost.ts";
 import { packedTokens, type Shapes } from "../shapes.ts";
@@ -43,7 +43,7 @@ function scatter(settings: Settings) {
   });
 }
 
-/** The rows of the head among all. */
+/** The rows of the head among all rows. */
 const rowsOfHead = (s: Shapes) => ({ T: packedTokens(s), N: s.samples * s.completion, D: s.D });
 
 export const rowOps: OpTable<"gatherRows" | "scatterRows"> = {
@@ -53,7 +53,7 @@ export const rowOps: OpTable<"gatherRows" | "scatterRows"> = {
     real: (s) => [timed("training", "float32", { ...rowsOfHead(s) }, gather(rowsOfHead(s)))],
   },
   scatterRows: {
-    // All rows are set to zero first, those of dy written again.
+    // All rows are first set to zero, then those of dy are written.
     cost: (_, dx, dy, index) => ({ ...memory(bytesOf(dx) + bytesOf(dy) + bytesOf(index)), between: bytesOf(dy) }),
     cases: [
       scatter({ T: 1, N: 1, D: 1 }),

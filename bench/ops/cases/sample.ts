@@ -1,4 +1,4 @@
-/** Sampling: which tokens, how often, from which random number; and what is recorded of them. */
+/** Sampling: which tokens are drawn, how often, from which random number; and what is recorded about them. */
 import { SAMPLE_COUNTERS, type SamplingSettings } from "../../../src/device/device.ts";
 import { rows } from "../../../src/tensor/tensor.ts";
 import { memo, type OpTable, opCase, picks, type Run, type Slot, type SuiteRun, timed } from "../case.ts";
@@ -11,8 +11,8 @@ import { exactly, type Tolerance } from "../tolerance.ts";
 const LOGPROB = 1e-5;
 const logprobs: Tolerance = { absolute: LOGPROB };
 /**
- * Float32 exponentials move the running sum by about 1e-7 of it, so nearer to an edge than this either token is right: random
- * numbers are chosen that keep away from edges, and then every draw is checked.
+ * Float32 exponentials move the running sum by a relative 1e-7. Closer to an edge than this, either token is right; the random
+ * numbers are chosen to stay away from edges, so that every draw can be checked.
  */
 const EDGE = 2e-6;
 
@@ -36,8 +36,8 @@ function outputs(run: Run, B: number, suffix = "") {
 }
 
 /**
- * Counters of B sequences: position, sample, prompt, step, and each its own slot. The prompt is drawn until `takes` agrees;
- * about half do with the vocabulary of Qwen, and nearly all with a small one.
+ * Counters of B sequences: position, sample, prompt, step, each with its own slot. Prompts are drawn until `takes` accepts;
+ * about half pass with Qwen's vocabulary, and nearly all with a small one.
  */
 function counterRows(
   run: Run,
@@ -73,22 +73,22 @@ function expectThat(condition: boolean, what: string): void {
 interface DrawSettings extends Partial<SamplingSettings> {
   readonly V: number;
   readonly draws: number;
-  /** All logits equal: what is kept then is a matter of ids alone. */
+  /** All logits are equal, so that only ids decide what is kept. */
   readonly equal?: boolean;
-  /** Standard deviation of the logits: with a large vocabulary a wider one leaves room between the edges of tokens. */
+  /** Standard deviation of the logits: with a large vocabulary, a wider one leaves room between the tokens' edges. */
   readonly spread?: number;
-  /** Each draw from logits of its own, as in decoding; else all from one row. */
+  /** Each draw has its own logits, as in decoding; else all share one row. */
   readonly apart?: boolean;
 }
 
 /**
  * Many draws: each token as its random number predicts it, their frequencies by χ², both log-probabilities of each, and its
- * mark. With a repetition penalty a third of the tokens have been seen before.
+ * mark. With a repetition penalty, a third of the tokens have been seen before.
  */
 function draws(settings: DrawSettings) {
   return opCase("sample", { ...settings }, (run: Run) => {
     const { V, draws, equal = false, spread = 2, apart = false, ...chosen } = settings;
-    // Frequencies say less then, each draw as much.
+    // Fewer draws weaken the test of frequencies, but each draw is checked just as well.
     const B = run.slow && !apart ? Math.max(Math.min(draws, 6), Math.ceil(draws / 10)) : draws;
     const s = { ...plain, ...chosen };
     const shape = [apart ? B : 2, V] as const;
@@ -103,14 +103,14 @@ function draws(settings: DrawSettings) {
     const drawnFrom = (s: SamplingSettings) =>
       memo((r) => {
         const { probabilities, margin } = distribution(row(r), before, s);
-        expectThat(margin >= EDGE, `a token lies within ${margin} of a cut: choose other settings`);
+        expectThat(margin >= EDGE, `a token is within ${margin} of a cut: choose other settings`);
         return { probabilities, sums: cumulative(probabilities) };
       });
     const full = memo((r) => logSoftmax(row(r), s.temperature || 1));
     const from = drawnFrom(s);
     const drawn = (counters: ArrayLike<number>, b: number) =>
       tokenAt(from(rowOf(b)).sums, uniformFor(counters, s.seed, s.stream));
-    // Of rows of their own, each of which has to be sorted, a few.
+    // Each separate row has to be sorted, so only a few are used.
     const checked = picks(B, apart ? 3 : B);
     const counters = counterRows(run, B, (each, b) => !checked.includes(b) || drawn(each, b).margin >= EDGE);
     const out = outputs(run, B);
@@ -159,7 +159,7 @@ interface GreedySettings {
   readonly repetitionPenalty: number;
 }
 
-/** Temperature 0: the largest logit, the lowest id among equals; each token drawn counts as seen in the next step. */
+/** Temperature 0: the largest logit, the lowest id among ties; each drawn token counts as seen in the next step. */
 function greedy(settings: GreedySettings) {
   return opCase("sample", { temperature: 0, ...settings }, (run: SuiteRun) => {
     const { V, steps, repetitionPenalty } = settings;
@@ -196,7 +196,7 @@ function greedy(settings: GreedySettings) {
   });
 }
 
-/** A row with a NaN, with +∞ or without any finite logit gives −1; −∞ is only never drawn, and neighbours go on. */
+/** A row with a NaN, with +∞ or without any finite logit gives −1; −∞ is simply never drawn, and other rows are unaffected. */
 function notFinite(temperature: number) {
   return opCase("sample", { values: "nan-inf", temperature }, (run: SuiteRun) => {
     const [B, V] = [7, 37];
@@ -224,13 +224,13 @@ function notFinite(temperature: number) {
     run.check(out.ids, [tokens[0]!, -1, -1, -1, -1, V - 1, tokens[1]!], exactly);
     for (const [path, logprob] of run.values(out.logprob)) {
       const exact = run.paths.some(({ name, equalBits }) => name === path && equalBits);
-      const certain = Math.abs(logprob[5]!) <= (exact ? 0 : LOGPROB); // the only token there is
+      const certain = Math.abs(logprob[5]!) <= (exact ? 0 : LOGPROB); // the only token left
       expectThat(certain && [0, 6].every((b) => logprob[b]! < 0), `on ${path}: a good row's logprob is not its own`);
     }
   });
 }
 
-/** The same counters draw the same token, with the same bits recorded, wherever in whichever batch they stand. */
+/** The same counters draw the same token, with the same recorded bits, at any place in any batch. */
 function anyBatch(settings: Partial<SamplingSettings>) {
   return opCase("sample", { rows: "any-batch", ...settings }, (run: SuiteRun) => {
     const [B, V] = [33, 259];
@@ -302,7 +302,7 @@ export const sampleOps: OpTable<"sample"> = {
       draws({ V: 259, draws: 4000, minP: 0.05, topP: 0.95, topK: 50, temperature: 1.5 }),
       draws({ V: 100, draws: 4000, repetitionPenalty: 1.3 }),
       draws({ V: 100, draws: 4000, repetitionPenalty: 0.7, topP: 0.7, temperature: 1.2 }),
-      // more tokens near a cut than are ranked one against another
+      // more tokens near a cut than are ranked against one another
       draws({ V: 3001, draws: 20, topK: 900, temperature: 0.9 }),
       draws({ V: 3001, draws: 20, topP: 0.95 }),
       draws({ V: 3000, draws: 20, minP: 0.001, topP: 0.9, topK: 2000, repetitionPenalty: 1.2 }),

@@ -1,4 +1,4 @@
-/** Parameters into the device's layout and out again: every source type, by parts, padding included. */
+/** Parameters converted into the device's layout and back: every source type, in parts, padding included. */
 import type { Ops } from "../../../src/device/device.ts";
 import { numberToBfloat16 } from "../../../src/tensor/dtype.ts";
 import { dtypes, type OpCase, type OpName, opCase, type ShortDType, type SuiteRun } from "../case.ts";
@@ -42,11 +42,11 @@ interface LoadSettings {
   readonly K: number;
   readonly from: ShortDType;
   readonly to: ShortDType;
-  /** Rows that are loaded, and saved, at once. */
+  /** Rows to load, and to save, at once. */
   readonly at: number;
 }
 
-/** A matrix loaded and saved again by parts that begin and end inside its panels. */
+/** A matrix loaded and saved in parts that begin and end inside its panels. */
 function roundTrip(settings: LoadSettings) {
   const { N, K, at } = settings;
   const [from, to] = [dtypes[settings.from], dtypes[settings.to]];
@@ -66,7 +66,7 @@ function roundTrip(settings: LoadSettings) {
     const stored = run.values(flat);
     const narrow = from === "float32" && to === "bfloat16";
     run.check(back, narrow ? source.values.map(roundTo) : source.values, exactly);
-    // padding is zero, and the elements that are not padding are all there
+    // padding is zero, and all other elements are present
     for (const [path, values] of stored) {
       const zeros = values.filter((x) => x === 0).length;
       if (zeros !== w.elements - N * K) throw new Error(`on ${path}: ${zeros} zeros, ${w.elements - N * K} of padding`);
@@ -74,7 +74,7 @@ function roundTrip(settings: LoadSettings) {
   });
 }
 
-/** Some rows of a matrix are replaced, the others stay as they were. */
+/** Some rows of a matrix are replaced; the others stay unchanged. */
 const someRows = opCase("loadParameter", { N: 40, K: 5, rows: "10…29" }, (run: SuiteRun) => {
   const [N, K] = [40, 5];
   const w = run.weight("w", "float32", [N, K]);
@@ -91,7 +91,7 @@ const someRows = opCase("loadParameter", { N: 40, K: 5, rows: "10…29" }, (run:
   run.check(read, (i) => want(27 * K + i), exactly);
 });
 
-/** A norm's weight or a bias, loaded and saved by parts. */
+/** A norm's weight or a bias, loaded and saved in parts. */
 const vector = opCase("saveParameter", { N: 37, to: "bf16" }, (run: SuiteRun) => {
   const source = run.slot("source", "float32", [37], run.random.normal(37));
   const target = run.output("w", "bfloat16", [37]);
@@ -113,7 +113,7 @@ const kinds: readonly (readonly [ShortDType, ShortDType])[] = [
   ["bf16", "bf16"],
 ];
 
-/** The device's own ways for parameters, which are no ops: nothing of them is timed. */
+/** The device's own functions for parameters, which are not ops: none of them is timed. */
 export const weightWays: Readonly<Record<Exclude<OpName, keyof Ops>, { readonly cases: readonly OpCase[] }>> = {
   loadParameter: {
     cases: [

@@ -1,8 +1,9 @@
 /**
- * The table of advantage estimators: from a batch's rewards to one advantage per completion or per token. An estimator
- * is one entry here (and its name in `AdvantageEstimator`). All are pure; the caller provides the reference's logprobs
- * and the critic's values.
+ * The table of advantage estimators: from a batch's rewards to one advantage a completion, or one a token. An estimator
+ * is one entry here (and its name in the setting `advantage_estimator`). All are pure; the reference's logprobs and the critic's
+ * values come from outside.
  */
+import type { TrainConfig } from "../../config/schema.ts";
 import {
   type AdvantageInput,
   computeAdvantages,
@@ -19,7 +20,7 @@ import { explainedVariance } from "../loss/value.ts";
 import { generalizedAdvantages, returnsToGo, tokenRewards } from "./returns.ts";
 import { whiten } from "./whiten.ts";
 
-export type AdvantageEstimator = "grpo" | "rloo" | "reinforce_plus_plus" | "reinforce_plus_plus_baseline" | "gae";
+export type AdvantageEstimator = TrainConfig["advantageEstimator"];
 
 /** The settings that estimators read, under TRL's names (in camelCase) where TRL has them. */
 export interface EstimatorSettings extends Pick<AdvantageInput, "scaleRewards" | "multiObjectiveAggregation"> {

@@ -15,9 +15,9 @@ import {
 } from "../../optim/adamw.ts";
 import type { TrainedModel } from "../../session/policy.ts";
 import type { LossCompletion, LossConfig } from "../loss/config.ts";
+import { computeLoss } from "../loss/loss.ts";
 import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
 import { denominatorsOf, type WholeGeneration } from "../loss/step.ts";
-import { computeLoss } from "../loss.ts";
 import { packed, type Weighed } from "../sample.ts";
 
 export interface PolicyUpdateSettings {

@@ -2,8 +2,9 @@
  * The loss's inputs: its settings and one completion's numbers. Types and defaults only.
  * Temperature is not a setting of the loss: every logprob given to it is already of logits ÷ temperature.
  */
+import type { TrainConfig } from "../../config/schema.ts";
 
-export type LossType = "grpo" | "bnpo" | "dr_grpo" | "dapo" | "luspo" | "cispo" | "sapo" | "vespo";
+export type LossType = TrainConfig["lossType"];
 export type KlEstimator = "k1" | "k2" | "k3";
 export type SamplerCorrectionMode = "token_truncate" | "token_mask" | "sequence_truncate" | "sequence_mask";
 

@@ -1,4 +1,4 @@
-/** The opcode vectors' own lines through NVIDIA's assembler: a vector of something that is no PTX would prove nothing. */
+/** Runs the opcode vectors' own lines through NVIDIA's assembler: a vector of invalid PTX would prove nothing. */
 import type { Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { errorText } from "../../../src/errors.ts";
 import { vectors } from "../../emulator/vectors/all.ts";

@@ -1,4 +1,4 @@
-/** The gates' own readers: of the assembler's log, of PTX signatures, of the table; each wrong signature is noticed. */
+/** The gates' own parsers: of the assembler's log, PTX signatures and the table; each wrong signature is noticed. */
 import { describe, expect, test } from "bun:test";
 import type { KernelDefinition } from "../../../src/device/cuda/runtime.ts";
 import { readResources, readSignatures, signatureFault } from "./compiled.ts";
@@ -60,7 +60,7 @@ test("PTX gives parameters at natural alignment and the launch bound", () => {
   expect(found.get("wide")).toEqual({ parameters: [{ offset: 0, size: 24, float: false }], threads: 256 });
 });
 
-describe("a launch signature that is not the kernel's", () => {
+describe("a launch signature that differs from the kernel's", () => {
   const sound: KernelDefinition = {
     file: "scale.cu",
     name: "scale",
@@ -70,7 +70,7 @@ describe("a launch signature that is not the kernel's", () => {
     variants: [{}],
   };
   const signature = readSignatures(ptx).get("scale");
-  test("a sound one passes", () => expect(signatureFault(sound, signature)).toBeUndefined());
+  test("a correct one passes", () => expect(signatureFault(sound, signature)).toBeUndefined());
   const wrong: readonly (readonly [string, Partial<KernelDefinition>, string])[] = [
     [
       "narrower",
@@ -103,7 +103,7 @@ test("the table: a new row, a lost one, a changed number", () => {
   ]);
 });
 
-test("an older compiler: more registers or shared memory than allowed, spills that are not listed, listed ones that are gone", () => {
+test("an older compiler: more registers or shared memory than allowed, unlisted spills, listed ones that no longer occur", () => {
   const row = { registers: 40, shared: 64, stack: 0, spillStores: 0, spillLoads: 0 };
   const key = "a.cu\tf\t-\tsm_80";
   const newest = new Map([[key, row]]);

@@ -1,11 +1,14 @@
-/** What the compiler says of a kernel: parameters and block size in its PTX, registers and memory in its assembler's log. */
+/**
+ * The compiler's information about a kernel: parameters and block size from its PTX, registers and memory from its assembler's
+ * log.
+ */
 import type { KernelDefinition } from "../../../src/device/cuda/runtime.ts";
 
 export interface Resources {
   readonly registers: number;
   /** Bytes of shared memory that the source declares. */
   readonly shared: number;
-  /** Bytes of a thread's own stack: arrays that are indexed at run time, and what spills. */
+  /** Bytes of a thread's own stack: arrays indexed at run time, and spills. */
   readonly stack: number;
   readonly spillStores: number;
   readonly spillLoads: number;
@@ -34,7 +37,7 @@ export function readResources(log: string): Map<string, Resources> {
 
 export interface Signature {
   readonly parameters: readonly { readonly offset: number; readonly size: number; readonly float: boolean }[];
-  /** Threads of a block at most, 0 where the source does not say. */
+  /** Maximum threads per block, 0 if the source does not say. */
   readonly threads: number;
 }
 
@@ -62,7 +65,7 @@ export function readSignatures(ptx: string): Map<string, Signature> {
 
 const sizes: Readonly<Record<string, number>> = { ptr: 8, i64: 8, i32: 4, u32: 4, f32: 4 };
 
-/** Why the launch signature in TypeScript is not the compiled kernel's; undefined where it is. */
+/** Why the launch signature in TypeScript differs from the compiled kernel's; undefined if it does not. */
 export function signatureFault(definition: KernelDefinition, signature: Signature | undefined): string | undefined {
   if (signature === undefined) return "the source has no kernel of this name";
   const declared = definition.parameters.split(" ").filter(Boolean);

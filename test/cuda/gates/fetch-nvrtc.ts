@@ -1,10 +1,10 @@
 /**
- * NVIDIA's compiler without a GPU and without a toolkit: the pinned wheels, unpacked by pip into the cache folder, never
- * into the repository. Prints the folder of the libraries; with `--cublas` also fetches cuBLAS (445 MB), with `--older` the
- * older compilers (200 MB).
+ * NVIDIA's compiler without a GPU or a toolkit: the pinned wheels, unpacked by pip into the cache folder, never into the
+ * repository. Prints the folder of the libraries; `--cublas` also fetches cuBLAS (445 MB), `--older` the older compilers (200
+ * MB).
  *
- * What pip unpacks goes to a folder of its own and is renamed into place, so an interrupted fetch leaves nothing behind
- * and two at once do no harm.
+ * pip unpacks into a temporary folder that is then renamed, so an interrupted fetch leaves nothing behind, and two at once are
+ * harmless.
  */
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -14,25 +14,25 @@ import { errorText, InputError } from "../../../src/errors.ts";
 
 interface Wheels {
   readonly requirements: string;
-  /** Where the wheels' libraries and programs lie once unpacked. */
+  /** Location of the wheels' libraries and programs once unpacked. */
   readonly inside: string;
-  /** A file that must be there afterwards. */
+  /** A file that must exist afterwards. */
   readonly library: string;
 }
 
 const cuda13 = "nvidia/cu13";
 const nvrtc: Wheels = { requirements: "requirements.txt", inside: cuda13, library: "libnvrtc.so.13" };
-/** The newest compiler's, as it says it itself: "13.5". */
+/** The newest compiler's version, as it reports it: "13.5". */
 export const newestVersion = pinnedVersion(nvrtc);
 const cublas: Wheels = { requirements: "requirements-cublas.txt", inside: cuda13, library: "libcublasLt.so.13" };
 
-/** A compiler that machines have and that is not the newest. */
+/** A compiler in use that is not the newest. */
 export interface OlderCompiler {
   readonly version: string;
-  /** What it is asked to compile for: each costs half a minute of a core, so not all that it knows. */
+  /** Architectures to compile for: each takes half a minute of one core, so not all of them. */
   readonly architectures: readonly number[];
   readonly wheels: Wheels;
-  /** Why it is not for this machine; null where it is. */
+  /** Why it does not run on this machine; null if it does. */
   readonly absent: string | null;
 }
 
@@ -42,7 +42,7 @@ export const olderCompilers: readonly OlderCompiler[] = [
     version: "12.0",
     architectures: [80, 90],
     wheels: { requirements: "requirements-12.0.txt", ...cuda12 },
-    absent: process.arch === "x64" ? null : "NVIDIA publishes it for x86-64 alone",
+    absent: process.arch === "x64" ? null : "NVIDIA publishes it only for x86-64",
   },
   {
     version: "12.8",
@@ -65,7 +65,7 @@ function pinnedVersion({ requirements }: Wheels): string {
   return version;
 }
 
-/** The compiler in `folder`. @throws Error where it is another than the one that is to be checked */
+/** The compiler in `folder`. @throws Error if it is not the one to be checked */
 export function openPinned(folder: string, version: string): Nvrtc {
   const nvrtc = openNvrtc({ folder });
   if (nvrtc.version === version) return nvrtc;
@@ -79,7 +79,7 @@ function folderOf(wheels: Wheels): string {
   return join(cacheFolder(), "nvidia", `${name}-${key}`);
 }
 
-/** @throws InputError when pip is missing, the network is, or a wheel's hash is another */
+/** @throws InputError if pip or the network is missing, or a wheel's hash differs */
 async function unpack(wheels: Wheels): Promise<string> {
   const { inside } = wheels;
   const folder = folderOf(wheels);
@@ -106,14 +106,14 @@ async function unpack(wheels: Wheels): Promise<string> {
         `NVIDIA's wheels (${wheels.requirements}) could not be fetched: ${reason}; it needs pip and the network, or an index that has them (PIP_INDEX_URL)`,
       );
     }
-    // A wheel does not always say that a program may be run.
+    // A wheel does not always mark its programs as executable.
     const programs = join(target, inside, "bin");
     if (existsSync(programs)) for (const name of readdirSync(programs)) chmodSync(join(programs, name), 0o755);
     rmSync(folder, { recursive: true, force: true });
     try {
       renameSync(target, folder);
     } catch (error) {
-      // Another fetch was quicker: its folder holds the same files.
+      // Another fetch was faster: its folder holds the same files.
       if (!existsSync(join(folder, inside, "lib", wheels.library))) throw error;
     }
   } finally {
@@ -125,7 +125,7 @@ async function unpack(wheels: Wheels): Promise<string> {
 /**
  * The folder that holds `libnvrtc.so.13`, fetched now unless it is cached.
  *
- * @throws InputError saying what is missing
+ * @throws InputError naming what is missing
  */
 export async function fetchNvrtc(): Promise<string> {
   return join(await unpack(nvrtc), cuda13, "lib");
@@ -146,10 +146,10 @@ function fetched(wheels: Wheels): string | undefined {
   return existsSync(join(folder, wheels.library)) ? folder : undefined;
 }
 
-/** The folder of `libnvrtc.so.13` where it was fetched before; no network. */
+/** The folder of `libnvrtc.so.13` if it was fetched before; no network. */
 export const fetchedNvrtc = (): string | undefined => fetched(nvrtc);
 
-/** The folder of cuBLAS where it was fetched before; no network. */
+/** The folder of cuBLAS if it was fetched before; no network. */
 export const fetchedCublas = (): string | undefined => fetched(cublas);
 
 /** Path of `cuobjdump` or `nvdisasm`. */

@@ -1,9 +1,9 @@
-/** Every kernel that the operations launch, collected from the operations' own tables, and what is compiled of them. */
+/** Every kernel that the operations launch, collected from the operations' own tables, and the compilations they need. */
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import type { Defines, KernelDefinition } from "../../../src/device/cuda/runtime.ts";
 
-/** What the static gates compile for; the recordings are of the first. */
+/** Architectures for the static gates; the recordings are for the first. */
 export const architectures = [80, 86, 89, 90, 100, 120] as const;
 export const recordedArchitecture = 80;
 
@@ -38,9 +38,9 @@ export function definesText(defines: Defines): string {
 /** A source with one set of macros: several kernels come out of one compilation. */
 export interface Unit {
   readonly file: string;
-  /** Of the variant, which tables name. */
+  /** The variant's macros, named in tables. */
   readonly defines: Defines;
-  /** All of them, the launcher's sizes included. */
+  /** All macros, including the launcher's sizes. */
   readonly macros: Defines;
   readonly kernels: readonly KernelDefinition[];
 }

@@ -1,6 +1,6 @@
 /**
- * NVIDIA's own cuBLAS and NVRTC, from their wheels, through the product's bindings: they load, every symbol is there, and what
- * a machine without a driver is told. In a process of its own, since what a process has loaded it keeps.
+ * NVIDIA's own cuBLAS and NVRTC, from their wheels, through the product's bindings: they load, every symbol exists, and the
+ * message on a machine without a driver. A separate process, since loaded libraries stay loaded.
  */
 import { openCublas } from "../../../ffi/bindings/cublas.ts";
 import { openDriver } from "../../../ffi/bindings/cuda.ts";
@@ -8,7 +8,7 @@ import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { errorText } from "../../../src/errors.ts";
 import { fetchCublas, fetchNvrtc } from "./fetch-nvrtc.ts";
 
-/** Three checks; each fault in words. */
+/** Three checks; each failure in words. */
 async function check(): Promise<string[]> {
   const [cublas, nvrtc] = [await fetchCublas(), await fetchNvrtc()];
   const faults: string[] = [];
@@ -22,7 +22,7 @@ async function check(): Promise<string[]> {
   attempt("cuBLAS and cuBLASLt", () => openCublas({ folder: cublas }));
   attempt("NVRTC", () => openNvrtc({ folder: nvrtc }));
   try {
-    openDriver({ folder: cublas }); // a machine with a driver has it here too
+    openDriver({ folder: cublas }); // also for a machine with a driver
   } catch (error) {
     const text = errorText(error);
     if (!/libcuda\.so\.1.* not found; looked in .*; install NVIDIA's driver/.test(text)) faults.push(`driver: ${text}`);
@@ -30,7 +30,7 @@ async function check(): Promise<string[]> {
   return faults;
 }
 
-/** @throws Error where the check itself breaks */
+/** @throws Error if the check itself fails */
 export async function libraryFaults(): Promise<{ checks: number; faults: string[] }> {
   const child = Bun.spawn([process.execPath, import.meta.path], { stdout: "pipe", stderr: "pipe" });
   const [out, err, code] = await Promise.all([

@@ -1,4 +1,4 @@
-/** What the bf16 attention became on sm_80: tensor-core products, matrix loads and asynchronous copies, as nvdisasm reads it. */
+/** The bf16 attention's sm_80 machine code, read with nvdisasm: tensor-core products, matrix loads and asynchronous copies. */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

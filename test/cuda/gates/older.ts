@@ -1,13 +1,13 @@
 /**
- * What older compilers make of the kernels, held to limits rather than to a table of their own: the same shared memory as the
- * newest's (resources.tsv), no spills but those listed here, and registers that cost no occupancy worth the name.
+ * The kernels compiled by older compilers, checked against limits instead of a separate table: the same shared memory as the
+ * newest's (resources.tsv), no spills except those listed here, and registers that cost no significant occupancy.
  */
 import type { Resources } from "./compiled.ts";
 import type { Table } from "./resources.ts";
 
 /**
- * Registers above the newest compiler's for the same architecture: 18 is the most (12.0, attention_forward_float32, 224 for 206),
- * and what bounds blocks a multiprocessor there is shared memory.
+ * Registers above the newest compiler's for the same architecture: the most is 18 (12.0, attention_forward_float32, 224 instead
+ * of 206), where shared memory is what limits the blocks per multiprocessor.
  */
 const MORE_REGISTERS = 24;
 
@@ -15,7 +15,7 @@ interface Spill {
   readonly version: string;
   readonly architecture: number;
   readonly kernel: string;
-  /** Of stack, at most. */
+  /** Maximum bytes of stack. */
   readonly bytes: number;
   readonly reason: string;
 }
@@ -23,13 +23,13 @@ interface Spill {
 const twoBlocks =
   "64 registers, so that two blocks of 512 threads share a multiprocessor; 12.0 keeps some of a thread's state on the stack, which stays in the L1 cache, where the kernel waits for logits from memory";
 
-/** What spills, and why that is borne. */
+/** Kernels that spill, and why that is accepted. */
 export const knownSpills: readonly Spill[] = [
   { version: "12.0", architecture: 80, kernel: "sample", bytes: 8, reason: twoBlocks },
   { version: "12.0", architecture: 90, kernel: "sample", bytes: 48, reason: twoBlocks },
 ];
 
-/** What is wrong with an older compiler's result, in words; also a known spill that is none any more. */
+/** Problems in an older compiler's result, in words, including listed spills that no longer occur. */
 export function olderFaults(version: string, compiled: Table, newest: Table, known = knownSpills): string[] {
   const faults: string[] = [];
   const spilt = new Set<Spill>();

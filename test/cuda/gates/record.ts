@@ -1,4 +1,7 @@
-/** What has to be recorded, and the recording of it: all variants of all kernels, the planted bugs, what else tests launch. */
+/**
+ * What has to be recorded, and the recording itself: all variants of all kernels, the planted bugs, and other kernels that
+ * tests launch.
+ */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
@@ -16,7 +19,7 @@ interface Wanted {
   readonly options: readonly string[];
 }
 
-/** What must be recorded, whatever tests run. */
+/** What must be recorded, independent of the tests. */
 export async function wantedRecordings(): Promise<Wanted[]> {
   const launched = units(await kernelDefinitions()).map(({ file, macros }) => ({
     source: file,
@@ -29,7 +32,7 @@ export async function wantedRecordings(): Promise<Wanted[]> {
   return [...launched, ...planted];
 }
 
-/** Those that the index lacks, in words. */
+/** Those missing from the index, in words. */
 export async function missingRecordings(recorded: readonly Recording[]): Promise<string[]> {
   const hashes = new Set(recorded.map(({ hash }) => hash));
   const wanted = await wantedRecordings();
@@ -40,7 +43,7 @@ export async function missingRecordings(recorded: readonly Recording[]): Promise
 
 type Recorded = Recording & { readonly ptx: string };
 
-/** @param folder of the real libnvrtc, for the tests that record what they launch */
+/** @param folder of the real libnvrtc, for the tests that record their launches */
 export async function recordAll(nvrtc: Nvrtc, folder: string): Promise<Map<string, Recorded>> {
   const found = new Map<string, Recorded>();
   for (const { source, options } of await wantedRecordings()) {
@@ -60,10 +63,10 @@ function launchingTests(): string[] {
   return ["test/ops/cuda.test.ts", ...own.sort().map((name) => `test/cuda/${name}`)];
 }
 
-/** Runs the emulated tests with recording on: HASH.ptx with HASH.txt beside it, the source's name and an option a line. */
+/** Runs the emulated tests with recording on: HASH.ptx, next to HASH.txt with the source's name and one option per line. */
 async function recordedByTests(folder: string): Promise<Recorded[]> {
   const target = mkdtempSync(join(tmpdir(), "grpo-recordings-"));
-  // A cache without compiled kernels, since those would not be compiled and recorded again; the emulator is kept.
+  // A cache without compiled kernels, which would not be compiled and recorded again; the emulator is kept.
   const cache = mkdtempSync(join(tmpdir(), "grpo-cache-"));
   const emulator = (await buildEmulator()).folder;
   symlinkSync(emulator, join(cache, basename(emulator)));
@@ -95,7 +98,7 @@ async function recordedByTests(folder: string): Promise<Recorded[]> {
         const [source, ...options] = readFileSync(join(target, `${hash}.txt`), "utf8")
           .trim()
           .split("\n");
-        // Sources that a test makes up are its own affair: it must not need a recording.
+        // Sources made up by a test are not recorded: the test must not need it.
         if (hashOf(source!, options) !== hash) return [];
         return [{ hash, source: source!, options, ptx: readFileSync(join(target, name), "utf8") }];
       });

@@ -1,4 +1,4 @@
-/** Recordings are of the sources as they are now: without NVIDIA's compiler a stale one would be run unnoticed. */
+/** Recordings match the current sources: without NVIDIA's compiler, a stale one would run unnoticed. */
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { gunzipSync } from "node:zlib";
@@ -7,7 +7,7 @@ import { kernelDefinitions } from "./kernels.ts";
 import { missingRecordings } from "./record.ts";
 import { readIndex, recordingFaults, recordingFile } from "./recordings.ts";
 
-test("every recording is of its source as it is now, and belongs to something", () => {
+test("every recording matches its current source, and belongs to something", () => {
   expect(recordingFaults()).toEqual([]);
 });
 
@@ -15,7 +15,7 @@ test("every variant that models launch, and every planted bug, is recorded", asy
   expect(await missingRecordings(readIndex())).toEqual([]);
 });
 
-test("a changed source, a lost file and one too many are noticed", () => {
+test("a changed source, a missing file and an extra one are noticed", () => {
   const [first, ...rest] = readIndex();
   const changed = recordingFaults([{ ...first!, hash: "0".repeat(32) }, ...rest]);
   expect(changed.some((fault) => fault.startsWith(first!.source) && fault.includes("has changed since"))).toBe(true);
@@ -25,7 +25,7 @@ test("a changed source, a lost file and one too many are noticed", () => {
   expect(gone).toEqual([expect.stringContaining("there is no such source")]);
 });
 
-test("parameters and block sizes of the recorded kernels are the launches'", async () => {
+test("parameters and block sizes of the recorded kernels match the launches", async () => {
   const recorded = new Map(readIndex().map(({ source, hash }) => [source, hash]));
   for (const definition of await kernelDefinitions()) {
     const ptx = gunzipSync(readFileSync(recordingFile(recorded.get(definition.file)!))).toString();

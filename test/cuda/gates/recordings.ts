@@ -1,7 +1,7 @@
 /**
- * PTX of the real compiler, kept in test/golden/ptx by hash of source, headers and options, so that the emulated tests
- * run without NVIDIA's compiler. `index.tsv` says what each recording is of, which lets a test without the compiler tell
- * that a source has changed since.
+ * PTX from the real compiler, stored in test/golden/ptx by hash of source, headers and options, so that the emulated tests run
+ * without NVIDIA's compiler. `index.tsv` lists the source of each recording, so that a test without the compiler can detect
+ * that a source has changed.
  *
  * The hash, and the copy that the emulated libnvrtc reads: test/emulator/recordings.ts.
  */
@@ -22,7 +22,7 @@ export interface Recording {
   readonly options: readonly string[];
 }
 
-/** A recorded source and its headers as they are now; undefined where the source is gone. */
+/** A recorded source and its headers in their current state; undefined if the source is gone. */
 export function sourceOf(
   name: string,
 ): { readonly source: string; readonly headers: readonly KernelSource[] } | undefined {
@@ -34,7 +34,7 @@ export function sourceOf(
   }
 }
 
-/** The hash that a compilation of a source by these options has now. */
+/** The current hash of compiling a source with these options. */
 export function hashOf(name: string, options: readonly string[]): string | undefined {
   const now = sourceOf(name);
   if (now === undefined) return undefined;
@@ -55,7 +55,7 @@ export function recordingFile(hash: string): string {
   return join(recordingsFolder, `${hash}.ptx.gz`);
 }
 
-/** Replaces all recordings. The compressed bytes depend on the text alone: no time, no name. */
+/** Replaces all recordings. The compressed bytes depend only on the text: no time, no name. */
 export function writeRecordings(recordings: ReadonlyMap<string, Recording & { readonly ptx: string }>): void {
   mkdirSync(recordingsFolder, { recursive: true });
   const kept = new Set([...recordings.keys()].map((hash) => `${hash}.ptx.gz`));
@@ -77,7 +77,7 @@ function compressed(text: string): Uint8Array {
   return bytes;
 }
 
-/** What is wrong with the recordings as they lie there, in words. */
+/** Problems with the existing recordings, in words. */
 export function recordingFaults(recordings: readonly Recording[] = readIndex()): string[] {
   const faults: string[] = [];
   const cure = "run `bun run gates --update`";

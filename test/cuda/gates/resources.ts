@@ -1,4 +1,4 @@
-/** The committed table of registers and memory: a line for each kernel, variant and architecture. */
+/** The committed table of registers and memory: a line per kernel, variant and architecture. */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Resources } from "./compiled.ts";
@@ -7,7 +7,7 @@ const file = join(import.meta.dir, "resources.tsv");
 const columns = ["registers", "shared", "stack", "spillStores", "spillLoads"] as const;
 const heading = ["file", "kernel", "defines", "arch", ...columns].join("\t");
 
-/** By "file kernel defines arch", tabs between. */
+/** By "file kernel defines arch", separated by tabs. */
 export type Table = Map<string, Resources>;
 
 export function rowKey(source: string, kernel: string, defines: string, architecture: number): string {
@@ -34,7 +34,7 @@ export function writeTable(table: Table): void {
   writeFileSync(file, `${[heading, ...lines].join("\n")}\n`);
 }
 
-/** What differs between the committed table and what was compiled now, in words. */
+/** Differences between the committed table and the current compilation, in words. */
 export function differences(committed: Table, compiled: Table): string[] {
   const words = (key: string) => key.replaceAll("\t", " ");
   const faults: string[] = [];

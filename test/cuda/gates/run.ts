@@ -1,14 +1,14 @@
 /**
- * The static gates: everything NVIDIA's real compiler can say of the kernels without a GPU. Per kernel, variant and
- * architecture: it compiles, nothing spills, registers and shared memory are those of resources.tsv, parameters and block
- * size are those that TypeScript launches with. Older compilers, down to the oldest that is supported, are held to limits
- * (older.ts). The recordings of PTX are up to date, the bf16 attention is made of
- * tensor-core instructions, and the opcode vectors are PTX that the assembler takes.
+ * The static gates: everything that NVIDIA's real compiler can check about the kernels without a GPU. Per kernel, variant and
+ * architecture: it compiles, nothing spills, registers and shared memory match resources.tsv, parameters and block size match
+ * TypeScript's launches. Older compilers, down to the oldest supported one, are checked against limits (older.ts). The
+ * recordings of PTX are up to date, the bf16 attention uses tensor-core instructions, and the opcode vectors are PTX that the
+ * assembler accepts.
  *
  *   bun test/cuda/gates/run.ts            checks
- *   bun test/cuda/gates/run.ts --update   writes resources.tsv and the recordings anew, then checks
+ *   bun test/cuda/gates/run.ts --update   rewrites resources.tsv and the recordings, then checks
  *
- * Exit status 0, 1 where a check fails, 2 where the compiler cannot be fetched.
+ * Exit status 0; 1 if a check fails, 2 if the compiler cannot be fetched.
  */
 import { errorText, InputError } from "../../../src/errors.ts";
 import { assembleVectors, vectorGroups } from "./assemble.ts";
@@ -29,10 +29,10 @@ import { readIndex, recordingFaults, writeRecordings } from "./recordings.ts";
 import { differences, readTable, type Table, writeTable } from "./resources.ts";
 import { type Job, type Outcome, runJob } from "./unit.ts";
 
-/** Processes that compile at once. */
+/** Concurrent compilations. */
 const PROCESSES = Math.max(1, Math.min(4, navigator.hardwareConcurrency));
 
-/** Runs this file's jobs of one process: index, stride. Prints an outcome a line. */
+/** Runs this file's jobs for one process: index, stride. Prints an outcome per line. */
 async function work(index: number, folder: string, version: string, wanted: readonly number[]): Promise<void> {
   const nvrtc = openPinned(folder, version);
   const jobs = await allJobs(wanted);
@@ -44,7 +44,7 @@ async function allJobs(wanted: readonly number[]): Promise<Job[]> {
   return wanted.flatMap((architecture) => all.map((unit) => ({ unit, architecture })));
 }
 
-/** All kernels for these architectures, by the compiler in `folder`, which is of that version. */
+/** All kernels for these architectures, compiled by the compiler in `folder`, which has that version. */
 async function compileAll(folder: string, version: string, wanted: readonly number[]): Promise<Outcome[]> {
   const outputs = await Promise.all(
     Array.from({ length: PROCESSES }, async (_, index) => {
@@ -61,7 +61,7 @@ async function compileAll(folder: string, version: string, wanted: readonly numb
 let passed = 0;
 let failed = 0;
 
-/** Prints a group's outcome; each fault on a line of its own. */
+/** Prints a group's outcome, with each fault on its own line. */
 function group(name: string, checks: number, faults: readonly string[]): void {
   const wrong = Math.min(faults.length, checks);
   passed += checks - wrong;
@@ -71,7 +71,7 @@ function group(name: string, checks: number, faults: readonly string[]): void {
   if (faults.length > 20) console.log(`         and ${faults.length - 20} more`);
 }
 
-/** An older compiler on the architectures that it is asked for. */
+/** An older compiler on its listed architectures. */
 async function older(compiler: OlderCompiler): Promise<void> {
   const { version, architectures: wanted, absent } = compiler;
   if (absent !== null) {

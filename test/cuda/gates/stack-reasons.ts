@@ -1,2 +1,2 @@
-/** Kernels that may keep an array in a thread's local memory, and why; all others must not. */
+/** Kernels that may keep an array in a thread's local memory, with reasons; no others may. */
 export const stackReasons: Readonly<Record<string, string>> = {};

@@ -1,7 +1,7 @@
 /**
- * One compilation: a source with one set of macros for one architecture, and what is checked of its kernels. What a compiler
- * has made of a source is kept in the cache by everything that it depends on, so that a run after a change compiles what the
- * change touches; the checks themselves are done anew each time.
+ * One compilation: a source with one set of macros for one architecture, and the checks of its kernels. Compiler output is
+ * cached by everything it depends on, so that a run after a change compiles only what the change affects; the checks themselves
+ * always run.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
@@ -34,13 +34,13 @@ interface Made {
   readonly signatures: readonly (readonly [string, Signature])[];
 }
 
-/** What the log and the PTX are read by: another reader may read something else. */
+/** The parsers of the log and the PTX, part of the key: a changed parser may read something else. */
 const readers = readFileSync(join(import.meta.dir, "compiled.ts"), "utf8");
 
 /** @throws NvidiaCallError with the compiler's log */
 function made(nvrtc: Nvrtc, source: string, options: readonly string[]): Made {
   const headers = kernelHeaders();
-  // The compiler's folder is named by the hashes of its wheels.
+  // The compiler's folder name contains the hashes of its wheels.
   const inputs = JSON.stringify([nvrtc.path, nvrtc.version, options, kernelSource(source), headers, readers]);
   const folder = join(cacheFolder(), "nvidia", "compiled");
   const path = join(folder, `${new Bun.CryptoHasher("sha256").update(inputs).digest("hex").slice(0, 32)}.json`);

@@ -1,4 +1,4 @@
-/** Takes memory until it is stopped. */
+/** Allocates memory until it is stopped. */
 export default ({ completions }: { completions: string[] }) => {
   const kept: Uint8Array[] = [];
   for (;;) {

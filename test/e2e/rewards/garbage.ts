@@ -1,2 +1,2 @@
-/** Returns what is no list of rewards. */
+/** Returns something other than a list of rewards. */
 export default () => "nine out of ten";

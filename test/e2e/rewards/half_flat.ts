@@ -1,4 +1,4 @@
-/** Half of the prompts, told by their text's length, give every completion the same reward: groups without signal. */
+/** Gives every completion of half of the prompts, chosen by text length, the same reward: groups without signal. */
 export default ({ prompts, completion_ids }: { prompts: string[]; completion_ids: number[][] }): number[] =>
   completion_ids.map((ids, i) => {
     const length = JSON.stringify(prompts[i]).length;

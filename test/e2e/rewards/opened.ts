@@ -1,4 +1,4 @@
-/** 1 where the prompt ended in an open thought. */
+/** 1 if the prompt ended in an open thought. */
 import type { RewardFunction } from "../../../src/rewards/pool/functions.ts";
 
 export default (({ prompt_ends }) =>

@@ -1,4 +1,4 @@
-/** 1 where the columns of files.test.ts are what the row holds, whatever their types are; else 0. */
+/** 1 if the columns of files.test.ts have the row's values, whatever their types; else 0. */
 export default ({ completions, extra_info, level, big, score }: Record<string, readonly unknown[]>): number[] =>
   completions!.map((_, k) => {
     const { i } = extra_info![k] as { i: number };

@@ -1,4 +1,4 @@
-/** As by_tokens, and each step takes a quarter of a second longer: time for a test to end the process within one. */
+/** Like by_tokens, but each step takes a quarter of a second longer, so that a test can end the process within one. */
 import byTokens from "./by_tokens.ts";
 
 export default async (batch: { completion_ids: number[][] }) => {

@@ -1,4 +1,4 @@
-/** As by_tokens, and writes down what it is told of training, a number and a column of its own. */
+/** Like by_tokens, and records its training state, a number and a column of its own. */
 import type { RewardFunction } from "../../../src/rewards/pool/functions.ts";
 import byTokens from "./by_tokens.ts";
 

@@ -1,2 +1,2 @@
-/** Returns one reward, however many completions there are. */
+/** Returns one reward for any number of completions. */
 export default () => [1];

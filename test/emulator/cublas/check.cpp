@@ -1,4 +1,4 @@
-// What both libraries check: supported combinations of types, dimensions, alignment, extents; status names and texts.
+// Checks shared by both libraries: supported combinations of types, dimensions, alignment, extents; status names and texts.
 #include <cstdio>
 
 #include "../driver/hooks.h"

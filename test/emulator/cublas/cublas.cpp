@@ -35,7 +35,7 @@ bool known_algorithm(int algorithm) {
   return (algorithm >= -1 && algorithm <= 23) || (algorithm >= 99 && algorithm <= 115);
 }
 
-// A product inside a captured graph needs the caller's workspace: the library's own pool is not the graph's to keep.
+// A product inside a captured graph needs the caller's workspace: the graph cannot keep the library's own pool.
 void check_workspace(const Handle& handle, const char* name) {
   if (handle.workspace || !emulator_hook_capturing(handle.stream)) return;
   emulator_hook_report("no-workspace", name,

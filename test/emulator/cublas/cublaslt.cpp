@@ -1,5 +1,5 @@
-// libcublasLt: descriptors, the heuristic, the product with a bias in its epilogue. Leaves out other epilogues, orders but
-// column-major, scales, matrix transforms: the heuristic finds nothing for them.
+// libcublasLt: descriptors, the heuristic, the product with a bias in its epilogue. Leaves out other epilogues, orders other
+// than column-major, scales and matrix transforms: the heuristic finds nothing for them.
 #include <cstring>
 #include <set>
 #include <string>
@@ -96,7 +96,7 @@ Matrix matrix_of(const Layout& layout, const void* address) {
   return {uint64_t(address), layout.type, int64_t(layout.rows), int64_t(layout.columns), layout.leading, layout.stride};
 }
 
-// Whether sizes fit together (invalid_value) and such a product exists (not_supported).
+// Whether sizes match (else invalid_value) and such a product exists (else not_supported).
 Status check(const Operation& operation, const Layout& a, const Layout& b, const Layout& c, const Layout& d) {
   const uint64_t m = operation.transa ? a.columns : a.rows, k = operation.transa ? a.rows : a.columns;
   const uint64_t n = operation.transb ? b.rows : b.columns, kb = operation.transb ? b.columns : b.rows;

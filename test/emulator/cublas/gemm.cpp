@@ -1,8 +1,8 @@
-// The product itself: operands packed to float32 panels, sums over k in order within pieces of 256, pieces in order. The
-// order is the same for every shape and thread, so a row's bits don't depend on what else is in the batch.
+// The product itself: operands packed into float32 panels, sums over k in order within pieces of 256, and the pieces in order.
+// The order is the same for every shape and thread, so a row's bits don't depend on the rest of the batch.
 //
-// Where the driver says that tensor cores truncate, products that they compute are summed so instead (runtime/truncate.h),
-// plainly and over the whole of k.
+// If the driver says that tensor cores truncate, the products they would compute are summed that way instead
+// (runtime/truncate.h), plainly and over the whole of k.
 #include "gemm.h"
 
 #include <algorithm>
@@ -59,7 +59,7 @@ uint16_t to_f16(float value) {
   return sign | uint16_t(((exponent + 13) << 10) + int(std::nearbyint(fraction * 2048.0f)));
 }
 
-// Ties away from zero, as cvt.rna.tf32.
+// Ties away from zero, like cvt.rna.tf32.
 float to_tf32(float value) { return std::isfinite(value) ? from_bits((to_bits(value) + 0x1000) & ~0x1fffu) : value; }
 
 float rounded(float value, Rounding rounding) {
@@ -85,7 +85,7 @@ void store(char* base, int type, int64_t index, float value) {
     reinterpret_cast<uint16_t*>(base)[index] = type == bf16 ? to_bf16(value) : to_f16(value);
 }
 
-// A matrix operand as the product walks it: element (i, p) for p along k.
+// A matrix operand as the product traverses it: element (i, p) for p along k.
 struct Operand {
   const char* base;
   int type;
@@ -93,7 +93,7 @@ struct Operand {
   Rounding rounding;
 };
 
-// Rows i0.. of the operand, `width` of them a panel, as [panel][p][row]; rows past the end are zero.
+// Rows i0.. of the operand, `width` per panel, as [panel][p][row]; rows past the end are zero.
 template <int64_t width, class Read>
 void pack_with(Read read, int64_t i0, int64_t rows, int64_t p0, int64_t depth, float* packed) {
   for (int64_t panel = 0; panel < rows; panel += width) {
@@ -124,7 +124,7 @@ void pack(const Operand& x, int64_t i0, int64_t rows, int64_t p0, int64_t depth,
 typedef float Four __attribute__((vector_size(16)));
 typedef float Eight __attribute__((vector_size(32)));
 
-// sums (16 × `columns`, column-major with `leading`) += A panel · columns of the B panel. All lie at whole vectors.
+// sums (16 × `columns`, column-major with `leading`) += A panel · columns of the B panel. All are aligned to whole vectors.
 template <class Lanes, int columns>
 __attribute__((always_inline)) inline void multiply_columns(const float* a, const float* b, int64_t depth, float* sums,
                                                             int64_t leading) {
@@ -155,7 +155,7 @@ const auto multiply_panel = __builtin_cpu_supports("avx2") ? multiply_wide : mul
 const auto multiply_panel = multiply_narrow;
 #endif
 
-// Floats from an address that vectors may load from.
+// Floats from an address aligned for vector loads.
 struct Buffer {
   std::vector<float> floats;
   float* zeroed(int64_t count) {
@@ -166,7 +166,7 @@ struct Buffer {
 
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-// What becomes of a sum of products: element (i, j) of the result, `c` and `d` the starts of both in the batch.
+// Stores a sum of products as element (i, j) of the result; `c` and `d` are the starts of both in the batch.
 void finish(const Problem& problem, const char* c, char* d, int64_t i, int64_t j, float sum) {
   float value = problem.alpha * sum;
   if (problem.beta != 0) value += problem.beta * load(c, problem.c.type, j * problem.c.leading + i);
@@ -208,7 +208,7 @@ void compute_part(const Problem& problem, int64_t index, int64_t m0, int64_t m1,
   }
 }
 
-// Products of 16-bit numbers, and of float32 ones that are rounded to such or to TF32, are the tensor cores'.
+// Tensor cores compute products of 16-bit numbers, and of float32 ones that are rounded to 16 bits or to TF32.
 bool on_tensor_cores(const Problem& problem) { return problem.a.type != f32 || problem.rounding != Rounding::none; }
 
 void compute_truncated(const Problem& problem, int64_t index, const Accumulation& how) {
@@ -254,7 +254,7 @@ void compute(const Problem& problem) {
   const double work = double(problem.m) * double(problem.n) * double(problem.k);
   const int threads = work < double(1 << 22) ? 1 : thread_count();
   for (int64_t index = 0; index < problem.batch; index++) {
-    // The longer side is cut, at whole panels.
+    // The longer side is split, at whole panels.
     const bool by_rows = problem.m >= problem.n;
     const int64_t length = by_rows ? problem.m : problem.n;
     const int64_t piece = round_up((length + threads - 1) / threads, by_rows ? panel_m : panel_n);

@@ -1,5 +1,5 @@
-// Matrix products as cuBLAS defines them, D = alpha op(A) op(B) + beta C (+ bias), everything column-major: the part that
-// libcublas and libcublasLt share. Independent of the project's own kernels on purpose.
+// Matrix products as cuBLAS defines them, D = alpha op(A) op(B) + beta C (+ bias), all column-major: the code shared by
+// libcublas and libcublasLt. Deliberately independent of the project's own kernels.
 #pragma once
 #include <cstdint>
 
@@ -29,16 +29,16 @@ enum Status : int {
   not_supported = 15,
 };
 
-// What the tensor cores make of float32 operands.
+// How the tensor cores treat float32 operands.
 enum class Rounding : int { none, tf32, bf16, f16 };
 
 struct Matrix {
   uint64_t address;
   int type;
-  int64_t rows, columns, leading, stride;  // as stored; stride in elements from one of a batch to the next
+  int64_t rows, columns, leading, stride;  // as stored; stride in elements between matrices of a batch
 };
 
-// Plain data: it is copied when the work is queued, and a graph keeps it.
+// Plain data: it is copied when the work is queued, and kept by graphs.
 struct Problem {
   const char* name;
   int64_t m, n, k, batch;
@@ -46,21 +46,21 @@ struct Problem {
   Rounding rounding;
   float alpha, beta;
   Matrix a, b, c, d;
-  uint64_t bias;  // m values, one a row of D; 0 for none
+  uint64_t bias;  // m values, one per row of D; 0: none
   int bias_type;
 };
 
-int size_of(int type);  // bytes, 0 for a type that is not here
+int size_of(int type);  // bytes; 0 for an unsupported type
 
-// Whether cuBLAS has a product of these types: its table of supported combinations, real types, without int8.
+// Whether cuBLAS has a product of these types: its table of supported combinations, for real types, without int8.
 bool supported(int compute, int a, int b, int c, int d);
 Rounding rounding_of(int compute, bool tf32_mode);
 
-// Sizes, leading dimensions and alignment of one operand; null, or what is wrong with it.
+// Checks sizes, leading dimensions and alignment of one operand; null, or the error.
 const char* fault_of(const Matrix&);
 
-// Queues the product. Memory is checked when it runs: an extent outside its allocation is reported and ends the context,
-// as the illegal access would.
+// Queues the product. Memory is checked when it runs: an extent outside its allocation is reported and ends the context, as the
+// illegal access would.
 Status submit(const Problem&, void* stream);
 
 void compute(const Problem&);

@@ -1,4 +1,4 @@
-// Stream capture: calls become nodes of a graph. What the driver forbids meanwhile ends the capture.
+// Stream capture: calls become nodes of a graph. A call that the driver forbids during a capture ends it.
 #include <algorithm>
 #include <set>
 
@@ -25,7 +25,7 @@ void leave(const Capture* capture) {
   }
 }
 
-// Work of a joined stream that nothing of the origin's waits for.
+// Work of a joined stream that nothing in the origin stream waits for.
 bool unjoined(const Capture& capture) {
   const auto& nodes = capture.graph->nodes;
   std::set<uint32_t> reached(capture.origin->tail.begin(), capture.origin->tail.end());

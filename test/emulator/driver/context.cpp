@@ -1,4 +1,4 @@
-// Initialisation, the primary context, which thread has it current, the fault that ends it; the guard of every call.
+// Initialisation, the primary context, the thread it is current for, the fault that ends it; the guard of every call.
 #include <cstdio>
 #include <cstdlib>
 
@@ -176,7 +176,7 @@ API int cuCtxSynchronize() {
   return context().sticky;
 }
 
-// The driver's private tables, which NVRTC asks for when it finds a driver and does without where there is none.
+// The driver's private tables. NVRTC asks for them if it finds a driver, and works without them otherwise.
 API int cuGetExportTable(const void** table, const void*) {
   BEGIN_CALL(Needs::nothing);
   if (!table) return invalid_value;

@@ -1,5 +1,5 @@
-// What tests steer and read: settings (also by environment, read at the first call), reports, counters, live objects,
-// calls and launches. Answers are JSON, valid until the next such call on the thread.
+// What tests set and read: settings (also from the environment, read at the first call), reports, counters, live objects, calls
+// and launches. Answers are JSON, valid until the thread's next such call.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -183,7 +183,7 @@ API const char* emulator_live() {
   return answer(object(counts));
 }
 
-// Kernels and library calls that ran, by name; those replayed in a graph too.
+// Kernels and library calls that ran, by name, including those replayed in a graph.
 API const char* emulator_launches() {
   Call call(nullptr, Needs::nothing);
   return answer(object(executed()));
@@ -194,7 +194,7 @@ API const char* emulator_calls() {
   return answer(object(calls_by_name()));
 }
 
-// As if the process had just begun: every object gone, whatever the context's state.
+// Resets to the state of a new process: every object is freed, whatever the context's state.
 API void emulator_reset() {
   Call call(nullptr, Needs::nothing);
   destroy_objects(nullptr);

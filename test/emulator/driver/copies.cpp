@@ -1,4 +1,4 @@
-// Copies and fills. Pinned memory is read and written when the copy runs. Pageable memory is staged: read during the
+// Copies and fills. Pinned memory is read and written when the copy runs. Pageable memory is staged: it is read during the
 // call, and a copy into it waits (CUDA driver API, "API synchronization behavior").
 #include <cstring>
 
@@ -29,7 +29,7 @@ Status refuse_capture(Stream& stream) {
   return capture_unsupported;
 }
 
-// `waits`: the synchronous call, which returns only once a pinned source was read.
+// `waits`: the synchronous call, which returns only after reading a pinned source.
 Status host_to_device(uint64_t target, const void* source, size_t size, Handle handle, bool waits) {
   const auto stream = find_stream(handle);
   if (!stream) return invalid_handle;
@@ -113,7 +113,7 @@ void note_written(uint64_t address, uint64_t size) {
 
 using namespace emulator::driver;
 
-// Calls without a stream go to the legacy stream, and none of them may be made while a capture forbids it.
+// Calls without a stream use the legacy stream; all of them are forbidden while a capture excludes it.
 #define BEGIN_SYNCHRONOUS_CALL     \
   BEGIN_CALL(Needs::context);      \
   if (const Status status = forbid_capture()) return status

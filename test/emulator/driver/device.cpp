@@ -1,5 +1,5 @@
-// The one emulated device: its name, limits and attributes by compute capability. Figures that the driver would report
-// of a card of that generation; nothing here depends on the machine underneath.
+// The one emulated device: its name, limits and attributes by compute capability. These are the figures that the driver reports
+// for a card of that generation; nothing here depends on the host machine.
 #include <cstdio>
 #include <cstring>
 

@@ -1,6 +1,6 @@
-// What the files of the emulated driver share: status codes, the guard every exported call starts with, streams and
-// what they run, captures, objects behind handles. One device, its primary context; leaves out contexts made by
-// cuCtxCreate, textures, peer access, virtual memory and pools. What a launch goes through: ../README.md.
+// Shared by the files of the emulated driver: status codes, the guard at the start of every exported call, streams and their
+// work, captures, objects behind handles. One device and its primary context; leaves out contexts made by cuCtxCreate,
+// textures, peer access, virtual memory and pools. The path of a launch: ../README.md.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -20,7 +20,7 @@
 
 namespace emulator::driver {
 
-// CUresult, those that are returned here.
+// The CUresult values that are returned here.
 enum Status : int {
   success = 0,
   invalid_value = 1,
@@ -57,7 +57,7 @@ using Handle = void*;
 
 enum class Needs { nothing, initialized, context };
 
-// First in every exported function: one call at a time, counted by name, refused as the driver refuses it.
+// First in every exported function: serializes calls, counts them by name, and rejects what the driver rejects.
 class Call {
  public:
   Call(const char* name, Needs needs);
@@ -95,7 +95,7 @@ struct Range {
 // CUgraphNodeType
 enum class NodeType : int { kernel = 0, copy = 1, set = 2, graph = 4, empty = 5 };
 
-// A kernel, copy, fill or another library's work. It can run many times, as a node of a graph does.
+// A kernel, copy, fill or another library's work. It can run many times, as graph nodes do.
 struct Operation {
   NodeType type = NodeType::empty;
   std::string name;
@@ -119,7 +119,7 @@ struct Record {
   double milliseconds = 0;
 };
 
-// Pinned memory that queued work will read or write: the host must leave it alone until then.
+// Pinned memory that queued work will read or write: the host must not touch it until then.
 struct Watch {
   Range range;
   bool writes = false;
@@ -129,7 +129,7 @@ struct Watch {
 };
 
 struct Entry {
-  std::shared_ptr<const Operation> operation;  // null where it only orders
+  std::shared_ptr<const Operation> operation;  // null if it only orders
   std::vector<Point> after;
   std::vector<std::list<Watch>::iterator> watches;
   std::shared_ptr<Record> record;
@@ -154,24 +154,24 @@ struct Event {
   std::vector<uint32_t> nodes;
 };
 
-// Null where the handle is no stream of this context.
+// Null if the handle is not a stream of this context.
 std::shared_ptr<Stream> find_stream(Handle);
 std::shared_ptr<Event> find_event(Handle);
 const std::vector<std::shared_ptr<Stream>>& all_streams();
 
-// Queues work, or adds it to the graph that the stream captures. `after` are further points it waits for.
+// Queues work, or adds it to the graph that the stream captures. `after`: additional points to wait for.
 Status submit(const std::shared_ptr<Stream>&, std::shared_ptr<const Operation>, std::vector<Point> after = {});
-// Runs what the stream has queued up to `sequence`, and what that waits for.
+// Runs the stream's queued work up to `sequence`, and everything that waits for.
 void run_until(Stream&, uint64_t sequence);
-// Marks this point of the stream; makes the stream wait for another's.
+// Marks this point of the stream; makes the stream wait for another stream's point.
 void record(const std::shared_ptr<Stream>&, std::shared_ptr<Record>);
 void wait_for(const std::shared_ptr<Stream>&, const Point&);
 // A call that waits for a stream or for the whole context.
 void wait_stream(const std::shared_ptr<Stream>&);
 void wait_all();
-// Reports copies still queued that use the host memory.
+// Reports queued copies that still use the host memory.
 void report_early_free(const Range&);
-// Whether the stream waits implicitly for a capturing one: illegal, and ends the capture.
+// Whether the stream waits implicitly for a capturing one, which is illegal and ends the capture.
 Status check_implicit(Stream&);
 
 // Kernels and library calls that ran, by name.
@@ -186,7 +186,7 @@ struct Node {
 
 struct Graph {
   std::vector<Node> nodes;
-  std::vector<std::unique_ptr<char>> handles;  // one address a node, what cuGraphGetNodes gives out
+  std::vector<std::unique_ptr<char>> handles;  // one address per node, returned by cuGraphGetNodes
 };
 
 struct Capture {
@@ -198,9 +198,9 @@ struct Capture {
 };
 
 void invalidate(const std::shared_ptr<Capture>&);
-// For calls that wait or allocate: refused while a capture forbids it, which also ends the capture.
+// For calls that wait or allocate: rejected while a capture forbids them, which also ends the capture.
 Status forbid_capture();
-// A stream that waits for an event of a capture becomes part of it.
+// A stream that waits for an event of a capture joins it.
 Status join_capture(Stream&, const Event&);
 Status add_node(Stream&, std::shared_ptr<const Operation>);
 Handle register_graph(std::shared_ptr<Graph>);
@@ -212,12 +212,12 @@ struct HostBuffer {
   unsigned flags = 0;
   bool registered = false;  // the program's own memory, made pinned
 };
-// Device memory: an allocation's, or a module's global's once it was asked for.
+// Device memory: an allocation, or a module's global once it was requested.
 bool inside_allocation(uint64_t address, uint64_t size);
-// The pinned buffer that holds all of the range, or null.
+// The pinned buffer that contains the whole range, or null.
 const HostBuffer* find_pinned(uint64_t address, uint64_t size);
 uint64_t memory_in_use();
-// Device memory that a copy, a fill or a library has just written: what kernels read there is no longer unwritten.
+// Device memory that a copy, a fill or a library has just written: kernels may now read it without a report.
 void note_written(uint64_t address, uint64_t size);
 
 // A mapping between inaccessible pages, filled with 0xff; `size` bytes from `address`, which is 256-aligned.
@@ -248,7 +248,7 @@ struct Context {
 };
 Context& context();
 void set_sticky(Status);
-// Frees what the context holds: at its last release, at a reset. `leaks` names what was still live.
+// Frees what the context holds: at its last release, or at a reset. `leaks` names the objects that were still alive.
 void destroy_objects(std::string* leaks);
 
 struct LiveObjects {

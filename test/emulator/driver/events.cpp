@@ -9,7 +9,7 @@ namespace {
 
 std::unordered_map<Handle, std::shared_ptr<Event>> events;
 
-// Null when all that the event marks has run.
+// Null once everything that the event marks has run.
 std::shared_ptr<Record> outstanding(const Event& event) {
   return event.record && !event.record->done ? event.record : nullptr;
 }
@@ -130,7 +130,7 @@ API int cuEventElapsedTime_v2(float* milliseconds, Handle start, Handle end) {
   return elapsed(milliseconds, start, end);
 }
 
-// The event's latest recording as of now; later recordings don't matter. One never recorded is no wait at all.
+// The event's latest recording so far; later recordings don't matter. An event never recorded causes no wait.
 API int cuStreamWaitEvent(Handle stream_handle, Handle handle, unsigned flags) {
   BEGIN_CALL(Needs::context);
   const auto stream = find_stream(stream_handle);

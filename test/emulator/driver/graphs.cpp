@@ -1,5 +1,5 @@
-// Graphs made by capture, their executable copies, and replay. Nodes run in an order their dependencies allow: eager in
-// the order of capture, lazy the latest captured first, so that a missing dependency shows.
+// Graphs made by capture, their executable copies, and replay. Nodes run in an order that their dependencies allow: in eager
+// mode the order of capture, in lazy mode the latest captured first, so that a missing dependency shows.
 #include <algorithm>
 #include <unordered_map>
 
@@ -12,7 +12,7 @@ namespace {
 struct Executable {
   std::shared_ptr<const Graph> graph;
   std::shared_ptr<const Operation> operation;  // the whole graph as one piece of work
-  Point last;                                  // a graph never runs beside itself
+  Point last;                                  // a graph never runs concurrently with itself
 };
 
 std::unordered_map<Handle, std::shared_ptr<Graph>> graphs;
@@ -39,7 +39,7 @@ void replay(const Graph& graph) {
   }
 }
 
-// A pinned buffer that the graph itself fills and then reads is no concern of the host's.
+// A pinned buffer that the graph itself fills and then reads does not restrict the host.
 std::shared_ptr<Operation> whole(const std::shared_ptr<const Graph>& graph) {
   auto operation = std::make_shared<Operation>();
   operation->type = NodeType::graph;

@@ -1,5 +1,5 @@
-// Memory behind emulated allocations: between inaccessible pages, filled with 0xff (NaN in every float type) at no cost
-// until it is touched, since fresh pages are copies of one page-cached pattern.
+// Memory behind emulated allocations: between inaccessible pages, filled with 0xff (NaN in every float type) at no cost until
+// it is touched, since fresh pages are copies of one page-cached pattern.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -67,7 +67,7 @@ bool Mapping::slack_intact() const {
 
 void Mapping::discard() {
   mmap(base, length, PROT_NONE, map_flags | MAP_FIXED, -1, 0);
-  // Address space is plentiful, mappings are not: the oldest go back for good.
+  // Address space is plentiful but mappings are limited: the oldest are unmapped for good.
   static std::deque<std::pair<char*, size_t>> kept;
   kept.emplace_back(base, length);
   if (kept.size() > 4096) {

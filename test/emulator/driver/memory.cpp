@@ -1,5 +1,5 @@
-// Device allocations and pinned host memory. Releasing memory waits for the device, as the driver's calls do; memory
-// that queued copies still need is reported, since nothing promises that wait.
+// Device allocations and pinned host memory. Freeing memory waits for the device, as the driver's calls do; memory that queued
+// copies still need is reported, since that wait is not guaranteed.
 #include <algorithm>
 #include <cstdio>
 #include <cstring>

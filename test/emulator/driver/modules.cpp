@@ -1,5 +1,5 @@
-// Modules: PTX handed to the engine where the real driver takes a cubin, so a module for another architecture is
-// refused as a cubin would be. Functions and their attributes, globals.
+// Modules: the engine receives PTX where the real driver takes a cubin, so a module for another architecture is rejected as a
+// cubin would be. Functions and their attributes, globals.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -13,14 +13,14 @@ namespace emulator::driver {
 struct LoadedModule {
   Module* engine = nullptr;
   std::map<std::string, std::shared_ptr<Function>> functions;
-  std::vector<Range> globals;  // those asked for
+  std::vector<Range> globals;  // those requested
 };
 
 namespace {
 
 std::unordered_map<Handle, std::shared_ptr<LoadedModule>> modules;
 
-// The number of ".target sm_80" or ".target sm_90a", 0 where there is none.
+// The number of ".target sm_80" or ".target sm_90a"; 0 if absent.
 int target_of(const char* ptx) {
   const char* at = strstr(ptx, "\n.target sm_");
   return at ? atoi(at + strlen("\n.target sm_")) : 0;
@@ -162,7 +162,7 @@ API int cuFuncGetAttribute(int* value, int attribute, Handle handle) {
     case max_threads: *value = kernel.max_threads ? int(std::min(kernel.max_threads, 1024u)) : 1024; break;
     case static_shared: *value = int(kernel.static_shared); break;
     case constant_bytes: case local_bytes: case cache_ca: *value = 0; break;
-    case registers: *value = 32; break;  // PTX has virtual registers only; the static gates know the real count
+    case registers: *value = 32; break;  // PTX has only virtual registers; the static gates know the real count
     case ptx_version: case binary_version: *value = driver_settings().compute_capability; break;
     case max_dynamic_shared: *value = function->dynamic_shared_limit; break;
     case carveout: *value = function->carveout; break;

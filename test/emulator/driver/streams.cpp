@@ -1,5 +1,5 @@
-// Streams and what they have queued. Eager: work runs in the call that queues it. Lazy: work runs only when something
-// waits for it, and only what that wait covers, so that a forgotten wait gives the wrong answer every time.
+// Streams and their queues. Eager: work runs in the call that queues it. Lazy: work runs only when something waits for it, and
+// only what that wait covers, so that a forgotten wait gives a wrong result every time.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -46,12 +46,12 @@ bool watched(const Range& range, bool only_writes) {
   });
 }
 
-// What the host changes between here and the copy is seen: sources by their hash, targets because they are poisoned.
+// Detects changes by the host between here and the copy: sources by their hash, targets because they are poisoned.
 void watch(const Operation& operation, Entry* entry) {
   const auto add = [&](const Range& range, bool writes) {
     if (!range.size) return;
     Watch each{range, writes, false, 0, operation.name};
-    each.verify = !watched(range, !writes);  // other queued work may change a source, or read a target, quite legally
+    each.verify = !watched(range, !writes);  // other queued work may legally change a source or read a target
     if (each.verify) {
       if (writes) memset(reinterpret_cast<void*>(range.address), 0xff, range.size);
       each.hash = hash_bytes(range);
@@ -93,7 +93,7 @@ void run_entry(Entry& entry) {
 }
 
 void push(const std::shared_ptr<Stream>& stream, Entry entry) {
-  // The legacy stream and blocking streams wait for each other, in the order of the calls.
+  // The legacy stream and blocking streams wait for each other, in call order.
   if (stream->legacy) {
     for (const auto& other : streams().live)
       if (other->blocking()) entry.after.push_back({other, other->submitted});
@@ -167,7 +167,7 @@ void wait_for(const std::shared_ptr<Stream>& stream, const Point& point) {
 }
 
 void wait_stream(const std::shared_ptr<Stream>& stream) {
-  if (stream->legacy) push(stream, {});  // what it implicitly waits for, too
+  if (stream->legacy) push(stream, {});  // including everything it implicitly waits for
   run_until(*stream, stream->submitted);
 }
 
@@ -226,7 +226,7 @@ API int cuStreamCreateWithPriority(Handle* handle, unsigned flags, int) {
   return create_stream(handle, flags);
 }
 
-// What it has queued still runs, whenever something waits for it.
+// Its queued work still runs, whenever something waits for it.
 API int cuStreamDestroy_v2(Handle handle) {
   BEGIN_CALL(Needs::context);
   const auto stream = find_stream(handle);
@@ -251,7 +251,7 @@ API int cuStreamSynchronize(Handle handle) {
   return context().sticky;
 }
 
-// Lazy work makes progress only here: the first query says not ready, and what it asked about has then run.
+// Lazy work makes progress only here: the first query returns not ready after running what it asked about.
 API int cuStreamQuery(Handle handle) {
   BEGIN_CALL(Needs::context);
   const auto stream = find_stream(handle);

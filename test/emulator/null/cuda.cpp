@@ -1,5 +1,5 @@
-// A libcuda that does nothing: the host's time is what remains. Device memory is address space only, pinned memory is
-// real and zero.
+// A libcuda that does nothing, so that only the host's time remains. Device memory is just address space; pinned memory is real
+// and zero.
 #include <sys/mman.h>
 
 #include <cstring>
@@ -36,7 +36,7 @@ int unmap(uint64_t address) {
 constexpr int out_of_memory = 2;
 constexpr size_t total_memory = 80ull << 30;
 
-// An A100's, as far as launches depend on them.
+// Values of an A100, as far as launches depend on them.
 int attribute_value(int attribute) {
   switch (attribute) {
     case 1: case 2: case 3: return 1024;

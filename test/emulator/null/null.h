@@ -1,11 +1,11 @@
-// For libraries that do nothing and succeed: calls whose arguments don't matter, handles that are only different.
+// For libraries that do nothing and succeed: calls with ignored arguments, and handles that only have to differ.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 #define API extern "C" __attribute__((visibility("default")))
 
-// Called with any arguments; those of the C conventions here may be ignored.
+// Can be called with any arguments; the C calling conventions used here allow ignoring them.
 #define DOES_NOTHING(name) \
   API int name() { return 0; }
 

@@ -1,4 +1,4 @@
-// An NVRTC that does nothing: its machine code is a few bytes that say what they are.
+// An NVRTC that does nothing: its machine code is a few bytes of text that say so.
 #include <cstring>
 
 #include "null.h"

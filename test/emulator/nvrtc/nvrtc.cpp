@@ -1,6 +1,6 @@
-// libnvrtc: compiles with a real NVRTC where there is one, else answers from recordings. In both cases the "cubin" it
-// hands out is the PTX, which the emulated driver loads in a cubin's place. Leaves out name expressions (the kernels are
-// extern "C"), LTO and precompiled headers.
+// libnvrtc: compiles with a real NVRTC if there is one, else answers from recordings. In both cases the "cubin" it returns is
+// PTX, which the emulated driver accepts in place of a cubin. Leaves out name expressions (the kernels are extern "C"), LTO and
+// precompiled headers.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -36,7 +36,7 @@ Compiled* find(void* handle) {
   return found == programs.end() ? nullptr : *found;
 }
 
-// The real library's calls that a compilation needs.
+// The real library's calls needed for a compilation.
 struct Real {
   void* library = nullptr;
   int (*version)(int*, int*);
@@ -49,15 +49,15 @@ struct Real {
   int (*log)(void*, char*);
 };
 
-// EMULATOR_NVRTC (empty: none), else what the gates' script has fetched, beside the folder of this library.
+// EMULATOR_NVRTC (empty: none), else the one that the gates' script has fetched, beside the folder of this library.
 std::string real_path() {
   if (const char* path = getenv("EMULATOR_NVRTC")) return path;
   namespace fs = std::filesystem;
   std::error_code error;
-  std::string found;  // of version 12, unless there is one of 13
+  std::string found;  // version 12, unless there is a 13
   for (fs::recursive_directory_iterator at(library_folder() + "/../nvidia", error), end; !error && at != end; at.increment(error)) {
     const std::string name = at->path().filename();
-    if (name.starts_with("fetch-")) at.disable_recursion_pending();  // one that is under way
+    if (name.starts_with("fetch-")) at.disable_recursion_pending();  // a fetch in progress
     if (name == "libnvrtc.so.13") return at->path();
     if (name == "libnvrtc.so.12") found = at->path();
   }
@@ -67,7 +67,7 @@ std::string real_path() {
 Real load(const std::string& path) {
   Real calls;
   if (path.empty()) return calls;
-  // It loads its builtins by their bare name, which the loader knows once they are loaded.
+  // NVRTC loads its builtins by their bare name, which the loader finds once they are loaded.
   std::error_code ignored;
   for (const auto& file : std::filesystem::directory_iterator(std::filesystem::path(path).parent_path(), ignored))
     if (file.path().filename().string().starts_with("libnvrtc-builtins.so."))
@@ -99,7 +99,7 @@ Real& real() {
   return loaded;
 }
 
-// EMULATOR_FETCH: a command that fetches NVRTC and prints its folder last. Once a process, when nothing else helps.
+// EMULATOR_FETCH: a command that fetches NVRTC and prints its folder last. Run once per process, as the last resort.
 void fetch() {
   static bool tried = false;
   const char* command = getenv("EMULATOR_FETCH");
@@ -141,7 +141,7 @@ int compile_really(Compiled& program, int count, const char* const* options) {
   return result;
 }
 
-// Says in the log, and in the file EMULATOR_MISSING, what could not be compiled.
+// Reports in the log, and in the file EMULATOR_MISSING, what could not be compiled.
 int refuse(Compiled& program, const std::string& hash, const std::vector<std::string>& options) {
   program.log = program.name + " with";
   for (const std::string& option : options) program.log += " " + option;
@@ -157,7 +157,7 @@ int refuse(Compiled& program, const std::string& hash, const std::vector<std::st
   return compilation_failed;
 }
 
-// What nvrtcGet…Size and nvrtcGet… answer with: the text and its final zero.
+// The answers of nvrtcGet…Size and nvrtcGet…: the text and its terminating zero.
 int size_of_text(void* handle, size_t* size, std::string Compiled::* text) {
   const std::lock_guard lock(mutex);
   Compiled* program = find(handle);
@@ -256,7 +256,7 @@ API int nvrtcCompileProgram(void* handle, int count, const char* const* options)
 API int nvrtcGetPTXSize(void* program, size_t* size) { return size_of_text(program, size, &Compiled::ptx); }
 API int nvrtcGetPTX(void* program, char* ptx) { return copy_text(program, ptx, &Compiled::ptx); }
 
-// 0 where the architecture was a virtual one, as the real call says.
+// 0 for a virtual architecture, as from the real call.
 API int nvrtcGetCUBINSize(void* handle, size_t* size) {
   const int result = size_of_text(handle, size, &Compiled::ptx);
   if (!result && !static_cast<Compiled*>(handle)->for_device) *size = 0;
@@ -273,5 +273,5 @@ API int nvrtcGetCUBIN(void* handle, char* cubin) {
 API int nvrtcGetProgramLogSize(void* program, size_t* size) { return size_of_text(program, size, &Compiled::log); }
 API int nvrtcGetProgramLog(void* program, char* log) { return copy_text(program, log, &Compiled::log); }
 
-// Whether compilations run, or are answered from recordings.
+// Whether programs are compiled, or answered from recordings.
 API int emulator_nvrtc_is_real() { return real().library != nullptr; }

@@ -1,4 +1,4 @@
-// PTX kept by what it was compiled from: see recordings.h.
+// PTX stored by the hash of its inputs: see recordings.h.
 #include "recordings.h"
 
 #include <dlfcn.h>

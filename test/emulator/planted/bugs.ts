@@ -1,25 +1,25 @@
-/** The planted bugs that are in kernels: how each is launched, and what its correct twin computes. */
+/** The planted kernel bugs: how each is launched, and what its correct twin computes. */
 import { type Argument, type Extent, i32, i64, type Session } from "./session.ts";
 
 export interface Bug {
-  /** Source in kernels/, without its ending. */
+  /** Source in kernels/, without its extension. */
   readonly name: string;
   readonly grid?: Extent;
   readonly block: Extent;
   readonly shared?: number;
-  /** Shared memory of the correct twin, where the launch itself is wrong. */
+  /** Shared memory of the correct twin, if the launch itself is wrong. */
   readonly goodShared?: number;
   /** Arguments; `fixed` for the correct twin. */
   readonly args: (session: Session, out: number, fixed: boolean) => readonly Argument[];
-  /** Bytes of the buffer that results go to. */
+  /** Size of the result buffer in bytes. */
   readonly outBytes: number;
   readonly expected: readonly number[];
   readonly integers?: boolean;
-  /** The buffer begins with zeros; else it is not written before the launch. */
+  /** The buffer starts as zeros; else it is not written before the launch. */
   readonly zeroed?: boolean;
-  /** What the report must also say. */
+  /** Text that the report must also contain. */
   readonly says?: string;
-  /** Only the values tell: the emulator has nothing to report. */
+  /** Only the values are wrong: the emulator has nothing to report. */
   readonly byValue?: boolean;
 }
 
@@ -28,7 +28,7 @@ const floats = (n: number) => Float32Array.from(count(n));
 const ints = (n: number) => Int32Array.from(count(n));
 
 const bf16 = (x: number) => new Uint32Array(new Float32Array([x]).buffer)[0]! >>> 16;
-/** Rows of pairs of small whole numbers in bf16, and the product of a (16×16) and bᵀ (8×16). */
+/** Rows of pairs of small integers in bf16, and the product of a (16×16) and bᵀ (8×16). */
 const a = count(256).map((i) => ((i * 7) % 13) - 6);
 const b = count(128).map((i) => ((i * 5) % 11) - 5);
 const pairs = (values: readonly number[]) => Uint16Array.from(values.map(bf16));

@@ -1,15 +1,15 @@
-/** The planted bugs that are in the calls of the driver: order, lifetime, limits. Each with its correct twin. */
+/** The planted bugs in driver calls: order, lifetime, limits. Each with its correct twin. */
 import { type Extent, f32, i32, type Session } from "./session.ts";
 
 export interface HostBug {
   readonly name: string;
-  /** A kind of report, or the name of the status that a call must give. */
+  /** A kind of report, or the name of the status that a call must return. */
   readonly kind: string;
   /** Streams run lazily, so that a missing wait is noticed. */
   readonly lazy?: boolean;
-  /** Throws, or returns what was computed. */
+  /** Throws, or returns the computed values. */
   readonly run: (session: Session, fixed: boolean) => ArrayBuffer | undefined;
-  /** What the correct twin returns. */
+  /** The correct twin's result. */
   readonly expected?: readonly number[];
   /** No report: the values are wrong. */
   readonly byValue?: boolean;
@@ -29,7 +29,7 @@ function launchScale(s: Session, grid: Extent, block: Extent, shared = 0): Array
 
 export const hostBugs: readonly HostBug[] = [
   {
-    // The pinned buffer is filled for the second copy while the first has not been made.
+    // The pinned buffer is refilled for the second copy before the first has run.
     name: "early staging reuse",
     kind: "early-reuse",
     lazy: true,
@@ -49,7 +49,7 @@ export const hostBugs: readonly HostBug[] = [
     },
   },
   {
-    // One stream computes with what another has yet to copy.
+    // One stream reads what another has yet to copy.
     name: "missing event",
     kind: "uninitialized",
     lazy: true,
@@ -68,7 +68,7 @@ export const hostBugs: readonly HostBug[] = [
     },
   },
   {
-    // The event is recorded before the copy that it stands for.
+    // The event is recorded before the copy that it should mark.
     name: "event too early",
     kind: "uninitialized",
     lazy: true,
@@ -88,7 +88,7 @@ export const hostBugs: readonly HostBug[] = [
     },
   },
   {
-    // The host reads a result that nobody has waited for: poison.
+    // The host reads a result without waiting for it: poison.
     name: "read before the copy is made",
     kind: "value",
     byValue: true,
@@ -109,7 +109,7 @@ export const hostBugs: readonly HostBug[] = [
     kind: "CUDA_ERROR_INVALID_VALUE",
     expected: doubled,
     run(s, fixed) {
-      // One packed block, with its size given: n as 32 bits, then the factor; or n as 64.
+      // One packed block with an explicit size: n as 32 bits, then the factor; or n as 64 bits.
       const [y, x] = [s.buffer(4 * N), s.buffer(floats)];
       const { out } = s.driver;
       const [packed, size, extra] = [1024, 1088, 1096];
@@ -157,7 +157,7 @@ export const hostBugs: readonly HostBug[] = [
     },
   },
   {
-    // More than the 163 KiB that a block of sm_80 can have at all.
+    // More than the 163 KiB that a block of sm_80 can ever have.
     name: "more shared memory than there is",
     kind: "CUDA_ERROR_INVALID_VALUE",
     expected: count.map((i) => N - 1 - i),

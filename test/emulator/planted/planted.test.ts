@@ -1,7 +1,7 @@
 /**
- * The emulator finds what it promises to find: each planted bug is reported with kernel, block, thread and the source
- * line that is marked `// BUG: kind`, in every order of threads in which it can show; its correct twin is silent, with
- * the right values, in all of them.
+ * The emulator finds what it promises to find. Each planted bug is reported with kernel, block, thread and the source line
+ * marked `// BUG: kind`, in every thread order in which it can show; its correct twin gives no report and the right values in
+ * all orders.
  */
 import { describe, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
@@ -33,7 +33,7 @@ async function outcomesOf(name: string, fixed: boolean): Promise<PlantedOutcome[
   return (await outcomes).filter((outcome) => outcome.name === name && outcome.fixed === fixed);
 }
 
-/** Lines of the kernel that carry a mark, with its kind. */
+/** The marked lines of the kernel, with their kinds. */
 function marks(name: string): { readonly kind: string; readonly place: string }[] {
   return readFileSync(join(kernelFolder, `${name}.cu`), "utf8")
     .split("\n")
@@ -69,7 +69,7 @@ describe("bugs in kernels", () => {
                 report.kind === kind &&
                 report.kernel === "bad" &&
                 report.text.includes(says) &&
-                // The place ends where the number does: line 1 is not line 17.
+                // The place ends with its number: line 1 is not line 17.
                 new RegExp(`${place.replaceAll(".", "\\.")}(?!\\d)`).test(report.text),
             ),
           );
@@ -78,7 +78,7 @@ describe("bugs in kernels", () => {
             named: true,
             texts: [],
           });
-          // Advice on bank conflicts and sectors is about a launch, not about one thread.
+          // Advice on bank conflicts and sectors concerns a launch, not one thread.
           if (marked[0]!.kind !== "bank-conflict" && marked[0]!.kind !== "uncoalesced")
             expect(texts.join("\n")).toMatch(/kernel bad, block \(\d+, \d+, \d+\), thread \(\d+, \d+, \d+\)/);
         }
@@ -86,7 +86,7 @@ describe("bugs in kernels", () => {
       10 * minutes,
     );
 
-    test(`${name}: its twin is silent`, async () => {
+    test(`${name}: its twin gives no report`, async () => {
       const runs = await outcomesOf(name, true);
       expect(runs.map(({ order }) => order)).toEqual([...threadOrders]);
       for (const { error, reports, wrongValues, order } of runs)
@@ -115,7 +115,7 @@ describe("bugs in calls of the driver", () => {
       10 * minutes,
     );
 
-    test(`${name}: its twin is silent`, async () => {
+    test(`${name}: its twin gives no report`, async () => {
       const runs = await outcomesOf(name, true);
       expect(runs.length).toBeGreaterThan(0);
       for (const { error, reports, wrongValues } of runs)

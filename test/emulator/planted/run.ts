@@ -1,6 +1,6 @@
 /**
- * Runs planted bugs and their correct twins on the emulated driver, in a process of its own since a fault ends the
- * context. Prints an outcome as JSON a line. Arguments: the folder of the emulated libraries, then names to choose.
+ * Runs planted bugs and their correct twins on the emulated driver, in a separate process since a fault ends the context.
+ * Prints each outcome as a line of JSON. Arguments: the folder of the emulated libraries, then optional names to select.
  */
 import { NvidiaCallError } from "../../../ffi/bindings/nvidia-libraries.ts";
 import { errorText } from "../../../src/errors.ts";
@@ -12,10 +12,10 @@ import { openSession, type Session } from "./session.ts";
 export interface PlantedOutcome {
   readonly name: string;
   readonly fixed: boolean;
-  /** Name of the thread order, or of the way streams run. */
+  /** Name of the thread order, or of the stream mode. */
   readonly order: string;
   readonly reports: readonly Report[];
-  /** Status that a call gave, by its name; another error's text. */
+  /** Name of the status that a call returned, or another error's text. */
   readonly error?: string;
   readonly wrongValues: number;
 }

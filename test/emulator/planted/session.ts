@@ -1,6 +1,6 @@
 /**
- * A bare session with the emulated driver for tests of the emulator itself: buffers, launches and streams by the
- * product's own bindings, and what the emulator reports. Each session begins with a driver that has nothing in it.
+ * A minimal session with the emulated driver for tests of the emulator itself: buffers, launches and streams through the
+ * product's own bindings, and the emulator's reports. Each session starts with an empty driver.
  */
 import { readFileSync } from "node:fs";
 import { basename, join } from "node:path";
@@ -11,7 +11,7 @@ import { type Nvrtc, openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { compileOptions } from "../../../src/device/cuda/compile.ts";
 import { type EmulatorControl, openControl } from "../control.ts";
 
-/** A launch's argument: a plain number is a device address. */
+/** A launch argument: a plain number is a device address. */
 export type Argument = number | { readonly i32: number } | { readonly i64: number } | { readonly f32: number };
 
 export const i32 = (value: number): Argument => ({ i32: value });
@@ -25,25 +25,25 @@ export interface Session {
   readonly driver: Driver;
   readonly control: EmulatorControl;
   call(symbol: DriverSymbol, ...args: number[]): void;
-  /** Device memory that holds a copy of `data`, or `bytes` of it unwritten. */
+  /** Device memory that holds a copy of `data`, or `bytes` of unwritten memory. */
   buffer(data: Data | number): number;
   free(address: number): void;
   /** Pinned host memory. */
   pinned(bytes: number): { readonly address: number; readonly bytes: ArrayBuffer };
   stream(): number;
   event(): number;
-  /** A kernel of a source in planted/kernels, compiled by the emulated NVRTC. */
+  /** A kernel from planted/kernels, compiled by the emulated NVRTC. */
   kernel(file: string, name: string): number;
   kernelOf(ptx: string, name: string): number;
   launch(kernel: number, grid: Extent, block: Extent, shared: number, args: readonly Argument[], stream?: number): void;
-  /** Waits, then copies out. */
+  /** Waits, then copies the memory out. */
   read(address: number, bytes: number): ArrayBuffer;
   synchronize(stream?: number): void;
 }
 
 export const kernelFolder = join(import.meta.dir, "kernels");
 
-/** What the product compiles with, for the architecture that the emulator stands for. */
+/** The product's compiler options, for the architecture that the emulator represents. */
 export const plantedOptions = compileOptions(80, {});
 
 const PARAMETERS = 32;

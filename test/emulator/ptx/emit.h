@@ -1,5 +1,5 @@
-// PTX to C: one statement an instruction, registers are local variables, labels are labels. A rule per mnemonic writes
-// the statement; an instruction that no rule knows stops the translation by name.
+// PTX to C: one statement per instruction; registers become local variables, labels stay labels. A rule per mnemonic writes the
+// statement; an instruction without a rule stops the translation, and the error names it.
 #pragma once
 #include <array>
 #include <cstring>
@@ -16,10 +16,10 @@ namespace emulator {
 struct Symbol {
   enum Kind { shared, dynamic_shared, module_memory, kernel_parameter, local_parameter, local } kind;
   Variable variable;
-  std::string c_name;  // of memory that is a C array or pointer
+  std::string c_name;  // if the memory is a C array or pointer
 };
 
-// What the functions of a module write to together.
+// Shared output of a module's functions.
 struct ModuleOutput {
   std::map<std::string, Symbol> symbols;
   std::map<std::string, const Function*> functions;
@@ -49,7 +49,7 @@ class FunctionEmitter {
   };
   using Scope = std::map<std::string, Register>;
 
-  // statements.cpp
+  // emit_function.cpp
   void statement(const Statement&);
   void declare_variable(const Variable&);
   void begin_block();
@@ -80,7 +80,7 @@ class FunctionEmitter {
   };
   struct MatrixGroup {
     std::vector<std::string> steps;               // initializers of struct MatrixStep
-    std::map<std::string, MatrixResult> results;  // by register: what it will hold when the group has been carried out
+    std::map<std::string, MatrixResult> results;  // by register: its value once the group has been executed
     std::map<std::string, int> inputs;            // by register: the word that holds its value
     int words = 0;
     std::string first_site;
@@ -95,7 +95,7 @@ class FunctionEmitter {
   std::string load_matrix(const Instruction&);
   std::string multiply_matrices(const Instruction&);
 
-  // rules_*.cpp: statement for each family
+  // rules_*.cpp: one statement writer per family
   std::string integer_arithmetic(const Instruction&);
   std::string carry_arithmetic(const Instruction&);
   std::string float_arithmetic(const Instruction&);
@@ -161,7 +161,7 @@ class FunctionEmitter {
   int flops_ = 0;
 };
 
-// The whole module as C, to be compiled behind the primitives. Throws PtxError.
+// The whole module as C, to be compiled after the primitives. Throws PtxError.
 std::string emit_module(const PtxModule&);
 
 }  // namespace emulator

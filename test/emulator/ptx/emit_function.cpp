@@ -3,9 +3,9 @@
 
 namespace emulator {
 
-// Local arrays lie on the fiber's stack (runtime/fiber.h).
+// Local arrays are on the fiber's stack (runtime/fiber.cpp).
 constexpr uint64_t MOST_LOCAL_BYTES = 64 << 10;
-// Bounds the array of matrix operands, which lies there too.
+// Limits the array of matrix operands, which is on the same stack.
 constexpr size_t MOST_MATRIX_STEPS = 64;
 
 FunctionEmitter::FunctionEmitter(ModuleOutput& module, const Function& function, uint64_t shared_start)
@@ -46,7 +46,7 @@ std::string FunctionEmitter::run() {
   return text;
 }
 
-// What leaves the function: its local memory is gone.
+// Leaving the function ends its local memory.
 std::string FunctionEmitter::epilogue() const {
   if (!local_bytes_) return "return;";
   return "me->frame = frame.caller; return;";
@@ -55,7 +55,7 @@ std::string FunctionEmitter::epilogue() const {
 void FunctionEmitter::declare_variable(const Variable& declared) {
   Variable variable = declared;
   if (variable.space == "shared") {
-    // Red zones on both sides: PTX has lost the bounds within generic and computed addresses.
+    // Red zones on both sides, since PTX does not keep the bounds within generic and computed addresses.
     uint64_t alignment = std::max<uint64_t>(variable.alignment, 16);
     variable.offset = (shared_end + SHARED_RED_ZONE + alignment - 1) / alignment * alignment;
     shared_end = variable.offset + variable.size;
@@ -94,7 +94,7 @@ void FunctionEmitter::statement(const Statement& one) {
     case Statement::location: where_ = one.where; break;
     case Statement::registers:
       for (const std::string& name : one.names) {
-        // Names without % come from inline assembly and must not meet those of the translation.
+        // Names without % come from inline assembly and must not collide with the translation's.
         std::string c_name = name[0] == '%' ? identifier(name) : cat("n_", identifier(name));
         if (scopes_.size() > 1) c_name += cat("_", scope_number_);
         scopes_.back()[name] = {c_name, one.type};
@@ -123,7 +123,7 @@ void FunctionEmitter::statement(const Statement& one) {
       if (!instruction.guard.empty()) {
         std::string condition = read(instruction.guard, PREDICATE);
         std::string tally;
-        if (!leaves) {  // counted where it is carried out; a branch is carried out either way
+        if (!leaves) {  // counted when executed; a branch always is
           block = (int)module_.blocks.size();
           module_.blocks.emplace_back();
           tally = cat("++counts[", block, "]; ");

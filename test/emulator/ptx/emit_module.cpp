@@ -1,10 +1,10 @@
-// The module's memory, its functions and the tables by which the runtime finds them.
+// The module's memory, its functions, and the tables by which the runtime finds them.
 #include "emit.h"
 
 namespace emulator {
 namespace {
 
-// "{1, 0f3F800000}" with PTX's floating constants as their bits.
+// "{1, 0f3F800000}" with PTX's floating-point constants as bits.
 std::string initializer(const Variable& variable) {
   if (variable.initial.empty()) return "";
   std::string text = variable.initial[0] == '{' ? variable.initial : cat("{", variable.initial, "}"), result;
@@ -23,7 +23,7 @@ std::string initializer(const Variable& variable) {
   return " = " + result;
 }
 
-// Module memory as a C array; its entry in the table of globals.
+// Module memory as a C array, and its entry in the table of globals.
 std::string declare_global(Variable& variable, ModuleOutput* module, std::string* entries) {
   std::string name = cat("memory_", identifier(variable.name));
   module->symbols[variable.name] = {Symbol::module_memory, variable, name};
@@ -62,7 +62,7 @@ std::string emit_module(const PtxModule& ptx) {
 
   std::string declarations, bodies, tables, kernels;
   bool fences = false, atomics = false;  // in functions that kernels may call
-  // Functions first: shared variables of theirs lie below those of every kernel.
+  // Functions first: their shared variables come before those of every kernel.
   for (bool entries : {false, true}) {
     for (const Function& function : ptx.functions) {
       if (function.entry != entries) continue;

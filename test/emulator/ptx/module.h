@@ -1,4 +1,4 @@
-// A PTX module as the parser leaves it: variables, functions, their statements in order.
+// A parsed PTX module: variables, functions, and their statements in order.
 #pragma once
 #include <cstdint>
 #include <map>
@@ -11,7 +11,7 @@ namespace emulator {
 
 struct Location {
   int file = 0, line = 0;              // of the instruction
-  int outer_file = 0, outer_line = 0;  // of the kernel's own line that it was inlined into; the same where it was not
+  int outer_file = 0, outer_line = 0;  // of the kernel line that it was inlined into; else the same
 };
 
 struct Variable {
@@ -22,21 +22,21 @@ struct Variable {
   uint32_t alignment = 1;
   uint64_t offset = 0;    // of a parameter or a shared variable
   bool external = false;  // .extern: dynamic shared memory
-  std::string initial;    // what stands after "="
+  std::string initial;    // the text after "="
 };
 
 struct Instruction {
-  std::string opcode;                 // whole, "add.rn.ftz.f32"
-  std::vector<std::string> parts;     // at the dots
-  std::vector<std::string> operands;  // at the commas; braces and brackets kept
-  std::string guard;                  // predicate register, "" where there is none
+  std::string opcode;                 // complete: "add.rn.ftz.f32"
+  std::vector<std::string> parts;     // opcode split at the dots
+  std::vector<std::string> operands;  // split at the commas; braces and brackets kept
+  std::string guard;                  // predicate register; "" if none
   bool guard_negated = false;
 
   const std::string& mnemonic() const { return parts[0]; }
   bool has(const char* part) const;
   // The types among the parts, in order.
   std::vector<Type> types() const;
-  // The last of them: the one that most instructions mean.
+  // The last one, which is the one that matters for most instructions.
   Type type() const;
 };
 

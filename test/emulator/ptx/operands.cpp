@@ -1,4 +1,4 @@
-// Operands: registers, immediates, special registers, addresses; and the sites that reports name.
+// Operands: registers, immediates, special registers, addresses; and the sites named in reports.
 #include <cstdlib>
 #include <cstring>
 
@@ -120,7 +120,7 @@ std::string FunctionEmitter::write(const std::string& operand, Type type, const 
   if (own.is_float() && type.is_float()) throw PtxError(cat(operand, " written as another floating type"));
   if (own.is_float()) return cat(name, " = to_f", own.width, "((u", own.width, ")(", value, "));");
   if (type.is_float()) return cat(name, " = bits_of_f", type.width, "(", value, ");");
-  // First to the instruction's type, whose sign decides how the register's upper bits are filled.
+  // First convert to the instruction's type, whose sign decides how the register's upper bits are filled.
   return cat(name, " = (", c_type(own), ")(", c_type(type), ")(", value, ");");
 }
 
@@ -129,7 +129,7 @@ std::vector<std::string> FunctionEmitter::elements(const std::string& operand) {
   return split(std::string_view(operand).substr(1, operand.size() - 2), ',');
 }
 
-// "[base+offset]" or "[base]": a u32 into shared memory, else a u64.
+// "[base+offset]" or "[base]": a u32 for shared memory, else a u64.
 std::string FunctionEmitter::address(const std::string& operand, int space) {
   if (operand.size() < 3 || operand[0] != '[') throw PtxError(cat("address ", operand));
   std::string inside = trim(operand.substr(1, operand.size() - 2)), base = inside, offset;

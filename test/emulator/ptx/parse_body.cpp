@@ -1,4 +1,4 @@
-// The statements of a function, and declarations of variables.
+// Parses the statements of a function, and variable declarations.
 #include <cstdio>
 #include <sstream>
 
@@ -37,7 +37,7 @@ Variable parse_variable(const std::string& space, const std::string& declaration
   std::string word;
   while (words >> word) {
     if (word == ".align") words >> variable.alignment;
-    else if (word == ".ptr") words >> word >> word;  // ".ptr .align 1" speaks of what a parameter points to
+    else if (word == ".ptr") words >> word >> word;  // ".ptr .align 1" describes what a parameter points to
     else if (word[0] != '.') variable.name += word;
     else if (Type type = parse_type(word.substr(1)); type.kind != Type::none) variable.type = type;
     else if (!one_of(word, ".global .const .shared .local")) throw PtxError(cat("directive ", word));
@@ -92,7 +92,7 @@ Instruction parse_instruction(const std::string& statement) {
   std::string operands;
   instruction.opcode = first_word(text, &operands);
   std::string opcode = instruction.opcode;
-  // "shared::cta" is one part.
+  // "shared::cta" is a single part.
   instruction.parts = split(opcode, '.');
   instruction.operands = split(operands, ',');
   return instruction;

@@ -1,11 +1,11 @@
-// The outer level of PTX: module directives, variables, heads of functions.
+// Parses the outer level of PTX: module directives, variables, function heads.
 #include "module.h"
 #include "text.h"
 
 namespace emulator {
 namespace {
 
-// Where the bracket at `open` closes.
+// The position at which the bracket at `open` closes.
 size_t matching_brace(const std::string& text, size_t open) {
   int depth = 0;
   bool quoted = false;
@@ -126,7 +126,7 @@ PtxModule parse_module(const std::string& ptx) {
         module.variables.push_back(parse_module_variable(text.substr(i, end - i)));
         i = end + 1;
       } else if (text[end] == ';') {
-        i = end + 1;  // a declaration: the definition says the same
+        i = end + 1;  // a declaration: the definition repeats it
       } else {
         size_t close = matching_brace(text, end);
         Function parsed = parse_head(trim(head));

@@ -1,4 +1,4 @@
-// Which rule is whose, and the modifiers it knows.
+// The rule of each mnemonic, and the modifiers it supports.
 #include "emit.h"
 
 namespace emulator {
@@ -7,12 +7,12 @@ struct Rules {
   using F = FunctionEmitter;
   struct Rule {
     std::string (FunctionEmitter::*write)(const Instruction&);
-    std::string modifiers;  // those it knows, types aside
+    std::string modifiers;  // the supported ones, types aside
   };
   static const std::map<std::string, Rule>& by_mnemonic();
 };
 
-// A modifier that isn't listed with its mnemonic is unknown, whatever the rule would have made of the rest.
+// A modifier that isn't listed with its mnemonic is an error, whatever the rule would have made of the rest.
 const std::map<std::string, Rules::Rule>& Rules::by_mnemonic() {
   const std::string directions = "rn rz rm rp";
   const std::string comparisons = "eq ne lt le gt ge lo ls hi hs equ neu ltu leu gtu geu num nan";

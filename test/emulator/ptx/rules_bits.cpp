@@ -14,8 +14,8 @@ std::string FunctionEmitter::logic(const Instruction& i) {
   return write(o[0], type, cat(a, sign, read(o.at(2), type)));
 }
 
-// lop3 d, a, b, c, table: bit k of the table is the result where (a, b, c) has the number k. Written as the minterms,
-// or those of the complement where they are fewer.
+// lop3 d, a, b, c, table: bit k of the table is the result if (a, b, c) form the number k. Written as the minterms, or as the
+// complement's if those are fewer.
 std::string FunctionEmitter::three_input_logic(const Instruction& i) {
   if (i.opcode != "lop3.b32") unknown(i);
   const std::vector<std::string>& o = i.operands;
@@ -47,7 +47,7 @@ std::string FunctionEmitter::three_input_logic(const Instruction& i) {
              write(o[0], B32, sum), " }");
 }
 
-// Amounts above the width clamp: all bits leave, or all are the sign.
+// Amounts above the width clamp: all bits are shifted out, or all become the sign.
 std::string FunctionEmitter::shift(const Instruction& i) {
   Type type = i.type();
   const std::vector<std::string>& o = i.operands;
@@ -86,7 +86,7 @@ std::string FunctionEmitter::permute_bytes(const Instruction& i) {
     return write(o[0], B32, cat("permute_bytes(", a, ", ", b, ", ", read(o[3], B32), ")"));
   unsigned selector = (unsigned)std::stoul(o[3], nullptr, 0);
   if (selector & 0x8888) return write(o[0], B32, cat("permute_bytes(", a, ", ", b, ", ", selector, "u)"));
-  // Runs of bytes that follow each other are one shift and mask.
+  // Runs of consecutive bytes become one shift and mask.
   std::string sum;
   for (int byte = 0; byte < 4;) {
     int source = selector >> 4 * byte & 7, length = 1;

@@ -1,10 +1,10 @@
-// Floating arithmetic of f32 and f64, the approximate functions, and f16, bf16 and pairs of them.
+// Floating-point arithmetic of f32 and f64, the approximate functions, and f16, bf16 and pairs of them.
 #include "emit.h"
 
 namespace emulator {
 namespace {
 
-// Name of the rounding direction where it isn't to nearest.
+// Name of the rounding direction if it isn't to nearest.
 const char* direction(const Instruction& i) {
   if (i.has("rz")) return "ROUND_ZERO";
   if (i.has("rm")) return "ROUND_DOWN";
@@ -88,7 +88,7 @@ std::string FunctionEmitter::pair_float_arithmetic(const Instruction& i) {
   return write(o[0], B64, cat(half(0), " | ", half(32)));
 }
 
-// f16 and bf16 are computed in f32, or f64 rounded to odd for fma, which has digits to spare: one rounding in effect.
+// f16 and bf16 are computed in f32, or for fma in f64 rounded to odd, which has enough digits: effectively one rounding.
 std::string FunctionEmitter::short_float_arithmetic(const Instruction& i) {
   Type type = i.type();
   const std::string& name = i.mnemonic();

@@ -15,7 +15,7 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
   bool is_signed = type.is_signed();
   Type wide = is_signed ? signed_type(type.width * 2) : unsigned_type(type.width * 2);
 
-  // Where the sign makes no difference, unsigned spares the compiler conversions.
+  // If the sign makes no difference, unsigned saves the compiler conversions.
   Type plain = unsigned_type(type.width);
   auto bits = [&](size_t n) { return read(o.at(n), plain); };
   if (one_of(name, "add sub")) {
@@ -26,7 +26,7 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
   }
   if (name == "mul24" || name == "mad24") {
     if (i.has("sat")) unknown(i);
-    // The upper or the lower 32 bits of 48.
+    // The upper or lower 32 bits of 48.
     std::string cast = cat("(", c_type(wide), ")");
     auto low24 = [&](size_t n) {
       return is_signed ? cat(cast, "((s32)(", read(o.at(n), U32), " << 8) >> 8)")
@@ -63,7 +63,7 @@ std::string FunctionEmitter::integer_arithmetic(const Instruction& i) {
   unknown(i);
 }
 
-// .cc sets the carry, addc, subc and madc take it. For a difference the carry is the borrow.
+// .cc sets the carry; addc, subc and madc use it. For a difference the carry is the borrow.
 std::string FunctionEmitter::carry_arithmetic(const Instruction& i) {
   Type type = i.type();
   if (type.width != 32 && type.width != 64) unknown(i);
@@ -107,7 +107,7 @@ std::string FunctionEmitter::divide(const Instruction& i) {
       cat(i.mnemonic(), "_", c_type(type), "(", read(i.operands.at(1), type), ", ", read(i.operands.at(2), type), ")"));
 }
 
-// dp4a.atype.btype d, a, b, c: four products of bytes added to c.
+// dp4a.atype.btype d, a, b, c: four byte products added to c.
 std::string FunctionEmitter::dot_product(const Instruction& i) {
   std::vector<Type> types = i.types();
   if (types.size() != 2 || types[0].width != 32 || types[1].width != 32 || i.mnemonic() != "dp4a") unknown(i);

@@ -1,6 +1,6 @@
-// ldmatrix and mma. Each costs a meeting of the warp's lanes, so those that follow each other, with nothing between
-// that needs their results or touches memory, are carried out at one. A group's operands lie in an array of each lane:
-// inputs are stored where the instruction stands, the lanes meet where the group ends, and results are then taken out.
+// ldmatrix and mma. Each makes the lanes of the warp meet, so consecutive ones are executed in one meeting, unless an
+// instruction between them needs their results or accesses memory. A group's operands are in an array of each lane: inputs are
+// stored at each instruction, the lanes meet at the end of the group, and the results are then read.
 #include "emit.h"
 
 namespace emulator {
@@ -17,7 +17,7 @@ bool only_computes(const std::string& mnemonic) {
 
 }  // namespace
 
-// C names of the registers that the operand speaks of.
+// C names of the registers in the operand.
 std::vector<std::string> FunctionEmitter::registers_in(const std::string& operand) const {
   std::vector<std::string> names;
   size_t at = 0;
@@ -29,7 +29,7 @@ std::vector<std::string> FunctionEmitter::registers_in(const std::string& operan
   return names;
 }
 
-// Before an instruction that isn't a matrix one: the group ends if its results are wanted or would be overwritten.
+// Before a non-matrix instruction: the group ends if its results are needed or would be overwritten.
 void FunctionEmitter::end_matrix_group_before(const Instruction& i) {
   if (group_.steps.empty()) return;
   bool ends = !only_computes(i.mnemonic());
@@ -39,7 +39,7 @@ void FunctionEmitter::end_matrix_group_before(const Instruction& i) {
   for (const std::string& operand : i.operands) pending(operand);
   pending(i.guard);
   if (ends) return end_matrix_group();
-  // An input that is overwritten has to be stored anew when it is next an input.
+  // An overwritten input has to be stored again when it is next an input.
   for (const std::string& name : registers_in(i.operands.at(0))) group_.inputs.erase(name);
 }
 
@@ -123,7 +123,7 @@ std::string FunctionEmitter::multiply_matrices(const Instruction& i) {
   };
   for (const Shape& shape : shapes) {
     if (i.opcode != shape.opcode) continue;
-    count(COUNT_MMA, shape.depth / 4);  // 2·16·8·depth a warp are 8·depth a thread; the unit is 32
+    count(COUNT_MMA, shape.depth / 4);  // 2·16·8·depth per warp are 8·depth per thread; the unit is 32
     std::string code, site_number = site(i);
     if (group_.steps.empty()) group_.first_site = site_number;
     auto inputs = [&](size_t operand, size_t size) {

@@ -57,7 +57,7 @@ std::string FunctionEmitter::store(const Instruction& i) {
   return text + " }";
 }
 
-// atom and red, all by compare and exchange: old and next are the bits.
+// atom and red, all by compare-and-swap: old and next are bits.
 std::string FunctionEmitter::atomic(const Instruction& i) {
   Type type = i.type();
   const std::vector<std::string>& o = i.operands;
@@ -130,7 +130,7 @@ std::string FunctionEmitter::fence(const Instruction& i) {
   return ";";
 }
 
-// Hints that change no result.
+// Hints that do not change results.
 std::string FunctionEmitter::nothing(const Instruction&) {
   return ";";
 }

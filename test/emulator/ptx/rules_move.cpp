@@ -34,7 +34,7 @@ std::string FunctionEmitter::convert(const Instruction& i) {
     std::string value = read(o.at(n), from);
     return i.has("ftz") && from == F32 ? cat("ftz(", value, ")") : value;
   };
-  // Rounding: to an integral value (rni …) or to fewer digits (rn …).
+  // Rounding: to an integer (rni …) or to fewer digits (rn …).
   std::string integral = i.has("rni")   ? "rint"
                          : i.has("rmi") ? "floor"
                          : i.has("rpi") ? "ceil"
@@ -98,7 +98,7 @@ std::string FunctionEmitter::convert(const Instruction& i) {
   if (is_integer(to) && source_type.is_float()) {
     std::string value = cat("(f64)", source);
     if (!integral.empty()) value = cat("__builtin_", integral, "(", value, ")");
-    bool wide = to.width == 64 || source_type == F64;  // what NaN becomes depends on it
+    bool wide = to.width == 64 || source_type == F64;  // decides the result for NaN
     if (to.is_signed()) return write(o[0], to, cat("integer_s(", value, ", ", to.width, ", ", wide ? 1 : 0, ")"));
     return write(o[0], to, cat("integer_u(", value, ", ", to.width, ", ", wide ? 1 : 0, ")"));
   }
@@ -111,7 +111,7 @@ std::string FunctionEmitter::convert(const Instruction& i) {
   unknown(i);
 }
 
-// Generic addresses of global, local and constant memory are those of the host; shared memory has a window.
+// Generic addresses of global, local and constant memory are host addresses; shared memory has a window.
 std::string FunctionEmitter::convert_address(const Instruction& i) {
   const std::vector<std::string>& o = i.operands;
   Type type = i.type();
@@ -142,7 +142,7 @@ std::string FunctionEmitter::comparison(const Instruction& i, const std::string&
     std::string cast = unsigned_only ? cat("(", c_type(unsigned_type(type.width)), ")") : "";
     return cat("(", cast, a, sign->second, cast, b, ")");
   }
-  // Ordered comparisons are false for NaN, those with u at their end are true.
+  // Ordered comparisons are false for NaN; those ending in u are true.
   if (operation == "num") return cat("!__builtin_isunordered(", a, ", ", b, ")");
   if (operation == "nan") return cat("__builtin_isunordered(", a, ", ", b, ")");
   if (operation == "ne") return cat("__builtin_islessgreater(", a, ", ", b, ")");

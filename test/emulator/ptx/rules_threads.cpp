@@ -1,4 +1,4 @@
-// What threads do together: barriers and warp instructions; and control flow.
+// Cooperation of threads: barriers and warp instructions; and control flow.
 #include "emit.h"
 
 namespace emulator {

@@ -1,4 +1,4 @@
-// Strings, as the translator needs them, and its one kind of error.
+// String functions for the translator, and its only error type.
 #pragma once
 #include <stdexcept>
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace emulator {
 
-// Something in the PTX that the engine doesn't know, or PTX that is not well formed.
+// Unknown or malformed PTX.
 struct PtxError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -19,7 +19,7 @@ void append(std::string& to, const T& piece) {
   else to += piece;
 }
 
-// The pieces, strings and numbers, one after the other.
+// Concatenates strings and numbers.
 template <class... T>
 std::string cat(const T&... pieces) {
   std::string all;
@@ -28,16 +28,16 @@ std::string cat(const T&... pieces) {
 }
 
 std::string trim(std::string_view text);
-// Splits at `separator` where no bracket is open; pieces are trimmed.
+// Splits at `separator` outside of brackets; pieces are trimmed.
 std::vector<std::string> split(std::string_view text, char separator);
-// Whether `word` is one of the words of `list`, which are separated by blanks.
+// Whether `word` is one of the blank-separated words of `list`.
 bool one_of(std::string_view word, std::string_view list);
 bool starts_with(std::string_view text, std::string_view start);
 // A C identifier for a PTX name.
 std::string identifier(std::string_view name);
-// Blanks in place of comments; line ends stay.
+// Replaces comments with blanks; line ends stay.
 std::string without_comments(std::string_view text);
-// The first word, and what follows it.
+// The first word, and the rest.
 std::string first_word(std::string_view text, std::string* rest);
 
 }  // namespace emulator

@@ -16,7 +16,7 @@ struct Type {
     floating,
     tensorfloat
   } kind = none;
-  int width = 0;        // bits, of the whole
+  int width = 0;        // total bits
   bool packed = false;  // two halves in one register: f16x2, bf16x2, f32x2
 
   bool is_float() const { return kind == floating && !packed; }
@@ -41,9 +41,9 @@ constexpr Type bits_type(int width) {
   return {Type::bits, width};
 }
 
-// The type that a name without its dot stands for; kind none where it is no type.
+// The type for a name without its dot; kind none if the name is not a type.
 Type parse_type(const std::string& name);
-// u32, f32, pred, …: a bf16 or f16 is u16, a pair of them u32.
+// u32, f32, pred, …: bf16 or f16 become u16, a pair of them u32.
 std::string c_type(Type);
 
 }  // namespace emulator

@@ -6,10 +6,10 @@
 namespace emulator {
 namespace {
 
-// A warp's accesses are put together when lanes meet and this many wait.
+// A warp's accesses are combined when lanes meet and this many are pending.
 constexpr u32 PENDING_LIMIT = 64;
 
-// What is worth a report: the factor over the least possible, and the part of the kernel's whole traffic that is waste.
+// Thresholds for a report: the factor over the minimum, and the wasted share of the kernel's total traffic.
 constexpr double UNCOALESCED_FACTOR = 7.9, BANK_CONFLICT_FACTOR = 7.9, WASTE_OF_WHOLE = 0.25;
 
 std::set<const Site*> reported;  // in this process
@@ -56,7 +56,7 @@ void AccessLog::add(Total& total, const Sectors& access) {
   total.ideal += std::min<u64>(actual, (access.bytes + SECTOR - 1) / SECTOR);
 }
 
-// A pass serves 32 banks: wide accesses go by half or quarter warps. Lanes that want the same word share it.
+// A pass serves 32 banks: wide accesses take half or quarter warps at a time. Lanes that access the same word share it.
 void AccessLog::add(Total& total, const Banks& access) {
   if (!access.lanes) return;
   u32 words = std::max(1u, access.bytes / BANK_BYTES), lanes_a_pass = LANES / words;
@@ -87,7 +87,7 @@ void AccessLog::add(Total& total, const Banks& access) {
   }
 }
 
-// Eight rows of 16 bytes are one pass where they fall on all the banks.
+// Eight rows of 16 bytes take one pass if together they cover all banks.
 void AccessLog::count_rows(const u32* rows, int log) {
   if (log < 0) return;
   u32 depth[BANKS / 4] = {}, passes = 1;

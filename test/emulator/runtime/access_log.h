@@ -1,6 +1,5 @@
-// Accesses by warp: sectors of global memory and passes over the banks of shared memory. Lanes run one after the other,
-// so an access of a warp is put together from the lanes' accesses at one site that have the same number since the
-// lanes were last together.
+// Accesses per warp: sectors of global memory and passes over the banks of shared memory. Lanes run one after the other, so a
+// warp's access is assembled from the lanes' accesses at one site that have the same number since the lanes last met.
 #pragma once
 #include <vector>
 
@@ -16,19 +15,19 @@ class AccessLog {
   void count_rows(const u32* rows, int log);
   void flush();
   void warp_converged(u32 warp);
-  // Adds to the totals; reports sites that waste.
+  // Adds to the totals; reports wasteful sites.
   void end_launch(Worker&, Counters* totals);
 
  private:
   static constexpr u32 SECTOR = 32, BANKS = 32, BANK_BYTES = 4;
-  // A window of sectors that begins this far before the first lane's.
+  // A window of sectors that starts this far before the first lane's.
   static constexpr u64 WINDOW_BEFORE = 16, WINDOW = 64;
 
   struct Sectors {
     u64 base;     // of bit 0
-    u64 touched;  // bit a sector
+    u64 touched;  // one bit per sector
     u64 last_far;
-    u32 far;  // sectors outside of the window
+    u32 far;  // sectors outside the window
     u32 bytes;
   };
   struct Banks {
@@ -43,7 +42,7 @@ class AccessLog {
     u64 accesses = 0, actual = 0, ideal = 0;
     bool shared = false;
   };
-  // The number of this access among those of its thread at the site.
+  // The number of this access among its thread's accesses at the site.
   u32 next_access(const Thread* me, int log) {
     Place& place = places_[(size_t)me->flat * logs_ + (size_t)log];
     u32 epoch = epoch_[me->flat / LANES];

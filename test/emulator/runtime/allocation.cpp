@@ -112,14 +112,14 @@ void mark_written(uint64_t address, uint64_t size) {
   remember_written(address, size);
 }
 
-// Only memory that still looks unwritten is ever asked about, so only that is marked.
+// Only memory that still looks unwritten is ever queried, so only that is marked.
 void remember_written(u64 address, u64 size) {
   std::lock_guard guard(lock);
   AllocationRecord* piece = find(address);
   if (!piece) return;
   uint64_t end = std::min(address + size, piece->high);
   for (uint64_t at = address & ~1ull; at < end; at += GLOBAL_GRAIN) {
-    // Eight bytes at once where none of their pairs is all ones.
+    // Eight bytes at once if none of their pairs is all ones.
     if (at % 8 == 0 && at + 8 <= end) {
       uint64_t word, inverted;
       memcpy(&word, (const void*)at, 8);

@@ -1,4 +1,4 @@
-// cp.async: the destination is poisoned at issue and copied at the wait, so that a missing wait reads NaN.
+// cp.async: the destination is poisoned when issued and copied at the wait, so that a missing wait reads NaN.
 #include <cstring>
 
 #include "check.h"

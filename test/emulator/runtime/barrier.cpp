@@ -25,7 +25,7 @@ void release(Block& block, u32 id) {
   barrier.arrived = barrier.votes = barrier.warps = 0;
 }
 
-// True where this arrival was the last one wanted.
+// True if this was the last expected arrival.
 bool arrive(Thread* me, u32 id, u32 threads, int site) {
   Block& block = *me->block;
   Worker& worker = *block.worker;
@@ -35,7 +35,7 @@ bool arrive(Thread* me, u32 id, u32 threads, int site) {
   }
   Barrier& barrier = block.barrier[id];
   if (worker.check) {
-    // With a number of threads, warps may mean to meet from different places.
+    // With an explicit thread count, warps may arrive from different places.
     if (!threads && barrier.arrived && barrier.site != site)
       report_fault(me, site, "divergent-barrier", "others wait at the barrier of %s",
                    source_line(worker.module->sites[barrier.site]).c_str());

@@ -9,7 +9,7 @@
 namespace emulator {
 namespace {
 
-// Whether two bytes of these are all ones.
+// Whether two of these bytes are all ones.
 inline bool looks_unwritten(const char* at, u32 bytes) {
   for (u32 i = 0; i + 4 <= bytes; i += 4) {
     u32 word;
@@ -124,7 +124,7 @@ const char* Checker::access_row(Thread* me, u32 address, int site) {
   return shared_access(me, address, 16, ACCESS_READ, site, -1);  // its conflicts: count_rows
 }
 
-// Local memory keeps a byte a byte: whether it was written.
+// Local memory has a byte of state per byte: whether it was written.
 char* Checker::local_access(Thread* me, u64 address, u32 bytes, int kind, int site) {
   for (Frame* frame = me->frame; frame; frame = frame->caller) {
     if (address < frame->low || address + bytes > frame->high) continue;
@@ -141,7 +141,7 @@ char* Checker::local_access(Thread* me, u64 address, u32 bytes, int kind, int si
   out_of_bounds(me, site, kind == ACCESS_READ ? "local read" : "local write", bytes, address, text);
 }
 
-// The allocation that the site last touched, as a rule.
+// Usually the allocation that the site last touched.
 inline char* Checker::global_access(Thread* me, u64 address, u32 bytes, int kind, int site, bool constant) {
   AllocationRecord* piece = last_allocation_[site];
   if (__builtin_expect(!piece || address < piece->low || address + bytes > piece->high, 0))
@@ -169,8 +169,8 @@ AllocationRecord* Checker::find_piece(Thread* me, u64 address, u32 bytes, int ki
 // GlobalCell::writer
 constexpr u16 GLOBAL_ATOMIC = 0x8000, GLOBAL_THREAD = 0x3ff;
 
-// Last writer of each two bytes. Reads are held against earlier writes only: in another order of threads, the write
-// comes first. Single bytes are left out, since their neighbours may be another thread's.
+// Last writer of each two bytes. Reads are only checked against earlier writes: in another thread order, the write comes first.
+// Single bytes are left out, since their neighbours may belong to another thread.
 inline void Checker::check_global(Thread* me, AllocationRecord& piece, u64 address, u32 bytes, int kind, int site) {
   bool writes = kind != ACCESS_READ;
   if (bytes < GLOBAL_GRAIN) return;
@@ -190,14 +190,14 @@ inline void Checker::check_global(Thread* me, AllocationRecord& piece, u64 addre
     check_written(me, cells, address, count, site);
 }
 
-// Somebody has written in this launch.
+// Written during this launch.
 void Checker::check_order(Thread* me, const GlobalCell* cells, u64 address, u32 count, int kind, int site) {
   for (u32 i = 0; i < count; i++) {
     const GlobalCell& cell = cells[i];
     if (cell.clock < clocks_.launch_start()) continue;
-    if (kind != ACCESS_WRITE && cell.writer & GLOBAL_ATOMIC) continue;  // a read may begin a loop of compare and swap
+    if (kind != ACCESS_WRITE && cell.writer & GLOBAL_ATOMIC) continue;  // a read may begin a compare-and-swap loop
     bool other_block = cell.clock < clocks_.block_start();
-    // With a fence, blocks may hand over data by an atomic: who waits for whom isn't known.
+    // With a fence, blocks may pass data through an atomic, and the emulator does not know who waits for whom.
     if (other_block ? worker_.kernel->has_fence != 0
                     : clocks_.before(cell.writer & GLOBAL_THREAD, cell.clock, me->flat))
       continue;
@@ -208,7 +208,7 @@ void Checker::check_order(Thread* me, const GlobalCell* cells, u64 address, u32 
   }
 }
 
-// Unwritten memory is all ones, as the driver leaves it; but a kernel or the host may have written just that.
+// Unwritten memory is all ones, as the driver leaves it; but a kernel or the host may have written that value.
 void Checker::check_written(Thread* me, const GlobalCell* cells, u64 address, u32 count, int site) {
   for (u32 i = 0; i < count; i++) {
     u16 value;

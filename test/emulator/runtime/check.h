@@ -1,5 +1,5 @@
-// What is checked and measured of a launch when checks are on: bounds, alignment, unwritten memory, races; bank
-// conflicts and sectors. One for each worker.
+// The checks and measurements of a launch when checks are on: bounds, alignment, unwritten memory, races; bank conflicts and
+// sectors. One per worker.
 #pragma once
 #include "access_log.h"
 #include "allocation.h"
@@ -20,12 +20,12 @@ class Checker {
   // All live lanes of the warp are at the same place.
   void warp_converged(u32 warp) { log_.warp_converged(warp); }
 
-  // Host address of an access that is in order; otherwise the launch ends.
+  // Host address of a valid access; otherwise the launch ends.
   char* access(Thread*, int space, u64 address, u32 bytes, int kind, int site);
   // A row of ldmatrix, and the bank conflicts of eight rows.
   const char* access_row(Thread*, u32 address, int site);
   void count_rows(const u32* rows, int site) { log_.count_rows(rows, worker_.module->sites[site].log); }
-  // A copy that was issued: its source and destination are checked now, the destination is out of bounds until done.
+  // An issued copy: its source and destination are checked now; the destination is out of bounds until it is done.
   void async_issued(Thread*, u32 to, u64 from, u32 bytes, u32 source_bytes, int site);
   void async_done(Thread*, u32 to, u32 bytes, int site);
   // "part+12" for an address in shared memory.
@@ -48,13 +48,13 @@ class Checker {
   Clocks clocks_;
   SharedRaces shared_;
   AccessLog log_;
-  // By site: the allocation its last access fell into.
+  // By site: the allocation of its last access.
   std::vector<AllocationRecord*> last_allocation_;
   const SharedEntry* last_shared_ = nullptr;
   u64 dynamic_start_ = 0, dynamic_end_ = 0;  // of dynamic shared memory
 };
 
-// What translated code calls for each access while checks are on.
+// Called by translated code for each access while checks are on.
 char* checked_access(Thread*, int space, u64 address, u32 bytes, int kind, int site);
 
 }  // namespace emulator

@@ -25,7 +25,7 @@ extern char** environ;
 namespace emulator {
 namespace {
 
-// C rather than C++: the compiler starts and parses faster. No standard library: the runtime comes as a table.
+// C rather than C++: the compiler starts and parses faster. No standard library: the runtime is passed as a table.
 std::vector<std::string> flags() {
   std::vector<std::string> list = {
       "-x",
@@ -45,14 +45,14 @@ std::vector<std::string> flags() {
       "-fno-asynchronous-unwind-tables",
   };
 #if defined(__x86_64__)
-  // fma in one instruction; without it libm's does the same, slowly.
+  // Single-instruction fma; without it, libm's gives the same result slowly.
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.insert(list.end(), {"-mavx2", "-mfma"});
   list.push_back("-fcf-protection=none");
 #endif
   return list;
 }
 
-// Passes of GCC that take a third of its time over straight-line code and gain nothing here. Clang doesn't know them.
+// GCC passes that take a third of its time on straight-line code without any gain here. Clang doesn't know them.
 const std::vector<std::string> SPARED = {
     "-fno-tree-pta",          "-fira-region=one", "-fno-tree-loop-optimize", "-fno-tree-dominator-opts",
     "-fno-forward-propagate", "-fno-dse",         "-fno-tree-fre",
@@ -64,7 +64,7 @@ std::string cache_folder() {
   if (!dladdr((void*)&cache_folder, &here) || !here.dli_fname) return ".";
   std::string path = here.dli_fname;
   size_t slash = path.find_last_of('/');
-  // Beside the folder of this build: the kernels of one build serve the next, since their names tell all they depend on.
+  // Next to this build's folder: the kernels of one build serve the next, since their names contain all they depend on.
   return (slash == std::string::npos ? "." : path.substr(0, slash)) + std::string("/../emulator-kernels");
 }
 
@@ -88,7 +88,7 @@ std::string hash(const std::string& text) {
   return digits;
 }
 
-// Exit status; what the command prints to stderr goes to a file.
+// Returns the exit status; the command's stderr goes to a file.
 int run(const std::vector<std::string>& command, const std::string& errors) {
   std::vector<char*> arguments;
   for (const std::string& word : command) arguments.push_back((char*)word.c_str());
@@ -127,7 +127,7 @@ std::string compile_ptx(const std::string& ptx, std::string* reason) {
     return "";
   }
   const std::vector<std::string> options = flags();
-  std::string key = code;  // holds the records and primitives too: whatever changes, changes the name
+  std::string key = code;  // includes the records and primitives: any change changes the name
   for (const auto* list : {&options, &SPARED})
     for (const std::string& option : *list) key += option;
   std::string folder = cache_folder(), library = folder + "/ptx-" + hash(key) + ".so";
@@ -155,7 +155,7 @@ std::string compile_ptx(const std::string& ptx, std::string* reason) {
     int status = run(sparing, errors);
     if (status == 127) continue;
     if (status != 0) status = run(command, errors);
-    // Two processes may build the same; the second one to finish replaces an equal file.
+    // Two processes may build the same file; the second to finish replaces an identical one.
     if (status == 0 && rename(built.c_str(), library.c_str()) == 0) reason->clear();
     else *reason = "translated PTX did not compile: " + first_error(errors);
     break;

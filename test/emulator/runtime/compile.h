@@ -4,7 +4,7 @@
 
 namespace emulator {
 
-// Path of the library; "" and a reason where the PTX has something unknown or no compiler runs.
+// Path of the library; or "" and a reason if the PTX has something unknown or no compiler runs.
 std::string compile_ptx(const std::string& ptx, std::string* reason);
 
 }  // namespace emulator

@@ -1,10 +1,10 @@
-// C text that translated modules are compiled behind, kept in this library so that it needs no file at run time.
+// C source that precedes translated modules, stored in this library so that no file is needed at run time.
 #pragma once
 #include <string>
 
 namespace emulator {
 
-// The parts that `translated`, the module's own text, uses, and then the text.
+// The parts that `translated`, the module's own source, uses, followed by that source.
 std::string with_device_code(const std::string& translated);
 
 }  // namespace emulator

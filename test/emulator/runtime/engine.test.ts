@@ -1,7 +1,6 @@
 /**
- * What the engine promises beside values and planted bugs (vectors/, planted/): counters to the instruction, barriers
- * of some of a block's warps, the same results from more than one thread, matrix instructions carried out together,
- * modules with variables of their own.
+ * The engine's promises beyond values and planted bugs (vectors/, planted/): exact counters, barriers for some of a block's
+ * warps, the same results with several threads, matrix instructions executed together, modules with their own variables.
  */
 import { afterAll, describe, expect, test } from "bun:test";
 import { buildEmulator } from "../build.ts";
@@ -13,7 +12,7 @@ const { folder } = await buildEmulator();
 const session = openSession(folder);
 afterAll(() => session.control.reset());
 
-/** A module of one kernel with `parameters` pointers, loaded into %a0, %a1, …, and %t, the thread's number in the grid. */
+/** A module of one kernel with `parameters` pointers, loaded into %a0, %a1, …, and %t, the thread's index in the grid. */
 function kernel(name: string, parameters: number, body: string, module = ""): number {
   const list = Array.from({ length: parameters }, (_, i) => `.param .u64 p${i}`).join(", ");
   const loads = Array.from({ length: parameters }, (_, i) => `ld.param.u64 %a${i}, [p${i}];`).join("\n");
@@ -91,7 +90,7 @@ ret;`,
   );
 });
 
-/** Warp 0 writes 32 words, warps 1 and 2 each read them; `meet` is said by the writer, `wait` by a reader. */
+/** Warp 0 writes 32 words, warps 1 and 2 each read them; the writer executes `meet`, a reader `wait`. */
 function handOver(name: string, writer: string, reader: string): number {
   return kernel(
     name,
@@ -183,9 +182,9 @@ ret;`,
 );
 
 test(
-  "matrix instructions that are carried out together give the bits of each by itself",
+  "matrix instructions executed together give the same bits as separately",
   () => {
-    // The second product takes the first's result, the address moves on between two loads, an input is overwritten.
+    // The second product uses the first's result, the address advances between two loads, an input is overwritten.
     const body = (apart: string) => `mov.u32 %r1, buffer;
 shl.b32 %r2, %t, 4;
 add.u32 %r2, %r1, %r2;
@@ -223,7 +222,7 @@ ret;`;
 );
 
 test(
-  "two modules of the same source have variables of their own",
+  "two modules of the same source have separate variables",
   () => {
     const body = `mov.u64 %rd0, total;
 atom.global.add.u32 %r1, [%rd0], 1;
@@ -243,7 +242,7 @@ ret;`;
 );
 
 test(
-  "approximate results are off by 2^-22 where that is asked for",
+  "approximate results are off by 2^-22 on request",
   () => {
     const run = kernel(
       "approximate",

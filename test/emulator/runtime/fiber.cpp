@@ -1,4 +1,4 @@
-// Fibers: a stack for each CUDA thread that is under way, and the switch between two of them.
+// Fibers: a stack for each active CUDA thread, and the switch between two of them.
 #include <sys/mman.h>
 
 #include <cstring>
@@ -10,8 +10,8 @@ namespace emulator {
 namespace {
 
 constexpr size_t STACK = 256 << 10, GUARD = 4096, AT_ONCE = 64;
-// Records of threads and the first frames of their stacks lie at the same offset of each stack; without a shift of
-// their own they all fall into the same few sets of the cache.
+// Thread records and the first frames of their stacks have the same offset in each stack; without individual shifts, they would
+// all fall into the same few sets of the cache.
 constexpr size_t SHIFT = 64, SHIFTS = 64;
 
 struct FiberRecord : Thread {
@@ -29,7 +29,7 @@ void emulator_fiber_main(Thread* thread) {
 }
 }
 
-// Only what a called function has to preserve is saved. The rounding mode is the default at every switch.
+// Saves only what a called function has to preserve. The rounding mode is the default at every switch.
 #if defined(__x86_64__)
 constexpr size_t SAVED = 7, THREAD_SLOT = 3;  // r15 r14 r13 r12 rbx rbp, address
 asm(R"(

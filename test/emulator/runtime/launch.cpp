@@ -12,7 +12,7 @@
 namespace emulator {
 namespace {
 
-// As much as a block can have on any architecture, red zones included.
+// The maximum for a block on any architecture, red zones included.
 constexpr size_t SHARED_BYTES = 512 << 10;
 // Fewer threads than this are not worth a second OS thread.
 constexpr u64 WORTH_THREADS = 4096;
@@ -55,8 +55,7 @@ void prepare(Worker& worker, const KernelRecord& record, Dim3 grid, Dim3 block, 
   }
 }
 
-// Blocks in the order of their numbers, from the last where threads go downwards: a block that leans on another's
-// result is found out.
+// Blocks in numerical order, or reversed if threads run backwards, which exposes a block that relies on another's result.
 Extent block_index(const Worker& worker, u64 number, u64 blocks) {
   if (worker.order == Order::descending) number = blocks - 1 - number;
   const Extent& grid = worker.block.geometry.grid;

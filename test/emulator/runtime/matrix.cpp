@@ -1,6 +1,5 @@
-// ldmatrix and mma.sync, for the whole warp at once. Layouts of fragments as in the PTX manual, "Matrix fragments for
-// mma.m16n8k16" and so on: group = lane / 4 is a row of A and C and a column of B, pair = lane % 4 counts along the
-// rest.
+// ldmatrix and mma.sync, for the whole warp at once. Fragment layouts as in the PTX manual, "Matrix fragments for mma.m16n8k16"
+// and so on: group = lane / 4 is a row of A and C and a column of B; pair = lane % 4 counts along the other dimension.
 #include <cstring>
 
 #include "check.h"
@@ -12,10 +11,10 @@ namespace {
 
 constexpr int ROWS = 16, COLUMNS = 8, MOST_DEPTH = 16;
 
-// Half a row of the result: a register on every processor. Wider ones would be kept in memory where it has none.
+// Half a row of the result: fits a register on every processor. A wider one would be kept in memory on some.
 typedef float Half __attribute__((vector_size(16)));
 
-// The words of every lane, see MatrixStep.
+// The words of every lane; see MatrixStep.
 using Words = u32* const*;
 
 float number(u32 bits) {
@@ -32,7 +31,7 @@ float half(u32 bits) {
   return sign ? -value : value;
 }
 
-// The two numbers of a register.
+// The two numbers in a register.
 template <bool BF16>
 void unpack(u32 bits, float* low, float* high) {
   *low = BF16 ? number(bits << 16) : half(bits & 0xffff);
@@ -63,7 +62,7 @@ void gather_tf32(const MatrixStep& step, Words words, Tiles& t) {
   for (int lane = 0; lane < (int)LANES; lane++) {
     const u32* own = words[lane];
     int group = lane / 4, one = lane % 4;
-    // The hardware takes the upper 19 bits.
+    // The hardware uses the upper 19 bits.
     for (int i = 0; i < DEPTH / 2; i++) t.a[group + i % 2 * 8][one + i / 2 * 4] = number(own[step.a[i]] & 0xffffe000u);
     for (int i = 0; i < DEPTH / 4; i++) t.b[one + i * 4][group] = number(own[step.b[i]] & 0xffffe000u);
   }
@@ -125,7 +124,7 @@ void multiply(const MatrixStep& step, Words words, const Accumulation& how) {
     for (int i = 0; i < 4; i++) memcpy(&words[lane][step.d[i]], &t.c[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2], 4);
 }
 
-// Row r of matrix m lies at the address that lane 8·m + r gives.
+// Row r of matrix m is at the address given by lane 8·m + r.
 void load(const MatrixStep& step, Words words, Thread* const* lanes) {
   Checker* checker = lanes[0]->check ? lanes[0]->block->worker->checker.get() : nullptr;
   bool transposed = step.kind == MATRIX_LOAD_TRANSPOSED;

@@ -1,4 +1,4 @@
-// Modules: compiled PTX, loaded; its kernels and globals.
+// Modules: compiled and loaded PTX, with its kernels and globals.
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -15,9 +15,9 @@ namespace emulator {
 namespace {
 
 std::mutex lock;
-std::map<std::string, int> loaded;  // libraries by path, with how often they are open
+std::map<std::string, int> loaded;  // libraries by path, and how often they are open
 
-// Opened twice, a library is the same memory, but two modules have variables of their own.
+// A library opened twice is the same memory, but two modules have separate variables.
 void* open_apart(const std::string& path) {
   static int copies = 0;
   std::string copy = path + "." + std::to_string(getpid()) + "-" + std::to_string(copies++);

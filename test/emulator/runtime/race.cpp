@@ -8,7 +8,7 @@
 namespace emulator {
 namespace {
 
-// Cell::writer is a thread and these bits; Cell::reader is a thread, or many.
+// Cell::writer is a thread plus these bits; Cell::reader is a thread, or many.
 constexpr u16 THREAD = 0x3ff, PENDING = 0x4000, ATOMIC = 0x8000;
 constexpr u16 MANY_OF_WARP = 0x8000, MANY = 0xffff;
 
@@ -116,7 +116,7 @@ void SharedRaces::check_read(Thread* me, const Cell& cell, u32 address, int site
 void SharedRaces::add_reader(Cell& cell, u32 me) const {
   u32 warp = me / LANES;
   if (cell.read_clock < clocks_.block_start() || reads_before(cell, me)) {
-    cell.reader = (u16)me;  // older readers are ordered before it, and so before whoever comes after it
+    cell.reader = (u16)me;  // older readers are ordered before it, and so before later accesses
     cell.read_clock = clocks_.now(warp);
     return;
   }
@@ -126,7 +126,7 @@ void SharedRaces::add_reader(Cell& cell, u32 me) const {
   cell.read_clock = cell.reader == MANY ? clocks_.latest() : clocks_.now(warp);
 }
 
-// As a rule a barrier of the whole block lies between a write and what comes after it.
+// Usually a barrier of the whole block is between a write and later accesses.
 inline void SharedRaces::read_cell(Thread* me, Cell& cell, u32 address, int site) {
   bool in_order =
       cell.write_clock >= clocks_.block_start() && cell.write_clock < clocks_.settled() && !(cell.writer & PENDING);
@@ -174,7 +174,7 @@ void SharedRaces::read(Thread* me, u32 address, u32 bytes, int site) {
 
 void SharedRaces::write(Thread* me, u32 address, u32 bytes, int site, bool atomic) {
   for_cells(address, bytes, [&](Cell& cell, u32 at) { write_cell(me, cell, at, site, atomic); });
-  // Bytes of a word that is written as a whole are alike again.
+  // All bytes of a word are equal again after a write of the whole word.
   for (u32 at = (address + 3) & ~3u; at + 4 <= address + bytes; at += 4) {
     if (!split_[at / 4]) continue;
     split_[at / 4] = 0;

@@ -1,6 +1,6 @@
-// Who may have run at the same time as whom. Each warp has a clock, and knows of the others' clocks what barriers have
-// told it (a vector clock). An access was before another where the later warp knows of a clock at least as late; lanes
-// of one warp are ordered by __syncwarp alone.
+// Which accesses may have been concurrent. Each warp has a clock, and knows other warps' clocks as of their last common barrier
+// (a vector clock). An access came before another if the later warp knows a clock at least as late as the access; lanes of one
+// warp are ordered only by __syncwarp.
 #pragma once
 #include "state.h"
 
@@ -10,7 +10,7 @@ class Clocks {
  public:
   void begin_launch();
   void begin_block(u32 warps);
-  // bar.arrive: those who wait at the barrier will know of all that the warp has done until now.
+  // bar.arrive: warps that wait at the barrier will know everything the warp has done until now.
   void barrier_told(u32 id, u32 warp);
   // `warps` have waited at it; `everyone`: all live threads of the block.
   void barrier_passed(u32 id, u32 warps, bool everyone);
@@ -18,11 +18,11 @@ class Clocks {
 
   // Stamp of an access by the warp now.
   u32 now(u32 warp) const { return known_[warp][warp]; }
-  // The latest stamp given out.
+  // The latest stamp so far.
   u32 latest() const { return tick_; }
   u32 launch_start() const { return launch_start_; }
   u32 block_start() const { return block_start_; }
-  // Accesses with an earlier stamp were before all that come now.
+  // Accesses with an earlier stamp precede all later ones.
   u32 settled() const { return settled_; }
   // Whether an access of this block by `thread`, stamped `clock`, is ordered before one by `me` now.
   bool before(u32 thread, u32 clock, u32 me) const {

@@ -1,4 +1,4 @@
-// Settings, and reports of what kernels did wrong.
+// Settings, and reports of errors in kernels.
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>

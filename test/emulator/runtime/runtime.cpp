@@ -1,5 +1,4 @@
-// The table through which translated code calls the runtime, and the calls that need little: trap, printf, assert,
-// clock.
+// The table through which translated code calls the runtime, and the simple calls: trap, printf, assert, clock.
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -34,7 +33,7 @@ void assert_fail(Thread* me, const char* message, const char* file, u32 line, co
   abandon(*me->block->worker, Outcome::launch_failed);
 }
 
-// printf of the device: arguments are packed, each aligned to its size; float has become double.
+// Device printf: arguments are packed, each aligned to its size; floats have become doubles.
 u32 print(Thread*, const char* format, const char* arguments) {
   std::string text;
   u32 printed = 0;

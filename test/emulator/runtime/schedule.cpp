@@ -1,5 +1,5 @@
-// Which thread of a block runs next. A thread runs until it waits for others; a fiber whose thread has exited takes up
-// the next one, so that a kernel without barriers needs a single fiber.
+// Chooses the next thread of a block to run. A thread runs until it waits for others; a fiber whose thread has exited takes the
+// next one, so that a kernel without barriers needs a single fiber.
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -38,7 +38,7 @@ u32 highest(u32 bits) {
   return 31 - (u32)__builtin_clz(bits);
 }
 
-// The next ready thread after `lane` of `warp`; false where there is none.
+// The next ready thread after `lane` of `warp`; false if there is none.
 bool pick(Worker& worker, u32* warp, u32* lane) {
   Block& block = worker.block;
   u32 ready = block.ready_warps;
@@ -223,7 +223,7 @@ void run_block(Worker& worker, Extent index) {
   bind(worker, first, warp, lane);
   switch_fiber(&worker.scheduler_stack, first->stack_pointer);
   if (worker.abandoned) {
-    // Stacks end where they were left: all start anew.
+    // Stacks end wherever they were left, so all of them restart.
     worker.idle = nullptr;
     for (Thread* fiber : worker.fibers) {
       reset_fiber(fiber);

@@ -1,4 +1,4 @@
-// The state of a launch: threads, warps, a block, the worker (an OS thread) that runs one block at a time.
+// The state of a launch: threads, warps, a block, and the worker (an OS thread) that runs one block at a time.
 #pragma once
 #include <memory>
 #include <string>
@@ -11,7 +11,7 @@ namespace emulator {
 
 constexpr u32 MOST_THREADS = 1024, MOST_WARPS = 32, LANES = 32, BARRIERS = 16;
 
-// Carried out by the last lane to arrive, for all lanes of the mask at once.
+// Executed by the last lane to arrive, for all lanes of the mask at once.
 using WarpOperation = void (*)(void* const* operands, u32 mask, Thread* const* lanes);
 
 struct Warp {
@@ -20,7 +20,7 @@ struct Warp {
   u32 started = 0;     // lanes that have a fiber
   u32 at_barrier = 0;  // lanes that wait at a barrier
   u32 waiting = 0;     // lanes that wait for others in a warp instruction
-  u32 mask[LANES];     // what each of those waits with
+  u32 mask[LANES];     // the mask that each of them waits with
   WarpOperation operation[LANES];
   void* operand[LANES];
   int site[LANES];
@@ -47,7 +47,7 @@ struct Block {
   u32 ready_warps = 0;  // those with ready lanes
   Warp warp[MOST_WARPS];
   Barrier barrier[BARRIERS];
-  u32 barriers_in_use = 0;  // bit a barrier
+  u32 barriers_in_use = 0;  // one bit per barrier
   char* shared = nullptr;
   Worker* worker = nullptr;
 };
@@ -113,14 +113,14 @@ extern const Runtime runtime_table;  // runtime.cpp
 
 // ---- fiber.cpp
 Thread* new_fiber(Worker&);
-// Makes the fiber start anew when it is switched to.
+// Makes the fiber start from the beginning at its next switch.
 void reset_fiber(Thread*);
 void switch_fiber(void** save, void* load);
 void fiber_main(Thread*);  // schedule.cpp
 
 // ---- schedule.cpp
 void run_block(Worker&, Extent index);
-// Runs others until `me` is ready again.
+// Runs other threads until `me` is ready again.
 void run_others(Thread* me);
 void make_ready(Block&, u32 warp, u32 lanes);
 void make_unready(Block&, u32 warp, u32 lanes);
@@ -152,7 +152,7 @@ void async_wait(Thread*, u32 groups_left);
 void forget_copies(Thread*);
 
 // ---- report.cpp
-// The kernel's fault at an instruction, -1 where none is to blame; once per kind and site in a launch.
+// A kernel error at an instruction (-1: none in particular), reported once per kind and site in a launch.
 void report_fault(Thread*, int site, const char* kind, const char* format, ...) __attribute__((format(printf, 4, 5)));
 void begin_reports();
 std::string source_line(const Site&);

@@ -1,10 +1,10 @@
-// Sums as tensor cores form them, where a test asks for it (Settings::accumulation): a step takes so many products and the
-// sum so far, all exact, shifts each to the largest exponent among them and cuts off what lies below 2^-(23 + extra bits) of
-// it, adds them up exactly, and cuts the sum off to float32. Toward zero throughout, so errors of a long sum do not cancel.
+// Sums as tensor cores form them, if a test asks for it (Settings::accumulation). A step takes a fixed number of products plus
+// the running sum, all exact; shifts each to the largest exponent among them; truncates below 2^-(23 + extra bits) of it; adds
+// them exactly; and truncates the sum to float32. Everything rounds toward zero, so errors of a long sum do not cancel.
 //
-// That this is what the hardware does, with steps of 8 products and 1 extra bit on an A100, 16 and 2 on an H100: M. Fasi,
-// N. J. Higham, M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7:e330 (2021);
-// X. Li et al., "FTTN: Feature-targeted testing for numerical properties of NVIDIA & AMD matrix accelerators" (2024).
+// Sources for this behaviour, with steps of 8 products and 1 extra bit on an A100, 16 and 2 on an H100: M. Fasi, N. J. Higham,
+// M. Mikaitis, S. Pranesh, "Numerical behavior of NVIDIA tensor cores", PeerJ Computer Science 7:e330 (2021); X. Li et al.,
+// "FTTN: Feature-targeted testing for numerical properties of NVIDIA & AMD matrix accelerators" (2024).
 #pragma once
 #include <bit>
 #include <cmath>
@@ -57,7 +57,7 @@ inline float truncated_step(float sum, const float* a, const float* b, int strid
   int64_t total = 0;
   for (int i = 0; i < used; i++) {
     const int64_t magnitude = significand[i] < 0 ? -significand[i] : significand[i];
-    const int shift = unit - (exponent[i] - 46);  // 21 at least, as no exponent is above the largest
+    const int shift = unit - (exponent[i] - 46);  // at least 21, as no exponent exceeds the largest
     const int64_t kept = shift > 62 ? 0 : magnitude >> shift;
     total += significand[i] < 0 ? -kept : kept;
   }
@@ -67,7 +67,7 @@ inline float truncated_step(float sum, const float* a, const float* b, int strid
   return total < 0 ? -result : result;
 }
 
-// A sum of any length in steps of the hardware's.
+// A sum of any length, in hardware-sized steps.
 inline float truncated_sum(float sum, const float* a, const float* b, int stride, int count, const Accumulation& how) {
   for (int k = 0; k < count; k += how.products) {
     const int step = count - k < how.products ? count - k : how.products;

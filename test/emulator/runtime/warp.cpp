@@ -1,4 +1,4 @@
-// Instructions of a warp: lanes wait until all of the mask have come; the last one carries it out for all.
+// Warp instructions: lanes wait until all lanes of the mask have arrived; the last one executes it for all.
 #include <algorithm>
 
 #include "check.h"
@@ -85,7 +85,7 @@ struct Shuffle {
   pred in_range;
 };
 
-// The PTX manual's pseudocode. A lane outside the mask gives an undefined value: here NaN, and a report.
+// The PTX manual's pseudocode. A lane outside the mask gives an undefined value: here NaN, plus a report.
 void shuffle_lanes(void* const* operands, u32 mask, Thread* const* lanes) {
   for_lanes(mask, [&](u32 lane) {
     auto& own = *(Shuffle*)operands[lane];
@@ -194,8 +194,7 @@ u32 redux(Thread* me, int operation, u32 value, u32 mask, int site) {
   return own.result;
 }
 
-// Lanes run one after the other here, and some may have run to their end: the answer is as if none ever left the
-// others.
+// Lanes run one after the other here, and some may have finished: the answer is as if no lane ever diverged.
 u32 activemask(Thread* me) {
   u32 rest = me->block->threads - me->flat / LANES * LANES;
   return rest >= LANES ? ~0u : (1u << rest) - 1;

@@ -1,4 +1,4 @@
-/** All vectors, by the section of the manual that they follow. */
+/** All vectors, by section of the manual. */
 import { approximateForms } from "./approximate.ts";
 import { bitForms } from "./bits.ts";
 import { compareForms } from "./compare.ts";

@@ -1,6 +1,6 @@
 /**
- * Approximate instructions: the manual's table of special values, which is exact, and its bounds on the error elsewhere.
- * The bounds are the manual's own; `.ftz` forms take subnormal inputs for zero.
+ * Approximate instructions: the manual's table of special values, which is exact, and its error bounds for all other inputs.
+ * The bounds are the manual's own; `.ftz` forms treat subnormal inputs as zero.
  */
 import { decode, flush, formats, isSubnormal, toNumber } from "./exact.ts";
 import { type Bits, byFormula, type Form, product } from "./form.ts";
@@ -28,7 +28,7 @@ function unary(
       product(values),
       (a) => {
         const result = fromNumber(f(at(ftz ? flush(formats.f32, a!) : a!)));
-        // A result among the subnormal numbers has few digits: only that it is flushed is asked for.
+        // A subnormal result has few digits: only check that it is flushed.
         if (isSubnormal(formats.f32, result)) return ftz ? flush(formats.f32, result) : null;
         return result;
       },

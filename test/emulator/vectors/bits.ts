@@ -1,4 +1,4 @@
-/** Logic, shifts, fields and bytes, after sections "Logic and Shift Instructions" and "Data Movement" (prmt). */
+/** Logic, shifts, fields and bytes, following sections "Logic and Shift Instructions" and "Data Movement" (prmt). */
 import { type Bits, byFormula, byHand, type Form, mask, product, signed, unsigned } from "./form.ts";
 import { counts, edge16, edge32, edge64, few32, few64 } from "./values.ts";
 
@@ -107,7 +107,7 @@ function fields(): Form[] {
       ),
     );
   }
-  // clamp: a start or length past 32 gives all that is left; wrap: both are taken modulo 32.
+  // clamp: a start or length past 32 gives everything that is left; wrap: both are taken modulo 32.
   for (const mode of ["clamp", "wrap"]) {
     forms.push(
       byFormula(`bmsk.${mode}.b32`, "u32 u32 -> b32", product(positions, lengths), (a, b) => {
@@ -131,7 +131,7 @@ function lookups(): Form[] {
     }
     return d;
   };
-  // ta, tb, tc are the manual's own three constants: the low byte of the result is then the table itself.
+  // ta, tb, tc are the manual's three constants, for which the low byte of the result is the table itself.
   const cases = [
     [0xf0n, 0xccn, 0xaan],
     [0x12345678n, 0x9abcdef0n, 0x0f1e2d3cn],
@@ -151,7 +151,7 @@ function lookups(): Form[] {
   ];
 }
 
-/** Four 4-bit selectors of 8 bytes; the selector's upper bit asks for the byte's sign. */
+/** Four 4-bit selectors into 8 bytes; a selector's upper bit selects the byte's sign. */
 function bytes(): Form[] {
   const sources = [
     [0x33221100n, 0x77665544n],
@@ -180,7 +180,7 @@ function bytes(): Form[] {
     }
     return d;
   };
-  /** Modes take two bits of c and name the four bytes, lowest first, for c = 0..3. */
+  /** Modes use two bits of c to name the four bytes, lowest first, for c = 0..3. */
   const modes: Record<string, readonly string[]> = {
     f4e: ["0123", "1234", "2345", "3456"],
     b4e: ["0765", "1076", "2107", "3210"],
@@ -205,7 +205,7 @@ function bytes(): Form[] {
   ];
 }
 
-/** Moves between registers of one width, and packing halves. */
+/** Moves between registers of equal width, and packing halves. */
 function moves(): Form[] {
   const types = ["b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"];
   return [
@@ -236,7 +236,7 @@ function moves(): Form[] {
         c === 1n ? a! : b!,
       );
     }),
-    // By the sign of c: a where it is not negative. −0 counts as zero.
+    // By the sign of c: a if it is not negative. −0 counts as zero.
     byFormula("slct.b32.s32", "b32 b32 s32 -> b32", product(few32.slice(0, 3), few32.slice(2), few32), (a, b, c) =>
       signed(c!, 32) >= 0n ? a! : b!,
     ),

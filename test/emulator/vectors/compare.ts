@@ -1,4 +1,4 @@
-/** Comparisons, after section "Comparison and Selection": ordered, unordered, combined with a predicate. */
+/** Comparisons, following section "Comparison and Selection": ordered, unordered, combined with a predicate. */
 import { compare, decode, flush, formats } from "./exact.ts";
 import { type Bits, byFormula, byHand, type Form, product, signed } from "./form.ts";
 import { edge16, edge32, edge64, floats32, floats64 } from "./values.ts";
@@ -16,10 +16,10 @@ const ordered: Record<string, (order: number) => boolean> = {
   ge: (o) => o >= 0,
 };
 
-/** Names of the unsigned ones, beside lt le gt ge. */
+/** Names of the unsigned comparisons, which exist beside lt le gt ge. */
 const unsignedNames: Record<string, string> = { lo: "lt", ls: "le", hi: "gt", hs: "ge" };
 
-/** Of floats: the ordered ones are false where one is no number, those with `u` are true. */
+/** For floats: ordered comparisons are false if an operand is NaN, those with `u` are true. */
 const floating: Record<string, (order: Order) => boolean> = {
   ...Object.fromEntries(Object.entries(ordered).map(([name, f]) => [name, (o: Order) => o !== undefined && f(o)])),
   ...Object.fromEntries(

@@ -4,7 +4,7 @@ import { edge32 } from "./values.ts";
 
 const lanes = Array.from({ length: 32 }, (_, lane) => lane);
 
-/** Values pass to the neighbour's neighbour through shared memory. */
+/** Values pass through shared memory to a thread two places away. */
 const exchange = (barrier: string) => `.shared .align 4 .b8 slots[128];
 .reg .b32 own, other, thread;
 mov.u32 thread, %tid.x;
@@ -26,7 +26,7 @@ const barriers = [
   "bar.warp.sync -1;",
 ];
 
-/** Counted, all, any over the block. */
+/** Count, all and any over the block. */
 function reductions(): Form[] {
   const patterns: readonly ((lane: number) => Bits)[] = [
     () => 0n,
@@ -94,7 +94,7 @@ skip:`,
     product(edge32),
     (a) => (signed(a!, 32) < 0n ? [1n, unsigned(-a!, 32)] : [8n, 5n]),
   ),
-  // A jump by table.
+  // A jump through a table.
   byFormula(
     `.reg .b32 which;
 and.b32 which, {a}, 3;

@@ -6,7 +6,7 @@ import { bfloats, edge16, edge32, edge64, floats32, floats64, halves } from "./v
 const integerTypes = ["u8", "s8", "u16", "s16", "u32", "s32", "u64", "s64"];
 const edges: Record<number, readonly Bits[]> = { 8: edge16, 16: edge16, 32: edge32, 64: edge64 };
 
-/** The value that a type sees in a register: its low bits, with its sign. */
+/** The value that a type sees in a register: its low bits, interpreted with its sign. */
 function read(type: string, bits: Bits): bigint {
   return type[0] === "s" ? signed(bits, widthOf(type)) : unsigned(bits, widthOf(type));
 }
@@ -21,7 +21,7 @@ function clamp(type: string, value: bigint): bigint {
   return value < least ? least : value > most ? most : value;
 }
 
-/** Cut to the destination, then extended with its sign to the register that holds it. */
+/** Truncated to the destination, then sign-extended to the register that holds it. */
 function write(type: string, value: bigint): Bits {
   return read(type, unsigned(value, widthOf(type)));
 }
@@ -40,7 +40,7 @@ function betweenIntegers(): Form[] {
         );
     }
   }
-  // A register wider than the type: narrow values are read from its low bits and extended to all of it.
+  // A register wider than the type: narrow values are read from its low bits and extended to its full width.
   for (const [to, from] of [
     ["s8", "s32"],
     ["u8", "u32"],
@@ -77,7 +77,7 @@ function integerOf(value: Value): bigint {
   return value.kind === "finite" ? (value.negative ? -1n : 1n) * (value.magnitude << BigInt(value.exponent)) : 0n;
 }
 
-/** Out of range gives the nearer end; no number gives zero, but 2^63 where the destination has 64 bits and the source too. */
+/** Out-of-range values give the nearer end; NaN gives zero, or 2^63 if both source and destination have 64 bits. */
 function toIntegers(): Form[] {
   const ties = [
     0x3f000000n,
@@ -114,7 +114,7 @@ function toIntegers(): Form[] {
             byFormula(`cvt.${name}${ftz ? ".ftz" : ""}.${to}.${from}`, `${from} -> ${to}`, product(list), (a) => {
               const value = decode(formats[from], ftz ? flush(formats[from], a!) : a!);
               const [least, most] = range(to);
-              // Of a NaN the manual says little for 64-bit types; hardware differs by source.
+              // The manual says little about NaN for 64-bit types; hardware differs by source.
               if (value.kind === "nan") return widthOf(to) === 64 || from === "f64" ? null : 0n;
               if (value.kind === "infinite") return write(to, value.negative ? least : most);
               return write(to, clamp(to, integerOf(toInteger(value, mode))));
@@ -210,7 +210,7 @@ function betweenFloats(): Form[] {
         byFormula("cvt.rn.ftz.f32.f64", "f64 -> f32", product(floats64), (a) => flush(formats.f32, narrower(a!))),
       );
   }
-  // To a whole number of the same type, and saturation to [0, 1].
+  // To an integer in the same type, and saturation to [0, 1].
   const halvesOf32 = [
     0x3f000000n,
     0x3fc00000n,

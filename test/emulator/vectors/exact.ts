@@ -1,6 +1,6 @@
 /**
- * Floating point by the book, for expected values: a number is an integer times a power of two, arithmetic on it is
- * exact, and rounding to a format happens once, in any of the four directions. Slow and independent of the machine.
+ * Exact floating point for expected values: a number is an integer times a power of two, arithmetic on it is exact, and
+ * rounding to a format happens once, in any of the four directions. Slow and independent of the machine.
  */
 
 export interface Format {
@@ -20,7 +20,7 @@ export const formats = {
 /** To nearest even, towards zero, down, up. */
 export type Rounding = "rn" | "rz" | "rm" | "rp";
 
-/** ± magnitude · 2^exponent, an infinity, or no number. */
+/** ± magnitude · 2^exponent, an infinity, or NaN. */
 export type Value =
   | { readonly kind: "finite"; readonly negative: boolean; readonly magnitude: bigint; readonly exponent: number }
   | { readonly kind: "infinite"; readonly negative: boolean }
@@ -41,7 +41,7 @@ function infinity(format: Format): bigint {
   return BigInt(2 * format.bias + 1) << BigInt(format.fraction);
 }
 
-/** The NaN that instructions yield: all ones but the sign. */
+/** The NaN that instructions produce: all ones except the sign. */
 export function canonicalNaN(format: Format): bigint {
   return (1n << BigInt(format.bits - 1)) - 1n;
 }
@@ -51,7 +51,7 @@ export function isSubnormal(format: Format, bits: bigint): boolean {
   return magnitude > 0n && magnitude < 1n << BigInt(format.fraction);
 }
 
-/** Subnormal numbers become zeros of their sign. */
+/** Subnormal numbers become zeros of the same sign. */
 export function flush(format: Format, bits: bigint): bigint {
   return isSubnormal(format, bits) ? bits & (1n << BigInt(format.bits - 1)) : bits;
 }
@@ -83,13 +83,13 @@ function integral(negative: boolean, magnitude: bigint, exponent: number, mode: 
   return up ? floor + 1n : floor;
 }
 
-/** A whole number of the same kind, as `cvt.rni` and its like say. */
+/** An integer in the same representation, as `cvt.rni` and similar define it. */
 export function toInteger(value: Value, mode: Rounding): Value {
   if (value.kind !== "finite") return value;
   return finite(value.negative, integral(value.negative, value.magnitude, value.exponent, mode));
 }
 
-/** The bits of a value in a format, rounded once; beyond the largest number as the mode says. */
+/** The bits of a value in a format, rounded once; beyond the largest number, the mode decides. */
 export function encode(format: Format, value: Value, mode: Rounding = "rn"): bigint {
   if (value.kind === "nan") return canonicalNaN(format);
   const sign = value.negative ? 1n << BigInt(format.bits - 1) : 0n;
@@ -97,10 +97,10 @@ export function encode(format: Format, value: Value, mode: Rounding = "rn"): big
   if (value.magnitude === 0n) return sign;
   const least = 1 - format.bias - format.fraction;
   const length = value.magnitude.toString(2).length;
-  // Exponent of the last place: that of the leading bit less the fraction, and no smaller than the subnormals'.
+  // Exponent of the last place: that of the leading bit minus the fraction bits, but at least the subnormals'.
   const place = Math.max(least, value.exponent + length - 1 - format.fraction);
   const rounded = integral(value.negative, value.magnitude, value.exponent - place, mode);
-  // Carrying into the next binade works out by itself, as exponent and fraction lie side by side.
+  // Carrying into the next binade needs no special case, since exponent and fraction are adjacent.
   const field = rounded < 1n << BigInt(format.fraction) ? 0n : BigInt(place - least);
   const bits = rounded + (field << BigInt(format.fraction));
   if (bits < infinity(format)) return sign | bits;
@@ -134,7 +134,7 @@ export function multiply(a: Value, b: Value): Value {
   return finite(negative, a.magnitude * b.magnitude, a.exponent + b.exponent);
 }
 
-/** The quotient to 200 bits and a sticky one, which rounds as the exact one would. */
+/** The quotient to 200 bits plus a sticky bit, which rounds like the exact one. */
 export function divide(a: Value, b: Value): Value {
   if (a.kind === "nan" || b.kind === "nan") return nan;
   const negative = a.negative !== b.negative;
@@ -147,7 +147,7 @@ export function divide(a: Value, b: Value): Value {
   return finite(negative, (quotient << 1n) | sticky, a.exponent - b.exponent - 201);
 }
 
-/** The square root to 150 bits and a sticky one; no number below zero, −0 of −0. */
+/** The square root to 150 bits plus a sticky bit; NaN for negative numbers, −0 for −0. */
 export function squareRoot(a: Value): Value {
   if (a.kind === "nan") return nan;
   if (a.kind === "finite" && a.magnitude === 0n) return a;
@@ -160,7 +160,7 @@ export function squareRoot(a: Value): Value {
   return finite(false, (root << 1n) | (root * root === n ? 0n : 1n), (a.exponent - odd) / 2 - 151);
 }
 
-/** −1, 0, 1, or undefined where one is no number. */
+/** −1, 0, 1, or undefined if either is NaN. */
 export function compare(a: Value, b: Value): number | undefined {
   if (a.kind === "nan" || b.kind === "nan") return undefined;
   const rank = (v: typeof a) => (v.kind === "infinite" ? (v.negative ? -1 : 1) : 0);
@@ -171,7 +171,7 @@ export function compare(a: Value, b: Value): number | undefined {
   return difference.negative ? -1 : 1;
 }
 
-/** As a double, for bounds on error only. */
+/** As a double, only for error bounds. */
 export function toNumber(value: Value): number {
   if (value.kind === "nan") return Number.NaN;
   if (value.kind === "infinite") return value.negative ? -Infinity : Infinity;

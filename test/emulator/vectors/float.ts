@@ -1,4 +1,4 @@
-/** Floating-point arithmetic, after section "Floating Point Instructions": exact, then rounded once. */
+/** Floating-point arithmetic, following section "Floating Point Instructions": exact, then rounded once. */
 import {
   add,
   canonicalNaN,
@@ -21,12 +21,12 @@ import { bfloats, fewFloats32, fewFloats64, floats32, floats64, halves, packed }
 
 const one = encode(formats.f32, { kind: "finite", negative: false, magnitude: 1n, exponent: 0 });
 
-/** Bit patterns of numbers that are not negative compare as the numbers do. */
+/** Bit patterns of non-negative numbers compare as the numbers do. */
 function saturate(bits: Bits): Bits {
   return bits < one ? bits : one;
 }
 
-/** What a modifier makes of inputs and results: `.ftz` on both sides, `.sat` to [0, 1] with NaN as +0. */
+/** The effect of a modifier on inputs and results: `.ftz` on both, `.sat` clamps to [0, 1] with NaN as +0. */
 function wrap(format: Format, modifiers: string, compute: (mode: Rounding, ...inputs: Value[]) => Value) {
   const has = (name: string) => modifiers.split(".").includes(name);
   const mode = (["rz", "rm", "rp"] as const).find(has) ?? "rn";
@@ -127,7 +127,7 @@ function exactQuotients(): Form[] {
   ];
 }
 
-/** The other operand where one is no number; −0 is less than +0; with `.NaN` no number wins. */
+/** The other operand if one is NaN; −0 is less than +0; with `.NaN`, NaN wins. */
 function smaller(format: Format, a: Bits, b: Bits, sign: 1 | -1, propagate: boolean): Bits {
   const [noA, noB] = [isNoNumber(format, a), isNoNumber(format, b)];
   if ((noA && noB) || (propagate && (noA || noB))) return canonicalNaN(format);
@@ -178,7 +178,7 @@ function extremes(): Form[] {
   return forms;
 }
 
-/** Applies to lower and upper halves apart. */
+/** Applies to the lower and upper halves separately. */
 function halfwise(reference: (...inputs: Bits[]) => Bits, ...inputs: Bits[]): Bits {
   const low = reference(...inputs.map((x) => x & 0xffffn));
   const high = reference(...inputs.map((x) => x >> 16n));
@@ -225,7 +225,7 @@ function signs(): Form[] {
   return forms;
 }
 
-/** Arithmetic in 16 bits: the fused product and sum that sm_80 has for bfloat16, and half precision. */
+/** 16-bit arithmetic: the fused multiply-add that sm_80 has for bfloat16, and half precision. */
 function narrow(): Form[] {
   const fused = (_: Rounding, a: Value, b: Value, c: Value) => add(multiply(a, b), c);
   const few = (list: readonly Bits[]) => list.filter((_, i) => i % 2 === 0 || i > 11);
@@ -288,7 +288,7 @@ function kinds(): Form[] {
   );
 }
 
-/** Written out, to hold the formulas themselves to account. */
+/** Written out, as a check of the formulas themselves. */
 function written(): Form[] {
   return [
     byHand(

@@ -1,20 +1,20 @@
 /**
- * What a vector is: a piece of PTX with named inputs and outputs, inputs to run it on, and the outputs that the manual's
- * definition demands. One kernel is made of each form; a thread runs one case, a warp one case of 32 lanes.
+ * A vector: a piece of PTX with named inputs and outputs, inputs to run it on, and the outputs that the manual's definition
+ * requires. Each form becomes one kernel; a thread runs one case, a warp form's 32 lanes run one case together.
  */
 import { type Format, formats } from "./exact.ts";
 
 /** Bit patterns, unsigned. */
 export type Bits = bigint;
 
-/** Bytes of global memory that an input of type `ptr` is an offset into; byte i is `scratchByte(i)` before the kernel. */
+/** Size in bytes of the global memory that a `ptr` input is an offset into; byte i is `scratchByte(i)` before the kernel. */
 export const scratchBytes = 65536;
 
 export function scratchByte(offset: number): number {
   return (offset * 37 + (offset >> 8) * 11 + 5) & 0xff;
 }
 
-/** `bytes` bytes of that memory as a number, lowest byte first. */
+/** `bytes` bytes of that memory as a little-endian number. */
 export function scratchValue(offset: number, bytes: number): Bits {
   let value = 0n;
   for (let i = bytes; i-- > 0; ) value = (value << 8n) | BigInt(scratchByte(offset + i));
@@ -26,13 +26,13 @@ export interface Form {
   readonly code: string;
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
-  /** Inputs of each thread. A warp form's come in groups of 32. */
+  /** Inputs of each thread. Those of a warp form come in groups of 32. */
   readonly cases: readonly (readonly Bits[])[];
-  /** Outputs of each thread, in the order of `cases`; null where the manual leaves a value open. Worked out when asked. */
+  /** Outputs of each thread, in the order of `cases`; null if the manual leaves a value open. Computed on demand. */
   readonly expected: () => readonly (readonly (Bits | null)[])[];
-  /** Blocks of 32 threads, so that cases are warps. */
+  /** Blocks have 32 threads, so that each case is a warp. */
   readonly warp?: boolean;
-  /** How far a finite result may be off: relative, and absolute. */
+  /** Allowed error of a finite result: relative, and absolute. */
   readonly tolerance?: { readonly relative: number; readonly absolute?: number };
 }
 
@@ -46,7 +46,7 @@ export function widthOf(type: string): number {
   return Number(type.replace(/^bf/, "f").replace(/^[a-z]+/, ""));
 }
 
-/** Width of the register that holds a type: none is narrower than 16 bits. */
+/** Width of the register for a type: at least 16 bits. */
 export function registerWidth(type: string): number {
   return Math.max(16, widthOf(type.split(":").at(-1)!));
 }
@@ -94,7 +94,7 @@ function parse(signature: string): Signature {
   return { inputs: inputs!, outputs: outputs! };
 }
 
-/** `op d, a, b, …;` unless the code says otherwise. */
+/** `op d, a, b, …;` unless the code is given. */
 function codeOf(op: string, { inputs, outputs }: Signature): string {
   if (op.includes("{")) return op;
   const results = outputs.length === 1 ? "{d}" : outputs.map((_, i) => `{d${i}}`).join("|");
@@ -102,9 +102,9 @@ function codeOf(op: string, { inputs, outputs }: Signature): string {
 }
 
 /**
- * A form whose expected values come from the manual's formula, written out as `reference` on bit patterns.
+ * A form with expected values from the manual's formula, written as `reference` on bit patterns.
  *
- * @param op an opcode, or PTX lines with braces where its operands are not simply outputs and inputs
+ * @param op an opcode, or PTX lines with braces if its operands are not simply outputs and inputs
  */
 export function byFormula(
   op: string,
@@ -123,7 +123,7 @@ export function byFormula(
   return { code: codeOf(op, types), ...types, cases, expected, ...more };
 }
 
-/** A form whose cases are written out: "3f800000 40000000 -> 40400000", one a line, after `#` a remark. */
+/** A form with written-out cases: one "3f800000 40000000 -> 40400000" per line, with remarks after `#`. */
 export function byHand(op: string, signature: string, text: string, more: Pick<Form, "tolerance"> = {}): Form {
   const types = parse(signature);
   const lines = text.split("\n").map((line) => line.replace(/#.*/, "").trim());
@@ -138,7 +138,7 @@ export function byHand(op: string, signature: string, text: string, more: Pick<F
   return { code: codeOf(op, types), ...types, cases, expected: () => rows.map((row) => row.outputs), ...more };
 }
 
-/** A form that 32 lanes run together: `reference` sees the inputs of all, `lanes[lane][input]`. */
+/** A form that 32 lanes run together: `reference` gets the inputs of all, `lanes[lane][input]`. */
 export function byWarp(
   op: string,
   signature: string,

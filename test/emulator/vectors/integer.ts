@@ -1,4 +1,4 @@
-/** Integer arithmetic, after sections "Integer Arithmetic" and "Extended-Precision Integer Arithmetic" of the PTX manual. */
+/** Integer arithmetic, following sections "Integer Arithmetic" and "Extended-Precision Integer Arithmetic" of the PTX manual. */
 import { type Bits, byFormula, byHand, type Form, mask, maximum, minimum, product, signed, unsigned } from "./form.ts";
 import { edge16, edge32, edge64, few32, few64 } from "./values.ts";
 
@@ -11,12 +11,12 @@ const few: Record<number, readonly Bits[]> = {
 
 type Binary = (a: bigint, b: bigint, bits: number) => bigint;
 
-/** The value an integer type gives a bit pattern. */
+/** The value of a bit pattern in an integer type. */
 function typed(type: string, bits: Bits, width: number): bigint {
   return type[0] === "s" ? signed(bits, width) : bits;
 }
 
-/** `op.type d, a, b` for each type: operands by value, the result cut to the width. */
+/** `op.type d, a, b` for each type: operands by value, the result truncated to the width. */
 function binary(op: string, types: string, reference: Binary): Form[] {
   return types.split(" ").map((type) => {
     const width = Number(type.slice(1));
@@ -40,7 +40,7 @@ function unary(op: string, types: string, reference: (a: bigint, bits: number) =
 /** Half of a product, twice as wide as its operands. */
 const high: Binary = (a, b, bits) => (a * b) >> BigInt(bits);
 
-/** The lower, upper or whole product, then the sum; `wide` has operands of half the result's width. */
+/** The lower, upper or whole product, then the sum; with `wide`, operands have half the result's width. */
 function multiplyAdd(): Form[] {
   const forms: Form[] = [];
   for (const type of ["s16", "u16", "s32", "u32", "s64", "u64"]) {
@@ -71,7 +71,7 @@ function multiplyAdd(): Form[] {
   return forms;
 }
 
-/** 24-bit operands: the lower 24 bits, with their own sign; `hi` gives bits 47..16 of the product. */
+/** 24-bit operands: the lower 24 bits, sign-extended; `hi` gives bits 47..16 of the product. */
 function multiply24(): Form[] {
   const values = edge32.concat([0x7fffffn, 0x800000n, 0xffffffn, 0x1000000n, 0x7f800001n]);
   return ["s32", "u32"].flatMap((type) => {
@@ -93,7 +93,7 @@ function multiply24(): Form[] {
   });
 }
 
-/** Quotients towards zero; the remainder has the dividend's sign. A divisor of zero: the manual leaves it open. */
+/** Quotients round toward zero; the remainder has the dividend's sign. The manual leaves division by zero open. */
 function quotients(): Form[] {
   return ["s16", "u16", "s32", "u32", "s64", "u64"].flatMap((type) => {
     const width = Number(type.slice(1));
@@ -145,7 +145,7 @@ function carries(): Form[] {
   ];
 }
 
-/** Sums of four products of bytes. */
+/** Sums of four byte products. */
 function dotProducts(): Form[] {
   const list = [0n, 0x01020304n, 0x7f80ff01n, 0x80808080n, 0xffffffffn, 0x7f7f7f7fn, 0x12fe34dcn];
   const byte = (x: Bits, i: number, s: boolean) => {
@@ -181,7 +181,7 @@ export const integerForms: readonly Form[] = [
   ...unary("popc", "b32 b64", population, "u32"),
   ...unary("clz", "b32 b64", (a, bits) => BigInt(bits) - bitLength(a), "u32"),
   ...unary("brev", "b32 b64", (a, bits) => BigInt(`0b${[...a.toString(2).padStart(bits, "0")].reverse().join("")}`)),
-  // The highest bit that differs from the sign, all ones where there is none; `shiftamt` counts from the top.
+  // The highest bit that differs from the sign, all ones if there is none; `shiftamt` counts from the top.
   ...unary("bfind", "u32 u64", (a) => bitLength(a) - 1n, "u32"),
   ...unary("bfind", "s32 s64", (a) => bitLength(a < 0n ? ~a : a) - 1n, "u32"),
   ...unary("bfind.shiftamt", "u32 u64", (a, bits) => (a === 0n ? -1n : BigInt(bits) - bitLength(a)), "u32"),

@@ -1,7 +1,7 @@
 /**
- * Tensor-core instructions against the manual's layouts ("Matrix Fragments for mma", figures of ldmatrix): matrices in
- * which each element is another are scattered into the lanes' registers by the manual's formulas, multiplied plainly,
- * and the result gathered by its formulas again.
+ * Tensor-core instructions against the manual's layouts ("Matrix Fragments for mma", figures of ldmatrix): matrices with
+ * distinct elements are scattered into the lanes' registers by the manual's formulas and multiplied plainly, and the result is
+ * gathered by its formulas again.
  */
 import { add, decode, encode, formats, multiply, type Value } from "./exact.ts";
 import { type Bits, byWarp, type Form } from "./form.ts";
@@ -71,7 +71,7 @@ function bitsOf(type: Shape["type"] | "f32", x: number): Bits {
   return type === "f32" || type === "tf32" ? wide : encode(formats[type], decode(formats.f32, wide));
 }
 
-/** Two 16-bit elements to a register, the first in its lower half; of tf32 one. */
+/** Two 16-bit elements per register, the first in its lower half; one for tf32. */
 function registers(type: Shape["type"], matrix: Matrix, places: readonly Place[]): Bits[] {
   const elements = places.map(([row, column]) => bitsOf(type, matrix(row, column)));
   if (type === "tf32") return elements;
@@ -84,7 +84,7 @@ interface Product {
   readonly c: Matrix;
 }
 
-/** Whole numbers, small enough for every sum to be exact in any order; no two rows or columns alike. */
+/** Integers small enough for every sum to be exact in any order; no two rows or columns are equal. */
 const scattered: readonly Product[] = [
   {
     a: (i, k) => ((i * 7 + k * 3 + i * k) % 29) - 14,
@@ -95,7 +95,7 @@ const scattered: readonly Product[] = [
   { a: (i, k) => (k === 3 ? i + 1 : 0), b: (k, j) => (k === 3 ? j - 3 : 0), c: (i, j) => -i - j / 2 },
 ];
 
-/** One element of A at a time: row i of the result is then row k of B. */
+/** One element of A at a time, so that row i of the result is row k of B. */
 function single(k: number): Product[] {
   return indices(16 * k).map((element) => ({
     a: (i, kk) => (i * k + kk === element ? 1 : 0),
@@ -104,7 +104,7 @@ function single(k: number): Product[] {
   }));
 }
 
-/** NaN and infinity spread along their row; subnormal numbers of the narrow type count. */
+/** NaN and infinity spread along their row; subnormal numbers of the narrow type are kept. */
 const special: readonly Product[] = [
   { a: (i, k) => (i === 2 && k === 1 ? Infinity : 1), b: (k, j) => (k === 1 && j === 3 ? 0 : 1), c: () => 0 },
   { a: (i) => (i === 9 ? Number.NaN : 2), b: () => 3, c: () => 0 },
@@ -150,8 +150,8 @@ function products(shape: Shape): Form {
 }
 
 /**
- * Rows of 16 bytes in shared memory, one a lane; inputs are the row that the lane names and its own row's two halves.
- * Lane 8m + r names row r of matrix m. A lane gets of each matrix row lane / 4, elements 2 (lane % 4) and the next; of a
+ * Rows of 16 bytes in shared memory, one per lane; inputs are the row that the lane names and the two halves of its own row.
+ * Lane 8m + r names row r of matrix m. From each matrix a lane gets row lane / 4, elements 2 (lane % 4) and the next; from a
  * transposed one, rows 2 (lane % 4) and the next of column lane / 4.
  */
 function loads(count: 1 | 2 | 4, transposed: boolean, space: ".shared" | ""): Form {

@@ -1,4 +1,7 @@
-/** Loads, stores, atomics, asynchronous copies and addresses, in each state space, after "Data Movement" and "Parallel Synchronization". */
+/**
+ * Loads, stores, atomics, asynchronous copies and addresses, in each state space, following "Data Movement" and "Parallel
+ * Synchronization".
+ */
 import { add, decode, encode, formats } from "./exact.ts";
 import {
   type Bits,
@@ -25,7 +28,7 @@ const localSlot = ".local .align 16 .b8 mine[16];\n";
 
 const types = ["b8", "u8", "s8", "b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64"];
 
-/** A load extends to the register: with the sign for s types. Offsets into the scratch memory, aligned to 16. */
+/** A load extends to the register: with the sign for s types. Offsets into the scratch memory are aligned to 16. */
 function loads(): Form[] {
   const offsets = [0, 16, 240, 4096, 65520].map(BigInt);
   const value = (type: string, offset: Bits, i = 0) =>
@@ -82,7 +85,7 @@ function loads(): Form[] {
   ]);
 }
 
-/** Stored, then loaded as bytes of the same place. */
+/** Stored, then loaded as bytes from the same place. */
 function stores(): Form[] {
   const places: Record<string, readonly [string, string]> = {
     shared: [sharedSlot, "[own]"],
@@ -117,7 +120,7 @@ ld.${space}.v${n}.${type} {${names.map((_, i) => `{d${i}}`)}}, ${at};`,
   );
 }
 
-/** Each thread has 16 bytes of the scratch memory to itself: written, then read again. */
+/** Each thread has its own 16 bytes of the scratch memory: written, then read again. */
 function globalStores(): Form[] {
   return types.flatMap((type) => {
     const bits = widthOf(type);
@@ -168,7 +171,7 @@ const updates: Record<string, readonly [types: string, arity: number, update: Up
   cas: ["b32 b64", 2, (old, b, c) => (old === b ? c : old)],
 };
 
-/** The old value is the result; the new one is read again. Inputs: old, b, for cas also c. */
+/** The old value is the result; the new one is read back. Inputs: old, b, and c for cas. */
 function atomics(): Form[] {
   return Object.entries(updates).flatMap(([op, [list, arity, update]]) =>
     list.split(" ").flatMap((type) => {
@@ -223,7 +226,7 @@ function atomics(): Form[] {
   );
 }
 
-/** Into shared memory, then waited for; bytes past the source's size become zero. */
+/** Into shared memory, followed by a wait; bytes past the source's size become zero. */
 function asynchronous(): Form[] {
   const offsets = [0, 16, 1024, 65520].map(BigInt);
   const waits = {
@@ -309,7 +312,7 @@ isspacep.global {d3}, generic;`,
   ];
 }
 
-/** Fences and hints change no value. */
+/** Fences and hints do not change values. */
 function fences(): Form[] {
   const silent = [
     "membar.cta;",

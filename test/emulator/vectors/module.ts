@@ -1,7 +1,7 @@
 /** Kernels from forms: a PTX module for the emulated driver, and CUDA source with the same lines for NVIDIA's assembler. */
 import { type Form, inputNames, registerWidth, widthOf } from "./form.ts";
 
-/** Bytes of an input or output in memory, whatever its type. */
+/** Size of an input or output in memory, whatever its type. */
 export const slotBytes = 8;
 
 export function kernelName(index: number): string {
@@ -24,7 +24,7 @@ function substitute(form: Form, input: (i: number) => string, output: (i: number
   });
 }
 
-/** The PTX between loading the inputs and storing the outputs, with a scope of its own for registers it declares. */
+/** The PTX between loading the inputs and storing the outputs, in its own scope for the registers it declares. */
 function body(form: Form): string {
   return `{\n${substitute(
     form,
@@ -77,7 +77,7 @@ ret;
 `;
 }
 
-/** Threads of a block: a warp form's blocks are warps. */
+/** Threads per block: for a warp form each block is one warp. */
 export function threadsOf(form: Form): number {
   return form.warp ? 32 : 128;
 }
@@ -86,7 +86,7 @@ export function ptxModule(forms: readonly Form[]): string {
   return `.version 8.0\n.target sm_80\n.address_size 64\n\n${forms.map(kernel).join("\n")}`;
 }
 
-/** Inline assembly's constraint and C type of an operand. */
+/** Constraint and C type of an operand in inline assembly. */
 function constraintOf(type: string): [letter: string, c: string] {
   if (type === "f32") return ["f", "float"];
   if (type === "f64") return ["d", "double"];
@@ -94,7 +94,7 @@ function constraintOf(type: string): [letter: string, c: string] {
   return width === 16 ? ["h", "unsigned short"] : width === 32 ? ["r", "unsigned"] : ["l", "unsigned long long"];
 }
 
-/** The forms' own lines as inline assembly, for the real compiler to say whether they are PTX at all. */
+/** The forms' own lines as inline assembly, with which the real compiler checks that they are valid PTX. */
 export function cudaSource(forms: readonly Form[]): string {
   return forms
     .map((form, index) => {
@@ -129,7 +129,7 @@ ${form.outputs.map((type, i) => `*(${constraintOf(type)[1]}*)(out + ${i}) = o${i
     .join("\n\n");
 }
 
-/** Opcodes with all their modifiers, as PTX has them: "add.rn.ftz.f32". Labels, directives and braces are none. */
+/** Opcodes with all their modifiers, as written in PTX: "add.rn.ftz.f32". Labels, directives and braces are excluded. */
 export function opcodesOf(ptx: string): Set<string> {
   const found = new Set<string>();
   for (const line of ptx.replace(/\/\/.*/g, "").split(/[\n;]/)) {
@@ -140,7 +140,7 @@ export function opcodesOf(ptx: string): Set<string> {
   return found;
 }
 
-/** What `form.code` names, so that a kernel's own loads and stores do not pass for tested. */
+/** The opcodes in `form.code`, so that a kernel's own loads and stores do not count as tested. */
 export function testedOpcodes(forms: readonly Form[]): Set<string> {
   return new Set(forms.flatMap((form) => [...opcodesOf(form.code)]));
 }

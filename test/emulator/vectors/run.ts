@@ -1,6 +1,6 @@
 /**
- * Runs the opcode vectors on the emulated driver, a module for each section, and prints what differs as JSON, a line for
- * each section. Arguments: the folder of the emulated libraries, then names of sections to choose.
+ * Runs the opcode vectors on the emulated driver, one module per section, and prints the differences as one line of JSON per
+ * section. Arguments: the folder of the emulated libraries, then optional names of sections.
  */
 import { errorText } from "../../../src/errors.ts";
 import { openSession, type Session } from "../planted/session.ts";
@@ -11,17 +11,17 @@ import { kernelName, opcodesOf, ptxModule, slotBytes, threadsOf } from "./module
 
 export interface SectionOutcome {
   readonly section: string;
-  /** Whether memory and barriers were checked: the engine takes other paths where they are not. */
+  /** Whether memory and barriers were checked: without checks the engine takes different paths. */
   readonly check: boolean;
   readonly forms: number;
   readonly cases: number;
-  /** Results that are not the expected ones, in words; each form's first. */
+  /** Wrong results in words; the first of each form. */
   readonly mismatches: readonly string[];
-  /** What the emulator found to complain of. */
+  /** The emulator's findings. */
   readonly reports: readonly string[];
 }
 
-/** Whether a result is what was expected: bits, or any NaN for a NaN, or near enough where the form allows it. */
+/** Whether a result is as expected: equal bits, any NaN for a NaN, or close enough if the form allows it. */
 function agrees(form: Form, type: string, expected: Bits, actual: Bits): boolean {
   const cut = type === "pred" ? 1n : mask(registerWidth(type));
   if ((expected & cut) === (actual & cut)) return true;
@@ -43,7 +43,7 @@ function agrees(form: Form, type: string, expected: Bits, actual: Bits): boolean
   return Math.abs(x - y) <= Math.max(absolute, relative * Math.abs(x));
 }
 
-/** Memory that inputs of type `ptr` point into, as it is before each form. */
+/** The contents, before each form, of the memory that `ptr` inputs point into. */
 const scratchContent = Uint8Array.from({ length: scratchBytes }, (_, i) => scratchByte(i));
 
 function runForm(session: Session, form: Form, kernel: number): string[] {
@@ -97,13 +97,13 @@ function runSection(folder: string, section: string, forms: readonly Form[], che
   } catch (error) {
     mismatches.push(errorText(error));
   }
-  // Vectors are about values: how well their accesses are spread is not their concern.
+  // Vectors test values: how well their accesses are coalesced does not matter.
   const advice = new Set(["bank-conflict", "uncoalesced"]);
   const reports = session.control.reports().filter(({ kind }) => !advice.has(kind));
   return { section, check, forms: forms.length, cases, mismatches, reports: reports.map(({ text }) => text) };
 }
 
-/** What loading a form says: the engine's reason, or "accepted". */
+/** The outcome of loading a form: the engine's reason, or "accepted". */
 function refusal(folder: string, form: Form): string {
   try {
     openSession(folder).kernelOf(ptxModule([form]), kernelName(0));
@@ -118,7 +118,7 @@ export interface RefusalOutcome {
   readonly reason: string;
 }
 
-/** Opcodes that there are not: one of each mnemonic of the vectors with a modifier too many, and some made up. */
+/** Nonexistent opcodes: one of each mnemonic of the vectors with an extra modifier, and some invented ones. */
 function refusals(folder: string): RefusalOutcome[] {
   const binary = { inputs: ["u32", "u32"], outputs: ["u32"], cases: [], expected: () => [] };
   const madeUp = ["frobnicate.u32", "mul24.sideways.u32", "add.u31"].map((opcode) => ({

@@ -1,4 +1,4 @@
-/** Inputs at which instructions have gone wrong before: ends of ranges, signs, ties, subnormal numbers, no numbers. */
+/** Inputs at which instructions have gone wrong before: ends of ranges, signs, ties, subnormal numbers, NaNs. */
 import type { Bits } from "./form.ts";
 
 const hex = (text: string): Bits[] =>
@@ -28,7 +28,7 @@ export const floats32 = hex(`
   7f7fffff ff7fffff 7f800000 ff800000 7fc00000 7f800001 ffc12345
   3f808000 3f818000 3f808001 7f7f7fff 7f7f8000 33800000 4b000000 4b800001 5f000000 df000000 42c80000 c2c80000`);
 
-/** Fewer, for three operands. */
+/** A smaller set, for three operands. */
 export const fewFloats32 = hex(`
   0 80000000 3f800000 bf800000 3f800001 40490fdb 1 807fffff 800000 7f7fffff 7f800000 7fc00000 33800000`);
 

@@ -1,6 +1,6 @@
 /**
- * The PTX engine against the manual: every vector, and a vector for every opcode that the recorded kernels use. What the
- * vectors hold the engine to is in the tables beside this file.
+ * The PTX engine against the manual: every vector, and a vector for every opcode that the recorded kernels use. The expected
+ * results are in the tables beside this file.
  */
 import { describe, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
@@ -56,10 +56,10 @@ describe("the engine computes what the manual defines", () => {
   );
 });
 
-/** Said by the manual to change no value, or to be the skeleton of every kernel: run by each vector. */
+/** Opcodes that according to the manual change no value, or that every kernel contains, so that every vector runs them. */
 const skeleton = new Set(["ret", "exit", "bra", "bra.uni", "trap"]);
 
-/** Types of one width that only name how a register is moved. */
+/** Types of equal width that only name how a register is moved. */
 function plain(opcode: string): string {
   return /^(ld\.param|mov|selp|st|ld)\b/.test(opcode) ? opcode.replace(/\.[bu](8|16|32|64)$/, ".b$1") : opcode;
 }
@@ -79,7 +79,7 @@ test("every opcode of the recorded kernels has a vector", () => {
   expect([...untested].sort()).toEqual([]);
 });
 
-// The expected values rest on exact.ts: it is held to the machine's own arithmetic where that is known to be exact.
+// The expected values depend on exact.ts, which is compared with the machine's own arithmetic where that is known to be exact.
 test("exact arithmetic agrees with the processor's in float32 and float64", () => {
   const floats = new Float32Array(1);
   const bits = new Uint32Array(floats.buffer);
@@ -107,7 +107,7 @@ test("exact arithmetic agrees with the processor's in float32 and float64", () =
     return words[0]!;
   };
   for (let i = 0; i < 3000; i++) {
-    // Exponents near enough to each other that sums round.
+    // Exponents close enough to each other that sums round.
     const [a, b] = [(random(32) & 0x83ffffffn) | 0x3c000000n, (random(32) & 0x83ffffffn) | 0x3c000000n];
     const [x, y] = [decode(formats.f32, a), decode(formats.f32, b)];
     expect(encode(formats.f32, add(x, y))).toBe(bitsOf(float(a) + float(b)));

@@ -1,16 +1,16 @@
-/** What the 32 lanes of a warp do together: shuffles, votes, matches, reductions, after their sections in the manual. */
+/** What the 32 lanes of a warp do together: shuffles, votes, matches, reductions, following their sections in the manual. */
 import { type Bits, byWarp, type Form, maximum, minimum, signed, unsigned } from "./form.ts";
 
 const lanes = Array.from({ length: 32 }, (_, lane) => lane);
 
-/** 32 lanes' inputs from functions of the lane. */
+/** The inputs of 32 lanes, as functions of the lane. */
 function warp(...inputs: ((lane: number) => Bits | number)[]): Bits[][] {
   return lanes.map((lane) => inputs.map((input) => BigInt(input(lane))));
 }
 
 const value = (lane: number) => 0x1000 + lane * 0x111;
 const all = () => 0xffffffff;
-/** Each half of the warp in a call of its own. */
+/** Each half of the warp in a separate call. */
 const halves = (lane: number) => (lane < 16 ? 0x0000ffff : 0xffff0000);
 
 /** Lanes that execute together: those that name the same mask. */
@@ -49,7 +49,7 @@ function shuffles(): Form[] {
   });
 }
 
-/** Without the predicate, and with the two halves of the warp in calls of their own. */
+/** Without the predicate, and with the two halves of the warp in separate calls. */
 function halfShuffles(): Form[] {
   return [
     byWarp("shfl.sync.bfly.b32 {d}, {a}, 1, 31, -1;", "b32 -> b32", [warp(value)], (inputs) =>
@@ -137,7 +137,7 @@ function matches(): Form[] {
       byWarp(`match.any.sync.b${bits}`, `b${bits} b32 -> b32`, cut, (inputs) =>
         lanes.map((lane) => [reference(inputs, lane).bits]),
       ),
-      // The mask where all agree, else zero.
+      // The mask if all agree, else zero.
       byWarp(`match.all.sync.b${bits} {d0}|{d1}, {a}, {b};`, `b${bits} b32 -> b32 pred`, cut, (inputs) =>
         lanes.map((lane) => {
           const { group, same, bits: mask } = reference(inputs, lane);

@@ -1,4 +1,4 @@
-/** Damage to a file as bytes: cut, longer, zeroed, shifted, flipped, and numbers in it that lie. */
+/** Damage to a file's bytes: truncated, extended, zeroed, shifted, flipped, and false numbers. */
 import type { Random } from "../random.ts";
 import type { Mutation } from "./mutation.ts";
 
@@ -10,7 +10,7 @@ function range(bytes: Uint8Array, random: Random, most = 4096): [from: number, l
   return [from, 1 + random.below(Math.min(most, bytes.length - from))];
 }
 
-/** What length fields, offsets and counts are set to. */
+/** Values for length fields, offsets and counts. */
 const numbers = [0n, 1n, 2n, 3n, 7n, 8n, 0x7fn, 0x80n, 0xffn, 0xffffn, 0x7fffffffn, 0x80000000n, 0xffffffffn].concat([
   0x100000000n,
   0x7fffffffffffffffn,
@@ -20,7 +20,7 @@ const numbers = [0n, 1n, 2n, 3n, 7n, 8n, 0x7fn, 0x80n, 0xffn, 0xffffn, 0x7ffffff
   0x100000n,
 ]);
 
-/** Writes a lie as `width` little-endian bytes at `at`, or what stood there and a little. */
+/** Writes a false number as `width` little-endian bytes at `at`, or the old one slightly changed. */
 function lie(bytes: Uint8Array, at: number, width: 1 | 2 | 4 | 8, random: Random): Uint8Array | null {
   if (at < 0 || at + width > bytes.length) return null;
   const copy = Buffer.from(bytes);
@@ -103,8 +103,8 @@ export const byteDamage: readonly Mutation[] = [
 ];
 
 /**
- * Numbers that lie, within [from, to) of the file: lengths, offsets and counts of binary formats, which stand on
- * multiples of their size there (flatbuffers, prefixes) or anywhere (thrift).
+ * False numbers within [from, to) of the file: lengths, offsets and counts of binary formats, which are aligned to their size
+ * (flatbuffers, prefixes) or unaligned (thrift).
  */
 export function lyingNumbers(what: string, within: (bytes: Uint8Array) => [from: number, to: number]): Mutation[] {
   const aligned = ([4, 8, 2] as const).map((width) =>

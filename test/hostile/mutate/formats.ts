@@ -1,4 +1,4 @@
-/** Damage that knows a binary format: where its numbers stand, and how to keep the rest of it whole. */
+/** Damage that knows a binary format: where its numbers are, and how to keep the rest valid. */
 import { byteDamage, lyingNumbers } from "./bytes.ts";
 import { jsonDamage, jsonNeutral } from "./json.ts";
 import { bytesOf, type Mutation, utf8 } from "./mutation.ts";
@@ -43,7 +43,7 @@ function parsedHeader(bytes: Uint8Array): Header | null {
   }
 }
 
-/** The tensors' data in another order, with offsets that say so. */
+/** The tensors' data in another order, with matching offsets. */
 const rearranged: Mutation = {
   name: "its tensors in another order",
   neutral: true,
@@ -136,7 +136,7 @@ export const safetensorsNeutral: readonly Mutation[] = [
   ),
 ];
 
-/** The metadata of a stream's first messages, and the footer that the file format ends in. */
+/** The metadata of a stream's first messages, and the footer at the end of the file format. */
 const arrowFront = (bytes: Uint8Array): [number, number] => [0, Math.min(bytes.length, 1500)];
 const arrowTail = (bytes: Uint8Array): [number, number] => [Math.max(0, bytes.length - 1500), bytes.length];
 
@@ -147,12 +147,12 @@ export const arrowDamage: readonly Mutation[] = [
   ...byteDamage,
 ];
 
-/** Behind the mark that ends a stream nothing is read. */
+/** Nothing is read after the mark that ends a stream. */
 export const streamNeutral: readonly Mutation[] = [
   { name: "noise behind the end", neutral: true, apply: (bytes) => new Uint8Array([...bytes, ...Buffer.alloc(99, 7)]) },
 ];
 
-/** Thrift: the footer, whose length stands before the last four bytes, and the headers of the first pages. */
+/** Thrift: the footer, whose length is stored before the last four bytes, and the headers of the first pages. */
 const parquetFooter = (bytes: Uint8Array): [number, number] => {
   const length = bytes.length < 12 ? 0 : Buffer.from(bytes).readUInt32LE(bytes.length - 8);
   return [Math.max(0, bytes.length - 8 - length), Math.max(0, bytes.length - 8)];

@@ -1,8 +1,11 @@
-/** Damage to JSON that keeps its form: values of another size or type, keys missing, renamed or twice; and to its form. */
+/**
+ * Damage to JSON that keeps its form (values of another size or type, keys missing, renamed or duplicated), and damage to its
+ * form.
+ */
 import type { Random } from "../random.ts";
 import { type Mutation, ofText } from "./mutation.ts";
 
-/** JSON with its keys as they stand and its leaves as they are written: it can say what no value can. */
+/** JSON with keys and leaves kept as written, which can represent what no parsed value can. */
 export type Node =
   | { readonly entries: [key: string, node: Node][] }
   | { readonly items: Node[] }
@@ -39,7 +42,7 @@ const wild: readonly string[] = [
   deep("[", "]", 100_000),
   deep('{"a":', "}", 3000),
   `[${"0,".repeat(100_000)}0]`,
-  // no JSON
+  // not JSON
   "'a'",
   "tru",
   "{",
@@ -60,7 +63,7 @@ const names = [
   "model",
 ];
 
-/** A value related to what stood there: one more, twice, negative, as text, in a list. */
+/** A value related to the old one: plus one, doubled, negated, as text, in a list. */
 function related(raw: string, random: Random): string {
   const value = Number(raw);
   const ways: string[] = [`[${raw}]`, `{"a":${raw}}`, `[${raw},${raw}]`, JSON.stringify(raw.slice(0, 200))];
@@ -70,7 +73,7 @@ function related(raw: string, random: Random): string {
   return random.pick(ways);
 }
 
-/** A container on a walk from the root that goes down three times of four, and a child of it. */
+/** A container on a walk from the root that descends three times out of four, and a child of it. */
 function somewhere(root: Node, random: Random): { list: Node[] | [string, Node][]; at: number } | null {
   let found: { list: Node[] | [string, Node][]; at: number } | null = null;
   for (let node = root; !("raw" in node); ) {
@@ -124,7 +127,7 @@ const edits: Readonly<Record<string, Edit>> = {
   },
 };
 
-/** One edit of a JSON text; null where it is no JSON, or has nothing to edit. */
+/** One edit of a JSON text; null if it is not JSON, or has nothing to edit. */
 export function editJson(text: string, edit: Edit, random: Random): string | null {
   let root: Node;
   try {
@@ -138,7 +141,7 @@ export function editJson(text: string, edit: Edit, random: Random): string | nul
   return printed(root);
 }
 
-/** An object's keys in another order, at the top. */
+/** An object's top-level keys in another order. */
 function reordered(text: string): string | null {
   const value: unknown = JSON.parse(text);
   if (typeof value !== "object" || value === null || Array.isArray(value)) return null;
@@ -160,7 +163,7 @@ export const jsonDamage: readonly Mutation[] = [
   ofText("text behind it", (text, random) => text + random.pick(["}", "]", "x", ",", "{}", "\u0000"])),
 ];
 
-/** What changes nothing of a JSON file's meaning. */
+/** Changes that keep a JSON file's meaning. */
 export const jsonNeutral: readonly Mutation[] = [
   ofText("its keys in another order", attempt(reordered), true),
   ofText(
@@ -176,14 +179,14 @@ export const jsonNeutral: readonly Mutation[] = [
   ofText("blanks around it", (text) => `\n\t ${text} \r\n\n`, true),
 ];
 
-/** A key that nobody knows. */
+/** An unknown key. */
 export const unknownKey = ofText(
   "a key nobody knows",
   attempt((text) => JSON.stringify({ ...(JSON.parse(text) as object), nobody_knows_this: { a: [1, "b"] } })),
   true,
 );
 
-/** Damage to one line of JSON Lines, and to the lines as such. */
+/** Damage to one line of JSON Lines, and to the line structure. */
 export const jsonLinesDamage: readonly Mutation[] = [
   ...Object.entries(edits).map(([name, edit]) =>
     ofText(`a line with ${name}`, (text, random) => {

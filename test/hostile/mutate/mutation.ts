@@ -1,22 +1,22 @@
-/** What a mutation is: a way to turn a sound file into one that may be damaged, by itself and by its place in a folder. */
+/** A mutation: a way to turn a valid file into one that may be damaged, in itself and in its place in a folder. */
 import type { Random } from "../random.ts";
 
-/** Something else than a regular file at a file's place. */
+/** Something other than a regular file in a file's place. */
 export type Place = "absent" | "folder" | "pipe" | { readonly link: string };
 export type Content = Uint8Array | Place;
 
 export interface Mutation {
   readonly name: string;
-  /** The program must give what it gives for the sound file. */
+  /** The program must give the same result as for the valid file. */
   readonly neutral?: boolean;
-  /** The changed file; null where this one does not lend itself to it. */
+  /** The changed file; null if the mutation does not apply to it. */
   apply(bytes: Uint8Array, random: Random): Content | null;
 }
 
 export const utf8 = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
 export const bytesOf = (text: string): Uint8Array => new TextEncoder().encode(text);
 
-/** A mutation of the text of a file. */
+/** A mutation of a file's text. */
 export function ofText(name: string, edit: (text: string, random: Random) => string | null, neutral = false): Mutation {
   return {
     name,
@@ -28,10 +28,10 @@ export function ofText(name: string, edit: (text: string, random: Random) => str
   };
 }
 
-/** `linkTarget` is replaced by a file with the sound bytes. */
+/** `linkTarget` is replaced by a file with the valid bytes. */
 export const linkTarget = "\0sound";
 
-/** No regular file, or none at all. */
+/** Not a regular file, or no file. */
 export const places: readonly Mutation[] = [
   ["absent", "absent"],
   ["a folder", "folder"],

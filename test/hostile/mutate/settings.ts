@@ -15,7 +15,7 @@ const values: readonly string[] = [
   "",
 ];
 
-/** A value with as little around it as TOML or YAML allows. */
+/** A value with as few delimiters as TOML or YAML allows. */
 function editValue(text: string, random: Random, separator: "=" | ":", values: readonly string[]): string | null {
   return editLine(text, random, (lines, at) => {
     lines[at] = `${lines[at]!.split(separator)[0]}${separator} ${random.pick(values)}`;
@@ -29,7 +29,7 @@ function editLine(text: string, random: Random, edit: (lines: string[], at: numb
   return `${lines.join("\n")}\n`;
 }
 
-/** What both syntaxes can suffer. */
+/** Damage that applies to both syntaxes. */
 const lineDamage: readonly Mutation[] = [
   ofText("a line missing", (text, random) => editLine(text, random, (lines, at) => lines.splice(at, 1))),
   ofText("a line twice", (text, random) => editLine(text, random, (lines, at) => lines.splice(at, 0, lines[at]!))),
@@ -61,7 +61,7 @@ export const settingsNeutral: readonly Mutation[] = [
   ofText("lines in another order", (text) => `${text.split("\n").filter(Boolean).reverse().join("\n")}\n`, true),
 ];
 
-/** Anchors that lead into themselves or grow at every line, blocks, tags, documents: what YAML has and nothing here needs. */
+/** Anchors that refer to themselves or grow with every line, blocks, tags, documents: features of YAML that nothing here needs. */
 const yamlValues: readonly string[] = [
   ..."0 -1 1 1e9 1e-6 .5 .inf -.inf .NaN 0x10 0o17 1_000 1:30 ~ null yes no on off true 2024-01-01 <<".split(" "),
   ...["[]", "{}", "[1, 2]", "[a, b]", "{a: 1}", "'a", '"a', "[1, 2", "{a: 1", '"\\u0000"', "a: b", "- a", "@a", "%a"],

@@ -1,7 +1,7 @@
-// AVX512-BF16 and AMX-BF16 in plain C++, for machines without them: the intrinsics that ffi/cpu/tile_bf16.h calls, with
-// the results of the instruction set reference's pseudo-code (VDPBF16PS, TDPBF16PS, LDTILECFG, TILELOADD, TILESTORED).
-// Included by the compiler before everything else. What a processor refuses (an impossible tile configuration, operands
-// whose shapes do not fit) stops the program here too. Leaves out time, and the permission that the system gives.
+// AVX512-BF16 and AMX-BF16 in plain C++, for machines without them: the intrinsics that ffi/cpu/tile_bf16.h calls, with the
+// results of the instruction set reference's pseudo-code (VDPBF16PS, TDPBF16PS, LDTILECFG, TILELOADD, TILESTORED). The compiler
+// includes this file before everything else. Operations that a processor rejects (an impossible tile configuration, operands
+// with mismatched shapes) stop the program here too. Leaves out timing, and the permission that the system grants.
 #pragma once
 #include <stdint.h>
 #include <stdio.h>
@@ -22,13 +22,13 @@ inline float from_bits(uint32_t u) {
 inline float flushed(float x) { return __builtin_fabsf(x) < 0x1p-126f ? __builtin_copysignf(0.0f, x) : x; }
 inline float low(uint32_t pair) { return flushed(from_bits(pair << 16)); }
 inline float high(uint32_t pair) { return flushed(from_bits(pair & 0xffff0000u)); }
-// A fused multiply-add of bfloat16 factors. Their product has 16 bits, so float64 holds it exactly; and where a sum
-// with a float32 does not fit float64, the smaller term is too small to move the larger one across a rounding boundary.
+// A fused multiply-add of bfloat16 factors. Their product has 16 bits, so float64 holds it exactly; if its sum with a float32
+// does not fit float64, the smaller term is too small to move the larger one across a rounding boundary.
 inline float fused(float a, float b, float c) { return flushed((float)((double)a * (double)b + (double)c)); }
 
 }  // namespace emulation
 
-// Two roundings a lane: the later element of the pair goes first.
+// Two roundings per lane: the later element of the pair comes first.
 static inline emulation::Floats _mm512_dpbf16_ps(emulation::Floats sum, emulation::Words a, emulation::Words b) {
   using namespace emulation;
   for (int i = 0; i < 16; i++) {
@@ -107,7 +107,7 @@ static inline void _tile_stored(int t, void* memory, int64_t stride) {
     memcpy((char*)memory + r * stride, state.tile[t][r], state.shape.row_bytes[t]);
 }
 
-// c += a · b. The even and the odd elements of the reduction are summed apart, from zero, then together, then into c.
+// c += a · b. The even and odd elements of the reduction are summed separately from zero, then added together, then to c.
 static inline void _tile_dpbf16ps(int c, int a, int b) {
   using namespace emulation;
   if (c == a || c == b || a == b) refuse("one tile in two places");

@@ -4,11 +4,12 @@
  */
 import { existsSync } from "node:fs";
 import { assetPath } from "../assets.ts";
-import type { ConfigInput } from "../config/schema.ts";
+import type { ConfigInput, TrainConfig } from "../config/schema.ts";
 import { RunError } from "../errors.ts";
+import type { TrainingPaths } from "../grpo/setup.ts";
 
 /** Settings of the bundled run, where the user gives no other. */
-export const bundledTraining: ConfigInput<"train"> = {
+const bundledTraining: ConfigInput<"train"> = {
   learningRate: 1.5e-4,
   lrSchedulerType: "linear",
   beta: 0.1,
@@ -31,3 +32,22 @@ function bundledPath(relative: string): string {
 export const bundledModel = (): string => bundledPath("data/model");
 export const bundledProblems = (): string => bundledPath("data/problems/train.arrow");
 export const bundledEvalProblems = (): string => bundledPath("data/problems/eval.arrow");
+
+/** The settings of `train` or `plan`; without a model and a dataset those of the bundled run stand in. */
+export function orBundled<L extends { readonly config: { readonly model: unknown; readonly dataset: unknown } }>(
+  load: (options: { readonly defaults?: typeof bundledTraining }) => L,
+): L & { readonly bundled: boolean } {
+  const first = load({});
+  const bundled = first.config.model === null && first.config.dataset === null;
+  return { ...(bundled ? load({ defaults: bundledTraining }) : first), bundled };
+}
+
+/** Where model and data come from. */
+export function trainingPaths(config: TrainConfig): TrainingPaths {
+  const dataset = config.dataset ?? bundledProblems();
+  return {
+    model: config.model ?? bundledModel(),
+    dataset,
+    evalDataset: config.evalDataset ?? (config.dataset === null ? bundledEvalProblems() : null),
+  };
+}

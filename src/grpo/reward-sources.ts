@@ -1,23 +1,20 @@
-/** Rewards from neural reward models, under their names in the reward pool. */
-
+/**
+ * Where a run's rewards come from: the pool's functions, and neural reward models, which compute on the session's device. Turns
+ * answers into what both take, and asks them.
+ */
 import type { RewardBatch, RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { Answer } from "../run/prompts.ts";
 import { createRewardModelScorer, type RewardModel } from "../session/reward-model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { rewardBatch } from "./generation.ts";
 
-/** Where rewards come from. Neural ones compute on the session's device, so nothing else may use it meanwhile. */
+/** While the models score, nothing else may compute on the device. */
 export interface RewardSources {
   readonly pool: RewardPool;
   /** Rewards by reward model name; null without reward models. */
   readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
 }
 
-/**
- * A run's reward sources: the pool and, before it, reward models, which compute on the device.
- *
- * @throws InputError if a reward model's tokenizer is missing or damaged
- */
+/** @throws InputError where a reward model's tokenizer is missing or damaged */
 export function rewardSources(
   rewardModels: readonly RewardModel[],
   pool: RewardPool,
@@ -43,7 +40,32 @@ export function rewardSources(
   };
 }
 
-/** Rewards of whole groups from functions and models. Device work is done when the outer promise resolves. */
+/** Tokens of a prompt's end that reward functions are told: the opening of the assistant's turn and some more. */
+const PROMPT_END_TOKENS = 32;
+
+/** What reward functions get: one value an answer, the dataset's columns included. */
+function rewardBatch(
+  answers: readonly Answer[],
+  decode: (ids: readonly number[]) => string,
+): Omit<RewardBatch, "trainerState"> {
+  const rows = answers.map(({ problem }) => problem.example);
+  // Files of one dataset need not all have the same columns.
+  const names = [...new Set(rows.flatMap((example) => Object.keys(example.columns)))];
+  const problems = new Set(answers.map(({ problem }) => problem));
+  const ends = new Map([...problems].map((one) => [one, decode([...one.promptIds.slice(-PROMPT_END_TOKENS)])]));
+  return {
+    prompts: rows.map((example) => example.prompt),
+    completions: answers.map(({ text }) => text),
+    completionIds: answers.map(({ completionIds }) => [...completionIds]),
+    promptEnds: answers.map(({ problem }) => ends.get(problem)!),
+    golds: rows.map((example) => example.gold),
+    columns: Object.fromEntries(names.map((name) => [name, rows.map((example) => example.columns[name] ?? null)])),
+    rows: answers.map(({ problem }) => problem.row),
+    groups: answers.map(({ group }) => group),
+  };
+}
+
+/** The functions' and models' rewards of whole groups. What needs the device is done when the first promise is kept. */
 export async function startScores(
   { pool, models }: RewardSources,
   trainerState: RewardTrainerState,

@@ -7,7 +7,7 @@
  * micro-batch; losses add up, gradients are bit-identical for any split, `foldMetrics` combines the metrics.
  * Advantages come from advantages.ts; the loss types are in loss/loss-types.ts.
  */
-import { RunError } from "../errors.ts";
+import { RunError } from "../../errors.ts";
 import {
   type Advantage,
   activeTokens,
@@ -15,12 +15,12 @@ import {
   type LossConfig,
   meanAdvantage,
   type TokenValues,
-} from "./loss/config.ts";
-import { KL_ESTIMATORS } from "./loss/kl.ts";
-import { LOSS_TYPES, type Term } from "./loss/loss-types.ts";
-import { addExtreme, addMean, addTotal, type MetricParts } from "./loss/metrics.ts";
-import { isKept, samplerRatio } from "./loss/sampler-ratio.ts";
-import type { StepDenominators } from "./loss/step.ts";
+} from "./config.ts";
+import { KL_ESTIMATORS } from "./kl.ts";
+import { LOSS_TYPES, type Term } from "./loss-types.ts";
+import { addExtreme, addMean, addTotal, type MetricParts } from "./metrics.ts";
+import { isKept, samplerRatio } from "./sampler-ratio.ts";
+import type { StepDenominators } from "./step.ts";
 
 export interface LossResult {
   /** This part's share of the step's loss. */

@@ -1,0 +1,167 @@
+/** Supervised fine-tuning wired together from its settings: folder, data, session. The loop itself is src/sft/trainer.ts. */
+import { resolveModel } from "../checkpoint/hub.ts";
+import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
+import type { Loaded } from "../config/load.ts";
+import { toJson } from "../config/record.ts";
+import type { SftConfig } from "../config/schema.ts";
+import { InputError } from "../errors.ts";
+import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { requireEvaluationName } from "../eval/metric-names.ts";
+import { againstFirst, trainingEvaluation } from "../eval/report.ts";
+import { createRewardPool } from "../rewards/pool/pool.ts";
+import { withDevice } from "../run/device.ts";
+import { openProblems, type ProblemSource } from "../run/prompts.ts";
+import { rolloutLimits } from "../run/rollout-limits.ts";
+import type { RunOutcome } from "../run/run.ts";
+import { readCheckpointState } from "../session/checkpointing.ts";
+import { describeMemory } from "../session/memory.ts";
+import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
+import { planSession, withSession } from "../session/session.ts";
+import type { SessionPlan } from "../session/tenant.ts";
+import { runSft, type SftRun, sftState } from "../sft/trainer.ts";
+import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { bundledModel, bundledProblems } from "./bundled.ts";
+import type { Control } from "./control.ts";
+import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
+import type { RunResult } from "./train.ts";
+
+/** Everything that `grpo sft` does. @throws InputError, RunError */
+export async function sftWith(loaded: Loaded<"sft">, control: Control): Promise<RunResult> {
+  const { config, warnings } = loaded;
+  const { console } = control;
+  for (const warning of warnings) console.note(`note: ${warning}`);
+  const output = openOutputFolder({ folder: config.outputDir, command: "sft", note: console.note });
+  try {
+    return { ...(await sftInto(output, loaded, control)), outputDir: config.outputDir };
+  } finally {
+    output.release();
+  }
+}
+
+async function sftInto(
+  output: OutputFolder,
+  { config, file, given }: Loaded<"sft">,
+  control: Control,
+): Promise<RunOutcome> {
+  const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
+  const resume = checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
+  const bundled = config.model === null && config.dataset === null;
+  const [model, dataset] = [config.model ?? bundledModel(), config.dataset ?? bundledProblems()];
+  output.permit({
+    overwrite: config.overwrite,
+    resumes: true,
+    resume: resume && { folder: resume.folder, step: resume.state.step },
+    newest: config.resumeFromCheckpoint === true,
+    inputs: {
+      model,
+      dataset,
+      eval_dataset: config.evalDataset,
+      chat_template: config.chatTemplate,
+      "the configuration": file ?? null,
+    },
+    mayReplace: bundled && !given.has("output_dir") ? isOfBundledRun : undefined,
+  });
+  const names = { rewards: [], logsMore: false, samples: config.evalNumGenerations };
+  requireEvaluationName(config.metricForBestModel, names);
+  const startFolder = await resolveModel(model);
+  const context = readModelConfig(startFolder).maxPositionEmbeddings;
+  const chatTemplate = readChatTemplate(config.chatTemplate);
+  const tokenizer = loadTokenizer(startFolder, chatTemplate);
+  const { problems, evalSource } = await openBoth(config, dataset, tokenizer, control.console.note);
+  const maxLength = Math.min(config.maxLength, context);
+  const evaluated = evalSource && evaluatedProblems(config, evalSource, context);
+  const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
+  try {
+    return await withDevice(config, control.console.note, async (device) => {
+      const planned = planSession(device, (plan) =>
+        planTenants(plan, { ...config, maxLength }, checkpoint ?? startFolder, evaluated),
+      );
+      const { dtype } = planned.tenants.policy.model;
+      control.console.note(`${startFolder} on ${problems.dataset.path} · ${dtype} · ${device.description}`);
+      for (const line of describeMemory(planned.memory)) control.console.note(line);
+      return withSession(planned, async ({ policy, rollout }) => {
+        output.begin({ command: "sft", bundled, settings: toJson(config) });
+        control.onBegin?.();
+        const evaluate: SftRun["evaluate"] =
+          rollout &&
+          evaluated &&
+          againstFirst(() =>
+            evaluateProblems(rollout, tokenizer, pool, evaluated, trainingEvaluation(config), {
+              shouldStop: control.stopRequested,
+            }),
+          );
+        return runSft({
+          config: { ...config, maxLength },
+          models: { policy, critic: null, movingReference: null, assets: { folder: startFolder, chatTemplate } },
+          tokenizer,
+          problems,
+          console: control.console,
+          evaluate,
+          stopRequested: control.stopRequested,
+          resume,
+        });
+      });
+    });
+  } finally {
+    problems.close();
+    evalSource?.close();
+    await pool.close();
+  }
+}
+
+/** The rows to train on, and those to evaluate on, if any. */
+async function openBoth(config: SftConfig, dataset: string, tokenizer: Tokenizer, note: (text: string) => void) {
+  const { promptColumn, answerColumn, chatTemplateKwargs, evalDataset } = config;
+  const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
+  const problems = await openProblems(tokenizer, {
+    ...columns,
+    path: dataset,
+    config: config.datasetConfig,
+    split: config.datasetSplit,
+  });
+  for (const remark of problems.remarks) note(`note: ${remark}`);
+  if (evalDataset === null) return { problems, evalSource: null };
+  const evalSource = await openProblems(tokenizer, {
+    ...columns,
+    path: evalDataset,
+    config: evalDataset === config.dataset ? config.datasetConfig : null,
+    split: config.evalSplit,
+  });
+  return { problems, evalSource };
+}
+
+/** The problems of an evaluation, and the longest prompt that it plans for. */
+function evaluatedProblems({ maxCompletionLength, evalSamples }: SftConfig, source: ProblemSource, context: number) {
+  const longestPrompt = Math.min(source.longestPrompt(), context - maxCompletionLength);
+  if (longestPrompt < 1)
+    throw new InputError(
+      `max_completion_length ${maxCompletionLength}: the model's context is ${context} tokens; lower it`,
+    );
+  return { ...evaluationProblems(source, evalSamples, longestPrompt), longestPrompt };
+}
+
+/** What the run computes with. */
+function planTenants(
+  plan: SessionPlan,
+  config: SftConfig,
+  folder: string,
+  evaluated: ReturnType<typeof evaluatedProblems> | null,
+) {
+  const { maxLength, maxCompletionLength, maxConcurrentSequences, evalNumGenerations, dtype } = config;
+  const positions = Math.max(maxLength, evaluated ? evaluated.longestPrompt + maxCompletionLength : 0);
+  const model = planPolicy(plan, plan.folder(folder), { dtype, positions });
+  const tokens = Math.max(maxLength, config.microBatchTokens);
+  const policy = planTraining(plan, model, { tokens, longestPrompt: maxLength });
+  if (!evaluated) return { policy, rollout: null };
+  const limits = rolloutLimits({
+    maxConcurrentSequences,
+    completions: evaluated.problems.length * evalNumGenerations,
+    samples: evalNumGenerations,
+    evaluates: true,
+    longestPrompt: evaluated.longestPrompt,
+    maxCompletion: maxCompletionLength,
+    repetitionPenalty: 1,
+  });
+  return { policy, rollout: planSampling(plan, model, limits) };
+}

@@ -1,0 +1,193 @@
+/** GRPO training wired together from its settings: folder, rewards, setup, session. The loop itself is src/grpo/trainer.ts. */
+import { relative, resolve } from "node:path";
+import { assetName } from "../assets.ts";
+import { isEarlierWaiting } from "../checkpoint/earlier.ts";
+import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
+import { isFolder } from "../checkpoint/state.ts";
+import type { Load, Loaded } from "../config/load.ts";
+import { toJson } from "../config/record.ts";
+import type { TrainConfig } from "../config/schema.ts";
+import { InputError } from "../errors.ts";
+import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
+import { requireEvaluationName } from "../eval/metric-names.ts";
+import { againstFirst, trainingEvaluation } from "../eval/report.ts";
+import { type RewardSources, rewardSources, scoreAnswers } from "../grpo/reward-sources.ts";
+import { resumeRemarks, type TrainerState, trainerState } from "../grpo/run-state.ts";
+import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
+import { type TrainerHooks, train } from "../grpo/trainer.ts";
+import { createRewardPool, type RewardPool, type RewardTrainerState } from "../rewards/pool/pool.ts";
+import { isModule, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
+import type { RolloutEngine } from "../rollout/engine.ts";
+import type { RunOutcome } from "../run/run.ts";
+import { readCheckpointState } from "../session/checkpointing.ts";
+import { describeMemory } from "../session/memory.ts";
+import { withSession } from "../session/session.ts";
+import { orBundled, trainingPaths } from "./bundled.ts";
+import type { Control } from "./control.ts";
+import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
+import { goldRemarks } from "./golds.ts";
+
+/** What came of `train` or `sft`. */
+export interface RunResult extends RunOutcome {
+  /** Where the model, the checkpoints and metrics.jsonl are. */
+  readonly outputDir: string;
+}
+
+export interface TrainControl extends Control {
+  readonly reviseRewards?: TrainerHooks["reviseRewards"];
+}
+
+interface TrainingRun extends Loaded<"train">, TrainControl {
+  readonly bundled: boolean;
+}
+
+interface ResumePoint {
+  readonly folder: string;
+  readonly state: TrainerState;
+}
+
+/** Everything that `grpo train` does. @throws InputError, RunError */
+export async function trainWith(
+  load: Load<"train">,
+  control: TrainControl,
+): Promise<RunResult & { readonly bundled: boolean }> {
+  const run: TrainingRun = { ...orBundled(load), ...control };
+  const { config, console, bundled } = run;
+  for (const warning of run.warnings) console.note(`note: ${warning}`);
+  const output = openOutputFolder({ folder: config.outputDir, command: "train", note: console.note });
+  try {
+    const resume = permit(output, run);
+    const specs = (config.rewardFuncs ?? ["auto"]).map(parseRewardSpec);
+    const pool = createRewardPool({
+      functions: specs,
+      weights: config.rewardWeights ?? undefined,
+      parameters: config,
+      timeoutMs: config.rewardTimeout * 1000,
+    });
+    try {
+      return { ...(await trainInto(output, run, resume, specs, pool)), outputDir: config.outputDir, bundled };
+    } finally {
+      await pool.close();
+    }
+  } finally {
+    output.release();
+  }
+}
+
+/** Takes the folder, and finds what to resume from. */
+function permit(output: OutputFolder, { config, file, bundled, given }: TrainingRun): ResumePoint | null {
+  const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
+  const resume =
+    checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, trainerState) };
+  output.permit({
+    overwrite: config.overwrite,
+    resumes: true,
+    resume: resume && { folder: resume.folder, step: resume.state.step },
+    newest: config.resumeFromCheckpoint === true,
+    inputs: inputsOf(config, file),
+    mayReplace: bundled && !given.has("output_dir") ? isOfBundledRun : undefined,
+  });
+  return resume;
+}
+
+/** What a training run reads, by the names of the settings: it must not lie where the run writes. */
+function inputsOf(config: TrainConfig, file: string | undefined): Readonly<Record<string, string | null>> {
+  const { model, dataset, evalDataset } = trainingPaths(config);
+  const models = (config.rewardFuncs ?? []).filter(isFolder);
+  return {
+    model,
+    dataset,
+    eval_dataset: evalDataset,
+    ref_model: config.refModel,
+    critic_model: config.criticModel,
+    chat_template: config.chatTemplate,
+    "the configuration": file ?? null,
+    ...Object.fromEntries(models.map((path, i) => [`reward_funcs[${i}]`, path])),
+  };
+}
+
+async function trainInto(
+  output: OutputFolder,
+  { config, bundled, console, stopRequested, onBegin, reviseRewards }: TrainingRun,
+  resume: ResumePoint | null,
+  specs: readonly RewardSpec[],
+  pool: RewardPool,
+): Promise<RunOutcome> {
+  requireRewardNamed(config, pool.names);
+  requireEvaluationName(config.metricForBestModel, {
+    rewards: pool.names,
+    logsMore: specs.some(isModule),
+    samples: config.evalNumGenerations,
+  });
+  const paths = trainingPaths(config);
+  const setup = await setUpTraining(config, paths, console.note, resume?.folder ?? null);
+  try {
+    for (const remark of await goldRemarks(specs, setup.problems, pool)) console.note(`note: ${remark}`);
+    const { dtype } = setup.planned.tenants.policy.model;
+    console.note(`${shown(paths.model)} on ${shown(paths.dataset)} · ${dtype} · ${setup.device.description}`);
+    for (const line of describeMemory(setup.planned.memory)) console.note(line);
+    if (resume) {
+      console.note(`going on after step ${resume.state.step} from ${resume.folder}`);
+      for (const remark of resumeRemarks(resume.state, config, setup.device.numericsKey))
+        console.note(`note: ${remark}`);
+    }
+    await pool.ready();
+    const outcome = await withSession(setup.planned, async (session) => {
+      const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
+      const evaluate = evaluation(setup, session.rollout, rewards, specs, { console, stopRequested });
+      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards };
+      output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: toJson(config) });
+      onBegin?.();
+      return train(setup, session, hooks, resume);
+    });
+    for (const line of setup.device.traceLines()) console.note(line);
+    if (outcome.stopped)
+      console.note(
+        isEarlierWaiting(config.outputDir)
+          ? "stopped before it had learned anything"
+          : `stopped after step ${outcome.steps}; go on with --resume_from_checkpoint true`,
+      );
+    return outcome;
+  } finally {
+    setup.close();
+  }
+}
+
+/** @throws InputError where dynamic sampling is to look at a reward function that does not exist */
+function requireRewardNamed({ dynamicSamplingReward: name }: TrainConfig, names: readonly string[]): void {
+  if (name === null || names.includes(name)) return;
+  const known = `there ${names.length === 1 ? "is" : "are"} ${names.join(", ")}`;
+  throw new InputError(`dynamic_sampling_reward ${name}: no reward function has this name; ${known}`);
+}
+
+/** Evaluation as the trainer calls it; null where there is nothing to evaluate on. */
+function evaluation(
+  { config, evalProblems, tokenizer, longestPrompt }: TrainingSetup,
+  engine: RolloutEngine,
+  sources: RewardSources,
+  specs: readonly RewardSpec[],
+  { console, stopRequested }: Control,
+): TrainerHooks["evaluate"] {
+  if (!evalProblems) return null;
+  const cure = specs.every(needsGold)
+    ? "name the column with --answer_column, or reward otherwise with --reward_funcs"
+    : null;
+  const problems = evaluationProblems(evalProblems, config.evalSamples, longestPrompt, cure);
+  return againstFirst(async (state: RewardTrainerState) => {
+    const result = await evaluateProblems(engine, tokenizer, sources.pool, problems, trainingEvaluation(config), {
+      score: scoreAnswers(sources, state, tokenizer),
+      onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
+      shouldStop: stopRequested,
+    });
+    for (const warning of result?.warnings ?? []) console.note(`evaluation: ${warning}`);
+    return result;
+  });
+}
+
+/** A path as it is shortest to read: from here, where it lies below; of what the executable carries, its name. */
+function shown(path: string): string {
+  const name = assetName(path);
+  if (name !== null) return name;
+  const below = relative(process.cwd(), resolve(path));
+  return below !== "" && !below.startsWith("..") ? below : path;
+}
