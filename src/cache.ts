@@ -55,12 +55,12 @@ function temporaryFolder(): string {
     const found = lstatSync(folder);
     if (found.isDirectory() && found.uid === user && (found.mode & 0o022) === 0) return folder;
   } catch (error) {
-    throw new RunError(`${folder}: cannot be made (${errorText(error)}); ${noHome}`);
+    throw new RunError(`${folder}: cannot be created (${errorText(error)}); ${noHome}`);
   }
   throw new RunError(`${folder}: others can write into it; ${noHome}`);
 }
 
-const noHome = "this user has no home folder that can be written, so set BUN_GRPO_CACHE to a folder for what is kept";
+const noHome = "this user has no writable home folder, so set BUN_GRPO_CACHE to a folder for the cache";
 
 /** The folder of that name in the cache, created if missing. @throws RunError if it cannot be created */
 export function madeInCache(...names: readonly string[]): string {
@@ -98,7 +98,7 @@ export function writeInCache(path: string, content: string | Uint8Array): void {
 export function cacheFailure(error: unknown): RunError {
   const full = error instanceof Error && "code" in error && (error.code === "ENOSPC" || error.code === "EDQUOT");
   const remedy = full
-    ? "free some, or set BUN_GRPO_CACHE to a folder that has room"
-    : "set BUN_GRPO_CACHE to a folder that can";
+    ? "free some space, or set BUN_GRPO_CACHE to a folder with room"
+    : "set BUN_GRPO_CACHE to a writable folder";
   return new RunError(`${cacheFolder()}: cannot be written (${errorText(error)}); ${remedy}`);
 }

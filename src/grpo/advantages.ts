@@ -147,7 +147,7 @@ function weighted(input: RewardInput) {
   const past = rewards.findIndex((reward) => reward !== null && !isReward(reward));
   if (past >= 0)
     throw new InputError(
-      `completion ${past}: the weighted sum of its rewards is ${rewards[past]}, past ±${LARGEST_REWARD.toPrecision(3)}; make reward_weights smaller`,
+      `completion ${past}: the weighted sum of its rewards is ${rewards[past]}, beyond ±${LARGEST_REWARD.toPrecision(3)}; make reward_weights smaller`,
     );
   return { perFunction, weights, rewards, groups: groupMembers(input.groups) };
 }
@@ -155,7 +155,7 @@ function weighted(input: RewardInput) {
 /** The cure for a value that is not a reward. */
 export function rewardCure(value: number): string {
   return Number.isFinite(value)
-    ? `a reward lies within ±${LARGEST_REWARD.toPrecision(3)} (a 32-bit float): scale it down`
+    ? `a reward must be within ±${LARGEST_REWARD.toPrecision(3)} (a 32-bit float): scale it down`
     : "return a finite number";
 }
 
@@ -175,13 +175,13 @@ function checkRewards(
 ): void {
   if (weights.length !== perFunction.length) {
     throw new InputError(
-      `reward_weights: ${weights.length} weights for ${perFunction.length} reward functions; give one a function`,
+      `reward_weights: ${weights.length} weights for ${perFunction.length} reward functions; give one per function`,
     );
   }
   for (const [f, values] of perFunction.entries()) {
     if (values.length !== completions) {
       throw new InputError(
-        `reward function ${names?.[f] ?? f} gave ${values.length} rewards for ${completions} completions; return one a completion`,
+        `reward function ${names?.[f] ?? f} gave ${values.length} rewards for ${completions} completions; return one per completion`,
       );
     }
     for (const [i, value] of values.entries()) {

@@ -1,6 +1,6 @@
 /**
- * One generation: the completions sampled for some prompts, with their rewards, and the forms in which the record and the
- * console take them. Nothing here computes on the device.
+ * One generation: the completions sampled for some prompts, with their rewards, and its conversion for the recorded
+ * rollouts and the console. Nothing here computes on the device.
  */
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";

@@ -207,7 +207,7 @@ function readFailure(error: unknown): string {
   const code = (error as { code?: string } | null)?.code ?? "";
   if (code === "ENOENT") return "there is no such file; check the path";
   if (code === "EISDIR") return "is a folder; name the rollouts file in it";
-  if (code === "EACCES") return "may not be read; check its permissions";
+  if (code === "EACCES") return "cannot be read; check its permissions";
   if (code.startsWith("Z_") || code === "ERR_BUFFER_OUT_OF_BOUNDS")
     return "is not a complete gzip file; copy it again, or unpack it";
   if (error instanceof TypeError) return "is not UTF-8 text; a gzip file needs a name that ends in .gz";
@@ -335,10 +335,12 @@ function numbersByName(row: Row, key: string, where: string): Record<string, num
 function readAdvantages(value: unknown, length: number, where: string): number | Float64Array {
   if (isFiniteNumber(value)) return value;
   if (!Array.isArray(value))
-    throw new InputError(`${where}: "advantages" is ${shown(value)}; give a finite number, or an array of one a token`);
+    throw new InputError(
+      `${where}: "advantages" is ${shown(value)}; give a finite number, or an array with one per token`,
+    );
   if (value.length !== length)
     throw new InputError(
-      `${where}: "advantages" has ${value.length} numbers for ${length} tokens of "completion_ids"; give one a token`,
+      `${where}: "advantages" has ${value.length} numbers for ${length} tokens of "completion_ids"; give one per token`,
     );
   const broken = value.findIndex((advantage) => !isFiniteNumber(advantage));
   if (broken >= 0)
@@ -378,7 +380,7 @@ function logprobs(row: Row, key: string, length: number, where: string): Float64
   if (!Array.isArray(values)) throw new InputError(`${where}: "${key}" is ${shown(values)}; give an array of numbers`);
   if (values.length !== length) {
     throw new InputError(
-      `${where}: "${key}" has ${values.length} numbers for ${length} tokens of "completion_ids"; give one a token`,
+      `${where}: "${key}" has ${values.length} numbers for ${length} tokens of "completion_ids"; give one per token`,
     );
   }
   const floats = new Float64Array(length);

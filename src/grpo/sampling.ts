@@ -203,6 +203,6 @@ export function samplingWarnings(
   return [
     `dynamic_sampling: only ${groups - groupsWithoutSignal} of ${sampled} groups have rewards that differ, and ` +
       `dynamic_sampling_max_batches ${config.dynamicSamplingMaxBatches} is reached; the step is filled with groups that ` +
-      "teach nothing: the problems are too easy or too hard, or the reward says nothing",
+      "teach nothing: the problems are too easy or too hard, or the reward is uninformative",
   ];
 }

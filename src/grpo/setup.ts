@@ -24,7 +24,7 @@ import { type PlannedSession, planSession, type Session } from "../session/sessi
 import type { SessionPlan } from "../session/tenant.ts";
 import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
-/** What a step is made of, by TRL's rules. */
+/** The sizes of steps and generations, by TRL's rules. */
 interface BatchShape {
   /** Completions of one optimizer step; it may hold a part of a group. */
   readonly stepCompletions: number;

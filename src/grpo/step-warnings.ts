@@ -28,7 +28,7 @@ const TRAPS: readonly Trap[] = [
     holds: (v, flat) => flat && v.reward !== null,
     text: (v) =>
       `all rewards within each group are equal (mean ${at(v, "reward", 0).toFixed(3)}): this step learned nothing from them; ` +
-      "take easier or harder prompts, more num_generations, or a finer reward",
+      "use easier or harder prompts, more num_generations, or a finer reward",
   },
   {
     name: "nothing finished",
@@ -48,7 +48,7 @@ const TRAPS: readonly Trap[] = [
     name: "entropy collapse",
     holds: (v) => at(v, "entropy", 1) < 0.01,
     text: (v) =>
-      `the entropy is down to ${at(v, "entropy", 0).toExponential(1)} nats a token: all completions of a prompt will be the same; ` +
+      `the entropy is down to ${at(v, "entropy", 0).toExponential(1)} nats per token: all completions of a prompt will be the same; ` +
       "raise temperature, epsilon_high or entropy_coef, or stop here",
   },
 ];

@@ -1,6 +1,6 @@
 /**
- * The buffers of packed passes through a model, forward alone or forward and backward, planned for a number of tokens. What the
- * layers compute in is layer-buffers.ts; what a head adds stands beside it (lm-head.ts, scalar-head.ts). Legend of letters in
+ * The buffers of packed passes through a model, forward only or forward and backward, planned for a number of tokens.
+ * The layers' buffers are in layer-buffers.ts, a head's in lm-head.ts and scalar-head.ts. Legend of letters in
  * device.ts.
  */
 
@@ -12,7 +12,7 @@ import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 import { gradientTable, type LayerBuffers, type LayerGradients, layersTable } from "./layer-buffers.ts";
 
-/** What a pass must hold. */
+/** The sizes of passes. */
 export interface PassSizes {
   /** Rows of the largest packed batch. */
   readonly tokens: number;
@@ -39,18 +39,18 @@ export function hiddenTable({ hiddenSize: D }: ModelConfig, act: ComputeDType, {
 }
 type HiddenBuffers = BuffersOf<typeof hiddenTable>;
 
-/** What a head adds to passes of these sizes: forward `hiddenTable` and its own, and what its way back takes. */
+/** A head's buffers for passes of these sizes: forward, `hiddenTable` and its own; and those of its backward pass. */
 export interface Head<Sizes extends PassSizes, Forward extends string, Backward extends string> {
   forward(config: ModelConfig, act: ComputeDType, sizes: Sizes): BufferTable<Forward | keyof HiddenBuffers>;
   backward(sizes: Sizes): BufferTable<Backward>;
 }
 
-/** The buffers of passes, whatever the head. */
+/** The buffers of passes with any head. */
 export interface LayerActivations {
   readonly input: BuffersOf<typeof inputTable>;
   readonly layer: LayerBuffers;
   readonly head: HiddenBuffers;
-  /** Null for a forward pass alone. */
+  /** Null for forward passes only. */
   readonly gradient: LayerGradients | null;
 }
 
@@ -63,7 +63,7 @@ interface HeadActivations<Sizes, Forward extends string, Backward extends string
 /** The buffers of passes with a head. */
 export type ActivationsOf<H> = H extends Head<infer S, infer F, infer B> ? HeadActivations<S, F, B> : never;
 
-/** Those of passes forward and backward. */
+/** The buffers of passes forward and backward. */
 export type WithGradients<A extends LayerActivations> = A & { readonly gradient: NonNullable<A["gradient"]> };
 
 export interface ActivationPlan<Sizes> {
@@ -80,7 +80,7 @@ const placeOf = ({ prefix, lifetime }: Pick<ActivationPlan<PassSizes>, "prefix" 
   ...{ group: `${prefix} activations`, prefix, lifetime },
 });
 
-/** Plans passes forward alone. */
+/** Plans forward passes. */
 export function planForward<S extends PassSizes, F extends string, B extends string>(
   plan: PlanBuilder,
   head: Head<S, F, B>,

@@ -1,9 +1,9 @@
 /**
- * The buffers that the layers compute in, one after the other: as wide as the widest layer needs them, and each layer
- * uses a part. Legend of letters in device.ts; "act" and "grad" are the types that the device says.
+ * The layers' buffers. All layers use the same ones in turn: they are sized for the widest layer, and each layer uses
+ * the part that it needs. Legend of letters in device.ts; "act" and "grad" are types chosen by the device.
  *
- * With gradient checkpointing by layer, training keeps each layer's input and recomputes the rest, so one layer's worth
- * of the others is enough.
+ * With gradient checkpointing by layer, training keeps each layer's input and recomputes the rest, so one set of the
+ * other buffers is enough.
  */
 
 import type { Device, ScratchSizes } from "../device/device.ts";
@@ -14,7 +14,7 @@ import { type BuffersOf, type BufferTable, reshapeTo } from "../tensor/buffers.t
 import type { ComputeDType } from "../tensor/dtype.ts";
 import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
 
-/** Elements of a layer's rows; `headNorms` 1 where q and k have norms. */
+/** Widths of a layer's rows; `headNorms` is 1 if q and k have norms. */
 function widthsOf({ hiddenSize }: ModelConfig, { attention, mlp }: Layer<unknown>) {
   const { heads, kvHeads, headDim } = attention.shape;
   return {
@@ -35,7 +35,7 @@ function widest(config: ModelConfig): Widths {
   };
 }
 
-/** What one layer computes on the way forward, for T rows. */
+/** A layer's forward buffers, for T rows. */
 function layerTable({ D, H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act: ComputeDType, T: number) {
   return {
     qkv: ["qkv", act, [T, qkvWidth]],
@@ -73,7 +73,10 @@ function layerGradientTable(
   } satisfies BufferTable<string>;
 }
 
-/** The gradients of all layers: those of one at a time, and the inputs that the forward pass keeps. */
+/**
+ * Buffers of the backward pass: the gradients of one layer at a time, and every layer's input, kept by the forward
+ * pass.
+ */
 export function gradientTable(
   device: Device,
   config: ModelConfig,
@@ -89,17 +92,17 @@ export function gradientTable(
 
 export type LayerGradients = BuffersOf<typeof gradientTable>;
 
-/** What the layers compute in, for T rows. */
+/** The layers' forward buffers, for T rows. */
 export function layersTable(config: ModelConfig, act: ComputeDType, T: number) {
   return layerTable(widest(config), act, T);
 }
 
-/** The buffers as one layer uses them: T rows of its own widths. */
+/** The forward buffers in the shapes of one layer: T rows of its own widths. */
 export function layerBuffers(b: LayerBuffers, config: ModelConfig, layer: Layer<unknown>, T: number): LayerBuffers {
   return reshapeTo(b, layerTable(widthsOf(config, layer), "float32", T));
 }
 
-/** The gradients as one layer uses them, likewise. Its kept input is `layerInput`. */
+/** The gradients in the shapes of one layer. Its input is `layerInput`. */
 export function layerGradientBuffers(
   g: LayerGradients,
   { device, config }: { readonly device: Device; readonly config: ModelConfig },
@@ -111,13 +114,13 @@ export function layerGradientBuffers(
   return reshapeTo(g, layerGradientTable(widthsOf(config, layer), "float32", T, scratch));
 }
 
-/** The kept input of a layer, (T, D). */
+/** A layer's kept input, (T, D). */
 export function layerInput(g: LayerGradients, layer: number, T: number): Tensor {
   const [, , D = 0] = g.inputs.shape;
   return reshape(rows(g.inputs, layer, 1), [T, D]);
 }
 
-/** Sizes of the ops of each layer, for the device's scratch. */
+/** The sizes of each layer's ops, for the device's scratch. */
 export function scratchSizes(
   config: ModelConfig,
   sizes: Omit<ScratchSizes, "hiddenSize" | "intermediateSize" | "attention">,

@@ -19,7 +19,7 @@ export interface LogprobSizes extends PassSizes {
   readonly headChunk: number;
 }
 
-/** Chunks of logits are as many rows as keep the product busy, few enough to stay small. */
+/** Chunks of logits have enough rows to keep the product busy, and few enough to stay small. */
 export function logprobSizes(
   { headBytes }: Pick<Device, "headBytes">,
   { vocabSize }: ModelConfig,

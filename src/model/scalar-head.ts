@@ -14,7 +14,7 @@ import { cutMicroBatches, type PackedGroup } from "./micro-batches.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 import { backwardHidden, forwardHidden, type PackedBatch, type PackedTokens } from "./trunk.ts";
 
-/** The buffers of one number per row: nothing in them grows with the vocabulary. */
+/** The head's buffers; none grows with the vocabulary. */
 export const scalarHead = {
   forward(config: ModelConfig, act: ComputeDType, sizes: PassSizes) {
     return {

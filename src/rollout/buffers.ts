@@ -72,7 +72,7 @@ function prefillShapes(tokens: number, prompts: number) {
 
 export type PrefillInputs = IntegerBlock<keyof ReturnType<typeof prefillShapes>>;
 
-/** The rows that logits are computed of, for `rows` sequences. */
+/** Buffers from the last hidden state to logits, for `rows` sequences. */
 function headTable({ hiddenSize: D, vocabSize: V }: ModelConfig, act: ComputeDType, rows: number, promptSlots: number) {
   return {
     promptHidden: ["prompt hidden", "float32", [promptSlots, D]], // each resident prompt's last row of the residual stream

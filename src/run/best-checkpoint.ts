@@ -1,8 +1,7 @@
 /**
- * The best evaluation of a run so far, by transformers' rules (`metric_for_best_model`, EarlyStoppingCallback): a strictly
- * better value is the new best; patience counts the evaluations since one that was better than the best before it by more
- * than the threshold. The evaluation before the first step is not of this run's work and does not count. Decides only;
- * saving and loading belong to run-output.ts.
+ * The best evaluation of a run so far, by transformers' rules (`metric_for_best_model`, EarlyStoppingCallback): a
+ * strictly better value is the new best; patience counts the evaluations since one that beat the previous best by more
+ * than the threshold. The evaluation before the first step does not count. Only decides; run-output.ts saves and loads.
  */
 import { existsSync } from "node:fs";
 import { basename, dirname, join } from "node:path";

@@ -1,7 +1,7 @@
 /**
- * What a training run leaves in its folder besides metrics and completions, GRPO's and supervised fine-tuning's alike:
- * checkpoints, the lines of its evaluations, the best of them, and the model at the end. A checkpoint knows of its
- * step's evaluation, whichever of the two came first. When any of it is due is run.ts's business.
+ * What a training run (GRPO or supervised fine-tuning) writes besides metrics and completions: checkpoints,
+ * evaluations, the best of them, and the final model. A checkpoint includes its step's evaluation, whichever of the two
+ * came first. run.ts decides when each is due.
  */
 import { join, resolve } from "node:path";
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";

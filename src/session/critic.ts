@@ -1,6 +1,6 @@
 /**
- * PPO's critic in a session: a model with a scalar head, trained beside the policy on the same tokens, in a phase of its own.
- * Its update is ../grpo/learner/critic-update.ts.
+ * PPO's critic in a session: a model with a scalar head, trained on the same tokens as the policy, in its own phase.
+ * Its update is in ../grpo/learner/critic-update.ts.
  */
 import { existsSync } from "node:fs";
 import { join } from "node:path";

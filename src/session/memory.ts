@@ -76,13 +76,13 @@ export function requireMemory({ peakBytes, reserveBytes, plan }: MemoryEstimate,
   const onDevice = device.freeBytes() !== null;
   const largest = [...groups(plan)].sort((a, b) => b.bytes - a.bytes).slice(0, 3);
   const Failure = onDevice ? RunError : InputError;
-  const kept = reserveBytes > 0 ? `, ${mebibytes(reserveBytes)} of them kept for what driver and libraries load,` : "";
+  const kept = reserveBytes > 0 ? `, ${mebibytes(reserveBytes)} of them reserved for the driver and libraries,` : "";
   throw new Failure(
     `the plan needs ${mebibytes(peakBytes)} MiB${kept} and ${mebibytes(available)} MiB are free${onDevice ? ` on ${device.description}` : ""} (largest: ${largest
       .map((group) => `${group.name} ${mebibytes(group.bytes)}`)
       .join(
         ", ",
-      )}); lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or take a smaller model`,
+      )}); lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or use a smaller model`,
   );
 }
 

@@ -83,13 +83,13 @@ export interface PlannedModel extends Tenant<Model> {
   readonly positions: number;
 }
 
-/** Says to the device what passes of a model will run. */
+/** Announces a model's passes to the device. */
 export function planPass(
   plan: SessionPlan,
   { config, positions }: PlannedModel,
   pass: Pick<ScratchSizes, "tokens" | "headRows" | "sequences">,
 ): void {
-  const vocabSize = config.head === "score" ? 1 : config.vocabSize; // one number a row: no logits
+  const vocabSize = config.head === "score" ? 1 : config.vocabSize; // one number per row: no logits
   plan.computes(...scratchSizes(config, { ...pass, vocabSize, longest: positions }));
 }
 

@@ -1,6 +1,6 @@
 /**
- * Buffers that are told once: a table with the name, type and shape of each. From it they are planned, found again in
- * what was allocated, and taken in the shapes of another table.
+ * Buffers declared in a table with the name, type and shape of each. The table is used to plan them, to find them after
+ * allocation, and to view them in the shapes of another table.
  */
 import type { DType } from "./dtype.ts";
 import type { PlanBuilder, PlannedBuffer } from "./plan.ts";
@@ -10,22 +10,22 @@ export type BufferTable<Field extends string> = Readonly<
   Record<Field, readonly [name: string, dtype: DType, shape: readonly number[]]>
 >;
 
-/** The tensors of a table, or of the function that makes one, by its fields. */
+/** The tensors of a table, or of a function that returns one, by field. */
 export type BuffersOf<T> = { readonly [K in keyof (T extends (...args: never) => infer R ? R : T)]: Tensor };
 
-/** Finds what was planned in what was allocated. */
+/** Finds planned buffers after allocation. */
 export type Bind<T> = (tensors: ReadonlyMap<string, Tensor>) => T;
 
-/** Where a table's buffers go. */
+/** How a table's buffers are planned. */
 export interface BufferPlace {
-  /** What the printed plan adds them up under. */
+  /** The line of the printed plan that they are added to. */
   readonly group: string;
-  /** Begins their names. */
+  /** Prefix of their names. */
   readonly prefix: string;
   readonly lifetime?: PlannedBuffer["lifetime"];
 }
 
-/** Adds a table's buffers to the plan, in its order. Fields of one name are one buffer. */
+/** Adds a table's buffers to the plan, in order. Fields with the same name share a buffer. */
 export function planBuffers<Field extends string>(
   plan: PlanBuilder,
   { group, prefix, lifetime }: BufferPlace,
@@ -48,7 +48,7 @@ export function planBuffers<Field extends string>(
   };
 }
 
-/** The same memory in the shapes of another table, which may take less of it. */
+/** The same memory in the shapes of another table, which may be smaller. */
 export function reshapeTo<Field extends string>(
   buffers: Readonly<Record<NoInfer<Field>, Tensor>>,
   table: BufferTable<Field>,

@@ -1,7 +1,7 @@
 /**
- * The table of advantage estimators: from a batch's rewards to one advantage a completion, or one a token. An estimator
- * is one entry here (and its name in the setting `advantage_estimator`). All are pure; the reference's logprobs and the critic's
- * values come from outside.
+ * The table of advantage estimators: from a batch's rewards to one advantage per completion or per token. An estimator
+ * is one entry here (and its name in the setting `advantage_estimator`). All are pure; the caller provides the
+ * reference's logprobs and the critic's values.
  */
 import type { TrainConfig } from "../../config/schema.ts";
 import {

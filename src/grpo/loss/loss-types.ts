@@ -1,6 +1,6 @@
 /**
- * The table of loss types. A type is one entry: the term of a token with its derivatives, how tokens are weighed
- * against each other (the aggregate), and what is logged of it. A new loss is a new entry (and its name in the setting `loss_type`).
+ * The table of loss types. A type is one entry: a token's term with its derivatives, how tokens are weighted against
+ * each other (the aggregate), and what is logged. A new loss is a new entry (and its name in the setting `loss_type`).
  *
  * At a kink the derivative is that of torch 2.15, which TRL trains with: clamp has gradient 0 at its bounds, and the
  * minimum of two equal numbers gives each one half (test/golden/make_loss_cases.py).

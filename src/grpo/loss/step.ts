@@ -55,7 +55,7 @@ export function stepDenominators(
   generation?: WholeGeneration,
 ): StepDenominators {
   for (const [position, { index }] of step.entries())
-    if (index !== position) throw new Error(`completion ${index} stands at ${position} of its step`);
+    if (index !== position) throw new Error(`completion ${index} is at position ${position} of its step`);
   const counted = step.map((completion) => ({ ...completion, tokens: completion.logprobs.length }));
   return denominatorsOf(counted, config, generation);
 }
@@ -92,7 +92,7 @@ function gatherEntropies(step: readonly StepCompletion[], tokens: number, config
   for (const [index, completion] of step.entries()) {
     const { tokens: length, entropies } = completion;
     if (entropies?.length !== length)
-      throw new Error(`top_entropy_quantile needs the entropies of completion ${index}, one a token`);
+      throw new Error(`top_entropy_quantile needs the entropies of completion ${index}, one per token`);
     for (const t of activeTokens(length, completion, config)) {
       const entropy = entropies[t]!;
       if (!Number.isFinite(entropy))
