@@ -1,6 +1,6 @@
 /**
- * The cache folder: what is made at run time and made again where it is missing (built kernels, files that the executable
- * carries, converted datasets). One place says where it is, and what to do where it cannot be written.
+ * The cache folder, for everything built at run time and rebuilt if missing: compiled kernels, files extracted from the
+ * executable, converted datasets. Decides where it is, and reports when it cannot be written.
  */
 import { accessSync, constants, existsSync, lstatSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
@@ -8,10 +8,10 @@ import { dirname, isAbsolute, join } from "node:path";
 import { errorText, RunError } from "./errors.ts";
 
 /**
- * `$BUN_GRPO_CACHE`, else `$XDG_CACHE_HOME/bun-grpo`, else `~/.cache/bun-grpo`; for a user without a home folder, or with
- * one that they cannot write into, one of their own among the temporary files.
+ * `$BUN_GRPO_CACHE`, else `$XDG_CACHE_HOME/bun-grpo`, else `~/.cache/bun-grpo`; for a user without a writable home
+ * folder, a private one among the temporary files.
  *
- * @throws RunError where that one is not their own
+ * @throws RunError if that one is not private
  */
 export function cacheFolder(): string {
   const { BUN_GRPO_CACHE, XDG_CACHE_HOME } = process.env;
@@ -23,8 +23,8 @@ export function cacheFolder(): string {
 }
 
 /**
- * The user's own; null for one without, as a container's often is: HOME is unset and the system's list has no entry, or it
- * is `/`, which container engines set for a user that the list does not have.
+ * The user's home folder, or null. In containers it is often missing: HOME is unset and the user is not in /etc/passwd,
+ * or HOME is `/`, which container engines set for such a user.
  */
 export function homeFolder(): string | null {
   try {
@@ -35,7 +35,7 @@ export function homeFolder(): string | null {
   }
 }
 
-/** By the folder, or where it would be made. */
+/** Checks the folder, or the nearest existing parent in which it would be created. */
 function canBeWritten(folder: string): boolean {
   if (!existsSync(folder) && dirname(folder) !== folder) return canBeWritten(dirname(folder));
   try {
@@ -46,7 +46,7 @@ function canBeWritten(folder: string): boolean {
   }
 }
 
-/** Libraries are loaded from it: it must be nobody else's, and nobody else may write into it. */
+/** Libraries are loaded from it, so it must belong to this user and be writable by nobody else. */
 function temporaryFolder(): string {
   const user = process.getuid?.() ?? 0;
   const folder = join(tmpdir(), `bun-grpo-${user}`);
@@ -55,14 +55,14 @@ function temporaryFolder(): string {
     const found = lstatSync(folder);
     if (found.isDirectory() && found.uid === user && (found.mode & 0o022) === 0) return folder;
   } catch (error) {
-    throw new RunError(`${folder}: cannot be made (${errorText(error)}); ${noHome}`);
+    throw new RunError(`${folder}: cannot be created (${errorText(error)}); ${noHome}`);
   }
   throw new RunError(`${folder}: others can write into it; ${noHome}`);
 }
 
-const noHome = "this user has no home folder that can be written, so set BUN_GRPO_CACHE to a folder for what is kept";
+const noHome = "this user has no writable home folder, so set BUN_GRPO_CACHE to a folder for the cache";
 
-/** The folder of that name in the cache, made where it is missing. @throws RunError where it cannot be */
+/** The folder of that name in the cache, created if missing. @throws RunError if it cannot be created */
 export function madeInCache(...names: readonly string[]): string {
   const folder = join(cacheFolder(), ...names);
   try {
@@ -73,13 +73,14 @@ export function madeInCache(...names: readonly string[]): string {
   return folder;
 }
 
-/** A suffix that no other process has: containers that share a cache may share process ids. */
+/** A suffix that no other process uses: containers that share a cache may share process ids. */
 export const uniqueSuffix = (): string => `${process.pid}-${crypto.randomUUID().slice(0, 8)}`;
 
 /**
- * Written beside, then renamed: of two processes that write at once, the second puts an equal file in the first's place.
+ * Writes a temporary file, then renames it: if two processes write at once, the second replaces the first's file with
+ * an equal one.
  *
- * @throws RunError where it cannot be
+ * @throws RunError if it cannot be written
  */
 export function writeInCache(path: string, content: string | Uint8Array): void {
   const beside = `${path}.${uniqueSuffix()}`;
@@ -88,16 +89,16 @@ export function writeInCache(path: string, content: string | Uint8Array): void {
     writeFileSync(beside, content);
     renameSync(beside, path);
   } catch (error) {
-    if (existsSync(beside)) rmSync(beside); // not by "force": Bun takes a parent that is a file for another failure
+    if (existsSync(beside)) rmSync(beside); // not with `force`: Bun still fails if a parent is a file
     throw cacheFailure(error);
   }
 }
 
-/** What is thrown for something that could not be written into the cache. */
+/** The error for a failed write to the cache. */
 export function cacheFailure(error: unknown): RunError {
   const full = error instanceof Error && "code" in error && (error.code === "ENOSPC" || error.code === "EDQUOT");
   const remedy = full
-    ? "free some, or set BUN_GRPO_CACHE to a folder that has room"
-    : "set BUN_GRPO_CACHE to a folder that can";
+    ? "free some space, or set BUN_GRPO_CACHE to a folder with room"
+    : "set BUN_GRPO_CACHE to a writable folder";
   return new RunError(`${cacheFolder()}: cannot be written (${errorText(error)}); ${remedy}`);
 }

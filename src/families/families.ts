@@ -1,6 +1,6 @@
 /**
- * The families by config.json's `model_type`, and config.json → `ModelConfig`: which family and which head it is of. The
- * fields are the family's business; weights are read in `checkpoint/`.
+ * The families by `model_type`, and config.json → `ModelConfig`: chooses the family and the head. The family reads the
+ * fields; weights are read in `checkpoint/`.
  */
 import { isObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
@@ -18,11 +18,12 @@ export const families = new Map<string, Family>([
 /**
  * @param json config.json, parsed
  * @param path its path, for messages
- * @param wanted the head that the caller needs; "either" takes both
- * @throws InputError naming the file, the field and the cure: a missing or bad field, an unsupported model, another head
+ * @param wanted the head that the caller needs; "either" accepts both
+ * @throws InputError naming the file, the field and the cure: a missing or bad field, an unsupported model, the wrong
+ * head
  */
 export function parseModelConfig(json: unknown, path: string, wanted: ModelHead | "either" = "lm"): ModelConfig {
-  if (!isObject(json)) throw new InputError(`${path}: holds no JSON object ({…}); download or copy the file again`);
+  if (!isObject(json)) throw new InputError(`${path}: is not a JSON object ({…}); download or copy the file again`);
   const family = familyOf(json, path);
   const head = headOf(json, path, family);
   requireHead(json, path, head, wanted);
@@ -50,18 +51,18 @@ function headOf(json: Record<string, unknown>, path: string, { name }: Family): 
   );
 }
 
-/** A model with an LM head cannot score, one with a scalar head cannot write. */
+/** A model with an LM head cannot score; one with a scalar head cannot generate. */
 function requireHead(json: Record<string, unknown>, path: string, head: ModelHead, wanted: ModelHead | "either"): void {
   if (wanted === "lm" && head === "score")
     throw new InputError(
-      `${path}: architectures: ${JSON.stringify(json.architectures)} scores text and writes none; give a causal language model here, and this one in reward_funcs or critic_model`,
+      `${path}: architectures: ${JSON.stringify(json.architectures)} scores text and cannot generate it; give a causal language model here, and this one in reward_funcs or critic_model`,
     );
   if (wanted === "score" && head === "lm")
     throw new InputError(
       `${path}: architectures: ${JSON.stringify(json.architectures ?? "missing")} is a language model without a head that scores; give a sequence classification model with one label`,
     );
   if (head === "lm") return;
-  // transformers counts the labels, takes num_labels without them, and 2 without either
+  // like transformers: the number of labels, else num_labels, else 2
   const labels = isObject(json.id2label) ? Object.keys(json.id2label).length : (json.num_labels ?? 2);
   if (labels !== 1)
     throw new InputError(

@@ -1,7 +1,7 @@
 /**
- * The fields of config.json that families share, with their checks. Whatever would change the computation and is not
- * supported is refused by name. Dropout in the file is ignored: GRPO's ratios need the same function in sampling and
- * training. Which layers a family makes of the fields is in its own file.
+ * The fields of config.json that families share, with their checks. An unsupported field that would change the
+ * computation is rejected by name. Dropout is ignored: GRPO's ratios need the same function in sampling and training.
+ * Each family's own file builds its layers from the fields.
  */
 import { z } from "zod";
 import { entryOf } from "../config/entry.ts";
@@ -34,7 +34,7 @@ const fields = z.looseObject({
   mlp_bias: z.boolean().nullish(),
   bos_token_id: tokenId.nullish(),
   eos_token_id: z.union([tokenId, z.array(tokenId)]).nullish(),
-  // −1 is how some models spell "no padding token".
+  // Some models write −1 for "no padding token".
   pad_token_id: z.int().nullish(),
   dtype: z.string().nullish(),
   torch_dtype: z.string().nullish(),
@@ -42,7 +42,7 @@ const fields = z.looseObject({
 });
 type Fields = z.output<typeof fields>;
 
-/** What an absent field means in a family, as in transformers 5. */
+/** A family's defaults for missing fields, as in transformers 5. */
 export interface Defaults {
   /** null: as many as query heads */
   readonly kvHeads: number | null;
@@ -53,7 +53,7 @@ export interface Defaults {
   readonly eos: number | null;
 }
 
-/** The fields of a model whose layers have full attention and a dense MLP. */
+/** The fields of a model with full attention and a dense MLP in each layer. */
 export interface DecoderFields {
   readonly given: Fields;
   readonly attention: AttentionShape;
@@ -63,7 +63,7 @@ export interface DecoderFields {
   readonly common: Omit<ModelConfig, "family" | "head" | keyof ModelParameters>;
 }
 
-/** @throws InputError naming the file, the field and the cure: a missing or bad field, one that is not supported */
+/** @throws InputError naming the file, the field and the cure: a missing, bad or unsupported field */
 export function readDecoderFields(json: Json, path: string, defaults: Defaults): DecoderFields {
   refuseUnsupported(json, path);
   const given = parseFields(json, path);
@@ -90,7 +90,7 @@ export function readDecoderFields(json: Json, path: string, defaults: Defaults):
   return { given, attention, rope, activation, common };
 }
 
-/** Fields that change what the layers compute, in files whose model_type and architecture look familiar. */
+/** Rejects fields that change what the layers compute, in files with a supported model_type and architecture. */
 function refuseUnsupported(json: Json, path: string): void {
   const isSet = (field: string) => json[field] !== undefined && json[field] !== null && json[field] !== false;
   const refuse = (field: string, cure: string): never => {
@@ -123,7 +123,7 @@ function attentionOf(given: Fields, path: string, defaults: Defaults): Attention
     refuse("num_key_value_heads", `${kvHeads} does not divide num_attention_heads ${heads}; correct the fields`);
   const headDim = given.head_dim ?? defaults.headDim ?? given.hidden_size / heads;
   if (!Number.isInteger(headDim))
-    refuse("hidden_size", `${given.hidden_size} is no multiple of num_attention_heads ${heads}; add head_dim`);
+    refuse("hidden_size", `${given.hidden_size} is not a multiple of num_attention_heads ${heads}; add head_dim`);
   if (headDim % 2 !== 0) refuse("head_dim", `${headDim} is odd, and rotary embedding needs pairs; use another model`);
   return { heads, kvHeads, headDim, scale: 1 / Math.sqrt(headDim) };
 }

@@ -1,7 +1,7 @@
 /**
  * Rewards → advantages: each completion against the mean of its group (DeepSeekMath, arXiv 2402.03300, §4.1.2), and the
- * statistics of rewards that every estimator reports. Groups may differ in size. Other estimators are in estimators/;
- * computing the rewards, and shaping them, is done elsewhere.
+ * reward statistics that every estimator reports. Groups may differ in size. Other estimators are in estimators/;
+ * rewards are computed and shaped elsewhere.
  */
 import { InputError } from "../errors.ts";
 import { weightedSum } from "../rewards/results.ts";
@@ -9,11 +9,11 @@ import { weightedSum } from "../rewards/results.ts";
 export type ScaleRewards = "group" | "batch" | "none";
 export type MultiObjectiveAggregation = "sum_then_normalize" | "normalize_then_sum";
 
-/** Keeps the quotient finite where the standard deviation is 0. */
+/** Keeps the quotient finite if the standard deviation is 0. */
 const STD_EPSILON = 1e-4;
-/** A standard deviation below it is of equal rewards (the tolerance of torch.isclose). */
+/** Rewards with a smaller standard deviation count as equal (the tolerance of torch.isclose). */
 const NO_SPREAD = 1e-8;
-/** The largest 32-bit float: sums of squares of rewards beyond it leave the range of 64-bit floats. */
+/** The largest 32-bit float: sums of squares of larger rewards overflow 64-bit floats. */
 const LARGEST_REWARD = 2 ** 128 - 2 ** 104;
 /** Below it the group's mean is a poor baseline. */
 const SMALL_GROUP = 8;
@@ -23,43 +23,43 @@ export interface RewardInput {
   readonly rewards: readonly (number | null)[] | readonly (readonly (number | null)[])[];
   /** Which group each completion belongs to, any integers. (N) */
   readonly groups: ArrayLike<number>;
-  /** One a function; 1 by default. */
+  /** One per function; 1 by default. */
   readonly weights?: readonly number[] | undefined;
-  /** Of the functions, for messages; their numbers by default. */
+  /** The functions' names, for messages; their indices by default. */
   readonly names?: readonly string[] | undefined;
 }
 
 export interface AdvantageInput extends RewardInput {
-  /** The standard deviation to divide by; `normalize_then_sum` has its own and doesn't read it. */
+  /** The standard deviation to divide by; `normalize_then_sum` has its own and ignores this. */
   readonly scaleRewards: ScaleRewards;
   readonly multiObjectiveAggregation?: MultiObjectiveAggregation;
-  /** Taken off each completion's weighted sum, and in no statistic: the KL in the reward. (N) */
+  /** Subtracted from each completion's weighted sum but not in any statistic: the KL in the reward. (N) */
   readonly penalties?: ArrayLike<number> | undefined;
 }
 
-/** What is reported of a batch's rewards, whatever the estimator; penalties are not in it. */
+/** A batch's reward statistics, reported with every estimator; penalties are not included. */
 export interface RewardStatistics {
-  /** Weighted sum over the functions; null where no function scored. (N) */
+  /** Weighted sum over the functions; null if no function scored. (N) */
   readonly rewards: (number | null)[];
-  /** Of `rewards`, by group in the order of first appearance; null of a group without any score. */
+  /** Of `rewards`, by group in order of first appearance; null for a group without any score. */
   readonly groupMean: (number | null)[];
-  /** Bessel-corrected; 0 of fewer than two scores. */
+  /** Bessel-corrected; 0 for fewer than two scores. */
   readonly groupStd: number[];
-  /** Of `rewards` over all scored completions; null where there are none. */
+  /** Of `rewards` over all scored completions; null if there are none. */
   readonly rewardMean: number | null;
-  /** Of `rewards` over all scored completions, Bessel-corrected; null of fewer than two. */
+  /** Of `rewards` over all scored completions, Bessel-corrected; null for fewer than two. */
   readonly rewardStd: number | null;
   /**
-   * Fraction of completions whose group's scores are all equal: they teach nothing. A group without two scores has no
-   * standard deviation and is not among them; a group of one completion is.
+   * Fraction of completions whose group's scores are all equal: they teach nothing. A group with fewer than two scores
+   * has no standard deviation and is not counted, except for a group of one completion, which is.
    */
   readonly fracRewardZeroStd: number;
   /**
-   * Some group has scores that differ: of the weighted sum, or, where each function is normalized by itself, of a function.
-   * Without it a comparison within groups teaches nothing.
+   * Some group has differing scores: of the weighted sum, or of some function where each is normalized separately.
+   * Otherwise comparing completions within groups teaches nothing.
    */
   readonly hasSpread: boolean;
-  /** About the size of groups: for estimators that take the group as baseline. */
+  /** About group sizes, for estimators that use the group as baseline. */
   readonly warnings: string[];
 }
 
@@ -71,7 +71,7 @@ export interface Advantages extends RewardStatistics {
 /**
  * The weighted rewards and their statistics.
  *
- * @throws InputError where a reward is NaN, infinite or past the 32-bit floats, or the weights don't fit the functions
+ * @throws InputError if a reward is NaN, infinite or beyond 32-bit floats, or the weights don't match the functions
  */
 export function rewardStatistics(input: RewardInput): RewardStatistics {
   const { rewards, groups } = weighted(input);
@@ -95,11 +95,11 @@ export function rewardStatistics(input: RewardInput): RewardStatistics {
 }
 
 /**
- * `sum_then_normalize` (default): the weighted sum of a completion's rewards, less its group's mean, over (std + 1e-4).
- * `normalize_then_sum` (GDPO, arXiv 2601.05242): each function's rewards normalized in their group, the weighted sum of
- * these normalized over the batch. Penalties, where given, are one more objective of weight −1 there.
+ * `sum_then_normalize` (default): the weighted sum of a completion's rewards, minus its group's mean, over (std +
+ * 1e-4). `normalize_then_sum` (GDPO, arXiv 2601.05242): each function's rewards normalized in their group, the weighted
+ * sum of these normalized over the batch. There, penalties are one more objective, of weight −1.
  *
- * @throws InputError where a reward is NaN or infinite, or the weights don't fit the functions
+ * @throws InputError as `rewardStatistics` does
  */
 export function computeAdvantages(input: AdvantageInput): Advantages {
   const { perFunction, weights, rewards, groups } = weighted(input);
@@ -131,7 +131,7 @@ function spreadInGroups(values: readonly (number | null)[], groups: readonly num
   return groups.some((members) => meanAndStd(members.map((i) => values[i]!)).std >= NO_SPREAD);
 }
 
-/** Rewards less their penalties; null stays null. (N) */
+/** Rewards minus their penalties; null stays null. (N) */
 export function penalized(
   rewards: readonly (number | null)[],
   penalties: ArrayLike<number> | undefined,
@@ -147,19 +147,19 @@ function weighted(input: RewardInput) {
   const past = rewards.findIndex((reward) => reward !== null && !isReward(reward));
   if (past >= 0)
     throw new InputError(
-      `completion ${past}: the weighted sum of its rewards is ${rewards[past]}, past ±${LARGEST_REWARD.toPrecision(3)}; make reward_weights smaller`,
+      `completion ${past}: the weighted sum of its rewards is ${rewards[past]}, beyond ±${LARGEST_REWARD.toPrecision(3)}; make reward_weights smaller`,
     );
   return { perFunction, weights, rewards, groups: groupMembers(input.groups) };
 }
 
-/** What to give in place of a reward that is none. */
+/** The cure for a value that is not a reward. */
 export function rewardCure(value: number): string {
   return Number.isFinite(value)
-    ? `a reward lies within ±${LARGEST_REWARD.toPrecision(3)} (a 32-bit float): scale it down`
+    ? `a reward must be within ±${LARGEST_REWARD.toPrecision(3)} (a 32-bit float): scale it down`
     : "return a finite number";
 }
 
-/** Whether means and deviations of such rewards can be computed. */
+/** Whether a value is a number for which means and deviations can be computed. */
 export const isReward = (value: unknown): value is number =>
   typeof value === "number" && Math.abs(value) <= LARGEST_REWARD;
 
@@ -175,13 +175,13 @@ function checkRewards(
 ): void {
   if (weights.length !== perFunction.length) {
     throw new InputError(
-      `reward_weights: ${weights.length} weights for ${perFunction.length} reward functions; give one a function`,
+      `reward_weights: ${weights.length} weights for ${perFunction.length} reward functions; give one per function`,
     );
   }
   for (const [f, values] of perFunction.entries()) {
     if (values.length !== completions) {
       throw new InputError(
-        `reward function ${names?.[f] ?? f} gave ${values.length} rewards for ${completions} completions; return one a completion`,
+        `reward function ${names?.[f] ?? f} gave ${values.length} rewards for ${completions} completions; return one per completion`,
       );
     }
     for (const [i, value] of values.entries()) {
@@ -193,7 +193,7 @@ function checkRewards(
   }
 }
 
-/** The completions of each group, groups in the order of first appearance. */
+/** The completions of each group, groups in order of first appearance. */
 export function groupMembers(groups: ArrayLike<number>): number[][] {
   const members = new Map<number, number[]>();
   for (let i = 0; i < groups.length; i++) {
@@ -213,12 +213,12 @@ function normalizeInGroups(values: readonly (number | null)[], groups: readonly 
   return normalized;
 }
 
-/** Of the values that are not null; the standard deviation is Bessel-corrected, 0 of fewer than two. */
+/** Over the non-null values; the standard deviation is Bessel-corrected, 0 for fewer than two. */
 export function meanAndStd(values: readonly (number | null)[]): { mean: number | null; std: number } {
   const scored = values.filter((value) => value !== null);
   const first = scored[0];
   if (first === undefined) return { mean: null, std: 0 };
-  // Deviations from the first value: the mean of equal rewards is exactly that reward, and their advantages exactly 0.
+  // Sum deviations from the first value: the mean of equal rewards is then exact, and their advantages exactly 0.
   const mean = first + scored.reduce((sum, value) => sum + (value - first), 0) / scored.length;
   const squares = scored.reduce((sum, value) => sum + (value - mean) ** 2, 0);
   return { mean, std: scored.length < 2 ? 0 : Math.sqrt(squares / (scored.length - 1)) };

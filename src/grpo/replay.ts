@@ -1,4 +1,4 @@
-/** Where the run of a recorded generation stood, and whether learning from it now is that run's step again. */
+/** The state of the run that recorded a generation, and whether an update from it repeats that run's step. */
 import { z } from "zod";
 import { configDifferences, freeInReplay, toJson } from "../config/record.ts";
 import { settingsOf, type UpdateConfig } from "../config/schema.ts";
@@ -14,22 +14,22 @@ export const updateState = z.looseObject({
 });
 
 /**
- * Where a run stood: its state, and the checkpoint with the weights and Adam's moments; `folder` null: at its beginning,
- * which no checkpoint holds: the model that it started from.
+ * A run's state and the checkpoint with its weights and Adam moments. `folder` is null at the start of the run, which
+ * has no checkpoint: its weights are the start model's.
  */
 export interface ReplayStart {
   readonly folder: string | null;
   readonly state: z.infer<typeof updateState>;
 }
 
-/** How the reference moves, in the settings of a run where it does. */
+/** The settings of a run with a moving reference. */
 const movingReference = z.object({
   sync_ref_model: z.literal(true),
   ref_model_sync_steps: z.int().min(1),
   ref_model_mixup_alpha: z.number(),
 });
 
-/** How the run's own reference moves; null: it does not, or is not the one that is asked for. */
+/** How the run's own reference moves; null if it does not, or another one is asked for. */
 export function movement(config: UpdateConfig, resume: ReplayStart | null) {
   const namesAnother = config.refModel !== null && config.refModel !== (resume?.state.config.ref_model ?? null);
   if (config.beta === 0 || namesAnother) return null;
@@ -37,7 +37,7 @@ export function movement(config: UpdateConfig, resume: ReplayStart | null) {
   return found ? { everySteps: found.ref_model_sync_steps, alpha: found.ref_model_mixup_alpha } : null;
 }
 
-/** Why this is not the recorded step again, where it looks as if it should be. */
+/** Reasons why the update does not repeat the recorded step. */
 export function replayRemarks(
   config: UpdateConfig,
   resume: ReplayStart | null,
@@ -47,7 +47,7 @@ export function replayRemarks(
   if (!resume)
     return first !== null && first > 1
       ? [
-          `${rollouts} was learned from at step ${first}: without that step's checkpoint (--resume_from_checkpoint) weights, Adam's state and schedule begin anew`,
+          `${rollouts} was learned from at step ${first}: without that step's checkpoint (--resume_from_checkpoint) weights, Adam's state and the schedule start fresh`,
         ]
       : [];
   const { step, config: before } = resume.state;
@@ -63,7 +63,7 @@ export function replayRemarks(
   const { gradient_accumulation_steps: perStep, steps_per_generation: perGeneration } = before;
   if (first === null && cut.length === 1 && typeof perGeneration === "number" && perGeneration !== perStep)
     remarks.push(
-      `${rollouts} has no "step", and a generation of the checkpoint's run served several steps: all lines are one step here; record it anew, or give each line its step`,
+      `${rollouts} has no "step", and a generation of the checkpoint's run served several steps: all lines are one step here; record it again, or give each line its step`,
     );
   return remarks;
 }

@@ -1,6 +1,6 @@
 /**
- * Where a run's rewards come from: the pool's functions, and neural reward models, which compute on the session's device. Turns
- * answers into what both take, and asks them.
+ * A run's reward sources: the pool's functions, and neural reward models, which compute on the session's device.
+ * Converts answers to their inputs and collects the rewards.
  */
 import type { RewardBatch, RewardPool, RewardResult, RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { Answer } from "../run/prompts.ts";
@@ -10,18 +10,18 @@ import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 /** While the models score, nothing else may compute on the device. */
 export interface RewardSources {
   readonly pool: RewardPool;
-  /** Rewards by the names of the reward models; null: there are none. */
+  /** Rewards by reward model name; null without reward models. */
   readonly models: ((batch: RewardBatch) => Promise<ReadonlyMap<string, readonly (number | null)[]>>) | null;
 }
 
-/** @throws InputError where a reward model's tokenizer is missing or damaged */
+/** @throws InputError if a reward model's tokenizer is missing or damaged */
 export function rewardSources(
   rewardModels: readonly RewardModel[],
   pool: RewardPool,
   systemPrompt: string | null,
 ): RewardSources {
   const names = pool.members.flatMap(({ name, spec }) => (typeof spec === "object" && "model" in spec ? [name] : []));
-  if (names.length !== rewardModels.length) throw new Error("other reward models were planned than the pool knows of");
+  if (names.length !== rewardModels.length) throw new Error("the planned reward models differ from the pool's");
   if (names.length === 0) return { pool, models: null };
   const scorers = rewardModels.map((model) =>
     createRewardModelScorer(model, { systemPrompt: systemPrompt ?? undefined }),
@@ -40,16 +40,16 @@ export function rewardSources(
   };
 }
 
-/** Tokens of a prompt's end that reward functions are told: the opening of the assistant's turn and some more. */
+/** Tokens of a prompt's end that reward functions receive: enough for the opening of the assistant's turn. */
 const PROMPT_END_TOKENS = 32;
 
-/** What reward functions get: one value an answer, the dataset's columns included. */
+/** The reward functions' inputs: one value per answer, the dataset's columns included. */
 function rewardBatch(
   answers: readonly Answer[],
   decode: (ids: readonly number[]) => string,
 ): Omit<RewardBatch, "trainerState"> {
   const rows = answers.map(({ problem }) => problem.example);
-  // Files of one dataset need not all have the same columns.
+  // The files of one dataset may have different columns.
   const names = [...new Set(rows.flatMap((example) => Object.keys(example.columns)))];
   const problems = new Set(answers.map(({ problem }) => problem));
   const ends = new Map([...problems].map((one) => [one, decode([...one.promptIds.slice(-PROMPT_END_TOKENS)])]));
@@ -65,7 +65,7 @@ function rewardBatch(
   };
 }
 
-/** The functions' and models' rewards of whole groups. What needs the device is done when the first promise is kept. */
+/** Rewards of whole groups from functions and models. Device work is done when the outer promise resolves. */
 export async function startScores(
   { pool, models }: RewardSources,
   trainerState: RewardTrainerState,

@@ -1,16 +1,15 @@
 /**
- * Rollout files: one JSON object a line, a line a completion; lines of one group are neighbours and share their prompt.
- * Reads (`update`, `score`) and writes (what `train` records) the format; nothing here needs a model or a tokenizer.
+ * Rollout files: one JSON object per line, one completion per object; lines of a group are adjacent and share their
+ * prompt. Reads the format for `update` and `score`, and writes it for `train`; needs no model or tokenizer.
  *
- * A line has `group`, `prompt_ids`, `completion_ids`, `finished`, `reward`; `mask` where not all tokens of the completion were
- * sampled; and where they are known `old_logprobs`, `ref_logprobs`, `sampling_logprobs`, `advantages`, `prompt` and `completion`
- * as texts. What `train` records besides makes
- * the generation's steps possible again: `step` (the first that learned from the line), `place` (in that step, where the
- * generation was shuffled), `rewards` and `reward_weights` by the functions' names (where there are several), `advantages`
- * (where a critic made them). All of these may be missing.
+ * A line has `group`, `prompt_ids`, `completion_ids`, `finished` and `reward`, and optionally `mask` (if some tokens of
+ * the completion were not sampled), `old_logprobs`, `ref_logprobs`, `sampling_logprobs`, `advantages`, and `prompt` and
+ * `completion` as text. To make the generation's steps reproducible, `train` also records `step` (the first that
+ * learned from the line), `place` (in that step, if the generation was shuffled), `rewards` and `reward_weights` by
+ * function name (if there are several) and `advantages` (if a critic made them). All of these are optional.
  *
- * Logprobs are 32-bit floats in every engine that makes them: they are written with the fewest digits that give the
- * same 32-bit float back, and read back to that float. Rewards keep all 64 bits.
+ * Logprobs are 32-bit floats in every engine that computes them: they are written with the fewest digits that read back
+ * as the same 32-bit float. Rewards keep all 64 bits.
  */
 import { createReadStream } from "node:fs";
 import { pipeline } from "node:stream";
@@ -22,33 +21,33 @@ import { weightedSum } from "../rewards/results.ts";
 import { isReward, rewardCure } from "./advantages.ts";
 
 export interface Completion {
-  /** (R), R ≥ 1; the end-of-sequence token belongs to it. */
+  /** (R), R ≥ 1; includes the end-of-sequence token. */
   readonly completionIds: Int32Array;
-  /** 1: the policy sampled the token; 0: it was forced, such as a tool's answer, and is not learned from. Absent: all 1. (R) */
+  /** 1: sampled by the policy; 0: forced, such as a tool's answer, and not learned from. Absent: all 1. (R) */
   readonly mask?: Uint8Array;
   /** False: cut at the length limit. */
   readonly finished: boolean;
   /** null: not scored. */
   readonly reward: number | null;
-  /** Of each reward function by name, with the weights whose sum `reward` is; both or none, on every line or on none. */
+  /** By reward function name; `reward` is their sum under the weights. Both or neither, on every line or on none. */
   readonly rewards?: Readonly<Record<string, number | null>>;
   readonly rewardWeights?: Readonly<Record<string, number>>;
-  /** π_old (R), values of 32-bit floats, as the next two; any number where the mask is 0. */
+  /** π_old (R); 32-bit float values, like the next two; any number where the mask is 0. */
   readonly oldLogprobs?: Float64Array;
   readonly refLogprobs?: Float64Array;
-  /** Of the distribution really drawn from. */
+  /** Of the distribution actually sampled from. */
   readonly samplingLogprobs?: Float64Array;
-  /** One of the whole completion, or of each token (R); overrides what the reward would give. */
+  /** One for the whole completion, or one per token (R); overrides the estimate from rewards. */
   readonly advantages?: number | Float64Array;
-  /** The optimizer step that learns from it first, from 1: lines of several steps are learned from step by step. */
+  /** The first optimizer step that learns from it, from 1; lines with several steps are learned from step by step. */
   readonly step?: number;
-  /** Its place in that step's own order, from 0, where that is not the file's: it cuts the step into `bnpo`'s blocks. */
+  /** Place in that step's order, from 0, if that is not the file's; `bnpo`'s blocks are taken from it. */
   readonly place?: number;
-  /** The completion as text, for a reader; nothing is computed from it. */
+  /** The completion as text, for readers only. */
   readonly text?: string;
-  /** The stop string that ended it, likewise. */
+  /** The stop string that ended it, for readers only. */
   readonly stop?: string;
-  /** Columns that reward functions added, likewise. */
+  /** Columns that reward functions added, for readers only. */
   readonly extra?: Readonly<Record<string, unknown>>;
 }
 
@@ -61,9 +60,9 @@ export interface RolloutGroup {
 }
 
 export interface ReadRolloutsOptions {
-  /** Ids must be below it. */
+  /** Ids must be below this. */
   readonly vocabSize: number;
-  /** Whether a line needs a `reward` (default true); without it a missing one reads as null. */
+  /** Whether every line needs a `reward` (default true); if false, a missing one reads as null. */
   readonly requireReward?: boolean;
 }
 
@@ -74,11 +73,12 @@ const LOGPROB_KEYS = {
 } as const;
 
 /**
- * All groups of a file, in its order.
+ * All groups of a file, in order.
  *
- * @param path JSON lines, or those under gzip where the name ends in `.gz`
- * @throws InputError naming file, line and cure: unreadable, not JSON, a key missing or of the wrong kind, an id outside of the
- *   vocabulary, logprobs of another length than the completion, a group in two places or with two prompts, no lines at all
+ * @param path JSON lines, gzipped if the name ends in `.gz`
+ * @throws InputError naming file, line and cure: unreadable, not JSON, a key missing or of the wrong type, an id
+ *   outside the vocabulary, logprobs not as long as the completion, a group in two places or with two prompts, an empty
+ *   file
  */
 export async function readRollouts(path: string, options: ReadRolloutsOptions): Promise<RolloutGroup[]> {
   const groups: RolloutGroup[] = [];
@@ -86,7 +86,7 @@ export async function readRollouts(path: string, options: ReadRolloutsOptions): 
   return groups;
 }
 
-/** As `readRollouts`, a group at a time: memory holds one group however large the file is. */
+/** Like `readRollouts`, one group at a time, so only one group is in memory. */
 export async function* streamRollouts(path: string, options: ReadRolloutsOptions): AsyncGenerator<RolloutGroup> {
   const seen = new Set<number>();
   let current: RolloutGroup | undefined;
@@ -116,14 +116,14 @@ export async function* streamRollouts(path: string, options: ReadRolloutsOptions
     const promptText = row.prompt;
     current = { group, promptIds, ...(typeof promptText === "string" && { promptText }), completions: [completion] };
   }
-  if (!current) throw new InputError(`${path}: has no rollouts; give a file with one JSON object a line`);
+  if (!current) throw new InputError(`${path}: has no rollouts; give a file with one JSON object per line`);
   yield current;
 }
 
 /**
- * One line, without its newline. `readRollouts` gives the same completion back.
+ * One line, without its newline. `readRollouts` reads it back as the same completion.
  *
- * @throws RangeError where a logprob or the reward is not finite: JSON has no such number
+ * @throws RangeError if a logprob or the reward is not finite, which JSON cannot represent
  */
 export function formatRollout(group: Omit<RolloutGroup, "completions">, completion: Completion): string {
   const fields = [
@@ -177,11 +177,11 @@ function finite(value: number): number {
   return value;
 }
 
-/** Lines of a UTF-8 file without their ends, whatever they are; a gzip file is unpacked on the way. */
+/** Lines of a UTF-8 file without their newlines; a gzip file is decompressed while reading. */
 async function* textLines(path: string): AsyncGenerator<string> {
   requireFile(path, { once: true });
   const file = createReadStream(path, { highWaterMark: 1 << 18 });
-  // pipeline, not pipe: it passes an error of the file on to its reader. Errors come out of the iteration below.
+  // pipeline, not pipe: it forwards the file's errors to the reader, so the loop below throws them.
   const bytes = path.endsWith(".gz") ? pipeline(file, createGunzip(), () => {}) : file;
   const decoder = new TextDecoder("utf-8", { fatal: true });
   let rest: string[] = [];
@@ -207,9 +207,9 @@ function readFailure(error: unknown): string {
   const code = (error as { code?: string } | null)?.code ?? "";
   if (code === "ENOENT") return "there is no such file; check the path";
   if (code === "EISDIR") return "is a folder; name the rollouts file in it";
-  if (code === "EACCES") return "may not be read; check its permissions";
+  if (code === "EACCES") return "cannot be read; check its permissions";
   if (code.startsWith("Z_") || code === "ERR_BUFFER_OUT_OF_BOUNDS")
-    return "is not a whole gzip file; copy it anew, or unpack it";
+    return "is not a complete gzip file; copy it again, or unpack it";
   if (error instanceof TypeError) return "is not UTF-8 text; a gzip file needs a name that ends in .gz";
   return `cannot be read: ${errorText(error)}`;
 }
@@ -222,8 +222,8 @@ function parseLine(line: string, where: string): Row {
     row = JSON.parse(line);
   } catch (error) {
     const cure = /\b(NaN|Infinity)\b/.test(line)
-      ? "NaN and Infinity are no JSON; leave such completions out, or give reward null"
-      : "write one whole JSON object a line";
+      ? "NaN and Infinity are not JSON; leave such completions out, or give reward null"
+      : "write one whole JSON object per line";
     throw new InputError(`${where}: not JSON (${errorText(error)}); ${cure}`);
   }
   if (isTooDeep(row)) throw new InputError(`${where}: nested without end; leave the line out`);
@@ -291,13 +291,13 @@ function readReward(row: Row, required: boolean, where: string): number | null {
   return reward;
 }
 
-/** `rewards` and `reward_weights`, where a line has them. What they add up to must be its `reward`. */
+/** A line's `rewards` and `reward_weights`, if it has both. Their sum must be its `reward`. */
 function readNamedRewards(
   row: Row,
   reward: number | null,
   where: string,
 ): Pick<Completion, "rewards" | "rewardWeights"> {
-  // Another trainer's file may have keys of these names that mean something else: without the weights they say nothing here.
+  // Another trainer's file may use `rewards` for something else, so it is ignored without the weights.
   if (row.rewards === undefined || row.rewards === null || row.reward_weights === undefined) return {};
   const rewards = numbersByName(row, "rewards", where);
   const rewardWeights = numbersByName(row, "reward_weights", where);
@@ -335,10 +335,12 @@ function numbersByName(row: Row, key: string, where: string): Record<string, num
 function readAdvantages(value: unknown, length: number, where: string): number | Float64Array {
   if (isFiniteNumber(value)) return value;
   if (!Array.isArray(value))
-    throw new InputError(`${where}: "advantages" is ${shown(value)}; give a finite number, or an array of one a token`);
+    throw new InputError(
+      `${where}: "advantages" is ${shown(value)}; give a finite number, or an array with one per token`,
+    );
   if (value.length !== length)
     throw new InputError(
-      `${where}: "advantages" has ${value.length} numbers for ${length} tokens of "completion_ids"; give one a token`,
+      `${where}: "advantages" has ${value.length} numbers for ${length} tokens of "completion_ids"; give one per token`,
     );
   const broken = value.findIndex((advantage) => !isFiniteNumber(advantage));
   if (broken >= 0)
@@ -378,7 +380,7 @@ function logprobs(row: Row, key: string, length: number, where: string): Float64
   if (!Array.isArray(values)) throw new InputError(`${where}: "${key}" is ${shown(values)}; give an array of numbers`);
   if (values.length !== length) {
     throw new InputError(
-      `${where}: "${key}" has ${values.length} numbers for ${length} tokens of "completion_ids"; give one a token`,
+      `${where}: "${key}" has ${values.length} numbers for ${length} tokens of "completion_ids"; give one per token`,
     );
   }
   const floats = new Float64Array(length);
@@ -405,7 +407,7 @@ function sameIds(a: Int32Array, b: Int32Array): boolean {
   return a.length === b.length && a.every((id, i) => id === b[i]);
 }
 
-/** A value as it stands in the file, short enough for one line. */
+/** A value as written in the file, short enough for one line. */
 function shown(value: unknown): string {
   const text = typeof value === "number" ? String(value) : (JSON.stringify(value) ?? String(value));
   return text.length > 40 ? `${text.slice(0, 37)}...` : text;

@@ -1,7 +1,7 @@
 /**
- * Prompts → completions → rewards: one generation. Plainly, all prompts are drawn, sampled and scored, in this order; with
- * dynamic sampling (dynamic-sampling.ts) each group is scored as soon as it is complete, and replaced where it has no
- * signal. Nothing here learns.
+ * Prompts → completions → rewards: one generation. Normally all prompts are drawn, sampled and scored, in this order;
+ * with dynamic sampling (dynamic-sampling.ts) each group is scored as soon as it is complete, and replaced if it has no
+ * signal.
  */
 import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
@@ -21,26 +21,26 @@ export interface SamplingRun {
   readonly setup: TrainingSetup;
   readonly rollout: RolloutEngine;
   readonly rewards: RewardSources;
-  /** What reward functions are told of training. */
+  /** Training progress, for reward functions. */
   readonly trainerState: RewardTrainerState;
   readonly shouldStop: () => boolean;
   readonly onPhase: (phase: "rollout" | "reward") => void;
   readonly onProgress: (done: number, total: number) => void;
 }
 
-/** Of random numbers; evaluation draws from another. */
+/** Stream of random numbers; evaluation uses another. */
 const TRAINING_STREAM = 0;
 
-/** How long a run that is to stop waits for rewards under way before it drops their generation. */
+/** How long a stopping run waits for pending rewards before it drops their generation. */
 const REWARD_GRACE_MS = 1500;
 
-/** The next prompts in the seeded order; rows whose prompt leaves no room for a completion are passed over and counted. */
+/** The next prompts in the seeded order; rows whose prompt leaves no room for a completion are skipped and counted. */
 function promptDrawer({ problems, config, longestPrompt }: TrainingSetup, from: number) {
   const { numRows, path } = problems.dataset;
   const sampler = createSampler({ numRows, seed: config.seed, shuffle: config.shuffleDataset, position: from });
   let skipped = 0;
   return {
-    /** @throws InputError where no row fits */
+    /** @throws InputError if no row fits */
     next(): { readonly problem: Problem; readonly position: number; readonly skipped: number } {
       for (let tries = 0; tries <= numRows; tries++) {
         const problem = problems.problem(sampler.next().row);
@@ -65,7 +65,7 @@ function samplesOf(
   }));
 }
 
-/** Each sample with what the reward functions said of it. */
+/** Each sample with its rewards. */
 function withRewards(samples: readonly Sampled[], result: RewardResult): Scored[] {
   const { perFunction, total } = result;
   const columns = loggedColumns(result);
@@ -78,8 +78,8 @@ function withRewards(samples: readonly Sampled[], result: RewardResult): Scored[
 }
 
 /**
- * Whether a group's rewards differ: those of the function that `dynamic_sampling_reward` names, else what advantages are
- * made of, the weighted sum or each function by itself.
+ * Whether a group's rewards differ: those of the function that `dynamic_sampling_reward` names or, by default, the
+ * input of the advantages: the weighted sum, or each function separately.
  */
 function hasSignal({ config }: TrainingSetup, { total, perFunction }: RewardResult): boolean {
   const { dynamicSamplingReward: name, multiObjectiveAggregation, rewardWeights } = config;
@@ -106,9 +106,9 @@ const forcedTokens = (sample: Sampled) => sample.completionIds.length - sampledT
 /**
  * One generation, scored.
  *
- * @param step of the first update that learns from it: part of the random numbers' key
+ * @param step the first update that learns from it: part of the random numbers' key
  * @param from rows drawn so far
- * @returns null where the user stopped it
+ * @returns null if the user stopped it
  */
 export function sampleGeneration(run: SamplingRun, step: number, from: number): Promise<Generation | null> {
   const { config, tokenizer } = run.setup;
@@ -193,7 +193,7 @@ async function sampleDynamically(
   };
 }
 
-/** One line where dynamic sampling found too few groups with signal. */
+/** A warning if dynamic sampling found too few groups with signal. */
 export function samplingWarnings(
   config: TrainConfig,
   { groups, groupsWithoutSignal, discardedGroups }: Generation,
@@ -203,6 +203,6 @@ export function samplingWarnings(
   return [
     `dynamic_sampling: only ${groups - groupsWithoutSignal} of ${sampled} groups have rewards that differ, and ` +
       `dynamic_sampling_max_batches ${config.dynamicSamplingMaxBatches} is reached; the step is filled with groups that ` +
-      "teach nothing: the problems are too easy or too hard, or the reward says nothing",
+      "teach nothing: the problems are too easy or too hard, or the reward is uninformative",
   ];
 }

@@ -1,13 +1,13 @@
 /**
- * What a step's metrics say that a user should hear of: a run that can't learn as it stands. Which settings are a trap from
- * the start is config/checks.ts.
+ * Warnings from a step's metrics about runs that cannot learn. Settings that are a trap from the start are warned about
+ * in config/checks.ts.
  */
 
 type Values = Readonly<Record<string, number | null | undefined>>;
 
 interface Trap {
   readonly name: string;
-  /** @param flat completions of a group are compared, and in no group do rewards differ */
+  /** @param flat completions of a group are compared with each other, and no group has differing rewards */
   readonly holds: (values: Values, flat: boolean) => boolean;
   readonly text: (values: Values) => string;
 }
@@ -28,7 +28,7 @@ const TRAPS: readonly Trap[] = [
     holds: (v, flat) => flat && v.reward !== null,
     text: (v) =>
       `all rewards within each group are equal (mean ${at(v, "reward", 0).toFixed(3)}): this step learned nothing from them; ` +
-      "take easier or harder prompts, more num_generations, or a finer reward",
+      "use easier or harder prompts, more num_generations, or a finer reward",
   },
   {
     name: "nothing finished",
@@ -48,23 +48,23 @@ const TRAPS: readonly Trap[] = [
     name: "entropy collapse",
     holds: (v) => at(v, "entropy", 1) < 0.01,
     text: (v) =>
-      `the entropy is down to ${at(v, "entropy", 0).toExponential(1)} nats a token: all completions of a prompt will be the same; ` +
+      `the entropy is down to ${at(v, "entropy", 0).toExponential(1)} nats per token: all completions of a prompt will be the same; ` +
       "raise temperature, epsilon_high or entropy_coef, or stop here",
   },
 ];
 
 export interface StepWarningOptions {
-  /** Of the advantage estimator: it compares completions of a group with each other. */
+  /** Whether the advantage estimator compares completions of a group with each other. */
   readonly usesGroups?: boolean;
-  /** Steps after which a warning that still holds is given again. */
+  /** Steps after which a warning that still holds is repeated. */
   readonly every?: number;
 }
 
 /**
- * Warnings of one run. Each is given when it first holds, and again only after `every` steps in which it was not said.
+ * Warnings of one run. Each is given when it first holds, and repeated at most every `every` steps.
  *
- * @returns a function of a step's metrics record (TRL's names, and `step` from 1), and of whether rewards differ within some
- *   group, giving the lines to say
+ * @returns a function from a step's metrics record (TRL's names, `step` from 1) and whether rewards differ within some
+ *   group to the warnings
  */
 export function createStepWarnings({
   usesGroups = true,

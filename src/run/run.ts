@@ -1,7 +1,8 @@
 /**
- * The books of a training run, for GRPO and supervised fine-tuning alike. A run takes turns until its last step, until the user
- * stops it, or until patience runs out; what a turn reports goes to the sinks, checkpoints and evaluations are made when due. A
- * turn is what a trainer does between two points at which a run can stop and be resumed: a generation, or a step.
+ * The bookkeeping of a training run, for both GRPO and supervised fine-tuning. A run takes turns until its last step,
+ * until the user stops it, or until patience runs out; a turn's reports go to the sinks, and checkpoints and
+ * evaluations are made when due. A turn is a trainer's work between two points where a run can be stopped and resumed:
+ * a generation, or a step.
  */
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { everySteps } from "../config/often.ts";
@@ -28,18 +29,18 @@ export interface RunOutcome {
   readonly stopped: boolean;
 }
 
-/** What a turn has of its run. */
+/** What a turn can use of its run. */
 export interface Turn extends Required<Pick<RunSink, "step" | "completions" | "note">> {
   /** The first optimizer step that the turn makes, from 1. */
   readonly firstStep: number;
-  /** Begins a phase, whose seconds `times` tells. */
+  /** Begins a phase, which is timed for `times`. */
   phase(name: string): void;
   progress(phase: string, done?: number, total?: number): void;
   /** Seconds by phase, and of the whole turn, so far. */
   times(): Record<string, number>;
   /**
-   * Ends a run that learns nothing; where it stands is saved, unless it has learned nothing at all and would take an
-   * earlier run's place.
+   * Ends a run that learns nothing. Saves a checkpoint unless the run has learned nothing at all and would replace an
+   * earlier run's output.
    *
    * @throws RunError
    */
@@ -49,8 +50,8 @@ export interface Turn extends Required<Pick<RunSink, "step" | "completions" | "n
 /**
  * Runs to the end, or until the user stops it.
  *
- * @param turn makes the steps of one turn; false: it was stopped before the first of them, and leaves nothing
- * @throws InputError, RunError: what was reached is in the last checkpoint
+ * @param turn makes the steps of one turn; false if it was stopped before the first of them and left nothing
+ * @throws InputError, RunError; progress up to then is in the last checkpoint
  */
 export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise<boolean>): Promise<RunOutcome> {
   const { models, config, console, steps, stepsPerTurn, state, resume, stopRequested } = options;
@@ -68,7 +69,7 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
   const passed = (every: number, since: number) => Math.floor(reached() / every) > Math.floor(since / every);
   const evaluationDue = (since: number) => often.eval !== null && passed(often.eval, since) && reached() < steps;
   try {
-    // Resumed, the run may have ended before the evaluation of the checkpoint's step was written.
+    // A resumed run may have ended before its checkpoint's step was evaluated.
     if (reached() === 0 || evaluationDue(reached() - stepsPerTurn)) await output.evaluate();
     while (reached() < steps && !stopRequested() && !output.exhausted) {
       stopwatch.lap();
@@ -84,12 +85,12 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
           }),
         times: stopwatch.lap,
         async giveUp(reason, hasLearned) {
-          if (!hasLearned && isEarlierWaiting(outputDir)) throw new RunError(`${reason}; mend it and start again`);
+          if (!hasLearned && isEarlierWaiting(outputDir)) throw new RunError(`${reason}; fix it and start again`);
           await output.save();
-          throw new RunError(`${reason}; mend it and go on with --resume_from_checkpoint true`);
+          throw new RunError(`${reason}; fix it and continue with --resume_from_checkpoint true`);
         },
       });
-      if (!made) break; // what it began is dropped: the checkpoint stands before it
+      if (!made) break; // the unfinished turn is dropped: the checkpoint is from before it
       if (often.save > 0 && passed(often.save, since)) await output.save();
       if (evaluationDue(since)) await output.evaluate();
     }
@@ -104,9 +105,9 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
 }
 
 /**
- * The books of a run that leaves nothing unless it comes to its end: all of its records, the model, a checkpoint.
+ * Writes a whole run at its end: all records, the model, a checkpoint. Such a run leaves nothing if it does not finish.
  *
- * @param resumeStep the step that the folder's earlier metrics go on from; null: they are replaced
+ * @param resumeStep the step after which the records continue the folder's metrics; null: they replace them
  */
 export async function keepOutcome(
   models: TrainedModels,

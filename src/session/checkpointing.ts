@@ -1,7 +1,7 @@
 /**
- * The models that a run trains, out of a session and back: a Hugging Face folder that transformers and vLLM load, and beside
- * it, in `checkpoint-N`, the optimizer, PPO's critic with its own, a moving reference, and the trainer's state, from
- * which a run goes on bit-exactly.
+ * Saves and restores the models that a run trains: as a Hugging Face folder that transformers and vLLM load and, in
+ * `checkpoint-N`, with the optimizer, PPO's critic and its optimizer, a moving reference and the trainer's state, from
+ * which a run resumes bit-exactly.
  */
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
@@ -27,28 +27,31 @@ const optimizerFile = "optimizer.safetensors";
 /** A moving reference's folder in a checkpoint. */
 const referenceFolder = "reference";
 
-/** What lies beside the weights of every model that is saved. */
+/** What is saved with the weights of every model. */
 export interface ModelAssets {
-  /** Folder with the tokenizer's files: the start model's, as a checkpoint that a run resumes from may be deleted meanwhile. */
+  /**
+   * Folder with the tokenizer's files: the start model's, since a resumed run's checkpoint may be deleted during the
+   * run.
+   */
   readonly folder: string;
-  /** A chat template in place of theirs. */
+  /** A chat template that replaces theirs. */
   readonly chatTemplate: string | null;
 }
 
-/** What a run changes, and so what is saved of it. */
+/** The models that a run changes, and so saves. */
 export interface TrainedModels {
   readonly policy: TrainedModel;
   readonly critic: Critic | null;
-  /** null: there is none, or it stays as it was. */
+  /** null: there is none, or it does not move. */
   readonly movingReference: Model | null;
   readonly assets: ModelAssets;
 }
 
 /**
  * Writes weights, config.json and the tokenizer's files into `folder`, all of them or none; PPO's critic goes into
- * `folder`/critic. What an earlier run left there, to be replaced, goes then.
+ * `folder`/critic. Then removes the earlier run's output that this replaces.
  *
- * @throws RunError where a weight is not finite, or a file cannot be written
+ * @throws RunError if a weight is not finite, or a file cannot be written
  */
 export async function saveModel(models: TrainedModels, folder: string): Promise<void> {
   makeFolder(folder);
@@ -77,9 +80,9 @@ async function saveWeights({ device, config, weights }: Model, assets: ModelAsse
 }
 
 /**
- * Puts a checkpoint's weights into the models, the critic's too where there is one; the optimizers stay as they are.
+ * Loads a checkpoint's weights into the policy and the critic, if there is one; the optimizers stay as they are.
  *
- * @throws InputError where they are missing or damaged
+ * @throws InputError if they are missing or damaged
  */
 export async function loadModel({ policy, critic }: TrainedModels, checkpoint: string): Promise<void> {
   await loadFrom(policy.model, openModelFolder(checkpoint));
@@ -107,7 +110,7 @@ function inLayoutOf(weight: Weight, address: number): Weight {
   return { ...weight, address, dtype: "float32" };
 }
 
-/** The buffers of the optimizer by their names in optimizer.safetensors. Masters are the weights in float32. */
+/** The optimizer's buffers under their names in optimizer.safetensors. In float32 the masters are the weights. */
 function optimizerBuffers(parameters: readonly OptimizedParameter[]) {
   return parameters.flatMap(({ weight, master, m, v }) => [
     ...(weight.dtype === "float32"
@@ -119,7 +122,7 @@ function optimizerBuffers(parameters: readonly OptimizedParameter[]) {
 }
 
 /**
- * Writes `checkpoint-N` into `outputDir`, beside and then renamed into place. Returns its path.
+ * Writes `checkpoint-N` into `outputDir`, under a temporary name and then renamed. Returns its path.
  *
  * @param state the trainer's own state, any JSON
  */
@@ -156,9 +159,9 @@ async function saveOptimizer({ model, optimizer }: Optimized, folder: string): P
 }
 
 /**
- * The reference that a run with a moving one goes on with: the checkpoint's own.
+ * The checkpoint's reference, with which a run with a moving reference resumes.
  *
- * @throws InputError where the checkpoint has none
+ * @throws InputError if the checkpoint has none
  */
 export function savedReference(checkpoint: string): string {
   const folder = join(checkpoint, referenceFolder);
@@ -168,17 +171,17 @@ export function savedReference(checkpoint: string): string {
   );
 }
 
-/** The trainer's state of a checkpoint; a session is opened on the checkpoint's folder afterwards. */
+/** A checkpoint's trainer state; a session is opened on the checkpoint's folder afterwards. */
 export function readCheckpointState<T>(folder: string, schema: z.ZodType<T>): T {
   if (!existsSync(folder)) throw new InputError(`resume_from_checkpoint: ${folder}: there is no such folder`);
   return readTrainerState(folder, schema);
 }
 
 /**
- * Brings masters, moments and step back to models that were opened on the checkpoint's own weights: the policy's, and the
- * critic's where there is one.
+ * Restores masters, moments and step of models opened on the checkpoint's weights: the policy's, and the critic's if
+ * there is one.
  *
- * @throws InputError when a file is missing, damaged, or of another model
+ * @throws InputError if a file is missing, damaged, or from another model
  */
 export function restoreOptimizer({ policy, critic }: TrainedModels, checkpoint: string): void {
   readOptimizer(policy, checkpoint);
@@ -186,8 +189,8 @@ export function restoreOptimizer({ policy, critic }: TrainedModels, checkpoint: 
 }
 
 /**
- * What is saved is finite, and a mean of squares is not negative (`onlyFinite` and Adam see to it): other numbers are
- * damage, and one step with them would spoil the weights.
+ * Saved numbers are finite, and means of squares are not negative (`onlyFinite` and Adam ensure it). Other numbers mean
+ * damage, and one step with them would ruin the weights.
  *
  * @throws InputError naming the tensor
  */
@@ -221,7 +224,7 @@ function readOptimizer({ model, optimizer }: Optimized, checkpoint: string): voi
     const step = /^\d{1,15}$/.test(file.metadata.step ?? "") ? Number(file.metadata.step) : null;
     if (step === null)
       throw new InputError(
-        `${path}: metadata field step is missing or no count; the file is damaged: resume from another checkpoint`,
+        `${path}: metadata field step is missing or not a count; the file is damaged: resume from another checkpoint`,
       );
     optimizer.step = step;
   } finally {

@@ -1,6 +1,6 @@
 /**
- * The memory plan as a user sees it, and the check against what the machine has. Bytes that no plan can name exactly
- * (the program itself, kernel scratch) are estimated and shown as such.
+ * The memory plan as shown to users, and its check against the machine's memory. What cannot be planned exactly (the
+ * program itself, kernel scratch) is estimated and shown as an estimate.
  */
 import { existsSync, readFileSync } from "node:fs";
 import { freemem } from "node:os";
@@ -10,13 +10,13 @@ import { type MemoryPlan, type Phase, phases } from "../tensor/plan.ts";
 
 export interface MemoryEstimate {
   readonly plan: MemoryPlan;
-  /** Scratch of the kernels' threads, at most. */
+  /** Upper bound of the kernels' scratch. */
   readonly scratchBytes: number;
-  /** Anonymous memory of the program itself: JavaScript heap, tokenizer, code. 0 where the plan lies on a device. */
+  /** Anonymous memory of the program itself: JavaScript heap, tokenizer, code. 0 if the plan is on a GPU. */
   readonly programBytes: number;
-  /** Kept free on a device of its own for what driver and libraries load while a run goes on. 0 on the host. */
+  /** Kept free on a GPU for what driver and libraries load during a run. 0 on the host. */
   readonly reserveBytes: number;
-  /** What the process, or the device where the plan lies on one, holds at its peak. */
+  /** Peak memory of the process, or of the GPU if the plan is on one. */
   readonly peakBytes: number;
 }
 
@@ -24,22 +24,22 @@ export interface MemoryEstimate {
 const HEAP_GROWTH = 48 * 2 ** 20;
 
 /**
- * What a GPU's memory holds beside what is planned, once a run is under way. None of it can be asked for before: the kernels
- * that cuBLAS loads when a shape first needs them (some MiB each, some dozens of them), our own modules, a recorded graph a
- * bucket of decode steps (hundreds of nodes each), and a stack for every thread that the GPU can hold at once as soon as one
- * kernel, cuBLAS's included, spills: 270,000 threads on an H100, so 26 MiB at 100 bytes and 256 MiB at 1 KiB. A run that lacks
- * it would end in the middle, within a library's call.
+ * GPU memory used during a run beyond the plan. None of it can be queried in advance: kernels that cuBLAS loads when a
+ * shape first needs them (dozens, a few MiB each), our own modules, one recorded graph per decode bucket (hundreds of
+ * nodes each), and, as soon as one kernel (or cuBLAS's) spills, a stack for every thread that the GPU can hold: 270,000
+ * threads on an H100, so 26 MiB at 100 bytes and 256 MiB at 1 KiB. Without the reserve a run could fail midway, inside
+ * a library call.
  */
 const DEVICE_RESERVE = 384 * 2 ** 20;
 
-/** Anonymous bytes that the process holds now; 0 where the system does not say. */
+/** The process's anonymous memory in bytes; 0 if the system does not report it. */
 export function anonymousBytes(): number {
   const status = "/proc/self/status";
   if (!existsSync(status)) return 0;
   return Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(status, "utf8"))?.[1] ?? 0) * 1024;
 }
 
-/** @param onDevice the plan lies in memory of the device's own, beside the program's */
+/** @param onDevice the plan is in the device's own memory, separate from the program's */
 export function estimateMemory(plan: MemoryPlan, scratchBytes: number, onDevice = false): MemoryEstimate {
   const programBytes = onDevice ? 0 : Math.max(anonymousBytes(), 64 * 2 ** 20) + HEAP_GROWTH;
   const reserveBytes = onDevice ? DEVICE_RESERVE : 0;
@@ -47,15 +47,14 @@ export function estimateMemory(plan: MemoryPlan, scratchBytes: number, onDevice 
   return { plan, scratchBytes, programBytes, reserveBytes, peakBytes };
 }
 
-/** What is asked of a device about the memory that a plan lies in. */
 type PlanDevice = Pick<Device, "freeBytes" | "description">;
 
-/** Bytes that a plan may take: what is free on the device, or on the host where the two are one. */
+/** Bytes available for a plan: free memory of the device, or of the host if they share memory. */
 export function planBytes(device: PlanDevice): number {
   return device.freeBytes() ?? availableBytes();
 }
 
-/** Bytes this process may still take: free memory or what its control group leaves, whichever is less. */
+/** Bytes this process may still allocate: free memory or the rest of its control group's limit, whichever is less. */
 export function availableBytes(): number {
   const meminfo = existsSync("/proc/meminfo") ? readFileSync("/proc/meminfo", "utf8") : "";
   const kilobytes = Number(/MemAvailable:\s+(\d+) kB/.exec(meminfo)?.[1] ?? 0);
@@ -68,8 +67,8 @@ export function availableBytes(): number {
 }
 
 /**
- * @throws InputError when the plan does not fit the machine, RunError when it does not fit the device's own memory (which
- * another program may hold); both name the largest parts and what lowers them.
+ * @throws InputError if the plan does not fit the machine, RunError if it does not fit the GPU's memory (another
+ * program may hold part of it); both name the largest parts and the settings that reduce them.
  */
 export function requireMemory({ peakBytes, reserveBytes, plan }: MemoryEstimate, device: PlanDevice): void {
   const available = planBytes(device);
@@ -77,23 +76,23 @@ export function requireMemory({ peakBytes, reserveBytes, plan }: MemoryEstimate,
   const onDevice = device.freeBytes() !== null;
   const largest = [...groups(plan)].sort((a, b) => b.bytes - a.bytes).slice(0, 3);
   const Failure = onDevice ? RunError : InputError;
-  const kept = reserveBytes > 0 ? `, ${mebibytes(reserveBytes)} of them kept for what driver and libraries load,` : "";
+  const kept = reserveBytes > 0 ? `, ${mebibytes(reserveBytes)} of them reserved for the driver and libraries,` : "";
   throw new Failure(
     `the plan needs ${mebibytes(peakBytes)} MiB${kept} and ${mebibytes(available)} MiB are free${onDevice ? ` on ${device.description}` : ""} (largest: ${largest
       .map((group) => `${group.name} ${mebibytes(group.bytes)}`)
       .join(
         ", ",
-      )}); lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or take a smaller model`,
+      )}); lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or use a smaller model`,
   );
 }
 
-/** What one model of a run takes. */
+/** The memory of one model of a run. */
 export interface ModelMemory {
   /** "policy", "reference", "reward model", "critic" */
   readonly model: string;
-  /** Held all the time: weights, masters, moments, rotary tables. */
+  /** Always held: weights, masters, moments, rotary tables. */
   readonly heldBytes: number;
-  /** Buffers of its busiest phase beside them; models that are busy at different times share this memory. */
+  /** Additional buffers of its largest phase; models that are active at different times share this memory. */
   readonly phaseBytes: number;
 }
 
@@ -108,7 +107,7 @@ export function memoryByModel(plan: MemoryPlan): ModelMemory[] {
   });
 }
 
-/** Bytes of the buffers that hold something in a phase. */
+/** Bytes of the buffers that are live in a phase. */
 function aliveBytes(buffers: MemoryPlan["buffers"], phase: Phase): number {
   return buffers
     .filter(({ lifetime }) => lifetime === "always" || lifetime.includes(phase))
@@ -139,7 +138,7 @@ export function mebibytes(bytes: number): string {
   return (bytes / 2 ** 20).toFixed(bytes < 100 * 2 ** 20 ? 1 : 0);
 }
 
-/** The plan as lines: groups of buffers with their lifetimes, what each phase needs, and the peak. */
+/** The plan as lines: groups of buffers with their lifetimes, each phase's total, and the peak. */
 export function describeMemory(estimate: MemoryEstimate): string[] {
   const { plan, scratchBytes, programBytes, reserveBytes, peakBytes } = estimate;
   const lines = [...groups(plan)].map(row);

@@ -1,7 +1,6 @@
 /**
- * What a model's weights hold beside what its config.json asks for: layers beyond its count, heads and adapters of other
- * models. Nothing of it is computed with, so whoever runs the model is told once. What every loader passes over in silence
- * is passed over here too.
+ * Tensors that a model's config.json does not ask for: layers beyond its count, heads and adapters of other models.
+ * They are not used, and the user is told once. Tensors that every loader silently skips are skipped here too.
  */
 import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import type { ModelConfig } from "../families/config.ts";
@@ -9,19 +8,19 @@ import { parameterSpecs } from "../families/parameters.ts";
 
 const NAMED = 3;
 
-/** Buffers that transformers 4 saved and computes anew, and a head that is the embedding or gives way to a scalar one. */
+/** Buffers that transformers 4 saved but recomputes, and an LM head that is tied or replaced by a scalar one. */
 function isKnown(name: string, config: ModelConfig): boolean {
   if (/(^|\.)rotary_emb\.(inv_freq|original_inv_freq|cos_cached|sin_cached)$/.test(name)) return true;
   return name === config.lmHead.name && (config.tieWordEmbeddings || config.head === "score");
 }
 
-/** Names in the weights that no parameter of the model has, in the order of the files. */
+/** Names of tensors that are not parameters of the model, in file order. */
 function unusedTensors(config: ModelConfig, { names, unlisted }: Checkpoint): string[] {
   const used = new Set(parameterSpecs(config).map(({ name }) => name));
   return [...names, ...unlisted].filter((name) => !used.has(name) && !isKnown(name, config));
 }
 
-/** The remark on them, one line; null where there is nothing to say. */
+/** A one-line remark on them; null if there are none. */
 export function unusedRemark(config: ModelConfig, checkpoint: Checkpoint): string | null {
   const unused = unusedTensors(config, checkpoint);
   if (unused.length === 0) return null;
@@ -29,7 +28,7 @@ export function unusedRemark(config: ModelConfig, checkpoint: Checkpoint): strin
   const what = unused.length === 1 ? "1 tensor" : `${unused.length} tensors`;
   return (
     `${checkpoint.folder}: the weights hold ${what} that this model does not use (${some.join(", ")}` +
-    `${unused.length > NAMED ? ", …" : ""}); where that is not meant, take the config.json that belongs to them`
+    `${unused.length > NAMED ? ", …" : ""}); if that is not intended, use the config.json that belongs to them`
   );
 }
 

@@ -40,8 +40,14 @@ afterAll(() => {
 
 /** Enough for the plan but not the rest; not for the plan either; not even to open the GPU. */
 test.each([
-  [380, /the plan needs \d[^;]* MiB, \d+ of them kept for .* and 37\d MiB are free on CUDA .*lower micro_batch_tokens/],
-  [5, /the plan needs \d[^;]* MiB, \d+ of them kept for .* and 1\.0 MiB are free on CUDA .*lower micro_batch_tokens/],
+  [
+    380,
+    /the plan needs \d[^;]* MiB, \d+ of them reserved for .* and 37\d MiB are free on CUDA .*lower micro_batch_tokens/,
+  ],
+  [
+    5,
+    /the plan needs \d[^;]* MiB, \d+ of them reserved for .* and 1\.0 MiB are free on CUDA .*lower micro_batch_tokens/,
+  ],
   [1, /workspace of cuBLAS: .* refused 4\.0 MiB.*lower micro_batch_tokens/],
 ])("with %i MiB a command ends with 1 and one line", async (limit, message) => {
   const env = { EMULATOR_MEMORY: String(limit * MiB) };

@@ -375,8 +375,8 @@ describe("refused, in one line that states the requirement", () => {
   const reward = (folder: string) => ({ rewardModels: [{ folder, longest: 64, microBatchTokens: 64 }] });
   test.each<[string, () => Promise<Partial<Request>>, RegExp]>([
     ["a language model as reward model", async () => reward(policy), /without a head that scores; give a sequence/],
-    ["a reward model as policy", async () => ({ folder: scorer }), /scores text and writes none/],
-    ["a reward model as reference", async () => ({ reference: scorer }), /scores text and writes none/],
+    ["a reward model as policy", async () => ({ folder: scorer }), /scores text and cannot generate it/],
+    ["a reward model as reference", async () => ({ reference: scorer }), /scores text and cannot generate it/],
     [
       "no head's weight",
       async () => reward(await tiny("headless", { without: ["score.weight"] })),

@@ -220,7 +220,7 @@ describe("the cache", () => {
   function expectRefused({ code, err }: Finished, folder: string): void {
     expect(err).toMatch(/^grpo doctor: .*\n$|^grpo plan: .*\n$/);
     expect(err).toContain(`${folder}: cannot be written (`);
-    expect(err).toContain("set BUN_GRPO_CACHE to a folder that can");
+    expect(err).toContain("set BUN_GRPO_CACHE to a writable folder");
     expect(code).toBe(1);
   }
 
@@ -248,7 +248,7 @@ describe("the cache", () => {
     const command = ["unshare", "-rm", "/bin/sh", "-c", list, "sh", executable];
     const { out, err, code } = await run(["plan"], { BUN_GRPO_CACHE: folder, ...path }, command);
     expect(err).toMatch(/^grpo plan: .*: cannot be written \(ENOSPC.*\n$/);
-    expect(err).toContain("free some, or set BUN_GRPO_CACHE to a folder that has room");
+    expect(err).toContain("free some space, or set BUN_GRPO_CACHE to a folder with room");
     expect(code).toBe(1);
     expect(out).not.toContain("safetensors");
     expect(out).toContain("/data/problems/train.arrow"); // the files that fit

@@ -169,7 +169,7 @@ describe("a model with", () => {
     const { code, err } = await grpo(["generate", "--model", model, "--prompt", "x", "--max_completion_length", "2"]);
     expect({ code, err: err.replaceAll(model, "M") }).toEqual({
       code: 0,
-      err: "note: M: the weights hold 1 tensor that this model does not use (model.layers.2.mlp.up_proj.weight); where that is not meant, take the config.json that belongs to them\n",
+      err: "note: M: the weights hold 1 tensor that this model does not use (model.layers.2.mlp.up_proj.weight); if that is not intended, use the config.json that belongs to them\n",
     });
   });
 
@@ -315,7 +315,7 @@ const records: Readonly<Record<string, readonly [rows: readonly unknown[], said:
   ],
   "a torn line": [
     [goodLine, '{"group": 0, "prompt_ids": [1, 2'],
-    /:2: not JSON .*; write one whole JSON object a line/,
+    /:2: not JSON .*; write one whole JSON object per line/,
   ],
   "nothing in it": [[], /has no rollouts/],
   "an empty completion": [[{ ...goodLine, completion_ids: [] }], /:1: "completion_ids" is empty/],

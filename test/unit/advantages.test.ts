@@ -80,7 +80,7 @@ describe("null rewards", () => {
     const of = (rewards: number[] | number[][], weights?: number[]) => () =>
       computeAdvantages({ rewards, groups: [0, 0], scaleRewards: "group", weights });
     expect(of([1e308, -1e308])).toThrow(
-      "reward function 0 gave 1e+308 for completion 0; a reward lies within ±3.40e+38 (a 32-bit float): scale it down",
+      "reward function 0 gave 1e+308 for completion 0; a reward must be within ±3.40e+38 (a 32-bit float): scale it down",
     );
     expect(of([[2 ** 100, 0]], [2 ** 100])).toThrow("the weighted sum of its rewards is 1.6069380442589903e+60");
     const { advantages, rewardStd } = of([3e38, -3e38])();

@@ -123,7 +123,7 @@ test("after a job fails no further one is started, and running ones are waited f
   expect(all.sort()).toEqual([0, 1, 2, 3, 4]);
 });
 
-builds("a cache folder that cannot be made: its name and the setting", async () => {
+builds("a cache folder that cannot be created: its name and the setting", async () => {
   const file = join(folder, "a-file");
   writeFileSync(file, "");
   const result = await open({ BUN_GRPO_CACHE: join(file, "cache"), CXX: compiler });

@@ -230,8 +230,8 @@ test.each([
     "rope_parameters.high_freq_factor",
     { ...llama, rope_parameters: { rope_type: "llama3", factor: 8, low_freq_factor: 4, high_freq_factor: 4 } },
   ],
-  ["no JSON object", []],
-  ["no JSON object", null],
+  ["not a JSON object", []],
+  ["not a JSON object", null],
 ])("refused by name: %s", (field, json) => {
   const message = refusal(json);
   expect(message).toStartWith("M/config.json: ");

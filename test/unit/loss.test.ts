@@ -438,7 +438,7 @@ describe("NaN guard", () => {
       ),
     ).toThrow(/no reference logprobs/);
     expect(() => stepDenominators(torchBatch("random").reverse(), torchDefaults)).toThrow(
-      "completion 6 stands at 0 of its step",
+      "completion 6 is at position 0 of its step",
     );
   });
 });

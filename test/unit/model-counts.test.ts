@@ -124,7 +124,7 @@ describe("tensors that the model does not use", () => {
   test("are counted, the first named", async () => {
     for (const layout of ["one file", "shards"] as const) {
       expect(await remark({ more: [third("up")], layout })).toMatch(
-        /^F: the weights hold 1 tensor that this model does not use \(model\.layers\.2\.mlp\.up_proj\.weight\); where/,
+        /^F: the weights hold 1 tensor that this model does not use \(model\.layers\.2\.mlp\.up_proj\.weight\); if that is not intended/,
       );
       const more = ["up", "gate", "down", "other"].map(third);
       expect(await remark({ more, layout })).toMatch(/hold 4 tensors that this model does not use \(([\w.]+, ){3}…\)/);

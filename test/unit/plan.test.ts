@@ -120,7 +120,7 @@ describe("memory plan", () => {
     const kept = (estimate.reserveBytes / 2 ** 20).toFixed(0);
     expect(() => requireMemory(estimate, free(0))).toThrow(
       new RegExp(
-        `MiB, ${kept} of them kept for what driver and libraries load, and 0.0 MiB are free on GPU .*micro_batch_t`,
+        `MiB, ${kept} of them reserved for the driver and libraries, and 0.0 MiB are free on GPU .*micro_batch_t`,
       ),
     );
   });

@@ -79,7 +79,7 @@ describe("reading", () => {
   });
 
   test.each([
-    [{ reward: 1e308 }, '"reward" is 1e+308; a reward lies within ±3.40e+38 (a 32-bit float): scale it down'],
+    [{ reward: 1e308 }, '"reward" is 1e+308; a reward must be within ±3.40e+38 (a 32-bit float): scale it down'],
     [{ step: 0 }, '"step" is 0; it counts from 1'],
     [{ place: -1 }, '"place" is -1; it counts from 0'],
     [{ step: 1.5 }, '"step" is 1.5; give an integer'],
@@ -92,8 +92,11 @@ describe("reading", () => {
     [{ mask: [1] }, '"mask" has 1 numbers for 2 tokens of "completion_ids"; give one number per token'],
     [{ mask: [1, 0.5] }, '"mask"[1] is 0.5; give one number per token'],
     [{ mask: [true, 1] }, '"mask"[0] is true; give one number per token'],
-    [{ advantages: "1" }, 'rollouts.jsonl:1: "advantages" is "1"; give a finite number, or an array of one a token'],
-    [{ advantages: [1] }, '"advantages" has 1 numbers for 2 tokens of "completion_ids"; give one a token'],
+    [
+      { advantages: "1" },
+      'rollouts.jsonl:1: "advantages" is "1"; give a finite number, or an array with one per token',
+    ],
+    [{ advantages: [1] }, '"advantages" has 1 numbers for 2 tokens of "completion_ids"; give one per token'],
     [{ advantages: [1, null] }, '"advantages"[1] is null; give a finite number'],
   ])("%j is refused", async (fields, message) => {
     expect(read(line(fields))).rejects.toThrow(InputError);
@@ -169,8 +172,8 @@ describe("reading", () => {
 
 describe("refusals, with their line and the cure", () => {
   const cases: [string, string, RegExp][] = [
-    ["not JSON", `${line()}\n{"group": 0,`, /:2: not JSON \(.*\); write one whole JSON object a line$/],
-    ["NaN", line().replace("1}", "NaN}"), /:1: not JSON .*NaN and Infinity are no JSON/],
+    ["not JSON", `${line()}\n{"group": 0,`, /:2: not JSON \(.*\); write one whole JSON object per line$/],
+    ["NaN", line().replace("1}", "NaN}"), /:1: not JSON .*NaN and Infinity are not JSON/],
     [
       "no end of brackets",
       line().replace('"group"', `"x":${"[".repeat(50_000)}${"]".repeat(50_000)},"group"`),
@@ -232,8 +235,12 @@ describe("refusals, with their line and the cure", () => {
     ["a folder", () => folder, /is a folder/],
     ["not UTF-8", () => file(Uint8Array.of(0x22, 0xff, 0xfe)), /is not UTF-8 text/],
     ["gzip without .gz", () => file(gzipSync(line())), /is not UTF-8 text; a gzip file needs a name that ends in \.gz/],
-    ["a torn gzip file", () => file(gzipSync(line().repeat(9)).subarray(0, 40), "torn.gz"), /is not a whole gzip file/],
-    [".gz that is not gzip", () => file(line(), "plain.gz"), /is not a whole gzip file/],
+    [
+      "a torn gzip file",
+      () => file(gzipSync(line().repeat(9)).subarray(0, 40), "torn.gz"),
+      /is not a complete gzip file/,
+    ],
+    [".gz that is not gzip", () => file(line(), "plain.gz"), /is not a complete gzip file/],
     ["a character cut in two at the end", () => file(Uint8Array.of(0x20, 0xcf)), /is not UTF-8 text/],
   ];
   for (const [name, path, message] of unreadable) {

@@ -1,6 +1,6 @@
 /**
- * From a kernel's source to machine code for one architecture: NVRTC's options, the headers it may include, and the cache
- * of what was compiled. The static checks of the kernels compile by the same options.
+ * Compiles kernels to machine code for one architecture: NVRTC's options, the headers, and the cache of compiled
+ * modules. The kernels' static checks compile with the same options.
  */
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
@@ -10,7 +10,7 @@ import { cacheFolder, writeInCache } from "../../cache.ts";
 import { InputError } from "../../errors.ts";
 import type { Defines } from "./runtime.ts";
 
-/** What every kernel is compiled with; machine code for the GPU at hand, never PTX for the driver to compile. */
+/** Options for every kernel: machine code for the GPU itself, never PTX for the driver to compile. */
 export function compileOptions(computeCapability: number, defines: Defines): string[] {
   return [
     "-std=c++17",
@@ -51,29 +51,29 @@ export function compileKernel(
 }
 
 /**
- * The architecture to compile for: machine code runs on later GPUs of the same generation too.
+ * The architecture to compile for: machine code also runs on later GPUs of the same generation.
  *
- * @throws InputError where the compiler knows none of the GPU's generation
+ * @throws InputError if the compiler supports none of the GPU's generation
  */
 export function architectureFor({ architectures, version }: Nvrtc, computeCapability: number): number {
   const generation = Math.floor(computeCapability / 10);
   const fitting = architectures.filter((a) => Math.floor(a / 10) === generation && a <= computeCapability);
   if (fitting.length > 0) return Math.max(...fitting);
   throw new InputError(
-    `NVRTC ${version} does not compile for this GPU (sm_${computeCapability}); install a newer one, of the driver's version at most`,
+    `NVRTC ${version} does not compile for this GPU (sm_${computeCapability}); install a newer one, but not newer than the driver`,
   );
 }
 
 export interface KernelCompiler {
-  /** The module of a source specialised by `defines`: from the cache, else compiled and put there. */
+  /** The module of a source specialized by `defines`, from the cache or compiled into it. */
   module(name: string, defines: Defines): Uint8Array<ArrayBuffer>;
 }
 
-/** Compiles for one GPU. `onBuild` is called before the first time that something is not in the cache. */
+/** Compiles for one GPU. `onBuild` is called before the first compilation. */
 export function kernelCompiler(nvrtc: Nvrtc, computeCapability: number, onBuild?: () => void): KernelCompiler {
   const architecture = architectureFor(nvrtc, computeCapability);
   const headers = kernelHeaders();
-  // Another compiler gives other machine code: an update in place changes size or time.
+  // Another compiler may produce other machine code; an update in place changes its size or time.
   const { size, mtimeMs } = existsSync(nvrtc.path) ? statSync(nvrtc.path) : { size: 0, mtimeMs: 0 };
   const compiler = [nvrtc.path, nvrtc.version, size, mtimeMs];
   let told = false;

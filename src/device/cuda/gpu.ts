@@ -1,9 +1,9 @@
 /**
- * One GPU, opened: its primary context made current, the one stream that everything is queued on, events, and the
- * checked way to call the driver. Leaves out memory (memory.ts) and kernels (kernels.ts).
+ * An open GPU: its current primary context, the single stream that everything is queued on, events, and checked calls
+ * of the driver. Memory is in memory.ts, kernels in kernels.ts.
  *
- * One stream orders uploads, launches, products and reads as they are called, so that no op has to wait for another.
- * Copies still overlap with what the host does meanwhile, which is where loading a model spends its time.
+ * A single stream runs uploads, launches, products and reads in call order, so ops need no synchronization. Copies
+ * still overlap with work on the host, which is where loading a model spends its time.
  */
 import {
   CU_EVENT_DEFAULT,
@@ -20,10 +20,10 @@ import { textAt } from "../../../ffi/bindings/native.ts";
 import { InputError } from "../../errors.ts";
 import type { CudaLimits } from "./runtime.ts";
 
-/** The oldest GPUs whose tensor cores multiply bfloat16, and that copy to shared memory asynchronously. */
+/** The first compute capability with bfloat16 tensor cores and asynchronous copies to shared memory. */
 export const LEAST_CAPABILITY = 80;
 
-/** What the driver says of a GPU, without opening it. */
+/** The driver's information about a GPU, available without opening it. */
 export interface GpuFacts {
   readonly ordinal: number;
   readonly name: string;
@@ -35,25 +35,25 @@ export interface GpuFacts {
 export interface Gpu extends GpuFacts {
   readonly driver: Driver;
   readonly stream: number;
-  /** A fault in a kernel has taken the context: nothing can be given back any more, and need not be. */
+  /** A kernel fault has destroyed the context: nothing can or need be released any more. */
   readonly lost: boolean;
   /** Calls the driver. @throws NvidiaCallError */
   call(symbol: DriverSymbol, ...args: number[]): void;
-  /** Throws for a status that is none of success; `subject` is what the call was about. */
+  /** Throws for a status other than success; `subject` is what the call was about. */
   check(symbol: DriverSymbol, status: number, subject?: string): void;
-  /** Calls it where its failure must not hide another one. */
+  /** Calls the driver to release something, ignoring failures if the context is lost. */
   release(symbol: DriverSymbol, ...args: number[]): void;
   createEvent(): number;
-  /** Milliseconds that the GPU takes for what `queue` puts into the stream; waits for it. */
+  /** GPU time in milliseconds of what `queue` puts into the stream; waits for it. */
   elapsed(queue: () => void): number;
   /** Marks the work queued so far. */
   mark(event: number): void;
-  /** Whether the marked work is done. @throws NvidiaCallError when it failed */
+  /** Whether the marked work is done. @throws NvidiaCallError if it failed */
   reached(event: number): boolean;
   waitFor(event: number): void;
-  /** Waits for all that was queued. */
+  /** Waits for all queued work. */
   synchronize(): void;
-  /** While a sequence of launches is captured nothing else may be called. @throws Error */
+  /** Checks that no sequence of launches is being captured, during which `what` is not allowed. @throws Error */
   outsideCapture(what: string): void;
   capturing: boolean;
   freeBytes(): number;
@@ -88,7 +88,7 @@ export function listGpus(driver: Driver): GpuFacts[] {
 /**
  * The GPU that a `--device` setting names: "cuda" is the first one.
  *
- * @throws InputError for one that is not there or too old
+ * @throws InputError for one that is missing or too old
  */
 export function chooseGpu(gpus: readonly GpuFacts[], device: string): GpuFacts {
   const ordinal = Number(device.split(":")[1] ?? 0);
@@ -101,7 +101,7 @@ export function chooseGpu(gpus: readonly GpuFacts[], device: string): GpuFacts {
   const { name, limits } = chosen;
   if (limits.computeCapability < LEAST_CAPABILITY)
     throw new InputError(
-      `device ${device}: ${name} has compute capability ${capabilityText(limits.computeCapability)}, and 8.0 (Ampere) is needed; use --device cpu, or another GPU where there is one (${list})`,
+      `device ${device}: ${name} has compute capability ${capabilityText(limits.computeCapability)}, and 8.0 (Ampere) is needed; use --device cpu, or another GPU if there is one (${list})`,
     );
   return chosen;
 }
@@ -111,7 +111,7 @@ export function capabilityText(capability: number): string {
   return `${Math.floor(capability / 10)}.${capability % 10}`;
 }
 
-/** Contexts of the devices that are open in this process: the last one is current. */
+/** Contexts of the open devices in this process; the last one is current. */
 const contexts: number[] = [];
 
 /** Retains the GPU's primary context and makes it current on this thread. @throws NvidiaCallError */
@@ -160,7 +160,7 @@ export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
     call("cuStreamCreate", out.address, CU_STREAM_NON_BLOCKING);
     stream = out.u64();
   } catch (error) {
-    lost = true; // whatever fails below would hide why
+    lost = true; // report this failure, not the cleanup's
     close();
     throw error;
   }

@@ -1,6 +1,6 @@
 /**
- * Memory of one GPU and pinned memory of the host: every byte counted, every piece given back at the end. Scratch is a
- * buffer a slot that grows when an op asks for more, and never while a sequence of launches is captured.
+ * Memory of one GPU and pinned host memory; every byte is counted, and everything is freed at the end. Scratch is one
+ * buffer per slot, which grows when an op asks for more, but never while a sequence of launches is captured.
  */
 import { CUDA_ERROR_OUT_OF_MEMORY } from "../../../ffi/bindings/cuda.ts";
 import { RunError } from "../../errors.ts";
@@ -8,26 +8,26 @@ import type { DeviceMemory } from "../device.ts";
 import type { Gpu } from "./gpu.ts";
 
 const MiB = 2 ** 20;
-/** What kernels may assume of scratch, and what it grows by. */
+/** Alignment of scratch, which kernels may assume, and granularity of its size. */
 const ALIGNMENT = 256;
 
 const SETTINGS =
-  "lower micro_batch_tokens, max_concurrent_sequences or max_completion_length (grpo plan shows what each takes), or end what else holds the GPU's memory (nvidia-smi)";
+  "lower micro_batch_tokens, max_concurrent_sequences or max_completion_length (grpo plan shows what each takes), or end other programs that hold the GPU's memory (nvidia-smi)";
 
 export interface GpuMemory {
-  /** @throws RunError that says how much was asked for, is free and is held */
+  /** @throws RunError saying how much was requested, is free and is held */
   allocate(byteLength: number, what: string): DeviceMemory;
-  /** Pinned: copies to and from it run beside the host. @throws RunError */
+  /** Allocates pinned memory, whose copies run asynchronously to the host. @throws RunError */
   allocateHost(byteLength: number, what: string): DeviceMemory;
-  /** Whether all of it is pinned memory from here. */
+  /** Whether the whole range is in one block from `allocateHost`. */
   isPinned(address: number, byteLength: number): boolean;
-  /** Address of at least `bytes`, 256-aligned, good until the slot is asked for more. */
+  /** Address of at least `bytes`, 256-aligned, valid until more is requested of the slot. */
   scratch(slot: number, bytes: number): number;
-  /** Counts how often a slot of scratch has moved: launches recorded before have its old address. */
+  /** How often a slot of scratch has moved: launches recorded before use its old address. */
   moves(): number;
-  /** Bytes of device memory held now. */
+  /** Bytes of device memory currently held. */
   heldBytes(): number;
-  /** Gives everything back. */
+  /** Frees everything. */
   close(): void;
 }
 
@@ -42,7 +42,7 @@ export function openMemory(gpu: Gpu): GpuMemory {
   let held = 0;
   let moves = 0;
 
-  /** Copies and kernels that are queued may still use what is given back. */
+  /** Queued copies and kernels may still use memory that is about to be freed. */
   const settle = () => {
     if (!gpu.lost) gpu.synchronize();
   };
@@ -89,7 +89,7 @@ export function openMemory(gpu: Gpu): GpuMemory {
       const status = calls.cuMemHostAlloc(out.address, Math.max(1, byteLength), 0);
       if (status === CUDA_ERROR_OUT_OF_MEMORY)
         throw new RunError(
-          `${what}: the system refused ${mebibytes(byteLength)} MiB of pinned memory; end what else holds memory, or raise the limit of locked memory (ulimit -l)`,
+          `${what}: the system refused ${mebibytes(byteLength)} MiB of pinned memory; end other programs that hold memory, or raise the limit on locked memory (ulimit -l)`,
         );
       gpu.check("cuMemHostAlloc", status, what);
       const address = out.u64();

@@ -1,41 +1,42 @@
 /**
- * What belongs to a whole optimizer step: the denominators and the entropy threshold.
- * Taken once over all completions, they make the loss the same however the step is cut into micro-batches.
+ * The denominators and the entropy threshold of a whole optimizer step. Computed once over all completions, they make
+ * the loss independent of how the step is split into micro-batches.
  */
 import { RunError } from "../../errors.ts";
 import { activeTokens, type LossCompletion, type LossConfig, type Maskable, type TokenValues } from "./config.ts";
 
 export interface StepDenominators {
-  /** Completions of the step, those that the mask drops included. */
+  /** Completions of the step, including those that the mask drops. */
   readonly completions: number;
   /** Tokens under the mask m. */
   readonly tokens: number;
   /**
-   * What a mean over tokens divides by: those of the step, or, where a generation serves several steps, the step's share of
-   * the generation's (as TRL's `num_items_in_batch`): a token weighs the same in whichever step it is. At least 1 token.
+   * The denominator of a mean over tokens: the step's tokens or, if a generation serves several steps, the step's share
+   * of the generation's tokens (TRL's `num_items_in_batch`), so that a token has the same weight in every step. At
+   * least 1 for the step or generation.
    */
   readonly meanTokens: number;
   /** Tokens under m in each of `bnpo`'s blocks. */
   readonly blockTokens: readonly number[];
   /** Completions of one block. */
   readonly blockSize: number;
-  /** Entropies below it are masked out of the policy loss; −∞ keeps all. */
+  /** Tokens with lower entropy are masked out of the policy loss; −∞ keeps all. */
   readonly entropyThreshold: number;
-  /** Tokens under m and the entropy mask: what the entropy bonus is a mean over. */
+  /** Tokens under m and the entropy mask, over which the entropy bonus is a mean. */
   readonly entropyTokens: number;
 }
 
-/** What the denominators are made of. */
+/** A completion's inputs to the denominators. */
 export interface StepCompletion extends Maskable {
   /** T */
   readonly tokens: number;
-  /** Its place in the step's own order, which cuts it into `bnpo`'s blocks; that of the list by default. */
+  /** Place in the order that `bnpo`'s blocks are taken from; the index in the list by default. */
   readonly place?: number | undefined;
-  /** (T); read only where `topEntropyQuantile` is below 1. */
+  /** (T); used only if `topEntropyQuantile` is below 1. */
   readonly entropies?: TokenValues | undefined;
 }
 
-/** A generation that several optimizer steps learn from: its completions, and their tokens under m. */
+/** The size of a generation that several optimizer steps learn from; `tokens` are those under m. */
 export interface WholeGeneration {
   readonly completions: number;
   readonly tokens: number;
@@ -44,9 +45,9 @@ export interface WholeGeneration {
 /**
  * The denominators of an optimizer step.
  *
- * @param step every completion of the step; their `index` runs from 0 in order
- * @param generation where the step's completions are a part of more
- * @throws RunError where an entropy that the threshold needs is not a number
+ * @param step every completion of the step, with `index` from 0 in order
+ * @param generation the whole generation, if the step is a part of it
+ * @throws RunError if an entropy that the threshold needs is not finite
  */
 export function stepDenominators(
   step: readonly LossCompletion[],
@@ -54,12 +55,12 @@ export function stepDenominators(
   generation?: WholeGeneration,
 ): StepDenominators {
   for (const [position, { index }] of step.entries())
-    if (index !== position) throw new Error(`completion ${index} stands at ${position} of its step`);
+    if (index !== position) throw new Error(`completion ${index} is at position ${position} of its step`);
   const counted = step.map((completion) => ({ ...completion, tokens: completion.logprobs.length }));
   return denominatorsOf(counted, config, generation);
 }
 
-/** The same before any logprob is known. */
+/** The same, before any logprob is known. */
 export function denominatorsOf(
   step: readonly StepCompletion[],
   config: LossConfig,
@@ -91,7 +92,7 @@ function gatherEntropies(step: readonly StepCompletion[], tokens: number, config
   for (const [index, completion] of step.entries()) {
     const { tokens: length, entropies } = completion;
     if (entropies?.length !== length)
-      throw new Error(`top_entropy_quantile needs the entropies of completion ${index}, one a token`);
+      throw new Error(`top_entropy_quantile needs the entropies of completion ${index}, one per token`);
     for (const t of activeTokens(length, completion, config)) {
       const entropy = entropies[t]!;
       if (!Number.isFinite(entropy))
@@ -109,13 +110,13 @@ function gatherEntropies(step: readonly StepCompletion[], tokens: number, config
  *
  * @param values any order, finite; sorted in place
  * @param fraction 0 to 1
- * @returns −∞ of no values
+ * @returns −∞ if there are no values
  */
 export function quantile(values: Float64Array, fraction: number): number {
   if (values.length === 0) return -Infinity;
   values.sort();
   const exact = fraction * (values.length - 1);
-  // 1 − q is rarely a binary fraction: a place that is whole but for rounding is meant to be that order statistic.
+  // 1 − q is rarely exact in binary: a rank that is an integer up to rounding is meant to be that integer.
   const place = Math.abs(exact - Math.round(exact)) < 1e-9 * values.length ? Math.round(exact) : exact;
   const below = Math.floor(place);
   const low = values[below]!;
