@@ -17,7 +17,7 @@ import { rewardModels } from "../grpo/setup.ts";
 import { createRewardPool, noTraining, type RewardPool } from "../rewards/pool/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
 import { withDevice } from "../run/device.ts";
-import { openProblems, type ProblemSource } from "../run/prompts.ts";
+import { openDatasetProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import { planPolicy, planSampling } from "../session/policy.ts";
 import { planRewardModels } from "../session/reward-model.ts";
@@ -86,15 +86,7 @@ async function evaluateFolder(
 ): Promise<Evaluation | null> {
   const context = readModelConfig(folder).maxPositionEmbeddings;
   const tokenizer = loadTokenizer(folder, readChatTemplate(config.chatTemplate));
-  const source = await openProblems(tokenizer, {
-    path: dataset,
-    config: config.datasetConfig,
-    split: config.datasetSplit,
-    promptColumn: config.promptColumn,
-    answerColumn: config.answerColumn,
-    chatTemplateKwargs: config.chatTemplateKwargs,
-    systemPrompt: config.systemPrompt ?? undefined,
-  });
+  const source = await openDatasetProblems(tokenizer, dataset, config);
   for (const remark of source.remarks) control.console.note(`note: ${remark}`);
   const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);
   const pool = createRewardPool({

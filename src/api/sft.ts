@@ -11,7 +11,7 @@ import { requireEvaluationName } from "../eval/metric-names.ts";
 import { againstFirst, trainingEvaluation } from "../eval/report.ts";
 import { createRewardPool } from "../rewards/pool/pool.ts";
 import { withDevice } from "../run/device.ts";
-import { openProblems, type ProblemSource } from "../run/prompts.ts";
+import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import type { RunOutcome } from "../run/run.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
@@ -20,7 +20,7 @@ import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
 import { planSession, withSession } from "../session/session.ts";
 import type { SessionPlan } from "../session/tenant.ts";
 import { runSft, type SftRun, sftState } from "../sft/trainer.ts";
-import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
@@ -68,9 +68,11 @@ async function sftInto(
   const context = readModelConfig(startFolder).maxPositionEmbeddings;
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
-  const { problems, evalSource } = await openBoth(config, dataset, tokenizer, control.console.note);
+  const paths = { dataset, evalDataset: config.evalDataset };
+  const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config);
+  for (const remark of problems.remarks) control.console.note(`note: ${remark}`);
   const maxLength = Math.min(config.maxLength, context);
-  const evaluated = evalSource && evaluatedProblems(config, evalSource, context);
+  const evaluated = evalProblems && evaluatedProblems(config, evalProblems, context);
   const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
   try {
     return await withDevice(config, control.console.note, async (device) => {
@@ -105,30 +107,9 @@ async function sftInto(
     });
   } finally {
     problems.close();
-    evalSource?.close();
+    evalProblems?.close();
     await pool.close();
   }
-}
-
-/** The rows to train on, and those to evaluate on, if any. */
-async function openBoth(config: SftConfig, dataset: string, tokenizer: Tokenizer, note: (text: string) => void) {
-  const { promptColumn, answerColumn, chatTemplateKwargs, evalDataset } = config;
-  const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
-  const problems = await openProblems(tokenizer, {
-    ...columns,
-    path: dataset,
-    config: config.datasetConfig,
-    split: config.datasetSplit,
-  });
-  for (const remark of problems.remarks) note(`note: ${remark}`);
-  if (evalDataset === null) return { problems, evalSource: null };
-  const evalSource = await openProblems(tokenizer, {
-    ...columns,
-    path: evalDataset,
-    config: evalDataset === config.dataset ? config.datasetConfig : null,
-    split: config.evalSplit,
-  });
-  return { problems, evalSource };
 }
 
 /** The problems of an evaluation, and the longest prompt that it plans for. */

@@ -6,7 +6,8 @@ import { everySteps } from "../config/often.ts";
 import type { PlanConfig } from "../config/schema.ts";
 import { setUpTraining, totalSteps } from "../grpo/setup.ts";
 import { describeDisk, diskUse } from "../run/disk.ts";
-import { describeMemory, type MemoryEstimate, mebibytes, memoryByModel, planBytes } from "../session/memory.ts";
+import { describeMemory, type MemoryEstimate, memoryByModel, planBytes } from "../session/memory.ts";
+import { mebibytes } from "../tensor/mebibytes.ts";
 import type { Command } from "./command.ts";
 import { noteOnStderr } from "./terminal.ts";
 

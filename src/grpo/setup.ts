@@ -13,7 +13,7 @@ import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
 import type { RolloutLimits } from "../rollout/buffers.ts";
 import { openRunDevice } from "../run/device.ts";
-import { openProblems, type ProblemSource } from "../run/prompts.ts";
+import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import { type ModelAssets, savedReference } from "../session/checkpointing.ts";
 import { type CriticRequest, planCritic } from "../session/critic.ts";
@@ -155,7 +155,7 @@ export async function setUpTraining(
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const open = createClosers();
   try {
-    const { problems, evalProblems } = await openTrainingProblems(config, paths, tokenizer);
+    const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config);
     open.add(problems);
     if (evalProblems) open.add(evalProblems);
     const { maxCompletionLength } = config;
@@ -179,30 +179,6 @@ export async function setUpTraining(
     };
   } catch (error) {
     open.abandon();
-    throw error;
-  }
-}
-
-async function openTrainingProblems(config: TrainConfig, paths: TrainingPaths, tokenizer: Tokenizer) {
-  const { promptColumn, answerColumn, chatTemplateKwargs } = config;
-  const shared = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt: config.systemPrompt ?? undefined };
-  const problems = await openProblems(tokenizer, {
-    ...shared,
-    path: paths.dataset,
-    config: config.datasetConfig,
-    split: config.datasetSplit,
-  });
-  if (paths.evalDataset === null) return { problems, evalProblems: null };
-  try {
-    const evalProblems = await openProblems(tokenizer, {
-      ...shared,
-      path: paths.evalDataset,
-      config: paths.evalDataset === paths.dataset ? config.datasetConfig : null,
-      split: config.evalSplit,
-    });
-    return { problems, evalProblems };
-  } catch (error) {
-    problems.close();
     throw error;
   }
 }

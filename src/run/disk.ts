@@ -3,8 +3,8 @@ import { existsSync, statfsSync } from "node:fs";
 import { dirname, resolve } from "node:path";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterCount } from "../families/parameters.ts";
-import { mebibytes } from "../session/memory.ts";
 import { bytesPerElement, type ComputeDType } from "../tensor/dtype.ts";
+import { mebibytes } from "../tensor/mebibytes.ts";
 
 export interface DiskUse {
   readonly modelBytes: number;

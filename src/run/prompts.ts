@@ -35,7 +35,7 @@ export interface ProblemSource {
   close(): void;
 }
 
-export interface ProblemSettings extends ColumnSettings, PromptOptions {
+interface ProblemSettings extends ColumnSettings, PromptOptions {
   readonly path: string;
   readonly config?: string | null;
   readonly split: string;
@@ -49,7 +49,7 @@ const TOKENIZED_ROWS = 32;
 const MARGIN = 1.1;
 
 /** @throws InputError if the dataset or a column is missing, or a file is damaged */
-export async function openProblems(tokenizer: Tokenizer, settings: ProblemSettings): Promise<ProblemSource> {
+async function openProblems(tokenizer: Tokenizer, settings: ProblemSettings): Promise<ProblemSource> {
   const dataset = await loadDataset(settings.path, { split: settings.split, config: settings.config });
   const columns = findColumns(dataset, settings);
   const { systemPrompt, chatTemplateKwargs } = settings;
@@ -81,4 +81,44 @@ export async function openProblems(tokenizer: Tokenizer, settings: ProblemSettin
     },
     close: () => dataset.close(),
   };
+}
+
+/** The settings of a command that say how its rows become prompts. */
+interface PromptConfig {
+  readonly promptColumn: string | null;
+  readonly answerColumn: string | null;
+  readonly systemPrompt: string | null;
+  readonly chatTemplateKwargs: PromptOptions["chatTemplateKwargs"];
+  readonly datasetConfig: string | null;
+  readonly datasetSplit: string;
+}
+
+/** Opens the dataset at `path` under a command's settings. @throws InputError like `openProblems` */
+export function openDatasetProblems(tokenizer: Tokenizer, path: string, config: PromptConfig): Promise<ProblemSource> {
+  const { promptColumn, answerColumn, chatTemplateKwargs, datasetConfig, datasetSplit } = config;
+  const systemPrompt = config.systemPrompt ?? undefined;
+  const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt };
+  return openProblems(tokenizer, { ...columns, path, config: datasetConfig, split: datasetSplit });
+}
+
+/**
+ * Opens the rows to train on and those to evaluate on, if any.
+ *
+ * @throws InputError like `openProblems`; nothing is left open then
+ */
+export async function openTrainingProblems(
+  tokenizer: Tokenizer,
+  { dataset, evalDataset }: { readonly dataset: string; readonly evalDataset: string | null },
+  config: PromptConfig & { readonly evalSplit: string },
+): Promise<{ readonly problems: ProblemSource; readonly evalProblems: ProblemSource | null }> {
+  const problems = await openDatasetProblems(tokenizer, dataset, config);
+  if (evalDataset === null) return { problems, evalProblems: null };
+  try {
+    const datasetConfig = evalDataset === dataset ? config.datasetConfig : null;
+    const settings = { ...config, datasetConfig, datasetSplit: config.evalSplit };
+    return { problems, evalProblems: await openDatasetProblems(tokenizer, evalDataset, settings) };
+  } catch (error) {
+    problems.close();
+    throw error;
+  }
 }

@@ -2,10 +2,12 @@
  * The memory plan as shown to users, and its check against the machine's memory. What cannot be planned exactly (the
  * program itself, kernel scratch) is estimated and shown as an estimate.
  */
+
 import { existsSync, readFileSync } from "node:fs";
 import { freemem } from "node:os";
 import type { Device } from "../device/device.ts";
 import { InputError, RunError } from "../errors.ts";
+import { mebibytes } from "../tensor/mebibytes.ts";
 import { type MemoryPlan, type Phase, phases } from "../tensor/plan.ts";
 
 export interface MemoryEstimate {
@@ -132,10 +134,6 @@ function groups(plan: MemoryPlan): Group[] {
     found.set(key, entry);
   }
   return [...found.values()];
-}
-
-export function mebibytes(bytes: number): string {
-  return (bytes / 2 ** 20).toFixed(bytes < 100 * 2 ** 20 ? 1 : 0);
 }
 
 /** The plan as lines: groups of buffers with their lifetimes, each phase's total, and the peak. */

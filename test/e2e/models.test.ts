@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { readdirSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { type TinyModel, writeTinyModel } from "../fixtures/scalar-model.ts";
+import { type TinyModel, writeRewardModel, writeTinyModel } from "../fixtures/scalar-model.ts";
 import { bundledModel, type Flags, grpo, metricsOf, outcome, problems, reward, train, workFolder } from "./runs.ts";
 
 setDefaultTimeout(180_000);
@@ -17,16 +17,7 @@ const randomModel = (folder: string, { config = {}, ...options }: TinyModel): Pr
 
 let rewardModel: string;
 beforeAll(async () => {
-  // A different size from the policy's.
-  const config = {
-    hidden_size: 64,
-    intermediate_size: 96,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    head_dim: 16,
-  };
-  rewardModel = await randomModel(work.at("judge"), { head: "score", config });
+  rewardModel = await writeRewardModel(work.at("judge"), bundledModel);
 });
 
 const ppo: Flags = {

@@ -8,7 +8,7 @@
  */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { writeTinyModel } from "../fixtures/scalar-model.ts";
+import { writeRewardModel } from "../fixtures/scalar-model.ts";
 import {
   argvOf,
   bundledModel,
@@ -53,20 +53,6 @@ async function tiny(work: Work, path: string, name: string, flags: Flags): Promi
   return folder;
 }
 
-/** A random reward model of a different size from the policy's. */
-function judge(work: Work): Promise<string> {
-  const config = {
-    hidden_size: 64,
-    intermediate_size: 96,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    num_key_value_heads: 2,
-    head_dim: 16,
-  };
-  const sizes = { tokenizer: bundledModel, vocabSize: 432, context: 512 };
-  return writeTinyModel(work.at("judge"), { head: "score", ...sizes, config });
-}
-
 /** The settings of dynamic sampling, of PPO and its four models, and of the variants that differ most from GRPO. */
 const trainings: Readonly<Record<string, Flags>> = {
   dynamic: {
@@ -94,7 +80,10 @@ const trained = Object.entries(trainings).map(([name, flags]): [string, Recorded
   name,
   {
     run: async (work, path) => {
-      const judged = String(flags.reward_funcs ?? tinyTraining.reward_funcs).replace("JUDGE", await judge(work));
+      const judged = String(flags.reward_funcs ?? tinyTraining.reward_funcs).replace(
+        "JUDGE",
+        await writeRewardModel(work.at("judge"), bundledModel),
+      );
       return tiny(work, path, name, { ...flags, reward_funcs: judged, max_steps: 4 });
     },
   },

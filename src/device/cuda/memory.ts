@@ -2,12 +2,13 @@
  * Memory of one GPU and pinned host memory; every byte is counted, and everything is freed at the end. Scratch is one
  * buffer per slot, which grows when an op asks for more, but never while a sequence of launches is captured.
  */
+
 import { CUDA_ERROR_OUT_OF_MEMORY } from "../../../ffi/bindings/cuda.ts";
 import { RunError } from "../../errors.ts";
+import { mebibytes } from "../../tensor/mebibytes.ts";
 import type { DeviceMemory } from "../device.ts";
 import type { Gpu } from "./gpu.ts";
 
-const MiB = 2 ** 20;
 /** Alignment of scratch, which kernels may assume, and granularity of its size. */
 const ALIGNMENT = 256;
 
@@ -32,7 +33,6 @@ export interface GpuMemory {
 }
 
 const aligned = (bytes: number) => Math.max(1, Math.ceil(bytes / ALIGNMENT)) * ALIGNMENT;
-const mebibytes = (bytes: number) => (bytes / MiB).toFixed(bytes < 100 * MiB ? 1 : 0);
 
 export function openMemory(gpu: Gpu): GpuMemory {
   const { calls, out } = gpu.driver;
