@@ -82,7 +82,7 @@ const trained = Object.entries(trainings).map(([name, flags]): [string, Recorded
     run: async (work, path) => {
       const judged = String(flags.reward_funcs ?? tinyTraining.reward_funcs).replace(
         "JUDGE",
-        await writeRewardModel(work.at("judge"), bundledModel),
+        await writeRewardModel(work.at(join(path, "judge")), bundledModel),
       );
       return tiny(work, path, name, { ...flags, reward_funcs: judged, max_steps: 4 });
     },
