@@ -63,7 +63,7 @@ export interface BenchFlags {
   readonly json: boolean;
   /** The flags that settings of `train` have too, as they were written. */
   readonly forTrainer: readonly string[];
-  /** All flags as they were written, except those of the comparison itself. */
+  /** The flags of the suites, as they were written: those of the command itself are left out. */
   readonly written: readonly string[];
 }
 
@@ -92,7 +92,9 @@ export function readCommandLine<S extends Taking>(
   const named = [...new Set(split.positionals)];
   const chosen = named.length === 0 ? all.filter((name) => suites[name]!.usual) : named;
   const trains = chosen.some((name) => suites[name]!.takesTraining === true);
-  const taken = new Set<string>([...always, ...chosen.flatMap((name) => suites[name]!.takes)]);
+  const own = new Set<string>(chosen.flatMap((name) => suites[name]!.takes));
+  const compares = split.flags.some(({ key }) => key === "compare");
+  const taken = new Set<string>([...own, ...always, ...(compares ? ["filter"] : [])]);
   const given = new Map<string, Given>();
   const forTrainer: string[] = [];
   const written: string[] = [];
@@ -106,7 +108,7 @@ export function readCommandLine<S extends Taking>(
     if (Object.hasOwn(settings, key)) given.set(key, readValue(known, key, value, "flag", label));
     // A benchmark counts the steps that it times, not all of them.
     if (passes && key !== "max_steps") forTrainer.push(...words);
-    if (key !== "compare" && key !== "pairs" && key !== "json") written.push(...words);
+    if (own.has(key) || passes) written.push(...words);
   }
   const flags = { ...(complete(settings, given) as unknown as BenchFlags), forTrainer, written };
   if (flags.shape !== null && flags.model !== null)

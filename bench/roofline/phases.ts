@@ -67,7 +67,7 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
     promptSlots: promptSlotsFor(sequences, samples),
     penalized: false,
   };
-  const bindRollout = planRollout(plan, device, config, dtype, limits, ["rollout"]);
+  const bindRollout = planRollout(plan, device, config, device.activationDType(dtype), limits, ["rollout"]);
   const layout = plan.build();
   // The host's memory is handed out until it is exhausted, so check for a fit first.
   requireMemory(estimateMemory(layout, 0, device.freeBytes() !== null), device);
