@@ -13,6 +13,7 @@ import type { BenchFlags } from "../flags.ts";
 import { median } from "../measure.ts";
 import { requireModel } from "../model.ts";
 import { openBenchDevice } from "../open.ts";
+import { writeRandomModel } from "../random-model.ts";
 import { runTrainer, trainerSettings } from "./step.ts";
 import { reportOf, type Suite } from "./suite.ts";
 
@@ -74,11 +75,12 @@ export const startup: Suite = {
     const work = mkdtempSync(join(tmpdir(), "grpo-bench-"));
     try {
       const runs = flags.quick ? 3 : 7;
+      const model = flags.shape === null ? [] : ["--model", await writeRandomModel(join(work, "model"), flags.shape)];
       const [bare, train]: number[][] = [[], []];
       for (let i = 0; i <= runs; i++) {
         const path: Record<string, string> = flags.path === null ? {} : { BUN_GRPO_CPU_PATH: flags.path };
         const [version] = await firstWord([...programWords(), "--version"]);
-        const words = [...programWords(), "bench", "startup", ...flags.written];
+        const words = [...programWords(), "bench", "startup", ...flags.forTrainer, ...model];
         const [first, phase] = await firstWord(words, { ...path, [CHILD]: join(work, String(i)) });
         if (phase !== "rollout")
           throw new RunError(`startup: wrong result: the first progress is of ${JSON.stringify(phase)}`);
@@ -91,10 +93,10 @@ export const startup: Suite = {
         less("train, to the first prompts prefilled", median(train!), "ms"),
       ];
       const checked = "the first progress of every run is of its rollout";
-      const model = flags.shape ?? flags.model ?? "the bundled model";
-      const report = reportOf("startup", { description }, checked, figures, line, { model, runs });
+      const name = flags.shape ?? flags.model ?? "the bundled model";
+      const report = reportOf("startup", { description }, checked, figures, line, { model: name, runs });
       line(
-        `  ${model}; the median of ${runs} starts, ${Math.min(...train!).toFixed(0)} to ${Math.max(...train!).toFixed(0)} ms`,
+        `  ${name}; the median of ${runs} starts, ${Math.min(...train!).toFixed(0)} to ${Math.max(...train!).toFixed(0)} ms`,
       );
       return report;
     } finally {

@@ -82,7 +82,13 @@ describe("compare", () => {
   test("runs both revisions, and leaves no worktree behind", async () => {
     const root = repository("one", "");
     const lines: string[] = [];
-    const { figures, commit, ownBench } = await compare("rollout", flags, (line) => lines.push(line), root, () => {});
+    const { figures, commit, ownBench } = await compare(
+      "rollout",
+      flags,
+      (line) => lines.push(line),
+      root,
+      () => {},
+    );
     expect(figures.map(({ name, ratio }) => [name, ratio.median])).toEqual([
       ["speed", 2],
       ["time", 2],
@@ -96,12 +102,28 @@ describe("compare", () => {
   test("measures a revision without the suite by the working tree's bench; a broken one is an error, and cleaned up too", async () => {
     const root = repository("two", "import { value } from '../../bench/main.ts'; console.log(JSON.stringify(value))");
     put(root, "bench/main.ts", `export const value = ${JSON.stringify(report(5))};`);
-    expect(await compare("rollout", flags, () => {}, root, () => {})).toMatchObject({
+    expect(
+      await compare(
+        "rollout",
+        flags,
+        () => {},
+        root,
+        () => {},
+      ),
+    ).toMatchObject({
       ownBench: true,
       figures: [{ ratio: { median: 4 } }, {}],
     });
     put(root, "bench/main.ts", "throw new Error('broken')");
-    await expect(compare("rollout", flags, () => {}, root, () => {})).rejects.toThrow(/ended with 1: /);
+    await expect(
+      compare(
+        "rollout",
+        flags,
+        () => {},
+        root,
+        () => {},
+      ),
+    ).rejects.toThrow(/ended with 1: /);
     expect(git(root, "worktree", "list").split("\n")).toHaveLength(1);
   });
 
