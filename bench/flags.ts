@@ -103,8 +103,10 @@ export function readCommandLine<S extends Taking>(
     const passes = trains && Object.hasOwn(training, key);
     if (!Object.hasOwn(settings, key) && !passes)
       throw unknownName("bench", key, Object.keys(trains ? known : settings), value, "flag", label);
-    if (!taken.has(key) && !passes)
-      throw new InputError(`${label}: ${chosen.join(", ")} does not take it; omit it (grpo bench --help)`);
+    if (!taken.has(key) && !passes) {
+      const cure = key === "model" && taken.has("shape") ? `use --shape ${value}` : "omit it (grpo bench --help)";
+      throw new InputError(`${label}: ${chosen.join(", ")} does not take it; ${cure}`);
+    }
     if (Object.hasOwn(settings, key)) given.set(key, readValue(known, key, value, "flag", label));
     // A benchmark counts the steps that it times, not all of them.
     if (passes && key !== "max_steps") forTrainer.push(...words);

@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { bundledModel, bundledProblems, bundledTraining } from "../../src/api/bundled.ts";
 import { trainWith } from "../../src/api/train.ts";
+import { resolveModel } from "../../src/checkpoint/hub.ts";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { configFor } from "../../src/config/load.ts";
 import type { Device } from "../../src/device/device.ts";
@@ -129,6 +130,44 @@ export function checkRun(
     : "sampled logprobs are within the limit of training's; rollouts and metrics agree";
 }
 
+/** Trains `steps` steps and one before them, checks the run, and takes its figures. */
+async function measureSteps(flags: BenchFlags, work: string, device: Device) {
+  const steps = flags.maxSteps ?? (flags.quick ? 1 : 3);
+  const load = await trainerSettings(flags, work, steps + 1);
+  const { config } = load();
+  if (flags.path !== null) process.env.BUN_GRPO_CPU_PATH = flags.path;
+  const records = await runTrainer(load);
+  const rollouts = recordedRollouts(config.outputDir);
+  const dtype = computeDType(readModelConfig(await resolveModel(config.model!)), config.dtype);
+  const checked = checkRun(records, rollouts, config.beta !== 0 && config.refModel === null, device, dtype);
+
+  const timed = records.slice(1); // the first step loads, compiles and touches
+  const of = (name: string) => median(timed.map((record) => Number(record[name])));
+  const tokensOf = ({ step }: MetricsRecord) =>
+    rollouts.reduce((sum, rollout) => sum + (rollout.step === step ? rollout.completion_ids.length : 0), 0);
+  const perToken = timed.map((record) => (1000 * Number(record.step_time)) / tokensOf(record));
+  const phases = Object.keys(timed[0]!).filter((name) => name.startsWith("time/"));
+  const inUse = Math.max(...records.map((record) => Number(record.memory_peak_bytes)));
+  const utilization = { share: of("mfu"), of: "peak (MFU)" };
+  const figures: Figure[] = [
+    less("a step", of("step_time"), "s"),
+    less("a step, per completion token", median(perToken), "ms"),
+    more("a step, tokens of prompts and completions", of("tokens_per_second"), "tokens/s", utilization),
+    more("its rollout", of("rollout_tokens_per_second"), "tokens/s"),
+    more("its update", of("update_tokens_per_second"), "tokens/s"),
+    ...phases.map((name) => less(name, of(name), "s", { share: of(name) / of("step_time"), of: "the step" })),
+    less("memory in use at its peak", inUse / 2 ** 20, "MiB"),
+    less("memory of the process at its peak", process.resourceUsage().maxRSS / 1024, "MiB"),
+  ];
+  const { numGenerations, perDeviceTrainBatchSize, maxCompletionLength, beta } = config;
+  return {
+    ...{ checked, figures, model: flags.shape ?? flags.model ?? "the bundled model", dtype, steps },
+    completions: rollouts.filter(({ step }) => step === records.at(-1)!.step).length,
+    meanLength: of("completions/mean_length"),
+    settings: { numGenerations, perDeviceTrainBatchSize, maxCompletionLength, beta },
+  };
+}
+
 export const step: Suite = {
   summary: "a whole GRPO step of the trainer: seconds, ms per completion token, memory",
   usual: true,
@@ -138,55 +177,19 @@ export const step: Suite = {
     requireModel(flags);
     const work = mkdtempSync(join(tmpdir(), "grpo-bench-"));
     try {
-      const steps = flags.maxSteps ?? (flags.quick ? 1 : 3);
-      const load = await trainerSettings(flags, work, steps + 1);
-      const { config } = load();
+      (await trainerSettings({ ...flags, shape: null }, work, 1))(); // refused settings are, before kernels are compiled
       const device = await openBenchDevice(flags);
-      if (flags.path !== null) process.env.BUN_GRPO_CPU_PATH = flags.path;
-      const records = await runTrainer(load);
-      const rollouts = recordedRollouts(config.outputDir);
-      const dtype = computeDType(readModelConfig(config.model!), config.dtype);
-      const checked = checkRun(records, rollouts, config.beta !== 0 && config.refModel === null, device, dtype);
-
-      const timed = records.slice(1); // the first step loads, compiles and touches
-      const of = (name: string) => median(timed.map((record) => Number(record[name])));
-      const seconds = of("step_time");
-      const perToken = timed.map((record) => {
-        const own = rollouts.filter(({ step }) => step === record.step);
-        const tokens = own.reduce((sum, { completion_ids }) => sum + completion_ids.length, 0);
-        return (1000 * Number(record.step_time)) / tokens;
-      });
-      const phases = Object.keys(timed[0]!).filter((name) => name.startsWith("time/"));
-      const figures: Figure[] = [
-        less("a step", seconds, "s"),
-        less("a step, per completion token", median(perToken), "ms"),
-        more("a step, tokens of prompts and completions", of("tokens_per_second"), "tokens/s", {
-          share: of("mfu"),
-          of: "peak (MFU)",
-        }),
-        more("its rollout", of("rollout_tokens_per_second"), "tokens/s"),
-        more("its update", of("update_tokens_per_second"), "tokens/s"),
-        ...phases.map((name) => less(name, of(name), "s", { share: of(name) / seconds, of: "the step" })),
-        less(
-          "memory in use at its peak",
-          Math.max(...records.map((r) => Number(r.memory_peak_bytes))) / 2 ** 20,
-          "MiB",
-        ),
-        less("memory of the process at its peak", process.resourceUsage().maxRSS / 1024, "MiB"),
-      ];
-      const { numGenerations, perDeviceTrainBatchSize, maxCompletionLength, beta } = config;
-      const completions = rollouts.filter(({ step }) => step === Number(records.at(-1)!.step)).length;
-      const length = of("completions/mean_length");
-      const model = flags.shape ?? flags.model ?? "the bundled model";
-      const report = reportOf("step", device, checked, figures, line, {
-        ...{ model, dtype, completions, meanLength: length, steps },
-        settings: { numGenerations, perDeviceTrainBatchSize, maxCompletionLength, beta },
-      });
-      line(
-        `  ${model}, ${dtype}: ${completions} completions of up to ${maxCompletionLength} tokens (${length.toFixed(1)} on average), ${numGenerations} of each prompt; the median of ${steps} steps`,
-      );
-      device.close();
-      return report;
+      try {
+        const { checked, figures, ...details } = await measureSteps(flags, work, device);
+        const report = reportOf("step", device, checked, figures, line, details);
+        const { model, dtype, completions, meanLength, settings, steps } = details;
+        line(
+          `  ${model}, ${dtype}: ${completions} completions of up to ${settings.maxCompletionLength} tokens (${meanLength.toFixed(1)} on average), ${settings.numGenerations} of each prompt; the median of ${steps} steps`,
+        );
+        return report;
+      } finally {
+        device.close();
+      }
     } finally {
       rmSync(work, { recursive: true, force: true });
     }

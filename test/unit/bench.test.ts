@@ -432,6 +432,7 @@ describe("the command line", () => {
   test.each([
     [["verify", "--threads", "2"], "--threads: verify does not take it"],
     [["ops", "--num_generations", "3"], "--num_generations: ops does not take it"],
+    [["ops", "--model", "M"], "--model: ops does not take it; use --shape M"],
     [["ops", "--learning_rate", "3"], "--learning_rate: unknown setting"],
     [["rollout", "--max_completion_length", "1"], "--max_completion_length 1: must be a whole number ≥ 2"],
     [["rollout", "--shape", "data/model", "--model", "data/model"], "--shape and --model: a model has either"],
