@@ -8,6 +8,7 @@ import type { Device } from "../src/device/device.ts";
 import { backward, forward } from "../src/model/lm-head.ts";
 import { cutMicroBatches } from "../src/model/micro-batches.ts";
 import { optimizerStep, zeroGradients } from "../src/optim/adamw.ts";
+import type { GradientCheckpointing } from "../src/session/gradient-checkpointing.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { tensor } from "../src/tensor/tensor.ts";
 import { isEmulated } from "./cuda-meter.ts";
@@ -31,7 +32,7 @@ export interface StepReport {
   readonly shape: StepShape;
   readonly bytes: number;
   readonly decode: readonly DecodeRate[];
-  /** Forward with recomputation and backward of one group. */
+  /** Forward and backward of one group. */
   readonly update: {
     readonly tokens: number;
     readonly milliseconds: number;
@@ -61,13 +62,14 @@ export async function runStep(
   { name, config }: NamedModel,
   shape: StepShape,
   dtype: ComputeDType,
+  checkpointing: GradientCheckpointing,
   line: (text: string) => void,
 ): Promise<StepReport> {
   const { samples, promptTokens, completionTokens, sequences, microBatchTokens } = shape;
   // Bytes that are neither free nor ours.
   const beside = () => -(device.freeBytes() ?? 0) - (device.heldBytes() ?? 0);
   const before = beside();
-  const opened = openModel(device, config, shape, dtype);
+  const opened = openModel(device, config, shape, dtype, checkpointing);
   const { model, activations, optimizer, rollout, arena } = opened;
   try {
     device.ops.fill(tensor("arena", arena.address, "float32", [Math.floor(arena.byteLength / 4)]), 0);
