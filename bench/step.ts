@@ -5,7 +5,7 @@
  */
 import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { Device } from "../src/device/device.ts";
-import { backward, forward } from "../src/model/lm-head.ts";
+import { forwardBackward } from "../src/model/lm-head.ts";
 import { cutMicroBatches } from "../src/model/micro-batches.ts";
 import { optimizerStep, zeroGradients } from "../src/optim/adamw.ts";
 import type { GradientCheckpointing } from "../src/session/gradient-checkpointing.ts";
@@ -121,10 +121,11 @@ export async function runStep(
     for (let i = 0; i < 4; i++) {
       const start = performance.now();
       for (const batch of batches) {
-        await forward(model, batch, activations, 1);
-        const dlogprobs = new Float32Array(batch.entryRows.length).fill(1e-3);
-        const dentropies = new Float32Array(dlogprobs.length);
-        await backward(model, batch, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
+        const derive = ({ length }: Int32Array) => ({
+          dlogprobs: new Float32Array(length).fill(1e-3),
+          dentropies: new Float32Array(length),
+        });
+        await forwardBackward(model, batch, activations, optimizer.gradients, derive, 1);
       }
       settled();
       updates.push(performance.now() - start);

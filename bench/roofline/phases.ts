@@ -7,7 +7,7 @@ import type { Device } from "../../src/device/device.ts";
 import type { ModelConfig } from "../../src/families/config.ts";
 import { parameterSpecs } from "../../src/families/parameters.ts";
 import { planForwardBackward } from "../../src/model/activations.ts";
-import { backward, forward, lmHead, logprobSizes } from "../../src/model/lm-head.ts";
+import { forward, forwardBackward, lmHead, logprobSizes } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
 import { planModelBuffers } from "../../src/model/model.ts";
 import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
@@ -135,10 +135,11 @@ export async function stepPhases(
   for (const batch of batches) await forward(model, batch, forwardOnly, 1);
   const reference = device.take();
   for (const batch of batches) {
-    await forward(model, batch, activations, 1);
-    const zero = new Float32Array(batch.entryRows.length);
-    const derivatives = { dlogprobs: zero, dentropies: zero };
-    await backward(model, batch, activations, optimizer.gradients, derivatives, 1);
+    const derive = ({ length }: Int32Array) => ({
+      dlogprobs: new Float32Array(length),
+      dentropies: new Float32Array(length),
+    });
+    await forwardBackward(model, batch, activations, optimizer.gradients, derive, 1);
   }
   const update = device.take();
   zeroGradients(device, optimizer);
