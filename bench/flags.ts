@@ -8,8 +8,10 @@ import { nearest } from "../src/config/nearest.ts";
 import { type SettingTypes, settingsOf } from "../src/config/schema.ts";
 import { engineSettings } from "../src/config/settings/engine.ts";
 import { anyText, choice, text, toggle, whole } from "../src/config/settings/kinds.ts";
+import { checkpointingSettings } from "../src/config/settings/optimizer.ts";
 import { complete, type Given, readValue, unknownName } from "../src/config/shape.ts";
 import { errorText, InputError } from "../src/errors.ts";
+import type { GradientCheckpointing } from "../src/session/gradient-checkpointing.ts";
 
 export const settings = {
   filter: anyText(null, "REGEX")`
@@ -34,6 +36,7 @@ export const settings = {
     null: 1024 on a GPU, 64 on a CPU; step: as in training.`,
   micro_batch_tokens: whole(1, null)`
     Tokens in one pass of the update. null: 16384 on a GPU, 2048 on a CPU; step: as in training.`,
+  ...checkpointingSettings,
   max_steps: whole(1, null)`step: how many are timed, after one that warms up. null: 3, or 1 if quick.`,
   compare: text(null, "REV")`
     Another git revision: both run in turn, and ratios are printed. Needs a checkout, and one suite.`,
@@ -57,6 +60,7 @@ export interface BenchFlags {
   readonly promptTokens: number | null;
   readonly maxCompletionLength: number | null;
   readonly microBatchTokens: number | null;
+  readonly gradientCheckpointing: GradientCheckpointing;
   readonly maxSteps: number | null;
   readonly compare: string | null;
   readonly pairs: number | null;

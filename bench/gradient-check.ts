@@ -7,10 +7,11 @@ import { RunError } from "../src/errors.ts";
 import type { ModelConfig } from "../src/families/config.ts";
 import { parseModelConfig } from "../src/families/families.ts";
 import { parameterSpecs } from "../src/families/parameters.ts";
-import { backward, forward } from "../src/model/lm-head.ts";
+import { forwardBackward } from "../src/model/lm-head.ts";
 import { cutMicroBatches } from "../src/model/micro-batches.ts";
 import { fillRopeTables } from "../src/model/rope-tables.ts";
 import { zeroGradients } from "../src/optim/adamw.ts";
+import type { GradientCheckpointing } from "../src/session/gradient-checkpointing.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { elementCount, tensor } from "../src/tensor/tensor.ts";
 import { fillKnown } from "./model.ts";
@@ -48,7 +49,12 @@ export function smallModel({ raw }: Pick<ModelConfig, "raw">): ModelConfig {
  * @returns what was compared, in words
  * @throws RunError naming the parameter and the element if a value is wrong
  */
-export async function checkGradient(device: Device, measured: ModelConfig, dtype: ComputeDType): Promise<string> {
+export async function checkGradient(
+  device: Device,
+  measured: ModelConfig,
+  dtype: ComputeDType,
+  checkpointing: GradientCheckpointing = true,
+): Promise<string> {
   const config = smallModel(measured);
   const random = randomFrom("gradient check");
   const parameters = new Map(
@@ -64,22 +70,20 @@ export async function checkGradient(device: Device, measured: ModelConfig, dtype
   const ids = (count: number) => Array.from({ length: count }, () => random.integer(config.vocabSize));
   const prompt = ids(PROMPT);
   const completions = Array.from({ length: SAMPLES }, () => ids(COMPLETION));
-  const slopes = completions.map(() => ({
-    logprobs: random.normal(COMPLETION, 1),
-    entropies: random.normal(COMPLETION, 1),
-  }));
+  /** The loss's derivatives, by entry. */
+  const slopes = { logprobs: random.normal(SAMPLES * COMPLETION), entropies: random.normal(SAMPLES * COMPLETION) };
   const loss = (given: typeof parameters) =>
     completions.reduce((sum, completion, c) => {
       const { logprobs, entropies } = referenceScores(config, given, prompt, completion);
       return (
         sum +
-        logprobs.reduce((s, x, t) => s + x * slopes[c]!.logprobs[t]!, 0) +
-        entropies.reduce((s, x, t) => s + x * slopes[c]!.entropies[t]!, 0)
+        logprobs.reduce((s, x, t) => s + x * slopes.logprobs[c * COMPLETION + t]!, 0) +
+        entropies.reduce((s, x, t) => s + x * slopes.entropies[c * COMPLETION + t]!, 0)
       );
     }, 0);
 
   const shape = { groups: 1, samples: SAMPLES, promptTokens: PROMPT, completionTokens: COMPLETION, sequences: SAMPLES };
-  const { model, activations, optimizer, arena } = openModel(device, config, { ...shape, microBatchTokens: 64 }, dtype);
+  const { model, activations, optimizer, arena } = openModel(device, config, { ...shape, microBatchTokens: 64 }, dtype, checkpointing);
   try {
     device.ops.fill(tensor("arena", arena.address, "float32", [Math.floor(arena.byteLength / 4)]), 0);
     fillRopeTables(device, config, model.rope);
@@ -90,7 +94,11 @@ export async function checkGradient(device: Device, measured: ModelConfig, dtype
       completions: completions.map((ids) => ({ completionIds: Int32Array.from(ids) })),
     };
     const [batch] = cutMicroBatches([group], 64);
-    const scores = await forward(model, batch!, activations, 1);
+    const derive = (entries: Int32Array) => ({
+      dlogprobs: Float64Array.from(entries, (e) => slopes.logprobs[e]!),
+      dentropies: Float64Array.from(entries, (e) => slopes.entropies[e]!),
+    });
+    const scores = await forwardBackward(model, batch!, activations, optimizer.gradients, derive, 1);
     const line = allowed[device.activationDType(dtype)];
     const where = `update on ${device.description}: wrong result`;
     for (const [c, completion] of completions.entries()) {
@@ -104,11 +112,6 @@ export async function checkGradient(device: Device, measured: ModelConfig, dtype
           throw new RunError(`${where}: entropy ${t} of completion ${c} is ${entropy}, wanted ${want.entropies[t]}`);
       }
     }
-    const derivatives = {
-      dlogprobs: slopes.flatMap(({ logprobs }) => [...logprobs]),
-      dentropies: slopes.flatMap(({ entropies }) => [...entropies]),
-    };
-    await backward(model, batch!, activations, optimizer.gradients, derivatives, 1);
     const workspace = openWorkspace(device);
     let compared = 0;
     for (const weight of model.weights.all) {

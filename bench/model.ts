@@ -9,6 +9,7 @@ import type { ModelConfig } from "../src/families/config.ts";
 import { layersOf, parameterCount, parameterSpecs } from "../src/families/parameters.ts";
 import { fillRopeTables } from "../src/model/rope-tables.ts";
 import { loadWeights } from "../src/model/weights.ts";
+import type { GradientCheckpointing } from "../src/session/gradient-checkpointing.ts";
 import { openModelFolder, parameterSource } from "../src/session/planned-model.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { elementCount, tensor } from "../src/tensor/tensor.ts";
@@ -81,13 +82,14 @@ export async function openMeasured(
   { config, folder }: MeasuredModel,
   shape: StepShape,
   dtype: ComputeDType,
+  checkpointing: GradientCheckpointing = true,
 ): Promise<OpenedModel> {
   const positions = shape.promptTokens + shape.completionTokens;
   if (positions > config.maxPositionEmbeddings)
     throw new InputError(
       `a prompt of ${shape.promptTokens} tokens and a completion of ${shape.completionTokens}: the model's context is ${config.maxPositionEmbeddings} tokens; lower --prompt_tokens or --max_completion_length`,
     );
-  const opened = openModel(device, config, shape, dtype);
+  const opened = openModel(device, config, shape, dtype, checkpointing);
   const { model, arena } = opened;
   device.ops.fill(tensor("arena", arena.address, "float32", [Math.floor(arena.byteLength / 4)]), 0);
   fillRopeTables(device, config, model.rope);

@@ -4,9 +4,10 @@
  */
 import type { CudaDevice } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
-import { backward, forward } from "../../src/model/lm-head.ts";
+import { forward, forwardBackward } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch } from "../../src/model/micro-batches.ts";
 import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
+import type { GradientCheckpointing } from "../../src/session/gradient-checkpointing.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { launchCounter, type PhaseCount, phaseBytes, phaseLine } from "../emulated-counts.ts";
 import { type Figure, less, more } from "../figures.ts";
@@ -51,22 +52,28 @@ export function pairsOf({ segments }: Pick<MicroBatch, "segments">): number {
   return pairs;
 }
 
+interface UpdateOptions {
+  readonly dtype: ComputeDType;
+  readonly checkpointing: GradientCheckpointing;
+  /** How often each phase is timed. */
+  readonly runs: number;
+}
+
 async function measureUpdate(
   meter: Meter,
   measured: MeasuredModel,
   shape: StepShape,
-  dtype: ComputeDType,
-  runs: number,
+  { dtype, checkpointing, runs }: UpdateOptions,
 ) {
   const { device } = meter;
   const { config } = measured;
   const { samples, promptTokens, completionTokens, microBatchTokens } = shape;
-  const checked = await checkGradient(device, config, dtype);
+  const checked = await checkGradient(device, config, dtype, checkpointing);
   const peaks = [await meter.peak()];
   // Bytes that are neither free nor ours.
   const beside = () => -(device.freeBytes() ?? 0) - (device.heldBytes() ?? 0);
   const before = beside();
-  const { model, activations, optimizer, arena } = await openMeasured(device, measured, shape, dtype);
+  const { model, activations, optimizer, arena } = await openMeasured(device, measured, shape, dtype, checkpointing);
   try {
     const ids = (count: number, from: number) =>
       Int32Array.from({ length: count }, (_, i) => (i * 131 + from) % config.vocabSize);
@@ -75,12 +82,13 @@ async function measureUpdate(
     const forwardOnly = async () => {
       for (const batch of batches) await forward(model, batch, { ...activations, gradient: null }, 1);
     };
+    const derive = ({ length }: Int32Array) => ({
+      dlogprobs: new Float32Array(length).fill(1e-3),
+      dentropies: new Float32Array(length),
+    });
     const both = async () => {
       for (const batch of batches) {
-        await forward(model, batch, activations, 1);
-        const dlogprobs = new Float32Array(batch.entryRows.length).fill(1e-3);
-        const dentropies = new Float32Array(dlogprobs.length);
-        await backward(model, batch, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
+        await forwardBackward(model, batch, activations, optimizer.gradients, derive, 1);
       }
       await device.read(optimizer.sums); // work is queued on a GPU, and ends when something is read
     };
@@ -157,6 +165,7 @@ export const update: Suite = {
   takes: [
     ...(["device", "shape", "model", "dtype", "threads", "path", "quick", "num_generations"] as const),
     ...(["max_concurrent_sequences", "prompt_tokens", "max_completion_length", "micro_batch_tokens"] as const),
+    "gradient_checkpointing",
   ],
   async run(flags, line) {
     requireModel(flags);
@@ -164,7 +173,8 @@ export const update: Suite = {
       const { device } = meter;
       const model = await measuredModel(flags, device);
       const [shape, dtype] = [stepShape(device, flags), flags.dtype ?? "bfloat16"];
-      const { checked, figures, ...details } = await measureUpdate(meter, model, shape, dtype, flags.quick ? 1 : 3);
+      const options = { dtype, checkpointing: flags.gradientCheckpointing, runs: flags.quick ? 1 : 3 };
+      const { checked, figures, ...details } = await measureUpdate(meter, model, shape, options);
       const report = reportOf("update", device, checked, figures, line, {
         ...{ model: model.name, dtype, shape },
         ...details,
