@@ -83,7 +83,13 @@ export async function checkGradient(
     }, 0);
 
   const shape = { groups: 1, samples: SAMPLES, promptTokens: PROMPT, completionTokens: COMPLETION, sequences: SAMPLES };
-  const { model, activations, optimizer, arena } = openModel(device, config, { ...shape, microBatchTokens: 64 }, dtype, checkpointing);
+  const { model, activations, optimizer, arena } = openModel(
+    device,
+    config,
+    { ...shape, microBatchTokens: 64 },
+    dtype,
+    checkpointing,
+  );
   try {
     device.ops.fill(tensor("arena", arena.address, "float32", [Math.floor(arena.byteLength / 4)]), 0);
     fillRopeTables(device, config, model.rope);

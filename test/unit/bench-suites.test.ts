@@ -74,7 +74,10 @@ describe("update", () => {
   test.each(models.map(({ name, config }) => [name, config] as const))(
     "the small model of %s has right gradients",
     async (_, config) => {
-      for (const [dtype, checkpointing] of [["float32", true], ["bfloat16", false]] as const)
+      for (const [dtype, checkpointing] of [
+        ["float32", true],
+        ["bfloat16", false],
+      ] as const)
         expect(await checkGradient(device, config, dtype, checkpointing)).toMatch(/ \d+ elements of all gradients /);
       expect(parameterCount(smallModel(config))).toBeLessThan(200_000);
     },
