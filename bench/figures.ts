@@ -14,8 +14,8 @@ export interface Figure {
 
 export interface SuiteReport {
   readonly suite: string;
-  /** What was verified before anything was timed. */
-  readonly checked: string;
+  /** What was verified; null: there is nothing to verify. */
+  readonly checked: string | null;
   readonly figures: readonly Figure[];
 }
 

@@ -9,7 +9,13 @@ import { cudaMeter } from "./cuda-meter.ts";
 import type { BenchFlags } from "./flags.ts";
 import { cpuMeter, type Meter } from "./measure.ts";
 
-export const note = (text: string): void => void process.stderr.write(`${text}\n`);
+const noted = new Set<string>();
+
+/** A line on stderr, the first time: every suite opens a device of its own. */
+export function note(text: string): void {
+  if (!noted.has(text)) process.stderr.write(`${text}\n`);
+  noted.add(text);
+}
 
 /** The device of --device, or the instruction path of --path. @throws InputError for a path that this machine lacks */
 export async function openBenchDevice({ device, path, threads }: BenchFlags): Promise<Device> {

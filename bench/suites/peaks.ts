@@ -6,7 +6,7 @@ import { reportOf, type Suite } from "./suite.ts";
 export const peaks: Suite = {
   summary: "the machine's own limits: arithmetic and memory",
   usual: true,
-  takes: ["device", "threads", "path", "quick"],
+  takes: ["device", "threads", "path"],
   run: (flags, line) =>
     withMeter(flags, async (meter) => {
       const { compute, products, memory } = await meter.peak();
@@ -15,6 +15,6 @@ export const peaks: Suite = {
         ...(products === undefined ? [] : [more("products with bfloat16 weights", products, "GFLOP/s")]),
         more(meter.shared ? "reading memory" : "copying within memory, both ways", memory, "GB/s"),
       ];
-      return reportOf("peaks", meter.device, "nothing to check", figures, line);
+      return reportOf("peaks", meter.device, null, figures, line);
     }),
 };

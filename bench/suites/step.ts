@@ -157,7 +157,6 @@ async function measureSteps(flags: BenchFlags, work: string, device: Device) {
     more("its update", of("update_tokens_per_second"), "tokens/s"),
     ...phases.map((name) => less(name, of(name), "s", { share: of(name) / of("step_time"), of: "the step" })),
     less("memory in use at its peak", inUse / 2 ** 20, "MiB"),
-    less("memory of the process at its peak", process.resourceUsage().maxRSS / 1024, "MiB"),
   ];
   const { numGenerations, perDeviceTrainBatchSize, maxCompletionLength, beta } = config;
   return {

@@ -18,13 +18,13 @@ export interface Suite extends Taking {
 export function reportOf<Details extends object>(
   suite: string,
   { description }: Pick<Device, "description">,
-  checked: string,
+  checked: string | null,
   figures: readonly Figure[],
   line: (text: string) => void,
   details: Details = {} as Details,
 ): SuiteReport & { readonly device: string } & Details {
   line(`${suite}: ${description}`);
-  line(`  checked: ${checked}`);
+  if (checked !== null) line(`  checked: ${checked}`);
   for (const figure of figures) line(figureLine(figure));
   return { suite, device: description, checked, figures, ...details };
 }

@@ -22,7 +22,7 @@ type Maker = (a: number, b: number) => readonly [gold: string, equal: string, di
 const makers: readonly Maker[] = [
   (a, b) => [`${1000 * a + b}`, `${a},${String(b).padStart(3, "0")}`, `${1000 * a + b + 1}`],
   (a, b) => [`\\frac{${a}}{${b}}`, `${2 * a}/${2 * b}`, `\\frac{${a + 1}}{${b}}`],
-  (a, b) => [`${a}.5`, `\\frac{${2 * a + 1}}{2}`, `${a}.${b + 6}`],
+  (a, b) => [`${a * b}.5`, `\\frac{${2 * a * b + 1}}{2}`, `${a * b}.25`],
   (a, b) => [`x^2+${a}x+${b}`, `${b}+${a}x+x^{2}`, `x^2+${a}x-${b}`],
   (a, b) => [`(${a}, ${a + b})`, `\\left(${a},${a + b}\\right)`, `(${a}, ${a + b + 1})`],
   (a, b) => [`${a}\\sqrt{${b}}`, `\\sqrt{${b}} \\cdot ${a}`, `${a + 1}\\sqrt{${b}}`],

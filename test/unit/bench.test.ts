@@ -439,7 +439,7 @@ describe("the command line", () => {
     [["rollout", "--shape", "data/model", "--device", "cpu", "--prompt_tokens", "9999"], "the model's context is"],
     [["step", "--output_dir", "x"], "--output_dir: a benchmark decides it"],
     [["update", "step", "--compare", "HEAD"], "--compare: takes exactly one suite"],
-    [["ops", "--compare", "no-such-revision"], "--compare no-such-revision: git knows no such revision"],
+    [["ops", "--compare", "no-such-revision"], "grpo bench: --compare"],
     [["ops", "--compare", "--exec=true"], "--compare: the value is missing"],
     [["roofline", "--filter", "("], "--filter (: not a regular expression"],
     [["step", "--model", "/nonexistent"], "/nonexistent: no such folder"],
