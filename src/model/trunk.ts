@@ -6,7 +6,7 @@
 import { doPieces } from "../device/breathe.ts";
 import { firstRows } from "../tensor/tensor.ts";
 import type { LayerActivations, WithGradients } from "./activations.ts";
-import { type Attend, backwardLayer, forwardLayer } from "./layer.ts";
+import { type Attend, backwardLayer, forwardHeads, forwardLayer } from "./layer.ts";
 import { layerInput } from "./layer-buffers.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 
@@ -41,7 +41,10 @@ export async function forwardHidden(model: Model, batch: PackedTokens, activatio
   const positions = firstRows(input.positions, T);
   const residual = firstRows(activations.layer.residual, T);
   ops.embeddingForward(residual, firstRows(input.tokens, T), weights.embedding);
-  const attend: Attend = (_, { attention, qkv }, shape) => ops.attentionForward(attention, null, qkv, segments, shape);
+  const attend: Attend = (_, b, transform, shape) => {
+    forwardHeads(device, b, transform, shape);
+    ops.attentionForward(b.attention, null, b.qkv, segments, shape);
+  };
   for (let layer = 0; layer < config.numLayers; layer++) {
     if (activations.gradient) ops.cast(layerInput(activations.gradient, layer, T), residual);
     await doPieces(forwardLayer(model, layer, activations.layer, positions, attend));

@@ -4,7 +4,7 @@
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
-import { parameterSpecs } from "../families/parameters.ts";
+import { parameterBlocks } from "../families/parameters.ts";
 import {
   type LayerActivations,
   type PassSizes,
@@ -68,7 +68,7 @@ export interface PlannedTraining extends Tenant<TrainedModel> {
 /** Plans gradients, masters and moments, and packed passes forward and backward. */
 export function planTraining(plan: SessionPlan, policy: PlannedModel, sizes: PassSizes): PlannedTraining {
   const { device, memory } = plan;
-  const bindOptimizer = planOptimizer(memory, device, parameterSpecs(policy.config), policy.dtype);
+  const bindOptimizer = planOptimizer(memory, device, parameterBlocks(policy.config, device.rowBlock), policy.dtype);
   const bindActivations = planForwardBackward(memory, lmHead, planLogprobs(plan, policy, sizes, "update"));
   return {
     model: policy,
