@@ -89,7 +89,6 @@ export function* backwardGroup(
   const whole = [joined.weight, ...(joined.bias ? [joined.bias] : [])].every(({ name }) => gradients.has(name));
   if (whole) yield* parameterGradients(device, gradients, joined, dy, x);
   else for (const [part, own] of columnsOf(parts, dy)) yield* parameterGradients(device, gradients, part, own, x);
-  for (const [i, [part, own]] of [...columnsOf(parts, dy)].entries())
-    device.ops.matmulBackwardInput(dx, own, part.weight, i > 0);
+  device.ops.matmulBackwardInput(dx, dy, joined.weight);
   yield;
 }
