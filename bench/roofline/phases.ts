@@ -80,7 +80,7 @@ export function openModel(
     promptSlots: promptSlotsFor(sequences, samples),
     penalized: false,
   };
-  const bindRollout = planRollout(plan, device, config, dtype, limits, ["rollout"]);
+  const bindRollout = planRollout(plan, device, config, device.activationDType(dtype), limits, ["rollout"]);
   const estimateOf = (layout: MemoryPlan) => estimateMemory(layout, 0, device.freeBytes() !== null);
   const layout = planOptional(plan, optional, (layout) => estimateOf(layout).peakBytes, device);
   // The host's memory is handed out until it is exhausted, so check for a fit first.
