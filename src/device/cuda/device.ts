@@ -139,6 +139,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       activationDType: (dtype) => dtype,
       gradientDType: (dtype) => dtype,
       decodeBucket,
+      rowBlock: 8, // 16 bytes of bfloat16
       parameterElements: elementCount,
       pageElements,
       attentionScratchElements,
