@@ -80,7 +80,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     ...kernelSizes(library, threads),
     prepare() {}, // each thread grows its own scratch
     ...openParameters(library.kernels),
-    ...openRecordings(),
+    ...openRecordings(library.record),
     close() {}, // the kernels stay loaded for the next device of this process
   };
 }
