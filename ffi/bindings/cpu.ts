@@ -21,6 +21,7 @@ const signatures = {
   bias_backward: "dbias:ptr dy:ptr M:i32 N:i32 lddy:i32 dydtype:i32",
   weight_pack: "w:ptr source:ptr n0:i32 rows:i32 N:i32 K:i32 wdtype:i32 source_dtype:i32",
   weight_unpack: "target:ptr w:ptr n0:i32 rows:i32 K:i32 target_dtype:i32 wdtype:i32",
+  next_tokens: "tokens:ptr ids:ptr from:ptr B:i32",
   embedding_forward: "x:ptr ids:ptr w:ptr T:i32 D:i32 wdtype:i32",
   embedding_backward: "dw:ptr dx:ptr ids:ptr T:i32 D:i32",
   rmsnorm_forward:

@@ -59,6 +59,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     description: `CPU ${cpus()[0]?.model.trim() ?? process.arch}, ${path}, ${threads} thread${threads === 1 ? "" : "s"}`,
     numericsKey: `cpu ${process.arch} ${path}`,
     exactlyOnPolicy: true,
+    queuesWork: false,
     ops: cpuOps(library.kernels),
     peakFlops(dtype) {
       const peak = peaks.get(dtype) ?? library.peakGflops(PEAK_MILLISECONDS, dtype) * 1e9;
@@ -74,6 +75,10 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     upload,
     download,
     read: async (source) => download(source),
+    queueRead(source) {
+      const data = download(source);
+      return async () => data;
+    },
     activationDType: (dtype) => (storesBfloat16 ? dtype : "float32"),
     gradientDType: () => "float32",
     decodeBucket: (sequences) => sequences,
