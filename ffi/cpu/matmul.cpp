@@ -9,8 +9,8 @@
 // B operand directly), the backward one (16×16 blocks are transposed on the way), the embedding and the head. Its
 // gradient, masters and moments have the same layout in float32, so the optimizer is elementwise.
 //
-// An output element is one chain over the reduction index, for any M, threads or blocking (tile.h). pack.h brings the operands into
-// the order in which tiles read them.
+// An output element is one chain over the reduction index, for any M, threads or blocking (tile.h). pack.h brings the
+// operands into the order in which tiles read them.
 #include "pack.h"
 #include "panels.h"
 #include "threads.h"
@@ -33,8 +33,8 @@ static constexpr int64_t TOKENS = 256, K_BLOCK = 288;
 
 int64_t weight_elements(int32_t N, int32_t K) { return ceil_div(N, PANEL) * PANEL * K; }
 
-// Bytes of a slot of a thread's scratch memory at most: packed rows of A (0), sums (1), panels as float32 (2), each with the page
-// to which it is rounded up. `deepest` is the longest reduction of a forward product.
+// Bytes of a slot of a thread's scratch memory at most: packed rows of A (0), sums (1), panels as float32 (2), each with
+// the page to which it is rounded up. `deepest` is the longest reduction of a forward product.
 INLINE int64_t product_scratch(int slot, int64_t deepest) {
   constexpr int64_t page = 4096, padding = (MOST_ROWS / STRIP + 2) * 32;
   if (slot == 0)
