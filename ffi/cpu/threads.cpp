@@ -18,10 +18,11 @@ struct Job {
 constexpr int MAX_THREADS = 256;
 constexpr int SPINS = 4000;  // about 50 µs: kernels follow each other faster than a sleeping thread wakes
 
-std::atomic<uint32_t> generation{0};  // counts jobs; a worker waits for it to change
-std::atomic<int64_t> next_index{0};
-std::atomic<int> running{0};
-Job job;
+// In cache lines of their own: waiting threads read one while working threads change another.
+alignas(64) std::atomic<uint32_t> generation{0};  // counts jobs; a worker waits for it to change
+alignas(64) std::atomic<int64_t> next_index{0};
+alignas(64) std::atomic<int> running{0};
+alignas(64) Job job;
 int thread_count = 1;
 int started = 1;  // the calling thread is number 0
 std::atomic<bool> busy{false};
@@ -92,6 +93,8 @@ void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context) {
   }
   busy.store(false);
 }
+
+int thread_total() { return thread_count; }
 
 void* thread_scratch(int slot, size_t bytes) {
   if (scratch.bytes[slot] < bytes) {
