@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -58,6 +60,8 @@ void* worker(void* argument) {
   return nullptr;
 }
 
+constexpr size_t HUGE_PAGE = 2 << 20;
+
 struct Scratch {
   void* memory[4] = {};
   size_t bytes[4] = {};
@@ -98,7 +102,10 @@ void* thread_scratch(int slot, size_t bytes) {
     free(scratch.memory[slot]);
     size_t rounded = (bytes + 4095) & ~(size_t)4095;
     scratch_total.fetch_add((int64_t)(rounded - scratch.bytes[slot]));
-    if (posix_memalign(&scratch.memory[slot], 64, rounded) != 0) abort();
+    if (posix_memalign(&scratch.memory[slot], rounded < HUGE_PAGE ? 64 : HUGE_PAGE, rounded) != 0) abort();
+#if defined(MADV_HUGEPAGE)
+    if (rounded >= HUGE_PAGE) madvise(scratch.memory[slot], rounded, MADV_HUGEPAGE);
+#endif
     scratch.bytes[slot] = rounded;
   }
   return scratch.memory[slot];
@@ -138,6 +145,22 @@ int32_t threads_available(void) {
 #endif
   long online = sysconf(_SC_NPROCESSORS_ONLN);
   return online > 0 ? (int32_t)online : 1;
+}
+
+// Makes new anonymous memory resident, on all threads. A thread takes whole huge pages: two that touch the same one both
+// zero it, and one of them in vain.
+void memory_populate(void* address, int64_t bytes) {
+  constexpr int64_t AT_ONCE = 4 * (int64_t)HUGE_PAGE;
+  auto populate = [&](int64_t i) {
+    char* from = (char*)address + i * AT_ONCE;
+    int64_t size = bytes - i * AT_ONCE < AT_ONCE ? bytes - i * AT_ONCE : AT_ONCE;
+#if defined(__linux__)
+    constexpr int POPULATE_WRITE = 23;  // MADV_POPULATE_WRITE, since Linux 5.14
+    if (madvise(from, size, POPULATE_WRITE) == 0) return;
+#endif
+    memset(from, 0, size);
+  };
+  parallel((bytes + AT_ONCE - 1) / AT_ONCE, populate);
 }
 
 // Bytes of scratch memory that all threads hold.

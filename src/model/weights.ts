@@ -56,13 +56,24 @@ export function checkWeights(config: ModelConfig, source: ParameterSource): void
 export async function loadWeights(device: Device, weights: ModelWeights, source: ParameterSource): Promise<void> {
   for (const weight of weights.all) {
     if (startsAtZero(source, weight.name)) {
-      // the buffer is padded, so half a float more is still within it
-      const floats = Math.ceil((weight.elements * bytesPerElement(weight.dtype)) / 4);
-      device.ops.fill(tensor(weight.name, weight.address, "float32", [floats]), 0);
+      device.ops.fill(asFloats(weight), 0);
       continue;
     }
     const found = findParameter(source, weight);
     device.loadParameter(weight, found.address, found.dtype, 0, weight.shape[0] ?? 0);
+    await breathe();
+  }
+}
+
+/** A parameter's memory as float32. The buffer is padded, so half a float more is still within it. */
+function asFloats({ name, address, elements, dtype }: Weight) {
+  return tensor(name, address, "float32", [Math.ceil((elements * bytesPerElement(dtype)) / 4)]);
+}
+
+/** Fills the parameters from those of a model of the same config and type. */
+export async function copyWeights({ ops }: Device, weights: ModelWeights, source: ModelWeights): Promise<void> {
+  for (const [i, weight] of weights.all.entries()) {
+    ops.cast(asFloats(weight), asFloats(source.all[i]!));
     await breathe();
   }
 }

@@ -7,7 +7,6 @@ import { type Closable, createClosers, whileOpen } from "../closing.ts";
 import { breathe } from "../device/breathe.ts";
 import type { Device, DeviceMemory, ScratchSizes } from "../device/device.ts";
 import { type MemoryPlan, type OptionalBuffers, placeTensors, planMemory } from "../tensor/plan.ts";
-import { tensor } from "../tensor/tensor.ts";
 import { planOptional } from "./gradient-checkpointing.ts";
 import { estimateMemory, type MemoryEstimate, requireMemory } from "./memory.ts";
 import { openModelFolder } from "./planned-model.ts";
@@ -34,13 +33,12 @@ export interface PlannedSession<T extends Tenants> extends Closable {
 }
 
 /** Bytes touched between two turns of the event loop. */
-const TOUCHED_AT_ONCE = 64 * 2 ** 20;
+const TOUCHED_AT_ONCE = 256 * 2 ** 20;
 
-/** Writes to all of the memory, so that a machine without enough of it fails here and not within a step. */
+/** Touches all of the memory, so that a machine without enough of it fails here and not within a step. It is zero then. */
 async function touch(device: Device, arena: DeviceMemory): Promise<void> {
   for (let at = 0; at < arena.byteLength; at += TOUCHED_AT_ONCE) {
-    const floats = Math.floor(Math.min(TOUCHED_AT_ONCE, arena.byteLength - at) / 4);
-    device.ops.fill(tensor("arena", arena.address + at, "float32", [floats]), 0);
+    device.populate(arena, at, Math.min(TOUCHED_AT_ONCE, arena.byteLength - at));
     await breathe();
   }
 }

@@ -70,6 +70,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     freeBytes: () => null,
     heldBytes: () => null,
     allocate,
+    populate: ({ address }, from, byteLength) => library.populate(address + from, byteLength),
     allocateHost: allocate,
     upload,
     download,
