@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -72,6 +71,34 @@ struct Scratch {
 thread_local Scratch scratch;
 std::atomic<int64_t> scratch_total{0};
 
+constexpr int64_t POPULATED_AT_ONCE = 4 * (int64_t)HUGE_PAGE;
+
+// The i-th piece of the memory; what it holds stays.
+void populate(void* address, int64_t bytes, int64_t i) {
+  char* from = (char*)address + i * POPULATED_AT_ONCE;
+  int64_t size = bytes - i * POPULATED_AT_ONCE;
+  if (size > POPULATED_AT_ONCE) size = POPULATED_AT_ONCE;
+#if defined(__linux__)
+  constexpr int POPULATE_WRITE = 23;  // MADV_POPULATE_WRITE, since Linux 5.14
+  if (madvise(from, size, POPULATE_WRITE) == 0) return;
+#endif
+  for (int64_t at = 0; at < size; at += 4096) __atomic_fetch_or(from + at, 0, __ATOMIC_RELAXED);
+}
+
+struct Beside {
+  void* address;
+  int64_t bytes;
+} beside;
+pthread_t beside_thread;
+bool is_beside = false;
+std::atomic<bool> end_beside{false};
+
+void* populate_beside(void*) {
+  for (int64_t i = 0; i * POPULATED_AT_ONCE < beside.bytes && !end_beside.load(); i++)
+    populate(beside.address, beside.bytes, i);
+  return nullptr;
+}
+
 }  // namespace
 
 void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context) {
@@ -114,6 +141,8 @@ void* thread_scratch(int slot, size_t bytes) {
 #pragma GCC visibility push(default)
 extern "C" {
 
+void memory_populated(void);
+
 // Threads that kernels use from now on, the calling one included; returns the number in use.
 int32_t threads_set(int32_t n) {
   if (n < 1) n = 1;
@@ -150,17 +179,23 @@ int32_t threads_available(void) {
 // Makes new anonymous memory resident, on all threads. A thread takes whole huge pages: two that touch the same one both
 // zero it, and one of them in vain.
 void memory_populate(void* address, int64_t bytes) {
-  constexpr int64_t AT_ONCE = 4 * (int64_t)HUGE_PAGE;
-  auto populate = [&](int64_t i) {
-    char* from = (char*)address + i * AT_ONCE;
-    int64_t size = bytes - i * AT_ONCE < AT_ONCE ? bytes - i * AT_ONCE : AT_ONCE;
-#if defined(__linux__)
-    constexpr int POPULATE_WRITE = 23;  // MADV_POPULATE_WRITE, since Linux 5.14
-    if (madvise(from, size, POPULATE_WRITE) == 0) return;
-#endif
-    memset(from, 0, size);
-  };
-  parallel((bytes + AT_ONCE - 1) / AT_ONCE, populate);
+  parallel((bytes + POPULATED_AT_ONCE - 1) / POPULATED_AT_ONCE, [&](int64_t i) { populate(address, bytes, i); });
+}
+
+// The same on a thread of its own, while other work uses the memory.
+void memory_populate_beside(void* address, int64_t bytes) {
+  memory_populated();
+  beside = Beside{address, bytes};
+  is_beside = pthread_create(&beside_thread, nullptr, populate_beside, nullptr) == 0;
+}
+
+// Ends that thread, before its memory is freed.
+void memory_populated(void) {
+  if (!is_beside) return;
+  end_beside.store(true);
+  pthread_join(beside_thread, nullptr);
+  end_beside.store(false);
+  is_beside = false;
 }
 
 // Bytes of scratch memory that all threads hold.

@@ -8,7 +8,7 @@ import { InputError } from "../errors.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
-import { tensor } from "../tensor/tensor.ts";
+import { elementCount, tensor } from "../tensor/tensor.ts";
 import type { ModelWeights } from "./model.ts";
 
 /** A checkpoint's mapped tensors, as a source of parameters. */
@@ -19,7 +19,12 @@ export interface ParameterSource {
   readonly scalarHeadFromZero?: boolean;
   /** The row-major tensor with that name, or null. */
   find(name: string): { readonly address: number; readonly dtype: DType; readonly shape: readonly number[] } | null;
+  /** Drops what was read of it from memory; it is read again when touched. */
+  release(): void;
 }
+
+/** Bytes that may be resident in addition to the parameters that they become. */
+const READ_AT_ONCE = 64 * 2 ** 20;
 
 function startsAtZero(source: ParameterSource, name: string): boolean {
   return name === scalarHead && source.scalarHeadFromZero === true;
@@ -54,6 +59,7 @@ export function checkWeights(config: ModelConfig, source: ParameterSource): void
  * @throws InputError as `checkWeights` does
  */
 export async function loadWeights(device: Device, weights: ModelWeights, source: ParameterSource): Promise<void> {
+  let resident = 0;
   for (const weight of weights.all) {
     if (startsAtZero(source, weight.name)) {
       device.ops.fill(asFloats(weight), 0);
@@ -61,6 +67,11 @@ export async function loadWeights(device: Device, weights: ModelWeights, source:
     }
     const found = findParameter(source, weight);
     device.loadParameter(weight, found.address, found.dtype, 0, weight.shape[0] ?? 0);
+    resident += elementCount(found.shape) * bytesPerElement(found.dtype);
+    if (resident > READ_AT_ONCE) {
+      source.release();
+      resident = 0;
+    }
     await breathe();
   }
 }

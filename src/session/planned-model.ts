@@ -72,6 +72,7 @@ export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = fal
         );
       return { address, dtype: type, shape };
     },
+    release: checkpoint.release,
   };
 }
 
