@@ -29,6 +29,7 @@
   OP(weight_unpack,                                                                                                    \
      (void* target, const void* w, int32_t n0, int32_t rows, int32_t K, int32_t target_dtype, int32_t wdtype),         \
      (target, w, n0, rows, K, target_dtype, wdtype))                                                                   \
+  OP(next_tokens, (int32_t* tokens, const int32_t* ids, const int32_t* from, int32_t B), (tokens, ids, from, B))        \
   OP(embedding_forward,                                                                                                \
      (float* x, const int32_t* ids, const void* w, int32_t T, int32_t D, int32_t wdtype),                              \
      (x, ids, w, T, D, wdtype))                                                                                        \
