@@ -94,6 +94,7 @@ export function countingDevice(
     freeBytes: () => Number.POSITIVE_INFINITY,
     heldBytes: () => 0,
     allocate,
+    populate() {},
     allocateHost: allocate,
     upload(target, data) {
       if (data instanceof Int32Array) uploaded.set(target.address, data);

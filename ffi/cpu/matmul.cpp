@@ -263,6 +263,13 @@ void bias_backward(float* dbias, const void* dy, int32_t M, int32_t N, int32_t l
   });
 }
 
+// w[k][lane] = rows[lane][k], for 16 rows of K elements in the weight's own type.
+template <class T>
+INLINE void pack_panel(T* panel, const T* rows, int64_t K) {
+  for (int64_t k = 0; k < K; k++)
+    for (int64_t lane = 0; lane < PANEL; lane++) panel[k * PANEL + lane] = rows[lane * K + k];
+}
+
 // To the layout: source is (N, K) row-major of dtype 0 float32, 1 bfloat16, 2 float16; rows [n0, n0 + rows).
 void weight_pack(void* w, const void* source, int32_t n0, int32_t rows, int32_t N, int32_t K, int32_t wdtype,
                  int32_t source_dtype) {
@@ -271,6 +278,8 @@ void weight_pack(void* w, const void* source, int32_t n0, int32_t rows, int32_t 
     parallel(last - first, [&](int64_t i) {
       int64_t p = first + i;
       TW* panel = (TW*)w + p * K * PANEL;
+      if (wdtype == source_dtype && p * PANEL >= n0 && (p + 1) * PANEL <= n0 + rows)
+        return pack_panel(panel, (const TW*)source + (p * PANEL - n0) * K, K);
       for (int64_t lane = 0; lane < PANEL; lane++) {
         int64_t n = p * PANEL + lane, r = n - n0;
         if (n >= N)

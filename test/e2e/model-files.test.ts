@@ -202,7 +202,7 @@ describe("memory", () => {
     // Numbers are printed to a tenth of a MiB.
     const rollout = sum([...always, "rollout activations", "key-value cache"]);
     expect(Math.abs(rollout - row("planned buffers during rollout"))).toBeLessThan(0.4);
-    const update = sum([...always, "update activations", "gradients"]);
+    const update = sum([...always, "update activations", "update activations kept", "gradients"]);
     expect(Math.abs(update - row("planned buffers during update"))).toBeLessThan(0.4);
     const held = Math.max(row("planned buffers during rollout"), row("planned buffers during update"));
     const peak = held + row("kernel scratch") + row("program");

@@ -70,7 +70,18 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     headBytes: HEAD_BYTES,
     freeBytes: () => null,
     heldBytes: () => null,
-    allocate,
+    allocate(bytes, what) {
+      const memory = allocate(bytes, what);
+      const free = () => {
+        library.endPopulating();
+        memory.free();
+      };
+      return { ...memory, free };
+    },
+    populate({ address }, from, byteLength, later) {
+      if (later) library.populateBeside(address + from, byteLength);
+      else library.populate(address + from, byteLength);
+    },
     allocateHost: allocate,
     upload,
     download,
