@@ -84,7 +84,7 @@ export function openWorkspace(device: Device): Workspace {
       return t;
     },
     weight(name, dtype, shape, copies = 1, at = nextValues()) {
-      const elements = device.parameterElements(shape);
+      const elements = device.parameterElements(shape, dtype);
       const bytes = elements * bytesPerElement(dtype);
       const made: Weight[] = [];
       for (let i = 0; i < copies; i++) made.push({ name, address: allocate(name, bytes), dtype, shape, elements });
@@ -101,7 +101,8 @@ export function openWorkspace(device: Device): Workspace {
     parameterRow(t, w, n) {
       const width = elementCount(w.shape.slice(1));
       const host = device.allocateHost(width * 4, "bench: a row");
-      device.saveParameter(host.address, "float32", { ...w, address: t.address, dtype: t.dtype as ComputeDType }, n, 1);
+      const stored: Weight = { ...w, address: t.address, dtype: t.dtype as ComputeDType, layoutOf: w.dtype };
+      device.saveParameter(host.address, "float32", stored, n, 1);
       const copy = new Float32Array(bytesAt(host.address, width * 4).slice(0));
       host.free();
       return copy;

@@ -56,7 +56,7 @@ export function planModelBuffers(
   { prefix, dtype, positions }: ModelBuffers,
 ): (tensors: ReadonlyMap<string, Tensor>) => Model {
   for (const { name, shape } of parameterSpecs(config))
-    plan.add(`${prefix} weights`, `${prefix}/${name}`, dtype, [device.parameterElements(shape)]);
+    plan.add(`${prefix} weights`, `${prefix}/${name}`, dtype, [device.parameterElements(shape, dtype)]);
   const bindRope = planRopeTables(plan, config, positions, prefix);
   return (tensors) => {
     const weights = bindWeights(config, dtype, (name) => {

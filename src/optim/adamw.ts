@@ -81,7 +81,7 @@ export function planOptimizer(
 ): (tensors: ReadonlyMap<string, Tensor>, weights: readonly Weight[]) => OptimizerState {
   const trained = specs.filter(({ trainable }) => trainable);
   for (const { name, shape } of trained) {
-    const elements = [device.parameterElements(shape)];
+    const elements = [device.parameterElements(shape, dtype)];
     if (dtype !== "float32") plan.add(`${prefix}master weights`, `${prefix}master/${name}`, "float32", elements);
     plan.add(`${prefix}Adam moments`, `${prefix}m/${name}`, "float32", elements);
     plan.add(`${prefix}Adam moments`, `${prefix}v/${name}`, "float32", elements);
