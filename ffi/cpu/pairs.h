@@ -6,6 +6,7 @@
 namespace KERNEL_PATH {
 
 static_assert(W == 16);
+static constexpr int32_t BFLOAT16 = 1;  // the type code
 typedef uint32_t Pairs __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
@@ -98,6 +99,21 @@ INLINE void transpose_pairs(Pairs v[8]) {
     }
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++) v[i] = w[i];
+  }
+}
+
+// The same for (16, 16) pairs.
+INLINE void transpose_square(Pairs v[16]) {
+#pragma GCC unroll 4
+  for (int pass = 0; pass < 4; pass++) {
+    Pairs w[16];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) {
+      w[2 * i] = interleaved_low(v[i], v[i + 8]);
+      w[2 * i + 1] = interleaved_high(v[i], v[i + 8]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) v[i] = w[i];
   }
 }
 

@@ -12,14 +12,16 @@ extern const Kernels kernels;
 #undef KERNEL_DECLARATION
 #undef SIZE_DECLARATION
 
-#include "weights_bf16.cpp"
+#include "attention_bf16.cpp"
 #include "products_bf16.cpp"
+#include "weights_bf16.cpp"
 
 namespace KERNEL_PATH {
 
 static int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh,
                                     int32_t longest, int32_t T) {
-  return BASE_PATH::thread_scratch_bound(V, D, F, H, Hkv, Dh, longest, T) + product_scratch_bytes();
+  return BASE_PATH::thread_scratch_bound(V, D, F, H, Hkv, Dh, longest, T) + product_scratch_bytes() +
+         attention_scratch_bytes(H / Hkv, Dh);
 }
 
 static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t,
@@ -42,6 +44,10 @@ static constexpr Kernels table() {
   k.weight_unpack = weight_unpack;
   k.embedding_forward = embedding_forward;
   k.embedding_backward = embedding_backward;
+  k.key_page_elements = key_page_elements;
+  k.attention_forward = attention_forward;
+  k.kv_store = kv_store;
+  k.attention_decode = attention_decode;
   k.matmul_forward = matmul_forward;
   k.matmul_backward_input = matmul_backward_input;
   k.matmul_backward_weight = matmul_backward_weight;

@@ -198,7 +198,7 @@ template <class Left, class Right, class Output>
 static void products(int64_t M, int64_t panels, int64_t depth, int64_t most_rows, const Left& left, const Right& right,
                      const Output& output) {
   const int64_t blocks = ceil_div(M, most_rows), block = ceil_div(ceil_div(M, blocks), STRIP) * STRIP;
-  const int64_t wanted = (Left::CONVERTED ? 4 : 8) * threads_in_use();
+  const int64_t wanted = (Left::CONVERTED ? 4 : 8) * thread_total();
   const int64_t per_task = ceil_div(ceil_div(panels, ceil_div(wanted, blocks)), 2) * 2, splits = ceil_div(panels, per_task);
   parallel(blocks * splits, [&](int64_t task) {
     const int64_t row = task / splits * block, rows = smaller(block, M - row);

@@ -93,7 +93,7 @@ void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context) {
   busy.store(false);
 }
 
-int64_t threads_in_use() { return thread_count; }
+int thread_total() { return thread_count; }
 
 void* thread_scratch(int slot, size_t bytes) {
   if (scratch.bytes[slot] < bytes) {

@@ -8,8 +8,6 @@
 
 namespace KERNEL_PATH {
 
-static constexpr int32_t BFLOAT16 = 1;  // the type code
-
 static int64_t weight_elements(int32_t N, int32_t K, int32_t wdtype) {
   if (wdtype != BFLOAT16) return BASE_PATH::weight_elements(N, K, wdtype);
   return ceil_div(N, PANEL) * PANEL * whole_groups(K);
