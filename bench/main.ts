@@ -10,12 +10,14 @@ import { nearest } from "../src/config/nearest.ts";
 import type { SettingTypes } from "../src/config/schema.ts";
 import { engineSettings } from "../src/config/settings/engine.ts";
 import { anyText, choice, text, toggle, whole } from "../src/config/settings/kinds.ts";
+import { checkpointingSettings } from "../src/config/settings/optimizer.ts";
 import { complete, type Given, readValue, unknownName } from "../src/config/shape.ts";
 import { type CpuDevice, openCpuDevice } from "../src/device/cpu/device.ts";
 import { type CudaDevice, decodeBucket } from "../src/device/cuda/device.ts";
 import type { Device } from "../src/device/device.ts";
 import { openDevice } from "../src/device/open.ts";
 import { errorText, InputError } from "../src/errors.ts";
+import type { GradientCheckpointing } from "../src/session/gradient-checkpointing.ts";
 import { cudaMeter, isEmulated } from "./cuda-meter.ts";
 import { cpuMeter, type Meter } from "./measure.ts";
 import { modelNamed, rooflineModels } from "./models.ts";
@@ -30,6 +32,7 @@ import { runStep, stepDefaults } from "./step.ts";
 import { opsSummary, opsTable } from "./table.ts";
 
 const stepSettings = [
+  "gradient_checkpointing",
   "num_generations",
   "max_concurrent_sequences",
   "prompt_tokens",
@@ -54,6 +57,7 @@ const settings = {
   completion_tokens: whole(2, null)`
     step: tokens per completion, the first of which comes with the prompt. null: 1024 on a GPU, 64 on a CPU.`,
   micro_batch_tokens: whole(1, null)`step: tokens in one pass of the update. null: 16384 on a GPU, 2048 on a CPU.`,
+  ...checkpointingSettings,
   json: toggle(false)`Print one JSON object instead of the table.`,
 };
 
@@ -70,6 +74,7 @@ interface BenchFlags {
   readonly promptTokens: number | null;
   readonly completionTokens: number | null;
   readonly microBatchTokens: number | null;
+  readonly gradientCheckpointing: GradientCheckpointing;
   readonly json: boolean;
 }
 
@@ -271,7 +276,9 @@ async function runStepSuite(flags: BenchFlags): Promise<void> {
   const shape = { ...stepDefaults(device), ...Object.fromEntries(known) };
   const out = (text: string) => void process.stdout.write(`${text}\n`);
   if (!flags.json) out(device.description);
-  const report = await runStep(device, model, shape, flags.dtype ?? "bfloat16", flags.json ? () => {} : out);
+  const dtype = flags.dtype ?? "bfloat16";
+  const print = flags.json ? () => {} : out;
+  const report = await runStep(device, model, shape, dtype, flags.gradientCheckpointing, print);
   if (flags.json) out(JSON.stringify(report));
   device.close();
 }

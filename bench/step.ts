@@ -5,9 +5,10 @@
  */
 import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { Device } from "../src/device/device.ts";
-import { backward, forward } from "../src/model/lm-head.ts";
+import { forwardBackward } from "../src/model/lm-head.ts";
 import { cutMicroBatches } from "../src/model/micro-batches.ts";
 import { optimizerStep, zeroGradients } from "../src/optim/adamw.ts";
+import type { GradientCheckpointing } from "../src/session/gradient-checkpointing.ts";
 import type { ComputeDType } from "../src/tensor/dtype.ts";
 import { tensor } from "../src/tensor/tensor.ts";
 import { isEmulated } from "./cuda-meter.ts";
@@ -31,7 +32,7 @@ export interface StepReport {
   readonly shape: StepShape;
   readonly bytes: number;
   readonly decode: readonly DecodeRate[];
-  /** Forward with recomputation and backward of one group. */
+  /** Forward and backward of one group. */
   readonly update: {
     readonly tokens: number;
     readonly milliseconds: number;
@@ -61,13 +62,14 @@ export async function runStep(
   { name, config }: NamedModel,
   shape: StepShape,
   dtype: ComputeDType,
+  checkpointing: GradientCheckpointing,
   line: (text: string) => void,
 ): Promise<StepReport> {
   const { samples, promptTokens, completionTokens, sequences, microBatchTokens } = shape;
   // Bytes that are neither free nor ours.
   const beside = () => -(device.freeBytes() ?? 0) - (device.heldBytes() ?? 0);
   const before = beside();
-  const opened = openModel(device, config, shape, dtype);
+  const opened = openModel(device, config, shape, dtype, checkpointing);
   const { model, activations, optimizer, rollout, arena } = opened;
   try {
     device.ops.fill(tensor("arena", arena.address, "float32", [Math.floor(arena.byteLength / 4)]), 0);
@@ -119,10 +121,11 @@ export async function runStep(
     for (let i = 0; i < 4; i++) {
       const start = performance.now();
       for (const batch of batches) {
-        await forward(model, batch, activations, 1);
-        const dlogprobs = new Float32Array(batch.entryRows.length).fill(1e-3);
-        const dentropies = new Float32Array(dlogprobs.length);
-        await backward(model, batch, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
+        const derive = ({ length }: Int32Array) => ({
+          dlogprobs: new Float32Array(length).fill(1e-3),
+          dentropies: new Float32Array(length),
+        });
+        await forwardBackward(model, batch, activations, optimizer.gradients, derive, 1);
       }
       settled();
       updates.push(performance.now() - start);

@@ -173,7 +173,10 @@ export interface Ops {
     targets: Tensor,
     temperature: number,
   ): void;
-  /** dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N); recomputes `logits`. */
+  /**
+   * dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N). `logits` are overwritten;
+   * they are what lmHeadForward left there, or with `recompute` computed again.
+   */
   lmHeadBackward(
     dhidden: Tensor,
     dw: Tensor | null,
@@ -187,6 +190,7 @@ export interface Ops {
     lse: Tensor,
     entropy: Tensor,
     temperature: number,
+    recompute: boolean,
   ): void;
 
   /**

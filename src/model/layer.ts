@@ -11,6 +11,8 @@ import type { AttentionShape, Weight } from "../device/device.ts";
 import type { Layer } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
 import {
+  type KeptActivations,
+  keptActivations,
   type LayerBuffers,
   type LayerGradients,
   layerBuffers,
@@ -63,30 +65,67 @@ function* forwardGlu({ device, config }: Model, { postNorm, mlp }: Layer<Weight>
   ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
 }
 
-/** One layer on the residual stream's rows, one per position, in place. */
+/** One layer on the residual stream's rows, one per position, in place. `kept` takes what backward will need. */
 export function* forwardLayer(
   model: Model,
   layer: number,
   buffers: LayerBuffers,
   positions: Tensor, // (T)
   attend: Attend,
+  kept: KeptActivations | null = null,
 ): Pieces {
   const { device } = model;
   const weights = model.weights.layers[layer]!;
-  const b = layerBuffers(buffers, model.config, weights, positions.shape[0] ?? 0);
+  const b = { ...layerBuffers(buffers, model.config, weights, positions.shape[0] ?? 0), ...kept };
   yield* forwardQkv(model, layer, b, positions);
   attend(layer, b, weights.attention.shape);
   yield;
   forwardLinear(device, b.residual, b.attention, weights.attention.o, true);
   yield;
+  if (kept) device.ops.cast(kept.afterAttention, b.residual);
   yield* forwardGlu(model, weights, b);
   forwardLinear(device, b.residual, b.glu, weights.mlp.down, true);
   yield;
 }
 
+/** Recomputes a layer's forward pass, up to what enters the down projection, from its input. */
+function* recompute(
+  model: Model,
+  layer: number,
+  b: LayerBuffers,
+  input: Tensor,
+  positions: Tensor,
+  segments: Tensor,
+): Pieces {
+  const { device } = model;
+  const weights = model.weights.layers[layer]!;
+  device.ops.cast(b.residual, input);
+  yield* forwardQkv(model, layer, b, positions);
+  device.ops.attentionForward(b.attention, b.lse, b.qkv, segments, weights.attention.shape);
+  yield;
+  forwardLinear(device, b.residual, b.attention, weights.attention.o, true);
+  yield;
+  yield* forwardGlu(model, weights, b);
+}
+
+/** Recomputes what `KeptActivations` leave out, by the same ops and so to the same bits. */
+function* recomputeElementwise(
+  { device, config }: Model,
+  weights: Layer<Weight>,
+  b: LayerBuffers,
+  input: Tensor,
+): Pieces {
+  const { ops } = device;
+  const { inputNorm, postNorm, mlp } = weights;
+  ops.rmsnormForward(b.normed, b.rstd, input, inputNorm, config.rmsNormEps);
+  ops.rmsnormForward(b.postNormed, b.postRstd, b.residual, postNorm, config.rmsNormEps);
+  ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
+  yield;
+}
+
 /**
- * One layer backward: recomputes the forward pass from the layer's input, then turns dresidual from the gradient of its
- * output into that of its input. Parameter gradients accumulate.
+ * One layer backward: recomputes what the forward pass did not keep, then turns dresidual from the gradient of the
+ * layer's output into that of its input. Parameter gradients accumulate.
  */
 export function* backwardLayer(
   model: Model,
@@ -102,17 +141,14 @@ export function* backwardLayer(
   const { inputNorm, attention, postNorm, mlp } = weights;
   const { shape, headNorms } = attention;
   const T = positions.shape[0] ?? 0;
-  const b = layerBuffers(activations.layer, model.config, weights, T);
+  const kept = keptActivations(activations.gradient, model.config, layer, weights, T);
+  const shared = layerBuffers(activations.layer, model.config, weights, T);
+  const b = kept ? { ...shared, ...kept, residual: kept.afterAttention } : shared;
   const g = layerGradientBuffers(activations.gradient, model, weights, T);
   const input = layerInput(activations.gradient, layer, T);
 
-  ops.cast(b.residual, input);
-  yield* forwardQkv(model, layer, b, positions);
-  ops.attentionForward(b.attention, b.lse, b.qkv, segments, shape);
-  yield;
-  forwardLinear(device, b.residual, b.attention, attention.o, true);
-  yield;
-  yield* forwardGlu(model, weights, b);
+  if (kept) yield* recomputeElementwise(model, weights, b, input);
+  else yield* recompute(model, layer, b, input, positions, segments);
 
   const F = mlp.intermediateSize;
   yield* backwardLinear(device, gradients, mlp.down, g.dglu, g.dresidual, b.glu);

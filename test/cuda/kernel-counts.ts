@@ -136,7 +136,7 @@ const samples: Readonly<Partial<Record<keyof Ops, (b: Buffers) => Call>>> = {
   lmHeadBackward: (b) => {
     const { logits, hidden, w, starts, targets, values } = head(b);
     const [dhidden, dw] = [b.tensor("bfloat16", [16, 64]), b.tensor("float32", [VOCABULARY, 64])];
-    return [dhidden, dw, logits, values(), values(), hidden, w, starts, targets, values(), values(), 1];
+    return [dhidden, dw, logits, values(), values(), hidden, w, starts, targets, values(), values(), 1, true];
   },
   sample: (b) => [
     b.integers(range(4)),

@@ -67,7 +67,7 @@ for (const dtype of ["float32", "bfloat16"] as const) {
   const [logprob, entropy, rowLse, drawn] = [floats(), floats(), floats(), floats()];
   ops.lmHeadForward(logprob, entropy, rowLse, logits, hidden, w, entries, targets, 1);
   const [dhidden, dw] = [make("float32", headRows, D), make("float32", w.elements)];
-  ops.lmHeadBackward(dhidden, dw, logits, floats(), floats(), hidden, w, entries, targets, rowLse, entropy, 1);
+  ops.lmHeadBackward(dhidden, dw, logits, floats(), floats(), hidden, w, entries, targets, rowLse, entropy, 1, true);
   const seen = make("uint32", 1, Math.ceil(V / 32));
   const settings = { seed: 1, stream: 1, temperature: 1, topK: 0, topP: 0.9, minP: 0, repetitionPenalty: 1.1 };
   ops.sample(targets, logprob, drawn, logits, make("int32", headRows), make("int32", headRows, 5), seen, settings);
