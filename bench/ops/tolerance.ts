@@ -41,18 +41,15 @@ export interface Tolerance extends Allowance {
 export interface Rounding {
   /** Products with a bfloat16 weight round their float32 operands to bfloat16. */
   readonly roundsOperands: boolean;
-  /** Attention over bfloat16 multiplies in bfloat16 throughout. */
+  /** Attention over bfloat16 multiplies in bfloat16 throughout, and sums of products are truncated toward zero. */
   readonly tensorCores: boolean;
-  /** Sums of products are truncated toward zero. */
-  readonly truncates: boolean;
 }
 
 export function cpuRounding({ path }: Pick<CpuDevice, "path">): Rounding {
-  const wide = bfloat16Paths.includes(path);
-  return { roundsOperands: wide, tensorCores: wide, truncates: false };
+  return { roundsOperands: bfloat16Paths.includes(path), tensorCores: false };
 }
 
-export const gpuRounding: Rounding = { roundsOperands: true, tensorCores: true, truncates: true };
+export const gpuRounding: Rounding = { roundsOperands: true, tensorCores: true };
 
 export const exactly: Tolerance = {};
 /** At most half a unit in the last place of bfloat16's 8 bits, plus a margin for values near a tie. */
@@ -69,12 +66,8 @@ export function rounded(tolerance: Tolerance, dtype: DType): Tolerance {
 /** The tolerance on a path: the general one, plus the path's own roundings. */
 export function allowanceOn(tolerance: Tolerance, path: Rounding): Required<Allowance> {
   const { operands, tensorCores, truncating, ...everywhere } = tolerance;
-  const parts = [
-    everywhere,
-    path.roundsOperands ? operands : null,
-    path.tensorCores ? tensorCores : null,
-    path.truncates ? truncating : null,
-  ];
+  const cores = path.tensorCores ? [tensorCores, truncating] : [];
+  const parts = [everywhere, path.roundsOperands ? operands : null, ...cores];
   const sum = (key: keyof Allowance) => parts.reduce((total, part) => total + (part?.[key] ?? 0), 0);
   return {
     absolute: sum("absolute"),

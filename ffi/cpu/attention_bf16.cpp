@@ -1,6 +1,7 @@
 // Attention over bfloat16 on a path that multiplies in bfloat16 (tile_bf16.h): attention.cpp's order and blocks, with both products
-// on tiles. Scores and sums are float32; probabilities are rounded to bfloat16 for the product with the values. Float32 inputs
-// and the backward pass are the base path's.
+// on tiles. Scores and sums are float32. A probability is multiplied as the sum of two bfloat16, its rounding and the remainder:
+// the second product costs less than the softmax, and the result is as exact as a float32 product. Float32 inputs are the base
+// path's.
 //
 //   attention_forward, kv_store, attention_decode: as in attention.cpp
 //
@@ -92,10 +93,10 @@ INLINE bf16* tile_rows(TileRows* rows, int64_t count, int64_t Dh, float scale, c
   return block;
 }
 
-// The scores of one row with a block, (pairs of panels, 32) `next` floats apart, to probabilities (64); the row attends to the first
+// The scores of one row with a block, (pairs of panels, 32) `next` floats apart, to probabilities (64) and remainders; the row attends to the first
 // `visible` keys.
 INLINE void probabilities(const TileRows& rows, int64_t r, const float* scores, int64_t next, int64_t visible, int64_t keys,
-                          bf16* p) {
+                          bf16* p, bf16* remainder) {
   const V numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const V limit = set1((float)visible), scale = set1(rows.scale), hidden = set1(-INFINITY);
   V s[KEYS / W], top = hidden;
@@ -129,7 +130,9 @@ INLINE void probabilities(const TileRows& rows, int64_t r, const float* scores, 
 #pragma GCC unroll 2
   for (int64_t j = 0; j < KEYS / GROUP; j++) {
     const Pairs part = rounded_halves(s[2 * j], s[2 * j + 1]);
+    const Pairs rest = remaining_halves(s[2 * j], s[2 * j + 1], part);
     memcpy(p + j * GROUP, &part, sizeof part);
+    memcpy(remainder + j * GROUP, &rest, sizeof rest);
   }
 }
 
@@ -139,7 +142,7 @@ template <class Visible, class Meanwhile>
 static void attend_block(Tiles& tiles, const TileRows& rows, const bf16* keys_at, const bf16* values_at, int64_t keys,
                          const Visible& visible, const Meanwhile& meanwhile) {
   alignas(64) float scores[KEYS / COLUMNS][STRIP * COLUMNS];
-  alignas(64) bf16 p[STRIP * KEYS];
+  alignas(64) bf16 p[2][STRIP * KEYS];
   const int64_t panels = ceil_div(keys, PANEL), next_key = rows.depth * PANEL, next_value = KEYS * PANEL;
   for (int64_t first = 0; first < rows.count; first += STRIP) {
     const int64_t count = smaller(STRIP, rows.count - first);
@@ -149,11 +152,13 @@ static void attend_block(Tiles& tiles, const TileRows& rows, const bf16* keys_at
                      scores[i / 2]},
                meanwhile);
     for (int64_t r = 0; r < count; r++)
-      probabilities(rows, first + r, scores[0] + r * COLUMNS, STRIP * COLUMNS, visible(first + r), keys, p + r * KEYS);
+      probabilities(rows, first + r, scores[0] + r * COLUMNS, STRIP * COLUMNS, visible(first + r), keys, p[0] + r * KEYS,
+                    p[1] + r * KEYS);
     for (int64_t i = 0; i < rows.panels; i += 2) {
       float* acc = rows.acc + (i / 2 * rows.count + first) * COLUMNS;
-      multiply(tiles, count, smaller(2, rows.panels - i),
-               Block{p, KEYS, values_at + i * next_value, next_value, whole_groups(keys), acc, acc}, meanwhile);
+      for (const bf16* part : p)
+        multiply(tiles, count, smaller(2, rows.panels - i),
+                 Block{part, KEYS, values_at + i * next_value, next_value, whole_groups(keys), acc, acc}, meanwhile);
     }
   }
 }

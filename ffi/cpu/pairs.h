@@ -41,6 +41,13 @@ INLINE Pairs interleaved_high(Pairs a, Pairs b) {
 // Two vectors as 32 bfloat16, rounded to nearest even; subnormal numbers become zero, as they do in products.
 INLINE Pairs rounded_halves(V first, V second) { return (Pairs)_mm512_cvtne2ps_pbh(second, first); }
 
+// What rounding left out, rounded likewise: the sum of both has 16 bits or more.
+INLINE Pairs remaining_halves(V first, V second, Pairs rounded) {
+  uint64_t halves[8];
+  memcpy(halves, &rounded, 64);
+  return rounded_halves(sub(first, load((const bf16*)halves)), sub(second, load((const bf16*)halves + W)));
+}
+
 // Rows p and p + 1 of 16 columns each, side by side in one vector, to pairs of a column.
 INLINE Pairs paired(Pairs both_rows) {
   const Pairs order = {0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005, 0x00160006, 0x00170007,

@@ -12,7 +12,7 @@ extern const Kernels kernels;
 #undef KERNEL_DECLARATION
 #undef SIZE_DECLARATION
 
-#include "attention_bf16.cpp"
+#include "attention_backward_bf16.cpp"
 #include "products_bf16.cpp"
 #include "weights_bf16.cpp"
 
@@ -21,7 +21,7 @@ namespace KERNEL_PATH {
 static int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh,
                                     int32_t longest, int32_t T) {
   return BASE_PATH::thread_scratch_bound(V, D, F, H, Hkv, Dh, longest, T) + product_scratch_bytes() +
-         attention_scratch_bytes(H / Hkv, Dh);
+         larger(attention_scratch_bytes(H / Hkv, Dh), attention_backward_bytes(H / Hkv, Dh, longest));
 }
 
 static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t,
@@ -46,6 +46,7 @@ static constexpr Kernels table() {
   k.embedding_backward = embedding_backward;
   k.key_page_elements = key_page_elements;
   k.attention_forward = attention_forward;
+  k.attention_backward = attention_backward;
   k.kv_store = kv_store;
   k.attention_decode = attention_decode;
   k.matmul_forward = matmul_forward;

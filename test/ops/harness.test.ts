@@ -166,7 +166,7 @@ test("the allowance for tensor cores' truncation of long sums applies only on pa
   const long = tables.matmul!.find((one) => caseName(one).startsWith("matmulForward M=3 N=9 K=16400"))!;
   const path = cpuPath("portable", defaultDevice, "portable");
   // The allowance relative to Σ|ab|, about (2/π)·16400, is 2⁻²¹, and there √(16400/1024) = 4 times that: 0.005 and 0.02.
-  const off = (by: number, truncates: boolean) => {
+  const off = (by: number, tensorCores: boolean) => {
     const device = () => ({
       ...defaultDevice,
       ops: {
@@ -179,7 +179,7 @@ test("the allowance for tensor cores' truncation of long sums applies only on pa
       },
     });
     try {
-      execute(long, [{ ...path, device, truncates }]);
+      execute(long, [{ ...path, device, tensorCores }]);
     } catch (error) {
       return (error as Error).message;
     }

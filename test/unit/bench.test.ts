@@ -188,14 +188,7 @@ describe("the check", () => {
   });
 
   test("the allowance for rounded operands: several standard deviations for many terms, the full sum for a few", () => {
-    const rounding = allowanceOn(
-      { operands: roundedOperands },
-      {
-        roundsOperands: true,
-        tensorCores: false,
-        truncates: false,
-      },
-    );
+    const rounding = allowanceOn({ operands: roundedOperands }, { roundsOperands: true, tensorCores: false });
     const allowedOf = (terms: Float64Array) =>
       allowed(
         rounding,
