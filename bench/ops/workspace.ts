@@ -94,7 +94,8 @@ export function openWorkspace(device: Device): Workspace {
       const elements = device.parameterElements(shape, layoutOf);
       const bytes = elements * bytesPerElement(dtype);
       const made: Weight[] = [];
-      for (let i = 0; i < copies; i++) made.push({ name, address: allocate(name, bytes), dtype, shape, elements, layoutOf });
+      for (let i = 0; i < copies; i++)
+        made.push({ name, address: allocate(name, bytes), dtype, shape, elements, layoutOf });
       const first = made[0]!;
       loadWith(device, first, at);
       for (const copy of made.slice(1)) copyBytes(device, copy.address, first.address, bytes);

@@ -5,7 +5,7 @@
 
 import type { Device } from "../../src/device/device.ts";
 import type { ModelConfig } from "../../src/families/config.ts";
-import { parameterSpecs } from "../../src/families/parameters.ts";
+import { parameterBlocks } from "../../src/families/parameters.ts";
 import { planForwardBackward } from "../../src/model/activations.ts";
 import { forward, forwardBackward, lmHead, logprobSizes } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
@@ -63,7 +63,7 @@ export function openModel(
   const optional: OptionalBuffers[] = [];
   const positions = promptTokens + completionTokens;
   const bindModel = planModelBuffers(plan, device, config, { prefix: "policy", dtype, positions });
-  const bindOptimizer = planOptimizer(plan, device, parameterSpecs(config), dtype);
+  const bindOptimizer = planOptimizer(plan, device, parameterBlocks(config, device.rowBlock), dtype);
   const bindActivations = planForwardBackward(
     plan,
     lmHead,
@@ -80,7 +80,7 @@ export function openModel(
     promptSlots: promptSlotsFor(sequences, samples),
     penalized: false,
   };
-  const bindRollout = planRollout(plan, device, config, dtype, limits, ["rollout"]);
+  const bindRollout = planRollout(plan, device, config, device.activationDType(dtype), limits, ["rollout"]);
   const estimateOf = (layout: MemoryPlan) => estimateMemory(layout, 0, device.freeBytes() !== null);
   const layout = planOptional(plan, optional, (layout) => estimateOf(layout).peakBytes, device);
   // The host's memory is handed out until it is exhausted, so check for a fit first.

@@ -39,7 +39,7 @@ function widest(config: ModelConfig): Widths {
 function productTable({ H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act: ComputeDType, T: number) {
   return {
     qkv: ["qkv", act, [T, qkvWidth]],
-    qkvRaw: headNorms ? ["qkv before norm", act, [T, qkvWidth]] : ["qkv", act, [T, qkvWidth]], // of q and k
+    qkvRaw: headNorms ? ["qkv before norm", act, [T, qkvWidth]] : ["qkv", act, [T, qkvWidth]], // as products leave it
     rstdQ: ["rstd q", "float32", headNorms ? [T, H] : [1]],
     rstdK: ["rstd k", "float32", headNorms ? [T, Hkv] : [1]],
     attention: ["attention", act, [T, outWidth]],
@@ -141,7 +141,9 @@ export function layersTable(config: ModelConfig, act: ComputeDType, T: number) {
 
 /** The forward buffers in the shapes of one layer: T rows of its own widths. */
 export function layerBuffers(b: LayerBuffers, config: ModelConfig, layer: Layer<unknown>, T: number): LayerBuffers {
-  return reshapeTo(b, layerTable(widthsOf(config, layer), "float32", T));
+  const own = reshapeTo(b, layerTable(widthsOf(config, layer), "float32", T));
+  // Without norms the products write qkv itself, even if other layers have norms.
+  return layer.attention.headNorms ? own : { ...own, qkvRaw: own.qkv };
 }
 
 /** The gradients in the shapes of one layer. Its input is `layerInput`. */

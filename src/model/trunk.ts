@@ -6,7 +6,7 @@
 import { doPieces } from "../device/breathe.ts";
 import { firstRows } from "../tensor/tensor.ts";
 import type { LayerActivations, WithGradients } from "./activations.ts";
-import { type Attend, backwardLayer, forwardLayer } from "./layer.ts";
+import { type Attend, backwardLayer, forwardHeads, forwardLayer } from "./layer.ts";
 import { keptActivations, layerInput } from "./layer-buffers.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 
@@ -44,8 +44,10 @@ export async function forwardHidden(model: Model, batch: PackedTokens, activatio
   for (let layer = 0; layer < config.numLayers; layer++) {
     if (gradient) ops.cast(layerInput(gradient, layer, T), residual);
     const kept = gradient && keptActivations(gradient, config, layer, weights.layers[layer]!, T);
-    const attend: Attend = (_, { attention, lse, qkv }, shape) =>
-      ops.attentionForward(attention, kept && lse, qkv, segments, shape);
+    const attend: Attend = (_, b, transform, shape) => {
+      forwardHeads(device, b, transform, shape);
+      ops.attentionForward(b.attention, kept && b.lse, b.qkv, segments, shape);
+    };
     await doPieces(forwardLayer(model, layer, activations.layer, positions, attend, kept));
   }
   const U = batch.headRows.length;

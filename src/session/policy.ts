@@ -4,7 +4,7 @@
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
-import { parameterSpecs } from "../families/parameters.ts";
+import { parameterBlocks } from "../families/parameters.ts";
 import {
   type LayerActivations,
   type PassSizes,
@@ -74,7 +74,7 @@ export function planTraining(
   checkpointing: GradientCheckpointing = true,
 ): PlannedTraining {
   const { device, memory } = plan;
-  const bindOptimizer = planOptimizer(memory, device, parameterSpecs(policy.config), policy.dtype);
+  const bindOptimizer = planOptimizer(memory, device, parameterBlocks(policy.config, device.rowBlock), policy.dtype);
   const passes = planLogprobs(plan, policy, sizes, "update");
   const bindActivations = planForwardBackward(memory, lmHead, passes, keepLayers(plan, checkpointing));
   return {

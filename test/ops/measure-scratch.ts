@@ -56,7 +56,21 @@ for (const dtype of ["float32", "bfloat16"] as const) {
   const page = device.pageElements(shape);
   const pages = { keys: make(dtype, 2, page.keys), values: make(dtype, 2, page.values) };
   const pageTable = make("int32", 1, 1);
-  ops.attentionDecode(rows(out, 0, 1), rows(qkv, 0, 1), pages, pageTable, integers(0), integers(PAGE_TOKENS), shape);
+  const row = rows(qkv, 0, 1);
+  const table = () => make("float32", 1, shape.headDim / 2);
+  const transform = { norms: null, positions: integers(0), cos: table(), sin: table() };
+  const place = { pages, page: integers(0), offset: integers(0) };
+  ops.attentionDecode(
+    rows(out, 0, 1),
+    row,
+    row,
+    transform,
+    place,
+    pageTable,
+    integers(0),
+    integers(PAGE_TOKENS),
+    shape,
+  );
 
   const w = weight(dtype, V, D);
   const hidden = make(dtype, headRows, D);

@@ -4,7 +4,10 @@ import { elementCount } from "../../tensor/tensor.ts";
 import type { Device, ScratchSizes } from "../device.ts";
 import { typeCode } from "./operands.ts";
 
-type Sizes = Pick<Device, "parameterElements" | "pageElements" | "attentionScratchElements" | "scratchBytes">;
+type Sizes = Pick<
+  Device,
+  "rowBlock" | "parameterElements" | "pageElements" | "attentionScratchElements" | "scratchBytes"
+>;
 
 export function kernelSizes({ sizes: kernels }: Pick<CpuLibrary, "sizes">, threads: number): Sizes {
   const argumentsOf = ({ vocabSize, hiddenSize, intermediateSize, attention, longest, tokens }: ScratchSizes) => {
@@ -12,6 +15,7 @@ export function kernelSizes({ sizes: kernels }: Pick<CpuLibrary, "sizes">, threa
     return [vocabSize, hiddenSize, intermediateSize, heads, kvHeads, headDim, longest, tokens] as const;
   };
   return {
+    rowBlock: kernels.weight_elements(1, 1, typeCode({ dtype: "float32" })), // a panel, equally wide for all types
     parameterElements(shape, dtype) {
       const [n, k] = shape;
       return shape.length === 2 ? kernels.weight_elements(n!, k!, typeCode({ dtype })) : elementCount(shape);
