@@ -81,6 +81,7 @@ export function countingDevice(
     description: "a device that only counts",
     numericsKey: "counting",
     exactlyOnPolicy: false,
+    queuesWork: false,
     headBytes: HEAD_BYTES,
     ops,
     take() {
@@ -99,6 +100,7 @@ export function countingDevice(
     },
     download: fresh,
     read: async (source) => fresh(source),
+    queueRead: (source) => async () => fresh(source),
     activationDType: (dtype) => dtype,
     gradientDType: (dtype) => dtype,
     decodeBucket: bucket,

@@ -8,6 +8,7 @@ import { findCompiler } from "../compiler.ts";
 import { type BuildResult, compileKernels, prebuiltKernels } from "../cpu/build.ts";
 import { type Call, functionType, type Trace, traced } from "./calls.ts";
 import { loadFailure } from "./load-failure.ts";
+import { openRecorder, type RecordedCalls } from "./recorded-calls.ts";
 
 export type { BuildResult };
 
@@ -20,6 +21,7 @@ const signatures = {
   bias_backward: "dbias:ptr dy:ptr M:i32 N:i32 lddy:i32 dydtype:i32",
   weight_pack: "w:ptr source:ptr n0:i32 rows:i32 N:i32 K:i32 wdtype:i32 source_dtype:i32 layout_dtype:i32",
   weight_unpack: "target:ptr w:ptr n0:i32 rows:i32 K:i32 target_dtype:i32 wdtype:i32 layout_dtype:i32",
+  next_tokens: "tokens:ptr ids:ptr from:ptr B:i32",
   embedding_forward: "x:ptr ids:ptr w:ptr T:i32 D:i32 wdtype:i32",
   embedding_backward: "dw:ptr dx:ptr ids:ptr T:i32 D:i32 wdtype:i32",
   rmsnorm_forward:
@@ -76,6 +78,8 @@ export type Kernels = Readonly<Record<KernelName, (...args: number[]) => void>>;
 
 export interface CpuLibrary {
   readonly kernels: Kernels;
+  /** Records the kernels that `work` calls instead of running them. */
+  record(work: () => void): RecordedCalls;
   /** Of the path in use. */
   readonly sizes: Readonly<Record<SizeName, Call>>;
   /** Compiled instruction paths, slowest first. */
@@ -106,6 +110,7 @@ const control = {
   scratch_bytes: { args: [], returns: FFIType.i64 },
   peak_gflops: { args: [FFIType.i32, FFIType.i32], returns: FFIType.f64 },
   read_bandwidth: { args: [FFIType.ptr, FFIType.i64], returns: FFIType.f64 },
+  calls_run: { args: [FFIType.ptr, FFIType.i32, FFIType.i32, FFIType.i32], returns: FFIType.i32 },
 } as const;
 
 /**
@@ -146,9 +151,11 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
   const call = <T>(name: keyof typeof control, ...args: number[]): T =>
     (symbols[name] as (...args: number[]) => T)(...args);
   const trace: Trace = new Map();
-  const kernels = Object.fromEntries(
-    Object.keys(signatures).map((name) => [name, traced(options.trace ? trace : null, name, symbols[name] as Call)]),
+  const counted = options.trace ? trace : null;
+  const calls = Object.fromEntries(
+    Object.keys(signatures).map((name) => [name, traced(counted, name, symbols[name] as Call)]),
   ) as Record<KernelName, Call>;
+  const recorder = openRecorder(signatures, calls, symbols.calls_run as Call, counted);
   const sizeOf = (name: string): Call => {
     const size = symbols[name] as (...args: number[]) => bigint;
     return (...args) => Number(size(...args));
@@ -159,7 +166,8 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
     lanes: call<number>("path_lanes", index),
   }));
   return {
-    kernels,
+    kernels: recorder.calls,
+    record: recorder.record,
     sizes: Object.fromEntries(Object.keys(sizes).map((name) => [name, sizeOf(name)])) as Record<SizeName, Call>,
     paths,
     trace,

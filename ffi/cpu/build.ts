@@ -166,6 +166,7 @@ async function compileInto(
       join(build, "dispatch.o"),
       [...wide.map(({ name }) => `-DHAVE_${name.toUpperCase()}`), join(folder, "dispatch.cpp")],
     ],
+    [join(build, "recording.o"), [join(folder, "recording.cpp")]],
     [join(build, "threads.o"), [join(folder, "threads.cpp")]],
   ];
   await runAll(

@@ -25,11 +25,12 @@
   OP(weight_pack,                                                                                                      \
      (void* w, const void* source, int32_t n0, int32_t rows, int32_t N, int32_t K, int32_t wdtype,                     \
       int32_t source_dtype, int32_t layout_dtype),                                                                     \
-     (w, source, n0, rows, N, K, wdtype, source_dtype, layout_dtype))                                                                \
+     (w, source, n0, rows, N, K, wdtype, source_dtype, layout_dtype))                                                  \
   OP(weight_unpack,                                                                                                    \
      (void* target, const void* w, int32_t n0, int32_t rows, int32_t K, int32_t target_dtype, int32_t wdtype,          \
       int32_t layout_dtype),                                                                                           \
-     (target, w, n0, rows, K, target_dtype, wdtype, layout_dtype))                                                                   \
+     (target, w, n0, rows, K, target_dtype, wdtype, layout_dtype))                                                     \
+  OP(next_tokens, (int32_t* tokens, const int32_t* ids, const int32_t* from, int32_t B), (tokens, ids, from, B))       \
   OP(embedding_forward,                                                                                                \
      (float* x, const int32_t* ids, const void* w, int32_t T, int32_t D, int32_t wdtype),                              \
      (x, ids, w, T, D, wdtype))                                                                                        \

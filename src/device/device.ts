@@ -118,6 +118,8 @@ export interface Ops {
   /** dbias (N) += column sums of dy (M, N) */
   biasBackward(dbias: Tensor, dy: Tensor): void;
 
+  /** tokens (B) = ids[from] where from (B) ≥ 0, and 0 where that id is −1; the others stay as they are. */
+  nextTokens(tokens: Tensor, ids: Tensor, from: Tensor): void;
   /** x (T, D) float32 = rows `ids` of w (V, D) */
   embeddingForward(x: Tensor, ids: Tensor, w: Weight): void;
   /** dw (V, D) += dx (T, D) at those rows, tokens in order */
@@ -275,6 +277,8 @@ export interface Device {
   readonly numericsKey: string;
   /** A token's logprob recorded during sampling is bit-identical to the one that training computes (promise 2). */
   readonly exactlyOnPolicy: boolean;
+  /** Ops return before their work is done, so the next step can be prepared and queued while one runs. */
+  readonly queuesWork: boolean;
   readonly ops: Ops;
   /**
    * FLOP/s in products with weights of `dtype`, the base of MFU: the measured sustained rate of a CPU, the published
@@ -301,6 +305,8 @@ export interface Device {
   download(source: Tensor): NumberArray;
   /** The same without blocking the event loop while the device works. */
   read(source: Tensor): Promise<NumberArray>;
+  /** The two parts of `read`: queues the copy, and returns what waits for it, to be called at most once. */
+  queueRead(source: Tensor): () => Promise<NumberArray>;
 
   /**
    * The type of activations ("act"), keys and values included, for parameters of `dtype`: bfloat16 if the device
@@ -335,7 +341,10 @@ export interface Device {
   /** Saves rows [from, from + count) of a parameter, or of a float32 tensor in its layout, to row-major host memory. */
   saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
 
-  /** Runs `work` and records it under `key`; `replay` runs it again on the buffers' contents at that time. */
+  /**
+   * Runs `work` and records it under `key`; `replay` runs it again on the buffers' contents at that time. `work` only
+   * calls ops, and may be called several times.
+   */
   record(key: string, work: () => Pieces): Promise<void>;
   replay(key: string): Promise<void>;
   /** Drops recordings whose keys begin with `prefix`. */

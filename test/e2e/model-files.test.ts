@@ -179,7 +179,7 @@ describe("memory", () => {
       const model = planPolicy(plan, from, { dtype: null, positions: 96 });
       const reference = planReference(plan, from, model);
       const policy = planTraining(plan, model, { tokens: 512, longestPrompt: 64 });
-      const limits = { maxSequences: 8, longestPrompt: 64, maxCompletion: 32, promptSlots: 4, penalized: true };
+      const limits = { maxSequences: 8, longestPrompt: 64, maxCompletion: 32, promptRoom: 4, penalized: true };
       return { policy, reference, rollout: planSampling(plan, model, limits) };
     });
     expect(allocations).toEqual([]);

@@ -59,6 +59,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     description: `CPU ${cpus()[0]?.model.trim() ?? process.arch}, ${path}, ${threads} thread${threads === 1 ? "" : "s"}`,
     numericsKey: `cpu ${process.arch} ${path}`,
     exactlyOnPolicy: true,
+    queuesWork: false,
     ops: cpuOps(library.kernels),
     peakFlops(dtype) {
       const peak = peaks.get(dtype) ?? library.peakGflops(PEAK_MILLISECONDS, dtype) * 1e9;
@@ -74,13 +75,17 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     upload,
     download,
     read: async (source) => download(source),
+    queueRead(source) {
+      const data = download(source);
+      return async () => data;
+    },
     activationDType: (dtype) => (storesBfloat16 ? dtype : "float32"),
     gradientDType: () => "float32",
     decodeBucket: (sequences) => sequences,
     ...kernelSizes(library, threads),
     prepare() {}, // each thread grows its own scratch
     ...openParameters(library.kernels),
-    ...openRecordings(),
+    ...openRecordings(library.record),
     close() {}, // the kernels stay loaded for the next device of this process
   };
 }

@@ -127,6 +127,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       numericsKey: `cuda ${facts.name} sm_${computeCapability} driver ${version} cublas ${cublas.version} nvrtc ${nvrtc.version}`,
       // cuBLAS selects its algorithm by the number of rows, so a row's bits may depend on its batch.
       exactlyOnPolicy: false,
+      queuesWork: true,
       ops,
       headBytes: HEAD_BYTES,
       peakFlops: () => peakFlops(facts),
