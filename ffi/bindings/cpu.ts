@@ -19,11 +19,11 @@ const signatures = {
     "dx:ptr dy:ptr w:ptr M:i32 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32",
   matmul_backward_weight: "dw:ptr dy:ptr x:ptr M:i32 N:i32 K:i32 lddy:i32 ldx:i32 dydtype:i32 xdtype:i32",
   bias_backward: "dbias:ptr dy:ptr M:i32 N:i32 lddy:i32 dydtype:i32",
-  weight_pack: "w:ptr source:ptr n0:i32 rows:i32 N:i32 K:i32 wdtype:i32 source_dtype:i32",
-  weight_unpack: "target:ptr w:ptr n0:i32 rows:i32 K:i32 target_dtype:i32 wdtype:i32",
+  weight_pack: "w:ptr source:ptr n0:i32 rows:i32 N:i32 K:i32 wdtype:i32 source_dtype:i32 layout_dtype:i32",
+  weight_unpack: "target:ptr w:ptr n0:i32 rows:i32 K:i32 target_dtype:i32 wdtype:i32 layout_dtype:i32",
   next_tokens: "tokens:ptr ids:ptr from:ptr B:i32",
   embedding_forward: "x:ptr ids:ptr w:ptr T:i32 D:i32 wdtype:i32",
-  embedding_backward: "dw:ptr dx:ptr ids:ptr T:i32 D:i32",
+  embedding_backward: "dw:ptr dx:ptr ids:ptr T:i32 D:i32 wdtype:i32",
   rmsnorm_forward:
     "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32 ydtype:i32 xdtype:i32 wdtype:i32",
   rmsnorm_backward:
@@ -61,7 +61,7 @@ const signatures = {
 const scratchSizes = "V:i32 D:i32 F:i32 H:i32 Hkv:i32 Dh:i32 longest:i32 T:i32";
 /** The kernels' own figures: layouts in elements, and scratch memory in bytes. */
 const sizes = {
-  weight_elements: "N:i32 K:i32",
+  weight_elements: "N:i32 K:i32 wdtype:i32",
   key_page_elements: "Hkv:i32 Dh:i32",
   value_page_elements: "Hkv:i32 Dh:i32",
   attention_scratch_elements: "Hkv:i32 Dh:i32",

@@ -25,7 +25,7 @@ void embedding_forward(float* x, const int32_t* ids, const void* w, int32_t T, i
   });
 }
 
-void embedding_backward(float* dw, const float* dx, const int32_t* ids, int32_t T, int32_t D) {
+void embedding_backward(float* dw, const float* dx, const int32_t* ids, int32_t T, int32_t D, int32_t) {
   constexpr int64_t RANGE = 64;
   parallel(ceil_div(D, RANGE), [&](int64_t block) {
     int64_t from = block * RANGE, to = smaller(D, from + RANGE);

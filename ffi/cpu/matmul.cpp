@@ -31,7 +31,7 @@ static constexpr int64_t SUM_BYTES = 512 << 10;
 // The gradient of a weight: tokens at once, and rows of A, which are columns of x.
 static constexpr int64_t TOKENS = 256, K_BLOCK = 288;
 
-int64_t weight_elements(int32_t N, int32_t K) { return ceil_div(N, PANEL) * PANEL * K; }
+int64_t weight_elements(int32_t N, int32_t K, int32_t) { return ceil_div(N, PANEL) * PANEL * K; }
 
 // Bytes of a slot of a thread's scratch memory at most: packed rows of A (0), sums (1), panels as float32 (2), each with
 // the page to which it is rounded up. `deepest` is the longest reduction of a forward product.
@@ -272,7 +272,7 @@ INLINE void pack_panel(T* panel, const T* rows, int64_t K) {
 
 // To the layout: source is (N, K) row-major of dtype 0 float32, 1 bfloat16, 2 float16; rows [n0, n0 + rows).
 void weight_pack(void* w, const void* source, int32_t n0, int32_t rows, int32_t N, int32_t K, int32_t wdtype,
-                 int32_t source_dtype) {
+                 int32_t source_dtype, int32_t) {
   WITH_DTYPE(wdtype, TW, {
     int64_t first = n0 / PANEL, last = ceil_div(n0 + rows, PANEL);
     parallel(last - first, [&](int64_t i) {
@@ -298,7 +298,7 @@ void weight_pack(void* w, const void* source, int32_t n0, int32_t rows, int32_t 
 
 // From the layout: rows [n0, n0 + rows) as (rows, K) row-major, dtype 0 float32 or 1 bfloat16.
 void weight_unpack(void* target, const void* w, int32_t n0, int32_t rows, int32_t K, int32_t target_dtype,
-                   int32_t wdtype) {
+                   int32_t wdtype, int32_t) {
   WITH_DTYPE(target_dtype, TT, WITH_DTYPE(wdtype, TW, {
     parallel(ceil_div(rows, PANEL), [&](int64_t block) {
       for (int64_t r = block * PANEL; r < smaller(rows, (block + 1) * PANEL); r++) {

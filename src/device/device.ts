@@ -29,6 +29,8 @@ export interface Weight {
   /** [N, K] for a matrix, [N] for a norm's weight or a bias. */
   readonly shape: readonly number[];
   readonly elements: number;
+  /** If this is a master or moment in the layout of a parameter of another type: that type, which decides the layout. */
+  readonly layoutOf?: ComputeDType;
 }
 
 /** Memory that the device owns. */
@@ -328,8 +330,8 @@ export interface Device {
    * rows of a block of the layout, or what keeps each part aligned.
    */
   readonly rowBlock: number;
-  /** Elements that a parameter of this shape takes, padding included. */
-  parameterElements(shape: readonly number[]): number;
+  /** Elements that a parameter takes, padding included. */
+  parameterElements(shape: readonly number[], dtype: ComputeDType): number;
   /** Elements of a page of keys, and of values, of one layer. */
   pageElements(shape: AttentionShape): { keys: number; values: number };
   /** Floats per row of attentionBackward's scratch. */

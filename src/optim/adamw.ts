@@ -93,7 +93,7 @@ export function planOptimizer(
     .filter(whole)
     .map(({ name, parts }) => ({
       name,
-      parts: parts.map((part) => ({ name: part.name, elements: device.parameterElements(part.shape) })),
+      parts: parts.map((part) => ({ name: part.name, elements: device.parameterElements(part.shape, dtype) })),
     }));
   for (const block of trained) {
     const add = (group: string, own: string, lifetime?: readonly Phase[]) =>

@@ -11,7 +11,7 @@ export function embeddingOps(kernels: Kernels): Pick<Ops, "nextTokens" | "embedd
       kernels.embedding_forward(x.address, ids.address, w.address, dim(x, 0), dim(w, 1), typeCode(w));
     },
     embeddingBackward(dw, dx, ids, w) {
-      kernels.embedding_backward(dw.address, dx.address, ids.address, dim(dx, 0), dim(w, 1));
+      kernels.embedding_backward(dw.address, dx.address, ids.address, dim(dx, 0), dim(w, 1), typeCode(w));
     },
   };
 }
