@@ -84,7 +84,16 @@ describe("every op", () => {
       .map(([op]) => op);
     const flat = ["add", "fill", "scale", "sumSquares"];
     expect(single.sort()).toEqual(
-      [...flat, "biasBackward", "embeddingBackward", "gatherRows", "nextTokens", "ropeBackward", "sample", "scatterRows"].sort(),
+      [
+        ...flat,
+        "biasBackward",
+        "embeddingBackward",
+        "gatherRows",
+        "nextTokens",
+        "ropeBackward",
+        "sample",
+        "scatterRows",
+      ].sort(),
     );
   });
 
