@@ -214,8 +214,8 @@ static int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, 
          4 * DEPTH * PANEL;
 }
 
-// The converted operand: rows of a gradient, or columns of activations.
-static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t,
+// The converted operand: rows of a gradient, or columns of activations. The base path's kernels take turns with it.
+static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest,
                                     int32_t T) {
   const int64_t heads = (int64_t)H * Dh, fused = heads + 2 * (int64_t)Hkv * Dh;
   const auto whole = [](int64_t n) { return ceil_div(n, 32) * 32; };  // groups of either kind of instruction
@@ -223,7 +223,8 @@ static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, 
   const int64_t inputs = 2 * whole(larger(larger(D, F), heads));
   const int64_t rows = smaller(outputs * T, larger(CONVERTED_BYTES, outputs * ROWS_STEP));
   const int64_t columns = smaller(inputs * whole(T), larger(CONVERTED_BYTES, inputs * DEPTH));
-  return ceil_div(larger(rows, columns), 4096) * 4096;
+  return larger(ceil_div(larger(rows, columns), 4096) * 4096,
+                BASE_PATH::common_scratch_bound(V, D, F, H, Hkv, Dh, longest, T));
 }
 
 static double fma_peak(int64_t n) { return BASE_PATH::kernels.fma_peak(n); }
