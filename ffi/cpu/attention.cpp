@@ -49,7 +49,7 @@ void attention_forward(void* out, float* lse, const void* q, const void* k, cons
         pack_panels(panels, (const TX*)k + row * ldq + h * Dh, keys, ldq, Dh);
         pack_rows(values, (const TX*)v + row * ldq + h * Dh, keys, ldq, Dh, Dp);
         with_visible(keys, group, from, first, [&](const auto& visible) {
-          attend_block(rows, panels, values, first_block, visible, [](int64_t) {});
+          attend_block(rows, panels, values, first_block, visible);
         });
         first_block = false;
       });
@@ -66,19 +66,31 @@ void kv_store(void* kpages, void* vpages, const void* k, const void* v, const in
               int32_t T, int32_t Hkv, int32_t Dh, int32_t ldkv, int32_t dtype) {
   WITH_DTYPE(dtype, TX, {
     const int64_t Dp = padded(Dh);
-    parallel(ceil_div(T, 16), [&](int64_t block) {
-      for (int64_t t = block * 16; t < smaller(T, block * 16 + 16); t++)
-        for (int64_t h = 0; h < Hkv; h++) {
-          const TX* key = (const TX*)k + t * ldkv + h * Dh;
-          const TX* value = (const TX*)v + t * ldkv + h * Dh;
-          TX* panel = (TX*)kpages + ((int64_t)page[t] * Hkv + h) * KEYS * Dh + offset[t] / PANEL * Dh * PANEL + offset[t] % PANEL;
-          TX* row = (TX*)vpages + (((int64_t)page[t] * Hkv + h) * KEYS + offset[t]) * Dp;
-          for (int64_t d = 0; d < Dh; d++) {
-            panel[d * PANEL] = key[d];
-            row[d] = value[d];
-          }
+    parallel(ceil_div(T, PANEL), [&](int64_t block) {
+      const int64_t from = block * PANEL, to = smaller(T, from + PANEL);
+      for (int64_t h = 0; h < Hkv; h++) {
+        const TX* keys = (const TX*)k + from * ldkv + h * Dh;
+        TX* panel = (TX*)kpages + ((int64_t)page[from] * Hkv + h) * KEYS * Dh + offset[from] / PANEL * Dh * PANEL;
+        int64_t whole = 0;  // elements of keys that are already there, of a panel stored as a whole
+#if defined(__AVX2__)
+        if constexpr (sizeof(TX) == 4) {
+          bool together = to - from == PANEL && offset[from] % PANEL == 0;
+          for (int64_t t = from; t < to; t++)
+            together = together && page[t] == page[from] && offset[t] == offset[from] + t - from;
+          for (; together && whole + 8 <= Dh; whole += 8)
+            for (int64_t lane = 0; lane < PANEL; lane += 8)
+              transpose_8x8((float*)panel + whole * PANEL + lane, PANEL, (const float*)keys + lane * ldkv + whole, ldkv);
+        }
+#endif
+        for (int64_t t = from; t < to; t++) {
+          const int64_t place = (int64_t)page[t] * Hkv + h;
+          TX* lane = (TX*)kpages + place * KEYS * Dh + offset[t] / PANEL * Dh * PANEL + offset[t] % PANEL;
+          for (int64_t d = whole; d < Dh; d++) lane[d * PANEL] = keys[(t - from) * ldkv + d];
+          TX* row = (TX*)vpages + (place * KEYS + offset[t]) * Dp;
+          memcpy(row, (const TX*)v + t * ldkv + h * Dh, sizeof(TX) * Dh);
           for (int64_t d = Dh; d < Dp; d++) store_scalar(row + d, 0.0f);
         }
+      }
     });
   });
 }
@@ -97,30 +109,23 @@ struct Pages {
   const TX* values_of(int32_t page) const { return values + (page * Hkv + h) * value_elements; }
 };
 
-// The rows attend to `length` tokens in `pages`, the next of which is `after` them (null: unknown).
+// The rows attend to `length` tokens in `pages`.
 template <class TX>
-INLINE void attend_pages(const QueryRows& rows, const Pages<TX>& in, const int32_t* pages, int64_t length,
-                         const int32_t* after, bool first, float* widened) {
+INLINE void attend_pages(const QueryRows& rows, const Pages<TX>& in, const int32_t* pages, int64_t length, bool first,
+                         float* widened) {
   for (int64_t j = 0; j < length; j += KEYS, pages++, first = false) {
     const int64_t keys = smaller(KEYS, length - j);
-    const int32_t* next = j + KEYS < length ? pages + 1 : after;
-    // The next block is fetched from memory while this one is computed.
-    const auto ahead = [&](int64_t i) {
-      if (!next) return;
-      const char* k = (const char*)(in.keys_of(*next) + i * (in.key_elements / 4));
-      const char* v = (const char*)(in.values_of(*next) + i * (in.value_elements / 4));
-      for (int64_t b = 0; b < (int64_t)sizeof(TX) * in.key_elements / 4; b += 64) __builtin_prefetch(k + b, 0, 2);
-      for (int64_t b = 0; b < (int64_t)sizeof(TX) * in.value_elements / 4; b += 64) __builtin_prefetch(v + b, 0, 2);
-    };
     const TX* k = in.keys_of(*pages);
     const TX* v = in.values_of(*pages);
-    if (sizeof(TX) == 4 || rows.count <= MR) {
-      attend_block(rows, k, v, first, AllKeys{keys}, ahead);
+    if (rows.count <= MR) {
+      attend_block_few(rows, k, v, first, keys);
+    } else if constexpr (sizeof(TX) == 4) {
+      attend_block(rows, k, v, first, AllKeys{keys});
     } else {
       float* values = widened + in.key_elements;
       for (int64_t i = 0; i < ceil_div(keys, PANEL) * PANEL * rows.Dh; i += W) store(widened + i, load(k + i));
       for (int64_t i = 0; i < keys * rows.Dp; i += W) store(values + i, load(v + i));
-      attend_block(rows, widened, values, first, AllKeys{keys}, ahead);
+      attend_block(rows, widened, values, first, AllKeys{keys});
     }
   }
 }
@@ -148,13 +153,10 @@ void attention_decode(void* out, const void* q, const void* kpages, const void* 
         const QueryRows rows = query_rows(widened + KEYS * (Dh + Dp), (to - from) * group, Dh, scale);
         for (int64_t b = from; b < to; b++)
           pack_rows(rows.q + (b - from) * group * Dp, (const TX*)q + b * ldq + h * group * Dh, group, Dh, Dh, Dp);
-        const auto own_pages = [&](int64_t b) {
-          return b < to && completion_lengths[b] > 0 ? page_table + b * table_width + pages : nullptr;
-        };
-        attend_pages(rows, in, page_table + from * table_width, prompt, own_pages(from), true, widened);
+        attend_pages(rows, in, page_table + from * table_width, prompt, true, widened);
         for (int64_t b = from; b < to; b++)
-          attend_pages(rows.part((b - from) * group, group), in, own_pages(b), completion_lengths[b], own_pages(b + 1),
-                       prompt == 0, widened);
+          attend_pages(rows.part((b - from) * group, group), in, page_table + b * table_width + pages,
+                       completion_lengths[b], prompt == 0, widened);
         for (int64_t r = 0; r < rows.count; r++)
           finish_row(rows, r, (TX*)out + (from + r / group) * ldo + (h * group + r % group) * Dh);
       }

@@ -142,12 +142,21 @@ INLINE void softmax_row(const QueryRows& rows, int64_t r, float* s, int64_t visi
     float* acc = rows.acc + r * rows.Dp;
     for (int64_t d = 0; d < rows.Dp; d += W) store(acc + d, mul(load(acc + d), correction));
   }
-  for (int64_t j = 0; j < whole; j += W) {
+  int64_t j = 0;
+  for (; j + 4 * W <= whole; j += 4 * W) {
+    V p[4];
+    for (int i = 0; i < 4; i++) p[i] = sub(mul(load(s + j + i * W), scale), shift);
+    exp_each(p);
+    for (int i = 0; i < 4; i++) {
+      store(s + j + i * W, p[i]);
+      sum = add(sum, p[i]);
+    }
+  }
+  for (; j < whole; j += W) {
     const V p = exp_below(sub(mul(load(s + j), scale), shift));
     store(s + j, p);
     sum = add(sum, p);
   }
-  int64_t j = whole;
   if (whole < visible) {
     const V p = exp_below(sub(last, shift));
     store(s + whole, p);
@@ -159,23 +168,47 @@ INLINE void softmax_row(const QueryRows& rows, int64_t r, float* s, int64_t visi
   rows.max[r] = new_max;
 }
 
+// scores += q · keys, for the few rows of one sequence: two panels side by side where their sums fit the registers.
+template <class TB>
+INLINE void score_few(const QueryRows& rows, const TB* key_panels, int64_t keys) {
+  const int64_t Dh = rows.Dh;
+  int64_t p = 0;
+  if (rows.count * 2 * PV <= SUMS)
+    for (; (p + 1) * PANEL < keys; p += 2)
+      tile<2>(rows.count, rows.scores + p * PANEL, KEYS, rows.q, rows.Dp, 1, key_panels + p * Dh * PANEL, PANEL, Dh, false,
+              PANEL, Dh * PANEL);
+  for (; p * PANEL < keys; p++)
+    tile(rows.count, rows.scores + p * PANEL, KEYS, rows.q, rows.Dp, 1, key_panels + p * Dh * PANEL, PANEL, Dh, false);
+}
+
+// acc += weights · values for the same: a row at a time over four panels, so that values are read from memory in their order.
+template <class TB>
+INLINE void add_few(const QueryRows& rows, const TB* values, int64_t keys, bool first) {
+  const int64_t Dp = rows.Dp;
+  for (int64_t r = 0; r < rows.count; r++) {
+    float* acc = rows.acc + r * Dp;
+    const float* weights = rows.scores + r * KEYS;
+    int64_t d = 0;
+    for (; d + 4 * PANEL <= Dp; d += 4 * PANEL)
+      tile<4>(1, acc + d, Dp, weights, KEYS, 1, values + d, Dp, keys, !first, PANEL, PANEL);
+    for (; d < Dp; d += PANEL) tile(1, acc + d, Dp, weights, KEYS, 1, values + d, Dp, keys, !first);
+  }
+}
+
 // One block of keys for all rows: keys in panels [4][Dh][16], values in rows of Dp. `first`: the rows have no state yet.
-// ahead(i), i = 0…3, is called before each quarter of the work on keys.
-template <class TB, class Visible, class Ahead>
+template <class TB, class Visible>
 INLINE void attend_block(const QueryRows& rows, const TB* key_panels, const TB* values, bool first,
-                         const Visible& visible, const Ahead& ahead) {
+                         const Visible& visible) {
   const int64_t Dh = rows.Dh, Dp = rows.Dp;
   for (int64_t from = 0; from < rows.count; from += ROWS) {
     const int64_t to = smaller(rows.count, from + ROWS);
     float* scores = rows.scores - from * KEYS;
-    for (int64_t p = 0; p * PANEL < visible.keys; p++) {
-      if (from == 0) ahead(p);
+    for (int64_t p = 0; p * PANEL < visible.keys; p++)
       for_tiles(from, to, [&](int64_t r, int64_t n) {
         if (p * PANEL < visible(r + n - 1))
           tile(n, scores + r * KEYS + p * PANEL, KEYS, rows.q + r * Dp, Dp, 1, key_panels + p * Dh * PANEL, PANEL, Dh,
                false);
       });
-    }
     for_tiles(from, to, [&](int64_t r, int64_t n) {
       const int64_t limit = visible(r + n - 1);
       for (int64_t i = r; i < r + n; i++) softmax_row(rows, i, scores + i * KEYS, visible(i), limit, first);
@@ -185,6 +218,14 @@ INLINE void attend_block(const QueryRows& rows, const TB* key_panels, const TB* 
         tile(n, rows.acc + r * Dp + d, Dp, scores + r * KEYS, KEYS, 1, values + d, Dp, visible(r + n - 1), !first);
       });
   }
+}
+
+// The same for the few rows of one sequence.
+template <class TB>
+INLINE void attend_block_few(const QueryRows& rows, const TB* key_panels, const TB* values, bool first, int64_t keys) {
+  score_few(rows, key_panels, keys);
+  for (int64_t r = 0; r < rows.count; r++) softmax_row(rows, r, rows.scores + r * KEYS, keys, keys, first);
+  add_few(rows, values, keys, first);
 }
 
 // acc / sum into out (Dh elements); returns the row's log-sum-exp.

@@ -49,12 +49,13 @@ struct Scores {
   float factor, max;
 };
 
-// Exponentials exp(z − max) of elements i … i + W − 1, 0 beyond the row.
-INLINE V exponentials(const Scores& row, int64_t i) {
+// z − max of elements i … i + W − 1, −∞ beyond the row.
+INLINE V differences(const Scores& row, int64_t i) {
   const int n = (int)smaller(W, row.size - i);
   const V logits = n < W ? load_part(row.logits + i, n, -INFINITY) : load(row.logits + i);
-  return exp_below(sub(mul(logits, set1(row.factor)), set1(row.max)));
+  return sub(mul(logits, set1(row.factor)), set1(row.max));
 }
+INLINE V exponentials(const Scores& row, int64_t i) { return exp_below(differences(row, i)); }
 
 // Adds exponentials to `sum` one by one by ascending id, from `from` to `to`, until it passes `target`; returns that id. If it
 // never does, the last id of a positive one, or `id`. *before is the sum without it.
@@ -156,24 +157,36 @@ struct Truncation {
   float top_p, min_p;
 };
 
-// Which tokens may be kept: those with z − max at or above `bound`. `certain`: none below it is ever kept, else only none if
-// the kept ones end above it.
+// Which tokens may be kept: those with z − max at or above `bound`; if that turns out to be too high, `lower`; else all.
 struct Bound {
-  float bound = -INFINITY;
-  bool certain = true;
+  float bound = -INFINITY, lower = -INFINITY;
+  bool certain = true;  // none below `bound` is ever kept
 };
 static Bound bound_of(const Scores& row, const Truncation& t, uint64_t* pairs, uint64_t* other) {
   double least;
   const bool ranks = t.limit < row.size;
   const float top_k = top_k_bound(row, ranks ? t.limit : 0, pairs, other, &least) - row.max;
-  Bound b{top_k, !ranks};
+  Bound b{top_k, -INFINITY, !ranks};
   if (ranks && t.top_p < 1) return b;  // top-p is of all that top-k keeps
-  // Tokens below a share (1 − top_p) / size of the total sum up to less than 1 − top_p.
-  const float top_p = t.top_p < 1 ? (float)::log(0.9 * (1 - (double)t.top_p) * least / (double)row.size) : -INFINITY;
-  if (top_p > b.bound) b = Bound{top_p, false};
+  if (t.top_p < 1) {
+    // n tokens below a share (1 − top_p) / n of the total sum up to less than 1 − top_p. Hardly ever are more than 4096
+    // needed to reach that.
+    const double rest = 0.9 * (1 - (double)t.top_p) * least;
+    const float likely = (float)::log(rest / (double)smaller(row.size, 4096));
+    if (likely > b.bound) b = Bound{likely, (float)::log(rest / (double)row.size), false};
+  }
   const float min_p = t.min_p > 0 ? (float)::log((double)t.min_p) - 1e-3f : -INFINITY;
-  if (min_p > b.bound) b = Bound{min_p, true};
+  if (min_p > b.bound) b = Bound{min_p, -INFINITY, true};
   return b;
+}
+
+// Adds the tokens of a vector, elements from i on, with d = z − max at or above the bound to the pairs.
+INLINE int64_t collect(const Scores& row, int64_t i, V d, V bound, uint64_t* pairs, int64_t count) {
+  for (uint32_t bits = at_least(d, bound); bits; bits &= bits - 1) {
+    const int64_t j = i + __builtin_ctz(bits);
+    if (j < row.size) pairs[count++] = ranked(row.logits[j] * row.factor, j);
+  }
+  return count;
 }
 
 // How many of the `count` sorted pairs are kept, walking down from the most likely; −1 if all are and others may be too.
@@ -190,6 +203,7 @@ static int64_t kept(const Scores& row, const Truncation& t, const uint64_t* pair
     }
     return e[i % W];
   };
+  if (count == 0) return -1;  // scores that are not numbers
   const int64_t most = smaller(t.limit, count);
   bool exact = t.limit < row.size;
   if (exact && t.top_p < 1) {
@@ -215,15 +229,21 @@ static int64_t kept(const Scores& row, const Truncation& t, const uint64_t* pair
   return count < t.limit && !certain ? -1 : most;
 }
 
-// Of the tokens in `pairs`, `count` by ascending id, the one that u draws after truncation, and its log-probability.
+// Of the tokens in `pairs`, `count` of them `above` a bound, by ascending id: the one that u draws after truncation, and its
+// log-probability.
 static int64_t draw_truncated(const Scores& row, const Truncation& t, uint64_t* pairs, uint64_t* other, int64_t count,
-                              bool certain, double total, double u, float* logprob) {
+                              const Bound& above, double total, double u, float* logprob) {
   sort_pairs(pairs, other, count);
-  int64_t left = kept(row, t, pairs, count, certain, total);
-  if (left < 0) {
-    for (int64_t i = 0; i < row.size; i++) pairs[i] = ranked(row.logits[i] * row.factor, i);
-    sort_pairs(pairs, other, row.size);
-    left = kept(row, t, pairs, row.size, true, total);
+  int64_t left = kept(row, t, pairs, count, above.certain, total);
+  for (float bound = above.lower; left < 0; bound = -INFINITY) {
+    const bool all = bound == -INFINITY;
+    count = 0;
+    if (all)
+      for (; count < row.size; count++) pairs[count] = ranked(row.logits[count] * row.factor, count);
+    else
+      for (int64_t i = 0; i < row.size; i += W) count = collect(row, i, differences(row, i), set1(bound), pairs, count);
+    sort_pairs(pairs, other, count);
+    left = kept(row, t, pairs, count, all, total);
   }
   for (int64_t i = 0; i < left; i++) pairs[i] = pairs[i] << 32 | pairs[i] >> 32;
   sort_pairs(pairs, other, left);
@@ -299,10 +319,7 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
       const V bound = set1(kept_above.bound);
       drawn = row_statistics(row.logits, size, inverse_temperature, row.max, [&](int64_t i, V d, V e) {
         add_to(block, e);
-        for (uint32_t bits = at_least(d, bound); bits; bits &= bits - 1) {
-          const int64_t j = i + __builtin_ctz(bits);
-          if (j < size) pairs[count++] = ranked(row.logits[j] * inverse_temperature, j);
-        }
+        count = collect(row, i, d, bound, pairs, count);
       });
       total = sum_lanes(block);
     } else {
@@ -324,7 +341,7 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
                                     (uint32_t)counter[3], seed, stream);
     int64_t id;
     if (truncate)
-      id = draw_truncated(row, truncation, pairs, other, count, kept_above.certain, total, u, &sampling_logprob[b]);
+      id = draw_truncated(row, truncation, pairs, other, count, kept_above, total, u, &sampling_logprob[b]);
     else
       id = greedy ? first_maximum(row) : draw(row, sums, total, u);
     ids[b] = (int32_t)id;
