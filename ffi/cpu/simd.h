@@ -74,6 +74,8 @@ INLINE void store(bf16* p, V x) {
   __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
+// Past the caches; p is aligned. Call stream_fence before another thread may read it.
+INLINE void stream(float* p, V x) { _mm512_stream_ps(p, x); }
 INLINE V add(V a, V b) { return _mm512_add_ps(a, b); }
 INLINE V sub(V a, V b) { return _mm512_sub_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
@@ -118,6 +120,7 @@ INLINE void store(bf16* p, V x) {
   r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0xd8);
   _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(r));
 }
+INLINE void stream(float* p, V x) { _mm256_stream_ps(p, x); }
 INLINE V add(V a, V b) { return _mm256_add_ps(a, b); }
 INLINE V sub(V a, V b) { return _mm256_sub_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm256_mul_ps(a, b); }
@@ -167,6 +170,7 @@ INLINE void store(float* p, V x) { memcpy(p, &x, sizeof x); }
 INLINE void store(bf16* p, V x) {
   for (int i = 0; i < W; i++) p[i] = to_bf16(x[i]);
 }
+INLINE void stream(float* p, V x) { store(p, x); }
 INLINE V add(V a, V b) { return a + b; }
 INLINE V sub(V a, V b) { return a - b; }
 INLINE V mul(V a, V b) { return a * b; }
@@ -199,6 +203,12 @@ INLINE void add_to(Doubles& sums, V x) {
   for (int i = 0; i < W; i++) sums.lanes[i] += (double)x[i];
 }
 #endif
+
+INLINE void stream_fence() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
 
 INLINE double sum_lanes(const Doubles& sums) {
   double a[W], total = 0;

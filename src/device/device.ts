@@ -29,6 +29,8 @@ export interface Weight {
   /** [N, K] for a matrix, [N] for a norm's weight or a bias. */
   readonly shape: readonly number[];
   readonly elements: number;
+  /** If this is a master or moment in the layout of a parameter of another type: that type, which decides the layout. */
+  readonly layoutOf?: ComputeDType;
 }
 
 /** Memory that the device owns. */
@@ -52,6 +54,28 @@ export interface AttentionShape {
   readonly headDim: number;
   /** Multiplies q·k, usually 1/√Dh. */
   readonly scale: number;
+}
+
+/** What q and k go through between their products and attention. */
+export interface HeadTransform {
+  /** RMS norms over each head; null if the layer has none. */
+  readonly norms: HeadNorms | null;
+  readonly positions: Tensor; // (T)
+  readonly cos: Tensor; // (positions, Dh/2) float32, as sin
+  readonly sin: Tensor;
+}
+
+export interface HeadNorms {
+  readonly q: Weight; // (Dh)
+  readonly k: Weight; // (Dh)
+  readonly epsilon: number;
+}
+
+/** Where the key and the value of each new token are stored. */
+export interface CachePlace {
+  readonly pages: KeyValuePages;
+  readonly page: Tensor; // (T)
+  readonly offset: Tensor; // (T)
 }
 
 export interface SamplingSettings {
@@ -94,6 +118,8 @@ export interface Ops {
   /** dbias (N) += column sums of dy (M, N) */
   biasBackward(dbias: Tensor, dy: Tensor): void;
 
+  /** tokens (B) = ids[from] where from (B) ≥ 0, and 0 where that id is −1; the others stay as they are. */
+  nextTokens(tokens: Tensor, ids: Tensor, from: Tensor): void;
   /** x (T, D) float32 = rows `ids` of w (V, D) */
   embeddingForward(x: Tensor, ids: Tensor, w: Weight): void;
   /** dw (V, D) += dx (T, D) at those rows, tokens in order */
@@ -119,6 +145,22 @@ export interface Ops {
   ropeBackward(dx: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, headDim: number): void;
 
   /**
+   * qkv (T, (H + 2·Hkv)·Dh) = raw with the heads of q and k normalized, then rotated as by ropeForward; rstdQ (T, H) and
+   * rstdK (T, Hkv) are saved.
+   */
+  headsForward(
+    qkv: Tensor,
+    rstdQ: Tensor | null,
+    rstdK: Tensor | null,
+    raw: Tensor,
+    norms: HeadNorms,
+    positions: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    shape: AttentionShape,
+  ): void;
+
+  /**
    * out (T, H·Dh), lse (T, H) = causal attention over packed segments. `segments` (S, 4): start, length, prefix start,
    * prefix length, in rows; a segment attends to its whole prefix and its own past. qkv (T, (H + 2·Hkv)·Dh) has q, k, v
    * side by side.
@@ -138,13 +180,17 @@ export interface Ops {
   /** Stores the keys and values of qkv's T tokens at (page (T), offset (T)). */
   kvStore(pages: KeyValuePages, qkv: Tensor, page: Tensor, offset: Tensor, shape: AttentionShape): void;
   /**
-   * out (B, H·Dh) = attention of one new token per sequence. pageTable (B, width): the prompt's pages, then the
-   * completion's; lengths (B) count the tokens in the cache, the new one included.
+   * out (B, H·Dh) = attention of one new token per sequence, whose key and value it first stores. raw (B, (H + 2·Hkv)·Dh)
+   * has the products, which `transform` describes the way of into `qkv`: room for as much, raw itself without norms.
+   * pageTable (B, width): the prompt's pages, then the completion's; lengths (B) count the tokens in the cache, the new
+   * one included.
    */
   attentionDecode(
     out: Tensor,
     qkv: Tensor,
-    pages: KeyValuePages,
+    raw: Tensor,
+    transform: HeadTransform,
+    place: CachePlace,
     pageTable: Tensor,
     promptLengths: Tensor,
     completionLengths: Tensor,
@@ -171,7 +217,10 @@ export interface Ops {
     targets: Tensor,
     temperature: number,
   ): void;
-  /** dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N); recomputes `logits`. */
+  /**
+   * dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N). `logits` are overwritten;
+   * they are what lmHeadForward left there, or with `recompute` computed again.
+   */
   lmHeadBackward(
     dhidden: Tensor,
     dw: Tensor | null,
@@ -185,6 +234,7 @@ export interface Ops {
     lse: Tensor,
     entropy: Tensor,
     temperature: number,
+    recompute: boolean,
   ): void;
 
   /**
@@ -227,6 +277,8 @@ export interface Device {
   readonly numericsKey: string;
   /** A token's logprob recorded during sampling is bit-identical to the one that training computes (promise 2). */
   readonly exactlyOnPolicy: boolean;
+  /** Ops return before their work is done, so the next step can be prepared and queued while one runs. */
+  readonly queuesWork: boolean;
   readonly ops: Ops;
   /**
    * FLOP/s in products with weights of `dtype`, the base of MFU: the measured sustained rate of a CPU, the published
@@ -245,6 +297,11 @@ export interface Device {
   heldBytes(): number | null;
   /** @throws RunError if there is not enough memory, saying how much was requested */
   allocate(byteLength: number, what: string): DeviceMemory;
+  /**
+   * Makes part of newly allocated memory resident, and zero; `from` is a multiple of 2 MiB. `later`: it need not be
+   * resident when this returns, and other work may already use it.
+   */
+  populate(memory: DeviceMemory, from: number, byteLength: number, later: boolean): void;
   /** Host memory that the device can copy to and from; the address is the host's. */
   allocateHost(byteLength: number, what: string): DeviceMemory;
   /** Copies host data to a tensor (packed, at most its size). */
@@ -253,6 +310,8 @@ export interface Device {
   download(source: Tensor): NumberArray;
   /** The same without blocking the event loop while the device works. */
   read(source: Tensor): Promise<NumberArray>;
+  /** The two parts of `read`: queues the copy, and returns what waits for it, to be called at most once. */
+  queueRead(source: Tensor): () => Promise<NumberArray>;
 
   /**
    * The type of activations ("act"), keys and values included, for parameters of `dtype`: bfloat16 if the device
@@ -266,8 +325,13 @@ export interface Device {
    * beyond are padding, and their results are not read.
    */
   decodeBucket(sequences: number): number;
-  /** Elements that a parameter of this shape takes, padding included. */
-  parameterElements(shape: readonly number[]): number;
+  /**
+   * Matrices (N, K) whose rows are multiples of this are one matrix if they lie side by side, and biases likewise: the
+   * rows of a block of the layout, or what keeps each part aligned.
+   */
+  readonly rowBlock: number;
+  /** Elements that a parameter takes, padding included. */
+  parameterElements(shape: readonly number[], dtype: ComputeDType): number;
   /** Elements of a page of keys, and of values, of one layer. */
   pageElements(shape: AttentionShape): { keys: number; values: number };
   /** Floats per row of attentionBackward's scratch. */
@@ -282,7 +346,10 @@ export interface Device {
   /** Saves rows [from, from + count) of a parameter, or of a float32 tensor in its layout, to row-major host memory. */
   saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
 
-  /** Runs `work` and records it under `key`; `replay` runs it again on the buffers' contents at that time. */
+  /**
+   * Runs `work` and records it under `key`; `replay` runs it again on the buffers' contents at that time. `work` only
+   * calls ops, and may be called several times.
+   */
   record(key: string, work: () => Pieces): Promise<void>;
   replay(key: string): Promise<void>;
   /** Drops recordings whose keys begin with `prefix`. */

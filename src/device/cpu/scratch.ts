@@ -2,8 +2,12 @@
 import type { CpuLibrary } from "../../../ffi/bindings/cpu.ts";
 import { elementCount } from "../../tensor/tensor.ts";
 import type { Device, ScratchSizes } from "../device.ts";
+import { typeCode } from "./operands.ts";
 
-type Sizes = Pick<Device, "parameterElements" | "pageElements" | "attentionScratchElements" | "scratchBytes">;
+type Sizes = Pick<
+  Device,
+  "rowBlock" | "parameterElements" | "pageElements" | "attentionScratchElements" | "scratchBytes"
+>;
 
 export function kernelSizes({ sizes: kernels }: Pick<CpuLibrary, "sizes">, threads: number): Sizes {
   const argumentsOf = ({ vocabSize, hiddenSize, intermediateSize, attention, longest, tokens }: ScratchSizes) => {
@@ -11,9 +15,10 @@ export function kernelSizes({ sizes: kernels }: Pick<CpuLibrary, "sizes">, threa
     return [vocabSize, hiddenSize, intermediateSize, heads, kvHeads, headDim, longest, tokens] as const;
   };
   return {
-    parameterElements(shape) {
+    rowBlock: kernels.weight_elements(1, 1, typeCode({ dtype: "float32" })), // a panel, equally wide for all types
+    parameterElements(shape, dtype) {
       const [n, k] = shape;
-      return shape.length === 2 ? kernels.weight_elements(n!, k!) : elementCount(shape);
+      return shape.length === 2 ? kernels.weight_elements(n!, k!, typeCode({ dtype })) : elementCount(shape);
     },
     pageElements: ({ kvHeads, headDim }) => ({
       keys: kernels.key_page_elements(kvHeads, headDim),
