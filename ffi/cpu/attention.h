@@ -181,7 +181,10 @@ INLINE void score_few(const QueryRows& rows, const TB* key_panels, int64_t keys)
     tile(rows.count, rows.scores + p * PANEL, KEYS, rows.q, rows.Dp, 1, key_panels + p * Dh * PANEL, PANEL, Dh, false);
 }
 
-// acc += weights · values for the same: a row at a time over four panels, so that values are read from memory in their order.
+// Panels beside each other in a tile of one row.
+static constexpr int BESIDE = SUMS / PV < 4 ? SUMS / PV : 4;
+
+// acc += weights · values for the same: a row at a time over several panels, so that values are read from memory in order.
 template <class TB>
 INLINE void add_few(const QueryRows& rows, const TB* values, int64_t keys, bool first) {
   const int64_t Dp = rows.Dp;
@@ -189,8 +192,8 @@ INLINE void add_few(const QueryRows& rows, const TB* values, int64_t keys, bool 
     float* acc = rows.acc + r * Dp;
     const float* weights = rows.scores + r * KEYS;
     int64_t d = 0;
-    for (; d + 4 * PANEL <= Dp; d += 4 * PANEL)
-      tile<4>(1, acc + d, Dp, weights, KEYS, 1, values + d, Dp, keys, !first, PANEL, PANEL);
+    for (; d + BESIDE * PANEL <= Dp; d += BESIDE * PANEL)
+      tile<BESIDE>(1, acc + d, Dp, weights, KEYS, 1, values + d, Dp, keys, !first, PANEL, PANEL);
     for (; d < Dp; d += PANEL) tile(1, acc + d, Dp, weights, KEYS, 1, values + d, Dp, keys, !first);
   }
 }
