@@ -143,15 +143,6 @@ INLINE void softmax_row(const QueryRows& rows, int64_t r, float* s, int64_t visi
     for (int64_t d = 0; d < rows.Dp; d += W) store(acc + d, mul(load(acc + d), correction));
   }
   int64_t j = 0;
-  for (; j + 4 * W <= whole; j += 4 * W) {
-    V p[4];
-    for (int i = 0; i < 4; i++) p[i] = sub(mul(load(s + j + i * W), scale), shift);
-    exp_each(p);
-    for (int i = 0; i < 4; i++) {
-      store(s + j + i * W, p[i]);
-      sum = add(sum, p[i]);
-    }
-  }
   for (; j < whole; j += W) {
     const V p = exp_below(sub(mul(load(s + j), scale), shift));
     store(s + j, p);

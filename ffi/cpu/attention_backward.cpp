@@ -86,15 +86,6 @@ INLINE void score_gradients(const QueryGradients& rows, int64_t r, int64_t visib
   float *p = rows.p + r * KEYS, *ds = rows.ds + r * KEYS;
   const int64_t whole = visible / W * W;
   int64_t j = 0;
-  for (; j + 4 * W <= whole; j += 4 * W) {
-    V probability[4];
-    for (int i = 0; i < 4; i++) probability[i] = min(set1(88.37f), sub(mul(load(p + j + i * W), factor), shift));
-    exp_each(probability);
-    for (int i = 0; i < 4; i++) {
-      store(p + j + i * W, probability[i]);
-      store(ds + j + i * W, mul(mul(probability[i], sub(load(ds + j + i * W), dot)), factor));
-    }
-  }
   for (; j < whole; j += W) {
     const V probability = exp(sub(mul(load(p + j), factor), shift));
     store(p + j, probability);

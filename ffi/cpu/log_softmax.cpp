@@ -34,24 +34,14 @@ void log_softmax_backward(float* dlogits, const float* logits, const float* dlog
     const V t = set1(inverse_temperature), shift = set1(lse[r]);
     // dz_j = −p_j (total + dentropy (log p_j + H)), then [j = t] terms
     const V h = set1(entropy[r]), dh = set1(dentropy[r]), sum = set1(total);
-    const auto log_probability = [&](int64_t i, int n) {
-      return max(set1(-1e4f), sub(mul(load_upto(row + i, n), t), shift));  // NaN stays NaN
-    };
-    const auto gradient = [&](V logp, V p) {
-      return mul(sub(zero(), mul(p, fma(dh, add(logp, h), sum))), t);
+    const auto gradient = [&](int64_t i, int n) __attribute__((always_inline)) {
+      const V logp = max(set1(-1e4f), sub(mul(load_upto(row + i, n), t), shift));  // NaN stays NaN
+      const V dz = sub(zero(), mul(exp(logp), fma(dh, add(logp, h), sum)));
+      store_upto(out + i, mul(dz, t), n);
     };
     int64_t i = 0;
-    for (; i + 4 * W <= vocabulary; i += 4 * W) {
-      V logp[4], p[4];
-      for (int j = 0; j < 4; j++) p[j] = min(set1(88.37f), logp[j] = log_probability(i + j * W, W));
-      exp_each(p);
-      for (int j = 0; j < 4; j++) store(out + i + j * W, gradient(logp[j], p[j]));
-    }
-    for (; i < vocabulary; i += W) {
-      const int n = (int)smaller(W, vocabulary - i);
-      const V logp = log_probability(i, n);
-      store_upto(out + i, gradient(logp, exp(logp)), n);
-    }
+    for (; i + W <= vocabulary; i += W) gradient(i, W);
+    if (i < vocabulary) gradient(i, (int)(vocabulary - i));
     for (int32_t e = entry_start[r]; e < entry_start[r + 1]; e++) out[targets[e]] += dlogprob[e] * inverse_temperature;
   });
 }

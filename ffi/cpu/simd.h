@@ -325,32 +325,6 @@ INLINE V exp_below(V x) {
 }
 // The same for any x: the largest finite power above 88.37.
 INLINE V exp(V x) { return exp_below(min(set1(88.37f), x)); }  // in this order min preserves NaN
-// exp_below of N vectors, step by step for all: one vector's steps wait for each other, and a processor looks ahead over too
-// few of them to fill that time with the next vector's.
-template <int N>
-INLINE void exp_each(V (&x)[N]) {
-  const V low = set1(-87.33f);
-  V n[N], r[N], p[N];
-#pragma GCC unroll 4
-  for (int i = 0; i < N; i++) r[i] = max(low, x[i]);
-#pragma GCC unroll 4
-  for (int i = 0; i < N; i++) n[i] = round_nearest(mul(r[i], set1(1.44269504088896341f)));
-#pragma GCC unroll 4
-  for (int i = 0; i < N; i++) r[i] = fma(n[i], set1(-0.693359375f), r[i]);
-#pragma GCC unroll 4
-  for (int i = 0; i < N; i++) r[i] = fma(n[i], set1(2.12194440e-4f), r[i]);
-#pragma GCC unroll 4
-  for (int i = 0; i < N; i++) n[i] = select_less(x[i], low, zero(), pow2(n[i]));
-#pragma GCC unroll 4
-  for (int i = 0; i < N; i++) p[i] = fma(set1(1.0f / 5040), r[i], set1(1.0f / 720));
-  const float coefficients[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
-#pragma GCC unroll 6
-  for (int j = 0; j < 6; j++)
-#pragma GCC unroll 4
-    for (int i = 0; i < N; i++) p[i] = fma(p[i], r[i], set1(coefficients[j]));
-#pragma GCC unroll 4
-  for (int i = 0; i < N; i++) x[i] = mul(p[i], n[i]);
-}
 INLINE float exp1(float x) {
   float a[W];
   store(a, exp(set1(x)));

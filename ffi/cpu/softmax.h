@@ -41,21 +41,11 @@ INLINE RowStatistics row_statistics(const float* logits, int64_t size, float inv
   for (int64_t from = 0; from < whole; from += SUMMED_AT_ONCE) {
     const int64_t end = smaller(from + SUMMED_AT_ONCE, whole);
     V block = zero(), block_weighted = zero();
-    const auto add_vector = [&](int64_t i, V d, V e) {
+    for (int64_t i = from; i < end; i += W) {
+      const V d = sub(mul(load(logits + i), t), shift), e = exp_below(d);
       block = add(block, e);
       block_weighted = fma(e, max(d, set1(-88.0f)), block_weighted);  // where e is 0, d may be −inf
       each(i, d, e);
-    };
-    int64_t i = from;
-    for (; i + 4 * W <= end; i += 4 * W) {
-      V d[4], e[4];
-      for (int j = 0; j < 4; j++) e[j] = d[j] = sub(mul(load(logits + i + j * W), t), shift);
-      exp_each(e);
-      for (int j = 0; j < 4; j++) add_vector(i + j * W, d[j], e[j]);
-    }
-    for (; i < end; i += W) {
-      const V d = sub(mul(load(logits + i), t), shift);
-      add_vector(i, d, exp_below(d));
     }
     sum = add(sum, block);
     weighted = add(weighted, block_weighted);
