@@ -8,6 +8,9 @@
 
 namespace KERNEL_PATH {
 
+// Floats per row of scratch.
+static int64_t attention_scratch_elements(int32_t Hkv, int32_t Dh) { return Hkv * 2 * value_width(Dh); }
+
 // The arguments of attention_backward.
 struct TileGradient {
   float *dq, *dk, *dv;
@@ -22,7 +25,7 @@ struct TileGradient {
 
   int64_t depth() const { return whole_groups(Dh); }
   int64_t width() const { return value_width(Dh); }
-  int64_t share_floats() const { return Hkv * 2 * width(); }  // of a row of scratch
+  int64_t share_floats() const { return attention_scratch_elements((int32_t)Hkv, (int32_t)Dh); }
 };
 
 // Keys and values of a segment and its prefix for one head, in blocks of 64, and their gradients.

@@ -10,8 +10,9 @@ namespace KERNEL_PATH {
 INLINE V sigmoid(V x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(zero(), x)))); }
 
 // act(g) and its derivative
-INLINE V activation(V g, bool gelu, V* derivative) {
-  if (!gelu) {
+template <bool GELU>
+INLINE V activation(V g, V* derivative) {
+  if (!GELU) {
     V s = sigmoid(g);
     *derivative = mul(s, add(set1(1.0f), mul(g, sub(set1(1.0f), s))));
     return mul(g, s);
@@ -25,38 +26,52 @@ INLINE V activation(V g, bool gelu, V* derivative) {
   return mul(g, s);
 }
 
+// Calls body(t, f, n) for the whole vectors of every row of F elements and their tails, n = W or fewer.
+template <class Body>
+INLINE void for_vectors(int64_t T, int64_t F, const Body& body) {
+  parallel(ceil_div(T, 4), [&](int64_t block) {
+    for (int64_t t = block * 4; t < smaller(T, block * 4 + 4); t++) {
+      int64_t f = 0;
+      for (; f + W <= F; f += W) body(t, f, W);
+      if (f < F) body(t, f, (int)(F - f));
+    }
+  });
+}
+
+template <bool GELU, class TX>
+static void forward(TX* y, const TX* x, int64_t T, int64_t F) {
+  for_vectors(T, F, [=](int64_t t, int64_t f, int n) __attribute__((always_inline)) {
+    const TX* gate = x + t * 2 * F + f;
+    V derivative;
+    const V act = activation<GELU>(load_upto(gate, n), &derivative);
+    store_upto(y + t * F + f, mul(act, load_upto(gate + F, n)), n);
+  });
+}
+
 void glu_forward(void* y, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype) {
   WITH_DTYPE(dtype, TX, {
-    parallel(ceil_div(T, 4), [&](int64_t block) {
-      for (int64_t t = block * 4; t < smaller(T, block * 4 + 4); t++) {
-        const TX* row = (const TX*)x + t * 2 * F;
-        TX* out = (TX*)y + t * F;
-        for (int64_t f = 0; f < F; f += W) {
-          int n = (int)smaller(W, F - f);
-          V derivative;
-          V act = activation(load_upto(row + f, n), gelu != 0, &derivative);
-          store_upto(out + f, mul(act, load_upto(row + F + f, n)), n);
-        }
-      }
-    });
+    if (gelu) forward<true>((TX*)y, (const TX*)x, T, F);
+    else forward<false>((TX*)y, (const TX*)x, T, F);
+  });
+}
+
+template <bool GELU, class TX>
+static void backward(float* dx, const float* dy, const TX* x, int64_t T, int64_t F) {
+  for_vectors(T, F, [=](int64_t t, int64_t f, int n) __attribute__((always_inline)) {
+    const TX* gate = x + t * 2 * F + f;
+    float* out = dx + t * 2 * F + f;
+    V derivative;
+    const V grad = load_upto(dy + t * F + f, n), u = load_upto(gate + F, n);
+    const V act = activation<GELU>(load_upto(gate, n), &derivative);
+    store_upto(out, mul(mul(grad, u), derivative), n);
+    store_upto(out + F, mul(grad, act), n);
   });
 }
 
 void glu_backward(float* dx, const float* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype) {
   WITH_DTYPE(dtype, TX, {
-    parallel(ceil_div(T, 4), [&](int64_t block) {
-      for (int64_t t = block * 4; t < smaller(T, block * 4 + 4); t++) {
-        const TX* row = (const TX*)x + t * 2 * F;
-        float* out = dx + t * 2 * F;
-        for (int64_t f = 0; f < F; f += W) {
-          int n = (int)smaller(W, F - f);
-          V derivative, grad = load_upto(dy + t * F + f, n), u = load_upto(row + F + f, n);
-          V act = activation(load_upto(row + f, n), gelu != 0, &derivative);
-          store_upto(out + f, mul(mul(grad, u), derivative), n);
-          store_upto(out + F + f, mul(grad, act), n);
-        }
-      }
-    });
+    if (gelu) backward<true>(dx, dy, (const TX*)x, T, F);
+    else backward<false>(dx, dy, (const TX*)x, T, F);
   });
 }
 

@@ -34,13 +34,14 @@ void log_softmax_backward(float* dlogits, const float* logits, const float* dlog
     const V t = set1(inverse_temperature), shift = set1(lse[r]);
     // dz_j = −p_j (total + dentropy (log p_j + H)), then [j = t] terms
     const V h = set1(entropy[r]), dh = set1(dentropy[r]), sum = set1(total);
-    for (int64_t i = 0; i < vocabulary; i += W) {
-      int n = (int)smaller(W, vocabulary - i);
-      V logp = max(set1(-1e4f), sub(mul(load_upto(row + i, n), t), shift));  // NaN stays NaN
-      V p = exp(logp);
-      V dz = sub(zero(), mul(p, fma(dh, add(logp, h), sum)));
+    const auto gradient = [&](int64_t i, int n) __attribute__((always_inline)) {
+      const V logp = max(set1(-1e4f), sub(mul(load_upto(row + i, n), t), shift));  // NaN stays NaN
+      const V dz = sub(zero(), mul(exp(logp), fma(dh, add(logp, h), sum)));
       store_upto(out + i, mul(dz, t), n);
-    }
+    };
+    int64_t i = 0;
+    for (; i + W <= vocabulary; i += W) gradient(i, W);
+    if (i < vocabulary) gradient(i, (int)(vocabulary - i));
     for (int32_t e = entry_start[r]; e < entry_start[r + 1]; e++) out[targets[e]] += dlogprob[e] * inverse_temperature;
   });
 }

@@ -1,6 +1,7 @@
 // One instruction path: every kernel, compiled in this namespace with this path's flags, and the table of them.
 // The build compiles this file once a path, with -DKERNEL_PATH=name.
 #include "attention.cpp"
+#include "attention_backward.cpp"
 #include "elementwise.cpp"
 #include "embedding.cpp"
 #include "glu.cpp"
@@ -28,16 +29,17 @@ static double fma_peak(int64_t n) {
 }
 
 // The kernels take turns with a slot, so it grows to the largest need.
-int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest,
-                             int32_t) {
+int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t, int32_t) {
   const int64_t deepest = larger(larger(D, F), (int64_t)H * Dh);
   int64_t bytes = 0;
   for (int slot = 0; slot < 3; slot++)
-    bytes += larger(larger(product_scratch(slot, deepest), attention_scratch(slot, H / Hkv, Dh, longest)),
+    bytes += larger(larger(product_scratch(slot, deepest), attention_scratch(slot, H / Hkv, Dh)),
                     sample_scratch(slot, V));
   return bytes;
 }
-int64_t common_scratch_bound(int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t, int32_t) { return 0; }
+int64_t common_scratch_bound(int32_t, int32_t, int32_t, int32_t H, int32_t Hkv, int32_t, int32_t, int32_t T) {
+  return ceil_div(attention_common_scratch(H, Hkv, T), 4096) * 4096;
+}
 
 #define KERNEL_ENTRY(name, parameters, arguments) name,
 extern const Kernels kernels;

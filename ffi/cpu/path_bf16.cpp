@@ -24,10 +24,12 @@ static int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, 
          larger(attention_scratch_bytes(H / Hkv, Dh), attention_backward_bytes(H / Hkv, Dh, longest));
 }
 
-static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t,
-                                    int32_t T) {
+// The base path's kernels take turns with the slot.
+static int64_t common_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh,
+                                    int32_t longest, int32_t T) {
   const int64_t heads = (int64_t)H * Dh;
-  return converted_bytes(V, D, F, heads, heads + 2 * (int64_t)Hkv * Dh, T);
+  return larger(converted_bytes(V, D, F, heads, heads + 2 * (int64_t)Hkv * Dh, T),
+                BASE_PATH::common_scratch_bound(V, D, F, H, Hkv, Dh, longest, T));
 }
 
 static double fma_peak(int64_t n) { return BASE_PATH::kernels.fma_peak(n); }
@@ -45,6 +47,7 @@ static constexpr Kernels table() {
   k.embedding_forward = embedding_forward;
   k.embedding_backward = embedding_backward;
   k.key_page_elements = key_page_elements;
+  k.attention_scratch_elements = attention_scratch_elements;
   k.attention_forward = attention_forward;
   k.attention_backward = attention_backward;
   k.kv_store = kv_store;

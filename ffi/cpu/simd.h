@@ -86,9 +86,19 @@ INLINE V min(V a, V b) { return _mm512_min_ps(a, b); }
 INLINE V sqrt(V a) { return _mm512_sqrt_ps(a); }
 // a < b ? x : y, lane by lane
 INLINE V select_less(V a, V b, V x, V y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x); }
+// Bit i: a ≥ b in lane i.
+INLINE uint32_t at_least(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 INLINE V round_nearest(V a) { return _mm512_roundscale_ps(a, 8); }
 INLINE V pow2(V n) {  // n integral, −126…127
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+// Sums in float64 of a vector's lanes.
+struct Doubles {
+  __m512d low = _mm512_setzero_pd(), high = _mm512_setzero_pd();
+};
+INLINE void add_to(Doubles& sums, V x) {
+  sums.low = _mm512_add_pd(sums.low, _mm512_cvtps_pd(_mm512_castps512_ps256(x)));
+  sums.high = _mm512_add_pd(sums.high, _mm512_cvtps_pd(_mm512_extractf32x8_ps(x, 1)));
 }
 #elif defined(__AVX2__)
 static constexpr int W = 8;
@@ -120,9 +130,17 @@ INLINE V max(V a, V b) { return _mm256_max_ps(a, b); }
 INLINE V min(V a, V b) { return _mm256_min_ps(a, b); }
 INLINE V sqrt(V a) { return _mm256_sqrt_ps(a); }
 INLINE V select_less(V a, V b, V x, V y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+INLINE uint32_t at_least(V a, V b) { return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
 INLINE V round_nearest(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE V pow2(V n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+struct Doubles {
+  __m256d low = _mm256_setzero_pd(), high = _mm256_setzero_pd();
+};
+INLINE void add_to(Doubles& sums, V x) {
+  sums.low = _mm256_add_pd(sums.low, _mm256_cvtps_pd(_mm256_castps256_ps128(x)));
+  sums.high = _mm256_add_pd(sums.high, _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1)));
 }
 #else
 // Portable: GCC and Clang vector extensions (SSE2 on x86-64, NEON on arm64). No fused multiply-add: the build passes
@@ -166,11 +184,24 @@ INLINE V sqrt(V a) {
   return a;
 }
 INLINE V select_less(V a, V b, V x, V y) { return select(a < b, x, y); }
+INLINE uint32_t at_least(V a, V b) {
+  uint32_t bits = 0;
+  for (int i = 0; i < W; i++) bits |= (uint32_t)(a[i] >= b[i]) << i;
+  return bits;
+}
 INLINE V round_nearest(V a) {  // |a| < 2^22: adding 1.5 * 2^23 leaves the nearest integer, ties to even
   V magic = set1(12582912.0f);
   return (a + magic) - magic;
 }
-INLINE V pow2(V n) { return (V)((__builtin_convertvector(n, I) + 127) << 23); }
+INLINE V pow2(V n) {  // a smaller n gives 0: its conversion to an integer would be undefined
+  return (V)((__builtin_convertvector(max(set1(-127.0f), n), I) + 127) << 23);
+}
+struct Doubles {
+  double lanes[W] = {};
+};
+INLINE void add_to(Doubles& sums, V x) {
+  for (int i = 0; i < W; i++) sums.lanes[i] += (double)x[i];
+}
 #endif
 
 INLINE void stream_fence() {
@@ -179,7 +210,35 @@ INLINE void stream_fence() {
 #endif
 }
 
-// Sum of the lanes, always with the same tree: halves are folded together until one is left.
+INLINE double sum_lanes(const Doubles& sums) {
+  double a[W], total = 0;
+  memcpy(a, &sums, sizeof a);
+  for (int i = 0; i < W; i++) total += a[i];
+  return total;
+}
+// Sum of the lanes, always with the same tree: halves are folded together until one is left. The maximum ignores NaN only
+// where V's max does.
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+INLINE __m256 sum_halves(V x) { return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
+INLINE __m256 max_halves(V x) { return _mm256_max_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1)); }
+#else
+INLINE __m256 sum_halves(V x) { return x; }
+INLINE __m256 max_halves(V x) { return x; }
+#endif
+INLINE float sum_lanes(V x) {
+  const __m256 half = sum_halves(x);
+  const __m128 a = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  const __m128 b = _mm_add_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+INLINE float max_lanes(V x) {
+  const __m256 half = max_halves(x);
+  const __m128 a = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  const __m128 b = _mm_max_ps(a, _mm_movehl_ps(a, a));
+  return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
+#else
 INLINE float sum_lanes(V x) {
   float a[W];
   store(a, x);
@@ -194,6 +253,38 @@ INLINE float max_lanes(V x) {
   for (int i = 1; i < W; i++) m = a[i] > m ? a[i] : m;
   return m;
 }
+#endif
+
+#if defined(__AVX2__)
+INLINE __m256 load_8(const float* p) { return _mm256_loadu_ps(p); }
+INLINE __m256 load_8(const bf16* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
+}
+// target[j][i] = source[i][j] for i, j < 8; rows are target_stride and source_stride apart.
+template <class T>
+INLINE void transpose_8x8(float* target, int64_t target_stride, const T* source, int64_t source_stride) {
+  __m256 a[8], b[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) a[i] = load_8(source + i * source_stride);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int h = 0; h < 8; h += 4) {
+    a[h + 0] = _mm256_shuffle_ps(b[h + 0], b[h + 2], 0x44);
+    a[h + 1] = _mm256_shuffle_ps(b[h + 0], b[h + 2], 0xee);
+    a[h + 2] = _mm256_shuffle_ps(b[h + 1], b[h + 3], 0x44);
+    a[h + 3] = _mm256_shuffle_ps(b[h + 1], b[h + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    _mm256_storeu_ps(target + i * target_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
+    _mm256_storeu_ps(target + (i + 4) * target_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+  }
+}
+#endif
 
 // The first n < W elements, the other lanes filled with `fill`.
 template <class T>
@@ -216,14 +307,10 @@ INLINE void store_upto(T* p, V x, int n) {
   else store_part(p, x, n);
 }
 
-// e^x to about one ulp; exactly 1 at 0, exactly 0 below −87.3 (so −inf gives 0), largest finite power above 88, NaN
-// of NaN.
-INLINE V exp(V x) {
-  const V low = set1(-87.33f);
-  V y = min(set1(88.37f), x);  // in this order min and max preserve NaN
-  y = max(low, y);
-  V n = round_nearest(mul(y, set1(1.44269504088896341f)));
-  V r = fma(n, set1(-0.693359375f), y);       // ln 2 in two parts, the first exact in few bits
+// e^x of x ≤ 88.37, to about one ulp; exactly 1 at 0, exactly 0 below −87.3 (so −inf gives 0), NaN of NaN.
+INLINE V exp_below(V x) {
+  V n = round_nearest(mul(x, set1(1.44269504088896341f)));
+  V r = fma(n, set1(-0.693359375f), x);       // ln 2 in two parts, the first exact in few bits
   r = fma(n, set1(2.12194440e-4f), r);
   V p = set1(1.0f / 5040);
   p = fma(p, r, set1(1.0f / 720));
@@ -234,8 +321,10 @@ INLINE V exp(V x) {
   p = fma(p, r, set1(1.0f));
   p = fma(p, r, set1(1.0f));
   p = mul(p, pow2(n));
-  return select_less(x, low, zero(), p);
+  return select_less(x, set1(-87.33f), zero(), p);  // below, p is anything
 }
+// The same for any x: the largest finite power above 88.37.
+INLINE V exp(V x) { return exp_below(min(set1(88.37f), x)); }  // in this order min preserves NaN
 INLINE float exp1(float x) {
   float a[W];
   store(a, exp(set1(x)));
