@@ -13,7 +13,7 @@ import { anyText, choice, text, toggle, whole } from "../src/config/settings/kin
 import { checkpointingSettings } from "../src/config/settings/optimizer.ts";
 import { complete, type Given, readValue, unknownName } from "../src/config/shape.ts";
 import { type CpuDevice, openCpuDevice } from "../src/device/cpu/device.ts";
-import { type CudaDevice, decodeBucket } from "../src/device/cuda/device.ts";
+import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { Device } from "../src/device/device.ts";
 import { openDevice } from "../src/device/open.ts";
 import { errorText, InputError } from "../src/errors.ts";
@@ -229,7 +229,7 @@ async function runRoofline(flags: BenchFlags): Promise<void> {
     gpus: gpus.filter((gpu) => found.some((pair) => pair.gpu === gpu)),
     ops: flags.filter !== null,
   };
-  const { lines } = await rooflineTables(counts as CountsTable, decodeBucket, chosen);
+  const { lines } = await rooflineTables(counts as CountsTable, chosen);
   process.stdout.write(flags.json ? `${JSON.stringify(lines)}\n` : `${lines.join("\n")}\n`);
 }
 

@@ -285,6 +285,8 @@ export interface Device {
 
   /** Bytes of logits worth computing at once: the head's weights are read once per chunk. */
   readonly headBytes: number;
+  /** Rows of logits beyond which a chunk gains nothing. */
+  readonly headRows: number;
   /** Bytes that can still be allocated on the device; null if it uses the host's memory. */
   freeBytes(): number | null;
   /** Bytes allocated on the device, scratch included; null if it uses the host's memory. */

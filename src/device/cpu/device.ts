@@ -36,6 +36,8 @@ export interface CpuDevice extends Device {
 
 /** Bytes of logits computed per read of the head's weights. */
 const HEAD_BYTES = 48 * 2 ** 20;
+/** Enough rows to keep the product busy. */
+const HEAD_ROWS = 1024;
 /** How long each measurement of the peak runs. */
 const PEAK_MILLISECONDS = 30;
 
@@ -67,6 +69,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     },
     traceLines: () => traceLines(library.trace),
     headBytes: HEAD_BYTES,
+    headRows: HEAD_ROWS,
     freeBytes: () => null,
     heldBytes: () => null,
     allocate,
