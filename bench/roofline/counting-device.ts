@@ -3,7 +3,7 @@
  * compute, so that the table's phases are those of the program itself. Memory is only addresses.
  */
 import { doPieces, type Pieces } from "../../src/device/breathe.ts";
-import { decodeBucket, headChunks } from "../../src/device/cuda/device.ts";
+import { decodeBucket, headChunks, microBatchTokens } from "../../src/device/cuda/device.ts";
 import { type Device, type DeviceMemory, type NumberArray, type Ops, PAGE_TOKENS } from "../../src/device/device.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
@@ -81,6 +81,7 @@ export function countingDevice(
     description: "a device that only counts",
     numericsKey: "counting",
     exactlyOnPolicy: false,
+    microBatchTokens: microBatchTokens(memory),
     ...headChunks(memory),
     ops,
     take() {

@@ -283,6 +283,8 @@ export interface Device {
   /** Calls and seconds per kernel, most first, as lines; empty unless tracing is on ($BUN_GRPO_TRACE). */
   traceLines(): string[];
 
+  /** Tokens of a micro-batch worth computing at once, unless settings say how many. */
+  readonly microBatchTokens: number;
   /** Bytes of logits worth computing at once: the head's weights are read once per chunk. */
   readonly headBytes: number;
   /** Rows of logits beyond which a chunk gains nothing. */

@@ -68,6 +68,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       return peak;
     },
     traceLines: () => traceLines(library.trace),
+    microBatchTokens: 2048,
     headBytes: HEAD_BYTES,
     headRows: HEAD_ROWS,
     freeBytes: () => null,

@@ -59,6 +59,12 @@ export function headChunks(totalBytes: number): Pick<Device, "headBytes" | "head
   return { headBytes: Math.min(2 ** 30, Math.floor(totalBytes / 40)), headRows: 4096 };
 }
 
+/** Tokens of a micro-batch: 16,384 with 40 GB, in proportion with less. Each one launches and reads everything anew. */
+export function microBatchTokens(totalBytes: number): number {
+  const thousands = Math.floor((16 * totalBytes) / 40e9);
+  return 1024 * Math.max(2, Math.min(16, thousands));
+}
+
 /** Rows of a recorded decode step: more buckets cost memory and recordings, fewer waste rows. */
 export function decodeBucket(sequences: number): number {
   for (const bucket of [1, 2, 4, 8]) if (sequences <= bucket) return bucket;
@@ -130,6 +136,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       // cuBLAS selects its algorithm by the number of rows, so a row's bits may depend on its batch.
       exactlyOnPolicy: false,
       ops,
+      microBatchTokens: microBatchTokens(facts.totalBytes),
       ...headChunks(facts.totalBytes),
       peakFlops: () => peakFlops(facts),
       traceLines: () => [...traceLines(kernelTrace), ...traceLines(trace)],
