@@ -11,7 +11,7 @@ import { forward, forwardBackward, lmHead, logprobSizes } from "../../src/model/
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
 import { planModelBuffers } from "../../src/model/model.ts";
 import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
-import { planRollout, promptSlotsFor } from "../../src/rollout/buffers.ts";
+import { planRollout, promptRoomFor } from "../../src/rollout/buffers.ts";
 import { createRolloutEngine } from "../../src/rollout/engine.ts";
 import { type GradientCheckpointing, keepLayers, planOptional } from "../../src/session/gradient-checkpointing.ts";
 import { estimateMemory, requireMemory } from "../../src/session/memory.ts";
@@ -77,10 +77,10 @@ export function openModel(
     maxSequences: sequences,
     longestPrompt: promptTokens,
     maxCompletion: completionTokens,
-    promptSlots: promptSlotsFor(sequences, samples),
+    promptRoom: promptRoomFor(sequences, samples),
     penalized: false,
   };
-  const bindRollout = planRollout(plan, device, config, dtype, limits, ["rollout"]);
+  const bindRollout = planRollout(plan, device, config, device.activationDType(dtype), limits, ["rollout"]);
   const estimateOf = (layout: MemoryPlan) => estimateMemory(layout, 0, device.freeBytes() !== null);
   const layout = planOptional(plan, optional, (layout) => estimateOf(layout).peakBytes, device);
   // The host's memory is handed out until it is exhausted, so check for a fit first.
@@ -101,7 +101,7 @@ export function openModel(
 export async function stepPhases(
   config: ModelConfig,
   shape: StepShape,
-  memory: number,
+  memory = 80e9,
 ): Promise<{ readonly phases: Phase[]; readonly bytes: number }> {
   const { groups, samples, promptTokens, completionTokens, sequences, microBatchTokens } = shape;
   // Halfway through its completions: the cache of an average decode step.
@@ -123,7 +123,7 @@ export async function stepPhases(
   device.take();
   await rollout.generate(requests, settings);
   const rolled = device.take();
-  const decodeStart = rolled.findLastIndex(({ op }) => op === "embeddingForward");
+  const decodeStart = rolled.findLastIndex(({ op }) => op === "nextTokens");
   const rounds = (groups * samples) / sequences;
   const group = {
     promptIds: ids(promptTokens),

@@ -8,7 +8,7 @@ import { openDriver, versionText } from "../../../ffi/bindings/cuda.ts";
 import { majorVersions } from "../../../ffi/bindings/nvidia-libraries.ts";
 import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { InputError } from "../../errors.ts";
-import { elementCount } from "../../tensor/tensor.ts";
+import { elementCount, tensor } from "../../tensor/tensor.ts";
 import type { Device } from "../device.ts";
 import { kernelCompiler } from "./compile.ts";
 import { chooseGpu, type GpuFacts, listGpus, openGpu } from "./gpu.ts";
@@ -47,6 +47,8 @@ export interface CudaDevice extends Device {
 export interface CudaMeter {
   /** GPU time in milliseconds of the ops and replays that `queue` puts into the stream. Waits for them. */
   elapsed(queue: () => void): number;
+  /** The same for work that is queued by and by: it ends at the call of the returned function. One at a time. */
+  start(): () => number;
   /** The driver's copy within device memory, to measure bandwidth with. */
   copy(to: number, from: number, bytes: number): void;
 }
@@ -129,12 +131,14 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       runtime,
       meter: {
         elapsed: gpu.elapsed,
+        start: gpu.startTimer,
         copy: (to, from, bytes) => gpu.call("cuMemcpyDtoDAsync_v2", to, from, bytes, gpu.stream),
       },
       description: `CUDA ${facts.name} (sm_${computeCapability}, ${multiprocessors} SMs), driver ${version}, cuBLAS ${cublas.version}`,
       numericsKey: `cuda ${facts.name} sm_${computeCapability} driver ${version} cublas ${cublas.version} nvrtc ${nvrtc.version}`,
       // cuBLAS selects its algorithm by the number of rows, so a row's bits may depend on its batch.
       exactlyOnPolicy: false,
+      queuesWork: true,
       ops,
       microBatchTokens: microBatchTokens(facts.totalBytes),
       ...headChunks(facts.totalBytes),
@@ -143,6 +147,9 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       freeBytes: gpu.freeBytes,
       heldBytes: memory.heldBytes,
       allocate: memory.allocate,
+      populate({ address }, from, byteLength) {
+        ops.fill(tensor("new memory", address + from, "float32", [Math.floor(byteLength / 4)]), 0);
+      },
       allocateHost: memory.allocateHost,
       ...openTransfers(gpu, memory),
       activationDType: (dtype) => dtype,

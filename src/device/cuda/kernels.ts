@@ -2,7 +2,14 @@
  * Kernels of one GPU, compiled and loaded on first use. Launch parameters are in one block of native memory that lives
  * as long as the device; the driver copies them during the call, so the block can be reused afterwards.
  */
-import type { Trace } from "../../../ffi/bindings/calls.ts";
+import {
+  type ArgumentType,
+  argumentTypes,
+  argumentWords,
+  countedUnder,
+  type Trace,
+  writeArguments,
+} from "../../../ffi/bindings/calls.ts";
 import { CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES } from "../../../ffi/bindings/cuda.ts";
 import { nativeBlock } from "../../../ffi/bindings/native.ts";
 import type { KernelCompiler } from "./compile.ts";
@@ -14,17 +21,15 @@ const PARAMETERS = 40;
 /** Bytes of dynamic shared memory that kernels may use without opting in. */
 const DEFAULT_SHARED = 48 * 1024;
 
-type ParameterType = "ptr" | "i32" | "u32" | "i64" | "f32";
-
 interface LoadedKernel extends Kernel {
-  readonly types: readonly ParameterType[];
+  readonly types: readonly ArgumentType[];
   /** Bytes of dynamic shared memory opted in to so far. */
   shared: number;
 }
 
-/** "y:ptr T:i32" → ["ptr", "i32"]; a test compares the text with the compiled code. */
-function parameterTypes({ name, parameters }: KernelDefinition): ParameterType[] {
-  const types = parameters.split(" ").map((parameter) => parameter.split(":")[1] as ParameterType);
+/** A test compares the text with the compiled code. */
+function parameterTypes({ name, parameters }: KernelDefinition): ArgumentType[] {
+  const types = argumentTypes(parameters);
   if (types.length > PARAMETERS) throw new Error(`${name}: more than ${PARAMETERS} parameters`);
   return types;
 }
@@ -43,9 +48,9 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
   const loaded = new Map<KernelDefinition, Map<string, LoadedKernel>>();
 
   const block = nativeBlock(16 * PARAMETERS);
-  const values = 8 * PARAMETERS; // after the pointers to them
-  const [ints, floats] = [new Int32Array(block.view.buffer), new Float32Array(block.view.buffer)];
-  for (let i = 0; i < PARAMETERS; i++) block.setU64(8 * i, block.address + values + 8 * i);
+  const values = PARAMETERS; // words after the pointers to them
+  const words = argumentWords(block.view.buffer);
+  for (let i = 0; i < PARAMETERS; i++) block.setU64(8 * i, block.address + 8 * (values + i));
 
   const module = ({ file, sizes }: KernelDefinition, variant: Defines, key: string): number => {
     const known = modules.get(`${file} ${key}`);
@@ -71,18 +76,6 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
     return { definition, function: out.u64(), types: parameterTypes(definition), shared: DEFAULT_SHARED };
   };
 
-  const write = (types: readonly ParameterType[], args: readonly number[]): void => {
-    for (let i = 0; i < types.length; i++) {
-      const value = args[i]!;
-      const at = (values >> 2) + 2 * i;
-      if (types[i] === "f32") floats[at] = value;
-      else {
-        ints[at] = value; // modulo 2³²
-        ints[at + 1] = Math.floor(value / 2 ** 32);
-      }
-    }
-  };
-
   const optIn = (kernel: LoadedKernel, bytes: number): void => {
     if (bytes > sharedMemory)
       throw new RangeError(`${kernel.definition.name}: ${bytes} bytes of shared memory, the GPU has ${sharedMemory}`);
@@ -100,13 +93,10 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
       work();
       return;
     }
-    const entry = trace.get(name) ?? { calls: 0, seconds: 0 };
-    trace.set(name, entry);
-    const start = performance.now();
-    work();
-    gpu.synchronize();
-    entry.calls++;
-    entry.seconds += (performance.now() - start) / 1000;
+    countedUnder(trace, name, () => {
+      work();
+      gpu.synchronize();
+    });
   };
 
   return {
@@ -128,7 +118,7 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
       if (args.length !== types.length)
         throw new Error(`${definition.name}: ${args.length} arguments for ${types.length} parameters`);
       if (sharedBytes > shared) optIn(kernel as LoadedKernel, sharedBytes);
-      write(types, args);
+      writeArguments(words, values, types, args);
       const [x, y, z] = typeof threads === "number" ? [threads, 1, 1] : threads;
       timed(definition.name, () => {
         const handles = [gpu.stream, block.address, 0] as const;
