@@ -14,7 +14,8 @@ const PARAMETERS = 40;
 /** Bytes of dynamic shared memory that kernels may use without opting in. */
 const DEFAULT_SHARED = 48 * 1024;
 
-type ParameterType = "ptr" | "i32" | "u32" | "i64" | "f32";
+/** "map": a tensor map, 128 bytes passed by value; the argument is its address on the host. */
+type ParameterType = "ptr" | "i32" | "u32" | "i64" | "f32" | "map";
 
 interface LoadedKernel extends Kernel {
   readonly types: readonly ParameterType[];
@@ -45,13 +46,12 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
   const block = nativeBlock(16 * PARAMETERS);
   const values = 8 * PARAMETERS; // after the pointers to them
   const [ints, floats] = [new Int32Array(block.view.buffer), new Float32Array(block.view.buffer)];
-  for (let i = 0; i < PARAMETERS; i++) block.setU64(8 * i, block.address + values + 8 * i);
 
-  const module = ({ file, sizes }: KernelDefinition, variant: Defines, key: string): number => {
+  const module = ({ file, sizes, only }: KernelDefinition, variant: Defines, key: string): number => {
     const known = modules.get(`${file} ${key}`);
     if (known !== undefined) return known;
     gpu.outsideCapture(`${file}: loading`);
-    const code = compiler.module(file, { ...variant, ...sizes(variant) });
+    const code = compiler.module(file, { ...variant, ...sizes(variant) }, only !== undefined);
     const image = nativeBlock(code.length + 1); // an image that is text ends with a NUL
     try {
       new Uint8Array(image.view.buffer).set(code);
@@ -74,6 +74,7 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
   const write = (types: readonly ParameterType[], args: readonly number[]): void => {
     for (let i = 0; i < types.length; i++) {
       const value = args[i]!;
+      block.setU64(8 * i, types[i] === "map" ? value : block.address + values + 8 * i);
       const at = (values >> 2) + 2 * i;
       if (types[i] === "f32") floats[at] = value;
       else {

@@ -63,7 +63,7 @@ export function readSignatures(ptx: string): Map<string, Signature> {
   return found;
 }
 
-const sizes: Readonly<Record<string, number>> = { ptr: 8, i64: 8, i32: 4, u32: 4, f32: 4 };
+const sizes: Readonly<Record<string, number>> = { ptr: 8, i64: 8, i32: 4, u32: 4, f32: 4, map: 128 };
 
 /** Why the launch signature in TypeScript differs from the compiled kernel's; undefined if it does not. */
 export function signatureFault(definition: KernelDefinition, signature: Signature | undefined): string | undefined {

@@ -21,9 +21,9 @@ interface Wanted {
 
 /** What must be recorded, independent of the tests. */
 export async function wantedRecordings(): Promise<Wanted[]> {
-  const launched = units(await kernelDefinitions()).map(({ file, macros }) => ({
+  const launched = units(await kernelDefinitions()).map(({ file, macros, only }) => ({
     source: file,
-    options: compileOptions(recordedArchitecture, macros),
+    options: compileOptions(only ?? recordedArchitecture, macros, only !== undefined),
   }));
   const planted = readdirSync(join(root, plantedFolder))
     .filter((name) => name.endsWith(".cu"))

@@ -53,7 +53,7 @@ function made(nvrtc: Nvrtc, source: string, options: readonly string[]): Made {
 
 export function runJob(nvrtc: Nvrtc, { unit, architecture }: Job): Outcome {
   const what = `${unit.file} ${definesText(unit.defines)} sm_${architecture}`;
-  const options = [...compileOptions(architecture, unit.macros), "--ptxas-options=-v"];
+  const options = [...compileOptions(architecture, unit.macros, unit.only !== undefined), "--ptxas-options=-v"];
   let result: Made;
   try {
     result = made(nvrtc, unit.file, options);
