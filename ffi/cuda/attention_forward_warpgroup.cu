@@ -149,11 +149,11 @@ INLINE void score(float (&s)[KEYS / 8][4], u32 queries, u32 keys) {
   }
 }
 
-// Issues out = or += probabilities · values.
-INLINE void weigh(float (&out)[HEAD_DIM / 8][4], const u32 (&p)[KEYS / 16][4], u32 values, bool add) {
+// Issues out += probabilities · values.
+INLINE void weigh(float (&out)[HEAD_DIM / 8][4], const u32 (&p)[KEYS / 16][4], u32 values) {
 #pragma unroll
   for (int k = 0; k < KEYS / 16; k++)
-    product(out, p[k], operand(values + k * 16 * PANEL_ROW_BYTES, KEY_PANEL), add || k > 0);
+    product(out, p[k], operand(values + k * 16 * PANEL_ROW_BYTES, KEY_PANEL), true);
 }
 
 // −infinity where a row does not see a key; `place` is the place of the warp's first row in its segment.
@@ -263,10 +263,10 @@ INLINE void consume(State& state, const QueryTile& tile, int warp, u32 base, con
     const Place before = place;
     place.advance();
     barrier_wait(keys_full + 8 * place.stage, place.parity);
+    barrier_wait(values_full + 8 * before.stage, before.parity);
     take_turn(group);
     issue_scores();
-    barrier_wait(values_full + 8 * before.stage, before.parity);
-    weigh(state.out, p, base + VALUES_AT + before.stage * KEY_BYTES, t > 1);
+    weigh(state.out, p, base + VALUES_AT + before.stage * KEY_BYTES);
     products_commit();
     end_turn(group);
     products_wait<1>();  // the scores
@@ -283,7 +283,7 @@ INLINE void consume(State& state, const QueryTile& tile, int warp, u32 base, con
   }
   barrier_wait(values_full + 8 * place.stage, place.parity);
   products_begin();
-  weigh(state.out, p, base + VALUES_AT + place.stage * KEY_BYTES, tiles > 1);
+  weigh(state.out, p, base + VALUES_AT + place.stage * KEY_BYTES);
   products_commit();
   products_wait<0>();
   settled(state.out);
@@ -330,6 +330,10 @@ attention_forward_warpgroup(const __grid_constant__ TensorMap qkv, bf16* out, fl
     State state;
     state.top[0] = state.top[1] = -INFINITY;
     state.sum[0] = state.sum[1] = 0;
+#pragma unroll
+    for (int n = 0; n < HEAD_DIM / 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++) state.out[n][e] = 0;
     consume(state, work.tile, warp, shared_address(memory), control, place, scale_log2);
     const int first = work.tile.from + warp * 16, count = work.tile.length - first;
     const i64 row = work.tile.start + first;

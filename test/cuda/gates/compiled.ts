@@ -35,6 +35,11 @@ export function readResources(log: string): Map<string, Resources> {
   return found;
 }
 
+/** The assembler's complaints about speed, such as products of a warpgroup that do not run on their own. */
+export function readLosses(log: string): string[] {
+  return log.split("\n").filter((line) => line.includes("Potential Performance Loss"));
+}
+
 export interface Signature {
   readonly parameters: readonly { readonly offset: number; readonly size: number; readonly float: boolean }[];
   /** Maximum threads per block, 0 if the source does not say. */

@@ -38,7 +38,7 @@ void carry_out(Worker& worker, const BulkCopy& copy) {
     worker.checker->bulk_done(copy.to, bytes, clock, copy.site);
   }
   for (SharedBarrier& barrier : worker.barriers)
-    if (barrier.address == copy.barrier) mbarrier_complete(worker, barrier, bytes, copy.site, clock);
+    if (barrier.address == copy.barrier) mbarrier_complete(worker, barrier, bytes, clock);
 }
 
 }  // namespace

@@ -70,7 +70,7 @@ void mbarrier_arrive(Thread* me, u32 address, u32 count, u32 bytes, int site) {
   complete_if_over(worker, barrier);
 }
 
-void mbarrier_complete(Worker& worker, SharedBarrier& barrier, u32 bytes, int, u32 clock) {
+void mbarrier_complete(Worker& worker, SharedBarrier& barrier, u32 bytes, u32 clock) {
   barrier.bytes -= bytes;
   u32& engine = barrier.arrived[worker.block.warps];
   engine = std::max(engine, clock);
@@ -81,8 +81,8 @@ void mbarrier_complete(Worker& worker, SharedBarrier& barrier, u32 bytes, int, u
 u32 mbarrier_wait(Thread* me, u32 address, u32 parity, u32 suspends, int site) {
   Worker& worker = *me->block->worker;
   SharedBarrier& barrier = *mbarrier_at(me, address, site);
-  finish_bulk_copies(worker, &barrier);
-  if ((barrier.phases & 1) != (parity & 1)) {
+  auto over = [&] { return (barrier.phases & 1) != (parity & 1); };
+  if (over() || (finish_bulk_copies(worker, &barrier) && over())) {
     if (worker.check) worker.checker->clocks().acquire(me->flat / LANES, barrier.completed);
     return 1;
   }

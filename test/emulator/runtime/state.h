@@ -196,8 +196,8 @@ void mbarrier_init(Thread*, u32 address, u32 count, int site);
 void mbarrier_arrive(Thread*, u32 address, u32 count, u32 bytes, int site);
 u32 mbarrier_wait(Thread*, u32 address, u32 parity, u32 suspends, int site);
 // Copied bytes arrive.
-void mbarrier_complete(Worker&, SharedBarrier&, u32 bytes, int site, u32 clock);
-// Null, reported, if there is no barrier at the address.
+void mbarrier_complete(Worker&, SharedBarrier&, u32 bytes, u32 clock);
+// A missing one ends the launch.
 SharedBarrier* mbarrier_at(Thread*, u32 address, int site);
 
 // ---- bulk_copy.cpp

@@ -232,9 +232,10 @@ void check_warpgroups(Worker& worker, Thread* witness) {
       report_fault(witness, queue.site, "async-product", "warp %u exits and never waits for it", w);
     const ProductQueue& first = worker.products[w / WARPGROUP_WARPS * WARPGROUP_WARPS];
     bool whole = w / WARPGROUP_WARPS * WARPGROUP_WARPS + WARPGROUP_WARPS <= worker.block.warps;
-    if (queue.issued && (!whole || queue.issued != first.issued))
-      report_fault(witness, queue.site, "divergent-warp", "warp %u issues %u products, others of its warpgroup %u", w,
-                   queue.issued, whole ? first.issued : 0);
+    if (queue.issued != first.issued || (queue.issued && !whole))
+      report_fault(witness, std::max(queue.site, first.site), "divergent-warp",
+                   "warp %u issues %u products, the first of its warpgroup %u, and four have to issue the same", w,
+                   queue.issued, first.issued);
     if (queue.registers != first.registers)
       report_fault(witness, -1, "divergent-warp", "setmaxnreg: warp %u has %u registers, others of its warpgroup %u", w,
                    queue.registers, first.registers);
