@@ -97,8 +97,8 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
     missing: noSanitizer,
   });
   const decodeAndUpdate = emulated
-    ? ["bench", "step", "--device", "cuda", "--model", assetPath("data/model"), "--dtype", bf16]
-    : ["bench", "step", "--device", "cuda", "--model", "Qwen3-0.6B"];
+    ? ["bench", "rollout", "update", "--device", "cuda", "--shape", assetPath("data/model"), "--dtype", bf16]
+    : ["bench", "rollout", "update", "--device", "cuda", "--shape", "Qwen3-0.6B"];
 
   return [
     {
@@ -140,7 +140,7 @@ export function stages({ emulated, sanitizer, work, model }: StageOptions): Stag
       name: "speed of a model",
       ...{ seconds: 90, emulatedSeconds: 120, quick: true },
       command: decodeAndUpdate,
-      show: /^(decode|forward|optimizer|memory)/,
+      show: /^ +(rollout|prefill|decode|forward|optimizer|memory)/,
     },
     {
       name: "sizes and speed of Qwen3-0.6B",

@@ -102,6 +102,7 @@ export function countingDevice(
     activationDType: (dtype) => dtype,
     gradientDType: (dtype) => dtype,
     decodeBucket: bucket,
+    rowBlock: 8,
     parameterElements: elementCount,
     pageElements({ kvHeads, headDim }) {
       const elements = kvHeads * PAGE_TOKENS * headDim;

@@ -5,17 +5,18 @@
 
 import type { Device } from "../../src/device/device.ts";
 import type { ModelConfig } from "../../src/families/config.ts";
-import { parameterSpecs } from "../../src/families/parameters.ts";
+import { parameterBlocks } from "../../src/families/parameters.ts";
 import { planForwardBackward } from "../../src/model/activations.ts";
-import { backward, forward, lmHead, logprobSizes } from "../../src/model/lm-head.ts";
+import { forward, forwardBackward, lmHead, logprobSizes } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
 import { planModelBuffers } from "../../src/model/model.ts";
 import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
 import { planRollout, promptSlotsFor } from "../../src/rollout/buffers.ts";
 import { createRolloutEngine } from "../../src/rollout/engine.ts";
+import { type GradientCheckpointing, keepLayers, planOptional } from "../../src/session/gradient-checkpointing.ts";
 import { estimateMemory, requireMemory } from "../../src/session/memory.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
-import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
+import { type MemoryPlan, type OptionalBuffers, placeTensors, planMemory } from "../../src/tensor/plan.ts";
 import { countingDevice, type Work } from "./counting-device.ts";
 
 /** The work of one step: DeepSeekMath's group size and lengths (arXiv 2402.03300), a batch of a few groups. */
@@ -45,7 +46,13 @@ export interface Phase {
  *
  * @throws InputError or RunError if they do not fit (requireMemory)
  */
-export function openModel(device: Device, config: ModelConfig, shape: StepShape, dtype: ComputeDType = "bfloat16") {
+export function openModel(
+  device: Device,
+  config: ModelConfig,
+  shape: StepShape,
+  dtype: ComputeDType = "bfloat16",
+  checkpointing: GradientCheckpointing = true,
+) {
   const { promptTokens, completionTokens, samples, sequences } = shape;
   const tokens = maxMicroBatchTokens({
     budget: shape.microBatchTokens,
@@ -53,13 +60,19 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
     longestCompletion: completionTokens,
   });
   const plan = planMemory();
+  const optional: OptionalBuffers[] = [];
   const positions = promptTokens + completionTokens;
   const bindModel = planModelBuffers(plan, device, config, { prefix: "policy", dtype, positions });
-  const bindOptimizer = planOptimizer(plan, device, parameterSpecs(config), dtype);
-  const bindActivations = planForwardBackward(plan, lmHead, {
-    ...{ device, config, dtype, prefix: "update", lifetime: ["update"] },
-    sizes: logprobSizes(device, config, { tokens, longestPrompt: promptTokens }),
-  });
+  const bindOptimizer = planOptimizer(plan, device, parameterBlocks(config, device.rowBlock), dtype);
+  const bindActivations = planForwardBackward(
+    plan,
+    lmHead,
+    {
+      ...{ device, config, dtype, prefix: "update", lifetime: ["update"] },
+      sizes: logprobSizes(device, config, { tokens, longestPrompt: promptTokens }),
+    },
+    keepLayers({ offers: (layers) => void optional.push(layers) }, checkpointing),
+  );
   const limits = {
     maxSequences: sequences,
     longestPrompt: promptTokens,
@@ -67,10 +80,11 @@ export function openModel(device: Device, config: ModelConfig, shape: StepShape,
     promptSlots: promptSlotsFor(sequences, samples),
     penalized: false,
   };
-  const bindRollout = planRollout(plan, device, config, dtype, limits, ["rollout"]);
-  const layout = plan.build();
+  const bindRollout = planRollout(plan, device, config, device.activationDType(dtype), limits, ["rollout"]);
+  const estimateOf = (layout: MemoryPlan) => estimateMemory(layout, 0, device.freeBytes() !== null);
+  const layout = planOptional(plan, optional, (layout) => estimateOf(layout).peakBytes, device);
   // The host's memory is handed out until it is exhausted, so check for a fit first.
-  requireMemory(estimateMemory(layout, 0, device.freeBytes() !== null), device);
+  requireMemory(estimateOf(layout), device);
   const arena = device.allocate(layout.totalBytes, "the plan");
   const tensors = placeTensors(layout, arena.address);
   const model = bindModel(tensors);
@@ -121,10 +135,11 @@ export async function stepPhases(
   for (const batch of batches) await forward(model, batch, forwardOnly, 1);
   const reference = device.take();
   for (const batch of batches) {
-    await forward(model, batch, activations, 1);
-    const zero = new Float32Array(batch.entryRows.length);
-    const derivatives = { dlogprobs: zero, dentropies: zero };
-    await backward(model, batch, activations, optimizer.gradients, derivatives, 1);
+    const derive = ({ length }: Int32Array) => ({
+      dlogprobs: new Float32Array(length),
+      dentropies: new Float32Array(length),
+    });
+    await forwardBackward(model, batch, activations, optimizer.gradients, derive, 1);
   }
   const update = device.take();
   zeroGradients(device, optimizer);

@@ -28,6 +28,8 @@ const signatures = {
     "dx:ptr dweight:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 xdtype:i32 wdtype:i32",
   rope_forward: "x:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 ldx:i32 dtype:i32",
   rope_backward: "dx:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 lddx:i32",
+  heads_forward:
+    "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 Dh:i32 ldqkv:i32 ldraw:i32 eps:f32 dtype:i32 wdtype:i32",
   attention_forward:
     "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   attention_backward:

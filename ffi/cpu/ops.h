@@ -50,6 +50,12 @@
      (float* dx, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Dh,       \
       int32_t lddx),                                                                                                   \
      (dx, positions, cos, sin, T, H, Dh, lddx))                                                                        \
+  OP(heads_forward,                                                                                                    \
+     (void* qkv, float* rstd_q, float* rstd_k, const void* raw, const void* weight_q, const void* weight_k,            \
+      const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Hkv, int32_t Dh,     \
+      int32_t ldqkv, int32_t ldraw, float eps, int32_t dtype, int32_t wdtype),                                         \
+     (qkv, rstd_q, rstd_k, raw, weight_q, weight_k, positions, cos, sin, T, H, Hkv, Dh, ldqkv, ldraw, eps, dtype,      \
+      wdtype))                                                                                                         \
   OP(attention_forward,                                                                                                \
      (void* out, float* lse, const void* q, const void* k, const void* v, const int32_t* segments, int32_t S,          \
       int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldo, int32_t ldq, float scale,                            \

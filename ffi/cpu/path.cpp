@@ -9,6 +9,7 @@
 #include "ops.h"
 #include "rmsnorm.cpp"
 #include "rope.cpp"
+#include "heads.cpp"
 #include "sample.cpp"
 
 namespace KERNEL_PATH {

@@ -9,30 +9,36 @@
 
 namespace KERNEL_PATH {
 
+// One row of D elements; returns rstd.
+template <class TY, class TX, class TW>
+INLINE float norm_row(TY* out, const TX* row, const TW* weight, int64_t D, float eps) {
+  V squares = zero();
+  int64_t d = 0;
+  for (; d + W <= D; d += W) {
+    V value = load(row + d);
+    squares = fma(value, value, squares);
+  }
+  if (d < D) {
+    V value = load_part(row + d, (int)(D - d));
+    squares = fma(value, value, squares);
+  }
+  float r = 1.0f / __builtin_sqrtf(sum_lanes(squares) / (float)D + eps);
+  for (d = 0; d < D; d += W) {
+    int n = (int)smaller(W, D - d);
+    V normal = mul(load_upto(row + d, n), set1(r));
+    store_upto(out + d, mul(normal, load_upto(weight + d, n)), n);
+  }
+  return r;
+}
+
 void rmsnorm_forward(void* y, float* rstd, const void* x, const void* weight, int32_t T, int32_t H, int32_t D,
                      int32_t ldy, int32_t ldx, float eps, int32_t ydtype, int32_t xdtype, int32_t wdtype) {
   WITH_DTYPE(ydtype, TY, WITH_DTYPE(xdtype, TX, WITH_DTYPE(wdtype, TW, {
     parallel(ceil_div(T, 8), [&](int64_t block) {
       for (int64_t i = block * 8 * H; i < smaller(T, block * 8 + 8) * H; i++) {
-        const TX* row = (const TX*)x + i / H * ldx + i % H * D;
-        TY* out = (TY*)y + i / H * ldy + i % H * D;
-        V squares = zero();
-        int64_t d = 0;
-        for (; d + W <= D; d += W) {
-          V value = load(row + d);
-          squares = fma(value, value, squares);
-        }
-        if (d < D) {
-          V value = load_part(row + d, (int)(D - d));
-          squares = fma(value, value, squares);
-        }
-        float r = 1.0f / __builtin_sqrtf(sum_lanes(squares) / (float)D + eps);
+        const float r = norm_row((TY*)y + i / H * ldy + i % H * D, (const TX*)x + i / H * ldx + i % H * D,
+                                 (const TW*)weight, D, eps);
         if (rstd) rstd[i] = r;
-        for (d = 0; d < D; d += W) {
-          int n = (int)smaller(W, D - d);
-          V normal = mul(load_upto(row + d, n), set1(r));
-          store_upto(out + d, mul(normal, load_upto((const TW*)weight + d, n)), n);
-        }
       }
     });
   })));

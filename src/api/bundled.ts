@@ -9,7 +9,7 @@ import { RunError } from "../errors.ts";
 import type { TrainingPaths } from "../grpo/setup.ts";
 
 /** Settings of the bundled run, where the user gives no other. */
-const bundledTraining: ConfigInput<"train"> = {
+export const bundledTraining: ConfigInput<"train"> = {
   learningRate: 1.5e-4,
   lrSchedulerType: "linear",
   beta: 0.1,

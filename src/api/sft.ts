@@ -133,7 +133,8 @@ function planTenants(
   const positions = Math.max(maxLength, evaluated ? evaluated.longestPrompt + maxCompletionLength : 0);
   const model = planPolicy(plan, plan.folder(folder), { dtype, positions });
   const tokens = Math.max(maxLength, config.microBatchTokens);
-  const policy = planTraining(plan, model, { tokens, longestPrompt: maxLength });
+  const sizes = { tokens, longestPrompt: maxLength };
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing);
   if (!evaluated) return { policy, rollout: null };
   const limits = rolloutLimits({
     maxConcurrentSequences,

@@ -1,4 +1,4 @@
-/** `grpo bench`: the suites of bench/, each op of the device with its share of the machine's peak among them. */
+/** `grpo bench`: the suites of bench/, from whole steps to single ops, with their shares of the machine's peak. */
 import { main, usage } from "../../bench/main.ts";
 import type { Command } from "./command.ts";
 

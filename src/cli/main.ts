@@ -84,7 +84,7 @@ export const commands: readonly CommandEntry[] = [
   },
   {
     name: "bench",
-    summary: "measure every op, and model what a step must take on a GPU",
+    summary: "measure rollout, update, whole steps and every op as shares of this machine's peak",
     load: async () => (await import("./bench.ts")).bench,
   },
   {

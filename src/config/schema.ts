@@ -21,6 +21,7 @@ import { withDefault } from "./settings/kinds.ts";
 import { advantageSettings, lossSettings, ppoSettings } from "./settings/loss.ts";
 import {
   batchSettings,
+  checkpointingSettings,
   durationSettings,
   generationScheduleSettings,
   iterationSettings,
@@ -76,6 +77,7 @@ const train = {
     ...iterationSettings,
     ...durationSettings,
     ...microBatchSettings,
+    ...checkpointingSettings,
   },
   Advantages: advantageSettings,
   Loss: { ...presetSettings, ...lossSettings },
@@ -103,6 +105,7 @@ export const commandSections = {
       ...rowBatchSettings,
       ...durationSettings,
       ...microBatchSettings,
+      ...checkpointingSettings,
     },
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
     Evaluation: {
@@ -164,7 +167,7 @@ export const commandSections = {
   update: {
     Model: { ...engineSettings, ...referenceModelSettings },
     Rollouts: { ...fileSettings.update, ...recordedGroupSettings, ...lengthSettings, ...temperatureSettings },
-    Batch: { ...iterationSettings, ...microBatchSettings },
+    Batch: { ...iterationSettings, ...microBatchSettings, ...checkpointingSettings },
     Advantages: advantageSettings,
     Loss: { ...presetSettings, ...lossSettings },
     Optimizer: optimizerSettings,

@@ -54,6 +54,28 @@ export interface AttentionShape {
   readonly scale: number;
 }
 
+/** What q and k go through between their products and attention. */
+export interface HeadTransform {
+  /** RMS norms over each head; null if the layer has none. */
+  readonly norms: HeadNorms | null;
+  readonly positions: Tensor; // (T)
+  readonly cos: Tensor; // (positions, Dh/2) float32, as sin
+  readonly sin: Tensor;
+}
+
+export interface HeadNorms {
+  readonly q: Weight; // (Dh)
+  readonly k: Weight; // (Dh)
+  readonly epsilon: number;
+}
+
+/** Where the key and the value of each new token are stored. */
+export interface CachePlace {
+  readonly pages: KeyValuePages;
+  readonly page: Tensor; // (T)
+  readonly offset: Tensor; // (T)
+}
+
 export interface SamplingSettings {
   /** Key of the random numbers: the run's seed, and a stream (one for training, one for evaluation). */
   readonly seed: number;
@@ -119,6 +141,22 @@ export interface Ops {
   ropeBackward(dx: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, headDim: number): void;
 
   /**
+   * qkv (T, (H + 2·Hkv)·Dh) = raw with the heads of q and k normalized, then rotated as by ropeForward; rstdQ (T, H) and
+   * rstdK (T, Hkv) are saved.
+   */
+  headsForward(
+    qkv: Tensor,
+    rstdQ: Tensor | null,
+    rstdK: Tensor | null,
+    raw: Tensor,
+    norms: HeadNorms,
+    positions: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    shape: AttentionShape,
+  ): void;
+
+  /**
    * out (T, H·Dh), lse (T, H) = causal attention over packed segments. `segments` (S, 4): start, length, prefix start,
    * prefix length, in rows; a segment attends to its whole prefix and its own past. qkv (T, (H + 2·Hkv)·Dh) has q, k, v
    * side by side.
@@ -138,13 +176,17 @@ export interface Ops {
   /** Stores the keys and values of qkv's T tokens at (page (T), offset (T)). */
   kvStore(pages: KeyValuePages, qkv: Tensor, page: Tensor, offset: Tensor, shape: AttentionShape): void;
   /**
-   * out (B, H·Dh) = attention of one new token per sequence. pageTable (B, width): the prompt's pages, then the
-   * completion's; lengths (B) count the tokens in the cache, the new one included.
+   * out (B, H·Dh) = attention of one new token per sequence, whose key and value it first stores. raw (B, (H + 2·Hkv)·Dh)
+   * has the products, which `transform` describes the way of into `qkv`: room for as much, raw itself without norms.
+   * pageTable (B, width): the prompt's pages, then the completion's; lengths (B) count the tokens in the cache, the new
+   * one included.
    */
   attentionDecode(
     out: Tensor,
     qkv: Tensor,
-    pages: KeyValuePages,
+    raw: Tensor,
+    transform: HeadTransform,
+    place: CachePlace,
     pageTable: Tensor,
     promptLengths: Tensor,
     completionLengths: Tensor,
@@ -171,7 +213,10 @@ export interface Ops {
     targets: Tensor,
     temperature: number,
   ): void;
-  /** dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N); recomputes `logits`. */
+  /**
+   * dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N). `logits` are overwritten;
+   * they are what lmHeadForward left there, or with `recompute` computed again.
+   */
   lmHeadBackward(
     dhidden: Tensor,
     dw: Tensor | null,
@@ -185,6 +230,7 @@ export interface Ops {
     lse: Tensor,
     entropy: Tensor,
     temperature: number,
+    recompute: boolean,
   ): void;
 
   /**
@@ -266,6 +312,11 @@ export interface Device {
    * beyond are padding, and their results are not read.
    */
   decodeBucket(sequences: number): number;
+  /**
+   * Matrices (N, K) whose rows are multiples of this are one matrix if they lie side by side, and biases likewise: the
+   * rows of a block of the layout, or what keeps each part aligned.
+   */
+  readonly rowBlock: number;
   /** Elements that a parameter of this shape takes, padding included. */
   parameterElements(shape: readonly number[]): number;
   /** Elements of a page of keys, and of values, of one layer. */

@@ -3,8 +3,8 @@
  * within fused rows, and the scalar arguments of kernels that take the same ones in ffi/cpu and ffi/cuda.
  */
 import { bytesPerElement } from "../tensor/dtype.ts";
-import type { Tensor } from "../tensor/tensor.ts";
-import type { AdamWSettings, AttentionShape, SamplingSettings, Weight } from "./device.ts";
+import { columns, type Tensor } from "../tensor/tensor.ts";
+import type { AdamWSettings, AttentionShape, HeadTransform, SamplingSettings, Weight } from "./device.ts";
 
 export function dim(t: Tensor | Weight, index: number): number {
   return t.shape[index] ?? 1;
@@ -60,6 +60,32 @@ export function qkvAddresses(qkv: Tensor, shape: AttentionShape) {
   const width = (heads + 2 * kvHeads) * headDim;
   expectShape(dim(qkv, 1) === width, `${qkv.name}: ${qkv.shape} is not q, k and v side by side`);
   return headAddresses(qkv.address, headDim * bytesPerElement(qkv.dtype), shape);
+}
+
+/** The columns of q and k, which a layer without head norms rotates where its products left them. */
+export function rotatedInPlace(qkv: Tensor, raw: Tensor, { heads, kvHeads, headDim }: AttentionShape): Tensor {
+  expectShape(raw.address === qkv.address, `${qkv.name} is not ${raw.name}, which no norms are applied to`);
+  return columns(qkv, 0, (heads + kvHeads) * headDim);
+}
+
+/** The arguments of a heads kernel that both devices share: buffers, sizes, row strides. */
+export function headsArguments(
+  qkv: Tensor,
+  raw: Tensor,
+  { norms, positions, cos, sin }: HeadTransform,
+  shape: AttentionShape,
+) {
+  qkvAddresses(qkv, shape);
+  qkvAddresses(raw, shape);
+  const { heads, kvHeads, headDim } = shape;
+  const T = dim(raw, 0);
+  const fits = dim(qkv, 0) === T && dim(positions, 0) === T && headDim % 2 === 0;
+  expectShape(fits, `${qkv.name}: ${qkv.shape} from ${raw.shape} at ${positions.shape} positions`);
+  const sized = !norms || (dim(norms.q, 0) === headDim && dim(norms.k, 0) === headDim);
+  expectShape(sized, `${norms?.q.name}: ${norms?.q.shape} for heads of ${headDim}`);
+  const weights = [norms?.q.address ?? 0, norms?.k.address ?? 0];
+  const buffers = [raw.address, ...weights, positions.address, cos.address, sin.address];
+  return { buffers, sizes: [T, heads, kvHeads, headDim], strides: [qkv.rowStride, raw.rowStride] };
 }
 
 /**

@@ -51,6 +51,11 @@ export interface Layer<P> {
   readonly mlp: Mlp<P>;
 }
 
+/** The products of a layer that share their input, in the order in which their outputs stand side by side. */
+export function productsOfOneInput<P>({ attention, mlp }: Layer<P>) {
+  return { qkv: [attention.q, attention.k, attention.v], gateUp: [mlp.gate, mlp.up] } as const;
+}
+
 export function matrix(name: string, n: number, k: number): ParameterSpec {
   return { name, shape: [n, k], decays: true, trainable: true };
 }

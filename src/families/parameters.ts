@@ -1,6 +1,6 @@
 /** A model's parameters as a list, for loading, training and saving, in the order of the forward pass. */
 import type { ModelConfig } from "./config.ts";
-import { type Layer, mapLayer, matrix, type ParameterSpec } from "./layer.ts";
+import { type Layer, type Linear, mapLayer, matrix, type ParameterSpec, productsOfOneInput } from "./layer.ts";
 
 /** The head of a reward model or critic, (1, D), as transformers' sequence classification names it in every family. */
 export const scalarHead = "score.weight";
@@ -17,10 +17,53 @@ export function layersOf(config: ModelConfig): Layer<ParameterSpec>[] {
 
 /** Every parameter in the order of the forward pass. */
 export function parameterSpecs(config: ModelConfig): ParameterSpec[] {
+  return listed(config, layersOf(config));
+}
+
+function listed(config: ModelConfig, layers: readonly Layer<ParameterSpec>[]): ParameterSpec[] {
   const specs = [config.embedding];
-  for (const layer of layersOf(config)) mapLayer(layer, (spec) => specs.push(spec));
+  for (const layer of layers) mapLayer(layer, (spec) => specs.push(spec));
   const head = ownHead(config);
   return [...specs, config.finalNorm, ...(head ? [head] : [])];
+}
+
+/** Parameters that lie side by side in memory, in this order; most are alone. */
+export interface ParameterBlock {
+  readonly name: string;
+  readonly parts: readonly ParameterSpec[];
+}
+
+/** The name of several parameters as one. */
+export function joinedName(parts: readonly { readonly name: string }[]): string {
+  return parts.map(({ name }) => name).join(" + ");
+}
+
+/** Whether parameters side by side are one: matrices whose rows fill whole blocks of the device's layout, biases for all or none. */
+function joinable(linears: readonly Linear<ParameterSpec>[], rowBlock: number): boolean {
+  const [first] = linears;
+  return linears.every(
+    ({ weight, bias }) => weight.shape[0]! % rowBlock === 0 && (bias === null) === (first?.bias === null),
+  );
+}
+
+/**
+ * Every parameter, in blocks: weights of products that share their input lie side by side, and so do their biases, so
+ * that one product can compute all of them.
+ */
+export function parameterBlocks(config: ModelConfig, rowBlock: number): ParameterBlock[] {
+  const blockOf = new Map<ParameterSpec, readonly ParameterSpec[]>();
+  const layers = layersOf(config);
+  for (const layer of layers)
+    for (const linears of Object.values(productsOfOneInput(layer))) {
+      if (!joinable(linears, rowBlock)) continue;
+      const biases = linears.flatMap(({ bias }) => bias ?? []);
+      for (const parts of [linears.map(({ weight }) => weight), biases])
+        for (const spec of parts) blockOf.set(spec, parts);
+    }
+  return listed(config, layers).flatMap((spec) => {
+    const parts = blockOf.get(spec) ?? [spec];
+    return parts[0] === spec ? [{ name: joinedName(parts), parts }] : [];
+  });
 }
 
 /** Number of parameters, counting tied ones once. */

@@ -75,7 +75,8 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       const positions = longestPrompt + longestCompletion;
       const model = planPolicy(plan, from, { dtype: config.dtype, positions });
       const reference = referenceFrom && planReference(plan, referenceFrom, model);
-      return { policy: planTraining(plan, model, { tokens, longestPrompt }), reference };
+      const policy = planTraining(plan, model, { tokens, longestPrompt }, config.gradientCheckpointing);
+      return { policy, reference };
     });
     return withSession(planned, (session) => {
       options.onBegin?.();

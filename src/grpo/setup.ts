@@ -74,9 +74,9 @@ function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingMod
     models.reference === null ? null : openReference(plan, models.reference, from, config.syncRefModel);
   const model = planPolicy(plan, from, { dtype: config.dtype, positions: longestPrompt + maxCompletion });
   const reference = referenceFrom && planReference(plan, referenceFrom, model);
-  const policy = planTraining(plan, model, sizes);
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing);
   const rollout = planSampling(plan, model, models.rollout);
-  const critic = models.critic && planCritic(plan, models.critic, model, sizes);
+  const critic = models.critic && planCritic(plan, models.critic, model, sizes, config.gradientCheckpointing);
   const rewardModels = planRewardModels(plan, models.rewardModels, {
     dtype: config.dtype,
     duringRollout: config.dynamicSampling,

@@ -6,11 +6,18 @@
 
 import type { Device } from "../device/device.ts";
 import type { ModelConfig } from "../families/config.ts";
-import { type Bind, type BuffersOf, type BufferTable, planBuffers } from "../tensor/buffers.ts";
+import { type Bind, type BuffersOf, type BufferTable, planBuffers, tableBytes } from "../tensor/buffers.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
-import type { Phase, PlanBuilder } from "../tensor/plan.ts";
+import type { OptionalBuffers, Phase, PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
-import { gradientTable, type LayerBuffers, type LayerGradients, layersTable } from "./layer-buffers.ts";
+import {
+  gradientTable,
+  type KeptActivations,
+  keptTables,
+  type LayerBuffers,
+  type LayerGradients,
+  layersTable,
+} from "./layer-buffers.ts";
 
 /** The sizes of passes. */
 export interface PassSizes {
@@ -80,6 +87,9 @@ const placeOf = ({ prefix, lifetime }: Pick<ActivationPlan<PassSizes>, "prefix" 
   ...{ group: `${prefix} activations`, prefix, lifetime },
 });
 
+/** Ends the names of the groups of activations that are kept for backward. */
+export const KEPT_ACTIVATIONS = "activations kept";
+
 /** Plans forward passes. */
 export function planForward<S extends PassSizes, F extends string, B extends string>(
   plan: PlanBuilder,
@@ -101,16 +111,46 @@ export function planForward<S extends PassSizes, F extends string, B extends str
   });
 }
 
-/** Plans passes forward and backward. */
+/**
+ * Plans passes forward and backward.
+ *
+ * @param keep decides how many layers' activations are kept for backward; the others' are recomputed
+ */
 export function planForwardBackward<S extends PassSizes, F extends string, B extends string>(
   plan: PlanBuilder,
   head: Head<S, F, B>,
-  options: ActivationPlan<S>,
+  options: ActivationPlan<S> & { readonly lifetime: readonly [Phase] },
+  keep: (layers: OptionalBuffers) => void,
 ): Bind<WithGradients<HeadActivations<S, F, B>>> {
   const { device, config, dtype, sizes } = options;
   const bindForward = planForward(plan, head, options);
   const place = placeOf(options);
   const bindLayers = planBuffers(plan, place, gradientTable(device, config, device.gradientDType(dtype), sizes));
   const bindHead = planBuffers(plan, place, head.backward(sizes));
-  return (tensors) => ({ ...bindForward(tensors), gradient: { ...bindLayers(tensors), ...bindHead(tensors) } });
+  const bindKept = planKept(plan, options, keep);
+  return (tensors) => {
+    const gradient = { ...bindLayers(tensors), ...bindHead(tensors), kept: bindKept(tensors) };
+    return { ...bindForward(tensors), gradient };
+  };
+}
+
+/** Offers to keep layers' activations, the last layers' first. */
+function planKept<S extends PassSizes>(
+  plan: PlanBuilder,
+  { device, config, dtype, sizes, prefix, lifetime }: ActivationPlan<S> & { readonly lifetime: readonly [Phase] },
+  keep: (layers: OptionalBuffers) => void,
+): Bind<(KeptActivations | null)[]> {
+  const tables = keptTables(config, device.activationDType(dtype), sizes.tokens);
+  const binds: (Bind<KeptActivations> | null)[] = tables.map(() => null);
+  keep({
+    phase: lifetime[0],
+    bytes: tables.map(tableBytes).reverse(),
+    plan(count) {
+      for (let layer = tables.length - count; layer < tables.length; layer++) {
+        const place = { group: `${prefix} ${KEPT_ACTIVATIONS}`, prefix: `${prefix}/${layer}`, lifetime };
+        binds[layer] = planBuffers(plan, place, tables[layer]!);
+      }
+    },
+  });
+  return (tensors) => binds.map((bind) => bind?.(tensors) ?? null);
 }

@@ -2,8 +2,8 @@
  * The layers' buffers. All layers use the same ones in turn: they are sized for the widest layer, and each layer uses
  * the part that it needs. Legend of letters in device.ts; "act" and "grad" are types chosen by the device.
  *
- * With gradient checkpointing by layer, training keeps each layer's input and recomputes the rest, so one set of the
- * other buffers is enough.
+ * Training keeps each layer's input. Of some layers, as many as the plan has room for, it also keeps what takes products
+ * to recompute (`keptTable`); of the others it recomputes everything, so one set of the other buffers is enough.
  */
 
 import type { Device, ScratchSizes } from "../device/device.ts";
@@ -35,21 +35,29 @@ function widest(config: ModelConfig): Widths {
   };
 }
 
-/** A layer's forward buffers, for T rows. */
-function layerTable({ D, H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act: ComputeDType, T: number) {
+/** The results of a layer's products and of attention, for T rows, and the statistics that belong to them. */
+function productTable({ H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act: ComputeDType, T: number) {
   return {
     qkv: ["qkv", act, [T, qkvWidth]],
-    residual: ["residual", "float32", [T, D]], // the stream, updated in place
-    normed: ["normed", act, [T, D]],
-    rstd: ["rstd", "float32", [T]],
-    qkvRaw: headNorms ? ["qkv before norm", act, [T, qkvWidth]] : ["qkv", act, [T, qkvWidth]], // of q and k
+    qkvRaw: headNorms ? ["qkv before norm", act, [T, qkvWidth]] : ["qkv", act, [T, qkvWidth]], // as products leave it
     rstdQ: ["rstd q", "float32", headNorms ? [T, H] : [1]],
     rstdK: ["rstd k", "float32", headNorms ? [T, Hkv] : [1]],
     attention: ["attention", act, [T, outWidth]],
     lse: ["attention lse", "float32", [T, H]],
+    gateUp: ["gate and up", act, [T, 2 * F]],
+  } satisfies BufferTable<string>;
+}
+
+/** A layer's forward buffers, for T rows. */
+function layerTable(widths: Widths, act: ComputeDType, T: number) {
+  const { D, F } = widths;
+  return {
+    ...productTable(widths, act, T),
+    residual: ["residual", "float32", [T, D]], // the stream, updated in place
+    normed: ["normed", act, [T, D]],
+    rstd: ["rstd", "float32", [T]],
     postNormed: ["normed before mlp", act, [T, D]],
     postRstd: ["rstd before mlp", "float32", [T]],
-    gateUp: ["gate and up", act, [T, 2 * F]],
     glu: ["glu", act, [T, F]],
   } satisfies BufferTable<string>;
 }
@@ -90,7 +98,41 @@ export function gradientTable(
   } satisfies BufferTable<string>;
 }
 
-export type LayerGradients = BuffersOf<typeof gradientTable>;
+/** A layer's results of products and of attention, and the stream between attention and MLP. */
+function keptTable(widths: Widths, act: ComputeDType, T: number) {
+  return {
+    ...productTable(widths, act, T),
+    afterAttention: ["residual after attention", "float32", [T, widths.D]],
+  } satisfies BufferTable<string>;
+}
+
+/**
+ * What the forward pass keeps of a layer, so that backward need not recompute it. The norms' results and the gated
+ * unit's, which are elementwise, are recomputed from this and the layer's input.
+ */
+export type KeptActivations = BuffersOf<typeof keptTable>;
+
+export interface LayerGradients extends BuffersOf<typeof gradientTable> {
+  /** By layer; null: everything is recomputed. (L) */
+  readonly kept: readonly (KeptActivations | null)[];
+}
+
+/** What each layer may keep of T tokens. (L) */
+export function keptTables(config: ModelConfig, act: ComputeDType, T: number) {
+  return layersOf(config).map((layer) => keptTable(widthsOf(config, layer), act, T));
+}
+
+/** What is kept of a layer in a pass of T tokens; null: nothing. */
+export function keptActivations(
+  { kept }: LayerGradients,
+  config: ModelConfig,
+  layer: number,
+  weights: Layer<unknown>,
+  T: number,
+): KeptActivations | null {
+  const buffers = kept[layer];
+  return buffers ? reshapeTo(buffers, keptTable(widthsOf(config, weights), "float32", T)) : null;
+}
 
 /** The layers' forward buffers, for T rows. */
 export function layersTable(config: ModelConfig, act: ComputeDType, T: number) {
@@ -99,7 +141,9 @@ export function layersTable(config: ModelConfig, act: ComputeDType, T: number) {
 
 /** The forward buffers in the shapes of one layer: T rows of its own widths. */
 export function layerBuffers(b: LayerBuffers, config: ModelConfig, layer: Layer<unknown>, T: number): LayerBuffers {
-  return reshapeTo(b, layerTable(widthsOf(config, layer), "float32", T));
+  const own = reshapeTo(b, layerTable(widthsOf(config, layer), "float32", T));
+  // Without norms the products write qkv itself, even if other layers have norms.
+  return layer.attention.headNorms ? own : { ...own, qkvRaw: own.qkv };
 }
 
 /** The gradients in the shapes of one layer. Its input is `layerInput`. */

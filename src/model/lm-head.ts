@@ -83,8 +83,8 @@ function sorted<A extends Int32Array | Float32Array>(values: ArrayLike<number>, 
 }
 
 /** The head's chunks: row ranges [from, from + count). */
-function* chunks(total: number, size: number): Generator<[from: number, count: number]> {
-  for (let from = 0; from < total; from += size) yield [from, Math.min(size, total - from)];
+function* chunks(total: number, size: number): Generator<Chunk> {
+  for (let from = 0; from < total; from += size) yield { from, count: Math.min(size, total - from) };
 }
 
 /** Uploads the head's inputs in sorted order. */
@@ -93,6 +93,54 @@ function uploadTargets(device: Device, batch: PackedBatch, head: Activations["he
   device.upload(head.entryStart, order.start);
   device.upload(head.targets, sorted(batch.entryTargets, order.place, new Int32Array(batch.entryTargets.length)));
   return order;
+}
+
+interface Chunk {
+  readonly from: number;
+  readonly count: number;
+}
+
+function forwardChunk(model: Model, { head }: Activations, { from, count }: Chunk, temperature: number): void {
+  const at = (t: Tensor) => rows(t, from, count);
+  model.device.ops.lmHeadForward(
+    head.logprob,
+    at(head.entropy),
+    at(head.lse),
+    firstRows(head.logits, count),
+    at(head.normed),
+    model.weights.head,
+    rows(head.entryStart, from, count + 1),
+    head.targets,
+    temperature,
+  );
+}
+
+/** @param recompute the logits are no longer those of this chunk */
+function backwardChunk(
+  model: Model,
+  { head, gradient: g }: WithGradients<Activations>,
+  gradients: ParameterGradients,
+  { from, count }: Chunk,
+  temperature: number,
+  recompute: boolean,
+): void {
+  const at = (t: Tensor) => rows(t, from, count);
+  const w = model.weights.head;
+  model.device.ops.lmHeadBackward(
+    at(g.dnormed),
+    gradientOf(gradients, w),
+    firstRows(head.logits, count),
+    g.dlogprob,
+    at(g.dentropy),
+    at(head.normed),
+    w,
+    rows(head.entryStart, from, count + 1),
+    head.targets,
+    at(head.lse),
+    at(head.entropy),
+    temperature,
+    recompute,
+  );
 }
 
 /**
@@ -104,25 +152,14 @@ export async function forward(
   activations: Activations,
   temperature: number,
 ): Promise<Scores> {
-  const { device, weights } = model;
-  const { ops } = device;
-  const { head } = activations;
+  const { device } = model;
+  const { head, sizes } = activations;
   const order = uploadTargets(device, batch, head);
   await forwardHidden(model, batch, activations);
   const U = batch.headRows.length;
-  for (const [from, count] of chunks(U, activations.sizes.headChunk)) {
-    const at = (t: Tensor) => rows(t, from, count);
-    ops.lmHeadForward(
-      head.logprob,
-      at(head.entropy),
-      at(head.lse),
-      firstRows(head.logits, count),
-      at(head.normed),
-      weights.head,
-      rows(head.entryStart, from, count + 1),
-      head.targets,
-      temperature,
-    );
+  // The first chunk comes last, so that `backward`, which begins with it, finds its logits.
+  for (const chunk of [...chunks(U, sizes.headChunk)].reverse()) {
+    forwardChunk(model, activations, chunk, temperature);
     await breathe();
   }
   const E = batch.entryRows.length;
@@ -134,47 +171,80 @@ export async function forward(
   };
 }
 
+/** The loss's derivatives in the logprob and the entropy of entries. */
+export interface Derivatives {
+  readonly dlogprobs: ArrayLike<number>;
+  readonly dentropies: ArrayLike<number>;
+}
+
 /**
  * Adds the batch's parameter gradients, given the loss's derivatives by entry. Must directly follow `forward` on the
- * same activations.
+ * same activations. Logits are recomputed, except those of the first chunk.
  */
 export async function backward(
   model: Model,
   batch: PackedBatch,
   activations: WithGradients<Activations>,
   gradients: ParameterGradients,
-  derivatives: { readonly dlogprobs: ArrayLike<number>; readonly dentropies: ArrayLike<number> },
+  derivatives: Derivatives,
   temperature: number,
 ): Promise<void> {
-  const { device, weights } = model;
-  const { ops } = device;
-  const { head, gradient: g } = activations;
+  const { device } = model;
+  const { gradient: g, sizes } = activations;
   const [U, E] = [batch.headRows.length, batch.entryRows.length];
   const order = headOrder(batch);
   device.upload(g.dlogprob, sorted(derivatives.dlogprobs, order.place, new Float32Array(E)));
   const dentropy = new Float32Array(U); // a row's entropy belongs to all its entries
   for (let e = 0; e < E; e++) dentropy[batch.entryRows[e]!]! += derivatives.dentropies[e]!;
   device.upload(g.dentropy, dentropy);
-
-  const dnormed = firstRows(g.dnormed, U);
-  const dhead = gradientOf(gradients, weights.head);
-  for (const [from, count] of chunks(U, activations.sizes.headChunk)) {
-    const at = (t: Tensor) => rows(t, from, count);
-    ops.lmHeadBackward(
-      at(dnormed),
-      dhead,
-      firstRows(head.logits, count),
-      g.dlogprob,
-      at(g.dentropy),
-      at(head.normed),
-      weights.head,
-      rows(head.entryStart, from, count + 1),
-      head.targets,
-      at(head.lse),
-      at(head.entropy),
-      temperature,
-    );
+  for (const chunk of chunks(U, sizes.headChunk)) {
+    backwardChunk(model, activations, gradients, chunk, temperature, chunk.from > 0);
     await breathe();
   }
   await backwardHidden(model, batch, activations, gradients);
+}
+
+/**
+ * `forward` and `backward` in one, to the same bits, for a loss whose derivatives in an entry depend on that entry
+ * alone: logits are computed once, since each chunk's gradient follows while they are there.
+ *
+ * @param derive the derivatives in some entries, in their order, given their scores
+ */
+export async function forwardBackward(
+  model: Model,
+  batch: PackedBatch,
+  activations: WithGradients<Activations>,
+  gradients: ParameterGradients,
+  derive: (entries: Int32Array, scores: Scores) => Derivatives,
+  temperature: number,
+): Promise<Scores> {
+  const { device } = model;
+  const { head, gradient: g, sizes } = activations;
+  const { place, start } = uploadTargets(device, batch, head);
+  await forwardHidden(model, batch, activations);
+  const E = batch.entryRows.length;
+  const sortedEntries = sorted(Int32Array.from(place.keys()), place, new Int32Array(E));
+  const all = { logprobs: new Float32Array(E), entropies: new Float32Array(E) };
+  for (const chunk of chunks(batch.headRows.length, sizes.headChunk)) {
+    const { from, count } = chunk;
+    forwardChunk(model, activations, chunk, temperature);
+    const [first, end] = [start[from]!, start[from + count]!];
+    const entries = sortedEntries.subarray(first, end);
+    const logprobs = (await device.read(rows(head.logprob, first, end - first))) as Float32Array;
+    const entropy = (await device.read(rows(head.entropy, from, count))) as Float32Array;
+    const entropies = Float32Array.from(entries, (e) => entropy[batch.entryRows[e]! - from]!);
+    const { dlogprobs, dentropies } = derive(entries, { logprobs, entropies });
+    device.upload(rows(g.dlogprob, first, end - first), Float32Array.from(dlogprobs));
+    const dentropy = new Float32Array(count); // a row's entropy belongs to all its entries
+    for (const [i, e] of entries.entries()) {
+      all.logprobs[e] = logprobs[i]!;
+      all.entropies[e] = entropies[i]!;
+      dentropy[batch.entryRows[e]! - from]! += dentropies[i]!;
+    }
+    device.upload(rows(g.dentropy, from, count), dentropy);
+    backwardChunk(model, activations, gradients, chunk, temperature, false);
+    await breathe();
+  }
+  await backwardHidden(model, batch, activations, gradients);
+  return all;
 }

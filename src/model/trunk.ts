@@ -6,8 +6,8 @@
 import { doPieces } from "../device/breathe.ts";
 import { firstRows } from "../tensor/tensor.ts";
 import type { LayerActivations, WithGradients } from "./activations.ts";
-import { type Attend, backwardLayer, forwardLayer } from "./layer.ts";
-import { layerInput } from "./layer-buffers.ts";
+import { type Attend, backwardLayer, forwardHeads, forwardLayer } from "./layer.ts";
+import { keptActivations, layerInput } from "./layer-buffers.ts";
 import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
 
 /** The part of a packed batch that the layers read. Shapes as in micro-batches.ts. */
@@ -26,12 +26,12 @@ export interface PackedBatch extends PackedTokens {
 
 /**
  * Computes `activations.head.normed` for the batch's head rows. (U, D) With `activations.gradient` each layer's input
- * is kept for `backwardHidden`.
+ * is kept for `backwardHidden`, and more of some layers.
  */
 export async function forwardHidden(model: Model, batch: PackedTokens, activations: LayerActivations): Promise<void> {
   const { device, config, weights } = model;
   const { ops } = device;
-  const { input, head } = activations;
+  const { input, head, gradient } = activations;
   const T = batch.tokens.length;
   device.upload(input.tokens, batch.tokens);
   device.upload(input.positions, batch.positions);
@@ -41,10 +41,14 @@ export async function forwardHidden(model: Model, batch: PackedTokens, activatio
   const positions = firstRows(input.positions, T);
   const residual = firstRows(activations.layer.residual, T);
   ops.embeddingForward(residual, firstRows(input.tokens, T), weights.embedding);
-  const attend: Attend = (_, { attention, qkv }, shape) => ops.attentionForward(attention, null, qkv, segments, shape);
   for (let layer = 0; layer < config.numLayers; layer++) {
-    if (activations.gradient) ops.cast(layerInput(activations.gradient, layer, T), residual);
-    await doPieces(forwardLayer(model, layer, activations.layer, positions, attend));
+    if (gradient) ops.cast(layerInput(gradient, layer, T), residual);
+    const kept = gradient && keptActivations(gradient, config, layer, weights.layers[layer]!, T);
+    const attend: Attend = (_, b, transform, shape) => {
+      forwardHeads(device, b, transform, shape);
+      ops.attentionForward(b.attention, kept && b.lse, b.qkv, segments, shape);
+    };
+    await doPieces(forwardLayer(model, layer, activations.layer, positions, attend, kept));
   }
   const U = batch.headRows.length;
   const hidden = firstRows(head.hidden, U);

@@ -5,6 +5,7 @@
 import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { RunError } from "../errors.ts";
+import { bindBlock, planBlock } from "../tensor/blocks.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
@@ -45,12 +46,18 @@ export interface OptimizedParameter {
 export interface OptimizerState {
   /** The trained parameters. */
   readonly parameters: readonly OptimizedParameter[];
-  /** By parameter name; null for one that is not trained. */
+  /** By name, of each parameter and of each block of several; null for a parameter that is not trained. */
   readonly gradients: ReadonlyMap<string, Tensor | null>;
   /** Steps taken, for the bias correction. */
   step: number;
   /** Sums of squares, by parameter. */
   readonly sums: Tensor; // float64 (parameters)
+}
+
+/** Parameters that lie side by side. */
+interface Specifications {
+  readonly name: string;
+  readonly parts: readonly Specification[];
 }
 
 interface Specification {
@@ -69,43 +76,53 @@ interface OptimizerOwner {
 }
 
 /**
- * Adds masters (for bfloat16 parameters), moments and gradients of trained parameters to the plan; the returned
- * function binds them after allocation, given the parameters. Gradients are live only during the owner's phase.
+ * Adds masters (for bfloat16 parameters), moments and gradients of trained parameters to the plan, in the blocks of the
+ * parameters; the returned function binds them after allocation, given the parameters, and keeps their order. Gradients
+ * are live only during the owner's phase. A block that is trained in part has no gradient as a whole.
  */
 export function planOptimizer(
   plan: PlanBuilder,
   device: Device,
-  specs: readonly Specification[],
+  blocks: readonly Specifications[],
   dtype: ComputeDType,
   { prefix, phase }: OptimizerOwner = { prefix: "", phase: "update" },
 ): (tensors: ReadonlyMap<string, Tensor>, weights: readonly Weight[]) => OptimizerState {
-  const trained = specs.filter(({ trainable }) => trainable);
-  for (const { name, shape } of trained) {
-    const elements = [device.parameterElements(shape)];
-    if (dtype !== "float32") plan.add(`${prefix}master weights`, `${prefix}master/${name}`, "float32", elements);
-    plan.add(`${prefix}Adam moments`, `${prefix}m/${name}`, "float32", elements);
-    plan.add(`${prefix}Adam moments`, `${prefix}v/${name}`, "float32", elements);
-    plan.add(`${prefix}gradients`, `${prefix}gradient/${name}`, "float32", elements, [phase]);
+  const whole = ({ parts }: Specifications) => parts.every(({ trainable }) => trainable);
+  const trained = blocks
+    .flatMap((block) => (whole(block) ? [block] : block.parts.map((part) => ({ name: part.name, parts: [part] }))))
+    .filter(whole)
+    .map(({ name, parts }) => ({
+      name,
+      parts: parts.map((part) => ({ name: part.name, elements: device.parameterElements(part.shape) })),
+    }));
+  for (const block of trained) {
+    const add = (group: string, own: string, lifetime?: readonly Phase[]) =>
+      planBlock(plan, [`${prefix}${group}`, `${prefix}${own}`, "float32"], block, lifetime);
+    if (dtype !== "float32") add("master weights", "master");
+    add("Adam moments", "m");
+    add("Adam moments", "v");
+    add("gradients", "gradient", [phase]);
   }
-  plan.add(`${prefix}optimizer scalars`, `${prefix}sums of squares`, "float64", [trained.length]);
+  const decays = new Map(blocks.flatMap(({ parts }) => parts.map((part) => [part.name, part.decays])));
+  const count = trained.reduce((sum, { parts }) => sum + parts.length, 0);
+  const sums = `${prefix}sums of squares`;
+  plan.add(`${prefix}optimizer scalars`, sums, "float64", [count]);
   return (tensors, weights) => {
-    const get = (own: string): Tensor => {
-      const name = prefix + own;
-      const found = tensors.get(name);
-      if (!found) throw new Error(`${name} is not in the memory plan`);
-      return found;
-    };
-    const byName = new Map(weights.map((weight) => [weight.name, weight]));
-    const parameters = trained.map(({ name, decays }): OptimizedParameter => {
-      const weight = byName.get(name);
-      if (!weight) throw new Error(`no parameter ${name}`);
-      const own = tensor(name, weight.address, "float32", [weight.elements]);
-      const master = dtype === "float32" ? own : get(`master/${name}`);
-      return { weight, decays, master, m: get(`m/${name}`), v: get(`v/${name}`), gradient: get(`gradient/${name}`) };
-    });
-    const gradients = new Map<string, Tensor | null>(specs.map(({ name }) => [name, null]));
-    for (const { weight, gradient } of parameters) gradients.set(weight.name, gradient);
-    return { parameters, gradients, step: 0, sums: get("sums of squares") };
+    const all = (own: string) => new Map(trained.flatMap((block) => [...bindBlock(tensors, `${prefix}${own}`, block)]));
+    const [m, v, gradient] = [all("m"), all("v"), all("gradient")];
+    const masters = dtype === "float32" ? null : all("master");
+    const parameters = weights
+      .filter(({ name }) => gradient.has(name))
+      .map((weight): OptimizedParameter => {
+        const { name, address, elements } = weight;
+        const master = masters?.get(name) ?? tensor(name, address, "float32", [elements]);
+        const own = { master, m: m.get(name)!, v: v.get(name)!, gradient: gradient.get(name)! };
+        return { weight, decays: decays.get(name)!, ...own };
+      });
+    if (parameters.length !== count) throw new Error(`${count} trained parameters, ${parameters.length} of them given`);
+    const gradients = new Map<string, Tensor | null>([...decays.keys()].map((name) => [name, null]));
+    for (const [name, buffer] of gradient) gradients.set(name, buffer);
+    return { parameters, gradients, step: 0, sums: tensors.get(sums)! };
   };
 }
 

@@ -8,7 +8,7 @@
  */
 import { doPieces, type Pieces } from "../device/breathe.ts";
 import { type Device, PAGE_TOKENS } from "../device/device.ts";
-import { type Attend, forwardLayer } from "../model/layer.ts";
+import { type Attend, forwardHeads, forwardLayer } from "../model/layer.ts";
 import type { Model } from "../model/model.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import type { RolloutBuffers } from "./buffers.ts";
@@ -58,7 +58,8 @@ export async function prefill({ model, buffers }: RolloutModel, prompts: readonl
   const [pageRows, offsetRows] = [firstRows(tensors.page, T), firstRows(tensors.offset, T)];
   ops.embeddingForward(residual, firstRows(tensors.tokens, T), weights.embedding);
   const positions = firstRows(tensors.positions, T);
-  const attend: Attend = (layer, b, shape) => {
+  const attend: Attend = (layer, b, transform, shape) => {
+    forwardHeads(device, b, transform, shape);
     ops.kvStore(buffers.cache[layer]!, b.qkv, pageRows, offsetRows, shape);
     ops.attentionForward(b.attention, null, b.qkv, segmentRows, shape);
   };
@@ -129,11 +130,10 @@ function* decodeStep(on: RolloutModel, B: number, settings: RolloutSettings): Pi
   const step = buffers.step.tensors;
   const residual = at(buffers.layer.residual);
   ops.embeddingForward(residual, at(step.tokens), weights.embedding);
-  const attend: Attend = (layer, b, shape) => {
-    const pages = buffers.cache[layer]!;
-    ops.kvStore(pages, b.qkv, at(step.page), at(step.offset), shape);
+  const attend: Attend = (layer, b, transform, shape) => {
+    const place = { pages: buffers.cache[layer]!, page: at(step.page), offset: at(step.offset) };
     const [table, prompts, completions] = [at(step.pageTable), at(step.promptLengths), at(step.completionLengths)];
-    ops.attentionDecode(b.attention, b.qkv, pages, table, prompts, completions, shape);
+    ops.attentionDecode(b.attention, b.qkv, b.qkvRaw, transform, place, table, prompts, completions, shape);
   };
   for (let layer = 0; layer < config.numLayers; layer++)
     yield* forwardLayer(model, layer, buffers.layer, at(step.positions), attend);

@@ -6,10 +6,11 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { InputError } from "../errors.ts";
 import { withScalarHead } from "../families/config.ts";
-import { parameterSpecs } from "../families/parameters.ts";
+import { parameterBlocks } from "../families/parameters.ts";
 import { type PassSizes, planForwardBackward } from "../model/activations.ts";
 import { type ScalarActivations, scalarHead } from "../model/scalar-head.ts";
 import { planOptimizer, resetOptimizer } from "../optim/adamw.ts";
+import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
 import { type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
@@ -50,6 +51,7 @@ export function planCritic(
   request: CriticRequest,
   policy: PlannedModel,
   sizes: PassSizes,
+  checkpointing: GradientCheckpointing = true,
 ): Tenant<Critic> {
   const { device } = plan;
   const { dtype, positions } = policy;
@@ -67,10 +69,9 @@ export function planCritic(
   const critic = planModel(plan, from, { prefix: "critic", dtype, positions, config });
   const memory = plan.memory.of("critic");
   const owner = { prefix: "critic ", phase: "critic" } as const;
-  const bindOptimizer = planOptimizer(memory, device, parameterSpecs(config), dtype, owner);
-  const bindActivations = planForwardBackward(memory, scalarHead, {
-    ...{ device, config, dtype, sizes, prefix: "critic", lifetime: ["critic"] },
-  });
+  const bindOptimizer = planOptimizer(memory, device, parameterBlocks(config, device.rowBlock), dtype, owner);
+  const passes = { device, config, dtype, sizes, prefix: "critic", lifetime: ["critic"] } as const;
+  const bindActivations = planForwardBackward(memory, scalarHead, passes, keepLayers(plan, checkpointing));
   planPass(plan, critic, { tokens: sizes.tokens, headRows: sizes.tokens, sequences: 1 });
   return {
     async open(place) {

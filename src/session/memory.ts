@@ -7,6 +7,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { freemem } from "node:os";
 import type { Device } from "../device/device.ts";
 import { InputError, RunError } from "../errors.ts";
+import { KEPT_ACTIVATIONS } from "../model/activations.ts";
 import { mebibytes } from "../tensor/mebibytes.ts";
 import { type MemoryPlan, type Phase, phases } from "../tensor/plan.ts";
 
@@ -49,7 +50,7 @@ export function estimateMemory(plan: MemoryPlan, scratchBytes: number, onDevice 
   return { plan, scratchBytes, programBytes, reserveBytes, peakBytes };
 }
 
-type PlanDevice = Pick<Device, "freeBytes" | "description">;
+export type PlanDevice = Pick<Device, "freeBytes" | "description">;
 
 /** Bytes available for a plan: free memory of the device, or of the host if they share memory. */
 export function planBytes(device: PlanDevice): number {
@@ -78,13 +79,18 @@ export function requireMemory({ peakBytes, reserveBytes, plan }: MemoryEstimate,
   const onDevice = device.freeBytes() !== null;
   const largest = [...groups(plan)].sort((a, b) => b.bytes - a.bytes).slice(0, 3);
   const Failure = onDevice ? RunError : InputError;
+  const keptBytes = groups(plan).reduce(
+    (sum, { name, bytes }) => sum + (name.endsWith(KEPT_ACTIVATIONS) ? bytes : 0),
+    0,
+  );
+  const advice = peakBytes - keptBytes <= available ? "set gradient_checkpointing to true, " : "";
   const kept = reserveBytes > 0 ? `, ${mebibytes(reserveBytes)} of them reserved for the driver and libraries,` : "";
   throw new Failure(
     `the plan needs ${mebibytes(peakBytes)} MiB${kept} and ${mebibytes(available)} MiB are free${onDevice ? ` on ${device.description}` : ""} (largest: ${largest
       .map((group) => `${group.name} ${mebibytes(group.bytes)}`)
       .join(
         ", ",
-      )}); lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or use a smaller model`,
+      )}); ${advice}lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or use a smaller model`,
   );
 }
 

@@ -4,7 +4,7 @@
  */
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
-import { parameterSpecs } from "../families/parameters.ts";
+import { parameterBlocks } from "../families/parameters.ts";
 import {
   type LayerActivations,
   type PassSizes,
@@ -18,6 +18,7 @@ import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/ada
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
+import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
 import { computeDType, type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
@@ -66,10 +67,16 @@ export interface PlannedTraining extends Tenant<TrainedModel> {
 }
 
 /** Plans gradients, masters and moments, and packed passes forward and backward. */
-export function planTraining(plan: SessionPlan, policy: PlannedModel, sizes: PassSizes): PlannedTraining {
+export function planTraining(
+  plan: SessionPlan,
+  policy: PlannedModel,
+  sizes: PassSizes,
+  checkpointing: GradientCheckpointing = true,
+): PlannedTraining {
   const { device, memory } = plan;
-  const bindOptimizer = planOptimizer(memory, device, parameterSpecs(policy.config), policy.dtype);
-  const bindActivations = planForwardBackward(memory, lmHead, planLogprobs(plan, policy, sizes, "update"));
+  const bindOptimizer = planOptimizer(memory, device, parameterBlocks(policy.config, device.rowBlock), policy.dtype);
+  const passes = planLogprobs(plan, policy, sizes, "update");
+  const bindActivations = planForwardBackward(memory, lmHead, passes, keepLayers(plan, checkpointing));
   return {
     model: policy,
     async open(place) {

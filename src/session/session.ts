@@ -6,8 +6,9 @@
 import { type Closable, createClosers, whileOpen } from "../closing.ts";
 import { breathe } from "../device/breathe.ts";
 import type { Device, DeviceMemory, ScratchSizes } from "../device/device.ts";
-import { placeTensors, planMemory } from "../tensor/plan.ts";
+import { type MemoryPlan, type OptionalBuffers, placeTensors, planMemory } from "../tensor/plan.ts";
 import { tensor } from "../tensor/tensor.ts";
+import { planOptional } from "./gradient-checkpointing.ts";
 import { estimateMemory, type MemoryEstimate, requireMemory } from "./memory.ts";
 import { openModelFolder } from "./planned-model.ts";
 import type { Place, SessionPlan, Tenant } from "./tenant.ts";
@@ -82,6 +83,7 @@ export function planSession<T extends Tenants>(device: Device, compose: (plan: S
   const files = createClosers();
   const memory = planMemory();
   const scratch: ScratchSizes[] = [];
+  const optional: OptionalBuffers[] = [];
   let tenants: T;
   try {
     tenants = compose({
@@ -93,13 +95,16 @@ export function planSession<T extends Tenants>(device: Device, compose: (plan: S
         return folder;
       },
       computes: (...sizes) => void scratch.push(...sizes),
+      offers: (buffers) => void optional.push(buffers),
     });
   } catch (error) {
     files.abandon();
     throw error;
   }
-  const layout = memory.build();
-  const estimate = estimateMemory(layout, device.scratchBytes(...scratch), device.freeBytes() !== null);
+  const estimateOf = (plan: MemoryPlan) =>
+    estimateMemory(plan, device.scratchBytes(...scratch), device.freeBytes() !== null);
+  const layout = planOptional(memory, optional, (plan) => estimateOf(plan).peakBytes, device);
+  const estimate = estimateOf(layout);
   return {
     tenants,
     memory: estimate,

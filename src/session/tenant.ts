@@ -6,7 +6,7 @@ import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import type { Closable } from "../closing.ts";
 import type { Device, ScratchSizes } from "../device/device.ts";
 import type { ModelHead } from "../families/config.ts";
-import type { PlanBuilder } from "../tensor/plan.ts";
+import type { OptionalBuffers, PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
 
 export interface Tenant<T> {
@@ -37,4 +37,6 @@ export interface SessionPlan {
   folder(path: string, wanted?: ModelHead | "either"): ModelFolder;
   /** Announces ops of these sizes: the device keeps scratch for them besides the planned buffers. */
   computes(...sizes: readonly ScratchSizes[]): void;
+  /** Offers buffers to plan when everything else is, as many as there is room for. */
+  offers(buffers: OptionalBuffers): void;
 }

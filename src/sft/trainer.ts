@@ -10,7 +10,7 @@ import { createSampler } from "../data/order.ts";
 import { InputError, RunError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
-import { backward, forward } from "../model/lm-head.ts";
+import { forwardBackward } from "../model/lm-head.ts";
 import { cutMicroBatches, type PackedGroup } from "../model/micro-batches.ts";
 import { optimizerSettings, optimizerStep, zeroGradients } from "../optim/adamw.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
@@ -60,16 +60,17 @@ async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config
   let entropy = 0;
   let tokens = 0;
   for (const micro of cutMicroBatches(batch, config.microBatchTokens)) {
-    const scores = await forward(model, micro, activations, 1);
+    const derive = (entries: Int32Array) => ({
+      dlogprobs: new Float64Array(entries.length).fill(-1 / answers),
+      dentropies: new Float64Array(entries.length),
+    });
+    const scores = await forwardBackward(model, micro, activations, optimizer.gradients, derive, 1);
     for (const [i, logprob] of scores.logprobs.entries()) {
       loss -= logprob / answers;
       entropy += scores.entropies[i]! / answers;
     }
     if (!Number.isFinite(loss))
       throw new RunError(`the loss is ${loss}: stopped before any weight changed; lower learning_rate`);
-    const dlogprobs = new Float64Array(scores.logprobs.length).fill(-1 / answers);
-    const dentropies = new Float64Array(scores.logprobs.length);
-    await backward(model, micro, activations, optimizer.gradients, { dlogprobs, dentropies }, 1);
     tokens += micro.tokens.length;
   }
   const norm = await optimizerStep(model.device, optimizer, optimizerSettings(config), lr);

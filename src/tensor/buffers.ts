@@ -2,9 +2,9 @@
  * Buffers declared in a table with the name, type and shape of each. The table is used to plan them, to find them after
  * allocation, and to view them in the shapes of another table.
  */
-import type { DType } from "./dtype.ts";
-import type { PlanBuilder, PlannedBuffer } from "./plan.ts";
-import { reshape, type Tensor } from "./tensor.ts";
+import { bytesPerElement, type DType } from "./dtype.ts";
+import { aligned, type PlanBuilder, type PlannedBuffer } from "./plan.ts";
+import { elementCount, reshape, type Tensor } from "./tensor.ts";
 
 export type BufferTable<Field extends string> = Readonly<
   Record<Field, readonly [name: string, dtype: DType, shape: readonly number[]]>
@@ -46,6 +46,14 @@ export function planBuffers<Field extends string>(
     }
     return found;
   };
+}
+
+/** Bytes that a table's buffers take in the plan. */
+export function tableBytes<Field extends string>(table: BufferTable<Field>): number {
+  const buffers = new Map(Object.values<BufferTable<Field>[Field]>(table).map((buffer) => [buffer[0], buffer]));
+  let bytes = 0;
+  for (const [, dtype, shape] of buffers.values()) bytes += aligned(elementCount(shape) * bytesPerElement(dtype));
+  return bytes;
 }
 
 /** The same memory in the shapes of another table, which may be smaller. */

@@ -27,8 +27,19 @@ export interface MemoryPlan {
   readonly buffers: readonly PlannedBuffer[];
   /** Bytes of the one allocation that holds every buffer. */
   readonly totalBytes: number;
+  /** Bytes from the start of the allocation to the end of each phase's buffers. */
+  readonly phaseBytes: ReadonlyMap<Phase, number>;
   /** Byte offset of each buffer by name. */
   readonly offsets: ReadonlyMap<string, number>;
+}
+
+/** Buffers of one phase that a run can do without: planned last, as many as there is room for. */
+export interface OptionalBuffers {
+  readonly phase: Phase;
+  /** Bytes of each, in the order in which they are planned. */
+  readonly bytes: readonly number[];
+  /** Adds the first `count` to the plan. Called at most once. */
+  plan(count: number): void;
 }
 
 export interface PlanBuilder {
@@ -48,7 +59,8 @@ export interface PlanBuilder {
 /** Buffers start at multiples of this: a pair of cache lines, enough for wide loads. */
 const ALIGNMENT = 128;
 
-function aligned(bytes: number): number {
+/** Bytes that a buffer of `bytes` takes. */
+export function aligned(bytes: number): number {
   return Math.ceil(bytes / ALIGNMENT) * ALIGNMENT;
 }
 
@@ -82,7 +94,7 @@ function layOut(buffers: readonly PlannedBuffer[]): MemoryPlan {
     offsets.set(buffer.name, offset);
     for (const phase of alive) tops.set(phase, offset + aligned(buffer.bytes));
   }
-  return { buffers, offsets, totalBytes: Math.max(0, ...tops.values()) };
+  return { buffers, offsets, phaseBytes: tops, totalBytes: Math.max(0, ...tops.values()) };
 }
 
 /** The planned buffers as tensors, in an allocation of `plan.totalBytes` at `address`. */

@@ -1,8 +1,10 @@
-/** `grpo bench` on the emulated GPU: ops are checked and timed by its events; a step runs through the program's own code. */
+/** `grpo bench` on the emulated GPU: ops are checked and timed by its events; rollout and update run
+ * through the program's own code, with counts by phase. */
 import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { cudaMeter, isEmulated } from "../../bench/cuda-meter.ts";
-import { openCudaDevice } from "../../src/device/cuda/device.ts";
+import { countingDevice } from "../../bench/roofline/counting-device.ts";
+import { decodeBucket, openCudaDevice } from "../../src/device/cuda/device.ts";
 import { root } from "../e2e/runs.ts";
 import { buildEmulator } from "../emulator/build.ts";
 
@@ -29,7 +31,7 @@ async function bench(...argv: string[]) {
 }
 
 test("ops: both formats, gradients in the model's, shares of the card's own peaks", async () => {
-  const report = await bench("ops", "--filter", "^(rmsnormBackward|attentionBackward|add) ", "--model", "SmolLM2-135M");
+  const report = await bench("ops", "--filter", "^(rmsnormBackward|attentionBackward|add) ", "--shape", "SmolLM2-135M");
   expect(report).toMatchObject({ measuredOn: expect.stringContaining("Emulated GPU"), sharedMachine: false });
   expect(report.peaks.first).toEqual({
     compute: expect.any(Number),
@@ -50,12 +52,41 @@ test("ops: both formats, gradients in the model's, shares of the card's own peak
   }
 });
 
-test("a step of the bundled model's shape, and the memory taken by the driver", async () => {
-  const report = await bench("step", "--model", "data/model", "--dtype", "bfloat16");
-  expect(report.decode.length).toBeGreaterThan(0);
-  for (const { tokensPerSecond } of report.decode) expect(tokensPerSecond).toBeGreaterThan(0);
-  expect(report.update.tokens).toBe(16 + 2 * 7);
-  expect(report.besideBytes).toBeLessThan(2 ** 20);
+test("rollout and update: checked, timed, launches and bytes by phase, the memory taken by the driver", async () => {
+  const { suites } = await bench("rollout", "update", "--shape", "data/model", "--dtype", "bfloat16");
+  const { rollout, update } = suites;
+  expect(rollout.checked).toMatch(/^the logprobs of \d+ sampled tokens are .* from training's at worst$/);
+  expect(update.checked).toEndWith("of all gradients of a small model against float64");
+  for (const { value } of [...rollout.figures, ...update.figures]) expect(value).toBeGreaterThan(0);
+  expect(update.tokens).toBe(16 + 2 * 7);
+  expect(update.besideBytes).toBeLessThan(2 ** 20);
+  const phases = [...rollout.perPhase, ...update.perPhase];
+  expect(phases.map(({ phase }: { phase: string }) => phase)).toEqual([
+    ...["prefill", "decode step", "forward", "forward and backward", "optimizer"],
+  ]);
+  for (const { launches, bytes } of phases) {
+    expect(launches).toBeGreaterThan(5);
+    expect(bytes).toBeGreaterThan(1000);
+  }
+  const [, decode, scoring, both] = phases;
+  expect(decode.launches).toBeLessThan(both.launches);
+  expect(scoring.launches).toBeLessThan(both.launches);
+});
+
+test("the roofline's device has the real one's settings", async () => {
+  const device = await openCudaDevice({ libraryFolder: folder });
+  const counting = countingDevice(() => ({ tokens: 1, distinct: 1 }), decodeBucket);
+  expect(counting.headBytes).toBe(device.headBytes);
+  for (const count of [1, 5, 64, 100, 256]) expect(counting.decodeBucket(count)).toBe(device.decodeBucket(count));
+  for (const dtype of ["float32", "bfloat16"] as const) {
+    expect(counting.activationDType(dtype)).toBe(device.activationDType(dtype));
+    expect(counting.gradientDType(dtype)).toBe(device.gradientDType(dtype));
+  }
+  const shape = { heads: 6, kvHeads: 2, headDim: 64, scale: 1 };
+  expect(counting.pageElements(shape)).toEqual(device.pageElements(shape));
+  expect(counting.parameterElements([33, 65])).toBe(device.parameterElements([33, 65]));
+  expect(counting.exactlyOnPolicy).toBe(device.exactlyOnPolicy);
+  device.close();
 });
 
 test("time is the GPU's own: that of the work queued between two events", async () => {

@@ -113,10 +113,27 @@ const samples: Readonly<Partial<Record<keyof Ops, (b: Buffers) => Call>>> = {
     b.integers(range(64)),
     shape,
   ],
+  headsForward: (b) => [
+    b.tensor("bfloat16", [64, width]),
+    b.tensor("float32", [64, shape.heads]),
+    b.tensor("float32", [64, shape.kvHeads]),
+    b.tensor("bfloat16", [64, width]),
+    { q: b.weight([shape.headDim]), k: b.weight([shape.headDim]), epsilon: 1e-6 },
+    b.integers(range(64)),
+    ...[0, 1].map(() => b.tensor("float32", [64, shape.headDim / 2])),
+    shape,
+  ],
   attentionDecode: (b) => [
     b.tensor("bfloat16", [4, shape.heads * shape.headDim]),
     b.tensor("bfloat16", [4, width]),
-    pagesOf(b, 40),
+    b.tensor("bfloat16", [4, width]),
+    {
+      norms: { q: b.weight([shape.headDim]), k: b.weight([shape.headDim]), epsilon: 1e-6 },
+      positions: b.integers([0, 1, 2, 3]),
+      cos: b.tensor("float32", [4, shape.headDim / 2]),
+      sin: b.tensor("float32", [4, shape.headDim / 2]),
+    },
+    { pages: pagesOf(b, 40), page: b.integers([9, 19, 29, 39]), offset: b.integers(range(4, () => 63)) },
     b.integers(range(40), [4, 10]),
     b.integers(range(4, () => 128)),
     b.integers(range(4, () => 512)),
@@ -136,7 +153,7 @@ const samples: Readonly<Partial<Record<keyof Ops, (b: Buffers) => Call>>> = {
   lmHeadBackward: (b) => {
     const { logits, hidden, w, starts, targets, values } = head(b);
     const [dhidden, dw] = [b.tensor("bfloat16", [16, 64]), b.tensor("float32", [VOCABULARY, 64])];
-    return [dhidden, dw, logits, values(), values(), hidden, w, starts, targets, values(), values(), 1];
+    return [dhidden, dw, logits, values(), values(), hidden, w, starts, targets, values(), values(), 1, true];
   },
   sample: (b) => [
     b.integers(range(4)),

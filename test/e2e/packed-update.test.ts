@@ -7,14 +7,15 @@ import { join } from "node:path";
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import type { Device } from "../../src/device/device.ts";
 import { computeAdvantages } from "../../src/grpo/advantages.ts";
-import { updateStep } from "../../src/grpo/learner/policy-update.ts";
+import { byCompletion, updateStep } from "../../src/grpo/learner/policy-update.ts";
 import { LOSS_DEFAULTS, type LossCompletion, type LossConfig, type TokenValues } from "../../src/grpo/loss/config.ts";
 import { computeLoss } from "../../src/grpo/loss/loss.ts";
-import { stepDenominators } from "../../src/grpo/loss/step.ts";
+import { denominatorsOf, stepDenominators } from "../../src/grpo/loss/step.ts";
 import { recordedSamples } from "../../src/grpo/recorded-generation.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
-import type { Weighed } from "../../src/grpo/sample.ts";
+import { packed, type Weighed } from "../../src/grpo/sample.ts";
 import { backward, forward, type Scores } from "../../src/model/lm-head.ts";
+import { cutMicroBatches } from "../../src/model/micro-batches.ts";
 import type { PackedBatch } from "../../src/model/trunk.ts";
 import { type OptimizerState, zeroGradients } from "../../src/optim/adamw.ts";
 import { openRunDevice } from "../../src/run/device.ts";
@@ -141,6 +142,42 @@ const cases: readonly [string, Partial<LossConfig>, number, masked?: boolean][] 
 ];
 
 describe.each(models)("%s", (model) => {
+  test("logits computed once: the same bits as a forward pass and then a backward pass", async () => {
+    const samples = await weighedSamples(model, true);
+    const loss: LossConfig = { ...LOSS_DEFAULTS, maxCompletionLength: 16, entropyCoef: 0.1 };
+    await withSession(planOf(model), async ({ policy: { model: weights, activations: planned, optimizer } }) => {
+      const step = denominatorsOf(
+        samples.map((sample) => ({ ...sample, tokens: sample.completionIds.length })),
+        loss,
+      );
+      for (const headChunk of [1, 7, 512]) {
+        const activations = { ...planned, sizes: { ...planned.sizes, headChunk } };
+        const policy = { model: weights, activations, optimizer };
+        zeroGradients(device, optimizer);
+        const apart: Float32Array[] = [];
+        for (const batch of cutMicroBatches(packed(samples), 60)) {
+          const scores = await forward(weights, batch, activations, 0.7);
+          const [logprobs, entropies] = [byCompletion(batch, scores.logprobs), byCompletion(batch, scores.entropies)];
+          const part = Array.from(batch.completions, (index, i) => {
+            apart[index] = logprobs[i]!;
+            return { ...samples[index]!, index, logprobs: logprobs[i]!, entropies: entropies[i]! };
+          });
+          await backward(weights, batch, activations, optimizer.gradients, computeLoss(part, step, loss), 0.7);
+        }
+        const wanted = gradientsOf(optimizer);
+        const adam = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 0 };
+        const once = await updateStep(
+          policy,
+          samples,
+          { loss, optimizer: adam, temperature: 0.7, microBatchTokens: 60 },
+          0,
+        );
+        expect(gradientsOf(optimizer)).toEqual(wanted);
+        expect(once.logprobs).toEqual(apart);
+      }
+    });
+  });
+
   test.each(cases)("%s", async (_, settings, temperature, masked = false) => {
     const loss: LossConfig = { ...LOSS_DEFAULTS, maxCompletionLength: 16, ...settings };
     const samples = await weighedSamples(model, masked);

@@ -25,7 +25,9 @@ const list = (prefix: string, n: number) =>
 
 /** A kernel with `shared` bytes at %r0, its parameters in %a0, %a1, … and the thread in %t. */
 function kernel(parameters: number, shared: number, body: string, map = false): number {
-  const declared = count(parameters).map((i) => (map && i === 0 ? ".param .align 64 .b8 p0[128]" : `.param .u64 p${i}`));
+  const declared = count(parameters).map((i) =>
+    map && i === 0 ? ".param .align 64 .b8 p0[128]" : `.param .u64 p${i}`,
+  );
   const loads = count(parameters).map((i) => (map && i === 0 ? "mov.b64 %a0, p0;" : `ld.param.u64 %a${i}, [p${i}];`));
   return session.kernelOf(
     `.version 8.0
@@ -54,7 +56,9 @@ function run(code: number, args: readonly Argument[]): void {
   session.control.clearReports();
   session.launch(code, 1, 128, 0, args);
   session.synchronize();
-  expect(session.control.reports().filter(({ kind }) => kind !== "bank-conflict" && kind !== "uncoalesced")).toEqual([]);
+  expect(session.control.reports().filter(({ kind }) => kind !== "bank-conflict" && kind !== "uncoalesced")).toEqual(
+    [],
+  );
 }
 
 /** Where the 128-byte swizzle puts a byte: chunks of 16 bytes are exchanged by the number of the row of 128 bytes. */
@@ -66,8 +70,7 @@ const B_BYTES = 256 * 128;
 /** Shared memory with a (64×16) and b (16×N), 16 elements into their rows if these run along the 16. */
 function image(a: readonly number[], b: readonly number[], N: number, along: boolean): Uint16Array {
   const shared = new Uint16Array((A_BYTES + B_BYTES) / 2);
-  for (let m = 0; m < 64; m++)
-    for (let k = 0; k < 16; k++) shared[swizzled(m, 32 + 2 * k) / 2] = bf16(a[16 * m + k]!);
+  for (let m = 0; m < 64; m++) for (let k = 0; k < 16; k++) shared[swizzled(m, 32 + 2 * k) / 2] = bf16(a[16 * m + k]!);
   for (let k = 0; k < 16; k++)
     for (let n = 0; n < N; n++) {
       const at = along ? swizzled(n, 32 + 2 * k) : Math.floor(n / 64) * 2048 + swizzled(k, (n % 64) * 2);

@@ -15,7 +15,11 @@ setDefaultTimeout(600_000);
 
 const asked = (process.env.OPS_PATH ?? "cuda") === "cuda" && !onHardware;
 const taken = /^attentionForward .*Dh=(64|128) x=bf16 /;
-const names = asked ? chosenCases(tables.attention ?? []).map(caseName).filter((name) => taken.test(name)) : [];
+const names = asked
+  ? chosenCases(tables.attention ?? [])
+      .map(caseName)
+      .filter((name) => taken.test(name))
+  : [];
 const workers = cudaWorkers(names, navigator.hardwareConcurrency, 300, { EMULATOR_COMPUTE_CAPABILITY: "90" });
 const launched = new Set<string>();
 

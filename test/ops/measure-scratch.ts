@@ -56,7 +56,21 @@ for (const dtype of ["float32", "bfloat16"] as const) {
   const page = device.pageElements(shape);
   const pages = { keys: make(dtype, 2, page.keys), values: make(dtype, 2, page.values) };
   const pageTable = make("int32", 1, 1);
-  ops.attentionDecode(rows(out, 0, 1), rows(qkv, 0, 1), pages, pageTable, integers(0), integers(PAGE_TOKENS), shape);
+  const row = rows(qkv, 0, 1);
+  const table = () => make("float32", 1, shape.headDim / 2);
+  const transform = { norms: null, positions: integers(0), cos: table(), sin: table() };
+  const place = { pages, page: integers(0), offset: integers(0) };
+  ops.attentionDecode(
+    rows(out, 0, 1),
+    row,
+    row,
+    transform,
+    place,
+    pageTable,
+    integers(0),
+    integers(PAGE_TOKENS),
+    shape,
+  );
 
   const w = weight(dtype, V, D);
   const hidden = make(dtype, headRows, D);
@@ -67,7 +81,7 @@ for (const dtype of ["float32", "bfloat16"] as const) {
   const [logprob, entropy, rowLse, drawn] = [floats(), floats(), floats(), floats()];
   ops.lmHeadForward(logprob, entropy, rowLse, logits, hidden, w, entries, targets, 1);
   const [dhidden, dw] = [make("float32", headRows, D), make("float32", w.elements)];
-  ops.lmHeadBackward(dhidden, dw, logits, floats(), floats(), hidden, w, entries, targets, rowLse, entropy, 1);
+  ops.lmHeadBackward(dhidden, dw, logits, floats(), floats(), hidden, w, entries, targets, rowLse, entropy, 1, true);
   const seen = make("uint32", 1, Math.ceil(V / 32));
   const settings = { seed: 1, stream: 1, temperature: 1, topK: 0, topP: 0.9, minP: 0, repetitionPenalty: 1.1 };
   ops.sample(targets, logprob, drawn, logits, make("int32", headRows), make("int32", headRows, 5), seen, settings);

@@ -406,7 +406,10 @@ describe("the command line", () => {
   }
 
   test.each([
-    [["rollout"], 'grpo bench: "rollout" is not a suite; choose from ops, step, roofline\n'],
+    [
+      ["gemm"],
+      'grpo bench: "gemm" is not a suite; choose from peaks, rollout, update, step, data, verify, startup, ffi, ops, roofline\n',
+    ],
     [["opps"], 'grpo bench: "opps" is not a suite; did you mean ops?\n'],
     [["ops", "--filter", "("], "grpo bench: --filter (: not a regular expression"],
     [["ops", "--filter", "softmax"], "grpo bench: --filter softmax: matches no benchmark; the ops are matmulForward"],
@@ -414,7 +417,7 @@ describe("the command line", () => {
     [["ops", "--threads", "0"], "grpo bench: --threads 0: must be a whole number ≥ 1"],
     [["ops", "--path", "sse9"], "grpo bench: --path sse9: no such path; this machine runs portable"],
     [["ops", "--jsn"], "grpo bench: --jsn: unknown setting; did you mean --json?"],
-    [["ops", "matmul"], 'grpo bench: "matmul": unexpected argument'],
+    [["ops", "matmul"], 'grpo bench: "matmul" is not a suite'],
   ] as const)(
     "refuses %j in one line",
     async (argv, message) => {
@@ -427,12 +430,21 @@ describe("the command line", () => {
   );
 
   test.each([
-    [["step", "--quick"], "--quick: step does not take it"],
+    [["verify", "--threads", "2"], "--threads: verify does not take it"],
     [["ops", "--num_generations", "3"], "--num_generations: ops does not take it"],
-    [["step", "--completion_tokens", "1"], "--completion_tokens 1: must be a whole number ≥ 2"],
+    [["ops", "--model", "M"], "--model: ops does not take it; use --shape M"],
+    [["ops", "--learning_rate", "3"], "--learning_rate: unknown setting"],
+    [["rollout", "--max_completion_length", "1"], "--max_completion_length 1: must be a whole number ≥ 2"],
+    [["rollout", "--shape", "data/model", "--model", "data/model"], "--shape and --model: a model has either"],
+    [["rollout", "--shape", "data/model", "--device", "cpu", "--prompt_tokens", "9999"], "the model's context is"],
+    [["step", "--output_dir", "x"], "--output_dir: a benchmark decides it"],
+    [["update", "step", "--compare", "HEAD"], "--compare: takes exactly one suite"],
+    [["ops", "--compare", "no-such-revision"], "grpo bench: --compare"],
+    [["ops", "--compare", "--exec=true"], "--compare: the value is missing"],
     [["roofline", "--filter", "("], "--filter (: not a regular expression"],
     [["step", "--model", "/nonexistent"], "/nonexistent: no such folder"],
-    [["step", "--device", "cpu", "--model", "Qwen2.5-7B", "--micro_batch_tokens", "1048576"], "MiB are free"],
+    [["update", "--shape", "/nonexistent"], "/nonexistent: no such folder"],
+    [["rollout", "--device", "cpu", "--shape", "Qwen2.5-7B", "--micro_batch_tokens", "1048576"], "MiB are free"],
   ])("refuses %j in one line", async (argv, message) => {
     const { err, code } = await bench(...argv);
     expect(err).toContain(message);
@@ -446,39 +458,11 @@ describe("the command line", () => {
     expect(JSON.parse(out).results).toMatchObject([{ op: "scatterRows", dtype: "float32" }]);
   });
 
-  test("step: rates of decoding and of an update, for a model without its weights", async () => {
-    const sizes = ["--num_generations", "2", "--max_concurrent_sequences", "4", "--prompt_tokens", "6"];
-    const flags = [...sizes, "--completion_tokens", "12", "--micro_batch_tokens", "64", "--dtype", "float32", "--json"];
-    const { out, code } = await bench("step", "--device", "cpu", "--model", "data/model", ...flags);
+  test("--help shows suites and flags", async () => {
+    const { out, code } = await bench("--help");
     expect(code).toBe(0);
-    const { shape, decode, update, optimizerMilliseconds, besideBytes } = JSON.parse(out);
-    expect(shape).toEqual({
-      ...{ groups: 1, samples: 2, sequences: 4, promptTokens: 6 },
-      ...{ completionTokens: 12, microBatchTokens: 64 },
-    });
-    expect(decode).toHaveLength(3);
-    for (const { milliseconds, tokensPerSecond, cachedTokens } of decode) {
-      expect(tokensPerSecond).toBeCloseTo(4000 / milliseconds, 6);
-      expect(cachedTokens).toBeGreaterThan(6);
-      expect(cachedTokens).toBeLessThanOrEqual(18);
-    }
-    expect(decode.map(({ cachedTokens }: { cachedTokens: number }) => cachedTokens)).toEqual(
-      decode
-        .map(({ cachedTokens }: { cachedTokens: number }) => cachedTokens)
-        .toSorted((a: number, b: number) => a - b),
-    );
-    // One prompt, packed once, and its two completions except for their last tokens, which nothing follows.
-    expect(update.tokens).toBe(6 + 2 * 11);
-    expect(update.tokensPerSecond).toBeCloseTo((1000 * 28) / update.milliseconds, 6);
-    expect(update.modelFlopsUtilization).toBeGreaterThan(0);
-    expect(optimizerMilliseconds).toBeGreaterThan(0);
-    expect(besideBytes).toBeNull();
-  });
-
-  test("shows suites and flags if no suite is given", async () => {
-    const { out, code } = await bench();
-    expect(code).toBe(0);
-    for (const word of ["ops", "--filter REGEX", "--path NAME", "--quick", "--json"]) expect(out).toContain(word);
+    for (const word of ["ops", "--filter REGEX", "--path NAME", "--compare REV", "--quick", "--json"])
+      expect(out).toContain(word);
   });
 
   test("prints a table, or JSON, of what --filter selects", async () => {

@@ -47,7 +47,10 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/grpo": words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run"),
   "src/api": words("tokenizer metrics rewards data checkpoint model rollout session run eval sft grpo"),
   "src/index.ts": words("tokenizer rewards data grpo api"),
-  bench: ["ffi/bindings", ...words("tensor families checkpoint device optim model rollout session")],
+  bench: [
+    "ffi/bindings",
+    ...words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run api"),
+  ],
   check: ["ffi/bindings", ...words("tensor device"), "bench"],
   "src/cli": [
     "ffi/bindings",

@@ -6,7 +6,7 @@ import { RunError } from "../../src/errors.ts";
 import { computeAdvantages, type ScaleRewards } from "../../src/grpo/advantages.ts";
 import { LOSS_DEFAULTS, type LossCompletion, type LossConfig, type LossType } from "../../src/grpo/loss/config.ts";
 import { KL_ESTIMATORS } from "../../src/grpo/loss/kl.ts";
-import { computeLoss } from "../../src/grpo/loss/loss.ts";
+import { computeLoss, isTokenwise, tokenDerivatives } from "../../src/grpo/loss/loss.ts";
 import { foldMetrics } from "../../src/grpo/loss/metrics.ts";
 import { quantile, stepDenominators } from "../../src/grpo/loss/step.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
@@ -140,6 +140,35 @@ test("loss and gradients equal torch's autograd: every type, every option, on ki
     types.add(config.loss_type);
   }
   expect([...types].sort()).toEqual([...LOSS_TYPES].sort());
+});
+
+test("where a token's derivatives depend on that token alone, they are those of the whole completion to the bit", () => {
+  let [tokenwise, others] = [0, 0];
+  for (const { batch: name, config: given } of torch.cases) {
+    const [batch, config] = [torchBatch(name), { ...torchDefaults, ...fromSnake(given) }];
+    const step = stepDenominators(batch, config);
+    const { dlogprobs, dentropies } = computeLoss(batch, step, config);
+    if (!isTokenwise(batch, config)) {
+      others++;
+      continue;
+    }
+    tokenwise++;
+    const each = batch.flatMap(({ logprobs, entropies, ...completion }) => {
+      const derivatives = tokenDerivatives(completion, logprobs.length, step, config);
+      return Array.from(logprobs, (logprob, t) => derivatives(t, logprob, entropies[t]!));
+    });
+    const title = `${name} ${JSON.stringify(given)}`;
+    expect(
+      Float64Array.from(each, ({ dlogprob }) => dlogprob),
+      title,
+    ).toEqual(dlogprobs);
+    expect(
+      Float64Array.from(each, ({ dentropy }) => dentropy),
+      title,
+    ).toEqual(dentropies);
+  }
+  expect(tokenwise).toBeGreaterThan(50);
+  expect(others).toBeGreaterThan(50);
 });
 
 test("gradients equal central finite differences of the loss", () => {

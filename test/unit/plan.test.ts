@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { InputError, RunError } from "../../src/errors.ts";
+import { planOptional } from "../../src/session/gradient-checkpointing.ts";
 import { describeMemory, estimateMemory, memoryByModel, requireMemory } from "../../src/session/memory.ts";
 import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
 import { byteLength } from "../../src/tensor/tensor.ts";
@@ -70,6 +71,29 @@ describe("memory plan", () => {
       { model: "reward model", heldBytes: 0, phaseBytes: 40 },
     ]);
     expect(() => critic.add("b", "x", "float32", [1])).toThrow("two buffers named x");
+  });
+
+  test("optional buffers fill the free share of the memory, or what another phase takes anyway", () => {
+    const fill = (freeBytes: number | null, phase: "rollout" | "update", most = 5) => {
+      const plan = planMemory();
+      plan.add("weights", "w", "float32", [1024]);
+      plan.add("cache", "kv", "float32", [1024], ["rollout"]);
+      plan.add("gradients", "g", "float32", [256], ["update"]);
+      const bytes = Array.from({ length: most }, () => 1024);
+      const add = (count: number) => {
+        for (let i = 0; i < count; i++) plan.add("kept", `kept ${i}`, "float32", [256], [phase]);
+      };
+      const peakOf = ({ totalBytes }: { totalBytes: number }) => totalBytes + 100;
+      const device = { freeBytes: () => freeBytes, description: "a device" };
+      const layout = planOptional(plan, [{ phase, bytes, plan: add }], peakOf, device);
+      return { count: layout.buffers.length - 3, totalBytes: layout.totalBytes };
+    };
+    expect(fill(0, "update")).toEqual({ count: 3, totalBytes: 8192 });
+    expect(fill(0, "rollout")).toEqual({ count: 0, totalBytes: 8192 });
+    const enoughFor = (count: number) => Math.ceil((8192 + 1024 * count + 100) / 0.9);
+    expect(fill(enoughFor(2), "rollout")).toEqual({ count: 2, totalBytes: 8192 + 2048 });
+    expect(fill(enoughFor(2) - 2, "rollout")).toEqual({ count: 1, totalBytes: 8192 + 1024 });
+    expect(fill(null, "rollout")).toEqual({ count: 5, totalBytes: 8192 + 5 * 1024 }); // a host has more than this
   });
 
   test("prints every group with its lifetime, and the peak", () => {

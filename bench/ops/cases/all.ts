@@ -6,6 +6,7 @@ import { embeddingOps } from "./embedding.ts";
 import { flatOps } from "./flat.ts";
 import { gluOps } from "./glu.ts";
 import { headOps } from "./head.ts";
+import { headsOps } from "./heads.ts";
 import { matmulOps } from "./matmul.ts";
 import { optimizerOps } from "./optimizer.ts";
 import { rmsnormOps } from "./rmsnorm.ts";
@@ -20,6 +21,7 @@ export const opTable: OpTable = {
   ...attentionOps,
   ...cacheOps,
   ...headOps,
+  ...headsOps,
   ...sampleOps,
   ...rmsnormOps,
   ...embeddingOps,
@@ -40,6 +42,7 @@ export const tables: Readonly<Record<string, readonly OpCase[]>> = {
   flat: casesOf(flatOps),
   glu: casesOf(gluOps),
   head: casesOf(headOps),
+  heads: casesOf(headsOps),
   matmul: casesOf(matmulOps),
   optimizer: casesOf(optimizerOps),
   rmsnorm: casesOf(rmsnormOps),

@@ -2,7 +2,7 @@
  * The paged key-value cache, and token-by-token attention over it: compared with the reference, and bit for bit with the packed
  * forward pass.
  */
-import { type KeyValuePages, PAGE_TOKENS } from "../../../src/device/device.ts";
+import { type HeadTransform, type KeyValuePages, PAGE_TOKENS } from "../../../src/device/device.ts";
 import { bytesPerElement } from "../../../src/tensor/dtype.ts";
 import { rows, type Tensor } from "../../../src/tensor/tensor.ts";
 import {
@@ -87,6 +87,13 @@ function paging(run: SuiteRun, { segments, tokens }: ReturnType<typeof segmentsO
   };
 }
 
+/** Leaves q and k as they are: no norms, and no angle. */
+function unchanged(run: Run, T: number, Dh: number): HeadTransform {
+  const table = (name: string, value: number) => run.filled(name, "float32", [1, Dh / 2], () => value);
+  const positions = run.filled("positions", "int32", [T], () => 0);
+  return { norms: null, positions, cos: table("cos", 1), sin: table("sin", 0) };
+}
+
 /**
  * Every token has the bits of the packed forward pass (promise 2) if it is decoded alone, with only earlier tokens in the cache
  * and NaN beyond, and if all are decoded as one batch. On a device without that promise, each is as close to the reference as
@@ -99,16 +106,19 @@ function decoded(settings: AttentionSettings & { readonly last?: number }) {
     const p = paging(run, b);
     const cache = pagesOf(run, settings, x, p.count);
     const output = (name: string) => run.output(name, dtypes[x], [b.tokens, H * Dh]);
+    const transform = unchanged(run, b.tokens, Dh);
     const [trained, alone, batch] = [output("trained"), output("decoded alone"), output("decoded together")];
     const first = b.tokens - (last ?? b.tokens);
     const picked = decodedAlone(run, b.segments).filter((t) => t >= first);
-    const part = (from: number, to: number) => (whole: Slot) => rows(whole, from, to - from);
+    const part = (from: number, to: number) => (whole: Tensor) => rows(whole, from, to - from);
     run.run(({ ops }) => {
-      const decode = (out: Slot, of: (whole: Slot) => Tensor) =>
+      const decode = (out: Slot, of: (whole: Tensor) => Tensor) =>
         ops.attentionDecode(
           of(out),
           of(b.qkv),
-          cache,
+          of(b.qkv),
+          { ...transform, positions: of(transform.positions) },
+          { pages: cache, page: of(p.page), offset: of(p.offset) },
           of(p.table),
           of(p.promptLengths),
           of(p.completionLengths),
@@ -241,9 +251,42 @@ function decodeStep(settings: DecodeSettings) {
       integers(run, "prompt lengths", Array(B).fill(P)),
       integers(run, "completion lengths", Array(B).fill(C)),
     ];
-    const qkv = run.input("qkv", dtypes[x], [B, widthOf(shape)]);
+    const width = widthOf(shape);
+    const queries = run.input("queries", dtypes[x], [B, H * Dh]);
+    // each completion's last token is the new one
+    const newest = (b: number) => prompts * P + (b + 1) * C - 1;
+    const qkvAt = (i: number) => {
+      const [b, column] = [Math.floor(i / width), i % width];
+      return column < H * Dh ? queries.at(b * H * Dh + column) : stored.at(newest(b) * width + column);
+    };
+    const qkv = run.filled("qkv", dtypes[x], [B, width], qkvAt, { output: true });
+    const transform = unchanged(run, B, Dh);
+    const place = {
+      page: integers(
+        run,
+        "new page",
+        range(B).map((b) => pages[newest(b)]!),
+      ),
+      offset: integers(
+        run,
+        "new offset",
+        range(B).map((b) => offsets[newest(b)]!),
+      ),
+    };
     const out = run.output("out", dtypes[x], [B, H * Dh]);
-    run.run(({ ops }) => ops.attentionDecode(out, qkv, layer(), pageTable, promptLengths, completionLengths, shape));
+    run.run(({ ops }) =>
+      ops.attentionDecode(
+        out,
+        qkv,
+        qkv,
+        transform,
+        { ...place, pages: layer() },
+        pageTable,
+        promptLengths,
+        completionLengths,
+        shape,
+      ),
+    );
     const keys = (b: number) => [...range(P, promptOf(b) * P), ...range(C, prompts * P + b * C)];
     run.check(out, decodedAttention(qkv.at, stored.at, keys, shape), from(x, mean, x), { rows: 4, columns: 9 });
   });
@@ -273,10 +316,37 @@ function storeStep(settings: StoreSettings) {
     const pageTable = integers(run, "page table", range(count), count / B);
     const lengths = integers(run, "prompt lengths", Array(B).fill(apart ? 1 : T));
     const none = integers(run, "completion lengths", Array(B).fill(0));
+    // The op stores a token again: each sequence's last.
+    const width = widthOf(shape);
+    const last = (b: number) => (apart ? b : T - 1);
+    const newest = run.filled(
+      "queries beside the last tokens",
+      dtypes[x],
+      [B, width],
+      (i) => {
+        const [b, column] = [Math.floor(i / width), i % width];
+        return column < H * Dh ? queries.at(i) : qkv.at(last(b) * width + column);
+      },
+      { output: true },
+    );
+    const transform = unchanged(run, B, Dh);
+    const place = {
+      pages: cache,
+      page: integers(
+        run,
+        "last page",
+        range(B).map((b) => pages[last(b)]!),
+      ),
+      offset: integers(
+        run,
+        "last offset",
+        range(B).map((b) => offsets[last(b)]!),
+      ),
+    };
     const out = run.output("out", dtypes[x], [B, H * Dh]);
     run.run(
       ({ ops }) => ops.kvStore(cache, qkv, page, offset, shape),
-      ({ ops }) => ops.attentionDecode(out, queries, cache, pageTable, lengths, none, shape),
+      ({ ops }) => ops.attentionDecode(out, newest, newest, transform, place, pageTable, lengths, none, shape),
     );
     const keys = (b: number) => (apart ? [b] : range(T));
     run.check(out, decodedAttention(queries.at, qkv.at, keys, shape), from(x, mean, x), { rows: 4, columns: 9 });
@@ -307,9 +377,21 @@ export const cacheOps: OpTable<"kvStore" | "attentionDecode"> = {
       }),
   },
   attentionDecode: {
-    cost: (lengths, out, _qkv, pages, table, prompts, completions, { heads, kvHeads, headDim }) => {
+    cost: (
+      lengths,
+      out,
+      _qkv,
+      raw,
+      _transform,
+      { pages },
+      table,
+      prompts,
+      completions,
+      { heads, kvHeads, headDim },
+    ) => {
       const { tokens, distinct } = lengths.cache(table, prompts, completions);
-      const bytes = cacheBytes(distinct, pages, kvHeads, headDim) + 2 * bytesOf(out) + bytesOf(table);
+      // the new token's key and value are written, and the rest of the cache is read
+      const bytes = cacheBytes(distinct, pages, kvHeads, headDim) + bytesOf(raw) + bytesOf(out) + bytesOf(table);
       return memory(bytes, 4 * tokens * heads * headDim, tokens * heads);
     },
     cases: [

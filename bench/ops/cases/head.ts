@@ -102,9 +102,11 @@ function forward(settings: Settings) {
   });
 }
 
-/** @param settings `frozen`: the weight is not trained, so dw is absent */
-function backward(settings: Settings & { readonly grad?: ShortDType; readonly frozen?: boolean }) {
-  const { N, V, D, temperature, grad = "f32", frozen = false } = settings;
+/** @param settings `frozen`: the weight is not trained, so dw is absent; `once`: on the logits that forward left */
+function backward(
+  settings: Settings & { readonly grad?: ShortDType; readonly frozen?: boolean; readonly once?: boolean },
+) {
+  const { N, V, D, temperature, grad = "f32", frozen = false, once = false } = settings;
   return opCase("lmHeadBackward", { ...settings }, (run: Run) => {
     const b = buffers(run, settings);
     const { hidden, w, entryStart, targets, starts } = b;
@@ -120,11 +122,13 @@ function backward(settings: Settings & { readonly grad?: ShortDType; readonly fr
       ops.lmHeadForward(logprob, entropy, lse, b.logits, hidden, w, entryStart, targets, temperature);
     });
     run.run(({ ops }) => {
-      for (let times = run.times; times > 0; times--)
+      for (let times = run.times; times > 0; times--) {
+        if (once) ops.matmulForward(b.logits, hidden, w, null);
         ops.lmHeadBackward(
           ...([dhidden, dw, b.logits, dlogprob, dentropy, hidden, w, entryStart, targets, lse, entropy] as const),
-          temperature,
+          ...([temperature, !once] as const),
         );
+      }
     });
     const logit = logitOf(hidden.at, w.at, D);
     /**
@@ -293,7 +297,7 @@ const nanGradient = opCase("lmHeadBackward", { values: "nan-row" }, (run: SuiteR
   const dhidden = run.output("dhidden", "float32", [N, D]);
   const dw = run.parameter("dw", w, { at: () => 0, output: true });
   run.run(({ ops }) =>
-    ops.lmHeadBackward(dhidden, dw, logits, dlogprob, dentropy, hidden, w, entryStart, targets, lse, entropy, 1),
+    ops.lmHeadBackward(dhidden, dw, logits, dlogprob, dentropy, hidden, w, entryStart, targets, lse, entropy, 1, true),
   );
   for (const [path, values] of run.values(dhidden)) {
     const [bad, good] = [values.subarray(0, D), values.subarray(D)];
@@ -350,16 +354,17 @@ export const headOps: OpTable<"lmHeadForward" | "lmHeadBackward"> = {
     real: (s) => computeDTypes.map((dtype) => timed("training", dtype, named(s), forward(chunk(s, shortOf(dtype))))),
   },
   lmHeadBackward: {
-    cost: (_, dhidden, dw, logits, _dlogprob, _dentropy, hidden, w) => {
+    cost: (_, dhidden, dw, logits, _dlogprob, _dentropy, hidden, w, ...rest) => {
+      const recompute = rest.at(-1) === true;
       const [one, elements] = [product(rowsOf(hidden), w, 0), elementCount(logits.shape)];
       const dlogits = elements * bytesPerElement(w.dtype);
       return {
         ...one,
         bytes: bytesOf(hidden) + weightBytes(w) + bytesOf(logits) + bytesOf(dhidden) + 2 * optional(dw),
-        flops: (dw ? 3 : 2) * one.flops,
+        flops: (1 + (recompute ? 1 : 0) + (dw ? 1 : 0)) * one.flops,
         exponentials: elements,
         // Both products write and read logits and their gradients.
-        between: bytesOf(hidden) + weightBytes(w) + bytesOf(logits) + 3 * dlogits,
+        between: (recompute ? bytesOf(hidden) + weightBytes(w) + bytesOf(logits) : 0) + 3 * dlogits,
         own: bytesOf(logits) + dlogits,
       };
     },
@@ -368,6 +373,8 @@ export const headOps: OpTable<"lmHeadForward" | "lmHeadBackward"> = {
       backward({ N: 13, V: 59, D: 33, w: "f32", temperature: 1 }),
       backward({ N: 13, V: 59, D: 33, w: "f32", temperature: 1, frozen: true }),
       backward({ N: 13, V: 259, D: 24, w: "f32", temperature: 0.7 }),
+      backward({ N: 13, V: 59, D: 33, w: "f32", temperature: 1, once: true }),
+      backward({ N: 19, V: 100, D: 31, w: "bf16", temperature: 1.3, grad: "bf16", once: true }),
       backward({ N: 4, V: 9001, D: 5, w: "f32", temperature: 0.9 }),
       backward({ N: 19, V: 100, D: 31, w: "bf16", temperature: 1.3 }),
       backward({ N: 19, V: 100, D: 31, w: "bf16", temperature: 1.3, grad: "bf16" }),

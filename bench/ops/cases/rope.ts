@@ -30,7 +30,7 @@ interface Settings {
 }
 
 /** Tables, and unordered positions with repeats. */
-function tables(run: Run, { T, Dh }: Settings, positions: number) {
+export function tables(run: Run, { T, Dh }: Pick<Settings, "T" | "Dh">, positions: number) {
   const half = Dh / 2;
   const angle = (i: number) => Math.floor(i / half) * 10000 ** (-(i % half) / half);
   const drawn = Array.from({ length: T }, (_, t) => (t === 1 ? positions - 1 : run.random.integer(positions)));

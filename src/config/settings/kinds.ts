@@ -65,6 +65,12 @@ export const requiredText = (placeholder: string) => described(notEmpty, { place
 
 export const toggle = <D extends boolean | null>(fallback: D) => setting(z.boolean(), fallback);
 
+/** A toggle that also takes the word `auto`, its default; null is the default too. */
+export const toggleOrAuto = () =>
+  setting(z.nullable(z.union([z.boolean(), z.literal("auto")])), "auto", "auto|true|false", {
+    allowed: "auto, true or false",
+  });
+
 /** One of several names. */
 export const choice = <const N extends readonly string[], D extends N[number] | null>(
   names: N,

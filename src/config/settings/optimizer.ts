@@ -1,6 +1,6 @@
 /** How much is done in one step, how many steps, and what AdamW does with a gradient. */
 import { scheduleNames } from "../schedules.ts";
-import { choice, number, object, whole } from "./kinds.ts";
+import { choice, number, object, toggleOrAuto, whole } from "./kinds.ts";
 
 export const batchSettings = {
   per_device_train_batch_size: whole(1, 64)`
@@ -33,6 +33,13 @@ export const durationSettings = {
 export const microBatchSettings = {
   micro_batch_tokens: whole(16, 2048)`
     Tokens computed at once: more take memory and save time. The result is the same up to rounding.`,
+} as const;
+
+export const checkpointingSettings = {
+  gradient_checkpointing: toggleOrAuto()`
+    Recompute activations in the backward pass: true, of every layer, which takes the least memory; false, of none;
+    auto, of the layers whose activations do not fit into half of the free memory (on a GPU, 90 %). The bits are the
+    same.`,
 } as const;
 
 export const optimizerSettings = {

@@ -4,8 +4,9 @@
  * done every N generations; the default loss is the token mean.
  */
 import { entryOf } from "../entry.ts";
-import { lora, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
+import { lora, noLora, oneProcess, ownEngine, packed, recomputed, tracked } from "./reasons.ts";
 import {
+  checkpointing,
   countedInSteps,
   drop,
   dropped,
@@ -225,7 +226,8 @@ const dotted: readonly Line[] = [
   ["actor.lr_warmup_ratio", renamed("warmup_ratio")],
   ["actor.min_lr_ratio", dropped("lr_scheduler_type determines the final rate")],
   ["actor.max_norm", renamed("max_grad_norm")],
-  ["actor.gradient_checkpointing_*", dropped("activations are always recomputed layer by layer")],
+  ["actor.gradient_checkpointing_enable", checkpointing],
+  ["actor.gradient_checkpointing_*", dropped(recomputed)],
   ["actor.freeze_visual_encoder", droppedUnlessOff(noImages)],
   ["actor.num_nodes", dropped(oneProcess)],
   ["actor.num_gpus_per_node", dropped(oneProcess)],

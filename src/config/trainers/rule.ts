@@ -102,6 +102,12 @@ export const only =
   (value) =>
     isNone(value) || values.test(String(value)) ? silently : refuse(note, ...use);
 
+/** Recomputing what does not fit is our default; recomputing nothing is a setting of ours. */
+export const checkpointing: Rule = (value) =>
+  isFalse(value)
+    ? useInstead(["gradient_checkpointing", false])
+    : drop("gradient_checkpointing auto recomputes the layers whose activations do not fit into memory");
+
 /** Refused, whatever its value. */
 export const refused =
   (note: string, ...use: readonly Setting[]): Rule =>

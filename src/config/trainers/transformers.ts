@@ -1,5 +1,5 @@
 /** transformers 5's TrainingArguments, and those of earlier versions that recipes still have: what they have beyond our settings. */
-import { mapped, noUpload, oneProcess, tracked, uploaded } from "./reasons.ts";
+import { mapped, noUpload, oneProcess, recomputed, tracked, uploaded } from "./reasons.ts";
 import {
   drop,
   dropped,
@@ -15,9 +15,9 @@ import {
   share,
   silently,
   type Trainer,
+  taken,
 } from "./rule.ts";
 
-const recomputed = "activations are always recomputed layer by layer";
 const uncompiled = "the kernels are already compiled";
 const everyStep = "metrics.jsonl has every step";
 const byDtype = "dtype sets the number format, float32 or bfloat16; by default it is the checkpoint's";
@@ -88,9 +88,8 @@ export const transformers: Trainer = {
     ["fp16_backend", dropped(byDtype)],
     ["half_precision_backend", dropped(byDtype)],
     ["tf32", droppedUnlessOff("float32 products are float32")],
-    ["activation_checkpointing", droppedUnlessOff(recomputed)],
+    ["activation_checkpointing", taken("gradient_checkpointing")],
     ["activation_checkpointing_kwargs", droppedUnlessOff(recomputed)],
-    ["gradient_checkpointing", droppedUnlessOff(recomputed)],
     ["gradient_checkpointing_kwargs", droppedUnlessOff(recomputed)],
     ["torch_compile", droppedUnlessOff(uncompiled)],
     ["torch_compile_*", droppedUnlessOff(uncompiled)],

@@ -2,11 +2,12 @@
  * TRL 1.16 (GRPOConfig, RLOOConfig, ModelConfig, ScriptArguments, its older PPOConfig) and open-r1's scripts: what they have
  * beyond our settings. What transformers' TrainingArguments have is in transformers.ts.
  */
-import { lora, mapped, noLora, noUpload, oneProcess, ownEngine, tracked, uploaded } from "./reasons.ts";
+import { lora, mapped, noLora, noUpload, oneProcess, ownEngine, recomputed, tracked, uploaded } from "./reasons.ts";
 import {
   drop,
   dropped,
   droppedUnlessOff,
+  isFalse,
   isNone,
   isOff,
   isTrue,
@@ -132,7 +133,7 @@ const trlLines: Trainer["lines"] = [
   ["packing_strategy", dropped("sequences are always packed and never padded")],
   ["eval_packing", droppedUnlessOff("sequences are always packed and never padded")],
   ["assistant_only_loss", onlyOff("a row has one answer", ["completion_only_loss", true])],
-  ["activation_offloading", droppedUnlessOff("activations are always recomputed layer by layer")],
+  ["activation_offloading", droppedUnlessOff(recomputed)],
   ["eos_token", onlyOff("the model folder defines how an answer ends: set it in its generation_config.json")],
   ["pad_token", droppedUnlessOff("sequences are always packed and never padded")],
   ["chat_template_path", renamed("chat_template")],
@@ -154,7 +155,7 @@ const trlLines: Trainer["lines"] = [
   ["dataset_streaming", droppedUnlessOff(mapped)],
   ["test_split_size", onlyOff("split the rows beforehand and name the held-out ones", ["eval_dataset"])],
   ["ignore_bias_buffers", droppedUnlessOff(oneProcess)],
-  ["gradient_checkpointing_use_reentrant", dropped("activations are always recomputed layer by layer")],
+  ["gradient_checkpointing_use_reentrant", dropped(recomputed)],
   // `accelerate launch` and TRL's command line
   ["num_processes", processes],
   ["nproc_per_node", processes],
@@ -193,7 +194,7 @@ const unslothLines: Trainer["lines"] = [
   ["unsloth_*", dropped(ownEngine)],
   ["fast_inference", droppedUnlessOff(ownEngine)],
   ["gpu_memory_utilization", dropped(ownEngine)],
-  ["use_gradient_checkpointing", droppedUnlessOff("activations are always recomputed layer by layer")],
+  ["use_gradient_checkpointing", taken("gradient_checkpointing", (value) => !isFalse(value))],
   ["full_finetuning", dropped("all weights are trained")],
   ["max_lora_rank", loraDetail],
   ["random_state", renamed("seed")],

@@ -6,6 +6,7 @@
 import { entryOf } from "../entry.ts";
 import { lora, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
 import {
+  checkpointing,
   countedInSteps,
   drop,
   dropped,
@@ -438,10 +439,7 @@ export const verl: Trainer = {
     ["actor_rollout_ref.model.target_modules", dropped(lora)],
     ["actor_rollout_ref.model.exclude_modules", droppedUnlessOff(lora)],
     ["actor_rollout_ref.model.use_remove_padding", dropped(packed)],
-    [
-      "actor_rollout_ref.model.enable_gradient_checkpointing",
-      dropped("activations are always recomputed layer by layer"),
-    ],
+    ["actor_rollout_ref.model.enable_gradient_checkpointing", checkpointing],
     ["actor_rollout_ref.model.trust_remote_code", droppedUnlessOff("no code of a model is ever run")],
     ["actor_rollout_ref.model.custom_chat_template", renamed("chat_template", (value) => value)],
     ...lines("actor_rollout_ref.model", dropped("the model is what its folder says"), [

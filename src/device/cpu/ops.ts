@@ -13,15 +13,16 @@ import { sampleOps } from "./ops/sample.ts";
 
 export function cpuOps(kernels: Kernels): Ops {
   const matmul = matmulOps(kernels);
+  const rope = ropeOps(kernels);
   return {
     ...matmul,
     ...lmHeadOps(kernels, matmul),
-    ...attentionOps(kernels),
+    ...attentionOps(kernels, rope),
     ...embeddingOps(kernels),
     ...flatOps(kernels),
     ...gluOps(kernels),
     ...rmsnormOps(kernels),
-    ...ropeOps(kernels),
+    ...rope,
     ...sampleOps(kernels),
   };
 }

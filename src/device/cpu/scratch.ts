@@ -3,7 +3,10 @@ import type { CpuLibrary } from "../../../ffi/bindings/cpu.ts";
 import { elementCount } from "../../tensor/tensor.ts";
 import type { Device, ScratchSizes } from "../device.ts";
 
-type Sizes = Pick<Device, "parameterElements" | "pageElements" | "attentionScratchElements" | "scratchBytes">;
+type Sizes = Pick<
+  Device,
+  "rowBlock" | "parameterElements" | "pageElements" | "attentionScratchElements" | "scratchBytes"
+>;
 
 export function kernelSizes({ sizes: kernels }: Pick<CpuLibrary, "sizes">, threads: number): Sizes {
   const argumentsOf = ({ vocabSize, hiddenSize, intermediateSize, attention, longest, tokens }: ScratchSizes) => {
@@ -11,6 +14,7 @@ export function kernelSizes({ sizes: kernels }: Pick<CpuLibrary, "sizes">, threa
     return [vocabSize, hiddenSize, intermediateSize, heads, kvHeads, headDim, longest, tokens] as const;
   };
   return {
+    rowBlock: kernels.weight_elements(1, 1), // a panel
     parameterElements(shape) {
       const [n, k] = shape;
       return shape.length === 2 ? kernels.weight_elements(n!, k!) : elementCount(shape);

@@ -48,6 +48,8 @@ export interface CudaDevice extends Device {
 export interface CudaMeter {
   /** GPU time in milliseconds of the ops and replays that `queue` puts into the stream. Waits for them. */
   elapsed(queue: () => void): number;
+  /** The same for work that is queued by and by: it ends at the call of the returned function. One at a time. */
+  start(): () => number;
   /** The driver's copy within device memory, to measure bandwidth with. */
   copy(to: number, from: number, bytes: number): void;
 }
@@ -130,6 +132,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       runtime,
       meter: {
         elapsed: gpu.elapsed,
+        start: gpu.startTimer,
         copy: (to, from, bytes) => gpu.call("cuMemcpyDtoDAsync_v2", to, from, bytes, gpu.stream),
       },
       description: `CUDA ${facts.name} (sm_${computeCapability}, ${multiprocessors} SMs), driver ${version}, cuBLAS ${cublas.version}`,
@@ -148,6 +151,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       activationDType: (dtype) => dtype,
       gradientDType: (dtype) => dtype,
       decodeBucket,
+      rowBlock: 8, // 16 bytes of bfloat16
       parameterElements: elementCount,
       pageElements,
       attentionScratchElements,

@@ -46,6 +46,8 @@ export interface Gpu extends GpuFacts {
   createEvent(): number;
   /** GPU time in milliseconds of what `queue` puts into the stream; waits for it. */
   elapsed(queue: () => void): number;
+  /** The same from now to the call of the returned function. One at a time. */
+  startTimer(): () => number;
   /** Marks the work queued so far. */
   mark(event: number): void;
   /** Whether the marked work is done. @throws NvidiaCallError if it failed */
@@ -178,14 +180,20 @@ export function openGpu(driver: Driver, facts: GpuFacts): Gpu {
     release,
     createEvent: () => newEvent(CU_EVENT_DISABLE_TIMING),
     elapsed(queue) {
+      const stop = gpu.startTimer();
+      queue();
+      return stop();
+    },
+    startTimer() {
       timing ??= [newEvent(CU_EVENT_DEFAULT), newEvent(CU_EVENT_DEFAULT)];
       const [start, end] = timing;
       gpu.mark(start);
-      queue();
-      gpu.mark(end);
-      gpu.waitFor(end);
-      call("cuEventElapsedTime", out.address, start, end);
-      return out.f32();
+      return () => {
+        gpu.mark(end);
+        gpu.waitFor(end);
+        call("cuEventElapsedTime", out.address, start, end);
+        return out.f32();
+      };
     },
     mark: (event) => call("cuEventRecord", event, stream),
     reached(event) {

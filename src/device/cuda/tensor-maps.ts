@@ -20,7 +20,10 @@ export const PANEL_COLUMNS = 64;
 /** Offsets in one block of native memory: the map, 128 bytes at a multiple of 64, and the driver's other arguments. */
 const [MAP, EXTENT, STRIDES, BOX, ELEMENT_STRIDES, ZEROS, BYTES] = [0, 128, 144, 152, 160, 168, 176];
 
-export function openTensorMaps(gpu: Gpu, memory: GpuMemory): Pick<CudaRuntime, "tensorMap" | "counter"> & { close(): void } {
+export function openTensorMaps(
+  gpu: Gpu,
+  memory: GpuMemory,
+): Pick<CudaRuntime, "tensorMap" | "counter"> & { close(): void } {
   const block = nativeBlock(BYTES);
   const { address, view } = block;
   const counts = gpu.limits.computeCapability === WARPGROUP_CAPABILITY;

@@ -3,7 +3,14 @@
  * over packed micro-batches. learner.ts decides which samples a step takes, and how often.
  */
 
-import { type Activations, backward, forward, type Scores } from "../../model/lm-head.ts";
+import {
+  type Activations,
+  backward,
+  type Derivatives,
+  forward,
+  forwardBackward,
+  type Scores,
+} from "../../model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../../model/micro-batches.ts";
 import type { Model } from "../../model/model.ts";
 import {
@@ -15,9 +22,9 @@ import {
 } from "../../optim/adamw.ts";
 import type { TrainedModel } from "../../session/policy.ts";
 import type { LossCompletion, LossConfig } from "../loss/config.ts";
-import { computeLoss } from "../loss/loss.ts";
+import { computeLoss, isTokenwise, tokenDerivatives } from "../loss/loss.ts";
 import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
-import { denominatorsOf, type WholeGeneration } from "../loss/step.ts";
+import { denominatorsOf, type StepDenominators, type WholeGeneration } from "../loss/step.ts";
 import { packed, type Weighed } from "../sample.ts";
 
 export interface PolicyUpdateSettings {
@@ -86,6 +93,32 @@ export async function scoreGroups(
   return results;
 }
 
+/** The derivatives of a micro-batch's entries, given their scores, for a loss that `isTokenwise`. */
+function derivativesOf(
+  { completions, entryStarts }: MicroBatch,
+  samples: readonly Weighed[],
+  step: StepDenominators,
+  loss: LossConfig,
+): (entries: Int32Array, scores: Scores) => Derivatives {
+  const owner = new Int32Array(entryStarts.at(-1)!);
+  const derive = Array.from(completions, (index, i) => {
+    owner.fill(i, entryStarts[i], entryStarts[i + 1]);
+    return tokenDerivatives({ ...samples[index]!, index }, samples[index]!.completionIds.length, step, loss);
+  });
+  return (entries, { logprobs, entropies }) => {
+    const dlogprobs = new Float64Array(entries.length);
+    const dentropies = new Float64Array(entries.length);
+    for (const [i, entry] of entries.entries()) {
+      const completion = owner[entry]!;
+      const t = entry - entryStarts[completion]!;
+      const { dlogprob, dentropy } = derive[completion]!(t, logprobs[i]!, entropies[i]!);
+      dlogprobs[i] = dlogprob;
+      dentropies[i] = dentropy;
+    }
+    return { dlogprobs, dentropies };
+  };
+}
+
 /**
  * One optimizer step over `samples`: forward, loss and backward of each micro-batch, then AdamW.
  *
@@ -115,12 +148,18 @@ export async function updateStep(
     generation,
   );
   zeroGradients(device, optimizer);
+  const tokenwise = isTokenwise(samples, settings.loss);
+  const { gradients } = optimizer;
+  const { temperature } = settings;
   const logprobs: Float32Array[] = [];
   const parts: MetricParts[] = [];
   let loss = 0;
   let entropySum = 0;
   for (const batch of cutMicroBatches(groups, settings.microBatchTokens)) {
-    const scored: Scores = await forward(model, batch, activations, settings.temperature);
+    const derive = tokenwise ? derivativesOf(batch, samples, step, settings.loss) : null;
+    const scored = derive
+      ? await forwardBackward(model, batch, activations, gradients, derive, temperature)
+      : await forward(model, batch, activations, temperature);
     const [current, entropy] = [byCompletion(batch, scored.logprobs), byCompletion(batch, scored.entropies)];
     const part = Array.from(batch.completions, (index, i): LossCompletion => {
       logprobs[index] = current[i]!.slice();
@@ -130,7 +169,7 @@ export async function updateStep(
     loss += result.loss;
     entropySum += result.entropySum;
     parts.push(result.metrics);
-    await backward(model, batch, activations, optimizer.gradients, result, settings.temperature);
+    if (!derive) await backward(model, batch, activations, gradients, result, temperature);
     onTokens?.(batch.tokens.length);
   }
   const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate);

@@ -30,7 +30,12 @@ export async function machineCodeFaults(nvrtc: Nvrtc): Promise<{ checks: number;
       const variants = all.filter((unit) => unit.file === file);
       if (variants.length === 0) faults.push(`${file}: no kernel is launched from it`);
       for (const unit of variants) {
-        const { cubin } = compileKernel(nvrtc, file, kernelHeaders(), compileOptions(unit.only ?? 80, unit.macros, unit.only !== undefined));
+        const { cubin } = compileKernel(
+          nvrtc,
+          file,
+          kernelHeaders(),
+          compileOptions(unit.only ?? 80, unit.macros, unit.only !== undefined),
+        );
         const path = join(folder, "kernel.cubin");
         writeFileSync(path, cubin);
         const { stdout, exitCode, stderr } = Bun.spawnSync([program, "-c", path]);

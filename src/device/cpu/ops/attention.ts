@@ -1,15 +1,29 @@
 /**
- * Calls of ffi/cpu/attention.cpp: attention over packed segments, and of new tokens over pages of the key-value cache.
+ * Calls of ffi/cpu/attention.cpp and heads.cpp: attention over packed segments, and of new tokens over pages of the
+ * key-value cache; and what q and k go through before.
  */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
 import type { Ops } from "../../device.ts";
-import { dim, expectShape, qkvAddresses } from "../../operands.ts";
+import { dim, expectShape, headsArguments, qkvAddresses, rotatedInPlace } from "../../operands.ts";
 import { addressOf, typeCode } from "../operands.ts";
 
-type AttentionOp = "attentionForward" | "attentionBackward" | "kvStore" | "attentionDecode";
+type AttentionOp = "headsForward" | "attentionForward" | "attentionBackward" | "kvStore" | "attentionDecode";
 
-export function attentionOps(kernels: Kernels): Pick<Ops, AttentionOp> {
+export function attentionOps(kernels: Kernels, { ropeForward }: Pick<Ops, "ropeForward">): Pick<Ops, AttentionOp> {
+  const headsForward: Ops["headsForward"] = (qkv, rstdQ, rstdK, raw, norms, positions, cos, sin, shape) => {
+    const { buffers, sizes, strides } = headsArguments(qkv, raw, { norms, positions, cos, sin }, shape);
+    const outputs = [qkv.address, addressOf(rstdQ), addressOf(rstdK)];
+    const last = [norms.epsilon, typeCode(qkv), typeCode(norms.q)];
+    kernels.heads_forward(...outputs, ...buffers, ...sizes, ...strides, ...last);
+  };
+  const kvStore: Ops["kvStore"] = (pages, qkv, page, offset, shape) => {
+    const [, k, v] = qkvAddresses(qkv, shape);
+    const buffers = [pages.keys.address, pages.values.address, k, v, page.address, offset.address];
+    kernels.kv_store(...buffers, dim(qkv, 0), shape.kvHeads, shape.headDim, qkv.rowStride, typeCode(qkv));
+  };
   return {
+    headsForward,
+    kvStore,
     attentionForward(out, lse, qkv, segments, shape) {
       const buffers = [out.address, addressOf(lse), ...qkvAddresses(qkv, shape), segments.address];
       const sizes = [dim(segments, 0), dim(qkv, 0), shape.heads, shape.kvHeads, shape.headDim];
@@ -25,13 +39,13 @@ export function attentionOps(kernels: Kernels): Pick<Ops, AttentionOp> {
       const last = [qkv.rowStride, out.rowStride, shape.scale, typeCode(qkv)];
       kernels.attention_backward(...gradients, ...inputs, scratch.address, dim(scratch, 0), ...sizes, ...last);
     },
-    kvStore(pages, qkv, page, offset, shape) {
-      const [, k, v] = qkvAddresses(qkv, shape);
-      const buffers = [pages.keys.address, pages.values.address, k, v, page.address, offset.address];
-      kernels.kv_store(...buffers, dim(qkv, 0), shape.kvHeads, shape.headDim, qkv.rowStride, typeCode(qkv));
-    },
-    attentionDecode(out, qkv, pages, pageTable, promptLengths, completionLengths, shape) {
+    attentionDecode(out, qkv, raw, transform, place, pageTable, promptLengths, completionLengths, shape) {
       const [q] = qkvAddresses(qkv, shape);
+      const { norms, positions, cos, sin } = transform;
+      const { pages, page, offset } = place;
+      if (norms) headsForward(qkv, null, null, raw, norms, positions, cos, sin, shape);
+      else ropeForward(rotatedInPlace(qkv, raw, shape), positions, cos, sin, shape.headDim);
+      kvStore(pages, qkv, page, offset, shape);
       const buffers = [out.address, q, pages.keys.address, pages.values.address];
       const tables = [pageTable.address, promptLengths.address, completionLengths.address];
       const sizes = [dim(qkv, 0), pageTable.rowStride, shape.heads, shape.kvHeads, shape.headDim];

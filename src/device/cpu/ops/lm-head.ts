@@ -1,5 +1,5 @@
 /**
- * The LM head on a chunk of rows: a product into logits, then ffi/cpu/log_softmax.cpp. Backward recomputes the logits.
+ * The LM head on a chunk of rows: a product into logits, then ffi/cpu/log_softmax.cpp.
  */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
 import type { Ops } from "../../device.ts";
@@ -14,10 +14,24 @@ export function lmHeadOps(kernels: Kernels, products: Products): Pick<Ops, "lmHe
       const buffers = [logprob, entropy, lse, logits, entryStart, targets].map((t) => t.address);
       kernels.log_softmax_forward(...buffers, dim(hidden, 0), dim(w, 0), inverseTemperature(temperature));
     },
-    lmHeadBackward(dhidden, dw, logits, dlogprob, dentropy, hidden, w, entryStart, targets, lse, entropy, temperature) {
-      products.matmulForward(logits, hidden, w, null);
+    lmHeadBackward(
+      dhidden,
+      dw,
+      logits,
+      dlogprob,
+      dentropy,
+      hidden,
+      w,
+      starts,
+      targets,
+      lse,
+      entropy,
+      temperature,
+      again,
+    ) {
+      if (again) products.matmulForward(logits, hidden, w, null);
       const gradients = [logits, logits, dlogprob, dentropy];
-      const buffers = [...gradients, entryStart, targets, lse, entropy].map((t) => t.address);
+      const buffers = [...gradients, starts, targets, lse, entropy].map((t) => t.address);
       kernels.log_softmax_backward(...buffers, dim(hidden, 0), dim(w, 0), inverseTemperature(temperature));
       products.matmulBackwardInput(dhidden, logits, w);
       if (dw) products.matmulBackwardWeight(dw, logits, hidden, w);

@@ -1,14 +1,21 @@
 /**
- * Launches of ffi/cuda/attention_forward.cu, attention_forward_float32.cu, kv_store.cu and attention_decode.cu, and the
- * page size of the key-value cache. The backward pass is in attention-backward.ts.
+ * Launches of ffi/cuda/heads.cu, attention_forward.cu, attention_forward_float32.cu, kv_store.cu and
+ * attention_decode.cu, and the page size of the key-value cache. The backward pass is in attention-backward.ts.
  */
 import { InputError } from "../../../errors.ts";
 import { bytesPerElement } from "../../../tensor/dtype.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
-import { type AttentionShape, type KeyValuePages, type Ops, PAGE_TOKENS } from "../../device.ts";
-import { dim, expectShape, qkvAddresses } from "../../operands.ts";
+import {
+  type AttentionShape,
+  type CachePlace,
+  type HeadTransform,
+  type KeyValuePages,
+  type Ops,
+  PAGE_TOKENS,
+} from "../../device.ts";
+import { dim, expectShape, headsArguments, qkvAddresses } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
-import { ceilDiv } from "../threads.ts";
+import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
 import { takesWarpgroups, warpgroupForward } from "./attention-warpgroup.ts";
 
 /** The largest head size whose tiles fit shared memory and registers. */
@@ -70,6 +77,16 @@ export const attentionKernels = {
     threads: THREADS,
     sizes: ({ HEAD_DIM }: Defines) => ({ THREADS, ...forwardTile(false, Number(HEAD_DIM)) }),
     variants: variants(["float"], ["O_TYPE"]),
+  },
+  heads: {
+    file: "heads.cu",
+    name: "heads_forward",
+    parameters:
+      "qkv:ptr rstd_q:ptr rstd_k:ptr key_pages:ptr value_pages:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr " +
+      "cos:ptr sin:ptr page:ptr offset:ptr T:i32 H:i32 Hkv:i32 ldqkv:i64 ldraw:i64 eps:f32",
+    threads: THREADS,
+    sizes: (variant: Defines) => ({ THREADS, ...pageSizes(variant) }),
+    variants: variants(["float", "bf16"], ["X_TYPE", "W_TYPE"]),
   },
   store: {
     file: "kv_store.cu",
@@ -150,8 +167,38 @@ function checkPages(pages: KeyValuePages, qkv: Tensor, shape: AttentionShape): v
   );
 }
 
-export function attentionOps(runtime: CudaRuntime): Pick<Ops, "attentionForward" | "kvStore" | "attentionDecode"> {
+type AttentionOp = "headsForward" | "attentionForward" | "kvStore" | "attentionDecode";
+
+export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
+  /** qkv = raw transformed; keys and values are also stored if a place is given. */
+  const transformHeads = (
+    [qkv, rstdQ, rstdK]: readonly [Tensor, Tensor | null, Tensor | null],
+    raw: Tensor,
+    transform: HeadTransform,
+    place: CachePlace | null,
+    shape: AttentionShape,
+  ) => {
+    const { norms } = transform;
+    const {
+      buffers,
+      sizes: [T = 0, H = 0, Hkv = 0],
+      strides,
+    } = headsArguments(qkv, raw, transform, shape);
+    expectShape(qkv.dtype === raw.dtype, `${qkv.name}: ${qkv.dtype} from ${raw.dtype}`);
+    const [X_TYPE, W_TYPE] = [macroType(qkv.dtype), macroType((norms?.q ?? qkv).dtype)];
+    const kernel = runtime.kernel(attentionKernels.heads, { HEAD_DIM: shape.headDim, X_TYPE, W_TYPE });
+    const outputs = [qkv, rstdQ, rstdK, place?.pages.keys, place?.pages.values].map((t) => t?.address ?? 0);
+    const cells = [place?.page.address ?? 0, place?.offset.address ?? 0];
+    const lanes = powerOfTwo(ceilDiv(shape.headDim / 2, unitElements(qkv, norms?.q ?? qkv)), 1, 32);
+    const grid = [ceilDiv(T * (H + 2 * Hkv), THREADS / lanes), 1, 1] as const;
+    const args = [...outputs, ...buffers, ...cells, T, H, Hkv, ...strides, norms?.epsilon ?? 0];
+    runtime.launch(kernel, grid, THREADS, 0, ...args);
+  };
   return {
+    headsForward(qkv, rstdQ, rstdK, raw, norms, positions, cos, sin, shape) {
+      transformHeads([qkv, rstdQ, rstdK], raw, { norms, positions, cos, sin }, null, shape);
+    },
+
     attentionForward(out, lse, qkv, segments, shape) {
       checkHeads(shape);
       const [q, k, v] = qkvAddresses(qkv, shape);
@@ -188,7 +235,8 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, "attentionForward"
       runtime.launch(kernel, grid, STORE_THREADS, 0, ...args, T, kvHeads, qkv.rowStride);
     },
 
-    attentionDecode(out, qkv, pages, pageTable, promptLengths, completionLengths, shape) {
+    attentionDecode(out, qkv, raw, transform, place, pageTable, promptLengths, completionLengths, shape) {
+      const { pages } = place;
       const [q] = qkvAddresses(qkv, shape);
       const { heads, kvHeads, headDim, scale } = shape;
       checkOut(out, qkv, shape);
@@ -206,6 +254,7 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, "attentionForward"
       const tables = [pageTable.address, promptLengths.address, completionLengths.address, width];
       const args = [out.address, sums, stats, q, pages.keys.address, pages.values.address, ...tables, heads, kvHeads];
       const grid = [decodeBlocks(shape), B, splits] as const;
+      transformHeads([qkv, null, null], raw, transform, place, shape);
       const decode = runtime.kernel(attentionKernels.decode, defines);
       runtime.launch(decode, grid, THREADS, 0, ...args, out.rowStride, qkv.rowStride, scale);
       if (splits === 1) return;

@@ -1,6 +1,6 @@
 /**
- * The LM head on a chunk of rows: a product into float32 logits, then ffi/cuda/log_softmax.cu. Backward recomputes the
- * logits, and multiplies their gradient in the weight's type.
+ * The LM head on a chunk of rows: a product into float32 logits, then ffi/cuda/log_softmax.cu. Backward multiplies the
+ * logits' gradient in the weight's type.
  */
 import { bytesPerElement } from "../../../tensor/dtype.ts";
 import { tensor } from "../../../tensor/tensor.ts";
@@ -24,14 +24,28 @@ export function lmHeadOps(runtime: CudaRuntime, products: Products): Pick<Ops, "
       products.matmulForward(logits, hidden, w, null);
       logSoftmaxForward(runtime, logprob, entropy, lse, logits, entryStart, targets, temperature);
     },
-    lmHeadBackward(dhidden, dw, logits, dlogprob, dentropy, hidden, w, entryStart, targets, lse, entropy, temperature) {
-      products.matmulForward(logits, hidden, w, null);
+    lmHeadBackward(
+      dhidden,
+      dw,
+      logits,
+      dlogprob,
+      dentropy,
+      hidden,
+      w,
+      starts,
+      targets,
+      lse,
+      entropy,
+      temperature,
+      again,
+    ) {
+      if (again) products.matmulForward(logits, hidden, w, null);
       const [rows, vocabulary] = [dim(logits, 0), dim(logits, 1)];
       const bytes = bytesPerElement(w.dtype) * rows * vocabulary;
       const dlogits =
         w.dtype === "float32" ? logits : tensor("dlogits", runtime.scratch(SLOT, bytes), w.dtype, [rows, vocabulary]);
       const gradients = [dlogprob, dentropy] as const;
-      logSoftmaxBackward(runtime, dlogits, logits, ...gradients, entryStart, targets, lse, entropy, temperature);
+      logSoftmaxBackward(runtime, dlogits, logits, ...gradients, starts, targets, lse, entropy, temperature);
       products.matmulBackwardInput(dhidden, dlogits, w);
       if (dw) products.matmulBackwardWeight(dw, dlogits, hidden, w);
     },

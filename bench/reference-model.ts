@@ -1,0 +1,127 @@
+/**
+ * A whole model in float64, from the definitions: log-probabilities and entropies of a completion's tokens. Slow and plain, for
+ * tiny models: what the gradient of the real one is compared with is a difference quotient of this.
+ */
+import type { ModelConfig } from "../src/families/config.ts";
+import type { Attention, Linear, Mlp, ParameterSpec } from "../src/families/layer.ts";
+import { layersOf, ownHead } from "../src/families/parameters.ts";
+import { ropeTable } from "../src/families/rope.ts";
+import { glu, logSoftmax } from "./ops/reference.ts";
+
+/** A parameter's values, row-major, by its name. */
+export type Parameters = ReadonlyMap<string, Float64Array>;
+
+type Rows = Float64Array[]; // (T)(D)
+
+export interface ReferenceScores {
+  readonly logprobs: number[]; // (R)
+  readonly entropies: number[]; // (R)
+}
+
+/** Of `completion` after `prompt`, each token given all before it, at temperature 1. */
+export function referenceScores(
+  config: ModelConfig,
+  parameters: Parameters,
+  prompt: readonly number[],
+  completion: readonly number[],
+): ReferenceScores {
+  const get = ({ name }: ParameterSpec): Float64Array => {
+    const values = parameters.get(name);
+    if (!values) throw new Error(`no parameter ${name}`);
+    return values;
+  };
+  const D = config.hiddenSize;
+  const tokens = [...prompt, ...completion.slice(0, -1)];
+  const embedding = get(config.embedding);
+  let x: Rows = tokens.map((token) => embedding.slice(token * D, (token + 1) * D));
+  const normed = (rows: Rows, weight: Float64Array) => rows.map((row) => rmsnorm(row, weight, config.rmsNormEps));
+  const added = (a: Rows, b: Rows) => a.map((row, t) => row.map((value, d) => value + b[t]![d]!));
+  for (const layer of layersOf(config)) {
+    x = added(x, attention(normed(x, get(layer.inputNorm)), layer.attention, get, config.rmsNormEps));
+    x = added(x, mlp(normed(x, get(layer.postNorm)), layer.mlp, get));
+  }
+  const head = get(ownHead(config) ?? config.embedding);
+  const rows = completion.map((target, i) => {
+    const hidden = rmsnorm(x[prompt.length - 1 + i]!, get(config.finalNorm), config.rmsNormEps);
+    const { logp, entropy } = logSoftmax(product(hidden, head, config.vocabSize), 1);
+    return { logprob: logp[target]!, entropy };
+  });
+  return { logprobs: rows.map(({ logprob }) => logprob), entropies: rows.map(({ entropy }) => entropy) };
+}
+
+/** w (N, K) · x (K) */
+function product(x: Float64Array, w: Float64Array, N: number): Float64Array {
+  const K = x.length;
+  return Float64Array.from({ length: N }, (_, n) => {
+    let sum = 0;
+    for (let k = 0; k < K; k++) sum += w[n * K + k]! * x[k]!;
+    return sum;
+  });
+}
+
+function rmsnorm(x: Float64Array, weight: Float64Array, epsilon: number): Float64Array {
+  const rstd = 1 / Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / x.length + epsilon);
+  return x.map((value, d) => value * rstd * weight[d]!);
+}
+
+type Get = (spec: ParameterSpec) => Float64Array;
+
+function linear({ weight, bias }: Linear<ParameterSpec>, get: Get): (x: Float64Array) => Float64Array {
+  const [w, b] = [get(weight), bias && get(bias)];
+  return (x) => {
+    const y = product(x, w, weight.shape[0]!);
+    return b ? y.map((value, n) => value + b[n]!) : y;
+  };
+}
+
+function mlp(x: Rows, { activation, intermediateSize: F, gate, up, down }: Mlp<ParameterSpec>, get: Get): Rows {
+  const [toGate, toUp, toOut] = [linear(gate, get), linear(up, get), linear(down, get)];
+  return x.map((row) => {
+    const both = [...toGate(row), ...toUp(row)];
+    const at = glu((i) => both[i]!, F, activation === "gelu_tanh");
+    return toOut(Float64Array.from({ length: F }, (_, f) => at(f)));
+  });
+}
+
+/** Causal attention of all heads, H / Hkv of which share keys and values. */
+function attention(x: Rows, a: Attention<ParameterSpec>, get: Get, epsilon: number): Rows {
+  const { heads, kvHeads, headDim: Dh, scale } = a.shape;
+  const { cos, sin } = ropeTable({ headDim: Dh, rope: a.rope }, x.length);
+  const half = Dh / 2;
+  const headsOf = (rows: Rows, count: number, norm: ParameterSpec | null): Rows[] =>
+    rows.map((row) =>
+      Array.from({ length: count }, (_, h) => {
+        const head = row.slice(h * Dh, (h + 1) * Dh);
+        return norm === null ? head : rmsnorm(head, get(norm), epsilon);
+      }),
+    );
+  const rotated = (rows: Rows[]): Rows[] =>
+    rows.map((row, t) =>
+      row.map((head) =>
+        head.map((value, d) => {
+          const [c, s] = [cos[t * half + (d % half)]!, sin[t * half + (d % half)]!];
+          return d < half ? value * c - head[d + half]! * s : value * c + head[d - half]! * s;
+        }),
+      ),
+    );
+  const projected = (part: Linear<ParameterSpec>) => x.map(linear(part, get));
+  const q = rotated(headsOf(projected(a.q), heads, a.headNorms?.q ?? null));
+  const k = rotated(headsOf(projected(a.k), kvHeads, a.headNorms?.k ?? null));
+  const v = headsOf(projected(a.v), kvHeads, null);
+  const out = x.map((_, t) => {
+    const mixed = new Float64Array(heads * Dh);
+    for (let h = 0; h < heads; h++) {
+      const shared = Math.floor(h / (heads / kvHeads));
+      const scores = Float64Array.from({ length: t + 1 }, (_, s) => {
+        let sum = 0;
+        for (let d = 0; d < Dh; d++) sum += q[t]![h]![d]! * k[s]![shared]![d]!;
+        return sum * scale;
+      });
+      const { logp } = logSoftmax(scores, 1);
+      for (let s = 0; s <= t; s++)
+        for (let d = 0; d < Dh; d++) mixed[h * Dh + d]! += Math.exp(logp[s]!) * v[s]![shared]![d]!;
+    }
+    return mixed;
+  });
+  return out.map(linear(a.o, get));
+}

@@ -1,0 +1,34 @@
+/** `bench roofline`: the command around roofline/report.ts. */
+import { decodeBucket } from "../../src/device/cuda/device.ts";
+import { InputError } from "../../src/errors.ts";
+import { patternOf } from "../flags.ts";
+import { rooflineModels } from "../models.ts";
+import counts from "../roofline/counts.json" with { type: "json" };
+import type { CountsTable } from "../roofline/evaluate.ts";
+import { gpus } from "../roofline/machines.ts";
+import { rooflineTables } from "../roofline/report.ts";
+import type { Suite } from "./suite.ts";
+
+export const roofline: Suite = {
+  summary: "what a step must take on an A100, H100 and RTX 4090: a model, not a measurement",
+  usual: false,
+  takes: ["filter"],
+  /** --filter selects models and GPUs by "MODEL on GPU", and then also shows their ops. */
+  async run({ filter }, line) {
+    const pattern = patternOf(filter, "i");
+    const pairs = rooflineModels.flatMap((model) =>
+      gpus.map((gpu) => ({ model, gpu, name: `${model.name} on ${gpu.name}` })),
+    );
+    const found = pairs.filter(({ name }) => pattern.test(name));
+    if (found.length === 0)
+      throw new InputError(`--filter ${filter}: matches none of ${pairs.map(({ name }) => name).join(", ")}`);
+    const chosen = {
+      models: rooflineModels.filter((model) => found.some((pair) => pair.model === model)),
+      gpus: gpus.filter((gpu) => found.some((pair) => pair.gpu === gpu)),
+      ops: filter !== null,
+    };
+    const { lines } = await rooflineTables(counts as CountsTable, decodeBucket, chosen);
+    for (const text of lines) line(text);
+    return lines;
+  },
+};
