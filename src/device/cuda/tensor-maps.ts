@@ -15,7 +15,7 @@ import type { CudaRuntime } from "./runtime.ts";
 /** The compute capability whose own instructions kernels use: Hopper's. */
 export const WARPGROUP_CAPABILITY = 90;
 /** Columns of a tile: the 128 bytes of the swizzle. */
-export const PANEL_COLUMNS = 64;
+const PANEL_COLUMNS = 64;
 
 /** Offsets in one block of native memory: the map, 128 bytes at a multiple of 64, and the driver's other arguments. */
 const [MAP, EXTENT, STRIDES, BOX, ELEMENT_STRIDES, ZEROS, BYTES] = [0, 128, 144, 152, 160, 168, 176];
