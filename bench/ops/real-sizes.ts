@@ -92,9 +92,9 @@ function runOn(workspace: Workspace, rounding: Rounding, { op, sizes }: OpBench)
     output,
     weight: (name, dtype, shape, { cold = false } = {}) =>
       workspace.weight(name, dtype, shape, cold ? coldCopies(elementCount(shape) * (dtype === "float32" ? 4 : 2)) : 1),
-    parameter(name, { shape }, { at, dtype = "float32" } = {}) {
-      const { address, elements, at: held } = workspace.weight(name, dtype, shape, 1, at);
-      parameters.set(address, { name, address, dtype, shape, elements });
+    parameter(name, { shape, dtype: layoutOf }, { at, dtype = "float32" } = {}) {
+      const { address, elements, at: held } = workspace.weight(name, dtype, shape, 1, at, layoutOf);
+      parameters.set(address, { name, address, dtype, shape, elements, layoutOf });
       return { name, address, dtype, shape: [elements], rowStride: 1, at: held };
     },
     saved: (name, dtype, shape) => output(name, dtype, shape),

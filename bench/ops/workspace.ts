@@ -21,7 +21,14 @@ export interface Workspace {
   filled(name: string, dtype: DType, shape: readonly number[], at: PeriodicValues): Slot;
   output(name: string, dtype: DType, shape: readonly number[]): Tensor;
   /** Numbers as in `input`, or `at`; `copies` of them exist, to be used in turn. */
-  weight(name: string, dtype: ComputeDType, shape: readonly number[], copies?: number, at?: PeriodicValues): WeightSlot;
+  weight(
+    name: string,
+    dtype: ComputeDType,
+    shape: readonly number[],
+    copies?: number,
+    at?: PeriodicValues,
+    layoutOf?: ComputeDType,
+  ): WeightSlot;
   /** Every element of a packed tensor, or those of one row. */
   values(t: Tensor, row?: number): Float64Array;
   /** Row `n` of a flat tensor in w's layout. */
@@ -83,11 +90,12 @@ export function openWorkspace(device: Device): Workspace {
       fillBytes(device, t, byteLength(t), 0xff);
       return t;
     },
-    weight(name, dtype, shape, copies = 1, at = nextValues()) {
-      const elements = device.parameterElements(shape);
+    weight(name, dtype, shape, copies = 1, at = nextValues(), layoutOf = dtype) {
+      const elements = device.parameterElements(shape, layoutOf);
       const bytes = elements * bytesPerElement(dtype);
       const made: Weight[] = [];
-      for (let i = 0; i < copies; i++) made.push({ name, address: allocate(name, bytes), dtype, shape, elements });
+      for (let i = 0; i < copies; i++)
+        made.push({ name, address: allocate(name, bytes), dtype, shape, elements, layoutOf });
       const first = made[0]!;
       loadWith(device, first, at);
       for (const copy of made.slice(1)) copyBytes(device, copy.address, first.address, bytes);

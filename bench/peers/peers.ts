@@ -1,6 +1,7 @@
 /** The peers: what each runs, what ours runs beside it, and which of their numbers are compared. */
 import { readModelConfig } from "../../src/checkpoint/huggingface.ts";
 import { RunError } from "../../src/errors.ts";
+import type { Figure } from "../figures.ts";
 import { modelNamed } from "../models.ts";
 import { modelShapes } from "../ops/shapes.ts";
 
@@ -35,6 +36,8 @@ export interface Row {
   /** A value per round. */
   readonly ours: readonly number[];
   readonly theirs: readonly number[];
+  /** Ours, of this machine's peak (of the MFU: of arithmetic alone), where bench knows it. */
+  readonly shares?: readonly number[];
 }
 
 export interface Peer {
@@ -66,11 +69,15 @@ const common = ({ device, threads }: PeerFlags) => ({ device, threads });
 const peerDtype = ({ peerDtype, dtype }: PeerFlags) => peerDtype ?? dtype;
 
 /** A figure of our report by the beginning of its name. @throws RunError if there is none */
-function figure({ report }: Outcome, name: string): number {
-  const found = (report.figures as { name: string; value: number }[]).find((one) => one.name.startsWith(name));
+function figureOf({ report }: Outcome, name: string): Figure {
+  const found = (report.figures as Figure[]).find((one) => one.name.startsWith(name));
   if (!found) throw new RunError(`the report of ${report.suite} has no figure "${name}"`);
-  return found.value;
+  return found;
 }
+
+const figure = (outcome: Outcome, name: string): number => figureOf(outcome, name).value;
+const shares = (outcomes: readonly Outcome[], name: string) =>
+  outcomes.map((outcome) => figureOf(outcome, name).share ?? 0);
 
 const each = (outcomes: readonly Outcome[], value: (outcome: Outcome) => number) => outcomes.map(value);
 const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
@@ -131,6 +138,7 @@ const trl: Peer = {
         ...{ what: "a step, per completion token", unit: "ms", better: "less" },
         ours: each(ours, (outcome) => figure(outcome, "a step, per completion token")),
         theirs: each(theirs, ({ report }) => perToken(report.step_seconds, report.completion_tokens)),
+        shares: shares(ours, "a step, tokens of prompts and completions"),
       },
       {
         ...{ what: "its rollout, completion tokens", unit: "tokens/s", better: "more" },
@@ -157,10 +165,10 @@ const torch: Peer = {
       (flags.model ? { config: readModelConfig(flags.model) } : defaultModel(flags)).config,
     );
     const dtype = peerDtype(flags);
-    const cases = (ours.report.results as OpTime[]).map(({ op, sizes }) => {
+    const cases = (ours.report.results as OpTime[]).map(({ op, use, sizes }) => {
       const size = Object.fromEntries(sizes.split(" ").map((part) => part.split("=")));
       if (op === "attentionForward") return { op: "attention", T: Number(size.T), H, Hkv, Dh, dtype };
-      return { op: "matmul", M: Number(size.M), N: Number(size.N), K: Number(size.K), dtype };
+      return { op: "matmul", M: Number(size.M), N: Number(size.N), K: Number(size.K), dtype, cold: use === "decode" };
     });
     return { args: words(common(flags)), input: JSON.stringify(cases) };
   },
@@ -169,11 +177,13 @@ const torch: Peer = {
       ...{ what: `${op} ${sizes} ${dtype}`, unit: "ms", better: "less" },
       ours: each(ours, ({ report }) => report.results[i].milliseconds),
       theirs: each(theirs, ({ report }) => report.milliseconds[i]),
+      shares: each(ours, ({ report }) => report.results[i].share),
     })),
 };
 
 interface OpTime {
   readonly op: string;
+  readonly use: string;
   readonly sizes: string;
   readonly dtype: string;
 }
@@ -211,11 +221,13 @@ const torchUpdate: Peer = {
       ...{ what: "forward", unit: "tokens/s", better: "more" },
       ours: each(ours, (outcome) => figure(outcome, "forward of")),
       theirs: each(theirs, ({ report }) => report.forward_tokens_per_second),
+      shares: shares(ours, "forward of"),
     },
     {
       ...{ what: "forward and backward", unit: "tokens/s", better: "more" },
       ours: each(ours, (outcome) => figure(outcome, "forward and backward of")),
       theirs: each(theirs, ({ report }) => report.both_tokens_per_second),
+      shares: shares(ours, "forward and backward of"),
     },
   ],
 };

@@ -16,7 +16,7 @@ import { choice, text, toggle, whole } from "../../src/config/settings/kinds.ts"
 import { complete, type Given, readValue, unknownName } from "../../src/config/shape.ts";
 import { loadDataset } from "../../src/data/load.ts";
 import { errorText, InputError, RunError } from "../../src/errors.ts";
-import { digits } from "../figures.ts";
+import { digits, percent } from "../figures.ts";
 import { median } from "../measure.ts";
 import { programWords } from "../suites/startup.ts";
 import { type Outcome, type Peer, type PeerFlags, peers } from "./peers.ts";
@@ -161,20 +161,17 @@ export async function main(argv: readonly string[]): Promise<void> {
       process.stdout.write(
         `${cells[0]!.padEnd(56)} ${cells
           .slice(1)
-          .map((cell) => cell.padStart(12))
+          .map((cell) => cell.padStart(17))
           .join(" ")}\n`,
       );
-    line([`${versions.join(", ")}`, "ours", name, "times better"]);
-    for (const { what, unit, better, ours, theirs } of rows) {
+    line([versions.join(", "), "ours", name, "times better", "our share of peak"]);
+    for (const { what, unit, better, ours, theirs, shares } of rows) {
       const [a, b] = [median(ours), median(theirs)];
-      line([`${what}, ${unit}`, digits(a), digits(b), (better === "more" ? a / b : b / a).toFixed(2)]);
+      const share = shares === undefined ? "" : percent(median(shares));
+      line([`${what}, ${unit}`, digits(a), digits(b), (better === "more" ? a / b : b / a).toFixed(2), share]);
     }
-    line([
-      "memory of the process at its peak, MiB",
-      digits(memory.ours),
-      digits(memory.theirs),
-      (memory.theirs / memory.ours).toFixed(2),
-    ]);
+    const { ours, theirs } = memory;
+    line(["memory of the process at its peak, MiB", digits(ours), digits(theirs), (theirs / ours).toFixed(2), ""]);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }

@@ -1,11 +1,14 @@
 """PyTorch's products and attention: reads a JSON list of cases from stdin, prints their milliseconds as one JSON line.
 
-A case: {"op": "matmul", "M", "N", "K", "dtype"} or {"op": "attention", "T", "H", "Hkv", "Dh", "dtype"}.
+A case: {"op": "matmul", "M", "N", "K", "dtype", "cold"} or {"op": "attention", "T", "H", "Hkv", "Dh", "dtype"}. "cold": the
+weight comes from memory, as in decoding, where other layers' were read in between; so several copies take turns.
 """
-import argparse, json, statistics, sys, time
+import argparse, itertools, json, statistics, sys, time
 
 import torch
 import torch.nn.functional as F
+
+COLD_BYTES = 192 * 2**20  # more than most caches, as bench/ops/workspace.ts has it
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -40,7 +43,9 @@ def case_of(case):
     make = lambda *shape: torch.randn(*shape, device=args.device, dtype=dtype)
     if case["op"] == "matmul":
         x, w = make(case["M"], case["K"]), make(case["N"], case["K"])
-        return lambda: F.linear(x, w)
+        copies = min(64, -(-COLD_BYTES // (w.numel() * w.element_size()))) if case["cold"] else 1
+        weights = itertools.cycle([w.clone() for _ in range(copies)])
+        return lambda: F.linear(x, next(weights))
     q = make(1, case["H"], case["T"], case["Dh"])
     k, v = (make(1, case["Hkv"], case["T"], case["Dh"]) for _ in range(2))
     return lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=case["H"] != case["Hkv"])

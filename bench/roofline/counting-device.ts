@@ -81,6 +81,7 @@ export function countingDevice(
     description: "a device that only counts",
     numericsKey: "counting",
     exactlyOnPolicy: false,
+    queuesWork: false,
     headBytes: HEAD_BYTES,
     ops,
     take() {
@@ -93,12 +94,14 @@ export function countingDevice(
     freeBytes: () => Number.POSITIVE_INFINITY,
     heldBytes: () => 0,
     allocate,
+    populate() {},
     allocateHost: allocate,
     upload(target, data) {
       if (data instanceof Int32Array) uploaded.set(target.address, data);
     },
     download: fresh,
     read: async (source) => fresh(source),
+    queueRead: (source) => async () => fresh(source),
     activationDType: (dtype) => dtype,
     gradientDType: (dtype) => dtype,
     decodeBucket: bucket,

@@ -11,7 +11,7 @@ import { forward, forwardBackward, lmHead, logprobSizes } from "../../src/model/
 import { cutMicroBatches, maxMicroBatchTokens } from "../../src/model/micro-batches.ts";
 import { planModelBuffers } from "../../src/model/model.ts";
 import { optimizerStep, planOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
-import { planRollout, promptSlotsFor } from "../../src/rollout/buffers.ts";
+import { planRollout, promptRoomFor } from "../../src/rollout/buffers.ts";
 import { createRolloutEngine } from "../../src/rollout/engine.ts";
 import { type GradientCheckpointing, keepLayers, planOptional } from "../../src/session/gradient-checkpointing.ts";
 import { estimateMemory, requireMemory } from "../../src/session/memory.ts";
@@ -77,7 +77,7 @@ export function openModel(
     maxSequences: sequences,
     longestPrompt: promptTokens,
     maxCompletion: completionTokens,
-    promptSlots: promptSlotsFor(sequences, samples),
+    promptRoom: promptRoomFor(sequences, samples),
     penalized: false,
   };
   const bindRollout = planRollout(plan, device, config, device.activationDType(dtype), limits, ["rollout"]);
@@ -123,7 +123,7 @@ export async function stepPhases(
   device.take();
   await rollout.generate(requests, settings);
   const rolled = device.take();
-  const decodeStart = rolled.findLastIndex(({ op }) => op === "embeddingForward");
+  const decodeStart = rolled.findLastIndex(({ op }) => op === "nextTokens");
   const rounds = (groups * samples) / sequences;
   const group = {
     promptIds: ids(promptTokens),

@@ -10,7 +10,7 @@ import { optimizerStep, zeroGradients } from "../../src/optim/adamw.ts";
 import type { GradientCheckpointing } from "../../src/session/gradient-checkpointing.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { launchCounter, type PhaseCount, phaseBytes, phaseLine } from "../emulated-counts.ts";
-import { type Figure, less, more } from "../figures.ts";
+import { digits, type Figure, less, more } from "../figures.ts";
 import { checkGradient } from "../gradient-check.ts";
 import { limitOf } from "../limits.ts";
 import { type Meter, median } from "../measure.ts";
@@ -135,7 +135,7 @@ async function measureUpdate(
         limit(operations, 3 * weights, learning),
       ),
       less(
-        `optimizer's step of ${(flops.parameters / 1e6).toFixed(0)} M parameters`,
+        `optimizer's step of ${digits(flops.parameters / 1e6)} M parameters`,
         optimizing,
         "ms",
         limit(0, flops.parameters * optimizerBytes(dtype), optimizing),

@@ -8,6 +8,7 @@ import { findCompiler } from "../compiler.ts";
 import { type BuildResult, compileKernels, prebuiltKernels } from "../cpu/build.ts";
 import { type Call, functionType, type Trace, traced } from "./calls.ts";
 import { loadFailure } from "./load-failure.ts";
+import { openRecorder, type RecordedCalls } from "./recorded-calls.ts";
 
 export type { BuildResult };
 
@@ -18,10 +19,11 @@ const signatures = {
     "dx:ptr dy:ptr w:ptr M:i32 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32",
   matmul_backward_weight: "dw:ptr dy:ptr x:ptr M:i32 N:i32 K:i32 lddy:i32 ldx:i32 dydtype:i32 xdtype:i32",
   bias_backward: "dbias:ptr dy:ptr M:i32 N:i32 lddy:i32 dydtype:i32",
-  weight_pack: "w:ptr source:ptr n0:i32 rows:i32 N:i32 K:i32 wdtype:i32 source_dtype:i32",
-  weight_unpack: "target:ptr w:ptr n0:i32 rows:i32 K:i32 target_dtype:i32 wdtype:i32",
+  weight_pack: "w:ptr source:ptr n0:i32 rows:i32 N:i32 K:i32 wdtype:i32 source_dtype:i32 layout_dtype:i32",
+  weight_unpack: "target:ptr w:ptr n0:i32 rows:i32 K:i32 target_dtype:i32 wdtype:i32 layout_dtype:i32",
+  next_tokens: "tokens:ptr ids:ptr from:ptr B:i32",
   embedding_forward: "x:ptr ids:ptr w:ptr T:i32 D:i32 wdtype:i32",
-  embedding_backward: "dw:ptr dx:ptr ids:ptr T:i32 D:i32",
+  embedding_backward: "dw:ptr dx:ptr ids:ptr T:i32 D:i32 wdtype:i32",
   rmsnorm_forward:
     "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32 ydtype:i32 xdtype:i32 wdtype:i32",
   rmsnorm_backward:
@@ -59,7 +61,7 @@ const signatures = {
 const scratchSizes = "V:i32 D:i32 F:i32 H:i32 Hkv:i32 Dh:i32 longest:i32 T:i32";
 /** The kernels' own figures: layouts in elements, and scratch memory in bytes. */
 const sizes = {
-  weight_elements: "N:i32 K:i32",
+  weight_elements: "N:i32 K:i32 wdtype:i32",
   key_page_elements: "Hkv:i32 Dh:i32",
   value_page_elements: "Hkv:i32 Dh:i32",
   attention_scratch_elements: "Hkv:i32 Dh:i32",
@@ -76,6 +78,8 @@ export type Kernels = Readonly<Record<KernelName, (...args: number[]) => void>>;
 
 export interface CpuLibrary {
   readonly kernels: Kernels;
+  /** Records the kernels that `work` calls instead of running them. */
+  record(work: () => void): RecordedCalls;
   /** Of the path in use. */
   readonly sizes: Readonly<Record<SizeName, Call>>;
   /** Compiled instruction paths, slowest first. */
@@ -85,6 +89,12 @@ export interface CpuLibrary {
   /** Returns the number of threads in use. */
   setThreads(count: number): number;
   availableThreads(): number;
+  /** Makes new anonymous memory resident, on all threads; `address` is that of a page. */
+  populate(address: number, bytes: number): void;
+  /** The same on a thread of its own, while other work uses the memory. */
+  populateBeside(address: number, bytes: number): void;
+  /** Ends that thread, before its memory is freed. */
+  endPopulating(): void;
   /** Bytes of scratch memory that the threads currently hold. */
   scratchBytes(): number;
   /** GFLOP/s of an all-core loop on the path in use: multiply-adds in float32, or its products with bfloat16 weights. */
@@ -103,9 +113,13 @@ const control = {
   path_select: { args: [FFIType.i32], returns: FFIType.i32 },
   threads_set: { args: [FFIType.i32], returns: FFIType.i32 },
   threads_available: { args: [], returns: FFIType.i32 },
+  memory_populate: { args: [FFIType.ptr, FFIType.i64], returns: FFIType.void },
+  memory_populate_beside: { args: [FFIType.ptr, FFIType.i64], returns: FFIType.void },
+  memory_populated: { args: [], returns: FFIType.void },
   scratch_bytes: { args: [], returns: FFIType.i64 },
   peak_gflops: { args: [FFIType.i32, FFIType.i32], returns: FFIType.f64 },
   read_bandwidth: { args: [FFIType.ptr, FFIType.i64], returns: FFIType.f64 },
+  calls_run: { args: [FFIType.ptr, FFIType.i32, FFIType.i32, FFIType.i32], returns: FFIType.i32 },
 } as const;
 
 /**
@@ -146,9 +160,11 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
   const call = <T>(name: keyof typeof control, ...args: number[]): T =>
     (symbols[name] as (...args: number[]) => T)(...args);
   const trace: Trace = new Map();
-  const kernels = Object.fromEntries(
-    Object.keys(signatures).map((name) => [name, traced(options.trace ? trace : null, name, symbols[name] as Call)]),
+  const counted = options.trace ? trace : null;
+  const calls = Object.fromEntries(
+    Object.keys(signatures).map((name) => [name, traced(counted, name, symbols[name] as Call)]),
   ) as Record<KernelName, Call>;
+  const recorder = openRecorder(signatures, calls, symbols.calls_run as Call, counted);
   const sizeOf = (name: string): Call => {
     const size = symbols[name] as (...args: number[]) => bigint;
     return (...args) => Number(size(...args));
@@ -159,7 +175,8 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
     lanes: call<number>("path_lanes", index),
   }));
   return {
-    kernels,
+    kernels: recorder.calls,
+    record: recorder.record,
     sizes: Object.fromEntries(Object.keys(sizes).map((name) => [name, sizeOf(name)])) as Record<SizeName, Call>,
     paths,
     trace,
@@ -171,6 +188,9 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
     },
     setThreads: (count) => call("threads_set", count),
     availableThreads: () => call("threads_available"),
+    populate: (address, bytes) => call("memory_populate", address, bytes),
+    populateBeside: (address, bytes) => call("memory_populate_beside", address, bytes),
+    endPopulating: () => call("memory_populated"),
     scratchBytes: () => Number(call("scratch_bytes")),
     peakGflops: (milliseconds, of = "float32") => call("peak_gflops", milliseconds, of === "bfloat16" ? 1 : 0),
     readBandwidth: (address, bytes) => call("read_bandwidth", address, bytes),

@@ -49,6 +49,8 @@ const MAP_PRIVATE = 2;
 const MAP_ANONYMOUS = isMac ? 0x1000 : 0x20;
 const MADV_HUGEPAGE = 14; // Linux only
 const MADV_DONTNEED = 4;
+/** Of x86-64, and of arm64 with pages of 4 KiB. */
+const HUGE_PAGE = 2 ** 21;
 const MAP_FAILED = 2 ** 64 - 1;
 /** Checking the file takes microseconds, as does reading a row of a dataset. */
 const LOOK_EVERY_MS = 100;
@@ -148,7 +150,7 @@ function emptyMapping(path: string): FileMapping {
   };
 }
 
-/** Anonymous memory, zeroed, page-aligned, backed by huge pages if the kernel offers them. */
+/** Anonymous memory, zeroed, page-aligned; if large, in huge pages where the kernel offers them. */
 export interface AnonymousMemory {
   readonly address: number;
   readonly byteLength: number;
@@ -159,9 +161,12 @@ export interface AnonymousMemory {
 
 /** @throws RunError if the system refuses the allocation. */
 export function mapAnonymous(byteLength: number): AnonymousMemory {
-  const address = mapped(libc.mmap(0, byteLength, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-  if (address === null) throw new RunError(`the system refused ${(byteLength / 2 ** 20).toFixed(0)} MiB of memory`);
-  if (!isMac && byteLength >= 2 ** 22) libc.madvise(address, byteLength, MADV_HUGEPAGE);
+  const usesHugePages = !isMac && byteLength >= 2 * HUGE_PAGE;
+  const room = usesHugePages ? byteLength + HUGE_PAGE : byteLength;
+  const start = mapped(libc.mmap(0, room, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  if (start === null) throw new RunError(`the system refused ${(byteLength / 2 ** 20).toFixed(0)} MiB of memory`);
+  const address = usesHugePages ? Math.ceil(start / HUGE_PAGE) * HUGE_PAGE : start;
+  if (usesHugePages) libc.madvise(address, byteLength, MADV_HUGEPAGE);
   return {
     address,
     byteLength,
@@ -169,7 +174,7 @@ export function mapAnonymous(byteLength: number): AnonymousMemory {
       libc.madvise(address + offset, length, MADV_DONTNEED);
     },
     free() {
-      libc.munmap(address, byteLength);
+      libc.munmap(start, room);
     },
   };
 }

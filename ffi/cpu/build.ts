@@ -48,7 +48,7 @@ const x64Products: readonly ProductPath[] = [
   },
   {
     name: "amx",
-    flags: [...avx512, "-mamx-tile", "-mamx-bf16"],
+    flags: [...avx512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
     defines: ["-DBASE_PATH=path_avx512", "-DAMX_TILES"],
     probe: "void f() { _tile_dpbf16ps(0, 1, 2); }",
   },
@@ -166,6 +166,7 @@ async function compileInto(
       join(build, "dispatch.o"),
       [...wide.map(({ name }) => `-DHAVE_${name.toUpperCase()}`), join(folder, "dispatch.cpp")],
     ],
+    [join(build, "recording.o"), [join(folder, "recording.cpp")]],
     [join(build, "threads.o"), [join(folder, "threads.cpp")]],
   ];
   await runAll(

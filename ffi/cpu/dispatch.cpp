@@ -55,6 +55,7 @@ bool has_avx512() {
          __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & 1u << 5);
 }
 
+// The path also rounds operands with an instruction of AVX512-BF16, which every processor with tiles has.
 // Tile registers take 8 KiB per thread, so Linux grants them only on request, once for the whole process. The numbers are
 // ARCH_GET_XCOMP_SUPP, ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA, which older headers lack.
 constexpr int GET_SUPPORTED = 0x1021, REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
@@ -62,7 +63,7 @@ constexpr int GET_SUPPORTED = 0x1021, REQUEST_PERMISSION = 0x1023, TILE_DATA = 1
 #if defined(__linux__)
   unsigned eax, ebx, ecx, edx;
   const unsigned osxsave = 1u << 27, amx = 1u << 22 | 1u << 24, states = 3u << 17;
-  if (!has_avx512() || !__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & osxsave)) return false;
+  if (!has_avx512bf16() || !__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & osxsave)) return false;
   if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || (edx & amx) != amx) return false;
   unsigned enabled, upper;
   asm volatile("xgetbv" : "=a"(enabled), "=d"(upper) : "c"(0));

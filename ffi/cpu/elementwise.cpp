@@ -37,17 +37,28 @@ void adamw(void* p, float* master, float* m, float* v, const float* g, int64_t n
 }
 
 void sum_squares(double* sum, const float* x, int64_t n) {
+  typedef float Floats __attribute__((vector_size(16)));
+  typedef double Doubles __attribute__((vector_size(32)));
+  constexpr int PARTS = W / 4;  // four of W lanes each
   // Blocks are summed a batch at a time, so the partial sums fit a fixed array for any n.
   constexpr int64_t BATCH = 1024;
   double partial[BATCH], total = 0;
   for (int64_t first = 0; first < n; first += BATCH * BLOCK) {
     int64_t count = smaller(BATCH, ceil_div(n - first, BLOCK));
     parallel(count, [&](int64_t b) {
-      int64_t from = first + b * BLOCK, to = smaller(n, from + BLOCK);
-      double s[W] = {};
-      for (int64_t i = from; i < to; i++) s[(i - from) % W] += (double)x[i] * x[i];
+      int64_t i = first + b * BLOCK, to = smaller(n, i + BLOCK);
+      Doubles s[PARTS] = {};
+      for (; i + W <= to; i += W)
+#pragma GCC unroll 4
+        for (int part = 0; part < PARTS; part++) {
+          Floats floats;
+          memcpy(&floats, x + i + 4 * part, sizeof floats);
+          const Doubles value = __builtin_convertvector(floats, Doubles);
+          s[part] += value * value;
+        }
+      for (int lane = 0; i < to; i++, lane++) s[lane / 4][lane % 4] += (double)x[i] * x[i];
       double block = 0;
-      for (int j = 0; j < W; j++) block += s[j];
+      for (int lane = 0; lane < W; lane++) block += s[lane / 4][lane % 4];
       partial[b] = block;
     });
     for (int64_t b = 0; b < count; b++) total += partial[b];
@@ -55,21 +66,34 @@ void sum_squares(double* sum, const float* x, int64_t n) {
   *sum = total;
 }
 
-void scale(float* x, int64_t n, float factor) {
+// x = f(i, k) for the k elements from i.
+template <class F>
+INLINE void each(float* x, int64_t n, const F& f) {
   blocks(n, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i++) x[i] *= factor;
+    for (int64_t i = from; i < to; i += W) {
+      int k = (int)smaller(W, to - i);
+      store_upto(x + i, f(i, k), k);
+    }
   });
+}
+
+void scale(float* x, int64_t n, float factor) {
+  each(x, n, [&](int64_t i, int k) { return mul(load_upto(x + i, k), set1(factor)); });
 }
 
 void add(float* y, const float* x, int64_t n) {
-  blocks(n, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i++) y[i] += x[i];
-  });
+  each(y, n, [&](int64_t i, int k) { return add(load_upto(y + i, k), load_upto(x + i, k)); });
 }
 
 void fill(float* x, int64_t n, float value) {
+  // What the caches cannot hold anyway is written past them, without reading it first.
+  constexpr int64_t BEYOND_CACHES = 4 << 20;
+  if (n < BEYOND_CACHES || (uintptr_t)x % sizeof(V) != 0) return each(x, n, [&](int64_t, int) { return set1(value); });
   blocks(n, [&](int64_t from, int64_t to) {
-    for (int64_t i = from; i < to; i++) x[i] = value;
+    int64_t i = from;
+    for (; i + W <= to; i += W) stream(x + i, set1(value));
+    store_upto(x + i, set1(value), (int)(to - i));
+    stream_fence();
   });
 }
 

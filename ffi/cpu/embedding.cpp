@@ -1,3 +1,4 @@
+// next_tokens         tokens (B) = ids[from] where from (B) >= 0; a token that could not be sampled (-1) becomes 0
 // embedding_forward   x (T, D) =  rows `ids` of the weight (V, D), widened to float32
 // embedding_backward  dw (V, D) += dx (T, D) at those rows
 // The weight is stored in panels (matmul.cpp): row id is lane id % 16 of panel id / 16. The backward pass gives each thread
@@ -6,6 +7,11 @@
 #include "threads.h"
 
 namespace KERNEL_PATH {
+
+void next_tokens(int32_t* tokens, const int32_t* ids, const int32_t* from, int32_t B) {
+  for (int32_t b = 0; b < B; b++)
+    if (from[b] >= 0) tokens[b] = ids[from[b]] < 0 ? 0 : ids[from[b]];
+}
 
 void embedding_forward(float* x, const int32_t* ids, const void* w, int32_t T, int32_t D, int32_t wdtype) {
   WITH_DTYPE(wdtype, TW, {
@@ -19,7 +25,7 @@ void embedding_forward(float* x, const int32_t* ids, const void* w, int32_t T, i
   });
 }
 
-void embedding_backward(float* dw, const float* dx, const int32_t* ids, int32_t T, int32_t D) {
+void embedding_backward(float* dw, const float* dx, const int32_t* ids, int32_t T, int32_t D, int32_t) {
   constexpr int64_t RANGE = 64;
   parallel(ceil_div(D, RANGE), [&](int64_t block) {
     int64_t from = block * RANGE, to = smaller(D, from + RANGE);

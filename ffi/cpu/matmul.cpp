@@ -9,268 +9,243 @@
 // B operand directly), the backward one (16×16 blocks are transposed on the way), the embedding and the head. Its
 // gradient, masters and moments have the same layout in float32, so the optimizer is elementwise.
 //
-// An output element is one chain over the reduction index, for any M, threads or blocking (tile.h).
+// An output element is one chain over the reduction index, for any M, threads or blocking (tile.h). pack.h brings the
+// operands into the order in which tiles read them.
+#include "pack.h"
 #include "panels.h"
 #include "threads.h"
-#include "tile.h"
 
 namespace KERNEL_PATH {
 
-// Rows of the reduction that a widened panel holds at once: 16 × 1024 floats are 64 KiB, an eighth of a small L2.
-static constexpr int64_t DEPTH = 1024;
-// Rows of M that share a widened panel. More rows amortize the widening, fewer keep A in the cache.
-static constexpr int64_t A_BYTES = 384 << 10, LEAST_ROWS = 96, MOST_ROWS = 480;
+// Elements of the reduction between one panel of B and the next: as many as leave the panel and a strip of A in or near the L1;
+// a larger model's K is cut. A transposed panel takes longer to make, so more rows share it, of fewer elements.
+static constexpr int64_t DEPTH = 640, TRANSPOSED_DEPTH = 256;
+// Bytes of A that are multiplied with one panel after the other: most of an L2 of 512 KiB.
+static constexpr int64_t A_BYTES = 288 << 10, TRANSPOSED_A_BYTES = 384 << 10, MOST_ROWS = 480;
+// Up to this many strips of rows read bfloat16 weights directly. For more, a panel is widened once.
+static constexpr int64_t FEW_STRIPS = 6;
+// Packing A pays if a task multiplies it with this many panels.
+static constexpr int64_t PACK_PANELS = 16;
+// Bytes of sums that wait while the reduction is cut.
+static constexpr int64_t SUM_BYTES = 512 << 10;
+// The gradient of a weight: tokens at once, and rows of A, which are columns of x.
+static constexpr int64_t TOKENS = 256, K_BLOCK = 288;
 
-INLINE int64_t row_block(int64_t M, int64_t depth) {
-  int64_t rows = A_BYTES / (4 * (depth > 0 ? depth : 1));
-  rows = larger(LEAST_ROWS, smaller(MOST_ROWS, rows)) / MR * MR;
-  return smaller(M, rows);
+int64_t weight_elements(int32_t N, int32_t K, int32_t) { return ceil_div(N, PANEL) * PANEL * K; }
+
+// Bytes of a slot of a thread's scratch memory at most: packed rows of A (0), sums (1), panels as float32 (2), each with
+// the page to which it is rounded up. `deepest` is the longest reduction of a forward product.
+INLINE int64_t product_scratch(int slot, int64_t deepest) {
+  constexpr int64_t page = 4096, padding = (MOST_ROWS / STRIP + 2) * 32;
+  if (slot == 0)
+    return page + 4 * larger(TRANSPOSED_A_BYTES / 4 + 2 * STRIP * (DEPTH + PANEL) + padding, strip_floats(deepest));
+  return page + (slot == 1 ? SUM_BYTES : 4 * PANEL * 2 * (DEPTH + PANEL));
 }
 
-int64_t weight_elements(int32_t N, int32_t K) { return ceil_div(N, PANEL) * PANEL * K; }
-
-// Bytes of a slot of a thread's scratch memory at most: rows as float32, with room to spare for widened panels and strips
-// (0); sums (1). `deepest` is the longest reduction.
-INLINE int64_t product_scratch(int slot, int64_t deepest, int64_t T) {
-  if (slot == 0) return 4 * larger(A_BYTES, LEAST_ROWS * deepest);
-  if (slot > 1) return 0;
-  const int64_t panels_a_task = ceil_div(deepest * T, PANEL * MOST_ROWS * TASKS) + 1;
-  return 4 * smaller(T, MOST_ROWS) * smaller(deepest, PANEL * panels_a_task);
+// `total` in as few equal pieces as possible of up to `most`, each a multiple of `step`.
+INLINE int64_t piece(int64_t total, int64_t most, int64_t step) {
+  return ceil_div(ceil_div(total, ceil_div(total, larger(most, 1))), step) * step;
 }
 
-// Copies rows of x as float32, row-major with stride `depth`. A float32 input is used in place.
-template <class TX>
-INLINE const float* rows_f32(const TX* x, int64_t ldx, int64_t rows, int64_t depth, float* scratch, int64_t* stride) {
-  if constexpr (sizeof(TX) == 4) {
-    *stride = ldx;
-    return (const float*)x;
-  } else {
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t k = 0; k < depth; k += W) {
-        if (k + W <= depth) store(scratch + r * depth + k, load(x + r * ldx + k));
-        else store_part(scratch + r * depth + k, load_part(x + r * ldx + k, (int)(depth - k)), (int)(depth - k));
-      }
-    *stride = depth;
-    return scratch;
+// One product y (=|+=) a · B (+ bias): y in panels of 16 columns, B the panels of a weight as they are stored, or transposed.
+struct Product {
+  void* y;
+  const void* x;
+  const void* w;
+  const void* bias;
+  int64_t rows, columns, depth;
+  int64_t ldy, ldx, K;  // K: of the weight
+  bool y16, x16, w16;   // bfloat16
+  bool transposed, accumulate;
+
+  const char* x_at(int64_t r, int64_t k) const { return (const char*)x + (r * ldx + k) * (x16 ? 2 : 4); }
+  char* y_at(int64_t r, int64_t n) const { return (char*)y + (r * ldy + n) * (y16 ? 2 : 4); }
+  // The weight's elements from row n, a multiple of 16, and column k.
+  const char* w_at(int64_t n, int64_t k) const { return (const char*)w + (n * K + k * PANEL) * (w16 ? 2 : 4); }
+};
+
+static __attribute__((noinline)) void pack_rows_of(const Product& g, float* packed, int64_t r, int64_t k,
+                                                   const Strips& strips, int64_t depth) {
+  WITH_DTYPE(g.x16, TX, { pack_rows(packed, (const TX*)g.x_at(r, k), g.ldx, strips, depth); });
+}
+
+// Elements [k, k + depth) of panel p as float32.
+static __attribute__((noinline)) void make_panel(const Product& g, float* wide, int64_t p, int64_t k, int64_t depth) {
+  if (!g.transposed) return widen_panel(wide, (const bf16*)g.w_at(p * PANEL, k), depth);
+  WITH_DTYPE(g.w16, TW, { transpose_panel(wide, (const TW*)g.w, k, depth, p * PANEL, g.K); });
+}
+
+// Fetches a part of what the next panel will be made of.
+INLINE void prefetch(const Product& g, int64_t p, int64_t k, int64_t depth, int64_t part, int64_t parts) {
+  const int64_t line = 64 / PANEL / (g.w16 ? 2 : 4);  // rows of a panel
+  const int64_t each = ceil_div(ceil_div(depth, parts), PANEL) * PANEL;
+  for (int64_t i = part * each; i < smaller(depth, (part + 1) * each); i += line) {
+    // rows of a panel, or of the 16 × 16 blocks that will be transposed
+    const char* from = g.transposed ? g.w_at((k + i) / PANEL * PANEL, p * PANEL + i % PANEL) : g.w_at(p * PANEL, k + i);
+    __builtin_prefetch(from);
   }
 }
 
-// y = x · wᵀ for one block of rows and a range of panels.
-template <class TX, class TW, class TY>
-static void forward_task(TY* y, const TX* x, const TW* w, const TW* bias, int64_t rows, int64_t N, int64_t K,
-                         int64_t ldy, int64_t ldx, int64_t panel_from, int64_t panel_to, bool accumulate) {
-  int64_t lda;
-  const float* a = rows_f32(x, ldx, rows, K, (float*)thread_scratch(0, sizeof(TX) == 4 ? 0 : rows * K * 4), &lda);
-  float* c = (float*)thread_scratch(1, rows * PANEL * 4);
-  float* wide = (float*)thread_scratch(2, DEPTH * PANEL * 4);
-  for (int64_t p = panel_from; p < panel_to; p++) {
-    const TW* panel = w + p * K * PANEL;
-    float bias_panel[PANEL] = {};
-    if (bias)
-      for (int64_t n = p * PANEL; n < smaller(N, (p + 1) * PANEL); n++) bias_panel[n - p * PANEL] = to_float(bias[n]);
-    for (int64_t k = 0; k < K; k += DEPTH) {
-      int64_t depth = smaller(DEPTH, K - k);
-      if constexpr (sizeof(TW) == 4) {
-        tiles(rows, c, PANEL, a + k, lda, 1, (const float*)panel + k * PANEL, PANEL, depth, k > 0);
-      } else if (rows <= MR) {
-        tiles(rows, c, PANEL, a + k, lda, 1, panel + k * PANEL, PANEL, depth, k > 0);
-      } else {
-        for (int64_t i = 0; i < depth * PANEL; i += W) store(wide + i, load(panel + k * PANEL + i));
-        tiles(rows, c, PANEL, a + k, lda, 1, wide, PANEL, depth, k > 0);
+static __attribute__((noinline)) void write_panel(const Product& g, const float* c, int64_t r, int64_t rows, int64_t p) {
+  const int64_t n = p * PANEL, columns = smaller(PANEL, g.columns - n);
+  float bias[PANEL] = {};
+  if (g.bias)
+    WITH_DTYPE(g.w16, TW, {
+      for (int64_t j = 0; j < columns; j++) bias[j] = to_float(((const TW*)g.bias)[n + j]);
+    });
+  WITH_DTYPE(g.y16, TY, {
+    write_tile((TY*)g.y_at(r, n), g.ldy, c, rows, columns, g.bias ? bias : nullptr, g.accumulate);
+  });
+}
+
+// A tile over panels beside each other (tile.h).
+struct Tile {
+  int64_t rows;
+  float* c;
+  int64_t ldc;
+  const float* a;
+  int64_t row_stride, k_stride, depth;
+  bool from_c;
+  int64_t next_c, next_b;
+};
+template <class TB>
+INLINE void tile_beside(const Tile& t, int64_t beside, const TB* b) {
+#define BESIDE_CASE(P)                                                                                                 \
+  case P:                                                                                                              \
+    return tile<P>(t.rows, t.c, t.ldc, t.a, t.row_stride, t.k_stride, b, PANEL, t.depth, t.from_c, t.next_c, t.next_b);
+  switch (beside) { BESIDE_CASE(1) BESIDE_CASE(2) BESIDE_CASE(3) BESIDE_CASE(4) }
+#undef BESIDE_CASE
+}
+
+// Panels beside each other in a tile of `rows` rows: for one row or two, enough sums in flight to keep the memory busy.
+INLINE int64_t panels_beside(int64_t rows) { return rows > 2 ? BESIDE : larger(1, smaller(4, SUMS / PV / rows)); }
+
+// Rows [row, row + rows) and panels [from, to). The reduction is cut into pieces of `cut` elements.
+static void product_task(const Product& g, int64_t row, int64_t rows, int64_t from, int64_t to, int64_t cut) {
+  const Strips strips = Strips::of(rows);
+  const bool few = strips.count <= FEW_STRIPS && !g.transposed, narrow = few && g.w16;
+  const bool stored = !g.transposed && (narrow || !g.w16);  // B is read where it is
+  // In place, rows that lie a multiple of 2 KiB apart would evict each other from the L1.
+  const bool pack = g.x16 || (!few && (to - from >= PACK_PANELS || g.ldx % 512 == 0));
+  // Sums may wait in y itself unless something is added to them.
+  const bool in_place = !g.y16 && !g.bias && !g.accumulate, wait = cut < g.depth && !in_place;
+  const int64_t most_beside = panels_beside(rows);
+  const int64_t at_once = wait ? smaller(to - from, SUM_BYTES / 4 / PANEL / rows) : to - from;
+  float* packed = (float*)thread_scratch(0, pack ? strips.count * strip_floats(cut) * 4 : 0);
+  float* sums = (float*)thread_scratch(1, (wait ? at_once : most_beside) * rows * PANEL * 4);
+  float* wide = (float*)thread_scratch(2, stored ? 0 : most_beside * cut * PANEL * 4);
+  for (int64_t first = from; first < to; first += at_once) {
+    const int64_t last = smaller(to, first + at_once);
+    for (int64_t k = 0; k < g.depth; k += cut) {
+      const int64_t depth = smaller(cut, g.depth - k);
+      Operand a = {(const float*)g.x_at(row, k), g.ldx, 1, 0};
+      if (pack) {
+        pack_rows_of(g, packed, row, k, strips, depth);
+        a = {packed, 1, STRIP, strip_floats(depth)};
+      }
+      int64_t beside;
+      for (int64_t p = first; p < last; p += beside) {
+        beside = last - p >= most_beside ? most_beside : 1;
+        const bool whole = in_place && (p + beside) * PANEL <= g.columns;
+        float* c = whole ? (float*)g.y_at(row, p * PANEL) : sums + (wait ? p - first : 0) * rows * PANEL;
+        const int64_t ldc = whole ? g.ldy : PANEL, next_c = whole ? PANEL : rows * PANEL;
+        const int64_t next_b = stored ? g.K * PANEL : cut * PANEL;
+        if (!stored)
+          for (int64_t i = 0; i < beside; i++) make_panel(g, wide + i * next_b, p + i, k, depth);
+        const void* b = stored ? (const void*)g.w_at(p * PANEL, k) : wide;
+        for (int64_t i = 0; i < strips.count; i++) {
+          if (!stored)
+            for (int64_t next = p + beside; next < smaller(last, p + 2 * beside); next++)
+              prefetch(g, next, k, depth, i, strips.count);
+          const Tile t = {strips.rows(i), c + strips.first(i) * ldc, ldc, a.strip(strips, i), a.row_stride, a.k_stride, depth,
+                          k > 0, next_c, next_b};
+          if (narrow) tile_beside(t, beside, (const bf16*)b);
+          else tile_beside(t, beside, (const float*)b);
+        }
+        if (!whole && k + depth == g.depth)
+          for (int64_t i = 0; i < beside; i++) write_panel(g, c + i * next_c, row, rows, p + i);
       }
     }
-    int64_t columns = smaller(PANEL, N - p * PANEL);
-    write_tile(y + p * PANEL, ldy, c, rows, columns, bias ? bias_panel : nullptr, accumulate);
   }
 }
 
-// One row: four panels side by side, so that enough sums are in flight to keep the memory busy. The chain of each
-// element is the same as in tile_rows.
-template <class TX, class TW, class TY>
-static void forward_row(TY* y, const TX* x, const TW* w, const TW* bias, int64_t N, int64_t K, int64_t panel_from,
-                        int64_t panel_to, bool accumulate) {
-  int64_t lda;
-  const float* a = rows_f32(x, K, 1, K, (float*)thread_scratch(0, sizeof(TX) == 4 ? 0 : K * 4), &lda);
-  constexpr int AT_ONCE = 4;
-  for (int64_t p = panel_from; p < panel_to; p += AT_ONCE) {
-    float c[AT_ONCE][PANEL];
-    int64_t count = smaller(AT_ONCE, panel_to - p);
-    const TW* b = w + p * K * PANEL;
-    if (count == AT_ONCE) {
-      V acc[AT_ONCE][PV];
-#pragma GCC unroll 4
-      for (int i = 0; i < AT_ONCE; i++)
-#pragma GCC unroll 4
-        for (int v = 0; v < PV; v++) acc[i][v] = zero();
-      for (int64_t k = 0; k < K; k++) {
-        V ak = set1(a[k]);
-#pragma GCC unroll 4
-        for (int i = 0; i < AT_ONCE; i++)
-#pragma GCC unroll 4
-          for (int v = 0; v < PV; v++) acc[i][v] = fma(ak, load(b + (i * K + k) * PANEL + v * W), acc[i][v]);
-      }
-#pragma GCC unroll 4
-      for (int i = 0; i < AT_ONCE; i++)
-#pragma GCC unroll 4
-        for (int v = 0; v < PV; v++) store(&c[i][v * W], acc[i][v]);
-    } else {
-      for (int64_t i = 0; i < count; i++) tile(1, c[i], PANEL, a, 0, 1, b + i * K * PANEL, PANEL, K, false);
-    }
-    for (int64_t i = 0; i < count; i++) {
-      int64_t n = (p + i) * PANEL, columns = smaller(PANEL, N - n);
-      float bias_panel[PANEL] = {};
-      if (bias)
-        for (int64_t j = 0; j < columns; j++) bias_panel[j] = to_float(bias[n + j]);
-      write_tile(y + n, N, c[i], 1, columns, bias ? bias_panel : nullptr, accumulate);
-    }
+// Panels of a task, in multiples of `step`, so that the busiest thread has the least to do. A task's other work is worth about
+// half a panel.
+INLINE int64_t share_panels(int64_t panels, int64_t blocks, int64_t step) {
+  const int64_t threads = thread_total(), least = smaller(panels, ceil_div(4 * threads, blocks));
+  int64_t best = panels, best_time = INT64_MAX;
+  for (int64_t splits = least; splits <= smaller(panels, 2 * least + 8); splits++) {
+    const int64_t share = ceil_div(ceil_div(panels, splits), step) * step;
+    const int64_t time = ceil_div(blocks * ceil_div(panels, share), threads) * (2 * share + 1);
+    if (time < best_time) best = share, best_time = time;
   }
+  return best;
+}
+
+static void product(const Product& g) {
+  const int64_t depth = g.transposed ? TRANSPOSED_DEPTH : DEPTH, bytes = g.transposed ? TRANSPOSED_A_BYTES : A_BYTES;
+  // A single strip reads B only once, so there it runs on to the end.
+  const bool once = g.rows <= STRIP && !g.transposed;
+  const int64_t cut = once ? g.depth : smaller(g.depth, piece(g.depth, depth, PANEL));
+  const int64_t block = smaller(g.rows, piece(g.rows, smaller(MOST_ROWS, bytes / 4 / cut), STRIP));
+  const int64_t panels = ceil_div(g.columns, PANEL), blocks = ceil_div(g.rows, block);
+  const int64_t share = share_panels(panels, blocks, panels_beside(block)), splits = ceil_div(panels, share);
+  parallel(blocks * splits, [&](int64_t task) {
+    const int64_t row = task / splits * block, from = task % splits * share;
+    product_task(g, row, smaller(block, g.rows - row), from, smaller(panels, from + share), cut);
+  });
 }
 
 void matmul_forward(void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K,
                     int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate) {
   if (M <= 0 || N <= 0) return;
-  WITH_DTYPE(ydtype, TY, WITH_DTYPE(xdtype, TX, WITH_DTYPE(wdtype, TW, {
-    int64_t panels = ceil_div(N, PANEL);
-    if (M == 1) {
-      int64_t per_task = larger(4, ceil_div(ceil_div(panels, 64), 4) * 4);
-      parallel(ceil_div(panels, per_task), [&](int64_t task) {
-        int64_t from = task * per_task;
-        forward_row((TY*)y, (const TX*)x, (const TW*)w, (const TW*)bias, N, K, from, smaller(panels, from + per_task),
-                    accumulate != 0);
-      });
-      return;
-    }
-    int64_t block = row_block(M, K), blocks = ceil_div(M, block);
-    int64_t per_task = panels_per_task(panels, blocks, 4), splits = ceil_div(panels, per_task);
-    parallel(blocks * splits, [&](int64_t task) {
-      int64_t row = task / splits * block, from = task % splits * per_task;
-      forward_task((TY*)y + row * ldy, (const TX*)x + row * ldx, (const TW*)w, (const TW*)bias, smaller(block, M - row), N, K,
-                   ldy, ldx, from, smaller(panels, from + per_task), accumulate != 0);
-    });
-  })));
-}
-
-// wide[n][16] = w[n][k0 … k0+15] for `depth` rows n from n0: 16×16 blocks of the panels, transposed.
-template <class TW>
-INLINE void transpose_panel(float* wide, const TW* w, int64_t n0, int64_t depth, int64_t k0, int64_t K) {
-  int64_t columns = smaller(PANEL, K - k0);
-  for (int64_t n = 0; n < depth; n += PANEL) {
-    const TW* block = w + ((n0 + n) / PANEL * K + k0) * PANEL;
-    float t[PANEL][PANEL];
-    for (int64_t k = 0; k < PANEL; k++)
-      for (int v = 0; v < PV; v++) store(&t[k][v * W], k < columns ? load(block + k * PANEL + v * W) : zero());
-    int64_t rows = smaller(PANEL, depth - n);
-#if defined(__AVX2__)
-    for (int64_t r8 = 0; r8 < PANEL; r8 += 8)
-      for (int64_t k8 = 0; k8 < PANEL; k8 += 8) {
-        __m256 a[8], b[8];
-        for (int i = 0; i < 8; i++) a[i] = _mm256_loadu_ps(&t[k8 + i][r8]);
-        for (int i = 0; i < 4; i++) {
-          b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
-          b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
-        }
-        for (int h = 0; h < 8; h += 4) {
-          a[h + 0] = _mm256_shuffle_ps(b[h + 0], b[h + 2], 0x44);
-          a[h + 1] = _mm256_shuffle_ps(b[h + 0], b[h + 2], 0xee);
-          a[h + 2] = _mm256_shuffle_ps(b[h + 1], b[h + 3], 0x44);
-          a[h + 3] = _mm256_shuffle_ps(b[h + 1], b[h + 3], 0xee);
-        }
-        for (int i = 0; i < 4; i++) {
-          if (r8 + i < rows) _mm256_storeu_ps(wide + (n + r8 + i) * PANEL + k8, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-          if (r8 + i + 4 < rows)
-            _mm256_storeu_ps(wide + (n + r8 + i + 4) * PANEL + k8, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
-        }
-      }
-#else
-    for (int64_t r = 0; r < rows; r++)
-      for (int64_t k = 0; k < PANEL; k++) wide[(n + r) * PANEL + k] = t[k][r];
-#endif
-  }
+  product({y, x, w, bias, M, N, K, ldy, ldx, K, ydtype != 0, xdtype != 0, wdtype != 0, false, accumulate != 0});
 }
 
 void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K, int32_t lddx,
                            int32_t lddy, int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate) {
   if (M <= 0 || K <= 0) return;
-  WITH_DTYPE(dxdtype, TX, WITH_DTYPE(dydtype, TY, WITH_DTYPE(wdtype, TW, {
-    int64_t panels = ceil_div(K, PANEL);
-    int64_t block = smaller(M, MOST_ROWS / MR * MR), blocks = ceil_div(M, block);
-    int64_t per_task = panels_per_task(panels, blocks, 1), splits = ceil_div(panels, per_task);
-    parallel(blocks * splits, [&](int64_t task) {
-      int64_t row = task / splits * block, from = task % splits * per_task, to = smaller(panels, from + per_task);
-      int64_t rows = smaller(block, M - row), count = to - from;
-      // The reduction runs over N, which for the head is the vocabulary: A is converted a depth at a time, so the
-      // depth loop is outermost and every panel's partial sums wait in c.
-      float* c = (float*)thread_scratch(1, rows * PANEL * count * 4);
-      float* wide = (float*)thread_scratch(2, DEPTH * PANEL * 4);
-      for (int64_t n = 0; n < N; n += DEPTH) {
-        int64_t depth = smaller(DEPTH, N - n), lda;
-        const float* a = rows_f32((const TY*)dy + row * lddy + n, lddy, rows, depth,
-                                  (float*)thread_scratch(0, sizeof(TY) == 4 ? 0 : rows * DEPTH * 4), &lda);
-        for (int64_t p = 0; p < count; p++) {
-          transpose_panel(wide, (const TW*)w, n, depth, (from + p) * PANEL, K);
-          tiles(rows, c + p * rows * PANEL, PANEL, a, lda, 1, wide, PANEL, depth, n > 0);
-        }
-      }
-      for (int64_t p = 0; p < count; p++) {
-        int64_t k = (from + p) * PANEL;
-        write_tile((TX*)dx + row * lddx + k, lddx, c + p * rows * PANEL, rows, smaller(PANEL, K - k), nullptr,
-                   accumulate != 0);
-      }
-    });
-  })));
-}
-
-// strips[i][t][MR]: columns i·MR … of x, a token's MR values adjacent, zero beyond `depth`. A strip is written with
-// whole vectors: the W − MR extra values are overwritten by the next token, or fall into the room after the last.
-template <class TX>
-INLINE void transpose_strips(float* strips, const TX* x, int64_t ldx, int64_t tokens, int64_t depth) {
-  for (int64_t k = 0; k < depth; k += MR) {
-    float* strip = strips + k * tokens;
-    if (k + W <= depth) {
-      for (int64_t t = 0; t < tokens; t++) store(strip + t * MR, load(x + t * ldx + k));
-    } else {
-      for (int64_t t = 0; t < tokens; t++) store(strip + t * MR, load_part(x + t * ldx + k, (int)(depth - k)));
-    }
-  }
+  product({dx, dy, w, nullptr, M, K, N, lddx, lddy, K, dxdtype != 0, dydtype != 0, wdtype != 0, true, accumulate != 0});
 }
 
 void matmul_backward_weight(float* dw, const void* dy, const void* x, int32_t M, int32_t N, int32_t K, int32_t lddy,
                             int32_t ldx, int32_t dydtype, int32_t xdtype) {
   if (M <= 0 || N <= 0) return;
-  WITH_DTYPE(dydtype, TY, WITH_DTYPE(xdtype, TX, {
-    // A task owns a range of panels and of K; the reduction over the M tokens accumulates in dw itself.
-    constexpr int64_t K_BLOCK = 288 / MR * MR;
-    constexpr int64_t TOKENS = 256;
-    int64_t panels = ceil_div(N, PANEL), k_blocks = ceil_div(K, K_BLOCK);
-    int64_t k_block = ceil_div(ceil_div(K, k_blocks), MR) * MR;
-    int64_t per_task = panels_per_task(panels, k_blocks, 16), splits = ceil_div(panels, per_task);
-    parallel(k_blocks * splits, [&](int64_t task) {
-      int64_t k0 = task / splits * k_block, depth = smaller(k_block, K - k0);
-      if (depth <= 0) return;
-      int64_t from = task % splits * per_task, to = smaller(panels, from + per_task);
-      float* a = (float*)thread_scratch(0, (TOKENS * k_block + W) * 4);
-      float* b = (float*)thread_scratch(2, TOKENS * PANEL * 4);
-      for (int64_t m = 0; m < M; m += TOKENS) {
-        int64_t tokens = smaller(TOKENS, M - m);
-        transpose_strips(a, (const TX*)x + m * ldx + k0, ldx, tokens, depth);
-        for (int64_t p = from; p < to; p++) {
-          int64_t n = p * PANEL;
-          int columns = (int)smaller(PANEL, N - n);
-          const TY* source = (const TY*)dy + m * lddy + n;
-          for (int64_t t = 0; t < tokens; t++)
-            for (int v = 0; v < PV; v++) {
-              int rest = columns - v * W;
-              V value = rest >= W ? load(source + t * lddy + v * W)
-                                  : rest > 0 ? load_part(source + t * lddy + v * W, rest) : zero();
-              store(b + t * PANEL + v * W, value);
-            }
-          float* c = dw + (p * K + k0) * PANEL;
-          for (int64_t k = 0; k < depth; k += MR)
-            tile(smaller(MR, depth - k), c + k * PANEL, PANEL, a + k * tokens, 1, MR, b, PANEL, tokens, true);
+  // A task owns a range of panels and of K; the reduction over the M tokens accumulates in dw itself.
+  const int64_t at_once = piece(M, TOKENS, 1);
+  const int64_t k_block = piece(K, K_BLOCK, STRIP), k_blocks = ceil_div(K, k_block);
+  const int64_t panels = ceil_div(N, PANEL), share = share_panels(panels, k_blocks, BESIDE), splits = ceil_div(panels, share);
+  parallel(k_blocks * splits, [&](int64_t task) {
+    const int64_t k0 = task / splits * k_block;
+    const Strips strips = Strips::of(smaller(k_block, K - k0));
+    const int64_t from = task % splits * share, to = smaller(panels, from + share);
+    float* packed = (float*)thread_scratch(0, strips.count * strip_floats(at_once) * 4);
+    float* b = (float*)thread_scratch(2, BESIDE * at_once * PANEL * 4);
+    for (int64_t m = 0; m < M; m += at_once) {
+      const int64_t tokens = smaller(at_once, M - m), next_b = tokens * PANEL, next_c = (int64_t)K * PANEL;
+      WITH_DTYPE(xdtype, TX, { pack_columns(packed, (const TX*)x + m * ldx + k0, ldx, strips, tokens, K - k0); });
+      const Operand a = {packed, 1, STRIP, strip_floats(tokens)};
+      for (int64_t p = from; p < to; p += BESIDE) {
+        const int64_t beside = smaller(BESIDE, to - p);
+        for (int64_t i = 0; i < beside; i++) {
+          const int64_t n = (p + i) * PANEL;
+          WITH_DTYPE(dydtype, TY, {
+            copy_panel(b + i * next_b, (const TY*)dy + m * lddy + n, lddy, tokens, smaller(PANEL, N - n));
+          });
+        }
+        float* c = dw + (p * K + k0) * PANEL;
+        for (int64_t i = 0; i < strips.count; i++) {
+          float* sums = c + strips.first(i) * PANEL;
+          for (int64_t j = 0; j < beside; j++)
+            for (int64_t next = STRIP; next < 2 * STRIP; next++)
+              __builtin_prefetch(sums + j * next_c + next * PANEL, 1);  // the next strip's
+          const Tile t = {strips.rows(i), sums, PANEL, a.strip(strips, i), a.row_stride, a.k_stride, tokens, true, next_c,
+                          next_b};
+          tile_beside(t, beside, (const float*)b);
         }
       }
-    });
-  }));
+    }
+  });
 }
 
 void bias_backward(float* dbias, const void* dy, int32_t M, int32_t N, int32_t lddy, int32_t dydtype) {
@@ -288,14 +263,23 @@ void bias_backward(float* dbias, const void* dy, int32_t M, int32_t N, int32_t l
   });
 }
 
+// w[k][lane] = rows[lane][k], for 16 rows of K elements in the weight's own type.
+template <class T>
+INLINE void pack_panel(T* panel, const T* rows, int64_t K) {
+  for (int64_t k = 0; k < K; k++)
+    for (int64_t lane = 0; lane < PANEL; lane++) panel[k * PANEL + lane] = rows[lane * K + k];
+}
+
 // To the layout: source is (N, K) row-major of dtype 0 float32, 1 bfloat16, 2 float16; rows [n0, n0 + rows).
 void weight_pack(void* w, const void* source, int32_t n0, int32_t rows, int32_t N, int32_t K, int32_t wdtype,
-                 int32_t source_dtype) {
+                 int32_t source_dtype, int32_t) {
   WITH_DTYPE(wdtype, TW, {
     int64_t first = n0 / PANEL, last = ceil_div(n0 + rows, PANEL);
     parallel(last - first, [&](int64_t i) {
       int64_t p = first + i;
       TW* panel = (TW*)w + p * K * PANEL;
+      if (wdtype == source_dtype && p * PANEL >= n0 && (p + 1) * PANEL <= n0 + rows)
+        return pack_panel(panel, (const TW*)source + (p * PANEL - n0) * K, K);
       for (int64_t lane = 0; lane < PANEL; lane++) {
         int64_t n = p * PANEL + lane, r = n - n0;
         if (n >= N)
@@ -314,7 +298,7 @@ void weight_pack(void* w, const void* source, int32_t n0, int32_t rows, int32_t 
 
 // From the layout: rows [n0, n0 + rows) as (rows, K) row-major, dtype 0 float32 or 1 bfloat16.
 void weight_unpack(void* target, const void* w, int32_t n0, int32_t rows, int32_t K, int32_t target_dtype,
-                   int32_t wdtype) {
+                   int32_t wdtype, int32_t) {
   WITH_DTYPE(target_dtype, TT, WITH_DTYPE(wdtype, TW, {
     parallel(ceil_div(rows, PANEL), [&](int64_t block) {
       for (int64_t r = block * PANEL; r < smaller(rows, (block + 1) * PANEL); r++) {

@@ -24,15 +24,19 @@
      (dbias, dy, M, N, lddy, dydtype))                                                                                 \
   OP(weight_pack,                                                                                                      \
      (void* w, const void* source, int32_t n0, int32_t rows, int32_t N, int32_t K, int32_t wdtype,                     \
-      int32_t source_dtype),                                                                                           \
-     (w, source, n0, rows, N, K, wdtype, source_dtype))                                                                \
+      int32_t source_dtype, int32_t layout_dtype),                                                                     \
+     (w, source, n0, rows, N, K, wdtype, source_dtype, layout_dtype))                                                  \
   OP(weight_unpack,                                                                                                    \
-     (void* target, const void* w, int32_t n0, int32_t rows, int32_t K, int32_t target_dtype, int32_t wdtype),         \
-     (target, w, n0, rows, K, target_dtype, wdtype))                                                                   \
+     (void* target, const void* w, int32_t n0, int32_t rows, int32_t K, int32_t target_dtype, int32_t wdtype,          \
+      int32_t layout_dtype),                                                                                           \
+     (target, w, n0, rows, K, target_dtype, wdtype, layout_dtype))                                                     \
+  OP(next_tokens, (int32_t* tokens, const int32_t* ids, const int32_t* from, int32_t B), (tokens, ids, from, B))       \
   OP(embedding_forward,                                                                                                \
      (float* x, const int32_t* ids, const void* w, int32_t T, int32_t D, int32_t wdtype),                              \
      (x, ids, w, T, D, wdtype))                                                                                        \
-  OP(embedding_backward, (float* dw, const float* dx, const int32_t* ids, int32_t T, int32_t D), (dw, dx, ids, T, D))  \
+  OP(embedding_backward,                                                                                               \
+     (float* dw, const float* dx, const int32_t* ids, int32_t T, int32_t D, int32_t wdtype),                           \
+     (dw, dx, ids, T, D, wdtype))                                                                                      \
   OP(rmsnorm_forward,                                                                                                  \
      (void* y, float* rstd, const void* x, const void* weight, int32_t T, int32_t H, int32_t D, int32_t ldy,           \
       int32_t ldx, float eps, int32_t ydtype, int32_t xdtype, int32_t wdtype),                                         \
@@ -111,7 +115,7 @@
 // What a caller must know in advance: elements that the kernels' layouts take, and upper bounds of the bytes of scratch
 // memory over all kernels of a model, of each thread and of one thread for all. `longest`: tokens of a sequence, T: of a batch.
 #define CPU_SIZES(SIZE)                                                                                                \
-  SIZE(weight_elements, (int32_t N, int32_t K), (N, K))                                                                \
+  SIZE(weight_elements, (int32_t N, int32_t K, int32_t wdtype), (N, K, wdtype))                                        \
   SIZE(key_page_elements, (int32_t Hkv, int32_t Dh), (Hkv, Dh))                                                        \
   SIZE(value_page_elements, (int32_t Hkv, int32_t Dh), (Hkv, Dh))                                                      \
   SIZE(attention_scratch_elements, (int32_t Hkv, int32_t Dh), (Hkv, Dh))                                               \

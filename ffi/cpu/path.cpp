@@ -29,11 +29,11 @@ static double fma_peak(int64_t n) {
 
 // The kernels take turns with a slot, so it grows to the largest need.
 int64_t thread_scratch_bound(int32_t V, int32_t D, int32_t F, int32_t H, int32_t Hkv, int32_t Dh, int32_t longest,
-                             int32_t T) {
+                             int32_t) {
   const int64_t deepest = larger(larger(D, F), (int64_t)H * Dh);
   int64_t bytes = 0;
   for (int slot = 0; slot < 3; slot++)
-    bytes += larger(larger(product_scratch(slot, deepest, T), attention_scratch(slot, H / Hkv, Dh, longest)),
+    bytes += larger(larger(product_scratch(slot, deepest), attention_scratch(slot, H / Hkv, Dh, longest)),
                     sample_scratch(slot, V));
   return bytes;
 }

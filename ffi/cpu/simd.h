@@ -74,6 +74,8 @@ INLINE void store(bf16* p, V x) {
   __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(0x40));
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
+// Past the caches; p is aligned. Call stream_fence before another thread may read it.
+INLINE void stream(float* p, V x) { _mm512_stream_ps(p, x); }
 INLINE V add(V a, V b) { return _mm512_add_ps(a, b); }
 INLINE V sub(V a, V b) { return _mm512_sub_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
@@ -108,6 +110,7 @@ INLINE void store(bf16* p, V x) {
   r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0xd8);
   _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(r));
 }
+INLINE void stream(float* p, V x) { _mm256_stream_ps(p, x); }
 INLINE V add(V a, V b) { return _mm256_add_ps(a, b); }
 INLINE V sub(V a, V b) { return _mm256_sub_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm256_mul_ps(a, b); }
@@ -149,6 +152,7 @@ INLINE void store(float* p, V x) { memcpy(p, &x, sizeof x); }
 INLINE void store(bf16* p, V x) {
   for (int i = 0; i < W; i++) p[i] = to_bf16(x[i]);
 }
+INLINE void stream(float* p, V x) { store(p, x); }
 INLINE V add(V a, V b) { return a + b; }
 INLINE V sub(V a, V b) { return a - b; }
 INLINE V mul(V a, V b) { return a * b; }
@@ -168,6 +172,12 @@ INLINE V round_nearest(V a) {  // |a| < 2^22: adding 1.5 * 2^23 leaves the neare
 }
 INLINE V pow2(V n) { return (V)((__builtin_convertvector(n, I) + 127) << 23); }
 #endif
+
+INLINE void stream_fence() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
 
 // Sum of the lanes, always with the same tree: halves are folded together until one is left.
 INLINE float sum_lanes(V x) {

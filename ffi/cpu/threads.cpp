@@ -3,6 +3,11 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#if defined(__linux__)
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#endif
 #include <unistd.h>
 
 #include <atomic>
@@ -18,10 +23,11 @@ struct Job {
 constexpr int MAX_THREADS = 256;
 constexpr int SPINS = 4000;  // about 50 µs: kernels follow each other faster than a sleeping thread wakes
 
-std::atomic<uint32_t> generation{0};  // counts jobs; a worker waits for it to change
-std::atomic<int64_t> next_index{0};
-std::atomic<int> running{0};
-Job job;
+// In cache lines of their own: waiting threads read one while working threads change another.
+alignas(64) std::atomic<uint32_t> generation{0};  // counts jobs; a worker waits for it to change
+alignas(64) std::atomic<int64_t> next_index{0};
+alignas(64) std::atomic<int> running{0};
+alignas(64) Job job;
 int thread_count = 1;
 int started = 1;  // the calling thread is number 0
 std::atomic<bool> busy{false};
@@ -58,6 +64,8 @@ void* worker(void* argument) {
   return nullptr;
 }
 
+constexpr size_t HUGE_PAGE = 2 << 20;
+
 struct Scratch {
   void* memory[4] = {};
   size_t bytes[4] = {};
@@ -67,6 +75,37 @@ struct Scratch {
 };
 thread_local Scratch scratch;
 std::atomic<int64_t> scratch_total{0};
+
+constexpr int64_t POPULATED_AT_ONCE = 4 * (int64_t)HUGE_PAGE;
+
+// The i-th piece of the memory; what it holds stays.
+void populate(void* address, int64_t bytes, int64_t i) {
+  char* from = (char*)address + i * POPULATED_AT_ONCE;
+  int64_t size = bytes - i * POPULATED_AT_ONCE;
+  if (size > POPULATED_AT_ONCE) size = POPULATED_AT_ONCE;
+#if defined(__linux__)
+  constexpr int POPULATE_WRITE = 23;  // MADV_POPULATE_WRITE, since Linux 5.14
+  if (madvise(from, size, POPULATE_WRITE) == 0) return;
+#endif
+  for (int64_t at = 0; at < size; at += 4096) __atomic_fetch_or(from + at, 0, __ATOMIC_RELAXED);
+}
+
+struct Beside {
+  void* address;
+  int64_t bytes;
+} beside;
+pthread_t beside_thread;
+bool is_beside = false;
+std::atomic<bool> end_beside{false};
+
+void* populate_beside(void*) {
+#if defined(__linux__)
+  setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 15);  // of this thread: kernels wait for their slowest one
+#endif
+  for (int64_t i = 0; i * POPULATED_AT_ONCE < beside.bytes && !end_beside.load(); i++)
+    populate(beside.address, beside.bytes, i);
+  return nullptr;
+}
 
 }  // namespace
 
@@ -93,12 +132,17 @@ void parallel_for(int64_t count, void (*body)(void*, int64_t), void* context) {
   busy.store(false);
 }
 
+int thread_total() { return thread_count; }
+
 void* thread_scratch(int slot, size_t bytes) {
   if (scratch.bytes[slot] < bytes) {
     free(scratch.memory[slot]);
     size_t rounded = (bytes + 4095) & ~(size_t)4095;
     scratch_total.fetch_add((int64_t)(rounded - scratch.bytes[slot]));
-    if (posix_memalign(&scratch.memory[slot], 64, rounded) != 0) abort();
+    if (posix_memalign(&scratch.memory[slot], rounded < HUGE_PAGE ? 64 : HUGE_PAGE, rounded) != 0) abort();
+#if defined(MADV_HUGEPAGE)
+    if (rounded >= HUGE_PAGE) madvise(scratch.memory[slot], rounded, MADV_HUGEPAGE);
+#endif
     scratch.bytes[slot] = rounded;
   }
   return scratch.memory[slot];
@@ -106,6 +150,8 @@ void* thread_scratch(int slot, size_t bytes) {
 
 #pragma GCC visibility push(default)
 extern "C" {
+
+void memory_populated(void);
 
 // Threads that kernels use from now on, the calling one included; returns the number in use.
 int32_t threads_set(int32_t n) {
@@ -138,6 +184,28 @@ int32_t threads_available(void) {
 #endif
   long online = sysconf(_SC_NPROCESSORS_ONLN);
   return online > 0 ? (int32_t)online : 1;
+}
+
+// Makes new anonymous memory resident, on all threads. A thread takes whole huge pages: two that touch the same one both
+// zero it, and one of them in vain.
+void memory_populate(void* address, int64_t bytes) {
+  parallel((bytes + POPULATED_AT_ONCE - 1) / POPULATED_AT_ONCE, [&](int64_t i) { populate(address, bytes, i); });
+}
+
+// The same on a thread of its own, while other work uses the memory.
+void memory_populate_beside(void* address, int64_t bytes) {
+  memory_populated();
+  beside = Beside{address, bytes};
+  is_beside = pthread_create(&beside_thread, nullptr, populate_beside, nullptr) == 0;
+}
+
+// Ends that thread, before its memory is freed.
+void memory_populated(void) {
+  if (!is_beside) return;
+  end_beside.store(true);
+  pthread_join(beside_thread, nullptr);
+  end_beside.store(false);
+  is_beside = false;
 }
 
 // Bytes of scratch memory that all threads hold.

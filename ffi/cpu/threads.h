@@ -8,6 +8,9 @@
 // Calls body(context, i) for every i in [0, count), on all threads; returns when all are done.
 void parallel_for(int64_t count, void (*body)(void* context, int64_t index), void* context);
 
+// Threads that parallel_for uses, the calling one included. How work is split may depend on it, a sum's order never.
+int thread_total();
+
 // At least `bytes` of this thread's scratch memory (64-byte aligned) in slot 0…3; contents are lost when it grows.
 void* thread_scratch(int slot, size_t bytes);
 

@@ -1,7 +1,7 @@
-// The one inner loop of every matrix product: a tile of MR rows by 16 columns,
+// The one inner loop of every matrix product: a tile of rows by 16 columns, or by several panels of 16 side by side,
 //   C[r][0..15] (+)= Σ_k A[r][k] · B[k][0..15],   k ascending, one fused multiply-add each.
-// An element's sum is one chain over k that starts at zero (or at C), so its bits depend neither on MR, nor on which
-// other rows share the tile, nor on where the k range is cut when the chain is carried through C. Promise 2 relies on it.
+// An element's sum is one chain over k that starts at zero (or at C), so its bits depend neither on the tile's shape, nor on
+// which other rows share it, nor on where the k range is cut when the chain is carried through C. Promise 2 relies on it.
 #pragma once
 #include "simd.h"
 
@@ -9,49 +9,68 @@ namespace KERNEL_PATH {
 
 // Rows that fill the register file next to a row of B.
 static constexpr int MR = W == 16 ? 14 : W == 8 ? 6 : 3;
+// Vectors of sums that the register file holds next to a row of B and an element of A.
+static constexpr int SUMS = W == 16 ? 24 : 12;
+
+// Elements of B, 2 KiB.
+static constexpr int AHEAD = 1024;
 
 // C is float with row stride ldc; A[r][k] is at a[r * row_stride + k * k_stride]; B rows are ldb apart. from_c: the chain
-// continues from C; otherwise it starts at zero.
-template <int ROWS, class TB>
+// continues from C; otherwise it starts at zero. next_c and next_b lead from a panel to the one beside it.
+template <int ROWS, int PANELS, class TB>
 INLINE void tile_rows(float* c, int64_t ldc, const float* a, int64_t row_stride, int64_t k_stride, const TB* b,
-                      int64_t ldb, int64_t depth, bool from_c) {
-  V acc[ROWS][PV];
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; r++)
+                      int64_t ldb, int64_t depth, bool from_c, int64_t next_c, int64_t next_b) {
+  V acc[PANELS][ROWS][PV];
 #pragma GCC unroll 4
-    for (int v = 0; v < PV; v++) acc[r][v] = zero();
-  if (from_c) {
+  for (int p = 0; p < PANELS; p++)
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
-      for (int v = 0; v < PV; v++) acc[r][v] = load(c + r * ldc + v * W);
+      for (int v = 0; v < PV; v++) acc[p][r][v] = zero();
+  if (from_c) {
+#pragma GCC unroll 4
+    for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+        for (int v = 0; v < PV; v++) acc[p][r][v] = load(c + p * next_c + r * ldc + v * W);
   }
   for (int64_t k = 0; k < depth; k++) {
-    V bk[PV];
+    V bk[PANELS][PV];
+    // A bfloat16 weight streams from memory, and the processor's own prefetching stops at the end of a page.
+    if constexpr (sizeof(TB) == 2 && PANELS == 1) __builtin_prefetch(b + AHEAD);
 #pragma GCC unroll 4
-    for (int v = 0; v < PV; v++) bk[v] = load(b + v * W);
+    for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 4
+      for (int v = 0; v < PV; v++) bk[p][v] = load(b + p * next_b + v * W);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++) {
       V ark = set1(a[r * row_stride]);
 #pragma GCC unroll 4
-      for (int v = 0; v < PV; v++) acc[r][v] = fma(ark, bk[v], acc[r][v]);
+      for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < PV; v++) acc[p][r][v] = fma(ark, bk[p][v], acc[p][r][v]);
     }
     a += k_stride;
     b += ldb;
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 4
-    for (int v = 0; v < PV; v++) store(c + r * ldc + v * W, acc[r][v]);
+  for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
+      for (int v = 0; v < PV; v++) store(c + p * next_c + r * ldc + v * W, acc[p][r][v]);
 }
 
-// tile_rows for a number of rows known at run time, 1…MR.
-template <class TB>
+// tile_rows for a number of rows known at run time: up to MR, or as many as fit beside each other with their panels.
+template <int PANELS = 1, class TB>
 static __attribute__((noinline)) void tile(int64_t rows, float* c, int64_t ldc, const float* a, int64_t row_stride,
-                                           int64_t k_stride, const TB* b, int64_t ldb, int64_t depth, bool from_c) {
-#define ROWS_CASE(R)                                                                                \
-  case R:                                                                                           \
-    if constexpr (R <= MR) tile_rows<R>(c, ldc, a, row_stride, k_stride, b, ldb, depth, from_c); \
+                                           int64_t k_stride, const TB* b, int64_t ldb, int64_t depth, bool from_c,
+                                           int64_t next_c = 0, int64_t next_b = 0) {
+#define ROWS_CASE(R)                                                                                        \
+  case R:                                                                                                   \
+    if constexpr (R <= MR && R * PANELS * PV <= SUMS)                                                       \
+      tile_rows<R, PANELS>(c, ldc, a, row_stride, k_stride, b, ldb, depth, from_c, next_c, next_b);         \
     break;
   switch (rows) {
     ROWS_CASE(1) ROWS_CASE(2) ROWS_CASE(3) ROWS_CASE(4) ROWS_CASE(5) ROWS_CASE(6) ROWS_CASE(7)

@@ -1,32 +1,35 @@
 // The inner loop of products whose operands are bfloat16, for processors that multiply them in pairs:
-//   C[r][0..15] (+)= Σ_k A[r][k] · B[k][0..15],   C float32, k ascending in groups of GROUP.
+//   C[r][0..31] = (C +) Σ_k A[r][k] · B[k][0..31],   C float32, k ascending.
 //
 // Two instructions, one per path: vdpbf16ps takes a pair of k, tdpbf16ps (AMX_TILES) takes 32. Each rounds in its own way, and
 // both flush subnormal numbers to zero. The operations on an element are determined by k alone: neither neighbouring rows and
 // panels, nor where the k range is cut (at multiples of GROUP, the sums carried through C) change its bits.
 //
-// Memory: A is row-major bfloat16, so its pairs are adjacent. B is [k/2][16] pairs of one column, the earlier k in the low
-// half. Both are zero-padded in k to a multiple of GROUP: zeros only meet zeros, so no NaN appears.
+// Memory: A is row-major bfloat16, so its pairs are adjacent. B is one panel or two, each [k/2][16] pairs of one column, the
+// earlier k in the low half: 32 k of a panel are 1 KiB in a row, one tile. C has rows of 32 floats, two panels side by side. A and
+// B are zero-padded in k to a multiple of GROUP: zeros only meet zeros, so no NaN appears.
 #pragma once
-#include "simd.h"
+#include "pairs.h"
 
 namespace KERNEL_PATH {
 
-static_assert(W == 16);
-typedef uint32_t Pairs __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+static constexpr int64_t COLUMNS = 2 * PANEL;  // of C
 
-// The tests' emulated instructions (test/ops/emulation) are functions on the same vectors.
-#if defined(EMULATED_BF16)
-typedef Pairs PairRegister;
-typedef Pairs IndexRegister;
-#else
-typedef __m512bh PairRegister;
-typedef __m512i IndexRegister;
-#endif
+struct Block {
+  const bf16* a;
+  int64_t lda;
+  const bf16* b;
+  int64_t next_b;  // from a panel to the second one
+  int64_t depth;   // a multiple of GROUP
+  const float* from;  // null: zeros
+  float* to;
+};
 
 #if defined(AMX_TILES)
-static constexpr int GROUP = 32;
+// Rows of C: two tiles of 16.
+static constexpr int64_t STRIP = 32;
+// The longest reduction between two stores of C if B is used for many rows: B's two panels then take 36 of 48 KiB of L1.
+static constexpr int64_t DEPTH = 576;
 
 // The shapes of this thread's tile registers. Set at the start of a task; released at its end, so that the system need not save
 // kilobytes when it switches threads.
@@ -58,59 +61,60 @@ class Tiles {
   int first_ = 0, second_ = 0;
 };
 
-// One strip of up to 16 rows or two, by one panel or two; next_c and next_b lead from a panel to the second one.
-template <int STRIPS, int PANELS>
-INLINE void tile_block(float* c, int64_t next_c, const bf16* a, int64_t lda, const uint32_t* b,
-                       int64_t next_b, int64_t depth, bool from_c) {
-  const int64_t c_bytes = PANEL * 4, a_bytes = lda * 2;
-  float* low = c + 16 * PANEL;
-  if (from_c) {
-    _tile_loadd(0, c, c_bytes);
-    if constexpr (PANELS == 2) _tile_loadd(1, c + next_c, c_bytes);
-    if constexpr (STRIPS == 2) _tile_loadd(2, low, c_bytes);
-    if constexpr (STRIPS == 2 && PANELS == 2) _tile_loadd(3, low + next_c, c_bytes);
+// Four tiles of C take 64 cycles a group of k: 4 multiplications of 16 cycles, enough to hide the latency of each (52). A is
+// loaded past L1 (tileloaddt1), which B would otherwise have to leave. `meanwhile` is called once a group: other work that
+// needs no tiles fits between the multiplications.
+template <int STRIPS, int PANELS, class Meanwhile>
+static __attribute__((noinline)) void tile_block(const Block& o, const Meanwhile& meanwhile) {
+  constexpr int64_t c_bytes = COLUMNS * 4;
+  const int64_t a_bytes = o.lda * 2;
+  // The intrinsics do not declare that they read and write memory: what they read must be stored by now.
+  asm volatile("" : : : "memory");
+  if (o.from) {
+    _tile_loadd(0, o.from, c_bytes);
+    if constexpr (PANELS == 2) _tile_loadd(1, o.from + PANEL, c_bytes);
+    if constexpr (STRIPS == 2) _tile_loadd(2, o.from + 16 * COLUMNS, c_bytes);
+    if constexpr (STRIPS == 2 && PANELS == 2) _tile_loadd(3, o.from + 16 * COLUMNS + PANEL, c_bytes);
   } else {
     _tile_zero(0);
     if constexpr (PANELS == 2) _tile_zero(1);
     if constexpr (STRIPS == 2) _tile_zero(2);
     if constexpr (STRIPS == 2 && PANELS == 2) _tile_zero(3);
   }
-  for (int64_t k = 0; k < depth; k += GROUP) {
+  const bf16 *a = o.a, *b = o.b;
+  for (int64_t group = 0; group < o.depth / GROUP; group++) {
     _tile_loadd(6, b, 64);
-    _tile_loadd(4, a, a_bytes);
+    _tile_stream_loadd(4, a, a_bytes);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (PANELS == 2) {
-      _tile_loadd(7, b + next_b, 64);
+      _tile_loadd(7, b + o.next_b, 64);
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (STRIPS == 2) {
-      _tile_loadd(5, a + 16 * lda, a_bytes);
+      _tile_stream_loadd(5, a + 16 * o.lda, a_bytes);
       _tile_dpbf16ps(2, 5, 6);
     }
     if constexpr (STRIPS == 2 && PANELS == 2) _tile_dpbf16ps(3, 5, 7);
     a += GROUP;
-    b += GROUP / 2 * PANEL;
+    b += GROUP * PANEL;
+    meanwhile(group);
   }
-  _tile_stored(0, c, c_bytes);
-  if constexpr (PANELS == 2) _tile_stored(1, c + next_c, c_bytes);
-  if constexpr (STRIPS == 2) _tile_stored(2, low, c_bytes);
-  if constexpr (STRIPS == 2 && PANELS == 2) _tile_stored(3, low + next_c, c_bytes);
+  _tile_stored(0, o.to, c_bytes);
+  if constexpr (PANELS == 2) _tile_stored(1, o.to + PANEL, c_bytes);
+  if constexpr (STRIPS == 2) _tile_stored(2, o.to + 16 * COLUMNS, c_bytes);
+  if constexpr (STRIPS == 2 && PANELS == 2) _tile_stored(3, o.to + 16 * COLUMNS + PANEL, c_bytes);
+  asm volatile("" : : : "memory");
 }
 
-// Any number of rows by one panel or two.
-static __attribute__((noinline)) void multiply(Tiles& tiles, int64_t rows, int64_t panels, float* c,
-                                               int64_t next_c, const bf16* a, int64_t lda, const uint32_t* b,
-                                               int64_t next_b, int64_t depth, bool from_c) {
-  // The intrinsics do not declare that they read memory: packed data must be stored by now.
-  asm volatile("" : : : "memory");
-  for (int64_t r = 0; r < rows; r += 32, a += 32 * lda, c += 32 * PANEL) {
-    const int first = (int)smaller(16, rows - r), second = (int)larger(0, smaller(16, rows - r - 16));
-    tiles.set_rows(first, second);
-    if (second > 0 && panels == 2) tile_block<2, 2>(c, next_c, a, lda, b, next_b, depth, from_c);
-    else if (second > 0) tile_block<2, 1>(c, next_c, a, lda, b, next_b, depth, from_c);
-    else if (panels == 2) tile_block<1, 2>(c, next_c, a, lda, b, next_b, depth, from_c);
-    else tile_block<1, 1>(c, next_c, a, lda, b, next_b, depth, from_c);
-  }
+// 1…STRIP rows by one panel or two.
+template <class Meanwhile>
+INLINE void multiply(Tiles& tiles, int64_t rows, int64_t panels, const Block& o, const Meanwhile& meanwhile) {
+  const int first = (int)smaller(16, rows), second = (int)(rows - first);
+  tiles.set_rows(first, second);
+  if (second > 0 && panels == 2) tile_block<2, 2>(o, meanwhile);
+  else if (second > 0) tile_block<2, 1>(o, meanwhile);
+  else if (panels == 2) tile_block<1, 2>(o, meanwhile);
+  else tile_block<1, 1>(o, meanwhile);
 }
 
 // Floating-point operations of n rounds of the instruction, done.
@@ -137,30 +141,31 @@ static double multiply_peak(int64_t n) {
   return 4.0 * 2 * 16 * PANEL * GROUP * (double)n;
 }
 #else
-static constexpr int GROUP = 2;
+// Rows by two panels that fill 32 registers beside two rows of B and a pair of A.
+static constexpr int64_t STRIP = 12;
+// As above: B's two panels take 24 KiB of an L1 of 32 or 48.
+static constexpr int64_t DEPTH = 384;
 
 struct Tiles {};
 
 INLINE V dot_pairs(V sum, Pairs a, Pairs b) { return (V)_mm512_dpbf16_ps(sum, (PairRegister)a, (PairRegister)b); }
 
-// Rows by two panels that fill 32 registers beside two rows of B and a pair of A.
-static constexpr int MR = 12;
-
 template <int ROWS, int PANELS>
-static __attribute__((noinline)) void pair_block(float* c, int64_t next_c, const bf16* a, int64_t lda,
-                                                 const uint32_t* b, int64_t next_b, int64_t depth, bool from_c) {
+static __attribute__((noinline)) void pair_block(const Block& o) {
   V sum[ROWS][PANELS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
     for (int p = 0; p < PANELS; p++) sum[r][p] = zero();
-  if (from_c) {
+  if (o.from) {
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-      for (int p = 0; p < PANELS; p++) sum[r][p] = load(c + r * PANEL + p * next_c);
+      for (int p = 0; p < PANELS; p++) sum[r][p] = load(o.from + r * COLUMNS + p * PANEL);
   }
-  for (int64_t k = 0; k < depth; k += 2) {
+  const bf16 *a = o.a, *b = o.b;
+  const int64_t lda = o.lda, next_b = o.next_b;
+  for (int64_t k = 0; k < o.depth; k += 2) {
     Pairs bk[PANELS];
 #pragma GCC unroll 2
     for (int p = 0; p < PANELS; p++) memcpy(&bk[p], b + p * next_b, 64);
@@ -173,27 +178,26 @@ static __attribute__((noinline)) void pair_block(float* c, int64_t next_c, const
       for (int p = 0; p < PANELS; p++) sum[r][p] = dot_pairs(sum[r][p], ark, bk[p]);
     }
     a += 2;
-    b += PANEL;
+    b += 2 * PANEL;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-    for (int p = 0; p < PANELS; p++) store(c + r * PANEL + p * next_c, sum[r][p]);
+    for (int p = 0; p < PANELS; p++) store(o.to + r * COLUMNS + p * PANEL, sum[r][p]);
 }
 
-// Any number of rows by one panel or two; next_c and next_b lead from a panel to the second one.
-INLINE void multiply(Tiles&, int64_t rows, int64_t panels, float* c, int64_t next_c, const bf16* a,
-                     int64_t lda, const uint32_t* b, int64_t next_b, int64_t depth, bool from_c) {
-#define ROWS_CASE(R)                                                                     \
-  case R:                                                                                \
-    if (panels == 2) pair_block<R, 2>(c, next_c, a, lda, b, next_b, depth, from_c); \
-    else pair_block<R, 1>(c, next_c, a, lda, b, next_b, depth, from_c);             \
+// 1…STRIP rows by one panel or two; `meanwhile` is called once a group of k, here in advance.
+template <class Meanwhile>
+INLINE void multiply(Tiles&, int64_t rows, int64_t panels, const Block& o, const Meanwhile& meanwhile) {
+  for (int64_t group = 0; group < o.depth / GROUP; group++) meanwhile(group);
+#define ROWS_CASE(R)                      \
+  case R:                                 \
+    if (panels == 2) pair_block<R, 2>(o); \
+    else pair_block<R, 1>(o);             \
     break;
-  for (int64_t r = 0; r < rows; r += MR, a += MR * lda, c += MR * PANEL) {
-    switch (smaller(MR, rows - r)) {
-      ROWS_CASE(1) ROWS_CASE(2) ROWS_CASE(3) ROWS_CASE(4) ROWS_CASE(5) ROWS_CASE(6)
-      ROWS_CASE(7) ROWS_CASE(8) ROWS_CASE(9) ROWS_CASE(10) ROWS_CASE(11) ROWS_CASE(12)
-    }
+  switch (rows) {
+    ROWS_CASE(1) ROWS_CASE(2) ROWS_CASE(3) ROWS_CASE(4) ROWS_CASE(5) ROWS_CASE(6)
+    ROWS_CASE(7) ROWS_CASE(8) ROWS_CASE(9) ROWS_CASE(10) ROWS_CASE(11) ROWS_CASE(12)
   }
 #undef ROWS_CASE
 }
@@ -212,49 +216,5 @@ static double multiply_peak(int64_t n) {
   return 2.0 * CHAINS * W * 2 * (double)n;
 }
 #endif
-
-INLINE int64_t whole_groups(int64_t depth) { return ceil_div(depth, GROUP) * GROUP; }
-
-// 16 adjacent elements as bfloat16; those from n on are zero.
-template <class T>
-INLINE Halves halves(const T* p, int64_t n) {
-  Halves h;
-  if (sizeof(T) == 2 && n >= PANEL) {
-    memcpy(&h, p, sizeof h);
-  } else {
-    bf16 rounded[PANEL];
-    store(rounded, load_upto(p, (int)n));
-    memcpy(&h, rounded, sizeof h);
-  }
-  return h;
-}
-
-// Pairs across rows: row k of a (rows, 16) block with the row after it. Rows from `rows` on are zero.
-template <class T>
-INLINE Pairs row_pairs(const T* block, int64_t ld, int64_t k, int64_t rows, int64_t columns) {
-  const Halves low = k < rows ? halves(block + k * ld, columns) : Halves{};
-  const Halves high = k + 1 < rows ? halves(block + (k + 1) * ld, columns) : Halves{};
-  return __builtin_convertvector(low, Pairs) | __builtin_convertvector(high, Pairs) << 16;
-}
-
-// 128 pairs in 8 vectors, their 7-bit index rotated left by TIMES bits: a pass interleaves the two halves of all.
-// Four passes turn a (16, 8) matrix into its transpose (8, 16), three turn (8, 16) into (16, 8).
-template <int TIMES>
-INLINE void rotate_index(Pairs v[8]) {
-  const Pairs low = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-  const Pairs high = low + 8;
-#pragma GCC unroll 4
-  for (int pass = 0; pass < TIMES; pass++) {
-    Pairs w[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      const IndexRegister a = (IndexRegister)v[i], b = (IndexRegister)v[i + 4];
-      w[2 * i] = (Pairs)_mm512_permutex2var_epi32(a, (IndexRegister)low, b);
-      w[2 * i + 1] = (Pairs)_mm512_permutex2var_epi32(a, (IndexRegister)high, b);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) v[i] = w[i];
-  }
-}
 
 }  // namespace KERNEL_PATH

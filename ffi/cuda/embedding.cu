@@ -1,3 +1,4 @@
+// next_tokens         tokens (B) = ids[from] where from (B) >= 0; a token that could not be sampled (-1) becomes 0
 // embedding_forward   x (T, D) =  rows `ids` of the weight (V, D), widened to float32
 // embedding_backward  dw (V, D) += dx (T, D) at those rows
 // In the backward pass the block of a token's first occurrence adds all of its occurrences, in the order of the tokens,
@@ -10,6 +11,13 @@
 #ifndef DX_TYPE
 #define DX_TYPE float
 #endif
+
+// Blocks of rows.
+extern "C" __global__ void __launch_bounds__(NEXT_THREADS)
+    next_tokens(int* tokens, const int* ids, const int* from, int B) {
+  const int b = blockIdx.x * NEXT_THREADS + threadIdx.x;
+  if (b < B && from[b] >= 0) tokens[b] = max(ids[from[b]], 0);
+}
 
 // Blocks of tokens: blockDim.x threads a token, blockDim.y tokens.
 extern "C" __global__ void __launch_bounds__(FORWARD_THREADS)

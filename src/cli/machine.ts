@@ -207,7 +207,7 @@ function product(
   };
   try {
     device.library.selectPath(path);
-    const elements = device.parameterElements([N, K]);
+    const elements = device.parameterElements([N, K], dtype);
     const { address } = place("w", dtype, [elements]);
     const weight: Weight = { name: "w", address, dtype, shape: [N, K], elements };
     const rows = place("w rows", "float32", [N, K]);

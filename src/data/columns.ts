@@ -44,6 +44,12 @@ export function exampleAt(dataset: Dataset, columns: ExampleColumns, index: numb
   };
 }
 
+/** Only the prompt of one row. @throws InputError like `exampleAt` */
+export function promptAt(dataset: Dataset, columns: ExampleColumns, index: number): Example["prompt"] {
+  const where = `${dataset.path}: row ${index}, column "${columns.prompt.name}"`;
+  return promptOf(valueIn(dataset.row(index), columns.prompt), columns.prompt.name, where).prompt;
+}
+
 /** Only the gold answer of one row; null if it has none, or its prompt is not one. */
 export function goldOfRow(dataset: Dataset, columns: ExampleColumns, index: number): string | null {
   const row = dataset.row(index);

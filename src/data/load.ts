@@ -11,7 +11,6 @@ import { looksLikeArrow } from "./arrow/messages.ts";
 import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
 import { type Dataset, type DatasetOptions, isLeftover, noSplit, openDataset, openFiles } from "./dataset.ts";
-import { downloadDataset } from "./download.ts";
 import { isHubId } from "./hub-id.ts";
 import { chooseSplit } from "./splits.ts";
 
@@ -39,6 +38,7 @@ export async function loadDataset(name: string, options: LoadOptions = {}): Prom
   if (!existsSync(folder)) {
     options.onProgress?.(`downloading ${name}`);
     madeInCache("datasets");
+    const { downloadDataset } = await import("./download.ts"); // the hub's library takes long to load
     await notAPath(name, () =>
       downloadDataset(name, folder, { config, configSetting: "--dataset_config", onProgress: options.onProgress }),
     );

@@ -29,6 +29,8 @@ export interface Weight {
   /** [N, K] for a matrix, [N] for a norm's weight or a bias. */
   readonly shape: readonly number[];
   readonly elements: number;
+  /** If this is a master or moment in the layout of a parameter of another type: that type, which decides the layout. */
+  readonly layoutOf?: ComputeDType;
 }
 
 /** Memory that the device owns. */
@@ -116,6 +118,8 @@ export interface Ops {
   /** dbias (N) += column sums of dy (M, N) */
   biasBackward(dbias: Tensor, dy: Tensor): void;
 
+  /** tokens (B) = ids[from] where from (B) ≥ 0, and 0 where that id is −1; the others stay as they are. */
+  nextTokens(tokens: Tensor, ids: Tensor, from: Tensor): void;
   /** x (T, D) float32 = rows `ids` of w (V, D) */
   embeddingForward(x: Tensor, ids: Tensor, w: Weight): void;
   /** dw (V, D) += dx (T, D) at those rows, tokens in order */
@@ -273,6 +277,8 @@ export interface Device {
   readonly numericsKey: string;
   /** A token's logprob recorded during sampling is bit-identical to the one that training computes (promise 2). */
   readonly exactlyOnPolicy: boolean;
+  /** Ops return before their work is done, so the next step can be prepared and queued while one runs. */
+  readonly queuesWork: boolean;
   readonly ops: Ops;
   /**
    * FLOP/s in products with weights of `dtype`, the base of MFU: the measured sustained rate of a CPU, the published
@@ -291,6 +297,11 @@ export interface Device {
   heldBytes(): number | null;
   /** @throws RunError if there is not enough memory, saying how much was requested */
   allocate(byteLength: number, what: string): DeviceMemory;
+  /**
+   * Makes part of newly allocated memory resident, and zero; `from` is a multiple of 2 MiB. `later`: it need not be
+   * resident when this returns, and other work may already use it.
+   */
+  populate(memory: DeviceMemory, from: number, byteLength: number, later: boolean): void;
   /** Host memory that the device can copy to and from; the address is the host's. */
   allocateHost(byteLength: number, what: string): DeviceMemory;
   /** Copies host data to a tensor (packed, at most its size). */
@@ -299,6 +310,8 @@ export interface Device {
   download(source: Tensor): NumberArray;
   /** The same without blocking the event loop while the device works. */
   read(source: Tensor): Promise<NumberArray>;
+  /** The two parts of `read`: queues the copy, and returns what waits for it, to be called at most once. */
+  queueRead(source: Tensor): () => Promise<NumberArray>;
 
   /**
    * The type of activations ("act"), keys and values included, for parameters of `dtype`: bfloat16 if the device
@@ -317,8 +330,8 @@ export interface Device {
    * rows of a block of the layout, or what keeps each part aligned.
    */
   readonly rowBlock: number;
-  /** Elements that a parameter of this shape takes, padding included. */
-  parameterElements(shape: readonly number[]): number;
+  /** Elements that a parameter takes, padding included. */
+  parameterElements(shape: readonly number[], dtype: ComputeDType): number;
   /** Elements of a page of keys, and of values, of one layer. */
   pageElements(shape: AttentionShape): { keys: number; values: number };
   /** Floats per row of attentionBackward's scratch. */
@@ -333,7 +346,10 @@ export interface Device {
   /** Saves rows [from, from + count) of a parameter, or of a float32 tensor in its layout, to row-major host memory. */
   saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;
 
-  /** Runs `work` and records it under `key`; `replay` runs it again on the buffers' contents at that time. */
+  /**
+   * Runs `work` and records it under `key`; `replay` runs it again on the buffers' contents at that time. `work` only
+   * calls ops, and may be called several times.
+   */
   record(key: string, work: () => Pieces): Promise<void>;
   replay(key: string): Promise<void>;
   /** Drops recordings whose keys begin with `prefix`. */

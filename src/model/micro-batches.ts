@@ -54,8 +54,9 @@ interface Part {
 
 /**
  * Splits the groups into micro-batches, in order. A part costs P + ΣR tokens. A group that fits the budget stays whole,
- * and joins the current micro-batch if it fits there. A larger group starts a new micro-batch and is split between
- * completions; a completion that exceeds the budget with its prompt becomes a part of its own.
+ * and joins the current micro-batch if it fits there. A larger group is split between completions, as rarely as can be;
+ * its first part joins the current micro-batch if that takes no more parts, each of which costs the prompt. A completion
+ * that exceeds the budget with its prompt becomes a part of its own.
  *
  * @param budget `micro_batch_tokens`
  */
@@ -73,12 +74,16 @@ export function cutMicroBatches(groups: readonly PackedGroup[], budget: number):
     const lengths = group.completions.map(({ completionIds }) => completionIds.length);
     const prompt = group.promptIds.length;
     const whole = lengths.reduce((sum, length) => sum + length, prompt);
-    if (used + whole > budget) close();
+    const joins =
+      whole <= budget
+        ? used + whole <= budget
+        : partsFrom(budget - used, prompt, lengths, budget) <= partsFrom(budget, prompt, lengths, budget);
+    if (!joins) close();
     let first = 0;
     let cost = prompt;
     for (const [i, length] of lengths.entries()) {
-      if (i > first && used + cost + length > budget) {
-        open.push({ group, first, end: i, firstOfStep: firstOfStep + first });
+      if (used + cost + length > budget) {
+        if (i > first) open.push({ group, first, end: i, firstOfStep: firstOfStep + first });
         close();
         first = i;
         cost = prompt;
@@ -93,6 +98,17 @@ export function cutMicroBatches(groups: readonly PackedGroup[], budget: number):
   }
   close();
   return batches.map(packParts);
+}
+
+/** Parts of a group, if the first may cost `room` tokens and the others the whole budget. */
+function partsFrom(room: number, prompt: number, lengths: readonly number[], budget: number): number {
+  let parts = 1;
+  let left = room - prompt;
+  for (const [i, length] of lengths.entries()) {
+    if (length > left && i > 0) parts++;
+    left = length > left ? budget - prompt - length : left - length;
+  }
+  return parts;
 }
 
 /**

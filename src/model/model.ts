@@ -71,7 +71,7 @@ export function planModelBuffers(
   config: ModelConfig,
   { prefix, dtype, positions }: ModelBuffers,
 ): (tensors: ReadonlyMap<string, Tensor>) => Model {
-  const elements = (spec: ParameterSpec) => device.parameterElements(spec.shape);
+  const elements = (spec: ParameterSpec) => device.parameterElements(spec.shape, dtype);
   const blocks = parameterBlocks(config, device.rowBlock).map(({ name, parts }) => ({
     name,
     parts: parts.map((spec) => ({ name: spec.name, elements: elements(spec) })),

@@ -8,7 +8,7 @@ import { InputError } from "../errors.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
-import { tensor } from "../tensor/tensor.ts";
+import { elementCount, tensor } from "../tensor/tensor.ts";
 import type { ModelWeights } from "./model.ts";
 
 /** A checkpoint's mapped tensors, as a source of parameters. */
@@ -19,7 +19,12 @@ export interface ParameterSource {
   readonly scalarHeadFromZero?: boolean;
   /** The row-major tensor with that name, or null. */
   find(name: string): { readonly address: number; readonly dtype: DType; readonly shape: readonly number[] } | null;
+  /** Drops what was read of it from memory; it is read again when touched. */
+  release(): void;
 }
+
+/** Bytes that may be resident in addition to the parameters that they become. */
+const READ_AT_ONCE = 64 * 2 ** 20;
 
 function startsAtZero(source: ParameterSource, name: string): boolean {
   return name === scalarHead && source.scalarHeadFromZero === true;
@@ -54,15 +59,32 @@ export function checkWeights(config: ModelConfig, source: ParameterSource): void
  * @throws InputError as `checkWeights` does
  */
 export async function loadWeights(device: Device, weights: ModelWeights, source: ParameterSource): Promise<void> {
+  let resident = 0;
   for (const weight of weights.all) {
     if (startsAtZero(source, weight.name)) {
-      // the buffer is padded, so half a float more is still within it
-      const floats = Math.ceil((weight.elements * bytesPerElement(weight.dtype)) / 4);
-      device.ops.fill(tensor(weight.name, weight.address, "float32", [floats]), 0);
+      device.ops.fill(asFloats(weight), 0);
       continue;
     }
     const found = findParameter(source, weight);
     device.loadParameter(weight, found.address, found.dtype, 0, weight.shape[0] ?? 0);
+    resident += elementCount(found.shape) * bytesPerElement(found.dtype);
+    if (resident > READ_AT_ONCE) {
+      source.release();
+      resident = 0;
+    }
+    await breathe();
+  }
+}
+
+/** A parameter's memory as float32. The buffer is padded, so half a float more is still within it. */
+function asFloats({ name, address, elements, dtype }: Weight) {
+  return tensor(name, address, "float32", [Math.ceil((elements * bytesPerElement(dtype)) / 4)]);
+}
+
+/** Fills the parameters from those of a model of the same config and type. */
+export async function copyWeights({ ops }: Device, weights: ModelWeights, source: ModelWeights): Promise<void> {
+  for (const [i, weight] of weights.all.entries()) {
+    ops.cast(asFloats(weight), asFloats(source.all[i]!));
     await breathe();
   }
 }

@@ -93,7 +93,7 @@ export function planOptimizer(
     .filter(whole)
     .map(({ name, parts }) => ({
       name,
-      parts: parts.map((part) => ({ name: part.name, elements: device.parameterElements(part.shape) })),
+      parts: parts.map((part) => ({ name: part.name, elements: device.parameterElements(part.shape, dtype) })),
     }));
   for (const block of trained) {
     const add = (group: string, own: string, lifetime?: readonly Phase[]) =>
@@ -126,15 +126,11 @@ export function planOptimizer(
   };
 }
 
-/** Sets masters to the parameters, and moments to zero. */
-export function resetOptimizer({ ops }: Device, state: OptimizerState): void {
-  state.step = 0;
-  for (const { weight, master, m, v } of state.parameters) {
+/** Sets masters to the parameters. Moments are zero, as new memory is. */
+export function startOptimizer({ ops }: Device, state: OptimizerState): void {
+  for (const { weight, master } of state.parameters)
     if (weight.dtype !== "float32")
       ops.cast(master, tensor(weight.name, weight.address, weight.dtype, [weight.elements]));
-    ops.fill(m, 0);
-    ops.fill(v, 0);
-  }
 }
 
 export function zeroGradients({ ops }: Device, state: OptimizerState): void {

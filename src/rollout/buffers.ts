@@ -29,8 +29,11 @@ export interface RolloutLimits {
   readonly longestPrompt: number;
   /** `max_completion_length` */
   readonly maxCompletion: number;
-  /** Different prompts in the cache at once; others wait. */
-  readonly promptSlots: number;
+  /**
+   * Prompts of the longest length that the cache has room for besides every completion. Shorter prompts, and completions
+   * that are not running, leave room for more.
+   */
+  readonly promptRoom: number;
   /** A repetition penalty is used: each slot keeps a bit set of the tokens seen. */
   readonly penalized: boolean;
 }
@@ -46,14 +49,14 @@ export interface RolloutSizes {
 }
 
 /** Prompts in flight when groups of `samples` are decoded: the full ones, one starting and one finishing. */
-export function promptSlotsFor(maxSequences: number, samples: number): number {
+export function promptRoomFor(maxSequences: number, samples: number): number {
   return Math.min(maxSequences, Math.ceil(maxSequences / samples) + 2);
 }
 
-export function rolloutSizes({ maxSequences, longestPrompt, maxCompletion, promptSlots }: RolloutLimits): RolloutSizes {
+export function rolloutSizes({ maxSequences, longestPrompt, maxCompletion, promptRoom }: RolloutLimits): RolloutSizes {
   return {
-    prefillTokens: Math.max(longestPrompt, maxSequences, Math.min(PREFILL_TOKENS, promptSlots * longestPrompt)),
-    pages: maxSequences * pagesFor(maxCompletion) + promptSlots * pagesFor(longestPrompt),
+    prefillTokens: Math.max(longestPrompt, maxSequences, Math.min(PREFILL_TOKENS, promptRoom * longestPrompt)),
+    pages: maxSequences * pagesFor(maxCompletion) + promptRoom * pagesFor(longestPrompt),
     tableWidth: pagesFor(longestPrompt) + pagesFor(maxCompletion),
   };
 }
@@ -66,17 +69,16 @@ function prefillShapes(tokens: number, prompts: number) {
     page: [tokens], // where each token's keys and values go
     offset: [tokens],
     segments: [prompts, 4],
-    promptSlot: [prompts], // rows of promptHidden that first tokens are sampled from
   } as const;
 }
 
 export type PrefillInputs = IntegerBlock<keyof ReturnType<typeof prefillShapes>>;
 
 /** Buffers from the last hidden state to logits, for `rows` sequences. */
-function headTable({ hiddenSize: D, vocabSize: V }: ModelConfig, act: ComputeDType, rows: number, promptSlots: number) {
+function headTable({ hiddenSize: D, vocabSize: V }: ModelConfig, act: ComputeDType, rows: number, prompts: number) {
   return {
-    promptHidden: ["prompt hidden", "float32", [promptSlots, D]], // each resident prompt's last row of the residual stream
-    hidden: ["hidden", "float32", [rows, D]],
+    promptHidden: ["prompt hidden", "float32", [prompts, D]], // each resident prompt's last row of the residual stream
+    hidden: ["hidden", "float32", [rows, D]], // running sequences' rows, then prompts' of new ones
     normed: ["final normed", act, [rows, D]],
     logits: ["logits", "float32", [rows, V]],
   } satisfies BufferTable<string>;
@@ -119,8 +121,8 @@ export function planRollout(
     keys: ["keys", dtype, [cacheElements("keys")]],
     values: ["values", dtype, [cacheElements("values")]],
   });
-  const bindHead = planBuffers(plan, activations, headTable(config, dtype, B, limits.promptSlots));
-  const prefillFields = prefillShapes(T, limits.promptSlots);
+  const bindHead = planBuffers(plan, activations, headTable(config, dtype, B, limits.maxSequences));
+  const prefillFields = prefillShapes(T, limits.maxSequences);
   const stepFields = stepShapes(B, sizes.tableWidth);
   const bindBlocks = planBuffers(plan, activations, {
     prefill: ["prefill inputs", "int32", [blockElements(prefillFields)]],

@@ -35,7 +35,7 @@ let engines = 0;
 
 export function createRolloutEngine(model: Model, buffers: RolloutBuffers): RolloutEngine {
   const name = `engine ${engines++}`;
-  const on = { model, buffers, name, recorded: new Set<string>(), started: 0 };
+  const on = { model, buffers, name, recorded: new Set<string>(), untaken: null, started: 0 };
   const start = (settings: RolloutSettings, onToken?: OnToken) => startRollout(on, settings, onToken);
   return {
     start,

@@ -1,6 +1,6 @@
 /**
- * The rollout's passes over the model: prompts into the cache, the first token of new sequences, the next token of
- * running ones. Layers and kernels are those of training, so a token's recorded logprob is bit-identical to the one
+ * The rollout's passes over the model: prompts into the cache, and steps, which sample the next token of running sequences
+ * and the first one of new ones. Layers and kernels are those of training, so a token's recorded logprob is bit-identical to the one
  * that training computes (promise 2). Its random number is keyed by (seed, step, prompt, sample) and position (promise
  * 3), so neither batching nor the order of admission changes a completion.
  *
@@ -13,16 +13,18 @@ import type { Model } from "../model/model.ts";
 import { firstRows, rows, type Tensor } from "../tensor/tensor.ts";
 import type { RolloutBuffers } from "./buffers.ts";
 import type { CachedSequence, ResidentPrompt, RolloutSettings } from "./sequence.ts";
-import { fillCounters, fillStep, type StepPlace } from "./step-inputs.ts";
+import { fillFirst, fillStep, type StepPlace } from "./step-inputs.ts";
 
 /** A model with its rollout's buffers. */
 export interface RolloutModel {
   readonly model: Model;
   readonly buffers: RolloutBuffers;
-  /** Prefix of the keys of its recorded decode steps. */
+  /** Prefix of the keys of its recordings. */
   readonly name: string;
-  /** Keys of the decode steps that the device has recorded. */
+  /** Keys of the parts of steps that the device has recorded. */
   readonly recorded: Set<string>;
+  /** The step that has been queued beyond the one whose tokens were taken last. */
+  untaken: QueuedStep | null;
   /** Number of rollouts started on the buffers, which belong to the last one. */
   started: number;
 }
@@ -33,6 +35,14 @@ export interface SampledTokens {
   readonly ids: Int32Array;
   readonly logprobs: Float32Array;
   readonly samplingLogprobs: Float32Array;
+}
+
+/** A step that the device is computing or has computed. */
+export interface QueuedStep {
+  /** By row; null if its token is no longer wanted. */
+  readonly sequences: (CachedSequence | null)[];
+  /** Waits for the tokens. */
+  readonly sampled: () => Promise<SampledTokens>;
 }
 
 /** Runs prompts in one packed pass: keys and values go into their pages, last rows into promptHidden. */
@@ -71,65 +81,63 @@ export async function prefill({ model, buffers }: RolloutModel, prompts: readonl
   }
 }
 
-/** Samples the first token of new sequences from their prompts' last rows. */
-export function firstTokens(
+/**
+ * Queues a step: the next token of running sequences, then the first one of new ones, from their prompts' last rows. One
+ * upload, one pass through the head and one read, whether sequences are new or not.
+ *
+ * @returns what waits for the tokens
+ */
+export async function queueStep(
   on: RolloutModel,
-  sequences: readonly CachedSequence[],
+  running: readonly CachedSequence[],
+  fresh: readonly CachedSequence[],
   settings: RolloutSettings,
-): Promise<SampledTokens> {
+): Promise<() => Promise<SampledTokens>> {
   const { model, buffers } = on;
   const { device } = model;
-  const prompts = [...new Set(sequences.map((s) => s.prompt))];
-  const slots = buffers.prefill;
-  for (const [i, prompt] of prompts.entries()) slots.fields.promptSlot[i] = prompt.slot;
-  device.upload(slots.tensors.promptSlot, slots.fields.promptSlot);
-  const index = firstRows(slots.tensors.promptSlot, prompts.length);
-  device.ops.gatherRows(firstRows(buffers.hidden, prompts.length), buffers.promptHidden, index);
-  computeLogits(on, prompts.length);
-  const { host, block, fields } = buffers.step;
-  for (const [i, s] of sequences.entries()) fields.logitRow[i] = prompts.indexOf(s.prompt);
-  fillCounters(fields.counters, sequences, placeOf(buffers, settings, sequences.length));
+  const { block, host } = buffers.step;
+  const B = running.length === 0 ? 0 : device.decodeBucket(running.length);
+  fillStep(buffers.step, running, placeOf(buffers, settings, B));
+  const prompts = fillFirst(buffers.step, fresh, running.length, settings.step);
   device.upload(block, host);
-  if (buffers.seen) for (const s of sequences) markSeen(on, s, buffers.seen);
-  sampleRows(on, sequences.length, settings);
-  return readSampled(device, buffers);
-}
-
-/** Samples the next token of running sequences. */
-export async function decode(
-  on: RolloutModel,
-  sequences: readonly CachedSequence[],
-  settings: RolloutSettings,
-): Promise<SampledTokens> {
-  const { model, buffers, recorded } = on;
-  const { device } = model;
-  const B = device.decodeBucket(sequences.length);
-  fillStep(buffers.step, sequences, placeOf(buffers, settings, B));
-  device.upload(buffers.step.block, buffers.step.host);
-  // The sampler marked tokens that were then replaced by forced ones, so mark these sequences again.
   if (buffers.seen)
-    for (const s of sequences) if (s.mask?.at(-1) === 0 && s.forced.length === 0) markSeen(on, s, buffers.seen);
-  // The scalars that a recorded step has fixed besides the number of rows; everything else is in buffers.
-  const { seed, stream, temperature, topK, topP, minP, repetitionPenalty } = settings;
-  const fixed = [seed, stream, temperature, topK, topP, minP, repetitionPenalty].join(" ");
-  const key = `${on.name} decode ${B} ${fixed}`;
-  if (recorded.has(key)) await device.replay(key);
-  else {
-    recorded.add(key);
-    await device.record(key, () => decodeStep(on, B, settings));
+    for (const s of [...running, ...fresh]) if (s.mismarked || afterForced(s)) markSeen(on, s, buffers.seen);
+  if (fresh.length === 0) {
+    // The scalars that a recorded step has fixed besides the number of rows; everything else is in buffers.
+    const { seed, stream, temperature, topK, topP, minP, repetitionPenalty } = settings;
+    const fixed = [seed, stream, temperature, topK, topP, minP, repetitionPenalty].join(" ");
+    await recorded(on, `decode ${B} ${fixed}`, () => decodeStep(on, B, settings));
+  } else {
+    if (B > 0) await recorded(on, `layers ${B}`, () => decodeLayers(on, B));
+    await doPieces(joinedHead(on, running.length, prompts, fresh.length, settings));
   }
   return readSampled(device, buffers);
 }
 
-/** The device's part of a decode step; reads only fixed buffers. */
+/** Runs work that reads only fixed buffers: recorded when it is first run, then replayed. */
+async function recorded({ model, name, recorded: keys }: RolloutModel, work: string, run: () => Pieces): Promise<void> {
+  const key = `${name} ${work}`;
+  if (keys.has(key)) return model.device.replay(key);
+  keys.add(key);
+  return model.device.record(key, run);
+}
+
+/** Running sequences' tokens → logits → next tokens. */
 function* decodeStep(on: RolloutModel, B: number, settings: RolloutSettings): Pieces {
-  const { model, buffers } = on;
+  yield* decodeLayers(on, B);
+  computeLogits(on, firstRows(on.buffers.layer.residual, B));
+  yield;
+  sampleRows(on, B, settings);
+}
+
+/** Running sequences' tokens → their rows of the residual stream. */
+function* decodeLayers({ model, buffers }: RolloutModel, B: number): Pieces {
   const { device, config, weights } = model;
   const { ops } = device;
   const at = (t: Tensor) => firstRows(t, B);
   const step = buffers.step.tensors;
-  const residual = at(buffers.layer.residual);
-  ops.embeddingForward(residual, at(step.tokens), weights.embedding);
+  ops.nextTokens(at(step.tokens), buffers.sampled.ids, at(step.from));
+  ops.embeddingForward(at(buffers.layer.residual), at(step.tokens), weights.embedding);
   const attend: Attend = (layer, b, transform, shape) => {
     const place = { pages: buffers.cache[layer]!, page: at(step.page), offset: at(step.offset) };
     const [table, prompts, completions] = [at(step.pageTable), at(step.promptLengths), at(step.completionLengths)];
@@ -137,17 +145,33 @@ function* decodeStep(on: RolloutModel, B: number, settings: RolloutSettings): Pi
   };
   for (let layer = 0; layer < config.numLayers; layer++)
     yield* forwardLayer(model, layer, buffers.layer, at(step.positions), attend);
-  ops.cast(at(buffers.hidden), residual);
-  computeLogits(on, B);
-  yield;
-  sampleRows(on, B, settings);
 }
 
-/** The first `count` rows of the residual stream → logits, row by row. */
-function computeLogits({ model, buffers }: RolloutModel, count: number): void {
+/** The head for the rows of `running` sequences and of `prompts` prompts, from which `fresh` sequences start. */
+function* joinedHead(
+  on: RolloutModel,
+  running: number,
+  prompts: number,
+  fresh: number,
+  settings: RolloutSettings,
+): Pieces {
+  const { model, buffers } = on;
+  const { ops } = model.device;
+  const hidden = firstRows(buffers.hidden, running + prompts);
+  if (running > 0) ops.cast(firstRows(hidden, running), firstRows(buffers.layer.residual, running));
+  const slots = firstRows(buffers.step.tensors.promptSlot, prompts);
+  ops.gatherRows(rows(hidden, running, prompts), buffers.promptHidden, slots);
+  computeLogits(on, hidden);
+  yield;
+  sampleRows(on, running + fresh, settings);
+}
+
+/** Rows of the residual stream → logits, row by row. */
+function computeLogits({ model, buffers }: RolloutModel, residual: Tensor): void {
   const { device, config, weights } = model;
+  const count = residual.shape[0] ?? 0;
   const normed = firstRows(buffers.normed, count);
-  device.ops.rmsnormForward(normed, null, firstRows(buffers.hidden, count), weights.finalNorm, config.rmsNormEps);
+  device.ops.rmsnormForward(normed, null, residual, weights.finalNorm, config.rmsNormEps);
   device.ops.matmulForward(firstRows(buffers.logits, count), normed, weights.head, null);
 }
 
@@ -160,18 +184,29 @@ function sampleRows({ model, buffers }: RolloutModel, B: number, settings: Rollo
   ops.sample(at(ids), at(logprob), at(samplingLogprob), logits, at(logitRow), at(counters), seen, settings);
 }
 
-/** Reads the sampled tokens from the device. */
-async function readSampled(device: Device, { sampled, decodeRows: B }: RolloutBuffers): Promise<SampledTokens> {
-  const ids = (await device.read(sampled.all)) as Int32Array; // (3, B)
-  const row = (r: number) => new Float32Array(ids.buffer, ids.byteOffset + 4 * r * B, B);
-  return { ids, logprobs: row(1), samplingLogprobs: row(2) };
+/** Queues the read of the sampled tokens. */
+function readSampled(device: Device, { sampled, decodeRows: B }: RolloutBuffers): () => Promise<SampledTokens> {
+  const read = device.queueRead(sampled.all);
+  return async () => {
+    const ids = (await read()) as Int32Array; // (3, B)
+    const row = (r: number) => new Float32Array(ids.buffer, ids.byteOffset + 4 * r * B, B);
+    return { ids, logprobs: row(1), samplingLogprobs: row(2) };
+  };
+}
+
+/** The next token is the first sampled one after forced ones, in whose places the sampler marked others. */
+function afterForced({ row, forced, mask }: CachedSequence): boolean {
+  return row >= 0 ? forced.length === 1 : forced.length === 0 && mask?.at(-1) === 0;
 }
 
 /** Marks exactly the tokens of a sequence and its prompt for the repetition penalty. */
-function markSeen({ model }: RolloutModel, { prompt, slot, ids }: CachedSequence, seen: Tensor): void {
+function markSeen({ model }: RolloutModel, s: CachedSequence, seen: Tensor): void {
   const bits = new Uint32Array(Math.ceil(model.config.vocabSize / 32));
-  for (const seenIds of [prompt.request.promptIds, ids]) for (const id of seenIds) bits[id >> 5]! |= 1 << (id & 31);
-  model.device.upload(rows(seen, slot, 1), bits);
+  const pending = s.row >= 0 ? s.forced.slice(0, 1) : []; // replaces the token that the last queued step samples
+  for (const ids of [s.prompt.request.promptIds, s.ids, pending])
+    for (const id of ids) bits[id >> 5]! |= 1 << (id & 31);
+  model.device.upload(rows(seen, s.slot, 1), bits);
+  s.mismarked = false;
 }
 
 /** Padding rows use the page and slot after those that the scheduler hands out. */

@@ -3,10 +3,13 @@
  * loops: `step` returns the sequences that have stopped, and the caller either ends each of them or feeds it, for
  * example a tool's answer, and it continues. So callers (engine.ts, grpo/dynamic-sampling.ts) decide what happens
  * between two tokens: streaming, replacing a group, waiting for a tool.
+ *
+ * A device that works by itself (`queuesWork`) gets the next step before the tokens of this one are read: they go from
+ * step to step on the device. A sequence then has a row too many after it has stopped; nothing else depends on it.
  */
 import { breathe } from "../device/breathe.ts";
 import { RunError } from "../errors.ts";
-import { decode, firstTokens, prefill, type RolloutModel, type SampledTokens } from "./passes.ts";
+import { prefill, type QueuedStep, queueStep, type RolloutModel } from "./passes.ts";
 import { createScheduler } from "./scheduler.ts";
 import type {
   CachedSequence,
@@ -16,6 +19,7 @@ import type {
   SampledCompletion,
   Sequence,
 } from "./sequence.ts";
+import { tokenCount } from "./step-inputs.ts";
 
 /** Methods are called between two steps; `feed` may also be called in `onToken`. */
 export interface Rollout {
@@ -32,7 +36,7 @@ export interface Rollout {
   /** Ends a request's remaining samples. */
   drop(place: number): void;
   /**
-   * Admits what fits and adds one token to every running sequence, two to new ones.
+   * Admits what fits and adds one token to every sequence.
    *
    * @returns sequences that have stopped; each keeps its slot and pages until it is ended
    * @throws RunError if the logits are not finite
@@ -60,6 +64,7 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
   const scheduler = createScheduler(limits, sizes);
   let added = 0;
   let finished = 0;
+  let queued: QueuedStep | null = null;
 
   const unended = (sequence: Sequence): CachedSequence => {
     const found = scheduler.running.find((s) => s === sequence);
@@ -67,23 +72,58 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
     return found;
   };
 
-  /** Appends a pass's tokens to their sequences. @returns those that have stopped */
-  const take = (sequences: readonly CachedSequence[], sampled: SampledTokens): CachedSequence[] => {
-    for (const [i, s] of sequences.entries()) {
-      const id = sampled.ids[i]!;
+  /** Admits what fits and queues a step of all sequences that need one; null if none does. */
+  const queue = async (): Promise<QueuedStep | null> => {
+    const admission = scheduler.admit();
+    if (admission.prefill.length > 0) await prefill(on, admission.prefill);
+    const fresh = admission.sequences;
+    const running = scheduler.running.filter((s) => {
+      const tokens = tokenCount(s);
+      return tokens > 0 && tokens < settings.maxCompletionLength && !s.ending;
+    });
+    if (running.length + fresh.length === 0) return null;
+    const sampled = await queueStep(on, running, fresh, settings);
+    for (const s of scheduler.running) s.row = -1;
+    const sequences = [...running, ...fresh];
+    for (let row = 0; row < sequences.length; row++) sequences[row]!.row = row;
+    return { sequences, sampled };
+  };
+
+  /** The token that a queued step samples for the sequence is not wanted. */
+  const discard = (s: CachedSequence): void => {
+    if (s.row < 0) return;
+    queued!.sequences[s.row] = null;
+    s.row = -1;
+    s.mismarked = true;
+  };
+
+  /** Appends a step's tokens to their sequences. @returns those that have stopped */
+  const take = async ({ sequences, sampled }: QueuedStep): Promise<CachedSequence[]> => {
+    const { ids, logprobs, samplingLogprobs } = await sampled();
+    const stopped: CachedSequence[] = [];
+    for (let i = 0; i < sequences.length; i++) {
+      const s = sequences[i];
+      if (!s) continue;
+      const id = ids[i]!;
       if (id < 0)
         throw new RunError(
           `the model's logits are not finite (prompt ${s.place}, token ${s.ids.length}); the weights are broken or the learning rate is too high`,
         );
+      if (!queued) s.row = -1;
       const forced = s.forced.shift();
-      if (forced !== undefined) append(s, forced, 0, 0, 0);
-      else {
-        append(s, id, sampled.logprobs[i]!, sampled.samplingLogprobs[i]!, 1);
+      if (forced === undefined) {
+        append(s, id, logprobs[i]!, samplingLogprobs[i]!, 1);
         onToken?.(s, id);
+      } else {
+        append(s, forced, 0, 0, 0);
+        if (s.row >= 0 && on.buffers.step.fields.from[s.row]! >= 0) discard(s); // the queued step took the sampled token
       }
       s.ending = endingOf(s, settings);
+      if (!s.ending) continue;
+      discard(s);
+      stopped.push(s);
     }
-    return sequences.filter((s) => s.ending);
+    return stopped;
   };
 
   return {
@@ -100,18 +140,17 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
       scheduler.add(request);
       return added++;
     },
-    drop: scheduler.drop,
+    drop(place) {
+      for (const s of scheduler.running) if (s.place === place) discard(s);
+      scheduler.drop(place);
+    },
     async step() {
       if (on.started !== turn) throw new Error("rollout: another rollout has begun on the same buffers");
-      const stopped: Sequence[] = [];
-      const admission = scheduler.admit();
-      if (admission.prefill.length > 0) await prefill(on, admission.prefill);
-      if (admission.sequences.length > 0) {
-        stopped.push(...take(admission.sequences, await firstTokens(on, admission.sequences, settings)));
-        await breathe();
-      }
-      const running = scheduler.running.filter((s) => !s.ending);
-      if (running.length > 0) stopped.push(...take(running, await decode(on, running, settings)));
+      if (!queued) await on.untaken?.sampled(); // an earlier rollout was left
+      const step = queued ?? (await queue());
+      queued = step && on.model.device.queuesWork ? await queue() : null;
+      on.untaken = queued;
+      const stopped = step ? await take(step) : [];
       await breathe(); // even if all have stopped, since the caller may loop until a tool has answered
       return stopped;
     },
@@ -129,10 +168,10 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
       scheduler.finish(s);
       finished++;
       return {
-        completionIds: Int32Array.from(s.ids),
-        logprobs: Float32Array.from(s.logprobs),
-        samplingLogprobs: Float32Array.from(s.samplingLogprobs),
-        mask: s.mask && Uint8Array.from(s.mask),
+        completionIds: new Int32Array(s.ids),
+        logprobs: new Float32Array(s.logprobs),
+        samplingLogprobs: new Float32Array(s.samplingLogprobs),
+        mask: s.mask && new Uint8Array(s.mask),
         ...s.ending,
       };
     },

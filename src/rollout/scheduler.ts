@@ -1,6 +1,7 @@
 /**
  * Continuous batching: decides which samples run. Samples are admitted in order, prompt by prompt, as soon as a slot
- * and pages are free. A sample reserves pages for its longest possible completion, so a running sample never has to
+ * and pages are free; how many prompts are in the cache is limited by pages alone, because groups end one long completion
+ * at a time. A sample reserves pages for its longest possible completion, so a running sample never has to
  * wait, and a waiting one always gets its turn. Requests may be added and dropped at any time. passes.ts does the
  * computing.
  */
@@ -35,7 +36,7 @@ export function createScheduler(limits: RolloutLimits, sizes: RolloutSizes): Sch
   const dropped = new Set<number>();
   const pool = createPagePool(sizes.pages);
   const freeSlots = Array.from({ length: limits.maxSequences }, (_, i) => limits.maxSequences - 1 - i);
-  const freePromptSlots = Array.from({ length: limits.promptSlots }, (_, i) => limits.promptSlots - 1 - i);
+  const freePromptSlots = [...freeSlots]; // enough: every prompt in the cache has a running sample or is the next one's
   const completionPages = pagesFor(limits.maxCompletion);
   let running: CachedSequence[] = [];
   let place = 0; // of the request whose sample is admitted next
@@ -46,7 +47,7 @@ export function createScheduler(limits: RolloutLimits, sizes: RolloutSizes): Sch
   /** Reserves room in the cache for a prompt; null while there is no room for it and one completion. */
   const settle = (request: RolloutRequest): ResidentPrompt | null => {
     const needed = pagesFor(request.promptIds.length);
-    if (freePromptSlots.length === 0 || pool.free < needed + completionPages) return null;
+    if (pool.free < needed + completionPages) return null;
     const pages = pool.take(needed)!;
     return { request, slot: freePromptSlots.pop()!, pages, open: request.samples };
   };

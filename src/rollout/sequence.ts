@@ -70,6 +70,10 @@ export interface CachedSequence extends Sequence {
   mask: number[] | null;
   /** Tokens that will replace the next sampled ones. */
   readonly forced: number[];
+  /** Its row in the last queued step, whose token is not known yet; -1: every token is known. */
+  row: number;
+  /** Its slot's marks for the repetition penalty are of other tokens: of a former sequence, or sampled and not wanted. */
+  mismarked: boolean;
   /** Created when the first token is checked. */
   matcher: StopMatcher | null;
   ending: Ending | null;
@@ -83,5 +87,5 @@ export function newSequence(
   pages: Int32Array,
 ): CachedSequence {
   const tokens = { ids: [], logprobs: [], samplingLogprobs: [], mask: null, forced: [] };
-  return { prompt, place, sample, slot, pages, ...tokens, matcher: null, ending: null };
+  return { prompt, place, sample, slot, pages, ...tokens, row: -1, mismarked: true, matcher: null, ending: null };
 }

@@ -50,11 +50,13 @@ export function integerBlock<Name extends string>(block: Tensor, shapes: Shapes<
 export function stepShapes(sequences: number, width: number) {
   return {
     tokens: [sequences],
+    from: [sequences], // the row of the last step that sampled the token, -1: it is in `tokens`
     positions: [sequences],
     page: [sequences],
     offset: [sequences],
     promptLengths: [sequences],
     completionLengths: [sequences],
+    promptSlot: [sequences], // rows of promptHidden that first tokens are sampled from
     logitRow: [sequences],
     counters: [sequences, SAMPLE_COUNTERS],
     pageTable: [sequences, width],
@@ -67,62 +69,93 @@ export type StepInputs = IntegerBlock<keyof ReturnType<typeof stepShapes>>;
 export interface StepPlace {
   /** Training step: part of the random numbers' key. */
   readonly step: number;
-  /** Rows that are computed, padding included. */
+  /** Rows that the layers compute, padding included. */
   readonly rows: number;
   /** A page and a slot that belong to no sequence. */
   readonly sparePage: number;
   readonly spareSlot: number;
 }
 
-/** Fills the host's copy for one decode step. */
+/** Tokens of a completion, the one that a queued step samples included. */
+export function tokenCount({ ids, row }: CachedSequence): number {
+  return ids.length + (row >= 0 ? 1 : 0);
+}
+
+/** Fills the host's copy for a step that appends a token to running sequences. */
 export function fillStep(
   { fields, tensors }: StepInputs,
   sequences: readonly CachedSequence[],
-  place: StepPlace,
+  { step, rows: count, sparePage, spareSlot }: StepPlace,
 ): void {
-  const { tokens, positions, page, offset, promptLengths, completionLengths, logitRow, pageTable } = fields;
+  const { tokens, from, positions, page, offset, promptLengths, completionLengths, logitRow, pageTable } = fields;
   const width = tensors.pageTable.rowStride;
   for (let i = 0; i < sequences.length; i++) {
     const s = sequences[i]!;
-    const newest = s.ids.length - 1; // index of the newest token in the completion
-    tokens[i] = s.ids[newest]!;
-    positions[i] = s.prompt.request.promptIds.length + newest;
+    const { pages: promptPages, request } = s.prompt;
+    const P = request.promptIds.length;
+    const length = tokenCount(s);
+    const newest = length - 1; // index of the newest token in the completion
+    const known = newest < s.ids.length ? s.ids[newest] : s.forced[0];
+    tokens[i] = known ?? 0;
+    from[i] = known === undefined ? s.row : -1;
+    positions[i] = P + newest;
     page[i] = s.pages[Math.floor(newest / PAGE_TOKENS)]!;
     offset[i] = newest % PAGE_TOKENS;
-    promptLengths[i] = s.prompt.request.promptIds.length;
-    completionLengths[i] = s.ids.length;
+    promptLengths[i] = P;
+    completionLengths[i] = length;
     logitRow[i] = i;
-    pageTable.set(s.prompt.pages, i * width);
-    pageTable.set(s.pages, i * width + s.prompt.pages.length);
+    pageTable.set(promptPages, i * width);
+    pageTable.set(s.pages, i * width + promptPages.length);
+    setCounters(fields.counters, i, length, s.sample, request.prompt, step, s.slot);
   }
-  for (let i = sequences.length; i < place.rows; i++) {
+  for (let i = sequences.length; i < count; i++) {
     tokens[i] = 0;
+    from[i] = -1;
     positions[i] = 0;
-    page[i] = place.sparePage;
+    page[i] = sparePage;
     offset[i] = (i - sequences.length) % PAGE_TOKENS;
     promptLengths[i] = 0;
     completionLengths[i] = 0;
     logitRow[i] = i;
-    pageTable.fill(place.sparePage, i * width, (i + 1) * width);
+    pageTable.fill(sparePage, i * width, (i + 1) * width);
+    setCounters(fields.counters, i, 0, 0, 0, step, spareSlot);
   }
-  fillCounters(fields.counters, sequences, place);
 }
 
-/** Fills the random numbers' counters, and the slots whose marks the repetition penalty reads. */
-export function fillCounters(
-  counters: Int32Array,
-  sequences: readonly CachedSequence[],
-  { step, rows: count, spareSlot }: StepPlace,
-): void {
-  for (let i = 0; i < count; i++) {
-    const at = i * SAMPLE_COUNTERS;
-    const s = sequences[i];
-    counters[at] = s ? s.ids.length : 0;
-    counters[at + 1] = s ? s.sample : 0;
-    counters[at + 2] = s ? s.prompt.request.prompt : 0;
-    counters[at + 3] = step;
-    counters[at + 4] = s ? s.slot : spareSlot;
+/**
+ * Fills the sampler's rows from row `at` on for the first tokens of new sequences, whose prompts' rows of logits follow
+ * those of running sequences.
+ *
+ * @returns how many prompts they have
+ */
+export function fillFirst({ fields }: StepInputs, fresh: readonly CachedSequence[], at: number, step: number): number {
+  let prompts = 0;
+  for (let i = 0; i < fresh.length; i++) {
+    const { prompt, sample, slot } = fresh[i]!;
+    // Samples are admitted prompt by prompt.
+    if (prompt !== fresh[i - 1]?.prompt) fields.promptSlot[prompts++] = prompt.slot;
+    fields.logitRow[at + i] = at + prompts - 1;
+    setCounters(fields.counters, at + i, 0, sample, prompt.request.prompt, step, slot);
   }
+  return prompts;
+}
+
+/** A row's random numbers, and the slot whose marks the repetition penalty reads. */
+function setCounters(
+  counters: Int32Array,
+  row: number,
+  position: number,
+  sample: number,
+  prompt: number,
+  step: number,
+  slot: number,
+): void {
+  const at = row * SAMPLE_COUNTERS;
+  counters[at] = position;
+  counters[at + 1] = sample;
+  counters[at + 2] = prompt;
+  counters[at + 3] = step;
+  counters[at + 4] = slot;
 }
 
 /** The outputs of `sample`, in one buffer (3, rows) for a single read. */

@@ -2,7 +2,14 @@
  * Dataset rows → tokenized prompts with their golds, one at a time on demand. Also estimates the longest prompt, which
  * the memory plan needs before sampling starts.
  */
-import { type ColumnSettings, type Example, type ExampleColumns, exampleAt, findColumns } from "../data/columns.ts";
+import {
+  type ColumnSettings,
+  type Example,
+  type ExampleColumns,
+  exampleAt,
+  findColumns,
+  promptAt,
+} from "../data/columns.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { loadDataset } from "../data/load.ts";
 import { InputError } from "../errors.ts";
@@ -72,7 +79,7 @@ async function openProblems(tokenizer: Tokenizer, settings: ProblemSettings): Pr
       const stride = Math.max(1, Math.ceil(dataset.numRows / SCANNED_ROWS));
       const lengths: { row: number; length: number }[] = [];
       for (let row = 0; row < dataset.numRows; row += stride) {
-        const { prompt } = exampleAt(dataset, columns, row);
+        const prompt = promptAt(dataset, columns, row);
         lengths.push({ row, length: Buffer.byteLength(typeof prompt === "string" ? prompt : JSON.stringify(prompt)) });
       }
       lengths.sort((a, b) => b.length - a.length || a.row - b.row);

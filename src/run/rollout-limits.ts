@@ -1,5 +1,5 @@
 /** How much a rollout holds at once, from a run's settings. */
-import { promptSlotsFor, type RolloutLimits } from "../rollout/buffers.ts";
+import { promptRoomFor, type RolloutLimits } from "../rollout/buffers.ts";
 
 /** Prompts evaluated at once, each with a single completion, so each needs pages for its prompt. */
 const EVALUATED_AT_ONCE = 32;
@@ -18,10 +18,10 @@ export function rolloutLimits(options: {
   const { maxConcurrentSequences, completions, samples, evaluates, longestPrompt, maxCompletion } = options;
   const wanted = Math.max(completions, evaluates ? EVALUATED_AT_ONCE : 1);
   const maxSequences = Math.min(maxConcurrentSequences, wanted);
-  const together = Math.max(promptSlotsFor(maxSequences, samples), evaluates ? EVALUATED_AT_ONCE : 1);
+  const together = Math.max(promptRoomFor(maxSequences, samples), evaluates ? EVALUATED_AT_ONCE : 1);
   return {
     maxSequences,
-    promptSlots: Math.min(maxSequences, together),
+    promptRoom: Math.min(maxSequences, together),
     longestPrompt,
     maxCompletion,
     penalized: options.repetitionPenalty !== 1,

@@ -107,7 +107,7 @@ function makeFolder(folder: string): void {
 
 /** A float32 buffer in a parameter's layout, to be saved and loaded like the parameter. */
 function inLayoutOf(weight: Weight, address: number): Weight {
-  return { ...weight, address, dtype: "float32" };
+  return { ...weight, address, dtype: "float32", layoutOf: weight.dtype };
 }
 
 /** The optimizer's buffers under their names in optimizer.safetensors. In float32 the masters are the weights. */

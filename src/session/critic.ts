@@ -9,7 +9,7 @@ import { withScalarHead } from "../families/config.ts";
 import { parameterBlocks } from "../families/parameters.ts";
 import { type PassSizes, planForwardBackward } from "../model/activations.ts";
 import { type ScalarActivations, scalarHead } from "../model/scalar-head.ts";
-import { planOptimizer, resetOptimizer } from "../optim/adamw.ts";
+import { planOptimizer, startOptimizer } from "../optim/adamw.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
 import { type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
@@ -77,7 +77,7 @@ export function planCritic(
     async open(place) {
       const model = await place.open(critic);
       const optimizer = bindOptimizer(place.tensors, model.weights.all);
-      resetOptimizer(device, optimizer);
+      startOptimizer(device, optimizer);
       return { model, activations: bindActivations(place.tensors), optimizer };
     },
   };

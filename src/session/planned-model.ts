@@ -11,7 +11,7 @@ import type { ModelConfig, ModelHead } from "../families/config.ts";
 import { scratchSizes } from "../model/layer-buffers.ts";
 import { type Model, type ModelBuffers, planModelBuffers } from "../model/model.ts";
 import { fillRopeTables } from "../model/rope-tables.ts";
-import { checkWeights, loadWeights, type ParameterSource } from "../model/weights.ts";
+import { checkWeights, copyWeights, loadWeights, type ParameterSource } from "../model/weights.ts";
 import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 import { unusedRemark } from "./unused-tensors.ts";
@@ -72,6 +72,7 @@ export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = fal
         );
       return { address, dtype: type, shape };
     },
+    release: checkpoint.release,
   };
 }
 
@@ -81,6 +82,8 @@ export interface PlannedModel extends Tenant<Model> {
   readonly dtype: ComputeDType;
   /** Positions that its rotary tables reach. */
   readonly positions: number;
+  /** Where its weights are loaded from. */
+  readonly folder: string;
 }
 
 /** Announces a model's passes to the device. */
@@ -96,6 +99,8 @@ export function planPass(
 interface ModelPlan extends ModelBuffers {
   /** The config to run it with, if not the folder's: a language model whose head is replaced by a scalar one. */
   readonly config?: ModelConfig;
+  /** A model whose weights may be copied, if they are from the same folder; that is faster than to load them again. */
+  readonly twin?: PlannedModel;
 }
 
 /** Policy and reference often share a folder, and `plan --compare` plans twice: print each remark once. */
@@ -115,7 +120,7 @@ function remarkOnce(remark: string | null): void {
 export function planModel(
   { device, memory }: SessionPlan,
   from: ModelFolder,
-  { prefix, dtype, positions, config = from.config }: ModelPlan,
+  { prefix, dtype, positions, config = from.config, twin }: ModelPlan,
 ): PlannedModel {
   const source = parameterSource(from.checkpoint, config.head === "score" && from.config.head === "lm");
   checkWeights(config, source);
@@ -125,9 +130,11 @@ export function planModel(
     config,
     dtype,
     positions,
-    async open({ tensors }) {
-      const model = bindModel(tensors);
-      await loadWeights(device, model.weights, source);
+    folder: from.folder,
+    async open(place) {
+      const model = bindModel(place.tensors);
+      if (twin?.folder === from.folder) await copyWeights(device, model.weights, (await place.open(twin)).weights);
+      else await loadWeights(device, model.weights, source);
       fillRopeTables(device, config, model.rope);
       return model;
     },

@@ -14,7 +14,7 @@ import {
 } from "../model/activations.ts";
 import { type Activations, lmHead, logprobSizes } from "../model/lm-head.ts";
 import type { Model } from "../model/model.ts";
-import { type OptimizerState, planOptimizer, resetOptimizer } from "../optim/adamw.ts";
+import { type OptimizerState, planOptimizer, startOptimizer } from "../optim/adamw.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
@@ -82,7 +82,7 @@ export function planTraining(
     async open(place) {
       const model = await place.open(policy);
       const optimizer = bindOptimizer(place.tensors, model.weights.all);
-      resetOptimizer(device, optimizer);
+      startOptimizer(device, optimizer);
       return { model, activations: bindActivations(place.tensors), optimizer };
     },
   };

@@ -42,6 +42,7 @@ export function openReference(plan: SessionPlan, path: string, policy: ModelFold
 }
 
 /** Plans a reference for the policy's tokens. */
-export function planReference(plan: SessionPlan, from: ModelFolder, { dtype, positions }: PlannedModel): PlannedModel {
-  return planModel(plan, from, { prefix: "reference", dtype, positions });
+export function planReference(plan: SessionPlan, from: ModelFolder, policy: PlannedModel): PlannedModel {
+  const { dtype, positions } = policy;
+  return planModel(plan, from, { prefix: "reference", dtype, positions, twin: policy });
 }

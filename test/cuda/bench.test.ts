@@ -84,7 +84,7 @@ test("the roofline's device has the real one's settings", async () => {
   }
   const shape = { heads: 6, kvHeads: 2, headDim: 64, scale: 1 };
   expect(counting.pageElements(shape)).toEqual(device.pageElements(shape));
-  expect(counting.parameterElements([33, 65])).toBe(device.parameterElements([33, 65]));
+  expect(counting.parameterElements([33, 65], "bfloat16")).toBe(device.parameterElements([33, 65], "bfloat16"));
   expect(counting.exactlyOnPolicy).toBe(device.exactlyOnPolicy);
   device.close();
 });

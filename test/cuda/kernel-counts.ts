@@ -68,6 +68,11 @@ const range = (count: number, value: (i: number) => number = (i) => i) =>
 /** The arguments of one call of each op that launches its own kernels. */
 const samples: Readonly<Partial<Record<keyof Ops, (b: Buffers) => Call>>> = {
   biasBackward: (b) => [b.tensor("float32", [D]), b.tensor("bfloat16", [256, D])],
+  nextTokens: (b) => [
+    b.integers(range(32, (i) => i)),
+    b.integers(range(32, (i) => i)),
+    b.integers(range(32, (i) => i - 1)),
+  ],
   embeddingForward: (b) => [b.tensor("float32", [32, D]), b.integers(range(32, (i) => i % 9)), b.weight([64, D])],
   embeddingBackward: (b) => [
     b.tensor("float32", [64, D]),

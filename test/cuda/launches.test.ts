@@ -52,23 +52,24 @@ function open(layers: number, dtype: ComputeDType) {
 
 const total = (counts: Readonly<Record<string, number>>) => Object.values(counts).reduce((a, b) => a + b, 0);
 
-/** Kernels and products of one replayed decode step, and the host's calls for it. */
+/** Kernels and products of one replayed decode step, and the host's calls for it: what one more token adds to a rollout. */
 async function decodeStep(layers: number, dtype: ComputeDType, sequences: number) {
   const { rollout } = open(layers, dtype);
-  const counts: { launches: number; calls: Record<string, number> }[] = [];
   const sampling = { seed: 1, stream: 0, temperature: 1, topK: 0, topP: 1, minP: 0, repetitionPenalty: 1, step: 1 };
-  await rollout.generate(
-    [{ promptIds: new Int32Array(7).fill(3), samples: sequences, prompt: 0 }],
-    { ...sampling, maxCompletionLength: 5, isStop: () => false },
-    {
-      onProgress() {
-        counts.push({ launches: total(control.launches()), calls: control.calls() });
-        control.clearCounters();
-      },
-    },
-  );
+  const counted = async (maxCompletionLength: number) => {
+    control.clearCounters();
+    const requests = [{ promptIds: new Int32Array(7).fill(3), samples: sequences, prompt: 0 }];
+    await rollout.generate(requests, { ...sampling, maxCompletionLength, isStop: () => false });
+    return { launches: total(control.launches()), calls: control.calls() };
+  };
+  await counted(3); // records the step
+  const [short, long] = [await counted(4), await counted(5)];
   rollout.close();
-  return counts.at(-1)!; // first token, the recorded step, replays
+  const calls = Object.entries(long.calls).map(([name, count]) => [name, count - (short.calls[name] ?? 0)] as const);
+  return {
+    launches: long.launches - short.launches,
+    calls: Object.fromEntries(calls.filter(([, count]) => count > 0)) as Record<string, number>,
+  };
 }
 
 /** Kernels and products of a forward and a backward pass over completions of `length` tokens. */

@@ -66,7 +66,7 @@ test("memory that is gone when a session allocates: what it had taken is freed, 
       const model = planPolicy(tenants, from, { dtype: "bfloat16", positions: 64 });
       const reference = planReference(tenants, from, model);
       const policy = planTraining(tenants, model, { tokens: 512, longestPrompt: 32 });
-      const limits = { maxSequences: 4, promptSlots: 2, longestPrompt: 32, maxCompletion: 16, penalized: false };
+      const limits = { maxSequences: 4, promptRoom: 2, longestPrompt: 32, maxCompletion: 16, penalized: false };
       return { policy, reference, rollout: planSampling(tenants, model, limits) };
     });
   (await plan().open()).close(); // scratch memory stays with the device

@@ -92,7 +92,7 @@ async function sampleAndScore(open: Opener, model: Model) {
   const device = await open();
   const planned = planSession(device, (plan) => {
     const { policy, scorer } = planScorer(plan, model);
-    const slots = { maxSequences: promptIds.length * samples, promptSlots: promptIds.length };
+    const slots = { maxSequences: promptIds.length * samples, promptRoom: promptIds.length };
     const longestPrompt = longestPromptOf(model);
     return {
       scorer,

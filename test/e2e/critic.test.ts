@@ -127,7 +127,7 @@ describe("the plan", () => {
     reference: policy,
     critic: { folder: scorer },
     rewardModels: [{ folder: scorer, longest: 64, microBatchTokens: 256 }],
-    rollout: { maxSequences: 4, promptSlots: 2, longestPrompt: 32, maxCompletion: 32, penalized: false },
+    rollout: { maxSequences: 4, promptRoom: 2, longestPrompt: 32, maxCompletion: 32, penalized: false },
   });
 
   test("names PPO's four models, each with its own share", () => {

@@ -17,7 +17,7 @@ import { backward, forward } from "../../src/model/lm-head.ts";
 import { cutMicroBatches, type PackedGroup } from "../../src/model/micro-batches.ts";
 import { fillRopeTables } from "../../src/model/rope-tables.ts";
 import { loadWeights, savedTensors } from "../../src/model/weights.ts";
-import { optimizerStep, resetOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
+import { optimizerStep, startOptimizer, zeroGradients } from "../../src/optim/adamw.ts";
 import { openRunDevice } from "../../src/run/device.ts";
 import { openModelFolder, parameterSource } from "../../src/session/planned-model.ts";
 import { invented } from "../fixtures/invented-family.ts";
@@ -53,7 +53,7 @@ async function open(folder: string, described = (config: ModelConfig) => config)
   const opened = openModel(device, described(config), shape, "float32");
   await loadWeights(device, opened.model.weights, parameterSource(checkpoint));
   fillRopeTables(device, config, opened.model.rope);
-  resetOptimizer(device, opened.optimizer);
+  startOptimizer(device, opened.optimizer);
   checkpoint.close();
   return opened;
 }

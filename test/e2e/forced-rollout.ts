@@ -3,7 +3,7 @@ import { expect } from "bun:test";
 import { whileOpen } from "../../src/closing.ts";
 import type { Device } from "../../src/device/device.ts";
 import type { OnToken, Rollout } from "../../src/rollout/rollout.ts";
-import type { RolloutRequest, RolloutSettings } from "../../src/rollout/sequence.ts";
+import type { RolloutRequest, RolloutSettings, SampledCompletion, Sequence } from "../../src/rollout/sequence.ts";
 import { withSession } from "../../src/session/session.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
 import { planGolden, type RolloutSession } from "./rollout-session.ts";
@@ -49,6 +49,36 @@ export function started(session: RolloutSession, settings: RolloutSettings, onTo
   const rollout = session.rollout.start(settings, onToken);
   for (const request of requests) rollout.add(request);
   return rollout;
+}
+
+/** A tool's answer to a completion that has stopped; null: none. */
+function answerTo({ sample, ids, ending }: Sequence, given: number): number[] | null {
+  if (!ending!.finished || given === sample || ids.length === maxCompletion) return null;
+  return Array.from({ length: 1 + ((17 * ids.length + sample) % 80) }, (_, i) => (i * i + ids.length) % 256);
+}
+
+export interface Answer {
+  readonly at: number;
+  readonly ids: readonly number[];
+}
+
+/** Samples everything; a tool answers, taking `delay` steps. */
+export async function sampleWithTool(rollout: Rollout, delay: (sequence: Sequence) => number) {
+  const completions = requests.map((): SampledCompletion[] => []);
+  const answers = new Map<Sequence, Answer[]>();
+  const due: { readonly step: number; readonly feed: () => void }[] = [];
+  for (let step = 0; rollout.finished < rollout.total; step++) {
+    for (const sequence of await rollout.step()) {
+      const given = answers.get(sequence) ?? [];
+      const ids = answerTo(sequence, given.length);
+      if (ids) {
+        answers.set(sequence, [...given, { at: sequence.ids.length, ids }]);
+        due.push({ step: step + delay(sequence), feed: () => rollout.feed(sequence, ids) });
+      } else completions[sequence.place]![sequence.sample] = rollout.end(sequence);
+    }
+    for (const one of due) if (one.step === step) one.feed();
+  }
+  return { completions, answers };
 }
 
 /**

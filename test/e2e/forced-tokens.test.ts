@@ -8,43 +8,22 @@ import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
 import type { Rollout } from "../../src/rollout/rollout.ts";
 import type { SampledCompletion, Sequence } from "../../src/rollout/sequence.ts";
 import type { ComputeDType } from "../../src/tensor/dtype.ts";
-import { expectSameWhenForced, maxCompletion, requests, samplings, started, withRollout } from "./forced-rollout.ts";
+import {
+  type Answer,
+  expectSameWhenForced,
+  maxCompletion,
+  requests,
+  sampleWithTool,
+  samplings,
+  started,
+  withRollout,
+} from "./forced-rollout.ts";
 import type { RolloutSession } from "./rollout-session.ts";
 
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
 
 const open = () => openCpuDevice({ threads: 2 });
-
-/** A tool's answer to a completion that has stopped; null: none. */
-function answerTo({ sample, ids, ending }: Sequence, given: number): number[] | null {
-  if (!ending!.finished || given === sample || ids.length === maxCompletion) return null;
-  return Array.from({ length: 1 + ((17 * ids.length + sample) % 80) }, (_, i) => (i * i + ids.length) % 256);
-}
-
-interface Answer {
-  readonly at: number;
-  readonly ids: readonly number[];
-}
-
-/** Samples everything; a tool answers, taking `delay` steps. */
-async function sampleWithTool(rollout: Rollout, delay: (sequence: Sequence) => number) {
-  const completions = requests.map((): SampledCompletion[] => []);
-  const answers = new Map<Sequence, Answer[]>();
-  const due: { readonly step: number; readonly feed: () => void }[] = [];
-  for (let step = 0; rollout.finished < rollout.total; step++) {
-    for (const sequence of await rollout.step()) {
-      const given = answers.get(sequence) ?? [];
-      const ids = answerTo(sequence, given.length);
-      if (ids) {
-        answers.set(sequence, [...given, { at: sequence.ids.length, ids }]);
-        due.push({ step: step + delay(sequence), feed: () => rollout.feed(sequence, ids) });
-      } else completions[sequence.place]![sequence.sample] = rollout.end(sequence);
-    }
-    for (const one of due) if (one.step === step) one.feed();
-  }
-  return { completions, answers };
-}
 
 /** Each sampled token's recorded logprob equals the training pass's; a forced one's is 0. */
 async function expectTrainingLogprobs(
@@ -150,7 +129,7 @@ test("dropping a completion while it is fed frees its room and leaves the others
     rollout.drop(1);
     expect([fed.size, rollout.finished, rollout.total]).toEqual([6, 0, 6]);
     for (const sequence of fed) {
-      expect(sequence.ids.length).toBe(11);
+      expect(sequence.ids.length).toBe(10);
       expect(() => rollout.feed(sequence, [1])).toThrow("has ended");
       expect(() => rollout.end(sequence)).toThrow("has ended");
     }
@@ -168,7 +147,7 @@ test("a full completion accepts no tokens, a running one does not end, and a sto
     });
     const stopped: Sequence[] = [];
     for (let i = 0; i < 5; i++) stopped.push(...(await rollout.step()));
-    expect([stopped.length, rollout.finished, rollout.total]).toEqual([9, 0, 12]); // the cache has room for three prompts
+    expect([stopped.length, rollout.finished, rollout.total]).toEqual([11, 0, 12]); // pages for three prompts and 12 completions: one short for the fourth
     for (const sequence of stopped) {
       expect(() => rollout.feed(sequence, [])).toThrow("length limit");
       expect(rollout.end(sequence).finished).toBe(false);

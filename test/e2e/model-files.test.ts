@@ -179,7 +179,7 @@ describe("memory", () => {
       const model = planPolicy(plan, from, { dtype: null, positions: 96 });
       const reference = planReference(plan, from, model);
       const policy = planTraining(plan, model, { tokens: 512, longestPrompt: 64 });
-      const limits = { maxSequences: 8, longestPrompt: 64, maxCompletion: 32, promptSlots: 4, penalized: true };
+      const limits = { maxSequences: 8, longestPrompt: 64, maxCompletion: 32, promptRoom: 4, penalized: true };
       return { policy, reference, rollout: planSampling(plan, model, limits) };
     });
     expect(allocations).toEqual([]);
@@ -202,7 +202,7 @@ describe("memory", () => {
     // Numbers are printed to a tenth of a MiB.
     const rollout = sum([...always, "rollout activations", "key-value cache"]);
     expect(Math.abs(rollout - row("planned buffers during rollout"))).toBeLessThan(0.4);
-    const update = sum([...always, "update activations", "gradients"]);
+    const update = sum([...always, "update activations", "update activations kept", "gradients"]);
     expect(Math.abs(update - row("planned buffers during update"))).toBeLessThan(0.4);
     const held = Math.max(row("planned buffers during rollout"), row("planned buffers during update"));
     const peak = held + row("kernel scratch") + row("program");

@@ -9,7 +9,7 @@ import type { ComputeDType } from "../../src/tensor/dtype.ts";
 export const goldenModel = (name: string) => join(import.meta.dir, "../golden", name);
 
 /** Options of a rollout that keeps at most three prompts in the cache. */
-export type RolloutSize = Omit<RolloutLimits, "promptSlots">;
+export type RolloutSize = Omit<RolloutLimits, "promptRoom">;
 
 export function planGolden(device: Device, model: string, dtype: ComputeDType, size: RolloutSize) {
   const { maxSequences, longestPrompt, maxCompletion } = size;
@@ -18,7 +18,7 @@ export function planGolden(device: Device, model: string, dtype: ComputeDType, s
     const policy = planPolicy(plan, plan.folder(goldenModel(model)), { dtype, positions });
     return {
       scorer: planScoring(plan, policy, { tokens: 4096, longestPrompt }),
-      rollout: planSampling(plan, policy, { ...size, promptSlots: Math.min(maxSequences, 3) }),
+      rollout: planSampling(plan, policy, { ...size, promptRoom: Math.min(maxSequences, 3) }),
     };
   });
 }

@@ -29,6 +29,7 @@ const units: Readonly<Record<string, readonly string[]>> = {
     join(kernels, "path_bf16.cpp"),
   ],
   dispatch: ["-DEMULATED_BF16", "-DHAVE_AVX512BF16", "-DHAVE_AMX", join(kernels, "dispatch.cpp")],
+  recording: [join(kernels, "recording.cpp")],
   threads: [join(kernels, "threads.cpp")],
 };
 

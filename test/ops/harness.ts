@@ -17,7 +17,7 @@ import type { Arena, Image } from "./arena.ts";
 import type { Layouts } from "./layout.ts";
 import { caseMemory, type PlacedSlot } from "./memory.ts";
 
-/** Memory and layout of the cases on one device. */
+/** Memory and layout of the cases on one device. On the CPU, the layout of a parameter depends on the path. */
 export interface Backend {
   device(): Device;
   readonly slow: boolean;
@@ -85,8 +85,12 @@ const toBfloat16 = (x: number) => bfloat16ToNumber(numberToBfloat16(Math.fround(
 
 /** Runs one case. @returns the names of the ops and device functions that it called. */
 export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string> {
+  const groups = Map.groupBy(on, (path) => path.backend);
+  return new Set([...groups].flatMap(([backend, paths]) => [...executeOn(opCase, backend, paths)]));
+}
+
+function executeOn(opCase: OpCase, backend: Backend, on: readonly Path[]): ReadonlySet<string> {
   const name = caseName(opCase);
-  const backend = on[0]!.backend;
   const memory = caseMemory(backend.arena);
   const images = new Map<string, Image>();
   const called = new Set<string>();
@@ -115,7 +119,7 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
       o,
     );
   const weightOf: SuiteRun["weightOf"] = (label, dtype, shape, values) => {
-    const w = memory.weight(label, dtype, shape, values, backend.layoutOf(shape));
+    const w = memory.weight(label, dtype, shape, values, backend.layoutOf(shape, dtype));
     return { ...w, next: () => w };
   };
   const same: SuiteRun["same"] = (a, aFrom, b, bFrom, count) => {
@@ -165,10 +169,10 @@ export function execute(opCase: OpCase, on: readonly Path[]): ReadonlySet<string
     output: (label, dtype, shape, options) => memory.slot(label, dtype, shape, null, { ...options, output: true }),
     weight: (label, dtype, shape, { deviation } = {}) =>
       weightOf(label, dtype, shape, random.normal(elementCount(shape), deviation)),
-    parameter(label, { shape }, { output = false, deviation, at, dtype = "float32" } = {}) {
+    parameter(label, { shape, dtype: of }, { output = false, deviation, at, dtype = "float32" } = {}) {
       const count = elementCount(shape);
       const values = at ? Float64Array.from({ length: count }, (_, i) => at(i)) : random.normal(count, deviation);
-      return memory.parameter(label, dtype, values, backend.layoutOf(shape), output);
+      return memory.parameter(label, dtype, values, backend.layoutOf(shape, of), output);
     },
     saved: filled,
     save() {}, // the reference takes the place of another op's output

@@ -19,7 +19,7 @@ function make(dtype: DType, ...dims: number[]): Tensor {
   return tensor("t", device.allocate(elementCount(dims) * bytesPerElement(dtype), "test").address, dtype, dims);
 }
 function weight(dtype: ComputeDType, ...dims: number[]): Weight {
-  const elements = device.parameterElements(dims);
+  const elements = device.parameterElements(dims, dtype);
   return { name: "w", address: make(dtype, elements).address, dtype, shape: dims, elements };
 }
 function integers(...values: number[]): Tensor {

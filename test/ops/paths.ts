@@ -4,6 +4,7 @@
  */
 import { cpuRounding } from "../../bench/ops/tolerance.ts";
 import { type CpuDevice, openCpuDevice } from "../../src/device/cpu/device.ts";
+import { bfloat16Paths } from "../../src/device/cpu/path.ts";
 import { hostArena } from "./arena.ts";
 import { emulatedLibrary } from "./emulated.ts";
 import type { Backend, Path } from "./harness.ts";
@@ -18,13 +19,26 @@ export const emulatedPaths: Readonly<Record<string, string>> = {
 
 export const defaultDevice: CpuDevice = await openCpuDevice({ threads: 2 });
 
-/** Cases have one layout for every path: panels are equally wide in all of them. */
-const backend: Backend = {
-  device: () => defaultDevice,
-  slow: false,
-  arena: hostArena(),
-  layoutOf: layoutsOf(() => defaultDevice),
-};
+const arena = hostArena();
+
+/** Layouts are the path's own, so it is selected before they are asked for. */
+function backendOf(device: CpuDevice, selected: string): Backend {
+  const onPath = () => {
+    device.library.selectPath(selected);
+    return device;
+  };
+  return { device: onPath, slow: false, arena, layoutOf: layoutsOf(onPath) };
+}
+
+const backends = new Map<string, Backend>();
+
+/** Two layouts in all: panels are equally wide on every path, and those that multiply in bfloat16 store pairs. */
+function sharedBackend(device: CpuDevice, selected: string): Backend {
+  const layout = bfloat16Paths.includes(selected) ? "pairs" : "panels";
+  const backend = backends.get(layout) ?? backendOf(device, selected);
+  backends.set(layout, backend);
+  return backend;
+}
 
 export function cpuPath(name: string, device: CpuDevice, selected: string): Path {
   const run = (what: string, threads: number) => ({
@@ -36,7 +50,7 @@ export function cpuPath(name: string, device: CpuDevice, selected: string): Path
   });
   return {
     name,
-    backend,
+    backend: sharedBackend(device, selected),
     device: () => device,
     ...cpuRounding({ path: selected }),
     equalBits: true,

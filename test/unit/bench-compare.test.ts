@@ -179,11 +179,12 @@ describe("peers", () => {
     expect(theirs).toContain("--completions 8 --num_generations 4 --max_completion_length 64");
     const figures = [
       { name: "a step, per completion token", value: 2 },
+      { name: "a step, tokens of prompts and completions", value: 9, share: 0.25 },
       { name: "its rollout", value: 700 },
     ];
     const trl = { step_seconds: [4, 6], completion_tokens: [400, 600], rollout_seconds: [2, 3] };
     expect(peers.trl!.rows([outcome({ suite: "step", figures })], [outcome(trl)])).toMatchObject([
-      { ours: [2], theirs: [10], better: "less" },
+      { ours: [2], theirs: [10], better: "less", shares: [0.25] },
       { ours: [700], theirs: [200], better: "more" },
     ]);
     expect(() => peers.trl!.rows([outcome({ suite: "step", figures: [] })], [outcome(trl)])).toThrow("has no figure");
@@ -192,12 +193,12 @@ describe("peers", () => {
   test("torch gets the sizes of the ops that ours has measured", () => {
     const { flags } = readPeerFlags(["torch"]);
     const results = [
-      { op: "matmulForward", sizes: "M=2048 N=1536 K=576", dtype: "bfloat16", milliseconds: 2 },
-      { op: "attentionForward", sizes: "T=2048 H=9 Dh=64", dtype: "bfloat16", milliseconds: 3 },
+      { op: "matmulForward", use: "decode", sizes: "M=1 N=1536 K=576", dtype: "bfloat16", milliseconds: 2 },
+      { op: "attentionForward", use: "large", sizes: "T=2048 H=9 Dh=64", dtype: "bfloat16", milliseconds: 3 },
     ];
     const outcome = { report: { results }, peakMiB: 1 };
     expect(JSON.parse(peers.torch!.theirs(flags, outcome, null).input!)).toEqual([
-      { op: "matmul", M: 2048, N: 1536, K: 576, dtype: "bfloat16" },
+      { op: "matmul", M: 1, N: 1536, K: 576, dtype: "bfloat16", cold: true },
       { op: "attention", T: 2048, H: 9, Hkv: 3, Dh: 64, dtype: "bfloat16" },
     ]);
     const rows = peers.torch!.rows([outcome], [{ report: { milliseconds: [4, 9] }, peakMiB: 1 }]);

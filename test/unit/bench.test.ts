@@ -84,7 +84,16 @@ describe("every op", () => {
       .map(([op]) => op);
     const flat = ["add", "fill", "scale", "sumSquares"];
     expect(single.sort()).toEqual(
-      [...flat, "biasBackward", "embeddingBackward", "gatherRows", "ropeBackward", "sample", "scatterRows"].sort(),
+      [
+        ...flat,
+        "biasBackward",
+        "embeddingBackward",
+        "gatherRows",
+        "nextTokens",
+        "ropeBackward",
+        "sample",
+        "scatterRows",
+      ].sort(),
     );
   });
 
@@ -96,7 +105,7 @@ describe("every op", () => {
   });
 
   test("states its cost: always bytes, and arithmetic if there is any", () => {
-    const free = new Set(["fill", "cast", "gatherRows", "scatterRows", "embeddingForward", "kvStore"]);
+    const free = new Set(["fill", "cast", "gatherRows", "scatterRows", "embeddingForward", "kvStore", "nextTokens"]);
     for (const bench of all) {
       const { flops, bytes } = check(device, bench);
       expect({ name: name(bench), bytes: bytes > 0 }).toEqual({ name: name(bench), bytes: true });

@@ -62,7 +62,7 @@ test.each([
   expect(built(commands)).toEqual({
     compiled: [...own, ...known].sort(),
     told: known.map((name) => name.toUpperCase()),
-    linked: [...own, ...known, "dispatch", "threads"].sort(),
+    linked: [...own, ...known, "dispatch", "recording", "threads"].sort(),
   });
 });
 

@@ -53,7 +53,31 @@ describe("cutting", () => {
       [0, 1],
       [2, 3],
     ]);
-    expect(shape([group([9], [9]), large], 8)).toEqual([[0], [1, 2], [3]]);
+    expect(shape([group([9], [9]), large], 8)).toEqual([
+      [0, 1],
+      [2, 3],
+    ]);
+  });
+
+  test("a group above the budget joins the current micro-batch unless that takes one more copy of its prompt", () => {
+    // Each costs 2 + 4 · 4: 3 and 1 completions, or 2 and 2.
+    const large = group([1, 2], ...[3, 4, 5, 6].map((id) => [id, id, id, id]));
+    expect(shape([large, large], 14)).toEqual([
+      [0, 1, 2],
+      [3, 4],
+      [5, 6, 7],
+    ]);
+    expect(shape([group([9], [9, 9, 9]), large], 14)).toEqual([
+      [0, 1, 2],
+      [3, 4],
+    ]);
+    expect(shape([group([9], [9, 9, 9, 9, 9, 9]), large], 14)).toEqual([
+      [0, 1],
+      [2, 3, 4],
+    ]);
+    // 3 and 3 completions, which starting with 1 would make three parts.
+    const six = group([1, 2], ...[3, 4, 5, 6, 7, 8].map((id) => [id, id, id, id]));
+    expect(shape([group([9], [9, 9, 9, 9, 9, 9]), six], 14)).toEqual([[0], [1, 2, 3], [4, 5, 6]]);
   });
 
   test("a completion above the budget has its own part", () => {

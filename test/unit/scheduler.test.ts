@@ -14,8 +14,8 @@ function scheduled(list: readonly RolloutRequest[], limits: RolloutLimits): Sche
 }
 
 /** Runs a schedule to its end, with sequences finishing in a scrambled order; returns what was admitted, in order. */
-function run(lengths: readonly number[], samples: number, maxSequences: number, promptSlots: number) {
-  const limits = { maxSequences, promptSlots, longestPrompt: 130, maxCompletion: 100, penalized: false };
+function run(lengths: readonly number[], samples: number, maxSequences: number, promptRoom: number) {
+  const limits = { maxSequences, promptRoom, longestPrompt: 130, maxCompletion: 100, penalized: false };
   const { prefillTokens } = rolloutSizes(limits);
   const scheduler = scheduled(requests(lengths, samples), limits);
   const admitted: string[] = [];
@@ -68,8 +68,32 @@ describe("scheduler", () => {
       expect(prefilled).toEqual(lengths.map((_, p) => p));
     });
 
+  test("slots are not idle while samples wait, although each group ends one long completion at a time", () => {
+    const limits = { maxSequences: 64, promptRoom: 10, longestPrompt: 256, maxCompletion: 256, penalized: false };
+    let state = 1;
+    const random = () => {
+      state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+      return state / 2 ** 32;
+    };
+    const prompts = Array.from({ length: 64 }, () => 20 + Math.floor(random() * 236));
+    const scheduler = scheduled(requests(prompts, 8), limits);
+    const left = new Map<unknown, number>();
+    let [idle, taken] = [0, 0];
+    while (scheduler.waiting + scheduler.running.length > 0) {
+      for (const s of scheduler.admit().sequences)
+        left.set(s, Math.min(256, 1 + Math.floor(-100 * Math.log(1 - random()))));
+      taken += scheduler.running.length;
+      if (scheduler.waiting > 0) idle += limits.maxSequences - scheduler.running.length;
+      for (const s of [...scheduler.running]) {
+        left.set(s, left.get(s)! - 1);
+        if (left.get(s) === 0) scheduler.finish(s);
+      }
+    }
+    expect(idle / (idle + taken)).toBeLessThan(0.04);
+  });
+
   test("a request without samples is skipped", () => {
-    const limits = { maxSequences: 2, promptSlots: 2, longestPrompt: 8, maxCompletion: 8, penalized: false };
+    const limits = { maxSequences: 2, promptRoom: 2, longestPrompt: 8, maxCompletion: 8, penalized: false };
     const list = requests([3, 4], 1).map((r, i) => ({ ...r, samples: i }));
     const scheduler = scheduled(list, limits);
     expect(scheduler.admit().sequences.map((s) => s.place)).toEqual([1]);
@@ -97,7 +121,7 @@ describe("pages", () => {
         state = (state * 1103515245 + 12345) % 2 ** 31;
         return Math.floor(state / 65536) % n;
       };
-      const limits = { maxSequences: 5, promptSlots: 3, longestPrompt: 130, maxCompletion: 100, penalized: false };
+      const limits = { maxSequences: 5, promptRoom: 3, longestPrompt: 130, maxCompletion: 100, penalized: false };
       const scheduler = scheduled(requests([5, 70, 64], 4), limits);
       const samples = [4, 4, 4];
       const dropped = new Set<number>();

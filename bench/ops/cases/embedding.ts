@@ -1,4 +1,4 @@
-/** Rows of the embedding, and their gradient where ids repeat. */
+/** The tokens of a decode step, rows of the embedding, and their gradient where ids repeat. */
 import {
   computeDTypes,
   dtypes,
@@ -82,7 +82,25 @@ const small = [
 /** As in a real packed batch: about half as many distinct ids as tokens. */
 const different = (T: number) => Math.ceil(T / 2);
 
-export const embeddingOps: OpTable<"embeddingForward" | "embeddingBackward"> = {
+/** Rows that keep their token, rows that take a sampled one, two of them the same, and one that was not sampled. */
+function next(B: number) {
+  return opCase("nextTokens", { B }, (run: Run) => {
+    const sampled = Array.from({ length: B }, (_, i) => (i % 5 === 3 ? -1 : run.random.integer(50_000)));
+    const rows = Array.from({ length: B }, (_, b) => (b % 3 === 1 ? -1 : run.random.integer(B)));
+    const ids = run.filled("ids", "int32", [B], (i) => sampled[i]!);
+    const from = run.filled("from", "int32", [B], (b) => rows[b]!);
+    const tokens = run.filled("tokens", "int32", [B], (b) => 7 * b, { output: true });
+    run.run(({ ops }) => ops.nextTokens(tokens, ids, from));
+    run.check(tokens, (b) => (rows[b]! < 0 ? 7 * b : Math.max(sampled[rows[b]!]!, 0)), exactly);
+  });
+}
+
+export const embeddingOps: OpTable<"nextTokens" | "embeddingForward" | "embeddingBackward"> = {
+  nextTokens: {
+    cost: (_, tokens, _ids, from) => memory(2 * bytesOf(tokens) + bytesOf(from)),
+    cases: [1, 3, 64, 300].map(next),
+    real: (s) => s.batches.map((B) => timed("decode", "float32", { B }, next(B))),
+  },
   embeddingForward: {
     cost: (_, x, ids, w) => memory(bytesOf(x) + bytesOf(ids) + rowsOf(x) * (weightBytes(w) / (w.shape[0] ?? 1))),
     cases: small.map((settings) => forward(settings)),

@@ -301,6 +301,8 @@ const forwardCases: readonly OpCase[] = [
   rowsAlone({ M: 120, N: 70, K: 1100, x: "f32", w: "f32", y: "f32" }),
   rowsAlone({ M: 120, N: 70, K: 1100, x: "f32", w: "bf16", y: "f32" }),
   rowsAlone({ M: 500, N: 33, K: 64, x: "bf16", w: "bf16", y: "f32" }),
+  rowsAlone({ M: 130, N: 40, K: 1152, x: "bf16", w: "bf16", y: "bf16", bias: true }), // long, in whole groups of 32
+  rowsAlone({ M: 600, N: 72, K: 64, x: "bf16", w: "bf16", y: "f32", accumulate: true }), // several blocks of rows
 ];
 
 const backwardInputCases: readonly OpCase[] = [
@@ -319,6 +321,8 @@ const backwardInputCases: readonly OpCase[] = [
   backwardInput({ M: 13, N: 33, K: 31, dy: "bf16", w: "bf16", dx: "bf16", gap: 3 }),
   backwardInput({ M: 33, N: 40, K: 70, dy: "f32", w: "bf16", dx: "bf16" }),
   backwardInput({ M: 33, N: 40, K: 70, dy: "bf16", w: "bf16", dx: "bf16", accumulate: true }),
+  backwardInput({ M: 300, N: 640, K: 40, dy: "f32", w: "bf16", dx: "f32", coarse: true }),
+  backwardInput({ M: 300, N: 640, K: 40, dy: "bf16", w: "bf16", dx: "f32" }),
 ];
 
 const backwardWeightCases: readonly OpCase[] = [
@@ -334,6 +338,7 @@ const backwardWeightCases: readonly OpCase[] = [
   backwardWeight({ M: 257, N: 20, K: 301, dy: "f32", x: "bf16", gap: 7 }),
   backwardWeight({ M: 13, N: 33, K: 31, dy: "bf16", x: "bf16" }),
   backwardWeight({ M: 16_400, N: 8, K: 24, dy: "bf16", x: "bf16" }),
+  backwardWeight({ M: 40, N: 70, K: 800, dy: "f32", x: "bf16", coarse: true }),
 ];
 
 interface RealProduct extends Product {

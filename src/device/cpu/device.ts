@@ -59,6 +59,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     description: `CPU ${cpus()[0]?.model.trim() ?? process.arch}, ${path}, ${threads} thread${threads === 1 ? "" : "s"}`,
     numericsKey: `cpu ${process.arch} ${path}`,
     exactlyOnPolicy: true,
+    queuesWork: false,
     ops: cpuOps(library.kernels),
     peakFlops(dtype) {
       const peak = peaks.get(dtype) ?? library.peakGflops(PEAK_MILLISECONDS, dtype) * 1e9;
@@ -69,18 +70,33 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     headBytes: HEAD_BYTES,
     freeBytes: () => null,
     heldBytes: () => null,
-    allocate,
+    allocate(bytes, what) {
+      const memory = allocate(bytes, what);
+      const free = () => {
+        library.endPopulating();
+        memory.free();
+      };
+      return { ...memory, free };
+    },
+    populate({ address }, from, byteLength, later) {
+      if (later) library.populateBeside(address + from, byteLength);
+      else library.populate(address + from, byteLength);
+    },
     allocateHost: allocate,
     upload,
     download,
     read: async (source) => download(source),
+    queueRead(source) {
+      const data = download(source);
+      return async () => data;
+    },
     activationDType: (dtype) => (storesBfloat16 ? dtype : "float32"),
     gradientDType: () => "float32",
     decodeBucket: (sequences) => sequences,
     ...kernelSizes(library, threads),
     prepare() {}, // each thread grows its own scratch
     ...openParameters(library.kernels),
-    ...openRecordings(),
+    ...openRecordings(library.record),
     close() {}, // the kernels stay loaded for the next device of this process
   };
 }

@@ -2,6 +2,7 @@
 import type { CpuLibrary } from "../../../ffi/bindings/cpu.ts";
 import { elementCount } from "../../tensor/tensor.ts";
 import type { Device, ScratchSizes } from "../device.ts";
+import { typeCode } from "./operands.ts";
 
 type Sizes = Pick<
   Device,
@@ -14,10 +15,10 @@ export function kernelSizes({ sizes: kernels }: Pick<CpuLibrary, "sizes">, threa
     return [vocabSize, hiddenSize, intermediateSize, heads, kvHeads, headDim, longest, tokens] as const;
   };
   return {
-    rowBlock: kernels.weight_elements(1, 1), // a panel
-    parameterElements(shape) {
+    rowBlock: kernels.weight_elements(1, 1, typeCode({ dtype: "float32" })), // a panel, equally wide for all types
+    parameterElements(shape, dtype) {
       const [n, k] = shape;
-      return shape.length === 2 ? kernels.weight_elements(n!, k!) : elementCount(shape);
+      return shape.length === 2 ? kernels.weight_elements(n!, k!, typeCode({ dtype })) : elementCount(shape);
     },
     pageElements: ({ kvHeads, headDim }) => ({
       keys: kernels.key_page_elements(kvHeads, headDim),

@@ -8,7 +8,7 @@ import { openDriver, versionText } from "../../../ffi/bindings/cuda.ts";
 import { majorVersions } from "../../../ffi/bindings/nvidia-libraries.ts";
 import { openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { InputError } from "../../errors.ts";
-import { elementCount } from "../../tensor/tensor.ts";
+import { elementCount, tensor } from "../../tensor/tensor.ts";
 import type { Device } from "../device.ts";
 import { kernelCompiler } from "./compile.ts";
 import { chooseGpu, type GpuFacts, listGpus, openGpu } from "./gpu.ts";
@@ -139,6 +139,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       numericsKey: `cuda ${facts.name} sm_${computeCapability} driver ${version} cublas ${cublas.version} nvrtc ${nvrtc.version}`,
       // cuBLAS selects its algorithm by the number of rows, so a row's bits may depend on its batch.
       exactlyOnPolicy: false,
+      queuesWork: true,
       ops,
       headBytes: HEAD_BYTES,
       peakFlops: () => peakFlops(facts),
@@ -146,6 +147,9 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       freeBytes: gpu.freeBytes,
       heldBytes: memory.heldBytes,
       allocate: memory.allocate,
+      populate({ address }, from, byteLength) {
+        ops.fill(tensor("new memory", address + from, "float32", [Math.floor(byteLength / 4)]), 0);
+      },
       allocateHost: memory.allocateHost,
       ...openTransfers(gpu, memory),
       activationDType: (dtype) => dtype,

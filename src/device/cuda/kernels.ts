@@ -2,7 +2,14 @@
  * Kernels of one GPU, compiled and loaded on first use. Launch parameters are in one block of native memory that lives
  * as long as the device; the driver copies them during the call, so the block can be reused afterwards.
  */
-import type { Trace } from "../../../ffi/bindings/calls.ts";
+import {
+  type ArgumentType,
+  argumentTypes,
+  argumentWords,
+  countedUnder,
+  type Trace,
+  writeArguments,
+} from "../../../ffi/bindings/calls.ts";
 import { CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES } from "../../../ffi/bindings/cuda.ts";
 import { nativeBlock } from "../../../ffi/bindings/native.ts";
 import type { KernelCompiler } from "./compile.ts";
@@ -14,20 +21,23 @@ const PARAMETERS = 40;
 /** Bytes of dynamic shared memory that kernels may use without opting in. */
 const DEFAULT_SHARED = 48 * 1024;
 
-/** "map": a tensor map, 128 bytes passed by value; the argument is its address on the host. */
-type ParameterType = "ptr" | "i32" | "u32" | "i64" | "f32" | "map";
-
 interface LoadedKernel extends Kernel {
-  readonly types: readonly ParameterType[];
+  readonly types: readonly ArgumentType[];
+  /** Places of tensor maps ("map"): 128 bytes passed by value, and the argument is their address on the host. */
+  readonly maps: readonly number[];
   /** Bytes of dynamic shared memory opted in to so far. */
   shared: number;
 }
 
-/** "y:ptr T:i32" → ["ptr", "i32"]; a test compares the text with the compiled code. */
-function parameterTypes({ name, parameters }: KernelDefinition): ParameterType[] {
-  const types = parameters.split(" ").map((parameter) => parameter.split(":")[1] as ParameterType);
+/** A test compares the text with the compiled code. */
+function parameterTypes({ name, parameters }: KernelDefinition): ArgumentType[] {
+  const types = argumentTypes(parameters);
   if (types.length > PARAMETERS) throw new Error(`${name}: more than ${PARAMETERS} parameters`);
   return types;
+}
+
+function mapPlaces({ parameters }: KernelDefinition): number[] {
+  return parameters.split(" ").flatMap((parameter, i) => (parameter.endsWith(":map") ? [i] : []));
 }
 
 export type KernelLauncher = Pick<CudaRuntime, "kernel" | "launch"> & {
@@ -44,8 +54,9 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
   const loaded = new Map<KernelDefinition, Map<string, LoadedKernel>>();
 
   const block = nativeBlock(16 * PARAMETERS);
-  const values = 8 * PARAMETERS; // after the pointers to them
-  const [ints, floats] = [new Int32Array(block.view.buffer), new Float32Array(block.view.buffer)];
+  const values = PARAMETERS; // words after the pointers to them
+  const words = argumentWords(block.view.buffer);
+  for (let i = 0; i < PARAMETERS; i++) block.setU64(8 * i, block.address + 8 * (values + i));
 
   const module = ({ file, sizes, only }: KernelDefinition, variant: Defines, key: string): number => {
     const known = modules.get(`${file} ${key}`);
@@ -68,20 +79,13 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
     const handle = module(definition, variant, key);
     const name = out.setText(8, definition.name);
     gpu.check("cuModuleGetFunction", calls.cuModuleGetFunction(out.address, handle, name), definition.name);
-    return { definition, function: out.u64(), types: parameterTypes(definition), shared: DEFAULT_SHARED };
-  };
-
-  const write = (types: readonly ParameterType[], args: readonly number[]): void => {
-    for (let i = 0; i < types.length; i++) {
-      const value = args[i]!;
-      block.setU64(8 * i, types[i] === "map" ? value : block.address + values + 8 * i);
-      const at = (values >> 2) + 2 * i;
-      if (types[i] === "f32") floats[at] = value;
-      else {
-        ints[at] = value; // modulo 2³²
-        ints[at + 1] = Math.floor(value / 2 ** 32);
-      }
-    }
+    return {
+      definition,
+      function: out.u64(),
+      types: parameterTypes(definition),
+      maps: mapPlaces(definition),
+      shared: DEFAULT_SHARED,
+    };
   };
 
   const optIn = (kernel: LoadedKernel, bytes: number): void => {
@@ -101,13 +105,10 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
       work();
       return;
     }
-    const entry = trace.get(name) ?? { calls: 0, seconds: 0 };
-    trace.set(name, entry);
-    const start = performance.now();
-    work();
-    gpu.synchronize();
-    entry.calls++;
-    entry.seconds += (performance.now() - start) / 1000;
+    countedUnder(trace, name, () => {
+      work();
+      gpu.synchronize();
+    });
   };
 
   return {
@@ -125,15 +126,17 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
     launch(kernel, grid, threads, sharedBytes, ...args) {
       const [gridX, gridY, gridZ] = grid;
       if (gridX === 0 || gridY === 0 || gridZ === 0) return;
-      const { definition, types, shared } = kernel as LoadedKernel;
+      const { definition, types, maps, shared } = kernel as LoadedKernel;
       if (args.length !== types.length)
         throw new Error(`${definition.name}: ${args.length} arguments for ${types.length} parameters`);
       if (sharedBytes > shared) optIn(kernel as LoadedKernel, sharedBytes);
-      write(types, args);
+      writeArguments(words, values, types, args);
+      for (const i of maps) block.setU64(8 * i, args[i]!);
       const [x, y, z] = typeof threads === "number" ? [threads, 1, 1] : threads;
       timed(definition.name, () => {
         const handles = [gpu.stream, block.address, 0] as const;
         const status = calls.cuLaunchKernel(kernel.function, gridX, gridY, gridZ, x, y, z, sharedBytes, ...handles);
+        for (const i of maps) block.setU64(8 * i, block.address + 8 * (values + i));
         if (status !== 0) gpu.check("cuLaunchKernel", status, definition.name);
       });
     },

@@ -2,8 +2,8 @@
  * Copies between typed arrays and tensors on the GPU, always through pinned memory: an upload returns as soon as the
  * array has been copied there, and a read waits for the GPU without blocking the event loop.
  */
-import { byteLength } from "../../tensor/tensor.ts";
-import type { Device } from "../device.ts";
+import { byteLength, type Tensor } from "../../tensor/tensor.ts";
+import type { Device, NumberArray } from "../device.ts";
 import { arrayOf, bytesFor, expectPacked } from "../host-arrays.ts";
 import type { Gpu } from "./gpu.ts";
 import type { GpuMemory } from "./memory.ts";
@@ -19,7 +19,7 @@ const ALIGNMENT = 256;
 const DOWNLOAD_BYTES = 4 * 2 ** 20;
 const LEAST_READ = 4096;
 
-export type Transfers = Pick<Device, "upload" | "download" | "read">;
+export type Transfers = Pick<Device, "upload" | "download" | "read" | "queueRead">;
 
 export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
   const ring: PinnedPiece[] = [];
@@ -58,6 +58,21 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
     gpu.mark(piece.event);
   };
 
+  const queueRead = (source: Tensor): (() => Promise<NumberArray>) => {
+    gpu.outsideCapture(`${source.name}: a read`);
+    expectPacked(source);
+    const bytes = byteLength(source);
+    if (bytes === 0) return async () => arrayOf(source, new ArrayBuffer(0));
+    const piece = take(bytes);
+    fetch(piece, source.address, bytes);
+    return async () => {
+      await wait(source.name, () => gpu.reached(piece.event));
+      const copy = piece.bytes.slice(0, bytes).buffer;
+      giveBack(piece);
+      return arrayOf(source, copy);
+    };
+  };
+
   return {
     upload(target, data) {
       gpu.outsideCapture(`${target.name}: an upload`);
@@ -84,17 +99,7 @@ export function openTransfers(gpu: Gpu, memory: GpuMemory): Transfers {
       }
       return arrayOf(source, whole.buffer);
     },
-    async read(source) {
-      gpu.outsideCapture(`${source.name}: a read`);
-      expectPacked(source);
-      const bytes = byteLength(source);
-      if (bytes === 0) return arrayOf(source, new ArrayBuffer(0));
-      const piece = take(bytes);
-      fetch(piece, source.address, bytes);
-      await wait(source.name, () => gpu.reached(piece.event));
-      const copy = piece.bytes.slice(0, bytes).buffer;
-      giveBack(piece);
-      return arrayOf(source, copy);
-    },
+    queueRead,
+    read: async (source) => queueRead(source)(),
   };
 }

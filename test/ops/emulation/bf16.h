@@ -38,6 +38,44 @@ static inline emulation::Floats _mm512_dpbf16_ps(emulation::Floats sum, emulatio
   return sum;
 }
 
+// VCVTNE2PS2BF16: the second operand's elements come first. Subnormal numbers become zero, a NaN becomes quiet.
+static inline emulation::Words _mm512_cvtne2ps_pbh(emulation::Floats high, emulation::Floats low) {
+  using namespace emulation;
+  const auto rounded = [](float x) -> uint32_t {
+    uint32_t u;
+    x = flushed(x);
+    memcpy(&u, &x, 4);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return u >> 16 | 0x40;
+    return (u + 0x7fffu + (u >> 16 & 1)) >> 16;
+  };
+  Words r;
+  for (int i = 0; i < 8; i++) {
+    r[i] = rounded(low[2 * i]) | rounded(low[2 * i + 1]) << 16;
+    r[i + 8] = rounded(high[2 * i]) | rounded(high[2 * i + 1]) << 16;
+  }
+  return r;
+}
+
+static inline emulation::Words _mm512_permutexvar_epi16(emulation::Words index, emulation::Words a) {
+  emulation::Words r;
+  uint16_t from[32], to[32], at[32];
+  memcpy(from, &a, 64);
+  memcpy(at, &index, 64);
+  for (int i = 0; i < 32; i++) to[i] = from[at[i] & 31];
+  memcpy(&r, to, 64);
+  return r;
+}
+
+static inline emulation::Words _mm512_shuffle_epi8(emulation::Words a, emulation::Words index) {
+  emulation::Words r;
+  uint8_t from[64], to[64], at[64];
+  memcpy(from, &a, 64);
+  memcpy(at, &index, 64);
+  for (int i = 0; i < 64; i++) to[i] = at[i] & 0x80 ? 0 : from[(i & 48) + (at[i] & 15)];
+  memcpy(&r, to, 64);
+  return r;
+}
+
 static inline emulation::Words _mm512_permutex2var_epi32(emulation::Words a, emulation::Words index,
                                                          emulation::Words b) {
   emulation::Words r;
@@ -100,6 +138,8 @@ static inline void _tile_loadd(int t, const void* memory, int64_t stride) {
   for (int r = 0; r < rows_of(t); r++)
     memcpy(state.tile[t][r], (const char*)memory + r * stride, state.shape.row_bytes[t]);
 }
+
+static inline void _tile_stream_loadd(int t, const void* memory, int64_t stride) { _tile_loadd(t, memory, stride); }
 
 static inline void _tile_stored(int t, void* memory, int64_t stride) {
   using namespace emulation;

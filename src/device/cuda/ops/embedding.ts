@@ -4,10 +4,18 @@ import { dim, expectShape } from "../../operands.ts";
 import { type CudaRuntime, type KernelDefinition, macroType } from "../runtime.ts";
 import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
 
-const [FORWARD_THREADS, BACKWARD_THREADS] = [256, 128];
-const sizes = () => ({ FORWARD_THREADS, BACKWARD_THREADS });
+const [NEXT_THREADS, FORWARD_THREADS, BACKWARD_THREADS] = [128, 256, 128];
+const sizes = () => ({ NEXT_THREADS, FORWARD_THREADS, BACKWARD_THREADS });
 
 export const embeddingKernels = {
+  next: {
+    file: "embedding.cu",
+    name: "next_tokens",
+    parameters: "tokens:ptr ids:ptr from:ptr B:i32",
+    threads: NEXT_THREADS,
+    sizes,
+    variants: [{}],
+  },
   forward: {
     file: "embedding.cu",
     name: "embedding_forward",
@@ -26,8 +34,17 @@ export const embeddingKernels = {
   },
 } as const satisfies Record<string, KernelDefinition>;
 
-export function embeddingOps(runtime: CudaRuntime): Pick<Ops, "embeddingForward" | "embeddingBackward"> {
+type EmbeddingOp = "nextTokens" | "embeddingForward" | "embeddingBackward";
+
+export function embeddingOps(runtime: CudaRuntime): Pick<Ops, EmbeddingOp> {
   return {
+    nextTokens(tokens, ids, from) {
+      const B = dim(tokens, 0);
+      expectShape(dim(from, 0) === B, `${tokens.name}: ${tokens.shape} from ${from.shape}`);
+      const kernel = runtime.kernel(embeddingKernels.next, {});
+      const args = [tokens.address, ids.address, from.address, B];
+      runtime.launch(kernel, [ceilDiv(B, NEXT_THREADS), 1, 1], NEXT_THREADS, 0, ...args);
+    },
     embeddingForward(x, ids, w) {
       const [T, D] = [dim(x, 0), dim(w, 1)];
       expectShape(dim(x, 1) === D && dim(ids, 0) >= T, `${w.name}: ${x.shape} from ${w.shape}`);

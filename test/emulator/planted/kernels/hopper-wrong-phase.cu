@@ -13,8 +13,7 @@ extern "C" __global__ void bad(const __grid_constant__ TensorMap map, float* out
   }
   __syncthreads();
   barrier_wait(barrier, 1);
-  const bf16 x = ((const bf16*)tile)[threadIdx.x];  // BUG: async-copy
-  out[threadIdx.x] = load(&x);
+  out[threadIdx.x] = load((const bf16*)tile + threadIdx.x);  // BUG: async-copy
   barrier_wait(barrier, 0);
 }
 
@@ -30,6 +29,5 @@ extern "C" __global__ void good(const __grid_constant__ TensorMap map, float* ou
   }
   __syncthreads();
   barrier_wait(barrier, 0);
-  const bf16 x = ((const bf16*)tile)[threadIdx.x];
-  out[threadIdx.x] = load(&x);
+  out[threadIdx.x] = load((const bf16*)tile + threadIdx.x);
 }
