@@ -23,6 +23,7 @@ import { openProducts } from "./products.ts";
 import { openRecordings } from "./recordings.ts";
 import type { CudaRuntime } from "./runtime.ts";
 import { largestSlots } from "./scratch.ts";
+import { openTensorMaps } from "./tensor-maps.ts";
 import { openTransfers } from "./transfers.ts";
 
 export interface CudaOptions {
@@ -120,8 +121,19 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
     const recordings = openRecordings(gpu, memory);
     closers.push(() => recordings.forget(""));
 
+    const maps = openTensorMaps(gpu, memory);
+    closers.push(() => maps.close());
+
     const { kernel, launch } = kernels;
-    const runtime: CudaRuntime = { limits: facts.limits, kernel, launch, scratch: memory.scratch };
+    const { tensorMap, counter } = maps;
+    const runtime: CudaRuntime = {
+      limits: facts.limits,
+      kernel,
+      launch,
+      scratch: memory.scratch,
+      tensorMap,
+      counter,
+    };
     const ops = cudaOps(runtime, products);
     const version = versionText(driver.version);
     const { multiprocessors, computeCapability } = facts.limits;

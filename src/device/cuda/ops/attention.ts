@@ -16,6 +16,7 @@ import {
 import { dim, expectShape, headsArguments, qkvAddresses } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
 import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
+import { takesWarpgroups, warpgroupForward } from "./attention-warpgroup.ts";
 
 /** The largest head size whose tiles fit shared memory and registers. */
 export const LARGEST_HEAD = 256;
@@ -226,6 +227,10 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
         lse === null || (dim(lse, 0) === T && dim(lse, 1) === heads && lse.rowStride === heads),
         `${lse?.name}: ${lse?.shape} for ${heads} heads`,
       );
+      if (takesWarpgroups(runtime, out, qkv, shape)) {
+        warpgroupForward(runtime, out, lse, qkv, segments, shape);
+        return;
+      }
       const bfloat16 = qkv.dtype === "bfloat16";
       const definition = bfloat16 ? attentionKernels.forward : attentionKernels.forwardFloat32;
       const kernel = runtime.kernel(definition, { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype) });
