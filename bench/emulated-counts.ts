@@ -4,7 +4,7 @@
  */
 import { textAt } from "../ffi/bindings/native.ts";
 import { bindLibrary } from "../ffi/bindings/nvidia-libraries.ts";
-import { type CudaDevice, decodeBucket } from "../src/device/cuda/device.ts";
+import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { Device } from "../src/device/device.ts";
 import type { ModelConfig } from "../src/families/config.ts";
 import { type StepShape, stepPhases } from "./roofline/phases.ts";
@@ -40,7 +40,7 @@ export function launchCounter(device: Device): LaunchCounter | null {
 
 /** Bytes by phase: prefill, decode (one step), update (one group), optimizer. */
 export async function phaseBytes(config: ModelConfig, shape: StepShape): Promise<(phase: string) => number> {
-  const { phases } = await stepPhases(config, shape, decodeBucket);
+  const { phases } = await stepPhases(config, shape);
   return (name) => phases.find((phase) => phase.name === name)!.work.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 

@@ -3,7 +3,7 @@
  * compute, so that the table's phases are those of the program itself. Memory is only addresses.
  */
 import { doPieces, type Pieces } from "../../src/device/breathe.ts";
-import { HEAD_BYTES } from "../../src/device/cuda/device.ts";
+import { decodeBucket, headChunks, microBatchTokens } from "../../src/device/cuda/device.ts";
 import { type Device, type DeviceMemory, type NumberArray, type Ops, PAGE_TOKENS } from "../../src/device/device.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
@@ -40,11 +40,11 @@ function describe(args: readonly unknown[]): string {
 
 /**
  * @param cache tokens that decode attention reads: in all sequences, and with a group's prompt counted once
- * @param bucket the CUDA device's own rule for rows of a decode step
+ * @param memory bytes of the GPU that it stands for
  */
 export function countingDevice(
   cache: () => { readonly tokens: number; readonly distinct: number },
-  bucket: (sequences: number) => number,
+  memory: number,
 ): CountingDevice {
   let next = 2 ** 30;
   let work: Work[] = [];
@@ -82,7 +82,8 @@ export function countingDevice(
     numericsKey: "counting",
     exactlyOnPolicy: false,
     queuesWork: false,
-    headBytes: HEAD_BYTES,
+    microBatchTokens: microBatchTokens(memory),
+    ...headChunks(memory),
     ops,
     take() {
       const taken = work;
@@ -104,7 +105,7 @@ export function countingDevice(
     queueRead: (source) => async () => fresh(source),
     activationDType: (dtype) => dtype,
     gradientDType: (dtype) => dtype,
-    decodeBucket: bucket,
+    decodeBucket,
     rowBlock: 8,
     parameterElements: elementCount,
     pageElements({ kvHeads, headDim }) {

@@ -97,18 +97,18 @@ export function openModel(
   };
 }
 
-/** The phases of a step, and the bytes of its plan. */
+/** The phases of a step on a GPU with `memory` bytes, and the bytes of its plan. */
 export async function stepPhases(
   config: ModelConfig,
   shape: StepShape,
-  bucket: (sequences: number) => number,
+  memory = 80e9,
 ): Promise<{ readonly phases: Phase[]; readonly bytes: number }> {
   const { groups, samples, promptTokens, completionTokens, sequences, microBatchTokens } = shape;
   // Halfway through its completions: the cache of an average decode step.
   const perSequence = promptTokens + completionTokens / 2;
   const shared = Math.ceil(sequences / samples) * promptTokens;
   const cache = { tokens: sequences * perSequence, distinct: shared + (sequences * completionTokens) / 2 };
-  const device = countingDevice(() => cache, bucket);
+  const device = countingDevice(() => cache, memory);
   const { model, activations, optimizer, rollout, arena } = openModel(device, config, shape);
   const ids = (length: number) => new Int32Array(length);
 

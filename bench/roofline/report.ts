@@ -93,7 +93,6 @@ export interface RooflineTables {
 /** The tables of the selected models and GPUs, each by its name; an empty list selects all. */
 export async function rooflineTables(
   counts: CountsTable,
-  bucket: (sequences: number) => number,
   chosen: { readonly gpus?: readonly Gpu[]; readonly models?: readonly NamedModel[]; readonly ops?: boolean } = {},
 ): Promise<RooflineTables> {
   const { groups, samples, promptTokens, completionTokens, sequences } = stepShape;
@@ -106,8 +105,8 @@ export async function rooflineTables(
   ];
   const times: { gpu: Gpu; times: OpTime[] }[] = [];
   for (const { name, config } of chosen.models ?? rooflineModels) {
-    const { phases, bytes } = await stepPhases(config, stepShape, bucket);
     for (const gpu of chosen.gpus ?? gpus) {
+      const { phases, bytes } = await stepPhases(config, stepShape, gpu.memory);
       const fits = bytes <= gpu.memory ? "" : ` (${amount(gpu.memory, "B")} there: it does not fit one GPU)`;
       lines.push(
         "",

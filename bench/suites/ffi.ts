@@ -4,7 +4,6 @@
  */
 
 import type { CpuDevice } from "../../src/device/cpu/device.ts";
-import { decodeBucket } from "../../src/device/cuda/device.ts";
 import type { Device } from "../../src/device/device.ts";
 import { RunError } from "../../src/errors.ts";
 import type { Tensor } from "../../src/tensor/tensor.ts";
@@ -71,7 +70,7 @@ export const ffi: Suite = {
           sequences: 8,
           microBatchTokens: 64,
         };
-        const { phases } = await stepPhases(config, shape, decodeBucket);
+        const { phases } = await stepPhases(config, shape);
         const perStep = phases.find((phase) => phase.name === "decode")!.work.length;
         const once = device.kind === "cuda" ? ", recorded once and then replayed" : "";
         figures.push(less(`the ${perStep} ops of a decode step of ${name}${once}`, (perStep * op) / 1000, "µs"));

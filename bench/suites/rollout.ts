@@ -189,8 +189,11 @@ async function measureRollout(meter: Meter, measured: MeasuredModel, shape: Step
     const perPhase: PhaseCount[] = [];
     if (counter) {
       const bytesOf = await phaseBytes(config, shape);
-      perPhase.push({ phase: "prefill", launches: launched[0]!, bytes: bytesOf("prefill") });
-      perPhase.push({ phase: "decode step", launches: launched.at(-1)!, bytes: bytesOf("decode") });
+      const decodeStep = launched[launched.length >> 1]!;
+      // A device that queues work has been given the step after the first tokens too.
+      const prefillOnly = launched[0]! - (device.queuesWork ? decodeStep : 0);
+      perPhase.push({ phase: "prefill", launches: prefillOnly, bytes: bytesOf("prefill") });
+      perPhase.push({ phase: "decode step", launches: decodeStep, bytes: bytesOf("decode") });
     }
     opened.rollout.close();
     return { checked, figures, perPhase, bytes, peaks };

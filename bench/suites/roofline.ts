@@ -1,5 +1,4 @@
 /** `bench roofline`: the command around roofline/report.ts. */
-import { decodeBucket } from "../../src/device/cuda/device.ts";
 import { InputError } from "../../src/errors.ts";
 import { patternOf } from "../flags.ts";
 import { rooflineModels } from "../models.ts";
@@ -27,7 +26,7 @@ export const roofline: Suite = {
       gpus: gpus.filter((gpu) => found.some((pair) => pair.gpu === gpu)),
       ops: filter !== null,
     };
-    const { lines } = await rooflineTables(counts as CountsTable, decodeBucket, chosen);
+    const { lines } = await rooflineTables(counts as CountsTable, chosen);
     for (const text of lines) line(text);
     return lines;
   },

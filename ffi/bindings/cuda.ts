@@ -64,6 +64,9 @@ const signatures = {
   cuLaunchKernel:
     "f:ptr gridDimX:u32 gridDimY:u32 gridDimZ:u32 blockDimX:u32 blockDimY:u32 blockDimZ:u32 sharedMemBytes:u32 hStream:ptr kernelParams:ptr extra:ptr",
 
+  cuTensorMapEncodeTiled:
+    "tensorMap:ptr tensorDataType:i32 tensorRank:u32 globalAddress:u64 globalDim:ptr globalStrides:ptr boxDim:ptr elementStrides:ptr interleave:i32 swizzle:i32 l2Promotion:i32 oobFill:i32",
+
   cuGraphInstantiateWithFlags: "phGraphExec:ptr hGraph:ptr flags:u64",
   cuGraphLaunch: "hGraphExec:ptr hStream:ptr",
   cuGraphExecDestroy: "hGraphExec:ptr",
@@ -90,6 +93,11 @@ export const CU_STREAM_NON_BLOCKING = 1;
 export const CU_EVENT_DEFAULT = 0;
 export const CU_EVENT_DISABLE_TIMING = 2;
 export const CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1;
+export const CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 = 9;
+export const CU_TENSOR_MAP_INTERLEAVE_NONE = 0;
+export const CU_TENSOR_MAP_SWIZZLE_128B = 3;
+export const CU_TENSOR_MAP_L2_PROMOTION_L2_256B = 3;
+export const CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE = 0; // zeros
 export const CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8;
 
 /** Cures for the statuses that a user can meet, by number. */

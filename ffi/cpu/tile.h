@@ -17,9 +17,9 @@ static constexpr int AHEAD = 1024;
 
 // C is float with row stride ldc; A[r][k] is at a[r * row_stride + k * k_stride]; B rows are ldb apart. from_c: the chain
 // continues from C; otherwise it starts at zero. next_c and next_b lead from a panel to the one beside it.
-template <int ROWS, int PANELS, class TB>
+template <int ROWS, int PANELS = 1, class TB>
 INLINE void tile_rows(float* c, int64_t ldc, const float* a, int64_t row_stride, int64_t k_stride, const TB* b,
-                      int64_t ldb, int64_t depth, bool from_c, int64_t next_c, int64_t next_b) {
+                      int64_t ldb, int64_t depth, bool from_c, int64_t next_c = 0, int64_t next_b = 0) {
   V acc[PANELS][ROWS][PV];
 #pragma GCC unroll 4
   for (int p = 0; p < PANELS; p++)
@@ -36,20 +36,34 @@ INLINE void tile_rows(float* c, int64_t ldc, const float* a, int64_t row_stride,
         for (int v = 0; v < PV; v++) acc[p][r][v] = load(c + p * next_c + r * ldc + v * W);
   }
   for (int64_t k = 0; k < depth; k++) {
-    V bk[PANELS][PV];
     // A bfloat16 weight streams from memory, and the processor's own prefetching stops at the end of a page.
     if constexpr (sizeof(TB) == 2 && PANELS == 1) __builtin_prefetch(b + AHEAD);
-#pragma GCC unroll 4
-    for (int p = 0; p < PANELS; p++)
-#pragma GCC unroll 4
-      for (int v = 0; v < PV; v++) bk[p][v] = load(b + p * next_b + v * W);
-#pragma GCC unroll 16
-    for (int r = 0; r < ROWS; r++) {
-      V ark = set1(a[r * row_stride]);
+    if constexpr (PANELS <= 2) {
+      V bk[PANELS][PV];
 #pragma GCC unroll 4
       for (int p = 0; p < PANELS; p++)
 #pragma GCC unroll 4
-        for (int v = 0; v < PV; v++) acc[p][r][v] = fma(ark, bk[p][v], acc[p][r][v]);
+        for (int v = 0; v < PV; v++) bk[p][v] = load(b + p * next_b + v * W);
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; r++) {
+        V ark = set1(a[r * row_stride]);
+#pragma GCC unroll 4
+        for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 4
+          for (int v = 0; v < PV; v++) acc[p][r][v] = fma(ark, bk[p][v], acc[p][r][v]);
+      }
+    } else {  // few rows: their elements stay in registers rather than B's
+      V ak[ROWS];
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; r++) ak[r] = set1(a[r * row_stride]);
+#pragma GCC unroll 4
+      for (int p = 0; p < PANELS; p++)
+#pragma GCC unroll 4
+        for (int v = 0; v < PV; v++) {
+          V bk = load(b + p * next_b + v * W);
+#pragma GCC unroll 16
+          for (int r = 0; r < ROWS; r++) acc[p][r][v] = fma(ak[r], bk, acc[p][r][v]);
+        }
     }
     a += k_stride;
     b += ldb;
@@ -62,14 +76,14 @@ INLINE void tile_rows(float* c, int64_t ldc, const float* a, int64_t row_stride,
       for (int v = 0; v < PV; v++) store(c + p * next_c + r * ldc + v * W, acc[p][r][v]);
 }
 
-// tile_rows for a number of rows known at run time: up to MR, or as many as fit beside each other with their panels.
+// tile_rows for a number of rows known at run time: up to MR, or as many as fit with two panels; more panels serve two rows.
 template <int PANELS = 1, class TB>
 static __attribute__((noinline)) void tile(int64_t rows, float* c, int64_t ldc, const float* a, int64_t row_stride,
                                            int64_t k_stride, const TB* b, int64_t ldb, int64_t depth, bool from_c,
                                            int64_t next_c = 0, int64_t next_b = 0) {
 #define ROWS_CASE(R)                                                                                        \
   case R:                                                                                                   \
-    if constexpr (R <= MR && R * PANELS * PV <= SUMS)                                                       \
+    if constexpr (R <= MR && R * PANELS * PV <= SUMS && (PANELS <= 2 || R <= 2))                            \
       tile_rows<R, PANELS>(c, ldc, a, row_stride, k_stride, b, ldb, depth, from_c, next_c, next_b);         \
     break;
   switch (rows) {

@@ -5,8 +5,9 @@
 //   attention_decode          a block: one sequence, up to HEADS query heads of one key head, one split of the pages
 //   attention_decode_combine  the splits of a row, in order
 //
-// The kernel waits for memory: each key and value is read once for all heads of its group, by 128 bits. The warps of a
-// block take pages in turn, each with a softmax of its own; sums are brought together in the order of warps, then of
+// The kernel waits for memory: each key and value is read once for all heads of its group, by 128 bits, a step ahead of its
+// use; HEADS, the smallest power of two that holds a group, and few registers keep many warps at it. The warps of a block
+// take pages in turn, each with a softmax of its own; sums are brought together in the order of warps, then of
 // splits. How many splits there are depends on sizes of buffers alone, so a recorded launch serves any lengths.
 #include "attention_pages.cuh"
 
@@ -18,6 +19,8 @@ constexpr int lanes_for(int pieces) {
   return lanes;
 }
 constexpr int LANES = lanes_for(PIECES), HELD = (PIECES + LANES - 1) / LANES, E = HELD * PIECE;
+// With 8 heads the registers do not suffice to load ahead; there the arithmetic of other warps hides the memory's latency.
+constexpr bool AHEAD = HEADS < 8;
 constexpr int KEYS = 4, STEP = KEYS * WARP / LANES;  // keys a lane, and a warp, takes at once
 constexpr int QUERY_FLOATS = HEADS * LANES * E, SCORE_FLOATS = WARPS * HEADS * PAGE_TOKENS;
 // Sums of a head: one float in 32 is left out, for lanes write a piece apart.
@@ -32,25 +35,47 @@ INLINE int query_place(int h, int d) {
   return ((h * HELD + piece / LANES) * (PIECE / 4) + e / 4) * LANES * 4 + piece % LANES * 4 + e % 4;
 }
 
-// This lane's pieces of the KEYS rows from `row` on, zeros from `count` on.
-struct Rows {
-  float at[KEYS][E];
+// A page and how many tokens it holds.
+struct Page {
+  int id, count;
 };
-INLINE Rows load_rows(const X_TYPE* rows, int row, int count) {
+
+// One head's keys and values: of page 0, and how far apart pages are, in elements.
+struct Cache {
+  const X_TYPE *keys, *values;
+  i64 stride;
+};
+
+// This lane's pieces of the KEYS rows from `row` on, as stored, zeros from `count` on.
+struct Rows {
+  uint4 piece[KEYS][HELD];
+};
+INLINE Rows load_rows(const X_TYPE* pages, i64 stride, const Page& page, int row) {
   Rows r;
+  const X_TYPE* rows = pages + page.id * stride;
   const int lane = threadIdx.x % LANES;
 #pragma unroll
   for (int i = 0; i < KEYS; i++)
 #pragma unroll
     for (int p = 0; p < HELD; p++) {
       const int piece = lane + p * LANES;
-      Unit<PIECE> unit = {};
-      if (row + i < count && piece < PIECES) unit = load_vector<PIECE>(rows + (row + i) * PADDED + piece * PIECE);
-#pragma unroll
-      for (int e = 0; e < PIECE; e++) r.at[i][p * PIECE + e] = unit.at[e];
+      r.piece[i][p] = make_uint4(0, 0, 0, 0);
+      if (row + i < page.count && piece < PIECES)
+        r.piece[i][p] = *(const uint4*)(rows + (row + i) * PADDED + piece * PIECE);
     }
   return r;
 }
+
+// Four elements of a piece, the first or, of bfloat16, the second ones.
+INLINE float4 four(const float*, const uint4& piece, int) {
+  return make_float4(__uint_as_float(piece.x), __uint_as_float(piece.y), __uint_as_float(piece.z),
+                     __uint_as_float(piece.w));
+}
+INLINE float4 four(const bf16*, const uint4& piece, int second) {
+  const u32 a = second ? piece.z : piece.x, b = second ? piece.w : piece.y;
+  return make_float4(low_half(a), high_half(a), low_half(b), high_half(b));
+}
+INLINE float4 four(const uint4& piece, int second) { return four((const X_TYPE*)nullptr, piece, second); }
 
 // What a warp has seen so far: maximum of the scores (× log₂ e), sums over its own keys under it.
 struct State {
@@ -59,17 +84,20 @@ struct State {
   float out[HEADS][E];
 };
 
-// One page of `count` tokens, for the first `heads` queries. `scores`: this warp's, (HEADS, PAGE_TOKENS).
-INLINE void attend_page(State& state, const float* queries, float* scores, const X_TYPE* keys, const X_TYPE* values,
-                        int count, int heads, float scale_log2) {
-  const int lane = threadIdx.x % WARP, own = lane % LANES, from = lane / LANES * KEYS;
+// One page, for the first `heads` queries. `scores`: this warp's, (HEADS, PAGE_TOKENS). While a step is computed, the rows of
+// the one after it are on their way (AHEAD): `rows` holds the first keys of this page at the beginning, of `next` at the end.
+INLINE void attend_page(State& state, Rows& rows, const float* queries, float* scores, const Cache& cache,
+                        const Page& page, const Page& next, int heads, float scale_log2) {
+  const int lane = threadIdx.x % WARP, own = lane % LANES, from = lane / LANES * KEYS, count = page.count;
   const int end = ceil_div(count, STEP) * STEP;
   float most[HEADS];
 #pragma unroll
   for (int h = 0; h < HEADS; h++) most[h] = -INFINITY;
   for (int step = 0; step < end; step += STEP) {
     const int key = step + from;
-    const Rows rows = load_rows(keys, key, count);
+    const bool last = step + STEP >= end;
+    const Rows keys = AHEAD ? rows : load_rows(cache.keys, cache.stride, page, key);
+    if (AHEAD) rows = load_rows(last ? cache.values : cache.keys, cache.stride, page, last ? from : key + STEP);
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
       if (h >= heads) break;
@@ -78,11 +106,12 @@ INLINE void attend_page(State& state, const float* queries, float* scores, const
       for (int p = 0; p < HELD; p++) {
 #pragma unroll
         for (int e = 0; e < PIECE; e += 4) {
-          const Unit<4> q = load_vector<4>(queries + query_place(h, (p * LANES + own) * PIECE + e));
+          const float4 q = *(const float4*)(queries + query_place(h, (p * LANES + own) * PIECE + e));
 #pragma unroll
-          for (int i = 0; i < KEYS; i++)
-#pragma unroll
-            for (int n = 0; n < 4; n++) s[i] = fmaf(q.at[n], rows.at[i][p * PIECE + e + n], s[i]);
+          for (int i = 0; i < KEYS; i++) {
+            const float4 k = four(keys.piece[i][p], e / 4);
+            s[i] = fmaf(q.w, k.w, fmaf(q.z, k.z, fmaf(q.y, k.y, fmaf(q.x, k.x, s[i]))));
+          }
         }
       }
 #pragma unroll
@@ -112,18 +141,30 @@ INLINE void attend_page(State& state, const float* queries, float* scores, const
   }
   __syncwarp();  // probabilities are there
   for (int step = 0; step < end; step += STEP) {
-    const Rows rows = load_rows(values, step + from, count);
+    const int key = step + from;
+    const bool last = step + STEP >= end;
+    const Rows values = AHEAD ? rows : load_rows(cache.values, cache.stride, page, key);
+    if (AHEAD)
+      rows = load_rows(last ? cache.keys : cache.values, cache.stride, last ? next : page, last ? from : key + STEP);
 #pragma unroll
     for (int h = 0; h < HEADS; h++) {
       if (h >= heads) break;
-      const float4 p = *(const float4*)(scores + h * PAGE_TOKENS + step + from);
+      const float4 p = *(const float4*)(scores + h * PAGE_TOKENS + key);
 #pragma unroll
-      for (int e = 0; e < E; e++) {
-        float sum = fmaf(p.x, rows.at[0][e], state.out[h][e]);
-        sum = fmaf(p.y, rows.at[1][e], sum);
-        sum = fmaf(p.z, rows.at[2][e], sum);
-        state.out[h][e] = fmaf(p.w, rows.at[3][e], sum);
-      }
+      for (int i = 0; i < HELD; i++)
+#pragma unroll
+        for (int e = 0; e < PIECE; e += 4) {
+          float* out = state.out[h] + i * PIECE + e;
+#pragma unroll
+          for (int k = 0; k < KEYS; k++) {
+            const float4 v = four(values.piece[k][i], e / 4);
+            const float weight = k == 0 ? p.x : k == 1 ? p.y : k == 2 ? p.z : p.w;
+            out[0] = fmaf(weight, v.x, out[0]);
+            out[1] = fmaf(weight, v.y, out[1]);
+            out[2] = fmaf(weight, v.z, out[2]);
+            out[3] = fmaf(weight, v.w, out[3]);
+          }
+        }
     }
   }
   __syncwarp();  // scores may be written again
@@ -135,7 +176,7 @@ INLINE float part_weight(float part_top, float part_sum, float top) {
 }
 
 // sums (B·H, splits, PADDED) and stats (B·H, splits, 2), maximum and sum: the parts, where there are several splits.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const X_TYPE* key_pages,
                  const X_TYPE* value_pages, const int* page_table, const int* prompt_lengths,
                  const int* completion_lengths, int table_width, int H, int Hkv, i64 ldo, i64 ldq, float scale) {
@@ -164,12 +205,23 @@ attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const 
   const int prompt_pages = ceil_div(prompt, PAGE_TOKENS), pages = prompt_pages + ceil_div(completion, PAGE_TOKENS);
   const int per_split = ceil_div(pages, splits), end = smaller(pages, (blockIdx.z + 1) * per_split);
   float* scores = memory + QUERY_FLOATS + warp * HEADS * PAGE_TOKENS;
-  for (int page = blockIdx.z * per_split + warp; page < end; page += WARPS) {
+  // Beyond the last page there is one without tokens.
+  auto page_at = [&](int page) {
+    if (page >= end) return Page{0, 0};
     const int left = page < prompt_pages ? prompt - page * PAGE_TOKENS
                                          : completion - (page - prompt_pages) * PAGE_TOKENS;
-    const i64 row = page_row(page_table[(i64)b * table_width + page], Hkv, kv_head, 0);
-    attend_page(state, memory, scores, key_pages + row, value_pages + row, smaller(left, PAGE_TOKENS), heads,
-                scale * 1.44269504f);
+    return Page{page_table[(i64)b * table_width + page], smaller(left, PAGE_TOKENS)};
+  };
+  const i64 own_head = page_row(0, Hkv, kv_head, 0);
+  const Cache cache = {key_pages + own_head, value_pages + own_head, page_row(1, Hkv, 0, 0)};
+  const int first_page = blockIdx.z * per_split + warp;
+  Page page = page_at(first_page);
+  Rows rows = {};
+  if (AHEAD) rows = load_rows(cache.keys, cache.stride, page, lane / LANES * KEYS);
+  for (int p = first_page; p < end; p += WARPS) {
+    const Page next = page_at(p + WARPS);
+    attend_page(state, rows, memory, scores, cache, page, next, heads, scale * 1.44269504f);
+    page = next;
   }
 
   __syncthreads();  // all warps are done with queries and scores

@@ -187,7 +187,8 @@ attention_forward(O_TYPE* out, float* lse, const bf16* q, const bf16* k, const b
   extern __shared__ __align__(128) char memory[];  // queries, then two stages of keys and values
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, head = blockIdx.x;
   QueryTile tile;
-  if (!find_tile(tile, segments, S, blockIdx.y)) return;
+  int index = blockIdx.y;
+  if (!find_tile(tile, segments, S, index)) return;
   const int rows = smaller(ROWS, tile.length - tile.from);
   const i64 first_row = tile.start + tile.from;
   q += first_row * ldq + head * HEAD_DIM;

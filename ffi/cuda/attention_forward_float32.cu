@@ -77,7 +77,8 @@ attention_forward_float32(O_TYPE* out, float* lse, const float* q, const float* 
   float* probabilities = (float*)(values_at + KEY_BYTES);
   const int head = blockIdx.x;
   QueryTile tile;
-  if (!find_tile(tile, segments, S, blockIdx.y)) return;
+  int index = blockIdx.y;
+  if (!find_tile(tile, segments, S, index)) return;
   const int rows = smaller(ROWS, tile.length - tile.from);
   const i64 first_row = tile.start + tile.from;
   q += first_row * ldq + head * HEAD_DIM;

@@ -11,9 +11,10 @@ struct QueryTile {
   int start, length, prefix_start, prefix_length, from;
 };
 
-// Tile number `index` of all segments' tiles, false where there are fewer. Within a segment the last comes first: it
-// sees the most keys, and a long block that starts late is waited for.
-INLINE bool find_tile(QueryTile& tile, const int* segments, int S, int index) {
+// Tile number `index` of all segments' tiles, false where there are fewer; from `index`, tiles of earlier segments are
+// taken off. Within a segment the last comes first: it sees the most keys, and a long block that starts late is waited
+// for.
+INLINE bool find_tile(QueryTile& tile, const int* segments, int S, int& index) {
   const int lane = threadIdx.x % WARP;
   for (int base = 0; base < S; base += WARP) {
     const int tiles = base + lane < S ? ceil_div(segments[4 * (base + lane) + 1], ROWS) : 0;

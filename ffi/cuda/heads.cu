@@ -94,7 +94,8 @@ heads_forward(X_TYPE* qkv, float* rstd_q, float* rstd_k, X_TYPE* key_pages, X_TY
   const bool active = row < (i64)T * heads;
   const int t = active ? (int)(row / heads) : 0, h = active ? (int)(row % heads) : 0;
   const bool query = h < H, value = h >= H + Hkv;
-  Head head = load_head(raw + t * ldraw + h * HEAD_DIM, lane);
+  Head head = {};
+  if (active) head = load_head(raw + t * ldraw + h * HEAD_DIM, lane);
   if (weight_q) {
     Head normal = head;
     const float scale = normalize(normal, query ? weight_q : weight_k, eps, lane);

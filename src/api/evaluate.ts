@@ -16,7 +16,7 @@ import { rewardSources, scoreAnswers } from "../grpo/reward-sources.ts";
 import { rewardModels } from "../grpo/setup.ts";
 import { createRewardPool, noTraining, type RewardPool } from "../rewards/pool/pool.ts";
 import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
-import { withDevice } from "../run/device.ts";
+import { onDevice, withDevice } from "../run/device.ts";
 import { openDatasetProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import { planPolicy, planSampling } from "../session/policy.ts";
@@ -143,7 +143,7 @@ async function answerAndJudge(
     repetitionPenalty: config.repetitionPenalty,
   });
   return withDevice(config, console.note, async (device) => {
-    const scorers = await rewardModels(config, positions, completions);
+    const scorers = await rewardModels(onDevice(config, device), positions, completions);
     const planned = planSession(device, (plan) => {
       const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
       return {

@@ -8,7 +8,7 @@ import { writeOutput } from "../files/atomic.ts";
 import { scoreGroups } from "../grpo/learner/policy-update.ts";
 import { readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens, type PackedGroup } from "../model/micro-batches.ts";
-import { withDeviceSession } from "../run/device.ts";
+import { onDevice, withDeviceSession } from "../run/device.ts";
 import { planPolicy, planScoring } from "../session/policy.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Hooks } from "./control.ts";
@@ -50,23 +50,24 @@ export async function scoreWith(
       ? await readRollouts(config.input, { vocabSize, requireReward: false })
       : numbered(given, config.input, vocabSize);
   const { longestPrompt, longestCompletion } = sizes(config.input, groups, maxPositionEmbeddings);
-  const { temperature, dtype, microBatchTokens } = config;
-  const tokens = maxMicroBatchTokens({
-    budget: microBatchTokens,
-    longestPrompt,
-    longestCompletion,
-    groups: groups.length,
-    completions: groups.reduce((sum, group) => sum + group.completions.length, 0),
-  });
+  const { temperature, dtype } = config;
   const scores = await withDeviceSession(
     config,
     (text) => hooks.onNote?.(text),
     (plan) => {
       const positions = longestPrompt + longestCompletion;
+      const tokens = maxMicroBatchTokens({
+        budget: onDevice(config, plan.device).microBatchTokens,
+        longestPrompt,
+        longestCompletion,
+        groups: groups.length,
+        completions: groups.reduce((sum, group) => sum + group.completions.length, 0),
+      });
       const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
       return { scorer: planScoring(plan, policy, { tokens, longestPrompt }) };
     },
     async ({ scorer }) => {
+      const { microBatchTokens } = onDevice(config, scorer.model.device);
       const settings = { temperature, microBatchTokens };
       const goOn = () => hooks.signal?.throwIfAborted();
       goOn();

@@ -10,7 +10,7 @@ import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { againstFirst, trainingEvaluation } from "../eval/report.ts";
 import { createRewardPool } from "../rewards/pool/pool.ts";
-import { withDevice } from "../run/device.ts";
+import { type OnDevice, onDevice, withDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import type { RunOutcome } from "../run/run.ts";
@@ -76,9 +76,8 @@ async function sftInto(
   const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
   try {
     return await withDevice(config, control.console.note, async (device) => {
-      const planned = planSession(device, (plan) =>
-        planTenants(plan, { ...config, maxLength }, checkpoint ?? startFolder, evaluated),
-      );
+      const settled = { ...onDevice(config, device), maxLength };
+      const planned = planSession(device, (plan) => planTenants(plan, settled, checkpoint ?? startFolder, evaluated));
       const { dtype } = planned.tenants.policy.model;
       control.console.note(`${startFolder} on ${problems.dataset.path} · ${dtype} · ${device.description}`);
       for (const line of describeMemory(planned.memory)) control.console.note(line);
@@ -94,7 +93,7 @@ async function sftInto(
             }),
           );
         return runSft({
-          config: { ...config, maxLength },
+          config: settled,
           models: { policy, critic: null, movingReference: null, assets: { folder: startFolder, chatTemplate } },
           tokenizer,
           problems,
@@ -125,7 +124,7 @@ function evaluatedProblems({ maxCompletionLength, evalSamples }: SftConfig, sour
 /** What the run computes with. */
 function planTenants(
   plan: SessionPlan,
-  config: SftConfig,
+  config: OnDevice<SftConfig>,
   folder: string,
   evaluated: ReturnType<typeof evaluatedProblems> | null,
 ) {

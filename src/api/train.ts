@@ -128,7 +128,7 @@ async function trainInto(
     for (const line of describeMemory(setup.planned.memory)) console.note(line);
     if (resume) {
       console.note(`going on after step ${resume.state.step} from ${resume.folder}`);
-      for (const remark of resumeRemarks(resume.state, config, setup.device.numericsKey))
+      for (const remark of resumeRemarks(resume.state, setup.config, setup.device.numericsKey))
         console.note(`note: ${remark}`);
     }
     await pool.ready();

@@ -78,7 +78,7 @@ ${describeSettings("plan")}`,
       const free = setup.device.freeBytes() === null ? "free on this machine" : "free on the device";
       const lines = [
         `${paths.model} · ${dtype} · ${setup.device.description}`,
-        `longest prompt ${setup.longestPrompt} tokens, ${setup.batch.stepCompletions} completions a step`,
+        `longest prompt ${setup.longestPrompt} tokens, ${setup.batch.stepCompletions} completions a step, micro-batches of ${setup.config.microBatchTokens} tokens`,
         ...describeMemory(memory),
         `${free.padEnd(54)} ${mebibytes(available).padStart(9)}  ${fits ? "fits" : "does not fit"}`,
         ...describeDisk(disk, config.outputDir, config.overwrite),

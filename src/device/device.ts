@@ -289,8 +289,12 @@ export interface Device {
   /** Calls and seconds per kernel, most first, as lines; empty unless tracing is on ($BUN_GRPO_TRACE). */
   traceLines(): string[];
 
+  /** Tokens of a micro-batch worth computing at once, unless settings say how many. */
+  readonly microBatchTokens: number;
   /** Bytes of logits worth computing at once: the head's weights are read once per chunk. */
   readonly headBytes: number;
+  /** Rows of logits beyond which a chunk gains nothing. */
+  readonly headRows: number;
   /** Bytes that can still be allocated on the device; null if it uses the host's memory. */
   freeBytes(): number | null;
   /** Bytes allocated on the device, scratch included; null if it uses the host's memory. */

@@ -10,7 +10,7 @@ import type { UpdateConfig } from "../config/schema.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import type { Model } from "../model/model.ts";
-import { withDevice } from "../run/device.ts";
+import { onDevice, withDevice } from "../run/device.ts";
 import { keepOutcome } from "../run/run.ts";
 import { restoreOptimizer, savedReference, type TrainedModels } from "../session/checkpointing.ts";
 import { planPolicy, planTraining, type TrainedModel } from "../session/policy.ts";
@@ -50,20 +50,21 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const recorded = recordedSamples(groups);
   checkAdvantages(config, recorded);
   const steps = recordedSteps(config.rollouts, recorded);
-  for (const remark of replayRemarks(config, resume, steps)) note(`note: ${remark}`);
   const longestPrompt = Math.max(...groups.map((g) => g.promptIds.length));
   const longestCompletion = Math.max(...recorded.map((c) => c.completionIds.length));
-  const tokens = maxMicroBatchTokens({
-    budget: config.microBatchTokens,
-    longestPrompt,
-    longestCompletion,
-    groups: groups.length,
-    completions: recorded.length,
-  });
   // Before the first step the policy is the starting model, so it serves as the reference unless another is named.
   const needsReference = config.beta !== 0 && recorded.some((c) => !c.refLogprobs);
   const moving = movement(config, resume);
-  return withDevice(config, note, async (device) => {
+  return withDevice(options.config, note, async (device) => {
+    const config = onDevice(options.config, device);
+    for (const remark of replayRemarks(config, resume, steps)) note(`note: ${remark}`);
+    const tokens = maxMicroBatchTokens({
+      budget: config.microBatchTokens,
+      longestPrompt,
+      longestCompletion,
+      groups: groups.length,
+      completions: recorded.length,
+    });
     const { numerics } = resume?.state ?? {};
     if (numerics !== undefined && numerics !== device.numericsKey)
       note(`note: the checkpoint was written on ${numerics}, this is ${device.numericsKey}: the bits will differ`);
@@ -88,10 +89,11 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
 /** The update on the open models; null if it was stopped. */
 async function learnRecorded(
   { policy, reference }: { readonly policy: TrainedModel; readonly reference: Model | null },
-  { config, folder, resume, note, onStep, shouldStop }: RecordedUpdateOptions,
+  { config: given, folder, resume, note, onStep, shouldStop }: RecordedUpdateOptions,
   recorded: readonly Recorded[],
   steps: RecordedSteps,
 ): Promise<MetricsRecord[] | null> {
+  const config = onDevice(given, policy.model.device);
   const moving = movement(config, resume);
   const movingReference = moving && reference;
   const models: TrainedModels = { policy, critic: null, movingReference, assets: { folder, chatTemplate: null } };

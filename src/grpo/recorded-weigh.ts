@@ -4,6 +4,7 @@
  */
 import type { UpdateConfig } from "../config/schema.ts";
 import type { Model } from "../model/model.ts";
+import type { OnDevice } from "../run/device.ts";
 import type { ScoringModel } from "../session/policy.ts";
 import { scoreGroups } from "./learner/policy-update.ts";
 import { type Recorded, recordedRewards } from "./recorded-generation.ts";
@@ -23,7 +24,7 @@ export interface RecordedModels {
 async function measureRecorded(
   { policy: { model: policy, activations }, reference }: RecordedModels,
   samples: readonly Recorded[],
-  config: UpdateConfig,
+  config: OnDevice<UpdateConfig>,
   steps: number,
 ): Promise<(Omit<Recorded, keyof Measured> & Measured)[]> {
   const score = (model: Model) => scoreGroups(model, activations, packed(samples), config);
@@ -50,7 +51,7 @@ async function measureRecorded(
 export async function weighRecorded(
   models: RecordedModels,
   recorded: readonly Recorded[],
-  config: UpdateConfig,
+  config: OnDevice<UpdateConfig>,
   steps: number,
 ): Promise<{ samples: Weighed[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
   const measured = await measureRecorded(models, recorded, config, steps);

@@ -12,7 +12,7 @@ import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
 import type { RolloutLimits } from "../rollout/buffers.ts";
-import { openRunDevice } from "../run/device.ts";
+import { type OnDevice, onDevice, openRunDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import { type ModelAssets, savedReference } from "../session/checkpointing.ts";
@@ -94,7 +94,7 @@ export interface TrainingPaths {
 }
 
 export interface TrainingSetup {
-  readonly config: TrainConfig;
+  readonly config: OnDevice<TrainConfig>;
   readonly device: Device;
   /** Folder of the model that training starts from, which is also the reference's by default. */
   readonly startFolder: string;
@@ -114,7 +114,7 @@ export interface TrainingSetup {
  * The reward models of `reward_funcs`, in order; each scores `sequences` at a time of up to `longest` policy tokens.
  */
 export async function rewardModels(
-  config: Pick<TrainConfig, "rewardFuncs" | "microBatchTokens">,
+  config: Pick<OnDevice<TrainConfig>, "rewardFuncs" | "microBatchTokens">,
   longest: number,
   sequences: number,
 ): Promise<RewardModelRequest[]> {
@@ -167,13 +167,14 @@ export async function setUpTraining(
     const longest = Math.max(problems.longestPrompt(), evalProblems?.longestPrompt() ?? 1);
     const longestPrompt = Math.min(longest, context - maxCompletionLength);
     const device = open.add(await openRunDevice(config, note));
-    const models = await trainingModels(config, { startFolder, weightsFolder }, batch, {
+    const settled = onDevice(config, device);
+    const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, {
       longestPrompt,
       evaluates: evalProblems !== null,
     });
     const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models)));
     return {
-      ...{ config, device, startFolder, tokenizer, problems, evalProblems, batch, longestPrompt, planned },
+      ...{ config: settled, device, startFolder, tokenizer, problems, evalProblems, batch, longestPrompt, planned },
       assets: { folder: startFolder, chatTemplate },
       close: open.close,
     };
@@ -184,7 +185,7 @@ export async function setUpTraining(
 }
 
 async function trainingModels(
-  config: TrainConfig,
+  config: OnDevice<TrainConfig>,
   { startFolder, weightsFolder }: { readonly startFolder: string; readonly weightsFolder: string | null },
   { generationPrompts, generationCompletions }: BatchShape,
   { longestPrompt, evaluates }: { readonly longestPrompt: number; readonly evaluates: boolean },

@@ -124,6 +124,16 @@ function* recomputeElementwise(
 }
 
 /**
+ * dresidual in the type of gradients, converted once for the products that read it; in dnormed, which is free until it
+ * is written by later ones.
+ */
+function outgoing({ ops }: Device, { dresidual, dnormed }: Pick<LayerGradients, "dresidual" | "dnormed">): Tensor {
+  if (dnormed.dtype === dresidual.dtype) return dresidual;
+  ops.cast(dnormed, dresidual);
+  return dnormed;
+}
+
+/**
  * One layer backward: recomputes what the forward pass did not keep, then turns dresidual from the gradient of the
  * layer's output into that of its input. Parameter gradients accumulate.
  */
@@ -151,13 +161,13 @@ export function* backwardLayer(
   else yield* recompute(model, layer, b, input, positions, segments);
 
   const groups = model.weights.groups[layer]!;
-  yield* backwardLinear(device, gradients, mlp.down, g.dglu, g.dresidual, b.glu);
+  yield* backwardLinear(device, gradients, mlp.down, g.dglu, outgoing(device, g), b.glu);
   ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
   yield* backwardGroup(device, gradients, groups.gateUp, g.dnormed, g.dgateUp, b.postNormed);
   const dpost = gradientOf(gradients, postNorm);
   ops.rmsnormBackward(g.dresidual, dpost, g.dnormed, b.residual, postNorm, b.postRstd, g.dresidual);
 
-  yield* backwardLinear(device, gradients, attention.o, g.dattention, g.dresidual, b.attention);
+  yield* backwardLinear(device, gradients, attention.o, g.dattention, outgoing(device, g), b.attention);
   ops.attentionBackward(g.dqkv, g.dattention, b.qkv, b.attention, b.lse, segments, g.attentionScratch, shape);
   yield;
   const d = qkColumns(g.dqkv, shape);

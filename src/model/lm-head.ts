@@ -21,11 +21,11 @@ export interface LogprobSizes extends PassSizes {
 
 /** Chunks of logits have enough rows to keep the product busy, and few enough to stay small. */
 export function logprobSizes(
-  { headBytes }: Pick<Device, "headBytes">,
+  { headBytes, headRows }: Pick<Device, "headBytes" | "headRows">,
   { vocabSize }: ModelConfig,
   { tokens, longestPrompt }: PassSizes,
 ): LogprobSizes {
-  const chunk = Math.max(16, Math.min(1024, Math.floor(headBytes / (4 * vocabSize))));
+  const chunk = Math.max(16, Math.min(headRows, Math.floor(headBytes / (4 * vocabSize))));
   return { tokens, entries: tokens, headChunk: Math.min(tokens, chunk), longestPrompt };
 }
 

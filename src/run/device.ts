@@ -11,6 +11,18 @@ export interface DeviceSettings {
   readonly threads: number | null;
 }
 
+interface LeftToDevice {
+  /** null: as many as the device says. */
+  readonly microBatchTokens: number | null;
+}
+
+/** A run's settings with what null leaves to the device. */
+export type OnDevice<C extends LeftToDevice> = C & { readonly microBatchTokens: number };
+
+export function onDevice<C extends LeftToDevice>(config: C, device: Pick<Device, "microBatchTokens">): OnDevice<C> {
+  return { ...config, microBatchTokens: config.microBatchTokens ?? device.microBatchTokens };
+}
+
 /** Opens a run's device; notes when its kernels are compiled first, or when `auto` falls back to the CPU. */
 export function openRunDevice({ device, threads }: DeviceSettings, note: (text: string) => void): Promise<Device> {
   return openDevice({ device, threads, note });

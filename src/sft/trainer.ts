@@ -15,6 +15,7 @@ import { cutMicroBatches, type PackedGroup } from "../model/micro-batches.ts";
 import { optimizerSettings, optimizerStep, zeroGradients } from "../optim/adamw.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { type BestState, bestState } from "../run/best-checkpoint.ts";
+import type { OnDevice } from "../run/device.ts";
 import type { ProblemSource } from "../run/prompts.ts";
 import { keepRun, type RunOutcome, type Turn } from "../run/run.ts";
 import type { TrainedModels } from "../session/checkpointing.ts";
@@ -36,7 +37,7 @@ export const sftState = z.object({
 export type SftState = z.infer<typeof sftState>;
 
 export interface SftRun {
-  readonly config: SftConfig;
+  readonly config: OnDevice<SftConfig>;
   readonly models: TrainedModels;
   readonly tokenizer: Tokenizer;
   readonly problems: ProblemSource;
@@ -52,7 +53,7 @@ function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps }: Sft
 }
 
 /** Forward, backward and optimizer step over one batch; the loss is the mean negative logprob of its answer tokens. */
-async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config: SftConfig, lr: number) {
+async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config: OnDevice<SftConfig>, lr: number) {
   const { model, activations, optimizer } = policy;
   const answers = batch.reduce((sum, g) => sum + g.completions.reduce((n, c) => n + c.completionIds.length, 0), 0);
   zeroGradients(model.device, optimizer);

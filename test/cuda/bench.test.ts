@@ -4,7 +4,7 @@ import { beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { join } from "node:path";
 import { cudaMeter, isEmulated } from "../../bench/cuda-meter.ts";
 import { countingDevice } from "../../bench/roofline/counting-device.ts";
-import { decodeBucket, openCudaDevice } from "../../src/device/cuda/device.ts";
+import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import { root } from "../e2e/runs.ts";
 import { buildEmulator } from "../emulator/build.ts";
 
@@ -75,8 +75,9 @@ test("rollout and update: checked, timed, launches and bytes by phase, the memor
 
 test("the roofline's device has the real one's settings", async () => {
   const device = await openCudaDevice({ libraryFolder: folder });
-  const counting = countingDevice(() => ({ tokens: 1, distinct: 1 }), decodeBucket);
-  expect(counting.headBytes).toBe(device.headBytes);
+  const counting = countingDevice(() => ({ tokens: 1, distinct: 1 }), device.gpu.totalBytes);
+  for (const field of ["headBytes", "headRows", "microBatchTokens", "rowBlock"] as const)
+    expect({ [field]: counting[field] }).toEqual({ [field]: device[field] });
   for (const count of [1, 5, 64, 100, 256]) expect(counting.decodeBucket(count)).toBe(device.decodeBucket(count));
   for (const dtype of ["float32", "bfloat16"] as const) {
     expect(counting.activationDType(dtype)).toBe(device.activationDType(dtype));

@@ -4,7 +4,7 @@ import counts from "../../bench/roofline/counts.json" with { type: "json" };
 import type { CountsTable, KernelCounts } from "../../bench/roofline/evaluate.ts";
 import { reasons } from "../../bench/roofline/reasons.ts";
 import { rooflineTables } from "../../bench/roofline/report.ts";
-import { type CudaDevice, decodeBucket } from "../../src/device/cuda/device.ts";
+import type { CudaDevice } from "../../src/device/cuda/device.ts";
 import type { Ops } from "../../src/device/device.ts";
 import type { EmulatorControl } from "../emulator/control.ts";
 import { countedOps, countOp, openCounted } from "./kernel-counts.ts";
@@ -37,7 +37,7 @@ test("every op with its own kernels is counted", () => {
 });
 
 test("every op below 70 % of its bound has a written reason, and no other op has one", async () => {
-  const { lines, low } = await rooflineTables(table, decodeBucket);
+  const { lines, low } = await rooflineTables(table);
   expect([...low.keys()].sort()).toEqual(Object.keys(reasons).sort());
   for (const machine of ["A100", "H100", "RTX 4090"]) expect(lines.join("\n")).toContain(` on ${machine}: `);
   expect(lines[0]).toStartWith("A model, not a measurement");

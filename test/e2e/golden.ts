@@ -13,6 +13,7 @@ import { updateSettings, updateStep } from "../../src/grpo/learner/policy-update
 import { recordedSamples } from "../../src/grpo/recorded-generation.ts";
 import { runRecordedUpdate } from "../../src/grpo/recorded-update.ts";
 import { readRollouts } from "../../src/grpo/rollout-file.ts";
+import { onDevice } from "../../src/run/device.ts";
 import { planPolicy, planTraining } from "../../src/session/policy.ts";
 import { planSession, withSession } from "../../src/session/session.ts";
 import { logprobsApart } from "./logprob-line.ts";
@@ -134,7 +135,7 @@ export async function firstGradients(device: Device, model: string, name: string
       refLogprobs: sample.refLogprobs ?? null,
       samplingLogprobs: sample.samplingLogprobs ?? null,
     }));
-    const { metrics } = await updateStep(policy, samples, updateSettings(config), 0);
+    const { metrics } = await updateStep(policy, samples, updateSettings(onDevice(config, device)), 0);
     const gradients = downloadTensors(
       device,
       policy.optimizer.parameters.map(({ weight, gradient }) => ({

@@ -84,6 +84,17 @@ void add_allocation(uint64_t address, uint64_t size);
 void remove_allocation(uint64_t address);
 bool find_allocation(uint64_t address, Allocation* found);
 
+// What cuTensorMapEncodeTiled makes of a matrix of 2-byte elements, in the 128 bytes of a CUtensorMap, for tiles with the
+// 128-byte swizzle. NVIDIA's encoding is not public; this one is the emulator's own.
+struct TensorMap {
+  static constexpr uint64_t MAGIC = 0x70616d726f736e65ull;
+  uint64_t magic, address;
+  uint64_t columns, rows, row_bytes;
+  uint32_t box_columns, box_rows;
+  uint64_t unused[10];
+};
+static_assert(sizeof(TensorMap) == 128);
+
 // Records a write by the host or another library. From the first call on, a kernel that reads memory written by neither kernels
 // nor the host is reported; such memory is recognised by being all ones, as the driver leaves a new allocation. Call it after
 // each copy to the device, copy on the device, memset and product of cuBLAS.

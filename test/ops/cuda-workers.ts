@@ -14,8 +14,16 @@ export interface CudaWorkers {
   close(): void;
 }
 
-/** @param seconds limit of a case; a kernel that never ends would otherwise block all cases behind it */
-export function cudaWorkers(names: readonly string[], count: number, seconds: number): CudaWorkers {
+/**
+ * @param seconds limit of a case; a kernel that never ends would otherwise block all cases behind it
+ * @param env added to the processes' environment, such as the emulated GPU's compute capability
+ */
+export function cudaWorkers(
+  names: readonly string[],
+  count: number,
+  seconds: number,
+  env: Readonly<Record<string, string>> = {},
+): CudaWorkers {
   const queue: Job[] = [];
   const answers = new Map<string, Promise<CaseAnswer>>();
   const open = new Set<Subprocess>();
@@ -43,6 +51,7 @@ export function cudaWorkers(names: readonly string[], count: number, seconds: nu
       if (queue.length > 0) startWorker();
     };
     const child = Bun.spawn([process.execPath, join(import.meta.dir, "cuda-worker.ts")], {
+      env: { ...process.env, ...env },
       stdin: "ignore",
       stdout: "inherit",
       stderr: "inherit",

@@ -95,7 +95,7 @@ describe("a file of the cache", () => {
   test("has a unique name while it is written: a compiled kernel", () => {
     const cubin = new Uint8Array([1, 2, 3]);
     const nvrtc = { path: "/none", version: "13.0", architectures: [80], compile: () => ({ cubin, ptx: "", log: "" }) };
-    const compiled = () => kernelCompiler(nvrtc as unknown as Nvrtc, 80).module("rope.cu", {});
+    const compiled = () => kernelCompiler(nvrtc as unknown as Nvrtc, 80).module("rope.cu", {}, false);
     expect(compiled()).toEqual(cubin);
     const [name = "", ...more] = readdirSync(cache);
     expect([name, more]).toEqual([expect.stringMatching(/^cuda-[0-9a-f]{24}\.cubin$/), []]);

@@ -7,7 +7,13 @@ import { isSticky, openDriver, stickyStatuses } from "../../ffi/bindings/cuda.ts
 import { bytesAt, mapAnonymous } from "../../ffi/bindings/libc.ts";
 import type { Nvrtc } from "../../ffi/bindings/nvrtc.ts";
 import { architectureFor } from "../../src/device/cuda/compile.ts";
-import { type CudaDevice, decodeBucket, openCudaDevice } from "../../src/device/cuda/device.ts";
+import {
+  type CudaDevice,
+  decodeBucket,
+  headChunks,
+  microBatchTokens,
+  openCudaDevice,
+} from "../../src/device/cuda/device.ts";
 import { chooseGpu, type GpuFacts } from "../../src/device/cuda/gpu.ts";
 import { flatKernels } from "../../src/device/cuda/ops/flat.ts";
 import { peakFlops } from "../../src/device/cuda/peak.ts";
@@ -519,4 +525,9 @@ describe("description of the GPU", () => {
 test("buckets of decode steps", () => {
   const buckets = [1, 2, 3, 5, 8, 9, 17, 64, 65, 128, 129, 200].map(decodeBucket);
   expect(buckets).toEqual([1, 2, 4, 8, 8, 16, 24, 64, 80, 128, 160, 224]);
+});
+
+test("micro-batches and chunks of the head follow the GPU's memory", () => {
+  expect([1e9, 8e9, 24e9, 40e9, 80e9].map(microBatchTokens)).toEqual([2048, 3072, 9216, 16384, 16384]);
+  expect([24e9, 80e9].map((bytes) => headChunks(bytes).headBytes)).toEqual([600e6, 2 ** 30]);
 });

@@ -214,22 +214,24 @@ function alone(settings: AttentionSettings) {
 }
 
 /** A NaN in one sequence stays there: it reaches its later tokens and, from a prompt, its completions, but never other groups. */
-const nan = opCase("attentionForward", { values: "nan", x: "f32", groups: "5+3,4 6" }, (run: SuiteRun) => {
-  const shape = shapeOf({ H: 2, Hkv: 1, Dh: 24 });
-  const { segments, tokens } = segmentsOf("5+3,4 6");
-  const width = widthOf(shape);
-  const values = run.random.normal(tokens * width);
-  const spoiled = 6; // the first completion's second token: its query and its key
-  values[spoiled * width] = Number.NaN;
-  values[spoiled * width + 2 * 24] = Number.NaN;
-  const qkv = run.slot("qkv", "float32", [tokens, width], values);
-  const [out, lse] = [run.output("out", "float32", [tokens, 48]), run.output("lse", "float32", [tokens, 2])];
-  const table = segmentTable(run, segments);
-  run.run(({ ops }) => ops.attentionForward(out, lse, qkv, table, shape));
-  const want = attention(qkv.at, segments, shape);
-  run.check(lse, want.lse, lses);
-  run.check(out, want.out, mean);
-});
+function nan(Dh: number, x: ShortDType) {
+  return opCase("attentionForward", { values: "nan", Dh, x, groups: "5+3,4 6" }, (run: SuiteRun) => {
+    const shape = shapeOf({ H: 2, Hkv: 1, Dh });
+    const { segments, tokens } = segmentsOf("5+3,4 6");
+    const width = widthOf(shape);
+    const values = run.random.normal(tokens * width);
+    const spoiled = 6; // the first completion's second token: its query and its key
+    for (const column of [0, 2]) values[spoiled * width + column * Dh] = Number.NaN;
+    values[12 * width + 3 * Dh] = Number.NaN; // the second group's first token: its value
+    const qkv = run.slot("qkv", dtypes[x], [tokens, width], values);
+    const [out, lse] = [run.output("out", dtypes[x], [tokens, 2 * Dh]), run.output("lse", "float32", [tokens, 2])];
+    const table = segmentTable(run, segments);
+    run.run(({ ops }) => ops.attentionForward(out, lse, qkv, table, shape));
+    const want = attention(qkv.at, segments, shape);
+    run.check(lse, want.lse, lses);
+    run.check(out, want.out, from(x, mean, x));
+  });
+}
 
 export const heads: readonly Heads[] = [
   { H: 1, Hkv: 1, Dh: 16 },
@@ -282,7 +284,13 @@ export const attentionOps: OpTable<"attentionForward" | "attentionBackward"> = {
       forward({ H: 3, Hkv: 1, Dh: 24, x: "bf16", groups: "13+5,0,2", gap: 7 }),
       forward({ H: 2, Hkv: 1, Dh: 16, x: "f32", groups: "1", lse: false }),
       forward({ H: 2, Hkv: 1, Dh: 16, x: "f32", groups: "300" }),
-      nan,
+      nan(24, "f32"),
+      // tiles of 128 rows, in memory that 16-byte copies reach
+      ...[64, 128].flatMap((Dh) => [
+        nan(Dh, "bf16"),
+        forward({ H: 4, Hkv: 2, Dh, x: "bf16", groups: "130+140,5 128+128 3+260", gap: 8 }),
+        forward({ H: 2, Hkv: 1, Dh, x: "bf16", groups: "1+1 0+300,0", lse: false }),
+      ]),
       alone({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "5+3,7,1 63+65,2 64+64 130+5" }),
     ],
     real: (s) => real(s, forward),

@@ -36,6 +36,8 @@ export interface CpuDevice extends Device {
 
 /** Bytes of logits computed per read of the head's weights. */
 const HEAD_BYTES = 48 * 2 ** 20;
+/** Enough rows to keep the product busy. */
+const HEAD_ROWS = 1024;
 /** How long each measurement of the peak runs. */
 const PEAK_MILLISECONDS = 30;
 
@@ -67,7 +69,9 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       return peak;
     },
     traceLines: () => traceLines(library.trace),
+    microBatchTokens: 2048,
     headBytes: HEAD_BYTES,
+    headRows: HEAD_ROWS,
     freeBytes: () => null,
     heldBytes: () => null,
     allocate(bytes, what) {

@@ -10,13 +10,16 @@ import { cacheFolder, writeInCache } from "../../cache.ts";
 import { InputError } from "../../errors.ts";
 import type { Defines } from "./runtime.ts";
 
-/** Options for every kernel: machine code for the GPU itself, never PTX for the driver to compile. */
-export function compileOptions(computeCapability: number, defines: Defines): string[] {
+/**
+ * Options for every kernel: machine code for the GPU itself, never PTX for the driver to compile. `own`: with the
+ * instructions that this compute capability has to itself (sm_90a).
+ */
+export function compileOptions(computeCapability: number, defines: Defines, own = false): string[] {
   return [
     "-std=c++17",
     "-lineinfo",
     "-default-device",
-    `-arch=sm_${computeCapability}`,
+    `-arch=sm_${computeCapability}${own ? "a" : ""}`,
     ...Object.entries(defines)
       .map(([name, value]) => `-D${name}=${value}`)
       .sort(),
@@ -65,8 +68,8 @@ export function architectureFor({ architectures, version }: Nvrtc, computeCapabi
 }
 
 export interface KernelCompiler {
-  /** The module of a source specialized by `defines`, from the cache or compiled into it. */
-  module(name: string, defines: Defines): Uint8Array<ArrayBuffer>;
+  /** The module of a source specialized by `defines`, from the cache or compiled into it; `own`: see compileOptions. */
+  module(name: string, defines: Defines, own: boolean): Uint8Array<ArrayBuffer>;
 }
 
 /** Compiles for one GPU. `onBuild` is called before the first compilation. */
@@ -78,8 +81,8 @@ export function kernelCompiler(nvrtc: Nvrtc, computeCapability: number, onBuild?
   const compiler = [nvrtc.path, nvrtc.version, size, mtimeMs];
   let told = false;
   return {
-    module(name, defines) {
-      const options = compileOptions(architecture, defines);
+    module(name, defines, own) {
+      const options = compileOptions(architecture, defines, own);
       const key = new Bun.CryptoHasher("sha256")
         .update(JSON.stringify([compiler, options, kernelSource(name), headers]))
         .digest("hex");

@@ -23,6 +23,7 @@ import { openProducts } from "./products.ts";
 import { openRecordings } from "./recordings.ts";
 import type { CudaRuntime } from "./runtime.ts";
 import { largestSlots } from "./scratch.ts";
+import { openTensorMaps } from "./tensor-maps.ts";
 import { openTransfers } from "./transfers.ts";
 
 export interface CudaOptions {
@@ -53,8 +54,19 @@ export interface CudaMeter {
   copy(to: number, from: number, bytes: number): void;
 }
 
-/** Bytes of logits per chunk: enough for a product that is worth reading the head's weights for. */
-export const HEAD_BYTES = 256 * 2 ** 20;
+/**
+ * Chunks of logits. Each reads the head's weights and adds to the whole of their float32 gradient, so it should have
+ * many rows: a 40th of the GPU's memory, up to 1 GiB, which is 1,767 rows of a vocabulary of 151,936.
+ */
+export function headChunks(totalBytes: number): Pick<Device, "headBytes" | "headRows"> {
+  return { headBytes: Math.min(2 ** 30, Math.floor(totalBytes / 40)), headRows: 4096 };
+}
+
+/** Tokens of a micro-batch: 16,384 with 40 GB, in proportion with less. Each one launches and reads everything anew. */
+export function microBatchTokens(totalBytes: number): number {
+  const thousands = Math.floor((16 * totalBytes) / 40e9);
+  return 1024 * Math.max(2, Math.min(16, thousands));
+}
 
 /** Rows of a recorded decode step: more buckets cost memory and recordings, fewer waste rows. */
 export function decodeBucket(sequences: number): number {
@@ -109,8 +121,19 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
     const recordings = openRecordings(gpu, memory);
     closers.push(() => recordings.forget(""));
 
+    const maps = openTensorMaps(gpu, memory);
+    closers.push(() => maps.close());
+
     const { kernel, launch } = kernels;
-    const runtime: CudaRuntime = { limits: facts.limits, kernel, launch, scratch: memory.scratch };
+    const { tensorMap, counter } = maps;
+    const runtime: CudaRuntime = {
+      limits: facts.limits,
+      kernel,
+      launch,
+      scratch: memory.scratch,
+      tensorMap,
+      counter,
+    };
     const ops = cudaOps(runtime, products);
     const version = versionText(driver.version);
     const { multiprocessors, computeCapability } = facts.limits;
@@ -129,7 +152,8 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       exactlyOnPolicy: false,
       queuesWork: true,
       ops,
-      headBytes: HEAD_BYTES,
+      microBatchTokens: microBatchTokens(facts.totalBytes),
+      ...headChunks(facts.totalBytes),
       peakFlops: () => peakFlops(facts),
       traceLines: () => [...traceLines(kernelTrace), ...traceLines(trace)],
       freeBytes: gpu.freeBytes,

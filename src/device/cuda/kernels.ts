@@ -23,6 +23,8 @@ const DEFAULT_SHARED = 48 * 1024;
 
 interface LoadedKernel extends Kernel {
   readonly types: readonly ArgumentType[];
+  /** Places of tensor maps ("map"): 128 bytes passed by value, and the argument is their address on the host. */
+  readonly maps: readonly number[];
   /** Bytes of dynamic shared memory opted in to so far. */
   shared: number;
 }
@@ -32,6 +34,10 @@ function parameterTypes({ name, parameters }: KernelDefinition): ArgumentType[] 
   const types = argumentTypes(parameters);
   if (types.length > PARAMETERS) throw new Error(`${name}: more than ${PARAMETERS} parameters`);
   return types;
+}
+
+function mapPlaces({ parameters }: KernelDefinition): number[] {
+  return parameters.split(" ").flatMap((parameter, i) => (parameter.endsWith(":map") ? [i] : []));
 }
 
 export type KernelLauncher = Pick<CudaRuntime, "kernel" | "launch"> & {
@@ -52,11 +58,11 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
   const words = argumentWords(block.view.buffer);
   for (let i = 0; i < PARAMETERS; i++) block.setU64(8 * i, block.address + 8 * (values + i));
 
-  const module = ({ file, sizes }: KernelDefinition, variant: Defines, key: string): number => {
+  const module = ({ file, sizes, only }: KernelDefinition, variant: Defines, key: string): number => {
     const known = modules.get(`${file} ${key}`);
     if (known !== undefined) return known;
     gpu.outsideCapture(`${file}: loading`);
-    const code = compiler.module(file, { ...variant, ...sizes(variant) });
+    const code = compiler.module(file, { ...variant, ...sizes(variant) }, only !== undefined);
     const image = nativeBlock(code.length + 1); // an image that is text ends with a NUL
     try {
       new Uint8Array(image.view.buffer).set(code);
@@ -73,7 +79,13 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
     const handle = module(definition, variant, key);
     const name = out.setText(8, definition.name);
     gpu.check("cuModuleGetFunction", calls.cuModuleGetFunction(out.address, handle, name), definition.name);
-    return { definition, function: out.u64(), types: parameterTypes(definition), shared: DEFAULT_SHARED };
+    return {
+      definition,
+      function: out.u64(),
+      types: parameterTypes(definition),
+      maps: mapPlaces(definition),
+      shared: DEFAULT_SHARED,
+    };
   };
 
   const optIn = (kernel: LoadedKernel, bytes: number): void => {
@@ -114,15 +126,17 @@ export function openKernels(gpu: Gpu, compiler: KernelCompiler, trace: Trace | n
     launch(kernel, grid, threads, sharedBytes, ...args) {
       const [gridX, gridY, gridZ] = grid;
       if (gridX === 0 || gridY === 0 || gridZ === 0) return;
-      const { definition, types, shared } = kernel as LoadedKernel;
+      const { definition, types, maps, shared } = kernel as LoadedKernel;
       if (args.length !== types.length)
         throw new Error(`${definition.name}: ${args.length} arguments for ${types.length} parameters`);
       if (sharedBytes > shared) optIn(kernel as LoadedKernel, sharedBytes);
       writeArguments(words, values, types, args);
+      for (const i of maps) block.setU64(8 * i, args[i]!);
       const [x, y, z] = typeof threads === "number" ? [threads, 1, 1] : threads;
       timed(definition.name, () => {
         const handles = [gpu.stream, block.address, 0] as const;
         const status = calls.cuLaunchKernel(kernel.function, gridX, gridY, gridZ, x, y, z, sharedBytes, ...handles);
+        for (const i of maps) block.setU64(8 * i, block.address + 8 * (values + i));
         if (status !== 0) gpu.check("cuLaunchKernel", status, definition.name);
       });
     },

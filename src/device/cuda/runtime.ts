@@ -2,6 +2,7 @@
  * The CUDA device as seen by an op's launcher: kernels by definition and macros, launches on the compute stream,
  * scratch memory. device.ts implements it; the ops are in ops/.
  */
+import type { Tensor } from "../../tensor/tensor.ts";
 import type { ScratchSizes } from "../device.ts";
 
 /** Macros that a kernel is compiled with: names and values. */
@@ -17,6 +18,8 @@ export interface KernelDefinition {
   readonly parameters: string;
   /** Maximum threads of a block: the source's __launch_bounds__. */
   readonly threads: number;
+  /** The compute capability whose own instructions it uses (90: sm_90a); it runs on no other. */
+  readonly only?: number;
   /**
    * Sizes that are macros in the source because launches depend on them too. They are the same for all kernels of a
    * source and for all launches of a variant.
@@ -68,6 +71,15 @@ export interface CudaRuntime {
    * products convert.
    */
   scratch(slot: 0 | 1 | 2, bytes: number): number;
+  /**
+   * Encodes a bfloat16 matrix for the copy engine, which copies tiles of `tileRows` × 64: a "map" argument of the next
+   * launch. Address and row stride are multiples of 16 bytes.
+   *
+   * @throws RunError with the driver's message
+   */
+  tensorMap(matrix: Tensor, tileRows: number): number;
+  /** Device address of an i32 that is 0 before each launch; a kernel that counts in it leaves 0. Only where `only` is. */
+  readonly counter: number;
 }
 
 /** The maximum scratch (slot 0) of a file's ops at these sizes; each ops file that needs scratch exports one. */

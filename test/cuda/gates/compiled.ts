@@ -35,6 +35,11 @@ export function readResources(log: string): Map<string, Resources> {
   return found;
 }
 
+/** The assembler's complaints about speed, such as products of a warpgroup that do not run on their own. */
+export function readLosses(log: string): string[] {
+  return log.split("\n").filter((line) => line.includes("Potential Performance Loss"));
+}
+
 export interface Signature {
   readonly parameters: readonly { readonly offset: number; readonly size: number; readonly float: boolean }[];
   /** Maximum threads per block, 0 if the source does not say. */
@@ -63,7 +68,7 @@ export function readSignatures(ptx: string): Map<string, Signature> {
   return found;
 }
 
-const sizes: Readonly<Record<string, number>> = { ptr: 8, i64: 8, i32: 4, u32: 4, f32: 4 };
+const sizes: Readonly<Record<string, number>> = { ptr: 8, i64: 8, i32: 4, u32: 4, f32: 4, map: 128 };
 
 /** Why the launch signature in TypeScript differs from the compiled kernel's; undefined if it does not. */
 export function signatureFault(definition: KernelDefinition, signature: Signature | undefined): string | undefined {

@@ -35,6 +35,11 @@ export function definesText(defines: Defines): string {
   return sorted.sort().join(" ") || "-";
 }
 
+/** Whether the kernel runs on this architecture, and with instructions that only this one has. */
+export function isFor({ only }: Pick<KernelDefinition, "only">, architecture: number): boolean {
+  return only === undefined || only === architecture;
+}
+
 /** A source with one set of macros: several kernels come out of one compilation. */
 export interface Unit {
   readonly file: string;
@@ -43,6 +48,8 @@ export interface Unit {
   /** All macros, including the launcher's sizes. */
   readonly macros: Defines;
   readonly kernels: readonly KernelDefinition[];
+  /** As in KernelDefinition, the same for all of them. */
+  readonly only: number | undefined;
 }
 
 export function units(definitions: readonly KernelDefinition[]): Unit[] {
@@ -51,7 +58,9 @@ export function units(definitions: readonly KernelDefinition[]): Unit[] {
     for (const defines of definition.variants) {
       const key = `${definition.file} ${definesText(defines)}`;
       const macros = { ...defines, ...definition.sizes(defines) };
-      const unit = found.get(key) ?? { file: definition.file, defines, macros, kernels: [] };
+      const unit = found.get(key) ?? { file: definition.file, defines, macros, kernels: [], only: definition.only };
+      if (definition.only !== unit.only)
+        throw new Error(`${key}: ${definition.name} is for other GPUs than ${unit.kernels[0]?.name}`);
       if (definesText(macros) !== definesText(unit.macros))
         throw new Error(`${key}: ${definition.name} has other sizes than ${unit.kernels[0]?.name}`);
       found.set(key, unit);

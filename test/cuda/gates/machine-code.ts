@@ -1,4 +1,7 @@
-/** The bf16 attention's sm_80 machine code, read with nvdisasm: tensor-core products, matrix loads and asynchronous copies. */
+/**
+ * The bf16 attention's machine code, read with nvdisasm: tensor-core products, matrix loads and asynchronous copies for sm_80;
+ * warpgroup products, tiles of the copy engine and registers handed over for sm_90a.
+ */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -12,6 +15,8 @@ const tensorCores = ["HMMA.16816.F32.BF16", "LDSM", "LDGSTS"];
 const expected: Readonly<Record<string, readonly string[]>> = {
   "attention_forward.cu": tensorCores,
   "attention_backward.cu": tensorCores,
+  // wgmma, cp.async.bulk.tensor, setmaxnreg
+  "attention_forward_warpgroup.cu": ["HGMMA.64x128x16.F32.BF16", "UTMALDG.2D", "USETMAXREG"],
 };
 
 export async function machineCodeFaults(nvrtc: Nvrtc): Promise<{ checks: number; faults: string[] }> {
@@ -25,7 +30,12 @@ export async function machineCodeFaults(nvrtc: Nvrtc): Promise<{ checks: number;
       const variants = all.filter((unit) => unit.file === file);
       if (variants.length === 0) faults.push(`${file}: no kernel is launched from it`);
       for (const unit of variants) {
-        const { cubin } = compileKernel(nvrtc, file, kernelHeaders(), compileOptions(80, unit.macros));
+        const { cubin } = compileKernel(
+          nvrtc,
+          file,
+          kernelHeaders(),
+          compileOptions(unit.only ?? 80, unit.macros, unit.only !== undefined),
+        );
         const path = join(folder, "kernel.cubin");
         writeFileSync(path, cubin);
         const { stdout, exitCode, stderr } = Bun.spawnSync([program, "-c", path]);

@@ -8,6 +8,7 @@ import { basename, join } from "node:path";
 import type { Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { compileOptions } from "../../../src/device/cuda/compile.ts";
 import { buildEmulator } from "../../emulator/build.ts";
+import { plantedCompilation } from "../../emulator/planted/session.ts";
 import { kernelDefinitions, recordedArchitecture, units } from "./kernels.ts";
 import { hashOf, type Recording, sourceOf } from "./recordings.ts";
 
@@ -21,14 +22,14 @@ interface Wanted {
 
 /** What must be recorded, independent of the tests. */
 export async function wantedRecordings(): Promise<Wanted[]> {
-  const launched = units(await kernelDefinitions()).map(({ file, macros }) => ({
+  const launched = units(await kernelDefinitions()).map(({ file, macros, only }) => ({
     source: file,
-    options: compileOptions(recordedArchitecture, macros),
+    options: compileOptions(only ?? recordedArchitecture, macros, only !== undefined),
   }));
   const planted = readdirSync(join(root, plantedFolder))
     .filter((name) => name.endsWith(".cu"))
     .sort()
-    .map((name) => ({ source: `${plantedFolder}/${name}`, options: compileOptions(recordedArchitecture, {}) }));
+    .map((name) => ({ source: `${plantedFolder}/${name}`, options: plantedCompilation(name).options }));
   return [...launched, ...planted];
 }
 

@@ -9,6 +9,7 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
 import { type KernelSource, kernelHeaders, kernelSource } from "../../../src/device/cuda/compile.ts";
+import { plantedCompilation } from "../../emulator/planted/session.ts";
 import { recordingHash } from "../../emulator/recordings.ts";
 
 export const recordingsFolder = join(import.meta.dir, "../../golden/ptx");
@@ -28,7 +29,8 @@ export function sourceOf(
 ): { readonly source: string; readonly headers: readonly KernelSource[] } | undefined {
   try {
     if (!name.includes("/")) return { source: kernelSource(name).source, headers: kernelHeaders() };
-    return { source: readFileSync(join(import.meta.dir, "../../..", name), "utf8"), headers: [] };
+    const { headers } = plantedCompilation(name);
+    return { source: readFileSync(join(import.meta.dir, "../../..", name), "utf8"), headers };
   } catch {
     return undefined;
   }

@@ -20,7 +20,7 @@ import {
   olderCompilers,
   openPinned,
 } from "./fetch-nvrtc.ts";
-import { architectures, kernelDefinitions, units } from "./kernels.ts";
+import { architectures, isFor, kernelDefinitions, units } from "./kernels.ts";
 import { libraryFaults } from "./libraries.ts";
 import { machineCodeFaults } from "./machine-code.ts";
 import { olderFaults } from "./older.ts";
@@ -41,7 +41,9 @@ async function work(index: number, folder: string, version: string, wanted: read
 
 async function allJobs(wanted: readonly number[]): Promise<Job[]> {
   const all = units(await kernelDefinitions());
-  return wanted.flatMap((architecture) => all.map((unit) => ({ unit, architecture })));
+  return wanted.flatMap((architecture) =>
+    all.filter((unit) => isFor(unit, architecture)).map((unit) => ({ unit, architecture })),
+  );
 }
 
 /** All kernels for these architectures, compiled by the compiler in `folder`, which has that version. */

@@ -9,7 +9,14 @@ import type { Nvrtc } from "../../../ffi/bindings/nvrtc.ts";
 import { cacheFolder, writeInCache } from "../../../src/cache.ts";
 import { compileKernel, compileOptions, kernelHeaders, kernelSource } from "../../../src/device/cuda/compile.ts";
 import { errorText } from "../../../src/errors.ts";
-import { type Resources, readResources, readSignatures, type Signature, signatureFault } from "./compiled.ts";
+import {
+  type Resources,
+  readLosses,
+  readResources,
+  readSignatures,
+  type Signature,
+  signatureFault,
+} from "./compiled.ts";
 import { definesText, type Unit } from "./kernels.ts";
 import { rowKey } from "./resources.ts";
 import { stackReasons } from "./stack-reasons.ts";
@@ -32,6 +39,7 @@ export interface Outcome {
 interface Made {
   readonly resources: readonly (readonly [string, Resources])[];
   readonly signatures: readonly (readonly [string, Signature])[];
+  readonly losses: readonly string[];
 }
 
 /** The parsers of the log and the PTX, part of the key: a changed parser may read something else. */
@@ -46,14 +54,18 @@ function made(nvrtc: Nvrtc, source: string, options: readonly string[]): Made {
   const path = join(folder, `${new Bun.CryptoHasher("sha256").update(inputs).digest("hex").slice(0, 32)}.json`);
   if (existsSync(path)) return JSON.parse(readFileSync(path, "utf8"));
   const { ptx, log } = compileKernel(nvrtc, source, headers, options);
-  const result: Made = { resources: [...readResources(log)], signatures: [...readSignatures(ptx)] };
+  const result: Made = {
+    resources: [...readResources(log)],
+    signatures: [...readSignatures(ptx)],
+    losses: readLosses(log),
+  };
   writeInCache(path, JSON.stringify(result));
   return result;
 }
 
 export function runJob(nvrtc: Nvrtc, { unit, architecture }: Job): Outcome {
   const what = `${unit.file} ${definesText(unit.defines)} sm_${architecture}`;
-  const options = [...compileOptions(architecture, unit.macros), "--ptxas-options=-v"];
+  const options = [...compileOptions(architecture, unit.macros, unit.only !== undefined), "--ptxas-options=-v"];
   let result: Made;
   try {
     result = made(nvrtc, unit.file, options);
@@ -63,7 +75,11 @@ export function runJob(nvrtc: Nvrtc, { unit, architecture }: Job): Outcome {
   const used = new Map(result.resources);
   const signatures = new Map(result.signatures);
   const resources: [string, Resources][] = [];
-  const faults = { compile: [] as string[], memory: [] as string[], signature: [] as string[] };
+  const faults = {
+    compile: result.losses.map((loss) => `${what}: ${loss}`),
+    memory: [] as string[],
+    signature: [] as string[],
+  };
   for (const definition of unit.kernels) {
     const kernel = `${what} ${definition.name}`;
     const fault = signatureFault(definition, signatures.get(definition.name));

@@ -65,6 +65,7 @@ int pinned(void** pointer, size_t size) {
 
 API int cuGetErrorName(int, const char** name) { return give(name, "CUDA_SUCCESS"); }
 API int cuGetErrorString(int, const char** text) { return give(text, "no error"); }
+DOES_NOTHING(cuTensorMapEncodeTiled)
 DOES_NOTHING(cuInit)
 API int cuGetExportTable(const void** table, const void*) { return give(table, static_cast<const void*>(nullptr)), 500; }
 API int cuDriverGetVersion(int* version) { return give(version, 13000); }

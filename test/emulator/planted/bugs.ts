@@ -36,6 +36,28 @@ const product = count(128).map((i) =>
   count(16).reduce((sum, k) => sum + a[Math.floor(i / 8) * 16 + k]! * b[(i % 8) * 16 + k]!, 0),
 );
 
+/** A panel of 16 rows, and its columns' sums. */
+const panel = count(1024).map((i) => ((i * 5) % 23) - 11);
+const columnSums = count(64).map((c) => count(16).reduce((sum, k) => sum + panel[64 * k + c]!, 0));
+const panelSums = (name: string): Bug => ({
+  name,
+  block: 128,
+  shared: 4096,
+  outBytes: 256,
+  args: (s, out) => [out, s.buffer(pairs(panel))],
+  expected: columnSums,
+});
+/** Copied as a tile: the first two rows, the second exchanged by the swizzle. */
+const copied = count(128).map((i) => panel[i < 64 ? i : 64 + ((i - 64) ^ 8)]!);
+const tileCopy = (name: string, times = 1): Bug => ({
+  name,
+  block: 128,
+  shared: 2048,
+  outBytes: 512,
+  args: (s, out) => [s.tensorMap(s.buffer(pairs(panel)), 16), out],
+  expected: copied.map((x) => times * x),
+});
+
 const words = (skip: number) => Uint16Array.from(count(32 * 8 + 8).map((i) => (i * 257 + skip) & 0xffff));
 
 export const bugs: readonly Bug[] = [
@@ -295,4 +317,13 @@ export const bugs: readonly Bug[] = [
     expected: count(512),
   },
   { name: "trap", block: 32, outBytes: 128, args: (_, out) => [out, i32(31)], integers: true, expected: count(32) },
+  tileCopy("hopper-missing-expect"),
+  tileCopy("hopper-wrong-phase"),
+  tileCopy("hopper-reused-early", 2),
+  panelSums("hopper-missing-proxy-fence"),
+  panelSums("hopper-missing-product-wait"),
+  panelSums("hopper-missing-product-fence"),
+  panelSums("hopper-operand-overwritten"),
+  panelSums("hopper-misaligned-operand"),
+  panelSums("hopper-three-warps"),
 ];

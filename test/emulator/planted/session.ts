@@ -8,11 +8,16 @@ import { type Driver, type DriverSymbol, openDriver } from "../../../ffi/binding
 import { bytesAt } from "../../../ffi/bindings/libc.ts";
 import { nativeBlock } from "../../../ffi/bindings/native.ts";
 import { type Nvrtc, openNvrtc } from "../../../ffi/bindings/nvrtc.ts";
-import { compileOptions } from "../../../src/device/cuda/compile.ts";
+import { compileOptions, kernelHeaders } from "../../../src/device/cuda/compile.ts";
 import { type EmulatorControl, openControl } from "../control.ts";
 
 /** A launch argument: a plain number is a device address. */
-export type Argument = number | { readonly i32: number } | { readonly i64: number } | { readonly f32: number };
+export type Argument =
+  | number
+  | { readonly i32: number }
+  | { readonly i64: number }
+  | { readonly f32: number }
+  | { readonly map: number };
 
 export const i32 = (value: number): Argument => ({ i32: value });
 export const i64 = (value: number): Argument => ({ i64: value });
@@ -39,12 +44,20 @@ export interface Session {
   /** Waits, then copies the memory out. */
   read(address: number, bytes: number): ArrayBuffer;
   synchronize(stream?: number): void;
+  /** A bfloat16 matrix of 64 columns in device memory, in tiles of all its rows. */
+  tensorMap(address: number, rows: number): Argument;
 }
 
 export const kernelFolder = join(import.meta.dir, "kernels");
 
-/** The product's compiler options, for the architecture that the emulator represents. */
-export const plantedOptions = compileOptions(80, {});
+/**
+ * The product's compiler options and headers for a planted kernel: for the architecture that the emulator usually represents,
+ * and for sm_90a those whose names say so.
+ */
+export function plantedCompilation(file: string) {
+  const hopper = basename(file).startsWith("hopper-");
+  return { options: compileOptions(hopper ? 90 : 80, {}, hopper), headers: hopper ? kernelHeaders() : [] };
+}
 
 const PARAMETERS = 32;
 
@@ -52,6 +65,7 @@ const PARAMETERS = 32;
 export function openSession(folder: string): Session {
   const control = openControl(folder);
   control.reset();
+  control.setComputeCapability(80);
   const driver = openDriver({ folder });
   const { calls, out } = driver;
   const call = (symbol: DriverSymbol, ...args: number[]) => driver.check(symbol, calls[symbol](...args));
@@ -121,13 +135,19 @@ export function openSession(folder: string): Session {
     kernel(file, name) {
       nvrtc ??= openNvrtc({ folder });
       const source = readFileSync(join(kernelFolder, file), "utf8");
-      const { ptx } = nvrtc.compile({ name: basename(file), source, headers: [], options: plantedOptions });
+      const { options, headers } = plantedCompilation(file);
+      if (headers.length > 0) control.setComputeCapability(90);
+      const { ptx } = nvrtc.compile({ name: basename(file), source, headers, options });
       return kernelOf(ptx, name);
     },
     kernelOf,
     launch(kernel, grid, extent, shared, args, stream = 0) {
       for (const [i, argument] of args.entries()) {
         const at = 8 * PARAMETERS + 8 * i;
+        if (typeof argument === "object" && "map" in argument) {
+          block.setU64(8 * i, argument.map);
+          continue;
+        }
         block.setU64(8 * i, block.address + at);
         if (typeof argument === "number") block.setU64(at, argument);
         else if ("f32" in argument) block.view.setFloat32(at, argument.f32, true);
@@ -148,5 +168,20 @@ export function openSession(folder: string): Session {
       }
     },
     synchronize: (stream = 0) => call("cuStreamSynchronize", stream),
+    tensorMap(address, rows) {
+      const memory = nativeBlock(256);
+      const [extent, strides, box, steps] = [128, 144, 152, 160];
+      memory.setU64(extent, 64);
+      memory.setU64(extent + 8, rows);
+      memory.setU64(strides, 128);
+      for (const [at, values] of [
+        [box, [64, rows]],
+        [steps, [1, 1]],
+      ] as const)
+        for (const [i, value] of values.entries()) memory.view.setUint32(at + 4 * i, value, true);
+      const places = [extent, strides, box, steps].map((at) => memory.address + at);
+      call("cuTensorMapEncodeTiled", memory.address, 9, 2, address, ...places, 0, 3, 0, 0);
+      return { map: memory.address };
+    },
   };
 }

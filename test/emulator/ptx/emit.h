@@ -95,6 +95,19 @@ class FunctionEmitter {
   std::string load_matrix(const Instruction&);
   std::string multiply_matrices(const Instruction&);
 
+  // rules_warpgroup.cpp
+  struct ProductUse {
+    int registers;  // a list of registers of some wgmma, by its number
+    bool results;
+  };
+  void find_product_registers();
+  std::string product_variables() const;
+  std::string product_checks(const Instruction&);
+  std::string warpgroup(const Instruction&);
+  std::string shared_barrier(const Instruction&);
+  std::string bulk_copy(const Instruction&);
+  std::string set_registers(const Instruction&);
+
   // rules_*.cpp: one statement writer per family
   std::string integer_arithmetic(const Instruction&);
   std::string carry_arithmetic(const Instruction&);
@@ -157,6 +170,8 @@ class FunctionEmitter {
   bool block_ended_ = true;
   MatrixGroup group_;
   int most_words_ = 0;
+  std::map<std::string, int> product_registers_;                   // by operand of a wgmma
+  std::map<std::string, std::vector<ProductUse>> products_with_;  // by register
   Counted counted_ = COUNT_INTEGER;
   int flops_ = 0;
 };

@@ -27,6 +27,7 @@ std::string FunctionEmitter::signature() const {
 }
 
 std::string FunctionEmitter::run() {
+  find_product_registers();
   for (const Statement& one : function_.body) {
     try {
       statement(one);
@@ -42,6 +43,7 @@ std::string FunctionEmitter::run() {
     text += ";\n";
   }
   if (most_words_) text += cat("u32 words[", most_words_, "];\n");
+  text += product_variables();
   text += "u32 carry = 0;\n" + arrays_ + code_ + epilogue() + "}\n";
   return text;
 }
@@ -115,9 +117,10 @@ void FunctionEmitter::statement(const Statement& one) {
       if (!matrix) end_matrix_group_before(instruction);
       else if (group_.steps.size() == MOST_MATRIX_STEPS) end_matrix_group();
       if (block_ended_) begin_block();
-      counted_ = COUNT_INTEGER;
       flops_ = 0;
-      std::string text = translate(instruction);
+      std::string text = product_checks(instruction);
+      counted_ = COUNT_INTEGER;
+      text += translate(instruction);
       int block = block_;
       bool leaves = counted_ == COUNT_CONTROL;
       if (!instruction.guard.empty()) {

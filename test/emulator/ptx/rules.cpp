@@ -12,6 +12,13 @@ struct Rules {
   static const std::map<std::string, Rule>& by_mnemonic();
 };
 
+// m64n8k16 to m64n256k16
+static std::string product_shapes() {
+  std::string shapes;
+  for (int columns = 8; columns <= 256; columns += 8) shapes += cat("m64n", columns, "k16 ");
+  return shapes;
+}
+
 // A modifier that isn't listed with its mnemonic is an error, whatever the rule would have made of the rest.
 const std::map<std::string, Rules::Rule>& Rules::by_mnemonic() {
   const std::string directions = "rn rz rm rp";
@@ -88,9 +95,13 @@ const std::map<std::string, Rules::Rule>& Rules::by_mnemonic() {
         "min max inc dec"}},
       {"cp",
        {&F::async_copy,
-        "async ca cg global shared shared::cta L2::64B L2::128B L2::256B commit_group wait_group wait_all"}},
+        "async ca cg global shared shared::cta L2::64B L2::128B L2::256B commit_group wait_group wait_all bulk tensor 2d "
+        "shared::cluster tile mbarrier::complete_tx::bytes"}},
+      {"mbarrier", {&F::shared_barrier, "init arrive expect_tx try_wait test_wait parity shared shared::cta"}},
+      {"wgmma", {&F::warpgroup, "fence commit_group wait_group mma_async sync aligned " + product_shapes()}},
+      {"setmaxnreg", {&F::set_registers, "inc dec sync aligned"}},
       {"membar", {&F::fence, "cta gl sys"}},
-      {"fence", {&F::fence, "sc acq_rel acquire release cta cluster gpu sys"}},
+      {"fence", {&F::fence, "sc acq_rel acquire release cta cluster gpu sys proxy async shared::cta"}},
       {"prefetch", {&F::nothing, "global local L1 L2 L2::evict_last L2::evict_normal"}},
       {"prefetchu", {&F::nothing, "L1"}},
       {"nanosleep", {&F::sleep, ""}},

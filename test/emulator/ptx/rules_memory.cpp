@@ -107,7 +107,8 @@ std::string FunctionEmitter::atomic(const Instruction& i) {
 
 std::string FunctionEmitter::async_copy(const Instruction& i) {
   const std::vector<std::string>& o = i.operands;
-  if (!i.has("async") || i.has("bulk") || i.has("mbarrier")) unknown(i);
+  if (i.has("bulk")) return bulk_copy(i);
+  if (!i.has("async") || i.has("tensor") || i.has("mbarrier")) unknown(i);
   count(COUNT_ASYNC);
   if (i.has("commit_group")) return "me->runtime->async_commit(me);";
   if (i.has("wait_group")) return cat("me->runtime->async_wait(me, ", read(o.at(0), U32), ");");
@@ -124,8 +125,11 @@ std::string FunctionEmitter::async_copy(const Instruction& i) {
 }
 
 std::string FunctionEmitter::fence(const Instruction& i) {
-  if (i.has("proxy") || i.has("mbarrier_init")) unknown(i);
   count(COUNT_BARRIER);
+  if (i.has("proxy")) {
+    if (i.opcode != "fence.proxy.async" && i.opcode != "fence.proxy.async.shared::cta") unknown(i);
+    return "me->runtime->proxy_fence(me);";
+  }
   has_fence |= !i.has("cta");
   return ";";
 }

@@ -39,6 +39,10 @@ SHARED_WITH_TRANSLATED_CODE(
     struct MatrixStep { int site; u16 kind; u16 a[4]; u16 b[2]; u16 c[4]; u16 d[4]; };
     struct MatrixGroup { const struct MatrixStep* steps; u32 count; };
 
+    /* wgmma.mma_async of bf16: 64 rows, `columns`, depth 16. A lane's words: results, then four of A if it is in registers. */
+    struct WarpgroupStep { int site; u16 columns; u16 a_in_registers; u16 a_transposed; u16 b_transposed; };
+    enum { HAZARD_READ, HAZARD_FENCE };
+
     struct Runtime;
     struct Thread {
       void* stack_pointer; const struct Runtime* runtime; const struct Geometry* geometry; char* shared; u64* counts;
@@ -62,6 +66,17 @@ SHARED_WITH_TRANSLATED_CODE(
       void (*async_copy)(struct Thread*, u32 to, u64 from, u32 bytes, u32 source_bytes, int site);
       void (*async_commit)(struct Thread*);
       void (*async_wait)(struct Thread*, u32 groups_left);
+      void (*bulk_copy)(struct Thread*, u32 to, u64 map, s32 column, s32 row, u32 barrier, int site);
+      void (*proxy_fence)(struct Thread*);
+      void (*mbarrier_init)(struct Thread*, u32 address, u32 count, int site);
+      void (*mbarrier_arrive)(struct Thread*, u32 address, u32 count, u32 bytes, int site);
+      u32 (*mbarrier_wait)(struct Thread*, u32 address, u32 parity, u32 suspends, int site);
+      void (*warpgroup_product)(struct Thread*, const struct WarpgroupStep*, u64 a, u64 b, u32 add, u32* words);
+      void (*warpgroup_sync)(struct Thread*, int site);
+      void (*warpgroup_commit)(struct Thread*, int site);
+      void (*warpgroup_wait)(struct Thread*, u32 groups_left, int site);
+      void (*warpgroup_hazard)(struct Thread*, int kind, int site);
+      void (*set_registers)(struct Thread*, u32 count, int site);
       void (*yield)(struct Thread*);
       u64 (*clock)(void);
       void (*trap)(struct Thread*, int site);

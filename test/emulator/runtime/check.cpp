@@ -241,6 +241,21 @@ void Checker::async_done(Thread* me, u32 to, u32 bytes, int site) {
   shared_.write(me, to, bytes, site, false);
 }
 
+void Checker::bulk_issued(Thread* me, u32 to, u32 bytes, int site) {
+  shared_access(me, to, bytes, ACCESS_WRITE, site, -1);
+  shared_.set_pending(to, bytes, true);
+}
+
+void Checker::bulk_source(Thread* me, u64 from, u32 bytes, int site) {
+  find_piece(me, from, bytes, ACCESS_READ, site);
+}
+
+void Checker::product_issued(Thread* me, u32 address, int site) {
+  if (address + 16ull > dynamic_end_ || (address < dynamic_start_ && !shared_variable(address, 16)))
+    shared_out_of_bounds(me, address, 16, ACCESS_READ, site);
+  shared_.product_issued(me, address, site);
+}
+
 char* Checker::access(Thread* me, int space, u64 address, u32 bytes, int kind, int site) {
   if (space == SPACE_GENERIC) {
     if (address >> 32 == SHARED_WINDOW >> 32) {

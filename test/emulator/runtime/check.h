@@ -28,6 +28,14 @@ class Checker {
   // An issued copy: its source and destination are checked now; the destination is out of bounds until it is done.
   void async_issued(Thread*, u32 to, u64 from, u32 bytes, u32 source_bytes, int site);
   void async_done(Thread*, u32 to, u32 bytes, int site);
+  // An issued cp.async.bulk.tensor: where it writes, and a row that it reads.
+  void bulk_issued(Thread*, u32 to, u32 bytes, int site);
+  void bulk_source(Thread*, u64 from, u32 bytes, int site);
+  void bulk_done(u32 to, u32 bytes, u32 clock, int site) { shared_.engine_wrote(to, bytes, clock, site); }
+  // 16 bytes that a product reads: when it is issued, and once it has been waited for.
+  void product_issued(Thread*, u32 address, int site);
+  void product_done(Thread* me, u32 address, u32 clock, int site) { shared_.product_done(me, address, clock, site); }
+  Clocks& clocks() { return clocks_; }
   // "part+12" for an address in shared memory.
   std::string shared_name(u32 address) const;
 

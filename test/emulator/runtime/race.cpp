@@ -9,7 +9,7 @@ namespace emulator {
 namespace {
 
 // Cell::writer is a thread plus these bits; Cell::reader is a thread, or many.
-constexpr u16 THREAD = 0x3ff, PENDING = 0x4000, ATOMIC = 0x8000;
+constexpr u16 THREAD = 0x7ff, PENDING = 0x4000, ATOMIC = 0x8000;
 constexpr u16 MANY_OF_WARP = 0x8000, MANY = 0xffff;
 
 }  // namespace
@@ -25,33 +25,42 @@ void Clocks::begin_launch() {
 void Clocks::begin_block(u32 warps) {
   warps_ = warps;
   settled_ = block_start_ = ++tick_;
-  for (auto& told : told_) std::fill(told, told + MOST_WARPS, 0);
+  for (auto& told : told_) std::fill(told, told + MOST_WARPS + 1, 0);
   for (u32 w = 0; w < warps; w++) {
-    for (u32 other = 0; other < warps; other++) known_[w][other] = block_start_ - 1;
+    for (u32 other = 0; other <= warps; other++) known_[w][other] = block_start_ - 1;
     known_[w][w] = block_start_;
     last_barrier_[w] = block_start_;
   }
 }
 
 void Clocks::barrier_told(u32 id, u32 warp) {
-  for (u32 other = 0; other < warps_; other++) told_[id][other] = std::max(told_[id][other], known_[warp][other]);
+  release(warp, told_[id]);
+}
+
+void Clocks::release(u32 warp, u32* known) {
+  for (u32 other = 0; other <= warps_; other++) known[other] = std::max(known[other], known_[warp][other]);
   known_[warp][warp] = ++tick_;
+}
+
+void Clocks::acquire(u32 warp, const u32* known) {
+  for (u32 other = 0; other <= warps_; other++)
+    if (other != warp) known_[warp][other] = std::max(known_[warp][other], known[other]);
 }
 
 void Clocks::barrier_passed(u32 id, u32 warps, bool everyone) {
   u32* joined = told_[id];
   for (u32 w = 0; w < warps_; w++)
     if (warps >> w & 1)
-      for (u32 other = 0; other < warps_; other++) joined[other] = std::max(joined[other], known_[w][other]);
+      for (u32 other = 0; other <= warps_; other++) joined[other] = std::max(joined[other], known_[w][other]);
   tick_++;
   if (everyone) settled_ = tick_;
   for (u32 w = 0; w < warps_; w++) {
     if (!(warps >> w & 1)) continue;
-    std::copy(joined, joined + warps_, known_[w]);
+    std::copy(joined, joined + warps_ + 1, known_[w]);
     known_[w][w] = tick_;
     last_barrier_[w] = tick_;
   }
-  std::fill(joined, joined + MOST_WARPS, 0);
+  std::fill(joined, joined + MOST_WARPS + 1, 0);
 }
 
 void Clocks::warp_synchronized(u32 warp) {
@@ -64,10 +73,18 @@ void SharedRaces::resize(size_t bytes) {
   words_.assign(words, Cell{});
   bytes_.assign(words * 4, Cell{});
   split_.assign(words, 0);
+  line_reads_.assign((words * 4 / LINE + 1) * MOST_WARPS, 0);
 }
 
-bool SharedRaces::reads_before(const Cell& cell, u32 me) const {
-  if (cell.reader == MANY) return cell.read_clock < clocks_.last_barrier(me / LANES);
+bool SharedRaces::reads_before(const Cell& cell, u32 address, u32 me) const {
+  if (cell.reader == MANY) {
+    if (cell.read_clock < clocks_.last_barrier(me / LANES)) return true;
+    const u32* reads = &line_reads_[(size_t)(address / LINE) * MOST_WARPS];
+    for (u32 w = 0; w < clocks_.engine(); w++)
+      if (reads[w] >= clocks_.block_start() && !clocks_.before(w * LANES + (w == me / LANES ? me % LANES : 0), reads[w], me))
+        return false;
+    return true;
+  }
   u32 thread = cell.reader & MANY_OF_WARP ? (cell.reader & 31u) * LANES : cell.reader;
   if (cell.reader & MANY_OF_WARP && thread / LANES == me / LANES) return cell.read_clock < clocks_.now(me / LANES);
   return clocks_.before(thread, cell.read_clock, me);
@@ -81,6 +98,10 @@ std::string place(const Thread* me, u16 site) {
 std::string name(const Thread* me, u32 address) {
   return me->block->worker->checker->shared_name(address);
 }
+std::string who(const Thread* me, u16 writer) {
+  u32 thread = writer & THREAD;
+  return thread / LANES == me->block->warps ? "the copy engine" : "thread " + std::to_string(thread);
+}
 
 }  // namespace
 
@@ -90,10 +111,10 @@ void SharedRaces::check_write(Thread* me, const Cell& cell, u32 address, int sit
       report_fault(me, site, "async-copy", "write of %s while the cp.async of %s to it is under way",
                    name(me, address).c_str(), place(me, cell.write_site).c_str());
     else if (!(atomic && cell.writer & ATOMIC) && !clocks_.before(cell.writer & THREAD, cell.write_clock, me->flat))
-      report_fault(me, site, "race", "write of %s, which thread %u writes at %s with no barrier between",
-                   name(me, address).c_str(), cell.writer & THREAD, place(me, cell.write_site).c_str());
+      report_fault(me, site, "race", "write of %s, which %s writes at %s with no barrier between",
+                   name(me, address).c_str(), who(me, cell.writer).c_str(), place(me, cell.write_site).c_str());
   }
-  if (cell.read_clock >= clocks_.block_start() && cell.reader != me->flat && !reads_before(cell, me->flat)) {
+  if (cell.read_clock >= clocks_.block_start() && cell.reader != me->flat && !reads_before(cell, address, me->flat)) {
     std::string reader =
         cell.reader & MANY_OF_WARP ? "other threads read" : "thread " + std::to_string(cell.reader) + " reads";
     report_fault(me, site, "race", "write of %s, which %s at %s with no barrier between", name(me, address).c_str(),
@@ -108,21 +129,27 @@ void SharedRaces::check_read(Thread* me, const Cell& cell, u32 address, int site
     report_fault(me, site, "async-copy", "read of %s before the cp.async of %s to it was waited for",
                  name(me, address).c_str(), place(me, cell.write_site).c_str());
   else if (!clocks_.before(cell.writer & THREAD, cell.write_clock, me->flat))
-    report_fault(me, site, "race", "read of %s, which thread %u writes at %s with no barrier between",
-                 name(me, address).c_str(), cell.writer & THREAD, place(me, cell.write_site).c_str());
+    report_fault(me, site, "race", "read of %s, which %s writes at %s with no barrier between",
+                 name(me, address).c_str(), who(me, cell.writer).c_str(), place(me, cell.write_site).c_str());
 }
 
 // There may be other readers since the last write.
-void SharedRaces::add_reader(Cell& cell, u32 me) const {
+void SharedRaces::add_reader(Cell& cell, u32 address, u32 me) {
   u32 warp = me / LANES;
-  if (cell.read_clock < clocks_.block_start() || reads_before(cell, me)) {
+  if (cell.read_clock < clocks_.block_start() || reads_before(cell, address, me)) {
     cell.reader = (u16)me;  // older readers are ordered before it, and so before later accesses
     cell.read_clock = clocks_.now(warp);
     return;
   }
   if (cell.reader == me) return;
   u32 other = cell.reader == MANY ? MOST_WARPS : cell.reader & MANY_OF_WARP ? cell.reader & 31u : cell.reader / LANES;
-  cell.reader = other == warp ? (u16)(MANY_OF_WARP | warp) : MANY;
+  if (other == warp) {
+    cell.reader = (u16)(MANY_OF_WARP | warp);
+  } else {
+    if (other < MOST_WARPS) line_read(address, other, cell.read_clock);
+    line_read(address, warp, clocks_.now(warp));
+    cell.reader = MANY;
+  }
   cell.read_clock = cell.reader == MANY ? clocks_.latest() : clocks_.now(warp);
 }
 
@@ -136,8 +163,9 @@ inline void SharedRaces::read_cell(Thread* me, Cell& cell, u32 address, int site
     cell.read_clock = clocks_.now(me->flat / LANES);
   } else if (cell.reader == MANY) {
     cell.read_clock = clocks_.latest();
+    line_read(address, me->flat / LANES, clocks_.now(me->flat / LANES));
   } else {
-    add_reader(cell, me->flat);
+    add_reader(cell, address, me->flat);
   }
   cell.read_site = (u16)site;
 }
@@ -185,6 +213,33 @@ void SharedRaces::write(Thread* me, u32 address, u32 bytes, int site, bool atomi
 void SharedRaces::set_pending(u32 address, u32 bytes, bool pending) {
   for_cells(address, bytes,
             [&](Cell& cell, u32) { cell.writer = (u16)(pending ? cell.writer | PENDING : cell.writer & ~PENDING); });
+}
+
+void SharedRaces::engine_wrote(u32 address, u32 bytes, u32 clock, int site) {
+  for_cells(address, bytes, [&](Cell& cell, u32) {
+    cell = {clock, 0, (u16)(clocks_.engine() * LANES), 0, (u16)site, 0};
+  });
+}
+
+void SharedRaces::product_issued(Thread* me, u32 address, int site) {
+  for_cells(address, 16, [&](Cell& cell, u32 at) {
+    check_read(me, cell, at, site);
+    u32 writer = cell.writer & THREAD;
+    if (cell.write_clock >= clocks_.block_start() && writer / LANES < clocks_.engine() &&
+        !clocks_.fenced(writer, cell.write_clock))
+      report_fault(me, site, "proxy-fence",
+                   "a product reads %s, which thread %u writes at %s with no fence.proxy.async after it",
+                   name(me, at).c_str(), writer, place(me, cell.write_site).c_str());
+  });
+}
+
+void SharedRaces::product_done(Thread* me, u32 address, u32 clock, int site) {
+  for_cells(address, 16, [&](Cell& cell, u32 at) {
+    if (cell.write_clock > clock)
+      report_fault(me, site, "async-product", "%s is written at %s while this product may read it",
+                   name(me, at).c_str(), place(me, cell.write_site).c_str());
+    read_cell(me, cell, at, site);
+  });
 }
 
 }  // namespace emulator

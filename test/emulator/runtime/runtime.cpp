@@ -74,7 +74,9 @@ u32 print(Thread*, const char* format, const char* arguments) {
 const Runtime runtime_table = {
     checked_access, enter_frame, barrier,     barrier_arrive, barrier_reduce, syncwarp,    shuffle,
     vote,           match,       redux,       activemask,     matrices,       async_copy,  async_commit,
-    async_wait,     yield,       clock_ticks, trap,           print,          assert_fail,
+    async_wait,     bulk_copy,   proxy_fence, mbarrier_init,  mbarrier_arrive, mbarrier_wait, warpgroup_product,
+    warpgroup_sync, warpgroup_commit, warpgroup_wait, warpgroup_hazard, set_registers,
+    yield,          clock_ticks, trap,        print,          assert_fail,
 };
 
 }  // namespace emulator

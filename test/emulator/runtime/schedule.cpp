@@ -82,6 +82,11 @@ bool pick(Worker& worker, u32* warp, u32* lane) {
   return false;
 }
 
+// Copies of the copy engine are carried out as late as possible: when threads can only go on with them.
+bool pick_or_copy(Worker& worker, u32* warp, u32* lane) {
+  return pick(worker, warp, lane) || (finish_bulk_copies(worker, nullptr) && pick(worker, warp, lane));
+}
+
 void bind(Worker& worker, Thread* thread, u32 warp, u32 lane) {
   thread->warp = &worker.block.warp[warp];
   thread->lane = lane;
@@ -110,13 +115,20 @@ __attribute__((noinline, cold)) void report_deadlock(Worker& worker, Thread* wit
   for (u32 w = 0; w < block.warps; w++) {
     const Warp& warp = block.warp[w];
     if (!warp.live) continue;
-    char text[200];
+    char text[300];
     snprintf(text, sizeof text, "; warp %u: ", w);
     states += text;
     for (const Barrier& barrier : block.barrier) {
       if (!barrier.sleeping[w]) continue;
       snprintf(text, sizeof text, "lanes %08x wait at the barrier of %s ", barrier.sleeping[w],
                source_line(worker.module->sites[barrier.site]).c_str());
+      states += text;
+    }
+    for (const SharedBarrier& barrier : worker.barriers) {
+      if (!barrier.sleeping[w]) continue;
+      snprintf(text, sizeof text, "lanes %08x wait at %s for the mbarrier at %#x, phase %u, %u arrivals and %lld bytes short ",
+               barrier.sleeping[w], source_line(worker.module->sites[barrier.site]).c_str(), barrier.address,
+               barrier.phases, barrier.pending, barrier.bytes);
       states += text;
     }
     if (!warp.waiting) continue;
@@ -150,7 +162,7 @@ void abandon(Worker& worker, Outcome outcome) {
 void run_others(Thread* me) {
   Worker& worker = *me->block->worker;
   u32 warp = me->flat / LANES, lane = me->lane;
-  if (__builtin_expect(!pick(worker, &warp, &lane), 0)) {
+  if (__builtin_expect(!pick_or_copy(worker, &warp, &lane), 0)) {
     report_deadlock(worker, me);
     abandon(worker, Outcome::launch_failed);
   }
@@ -177,12 +189,13 @@ void fiber_main(Thread* me) {
     block.live--;
     thread_left(block, me);
     if (!block.live) {
+      if (worker.check) check_warpgroups(worker, me);
       me->next = worker.idle;
       worker.idle = me;
       switch_fiber(&me->stack_pointer, worker.scheduler_stack);
       continue;
     }
-    if (!pick(worker, &warp, &lane)) {
+    if (!pick_or_copy(worker, &warp, &lane)) {
       report_deadlock(worker, me);
       abandon(worker, Outcome::launch_failed);
     }
@@ -203,7 +216,10 @@ void run_block(Worker& worker, Extent index) {
   for (u32 bits = block.barriers_in_use; bits; bits &= bits - 1) block.barrier[lowest(bits)] = Barrier();
   block.barriers_in_use = 0;
   block.ready_warps = 0;
+  worker.barriers.clear();
+  worker.bulk_copies.clear();
   for (u32 w = 0; w < block.warps; w++) {
+    worker.products[w] = ProductQueue();
     Warp& warp = block.warp[w];
     u32 rest = block.threads - w * LANES;
     warp.live = rest >= LANES ? ~0u : (1u << rest) - 1;

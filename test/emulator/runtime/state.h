@@ -1,5 +1,6 @@
 // The state of a launch: threads, warps, a block, and the worker (an OS thread) that runs one block at a time.
 #pragma once
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -64,6 +65,42 @@ struct CopyQueue {
   u32 group = 0;
 };
 
+// An mbarrier of the block.
+struct SharedBarrier {
+  u32 address;
+  u32 count, pending;  // arrivals of a phase, and those still to come
+  s64 bytes = 0;       // announced and not yet copied
+  u32 phases = 0;      // completed
+  int site;            // of the last instruction on it
+  u32 creator, created;                // thread and clock
+  u32 sleeping[MOST_WARPS] = {};       // lanes that wait
+  u32 arrived[MOST_WARPS + 1] = {};    // clocks of those that have arrived in this phase
+  u32 completed[MOST_WARPS + 1] = {};  // and in all before
+};
+
+// An issued cp.async.bulk.tensor.
+struct BulkCopy {
+  TensorMap map;
+  s32 column, row;
+  u32 to, barrier;
+  int site;
+};
+
+// A warp's wgmma that are under way.
+struct ProductQueue {
+  struct Read {
+    u32 group, address;  // 16 bytes of shared memory
+    u32 clock;           // the latest when it was issued
+    int site;
+  };
+  std::vector<Read> reads;
+  u32 committed = 0, done = 0;  // groups
+  u32 open = 0;                 // products since the last commit
+  u32 issued = 0;               // products in all
+  u32 registers = 0;            // setmaxnreg
+  int site = -1;                // of the last
+};
+
 struct KernelRecord {
   Kernel kernel;
   const KernelEntry* entry;
@@ -95,6 +132,9 @@ struct Worker {
   Extent thread_index[MOST_THREADS];
   u8 priority[MOST_WARPS];
   CopyQueue copies[MOST_THREADS];
+  std::deque<SharedBarrier> barriers;
+  std::vector<BulkCopy> bulk_copies;
+  ProductQueue products[MOST_WARPS];
   std::unique_ptr<Checker> checker;
 
   Worker();
@@ -150,6 +190,31 @@ void async_copy(Thread*, u32 to, u64 from, u32 bytes, u32 source_bytes, int site
 void async_commit(Thread*);
 void async_wait(Thread*, u32 groups_left);
 void forget_copies(Thread*);
+
+// ---- mbarrier.cpp
+void mbarrier_init(Thread*, u32 address, u32 count, int site);
+void mbarrier_arrive(Thread*, u32 address, u32 count, u32 bytes, int site);
+u32 mbarrier_wait(Thread*, u32 address, u32 parity, u32 suspends, int site);
+// Copied bytes arrive.
+void mbarrier_complete(Worker&, SharedBarrier&, u32 bytes, u32 clock);
+// A missing one ends the launch.
+SharedBarrier* mbarrier_at(Thread*, u32 address, int site);
+
+// ---- bulk_copy.cpp
+void bulk_copy(Thread*, u32 to, u64 map, s32 column, s32 row, u32 barrier, int site);
+void proxy_fence(Thread*);
+// Carries out copies that count at the barrier (null: at any); false if there are none.
+bool finish_bulk_copies(Worker&, const SharedBarrier*);
+
+// ---- warpgroup.cpp
+void warpgroup_product(Thread*, const WarpgroupStep*, u64 a, u64 b, u32 add, u32* words);
+void warpgroup_sync(Thread*, int site);
+void warpgroup_commit(Thread*, int site);
+void warpgroup_wait(Thread*, u32 groups_left, int site);
+void warpgroup_hazard(Thread*, int kind, int site);
+void set_registers(Thread*, u32 count, int site);
+// At the end of a block: products nobody waited for, and warps of a warpgroup that did not take part.
+void check_warpgroups(Worker&, Thread* witness);
 
 // ---- report.cpp
 // A kernel error at an instruction (-1: none in particular), reported once per kind and site in a launch.

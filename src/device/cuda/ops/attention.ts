@@ -16,16 +16,17 @@ import {
 import { dim, expectShape, headsArguments, qkvAddresses } from "../../operands.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
 import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
+import { takesWarpgroups, warpgroupForward } from "./attention-warpgroup.ts";
 
 /** The largest head size whose tiles fit shared memory and registers. */
 export const LARGEST_HEAD = 256;
 const THREADS = 128;
 const STORE_THREADS = 256;
-/** Query heads of one key head per block of attention_decode, and its warps, which share the pages. */
+/** Most query heads of one key head per block of attention_decode, and its warps, which share the pages. */
 const DECODE_HEADS = 8;
 const DECODE_WARPS = THREADS / 32;
 /** With fewer blocks of attention_decode per multiprocessor, the pages of a sequence are split. */
-const DECODE_BLOCKS = 4;
+const DECODE_BLOCKS = 3;
 
 function variants(types: readonly string[], roles: readonly string[]): Defines[] {
   return types.flatMap((type) =>
@@ -39,7 +40,20 @@ function paddedRow(headDim: number): number {
 }
 
 const pageSizes = ({ HEAD_DIM }: Defines) => ({ PAGE_TOKENS, PADDED: paddedRow(Number(HEAD_DIM)) });
-const decodeSizes = (variant: Defines) => ({ THREADS, HEADS: DECODE_HEADS, ...pageSizes(variant) });
+/**
+ * Blocks of attention_decode that fit a multiprocessor, from which the registers that a thread may take follow. A GPU's
+ * memory is busy with some 25 KB a multiprocessor under way; a warp has 4 KB, or with 8 heads 2.
+ */
+const decodeResident = (heads: number, headDim: number) => (headDim > 128 ? 2 : heads <= 2 ? 4 : 3);
+const decodeSizes = (variant: Defines) => ({
+  ...{ THREADS, BLOCKS: decodeResident(Number(variant.HEADS), Number(variant.HEAD_DIM)) },
+  ...pageSizes(variant),
+});
+/** Groups of query heads of usual models: 2 (Qwen3-0.6B), 3 and 4, 7 (Qwen2.5-0.5B); in float32 one of them. */
+const decodeVariants = [
+  ...variants(["float"], ["O_TYPE", "X_TYPE"]).map((variant) => ({ ...variant, HEADS: 4 })),
+  ...variants(["bf16"], ["O_TYPE", "X_TYPE"]).flatMap((variant) => [2, 4, 8].map((HEADS) => ({ ...variant, HEADS }))),
+];
 
 /** Tile of a forward kernel: padded head size, rows of queries and of keys, bytes of shared memory. */
 function forwardTile(bfloat16: boolean, headDim: number) {
@@ -103,7 +117,7 @@ export const attentionKernels = {
       "completion_lengths:ptr table_width:i32 H:i32 Hkv:i32 ldo:i64 ldq:i64 scale:f32",
     threads: THREADS,
     sizes: decodeSizes,
-    variants: variants(["float", "bf16"], ["O_TYPE", "X_TYPE"]),
+    variants: decodeVariants,
   },
   decodeCombine: {
     file: "attention_decode.cu",
@@ -111,7 +125,7 @@ export const attentionKernels = {
     parameters: "out:ptr sums:ptr stats:ptr H:i32 splits:i32 ldo:i64",
     threads: THREADS,
     sizes: decodeSizes,
-    variants: variants(["float", "bf16"], ["O_TYPE", "X_TYPE"]),
+    variants: decodeVariants,
   },
 } as const satisfies Record<string, KernelDefinition>;
 
@@ -128,6 +142,11 @@ export function pageElements(shape: AttentionShape): { keys: number; values: num
   checkHeads(shape);
   const elements = shape.kvHeads * PAGE_TOKENS * paddedRow(shape.headDim);
   return { keys: elements, values: elements };
+}
+
+/** Query heads that a block of attention_decode takes: the smallest power of two that holds a group. */
+function decodeHeads({ heads, kvHeads }: AttentionShape): number {
+  return powerOfTwo(heads / kvHeads, 1, DECODE_HEADS);
 }
 
 /** Blocks of attention_decode per sequence, before splitting. */
@@ -208,6 +227,10 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
         lse === null || (dim(lse, 0) === T && dim(lse, 1) === heads && lse.rowStride === heads),
         `${lse?.name}: ${lse?.shape} for ${heads} heads`,
       );
+      if (takesWarpgroups(runtime, out, qkv, shape)) {
+        warpgroupForward(runtime, out, lse, qkv, segments, shape);
+        return;
+      }
       const bfloat16 = qkv.dtype === "bfloat16";
       const definition = bfloat16 ? attentionKernels.forward : attentionKernels.forwardFloat32;
       const kernel = runtime.kernel(definition, { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype) });
@@ -241,7 +264,8 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
         dim(pageTable, 0) === B && pageTable.rowStride === width,
         `${pageTable.name}: ${pageTable.shape} for ${B} sequences`,
       );
-      const defines = { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype), X_TYPE: macroType(qkv.dtype) };
+      const types = { O_TYPE: macroType(out.dtype), X_TYPE: macroType(qkv.dtype) };
+      const defines = { HEAD_DIM: headDim, ...types, HEADS: decodeHeads(shape) };
       const splits = decodeSplits(B, width, shape, runtime.limits.multiprocessors);
       const partCount = splits > 1 ? B * heads * splits : 0;
       const sums = splits > 1 ? runtime.scratch(0, partCount * (paddedRow(headDim) + 2) * 4) : 0;
