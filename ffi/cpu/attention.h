@@ -173,7 +173,7 @@ INLINE void score_few(const QueryRows& rows, const TB* key_panels, int64_t keys)
 }
 
 // Panels beside each other in a tile of one row.
-static constexpr int BESIDE = SUMS / PV < 4 ? SUMS / PV : 4;
+static constexpr int ROW_PANELS = SUMS / PV < 4 ? SUMS / PV : 4;
 
 // acc += weights · values for the same: a row at a time over several panels, so that values are read from memory in order.
 template <class TB>
@@ -183,8 +183,8 @@ INLINE void add_few(const QueryRows& rows, const TB* values, int64_t keys, bool 
     float* acc = rows.acc + r * Dp;
     const float* weights = rows.scores + r * KEYS;
     int64_t d = 0;
-    for (; d + BESIDE * PANEL <= Dp; d += BESIDE * PANEL)
-      tile<BESIDE>(1, acc + d, Dp, weights, KEYS, 1, values + d, Dp, keys, !first, PANEL, PANEL);
+    for (; d + ROW_PANELS * PANEL <= Dp; d += ROW_PANELS * PANEL)
+      tile<ROW_PANELS>(1, acc + d, Dp, weights, KEYS, 1, values + d, Dp, keys, !first, PANEL, PANEL);
     for (; d < Dp; d += PANEL) tile(1, acc + d, Dp, weights, KEYS, 1, values + d, Dp, keys, !first);
   }
 }

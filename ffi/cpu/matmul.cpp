@@ -118,7 +118,7 @@ INLINE void tile_beside(const Tile& t, int64_t beside, const TB* b) {
 }
 
 // Panels beside each other in a tile of `rows` rows: for one row or two, enough sums in flight to keep the memory busy.
-INLINE int64_t panels_beside(int64_t rows) { return rows > 2 ? BESIDE : larger(1, smaller(4, SUMS / PV / rows)); }
+INLINE int64_t panels_beside(int64_t rows) { return rows > 2 ? TILE_PANELS : larger(1, smaller(4, SUMS / PV / rows)); }
 
 // Rows [row, row + rows) and panels [from, to). The reduction is cut into pieces of `cut` elements.
 static void product_task(const Product& g, int64_t row, int64_t rows, int64_t from, int64_t to, int64_t cut) {
@@ -214,19 +214,19 @@ void matmul_backward_weight(float* dw, const void* dy, const void* x, int32_t M,
   // A task owns a range of panels and of K; the reduction over the M tokens accumulates in dw itself.
   const int64_t at_once = piece(M, TOKENS, 1);
   const int64_t k_block = piece(K, K_BLOCK, STRIP), k_blocks = ceil_div(K, k_block);
-  const int64_t panels = ceil_div(N, PANEL), share = share_panels(panels, k_blocks, BESIDE), splits = ceil_div(panels, share);
+  const int64_t panels = ceil_div(N, PANEL), share = share_panels(panels, k_blocks, TILE_PANELS), splits = ceil_div(panels, share);
   parallel(k_blocks * splits, [&](int64_t task) {
     const int64_t k0 = task / splits * k_block;
     const Strips strips = Strips::of(smaller(k_block, K - k0));
     const int64_t from = task % splits * share, to = smaller(panels, from + share);
     float* packed = (float*)thread_scratch(0, strips.count * strip_floats(at_once) * 4);
-    float* b = (float*)thread_scratch(2, BESIDE * at_once * PANEL * 4);
+    float* b = (float*)thread_scratch(2, TILE_PANELS * at_once * PANEL * 4);
     for (int64_t m = 0; m < M; m += at_once) {
       const int64_t tokens = smaller(at_once, M - m), next_b = tokens * PANEL, next_c = (int64_t)K * PANEL;
       WITH_DTYPE(xdtype, TX, { pack_columns(packed, (const TX*)x + m * ldx + k0, ldx, strips, tokens, K - k0); });
       const Operand a = {packed, 1, STRIP, strip_floats(tokens)};
-      for (int64_t p = from; p < to; p += BESIDE) {
-        const int64_t beside = smaller(BESIDE, to - p);
+      for (int64_t p = from; p < to; p += TILE_PANELS) {
+        const int64_t beside = smaller(TILE_PANELS, to - p);
         for (int64_t i = 0; i < beside; i++) {
           const int64_t n = (p + i) * PANEL;
           WITH_DTYPE(dydtype, TY, {

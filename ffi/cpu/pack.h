@@ -9,7 +9,7 @@ namespace KERNEL_PATH {
 
 // Panels side by side in a tile, and rows: with two vectors to a panel 6 × 1, with one 12 × 2, which loads half as many
 // elements of A for a multiply-add as 14 × 1.
-static constexpr int BESIDE = W == 16 ? 2 : 1;
+static constexpr int TILE_PANELS = W == 16 ? 2 : 1;
 static constexpr int STRIP = W == 16 ? 12 : MR;
 
 // Rows divided into as few strips as possible of about the same number of rows: a tile of one or two rows would wait for its

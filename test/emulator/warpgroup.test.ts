@@ -28,7 +28,9 @@ function kernel(parameters: number, shared: number, body: string, map = false): 
   const declared = count(parameters).map((i) =>
     map && i === 0 ? ".param .align 64 .b8 p0[128]" : `.param .u64 p${i}`,
   );
-  const loads = count(parameters).map((i) => (map && i === 0 ? "mov.b64 %a0, p0;" : `ld.param.u64 %a${i}, [p${i}];`));
+  const loads = count(parameters).map((i) =>
+    map && i === 0 ? "mov.b64 %a0, p0;\ncvta.param.u64 %a0, %a0;" : `ld.param.u64 %a${i}, [p${i}];`,
+  );
   return session.kernelOf(
     `.version 8.0
 .target sm_90a
@@ -209,7 +211,9 @@ test(
     const code = kernel(
       1,
       64,
-      `add.u32 %r1, %r0, 32;
+      `setmaxnreg.dec.sync.aligned.u32 40;
+setmaxnreg.inc.sync.aligned.u32 232;
+add.u32 %r1, %r0, 32;
 setp.ne.u32 %p1, %t, 0;
 @%p1 bra begin;
 mbarrier.init.shared::cta.b64 [%r1], 128;
