@@ -95,7 +95,11 @@ export async function main(argv: readonly string[]): Promise<void> {
     const sweep: Sweep = {
       device,
       date: new Date().toISOString().slice(0, 10),
-      base: [...Object.entries(base).map(([key, text]) => `${key} ${text}`), "one prompt", ...(more.length > 0 ? [more.join(" ")] : [])].join(", "),
+      base: [
+        ...Object.entries(base).map(([key, text]) => `${key} ${text}`),
+        "one prompt",
+        ...(more.length > 0 ? [more.join(" ")] : []),
+      ].join(", "),
       axes: all.sort((a, b) => order.indexOf(a.flag) - order.indexOf(b.flag)),
     };
     writeFileSync(file, `${JSON.stringify(sweep, null, 2)}\n`);
