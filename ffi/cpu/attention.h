@@ -13,7 +13,7 @@
 
 namespace KERNEL_PATH {
 
-static constexpr int64_t KEYS = 64;         // keys in a block, tokens in a page
+static constexpr int64_t KEYS = 64;            // keys in a block, tokens in a page
 static constexpr int64_t ROWS = 48 / MR * MR;  // rows whose queries and scores stay in L1 beside a panel
 
 INLINE int64_t padded(int64_t Dh) { return ceil_div(Dh, PANEL) * PANEL; }
