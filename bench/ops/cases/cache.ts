@@ -301,7 +301,7 @@ interface StoreSettings extends Heads {
 
 /**
  * Stored tokens as attention finds them, since the device chooses the layout of a page. A query attends to the whole prompt, or
- * to the single token of its page.
+ * to the single token of its page and its copy.
  */
 function storeStep(settings: StoreSettings) {
   const { H, Dh, T, apart = false, x } = settings;
@@ -314,9 +314,9 @@ function storeStep(settings: StoreSettings) {
     const B = apart ? T : 1;
     const queries = run.input("queries", dtypes[x], [B, widthOf(shape)]);
     const pageTable = integers(run, "page table", range(count), count / B);
-    const lengths = integers(run, "prompt lengths", Array(B).fill(apart ? 1 : T));
+    const lengths = integers(run, "prompt lengths", Array(B).fill(apart ? 2 : T));
     const none = integers(run, "completion lengths", Array(B).fill(0));
-    // The op stores a token again: each sequence's last.
+    // Attention stores a token too: each sequence's last again, in a place of its own where that is the only one.
     const width = widthOf(shape);
     const last = (b: number) => (apart ? b : T - 1);
     const newest = run.filled(
@@ -340,7 +340,7 @@ function storeStep(settings: StoreSettings) {
       offset: integers(
         run,
         "last offset",
-        range(B).map((b) => offsets[last(b)]!),
+        range(B).map((b) => offsets[last(b)]! + (apart ? 1 : 0)),
       ),
     };
     const out = run.output("out", dtypes[x], [B, H * Dh]);
