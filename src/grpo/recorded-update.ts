@@ -57,7 +57,9 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
   const moving = movement(config, resume);
   return withDevice(options.config, note, async (device) => {
     const config = onDevice(options.config, device);
-    for (const remark of replayRemarks(config, resume, steps)) note(`note: ${remark}`);
+    // run.json has null where a checkpoint has the device's number.
+    const compared = resume?.state.config.micro_batch_tokens === null ? options.config : config;
+    for (const remark of replayRemarks(compared, resume, steps)) note(`note: ${remark}`);
     const tokens = maxMicroBatchTokens({
       budget: config.microBatchTokens,
       longestPrompt,
