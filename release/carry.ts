@@ -44,7 +44,7 @@ export async function addKernels(folder: string, target: Target): Promise<void> 
       `${library}: no library for ${target.name}; delete it, and name a compiler for that system in CXX`,
     );
   const text = bytes.toString("latin1");
-  const absent = target.paths.filter((path) => !text.includes(`\0${path}\0`));
+  const absent = target.paths.filter((path) => !text.includes(`${path}\0`));
   if (absent.length > 0)
     throw new RunError(`the compiler does not support ${absent.join(", ")} instructions; build with GCC 11 or later`);
   const glibc = newestGlibc(text);
