@@ -103,8 +103,9 @@ INLINE void pack_columns(float* packed, const TX* x, int64_t ldx, const Strips& 
     for (int64_t i = 0; i < strips.count; i++) {
       const int64_t first = strips.first(i), rows = strips.rows(i);
       float* strip = packed + i * strip_floats(tokens);
-      // A whole vector may read on into the next row, but not beyond the last.
-      const int64_t whole = to < tokens || first + W <= readable ? to : to - 1;
+      // A whole vector may read on into later rows, but not beyond the last.
+      const int64_t room = (tokens - 1) * ldx + readable - first - W;
+      const int64_t whole = room < 0 ? from : larger(from, smaller(to, room / ldx + 1));
       // The values beyond the strip's are overwritten with the next token.
       for (int64_t t = from; t < whole; t++) store(strip + t * STRIP, load(x + t * ldx + first));
       for (int64_t t = whole; t < to; t++)

@@ -9,6 +9,7 @@ import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { againstFirst, trainingEvaluation } from "../eval/report.ts";
+import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { createRewardPool } from "../rewards/pool/pool.ts";
 import { type OnDevice, onDevice, withDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
@@ -19,7 +20,7 @@ import { describeMemory } from "../session/memory.ts";
 import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
 import { planSession, withSession } from "../session/session.ts";
 import type { SessionPlan } from "../session/tenant.ts";
-import { runSft, type SftRun, sftState } from "../sft/trainer.ts";
+import { rowsPerStep, runSft, type SftRun, sftState } from "../sft/trainer.ts";
 import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Control } from "./control.ts";
@@ -131,7 +132,11 @@ function planTenants(
   const { maxLength, maxCompletionLength, maxConcurrentSequences, evalNumGenerations, dtype } = config;
   const positions = Math.max(maxLength, evaluated ? evaluated.longestPrompt + maxCompletionLength : 0);
   const model = planPolicy(plan, plan.folder(folder), { dtype, positions });
-  const tokens = Math.max(maxLength, config.microBatchTokens);
+  const tokens = maxMicroBatchTokens({
+    ...{ budget: config.microBatchTokens, longestPrompt: maxLength, longestCompletion: 0 },
+    groups: rowsPerStep(config),
+    completions: 0,
+  });
   const sizes = { tokens, longestPrompt: maxLength };
   const policy = planTraining(plan, model, sizes, config.gradientCheckpointing);
   if (!evaluated) return { policy, rollout: null };

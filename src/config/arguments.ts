@@ -32,6 +32,9 @@ const truthText = /^(true|false|yes|no|on|off|0|1|)$/i;
 const configName = /\.(toml|ya?ml|json)$/i;
 const hydra = /^\+{0,2}([A-Za-z_][\w.-]*)=(.*)$/s;
 
+/** Kinds of settings that `--no_NAME` turns off. */
+const negatable: ReadonlySet<Kind | undefined> = new Set(["boolean", "switch-or-text"]);
+
 /** Whether an argument is the name of a configuration file. */
 export const isConfigName = (argument: string): boolean => configName.test(argument);
 
@@ -79,7 +82,7 @@ export function splitArguments(
       continue;
     }
     const negated = key.replace(/^no_/, "");
-    if (kind(key) === undefined && negated !== key && kind(negated) === "boolean") {
+    if (kind(key) === undefined && negated !== key && negatable.has(kind(negated))) {
       flags.push({ key: negated, label, value: false });
       continue;
     }
@@ -97,7 +100,7 @@ export function splitArguments(
       const explicit = next !== undefined && truthText.test(next);
       flags.push({ key, label, value: explicit ? next : true });
       if (explicit) i++;
-    } else if (expected === "switch-or-text" && (next === undefined || next.startsWith("--"))) {
+    } else if (expected === "switch-or-text" && (next === undefined || next.startsWith("--") || isConfigName(next))) {
       flags.push({ key, label, value: true });
     } else if (next === undefined || next.startsWith("--")) {
       const cure = next === undefined ? "" : ` (if the value begins with dashes, write ${label}=${next})`;

@@ -13,6 +13,7 @@ export function toJson(config: object): ConfigRecord {
 export const freeOnResume: ReadonlySet<string> = new Set([
   "threads",
   "max_concurrent_sequences",
+  "gradient_checkpointing",
   "reward_timeout",
   "eval_dataset",
   "eval_split",

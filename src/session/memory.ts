@@ -79,11 +79,7 @@ export function requireMemory({ peakBytes, reserveBytes, plan }: MemoryEstimate,
   const onDevice = device.freeBytes() !== null;
   const largest = [...groups(plan)].sort((a, b) => b.bytes - a.bytes).slice(0, 3);
   const Failure = onDevice ? RunError : InputError;
-  const keptBytes = groups(plan).reduce(
-    (sum, { name, bytes }) => sum + (name.endsWith(KEPT_ACTIVATIONS) ? bytes : 0),
-    0,
-  );
-  const advice = peakBytes - keptBytes <= available ? "set gradient_checkpointing to true, " : "";
+  const advice = peakBytes - keptAtPeak(plan) <= available ? "set gradient_checkpointing to true, " : "";
   const kept = reserveBytes > 0 ? `, ${mebibytes(reserveBytes)} of them reserved for the driver and libraries,` : "";
   throw new Failure(
     `the plan needs ${mebibytes(peakBytes)} MiB${kept} and ${mebibytes(available)} MiB are free${onDevice ? ` on ${device.description}` : ""} (largest: ${largest
@@ -92,6 +88,13 @@ export function requireMemory({ peakBytes, reserveBytes, plan }: MemoryEstimate,
         ", ",
       )}); ${advice}lower micro_batch_tokens, max_concurrent_sequences or max_completion_length, or use a smaller model`,
   );
+}
+
+/** By how much the plan would shrink without kept activations; phases share memory, so perhaps by nothing. */
+function keptAtPeak(plan: MemoryPlan): number {
+  const kept = plan.buffers.filter(({ group }) => group.endsWith(KEPT_ACTIVATIONS));
+  const without = phases.map((phase) => (plan.phaseBytes.get(phase) ?? 0) - aliveBytes(kept, phase));
+  return plan.totalBytes - Math.max(0, ...without);
 }
 
 /** The memory of one model of a run. */

@@ -48,7 +48,7 @@ export interface SftRun {
 }
 
 /** Rows of one optimizer step. */
-function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps }: SftConfig): number {
+export function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps }: SftConfig): number {
   return perDeviceTrainBatchSize * gradientAccumulationSteps;
 }
 
