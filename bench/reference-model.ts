@@ -1,17 +1,21 @@
 /**
- * A whole model in float64, from the definitions: log-probabilities and entropies of a completion's tokens. Slow and plain, for
- * tiny models: what the gradient of the real one is compared with is a difference quotient of this.
+ * A whole model in float64, from the definitions, one sequence at a time: log-probabilities and entropies of a completion's
+ * tokens. No caches, no blocks, no sharing: for tiny models. What the gradient of the real one is compared with is a difference
+ * quotient of this.
  */
 import type { ModelConfig } from "../src/families/config.ts";
 import type { Attention, Linear, Mlp, ParameterSpec } from "../src/families/layer.ts";
 import { layersOf, ownHead } from "../src/families/parameters.ts";
-import { ropeTable } from "../src/families/rope.ts";
+import { type Rotary, ropeTable } from "../src/families/rope.ts";
 import { glu, logSoftmax } from "./ops/reference.ts";
 
 /** A parameter's values, row-major, by its name. */
 export type Parameters = ReadonlyMap<string, Float64Array>;
 
-type Rows = Float64Array[]; // (T)(D)
+export type Rows = Float64Array[]; // (T)(D)
+
+/** Cosines and sines of a layer's rotary embedding, (positions, headDim/2). */
+export type RotaryTable = (rotary: Rotary, positions: number) => Record<"cos" | "sin", ArrayLike<number>>;
 
 export interface ReferenceScores {
   readonly logprobs: number[]; // (R)
@@ -25,32 +29,45 @@ export function referenceScores(
   prompt: readonly number[],
   completion: readonly number[],
 ): ReferenceScores {
-  const get = ({ name }: ParameterSpec): Float64Array => {
-    const values = parameters.get(name);
-    if (!values) throw new Error(`no parameter ${name}`);
-    return values;
-  };
-  const D = config.hiddenSize;
-  const tokens = [...prompt, ...completion.slice(0, -1)];
-  const embedding = get(config.embedding);
-  let x: Rows = tokens.map((token) => embedding.slice(token * D, (token + 1) * D));
-  const normed = (rows: Rows, weight: Float64Array) => rows.map((row) => rmsnorm(row, weight, config.rmsNormEps));
-  const added = (a: Rows, b: Rows) => a.map((row, t) => row.map((value, d) => value + b[t]![d]!));
-  for (const layer of layersOf(config)) {
-    x = added(x, attention(normed(x, get(layer.inputNorm)), layer.attention, get, config.rmsNormEps));
-    x = added(x, mlp(normed(x, get(layer.postNorm)), layer.mlp, get));
-  }
-  const head = get(ownHead(config) ?? config.embedding);
+  const hidden = referenceHidden(config, parameters, [...prompt, ...completion.slice(0, -1)], ropeTable);
+  const head = valuesOf(parameters, ownHead(config) ?? config.embedding);
   const rows = completion.map((target, i) => {
-    const hidden = rmsnorm(x[prompt.length - 1 + i]!, get(config.finalNorm), config.rmsNormEps);
-    const { logp, entropy } = logSoftmax(product(hidden, head, config.vocabSize), 1);
+    const { logp, entropy } = logSoftmax(product(hidden[prompt.length - 1 + i]!, head, config.vocabSize), 1);
     return { logprob: logp[target]!, entropy };
   });
   return { logprobs: rows.map(({ logprob }) => logprob), entropies: rows.map(({ entropy }) => entropy) };
 }
 
+/** What a head reads: the residual stream after the last norm, a row per token. */
+export function referenceHidden(
+  config: ModelConfig,
+  parameters: Parameters,
+  tokens: readonly number[],
+  rotaryTable: RotaryTable,
+): Rows {
+  const get = (spec: ParameterSpec) => valuesOf(parameters, spec);
+  const D = config.hiddenSize;
+  const embedding = get(config.embedding);
+  let x: Rows = tokens.map((token) => embedding.slice(token * D, (token + 1) * D));
+  const normed = (weight: ParameterSpec) => x.map((row) => rmsnorm(row, get(weight), config.rmsNormEps));
+  const added = (y: Rows) => x.map((row, t) => row.map((value, d) => value + y[t]![d]!));
+  for (const layer of layersOf(config)) {
+    const { rope, shape } = layer.attention;
+    const table = rotaryTable({ headDim: shape.headDim, rope }, tokens.length);
+    x = added(attention(normed(layer.inputNorm), layer.attention, table, get, config.rmsNormEps));
+    x = added(mlp(normed(layer.postNorm), layer.mlp, get));
+  }
+  return normed(config.finalNorm);
+}
+
+function valuesOf(parameters: Parameters, { name }: ParameterSpec): Float64Array {
+  const values = parameters.get(name);
+  if (!values) throw new Error(`no parameter ${name}`);
+  return values;
+}
+
 /** w (N, K) · x (K) */
-function product(x: Float64Array, w: Float64Array, N: number): Float64Array {
+export function product(x: Float64Array, w: Float64Array, N: number): Float64Array {
   const K = x.length;
   return Float64Array.from({ length: N }, (_, n) => {
     let sum = 0;
@@ -84,9 +101,14 @@ function mlp(x: Rows, { activation, intermediateSize: F, gate, up, down }: Mlp<P
 }
 
 /** Causal attention of all heads, H / Hkv of which share keys and values. */
-function attention(x: Rows, a: Attention<ParameterSpec>, get: Get, epsilon: number): Rows {
+function attention(
+  x: Rows,
+  a: Attention<ParameterSpec>,
+  { cos, sin }: ReturnType<RotaryTable>,
+  get: Get,
+  epsilon: number,
+): Rows {
   const { heads, kvHeads, headDim: Dh, scale } = a.shape;
-  const { cos, sin } = ropeTable({ headDim: Dh, rope: a.rope }, x.length);
   const half = Dh / 2;
   const headsOf = (rows: Rows, count: number, norm: ParameterSpec | null): Rows[] =>
     rows.map((row) =>
