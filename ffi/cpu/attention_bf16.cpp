@@ -184,7 +184,7 @@ static void pack_keys(bf16* target, const bf16* keys_from, int64_t keys, int64_t
 #pragma GCC unroll 16
       for (int64_t i = 0; i < PANEL; i++)
         v[i] = j + i < keys ? whole_row(keys_from + (j + i) * stride + d, Dh - d) : Pairs{};
-      transpose_square(v);
+      transpose_pairs(v);
       memcpy(target + j * depth + d * PANEL, v, sizeof v);
     }
 }

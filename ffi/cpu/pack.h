@@ -33,34 +33,6 @@ struct Operand {
   }
 };
 
-#if defined(__AVX2__)
-INLINE __m256 load8(const float* p) { return _mm256_loadu_ps(p); }
-INLINE __m256 load8(const bf16* p) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
-}
-INLINE void transpose8(__m256 a[8]) {
-  __m256 b[8];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
-    b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
-  }
-#pragma GCC unroll 2
-  for (int h = 0; h < 8; h += 4) {
-    a[h + 0] = _mm256_shuffle_ps(b[h + 0], b[h + 2], 0x44);
-    a[h + 1] = _mm256_shuffle_ps(b[h + 0], b[h + 2], 0xee);
-    a[h + 2] = _mm256_shuffle_ps(b[h + 1], b[h + 3], 0x44);
-    a[h + 3] = _mm256_shuffle_ps(b[h + 1], b[h + 3], 0xee);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    const __m256 low = a[i], high = a[i + 4];
-    a[i] = _mm256_permute2f128_ps(low, high, 0x20);
-    a[i + 4] = _mm256_permute2f128_ps(low, high, 0x31);
-  }
-}
-#endif
-
 // Floats from a packed strip to the next; the room between them is for whole vectors stored at its end.
 INLINE int64_t strip_floats(int64_t depth) { return (STRIP * depth + W + 15) / 16 * 16; }
 
@@ -78,8 +50,8 @@ INLINE void pack_rows(float* packed, const TX* x, int64_t ldx, const Strips& str
       for (int64_t r = 0; r < rows; r += 8) {
         __m256 a[8];
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) a[j] = r + j < rows ? load8(source + (r + j) * ldx + k) : _mm256_setzero_ps();
-        transpose8(a);
+        for (int j = 0; j < 8; j++) a[j] = r + j < rows ? load_8(source + (r + j) * ldx + k) : _mm256_setzero_ps();
+        transpose_8x8(a);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) {
           float* to = strip + (k + j) * STRIP + r;
@@ -136,8 +108,8 @@ INLINE void transpose_panel(float* wide, const TW* w, int64_t n0, int64_t depth,
         for (int k = 0; k < PANEL; k += 8) {
           __m256 a[8];
 #pragma GCC unroll 8
-          for (int j = 0; j < 8; j++) a[j] = load8(block + (k + j) * PANEL + r);
-          transpose8(a);
+          for (int j = 0; j < 8; j++) a[j] = load_8(block + (k + j) * PANEL + r);
+          transpose_8x8(a);
 #pragma GCC unroll 8
           for (int j = 0; j < 8; j++) _mm256_storeu_ps(target + (r + j) * PANEL + k, a[j]);
         }

@@ -93,34 +93,20 @@ INLINE Pairs row_pairs(const float* block, int64_t ld, int64_t k, int64_t rows, 
   return paired(rounded_halves(low, high));
 }
 
-// 128 pairs in 8 vectors, their 7-bit index rotated left by three bits, (8, 16) to its transpose (16, 8): a pass
-// interleaves the two halves of all.
-INLINE void transpose_pairs(Pairs v[8]) {
-#pragma GCC unroll 3
-  for (int pass = 0; pass < 3; pass++) {
-    Pairs w[8];
+// (N, 16) pairs in N vectors to the transpose (16, N), for N = 8 or 16: each pass interleaves the two halves of all, which
+// rotates a pair's index by one bit.
+template <int N>
+INLINE void transpose_pairs(Pairs (&v)[N]) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      w[2 * i] = interleaved_low(v[i], v[i + 4]);
-      w[2 * i + 1] = interleaved_high(v[i], v[i + 4]);
-    }
+  for (int apart = 1; apart < N; apart *= 2) {
+    Pairs w[N];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) v[i] = w[i];
-  }
-}
-
-// The same for (16, 16) pairs.
-INLINE void transpose_square(Pairs v[16]) {
-#pragma GCC unroll 4
-  for (int pass = 0; pass < 4; pass++) {
-    Pairs w[16];
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; i++) {
-      w[2 * i] = interleaved_low(v[i], v[i + 8]);
-      w[2 * i + 1] = interleaved_high(v[i], v[i + 8]);
+    for (int i = 0; i < N / 2; i++) {
+      w[2 * i] = interleaved_low(v[i], v[i + N / 2]);
+      w[2 * i + 1] = interleaved_high(v[i], v[i + N / 2]);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) v[i] = w[i];
+    for (int i = 0; i < N; i++) v[i] = w[i];
   }
 }
 

@@ -260,12 +260,9 @@ INLINE __m256 load_8(const float* p) { return _mm256_loadu_ps(p); }
 INLINE __m256 load_8(const bf16* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
-// target[j][i] = source[i][j] for i, j < 8; rows are target_stride and source_stride apart.
-template <class T>
-INLINE void transpose_8x8(float* target, int64_t target_stride, const T* source, int64_t source_stride) {
-  __m256 a[8], b[8];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) a[i] = load_8(source + i * source_stride);
+// a[j][i] = a[i][j] for i, j < 8.
+INLINE void transpose_8x8(__m256 a[8]) {
+  __m256 b[8];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {
     b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
@@ -280,9 +277,20 @@ INLINE void transpose_8x8(float* target, int64_t target_stride, const T* source,
   }
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {
-    _mm256_storeu_ps(target + i * target_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x20));
-    _mm256_storeu_ps(target + (i + 4) * target_stride, _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+    const __m256 low = a[i], high = a[i + 4];
+    a[i] = _mm256_permute2f128_ps(low, high, 0x20);
+    a[i + 4] = _mm256_permute2f128_ps(low, high, 0x31);
   }
+}
+// target[j][i] = source[i][j]; rows are target_stride and source_stride apart.
+template <class T>
+INLINE void transpose_8x8(float* target, int64_t target_stride, const T* source, int64_t source_stride) {
+  __m256 a[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) a[i] = load_8(source + i * source_stride);
+  transpose_8x8(a);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) _mm256_storeu_ps(target + i * target_stride, a[i]);
 }
 #endif
 
