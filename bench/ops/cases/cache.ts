@@ -400,6 +400,7 @@ export const cacheOps: OpTable<"kvStore" | "attentionDecode"> = {
       decoded({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: around }),
       decoded({ H: 4, Hkv: 1, Dh: 16, x: "bf16", groups: around }),
       decoded({ H: 4, Hkv: 2, Dh: 24, x: "f32", groups: "13+130,1", gap: 5 }),
+      decoded({ H: 4, Hkv: 2, Dh: 128, x: "f32", groups: "5+3" }),
       decoded({ H: 2, Hkv: 1, Dh: 24, x: "f32", groups: "290+3", last: 4 }),
       decoded({ H: 9, Hkv: 1, Dh: 16, x: "bf16", groups: "290+3,1", last: 4 }),
       decodeStep({ B: 3, samples: 2, prompt: 67, completion: 33, H: 6, Hkv: 2, Dh: 24, x: "f32" }),
