@@ -26,7 +26,7 @@ ${describeSettings("generate")}`,
           signals.interrupt = onInterrupt({ stopping: "stopping, what is not finished is left out" });
           signals.interrupt.begin();
         },
-        onText: streams ? (text) => void process.stdout.write(text) : undefined,
+        onToken: streams ? ({ text }) => void process.stdout.write(text) : undefined,
       });
       if (streams) process.stdout.write("\n");
       if (generated === null) return 130;

@@ -47,6 +47,7 @@ import {
   greedyTemperatureSettings,
   groupSettings,
   lengthSettings,
+  modelLengthSettings,
   recordedGroupSettings,
   rewardSettings,
   rewardTimeoutSettings,
@@ -151,6 +152,7 @@ export const commandSections = {
     Rollout: {
       ...answerSettings,
       ...lengthSettings,
+      ...modelLengthSettings,
       ...greedyTemperatureSettings,
       ...samplingSettings,
       ...stopSettings,

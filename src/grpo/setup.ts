@@ -172,7 +172,7 @@ export async function setUpTraining(
       longestPrompt,
       evaluates: evalProblems !== null,
     });
-    const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models)));
+    const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models), note));
     return {
       ...{ config: settled, device, startFolder, tokenizer, problems, evalProblems, batch, longestPrompt, planned },
       assets: { folder: startFolder, chatTemplate },

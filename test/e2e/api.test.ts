@@ -179,6 +179,10 @@ test("a reward module that imports the API loads nothing that computes", async (
   expect(loaded.filter((name) => name.startsWith("src/api/")).sort()).toEqual([
     "src/api/commands.ts",
     "src/api/control.ts",
+    "src/api/fields.ts",
+    "src/api/read-run.ts",
+    "src/api/running.ts",
+    "src/api/values.ts",
   ]);
 });
 
