@@ -184,6 +184,20 @@ export async function setUpTraining(
   }
 }
 
+/** The plan of the same run under other settings of memory: what decides about rows, prompts and device must be the same. */
+export async function planAgain(
+  { device, startFolder, evalProblems, longestPrompt }: TrainingSetup,
+  config: TrainConfig,
+): Promise<PlannedSession<TrainingTenants>> {
+  const models = await trainingModels(
+    onDevice(config, device),
+    { startFolder, weightsFolder: null },
+    batchShape(config),
+    { longestPrompt, evaluates: evalProblems !== null },
+  );
+  return planSession(device, (plan) => planTenants(plan, config, models));
+}
+
 async function trainingModels(
   config: OnDevice<TrainConfig>,
   { startFolder, weightsFolder }: { readonly startFolder: string; readonly weightsFolder: string | null },
