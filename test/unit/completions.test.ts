@@ -52,10 +52,13 @@ const fish: Complete = async (line) => {
 /** zsh completes only in its line editor: a terminal, in which one more Tab lists what is offered. */
 const zsh: Complete = async (line) => {
   let shown = "";
+  const say = (_: unknown, bytes: Uint8Array): void => {
+    shown += new TextDecoder().decode(bytes);
+  };
   const child = Bun.spawn(["zsh", "-f", "-i"], {
     cwd: work,
     env: { ...process.env, PS1: "READY ", TERM: "dumb", ZDOTDIR: work },
-    terminal: { cols: 200, rows: 400, data: (_, bytes) => void (shown += new TextDecoder().decode(bytes)) },
+    terminal: { cols: 200, rows: 400, data: say },
   });
   const terminal = child.terminal!;
   const until = async (pattern: RegExp): Promise<void> => {
@@ -64,7 +67,7 @@ const zsh: Complete = async (line) => {
   };
   terminal.write(
     `setopt no_beep; autoload -U compinit; compinit -u -D; source ${script("zsh")}; LISTMAX=0; ` +
-      `zstyle ':completion:*' list-prompt ''; say() { compstate[insert]=; compstate[list]=; print -r -- "<$PREFIX|" >> ${work}/zsh-said }; ` +
+      `` +
       `compadd() { builtin compadd -O __found "$@"; (( $#__found )) && print -rl -- $__found >> ${work}/zsh-found; builtin compadd "$@" }; ` +
       `print DO''NE\n`,
   );
@@ -74,10 +77,17 @@ const zsh: Complete = async (line) => {
   await Bun.sleep(300);
   for (let i = 0; i < 40 && Bun.file(join(work, "zsh-found")).size === 0; i++) await Bun.sleep(50);
   terminal.write("\x03exit\n");
-  child.kill();
+  child.kill("SIGKILL"); // an interactive shell heeds nothing less
   await child.exited;
   const found = await Bun.file(join(work, "zsh-found")).text();
-  return [...new Set(found.split("\n").filter((each) => each !== ""))];
+  return [
+    ...new Set(
+      found
+        .replaceAll("\\ ", " ")
+        .split("\n")
+        .filter((each) => each !== ""),
+    ),
+  ];
 };
 
 const shells = { bash, zsh, fish } as const;
@@ -155,7 +165,12 @@ test("every setting of every command is offered, and every enumeration's values"
 test("an unknown shell is refused", async () => {
   expect(Promise.resolve(completions.run(["bahs"]))).rejects.toThrow(InputError);
   let err = "";
-  const streams = { out: () => {}, err: (text: string) => void (err += text) };
+  const streams = {
+    out: () => {},
+    err(text: string) {
+      err += text;
+    },
+  };
   expect(await main(["completions", "bahs"], commands, streams)).toBe(2);
   expect(err).toBe('grpo completions: "bahs" is not a shell that is known here; did you mean bash?\n');
 });

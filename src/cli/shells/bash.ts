@@ -28,7 +28,7 @@ ${cases.join("\n")}
       if [[ $cur == -* ]]; then
         COMPREPLY=($(compgen -W ${quoted(flags.map((flag) => flag.name).join(" "))} -- "$cur"))
       else
-        ${rest}${takesConfig ? "_grpo_files -f '!*.@(toml|yaml|yml|json)'" : "_grpo_files -f"}
+        ${rest}${takesConfig ? "_grpo_files -c" : "_grpo_files -f"}
       fi ;;`;
 }
 
@@ -36,11 +36,11 @@ export function bashScript(commands: readonly CommandWords[]): string {
   return `# Completions of grpo for bash: add this line to ~/.bashrc
 #   source <(grpo completions bash)
 _grpo_files() {
-  local kind=$1 pattern=\${2-} IFS=$'\\n' path
+  local kind=$1 IFS=$'\\n' path
   compopt -o filenames 2>/dev/null
-  # bash splits at = and :, which names of files may have too.
-  for path in $(compgen -d -- "$cur") $([[ $kind == -f ]] && { shopt -s extglob; compgen -f \${pattern:+-X "$pattern"} -- "$cur"; }); do
-    [[ " \${COMPREPLY[*]} " == *" $path "* ]] || COMPREPLY+=("$path")
+  for path in $(compgen -d -- "$cur") $([[ $kind == -d ]] || compgen -f -- "$cur"); do
+    [[ $kind == -c && ! -d $path && ! $path =~ \\.(toml|yaml|yml|json)$ ]] && continue
+    [[ $IFS\${COMPREPLY[*]}$IFS == *$IFS$path$IFS* ]] || COMPREPLY+=("$path")
   done
 }
 _grpo() {

@@ -21,7 +21,7 @@ function lines({ name, summary, flags, words, takesConfig }: CommandWords): stri
     ...flags.map(flag),
     ...(words.length > 0 ? [`${seen} -a ${quoted(words.join(" "))}`] : []),
     takesConfig
-      ? `${seen} -a '(for ending in .toml .yaml .yml .json; __fish_complete_suffix $ending; end)'`
+      ? `${seen} -a '(string match -r ".*(?:\\\\.(?:toml|yaml|yml|json)|/)(?:\\\\t.*)?\\$" -- (__fish_complete_path (commandline -ct)))'`
       : `${seen} -F`,
   ];
 }

@@ -10,9 +10,8 @@ function action(value: Value): string {
   if (value.kind === "folder") return ":folder:_files -/";
   if (value.kind === "text") return ":value: ";
   const words = value.words.map(plain).join(" ");
-  return value.files
-    ? `:value:{_alternative ${quoted(`words:word:(${words})`)} 'files:file:_files'}`
-    : `:value:(${words})`;
+  // The space keeps _arguments from adding options of its own.
+  return value.files ? `:value: _grpo_words_or_files ${words}` : `:value:(${words})`;
 }
 
 /** `*`: a list may be given several times. */
@@ -31,6 +30,9 @@ export function zshScript(commands: readonly CommandWords[]): string {
   return `#compdef grpo
 # Completions of grpo for zsh: save this as _grpo in a folder of your $fpath, or add after compinit to ~/.zshrc
 #   source <(grpo completions zsh)
+_grpo_words_or_files() {
+  _alternative "words:word:($*)" 'files:file:_files'
+}
 _grpo() {
   local -a commands=(
     ${described.join("\n    ")}
