@@ -89,6 +89,17 @@ export interface Fitted {
   readonly changes: readonly { readonly key: string; readonly value: unknown; readonly cost: string | null }[];
 }
 
+/** The memory to fill. */
+export interface FitMemory {
+  readonly bytes: number;
+  /** It is the memory of a GPU, which holds the plan but not the program. */
+  readonly onGpu: boolean;
+  /** The GPU's name; null: none, or any. */
+  readonly gpu?: string | null;
+  /** What is free on this device: `auto` looks at the same when the run starts. */
+  readonly isOwn?: boolean;
+}
+
 /** How a search goes on: the settings so far, and the memory that they take. */
 interface State {
   readonly config: TrainConfig;
@@ -98,14 +109,12 @@ interface State {
 /**
  * @param setup of the run as its settings are
  * @param given keys in snake_case that the user set
- * @param bytes there are
- * @param onGpu it is the memory of a GPU, which holds the plan but not the program
  */
 export async function fitSettings(
   setup: TrainingSetup,
   config: TrainConfig,
   given: ReadonlySet<string>,
-  { bytes, onGpu }: { readonly bytes: number; readonly onGpu: boolean },
+  { bytes, onGpu, gpu = null, isOwn = false }: FitMemory,
   table: readonly Measure[] = measures,
 ): Promise<Fitted> {
   const { generationCompletions: completions } = setup.batch;
@@ -139,7 +148,11 @@ export async function fitSettings(
         if (next.peakBytes > bytes) break;
         state = next;
       }
-  return { fits, peakBytes: state.peakBytes, changes: changesOf(config, state.config, own, limits) };
+  return {
+    fits,
+    peakBytes: state.peakBytes,
+    changes: changesOf(config, state.config, own, limits, isOwn || gpu !== null),
+  };
 }
 
 /** A step towards less memory: by the first measure that saves any, else by all of them together; null: none is left. */
@@ -158,19 +171,21 @@ async function reduced(
   return null;
 }
 
+/** @param adapts the run will see this memory, so that `auto` keeps what there is room for, perhaps nothing */
 function changesOf(
   before: TrainConfig,
   after: TrainConfig,
   own: readonly Measure[],
   limits: Limits,
+  adapts: boolean,
 ): Fitted["changes"] {
   return own.flatMap(({ key, cost }) => {
     const name = toCamel(key) as keyof TrainConfig;
     const was = name === "microBatchTokens" ? (before[name] ?? limits.microBatchTokens) : before[name];
     const value = after[name];
-    // Recomputing everything is what `auto` comes to where there is no room.
-    if (value === was || value === null || (key === "gradient_checkpointing" && value === true)) return [];
-    const isLess = typeof value === "number" && typeof was === "number" ? value < was : key === "dtype";
+    const recomputes = key === "gradient_checkpointing" && value === true;
+    if (value === was || value === null || (recomputes && adapts)) return [];
+    const isLess = typeof value === "number" && typeof was === "number" ? value < was : recomputes || key === "dtype";
     return [{ key, value, cost: isLess ? cost : null }];
   });
 }

@@ -1,5 +1,5 @@
 /** `grpo plan --fit`: prints the settings that fill the memory best, as flags. The search is src/api/fit.ts. */
-import { type Fitted, fitSettings } from "../api/fit.ts";
+import { type FitMemory, type Fitted, fitSettings } from "../api/fit.ts";
 import { memoryNamed, type NamedMemory } from "../config/gpus.ts";
 import type { PlanConfig } from "../config/schema.ts";
 import type { TrainingSetup } from "../grpo/setup.ts";
@@ -8,19 +8,16 @@ import { planBytes } from "../session/memory.ts";
 import { mebibytes } from "../tensor/mebibytes.ts";
 
 /** What is planned for: what is free here, or what `memory` names. @throws InputError as `memoryNamed` */
-export function memoryFor(
-  setup: Pick<TrainingSetup, "device">,
-  memory: string | null,
-): NamedMemory & { onGpu: boolean } {
+export function memoryFor(setup: Pick<TrainingSetup, "device">, memory: string | null): NamedMemory & FitMemory {
   const hasOwn = setup.device.freeBytes() !== null;
-  if (memory === null) return { bytes: planBytes(setup.device), gpu: null, onGpu: hasOwn };
+  if (memory === null) return { bytes: planBytes(setup.device), gpu: null, onGpu: hasOwn, isOwn: true };
   const named = memoryNamed(memory);
   return { ...named, onGpu: hasOwn || named.gpu !== null };
 }
 
 /** A setting as a flag. */
 export const flagOf = ({ key, value }: { readonly key: string; readonly value: unknown }): string =>
-  value === false ? `--no_${key}` : `--${key} ${value}`;
+  value === false ? `--no_${key}` : value === true ? `--${key}` : `--${key} ${value}`;
 
 /** Arguments as a shell takes them. */
 const shellWord = (word: string): string =>

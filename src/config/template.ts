@@ -40,7 +40,7 @@ function comment(text: string): string[] {
 /** An example of a value, for a setting that has none by default. */
 function example(setting: SettingTypes[string]): string {
   const kind = kindOf(setting);
-  if (kind === "number") return "1";
+  if (kind === "number") return String([1, 10, 100, 1000].find((value) => setting.safeParse(value).success) ?? 1);
   return kind === "list" ? '["…"]' : '"…"';
 }
 

@@ -1,6 +1,6 @@
 /** Every program in examples/ runs as it stands, from an empty folder, on the bundled model. (judge-http.ts, a module, has a test of its own.) */
 import { afterAll, expect, setDefaultTimeout, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { writeTinyModel } from "../fixtures/scalar-model.ts";
 import { root, workFolder } from "./runs.ts";
@@ -42,11 +42,12 @@ test("own-dataset.ts", async () => {
 });
 
 test("reward-model.ts", async () => {
-  const folder = work.at("reward");
-  writeTinyModel(folder, { head: "score" });
+  const tokenizer = join(import.meta.dir, "../fixtures/tokenizer");
+  const folder = await writeTinyModel(work.at("reward"), { vocabSize: 360, tokenizer });
   const { out, err, code } = await run("reward-model.ts", folder);
   expect({ err, code }).toEqual({ err: "", code: 0 });
   expect(out.match(new RegExp(`^step \\d ${number}$`, "gm"))?.length).toBe(2);
+  rmSync(work.at("outputs/reward-model"), { recursive: true });
   const refused = await run("reward-model.ts", work.at("nothing"));
   expect(refused.code).toBe(2);
   expect(refused.err).toStartWith("rewardFuncs reward_funcs: ");
