@@ -125,7 +125,9 @@ export async function fitSettings(
     const planned = await planAgain(setup, candidate);
     planned.close();
     const { plan, scratchBytes } = planned.memory;
-    return onGpu ? estimateMemory(plan, scratchBytes, true).peakBytes : planned.memory.peakBytes;
+    // The program's own memory as it was at first: what the search itself takes is no part of a run.
+    const { programBytes } = setup.planned.memory;
+    return onGpu ? estimateMemory(plan, scratchBytes, true).peakBytes : plan.totalBytes + scratchBytes + programBytes;
   };
   const withChanges = async (from: State, changes: Changes): Promise<State> => {
     const next = { ...from.config, ...changes };
