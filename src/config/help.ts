@@ -65,7 +65,9 @@ export function describeTopic(command: CommandName, topic: string): string | nul
 
 /** The lines at the end of a command's help. */
 export function topicLines(command: CommandName): string {
-  return `Help on a topic: grpo ${command} --help TOPIC, which is ${topicsOf(command).join(", ")}, or any word of a setting.`;
+  const topics = topicsOf(command).join(", ");
+  const text = `Help on a topic: grpo ${command} --help TOPIC, which is ${topics}, or any word of a setting.`;
+  return wrap(text, width).join("\n");
 }
 
 /** The refusal of a topic that is none. */
