@@ -65,12 +65,12 @@ async function sftInto(
   });
   const names = { rewards: [], logsMore: false, samples: config.evalNumGenerations };
   requireEvaluationName(config.metricForBestModel, names);
-  const startFolder = await resolveModel(model);
+  const startFolder = await resolveModel(model, { revision: config.modelRevision, note: control.console.note });
   const context = readModelConfig(startFolder).maxPositionEmbeddings;
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const paths = { dataset, evalDataset: config.evalDataset };
-  const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config);
+  const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config, control.console.note);
   for (const remark of problems.remarks) control.console.note(`note: ${remark}`);
   const maxLength = Math.min(config.maxLength, context);
   const evaluated = evalProblems && evaluatedProblems(config, evalProblems, context);

@@ -35,7 +35,7 @@ const infoSettings = {
 
 const downloadSettings = {
   config: text(null, "NAME")`The configuration, if the dataset has several. null: main, default, or the only one.`,
-  revision: text("main", "NAME")`Branch, tag or commit.`,
+  revision: text(null, "NAME")`Branch, tag or commit; the same as NAME in org/data@NAME. null: the default branch.`,
   output_dir: text(null, "FOLDER")`Folder for the dataset. null: its name, with -- for the slash.`,
 };
 
