@@ -34,7 +34,7 @@ export async function resolveModel(idOrFolder: string, request: ModelRequest): P
     throw new InputError(`model ${idOrFolder} and model_revision ${revision}: leave one of the revisions out`);
   const repo: Repository = { type: "model", id: name.id, revision: name.revision ?? revision };
   try {
-    return (await hubSnapshot(repo, (paths) => neededFiles(repo, paths), request)).folder;
+    return (await hubSnapshot(repo, (paths) => neededFiles(repo, paths), request, isOptional)).folder;
   } catch (error) {
     // A user who mistyped a path should read about the path, not only about the hub.
     if (!(error instanceof HubError) || !(error.kind === "missing" || error.kind === "unreachable")) throw error;
@@ -44,6 +44,9 @@ export async function resolveModel(idOrFolder: string, request: ModelRequest): P
     throw new HubError(kind, `${idOrFolder}: no such folder, and ${about}`, { cause: error });
   }
 }
+
+/** Python's tools leave out what a model works without. */
+const isOptional = (path: string): boolean => !/^(config\.json|tokenizer\.json|model.*)$/.test(path);
 
 /** Config, weights and tokenizer. Of weights that are there whole and in parts, the whole ones, which are read. */
 function neededFiles(repo: Repository, paths: readonly string[]): readonly string[] {

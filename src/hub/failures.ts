@@ -24,6 +24,8 @@ export interface Repository {
   readonly id: string;
   /** null: the default branch. */
   readonly revision: string | null;
+  /** It is pushed to: other cures help. */
+  readonly isWritten?: boolean;
 }
 
 export const nameOf = ({ id, revision }: Repository): string => (revision === null ? id : `${id}@${revision}`);
@@ -39,7 +41,8 @@ const otherwise: Readonly<Record<RepoType, string>> = {
 
 /** No answer, or one that is not the hub's. */
 export function unreachable(repo: Repository, why: string, cause?: unknown): HubError {
-  const text = `${nameOf(repo)}: the hub cannot be reached (${why}); ${otherwise[repo.type]}`;
+  const cure = repo.isWritten ? "check the network, and push again" : otherwise[repo.type];
+  const text = `${nameOf(repo)}: the hub cannot be reached (${why}); ${cure}`;
   return new HubError("unreachable", text, { cause });
 }
 
@@ -109,6 +112,11 @@ export async function refusal(repo: Repository, response: Response, path?: strin
   if (/disabled/i.test(said))
     return new HubError("refused", `${name}: the hub has disabled this repository (${status}); choose another`);
   if (status === 401 || status === 404 || code === "RepoNotFound") return missing(repo, status, token);
+  if (status === 403 && repo.isWritten)
+    return new HubError(
+      "refused",
+      `${name}: your token may not write there (403${said && `: ${said}`}); use one with write access, or another hub_model_id`,
+    );
   if (status === 403)
     return new HubError(
       "refused",

@@ -43,20 +43,29 @@ export type Choice = (
 
 const downloadsAtOnce = 4;
 
+/** Files that a copy in the cache may lack, where there is no network to fetch them. */
+type IsOptional = (path: string) => boolean;
+
 /**
  * @throws HubError where there is no such repository or revision, it is gated, the hub cannot be reached and the cache does
  *   not have it, or the cache cannot be written
  */
-export async function hubSnapshot(repo: Repository, choose: Choice, watch: TransferWatch): Promise<Snapshot> {
+export async function hubSnapshot(
+  repo: Repository,
+  choose: Choice,
+  watch: TransferWatch,
+  isOptional: IsOptional = () => false,
+): Promise<Snapshot> {
   const forbidden = offlineBy(repo.type);
-  if (forbidden !== null) return (await fromCache(repo, choose)) ?? notCached(repo, forbidden);
+  if (forbidden !== null) return (await fromCache(repo, choose, isOptional)) ?? notCached(repo, forbidden);
   let commit: string;
   let tree: readonly HubFile[];
   try {
     commit = await currentCommit(repo, watch);
     tree = cachedTree(repo, commit) ?? (await listTree(repo, commit));
   } catch (error) {
-    const cached = error instanceof HubError && error.kind === "unreachable" ? await fromCache(repo, choose) : null;
+    const cached =
+      error instanceof HubError && error.kind === "unreachable" ? await fromCache(repo, choose, isOptional) : null;
     if (cached === null) throw error;
     watch.note(`note: ${(error as HubError).message.split(";")[0]}; the copy in the cache is used`);
     return cached;
@@ -83,7 +92,7 @@ export async function hubSnapshot(repo: Repository, choose: Choice, watch: Trans
 }
 
 /** Without a network: what is in the cache, if it is complete. */
-async function fromCache(repo: Repository, choose: Choice): Promise<Snapshot | null> {
+async function fromCache(repo: Repository, choose: Choice, isOptional: IsOptional): Promise<Snapshot | null> {
   const commit = cachedCommit(repo);
   if (commit === null) return null;
   const folder = snapshotFolder(repo, commit);
@@ -92,7 +101,9 @@ async function fromCache(repo: Repository, choose: Choice): Promise<Snapshot | n
   if (tree === null && there.length === 0) return null;
   try {
     const paths = await choose(tree ?? there, async (path) => readFileSync(join(folder, path), "utf8"));
-    return paths.every((path) => there.includes(path)) ? { folder, commit, paths } : null;
+    const found = paths.filter((path) => there.includes(path));
+    const isWhole = paths.every((path) => found.includes(path) || isOptional(path));
+    return isWhole ? { folder, commit, paths: found } : null;
   } catch (error) {
     // What is needed may be missing from the copy only.
     if (tree === null || (error as NodeJS.ErrnoException).code === "ENOENT") return null;
