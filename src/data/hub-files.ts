@@ -173,7 +173,8 @@ function cardParts({ config_name, data_files }: CardConfig, paths: readonly stri
   const config = typeof config_name === "string" ? config_name : "default";
   const entries: unknown[] = Array.isArray(data_files) ? data_files : [data_files];
   return entries.flatMap((entry) => {
-    const { split = "train", path = entry } = (entry ?? {}) as { split?: unknown; path?: unknown };
+    const isPattern = typeof entry !== "object" || entry === null;
+    const { split = "train", path } = (isPattern ? { path: entry } : entry) as { split?: unknown; path?: unknown };
     const patterns = (Array.isArray(path) ? path : [path]).filter((pattern) => typeof pattern === "string");
     if (typeof split !== "string") return [];
     const globs = patterns.map((pattern) => new Bun.Glob(pattern.replace(/^\.?\//, "")));

@@ -21,8 +21,9 @@ const problems = folder.file(
   `${[1, 2, 3].map((i) => JSON.stringify({ question: `What is ${i}\u001b[2J + 1?`, answer: `It is\n#### ${i + 1}` })).join("\n")}\n`,
 );
 
-async function grpo(...argv: string[]) {
-  const env = { ...process.env, BUN_GRPO_CACHE: folder.file("cache"), HF_ENDPOINT: "http://127.0.0.1:1" };
+async function grpo(argv: readonly string[], variables: Record<string, string> = {}) {
+  const unreachable = { HF_ENDPOINT: "http://127.0.0.1:1" };
+  const env = { ...process.env, BUN_GRPO_CACHE: folder.file("cache"), ...unreachable, ...variables };
   const child = Bun.spawn([process.execPath, main, "data", ...argv], { env, stdout: "pipe", stderr: "pipe" });
   const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
   return { code: await child.exited, out, err };
@@ -31,10 +32,10 @@ async function grpo(...argv: string[]) {
 describe("grpo data", () => {
   test("convert, then info", async () => {
     const output = folder.file("made/problems.arrow");
-    const made = await grpo("convert", problems, output);
+    const made = await grpo(["convert", problems, output]);
     expect(made).toMatchObject({ code: 0, err: "" });
     expect(made.out).toMatch(/problems\.arrow: 3 rows from JSON Lines, 1 batch, \d/);
-    const { code, out } = await grpo("info", output);
+    const { code, out } = await grpo(["info", output]);
     expect(code).toBe(0);
     expect(out).toContain("3 rows in 1 batch, 1 file");
     expect(out).toContain("  question  string\n  answer    string\n");
@@ -45,18 +46,18 @@ describe("grpo data", () => {
   test("info of other formats, and of files that are not training data", async () => {
     const call = { role: "assistant", content: null, tool_calls: [{ name: "f", arguments: { x: 3 } }] };
     const calls = { prompt: [{ role: "user", content: "hi" }, call, { role: "tool", content: "4" }], answer: "4" };
-    const chat = await grpo("info", folder.file("calls.jsonl", `${JSON.stringify(calls)}\n`));
+    const chat = await grpo(["info", folder.file("calls.jsonl", `${JSON.stringify(calls)}\n`)]);
     expect(chat.out).toContain('  user: hi\n  assistant: (calls [{"name":"f","arguments":{"x":3}}])\n  tool: 4\n');
-    const other = await grpo("info", problems);
+    const other = await grpo(["info", problems]);
     expect(other.err).toBe(`converting ${problems}\n`);
     expect(other.out).toContain("3 rows");
     const columns = folder.file("columns.arrow", ipcBytes(tableOf(0, 3, ["text", "real"])));
-    const { code, out } = await grpo("info", columns);
+    const { code, out } = await grpo(["info", columns]);
     expect(code).toBe(0);
     expect(out).toContain("not ready for training: ");
     expect(out).toContain("it has text, real");
-    expect((await grpo("info", columns, "--prompt_column", "large")).err).toContain('no column "large"');
-    expect((await grpo("info", columns, "--prompt_column", "text")).err).toContain("row 0"); // its text is null
+    expect((await grpo(["info", columns, "--prompt_column", "large"])).err).toContain('no column "large"');
+    expect((await grpo(["info", columns, "--prompt_column", "text"])).err).toContain("row 0"); // its text is null
   });
 
   test.each([
@@ -70,7 +71,7 @@ describe("grpo data", () => {
     [["info", "nowhere.arrow"], /no such file or folder/],
     [["info"], /DATASET is missing/],
   ] as const)("%j is refused with one line", async (argv, message) => {
-    const { code, out, err } = await grpo(...argv);
+    const { code, out, err } = await grpo(argv);
     expect({ code, out }).toEqual({ code: 2, out: "" });
     expect(err).toMatch(message);
     expect(err.trimEnd().split("\n")).toHaveLength(1);
@@ -78,7 +79,7 @@ describe("grpo data", () => {
 
   test("download without a network: one line, exit 2, nothing left", async () => {
     const target = folder.file("offline");
-    const { code, err } = await grpo("download", "owner/name", "--output_dir", target);
+    const { code, err } = await grpo(["download", "owner/name", "--output_dir", target]);
     expect(code).toBe(2);
     expect(err).toMatch(/^grpo data: owner\/name: the hub cannot be reached .*check the network/);
     expect(readdirSync(folder.path).filter((name) => name.startsWith("offline"))).toEqual([]);
@@ -138,6 +139,17 @@ describe("download", () => {
     ]);
     const third = loadDataset("owner/name", { config: "third" });
     await expect(third).rejects.toThrow(/no configuration "third"; choose with --dataset_config: main, other/);
+  });
+
+  test("a short name: where it is from, and its licence", async () => {
+    const lines = `${JSON.stringify({ question: "a", answer: "#### 1" })}\n`;
+    hub.add("dataset", "openai/gsm8k", { "main/train.jsonl": lines, "socratic/train.jsonl": lines });
+    const env = { HF_ENDPOINT: hub.url };
+    const { code, out } = await grpo(["download", "gsm8k", "--output_dir", folder.file("short")], env);
+    expect(code).toBe(0);
+    expect(out).toStartWith("GSM8K, Cobbe et al. 2021 (arXiv 2110.14168)\n");
+    expect(out).toMatch(/\/datasets\/openai\/gsm8k at [0-9a-f]{7}; licence: mit\n/);
+    expect(out).toContain("short: train, 1 row in 1 file");
   });
 
   test("a dataset missing from the hub is bad input", async () => {
