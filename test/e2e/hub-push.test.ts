@@ -124,6 +124,42 @@ describe("push_to_hub", () => {
   });
 });
 
+test("train on a model and a dataset of the hub, by name and revision; what is missing is one line, exit 2", async () => {
+  const folder = join(import.meta.dir, "../../data/model");
+  const files = Object.fromEntries(readdirSync(folder).map((name) => [name, readFileSync(join(folder, name))]));
+  const repo = hub.add("model", "org/tiny", files);
+  repo.refs.set("v1", repo.refs.get("main")!);
+  const rows = Array.from({ length: 16 }, (_, i) =>
+    JSON.stringify({ question: `${i} + 1 = `, answer: `#### ${i + 1}` }),
+  );
+  hub.add("dataset", "org/sums", { "train.jsonl": rows.join("\n") });
+  const named = [
+    "--model",
+    "org/tiny",
+    "--model_revision",
+    "v1",
+    "--dataset",
+    "org/sums",
+    "--max_completion_length",
+    "8",
+  ];
+  const { code, out } = await grpo(["train", "--output_dir", "by name", ...tiny, ...named]);
+  expect(code).toBe(0);
+  expect(out).toMatch(/downloading org\/tiny@v1: \d files, .*\ndownloaded org\/tiny@v1 in /);
+  expect(out).toContain("downloading org/sums: 1 file");
+  // Metadata names the repository, and the run's settings what was asked for.
+  expect(modelCard(join(root, "by name"), "me/x", null)).toContain("base_model: org/tiny\ndatasets:\n- org/sums\n");
+  for (const argv of [
+    ["--model", "org/absent", "--dataset", "org/sums"],
+    ["--model", "org/tiny", "--dataset", "org/absent"],
+    ["--model", "org/tiny@v2", "--dataset", "org/sums"],
+  ]) {
+    const { code, err } = await grpo(["train", "--output_dir", "none", ...tiny, ...argv]);
+    expect(code).toBe(2);
+    expect(err.trimEnd().split("\n")).toHaveLength(1);
+  }
+}, 60_000);
+
 test("grpo push says what is wrong", async () => {
   const cases: readonly (readonly [argv: string[], message: RegExp])[] = [
     [[], /DIR is missing/],
