@@ -60,7 +60,7 @@ export async function updateWith(load: Load<"update">, control: Control): Promis
       );
     const steps = await runRecordedUpdate({
       config,
-      folder: await resolveModel(model),
+      folder: await resolveModel(model, { revision: config.modelRevision, note: console.note }),
       resume,
       note: console.note,
       onStep: console.step,
