@@ -31,7 +31,7 @@ export async function measuredModel(
 ): Promise<MeasuredModel> {
   if (model === null)
     return { ...modelNamed(shape ?? (device.kind === "cpu" ? "SmolLM2-135M" : "Qwen3-0.6B")), folder: null };
-  const folder = await resolveModel(model);
+  const folder = await resolveModel(model, { note: (text) => void process.stderr.write(`${text}\n`) });
   return { name: model, config: readModelConfig(folder), folder };
 }
 

@@ -53,13 +53,16 @@ export class RunError extends Error {
 /** Longer texts are cut in the middle: a message may quote a damaged file. */
 const MAX_TEXT = 4000;
 
+/** Without tokens of the hub: a message may quote an argument or a file. */
+export const withoutTokens = (text: string): string => text.replace(/\bhf_(?:oauth_)?[A-Za-z0-9]{20,}/g, "hf_…");
+
 /**
  * Any thrown value as one line, for messages that wrap another failure. Control characters are replaced, since it may
  * quote a file.
  */
 export function errorText(error: unknown): string {
   const text = (error instanceof Error ? error.message : String(error)).replace(/\s*[\n\r]\s*/g, " ").trim();
-  const plain = text.replace(/\p{Cc}/gu, (c) => (c === "\t" ? " " : "\ufffd"));
+  const plain = withoutTokens(text).replace(/\p{Cc}/gu, (c) => (c === "\t" ? " " : "\ufffd"));
   const half = MAX_TEXT / 2;
   return plain.length <= MAX_TEXT ? plain : `${plain.slice(0, half)} … ${plain.slice(-half)}`;
 }

@@ -130,8 +130,9 @@ export const data: Suite = {
       }
       dataset.close();
 
-      const tokenizer = loadTokenizer(model === null ? bundledModel() : await resolveModel(model));
-      const problems = await openDatasetProblems(tokenizer, arrow, columns);
+      const note = (text: string) => void process.stderr.write(`${text}\n`);
+      const tokenizer = loadTokenizer(model === null ? bundledModel() : await resolveModel(model, { note }));
+      const problems = await openDatasetProblems(tokenizer, arrow, columns, note);
       let tokens = 0;
       const count = Math.min(rows, TOKENIZED);
       const start = performance.now();

@@ -138,7 +138,7 @@ async function measureSteps(flags: BenchFlags, work: string, device: Device) {
   if (flags.path !== null) process.env.BUN_GRPO_CPU_PATH = flags.path;
   const records = await runTrainer(load);
   const rollouts = recordedRollouts(config.outputDir);
-  const dtype = computeDType(readModelConfig(await resolveModel(config.model!)), config.dtype);
+  const dtype = computeDType(readModelConfig(await resolveModel(config.model!, { note() {} })), config.dtype);
   const checked = checkRun(records, rollouts, config.beta !== 0 && config.refModel === null, device, dtype);
 
   const timed = records.slice(1); // the first step loads, compiles and touches

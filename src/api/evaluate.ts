@@ -72,7 +72,7 @@ export async function evaluateWith(
       addsOnly: true,
       mayReplace: bundled && !given.has("output_dir") ? isBundledEvaluation : undefined,
     });
-    const folder = await resolveModel(inputs.model);
+    const folder = await resolveModel(inputs.model, { revision: config.modelRevision, note });
     const evaluation = await evaluateFolder(folder, inputs.dataset, config, control);
     if (!evaluation) return null;
     for (const warning of evaluation.warnings) note(warning);
@@ -93,7 +93,7 @@ async function evaluateFolder(
 ): Promise<Evaluation | null> {
   const context = readModelConfig(folder).maxPositionEmbeddings;
   const tokenizer = loadTokenizer(folder, readChatTemplate(config.chatTemplate));
-  const source = await openDatasetProblems(tokenizer, dataset, config);
+  const source = await openDatasetProblems(tokenizer, dataset, config, control.console.note);
   for (const remark of source.remarks) control.console.note(`note: ${remark}`);
   const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);
   const pool = createRewardPool({
@@ -151,7 +151,7 @@ async function answerAndJudge(
     repetitionPenalty: config.repetitionPenalty,
   });
   return withDevice(config, console.note, async (device) => {
-    const scorers = await rewardModels(onDevice(config, device), positions, completions);
+    const scorers = await rewardModels(onDevice(config, device), positions, completions, console.note);
     const tenants = (plan: SessionPlan) => {
       const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
       return {

@@ -81,7 +81,7 @@ export async function generateWith(
 ): Promise<Generated[] | null> {
   const model = config.model ?? bundledModel();
   requireFreeFile(config.output, config.overwrite, { model, input: config.input });
-  const folder = await resolveModel(model);
+  const folder = await resolveModel(model, { revision: config.modelRevision, note: control.note });
   const context = readModelConfig(folder).maxPositionEmbeddings;
   const tokenizer = loadTokenizer(folder, readChatTemplate(config.chatTemplate));
   const cure = `the model's context is ${context}; shorten it`;

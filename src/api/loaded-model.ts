@@ -27,7 +27,15 @@ import { numbered, scoreOn, sizes, type TokenGroup, type TokenScores } from "./s
 /** The settings of `generate`, without what is of a single call or of files. */
 export type LoadModelSettings = Omit<ConfigInput<"generate">, "prompt" | "input" | "output" | "overwrite" | "debug">;
 
-type LoadOnly = "model" | "device" | "dtype" | "threads" | "maxModelLength" | "maxConcurrentSequences" | "chatTemplate";
+type LoadOnly =
+  | "model"
+  | "modelRevision"
+  | "device"
+  | "dtype"
+  | "threads"
+  | "maxModelLength"
+  | "maxConcurrentSequences"
+  | "chatTemplate";
 
 /** What a call of `generate` may set: its prompts, and the sampling, over what the model was loaded with. */
 export type CallSettings = Omit<LoadModelSettings, LoadOnly> & {
@@ -78,7 +86,7 @@ const loadOnly = [
 export async function loadModelWith(settings: LoadModelSettings, note: (text: string) => void): Promise<LoadedModel> {
   const { config, warnings } = configFrom("generate", settings, { defaults: loadDefaults });
   for (const warning of warnings) note(`note: ${warning}`);
-  const folder = await resolveModel(config.model ?? bundledModel());
+  const folder = await resolveModel(config.model ?? bundledModel(), { revision: config.modelRevision, note });
   const { maxPositionEmbeddings: context, vocabSize } = readModelConfig(folder);
   if (config.maxModelLength !== null && config.maxModelLength > context)
     throw new InputError(

@@ -43,7 +43,7 @@ export async function scoreWith(
 ): Promise<TokenScores[][]> {
   const model = config.model ?? bundledModel();
   requireFreeFile(config.output, config.overwrite, { model, input: given === null ? config.input : null });
-  const folder = await resolveModel(model);
+  const folder = await resolveModel(model, { revision: config.modelRevision, note: (text) => hooks.onNote?.(text) });
   const { vocabSize, maxPositionEmbeddings } = readModelConfig(folder);
   const groups: readonly NumberedGroup[] =
     given === null

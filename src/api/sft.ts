@@ -25,6 +25,7 @@ import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
+import { openPublisher, type Publisher } from "./publish.ts";
 import type { RunResult } from "./train.ts";
 
 /** Everything that `grpo sft` does. @throws InputError, RunError */
@@ -34,7 +35,10 @@ export async function sftWith(loaded: Loaded<"sft">, control: Control): Promise<
   for (const warning of warnings) console.note(`note: ${warning}`);
   const output = openOutputFolder({ folder: config.outputDir, command: "sft", note: console.note });
   try {
-    return { ...(await sftInto(output, loaded, control)), outputDir: config.outputDir };
+    const publisher = await openPublisher(config, console.note);
+    const outcome = await sftInto(output, loaded, control, publisher);
+    const hub = outcome.stopped ? null : await publisher.finished();
+    return { ...outcome, outputDir: config.outputDir, ...(hub && { hub }) };
   } finally {
     output.release();
   }
@@ -44,6 +48,7 @@ async function sftInto(
   output: OutputFolder,
   { config, file, given }: Loaded<"sft">,
   control: Control,
+  publisher: Publisher,
 ): Promise<RunOutcome> {
   const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
   const resume = checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
@@ -65,12 +70,12 @@ async function sftInto(
   });
   const names = { rewards: [], logsMore: false, samples: config.evalNumGenerations };
   requireEvaluationName(config.metricForBestModel, names);
-  const startFolder = await resolveModel(model);
+  const startFolder = await resolveModel(model, { revision: config.modelRevision, note: control.console.note });
   const context = readModelConfig(startFolder).maxPositionEmbeddings;
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const paths = { dataset, evalDataset: config.evalDataset };
-  const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config);
+  const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config, control.console.note);
   for (const remark of problems.remarks) control.console.note(`note: ${remark}`);
   const maxLength = Math.min(config.maxLength, context);
   const evaluated = evalProblems && evaluatedProblems(config, evalProblems, context);
@@ -103,6 +108,7 @@ async function sftInto(
           console: control.console,
           evaluate,
           stopRequested: control.stopRequested,
+          onSaved: publisher.saved,
           resume,
         });
       });

@@ -26,11 +26,14 @@ import { orBundled, trainingPaths } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
 import { goldRemarks } from "./golds.ts";
+import { openPublisher, type Publisher } from "./publish.ts";
 
 /** What came of `train` or `sft`. */
 export interface RunResult extends RunOutcome {
   /** Where the model, the checkpoints and metrics.jsonl are. */
   readonly outputDir: string;
+  /** With `pushToHub`: the model's page, or why it was not pushed. A run that was stopped pushes nothing. */
+  readonly hub?: { readonly url: string } | { readonly failure: string };
 }
 
 export interface TrainControl extends Control {
@@ -67,7 +70,10 @@ export async function trainWith(
       timeoutMs: config.rewardTimeout * 1000,
     });
     try {
-      return { ...(await trainInto(output, run, resume, specs, pool)), outputDir: config.outputDir, bundled };
+      const publisher = await openPublisher(config, console.note);
+      const outcome = await trainInto(output, run, resume, specs, pool, publisher);
+      const hub = outcome.stopped ? null : await publisher.finished();
+      return { ...outcome, outputDir: config.outputDir, bundled, ...(hub && { hub }) };
     } finally {
       await pool.close();
     }
@@ -114,6 +120,7 @@ async function trainInto(
   resume: ResumePoint | null,
   specs: readonly RewardSpec[],
   pool: RewardPool,
+  publisher: Publisher,
 ): Promise<RunOutcome> {
   requireRewardNamed(config, pool.names);
   requireEvaluationName(config.metricForBestModel, {
@@ -137,7 +144,8 @@ async function trainInto(
     const outcome = await withSession(setup.planned, async (session) => {
       const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
       const evaluate = evaluation(setup, session.rollout, rewards, specs, { console, stopRequested });
-      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards, functions };
+      const onSaved = publisher.saved;
+      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards, functions, onSaved };
       output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: recordOf(config, functions) });
       onBegin?.();
       return train(setup, session, hooks, resume);

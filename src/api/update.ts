@@ -67,7 +67,7 @@ export async function updateWith(load: Load<"update">, control: UpdateControl): 
       );
     const steps = await runRecordedUpdate({
       config,
-      folder: await resolveModel(model),
+      folder: await resolveModel(model, { revision: config.modelRevision, note: console.note }),
       resume,
       note: console.note,
       onStep: console.step,

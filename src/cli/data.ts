@@ -14,6 +14,7 @@ import { type Example, exampleAt, findColumns } from "../data/columns.ts";
 import { convertToArrow } from "../data/convert.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { downloadDataset } from "../data/download.ts";
+import { knownDatasets } from "../data/known.ts";
 import { loadDataset } from "../data/load.ts";
 import { errorText, InputError } from "../errors.ts";
 import type { Message } from "../message.ts";
@@ -35,7 +36,7 @@ const infoSettings = {
 
 const downloadSettings = {
   config: text(null, "NAME")`The configuration, if the dataset has several. null: main, default, or the only one.`,
-  revision: text("main", "NAME")`Branch, tag or commit.`,
+  revision: text(null, "NAME")`Branch, tag or commit; the same as NAME in org/data@NAME. null: the default branch.`,
   output_dir: text(null, "FOLDER")`Folder for the dataset. null: its name, with -- for the slash.`,
 };
 
@@ -52,8 +53,9 @@ export const data: Command = {
 convert reads JSON Lines or a JSON array (.gz and .zst too), Parquet, or Arrow (a file, or a folder saved by datasets)
 and writes an Arrow stream, as datasets does. Types and values are preserved; a column for which that is impossible is
 refused by name. info shows the number of rows, the columns with their types, and what train would take as prompt and
-answer. download fetches a dataset from the Hugging Face hub and saves it as datasets' save_to_disk does; HF_TOKEN and
-HF_ENDPOINT are respected.
+answer. download fetches a dataset from the Hugging Face hub, by its id (owner/name, owner/name@revision) or a short name
+(${Object.keys(knownDatasets).join(", ")}), and saves it as datasets' save_to_disk does; it prints where it is from and its licence.
+HF_TOKEN, HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE are respected.
 
 convert
 ${describeFlags(convertSettings)}
@@ -61,7 +63,8 @@ info
 ${describeFlags(infoSettings)}
 download
 ${describeFlags(downloadSettings)}
-Example: grpo data convert gsm8k.jsonl.gz gsm8k.arrow && grpo data info gsm8k.arrow`,
+Example: grpo data convert gsm8k.jsonl.gz gsm8k.arrow && grpo data info gsm8k.arrow
+         grpo data download gsm8k`,
   async run([word, ...rest]) {
     const names = Object.keys(subcommands);
     if (word === undefined) throw new InputError(`say what to do: ${names.join(", ")}; see grpo data --help`);
@@ -176,10 +179,15 @@ function clean(text: string): string[] {
 
 async function download(argv: readonly string[]): Promise<void> {
   const { flags, positionals } = readFlags("data download", downloadSettings, argv, ["NAME"]);
-  const name = positionals[0]!;
-  const folder = flags.outputDir ?? name.replaceAll("/", "--");
-  const { config, revision } = flags;
-  const { splits } = await downloadDataset(name, folder, { config, revision, onProgress: note });
+  const asked = positionals[0]!;
+  const known = Object.hasOwn(knownDatasets, asked.toLowerCase()) ? knownDatasets[asked.toLowerCase()]! : null;
+  const name = known?.id ?? asked;
+  const folder = flags.outputDir ?? asked.replaceAll("/", "--");
+  const config = flags.config ?? known?.config ?? null;
+  const { revision } = flags;
+  const { splits, source, licence } = await downloadDataset(name, folder, { config, revision, onProgress: note });
+  if (known !== null) out(known.title);
+  out(`${source}; licence: ${licence ?? known?.licence ?? "its card names none"}`);
   for (const split of splits)
     out(`${folder}: ${split.name}, ${counted(split.rows, "row")} in ${counted(split.files, "file")}`);
   out(`use it with: --dataset ${folder}`);

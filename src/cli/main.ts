@@ -6,7 +6,7 @@
 import packageJson from "../../package.json" with { type: "json" };
 import { nearest } from "../config/nearest.ts";
 import type { CommandName } from "../config/schema.ts";
-import { errorText, InputError, RunError } from "../errors.ts";
+import { errorText, InputError, RunError, withoutTokens } from "../errors.ts";
 import { commit } from "../program.ts";
 import type { CommandEntry } from "./command.ts";
 
@@ -73,6 +73,11 @@ export const commands: readonly CommandEntry[] = [
     name: "data",
     summary: "convert a dataset to Arrow, inspect one, or download one",
     load: async () => (await import("./data.ts")).data,
+  },
+  {
+    name: "push",
+    summary: "push a trained model to the Hugging Face hub, with a model card",
+    load: async () => (await import("./push.ts")).push,
   },
   {
     name: "plan",
@@ -230,6 +235,10 @@ function asRefusal(error: unknown): unknown {
 
 /** A line for each thing that has a cure; message and stack for one that nobody foresaw. */
 function failureText(where: string, thrown: unknown, debug: boolean): string {
+  return withoutTokens(failureLines(where, thrown, debug));
+}
+
+function failureLines(where: string, thrown: unknown, debug: boolean): string {
   const error = asRefusal(thrown);
   const foreseen = error instanceof InputError || error instanceof RunError;
   const lines = error instanceof InputError ? error.lines : [errorText(error)];

@@ -14,7 +14,7 @@ it.
 ${describeSettings("sft")}`,
   run: (argv) =>
     onTerminal("stopping after this step and saving a checkpoint", async (control) => {
-      const { stopped } = await sftWith(configFor("sft", argv), control);
-      return stopped ? 130 : 0;
+      const { stopped, hub } = await sftWith(configFor("sft", argv), control);
+      return stopped ? 130 : hub !== undefined && "failure" in hub ? 1 : 0;
     }),
 };

@@ -13,10 +13,10 @@ export interface TrainRun extends TrainControl {
 
 /** Everything `grpo train` does; returns the exit status. */
 export async function runTrain({ argv, ...control }: TrainRun): Promise<number> {
-  const { stopped, bundled, outputDir } = await trainWith((options) => configFor("train", argv, options), control);
+  const { stopped, bundled, outputDir, hub } = await trainWith((options) => configFor("train", argv, options), control);
   if (stopped) return 130;
   if (bundled) for (const line of whatNext(outputDir)) control.console.note(line);
-  return 0;
+  return hub !== undefined && "failure" in hub ? 1 : 0;
 }
 
 /** What to type after the bundled run. */

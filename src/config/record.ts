@@ -4,9 +4,13 @@ import { toSnake } from "./names.ts";
 
 export type ConfigRecord = Readonly<Record<string, unknown>>;
 
-/** The settings by their snake_case names, ready for JSON. */
+/** Settings whose values are written nowhere. */
+const secrets: ReadonlySet<string> = new Set(["hub_token"]);
+
+/** The settings by their snake_case names, ready for JSON; without secrets. */
 export function toJson(config: object): ConfigRecord {
-  return Object.fromEntries(Object.entries(config).map(([key, value]) => [toSnake(key), value]));
+  const entries = Object.entries(config).map(([key, value]) => [toSnake(key), value] as const);
+  return Object.fromEntries(entries.filter(([key]) => !secrets.has(key)));
 }
 
 /** Settings that may differ when a run goes on: they change what is shown or kept, never a weight. */
@@ -39,6 +43,12 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "save_completions",
   "debug",
   "preset",
+  "push_to_hub",
+  "hub_model_id",
+  "hub_strategy",
+  "hub_private_repo",
+  "hub_revision",
+  "hub_token",
 ]);
 
 /** Settings of `update` that a replay has its own of: where things are, and what the file of rollouts says itself. */

@@ -63,6 +63,12 @@ const idleInUpdate: readonly Idle<TrainConfig | UpdateConfig>[] = [
 
 const evaluationKeys = ["eval_steps", "eval_samples", "eval_split", "eval_num_generations", "eval_temperature"];
 
+const idleWithoutPush: Idle<TrainConfig | SftConfig> = {
+  keys: ["hub_model_id", "hub_strategy", "hub_private_repo", "hub_revision", "hub_token"],
+  unless: ({ pushToHub }) => pushToHub,
+  why: "push_to_hub is false",
+};
+
 const idleWithoutBest: readonly Idle<TrainConfig | SftConfig>[] = [
   {
     keys: ["greater_is_better"],
@@ -105,11 +111,13 @@ const idleInTraining: readonly Idle<TrainConfig>[] = [
     why: "there is no eval_dataset",
   },
   ...idleWithoutBest,
+  idleWithoutPush,
 ];
 
 const idleInSft: readonly Idle<SftConfig>[] = [
   { keys: evaluationKeys, unless: ({ evalDataset }) => evalDataset !== null, why: "there is no eval_dataset" },
   ...idleWithoutBest,
+  idleWithoutPush,
 ];
 
 const unused =

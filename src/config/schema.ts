@@ -17,6 +17,7 @@ import {
 } from "./settings/data.ts";
 import { dynamicSamplingSettings } from "./settings/dynamic.ts";
 import { debugSettings, engineSettings, referenceModelSettings, referenceSyncSettings } from "./settings/engine.ts";
+import { hubSettings } from "./settings/hub.ts";
 import { withDefault } from "./settings/kinds.ts";
 import { advantageSettings, lossSettings, ppoSettings } from "./settings/loss.ts";
 import {
@@ -93,6 +94,7 @@ const train = {
     ...completionLogSettings,
     ...debugSettings,
   },
+  Hub: hubSettings,
 } as const;
 
 /** Every command that has settings: its sections in the order of `--help`. */
@@ -124,6 +126,7 @@ export const commandSections = {
       ...loggingSettings,
       ...debugSettings,
     },
+    Hub: hubSettings,
   },
   eval: {
     Model: engineSettings,

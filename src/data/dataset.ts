@@ -8,8 +8,8 @@ import { join } from "node:path";
 import { z } from "zod";
 import { InputError } from "../errors.ts";
 import { requireFile } from "../files/paths.ts";
+import { datasetName } from "../hub/names.ts";
 import { type ArrowTable, type Column, openTable } from "./arrow/table.ts";
-import { isHubId } from "./hub-id.ts";
 import { chooseSplit } from "./splits.ts";
 
 export type { Column } from "./arrow/table.ts";
@@ -123,7 +123,7 @@ export function checkSameColumn({ shards }: Dataset, name: string): void {
 function arrowFiles(path: string, split: string): readonly string[] {
   requireFile(path);
   if (!existsSync(path)) {
-    const hub = isHubId(path) ? ", or fetch it from the hub with: grpo data download" : "";
+    const hub = datasetName(path) !== null ? ", or fetch it from the hub with: grpo data download" : "";
     throw new InputError(`${path}: no such file or folder; check the path${hub && `${hub} ${path}`}`);
   }
   return statSync(path).isDirectory() ? folderFiles(path, split) : [path];

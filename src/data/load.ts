@@ -1,17 +1,18 @@
 /**
  * Opens a dataset by the user's name for it: an Arrow file or folder is opened in place; Parquet and JSON are converted
- * once into the cache; a hub id is downloaded once into the cache. Leaves out reading rows (dataset.ts).
+ * once into the cache; of a hub id, the files of the split are downloaded once into the cache that all tools of the hub share. Leaves out reading rows (dataset.ts).
  */
 import { existsSync, readdirSync, realpathSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { cacheFolder, madeInCache } from "../cache.ts";
-import { errorText, InputError, RunError } from "../errors.ts";
+import { errorText, InputError } from "../errors.ts";
 import { requireFile } from "../files/paths.ts";
+import { datasetName } from "../hub/names.ts";
 import { looksLikeArrow } from "./arrow/messages.ts";
 import { chooseConfig } from "./configurations.ts";
 import { convertToArrow } from "./convert.ts";
 import { type Dataset, type DatasetOptions, isLeftover, noSplit, openDataset, openFiles } from "./dataset.ts";
-import { isHubId } from "./hub-id.ts";
+import { hubFiles } from "./hub-files.ts";
 import { chooseSplit } from "./splits.ts";
 
 export interface LoadOptions extends DatasetOptions {
@@ -22,41 +23,35 @@ export interface LoadOptions extends DatasetOptions {
 }
 
 /**
- * Opens the dataset called `name`: a path, or a hub id (`openai/gsm8k`) if there is no such path.
- * @throws InputError if there is none, or it is damaged; RunError if downloading or writing the cache fails
+ * Opens the dataset called `name`: a path, or a hub id (`openai/gsm8k`, `openai/gsm8k@REVISION`) if there is no such path.
+ * @throws InputError if there is none, it is damaged or cannot be downloaded; RunError if writing the cache fails
  */
 export async function loadDataset(name: string, options: LoadOptions = {}): Promise<Dataset> {
   requireFile(name);
   if (existsSync(name)) return statSync(name).isDirectory() ? loadFolder(name, options) : loadFile(name, options);
-  if (!isHubId(name)) throw new InputError(`${name}: no such file or folder; check the path`);
-  const config = options.config ?? null;
-  const folder = join(
-    cacheFolder(),
-    "datasets",
-    name.replaceAll("/", "--") + (config === null ? "" : `@${fileName(config)}`),
+  const hub = datasetName(name);
+  if (hub === null) throw new InputError(`${name}: no such file or folder; check the path`);
+  const { config = null, split = "train", onProgress: note = () => {} } = options;
+  const { folder, splits } = await notAPath(name, () =>
+    hubFiles(hub, { config, configSetting: "--dataset_config", split, note }),
   );
-  if (!existsSync(folder)) {
-    options.onProgress?.(`downloading ${name}`);
-    madeInCache("datasets");
-    const { downloadDataset } = await import("./download.ts"); // the hub's library takes long to load
-    await notAPath(name, () =>
-      downloadDataset(name, folder, { config, configSetting: "--dataset_config", onProgress: options.onProgress }),
-    );
+  const files = splits.get(split);
+  if (files === undefined) throw noSplit(name, split, [...splits.keys()]);
+  const tables: string[] = [];
+  for (const file of files) {
+    const path = join(folder, file);
+    tables.push((await isArrow(path)) ? path : await converted(path, options));
   }
-  return openDataset(folder, options);
+  return openFiles(name, tables);
 }
-
-/** A configuration may be a path of folders. */
-const fileName = (config: string) => config.replace(/[^\w.-]/g, "-");
 
 /** A user who mistyped a path should read about the path, not only about the hub. */
 async function notAPath<T>(name: string, download: () => Promise<T>): Promise<T> {
   try {
     return await download();
   } catch (error) {
-    const text = `no file or folder ${name} here, and as a dataset on the hub: ${errorText(error)}`;
-    if (error instanceof InputError) throw new InputError(text);
-    throw error instanceof RunError ? new RunError(text) : error;
+    if (!(error instanceof InputError)) throw error;
+    throw new InputError(`no file or folder ${name} here, and as a dataset on the hub: ${errorText(error)}`);
   }
 }
 

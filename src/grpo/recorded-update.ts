@@ -146,6 +146,6 @@ async function learnRecorded(
 async function referenceFolder(options: RecordedUpdateOptions, moves: boolean): Promise<string | null> {
   const { config, folder, resume } = options;
   if (moves && typeof resume?.folder === "string") return savedReference(resume.folder);
-  if (config.refModel) return resolveModel(config.refModel);
+  if (config.refModel) return resolveModel(config.refModel, { note: options.note });
   return moves || typeof resume?.folder === "string" ? folder : null;
 }

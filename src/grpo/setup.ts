@@ -24,6 +24,9 @@ import { type PlannedSession, planSession, type Session } from "../session/sessi
 import type { SessionPlan } from "../session/tenant.ts";
 import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
+/** Says what takes long: a download, a conversion. */
+type Note = (text: string) => void;
+
 /** The sizes of steps and generations, by TRL's rules. */
 interface BatchShape {
   /** Completions of one optimizer step; it may hold a part of a group. */
@@ -117,12 +120,13 @@ export async function rewardModels(
   config: Pick<OnDevice<TrainConfig>, "rewardFuncs" | "microBatchTokens">,
   longest: number,
   sequences: number,
+  note: Note,
 ): Promise<RewardModelRequest[]> {
   const requests: RewardModelRequest[] = [];
   for (const name of config.rewardFuncs ?? []) {
     const spec = parseRewardSpec(name);
     if (typeof spec === "string" || !("model" in spec)) continue;
-    const folder = await resolveModel(spec.model);
+    const folder = await resolveModel(spec.model, { note });
     const { microBatchTokens } = config;
     requests.push({ folder, longest: rewardSequenceLimit(folder, longest), microBatchTokens, sequences });
   }
@@ -130,10 +134,10 @@ export async function rewardModels(
 }
 
 /** The reference's folder; null if the KL has no weight. */
-async function referenceFolder(config: TrainConfig, startFolder: string, checkpoint: string | null) {
+async function referenceFolder(config: TrainConfig, startFolder: string, checkpoint: string | null, note: Note) {
   if (config.beta === 0) return null;
   if (config.syncRefModel && checkpoint !== null) return savedReference(checkpoint);
-  return config.refModel === null ? startFolder : await resolveModel(config.refModel);
+  return config.refModel === null ? startFolder : await resolveModel(config.refModel, { note });
 }
 
 /**
@@ -145,17 +149,17 @@ async function referenceFolder(config: TrainConfig, startFolder: string, checkpo
 export async function setUpTraining(
   config: TrainConfig,
   paths: TrainingPaths,
-  note: (text: string) => void,
+  note: Note,
   weightsFolder: string | null = null,
 ): Promise<TrainingSetup> {
-  const startFolder = await resolveModel(paths.model);
+  const startFolder = await resolveModel(paths.model, { revision: config.modelRevision, note });
   const modelConfig = readModelConfig(startFolder);
   const batch = batchShape(config);
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadTokenizer(startFolder, chatTemplate);
   const open = createClosers();
   try {
-    const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config);
+    const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config, note);
     open.add(problems);
     if (evalProblems) open.add(evalProblems);
     const { maxCompletionLength } = config;
@@ -168,10 +172,8 @@ export async function setUpTraining(
     const longestPrompt = Math.min(longest, context - maxCompletionLength);
     const device = open.add(await openRunDevice(config, note));
     const settled = onDevice(config, device);
-    const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, {
-      longestPrompt,
-      evaluates: evalProblems !== null,
-    });
+    const sizes = { longestPrompt, evaluates: evalProblems !== null };
+    const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, sizes, note);
     const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models), note));
     return {
       ...{ config: settled, device, startFolder, tokenizer, problems, evalProblems, batch, longestPrompt, planned },
@@ -194,6 +196,7 @@ export async function planAgain(
     { startFolder, weightsFolder: null },
     batchShape(config),
     { longestPrompt, evaluates: evalProblems !== null },
+    () => {},
   );
   return planSession(device, (plan) => planTenants(plan, config, models));
 }
@@ -203,6 +206,7 @@ async function trainingModels(
   { startFolder, weightsFolder }: { readonly startFolder: string; readonly weightsFolder: string | null },
   { generationPrompts, generationCompletions }: BatchShape,
   { longestPrompt, evaluates }: { readonly longestPrompt: number; readonly evaluates: boolean },
+  note: Note,
 ): Promise<TrainingModels> {
   const { maxCompletionLength, criticModel } = config;
   return {
@@ -215,12 +219,15 @@ async function trainingModels(
       groups: generationPrompts,
       completions: generationCompletions,
     }),
-    reference: await referenceFolder(config, startFolder, weightsFolder),
+    reference: await referenceFolder(config, startFolder, weightsFolder, note),
     critic:
       config.advantageEstimator === "gae"
-        ? { folder: criticModel === null ? startFolder : await resolveModel(criticModel), resumeFrom: weightsFolder }
+        ? {
+            folder: criticModel === null ? startFolder : await resolveModel(criticModel, { note }),
+            resumeFrom: weightsFolder,
+          }
         : null,
-    rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength, generationCompletions),
+    rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength, generationCompletions, note),
     rollout: rolloutLimits({
       maxConcurrentSequences: config.maxConcurrentSequences,
       completions: generationCompletions,

@@ -13,7 +13,7 @@
 import type { RunConsole } from "../metrics/console.ts";
 import type { RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { BestState } from "../run/best-checkpoint.ts";
-import { keepRun, type RunOutcome, type Turn } from "../run/run.ts";
+import { keepRun, type RunOptions, type RunOutcome, type Turn } from "../run/run.ts";
 import type { TrainedModels } from "../session/checkpointing.ts";
 import { cutGeneration } from "./generation-steps.ts";
 import { createLearner } from "./learner/learner.ts";
@@ -31,6 +31,8 @@ export interface TrainerHooks {
   readonly rewards: RewardSources;
   /** Accuracy on the held-out problems, as a metrics record without its step; null: no evaluation. */
   readonly evaluate: ((state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>) | null;
+  /** Called after a checkpoint was saved. */
+  readonly onSaved?: RunOptions["onSaved"];
   /** Whether the user wants to stop. */
   readonly stopRequested: () => boolean;
   /** Replaces the scored rewards with those to learn from; a test shuffles them here. */
@@ -137,6 +139,7 @@ export async function train(
       ...{ models, config, state, resume, steps, stepsPerTurn: batch.stepsPerGeneration },
       ...{ console: hooks.console, stopRequested: hooks.stopRequested, byDefault: "eval_reward" },
       evaluate: hooks.evaluate && (() => hooks.evaluate!(told(true))),
+      onSaved: hooks.onSaved,
     },
     oneGeneration,
   );

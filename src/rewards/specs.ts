@@ -26,8 +26,8 @@ export const inlineName = (name: string): string => `${inlinePrefix}${name}`;
 const moduleFile = /\.[cm]?[jt]sx?$/i;
 /** Endings that no hub id has. */
 const otherFile = /\.(?:py|json|jsonl|toml|ya?ml|txt|md|arrow|parquet|safetensors|gguf|bin|so)$/i;
-/** `owner/name`, as the hub spells them. A plain `name` is more likely a mistyped built-in. */
-const hubId = /^\w[\w.-]*\/\w[\w.-]*$/;
+/** `owner/name`, `owner/name@revision`, as the hub spells them. A plain `name` is more likely a mistyped built-in. */
+const hubId = /^\w[\w.-]*\/\w[\w.-]*(@[\w][\w./+-]*)?$/;
 
 const isFolder = (path: string): boolean => statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 const isBuiltIn = (name: string): name is BuiltInReward => (builtInRewards as readonly string[]).includes(name);
@@ -88,5 +88,6 @@ export function rewardNames(specs: readonly RewardSpec[]): string[] {
 function stemOf(spec: RewardSpec): string {
   if (typeof spec === "string") return spec;
   if ("inline" in spec) return spec.inline.slice(inlinePrefix.length);
-  return "path" in spec ? basename(spec.path).replace(/\.[^.]*$/, "") : basename(spec.model);
+  if ("path" in spec) return basename(spec.path).replace(/\.[^.]*$/, "");
+  return basename(hubId.test(spec.model) && !existsSync(spec.model) ? spec.model.replace(/@.*$/, "") : spec.model);
 }

@@ -48,6 +48,9 @@ interface ProblemSettings extends ColumnSettings, PromptOptions {
   readonly split: string;
 }
 
+/** Says what takes long: a download, a conversion. */
+type Note = (text: string) => void;
+
 /** Rows whose text lengths are compared; larger datasets are sampled evenly. */
 const SCANNED_ROWS = 20_000;
 /** Rows that are tokenized to find the longest prompt. */
@@ -56,8 +59,9 @@ const TOKENIZED_ROWS = 32;
 const MARGIN = 1.1;
 
 /** @throws InputError if the dataset or a column is missing, or a file is damaged */
-async function openProblems(tokenizer: Tokenizer, settings: ProblemSettings): Promise<ProblemSource> {
-  const dataset = await loadDataset(settings.path, { split: settings.split, config: settings.config });
+async function openProblems(tokenizer: Tokenizer, settings: ProblemSettings, note: Note): Promise<ProblemSource> {
+  const { path, split, config } = settings;
+  const dataset = await loadDataset(path, { split, config, onProgress: note });
   const columns = findColumns(dataset, settings);
   const { systemPrompt, chatTemplateKwargs } = settings;
   const problem = (row: number): Problem => {
@@ -101,11 +105,16 @@ interface PromptConfig {
 }
 
 /** Opens the dataset at `path` under a command's settings. @throws InputError like `openProblems` */
-export function openDatasetProblems(tokenizer: Tokenizer, path: string, config: PromptConfig): Promise<ProblemSource> {
+export function openDatasetProblems(
+  tokenizer: Tokenizer,
+  path: string,
+  config: PromptConfig,
+  note: Note,
+): Promise<ProblemSource> {
   const { promptColumn, answerColumn, chatTemplateKwargs, datasetConfig, datasetSplit } = config;
   const systemPrompt = config.systemPrompt ?? undefined;
   const columns = { promptColumn, answerColumn, chatTemplateKwargs, systemPrompt };
-  return openProblems(tokenizer, { ...columns, path, config: datasetConfig, split: datasetSplit });
+  return openProblems(tokenizer, { ...columns, path, config: datasetConfig, split: datasetSplit }, note);
 }
 
 /**
@@ -117,13 +126,14 @@ export async function openTrainingProblems(
   tokenizer: Tokenizer,
   { dataset, evalDataset }: { readonly dataset: string; readonly evalDataset: string | null },
   config: PromptConfig & { readonly evalSplit: string },
+  note: Note,
 ): Promise<{ readonly problems: ProblemSource; readonly evalProblems: ProblemSource | null }> {
-  const problems = await openDatasetProblems(tokenizer, dataset, config);
+  const problems = await openDatasetProblems(tokenizer, dataset, config, note);
   if (evalDataset === null) return { problems, evalProblems: null };
   try {
     const datasetConfig = evalDataset === dataset ? config.datasetConfig : null;
     const settings = { ...config, datasetConfig, datasetSplit: config.evalSplit };
-    return { problems, evalProblems: await openDatasetProblems(tokenizer, evalDataset, settings) };
+    return { problems, evalProblems: await openDatasetProblems(tokenizer, evalDataset, settings, note) };
   } catch (error) {
     problems.close();
     throw error;

@@ -21,6 +21,8 @@ export interface RunOutputOptions {
   /** Runs an evaluation, returning a metrics record without its step; null if there is nothing to evaluate on. */
   readonly evaluate: (() => Promise<{ readonly values: Record<string, number>; readonly note: string }>) | null;
   readonly stopRequested: () => boolean;
+  /** Called after a checkpoint was saved, before older ones are deleted. */
+  readonly onSaved?: ((folder: string, step: number) => Promise<void>) | undefined;
   /** The run's current state, as kept in checkpoints. */
   readonly state: (best: BestState | null) => { readonly step: number };
   readonly resume: { readonly folder: string; readonly state: { readonly best?: BestState | undefined } } | null;
@@ -73,6 +75,7 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
     const reached = state();
     tell.note(`saved ${await saveCheckpoint(models, outputDir, reached.step, reached)}`);
     savedAt = reached.step;
+    await options.onSaved?.(folderOf(reached.step), reached.step);
     keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
   };
   /** Saves a checkpoint if an evaluation is the best so far; if the step's is saved already, updates its state. */

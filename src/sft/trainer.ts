@@ -17,7 +17,7 @@ import { learningRate, scheduleOf } from "../optim/schedule.ts";
 import { type BestState, bestState } from "../run/best-checkpoint.ts";
 import type { OnDevice } from "../run/device.ts";
 import type { ProblemSource } from "../run/prompts.ts";
-import { keepRun, type RunOutcome, type Turn } from "../run/run.ts";
+import { keepRun, type RunOptions, type RunOutcome, type Turn } from "../run/run.ts";
 import type { TrainedModels } from "../session/checkpointing.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { TrainedModel } from "../session/policy.ts";
@@ -44,6 +44,8 @@ export interface SftRun {
   readonly console: RunConsole;
   readonly evaluate: (() => Promise<{ values: Record<string, number>; note: string }>) | null;
   readonly stopRequested: () => boolean;
+  /** Called after a checkpoint was saved. */
+  readonly onSaved?: RunOptions["onSaved"];
   readonly resume: { readonly folder: string; readonly state: SftState } | null;
 }
 
@@ -140,6 +142,7 @@ export async function runSft(run: SftRun): Promise<RunOutcome> {
       ...{ models, config, state, resume, steps, stepsPerTurn: 1, byDefault: "eval_accuracy" },
       ...{ console: run.console, stopRequested: run.stopRequested },
       evaluate: run.evaluate,
+      onSaved: run.onSaved,
     },
     oneStep,
   );

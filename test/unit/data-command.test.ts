@@ -1,15 +1,19 @@
 /** `grpo data` on the command line: its output and exit statuses, and a download from a local hub server. */
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { afterAll, describe, expect, test } from "bun:test";
 import { readdirSync } from "node:fs";
-import { resolve } from "node:path";
+import { join, resolve } from "node:path";
+import { chooseConfig } from "../../src/data/configurations.ts";
 import { openDataset } from "../../src/data/dataset.ts";
-import { choosePaths, downloadDataset } from "../../src/data/download.ts";
+import { downloadDataset } from "../../src/data/download.ts";
+import { dataFiles } from "../../src/data/hub-files.ts";
 import { loadDataset } from "../../src/data/load.ts";
 import { InputError } from "../../src/errors.ts";
 import { ipcBytes, tableOf, temporaryFolder } from "../fixtures/data/arrow.ts";
+import { withHub } from "../fixtures/hub/environment.ts";
 
 const main = resolve(import.meta.dir, "../../src/cli/main.ts");
 const folder = temporaryFolder();
+const { hub } = withHub();
 afterAll(() => folder.remove());
 
 const problems = folder.file(
@@ -17,8 +21,9 @@ const problems = folder.file(
   `${[1, 2, 3].map((i) => JSON.stringify({ question: `What is ${i}\u001b[2J + 1?`, answer: `It is\n#### ${i + 1}` })).join("\n")}\n`,
 );
 
-async function grpo(...argv: string[]) {
-  const env = { ...process.env, BUN_GRPO_CACHE: folder.file("cache"), HF_ENDPOINT: "http://127.0.0.1:1" };
+async function grpo(argv: readonly string[], variables: Record<string, string> = {}) {
+  const unreachable = { HF_ENDPOINT: "http://127.0.0.1:1" };
+  const env = { ...process.env, BUN_GRPO_CACHE: folder.file("cache"), ...unreachable, ...variables };
   const child = Bun.spawn([process.execPath, main, "data", ...argv], { env, stdout: "pipe", stderr: "pipe" });
   const [out, err] = await Promise.all([child.stdout.text(), child.stderr.text()]);
   return { code: await child.exited, out, err };
@@ -27,10 +32,10 @@ async function grpo(...argv: string[]) {
 describe("grpo data", () => {
   test("convert, then info", async () => {
     const output = folder.file("made/problems.arrow");
-    const made = await grpo("convert", problems, output);
+    const made = await grpo(["convert", problems, output]);
     expect(made).toMatchObject({ code: 0, err: "" });
     expect(made.out).toMatch(/problems\.arrow: 3 rows from JSON Lines, 1 batch, \d/);
-    const { code, out } = await grpo("info", output);
+    const { code, out } = await grpo(["info", output]);
     expect(code).toBe(0);
     expect(out).toContain("3 rows in 1 batch, 1 file");
     expect(out).toContain("  question  string\n  answer    string\n");
@@ -41,18 +46,18 @@ describe("grpo data", () => {
   test("info of other formats, and of files that are not training data", async () => {
     const call = { role: "assistant", content: null, tool_calls: [{ name: "f", arguments: { x: 3 } }] };
     const calls = { prompt: [{ role: "user", content: "hi" }, call, { role: "tool", content: "4" }], answer: "4" };
-    const chat = await grpo("info", folder.file("calls.jsonl", `${JSON.stringify(calls)}\n`));
+    const chat = await grpo(["info", folder.file("calls.jsonl", `${JSON.stringify(calls)}\n`)]);
     expect(chat.out).toContain('  user: hi\n  assistant: (calls [{"name":"f","arguments":{"x":3}}])\n  tool: 4\n');
-    const other = await grpo("info", problems);
+    const other = await grpo(["info", problems]);
     expect(other.err).toBe(`converting ${problems}\n`);
     expect(other.out).toContain("3 rows");
     const columns = folder.file("columns.arrow", ipcBytes(tableOf(0, 3, ["text", "real"])));
-    const { code, out } = await grpo("info", columns);
+    const { code, out } = await grpo(["info", columns]);
     expect(code).toBe(0);
     expect(out).toContain("not ready for training: ");
     expect(out).toContain("it has text, real");
-    expect((await grpo("info", columns, "--prompt_column", "large")).err).toContain('no column "large"');
-    expect((await grpo("info", columns, "--prompt_column", "text")).err).toContain("row 0"); // its text is null
+    expect((await grpo(["info", columns, "--prompt_column", "large"])).err).toContain('no column "large"');
+    expect((await grpo(["info", columns, "--prompt_column", "text"])).err).toContain("row 0"); // its text is null
   });
 
   test.each([
@@ -66,16 +71,16 @@ describe("grpo data", () => {
     [["info", "nowhere.arrow"], /no such file or folder/],
     [["info"], /DATASET is missing/],
   ] as const)("%j is refused with one line", async (argv, message) => {
-    const { code, out, err } = await grpo(...argv);
+    const { code, out, err } = await grpo(argv);
     expect({ code, out }).toEqual({ code: 2, out: "" });
     expect(err).toMatch(message);
     expect(err.trimEnd().split("\n")).toHaveLength(1);
   });
 
-  test("download without a network: one line, exit 1, nothing left", async () => {
+  test("download without a network: one line, exit 2, nothing left", async () => {
     const target = folder.file("offline");
-    const { code, err } = await grpo("download", "owner/name", "--output_dir", target);
-    expect(code).toBe(1);
+    const { code, err } = await grpo(["download", "owner/name", "--output_dir", target]);
+    expect(code).toBe(2);
     expect(err).toMatch(/^grpo data: owner\/name: the hub cannot be reached .*check the network/);
     expect(readdirSync(folder.path).filter((name) => name.startsWith("offline"))).toEqual([]);
   });
@@ -91,36 +96,11 @@ describe("download", () => {
     "main/test-00000-of-00001.jsonl": line("c"),
     "other/train-00000-of-00001.jsonl": line("d"),
   };
-  let server: ReturnType<typeof Bun.serve>;
-  let hubUrl = "";
-
-  /** Lists the files, and serves them whole or in part, like the hub. */
-  beforeAll(() => {
-    server = Bun.serve({
-      port: 0,
-      hostname: "127.0.0.1",
-      fetch(request) {
-        const path = decodeURIComponent(new URL(request.url).pathname);
-        if (path.startsWith("/api/datasets/owner/name/tree/"))
-          return Response.json(
-            Object.keys(files).map((name) => ({ type: "file", path: name, size: files[name]!.length, oid: "0" })),
-          );
-        const text = files[/^\/datasets\/owner\/name\/resolve\/[^/]+\/(.+)$/.exec(path)?.[1] ?? ""];
-        if (text === undefined) return new Response("not found", { status: 404 });
-        const range = /bytes=(\d+)-(\d+)/.exec(request.headers.get("range") ?? "");
-        if (range === null) return new Response(text, { headers: { etag: '"0"' } });
-        const [from, to] = [Number(range[1]), Math.min(Number(range[2]), text.length - 1)];
-        const headers = { etag: '"0"', "content-range": `bytes ${from}-${to}/${text.length}` };
-        return new Response(text.slice(from, to + 1), { status: 206, headers });
-      },
-    });
-    hubUrl = `http://127.0.0.1:${server.port}`;
-  });
-  afterAll(() => server.stop(true));
+  const data = hub.add("dataset", "owner/name", files);
 
   test("becomes a folder in the format of datasets", async () => {
     const target = folder.file("downloaded");
-    const { splits } = await downloadDataset("owner/name", target, { hubUrl });
+    const { splits } = await downloadDataset("owner/name", target);
     expect(splits).toEqual([
       { name: "test", rows: 1, files: 1 },
       { name: "train", rows: 2, files: 2 },
@@ -133,55 +113,63 @@ describe("download", () => {
     };
     expect([questions("train"), questions("test")]).toEqual([["a", "b"], ["c"]]);
     expect(readdirSync(`${target}/train`).filter((name) => name.endsWith("download"))).toEqual([]);
-    const again = downloadDataset("owner/name", target, { hubUrl });
+    const again = downloadDataset("owner/name", target);
     await expect(again).rejects.toThrow(/the folder is not empty/);
   });
 
   test("dataset_config chooses what is downloaded, each into its own folder", async () => {
-    const before = { HF_ENDPOINT: process.env.HF_ENDPOINT, BUN_GRPO_CACHE: process.env.BUN_GRPO_CACHE };
-    Object.assign(process.env, { HF_ENDPOINT: hubUrl, BUN_GRPO_CACHE: folder.file("hub-cache") });
-    try {
-      for (const [config, question] of [
-        [null, "a"],
-        ["other", "d"],
-        ["main", "a"],
-      ] as const) {
-        const dataset = await loadDataset("owner/name", { config });
-        expect(dataset.row(0).question).toBe(question);
-        dataset.close();
-      }
-      expect(readdirSync(folder.file("hub-cache/datasets")).sort()).toEqual([
-        "owner--name",
-        "owner--name@main",
-        "owner--name@other",
-      ]);
-      const third = loadDataset("owner/name", { config: "third" });
-      await expect(third).rejects.toThrow(/no configuration "third"; choose with --dataset_config: main, other/);
-    } finally {
-      for (const [name, value] of Object.entries(before)) {
-        if (value === undefined) delete process.env[name];
-        else process.env[name] = value;
-      }
+    for (const [config, question] of [
+      [null, "a"],
+      ["other", "d"],
+      ["main", "a"],
+    ] as const) {
+      const dataset = await loadDataset("owner/name", { config });
+      expect(dataset.row(0).question).toBe(question);
+      dataset.close();
     }
+    // In the cache that all tools of the hub share, and only the split that is asked for.
+    const snapshot = join(process.env.HF_HOME!, "hub/datasets--owner--name/snapshots", data.refs.get("main")!);
+    expect(readdirSync(snapshot, { recursive: true }).sort()).toEqual([
+      "README.md",
+      "main",
+      "main/train-00000-of-00002.jsonl",
+      "main/train-00001-of-00002.jsonl",
+      "other",
+      "other/train-00000-of-00001.jsonl",
+    ]);
+    const third = loadDataset("owner/name", { config: "third" });
+    await expect(third).rejects.toThrow(/no configuration "third"; choose with --dataset_config: main, other/);
+  });
+
+  test("a short name: where it is from, and its licence", async () => {
+    const lines = `${JSON.stringify({ question: "a", answer: "#### 1" })}\n`;
+    hub.add("dataset", "openai/gsm8k", { "main/train.jsonl": lines, "socratic/train.jsonl": lines });
+    const env = { HF_ENDPOINT: hub.url };
+    const { code, out } = await grpo(["download", "gsm8k", "--output_dir", folder.file("short")], env);
+    expect(code).toBe(0);
+    expect(out).toStartWith("GSM8K, Cobbe et al. 2021 (arXiv 2110.14168)\n");
+    expect(out).toMatch(/\/datasets\/openai\/gsm8k at [0-9a-f]{7}; licence: mit\n/);
+    expect(out).toContain("short: train, 1 row in 1 file");
   });
 
   test("a dataset missing from the hub is bad input", async () => {
-    const missing = downloadDataset("owner/missing", folder.file("missing"), { hubUrl });
+    const missing = downloadDataset("owner/missing", folder.file("missing"));
     await expect(missing).rejects.toBeInstanceOf(InputError);
     await expect(missing).rejects.toThrow(/the hub has no public dataset/);
-    const config = downloadDataset("owner/name", folder.file("missing"), { hubUrl, config: "third" });
+    const config = downloadDataset("owner/name", folder.file("missing"), { config: "third" });
     await expect(config).rejects.toThrow(/no configuration "third"; choose with --config: main, other/);
     expect(readdirSync(folder.path).filter((name) => name.startsWith("missing"))).toEqual([]);
   });
 });
 
 test("the files of one configuration are chosen", () => {
-  const choose = (paths: string[], config: string | null = null) => choosePaths("o/n", paths.toSorted(), config);
+  const choose = (paths: string[], config: string | null = null) =>
+    chooseConfig("o/n", dataFiles(paths.toSorted()), config, "--config");
   expect(choose(["data/train-0.parquet", "data/x.json", "README.md"])).toEqual(["data/train-0.parquet"]);
   expect(choose(["train.jsonl", "test.jsonl", "config.json"])).toEqual(["test.jsonl", "train.jsonl"]);
   expect(choose(["default/train/0000.parquet", "default/test/0000.parquet"])).toHaveLength(2);
   expect(choose(["en/train.jsonl"])).toEqual(["en/train.jsonl"]);
   expect(choose(["a/t.parquet", "b/t.parquet"], "b")).toEqual(["b/t.parquet"]);
   expect(() => choose(["a/t.parquet", "b/t.parquet"])).toThrow(/several configurations; choose with --config: a, b/);
-  expect(() => choose(["README.md", "script.py"])).toThrow(/no Parquet, Arrow or JSON files/);
+  expect(dataFiles(["README.md", "script.py"])).toEqual([]);
 });

@@ -33,10 +33,11 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/tokenizer": [],
   "src/metrics": [],
   "src/rewards": [],
-  "src/data": ["ffi/bindings"],
+  "src/hub": ["ffi/bindings"],
+  "src/data": ["ffi/bindings", "src/hub"],
   "src/device": ["ffi/bindings", "src/tensor"],
   "src/families": ["src/device"],
-  "src/checkpoint": ["ffi/bindings", "src/families"],
+  "src/checkpoint": ["ffi/bindings", "src/families", "src/hub"],
   "src/optim": ["src/tensor", "src/device"],
   "src/model": ["src/tensor", "src/families", "src/device"],
   "src/rollout": ["src/tensor", "src/families", "src/tokenizer", "src/device", "src/model"],
@@ -45,7 +46,7 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/eval": words("tokenizer metrics rewards device rollout run"),
   "src/sft": words("tokenizer metrics data optim model session run"),
   "src/grpo": words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run"),
-  "src/api": words("tokenizer metrics rewards data checkpoint model rollout session run eval sft grpo"),
+  "src/api": words("tokenizer metrics rewards hub data checkpoint model rollout session run eval sft grpo"),
   "src/index.ts": words("tokenizer rewards data grpo api"),
   bench: [
     "ffi/bindings",
@@ -70,7 +71,7 @@ function words(names: string): string[] {
 /** Files of the program other than TypeScript, and who may embed them. */
 const embeds = (from: string, target: string) =>
   (from === "src/assets.ts" && !target.endsWith(".ts")) ||
-  (target === "package.json" && ["src/cli/main.ts", "release/build.ts"].includes(from));
+  (target === "package.json" && ["src/cli/main.ts", "src/api/model-card.ts", "release/build.ts"].includes(from));
 
 /** The part of the tree that a file belongs to: the longest entry of the table that its path begins with. */
 function partOf(path: string): string | undefined {

@@ -379,7 +379,7 @@ describe("refused, with the number converted", () => {
     const reasons: readonly (readonly [argv: string, part: string])[] = [
       ["--use_peft", "there is no LoRA: leave it out"],
       ["--load_in_4bit=True", "weights are float32 or bfloat16: leave it out"],
-      ["--push_to_hub", "nothing is uploaded: leave it out"],
+      ["--log_completions_hub_repo=a/b", "nothing but the model is uploaded (push_to_hub): leave it out"],
       ["--optim=adamw_8bit", "the optimizer is AdamW with float32 moments"],
       ["--fp16", "float16 is not supported in training"],
       ["actor_rollout_ref.rollout.multi_turn.enable=True", "an answer is one turn"],

@@ -5,6 +5,8 @@ import { choice, described, number, text, toggle, whole } from "./kinds.ts";
 export const engineSettings = {
   model: text(null, "FOLDER|ID")`
     Model folder (config.json, *.safetensors, tokenizer.json) or hub id. null: the bundled tiny model.`,
+  model_revision: text(null, "NAME")`
+    Branch, tag or commit of a model from the hub; the same as NAME in \`--model org/model@NAME\`. null: the default branch.`,
   device: described(
     z
       .string()

@@ -8,5 +8,4 @@ export const recomputed = "activations are recomputed layer by layer (gradient_c
 export const mapped = "rows are read from a mapped file";
 export const lora = "there is no LoRA";
 export const noLora = `all weights are trained, ${lora}: leave it out`;
-export const uploaded = "nothing is uploaded";
-export const noUpload = `${uploaded}: leave it out and upload the folder in output_dir afterwards`;
+export const noUpload = "nothing but the model is uploaded (push_to_hub): leave it out";

@@ -1,5 +1,5 @@
 /** transformers 5's TrainingArguments, and those of earlier versions that recipes still have: what they have beyond our settings. */
-import { mapped, noUpload, oneProcess, recomputed, tracked, uploaded } from "./reasons.ts";
+import { mapped, oneProcess, recomputed, tracked } from "./reasons.ts";
 import {
   drop,
   dropped,
@@ -11,6 +11,7 @@ import {
   onlyOff,
   type Rule,
   refuse,
+  renamed,
   type Setting,
   share,
   silently,
@@ -143,10 +144,10 @@ export const transformers: Trainer = {
     ["enable_jit_checkpoint", droppedUnlessOff("Ctrl-C saves a checkpoint")],
     ["ignore_data_skip", onlyOff("a resumed run continues at its own place in the data: leave it out")],
     ["restore_callback_states_from_checkpoint", droppedUnlessOff("there are no callbacks")],
-    ["push_to_hub", onlyOff(noUpload)],
-    ["hub_always_push", onlyOff(noUpload)],
-    ["push_to_hub_*", droppedUnlessOff(uploaded)],
-    ["hub_*", droppedUnlessOff(uploaded)],
+    ["hub_always_push", droppedUnlessOff("every push is waited for, and none is left out")],
+    ["push_to_hub_model_id", renamed("hub_model_id")],
+    ["push_to_hub_organization", onlyOff("the owner stands before the name", ["hub_model_id"])],
+    ["push_to_hub_token", onlyOff("set HF_TOKEN: other users of the machine see a command's arguments")],
     // Randomness, devices, processes
     ["full_determinism", dropped("the same run always gives the same bits")],
     ["data_seed", dataSeed],

@@ -2,7 +2,7 @@
  * TRL 1.16 (GRPOConfig, RLOOConfig, ModelConfig, ScriptArguments, its older PPOConfig) and open-r1's scripts: what they have
  * beyond our settings. What transformers' TrainingArguments have is in transformers.ts.
  */
-import { lora, mapped, noLora, noUpload, oneProcess, ownEngine, recomputed, tracked, uploaded } from "./reasons.ts";
+import { lora, mapped, noLora, noUpload, oneProcess, ownEngine, recomputed, tracked } from "./reasons.ts";
 import {
   drop,
   dropped,
@@ -73,8 +73,6 @@ const peft: Rule = (value) => (isTrue(value) ? refuse(noLora) : silently);
 /** Read by LoRA alone: whether there is LoRA is asked where it is switched on. */
 const loraDetail: Rule = (value) => (isNone(value) ? silently : drop(lora));
 
-const revision = only(/^main$/, "download that revision and name its folder", ["model"]);
-
 const rewardModel: Rule = (value) => (isNone(value) ? silently : useInstead(["reward_funcs", [textOf(value)]]));
 
 const clipRange: Rule = (value): Outcome =>
@@ -138,7 +136,6 @@ const trlLines: Trainer["lines"] = [
   ["pad_token", droppedUnlessOff("sequences are always packed and never padded")],
   ["chat_template_path", renamed("chat_template")],
   // ModelConfig
-  ["model_revision", revision],
   ["attn_implementation", dropped("attention is the trainer's own")],
   ["use_peft", peft],
   ["lora_*", loraDetail],
@@ -177,9 +174,9 @@ const openR1Lines: Trainer["lines"] = [
   ["dataset_prompt_column", taken("prompt_column")],
   ["benchmarks", onlyOff("evaluate afterwards with grpo eval --benchmark: leave it out")],
   ["callbacks", onlyOff("there are no callbacks: leave it out")],
-  ["hub_model_revision", dropped(uploaded)],
-  ["overwrite_hub_revision", droppedUnlessOff(uploaded)],
-  ["push_to_hub_revision", onlyOff(noUpload)],
+  ["hub_model_revision", taken("hub_revision", (value) => (value === "main" ? null : value))],
+  ["overwrite_hub_revision", droppedUnlessOff("a push adds a commit to its branch")],
+  ["push_to_hub_revision", (value) => (isOff(value) ? silently : useInstead(["push_to_hub", true]))],
   ["wandb_*", dropped(tracked)],
   ["code_*", dropped(noCode)],
   ["parallel_code_exec_per_proc", dropped(noCode)],
