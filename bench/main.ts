@@ -31,6 +31,8 @@ const suites: Readonly<Record<string, Suite>> = {
   roofline,
 };
 
+export const suiteNames = Object.keys(suites);
+
 export const usage = `Usage: grpo bench [SUITE ...] [--key value ...]
 
 Suites; by default those marked *, which take about two minutes:

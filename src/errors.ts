@@ -12,6 +12,13 @@
 export class InputError extends Error {
   override readonly name = "InputError";
   readonly exitCode = 2;
+  /** The setting that it is about, in camelCase; null if it is about something else, such as a file. The API sets it. */
+  field: string | null = null;
+
+  /** Each problem by itself. */
+  get errors(): readonly InputError[] {
+    return [this];
+  }
 
   /** One line per problem. */
   get lines(): readonly string[] {
@@ -21,15 +28,19 @@ export class InputError extends Error {
 
 /** Several problems reported at once. */
 export class InputErrors extends InputError {
-  private readonly errors: readonly InputError[];
+  private readonly all: readonly InputError[];
 
   constructor(errors: readonly InputError[]) {
     super(errors.flatMap((error) => error.lines).join("\n"));
-    this.errors = errors;
+    this.all = errors;
+  }
+
+  override get errors(): readonly InputError[] {
+    return this.all;
   }
 
   override get lines(): readonly string[] {
-    return this.errors.flatMap((error) => error.lines);
+    return this.all.flatMap((error) => error.lines);
   }
 }
 

@@ -14,8 +14,12 @@ export const compiled = import.meta.url.includes("$bunfs") || import.meta.url.in
 /** A hash of all files in the executable; empty in a checkout. */
 export const assetsHash: string = typeof GRPO_ASSETS === "string" ? GRPO_ASSETS : "";
 
-/** How the user calls a command: `grpo train` with the executable, `bun run train` in a checkout. */
+/** Whether it is a package among those of another project. */
+const installed = import.meta.dir.includes("/node_modules/");
+
+/** How the user calls a command: `grpo train` with the executable, `bunx grpo train` of a package, `bun run train` in a checkout. */
 export function callOf(command: string): string {
+  if (installed) return `bunx grpo ${command}`;
   return compiled ? `grpo ${command}` : `bun run ${command}`;
 }
 

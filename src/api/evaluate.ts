@@ -12,6 +12,7 @@ import type { EvalConfig } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
 import { type Evaluation, evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { type AtK, atEachK, chosenKs, evaluationResults } from "../eval/report.ts";
+import type { OwnFunctions } from "../grpo/own-functions.ts";
 import { rewardSources, scoreAnswers } from "../grpo/reward-sources.ts";
 import { rewardModels } from "../grpo/setup.ts";
 import { createRewardPool, noTraining, type RewardPool } from "../rewards/pool/pool.ts";
@@ -22,6 +23,7 @@ import { rolloutLimits } from "../run/rollout-limits.ts";
 import { planPolicy, planSampling } from "../session/policy.ts";
 import { planRewardModels } from "../session/reward-model.ts";
 import { planSession, withSession } from "../session/session.ts";
+import type { SessionPlan } from "../session/tenant.ts";
 import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Control } from "./control.ts";
@@ -43,10 +45,15 @@ interface Inputs {
   readonly dataset: string;
 }
 
+export interface EvaluateControl extends Control {
+  /** Reward functions that are given as values. */
+  readonly rewards?: OwnFunctions["rewards"] | undefined;
+}
+
 /** @param writes the files of `output_dir`; false: nothing is written, and what is there does not matter */
 export async function evaluateWith(
   { config, warnings, given }: Loaded<"eval">,
-  control: Control,
+  control: EvaluateControl,
   writes: boolean,
 ): Promise<EvaluationResult | null> {
   const { note } = control.console;
@@ -82,7 +89,7 @@ async function evaluateFolder(
   folder: string,
   dataset: string,
   config: EvalConfig,
-  control: Control,
+  control: EvaluateControl,
 ): Promise<Evaluation | null> {
   const context = readModelConfig(folder).maxPositionEmbeddings;
   const tokenizer = loadTokenizer(folder, readChatTemplate(config.chatTemplate));
@@ -91,6 +98,7 @@ async function evaluateFolder(
   const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);
   const pool = createRewardPool({
     functions,
+    inline: control.rewards,
     weights: config.rewardWeights ?? undefined,
     parameters: config,
     timeoutMs: config.rewardTimeout * 1000,
@@ -144,13 +152,14 @@ async function answerAndJudge(
   });
   return withDevice(config, console.note, async (device) => {
     const scorers = await rewardModels(onDevice(config, device), positions, completions, console.note);
-    const planned = planSession(device, (plan) => {
+    const tenants = (plan: SessionPlan) => {
       const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
       return {
         rollout: planSampling(plan, policy, limits),
         rewardModels: planRewardModels(plan, scorers, { dtype, duringRollout: false }),
       };
-    });
+    };
+    const planned = planSession(device, tenants, console.note);
     return withSession(planned, (session) => {
       const sources = functions.length > 0 ? rewardSources(session.rewardModels, pool, config.systemPrompt) : null;
       onBegin?.();

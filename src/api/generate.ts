@@ -39,21 +39,34 @@ export interface GenerateControl {
   readonly note: (text: string) => void;
   readonly stopRequested: () => boolean;
   readonly onBegin?: (() => void) | undefined;
-  /** Text as it is sampled, of completion `sample` of prompt `prompt`, both from 0. */
-  readonly onText?: ((text: string, place: { readonly prompt: number; readonly sample: number }) => void) | undefined;
+  /** Each token as it is sampled. */
+  readonly onToken?: ((token: TokenEvent) => void) | undefined;
+}
+
+/** A token of a completion as it is sampled. The texts of a completion's tokens, joined, are its text. */
+export interface TokenEvent {
+  /** Which prompt, and which of its completions, both from 0. */
+  readonly prompt: number;
+  readonly sample: number;
+  /** null: no token, but the rest of a text that was cut within a character. */
+  readonly id: number | null;
+  /** Text that is final now: "" for a special token, or while a character is incomplete. */
+  readonly text: string;
+  /** In nats, as in the completion's `logprobs`; null without a token. */
+  readonly logprob: number | null;
 }
 
 const message = z.looseObject({ role: z.string(), content: z.string() });
 const promptType = z.union([z.string(), z.array(message).min(1)]);
 const line = z.looseObject({ prompt: promptType });
 
-interface PlacedPrompt {
+export interface PlacedPrompt {
   readonly prompt: Prompt;
   /** Where it stands, for messages. */
   readonly place: string;
 }
 
-interface EncodedPrompt extends PlacedPrompt {
+export interface EncodedPrompt extends PlacedPrompt {
   readonly ids: Int32Array; // (P)
 }
 
@@ -71,7 +84,12 @@ export async function generateWith(
   const folder = await resolveModel(model, { revision: config.modelRevision, note: control.note });
   const context = readModelConfig(folder).maxPositionEmbeddings;
   const tokenizer = loadTokenizer(folder, readChatTemplate(config.chatTemplate));
-  const prompts = encoded(await promptsOf(config, given, tokenizer), config, tokenizer, { folder, context });
+  const cure = `the model's context is ${context}; shorten it`;
+  const prompts = encoded(await promptsOf(config, given, tokenizer), config, tokenizer, {
+    folder,
+    room: context,
+    cure,
+  });
   const longestPrompt = prompts.reduce((longest, { ids }) => Math.max(longest, ids.length), 0);
   const maxCompletionLength = Math.min(config.maxCompletionLength, context - longestPrompt);
   const limits = rolloutLimits({
@@ -99,7 +117,7 @@ export async function generateWith(
 }
 
 /** @throws InputError where a prompt is none, or a line of `input` cannot be read */
-async function promptsOf(
+export async function promptsOf(
   config: GenerateConfig,
   given: readonly Prompt[] | null,
   tokenizer: Tokenizer,
@@ -149,12 +167,15 @@ async function readPrompts(path: string): Promise<PlacedPrompt[]> {
   return prompts;
 }
 
-/** @throws InputError for a prompt without tokens, or with more than the context holds */
-function encoded(
+/**
+ * @param limit.room tokens of a prompt and a completion
+ * @throws InputError for a prompt without tokens, or with as many as there is room for
+ */
+export function encoded(
   prompts: readonly PlacedPrompt[],
   config: GenerateConfig,
   tokenizer: Tokenizer,
-  { folder, context }: { readonly folder: string; readonly context: number },
+  { folder, room, cure }: { readonly folder: string; readonly room: number; readonly cure: string },
 ): EncodedPrompt[] {
   const options = { systemPrompt: config.systemPrompt ?? undefined, chatTemplateKwargs: config.chatTemplateKwargs };
   return prompts.map(({ prompt, place }) => {
@@ -163,25 +184,23 @@ function encoded(
       throw new InputError(
         `${place}: the prompt is empty for ${folder}'s tokenizer; the model needs at least one token`,
       );
-    if (ids.length >= context)
-      throw new InputError(
-        `${place}: the prompt has ${ids.length} tokens by ${folder}'s tokenizer, ` +
-          `the model's context is ${context}; shorten it`,
-      );
+    if (ids.length >= room)
+      throw new InputError(`${place}: the prompt has ${ids.length} tokens by ${folder}'s tokenizer, ${cure}`);
     return { prompt, place, ids };
   });
 }
 
-async function complete(
+/** Samples the completions of `prompts`; null: it was stopped. */
+export async function complete(
   rollout: RolloutEngine,
   config: GenerateConfig,
   tokenizer: Tokenizer,
   prompts: readonly EncodedPrompt[],
-  { stopRequested, onText }: GenerateControl,
+  { stopRequested, onToken }: Pick<GenerateControl, "stopRequested" | "onToken">,
 ): Promise<Generated[] | null> {
   const { seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength } = config;
   const sampling = { seed, stream: 0, step: 0, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength };
-  const streamed = onText && streamText(tokenizer, onText);
+  const streamed = onToken && streamTokens(tokenizer, onToken);
   const results = await rollout.generate(
     prompts.map(({ ids }, prompt) => ({ promptIds: ids, samples: config.numGenerations, prompt })),
     { ...sampling, isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(config.stop) },
@@ -202,21 +221,22 @@ async function complete(
   }));
 }
 
-/** Text of each completion as its tokens come; a character may take several. */
-function streamText(tokenizer: Tokenizer, onText: NonNullable<GenerateControl["onText"]>) {
+/** The tokens of each completion with their texts as they come; a character may take several. */
+function streamTokens(tokenizer: Tokenizer, onToken: NonNullable<GenerateControl["onToken"]>) {
   const open = new Map<Sequence, ReturnType<Tokenizer["incrementalDecoder"]>>();
-  const tell = ({ place, sample }: Sequence, text: string) => {
-    if (text !== "") onText(text, { prompt: place, sample });
-  };
   return {
     token(sequence: Sequence, id: number) {
       const decoder = open.get(sequence) ?? tokenizer.incrementalDecoder({ skipSpecialTokens: true });
       open.set(sequence, decoder);
-      tell(sequence, decoder.push(id));
+      const { place: prompt, sample, logprobs } = sequence;
+      onToken({ prompt, sample, id, text: decoder.push(id), logprob: logprobs.at(-1)! });
     },
     /** The rest of what was cut within a character. */
     end() {
-      for (const [sequence, decoder] of open) tell(sequence, decoder.end());
+      for (const [{ place: prompt, sample }, decoder] of open) {
+        const text = decoder.end();
+        if (text !== "") onToken({ prompt, sample, id: null, text, logprob: null });
+      }
     },
   };
 }

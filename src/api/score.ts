@@ -9,7 +9,7 @@ import { scoreGroups } from "../grpo/learner/policy-update.ts";
 import { readRollouts } from "../grpo/rollout-file.ts";
 import { maxMicroBatchTokens, type PackedGroup } from "../model/micro-batches.ts";
 import { onDevice, withDeviceSession } from "../run/device.ts";
-import { planPolicy, planScoring } from "../session/policy.ts";
+import { planPolicy, planScoring, type ScoringModel } from "../session/policy.ts";
 import { bundledModel } from "./bundled.ts";
 import type { Hooks } from "./control.ts";
 
@@ -28,7 +28,7 @@ export interface TokenScores {
 }
 
 /** A group under the number that messages name it by. */
-interface NumberedGroup extends PackedGroup {
+export interface NumberedGroup extends PackedGroup {
   readonly group: number;
 }
 
@@ -49,9 +49,10 @@ export async function scoreWith(
     given === null
       ? await readRollouts(config.input, { vocabSize, requireReward: false })
       : numbered(given, config.input, vocabSize);
-  const { longestPrompt, longestCompletion } = sizes(config.input, groups, maxPositionEmbeddings);
+  const cure = `the model's context is ${maxPositionEmbeddings}; leave the line out`;
+  const { longestPrompt, longestCompletion } = sizes(config.input, groups, maxPositionEmbeddings, cure);
   const { temperature, dtype } = config;
-  const scores = await withDeviceSession(
+  return withDeviceSession(
     config,
     (text) => hooks.onNote?.(text),
     (plan) => {
@@ -66,21 +67,35 @@ export async function scoreWith(
       const policy = planPolicy(plan, plan.folder(folder), { dtype, positions });
       return { scorer: planScoring(plan, policy, { tokens, longestPrompt }) };
     },
-    async ({ scorer }) => {
+    ({ scorer }) => {
       const { microBatchTokens } = onDevice(config, scorer.model.device);
-      const settings = { temperature, microBatchTokens };
-      const goOn = () => hooks.signal?.throwIfAborted();
-      goOn();
-      return scoreGroups(scorer.model, scorer.activations, groups, settings, goOn);
+      return scoreOn(scorer, folder, groups, { temperature, microBatchTokens }, hooks.signal);
     },
   );
+}
+
+/**
+ * The scores of each completion, by group, under an open model.
+ *
+ * @param folder of the model, for messages
+ */
+export async function scoreOn(
+  { model, activations }: ScoringModel,
+  folder: string,
+  groups: readonly NumberedGroup[],
+  settings: { readonly temperature: number; readonly microBatchTokens: number },
+  signal?: AbortSignal,
+): Promise<TokenScores[][]> {
+  const goOn = () => signal?.throwIfAborted();
+  goOn();
+  const scores = await scoreGroups(model, activations, groups, settings, goOn);
   requireFinite(folder, groups, scores);
   const next = scores.values();
   return groups.map(({ completions }) => completions.map(() => next.next().value!));
 }
 
-/** @throws InputError for a group without completions, an empty prompt or completion, an id outside of the vocabulary */
-function numbered(groups: readonly TokenGroup[], name: string, vocabSize: number): NumberedGroup[] {
+/** @throws InputError for no group, one without completions, an empty prompt or completion, an id outside of the vocabulary */
+export function numbered(groups: readonly TokenGroup[], name: string, vocabSize: number): NumberedGroup[] {
   if (groups.length === 0) throw new InputError(`${name}: there are none to score`);
   const checked = (ids: ArrayLike<number>, where: string): Int32Array => {
     const list = Array.from(ids);
@@ -105,16 +120,15 @@ function numbered(groups: readonly TokenGroup[], name: string, vocabSize: number
   });
 }
 
-/** Sizes that the groups imply. @throws InputError where prompt and completion exceed the context */
-function sizes(name: string, groups: readonly NumberedGroup[], context: number) {
+/** Sizes that the groups imply. @throws InputError where prompt and completion exceed the room */
+export function sizes(name: string, groups: readonly NumberedGroup[], room: number, cure: string) {
   const longestPrompt = Math.max(...groups.map((g) => g.promptIds.length));
   const longestCompletion = Math.max(...groups.flatMap((g) => g.completions.map((c) => c.completionIds.length)));
   for (const { group, promptIds, completions } of groups)
     for (const { completionIds } of completions)
-      if (promptIds.length + completionIds.length > context)
+      if (promptIds.length + completionIds.length > room)
         throw new InputError(
-          `${name}: group ${group}: prompt and completion have ${promptIds.length + completionIds.length} tokens, ` +
-            `the model's context is ${context}; leave the line out`,
+          `${name}: group ${group}: prompt and completion have ${promptIds.length + completionIds.length} tokens, ${cure}`,
         );
   return { longestPrompt, longestCompletion };
 }

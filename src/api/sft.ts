@@ -83,7 +83,9 @@ async function sftInto(
   try {
     return await withDevice(config, control.console.note, async (device) => {
       const settled = { ...onDevice(config, device), maxLength };
-      const planned = planSession(device, (plan) => planTenants(plan, settled, checkpoint ?? startFolder, evaluated));
+      const from = checkpoint ?? startFolder;
+      const tenants = (plan: SessionPlan) => planTenants(plan, settled, from, evaluated);
+      const planned = planSession(device, tenants, control.console.note);
       const { dtype } = planned.tenants.policy.model;
       control.console.note(`${startFolder} on ${problems.dataset.path} · ${dtype} · ${device.description}`);
       for (const line of describeMemory(planned.memory)) control.console.note(line);

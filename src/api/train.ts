@@ -5,18 +5,18 @@ import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
 import { isFolder } from "../checkpoint/state.ts";
 import type { Load, Loaded } from "../config/load.ts";
-import { toJson } from "../config/record.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
 import { againstFirst, trainingEvaluation } from "../eval/report.ts";
+import { noFunctions, type OwnFunctions, recordOf } from "../grpo/own-functions.ts";
 import { type RewardSources, rewardSources, scoreAnswers } from "../grpo/reward-sources.ts";
 import { resumeRemarks, type TrainerState, trainerState } from "../grpo/run-state.ts";
 import { setUpTraining, type TrainingSetup, totalSteps } from "../grpo/setup.ts";
 import { type TrainerHooks, train } from "../grpo/trainer.ts";
 import { createRewardPool, type RewardPool, type RewardTrainerState } from "../rewards/pool/pool.ts";
-import { isModule, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
+import { isOwn, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts";
 import type { RolloutEngine } from "../rollout/engine.ts";
 import type { RunOutcome } from "../run/run.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
@@ -38,6 +38,7 @@ export interface RunResult extends RunOutcome {
 
 export interface TrainControl extends Control {
   readonly reviseRewards?: TrainerHooks["reviseRewards"];
+  readonly functions?: OwnFunctions | undefined;
 }
 
 interface TrainingRun extends Loaded<"train">, TrainControl {
@@ -63,6 +64,7 @@ export async function trainWith(
     const specs = (config.rewardFuncs ?? ["auto"]).map(parseRewardSpec);
     const pool = createRewardPool({
       functions: specs,
+      inline: run.functions?.rewards,
       weights: config.rewardWeights ?? undefined,
       parameters: config,
       timeoutMs: config.rewardTimeout * 1000,
@@ -114,7 +116,7 @@ function inputsOf(config: TrainConfig, file: string | undefined): Readonly<Recor
 
 async function trainInto(
   output: OutputFolder,
-  { config, bundled, console, stopRequested, onBegin, reviseRewards }: TrainingRun,
+  { config, bundled, console, stopRequested, onBegin, reviseRewards, functions = noFunctions }: TrainingRun,
   resume: ResumePoint | null,
   specs: readonly RewardSpec[],
   pool: RewardPool,
@@ -123,7 +125,7 @@ async function trainInto(
   requireRewardNamed(config, pool.names);
   requireEvaluationName(config.metricForBestModel, {
     rewards: pool.names,
-    logsMore: specs.some(isModule),
+    logsMore: specs.some(isOwn),
     samples: config.evalNumGenerations,
   });
   const paths = trainingPaths(config);
@@ -135,15 +137,16 @@ async function trainInto(
     for (const line of describeMemory(setup.planned.memory)) console.note(line);
     if (resume) {
       console.note(`going on after step ${resume.state.step} from ${resume.folder}`);
-      for (const remark of resumeRemarks(resume.state, setup.config, setup.device.numericsKey))
+      for (const remark of resumeRemarks(resume.state, recordOf(setup.config, functions), setup.device.numericsKey))
         console.note(`note: ${remark}`);
     }
     await pool.ready();
     const outcome = await withSession(setup.planned, async (session) => {
       const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
       const evaluate = evaluation(setup, session.rollout, rewards, specs, { console, stopRequested });
-      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards, onSaved: publisher.saved };
-      output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: toJson(config) });
+      const onSaved = publisher.saved;
+      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards, functions, onSaved };
+      output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: recordOf(config, functions) });
       onBegin?.();
       return train(setup, session, hooks, resume);
     });

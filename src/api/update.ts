@@ -6,8 +6,10 @@ import { resolveModel } from "../checkpoint/hub.ts";
 import { openOutputFolder } from "../checkpoint/output-folder.ts";
 import type { Load } from "../config/load.ts";
 import { toCamel } from "../config/names.ts";
-import { freeInReplay, toJson } from "../config/record.ts";
+import { type ConfigRecord, freeInReplay } from "../config/record.ts";
 import { type ConfigInput, settingsOf } from "../config/schema.ts";
+import { InputError } from "../errors.ts";
+import { isFunctionRecord, noFunctions, type OwnFunctions, recordOf } from "../grpo/own-functions.ts";
 import { runRecordedUpdate } from "../grpo/recorded-update.ts";
 import { type ReplayStart, updateState } from "../grpo/replay.ts";
 import { completionsPath } from "../metrics/completions-file.ts";
@@ -24,9 +26,13 @@ export interface UpdateResult {
   readonly steps: readonly MetricsRecord[];
 }
 
+export interface UpdateControl extends Control {
+  readonly functions?: OwnFunctions | undefined;
+}
+
 /** Everything that `grpo update` does; null: it was stopped, and nothing is saved. @throws InputError, RunError */
-export async function updateWith(load: Load<"update">, control: Control): Promise<UpdateResult | null> {
-  const { console, stopRequested, onBegin } = control;
+export async function updateWith(load: Load<"update">, control: UpdateControl): Promise<UpdateResult | null> {
+  const { console, stopRequested, onBegin, functions = noFunctions } = control;
   const asked = load();
   const { outputDir } = asked.config;
   const output = openOutputFolder({ folder: outputDir, command: "update", note: console.note });
@@ -36,6 +42,7 @@ export async function updateWith(load: Load<"update">, control: Control): Promis
       checkpoint === null
         ? runBeginning(asked.config.rollouts)
         : { folder: checkpoint, state: readCheckpointState(checkpoint, updateState) };
+    if (resume) requireFunctions(resume.state.config, asked.given, functions);
     const { config, warnings } = load({ defaults: resume ? settingsOfRun(resume.state.config) : {} });
     const model = config.model ?? bundledModel();
     const ofTraining = holdsTraining(outputDir);
@@ -65,10 +72,11 @@ export async function updateWith(load: Load<"update">, control: Control): Promis
       note: console.note,
       onStep: console.step,
       onBegin() {
-        output.begin({ command: "update", bundled: false, settings: toJson(config) });
+        output.begin({ command: "update", bundled: false, settings: recordOf(config, functions) });
         onBegin?.();
       },
       shouldStop: stopRequested,
+      functions,
     });
     if (steps === null) return null;
     console.note(`saved the model in ${outputDir}`);
@@ -76,6 +84,16 @@ export async function updateWith(load: Load<"update">, control: Control): Promis
   } finally {
     output.release();
   }
+}
+
+/** @throws InputError where the run had a function in place of a name, and neither is given now */
+function requireFunctions(run: ConfigRecord, given: ReadonlySet<string>, functions: OwnFunctions): void {
+  const needed = { loss_type: functions.loss, advantage_estimator: functions.estimator };
+  for (const [key, own] of Object.entries(needed))
+    if (isFunctionRecord(run[key]) && own === null && !given.has(key))
+      throw new InputError(
+        `${key}: the run's was ${run[key]}, of a TypeScript program; give that function to update() as ${toCamel(key)}, or name another`,
+      );
 }
 
 /** The settings of the checkpoint's run that an update has too: what stands in for settings that are not given. */

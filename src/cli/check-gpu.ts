@@ -13,6 +13,7 @@ const settings = {
 };
 
 export const checkGpu: Command = {
+  flags: settings,
   usage: `Usage: grpo check:gpu [--key value ...]
 
 Checks this machine's GPU with NVIDIA's libraries: each kernel once, two training runs, speed, results (against float64)

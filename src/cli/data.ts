@@ -44,6 +44,8 @@ type Subcommand = (argv: readonly string[]) => Promise<void>;
 const subcommands: Readonly<Record<string, Subcommand>> = { convert, info, download };
 
 export const data: Command = {
+  flags: { ...convertSettings, ...infoSettings, ...downloadSettings },
+  words: ["convert", "info", "download"],
   usage: `Usage: grpo data convert IN OUT.arrow [--columns a,b]
        grpo data info DATASET
        grpo data download NAME [--output_dir FOLDER]

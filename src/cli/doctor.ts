@@ -31,6 +31,7 @@ const settings = {
 };
 
 export const doctor: Command = {
+  flags: settings,
   usage: `Usage: grpo doctor [--json]
 
 Looks at Bun, the processor, memory, the compiler and the kernels it builds, checks a small product and measures the

@@ -8,17 +8,9 @@ import { nearest } from "../config/nearest.ts";
 import type { CommandName } from "../config/schema.ts";
 import { errorText, InputError, RunError, withoutTokens } from "../errors.ts";
 import { commit } from "../program.ts";
-import type { Command } from "./command.ts";
+import type { CommandEntry } from "./command.ts";
 
-export interface CommandEntry {
-  readonly name: string;
-  readonly summary: string;
-  /** What it makes are files: it goes on where nobody reads its stdout. */
-  readonly makesFiles?: boolean;
-  /** Its settings are checked before its file is loaded, which takes longer: a slip is told at once. */
-  readonly settings?: CommandName;
-  readonly load: () => Promise<Command>;
-}
+export type { CommandEntry } from "./command.ts";
 
 export const commands: readonly CommandEntry[] = [
   {
@@ -45,7 +37,8 @@ export const commands: readonly CommandEntry[] = [
   {
     name: "generate",
     settings: "generate",
-    summary: "complete a prompt, or a file of prompts",
+    checksItself: true,
+    summary: "complete a prompt, or a file of prompts; on a terminal, chat",
     load: async () => (await import("./generate.ts")).generate,
   },
   {
@@ -60,6 +53,16 @@ export const commands: readonly CommandEntry[] = [
     summary: "run only the policy update, on recorded rollouts",
     makesFiles: true,
     load: async () => (await import("./update.ts")).update,
+  },
+  {
+    name: "init",
+    summary: "write a configuration for train, by asking three questions",
+    load: async () => (await import("./init.ts")).init,
+  },
+  {
+    name: "completions",
+    summary: "print the completions of a shell: bash, zsh or fish",
+    load: async () => (await import("./completions.ts")).completions,
   },
   {
     name: "verify",
@@ -137,15 +140,19 @@ export async function main(
   const entry = table.find(({ name }) => name === word);
   const debug = rest.includes("--debug");
   try {
-    if (entry === undefined) throw unknownCommand(word, table);
     const help = asksForHelp(rest);
-    if (entry.settings && !help) (await import("../config/load.ts")).configFor(entry.settings, rest);
+    const topic = help ? topicAskedFor(rest) : null;
+    if (entry === undefined && argv[0] === "help") return await topicHelp("train", word, streams, table);
+    if (entry === undefined) throw unknownCommand(word, table);
+    if (entry.settings && topic !== null) return await topicHelp(entry.settings, topic, streams, table);
+    if (entry.settings && !entry.checksItself && !help)
+      (await import("../config/load.ts")).configFor(entry.settings, rest);
     const command = await entry.load();
     if (help) {
       streams.out(`${command.usage.trimEnd()}\n`);
       return 0;
     }
-    return (await command.run(rest)) ?? 0;
+    return (await command.run(rest, table)) ?? 0;
   } catch (error) {
     streams.err(failureText(entry === undefined ? "grpo" : `grpo ${entry.name}`, error, debug));
     return exitCodeOf(error);
@@ -155,6 +162,27 @@ export async function main(
 function asksForHelp(argv: readonly string[]): boolean {
   const end = argv.indexOf("--");
   return (end < 0 ? argv : argv.slice(0, end)).some((argument) => argument === "--help" || argument === "-h");
+}
+
+/** The word after --help. */
+function topicAskedFor(argv: readonly string[]): string | null {
+  const topic = argv[argv.findIndex((argument) => argument === "--help" || argument === "-h") + 1];
+  return topic === undefined || topic.startsWith("-") ? null : topic;
+}
+
+/** @throws InputError for a word that is neither a topic nor a command */
+async function topicHelp(
+  command: CommandName,
+  topic: string,
+  { out }: Streams,
+  table: readonly CommandEntry[],
+): Promise<number> {
+  const { describeTopic, topicsOf, unknownTopic } = await import("../config/help.ts");
+  const text = describeTopic(command, topic);
+  if (text === null)
+    throw new InputError(unknownTopic(topic, [...topicsOf(command), ...table.map(({ name }) => name)]));
+  out(`${text}\n`);
+  return 0;
 }
 
 function overview(table: readonly CommandEntry[]): string {
@@ -167,7 +195,8 @@ function overview(table: readonly CommandEntry[]): string {
     "",
     ...lines,
     "",
-    "grpo COMMAND --help lists the settings of a command; grpo --version prints the version.",
+    "grpo COMMAND --help lists the settings of a command, grpo help TOPIC those of one topic (losses, sampling, memory, …);",
+    "grpo --version prints the version.",
     "",
   ].join("\n");
 }

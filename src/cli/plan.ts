@@ -1,14 +1,16 @@
 /** `grpo plan`: the memory plan of a training run, without allocating it. */
 import { orBundled, trainingPaths } from "../api/bundled.ts";
+import { memoryNamed } from "../config/gpus.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { everySteps } from "../config/often.ts";
 import type { PlanConfig } from "../config/schema.ts";
 import { setUpTraining, totalSteps } from "../grpo/setup.ts";
 import { describeDisk, diskUse } from "../run/disk.ts";
-import { describeMemory, type MemoryEstimate, memoryByModel, planBytes } from "../session/memory.ts";
+import { describeMemory, type MemoryEstimate, memoryByModel } from "../session/memory.ts";
 import { mebibytes } from "../tensor/mebibytes.ts";
 import type { Command } from "./command.ts";
+import { memoryFor, printFit } from "./fit.ts";
 import { noteOnStderr } from "./terminal.ts";
 
 /** The plan of a run with these settings, GRPO's or PPO's. */
@@ -49,11 +51,13 @@ export const plan: Command = {
 
 Takes the settings of grpo train and prints every group of buffers with its size and lifetime, the peak, and whether this
 machine has that much memory (exit status 1 if not), then the disk space that the run needs and what is free.
---compare prints GRPO's and PPO's memory side by side instead.
+--compare prints GRPO's and PPO's memory side by side instead. --fit searches for the settings that fill the memory best, that of
+this device or of --memory 24GiB or --memory "RTX 4090", and prints them as flags.
 
 ${describeSettings("plan")}`,
   async run(argv) {
-    const { config, warnings } = orBundled((options) => configFor("plan", argv, options));
+    const { config, warnings, given } = orBundled((options) => configFor("plan", argv, options));
+    if (config.memory !== null) memoryNamed(config.memory);
     for (const warning of warnings) noteOnStderr(`note: ${warning}`);
     const paths = trainingPaths(config);
     if (config.compare) {
@@ -63,9 +67,10 @@ ${describeSettings("plan")}`,
     }
     const setup = await setUpTraining(config, paths, noteOnStderr);
     try {
+      if (config.fit) return await printFit(setup, config, given, argv);
       const { memory, tenants } = setup.planned;
       const { config: modelConfig, dtype } = tenants.policy.model;
-      const available = planBytes(setup.device);
+      const { bytes: available, gpu } = memoryFor(setup, config.memory);
       const fits = memory.peakBytes <= available;
       const steps = totalSteps(setup);
       const disk = diskUse(modelConfig, dtype, {
@@ -75,7 +80,8 @@ ${describeSettings("plan")}`,
         hasCritic: config.advantageEstimator === "gae",
         hasMovingReference: config.syncRefModel,
       });
-      const free = setup.device.freeBytes() === null ? "free on this machine" : "free on the device";
+      const here = setup.device.freeBytes() === null ? "free on this machine" : "free on the device";
+      const free = config.memory === null ? here : `there are${gpu === null ? "" : ` on ${gpu}`}`;
       const lines = [
         `${paths.model} · ${dtype} · ${setup.device.description}`,
         `longest prompt ${setup.longestPrompt} tokens, ${setup.batch.stepCompletions} completions a step, micro-batches of ${setup.config.microBatchTokens} tokens`,

@@ -14,6 +14,7 @@ const settings = {
 } as const;
 
 export const push: Command = {
+  flags: settings,
   usage: `Usage: grpo push DIR [--hub_model_id owner/name]
 
 Pushes the model in DIR, the output folder of a run or one of its checkpoints, to the Hugging Face hub: weights, config.json,

@@ -35,6 +35,7 @@ const BATCH = 512;
 const BATCHES_AHEAD = 4;
 
 export const verify: Command = {
+  flags: settings,
   usage: `Usage: grpo verify --input F.jsonl [--output O.jsonl] [--verifier gsm8k|math]
 
 Each line is {"gold": "18", "response": "… the answer is 18."}, or has "pred" (an answer already extracted) instead of

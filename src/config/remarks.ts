@@ -144,7 +144,7 @@ const remarks: { readonly [C in CommandName]: readonly Remark<ConfigOf<C>>[] } =
   update: [klRemarks, lossRemarks, (config) => scheduleRemarks(config, null), unused(idleInUpdate)],
   sft: [stopRemarks, (config) => scheduleRemarks(config, config.maxSteps), unused(idleInSft)],
   eval: [repeatRemarks, stopRemarks],
-  generate: [repeatRemarks, stopRemarks],
+  generate: [repeatRemarks, stopRemarks, chatRemarks],
   score: [],
 };
 
@@ -159,6 +159,12 @@ export function remarksOn<C extends CommandName>(command: C, config: ConfigOf<C>
 function repeatRemarks({ numGenerations, temperature }: EvalConfig | GenerateConfig): string[] {
   if (numGenerations === 1 || temperature > 0) return [];
   return [`num_generations ${numGenerations} at temperature 0 gives the same answer every time; try --temperature 1`];
+}
+
+/** Memory is planned for the prompts where they are known. */
+function chatRemarks(_: GenerateConfig, given: Given): string[] {
+  if (!given.has("max_model_length") || !(given.has("prompt") || given.has("input"))) return [];
+  return ["max_model_length is not used: memory is planned for the prompts that are given"];
 }
 
 /** A shell passes "\\n" on as two characters, and no text contains them by chance. */

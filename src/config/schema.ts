@@ -48,6 +48,7 @@ import {
   greedyTemperatureSettings,
   groupSettings,
   lengthSettings,
+  modelLengthSettings,
   recordedGroupSettings,
   rewardSettings,
   rewardTimeoutSettings,
@@ -154,6 +155,7 @@ export const commandSections = {
     Rollout: {
       ...answerSettings,
       ...lengthSettings,
+      ...modelLengthSettings,
       ...greedyTemperatureSettings,
       ...samplingSettings,
       ...stopSettings,

@@ -2,7 +2,7 @@
 import { errorText, RunError } from "../errors.ts";
 
 /** What to do where there is no space, or where nothing may be written. */
-interface Cures {
+export interface Cures {
   readonly space: string;
   readonly place: string;
 }

@@ -163,7 +163,8 @@ export function rewardCure(value: number): string {
 export const isReward = (value: unknown): value is number =>
   typeof value === "number" && Math.abs(value) <= LARGEST_REWARD;
 
-function byFunction(rewards: RewardInput["rewards"]): readonly (readonly (number | null)[])[] {
+/** The rewards of each function, also if there is only one. */
+export function byFunction(rewards: RewardInput["rewards"]): readonly (readonly (number | null)[])[] {
   const isNested = (r: RewardInput["rewards"]): r is readonly (readonly (number | null)[])[] => Array.isArray(r[0]);
   return isNested(rewards) ? rewards : [rewards];
 }

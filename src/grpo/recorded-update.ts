@@ -5,7 +5,6 @@
  */
 import { resolveModel } from "../checkpoint/hub.ts";
 import { readModelConfig } from "../checkpoint/huggingface.ts";
-import { toJson } from "../config/record.ts";
 import type { UpdateConfig } from "../config/schema.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
@@ -16,7 +15,9 @@ import { restoreOptimizer, savedReference, type TrainedModels } from "../session
 import { planPolicy, planTraining, type TrainedModel } from "../session/policy.ts";
 import { openReference, planReference } from "../session/reference.ts";
 import { planSession, withSession } from "../session/session.ts";
+import type { SessionPlan } from "../session/tenant.ts";
 import { createLearner } from "./learner/learner.ts";
+import { noFunctions, type OwnFunctions, recordOf } from "./own-functions.ts";
 import {
   checkAdvantages,
   checkGroups,
@@ -38,6 +39,8 @@ export interface RecordedUpdateOptions {
   /** Called when everything is ready, before the update writes anything. */
   readonly onBegin?: () => void;
   readonly shouldStop?: () => boolean;
+  /** In place of names in the settings. */
+  readonly functions?: OwnFunctions | undefined;
 }
 
 /** Runs the update and saves the model; returns the records of its steps, or null if it was stopped before the end. */
@@ -72,7 +75,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       note(`note: the checkpoint was written on ${numerics}, this is ${device.numericsKey}: the bits will differ`);
     const moves = moving !== null;
     const referencePath = moves || needsReference ? await referenceFolder(options, moves) : null;
-    const planned = planSession(device, (plan) => {
+    const tenants = (plan: SessionPlan) => {
       const from = plan.folder(startFolder);
       const referenceFrom = referencePath === null ? null : openReference(plan, referencePath, from, moves);
       const positions = longestPrompt + longestCompletion;
@@ -80,7 +83,8 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
       const reference = referenceFrom && planReference(plan, referenceFrom, model);
       const policy = planTraining(plan, model, { tokens, longestPrompt }, config.gradientCheckpointing);
       return { policy, reference };
-    });
+    };
+    const planned = planSession(device, tenants, note);
     return withSession(planned, (session) => {
       options.onBegin?.();
       return learnRecorded(session, options, recorded, steps);
@@ -91,7 +95,7 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
 /** The update on the open models; null if it was stopped. */
 async function learnRecorded(
   { policy, reference }: { readonly policy: TrainedModel; readonly reference: Model | null },
-  { config: given, folder, resume, note, onStep, shouldStop }: RecordedUpdateOptions,
+  { config: given, folder, resume, note, onStep, shouldStop, functions = noFunctions }: RecordedUpdateOptions,
   recorded: readonly Recorded[],
   steps: RecordedSteps,
 ): Promise<MetricsRecord[] | null> {
@@ -100,12 +104,17 @@ async function learnRecorded(
   const movingReference = moving && reference;
   const models: TrainedModels = { policy, critic: null, movingReference, assets: { folder, chatTemplate: null } };
   if (typeof resume?.folder === "string") restoreOptimizer(models, resume.folder);
-  const weighed = await weighRecorded({ policy, reference }, recorded, config, steps.cut.length);
+  const weighed = await weighRecorded(
+    { policy, reference },
+    recorded,
+    { ...config, ownEstimator: functions.estimator },
+    steps.cut.length,
+  );
   for (const warning of weighed.warnings) note(`note: ${warning}`);
   const first = resume?.state.step ?? 0;
   const totalSteps = resume?.state.totalSteps ?? config.numIterations * steps.cut.length;
   const learner = createLearner({
-    ...{ policy, config, critic: null, totalSteps },
+    ...{ policy, config, ownLoss: functions.loss, critic: null, totalSteps },
     reference: moving && movingReference && { model: movingReference, ...moving },
     // max_steps may end a run within a generation; an update that is not that run's next step has no such end.
     end: resume && steps.first === first + 1 ? totalSteps : Infinity,
@@ -125,7 +134,7 @@ async function learnRecorded(
     ...{ step: learner.step, totalSteps, entropyControl: learner.entropyControl },
     numerics: policy.model.device.numericsKey,
     // Keep the run's settings that the update lacks: how its reference moves, the size of its generations.
-    config: { ...resume?.state.config, ...toJson(config) },
+    config: { ...resume?.state.config, ...recordOf(config, functions) },
   };
   // `true` means the newest checkpoint in this folder, whose metrics are continued.
   const goesOn = typeof resume?.folder === "string" && config.resumeFromCheckpoint === true;

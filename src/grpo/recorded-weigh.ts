@@ -6,6 +6,7 @@ import type { UpdateConfig } from "../config/schema.ts";
 import type { Model } from "../model/model.ts";
 import type { OnDevice } from "../run/device.ts";
 import type { ScoringModel } from "../session/policy.ts";
+import type { EstimatorSettings } from "./estimators/estimators.ts";
 import { scoreGroups } from "./learner/policy-update.ts";
 import { type Recorded, recordedRewards } from "./recorded-generation.ts";
 import { type Measured, packed, type Weighed } from "./sample.ts";
@@ -51,14 +52,14 @@ async function measureRecorded(
 export async function weighRecorded(
   models: RecordedModels,
   recorded: readonly Recorded[],
-  config: OnDevice<UpdateConfig>,
+  config: OnDevice<UpdateConfig> & Pick<EstimatorSettings, "ownEstimator">,
   steps: number,
 ): Promise<{ samples: Weighed[]; metrics: Record<string, number | null>; warnings: readonly string[] }> {
   const measured = await measureRecorded(models, recorded, config, steps);
   const { samples, estimate } = weigh(measured, recordedRewards(config.rollouts, recorded), {
     ...config,
     // The file's advantages override these; only the reward statistics are used then.
-    ...(recorded[0]?.advantages !== undefined && { advantageEstimator: "grpo" as const }),
+    ...(recorded[0]?.advantages !== undefined && { advantageEstimator: "grpo" as const, ownEstimator: null }),
     ...NO_CRITIC,
   });
   const { rewardMean, rewardStd, fracRewardZeroStd, warnings } = estimate;

@@ -5,10 +5,11 @@
 import { parameterCount } from "../families/parameters.ts";
 import type { Turn } from "../run/run.ts";
 import { anonymousBytes } from "../session/memory.ts";
-import { ESTIMATORS, type Estimate } from "./estimators/estimators.ts";
+import { ESTIMATORS, type Estimate, ownEntry } from "./estimators/estimators.ts";
 import { completionSamples, type Generation, recordRollouts } from "./generation.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Learned } from "./learner/learner.ts";
+import type { OwnFunctions } from "./own-functions.ts";
 import type { Scored, Weighed } from "./sample.ts";
 import type { TrainingSession, TrainingSetup } from "./setup.ts";
 import { generationMetrics, samplerDifference } from "./step-metrics.ts";
@@ -34,13 +35,14 @@ export interface LearnedGeneration {
 export function createReport(
   { config, problems }: TrainingSetup,
   { policy: { model }, critic }: TrainingSession,
+  { estimator }: OwnFunctions,
 ): (turn: Turn, done: LearnedGeneration) => Promise<void> {
   const {
     device,
     config: modelConfig,
     weights: { dtype },
   } = model;
-  const stepWarnings = createStepWarnings(ESTIMATORS[config.advantageEstimator]);
+  const stepWarnings = createStepWarnings(estimator ? ownEntry(estimator) : ESTIMATORS[config.advantageEstimator]);
   const unscored = createUnscoredGuard();
   let hasLearned = false;
 

@@ -1,7 +1,6 @@
 /** The state of a training run that a checkpoint keeps besides weights and optimizer, and remarks on resuming. */
 import { z } from "zod";
-import { configDifferences, freeOnResume, toJson } from "../config/record.ts";
-import type { TrainConfig } from "../config/schema.ts";
+import { type ConfigRecord, configDifferences, freeOnResume } from "../config/record.ts";
 import type { RewardTrainerState } from "../rewards/pool/pool.ts";
 import { bestState } from "../run/best-checkpoint.ts";
 
@@ -22,10 +21,15 @@ export const trainerState = z.object({
 });
 export type TrainerState = z.infer<typeof trainerState>;
 
-/** Differences between a checkpoint's settings and the run's that change results; one remark each. */
-export function resumeRemarks(state: TrainerState, config: TrainConfig, numerics: string): string[] {
-  const remarks = configDifferences(state.config, toJson(config), freeOnResume).map(
-    ({ key, before, now }) => `${key} was ${JSON.stringify(before)} and is now ${JSON.stringify(now)}`,
+/**
+ * Differences between a checkpoint's settings and the run's that change results; one remark each.
+ *
+ * @param now the run's settings as `recordOf` stores them
+ */
+export function resumeRemarks(state: TrainerState, now: ConfigRecord, numerics: string): string[] {
+  const remarks = configDifferences(state.config, now, freeOnResume).map(
+    (difference) =>
+      `${difference.key} was ${JSON.stringify(difference.before)} and is now ${JSON.stringify(difference.now)}`,
   );
   if (state.numerics !== numerics)
     remarks.push(`the checkpoint was written on ${state.numerics}, this is ${numerics}: the bits will differ`);

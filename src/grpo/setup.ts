@@ -174,7 +174,7 @@ export async function setUpTraining(
     const settled = onDevice(config, device);
     const sizes = { longestPrompt, evaluates: evalProblems !== null };
     const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, sizes, note);
-    const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models)));
+    const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models), note));
     return {
       ...{ config: settled, device, startFolder, tokenizer, problems, evalProblems, batch, longestPrompt, planned },
       assets: { folder: startFolder, chatTemplate },
@@ -184,6 +184,21 @@ export async function setUpTraining(
     open.abandon();
     throw error;
   }
+}
+
+/** The plan of the same run under other settings of memory: what decides about rows, prompts and device must be the same. */
+export async function planAgain(
+  { device, startFolder, evalProblems, longestPrompt }: TrainingSetup,
+  config: TrainConfig,
+): Promise<PlannedSession<TrainingTenants>> {
+  const models = await trainingModels(
+    onDevice(config, device),
+    { startFolder, weightsFolder: null },
+    batchShape(config),
+    { longestPrompt, evaluates: evalProblems !== null },
+    () => {},
+  );
+  return planSession(device, (plan) => planTenants(plan, config, models));
 }
 
 async function trainingModels(

@@ -10,7 +10,6 @@
  * Unlike in the paper, the reference stays the starting model or slowly follows the policy (`sync_ref_model`), and the
  * reward model is not trained. A generation is a list of samples (sample.ts), to which each phase adds fields.
  */
-import { toJson } from "../config/record.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import type { RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { BestState } from "../run/best-checkpoint.ts";
@@ -19,6 +18,7 @@ import type { TrainedModels } from "../session/checkpointing.ts";
 import { cutGeneration } from "./generation-steps.ts";
 import { createLearner } from "./learner/learner.ts";
 import { measure } from "./measure.ts";
+import { noFunctions, type OwnFunctions, recordOf } from "./own-functions.ts";
 import { createReport } from "./report.ts";
 import type { RewardSources } from "./reward-sources.ts";
 import { rewardTrainerState, type TrainerState } from "./run-state.ts";
@@ -37,6 +37,8 @@ export interface TrainerHooks {
   readonly stopRequested: () => boolean;
   /** Replaces the scored rewards with those to learn from; a test shuffles them here. */
   readonly reviseRewards?: (total: readonly (number | null)[], groupSize: number) => (number | null)[];
+  /** In place of names in the settings. */
+  readonly functions?: OwnFunctions | undefined;
 }
 
 /**
@@ -52,6 +54,7 @@ export async function train(
   resume: { readonly folder: string; readonly state: TrainerState } | null,
 ): Promise<RunOutcome> {
   const { config, batch, problems } = setup;
+  const { functions = noFunctions } = hooks;
   const { policy, reference, rollout, critic } = session;
   const movingReference = config.syncRefModel ? reference : null;
   const models: TrainedModels = { policy, critic, movingReference, assets: setup.assets };
@@ -63,10 +66,10 @@ export async function train(
     reference: movingReference && {
       ...{ model: movingReference, everySteps: config.refModelSyncSteps, alpha: config.refModelMixupAlpha },
     },
-    ...{ config, totalSteps: steps, start: resume?.state },
+    ...{ config, ownLoss: functions.loss, totalSteps: steps, start: resume?.state },
   });
   let { position, skippedRows, numTokens } = resume?.state ?? { position: 0, skippedRows: 0, numTokens: 0 };
-  const report = createReport(setup, session);
+  const report = createReport(setup, session, functions);
 
   // The run's progress. It is saved after a generation is learned from, so a checkpoint is never within one.
   const state = (best: BestState | null): TrainerState => ({
@@ -74,7 +77,7 @@ export async function train(
     ...(config.useAdaptiveEntropy ? { entropyControl: learner.entropyControl } : {}),
     ...(best ? { best } : {}),
     numerics: setup.device.numericsKey,
-    config: toJson(config) as Record<string, unknown>,
+    config: { ...recordOf(config, functions) },
   });
   const told = (isEvaluation: boolean) => rewardTrainerState(state(null), numRows, isEvaluation);
 
@@ -111,7 +114,10 @@ export async function train(
     // 3. Advantages
     const revised = hooks.reviseRewards?.(total, config.numGenerations);
     const rewards = rewardInput(perFunction, config.rewardWeights, revised);
-    const { samples, estimate } = weigh(measured.samples, rewards, config);
+    const { samples, estimate } = weigh(measured.samples, rewards, {
+      ...config,
+      ownEstimator: functions.estimator,
+    });
     if (firstStep === 1) for (const warning of estimate.warnings) turn.note(`note: ${warning}`);
 
     // 4. Updates of the policy and the critic

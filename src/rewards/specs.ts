@@ -10,9 +10,18 @@ import { InputError } from "../errors.ts";
 
 /**
  * A built-in reward by its name ("auto": gsm8k for gold answers that are numbers, math for the others), the `path` of a
- * module with a reward function, or a reward `model`: a folder or hub id, scored by the caller (`RewardPool.score`).
+ * module with a reward function, the name of a function that the program gives itself (`inline`), or a reward `model`: a
+ * folder or hub id, scored by the caller (`RewardPool.score`).
  */
-export type RewardSpec = BuiltInReward | { readonly path: string } | { readonly model: string };
+export type RewardSpec =
+  | BuiltInReward
+  | { readonly path: string }
+  | { readonly inline: string }
+  | { readonly model: string };
+
+/** How `reward_funcs` spells a function that is given as a value. */
+const inlinePrefix = "function:";
+export const inlineName = (name: string): string => `${inlinePrefix}${name}`;
 
 const moduleFile = /\.[cm]?[jt]sx?$/i;
 /** Endings that no hub id has. */
@@ -28,6 +37,7 @@ const isBuiltIn = (name: string): name is BuiltInReward => (builtInRewards as re
  * @throws InputError for anything else, with the nearest built-in
  */
 export function parseRewardSpec(given: string): RewardSpec {
+  if (given.startsWith(inlinePrefix)) return { inline: given };
   const name = ownRewardName(given);
   if (isBuiltIn(name)) return name;
   if (moduleFile.test(given)) return { path: given };
@@ -56,6 +66,9 @@ export function parseRewardSpec(given: string): RewardSpec {
 export const isModule = (spec: RewardSpec): spec is { readonly path: string } =>
   typeof spec === "object" && "path" in spec;
 
+/** Whether the reward is a user's function, a module's or inline: what it logs is not known. */
+export const isOwn = (spec: RewardSpec): boolean => typeof spec === "object" && ("path" in spec || "inline" in spec);
+
 /** Whether the reward needs to know the right answer; without any gold answer in the dataset it would score nothing. */
 export const needsGold = (spec: RewardSpec): boolean =>
   typeof spec === "string" && !(textRewards as readonly string[]).includes(spec);
@@ -74,6 +87,7 @@ export function rewardNames(specs: readonly RewardSpec[]): string[] {
 
 function stemOf(spec: RewardSpec): string {
   if (typeof spec === "string") return spec;
+  if ("inline" in spec) return spec.inline.slice(inlinePrefix.length);
   if ("path" in spec) return basename(spec.path).replace(/\.[^.]*$/, "");
   return basename(hubId.test(spec.model) && !existsSync(spec.model) ? spec.model.replace(/@.*$/, "") : spec.model);
 }

@@ -45,6 +45,8 @@ export interface Sequence {
   readonly place: number;
   readonly sample: number;
   readonly ids: readonly number[];
+  /** Of each of `ids`, as in `SampledCompletion`. */
+  readonly logprobs: readonly number[];
   /** Null while it runs. */
   readonly ending: Ending | null;
 }

@@ -44,5 +44,5 @@ export function withDeviceSession<T extends Tenants, R>(
   compose: (plan: SessionPlan) => T,
   work: (session: Session<T>) => Promise<R>,
 ): Promise<R> {
-  return withDevice(settings, note, (device) => withSession(planSession(device, compose), work));
+  return withDevice(settings, note, (device) => withSession(planSession(device, compose, note), work));
 }

@@ -103,28 +103,20 @@ interface ModelPlan extends ModelBuffers {
   readonly twin?: PlannedModel;
 }
 
-/** Policy and reference often share a folder, and `plan --compare` plans twice: print each remark once. */
-const said = new Set<string>();
-
-function remarkOnce(remark: string | null): void {
-  if (remark === null || said.has(remark)) return;
-  said.add(remark);
-  process.stderr.write(`note: ${remark}\n`);
-}
-
 /**
- * Plans a model's weights and rotary tables; `open` loads them. Unused tensors are reported on stderr.
+ * Plans a model's weights and rotary tables; `open` loads them. Unused tensors are noted.
  *
  * @throws InputError for a checkpoint that does not fit its config.json
  */
 export function planModel(
-  { device, memory }: SessionPlan,
+  { device, memory, note }: SessionPlan,
   from: ModelFolder,
   { prefix, dtype, positions, config = from.config, twin }: ModelPlan,
 ): PlannedModel {
   const source = parameterSource(from.checkpoint, config.head === "score" && from.config.head === "lm");
   checkWeights(config, source);
-  remarkOnce(unusedRemark(config, from.checkpoint));
+  const remark = unusedRemark(config, from.checkpoint);
+  if (remark !== null) note(`note: ${remark}`);
   const bindModel = planModelBuffers(memory.of(prefix), device, config, { prefix, dtype, positions });
   return {
     config,

@@ -81,13 +81,19 @@ async function openAll<T extends Tenants>(
  *
  * @param compose plans the tenants, which sets the order of their buffers, and returns those that the command uses;
  *   they are opened in the order of its keys
+ * @param note takes remarks on the models, each once
  * @throws InputError as the tenants do
  */
-export function planSession<T extends Tenants>(device: Device, compose: (plan: SessionPlan) => T): PlannedSession<T> {
+export function planSession<T extends Tenants>(
+  device: Device,
+  compose: (plan: SessionPlan) => T,
+  note: (text: string) => void = () => {},
+): PlannedSession<T> {
   const files = createClosers();
   const memory = planMemory();
   const scratch: ScratchSizes[] = [];
   const optional: OptionalBuffers[] = [];
+  const said = new Set<string>();
   let tenants: T;
   try {
     tenants = compose({
@@ -99,6 +105,11 @@ export function planSession<T extends Tenants>(device: Device, compose: (plan: S
         return folder;
       },
       computes: (...sizes) => void scratch.push(...sizes),
+      note(text) {
+        if (said.has(text)) return;
+        said.add(text);
+        note(text);
+      },
       offers: (buffers) => void optional.push(buffers),
     });
   } catch (error) {

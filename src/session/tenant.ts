@@ -37,6 +37,8 @@ export interface SessionPlan {
   folder(path: string, wanted?: ModelHead | "either"): ModelFolder;
   /** Announces ops of these sizes: the device keeps scratch for them besides the planned buffers. */
   computes(...sizes: readonly ScratchSizes[]): void;
+  /** A remark for the user; each is given once. */
+  note(text: string): void;
   /** Offers buffers to plan when everything else is, as many as there is room for. */
   offers(buffers: OptionalBuffers): void;
 }

@@ -5,7 +5,19 @@
 import { afterAll, beforeAll, describe, expect, setDefaultTimeout, spyOn, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { evaluate, generate, InputError, score, sft, train, update } from "../../src/index.ts";
+import {
+  checkLossGradient,
+  evaluate,
+  generate,
+  InputError,
+  loadModel,
+  type OwnLoss,
+  type RewardFunction,
+  score,
+  sft,
+  train,
+  update,
+} from "../../src/index.ts";
 import { bundledModel, metricsOf, problems, root, workFolder } from "./runs.ts";
 
 // The kernels may have to be compiled first.
@@ -65,6 +77,29 @@ describe("docs/typescript.md", () => {
     expect(existsSync("outputs/gsm8k/model.safetensors")).toBe(true);
   });
 
+  test("Events", async () => {
+    const lines = await logged("Events");
+    expect(lines.map((line) => line.split(" ")[0])).toEqual(["1", "2", "2"]);
+    expect(lines[2]).toBe("2 true");
+    expect(existsSync("outputs/events/checkpoint-2")).toBe(true);
+  });
+
+  test("Your own rows and rewards", async () => {
+    expect(await logged("Your own rows and rewards")).toEqual(["2"]);
+    const { settings } = JSON.parse(readFileSync("outputs/own/run.json", "utf8"));
+    expect(settings.reward_funcs).toEqual(["gsm8k", "function:brevity"]);
+  });
+
+  test("Your own loss and estimator", async () => {
+    expect(await logged("Your own loss and estimator")).toEqual(["true", "2"]);
+  });
+
+  test("A model that stays open", async () => {
+    const lines = await logged("A model that stays open");
+    expect(lines.length).toBeGreaterThan(2);
+    expect(lines.at(-1)).toBe("[ true, true ]");
+  });
+
   test("Stopping, and going on", async () => {
     expect(await logged("Stopping, and going on")).toEqual(["true 2", "false 4"]);
     expect(metricsOf("outputs/stopped").flatMap(({ step, loss }) => (loss === undefined ? [] : [step]))).toEqual([
@@ -107,11 +142,15 @@ describe("docs/typescript.md", () => {
   test("no example is left out", () => {
     expect(examples.map(({ title }) => title)).toEqual([
       "Training",
+      "Events",
+      "Your own rows and rewards",
+      "Your own loss and estimator",
       "Stopping, and going on",
       "What is refused",
       "Supervised fine-tuning",
       "Evaluation",
       "Completions and their logprobs",
+      "A model that stays open",
       "A recorded update",
     ]);
   });
@@ -179,6 +218,10 @@ test("a reward module that imports the API loads nothing that computes", async (
   expect(loaded.filter((name) => name.startsWith("src/api/")).sort()).toEqual([
     "src/api/commands.ts",
     "src/api/control.ts",
+    "src/api/fields.ts",
+    "src/api/read-run.ts",
+    "src/api/running.ts",
+    "src/api/values.ts",
   ]);
 });
 
@@ -268,4 +311,159 @@ test("files are written where they are asked for, and nowhere else", async () =>
   } finally {
     process.chdir("..");
   }
+});
+
+describe("functions in place of names", () => {
+  const settings = {
+    ...tiny,
+    dataset: problems,
+    numGenerations: 4,
+    perDeviceTrainBatchSize: 8,
+    maxCompletionLength: 16,
+  };
+  const short = { ...settings, temperature: 1.5, learningRate: 1e-3, maxSteps: 4 };
+  const byLength: RewardFunction = ({ completion_ids }) => completion_ids.map((ids) => ids.length % 5);
+  /** GRPO's own loss, clipped and averaged by completion, with its KL. */
+  const clipped: OwnLoss = ({ logprobs, oldLogprobs, refLogprobs, advantages, mask, step, config }) => {
+    const tokens = mask.reduce((sum, own) => sum + own, 0);
+    const weight = 1 / (step.completions * Math.max(tokens, 1));
+    let loss = 0;
+    const dlogprobs = new Float64Array(logprobs.length);
+    for (let t = 0; t < logprobs.length; t++) {
+      if (mask[t] === 0) continue;
+      const [ratio, a] = [Math.exp(logprobs[t]! - oldLogprobs[t]!), advantages[t]!];
+      const held = Math.min(Math.max(ratio, 1 - config.epsilon), 1 + config.epsilon);
+      const d = refLogprobs![t]! - logprobs[t]!;
+      loss += weight * (-Math.min(ratio * a, held * a) + config.beta * (Math.exp(d) - d - 1));
+      dlogprobs[t] = weight * ((ratio * a <= held * a ? -ratio * a : 0) + config.beta * (1 - Math.exp(d)));
+    }
+    return { loss, dlogprobs };
+  };
+  const model = (folder: string) => readFileSync(join(folder, "model.safetensors"));
+
+  test("a loss that computes what grpo does moves the weights as grpo does, resumed or not", async () => {
+    const run = { ...short, rewardFuncs: [byLength], numIterations: 2, saveSteps: 2 };
+    await train({ ...run, outputDir: "by name" });
+    await train({ ...run, lossType: clipped, outputDir: "by function" });
+    const last = (folder: string) => metricsOf(folder).at(-1) as unknown as Record<"loss" | "grad_norm" | "kl", number>;
+    for (const key of ["loss", "grad_norm", "kl"] as const)
+      expect(last("by function")[key]).toBeCloseTo(last("by name")[key], 4);
+    const stop = new AbortController();
+    const half = { ...run, lossType: clipped, outputDir: "in halves" };
+    const first = await train(half, { signal: stop.signal, onStep: ({ step }) => step === 2 && stop.abort() });
+    expect(first.steps).toBe(2);
+    const notes: string[] = [];
+    await train({ ...half, resumeFromCheckpoint: true }, { onNote: (note) => void notes.push(note) });
+    expect(notes.filter((note) => note.includes(" was "))).toEqual([]);
+    expect(model("in halves").equals(model("by function"))).toBe(true);
+    // Micro-batches of one row or of all: the same up to rounding of the sums of gradients.
+    await train({ ...run, lossType: clipped, microBatchTokens: 64, outputDir: "in parts" });
+    expect(last("in parts").loss).toBeCloseTo(last("by function").loss, 4);
+  });
+
+  test("an update of a recorded generation needs the run's functions", async () => {
+    const rollouts = "by function/completions/step-000001.jsonl";
+    const again = { rollouts, maxCompletionLength: 16, device: "cpu", outputDir: "again" } as const;
+    expect(String(await failure(update(again)))).toContain("loss_type: the run's was function:clipped");
+    const { steps } = await update({ ...again, lossType: clipped });
+    expect(steps.map(({ loss }) => loss)).toEqual(
+      metricsOf("by function").flatMap(({ step, loss }) => (step <= 2 && loss !== undefined ? [loss] : [])),
+    );
+  });
+
+  test("what a function gets wrong ends the run, or costs the completion its reward", async () => {
+    const wrong = (rewards: RewardFunction) => failure(train({ ...short, rewardFuncs: [rewards], outputDir: "wrong" }));
+    expect(String(await wrong(() => [1]))).toMatch(
+      /reward function reward \(inline\) returned 1 rewards for 8 completions/,
+    );
+    const bad: OwnLoss = ({ logprobs }) => ({ loss: Number.NaN, dlogprobs: logprobs });
+    const run = { ...short, rewardFuncs: [byLength], outputDir: "bad", overwrite: true };
+    expect(String(await failure(train({ ...run, lossType: bad })))).toContain("loss bad gave NaN for completion 0");
+    function few() {
+      return [1];
+    }
+    expect(String(await failure(train({ ...run, advantageEstimator: few })))).toContain("few gave 1 advantages for 8");
+    expect(await failure(train({ ...run, lossType: clipped, topEntropyQuantile: 0.5 }))).toMatchObject({
+      field: "topEntropyQuantile",
+    });
+    const some: RewardFunction = ({ completions, completion_ids }) => {
+      if (completions.length > 1 || completion_ids[0]!.length % 2 === 0) throw new Error("not these");
+      return [1];
+    };
+    const notes: string[] = [];
+    await train({ ...run, rewardFuncs: [some, byLength], maxSteps: 1 }, { onNote: (note) => void notes.push(note) });
+    expect(notes.some((note) => note.includes("reward function some (inline) threw Error: not these"))).toBe(true);
+  });
+
+  test("a derivative that is wrong is found", () => {
+    expect(checkLossGradient(clipped, { config: { epsilon: 10 } })).toBeLessThan(1e-6);
+    const off: OwnLoss = (input) => ({ ...clipped(input), dlogprobs: input.logprobs.map(() => 0.5) });
+    expect(() => checkLossGradient(off)).toThrow(/the derivative at token \d+ of random completion 0 is 0\.5/);
+  });
+
+  test("rows: the same are the same dataset, whatever gives them; what is no row is refused", async () => {
+    const rows = Array.from({ length: 8 }, (_, i) => ({
+      question: `What is ${i} + 1?`,
+      answer: BigInt(i + 1),
+      tags: [i],
+    }));
+    const given = async function* () {
+      yield* rows;
+    };
+    const run = { ...short, maxSteps: 1 };
+    await train({ ...run, dataset: rows, outputDir: "rows" });
+    await train({ ...run, dataset: given(), outputDir: "rows again" });
+    const dataset = (folder: string) => JSON.parse(readFileSync(join(folder, "run.json"), "utf8")).settings.dataset;
+    expect(dataset("rows")).toBe(dataset("rows again"));
+    expect(model("rows").equals(model("rows again"))).toBe(true);
+    expect(await failure(train({ ...run, dataset: [] }))).toMatchObject({ field: "dataset" });
+    expect(await failure(train({ ...run, dataset: [1] as never }))).toMatchObject({ field: "dataset" });
+    expect(await failure(train({ ...run, dataset: [{ question: "a", f: () => 1 }] }))).toMatchObject({
+      field: "dataset",
+    });
+  });
+});
+
+describe("a loaded model", () => {
+  test("gives what generate gives; calls wait their turn; a closed one refuses", async () => {
+    const model = await loadModel({ ...tiny, maxModelLength: 64, maxConcurrentSequences: 2 });
+    const call = { prompts: ["7+5=", "1+1="], numGenerations: 2, temperature: 0.8, maxCompletionLength: 12 };
+    const alone = await generate({ ...tiny, ...call });
+    const [first, second] = await Promise.all([model.generate(call), model.generate(call)]);
+    for (const groups of [first, second])
+      expect(groups.map(({ completions }) => completions)).toEqual(alone.map(({ completions }) => completions));
+    const texts = ["", "", "", ""];
+    for await (const { prompt, sample, text } of model.generate(call)) texts[2 * prompt + sample] += text;
+    expect(texts).toEqual(alone.flatMap(({ completions }) => completions.map(({ text }) => text)));
+    expect(await model.score(alone, { temperature: 0.8 })).toEqual(
+      await score({ ...tiny, groups: alone, temperature: 0.8 }),
+    );
+    expect(await failure(model.generate({ prompt: "a", maxCompletionLength: 600 }))).toMatchObject({
+      field: "maxCompletionLength",
+    });
+    expect(await failure(model.generate({ prompt: "a", ["device" as "seed"]: 1 }))).toMatchObject({ field: "device" });
+    expect(String(await failure(model.generate({ prompts: ["7+".repeat(60)] })))).toContain("higher maxModelLength");
+    for await (const _ of model.generate({ prompts: ["7+5="], maxCompletionLength: 12 })) break;
+    const waiting = model.generate(call);
+    await model.close();
+    expect(String(await failure(waiting))).toMatch(/AbortError|closed/);
+    expect(String(await failure(model.generate("more")))).toContain("the model is closed");
+  });
+});
+
+test("a loop over events sees all of them, and throws what the run throws", async () => {
+  const types = new Set<string>();
+  const run = sft({ ...tiny, dataset: problems, perDeviceTrainBatchSize: 4, maxSteps: 2, outputDir: "followed" });
+  let steps = 0;
+  for await (const { type } of run) {
+    types.add(type);
+    if (type === "step") steps++;
+  }
+  expect([...types]).toContain("note");
+  expect(steps).toBe(2);
+  const refused = train({ beta: -1 });
+  const looped = (async () => {
+    for await (const _ of refused);
+  })();
+  expect(await failure(looped)).toMatchObject({ field: "beta" });
 });

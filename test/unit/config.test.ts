@@ -97,7 +97,8 @@ describe("the schema", () => {
     expect(configFor("sft", []).config.learningRate).toBe(2e-5);
     expect(configFor("eval", []).config).toMatchObject({ temperature: 0, numGenerations: 1, datasetSplit: "test" });
     expect(configFor("update", ["--rollouts", "r"]).config.numGenerations).toBeNull();
-    expect(configFor("plan", []).config).toEqual({ ...configFor("train", []).config, compare: false });
+    const planOnly = { compare: false, fit: false, memory: null };
+    expect(configFor("plan", []).config).toEqual({ ...configFor("train", []).config, ...planOnly });
   });
 });
 

@@ -38,7 +38,8 @@ function scrambledRollout(random: (n: number) => number, reward: (place: number,
     add({ samples, prompt }: { samples: number; prompt: number }) {
       expect(prompt).toBe(added);
       const ending = { finished: true };
-      for (let sample = 0; sample < samples; sample++) open.push({ place: added, sample, ids: [], ending });
+      for (let sample = 0; sample < samples; sample++)
+        open.push({ place: added, sample, ids: [], logprobs: [], ending });
       return added++;
     },
     drop(place: number) {

@@ -109,8 +109,8 @@ function judge(files: Sources): { readonly violations: string[]; readonly needed
       violations.push(`${from} is in no part of the layout`);
       continue;
     }
-    const devDependencies = part === "bench" ? packageJson.devDependencies : {};
-    const packages = { ...packageJson.dependencies, ...devDependencies };
+    const { tinybench, ...others } = packageJson.dependencies;
+    const packages = part === "bench" ? { ...others, tinybench } : others;
     for (const specifier of importsOf(source)) {
       const path = target(from, specifier);
       const to = path === undefined ? undefined : partOf(path);

@@ -1,5 +1,6 @@
 /** What a run writes, where, and how often. */
 import { z } from "zod";
+import { gpuNames } from "../gpus.ts";
 import { anyText, described, often, requiredText, text, toggle, whole } from "./kinds.ts";
 
 /** For the commands that write a single file. */
@@ -36,6 +37,11 @@ export const checkpointSettings = {
 
 export const planSettings = {
   compare: toggle(false)`Print the memory of GRPO and of PPO with these settings side by side, model by model.`,
+  fit: toggle(
+    false,
+  )`Search for the settings that fill the memory best, and print them as flags. What is given explicitly stays.`,
+  memory: text(null, "SIZE|GPU")`
+    Plan for this much memory, such as 24GiB, or for a GPU by its name (${gpuNames.join(", ")}). null: what is free here.`,
 } as const;
 
 export const loggingSettings = {

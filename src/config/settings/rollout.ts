@@ -63,6 +63,12 @@ export const stopSettings = {
     string, taken literally, or a JSON list. null: only stop tokens end it.`,
 } as const;
 
+/** For a model that is kept open: a chat, the API's `loadModel`. */
+export const modelLengthSettings = {
+  max_model_length: whole(2, null)`
+    In a chat: prompt and answer together, in tokens; memory is planned for it. null: the model's context, but at most 4096.`,
+} as const;
+
 /** As TRL's recipes write it; `../generation-kwargs.ts` makes settings of it. */
 export const generationKwargsSettings = {
   generation_kwargs: object({})`

@@ -6,6 +6,7 @@
 import type { TrainConfig } from "../../config/schema.ts";
 import {
   type AdvantageInput,
+  byFunction,
   computeAdvantages,
   groupMembers,
   meanAndStd,
@@ -17,6 +18,7 @@ import {
 import type { Advantage, KlEstimator, TokenValues } from "../loss/config.ts";
 import { KL_ESTIMATORS } from "../loss/kl.ts";
 import { explainedVariance } from "../loss/value.ts";
+import { type OwnEstimator, ownAdvantages } from "./own.ts";
 import { generalizedAdvantages, returnsToGo, tokenRewards } from "./returns.ts";
 import { whiten } from "./whiten.ts";
 
@@ -25,6 +27,8 @@ export type AdvantageEstimator = TrainConfig["advantageEstimator"];
 /** The settings that estimators read, under TRL's names (in camelCase) where TRL has them. */
 export interface EstimatorSettings extends Pick<AdvantageInput, "scaleRewards" | "multiObjectiveAggregation"> {
   readonly advantageEstimator: AdvantageEstimator;
+  /** In place of `advantageEstimator`. */
+  readonly ownEstimator?: OwnEstimator | null | undefined;
   /** β of the KL in the reward; used if `kl` is given. */
   readonly beta: number;
   /** Discount of future rewards; ignored by `grpo` and `rloo`. */
@@ -67,7 +71,7 @@ interface Prepared {
   readonly penalties: Float64Array | undefined;
 }
 
-interface Entry {
+export interface EstimatorEntry {
   /** Compares completions of a group with each other. */
   readonly usesGroups: boolean;
   readonly needsCritic: boolean;
@@ -77,7 +81,7 @@ interface Entry {
   ) => Pick<Estimate, "advantages" | "returns"> & Partial<Pick<Estimate, "hasSpread">>;
 }
 
-export const ESTIMATORS: Record<AdvantageEstimator, Entry> = {
+export const ESTIMATORS: Record<AdvantageEstimator, EstimatorEntry> = {
   // DeepSeekMath, arXiv 2402.03300, §4.1.2; Dr. GRPO without scaling; GDPO with normalize_then_sum
   grpo: {
     ...{ usesGroups: true, needsCritic: false },
@@ -135,6 +139,21 @@ export const ESTIMATORS: Record<AdvantageEstimator, Entry> = {
   },
 };
 
+/** A function as an entry: what it compares is not known. */
+export function ownEntry(own: OwnEstimator): EstimatorEntry {
+  return {
+    ...{ usesGroups: false, needsCritic: false },
+    estimate: ({ input, statistics, charges }) => {
+      const { groups, lengths, finished } = input;
+      const perFunction = Object.fromEntries(
+        byFunction(input.rewards).map((rewards, f) => [input.names?.[f] ?? String(f), rewards]),
+      );
+      const batch = { rewards: statistics.rewards, perFunction, groups, lengths, finished, charges };
+      return { advantages: ownAdvantages(own, batch), returns: null };
+    },
+  };
+}
+
 /**
  * Advantages of a whole batch, before it is split into optimizer steps, by `settings.advantageEstimator`.
  *
@@ -145,7 +164,7 @@ export const ESTIMATORS: Record<AdvantageEstimator, Entry> = {
  */
 export function estimateAdvantages(input: EstimatorInput, settings: EstimatorSettings): Estimate {
   checkShapes(input);
-  const entry = ESTIMATORS[settings.advantageEstimator];
+  const entry = settings.ownEstimator ? ownEntry(settings.ownEstimator) : ESTIMATORS[settings.advantageEstimator];
   const statistics = rewardStatistics(input);
   const charges = input.kl?.map((kl) => Float64Array.from(kl, (value) => settings.beta * value)) ?? null;
   const penalties = charges ? Float64Array.from(charges, (charge) => sum(charge)) : undefined;

@@ -9,6 +9,7 @@ import { learningRate, type ScheduleSettings, scheduleOf } from "../../optim/sch
 import type { Critic } from "../../session/critic.ts";
 import type { TrainedModel } from "../../session/policy.ts";
 import { type GenerationStep, samplesOfStep, wholeGeneration } from "../generation-steps.ts";
+import type { OwnLoss } from "../loss/config.ts";
 import type { ValueLossConfig } from "../loss/value.ts";
 import type { Weighed } from "../sample.ts";
 import { criticStep } from "./critic-update.ts";
@@ -26,6 +27,8 @@ import { type PolicyUpdateConfig, updateSettings, updateStep } from "./policy-up
 export interface LearnerOptions {
   readonly policy: TrainedModel;
   readonly config: PolicyUpdateConfig & EntropySettings & ScheduleSettings & { readonly numIterations: number };
+  /** In place of `config.lossType`. */
+  readonly ownLoss?: OwnLoss | null | undefined;
   /** PPO's critic with its settings; null for none. */
   readonly critic: { readonly critic: Critic; readonly value: ValueLossConfig; readonly learningRate: number } | null;
   /**
@@ -77,7 +80,7 @@ export interface Learner {
 /** @throws InputError if `lr_scheduler_kwargs` do not match the schedule */
 export function createLearner(options: LearnerOptions): Learner {
   const { policy, config, critic, reference, totalSteps, end = totalSteps, start } = options;
-  const settings = updateSettings(config);
+  const settings = updateSettings(config, options.ownLoss);
   const { optimizer, microBatchTokens } = settings;
   const schedule = scheduleOf(config, totalSteps);
   const criticUpdate = critic && {

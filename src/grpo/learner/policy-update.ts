@@ -21,7 +21,7 @@ import {
   zeroGradients,
 } from "../../optim/adamw.ts";
 import type { TrainedModel } from "../../session/policy.ts";
-import type { LossCompletion, LossConfig } from "../loss/config.ts";
+import type { LossCompletion, LossConfig, OwnLoss } from "../loss/config.ts";
 import { computeLoss, isTokenwise, tokenDerivatives } from "../loss/loss.ts";
 import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
 import { denominatorsOf, type StepDenominators, type WholeGeneration } from "../loss/step.ts";
@@ -55,11 +55,11 @@ export interface PolicyUpdateConfig extends LossConfig, AdamSettings {
   readonly useKlInReward: boolean;
 }
 
-export function updateSettings(config: PolicyUpdateConfig): PolicyUpdateSettings {
+export function updateSettings(config: PolicyUpdateConfig, own: OwnLoss | null = null): PolicyUpdateSettings {
   const { temperature, microBatchTokens } = config;
   return {
     // A KL charged to the reward must not be charged again by the loss.
-    loss: config.useKlInReward ? { ...config, beta: 0 } : config,
+    loss: { ...config, own, ...(config.useKlInReward && { beta: 0 }) },
     optimizer: optimizerSettings(config),
     ...{ temperature, microBatchTokens },
   };

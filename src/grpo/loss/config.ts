@@ -11,6 +11,8 @@ export type SamplerCorrectionMode = "token_truncate" | "token_mask" | "sequence_
 /** The settings of the loss, under TRL's names in camelCase. */
 export interface LossConfig {
   readonly lossType: LossType;
+  /** In place of `lossType`. */
+  readonly own?: OwnLoss | null | undefined;
   /** Lower clip: the ratio is kept above 1 − epsilon. */
   readonly epsilon: number;
   /** Upper clip: 1 + epsilonHigh (null: epsilon). For `cispo` it caps the ratio itself. */
@@ -113,6 +115,40 @@ export interface LossCompletion {
   /** Which tokens the policy sampled; all, by default. (T) */
   readonly mask?: TokenMask | undefined;
 }
+
+/** What a loss of the caller's own is given: a completion with the policy's numbers. */
+export interface OwnLossInput {
+  /** ℓ of each token under the current policy, in nats, of logits ÷ temperature. (T) */
+  readonly logprobs: TokenValues;
+  /** Under the policy that sampled. In the first pass over a generation these are the same numbers as `logprobs`. (T) */
+  readonly oldLogprobs: TokenValues;
+  /** Under the reference; null if `beta` is 0, for then there is none. (T) */
+  readonly refLogprobs: TokenValues | null;
+  /** Of the current policy, in nats. (T) */
+  readonly entropies: TokenValues;
+  /** The completion's advantage at each of its tokens. (T) */
+  readonly advantages: Float64Array;
+  /** 1: the token is in the loss. 0: it was not sampled, or `maskTruncatedCompletions` leaves it out. (T) */
+  readonly mask: Uint8Array;
+  /** False: cut at the length limit. */
+  readonly finished: boolean;
+  /** What an average over the optimizer step divides by: of all its completions, and of all their tokens under the mask. */
+  readonly step: { readonly completions: number; readonly tokens: number };
+  /** The settings of the loss. */
+  readonly config: Omit<LossConfig, "own">;
+}
+
+export interface OwnLossOutput {
+  /** This completion's share of the step's loss: the shares are added up. */
+  readonly loss: number;
+  /** ∂loss/∂ℓ of each token; counts only under the mask. (T) */
+  readonly dlogprobs: ArrayLike<number>;
+  /** Numbers to log: each is averaged over the step's completions. */
+  readonly metrics?: Readonly<Record<string, number>> | undefined;
+}
+
+/** The same input must give the same output, or a resumed run is another one. The name of the function is recorded. */
+export type OwnLoss = (completion: OwnLossInput) => OwnLossOutput;
 
 /** The fields that decide which tokens of a completion count. */
 export interface Maskable {

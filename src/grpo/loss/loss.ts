@@ -19,6 +19,7 @@ import {
 import { KL_ESTIMATORS } from "./kl.ts";
 import { LOSS_TYPES, type LossTypeEntry, type Term } from "./loss-types.ts";
 import { addExtreme, addMean, addTotal, type MetricParts } from "./metrics.ts";
+import { ownCompletionLoss } from "./own.ts";
 import { isKept, samplerRatio } from "./sampler-ratio.ts";
 import type { StepDenominators } from "./step.ts";
 
@@ -57,7 +58,9 @@ export function computeLoss(part: readonly LossCompletion[], step: StepDenominat
     checkInputs(completion, config);
     const end = start + completion.logprobs.length;
     const gradients = { dlogprobs: dlogprobs.subarray(start, end), dentropies: dentropies.subarray(start, end) };
-    const share = completionLoss(completion, step, config, gradients, metrics);
+    const share = config.own
+      ? ownCompletionLoss(config.own, completion, step, config, gradients, metrics)
+      : completionLoss(completion, step, config, gradients, metrics);
     policyLoss += share.policyLoss;
     entropySum += share.entropySum;
     start = end;
@@ -172,10 +175,11 @@ function tokenLoss(
 
 /**
  * Whether a token's derivatives depend on no other token's logprob, so that `tokenDerivatives` can give them: not with a
- * ratio, weight or mask of the whole completion that is made of the current logprobs.
+ * ratio, weight or mask of the whole completion that is made of the current logprobs, and not with a loss of one's own.
  */
 export function isTokenwise(step: readonly Pick<LossCompletion, "oldLogprobs">[], config: LossConfig): boolean {
   return (
+    !config.own &&
     config.importanceSamplingLevel === "token" &&
     config.offPolicyMaskThreshold === null &&
     !LOSS_TYPES[config.lossType].sequenceWeight &&

@@ -27,6 +27,9 @@ const childCommand = (): readonly string[] =>
     ? [process.execPath]
     : [process.execPath, "--no-orphans", fileURLToPath(new URL("./child.ts", import.meta.url))];
 
+/** What one answer may take if nothing else is said. */
+export const DEFAULT_TIMEOUT_MS = 10_000;
+
 export interface ConnectionOptions {
   readonly timeoutMs?: number | undefined;
   readonly memoryLimitMiB?: number | undefined;
@@ -59,7 +62,7 @@ export function connect(options: ConnectionOptions): Connection {
       fail(new RunError(`the rewards' supervisor failed: ${event.message}`)),
     );
     const settings = {
-      timeoutMs: options.timeoutMs ?? 10_000,
+      timeoutMs: options.timeoutMs ?? DEFAULT_TIMEOUT_MS,
       memoryLimitMiB: options.memoryLimitMiB ?? 512,
       size: options.size ?? Math.min(4, Math.max(availableParallelism(), options.functions ?? 1)),
       command: childCommand(),

@@ -1,13 +1,13 @@
 /**
- * Users' reward functions: loads a module by path, calls its default export, checks what it returns. Runs only in a
- * reward process (child.ts), never in the trainer's.
+ * Users' reward functions: loads a module by path, calls its default export, checks what it returns. Modules are
+ * loaded only in a reward process (child.ts), never in the trainer's; inline.ts calls functions there.
  */
 import { pathToFileURL } from "node:url";
 import { errorText } from "../../errors.ts";
 import type { Arguments, Called, Failure, Logs, RewardTrainerState } from "./protocol.ts";
 
 /**
- * A reward function: the default export of a TypeScript or JavaScript module.
+ * A reward function: the default export of a TypeScript or JavaScript module, or a value in the API's `rewardFuncs`.
  * It takes arrays of equal length, one entry per completion, and returns one reward per completion: a finite number, or
  * null for a completion that it does not score (which then has no advantage and is left out of its group's baseline).
  * `prompts`: the text or the messages, as in the dataset. `completions`: the generated text without special

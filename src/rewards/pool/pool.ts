@@ -18,8 +18,10 @@ import { type Judgement, judge, TIMEOUT, verdicts } from "../judge.ts";
 import { defaultParameters, type RewardParameters, scoreByLibrary } from "../library/library.ts";
 import { type FunctionResult, type Mishap, place, type RewardResult, resultOf } from "../results.ts";
 import { isModule, needsGold, type RewardSpec, rewardNames } from "../specs.ts";
-import { type Connection, connect } from "./connection.ts";
-import type { Arguments, Failure, Item, RewardTrainerState } from "./protocol.ts";
+import { connect, DEFAULT_TIMEOUT_MS } from "./connection.ts";
+import type { RewardFunction } from "./functions.ts";
+import { inlineCall } from "./inline.ts";
+import type { Answer, Arguments, Failure, Item, RewardTrainerState } from "./protocol.ts";
 
 export { type FunctionResult, joinResults, loggedColumns, loggedMetrics, type RewardResult } from "../results.ts";
 export type { RewardSpec } from "../specs.ts";
@@ -27,6 +29,8 @@ export type { RewardTrainerState } from "./protocol.ts";
 
 export interface RewardPoolOptions {
   readonly functions: readonly RewardSpec[];
+  /** The functions of the `inline` ones, by their names there. They run in this process. */
+  readonly inline?: ReadonlyMap<string, RewardFunction> | undefined;
   /** One weight per function; 1 each by default. */
   readonly weights?: readonly number[] | undefined;
   /** Parameters of the built-in functions, e.g. the whole settings of `train`; by default those of `grpo train`. */
@@ -98,6 +102,7 @@ interface Member {
 /** @throws InputError for a module path that does not exist, or weights that do not match the functions */
 export function createRewardPool(options: RewardPoolOptions): RewardPool {
   const members = membersOf(options);
+  const { inline } = options;
   const modules = members.filter(({ spec }) => isModule(spec));
   const connection = connect({ ...options, functions: modules.length });
   const parameters: RewardParameters = { ...defaultParameters, ...options.parameters };
@@ -131,7 +136,15 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
       };
       const scored = members.map(({ name, spec }): FunctionResult | Promise<FunctionResult> => {
         if (typeof spec !== "string") {
-          if (isModule(spec)) return scoreByFunction(connection, name, spec.path, batch);
+          if (isModule(spec)) {
+            const { path } = spec;
+            const call: Call = (args, state) => connection.ask({ kind: "call", path, args, state });
+            return scoreByFunction(call, name, path, batch);
+          }
+          if ("inline" in spec) {
+            const call = inlineCall(inline!.get(spec.inline)!, options.timeoutMs ?? DEFAULT_TIMEOUT_MS);
+            return scoreByFunction(call, name, "inline", batch);
+          }
           return scoredOutside(name, external?.get(name), batch);
         }
         if (isVerifier(spec)) return scoreByVerifier(name, judged(spec), batch);
@@ -147,13 +160,18 @@ export function createRewardPool(options: RewardPoolOptions): RewardPool {
   };
 }
 
-function membersOf({ functions, weights }: RewardPoolOptions): readonly Member[] {
+function membersOf({ functions, weights, inline }: RewardPoolOptions): readonly Member[] {
   if (weights !== undefined && weights.length !== functions.length) {
     throw new InputError(
       `reward_weights has ${weights.length} values for ${functions.length} reward functions; give one weight per function`,
     );
   }
   const specs = functions.map((spec) => {
+    if (typeof spec === "object" && "inline" in spec && !inline?.has(spec.inline))
+      throw new InputError(
+        `reward_funcs: ${spec.inline} is a function of the TypeScript program that began the run; ` +
+          "go on from there, or write the function as a module and give its path",
+      );
     if (!isModule(spec)) return spec;
     const path = resolve(spec.path);
     if (existsSync(path)) return { path };
@@ -255,12 +273,10 @@ function lateness(name: string, reasons: Judgement["reasons"], batch: RewardBatc
   return { timeouts: late.length, mishaps: [mishap(batch, late, what, cost)] };
 }
 
-async function scoreByFunction(
-  connection: Connection,
-  name: string,
-  path: string,
-  batch: RewardBatch,
-): Promise<FunctionResult> {
+/** Calls a reward function, wherever it runs. */
+type Call = (args: Arguments, state: RewardTrainerState) => Promise<Answer>;
+
+async function scoreByFunction(call: Call, name: string, path: string, batch: RewardBatch): Promise<FunctionResult> {
   const args: Arguments = {
     ...batch.columns,
     prompts: batch.prompts,
@@ -269,7 +285,7 @@ async function scoreByFunction(
     prompt_ends: batch.promptEnds ?? batch.completions.map(() => ""),
   };
   if (batch.completions.length === 0) return { name, rewards: [], unparsed: 0, timeouts: 0 };
-  const answer = await connection.ask({ kind: "call", path, args, state: batch.trainerState ?? noTraining });
+  const answer = await call(args, batch.trainerState ?? noTraining);
   if (answer.kind === "failed") throw failureError(name, path, answer.failure, batch);
   if (answer.kind !== "rewards") throw new Error("a call was answered with verdicts");
   const { rewards, failures, logs } = answer;

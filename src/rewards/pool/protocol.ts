@@ -117,3 +117,8 @@ export type FromSupervisor =
       readonly logs?: Logs;
     }
   | { readonly kind: "failed"; readonly id: number; readonly failure: Failure };
+
+type WithoutId<M> = M extends { readonly id: number } ? Omit<M, "id"> : never;
+
+/** What came of one request, wherever it was answered. */
+export type Answer = WithoutId<FromSupervisor>;
