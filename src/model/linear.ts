@@ -71,7 +71,7 @@ export function* forwardGroup(device: Device, y: Tensor, x: Tensor, { parts, joi
   }
 }
 
-/** dx = Σ dy · weight; dweight and dbias += if they are trained. */
+/** dx = or += Σ dy · weight; dweight and dbias += if they are trained. */
 export function* backwardGroup(
   device: Device,
   gradients: ParameterGradients,
@@ -79,16 +79,17 @@ export function* backwardGroup(
   dx: Tensor,
   dy: Tensor,
   x: Tensor,
+  accumulate = false,
 ): Pieces {
   if (!joined) {
     for (const [i, [part, own]] of [...columnsOf(parts, dy)].entries())
-      yield* backwardLinear(device, gradients, part, dx, own, x, i > 0);
+      yield* backwardLinear(device, gradients, part, dx, own, x, accumulate || i > 0);
     return;
   }
   // Parts that are not all trained have gradients of their own alone.
   const whole = [joined.weight, ...(joined.bias ? [joined.bias] : [])].every(({ name }) => gradients.has(name));
   if (whole) yield* parameterGradients(device, gradients, joined, dy, x);
   else for (const [part, own] of columnsOf(parts, dy)) yield* parameterGradients(device, gradients, part, own, x);
-  device.ops.matmulBackwardInput(dx, dy, joined.weight);
+  device.ops.matmulBackwardInput(dx, dy, joined.weight, accumulate);
   yield;
 }
