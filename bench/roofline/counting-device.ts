@@ -105,6 +105,7 @@ export function countingDevice(
     queueRead: (source) => async () => fresh(source),
     activationDType: (dtype) => dtype,
     gradientDType: (dtype) => dtype,
+    masterDType: "float32",
     decodeBucket,
     rowBlock: 8,
     parameterElements: elementCount,

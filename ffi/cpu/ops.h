@@ -100,9 +100,12 @@
      (ids, logprob, sampling_logprob, logits, logit_row, counters, seen, B, vocabulary, seed, stream, greedy,          \
       inverse_temperature, top_k, top_p, min_p, repetition_penalty))                                                   \
   OP(adamw,                                                                                                            \
-     (void* p, float* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,       \
+     (void* p, uint16_t* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,    \
       float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t dtype),           \
      (p, master, m, v, g, n, lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale, dtype))        \
+  OP(masters, (float* y, const void* p, const uint16_t* lower, int64_t n, int32_t accumulate),                         \
+     (y, p, lower, n, accumulate))                                                                                     \
+  OP(split_masters, (void* p, uint16_t* lower, const float* x, int64_t n), (p, lower, x, n))                           \
   OP(sum_squares, (double* sum, const float* x, int64_t n), (sum, x, n))                                               \
   OP(scale, (float* x, int64_t n, float factor), (x, n, factor))                                                       \
   OP(add, (float* y, const float* x, int64_t n), (y, x, n))                                                            \

@@ -18,7 +18,7 @@ import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
 import type { Model } from "../model/model.ts";
 import { loadWeights, savedTensors } from "../model/weights.ts";
-import type { OptimizedParameter } from "../optim/adamw.ts";
+import { mastersOf, type OptimizedParameter } from "../optim/adamw.ts";
 import { type Critic, criticFolder } from "./critic.ts";
 import { openModelFolder, parameterSource } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
@@ -113,9 +113,7 @@ function inLayoutOf(weight: Weight, address: number): Weight {
 /** The optimizer's buffers under their names in optimizer.safetensors. In float32 the masters are the weights. */
 function optimizerBuffers(parameters: readonly OptimizedParameter[]) {
   return parameters.flatMap(({ weight, master, m, v }) => [
-    ...(weight.dtype === "float32"
-      ? []
-      : [{ name: `master.${weight.name}`, weight: inLayoutOf(weight, master.address) }]),
+    ...(weight.dtype === "float32" ? [] : [{ name: `master.${weight.name}`, weight: mastersOf({ weight, master }) }]),
     { name: `exp_avg.${weight.name}`, weight: inLayoutOf(weight, m.address) },
     { name: `exp_avg_sq.${weight.name}`, weight: inLayoutOf(weight, v.address) },
   ]);

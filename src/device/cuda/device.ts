@@ -166,6 +166,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       ...openTransfers(gpu, memory),
       activationDType: (dtype) => dtype,
       gradientDType: (dtype) => dtype,
+      masterDType: "float32",
       decodeBucket,
       rowBlock: 8, // 16 bytes of bfloat16
       parameterElements: elementCount,
