@@ -4,7 +4,8 @@
 // a bit set per slot), temperature, top-k, top-p (Holtzman et al. 2020), min-p (Nguyen et al. 2024). `logprob` is of
 // softmax(logits · inverse_temperature) before penalty and truncation, bit for bit as in log_softmax_forward for the
 // token; `sampling_logprob` is of the distribution actually drawn from. greedy: the largest logit, the lowest id on a
-// tie. seen may be null: no penalty.
+// tie. seen may be null: no penalty. A row whose scores are not finite gives −1, and log-probabilities of NaN or infinity; a row
+// that only the penalty makes infinite gives −1, and the finite log-sum-exp it has without.
 //
 // The random number is Philox4x32-10 (Salmon et al. 2011) under the key (seed, stream), counted by the sequence's
 // (position, sample, prompt, step), so it does not depend on the batch. counters (B, 5): those four, then the slot.
@@ -332,7 +333,7 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
       });
     }
     if (!penalize) full = drawn;
-    if (!(full.lse - full.lse == 0)) {  // NaN or infinite
+    if (!(full.lse - full.lse == 0) || !(row.max - row.max == 0)) {  // NaN or infinite
       ids[b] = -1;
       logprob[b] = sampling_logprob[b] = full.lse;
       return;

@@ -38,6 +38,7 @@ import {
   outputFolderSettings,
   planSettings,
   resumeSettings,
+  trackerSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
@@ -91,6 +92,7 @@ const train = {
     ...resumeSettings,
     ...checkpointSettings,
     ...loggingSettings,
+    ...trackerSettings,
     ...completionLogSettings,
     ...debugSettings,
   },
@@ -124,6 +126,7 @@ export const commandSections = {
       ...resumeSettings,
       ...checkpointSettings,
       ...loggingSettings,
+      ...trackerSettings,
       ...debugSettings,
     },
     Hub: hubSettings,

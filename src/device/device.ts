@@ -238,8 +238,9 @@ export interface Ops {
   ): void;
 
   /**
-   * ids (B) = one token per sequence from logits row logitRow[b]; −1 where the logits are not finite. logprob (B) is
-   * of softmax(logits / temperature), as in lmHeadForward; samplingLogprob (B) of the distribution sampled from.
+   * ids (B) = one token per sequence from logits row logitRow[b]. logprob (B) is of softmax(logits / temperature), as in
+   * lmHeadForward; samplingLogprob (B) of the distribution sampled from. −1 where the logits are not finite, and neither are
+   * the logprobs then; −1 with finite ones where the penalty makes logits infinite.
    * counters (B, 5); seen (slots, ⌈V/32⌉) bit sets, for the repetition penalty only.
    */
   sample(

@@ -31,7 +31,7 @@ export interface RolloutModel {
 
 /** One entry per row. */
 export interface SampledTokens {
-  /** Below 0: the logits are not finite. */
+  /** Below 0: the logits are not finite; if the logprob is, the repetition penalty made them so. */
   readonly ids: Int32Array;
   readonly logprobs: Float32Array;
   readonly samplingLogprobs: Float32Array;

@@ -105,10 +105,7 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
       const s = sequences[i];
       if (!s) continue;
       const id = ids[i]!;
-      if (id < 0)
-        throw new RunError(
-          `the model's logits are not finite (prompt ${s.place}, token ${s.ids.length}); the weights are broken or the learning rate is too high`,
-        );
+      if (id < 0) throw notFinite(s, logprobs[i]!, settings);
       if (!queued) s.row = -1;
       const forced = s.forced.shift();
       if (forced === undefined) {
@@ -176,6 +173,16 @@ export function startRollout(on: RolloutModel, settings: RolloutSettings, onToke
       };
     },
   };
+}
+
+/** A sequence's logits are not finite, without the repetition penalty or because of it. */
+function notFinite(s: CachedSequence, logprob: number, { repetitionPenalty }: RolloutSettings): RunError {
+  const place = `(prompt ${s.place}, token ${s.ids.length})`;
+  return new RunError(
+    Number.isFinite(logprob)
+      ? `repetition_penalty ${repetitionPenalty} makes the model's logits infinite ${place}: they are far too large already; the weights are broken or the learning rate is too high`
+      : `the model's logits are not finite ${place}; the weights are broken or the learning rate is too high`,
+  );
 }
 
 function append(s: CachedSequence, id: number, logprob: number, samplingLogprob: number, mask: 0 | 1): void {

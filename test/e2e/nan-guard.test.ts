@@ -14,21 +14,23 @@ setDefaultTimeout(180_000);
 const work = workFolder();
 afterAll(work.remove);
 
-/** The bundled model with `value` in one element of a tensor. */
-function brokenModel(name: string, tensor: string, value: number): string {
+/** A copy of the bundled model. `change` is called with the file's bytes and where a tensor lies in them. */
+function changedModel(name: string, tensor: string, change: (bytes: Buffer, begin: number, end: number) => void) {
   const folder = work.at(name);
   cpSync(bundledModel, folder, { recursive: true });
   const path = join(folder, "model.safetensors");
   const bytes = readFileSync(path);
-  const header = JSON.parse(bytes.toString("utf8", 8, 8 + Number(bytes.readBigUInt64LE(0)))) as Record<
-    string,
-    { data_offsets: [number, number] }
-  >;
-  const begin = 8 + Number(bytes.readBigUInt64LE(0)) + header[tensor]!.data_offsets[0];
-  bytes.writeFloatLE(value, begin + 4 * 100);
+  const data = 8 + Number(bytes.readBigUInt64LE(0));
+  const header = JSON.parse(bytes.toString("utf8", 8, data)) as Record<string, { data_offsets: [number, number] }>;
+  const [begin, end] = header[tensor]!.data_offsets;
+  change(bytes, data + begin, data + end);
   writeFileSync(path, bytes);
   return folder;
 }
+
+/** The bundled model with `value` in one element of a tensor. */
+const brokenModel = (name: string, tensor: string, value: number): string =>
+  changedModel(name, tensor, (bytes, begin) => bytes.writeFloatLE(value, begin + 4 * 100));
 
 /** Checks that every number in every safetensors file below `folder` is finite; returns the number of files. */
 function expectFinite(folder: string): number {
@@ -75,6 +77,18 @@ describe("a model with a broken weight", () => {
       expect(readFileSync(join(folder, "metrics.jsonl"), "utf8")).toBe("");
     }
   });
+});
+
+test("logits that only a repetition penalty makes infinite are reported as that", async () => {
+  // of about 1e37, so that a tenth of the largest float32 is passed once they are divided by 0.01
+  const model = changedModel("penalized", "model.norm.weight", (bytes, begin, end) => {
+    for (let at = begin; at < end; at += 4) bytes.writeFloatLE(bytes.readFloatLE(at) * 3e36, at);
+  });
+  const failure = train(work.at("run penalized"), { model, repetition_penalty: 0.01 });
+  await expect(failure).rejects.toThrow(
+    /^repetition_penalty 0\.01 makes the model's logits infinite \(prompt \d, token \d+\)/,
+  );
+  await expect(failure).rejects.toBeInstanceOf(RunError);
 });
 
 describe("an absurd learning rate", () => {

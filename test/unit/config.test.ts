@@ -216,6 +216,8 @@ describe("refusals", () => {
     [["--num_generations", "0"], "--num_generations 0: must be a whole number ≥ 1"],
     [["--num_generations", ""], '--num_generations "": must be a whole number ≥ 1'],
     [["--temperature", "0"], "--temperature 0: must be a number > 0 and ≤ 100"],
+    [["--repetition_penalty", "1e-39"], "--repetition_penalty 1e-39: must be a number ≥ 0.01 and ≤ 100"],
+    [["--repetition_penalty", "1e300"], "--repetition_penalty 1e+300: must be a number ≥ 0.01 and ≤ 100"],
     [["--beta", "-1"], "--beta -1: must be a number ≥ 0"],
     [["--beta", "NaN"], '--beta "NaN": must be a number ≥ 0'],
     [["--beta", "1e999"], "--beta Infinity: must be a number ≥ 0"],

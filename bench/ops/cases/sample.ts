@@ -230,6 +230,36 @@ function notFinite(temperature: number) {
   });
 }
 
+/**
+ * Logits that only the penalty takes beyond float32 give −1 with a finite logprob, if the largest score becomes infinite; one
+ * that falls to −∞ is never drawn.
+ */
+function penaltyOverflows(repetitionPenalty: number, chosen: Partial<SamplingSettings>) {
+  return opCase("sample", { values: "overflow", repetitionPenalty, ...chosen }, (run: SuiteRun) => {
+    const [B, V] = [3, 37];
+    const values = run.random.normal(B * V);
+    values.fill(-3e38, 0, V); // all seen: times a penalty above 1, or divided by one below
+    values[1 * V + 5] = 3e38;
+    values[2 * V + 5] = -3e38;
+    const logits = run.slot("logits", "float32", [B, V], values);
+    const logitRow = run.slot("logitRow", "int32", [B], [0, 1, 2]);
+    const seen = seenBits(run, B, V, new Set(Array.from({ length: V }, (_, id) => id)));
+    const [out, counters] = [outputs(run, B), counterRows(run, B)];
+    const s = { ...plain, ...chosen, repetitionPenalty };
+    run.run(({ ops }) => ops.sample(out.ids, out.logprob, out.sampling, logits, logitRow, counters, seen, s));
+    const infinite = repetitionPenalty > 1 ? [0] : [1];
+    for (const [path, ids] of run.values(out.ids))
+      for (let b = 0; b < B; b++)
+        expectThat(
+          infinite.includes(b) ? ids[b] === -1 : ids[b]! >= 0 && (b < 2 || ids[b] !== 5),
+          `on ${path}: row ${b} gives token ${ids[b]}`,
+        );
+    for (const output of [out.logprob, out.sampling])
+      for (const [path, values] of run.values(output))
+        expectThat(values.every(Number.isFinite), `on ${path}: log-probabilities ${values}`);
+  });
+}
+
 /** The same counters draw the same token, with the same recorded bits, at any place in any batch. */
 function anyBatch(settings: Partial<SamplingSettings>) {
   return opCase("sample", { rows: "any-batch", ...settings }, (run: SuiteRun) => {
@@ -320,6 +350,9 @@ export const sampleOps: OpTable<"sample"> = {
       notFinite(1),
       notFinite(0),
       notFinite(0.7),
+      ...[100, 0.01].flatMap((penalty) =>
+        [{}, { temperature: 0 }, { topP: 0.9 }, { topK: 5, minP: 0.1 }].map((s) => penaltyOverflows(penalty, s)),
+      ),
       anyBatch({}),
       anyBatch({ temperature: 0.7, topP: 0.9, topK: 40, minP: 0.01 }),
       streams,

@@ -36,7 +36,8 @@ export const samplingSettings = {
   top_k: whole(0, 0)`Draw from the k most likely tokens. 0: all.`,
   top_p: number({ above: 0, max: 1 }, 1)`Draw from the fewest tokens whose probabilities add up to p.`,
   min_p: number({ min: 0, max: 1 }, 0)`Drop tokens less likely than min_p times the most likely one.`,
-  repetition_penalty: number({ above: 0 }, 1)`
+  // Within these bounds the logits of any sound model stay finite: float32 reaches 3e38.
+  repetition_penalty: number({ min: 0.01, max: 100 }, 1)`
     Divides positive and multiplies negative logits of tokens that have already occurred.`,
 } as const;
 
