@@ -24,7 +24,7 @@ export interface Products {
 
 const MiB = 2 ** 20;
 /** NVIDIA's recommendation for cublasSetWorkspace: more from Hopper on. */
-function workspaceBytes(computeCapability: number): number {
+export function workspaceBytes(computeCapability: number): number {
   return (computeCapability >= 90 ? 32 : 4) * MiB;
 }
 
