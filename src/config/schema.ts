@@ -39,6 +39,7 @@ import {
   outputFolderSettings,
   planSettings,
   resumeSettings,
+  trackerSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
@@ -93,6 +94,7 @@ const train = {
     ...resumeSettings,
     ...checkpointSettings,
     ...loggingSettings,
+    ...trackerSettings,
     ...completionLogSettings,
     ...debugSettings,
   },
@@ -127,6 +129,7 @@ export const commandSections = {
       ...resumeSettings,
       ...checkpointSettings,
       ...loggingSettings,
+      ...trackerSettings,
       ...debugSettings,
     },
     Hub: hubSettings,

@@ -115,7 +115,7 @@ describe("three recipes, translated", () => {
     writeFileSync(path, demo.join("\n"));
     expect(told([path])).toEqual([]);
     const { config, warnings } = configFor("train", ["--config", path, "--preset", "trl"]);
-    for (const name of ["use_vllm", "bf16", "report_to", "max_prompt_length", "save_strategy"])
+    for (const name of ["use_vllm", "bf16", "max_prompt_length", "save_strategy"])
       expect(warnings.filter((line) => line.includes(`: ${name}`))).toHaveLength(1);
     const translated = join(folder, "demo.toml");
     writeFileSync(translated, block("open-r1", "toml"));
