@@ -37,6 +37,8 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "save_steps",
   "save_total_limit",
   "logging_steps",
+  "report_to",
+  "run_name",
   "log_completions",
   "log_completions_steps",
   "num_completions_to_print",

@@ -4,6 +4,7 @@
  */
 import type { z } from "zod";
 import type { CamelKeys } from "./names.ts";
+import { adapterSettings } from "./settings/adapters.ts";
 import { bestModelSettings } from "./settings/best.ts";
 import { criticSettings } from "./settings/critic.ts";
 import {
@@ -38,6 +39,7 @@ import {
   outputFolderSettings,
   planSettings,
   resumeSettings,
+  trackerSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
@@ -60,6 +62,7 @@ import {
 
 const train = {
   Model: { ...engineSettings, ...referenceModelSettings, ...referenceSyncSettings },
+  Adapters: adapterSettings,
   Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
   Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
   "Reward functions": rewardFunctionSettings,
@@ -91,6 +94,7 @@ const train = {
     ...resumeSettings,
     ...checkpointSettings,
     ...loggingSettings,
+    ...trackerSettings,
     ...completionLogSettings,
     ...debugSettings,
   },
@@ -103,6 +107,7 @@ export const commandSections = {
   plan: { ...train, Plan: planSettings },
   sft: {
     Model: engineSettings,
+    Adapters: adapterSettings,
     Data: { ...datasetSettings, ...promptSettings, ...orderSettings, ...supervisedSettings },
     Batch: {
       ...rowBatchSettings,
@@ -124,6 +129,7 @@ export const commandSections = {
       ...resumeSettings,
       ...checkpointSettings,
       ...loggingSettings,
+      ...trackerSettings,
       ...debugSettings,
     },
     Hub: hubSettings,
@@ -171,6 +177,7 @@ export const commandSections = {
   },
   update: {
     Model: { ...engineSettings, ...referenceModelSettings },
+    Adapters: adapterSettings,
     Rollouts: { ...fileSettings.update, ...recordedGroupSettings, ...lengthSettings, ...temperatureSettings },
     Batch: { ...iterationSettings, ...microBatchSettings, ...checkpointingSettings },
     Advantages: advantageSettings,
@@ -199,6 +206,9 @@ export type SftConfig = ConfigOf<"sft">;
 export type EvalConfig = ConfigOf<"eval">;
 export type GenerateConfig = ConfigOf<"generate">;
 export type UpdateConfig = ConfigOf<"update">;
+
+/** What adapters are made of; `train`, `sft` and `update` have it. */
+export type AdapterConfigSettings = CamelKeys<Output<typeof adapterSettings>>;
 
 /** What AdamW and the schedule read; `train`, `sft` and `update` have it. */
 export type OptimizerConfig = CamelKeys<Output<typeof optimizerSettings>>;

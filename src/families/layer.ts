@@ -15,12 +15,22 @@ export interface ParameterSpec {
   readonly decays: boolean;
   /** False: no gradient or optimizer state; it stays as loaded. */
   readonly trainable: boolean;
+  /** The parameter of which this is a copy, which is trained while that one stays for the reference. */
+  readonly copyOf?: ParameterSpec;
 }
 
-/** y = x · weightᵀ + bias */
+/** y = x · weightᵀ + bias, + scale · (x · aᵀ) · bᵀ with an adapter */
 export interface Linear<P> {
   readonly weight: P; // (N, K)
   readonly bias: P | null; // (N)
+  readonly adapter?: Adapter<P>;
+}
+
+/** Low-rank matrices that are trained in place of a weight (adapters.ts). */
+export interface Adapter<P> {
+  readonly a: P; // (r, K)
+  readonly b: P; // (N, r)
+  readonly scale: number;
 }
 
 export interface Attention<P> {
@@ -78,10 +88,22 @@ export function linear(name: string, n: number, k: number, bias: boolean): Linea
   return { weight: matrix(`${name}.weight`, n, k), bias: bias ? vector(`${name}.bias`, n) : null };
 }
 
-/** Maps each parameter through `f`, in the order of the forward pass. */
-export function mapLayer<A, B>(layer: Layer<A>, f: (parameter: A) => B): Layer<B> {
+/**
+ * Maps each parameter through `f`, in the order of the forward pass.
+ *
+ * @param adapt takes each linear map and what has become of it
+ */
+export function mapLayer<A, B>(
+  layer: Layer<A>,
+  f: (parameter: A) => B,
+  adapt: (linear: Linear<A>, mapped: Linear<B>) => Linear<B> = (_, mapped) => mapped,
+): Layer<B> {
   const optional = (parameter: A | null): B | null => (parameter === null ? null : f(parameter));
-  const map = ({ weight, bias }: Linear<A>): Linear<B> => ({ weight: f(weight), bias: optional(bias) });
+  const map = (linear: Linear<A>): Linear<B> => {
+    const { weight, bias, adapter } = linear;
+    const mapped = { weight: f(weight), bias: optional(bias) };
+    return adapt(linear, adapter ? { ...mapped, adapter: { ...adapter, a: f(adapter.a), b: f(adapter.b) } } : mapped);
+  };
   const { attention, mlp } = layer;
   const { qkv, headNorms, o } = attention;
   return {

@@ -6,7 +6,7 @@ import { parameterCount } from "../families/parameters.ts";
 import type { Turn } from "../run/run.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import { ESTIMATORS, type Estimate, ownEntry } from "./estimators/estimators.ts";
-import { completionSamples, type Generation, recordRollouts } from "./generation.ts";
+import { completionRows, completionSamples, type Generation, recordRollouts } from "./generation.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Learned } from "./learner/learner.ts";
 import type { OwnFunctions } from "./own-functions.ts";
@@ -76,8 +76,10 @@ export function createReport(
         cut,
       });
     }
-    if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0))
+    if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0)) {
       turn.completions(firstStep, completionSamples(samples, config.numCompletionsToPrint));
+      turn.table(firstStep, completionRows(samples));
+    }
     const hopeless = unscored(generation.rewards);
     hasLearned ||= total.some((reward) => reward !== null);
     if (hopeless !== null) await turn.giveUp(hopeless, hasLearned);

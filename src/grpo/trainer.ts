@@ -137,6 +137,7 @@ export async function train(
   return keepRun(
     {
       ...{ models, config, state, resume, steps, stepsPerTurn: batch.stepsPerGeneration },
+      settings: recordOf(config, functions),
       ...{ console: hooks.console, stopRequested: hooks.stopRequested, byDefault: "eval_reward" },
       evaluate: hooks.evaluate && (() => hooks.evaluate!(told(true))),
       onSaved: hooks.onSaved,

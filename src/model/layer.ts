@@ -55,7 +55,7 @@ function* forwardProducts(model: Model, layer: number, b: LayerBuffers): Generat
   const { device, config, weights } = model;
   const { inputNorm, attention } = weights.layers[layer]!;
   forwardNorm(model, b.normed, b.rstd, b.residual, inputNorm);
-  yield* forwardGroup(device, b.qkvRaw, b.normed, weights.groups[layer]!.qkv);
+  yield* forwardGroup(model, b.qkvRaw, b.normed, weights.groups[layer]!.qkv);
   const { headNorms, shape } = attention;
   if (headNorms?.over !== "all heads") return b;
   device.ops.cast(b.qkv, b.qkvRaw);
@@ -85,7 +85,7 @@ function* forwardGlu(model: Model, layer: number, b: LayerBuffers): Pieces {
   const { device, weights } = model;
   const { postNorm, mlp } = weights.layers[layer]!;
   forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
-  yield* forwardGroup(device, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
+  yield* forwardGroup(model, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
   device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
 }
 
@@ -110,10 +110,10 @@ function forwardOutput(model: Model, output: Output, b: LayerBuffers, x: Tensor)
   const { device, config } = model;
   const { linear, norm, out, rstd } = output;
   if (!norm) {
-    forwardLinear(device, b.residual, x, linear, true);
+    forwardLinear(model, b.residual, x, linear, true);
     return;
   }
-  forwardLinear(device, out, x, linear);
+  forwardLinear(model, out, x, linear);
   device.ops.rmsnormForward(b.added, rstd, out, norm, config.rmsNormEps);
   device.ops.add(b.residual, b.added);
 }
@@ -165,7 +165,7 @@ function* recompute(
   const { linear, norm, out, rstd } = mlpOutput(weights, b);
   if (!norm) return;
   yield;
-  forwardLinear(device, out, b.glu, linear);
+  forwardLinear(model, out, b.glu, linear);
   device.ops.rmsnormForward(b.added, rstd, out, norm, config.rmsNormEps);
 }
 
@@ -193,24 +193,25 @@ function outgoing({ ops }: Device, { dresidual, dnormed }: StreamGradients): Ten
 
 /** dx = the gradient of an output's input, given dresidual. */
 function* backwardOutput(
-  { device }: Model,
+  model: Model,
   gradients: ParameterGradients,
   { linear, norm, out, rstd }: Output,
   dx: Tensor,
   g: StreamGradients,
   x: Tensor,
 ): Pieces {
+  const { device } = model;
   if (!norm) {
-    yield* backwardLinear(device, gradients, linear, dx, outgoing(device, g), x);
+    yield* backwardLinear(model, gradients, linear, dx, outgoing(device, g), x);
     return;
   }
   device.ops.rmsnormBackward(g.dnormed, gradientOf(gradients, norm), g.dresidual, out, norm, rstd, null);
-  yield* backwardLinear(device, gradients, linear, dx, g.dnormed, x);
+  yield* backwardLinear(model, gradients, linear, dx, g.dnormed, x);
 }
 
 /** dresidual += the gradient of the stream in products that share their input, x normalized (rstd) or x itself. */
 function* backwardInput(
-  { device }: Model,
+  model: Model,
   gradients: ParameterGradients,
   group: LinearGroup,
   norm: Weight | null,
@@ -219,11 +220,12 @@ function* backwardInput(
   { normed, x, rstd }: { readonly normed: Tensor; readonly x: Tensor; readonly rstd: Tensor },
 ): Pieces {
   if (!norm) {
-    yield* backwardGroup(device, gradients, group, g.dresidual, dy, normed, true);
+    yield* backwardGroup(model, gradients, group, g.dresidual, dy, normed, true);
     return;
   }
-  yield* backwardGroup(device, gradients, group, g.dnormed, dy, normed);
-  device.ops.rmsnormBackward(g.dresidual, gradientOf(gradients, norm), g.dnormed, x, norm, rstd, g.dresidual);
+  yield* backwardGroup(model, gradients, group, g.dnormed, dy, normed);
+  const { ops } = model.device;
+  ops.rmsnormBackward(g.dresidual, gradientOf(gradients, norm), g.dnormed, x, norm, rstd, g.dresidual);
 }
 
 /**
