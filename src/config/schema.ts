@@ -37,6 +37,7 @@ import {
   loggingSettings,
   outputFolderSettings,
   planSettings,
+  quietSettings,
   resumeSettings,
   trackerSettings,
 } from "./settings/output.ts";
@@ -94,6 +95,7 @@ const train = {
     ...loggingSettings,
     ...trackerSettings,
     ...completionLogSettings,
+    ...quietSettings,
     ...debugSettings,
   },
   Hub: hubSettings,
@@ -127,6 +129,7 @@ export const commandSections = {
       ...checkpointSettings,
       ...loggingSettings,
       ...trackerSettings,
+      ...quietSettings,
       ...debugSettings,
     },
     Hub: hubSettings,
@@ -179,7 +182,7 @@ export const commandSections = {
     Advantages: advantageSettings,
     Loss: { ...presetSettings, ...lossSettings },
     Optimizer: optimizerSettings,
-    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...debugSettings },
+    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...quietSettings, ...debugSettings },
   },
 } as const;
 
