@@ -30,7 +30,7 @@ export function referenceScores(
   completion: readonly number[],
 ): ReferenceScores {
   const hidden = referenceHidden(config, parameters, [...prompt, ...completion.slice(0, -1)], ropeTable);
-  const head = valuesOf(parameters, ownHead(config) ?? config.embedding);
+  const head = valuesOf(parameters, ownHead(config) ?? config.embedding.copyOf ?? config.embedding);
   const rows = completion.map((target, i) => {
     const { logp, entropy } = logSoftmax(product(hidden[prompt.length - 1 + i]!, head, config.vocabSize), 1);
     return { logprob: logp[target]!, entropy };
@@ -83,11 +83,14 @@ function rmsnorm(x: Float64Array, weight: Float64Array, epsilon: number): Float6
 
 type Get = (spec: ParameterSpec) => Float64Array;
 
-function linear({ weight, bias }: Linear<ParameterSpec>, get: Get): (x: Float64Array) => Float64Array {
+function linear({ weight, bias, adapter }: Linear<ParameterSpec>, get: Get): (x: Float64Array) => Float64Array {
   const [w, b] = [get(weight), bias && get(bias)];
+  const N = weight.shape[0]!;
+  const low = adapter && { a: get(adapter.a), b: get(adapter.b), rank: adapter.a.shape[0]!, scale: adapter.scale };
   return (x) => {
-    const y = product(x, w, weight.shape[0]!);
-    return b ? y.map((value, n) => value + b[n]!) : y;
+    const y = product(x, w, N);
+    const beside = low && product(product(x, low.a, low.rank), low.b, N);
+    return y.map((value, n) => value + (b ? b[n]! : 0) + (beside ? low!.scale * beside[n]! : 0));
   };
 }
 

@@ -4,6 +4,7 @@
  */
 import type { z } from "zod";
 import type { CamelKeys } from "./names.ts";
+import { adapterSettings } from "./settings/adapters.ts";
 import { bestModelSettings } from "./settings/best.ts";
 import { criticSettings } from "./settings/critic.ts";
 import {
@@ -62,6 +63,7 @@ import {
 
 const train = {
   Model: { ...engineSettings, ...referenceModelSettings, ...referenceSyncSettings },
+  Adapters: adapterSettings,
   Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
   Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
   "Reward functions": rewardFunctionSettings,
@@ -107,6 +109,7 @@ export const commandSections = {
   plan: { ...train, Plan: planSettings },
   sft: {
     Model: engineSettings,
+    Adapters: adapterSettings,
     Data: { ...datasetSettings, ...promptSettings, ...orderSettings, ...supervisedSettings },
     Batch: {
       ...rowBatchSettings,
@@ -177,6 +180,7 @@ export const commandSections = {
   },
   update: {
     Model: { ...engineSettings, ...referenceModelSettings },
+    Adapters: adapterSettings,
     Rollouts: { ...fileSettings.update, ...recordedGroupSettings, ...lengthSettings, ...temperatureSettings },
     Batch: { ...iterationSettings, ...microBatchSettings, ...checkpointingSettings },
     Advantages: advantageSettings,
@@ -205,6 +209,9 @@ export type SftConfig = ConfigOf<"sft">;
 export type EvalConfig = ConfigOf<"eval">;
 export type GenerateConfig = ConfigOf<"generate">;
 export type UpdateConfig = ConfigOf<"update">;
+
+/** What adapters are made of; `train`, `sft` and `update` have it. */
+export type AdapterConfigSettings = CamelKeys<Output<typeof adapterSettings>>;
 
 /** What AdamW and the schedule read; `train`, `sft` and `update` have it. */
 export type OptimizerConfig = CamelKeys<Output<typeof optimizerSettings>>;

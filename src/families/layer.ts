@@ -15,12 +15,22 @@ export interface ParameterSpec {
   readonly decays: boolean;
   /** False: no gradient or optimizer state; it stays as loaded. */
   readonly trainable: boolean;
+  /** The parameter of which this is a copy, which is trained while that one stays for the reference. */
+  readonly copyOf?: ParameterSpec;
 }
 
-/** y = x · weightᵀ + bias */
+/** y = x · weightᵀ + bias, + scale · (x · aᵀ) · bᵀ with an adapter */
 export interface Linear<P> {
   readonly weight: P; // (N, K)
   readonly bias: P | null; // (N)
+  readonly adapter?: Adapter<P>;
+}
+
+/** Low-rank matrices that are trained in place of a weight (adapters.ts). */
+export interface Adapter<P> {
+  readonly a: P; // (r, K)
+  readonly b: P; // (N, r)
+  readonly scale: number;
 }
 
 export interface Attention<P> {
@@ -68,9 +78,21 @@ export function linear(name: string, n: number, k: number, bias: boolean): Linea
   return { weight: matrix(`${name}.weight`, n, k), bias: bias ? vector(`${name}.bias`, n) : null };
 }
 
-/** Maps each parameter through `f`, in the order of the forward pass. */
-export function mapLayer<A, B>({ inputNorm, attention, postNorm, mlp }: Layer<A>, f: (parameter: A) => B): Layer<B> {
-  const map = ({ weight, bias }: Linear<A>): Linear<B> => ({ weight: f(weight), bias: bias && f(bias) });
+/**
+ * Maps each parameter through `f`, in the order of the forward pass.
+ *
+ * @param adapt takes each linear map and what has become of it
+ */
+export function mapLayer<A, B>(
+  { inputNorm, attention, postNorm, mlp }: Layer<A>,
+  f: (parameter: A) => B,
+  adapt: (linear: Linear<A>, mapped: Linear<B>) => Linear<B> = (_, mapped) => mapped,
+): Layer<B> {
+  const map = (linear: Linear<A>): Linear<B> => {
+    const { weight, bias, adapter } = linear;
+    const mapped = { weight: f(weight), bias: bias && f(bias) };
+    return adapt(linear, adapter ? { ...mapped, adapter: { ...adapter, a: f(adapter.a), b: f(adapter.b) } } : mapped);
+  };
   const { q, k, v, headNorms, o } = attention;
   return {
     inputNorm: f(inputNorm),

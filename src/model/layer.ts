@@ -35,9 +35,10 @@ function qkColumns(qkv: Tensor, { heads, kvHeads, headDim }: AttentionShape) {
 }
 
 /** residual → products of q, k and v. */
-function* forwardProducts({ device, config, weights }: Model, layer: number, b: LayerBuffers): Pieces {
+function* forwardProducts(model: Model, layer: number, b: LayerBuffers): Pieces {
+  const { device, config, weights } = model;
   device.ops.rmsnormForward(b.normed, b.rstd, b.residual, weights.layers[layer]!.inputNorm, config.rmsNormEps);
-  yield* forwardGroup(device, b.qkvRaw, b.normed, weights.groups[layer]!.qkv);
+  yield* forwardGroup(model, b.qkvRaw, b.normed, weights.groups[layer]!.qkv);
 }
 
 /** What q and k of the layer go through before attention. */
@@ -55,11 +56,12 @@ export function forwardHeads({ ops }: Device, b: LayerBuffers, transform: HeadTr
 }
 
 /** residual → gate and up → their product, before the down projection. */
-function* forwardGlu({ device, config, weights }: Model, layer: number, b: LayerBuffers): Pieces {
+function* forwardGlu(model: Model, layer: number, b: LayerBuffers): Pieces {
+  const { device, config, weights } = model;
   const { ops } = device;
   const { postNorm, mlp } = weights.layers[layer]!;
   ops.rmsnormForward(b.postNormed, b.postRstd, b.residual, postNorm, config.rmsNormEps);
-  yield* forwardGroup(device, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
+  yield* forwardGroup(model, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
   ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
 }
 
@@ -78,11 +80,11 @@ export function* forwardLayer(
   yield* forwardProducts(model, layer, b);
   attend(layer, b, headTransform(model, layer, positions), weights.attention.shape);
   yield;
-  forwardLinear(device, b.residual, b.attention, weights.attention.o, true);
+  forwardLinear(model, b.residual, b.attention, weights.attention.o, true);
   yield;
   if (kept) device.ops.cast(kept.afterAttention, b.residual);
   yield* forwardGlu(model, layer, b);
-  forwardLinear(device, b.residual, b.glu, weights.mlp.down, true);
+  forwardLinear(model, b.residual, b.glu, weights.mlp.down, true);
   yield;
 }
 
@@ -103,7 +105,7 @@ function* recompute(
   yield;
   device.ops.attentionForward(b.attention, b.lse, b.qkv, segments, shape);
   yield;
-  forwardLinear(device, b.residual, b.attention, o, true);
+  forwardLinear(model, b.residual, b.attention, o, true);
   yield;
   yield* forwardGlu(model, layer, b);
 }
@@ -161,13 +163,13 @@ export function* backwardLayer(
   else yield* recompute(model, layer, b, input, positions, segments);
 
   const groups = model.weights.groups[layer]!;
-  yield* backwardLinear(device, gradients, mlp.down, g.dglu, outgoing(device, g), b.glu);
+  yield* backwardLinear(model, gradients, mlp.down, g.dglu, outgoing(device, g), b.glu);
   ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
-  yield* backwardGroup(device, gradients, groups.gateUp, g.dnormed, g.dgateUp, b.postNormed);
+  yield* backwardGroup(model, gradients, groups.gateUp, g.dnormed, g.dgateUp, b.postNormed);
   const dpost = gradientOf(gradients, postNorm);
   ops.rmsnormBackward(g.dresidual, dpost, g.dnormed, b.residual, postNorm, b.postRstd, g.dresidual);
 
-  yield* backwardLinear(device, gradients, attention.o, g.dattention, outgoing(device, g), b.attention);
+  yield* backwardLinear(model, gradients, attention.o, g.dattention, outgoing(device, g), b.attention);
   ops.attentionBackward(g.dqkv, g.dattention, b.qkv, b.attention, b.lse, segments, g.attentionScratch, shape);
   yield;
   const d = qkColumns(g.dqkv, shape);
@@ -179,7 +181,7 @@ export function* backwardLayer(
     ops.rmsnormBackward(d.q, dq, d.q, raw.q, headNorms.q, b.rstdQ, null, shape.heads);
     ops.rmsnormBackward(d.k, dk, d.k, raw.k, headNorms.k, b.rstdK, null, shape.kvHeads);
   }
-  yield* backwardGroup(device, gradients, groups.qkv, g.dnormed, g.dqkv, b.normed);
+  yield* backwardGroup(model, gradients, groups.qkv, g.dnormed, g.dqkv, b.normed);
   const dinput = gradientOf(gradients, inputNorm);
   ops.rmsnormBackward(g.dresidual, dinput, g.dnormed, input, inputNorm, b.rstd, g.dresidual);
 }
