@@ -14,9 +14,9 @@ export type { BuildResult };
 
 const signatures = {
   matmul_forward:
-    "y:ptr x:ptr w:ptr bias:ptr M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32",
+    "y:ptr x:ptr w:ptr bias:ptr M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32 factor:f32",
   matmul_backward_input:
-    "dx:ptr dy:ptr w:ptr M:i32 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32",
+    "dx:ptr dy:ptr w:ptr M:i32 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32 factor:f32",
   matmul_backward_weight: "dw:ptr dy:ptr x:ptr M:i32 N:i32 K:i32 lddy:i32 ldx:i32 dydtype:i32 xdtype:i32",
   bias_backward: "dbias:ptr dy:ptr M:i32 N:i32 lddy:i32 dydtype:i32",
   weight_pack: "w:ptr source:ptr n0:i32 rows:i32 N:i32 K:i32 wdtype:i32 source_dtype:i32 layout_dtype:i32",
@@ -49,6 +49,8 @@ const signatures = {
     "ids:ptr logprob:ptr sampling_logprob:ptr logits:ptr logit_row:ptr counters:ptr seen:ptr B:i32 vocabulary:i32 seed:u32 stream:u32 greedy:i32 inverse_temperature:f32 top_k:i32 top_p:f32 min_p:f32 repetition_penalty:f32",
   adamw:
     "p:ptr master:ptr m:ptr v:ptr g:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 dtype:i32",
+  masters: "y:ptr p:ptr lower:ptr n:i64 accumulate:i32",
+  split_masters: "p:ptr lower:ptr x:ptr n:i64",
   sum_squares: "sum:ptr x:ptr n:i64",
   scale: "x:ptr n:i64 factor:f32",
   add: "y:ptr x:ptr n:i64",

@@ -10,12 +10,12 @@
 #define CPU_OPS(OP)                                                                                                    \
   OP(matmul_forward,                                                                                                   \
      (void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K, int32_t ldy,           \
-      int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate),                                \
-     (y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate))                                           \
+      int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate, float factor),                  \
+     (y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, factor))                                   \
   OP(matmul_backward_input,                                                                                            \
      (void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K, int32_t lddx, int32_t lddy,            \
-      int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate),                                           \
-     (dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate))                                           \
+      int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate, float factor),                             \
+     (dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate, factor))                                   \
   OP(matmul_backward_weight,                                                                                           \
      (float* dw, const void* dy, const void* x, int32_t M, int32_t N, int32_t K, int32_t lddy, int32_t ldx,            \
       int32_t dydtype, int32_t xdtype),                                                                                \
@@ -100,9 +100,12 @@
      (ids, logprob, sampling_logprob, logits, logit_row, counters, seen, B, vocabulary, seed, stream, greedy,          \
       inverse_temperature, top_k, top_p, min_p, repetition_penalty))                                                   \
   OP(adamw,                                                                                                            \
-     (void* p, float* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,       \
+     (void* p, uint16_t* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,    \
       float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t dtype),           \
      (p, master, m, v, g, n, lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale, dtype))        \
+  OP(masters, (float* y, const void* p, const uint16_t* lower, int64_t n, int32_t accumulate),                         \
+     (y, p, lower, n, accumulate))                                                                                     \
+  OP(split_masters, (void* p, uint16_t* lower, const float* x, int64_t n), (p, lower, x, n))                           \
   OP(sum_squares, (double* sum, const float* x, int64_t n), (sum, x, n))                                               \
   OP(scale, (float* x, int64_t n, float factor), (x, n, factor))                                                       \
   OP(add, (float* y, const float* x, int64_t n), (y, x, n))                                                            \

@@ -4,11 +4,11 @@
  * written goes to `.unfinished`. A run that resumes from an earlier step has no permission to remove the later ones, so
  * they are kept as `after-step-N`. `settleEarlier` repairs a crash between any two steps of this.
  */
-import { existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { cpSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { recoverFolder, syncFolder, writeFileAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
-import { completionsFolder, heldIn, metricsFile, runNames } from "./held.ts";
+import { completionsFolder, heldIn, metricsFile, runNames, trackerFolders } from "./held.ts";
 import { interruptedCheckpoints, isComplete, isFolder, listCheckpoints } from "./state.ts";
 import { finishTogether, togetherNames } from "./together.ts";
 
@@ -47,9 +47,7 @@ export function setAside(folder: string, keptStep: number): readonly string[] {
   try {
     mkdirSync(place);
     writeFileAtomic(join(place, keptName), String(keptStep));
-    // The metrics of a resumed run are cut in place, so a copy is kept.
-    const metrics = join(folder, metricsFile);
-    if (keptStep >= 0 && existsSync(metrics)) writeFileAtomic(join(place, metricsFile), readFileSync(metrics));
+    if (keptStep >= 0) copyCut(folder, place);
     for (const name of names) {
       mkdirSync(dirname(join(place, name)), { recursive: true });
       renameSync(join(folder, name), join(place, name));
@@ -64,13 +62,22 @@ export function setAside(folder: string, keptStep: number): readonly string[] {
   return names;
 }
 
+/** The metrics and trackers of a resumed run are cut in place, so copies are kept. */
+function copyCut(folder: string, place: string): void {
+  const metrics = join(folder, metricsFile);
+  if (existsSync(metrics)) writeFileAtomic(join(place, metricsFile), readFileSync(metrics));
+  for (const name of runNames(folder, trackerFolders))
+    cpSync(join(folder, name), join(place, name), { recursive: true });
+}
+
 /** The earlier run's checkpoints and recorded rollouts after a step; if there are any, also its model. */
 function laterThan(folder: string, step: number): string[] {
   const later = listCheckpoints(folder).filter((checkpoint) => checkpoint.step > step);
   if (later.length === 0) return [];
   const completions = join(folder, completionsFolder);
   const rollouts = existsSync(completions) ? readdirSync(completions) : [];
-  const kept = (name: string) => name === metricsFile || name === completionsFolder || name.startsWith("checkpoint-");
+  const kept = (name: string) =>
+    [metricsFile, completionsFolder, ...trackerFolders].includes(name) || name.startsWith("checkpoint-");
   return [
     ...later.map((checkpoint) => `checkpoint-${checkpoint.step}`),
     ...rollouts
@@ -153,7 +160,7 @@ export function settleEarlier(folder: string): Settled | null {
 /** Moves aside what the new run wrote: its metrics may say why it failed. False: there was nothing. */
 function keepUnfinished(folder: string): boolean {
   // For a resumed run, the files outside are the earlier one's, except for a few steps that will be repeated.
-  const names = keptStepOf(folder) >= 0 ? [] : (heldIn(folder)?.names ?? runNames(readdirSync(folder)));
+  const names = keptStepOf(folder) >= 0 ? [] : (heldIn(folder)?.names ?? runNames(folder, readdirSync(folder)));
   for (const name of names) keep(folder, name);
   return names.length > 0;
 }

@@ -13,6 +13,9 @@ import { isFolder, type ListedCheckpoint, listCheckpoints } from "./state.ts";
 export const runFile = "run.json";
 export const metricsFile = "metrics.jsonl";
 export const completionsFolder = "completions";
+/** Of `report_to`'s trackers. A folder of such a name is a run's only if it has the mark in it. */
+export const trackerFolders: readonly string[] = ["tensorboard", "wandb"];
+export const trackerMark = ".grpo";
 export const evaluationFiles: readonly string[] = ["answers.jsonl", "results.json"];
 
 /** Files beside the weights in a checkpoint, this program's or transformers'. */
@@ -51,7 +54,7 @@ export function heldIn(folder: string): Held | null {
   const all = readdirSync(folder).filter((name) => !name.startsWith("."));
   for (const name of all) requireReadable(join(folder, name), name);
   const checkpoints = listCheckpoints(folder);
-  const ofRun = runNames(all);
+  const ofRun = runNames(folder, all);
   const weights = all.filter((name) => anyWeights.test(name) && !trainerFile.test(name)).sort();
   const besideWeights = all.filter((name) => (isModelFile(name) || modelParts.test(name)) && !anyWeights.test(name));
   const ofTrainer = all.filter((name) => trainerFile.test(name));
@@ -84,8 +87,12 @@ function requireReadable(path: string, name: string): void {
 const isRunName = (name: string): boolean =>
   name === metricsFile || name === completionsFolder || name === runFile || /^checkpoint-\d+$/.test(name);
 
-/** The logs and checkpoints among the names. */
-export const runNames = (names: readonly string[]): string[] => names.filter(isRunName);
+const isTracker = (folder: string, name: string): boolean =>
+  trackerFolders.includes(name) && existsSync(join(folder, name, trackerMark));
+
+/** The logs and checkpoints among the names in a folder. */
+export const runNames = (folder: string, names: readonly string[]): string[] =>
+  names.filter((name) => isRunName(name) || isTracker(folder, name));
 
 export interface RunRecord {
   readonly command: string;
@@ -114,7 +121,8 @@ export function runRecord(folder: string): RunRecord | null {
 function isNothing(path: string, name: string): boolean {
   if (name === runFile) return runRecord(dirname(path)) !== null;
   if (name === metricsFile) return statSync(path).size === 0;
-  return name === completionsFolder && readdirSync(path).length === 0;
+  const left = trackerFolders.includes(name) ? [trackerMark] : name === completionsFolder ? [] : null;
+  return left !== null && readdirSync(path).every((inner) => left.includes(inner));
 }
 
 /** "a run (step 4, 2 checkpoints, its model)", "an evaluation (answers.jsonl)", "a model (model.safetensors)". */

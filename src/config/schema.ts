@@ -4,6 +4,7 @@
  */
 import type { z } from "zod";
 import type { CamelKeys } from "./names.ts";
+import { adapterSettings } from "./settings/adapters.ts";
 import { bestModelSettings } from "./settings/best.ts";
 import { criticSettings } from "./settings/critic.ts";
 import {
@@ -37,7 +38,9 @@ import {
   loggingSettings,
   outputFolderSettings,
   planSettings,
+  quietSettings,
   resumeSettings,
+  trackerSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
@@ -60,6 +63,7 @@ import {
 
 const train = {
   Model: { ...engineSettings, ...referenceModelSettings, ...referenceSyncSettings },
+  Adapters: adapterSettings,
   Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
   Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
   "Reward functions": rewardFunctionSettings,
@@ -91,7 +95,9 @@ const train = {
     ...resumeSettings,
     ...checkpointSettings,
     ...loggingSettings,
+    ...trackerSettings,
     ...completionLogSettings,
+    ...quietSettings,
     ...debugSettings,
   },
   Hub: hubSettings,
@@ -103,6 +109,7 @@ export const commandSections = {
   plan: { ...train, Plan: planSettings },
   sft: {
     Model: engineSettings,
+    Adapters: adapterSettings,
     Data: { ...datasetSettings, ...promptSettings, ...orderSettings, ...supervisedSettings },
     Batch: {
       ...rowBatchSettings,
@@ -124,6 +131,8 @@ export const commandSections = {
       ...resumeSettings,
       ...checkpointSettings,
       ...loggingSettings,
+      ...trackerSettings,
+      ...quietSettings,
       ...debugSettings,
     },
     Hub: hubSettings,
@@ -171,12 +180,13 @@ export const commandSections = {
   },
   update: {
     Model: { ...engineSettings, ...referenceModelSettings },
+    Adapters: adapterSettings,
     Rollouts: { ...fileSettings.update, ...recordedGroupSettings, ...lengthSettings, ...temperatureSettings },
     Batch: { ...iterationSettings, ...microBatchSettings, ...checkpointingSettings },
     Advantages: advantageSettings,
     Loss: { ...presetSettings, ...lossSettings },
     Optimizer: optimizerSettings,
-    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...debugSettings },
+    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...quietSettings, ...debugSettings },
   },
 } as const;
 
@@ -199,6 +209,9 @@ export type SftConfig = ConfigOf<"sft">;
 export type EvalConfig = ConfigOf<"eval">;
 export type GenerateConfig = ConfigOf<"generate">;
 export type UpdateConfig = ConfigOf<"update">;
+
+/** What adapters are made of; `train`, `sft` and `update` have it. */
+export type AdapterConfigSettings = CamelKeys<Output<typeof adapterSettings>>;
 
 /** What AdamW and the schedule read; `train`, `sft` and `update` have it. */
 export type OptimizerConfig = CamelKeys<Output<typeof optimizerSettings>>;

@@ -4,6 +4,7 @@
  */
 import { entryOf } from "./entry.ts";
 import { ownRewardName } from "./reward-names.ts";
+import { trackers } from "./settings/output.ts";
 
 /** Other names of settings. */
 export const aliases: Readonly<Record<string, string>> = {
@@ -35,6 +36,7 @@ const unsetByNone: ReadonlySet<string> = new Set([
   "shuffle_dataset",
   "dataset_split",
   "eval_split",
+  "report_to",
 ]);
 
 /** Whether None was written for a setting that has no None. */
@@ -52,6 +54,10 @@ export function ownValue(key: string, value: unknown): unknown {
       return Array.isArray(value)
         ? value.map((name) => (typeof name === "string" ? ownRewardName(name) : name))
         : value;
+    case "report_to": {
+      const names = Array.isArray(value) ? value : [value];
+      return names.flatMap((name) => (name === "all" ? trackers : name === "none" ? [] : [name]));
+    }
     case "dynamic_sampling_reward":
       return typeof value === "string" ? ownRewardName(value) : value;
     case "max_steps":
@@ -84,6 +90,8 @@ export function valueCure(key: string, value: unknown): string | undefined {
   switch (key) {
     case "dtype":
       return /^(float16|fp16|half)$/.test(String(value)) ? "float16 is not supported in training" : undefined;
+    case "report_to":
+      return "other trackers have no counterpart here: wandb and tensorboard write files that many can import";
     case "advantage_estimator":
       return entryOf(
         {

@@ -1,5 +1,5 @@
 /** What it means when the system refuses to write a file, and what to do, by the error's code: one table for all writers. */
-import { errorText, RunError } from "../errors.ts";
+import { errorText, InputError, RunError } from "../errors.ts";
 
 /** What to do where there is no space, or where nothing may be written. */
 export interface Cures {
@@ -43,6 +43,14 @@ export function writeFailure(error: unknown, path: string, cures = anyFile): unk
 /** Why a run cannot write into its output folder, or go on with a file in it. */
 export const runWriteFailure = (error: unknown, path: string): RunError =>
   new RunError(message(path, error, runFile), { cause: error });
+
+/** Why a tracker cannot write into its folder. The run itself could go on without it, so it is for the user to decide. */
+export const trackerWriteFailure = (error: unknown, path: string, tracker: string): InputError => {
+  const without = `, or leave ${tracker} out of --report_to`;
+  return new InputError(
+    message(path, error, { space: `${runFile.space}${without}`, place: `${runFile.place}${without}` }),
+  );
+};
 
 /**
  * Runs one write of a run's own file or folder.

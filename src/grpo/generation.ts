@@ -2,8 +2,11 @@
  * One generation: the completions sampled for some prompts, with their rewards, and its conversion for the recorded
  * rollouts and the console. Nothing here computes on the device.
  */
+
+import type { CompletionRow } from "../metrics/completion-table.ts";
 import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
+import { mean } from "../metrics/statistics.ts";
 import type { RewardResult } from "../rewards/pool/pool.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import { formatRollout } from "./rollout-file.ts";
@@ -96,4 +99,12 @@ export function completionSamples(samples: readonly Scored[], count: number): Co
       ...{ prompt: promptText(sample), completion: sample.text, reward: sample.reward },
       ...{ tokens: sampledTokens(sample), finished: sample.finished },
     }));
+}
+
+/** All of them, for trackers. */
+export function completionRows(samples: readonly (Scored & Weighed)[]): CompletionRow[] {
+  return samples.map((sample) => ({
+    ...{ prompt: promptText(sample), completion: sample.text, rewards: sample.rewards, extra: sample.extra },
+    advantage: typeof sample.advantage === "number" ? sample.advantage : (mean([...sample.advantage]) ?? 0),
+  }));
 }

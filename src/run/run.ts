@@ -14,9 +14,13 @@ import { createStopwatch } from "../metrics/stopwatch.ts";
 import { restoreOptimizer, saveCheckpoint, saveModel, type TrainedModels } from "../session/checkpointing.ts";
 import { openRunOutput, type RunOutputOptions } from "./run-output.ts";
 import { consoleSink, metricsSink, type RunSink, toAll } from "./sinks.ts";
+import type { TrackerConfig } from "./tracker.ts";
+import { openTrackers } from "./trackers.ts";
 
 export interface RunOptions extends Omit<RunOutputOptions, "metrics" | "tell" | "config"> {
-  readonly config: RunOutputOptions["config"] & Parameters<typeof everySteps>[0];
+  readonly config: RunOutputOptions["config"] & Parameters<typeof everySteps>[0] & TrackerConfig;
+  /** The settings as trackers show them. */
+  readonly settings: Readonly<Record<string, unknown>>;
   readonly console: RunConsole;
   /** Optimizer steps of the whole run, and of one turn; the last may be cut short. */
   readonly steps: number;
@@ -30,7 +34,7 @@ export interface RunOutcome {
 }
 
 /** What a turn can use of its run. */
-export interface Turn extends Required<Pick<RunSink, "step" | "completions" | "note">> {
+export interface Turn extends Required<Pick<RunSink, "step" | "completions" | "table" | "note">> {
   /** The first optimizer step that the turn makes, from 1. */
   readonly firstStep: number;
   /** Begins a phase, which is timed for `times`. */
@@ -51,7 +55,8 @@ export interface Turn extends Required<Pick<RunSink, "step" | "completions" | "n
  * Runs to the end, or until the user stops it.
  *
  * @param turn makes the steps of one turn; false if it was stopped before the first of them and left nothing
- * @throws InputError, RunError; progress up to then is in the last checkpoint
+ * @throws InputError, RunError; progress up to then is in the last checkpoint. A tracker that can no longer write ends the
+ *   run with an InputError, after a checkpoint.
  */
 export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise<boolean>): Promise<RunOutcome> {
   const { models, config, console, steps, stepsPerTurn, state, resume, stopRequested } = options;
@@ -62,16 +67,22 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
   removeCompletionsAfter(outputDir, reached());
   const often = everySteps(config, steps);
   const shows = (step: number) => step % often.logging === 0 || step === steps;
-  const tell = toAll([metricsSink(metrics), consoleSink(console, shows)]);
+  const trackers = openTrackers(
+    { config, settings: options.settings, resumeStep: resume ? reached() : null },
+    metrics.path,
+  );
+  const tell = toAll([metricsSink(metrics), trackers, consoleSink(console, shows)]);
   const output = openRunOutput({ ...options, metrics, tell });
   const stopwatch = createStopwatch();
+  let stopped = false;
 
+  const ends = () => stopRequested() || trackers.failure() !== null;
   const passed = (every: number, since: number) => Math.floor(reached() / every) > Math.floor(since / every);
   const evaluationDue = (since: number) => often.eval !== null && passed(often.eval, since) && reached() < steps;
   try {
     // A resumed run may have ended before its checkpoint's step was evaluated.
     if (reached() === 0 || evaluationDue(reached() - stepsPerTurn)) await output.evaluate();
-    while (reached() < steps && !stopRequested() && !output.exhausted) {
+    while (reached() < steps && !ends() && !output.exhausted) {
       stopwatch.lap();
       const since = reached();
       const made = await turn({
@@ -94,14 +105,16 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
       if (often.save > 0 && passed(often.save, since)) await output.save();
       if (evaluationDue(since)) await output.evaluate();
     }
-    await output.evaluate();
-    const stopped = stopRequested();
+    if (trackers.failure() === null) await output.evaluate();
+    stopped = ends();
     if (stopped) await output.stop();
     else await output.finish(steps);
-    return { steps: reached(), stopped };
   } finally {
     tell.close();
   }
+  const failure = trackers.failure();
+  if (failure !== null) throw failure;
+  return { steps: reached(), stopped };
 }
 
 /**

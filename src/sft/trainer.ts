@@ -140,6 +140,7 @@ export async function runSft(run: SftRun): Promise<RunOutcome> {
   return keepRun(
     {
       ...{ models, config, state, resume, steps, stepsPerTurn: 1, byDefault: "eval_accuracy" },
+      settings: toJson(config),
       ...{ console: run.console, stopRequested: run.stopRequested },
       evaluate: run.evaluate,
       onSaved: run.onSaved,

@@ -71,7 +71,8 @@ function words(names: string): string[] {
 /** Files of the program other than TypeScript, and who may embed them. */
 const embeds = (from: string, target: string) =>
   (from === "src/assets.ts" && !target.endsWith(".ts")) ||
-  (target === "package.json" && ["src/cli/main.ts", "src/api/model-card.ts", "release/build.ts"].includes(from));
+  (target === "package.json" &&
+    ["src/cli/main.ts", "src/api/model-card.ts", "src/run/wandb-sink.ts", "release/build.ts"].includes(from));
 
 /** The part of the tree that a file belongs to: the longest entry of the table that its path begins with. */
 function partOf(path: string): string | undefined {

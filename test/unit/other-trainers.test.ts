@@ -137,25 +137,14 @@ test("settings that are off, or match our behaviour, are accepted silently", () 
 
 test("settings without meaning here are left out with a remark, one line per reason", () => {
   const { refusals, remarks } = told(
-    ...[
-      "--preset",
-      "trl",
-      "--use_vllm",
-      "--vllm_mode",
-      "colocate",
-      "--bf16",
-      "True",
-      "--report_to",
-      "wandb",
-      "trackio",
-    ],
+    ...["--preset", "trl", "--use_vllm", "--vllm_mode", "colocate", "--bf16", "True", "--logging_dir", "logs"],
     ...["--attn_implementation=flash_attention_2", "--deepspeed", "ds.json", "--gradient_checkpointing_kwargs", "{}"],
   );
   expect(refusals).toEqual([]);
   expect(remarks).toEqual([
     "--use_vllm, --vllm_mode: ignored; rollouts run in the trainer's own engine",
     "--bf16: ignored; dtype sets the number format, float32 or bfloat16; by default it is the checkpoint's",
-    "--report_to: ignored; metrics go to metrics.jsonl in output_dir",
+    "--logging_dir: ignored; metrics go to metrics.jsonl in output_dir, and to the trackers of report_to",
     "--attn_implementation: ignored; attention is the trainer's own",
     "--deepspeed: ignored; a single process computes",
   ]);
@@ -167,6 +156,10 @@ describe("accepted under our name", () => {
     ["--overwrite_output_dir", { overwrite: true }],
     ["--overwrite_output_dir=false", { overwrite: false }],
     ["--dataset_prompt_column=problem", { promptColumn: "problem" }],
+    ["--report_to wandb tensorboard", { reportTo: ["wandb", "tensorboard"] }],
+    ["--report_to=all", { reportTo: ["jsonl", "tensorboard", "wandb"] }],
+    ["--report_to=none", { reportTo: [] }],
+    ["--report_to=None", { reportTo: ["jsonl"] }],
     ["--use_cpu", { device: "cpu" }],
     ["--torch_dtype=torch.bfloat16", { dtype: "bfloat16" }],
     ["--dtype=bf16", { dtype: "bfloat16" }],
@@ -377,7 +370,7 @@ describe("refused, with the number converted", () => {
 
   test("with the reason if there is no replacement", () => {
     const reasons: readonly (readonly [argv: string, part: string])[] = [
-      ["--use_peft", "there is no LoRA: leave it out"],
+      ["--use_dora", "adapters are plain LoRA"],
       ["--load_in_4bit=True", "weights are float32 or bfloat16: leave it out"],
       ["--log_completions_hub_repo=a/b", "nothing but the model is uploaded (push_to_hub): leave it out"],
       ["--optim=adamw_8bit", "the optimizer is AdamW with float32 moments"],

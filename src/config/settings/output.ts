@@ -49,8 +49,21 @@ export const loggingSettings = {
     Print to the console every this many steps (below 1: this share of all steps); metrics.jsonl has every step.`,
 } as const;
 
+export const trackers = ["jsonl", "tensorboard", "wandb"] as const;
+
+export const trackerSettings = {
+  report_to: described(z._default(z.array(z.enum(trackers)), ["jsonl"]), { placeholder: `${trackers.join("|")},...` })`
+    Where metrics go, besides the console: tensorboard's event files, wandb's offline runs, both in output_dir. jsonl, which is
+    metrics.jsonl, is always written.`,
+  run_name: text(null)`The run's name in wandb. null: W&B gives it one.`,
+} as const;
+
+export const quietSettings = {
+  quiet: toggle(false)`Print warnings and errors only; what is written to files stays the same.`,
+} as const;
+
 export const completionLogSettings = {
-  log_completions: toggle(true)`Show a sample of completions on the console.`,
+  log_completions: toggle(true)`Show a sample of completions on the console, and all of them in report_to's trackers.`,
   log_completions_steps: whole(1, 10)`How often, in steps; the first step always shows them.`,
   num_completions_to_print: whole(1, 1)`How many of them.`,
   save_completions: toggle(true)`Record every rollout in output_dir/completions/.`,

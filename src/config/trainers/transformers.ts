@@ -113,8 +113,6 @@ export const transformers: Trainer = {
     ["log_level", dropped("the console shows remarks and steps")],
     ["log_level_replica", dropped(oneProcess)],
     ["disable_tqdm", dropped("the console shows progress on a terminal only")],
-    ["report_to", (value) => (/^(none|\[?\]?)$/i.test(String(value ?? "none")) ? silently : drop(tracked))],
-    ["run_name", droppedUnlessOff(tracked)],
     ["logging_dir", droppedUnlessOff(tracked)],
     ["project", dropped(tracked)],
     ["trackio_*", droppedUnlessOff(tracked)],
