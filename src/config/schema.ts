@@ -43,6 +43,7 @@ import {
   trackerSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
+import { gradientShardSettings, rankSettings } from "./settings/ranks.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
   answerSettings,
@@ -85,6 +86,7 @@ const train = {
     ...microBatchSettings,
     ...checkpointingSettings,
   },
+  Ranks: { ...rankSettings, ...gradientShardSettings },
   Advantages: advantageSettings,
   Loss: { ...presetSettings, ...lossSettings },
   Critic: { ...criticSettings, ...ppoSettings },
@@ -117,6 +119,7 @@ export const commandSections = {
       ...microBatchSettings,
       ...checkpointingSettings,
     },
+    Ranks: { ...rankSettings, ...gradientShardSettings },
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
     Evaluation: {
       ...supervisedEvaluationSettings,
@@ -156,6 +159,7 @@ export const commandSections = {
       ...generationKwargsSettings,
       ...slotSettings,
     },
+    Ranks: rankSettings,
     Output: { ...outputFolderSettings("eval"), ...debugSettings },
   },
   generate: {

@@ -1,9 +1,8 @@
 /** Ranks that have met, each connected to each other: gathers, exchanges, and the agreement to stop. */
 import { deserialize, serialize } from "bun:jsc";
-import { bytesAt } from "../../ffi/bindings/libc.ts";
 import { errorText, RunError } from "../errors.ts";
 import type { Joined } from "./join.ts";
-import type { MetRanks, Segment } from "./ranks.ts";
+import type { MetRanks } from "./ranks.ts";
 import { createWatch, TELL_WITHIN_MS, type WatchOptions } from "./watch.ts";
 
 interface Gathered {
@@ -11,11 +10,6 @@ interface Gathered {
   readonly stop: boolean;
   readonly value: unknown;
 }
-
-const views = (segments: readonly Segment[]): Uint8Array[] =>
-  segments
-    .filter(({ byteLength }) => byteLength > 0)
-    .map(({ address, byteLength }) => new Uint8Array(bytesAt(address, byteLength)));
 
 export function createMesh(joined: Joined, options: WatchOptions): MetRanks {
   const { rank } = options;
@@ -91,8 +85,8 @@ export function createMesh(joined: Joined, options: WatchOptions): MetRanks {
     async exchange(send, receive) {
       if (watch.failure) throw watch.failure;
       const number = exchanges++;
-      const received = others.map(({ link, rank: r }) => link.receive(number, views(receive[r]!)));
-      const sent = others.map(({ link, rank: r }) => link.send("data", number, ...views(send[r]!)));
+      const received = others.map(({ link, rank: r }) => link.receive(number, receive[r]!));
+      const sent = others.map(({ link, rank: r }) => link.send("data", number, ...send[r]!));
       try {
         await waiting(() => Promise.all([...received, ...sent]));
       } catch (error) {
@@ -101,6 +95,7 @@ export function createMesh(joined: Joined, options: WatchOptions): MetRanks {
       }
       if (watch.failure) throw watch.failure;
     },
+    askToStop: watch.ask,
     stopAgreed: () => agreed,
     shouldHurry: () => watch.isAsked() || watch.failure !== null,
     takeWait() {

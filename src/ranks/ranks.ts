@@ -7,12 +7,6 @@
  */
 import type { Closable } from "../closing.ts";
 
-/** Bytes of host memory. */
-export interface Segment {
-  readonly address: number;
-  readonly byteLength: number;
-}
-
 export interface Ranks {
   readonly rank: number;
   readonly size: number;
@@ -31,26 +25,37 @@ export interface Ranks {
    *
    * @throws RanksFailure as `gather` does
    */
-  exchange(send: readonly (readonly Segment[])[], receive: readonly (readonly Segment[])[]): Promise<void>;
+  exchange(send: readonly (readonly Uint8Array[])[], receive: readonly (readonly Uint8Array[])[]): Promise<void>;
+  /** Asks all ranks to stop. */
+  askToStop(): void;
   /** Whether a rank was asked to stop, as all ranks know since the last `gather`: the same on all between two of them. */
   stopAgreed(): boolean;
   /** Whether a rank was asked to stop or has failed: divided work is to end early and to say so in its `gather`. */
   shouldHurry(): boolean;
-  /** Seconds spent waiting for other ranks since the last call. */
-  takeWait(): number;
+  /** Seconds spent waiting for other ranks since the last call; null: the process is no rank. */
+  takeWait(): number | null;
 }
 
-/** A process by itself. */
-export function alone(stopRequested: () => boolean = () => false): Ranks {
+/**
+ * A process by itself.
+ *
+ * @param isRank it is the only rank of a run, not one without ranks
+ */
+export function alone(stopRequested: () => boolean = () => false, isRank = false): Ranks {
+  let asked = false;
+  const shouldStop = () => asked || stopRequested();
   return {
     rank: 0,
     size: 1,
     gather: async (_, value) => [value],
     first: async (_, value) => value(),
     exchange: async () => {},
-    stopAgreed: stopRequested,
-    shouldHurry: stopRequested,
-    takeWait: () => 0,
+    askToStop() {
+      asked = true;
+    },
+    stopAgreed: shouldStop,
+    shouldHurry: shouldStop,
+    takeWait: () => (isRank ? 0 : null),
   };
 }
 
@@ -67,8 +72,47 @@ export function shareOf(count: number, index: number, parts: number): { readonly
   return { from: Math.floor((count * index) / parts), to: Math.floor((count * (index + 1)) / parts) };
 }
 
+/** How the work of an optimizer step is divided. */
+export interface Division {
+  readonly ranks: Ranks;
+  /** Gradient shards of a step: results are the same for any number of ranks up to this. */
+  readonly shards: number;
+}
+
+/** The ranks of a run, and what they divide. */
+export interface Team {
+  readonly ranks: Ranks;
+  /** null: an optimizer step is computed as a whole. */
+  readonly division: Division | null;
+  /** Ranks that each compute `per_device_train_batch_size`; 1 where the size of a step is given as a whole. */
+  readonly devices: number;
+}
+
+/** One process, which divides nothing. */
+export const solo = (stopRequested?: () => boolean): Team => ({
+  ranks: alone(stopRequested),
+  division: null,
+  devices: 1,
+});
+
 /** The rank's share of a list. */
 export function own<T>(all: readonly T[], { rank, size }: Pick<Ranks, "rank" | "size">): readonly T[] {
   const { from, to } = shareOf(all.length, rank, size);
   return size === 1 ? all : all.slice(from, to);
+}
+
+/**
+ * Work on a list, divided among the ranks; all get all of its results.
+ *
+ * @param work on neighbours in the list; its results are in their order
+ */
+export async function divided<T, R>(
+  what: string,
+  ranks: Ranks | undefined,
+  all: readonly T[],
+  work: (own: readonly T[]) => Promise<R[]>,
+): Promise<R[]> {
+  if (!ranks || ranks.size === 1) return work(all);
+  const share = own(all, ranks);
+  return (await ranks.gather(what, share.length > 0 ? await work(share) : [])).flat(1) as R[];
 }

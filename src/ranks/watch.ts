@@ -26,6 +26,8 @@ export interface WatchEvents {
 export interface Watch {
   /** The run's failure; null: there is none. */
   readonly failure: RanksFailure | null;
+  /** Asks all ranks to stop. */
+  ask(): void;
   /** Whether a rank was asked to stop. */
   isAsked(): boolean;
   /** A rank is the cause of a failure. */
@@ -128,6 +130,7 @@ export function createWatch({ members, links }: Joined, options: WatchOptions, e
     get failure() {
       return failure;
     },
+    ask,
     isAsked() {
       if (!asked && stopRequested()) ask();
       return asked;
