@@ -79,8 +79,8 @@ async function meet(placement: Placement, stopRequested: () => boolean): Promise
 
 /** A rank that cannot end its work in time, as it waits or computes, ends with its process. */
 function endProcess(failure: RanksFailure): void {
-  if (!failure.silent) process.stderr.write(`grpo: ${failure.message}\n`);
-  process.exit(failure.status);
+  if (!failure.isTold) process.stderr.write(`grpo: ${failure.message}\n`);
+  process.exit(failure.exitCode);
 }
 
 /** What a rank knows of its place. */

@@ -8,7 +8,6 @@ import { nearest } from "../config/nearest.ts";
 import type { CommandName } from "../config/schema.ts";
 import { errorText, InputError, RunError, withoutTokens } from "../errors.ts";
 import { commit } from "../program.ts";
-import { RanksFailure } from "../ranks/failure.ts";
 import type { CommandEntry } from "./command.ts";
 
 export type { CommandEntry } from "./command.ts";
@@ -156,7 +155,7 @@ export async function main(
     return (await command.run(rest, table)) ?? 0;
   } catch (error) {
     // Another rank of the run has told.
-    const silent = error instanceof RanksFailure && error.silent && !debug;
+    const silent = error instanceof RunError && error.isTold && !debug;
     if (!silent) streams.err(failureText(entry === undefined ? "grpo" : `grpo ${entry.name}`, error, debug));
     return exitCodeOf(error);
   }
@@ -212,8 +211,7 @@ function unknownCommand(word: string, table: readonly CommandEntry[]): InputErro
 }
 
 function exitCodeOf(error: unknown): number {
-  if (error instanceof RanksFailure) return error.status;
-  return error instanceof InputError ? error.exitCode : 1;
+  return error instanceof InputError || error instanceof RunError ? error.exitCode : 1;
 }
 
 /** What the machine refuses, wherever it is met: no bug of the program. */

@@ -15,15 +15,15 @@ export interface Cause {
 
 /** Thrown by a rank when another has failed. */
 export class RanksFailure extends RunError {
-  /** Another rank says it: this one ends without a word. */
-  readonly silent: boolean;
-  /** The exit status of the rank that failed. */
-  readonly status: number;
+  /** That of the rank that failed. */
+  override readonly exitCode: number;
+  override readonly isTold: boolean;
 
-  constructor({ rank, host, text, exitCode }: Cause, silent: boolean) {
+  /** @param isTold another rank says it: this one ends without a word */
+  constructor({ rank, host, text, exitCode }: Cause, isTold: boolean) {
     super(`rank ${rank} (${host}): ${text}`);
-    this.silent = silent;
-    this.status = exitCode;
+    this.exitCode = exitCode;
+    this.isTold = isTold;
   }
 }
 
