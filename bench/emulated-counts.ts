@@ -7,7 +7,7 @@ import { bindLibrary } from "../ffi/bindings/nvidia-libraries.ts";
 import type { CudaDevice } from "../src/device/cuda/device.ts";
 import type { Device } from "../src/device/device.ts";
 import type { ModelConfig } from "../src/families/config.ts";
-import { type StepShape, stepPhases } from "./roofline/phases.ts";
+import { type StepFormat, type StepShape, stepPhases } from "./roofline/phases.ts";
 
 export interface PhaseCount {
   readonly phase: string;
@@ -38,9 +38,14 @@ export function launchCounter(device: Device): LaunchCounter | null {
   };
 }
 
-/** Bytes by phase: prefill, decode (one step), update (one group), optimizer. */
-export async function phaseBytes(config: ModelConfig, shape: StepShape): Promise<(phase: string) => number> {
-  const { phases } = await stepPhases(config, shape);
+/** Bytes by phase, as the device's own settings make it: prefill, decode (one step), reference and update (one group), optimizer. */
+export async function phaseBytes(
+  device: Device,
+  config: ModelConfig,
+  shape: StepShape,
+  format: StepFormat,
+): Promise<(phase: string) => number> {
+  const { phases } = await stepPhases(config, shape, (device as CudaDevice).gpu, format);
   return (name) => phases.find((phase) => phase.name === name)!.work.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 

@@ -35,7 +35,7 @@ export const settings = {
     Tokens per completion, the first of which comes with the prompt; rollout and update make every completion this long.
     null: 1024 on a GPU, 64 on a CPU; step: as in training.`,
   micro_batch_tokens: whole(1, null)`
-    Tokens in one pass of the update. null: 16384 on a GPU, 2048 on a CPU; step: as in training.`,
+    Tokens in one pass of the update. null: 16384 on a GPU of 40 GB, 2048 on a CPU; step: as in training.`,
   ...checkpointingSettings,
   max_steps: whole(1, null)`step: how many are timed, after one that warms up. null: 3, or 1 if quick.`,
   compare: text(null, "REV")`

@@ -67,7 +67,14 @@ function usualShape(device: Device, quick: boolean): StepShape {
   if (isEmulated(device as CudaDevice))
     return { ...groups, samples: 2, promptTokens: 16, completionTokens: 8, sequences: 4, microBatchTokens: 256 };
   const completionTokens = quick ? 256 : 1024;
-  return { ...groups, samples: 16, promptTokens: 128, completionTokens, sequences: 64, microBatchTokens: 16384 };
+  return {
+    ...groups,
+    samples: 16,
+    promptTokens: 128,
+    completionTokens,
+    sequences: 64,
+    microBatchTokens: device.microBatchTokens,
+  };
 }
 
 export type OpenedModel = ReturnType<typeof openModel>;

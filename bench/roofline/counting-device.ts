@@ -3,19 +3,30 @@
  * compute, so that the table's phases are those of the program itself. Memory is only addresses.
  */
 import { doPieces, type Pieces } from "../../src/device/breathe.ts";
-import { decodeBucket, headChunks, microBatchTokens } from "../../src/device/cuda/device.ts";
-import { type Device, type DeviceMemory, type NumberArray, type Ops, PAGE_TOKENS } from "../../src/device/device.ts";
+import { decodeBucket, headChunks, microBatchTokens, ROW_BLOCK } from "../../src/device/cuda/device.ts";
+import type { GpuFacts } from "../../src/device/cuda/gpu.ts";
+import { pageElements } from "../../src/device/cuda/ops/attention.ts";
+import { attentionScratchElements } from "../../src/device/cuda/ops/attention-backward.ts";
+import { workspaceBytes } from "../../src/device/cuda/products.ts";
+import { largestSlots } from "../../src/device/cuda/scratch.ts";
+import type { Device, DeviceMemory, NumberArray, Ops } from "../../src/device/device.ts";
 import type { DType } from "../../src/tensor/dtype.ts";
 import { elementCount, type Tensor } from "../../src/tensor/tensor.ts";
 import { opTable } from "../ops/cases/all.ts";
 import type { Cost, CostOf, Lengths } from "../ops/cost.ts";
+import { noteLaunches } from "./counting-runtime.ts";
 
 /** `bytes` are all that the op's kernels move, including those between kernels. */
 export interface Work extends Omit<Cost, "between"> {
   readonly op: keyof Ops;
   /** Shapes of the first operands, to distinguish two calls of one op. */
   readonly detail: string;
+  /** Kernels and products that the op launches, by name. */
+  readonly launches: readonly string[];
 }
+
+/** What the real device's settings follow from. */
+export type CountedGpu = Pick<GpuFacts, "limits" | "totalBytes">;
 
 export interface CountingDevice extends Device {
   /** The calls since the last `take`. */
@@ -40,13 +51,16 @@ function describe(args: readonly unknown[]): string {
 
 /**
  * @param cache tokens that decode attention reads: in all sequences, and with a group's prompt counted once
- * @param memory bytes of the GPU that it stands for
+ * @param gpu that it stands for
  */
 export function countingDevice(
   cache: () => { readonly tokens: number; readonly distinct: number },
-  memory: number,
+  { limits, totalBytes }: CountedGpu,
 ): CountingDevice {
   let next = 2 ** 30;
+  // cuBLAS's workspace is allocated before anything is planned.
+  let held = workspaceBytes(limits.computeCapability);
+  const notes = noteLaunches(limits);
   let work: Work[] = [];
   const uploaded = new Map<number, Int32Array>();
   const lengths: Lengths = {
@@ -65,14 +79,22 @@ export function countingDevice(
       op,
       (...args: Parameters<Ops[keyof Ops]>) => {
         const { between, ...cost } = (opTable[op].cost as CostOf<keyof Ops>)(lengths, ...args);
-        work.push({ op, detail: describe(args), ...cost, bytes: cost.bytes + (between ?? 0) });
+        (notes.ops[op] as (...rest: readonly unknown[]) => void)(...args);
+        work.push({ op, detail: describe(args), launches: notes.take(), ...cost, bytes: cost.bytes + (between ?? 0) });
       },
     ]),
   ) as unknown as Ops;
   const allocate = (byteLength: number): DeviceMemory => {
     const address = next;
     next += Math.ceil(byteLength / 256) * 256;
-    return { address, byteLength, free() {} };
+    held += byteLength;
+    return {
+      address,
+      byteLength,
+      free() {
+        held -= byteLength;
+      },
+    };
   };
   const fresh = (source: Tensor) => zeros(source.dtype, elementCount(source.shape));
   const recorded = new Map<string, () => Pieces>();
@@ -82,8 +104,8 @@ export function countingDevice(
     numericsKey: "counting",
     exactlyOnPolicy: false,
     queuesWork: false,
-    microBatchTokens: microBatchTokens(memory),
-    ...headChunks(memory),
+    microBatchTokens: microBatchTokens(totalBytes),
+    ...headChunks(totalBytes),
     ops,
     take() {
       const taken = work;
@@ -92,8 +114,8 @@ export function countingDevice(
     },
     peakFlops: () => 1,
     traceLines: () => [],
-    freeBytes: () => Number.POSITIVE_INFINITY,
-    heldBytes: () => 0,
+    freeBytes: () => Math.max(0, totalBytes - held),
+    heldBytes: () => held,
     allocate,
     populate() {},
     allocateHost: allocate,
@@ -107,14 +129,11 @@ export function countingDevice(
     gradientDType: (dtype) => dtype,
     masterDType: "float32",
     decodeBucket,
-    rowBlock: 8,
+    rowBlock: ROW_BLOCK,
     parameterElements: elementCount,
-    pageElements({ kvHeads, headDim }) {
-      const elements = kvHeads * PAGE_TOKENS * headDim;
-      return { keys: elements, values: elements };
-    },
-    attentionScratchElements: () => 1,
-    scratchBytes: () => 0,
+    pageElements,
+    attentionScratchElements,
+    scratchBytes: (...sizes) => largestSlots(sizes, limits).reduce((a, b) => a + b, 0),
     prepare() {},
     loadParameter() {},
     saveParameter() {},

@@ -16,21 +16,28 @@ export interface KernelCounts {
   readonly unit: "byte" | "flop";
   /** Source of the instruction, integer, floating and special counts: executed PTX, or the loops of the machine code. */
   readonly from: "ptx" | "machine code";
-  /** Kernels and products launched per call. */
-  readonly launches: number;
   readonly instructions: number;
   readonly integer: number;
   readonly floating: number;
   readonly special: number;
   /** Floating-point operations of `mma` instructions. */
   readonly mmaFlops: number;
+  /** Those of `wgmma`. */
+  readonly wgmmaFlops: number;
   /** Bytes of the 32-byte sectors that warps requested. */
   readonly sectorBytes: number;
   /** Passes of warps over shared memory. */
   readonly sharedPasses: number;
 }
 
-export type CountsTable = Readonly<Partial<Record<keyof Ops, KernelCounts>>>;
+/** Kernels that take an op over on some GPUs, and are counted by themselves, under their own name. */
+export const otherKernels = { attention_forward_warpgroup: "attentionForward" } as const satisfies Record<
+  string,
+  keyof Ops
+>;
+
+export type Counted = keyof Ops | keyof typeof otherKernels;
+export type CountsTable = Readonly<Partial<Record<Counted, KernelCounts>>>;
 
 export interface OpTime {
   readonly op: keyof Ops;
@@ -47,7 +54,7 @@ export interface OpTime {
 }
 
 function peak(unit: Work["unit"], gpu: Gpu): number {
-  // Using mma.sync is our choice, not the machine's limit: the bound is the tensor cores' maximum.
+  // mma.sync is a choice, not the machine's limit: the bound is the tensor cores' maximum.
   return unit === "float32" ? gpu.float32 : gpu.tensor;
 }
 
@@ -63,7 +70,7 @@ const L2_BYTES = 64;
 
 /** Seconds on each unit of the machine for `amount` of the op's cost. */
 function unitTimes(counts: KernelCounts, amount: number, gpu: Gpu): readonly (readonly [string, number])[] {
-  const cycles = gpu.multiprocessors * gpu.clock;
+  const cycles = gpu.limits.multiprocessors * gpu.clock;
   const floatLanes = gpu.float32 / 2 / cycles;
   return [
     ["issue", (counts.instructions * amount) / 32 / (gpu.issue * cycles)],
@@ -71,16 +78,34 @@ function unitTimes(counts: KernelCounts, amount: number, gpu: Gpu): readonly (re
     ["float32", (counts.floating * amount) / (floatLanes * cycles)],
     ["special functions", (counts.special * amount) / (gpu.special * cycles)],
     ["mma.sync", (counts.mmaFlops * amount) / gpu.mma],
+    ["wgmma", (counts.wgmmaFlops * amount) / gpu.tensor],
     ["second-level cache", (counts.sectorBytes * amount) / (L2_BYTES * cycles)],
     ["shared memory", (counts.sharedPasses * amount) / cycles],
   ];
 }
 
+/** The counts of the kernels that the op launches on this GPU. */
+function countsOf({ op, launches }: Work, counts: CountsTable): KernelCounts | undefined {
+  const other = launches.find((name): name is keyof typeof otherKernels => Object.hasOwn(otherKernels, name));
+  return counts[other ?? op];
+}
+
+/** What the op's kernels are counted for: bytes, or operations of attention. */
+function amountOf(work: Work, { unit }: KernelCounts): number {
+  return unit === "byte" ? (work.own ?? work.bytes) : work.flops;
+}
+
+/** Bytes of the sectors that the op's own kernels request; products request theirs inside cuBLAS. */
+export function requestedBytes(work: Work, counts: CountsTable): number {
+  const own = countsOf(work, counts);
+  return own ? own.sectorBytes * amountOf(work, own) : 0;
+}
+
 function timeOf(work: Work, counts: CountsTable, gpu: Gpu): { bound: number; by: "memory" | "compute" } & Limit {
   const { seconds: bound, by } = boundOf(work, gpu);
-  const own = counts[work.op];
+  const own = countsOf(work, counts);
   if (!own) return { bound, by, allowed: bound, limit: by };
-  const times = unitTimes(own, own.unit === "byte" ? (work.own ?? work.bytes) : work.flops, gpu);
+  const times = unitTimes(own, amountOf(work, own), gpu);
   const [limit, most] = times.reduce((worst, one) => (one[1] > worst[1] ? one : worst));
   if (work.own !== undefined) {
     // A product with kernels before or after it: they run in sequence, each at its own bound.
@@ -135,7 +160,7 @@ export interface PhaseTime {
 export function phaseTime(phase: Phase, counts: CountsTable, gpu: Gpu): PhaseTime {
   const ops = opTimes(phase, counts, gpu);
   const sum = (value: (time: OpTime) => number) => ops.reduce((total, time) => total + value(time), 0);
-  const launches = phase.work.reduce((total, { op }) => total + (counts[op]?.launches ?? 1), 0);
+  const launches = phase.work.reduce((total, work) => total + work.launches.length, 0);
   return {
     name: phase.name,
     times: phase.times,

@@ -1,24 +1,22 @@
 /** The GPUs of the roofline table: figures from NVIDIA's data sheets, dense, without sparsity. */
+import type { CountedGpu } from "./counting-device.ts";
 
-export interface Gpu {
+export interface Gpu extends CountedGpu {
   readonly name: string;
   /** Bytes per second from device memory. */
   readonly bandwidth: number;
   /** Floating-point operations per second of bfloat16 products summed in float32, as available to cuBLAS. */
   readonly tensor: number;
-  /** The same through `mma.sync`, the instruction in this project's kernels. */
+  /** The same through `mma.sync`, the instruction in most of this project's kernels. */
   readonly mma: number;
   /** Floating-point operations per second of float32 multiply-adds outside tensor cores. */
   readonly float32: number;
-  readonly multiprocessors: number;
   /** Cycles per second under load. */
   readonly clock: number;
   /** Warp instructions that a multiprocessor issues per cycle. */
   readonly issue: number;
   /** Results of ex2, rcp, rsqrt, … per multiprocessor and cycle. */
   readonly special: number;
-  /** Bytes of device memory. */
-  readonly memory: number;
   readonly source: string;
 }
 
@@ -29,11 +27,11 @@ export const gpus: readonly Gpu[] = [
     tensor: 312e12,
     mma: 312e12,
     float32: 19.5e12,
-    multiprocessors: 108,
+    limits: { multiprocessors: 108, computeCapability: 80, sharedMemory: 163 * 1024 },
     clock: 1.41e9,
     issue: 4,
     special: 16,
-    memory: 80e9,
+    totalBytes: 80e9,
     source: "A100 80GB SXM data sheet (2021), A100 architecture white paper",
   },
   {
@@ -43,11 +41,11 @@ export const gpus: readonly Gpu[] = [
     // mma.sync reaches 62 % of what wgmma does (Luo et al. 2024, arXiv 2402.13499, table of dense mma).
     mma: 0.62 * 989e12,
     float32: 67e12,
-    multiprocessors: 132,
+    limits: { multiprocessors: 132, computeCapability: 90, sharedMemory: 227 * 1024 },
     clock: 1.83e9,
     issue: 4,
     special: 16,
-    memory: 80e9,
+    totalBytes: 80e9,
     source: "H100 SXM5 data sheet (2023), H100 architecture white paper",
   },
   {
@@ -56,11 +54,11 @@ export const gpus: readonly Gpu[] = [
     tensor: 165.2e12,
     mma: 165.2e12,
     float32: 82.6e12,
-    multiprocessors: 128,
+    limits: { multiprocessors: 128, computeCapability: 89, sharedMemory: 99 * 1024 },
     clock: 2.52e9,
     issue: 4,
     special: 16,
-    memory: 24e9,
+    totalBytes: 24e9,
     source: "Ada GPU architecture white paper (2022), table of GeForce RTX 4090",
   },
 ];

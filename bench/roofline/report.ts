@@ -1,4 +1,5 @@
 /** `grpo bench roofline`: the tables, as text. */
+import { microBatchTokens } from "../../src/device/cuda/device.ts";
 import { type NamedModel, rooflineModels } from "../models.ts";
 import { type CountsTable, type OpTime, opTimes, phaseTime } from "./evaluate.ts";
 import { type Gpu, gpus } from "./machines.ts";
@@ -6,13 +7,12 @@ import { type Phase, type StepShape, stepPhases } from "./phases.ts";
 import { LEAST_SHARE, reasons } from "./reasons.ts";
 
 /** G = 64 and 1,024 tokens as in DeepSeekMath (arXiv 2402.03300); 1,024 completions a step. */
-const stepShape: StepShape = {
+const stepShape: Omit<StepShape, "microBatchTokens"> = {
   groups: 16,
   samples: 64,
   promptTokens: 128,
   completionTokens: 1024,
   sequences: 256,
-  microBatchTokens: 16384,
 };
 
 const line = (cells: readonly string[], widths: readonly number[]) =>
@@ -106,11 +106,13 @@ export async function rooflineTables(
   const times: { gpu: Gpu; times: OpTime[] }[] = [];
   for (const { name, config } of chosen.models ?? rooflineModels) {
     for (const gpu of chosen.gpus ?? gpus) {
-      const { phases, bytes } = await stepPhases(config, stepShape, gpu.memory);
-      const fits = bytes <= gpu.memory ? "" : ` (${amount(gpu.memory, "B")} there: it does not fit one GPU)`;
+      const shape = { ...stepShape, microBatchTokens: microBatchTokens(gpu.totalBytes) };
+      const { phases, memory } = await stepPhases(config, shape, gpu);
+      const bytes = memory.peakBytes;
+      const fits = bytes <= gpu.totalBytes ? "" : ` (${amount(gpu.totalBytes, "B")} there: it does not fit one GPU)`;
       lines.push(
         "",
-        `${name} on ${gpu.name}: ${amount(bytes, "B")} planned${fits}`,
+        `${name} on ${gpu.name}: ${amount(bytes, "B")} planned${fits}, ${shape.microBatchTokens} tokens a micro-batch`,
         ...phaseLines(phases, counts, gpu),
       );
       for (const phase of phases) {

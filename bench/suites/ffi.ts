@@ -12,6 +12,7 @@ import { median } from "../measure.ts";
 import { measuredModel } from "../model.ts";
 import { withMeter } from "../open.ts";
 import { openWorkspace } from "../ops/workspace.ts";
+import { gpus } from "../roofline/machines.ts";
 import { stepPhases } from "../roofline/phases.ts";
 import { reportOf, type Suite } from "./suite.ts";
 
@@ -70,7 +71,7 @@ export const ffi: Suite = {
           sequences: 8,
           microBatchTokens: 64,
         };
-        const { phases } = await stepPhases(config, shape);
+        const { phases } = await stepPhases(config, shape, gpus[0]!);
         const perStep = phases.find((phase) => phase.name === "decode")!.work.length;
         const once = device.kind === "cuda" ? ", recorded once and then replayed" : "";
         figures.push(less(`the ${perStep} ops of a decode step of ${name}${once}`, (perStep * op) / 1000, "µs"));

@@ -188,7 +188,7 @@ async function measureRollout(meter: Meter, measured: MeasuredModel, shape: Step
     ];
     const perPhase: PhaseCount[] = [];
     if (counter) {
-      const bytesOf = await phaseBytes(config, shape);
+      const bytesOf = await phaseBytes(device, config, shape, { dtype, checkpointing: true });
       const decodeStep = launched[launched.length >> 1]!;
       // A device that queues work has been given the step after the first tokens too.
       const prefillOnly = launched[0]! - (device.queuesWork ? decodeStep : 0);

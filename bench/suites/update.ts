@@ -107,7 +107,9 @@ async function measureUpdate(
       if (counter) {
         counter.clear();
         await work();
-        counted.push({ phase: name, launches: counter.launches(), bytes: (await phaseBytes(config, shape))(of) });
+        const launches = counter.launches();
+        const bytesOf = await phaseBytes(device, config, shape, { dtype, checkpointing });
+        counted.push({ phase: name, launches, bytes: bytesOf(of) });
       }
       return median(await times(device, runs, work));
     };

@@ -10,12 +10,12 @@
 #define CPU_OPS(OP)                                                                                                    \
   OP(matmul_forward,                                                                                                   \
      (void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K, int32_t ldy,           \
-      int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate),                                \
-     (y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate))                                           \
+      int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate, float factor),                  \
+     (y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, factor))                                   \
   OP(matmul_backward_input,                                                                                            \
      (void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K, int32_t lddx, int32_t lddy,            \
-      int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate),                                           \
-     (dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate))                                           \
+      int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate, float factor),                             \
+     (dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate, factor))                                   \
   OP(matmul_backward_weight,                                                                                           \
      (float* dw, const void* dy, const void* x, int32_t M, int32_t N, int32_t K, int32_t lddy, int32_t ldx,            \
       int32_t dydtype, int32_t xdtype),                                                                                \

@@ -20,11 +20,12 @@ import { needsGold, parseRewardSpec, type RewardSpec } from "../rewards/specs.ts
 import { onDevice, withDevice } from "../run/device.ts";
 import { openDatasetProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
+import { loadModelTokenizer } from "../session/model-tokenizer.ts";
 import { planPolicy, planSampling } from "../session/policy.ts";
 import { planRewardModels } from "../session/reward-model.ts";
 import { planSession, withSession } from "../session/session.ts";
 import type { SessionPlan } from "../session/tenant.ts";
-import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Control } from "./control.ts";
 
@@ -92,7 +93,7 @@ async function evaluateFolder(
   control: EvaluateControl,
 ): Promise<Evaluation | null> {
   const context = readModelConfig(folder).maxPositionEmbeddings;
-  const tokenizer = loadTokenizer(folder, readChatTemplate(config.chatTemplate));
+  const tokenizer = loadModelTokenizer(folder, readChatTemplate(config.chatTemplate));
   const source = await openDatasetProblems(tokenizer, dataset, config, control.console.note);
   for (const remark of source.remarks) control.console.note(`note: ${remark}`);
   const functions = (config.rewardFuncs ?? []).map(parseRewardSpec);

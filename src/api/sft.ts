@@ -1,6 +1,6 @@
 /** Supervised fine-tuning wired together from its settings: folder, data, session. The loop itself is src/sft/trainer.ts. */
 import { resolveModel } from "../checkpoint/hub.ts";
-import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
 import type { Loaded } from "../config/load.ts";
 import { toJson } from "../config/record.ts";
@@ -15,13 +15,15 @@ import { type OnDevice, onDevice, withDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import type { RunOutcome } from "../run/run.ts";
+import { trainedAdapters } from "../session/adapters.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
 import { describeMemory } from "../session/memory.ts";
+import { loadModelTokenizer } from "../session/model-tokenizer.ts";
 import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
 import { planSession, withSession } from "../session/session.ts";
 import type { SessionPlan } from "../session/tenant.ts";
 import { rowsPerStep, runSft, type SftRun, sftState } from "../sft/trainer.ts";
-import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
+import { readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
@@ -73,7 +75,7 @@ async function sftInto(
   const startFolder = await resolveModel(model, { revision: config.modelRevision, note: control.console.note });
   const context = readModelConfig(startFolder).maxPositionEmbeddings;
   const chatTemplate = readChatTemplate(config.chatTemplate);
-  const tokenizer = loadTokenizer(startFolder, chatTemplate);
+  const tokenizer = loadModelTokenizer(startFolder, chatTemplate);
   const paths = { dataset, evalDataset: config.evalDataset };
   const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config, control.console.note);
   for (const remark of problems.remarks) control.console.note(`note: ${remark}`);
@@ -83,8 +85,7 @@ async function sftInto(
   try {
     return await withDevice(config, control.console.note, async (device) => {
       const settled = { ...onDevice(config, device), maxLength };
-      const from = checkpoint ?? startFolder;
-      const tenants = (plan: SessionPlan) => planTenants(plan, settled, from, evaluated);
+      const tenants = (plan: SessionPlan) => planTenants(plan, settled, { checkpoint, startFolder }, evaluated);
       const planned = planSession(device, tenants, control.console.note);
       const { dtype } = planned.tenants.policy.model;
       control.console.note(`${startFolder} on ${problems.dataset.path} · ${dtype} · ${device.description}`);
@@ -102,7 +103,12 @@ async function sftInto(
           );
         return runSft({
           config: settled,
-          models: { policy, critic: null, movingReference: null, assets: { folder: startFolder, chatTemplate } },
+          models: {
+            policy,
+            critic: null,
+            movingReference: null,
+            assets: { folder: startFolder, chatTemplate, base: { name: model, revision: config.modelRevision } },
+          },
           tokenizer,
           problems,
           console: control.console,
@@ -134,12 +140,14 @@ function evaluatedProblems({ maxCompletionLength, evalSamples }: SftConfig, sour
 function planTenants(
   plan: SessionPlan,
   config: OnDevice<SftConfig>,
-  folder: string,
+  { checkpoint, startFolder }: { readonly checkpoint: string | null; readonly startFolder: string },
   evaluated: ReturnType<typeof evaluatedProblems> | null,
 ) {
   const { maxLength, maxCompletionLength, maxConcurrentSequences, evalNumGenerations, dtype } = config;
   const positions = Math.max(maxLength, evaluated ? evaluated.longestPrompt + maxCompletionLength : 0);
-  const model = planPolicy(plan, plan.folder(folder), { dtype, positions });
+  const from = plan.folder(checkpoint ?? startFolder, "lm", placesOf(startFolder).config);
+  const adapters = trainedAdapters(from, config, checkpoint !== null);
+  const model = planPolicy(plan, from, { dtype, positions, adapters });
   const tokens = maxMicroBatchTokens({
     ...{ budget: config.microBatchTokens, longestPrompt: maxLength, longestCompletion: 0 },
     groups: rowsPerStep(config),

@@ -4,6 +4,7 @@
  */
 import type { z } from "zod";
 import type { CamelKeys } from "./names.ts";
+import { adapterSettings } from "./settings/adapters.ts";
 import { bestModelSettings } from "./settings/best.ts";
 import { criticSettings } from "./settings/critic.ts";
 import {
@@ -37,6 +38,7 @@ import {
   loggingSettings,
   outputFolderSettings,
   planSettings,
+  quietSettings,
   resumeSettings,
   trackerSettings,
 } from "./settings/output.ts";
@@ -61,6 +63,7 @@ import {
 
 const train = {
   Model: { ...engineSettings, ...referenceModelSettings, ...referenceSyncSettings },
+  Adapters: adapterSettings,
   Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
   Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
   "Reward functions": rewardFunctionSettings,
@@ -94,6 +97,7 @@ const train = {
     ...loggingSettings,
     ...trackerSettings,
     ...completionLogSettings,
+    ...quietSettings,
     ...debugSettings,
   },
   Hub: hubSettings,
@@ -105,6 +109,7 @@ export const commandSections = {
   plan: { ...train, Plan: planSettings },
   sft: {
     Model: engineSettings,
+    Adapters: adapterSettings,
     Data: { ...datasetSettings, ...promptSettings, ...orderSettings, ...supervisedSettings },
     Batch: {
       ...rowBatchSettings,
@@ -127,6 +132,7 @@ export const commandSections = {
       ...checkpointSettings,
       ...loggingSettings,
       ...trackerSettings,
+      ...quietSettings,
       ...debugSettings,
     },
     Hub: hubSettings,
@@ -174,12 +180,13 @@ export const commandSections = {
   },
   update: {
     Model: { ...engineSettings, ...referenceModelSettings },
+    Adapters: adapterSettings,
     Rollouts: { ...fileSettings.update, ...recordedGroupSettings, ...lengthSettings, ...temperatureSettings },
     Batch: { ...iterationSettings, ...microBatchSettings, ...checkpointingSettings },
     Advantages: advantageSettings,
     Loss: { ...presetSettings, ...lossSettings },
     Optimizer: optimizerSettings,
-    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...debugSettings },
+    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...quietSettings, ...debugSettings },
   },
 } as const;
 
@@ -202,6 +209,9 @@ export type SftConfig = ConfigOf<"sft">;
 export type EvalConfig = ConfigOf<"eval">;
 export type GenerateConfig = ConfigOf<"generate">;
 export type UpdateConfig = ConfigOf<"update">;
+
+/** What adapters are made of; `train`, `sft` and `update` have it. */
+export type AdapterConfigSettings = CamelKeys<Output<typeof adapterSettings>>;
 
 /** What AdamW and the schedule read; `train`, `sft` and `update` have it. */
 export type OptimizerConfig = CamelKeys<Output<typeof optimizerSettings>>;

@@ -38,7 +38,11 @@ export function valueOfText(setting: z.ZodType, text: string, label: string): un
 function listOfText(type: z.ZodType, text: string, label: string): unknown {
   if (text.trimStart().startsWith("[")) return parseJson(text, label);
   const element = (type as z.ZodArray<z.ZodType>).element;
-  return text.split(",").map((part) => valueOfText(element, part.trim(), label));
+  // Words of a shell may keep their commas: "a, b".
+  return text
+    .replace(/,\s*$/, "")
+    .split(",")
+    .map((part) => valueOfText(element, part.trim(), label));
 }
 
 /** @throws InputError for broken JSON */

@@ -111,10 +111,10 @@ export const SAMPLE_COUNTERS = 5;
 export const PAGE_TOKENS = 64;
 
 export interface Ops {
-  /** y (M, N) = x (M, K) · wᵀ + bias; `accumulate`: y += … (the residual add). y: act or float32. */
-  matmulForward(y: Tensor, x: Tensor, w: Weight, bias: Weight | null, accumulate?: boolean): void;
-  /** dx (M, K) = dy (M, N) · w; `accumulate`: dx += …, for an input that feeds several products. */
-  matmulBackwardInput(dx: Tensor, dy: Tensor, w: Weight, accumulate?: boolean): void;
+  /** y (M, N) = factor · x (M, K) · wᵀ + bias; `accumulate`: y += … (the residual add). y: act or float32. */
+  matmulForward(y: Tensor, x: Tensor, w: Weight, bias: Weight | null, accumulate?: boolean, factor?: number): void;
+  /** dx (M, K) = factor · dy (M, N) · w; `accumulate`: dx += …, for an input that feeds several products. */
+  matmulBackwardInput(dx: Tensor, dy: Tensor, w: Weight, accumulate?: boolean, factor?: number): void;
   /** dw += dyᵀ · x */
   matmulBackwardWeight(dw: Tensor, dy: Tensor, x: Tensor, w: Weight): void;
   /** dbias (N) += column sums of dy (M, N) */

@@ -3,8 +3,9 @@
  * batch shape and memory. `grpo plan` stops here; the trainer continues.
  */
 
+import { isAdapterFolder } from "../checkpoint/adapter.ts";
 import { resolveModel } from "../checkpoint/hub.ts";
-import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { type ModelFolder, placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import { createClosers } from "../closing.ts";
 import type { TrainConfig } from "../config/schema.ts";
 import type { Device } from "../device/device.ts";
@@ -15,14 +16,16 @@ import type { RolloutLimits } from "../rollout/buffers.ts";
 import { type OnDevice, onDevice, openRunDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
+import { trainedAdapters } from "../session/adapters.ts";
 import { type ModelAssets, savedReference } from "../session/checkpointing.ts";
 import { type CriticRequest, planCritic } from "../session/critic.ts";
+import { loadModelTokenizer } from "../session/model-tokenizer.ts";
 import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
-import { openReference, planReference } from "../session/reference.ts";
+import { openReference, planReference, referenceWithoutAdapters } from "../session/reference.ts";
 import { planRewardModels, type RewardModelRequest, rewardSequenceLimit } from "../session/reward-model.ts";
 import { type PlannedSession, planSession, type Session } from "../session/session.ts";
 import type { SessionPlan } from "../session/tenant.ts";
-import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** Says what takes long: a download, a conversion. */
 type Note = (text: string) => void;
@@ -60,6 +63,8 @@ function batchShape(config: TrainConfig): BatchShape {
 interface TrainingModels {
   /** Folder of the policy's weights. */
   readonly folder: string;
+  /** Of the model that training starts from. */
+  readonly startFolder: string;
   readonly reference: string | null;
   readonly critic: CriticRequest | null;
   readonly rewardModels: readonly RewardModelRequest[];
@@ -68,15 +73,26 @@ interface TrainingModels {
   readonly tokens: number;
 }
 
+/** The policy's folder; a checkpoint's adapters belong to the model that the run started from. */
+function openPolicy(plan: SessionPlan, { folder, startFolder }: TrainingModels): ModelFolder {
+  return plan.folder(folder, "lm", placesOf(startFolder).config);
+}
+
 /** Plans the tenants of a training session. */
 function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingModels) {
   const { longestPrompt, maxCompletion } = models.rollout;
   const sizes = { tokens: models.tokens, longestPrompt };
-  const from = plan.folder(models.folder);
+  const from = openPolicy(plan, models);
+  const adapters = trainedAdapters(from, config, models.folder !== models.startFolder);
+  const isOwn = adapters !== null && models.reference === models.startFolder && !isAdapterFolder(models.startFolder);
   const referenceFrom =
-    models.reference === null ? null : openReference(plan, models.reference, from, config.syncRefModel);
-  const model = planPolicy(plan, from, { dtype: config.dtype, positions: longestPrompt + maxCompletion });
-  const reference = referenceFrom && planReference(plan, referenceFrom, model);
+    models.reference === null || isOwn ? null : openReference(plan, models.reference, from, config.syncRefModel);
+  const model = planPolicy(plan, from, {
+    ...{ dtype: config.dtype, positions: longestPrompt + maxCompletion, adapters },
+  });
+  const reference = isOwn
+    ? referenceWithoutAdapters(model)
+    : referenceFrom && planReference(plan, referenceFrom, model);
   const policy = planTraining(plan, model, sizes, config.gradientCheckpointing);
   const rollout = planSampling(plan, model, models.rollout);
   const critic = models.critic && planCritic(plan, models.critic, model, sizes, config.gradientCheckpointing);
@@ -156,7 +172,7 @@ export async function setUpTraining(
   const modelConfig = readModelConfig(startFolder);
   const batch = batchShape(config);
   const chatTemplate = readChatTemplate(config.chatTemplate);
-  const tokenizer = loadTokenizer(startFolder, chatTemplate);
+  const tokenizer = loadModelTokenizer(startFolder, chatTemplate);
   const open = createClosers();
   try {
     const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config, note);
@@ -177,7 +193,7 @@ export async function setUpTraining(
     const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models), note));
     return {
       ...{ config: settled, device, startFolder, tokenizer, problems, evalProblems, batch, longestPrompt, planned },
-      assets: { folder: startFolder, chatTemplate },
+      assets: { folder: startFolder, chatTemplate, base: { name: paths.model, revision: config.modelRevision } },
       close: open.close,
     };
   } catch (error) {
@@ -211,6 +227,7 @@ async function trainingModels(
   const { maxCompletionLength, criticModel } = config;
   return {
     folder: weightsFolder ?? startFolder,
+    startFolder,
     tokens: maxMicroBatchTokens({
       budget: config.microBatchTokens,
       longestPrompt,

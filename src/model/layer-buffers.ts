@@ -17,14 +17,16 @@ import type { ComputeDType } from "../tensor/dtype.ts";
 import type { Stage } from "../tensor/plan.ts";
 import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
 
-/** Widths of a layer's rows; `headNorms` is 1 if q and k have norms. */
-function widthsOf({ hiddenSize }: ModelConfig, { attention, mlp }: Layer<unknown>) {
+/** Widths of a layer's rows; `headNorms`, `attentionNorm` and `mlpNorm` are 1 if the layer has them. */
+function widthsOf({ hiddenSize }: ModelConfig, { attention, attentionNorm, mlp, mlpNorm }: Layer<unknown>) {
   const { heads, kvHeads, headDim } = attention.shape;
   return {
     ...{ D: hiddenSize, H: heads, Hkv: kvHeads, F: mlp.intermediateSize },
     qkvWidth: (heads + 2 * kvHeads) * headDim,
     outWidth: heads * headDim,
     headNorms: attention.headNorms ? 1 : 0,
+    attentionNorm: attentionNorm ? 1 : 0,
+    mlpNorm: mlpNorm ? 1 : 0,
   };
 }
 type Widths = ReturnType<typeof widthsOf>;
@@ -35,16 +37,18 @@ function widest(config: ModelConfig): Widths {
   return {
     ...{ D: most("D"), H: most("H"), Hkv: most("Hkv"), F: most("F") },
     ...{ qkvWidth: most("qkvWidth"), outWidth: most("outWidth"), headNorms: most("headNorms") },
+    ...{ attentionNorm: most("attentionNorm"), mlpNorm: most("mlpNorm") },
   };
 }
 
-/** The stages of a layer, and of the head too. */
+/** The stages of a layer. */
 const LAYERS = ["mlp", "attention"] as const satisfies readonly Stage[];
 const MLP = ["mlp"] as const satisfies readonly Stage[];
 const ATTENTION = ["attention"] as const satisfies readonly Stage[];
 
 /** The results of a layer's products and of attention, for T rows, and the statistics that belong to them. */
-function productTable({ H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act: ComputeDType, T: number) {
+function productTable(widths: Widths, act: ComputeDType, T: number) {
+  const { D, H, Hkv, F, qkvWidth, outWidth, headNorms, attentionNorm, mlpNorm } = widths;
   return {
     qkv: ["qkv", act, [T, qkvWidth], LAYERS],
     qkvRaw: [headNorms ? "qkv before norm" : "qkv", act, [T, qkvWidth], LAYERS], // as products leave it
@@ -53,6 +57,11 @@ function productTable({ H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act:
     attention: ["attention", act, [T, outWidth], LAYERS],
     lse: ["attention lse", "float32", [T, H], LAYERS],
     gateUp: ["gate and up", act, [T, 2 * F], MLP],
+    // What attention and MLP add to the stream, before a norm of it.
+    attentionOut: ["attention before norm", "float32", attentionNorm ? [T, D] : [1], LAYERS],
+    attentionOutRstd: ["rstd after attention", "float32", attentionNorm ? [T] : [1], LAYERS],
+    mlpOut: ["mlp before norm", "float32", mlpNorm ? [T, D] : [1], MLP],
+    mlpOutRstd: ["rstd after mlp", "float32", mlpNorm ? [T] : [1], MLP],
   } satisfies BufferTable<string>;
 }
 
@@ -67,6 +76,7 @@ function layerTable(widths: Widths, act: ComputeDType, T: number) {
     postNormed: ["normed before mlp", act, [T, D], MLP],
     postRstd: ["rstd before mlp", "float32", [T], MLP],
     glu: ["glu", act, [T, F], MLP],
+    added: ["normed after attention or mlp", "float32", widths.attentionNorm || widths.mlpNorm ? [T, D] : [1], LAYERS],
   } satisfies BufferTable<string>;
 }
 export type LayerBuffers = BuffersOf<typeof layerTable>;

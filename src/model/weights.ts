@@ -4,6 +4,7 @@
 
 import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
+import { loadNumbers } from "../device/host-numbers.ts";
 import { InputError } from "../errors.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterSpecs, scalarHead } from "../families/parameters.ts";
@@ -19,6 +20,8 @@ export interface ParameterSource {
   readonly scalarHeadFromZero?: boolean;
   /** The row-major tensor with that name, or null. */
   find(name: string): { readonly address: number; readonly dtype: DType; readonly shape: readonly number[] } | null;
+  /** The numbers of a parameter that is in no file, or null. */
+  numbers?(name: string, shape: readonly number[]): Float32Array | null;
   /** Drops what was read of it from memory; it is read again when touched. */
   release(): void;
 }
@@ -58,11 +61,21 @@ export function checkWeights(config: ModelConfig, source: ParameterSource): void
  *
  * @throws InputError as `checkWeights` does
  */
-export async function loadWeights(device: Device, weights: ModelWeights, source: ParameterSource): Promise<void> {
+export async function loadWeights(
+  device: Device,
+  weights: Pick<ModelWeights, "all">,
+  source: ParameterSource,
+): Promise<void> {
   let resident = 0;
   for (const weight of weights.all) {
     if (startsAtZero(source, weight.name)) {
       device.ops.fill(asFloats(weight), 0);
+      continue;
+    }
+    const numbers = source.numbers?.(weight.name, weight.shape);
+    if (numbers) {
+      loadNumbers(device, weight, numbers);
+      await breathe();
       continue;
     }
     const { address, dtype } = findParameter(source, weight);

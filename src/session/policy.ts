@@ -18,6 +18,7 @@ import { type OptimizerState, planOptimizer, startOptimizer } from "../optim/ada
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
+import type { AdapterPlan } from "./adapters.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
 import { computeDType, type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
@@ -36,19 +37,26 @@ export interface TrainedModel<A extends LayerActivations = Activations> extends 
 /**
  * @param options.dtype null: the checkpoint's own (float16 computes in float32)
  * @param options.positions tokens of the longest prompt plus the longest completion
+ * @param options.adapters that are trained; left out, those of the folder if there are any, as they are
  * @throws InputError if they exceed the model's context, and as `planModel` does
  */
 export function planPolicy(
   plan: SessionPlan,
   from: ModelFolder,
-  { dtype, positions }: { readonly dtype: ComputeDType | null; readonly positions: number },
+  options: {
+    readonly dtype: ComputeDType | null;
+    readonly positions: number;
+    readonly adapters?: AdapterPlan | null;
+  },
 ): PlannedModel {
+  const { positions, adapters } = options;
   const { config, folder } = from;
   if (positions > config.maxPositionEmbeddings)
     throw new InputError(
       `${folder}: prompt and completion take up to ${positions} tokens, the model's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
     );
-  return planModel(plan, from, { prefix: "policy", dtype: computeDType(config, dtype), positions });
+  const dtype = computeDType(config, options.dtype);
+  return planModel(plan, from, { prefix: "policy", dtype, positions, ...(adapters !== undefined && { adapters }) });
 }
 
 /** Plans packed passes over recorded tokens, forward only. */
@@ -75,7 +83,7 @@ export function planTraining(
 ): PlannedTraining {
   const { device, memory } = plan;
   const bindOptimizer = planOptimizer(memory, device, parameterBlocks(policy.config, device.rowBlock), policy.dtype);
-  const passes = planLogprobs(plan, policy, sizes, "update");
+  const passes = planLogprobs(plan, policy, sizes, "update", true);
   const bindActivations = planForwardBackward(memory, lmHead, passes, keepLayers(plan, checkpointing));
   return {
     model: policy,
@@ -88,11 +96,11 @@ export function planTraining(
   };
 }
 
-function planLogprobs(plan: SessionPlan, policy: PlannedModel, passes: PassSizes, prefix: string) {
+function planLogprobs(plan: SessionPlan, policy: PlannedModel, passes: PassSizes, prefix: string, trained = false) {
   const { device } = plan;
   const { config, dtype } = policy;
   const sizes = logprobSizes(device, config, passes);
-  planPass(plan, policy, { tokens: sizes.tokens, headRows: sizes.headChunk, sequences: 1 });
+  planPass(plan, policy, { tokens: sizes.tokens, headRows: sizes.headChunk, sequences: 1 }, trained);
   return { device, config, dtype, sizes, prefix, lifetime: ["update"] } as const;
 }
 

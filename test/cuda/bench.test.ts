@@ -75,7 +75,7 @@ test("rollout and update: checked, timed, launches and bytes by phase, the memor
 
 test("the roofline's device has the real one's settings", async () => {
   const device = await openCudaDevice({ libraryFolder: folder });
-  const counting = countingDevice(() => ({ tokens: 1, distinct: 1 }), device.gpu.totalBytes);
+  const counting = countingDevice(() => ({ tokens: 1, distinct: 1 }), device.gpu);
   for (const field of ["headBytes", "headRows", "microBatchTokens", "rowBlock"] as const)
     expect({ [field]: counting[field] }).toEqual({ [field]: device[field] });
   for (const count of [1, 5, 64, 100, 256]) expect(counting.decodeBucket(count)).toBe(device.decodeBucket(count));

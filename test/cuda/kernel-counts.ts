@@ -7,12 +7,14 @@ import { writeFileSync } from "node:fs";
 import { opTable } from "../../bench/ops/cases/all.ts";
 import { type CostOf, type Lengths, movedBytes } from "../../bench/ops/cost.ts";
 import { randomFrom } from "../../bench/ops/random.ts";
-import type { KernelCounts } from "../../bench/roofline/evaluate.ts";
+import { type Counted, type KernelCounts, otherKernels } from "../../bench/roofline/evaluate.ts";
 import { assetPath } from "../../src/assets.ts";
 import { openCudaDevice } from "../../src/device/cuda/device.ts";
 import { attentionKernels } from "../../src/device/cuda/ops/attention.ts";
 import { attentionBackwardKernels } from "../../src/device/cuda/ops/attention-backward.ts";
+import { attentionWarpgroupKernels } from "../../src/device/cuda/ops/attention-warpgroup.ts";
 import type { Defines, KernelDefinition } from "../../src/device/cuda/runtime.ts";
+import { WARPGROUP_CAPABILITY } from "../../src/device/cuda/tensor-maps.ts";
 import { type Device, type Ops, PAGE_TOKENS, type Weight } from "../../src/device/device.ts";
 import { bytesPerElement, type DType, numberToBfloat16 } from "../../src/tensor/dtype.ts";
 import { elementCount, type Tensor, tensor } from "../../src/tensor/tensor.ts";
@@ -27,6 +29,9 @@ const D = 1024;
 const F = 3072;
 const shape = { heads: 4, kvHeads: 2, headDim: 128, scale: 128 ** -0.5 };
 const width = (shape.heads + 2 * shape.kvHeads) * shape.headDim;
+
+/** Of the attended sequence, in tokens: a completion of the roofline's step. Masked parts of tiles weigh more in shorter ones. */
+const LENGTH = 1024;
 
 interface Buffers {
   tensor(dtype: DType, sizes: readonly number[]): Tensor;
@@ -95,20 +100,20 @@ const samples: Readonly<Partial<Record<keyof Ops, (b: Buffers) => Call>>> = {
   ropeForward: (b) => rope(b),
   ropeBackward: (b) => rope(b),
   attentionForward: (b) => [
-    b.tensor("bfloat16", [512, shape.heads * shape.headDim]),
-    b.tensor("float32", [512, shape.heads]),
-    b.tensor("bfloat16", [512, width]),
-    b.integers([0, 512, 0, 0], [1, 4]),
+    b.tensor("bfloat16", [LENGTH, shape.heads * shape.headDim]),
+    b.tensor("float32", [LENGTH, shape.heads]),
+    b.tensor("bfloat16", [LENGTH, width]),
+    b.integers([0, LENGTH, 0, 0], [1, 4]),
     shape,
   ],
   attentionBackward: (b) => [
-    b.tensor("bfloat16", [512, width]),
-    b.tensor("bfloat16", [512, shape.heads * shape.headDim]),
-    b.tensor("bfloat16", [512, width]),
-    b.tensor("bfloat16", [512, shape.heads * shape.headDim]),
-    b.tensor("float32", [512, shape.heads]),
-    b.integers([0, 512, 0, 0], [1, 4]),
-    b.tensor("float32", [512, 4]),
+    b.tensor("bfloat16", [LENGTH, width]),
+    b.tensor("bfloat16", [LENGTH, shape.heads * shape.headDim]),
+    b.tensor("bfloat16", [LENGTH, width]),
+    b.tensor("bfloat16", [LENGTH, shape.heads * shape.headDim]),
+    b.tensor("float32", [LENGTH, shape.heads]),
+    b.integers([0, LENGTH, 0, 0], [1, 4]),
+    b.tensor("float32", [LENGTH, 4]),
     shape,
   ],
   kvStore: (b) => [
@@ -217,27 +222,24 @@ function head(b: Buffers) {
 const byFlops: readonly (keyof Ops)[] = ["attentionForward", "attentionBackward"];
 
 const lengths: Lengths = {
-  segments: () => Int32Array.of(0, 512, 0, 0),
+  segments: () => Int32Array.of(0, LENGTH, 0, 0),
   cache: () => ({ tokens: 4 * 640, distinct: 4 * 640 }),
 };
 
 const four = (value: number) => Number(value.toPrecision(4));
 
 /** Sources whose kernels are tensor-core loops: their instructions are counted in machine code. */
-const loopSources: Readonly<Partial<Record<keyof Ops, readonly [KernelDefinition, variant: Defines]>>> = {
+const loopSources: Readonly<Partial<Record<Counted, readonly [KernelDefinition, variant: Defines]>>> = {
   attentionForward: [attentionKernels.forward, { HEAD_DIM: shape.headDim, O_TYPE: "bf16" }],
+  attention_forward_warpgroup: [attentionWarpgroupKernels.forward, { HEAD_DIM: shape.headDim }],
   attentionBackward: [attentionBackwardKernels.keys, { HEAD_DIM: shape.headDim, DQKV_TYPE: "bf16" }],
 };
-
-/** Operations of one mma.m16n8k16. */
-const MMA_FLOPS = 4096;
 
 /** @param loops machine code of the op's kernels; null: only the executed PTX */
 function countsOf(
   op: keyof Ops,
   args: Call,
   counters: readonly KernelCounters[],
-  launches: number,
   loops: ReadonlyMap<string, MachineLoop> | null,
 ): KernelCounts {
   const cost = (opTable[op].cost as CostOf<keyof Ops>)(lengths, ...(args as Parameters<Ops[keyof Ops]>));
@@ -247,55 +249,71 @@ function countsOf(
   const executed = (pipe: keyof MachineLoop, ptx: (c: KernelCounters) => number) =>
     per((c) => {
       const loop = loops?.get(c.kernel);
-      return loop ? (32 * loop[pipe] * c.mmaFlops) / MMA_FLOPS : ptx(c);
+      return loop ? 32 * loop[pipe] * c.mmaFlops : ptx(c);
     });
+  // The driver counts both kinds of product as one; a kernel has one of them.
+  const products = (warpgroups: boolean) =>
+    per((c) => (Object.hasOwn(otherKernels, c.kernel) === warpgroups ? c.mmaFlops : 0));
   return {
     unit,
     from: loops ? "machine code" : "ptx",
-    launches,
     instructions: executed("instructions", (c) => c.instructions),
     integer: executed("alu", (c) => c.integer),
     floating: executed("fma", (c) => c.floating + c.fused),
     special: executed("special", (c) => c.special),
-    mmaFlops: per((c) => c.mmaFlops),
+    mmaFlops: products(false),
+    wgmmaFlops: products(true),
     sectorBytes: per((c) => 32 * c.sectors),
     sharedPasses: per((c) => c.sharedPasses),
   };
 }
 
+/** The op that a kernel by itself belongs to, or the op. */
+const opOf = (counted: Counted): keyof Ops =>
+  Object.hasOwn(otherKernels, counted) ? otherKernels[counted as keyof typeof otherKernels] : (counted as keyof Ops);
+
 /** Counts of one op on an open device. `machine`: with the loops of the machine code, which requires NVIDIA's compiler. */
 export async function countOp(
   device: Device,
   control: EmulatorControl,
-  op: keyof Ops,
+  counted: Counted,
   machine = false,
 ): Promise<KernelCounts> {
-  const source = machine ? loopSources[op] : undefined;
+  const op = opOf(counted);
+  const source = machine ? loopSources[counted] : undefined;
   const loops = source ? await machineLoops(...source) : null;
   const args = samples[op]!(buffersOn(device));
   const call = () => (device.ops[op] as (...rest: Call) => void)(...args);
   call(); // compiles
   control.clearCounters();
   call();
-  const launches = Object.values(control.launches()).reduce((a, b) => a + b, 0);
-  return countsOf(op, args, control.counters(), launches, loops);
+  return countsOf(op, args, control.counters(), loops);
 }
 
+/** The ops, and the kernels that only a GPU of `otherCapability` launches. */
 export const countedOps = Object.keys(samples) as (keyof Ops)[];
+export const countedKernels = Object.keys(otherKernels) as (keyof typeof otherKernels)[];
+export const otherCapability = WARPGROUP_CAPABILITY;
 
 /** Opens the emulated device with counting on. */
-export async function openCounted() {
+export async function openCounted(capability = 80) {
   const { folder: libraryFolder } = await buildEmulator();
   const control = openControl(libraryFolder);
   control.setCheck(true);
+  control.setComputeCapability(capability);
   return { device: await openCudaDevice({ libraryFolder }), control };
 }
 
 if (import.meta.main) {
-  const { device, control } = await openCounted();
-  const table: { -readonly [K in keyof Ops]?: KernelCounts } = {};
-  for (const op of countedOps) table[op] = await countOp(device, control, op, true);
+  const table: { -readonly [K in Counted]?: KernelCounts } = {};
+  for (const [capability, all] of [
+    [80, countedOps],
+    [otherCapability, countedKernels],
+  ] as const) {
+    const { device, control } = await openCounted(capability);
+    for (const counted of all) table[counted] = await countOp(device, control, counted, true);
+    device.close();
+  }
   if (process.argv.includes("--update")) writeFileSync(countsFile, `${JSON.stringify(table, null, 2)}\n`);
   else process.stdout.write(`${JSON.stringify(table, null, 2)}\n`);
-  device.close();
 }

@@ -1,6 +1,6 @@
 /**
- * The main loops of the tensor-core kernels in machine code: warp instructions by pipe for each `mma`, read with nvdisasm from
- * NVRTC's sm_80 output. PTX counts moves and addresses that the assembler folds away, so the roofline uses these numbers for
+ * The main loops of the tensor-core kernels in machine code: warp instructions by pipe for each operation of their products, read
+ * with nvdisasm from NVRTC's output for sm_80, or for the one GPU that a kernel is for. PTX counts moves and addresses that the assembler folds away, so the roofline uses these numbers for
  * instruction-bound kernels.
  */
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
@@ -11,7 +11,7 @@ import { compileKernel, compileOptions, kernelHeaders } from "../../src/device/c
 import type { Defines, KernelDefinition } from "../../src/device/cuda/runtime.ts";
 import { fetchNvrtc, fetchProgram } from "./gates/fetch-nvrtc.ts";
 
-/** Warp instructions for each mma.m16n8k16. */
+/** Warp instructions for each floating-point operation of the products. */
 export interface MachineLoop {
   readonly instructions: number;
   /** Integer, logic, compare, select, pack: half rate. */
@@ -24,7 +24,20 @@ export interface MachineLoop {
 
 const fma = new Set(["FFMA", "FMUL", "FADD", "IMAD"]);
 const special = new Set(["MUFU"]);
-const others = /^(HMMA|LD|ST|BRA|BAR|BSSY|BSYNC|DEPBAR|CALL|RET|EXIT|NOP|WARPSYNC|SHFL|S2R|S2UR|U|CS2R|MOV32I)/;
+const others =
+  /^(HMMA|HGMMA|WARPGROUP|LD|ST|BRA|BAR|BSSY|BSYNC|DEPBAR|CALL|RET|EXIT|NOP|WARPSYNC|SHFL|S2R|S2UR|U|CS2R|MOV32I)/;
+
+/** A loop with fewer operations a warp has other work than products. */
+const LEAST_FLOPS = 2 ** 16;
+
+/** A warp's operations of an instruction: mma.m16n8k16, or a quarter of wgmma.m64nNk16. */
+function flopsOf(instruction: string): number {
+  if (instruction.startsWith("HMMA")) return 2 * 16 * 8 * 16;
+  const columns = /^HGMMA\.64x(\d+)x16/.exec(instruction)?.[1];
+  return columns === undefined ? 0 : 2 * 16 * Number(columns) * 16;
+}
+
+const flopsIn = (instructions: readonly string[]) => instructions.reduce((sum, name) => sum + flopsOf(name), 0);
 
 /** Loops of a function's listing that contain products, counted completely: both sides of their branches. */
 function loopsOf(listing: string): MachineLoop {
@@ -38,19 +51,20 @@ function loopsOf(listing: string): MachineLoop {
     if (!text) continue;
     const target = /`\((\.L_x_\d+)\)/.exec(text[2]!)?.[1];
     if (text[1]!.startsWith("BRA") && target) jumps.push([names.length, target]);
-    names.push(text[1]!.split(".")[0]!);
+    names.push(text[1]!);
   }
   const inside = new Set<number>();
   for (const [at, label] of jumps) {
     const from = labels.get(label);
     if (from === undefined || from > at) continue;
     const body = names.slice(from, at + 1);
-    if (body.filter((name) => name === "HMMA").length < 16) continue;
+    if (flopsIn(body) < LEAST_FLOPS) continue;
     for (let i = from; i <= at; i++) inside.add(i);
   }
   const body = names.filter((_, i) => inside.has(i));
-  const products = body.filter((name) => name === "HMMA").length;
-  const share = (test: (name: string) => boolean) => Number((body.filter(test).length / products).toPrecision(4));
+  const flops = flopsIn(body);
+  const kinds = body.map((name) => name.split(".")[0]!);
+  const share = (test: (kind: string) => boolean) => kinds.filter(test).length / flops;
   return {
     instructions: share(() => true),
     fma: share((name) => fma.has(name)),
@@ -63,7 +77,8 @@ function loopsOf(listing: string): MachineLoop {
 export async function machineLoops(definition: KernelDefinition, variant: Defines): Promise<Map<string, MachineLoop>> {
   const nvrtc = openNvrtc({ folder: await fetchNvrtc() });
   const program = await fetchProgram("nvdisasm");
-  const options = compileOptions(80, { ...variant, ...definition.sizes(variant) });
+  const { only } = definition;
+  const options = compileOptions(only ?? 80, { ...variant, ...definition.sizes(variant) }, only !== undefined);
   const { cubin } = compileKernel(nvrtc, definition.file, kernelHeaders(), options);
   const folder = mkdtempSync(join(tmpdir(), "grpo-loops-"));
   try {

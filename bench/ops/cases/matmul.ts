@@ -75,20 +75,29 @@ interface ForwardSettings extends Product {
   readonly y: ShortDType;
   readonly bias?: boolean;
   readonly accumulate?: boolean;
+  readonly factor?: number;
   readonly gap?: number;
 }
 
+/** A product times a factor. */
+const times =
+  (product: ReturnType<typeof matmul>, factor: number) =>
+  (i: number): ReturnType<typeof product> => {
+    const { value, magnitude, squares } = product(i);
+    return { value: factor * value, magnitude: Math.abs(factor) * magnitude, squares: factor * factor * squares };
+  };
+
 /** `cold`: the weight comes from memory, as in decoding. */
 function forward(settings: ForwardSettings, cold = false) {
-  const { M, N, K, bias = false, accumulate = false, gap = 0 } = settings;
+  const { M, N, K, bias = false, accumulate = false, factor = 1, gap = 0 } = settings;
   const y = dtypes[settings.y];
   return opCase("matmulForward", { ...settings }, (run: Run) => {
     const x = run.input("x", dtypes[settings.x], [M, K], { gap });
     const w = run.weight("w", dtypes[settings.w], [N, K], { cold });
     const b = bias ? run.weight("bias", dtypes[settings.w], [N]) : null;
     const out = accumulate ? run.input("y", y, [M, N], { output: true, gap }) : run.output("y", y, [M, N], { gap });
-    run.run(({ ops }) => ops.matmulForward(out, x, w.next(), b, accumulate));
-    const want = matmul(x.at, w.at, N, K);
+    run.run(({ ops }) => ops.matmulForward(out, x, w.next(), b, accumulate, factor));
+    const want = times(matmul(x.at, w.at, N, K), factor);
     const start = (i: number) => (accumulate ? out.at(i) : 0) + (b ? b.at(i % N) : 0);
     const tolerance = rounded(settings.x === settings.w ? exactChain(K) : chain(K), y);
     run.check(out, (i) => grown(start(i), want(i)), tolerance);
@@ -102,11 +111,12 @@ interface InputSettings extends Product {
   /** dy is exact in bfloat16. */
   readonly coarse?: boolean;
   readonly accumulate?: boolean;
+  readonly factor?: number;
   readonly gap?: number;
 }
 
 function backwardInput(settings: InputSettings) {
-  const { M, N, K, accumulate = false, coarse = false, gap = 0 } = settings;
+  const { M, N, K, accumulate = false, coarse = false, factor = 1, gap = 0 } = settings;
   const out = dtypes[settings.dx];
   const exact = coarse || settings.dy === settings.w;
   return opCase("matmulBackwardInput", { ...settings }, (run: Run) => {
@@ -116,12 +126,13 @@ function backwardInput(settings: InputSettings) {
       ? run.input("dx", out, [M, K], { output: true, gap })
       : run.output("dx", out, [M, K], { gap });
     run.run(({ ops }) => {
-      for (let times = accumulate ? 1 : run.times; times > 0; times--) ops.matmulBackwardInput(dx, dy, w, accumulate);
+      for (let count = accumulate ? 1 : run.times; count > 0; count--)
+        ops.matmulBackwardInput(dx, dy, w, accumulate, factor);
     });
-    const want = matmulInputGradient(dy.at, w.at, N, K);
+    const want = times(matmulInputGradient(dy.at, w.at, N, K), factor);
     const tolerance = rounded(exact ? exactChain(N) : chain(N), out);
     run.check(dx, (i) => grown(accumulate ? dx.at(i) : 0, want(i)), tolerance);
-    if (M * N * K > 1e5 || out !== "float32" || !exact) return;
+    if (M * N * K > 1e5 || out !== "float32" || !exact || factor !== 1) return;
     run.differences(dx, wave, (moved) => productWith(matmul(moved, w.at, N, K), dy.at, M * N), slope);
   });
 }
@@ -290,6 +301,13 @@ const forwardCases: readonly OpCase[] = [
   forward({ M: 9, N: 40, K: 33, x: "f32", w: "bf16", y: "f32" }),
   forward({ M: 100, N: 40, K: 1025, x: "f32", w: "bf16", y: "f32", bias: true }),
   forward({ M: 3, N: 17000, K: 17, x: "bf16", w: "bf16", y: "bf16" }),
+  // adapters: few outputs, then few inputs
+  forward({ M: 7, N: 16, K: 100, x: "f32", w: "f32", y: "f32", factor: 2 }),
+  forward({ M: 481, N: 5, K: 1025, x: "f32", w: "f32", y: "f32", factor: 0.7, gap: 11 }),
+  forward({ M: 33, N: 48, K: 64, x: "bf16", w: "bf16", y: "bf16", factor: -1.5 }),
+  forward({ M: 33, N: 70, K: 16, x: "f32", w: "f32", y: "f32", accumulate: true, factor: 3, gap: 5 }),
+  forward({ M: 9, N: 40, K: 3, x: "bf16", w: "bf16", y: "f32", bias: true, accumulate: true, factor: 0.5 }),
+  rowsAlone({ M: 500, N: 16, K: 70, x: "f32", w: "f32", y: "f32" }),
   empty,
   special("f32"),
   special("bf16"),
@@ -323,6 +341,9 @@ const backwardInputCases: readonly OpCase[] = [
   backwardInput({ M: 33, N: 40, K: 70, dy: "bf16", w: "bf16", dx: "bf16", accumulate: true }),
   backwardInput({ M: 300, N: 640, K: 40, dy: "f32", w: "bf16", dx: "f32", coarse: true }),
   backwardInput({ M: 300, N: 640, K: 40, dy: "bf16", w: "bf16", dx: "f32" }),
+  backwardInput({ M: 33, N: 259, K: 16, dy: "f32", w: "f32", dx: "f32", factor: 2, gap: 16 }),
+  backwardInput({ M: 7, N: 64, K: 5, dy: "f32", w: "bf16", dx: "f32", coarse: true, factor: 0.7 }),
+  backwardInput({ M: 33, N: 40, K: 16, dy: "bf16", w: "bf16", dx: "bf16", factor: -1.5 }),
 ];
 
 const backwardWeightCases: readonly OpCase[] = [

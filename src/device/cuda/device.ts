@@ -68,6 +68,9 @@ export function microBatchTokens(totalBytes: number): number {
   return 1024 * Math.max(2, Math.min(16, thousands));
 }
 
+/** Rows of a matrix that keep what follows it aligned: 16 bytes of bfloat16. */
+export const ROW_BLOCK = 8;
+
 /** Rows of a recorded decode step: more buckets cost memory and recordings, fewer waste rows. */
 export function decodeBucket(sequences: number): number {
   for (const bucket of [1, 2, 4, 8]) if (sequences <= bucket) return bucket;
@@ -168,7 +171,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       gradientDType: (dtype) => dtype,
       masterDType: "float32",
       decodeBucket,
-      rowBlock: 8, // 16 bytes of bfloat16
+      rowBlock: ROW_BLOCK,
       parameterElements: elementCount,
       pageElements,
       attentionScratchElements,

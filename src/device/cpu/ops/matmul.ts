@@ -8,17 +8,19 @@ type MatmulOp = "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight"
 
 export function matmulOps(kernels: Kernels): Pick<Ops, MatmulOp> {
   return {
-    matmulForward(y, x, w, bias, accumulate = false) {
+    matmulForward(y, x, w, bias, accumulate = false, factor = 1) {
       const sizes = forwardSizes(y, x, w);
       const buffers = [y.address, x.address, w.address, addressOf(bias)];
       const types = [typeCode(y), typeCode(x), typeCode(w)];
-      kernels.matmul_forward(...buffers, ...sizes, y.rowStride, x.rowStride, ...types, accumulate ? 1 : 0);
+      const strides = [y.rowStride, x.rowStride];
+      kernels.matmul_forward(...buffers, ...sizes, ...strides, ...types, accumulate ? 1 : 0, factor);
     },
-    matmulBackwardInput(dx, dy, w, accumulate = false) {
+    matmulBackwardInput(dx, dy, w, accumulate = false, factor = 1) {
       const sizes = backwardInputSizes(dx, dy, w);
       const buffers = [dx.address, dy.address, w.address];
       const types = [typeCode(dx), typeCode(dy), typeCode(w)];
-      kernels.matmul_backward_input(...buffers, ...sizes, dx.rowStride, dy.rowStride, ...types, accumulate ? 1 : 0);
+      const strides = [dx.rowStride, dy.rowStride];
+      kernels.matmul_backward_input(...buffers, ...sizes, ...strides, ...types, accumulate ? 1 : 0, factor);
     },
     matmulBackwardWeight(dw, dy, x, w) {
       const sizes = backwardWeightSizes(dy, x, w);

@@ -64,13 +64,13 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
   };
 
   return {
-    matmulForward(y, x, w, bias, accumulate = false) {
+    matmulForward(y, x, w, bias, accumulate = false, factor = 1) {
       const [m, n, k] = forwardSizes(y, x, w);
       if (m === 0 || n === 0) return;
       const left = as(w.dtype, x, 1);
       const product = (to: Tensor, add: boolean) => {
         const [a, b] = [columnMajor(matrixOf(w), true), columnMajor(left)];
-        return { m: n, n: m, k, a, b, c: columnMajor(to), accumulate: add };
+        return { m: n, n: m, k, a, b, c: columnMajor(to), accumulate: add, factor };
       };
       const writes = y.dtype === "float32" || w.dtype === "bfloat16";
       if (bias === null) {
@@ -78,7 +78,7 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
         return;
       }
       // The epilogue needs a bias of the result's type, and operands with aligned rows.
-      const epilogue = bias.dtype === y.dtype && bias.address % 16 === 0 && k > 0;
+      const epilogue = bias.dtype === y.dtype && bias.address % 16 === 0 && k > 0 && factor === 1;
       const aligned = [y, left, matrixOf(w)].every(widely);
       if (writes && epilogue && aligned && products.multiplyWithBias(product(y, accumulate), bias.address)) return;
       // A bfloat16 result that can represent its bias is rounded only once, at the end of the product.
@@ -88,13 +88,13 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
         products.multiply(product(to, true));
       });
     },
-    matmulBackwardInput(dx, dy, w, accumulate = false) {
+    matmulBackwardInput(dx, dy, w, accumulate = false, factor = 1) {
       const [m, n, k] = backwardInputSizes(dx, dy, w);
       if (m === 0 || k === 0) return;
       const [a, b] = [columnMajor(matrixOf(w)), columnMajor(as(w.dtype, dy, 1))];
       const writes = dx.dtype === "float32" || w.dtype === "bfloat16";
       into(dx, writes, accumulate, (to) =>
-        products.multiply({ m: k, n: m, k: n, a, b, c: columnMajor(to), accumulate }),
+        products.multiply({ m: k, n: m, k: n, a, b, c: columnMajor(to), accumulate, factor }),
       );
     },
     matmulBackwardWeight(dw, dy, x, w) {
