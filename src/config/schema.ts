@@ -38,6 +38,7 @@ import {
   loggingSettings,
   outputFolderSettings,
   planSettings,
+  quietSettings,
   resumeSettings,
   trackerSettings,
 } from "./settings/output.ts";
@@ -96,6 +97,7 @@ const train = {
     ...loggingSettings,
     ...trackerSettings,
     ...completionLogSettings,
+    ...quietSettings,
     ...debugSettings,
   },
   Hub: hubSettings,
@@ -130,6 +132,7 @@ export const commandSections = {
       ...checkpointSettings,
       ...loggingSettings,
       ...trackerSettings,
+      ...quietSettings,
       ...debugSettings,
     },
     Hub: hubSettings,
@@ -183,7 +186,7 @@ export const commandSections = {
     Advantages: advantageSettings,
     Loss: { ...presetSettings, ...lossSettings },
     Optimizer: optimizerSettings,
-    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...debugSettings },
+    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...quietSettings, ...debugSettings },
   },
 } as const;
 

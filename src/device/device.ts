@@ -203,6 +203,7 @@ export interface Ops {
 
   /** y (T, F) = act(gate) · up, with x (T, 2F) = gate beside up. `gelu`: tanh-approximated GELU, else SiLU. */
   gluForward(y: Tensor, x: Tensor, gelu: boolean): void;
+  /** dx may be x itself. */
   gluBackward(dx: Tensor, dy: Tensor, x: Tensor, gelu: boolean): void;
 
   /**
