@@ -191,7 +191,7 @@ function windowsOf(given: Fields, path: string, defaults?: WindowDefaults): (lay
       `${path}: use_sliding_window: not supported for this model_type; use a model with full attention`,
     );
   const size = defaults?.size(given) ?? null;
-  const byDefault = (layer: number) => size !== null && defaults !== undefined && defaults.slides(layer, given);
+  const byDefault = (layer: number) => size !== null && defaults!.slides(layer, given);
   types?.forEach((type, layer) => {
     const slides = type === "sliding_attention";
     if (defaults && !defaults.fixed ? slides && size === null : slides !== byDefault(layer))
