@@ -56,6 +56,8 @@ export interface AttentionShape {
   readonly headDim: number;
   /** Multiplies q·k, usually 1/√Dh. */
   readonly scale: number;
+  /** A token attends to itself and to the window − 1 tokens before it, counted through its prompt; all by default. */
+  readonly window?: number;
 }
 
 /** What q and k go through between their products and attention. */
