@@ -519,6 +519,14 @@ const RANK = 16;
 type MatmulOp = "matmulForward" | "adaptedForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward";
 
 export const matmulOps: OpTable<MatmulOp> = {
+  matmulForward: {
+    cost: (_, y, x, w, bias, accumulate) => {
+      const bytes = bytesOf(x) + weightBytes(w) + bytesOf(y) * (accumulate ? 2 : 1) + (bias ? weightBytes(bias) : 0);
+      return product(rowsOf(x), w, bytes);
+    },
+    cases: forwardCases,
+    real: (s) => computeDTypes.flatMap((dtype) => [...training(s), ...decode(s)].map((p) => realForward(p, dtype))),
+  },
   adaptedForward: {
     cost: (_, y, x, w, bias, terms, accumulate) => {
       const own = terms.map(({ down, b }) => product(rowsOf(x), b, bytesOf(down) + weightBytes(b)));
@@ -542,14 +550,6 @@ export const matmulOps: OpTable<MatmulOp> = {
             return timed(use, dtype, { M, N, K, residual }, adapted(settings, use === "decode"));
           }),
       ),
-  },
-  matmulForward: {
-    cost: (_, y, x, w, bias, accumulate) => {
-      const bytes = bytesOf(x) + weightBytes(w) + bytesOf(y) * (accumulate ? 2 : 1) + (bias ? weightBytes(bias) : 0);
-      return product(rowsOf(x), w, bytes);
-    },
-    cases: forwardCases,
-    real: (s) => computeDTypes.flatMap((dtype) => [...training(s), ...decode(s)].map((p) => realForward(p, dtype))),
   },
   matmulBackwardInput: {
     cost: (_, dx, dy, w, accumulate) =>
