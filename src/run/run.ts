@@ -67,7 +67,10 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
   removeCompletionsAfter(outputDir, reached());
   const often = everySteps(config, steps);
   const shows = (step: number) => step % often.logging === 0 || step === steps;
-  const trackers = openTrackers({ config, settings: options.settings, resumeStep: resume ? reached() : null });
+  const trackers = openTrackers(
+    { config, settings: options.settings, resumeStep: resume ? reached() : null },
+    metrics.path,
+  );
   const tell = toAll([metricsSink(metrics), trackers, consoleSink(console, shows)]);
   const output = openRunOutput({ ...options, metrics, tell });
   const stopwatch = createStopwatch();
