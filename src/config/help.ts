@@ -26,6 +26,7 @@ const topicWords: Readonly<Record<string, readonly string[]>> = {
   prompts: ["Data", "Prompt"],
   checkpoints: ["Output"],
   learning: ["Optimizer"],
+  page: ["Dashboard"],
 };
 
 const titled = ([title, settings]: readonly [string, SettingTypes]): string => `${title}:\n${describeShape(settings)}`;

@@ -43,6 +43,8 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "log_completions_steps",
   "num_completions_to_print",
   "save_completions",
+  "dashboard",
+  "dashboard_host",
   "debug",
   "preset",
   "push_to_hub",

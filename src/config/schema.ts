@@ -34,6 +34,7 @@ import {
 import {
   checkpointSettings,
   completionLogSettings,
+  dashboardSettings,
   fileSettings,
   loggingSettings,
   outputFolderSettings,
@@ -98,6 +99,7 @@ const train = {
     ...completionLogSettings,
     ...debugSettings,
   },
+  Dashboard: dashboardSettings,
   Hub: hubSettings,
 } as const;
 
@@ -132,6 +134,7 @@ export const commandSections = {
       ...trackerSettings,
       ...debugSettings,
     },
+    Dashboard: dashboardSettings,
     Hub: hubSettings,
   },
   eval: {

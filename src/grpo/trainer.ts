@@ -33,6 +33,7 @@ export interface TrainerHooks {
   readonly evaluate: ((state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>) | null;
   /** Called after a checkpoint was saved. */
   readonly onSaved?: RunOptions["onSaved"];
+  readonly sinks?: RunOptions["sinks"];
   /** Whether the user wants to stop. */
   readonly stopRequested: () => boolean;
   /** Replaces the scored rewards with those to learn from; a test shuffles them here. */
@@ -140,7 +141,7 @@ export async function train(
       settings: recordOf(config, functions),
       ...{ console: hooks.console, stopRequested: hooks.stopRequested, byDefault: "eval_reward" },
       evaluate: hooks.evaluate && (() => hooks.evaluate!(told(true))),
-      onSaved: hooks.onSaved,
+      ...{ onSaved: hooks.onSaved, sinks: hooks.sinks },
     },
     oneGeneration,
   );

@@ -9,7 +9,7 @@ import type { Device } from "../device/device.ts";
 import { InputError, RunError } from "../errors.ts";
 import { KEPT_ACTIVATIONS } from "../model/activations.ts";
 import { mebibytes } from "../tensor/mebibytes.ts";
-import { type MemoryPlan, type Phase, phases } from "../tensor/plan.ts";
+import { type MemoryPlan, type Phase, type PlannedBuffer, phases } from "../tensor/plan.ts";
 
 export interface MemoryEstimate {
   readonly plan: MemoryPlan;
@@ -145,15 +145,34 @@ function groups(plan: MemoryPlan): Group[] {
   return [...found.values()];
 }
 
+/** The plan as `run.json` keeps it: groups of buffers by model and lifetime, in bytes. */
+export function memoryRecord({ plan, scratchBytes, programBytes, reserveBytes, peakBytes }: MemoryEstimate) {
+  const parts = new Map<string, Pick<PlannedBuffer, "owner" | "group" | "lifetime"> & { bytes: number }>();
+  for (const { owner, group, lifetime, bytes } of plan.buffers) {
+    const key = [owner, group, lifetime].join("\0");
+    const part = parts.get(key) ?? { owner, group, lifetime, bytes: 0 };
+    part.bytes += bytes;
+    parts.set(key, part);
+  }
+  return {
+    parts: [...parts.values()],
+    phases: usedPhases(plan),
+    plannedBytes: plan.totalBytes,
+    ...{ scratchBytes, programBytes, reserveBytes, peakBytes },
+  };
+}
+
+/** The phases that have buffers of their own. */
+const usedPhases = (plan: MemoryPlan): Phase[] =>
+  phases.filter((phase) => plan.buffers.some((b) => b.lifetime !== "always" && b.lifetime.includes(phase)));
+
 /** The plan as lines: groups of buffers with their lifetimes, each phase's total, and the peak. */
 export function describeMemory(estimate: MemoryEstimate): string[] {
   const { plan, scratchBytes, programBytes, reserveBytes, peakBytes } = estimate;
   const lines = [...groups(plan)].map(row);
   const heads = [`${"memory".padEnd(34)} ${"held".padEnd(10)} ${"buffers".padStart(8)} ${"MiB".padStart(9)}`];
   const phaseBytes = (phase: Phase) => aliveBytes(plan.buffers, phase);
-  const used = phases.filter((phase) =>
-    plan.buffers.some((b) => b.lifetime !== "always" && b.lifetime.includes(phase)),
-  );
+  const used = usedPhases(plan);
   return [
     ...heads,
     ...lines,

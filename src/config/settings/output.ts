@@ -65,6 +65,17 @@ export const completionLogSettings = {
   save_completions: toggle(true)`Record every rollout in output_dir/completions/.`,
 } as const;
 
+/** The page of a run while it trains; `grpo show` has it afterwards. */
+export const dashboardSettings = {
+  dashboard: described(z.union([z.boolean(), z.int().min(0).max(65_535)]).default(false), {
+    placeholder: "PORT",
+    allowed: "true, false or a port",
+  })`
+    Serve a page with live charts and completions, on this port or, without one, on 7007 or the next that is free.`,
+  dashboard_host: text("localhost", "HOST")`
+    Where the page is served. Any name or address but this machine's loopback needs the token in the printed address.`,
+} as const;
+
 /** Files that a command reads or writes besides a dataset. */
 export const fileSettings = {
   generate: {
