@@ -44,5 +44,9 @@ and similar signals; --resume_from_checkpoint true resumes from it. A folder tha
 
 ${describeSettings("train")}`,
   run: (argv) =>
-    onTerminal("stopping after this step and saving a checkpoint", (control) => runTrain({ argv, ...control })),
+    onTerminal(
+      "stopping after this step and saving a checkpoint",
+      (control) => runTrain({ argv, ...control }),
+      configFor("train", argv).config.quiet,
+    ),
 };

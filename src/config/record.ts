@@ -39,6 +39,7 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "logging_steps",
   "report_to",
   "run_name",
+  "quiet",
   "log_completions",
   "log_completions_steps",
   "num_completions_to_print",

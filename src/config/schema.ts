@@ -39,6 +39,7 @@ import {
   loggingSettings,
   outputFolderSettings,
   planSettings,
+  quietSettings,
   resumeSettings,
   trackerSettings,
 } from "./settings/output.ts";
@@ -97,6 +98,7 @@ const train = {
     ...loggingSettings,
     ...trackerSettings,
     ...completionLogSettings,
+    ...quietSettings,
     ...debugSettings,
   },
   Dashboard: dashboardSettings,
@@ -132,6 +134,7 @@ export const commandSections = {
       ...checkpointSettings,
       ...loggingSettings,
       ...trackerSettings,
+      ...quietSettings,
       ...debugSettings,
     },
     Dashboard: dashboardSettings,
@@ -186,7 +189,7 @@ export const commandSections = {
     Advantages: advantageSettings,
     Loss: { ...presetSettings, ...lossSettings },
     Optimizer: optimizerSettings,
-    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...debugSettings },
+    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...quietSettings, ...debugSettings },
   },
 } as const;
 

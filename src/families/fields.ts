@@ -28,8 +28,8 @@ const fields = z.looseObject({
   head_dim: size.nullish(),
   hidden_act: z.string().default("silu"),
   max_position_embeddings: size.optional(),
-  rms_norm_eps: z.number().min(0).default(1e-6),
-  tie_word_embeddings: z.boolean().default(false),
+  rms_norm_eps: z.number().min(0).optional(),
+  tie_word_embeddings: z.boolean().nullish(),
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
   bos_token_id: tokenId.nullish(),
@@ -51,6 +51,10 @@ export interface Defaults {
   readonly maxPositions: number;
   readonly bos: number | null;
   readonly eos: number | null;
+  /** 1e-6 by default, as `theta` is 10,000 and `tied` false. */
+  readonly epsilon?: number;
+  readonly theta?: number;
+  readonly tied?: boolean;
 }
 
 /** The fields of a model with full attention and a dense MLP in each layer. */
@@ -71,15 +75,15 @@ export function readDecoderFields(json: Json, path: string, defaults: Defaults):
   const activation = activationOf(given, path);
   requireFullAttention(given, path);
   const maxPositionEmbeddings = given.max_position_embeddings ?? defaults.maxPositions;
-  const rope = parseRope(json, path, maxPositionEmbeddings);
+  const rope = parseRope(json, path, maxPositionEmbeddings, defaults.theta);
   const eos = given.eos_token_id === undefined ? defaults.eos : given.eos_token_id;
   const pad = given.pad_token_id ?? null;
   const common = {
     vocabSize: given.vocab_size,
     hiddenSize: given.hidden_size,
-    rmsNormEps: given.rms_norm_eps,
+    rmsNormEps: given.rms_norm_eps ?? defaults.epsilon ?? 1e-6,
     numLayers: given.num_hidden_layers,
-    tieWordEmbeddings: given.tie_word_embeddings,
+    tieWordEmbeddings: given.tie_word_embeddings ?? defaults.tied ?? false,
     maxPositionEmbeddings,
     dtype: weightDtype(given.dtype ?? given.torch_dtype ?? "float32", path),
     eosTokenIds: typeof eos === "number" ? [eos] : (eos ?? []),

@@ -81,12 +81,13 @@ export function parameterCount(config: ModelConfig): number {
 /** The sizes that determine a model's buffers. */
 function sizesOf(config: ModelConfig): (readonly [what: string, size: number | boolean])[] {
   const { vocabSize, hiddenSize, numLayers } = config;
-  const layers = layersOf(config).flatMap(({ attention: { shape, headNorms }, mlp: { intermediateSize } }, i) =>
-    Object.entries({
+  const layers = layersOf(config).flatMap(({ attention, attentionNorm, mlp: { intermediateSize }, mlpNorm }, i) => {
+    const { shape, headNorms } = attention;
+    return Object.entries({
       ...{ intermediateSize, numHeads: shape.heads, numKvHeads: shape.kvHeads, headDim: shape.headDim },
-      qkNorm: headNorms !== null,
-    }).map(([what, size]) => [`${what} of layer ${i}`, size] as const),
-  );
+      ...{ qkNorm: headNorms !== null, attentionNorm: attentionNorm !== null, mlpNorm: mlpNorm !== null },
+    }).map(([what, size]) => [`${what} of layer ${i}`, size] as const);
+  });
   return [...Object.entries({ vocabSize, hiddenSize, numLayers }), ...layers];
 }
 

@@ -12,7 +12,6 @@ export const qwen2: Family = {
   name: "Qwen2",
   read(json, path) {
     const fields = readDecoderFields(json, path, defaults);
-    const parts = { inputBias: true, outputBias: false, mlpBias: false, headNorms: false };
-    return { ...fields.common, ...llamaParameters(fields, parts) };
+    return { ...fields.common, ...llamaParameters(fields, { inputBias: true }) };
   },
 };

@@ -13,7 +13,7 @@ export const qwen3: Family = {
   read(json, path) {
     const fields = readDecoderFields(json, path, defaults);
     const attentionBias = fields.given.attention_bias ?? false;
-    const parts = { inputBias: attentionBias, outputBias: attentionBias, mlpBias: false, headNorms: true };
-    return { ...fields.common, ...llamaParameters(fields, parts) };
+    const biases = { inputBias: attentionBias, outputBias: attentionBias };
+    return { ...fields.common, ...llamaParameters(fields, { ...biases, headNorms: "each head" }) };
   },
 };

@@ -5,15 +5,14 @@
 import { parameterCount } from "../families/parameters.ts";
 import type { Turn } from "../run/run.ts";
 import { anonymousBytes } from "../session/memory.ts";
-import { ESTIMATORS, type Estimate, ownEntry } from "./estimators/estimators.ts";
+import type { Estimate } from "./estimators/estimators.ts";
 import { completionRows, completionSamples, type Generation, recordRollouts } from "./generation.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Learned } from "./learner/learner.ts";
-import type { OwnFunctions } from "./own-functions.ts";
 import type { Scored, Weighed } from "./sample.ts";
 import type { TrainingSession, TrainingSetup } from "./setup.ts";
 import { generationMetrics, samplerDifference } from "./step-metrics.ts";
-import { createStepWarnings } from "./step-warnings.ts";
+import type { StepWarnings } from "./step-warnings.ts";
 import { createUnscoredGuard } from "./unscored.ts";
 
 export interface LearnedGeneration {
@@ -35,14 +34,13 @@ export interface LearnedGeneration {
 export function createReport(
   { config, problems }: TrainingSetup,
   { policy: { model }, critic }: TrainingSession,
-  { estimator }: OwnFunctions,
+  warnings: StepWarnings,
 ): (turn: Turn, done: LearnedGeneration) => Promise<void> {
   const {
     device,
     config: modelConfig,
     weights: { dtype },
   } = model;
-  const stepWarnings = createStepWarnings(estimator ? ownEntry(estimator) : ESTIMATORS[config.advantageEstimator]);
   const unscored = createUnscoredGuard();
   let hasLearned = false;
 
@@ -66,7 +64,7 @@ export function createReport(
     };
     for (const [i, update] of learned.steps.entries()) {
       const record = { step: firstStep + i, ...update, ...shared };
-      turn.step(record, stepWarnings(record, estimate.hasSpread));
+      turn.step(record, warnings.step(record, estimate.hasSpread));
     }
     if (config.saveCompletions) {
       const weights = config.rewardWeights ?? perFunction.map(() => 1);

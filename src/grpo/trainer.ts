@@ -15,6 +15,7 @@ import type { RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { BestState } from "../run/best-checkpoint.ts";
 import { keepRun, type RunOptions, type RunOutcome, type Turn } from "../run/run.ts";
 import type { TrainedModels } from "../session/checkpointing.ts";
+import { ESTIMATORS, ownEntry } from "./estimators/estimators.ts";
 import { cutGeneration } from "./generation-steps.ts";
 import { createLearner } from "./learner/learner.ts";
 import { measure } from "./measure.ts";
@@ -24,6 +25,7 @@ import type { RewardSources } from "./reward-sources.ts";
 import { rewardTrainerState, type TrainerState } from "./run-state.ts";
 import { sampleGeneration, samplingWarnings } from "./sampling.ts";
 import { type TrainingSession, type TrainingSetup, totalSteps } from "./setup.ts";
+import { createStepWarnings } from "./step-warnings.ts";
 import { rewardInput, weigh } from "./weigh.ts";
 
 export interface TrainerHooks {
@@ -70,7 +72,10 @@ export async function train(
     ...{ config, ownLoss: functions.loss, totalSteps: steps, start: resume?.state },
   });
   let { position, skippedRows, numTokens } = resume?.state ?? { position: 0, skippedRows: 0, numTokens: 0 };
-  const report = createReport(setup, session, functions);
+  const stepWarnings = createStepWarnings(
+    functions.estimator ? ownEntry(functions.estimator) : ESTIMATORS[config.advantageEstimator],
+  );
+  const report = createReport(setup, session, stepWarnings);
 
   // The run's progress. It is saved after a generation is learned from, so a checkpoint is never within one.
   const state = (best: BestState | null): TrainerState => ({
@@ -100,7 +105,7 @@ export async function train(
     );
     if (!generation) return false;
     const { perFunction, total, warnings } = generation.rewards;
-    for (const warning of [...warnings, ...samplingWarnings(config, generation)]) turn.note(warning);
+    for (const warning of [...warnings, ...samplingWarnings(config, generation)]) turn.note(`note: ${warning}`);
 
     // 2. Logprobs under the reference and under the policy that sampled, values of the critic
     turn.phase("reference");
@@ -140,7 +145,13 @@ export async function train(
       ...{ models, config, state, resume, steps, stepsPerTurn: batch.stepsPerGeneration },
       settings: recordOf(config, functions),
       ...{ console: hooks.console, stopRequested: hooks.stopRequested, byDefault: "eval_reward" },
-      evaluate: hooks.evaluate && (() => hooks.evaluate!(told(true))),
+      evaluate:
+        hooks.evaluate &&
+        (async () => {
+          const evaluation = await hooks.evaluate!(told(true));
+          stepWarnings.evaluated(evaluation.values);
+          return evaluation;
+        }),
       ...{ onSaved: hooks.onSaved, sinks: hooks.sinks },
     },
     oneGeneration,

@@ -14,14 +14,16 @@ import { type BuffersOf, type BufferTable, reshapeTo } from "../tensor/buffers.t
 import type { ComputeDType } from "../tensor/dtype.ts";
 import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
 
-/** Widths of a layer's rows; `headNorms` is 1 if q and k have norms. */
-function widthsOf({ hiddenSize }: ModelConfig, { attention, mlp }: Layer<unknown>) {
+/** Widths of a layer's rows; `headNorms`, `attentionNorm` and `mlpNorm` are 1 if the layer has them. */
+function widthsOf({ hiddenSize }: ModelConfig, { attention, attentionNorm, mlp, mlpNorm }: Layer<unknown>) {
   const { heads, kvHeads, headDim } = attention.shape;
   return {
     ...{ D: hiddenSize, H: heads, Hkv: kvHeads, F: mlp.intermediateSize },
     qkvWidth: (heads + 2 * kvHeads) * headDim,
     outWidth: heads * headDim,
     headNorms: attention.headNorms ? 1 : 0,
+    attentionNorm: attentionNorm ? 1 : 0,
+    mlpNorm: mlpNorm ? 1 : 0,
   };
 }
 type Widths = ReturnType<typeof widthsOf>;
@@ -32,11 +34,13 @@ function widest(config: ModelConfig): Widths {
   return {
     ...{ D: most("D"), H: most("H"), Hkv: most("Hkv"), F: most("F") },
     ...{ qkvWidth: most("qkvWidth"), outWidth: most("outWidth"), headNorms: most("headNorms") },
+    ...{ attentionNorm: most("attentionNorm"), mlpNorm: most("mlpNorm") },
   };
 }
 
 /** The results of a layer's products and of attention, for T rows, and the statistics that belong to them. */
-function productTable({ H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act: ComputeDType, T: number) {
+function productTable(widths: Widths, act: ComputeDType, T: number) {
+  const { D, H, Hkv, F, qkvWidth, outWidth, headNorms, attentionNorm, mlpNorm } = widths;
   return {
     qkv: ["qkv", act, [T, qkvWidth]],
     qkvRaw: headNorms ? ["qkv before norm", act, [T, qkvWidth]] : ["qkv", act, [T, qkvWidth]], // as products leave it
@@ -45,6 +49,11 @@ function productTable({ H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act:
     attention: ["attention", act, [T, outWidth]],
     lse: ["attention lse", "float32", [T, H]],
     gateUp: ["gate and up", act, [T, 2 * F]],
+    // What attention and MLP add to the stream, before a norm of it.
+    attentionOut: ["attention before norm", "float32", attentionNorm ? [T, D] : [1]],
+    attentionOutRstd: ["rstd after attention", "float32", attentionNorm ? [T] : [1]],
+    mlpOut: ["mlp before norm", "float32", mlpNorm ? [T, D] : [1]],
+    mlpOutRstd: ["rstd after mlp", "float32", mlpNorm ? [T] : [1]],
   } satisfies BufferTable<string>;
 }
 
@@ -59,6 +68,7 @@ function layerTable(widths: Widths, act: ComputeDType, T: number) {
     postNormed: ["normed before mlp", act, [T, D]],
     postRstd: ["rstd before mlp", "float32", [T]],
     glu: ["glu", act, [T, F]],
+    added: ["normed after attention or mlp", "float32", widths.attentionNorm || widths.mlpNorm ? [T, D] : [1]],
   } satisfies BufferTable<string>;
 }
 export type LayerBuffers = BuffersOf<typeof layerTable>;

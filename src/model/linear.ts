@@ -92,7 +92,7 @@ export function* forwardGroup(model: Model, y: Tensor, x: Tensor, { parts, joine
   addAdapters(model, y, x, parts, joinedDown);
 }
 
-/** dx = Σ dy · weight, + the adapters'; gradients of what is trained += */
+/** dx = or += Σ dy · weight, + the adapters'; gradients of what is trained += */
 export function* backwardGroup(
   model: Model,
   gradients: ParameterGradients,
@@ -100,16 +100,17 @@ export function* backwardGroup(
   dx: Tensor,
   dy: Tensor,
   x: Tensor,
+  accumulate = false,
 ): Pieces {
   if (joined) {
     // Parts that are not all trained have gradients of their own alone.
     const whole = [joined.weight, ...(joined.bias ? [joined.bias] : [])].every(({ name }) => gradients.has(name));
     if (whole) yield* parameterGradients(model, gradients, joined, dy, x);
     else for (const [part, own] of columnsOf(parts, dy)) yield* parameterGradients(model, gradients, part, own, x);
-    model.device.ops.matmulBackwardInput(dx, dy, joined.weight);
+    model.device.ops.matmulBackwardInput(dx, dy, joined.weight, accumulate);
     yield;
   } else
     for (const [i, [part, own]] of [...columnsOf(parts, dy)].entries())
-      yield* backwardBase(model, gradients, part, dx, own, x, i > 0);
+      yield* backwardBase(model, gradients, part, dx, own, x, accumulate || i > 0);
   yield* backwardAdapters(model, gradients, parts, joinedDown, dx, dy, x);
 }

@@ -23,9 +23,9 @@ const layer = (json: unknown) => {
   const { attention, mlp } = parse(json).layer(0);
   return {
     ...attention.shape,
-    attentionInputBias: [attention.q, attention.k, attention.v].map(({ bias }) => bias !== null),
+    attentionInputBias: attention.qkv.map(({ bias }) => bias !== null),
     attentionOutputBias: attention.o.bias !== null,
-    mlpBias: [mlp.gate, mlp.up, mlp.down].map(({ bias }) => bias !== null),
+    mlpBias: [...mlp.gateUp, mlp.down].map(({ bias }) => bias !== null),
     qkNorm: attention.headNorms !== null,
   };
 };
@@ -66,20 +66,19 @@ describe("defaults for absent fields", () => {
         attention: {
           shape: { heads: 4, kvHeads: 4, headDim: 16, scale: 0.25 },
           rope: { theta: 10000, scaling: { type: "default" } },
-          q: linear("self_attn.q_proj", 64, 64),
-          k: linear("self_attn.k_proj", 64, 64),
-          v: linear("self_attn.v_proj", 64, 64),
+          qkv: ["q", "k", "v"].map((name) => linear(`self_attn.${name}_proj`, 64, 64)),
           headNorms: null,
           o: linear("self_attn.o_proj", 64, 64),
         },
+        attentionNorm: null,
         postNorm: vector("model.layers.1.post_attention_layernorm.weight", 64),
         mlp: {
           activation: "silu",
           intermediateSize: 176,
-          gate: linear("mlp.gate_proj", 176, 64),
-          up: linear("mlp.up_proj", 176, 64),
+          gateUp: ["gate", "up"].map((name) => linear(`mlp.${name}_proj`, 176, 64)),
           down: linear("mlp.down_proj", 64, 176),
         },
+        mlpNorm: null,
       },
       layerPath: "model.layers",
       finalNorm: vector("model.norm.weight", 64),
@@ -128,6 +127,39 @@ describe("defaults for absent fields", () => {
       attentionOutputBias: true,
       mlpBias: three(true),
     });
+  });
+});
+
+describe("layers that differ from Llama's", () => {
+  const smollm3 = { ...llama, architectures: ["SmolLM3ForCausalLM"], model_type: "smollm3", num_hidden_layers: 6 };
+  const rotating = (json: object) => {
+    const { layer, numLayers } = parse({ ...smollm3, ...json });
+    return Array.from({ length: numLayers }, (_, i) => layer(i).attention.rope.scaling.type !== "none");
+  };
+
+  test("smollm3: some layers have no rotary embedding; theta and tying by default", () => {
+    expect(rotating({})).toEqual([true, true, true, false, true, true]);
+    expect(rotating({ no_rope_layer_interval: 2 })).toEqual([true, false, true, false, true, false]);
+    expect(rotating({ no_rope_layers: [0, 1, 1, 0, 0, 1], no_rope_layer_interval: 2 })).toEqual(
+      [0, 1, 1, 0, 0, 1].map(Boolean),
+    );
+    expect(parse(smollm3)).toMatchObject({ tieWordEmbeddings: true });
+    expect(parse(smollm3).layer(0).attention.rope.theta).toBe(2e6);
+    expect(refusal({ ...smollm3, no_rope_layers: [1, 0] })).toContain("no_rope_layers: has 2 entries");
+    expect(refusal({ ...smollm3, no_rope_layers: [2] })).toContain("no_rope_layers");
+    expect(refusal({ ...smollm3, no_rope_layer_interval: 0 })).toContain("no_rope_layer_interval");
+  });
+
+  test("olmo2: norms after, and over all heads of q and k", () => {
+    const olmo2 = { ...llama, architectures: ["Olmo2ForCausalLM"], model_type: "olmo2", num_key_value_heads: 2 };
+    const { inputNorm, postNorm, attentionNorm, mlpNorm, attention } = parse(olmo2).layer(1);
+    expect([inputNorm, postNorm]).toEqual([null, null]);
+    expect([attentionNorm?.name, mlpNorm?.name]).toEqual([
+      "model.layers.1.post_attention_layernorm.weight",
+      "model.layers.1.post_feedforward_layernorm.weight",
+    ]);
+    expect(attention.headNorms).toMatchObject({ over: "all heads", q: { shape: [64] }, k: { shape: [32] } });
+    expect(parse(olmo2).rmsNormEps).toBe(1e-5);
   });
 });
 
@@ -196,7 +228,7 @@ describe("spellings", () => {
 });
 
 test.each([
-  ["model_type", { ...llama, model_type: "mistral" }],
+  ["model_type", { ...llama, model_type: "mamba" }],
   ["model_type", { ...llama, model_type: "__proto__" }],
   ["model_type", { vocab_size: 3 }],
   ["architectures", { ...llama, architectures: ["LlamaForSequenceClassification"] }],

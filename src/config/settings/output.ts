@@ -58,6 +58,10 @@ export const trackerSettings = {
   run_name: text(null)`The run's name in wandb. null: W&B gives it one.`,
 } as const;
 
+export const quietSettings = {
+  quiet: toggle(false)`Print warnings and errors only; what is written to files stays the same.`,
+} as const;
+
 export const completionLogSettings = {
   log_completions: toggle(true)`Show a sample of completions on the console, and all of them in report_to's trackers.`,
   log_completions_steps: whole(1, 10)`How often, in steps; the first step always shows them.`,
