@@ -43,7 +43,7 @@ export function createEvents(): Events {
             pages.delete(own);
           },
         },
-        { highWaterMark: WAITING, size: (chunk) => chunk.byteLength },
+        { highWaterMark: WAITING, size: (chunk) => chunk?.byteLength ?? 0 },
       );
     },
     send(event) {

@@ -7,8 +7,8 @@ import { InputError, RunError } from "../errors.ts";
 import type { PageFiles } from "./bundle.ts";
 import { createEvents, eventText } from "./events.ts";
 import { cookieOf, hasToken, isLoopback, newToken, type Policy, refusalOf, safeHeaders } from "./guard.ts";
-import type { ProgressMessage, StateMessage, Status, TableName } from "./protocol.ts";
-import { tables } from "./protocol.ts";
+import type { ProgressMessage, StateMessage, Status } from "./protocol.ts";
+import { answerOf, refused } from "./routes.ts";
 import type { RunView } from "./run-view.ts";
 
 export const DEFAULT_PORT = 7007;
@@ -46,16 +46,6 @@ export interface PageServer {
   close(): void;
 }
 
-const json = (value: unknown): Response =>
-  new Response(JSON.stringify(value), { headers: { "content-type": "application/json" } });
-const refused = (status: number, text: string): Response => new Response(`${text}\n`, { status });
-
-/** A whole number from an address; null: it is none. */
-function whole(parameters: URLSearchParams, name: string): number | null {
-  const text = parameters.get(name);
-  return text !== null && /^\d{1,9}$/.test(text) ? Number(text) : null;
-}
-
 /** @throws InputError if the port or the host cannot be used */
 export function startServer(options: ServerOptions): PageServer {
   const { runs, files, host } = options;
@@ -76,46 +66,8 @@ export function startServer(options: ServerOptions): PageServer {
   const token = isPublic ? newToken() : null;
   const policy: Policy = { names: isPublic ? [host, hostname()].map(lower) : [], anyAddress: isPublic, token };
 
-  /** An answer that depends on a run; undefined: no such thing. */
-  const ofRun = async (path: string, query: URLSearchParams): Promise<Response | undefined> => {
-    const run = runs[whole(query, "run") ?? -1];
-    if (run === undefined) return undefined;
-    const table = tables.find((name): name is TableName => name === query.get("table"));
-    const [from, step, line] = [whole(query, "from") ?? 0, whole(query, "step"), whole(query, "line")];
-    switch (path) {
-      case "/api/names":
-        return table && json({ epoch: run.state().epoch, names: run.table(table).names });
-      case "/api/columns": {
-        if (table === undefined) return undefined;
-        const known = new Set(run.table(table).names);
-        const names = [...new Set(query.getAll("name"))].filter((name) => known.has(name));
-        return new Response(run.table(table).encode(run.state().epoch, names, from), {
-          headers: { "content-type": "application/octet-stream" },
-        });
-      }
-      case "/api/generations": {
-        const { epoch, steps } = run.generations();
-        return json({ epoch, from, steps: steps.slice(from) });
-      }
-      case "/api/completions":
-        if (step === null) return undefined;
-        return json((await run.completions(step)?.answer(from)) ?? null);
-      case "/api/completion": {
-        if (step === null || line === null) return undefined;
-        const index = run.completions(step);
-        const bytes = index?.version === query.get("version") ? index.line(line) : null;
-        if (bytes === null) return refused(409, "the file has changed");
-        return new Response(new Uint8Array(bytes), { headers: { "content-type": "application/json" } });
-      }
-    }
-    return undefined;
-  };
-
   const answer = async (request: Request, server: Bun.Server<undefined>, url: URL): Promise<Response> => {
     const { pathname: path, searchParams: query } = url;
-    const file = files.get(path === "/" ? "index.html" : path.slice(1));
-    if (file !== undefined) return new Response(file.bytes, { headers: { "content-type": file.type } });
-    if (path === "/api/runs") return json(runs.map((run) => run.info()));
     if (path === "/api/events") {
       const first = [eventText("state", state()), ...notes.map((note) => eventText("note", note))];
       if (lastProgress !== null) first.push(eventText("progress", lastProgress));
@@ -125,7 +77,7 @@ export function startServer(options: ServerOptions): PageServer {
       wake();
       return new Response(stream, { headers: { "content-type": "text/event-stream" } });
     }
-    return (await ofRun(path, query)) ?? refused(404, "there is nothing here");
+    return (await answerOf(runs, files, path, query)) ?? refused(404, "there is nothing here");
   };
 
   const cookie = (): string => `grpo-${server.port}`;
