@@ -25,6 +25,8 @@ const topicWords: Readonly<Record<string, readonly string[]>> = {
   dataset: ["Data"],
   prompts: ["Data", "Prompt"],
   checkpoints: ["Output"],
+  logging: ["Output"],
+  trackers: ["Output"],
   learning: ["Optimizer"],
   page: ["Dashboard"],
 };

@@ -44,6 +44,7 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "log_completions_steps",
   "num_completions_to_print",
   "save_completions",
+  "save_token_details",
   "dashboard",
   "dashboard_host",
   "debug",

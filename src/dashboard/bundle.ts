@@ -44,7 +44,7 @@ export async function bundlePage(): Promise<PageFiles> {
   for (const name of ["index.html", "icon.svg"]) files.set(name, pageFile(name, readFileSync(join(folder, name))));
   for (const output of built.outputs) {
     const name = output.path.replace(/^.*\//, "");
-    files.set(name, pageFile(name, await output.bytes()));
+    files.set(name, pageFile(name, new Uint8Array(await output.arrayBuffer())));
   }
   return files;
 }

@@ -5,7 +5,9 @@ export interface MemoryPart {
   /** The model that it belongs to: "policy", "reference", … */
   readonly owner: string;
   readonly group: string;
-  /** The phases in which it is held; "always". */
+  /** When it is held, in words. */
+  readonly held: string;
+  /** The times at which it is held. */
   readonly lifetime: "always" | readonly string[];
   readonly bytes: number;
 }
@@ -13,8 +15,8 @@ export interface MemoryPart {
 /** The memory plan as `run.json` has it. */
 export interface MemoryPicture {
   readonly parts: readonly MemoryPart[];
-  /** Phases that have buffers of their own, in the order of a step. */
-  readonly phases: readonly string[];
+  /** Phases that have buffers of their own, or their stages, in the order of a step: never two at once. */
+  readonly times: readonly string[];
   readonly plannedBytes: number;
   readonly scratchBytes: number;
   readonly programBytes: number;

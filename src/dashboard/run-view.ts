@@ -36,11 +36,12 @@ const memoryPicture = z.object({
     z.object({
       owner: z.string(),
       group: z.string(),
+      held: z.string(),
       lifetime: z.union([z.literal("always"), z.array(z.string())]),
       bytes: z.number(),
     }),
   ),
-  phases: z.array(z.string()),
+  times: z.array(z.string()),
   plannedBytes: z.number(),
   scratchBytes: z.number(),
   programBytes: z.number(),

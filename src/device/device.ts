@@ -56,6 +56,8 @@ export interface AttentionShape {
   readonly headDim: number;
   /** Multiplies q·k, usually 1/√Dh. */
   readonly scale: number;
+  /** A token attends to itself and to the window − 1 tokens before it, counted through its prompt; all by default. */
+  readonly window?: number;
 }
 
 /** What q and k go through between their products and attention. */
@@ -201,6 +203,7 @@ export interface Ops {
 
   /** y (T, F) = act(gate) · up, with x (T, 2F) = gate beside up. `gelu`: tanh-approximated GELU, else SiLU. */
   gluForward(y: Tensor, x: Tensor, gelu: boolean): void;
+  /** dx may be x itself. */
   gluBackward(dx: Tensor, dy: Tensor, x: Tensor, gelu: boolean): void;
 
   /**

@@ -71,13 +71,12 @@ export function addAdapters(
     model.device.ops.matmulForward(columnsOf(y, output), columnsOf(down, own), adapter.b, null, true);
 }
 
-/** da, db += and dx += of the maps that have adapters. */
-export function* backwardAdapters(
+/** da and db += of the maps that have adapters. Leaves what `addAdapterInputs` reads, which must follow. */
+export function* adapterGradients(
   model: Model,
   gradients: ParameterGradients,
   linears: readonly Linear<Weight>[],
   joined: Weight | null,
-  dx: Tensor,
   dy: Tensor,
   x: Tensor,
 ): Pieces {
@@ -94,13 +93,30 @@ export function* backwardAdapters(
     ops.matmulBackwardInput(columnsOf(ddown, own), dout, b, false, scale);
   }
   yield;
-  const inputs = joined
-    ? [{ a: joined, own: [0, joined.shape[0]!] as const }]
-    : parts.map(({ adapter, down: own }) => ({ a: adapter.a, own }));
-  for (const { a, own } of inputs) {
+  for (const { a, own } of inputsOf(parts, joined)) {
     const da = gradientOf(gradients, a);
     if (da) ops.matmulBackwardWeight(da, columnsOf(ddown, own), x, a);
-    ops.matmulBackwardInput(dx, columnsOf(ddown, own), a, true);
   }
+  yield;
+}
+
+/** The matrices that read the input, with their columns of the products. */
+function inputsOf(parts: readonly Part[], joined: Weight | null): { readonly a: Weight; readonly own: Part["down"] }[] {
+  if (joined) return [{ a: joined, own: [0, joined.shape[0]!] }];
+  return parts.map(({ adapter, down: own }) => ({ a: adapter.a, own }));
+}
+
+/** dx += of the maps that have adapters, whose input may have been where dx is. */
+export function* addAdapterInputs(
+  model: Model,
+  linears: readonly Linear<Weight>[],
+  joined: Weight | null,
+  dx: Tensor,
+): Pieces {
+  const parts = partsOf(linears, joined !== null);
+  if (parts.length === 0) return;
+  const ddown = productsFor(model, "ddown", dx);
+  for (const { a, own } of inputsOf(parts, joined))
+    model.device.ops.matmulBackwardInput(dx, columnsOf(ddown, own), a, true);
   yield;
 }

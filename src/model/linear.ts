@@ -3,7 +3,7 @@ import type { Pieces } from "../device/breathe.ts";
 import type { Weight } from "../device/device.ts";
 import type { Linear } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
-import { addAdapters, backwardAdapters } from "./adapters.ts";
+import { adapterGradients, addAdapterInputs, addAdapters } from "./adapters.ts";
 import { gradientOf, type LinearGroup, type Model, type ParameterGradients } from "./model.ts";
 
 /** y = or += x · weightᵀ + bias, without its adapter */
@@ -40,22 +40,7 @@ function* parameterGradients(
   if (dbias) ops.biasBackward(dbias, dy);
 }
 
-/** dx = or += dy · weight, without its adapter; dweight and dbias += if they are trained */
-function* backwardBase(
-  model: Model,
-  gradients: ParameterGradients,
-  linear: Linear<Weight>,
-  dx: Tensor,
-  dy: Tensor,
-  x: Tensor,
-  accumulate = false,
-): Pieces {
-  yield* parameterGradients(model, gradients, linear, dy, x);
-  model.device.ops.matmulBackwardInput(dx, dy, linear.weight, accumulate);
-  yield;
-}
-
-/** dx = or += dy · weight, + the adapter's; gradients of what is trained += */
+/** dx = or += dy · weight, + the adapter's; gradients of what is trained +=. x is not read once dx is written. */
 export function* backwardLinear(
   model: Model,
   gradients: ParameterGradients,
@@ -65,8 +50,11 @@ export function* backwardLinear(
   x: Tensor,
   accumulate = false,
 ): Pieces {
-  yield* backwardBase(model, gradients, linear, dx, dy, x, accumulate);
-  yield* backwardAdapters(model, gradients, [linear], null, dx, dy, x);
+  yield* parameterGradients(model, gradients, linear, dy, x);
+  yield* adapterGradients(model, gradients, [linear], null, dy, x);
+  model.device.ops.matmulBackwardInput(dx, dy, linear.weight, accumulate);
+  yield;
+  yield* addAdapterInputs(model, [linear], null, dx);
 }
 
 /** Each part with its columns of y. */
@@ -102,15 +90,19 @@ export function* backwardGroup(
   x: Tensor,
   accumulate = false,
 ): Pieces {
+  const whole =
+    joined && [joined.weight, ...(joined.bias ? [joined.bias] : [])].every(({ name }) => gradients.has(name));
+  // Parts that are not all trained have gradients of their own alone.
+  if (whole) yield* parameterGradients(model, gradients, joined, dy, x);
+  else for (const [part, own] of columnsOf(parts, dy)) yield* parameterGradients(model, gradients, part, own, x);
+  yield* adapterGradients(model, gradients, parts, joinedDown, dy, x);
   if (joined) {
-    // Parts that are not all trained have gradients of their own alone.
-    const whole = [joined.weight, ...(joined.bias ? [joined.bias] : [])].every(({ name }) => gradients.has(name));
-    if (whole) yield* parameterGradients(model, gradients, joined, dy, x);
-    else for (const [part, own] of columnsOf(parts, dy)) yield* parameterGradients(model, gradients, part, own, x);
     model.device.ops.matmulBackwardInput(dx, dy, joined.weight, accumulate);
     yield;
   } else
-    for (const [i, [part, own]] of [...columnsOf(parts, dy)].entries())
-      yield* backwardBase(model, gradients, part, dx, own, x, accumulate || i > 0);
-  yield* backwardAdapters(model, gradients, parts, joinedDown, dx, dy, x);
+    for (const [i, [part, own]] of [...columnsOf(parts, dy)].entries()) {
+      model.device.ops.matmulBackwardInput(dx, own, part.weight, accumulate || i > 0);
+      yield;
+    }
+  yield* addAdapterInputs(model, parts, joinedDown, dx);
 }

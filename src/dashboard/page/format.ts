@@ -10,8 +10,8 @@ export function numberText(value: number | null | undefined): string {
   const size = Math.abs(value);
   if (size === 0) return "0";
   if (size < 1e-4 || size >= 1e9) return signed(value.toExponential(2));
-  if (size >= 1000) return signed(Math.round(value).toLocaleString("en-US"));
-  return signed(value.toFixed(size >= 100 ? 1 : size >= 1 ? 3 : 4));
+  if (size >= 1000 || Number.isInteger(value)) return signed(Math.round(value).toLocaleString("en-US"));
+  return signed(value.toFixed(size >= 100 ? 1 : size >= 10 ? 2 : size >= 1 ? 3 : 4));
 }
 
 /** For an axis: as short as the ticks allow. */

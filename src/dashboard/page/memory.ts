@@ -53,7 +53,7 @@ export function openMemory(store: Store): MemoryPanel {
 }
 
 function picture(memory: MemoryPicture): HTMLElement {
-  const { parts, phases, peakBytes } = memory;
+  const { parts, times, peakBytes } = memory;
   const always = blocksOf(parts.filter(({ lifetime }) => lifetime === "always"));
   const looks = new Map<string, number>();
   const lookOf = (name: string): number => {
@@ -66,7 +66,7 @@ function picture(memory: MemoryPicture): HTMLElement {
     { name: "program", bytes: memory.programBytes, look: lookOf("program") },
     { name: "driver and libraries", bytes: memory.reserveBytes, look: lookOf("reserve") },
   ].filter(({ bytes }) => bytes > 0);
-  const rows = (phases.length === 0 ? [""] : phases).map((phase) => {
+  const rows = (times.length === 0 ? [""] : times).map((phase) => {
     const own = blocksOf(parts.filter(({ lifetime }) => lifetime !== "always" && lifetime.includes(phase)));
     const blocks = [...held, ...own.map((block) => ({ ...block, look: lookOf(block.name) })), ...beside];
     const sum = blocks.reduce((total, { bytes }) => total + bytes, 0);
@@ -85,7 +85,6 @@ function picture(memory: MemoryPicture): HTMLElement {
       ),
     );
   });
-  const largest = (part: MemoryPart) => (part.lifetime === "always" ? "always" : part.lifetime.join(", "));
   const table = h(
     "table",
     {},
@@ -109,7 +108,7 @@ function picture(memory: MemoryPicture): HTMLElement {
             {},
             h("td", {}, part.owner),
             h("td", {}, part.group),
-            h("td", {}, largest(part)),
+            h("td", {}, part.held),
             h("td", { class: "number" }, bytesText(part.bytes)),
             h("td", { class: "number" }, percentText(part.bytes / peakBytes)),
           ),

@@ -74,7 +74,7 @@ export function plotOptions({
       },
       {
         ...axis,
-        ...{ size: isBytes ? 66 : 54, gap: 6, space: 34 },
+        ...{ size: isBytes ? 66 : 54, gap: 6, space: 28 },
         values: (_, ticks) => ticks.map((tick) => (tick === null ? "" : text(tick))),
         ...(isBytes && { splits: (_u: uPlot, _a: number, low: number, high: number) => byteSplits(low, high) }),
       },
