@@ -173,7 +173,7 @@ function listen(
   const last = port === null ? DEFAULT_PORT + MORE_PORTS : port;
   for (let each = port ?? DEFAULT_PORT; ; each++) {
     try {
-      return Bun.serve({ hostname: host, port: each, fetch, development: false, idleTimeout: 60 });
+      return Bun.serve({ hostname: host === "localhost" ? "127.0.0.1" : host, port: each, fetch, development: false, idleTimeout: 60 });
     } catch (error) {
       const { code = "" } = error as NodeJS.ErrnoException;
       if (code === "EADDRINUSE" && each < last) continue;

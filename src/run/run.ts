@@ -69,16 +69,11 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
   removeCompletionsAfter(outputDir, reached());
   const often = everySteps(config, steps);
   const shows = (step: number) => step % often.logging === 0 || step === steps;
-<<<<<<< HEAD
-  const trackers = openTrackers({ config, settings: options.settings, resumeStep: resume ? reached() : null });
-  const tell = toAll([metricsSink(metrics), trackers, consoleSink(console, shows), ...(options.sinks ?? [])]);
-=======
   const trackers = openTrackers(
     { config, settings: options.settings, resumeStep: resume ? reached() : null },
     metrics.path,
   );
-  const tell = toAll([metricsSink(metrics), trackers, consoleSink(console, shows)]);
->>>>>>> main
+  const tell = toAll([metricsSink(metrics), trackers, consoleSink(console, shows), ...(options.sinks ?? [])]);
   const output = openRunOutput({ ...options, metrics, tell });
   const stopwatch = createStopwatch();
   let stopped = false;
