@@ -2,7 +2,7 @@
  * The page's server: the page, the metrics of the runs as columns, the completions line by line, and events when something
  * is new. It answers GET only, takes numbers and names of columns only, and opens nothing but the files of the runs.
  */
-import { hostname } from "node:os";
+import { hostname, networkInterfaces } from "node:os";
 import { InputError, RunError } from "../errors.ts";
 import type { PageFiles } from "./bundle.ts";
 import { createEvents, eventText } from "./events.ts";
@@ -165,23 +165,36 @@ export function startServer(options: ServerOptions): PageServer {
 
 const lower = (text: string): string => text.toLowerCase();
 
+/** Whether a name or address is the machine's: what starts the server does not tell a strange one from a taken port. */
+function isOwn(host: string): boolean {
+  if (isLoopback(host) || ["0.0.0.0", "::", hostname()].includes(host)) return true;
+  const addresses = Object.values(networkInterfaces()).flatMap((each = []) => each.map(({ address }) => address));
+  return addresses.includes(host);
+}
+
 /** @throws InputError if the port is taken or the host is none of this machine, RunError for anything else */
 function listen(
   { host, port }: ServerOptions,
   fetch: (request: Request, server: Bun.Server<undefined>) => Promise<Response>,
 ): Bun.Server<undefined> {
+  if (!isOwn(host))
+    throw new InputError(`host ${host}: not an address of this machine; give one of its own, or 0.0.0.0 for all`);
   const last = port === null ? DEFAULT_PORT + MORE_PORTS : port;
   for (let each = port ?? DEFAULT_PORT; ; each++) {
     try {
-      return Bun.serve({ hostname: host === "localhost" ? "127.0.0.1" : host, port: each, fetch, development: false, idleTimeout: 60 });
+      return Bun.serve({
+        hostname: host === "localhost" ? "127.0.0.1" : host,
+        port: each,
+        fetch,
+        development: false,
+        idleTimeout: 60,
+      });
     } catch (error) {
       const { code = "" } = error as NodeJS.ErrnoException;
       if (code === "EADDRINUSE" && each < last) continue;
       if (code === "EADDRINUSE")
         throw new InputError(`port ${each} is taken; give another, or none for the next that is free`);
       if (code === "EACCES") throw new InputError(`port ${each} is reserved by the system; give one from 1024`);
-      if (code === "EADDRNOTAVAIL" || code === "ENOTFOUND")
-        throw new InputError(`host ${host}: not an address of this machine; give one of its own, or 0.0.0.0 for all`);
       throw new RunError(`the page's server does not start on ${host}:${each} (${code || String(error)})`);
     }
   }

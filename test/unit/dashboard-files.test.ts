@@ -216,7 +216,7 @@ describe("completions", () => {
     expect(index.line(0)!.toString()).toBe(completionLine(0, 0));
     expect(most - before).toBeLessThan(200 * 2 ** 20);
     expect(turns).toBeGreaterThan(3);
-  });
+  }, 60_000);
 });
 
 describe("a run's folder", () => {

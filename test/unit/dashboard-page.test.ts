@@ -74,8 +74,7 @@ describe("decimation", () => {
   });
 
   test("points are at most about two per bucket, whatever the number of steps", () => {
-    for (const steps of [10, 1000, 100_000, 10_000_000])
-      expect(gridOf(0, steps, 300).x.length).toBeLessThan(2 * 304);
+    for (const steps of [10, 1000, 100_000, 10_000_000]) expect(gridOf(0, steps, 300).x.length).toBeLessThan(2 * 304);
   });
 
   test("the first row of a step", () => {
@@ -99,7 +98,17 @@ test("smoothing starts without a bias, passes over what is missing, and goes on 
 
 describe("completions", () => {
   const listed = (line: Partial<Listed>, index = 0): Listed => ({
-    ...{ group: 0, reward: 0, finished: true, tokens: 5, advantage: null, verdict: null, prompt: "p", text: "t", index },
+    ...{
+      group: 0,
+      reward: 0,
+      finished: true,
+      tokens: 5,
+      advantage: null,
+      verdict: null,
+      prompt: "p",
+      text: "t",
+      index,
+    },
     ...line,
   });
   const lines = [
@@ -171,7 +180,13 @@ describe("tokens", () => {
   });
 
   test("scales reach from nothing to the completion's own extreme, two-sided ones around their middle", () => {
-    const tokens = [-0.001, -4].map((logprob, i) => ({ id: i, text: "x", isOwn: true, logprob, ratio: Math.exp(i - 1) }));
+    const tokens = [-0.001, -4].map((logprob, i) => ({
+      id: i,
+      text: "x",
+      isOwn: true,
+      logprob,
+      ratio: Math.exp(i - 1),
+    }));
     const { strength, ends } = scaleOf(tokens, "logprob");
     expect(tokens.map(strength)).toEqual([0.00025, 1]);
     expect(ends).toEqual([0, -4]);
@@ -195,7 +210,11 @@ describe("formulas", () => {
     const texts = ["a $x$ $5 b \\(c\\) \\[d", "\\boxed{".repeat(3000), "$".repeat(20_001), "\\(".repeat(20_000)];
     for (const text of texts) {
       const started = performance.now();
-      expect(mathPieces(text).map((piece) => piece.text).join("")).toBe(text);
+      expect(
+        mathPieces(text)
+          .map((piece) => piece.text)
+          .join(""),
+      ).toBe(text);
       expect(performance.now() - started).toBeLessThan(2000);
     }
   });

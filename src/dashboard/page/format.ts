@@ -1,7 +1,7 @@
 /** Numbers as people read them. */
 
 const MINUS = "\u2212";
-const signed = (text: string): string => text.replace("-", MINUS);
+const signed = (text: string): string => text.replaceAll("-", MINUS);
 
 /** Three to four digits that count: `0.0123`, `1.50`, `12,345`, `3.2e−7`. */
 export function numberText(value: number | null | undefined): string {
