@@ -119,7 +119,7 @@ function attention(
   get: Get,
   epsilon: number,
 ): Rows {
-  const { heads, kvHeads, headDim: Dh, scale } = a.shape;
+  const { heads, kvHeads, headDim: Dh, scale, window = x.length } = a.shape;
   const half = Dh / 2;
   const qkv = x.map(sideBySide(a.qkv, get));
   const headsOf = (from: number, count: number, norm: ParameterSpec | null): Rows[] =>
@@ -148,6 +148,7 @@ function attention(
     for (let h = 0; h < heads; h++) {
       const shared = Math.floor(h / (heads / kvHeads));
       const scores = Float64Array.from({ length: t + 1 }, (_, s) => {
+        if (t - s >= window) return Number.NEGATIVE_INFINITY;
         let sum = 0;
         for (let d = 0; d < Dh; d++) sum += q[t]![h]![d]! * k[s]![shared]![d]!;
         return sum * scale;

@@ -15,6 +15,8 @@ export type { BuildResult };
 const signatures = {
   matmul_forward:
     "y:ptr x:ptr w:ptr bias:ptr M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32 factor:f32",
+  adapted_forward:
+    "y:ptr x:ptr w:ptr bias:ptr terms:ptr count:i32 M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32",
   matmul_backward_input:
     "dx:ptr dy:ptr w:ptr M:i32 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32 factor:f32",
   matmul_backward_weight: "dw:ptr dy:ptr x:ptr M:i32 N:i32 K:i32 lddy:i32 ldx:i32 dydtype:i32 xdtype:i32",
@@ -33,12 +35,12 @@ const signatures = {
   heads_forward:
     "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 Dh:i32 ldqkv:i32 ldraw:i32 eps:f32 dtype:i32 wdtype:i32",
   attention_forward:
-    "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
+    "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   attention_backward:
-    "dq:ptr dk:ptr dv:ptr dout:ptr q:ptr k:ptr v:ptr out:ptr lse:ptr segments:ptr scratch:ptr scratch_rows:i32 S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 ldq:i32 ldo:i32 scale:f32 dtype:i32",
+    "dq:ptr dk:ptr dv:ptr dout:ptr q:ptr k:ptr v:ptr out:ptr lse:ptr segments:ptr scratch:ptr scratch_rows:i32 S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldq:i32 ldo:i32 scale:f32 dtype:i32",
   kv_store: "kpages:ptr vpages:ptr k:ptr v:ptr page:ptr offset:ptr T:i32 Hkv:i32 Dh:i32 ldkv:i32 dtype:i32",
   attention_decode:
-    "out:ptr q:ptr kpages:ptr vpages:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr B:i32 table_width:i32 H:i32 Hkv:i32 Dh:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
+    "out:ptr q:ptr kpages:ptr vpages:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr B:i32 table_width:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   glu_forward: "y:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
   glu_backward: "dx:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
   log_softmax_forward:

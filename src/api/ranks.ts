@@ -142,7 +142,7 @@ const silent: RunConsole = {
 export function onRank<C extends RankConfig>(config: C, { ranks, localSize }: Placed): C {
   if (ranks.size === 1) return config;
   const threads = config.threads ?? Math.max(1, Math.floor(availableParallelism() / localSize));
-  return { ...config, threads, ...(ranks.rank > 0 && { reportTo: [], pushToHub: false }) };
+  return { ...config, threads, ...(ranks.rank > 0 && { reportTo: [], pushToHub: false, dashboard: false }) };
 }
 
 /** Processes of the reward pool for this rank, where the machine's are shared; undefined: the pool decides. */

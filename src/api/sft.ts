@@ -5,6 +5,7 @@ import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder
 import type { Loaded } from "../config/load.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
+import { type Dashboard, openDashboard } from "../dashboard/open.ts";
 import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
@@ -17,7 +18,7 @@ import { rolloutLimits } from "../run/rollout-limits.ts";
 import type { RunOutcome } from "../run/run.ts";
 import { trainedAdapters } from "../session/adapters.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
-import { describeMemory } from "../session/memory.ts";
+import { describeMemory, memoryRecord } from "../session/memory.ts";
 import { loadModelTokenizer } from "../session/model-tokenizer.ts";
 import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
 import { planSession, withSession } from "../session/session.ts";
@@ -46,12 +47,18 @@ async function sftAmong(team: Placed, loaded: Loaded<"sft">, control: Control): 
     team.ranks.rank === 0
       ? openOutputFolder({ folder: config.outputDir, command: "sft", note: console.note })
       : noOutput;
+  let page: Dashboard | null = null;
+  const openPage = async () => {
+    page = await openDashboard(config, console.note);
+    return [page.sink];
+  };
   try {
     const publisher = await openPublisher(config, console.note);
-    const outcome = await sftInto(output, loaded, control, team, publisher);
+    const outcome = await sftInto(output, loaded, control, team, publisher, openPage);
     const hub = outcome.stopped ? null : await publisher.finished();
     return { ...outcome, outputDir: config.outputDir, ...(hub && { hub }) };
   } finally {
+    await (page as Dashboard | null)?.close();
     output.release();
   }
 }
@@ -62,6 +69,7 @@ async function sftInto(
   control: Control,
   team: Placed,
   publisher: Publisher,
+  openPage: () => Promise<SftRun["sinks"]>,
 ): Promise<RunOutcome> {
   const { ranks } = team;
   const checkpoint = await ranks.first("the checkpoint", () =>
@@ -86,6 +94,7 @@ async function sftInto(
   });
   const names = { rewards: [], logsMore: false, samples: config.evalNumGenerations };
   requireEvaluationName(config.metricForBestModel, names);
+  const sinks = await openPage();
   const startFolder = await resolveModel(model, { revision: config.modelRevision, note: control.console.note });
   const context = readModelConfig(startFolder).maxPositionEmbeddings;
   const chatTemplate = readChatTemplate(config.chatTemplate);
@@ -111,7 +120,10 @@ async function sftInto(
       });
       return withSession(planned, async ({ policy, rollout }) => {
         await requireSame(ranks, await weightsOf({ policy }));
-        output.begin({ command: "sft", bundled, settings: toJson(config) });
+        output.begin({
+          ...{ command: "sft", bundled, settings: toJson(config) },
+          memory: memoryRecord(planned.memory),
+        });
         control.onBegin?.();
         const evaluate: SftRun["evaluate"] =
           rollout &&
@@ -134,7 +146,7 @@ async function sftInto(
           console: control.console,
           evaluate,
           team,
-          onSaved: publisher.saved,
+          ...{ onSaved: publisher.saved, sinks },
           resume,
         });
       });

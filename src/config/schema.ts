@@ -34,6 +34,7 @@ import {
 import {
   checkpointSettings,
   completionLogSettings,
+  dashboardSettings,
   fileSettings,
   loggingSettings,
   outputFolderSettings,
@@ -102,6 +103,7 @@ const train = {
     ...quietSettings,
     ...debugSettings,
   },
+  Dashboard: dashboardSettings,
   Hub: hubSettings,
 } as const;
 
@@ -138,6 +140,7 @@ export const commandSections = {
       ...quietSettings,
       ...debugSettings,
     },
+    Dashboard: dashboardSettings,
     Hub: hubSettings,
   },
   eval: {

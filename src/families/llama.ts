@@ -52,7 +52,8 @@ export function llamaParameters(fields: DecoderFields, parts: OptionalParts): Mo
 }
 
 function llamaLayer(at: string, fields: DecoderFields, parts: OptionalParts, index: number): Layer<ParameterSpec> {
-  const { activation, attention: shape } = fields;
+  const { activation } = fields;
+  const shape = fields.attention(index);
   const { inputBias = false, outputBias = false, mlpBias = false, normsAfter = false, fused = false } = parts;
   const { hidden_size: D, intermediate_size: F } = fields.given;
   const [Q, K] = [shape.heads * shape.headDim, shape.kvHeads * shape.headDim];

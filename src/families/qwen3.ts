@@ -3,10 +3,17 @@
  * size.
  */
 import type { Family } from "./config.ts";
-import { type Defaults, readDecoderFields } from "./fields.ts";
+import { type Defaults, qwenWindows, readDecoderFields } from "./fields.ts";
 import { llamaParameters } from "./llama.ts";
 
-const defaults: Defaults = { kvHeads: 32, headDim: 128, maxPositions: 32768, bos: null, eos: null };
+const defaults: Defaults = {
+  kvHeads: 32,
+  headDim: 128,
+  maxPositions: 32768,
+  bos: null,
+  eos: null,
+  windows: qwenWindows,
+};
 
 export const qwen3: Family = {
   name: "Qwen3",

@@ -12,6 +12,12 @@ import { noRope } from "./rope-settings.ts";
 const defaults: Defaults = {
   ...{ kvHeads: 4, headDim: null, maxPositions: 32768, bos: 128000, eos: 128001 },
   ...{ theta: 2e6, tied: true },
+  windows: {
+    size: ({ use_sliding_window: used, sliding_window: window }) => (used ? (window ?? null) : null),
+    // transformers' rule; its models have none
+    slides: (layer, given) => !rotatedLayers(given, "", given.num_hidden_layers)(layer),
+    fixed: false,
+  },
 };
 
 export const smollm3: Family = {

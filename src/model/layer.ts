@@ -249,13 +249,14 @@ export function* backwardLayer(
   const kept = keptActivations(activations.gradient, model.config, layer, weights, T);
   const shared = layerBuffers(activations.layer, model.config, weights, T);
   const b = kept ? { ...shared, ...kept, residual: kept.afterAttention } : shared;
-  const g = layerGradientBuffers(activations.gradient, model, weights, T);
+  const g = layerGradientBuffers(activations.gradient, model, weights, b);
   const input = layerInput(activations.gradient, layer, T);
 
   if (kept) yield* recomputeElementwise(model, weights, b, input);
   else yield* recompute(model, layer, b, input, positions, segments);
 
   const groups = model.weights.groups[layer]!;
+  // dglu may take the place of glu, and dgateUp that of gateUp: each is read for the last time before.
   yield* backwardOutput(model, gradients, mlpOutput(weights, b), g.dglu, g, b.glu);
   ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
   const between = { normed: b.postNormed, x: b.residual, rstd: b.postRstd };

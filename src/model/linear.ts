@@ -1,26 +1,27 @@
 /** A linear map with or without bias and adapter, or several of the same input, forward and backward. */
 import type { Pieces } from "../device/breathe.ts";
-import type { Weight } from "../device/device.ts";
+import type { AdapterTerm, Weight } from "../device/device.ts";
 import type { Linear } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
-import { addAdapters, backwardAdapters } from "./adapters.ts";
+import { adapterGradients, adapterTerms, addAdapterInputs } from "./adapters.ts";
 import { gradientOf, type LinearGroup, type Model, type ParameterGradients } from "./model.ts";
 
-/** y = or += x · weightᵀ + bias, without its adapter */
-function forwardBase(
-  { device }: Model,
+/** y = or += x · weightᵀ + bias, + the terms of adapters */
+function product(
+  { device: { ops } }: Model,
   y: Tensor,
   x: Tensor,
   { weight, bias }: Linear<Weight>,
+  terms: readonly AdapterTerm[],
   accumulate = false,
 ): void {
-  device.ops.matmulForward(y, x, weight, bias, accumulate);
+  if (terms.length > 0) ops.adaptedForward(y, x, weight, bias, terms, accumulate);
+  else ops.matmulForward(y, x, weight, bias, accumulate);
 }
 
 /** y = or += x · weightᵀ + bias, + the adapter's */
 export function forwardLinear(model: Model, y: Tensor, x: Tensor, linear: Linear<Weight>, accumulate = false): void {
-  forwardBase(model, y, x, linear, accumulate);
-  addAdapters(model, y, x, [linear]);
+  product(model, y, x, linear, adapterTerms(model, x, [linear]), accumulate);
 }
 
 /** dweight and dbias += if they are trained. */
@@ -40,22 +41,7 @@ function* parameterGradients(
   if (dbias) ops.biasBackward(dbias, dy);
 }
 
-/** dx = or += dy · weight, without its adapter; dweight and dbias += if they are trained */
-function* backwardBase(
-  model: Model,
-  gradients: ParameterGradients,
-  linear: Linear<Weight>,
-  dx: Tensor,
-  dy: Tensor,
-  x: Tensor,
-  accumulate = false,
-): Pieces {
-  yield* parameterGradients(model, gradients, linear, dy, x);
-  model.device.ops.matmulBackwardInput(dx, dy, linear.weight, accumulate);
-  yield;
-}
-
-/** dx = or += dy · weight, + the adapter's; gradients of what is trained += */
+/** dx = or += dy · weight, + the adapter's; gradients of what is trained +=. x is not read once dx is written. */
 export function* backwardLinear(
   model: Model,
   gradients: ParameterGradients,
@@ -65,8 +51,11 @@ export function* backwardLinear(
   x: Tensor,
   accumulate = false,
 ): Pieces {
-  yield* backwardBase(model, gradients, linear, dx, dy, x, accumulate);
-  yield* backwardAdapters(model, gradients, [linear], null, dx, dy, x);
+  yield* parameterGradients(model, gradients, linear, dy, x);
+  yield* adapterGradients(model, gradients, [linear], null, dy, x);
+  model.device.ops.matmulBackwardInput(dx, dy, linear.weight, accumulate);
+  yield;
+  yield* addAdapterInputs(model, [linear], null, dx);
 }
 
 /** Each part with its columns of y. */
@@ -81,15 +70,20 @@ function* columnsOf(parts: readonly Linear<Weight>[], y: Tensor) {
 
 /** y = x · weightᵀ + bias of each map, + the adapters', side by side. */
 export function* forwardGroup(model: Model, y: Tensor, x: Tensor, { parts, joined, joinedDown }: LinearGroup): Pieces {
+  const terms = adapterTerms(model, x, parts, joinedDown);
   if (joined) {
-    forwardBase(model, y, x, joined);
+    product(model, y, x, joined, terms);
     yield;
-  } else
-    for (const [part, own] of columnsOf(parts, y)) {
-      forwardBase(model, own, x, part);
-      yield;
-    }
-  addAdapters(model, y, x, parts, joinedDown);
+    return;
+  }
+  let from = 0;
+  for (const part of parts) {
+    const [width = 0] = part.weight.shape;
+    const own = terms.filter((term) => term.from === from).map((term) => ({ ...term, from: 0 }));
+    product(model, columns(y, from, width), x, part, own);
+    from += width;
+    yield;
+  }
 }
 
 /** dx = or += Σ dy · weight, + the adapters'; gradients of what is trained += */
@@ -102,15 +96,19 @@ export function* backwardGroup(
   x: Tensor,
   accumulate = false,
 ): Pieces {
+  const whole =
+    joined && [joined.weight, ...(joined.bias ? [joined.bias] : [])].every(({ name }) => gradients.has(name));
+  // Parts that are not all trained have gradients of their own alone.
+  if (whole) yield* parameterGradients(model, gradients, joined, dy, x);
+  else for (const [part, own] of columnsOf(parts, dy)) yield* parameterGradients(model, gradients, part, own, x);
+  yield* adapterGradients(model, gradients, parts, joinedDown, dy, x);
   if (joined) {
-    // Parts that are not all trained have gradients of their own alone.
-    const whole = [joined.weight, ...(joined.bias ? [joined.bias] : [])].every(({ name }) => gradients.has(name));
-    if (whole) yield* parameterGradients(model, gradients, joined, dy, x);
-    else for (const [part, own] of columnsOf(parts, dy)) yield* parameterGradients(model, gradients, part, own, x);
     model.device.ops.matmulBackwardInput(dx, dy, joined.weight, accumulate);
     yield;
   } else
-    for (const [i, [part, own]] of [...columnsOf(parts, dy)].entries())
-      yield* backwardBase(model, gradients, part, dx, own, x, accumulate || i > 0);
-  yield* backwardAdapters(model, gradients, parts, joinedDown, dx, dy, x);
+    for (const [i, [part, own]] of [...columnsOf(parts, dy)].entries()) {
+      model.device.ops.matmulBackwardInput(dx, own, part.weight, accumulate || i > 0);
+      yield;
+    }
+  yield* addAdapterInputs(model, parts, joinedDown, dx);
 }

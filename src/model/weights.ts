@@ -9,7 +9,7 @@ import { InputError } from "../errors.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
-import { elementCount, tensor } from "../tensor/tensor.ts";
+import { tensor } from "../tensor/tensor.ts";
 import type { ModelWeights } from "./model.ts";
 
 /** A checkpoint's mapped tensors, as a source of parameters. */
@@ -26,8 +26,8 @@ export interface ParameterSource {
   release(): void;
 }
 
-/** Bytes that may be resident in addition to the parameters that they become. */
-const READ_AT_ONCE = 64 * 2 ** 20;
+/** Bytes of the checkpoint that may be resident in addition to the parameters that they become. */
+const READ_AT_ONCE = 16 * 2 ** 20;
 
 function startsAtZero(source: ParameterSource, name: string): boolean {
   return name === scalarHead && source.scalarHeadFromZero === true;
@@ -78,14 +78,17 @@ export async function loadWeights(
       await breathe();
       continue;
     }
-    const found = findParameter(source, weight);
-    device.loadParameter(weight, found.address, found.dtype, 0, weight.shape[0] ?? 0);
-    resident += elementCount(found.shape) * bytesPerElement(found.dtype);
-    if (resident > READ_AT_ONCE) {
-      source.release();
-      resident = 0;
+    const { address, dtype } = findParameter(source, weight);
+    const rowBytes = (weight.shape[1] ?? 1) * bytesPerElement(dtype);
+    for (const { from, count } of rowChunks(weight, dtype, READ_AT_ONCE)) {
+      if (resident + count * rowBytes > READ_AT_ONCE) {
+        source.release();
+        resident = 0;
+      }
+      device.loadParameter(weight, address + from * rowBytes, dtype, from, count);
+      resident += count * rowBytes;
+      await breathe();
     }
-    await breathe();
   }
 }
 
@@ -102,10 +105,12 @@ export async function copyWeights({ ops }: Device, weights: ModelWeights, source
   }
 }
 
-/** Rows of `weight` that make about `bytes`, at least one block of rows. */
-function rowsPerChunk(weight: Weight, dtype: DType, bytes: number): number {
+/** The rows of `weight` in chunks of at most about `bytes`, at least one block of rows each. */
+function* rowChunks(weight: Weight, dtype: DType, bytes: number): Generator<{ from: number; count: number }> {
   const rowBytes = (weight.shape[1] ?? 1) * bytesPerElement(dtype);
-  return Math.max(16, Math.floor(bytes / rowBytes / 16) * 16);
+  const [total = 0] = weight.shape;
+  const step = Math.max(16, Math.floor(bytes / rowBytes / 16) * 16);
+  for (let from = 0; from < total; from += step) yield { from, count: Math.min(step, total - from) };
 }
 
 /** A tensor to write to a checkpoint: row-major, in chunks. A chunk is valid until the next one is requested. */
@@ -136,10 +141,7 @@ export function savedTensors(
       dtype: dtype === "float32" ? "F32" : "BF16",
       shape: weight.shape,
       *chunks() {
-        const total = weight.shape[0] ?? 0;
-        const step = rowsPerChunk(weight, dtype, staging.byteLength);
-        for (let from = 0; from < total; from += step) {
-          const count = Math.min(step, total - from);
+        for (const { from, count } of rowChunks(weight, dtype, staging.byteLength)) {
           device.saveParameter(staging.address, dtype, weight, from, count);
           yield { address: staging.address, byteLength: count * (weight.shape[1] ?? 1) * bytesPerElement(dtype) };
         }

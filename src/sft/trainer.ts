@@ -48,6 +48,7 @@ export interface SftRun {
   readonly team: Team;
   /** Called after a checkpoint was saved. */
   readonly onSaved?: RunOptions["onSaved"];
+  readonly sinks?: RunOptions["sinks"];
   readonly resume: { readonly folder: string; readonly state: SftState } | null;
 }
 
@@ -153,7 +154,7 @@ export async function runSft(run: SftRun): Promise<RunOutcome> {
       settings: toJson(config),
       ...{ console: run.console, ranks },
       evaluate: run.evaluate,
-      onSaved: run.onSaved,
+      ...{ onSaved: run.onSaved, sinks: run.sinks },
     },
     oneStep,
   );

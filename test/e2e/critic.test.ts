@@ -189,7 +189,7 @@ describe("the plan", () => {
   });
 
   test("equals the memory then held", async () => {
-    const tokens = 80_000;
+    const tokens = 100_000;
     const planned = plan({ ...four(), rollout: null }, tokens);
     const { totalBytes } = planned.memory.plan;
     expect(totalBytes).toBeGreaterThan(200 * 2 ** 20);

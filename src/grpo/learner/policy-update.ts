@@ -40,6 +40,8 @@ export interface UpdateResult {
   readonly metrics: Record<string, number | null>;
   /** ℓ of each sample from this step's forward pass. (N)(R) */
   readonly logprobs: readonly Float32Array[];
+  /** The policy's entropy before each token, likewise. (N)(R) */
+  readonly entropies: readonly Float32Array[];
   /** Mean entropy under m and the entropy mask, for `use_adaptive_entropy`; null if no token counts. */
   readonly meanEntropy: number | null;
 }
@@ -170,18 +172,24 @@ export async function updateStep(
       return { ...samples[index]!, index, logprobs: current[i]!, entropies: entropy[i]! };
     });
     const { loss, entropySum, metrics, ...result } = computeLoss(part, step, settings.loss);
-    const logprobs = Array.from(batch.completions, (index, i) => ({ index, values: current[i]!.slice() }));
+    const own = Array.from(batch.completions, (index, i) => {
+      return { index, logprobs: current[i]!.slice(), entropies: entropy[i]!.slice() };
+    });
     if (!derive) await backward(model, batch, activations, gradients, result, temperature);
     onTokens?.(batch.tokens.length);
-    return { logprobs, loss, entropySum, metrics };
+    return { own, loss, entropySum, metrics };
   };
   const passes = await passesOf(device, optimizer, shards, groups, settings.microBatchTokens, pass);
   const logprobs: Float32Array[] = [];
+  const entropies: Float32Array[] = [];
   const parts: MetricParts[] = [];
   let loss = 0;
   let entropySum = 0;
   for (const result of passes.results) {
-    for (const { index, values } of result.logprobs) logprobs[index] = values;
+    for (const scored of result.own) {
+      logprobs[scored.index] = scored.logprobs;
+      entropies[scored.index] = scored.entropies;
+    }
     loss += result.loss;
     entropySum += result.entropySum;
     parts.push(result.metrics);
@@ -189,5 +197,5 @@ export async function updateStep(
   const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate, passes.norm);
   const metrics = { loss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) };
   const meanEntropy = step.entropyTokens === 0 ? null : entropySum / step.entropyTokens;
-  return { metrics, logprobs, meanEntropy };
+  return { metrics, logprobs, entropies, meanEntropy };
 }
