@@ -28,6 +28,7 @@ const topicWords: Readonly<Record<string, readonly string[]>> = {
   logging: ["Output"],
   trackers: ["Output"],
   learning: ["Optimizer"],
+  page: ["Dashboard"],
 };
 
 const titled = ([title, settings]: readonly [string, SettingTypes]): string => `${title}:\n${describeShape(settings)}`;
