@@ -30,7 +30,7 @@ export function referenceScores(
   completion: readonly number[],
 ): ReferenceScores {
   const hidden = referenceHidden(config, parameters, [...prompt, ...completion.slice(0, -1)], ropeTable);
-  const head = valuesOf(parameters, ownHead(config) ?? config.embedding);
+  const head = valuesOf(parameters, ownHead(config) ?? config.embedding.copyOf ?? config.embedding);
   const rows = completion.map((target, i) => {
     const { logp, entropy } = logSoftmax(product(hidden[prompt.length - 1 + i]!, head, config.vocabSize), 1);
     return { logprob: logp[target]!, entropy };
@@ -49,15 +49,17 @@ export function referenceHidden(
   const D = config.hiddenSize;
   const embedding = get(config.embedding);
   let x: Rows = tokens.map((token) => embedding.slice(token * D, (token + 1) * D));
-  const normed = (weight: ParameterSpec) => x.map((row) => rmsnorm(row, get(weight), config.rmsNormEps));
+  const normed = (rows: Rows, weight: ParameterSpec | null) =>
+    weight === null ? rows : rows.map((row) => rmsnorm(row, get(weight), config.rmsNormEps));
   const added = (y: Rows) => x.map((row, t) => row.map((value, d) => value + y[t]![d]!));
   for (const layer of layersOf(config)) {
     const { rope, shape } = layer.attention;
     const table = rotaryTable({ headDim: shape.headDim, rope }, tokens.length);
-    x = added(attention(normed(layer.inputNorm), layer.attention, table, get, config.rmsNormEps));
-    x = added(mlp(normed(layer.postNorm), layer.mlp, get));
+    const attended = attention(normed(x, layer.inputNorm), layer.attention, table, get, config.rmsNormEps);
+    x = added(normed(attended, layer.attentionNorm));
+    x = added(normed(mlp(normed(x, layer.postNorm), layer.mlp, get), layer.mlpNorm));
   }
-  return normed(config.finalNorm);
+  return normed(x, config.finalNorm);
 }
 
 function valuesOf(parameters: Parameters, { name }: ParameterSpec): Float64Array {
@@ -83,18 +85,27 @@ function rmsnorm(x: Float64Array, weight: Float64Array, epsilon: number): Float6
 
 type Get = (spec: ParameterSpec) => Float64Array;
 
-function linear({ weight, bias }: Linear<ParameterSpec>, get: Get): (x: Float64Array) => Float64Array {
+function linear({ weight, bias, adapter }: Linear<ParameterSpec>, get: Get): (x: Float64Array) => Float64Array {
   const [w, b] = [get(weight), bias && get(bias)];
+  const N = weight.shape[0]!;
+  const low = adapter && { a: get(adapter.a), b: get(adapter.b), rank: adapter.a.shape[0]!, scale: adapter.scale };
   return (x) => {
-    const y = product(x, w, weight.shape[0]!);
-    return b ? y.map((value, n) => value + b[n]!) : y;
+    const y = product(x, w, N);
+    const beside = low && product(product(x, low.a, low.rank), low.b, N);
+    return y.map((value, n) => value + (b ? b[n]! : 0) + (beside ? low!.scale * beside[n]! : 0));
   };
 }
 
-function mlp(x: Rows, { activation, intermediateSize: F, gate, up, down }: Mlp<ParameterSpec>, get: Get): Rows {
-  const [toGate, toUp, toOut] = [linear(gate, get), linear(up, get), linear(down, get)];
+/** The outputs of maps of the same input, side by side. */
+function sideBySide(maps: readonly Linear<ParameterSpec>[], get: Get): (x: Float64Array) => Float64Array {
+  const each = maps.map((map) => linear(map, get));
+  return (x) => Float64Array.from(each.flatMap((map) => [...map(x)]));
+}
+
+function mlp(x: Rows, { activation, intermediateSize: F, gateUp, down }: Mlp<ParameterSpec>, get: Get): Rows {
+  const [toBoth, toOut] = [sideBySide(gateUp, get), linear(down, get)];
   return x.map((row) => {
-    const both = [...toGate(row), ...toUp(row)];
+    const both = toBoth(row);
     const at = glu((i) => both[i]!, F, activation === "gelu_tanh");
     return toOut(Float64Array.from({ length: F }, (_, f) => at(f)));
   });
@@ -108,15 +119,18 @@ function attention(
   get: Get,
   epsilon: number,
 ): Rows {
-  const { heads, kvHeads, headDim: Dh, scale } = a.shape;
+  const { heads, kvHeads, headDim: Dh, scale, window = x.length } = a.shape;
   const half = Dh / 2;
-  const headsOf = (rows: Rows, count: number, norm: ParameterSpec | null): Rows[] =>
-    rows.map((row) =>
-      Array.from({ length: count }, (_, h) => {
-        const head = row.slice(h * Dh, (h + 1) * Dh);
-        return norm === null ? head : rmsnorm(head, get(norm), epsilon);
-      }),
-    );
+  const qkv = x.map(sideBySide(a.qkv, get));
+  const headsOf = (from: number, count: number, norm: ParameterSpec | null): Rows[] =>
+    qkv.map((row) => {
+      const own = row.slice(from * Dh, (from + count) * Dh);
+      const all = norm && a.headNorms?.over === "all heads" ? rmsnorm(own, get(norm), epsilon) : own;
+      return Array.from({ length: count }, (_, h) => {
+        const head = all.slice(h * Dh, (h + 1) * Dh);
+        return norm && a.headNorms?.over === "each head" ? rmsnorm(head, get(norm), epsilon) : head;
+      });
+    });
   const rotated = (rows: Rows[]): Rows[] =>
     rows.map((row, t) =>
       row.map((head) =>
@@ -126,15 +140,15 @@ function attention(
         }),
       ),
     );
-  const projected = (part: Linear<ParameterSpec>) => x.map(linear(part, get));
-  const q = rotated(headsOf(projected(a.q), heads, a.headNorms?.q ?? null));
-  const k = rotated(headsOf(projected(a.k), kvHeads, a.headNorms?.k ?? null));
-  const v = headsOf(projected(a.v), kvHeads, null);
+  const q = rotated(headsOf(0, heads, a.headNorms?.q ?? null));
+  const k = rotated(headsOf(heads, kvHeads, a.headNorms?.k ?? null));
+  const v = headsOf(heads + kvHeads, kvHeads, null);
   const out = x.map((_, t) => {
     const mixed = new Float64Array(heads * Dh);
     for (let h = 0; h < heads; h++) {
       const shared = Math.floor(h / (heads / kvHeads));
       const scores = Float64Array.from({ length: t + 1 }, (_, s) => {
+        if (t - s >= window) return Number.NEGATIVE_INFINITY;
         let sum = 0;
         for (let d = 0; d < Dh; d++) sum += q[t]![h]![d]! * k[s]![shared]![d]!;
         return sum * scale;

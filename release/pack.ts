@@ -10,7 +10,6 @@
 import {
   chmodSync,
   copyFileSync,
-  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
@@ -30,9 +29,6 @@ import { flagsOf, runTool } from "./tool.ts";
 
 /** In bytes: 60 MiB. */
 export const MOST_BYTES = 60 * 2 ** 20;
-
-/** Packages needed by tests and benchmarks but not by the program. */
-const testPackages = ["tinybench"];
 
 /** Package files that only people read. */
 const forReaders = /\.(map|md|flow)$|\.d\.[cm]?ts$/;
@@ -101,10 +97,6 @@ async function copySources(tree: string): Promise<void> {
 async function installPackages(tree: string): Promise<void> {
   await output([process.execPath, "install", "--production", "--frozen-lockfile", "--silent", "--cwd", tree]);
   const modules = join(tree, "node_modules");
-  for (const name of testPackages) {
-    const from = assetPath(`node_modules/${name}`);
-    cpSync(from, join(modules, name), { recursive: true, dereference: true });
-  }
   for (const name of typePackages) rmSync(join(modules, name), { recursive: true, force: true });
   for (const entry of readdirSync(modules, { recursive: true, withFileTypes: true }))
     if (entry.isFile() && forReaders.test(entry.name)) rmSync(join(entry.parentPath, entry.name));

@@ -1,7 +1,8 @@
 /**
  * `bun run test`: the whole suite in two parts, with one summary of both in the format of bun test. Ops, the emulated GPU and
  * the emulator are pure computation and run two files at a time; the rest measures time and starts programs, so it runs alone.
- * With arguments, it is `bun test` with them.
+ * With arguments, it is `bun test` with them. `--long` runs what takes minutes and seldom fails alone, the files named
+ * `*.long.ts` (with arguments: those); `.ci/run` runs both.
  */
 import { join } from "node:path";
 
@@ -10,6 +11,10 @@ const limits = ["--timeout", "120000", "--max-concurrency", "2"];
 const parts: readonly (readonly string[])[] = [
   ["test/unit", "test/e2e"],
   ["--parallel=2", "test/ops", "test/cuda", "test/emulator"],
+];
+/** bun test takes a file of any name by a path that starts with "./". */
+const longParts = (): string[][] => [
+  ["--parallel=2", ...[...new Bun.Glob("test/**/*.long.ts").scanSync(root)].sort().map((path) => `./${path}`)],
 ];
 const kinds = ["pass", "skip", "todo", "fail", "error"] as const;
 type Counts = Record<(typeof kinds)[number] | "files", number>;
@@ -46,14 +51,16 @@ async function run(args: readonly string[]): Promise<Counts> {
 }
 
 if (import.meta.main) {
-  const given = process.argv.slice(2);
+  const isLong = process.argv[2] === "--long";
+  const given = process.argv.slice(isLong ? 3 : 2);
+  const all = isLong ? longParts() : parts;
   const started = performance.now();
   const total: Counts = { pass: 0, skip: 0, todo: 0, fail: 0, error: 0, files: 0 };
-  for (const part of given.length > 0 ? [given] : parts) {
+  for (const part of given.length > 0 ? [given] : all) {
     const counts = await run(part);
     for (const key of [...kinds, "files"] as const) total[key] += counts[key];
   }
-  if (given.length === 0) {
+  if (given.length === 0 && all.length > 1) {
     const lines = kinds.filter((kind) => total[kind] > 0 || kind === "pass" || kind === "fail");
     const ran = total.pass + total.skip + total.todo + total.fail;
     const seconds = ((performance.now() - started) / 1000).toFixed(2);

@@ -29,18 +29,23 @@ function offsets(shape: AttentionShape) {
 }
 
 /** Rows of the packed tokens that each token attends to, itself included. */
-function visibility(segments: readonly Segment[]) {
+function visibility(segments: readonly Segment[], { window = Number.POSITIVE_INFINITY }: AttentionShape) {
   const range = (from: number, count: number) => Array.from({ length: count }, (_, i) => from + i);
   const holding = (t: number) => segments.find((s) => t >= s.start && t < s.start + s.length)!;
+  /** Tokens before t in its prefix and its segment. */
+  const position = (t: number) => t - holding(t).start + holding(t).prefixLength;
+  const near = (t: number, j: number) => position(t) - position(j) < window;
   return {
     seenBy(t: number): number[] {
       const s = holding(t);
-      return [...range(s.prefixStart, s.prefixLength), ...range(s.start, t - s.start + 1)];
+      const all = [...range(s.prefixStart, s.prefixLength), ...range(s.start, t - s.start + 1)];
+      return all.filter((j) => near(t, j));
     },
     seeing(j: number): number[] {
       const own = holding(j);
       const others = segments.filter((s) => j >= s.prefixStart && j < s.prefixStart + s.prefixLength);
-      return [...range(j, own.start + own.length - j), ...others.flatMap((s) => range(s.start, s.length))];
+      const all = [...range(j, own.start + own.length - j), ...others.flatMap((s) => range(s.start, s.length))];
+      return all.filter((t) => near(t, j));
     },
   };
 }
@@ -100,7 +105,7 @@ export function decodedAttention(
 
 /** out (T, H·Dh), lse (T, H) */
 export function attention(qkv: Values, segments: readonly Segment[], shape: AttentionShape) {
-  const { seenBy } = visibility(segments);
+  const { seenBy } = visibility(segments, shape);
   const [width, columns] = [widthOf(shape), shape.heads * shape.headDim];
   const row = memo((t) => rowOf((i) => qkv(t * width + i), qkv, seenBy(t), shape));
   return {
@@ -132,7 +137,7 @@ export function attentionGradient(
   const { heads, kvHeads, headDim: Dh, scale } = shape;
   const at = offsets(shape);
   const [width, group] = [widthOf(shape), heads / kvHeads];
-  const { seenBy, seeing } = visibility(segments);
+  const { seenBy, seeing } = visibility(segments, shape);
   const outRow = (t: number, h: number) => (t * heads + h) * Dh;
   const mean = memo((row) =>
     dot(

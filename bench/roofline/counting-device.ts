@@ -128,6 +128,7 @@ export function countingDevice(
     queueRead: (source) => async () => fresh(source),
     activationDType: (dtype) => dtype,
     gradientDType: (dtype) => dtype,
+    masterDType: "float32",
     decodeBucket,
     rowBlock: ROW_BLOCK,
     parameterElements: elementCount,

@@ -21,9 +21,12 @@ import { reportOf, type Suite } from "./suite.ts";
 
 const adamw = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0, maxGradNorm: 1 };
 
-/** Bytes per parameter of zeroing, the norm and AdamW: gradient 4 + 4 + 4, master and moments read and written, the weight. */
-function optimizerBytes(dtype: ComputeDType): number {
-  return 12 + 3 * 8 + (dtype === "bfloat16" ? 2 : 0);
+/**
+ * Bytes per parameter of zeroing, the norm and AdamW: gradient 4 + 4 + 4, master and moments read and written, and a bfloat16
+ * weight written; masters in two halves are the weight and as much beside it.
+ */
+function optimizerBytes({ masterDType }: Pick<Device, "masterDType">, dtype: ComputeDType): number {
+  return 12 + 3 * 8 + (dtype === "bfloat16" && masterDType === "float32" ? 2 : 0);
 }
 
 /** Milliseconds of each run of `work`: on a GPU between two of its events, else by the clock. */
@@ -140,7 +143,7 @@ async function measureUpdate(
         `optimizer's step of ${digits(flops.parameters / 1e6)} M parameters`,
         optimizing,
         "ms",
-        limit(0, flops.parameters * optimizerBytes(dtype), optimizing),
+        limit(0, flops.parameters * optimizerBytes(device, dtype), optimizing),
       ),
     ];
     // Of the peak that the device is known for: measured on a CPU, published of a GPU.

@@ -14,9 +14,11 @@ export type { BuildResult };
 
 const signatures = {
   matmul_forward:
-    "y:ptr x:ptr w:ptr bias:ptr M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32",
+    "y:ptr x:ptr w:ptr bias:ptr M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32 factor:f32",
+  adapted_forward:
+    "y:ptr x:ptr w:ptr bias:ptr terms:ptr count:i32 M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32",
   matmul_backward_input:
-    "dx:ptr dy:ptr w:ptr M:i32 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32",
+    "dx:ptr dy:ptr w:ptr M:i32 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32 factor:f32",
   matmul_backward_weight: "dw:ptr dy:ptr x:ptr M:i32 N:i32 K:i32 lddy:i32 ldx:i32 dydtype:i32 xdtype:i32",
   bias_backward: "dbias:ptr dy:ptr M:i32 N:i32 lddy:i32 dydtype:i32",
   weight_pack: "w:ptr source:ptr n0:i32 rows:i32 N:i32 K:i32 wdtype:i32 source_dtype:i32 layout_dtype:i32",
@@ -33,12 +35,12 @@ const signatures = {
   heads_forward:
     "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 Dh:i32 ldqkv:i32 ldraw:i32 eps:f32 dtype:i32 wdtype:i32",
   attention_forward:
-    "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
+    "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   attention_backward:
-    "dq:ptr dk:ptr dv:ptr dout:ptr q:ptr k:ptr v:ptr out:ptr lse:ptr segments:ptr scratch:ptr scratch_rows:i32 S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 ldq:i32 ldo:i32 scale:f32 dtype:i32",
+    "dq:ptr dk:ptr dv:ptr dout:ptr q:ptr k:ptr v:ptr out:ptr lse:ptr segments:ptr scratch:ptr scratch_rows:i32 S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldq:i32 ldo:i32 scale:f32 dtype:i32",
   kv_store: "kpages:ptr vpages:ptr k:ptr v:ptr page:ptr offset:ptr T:i32 Hkv:i32 Dh:i32 ldkv:i32 dtype:i32",
   attention_decode:
-    "out:ptr q:ptr kpages:ptr vpages:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr B:i32 table_width:i32 H:i32 Hkv:i32 Dh:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
+    "out:ptr q:ptr kpages:ptr vpages:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr B:i32 table_width:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   glu_forward: "y:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
   glu_backward: "dx:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
   log_softmax_forward:
@@ -49,6 +51,8 @@ const signatures = {
     "ids:ptr logprob:ptr sampling_logprob:ptr logits:ptr logit_row:ptr counters:ptr seen:ptr B:i32 vocabulary:i32 seed:u32 stream:u32 greedy:i32 inverse_temperature:f32 top_k:i32 top_p:f32 min_p:f32 repetition_penalty:f32",
   adamw:
     "p:ptr master:ptr m:ptr v:ptr g:ptr n:i64 lr:f32 beta1:f32 beta2:f32 eps:f32 weight_decay:f32 correction1:f32 correction2:f32 grad_scale:f32 dtype:i32",
+  masters: "y:ptr p:ptr lower:ptr n:i64 accumulate:i32",
+  split_masters: "p:ptr lower:ptr x:ptr n:i64",
   sum_squares: "sum:ptr x:ptr n:i64",
   scale: "x:ptr n:i64 factor:f32",
   add: "y:ptr x:ptr n:i64",

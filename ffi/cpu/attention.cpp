@@ -5,7 +5,8 @@
 //   kv_store            stores keys and values of T tokens in pages
 //
 // segments (S, 4): start, length, prefix start, prefix length, all in rows of the packed tokens. A completion has its
-// group's prompt as prefix and attends to all of it; a prompt has no prefix and comes before its completions.
+// group's prompt as prefix and attends to all of it; a prompt has no prefix and comes before its completions. `window`: a token
+// attends to itself and the window − 1 tokens before it, counted through the prefix; 0: to all.
 // q, k and v are parts of one buffer: row stride ldq for all three, heads Dh apart.
 //
 // A page holds one block: keys as panels [Hkv][4][Dh][16], values [Hkv][64][Dh rounded up to 16].
@@ -17,19 +18,24 @@ int64_t key_page_elements(int32_t Hkv, int32_t Dh) { return (int64_t)Hkv * KEYS 
 int64_t value_page_elements(int32_t Hkv, int32_t Dh) { return Hkv * KEYS * padded(Dh); }
 
 // Calls body(first row of the block in the packed tokens, keys in it, its first key's index in the segment or −1 in
-// the prefix) for the blocks that the first `own` tokens of the segment attend to.
+// the prefix, how many of them lie before the window of token `from`) for the blocks that the segment's tokens from
+// `from` to `own` − 1 attend to.
 template <class Body>
-INLINE void for_blocks(const Segment& s, int64_t own, const Body& body) {
-  for (int64_t j = 0; j < s.prefix_length; j += KEYS) body(s.prefix_start + j, smaller(KEYS, s.prefix_length - j), -1);
-  for (int64_t j = 0; j < own; j += KEYS) body(s.start + j, smaller(KEYS, own - j), j);
+INLINE void for_blocks(const Segment& s, int64_t from, int64_t own, int64_t window, const Body& body) {
+  const int64_t own_outside = from - window + 1, outside = own_outside + s.prefix_length;
+  if (outside < s.prefix_length)
+    for (int64_t j = first_block(outside); j < s.prefix_length; j += KEYS)
+      body(s.prefix_start + j, smaller(KEYS, s.prefix_length - j), -1, outside - j);
+  for (int64_t j = first_block(own_outside); j < own; j += KEYS)
+    body(s.start + j, smaller(KEYS, own - j), j, own_outside - j);
 }
 
 void attention_forward(void* out, float* lse, const void* q, const void* k, const void* v, const int32_t* segments,
-                       int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldo, int32_t ldq, float scale,
-                       int32_t dtype) {
+                       int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldo,
+                       int32_t ldq, float scale, int32_t dtype) {
   (void)T;
   WITH_DTYPE(dtype, TX, {
-    const int64_t group = H / Hkv, Dp = padded(Dh), at_once = query_tokens(group);
+    const int64_t group = H / Hkv, Dp = padded(Dh), at_once = query_tokens(group), seen = window_tokens(window);
     int64_t longest = 1;
     for (int64_t s = 0; s < S; s++) longest = larger(longest, segments[4 * s + 1]);
     const int64_t blocks = ceil_div(longest, at_once);
@@ -45,10 +51,10 @@ void attention_forward(void* out, float* lse, const void* q, const void* k, cons
       for (int64_t t = 0; t < tokens; t++)
         pack_rows(rows.q + t * group * Dp, (const TX*)q + (s.start + from + t) * ldq + h * group * Dh, group, Dh, Dh, Dp);
       bool first_block = true;
-      for_blocks(s, from + tokens, [&](int64_t row, int64_t keys, int64_t first) {
+      for_blocks(s, from, from + tokens, seen, [&](int64_t row, int64_t keys, int64_t first, int64_t outside) {
         pack_panels(panels, (const TX*)k + row * ldq + h * Dh, keys, ldq, Dh);
         pack_rows(values, (const TX*)v + row * ldq + h * Dh, keys, ldq, Dh, Dp);
-        with_visible(keys, group, from, first, [&](const auto& visible) {
+        with_visible(keys, group, from, tokens, first, outside, [&](const auto& visible) {
           attend_block(rows, panels, values, first_block, visible);
         });
         first_block = false;
@@ -109,16 +115,23 @@ struct Pages {
   const TX* values_of(int32_t page) const { return values + (page * Hkv + h) * value_elements; }
 };
 
-// The rows attend to `length` tokens in `pages`.
+// The rows attend to `length` tokens in `pages`, but for the first `outside`.
 template <class TX>
-INLINE void attend_pages(const QueryRows& rows, const Pages<TX>& in, const int32_t* pages, int64_t length, bool first,
-                         float* widened) {
-  for (int64_t j = 0; j < length; j += KEYS, pages++, first = false) {
-    const int64_t keys = smaller(KEYS, length - j);
-    const TX* k = in.keys_of(*pages);
-    const TX* v = in.values_of(*pages);
+INLINE void attend_pages(const QueryRows& rows, const Pages<TX>& in, const int32_t* pages, int64_t length,
+                         int64_t outside, bool first, float* widened) {
+  if (outside >= length) return;
+  for (int64_t j = first_block(outside); j < length; j += KEYS, first = false) {
+    const int64_t keys = smaller(KEYS, length - j), hidden = larger(0, outside - j);
+    const TX* k = in.keys_of(pages[j / KEYS]);
+    const TX* v = in.values_of(pages[j / KEYS]);
     if (rows.count <= MR) {
-      attend_block_few(rows, k, v, first, keys);
+      attend_block_few(rows, k, v, first, keys, hidden);
+    } else if (hidden > 0) {
+      // of one sequence: they see the same keys
+      float* values = widened + in.key_elements;
+      for (int64_t i = 0; i < ceil_div(keys, PANEL) * PANEL * rows.Dh; i += W) store(widened + i, load(k + i));
+      for (int64_t i = 0; i < keys * rows.Dp; i += W) store(values + i, load(v + i));
+      attend_block(rows, widened, values, first, WindowKeys{keys, rows.count, keys, hidden});
     } else if constexpr (sizeof(TX) == 4) {
       attend_block(rows, k, v, first, AllKeys{keys});
     } else {
@@ -131,15 +144,18 @@ INLINE void attend_pages(const QueryRows& rows, const Pages<TX>& in, const int32
 }
 
 // page_table (B, table_width): the prompt's pages, then the completion's. Lengths count the tokens in the cache, the
-// new one included. Neighbours with the same prompt pages attend to them together, each then to its own completion.
+// new one included. Neighbours with the same prompt pages attend to them together, each then to its own completion; those that
+// do not see their whole prompt, each by itself.
 void attention_decode(void* out, const void* q, const void* kpages, const void* vpages, const int32_t* page_table,
                       const int32_t* prompt_lengths, const int32_t* completion_lengths, int32_t B, int32_t table_width,
-                      int32_t H, int32_t Hkv, int32_t Dh, int32_t ldo, int32_t ldq, float scale, int32_t dtype) {
+                      int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldo, int32_t ldq, float scale,
+                      int32_t dtype) {
   WITH_DTYPE(dtype, TX, {
-    const int64_t group = H / Hkv, Dp = padded(Dh);
+    const int64_t group = H / Hkv, Dp = padded(Dh), seen = window_tokens(window);
     const int64_t at_once = larger(1, smaller(DECODED_TOGETHER, (int64_t)B * Hkv / 8)), chunks = ceil_div(B, at_once);
+    const auto outside_of = [&](int64_t b) { return (int64_t)prompt_lengths[b] + completion_lengths[b] - seen; };
     const auto shared = [&](int64_t a, int64_t b) {
-      return prompt_lengths[a] == prompt_lengths[b] &&
+      return outside_of(a) <= 0 && outside_of(b) <= 0 && prompt_lengths[a] == prompt_lengths[b] &&
              memcmp(page_table + a * table_width, page_table + b * table_width,
                     ceil_div(prompt_lengths[a], KEYS) * sizeof(int32_t)) == 0;
     };
@@ -153,10 +169,11 @@ void attention_decode(void* out, const void* q, const void* kpages, const void* 
         const QueryRows rows = query_rows(widened + KEYS * (Dh + Dp), (to - from) * group, Dh, scale);
         for (int64_t b = from; b < to; b++)
           pack_rows(rows.q + (b - from) * group * Dp, (const TX*)q + b * ldq + h * group * Dh, group, Dh, Dh, Dp);
-        attend_pages(rows, in, page_table + from * table_width, prompt, true, widened);
+        const int64_t outside = outside_of(from);  // above 0 of one sequence alone
+        attend_pages(rows, in, page_table + from * table_width, prompt, outside, true, widened);
         for (int64_t b = from; b < to; b++)
           attend_pages(rows.part((b - from) * group, group), in, page_table + b * table_width + pages,
-                       completion_lengths[b], prompt == 0, widened);
+                       completion_lengths[b], outside - prompt, prompt == 0 || outside >= prompt, widened);
         for (int64_t r = 0; r < rows.count; r++)
           finish_row(rows, r, (TX*)out + (from + r / group) * ldo + (h * group + r % group) * Dh);
       }

@@ -31,25 +31,45 @@ INLINE void for_tiles(int64_t from, int64_t to, const Body& body) {
   }
 }
 
-// Which keys of a block row r attends to: the first visible(r). first_row(j): the first row that attends to key j.
+// Which keys of a block row r attends to: the first visible(r) but for the first hidden(r). first_row(j): the first row that
+// attends to key j, window aside.
 struct AllKeys {
   int64_t keys;
   int64_t operator()(int64_t) const { return keys; }
+  int64_t hidden(int64_t) const { return 0; }
   int64_t first_row(int64_t) const { return 0; }
 };
 struct EarlierKeys {
   int64_t keys, group;
   int64_t first;  // keys of the first token; may be negative
   int64_t operator()(int64_t r) const { return larger(0, smaller(keys, first + r / group)); }
+  int64_t hidden(int64_t) const { return 0; }
+  int64_t first_row(int64_t j) const { return larger(0, (j + 1 - first) * group); }
+};
+struct WindowKeys {
+  int64_t keys, group;
+  int64_t first;    // keys of the first token that are not later than it; may be negative
+  int64_t outside;  // keys that lie before the first token's window; may be negative
+  int64_t operator()(int64_t r) const { return larger(0, smaller(keys, first + r / group)); }
+  int64_t hidden(int64_t r) const { return larger(0, smaller(keys, outside + r / group)); }
   int64_t first_row(int64_t j) const { return larger(0, (j + 1 - first) * group); }
 };
 
-// Calls body with the kind of visibility that the rows from token `token` on have of `keys` keys from key `first` on.
+// Calls body with the kind of visibility that the rows of `tokens` tokens from `token` on have of `keys` keys from key `first`
+// on (−1: in the prefix); `outside` as in WindowKeys.
 template <class Body>
-INLINE void with_visible(int64_t keys, int64_t group, int64_t token, int64_t first, const Body& body) {
-  if (first < 0 || token - first + 1 >= keys) body(AllKeys{keys});
+INLINE void with_visible(int64_t keys, int64_t group, int64_t token, int64_t tokens, int64_t first, int64_t outside,
+                         const Body& body) {
+  if (outside + tokens > 1) body(WindowKeys{keys, group, first < 0 ? keys : token - first + 1, outside});
+  else if (first < 0 || token - first + 1 >= keys) body(AllKeys{keys});
   else body(EarlierKeys{keys, group, token - first + 1});
 }
+
+// Tokens that a token attends to, itself included; 0 stands for all.
+INLINE int64_t window_tokens(int32_t window) { return window > 0 ? window : (int64_t)1 << 40; }
+
+// The start of the first block with a key that is not among the first `outside`.
+INLINE int64_t first_block(int64_t outside) { return outside > 0 ? outside / KEYS * KEYS : 0; }
 
 INLINE V lane_numbers() {
   float a[W];
@@ -121,9 +141,18 @@ INLINE QueryRows query_rows(float* memory, int64_t rows, int64_t Dh, float scale
   return QueryRows{rows, Dh, Dp, scale, memory, acc, max, sum, max + rows};
 }
 
-// Row r's scores of `visible` keys into weights, zero from there to key `limit`; the state so far is scaled to the new
-// maximum.
-INLINE void softmax_row(const QueryRows& rows, int64_t r, float* s, int64_t visible, int64_t limit, bool first) {
+// Row r's scores of `visible` keys into weights, zero from there to key `limit` and for the first `outside`; the state so far
+// is scaled to the new maximum. Blocks of which a row sees no key come before all others.
+INLINE void softmax_row(const QueryRows& rows, int64_t r, float* s, int64_t visible, int64_t limit, bool first,
+                        int64_t outside) {
+  if (outside > 0 && outside >= visible) {
+    for (int64_t j = 0; j < limit; j += W) store(s + j, zero());
+    if (!first) return;
+    rows.max[r] = -INFINITY;
+    store(rows.sum + r * W, zero());
+    return;
+  }
+  for (int64_t j = 0; j < outside; j++) s[j] = -INFINITY;
   const V scale = set1(rows.scale), hidden = set1(-INFINITY);
   const int64_t whole = visible / W * W;
   V top = hidden, last = hidden;
@@ -199,13 +228,13 @@ INLINE void attend_block(const QueryRows& rows, const TB* key_panels, const TB* 
     float* scores = rows.scores - from * KEYS;
     for (int64_t p = 0; p * PANEL < visible.keys; p++)
       for_tiles(from, to, [&](int64_t r, int64_t n) {
-        if (p * PANEL < visible(r + n - 1))
+        if (p * PANEL < visible(r + n - 1) && (p + 1) * PANEL > visible.hidden(r))
           tile(n, scores + r * KEYS + p * PANEL, KEYS, rows.q + r * Dp, Dp, 1, key_panels + p * Dh * PANEL, PANEL, Dh,
                false);
       });
     for_tiles(from, to, [&](int64_t r, int64_t n) {
       const int64_t limit = visible(r + n - 1);
-      for (int64_t i = r; i < r + n; i++) softmax_row(rows, i, scores + i * KEYS, visible(i), limit, first);
+      for (int64_t i = r; i < r + n; i++) softmax_row(rows, i, scores + i * KEYS, visible(i), limit, first, visible.hidden(i));
     });
     for (int64_t d = 0; d < Dp; d += PANEL)
       for_tiles(from, to, [&](int64_t r, int64_t n) {
@@ -214,11 +243,12 @@ INLINE void attend_block(const QueryRows& rows, const TB* key_panels, const TB* 
   }
 }
 
-// The same for the few rows of one sequence.
+// The same for the few rows of one sequence, which do not see the first `outside` keys.
 template <class TB>
-INLINE void attend_block_few(const QueryRows& rows, const TB* key_panels, const TB* values, bool first, int64_t keys) {
+INLINE void attend_block_few(const QueryRows& rows, const TB* key_panels, const TB* values, bool first, int64_t keys,
+                             int64_t outside) {
   score_few(rows, key_panels, keys);
-  for (int64_t r = 0; r < rows.count; r++) softmax_row(rows, r, rows.scores + r * KEYS, keys, keys, first);
+  for (int64_t r = 0; r < rows.count; r++) softmax_row(rows, r, rows.scores + r * KEYS, keys, keys, first, outside);
   add_few(rows, values, keys, first);
 }
 

@@ -35,6 +35,7 @@ struct Gradient {
   const float* lse;
   const int32_t* segments;
   int64_t S, H, Hkv, group, Dh, Dp;
+  int64_t window;  // tokens that a token attends to, itself included
   int64_t ldq, ldo;
   float scale;
   float* dots;    // (T, H): D
@@ -80,8 +81,10 @@ INLINE int64_t attention_scratch(int slot, int64_t group, int64_t Dh) {
 // The same of one thread for all, in slot 3, for T tokens: D, and at most a counter for each of them.
 INLINE int64_t attention_common_scratch(int64_t H, int64_t Hkv, int64_t T) { return 4 * T * (H + Hkv); }
 
-// p and ds of row r, q·k and dP, into P and dS, and zero from `visible` on for as far as a product reads.
-INLINE void score_gradients(const QueryGradients& rows, int64_t r, int64_t visible, int64_t keys, float scale) {
+// p and ds of row r, q·k and dP, into P and dS, zero for the first `outside` and from `visible` on for as far as a product
+// reads.
+INLINE void score_gradients(const QueryGradients& rows, int64_t r, int64_t visible, int64_t outside, int64_t keys,
+                            float scale) {
   const V factor = set1(scale), shift = set1(rows.lse[r]), dot = set1(rows.dots[r]);
   float *p = rows.p + r * KEYS, *ds = rows.ds + r * KEYS;
   const int64_t whole = visible / W * W;
@@ -104,6 +107,7 @@ INLINE void score_gradients(const QueryGradients& rows, int64_t r, int64_t visib
     store(p + j, zero());
     store(ds + j, zero());
   }
+  for (j = 0; j < outside; j++) p[j] = ds[j] = 0;
 }
 
 // gradients (2, KEYS, Dp) of the block and dqueries += what they share. `started`: dqueries holds a sum.
@@ -112,12 +116,12 @@ INLINE void block_gradients(const QueryGradients& rows, const KeyBlock& block, f
                             float scale, const Visible& visible, bool started) {
   for (int64_t p = 0; p * PANEL < block.keys; p++)
     for_tiles(0, rows.count, [&](int64_t r, int64_t n) {
-      if (p * PANEL >= visible(r + n - 1)) return;
+      if (p * PANEL >= visible(r + n - 1) || (p + 1) * PANEL <= visible.hidden(r)) return;
       const int64_t panel = p * PANEL * Dh, place = r * KEYS + p * PANEL;
       tile(n, rows.p + place, KEYS, rows.queries + r * Dp, Dp, 1, block.panels + panel, PANEL, Dh, false);
       tile(n, rows.ds + place, KEYS, rows.douts + r * Dp, Dp, 1, block.value_panels + panel, PANEL, Dh, false);
     });
-  for (int64_t r = 0; r < rows.count; r++) score_gradients(rows, r, visible(r), block.keys, scale);
+  for (int64_t r = 0; r < rows.count; r++) score_gradients(rows, r, visible(r), visible.hidden(r), block.keys, scale);
   for (int64_t d = 0; d < Dp; d += PANEL) {
     for_tiles(0, block.keys, [&](int64_t j, int64_t n) {
       const int64_t r = visible.first_row(j), depth = rows.count - r, at = r * KEYS + j;
@@ -133,13 +137,21 @@ INLINE void block_gradients(const QueryGradients& rows, const KeyBlock& block, f
 }
 
 // A pair of blocks of keys, or only its first, and the queries of segment s from token `from` on, to the end of their block.
-// `first`: the first key's index in the segment, −1 in its prefix. `turn`: pairs whose share dq gets before; *done counts them.
-// share: the gradients are those of one completion.
+// `first`: the first key's index in the segment, −1 in its prefix. `distance`: tokens from the first key to `from`. `turn`: pairs
+// whose share dq gets before; *done counts them. share: the gradients are those of one completion.
 template <class TX>
 INLINE void pair_gradients(const Gradient<TX>& g, const KeyBlock (&pair)[PAIR], bool share, const Segment& s, int64_t h,
-                           int64_t from, int64_t first, int32_t turn, int32_t* done) {
+                           int64_t from, int64_t first, int64_t distance, int32_t turn, int32_t* done) {
   const int64_t group = g.group, Dh = g.Dh, Dp = g.Dp, at_once = gradient_tokens(group), most = at_once * group;
   const int64_t end = smaller(s.length, (from / at_once + 1) * at_once), tokens = end - from;
+  float* const dq = g.dq + (s.start + from) * g.ldq + h * group * Dh;
+  const int64_t outside = distance - g.window + 1;  // keys before the window of token `from`
+  if (outside >= pair[0].keys + pair[1].keys) {
+    while (__atomic_load_n(done, __ATOMIC_ACQUIRE) != turn) sched_yield();
+    for (int64_t t = 0; turn == 0 && t < tokens; t++) memset(dq + t * g.ldq, 0, sizeof(float) * group * Dh);
+    __atomic_store_n(done, turn + 1, __ATOMIC_RELEASE);
+    return;
+  }
   QueryGradients rows;
   rows.count = tokens * group;
   rows.queries = (float*)thread_scratch(1, 4 * query_gradient_floats(group, Dh));
@@ -149,7 +161,6 @@ INLINE void pair_gradients(const Gradient<TX>& g, const KeyBlock (&pair)[PAIR], 
   rows.ds = rows.p + most * KEYS;
   rows.lse = rows.ds + most * KEYS;
   rows.dots = rows.lse + most;
-  float* const dq = g.dq + (s.start + from) * g.ldq + h * group * Dh;
   for (int64_t t = 0; t < tokens; t++) {
     const int64_t token = s.start + from + t, r = t * group;
     pack_rows(rows.queries + r * Dp, g.q + token * g.ldq + h * group * Dh, group, Dh, Dh, Dp);
@@ -160,13 +171,15 @@ INLINE void pair_gradients(const Gradient<TX>& g, const KeyBlock (&pair)[PAIR], 
   while (__atomic_load_n(done, __ATOMIC_ACQUIRE) != turn) sched_yield();
   if (turn > 0)
     for (int64_t t = 0; t < tokens; t++) pack_rows(rows.dqueries + t * group * Dp, dq + t * g.ldq, group, Dh, Dh, Dp);
+  bool started = turn > 0;
   for (int64_t i = 0; i < PAIR && pair[i].keys > 0; i++) {
-    const int64_t key = first < 0 ? -1 : first + i * KEYS;
+    const int64_t key = first < 0 ? -1 : first + i * KEYS, hidden = outside - i * KEYS;
     if (key >= end) break;
-    with_visible(pair[i].keys, group, from, key, [&](const auto& visible) {
-      block_gradients(rows, pair[i], share ? pair[i].share : pair[i].gradients, Dh, Dp, g.scale, visible,
-                      turn > 0 || i > 0);
+    if (hidden >= pair[i].keys) continue;
+    with_visible(pair[i].keys, group, from, tokens, key, hidden, [&](const auto& visible) {
+      block_gradients(rows, pair[i], share ? pair[i].share : pair[i].gradients, Dh, Dp, g.scale, visible, started);
     });
+    started = true;
   }
   for (int64_t r = 0; r < rows.count; r++)
     memcpy(dq + r / group * g.ldq + r % group * Dh, rows.dqueries + r * Dp, sizeof(float) * Dh);
@@ -203,8 +216,11 @@ INLINE void key_gradients(const Gradient<TX>& g, int64_t segment, int64_t index,
       if (!own)
         for (const KeyBlock& block : pair) memset(block.share, 0, sizeof(float) * 2 * KEYS * Dp);
       const int64_t before = own ? ceil_div(s.prefix_length, PAIR_KEYS) + index : index;
-      for (int64_t t = own ? first : 0; t < queries.length; t = (t / at_once + 1) * at_once)
-        pair_gradients(g, pair, !own, queries, h, t, own ? first : -1, (int32_t)before, done + t / at_once * g.Hkv);
+      for (int64_t t = own ? first : 0; t < queries.length; t = (t / at_once + 1) * at_once) {
+        const int64_t distance = (own ? 0 : queries.prefix_length) + t - first;
+        pair_gradients(g, pair, !own, queries, h, t, own ? first : -1, distance, (int32_t)before,
+                       done + t / at_once * g.Hkv);
+      }
       if (!own)
         for (const KeyBlock& block : pair)
           for (int64_t j = 0; j < 2 * KEYS * Dp; j += W)
@@ -222,11 +238,11 @@ INLINE void key_gradients(const Gradient<TX>& g, int64_t segment, int64_t index,
 
 void attention_backward(float* dq, float* dk, float* dv, const float* dout, const void* q, const void* k,
                         const void* v, const void* out, const float* lse, const int32_t* segments, float*, int32_t,
-                        int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldq, int32_t ldo, float scale,
-                        int32_t dtype) {
+                        int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldq,
+                        int32_t ldo, float scale, int32_t dtype) {
   WITH_DTYPE(dtype, TX, {
     Gradient<TX> g{dq, dk, dv, dout, (const TX*)q, (const TX*)k, (const TX*)v, (const TX*)out, lse, segments, S, H, Hkv,
-                   H / Hkv, Dh, padded(Dh), ldq, ldo, scale, nullptr, nullptr};
+                   H / Hkv, Dh, padded(Dh), window_tokens(window), ldq, ldo, scale, nullptr, nullptr};
     int64_t pairs = 0;
     int64_t query_blocks = 0;
     for (int64_t s = 0; s < S; s++) {

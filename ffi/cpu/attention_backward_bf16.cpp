@@ -20,6 +20,7 @@ struct TileGradient {
   const int32_t* segments;
   float* scratch;
   int64_t H, Hkv, group, Dh;
+  int64_t window;  // tokens that a token attends to, itself included
   int64_t ldq, ldo;
   float scale;
 
@@ -140,15 +141,16 @@ static void read_queries(const TileGradient& g, int64_t start, int64_t from, int
 }
 
 // Rows r and r + 1 of a strip: scores and dP to P and dS. `row` counts from the strip's start, where `ds_rows` begins.
-template <class Visible>
+template <class Visible, class Outside>
 INLINE void score_gradients(const TileQueries& t, float scale, int64_t r, int64_t row, const float* scores, const float* dscores,
-                            bf16 (*ds_rows)[STRIP * KEYS], int64_t keys, const Visible& visible) {
+                            bf16 (*ds_rows)[STRIP * KEYS], int64_t keys, const Visible& visible, const Outside& outside) {
   constexpr double LOG2_E = 1.4426950408889634;
   const V numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const V factor = set1(scale), in_powers = set1((float)((double)scale * LOG2_E)), hidden = set1(-INFINITY);
   V p[2][KEYS / W], ds[2][KEYS / W];
   for (int64_t i = 0; i < 2; i++) {
     const V limit = set1((float)visible(r + i)), shift = set1(-t.lse[r + i]), dot = set1(t.dot[r + i]);
+    const V before = set1((float)outside(r + i));
 #pragma GCC unroll 4
     for (int64_t j = 0; j < KEYS / W; j++) {
       p[i][j] = ds[i][j] = zero();
@@ -158,6 +160,8 @@ INLINE void score_gradients(const TileQueries& t, float scale, int64_t r, int64_
       p[i][j] = exp2_of_negative(select_less(index, limit, fma(load(scores + at), in_powers, shift), hidden));
       const V gradient = mul(mul(p[i][j], sub(load(dscores + at), dot)), factor);
       ds[i][j] = select_less(index, limit, gradient, zero());
+      p[i][j] = select_less(index, before, zero(), p[i][j]);
+      ds[i][j] = select_less(index, before, zero(), ds[i][j]);
     }
   }
 #pragma GCC unroll 2
@@ -193,10 +197,11 @@ static void add_transposed(Tiles& tiles, float* target, const bf16* left, const 
     }
 }
 
-// The gradients between block b of the keys and the rows of queries; row r attends to the first visible(r) of `keys`.
-template <class Visible>
+// The gradients between block b of the keys and the rows of queries; row r attends to the first visible(r) of `keys` but for
+// the first outside(r).
+template <class Visible, class Outside>
 static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys& k, TileQueries& t, int64_t b, int64_t keys,
-                            const Visible& visible) {
+                            const Visible& visible, const Outside& outside) {
   alignas(64) float scores[2][STRIP * COLUMNS * 2];
   alignas(64) bf16 ds_rows[2][STRIP * KEYS];
   const int64_t depth = g.depth(), width = g.width(), panels = ceil_div(keys, PANEL);
@@ -214,7 +219,7 @@ static void block_gradients(Tiles& tiles, const TileGradient& g, const TileKeys&
                  nothing);
     }
     for (int64_t row = 0; row < count; row += 2)
-      score_gradients(t, g.scale, first + row, row, scores[0], scores[1], ds_rows, keys, visible);
+      score_gradients(t, g.scale, first + row, row, scores[0], scores[1], ds_rows, keys, visible, outside);
     for (int64_t i = 0; i < width / PANEL; i += 2) {
       float* c = t.dq + (i / 2 * t.most + first) * COLUMNS;
       for (const bf16* part : ds_rows)
@@ -247,14 +252,21 @@ static void segment_gradients(const TileGradient& g, const int32_t* segment, int
     const int64_t tokens = smaller(QUERY_TOKENS, length - from);
     TileQueries t = tile_queries(g, tokens * g.group);
     read_queries(g, start, from, tokens, h, t);
-    for (int64_t j = 0; j < prefix_length; j += KEYS) {
+    // keys before the window of token `from`, of the segment's own and with its prefix
+    const int64_t own_before = from - g.window + 1, before = own_before + prefix_length;
+    const auto outside = [&](int64_t keys, int64_t first) {
+      return [&g, keys, first](int64_t r) { return larger(0, smaller(keys, first + r / g.group)); };
+    };
+    for (int64_t j = first_block(before); j < prefix_length; j += KEYS) {
       const int64_t keys = smaller(KEYS, prefix_length - j);
-      block_gradients(tiles, g, k, t, j / KEYS, keys, [&](int64_t) { return keys; });
+      if (before - j < keys)
+        block_gradients(tiles, g, k, t, j / KEYS, keys, [&](int64_t) { return keys; }, outside(keys, before - j));
     }
-    for (int64_t j = 0; j < from + tokens; j += KEYS) {
+    for (int64_t j = first_block(own_before); j < from + tokens; j += KEYS) {
       const int64_t keys = smaller(KEYS, from + tokens - j);
       block_gradients(tiles, g, k, t, prefix_blocks + j / KEYS, keys,
-                      [&](int64_t r) { return smaller(keys, from + r / g.group - j + 1); });
+                      [&](int64_t r) { return smaller(keys, from + r / g.group - j + 1); },
+                      outside(keys, own_before - j));
     }
     for (int64_t r = 0; r < t.count; r++) {
       float* dq = g.dq + (start + from + r / g.group) * g.ldq + (h * g.group + r % g.group) * Dh;
@@ -300,13 +312,13 @@ static void add_shares(const TileGradient& g, int64_t first, int64_t last, int64
 
 static void attention_backward(float* dq, float* dk, float* dv, const float* dout, const void* q, const void* k, const void* v,
                                const void* out, const float* lse, const int32_t* segments, float* scratch,
-                               int32_t scratch_rows, int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldq,
-                               int32_t ldo, float scale, int32_t dtype) {
+                               int32_t scratch_rows, int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh,
+                               int32_t window, int32_t ldq, int32_t ldo, float scale, int32_t dtype) {
   if (dtype != BFLOAT16)
     return BASE_PATH::attention_backward(dq, dk, dv, dout, q, k, v, out, lse, segments, scratch, scratch_rows, S, T, H, Hkv,
-                                         Dh, ldq, ldo, scale, dtype);
+                                         Dh, window, ldq, ldo, scale, dtype);
   const TileGradient g{dq,       dk,      dv, dout, (const bf16*)q, (const bf16*)k, (const bf16*)v, (const bf16*)out, lse,
-                       segments, scratch, H,  Hkv,  H / Hkv,        Dh,             ldq,            ldo,              scale};
+                       segments, scratch, H,  Hkv,  H / Hkv,        Dh,             window_tokens(window), ldq, ldo, scale};
   // In waves of as many segments as fit in scratch.
   for (int64_t first = 0, last; first < S; first = last) {
     int64_t used = 0, longest = 0;  // rows of scratch, of a prefix

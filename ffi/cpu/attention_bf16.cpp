@@ -20,6 +20,11 @@ namespace KERNEL_PATH {
 static constexpr int64_t KEYS = 64;          // keys in a block, tokens in a page
 static constexpr int64_t QUERY_TOKENS = 64;  // tokens whose rows share a packed block of keys
 
+// Tokens that a token attends to, itself included; 0 stands for all.
+INLINE int64_t window_tokens(int32_t window) { return window > 0 ? window : (int64_t)1 << 40; }
+// The start of the first block with a key that is not among the first `outside`.
+INLINE int64_t first_block(int64_t outside) { return outside > 0 ? outside / KEYS * KEYS : 0; }
+
 INLINE int64_t value_width(int64_t Dh) { return ceil_div(Dh, PANEL) * PANEL; }
 
 // With float32 pages, the part beyond the base path's layout stays unused.
@@ -94,9 +99,14 @@ INLINE bf16* tile_rows(TileRows* rows, int64_t count, int64_t Dh, float scale, c
 }
 
 // The scores of one row with a block, (pairs of panels, 32) `next` floats apart, to probabilities (64) and remainders; the row attends to the first
-// `visible` keys.
-INLINE void probabilities(const TileRows& rows, int64_t r, const float* scores, int64_t next, int64_t visible, int64_t keys,
-                          bf16* p, bf16* remainder) {
+// `visible` keys but for the first `outside`. Blocks of which a row sees no key come before all others.
+INLINE void probabilities(const TileRows& rows, int64_t r, const float* scores, int64_t next, int64_t visible,
+                          int64_t outside, int64_t keys, bf16* p, bf16* remainder) {
+  if (outside > 0 && outside >= visible) {
+    memset(p, 0, KEYS * sizeof(bf16));
+    memset(remainder, 0, KEYS * sizeof(bf16));
+    return;
+  }
   const V numbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const V limit = set1((float)visible), scale = set1(rows.scale), hidden = set1(-INFINITY);
   V s[KEYS / W], top = hidden;
@@ -105,7 +115,9 @@ INLINE void probabilities(const TileRows& rows, int64_t r, const float* scores, 
     s[j] = hidden;
     if (j * W >= keys) continue;
     const V score = mul(load(scores + j / 2 * next + j % 2 * W), scale);
-    s[j] = select_less(add(numbers, set1((float)(j * W))), limit, score, hidden);
+    const V index = add(numbers, set1((float)(j * W)));
+    s[j] = select_less(index, limit, score, hidden);
+    if (outside > 0) s[j] = select_less(index, set1((float)outside), hidden, s[j]);
     top = max(s[j], top);
   }
   const float old_max = rows.max[r], block_max = largest(top), new_max = block_max > old_max ? block_max : old_max;
@@ -136,11 +148,11 @@ INLINE void probabilities(const TileRows& rows, int64_t r, const float* scores, 
   }
 }
 
-// One block of keys for all rows; row r attends to the first visible(r) of its `keys`. Pairs of values beyond them are zero up to
-// whole groups. `meanwhile` as in multiply.
-template <class Visible, class Meanwhile>
+// One block of keys for all rows; row r attends to the first visible(r) of its `keys` but for the first outside(r). Pairs of
+// values beyond them are zero up to whole groups. `meanwhile` as in multiply.
+template <class Visible, class Outside, class Meanwhile>
 static void attend_block(Tiles& tiles, const TileRows& rows, const bf16* keys_at, const bf16* values_at, int64_t keys,
-                         const Visible& visible, const Meanwhile& meanwhile) {
+                         const Visible& visible, const Outside& outside, const Meanwhile& meanwhile) {
   alignas(64) float scores[KEYS / COLUMNS][STRIP * COLUMNS];
   alignas(64) bf16 p[2][STRIP * KEYS];
   const int64_t panels = ceil_div(keys, PANEL), next_key = rows.depth * PANEL, next_value = KEYS * PANEL;
@@ -152,8 +164,8 @@ static void attend_block(Tiles& tiles, const TileRows& rows, const bf16* keys_at
                      scores[i / 2]},
                meanwhile);
     for (int64_t r = 0; r < count; r++)
-      probabilities(rows, first + r, scores[0] + r * COLUMNS, STRIP * COLUMNS, visible(first + r), keys, p[0] + r * KEYS,
-                    p[1] + r * KEYS);
+      probabilities(rows, first + r, scores[0] + r * COLUMNS, STRIP * COLUMNS, visible(first + r),
+                    outside(first + r), keys, p[0] + r * KEYS, p[1] + r * KEYS);
     for (int64_t i = 0; i < rows.panels; i += 2) {
       float* acc = rows.acc + (i / 2 * rows.count + first) * COLUMNS;
       for (const bf16* part : p)
@@ -199,11 +211,11 @@ static void pack_values(bf16* target, const bf16* values, int64_t keys, int64_t 
 }
 
 static void attention_forward(void* out, float* lse, const void* q, const void* k, const void* v, const int32_t* segments,
-                              int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldo, int32_t ldq,
-                              float scale, int32_t dtype) {
+                              int32_t S, int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldo,
+                              int32_t ldq, float scale, int32_t dtype) {
   if (dtype != BFLOAT16)
-    return BASE_PATH::attention_forward(out, lse, q, k, v, segments, S, T, H, Hkv, Dh, ldo, ldq, scale, dtype);
-  const int64_t group = H / Hkv;
+    return BASE_PATH::attention_forward(out, lse, q, k, v, segments, S, T, H, Hkv, Dh, window, ldo, ldq, scale, dtype);
+  const int64_t group = H / Hkv, seen = window_tokens(window);
   int64_t longest = 1;
   for (int64_t s = 0; s < S; s++) longest = larger(longest, segments[4 * s + 1]);
   const int64_t blocks = ceil_div(longest, QUERY_TOKENS);
@@ -221,18 +233,21 @@ static void attention_forward(void* out, float* lse, const void* q, const void* 
     });
     bf16* values_at = keys_at + KEYS * rows.depth;
     Tiles tiles;
-    const auto attend = [&](int64_t row, int64_t keys, const auto& visible) {
+    // `before`: keys before the window of token `from`
+    const auto attend = [&](int64_t row, int64_t keys, int64_t before, const auto& visible) {
       pack_keys(keys_at, (const bf16*)k + row * ldq + h * Dh, keys, ldq, Dh);
       pack_values(values_at, (const bf16*)v + row * ldq + h * Dh, keys, ldq, Dh);
-      attend_block(tiles, rows, keys_at, values_at, keys, visible, [](int64_t) {});
+      attend_block(tiles, rows, keys_at, values_at, keys, visible,
+                   [&](int64_t r) { return larger(0, smaller(keys, before + r / group)); }, [](int64_t) {});
     };
-    for (int64_t j = 0; j < prefix_length; j += KEYS) {
+    const int64_t own_before = from - seen + 1, before = own_before + prefix_length;
+    for (int64_t j = first_block(before); j < prefix_length; j += KEYS) {
       const int64_t keys = smaller(KEYS, prefix_length - j);
-      attend(prefix_start + j, keys, [&](int64_t) { return keys; });
+      if (before - j < keys) attend(prefix_start + j, keys, before - j, [&](int64_t) { return keys; });
     }
-    for (int64_t j = 0; j < from + tokens; j += KEYS) {
+    for (int64_t j = first_block(own_before); j < from + tokens; j += KEYS) {
       const int64_t keys = smaller(KEYS, from + tokens - j);
-      attend(start + j, keys, [&](int64_t r) { return smaller(keys, from + r / group - j + 1); });
+      attend(start + j, keys, own_before - j, [&](int64_t r) { return smaller(keys, from + r / group - j + 1); });
     }
     for (int64_t r = 0; r < rows.count; r++) {
       const int64_t token = start + from + r / group, head = h * group + r % group;
@@ -275,11 +290,11 @@ static void copy_values(bf16* target, const bf16* page, int64_t keys, int64_t wi
 
 static void attention_decode(void* out, const void* q, const void* kpages, const void* vpages, const int32_t* page_table,
                              const int32_t* prompt_lengths, const int32_t* completion_lengths, int32_t B,
-                             int32_t table_width, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldo, int32_t ldq,
-                             float scale, int32_t dtype) {
+                             int32_t table_width, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldo,
+                             int32_t ldq, float scale, int32_t dtype) {
   if (dtype != BFLOAT16)
     return BASE_PATH::attention_decode(out, q, kpages, vpages, page_table, prompt_lengths, completion_lengths, B,
-                                       table_width, H, Hkv, Dh, ldo, ldq, scale, dtype);
+                                       table_width, H, Hkv, Dh, window, ldo, ldq, scale, dtype);
   const int64_t group = H / Hkv, width = value_width(Dh);
   parallel((int64_t)B * Hkv, [&](int64_t task) {
     const int64_t b = task / Hkv, h = task % Hkv;
@@ -290,8 +305,10 @@ static void attention_decode(void* out, const void* q, const void* kpages, const
     const int32_t* end = pages + ceil_div(prompt_lengths[b], KEYS) + ceil_div(completion_lengths[b], KEYS);
     const int64_t key_bytes = KEYS * rows.depth * 2, value_bytes = KEYS * width * 2;
     Tiles tiles;
-    const auto attend = [&](int64_t length) {
-      for (int64_t j = 0; j < length; j += KEYS) {
+    const auto attend = [&](int64_t length, int64_t outside) {
+      const int64_t skipped = outside >= length ? ceil_div(length, KEYS) * KEYS : first_block(outside);
+      pages += skipped / KEYS;
+      for (int64_t j = skipped; j < length; j += KEYS) {
         const int64_t keys = smaller(KEYS, length - j), place = (int64_t)*pages++ * Hkv + h;
         const bf16* keys_at = (const bf16*)kpages + place * KEYS * rows.depth;
         const bf16* values_at = (const bf16*)vpages + place * KEYS * width;
@@ -304,7 +321,9 @@ static void attention_decode(void* out, const void* q, const void* kpages, const
         const char* next_keys = (const char*)kpages + next * key_bytes;
         const char* next_values = (const char*)vpages + next * value_bytes;
         int64_t ahead = 0;
-        attend_block(tiles, rows, keys_at, values_at, keys, [&](int64_t) { return keys; }, [&](int64_t) {
+        const int64_t hidden = larger(0, outside - j);
+        attend_block(tiles, rows, keys_at, values_at, keys, [&](int64_t) { return keys; },
+                     [&](int64_t) { return hidden; }, [&](int64_t) {
           constexpr int64_t STEP = 2048;
           for (int64_t line = ahead; line < smaller(key_bytes, ahead + STEP); line += 64)
             __builtin_prefetch(next_keys + line, 0, 2);
@@ -314,8 +333,9 @@ static void attention_decode(void* out, const void* q, const void* kpages, const
         });
       }
     };
-    attend(prompt_lengths[b]);
-    attend(completion_lengths[b]);
+    const int64_t outside = (int64_t)prompt_lengths[b] + completion_lengths[b] - window_tokens(window);
+    attend(prompt_lengths[b], outside);
+    attend(completion_lengths[b], outside - prompt_lengths[b]);
     for (int64_t r = 0; r < group; r++) finish_row(rows, r, Dh, (bf16*)out + b * ldo + (h * group + r) * Dh);
   });
 }

@@ -7,15 +7,28 @@
 #pragma once
 #include <stdint.h>
 
+// What an adapter adds to a product: in columns [first, first + N), down (M, rank) · bᵀ, b (N, rank) in the layout of weights.
+// `down` has x's type and b the weight's; first is a multiple of 16.
+struct AdapterTerm {
+  const void* down;
+  const void* b;
+  int64_t rank, ld, first, N;
+};
+
 #define CPU_OPS(OP)                                                                                                    \
   OP(matmul_forward,                                                                                                   \
      (void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K, int32_t ldy,           \
-      int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate),                                \
-     (y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate))                                           \
+      int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate, float factor),                  \
+     (y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, factor))                                   \
+  OP(adapted_forward,                                                                                                  \
+     (void* y, const void* x, const void* w, const void* bias, const AdapterTerm* terms, int32_t count, int32_t M,     \
+      int32_t N, int32_t K, int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype,                  \
+      int32_t accumulate),                                                                                             \
+     (y, x, w, bias, terms, count, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate))                             \
   OP(matmul_backward_input,                                                                                            \
      (void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K, int32_t lddx, int32_t lddy,            \
-      int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate),                                           \
-     (dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate))                                           \
+      int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate, float factor),                             \
+     (dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate, factor))                                   \
   OP(matmul_backward_weight,                                                                                           \
      (float* dw, const void* dy, const void* x, int32_t M, int32_t N, int32_t K, int32_t lddy, int32_t ldx,            \
       int32_t dydtype, int32_t xdtype),                                                                                \
@@ -62,14 +75,16 @@
       wdtype))                                                                                                         \
   OP(attention_forward,                                                                                                \
      (void* out, float* lse, const void* q, const void* k, const void* v, const int32_t* segments, int32_t S,          \
-      int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldo, int32_t ldq, float scale,                            \
+      int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldo, int32_t ldq, float scale,            \
       int32_t dtype),                                                                                                  \
-     (out, lse, q, k, v, segments, S, T, H, Hkv, Dh, ldo, ldq, scale, dtype))                                          \
+     (out, lse, q, k, v, segments, S, T, H, Hkv, Dh, window, ldo, ldq, scale, dtype))                                  \
   OP(attention_backward,                                                                                               \
      (float* dq, float* dk, float* dv, const float* dout, const void* q, const void* k, const void* v,                 \
       const void* out, const float* lse, const int32_t* segments, float* scratch, int32_t scratch_rows, int32_t S,     \
-      int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t ldq, int32_t ldo, float scale, int32_t dtype),            \
-     (dq, dk, dv, dout, q, k, v, out, lse, segments, scratch, scratch_rows, S, T, H, Hkv, Dh, ldq, ldo, scale, dtype)) \
+      int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldq, int32_t ldo, float scale,            \
+      int32_t dtype),                                                                                                  \
+     (dq, dk, dv, dout, q, k, v, out, lse, segments, scratch, scratch_rows, S, T, H, Hkv, Dh, window, ldq, ldo, scale, \
+      dtype))                                                                                                          \
   OP(kv_store,                                                                                                         \
      (void* kpages, void* vpages, const void* k, const void* v, const int32_t* page, const int32_t* offset,            \
       int32_t T, int32_t Hkv, int32_t Dh, int32_t ldkv, int32_t dtype),                                                \
@@ -77,9 +92,9 @@
   OP(attention_decode,                                                                                                 \
      (void* out, const void* q, const void* kpages, const void* vpages, const int32_t* page_table,                     \
       const int32_t* prompt_lengths, const int32_t* completion_lengths, int32_t B, int32_t table_width, int32_t H,     \
-      int32_t Hkv, int32_t Dh, int32_t ldo, int32_t ldq, float scale, int32_t dtype),                                  \
-     (out, q, kpages, vpages, page_table, prompt_lengths, completion_lengths, B, table_width, H, Hkv, Dh, ldo, ldq,    \
-      scale, dtype))                                                                                                   \
+      int32_t Hkv, int32_t Dh, int32_t window, int32_t ldo, int32_t ldq, float scale, int32_t dtype),                  \
+     (out, q, kpages, vpages, page_table, prompt_lengths, completion_lengths, B, table_width, H, Hkv, Dh, window, ldo, \
+      ldq, scale, dtype))                                                                                              \
   OP(glu_forward, (void* y, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype),                         \
      (y, x, T, F, gelu, dtype))                                                                                        \
   OP(glu_backward, (float* dx, const float* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype),     \
@@ -100,9 +115,12 @@
      (ids, logprob, sampling_logprob, logits, logit_row, counters, seen, B, vocabulary, seed, stream, greedy,          \
       inverse_temperature, top_k, top_p, min_p, repetition_penalty))                                                   \
   OP(adamw,                                                                                                            \
-     (void* p, float* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,       \
+     (void* p, uint16_t* master, float* m, float* v, const float* g, int64_t n, float lr, float beta1, float beta2,    \
       float eps, float weight_decay, float correction1, float correction2, float grad_scale, int32_t dtype),           \
      (p, master, m, v, g, n, lr, beta1, beta2, eps, weight_decay, correction1, correction2, grad_scale, dtype))        \
+  OP(masters, (float* y, const void* p, const uint16_t* lower, int64_t n, int32_t accumulate),                         \
+     (y, p, lower, n, accumulate))                                                                                     \
+  OP(split_masters, (void* p, uint16_t* lower, const float* x, int64_t n), (p, lower, x, n))                           \
   OP(sum_squares, (double* sum, const float* x, int64_t n), (sum, x, n))                                               \
   OP(scale, (float* x, int64_t n, float factor), (x, n, factor))                                                       \
   OP(add, (float* y, const float* x, int64_t n), (y, x, n))                                                            \

@@ -4,14 +4,15 @@
 
 namespace KERNEL_PATH {
 
-// Writes a finished tile (float, 16 columns apart) to the output: bias, residual, rounding.
+// Writes a finished tile (float, 16 columns apart) to the output: factor, bias, residual, rounding.
 template <class TY>
 INLINE void write_tile(TY* y, int64_t ldy, const float* c, int64_t rows, int64_t columns, const float* bias,
-                       bool accumulate) {
+                       bool accumulate, float factor) {
   for (int64_t r = 0; r < rows; r++)
     for (int64_t v = 0; v * W < columns; v++) {
       int n = (int)smaller(W, columns - v * W);
       V value = load(c + r * PANEL + v * W);
+      if (factor != 1) value = mul(value, set1(factor));
       if (bias) value = add(value, load(bias + v * W));
       TY* out = y + r * ldy + v * W;
       if (accumulate) value = add(load_upto(out, n), value);

@@ -1,8 +1,8 @@
 // Products of bfloat16 operands with a weight in pairs (weights_bf16.cpp), both directions, and its gradient:
 //
-//   matmul_forward           y (M, N)  (=|+=)  x (M, K) · wᵀ  (+ bias)      B is the weight as it is stored
-//   matmul_backward_input    dx (M, K) (=|+=)  dy (M, N) · w                B is the weight with pairs over n
-//   matmul_backward_weight   dw (N, K) +=      dyᵀ · x                      A is xᵀ, B is dy with pairs of tokens
+//   matmul_forward           y (M, N)  (=|+=)  factor · x (M, K) · wᵀ  (+ bias)  B is the weight as it is stored
+//   matmul_backward_input    dx (M, K) (=|+=)  factor · dy (M, N) · w           B is the weight with pairs over n
+//   matmul_backward_weight   dw (N, K) +=      dyᵀ · x                          A is xᵀ, B is dy with pairs of tokens
 //
 // They belong here when the weight is bfloat16 (the gradient: when x is, as under such weights). A float32 operand, a gradient, is
 // first rounded to nearest even. M, the threads and the blocking never change an element's bits (tile_bf16.h), so decoding
@@ -28,13 +28,14 @@ static constexpr int64_t SUMS_BYTES = 1 << 20;
 #define CONVERTED_BYTES (32 << 20)
 #endif
 
-// Writes rows of sums to a row-major output: bias, residual, rounding.
+// Writes rows of sums to a row-major output: factor, bias, residual, rounding.
 template <class TY>
 struct RowOutput {
   TY* y;
   int64_t ld, N;
   const bf16* bias;
   bool accumulate;
+  float factor;
 
   // `count` rows of c, COLUMNS wide, to (row, column).
   inline __attribute__((always_inline)) void write(const float* c, int64_t row, int64_t column, int64_t count) const {
@@ -42,6 +43,7 @@ struct RowOutput {
       for (int64_t v = 0; v < COLUMNS && column + v < N; v += W) {
         const int n = (int)smaller(W, N - column - v);
         V value = load(c + r * COLUMNS + v);
+        if (factor != 1) value = mul(value, set1(factor));
         if (bias) value = add(value, load_upto(bias + column + v, n));
         TY* out = y + (row + r) * ld + column + v;
         if (accumulate) value = add(load_upto(out, n), value);
@@ -266,22 +268,34 @@ static void row_products(const T* x, int64_t ldx, int64_t M, int64_t panels, int
 
 static void matmul_forward(void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K,
                            int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype,
-                           int32_t accumulate) {
+                           int32_t accumulate, float factor) {
   if (wdtype != BFLOAT16)
-    return BASE_PATH::matmul_forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate);
+    return BASE_PATH::matmul_forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, factor);
   if (M <= 0 || N <= 0) return;
   const StoredPanels panels{(const bf16*)w, whole_groups(K)};
   WITH_DTYPE(ydtype, TY, WITH_DTYPE(xdtype, TX, {
-    const RowOutput<TY> output{(TY*)y, ldy, N, (const bf16*)bias, accumulate != 0};
+    const RowOutput<TY> output{(TY*)y, ldy, N, (const bf16*)bias, accumulate != 0, factor};
     row_products((const TX*)x, ldx, M, ceil_div(N, PANEL), K, panels, output);
   }));
 }
 
+static void adapted_forward(void* y, const void* x, const void* w, const void* bias, const AdapterTerm* terms,
+                            int32_t count, int32_t M, int32_t N, int32_t K, int32_t ldy, int32_t ldx, int32_t ydtype,
+                            int32_t xdtype, int32_t wdtype, int32_t accumulate) {
+  if (wdtype != BFLOAT16)
+    return BASE_PATH::adapted_forward(y, x, w, bias, terms, count, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate);
+  matmul_forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, 1);
+  for (const AdapterTerm* t = terms; t < terms + count; t++)
+    matmul_forward((char*)y + t->first * (ydtype ? 2 : 4), t->down, t->b, nullptr, M, (int32_t)t->N, (int32_t)t->rank, ldy,
+                   (int32_t)t->ld, ydtype, xdtype, wdtype, 1, 1);
+}
+
 static void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K,
                                   int32_t lddx, int32_t lddy, int32_t dxdtype, int32_t dydtype, int32_t wdtype,
-                                  int32_t accumulate) {
+                                  int32_t accumulate, float factor) {
   if (wdtype != BFLOAT16)
-    return BASE_PATH::matmul_backward_input(dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate);
+    return BASE_PATH::matmul_backward_input(dx, dy, w, M, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate,
+                                            factor);
   if (M <= 0 || K <= 0) return;
   // For several blocks of rows, the pairs over n are made once, by all threads; else, or if that takes too much memory, a task
   // makes those it needs.
@@ -295,7 +309,7 @@ static void matmul_backward_input(void* dx, const void* dy, const void* w, int32
     });
   }
   WITH_DTYPE(dxdtype, TX, WITH_DTYPE(dydtype, TY, {
-    const RowOutput<TX> output{(TX*)dx, lddx, K, nullptr, accumulate != 0};
+    const RowOutput<TX> output{(TX*)dx, lddx, K, nullptr, accumulate != 0, factor};
     const int64_t panels = ceil_div(K, PANEL);
     if (exchanged) row_products((const TY*)dy, lddy, M, panels, N, StoredPanels{exchanged, depth}, output);
     else row_products((const TY*)dy, lddy, M, panels, N, ExchangedPanels{(const bf16*)w, N, K}, output);

@@ -53,6 +53,21 @@ INLINE bf16 to_bf16(float x) {
   if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{(uint16_t)(u >> 16 | 0x40)};
   return bf16{(uint16_t)((u + 0x7fffu + (u >> 16 & 1)) >> 16)};
 }
+// A float32 as its bfloat16 and its own 16 lower bits, which say as a signed number how far it is from there. The same lower
+// bits would stand for two numbers where it lies in the middle of two bfloat16 and is rounded down (to even): there it loses
+// its last bit.
+INLINE float join(bf16 upper, uint16_t lower) {
+  const uint32_t u = ((uint32_t)upper.bits << 16) + (uint32_t)(int32_t)(int16_t)lower;
+  float x;
+  memcpy(&x, &u, 4);
+  return x;
+}
+INLINE void split(bf16& upper, uint16_t& lower, float x) {
+  uint32_t u;
+  memcpy(&u, &x, 4);
+  upper = to_bf16(x);
+  lower = (uint16_t)((u & 0x1ffff) == 0x8000 ? 0x7fff : u);
+}
 INLINE void store_scalar(float* p, float x) { *p = x; }
 INLINE void store_scalar(bf16* p, float x) { *p = to_bf16(x); }
 
@@ -76,6 +91,17 @@ INLINE void store(bf16* p, V x) {
 }
 // Past the caches; p is aligned. Call stream_fence before another thread may read it.
 INLINE void stream(float* p, V x) { _mm512_stream_ps(p, x); }
+INLINE V join(const bf16* p, const uint16_t* lower) {
+  const __m512i low = _mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i*)lower));
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(load(p)), low));
+}
+INLINE void split(bf16* p, uint16_t* lower, V x) {
+  store(p, x);
+  const __m512i u = _mm512_castps_si512(x), low = _mm512_and_si512(u, _mm512_set1_epi32(0xffff));
+  const __mmask16 tie = _mm512_cmpeq_epi32_mask(low, _mm512_set1_epi32(0x8000));
+  const __mmask16 down = _mm512_mask_testn_epi32_mask(tie, u, _mm512_set1_epi32(0x10000));
+  _mm256_storeu_si256((__m256i*)lower, _mm512_cvtepi32_epi16(_mm512_mask_sub_epi32(low, down, low, _mm512_set1_epi32(1))));
+}
 INLINE V add(V a, V b) { return _mm512_add_ps(a, b); }
 INLINE V sub(V a, V b) { return _mm512_sub_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
@@ -121,6 +147,19 @@ INLINE void store(bf16* p, V x) {
   _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(r));
 }
 INLINE void stream(float* p, V x) { _mm256_stream_ps(p, x); }
+INLINE V join(const bf16* p, const uint16_t* lower) {
+  const __m256i low = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i*)lower));
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(load(p)), low));
+}
+INLINE void split(bf16* p, uint16_t* lower, V x) {
+  store(p, x);
+  const __m256i u = _mm256_castps_si256(x), low = _mm256_and_si256(u, _mm256_set1_epi32(0xffff));
+  const __m256i tie = _mm256_cmpeq_epi32(low, _mm256_set1_epi32(0x8000));
+  const __m256i even = _mm256_cmpeq_epi32(_mm256_and_si256(u, _mm256_set1_epi32(0x10000)), _mm256_setzero_si256());
+  const __m256i kept = _mm256_add_epi32(low, _mm256_and_si256(tie, even));  // a true comparison is −1
+  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32(kept, kept), 0xd8);
+  _mm_storeu_si128((__m128i*)lower, _mm256_castsi256_si128(halves));
+}
 INLINE V add(V a, V b) { return _mm256_add_ps(a, b); }
 INLINE V sub(V a, V b) { return _mm256_sub_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm256_mul_ps(a, b); }
@@ -171,6 +210,14 @@ INLINE void store(bf16* p, V x) {
   for (int i = 0; i < W; i++) p[i] = to_bf16(x[i]);
 }
 INLINE void stream(float* p, V x) { store(p, x); }
+INLINE V join(const bf16* p, const uint16_t* lower) {
+  V x;
+  for (int i = 0; i < W; i++) x[i] = join(p[i], lower[i]);
+  return x;
+}
+INLINE void split(bf16* p, uint16_t* lower, V x) {
+  for (int i = 0; i < W; i++) split(p[i], lower[i], x[i]);
+}
 INLINE V add(V a, V b) { return a + b; }
 INLINE V sub(V a, V b) { return a - b; }
 INLINE V mul(V a, V b) { return a * b; }
@@ -313,6 +360,19 @@ template <class T>
 INLINE void store_upto(T* p, V x, int n) {
   if (n >= W) store(p, x);
   else store_part(p, x, n);
+}
+
+INLINE V join_upto(const bf16* p, const uint16_t* lower, int n) {
+  if (n >= W) return join(p, lower);
+  float a[W];
+  for (int i = 0; i < W; i++) a[i] = i < n ? join(p[i], lower[i]) : 0.0f;
+  return load(a);
+}
+INLINE void split_upto(bf16* p, uint16_t* lower, V x, int n) {
+  if (n >= W) return split(p, lower, x);
+  float a[W];
+  store(a, x);
+  for (int i = 0; i < n; i++) split(p[i], lower[i], a[i]);
 }
 
 // e^x of x ≤ 88.37, to about one ulp; exactly 1 at 0, exactly 0 below −87.3 (so −inf gives 0), NaN of NaN.

@@ -12,8 +12,9 @@ import type { RolloutEngine } from "../rollout/engine.ts";
 import type { Ending, Sequence } from "../rollout/sequence.ts";
 import { withDeviceSession } from "../run/device.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
+import { loadModelTokenizer } from "../session/model-tokenizer.ts";
 import { planPolicy, planSampling } from "../session/policy.ts";
-import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledModel } from "./bundled.ts";
 
 /** A conversation, rendered by the chat template, or a text as it stands. */
@@ -83,7 +84,7 @@ export async function generateWith(
   requireFreeFile(config.output, config.overwrite, { model, input: config.input });
   const folder = await resolveModel(model, { revision: config.modelRevision, note: control.note });
   const context = readModelConfig(folder).maxPositionEmbeddings;
-  const tokenizer = loadTokenizer(folder, readChatTemplate(config.chatTemplate));
+  const tokenizer = loadModelTokenizer(folder, readChatTemplate(config.chatTemplate));
   const cure = `the model's context is ${context}; shorten it`;
   const prompts = encoded(await promptsOf(config, given, tokenizer), config, tokenizer, {
     folder,

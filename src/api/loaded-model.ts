@@ -13,10 +13,11 @@ import { engineSettings } from "../config/settings/engine.ts";
 import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import { onDevice, openRunDevice } from "../run/device.ts";
+import { loadModelTokenizer } from "../session/model-tokenizer.ts";
 import { planPolicy, planSampling, planScoring } from "../session/policy.ts";
 import { planSession } from "../session/session.ts";
 import type { SessionPlan } from "../session/tenant.ts";
-import { loadTokenizer, readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledModel } from "./bundled.ts";
 import { type Hooks, unlessStopped } from "./control.ts";
 import { withFields } from "./fields.ts";
@@ -94,7 +95,7 @@ export async function loadModelWith(settings: LoadModelSettings, note: (text: st
     );
   const length = config.maxModelLength ?? Math.min(context, DEFAULT_LENGTH);
   const maxCompletion = Math.min(config.maxCompletionLength, length - 1);
-  const tokenizer = loadTokenizer(folder, readChatTemplate(config.chatTemplate));
+  const tokenizer = loadModelTokenizer(folder, readChatTemplate(config.chatTemplate));
   const opened = createClosers();
   try {
     const device = opened.add(await openRunDevice(config, note));

@@ -1,10 +1,11 @@
 /** Supervised fine-tuning wired together from its settings: folder, data, session. The loop itself is src/sft/trainer.ts. */
 import { resolveModel } from "../checkpoint/hub.ts";
-import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder.ts";
 import type { Loaded } from "../config/load.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
+import { type Dashboard, openDashboard } from "../dashboard/open.ts";
 import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
@@ -15,31 +16,49 @@ import { type OnDevice, onDevice, withDevice } from "../run/device.ts";
 import { openTrainingProblems, type ProblemSource } from "../run/prompts.ts";
 import { rolloutLimits } from "../run/rollout-limits.ts";
 import type { RunOutcome } from "../run/run.ts";
+import { trainedAdapters } from "../session/adapters.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
-import { describeMemory } from "../session/memory.ts";
+import { describeMemory, memoryRecord } from "../session/memory.ts";
+import { loadModelTokenizer } from "../session/model-tokenizer.ts";
 import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
 import { planSession, withSession } from "../session/session.ts";
 import type { SessionPlan } from "../session/tenant.ts";
 import { rowsPerStep, runSft, type SftRun, sftState } from "../sft/trainer.ts";
-import { loadTokenizer, readChatTemplate } from "../tokenizer/tokenizer.ts";
+import { readChatTemplate } from "../tokenizer/tokenizer.ts";
 import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
 import { openPublisher, type Publisher } from "./publish.ts";
+import { comparable, noOutput, onRank, type Placed, poolSize, requireSame, weightsOf, withRanks } from "./ranks.ts";
 import type { RunResult } from "./train.ts";
 
 /** Everything that `grpo sft` does. @throws InputError, RunError */
 export async function sftWith(loaded: Loaded<"sft">, control: Control): Promise<RunResult> {
+  return withRanks(loaded.config, control, loaded.given.has("per_device_train_batch_size"), (team, own) =>
+    sftAmong(team, { ...loaded, config: onRank(loaded.config, team) }, own),
+  );
+}
+
+async function sftAmong(team: Placed, loaded: Loaded<"sft">, control: Control): Promise<RunResult> {
   const { config, warnings } = loaded;
   const { console } = control;
   for (const warning of warnings) console.note(`note: ${warning}`);
-  const output = openOutputFolder({ folder: config.outputDir, command: "sft", note: console.note });
+  const output =
+    team.ranks.rank === 0
+      ? openOutputFolder({ folder: config.outputDir, command: "sft", note: console.note })
+      : noOutput;
+  let page: Dashboard | null = null;
+  const openPage = async () => {
+    page = await openDashboard(config, console.note);
+    return [page.sink];
+  };
   try {
     const publisher = await openPublisher(config, console.note);
-    const outcome = await sftInto(output, loaded, control, publisher);
+    const outcome = await sftInto(output, loaded, control, team, publisher, openPage);
     const hub = outcome.stopped ? null : await publisher.finished();
     return { ...outcome, outputDir: config.outputDir, ...(hub && { hub }) };
   } finally {
+    await (page as Dashboard | null)?.close();
     output.release();
   }
 }
@@ -48,9 +67,14 @@ async function sftInto(
   output: OutputFolder,
   { config, file, given }: Loaded<"sft">,
   control: Control,
+  team: Placed,
   publisher: Publisher,
+  openPage: () => Promise<SftRun["sinks"]>,
 ): Promise<RunOutcome> {
-  const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
+  const { ranks } = team;
+  const checkpoint = await ranks.first("the checkpoint", () =>
+    resumeFolder(config.resumeFromCheckpoint, config.outputDir),
+  );
   const resume = checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
   const bundled = config.model === null && config.dataset === null;
   const [model, dataset] = [config.model ?? bundledModel(), config.dataset ?? bundledProblems()];
@@ -70,45 +94,59 @@ async function sftInto(
   });
   const names = { rewards: [], logsMore: false, samples: config.evalNumGenerations };
   requireEvaluationName(config.metricForBestModel, names);
+  const sinks = await openPage();
   const startFolder = await resolveModel(model, { revision: config.modelRevision, note: control.console.note });
   const context = readModelConfig(startFolder).maxPositionEmbeddings;
   const chatTemplate = readChatTemplate(config.chatTemplate);
-  const tokenizer = loadTokenizer(startFolder, chatTemplate);
+  const tokenizer = loadModelTokenizer(startFolder, chatTemplate);
   const paths = { dataset, evalDataset: config.evalDataset };
   const { problems, evalProblems } = await openTrainingProblems(tokenizer, paths, config, control.console.note);
   for (const remark of problems.remarks) control.console.note(`note: ${remark}`);
   const maxLength = Math.min(config.maxLength, context);
   const evaluated = evalProblems && evaluatedProblems(config, evalProblems, context);
-  const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
+  const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000, size: poolSize(team) });
   try {
     return await withDevice(config, control.console.note, async (device) => {
       const settled = { ...onDevice(config, device), maxLength };
-      const from = checkpoint ?? startFolder;
-      const tenants = (plan: SessionPlan) => planTenants(plan, settled, from, evaluated);
+      const tenants = (plan: SessionPlan) => planTenants(plan, settled, { checkpoint, startFolder }, evaluated, team);
       const planned = planSession(device, tenants, control.console.note);
       const { dtype } = planned.tenants.policy.model;
       control.console.note(`${startFolder} on ${problems.dataset.path} · ${dtype} · ${device.description}`);
       for (const line of describeMemory(planned.memory)) control.console.note(line);
+      await requireSame(ranks, {
+        ...comparable(settled),
+        "number of rows": problems.dataset.numRows,
+        processor: device.numericsKey,
+      });
       return withSession(planned, async ({ policy, rollout }) => {
-        output.begin({ command: "sft", bundled, settings: toJson(config) });
+        await requireSame(ranks, await weightsOf({ policy }));
+        output.begin({
+          ...{ command: "sft", bundled, settings: toJson(config) },
+          memory: memoryRecord(planned.memory),
+        });
         control.onBegin?.();
         const evaluate: SftRun["evaluate"] =
           rollout &&
           evaluated &&
           againstFirst(() =>
             evaluateProblems(rollout, tokenizer, pool, evaluated, trainingEvaluation(config), {
-              shouldStop: control.stopRequested,
+              ranks,
             }),
           );
         return runSft({
           config: settled,
-          models: { policy, critic: null, movingReference: null, assets: { folder: startFolder, chatTemplate } },
+          models: {
+            policy,
+            critic: null,
+            movingReference: null,
+            assets: { folder: startFolder, chatTemplate, base: { name: model, revision: config.modelRevision } },
+          },
           tokenizer,
           problems,
           console: control.console,
           evaluate,
-          stopRequested: control.stopRequested,
-          onSaved: publisher.saved,
+          team,
+          ...{ onSaved: publisher.saved, sinks },
           resume,
         });
       });
@@ -134,23 +172,26 @@ function evaluatedProblems({ maxCompletionLength, evalSamples }: SftConfig, sour
 function planTenants(
   plan: SessionPlan,
   config: OnDevice<SftConfig>,
-  folder: string,
+  { checkpoint, startFolder }: { readonly checkpoint: string | null; readonly startFolder: string },
   evaluated: ReturnType<typeof evaluatedProblems> | null,
+  team: Placed,
 ) {
   const { maxLength, maxCompletionLength, maxConcurrentSequences, evalNumGenerations, dtype } = config;
   const positions = Math.max(maxLength, evaluated ? evaluated.longestPrompt + maxCompletionLength : 0);
-  const model = planPolicy(plan, plan.folder(folder), { dtype, positions });
+  const from = plan.folder(checkpoint ?? startFolder, "lm", placesOf(startFolder).config);
+  const adapters = trainedAdapters(from, config, checkpoint !== null);
+  const model = planPolicy(plan, from, { dtype, positions, adapters });
   const tokens = maxMicroBatchTokens({
     ...{ budget: config.microBatchTokens, longestPrompt: maxLength, longestCompletion: 0 },
-    groups: rowsPerStep(config),
+    groups: Math.ceil(rowsPerStep(config, team) / team.ranks.size),
     completions: 0,
   });
   const sizes = { tokens, longestPrompt: maxLength };
-  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing);
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, team.division);
   if (!evaluated) return { policy, rollout: null };
   const limits = rolloutLimits({
     maxConcurrentSequences,
-    completions: evaluated.problems.length * evalNumGenerations,
+    completions: Math.ceil(evaluated.problems.length / team.ranks.size) * evalNumGenerations,
     samples: evalNumGenerations,
     evaluates: true,
     longestPrompt: evaluated.longestPrompt,

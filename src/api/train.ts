@@ -6,6 +6,7 @@ import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder
 import { isFolder } from "../checkpoint/state.ts";
 import type { Load, Loaded } from "../config/load.ts";
 import type { TrainConfig } from "../config/schema.ts";
+import { openDashboard } from "../dashboard/open.ts";
 import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
@@ -20,13 +21,14 @@ import { isOwn, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/s
 import type { RolloutEngine } from "../rollout/engine.ts";
 import type { RunOutcome } from "../run/run.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
-import { describeMemory } from "../session/memory.ts";
+import { describeMemory, memoryRecord } from "../session/memory.ts";
 import { withSession } from "../session/session.ts";
 import { orBundled, trainingPaths } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
 import { goldRemarks } from "./golds.ts";
 import { openPublisher, type Publisher } from "./publish.ts";
+import { comparable, noOutput, onRank, type Placed, poolSize, requireSame, weightsOf, withRanks } from "./ranks.ts";
 
 /** What came of `train` or `sft`. */
 export interface RunResult extends RunOutcome {
@@ -43,6 +45,7 @@ export interface TrainControl extends Control {
 
 interface TrainingRun extends Loaded<"train">, TrainControl {
   readonly bundled: boolean;
+  readonly sinks?: TrainerHooks["sinks"];
 }
 
 interface ResumePoint {
@@ -55,12 +58,24 @@ export async function trainWith(
   load: Load<"train">,
   control: TrainControl,
 ): Promise<RunResult & { readonly bundled: boolean }> {
-  const run: TrainingRun = { ...orBundled(load), ...control };
+  const loaded = orBundled(load);
+  return withRanks(loaded.config, control, loaded.given.has("per_device_train_batch_size"), (team, own) =>
+    trainAmong(team, { ...loaded, ...own, config: onRank(loaded.config, team) }),
+  );
+}
+
+async function trainAmong(team: Placed, run: TrainingRun): Promise<RunResult & { readonly bundled: boolean }> {
   const { config, console, bundled } = run;
+  const { ranks } = team;
   for (const warning of run.warnings) console.note(`note: ${warning}`);
-  const output = openOutputFolder({ folder: config.outputDir, command: "train", note: console.note });
+  const output =
+    ranks.rank === 0 ? openOutputFolder({ folder: config.outputDir, command: "train", note: console.note }) : noOutput;
   try {
-    const resume = permit(output, run);
+    const folder = await ranks.first("the checkpoint", () =>
+      resumeFolder(config.resumeFromCheckpoint, config.outputDir),
+    );
+    const resume = folder === null ? null : { folder, state: readCheckpointState(folder, trainerState) };
+    permit(output, run, resume);
     const specs = (config.rewardFuncs ?? ["auto"]).map(parseRewardSpec);
     const pool = createRewardPool({
       functions: specs,
@@ -68,13 +83,16 @@ export async function trainWith(
       weights: config.rewardWeights ?? undefined,
       parameters: config,
       timeoutMs: config.rewardTimeout * 1000,
+      size: poolSize(team),
     });
+    const page = await openDashboard(config, console.note);
     try {
       const publisher = await openPublisher(config, console.note);
-      const outcome = await trainInto(output, run, resume, specs, pool, publisher);
+      const outcome = await trainInto(output, { ...run, sinks: [page.sink] }, team, resume, specs, pool, publisher);
       const hub = outcome.stopped ? null : await publisher.finished();
       return { ...outcome, outputDir: config.outputDir, bundled, ...(hub && { hub }) };
     } finally {
+      await page.close();
       await pool.close();
     }
   } finally {
@@ -82,11 +100,8 @@ export async function trainWith(
   }
 }
 
-/** Takes the folder, and finds what to resume from. */
-function permit(output: OutputFolder, { config, file, bundled, given }: TrainingRun): ResumePoint | null {
-  const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
-  const resume =
-    checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, trainerState) };
+/** Takes the folder. */
+function permit(output: OutputFolder, { config, file, bundled, given }: TrainingRun, resume: ResumePoint | null): void {
   output.permit({
     overwrite: config.overwrite,
     resumes: true,
@@ -95,7 +110,6 @@ function permit(output: OutputFolder, { config, file, bundled, given }: Training
     inputs: inputsOf(config, file),
     mayReplace: bundled && !given.has("output_dir") ? isOfBundledRun : undefined,
   });
-  return resume;
 }
 
 /** What a training run reads, by the names of the settings: it must not lie where the run writes. */
@@ -116,7 +130,8 @@ function inputsOf(config: TrainConfig, file: string | undefined): Readonly<Recor
 
 async function trainInto(
   output: OutputFolder,
-  { config, bundled, console, stopRequested, onBegin, reviseRewards, functions = noFunctions }: TrainingRun,
+  { config, bundled, console, onBegin, reviseRewards, functions = noFunctions, sinks }: TrainingRun,
+  team: Placed,
   resume: ResumePoint | null,
   specs: readonly RewardSpec[],
   pool: RewardPool,
@@ -129,7 +144,7 @@ async function trainInto(
     samples: config.evalNumGenerations,
   });
   const paths = trainingPaths(config);
-  const setup = await setUpTraining(config, paths, console.note, resume?.folder ?? null);
+  const setup = await setUpTraining(config, paths, console.note, resume?.folder ?? null, team);
   try {
     for (const remark of await goldRemarks(specs, setup.problems, pool)) console.note(`note: ${remark}`);
     const { dtype } = setup.planned.tenants.policy.model;
@@ -140,13 +155,19 @@ async function trainInto(
       for (const remark of resumeRemarks(resume.state, recordOf(setup.config, functions), setup.device.numericsKey))
         console.note(`note: ${remark}`);
     }
+    if (team.ranks.size > 1) console.note(teamLine(setup));
+    await requireSame(team.ranks, factsOf(setup, functions));
     await pool.ready();
     const outcome = await withSession(setup.planned, async (session) => {
+      await requireSame(team.ranks, await weightsOf(session));
       const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
-      const evaluate = evaluation(setup, session.rollout, rewards, specs, { console, stopRequested });
+      const evaluate = evaluation(setup, session.rollout, rewards, specs, console);
       const onSaved = publisher.saved;
-      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards, functions, onSaved };
-      output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: recordOf(config, functions) });
+      const hooks = { console, rewards, evaluate, reviseRewards, functions, onSaved, sinks };
+      output.begin({
+        ...{ command: "train", bundled, totalSteps: totalSteps(setup), settings: recordOf(config, functions) },
+        memory: memoryRecord(setup.planned.memory),
+      });
       onBegin?.();
       return train(setup, session, hooks, resume);
     });
@@ -163,6 +184,24 @@ async function trainInto(
   }
 }
 
+/** "4 ranks divide steps of 256 completions: 64 each" */
+function teamLine({ team: { ranks, division }, batch: { stepCompletions } }: TrainingSetup): string {
+  const each = stepCompletions / ranks.size;
+  const share = Number.isInteger(each) ? `${each} each` : `about ${each.toFixed(1)} each`;
+  return `${ranks.size} ranks divide steps of ${stepCompletions} completions, ${share}, in ${division?.shards} gradient shards`;
+}
+
+/** What must be the same on all ranks, besides the weights. */
+function factsOf({ config, device, problems, evalProblems }: TrainingSetup, functions: OwnFunctions) {
+  const { dataset } = problems;
+  return {
+    ...comparable(recordOf(config, functions)),
+    "number of rows": [dataset.numRows, evalProblems?.dataset.numRows ?? 0],
+    "longest prompt": problems.longestPrompt(),
+    processor: device.numericsKey,
+  };
+}
+
 /** @throws InputError where dynamic sampling is to look at a reward function that does not exist */
 function requireRewardNamed({ dynamicSamplingReward: name }: TrainConfig, names: readonly string[]): void {
   if (name === null || names.includes(name)) return;
@@ -172,11 +211,11 @@ function requireRewardNamed({ dynamicSamplingReward: name }: TrainConfig, names:
 
 /** Evaluation as the trainer calls it; null where there is nothing to evaluate on. */
 function evaluation(
-  { config, evalProblems, tokenizer, longestPrompt }: TrainingSetup,
+  { config, evalProblems, tokenizer, longestPrompt, team: { ranks } }: TrainingSetup,
   engine: RolloutEngine,
   sources: RewardSources,
   specs: readonly RewardSpec[],
-  { console, stopRequested }: Control,
+  console: Control["console"],
 ): TrainerHooks["evaluate"] {
   if (!evalProblems) return null;
   const cure = specs.every(needsGold)
@@ -187,7 +226,7 @@ function evaluation(
     const result = await evaluateProblems(engine, tokenizer, sources.pool, problems, trainingEvaluation(config), {
       score: scoreAnswers(sources, state, tokenizer),
       onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
-      shouldStop: stopRequested,
+      ranks,
     });
     for (const warning of result?.warnings ?? []) console.note(`evaluation: ${warning}`);
     return result;

@@ -110,7 +110,7 @@ function noWeights(folder: string): InputError {
   }
   const ending = (suffix: string) => files.find((file) => file.endsWith(suffix));
   if (files.includes("adapter_model.safetensors"))
-    return new InputError(`${folder}: holds only a LoRA adapter; merge it into its base model and give that folder`);
+    return new InputError(`${folder}: holds only a LoRA adapter, without its adapter_config.json; download that too`);
   const pickled = ending(".bin") ?? ending(".pt") ?? ending(".pth");
   if (pickled !== undefined)
     return new InputError(

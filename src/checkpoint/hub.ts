@@ -8,6 +8,7 @@ import { HubError, nameOf, type Repository } from "../hub/failures.ts";
 import { hubName } from "../hub/names.ts";
 import type { TransferWatch } from "../hub/progress.ts";
 import { hubSnapshot } from "../hub/snapshot.ts";
+import { adapterConfigName, hubBase, isAdapterFolder, readAdapterConfig } from "./adapter.ts";
 import { indexFileName, singleFileName } from "./checkpoint.ts";
 import { isModelFile } from "./huggingface.ts";
 
@@ -24,7 +25,7 @@ export interface ModelRequest extends TransferWatch {
 export async function resolveModel(idOrFolder: string, request: ModelRequest): Promise<string> {
   const { revision = null } = request;
   if (existsSync(idOrFolder)) {
-    if (revision === null) return idOrFolder;
+    if (revision === null) return withBase(idOrFolder, request);
     throw new InputError(`model_revision ${revision}: ${idOrFolder} is a folder, which has no revisions; leave it out`);
   }
   const name = hubName(idOrFolder);
@@ -34,7 +35,10 @@ export async function resolveModel(idOrFolder: string, request: ModelRequest): P
     throw new InputError(`model ${idOrFolder} and model_revision ${revision}: leave one of the revisions out`);
   const repo: Repository = { type: "model", id: name.id, revision: name.revision ?? revision };
   try {
-    return (await hubSnapshot(repo, (paths) => neededFiles(repo, paths), request, isOptional)).folder;
+    return await withBase(
+      (await hubSnapshot(repo, (paths) => neededFiles(repo, paths), request, isOptional)).folder,
+      request,
+    );
   } catch (error) {
     // A user who mistyped a path should read about the path, not only about the hub.
     if (!(error instanceof HubError) || !(error.kind === "missing" || error.kind === "unreachable")) throw error;
@@ -45,12 +49,20 @@ export async function resolveModel(idOrFolder: string, request: ModelRequest): P
   }
 }
 
+/** The folder; an adapter's base is downloaded too. */
+async function withBase(folder: string, request: ModelRequest): Promise<string> {
+  const base = isAdapterFolder(folder) ? hubBase(readAdapterConfig(folder)) : null;
+  if (base !== null) await resolveModel(base.id, { ...request, revision: base.revision });
+  return folder;
+}
+
 /** Python's tools leave out what a model works without. */
-const isOptional = (path: string): boolean => !/^(config\.json|tokenizer\.json|model.*)$/.test(path);
+const isOptional = (path: string): boolean => !/^(config\.json|tokenizer\.json|model.*|adapter_.*)$/.test(path);
 
 /** Config, weights and tokenizer. Of weights that are there whole and in parts, the whole ones, which are read. */
 function neededFiles(repo: Repository, paths: readonly string[]): readonly string[] {
   const all = paths.filter(isModelFile);
+  if (all.includes(adapterConfigName) && !all.includes("config.json")) return all;
   const hasWeights = all.includes(singleFileName) || all.includes(indexFileName);
   if (!all.includes("config.json") || !hasWeights) {
     const pickled = paths.find((path) => /\.(bin|pth?|gguf)$/.test(path));

@@ -11,34 +11,68 @@ import { parseModelConfig } from "../families/families.ts";
 import { writeFileAtomic } from "../files/atomic.ts";
 import { requireFile } from "../files/paths.ts";
 import { writeFailure } from "../files/refusals.ts";
+import {
+  type AdapterFile,
+  adapterConfigName,
+  adapterWeightsName,
+  baseFolderOf,
+  isAdapterFolder,
+  openAdapter,
+} from "./adapter.ts";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 
 export interface ModelFolder {
   readonly folder: string;
   readonly config: ModelConfig;
   readonly checkpoint: Checkpoint;
+  /** Config and checkpoint are those of its base; null: the folder is a whole model. */
+  readonly adapter: AdapterFile | null;
 }
 
 /**
- * Opens a model folder. If config.json names no dtype, it is the one that most of the weights are stored in.
+ * Opens a model folder, or that of an adapter with its base. If config.json names no dtype, it is the one that most of
+ * the weights are stored in.
  *
  * @param wanted the head that is needed: a language model's by default
+ * @param base an adapter's base, if that is not where the adapter says
  * @throws InputError for a missing folder or file, an unsupported model or one with another head, damaged weights
  */
-export function readModelFolder(folder: string, wanted: ModelHead | "either" = "lm"): ModelFolder {
+export function readModelFolder(
+  folder: string,
+  wanted: ModelHead | "either" = "lm",
+  base: string | null = null,
+): ModelFolder {
+  if (isAdapterFolder(folder)) {
+    const adapter = openAdapter(folder);
+    try {
+      return { ...readModelFolder(base ?? baseFolderOf(folder), wanted), folder, adapter };
+    } catch (error) {
+      adapter.close();
+      throw error;
+    }
+  }
   const config = readModelConfig(folder, wanted);
   const checkpoint = openCheckpoint(folder);
   const named = config.raw.dtype ?? config.raw.torch_dtype ?? "auto";
-  return { folder, config: named === "auto" ? { ...config, dtype: storedDtype(checkpoint) } : config, checkpoint };
+  const settled = named === "auto" ? { ...config, dtype: storedDtype(checkpoint) } : config;
+  return { folder, config: settled, checkpoint, adapter: null };
 }
 
-/** @throws InputError if `folder` is not a model folder or holds an unsupported model, or one without the head `wanted` */
+/** Where config.json and the tokenizer's files are: an adapter has at most the latter. */
+export function placesOf(folder: string): { readonly config: string; readonly tokenizer: string } {
+  if (!isAdapterFolder(folder)) return { config: folder, tokenizer: folder };
+  const base = baseFolderOf(folder);
+  return { config: base, tokenizer: existsSync(join(folder, "tokenizer.json")) ? folder : base };
+}
+
+/** @throws InputError if `folder` is neither a model folder nor an adapter's, or holds an unsupported model, or one without the head `wanted` */
 export function readModelConfig(folder: string, wanted: ModelHead | "either" = "lm"): ModelConfig {
   const stat = statSync(folder, { throwIfNoEntry: false });
   if (stat === undefined) throw new InputError(`${folder}: no such folder; check the path`);
   if (!stat.isDirectory())
     throw new InputError(`${folder}: is a file; give the folder with config.json and the safetensors weights`);
   requireFile(folder);
+  if (isAdapterFolder(folder)) return readModelConfig(baseFolderOf(folder), wanted);
   const path = join(folder, "config.json");
   if (!existsSync(path)) throw new InputError(`${folder}: holds no config.json; give a model folder`);
   return parseModelConfig(readJsonFile(path), path, wanted);
@@ -64,7 +98,10 @@ const templateFolder = "additional_chat_templates";
 /** Whether a file of a model's repository, by its path there, is one that this program reads or passes on. */
 export function isModelFile(path: string): boolean {
   const isWeight = /^model(-\d+-of-\d+)?\.safetensors(\.index\.json)?$/.test(path);
-  return path === "config.json" || isWeight || assetName.test(path) || path.startsWith(`${templateFolder}/`);
+  const isAdapter = path === adapterConfigName || path === adapterWeightsName;
+  return (
+    path === "config.json" || isWeight || isAdapter || assetName.test(path) || path.startsWith(`${templateFolder}/`)
+  );
 }
 
 /**
@@ -72,7 +109,8 @@ export function isModelFile(path: string): boolean {
  *
  * @throws RunError if they cannot be written
  */
-export function copyModelAssets(from: string, to: string): void {
+export function copyModelAssets(folder: string, to: string): void {
+  const from = placesOf(folder).tokenizer;
   if (existsSync(to) && realpathSync(from) === realpathSync(to)) return;
   const names = readdirSync(from).filter((name) => assetName.test(name));
   const templates = join(from, templateFolder);

@@ -17,7 +17,8 @@ export const togetherNames: readonly string[] = [saving, saved];
 
 const indexEnding = ".index.json";
 /** Weights as this program and transformers write them. */
-const ownWeights = /^model(-\d+-of-\d+)?\.safetensors(\.index\.json)?$/;
+const ownWeights =
+  /^(model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|adapter_model\.safetensors|adapter_config\.json)$/;
 
 /**
  * The caller has the folder's lock.

@@ -55,6 +55,11 @@ export const commands: readonly CommandEntry[] = [
     load: async () => (await import("./update.ts")).update,
   },
   {
+    name: "show",
+    summary: "serve a page with a run's charts and completions, or compare runs",
+    load: async () => (await import("./show.ts")).show,
+  },
+  {
     name: "init",
     summary: "write a configuration for train, by asking three questions",
     load: async () => (await import("./init.ts")).init,
@@ -154,7 +159,9 @@ export async function main(
     }
     return (await command.run(rest, table)) ?? 0;
   } catch (error) {
-    streams.err(failureText(entry === undefined ? "grpo" : `grpo ${entry.name}`, error, debug));
+    // Another rank of the run has told.
+    const silent = error instanceof RunError && error.isTold && !debug;
+    if (!silent) streams.err(failureText(entry === undefined ? "grpo" : `grpo ${entry.name}`, error, debug));
     return exitCodeOf(error);
   }
 }
@@ -209,7 +216,7 @@ function unknownCommand(word: string, table: readonly CommandEntry[]): InputErro
 }
 
 function exitCodeOf(error: unknown): number {
-  return error instanceof InputError ? error.exitCode : 1;
+  return error instanceof InputError || error instanceof RunError ? error.exitCode : 1;
 }
 
 /** What the machine refuses, wherever it is met: no bug of the program. */
@@ -297,10 +304,11 @@ function heedClosedStdout(where: string, makesFiles: boolean): void {
   });
 }
 
-// A process of the reward pool is this program again, told so by its environment: the single executable has no other
+// A process of the reward pool or of a page is this program again, told so by its environment: the single executable has no other
 // entry to start.
 const role = process.env.BUN_GRPO_CHILD;
 if (role === "supervisor") await import("../rewards/pool/supervisor.ts");
+else if (role === "dashboard") await import("../dashboard/child.ts");
 else if (role === "reward") {
   (await import("../rewards/pool/public-api.ts")).offerPublicApi(() => import("../index.ts"));
   await import("../rewards/pool/child.ts");

@@ -1,4 +1,5 @@
 /** `grpo update`: the policy update alone, on recorded rollouts. What it does is src/api/update.ts. */
+import type { Control } from "../api/control.ts";
 import { updateWith } from "../api/update.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
@@ -16,9 +17,11 @@ anything makes it a different step, a note says so. A run's first generation tak
 A critic is not updated; the file already has its run's advantages.
 
 ${describeSettings("update")}`,
-  run: (argv) =>
-    onTerminal("stopping after this step, nothing is saved", async (control) => {
+  run(argv) {
+    const work = async (control: Control): Promise<number> => {
       const result = await updateWith((options) => configFor("update", argv, options), control);
       return result === null ? 130 : 0;
-    }),
+    };
+    return onTerminal("stopping after this step, nothing is saved", work, configFor("update", argv).config.quiet);
+  },
 };

@@ -5,6 +5,7 @@ import { Faults } from "./faults.ts";
 import { foreignReward } from "./reward-names.ts";
 import { scheduleShape } from "./schedules.ts";
 import type {
+  AdapterConfigSettings,
   CommandName,
   ConfigOf,
   EvalConfig,
@@ -59,7 +60,28 @@ const batchKeys = [
   "steps_per_generation",
 ];
 
+const adapters: Check<AdapterConfigSettings> = {
+  keys: ["use_peft", "lora_dropout"],
+  check({ usePeft, loraDropout }) {
+    if (usePeft && loraDropout > 0)
+      throw new InputError(
+        `lora_dropout ${loraDropout}: must be 0, since dropout would train another model than the one that samples; leave it out`,
+      );
+  },
+};
+const movingReference: Check<TrainConfig> = {
+  keys: ["use_peft", "sync_ref_model"],
+  check({ usePeft, syncRefModel }) {
+    if (usePeft && syncRefModel)
+      throw new InputError(
+        "sync_ref_model: with use_peft the reference is the policy without its adapters, which cannot move; leave one of them out",
+      );
+  },
+};
+
 const training: readonly Check<TrainConfig>[] = [
+  adapters,
+  movingReference,
   { keys: batchKeys, check: checkBatch },
   rewardNames,
   { keys: rewardKeys, check: checkRewards },
@@ -75,8 +97,9 @@ const training: readonly Check<TrainConfig>[] = [
 const checks: { readonly [C in CommandName]: readonly Check<ConfigOf<C>>[] } = {
   train: training,
   plan: training,
-  update: [output, clipping, entropy, schedule],
+  update: [adapters, output, clipping, entropy, schedule],
   sft: [
+    adapters,
     output,
     { keys: bestKeys, check: (config) => checkBestModel(config, false) },
     { keys: ["verifier", "eval_dataset"], check: checkSupervisedJudge },

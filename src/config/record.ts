@@ -16,6 +16,7 @@ export function toJson(config: object): ConfigRecord {
 /** Settings that may differ when a run goes on: they change what is shown or kept, never a weight. */
 export const freeOnResume: ReadonlySet<string> = new Set([
   "threads",
+  "ranks",
   "max_concurrent_sequences",
   "gradient_checkpointing",
   "reward_timeout",
@@ -39,10 +40,14 @@ export const freeOnResume: ReadonlySet<string> = new Set([
   "logging_steps",
   "report_to",
   "run_name",
+  "quiet",
   "log_completions",
   "log_completions_steps",
   "num_completions_to_print",
   "save_completions",
+  "save_token_details",
+  "dashboard",
+  "dashboard_host",
   "debug",
   "preset",
   "push_to_hub",

@@ -1,6 +1,7 @@
 /** Settings that are legal but probably not intended: a line each. Contradictions, which are refused, are in checks.ts. */
 import { bestModelKey } from "./checks.ts";
 import type {
+  AdapterConfigSettings,
   CommandName,
   ConfigOf,
   EvalConfig,
@@ -10,6 +11,7 @@ import type {
   TrainConfig,
   UpdateConfig,
 } from "./schema.ts";
+import { adapterSettings } from "./settings/adapters.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 
 type Given = ReadonlySet<string>;
@@ -22,7 +24,14 @@ interface Idle<C> {
   readonly why: string | ((config: C) => string);
 }
 
+const idleWithoutAdapters: Idle<AdapterConfigSettings> = {
+  keys: Object.keys(adapterSettings).filter((key) => key !== "use_peft"),
+  unless: ({ usePeft }) => usePeft,
+  why: "use_peft is false",
+};
+
 const idleInUpdate: readonly Idle<TrainConfig | UpdateConfig>[] = [
+  idleWithoutAdapters,
   {
     keys: ["scale_rewards", "multi_objective_aggregation"],
     unless: ({ advantageEstimator }) => advantageEstimator === "grpo",
@@ -115,6 +124,7 @@ const idleInTraining: readonly Idle<TrainConfig>[] = [
 ];
 
 const idleInSft: readonly Idle<SftConfig>[] = [
+  idleWithoutAdapters,
   { keys: evaluationKeys, unless: ({ evalDataset }) => evalDataset !== null, why: "there is no eval_dataset" },
   ...idleWithoutBest,
   idleWithoutPush,

@@ -5,7 +5,7 @@
 import { entryOf } from "./entry.ts";
 
 /** Judge the answer against the row's gold: 1 or 0. */
-const verifierRewards = ["gsm8k", "math", "auto", "accuracy", "reasoning_accuracy"] as const;
+export const verifierRewards = ["gsm8k", "math", "auto", "accuracy", "reasoning_accuracy"] as const;
 /** Need to know whether the answer is right, and score something else about it. */
 const lengthByAnswerRewards = ["cosine", "length"] as const;
 /** Look at text or tokens alone. */

@@ -4,6 +4,7 @@
  */
 import type { z } from "zod";
 import type { CamelKeys } from "./names.ts";
+import { adapterSettings } from "./settings/adapters.ts";
 import { bestModelSettings } from "./settings/best.ts";
 import { criticSettings } from "./settings/critic.ts";
 import {
@@ -33,14 +34,17 @@ import {
 import {
   checkpointSettings,
   completionLogSettings,
+  dashboardSettings,
   fileSettings,
   loggingSettings,
   outputFolderSettings,
   planSettings,
+  quietSettings,
   resumeSettings,
   trackerSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
+import { gradientShardSettings, rankSettings } from "./settings/ranks.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
   answerSettings,
@@ -61,6 +65,7 @@ import {
 
 const train = {
   Model: { ...engineSettings, ...referenceModelSettings, ...referenceSyncSettings },
+  Adapters: adapterSettings,
   Data: { ...datasetSettings, ...promptSettings, ...orderSettings },
   Rewards: { ...rewardSettings, ...rewardTimeoutSettings },
   "Reward functions": rewardFunctionSettings,
@@ -82,6 +87,7 @@ const train = {
     ...microBatchSettings,
     ...checkpointingSettings,
   },
+  Ranks: { ...rankSettings, ...gradientShardSettings },
   Advantages: advantageSettings,
   Loss: { ...presetSettings, ...lossSettings },
   Critic: { ...criticSettings, ...ppoSettings },
@@ -94,8 +100,10 @@ const train = {
     ...loggingSettings,
     ...trackerSettings,
     ...completionLogSettings,
+    ...quietSettings,
     ...debugSettings,
   },
+  Dashboard: dashboardSettings,
   Hub: hubSettings,
 } as const;
 
@@ -105,6 +113,7 @@ export const commandSections = {
   plan: { ...train, Plan: planSettings },
   sft: {
     Model: engineSettings,
+    Adapters: adapterSettings,
     Data: { ...datasetSettings, ...promptSettings, ...orderSettings, ...supervisedSettings },
     Batch: {
       ...rowBatchSettings,
@@ -112,6 +121,7 @@ export const commandSections = {
       ...microBatchSettings,
       ...checkpointingSettings,
     },
+    Ranks: { ...rankSettings, ...gradientShardSettings },
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
     Evaluation: {
       ...supervisedEvaluationSettings,
@@ -127,8 +137,10 @@ export const commandSections = {
       ...checkpointSettings,
       ...loggingSettings,
       ...trackerSettings,
+      ...quietSettings,
       ...debugSettings,
     },
+    Dashboard: dashboardSettings,
     Hub: hubSettings,
   },
   eval: {
@@ -150,6 +162,7 @@ export const commandSections = {
       ...generationKwargsSettings,
       ...slotSettings,
     },
+    Ranks: rankSettings,
     Output: { ...outputFolderSettings("eval"), ...debugSettings },
   },
   generate: {
@@ -174,12 +187,13 @@ export const commandSections = {
   },
   update: {
     Model: { ...engineSettings, ...referenceModelSettings },
+    Adapters: adapterSettings,
     Rollouts: { ...fileSettings.update, ...recordedGroupSettings, ...lengthSettings, ...temperatureSettings },
     Batch: { ...iterationSettings, ...microBatchSettings, ...checkpointingSettings },
     Advantages: advantageSettings,
     Loss: { ...presetSettings, ...lossSettings },
     Optimizer: optimizerSettings,
-    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...debugSettings },
+    Output: { ...outputFolderSettings("update"), ...resumeSettings, ...quietSettings, ...debugSettings },
   },
 } as const;
 
@@ -202,6 +216,9 @@ export type SftConfig = ConfigOf<"sft">;
 export type EvalConfig = ConfigOf<"eval">;
 export type GenerateConfig = ConfigOf<"generate">;
 export type UpdateConfig = ConfigOf<"update">;
+
+/** What adapters are made of; `train`, `sft` and `update` have it. */
+export type AdapterConfigSettings = CamelKeys<Output<typeof adapterSettings>>;
 
 /** What AdamW and the schedule read; `train`, `sft` and `update` have it. */
 export type OptimizerConfig = CamelKeys<Output<typeof optimizerSettings>>;

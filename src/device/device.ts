@@ -19,8 +19,8 @@ import type { Pieces } from "./breathe.ts";
 
 /**
  * A parameter in the backend's own layout. A matrix (N, K) may be permuted and padded; `elements` counts the padding.
- * Gradient, master weights and Adam moments of a parameter are flat float32 tensors of `elements` in the same order,
- * and padding stays zero in all of them.
+ * Gradient, master weights and Adam moments of a parameter are flat tensors of `elements` in the same order, float32 but
+ * for masters of some devices (Device.masterDType), and padding stays zero in all of them.
  */
 export interface Weight {
   readonly name: string;
@@ -31,6 +31,8 @@ export interface Weight {
   readonly elements: number;
   /** If this is a master or moment in the layout of a parameter of another type: that type, which decides the layout. */
   readonly layoutOf?: ComputeDType;
+  /** If these are masters in two halves (Device.masterDType): where the upper ones are, which are the parameter itself. */
+  readonly upper?: number;
 }
 
 /** Memory that the device owns. */
@@ -54,6 +56,8 @@ export interface AttentionShape {
   readonly headDim: number;
   /** Multiplies q·k, usually 1/√Dh. */
   readonly scale: number;
+  /** A token attends to itself and to the window − 1 tokens before it, counted through its prompt; all by default. */
+  readonly window?: number;
 }
 
 /** What q and k go through between their products and attention. */
@@ -108,11 +112,31 @@ export const SAMPLE_COUNTERS = 5;
 /** Tokens in a page of the key-value cache, and keys in a block of every attention op. */
 export const PAGE_TOKENS = 64;
 
+/** What an adapter adds to some columns of a product. */
+export interface AdapterTerm {
+  readonly down: Tensor; // act (M, r)
+  readonly b: Weight; // (columns, r)
+  /** The first column: a multiple of `Device.rowBlock`, unless it is the only term. */
+  readonly from: number;
+}
+
 export interface Ops {
-  /** y (M, N) = x (M, K) · wᵀ + bias; `accumulate`: y += … (the residual add). y: act or float32. */
-  matmulForward(y: Tensor, x: Tensor, w: Weight, bias: Weight | null, accumulate?: boolean): void;
-  /** dx (M, K) = dy (M, N) · w; `accumulate`: dx += …, for an input that feeds several products. */
-  matmulBackwardInput(dx: Tensor, dy: Tensor, w: Weight, accumulate?: boolean): void;
+  /** y (M, N) = factor · x (M, K) · wᵀ + bias; `accumulate`: y += … (the residual add). y: act or float32. */
+  matmulForward(y: Tensor, x: Tensor, w: Weight, bias: Weight | null, accumulate?: boolean, factor?: number): void;
+  /**
+   * y (M, N) = x · wᵀ + bias, + down · bᵀ in the columns of each term (the outputs of low-rank adapters); `accumulate`:
+   * y += … Sums of a term go on with those of x · wᵀ where the device fuses them.
+   */
+  adaptedForward(
+    y: Tensor,
+    x: Tensor,
+    w: Weight,
+    bias: Weight | null,
+    terms: readonly AdapterTerm[],
+    accumulate?: boolean,
+  ): void;
+  /** dx (M, K) = factor · dy (M, N) · w; `accumulate`: dx += …, for an input that feeds several products. */
+  matmulBackwardInput(dx: Tensor, dy: Tensor, w: Weight, accumulate?: boolean, factor?: number): void;
   /** dw += dyᵀ · x */
   matmulBackwardWeight(dw: Tensor, dy: Tensor, x: Tensor, w: Weight): void;
   /** dbias (N) += column sums of dy (M, N) */
@@ -199,6 +223,7 @@ export interface Ops {
 
   /** y (T, F) = act(gate) · up, with x (T, 2F) = gate beside up. `gelu`: tanh-approximated GELU, else SiLU. */
   gluForward(y: Tensor, x: Tensor, gelu: boolean): void;
+  /** dx may be x itself. */
   gluBackward(dx: Tensor, dy: Tensor, x: Tensor, gelu: boolean): void;
 
   /**
@@ -256,6 +281,8 @@ export interface Ops {
 
   /** One AdamW step: updates w, master, m, v from the gradient g. For float32, master is w's own memory. */
   adamw(w: Weight, master: Tensor, m: Tensor, v: Tensor, g: Tensor, settings: AdamWSettings): void;
+  /** y float32 += the masters of w, a bfloat16 parameter */
+  addMasters(y: Tensor, w: Weight, master: Tensor): void;
   /** sum (1) float64 = Σ x², in fixed blocks added in order */
   sumSquares(sum: Tensor, x: Tensor): void;
   scale(x: Tensor, factor: number): void;
@@ -326,6 +353,11 @@ export interface Device {
   /** The type of gradients of activations ("grad") for parameters of `dtype`; dresidual is always float32. */
   gradientDType(dtype: ComputeDType): ComputeDType;
   /**
+   * The type of the masters of bfloat16 parameters: float32, or uint16 for their lower halves alone. The parameter, which
+   * is the rounded master, has the rest. A master in the middle of two bfloat16 numbers may lose its last bit to that.
+   */
+  readonly masterDType: "float32" | "uint16";
+  /**
    * Rows that a recorded decode step computes for `sequences` sequences; launch sizes may depend only on this. The rows
    * beyond are padding, and their results are not read.
    */
@@ -346,7 +378,10 @@ export interface Device {
   /** Prepares for ops of these sizes, so that none allocates later. @throws RunError as `allocate` does */
   prepare(...sizes: readonly ScratchSizes[]): void;
 
-  /** Loads rows [from, from + count) of a parameter from row-major host memory at `address`. */
+  /**
+   * Loads rows [from, from + count) of a parameter, or of a float32 tensor in its layout, from row-major host memory at
+   * `address`. Masters in two halves set both, and begin with a multiple of `rowBlock`.
+   */
   loadParameter(w: Weight, address: number, dtype: DType, from: number, count: number): void;
   /** Saves rows [from, from + count) of a parameter, or of a float32 tensor in its layout, to row-major host memory. */
   saveParameter(address: number, dtype: ComputeDType, w: Weight, from: number, count: number): void;

@@ -20,6 +20,18 @@ export interface ModelParameters {
   readonly lmHead: ParameterSpec; // (V, D)
 }
 
+/** The adapters of a model, with PEFT's meanings (adapters.ts). */
+export interface AdapterSettings {
+  readonly rank: number;
+  readonly alpha: number;
+  /** The scale is alpha ÷ √rank (Kalajdzievski 2023, arXiv 2312.03732), not alpha ÷ rank. */
+  readonly rslora: boolean;
+  /** Names of projections, or the ends of their paths; a text is a pattern of whole paths, or `all-linear`. */
+  readonly targets: readonly string[] | string;
+  /** Ends of the paths of other modules, of which copies are trained. */
+  readonly saved: readonly string[];
+}
+
 export interface ModelConfig extends ModelParameters {
   /** Prefix of transformers' class names: "Llama" in LlamaForCausalLM. */
   readonly family: string;
@@ -37,6 +49,8 @@ export interface ModelConfig extends ModelParameters {
   readonly eosTokenIds: readonly number[];
   readonly bosTokenId: number | null;
   readonly padTokenId: number | null;
+  /** Low-rank matrices beside the weights, which are then frozen. */
+  readonly adapters?: AdapterSettings;
   /** The object as read, for writing back. */
   readonly raw: Readonly<Record<string, unknown>>;
 }

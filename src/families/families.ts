@@ -6,13 +6,21 @@ import { isObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { architectureOf, type Family, type ModelConfig, type ModelHead } from "./config.ts";
 import { llama } from "./llama.ts";
+import { mistral } from "./mistral.ts";
+import { olmo2 } from "./olmo2.ts";
+import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { smollm3 } from "./smollm3.ts";
 
 export const families = new Map<string, Family>([
   ["llama", llama],
   ["qwen2", qwen2],
   ["qwen3", qwen3],
+  ["smollm3", smollm3],
+  ["olmo2", olmo2],
+  ["mistral", mistral],
+  ["phi3", phi3],
 ]);
 
 /**

@@ -28,8 +28,8 @@ const fields = z.looseObject({
   head_dim: size.nullish(),
   hidden_act: z.string().default("silu"),
   max_position_embeddings: size.optional(),
-  rms_norm_eps: z.number().min(0).default(1e-6),
-  tie_word_embeddings: z.boolean().default(false),
+  rms_norm_eps: z.number().min(0).optional(),
+  tie_word_embeddings: z.boolean().nullish(),
   attention_bias: z.boolean().nullish(),
   mlp_bias: z.boolean().nullish(),
   bos_token_id: tokenId.nullish(),
@@ -39,8 +39,11 @@ const fields = z.looseObject({
   dtype: z.string().nullish(),
   torch_dtype: z.string().nullish(),
   layer_types: z.array(z.string()).nullish(),
+  sliding_window: size.nullish(),
+  use_sliding_window: z.boolean().nullish(),
+  max_window_layers: z.int().min(0).nullish(),
 });
-type Fields = z.output<typeof fields>;
+export type Fields = z.output<typeof fields>;
 
 /** A family's defaults for missing fields, as in transformers 5. */
 export interface Defaults {
@@ -51,12 +54,29 @@ export interface Defaults {
   readonly maxPositions: number;
   readonly bos: number | null;
   readonly eos: number | null;
+  /** 1e-6 by default, as `theta` is 10,000 and `tied` false. */
+  readonly epsilon?: number;
+  readonly theta?: number;
+  readonly tied?: boolean;
+  /** Missing: all layers have full attention. */
+  readonly windows?: WindowDefaults;
 }
 
-/** The fields of a model with full attention and a dense MLP in each layer. */
+/** Which layers of a family have a sliding window. */
+export interface WindowDefaults {
+  /** The window of a file, if it has any. */
+  readonly size: (given: Fields) => number | null;
+  /** Whether a layer has one. */
+  readonly slides: (layer: number, given: Fields) => boolean;
+  /** False: `layer_types` decides instead, if the file has it. */
+  readonly fixed: boolean;
+}
+
+/** The fields of a model with a dense MLP in each layer. */
 export interface DecoderFields {
   readonly given: Fields;
-  readonly attention: AttentionShape;
+  /** By layer. */
+  readonly attention: (layer: number) => AttentionShape;
   readonly rope: RopeConfig;
   readonly activation: Mlp<unknown>["activation"];
   /** The part of a `ModelConfig` that is the same for every family. */
@@ -67,19 +87,23 @@ export interface DecoderFields {
 export function readDecoderFields(json: Json, path: string, defaults: Defaults): DecoderFields {
   refuseUnsupported(json, path);
   const given = parseFields(json, path);
-  const attention = attentionOf(given, path, defaults);
+  const shape = attentionOf(given, path, defaults);
   const activation = activationOf(given, path);
-  requireFullAttention(given, path);
   const maxPositionEmbeddings = given.max_position_embeddings ?? defaults.maxPositions;
-  const rope = parseRope(json, path, maxPositionEmbeddings);
+  const windowOf = windowsOf(given, path, defaults.windows);
+  const attention = (layer: number): AttentionShape => {
+    const window = windowOf(layer);
+    return window !== null && window < maxPositionEmbeddings ? { ...shape, window } : shape;
+  };
+  const rope = parseRope(json, path, maxPositionEmbeddings, defaults.theta);
   const eos = given.eos_token_id === undefined ? defaults.eos : given.eos_token_id;
   const pad = given.pad_token_id ?? null;
   const common = {
     vocabSize: given.vocab_size,
     hiddenSize: given.hidden_size,
-    rmsNormEps: given.rms_norm_eps,
+    rmsNormEps: given.rms_norm_eps ?? defaults.epsilon ?? 1e-6,
     numLayers: given.num_hidden_layers,
-    tieWordEmbeddings: given.tie_word_embeddings,
+    tieWordEmbeddings: given.tie_word_embeddings ?? defaults.tied ?? false,
     maxPositionEmbeddings,
     dtype: weightDtype(given.dtype ?? given.torch_dtype ?? "float32", path),
     eosTokenIds: typeof eos === "number" ? [eos] : (eos ?? []),
@@ -97,7 +121,6 @@ function refuseUnsupported(json: Json, path: string): void {
     throw new InputError(`${path}: ${field}: not supported; ${cure}`);
   };
   if (isSet("quantization_config")) refuse("quantization_config", "use the model's unquantized weights");
-  if (isSet("use_sliding_window")) refuse("use_sliding_window", "use a model with full attention");
   for (const field of ["num_experts", "num_local_experts", "n_routed_experts"])
     if (isSet(field)) refuse(field, "mixture-of-experts layers are not supported; use a dense model");
 }
@@ -143,18 +166,49 @@ function activationOf({ hidden_act }: Fields, path: string): DecoderFields["acti
   );
 }
 
-function requireFullAttention({ layer_types: types, num_hidden_layers: layers }: Fields, path: string): void {
-  types?.forEach((type, i) => {
-    if (type !== "full_attention")
-      throw new InputError(
-        `${path}: layer_types.${i}: "${type}" is not supported, only full_attention; use another model`,
-      );
-  });
-  if (types && types.length !== layers)
+const layerKinds: readonly string[] = ["full_attention", "sliding_attention"];
+
+/** Checks `layer_types`; null if the file has none. */
+function layerTypes({ layer_types: types, num_hidden_layers: layers }: Fields, path: string): string[] | null {
+  if (!types) return null;
+  const unknown = types.findIndex((type) => !layerKinds.includes(type));
+  if (unknown >= 0)
+    throw new InputError(
+      `${path}: layer_types.${unknown}: "${types[unknown]}" is not supported, only ${layerKinds.join(" and ")}; use another model`,
+    );
+  if (types.length !== layers)
     throw new InputError(
       `${path}: layer_types: has ${types.length} ${types.length === 1 ? "entry" : "entries"}, num_hidden_layers is ${layers}; take the values of the original model`,
     );
+  return types;
 }
+
+/** The window of each layer, null for full attention. */
+function windowsOf(given: Fields, path: string, defaults?: WindowDefaults): (layer: number) => number | null {
+  const types = layerTypes(given, path);
+  if (!defaults && given.use_sliding_window)
+    throw new InputError(
+      `${path}: use_sliding_window: not supported for this model_type; use a model with full attention`,
+    );
+  const size = defaults?.size(given) ?? null;
+  const byDefault = (layer: number) => size !== null && defaults!.slides(layer, given);
+  types?.forEach((type, layer) => {
+    const slides = type === "sliding_attention";
+    if (defaults && !defaults.fixed ? slides && size === null : slides !== byDefault(layer))
+      throw new InputError(
+        `${path}: layer_types.${layer}: "${type}" does not agree with ${defaults ? "sliding_window" : "this model_type"}; take the values of the original model`,
+      );
+  });
+  const slides = (layer: number) => (types ? types[layer] === "sliding_attention" : byDefault(layer));
+  return (layer) => (slides(layer) ? size : null);
+}
+
+/** Qwen's windows: from layer `max_window_layers` on, if `use_sliding_window` says so. */
+export const qwenWindows: WindowDefaults = {
+  size: ({ use_sliding_window: used, sliding_window: window }) => (used ? (window ?? 4096) : null),
+  slides: (layer, { max_window_layers: from }) => layer >= (from ?? 28),
+  fixed: false,
+};
 
 const dtypes: readonly string[] = ["float32", "float16", "bfloat16"] satisfies WeightDtype[];
 

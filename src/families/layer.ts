@@ -1,5 +1,5 @@
 /**
- * A layer's structure: attention, gated MLP and the norms before them, with shapes. `P` stands for a parameter: its
+ * A layer's structure: attention, gated MLP and the norms around them, with shapes. `P` stands for a parameter: its
  * description (name, shape) here, its buffer on the device in `model/`. A new kind of part is added here and computed
  * in `model/layer.ts`.
  */
@@ -15,45 +15,65 @@ export interface ParameterSpec {
   readonly decays: boolean;
   /** False: no gradient or optimizer state; it stays as loaded. */
   readonly trainable: boolean;
+  /** The parameter of which this is a copy, which is trained while that one stays for the reference. */
+  readonly copyOf?: ParameterSpec;
 }
 
-/** y = x · weightᵀ + bias */
+/** y = x · weightᵀ + bias, + scale · (x · aᵀ) · bᵀ with an adapter */
 export interface Linear<P> {
   readonly weight: P; // (N, K)
   readonly bias: P | null; // (N)
+  readonly adapter?: Adapter<P>;
+}
+
+/** Low-rank matrices that are trained in place of a weight (adapters.ts). */
+export interface Adapter<P> {
+  readonly a: P; // (r, K)
+  readonly b: P; // (N, r)
+  readonly scale: number;
 }
 
 export interface Attention<P> {
   readonly shape: AttentionShape;
   readonly rope: RopeConfig;
-  readonly q: Linear<P>; // (H·Dh, D)
-  readonly k: Linear<P>; // (Hkv·Dh, D)
-  readonly v: Linear<P>; // (Hkv·Dh, D)
-  /** RMSNorm over each head of q and of k, before rotation. */
-  readonly headNorms: { readonly q: P; readonly k: P } | null; // (Dh) each
+  /** q, k and v, side by side in this order: a map each, or one that makes all. */
+  readonly qkv: readonly Linear<P>[]; // (H·Dh, D), (Hkv·Dh, D), (Hkv·Dh, D), or ((H + 2·Hkv)·Dh, D)
+  /** RMSNorm of q and of k before rotation, if there is one. */
+  readonly headNorms: QkNorms<P> | null;
   readonly o: Linear<P>; // (D, H·Dh)
+}
+
+/** Over each head, with a weight (Dh) for all of them; or over all heads at once, with weights (H·Dh) and (Hkv·Dh). */
+export interface QkNorms<P> {
+  readonly over: "each head" | "all heads";
+  readonly q: P;
+  readonly k: P;
 }
 
 /** down(act(gate(x)) · up(x)) */
 export interface Mlp<P> {
   readonly activation: "silu" | "gelu_tanh";
   readonly intermediateSize: number;
-  readonly gate: Linear<P>; // (F, D)
-  readonly up: Linear<P>; // (F, D)
+  /** gate and up, side by side in this order: a map each, or one that makes both. */
+  readonly gateUp: readonly Linear<P>[]; // (F, D), (F, D), or (2F, D)
   readonly down: Linear<P>; // (D, F)
 }
 
-/** x += attention(inputNorm(x)), then x += mlp(postNorm(x)). */
+/**
+ * x += attentionNorm(attention(inputNorm(x))), then x += mlpNorm(mlp(postNorm(x))). A norm that is null is left out.
+ */
 export interface Layer<P> {
-  readonly inputNorm: P; // (D)
+  readonly inputNorm: P | null; // (D)
   readonly attention: Attention<P>;
-  readonly postNorm: P; // (D)
+  readonly attentionNorm: P | null; // (D)
+  readonly postNorm: P | null; // (D)
   readonly mlp: Mlp<P>;
+  readonly mlpNorm: P | null; // (D)
 }
 
 /** The products of a layer that share their input, in the order in which their outputs stand side by side. */
 export function productsOfOneInput<P>({ attention, mlp }: Layer<P>) {
-  return { qkv: [attention.q, attention.k, attention.v], gateUp: [mlp.gate, mlp.up] } as const;
+  return { qkv: attention.qkv, gateUp: mlp.gateUp } as const;
 }
 
 export function matrix(name: string, n: number, k: number): ParameterSpec {
@@ -68,19 +88,35 @@ export function linear(name: string, n: number, k: number, bias: boolean): Linea
   return { weight: matrix(`${name}.weight`, n, k), bias: bias ? vector(`${name}.bias`, n) : null };
 }
 
-/** Maps each parameter through `f`, in the order of the forward pass. */
-export function mapLayer<A, B>({ inputNorm, attention, postNorm, mlp }: Layer<A>, f: (parameter: A) => B): Layer<B> {
-  const map = ({ weight, bias }: Linear<A>): Linear<B> => ({ weight: f(weight), bias: bias && f(bias) });
-  const { q, k, v, headNorms, o } = attention;
+/**
+ * Maps each parameter through `f`, in the order of the forward pass.
+ *
+ * @param adapt takes each linear map and what has become of it
+ */
+export function mapLayer<A, B>(
+  layer: Layer<A>,
+  f: (parameter: A) => B,
+  adapt: (linear: Linear<A>, mapped: Linear<B>) => Linear<B> = (_, mapped) => mapped,
+): Layer<B> {
+  const optional = (parameter: A | null): B | null => (parameter === null ? null : f(parameter));
+  const map = (linear: Linear<A>): Linear<B> => {
+    const { weight, bias, adapter } = linear;
+    const mapped = { weight: f(weight), bias: optional(bias) };
+    return adapt(linear, adapter ? { ...mapped, adapter: { ...adapter, a: f(adapter.a), b: f(adapter.b) } } : mapped);
+  };
+  const { attention, mlp } = layer;
+  const { qkv, headNorms, o } = attention;
   return {
-    inputNorm: f(inputNorm),
+    inputNorm: optional(layer.inputNorm),
     attention: {
       ...attention,
-      ...{ q: map(q), k: map(k), v: map(v) },
-      headNorms: headNorms && { q: f(headNorms.q), k: f(headNorms.k) },
+      qkv: qkv.map(map),
+      headNorms: headNorms && { ...headNorms, q: f(headNorms.q), k: f(headNorms.k) },
       o: map(o),
     },
-    postNorm: f(postNorm),
-    mlp: { ...mlp, gate: map(mlp.gate), up: map(mlp.up), down: map(mlp.down) },
+    attentionNorm: optional(layer.attentionNorm),
+    postNorm: optional(layer.postNorm),
+    mlp: { ...mlp, gateUp: mlp.gateUp.map(map), down: map(mlp.down) },
+    mlpNorm: optional(layer.mlpNorm),
   };
 }

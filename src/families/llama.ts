@@ -1,11 +1,12 @@
 /**
  * Llama (Touvron et al. 2023, arXiv 2302.13971) and models with its architecture, such as SmolLM2: RMSNorm before
- * rotary attention and before a gated MLP, with all biases or none. Qwen's layers have other optional parts, under the
- * same names.
+ * rotary attention and before a gated MLP, with all biases or none. Other families' layers differ in optional parts,
+ * under the same names.
  */
 import type { Family, ModelParameters } from "./config.ts";
 import { type DecoderFields, type Defaults, readDecoderFields } from "./fields.ts";
-import { type Layer, linear, matrix, type ParameterSpec, vector } from "./layer.ts";
+import { type Layer, linear, matrix, type ParameterSpec, type QkNorms, vector } from "./layer.ts";
+import type { RopeConfig } from "./rope-settings.ts";
 
 const defaults: Defaults = { kvHeads: null, headDim: null, maxPositions: 2048, bos: 1, eos: 2 };
 
@@ -15,20 +16,26 @@ export const llama: Family = {
     const fields = readDecoderFields(json, path, defaults);
     const attentionBias = fields.given.attention_bias ?? false;
     const mlpBias = fields.given.mlp_bias ?? false;
-    const parts = { inputBias: attentionBias, outputBias: attentionBias, mlpBias, headNorms: false };
+    const parts = { inputBias: attentionBias, outputBias: attentionBias, mlpBias };
     return { ...fields.common, ...llamaParameters(fields, parts) };
   },
 };
 
-/** Parameters that only some models with Llama's architecture have. */
+/** What only some models with Llama's architecture have; by default, nothing. */
 interface OptionalParts {
   /** Bias on the q, k and v projections. */
-  readonly inputBias: boolean;
+  readonly inputBias?: boolean;
   /** Bias on the o projection. */
-  readonly outputBias: boolean;
-  readonly mlpBias: boolean;
-  /** RMSNorm over each head of q and k. */
-  readonly headNorms: boolean;
+  readonly outputBias?: boolean;
+  readonly mlpBias?: boolean;
+  /** RMSNorm of q and k. */
+  readonly headNorms?: QkNorms<unknown>["over"];
+  /** Norms of what attention and MLP add to the stream, rather than of what they read. */
+  readonly normsAfter?: boolean;
+  /** One product makes q, k and v, and one gate and up. */
+  readonly fused?: boolean;
+  /** A layer's rotary embedding and window, if not the same in all. */
+  readonly rope?: (layer: number) => RopeConfig;
 }
 
 /** Parameters under Llama's names. */
@@ -37,36 +44,45 @@ export function llamaParameters(fields: DecoderFields, parts: OptionalParts): Mo
   const layerPath = "model.layers";
   return {
     embedding: matrix("model.embed_tokens.weight", V, D),
-    layer: (index) => llamaLayer(`${layerPath}.${index}`, fields, parts),
+    layer: (index) => llamaLayer(`${layerPath}.${index}`, fields, parts, index),
     layerPath,
     finalNorm: vector("model.norm.weight", D),
     lmHead: matrix("lm_head.weight", V, D),
   };
 }
 
-function llamaLayer(at: string, fields: DecoderFields, parts: OptionalParts): Layer<ParameterSpec> {
-  const { rope, activation, attention: shape } = fields;
+function llamaLayer(at: string, fields: DecoderFields, parts: OptionalParts, index: number): Layer<ParameterSpec> {
+  const { activation } = fields;
+  const shape = fields.attention(index);
+  const { inputBias = false, outputBias = false, mlpBias = false, normsAfter = false, fused = false } = parts;
   const { hidden_size: D, intermediate_size: F } = fields.given;
   const [Q, K] = [shape.heads * shape.headDim, shape.kvHeads * shape.headDim];
-  const headNorm = (name: string) => vector(`${at}.self_attn.${name}.weight`, shape.headDim);
+  const over = parts.headNorms;
+  const headNorm = (name: string, all: number) =>
+    vector(`${at}.self_attn.${name}.weight`, over === "each head" ? shape.headDim : all);
+  const norm = (name: string) => vector(`${at}.${name}.weight`, D);
+  const attention = (name: string, n: number, k: number, bias: boolean) =>
+    linear(`${at}.self_attn.${name}_proj`, n, k, bias);
+  const mlp = (name: string, n: number, k: number) => linear(`${at}.mlp.${name}_proj`, n, k, mlpBias);
   return {
-    inputNorm: vector(`${at}.input_layernorm.weight`, D),
+    inputNorm: normsAfter ? null : norm("input_layernorm"),
     attention: {
       shape,
-      rope,
-      q: linear(`${at}.self_attn.q_proj`, Q, D, parts.inputBias),
-      k: linear(`${at}.self_attn.k_proj`, K, D, parts.inputBias),
-      v: linear(`${at}.self_attn.v_proj`, K, D, parts.inputBias),
-      headNorms: parts.headNorms ? { q: headNorm("q_norm"), k: headNorm("k_norm") } : null,
-      o: linear(`${at}.self_attn.o_proj`, D, Q, parts.outputBias),
+      rope: parts.rope?.(index) ?? fields.rope,
+      qkv: fused
+        ? [attention("qkv", Q + 2 * K, D, inputBias)]
+        : [attention("q", Q, D, inputBias), attention("k", K, D, inputBias), attention("v", K, D, inputBias)],
+      headNorms: over ? { over, q: headNorm("q_norm", Q), k: headNorm("k_norm", K) } : null,
+      o: attention("o", D, Q, outputBias),
     },
-    postNorm: vector(`${at}.post_attention_layernorm.weight`, D),
+    attentionNorm: normsAfter ? norm("post_attention_layernorm") : null,
+    postNorm: normsAfter ? null : norm("post_attention_layernorm"),
     mlp: {
       activation,
       intermediateSize: F,
-      gate: linear(`${at}.mlp.gate_proj`, F, D, parts.mlpBias),
-      up: linear(`${at}.mlp.up_proj`, F, D, parts.mlpBias),
-      down: linear(`${at}.mlp.down_proj`, D, F, parts.mlpBias),
+      gateUp: fused ? [mlp("gate_up", 2 * F, D)] : [mlp("gate", F, D), mlp("up", F, D)],
+      down: mlp("down", D, F),
     },
+    mlpNorm: normsAfter ? norm("post_feedforward_layernorm") : null,
   };
 }

@@ -1,4 +1,5 @@
 /** A model's parameters as a list, for loading, training and saving, in the order of the forward pass. */
+import { adaptedName } from "./adapter-names.ts";
 import type { ModelConfig } from "./config.ts";
 import { type Layer, type Linear, mapLayer, matrix, type ParameterSpec, productsOfOneInput } from "./layer.ts";
 
@@ -7,7 +8,10 @@ export const scalarHead = "score.weight";
 
 /** The head's own parameter; null if it is the embedding. */
 export function ownHead(config: ModelConfig): ParameterSpec | null {
-  if (config.head === "score") return matrix(scalarHead, 1, config.hiddenSize);
+  if (config.head === "score") {
+    const spec = matrix(scalarHead, 1, config.hiddenSize);
+    return config.adapters ? { ...spec, name: adaptedName(spec.name) } : spec;
+  }
   return config.tieWordEmbeddings ? null : config.lmHead;
 }
 
@@ -24,7 +28,8 @@ function listed(config: ModelConfig, layers: readonly Layer<ParameterSpec>[]): P
   const specs = [config.embedding];
   for (const layer of layers) mapLayer(layer, (spec) => specs.push(spec));
   const head = ownHead(config);
-  return [...specs, config.finalNorm, ...(head ? [head] : [])];
+  const all = [...specs, config.finalNorm, ...(head ? [head] : [])];
+  return all.flatMap((spec) => (spec.copyOf ? [spec.copyOf, spec] : [spec]));
 }
 
 /** Parameters that lie side by side in memory, in this order; most are alone. */
@@ -47,14 +52,16 @@ function joinable(linears: readonly Linear<ParameterSpec>[], rowBlock: number): 
 }
 
 /**
- * Every parameter, in blocks: weights of products that share their input lie side by side, and so do their biases, so
- * that one product can compute all of them.
+ * Every parameter, in blocks: weights of products that share their input lie side by side, and so do their biases and
+ * the first matrices of their adapters, so that one product can compute all of them.
  */
 export function parameterBlocks(config: ModelConfig, rowBlock: number): ParameterBlock[] {
   const blockOf = new Map<ParameterSpec, readonly ParameterSpec[]>();
   const layers = layersOf(config);
   for (const layer of layers)
     for (const linears of Object.values(productsOfOneInput(layer))) {
+      const down = linears.flatMap(({ adapter }) => adapter?.a ?? []);
+      if (down.every(({ shape }) => shape[0]! % rowBlock === 0)) for (const spec of down) blockOf.set(spec, down);
       if (!joinable(linears, rowBlock)) continue;
       const biases = linears.flatMap(({ bias }) => bias ?? []);
       for (const parts of [linears.map(({ weight }) => weight), biases])
@@ -74,12 +81,13 @@ export function parameterCount(config: ModelConfig): number {
 /** The sizes that determine a model's buffers. */
 function sizesOf(config: ModelConfig): (readonly [what: string, size: number | boolean])[] {
   const { vocabSize, hiddenSize, numLayers } = config;
-  const layers = layersOf(config).flatMap(({ attention: { shape, headNorms }, mlp: { intermediateSize } }, i) =>
-    Object.entries({
+  const layers = layersOf(config).flatMap(({ attention, attentionNorm, mlp: { intermediateSize }, mlpNorm }, i) => {
+    const { shape, headNorms } = attention;
+    return Object.entries({
       ...{ intermediateSize, numHeads: shape.heads, numKvHeads: shape.kvHeads, headDim: shape.headDim },
-      qkNorm: headNorms !== null,
-    }).map(([what, size]) => [`${what} of layer ${i}`, size] as const),
-  );
+      ...{ qkNorm: headNorms !== null, attentionNorm: attentionNorm !== null, mlpNorm: mlpNorm !== null },
+    }).map(([what, size]) => [`${what} of layer ${i}`, size] as const);
+  });
   return [...Object.entries({ vocabSize, hiddenSize, numLayers }), ...layers];
 }
 

@@ -3,16 +3,22 @@
  * `attention_bias`.
  */
 import type { Family } from "./config.ts";
-import { type Defaults, readDecoderFields } from "./fields.ts";
+import { type Defaults, qwenWindows, readDecoderFields } from "./fields.ts";
 import { llamaParameters } from "./llama.ts";
 
-const defaults: Defaults = { kvHeads: 32, headDim: null, maxPositions: 32768, bos: null, eos: null };
+const defaults: Defaults = {
+  kvHeads: 32,
+  headDim: null,
+  maxPositions: 32768,
+  bos: null,
+  eos: null,
+  windows: qwenWindows,
+};
 
 export const qwen2: Family = {
   name: "Qwen2",
   read(json, path) {
     const fields = readDecoderFields(json, path, defaults);
-    const parts = { inputBias: true, outputBias: false, mlpBias: false, headNorms: false };
-    return { ...fields.common, ...llamaParameters(fields, parts) };
+    return { ...fields.common, ...llamaParameters(fields, { inputBias: true }) };
   },
 };

@@ -3,17 +3,24 @@
  * size.
  */
 import type { Family } from "./config.ts";
-import { type Defaults, readDecoderFields } from "./fields.ts";
+import { type Defaults, qwenWindows, readDecoderFields } from "./fields.ts";
 import { llamaParameters } from "./llama.ts";
 
-const defaults: Defaults = { kvHeads: 32, headDim: 128, maxPositions: 32768, bos: null, eos: null };
+const defaults: Defaults = {
+  kvHeads: 32,
+  headDim: 128,
+  maxPositions: 32768,
+  bos: null,
+  eos: null,
+  windows: qwenWindows,
+};
 
 export const qwen3: Family = {
   name: "Qwen3",
   read(json, path) {
     const fields = readDecoderFields(json, path, defaults);
     const attentionBias = fields.given.attention_bias ?? false;
-    const parts = { inputBias: attentionBias, outputBias: attentionBias, mlpBias: false, headNorms: true };
-    return { ...fields.common, ...llamaParameters(fields, parts) };
+    const biases = { inputBias: attentionBias, outputBias: attentionBias };
+    return { ...fields.common, ...llamaParameters(fields, { ...biases, headNorms: "each head" }) };
   },
 };

@@ -8,6 +8,8 @@ import { isObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 
 export type RopeScaling =
+  /** No rotation at all. */
+  | { readonly type: "none" }
   | { readonly type: "default" }
   | { readonly type: "linear"; readonly factor: number }
   | {
@@ -34,6 +36,9 @@ export interface RopeConfig {
   readonly scaling: RopeScaling;
 }
 
+/** Of layers without positions. */
+export const noRope: RopeConfig = { theta: 1, scaling: { type: "none" } };
+
 const positive = z.number().positive();
 const fieldTypes = {
   rope_theta: positive,
@@ -55,9 +60,15 @@ type Field = keyof typeof fieldTypes;
 /**
  * @param raw config.json's object
  * @param path config.json's path, for messages
+ * @param defaultTheta the family's theta, if the file has none
  * @throws InputError naming the file, the field and the cure
  */
-export function parseRope(raw: Record<string, unknown>, path: string, maxPositionEmbeddings: number): RopeConfig {
+export function parseRope(
+  raw: Record<string, unknown>,
+  path: string,
+  maxPositionEmbeddings: number,
+  defaultTheta = 10_000,
+): RopeConfig {
   // As in transformers, `rope_scaling` overrides `rope_parameters` where a file has both.
   const name = isObject(raw.rope_scaling) ? "rope_scaling" : "rope_parameters";
   for (const key of ["rope_scaling", "rope_parameters"]) {
@@ -94,7 +105,7 @@ export function parseRope(raw: Record<string, unknown>, path: string, maxPositio
         `${path}: ${label}partial_rotary_factor: ${JSON.stringify(part)} is not supported, only 1; use another model`,
       );
   }
-  const theta = read("rope_theta") ?? read("rope_theta", raw, "rope_theta") ?? 10_000;
+  const theta = read("rope_theta") ?? read("rope_theta", raw, "rope_theta") ?? defaultTheta;
   const type = read("rope_type") ?? read("type") ?? "default";
   const originalMaxPositionEmbeddings = () =>
     read("original_max_position_embeddings", raw, "original_max_position_embeddings") ??

@@ -47,6 +47,8 @@ export function ropeFrequencies({ headDim, rope }: Rotary): {
   const frequencies = periods.map((period) => 1 / period);
   const { scaling } = rope;
   switch (scaling.type) {
+    case "none":
+      return { frequencies: frequencies.map(() => 0), attentionScaling: 1 };
     case "default":
       return { frequencies, attentionScaling: 1 };
     case "linear":

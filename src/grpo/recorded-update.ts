@@ -3,17 +3,19 @@
  * it, each of one optimizer step or of the steps that its lines name. For offline use, and to replay a recorded
  * generation; a critic is not updated.
  */
+import { isAdapterFolder } from "../checkpoint/adapter.ts";
 import { resolveModel } from "../checkpoint/hub.ts";
-import { readModelConfig } from "../checkpoint/huggingface.ts";
+import { placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import type { UpdateConfig } from "../config/schema.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
 import type { Model } from "../model/model.ts";
 import { onDevice, withDevice } from "../run/device.ts";
 import { keepOutcome } from "../run/run.ts";
+import { trainedAdapters } from "../session/adapters.ts";
 import { restoreOptimizer, savedReference, type TrainedModels } from "../session/checkpointing.ts";
 import { planPolicy, planTraining, type TrainedModel } from "../session/policy.ts";
-import { openReference, planReference } from "../session/reference.ts";
+import { openReference, planReference, referenceWithoutAdapters } from "../session/reference.ts";
 import { planSession, withSession } from "../session/session.ts";
 import type { SessionPlan } from "../session/tenant.ts";
 import { createLearner } from "./learner/learner.ts";
@@ -76,11 +78,15 @@ export async function runRecordedUpdate(options: RecordedUpdateOptions): Promise
     const moves = moving !== null;
     const referencePath = moves || needsReference ? await referenceFolder(options, moves) : null;
     const tenants = (plan: SessionPlan) => {
-      const from = plan.folder(startFolder);
-      const referenceFrom = referencePath === null ? null : openReference(plan, referencePath, from, moves);
+      const from = plan.folder(startFolder, "lm", placesOf(folder).config);
+      const adapters = trainedAdapters(from, config, typeof resume?.folder === "string");
+      const isOwn = adapters !== null && referencePath === folder && !isAdapterFolder(folder);
+      const referenceFrom = referencePath === null || isOwn ? null : openReference(plan, referencePath, from, moves);
       const positions = longestPrompt + longestCompletion;
-      const model = planPolicy(plan, from, { dtype: config.dtype, positions });
-      const reference = referenceFrom && planReference(plan, referenceFrom, model);
+      const model = planPolicy(plan, from, { dtype: config.dtype, positions, adapters });
+      const reference = isOwn
+        ? referenceWithoutAdapters(model)
+        : referenceFrom && planReference(plan, referenceFrom, model);
       const policy = planTraining(plan, model, { tokens, longestPrompt }, config.gradientCheckpointing);
       return { policy, reference };
     };
@@ -102,7 +108,9 @@ async function learnRecorded(
   const config = onDevice(given, policy.model.device);
   const moving = movement(config, resume);
   const movingReference = moving && reference;
-  const models: TrainedModels = { policy, critic: null, movingReference, assets: { folder, chatTemplate: null } };
+  const base = config.model === null ? undefined : { name: config.model, revision: config.modelRevision };
+  const assets = { folder, chatTemplate: null, ...(base && { base }) };
+  const models: TrainedModels = { policy, critic: null, movingReference, assets };
   if (typeof resume?.folder === "string") restoreOptimizer(models, resume.folder);
   const weighed = await weighRecorded(
     { policy, reference },

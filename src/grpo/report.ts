@@ -5,15 +5,14 @@
 import { parameterCount } from "../families/parameters.ts";
 import type { Turn } from "../run/run.ts";
 import { anonymousBytes } from "../session/memory.ts";
-import { ESTIMATORS, type Estimate, ownEntry } from "./estimators/estimators.ts";
-import { completionRows, completionSamples, type Generation, recordRollouts } from "./generation.ts";
+import type { Estimate } from "./estimators/estimators.ts";
+import { completionRows, completionSamples, type Generation, recordRollouts, tokenEnds } from "./generation.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Learned } from "./learner/learner.ts";
-import type { OwnFunctions } from "./own-functions.ts";
 import type { Scored, Weighed } from "./sample.ts";
 import type { TrainingSession, TrainingSetup } from "./setup.ts";
 import { generationMetrics, samplerDifference } from "./step-metrics.ts";
-import { createStepWarnings } from "./step-warnings.ts";
+import type { StepWarnings } from "./step-warnings.ts";
 import { createUnscoredGuard } from "./unscored.ts";
 
 export interface LearnedGeneration {
@@ -22,7 +21,8 @@ export interface LearnedGeneration {
   readonly estimate: Estimate;
   readonly cut: readonly GenerationStep[];
   readonly learned: Learned;
-  /** Tokens that the reference processed. */
+  /** Tokens that all ranks processed in the update, and with the reference. */
+  readonly updateTokens: number;
   readonly referenceTokens: number;
   /** The run's progress after it. */
   readonly reached: { readonly position: number; readonly skippedRows: number; readonly numTokens: number };
@@ -33,20 +33,20 @@ export interface LearnedGeneration {
  * @throws RunError as the file writers do, and if nothing has been scored for too long
  */
 export function createReport(
-  { config, problems }: TrainingSetup,
+  { config, problems, tokenizer, team: { ranks } }: TrainingSetup,
   { policy: { model }, critic }: TrainingSession,
-  { estimator }: OwnFunctions,
+  warnings: StepWarnings,
 ): (turn: Turn, done: LearnedGeneration) => Promise<void> {
   const {
     device,
     config: modelConfig,
     weights: { dtype },
   } = model;
-  const stepWarnings = createStepWarnings(estimator ? ownEntry(estimator) : ESTIMATORS[config.advantageEstimator]);
   const unscored = createUnscoredGuard();
+  const savesDetails = config.saveTokenDetails ?? config.dashboard !== false;
   let hasLearned = false;
 
-  return async (turn, { generation, samples, estimate, cut, learned, referenceTokens, reached }) => {
+  return async (turn, { generation, samples, estimate, cut, learned, updateTokens, referenceTokens, reached }) => {
     const { firstStep } = turn;
     const { perFunction, total } = generation.rewards;
     const { firstLogprobs } = learned;
@@ -54,8 +54,8 @@ export function createReport(
     const shared = {
       ...generationMetrics(generation, samples, estimate, {
         ...{ epoch: position / problems.dataset.numRows, numTokens, skippedRows, dynamic: config.dynamicSampling },
-        ...{ times: turn.times(), updateTokens: learned.tokens, referenceTokens },
-        ...{ parameters: parameterCount(modelConfig), peakFlops: device.peakFlops(dtype) },
+        ...{ times: turn.times(), updateTokens, referenceTokens },
+        ...{ parameters: parameterCount(modelConfig), peakFlops: ranks.size * device.peakFlops(dtype) },
         memoryPeakBytes: device.heldBytes() ?? anonymousBytes(),
       }),
       // If π_old is the sampler's logprobs to the bit, compare them with the first forward pass instead.
@@ -66,14 +66,21 @@ export function createReport(
     };
     for (const [i, update] of learned.steps.entries()) {
       const record = { step: firstStep + i, ...update, ...shared };
-      turn.step(record, stepWarnings(record, estimate.hasSpread));
+      turn.step(record, warnings.step(record, estimate.hasSpread));
     }
-    if (config.saveCompletions) {
+    if (config.saveCompletions && ranks.rank === 0) {
       const weights = config.rewardWeights ?? perFunction.map(() => 1);
       await recordRollouts(config.outputDir, firstStep, samples, firstLogprobs, {
         rewardWeights: Object.fromEntries(perFunction.map(({ name }, f) => [name, weights[f]!])),
         withAdvantages: critic !== null, // no replay of the policy's update has a critic
         cut,
+        detailsOf: savesDetails
+          ? ({ completionIds, text, advantage, refLogprobs }, i) => ({
+              ...{ advantage, refLogprobs, verdict: generation.rewards.reasons[i] ?? null },
+              ends: tokenEnds(completionIds, text, tokenizer.incrementalDecoder({ skipSpecialTokens: true })),
+              entropies: learned.entropies[i] ?? null,
+            })
+          : null,
       });
     }
     if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0)) {

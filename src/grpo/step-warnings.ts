@@ -1,82 +1,60 @@
-/**
- * Warnings from a step's metrics about runs that cannot learn. Settings that are a trap from the start are warned about
- * in config/checks.ts.
- */
+/** Warnings from the metrics of a run's steps: what is in traps.ts, each told once when it begins. */
+import { type Seen, traps, type Values, windowSteps } from "./traps.ts";
 
-type Values = Readonly<Record<string, number | null | undefined>>;
+/** Steps in a row for which a trap must be over before it can be told again. */
+export const rearmSteps = 20;
 
-interface Trap {
-  readonly name: string;
-  /** @param flat completions of a group are compared with each other, and no group has differing rewards */
-  readonly holds: (values: Values, flat: boolean) => boolean;
-  readonly text: (values: Values) => string;
+export interface StepWarnings {
+  /**
+   * @param record a step's metrics under TRL's names, `step` from 1
+   * @param hasSpread rewards differ within some group
+   */
+  step(record: Values & { readonly step: number }, hasSpread: boolean): string[];
+  /** An evaluation after the last step. */
+  evaluated(values: Values): void;
 }
 
-const percent = (share: number | null | undefined): string => `${(100 * (share ?? 0)).toFixed(0)} %`;
-const at = (values: Values, name: string, otherwise: number): number => values[name] ?? otherwise;
+/** @param usesGroups whether the advantage estimator compares completions of a group with each other */
+export function createStepWarnings({ usesGroups = true }: { readonly usesGroups?: boolean } = {}): StepWarnings {
+  const recent: Values[] = [];
+  const beginning: Values[] = [];
+  let step = 0;
+  let evaluations: { readonly step: number; readonly accuracy: number }[] = [];
+  /** Of each trap that has been told: for how many steps it has been over. */
+  const over = new Map<string, number>();
 
-const TRAPS: readonly Trap[] = [
-  {
-    name: "nothing scored",
-    holds: (v) => v.reward === null,
-    text: () =>
-      "no completion was scored: this step learned nothing from rewards; check the gold answers' column (answer_column) and what " +
-      "the reward functions return",
-  },
-  {
-    name: "equal rewards",
-    holds: (v, flat) => flat && v.reward !== null,
-    text: (v) =>
-      `all rewards within each group are equal (mean ${at(v, "reward", 0).toFixed(3)}): this step learned nothing from them; ` +
-      "use easier or harder prompts, more num_generations, or a finer reward",
-  },
-  {
-    name: "nothing finished",
-    holds: (v) => at(v, "completions/clipped_ratio", 0) >= 1,
-    text: () =>
-      "every completion was cut at max_completion_length: answers are lost, and mask_truncated_completions would drop them all; " +
-      "raise max_completion_length, or check the stop token and the chat template",
-  },
-  {
-    name: "everything clipped",
-    holds: (v) => Math.max(at(v, "clip_ratio/region_mean", 0), at(v, "cispo_clip_ratio", 0)) > 0.5,
-    text: (v) =>
-      `${percent(Math.max(at(v, "clip_ratio/region_mean", 0), at(v, "cispo_clip_ratio", 0)))} of the ratios are clipped: ` +
-      "the policy is far from the one that sampled; lower learning_rate or num_iterations, or widen epsilon",
-  },
-  {
-    name: "entropy collapse",
-    holds: (v) => at(v, "entropy", 1) < 0.01,
-    text: (v) =>
-      `the entropy is down to ${at(v, "entropy", 0).toExponential(1)} nats per token: all completions of a prompt will be the same; ` +
-      "raise temperature, epsilon_high or entropy_coef, or stop here",
-  },
-];
+  const numbers = (records: readonly Values[], name: string): number[] =>
+    records
+      .map((record) => record[name])
+      .filter((value) => typeof value === "number" && !Number.isNaN(value)) as number[];
 
-export interface StepWarningOptions {
-  /** Whether the advantage estimator compares completions of a group with each other. */
-  readonly usesGroups?: boolean;
-  /** Steps after which a warning that still holds is repeated. */
-  readonly every?: number;
-}
-
-/**
- * Warnings of one run. Each is given when it first holds, and repeated at most every `every` steps.
- *
- * @returns a function from a step's metrics record (TRL's names, `step` from 1) and whether rewards differ within some
- *   group to the warnings
- */
-export function createStepWarnings({
-  usesGroups = true,
-  every = 100,
-}: StepWarningOptions = {}): (record: Values & { readonly step: number }, hasSpread: boolean) => string[] {
-  const saidAt = new Map<string, number>();
-  return (record, hasSpread) =>
-    TRAPS.flatMap((trap) => {
-      const said = saidAt.get(trap.name);
-      if (!trap.holds(record, usesGroups && !hasSpread) || (said !== undefined && record.step - said < every))
-        return [];
-      saidAt.set(trap.name, record.step);
-      return [`step ${record.step}: ${trap.text(record)}`];
-    });
+  return {
+    step(record, hasSpread) {
+      step = record.step;
+      recent.push(record);
+      if (recent.length > windowSteps) recent.shift();
+      if (beginning.length < 5) beginning.push(record);
+      // One before the window: what the window's evaluations are compared with.
+      const within = evaluations.findIndex((evaluation) => evaluation.step > step - windowSteps);
+      evaluations = evaluations.slice(within < 0 ? -1 : Math.max(0, within - 1));
+      const seen: Seen = {
+        ...{ record, flat: usesGroups && !hasSpread, accuracies: evaluations.map(({ accuracy }) => accuracy) },
+        last: (name, count) => numbers(recent.slice(-count), name),
+        first: (name) => numbers(beginning, name),
+      };
+      return traps.flatMap((trap) => {
+        const steps = over.get(trap.name);
+        if (steps !== undefined && steps < rearmSteps) {
+          over.set(trap.name, trap.isOver(seen) ? steps + 1 : 0);
+          return [];
+        }
+        if (!trap.holds(seen)) return [];
+        over.set(trap.name, 0);
+        return [`step ${step}: ${trap.text(seen)}`];
+      });
+    },
+    evaluated({ eval_accuracy: accuracy }) {
+      if (typeof accuracy === "number") evaluations.push({ step, accuracy });
+    },
+  };
 }

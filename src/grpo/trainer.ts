@@ -15,6 +15,7 @@ import type { RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { BestState } from "../run/best-checkpoint.ts";
 import { keepRun, type RunOptions, type RunOutcome, type Turn } from "../run/run.ts";
 import type { TrainedModels } from "../session/checkpointing.ts";
+import { ESTIMATORS, ownEntry } from "./estimators/estimators.ts";
 import { cutGeneration } from "./generation-steps.ts";
 import { createLearner } from "./learner/learner.ts";
 import { measure } from "./measure.ts";
@@ -24,6 +25,7 @@ import type { RewardSources } from "./reward-sources.ts";
 import { rewardTrainerState, type TrainerState } from "./run-state.ts";
 import { sampleGeneration, samplingWarnings } from "./sampling.ts";
 import { type TrainingSession, type TrainingSetup, totalSteps } from "./setup.ts";
+import { createStepWarnings } from "./step-warnings.ts";
 import { rewardInput, weigh } from "./weigh.ts";
 
 export interface TrainerHooks {
@@ -33,8 +35,7 @@ export interface TrainerHooks {
   readonly evaluate: ((state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>) | null;
   /** Called after a checkpoint was saved. */
   readonly onSaved?: RunOptions["onSaved"];
-  /** Whether the user wants to stop. */
-  readonly stopRequested: () => boolean;
+  readonly sinks?: RunOptions["sinks"];
   /** Replaces the scored rewards with those to learn from; a test shuffles them here. */
   readonly reviseRewards?: (total: readonly (number | null)[], groupSize: number) => (number | null)[];
   /** In place of names in the settings. */
@@ -54,6 +55,7 @@ export async function train(
   resume: { readonly folder: string; readonly state: TrainerState } | null,
 ): Promise<RunOutcome> {
   const { config, batch, problems } = setup;
+  const { ranks } = setup.team;
   const { functions = noFunctions } = hooks;
   const { policy, reference, rollout, critic } = session;
   const movingReference = config.syncRefModel ? reference : null;
@@ -69,7 +71,10 @@ export async function train(
     ...{ config, ownLoss: functions.loss, totalSteps: steps, start: resume?.state },
   });
   let { position, skippedRows, numTokens } = resume?.state ?? { position: 0, skippedRows: 0, numTokens: 0 };
-  const report = createReport(setup, session, functions);
+  const stepWarnings = createStepWarnings(
+    functions.estimator ? ownEntry(functions.estimator) : ESTIMATORS[config.advantageEstimator],
+  );
+  const report = createReport(setup, session, stepWarnings);
 
   // The run's progress. It is saved after a generation is learned from, so a checkpoint is never within one.
   const state = (best: BestState | null): TrainerState => ({
@@ -87,7 +92,7 @@ export async function train(
     // 1. Prompts, rollout, rewards
     const generation = await sampleGeneration(
       {
-        ...{ setup, rollout, rewards: hooks.rewards, trainerState: told(false), shouldStop: hooks.stopRequested },
+        ...{ setup, ranks, rollout, rewards: hooks.rewards, trainerState: told(false) },
         onPhase(phase) {
           turn.phase(phase);
           if (phase === "reward") turn.progress("rewards", 0);
@@ -99,7 +104,7 @@ export async function train(
     );
     if (!generation) return false;
     const { perFunction, total, warnings } = generation.rewards;
-    for (const warning of [...warnings, ...samplingWarnings(config, generation)]) turn.note(warning);
+    for (const warning of [...warnings, ...samplingWarnings(config, generation)]) turn.note(`note: ${warning}`);
 
     // 2. Logprobs under the reference and under the policy that sampled, values of the critic
     turn.phase("reference");
@@ -109,7 +114,7 @@ export async function train(
       blockSize: lossType === "bnpo" ? perDeviceTrainBatchSize : null,
     });
     const needsOld = config.numIterations > 1 || cut.length > 1 || config.useKlInReward;
-    const measured = await measure(session, generation.samples, config, needsOld, turn.progress);
+    const measured = await measure(session, generation.samples, config, needsOld, turn.progress, ranks);
 
     // 3. Advantages
     const revised = hooks.reviseRewards?.(total, config.numGenerations);
@@ -128,9 +133,12 @@ export async function train(
     numTokens += generation.sequenceTokens;
 
     // 5. Report
-    const { referenceTokens } = measured;
+    // Of all ranks; only the reports of speed need them.
+    const counts = await ranks.gather("tokens", [learned.tokens, measured.referenceTokens] as const);
+    const sumOf = (which: 0 | 1) => counts.reduce((sum, count) => sum + count[which], 0);
+    const [updateTokens, referenceTokens] = [sumOf(0), sumOf(1)];
     const reached = { position, skippedRows, numTokens };
-    await report(turn, { generation, samples, estimate, cut, learned, referenceTokens, reached });
+    await report(turn, { generation, samples, estimate, cut, learned, updateTokens, referenceTokens, reached });
     return true;
   };
 
@@ -138,9 +146,15 @@ export async function train(
     {
       ...{ models, config, state, resume, steps, stepsPerTurn: batch.stepsPerGeneration },
       settings: recordOf(config, functions),
-      ...{ console: hooks.console, stopRequested: hooks.stopRequested, byDefault: "eval_reward" },
-      evaluate: hooks.evaluate && (() => hooks.evaluate!(told(true))),
-      onSaved: hooks.onSaved,
+      ...{ console: hooks.console, ranks, byDefault: "eval_reward" },
+      evaluate:
+        hooks.evaluate &&
+        (async () => {
+          const evaluation = await hooks.evaluate!(told(true));
+          stepWarnings.evaluated(evaluation.values);
+          return evaluation;
+        }),
+      ...{ onSaved: hooks.onSaved, sinks: hooks.sinks },
     },
     oneGeneration,
   );

@@ -12,14 +12,14 @@ export interface ConsoleOptions {
   /** Width in cells; 80 where it is not known. */
   readonly columns?: number | (() => number | undefined);
   readonly write: (text: string) => unknown;
-  /** By default on a terminal, unless the variable NO_COLOR is set. */
+  /** By default on a terminal, unless the variable NO_COLOR is set and not empty (https://no-color.org). */
   readonly colour?: boolean;
   /** A monotonic clock in milliseconds. */
   readonly now?: () => number;
 }
 
 export interface Progress {
-  /** The step that runs, from 1. */
+  /** The step that runs, from 1; 0 of 0 steps: an evaluation. */
   readonly step: number;
   readonly steps: number;
   readonly phase: string;
@@ -61,19 +61,27 @@ export function createConsole(options: ConsoleOptions): RunConsole {
     const width = typeof options.columns === "function" ? options.columns() : options.columns;
     return Math.max(20, width ?? 80);
   };
-  const colour = options.colour ?? (isTTY && process.env.NO_COLOR === undefined);
+  const colour = options.colour ?? (isTTY && !process.env.NO_COLOR);
   const dim = (text: string) => (colour ? `\x1b[2m${text}\x1b[22m` : text);
 
-  let liveShown = false;
+  /** Cells of the live line; 0: it is not shown. */
+  let liveWidth = 0;
   let lastDraw = -Infinity;
+  let phase: PhaseStart | undefined;
   let table: readonly MetricName[] | undefined;
   let linesSinceHead = 0;
   let latest: MetricsRecord | undefined;
-  let firstStep: { step: number; at: number } | undefined;
+  let firstStep: StepStart | undefined;
+  let thisStep: StepStart | undefined;
 
+  /** Goes to the line's beginning and erases it; a terminal made narrower has wrapped it into several rows. */
+  const erase = () => {
+    const rows = Math.max(0, Math.ceil(liveWidth / columns()) - 1);
+    liveWidth = 0;
+    return rows === 0 ? "\r\x1b[2K" : `\r\x1b[${rows}A\x1b[J`;
+  };
   const clearLive = () => {
-    if (liveShown) write("\r\x1b[2K");
-    liveShown = false;
+    if (liveWidth > 0) write(erase());
   };
   const line = (text: string) => {
     clearLive();
@@ -83,12 +91,17 @@ export function createConsole(options: ConsoleOptions): RunConsole {
 
   return {
     progress(progress) {
-      firstStep ??= { step: progress.step, at: now() };
-      if (!isTTY || now() - lastDraw < redrawMs) return;
-      lastDraw = now();
-      const text = truncateLine(liveText(progress, latest, timeLeft(progress, firstStep, now())), columns() - 1);
-      write(`\r\x1b[2K${text}`);
-      liveShown = true;
+      const at = now();
+      if (progress.steps > 0 && thisStep?.step !== progress.step) thisStep = { step: progress.step, at };
+      firstStep ??= thisStep;
+      if (phase === undefined || !isSamePhase(phase, progress)) phase = { ...progress, done: progress.done ?? 0, at };
+      if (!isTTY || at - lastDraw < redrawMs) return;
+      lastDraw = at;
+      const rate = rateOf(phase, progress, at);
+      const left = progress.steps > 0 ? timeLeft(progress, firstStep!, thisStep!, at) : phaseLeft(progress, rate);
+      const text = truncateLine(liveText(progress, latest, rate, left), columns() - 1);
+      write(`${erase()}${text}`);
+      liveWidth = Bun.stringWidth(text);
     },
     step(record) {
       latest = record;
@@ -126,9 +139,41 @@ export function createConsole(options: ConsoleOptions): RunConsole {
   };
 }
 
-function liveText(progress: Progress, latest: MetricsRecord | undefined, seconds: number | undefined): string {
-  const { step, steps, phase, done, total } = progress;
-  const share = done === undefined ? "" : ` ${done}${total === undefined ? "" : `/${total}`}`;
+/** Where the phase under way began. */
+interface PhaseStart extends Progress {
+  readonly done: number;
+  /** Milliseconds. */
+  readonly at: number;
+}
+
+const isSamePhase = (start: PhaseStart, { phase, step, done = 0 }: Progress): boolean =>
+  start.phase === phase && start.step === step && start.done <= done;
+
+/** Per second, over the phase; unknown in its first second. */
+function rateOf(start: PhaseStart, { done = 0 }: Progress, at: number): number | undefined {
+  const seconds = (at - start.at) / 1000;
+  return seconds < 1 || done === start.done ? undefined : (done - start.done) / seconds;
+}
+
+/** Seconds until a phase with a known end is over. */
+const phaseLeft = ({ done = 0, total }: Progress, rate: number | undefined): number | undefined =>
+  rate === undefined || total === undefined ? undefined : Math.max(0, total - done) / rate;
+
+/** What `--quiet` leaves of a console: its warnings. */
+export const quietly = (console: RunConsole): RunConsole => ({
+  ...{ progress() {}, step() {}, completions() {}, evaluation() {} },
+  note: (text) => /^(note|warning|evaluation): /.test(text) && console.note(text),
+  close: console.close,
+});
+
+function liveText(
+  { step, steps, phase, done, total }: Progress,
+  latest: MetricsRecord | undefined,
+  rate: number | undefined,
+  seconds: number | undefined,
+): string {
+  const pace = rate === undefined ? "" : ` at ${rate.toFixed(rate < 100 ? 1 : 0)}/s`;
+  const share = done === undefined ? "" : ` ${done}${total === undefined || total === done ? "" : `/${total}`}${pace}`;
   const values = live.flatMap((name) => {
     const metric = metricNamed(name);
     const value = latest?.[name];
@@ -137,15 +182,22 @@ function liveText(progress: Progress, latest: MetricsRecord | undefined, seconds
       : [`${metric.console.head} ${formatted(metric, value)}`];
   });
   const left = seconds === undefined ? [] : [`${durationText(seconds)} left`];
-  return [`step ${step}/${steps}`, `${phase}${share}`, ...left, ...values].join(" · ");
+  return [...(steps > 0 ? [`step ${step}/${steps}`] : []), `${phase}${share}`, ...left, ...values].join(" · ");
+}
+
+interface StepStart {
+  readonly step: number;
+  /** Milliseconds. */
+  readonly at: number;
 }
 
 /** Seconds until the last step, from the mean time of the steps that are whole; unknown during the first. */
-function timeLeft(progress: Progress, first: { step: number; at: number }, at: number): number | undefined {
-  const whole = progress.step - first.step;
+function timeLeft({ steps }: Progress, first: StepStart, current: StepStart, at: number): number | undefined {
+  const whole = current.step - first.step;
   if (whole <= 0) return undefined;
-  const perStep = (at - first.at) / 1000 / whole;
-  return Math.max(0, perStep * (progress.steps - progress.step + 1));
+  const perStep = (current.at - first.at) / whole;
+  const ofThis = Math.max(0, perStep - (at - current.at));
+  return (ofThis + perStep * (steps - current.step)) / 1000;
 }
 
 /** 75 → `1m15s`, 3700 → `1h02m`. */

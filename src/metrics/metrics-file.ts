@@ -62,6 +62,13 @@ export function createMetricsWriter(outputDir: string, options: { readonly resum
   };
 }
 
+/** The records of a file that a writer has opened. */
+export const readMetrics = (path: string): MetricsRecord[] =>
+  readTextFile(path)
+    .split("\n")
+    .filter((line) => line !== "")
+    .map((line) => JSON.parse(line) as MetricsRecord);
+
 function linesUpTo(text: string, step: number, path: string): string {
   const lines = text.split("\n");
   const last = lines.pop();

@@ -83,21 +83,26 @@ export interface ActivationPlan<Sizes> {
   readonly lifetime: readonly Phase[];
 }
 
-const placeOf = ({ prefix, lifetime }: Pick<ActivationPlan<PassSizes>, "prefix" | "lifetime">) => ({
-  ...{ group: `${prefix} activations`, prefix, lifetime },
+const placeOf = ({ prefix, lifetime }: Pick<ActivationPlan<PassSizes>, "prefix" | "lifetime">, staged: boolean) => ({
+  ...{ group: `${prefix} activations`, prefix, lifetime, staged },
 });
 
 /** Ends the names of the groups of activations that are kept for backward. */
 export const KEPT_ACTIVATIONS = "activations kept";
 
-/** Plans forward passes. */
+/**
+ * Plans forward passes.
+ *
+ * @param staged they have their phase to themselves
+ */
 export function planForward<S extends PassSizes, F extends string, B extends string>(
   plan: PlanBuilder,
   head: Head<S, F, B>,
   options: ActivationPlan<S>,
+  staged = false,
 ): Bind<HeadActivations<S, F, B>> {
   const { device, config, dtype, sizes } = options;
-  const place = placeOf(options);
+  const place = placeOf(options, staged);
   const act = device.activationDType(dtype);
   const bindInput = planBuffers(plan, place, inputTable(sizes));
   const bindLayer = planBuffers(plan, place, layersTable(config, act, sizes.tokens));
@@ -112,7 +117,7 @@ export function planForward<S extends PassSizes, F extends string, B extends str
 }
 
 /**
- * Plans passes forward and backward.
+ * Plans passes forward and backward, which have their phase to themselves.
  *
  * @param keep decides how many layers' activations are kept for backward; the others' are recomputed
  */
@@ -123,9 +128,9 @@ export function planForwardBackward<S extends PassSizes, F extends string, B ext
   keep: (layers: OptionalBuffers) => void,
 ): Bind<WithGradients<HeadActivations<S, F, B>>> {
   const { device, config, dtype, sizes } = options;
-  const bindForward = planForward(plan, head, options);
-  const place = placeOf(options);
-  const bindLayers = planBuffers(plan, place, gradientTable(device, config, device.gradientDType(dtype), sizes));
+  const bindForward = planForward(plan, head, options, true);
+  const place = placeOf(options, true);
+  const bindLayers = planBuffers(plan, place, gradientTable(device, config, dtype, sizes));
   const bindHead = planBuffers(plan, place, head.backward(sizes));
   const bindKept = planKept(plan, options, keep);
   return (tensors) => {

@@ -3,7 +3,9 @@
  * the part that it needs. Legend of letters in device.ts; "act" and "grad" are types chosen by the device.
  *
  * Training keeps each layer's input. Of some layers, as many as the plan has room for, it also keeps what takes products
- * to recompute (`keptTable`); of the others it recomputes everything, so one set of the other buffers is enough.
+ * to recompute (`keptTable`); of the others it recomputes everything, so one set of the other buffers is enough. What the
+ * head, the MLP or attention's backward pass alone uses shares memory with the others', and the gradients of gate and up
+ * and of their product take the place of what they are the gradients of.
  */
 
 import type { Device, ScratchSizes } from "../device/device.ts";
@@ -12,16 +14,19 @@ import type { Layer } from "../families/layer.ts";
 import { layersOf } from "../families/parameters.ts";
 import { type BuffersOf, type BufferTable, reshapeTo } from "../tensor/buffers.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
+import type { Stage } from "../tensor/plan.ts";
 import { reshape, rows, type Tensor } from "../tensor/tensor.ts";
 
-/** Widths of a layer's rows; `headNorms` is 1 if q and k have norms. */
-function widthsOf({ hiddenSize }: ModelConfig, { attention, mlp }: Layer<unknown>) {
+/** Widths of a layer's rows; `headNorms`, `attentionNorm` and `mlpNorm` are 1 if the layer has them. */
+function widthsOf({ hiddenSize }: ModelConfig, { attention, attentionNorm, mlp, mlpNorm }: Layer<unknown>) {
   const { heads, kvHeads, headDim } = attention.shape;
   return {
     ...{ D: hiddenSize, H: heads, Hkv: kvHeads, F: mlp.intermediateSize },
     qkvWidth: (heads + 2 * kvHeads) * headDim,
     outWidth: heads * headDim,
     headNorms: attention.headNorms ? 1 : 0,
+    attentionNorm: attentionNorm ? 1 : 0,
+    mlpNorm: mlpNorm ? 1 : 0,
   };
 }
 type Widths = ReturnType<typeof widthsOf>;
@@ -32,19 +37,31 @@ function widest(config: ModelConfig): Widths {
   return {
     ...{ D: most("D"), H: most("H"), Hkv: most("Hkv"), F: most("F") },
     ...{ qkvWidth: most("qkvWidth"), outWidth: most("outWidth"), headNorms: most("headNorms") },
+    ...{ attentionNorm: most("attentionNorm"), mlpNorm: most("mlpNorm") },
   };
 }
 
+/** The stages of a layer. */
+const LAYERS = ["mlp", "attention"] as const satisfies readonly Stage[];
+const MLP = ["mlp"] as const satisfies readonly Stage[];
+const ATTENTION = ["attention"] as const satisfies readonly Stage[];
+
 /** The results of a layer's products and of attention, for T rows, and the statistics that belong to them. */
-function productTable({ H, Hkv, F, qkvWidth, outWidth, headNorms }: Widths, act: ComputeDType, T: number) {
+function productTable(widths: Widths, act: ComputeDType, T: number) {
+  const { D, H, Hkv, F, qkvWidth, outWidth, headNorms, attentionNorm, mlpNorm } = widths;
   return {
-    qkv: ["qkv", act, [T, qkvWidth]],
-    qkvRaw: headNorms ? ["qkv before norm", act, [T, qkvWidth]] : ["qkv", act, [T, qkvWidth]], // as products leave it
-    rstdQ: ["rstd q", "float32", headNorms ? [T, H] : [1]],
-    rstdK: ["rstd k", "float32", headNorms ? [T, Hkv] : [1]],
-    attention: ["attention", act, [T, outWidth]],
-    lse: ["attention lse", "float32", [T, H]],
-    gateUp: ["gate and up", act, [T, 2 * F]],
+    qkv: ["qkv", act, [T, qkvWidth], LAYERS],
+    qkvRaw: [headNorms ? "qkv before norm" : "qkv", act, [T, qkvWidth], LAYERS], // as products leave it
+    rstdQ: ["rstd q", "float32", headNorms ? [T, H] : [1], LAYERS],
+    rstdK: ["rstd k", "float32", headNorms ? [T, Hkv] : [1], LAYERS],
+    attention: ["attention", act, [T, outWidth], LAYERS],
+    lse: ["attention lse", "float32", [T, H], LAYERS],
+    gateUp: ["gate and up", act, [T, 2 * F], MLP],
+    // What attention and MLP add to the stream, before a norm of it.
+    attentionOut: ["attention before norm", "float32", attentionNorm ? [T, D] : [1], LAYERS],
+    attentionOutRstd: ["rstd after attention", "float32", attentionNorm ? [T] : [1], LAYERS],
+    mlpOut: ["mlp before norm", "float32", mlpNorm ? [T, D] : [1], MLP],
+    mlpOutRstd: ["rstd after mlp", "float32", mlpNorm ? [T] : [1], MLP],
   } satisfies BufferTable<string>;
 }
 
@@ -53,31 +70,37 @@ function layerTable(widths: Widths, act: ComputeDType, T: number) {
   const { D, F } = widths;
   return {
     ...productTable(widths, act, T),
-    residual: ["residual", "float32", [T, D]], // the stream, updated in place
-    normed: ["normed", act, [T, D]],
-    rstd: ["rstd", "float32", [T]],
-    postNormed: ["normed before mlp", act, [T, D]],
-    postRstd: ["rstd before mlp", "float32", [T]],
-    glu: ["glu", act, [T, F]],
+    residual: ["residual", "float32", [T, D], LAYERS], // the stream, updated in place
+    normed: ["normed", act, [T, D], LAYERS],
+    rstd: ["rstd", "float32", [T], LAYERS],
+    postNormed: ["normed before mlp", act, [T, D], MLP],
+    postRstd: ["rstd before mlp", "float32", [T], MLP],
+    glu: ["glu", act, [T, F], MLP],
+    added: ["normed after attention or mlp", "float32", widths.attentionNorm || widths.mlpNorm ? [T, D] : [1], LAYERS],
   } satisfies BufferTable<string>;
 }
 export type LayerBuffers = BuffersOf<typeof layerTable>;
 
-/** Gradients of one layer's activations, for T rows. */
+/**
+ * Gradients of one layer's activations, for T rows.
+ *
+ * @param inPlace those of the MLP's activations take their place
+ */
 function layerGradientTable(
   { D, F, qkvWidth, outWidth }: Widths,
   grad: ComputeDType,
   T: number,
   scratch: readonly [rows: number, elements: number],
+  inPlace: boolean,
 ) {
   return {
-    dresidual: ["dresidual", "float32", [T, D]],
-    dnormed: ["dnormed", grad, [T, D]],
-    dglu: ["dglu", grad, [T, F]],
-    dgateUp: ["dgate and dup", grad, [T, 2 * F]],
-    dattention: ["dattention", grad, [T, outWidth]],
-    dqkv: ["dqkv", grad, [T, qkvWidth]],
-    attentionScratch: ["prompt gradients by completion", "float32", scratch],
+    dresidual: ["dresidual", "float32", [T, D], LAYERS],
+    dnormed: ["dnormed", grad, [T, D]], // the head's too
+    dglu: ["dglu", grad, inPlace ? [1] : [T, F], MLP],
+    dgateUp: ["dgate and dup", grad, inPlace ? [1] : [T, 2 * F], MLP],
+    dattention: ["dattention", grad, [T, outWidth], ATTENTION],
+    dqkv: ["dqkv", grad, [T, qkvWidth], ATTENTION],
+    attentionScratch: ["prompt gradients by completion", "float32", scratch, ATTENTION],
   } satisfies BufferTable<string>;
 }
 
@@ -88,13 +111,15 @@ function layerGradientTable(
 export function gradientTable(
   device: Device,
   config: ModelConfig,
-  grad: ComputeDType,
+  dtype: ComputeDType,
   { tokens: T, longestPrompt }: { readonly tokens: number; readonly longestPrompt: number },
 ) {
   const elements = layersOf(config).map(({ attention }) => device.attentionScratchElements(attention.shape));
+  const scratch = [Math.max(longestPrompt, T), Math.max(...elements)] as const;
+  const grad = device.gradientDType(dtype);
   return {
     inputs: ["layer inputs", "float32", [config.numLayers, T, config.hiddenSize]],
-    ...layerGradientTable(widest(config), grad, T, [Math.max(longestPrompt, T), Math.max(...elements)]),
+    ...layerGradientTable(widest(config), grad, T, scratch, grad === device.activationDType(dtype)),
   } satisfies BufferTable<string>;
 }
 
@@ -146,16 +171,23 @@ export function layerBuffers(b: LayerBuffers, config: ModelConfig, layer: Layer<
   return layer.attention.headNorms ? own : { ...own, qkvRaw: own.qkv };
 }
 
-/** The gradients in the shapes of one layer. Its input is `layerInput`. */
+/**
+ * The gradients in the shapes of one layer. Its input is `layerInput`.
+ *
+ * @param b the layer's activations: the MLP's are replaced by their gradients if these have the same type
+ */
 export function layerGradientBuffers(
   g: LayerGradients,
   { device, config }: { readonly device: Device; readonly config: ModelConfig },
   layer: Layer<unknown>,
-  T: number,
+  b: Pick<LayerBuffers, "glu" | "gateUp">,
 ) {
   const [rows = 0] = g.attentionScratch.shape;
+  const [T = 0] = b.glu.shape;
+  const inPlace = g.dgateUp.dtype === b.gateUp.dtype;
   const scratch = [rows, device.attentionScratchElements(layer.attention.shape)] as const;
-  return reshapeTo(g, layerGradientTable(widthsOf(config, layer), "float32", T, scratch));
+  const own = reshapeTo(g, layerGradientTable(widthsOf(config, layer), "float32", T, scratch, inPlace));
+  return inPlace ? { ...own, dglu: b.glu, dgateUp: b.gateUp } : own;
 }
 
 /** A layer's kept input, (T, D). */

@@ -8,7 +8,7 @@
 
 import type { Pieces } from "../device/breathe.ts";
 import type { AttentionShape, Device, HeadTransform, Weight } from "../device/device.ts";
-import type { Layer } from "../families/layer.ts";
+import type { Layer, Linear } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
 import {
   type KeptActivations,
@@ -20,7 +20,7 @@ import {
   layerInput,
 } from "./layer-buffers.ts";
 import { backwardGroup, backwardLinear, forwardGroup, forwardLinear } from "./linear.ts";
-import { gradientOf, type Model, type ParameterGradients } from "./model.ts";
+import { gradientOf, type LinearGroup, type Model, type ParameterGradients } from "./model.ts";
 
 /**
  * Attention of one layer: reads q, k and v as their products leave them (`qkvRaw`), transforms them into `qkv`, and writes
@@ -34,17 +34,43 @@ function qkColumns(qkv: Tensor, { heads, kvHeads, headDim }: AttentionShape) {
   return { q: columns(qkv, 0, q), k: columns(qkv, q, k), qk: columns(qkv, 0, q + k) };
 }
 
-/** residual → products of q, k and v. */
-function* forwardProducts({ device, config, weights }: Model, layer: number, b: LayerBuffers): Pieces {
-  device.ops.rmsnormForward(b.normed, b.rstd, b.residual, weights.layers[layer]!.inputNorm, config.rmsNormEps);
-  yield* forwardGroup(device, b.qkvRaw, b.normed, weights.groups[layer]!.qkv);
+/** y = x normalized; without a norm, x in y's type. */
+function forwardNorm(
+  { device: { ops }, config }: Model,
+  y: Tensor,
+  rstd: Tensor,
+  x: Tensor,
+  norm: Weight | null,
+): void {
+  if (norm) ops.rmsnormForward(y, rstd, x, norm, config.rmsNormEps);
+  else ops.cast(y, x);
+}
+
+/**
+ * residual → products of q, k and v, and their norms over all heads.
+ *
+ * @returns the buffers for attention
+ */
+function* forwardProducts(model: Model, layer: number, b: LayerBuffers): Generator<void, LayerBuffers> {
+  const { device, config, weights } = model;
+  const { inputNorm, attention } = weights.layers[layer]!;
+  forwardNorm(model, b.normed, b.rstd, b.residual, inputNorm);
+  yield* forwardGroup(model, b.qkvRaw, b.normed, weights.groups[layer]!.qkv);
+  const { headNorms, shape } = attention;
+  if (headNorms?.over !== "all heads") return b;
+  device.ops.cast(b.qkv, b.qkvRaw);
+  const [raw, own] = [qkColumns(b.qkvRaw, shape), qkColumns(b.qkv, shape)];
+  device.ops.rmsnormForward(own.q, b.rstdQ, raw.q, headNorms.q, config.rmsNormEps);
+  device.ops.rmsnormForward(own.k, b.rstdK, raw.k, headNorms.k, config.rmsNormEps);
+  return { ...b, qkvRaw: b.qkv };
 }
 
 /** What q and k of the layer go through before attention. */
 function headTransform({ config, weights, rope }: Model, layer: number, positions: Tensor): HeadTransform {
   const { headNorms } = weights.layers[layer]!.attention;
   const { cos, sin } = rope[layer]!;
-  return { norms: headNorms && { ...headNorms, epsilon: config.rmsNormEps }, positions, cos, sin };
+  const norms = headNorms?.over === "each head" ? { ...headNorms, epsilon: config.rmsNormEps } : null;
+  return { norms, positions, cos, sin };
 }
 
 /** q and k of all rows, normalized and rotated by their positions, beside v. */
@@ -55,12 +81,41 @@ export function forwardHeads({ ops }: Device, b: LayerBuffers, transform: HeadTr
 }
 
 /** residual → gate and up → their product, before the down projection. */
-function* forwardGlu({ device, config, weights }: Model, layer: number, b: LayerBuffers): Pieces {
-  const { ops } = device;
+function* forwardGlu(model: Model, layer: number, b: LayerBuffers): Pieces {
+  const { device, weights } = model;
   const { postNorm, mlp } = weights.layers[layer]!;
-  ops.rmsnormForward(b.postNormed, b.postRstd, b.residual, postNorm, config.rmsNormEps);
-  yield* forwardGroup(device, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
-  ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
+  forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
+  yield* forwardGroup(model, b.gateUp, b.postNormed, weights.groups[layer]!.gateUp);
+  device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
+}
+
+/** The last product of attention or of the MLP, and its norm with what that reads. */
+interface Output {
+  readonly linear: Linear<Weight>;
+  readonly norm: Weight | null;
+  readonly out: Tensor; // (T, D)
+  readonly rstd: Tensor; // (T)
+}
+
+function attentionOutput({ attention, attentionNorm }: Layer<Weight>, b: LayerBuffers): Output {
+  return { linear: attention.o, norm: attentionNorm, out: b.attentionOut, rstd: b.attentionOutRstd };
+}
+
+function mlpOutput({ mlp, mlpNorm }: Layer<Weight>, b: LayerBuffers): Output {
+  return { linear: mlp.down, norm: mlpNorm, out: b.mlpOut, rstd: b.mlpOutRstd };
+}
+
+/** residual += norm(x · weightᵀ + bias) */
+function forwardOutput(model: Model, output: Output, b: LayerBuffers, x: Tensor): void {
+  const { device, config } = model;
+  const { linear, norm, out, rstd } = output;
+  if (!norm) {
+    forwardLinear(model, b.residual, x, linear, true);
+    return;
+  }
+  forwardLinear(model, out, x, linear);
+  device.ops.rmsnormForward(b.added, rstd, out, norm, config.rmsNormEps);
+  device.ops.add(b.residual, b.added);
 }
 
 /** One layer on the residual stream's rows, one per position, in place. `kept` takes what backward will need. */
@@ -75,18 +130,18 @@ export function* forwardLayer(
   const { device } = model;
   const weights = model.weights.layers[layer]!;
   const b = { ...layerBuffers(buffers, model.config, weights, positions.shape[0] ?? 0), ...kept };
-  yield* forwardProducts(model, layer, b);
-  attend(layer, b, headTransform(model, layer, positions), weights.attention.shape);
+  const products = yield* forwardProducts(model, layer, b);
+  attend(layer, products, headTransform(model, layer, positions), weights.attention.shape);
   yield;
-  forwardLinear(device, b.residual, b.attention, weights.attention.o, true);
+  forwardOutput(model, attentionOutput(weights, b), b, b.attention);
   yield;
   if (kept) device.ops.cast(kept.afterAttention, b.residual);
   yield* forwardGlu(model, layer, b);
-  forwardLinear(device, b.residual, b.glu, weights.mlp.down, true);
+  forwardOutput(model, mlpOutput(weights, b), b, b.glu);
   yield;
 }
 
-/** Recomputes a layer's forward pass, up to what enters the down projection, from its input. */
+/** Recomputes a layer's forward pass from its input, up to what enters the last norm or, without one, the down projection. */
 function* recompute(
   model: Model,
   layer: number,
@@ -95,42 +150,82 @@ function* recompute(
   positions: Tensor,
   segments: Tensor,
 ): Pieces {
-  const { device } = model;
-  const { shape, o } = model.weights.layers[layer]!.attention;
+  const { device, config } = model;
+  const weights = model.weights.layers[layer]!;
+  const { shape } = weights.attention;
   device.ops.cast(b.residual, input);
-  yield* forwardProducts(model, layer, b);
-  forwardHeads(device, b, headTransform(model, layer, positions), shape);
+  const products = yield* forwardProducts(model, layer, b);
+  forwardHeads(device, products, headTransform(model, layer, positions), shape);
   yield;
   device.ops.attentionForward(b.attention, b.lse, b.qkv, segments, shape);
   yield;
-  forwardLinear(device, b.residual, b.attention, o, true);
+  forwardOutput(model, attentionOutput(weights, b), b, b.attention);
   yield;
   yield* forwardGlu(model, layer, b);
+  const { linear, norm, out, rstd } = mlpOutput(weights, b);
+  if (!norm) return;
+  yield;
+  forwardLinear(model, out, b.glu, linear);
+  device.ops.rmsnormForward(b.added, rstd, out, norm, config.rmsNormEps);
 }
 
 /** Recomputes what `KeptActivations` leave out, by the same ops and so to the same bits. */
-function* recomputeElementwise(
-  { device, config }: Model,
-  weights: Layer<Weight>,
-  b: LayerBuffers,
-  input: Tensor,
-): Pieces {
-  const { ops } = device;
+function* recomputeElementwise(model: Model, weights: Layer<Weight>, b: LayerBuffers, input: Tensor): Pieces {
   const { inputNorm, postNorm, mlp } = weights;
-  ops.rmsnormForward(b.normed, b.rstd, input, inputNorm, config.rmsNormEps);
-  ops.rmsnormForward(b.postNormed, b.postRstd, b.residual, postNorm, config.rmsNormEps);
-  ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
+  forwardNorm(model, b.normed, b.rstd, input, inputNorm);
+  forwardNorm(model, b.postNormed, b.postRstd, b.residual, postNorm);
+  model.device.ops.gluForward(b.glu, b.gateUp, mlp.activation === "gelu_tanh");
   yield;
 }
+
+/** The gradients of the stream and of what is added to it or read from it. */
+type StreamGradients = Pick<LayerGradients, "dresidual" | "dnormed">;
 
 /**
  * dresidual in the type of gradients, converted once for the products that read it; in dnormed, which is free until it
  * is written by later ones.
  */
-function outgoing({ ops }: Device, { dresidual, dnormed }: Pick<LayerGradients, "dresidual" | "dnormed">): Tensor {
+function outgoing({ ops }: Device, { dresidual, dnormed }: StreamGradients): Tensor {
   if (dnormed.dtype === dresidual.dtype) return dresidual;
   ops.cast(dnormed, dresidual);
   return dnormed;
+}
+
+/** dx = the gradient of an output's input, given dresidual. */
+function* backwardOutput(
+  model: Model,
+  gradients: ParameterGradients,
+  { linear, norm, out, rstd }: Output,
+  dx: Tensor,
+  g: StreamGradients,
+  x: Tensor,
+): Pieces {
+  const { device } = model;
+  if (!norm) {
+    yield* backwardLinear(model, gradients, linear, dx, outgoing(device, g), x);
+    return;
+  }
+  device.ops.rmsnormBackward(g.dnormed, gradientOf(gradients, norm), g.dresidual, out, norm, rstd, null);
+  yield* backwardLinear(model, gradients, linear, dx, g.dnormed, x);
+}
+
+/** dresidual += the gradient of the stream in products that share their input, x normalized (rstd) or x itself. */
+function* backwardInput(
+  model: Model,
+  gradients: ParameterGradients,
+  group: LinearGroup,
+  norm: Weight | null,
+  g: StreamGradients,
+  dy: Tensor,
+  { normed, x, rstd }: { readonly normed: Tensor; readonly x: Tensor; readonly rstd: Tensor },
+): Pieces {
+  if (!norm) {
+    yield* backwardGroup(model, gradients, group, g.dresidual, dy, normed, true);
+    return;
+  }
+  yield* backwardGroup(model, gradients, group, g.dnormed, dy, normed);
+  const { ops } = model.device;
+  ops.rmsnormBackward(g.dresidual, gradientOf(gradients, norm), g.dnormed, x, norm, rstd, g.dresidual);
 }
 
 /**
@@ -154,20 +249,20 @@ export function* backwardLayer(
   const kept = keptActivations(activations.gradient, model.config, layer, weights, T);
   const shared = layerBuffers(activations.layer, model.config, weights, T);
   const b = kept ? { ...shared, ...kept, residual: kept.afterAttention } : shared;
-  const g = layerGradientBuffers(activations.gradient, model, weights, T);
+  const g = layerGradientBuffers(activations.gradient, model, weights, b);
   const input = layerInput(activations.gradient, layer, T);
 
   if (kept) yield* recomputeElementwise(model, weights, b, input);
   else yield* recompute(model, layer, b, input, positions, segments);
 
   const groups = model.weights.groups[layer]!;
-  yield* backwardLinear(device, gradients, mlp.down, g.dglu, outgoing(device, g), b.glu);
+  // dglu may take the place of glu, and dgateUp that of gateUp: each is read for the last time before.
+  yield* backwardOutput(model, gradients, mlpOutput(weights, b), g.dglu, g, b.glu);
   ops.gluBackward(g.dgateUp, g.dglu, b.gateUp, mlp.activation === "gelu_tanh");
-  yield* backwardGroup(device, gradients, groups.gateUp, g.dnormed, g.dgateUp, b.postNormed);
-  const dpost = gradientOf(gradients, postNorm);
-  ops.rmsnormBackward(g.dresidual, dpost, g.dnormed, b.residual, postNorm, b.postRstd, g.dresidual);
+  const between = { normed: b.postNormed, x: b.residual, rstd: b.postRstd };
+  yield* backwardInput(model, gradients, groups.gateUp, postNorm, g, g.dgateUp, between);
 
-  yield* backwardLinear(device, gradients, attention.o, g.dattention, outgoing(device, g), b.attention);
+  yield* backwardOutput(model, gradients, attentionOutput(weights, b), g.dattention, g, b.attention);
   ops.attentionBackward(g.dqkv, g.dattention, b.qkv, b.attention, b.lse, segments, g.attentionScratch, shape);
   yield;
   const d = qkColumns(g.dqkv, shape);
@@ -176,10 +271,13 @@ export function* backwardLayer(
   if (headNorms) {
     const raw = qkColumns(b.qkvRaw, shape);
     const [dq, dk] = [gradientOf(gradients, headNorms.q), gradientOf(gradients, headNorms.k)];
-    ops.rmsnormBackward(d.q, dq, d.q, raw.q, headNorms.q, b.rstdQ, null, shape.heads);
-    ops.rmsnormBackward(d.k, dk, d.k, raw.k, headNorms.k, b.rstdK, null, shape.kvHeads);
+    const each = headNorms.over === "each head" ? shape : { heads: 1, kvHeads: 1 };
+    ops.rmsnormBackward(d.q, dq, d.q, raw.q, headNorms.q, b.rstdQ, null, each.heads);
+    ops.rmsnormBackward(d.k, dk, d.k, raw.k, headNorms.k, b.rstdK, null, each.kvHeads);
   }
-  yield* backwardGroup(device, gradients, groups.qkv, g.dnormed, g.dqkv, b.normed);
-  const dinput = gradientOf(gradients, inputNorm);
-  ops.rmsnormBackward(g.dresidual, dinput, g.dnormed, input, inputNorm, b.rstd, g.dresidual);
+  yield* backwardInput(model, gradients, groups.qkv, inputNorm, g, g.dqkv, {
+    normed: b.normed,
+    x: input,
+    rstd: b.rstd,
+  });
 }

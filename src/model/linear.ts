@@ -1,24 +1,32 @@
-/** A linear map with or without bias, or several of the same input, forward and backward. */
+/** A linear map with or without bias and adapter, or several of the same input, forward and backward. */
 import type { Pieces } from "../device/breathe.ts";
-import type { Device, Weight } from "../device/device.ts";
+import type { AdapterTerm, Weight } from "../device/device.ts";
 import type { Linear } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
-import { gradientOf, type LinearGroup, type ParameterGradients } from "./model.ts";
+import { adapterGradients, adapterTerms, addAdapterInputs } from "./adapters.ts";
+import { gradientOf, type LinearGroup, type Model, type ParameterGradients } from "./model.ts";
 
-/** y = or += x · weightᵀ + bias */
-export function forwardLinear(
-  { ops }: Device,
+/** y = or += x · weightᵀ + bias, + the terms of adapters */
+function product(
+  { device: { ops } }: Model,
   y: Tensor,
   x: Tensor,
   { weight, bias }: Linear<Weight>,
+  terms: readonly AdapterTerm[],
   accumulate = false,
 ): void {
-  ops.matmulForward(y, x, weight, bias, accumulate);
+  if (terms.length > 0) ops.adaptedForward(y, x, weight, bias, terms, accumulate);
+  else ops.matmulForward(y, x, weight, bias, accumulate);
+}
+
+/** y = or += x · weightᵀ + bias, + the adapter's */
+export function forwardLinear(model: Model, y: Tensor, x: Tensor, linear: Linear<Weight>, accumulate = false): void {
+  product(model, y, x, linear, adapterTerms(model, x, [linear]), accumulate);
 }
 
 /** dweight and dbias += if they are trained. */
 function* parameterGradients(
-  { ops }: Device,
+  { device: { ops } }: Model,
   gradients: ParameterGradients,
   { weight, bias }: Linear<Weight>,
   dy: Tensor,
@@ -33,9 +41,9 @@ function* parameterGradients(
   if (dbias) ops.biasBackward(dbias, dy);
 }
 
-/** dx = or += dy · weight; dweight and dbias += if they are trained. */
+/** dx = or += dy · weight, + the adapter's; gradients of what is trained +=. x is not read once dx is written. */
 export function* backwardLinear(
-  device: Device,
+  model: Model,
   gradients: ParameterGradients,
   linear: Linear<Weight>,
   dx: Tensor,
@@ -43,9 +51,11 @@ export function* backwardLinear(
   x: Tensor,
   accumulate = false,
 ): Pieces {
-  yield* parameterGradients(device, gradients, linear, dy, x);
-  device.ops.matmulBackwardInput(dx, dy, linear.weight, accumulate);
+  yield* parameterGradients(model, gradients, linear, dy, x);
+  yield* adapterGradients(model, gradients, [linear], null, dy, x);
+  model.device.ops.matmulBackwardInput(dx, dy, linear.weight, accumulate);
   yield;
+  yield* addAdapterInputs(model, [linear], null, dx);
 }
 
 /** Each part with its columns of y. */
@@ -58,37 +68,47 @@ function* columnsOf(parts: readonly Linear<Weight>[], y: Tensor) {
   }
 }
 
-/** y = x · weightᵀ + bias of each map, side by side. */
-export function* forwardGroup(device: Device, y: Tensor, x: Tensor, { parts, joined }: LinearGroup): Pieces {
+/** y = x · weightᵀ + bias of each map, + the adapters', side by side. */
+export function* forwardGroup(model: Model, y: Tensor, x: Tensor, { parts, joined, joinedDown }: LinearGroup): Pieces {
+  const terms = adapterTerms(model, x, parts, joinedDown);
   if (joined) {
-    forwardLinear(device, y, x, joined);
+    product(model, y, x, joined, terms);
     yield;
     return;
   }
-  for (const [part, own] of columnsOf(parts, y)) {
-    forwardLinear(device, own, x, part);
+  let from = 0;
+  for (const part of parts) {
+    const [width = 0] = part.weight.shape;
+    const own = terms.filter((term) => term.from === from).map((term) => ({ ...term, from: 0 }));
+    product(model, columns(y, from, width), x, part, own);
+    from += width;
     yield;
   }
 }
 
-/** dx = Σ dy · weight; dweight and dbias += if they are trained. */
+/** dx = or += Σ dy · weight, + the adapters'; gradients of what is trained += */
 export function* backwardGroup(
-  device: Device,
+  model: Model,
   gradients: ParameterGradients,
-  { parts, joined }: LinearGroup,
+  { parts, joined, joinedDown }: LinearGroup,
   dx: Tensor,
   dy: Tensor,
   x: Tensor,
+  accumulate = false,
 ): Pieces {
-  if (!joined) {
-    for (const [i, [part, own]] of [...columnsOf(parts, dy)].entries())
-      yield* backwardLinear(device, gradients, part, dx, own, x, i > 0);
-    return;
-  }
+  const whole =
+    joined && [joined.weight, ...(joined.bias ? [joined.bias] : [])].every(({ name }) => gradients.has(name));
   // Parts that are not all trained have gradients of their own alone.
-  const whole = [joined.weight, ...(joined.bias ? [joined.bias] : [])].every(({ name }) => gradients.has(name));
-  if (whole) yield* parameterGradients(device, gradients, joined, dy, x);
-  else for (const [part, own] of columnsOf(parts, dy)) yield* parameterGradients(device, gradients, part, own, x);
-  device.ops.matmulBackwardInput(dx, dy, joined.weight);
-  yield;
+  if (whole) yield* parameterGradients(model, gradients, joined, dy, x);
+  else for (const [part, own] of columnsOf(parts, dy)) yield* parameterGradients(model, gradients, part, own, x);
+  yield* adapterGradients(model, gradients, parts, joinedDown, dy, x);
+  if (joined) {
+    model.device.ops.matmulBackwardInput(dx, dy, joined.weight, accumulate);
+    yield;
+  } else
+    for (const [i, [part, own]] of [...columnsOf(parts, dy)].entries()) {
+      model.device.ops.matmulBackwardInput(dx, own, part.weight, accumulate || i > 0);
+      yield;
+    }
+  yield* addAdapterInputs(model, parts, joinedDown, dx);
 }

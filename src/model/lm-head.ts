@@ -35,7 +35,7 @@ export const lmHead = {
     const { tokens: T, entries, headChunk } = sizes;
     return {
       ...hiddenTable(config, act, sizes),
-      logits: ["logits", "float32", [headChunk, config.vocabSize]],
+      logits: ["logits", "float32", [headChunk, config.vocabSize], ["head"]],
       lse: ["head lse", "float32", [T]],
       entropy: ["entropy", "float32", [T]],
       logprob: ["logprob", "float32", [entries]],

@@ -4,10 +4,12 @@
  * them.
  */
 import type { Device, Weight } from "../device/device.ts";
+import { adapterColumns } from "../families/adapters.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { type Layer, type Linear, mapLayer, type ParameterSpec, productsOfOneInput } from "../families/layer.ts";
 import { joinedName, layersOf, ownHead, parameterBlocks } from "../families/parameters.ts";
 import { bindBlock, planBlock } from "../tensor/blocks.ts";
+import { type Bind, planBuffers } from "../tensor/buffers.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { PlanBuilder } from "../tensor/plan.ts";
 import type { Tensor } from "../tensor/tensor.ts";
@@ -18,6 +20,8 @@ export interface LinearGroup {
   readonly parts: readonly Linear<Weight>[];
   /** All as one, if their parameters lie side by side as well. */
   readonly joined: Linear<Weight> | null;
+  /** The first matrices of all their adapters as one, if they lie side by side. */
+  readonly joinedDown: Weight | null;
 }
 
 /** A layer's products that share their input. */
@@ -34,6 +38,15 @@ export interface ModelWeights {
   readonly finalNorm: Weight;
   /** (V, D), the embedding itself if tied; (1, D) for a reward model or critic. */
   readonly head: Weight;
+  /** What copies that are trained beside adapters were made from. */
+  readonly originals: ReadonlyMap<Weight, Weight>;
+}
+
+/** Where the products of adapters' first matrices are, and their gradients: room for the largest pass. */
+export interface AdapterProducts {
+  readonly down: Tensor; // act (T, columns)
+  /** null if the adapters are not trained. */
+  readonly ddown: Tensor | null; // grad (T, columns)
 }
 
 export interface Model {
@@ -42,6 +55,28 @@ export interface Model {
   readonly weights: ModelWeights;
   /** By layer. */
   readonly rope: readonly RopeTables[];
+  /** null for a model without adapters. */
+  readonly adapterProducts: AdapterProducts | null;
+}
+
+/** The same model, on the same weights, as it was before its adapters were trained. */
+export function withoutAdapters(model: Model): Model {
+  const { weights } = model;
+  const original = (weight: Weight) => weights.originals.get(weight) ?? weight;
+  const bare = ({ weight, bias }: Linear<Weight>): Linear<Weight> => ({ weight, bias });
+  const group = ({ parts, joined }: LinearGroup): LinearGroup => ({ parts: parts.map(bare), joined, joinedDown: null });
+  return {
+    ...model,
+    weights: {
+      ...weights,
+      embedding: original(weights.embedding),
+      layers: weights.layers.map((layer) => mapLayer(layer, original, (linear) => bare(linear))),
+      groups: weights.groups.map(({ qkv, gateUp }) => ({ qkv: group(qkv), gateUp: group(gateUp) })),
+      finalNorm: original(weights.finalNorm),
+      head: original(weights.head),
+    },
+    adapterProducts: null,
+  };
 }
 
 /**
@@ -76,21 +111,66 @@ export function planModelBuffers(
     name,
     parts: parts.map((spec) => ({ name: spec.name, elements: elements(spec) })),
   }));
-  for (const block of blocks) planBlock(plan, [`${prefix} weights`, prefix, dtype], block);
+  const isAdapter = new Set(
+    parameterBlocks(config, device.rowBlock).flatMap(({ name, parts }) =>
+      config.adapters && parts.every(({ trainable }) => trainable) ? [name] : [],
+    ),
+  );
+  for (const block of blocks)
+    planBlock(plan, [`${prefix} ${isAdapter.has(block.name) ? "adapters" : "weights"}`, prefix, dtype], block);
   const bindRope = planRopeTables(plan, config, positions, prefix);
   return (tensors) => {
     const buffers = new Map(blocks.flatMap((block) => [...bindBlock(tensors, prefix, block)]));
-    return { device, config, weights: bindWeights(config, dtype, buffers), rope: bindRope(tensors) };
+    const weights = bindWeights(config, dtype, buffers);
+    return { device, config, weights, rope: bindRope(tensors), adapterProducts: null };
   };
+}
+
+/** Columns that the products of the first matrices take in the widest group of a model's layers; 0 without adapters. */
+function adapterWidth(config: ModelConfig): number {
+  const widths = layersOf(config).flatMap((layer) => {
+    const { qkv, gateUp } = productsOfOneInput(layer);
+    const groups = [qkv, gateUp, [layer.attention.o], [layer.mlp.down]] as const;
+    const ranks = (linears: readonly Linear<ParameterSpec>[]) =>
+      linears.flatMap(({ adapter }) => adapter?.a.shape[0] ?? []);
+    return groups.map((linears) => adapterColumns(ranks(linears)).total);
+  });
+  return Math.max(0, ...widths);
+}
+
+/**
+ * Adds the buffers of adapters to the plan, for passes of up to `tokens` rows.
+ *
+ * @param trained with those of the backward pass
+ */
+export function planAdapterProducts(
+  plan: PlanBuilder,
+  device: Device,
+  config: ModelConfig,
+  { prefix, dtype }: Omit<ModelBuffers, "positions">,
+  { tokens, trained }: { readonly tokens: number; readonly trained: boolean },
+): Bind<AdapterProducts | null> {
+  const shape = [tokens, adapterWidth(config)] as const;
+  if (shape[1] === 0) return () => null;
+  const [act, grad] = [device.activationDType(dtype), device.gradientDType(dtype)];
+  const place = { group: `${prefix} adapters`, prefix };
+  const bindDown = planBuffers(plan, place, { down: ["products of adapters", act, shape] });
+  const bindGradient = trained
+    ? planBuffers(plan, place, { ddown: ["gradients of products of adapters", grad, shape] })
+    : () => ({ ddown: null });
+  return (tensors) => ({ ...bindDown(tensors), ...bindGradient(tensors) });
 }
 
 function bindWeights(config: ModelConfig, dtype: ComputeDType, buffers: ReadonlyMap<string, Tensor>): ModelWeights {
   const all: Weight[] = [];
+  const originals = new Map<Weight, Weight>();
   const view = (name: string, shape: readonly number[], { address, shape: [elements = 0] }: Tensor): Weight => {
     return { name, address, dtype, shape, elements };
   };
-  const bind = ({ name, shape }: ParameterSpec): Weight => {
+  const bind = ({ name, shape, copyOf }: ParameterSpec): Weight => {
+    const original = copyOf && bind(copyOf);
     const weight = view(name, shape, buffers.get(name)!);
+    if (original) originals.set(weight, original);
     all.push(weight);
     return weight;
   };
@@ -108,7 +188,9 @@ function bindWeights(config: ModelConfig, dtype: ComputeDType, buffers: Readonly
   });
   const finalNorm = bind(config.finalNorm);
   const head = ownHead(config);
-  return { dtype, all, embedding, layers, groups, finalNorm, head: head ? bind(head) : embedding };
+  // A tied head stays the original of an embedding of which a copy is trained, as in PEFT.
+  const tied = originals.get(embedding) ?? embedding;
+  return { dtype, all, embedding, layers, groups, finalNorm, head: head ? bind(head) : tied, originals };
 }
 
 /** @param join parameters side by side as one, null for others */
@@ -118,7 +200,12 @@ function linearGroup(
 ): LinearGroup {
   const weight = join(parts.map((part) => part.weight));
   const biases = parts.flatMap(({ bias }) => bias ?? []);
-  return { parts, joined: weight && { weight, bias: biases.length > 0 ? join(biases) : null } };
+  const down = parts.flatMap(({ adapter }) => adapter?.a ?? []);
+  return {
+    parts,
+    joined: weight && { weight, bias: biases.length > 0 ? join(biases) : null },
+    joinedDown: down.length > 0 ? join(down) : null,
+  };
 }
 
 const sum = (numbers: readonly number[]): number => numbers.reduce((a, b) => a + b, 0);

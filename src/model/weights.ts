@@ -4,11 +4,12 @@
 
 import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
+import { loadNumbers } from "../device/host-numbers.ts";
 import { InputError } from "../errors.ts";
 import type { ModelConfig } from "../families/config.ts";
 import { parameterSpecs, scalarHead } from "../families/parameters.ts";
 import { bytesPerElement, type ComputeDType, type DType } from "../tensor/dtype.ts";
-import { elementCount, tensor } from "../tensor/tensor.ts";
+import { tensor } from "../tensor/tensor.ts";
 import type { ModelWeights } from "./model.ts";
 
 /** A checkpoint's mapped tensors, as a source of parameters. */
@@ -19,12 +20,14 @@ export interface ParameterSource {
   readonly scalarHeadFromZero?: boolean;
   /** The row-major tensor with that name, or null. */
   find(name: string): { readonly address: number; readonly dtype: DType; readonly shape: readonly number[] } | null;
+  /** The numbers of a parameter that is in no file, or null. */
+  numbers?(name: string, shape: readonly number[]): Float32Array | null;
   /** Drops what was read of it from memory; it is read again when touched. */
   release(): void;
 }
 
-/** Bytes that may be resident in addition to the parameters that they become. */
-const READ_AT_ONCE = 64 * 2 ** 20;
+/** Bytes of the checkpoint that may be resident in addition to the parameters that they become. */
+const READ_AT_ONCE = 16 * 2 ** 20;
 
 function startsAtZero(source: ParameterSource, name: string): boolean {
   return name === scalarHead && source.scalarHeadFromZero === true;
@@ -58,21 +61,34 @@ export function checkWeights(config: ModelConfig, source: ParameterSource): void
  *
  * @throws InputError as `checkWeights` does
  */
-export async function loadWeights(device: Device, weights: ModelWeights, source: ParameterSource): Promise<void> {
+export async function loadWeights(
+  device: Device,
+  weights: Pick<ModelWeights, "all">,
+  source: ParameterSource,
+): Promise<void> {
   let resident = 0;
   for (const weight of weights.all) {
     if (startsAtZero(source, weight.name)) {
       device.ops.fill(asFloats(weight), 0);
       continue;
     }
-    const found = findParameter(source, weight);
-    device.loadParameter(weight, found.address, found.dtype, 0, weight.shape[0] ?? 0);
-    resident += elementCount(found.shape) * bytesPerElement(found.dtype);
-    if (resident > READ_AT_ONCE) {
-      source.release();
-      resident = 0;
+    const numbers = source.numbers?.(weight.name, weight.shape);
+    if (numbers) {
+      loadNumbers(device, weight, numbers);
+      await breathe();
+      continue;
     }
-    await breathe();
+    const { address, dtype } = findParameter(source, weight);
+    const rowBytes = (weight.shape[1] ?? 1) * bytesPerElement(dtype);
+    for (const { from, count } of rowChunks(weight, dtype, READ_AT_ONCE)) {
+      if (resident + count * rowBytes > READ_AT_ONCE) {
+        source.release();
+        resident = 0;
+      }
+      device.loadParameter(weight, address + from * rowBytes, dtype, from, count);
+      resident += count * rowBytes;
+      await breathe();
+    }
   }
 }
 
@@ -89,10 +105,12 @@ export async function copyWeights({ ops }: Device, weights: ModelWeights, source
   }
 }
 
-/** Rows of `weight` that make about `bytes`, at least one block of rows. */
-function rowsPerChunk(weight: Weight, dtype: DType, bytes: number): number {
+/** The rows of `weight` in chunks of at most about `bytes`, at least one block of rows each. */
+function* rowChunks(weight: Weight, dtype: DType, bytes: number): Generator<{ from: number; count: number }> {
   const rowBytes = (weight.shape[1] ?? 1) * bytesPerElement(dtype);
-  return Math.max(16, Math.floor(bytes / rowBytes / 16) * 16);
+  const [total = 0] = weight.shape;
+  const step = Math.max(16, Math.floor(bytes / rowBytes / 16) * 16);
+  for (let from = 0; from < total; from += step) yield { from, count: Math.min(step, total - from) };
 }
 
 /** A tensor to write to a checkpoint: row-major, in chunks. A chunk is valid until the next one is requested. */
@@ -123,10 +141,7 @@ export function savedTensors(
       dtype: dtype === "float32" ? "F32" : "BF16",
       shape: weight.shape,
       *chunks() {
-        const total = weight.shape[0] ?? 0;
-        const step = rowsPerChunk(weight, dtype, staging.byteLength);
-        for (let from = 0; from < total; from += step) {
-          const count = Math.min(step, total - from);
+        for (const { from, count } of rowChunks(weight, dtype, staging.byteLength)) {
           device.saveParameter(staging.address, dtype, weight, from, count);
           yield { address: staging.address, byteLength: count * (weight.shape[1] ?? 1) * bytesPerElement(dtype) };
         }

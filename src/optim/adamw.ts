@@ -1,12 +1,12 @@
 /**
- * AdamW with float32 masters, gradients and moments (Loshchilov & Hutter 2019), and clipping of the global gradient
+ * AdamW with float32 masters (whole or in two halves, as the device has them), gradients and moments (Loshchilov & Hutter 2019), and clipping of the global gradient
  * norm. All buffers have their parameter's layout, so a step is elementwise.
  */
 import { breathe } from "../device/breathe.ts";
 import type { Device, Weight } from "../device/device.ts";
 import { RunError } from "../errors.ts";
 import { bindBlock, planBlock } from "../tensor/blocks.ts";
-import type { ComputeDType } from "../tensor/dtype.ts";
+import type { ComputeDType, DType } from "../tensor/dtype.ts";
 import type { Phase, PlanBuilder } from "../tensor/plan.ts";
 import { rows, type Tensor, tensor } from "../tensor/tensor.ts";
 
@@ -36,7 +36,7 @@ export function optimizerSettings(settings: AdamSettings): OptimizerSettings {
 export interface OptimizedParameter {
   readonly weight: Weight;
   readonly decays: boolean;
-  /** For a float32 model, the parameter itself. */
+  /** For a float32 model, the parameter itself; else float32 or its lower half (Device.masterDType). */
   readonly master: Tensor;
   readonly m: Tensor;
   readonly v: Tensor;
@@ -96,9 +96,13 @@ export function planOptimizer(
       parts: parts.map((part) => ({ name: part.name, elements: device.parameterElements(part.shape, dtype) })),
     }));
   for (const block of trained) {
-    const add = (group: string, own: string, lifetime?: readonly Phase[]) =>
-      planBlock(plan, [`${prefix}${group}`, `${prefix}${own}`, "float32"], block, lifetime);
-    if (dtype !== "float32") add("master weights", "master");
+    const add = (
+      group: string,
+      own: string,
+      lifetime: "always" | readonly Phase[] = "always",
+      type: DType = "float32",
+    ) => planBlock(plan, [`${prefix}${group}`, `${prefix}${own}`, type], block, lifetime);
+    if (dtype !== "float32") add("master weights", "master", "always", device.masterDType);
     add("Adam moments", "m");
     add("Adam moments", "v");
     add("gradients", "gradient", [phase]);
@@ -126,15 +130,42 @@ export function planOptimizer(
   };
 }
 
-/** Sets masters to the parameters. Moments are zero, as new memory is. */
-export function startOptimizer({ ops }: Device, state: OptimizerState): void {
+/** Elements of each trained parameter, padding included. */
+export function trainedElements(
+  device: Pick<Device, "parameterElements">,
+  blocks: readonly Specifications[],
+  dtype: ComputeDType,
+): number[] {
+  return blocks
+    .flatMap(({ parts }) => parts.filter(({ trainable }) => trainable))
+    .map(({ shape }) => device.parameterElements(shape, dtype));
+}
+
+/** A parameter's masters, to be saved and loaded like the parameter. */
+export function mastersOf({ weight, master }: Pick<OptimizedParameter, "weight" | "master">): Weight {
+  const own: Weight = { ...weight, address: master.address, dtype: "float32", layoutOf: weight.dtype };
+  return master.dtype === "float32" ? own : { ...own, upper: weight.address };
+}
+
+/** Sets masters to the parameters. Moments are zero, as new memory is, and so are lower halves of masters. */
+export function startOptimizer({ ops, masterDType }: Device, state: OptimizerState): void {
   for (const { weight, master } of state.parameters)
-    if (weight.dtype !== "float32")
+    if (weight.dtype !== "float32" && masterDType === "float32")
       ops.cast(master, tensor(weight.name, weight.address, weight.dtype, [weight.elements]));
 }
 
 export function zeroGradients({ ops }: Device, state: OptimizerState): void {
   for (const { gradient } of state.parameters) ops.fill(gradient, 0);
+}
+
+/** The sums of squares of the trained weights' float32 values, by parameter. */
+export async function sumsOfSquares(device: Device, state: OptimizerState): Promise<Float64Array> {
+  for (const [i, { weight, gradient: scratch }] of state.parameters.entries()) {
+    device.ops.cast(scratch, tensor(weight.name, weight.address, weight.dtype, [weight.elements]));
+    device.ops.sumSquares(rows(state.sums, i, 1), scratch);
+    await breathe();
+  }
+  return (await device.read(state.sums)) as Float64Array;
 }
 
 /** Global L2 norm of all gradients. */
@@ -150,6 +181,7 @@ async function gradientNorm(device: Device, state: OptimizerState): Promise<numb
 /**
  * One optimizer step on the accumulated gradients. Returns their norm before clipping.
  *
+ * @param known the norm, where it has been computed already
  * @throws RunError if the norm is not finite, before any weight is changed
  */
 export async function optimizerStep(
@@ -157,8 +189,9 @@ export async function optimizerStep(
   state: OptimizerState,
   settings: OptimizerSettings,
   learningRate: number,
+  known: number | null = null,
 ): Promise<number> {
-  const norm = await gradientNorm(device, state);
+  const norm = known ?? (await gradientNorm(device, state));
   if (!Number.isFinite(norm))
     throw new RunError(
       `the gradient norm is ${norm} at optimizer step ${state.step + 1}: stopped before any weight changed; resume from the last checkpoint with a lower learning_rate`,

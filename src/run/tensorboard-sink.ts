@@ -2,20 +2,22 @@
 import { completionTable, spread } from "../metrics/completion-table.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
 import { type EventFiles, openEventFiles } from "../metrics/tensorboard/event-files.ts";
-import { trackedValues } from "../metrics/tracked-names.ts";
+import { missingRows, trackedValues } from "../metrics/tracked-names.ts";
 import type { TrackedRun, Tracker } from "./tracker.ts";
 
 /** More would make the page slow; all of them are in completions/. */
 const shownCompletions = 16;
 
 /** Opened at the first event: a run that ends before its first step leaves no file. */
-export function tensorBoardSink(folder: string, { settings, resumeStep }: TrackedRun): Tracker {
+export function tensorBoardSink(folder: string, { settings, resumeStep, earlier }: TrackedRun): Tracker {
   let files: EventFiles | null = null;
   const open = (): EventFiles => {
     if (files !== null) return files;
-    files = openEventFiles(folder, { resumeStep });
-    if (resumeStep === null) files.text(0, "args", [[verbatim(JSON.stringify(settings, null, 2))]]);
-    return files;
+    const opened = openEventFiles(folder, { resumeStep });
+    files = opened;
+    if (opened.held.size === 0) opened.text(0, "args", [[verbatim(JSON.stringify(settings, null, 2))]]);
+    for (const record of missingRows(earlier, opened.held)) opened.scalars(record.step, trackedValues(record));
+    return opened;
   };
   const scalars = (record: MetricsRecord): void => open().scalars(record.step, trackedValues(record));
   return {

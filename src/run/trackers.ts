@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { trackerMark } from "../checkpoint/held.ts";
 import { InputError } from "../errors.ts";
 import { trackerWriteFailure } from "../files/refusals.ts";
+import { readMetrics } from "../metrics/metrics-file.ts";
 import { type RunSink, toAll } from "./sinks.ts";
 import { tensorBoardSink } from "./tensorboard-sink.ts";
 import type { TrackedRun, Tracker } from "./tracker.ts";
@@ -23,19 +24,22 @@ const trackers: Readonly<Record<string, (folder: string, run: TrackedRun) => Tra
   wandb: (folder, run) => wandbSink(folder, run),
 };
 
-/** @throws InputError if a folder cannot be used: nothing has been trained then */
-export function openTrackers(run: TrackedRun): Trackers {
-  const { reportTo, outputDir } = run.config;
+/**
+ * @param metrics the path of metrics.jsonl, cut to the step after which the run goes on
+ * @throws InputError if a folder cannot be used: nothing has been trained then
+ */
+export function openTrackers(about: Omit<TrackedRun, "earlier">, metrics: string): Trackers {
+  const { reportTo, outputDir } = about.config;
   let first: InputError | null = null;
-  const sinks = reportTo
-    .filter((name) => Object.hasOwn(trackers, name))
-    .map((name) => {
-      const folder = join(outputDir, name);
-      takeFolder(folder, name);
-      return guarded(trackers[name]!(folder, run), (error) => {
-        first ??= trackerWriteFailure(error, folder, name);
-      });
+  const names = reportTo.filter((name) => Object.hasOwn(trackers, name));
+  const run = { ...about, earlier: names.length > 0 && about.resumeStep !== null ? readMetrics(metrics) : [] };
+  const sinks = names.map((name) => {
+    const folder = join(outputDir, name);
+    takeFolder(folder, name);
+    return guarded(trackers[name]!(folder, run), (error) => {
+      first ??= trackerWriteFailure(error, folder, name);
     });
+  });
   return { ...toAll(sinks), failure: () => first };
 }
 

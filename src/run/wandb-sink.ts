@@ -5,20 +5,21 @@
 import packageJson from "../../package.json" with { type: "json" };
 import { completionTable } from "../metrics/completion-table.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
-import { trackedValues } from "../metrics/tracked-names.ts";
+import { missingRows, trackedValues } from "../metrics/tracked-names.ts";
 import { type OfflineRun, openOfflineRun } from "../metrics/wandb/offline-run.ts";
 import type { TrackedRun, Tracker } from "./tracker.ts";
 
 /** Opened at the first event: a run that ends before its first step leaves no file. */
 export function wandbSink(
   folder: string,
-  { config, settings, resumeStep }: TrackedRun,
+  { config, settings, resumeStep, earlier }: TrackedRun,
   environment: Readonly<Record<string, string | undefined>> = process.env,
 ): Tracker {
   let run: OfflineRun | null = null;
   const given = (name: string): string | undefined => environment[`WANDB_${name}`] || undefined;
   const open = (): OfflineRun => {
-    run ??= openOfflineRun(folder, {
+    if (run !== null) return run;
+    const opened = openOfflineRun(folder, {
       about: {
         // transformers' default: where the dashboards of its users are.
         project: given("PROJECT") ?? "huggingface",
@@ -33,9 +34,11 @@ export function wandbSink(
       producer: `${packageJson.name} ${packageJson.version}`,
       resumeStep,
     });
-    return run;
+    run = opened;
+    for (const record of missingRows(earlier, opened.held)) opened.row(record.step, valuesOf(record));
+    return opened;
   };
-  const row = (record: MetricsRecord): void => open().row(record.step, Object.fromEntries(trackedValues(record)));
+  const row = (record: MetricsRecord): void => open().row(record.step, valuesOf(record));
   return {
     step: row,
     evaluation: row,
@@ -43,3 +46,5 @@ export function wandbSink(
     close: () => run?.close(),
   };
 }
+
+const valuesOf = (record: MetricsRecord): Record<string, number> => Object.fromEntries(trackedValues(record));

@@ -6,6 +6,14 @@
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import type { z } from "zod";
+import {
+  adapterWeightsName,
+  type BaseName,
+  isAdapterFolder,
+  openAdapter,
+  readAdapterConfig,
+  writeAdapterConfig,
+} from "../checkpoint/adapter.ts";
 import { dropEarlier } from "../checkpoint/earlier.ts";
 import { copyModelAssets, type ModelFolder, writeChatTemplate, writeConfig } from "../checkpoint/huggingface.ts";
 import { type MappedTensor, openSafetensors } from "../checkpoint/safetensors.ts";
@@ -14,14 +22,17 @@ import { checkpointName, readTrainerState, writeTrainerState } from "../checkpoi
 import { writeTogether } from "../checkpoint/together.ts";
 import type { Weight } from "../device/device.ts";
 import { InputError } from "../errors.ts";
+import type { ModelHead } from "../families/config.ts";
+import { parameterSpecs } from "../families/parameters.ts";
 import { writeFolderAtomic } from "../files/atomic.ts";
 import { writeFailure } from "../files/refusals.ts";
 import type { Model } from "../model/model.ts";
 import { loadWeights, savedTensors } from "../model/weights.ts";
-import type { OptimizedParameter } from "../optim/adamw.ts";
+import { mastersOf, type OptimizedParameter } from "../optim/adamw.ts";
 import { type Critic, criticFolder } from "./critic.ts";
 import { openModelFolder, parameterSource } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
+import { storedTensor } from "./stored-tensor.ts";
 
 const optimizerFile = "optimizer.safetensors";
 /** A moving reference's folder in a checkpoint. */
@@ -36,6 +47,8 @@ export interface ModelAssets {
   readonly folder: string;
   /** A chat template that replaces theirs. */
   readonly chatTemplate: string | null;
+  /** The model as the user named it, to be named as the base of adapters; left out, the folder. */
+  readonly base?: BaseName;
 }
 
 /** The models that a run changes, and so saves. */
@@ -64,19 +77,35 @@ async function writeModel({ policy, critic, assets }: TrainedModels, folder: str
   if (critic) await saveWeights(critic.model, assets, join(folder, criticFolder));
 }
 
-/** One model as a Hugging Face folder, with the policy's tokenizer. */
-async function saveWeights({ device, config, weights }: Model, assets: ModelAssets, folder: string): Promise<void> {
+/** What of a model's parameters is saved: only what is trained beside a base model's. */
+function savedParameters({ config, weights }: Model): readonly Weight[] {
+  if (!config.adapters) return weights.all;
+  const trained = new Set(parameterSpecs(config).flatMap(({ name, trainable }) => (trainable ? [name] : [])));
+  return weights.all.filter(({ name }) => trained.has(name));
+}
+
+/** One model as a Hugging Face folder, or its adapters as PEFT's, with the policy's tokenizer. */
+async function saveWeights(model: Model, assets: ModelAssets, folder: string): Promise<void> {
+  const { device, config, weights } = model;
   makeFolder(folder);
   copyModelAssets(assets.folder, folder);
   if (assets.chatTemplate !== null) writeChatTemplate(folder, assets.chatTemplate);
-  const entries = weights.all.map((weight) => ({ name: weight.name, weight }));
+  const entries = savedParameters(model).map((weight) => ({ name: weight.name, weight }));
   const saved = savedTensors(device, entries, weights.dtype);
   try {
-    await writeWeights(folder, saved.tensors.map(onlyFinite));
+    const tensors = saved.tensors.map(onlyFinite);
+    if (config.adapters) await writeSafetensors(join(folder, adapterWeightsName), tensors);
+    else await writeWeights(folder, tensors);
   } finally {
     saved.free();
   }
-  writeConfig(folder, config, weights.dtype);
+  if (config.adapters) writeAdapterConfig(folder, config, config.adapters, baseOf(assets));
+  else writeConfig(folder, config, weights.dtype);
+}
+
+/** The base of adapters that go on from another adapter is that one's. */
+function baseOf({ folder, base }: ModelAssets): BaseName {
+  return isAdapterFolder(folder) ? readAdapterConfig(folder).base : (base ?? { name: folder, revision: null });
 }
 
 /**
@@ -85,8 +114,23 @@ async function saveWeights({ device, config, weights }: Model, assets: ModelAsse
  * @throws InputError if they are missing or damaged
  */
 export async function loadModel({ policy, critic }: TrainedModels, checkpoint: string): Promise<void> {
-  await loadFrom(policy.model, openModelFolder(checkpoint));
-  if (critic) await loadFrom(critic.model, openModelFolder(join(checkpoint, criticFolder), "score"));
+  const load = (model: Model, folder: string, head: ModelHead) =>
+    model.config.adapters ? loadAdapters(model, folder) : loadFrom(model, openModelFolder(folder, head));
+  await load(policy.model, checkpoint, "lm");
+  if (critic) await load(critic.model, join(checkpoint, criticFolder), "score");
+}
+
+async function loadAdapters(model: Model, checkpoint: string): Promise<void> {
+  const file = openAdapter(checkpoint);
+  try {
+    const find = (name: string) => {
+      const found = file.find(name);
+      return found && storedTensor(file.path, found);
+    };
+    await loadWeights(model.device, { all: savedParameters(model) }, { path: file.path, find, release: file.release });
+  } finally {
+    file.close();
+  }
 }
 
 async function loadFrom({ device, weights }: Model, { checkpoint }: ModelFolder): Promise<void> {
@@ -113,9 +157,7 @@ function inLayoutOf(weight: Weight, address: number): Weight {
 /** The optimizer's buffers under their names in optimizer.safetensors. In float32 the masters are the weights. */
 function optimizerBuffers(parameters: readonly OptimizedParameter[]) {
   return parameters.flatMap(({ weight, master, m, v }) => [
-    ...(weight.dtype === "float32"
-      ? []
-      : [{ name: `master.${weight.name}`, weight: inLayoutOf(weight, master.address) }]),
+    ...(weight.dtype === "float32" ? [] : [{ name: `master.${weight.name}`, weight: mastersOf({ weight, master }) }]),
     { name: `exp_avg.${weight.name}`, weight: inLayoutOf(weight, m.address) },
     { name: `exp_avg_sq.${weight.name}`, weight: inLayoutOf(weight, v.address) },
   ]);

@@ -9,7 +9,7 @@ import type { Device } from "../device/device.ts";
 import { InputError, RunError } from "../errors.ts";
 import { KEPT_ACTIVATIONS } from "../model/activations.ts";
 import { mebibytes } from "../tensor/mebibytes.ts";
-import { type MemoryPlan, type Phase, phases } from "../tensor/plan.ts";
+import { liveBytes, type MemoryPlan, type Phase, type PlannedBuffer, phases, stages } from "../tensor/plan.ts";
 
 export interface MemoryEstimate {
   readonly plan: MemoryPlan;
@@ -93,7 +93,7 @@ export function requireMemory({ peakBytes, reserveBytes, plan }: MemoryEstimate,
 /** By how much the plan would shrink without kept activations; phases share memory, so perhaps by nothing. */
 function keptAtPeak(plan: MemoryPlan): number {
   const kept = plan.buffers.filter(({ group }) => group.endsWith(KEPT_ACTIVATIONS));
-  const without = phases.map((phase) => (plan.phaseBytes.get(phase) ?? 0) - aliveBytes(kept, phase));
+  const without = phases.map((phase) => (plan.phaseBytes.get(phase) ?? 0) - liveBytes(kept, phase));
   return plan.totalBytes - Math.max(0, ...without);
 }
 
@@ -114,15 +114,8 @@ export function memoryByModel(plan: MemoryPlan): ModelMemory[] {
     const own = plan.buffers.filter(({ owner }) => owner === model);
     const held = own.filter(({ lifetime }) => lifetime === "always");
     const heldBytes = held.reduce((sum, { bytes }) => sum + bytes, 0);
-    return { model, heldBytes, phaseBytes: Math.max(...phases.map((phase) => aliveBytes(own, phase))) - heldBytes };
+    return { model, heldBytes, phaseBytes: Math.max(...phases.map((phase) => liveBytes(own, phase))) - heldBytes };
   });
-}
-
-/** Bytes of the buffers that are live in a phase. */
-function aliveBytes(buffers: MemoryPlan["buffers"], phase: Phase): number {
-  return buffers
-    .filter(({ lifetime }) => lifetime === "always" || lifetime.includes(phase))
-    .reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 interface Group {
@@ -134,8 +127,9 @@ interface Group {
 
 function groups(plan: MemoryPlan): Group[] {
   const found = new Map<string, Group>();
-  for (const { group, lifetime, bytes } of plan.buffers) {
-    const when = lifetime === "always" ? "always" : lifetime.join(", ");
+  for (const buffer of plan.buffers) {
+    const { group, bytes } = buffer;
+    const when = timeOf(buffer);
     const key = `${group}\0${when}`;
     const entry = found.get(key) ?? { name: group, lifetime: when, bytes: 0, buffers: 0 };
     entry.bytes += bytes;
@@ -145,15 +139,62 @@ function groups(plan: MemoryPlan): Group[] {
   return [...found.values()];
 }
 
+/** When a buffer is live, in words. Those of both of a layer's stages are live in layers. */
+function timeOf({ lifetime, stages: within }: PlannedBuffer): string {
+  if (lifetime === "always") return "always";
+  const all = within.length === stages.length;
+  const stage = within.length === 1 ? within[0] : "layers";
+  return [...lifetime, ...(all ? [] : [stage])].join(", ");
+}
+
+/** The phases that have buffers of their own. */
+const usedPhases = (plan: MemoryPlan): Phase[] =>
+  phases.filter((phase) => plan.buffers.some((b) => b.lifetime !== "always" && b.lifetime.includes(phase)));
+
+/**
+ * The plan as `run.json` keeps it: groups of buffers by model and by the times at which they are live, in bytes. A time is a
+ * phase, or a stage of one whose buffers differ from stage to stage.
+ */
+export function memoryRecord({ plan, scratchBytes, programBytes, reserveBytes, peakBytes }: MemoryEstimate) {
+  const timesOf = (phase: Phase) => {
+    const own = plan.buffers.filter(({ lifetime }) => lifetime !== "always" && lifetime.includes(phase));
+    const isOne = own.every(({ stages: within }) => within.length === stages.length);
+    return isOne ? [{ name: phase, stage: null }] : stages.map((stage) => ({ name: `${phase}: ${stage}`, stage }));
+  };
+  const times = usedPhases(plan).flatMap((phase) => timesOf(phase).map((time) => ({ ...time, phase })));
+  const lifetimeOf = ({ lifetime, stages: within }: PlannedBuffer) =>
+    lifetime === "always"
+      ? lifetime
+      : times
+          .filter(({ phase, stage }) => lifetime.includes(phase) && (stage === null || within.includes(stage)))
+          .map(({ name }) => name);
+  const parts = new Map<
+    string,
+    { owner: string; group: string; held: string; lifetime: "always" | string[]; bytes: number }
+  >();
+  for (const buffer of plan.buffers) {
+    const { owner, group, bytes } = buffer;
+    const held = timeOf(buffer);
+    const key = [owner, group, held].join("\0");
+    const part = parts.get(key) ?? { owner, group, held, lifetime: lifetimeOf(buffer), bytes: 0 };
+    part.bytes += bytes;
+    parts.set(key, part);
+  }
+  return {
+    parts: [...parts.values()],
+    times: times.map(({ name }) => name),
+    plannedBytes: plan.totalBytes,
+    ...{ scratchBytes, programBytes, reserveBytes, peakBytes },
+  };
+}
+
 /** The plan as lines: groups of buffers with their lifetimes, each phase's total, and the peak. */
 export function describeMemory(estimate: MemoryEstimate): string[] {
   const { plan, scratchBytes, programBytes, reserveBytes, peakBytes } = estimate;
   const lines = [...groups(plan)].map(row);
-  const heads = [`${"memory".padEnd(34)} ${"held".padEnd(10)} ${"buffers".padStart(8)} ${"MiB".padStart(9)}`];
-  const phaseBytes = (phase: Phase) => aliveBytes(plan.buffers, phase);
-  const used = phases.filter((phase) =>
-    plan.buffers.some((b) => b.lifetime !== "always" && b.lifetime.includes(phase)),
-  );
+  const heads = [`${"memory".padEnd(34)} ${"held".padEnd(17)} ${"buffers".padStart(8)} ${"MiB".padStart(9)}`];
+  const phaseBytes = (phase: Phase) => liveBytes(plan.buffers, phase);
+  const used = usedPhases(plan);
   return [
     ...heads,
     ...lines,
@@ -161,9 +202,9 @@ export function describeMemory(estimate: MemoryEstimate): string[] {
     ...(programBytes > 0 ? [unplanned("program (estimate)", programBytes)] : []),
     ...(reserveBytes > 0 ? [unplanned("driver and libraries (estimate)", reserveBytes)] : []),
     ...used.map(
-      (phase) => `${`planned buffers during ${phase}`.padEnd(54)} ${mebibytes(phaseBytes(phase)).padStart(9)}`,
+      (phase) => `${`planned buffers during ${phase}`.padEnd(61)} ${mebibytes(phaseBytes(phase)).padStart(9)}`,
     ),
-    `${"peak".padEnd(54)} ${mebibytes(peakBytes).padStart(9)}`,
+    `${"peak".padEnd(61)} ${mebibytes(peakBytes).padStart(9)}`,
   ];
 }
 
@@ -171,5 +212,5 @@ const unplanned = (name: string, bytes: number) => row({ name, lifetime: "always
 
 function row({ name, lifetime, buffers, bytes }: Group): string {
   const count = buffers > 0 ? String(buffers) : "";
-  return `${name.padEnd(34)} ${lifetime.padEnd(10)} ${count.padStart(8)} ${mebibytes(bytes).padStart(9)}`;
+  return `${name.padEnd(34)} ${lifetime.padEnd(17)} ${count.padStart(8)} ${mebibytes(bytes).padStart(9)}`;
 }

@@ -7,12 +7,16 @@ import type { Checkpoint } from "../checkpoint/checkpoint.ts";
 import { type ModelFolder, readModelFolder } from "../checkpoint/huggingface.ts";
 import type { ScratchSizes } from "../device/device.ts";
 import { InputError } from "../errors.ts";
+import { withAdapters } from "../families/adapters.ts";
 import type { ModelConfig, ModelHead } from "../families/config.ts";
+import { scalarHead } from "../families/parameters.ts";
 import { scratchSizes } from "../model/layer-buffers.ts";
-import { type Model, type ModelBuffers, planModelBuffers } from "../model/model.ts";
+import { type Model, type ModelBuffers, planAdapterProducts, planModelBuffers } from "../model/model.ts";
 import { fillRopeTables } from "../model/rope-tables.ts";
 import { checkWeights, copyWeights, loadWeights, type ParameterSource } from "../model/weights.ts";
-import type { ComputeDType, DType } from "../tensor/dtype.ts";
+import type { ComputeDType } from "../tensor/dtype.ts";
+import { type AdapterPlan, adapterSource, adaptersOf } from "./adapters.ts";
+import { storedTensor } from "./stored-tensor.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 import { unusedRemark } from "./unused-tensors.ts";
 
@@ -21,8 +25,12 @@ import { unusedRemark } from "./unused-tensors.ts";
  *
  * @throws InputError as `readModelFolder` does, and if config.json has more layers than the checkpoint
  */
-export function openModelFolder(folder: string, wanted: ModelHead | "either" = "lm"): ModelFolder {
-  const opened = readModelFolder(folder, wanted);
+export function openModelFolder(
+  folder: string,
+  wanted: ModelHead | "either" = "lm",
+  base: string | null = null,
+): ModelFolder {
+  const opened = readModelFolder(folder, wanted, base);
   requireLayers(opened);
   return opened;
 }
@@ -31,7 +39,7 @@ export function openModelFolder(folder: string, wanted: ModelHead | "either" = "
  * Rejects too large a layer count early, since every layer costs a loop iteration and about a dozen buffers. Fewer
  * layers than the weights have is allowed; unused tensors are reported.
  */
-function requireLayers({ config: { numLayers, layerPath }, checkpoint }: ModelFolder): void {
+function requireLayers({ config: { numLayers, layerPath }, checkpoint, adapter }: ModelFolder): void {
   let held = 0;
   for (const name of checkpoint.names)
     if (name.startsWith(`${layerPath}.`))
@@ -40,6 +48,7 @@ function requireLayers({ config: { numLayers, layerPath }, checkpoint }: ModelFo
   held = Math.min(held, checkpoint.names.length);
   if (numLayers <= held) return;
   checkpoint.close();
+  adapter?.close();
   throw new InputError(
     `${join(checkpoint.folder, "config.json")}: num_hidden_layers: the checkpoint holds ${held} layer${held === 1 ? "" : "s"}, ` +
       `config.json says ${numLayers}; weights and config.json must belong to one model`,
@@ -50,8 +59,6 @@ function requireLayers({ config: { numLayers, layerPath }, checkpoint }: ModelFo
 export function computeDType(config: ModelConfig, asked: ComputeDType | null): ComputeDType {
   return asked ?? (config.dtype === "bfloat16" ? "bfloat16" : "float32");
 }
-
-const dtypes: Readonly<Record<string, DType>> = { F32: "float32", F16: "float16", BF16: "bfloat16" };
 
 /**
  * A checkpoint's tensors as parameters.
@@ -64,13 +71,7 @@ export function parameterSource(checkpoint: Checkpoint, scalarHeadFromZero = fal
     scalarHeadFromZero,
     find(name) {
       if (!checkpoint.has(name)) return null;
-      const { address, dtype, shape } = checkpoint.get(name);
-      const type = dtypes[dtype];
-      if (!type)
-        throw new InputError(
-          `${checkpoint.folder}: tensor ${name} is stored as ${dtype}; supported are F32, F16 and BF16: convert the checkpoint`,
-        );
-      return { address, dtype: type, shape };
+      return storedTensor(checkpoint.folder, checkpoint.get(name));
     },
     release: checkpoint.release,
   };
@@ -84,14 +85,23 @@ export interface PlannedModel extends Tenant<Model> {
   readonly positions: number;
   /** Where its weights are loaded from. */
   readonly folder: string;
+  /** The largest of the passes planned so far. */
+  readonly passes: { tokens: number; trained: boolean };
 }
 
-/** Announces a model's passes to the device. */
+/**
+ * Announces a model's passes to the device.
+ *
+ * @param trained they have a backward pass
+ */
 export function planPass(
   plan: SessionPlan,
-  { config, positions }: PlannedModel,
+  { config, positions, passes }: PlannedModel,
   pass: Pick<ScratchSizes, "tokens" | "headRows" | "sequences">,
+  trained = false,
 ): void {
+  passes.tokens = Math.max(passes.tokens, pass.tokens, pass.sequences);
+  passes.trained ||= trained;
   const vocabSize = config.head === "score" ? 1 : config.vocabSize; // one number per row: no logits
   plan.computes(...scratchSizes(config, { ...pass, vocabSize, longest: positions }));
 }
@@ -101,6 +111,10 @@ interface ModelPlan extends ModelBuffers {
   readonly config?: ModelConfig;
   /** A model whose weights may be copied, if they are from the same folder; that is faster than to load them again. */
   readonly twin?: PlannedModel;
+  /** Adapters to train beside its weights; left out, those of the folder if there are any, as they are. */
+  readonly adapters?: AdapterPlan | null;
+  /** Those of a model that computes in the same buffers; its own by default. */
+  readonly passes?: PlannedModel["passes"];
 }
 
 /**
@@ -109,22 +123,33 @@ interface ModelPlan extends ModelBuffers {
  * @throws InputError for a checkpoint that does not fit its config.json
  */
 export function planModel(
-  { device, memory, note }: SessionPlan,
+  { device, memory, note, finally: beyond }: SessionPlan,
   from: ModelFolder,
-  { prefix, dtype, positions, config = from.config, twin }: ModelPlan,
+  plan: ModelPlan,
 ): PlannedModel {
-  const source = parameterSource(from.checkpoint, config.head === "score" && from.config.head === "lm");
-  checkWeights(config, source);
-  const remark = unusedRemark(config, from.checkpoint);
+  const { prefix, dtype, positions, twin } = plan;
+  const { config: base = from.config, adapters = adaptersOf(from), passes = { tokens: 1, trained: false } } = plan;
+  const hasNoHead = base.head === "score" && !from.checkpoint.has(scalarHead);
+  const weights = parameterSource(from.checkpoint, hasNoHead && (from.config.head === "lm" || adapters !== null));
+  checkWeights(base, weights);
+  const remark = unusedRemark(base, from.checkpoint);
   if (remark !== null) note(`note: ${remark}`);
-  const bindModel = planModelBuffers(memory.of(prefix), device, config, { prefix, dtype, positions });
+  const config = adapters ? withAdapters(base, adapters.settings) : base;
+  const source = adapters ? adapterSource(weights, adapters, config) : weights;
+  const buffers = { prefix, dtype, positions };
+  const bindModel = planModelBuffers(memory.of(prefix), device, config, buffers);
+  let bindProducts: ReturnType<typeof planAdapterProducts> = () => null;
+  beyond(() => {
+    bindProducts = planAdapterProducts(memory.of(prefix), device, config, buffers, passes);
+  });
   return {
     config,
     dtype,
     positions,
     folder: from.folder,
+    passes,
     async open(place) {
-      const model = bindModel(place.tensors);
+      const model = { ...bindModel(place.tensors), adapterProducts: bindProducts(place.tensors) };
       if (twin?.folder === from.folder) await copyWeights(device, model.weights, (await place.open(twin)).weights);
       else await loadWeights(device, model.weights, source);
       fillRopeTables(device, config, model.rope);

@@ -14,11 +14,14 @@ import {
 } from "../model/activations.ts";
 import { type Activations, lmHead, logprobSizes } from "../model/lm-head.ts";
 import type { Model } from "../model/model.ts";
-import { type OptimizerState, planOptimizer, startOptimizer } from "../optim/adamw.ts";
+import { type OptimizerState, planOptimizer, startOptimizer, trainedElements } from "../optim/adamw.ts";
+import type { Division } from "../ranks/ranks.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
+import type { AdapterPlan } from "./adapters.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
+import { type GradientShards, planGradientShards } from "./gradient-shards.ts";
 import { computeDType, type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
@@ -31,24 +34,33 @@ export interface ScoringModel<A extends LayerActivations = Activations> {
 /** A model with its optimizer. */
 export interface TrainedModel<A extends LayerActivations = Activations> extends ScoringModel<WithGradients<A>> {
   readonly optimizer: OptimizerState;
+  /** How its optimizer steps are divided; null: they are not. */
+  readonly shards: GradientShards | null;
 }
 
 /**
  * @param options.dtype null: the checkpoint's own (float16 computes in float32)
  * @param options.positions tokens of the longest prompt plus the longest completion
+ * @param options.adapters that are trained; left out, those of the folder if there are any, as they are
  * @throws InputError if they exceed the model's context, and as `planModel` does
  */
 export function planPolicy(
   plan: SessionPlan,
   from: ModelFolder,
-  { dtype, positions }: { readonly dtype: ComputeDType | null; readonly positions: number },
+  options: {
+    readonly dtype: ComputeDType | null;
+    readonly positions: number;
+    readonly adapters?: AdapterPlan | null;
+  },
 ): PlannedModel {
+  const { positions, adapters } = options;
   const { config, folder } = from;
   if (positions > config.maxPositionEmbeddings)
     throw new InputError(
       `${folder}: prompt and completion take up to ${positions} tokens, the model's context is ${config.maxPositionEmbeddings}; lower max_completion_length`,
     );
-  return planModel(plan, from, { prefix: "policy", dtype: computeDType(config, dtype), positions });
+  const dtype = computeDType(config, options.dtype);
+  return planModel(plan, from, { prefix: "policy", dtype, positions, ...(adapters !== undefined && { adapters }) });
 }
 
 /** Plans packed passes over recorded tokens, forward only. */
@@ -72,10 +84,13 @@ export function planTraining(
   policy: PlannedModel,
   sizes: PassSizes,
   checkpointing: GradientCheckpointing = true,
+  division: Division | null = null,
 ): PlannedTraining {
   const { device, memory } = plan;
-  const bindOptimizer = planOptimizer(memory, device, parameterBlocks(policy.config, device.rowBlock), policy.dtype);
-  const passes = planLogprobs(plan, policy, sizes, "update");
+  const blocks = parameterBlocks(policy.config, device.rowBlock);
+  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype);
+  const bindShards = planGradientShards(memory, device, division, trainedElements(device, blocks, policy.dtype));
+  const passes = planLogprobs(plan, policy, sizes, "update", true);
   const bindActivations = planForwardBackward(memory, lmHead, passes, keepLayers(plan, checkpointing));
   return {
     model: policy,
@@ -83,16 +98,17 @@ export function planTraining(
       const model = await place.open(policy);
       const optimizer = bindOptimizer(place.tensors, model.weights.all);
       startOptimizer(device, optimizer);
-      return { model, activations: bindActivations(place.tensors), optimizer };
+      const shards = bindShards(place.tensors, optimizer);
+      return { model, activations: bindActivations(place.tensors), optimizer, shards };
     },
   };
 }
 
-function planLogprobs(plan: SessionPlan, policy: PlannedModel, passes: PassSizes, prefix: string) {
+function planLogprobs(plan: SessionPlan, policy: PlannedModel, passes: PassSizes, prefix: string, trained = false) {
   const { device } = plan;
   const { config, dtype } = policy;
   const sizes = logprobSizes(device, config, passes);
-  planPass(plan, policy, { tokens: sizes.tokens, headRows: sizes.headChunk, sequences: 1 });
+  planPass(plan, policy, { tokens: sizes.tokens, headRows: sizes.headChunk, sequences: 1 }, trained);
   return { device, config, dtype, sizes, prefix, lifetime: ["update"] } as const;
 }
 

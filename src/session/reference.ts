@@ -5,8 +5,9 @@
 import type { ModelFolder } from "../checkpoint/huggingface.ts";
 import { InputError } from "../errors.ts";
 import { differentSize, parameterSpecs } from "../families/parameters.ts";
+import { type Model, withoutAdapters } from "../model/model.ts";
 import { type PlannedModel, planModel } from "./planned-model.ts";
-import type { SessionPlan } from "./tenant.ts";
+import type { SessionPlan, Tenant } from "./tenant.ts";
 
 /** Policy and reference score the same tokens in the same buffers. */
 function requireSameShape(policy: ModelFolder, reference: ModelFolder): void {
@@ -41,8 +42,13 @@ export function openReference(plan: SessionPlan, path: string, policy: ModelFold
   return folder;
 }
 
+/** The reference of a policy with adapters: the same model without them, on the same weights. */
+export function referenceWithoutAdapters(policy: PlannedModel): Tenant<Model> {
+  return { open: async (place) => withoutAdapters(await place.open(policy)) };
+}
+
 /** Plans a reference for the policy's tokens. */
 export function planReference(plan: SessionPlan, from: ModelFolder, policy: PlannedModel): PlannedModel {
-  const { dtype, positions } = policy;
-  return planModel(plan, from, { prefix: "reference", dtype, positions, twin: policy });
+  const { dtype, positions, passes } = policy;
+  return planModel(plan, from, { prefix: "reference", dtype, positions, twin: policy, passes });
 }

@@ -9,7 +9,8 @@ import type { Message } from "../message.ts";
 import { planForward } from "../model/activations.ts";
 import { type ScalarActivations, scalarHead, scoreSequences } from "../model/scalar-head.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
-import { loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadModelTokenizer } from "./model-tokenizer.ts";
 import { computeDType, planModel, planPass } from "./planned-model.ts";
 import type { ScoringModel } from "./policy.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
@@ -122,7 +123,7 @@ export function createRewardModelScorer(
   options: { readonly systemPrompt?: string | undefined } = {},
 ): RewardModelScorer {
   const { model, activations, folder, longest, microBatchTokens } = rewardModel;
-  const tokenizer = loadTokenizer(folder);
+  const tokenizer = loadModelTokenizer(folder);
   const encode = (text: TextToScore) => Int32Array.from(encodeText(tokenizer, text, options.systemPrompt));
   // Two calls at once would compute in the same buffers.
   let last: Promise<unknown> = Promise.resolve();

@@ -93,17 +93,20 @@ export function planSession<T extends Tenants>(
   const memory = planMemory();
   const scratch: ScratchSizes[] = [];
   const optional: OptionalBuffers[] = [];
+  const last: (() => void)[] = [];
   const said = new Set<string>();
   let tenants: T;
   try {
     tenants = compose({
       device,
       memory,
-      folder(path, wanted) {
-        const folder = openModelFolder(path, wanted);
+      folder(path, wanted, base) {
+        const folder = openModelFolder(path, wanted, base);
         files.add(folder.checkpoint);
+        if (folder.adapter) files.add(folder.adapter);
         return folder;
       },
+      finally: (complete) => void last.push(complete),
       computes: (...sizes) => void scratch.push(...sizes),
       note(text) {
         if (said.has(text)) return;
@@ -112,6 +115,7 @@ export function planSession<T extends Tenants>(
       },
       offers: (buffers) => void optional.push(buffers),
     });
+    for (const complete of last) complete();
   } catch (error) {
     files.abandon();
     throw error;

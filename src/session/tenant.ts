@@ -32,13 +32,16 @@ export interface SessionPlan {
    * Opens a model folder. Its files are closed after all tenants are open, when the device has its own copy of the
    * weights.
    *
+   * @param base an adapter's base, if that is not where the adapter says
    * @throws InputError as `openModelFolder` does
    */
-  folder(path: string, wanted?: ModelHead | "either"): ModelFolder;
+  folder(path: string, wanted?: ModelHead | "either", base?: string | null): ModelFolder;
   /** Announces ops of these sizes: the device keeps scratch for them besides the planned buffers. */
   computes(...sizes: readonly ScratchSizes[]): void;
   /** A remark for the user; each is given once. */
   note(text: string): void;
+  /** Called when all tenants are planned: adds buffers whose sizes follow from the others. */
+  finally(complete: () => void): void;
   /** Offers buffers to plan when everything else is, as many as there is room for. */
   offers(buffers: OptionalBuffers): void;
 }

@@ -3,11 +3,12 @@
  * allocation, and to view them in the shapes of another table.
  */
 import { bytesPerElement, type DType } from "./dtype.ts";
-import { aligned, type PlanBuilder, type PlannedBuffer } from "./plan.ts";
+import { aligned, type PlanBuilder, type PlannedBuffer, type Stage } from "./plan.ts";
 import { elementCount, reshape, type Tensor } from "./tensor.ts";
 
+/** `stages`: those of a pass in which the buffer is live, if not all. */
 export type BufferTable<Field extends string> = Readonly<
-  Record<Field, readonly [name: string, dtype: DType, shape: readonly number[]]>
+  Record<Field, readonly [name: string, dtype: DType, shape: readonly number[], stages?: readonly Stage[]]>
 >;
 
 /** The tensors of a table, or of a function that returns one, by field. */
@@ -23,18 +24,22 @@ export interface BufferPlace {
   /** Prefix of their names. */
   readonly prefix: string;
   readonly lifetime?: PlannedBuffer["lifetime"];
+  /** Nothing else runs during the passes that use them, so those of different stages share memory. */
+  readonly staged?: boolean;
 }
 
 /** Adds a table's buffers to the plan, in order. Fields with the same name share a buffer. */
 export function planBuffers<Field extends string>(
   plan: PlanBuilder,
-  { group, prefix, lifetime }: BufferPlace,
+  { group, prefix, lifetime, staged = false }: BufferPlace,
   table: BufferTable<Field>,
 ): Bind<Readonly<Record<Field, Tensor>>> {
   const planned = new Map<string, string>();
   for (const field in table) {
-    const [name, dtype, shape] = table[field];
-    if (!planned.has(name)) planned.set(name, plan.add(group, `${prefix}/${name}`, dtype, shape, lifetime).name);
+    const [name, dtype, shape, stages] = table[field];
+    const within = staged ? stages : undefined;
+    if (!planned.has(name))
+      planned.set(name, plan.add(group, `${prefix}/${name}`, dtype, shape, lifetime, within).name);
   }
   return (tensors) => {
     const found = {} as Record<Field, Tensor>;

@@ -2,9 +2,17 @@
 
 /** The types of parameters and activations. */
 export type ComputeDType = "float32" | "bfloat16";
-export type DType = ComputeDType | "float16" | "float64" | "int32" | "uint32";
+export type DType = ComputeDType | "float16" | "float64" | "int32" | "uint32" | "uint16";
 
-const sizes: Record<DType, number> = { float32: 4, bfloat16: 2, float16: 2, float64: 8, int32: 4, uint32: 4 };
+const sizes: Record<DType, number> = {
+  float32: 4,
+  bfloat16: 2,
+  float16: 2,
+  float64: 8,
+  int32: 4,
+  uint32: 4,
+  uint16: 2,
+};
 
 /** Bytes of one element. */
 export function bytesPerElement(dtype: DType): number {

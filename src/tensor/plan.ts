@@ -2,7 +2,8 @@
  * The memory plan: every buffer by name, shape, type and lifetime, laid out before anything is allocated (promise 5).
  *
  * A lifetime is the set of phases in which a buffer is live. Phases never overlap in time, so buffers of different
- * phases share memory; buffers of the same phase, and those that are always live, never do.
+ * phases share memory; buffers of the same phase, and those that are always live, never do. But a phase whose passes
+ * through a model follow one another has stages, which do not overlap either: buffers of different stages share too.
  */
 import { bytesPerElement, type DType } from "./dtype.ts";
 import { elementCount, type Tensor, tensor } from "./tensor.ts";
@@ -10,6 +11,10 @@ import { elementCount, type Tensor, tensor } from "./tensor.ts";
 /** In the order of a step. "scoring" is for reward models, "critic" for passes and updates of PPO's critic. */
 export const phases = ["rollout", "scoring", "update", "critic"] as const;
 export type Phase = (typeof phases)[number];
+
+/** Parts of a training pass: the head with its logits, a layer's MLP, and its attention backward. */
+export const stages = ["head", "mlp", "attention"] as const;
+export type Stage = (typeof stages)[number];
 
 export interface PlannedBuffer {
   readonly name: string;
@@ -20,6 +25,8 @@ export interface PlannedBuffer {
   readonly shape: readonly number[];
   readonly dtype: DType;
   readonly lifetime: "always" | readonly Phase[];
+  /** The stages of its phases in which it is live. */
+  readonly stages: readonly Stage[];
   readonly bytes: number;
 }
 
@@ -52,6 +59,7 @@ export interface PlanBuilder {
     dtype: DType,
     shape: readonly number[],
     lifetime?: PlannedBuffer["lifetime"],
+    stages?: PlannedBuffer["stages"],
   ): PlannedBuffer;
   build(): MemoryPlan;
 }
@@ -68,10 +76,10 @@ export function planMemory(): PlanBuilder {
   const buffers = new Map<string, PlannedBuffer>();
   const builder = (owner: string): PlanBuilder => ({
     of: builder,
-    add(group, name, dtype, shape, lifetime = "always") {
+    add(group, name, dtype, shape, lifetime = "always", within = stages) {
       if (buffers.has(name)) throw new Error(`memory plan: two buffers named ${name}`);
       const bytes = elementCount(shape) * bytesPerElement(dtype);
-      const buffer = { name, group, owner, shape, dtype, lifetime, bytes };
+      const buffer = { name, group, owner, shape, dtype, lifetime, stages: within, bytes };
       buffers.set(name, buffer);
       return buffer;
     },
@@ -82,19 +90,38 @@ export function planMemory(): PlanBuilder {
   return builder("policy");
 }
 
-/** Places the longest-lived buffers first, each on top of those that share a phase with it. */
+/** The times at which a buffer is live, each a stage of a phase, by number. */
+function timesOf({ lifetime, stages: within }: Pick<PlannedBuffer, "lifetime" | "stages">): number[] {
+  const alive = lifetime === "always" ? phases : lifetime;
+  return alive.flatMap((phase) => within.map((stage) => phases.indexOf(phase) * stages.length + stages.indexOf(stage)));
+}
+
+/** Places the longest-lived buffers first, each on top of those that are live at a time at which it is. */
 function layOut(buffers: readonly PlannedBuffer[]): MemoryPlan {
-  const tops = new Map<Phase, number>(phases.map((phase) => [phase, 0]));
+  const tops: number[] = new Array(phases.length * stages.length).fill(0);
+  const always = timesOf({ lifetime: "always", stages });
+  const topOf = (times: readonly number[]) => times.reduce((top, time) => Math.max(top, tops[time]!), 0);
   const offsets = new Map<string, number>();
-  const phasesOf = (buffer: PlannedBuffer) => (buffer.lifetime === "always" ? phases : buffer.lifetime);
-  const order = [...buffers].sort((a, b) => phasesOf(b).length - phasesOf(a).length);
-  for (const buffer of order) {
-    const alive = phasesOf(buffer);
-    const offset = Math.max(...alive.map((phase) => tops.get(phase) ?? 0));
+  const live = buffers.map((buffer) => {
+    const { lifetime, stages: within } = buffer;
+    return { buffer, times: lifetime === "always" && within === stages ? always : timesOf(buffer) };
+  });
+  live.sort((a, b) => b.times.length - a.times.length);
+  for (const { buffer, times } of live) {
+    const offset = topOf(times);
     offsets.set(buffer.name, offset);
-    for (const phase of alive) tops.set(phase, offset + aligned(buffer.bytes));
+    for (const time of times) tops[time] = offset + aligned(buffer.bytes);
   }
-  return { buffers, offsets, phaseBytes: tops, totalBytes: Math.max(0, ...tops.values()) };
+  const phaseBytes = new Map(phases.map((phase) => [phase, topOf(timesOf({ lifetime: [phase], stages }))]));
+  return { buffers, offsets, phaseBytes, totalBytes: topOf(always) };
+}
+
+/** Bytes of the buffers that are live in a phase: in the stage that has most. */
+export function liveBytes(buffers: readonly PlannedBuffer[], phase: Phase): number {
+  const live = buffers.filter(({ lifetime }) => lifetime === "always" || lifetime.includes(phase));
+  const bytesIn = (stage: Stage) =>
+    live.reduce((sum, buffer) => sum + (buffer.stages.includes(stage) ? buffer.bytes : 0), 0);
+  return Math.max(...stages.map(bytesIn));
 }
 
 /** The planned buffers as tensors, in an allocation of `plan.totalBytes` at `address`. */

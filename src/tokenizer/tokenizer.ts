@@ -63,9 +63,14 @@ const fileName = "tokenizer.json";
 
 /**
  * @param chatTemplate a template's text instead of the folder's own (`readChatTemplate`)
+ * @param modelFolder where config.json is, if not there
  * @throws InputError if tokenizer.json is missing, incomplete, or of an unsupported kind
  */
-export function loadTokenizer(folder: string, chatTemplate: string | null = null): Tokenizer {
+export function loadTokenizer(
+  folder: string,
+  chatTemplate: string | null = null,
+  modelFolder: string = folder,
+): Tokenizer {
   const path = join(folder, fileName);
   if (!isThere(path))
     throw new InputError(
@@ -78,7 +83,7 @@ export function loadTokenizer(folder: string, chatTemplate: string | null = null
   const special = new Set<number>();
   for (const [id, token] of library.get_added_tokens_decoder()) if (token.special) special.add(id);
 
-  const modelConfigPath = join(folder, "config.json");
+  const modelConfigPath = join(modelFolder, "config.json");
   const modelConfig = readOptional(modelConfigPath);
   const vocabSize = highestId(json) + 1;
   const limit = typeof modelConfig.vocab_size === "number" ? modelConfig.vocab_size : vocabSize;

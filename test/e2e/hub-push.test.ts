@@ -1,6 +1,6 @@
 /** push_to_hub and `grpo push` against a local hub: what arrives there, what a failure costs, and that no token is written. */
 import { afterAll, beforeEach, describe, expect, test } from "bun:test";
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { modelCard } from "../../src/api/model-card.ts";
@@ -161,11 +161,13 @@ test("train on a model and a dataset of the hub, by name and revision; what is m
 }, 60_000);
 
 test("grpo push says what is wrong", async () => {
+  const model = join(root, "a model"); // a push writes its card into the folder
+  cpSync(join(import.meta.dir, "../../data/model"), model, { recursive: true });
   const cases: readonly (readonly [argv: string[], message: RegExp])[] = [
     [[], /DIR is missing/],
     [["nowhere"], /nowhere: no such folder/],
     [["."], /holds no model/],
-    [[join(import.meta.dir, "../../data/model"), "--hub_model_id", "other/x"], /your token may not write there \(403/],
+    [[model, "--hub_model_id", "other/x"], /your token may not write there \(403/],
   ];
   for (const [argv, message] of cases) {
     const { code, err } = await grpo(["push", ...argv]);
@@ -173,7 +175,7 @@ test("grpo push says what is wrong", async () => {
     expect(err).toMatch(message);
   }
   hub.faults.page = true;
-  const { code, err } = await grpo(["push", join(import.meta.dir, "../../data/model"), "--hub_model_id", "writer/x"]);
+  const { code, err } = await grpo(["push", model, "--hub_model_id", "writer/x"]);
   expect(code).toBe(2);
   expect(err).toContain("is not the hub");
 }, 30_000);

@@ -11,7 +11,7 @@ const exactTable: RotaryTable = ({ headDim, rope }, positions) => {
   const half = headDim / 2;
   const angles = Array.from({ length: positions * half }, (_, at) => {
     const [position, i] = [Math.floor(at / half), at % half];
-    return position * rope.theta ** (-i / half);
+    return rope.scaling.type === "none" ? 0 : position * rope.theta ** (-i / half);
   });
   return { cos: angles.map(Math.cos), sin: angles.map(Math.sin) };
 };

@@ -3,7 +3,16 @@
  * ends the run with its name, and nothing is lost; replaced runs and other programs' files.
  */
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { join } from "node:path";
 import { InputError } from "../../src/errors.ts";
 import { tensorBoardPoints, tensorBoardTexts, wandbPoints, wandbRecords } from "../fixtures/trackers.ts";
@@ -156,6 +165,28 @@ test("resumed from an earlier step, a run keeps what the trackers had of the lat
   const aside = join(folder, "after-step-1");
   expect(sorted(wandbPoints(wandbRuns(aside)[0]!))).toEqual(sorted(before));
   expect(sorted(tensorBoardPoints(join(aside, "tensorboard")))).toEqual(sorted(rounded(before)));
+});
+
+test("rows that a tracker lacks are added when the run is resumed", async () => {
+  const folder = work.at("late");
+  const evaluated = { eval_dataset: "data/problems/eval.arrow", eval_samples: 4, eval_steps: 1, max_steps: 4 };
+  const same = () => {
+    expect(sorted(wandbPoints(wandbRuns(folder)[0]!))).toEqual(sorted(logged(folder)));
+    expect(sorted(tensorBoardPoints(join(folder, "tensorboard")))).toEqual(sorted(rounded(logged(folder))));
+  };
+  await train(folder, evaluated, { stopAfter: 1 });
+  await train(folder, { ...evaluated, ...all, resume_from_checkpoint: true }, { stopAfter: 2 });
+  same();
+  // The ends of both logs are lost, as where a disk was full.
+  const [events] = readdirSync(join(folder, "tensorboard")).filter((name) => name.includes("tfevents"));
+  const [run] = wandbRuns(folder);
+  const log = readdirSync(run!).find((name) => name.endsWith(".wandb"))!;
+  for (const path of [join(folder, "tensorboard", events!), join(run!, log)])
+    truncateSync(path, statSync(path).size - 4000);
+  expect(wandbPoints(run!).size).toBeLessThan(logged(folder).size);
+  await train(folder, { ...evaluated, ...all, resume_from_checkpoint: true });
+  expect(metricsOf(folder).at(-1)!.step).toBe(4);
+  same();
 });
 
 test("a run that replaces another replaces its trackers' files", async () => {

@@ -42,10 +42,14 @@ test("every case belongs to an existing op", () => {
   for (const c of cases) expect(names).toContain(c.op);
 });
 
-test("the reason why some cases run only on a GPU is true", () => {
+test("the reasons why some cases run only on a GPU or only on the CPU are true", () => {
   expect(defaultDevice.gradientDType("bfloat16")).toBe("float32");
   const reasons = new Set(cases.flatMap(({ only }) => (only ? [`${only.kind}: ${only.reason}`] : [])));
-  expect([...reasons]).toEqual(["cuda: the CPU's gradients of activations are float32 (gradientDType)"]);
+  expect(defaultDevice.masterDType).toBe("uint16");
+  expect([...reasons].sort()).toEqual([
+    "cpu: a GPU's masters are float32 (masterDType)",
+    "cuda: the CPU's gradients of activations are float32 (gradientDType)",
+  ]);
 });
 
 test("every kernel is reached by an op's case", async () => {

@@ -43,7 +43,7 @@ for (const [table, cases] of chosen)
 
 if (asked && !onHardware && !process.env.OPS_CASE)
   test("every kernel is launched by a case", () => {
-    // Those of one compute capability: cuda-hopper.test.ts.
+    // Those of one compute capability: cuda-hopper.long.ts.
     const unreached = kernelDefinitions.filter(({ name, only }) => only === undefined && !launched.has(name));
     expect(unreached.map(({ file, name }) => `${file}: ${name}`)).toEqual([]);
   });

@@ -15,6 +15,7 @@ const llama = {
 };
 const qwen2 = { ...llama, architectures: ["Qwen2ForCausalLM"], model_type: "qwen2", num_key_value_heads: 2 };
 const qwen3 = { ...llama, architectures: ["Qwen3ForCausalLM"], model_type: "qwen3", num_key_value_heads: 1 };
+const mistral = { ...llama, architectures: ["MistralForCausalLM"], model_type: "mistral", num_key_value_heads: 2 };
 const parse = (json: unknown) => parseModelConfig(json, "M/config.json");
 /** With one layer instead of the function that creates it. */
 const described = (config: ModelConfig) => ({ ...config, layer: config.layer(1) });
@@ -23,9 +24,9 @@ const layer = (json: unknown) => {
   const { attention, mlp } = parse(json).layer(0);
   return {
     ...attention.shape,
-    attentionInputBias: [attention.q, attention.k, attention.v].map(({ bias }) => bias !== null),
+    attentionInputBias: attention.qkv.map(({ bias }) => bias !== null),
     attentionOutputBias: attention.o.bias !== null,
-    mlpBias: [mlp.gate, mlp.up, mlp.down].map(({ bias }) => bias !== null),
+    mlpBias: [...mlp.gateUp, mlp.down].map(({ bias }) => bias !== null),
     qkNorm: attention.headNorms !== null,
   };
 };
@@ -66,20 +67,19 @@ describe("defaults for absent fields", () => {
         attention: {
           shape: { heads: 4, kvHeads: 4, headDim: 16, scale: 0.25 },
           rope: { theta: 10000, scaling: { type: "default" } },
-          q: linear("self_attn.q_proj", 64, 64),
-          k: linear("self_attn.k_proj", 64, 64),
-          v: linear("self_attn.v_proj", 64, 64),
+          qkv: ["q", "k", "v"].map((name) => linear(`self_attn.${name}_proj`, 64, 64)),
           headNorms: null,
           o: linear("self_attn.o_proj", 64, 64),
         },
+        attentionNorm: null,
         postNorm: vector("model.layers.1.post_attention_layernorm.weight", 64),
         mlp: {
           activation: "silu",
           intermediateSize: 176,
-          gate: linear("mlp.gate_proj", 176, 64),
-          up: linear("mlp.up_proj", 176, 64),
+          gateUp: ["gate", "up"].map((name) => linear(`mlp.${name}_proj`, 176, 64)),
           down: linear("mlp.down_proj", 64, 176),
         },
+        mlpNorm: null,
       },
       layerPath: "model.layers",
       finalNorm: vector("model.norm.weight", 64),
@@ -128,6 +128,74 @@ describe("defaults for absent fields", () => {
       attentionOutputBias: true,
       mlpBias: three(true),
     });
+  });
+});
+
+describe("layers that differ from Llama's", () => {
+  const smollm3 = { ...llama, architectures: ["SmolLM3ForCausalLM"], model_type: "smollm3", num_hidden_layers: 6 };
+  const rotating = (json: object) => {
+    const { layer, numLayers } = parse({ ...smollm3, ...json });
+    return Array.from({ length: numLayers }, (_, i) => layer(i).attention.rope.scaling.type !== "none");
+  };
+
+  test("smollm3: some layers have no rotary embedding; theta and tying by default", () => {
+    expect(rotating({})).toEqual([true, true, true, false, true, true]);
+    expect(rotating({ no_rope_layer_interval: 2 })).toEqual([true, false, true, false, true, false]);
+    expect(rotating({ no_rope_layers: [0, 1, 1, 0, 0, 1], no_rope_layer_interval: 2 })).toEqual(
+      [0, 1, 1, 0, 0, 1].map(Boolean),
+    );
+    expect(parse(smollm3)).toMatchObject({ tieWordEmbeddings: true });
+    expect(parse(smollm3).layer(0).attention.rope.theta).toBe(2e6);
+    expect(refusal({ ...smollm3, no_rope_layers: [1, 0] })).toContain("no_rope_layers: has 2 entries");
+    expect(refusal({ ...smollm3, no_rope_layers: [2] })).toContain("no_rope_layers");
+    expect(refusal({ ...smollm3, no_rope_layer_interval: 0 })).toContain("no_rope_layer_interval");
+  });
+
+  const windows = (json: unknown) => {
+    const { layer, numLayers } = parse(json);
+    return Array.from({ length: numLayers }, (_, i) => layer(i).attention.shape.window ?? null);
+  };
+
+  test("sliding windows: mistral's 4096 by default, phi3's none, qwen's from a layer on, smollm3's without rotation", () => {
+    expect(windows({ ...mistral, sliding_window: 16 })).toEqual([16, 16]);
+    expect(windows(mistral)).toEqual([4096, 4096]);
+    expect(windows({ ...mistral, sliding_window: null })).toEqual([null, null]);
+    expect(windows({ ...mistral, max_position_embeddings: 4096 })).toEqual([null, null]);
+    const phi3 = { ...llama, architectures: ["Phi3ForCausalLM"], model_type: "phi3" };
+    expect(windows(phi3)).toEqual([null, null]);
+    expect(windows({ ...phi3, sliding_window: 2047 })).toEqual([2047, 2047]);
+    expect(windows({ ...qwen2, sliding_window: 16 })).toEqual([null, null]);
+    expect(windows({ ...qwen2, sliding_window: 16, use_sliding_window: true, max_window_layers: 1 })).toEqual([
+      null,
+      16,
+    ]);
+    const types = ["sliding_attention", "full_attention"];
+    expect(windows({ ...qwen3, sliding_window: 16, use_sliding_window: true, layer_types: types })).toEqual([16, null]);
+    const sliding = { sliding_window: 8, use_sliding_window: true, no_rope_layer_interval: 2 };
+    expect(windows({ ...smollm3, ...sliding })).toEqual([null, 8, null, 8, null, 8]);
+  });
+
+  test("phi3: one product for q, k and v, one for gate and up", () => {
+    const { attention, mlp } = parse({
+      ...llama,
+      ...{ architectures: ["Phi3ForCausalLM"], model_type: "phi3", num_key_value_heads: 2 },
+    }).layer(1);
+    expect([...attention.qkv, ...mlp.gateUp].map(({ weight }) => [weight.name, weight.shape])).toEqual([
+      ["model.layers.1.self_attn.qkv_proj.weight", [128, 64]],
+      ["model.layers.1.mlp.gate_up_proj.weight", [352, 64]],
+    ]);
+  });
+
+  test("olmo2: norms after, and over all heads of q and k", () => {
+    const olmo2 = { ...llama, architectures: ["Olmo2ForCausalLM"], model_type: "olmo2", num_key_value_heads: 2 };
+    const { inputNorm, postNorm, attentionNorm, mlpNorm, attention } = parse(olmo2).layer(1);
+    expect([inputNorm, postNorm]).toEqual([null, null]);
+    expect([attentionNorm?.name, mlpNorm?.name]).toEqual([
+      "model.layers.1.post_attention_layernorm.weight",
+      "model.layers.1.post_feedforward_layernorm.weight",
+    ]);
+    expect(attention.headNorms).toMatchObject({ over: "all heads", q: { shape: [64] }, k: { shape: [32] } });
+    expect(parse(olmo2).rmsNormEps).toBe(1e-5);
   });
 });
 
@@ -196,14 +264,18 @@ describe("spellings", () => {
 });
 
 test.each([
-  ["model_type", { ...llama, model_type: "mistral" }],
+  ["model_type", { ...llama, model_type: "mamba" }],
   ["model_type", { ...llama, model_type: "__proto__" }],
   ["model_type", { vocab_size: 3 }],
   ["architectures", { ...llama, architectures: ["LlamaForSequenceClassification"] }],
   ["architectures", { ...qwen2, architectures: ["Qwen3ForCausalLM"] }],
   ["quantization_config", { ...llama, quantization_config: { bits: 4 } }],
-  ["use_sliding_window", { ...qwen2, use_sliding_window: true }],
+  ["use_sliding_window", { ...llama, use_sliding_window: true }],
   ["layer_types.1", { ...qwen2, layer_types: ["full_attention", "sliding_attention"] }],
+  ["layer_types.0", { ...llama, layer_types: ["sliding_attention", "full_attention"] }],
+  ["layer_types.1", { ...llama, layer_types: ["full_attention", "chunked_attention"] }],
+  ["layer_types.0", { ...mistral, layer_types: ["full_attention", "sliding_attention"] }],
+  ["sliding_window", { ...mistral, sliding_window: 0 }],
   ["num_experts", { ...qwen3, num_experts: 8 }],
   ["hidden_act", { ...llama, hidden_act: "gelu" }],
   ["hidden_act", { ...llama, hidden_act: "toString" }],

@@ -14,7 +14,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { InputError, RunError } from "../../src/errors.ts";
 import { removeCompletionsAfter, writeCompletions } from "../../src/metrics/completions-file.ts";
-import { createConsole, durationText } from "../../src/metrics/console.ts";
+import { createConsole, durationText, quietly } from "../../src/metrics/console.ts";
 import { createMetricsWriter } from "../../src/metrics/metrics-file.ts";
 import { metricNamed, metricNames } from "../../src/metrics/names.ts";
 import { createStopwatch } from "../../src/metrics/stopwatch.ts";
@@ -253,6 +253,121 @@ describe("the console", () => {
     expect(take()).toBe("\r\x1b[2K");
     shown.close();
     expect(take()).toBe("");
+  });
+
+  test("the rate of a phase, once it has lasted a second, by what was done since it began", () => {
+    const { shown, tick, take } = screen(true);
+    const at = (done: number, phase = "rollout") => {
+      shown.progress({ step: 1, steps: 5, phase, done, total: 64 });
+      return take().replace("\r\x1b[2K", "");
+    };
+    expect(at(4)).toBe("step 1/5 · rollout 4/64");
+    tick(900);
+    expect(at(8)).toBe("step 1/5 · rollout 8/64");
+    tick(1100);
+    expect(at(24)).toBe("step 1/5 · rollout 24/64 at 10.0/s");
+    tick(200);
+    expect(at(0, "update")).toBe("step 1/5 · update 0/64");
+  });
+
+  test("an evaluation has its own time left, and does not count as a step", () => {
+    const { shown, tick, take } = screen(true);
+    const evaluation = (done: number) => {
+      shown.progress({ step: 0, steps: 0, phase: "evaluation", done, total: 300 });
+      return take().replace("\r\x1b[2K", "");
+    };
+    expect(evaluation(0)).toBe("evaluation 0/300");
+    tick(10_000);
+    expect(evaluation(100)).toBe("evaluation 100/300 at 10.0/s · 20s left");
+    tick(20_000);
+    shown.progress({ step: 1, steps: 5, phase: "rollout" });
+    tick(2000);
+    take();
+    shown.progress({ step: 2, steps: 5, phase: "rollout" });
+    expect(take()).toBe("\r\x1b[2Kstep 2/5 · rollout · 8s left");
+  });
+
+  test("time left falls while a step runs, and waits where it takes longer than those before", () => {
+    const { shown, tick, take } = screen(true);
+    const left = (step: number, ms: number) => {
+      tick(ms);
+      shown.progress({ step, steps: 4, phase: "rollout" });
+      return /(\w+) left/.exec(take())?.[1];
+    };
+    expect([left(1, 0), left(1, 9000), left(2, 1000), left(2, 4000), left(2, 9000), left(3, 1000)]).toEqual([
+      undefined,
+      undefined,
+      "30s",
+      "26s",
+      "20s",
+      "24s",
+    ]);
+  });
+
+  test("a terminal that became narrower is cleaned of every row that the live line was wrapped into", () => {
+    let columns = 100;
+    let text = "";
+    let clock = 0;
+    const shown = createConsole({
+      ...{ isTTY: true, colour: false, columns: () => columns, now: () => clock },
+      write: (part) => {
+        text += part;
+      },
+    });
+    shown.step({ ...record, "completions/mean_length": 100 });
+    text = "";
+    shown.progress({ step: 2, steps: 5, phase: "rollout", done: 1, total: 8 });
+    const width = Bun.stringWidth(text.replace("\r\x1b[2K", ""));
+    expect(width).toBeGreaterThan(80);
+    expect(width).toBeLessThan(100);
+    columns = 40;
+    clock = 200;
+    text = "";
+    shown.progress({ step: 2, steps: 5, phase: "rollout", done: 2, total: 8 });
+    expect(text).toStartWith("\r\x1b[2A\x1b[J");
+    columns = 100;
+    text = "";
+    shown.note("saved");
+    expect(text).toBe("\r\x1b[2Ksaved\n");
+  });
+
+  test("colour on a terminal, unless NO_COLOR is set and not empty", () => {
+    const before = process.env.NO_COLOR;
+    const head = (isTTY: boolean, value?: string) => {
+      if (value === undefined) delete process.env.NO_COLOR;
+      else process.env.NO_COLOR = value;
+      let text = "";
+      const write = (part: string) => {
+        text += part;
+      };
+      createConsole({ isTTY, write }).step(record);
+      return text.includes("\x1b[2m");
+    };
+    try {
+      expect([head(true), head(true, ""), head(true, "1"), head(true, "0"), head(false)]).toEqual([
+        true,
+        true,
+        false,
+        false,
+        false,
+      ]);
+    } finally {
+      if (before === undefined) delete process.env.NO_COLOR;
+      else process.env.NO_COLOR = before;
+    }
+  });
+
+  test("--quiet leaves warnings", () => {
+    const { shown, take } = screen(true);
+    const quiet = quietly(shown);
+    quiet.progress({ step: 1, steps: 5, phase: "rollout" });
+    quiet.step(record);
+    quiet.completions(1, [{ prompt: "p", completion: "c", reward: 1 }]);
+    quiet.evaluation({ step: 1, eval_reward: 1 });
+    quiet.note("saved the model");
+    quiet.note("note: beta is 0");
+    expect(take()).toBe("note: beta is 0\n");
+    quiet.close();
   });
 
   test("the live line is never wider than the terminal", () => {

@@ -2,7 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { InputError, RunError } from "../../src/errors.ts";
 import { planOptional } from "../../src/session/gradient-checkpointing.ts";
 import { describeMemory, estimateMemory, memoryByModel, requireMemory } from "../../src/session/memory.ts";
-import { placeTensors, planMemory } from "../../src/tensor/plan.ts";
+import { liveBytes, placeTensors, planMemory } from "../../src/tensor/plan.ts";
 import { byteLength } from "../../src/tensor/tensor.ts";
 
 function examplePlan() {
@@ -37,6 +37,28 @@ describe("memory plan", () => {
 
   test("buffers of different phases do", () => {
     expect(overlaps("kv", "g") || overlaps("kv", "x")).toBe(true);
+  });
+
+  test("buffers of different stages of a phase share memory, and the phase takes as much as its largest stage", () => {
+    const plan = planMemory();
+    plan.add("weights", "w", "float32", [32]);
+    plan.add("inputs", "inputs", "float32", [64], ["update"]);
+    plan.add("activations", "qkv", "float32", [96], ["update"], ["mlp", "attention"]);
+    plan.add("activations", "logits", "float32", [256], ["update"], ["head"]);
+    plan.add("activations", "gate", "float32", [128], ["update"], ["mlp"]);
+    plan.add("activations", "dqkv", "float32", [32], ["update"], ["attention"]);
+    plan.add("cache", "kv", "float32", [320], ["rollout"]);
+    const built = plan.build();
+    const at = (name: string) => built.offsets.get(name)! / 4;
+    expect([at("w"), at("inputs"), at("qkv"), at("logits"), at("gate"), at("dqkv")]).toEqual([0, 32, 96, 96, 192, 192]);
+    expect([built.phaseBytes.get("update"), built.phaseBytes.get("rollout")]).toEqual([4 * 352, 4 * 352]);
+    expect(liveBytes(built.buffers, "update")).toBe(4 * 352);
+    expect(liveBytes(built.buffers, "rollout")).toBe(4 * 352);
+    const lines = describeMemory({ plan: built, scratchBytes: 0, programBytes: 0, reserveBytes: 0, peakBytes: 0 });
+    const text = lines.join("\n");
+    for (const when of ["update, layers", "update, mlp", "update, head", "update, attention"])
+      expect(text).toContain(`activations                        ${when}`);
+    expect(text).toMatch(/planned buffers during update +0\.0/);
   });
 
   test("the total is the larger phase, every buffer inside it and aligned", () => {

@@ -96,17 +96,13 @@ describe("an offline run", () => {
     expect([records[3]!.content.text(2), records[3]!.content.text(4)]).toEqual(["*", "train/global_step"]);
     const row = records[4]!.content.messages(1).map((item) => [item.texts(2).join("."), item.text(16)]);
     expect(row).toEqual([
-      ...[
-        ["train/reward", "0.25"],
-        ["train/kl", "NaN"],
-        ["train/loss", "-Infinity"],
-      ],
-      ...[
-        ["train/global_step", "1"],
-        ["_timestamp", "1732752000.25"],
-        ["_runtime", "0"],
-        ["_step", "0"],
-      ],
+      ["train/global_step", "1"],
+      ["_timestamp", "1732752000.25"],
+      ["_runtime", "0"],
+      ["_step", "0"],
+      ["train/reward", "0.25"],
+      ["train/kl", "NaN"],
+      ["train/loss", "-Infinity"],
     ]);
     expect(records.at(-1)!.content.number(1)).toBe(0);
   });

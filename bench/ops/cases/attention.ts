@@ -15,6 +15,7 @@ import {
   shortOf,
   timed,
   type Use,
+  windowed,
 } from "../case.ts";
 import { bytesOf, type Cost, optional } from "../cost.ts";
 import { dot } from "../reference.ts";
@@ -49,11 +50,16 @@ function attentionCost(products: number, pairs: number, shape: AttentionShape, d
 }
 
 /** Pairs of a query and a key it attends to. */
-function visiblePairs(segments: ArrayLike<number>): number {
+function visiblePairs(segments: ArrayLike<number>, { window = Number.POSITIVE_INFINITY }: AttentionShape): number {
+  /** Of the first `tokens` tokens of a sequence. */
+  const from0 = (tokens: number) => {
+    const growing = Math.min(tokens, window);
+    return (growing * (growing + 1)) / 2 + (tokens > growing ? (tokens - growing) * window : 0);
+  };
   let pairs = 0;
   for (let s = 0; s < segments.length; s += 4) {
     const [length, prefix] = [segments[s + 1]!, segments[s + 3]!];
-    pairs += length * prefix + (length * (length + 1)) / 2;
+    pairs += from0(prefix + length) - from0(prefix);
   }
   return pairs;
 }
@@ -62,6 +68,8 @@ export interface Heads {
   readonly H: number;
   readonly Hkv: number;
   readonly Dh: number;
+  /** Tokens that a token attends to; all by default. */
+  readonly window?: number;
 }
 
 export interface AttentionSettings extends Heads {
@@ -71,8 +79,9 @@ export interface AttentionSettings extends Heads {
   readonly gap?: number;
 }
 
-export function shapeOf({ H, Hkv, Dh }: Heads): AttentionShape {
-  return { heads: H, kvHeads: Hkv, headDim: Dh, scale: 1 / Math.sqrt(Dh) };
+export function shapeOf({ H, Hkv, Dh, window }: Heads): AttentionShape {
+  const shape = { heads: H, kvHeads: Hkv, headDim: Dh, scale: 1 / Math.sqrt(Dh) };
+  return window === undefined ? shape : { ...shape, window };
 }
 
 /** Segments of packed groups: a prompt, then its completions, which name it as their prefix. */
@@ -244,6 +253,14 @@ export const heads: readonly Heads[] = [
 /** Lengths around the block of 64 keys, in prompts and in completions. */
 export const around = "1+1 63+2,64 64+65,1 65+63 130+5";
 
+/** Windows shorter than a prompt, than a block of keys, and longer than some blocks; of one token, which sees itself. */
+export const windows: readonly (Heads & { readonly groups: string })[] = [
+  { H: 3, Hkv: 1, Dh: 24, window: 7, groups: "63+2,66 3+9" },
+  { H: 2, Hkv: 1, Dh: 16, window: 90, groups: "150+30,3" },
+  { H: 2, Hkv: 2, Dh: 64, window: 64, groups: "70+66,3" },
+  { H: 2, Hkv: 1, Dh: 16, window: 1, groups: "5+3,7,1" },
+];
+
 /** Enough completions that a GPU sums a prompt's gradient in parts: more than 16 blocks of queries. */
 const many = `20+${"1,".repeat(34)}2 3`;
 
@@ -274,7 +291,7 @@ export const attentionOps: OpTable<"attentionForward" | "attentionBackward"> = {
   attentionForward: {
     cost: (lengths, out, lse, qkv, segments, shape) => {
       const bytes = bytesOf(qkv) + bytesOf(out) + optional(lse);
-      return attentionCost(2, visiblePairs(lengths.segments(segments)), shape, qkv.dtype, bytes);
+      return attentionCost(2, visiblePairs(lengths.segments(segments), shape), shape, qkv.dtype, bytes);
     },
     cases: [
       ...heads.map((h) => forward({ ...h, x: "f32", groups: "5+3,7,1 33 1+31" })),
@@ -292,13 +309,15 @@ export const attentionOps: OpTable<"attentionForward" | "attentionBackward"> = {
         forward({ H: 2, Hkv: 1, Dh, x: "bf16", groups: "1+1 0+300,0", lse: false }),
       ]),
       alone({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "5+3,7,1 63+65,2 64+64 130+5" }),
+      ...windows.map((w) => windowed(forward({ ...w, x: "f32" }))),
+      ...windows.slice(0, 3).map((w) => windowed(forward({ ...w, x: "bf16" }))),
     ],
     real: (s) => real(s, forward),
   },
   attentionBackward: {
     cost: (lengths, dqkv, dout, qkv, out, lse, segments, _scratch, shape) => {
       const bytes = bytesOf(dqkv) + bytesOf(dout) + bytesOf(qkv) + bytesOf(out) + bytesOf(lse);
-      return attentionCost(5, visiblePairs(lengths.segments(segments)), shape, qkv.dtype, bytes);
+      return attentionCost(5, visiblePairs(lengths.segments(segments), shape), shape, qkv.dtype, bytes);
     },
     cases: [
       ...heads.map((h) => backward({ ...h, x: "f32", groups: "5+3,7,1 9 1+11", slopes: true })),
@@ -311,6 +330,8 @@ export const attentionOps: OpTable<"attentionForward" | "attentionBackward"> = {
       backward({ H: 3, Hkv: 1, Dh: 24, x: "f32", groups: "13+5,0,2", gap: 7 }),
       backward({ H: 2, Hkv: 1, Dh: 16, x: "f32", groups: "20+1,2,3,4,5,6,7,8,9" }),
       backward({ H: 2, Hkv: 1, Dh: 16, x: "f32", groups: many }),
+      ...windows.slice(0, 2).map((w) => windowed(backward({ ...w, x: "f32" }))),
+      ...windows.slice(0, 2).map((w) => windowed(backward({ ...w, x: "bf16" }))),
       bfloat16Gradients(backward({ H: 2, Hkv: 1, Dh: 16, x: "bf16", grad: "bf16", groups: many })),
     ],
     real: (s) => real(s, (settings, dtype) => backward({ ...settings, grad: shortOf(gradientType(s, dtype)) }, true)),

@@ -71,6 +71,18 @@ function backward(settings: Settings) {
   });
 }
 
+/** dx takes the place of x. */
+function inPlace(dtype: ShortDType, gelu: boolean) {
+  const [T, F] = [5, 35];
+  const one = opCase("gluBackward", { T, F, x: dtype, gelu, place: "of-x" }, (run: SuiteRun) => {
+    const x = run.input("x", dtypes[dtype], [T, 2 * F], { output: true });
+    const dy = run.input("dy", dtypes[dtype], [T, F]);
+    run.run(({ ops }) => ops.gluBackward(x, dy, x, gelu));
+    run.check(x, gluGradient(dy.at, x.at, F, gelu), rounded(gradient, dtypes[dtype]));
+  });
+  return dtype === "bf16" ? bfloat16Gradients(one) : one;
+}
+
 const nan = opCase("gluForward", { values: "nan" }, (run: SuiteRun) => {
   const x = run.filled("x", "float32", [1, 22], (i) => (i === 3 ? Number.NaN : i / 9));
   const y = run.output("y", "float32", [1, 11]);
@@ -123,6 +135,8 @@ export const gluOps: OpTable<"gluForward" | "gluBackward"> = {
       bfloat16Gradients(backward({ T: 7, F: 33, x: "bf16", gelu, grad: "bf16" })),
       bfloat16Gradients(backward({ T: 5, F: 64, x: "bf16", gelu, grad: "bf16", wide: true })),
       backward({ T: 2, F: 35, x: "f32", gelu, wide: true }),
+      inPlace("f32", gelu),
+      inPlace("bf16", gelu),
     ]),
     real: (s) =>
       computeDTypes.flatMap((dtype) =>

@@ -1,6 +1,6 @@
 /** Products with a weight: forward, both gradients, the bias's gradient, and rows whose bits do not depend on M. */
 import { bfloat16ToNumber, type ComputeDType, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
-import { elementCount, rows } from "../../../src/tensor/tensor.ts";
+import { columns, elementCount, rows } from "../../../src/tensor/tensor.ts";
 import {
   computeDTypes,
   dtypes,
@@ -75,25 +75,147 @@ interface ForwardSettings extends Product {
   readonly y: ShortDType;
   readonly bias?: boolean;
   readonly accumulate?: boolean;
+  readonly factor?: number;
   readonly gap?: number;
 }
 
+/** A product times a factor. */
+const times =
+  (product: ReturnType<typeof matmul>, factor: number) =>
+  (i: number): ReturnType<typeof product> => {
+    const { value, magnitude, squares } = product(i);
+    return { value: factor * value, magnitude: Math.abs(factor) * magnitude, squares: factor * factor * squares };
+  };
+
 /** `cold`: the weight comes from memory, as in decoding. */
 function forward(settings: ForwardSettings, cold = false) {
-  const { M, N, K, bias = false, accumulate = false, gap = 0 } = settings;
+  const { M, N, K, bias = false, accumulate = false, factor = 1, gap = 0 } = settings;
   const y = dtypes[settings.y];
   return opCase("matmulForward", { ...settings }, (run: Run) => {
     const x = run.input("x", dtypes[settings.x], [M, K], { gap });
     const w = run.weight("w", dtypes[settings.w], [N, K], { cold });
     const b = bias ? run.weight("bias", dtypes[settings.w], [N]) : null;
     const out = accumulate ? run.input("y", y, [M, N], { output: true, gap }) : run.output("y", y, [M, N], { gap });
-    run.run(({ ops }) => ops.matmulForward(out, x, w.next(), b, accumulate));
-    const want = matmul(x.at, w.at, N, K);
+    run.run(({ ops }) => ops.matmulForward(out, x, w.next(), b, accumulate, factor));
+    const want = times(matmul(x.at, w.at, N, K), factor);
     const start = (i: number) => (accumulate ? out.at(i) : 0) + (b ? b.at(i % N) : 0);
     const tolerance = rounded(settings.x === settings.w ? exactChain(K) : chain(K), y);
     run.check(out, (i) => grown(start(i), want(i)), tolerance);
   });
 }
+
+interface AdaptedSettings extends Product {
+  /** Type of everything but y. */
+  readonly x: ShortDType;
+  readonly y: ShortDType;
+  /** Of each term: its rank, and the columns that it is added to. */
+  readonly terms: readonly { readonly rank: number; readonly from: number; readonly N: number }[];
+  readonly bias?: boolean;
+  readonly accumulate?: boolean;
+  readonly gap?: number;
+}
+
+function adaptedBuffers(run: Run, { M, N, K, x: dtype, terms, bias = false, gap = 0 }: AdaptedSettings, cold = false) {
+  const type = dtypes[dtype];
+  const width = terms.reduce((sum, { rank }) => sum + rank, 0);
+  const down = run.input("down", type, [M, width], { gap });
+  const starts = terms.map((_, i) => terms.slice(0, i).reduce((sum, { rank }) => sum + rank, 0));
+  const matrices = terms.map((term, i) => run.weight(`b${i}`, type, [term.N, term.rank]));
+  return {
+    ...{ x: run.input("x", type, [M, K], { gap }), w: run.weight("w", type, [N, K], { cold }) },
+    b: bias ? run.weight("bias", type, [N]) : null,
+    terms: terms.map(({ rank, from }, i) => ({ down: columns(down, starts[i]!, rank), b: matrices[i]!, from })),
+    /** What the terms add to element i of y. */
+    added(i: number) {
+      const [m, n] = [Math.floor(i / N), i % N];
+      const sums = terms.flatMap(({ rank, from, N: own }, t) => {
+        if (n < from || n >= from + own) return [];
+        const at = (r: number) => down.at(m * width + starts[t]! + r);
+        return [sumOfProducts(rank, at, (r) => matrices[t]!.at((n - from) * rank + r))];
+      });
+      return sums[0] ?? { value: 0, magnitude: 0, squares: 0 };
+    },
+    rank: Math.max(...terms.map(({ rank }) => rank)),
+  };
+}
+
+/** Where a device adds a term to what it has stored, that has been rounded before. */
+const roundedBetween = (tolerance: Tolerance, type: ComputeDType): Tolerance =>
+  type === "bfloat16" ? { ...tolerance, magnitude: (tolerance.magnitude ?? 0) + 2 ** -8 } : tolerance;
+
+function adapted(settings: AdaptedSettings, cold = false) {
+  const { M, N, K, accumulate = false, gap = 0 } = settings;
+  return opCase("adaptedForward", { ...settings, terms: JSON.stringify(settings.terms) }, (run: Run) => {
+    const { x, w, b, terms, added, rank } = adaptedBuffers(run, settings, cold);
+    const type = dtypes[settings.y];
+    const y = accumulate ? run.input("y", type, [M, N], { output: true, gap }) : run.output("y", type, [M, N], { gap });
+    run.run(({ ops }) => ops.adaptedForward(y, x, w.next(), b, terms, accumulate));
+    const want = matmul(x.at, w.at, N, K);
+    run.check(
+      y,
+      (i) => {
+        const [base, more] = [want(i), added(i)];
+        const start = (accumulate ? y.at(i) : 0) + (b ? b.at(i % N) : 0) + more.value;
+        const whole = grown(start, base);
+        return { ...whole, magnitude: whole.magnitude + more.magnitude, squares: whole.squares + more.squares };
+      },
+      roundedBetween(rounded(exactChain(K + rank), type), type),
+    );
+  });
+}
+
+/** A row's bits are the same alone, among 7 rows and among `M` (promise 2). */
+function adaptedAlone(settings: AdaptedSettings) {
+  const { M, N, K } = settings;
+  return opCase(
+    "adaptedForward",
+    { rows: "alone", ...settings, terms: JSON.stringify(settings.terms) },
+    (run: SuiteRun) => {
+      const { x, w, b, terms } = adaptedBuffers(run, settings);
+      const output = (name: string) => run.slot(name, dtypes[settings.y], [M, N], null, { output: true });
+      const [whole, sevens, ones] = [output("whole"), output("sevens"), output("ones")];
+      const alone = [0, 1, 6, 13, M - 1];
+      const elsewhere: Tolerance = {
+        absolute: 2 * K * ROUNDINGS,
+        relative: settings.y === "bf16" ? 2 ** -6 : 0,
+        truncating: { absolute: 2 * K * truncation(K) },
+      };
+      run.run(({ ops }) => {
+        const part = (y: typeof whole, r: number, count: number) => {
+          const own = terms.map((term) => ({ ...term, down: rows(term.down, r, count) }));
+          ops.adaptedForward(rows(y, r, count), rows(x, r, count), w, b, own);
+        };
+        part(whole, 0, M);
+        for (let r = 0; r < M; r += 7) part(sevens, r, Math.min(7, M - r));
+        for (const r of alone) part(ones, r, 1);
+      });
+      run.agree(sevens, 0, whole, 0, M, elsewhere);
+      for (const r of alone) run.agree(ones, r, whole, r, 1, elsewhere);
+    },
+  );
+}
+
+/** Adapters of q, k and v, and of q and v alone. */
+const three = [
+  { rank: 16, from: 0, N: 64 },
+  { rank: 16, from: 64, N: 32 },
+  { rank: 16, from: 96, N: 32 },
+];
+const [q, , v] = three;
+
+const adaptedCases: readonly OpCase[] = [
+  adapted({ M: 1, N: 128, K: 64, x: "f32", y: "f32", terms: three }),
+  adapted({ M: 33, N: 128, K: 100, x: "f32", y: "f32", terms: three, bias: true }),
+  adapted({ M: 500, N: 128, K: 1025, x: "f32", y: "f32", terms: [q!, v!], gap: 5 }),
+  adapted({ M: 7, N: 259, K: 33, x: "f32", y: "f32", terms: [{ rank: 5, from: 0, N: 259 }], accumulate: true, gap: 3 }),
+  adapted({ M: 500, N: 40, K: 1500, x: "f32", y: "f32", terms: [{ rank: 64, from: 0, N: 40 }], accumulate: true }),
+  adapted({ M: 1, N: 128, K: 64, x: "bf16", y: "bf16", terms: three }),
+  adapted({ M: 33, N: 128, K: 100, x: "bf16", y: "bf16", terms: [q!, v!], bias: true }),
+  adapted({ M: 100, N: 40, K: 33, x: "bf16", y: "f32", terms: [{ rank: 8, from: 0, N: 40 }], accumulate: true }),
+  adaptedAlone({ M: 500, N: 128, K: 1100, x: "f32", y: "f32", terms: three }),
+  adaptedAlone({ M: 120, N: 128, K: 70, x: "f32", y: "f32", terms: [q!, v!], bias: true }),
+  adaptedAlone({ M: 120, N: 128, K: 70, x: "bf16", y: "bf16", terms: three }),
+];
 
 interface InputSettings extends Product {
   readonly dy: ShortDType;
@@ -102,11 +224,12 @@ interface InputSettings extends Product {
   /** dy is exact in bfloat16. */
   readonly coarse?: boolean;
   readonly accumulate?: boolean;
+  readonly factor?: number;
   readonly gap?: number;
 }
 
 function backwardInput(settings: InputSettings) {
-  const { M, N, K, accumulate = false, coarse = false, gap = 0 } = settings;
+  const { M, N, K, accumulate = false, coarse = false, factor = 1, gap = 0 } = settings;
   const out = dtypes[settings.dx];
   const exact = coarse || settings.dy === settings.w;
   return opCase("matmulBackwardInput", { ...settings }, (run: Run) => {
@@ -116,12 +239,13 @@ function backwardInput(settings: InputSettings) {
       ? run.input("dx", out, [M, K], { output: true, gap })
       : run.output("dx", out, [M, K], { gap });
     run.run(({ ops }) => {
-      for (let times = accumulate ? 1 : run.times; times > 0; times--) ops.matmulBackwardInput(dx, dy, w, accumulate);
+      for (let count = accumulate ? 1 : run.times; count > 0; count--)
+        ops.matmulBackwardInput(dx, dy, w, accumulate, factor);
     });
-    const want = matmulInputGradient(dy.at, w.at, N, K);
+    const want = times(matmulInputGradient(dy.at, w.at, N, K), factor);
     const tolerance = rounded(exact ? exactChain(N) : chain(N), out);
     run.check(dx, (i) => grown(accumulate ? dx.at(i) : 0, want(i)), tolerance);
-    if (M * N * K > 1e5 || out !== "float32" || !exact) return;
+    if (M * N * K > 1e5 || out !== "float32" || !exact || factor !== 1) return;
     run.differences(dx, wave, (moved) => productWith(matmul(moved, w.at, N, K), dy.at, M * N), slope);
   });
 }
@@ -290,6 +414,13 @@ const forwardCases: readonly OpCase[] = [
   forward({ M: 9, N: 40, K: 33, x: "f32", w: "bf16", y: "f32" }),
   forward({ M: 100, N: 40, K: 1025, x: "f32", w: "bf16", y: "f32", bias: true }),
   forward({ M: 3, N: 17000, K: 17, x: "bf16", w: "bf16", y: "bf16" }),
+  // adapters: few outputs, then few inputs
+  forward({ M: 7, N: 16, K: 100, x: "f32", w: "f32", y: "f32", factor: 2 }),
+  forward({ M: 481, N: 5, K: 1025, x: "f32", w: "f32", y: "f32", factor: 0.7, gap: 11 }),
+  forward({ M: 33, N: 48, K: 64, x: "bf16", w: "bf16", y: "bf16", factor: -1.5 }),
+  forward({ M: 33, N: 70, K: 16, x: "f32", w: "f32", y: "f32", accumulate: true, factor: 3, gap: 5 }),
+  forward({ M: 9, N: 40, K: 3, x: "bf16", w: "bf16", y: "f32", bias: true, accumulate: true, factor: 0.5 }),
+  rowsAlone({ M: 500, N: 16, K: 70, x: "f32", w: "f32", y: "f32" }),
   empty,
   special("f32"),
   special("bf16"),
@@ -323,6 +454,9 @@ const backwardInputCases: readonly OpCase[] = [
   backwardInput({ M: 33, N: 40, K: 70, dy: "bf16", w: "bf16", dx: "bf16", accumulate: true }),
   backwardInput({ M: 300, N: 640, K: 40, dy: "f32", w: "bf16", dx: "f32", coarse: true }),
   backwardInput({ M: 300, N: 640, K: 40, dy: "bf16", w: "bf16", dx: "f32" }),
+  backwardInput({ M: 33, N: 259, K: 16, dy: "f32", w: "f32", dx: "f32", factor: 2, gap: 16 }),
+  backwardInput({ M: 7, N: 64, K: 5, dy: "f32", w: "bf16", dx: "f32", coarse: true, factor: 0.7 }),
+  backwardInput({ M: 33, N: 40, K: 16, dy: "bf16", w: "bf16", dx: "bf16", factor: -1.5 }),
 ];
 
 const backwardWeightCases: readonly OpCase[] = [
@@ -379,7 +513,12 @@ function realForward({ use, M, N, K, residual = false, logits = false }: RealPro
   return timed(use, dtype, { M, N, K, residual }, one);
 }
 
-export const matmulOps: OpTable<"matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward"> = {
+/** Rank of the adapters that are timed. */
+const RANK = 16;
+
+type MatmulOp = "matmulForward" | "adaptedForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward";
+
+export const matmulOps: OpTable<MatmulOp> = {
   matmulForward: {
     cost: (_, y, x, w, bias, accumulate) => {
       const bytes = bytesOf(x) + weightBytes(w) + bytesOf(y) * (accumulate ? 2 : 1) + (bias ? weightBytes(bias) : 0);
@@ -387,6 +526,30 @@ export const matmulOps: OpTable<"matmulForward" | "matmulBackwardInput" | "matmu
     },
     cases: forwardCases,
     real: (s) => computeDTypes.flatMap((dtype) => [...training(s), ...decode(s)].map((p) => realForward(p, dtype))),
+  },
+  adaptedForward: {
+    cost: (_, y, x, w, bias, terms, accumulate) => {
+      const own = terms.map(({ down, b }) => product(rowsOf(x), b, bytesOf(down) + weightBytes(b)));
+      const bytes = bytesOf(x) + weightBytes(w) + bytesOf(y) * (accumulate ? 2 : 1) + (bias ? weightBytes(bias) : 0);
+      const base = product(
+        rowsOf(x),
+        w,
+        own.reduce((sum, term) => sum + term.bytes, bytes),
+      );
+      return { ...base, flops: own.reduce((sum, term) => sum + term.flops, base.flops) };
+    },
+    cases: adaptedCases,
+    real: (s) =>
+      computeDTypes.flatMap((dtype) =>
+        [...training(s), ...decode(s)]
+          .filter(({ logits }) => !logits)
+          .map(({ use, M, N, K, residual = false }) => {
+            const type = shortOf(dtype);
+            const terms = [{ rank: RANK, from: 0, N }];
+            const settings = { M, N, K, x: type, y: residual ? "f32" : type, terms, accumulate: residual } as const;
+            return timed(use, dtype, { M, N, K, residual }, adapted(settings, use === "decode"));
+          }),
+      ),
   },
   matmulBackwardInput: {
     cost: (_, dx, dy, w, accumulate) =>

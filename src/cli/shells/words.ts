@@ -45,6 +45,8 @@ function followedBy(key: string, setting: z.ZodType): Value | null {
   if (kind === "boolean") return null;
   if (key === "reward_funcs") return { kind: "words", words: builtInRewards, files: true };
   if (type instanceof z.ZodEnum) return { kind: "words", words: type.options.map(String), files: false };
+  if (type instanceof z.ZodArray && type.element instanceof z.ZodEnum)
+    return { kind: "words", words: type.element.options.map(String), files: false };
   const choices = shown.split("|");
   // `auto|cpu|cuda|cuda:N`, `true|FOLDER`: words in small letters can be typed as they stand.
   const words = choices.filter((choice) => /^[a-z]+$/.test(choice));

@@ -4,7 +4,7 @@
  * done every N generations; the default loss is the token mean.
  */
 import { entryOf } from "../entry.ts";
-import { lora, noLora, oneProcess, ownEngine, packed, recomputed, tracked } from "./reasons.ts";
+import { oneProcess, otherAdapters, ownEngine, packed, recomputed, tracked } from "./reasons.ts";
 import {
   checkpointing,
   countedInSteps,
@@ -17,6 +17,7 @@ import {
   type Line,
   type Lookup,
   listOf,
+  loraRules,
   numberOf,
   only,
   onlyOff,
@@ -32,6 +33,8 @@ import {
 } from "./rule.ts";
 
 const noImages = "there are no images";
+
+const lora = loraRules((part) => `ds.lora.${part}`, 16);
 
 const estimators: Readonly<Record<string, readonly (readonly [string, unknown])[]>> = {
   group_norm: [["advantage_estimator", "grpo"]],
@@ -332,8 +335,11 @@ const dotted: readonly Line[] = [
   ],
   ["logger.logging_steps", inSteps("logging_steps")],
   ["logger.*", droppedUnlessOff(tracked)],
-  ["ds.lora.rank", onlyOff(noLora)],
-  ["ds.lora.*", dropped(lora)],
+  ["ds.lora.rank", lora.rank],
+  ["ds.lora.alpha", lora.detail("lora_alpha")],
+  ["ds.lora.dropout", lora.detail("lora_dropout")],
+  ["ds.lora.target_modules", lora.detail("lora_target_modules", listOf)],
+  ["ds.lora.*", dropped(otherAdapters)],
   ["ds.load_in_4bit", onlyOff("weights are float32 or bfloat16: leave it out")],
   ["ds.param_dtype", dtype],
   ["ds.attn_implementation", dropped("attention is the trainer's own")],

@@ -6,6 +6,5 @@ export const tracked = "metrics go to metrics.jsonl in output_dir, and to the tr
 /** Of how it is done; whether is our `gradient_checkpointing`. */
 export const recomputed = "activations are recomputed layer by layer (gradient_checkpointing)";
 export const mapped = "rows are read from a mapped file";
-export const lora = "there is no LoRA";
-export const noLora = `all weights are trained, ${lora}: leave it out`;
+export const otherAdapters = "adapters are plain LoRA, of projections chosen by name (lora_target_modules)";
 export const noUpload = "nothing but the model is uploaded (push_to_hub): leave it out";

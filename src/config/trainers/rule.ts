@@ -135,6 +135,26 @@ export function same(value: unknown): unknown {
   return /^false$/i.test(value) ? false : value;
 }
 
+/** LoRA, where a rank above 0 switches it on and the other defaults are not ours. */
+export function loraRules(name: (part: "rank" | "alpha" | "target_modules") => string, alpha: number) {
+  const isOn = (other: Lookup): boolean => (numberOf(other(name("rank"))) ?? 0) > 0;
+  const rank: Rule = (value, other) => {
+    const given = numberOf(value) ?? 0;
+    if (given <= 0) return silently;
+    const rest: readonly (Setting | null)[] = [
+      other(name("alpha")) === undefined ? ["lora_alpha", alpha] : null,
+      other(name("target_modules")) === undefined ? ["lora_target_modules", ["all-linear"]] : null,
+    ];
+    return useInstead(["use_peft", true], ["lora_r", given], ...rest.filter((setting) => setting !== null));
+  };
+  /** A detail of it, under our name. */
+  const detail =
+    (key: string, convert: (value: unknown) => unknown = same): Rule =>
+    (value, other) =>
+      isOn(other) && !isNone(value) ? useInstead([key, convert(value)]) : silently;
+  return { rank, detail };
+}
+
 /** What is counted in generations elsewhere, in optimizer steps. */
 function generationsInSteps(key: string, count: number, each: number): Outcome {
   if (each === 1) return useInstead([key, count]);

@@ -2,15 +2,14 @@
  * TRL 1.16 (GRPOConfig, RLOOConfig, ModelConfig, ScriptArguments, its older PPOConfig) and open-r1's scripts: what they have
  * beyond our settings. What transformers' TrainingArguments have is in transformers.ts.
  */
-import { lora, mapped, noLora, noUpload, oneProcess, ownEngine, recomputed, tracked } from "./reasons.ts";
+import { mapped, noUpload, oneProcess, otherAdapters, ownEngine, recomputed, tracked } from "./reasons.ts";
 import {
-  drop,
   dropped,
   droppedUnlessOff,
   isFalse,
   isNone,
   isOff,
-  isTrue,
+  listOf,
   numberOf,
   type Outcome,
   only,
@@ -67,11 +66,6 @@ const processes: Rule = (value, other) => {
   const each = numberOf(other("per_device_train_batch_size")) ?? 8;
   return refuse(`one process computes the batches of all ${count}`, ["per_device_train_batch_size", each * count]);
 };
-
-const peft: Rule = (value) => (isTrue(value) ? refuse(noLora) : silently);
-
-/** Read by LoRA alone: whether there is LoRA is asked where it is switched on. */
-const loraDetail: Rule = (value) => (isNone(value) ? silently : drop(lora));
 
 const rewardModel: Rule = (value) => (isNone(value) ? silently : useInstead(["reward_funcs", [textOf(value)]]));
 
@@ -137,10 +131,10 @@ const trlLines: Trainer["lines"] = [
   ["chat_template_path", renamed("chat_template")],
   // ModelConfig
   ["attn_implementation", dropped("attention is the trainer's own")],
-  ["use_peft", peft],
-  ["lora_*", loraDetail],
-  ["use_rslora", loraDetail],
-  ["use_dora", loraDetail],
+  ["lora_modules_to_save", taken("modules_to_save", listOf)],
+  ["lora_target_parameters", onlyOff(otherAdapters, ["lora_target_modules"])],
+  ["lora_task_type", dropped("it follows from the model")],
+  ["use_dora", onlyOff(otherAdapters)],
   ["load_in_8bit", onlyOff("weights are float32 or bfloat16: leave it out")],
   ["load_in_4bit", onlyOff("weights are float32 or bfloat16: leave it out")],
   ["bnb_*", dropped("weights are not quantized")],
@@ -193,7 +187,7 @@ const unslothLines: Trainer["lines"] = [
   ["gpu_memory_utilization", dropped(ownEngine)],
   ["use_gradient_checkpointing", taken("gradient_checkpointing", (value) => !isFalse(value))],
   ["full_finetuning", dropped("all weights are trained")],
-  ["max_lora_rank", loraDetail],
+  ["max_lora_rank", dropped("adapters are sampled with as they are trained")],
   ["random_state", renamed("seed")],
 ];
 

@@ -4,7 +4,7 @@
  * are token means with a dual clip of 3.
  */
 import { entryOf } from "../entry.ts";
-import { lora, noLora, oneProcess, ownEngine, packed, tracked } from "./reasons.ts";
+import { oneProcess, otherAdapters, ownEngine, packed, tracked } from "./reasons.ts";
 import {
   checkpointing,
   countedInSteps,
@@ -18,6 +18,7 @@ import {
   type Line,
   type Lookup,
   listOf,
+  loraRules,
   numberOf,
   only,
   onlyOff,
@@ -35,6 +36,8 @@ import {
 } from "./rule.ts";
 
 const noTurns = "an answer is one turn, without tools: leave it out";
+/** verl's own default is 16 and every projection. */
+const lora = loraRules((part) => `actor_rollout_ref.model.${part === "target_modules" ? part : `lora_${part}`}`, 16);
 const python = "reward functions are TypeScript modules, named by path (./my-reward.ts)";
 
 /** The loss as verl names it, even where it is written in our names. */
@@ -432,12 +435,13 @@ export const verl: Trainer = {
     ["data.*", nothingLikeIt],
     // Policy
     ["actor_rollout_ref.model.path", renamed("model")],
-    ["actor_rollout_ref.model.lora_rank", onlyOff(noLora)],
-    ["actor_rollout_ref.model.lora_adapter_path", onlyOff(noLora)],
-    ["actor_rollout_ref.model.lora.rank", onlyOff(noLora)],
-    ["actor_rollout_ref.model.lora*", dropped(lora)],
-    ["actor_rollout_ref.model.target_modules", dropped(lora)],
-    ["actor_rollout_ref.model.exclude_modules", droppedUnlessOff(lora)],
+    ["actor_rollout_ref.model.lora_rank", lora.rank],
+    ["actor_rollout_ref.model.lora_alpha", lora.detail("lora_alpha")],
+    ["actor_rollout_ref.model.lora_adapter_path", onlyOff("an adapter's folder is a model", ["model"])],
+    ["actor_rollout_ref.model.target_modules", lora.detail("lora_target_modules", listOf)],
+    ["actor_rollout_ref.model.exclude_modules", onlyOff(otherAdapters)],
+    ["actor_rollout_ref.model.lora.rank", onlyOff("it is called lora_rank: use that")],
+    ["actor_rollout_ref.model.lora*", dropped(otherAdapters)],
     ["actor_rollout_ref.model.use_remove_padding", dropped(packed)],
     ["actor_rollout_ref.model.enable_gradient_checkpointing", checkpointing],
     ["actor_rollout_ref.model.trust_remote_code", droppedUnlessOff("no code of a model is ever run")],

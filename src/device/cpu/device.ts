@@ -96,6 +96,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
     },
     activationDType: (dtype) => (storesBfloat16 ? dtype : "float32"),
     gradientDType: () => "float32",
+    masterDType: "uint16",
     decodeBucket: (sequences) => sequences,
     ...kernelSizes(library, threads),
     prepare() {}, // each thread grows its own scratch

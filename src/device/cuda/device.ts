@@ -171,6 +171,7 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       ...openTransfers(gpu, memory),
       activationDType: (dtype) => dtype,
       gradientDType: (dtype) => dtype,
+      masterDType: "float32",
       decodeBucket,
       rowBlock: ROW_BLOCK,
       parameterElements: elementCount,

@@ -37,6 +37,8 @@ export interface Product {
   readonly c: Omit<ColumnMajor, "transposed">;
   /** c += … */
   readonly accumulate: boolean;
+  /** Of the product; 1 by default, and with a bias. */
+  readonly factor?: number;
 }
 
 /** Maximum number of cached plans; each takes a few hundred bytes on the host. */

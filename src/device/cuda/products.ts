@@ -38,11 +38,11 @@ export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed:
   };
   const bytes = workspaceBytes(gpu.limits.computeCapability);
   const workspace = memory.allocate(bytes, "workspace of cuBLAS").address;
-  const block = nativeBlock(24);
+  const block = nativeBlock(32);
   block.view.setFloat32(0, 1, true);
   block.view.setFloat32(8, 0, true);
   const [one, zero] = [block.address, block.address + 8];
-  const out = block.address + 16;
+  const [out, scaled] = [block.address + 16, block.address + 24];
   const made = () => block.u64(16);
 
   let handle = 0;
@@ -68,7 +68,8 @@ export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed:
   const plans = openPlans({ light, handle: lightHandle, check, workspaceBytes: bytes });
 
   return {
-    multiply({ m, n, k, a, b, c, accumulate }) {
+    multiply({ m, n, k, a, b, c, accumulate, factor = 1 }) {
+      block.view.setFloat32(24, factor, true);
       timed("cublasGemmEx", () => {
         const status = calls.cublasGemmEx(
           handle,
@@ -77,7 +78,7 @@ export function openProducts(gpu: Gpu, memory: GpuMemory, cublas: Cublas, timed:
           m,
           n,
           k,
-          one,
+          factor === 1 ? one : scaled,
           a.address,
           dataType(a.dtype),
           a.stride,

@@ -32,7 +32,7 @@ export async function mixReference(reference: Model, policy: OptimizerState, alp
       // α·(π + π_ref·(1 − α)/α): one buffer is enough
       ops.cast(scratch, target);
       ops.scale(scratch, (1 - alpha) / alpha);
-      ops.add(scratch, master);
+      ops.addMasters(scratch, weight, master);
       ops.scale(scratch, alpha);
       ops.cast(target, scratch);
     }

@@ -7,10 +7,13 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { writeWhole } from "../../files/atomic.ts";
 import { concatenate } from "../protobuf.ts";
-import { scalarsEvent, startEvent, textEvent, versionEvent } from "./events.ts";
+import { rowKey } from "../tracked-names.ts";
+import { readEvent, scalarsEvent, startEvent, textEvent, versionEvent } from "./events.ts";
 import { framed, wholeRecords } from "./tfrecord.ts";
 
 export interface EventFiles {
+  /** The rows of scalars from before resuming, by `rowKey`. */
+  readonly held: ReadonlySet<string>;
   scalars(step: number, values: readonly (readonly [string, number])[]): void;
   /** @param cells Markdown (rows)(columns) */
   text(step: number, tag: string, cells: readonly (readonly string[])[]): void;
@@ -45,7 +48,8 @@ function eventFilesIn(folder: string): { readonly name: string; readonly seconds
 export function openEventFiles(folder: string, options: EventFilesOptions): EventFiles {
   const { resumeStep, now = () => Date.now() / 1000, maxBytes = 32 << 20 } = options;
   const earlier = eventFilesIn(folder);
-  if (earlier.length > 0) cutTorn(join(folder, earlier.at(-1)!.name));
+  const held = new Set<string>();
+  if (resumeStep !== null) for (const { name } of earlier) readRows(join(folder, name), resumeStep, held);
   let newest = earlier.at(-1)?.seconds ?? 0;
   let file: number | null = null;
   let size = 0;
@@ -80,15 +84,20 @@ export function openEventFiles(folder: string, options: EventFilesOptions): Even
   begin();
   if (resumeStep !== null) write(startEvent(now(), resumeStep + 1));
   return {
+    held,
     scalars: (step, values) => add(scalarsEvent(now(), step, values)),
     text: (step, tag, cells) => add(textEvent(now(), step, tag, cells)),
     close,
   };
 }
 
-/** A record that a crash has torn would keep readers from the file after it. */
-function cutTorn(path: string): void {
+/** Adds a file's rows up to `last`, less what it repeats; cuts a torn record off, which would keep readers from what follows. */
+function readRows(path: string, last: number, held: Set<string>): void {
   const bytes = readFileSync(path);
-  const { end } = wholeRecords(bytes);
+  const { records, end } = wholeRecords(bytes);
+  for (const { step, isStart, scalarTag } of records.map(readEvent)) {
+    if (isStart) for (const key of held) if (Number.parseInt(key, 10) >= step) held.delete(key);
+    if (scalarTag !== null && step <= last) held.add(rowKey(step, scalarTag));
+  }
   if (end < bytes.length) truncateSync(path, end);
 }

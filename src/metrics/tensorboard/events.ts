@@ -1,5 +1,5 @@
 /** TensorBoard's messages (event.proto, summary.proto, tensor.proto), as far as scalars and texts need them. */
-import { bytesField, doubleField, floatField, messageField, wholeField } from "../protobuf.ts";
+import { bytesField, doubleField, fieldsOf, floatField, messageField, wholeField } from "../protobuf.ts";
 
 type Fields = readonly Uint8Array[];
 
@@ -38,4 +38,36 @@ export function textEvent(wallTime: number, step: number, tag: string, cells: re
     step,
     messageField(5, [messageField(1, [bytesField(1, tag), metadata, messageField(8, tensor)])]),
   );
+}
+
+/** What an event says, as far as a resumed run must know. */
+export interface ReadEvent {
+  readonly step: number;
+  readonly isStart: boolean;
+  /** The first tag of its scalars; null: it has none. */
+  readonly scalarTag: string | null;
+}
+
+const decoder = new TextDecoder();
+
+/** @throws RangeError for bytes that are no message */
+export function readEvent(bytes: Uint8Array): ReadEvent {
+  let step = 0;
+  let isStart = false;
+  let scalarTag: string | null = null;
+  for (const [field, content] of fieldsOf(bytes)) {
+    if (field === 2 && typeof content === "number") step = content;
+    if (field === 7) isStart = true;
+    if (field === 5 && typeof content !== "number") scalarTag = firstScalar(content);
+  }
+  return { step, isStart, scalarTag };
+}
+
+function firstScalar(summary: Uint8Array): string | null {
+  for (const [field, value] of fieldsOf(summary)) {
+    if (field !== 1 || typeof value === "number") continue;
+    const parts = new Map(fieldsOf(value));
+    return parts.has(2) ? decoder.decode(parts.get(1) as Uint8Array) : null;
+  }
+  return null;
 }

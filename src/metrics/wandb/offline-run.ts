@@ -19,6 +19,7 @@ import { dirname, join } from "node:path";
 import { writeWhole } from "../../files/atomic.ts";
 import type { CompletionTable } from "../completion-table.ts";
 import { concatenate } from "../protobuf.ts";
+import { rowKey } from "../tracked-names.ts";
 import { framedAt, logHead, recordsOf } from "./record-log.ts";
 import * as records from "./records.ts";
 
@@ -28,6 +29,8 @@ const stepName = "train/global_step";
 export interface OfflineRun {
   /** The folder that `wandb sync` takes. */
   readonly folder: string;
+  /** The rows from before resuming, by `rowKey`. */
+  readonly held: ReadonlySet<string>;
   row(step: number, values: Readonly<Record<string, number>>): void;
   table(step: number, name: string, table: CompletionTable): void;
   /** Ends the run, so that W&B shows it as finished. */
@@ -64,7 +67,11 @@ interface Place {
   readonly count: number;
   readonly rows: number;
   readonly runtime: number;
+  readonly held: ReadonlySet<string>;
 }
+
+/** The step, time, seconds and number of a row come first, then its values. */
+const readItems = 5;
 
 const logOf = (folder: string, id: string): string => join(folder, `run-${id}.wandb`);
 
@@ -79,14 +86,18 @@ function cutAfter(parent: string, step: number): Place | null {
   const id = name.slice(name.lastIndexOf("-") + 1);
   const logged = recordsOf(readFileSync(logOf(folder, id)));
   if (logged === null || logged.length === 0) return null;
-  let place: Place = { folder, id, size: logHead.length, count: 0, rows: 0, runtime: 0 };
+  const held = new Set<string>();
+  let place: Place = { folder, id, size: logHead.length, count: 0, rows: 0, runtime: 0, held };
   for (const { record, end } of logged) {
-    const { number, kind, numbers } = records.readRecord(record);
-    if (kind === "exit" || (numbers[stepName] ?? 0) > step) break;
+    const { number, kind, row } = records.readRecord(record, readItems);
+    const at = row?.numbers.get(stepName);
+    if (kind === "exit" || (at ?? 0) > step) break;
     const { rows, runtime } = place;
     place = { ...place, size: end, count: number };
-    if (kind === "history")
-      place = { ...place, rows: (numbers._step ?? rows) + 1, runtime: numbers._runtime ?? runtime };
+    if (row === null || at === undefined) continue;
+    const { numbers, lastName } = row;
+    place = { ...place, rows: (numbers.get("_step") ?? rows) + 1, runtime: numbers.get("_runtime") ?? runtime };
+    held.add(rowKey(at, lastName));
   }
   truncateSync(logOf(folder, id), place.size);
   return place;
@@ -122,7 +133,7 @@ export function openOfflineRun(parent: string, options: OfflineRunOptions): Offl
   };
   const row = (step: number, values: records.Values): void => {
     const at = now();
-    const whole = { ...values, [stepName]: step, _timestamp: at, _runtime: before + at - started, _step: rows };
+    const whole = { [stepName]: step, _timestamp: at, _runtime: before + at - started, _step: rows, ...values };
     write("history", records.history(rows, whole));
     rows++;
     write("summary", records.summary(whole));
@@ -136,6 +147,7 @@ export function openOfflineRun(parent: string, options: OfflineRunOptions): Offl
   }
   return {
     folder,
+    held: earlier?.held ?? new Set(),
     row,
     table(step, name, table) {
       const bytes = Buffer.from(JSON.stringify(table));

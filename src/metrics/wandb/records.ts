@@ -105,35 +105,48 @@ export const exit = (runtime: number): Fields => [wholeField(1, 0), wholeField(2
 export interface ReadRecord {
   readonly number: number;
   readonly kind: Kind | null;
-  /** Of a row of the charts: its numbers by name. */
-  readonly numbers: Readonly<Record<string, number>>;
+  /** Of a row of the charts. */
+  readonly row: ReadRow | null;
 }
 
-/** @throws RangeError for bytes that are no message */
-export function readRecord(bytes: Uint8Array): ReadRecord {
+export interface ReadRow {
+  /** The first numbers, by name. */
+  readonly numbers: ReadonlyMap<string, number>;
+  /** The last name among them. */
+  readonly lastName: string;
+}
+
+/**
+ * @param items how many of a row's items are read
+ * @throws RangeError for bytes that are no message
+ */
+export function readRecord(bytes: Uint8Array, items: number): ReadRecord {
   let number = 0;
   let kind: Kind | null = null;
-  let numbers: Record<string, number> = {};
+  let row: ReadRow | null = null;
   for (const [field, value] of fieldsOf(bytes)) {
     if (field === 1 && typeof value === "number") number = value;
     const found = (Object.keys(kinds) as Kind[]).find((name) => kinds[name] === field);
     if (found === undefined || typeof value === "number") continue;
     kind = found;
-    if (found === "history") numbers = numbersOf(value);
+    if (found === "history") row = readRow(value, items);
   }
-  return { number, kind, numbers };
+  return { number, kind, row };
 }
 
 const decoder = new TextDecoder();
 
-function numbersOf(content: Uint8Array): Record<string, number> {
-  const numbers: Record<string, number> = {};
+function readRow(content: Uint8Array, items: number): ReadRow {
+  const numbers = new Map<string, number>();
+  let lastName = "";
+  let count = 0;
   for (const [field, item] of fieldsOf(content)) {
     if (field !== 1 || typeof item === "number") continue;
+    if (count++ === items) break;
     const parts = [...fieldsOf(item)].map(([inner, part]) => [inner, decoder.decode(part as Uint8Array)] as const);
-    const names = parts.flatMap(([inner, part]) => (inner === 2 ? [part] : []));
+    lastName = parts.find(([inner]) => inner === 2)?.[1] ?? "";
     const value = Number(parts.find(([inner]) => inner === 16)?.[1]);
-    if (names.length === 1 && Number.isFinite(value)) numbers[names[0]!] = value;
+    if (Number.isFinite(value)) numbers.set(lastName, value);
   }
-  return numbers;
+  return { numbers, lastName };
 }

@@ -3,11 +3,13 @@
  * key-value cache; and what q and k go through before.
  */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
-import type { Ops } from "../../device.ts";
+import type { AttentionShape, Ops } from "../../device.ts";
 import { dim, expectShape, headsArguments, qkvAddresses, rotatedInPlace } from "../../operands.ts";
 import { addressOf, typeCode } from "../operands.ts";
 
 type AttentionOp = "headsForward" | "attentionForward" | "attentionBackward" | "kvStore" | "attentionDecode";
+
+const sizesOf = ({ heads, kvHeads, headDim, window = 0 }: AttentionShape) => [heads, kvHeads, headDim, window];
 
 export function attentionOps(kernels: Kernels, { ropeForward }: Pick<Ops, "ropeForward">): Pick<Ops, AttentionOp> {
   const headsForward: Ops["headsForward"] = (qkv, rstdQ, rstdK, raw, norms, positions, cos, sin, shape) => {
@@ -26,7 +28,7 @@ export function attentionOps(kernels: Kernels, { ropeForward }: Pick<Ops, "ropeF
     kvStore,
     attentionForward(out, lse, qkv, segments, shape) {
       const buffers = [out.address, addressOf(lse), ...qkvAddresses(qkv, shape), segments.address];
-      const sizes = [dim(segments, 0), dim(qkv, 0), shape.heads, shape.kvHeads, shape.headDim];
+      const sizes = [dim(segments, 0), dim(qkv, 0), ...sizesOf(shape)];
       const strides = [out.rowStride, qkv.rowStride];
       kernels.attention_forward(...buffers, ...sizes, ...strides, shape.scale, typeCode(qkv));
     },
@@ -35,7 +37,7 @@ export function attentionOps(kernels: Kernels, { ropeForward }: Pick<Ops, "ropeF
       expectShape(strided, "attention: row strides differ");
       const gradients = [...qkvAddresses(dqkv, shape), dout.address];
       const inputs = [...qkvAddresses(qkv, shape), out.address, lse.address, segments.address];
-      const sizes = [dim(segments, 0), dim(qkv, 0), shape.heads, shape.kvHeads, shape.headDim];
+      const sizes = [dim(segments, 0), dim(qkv, 0), ...sizesOf(shape)];
       const last = [qkv.rowStride, out.rowStride, shape.scale, typeCode(qkv)];
       kernels.attention_backward(...gradients, ...inputs, scratch.address, dim(scratch, 0), ...sizes, ...last);
     },
@@ -48,7 +50,7 @@ export function attentionOps(kernels: Kernels, { ropeForward }: Pick<Ops, "ropeF
       kvStore(pages, qkv, page, offset, shape);
       const buffers = [out.address, q, pages.keys.address, pages.values.address];
       const tables = [pageTable.address, promptLengths.address, completionLengths.address];
-      const sizes = [dim(qkv, 0), pageTable.rowStride, shape.heads, shape.kvHeads, shape.headDim];
+      const sizes = [dim(qkv, 0), pageTable.rowStride, ...sizesOf(shape)];
       const last = [out.rowStride, qkv.rowStride, shape.scale, typeCode(qkv)];
       kernels.attention_decode(...buffers, ...tables, ...sizes, ...last);
     },

@@ -7,14 +7,15 @@ import type { Ops } from "../../device.ts";
 import { adamwScalars, dim } from "../../operands.ts";
 import { typeCode } from "../operands.ts";
 
-type FlatOp = "adamw" | "sumSquares" | "scale" | "add" | "fill" | "cast" | "gatherRows" | "scatterRows";
+type FlatOp = "adamw" | "addMasters" | "sumSquares" | "scale" | "add" | "fill" | "cast" | "gatherRows" | "scatterRows";
 
 export function flatOps(kernels: Kernels): Pick<Ops, FlatOp> {
   return {
     adamw(w, master, m, v, g, settings) {
-      const buffers = [w, master, m, v, g].map((t) => t.address);
+      const buffers = [w.address, w.dtype === "float32" ? 0 : master.address, m.address, v.address, g.address];
       kernels.adamw(...buffers, w.elements, ...adamwScalars(settings), typeCode(w));
     },
+    addMasters: (y, w, master) => kernels.masters(y.address, w.address, master.address, w.elements, 1),
     sumSquares: (sum, x) => kernels.sum_squares(sum.address, x.address, elementCount(x.shape)),
     scale: (x, factor) => kernels.scale(x.address, elementCount(x.shape), factor),
     add: (y, x) => kernels.add(y.address, x.address, elementCount(x.shape)),

@@ -119,7 +119,11 @@ export const attentionKernels = {
 } as const satisfies Record<string, KernelDefinition>;
 
 /** @throws InputError for a head size that the kernels do not support */
-function checkHeads({ headDim }: AttentionShape): void {
+function checkHeads({ headDim, window }: AttentionShape): void {
+  if (window !== undefined)
+    throw new InputError(
+      `sliding_window ${window}: attention on CUDA has no windows; use --device cpu for this model, or set sliding_window to null if every sequence is shorter`,
+    );
   if (headDim > LARGEST_HEAD)
     throw new InputError(
       `head_dim ${headDim}: attention on CUDA takes heads of up to ${LARGEST_HEAD}; use --device cpu for this model`,

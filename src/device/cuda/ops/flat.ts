@@ -76,7 +76,7 @@ export function castRows(runtime: CudaRuntime, y: Tensor, x: Tensor): void {
   launchRows(runtime, flatKernels.castRows, [y, x], [rows, width], ...args);
 }
 
-type FlatOp = "sumSquares" | "scale" | "add" | "fill" | "cast" | "gatherRows" | "scatterRows";
+type FlatOp = "addMasters" | "sumSquares" | "scale" | "add" | "fill" | "cast" | "gatherRows" | "scatterRows";
 
 export function flatOps(runtime: CudaRuntime): Pick<Ops, FlatOp> {
   const kernels = flatKernels;
@@ -84,16 +84,18 @@ export function flatOps(runtime: CudaRuntime): Pick<Ops, FlatOp> {
     const n = elementCount(x.shape);
     launchFlat(runtime, kernels.fill, float, n, 4, x.address, n, value);
   };
+  const add = (y: Tensor, x: Tensor) => {
+    const n = elementCount(x.shape);
+    launchFlat(runtime, kernels.add, float, n, 4, y.address, x.address, n);
+  };
   return {
     fill,
     scale(x, factor) {
       const n = elementCount(x.shape);
       launchFlat(runtime, kernels.scale, float, n, 4, x.address, n, factor);
     },
-    add(y, x) {
-      const n = elementCount(x.shape);
-      launchFlat(runtime, kernels.add, float, n, 4, y.address, x.address, n);
-    },
+    add,
+    addMasters: (y, _w, master) => add(y, master),
     cast(y, x) {
       const n = elementCount(x.shape);
       launchFlat(runtime, kernels.cast, typesOf(y, x), n, unitElements(y, x), y.address, x.address, n);

@@ -7,7 +7,7 @@
  * converted.
  */
 import { bytesPerElement, type ComputeDType } from "../../../tensor/dtype.ts";
-import { type Tensor, tensor } from "../../../tensor/tensor.ts";
+import { columns, type Tensor, tensor } from "../../../tensor/tensor.ts";
 import type { Ops, Weight } from "../../device.ts";
 import { backwardInputSizes, backwardWeightSizes, dim, expectShape, forwardSizes } from "../../operands.ts";
 import { type ColumnMajor, widelyAligned } from "../product-plans.ts";
@@ -16,7 +16,7 @@ import type { CudaRuntime, ScratchBound } from "../runtime.ts";
 import { addBias } from "./bias.ts";
 import { castRows } from "./flat.ts";
 
-type MatmulOp = "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight";
+type MatmulOp = "matmulForward" | "adaptedForward" | "matmulBackwardInput" | "matmulBackwardWeight";
 
 /** Scratch (slots 1 and 2) for a converted operand: the gradient of the residual stream, or the head's rows. */
 export const matmulScratch: ScratchBound = ({ tokens, headRows, hiddenSize }) =>
@@ -63,14 +63,14 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
     castRows(runtime, y, wide);
   };
 
-  return {
-    matmulForward(y, x, w, bias, accumulate = false) {
+  const ops: Pick<Ops, MatmulOp> = {
+    matmulForward(y, x, w, bias, accumulate = false, factor = 1) {
       const [m, n, k] = forwardSizes(y, x, w);
       if (m === 0 || n === 0) return;
       const left = as(w.dtype, x, 1);
       const product = (to: Tensor, add: boolean) => {
         const [a, b] = [columnMajor(matrixOf(w), true), columnMajor(left)];
-        return { m: n, n: m, k, a, b, c: columnMajor(to), accumulate: add };
+        return { m: n, n: m, k, a, b, c: columnMajor(to), accumulate: add, factor };
       };
       const writes = y.dtype === "float32" || w.dtype === "bfloat16";
       if (bias === null) {
@@ -78,7 +78,7 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
         return;
       }
       // The epilogue needs a bias of the result's type, and operands with aligned rows.
-      const epilogue = bias.dtype === y.dtype && bias.address % 16 === 0 && k > 0;
+      const epilogue = bias.dtype === y.dtype && bias.address % 16 === 0 && k > 0 && factor === 1;
       const aligned = [y, left, matrixOf(w)].every(widely);
       if (writes && epilogue && aligned && products.multiplyWithBias(product(y, accumulate), bias.address)) return;
       // A bfloat16 result that can represent its bias is rounded only once, at the end of the product.
@@ -88,13 +88,17 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
         products.multiply(product(to, true));
       });
     },
-    matmulBackwardInput(dx, dy, w, accumulate = false) {
+    adaptedForward(y, x, w, bias, terms, accumulate = false) {
+      ops.matmulForward(y, x, w, bias, accumulate);
+      for (const { down, b, from } of terms) ops.matmulForward(columns(y, from, dim(b, 0)), down, b, null, true);
+    },
+    matmulBackwardInput(dx, dy, w, accumulate = false, factor = 1) {
       const [m, n, k] = backwardInputSizes(dx, dy, w);
       if (m === 0 || k === 0) return;
       const [a, b] = [columnMajor(matrixOf(w)), columnMajor(as(w.dtype, dy, 1))];
       const writes = dx.dtype === "float32" || w.dtype === "bfloat16";
       into(dx, writes, accumulate, (to) =>
-        products.multiply({ m: k, n: m, k: n, a, b, c: columnMajor(to), accumulate }),
+        products.multiply({ m: k, n: m, k: n, a, b, c: columnMajor(to), accumulate, factor }),
       );
     },
     matmulBackwardWeight(dw, dy, x, w) {
@@ -108,4 +112,5 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
       products.multiply({ m: k, n, k: m, a, b, c, accumulate: true });
     },
   };
+  return ops;
 }
