@@ -32,7 +32,9 @@ export function referenceScores(
   const hidden = referenceHidden(config, parameters, [...prompt, ...completion.slice(0, -1)], ropeTable);
   const head = valuesOf(parameters, ownHead(config) ?? config.embedding.copyOf ?? config.embedding);
   const rows = completion.map((target, i) => {
-    const { logp, entropy } = logSoftmax(product(hidden[prompt.length - 1 + i]!, head, config.vocabSize), 1);
+    const logits = product(hidden[prompt.length - 1 + i]!, head, config.vocabSize);
+    const { logitCap: cap } = config;
+    const { logp, entropy } = logSoftmax(cap === undefined ? logits : logits.map((z) => cap * Math.tanh(z / cap)), 1);
     return { logprob: logp[target]!, entropy };
   });
   return { logprobs: rows.map(({ logprob }) => logprob), entropies: rows.map(({ entropy }) => entropy) };
@@ -46,11 +48,13 @@ export function referenceHidden(
   rotaryTable: RotaryTable,
 ): Rows {
   const get = (spec: ParameterSpec) => valuesOf(parameters, spec);
-  const D = config.hiddenSize;
+  const { hiddenSize: D, embeddingScale = 1 } = config;
   const embedding = get(config.embedding);
-  let x: Rows = tokens.map((token) => embedding.slice(token * D, (token + 1) * D));
+  let x: Rows = tokens.map((token) =>
+    embedding.slice(token * D, (token + 1) * D).map((value) => value * embeddingScale),
+  );
   const normed = (rows: Rows, weight: ParameterSpec | null) =>
-    weight === null ? rows : rows.map((row) => rmsnorm(row, get(weight), config.rmsNormEps));
+    weight === null ? rows : rows.map((row) => rmsnorm(row, multiplier(weight, get), config.rmsNormEps));
   const added = (y: Rows) => x.map((row, t) => row.map((value, d) => value + y[t]![d]!));
   for (const layer of layersOf(config)) {
     const { rope, shape } = layer.attention;
@@ -84,6 +88,12 @@ function rmsnorm(x: Float64Array, weight: Float64Array, epsilon: number): Float6
 }
 
 type Get = (spec: ParameterSpec) => Float64Array;
+
+/** What a norm multiplies by. */
+function multiplier(norm: ParameterSpec, get: Get): Float64Array {
+  const { offset = 0 } = norm;
+  return get(norm).map((value) => offset + value);
+}
 
 function linear({ weight, bias, adapter }: Linear<ParameterSpec>, get: Get): (x: Float64Array) => Float64Array {
   const [w, b] = [get(weight), bias && get(bias)];
@@ -125,10 +135,10 @@ function attention(
   const headsOf = (from: number, count: number, norm: ParameterSpec | null): Rows[] =>
     qkv.map((row) => {
       const own = row.slice(from * Dh, (from + count) * Dh);
-      const all = norm && a.headNorms?.over === "all heads" ? rmsnorm(own, get(norm), epsilon) : own;
+      const all = norm && a.headNorms?.over === "all heads" ? rmsnorm(own, multiplier(norm, get), epsilon) : own;
       return Array.from({ length: count }, (_, h) => {
         const head = all.slice(h * Dh, (h + 1) * Dh);
-        return norm && a.headNorms?.over === "each head" ? rmsnorm(head, get(norm), epsilon) : head;
+        return norm && a.headNorms?.over === "each head" ? rmsnorm(head, multiplier(norm, get), epsilon) : head;
       });
     });
   const rotated = (rows: Rows[]): Rows[] =>

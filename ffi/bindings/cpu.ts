@@ -25,13 +25,13 @@ const signatures = {
   embedding_forward: "x:ptr ids:ptr w:ptr T:i32 D:i32 wdtype:i32",
   embedding_backward: "dw:ptr dx:ptr ids:ptr T:i32 D:i32 wdtype:i32",
   rmsnorm_forward:
-    "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32 ydtype:i32 xdtype:i32 wdtype:i32",
+    "y:ptr rstd:ptr x:ptr weight:ptr T:i32 H:i32 D:i32 ldy:i32 ldx:i32 eps:f32 offset:f32 ydtype:i32 xdtype:i32 wdtype:i32",
   rmsnorm_backward:
-    "dx:ptr dweight:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 xdtype:i32 wdtype:i32",
+    "dx:ptr dweight:ptr dy:ptr x:ptr weight:ptr rstd:ptr dresidual:ptr T:i32 H:i32 D:i32 lddx:i32 lddy:i32 ldx:i32 offset:f32 xdtype:i32 wdtype:i32",
   rope_forward: "x:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 ldx:i32 dtype:i32",
   rope_backward: "dx:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Dh:i32 lddx:i32",
   heads_forward:
-    "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 Dh:i32 ldqkv:i32 ldraw:i32 eps:f32 dtype:i32 wdtype:i32",
+    "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 Dh:i32 ldqkv:i32 ldraw:i32 eps:f32 offset:f32 dtype:i32 wdtype:i32",
   attention_forward:
     "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 T:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   attention_backward:
@@ -54,6 +54,8 @@ const signatures = {
   sum_squares: "sum:ptr x:ptr n:i64",
   scale: "x:ptr n:i64 factor:f32",
   add: "y:ptr x:ptr n:i64",
+  softcap_forward: "x:ptr n:i64 cap:f32",
+  softcap_backward: "dx:ptr y:ptr n:i64 cap:f32",
   fill: "x:ptr n:i64 value:f32",
   cast: "y:ptr x:ptr n:i64 ydtype:i32 xdtype:i32",
   gather_rows: "y:ptr x:ptr rows:ptr N:i32 D:i32",

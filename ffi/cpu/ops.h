@@ -39,13 +39,13 @@
      (dw, dx, ids, T, D, wdtype))                                                                                      \
   OP(rmsnorm_forward,                                                                                                  \
      (void* y, float* rstd, const void* x, const void* weight, int32_t T, int32_t H, int32_t D, int32_t ldy,           \
-      int32_t ldx, float eps, int32_t ydtype, int32_t xdtype, int32_t wdtype),                                         \
-     (y, rstd, x, weight, T, H, D, ldy, ldx, eps, ydtype, xdtype, wdtype))                                             \
+      int32_t ldx, float eps, float offset, int32_t ydtype, int32_t xdtype, int32_t wdtype),                           \
+     (y, rstd, x, weight, T, H, D, ldy, ldx, eps, offset, ydtype, xdtype, wdtype))                                     \
   OP(rmsnorm_backward,                                                                                                 \
      (float* dx, float* dweight, const float* dy, const void* x, const void* weight, const float* rstd,                \
-      const float* dresidual, int32_t T, int32_t H, int32_t D, int32_t lddx, int32_t lddy, int32_t ldx,                \
+      const float* dresidual, int32_t T, int32_t H, int32_t D, int32_t lddx, int32_t lddy, int32_t ldx, float offset,  \
       int32_t xdtype, int32_t wdtype),                                                                                 \
-     (dx, dweight, dy, x, weight, rstd, dresidual, T, H, D, lddx, lddy, ldx, xdtype, wdtype))                          \
+     (dx, dweight, dy, x, weight, rstd, dresidual, T, H, D, lddx, lddy, ldx, offset, xdtype, wdtype))                  \
   OP(rope_forward,                                                                                                     \
      (void* x, const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Dh,         \
       int32_t ldx, int32_t dtype),                                                                                     \
@@ -57,9 +57,9 @@
   OP(heads_forward,                                                                                                    \
      (void* qkv, float* rstd_q, float* rstd_k, const void* raw, const void* weight_q, const void* weight_k,            \
       const int32_t* positions, const float* cos, const float* sin, int32_t T, int32_t H, int32_t Hkv, int32_t Dh,     \
-      int32_t ldqkv, int32_t ldraw, float eps, int32_t dtype, int32_t wdtype),                                         \
-     (qkv, rstd_q, rstd_k, raw, weight_q, weight_k, positions, cos, sin, T, H, Hkv, Dh, ldqkv, ldraw, eps, dtype,      \
-      wdtype))                                                                                                         \
+      int32_t ldqkv, int32_t ldraw, float eps, float offset, int32_t dtype, int32_t wdtype),                           \
+     (qkv, rstd_q, rstd_k, raw, weight_q, weight_k, positions, cos, sin, T, H, Hkv, Dh, ldqkv, ldraw, eps, offset,     \
+      dtype, wdtype))                                                                                                  \
   OP(attention_forward,                                                                                                \
      (void* out, float* lse, const void* q, const void* k, const void* v, const int32_t* segments, int32_t S,          \
       int32_t T, int32_t H, int32_t Hkv, int32_t Dh, int32_t window, int32_t ldo, int32_t ldq, float scale,            \
@@ -111,6 +111,8 @@
   OP(sum_squares, (double* sum, const float* x, int64_t n), (sum, x, n))                                               \
   OP(scale, (float* x, int64_t n, float factor), (x, n, factor))                                                       \
   OP(add, (float* y, const float* x, int64_t n), (y, x, n))                                                            \
+  OP(softcap_forward, (float* x, int64_t n, float cap), (x, n, cap))                                                   \
+  OP(softcap_backward, (float* dx, const float* y, int64_t n, float cap), (dx, y, n, cap))                             \
   OP(fill, (float* x, int64_t n, float value), (x, n, value))                                                          \
   OP(cast, (void* y, const void* x, int64_t n, int32_t ydtype, int32_t xdtype), (y, x, n, ydtype, xdtype))             \
   OP(gather_rows, (float* y, const float* x, const int32_t* rows, int32_t N, int32_t D), (y, x, rows, N, D))           \

@@ -29,6 +29,8 @@ export interface Weight {
   /** [N, K] for a matrix, [N] for a norm's weight or a bias. */
   readonly shape: readonly number[];
   readonly elements: number;
+  /** Of a norm: what is added to the weight before it multiplies; 0 by default, 1 in Gemma's models. */
+  readonly offset?: number;
   /** If this is a master or moment in the layout of a parameter of another type: that type, which decides the layout. */
   readonly layoutOf?: ComputeDType;
   /** If these are masters in two halves (Device.masterDType): where the upper ones are, which are the parameter itself. */
@@ -107,6 +109,13 @@ export interface AdamWSettings {
   readonly gradientScale: number;
 }
 
+/** A soft cap on logits: they are cap · tanh(logits / cap) (Gemma Team 2024, arXiv 2408.00118). */
+export interface LogitCap {
+  readonly cap: number;
+  /** Room for the gradient of a chunk of capped logits, (N, V) float32; null in forward passes. */
+  readonly dlogits: Tensor | null;
+}
+
 /** Columns of `counters` in `sample`: position, sample, prompt, step, slot. */
 export const SAMPLE_COUNTERS = 5;
 /** Tokens in a page of the key-value cache, and keys in a block of every attention op. */
@@ -129,7 +138,7 @@ export interface Ops {
   /** dw (V, D) += dx (T, D) at those rows, tokens in order */
   embeddingBackward(dw: Tensor, dx: Tensor, ids: Tensor, w: Weight): void;
 
-  /** y = x / rms(x) · weight, over the last dimension: x is (T, D) or (T, H·D) with `heads` H; rstd (T, H) is saved. */
+  /** y = x / rms(x) · (offset + weight), over the last dimension: x is (T, D) or (T, H·D) with `heads` H; rstd (T, H) is saved. */
   rmsnormForward(y: Tensor, rstd: Tensor | null, x: Tensor, weight: Weight, epsilon: number, heads?: number): void;
   /** dx = gradient through the norm + dresidual (null: 0; it may be dx itself); dweight += (null: not wanted) */
   rmsnormBackward(
@@ -221,6 +230,7 @@ export interface Ops {
     entryStart: Tensor,
     targets: Tensor,
     temperature: number,
+    cap?: LogitCap | null,
   ): void;
   /**
    * dhidden (N, D) =, dw += (null: not wanted), from dlogprob (entries) and dentropy (N). `logits` are overwritten;
@@ -240,6 +250,7 @@ export interface Ops {
     entropy: Tensor,
     temperature: number,
     recompute: boolean,
+    cap?: LogitCap | null,
   ): void;
 
   /**
@@ -266,6 +277,10 @@ export interface Ops {
   /** sum (1) float64 = Σ x², in fixed blocks added in order */
   sumSquares(sum: Tensor, x: Tensor): void;
   scale(x: Tensor, factor: number): void;
+  /** x = cap · tanh(x / cap) */
+  softcapForward(x: Tensor, cap: number): void;
+  /** dx *= 1 − (y / cap)², where y is what softcapForward left; dx is float32 or grad */
+  softcapBackward(dx: Tensor, y: Tensor, cap: number): void;
   /** y += x */
   add(y: Tensor, x: Tensor): void;
   fill(x: Tensor, value: number): void;

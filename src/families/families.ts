@@ -5,6 +5,7 @@
 import { isObject } from "../config/json-file.ts";
 import { InputError } from "../errors.ts";
 import { architectureOf, type Family, type ModelConfig, type ModelHead } from "./config.ts";
+import { gemma3 } from "./gemma3.ts";
 import { llama } from "./llama.ts";
 import { mistral } from "./mistral.ts";
 import { olmo2 } from "./olmo2.ts";
@@ -21,6 +22,7 @@ export const families = new Map<string, Family>([
   ["olmo2", olmo2],
   ["mistral", mistral],
   ["phi3", phi3],
+  ["gemma3_text", gemma3],
 ]);
 
 /**

@@ -15,6 +15,8 @@ export interface ParameterSpec {
   readonly decays: boolean;
   /** False: no gradient or optimizer state; it stays as loaded. */
   readonly trainable: boolean;
+  /** Of a norm: what is added to the weight before it multiplies; 0 by default. */
+  readonly offset?: number;
   /** The parameter of which this is a copy, which is trained while that one stays for the reference. */
   readonly copyOf?: ParameterSpec;
 }
@@ -80,8 +82,9 @@ export function matrix(name: string, n: number, k: number): ParameterSpec {
   return { name, shape: [n, k], decays: true, trainable: true };
 }
 
-export function vector(name: string, n: number): ParameterSpec {
-  return { name, shape: [n], decays: false, trainable: true };
+export function vector(name: string, n: number, offset = 0): ParameterSpec {
+  const spec = { name, shape: [n], decays: false, trainable: true };
+  return offset === 0 ? spec : { ...spec, offset };
 }
 
 export function linear(name: string, n: number, k: number, bias: boolean): Linear<ParameterSpec> {

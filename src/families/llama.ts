@@ -30,8 +30,10 @@ interface OptionalParts {
   readonly mlpBias?: boolean;
   /** RMSNorm of q and k. */
   readonly headNorms?: QkNorms<unknown>["over"];
-  /** Norms of what attention and MLP add to the stream, rather than of what they read. */
-  readonly normsAfter?: boolean;
+  /** Norms of what attention and MLP read (before, as by default), of what they add to the stream, or of both. */
+  readonly norms?: "before" | "after" | "around";
+  /** What is added to every norm's weight. */
+  readonly normOffset?: number;
   /** One product makes q, k and v, and one gate and up. */
   readonly fused?: boolean;
   /** A layer's rotary embedding and window, if not the same in all. */
@@ -46,7 +48,7 @@ export function llamaParameters(fields: DecoderFields, parts: OptionalParts): Mo
     embedding: matrix("model.embed_tokens.weight", V, D),
     layer: (index) => llamaLayer(`${layerPath}.${index}`, fields, parts, index),
     layerPath,
-    finalNorm: vector("model.norm.weight", D),
+    finalNorm: vector("model.norm.weight", D, parts.normOffset),
     lmHead: matrix("lm_head.weight", V, D),
   };
 }
@@ -54,18 +56,19 @@ export function llamaParameters(fields: DecoderFields, parts: OptionalParts): Mo
 function llamaLayer(at: string, fields: DecoderFields, parts: OptionalParts, index: number): Layer<ParameterSpec> {
   const { activation } = fields;
   const shape = fields.attention(index);
-  const { inputBias = false, outputBias = false, mlpBias = false, normsAfter = false, fused = false } = parts;
+  const { inputBias = false, outputBias = false, mlpBias = false, fused = false, norms = "before" } = parts;
+  const [before, after] = [norms !== "after", norms !== "before"];
   const { hidden_size: D, intermediate_size: F } = fields.given;
   const [Q, K] = [shape.heads * shape.headDim, shape.kvHeads * shape.headDim];
   const over = parts.headNorms;
   const headNorm = (name: string, all: number) =>
-    vector(`${at}.self_attn.${name}.weight`, over === "each head" ? shape.headDim : all);
-  const norm = (name: string) => vector(`${at}.${name}.weight`, D);
+    vector(`${at}.self_attn.${name}.weight`, over === "each head" ? shape.headDim : all, parts.normOffset);
+  const norm = (name: string) => vector(`${at}.${name}.weight`, D, parts.normOffset);
   const attention = (name: string, n: number, k: number, bias: boolean) =>
     linear(`${at}.self_attn.${name}_proj`, n, k, bias);
   const mlp = (name: string, n: number, k: number) => linear(`${at}.mlp.${name}_proj`, n, k, mlpBias);
   return {
-    inputNorm: normsAfter ? null : norm("input_layernorm"),
+    inputNorm: before ? norm("input_layernorm") : null,
     attention: {
       shape,
       rope: parts.rope?.(index) ?? fields.rope,
@@ -75,14 +78,14 @@ function llamaLayer(at: string, fields: DecoderFields, parts: OptionalParts, ind
       headNorms: over ? { over, q: headNorm("q_norm", Q), k: headNorm("k_norm", K) } : null,
       o: attention("o", D, Q, outputBias),
     },
-    attentionNorm: normsAfter ? norm("post_attention_layernorm") : null,
-    postNorm: normsAfter ? null : norm("post_attention_layernorm"),
+    attentionNorm: after ? norm("post_attention_layernorm") : null,
+    postNorm: before ? norm(after ? "pre_feedforward_layernorm" : "post_attention_layernorm") : null,
     mlp: {
       activation,
       intermediateSize: F,
       gateUp: fused ? [mlp("gate_up", 2 * F, D)] : [mlp("gate", F, D), mlp("up", F, D)],
       down: mlp("down", D, F),
     },
-    mlpNorm: normsAfter ? norm("post_feedforward_layernorm") : null,
+    mlpNorm: after ? norm("post_feedforward_layernorm") : null,
   };
 }

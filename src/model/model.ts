@@ -167,9 +167,10 @@ function bindWeights(config: ModelConfig, dtype: ComputeDType, buffers: Readonly
   const view = (name: string, shape: readonly number[], { address, shape: [elements = 0] }: Tensor): Weight => {
     return { name, address, dtype, shape, elements };
   };
-  const bind = ({ name, shape, copyOf }: ParameterSpec): Weight => {
+  const bind = ({ name, shape, copyOf, offset }: ParameterSpec): Weight => {
     const original = copyOf && bind(copyOf);
-    const weight = view(name, shape, buffers.get(name)!);
+    const own = view(name, shape, buffers.get(name)!);
+    const weight = offset === undefined ? own : { ...own, offset };
     if (original) originals.set(weight, original);
     all.push(weight);
     return weight;

@@ -12,14 +12,15 @@ import { ropeOps } from "./ops/rope.ts";
 import { sampleOps } from "./ops/sample.ts";
 
 export function cpuOps(kernels: Kernels): Ops {
+  const flat = flatOps(kernels);
   const matmul = matmulOps(kernels);
   const rope = ropeOps(kernels);
   return {
     ...matmul,
-    ...lmHeadOps(kernels, matmul),
+    ...lmHeadOps(kernels, { ...matmul, ...flat }),
     ...attentionOps(kernels, rope),
     ...embeddingOps(kernels),
-    ...flatOps(kernels),
+    ...flat,
     ...gluOps(kernels),
     ...rmsnormOps(kernels),
     ...rope,

@@ -35,16 +35,17 @@ export const kernelDefinitions: readonly KernelDefinition[] = [
 
 /** Every op of the interface; a missing one is a type error. */
 export function cudaOps(runtime: CudaRuntime, products: Products): Ops {
+  const flat = flatOps(runtime);
   const matmul = matmulOps(runtime, products);
   return {
     ...matmul,
-    ...lmHeadOps(runtime, matmul),
+    ...lmHeadOps(runtime, { ...matmul, ...flat }),
     ...adamwOps(runtime),
     ...attentionOps(runtime),
     ...attentionBackwardOps(runtime),
     ...biasOps(runtime),
     ...embeddingOps(runtime),
-    ...flatOps(runtime),
+    ...flat,
     ...gluOps(runtime),
     ...rmsnormOps(runtime),
     ...ropeOps(runtime),
