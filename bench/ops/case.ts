@@ -159,11 +159,6 @@ export function bfloat16Gradients<R extends Run, Op extends OpName>(one: OpCase<
   return { ...one, only: { kind: "cuda", reason: "the CPU's gradients of activations are float32 (gradientDType)" } };
 }
 
-/** A case of a sliding window. */
-export function windowed<R extends Run, Op extends OpName>(one: OpCase<R, Op>): OpCase<R, Op> {
-  return { ...one, only: { kind: "cpu", reason: "attention on CUDA has no windows" } };
-}
-
 /** The names of the true flags; false ones are omitted. */
 function wordsOf(settings: Settings): string[] {
   return Object.entries(settings).flatMap(([key, value]) => {

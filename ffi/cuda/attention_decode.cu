@@ -1,6 +1,7 @@
 // Attention of one new token a sequence over the paged cache: out (B, H·Dh) =. page_table (B, table_width): the
 // prompt's pages, then the completion's; lengths (B) count the tokens in the cache, the new one included. A sequence of
-// lengths 0 gets zeros, and nothing of its table is read.
+// lengths 0 gets zeros, and nothing of its table is read. With a window, a token sees itself and the window − 1 tokens before it:
+// pages before them are left out, and so are the first tokens of the page in which they begin.
 //
 //   attention_decode          a block: one sequence, up to HEADS query heads of one key head, one split of the pages
 //   attention_decode_combine  the splits of a row, in order
@@ -35,9 +36,9 @@ INLINE int query_place(int h, int d) {
   return ((h * HELD + piece / LANES) * (PIECE / 4) + e / 4) * LANES * 4 + piece % LANES * 4 + e % 4;
 }
 
-// A page and how many tokens it holds.
+// A page, how many tokens it holds, and how many of the first ones lie before the window.
 struct Page {
-  int id, count;
+  int id, count, hidden;
 };
 
 // One head's keys and values: of page 0, and how far apart pages are, in elements.
@@ -117,7 +118,7 @@ INLINE void attend_page(State& state, Rows& rows, const float* queries, float* s
 #pragma unroll
       for (int i = 0; i < KEYS; i++) {
         s[i] = lanes_reduce(s[i], Add(), LANES);
-        s[i] = key + i < count ? s[i] * scale_log2 : -INFINITY;
+        s[i] = key + i < count && (!WINDOWED || key + i >= page.hidden) ? s[i] * scale_log2 : -INFINITY;
         most[h] = fmaxf(most[h], s[i]);
       }
       if (own == 0) *(float4*)(scores + h * PAGE_TOKENS + key) = make_float4(s[0], s[1], s[2], s[3]);
@@ -179,7 +180,7 @@ INLINE float part_weight(float part_top, float part_sum, float top) {
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const X_TYPE* key_pages,
                  const X_TYPE* value_pages, const int* page_table, const int* prompt_lengths,
-                 const int* completion_lengths, int table_width, int H, int Hkv, i64 ldo, i64 ldq, float scale) {
+                 const int* completion_lengths, int table_width, int H, int Hkv, int window, i64 ldo, i64 ldq, float scale) {
   __shared__ __align__(16) float memory[SHARED_FLOATS];  // queries and scores; at the end, the warps' sums
   __shared__ float tops[WARPS][HEADS], totals[WARPS][HEADS];
   const int group = H / Hkv, blocks_per_group = ceil_div(group, HEADS), splits = gridDim.z;
@@ -203,18 +204,25 @@ attention_decode(O_TYPE* out, float* sums, float* stats, const X_TYPE* q, const 
   }
   const int prompt = prompt_lengths[b], completion = completion_lengths[b];
   const int prompt_pages = ceil_div(prompt, PAGE_TOKENS), pages = prompt_pages + ceil_div(completion, PAGE_TOKENS);
-  const int per_split = ceil_div(pages, splits), end = smaller(pages, (blockIdx.z + 1) * per_split);
+  const int outside = WINDOWED ? prompt + completion - window : 0;  // tokens before the window, and whole pages of them
+  const int left_out = outside <= 0       ? 0
+                       : outside < prompt ? outside / PAGE_TOKENS
+                                          : prompt_pages + (outside - prompt) / PAGE_TOKENS;
+  const int per_split = ceil_div(pages - left_out, splits), first_of_split = left_out + blockIdx.z * per_split;
+  const int end = smaller(pages, first_of_split + per_split);
   float* scores = memory + QUERY_FLOATS + warp * HEADS * PAGE_TOKENS;
   // Beyond the last page there is one without tokens.
   auto page_at = [&](int page) {
-    if (page >= end) return Page{0, 0};
-    const int left = page < prompt_pages ? prompt - page * PAGE_TOKENS
-                                         : completion - (page - prompt_pages) * PAGE_TOKENS;
-    return Page{page_table[(i64)b * table_width + page], smaller(left, PAGE_TOKENS)};
+    if (page >= end) return Page{0, 0, 0};
+    const bool in_prompt = page < prompt_pages;
+    const int before = (in_prompt ? page : page - prompt_pages) * PAGE_TOKENS;
+    const int left = (in_prompt ? prompt : completion) - before;
+    return Page{page_table[(i64)b * table_width + page], smaller(left, PAGE_TOKENS),
+                outside - before - (in_prompt ? 0 : prompt)};
   };
   const i64 own_head = page_row(0, Hkv, kv_head, 0);
   const Cache cache = {key_pages + own_head, value_pages + own_head, page_row(1, Hkv, 0, 0)};
-  const int first_page = blockIdx.z * per_split + warp;
+  const int first_page = first_of_split + warp;
   Page page = page_at(first_page);
   Rows rows = {};
   if (AHEAD) rows = load_rows(cache.keys, cache.stride, page, lane / LANES * KEYS);

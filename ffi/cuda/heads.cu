@@ -48,8 +48,8 @@ INLINE void store_head(T* head, const Head& h, int lane) {
   }
 }
 
-// Multiplies a head by its norm's weight and by 1/rms, which is returned. All lanes of the warp take part.
-INLINE float normalize(Head& h, const W_TYPE* weight, float eps, int lane) {
+// Multiplies a head by its norm's offset + weight and by 1/rms, which is returned. All lanes of the warp take part.
+INLINE float normalize(Head& h, const W_TYPE* weight, float eps, float offset, int lane) {
   float squares = 0;
 #pragma unroll
   for (int s = 0; s < HEAD_SLOTS; s++) {
@@ -62,8 +62,8 @@ INLINE float normalize(Head& h, const W_TYPE* weight, float eps, int lane) {
   for (int s = 0; s < HEAD_SLOTS; s++)
 #pragma unroll
     for (int j = 0; j < HEAD_UNIT; j++) {
-      h.lower[s].at[j] *= scale * w.lower[s].at[j];
-      h.upper[s].at[j] *= scale * w.upper[s].at[j];
+      h.lower[s].at[j] *= scale * (offset + w.lower[s].at[j]);
+      h.upper[s].at[j] *= scale * (offset + w.upper[s].at[j]);
     }
   return scale;
 }
@@ -88,7 +88,8 @@ INLINE void rotate(Head& h, const float* cos, const float* sin, int lane) {
 extern "C" __global__ void __launch_bounds__(THREADS)
 heads_forward(X_TYPE* qkv, float* rstd_q, float* rstd_k, X_TYPE* key_pages, X_TYPE* value_pages, const X_TYPE* raw,
               const W_TYPE* weight_q, const W_TYPE* weight_k, const int* positions, const float* cos, const float* sin,
-              const int* page, const int* offset, int T, int H, int Hkv, i64 ldqkv, i64 ldraw, float eps) {
+              const int* page, const int* offset, int T, int H, int Hkv, i64 ldqkv, i64 ldraw, float eps,
+              float norm_offset) {
   const int lane = threadIdx.x % HEAD_LANES, heads = H + 2 * Hkv;
   const i64 row = (i64)blockIdx.x * (THREADS / HEAD_LANES) + threadIdx.x / HEAD_LANES;
   const bool active = row < (i64)T * heads;
@@ -98,7 +99,7 @@ heads_forward(X_TYPE* qkv, float* rstd_q, float* rstd_k, X_TYPE* key_pages, X_TY
   if (active) head = load_head(raw + t * ldraw + h * HEAD_DIM, lane);
   if (weight_q) {
     Head normal = head;
-    const float scale = normalize(normal, query ? weight_q : weight_k, eps, lane);
+    const float scale = normalize(normal, query ? weight_q : weight_k, eps, norm_offset, lane);
     if (!value) {
       head = normal;
       float* rstd = query ? rstd_q : rstd_k;

@@ -34,6 +34,12 @@ function variants(types: readonly string[], roles: readonly string[]): Defines[]
   );
 }
 
+/** The same for layers with a window, of one head size. */
+const windowed = (plain: readonly Defines[]): Defines[] => [
+  ...plain.map((variant) => ({ ...variant, WINDOWED: 0 })),
+  ...plain.slice(0, 1).map((variant) => ({ ...variant, WINDOWED: 1 })),
+];
+
 /** Elements of a page's row: a multiple of 16 bytes in either type. */
 function paddedRow(headDim: number): number {
   return ceilDiv(headDim, 8) * 8;
@@ -53,7 +59,7 @@ const decodeSizes = (variant: Defines) => ({
 const decodeVariants = [
   ...variants(["float"], ["O_TYPE", "X_TYPE"]).map((variant) => ({ ...variant, HEADS: 4 })),
   ...variants(["bf16"], ["O_TYPE", "X_TYPE"]).flatMap((variant) => [2, 4, 8].map((HEADS) => ({ ...variant, HEADS }))),
-];
+].flatMap((variant) => [0, 1].map((WINDOWED) => ({ ...variant, WINDOWED })));
 
 /** Tile of a forward kernel: padded head size, rows of queries and of keys, bytes of shared memory. */
 function forwardTile(bfloat16: boolean, headDim: number) {
@@ -72,7 +78,7 @@ function forwardTile(bfloat16: boolean, headDim: number) {
 }
 
 const forwardParameters =
-  "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 H:i32 Hkv:i32 ldo:i64 ldq:i64 scale:f32";
+  "out:ptr lse:ptr q:ptr k:ptr v:ptr segments:ptr S:i32 H:i32 Hkv:i32 window:i32 ldo:i64 ldq:i64 scale:f32";
 
 export const attentionKernels = {
   forward: {
@@ -81,7 +87,7 @@ export const attentionKernels = {
     parameters: forwardParameters,
     threads: THREADS,
     sizes: ({ HEAD_DIM }: Defines) => ({ THREADS, ...forwardTile(true, Number(HEAD_DIM)) }),
-    variants: variants(["bf16"], ["O_TYPE"]),
+    variants: windowed(variants(["bf16"], ["O_TYPE"])),
   },
   forwardFloat32: {
     file: "attention_forward_float32.cu",
@@ -89,14 +95,14 @@ export const attentionKernels = {
     parameters: forwardParameters,
     threads: THREADS,
     sizes: ({ HEAD_DIM }: Defines) => ({ THREADS, ...forwardTile(false, Number(HEAD_DIM)) }),
-    variants: variants(["float"], ["O_TYPE"]),
+    variants: windowed(variants(["float"], ["O_TYPE"])),
   },
   heads: {
     file: "heads.cu",
     name: "heads_forward",
     parameters:
       "qkv:ptr rstd_q:ptr rstd_k:ptr key_pages:ptr value_pages:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr " +
-      "cos:ptr sin:ptr page:ptr offset:ptr T:i32 H:i32 Hkv:i32 ldqkv:i64 ldraw:i64 eps:f32",
+      "cos:ptr sin:ptr page:ptr offset:ptr T:i32 H:i32 Hkv:i32 ldqkv:i64 ldraw:i64 eps:f32 norm_offset:f32",
     threads: THREADS,
     sizes: (variant: Defines) => ({ THREADS, ...pageSizes(variant) }),
     variants: variants(["float", "bf16"], ["X_TYPE", "W_TYPE"]),
@@ -114,7 +120,7 @@ export const attentionKernels = {
     name: "attention_decode",
     parameters:
       "out:ptr sums:ptr stats:ptr q:ptr key_pages:ptr value_pages:ptr page_table:ptr prompt_lengths:ptr " +
-      "completion_lengths:ptr table_width:i32 H:i32 Hkv:i32 ldo:i64 ldq:i64 scale:f32",
+      "completion_lengths:ptr table_width:i32 H:i32 Hkv:i32 window:i32 ldo:i64 ldq:i64 scale:f32",
     threads: THREADS,
     sizes: decodeSizes,
     variants: decodeVariants,
@@ -130,11 +136,7 @@ export const attentionKernels = {
 } as const satisfies Record<string, KernelDefinition>;
 
 /** @throws InputError for a head size that the kernels do not support */
-function checkHeads({ headDim, window }: AttentionShape): void {
-  if (window !== undefined)
-    throw new InputError(
-      `sliding_window ${window}: attention on CUDA has no windows; use --device cpu for this model, or set sliding_window to null if every sequence is shorter`,
-    );
+function checkHeads({ headDim }: AttentionShape): void {
   if (headDim > LARGEST_HEAD)
     throw new InputError(
       `head_dim ${headDim}: attention on CUDA takes heads of up to ${LARGEST_HEAD}; use --device cpu for this model`,
@@ -213,7 +215,7 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
     const cells = [place?.page.address ?? 0, place?.offset.address ?? 0];
     const lanes = powerOfTwo(ceilDiv(shape.headDim / 2, unitElements(qkv, norms?.q ?? qkv)), 1, 32);
     const grid = [ceilDiv(T * (H + 2 * Hkv), THREADS / lanes), 1, 1] as const;
-    const args = [...outputs, ...buffers, ...cells, T, H, Hkv, ...strides, norms?.epsilon ?? 0];
+    const args = [...outputs, ...buffers, ...cells, T, H, Hkv, ...strides, norms?.epsilon ?? 0, norms?.q.offset ?? 0];
     runtime.launch(kernel, grid, THREADS, 0, ...args);
   };
   return {
@@ -224,7 +226,7 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
     attentionForward(out, lse, qkv, segments, shape) {
       checkHeads(shape);
       const [q, k, v] = qkvAddresses(qkv, shape);
-      const { heads, kvHeads, headDim, scale } = shape;
+      const { heads, kvHeads, headDim, scale, window = 0 } = shape;
       const [T, S] = [dim(qkv, 0), dim(segments, 0)];
       checkOut(out, qkv, shape);
       expectShape(
@@ -237,11 +239,13 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
       }
       const bfloat16 = qkv.dtype === "bfloat16";
       const definition = bfloat16 ? attentionKernels.forward : attentionKernels.forwardFloat32;
-      const kernel = runtime.kernel(definition, { HEAD_DIM: headDim, O_TYPE: macroType(out.dtype) });
+      const kernel = runtime.kernel(definition, {
+        ...{ HEAD_DIM: headDim, O_TYPE: macroType(out.dtype), WINDOWED: window > 0 ? 1 : 0 },
+      });
       const { ROWS, SHARED_BYTES } = forwardTile(bfloat16, headDim);
       // Each segment adds at most one partial tile; blocks beyond the last tile return at once.
       const grid = [heads, ceilDiv(T, ROWS) + S, 1] as const;
-      const args = [out.address, lse?.address ?? 0, q, k, v, segments.address, S, heads, kvHeads];
+      const args = [out.address, lse?.address ?? 0, q, k, v, segments.address, S, heads, kvHeads, window];
       runtime.launch(kernel, grid, THREADS, SHARED_BYTES, ...args, out.rowStride, qkv.rowStride, scale);
     },
 
@@ -260,7 +264,7 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
     attentionDecode(out, qkv, raw, transform, place, pageTable, promptLengths, completionLengths, shape) {
       const { pages } = place;
       const [q] = qkvAddresses(qkv, shape);
-      const { heads, kvHeads, headDim, scale } = shape;
+      const { heads, kvHeads, headDim, scale, window = 0 } = shape;
       checkOut(out, qkv, shape);
       checkPages(pages, qkv, shape);
       const [B, width] = [dim(qkv, 0), dim(pageTable, 1)];
@@ -269,13 +273,24 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
         `${pageTable.name}: ${pageTable.shape} for ${B} sequences`,
       );
       const types = { O_TYPE: macroType(out.dtype), X_TYPE: macroType(qkv.dtype) };
-      const defines = { HEAD_DIM: headDim, ...types, HEADS: decodeHeads(shape) };
+      const defines = { HEAD_DIM: headDim, ...types, HEADS: decodeHeads(shape), WINDOWED: window > 0 ? 1 : 0 };
       const splits = decodeSplits(B, width, shape, runtime.limits.multiprocessors);
       const partCount = splits > 1 ? B * heads * splits : 0;
       const sums = splits > 1 ? runtime.scratch(0, partCount * (paddedRow(headDim) + 2) * 4) : 0;
       const stats = sums + partCount * paddedRow(headDim) * 4;
       const tables = [pageTable.address, promptLengths.address, completionLengths.address, width];
-      const args = [out.address, sums, stats, q, pages.keys.address, pages.values.address, ...tables, heads, kvHeads];
+      const args = [
+        out.address,
+        sums,
+        stats,
+        q,
+        pages.keys.address,
+        pages.values.address,
+        ...tables,
+        heads,
+        kvHeads,
+        window,
+      ];
       const grid = [decodeBlocks(shape), B, splits] as const;
       transformHeads([qkv, null, null], raw, transform, place, shape);
       const decode = runtime.kernel(attentionKernels.decode, defines);
