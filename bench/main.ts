@@ -18,7 +18,7 @@ import type { Suite } from "./suites/suite.ts";
 import { update } from "./suites/update.ts";
 import { verify } from "./suites/verify.ts";
 
-const suites: Readonly<Record<string, Suite>> = {
+export const suites: Readonly<Record<string, Suite>> = {
   peaks,
   rollout,
   update,

@@ -1,11 +1,12 @@
 /**
  * Collects the files that the executable carries in one folder, laid out as they will be inside it: kernel sources, the bundled
- * model and its problems, the CPU kernels built for the target. Every file is named here, so that stray ones are not included.
+ * model and its problems, the page of a run, the CPU kernels built for the target. Every file is named here, so that stray ones are not included.
  */
-import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { compileKernels, prebuiltKernels, prebuiltName } from "../ffi/cpu/build.ts";
 import { assetPath } from "../src/assets.ts";
+import { bundlePage } from "../src/dashboard/bundle.ts";
 import { RunError } from "../src/errors.ts";
 import { compilerFor, isNative, type Target } from "./targets.ts";
 
@@ -31,8 +32,15 @@ export async function layOut(folder: string, target: Target): Promise<string> {
   for (const [from, pattern] of Object.entries(sources))
     for (const name of readdirSync(assetPath(from)).filter((name) => pattern.test(name)))
       put(assetPath(join(from, name)), join(folder, from, name));
+  await addPage(join(folder, "page"));
   await addKernels(join(folder, "prebuilt"), target);
   return hashOf(folder);
+}
+
+/** The files of the run's page, bundled for a browser. @throws RunError if they cannot be */
+async function addPage(folder: string): Promise<void> {
+  mkdirSync(folder, { recursive: true });
+  for (const [name, { bytes }] of await bundlePage()) writeFileSync(join(folder, name), bytes);
 }
 
 /** The CPU kernels of `target`, under the name that the program looks for. @throws as layOut does */

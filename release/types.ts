@@ -52,6 +52,10 @@ export function schemaDeclarations(): string {
     }),
   );
   const map = (which: string) => commands.map((command) => `  ${command}: ${nameOf(command)}${which};`).join("\n");
+  const part = (section: "Adapters" | "Optimizer") => {
+    const keys = Object.keys(commandSections.sft[section]).map((key) => JSON.stringify(toCamel(key)));
+    return `Pick<SftConfig, ${keys.join(" | ")}>`;
+  };
   return `${interfaces.join("\n")}
 interface Inputs {
 ${map("Input")}
@@ -64,9 +68,8 @@ export type CommandName = keyof Inputs;
 export type ConfigOf<C extends CommandName> = Configs[C];
 /** What a caller of the TypeScript API may leave out: anything that has a default. */
 export type ConfigInput<C extends CommandName> = Inputs[C];
-export type OptimizerConfig = Pick<SftConfig, ${Object.keys(commandSections.sft.Optimizer)
-    .map((key) => JSON.stringify(toCamel(key)))
-    .join(" | ")}>;
+export type AdapterConfigSettings = ${part("Adapters")};
+export type OptimizerConfig = ${part("Optimizer")};
 export type SettingTypes = Readonly<Record<string, unknown>>;
 `;
 }

@@ -162,7 +162,8 @@ export function fillWith(device: Device, t: Tensor, at: PeriodicValues): void {
     const length = Math.min(chunk.length, count - from);
     if (from === 0 || at.period !== PERIOD) {
       for (let i = 0; i < length; i++) chunk[i] = at(from + i);
-      data = t.dtype === "bfloat16" ? Uint16Array.from(bits, (x) => x >>> 16) : chunk;
+      if (t.dtype === "bfloat16") data = Uint16Array.from(bits, (x) => x >>> 16);
+      else data = t.dtype === "uint16" ? Uint16Array.from(chunk) : chunk;
     }
     device.upload(rows(flat, from, length), data.subarray(0, length));
   }

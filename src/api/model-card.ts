@@ -22,7 +22,7 @@ const CURVE_WIDTH = 60;
 
 /** Settings that say where and how it ran, not what was made. */
 const ofTheMachine =
-  /^(output_dir|overwrite|resume_from_checkpoint|debug|device|threads|preset|push_to_hub|hub_.*|log_.*|logging_steps|num_completions_to_print|save_.*)$/;
+  /^(output_dir|overwrite|resume_from_checkpoint|debug|dashboard.*|device|threads|preset|push_to_hub|hub_.*|log_.*|logging_steps|num_completions_to_print|save_.*)$/;
 
 /**
  * @param folder with the run's records: the output folder

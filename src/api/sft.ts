@@ -5,6 +5,7 @@ import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder
 import type { Loaded } from "../config/load.ts";
 import { toJson } from "../config/record.ts";
 import type { SftConfig } from "../config/schema.ts";
+import { type Dashboard, openDashboard } from "../dashboard/open.ts";
 import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
@@ -17,7 +18,7 @@ import { rolloutLimits } from "../run/rollout-limits.ts";
 import type { RunOutcome } from "../run/run.ts";
 import { trainedAdapters } from "../session/adapters.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
-import { describeMemory } from "../session/memory.ts";
+import { describeMemory, memoryRecord } from "../session/memory.ts";
 import { loadModelTokenizer } from "../session/model-tokenizer.ts";
 import { planPolicy, planSampling, planTraining } from "../session/policy.ts";
 import { planSession, withSession } from "../session/session.ts";
@@ -36,12 +37,18 @@ export async function sftWith(loaded: Loaded<"sft">, control: Control): Promise<
   const { console } = control;
   for (const warning of warnings) console.note(`note: ${warning}`);
   const output = openOutputFolder({ folder: config.outputDir, command: "sft", note: console.note });
+  let page: Dashboard | null = null;
+  const openPage = async () => {
+    page = await openDashboard(config, console.note);
+    return [page.sink];
+  };
   try {
     const publisher = await openPublisher(config, console.note);
-    const outcome = await sftInto(output, loaded, control, publisher);
+    const outcome = await sftInto(output, loaded, control, publisher, openPage);
     const hub = outcome.stopped ? null : await publisher.finished();
     return { ...outcome, outputDir: config.outputDir, ...(hub && { hub }) };
   } finally {
+    await (page as Dashboard | null)?.close();
     output.release();
   }
 }
@@ -51,6 +58,7 @@ async function sftInto(
   { config, file, given }: Loaded<"sft">,
   control: Control,
   publisher: Publisher,
+  openPage: () => Promise<SftRun["sinks"]>,
 ): Promise<RunOutcome> {
   const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
   const resume = checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
@@ -72,6 +80,7 @@ async function sftInto(
   });
   const names = { rewards: [], logsMore: false, samples: config.evalNumGenerations };
   requireEvaluationName(config.metricForBestModel, names);
+  const sinks = await openPage();
   const startFolder = await resolveModel(model, { revision: config.modelRevision, note: control.console.note });
   const context = readModelConfig(startFolder).maxPositionEmbeddings;
   const chatTemplate = readChatTemplate(config.chatTemplate);
@@ -91,7 +100,10 @@ async function sftInto(
       control.console.note(`${startFolder} on ${problems.dataset.path} · ${dtype} · ${device.description}`);
       for (const line of describeMemory(planned.memory)) control.console.note(line);
       return withSession(planned, async ({ policy, rollout }) => {
-        output.begin({ command: "sft", bundled, settings: toJson(config) });
+        output.begin({
+          ...{ command: "sft", bundled, settings: toJson(config) },
+          memory: memoryRecord(planned.memory),
+        });
         control.onBegin?.();
         const evaluate: SftRun["evaluate"] =
           rollout &&
@@ -114,7 +126,7 @@ async function sftInto(
           console: control.console,
           evaluate,
           stopRequested: control.stopRequested,
-          onSaved: publisher.saved,
+          ...{ onSaved: publisher.saved, sinks },
           resume,
         });
       });

@@ -6,6 +6,7 @@ import { type OutputFolder, openOutputFolder } from "../checkpoint/output-folder
 import { isFolder } from "../checkpoint/state.ts";
 import type { Load, Loaded } from "../config/load.ts";
 import type { TrainConfig } from "../config/schema.ts";
+import { openDashboard } from "../dashboard/open.ts";
 import { InputError } from "../errors.ts";
 import { evaluateProblems, evaluationProblems } from "../eval/accuracy.ts";
 import { requireEvaluationName } from "../eval/metric-names.ts";
@@ -20,7 +21,7 @@ import { isOwn, needsGold, parseRewardSpec, type RewardSpec } from "../rewards/s
 import type { RolloutEngine } from "../rollout/engine.ts";
 import type { RunOutcome } from "../run/run.ts";
 import { readCheckpointState } from "../session/checkpointing.ts";
-import { describeMemory } from "../session/memory.ts";
+import { describeMemory, memoryRecord } from "../session/memory.ts";
 import { withSession } from "../session/session.ts";
 import { orBundled, trainingPaths } from "./bundled.ts";
 import type { Control } from "./control.ts";
@@ -43,6 +44,7 @@ export interface TrainControl extends Control {
 
 interface TrainingRun extends Loaded<"train">, TrainControl {
   readonly bundled: boolean;
+  readonly sinks?: TrainerHooks["sinks"];
 }
 
 interface ResumePoint {
@@ -69,12 +71,14 @@ export async function trainWith(
       parameters: config,
       timeoutMs: config.rewardTimeout * 1000,
     });
+    const page = await openDashboard(config, console.note);
     try {
       const publisher = await openPublisher(config, console.note);
-      const outcome = await trainInto(output, run, resume, specs, pool, publisher);
+      const outcome = await trainInto(output, { ...run, sinks: [page.sink] }, resume, specs, pool, publisher);
       const hub = outcome.stopped ? null : await publisher.finished();
       return { ...outcome, outputDir: config.outputDir, bundled, ...(hub && { hub }) };
     } finally {
+      await page.close();
       await pool.close();
     }
   } finally {
@@ -116,7 +120,7 @@ function inputsOf(config: TrainConfig, file: string | undefined): Readonly<Recor
 
 async function trainInto(
   output: OutputFolder,
-  { config, bundled, console, stopRequested, onBegin, reviseRewards, functions = noFunctions }: TrainingRun,
+  { config, bundled, console, stopRequested, onBegin, reviseRewards, functions = noFunctions, sinks }: TrainingRun,
   resume: ResumePoint | null,
   specs: readonly RewardSpec[],
   pool: RewardPool,
@@ -145,8 +149,11 @@ async function trainInto(
       const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
       const evaluate = evaluation(setup, session.rollout, rewards, specs, { console, stopRequested });
       const onSaved = publisher.saved;
-      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards, functions, onSaved };
-      output.begin({ command: "train", bundled, totalSteps: totalSteps(setup), settings: recordOf(config, functions) });
+      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards, functions, onSaved, sinks };
+      output.begin({
+        ...{ command: "train", bundled, totalSteps: totalSteps(setup), settings: recordOf(config, functions) },
+        memory: memoryRecord(setup.planned.memory),
+      });
       onBegin?.();
       return train(setup, session, hooks, resume);
     });

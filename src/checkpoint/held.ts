@@ -101,6 +101,8 @@ export interface RunRecord {
   /** Optimizer steps of a whole run of `train`. */
   readonly totalSteps?: number | undefined;
   readonly settings: Readonly<Record<string, unknown>>;
+  /** Its memory plan, for the page. */
+  readonly memory?: unknown;
 }
 
 /** The record of the last run in a folder; null: unreadable, or another program's file of that name. */

@@ -22,6 +22,7 @@ export interface Flags<S extends SettingTypes> {
  * @param command for messages, e.g. "verify"
  * @param settings by snake_case name, of the kinds in config/settings/kinds.ts
  * @param expected names of the positional arguments, all of them required, e.g. ["IN", "OUT.arrow"]
+ * @param options.more whether more arguments may follow these
  * @throws InputError for an unknown flag, a value that is not allowed, too few or too many arguments
  */
 export function readFlags<S extends SettingTypes>(
@@ -29,6 +30,7 @@ export function readFlags<S extends SettingTypes>(
   settings: S,
   argv: readonly string[],
   expected: readonly string[] = [],
+  { more = false }: { readonly more?: boolean } = {},
 ): Flags<S> {
   const known: SettingTypes = { ...settings, ...debugSettings };
   const split = splitArguments(argv, (key) => (Object.hasOwn(known, key) ? kindOf(known[key]!) : undefined));
@@ -41,7 +43,7 @@ export function readFlags<S extends SettingTypes>(
   const missing = expected[split.positionals.length];
   if (missing !== undefined) throw new InputError(`${missing} is missing; see grpo ${command} --help`);
   const extra = split.positionals[expected.length];
-  if (extra !== undefined) throw new InputError(`"${extra}": unexpected argument; see grpo ${command} --help`);
+  if (extra !== undefined && !more) throw new InputError(`"${extra}": unexpected argument; see grpo ${command} --help`);
   return { flags: complete(settings, given) as Flags<S>["flags"], positionals: split.positionals };
 }
 

@@ -55,6 +55,11 @@ export const commands: readonly CommandEntry[] = [
     load: async () => (await import("./update.ts")).update,
   },
   {
+    name: "show",
+    summary: "serve a page with a run's charts and completions, or compare runs",
+    load: async () => (await import("./show.ts")).show,
+  },
+  {
     name: "init",
     summary: "write a configuration for train, by asking three questions",
     load: async () => (await import("./init.ts")).init,
@@ -297,10 +302,11 @@ function heedClosedStdout(where: string, makesFiles: boolean): void {
   });
 }
 
-// A process of the reward pool is this program again, told so by its environment: the single executable has no other
+// A process of the reward pool or of a page is this program again, told so by its environment: the single executable has no other
 // entry to start.
 const role = process.env.BUN_GRPO_CHILD;
 if (role === "supervisor") await import("../rewards/pool/supervisor.ts");
+else if (role === "dashboard") await import("../dashboard/child.ts");
 else if (role === "reward") {
   (await import("../rewards/pool/public-api.ts")).offerPublicApi(() => import("../index.ts"));
   await import("../rewards/pool/child.ts");

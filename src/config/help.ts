@@ -28,6 +28,7 @@ const topicWords: Readonly<Record<string, readonly string[]>> = {
   logging: ["Output"],
   trackers: ["Output"],
   learning: ["Optimizer"],
+  page: ["Dashboard"],
 };
 
 const titled = ([title, settings]: readonly [string, SettingTypes]): string => `${title}:\n${describeShape(settings)}`;
@@ -96,7 +97,8 @@ function describeSetting(key: string, setting: z.ZodType): string {
   return [fits ? head.padEnd(column) + (lines[0] ?? "") : head, ...rest].join("\n");
 }
 
-function defaultText(setting: z.ZodType): string {
+/** The default as help shows it, in brackets. */
+export function defaultText(setting: z.ZodType): string {
   const { required, fallback } = unwrap(setting);
   if (required) return "[required]";
   if (typeof fallback === "string") return `[${fallback}]`;

@@ -34,6 +34,7 @@ import {
 import {
   checkpointSettings,
   completionLogSettings,
+  dashboardSettings,
   fileSettings,
   loggingSettings,
   outputFolderSettings,
@@ -100,6 +101,7 @@ const train = {
     ...quietSettings,
     ...debugSettings,
   },
+  Dashboard: dashboardSettings,
   Hub: hubSettings,
 } as const;
 
@@ -135,6 +137,7 @@ export const commandSections = {
       ...quietSettings,
       ...debugSettings,
     },
+    Dashboard: dashboardSettings,
     Hub: hubSettings,
   },
   eval: {

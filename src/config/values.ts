@@ -1,6 +1,6 @@
 /** The text of a flag → the value of a setting, by the setting's kind. Checks of type and range come after. */
 
-import type { z } from "zod";
+import { z } from "zod";
 import { errorText, InputError } from "../errors.ts";
 import { kindOf, unwrap } from "./allowed.ts";
 import { isTooDeep } from "./json-file.ts";
@@ -29,11 +29,15 @@ export function valueOfText(setting: z.ZodType, text: string, label: string): un
       return parseJson(text, label);
     case "switch-or-text":
       if (/^true$/i.test(text)) return true;
-      return /^false$/i.test(text) ? false : text;
+      if (/^false$/i.test(text)) return false;
+      return takesNumber(type) && numberText.test(text) ? Number(text) : text;
     default:
       return text;
   }
 }
+
+const takesNumber = (type: z.ZodType): boolean =>
+  type instanceof z.ZodUnion && type.options.some((option) => option instanceof z.ZodNumber);
 
 function listOfText(type: z.ZodType, text: string, label: string): unknown {
   if (text.trimStart().startsWith("[")) return parseJson(text, label);

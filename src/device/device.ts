@@ -121,9 +121,29 @@ export const SAMPLE_COUNTERS = 5;
 /** Tokens in a page of the key-value cache, and keys in a block of every attention op. */
 export const PAGE_TOKENS = 64;
 
+/** What an adapter adds to some columns of a product. */
+export interface AdapterTerm {
+  readonly down: Tensor; // act (M, r)
+  readonly b: Weight; // (columns, r)
+  /** The first column: a multiple of `Device.rowBlock`, unless it is the only term. */
+  readonly from: number;
+}
+
 export interface Ops {
   /** y (M, N) = factor · x (M, K) · wᵀ + bias; `accumulate`: y += … (the residual add). y: act or float32. */
   matmulForward(y: Tensor, x: Tensor, w: Weight, bias: Weight | null, accumulate?: boolean, factor?: number): void;
+  /**
+   * y (M, N) = x · wᵀ + bias, + down · bᵀ in the columns of each term (the outputs of low-rank adapters); `accumulate`:
+   * y += … Sums of a term go on with those of x · wᵀ where the device fuses them.
+   */
+  adaptedForward(
+    y: Tensor,
+    x: Tensor,
+    w: Weight,
+    bias: Weight | null,
+    terms: readonly AdapterTerm[],
+    accumulate?: boolean,
+  ): void;
   /** dx (M, K) = factor · dy (M, N) · w; `accumulate`: dx += …, for an input that feeds several products. */
   matmulBackwardInput(dx: Tensor, dy: Tensor, w: Weight, accumulate?: boolean, factor?: number): void;
   /** dw += dyᵀ · x */

@@ -8,8 +8,9 @@ import { writeCompletions } from "../metrics/completions-file.ts";
 import type { CompletionSample } from "../metrics/console.ts";
 import { mean } from "../metrics/statistics.ts";
 import type { RewardResult } from "../rewards/pool/pool.ts";
+import type { IncrementalDecoder } from "../tokenizer/tokenizer.ts";
 import type { GenerationStep } from "./generation-steps.ts";
-import { formatRollout } from "./rollout-file.ts";
+import { formatRollout, type TokenDetails } from "./rollout-file.ts";
 import { type Sampled, type Scored, sampledTokens, type Weighed } from "./sample.ts";
 
 /** Sampled and scored completions. */
@@ -39,6 +40,21 @@ export interface RecordOptions {
   readonly withAdvantages: boolean;
   /** The steps of the first pass over the generation. */
   readonly cut: readonly GenerationStep[];
+  /** What the page shows of a sample; null: nothing more. */
+  readonly detailsOf: ((sample: Scored & Weighed, index: number) => TokenDetails) | null;
+}
+
+/**
+ * Where each token ends in a text, in UTF-16 units. A token whose bytes are no whole character ends where its first ones do.
+ *
+ * @param decoder of the text, with or without special tokens as that was made
+ */
+export function tokenEnds(ids: ArrayLike<number>, text: string, decoder: IncrementalDecoder): number[] {
+  let end = 0;
+  return Array.from(ids, (id) => {
+    end = Math.min(text.length, end + decoder.push(id).length);
+    return end;
+  });
 }
 
 /**
@@ -51,7 +67,7 @@ export async function recordRollouts(
   firstStep: number,
   samples: readonly (Scored & Weighed)[],
   firstLogprobs: readonly Float32Array[],
-  { rewardWeights, withAdvantages, cut }: RecordOptions,
+  { rewardWeights, withAdvantages, cut, detailsOf }: RecordOptions,
 ): Promise<void> {
   const steps = new Map(cut.flatMap(({ members, places }, s) => members.map((i, k) => [i, { s, place: places?.[k] }])));
   // With one function of weight 1, the weighted sum is its reward.
@@ -77,6 +93,7 @@ export async function recordRollouts(
         text,
         ...(stop === undefined ? {} : { stop }),
         ...(extra && { extra }),
+        ...(detailsOf && { details: detailsOf(sample, i) }),
       },
     );
   });

@@ -6,7 +6,7 @@ import { parameterCount } from "../families/parameters.ts";
 import type { Turn } from "../run/run.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { Estimate } from "./estimators/estimators.ts";
-import { completionRows, completionSamples, type Generation, recordRollouts } from "./generation.ts";
+import { completionRows, completionSamples, type Generation, recordRollouts, tokenEnds } from "./generation.ts";
 import type { GenerationStep } from "./generation-steps.ts";
 import type { Learned } from "./learner/learner.ts";
 import type { Scored, Weighed } from "./sample.ts";
@@ -32,7 +32,7 @@ export interface LearnedGeneration {
  * @throws RunError as the file writers do, and if nothing has been scored for too long
  */
 export function createReport(
-  { config, problems }: TrainingSetup,
+  { config, problems, tokenizer }: TrainingSetup,
   { policy: { model }, critic }: TrainingSession,
   warnings: StepWarnings,
 ): (turn: Turn, done: LearnedGeneration) => Promise<void> {
@@ -42,6 +42,7 @@ export function createReport(
     weights: { dtype },
   } = model;
   const unscored = createUnscoredGuard();
+  const savesDetails = config.saveTokenDetails ?? config.dashboard !== false;
   let hasLearned = false;
 
   return async (turn, { generation, samples, estimate, cut, learned, referenceTokens, reached }) => {
@@ -72,6 +73,13 @@ export function createReport(
         rewardWeights: Object.fromEntries(perFunction.map(({ name }, f) => [name, weights[f]!])),
         withAdvantages: critic !== null, // no replay of the policy's update has a critic
         cut,
+        detailsOf: savesDetails
+          ? ({ completionIds, text, advantage, refLogprobs }, i) => ({
+              ...{ advantage, refLogprobs, verdict: generation.rewards.reasons[i] ?? null },
+              ends: tokenEnds(completionIds, text, tokenizer.incrementalDecoder({ skipSpecialTokens: true })),
+              entropies: learned.entropies[i] ?? null,
+            })
+          : null,
       });
     }
     if (config.logCompletions && (firstStep === 1 || firstStep % config.logCompletionsSteps === 0)) {

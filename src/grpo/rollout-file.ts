@@ -6,7 +6,8 @@
  * the completion were not sampled), `old_logprobs`, `ref_logprobs`, `sampling_logprobs`, `advantages`, and `prompt` and
  * `completion` as text. To make the generation's steps reproducible, `train` also records `step` (the first that
  * learned from the line), `place` (in that step, if the generation was shuffled), `rewards` and `reward_weights` by
- * function name (if there are several) and `advantages` (if a critic made them). All of these are optional.
+ * function name (if there are several) and `advantages` (if a critic made them). All of these are optional. `details` is
+ * what the page shows of a completion; nothing here reads it.
  *
  * Logprobs are 32-bit floats in every engine that computes them: they are written with the fewest digits that read back
  * as the same 32-bit float. Rewards keep all 64 bits.
@@ -49,6 +50,22 @@ export interface Completion {
   readonly stop?: string;
   /** Columns that reward functions added, for readers only. */
   readonly extra?: Readonly<Record<string, unknown>>;
+  /** What the page shows of it, for readers only. */
+  readonly details?: TokenDetails;
+}
+
+/** With `save_token_details`: nothing that an update reads. */
+export interface TokenDetails {
+  /** The verifier's word: "equal", "different", "unparsed", "timeout"; null: there is none. */
+  readonly verdict: string | null;
+  /** The estimate that was learned from, one for the completion or one per token (R). */
+  readonly advantage: number | ArrayLike<number>;
+  /** Where each token ends in the text, in UTF-16 units. (R) */
+  readonly ends: readonly number[];
+  /** Of the policy before each token, in nats (R); null: not computed. */
+  readonly entropies: ArrayLike<number> | null;
+  /** (R); null without a reference. */
+  readonly refLogprobs: ArrayLike<number> | null;
 }
 
 export interface RolloutGroup {
@@ -153,7 +170,23 @@ export function formatRollout(group: Omit<RolloutGroup, "completions">, completi
   if (group.promptText !== undefined) fields.push(`"prompt":${JSON.stringify(group.promptText)}`);
   if (completion.stop !== undefined) fields.push(`"stop":${JSON.stringify(completion.stop)}`);
   if (completion.extra !== undefined) fields.push(`"extra":${JSON.stringify(completion.extra)}`);
+  if (completion.details !== undefined) fields.push(`"details":${detailsText(completion.details)}`);
   if (completion.text !== undefined) fields.push(`"completion":${JSON.stringify(completion.text)}`);
+  return `{${fields.join(",")}}`;
+}
+
+/** Four digits that count are more than a colour shows. */
+const rounded = (values: ArrayLike<number>): string =>
+  `[${Array.from(values, (value) => Math.round(value * 1e4) / 1e4).join(",")}]`;
+
+function detailsText({ verdict, advantage, ends, entropies, refLogprobs }: TokenDetails): string {
+  const fields = [
+    ...(verdict === null ? [] : [`"verdict":${JSON.stringify(verdict)}`]),
+    `"advantage":${typeof advantage === "number" ? Math.round(advantage * 1e6) / 1e6 : rounded(advantage)}`,
+    `"ends":[${ends.join(",")}]`,
+    ...(entropies === null ? [] : [`"entropies":${rounded(entropies)}`]),
+    ...(refLogprobs === null ? [] : [`"ref_logprobs":${rounded(refLogprobs)}`]),
+  ];
   return `{${fields.join(",")}}`;
 }
 

@@ -35,6 +35,7 @@ export interface TrainerHooks {
   readonly evaluate: ((state: RewardTrainerState) => Promise<{ values: Record<string, number>; note: string }>) | null;
   /** Called after a checkpoint was saved. */
   readonly onSaved?: RunOptions["onSaved"];
+  readonly sinks?: RunOptions["sinks"];
   /** Whether the user wants to stop. */
   readonly stopRequested: () => boolean;
   /** Replaces the scored rewards with those to learn from; a test shuffles them here. */
@@ -151,7 +152,7 @@ export async function train(
           stepWarnings.evaluated(evaluation.values);
           return evaluation;
         }),
-      onSaved: hooks.onSaved,
+      ...{ onSaved: hooks.onSaved, sinks: hooks.sinks },
     },
     oneGeneration,
   );

@@ -22,6 +22,8 @@ export interface RunOptions extends Omit<RunOutputOptions, "metrics" | "tell" | 
   /** The settings as trackers show them. */
   readonly settings: Readonly<Record<string, unknown>>;
   readonly console: RunConsole;
+  /** Others that follow the run. */
+  readonly sinks?: readonly RunSink[] | undefined;
   /** Optimizer steps of the whole run, and of one turn; the last may be cut short. */
   readonly steps: number;
   readonly stepsPerTurn: number;
@@ -71,7 +73,7 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
     { config, settings: options.settings, resumeStep: resume ? reached() : null },
     metrics.path,
   );
-  const tell = toAll([metricsSink(metrics), trackers, consoleSink(console, shows)]);
+  const tell = toAll([metricsSink(metrics), trackers, consoleSink(console, shows), ...(options.sinks ?? [])]);
   const output = openRunOutput({ ...options, metrics, tell });
   const stopwatch = createStopwatch();
   let stopped = false;

@@ -147,15 +147,54 @@ function timeOf({ lifetime, stages: within }: PlannedBuffer): string {
   return [...lifetime, ...(all ? [] : [stage])].join(", ");
 }
 
+/** The phases that have buffers of their own. */
+const usedPhases = (plan: MemoryPlan): Phase[] =>
+  phases.filter((phase) => plan.buffers.some((b) => b.lifetime !== "always" && b.lifetime.includes(phase)));
+
+/**
+ * The plan as `run.json` keeps it: groups of buffers by model and by the times at which they are live, in bytes. A time is a
+ * phase, or a stage of one whose buffers differ from stage to stage.
+ */
+export function memoryRecord({ plan, scratchBytes, programBytes, reserveBytes, peakBytes }: MemoryEstimate) {
+  const timesOf = (phase: Phase) => {
+    const own = plan.buffers.filter(({ lifetime }) => lifetime !== "always" && lifetime.includes(phase));
+    const isOne = own.every(({ stages: within }) => within.length === stages.length);
+    return isOne ? [{ name: phase, stage: null }] : stages.map((stage) => ({ name: `${phase}: ${stage}`, stage }));
+  };
+  const times = usedPhases(plan).flatMap((phase) => timesOf(phase).map((time) => ({ ...time, phase })));
+  const lifetimeOf = ({ lifetime, stages: within }: PlannedBuffer) =>
+    lifetime === "always"
+      ? lifetime
+      : times
+          .filter(({ phase, stage }) => lifetime.includes(phase) && (stage === null || within.includes(stage)))
+          .map(({ name }) => name);
+  const parts = new Map<
+    string,
+    { owner: string; group: string; held: string; lifetime: "always" | string[]; bytes: number }
+  >();
+  for (const buffer of plan.buffers) {
+    const { owner, group, bytes } = buffer;
+    const held = timeOf(buffer);
+    const key = [owner, group, held].join("\0");
+    const part = parts.get(key) ?? { owner, group, held, lifetime: lifetimeOf(buffer), bytes: 0 };
+    part.bytes += bytes;
+    parts.set(key, part);
+  }
+  return {
+    parts: [...parts.values()],
+    times: times.map(({ name }) => name),
+    plannedBytes: plan.totalBytes,
+    ...{ scratchBytes, programBytes, reserveBytes, peakBytes },
+  };
+}
+
 /** The plan as lines: groups of buffers with their lifetimes, each phase's total, and the peak. */
 export function describeMemory(estimate: MemoryEstimate): string[] {
   const { plan, scratchBytes, programBytes, reserveBytes, peakBytes } = estimate;
   const lines = [...groups(plan)].map(row);
   const heads = [`${"memory".padEnd(34)} ${"held".padEnd(17)} ${"buffers".padStart(8)} ${"MiB".padStart(9)}`];
   const phaseBytes = (phase: Phase) => liveBytes(plan.buffers, phase);
-  const used = phases.filter((phase) =>
-    plan.buffers.some((b) => b.lifetime !== "always" && b.lifetime.includes(phase)),
-  );
+  const used = usedPhases(plan);
   return [
     ...heads,
     ...lines,

@@ -46,6 +46,7 @@ export interface SftRun {
   readonly stopRequested: () => boolean;
   /** Called after a checkpoint was saved. */
   readonly onSaved?: RunOptions["onSaved"];
+  readonly sinks?: RunOptions["sinks"];
   readonly resume: { readonly folder: string; readonly state: SftState } | null;
 }
 
@@ -143,7 +144,7 @@ export async function runSft(run: SftRun): Promise<RunOutcome> {
       settings: toJson(config),
       ...{ console: run.console, stopRequested: run.stopRequested },
       evaluate: run.evaluate,
-      onSaved: run.onSaved,
+      ...{ onSaved: run.onSaved, sinks: run.sinks },
     },
     oneStep,
   );

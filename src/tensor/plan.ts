@@ -90,27 +90,30 @@ export function planMemory(): PlanBuilder {
   return builder("policy");
 }
 
-/** A stage of a phase: a time at which some buffers are live. */
-type Time = `${Phase} ${Stage}`;
-
-const timesOf = (phase: Phase, within: readonly Stage[]) => within.map((stage): Time => `${phase} ${stage}`);
+/** The times at which a buffer is live, each a stage of a phase, by number. */
+function timesOf({ lifetime, stages: within }: Pick<PlannedBuffer, "lifetime" | "stages">): number[] {
+  const alive = lifetime === "always" ? phases : lifetime;
+  return alive.flatMap((phase) => within.map((stage) => phases.indexOf(phase) * stages.length + stages.indexOf(stage)));
+}
 
 /** Places the longest-lived buffers first, each on top of those that are live at a time at which it is. */
 function layOut(buffers: readonly PlannedBuffer[]): MemoryPlan {
-  const tops = new Map<Time, number>(phases.flatMap((phase) => timesOf(phase, stages).map((time) => [time, 0])));
+  const tops: number[] = new Array(phases.length * stages.length).fill(0);
+  const always = timesOf({ lifetime: "always", stages });
+  const topOf = (times: readonly number[]) => times.reduce((top, time) => Math.max(top, tops[time]!), 0);
   const offsets = new Map<string, number>();
-  const livesAt = ({ lifetime, stages: within }: PlannedBuffer) =>
-    (lifetime === "always" ? phases : lifetime).flatMap((phase) => timesOf(phase, within));
-  const order = [...buffers].sort((a, b) => livesAt(b).length - livesAt(a).length);
-  for (const buffer of order) {
-    const alive = livesAt(buffer);
-    const offset = Math.max(...alive.map((time) => tops.get(time)!));
+  const live = buffers.map((buffer) => {
+    const { lifetime, stages: within } = buffer;
+    return { buffer, times: lifetime === "always" && within === stages ? always : timesOf(buffer) };
+  });
+  live.sort((a, b) => b.times.length - a.times.length);
+  for (const { buffer, times } of live) {
+    const offset = topOf(times);
     offsets.set(buffer.name, offset);
-    for (const time of alive) tops.set(time, offset + aligned(buffer.bytes));
+    for (const time of times) tops[time] = offset + aligned(buffer.bytes);
   }
-  const endOf = (phase: Phase) => Math.max(...timesOf(phase, stages).map((time) => tops.get(time)!));
-  const phaseBytes = new Map(phases.map((phase) => [phase, endOf(phase)]));
-  return { buffers, offsets, phaseBytes, totalBytes: Math.max(0, ...phaseBytes.values()) };
+  const phaseBytes = new Map(phases.map((phase) => [phase, topOf(timesOf({ lifetime: [phase], stages }))]));
+  return { buffers, offsets, phaseBytes, totalBytes: topOf(always) };
 }
 
 /** Bytes of the buffers that are live in a phase: in the stage that has most. */

@@ -164,11 +164,11 @@ describe("a signal", () => {
     const model = join(root, "test/golden/qwen3-qknorm");
     const groups = [{ promptIds: [1, 2], completions: [{ completionIds: [3] }] }];
     const works = [
-      evaluate({ ...tiny, dataset: problems, outputDir: "stopped evaluation" }, { signal: stopped }),
-      generate({ ...tiny, prompt: "7+5=" }, { signal: stopped }),
-      score({ ...tiny, groups }, { signal: stopped }),
+      () => evaluate({ ...tiny, dataset: problems, outputDir: "stopped evaluation" }, { signal: stopped }),
+      () => generate({ ...tiny, prompt: "7+5=" }, { signal: stopped }),
+      () => score({ ...tiny, groups }, { signal: stopped }),
     ];
-    for (const each of works) expect(await failure(each)).toBe(stopped.reason);
+    for (const each of works) expect(await failure(each())).toBe(stopped.reason);
     const stop = new AbortController();
     const updating = update(
       { device: "cpu", model, rollouts, numIterations: 3, maxCompletionLength: 64, outputDir: "stopped update" },

@@ -86,6 +86,7 @@ describe("every op", () => {
     expect(single.sort()).toEqual(
       [
         ...flat,
+        "addMasters",
         "biasBackward",
         "embeddingBackward",
         "gatherRows",

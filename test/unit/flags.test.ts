@@ -55,6 +55,18 @@ describe("spellings of a flag", () => {
     expect(resume(["--resume_from_checkpoint", "out/checkpoint-3"])).toBe("out/checkpoint-3");
   });
 
+  test("dashboard: alone, a port, on and off", () => {
+    const page = (argv: string[]) => configFor("train", argv).config.dashboard;
+    expect(page([])).toBe(false);
+    expect(page(["--dashboard"])).toBe(true);
+    expect(page(["--dashboard", "--debug"])).toBe(true);
+    expect(page(["--dashboard", "8080"])).toBe(8080);
+    expect(page(["--dashboard=0"])).toBe(0);
+    expect(page(["--no_dashboard"])).toBe(false);
+    expect(() => page(["--dashboard", "70000"])).toThrow("--dashboard 70000: must be true, false or a port");
+    expect(() => page(["--dashboard", "here"])).toThrow("must be true, false or a port");
+  });
+
   test("lists by comma or as JSON, objects as JSON, null", () => {
     const config = (argv: string[]) => configFor("train", argv).config;
     expect(config(["--reward_funcs", "gsm8k, path.ts", "--reward_weights", "1,0.5"])).toMatchObject({

@@ -43,10 +43,11 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/rollout": ["src/tensor", "src/families", "src/tokenizer", "src/device", "src/model"],
   "src/session": words("tensor families tokenizer checkpoint device optim model rollout"),
   "src/run": words("tensor families tokenizer metrics data checkpoint device rollout session"),
+  "src/dashboard": words("checkpoint run"),
   "src/eval": words("tokenizer metrics rewards device rollout run"),
   "src/sft": words("tokenizer metrics data optim model session run"),
   "src/grpo": words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run"),
-  "src/api": words("tokenizer metrics rewards hub data checkpoint model rollout session run eval sft grpo"),
+  "src/api": words("tokenizer metrics rewards hub data checkpoint model rollout session run dashboard eval sft grpo"),
   "src/index.ts": words("tokenizer rewards data grpo api"),
   bench: [
     "ffi/bindings",
@@ -55,12 +56,12 @@ const above: Readonly<Record<string, readonly string[]>> = {
   check: ["ffi/bindings", ...words("tensor device"), "bench"],
   "src/cli": [
     "ffi/bindings",
-    ...words("tensor metrics rewards data checkpoint device session run eval grpo api index.ts"),
+    ...words("tensor metrics rewards data checkpoint device session run dashboard eval grpo api index.ts"),
     "bench",
     "check",
   ],
   data: words("data checkpoint cli"),
-  release: ["ffi/compiler.ts", "ffi/cpu"],
+  release: ["ffi/compiler.ts", "ffi/cpu", "src/dashboard"],
 };
 const rules = { ...ground, ...above };
 

@@ -99,8 +99,9 @@ test("the executable carries every file that the program requests by name", () =
   const folders = [...carried.matchAll(/^ {2}"([a-z]+\/[a-z]+)": \//gm)].map((match) => match[1]!);
   expect(folders.length).toBe(4);
   expect(asked.length).toBeGreaterThan(5);
-  // The executable itself: the checkout's own folder, and its program.
-  const own = [".", "src/cli/main.ts"];
+  // The executable itself: the checkout's own folder, and its program; the page, whose sources only a checkout bundles.
+  const own = [".", "src/cli/main.ts", "src/dashboard/page", "page"];
+  expect(carried).toContain('addPage(join(folder, "page"))');
   const left = asked.filter((path) => !own.includes(path) && !folders.some((folder) => path.startsWith(folder)));
   expect(left).toEqual([]);
   for (const folder of folders) expect(readdirSync(assetPath(folder)).length).toBeGreaterThan(0);

@@ -253,6 +253,20 @@ describe("refusals, with their line and the cure", () => {
 });
 
 describe("formatRollout", () => {
+  test("details of the tokens are written short, and read by nobody here", async () => {
+    const group = { group: 0, promptIds: Int32Array.of(1) };
+    const completion = { completionIds: Int32Array.of(3, 4), finished: true, reward: 1, text: "ab" };
+    const details = {
+      ...{ verdict: "equal", advantage: -1 / 3, ends: [1, 2] },
+      ...{ entropies: Float32Array.of(0.123456, 2), refLogprobs: null },
+    };
+    const text = formatRollout(group, { ...completion, details });
+    expect(JSON.parse(text).details).toEqual({
+      ...{ verdict: "equal", advantage: -0.333333, ends: [1, 2], entropies: [0.1235, 2] },
+    });
+    const [again] = await read(text);
+    expect(again).toEqual((await read(formatRollout(group, completion)))[0]!);
+  });
   test("a written file reads back the same, logprobs to the bit as 32-bit floats", async () => {
     const floats = Float64Array.from(
       [-0.1, -5.702455, -1e-7, -16777217, -3.4e38, -1e-45, 0, -1.1754943508222875e-38, -Math.LN2],

@@ -67,6 +67,20 @@ export const completionLogSettings = {
   log_completions_steps: whole(1, 10)`How often, in steps; the first step always shows them.`,
   num_completions_to_print: whole(1, 1)`How many of them.`,
   save_completions: toggle(true)`Record every rollout in output_dir/completions/.`,
+  save_token_details: toggle(null)`
+    Record with each rollout what the page shows of it: where its tokens are in the text, their entropy and reference
+    logprob, the advantage, the verifier's word. null: with dashboard.`,
+} as const;
+
+/** The page of a run while it trains; `grpo show` has it afterwards. */
+export const dashboardSettings = {
+  dashboard: described(z.union([z.boolean(), z.int().min(0).max(65_535)]).default(false), {
+    placeholder: "PORT",
+    allowed: "true, false or a port",
+  })`
+    Serve a page with live charts and completions, on this port or, without one, on 7007 or the next that is free.`,
+  dashboard_host: text("localhost", "HOST")`
+    Where the page is served. Any name or address but this machine's loopback needs the token in the printed address.`,
 } as const;
 
 /** Files that a command reads or writes besides a dataset. */

@@ -59,6 +59,8 @@ export interface Learned {
   readonly steps: readonly StepMetrics[];
   /** Logprobs under the sampling weights for the samples of the first step; missing for the others. (N)(R) */
   readonly firstLogprobs: readonly Float32Array[];
+  /** Entropies of each sample in the forward pass of its first step; missing if it had none. (N)(R) */
+  readonly entropies: readonly Float32Array[];
   /** Tokens that the policy processed. */
   readonly tokens: number;
   /** False if it was stopped between two steps. */
@@ -102,7 +104,8 @@ export function createLearner(options: LearnerOptions): Learner {
     if (reference && step % reference.everySteps === 0)
       await mixReference(reference.model, policy.optimizer, reference.alpha);
     const metrics = { ...update.metrics, ...valued };
-    return { logprobs: update.logprobs, metrics: { ...metrics, ...entropyMetrics(metrics, control, config) } };
+    const { logprobs, entropies } = update;
+    return { logprobs, entropies, metrics: { ...metrics, ...entropyMetrics(metrics, control, config) } };
   };
 
   return {
@@ -115,6 +118,7 @@ export function createLearner(options: LearnerOptions): Learner {
     async learn(samples, cut, { onTokens, onStep, shouldStop } = {}) {
       const steps: StepMetrics[] = [];
       const firstLogprobs: Float32Array[] = [];
+      const entropies: Float32Array[] = [];
       let tokens = 0;
       const context = {
         generation: wholeGeneration(samples, cut.length, settings.loss),
@@ -127,15 +131,17 @@ export function createLearner(options: LearnerOptions): Learner {
       for (let iteration = 0; iteration < config.numIterations; iteration++)
         for (const part of cut) {
           if (step >= end) break;
-          if (steps.length > 0 && shouldStop?.()) return { steps, firstLogprobs, tokens, complete: false };
-          const { logprobs, metrics } = await optimize(samplesOfStep(current, part), context);
+          if (steps.length > 0 && shouldStop?.()) return { steps, firstLogprobs, entropies, tokens, complete: false };
+          const { metrics, ...scored } = await optimize(samplesOfStep(current, part), context);
+          const { logprobs } = scored;
           if (steps.length === 0) for (const [k, i] of part.members.entries()) firstLogprobs[i] = logprobs[k]!;
+          for (const [k, i] of part.members.entries()) entropies[i] ??= scored.entropies[k]!;
           // Later passes need π_old: for samples that have none, it is the first forward pass of their step.
           if (iteration === 0) current = withOldLogprobs(current, part, logprobs);
           steps.push(metrics);
           onStep?.(step, metrics);
         }
-      return { steps, firstLogprobs, tokens, complete: true };
+      return { steps, firstLogprobs, entropies, tokens, complete: true };
     },
   };
 }

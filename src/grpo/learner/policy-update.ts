@@ -44,6 +44,8 @@ export interface UpdateResult {
   readonly metrics: Record<string, number | null>;
   /** ℓ of each sample from this step's forward pass. (N)(R) */
   readonly logprobs: readonly Float32Array[];
+  /** The policy's entropy before each token, likewise. (N)(R) */
+  readonly entropies: readonly Float32Array[];
   /** Mean entropy under m and the entropy mask, for `use_adaptive_entropy`; null if no token counts. */
   readonly meanEntropy: number | null;
 }
@@ -152,6 +154,7 @@ export async function updateStep(
   const { gradients } = optimizer;
   const { temperature } = settings;
   const logprobs: Float32Array[] = [];
+  const entropies: Float32Array[] = [];
   const parts: MetricParts[] = [];
   let loss = 0;
   let entropySum = 0;
@@ -163,6 +166,7 @@ export async function updateStep(
     const [current, entropy] = [byCompletion(batch, scored.logprobs), byCompletion(batch, scored.entropies)];
     const part = Array.from(batch.completions, (index, i): LossCompletion => {
       logprobs[index] = current[i]!.slice();
+      entropies[index] = entropy[i]!.slice();
       return { ...samples[index]!, index, logprobs: current[i]!, entropies: entropy[i]! };
     });
     const result = computeLoss(part, step, settings.loss);
@@ -175,5 +179,5 @@ export async function updateStep(
   const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate);
   const metrics = { loss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) };
   const meanEntropy = step.entropyTokens === 0 ? null : entropySum / step.entropyTokens;
-  return { metrics, logprobs, meanEntropy };
+  return { metrics, logprobs, entropies, meanEntropy };
 }

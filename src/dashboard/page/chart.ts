@@ -1,0 +1,184 @@
+/** One chart: a card with a title, a legend that holds the values, and uPlot's canvas. */
+import uPlot from "uplot";
+import type { ChartSpec } from "./chart-list.ts";
+import { gridOf } from "./decimate.ts";
+import { h, replace, svg } from "./dom.ts";
+import { countText } from "./format.ts";
+import { colourOf, dashOf, hatchOf, type Theme } from "./palette.ts";
+import { heedKey, heedPointer, plotOptions, unitTexts } from "./plot-options.ts";
+import {
+  type ChartContext,
+  type Drawn,
+  dataOf,
+  lastOf,
+  type Scene,
+  sceneOf,
+  seriesOf,
+  shapeOf,
+  valueAt,
+} from "./scene.ts";
+
+export interface Chart {
+  readonly element: HTMLElement;
+  readonly spec: ChartSpec;
+  /** Draws what there is now; does nothing while the chart is out of sight. */
+  draw(): void;
+  /** Makes it anew: another theme, other runs. */
+  rebuild(): void;
+  setVisible(isVisible: boolean): void;
+  destroy(): void;
+}
+
+/** Pixels per bucket, each of which has two points: more shows nothing new. */
+const BUCKET_PX = 3;
+
+/** The elements of a card. */
+function cardOf(spec: ChartSpec) {
+  const plot = h("div", {
+    ...{ class: "plot", tabindex: "0", role: "application", "aria-roledescription": "chart" },
+    ...{ "aria-label": spec.title, "aria-describedby": "chart-keys" },
+  });
+  const [legend, headline, empty] = [
+    h("ul", { class: "legend" }),
+    h("span", { class: "headline" }),
+    h("p", { class: "empty" }),
+  ];
+  const log = h("button", {
+    ...{ class: "quiet", type: "button", "aria-pressed": "false" },
+    ...{ title: "Logarithmic axis", "aria-label": `Logarithmic axis: ${spec.title}` },
+  });
+  log.textContent = "log";
+  const title = h("h3", { id: `title-${spec.id}`, title: spec.about }, spec.title);
+  const head = h("div", { class: "card-head" }, title, headline, spec.kind === "lines" && log);
+  const attributes = { class: "card", "aria-labelledby": `title-${spec.id}`, id: `chart-${spec.id}` };
+  const element = h("section", attributes, head, legend, plot, empty);
+  return { element, plot, legend, headline, empty, log };
+}
+
+export function createChart(spec: ChartSpec, context: ChartContext): Chart {
+  const { store, view, theme } = context;
+  const format = (value: number | null) => (value === null ? "–" : unitTexts[spec.unit](value));
+  const card = cardOf(spec);
+  let plot: uPlot | null = null;
+  let scene: Scene = { spec, drawn: [], smoothing: 0 };
+  let shape = "";
+  let isVisible = false;
+  let isStale = true;
+  let logarithmic = false;
+  let width = 0;
+  let values: HTMLElement[] = [];
+
+  const gridNow = () => gridOf(...view.range, Math.max(20, width / BUCKET_PX));
+  const showValues = (at: number | null): void => {
+    const set = (element: HTMLElement | undefined, text: string) => {
+      if (element && element.textContent !== text) element.textContent = text;
+    };
+    for (const [i, each] of scene.drawn.entries())
+      set(
+        values[i],
+        format(at === null || plot === null ? lastOf(scene, store, each) : valueAt(scene, plot.data, i, at)),
+      );
+    const step = at === null || plot === null ? null : plot.data[0][at];
+    set(card.headline, step == null ? "" : `step ${countText(Math.round(step))}`);
+  };
+  const build = (): void => {
+    plot?.destroy();
+    plot = null;
+    values = scene.drawn.map(() => h("span", { class: "value" }));
+    const items = scene.drawn.map((each, i) =>
+      h("li", {}, swatch(each, spec, theme()), h("span", { class: "name" }, each.label), values[i]!),
+    );
+    replace(card.legend, items);
+    width = card.plot.clientWidth;
+    if (width === 0 || scene.drawn.length === 0) return;
+    const parts = { spec, theme: theme(), view, logarithmic, width, ...seriesOf(scene, theme()), onPoint: showValues };
+    plot = new uPlot(plotOptions(parts), dataOf(scene, store, gridNow()), card.plot);
+    plot.root.querySelector("canvas")?.setAttribute("aria-hidden", "true");
+    heedPointer(plot, view);
+  };
+  const update = (on: uPlot): void => {
+    on.batch(() => {
+      on.setData(dataOf(scene, store, gridNow()), false);
+      on.setScale("x", { min: view.range[0], max: view.range[1] });
+    });
+  };
+  const describe = (): void => {
+    const [from, to] = view.range.map(Math.round);
+    const last = scene.drawn.map((each) => `${each.label} ${format(lastOf(scene, store, each))}`).join(", ");
+    card.plot.setAttribute("aria-label", `${spec.title}, steps ${from} to ${to}; last: ${last}`);
+  };
+  const draw = (): void => {
+    isStale = true;
+    if (!isVisible) return;
+    isStale = false;
+    scene = sceneOf(spec, context, logarithmic);
+    const now = `${logarithmic} ${shapeOf(scene)}`;
+    const isEmpty = scene.drawn.length === 0;
+    card.empty.hidden = !isEmpty;
+    card.plot.hidden = isEmpty;
+    if (isEmpty) card.empty.textContent = spec.ifEmpty ?? "Not recorded in this run.";
+    if (now !== shape || plot === null || card.plot.clientWidth !== width) {
+      shape = now;
+      build();
+    } else update(plot);
+    if ((plot?.cursor.idx ?? null) === null) showValues(null);
+    describe();
+  };
+  const announce = (on: uPlot): void => {
+    const at = on.cursor.idx ?? null;
+    if (at === null) return;
+    const all = scene.drawn.map((each, i) => `${each.label} ${format(valueAt(scene, on.data, i, at))}`);
+    context.announce(`step ${Math.round(on.data[0][at]!)}: ${all.join(", ")}`);
+  };
+
+  card.log.addEventListener("click", () => {
+    logarithmic = !logarithmic;
+    card.log.setAttribute("aria-pressed", String(logarithmic));
+    draw();
+  });
+  card.plot.addEventListener("keydown", (event) => {
+    if (plot === null || event.altKey || event.ctrlKey || event.metaKey) return;
+    const done = heedKey(plot, view, event);
+    if (done !== "none") event.preventDefault();
+    if (done === "cursor") announce(plot);
+  });
+  return {
+    ...{ element: card.element, spec, draw },
+    rebuild() {
+      shape = "";
+      draw();
+    },
+    setVisible(now) {
+      isVisible = now;
+      if (now && isStale) draw();
+    },
+    destroy() {
+      plot?.destroy();
+      card.element.remove();
+    },
+  };
+}
+
+/** The look of a line or area, for the legend. */
+function swatch({ colour, dash, line }: Drawn, spec: ChartSpec, theme: Theme): Element {
+  const stroke = colourOf(colour, theme);
+  if (spec.kind === "stack") {
+    const area = h("canvas", { class: "swatch", width: 24, height: 12, "aria-hidden": "true" });
+    const context = area.getContext("2d");
+    if (context !== null) {
+      context.fillStyle = hatchOf(colour, theme);
+      context.fillRect(0, 0, 24, 12);
+      context.strokeStyle = stroke;
+      context.strokeRect(0.5, 0.5, 23, 11);
+    }
+    return area;
+  }
+  const isSparse = line.table === "evaluations";
+  const pattern = dashOf(dash).join(" ") || null;
+  return svg(
+    "svg",
+    { class: "swatch", viewBox: "0 0 24 12", width: 24, height: 12, "aria-hidden": "true" },
+    svg("line", { x1: 0, y1: 6, x2: 24, y2: 6, stroke, "stroke-width": 2, "stroke-dasharray": pattern }),
+    isSparse && svg("circle", { cx: 12, cy: 6, r: 3, fill: theme.surface, stroke, "stroke-width": 1.5 }),
+  );
+}

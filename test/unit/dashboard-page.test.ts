@@ -1,0 +1,244 @@
+/** What the page computes, without a browser: many steps on few pixels, smoothing, filters, colours of tokens, formulas. */
+import { describe, expect, test } from "bun:test";
+import { charts, otherCharts } from "../../src/dashboard/page/chart-list.ts";
+import { createPyramid, decimate, gridOf, rowAt, type Series } from "../../src/dashboard/page/decimate.ts";
+import { bytesText, durationText, numberText, tickText } from "../../src/dashboard/page/format.ts";
+import { arranged, groupsOf, judges, type Listed } from "../../src/dashboard/page/groups.ts";
+import { mathPieces } from "../../src/dashboard/page/math-text.ts";
+import { createSmoother } from "../../src/dashboard/page/smooth.ts";
+import { possible, scaleOf, tokensOf } from "../../src/dashboard/page/token-values.ts";
+import { completionLine, metricsLine } from "../fixtures/made-run.ts";
+
+/** Steps from `first`, with gaps and values that are missing here and there. */
+function series(rows: number, first = 1, gaps = false): Series {
+  const steps = new Float64Array(rows);
+  const values = new Float32Array(rows);
+  let step = first;
+  for (let i = 0; i < rows; i++) {
+    steps[i] = step;
+    step += gaps && i % 37 === 0 ? 5 : 1;
+    values[i] = i % 53 === 7 ? Number.NaN : Math.sin(i / 40) + ((i * 7919) % 101) / 300 + (i % 997 === 0 ? 30 : 0);
+  }
+  return { steps, values, rows };
+}
+
+describe("decimation", () => {
+  /** The extremes of a bucket by looking at every row. */
+  const slowly = ({ steps, values, rows }: Series, from: number, to: number): number[] => {
+    const inside: number[] = [];
+    for (let i = 0; i < rows; i++)
+      if (steps[i]! >= from && steps[i]! < to && !Number.isNaN(values[i]!)) inside.push(values[i]!);
+    return inside.length === 0 ? [] : [Math.min(...inside), Math.max(...inside)];
+  };
+
+  for (const [rows, gaps] of [
+    [1, false],
+    [15, false],
+    [1000, true],
+    [70_001, false],
+    [70_001, true],
+  ] as const)
+    test(`${rows} rows${gaps ? " with gaps" : ""}: each bucket has its least and largest value, in order`, () => {
+      const all = series(rows, 3, gaps);
+      const pyramid = createPyramid();
+      const last = all.steps[rows - 1]!;
+      for (const [min, max, buckets] of [
+        [0, last, 300],
+        [last / 3, last / 2, 200],
+        [last - 10, last, 200],
+        [-50, 2, 10],
+      ] as const) {
+        const grid = gridOf(min, max, buckets);
+        const points = decimate(all, pyramid, grid);
+        expect(points).toHaveLength(grid.x.length);
+        const each = grid.stride === 1 ? 1 : 2;
+        for (let i = 0; i < points.length; i += each) {
+          const own = points.slice(i, i + each).filter((value) => value !== null);
+          const expected = slowly(all, grid.x[i]!, grid.x[i]! + grid.stride);
+          expect(own.length === 0 ? [] : [Math.min(...own), Math.max(...own)]).toEqual(expected);
+        }
+      }
+    });
+
+  test("rows that are added later are seen, and buckets stay where they are while a view moves", () => {
+    const whole = series(5000);
+    const pyramid = createPyramid();
+    const growing = { ...whole, rows: 1000 };
+    decimate(growing, pyramid, gridOf(1, 1000, 100));
+    const grid = gridOf(1, 5000, 100);
+    expect(decimate(whole, pyramid, grid)).toEqual(decimate(whole, createPyramid(), grid));
+    const [a, b] = [gridOf(1000, 2000, 100), gridOf(1003, 2003, 100)];
+    expect(a.stride).toBe(b.stride);
+    const shared = [...a.x].filter((x) => b.x.includes(x));
+    expect(shared.length).toBeGreaterThan(a.x.length - 6);
+  });
+
+  test("points are at most about two per bucket, whatever the number of steps", () => {
+    for (const steps of [10, 1000, 100_000, 10_000_000]) expect(gridOf(0, steps, 300).x.length).toBeLessThan(2 * 304);
+  });
+
+  test("the first row of a step", () => {
+    const all = series(100, 1, true);
+    for (const step of [0, 1, 7, 8, 50, 1e9]) {
+      const slow = all.steps.findIndex((each) => each >= step);
+      expect(rowAt(all, step)).toBe(slow < 0 ? 100 : slow);
+    }
+  });
+});
+
+test("smoothing starts without a bias, passes over what is missing, and goes on where it stopped", () => {
+  const values = Float32Array.of(1, 1, Number.NaN, 1, 5);
+  const smooth = createSmoother(0.9);
+  const first = Array.from(smooth.update(values, 4).subarray(0, 4));
+  expect(first.map((value) => (Number.isNaN(value) ? null : Number(value.toFixed(6))))).toEqual([1, 1, null, 1]);
+  const again = smooth.update(values, 5)[4]!;
+  expect(again).toBeCloseTo((0.1 * (5 + 0.9 + 0.81 + 0.729)) / (1 - 0.9 ** 4), 5);
+  expect(again).toBe(createSmoother(0.9).update(values, 5)[4]!);
+});
+
+describe("completions", () => {
+  const listed = (line: Partial<Listed>, index = 0): Listed => ({
+    ...{
+      group: 0,
+      reward: 0,
+      finished: true,
+      tokens: 5,
+      advantage: null,
+      verdict: null,
+      prompt: "p",
+      text: "t",
+      index,
+    },
+    ...line,
+  });
+  const lines = [
+    listed({ reward: 1, verdict: "equal" }, 0),
+    listed({ reward: 0, verdict: "unparsed", prompt: "", finished: false, tokens: 9 }, 1),
+    listed({ group: 1, reward: 0, verdict: "different" }, 2),
+    listed({ group: 1, reward: 0, verdict: "timeout", tokens: 2 }, 3),
+  ];
+  const groups = groupsOf(lines);
+  const shown = (filter: Parameters<typeof arranged>[1], order: Parameters<typeof arranged>[2] = "file") =>
+    arranged(groups, filter, order).flatMap(({ members }) => members.map(({ index }) => index));
+
+  test("groups keep their prompt, mean and whether they teach anything", () => {
+    expect(groups.map(({ prompt, mean, isFlat }) => [prompt, mean, isFlat])).toEqual([
+      ["p", 0.5, false],
+      ["p", 0, true],
+    ]);
+    expect(groupsOf([listed({})])[0]!.isFlat).toBe(false);
+  });
+
+  test("filters and orders", () => {
+    const by = judges(lines);
+    expect(shown(by.all)).toEqual([0, 1, 2, 3]);
+    expect(shown(by.wrong)).toEqual([1, 2, 3]);
+    expect(shown(by.right)).toEqual([0]);
+    expect(shown(by.unparsed)).toEqual([1]);
+    expect(shown(by.truncated)).toEqual([1]);
+    expect(shown(by.flat)).toEqual([2, 3]);
+    expect(shown(by.all, "reward down")[0]).toBe(0);
+    expect(shown(by.all, "reward up").at(-1)).toBe(0);
+    expect(shown(by.all, "longest")).toEqual([1, 0, 2, 3]);
+    expect(shown(by.all, "shortest")).toEqual([3, 0, 2, 1]);
+  });
+
+  test("without a verifier, the extreme rewards count as wrong and right; equal ones as neither", () => {
+    const plain = [listed({ reward: 0.1 }), listed({ reward: 0.7 }, 1), listed({ reward: null }, 2)];
+    const by = judges(plain);
+    const [group] = groupsOf(plain);
+    expect(plain.map((line) => [by.wrong(line, group!), by.right(line, group!)])).toEqual([
+      [true, false],
+      [false, true],
+      [false, false],
+    ]);
+    const equal = judges([listed({ reward: 1 })]);
+    expect([equal.wrong(lines[0]!, group!), equal.wrong(listed({ reward: 1 }), group!)]).toEqual([false, false]);
+  });
+});
+
+describe("tokens", () => {
+  const row = JSON.parse(completionLine(1, 2));
+  test("cut the text where they end, each with its numbers", () => {
+    const tokens = tokensOf(row)!;
+    expect(tokens.map(({ text }) => text).join("")).toBe(row.completion);
+    expect(possible(tokens)).toEqual(["logprob", "entropy", "ratio", "advantage", "shift"]);
+    const [first] = tokens;
+    expect(first!.ratio).toBeCloseTo(Math.exp(row.old_logprobs[0] - row.sampling_logprobs[0]), 10);
+    expect(first!.shift).toBeCloseTo(row.old_logprobs[0] - row.details.ref_logprobs[0], 10);
+    expect(first!.advantage).toBe(row.details.advantage);
+  });
+
+  test("what is not recorded, or has another length, has no colour", () => {
+    expect(tokensOf({ ...row, details: undefined })).toBeNull();
+    expect(tokensOf({ ...row, details: { ...row.details, ends: [1] } })).toBeNull();
+    const { old_logprobs: _, ...without } = row;
+    const bare = tokensOf({ ...without, details: { ends: row.details.ends, entropies: [1] } })!;
+    expect(possible(bare)).toEqual([]);
+    const masked = tokensOf({ ...row, mask: row.completion_ids.map((_: number, i: number) => (i === 1 ? 0 : 1)) })!;
+    expect(masked.map(({ isOwn }) => isOwn).indexOf(false)).toBe(1);
+  });
+
+  test("scales reach from nothing to the completion's own extreme, two-sided ones around their middle", () => {
+    const tokens = [-0.001, -4].map((logprob, i) => ({
+      id: i,
+      text: "x",
+      isOwn: true,
+      logprob,
+      ratio: Math.exp(i - 1),
+    }));
+    const { strength, ends } = scaleOf(tokens, "logprob");
+    expect(tokens.map(strength)).toEqual([0.00025, 1]);
+    expect(ends).toEqual([0, -4]);
+    const ratio = scaleOf(tokens, "ratio");
+    expect(tokens.map(ratio.strength)).toEqual([-1, 0]);
+    expect(ratio.isTwoSided).toBe(true);
+    expect(scaleOf(tokens, "advantage").strength(tokens[0]!)).toBe(0);
+  });
+});
+
+describe("formulas", () => {
+  const kinds = (text: string) => mathPieces(text).map((piece) => (piece.kind === "math" ? piece.source : null));
+  test("are found between their delimiters; what is not theirs stays", () => {
+    expect(kinds("a $x^2$ b")).toEqual([null, "x^2", null]);
+    expect(kinds("$$\\frac{1}{2}$$\\[y\\]\\(z\\)")).toEqual(["\\frac{1}{2}", "y", "z"]);
+    expect(kinds("so \\boxed{\\frac{1}{2}} ends")).toEqual([null, "\\boxed{\\frac{1}{2}}", null]);
+    for (const text of ["costs $5 and $6 more", "a $ b $ c", "$", "\\(", "\\boxed{", "$ x$", "no\n\n$x\n\ny$", "$$ $$"])
+      expect({ text, found: kinds(text) }).toEqual({ text, found: [null] });
+  });
+  test("joined, the pieces are the text, and long texts take no long time", () => {
+    const texts = ["a $x$ $5 b \\(c\\) \\[d", "\\boxed{".repeat(3000), "$".repeat(20_001), "\\(".repeat(20_000)];
+    for (const text of texts) {
+      const started = performance.now();
+      expect(
+        mathPieces(text)
+          .map((piece) => piece.text)
+          .join(""),
+      ).toBe(text);
+      expect(performance.now() - started).toBeLessThan(2000);
+    }
+  });
+});
+
+test("charts draw the columns of a run, every other column has a chart of its own", () => {
+  const steps = Object.keys(JSON.parse(metricsLine(1, 9))).filter((name) => name !== "step");
+  const names = { steps: [...steps, "own/metric"], evaluations: ["eval_accuracy", "eval_pass@4"] };
+  const drawn = Object.fromEntries(charts.map(({ id, lines }) => [id, lines(names).map(({ label }) => label)]));
+  expect(drawn).toMatchObject({
+    reward: ["training"],
+    rewards: ["gsm8k", "think_format"],
+    accuracy: ["accuracy", "pass@4"],
+    clip: ["either", "below", "above"],
+    phases: ["rollout", "reward", "reference", "update"],
+  });
+  expect(otherCharts(names).map(({ title }) => title)).toEqual(["epoch", "num_tokens", "step_time", "own/metric"]);
+});
+
+test("numbers as people read them", () => {
+  expect([0, 1, 0.01234, 1.5, 12.3456, 12_345.6, 1e-7, -2.5, Number.NaN, null].map(numberText)).toEqual([
+    ..."0 1 0.0123 1.500 12.35 12,346 1.00e−7 −2.500 – –".split(" "),
+  ]);
+  expect([0, 0.25, 15_000, 2e6, -1e-5].map(tickText)).toEqual(["0", "0.25", "15k", "2M", "−1e−5"]);
+  expect([0, 1536, 3.2e9].map(bytesText)).toEqual(["0 B", "1.5 KiB", "3.0 GiB"]);
+  expect([0.256, 4, 75, 3700].map(durationText)).toEqual(["0.26 s", "4 s", "1 min 15 s", "1 h 1 min"]);
+});
