@@ -46,7 +46,7 @@ export const lmHead = {
   backward(config: ModelConfig, { tokens, entries, headChunk }: LogprobSizes) {
     return {
       // Beside capped logits, from which their gradient follows.
-      dlogits: ["dlogits", "float32", config.logitCap === undefined ? [1] : [headChunk, config.vocabSize]],
+      dlogits: ["dlogits", "float32", config.logitCap === undefined ? [1] : [headChunk, config.vocabSize], ["head"]],
       dlogprob: ["dlogprob", "float32", [entries]],
       dentropy: ["dentropy", "float32", [tokens]],
     } satisfies BufferTable<string>;
