@@ -3,7 +3,7 @@
  * batch shape and memory. `grpo plan` stops here; the trainer continues.
  */
 
-import { isAdapterFolder } from "../checkpoint/adapter.ts";
+import { baseNameOf, isAdapterFolder } from "../checkpoint/adapter.ts";
 import { resolveModel } from "../checkpoint/hub.ts";
 import { type ModelFolder, placesOf, readModelConfig } from "../checkpoint/huggingface.ts";
 import { createClosers } from "../closing.ts";
@@ -190,10 +190,18 @@ export async function setUpTraining(
     const settled = onDevice(config, device);
     const sizes = { longestPrompt, evaluates: evalProblems !== null };
     const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, sizes, note);
+    const named = { name: paths.model, revision: config.modelRevision };
+    const base = baseNameOf(startFolder, named);
+    const criticBase = models.critic
+      ? baseNameOf(models.critic.folder, {
+          name: config.criticModel ?? paths.model,
+          revision: config.criticModel === null ? config.modelRevision : null,
+        })
+      : base;
     const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models), note));
     return {
       ...{ config: settled, device, startFolder, tokenizer, problems, evalProblems, batch, longestPrompt, planned },
-      assets: { folder: startFolder, chatTemplate, base: { name: paths.model, revision: config.modelRevision } },
+      assets: { folder: startFolder, chatTemplate, base, criticBase },
       close: open.close,
     };
   } catch (error) {
@@ -242,6 +250,7 @@ async function trainingModels(
         ? {
             folder: criticModel === null ? startFolder : await resolveModel(criticModel, { note }),
             resumeFrom: weightsFolder,
+            adapters: config,
           }
         : null,
     rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength, generationCompletions, note),
