@@ -131,7 +131,10 @@ async function trainInto(
   const paths = trainingPaths(config);
   const setup = await setUpTraining(config, paths, console.note, resume?.folder ?? null);
   try {
-    for (const remark of await goldRemarks(specs, setup.problems, pool)) console.note(`note: ${remark}`);
+    // The reward processes start while the models are loaded.
+    const remarks = goldRemarks(specs, setup.problems, pool);
+    const ready = Promise.all([remarks, pool.ready()]);
+    ready.catch(() => {}); // reported below, unless the models fail first
     const { dtype } = setup.planned.tenants.policy.model;
     console.note(`${shown(paths.model)} on ${shown(paths.dataset)} · ${dtype} · ${setup.device.description}`);
     for (const line of describeMemory(setup.planned.memory)) console.note(line);
@@ -140,8 +143,8 @@ async function trainInto(
       for (const remark of resumeRemarks(resume.state, recordOf(setup.config, functions), setup.device.numericsKey))
         console.note(`note: ${remark}`);
     }
-    await pool.ready();
     const outcome = await withSession(setup.planned, async (session) => {
+      for (const remark of (await ready)[0]) console.note(`note: ${remark}`);
       const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
       const evaluate = evaluation(setup, session.rollout, rewards, specs, { console, stopRequested });
       const onSaved = publisher.saved;
