@@ -45,7 +45,9 @@ function loads(): Form[] {
   ];
   return types.flatMap((type) => [
     ...spaces
-      .filter((op) => op === "ld.global" || op === "ld" || op === "ld.global.nc" || ["b32", "u32", "f32"].includes(type))
+      .filter(
+        (op) => op === "ld.global" || op === "ld" || op === "ld.global.nc" || ["b32", "u32", "f32"].includes(type),
+      )
       .map((op) =>
         byFormula(`${op}.${type} {d}, [{a}];`, `ptr -> ${type}`, product(offsets), (a) =>
           unsigned(extended(type, value(type, a!)), 64),
