@@ -8,7 +8,7 @@ import { parentVariable, placementOf, secretVariable } from "../ranks/environmen
 import { passOnSignals } from "./interrupt.ts";
 
 /** How long the ranks have to end after the first of them has failed. */
-const END_WITHIN_MS = 15_000;
+const END_WITHIN_MS = 6000;
 
 /**
  * Does a command's work in this process or, if several ranks are asked for and nothing else has started them, in as many.

@@ -127,7 +127,7 @@ export function createLink(socket: Pick<Socket<unknown>, "write" | "end" | "term
   let heardAt = performance.now();
   let ended: string | null = null;
   let closing = false;
-  let held: [Kind, number, Uint8Array][] = [];
+  const held: [Kind, number, Uint8Array][] = [];
   const store = createStore();
   const writer = createWriter(socket, () => {
     if (closing) socket.end();
@@ -178,9 +178,9 @@ export function createLink(socket: Pick<Socket<unknown>, "write" | "end" | "term
     handle(next) {
       events = next;
       if (next === null) return;
-      for (const frame of held) next.onFrame(...frame);
-      held = [];
-      if (ended !== null) next.onEnd(ended);
+      // It may hand the link on.
+      while (held.length > 0 && events === next) next.onFrame(...held.shift()!);
+      if (ended !== null && events === next) next.onEnd(ended);
     },
     touch() {
       heardAt = performance.now();
