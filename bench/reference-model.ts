@@ -4,7 +4,14 @@
  * quotient of this.
  */
 import type { ModelConfig } from "../src/families/config.ts";
-import type { Attention, Linear, Mlp, ParameterSpec } from "../src/families/layer.ts";
+import {
+  type Attention,
+  type Experts,
+  isExperts,
+  type Linear,
+  type Mlp,
+  type ParameterSpec,
+} from "../src/families/layer.ts";
 import { layersOf, ownHead } from "../src/families/parameters.ts";
 import { type Rotary, ropeTable } from "../src/families/rope.ts";
 import { glu, logSoftmax } from "./ops/reference.ts";
@@ -61,7 +68,8 @@ export function referenceHidden(
     const table = rotaryTable({ headDim: shape.headDim, rope }, tokens.length);
     const attended = attention(normed(x, layer.inputNorm), layer.attention, table, get, config.rmsNormEps);
     x = added(normed(attended, layer.attentionNorm));
-    x = added(normed(mlp(normed(x, layer.postNorm), layer.mlp, get), layer.mlpNorm));
+    const read = normed(x, layer.postNorm);
+    x = added(normed(isExperts(layer.mlp) ? experts(read, layer.mlp, get) : mlp(read, layer.mlp, get), layer.mlpNorm));
   }
   return normed(x, config.finalNorm);
 }
@@ -118,6 +126,24 @@ function mlp(x: Rows, { activation, intermediateSize: F, gateUp, down }: Mlp<Par
     const both = toBoth(row);
     const at = glu((i) => both[i]!, F, activation === "gelu_tanh");
     return toOut(Float64Array.from({ length: F }, (_, f) => at(f)));
+  });
+}
+
+/** The most probable experts' MLPs, weighed by their probabilities. */
+function experts(x: Rows, mixture: Experts<ParameterSpec>, get: Get): Rows {
+  const { router, gate, up, down, perToken, normalized } = mixture;
+  const plain = (weight: ParameterSpec) => ({ weight, bias: null });
+  return x.map((row) => {
+    const { logp } = logSoftmax(product(row, get(router), gate.length), 1);
+    const chosen = [...logp.keys()].sort((a, b) => logp[b]! - logp[a]! || a - b).slice(0, perToken);
+    const all = normalized ? chosen.reduce((sum, e) => sum + Math.exp(logp[e]!), 0) : 1;
+    const sum = new Float64Array(row.length);
+    for (const e of chosen) {
+      const own = { ...mixture, gateUp: [plain(gate[e]!), plain(up[e]!)], down: plain(down[e]!) };
+      const [out] = mlp([row], own, get);
+      for (let d = 0; d < sum.length; d++) sum[d]! += (Math.exp(logp[e]!) / all) * out![d]!;
+    }
+    return sum;
   });
 }
 

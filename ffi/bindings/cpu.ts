@@ -43,6 +43,19 @@ const signatures = {
     "out:ptr q:ptr kpages:ptr vpages:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr B:i32 table_width:i32 H:i32 Hkv:i32 Dh:i32 window:i32 ldo:i32 ldq:i32 scale:f32 dtype:i32",
   glu_forward: "y:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
   glu_backward: "dx:ptr dy:ptr x:ptr T:i32 F:i32 gelu:i32 dtype:i32",
+  route_forward: "weights:ptr experts:ptr probabilities:ptr logits:ptr T:i32 E:i32 K:i32 normalized:i32 given:i32",
+  route_backward: "dlogits:ptr dweights:ptr weights:ptr experts:ptr probabilities:ptr T:i32 E:i32 K:i32 normalized:i32",
+  dispatch: "offsets:ptr order:ptr places:ptr experts:ptr T:i32 E:i32 K:i32",
+  gather_pairs: "y:ptr x:ptr order:ptr P:i32 K:i32 D:i32 dtype:i32",
+  scatter_pairs: "dx:ptr dy:ptr places:ptr T:i32 K:i32 D:i32",
+  combine_forward: "x:ptr y:ptr places:ptr weights:ptr T:i32 K:i32 D:i32 dtype:i32",
+  combine_backward: "dy:ptr dweights:ptr dx:ptr y:ptr places:ptr weights:ptr T:i32 K:i32 D:i32 dtype:i32",
+  experts_forward:
+    "y:ptr x:ptr w:ptr offsets:ptr E:i32 next:i64 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32",
+  experts_backward_input:
+    "dx:ptr dy:ptr w:ptr offsets:ptr E:i32 next:i64 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32",
+  experts_backward_weight:
+    "dw:ptr dy:ptr x:ptr offsets:ptr E:i32 next:i64 N:i32 K:i32 lddy:i32 ldx:i32 dydtype:i32 xdtype:i32",
   log_softmax_forward:
     "logprob:ptr entropy:ptr lse:ptr logits:ptr entry_start:ptr targets:ptr rows:i32 vocabulary:i32 inverse_temperature:f32",
   log_softmax_backward:

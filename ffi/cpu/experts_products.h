@@ -10,7 +10,7 @@ inline char* rows_behind(const void* p, int64_t rows, int64_t ld, int32_t dtype)
   return (char*)p + rows * ld * (dtype == 0 ? 4 : 2);
 }
 
-static void experts_forward(void* y, const void* x, const void* w, const int32_t* offsets, int32_t E, int64_t next,
+void experts_forward(void* y, const void* x, const void* w, const int32_t* offsets, int32_t E, int64_t next,
                             int32_t N, int32_t K, int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype,
                             int32_t wdtype) {
   for (int64_t e = 0; e < E; e++)
@@ -19,7 +19,7 @@ static void experts_forward(void* y, const void* x, const void* w, const int32_t
                    wdtype, 0, 1.0f);
 }
 
-static void experts_backward_input(void* dx, const void* dy, const void* w, const int32_t* offsets, int32_t E,
+void experts_backward_input(void* dx, const void* dy, const void* w, const int32_t* offsets, int32_t E,
                                    int64_t next, int32_t N, int32_t K, int32_t lddx, int32_t lddy, int32_t dxdtype,
                                    int32_t dydtype, int32_t wdtype, int32_t accumulate) {
   for (int64_t e = 0; e < E; e++)
@@ -28,7 +28,7 @@ static void experts_backward_input(void* dx, const void* dy, const void* w, cons
                           dydtype, wdtype, accumulate, 1.0f);
 }
 
-static void experts_backward_weight(float* dw, const void* dy, const void* x, const int32_t* offsets, int32_t E,
+void experts_backward_weight(float* dw, const void* dy, const void* x, const int32_t* offsets, int32_t E,
                                     int64_t next, int32_t N, int32_t K, int32_t lddy, int32_t ldx, int32_t dydtype,
                                     int32_t xdtype) {
   for (int64_t e = 0; e < E; e++)

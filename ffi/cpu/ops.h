@@ -99,6 +99,42 @@ struct AdapterTerm {
      (y, x, T, F, gelu, dtype))                                                                                        \
   OP(glu_backward, (float* dx, const float* dy, const void* x, int32_t T, int32_t F, int32_t gelu, int32_t dtype),     \
      (dx, dy, x, T, F, gelu, dtype))                                                                                   \
+  OP(route_forward,                                                                                                    \
+     (float* weights, int32_t* experts, float* probabilities, const float* logits, int32_t T, int32_t E, int32_t K,    \
+      int32_t normalized, int32_t given),                                                                              \
+     (weights, experts, probabilities, logits, T, E, K, normalized, given))                                            \
+  OP(route_backward,                                                                                                   \
+     (float* dlogits, const float* dweights, const float* weights, const int32_t* experts,                             \
+      const float* probabilities, int32_t T, int32_t E, int32_t K, int32_t normalized),                                \
+     (dlogits, dweights, weights, experts, probabilities, T, E, K, normalized))                                        \
+  OP(dispatch,                                                                                                         \
+     (int32_t* offsets, int32_t* order, int32_t* places, const int32_t* experts, int32_t T, int32_t E, int32_t K),     \
+     (offsets, order, places, experts, T, E, K))                                                                       \
+  OP(gather_pairs,                                                                                                     \
+     (void* y, const void* x, const int32_t* order, int32_t P, int32_t K, int32_t D, int32_t dtype),                   \
+     (y, x, order, P, K, D, dtype))                                                                                    \
+  OP(scatter_pairs, (float* dx, const float* dy, const int32_t* places, int32_t T, int32_t K, int32_t D),              \
+     (dx, dy, places, T, K, D))                                                                                        \
+  OP(combine_forward,                                                                                                  \
+     (float* x, const void* y, const int32_t* places, const float* weights, int32_t T, int32_t K, int32_t D,           \
+      int32_t dtype),                                                                                                  \
+     (x, y, places, weights, T, K, D, dtype))                                                                          \
+  OP(combine_backward,                                                                                                 \
+     (float* dy, float* dweights, const float* dx, const void* y, const int32_t* places, const float* weights,         \
+      int32_t T, int32_t K, int32_t D, int32_t dtype),                                                                 \
+     (dy, dweights, dx, y, places, weights, T, K, D, dtype))                                                           \
+  OP(experts_forward,                                                                                                  \
+     (void* y, const void* x, const void* w, const int32_t* offsets, int32_t E, int64_t next, int32_t N, int32_t K,    \
+      int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype),                                       \
+     (y, x, w, offsets, E, next, N, K, ldy, ldx, ydtype, xdtype, wdtype))                                              \
+  OP(experts_backward_input,                                                                                           \
+     (void* dx, const void* dy, const void* w, const int32_t* offsets, int32_t E, int64_t next, int32_t N, int32_t K,  \
+      int32_t lddx, int32_t lddy, int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate),               \
+     (dx, dy, w, offsets, E, next, N, K, lddx, lddy, dxdtype, dydtype, wdtype, accumulate))                            \
+  OP(experts_backward_weight,                                                                                          \
+     (float* dw, const void* dy, const void* x, const int32_t* offsets, int32_t E, int64_t next, int32_t N, int32_t K, \
+      int32_t lddy, int32_t ldx, int32_t dydtype, int32_t xdtype),                                                     \
+     (dw, dy, x, offsets, E, next, N, K, lddy, ldx, dydtype, xdtype))                                                  \
   OP(log_softmax_forward,                                                                                              \
      (float* logprob, float* entropy, float* lse, const float* logits, const int32_t* entry_start,                     \
       const int32_t* targets, int32_t rows, int32_t vocabulary, float inverse_temperature),                            \

@@ -37,6 +37,30 @@ export interface Weight {
   readonly upper?: number;
 }
 
+/** Weights of one shape, one for each expert, in memory at equal distances. */
+export interface ExpertWeights {
+  /** Of the first one. */
+  readonly first: Weight; // (N, K)
+  readonly count: number; // E
+}
+
+/** Where the pairs of a token and one of its k experts are, when they lie side by side by expert. */
+export interface PairPlaces {
+  /** Where an expert's pairs begin, and the number of all. */
+  readonly offsets: Tensor; // int32 (E + 1)
+  /** t · k + i of each pair of token t and its i-th expert, by expert and then by token. */
+  readonly order: Tensor; // int32 (T · k)
+  /** The place of each pair in that order. */
+  readonly places: Tensor; // int32 (T, k)
+}
+
+/** A router's choice for each token. */
+export interface Routes {
+  readonly weights: Tensor; // float32 (T, k)
+  readonly experts: Tensor; // int32 (T, k)
+  readonly probabilities: Tensor; // float32 (T, E)
+}
+
 /** Memory that the device owns. */
 export interface DeviceMemory {
   readonly address: number;
@@ -234,6 +258,30 @@ export interface Ops {
   gluForward(y: Tensor, x: Tensor, gelu: boolean): void;
   /** dx may be x itself. */
   gluBackward(dx: Tensor, dy: Tensor, x: Tensor, gelu: boolean): void;
+
+  /**
+   * probabilities = softmax(logits (T, E) float32); experts = the k most probable of each token, the first of equal ones,
+   * or as they are if `given`; weights = their probabilities, `normalized`: divided by their sum.
+   */
+  routeForward(routes: Routes, logits: Tensor, normalized: boolean, given?: boolean): void;
+  /** dlogits (T, E) float32 = from dweights (T, k) float32 */
+  routeBackward(dlogits: Tensor, dweights: Tensor, routes: Routes, normalized: boolean): void;
+  /** places = those of the pairs of experts (T, k) */
+  dispatch(places: PairPlaces, experts: Tensor): void;
+  /** y (T · k, D) = the token's row of x (T, D) for each pair, in order */
+  gatherPairs(y: Tensor, x: Tensor, places: PairPlaces): void;
+  /** dx (T, D) grad = the sum of dy (T · k, D) over a token's pairs */
+  scatterPairs(dx: Tensor, dy: Tensor, places: PairPlaces): void;
+  /** x (T, D) float32 += the sum of weight · y (T · k, D) over a token's pairs */
+  combineForward(x: Tensor, y: Tensor, places: PairPlaces, weights: Tensor): void;
+  /** dy (T · k, D) grad = weight · dx, dweights (T, k) = y · dx */
+  combineBackward(dy: Tensor, dweights: Tensor, dx: Tensor, y: Tensor, places: PairPlaces, weights: Tensor): void;
+  /** y (P, N) = x (P, K) · wᵀ of each pair's expert */
+  expertsForward(y: Tensor, x: Tensor, w: ExpertWeights, places: PairPlaces): void;
+  /** dx (P, K) = or += dy (P, N) · w of each pair's expert */
+  expertsBackwardInput(dx: Tensor, dy: Tensor, w: ExpertWeights, places: PairPlaces, accumulate?: boolean): void;
+  /** dw of each expert += dyᵀ · x over its pairs; `dw` is the first one's, and the others follow it */
+  expertsBackwardWeight(dw: Tensor, dy: Tensor, x: Tensor, w: ExpertWeights, places: PairPlaces): void;
 
   /**
    * The LM head on a chunk of rows: logits (N, V) float32 = hidden · wᵀ, then logprob (entries), entropy (N), lse (N)

@@ -12,6 +12,7 @@ import { olmo2 } from "./olmo2.ts";
 import { phi3 } from "./phi3.ts";
 import { qwen2 } from "./qwen2.ts";
 import { qwen3 } from "./qwen3.ts";
+import { qwen3Moe } from "./qwen3-moe.ts";
 import { smollm3 } from "./smollm3.ts";
 
 export const families = new Map<string, Family>([
@@ -23,6 +24,7 @@ export const families = new Map<string, Family>([
   ["mistral", mistral],
   ["phi3", phi3],
   ["gemma3_text", gemma3],
+  ["qwen3_moe", qwen3Moe],
 ]);
 
 /**

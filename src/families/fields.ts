@@ -65,6 +65,8 @@ export interface Defaults {
   readonly activation?: string;
   /** The field of the activation; hidden_act by default. */
   readonly activationField?: "hidden_activation";
+  /** Layers may have experts, whose fields the family reads. */
+  readonly experts?: boolean;
   /** Reads the rotary settings of a family with its own. */
   readonly rope?: (json: Json, path: string, maxPositionEmbeddings: number) => RopeConfig;
   /** Missing: all layers have full attention. */
@@ -96,7 +98,7 @@ export interface DecoderFields {
 
 /** @throws InputError naming the file, the field and the cure: a missing, bad or unsupported field */
 export function readDecoderFields(json: Json, path: string, defaults: Defaults): DecoderFields {
-  refuseUnsupported(json, path);
+  refuseUnsupported(json, path, defaults);
   const given = parseFields(json, path);
   const shape = attentionOf(given, path, defaults);
   const activation = activationOf(given, path, defaults);
@@ -126,14 +128,15 @@ export function readDecoderFields(json: Json, path: string, defaults: Defaults):
 }
 
 /** Rejects fields that change what the layers compute, in files with a supported model_type and architecture. */
-function refuseUnsupported(json: Json, path: string): void {
+function refuseUnsupported(json: Json, path: string, { experts = false }: Defaults): void {
   const isSet = (field: string) => json[field] !== undefined && json[field] !== null && json[field] !== false;
   const refuse = (field: string, cure: string): never => {
     throw new InputError(`${path}: ${field}: not supported; ${cure}`);
   };
   if (isSet("quantization_config")) refuse("quantization_config", "use the model's unquantized weights");
   for (const field of ["num_experts", "num_local_experts", "n_routed_experts"])
-    if (isSet(field)) refuse(field, "mixture-of-experts layers are not supported; use a dense model");
+    if (isSet(field) && !experts)
+      refuse(field, "of mixtures of experts, only those of model_type qwen3_moe are; use another model");
 }
 
 function parseFields(json: Json, path: string): Fields {

@@ -5,7 +5,16 @@
  */
 import type { Family, ModelParameters } from "./config.ts";
 import { type DecoderFields, type Defaults, readDecoderFields } from "./fields.ts";
-import { type Layer, linear, matrix, type ParameterSpec, type QkNorms, vector } from "./layer.ts";
+import {
+  type Experts,
+  type Layer,
+  linear,
+  type Mlp,
+  matrix,
+  type ParameterSpec,
+  type QkNorms,
+  vector,
+} from "./layer.ts";
 import type { RopeConfig } from "./rope-settings.ts";
 
 const defaults: Defaults = { kvHeads: null, headDim: null, maxPositions: 2048, bos: 1, eos: 2 };
@@ -36,8 +45,14 @@ interface OptionalParts {
   readonly normOffset?: number;
   /** One product makes q, k and v, and one gate and up. */
   readonly fused?: boolean;
+  /** In place of a dense MLP; null: a dense one. */
+  readonly experts?: (layer: number) => ExpertSizes | null;
   /** A layer's rotary embedding and window, if not the same in all. */
   readonly rope?: (layer: number) => RopeConfig;
+}
+
+export interface ExpertSizes extends Pick<Experts<unknown>, "intermediateSize" | "perToken" | "normalized"> {
+  readonly count: number;
 }
 
 /** Parameters under Llama's names. */
@@ -67,6 +82,13 @@ function llamaLayer(at: string, fields: DecoderFields, parts: OptionalParts, ind
   const attention = (name: string, n: number, k: number, bias: boolean) =>
     linear(`${at}.self_attn.${name}_proj`, n, k, bias);
   const mlp = (name: string, n: number, k: number) => linear(`${at}.mlp.${name}_proj`, n, k, mlpBias);
+  const experts = parts.experts?.(index);
+  const dense: Mlp<ParameterSpec> = {
+    activation,
+    intermediateSize: F,
+    gateUp: fused ? [mlp("gate_up", 2 * F, D)] : [mlp("gate", F, D), mlp("up", F, D)],
+    down: mlp("down", D, F),
+  };
   return {
     inputNorm: before ? norm("input_layernorm") : null,
     attention: {
@@ -80,12 +102,22 @@ function llamaLayer(at: string, fields: DecoderFields, parts: OptionalParts, ind
     },
     attentionNorm: after ? norm("post_attention_layernorm") : null,
     postNorm: before ? norm(after ? "pre_feedforward_layernorm" : "post_attention_layernorm") : null,
-    mlp: {
-      activation,
-      intermediateSize: F,
-      gateUp: fused ? [mlp("gate_up", 2 * F, D)] : [mlp("gate", F, D), mlp("up", F, D)],
-      down: mlp("down", D, F),
-    },
+    mlp: experts ? expertsOf(`${at}.mlp`, D, activation, experts) : dense,
     mlpNorm: after ? norm("post_feedforward_layernorm") : null,
+  };
+}
+
+function expertsOf(
+  at: string,
+  D: number,
+  activation: Mlp<unknown>["activation"],
+  { count, ...sizes }: ExpertSizes,
+): Experts<ParameterSpec> {
+  const F = sizes.intermediateSize;
+  const each = (name: string, n: number, k: number) =>
+    Array.from({ length: count }, (_, e) => matrix(`${at}.experts.${e}.${name}_proj.weight`, n, k));
+  return {
+    ...{ ...sizes, activation, router: matrix(`${at}.gate.weight`, count, D) },
+    ...{ gate: each("gate", F, D), up: each("up", F, D), down: each("down", D, F) },
   };
 }

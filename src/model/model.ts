@@ -6,7 +6,14 @@
 import type { Device, Weight } from "../device/device.ts";
 import { adapterColumns } from "../families/adapters.ts";
 import type { ModelConfig } from "../families/config.ts";
-import { type Layer, type Linear, mapLayer, type ParameterSpec, productsOfOneInput } from "../families/layer.ts";
+import {
+  isExperts,
+  type Layer,
+  type Linear,
+  mapLayer,
+  type ParameterSpec,
+  productsOfOneInput,
+} from "../families/layer.ts";
 import { joinedName, layersOf, ownHead, parameterBlocks } from "../families/parameters.ts";
 import { bindBlock, planBlock } from "../tensor/blocks.ts";
 import { type Bind, planBuffers } from "../tensor/buffers.ts";
@@ -130,7 +137,8 @@ export function planModelBuffers(
 function adapterWidth(config: ModelConfig): number {
   const widths = layersOf(config).flatMap((layer) => {
     const { qkv, gateUp } = productsOfOneInput(layer);
-    const groups = [qkv, gateUp, [layer.attention.o], [layer.mlp.down]] as const;
+    const down = isExperts(layer.mlp) ? [] : [layer.mlp.down];
+    const groups = [qkv, gateUp, [layer.attention.o], down] as const;
     const ranks = (linears: readonly Linear<ParameterSpec>[]) =>
       linears.flatMap(({ adapter }) => adapter?.a.shape[0] ?? []);
     return groups.map((linears) => adapterColumns(ranks(linears)).total);

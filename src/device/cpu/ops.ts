@@ -3,6 +3,7 @@ import type { Kernels } from "../../../ffi/bindings/cpu.ts";
 import type { Ops } from "../device.ts";
 import { attentionOps } from "./ops/attention.ts";
 import { embeddingOps } from "./ops/embedding.ts";
+import { expertOps } from "./ops/experts.ts";
 import { flatOps } from "./ops/flat.ts";
 import { gluOps } from "./ops/glu.ts";
 import { lmHeadOps } from "./ops/lm-head.ts";
@@ -20,6 +21,7 @@ export function cpuOps(kernels: Kernels): Ops {
     ...lmHeadOps(kernels, { ...matmul, ...flat }),
     ...attentionOps(kernels, rope),
     ...embeddingOps(kernels),
+    ...expertOps(kernels),
     ...flat,
     ...gluOps(kernels),
     ...rmsnormOps(kernels),
