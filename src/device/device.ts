@@ -238,9 +238,9 @@ export interface Ops {
   kvStore(pages: KeyValuePages, qkv: Tensor, page: Tensor, offset: Tensor, shape: AttentionShape): void;
   /**
    * out (B, H·Dh) = attention of one new token per sequence, whose key and value it first stores. raw (B, (H + 2·Hkv)·Dh)
-   * has the products, which `transform` describes the way of into `qkv`: room for as much, raw itself without norms.
+   * has the products, which `transform` describes the way of; `qkv` is room for as much, raw itself without norms.
    * pageTable (B, width): the prompt's pages, then the completion's; lengths (B) count the tokens in the cache, the new
-   * one included.
+   * one included, which is the last. Rows are of different sequences: none reads what another one stores.
    */
   attentionDecode(
     out: Tensor,

@@ -11,6 +11,7 @@ import { InputError } from "../../errors.ts";
 import { elementCount, tensor } from "../../tensor/tensor.ts";
 import type { Device } from "../device.ts";
 import { kernelCompiler } from "./compile.ts";
+import { openCounters } from "./counters.ts";
 import { chooseGpu, type GpuFacts, listGpus, openGpu } from "./gpu.ts";
 import { openKernels } from "./kernels.ts";
 import { openMemory } from "./memory.ts";
@@ -124,18 +125,19 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
     const recordings = openRecordings(gpu, memory);
     closers.push(() => recordings.forget(""));
 
-    const maps = openTensorMaps(gpu, memory);
+    const maps = openTensorMaps(gpu);
     closers.push(() => maps.close());
 
     const { kernel, launch } = kernels;
-    const { tensorMap, counter } = maps;
+    const { tensorMap } = maps;
+    const counters = openCounters(gpu, memory);
     const runtime: CudaRuntime = {
       limits: facts.limits,
       kernel,
       launch,
       scratch: memory.scratch,
       tensorMap,
-      counter,
+      counters,
     };
     const ops = cudaOps(runtime, products);
     const version = versionText(driver.version);
