@@ -195,7 +195,20 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
       const outputs = [qkv.address, rstdQ?.address ?? 0, rstdK?.address ?? 0];
       const lanes = powerOfTwo(ceilDiv(shape.headDim / 2, unitElements(qkv, norms.q)), 1, 32);
       const grid = [ceilDiv(T * (H + 2 * Hkv), THREADS / lanes), 1, 1] as const;
-      runtime.launch(kernel, grid, THREADS, 0, ...outputs, ...buffers, T, H, Hkv, ...strides, norms.epsilon, norms.q.offset ?? 0);
+      runtime.launch(
+        kernel,
+        grid,
+        THREADS,
+        0,
+        ...outputs,
+        ...buffers,
+        T,
+        H,
+        Hkv,
+        ...strides,
+        norms.epsilon,
+        norms.q.offset ?? 0,
+      );
     },
 
     attentionForward(out, lse, qkv, segments, shape) {
