@@ -120,38 +120,53 @@ INLINE float score_of(uint64_t pair) {
 
 // Sorts pairs by their upper halves; those with equal ones keep their order. `other` has as much room.
 static void sort_pairs(uint64_t* pairs, uint64_t* other, int64_t count) {
-  for (int shift = 32; shift < 64; shift += 8) {
+  uint64_t* const sorted = pairs;
+  for (int shift = 32; shift < 64 && count > 0; shift += 8) {
     int64_t place[257] = {};
     for (int64_t i = 0; i < count; i++) place[(pairs[i] >> shift & 255) + 1]++;
+    if (place[(pairs[0] >> shift & 255) + 1] == count) continue;  // all are equal there
     for (int i = 0; i < 255; i++) place[i + 1] += place[i];
     for (int64_t i = 0; i < count; i++) other[place[pairs[i] >> shift & 255]++] = pairs[i];
     uint64_t* swap = pairs;
     pairs = other;
     other = swap;
   }
+  if (pairs != sorted) memcpy(sorted, pairs, sizeof(uint64_t) * count);
 }
 
-// The largest scores, at least `top_k` of them, lie at or above this one: the top_k-th largest of the maxima of disjoint
-// groups of elements. Also adds up the groups' exponentials, which bounds the total from below.
-static float top_k_bound(const Scores& row, int64_t top_k, uint64_t* pairs, uint64_t* other, double* least) {
-  const int64_t vectors = row.size / W, wanted = ceil_div(larger(256, 4 * top_k), W);
-  const int64_t span = larger(1, vectors / wanted), groups = vectors / span;
-  const V factor = set1(row.factor);
-  Doubles sums;
+// The maxima of disjoint groups of a row's elements, each group a lane of `span` vectors, and of the whole row.
+struct Maxima {
+  int64_t count;
+  float* at;
+  float max;
+};
+INLINE Maxima maxima_of(const float* logits, int64_t size, float inverse_temperature, int64_t wanted, float* at) {
+  const int64_t vectors = size / W, span = larger(1, vectors / ceil_div(wanted, W)), groups = vectors / span;
+  const V factor = set1(inverse_temperature);
+  V top = set1(-INFINITY);
   for (int64_t g = 0; g < groups; g++) {
-    V top = set1(-INFINITY);
-    for (int64_t i = g * span; i < (g + 1) * span; i++) top = max(mul(load(row.logits + i * W), factor), top);
-    add_to(sums, exp_below(sub(top, set1(row.max))));
-    float lanes[W];
-    store(lanes, top);
-    for (int i = 0; i < W; i++) pairs[g * W + i] = ranked(lanes[i], 0);
+    V of_group[4] = {set1(-INFINITY), set1(-INFINITY), set1(-INFINITY), set1(-INFINITY)};
+    int64_t i = g * span;
+    for (; i + 4 <= (g + 1) * span; i += 4)
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; j++) of_group[j] = max(mul(load(logits + (i + j) * W), factor), of_group[j]);
+    for (; i < (g + 1) * span; i++) of_group[0] = max(mul(load(logits + i * W), factor), of_group[0]);
+    const V all = max(max(of_group[0], of_group[1]), max(of_group[2], of_group[3]));
+    store(at + g * W, all);
+    top = max(all, top);
   }
-  const double maxima = sum_lanes(sums);
-  *least = maxima > 1 ? maxima : 1;
-  if (top_k <= 0 || top_k > groups * W) return -INFINITY;
-  sort_pairs(pairs, other, groups * W);
-  return score_of(pairs[top_k - 1]);
+  const int64_t rest = groups * span * W;
+  const float beyond = rest < size ? row_max(logits + rest, size - rest, inverse_temperature) : -INFINITY;
+  const float max = max_lanes(top);
+  return {groups * W, at, beyond > max ? beyond : max};
 }
+
+// How far an exponential's logarithm is from its difference, and more.
+static constexpr float MIN_P_ROOM = 1e-3f;
+// Rows of at least so many elements may be searched by a window.
+static constexpr int64_t WINDOWED = 8192;
+// Disjoint groups whose maxima tell how flat a row is.
+static constexpr int64_t GROUPS = 1024;
 
 struct Truncation {
   int64_t limit;  // top-k, or all
@@ -163,22 +178,95 @@ struct Bound {
   float bound = -INFINITY, lower = -INFINITY;
   bool certain = true;  // none below `bound` is ever kept
 };
-static Bound bound_of(const Scores& row, const Truncation& t, uint64_t* pairs, uint64_t* other) {
-  double least;
+static Bound bound_of(const Scores& row, const Truncation& t, const Maxima& maxima, uint64_t* pairs, uint64_t* other) {
   const bool ranks = t.limit < row.size;
-  const float top_k = top_k_bound(row, ranks ? t.limit : 0, pairs, other, &least) - row.max;
-  Bound b{top_k, -INFINITY, !ranks};
+  Bound b{-INFINITY, -INFINITY, !ranks};
+  // The top_k-th largest of the maxima is no larger than the top_k-th largest score.
+  if (ranks && t.limit <= maxima.count) {
+    for (int64_t i = 0; i < maxima.count; i++) pairs[i] = ranked(maxima.at[i], 0);
+    sort_pairs(pairs, other, maxima.count);
+    b.bound = score_of(pairs[t.limit - 1]) - row.max;
+  }
   if (ranks && t.top_p < 1) return b;  // top-p is of all that top-k keeps
   if (t.top_p < 1) {
-    // n tokens below a share (1 − top_p) / n of the total sum up to less than 1 − top_p. Hardly ever are more than 4096
-    // needed to reach that.
+    // The maxima's exponentials bound the total from below. n tokens below a share (1 − top_p) / n of the total sum up to
+    // less than 1 − top_p. Hardly ever are more than 4096 needed to reach that.
+    Doubles sums;
+    for (int64_t i = 0; i < maxima.count; i += W) add_to(sums, exp_below(sub(load(maxima.at + i), set1(row.max))));
+    const double known = sum_lanes(sums), least = known > 1 ? known : 1;
     const double rest = 0.9 * (1 - (double)t.top_p) * least;
     const float likely = (float)::log(rest / (double)smaller(row.size, 4096));
     if (likely > b.bound) b = Bound{likely, (float)::log(rest / (double)row.size), false};
   }
-  const float min_p = t.min_p > 0 ? (float)::log((double)t.min_p) - 1e-3f : -INFINITY;
+  const float min_p = t.min_p > 0 ? (float)::log((double)t.min_p) - MIN_P_ROOM : -INFINITY;
   if (min_p > b.bound) b = Bound{min_p, -INFINITY, true};
   return b;
+}
+
+// Whether so many tokens lie above the bound that sorting them would take most of the time: as many as the share of groups
+// with one above it lets expect.
+INLINE bool many_above(const Scores& row, const Bound& b, const Maxima& maxima) {
+  constexpr double MANY = 1500;
+  if (row.size < WINDOWED) return false;
+  int64_t without = 0;
+  for (int64_t i = 0; i < maxima.count; i++) without += maxima.at[i] - row.max < b.bound;
+  return ::log((double)maxima.count / (double)larger(without, 1)) * (double)maxima.count > MANY;
+}
+
+// z − max of the tokens among which top-p or min-p finds its last one: those from `high` on are before it, those below `low`
+// after it. An estimate, from a part of the row.
+struct Window {
+  float low, high;
+};
+static Window window_of(const Scores& row, const Truncation& t, float* scratch) {
+  Window w{-88.0f, INFINITY};  // where exponentials are 0
+  if (t.top_p < 1) {
+    // Every 16th vector: exponentials and their squares by how far the score is below the largest.
+    constexpr int BINS = 512, APART = 16;
+    constexpr float REACH = 32.0f;
+    float* const below = scratch;
+    float* const e = scratch + row.size / APART + W;
+    int64_t count = 0;
+    V most = zero();
+    for (int64_t i = 0; i + W <= row.size; i += APART * W, count += W) {
+      const V d = differences(row, i), by = min(set1(REACH), sub(zero(), d));
+      most = max(by, most);
+      store(below + count, by);
+      store(e + count, exp_below(d));
+    }
+    const float deepest = max_lanes(most), scale = deepest > 0 ? (BINS - 1) / deepest : 0;
+    float masses[BINS] = {}, squares[BINS] = {};
+    double total = 0;
+    for (int64_t i = 0; i < count; i++) {
+      const int bin = (int)(below[i] * scale) & (BINS - 1);  // whatever a NaN gives
+      masses[bin] += e[i];
+      squares[bin] += e[i] * e[i];
+    }
+    for (int i = 0; i < BINS; i++) total += masses[i];
+    // Of a share F above a cut, a part of the row says F with a variance of Σ (e · ((above ? 1 : 0) − F))² / total².
+    const double share = t.top_p;
+    double before = 0, above = 0, squares_above = 0, squares_below = 0;
+    for (int i = 0; i < BINS; i++) squares_below += squares[i];
+    int bin = 0;
+    for (; bin < BINS - 1 && above + masses[bin] < share * total; bin++) {
+      above += masses[bin];
+      squares_above += squares[bin];
+    }
+    squares_below -= squares_above;
+    const double off = 4 * __builtin_sqrt((1 - share) * (1 - share) * squares_above + share * share * squares_below);
+    int first = 0, last = bin;
+    for (; first < bin && before + masses[first] < share * total - off; first++) before += masses[first];
+    for (; last < BINS - 1 && above < share * total + off; last++) above += masses[last];
+    if (first > 0) w.high = -(float)first / scale;
+    if (last < BINS - 1) w.low = -(float)last / scale;
+  }
+  if (t.min_p > 0) {
+    const float cut = (float)::log((double)t.min_p), high = cut + MIN_P_ROOM, low = cut - MIN_P_ROOM;
+    // Whichever cut comes first counts.
+    if (!(t.top_p < 1)) w = {low, high};
+    else w = {low > w.low ? low : w.low, high > w.high ? high : w.high};
+  }
+  return w;
 }
 
 // Adds the tokens of a vector, elements from i on, with d = z − max at or above the bound to the pairs.
@@ -267,11 +355,136 @@ static int64_t draw_truncated(const Scores& row, const Truncation& t, uint64_t* 
   return (int64_t)(pairs[place] >> 32);
 }
 
+// What is known of a row after one reading of it with a window: the tokens in it (scores, exponentials, ids) by ascending id,
+// and the sums of those above it, over blocks of SUMMED.
+struct Windowed {
+  float *z, *e;
+  int32_t* ids;
+  double* sums;
+  int32_t* ends;  // of each block's tokens in the window
+  uint64_t* sorted;
+  int64_t sortable;
+  int64_t count = 0;
+  double total = 0;
+
+  // In two slots of sample_scratch.
+  static Windowed in(uint64_t* first, uint64_t* second, int64_t size) {
+    const int64_t blocks = ceil_div(size, SUMMED), half = ceil_div(size, 2) + W, rest = (size - half - 2 * blocks) / 2;
+    return {(float*)first, (float*)first + size + W, (int32_t*)second, (double*)(second + half), (int32_t*)(second + half + blocks),
+            second + half + 2 * blocks, rest};
+  }
+};
+INLINE V lane_ids(int64_t i) {
+  int32_t ids[W];
+  for (int lane = 0; lane < W; lane++) ids[lane] = (int32_t)i + lane;
+  V v;
+  memcpy(&v, ids, sizeof v);
+  return v;
+}
+INLINE void window_collect(const Scores& row, const Window& w, int64_t i, V d, V e, Windowed& in) {
+  const uint32_t bits = at_least(d, set1(w.low)) & ~at_least(d, set1(w.high));
+  const int n = (int)smaller(W, row.size - i);
+  const V z = mul(n < W ? load_part(row.logits + i, n, -INFINITY) : load(row.logits + i), set1(row.factor));
+  compress(in.z + in.count, z, bits);
+  compress(in.e + in.count, e, bits);
+  compress((float*)in.ids + in.count, lane_ids(i), bits);
+  in.count += __builtin_popcount(bits);
+}
+
+// The last kept token of a window, as a pair; 0 if it is not certain that it is there.
+static uint64_t last_kept(const Scores& row, const Truncation& t, const Window& w, const Windowed& in, double above) {
+  const double room = in.total * UNCERTAIN(row.size), enough = t.top_p < 1 ? t.top_p * in.total : INFINITY;
+  const auto uncertain = [&](double sum) { return t.top_p < 1 && sum < enough + room && sum >= enough - room; };
+  if (above >= enough - room) return 0;
+  // Bins of equal width first, so that only the tokens of one of them are sorted.
+  constexpr int BINS = 256;
+  float best = -INFINITY, worst = INFINITY;
+  for (int64_t i = 0; i < in.count; i++) {
+    best = in.z[i] > best ? in.z[i] : best;
+    worst = in.z[i] < worst ? in.z[i] : worst;
+  }
+  const float scale = best > worst ? (BINS - 1) / (best - worst) : 0;
+  const auto bin_of = [&](int64_t i) { return (int)((best - in.z[i]) * scale); };
+  double masses[BINS] = {};
+  float least[BINS];
+  for (int i = 0; i < BINS; i++) least[i] = INFINITY;
+  for (int64_t i = 0; i < in.count; i++) masses[bin_of(i)] += in.e[i];
+  if (t.min_p > 0)
+    for (int64_t i = 0; i < in.count; i++) least[bin_of(i)] = in.e[i] < least[bin_of(i)] ? in.e[i] : least[bin_of(i)];
+  double sum = above;
+  for (int bin = 0; bin < BINS && in.count > 0; bin++) {
+    if (uncertain(sum + masses[bin])) return 0;
+    if (sum + masses[bin] < enough && !(least[bin] < t.min_p)) {
+      sum += masses[bin];
+      continue;
+    }
+    // The cut is among these, or right before them.
+    uint64_t last = 0;
+    int64_t count = 0;
+    for (int64_t i = 0; i < in.count; i++)
+      if (bin_of(i) == bin) {
+        if (count == in.sortable) return 0;
+        in.sorted[count++] = ranked(in.z[i], in.ids[i]);
+      }
+    sort_pairs(in.sorted, in.sorted + in.sortable, count);
+    for (int64_t i = 0; i < count; i++) {
+      const float e = exp1(score_of(in.sorted[i]) - row.max);
+      if (e < t.min_p) break;
+      last = in.sorted[i];
+      sum += e;
+      if (uncertain(sum)) return 0;
+      if (sum >= enough) break;
+    }
+    return last > 0 ? last : in.sorted[0] - 1;  // none of these: all before them
+  }
+  // Of min-p it is certain that nothing below the window is kept.
+  return t.top_p < 1 ? 0 : ranked(row.max + (w.low < -80.0f ? -80.0f : w.low), 0);
+}
+
+// As draw, among the tokens up to the pair `last`; −1 if another order of its sums could give another token.
+static int64_t draw_windowed(const Scores& row, uint64_t last, const Windowed& in, double u, float* logprob) {
+  double total = 0;
+  const float cut = score_of(last);
+  int64_t at = 0;
+  for (int64_t block = 0; block * SUMMED < row.size; block++) {
+    Doubles kept;
+    const int64_t end = in.ends[block];
+    for (; at + W <= end; at += W) add_to(kept, select_less(set1(cut), load(in.z + at), load(in.e + at), zero()));
+    double rest = 0;
+    for (; at < end; at++) rest += in.z[at] > cut ? in.e[at] : 0.0f;
+    in.sums[block] += sum_lanes(kept) + rest;
+  }
+  // Those with the cut's own score, by their ids.
+  for (int64_t i = 0; i < in.count; i++)
+    if (in.z[i] == cut && ranked(cut, in.ids[i]) <= last) in.sums[in.ids[i] / SUMMED] += in.e[i];
+  for (int64_t block = 0; block * SUMMED < row.size; block++) total += in.sums[block];
+  const double target = total * u, room = total * UNCERTAIN(row.size);
+  double sum = 0, before = 0;
+  int64_t block = 0;
+  while ((block + 1) * SUMMED < row.size && sum + in.sums[block] <= target) sum += in.sums[block++];
+  const int64_t to = smaller(row.size, (block + 1) * SUMMED);
+  for (int64_t i = block * SUMMED; i < to; i += W) {
+    float e[W];
+    store(e, exponentials(row, i));
+    for (int64_t j = i; j < smaller(to, i + W); j++) {
+      if (e[j - i] == 0 || ranked(row.logits[j] * row.factor, j) > last) continue;
+      before = sum;
+      sum += e[j - i];
+      if (!(sum > target)) continue;
+      const double log_e = ::log((double)e[j - i]);
+      const float low = (float)(log_e - ::log(total + room)), high = (float)(log_e - ::log(total - room));
+      *logprob = low;
+      return target - before >= room && sum - target >= room && low == high ? j : -1;
+    }
+  }
+  return -1;
+}
+
 // Bytes of a slot of a thread's scratch memory: penalized logits (0), ranked tokens and room to sort them (1, 2).
 INLINE int64_t sample_scratch(int slot, int64_t V) { return slot == 0 ? 4 * V : 8 * larger(V, 1); }
 
-// The row with the repetition penalty on marked tokens.
-static Scores penalized(const Scores& row, const uint32_t* marks, float penalty) {
+// The row's logits with the repetition penalty on marked tokens.
+static const float* penalized(const Scores& row, const uint32_t* marks, float penalty) {
   float* logits = (float*)thread_scratch(0, sample_scratch(0, row.size));
   memcpy(logits, row.logits, sizeof(float) * row.size);
   for (int64_t word = 0; word * 32 < row.size; word++)
@@ -279,7 +492,7 @@ static Scores penalized(const Scores& row, const uint32_t* marks, float penalty)
       const int64_t i = word * 32 + __builtin_ctz(bits);
       if (i < row.size) logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
     }
-  return Scores{logits, row.size, row.factor, row_max(logits, row.size, row.factor)};
+  return logits;
 }
 
 INLINE int64_t first_maximum(const Scores& row) {
@@ -301,12 +514,11 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
     uint64_t* pairs = (uint64_t*)thread_scratch(1, sample_scratch(1, size));
     uint64_t* other = (uint64_t*)thread_scratch(2, sample_scratch(2, size));
     const float* own = logits + logit_row[b] * (int64_t)size;
-    const Scores plain{own, size, inverse_temperature, row_max(own, size, inverse_temperature)};
-    Scores row = plain;
+    Scores row{own, size, inverse_temperature, -INFINITY};
     RowStatistics full;
     if (penalize) {
-      full = row_statistics(own, size, inverse_temperature, plain.max, [](int64_t, V, V) {});
-      row = penalized(plain, marks, repetition_penalty);
+      full = row_statistics(own, size, inverse_temperature);
+      row.logits = penalized(row, marks, repetition_penalty);
     }
     // One pass over the row: its statistics, and sums in blocks, or the tokens that may be kept.
     Doubles block;
@@ -315,8 +527,36 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
     int64_t count = 0;
     Bound kept_above;
     RowStatistics drawn;
+    Window window;
+    Windowed windowed;
+    bool by_window = false;
     if (truncate) {
-      kept_above = bound_of(row, truncation, pairs, other);
+      const bool ranks = truncation.limit < size;
+      const Maxima maxima = maxima_of(row.logits, size, inverse_temperature, ranks ? larger(256, 4 * top_k) : GROUPS,
+                                      (float*)other);
+      row.max = maxima.max;
+      kept_above = bound_of(row, truncation, maxima, pairs, other);
+      by_window = !ranks && many_above(row, kept_above, maxima);
+    } else {
+      row.max = row_max(row.logits, size, inverse_temperature);
+    }
+    if (by_window) {
+      window = window_of(row, truncation, (float*)other);
+      windowed = Windowed::in(pairs, other, size);
+      const V high = set1(window.high);
+      int64_t done = 0;
+      Doubles above;
+      drawn = row_statistics(row.logits, size, inverse_temperature, row.max, [&](int64_t i, V d, V e) {
+        add_to(block, e);
+        add_to(above, select_less(d, high, zero(), e));
+        window_collect(row, window, i, d, e, windowed);
+        if ((i + W) % SUMMED != 0 && i + W < size) return;
+        windowed.ends[done] = (int32_t)windowed.count;
+        total += windowed.sums[done++] = sum_lanes(above);
+        above = Doubles{};
+      });
+      windowed.total = sum_lanes(block);
+    } else if (truncate) {
       const V bound = set1(kept_above.bound);
       drawn = row_statistics(row.logits, size, inverse_temperature, row.max, [&](int64_t i, V d, V e) {
         add_to(block, e);
@@ -340,8 +580,15 @@ void sample(int32_t* ids, float* logprob, float* sampling_logprob, const float* 
     }
     const double u = philox_uniform((uint32_t)counter[0], (uint32_t)counter[1], (uint32_t)counter[2],
                                     (uint32_t)counter[3], seed, stream);
-    int64_t id;
-    if (truncate)
+    int64_t id = -1;
+    if (by_window) {
+      const uint64_t last = last_kept(row, truncation, window, windowed, total);
+      if (last > 0) id = draw_windowed(row, last, windowed, u, &sampling_logprob[b]);
+      if (id < 0) kept_above = Bound{};  // by all tokens instead
+      total = windowed.total;
+    }
+    if (id >= 0) {
+    } else if (truncate)
       id = draw_truncated(row, truncation, pairs, other, count, kept_above, total, u, &sampling_logprob[b]);
     else
       id = greedy ? first_maximum(row) : draw(row, sums, total, u);

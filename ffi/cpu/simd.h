@@ -114,6 +114,8 @@ INLINE V sqrt(V a) { return _mm512_sqrt_ps(a); }
 INLINE V select_less(V a, V b, V x, V y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x); }
 // Bit i: a ≥ b in lane i.
 INLINE uint32_t at_least(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+// The lanes of the set bits, in order, at p and beyond; W elements are written.
+INLINE void compress(float* p, V a, uint32_t bits) { _mm512_storeu_ps(p, _mm512_maskz_compress_ps((__mmask16)bits, a)); }
 INLINE V round_nearest(V a) { return _mm512_roundscale_ps(a, 8); }
 INLINE V pow2(V n) {  // n integral, −126…127
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
@@ -170,6 +172,20 @@ INLINE V min(V a, V b) { return _mm256_min_ps(a, b); }
 INLINE V sqrt(V a) { return _mm256_sqrt_ps(a); }
 INLINE V select_less(V a, V b, V x, V y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
 INLINE uint32_t at_least(V a, V b) { return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
+// For each set of lanes, their numbers, a byte each.
+struct Lanes {
+  uint64_t of[256];
+  constexpr Lanes() : of() {
+    for (int bits = 0; bits < 256; bits++)
+      for (int lane = 0, place = 0; lane < 8; lane++)
+        if (bits >> lane & 1) of[bits] |= (uint64_t)lane << 8 * place++;
+  }
+};
+static constexpr Lanes lanes_in;
+INLINE void compress(float* p, V a, uint32_t bits) {
+  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128((int64_t)lanes_in.of[bits]));
+  _mm256_storeu_ps(p, _mm256_permutevar8x32_ps(a, lanes));
+}
 INLINE V round_nearest(V a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 INLINE V pow2(V n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
@@ -235,6 +251,11 @@ INLINE uint32_t at_least(V a, V b) {
   uint32_t bits = 0;
   for (int i = 0; i < W; i++) bits |= (uint32_t)(a[i] >= b[i]) << i;
   return bits;
+}
+INLINE void compress(float* p, V a, uint32_t bits) {
+  int place = 0;
+  for (int i = 0; i < W; i++)
+    if (bits >> i & 1) p[place++] = a[i];
 }
 INLINE V round_nearest(V a) {  // |a| < 2^22: adding 1.5 * 2^23 leaves the nearest integer, ties to even
   V magic = set1(12582912.0f);
