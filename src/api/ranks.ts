@@ -22,6 +22,7 @@ import type { Control } from "./control.ts";
 export interface RankConfig {
   readonly ranks: number | null;
   readonly gradientShards?: number | null;
+  readonly shardOptimizer?: boolean;
   readonly threads: number | null;
 }
 
@@ -104,7 +105,7 @@ export async function withRanks<C extends Control, R>(
   const placement = placementFor(config);
   const division = (ranks: Ranks) => {
     const shards = shardsOf(config, ranks.size);
-    return shards === null ? null : { ranks, shards };
+    return shards === null ? null : { ranks, shards, zero: ranks.size > 1 && config.shardOptimizer === true };
   };
   if (placement === null) {
     const isRank = shardsOf(config, 1) !== null;

@@ -77,6 +77,8 @@ export interface Division {
   readonly ranks: Ranks;
   /** Gradient shards of a step: results are the same for any number of ranks up to this. */
   readonly shards: number;
+  /** ZeRO-1: each rank keeps masters and moments of its part of the parameters, and updates it. */
+  readonly zero: boolean;
 }
 
 /** The ranks of a run, and what they divide. */

@@ -8,6 +8,7 @@ import { join } from "node:path";
 import { writeRewardModel } from "../fixtures/scalar-model.ts";
 import {
   allFinished,
+  checkpointBytes,
   childrenOf,
   freePort,
   leftIn,
@@ -96,6 +97,38 @@ describe("the same bytes with 1, 2 and 3 ranks", () => {
     await onRanks(1, one, { ...flags, gradient_accumulation_steps: 3 });
     await onRanks(3, three, { ...flags, per_device_train_batch_size: 24 });
     expect(ranksBytes(three)).toEqual(ranksBytes(one));
+  });
+});
+
+describe("masters and moments on every rank or divided: the same bytes, and the same checkpoint", () => {
+  const cases: Readonly<Record<string, Flags>> = {
+    float32: {},
+    "bfloat16 and a moving reference": {
+      ...{ dtype: "bfloat16", beta: 0.1, sync_ref_model: true, ref_model_sync_steps: 1, ref_model_mixup_alpha: 0.5 },
+    },
+    "a critic in bfloat16": { advantage_estimator: "gae", dtype: "bfloat16" },
+  };
+  test.each(Object.entries(cases))("%s", async (name, flags) => {
+    const of = async (ranks: number, more: Flags) => {
+      const folder = work.at(`${name} ${ranks} ${more.shard_optimizer}`);
+      await onRanks(ranks, folder, { ...rankTraining, ...flags, save_steps: 2, ...more });
+      return { folder, bytes: ranksBytes(folder), checkpoint: checkpointBytes(join(folder, "checkpoint-4")) };
+    };
+    const one = await of(1, {});
+    const whole = await of(3, { shard_optimizer: false });
+    const divided = await of(3, { shard_optimizer: true });
+    for (const { bytes, checkpoint } of [whole, divided]) {
+      expect(bytes).toEqual(one.bytes);
+      expect(checkpoint).toEqual(one.checkpoint);
+    }
+    const from = join(divided.folder, "checkpoint-2");
+    for (const [ranks, shard_optimizer] of [
+      [2, true],
+      [1, false],
+    ] as const) {
+      const resumed = await of(ranks, { shard_optimizer, resume_from_checkpoint: from });
+      expect(resumed.checkpoint).toEqual(one.checkpoint);
+    }
   });
 });
 
