@@ -176,10 +176,10 @@ async function answerAndJudge(
       };
     };
     const planned = planSession(device, tenants, console.note);
-    await requireSame(ranks, {
+    await requireSame(ranks, () => ({
       ...comparable(config),
       ...{ problems: problems.problems.length, "longest prompt": longestPrompt, processor: device.numericsKey },
-    });
+    }));
     return withSession(planned, (session) => {
       const sources = functions.length > 0 ? rewardSources(session.rewardModels, pool, config.systemPrompt) : null;
       onBegin?.();

@@ -153,15 +153,17 @@ export const poolSize = ({ ranks, localSize }: Placed): number | undefined =>
 /** The output folder of a rank that writes nothing. */
 export const noOutput: OutputFolder = { permit() {}, begin() {}, release() {} };
 
+type Facts = Readonly<Record<string, unknown>>;
+
 /**
  * Ends the run where the ranks do not compute the same.
  *
- * @param facts by what they are called in the message
+ * @param facts finds what must be the same, by what it is called in the message; not called for a rank alone
  * @throws InputError
  */
-export async function requireSame(ranks: Ranks, facts: Readonly<Record<string, unknown>>): Promise<void> {
+export async function requireSame(ranks: Ranks, facts: () => Facts | Promise<Facts>): Promise<void> {
   if (ranks.size === 1) return;
-  const own = Object.fromEntries(Object.entries(facts).map(([name, value]) => [name, JSON.stringify(value)]));
+  const own = Object.fromEntries(Object.entries(await facts()).map(([name, value]) => [name, JSON.stringify(value)]));
   const all = await ranks.gather("what the ranks compute", own);
   for (const [r, theirs] of all.entries())
     for (const [name, value] of Object.entries(all[0]!))
@@ -176,10 +178,6 @@ export function comparable(settings: object): ConfigRecord {
 }
 
 /** The sums of squares of all weights that are trained, by parameter: other weights have others. */
-export async function weightsOf({
-  policy: { model, optimizer },
-}: {
-  readonly policy: TrainedModel;
-}): Promise<Readonly<Record<string, unknown>>> {
+export async function weightsOf({ policy: { model, optimizer } }: { readonly policy: TrainedModel }): Promise<Facts> {
   return { model: [...(await sumsOfSquares(model.device, optimizer))] };
 }

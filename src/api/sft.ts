@@ -113,13 +113,13 @@ async function sftInto(
       const { dtype } = planned.tenants.policy.model;
       control.console.note(`${startFolder} on ${problems.dataset.path} · ${dtype} · ${device.description}`);
       for (const line of describeMemory(planned.memory)) control.console.note(line);
-      await requireSame(ranks, {
+      await requireSame(ranks, () => ({
         ...comparable(settled),
         "number of rows": problems.dataset.numRows,
         processor: device.numericsKey,
-      });
+      }));
       return withSession(planned, async ({ policy, rollout }) => {
-        await requireSame(ranks, await weightsOf({ policy }));
+        await requireSame(ranks, () => weightsOf({ policy }));
         output.begin({
           ...{ command: "sft", bundled, settings: toJson(config) },
           memory: memoryRecord(planned.memory),

@@ -146,7 +146,10 @@ async function trainInto(
   const paths = trainingPaths(config);
   const setup = await setUpTraining(config, paths, console.note, resume?.folder ?? null, team);
   try {
-    for (const remark of await goldRemarks(specs, setup.problems, pool)) console.note(`note: ${remark}`);
+    // The reward processes start while the models are loaded.
+    const remarks = goldRemarks(specs, setup.problems, pool);
+    const ready = Promise.all([remarks, pool.ready()]);
+    ready.catch(() => {}); // reported below, unless the models fail first
     const { dtype } = setup.planned.tenants.policy.model;
     console.note(`${shown(paths.model)} on ${shown(paths.dataset)} · ${dtype} · ${setup.device.description}`);
     for (const line of describeMemory(setup.planned.memory)) console.note(line);
@@ -156,10 +159,10 @@ async function trainInto(
         console.note(`note: ${remark}`);
     }
     if (team.ranks.size > 1) console.note(teamLine(setup));
-    await requireSame(team.ranks, factsOf(setup, functions));
-    await pool.ready();
+    await requireSame(team.ranks, () => factsOf(setup, functions));
     const outcome = await withSession(setup.planned, async (session) => {
-      await requireSame(team.ranks, await weightsOf(session));
+      await requireSame(team.ranks, () => weightsOf(session));
+      for (const remark of (await ready)[0]) console.note(`note: ${remark}`);
       const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
       const evaluate = evaluation(setup, session.rollout, rewards, specs, console);
       const onSaved = publisher.saved;

@@ -329,11 +329,8 @@ export interface Device {
   heldBytes(): number | null;
   /** @throws RunError if there is not enough memory, saying how much was requested */
   allocate(byteLength: number, what: string): DeviceMemory;
-  /**
-   * Makes part of newly allocated memory resident, and zero; `from` is a multiple of 2 MiB. `later`: it need not be
-   * resident when this returns, and other work may already use it.
-   */
-  populate(memory: DeviceMemory, from: number, byteLength: number, later: boolean): void;
+  /** Makes newly allocated memory zero, and resident: at once, or soon and while other work uses it. */
+  populate(memory: DeviceMemory): void;
   /** Host memory that the device can copy to and from; the address is the host's. */
   allocateHost(byteLength: number, what: string): DeviceMemory;
   /** Copies host data to a tensor (packed, at most its size). */

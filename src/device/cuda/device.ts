@@ -164,8 +164,8 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       freeBytes: gpu.freeBytes,
       heldBytes: memory.heldBytes,
       allocate: memory.allocate,
-      populate({ address }, from, byteLength) {
-        ops.fill(tensor("new memory", address + from, "float32", [Math.floor(byteLength / 4)]), 0);
+      populate({ address, byteLength }) {
+        ops.fill(tensor("new memory", address, "float32", [Math.floor(byteLength / 4)]), 0);
       },
       allocateHost: memory.allocateHost,
       ...openTransfers(gpu, memory),
