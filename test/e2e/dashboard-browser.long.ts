@@ -55,7 +55,12 @@ async function opened(url: string, options: Parameters<typeof openPage>[1] = {})
   return watched;
 }
 
-const text = (page: Page, selector: string) => page.locator(selector).first().innerText();
+const text = (page: Page, selector: string) =>
+  page
+    .locator(selector)
+    .first()
+    .textContent()
+    .then((found) => found ?? "");
 /** Waits until something shows a text. */
 const shows = (page: Page, selector: string, expected: string | RegExp) =>
   page.locator(selector).filter({ hasText: expected }).first().waitFor({ timeout: 20_000 });
