@@ -80,9 +80,17 @@ async function measurePage(steps: number, completions: number): Promise<void> {
     const started = performance.now();
     while (view.poll());
     const read = performance.now() - started;
-    const server = startServer({ runs: [view], files: await bundlePage(), host: "localhost", port: 0, status: "unknown" });
+    const server = startServer({
+      runs: [view],
+      files: await bundlePage(),
+      host: "localhost",
+      port: 0,
+      status: "unknown",
+    });
     console.log(`${cpus()[0]?.model}, ${cpus().length} cores; ${browser.version()}`);
-    console.log(`metrics.jsonl: ${steps} steps, ${(bytes / 1e6).toFixed(0)} MB, read by the server in ${read.toFixed(0)} ms`);
+    console.log(
+      `metrics.jsonl: ${steps} steps, ${(bytes / 1e6).toFixed(0)} MB, read by the server in ${read.toFixed(0)} ms`,
+    );
     const paints: number[] = [];
     for (let i = 0; i < 5; i++) {
       const { page, complaints } = await openPage(browser, tall);
@@ -91,7 +99,9 @@ async function measurePage(steps: number, completions: number): Promise<void> {
       if (complaints.length > 0) throw new Error(complaints.join("\n"));
       await page.close();
     }
-    console.log(`first paint of ${CHARTS} charts: ${median(paints).toFixed(0)} ms (${paints.map((ms) => ms.toFixed(0)).join(", ")})`);
+    console.log(
+      `first paint of ${CHARTS} charts: ${median(paints).toFixed(0)} ms (${paints.map((ms) => ms.toFixed(0)).join(", ")})`,
+    );
     const { page } = await openPage(browser, tall);
     await page.goto(server.url);
     await page.evaluate(painted);
@@ -110,7 +120,10 @@ async function measurePage(steps: number, completions: number): Promise<void> {
     await page.locator(".virtual").focus();
     const end = performance.now();
     await page.keyboard.press("End");
-    await page.locator("#detail h3").filter({ hasText: `prompt ${completions / 8 - 1}` }).waitFor();
+    await page
+      .locator("#detail h3")
+      .filter({ hasText: `prompt ${completions / 8 - 1}` })
+      .waitFor();
     console.log(`the last of them: shown after ${(performance.now() - end).toFixed(0)} ms`);
     server.close();
   } finally {
@@ -124,7 +137,10 @@ async function trainOnce(work: string, name: string, withPage: boolean): Promise
   const browser = withPage ? await openBrowser() : null;
   const page = withPage ? ["--dashboard", "0"] : [];
   const flags = ["--device", "cpu", "--max_steps", "14", "--eval_samples", "1", "--output_dir", join(work, name)];
-  const child = Bun.spawn([process.execPath, "src/cli/main.ts", "train", ...flags, ...page], { cwd: root, stdout: "pipe" });
+  const child = Bun.spawn([process.execPath, "src/cli/main.ts", "train", ...flags, ...page], {
+    cwd: root,
+    stdout: "pipe",
+  });
   let out = "";
   let isOpen = false;
   for await (const bytes of child.stdout) {
@@ -151,7 +167,9 @@ async function measureTraining(pairs: number): Promise<void> {
       const seconds = new Map<boolean, number>();
       for (const withPage of order) seconds.set(withPage, await trainOnce(work, `${i}-${withPage}`, withPage));
       ratios.push(seconds.get(true)! / seconds.get(false)!);
-      console.log(`without ${seconds.get(false)!.toFixed(2)} s, with ${seconds.get(true)!.toFixed(2)} s: ${ratios.at(-1)!.toFixed(3)}`);
+      console.log(
+        `without ${seconds.get(false)!.toFixed(2)} s, with ${seconds.get(true)!.toFixed(2)} s: ${ratios.at(-1)!.toFixed(3)}`,
+      );
     }
     console.log(`median ratio of ${pairs} pairs: ${median(ratios).toFixed(3)}`);
   } finally {

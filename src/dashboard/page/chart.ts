@@ -45,7 +45,7 @@ function cardOf(spec: ChartSpec) {
   ];
   const log = h("button", {
     ...{ class: "quiet", type: "button", "aria-pressed": "false" },
-    ...{ title: "Logarithmic axis", "aria-label": `Logarithmic axis: ${spec.title}` },
+    ...{ title: "Logarithmic axis", "aria-label": `log axis: ${spec.title}` },
   });
   log.textContent = "log";
   const title = h("h3", { id: `title-${spec.id}`, title: spec.about }, spec.title);
