@@ -49,7 +49,13 @@ function cardOf(spec: ChartSpec) {
   });
   log.textContent = "log";
   const title = h("h3", { id: `title-${spec.id}`, title: spec.about }, spec.title);
-  const head = h("div", { class: "card-head" }, title, headline, spec.kind === "lines" && log);
+  const head = h(
+    "div",
+    { class: "card-head" },
+    title,
+    headline,
+    spec.kind === "lines" && spec.unit === "number" && log,
+  );
   const attributes = { class: "card", "aria-labelledby": `title-${spec.id}`, id: `chart-${spec.id}` };
   const element = h("section", attributes, head, legend, plot, empty);
   return { element, plot, legend, headline, empty, log };

@@ -105,6 +105,7 @@ export function openHead(store: Store): Head {
       state && state.damaged > 0 && `${state.damaged} damaged lines skipped`,
       state && !state.read && "reading …",
     ];
+    byId("progress-line").hidden = runs.length > 1;
     text("run-progress", runs.length > 1 ? "" : parts.filter(Boolean).join(" · "));
     const tiles = byId("tiles");
     tiles.hidden = runs.length > 1;

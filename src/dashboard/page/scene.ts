@@ -35,21 +35,20 @@ export interface Scene {
   readonly smoothing: number;
 }
 
-/** Runs whose bands are drawn together; more of them hide each other. */
-const BANDS = 2;
-
 export function sceneOf(spec: ChartSpec, context: ChartContext, logarithmic: boolean): Scene {
   const runs = context.shownRuns();
   const isOne = runs.length === 1;
   const drawn = runs.flatMap((run) => {
     const names = { steps: run.tables.steps.names, evaluations: run.tables.evaluations.names };
-    return spec.lines(names).map((line, l): Drawn => {
+    const lines = spec.lines(names).filter(({ isMinor = false }) => isOne || spec.kind === "stack" || !isMinor);
+    return lines.map((line, l): Drawn => {
       const needed = line.between ?? (line.spread === undefined ? [] : [line.spread]);
       const hasBand = needed.some((name) => names[line.table].includes(name));
+      const label = isOne ? line.label : lines.length === 1 ? run.info.name : `${run.info.name} · ${line.label}`;
       return {
-        ...{ run, line, label: isOne ? line.label : `${run.info.name} · ${line.label}` },
-        ...{ colour: isOne ? l : run.info.run, dash: l },
-        hasBand: hasBand && runs.length <= BANDS && !logarithmic,
+        ...{ run, line, label, dash: l, colour: isOne ? l : run.info.run },
+        // Bands of several runs hide each other.
+        hasBand: hasBand && isOne && !logarithmic,
       };
     });
   });
