@@ -45,7 +45,7 @@ export function openMemory(store: Store): MemoryPanel {
   };
   let last = "";
   store.onChange(() => {
-    const now = store.runs.map(({ state }) => state?.record).join();
+    const now = store.runs.map(({ state }) => state.record).join();
     if (now !== last) draw();
     last = now;
   });
