@@ -80,13 +80,14 @@ export const uniqueSuffix = (): string => `${process.pid}-${crypto.randomUUID().
  * Writes a temporary file, then renames it: if two processes write at once, the second replaces the first's file with
  * an equal one.
  *
+ * @param mode of the file, less the user's mask
  * @throws RunError if it cannot be written
  */
-export function writeInCache(path: string, content: string | Uint8Array): void {
+export function writeInCache(path: string, content: string | Uint8Array, mode = 0o666): void {
   const beside = `${path}.${uniqueSuffix()}`;
   try {
     mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(beside, content);
+    writeFileSync(beside, content, { mode });
     renameSync(beside, path);
   } catch (error) {
     if (existsSync(beside)) rmSync(beside); // not with `force`: Bun still fails if a parent is a file

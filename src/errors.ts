@@ -47,7 +47,9 @@ export class InputErrors extends InputError {
 /** The work itself failed (a full disk, a NaN, a missing library): exit status 1, one line with the cure. */
 export class RunError extends Error {
   override readonly name = "RunError";
-  readonly exitCode = 1;
+  readonly exitCode: number = 1;
+  /** Another process of the run tells the user. */
+  readonly isTold: boolean = false;
 }
 
 /** Longer texts are cut in the middle: a message may quote a damaged file. */

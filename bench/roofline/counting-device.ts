@@ -3,6 +3,7 @@
  * compute, so that the table's phases are those of the program itself. Memory is only addresses.
  */
 import { doPieces, type Pieces } from "../../src/device/breathe.ts";
+import { counterBytes } from "../../src/device/cuda/counters.ts";
 import { decodeBucket, headChunks, microBatchTokens, ROW_BLOCK } from "../../src/device/cuda/device.ts";
 import type { GpuFacts } from "../../src/device/cuda/gpu.ts";
 import { pageElements } from "../../src/device/cuda/ops/attention.ts";
@@ -58,8 +59,8 @@ export function countingDevice(
   { limits, totalBytes }: CountedGpu,
 ): CountingDevice {
   let next = 2 ** 30;
-  // cuBLAS's workspace is allocated before anything is planned.
-  let held = workspaceBytes(limits.computeCapability);
+  // Allocated before anything is planned.
+  let held = workspaceBytes(limits.computeCapability) + counterBytes;
   const notes = noteLaunches(limits);
   let work: Work[] = [];
   const uploaded = new Map<number, Int32Array>();

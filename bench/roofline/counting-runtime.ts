@@ -20,7 +20,7 @@ export function noteLaunches(limits: CudaLimits): LaunchNotes {
   let launched: string[] = [];
   const runtime: CudaRuntime = {
     limits,
-    counter: SOMEWHERE,
+    counters: SOMEWHERE,
     kernel: (definition) => ({ definition, function: 0 }),
     launch({ definition }, grid) {
       if (!grid.includes(0)) launched.push(definition.name);

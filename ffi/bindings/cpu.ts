@@ -15,6 +15,8 @@ export type { BuildResult };
 const signatures = {
   matmul_forward:
     "y:ptr x:ptr w:ptr bias:ptr M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32 factor:f32",
+  adapted_forward:
+    "y:ptr x:ptr w:ptr bias:ptr terms:ptr count:i32 M:i32 N:i32 K:i32 ldy:i32 ldx:i32 ydtype:i32 xdtype:i32 wdtype:i32 accumulate:i32",
   matmul_backward_input:
     "dx:ptr dy:ptr w:ptr M:i32 N:i32 K:i32 lddx:i32 lddy:i32 dxdtype:i32 dydtype:i32 wdtype:i32 accumulate:i32 factor:f32",
   matmul_backward_weight: "dw:ptr dy:ptr x:ptr M:i32 N:i32 K:i32 lddy:i32 ldx:i32 dydtype:i32 xdtype:i32",
@@ -91,10 +93,8 @@ export interface CpuLibrary {
   /** Returns the number of threads in use. */
   setThreads(count: number): number;
   availableThreads(): number;
-  /** Makes new anonymous memory resident, on all threads; `address` is that of a page. */
+  /** Makes new anonymous memory resident, soon, on a thread of its own; `address` is that of a page. */
   populate(address: number, bytes: number): void;
-  /** The same on a thread of its own, while other work uses the memory. */
-  populateBeside(address: number, bytes: number): void;
   /** Ends that thread, before its memory is freed. */
   endPopulating(): void;
   /** Bytes of scratch memory that the threads currently hold. */
@@ -116,7 +116,6 @@ const control = {
   threads_set: { args: [FFIType.i32], returns: FFIType.i32 },
   threads_available: { args: [], returns: FFIType.i32 },
   memory_populate: { args: [FFIType.ptr, FFIType.i64], returns: FFIType.void },
-  memory_populate_beside: { args: [FFIType.ptr, FFIType.i64], returns: FFIType.void },
   memory_populated: { args: [], returns: FFIType.void },
   scratch_bytes: { args: [], returns: FFIType.i64 },
   peak_gflops: { args: [FFIType.i32, FFIType.i32], returns: FFIType.f64 },
@@ -191,7 +190,6 @@ export function openCpuLibrary(path: string, options: { trace?: boolean } = {}):
     setThreads: (count) => call("threads_set", count),
     availableThreads: () => call("threads_available"),
     populate: (address, bytes) => call("memory_populate", address, bytes),
-    populateBeside: (address, bytes) => call("memory_populate_beside", address, bytes),
     endPopulating: () => call("memory_populated"),
     scratchBytes: () => Number(call("scratch_bytes")),
     peakGflops: (milliseconds, of = "float32") => call("peak_gflops", milliseconds, of === "bfloat16" ? 1 : 0),

@@ -1,6 +1,7 @@
 // Matrix products with a weight (N, K), both directions, and the weight's layout.
 //
 //   matmul_forward           y (M, N)  (=|+=)  factor · x (M, K) · wᵀ  (+ bias)
+//   adapted_forward          y (M, N)  (=|+=)  x (M, K) · wᵀ  (+ bias), + down · bᵀ of adapters in their columns
 //   matmul_backward_input    dx (M, K) (=|+=)  factor · dy (M, N) · w
 //   matmul_backward_weight   dw (N, K) +=      dyᵀ · x
 //   bias_backward            dbias (N) +=      column sums of dy
@@ -11,6 +12,7 @@
 //
 // An output element is one chain over the reduction index, for any M, threads or blocking (tile.h). pack.h brings the
 // operands into the order in which tiles read them.
+#include "ops.h"
 #include "pack.h"
 #include "panels.h"
 #include "threads.h"
@@ -58,6 +60,8 @@ struct Product {
   bool y16, x16, w16;   // bfloat16
   bool transposed, accumulate;
   float factor;
+  const AdapterTerm* terms = nullptr;  // they go on with the chains of x · wᵀ
+  int64_t term_count = 0;
 
   const char* x_at(int64_t r, int64_t k) const { return (const char*)x + (r * ldx + k) * (x16 ? 2 : 4); }
   char* y_at(int64_t r, int64_t n) const { return (char*)y + (r * ldy + n) * (y16 ? 2 : 4); }
@@ -121,6 +125,23 @@ INLINE void tile_beside(const Tile& t, int64_t beside, const TB* b) {
 // Panels beside each other in a tile of `rows` rows: for one row or two, enough sums in flight to keep the memory busy.
 INLINE int64_t panels_beside(int64_t rows) { return rows > 2 ? TILE_PANELS : larger(1, smaller(4, SUMS / PV / rows)); }
 
+// Goes on with the sums of rows [row, row + t.rows) in panels [p, p + beside) by the adapters that these panels have.
+static void add_terms(const Product& g, Tile t, int64_t row, int64_t p, int64_t beside) {
+  for (int64_t i = 0; i < g.term_count; i++) {
+    const AdapterTerm& term = g.terms[i];
+    const int64_t first = term.first / PANEL, end = first + ceil_div(term.N, PANEL);
+    const int64_t from = larger(p, first), to = smaller(p + beside, end);
+    if (from >= to) continue;
+    t.c += (from - p) * t.next_c;
+    t.a = (const float*)term.down + row * term.ld;
+    t.row_stride = term.ld, t.k_stride = 1, t.depth = term.rank, t.from_c = true, t.next_b = term.rank * PANEL;
+    const int64_t at = (from - first) * t.next_b;
+    if (g.w16) tile_beside(t, to - from, (const bf16*)term.b + at);
+    else tile_beside(t, to - from, (const float*)term.b + at);
+    t.c -= (from - p) * t.next_c;
+  }
+}
+
 // Rows [row, row + rows) and panels [from, to). The reduction is cut into pieces of `cut` elements.
 static void product_task(const Product& g, int64_t row, int64_t rows, int64_t from, int64_t to, int64_t cut) {
   const Strips strips = Strips::of(rows);
@@ -162,6 +183,7 @@ static void product_task(const Product& g, int64_t row, int64_t rows, int64_t fr
                           k > 0, next_c, next_b};
           if (narrow) tile_beside(t, beside, (const bf16*)b);
           else tile_beside(t, beside, (const float*)b);
+          if (g.term_count > 0 && k + depth == g.depth) add_terms(g, t, row + strips.first(i), p, beside);
         }
         if (!whole && k + depth == g.depth)
           for (int64_t i = 0; i < beside; i++) write_panel(g, c + i * next_c, row, rows, p + i);
@@ -202,6 +224,18 @@ void matmul_forward(void* y, const void* x, const void* w, const void* bias, int
                     float factor) {
   if (M <= 0 || N <= 0) return;
   product({y, x, w, bias, M, N, K, ldy, ldx, K, ydtype != 0, xdtype != 0, wdtype != 0, false, accumulate != 0, factor});
+}
+
+void adapted_forward(void* y, const void* x, const void* w, const void* bias, const AdapterTerm* terms, int32_t count,
+                     int32_t M, int32_t N, int32_t K, int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype,
+                     int32_t wdtype, int32_t accumulate) {
+  if (M <= 0 || N <= 0) return;
+  if (xdtype == 0 && K > 0)
+    return product({y, x, w, bias, M, N, K, ldy, ldx, K, ydtype != 0, false, wdtype != 0, false, accumulate != 0, 1, terms, count});
+  matmul_forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, 1);
+  for (const AdapterTerm* t = terms; t < terms + count; t++)
+    matmul_forward((char*)y + t->first * (ydtype ? 2 : 4), t->down, t->b, nullptr, M, (int32_t)t->N, (int32_t)t->rank, ldy,
+                   (int32_t)t->ld, ydtype, xdtype, wdtype, 1, 1);
 }
 
 void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K, int32_t lddx,

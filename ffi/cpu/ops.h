@@ -7,11 +7,24 @@
 #pragma once
 #include <stdint.h>
 
+// What an adapter adds to a product: in columns [first, first + N), down (M, rank) · bᵀ, b (N, rank) in the layout of weights.
+// `down` has x's type and b the weight's; first is a multiple of 16.
+struct AdapterTerm {
+  const void* down;
+  const void* b;
+  int64_t rank, ld, first, N;
+};
+
 #define CPU_OPS(OP)                                                                                                    \
   OP(matmul_forward,                                                                                                   \
      (void* y, const void* x, const void* w, const void* bias, int32_t M, int32_t N, int32_t K, int32_t ldy,           \
       int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype, int32_t accumulate, float factor),                  \
      (y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, factor))                                   \
+  OP(adapted_forward,                                                                                                  \
+     (void* y, const void* x, const void* w, const void* bias, const AdapterTerm* terms, int32_t count, int32_t M,     \
+      int32_t N, int32_t K, int32_t ldy, int32_t ldx, int32_t ydtype, int32_t xdtype, int32_t wdtype,                  \
+      int32_t accumulate),                                                                                             \
+     (y, x, w, bias, terms, count, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate))                             \
   OP(matmul_backward_input,                                                                                            \
      (void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K, int32_t lddx, int32_t lddy,            \
       int32_t dxdtype, int32_t dydtype, int32_t wdtype, int32_t accumulate, float factor),                             \

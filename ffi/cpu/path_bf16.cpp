@@ -53,6 +53,7 @@ static constexpr Kernels table() {
   k.kv_store = kv_store;
   k.attention_decode = attention_decode;
   k.matmul_forward = matmul_forward;
+  k.adapted_forward = adapted_forward;
   k.matmul_backward_input = matmul_backward_input;
   k.matmul_backward_weight = matmul_backward_weight;
   return k;

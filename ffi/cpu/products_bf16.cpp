@@ -279,6 +279,17 @@ static void matmul_forward(void* y, const void* x, const void* w, const void* bi
   }));
 }
 
+static void adapted_forward(void* y, const void* x, const void* w, const void* bias, const AdapterTerm* terms,
+                            int32_t count, int32_t M, int32_t N, int32_t K, int32_t ldy, int32_t ldx, int32_t ydtype,
+                            int32_t xdtype, int32_t wdtype, int32_t accumulate) {
+  if (wdtype != BFLOAT16)
+    return BASE_PATH::adapted_forward(y, x, w, bias, terms, count, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate);
+  matmul_forward(y, x, w, bias, M, N, K, ldy, ldx, ydtype, xdtype, wdtype, accumulate, 1);
+  for (const AdapterTerm* t = terms; t < terms + count; t++)
+    matmul_forward((char*)y + t->first * (ydtype ? 2 : 4), t->down, t->b, nullptr, M, (int32_t)t->N, (int32_t)t->rank, ldy,
+                   (int32_t)t->ld, ydtype, xdtype, wdtype, 1, 1);
+}
+
 static void matmul_backward_input(void* dx, const void* dy, const void* w, int32_t M, int32_t N, int32_t K,
                                   int32_t lddx, int32_t lddy, int32_t dxdtype, int32_t dydtype, int32_t wdtype,
                                   int32_t accumulate, float factor) {

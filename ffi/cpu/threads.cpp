@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 #if defined(__linux__)
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -98,7 +99,12 @@ pthread_t beside_thread;
 bool is_beside = false;
 std::atomic<bool> end_beside{false};
 
+// The first prompts are read meanwhile, which two threads do faster than three on two cores.
+constexpr int BEFORE_POPULATING_MS = 500;
+
 void* populate_beside(void*) {
+  const timespec wait = {0, 5000000};
+  for (int ms = 0; ms < BEFORE_POPULATING_MS && !end_beside.load(); ms += 5) nanosleep(&wait, nullptr);
 #if defined(__linux__)
   setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 15);  // of this thread: kernels wait for their slowest one
 #endif
@@ -186,14 +192,9 @@ int32_t threads_available(void) {
   return online > 0 ? (int32_t)online : 1;
 }
 
-// Makes new anonymous memory resident, on all threads. A thread takes whole huge pages: two that touch the same one both
-// zero it, and one of them in vain.
+// Makes new anonymous memory resident on a thread of its own, soon, while other work uses it: by whole huge pages, since two
+// threads that touch the same one both zero it, and one of them in vain.
 void memory_populate(void* address, int64_t bytes) {
-  parallel((bytes + POPULATED_AT_ONCE - 1) / POPULATED_AT_ONCE, [&](int64_t i) { populate(address, bytes, i); });
-}
-
-// The same on a thread of its own, while other work uses the memory.
-void memory_populate_beside(void* address, int64_t bytes) {
   memory_populated();
   beside = Beside{address, bytes};
   is_beside = pthread_create(&beside_thread, nullptr, populate_beside, nullptr) == 0;

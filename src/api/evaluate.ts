@@ -28,6 +28,7 @@ import type { SessionPlan } from "../session/tenant.ts";
 import { readChatTemplate, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { bundledEvalProblems, bundledModel } from "./bundled.ts";
 import type { Control } from "./control.ts";
+import { comparable, onRank, type Placed, poolSize, requireSame, withRanks } from "./ranks.ts";
 
 /** Every problem with its answers, and what they come to; shares are from 0 to 1. */
 export interface EvaluationResult extends Evaluation {
@@ -53,6 +54,17 @@ export interface EvaluateControl extends Control {
 
 /** @param writes the files of `output_dir`; false: nothing is written, and what is there does not matter */
 export async function evaluateWith(
+  loaded: Loaded<"eval">,
+  control: EvaluateControl,
+  writes: boolean,
+): Promise<EvaluationResult | null> {
+  return withRanks(loaded.config, control, false, (team, own) =>
+    evaluateAmong(team, { ...loaded, config: onRank(loaded.config, team) }, own, writes && team.ranks.rank === 0),
+  );
+}
+
+async function evaluateAmong(
+  team: Placed,
   { config, warnings, given }: Loaded<"eval">,
   control: EvaluateControl,
   writes: boolean,
@@ -74,7 +86,7 @@ export async function evaluateWith(
       mayReplace: bundled && !given.has("output_dir") ? isBundledEvaluation : undefined,
     });
     const folder = await resolveModel(inputs.model, { revision: config.modelRevision, note });
-    const evaluation = await evaluateFolder(folder, inputs.dataset, config, control);
+    const evaluation = await evaluateFolder(folder, inputs.dataset, config, team, control);
     if (!evaluation) return null;
     for (const warning of evaluation.warnings) note(warning);
     if (writes) await write(config, { model: folder, dataset: inputs.dataset }, evaluation, ks);
@@ -90,6 +102,7 @@ async function evaluateFolder(
   folder: string,
   dataset: string,
   config: EvalConfig,
+  team: Placed,
   control: EvaluateControl,
 ): Promise<Evaluation | null> {
   const context = readModelConfig(folder).maxPositionEmbeddings;
@@ -103,10 +116,11 @@ async function evaluateFolder(
     weights: config.rewardWeights ?? undefined,
     parameters: config,
     timeoutMs: config.rewardTimeout * 1000,
+    size: poolSize(team),
   });
   try {
     await pool.ready();
-    return await answerAndJudge({ folder, context, tokenizer, source, functions, pool }, config, control);
+    return await answerAndJudge({ folder, context, tokenizer, source, functions, pool }, config, team, control);
   } finally {
     source.close();
     await pool.close();
@@ -126,7 +140,8 @@ interface Judged {
 async function answerAndJudge(
   { folder, context, tokenizer, source, functions, pool }: Judged,
   config: EvalConfig,
-  { console, stopRequested, onBegin }: Control,
+  { ranks }: Placed,
+  { console, onBegin }: Control,
 ): Promise<Evaluation | null> {
   // The context is the limit where it is shorter: a longest prompt and the tokens that it leaves.
   const longest = source.longestPrompt();
@@ -140,7 +155,7 @@ async function answerAndJudge(
     : null;
   const problems = evaluationProblems(source, config.evalSamples, longestPrompt, cure);
   const { dtype, numGenerations: samples } = config;
-  const completions = problems.problems.length * samples;
+  const completions = Math.ceil(problems.problems.length / ranks.size) * samples;
   const positions = longestPrompt + maxCompletionLength;
   const limits = rolloutLimits({
     maxConcurrentSequences: config.maxConcurrentSequences,
@@ -161,13 +176,17 @@ async function answerAndJudge(
       };
     };
     const planned = planSession(device, tenants, console.note);
+    await requireSame(ranks, () => ({
+      ...comparable(config),
+      ...{ problems: problems.problems.length, "longest prompt": longestPrompt, processor: device.numericsKey },
+    }));
     return withSession(planned, (session) => {
       const sources = functions.length > 0 ? rewardSources(session.rewardModels, pool, config.systemPrompt) : null;
       onBegin?.();
       const settings = { ...config, samples, maxCompletionLength };
       return evaluateProblems(session.rollout, tokenizer, pool, problems, settings, {
         onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
-        shouldStop: stopRequested,
+        ranks,
         score: sources && scoreAnswers(sources, noTraining, tokenizer),
       });
     });

@@ -19,15 +19,15 @@ const NAMED_ROWS = 5;
 
 /**
  * @returns remarks, in sentences; none where every row looked at is well
- * @throws InputError where a verifier is to judge and no row says what is right: every answer would go unscored
+ * @throws InputError, before it returns, where a verifier is to judge and no row says what is right: every answer would go unscored
  */
-export async function goldRemarks(
+export function goldRemarks(
   specs: readonly RewardSpec[],
   { dataset, columns, remarks }: ProblemSource,
   pool: Pick<RewardPool, "verify">,
 ): Promise<string[]> {
   const judge = specs.find(needsGold);
-  if (judge === undefined || dataset.numRows === 0) return [...remarks];
+  if (judge === undefined || dataset.numRows === 0) return Promise.resolve([...remarks]);
   const looked = Math.min(dataset.numRows, LOOKED_ROWS);
   const golds: { row: number; gold: string }[] = [];
   const without: number[] = [];
@@ -50,19 +50,27 @@ export async function goldRemarks(
         `and will not be scored (${named(without)})`,
     );
   const verifier = judge === "gsm8k" || judge === "math" ? judge : undefined;
-  const asked = golds.slice(0, VERIFIED_GOLDS);
+  return unreadRemarks(golds.slice(0, VERIFIED_GOLDS), verifier, from, pool).then((unread) => [...found, ...unread]);
+}
+
+/** Which answers the verifier accepts in no completion. */
+async function unreadRemarks(
+  asked: readonly { readonly row: number; readonly gold: string }[],
+  verifier: "gsm8k" | "math" | undefined,
+  from: string,
+  pool: Pick<RewardPool, "verify">,
+): Promise<string[]> {
   const verdicts = await pool.verify(
     asked.map(({ gold }) => ({ gold, response: answerWith(gold, verifier), ...(verifier && { verifier }) })),
     "lenient",
   );
   const unread = asked.filter((_, i) => verdicts[i]?.reward !== 1);
-  if (unread.length > 0)
-    found.push(
-      `${unread.length} of ${asked.length} gold answers looked at${from} cannot be read by the ${verifier ?? "math"} verifier, ` +
-        `which accepts no answer to them (${named(unread.map(({ row }) => row))}: ` +
-        `${JSON.stringify(unread[0]!.gold.slice(0, 60))})`,
-    );
-  return found;
+  if (unread.length === 0) return [];
+  return [
+    `${unread.length} of ${asked.length} gold answers looked at${from} cannot be read by the ${verifier ?? "math"} verifier, ` +
+      `which accepts no answer to them (${named(unread.map(({ row }) => row))}: ` +
+      `${JSON.stringify(unread[0]!.gold.slice(0, 60))})`,
+  ];
 }
 
 /** A completion that says the gold answer in the form that the verifier asks for. */

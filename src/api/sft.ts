@@ -29,14 +29,24 @@ import { bundledModel, bundledProblems } from "./bundled.ts";
 import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
 import { openPublisher, type Publisher } from "./publish.ts";
+import { comparable, noOutput, onRank, type Placed, poolSize, requireSame, weightsOf, withRanks } from "./ranks.ts";
 import type { RunResult } from "./train.ts";
 
 /** Everything that `grpo sft` does. @throws InputError, RunError */
 export async function sftWith(loaded: Loaded<"sft">, control: Control): Promise<RunResult> {
+  return withRanks(loaded.config, control, loaded.given.has("per_device_train_batch_size"), (team, own) =>
+    sftAmong(team, { ...loaded, config: onRank(loaded.config, team) }, own),
+  );
+}
+
+async function sftAmong(team: Placed, loaded: Loaded<"sft">, control: Control): Promise<RunResult> {
   const { config, warnings } = loaded;
   const { console } = control;
   for (const warning of warnings) console.note(`note: ${warning}`);
-  const output = openOutputFolder({ folder: config.outputDir, command: "sft", note: console.note });
+  const output =
+    team.ranks.rank === 0
+      ? openOutputFolder({ folder: config.outputDir, command: "sft", note: console.note })
+      : noOutput;
   let page: Dashboard | null = null;
   const openPage = async () => {
     page = await openDashboard(config, console.note);
@@ -44,7 +54,7 @@ export async function sftWith(loaded: Loaded<"sft">, control: Control): Promise<
   };
   try {
     const publisher = await openPublisher(config, console.note);
-    const outcome = await sftInto(output, loaded, control, publisher, openPage);
+    const outcome = await sftInto(output, loaded, control, team, publisher, openPage);
     const hub = outcome.stopped ? null : await publisher.finished();
     return { ...outcome, outputDir: config.outputDir, ...(hub && { hub }) };
   } finally {
@@ -57,10 +67,14 @@ async function sftInto(
   output: OutputFolder,
   { config, file, given }: Loaded<"sft">,
   control: Control,
+  team: Placed,
   publisher: Publisher,
   openPage: () => Promise<SftRun["sinks"]>,
 ): Promise<RunOutcome> {
-  const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
+  const { ranks } = team;
+  const checkpoint = await ranks.first("the checkpoint", () =>
+    resumeFolder(config.resumeFromCheckpoint, config.outputDir),
+  );
   const resume = checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, sftState) };
   const bundled = config.model === null && config.dataset === null;
   const [model, dataset] = [config.model ?? bundledModel(), config.dataset ?? bundledProblems()];
@@ -90,16 +104,22 @@ async function sftInto(
   for (const remark of problems.remarks) control.console.note(`note: ${remark}`);
   const maxLength = Math.min(config.maxLength, context);
   const evaluated = evalProblems && evaluatedProblems(config, evalProblems, context);
-  const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000 });
+  const pool = createRewardPool({ functions: [], timeoutMs: config.rewardTimeout * 1000, size: poolSize(team) });
   try {
     return await withDevice(config, control.console.note, async (device) => {
       const settled = { ...onDevice(config, device), maxLength };
-      const tenants = (plan: SessionPlan) => planTenants(plan, settled, { checkpoint, startFolder }, evaluated);
+      const tenants = (plan: SessionPlan) => planTenants(plan, settled, { checkpoint, startFolder }, evaluated, team);
       const planned = planSession(device, tenants, control.console.note);
       const { dtype } = planned.tenants.policy.model;
       control.console.note(`${startFolder} on ${problems.dataset.path} · ${dtype} · ${device.description}`);
       for (const line of describeMemory(planned.memory)) control.console.note(line);
+      await requireSame(ranks, () => ({
+        ...comparable(settled),
+        "number of rows": problems.dataset.numRows,
+        processor: device.numericsKey,
+      }));
       return withSession(planned, async ({ policy, rollout }) => {
+        await requireSame(ranks, () => weightsOf({ policy }));
         output.begin({
           ...{ command: "sft", bundled, settings: toJson(config) },
           memory: memoryRecord(planned.memory),
@@ -110,7 +130,7 @@ async function sftInto(
           evaluated &&
           againstFirst(() =>
             evaluateProblems(rollout, tokenizer, pool, evaluated, trainingEvaluation(config), {
-              shouldStop: control.stopRequested,
+              ranks,
             }),
           );
         return runSft({
@@ -125,7 +145,7 @@ async function sftInto(
           problems,
           console: control.console,
           evaluate,
-          stopRequested: control.stopRequested,
+          team,
           ...{ onSaved: publisher.saved, sinks },
           resume,
         });
@@ -154,6 +174,7 @@ function planTenants(
   config: OnDevice<SftConfig>,
   { checkpoint, startFolder }: { readonly checkpoint: string | null; readonly startFolder: string },
   evaluated: ReturnType<typeof evaluatedProblems> | null,
+  team: Placed,
 ) {
   const { maxLength, maxCompletionLength, maxConcurrentSequences, evalNumGenerations, dtype } = config;
   const positions = Math.max(maxLength, evaluated ? evaluated.longestPrompt + maxCompletionLength : 0);
@@ -162,15 +183,15 @@ function planTenants(
   const model = planPolicy(plan, from, { dtype, positions, adapters });
   const tokens = maxMicroBatchTokens({
     ...{ budget: config.microBatchTokens, longestPrompt: maxLength, longestCompletion: 0 },
-    groups: rowsPerStep(config),
+    groups: Math.ceil(rowsPerStep(config, team) / team.ranks.size),
     completions: 0,
   });
   const sizes = { tokens, longestPrompt: maxLength };
-  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing);
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, team.division);
   if (!evaluated) return { policy, rollout: null };
   const limits = rolloutLimits({
     maxConcurrentSequences,
-    completions: evaluated.problems.length * evalNumGenerations,
+    completions: Math.ceil(evaluated.problems.length / team.ranks.size) * evalNumGenerations,
     samples: evalNumGenerations,
     evaluates: true,
     longestPrompt: evaluated.longestPrompt,

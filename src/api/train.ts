@@ -28,6 +28,7 @@ import type { Control } from "./control.ts";
 import { isOfBundledRun, resumeFolder } from "./earlier-run.ts";
 import { goldRemarks } from "./golds.ts";
 import { openPublisher, type Publisher } from "./publish.ts";
+import { comparable, noOutput, onRank, type Placed, poolSize, requireSame, weightsOf, withRanks } from "./ranks.ts";
 
 /** What came of `train` or `sft`. */
 export interface RunResult extends RunOutcome {
@@ -57,12 +58,24 @@ export async function trainWith(
   load: Load<"train">,
   control: TrainControl,
 ): Promise<RunResult & { readonly bundled: boolean }> {
-  const run: TrainingRun = { ...orBundled(load), ...control };
+  const loaded = orBundled(load);
+  return withRanks(loaded.config, control, loaded.given.has("per_device_train_batch_size"), (team, own) =>
+    trainAmong(team, { ...loaded, ...own, config: onRank(loaded.config, team) }),
+  );
+}
+
+async function trainAmong(team: Placed, run: TrainingRun): Promise<RunResult & { readonly bundled: boolean }> {
   const { config, console, bundled } = run;
+  const { ranks } = team;
   for (const warning of run.warnings) console.note(`note: ${warning}`);
-  const output = openOutputFolder({ folder: config.outputDir, command: "train", note: console.note });
+  const output =
+    ranks.rank === 0 ? openOutputFolder({ folder: config.outputDir, command: "train", note: console.note }) : noOutput;
   try {
-    const resume = permit(output, run);
+    const folder = await ranks.first("the checkpoint", () =>
+      resumeFolder(config.resumeFromCheckpoint, config.outputDir),
+    );
+    const resume = folder === null ? null : { folder, state: readCheckpointState(folder, trainerState) };
+    permit(output, run, resume);
     const specs = (config.rewardFuncs ?? ["auto"]).map(parseRewardSpec);
     const pool = createRewardPool({
       functions: specs,
@@ -70,11 +83,12 @@ export async function trainWith(
       weights: config.rewardWeights ?? undefined,
       parameters: config,
       timeoutMs: config.rewardTimeout * 1000,
+      size: poolSize(team),
     });
     const page = await openDashboard(config, console.note);
     try {
       const publisher = await openPublisher(config, console.note);
-      const outcome = await trainInto(output, { ...run, sinks: [page.sink] }, resume, specs, pool, publisher);
+      const outcome = await trainInto(output, { ...run, sinks: [page.sink] }, team, resume, specs, pool, publisher);
       const hub = outcome.stopped ? null : await publisher.finished();
       return { ...outcome, outputDir: config.outputDir, bundled, ...(hub && { hub }) };
     } finally {
@@ -86,11 +100,8 @@ export async function trainWith(
   }
 }
 
-/** Takes the folder, and finds what to resume from. */
-function permit(output: OutputFolder, { config, file, bundled, given }: TrainingRun): ResumePoint | null {
-  const checkpoint = resumeFolder(config.resumeFromCheckpoint, config.outputDir);
-  const resume =
-    checkpoint === null ? null : { folder: checkpoint, state: readCheckpointState(checkpoint, trainerState) };
+/** Takes the folder. */
+function permit(output: OutputFolder, { config, file, bundled, given }: TrainingRun, resume: ResumePoint | null): void {
   output.permit({
     overwrite: config.overwrite,
     resumes: true,
@@ -99,7 +110,6 @@ function permit(output: OutputFolder, { config, file, bundled, given }: Training
     inputs: inputsOf(config, file),
     mayReplace: bundled && !given.has("output_dir") ? isOfBundledRun : undefined,
   });
-  return resume;
 }
 
 /** What a training run reads, by the names of the settings: it must not lie where the run writes. */
@@ -120,7 +130,8 @@ function inputsOf(config: TrainConfig, file: string | undefined): Readonly<Recor
 
 async function trainInto(
   output: OutputFolder,
-  { config, bundled, console, stopRequested, onBegin, reviseRewards, functions = noFunctions, sinks }: TrainingRun,
+  { config, bundled, console, onBegin, reviseRewards, functions = noFunctions, sinks }: TrainingRun,
+  team: Placed,
   resume: ResumePoint | null,
   specs: readonly RewardSpec[],
   pool: RewardPool,
@@ -133,9 +144,12 @@ async function trainInto(
     samples: config.evalNumGenerations,
   });
   const paths = trainingPaths(config);
-  const setup = await setUpTraining(config, paths, console.note, resume?.folder ?? null);
+  const setup = await setUpTraining(config, paths, console.note, resume?.folder ?? null, team);
   try {
-    for (const remark of await goldRemarks(specs, setup.problems, pool)) console.note(`note: ${remark}`);
+    // The reward processes start while the models are loaded.
+    const remarks = goldRemarks(specs, setup.problems, pool);
+    const ready = Promise.all([remarks, pool.ready()]);
+    ready.catch(() => {}); // reported below, unless the models fail first
     const { dtype } = setup.planned.tenants.policy.model;
     console.note(`${shown(paths.model)} on ${shown(paths.dataset)} · ${dtype} · ${setup.device.description}`);
     for (const line of describeMemory(setup.planned.memory)) console.note(line);
@@ -144,12 +158,15 @@ async function trainInto(
       for (const remark of resumeRemarks(resume.state, recordOf(setup.config, functions), setup.device.numericsKey))
         console.note(`note: ${remark}`);
     }
-    await pool.ready();
+    if (team.ranks.size > 1) console.note(teamLine(setup));
+    await requireSame(team.ranks, () => factsOf(setup, functions));
     const outcome = await withSession(setup.planned, async (session) => {
+      await requireSame(team.ranks, () => weightsOf(session));
+      for (const remark of (await ready)[0]) console.note(`note: ${remark}`);
       const rewards = rewardSources(session.rewardModels, pool, config.systemPrompt);
-      const evaluate = evaluation(setup, session.rollout, rewards, specs, { console, stopRequested });
+      const evaluate = evaluation(setup, session.rollout, rewards, specs, console);
       const onSaved = publisher.saved;
-      const hooks = { console, rewards, evaluate, stopRequested, reviseRewards, functions, onSaved, sinks };
+      const hooks = { console, rewards, evaluate, reviseRewards, functions, onSaved, sinks };
       output.begin({
         ...{ command: "train", bundled, totalSteps: totalSteps(setup), settings: recordOf(config, functions) },
         memory: memoryRecord(setup.planned.memory),
@@ -170,6 +187,24 @@ async function trainInto(
   }
 }
 
+/** "4 ranks divide steps of 256 completions: 64 each" */
+function teamLine({ team: { ranks, division }, batch: { stepCompletions } }: TrainingSetup): string {
+  const each = stepCompletions / ranks.size;
+  const share = Number.isInteger(each) ? `${each} each` : `about ${each.toFixed(1)} each`;
+  return `${ranks.size} ranks divide steps of ${stepCompletions} completions, ${share}, in ${division?.shards} gradient shards`;
+}
+
+/** What must be the same on all ranks, besides the weights. */
+function factsOf({ config, device, problems, evalProblems }: TrainingSetup, functions: OwnFunctions) {
+  const { dataset } = problems;
+  return {
+    ...comparable(recordOf(config, functions)),
+    "number of rows": [dataset.numRows, evalProblems?.dataset.numRows ?? 0],
+    "longest prompt": problems.longestPrompt(),
+    processor: device.numericsKey,
+  };
+}
+
 /** @throws InputError where dynamic sampling is to look at a reward function that does not exist */
 function requireRewardNamed({ dynamicSamplingReward: name }: TrainConfig, names: readonly string[]): void {
   if (name === null || names.includes(name)) return;
@@ -179,11 +214,11 @@ function requireRewardNamed({ dynamicSamplingReward: name }: TrainConfig, names:
 
 /** Evaluation as the trainer calls it; null where there is nothing to evaluate on. */
 function evaluation(
-  { config, evalProblems, tokenizer, longestPrompt }: TrainingSetup,
+  { config, evalProblems, tokenizer, longestPrompt, team: { ranks } }: TrainingSetup,
   engine: RolloutEngine,
   sources: RewardSources,
   specs: readonly RewardSpec[],
-  { console, stopRequested }: Control,
+  console: Control["console"],
 ): TrainerHooks["evaluate"] {
   if (!evalProblems) return null;
   const cure = specs.every(needsGold)
@@ -194,7 +229,7 @@ function evaluation(
     const result = await evaluateProblems(engine, tokenizer, sources.pool, problems, trainingEvaluation(config), {
       score: scoreAnswers(sources, state, tokenizer),
       onProgress: (done, total) => console.progress({ step: 0, steps: 0, phase: "evaluation", done, total }),
-      shouldStop: stopRequested,
+      ranks,
     });
     for (const warning of result?.warnings ?? []) console.note(`evaluation: ${warning}`);
     return result;

@@ -4,7 +4,9 @@ import { type EvaluationResult, evaluateWith } from "../api/evaluate.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { evaluationLines } from "../eval/report.ts";
+import { speaks } from "../ranks/environment.ts";
 import type { Command } from "./command.ts";
+import { inRanks } from "./launch.ts";
 import { onTerminal } from "./terminal.ts";
 
 export const evaluate: Command = {
@@ -20,11 +22,13 @@ from a file.
 ${describeSettings("eval")}`,
   async run(argv) {
     const loaded = configFor("eval", argv);
-    const { outputDir, numGenerations } = loaded.config;
-    const result = await onTerminal("stopping, nothing is written", (control) => evaluateWith(loaded, control, true));
-    if (result === null) return 130;
-    process.stdout.write(printed(result, numGenerations, join(outputDir, "answers.jsonl")));
-    return 0;
+    const { outputDir, numGenerations, ranks } = loaded.config;
+    return inRanks(ranks, async () => {
+      const result = await onTerminal("stopping, nothing is written", (control) => evaluateWith(loaded, control, true));
+      if (result === null) return 130;
+      if (speaks()) process.stdout.write(printed(result, numGenerations, join(outputDir, "answers.jsonl")));
+      return 0;
+    });
   },
 };
 

@@ -3,6 +3,7 @@
  * asks the work to stop at the next good place, the second ends the process at once. Before the work has begun there is
  * nothing to save, and the first does. Says why on stderr, as stdout may be gone.
  */
+import { speaks } from "../ranks/environment.ts";
 import { wasIgnored, watchLauncher } from "./parent.ts";
 
 const SIGHUP = 1;
@@ -34,7 +35,7 @@ const notBegun = "stopped before the work began, nothing was changed";
 const heard = signals.filter((signal) => signal !== "SIGHUP" || !wasIgnored(SIGHUP));
 
 const early = (signal: NodeJS.Signals): void => {
-  onStderr(`${signal}: ${notBegun}`);
+  if (speaks()) onStderr(`${signal}: ${notBegun}`);
   process.exit(130);
 };
 
@@ -43,7 +44,15 @@ export function endOnSignal(): void {
   for (const signal of heard) process.on(signal, early);
 }
 
-export function onInterrupt({ stopping, say = onStderr }: InterruptOptions): Interrupt {
+/** While other processes do the work: every signal is theirs. @returns puts the default handling back */
+export function passOnSignals(send: (signal: NodeJS.Signals) => void): () => void {
+  for (const signal of heard) process.on(signal, send).off(signal, early);
+  return () => {
+    for (const signal of heard) process.off(signal, send);
+  };
+}
+
+export function onInterrupt({ stopping, say = speaks() ? onStderr : () => {} }: InterruptOptions): Interrupt {
   let requestedAt: number | null = null;
   let working = false;
   const ask = (why: string): void => {

@@ -159,7 +159,9 @@ export async function main(
     }
     return (await command.run(rest, table)) ?? 0;
   } catch (error) {
-    streams.err(failureText(entry === undefined ? "grpo" : `grpo ${entry.name}`, error, debug));
+    // Another rank of the run has told.
+    const silent = error instanceof RunError && error.isTold && !debug;
+    if (!silent) streams.err(failureText(entry === undefined ? "grpo" : `grpo ${entry.name}`, error, debug));
     return exitCodeOf(error);
   }
 }
@@ -214,7 +216,7 @@ function unknownCommand(word: string, table: readonly CommandEntry[]): InputErro
 }
 
 function exitCodeOf(error: unknown): number {
-  return error instanceof InputError ? error.exitCode : 1;
+  return error instanceof InputError || error instanceof RunError ? error.exitCode : 1;
 }
 
 /** What the machine refuses, wherever it is met: no bug of the program. */

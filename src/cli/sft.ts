@@ -4,6 +4,7 @@ import { sftWith } from "../api/sft.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import type { Command } from "./command.ts";
+import { inRanks } from "./launch.ts";
 import { onTerminal } from "./terminal.ts";
 
 export const sft: Command = {
@@ -19,6 +20,7 @@ ${describeSettings("sft")}`,
       const { stopped, hub } = await sftWith(loaded, control);
       return stopped ? 130 : hub !== undefined && "failure" in hub ? 1 : 0;
     };
-    return onTerminal("stopping after this step and saving a checkpoint", work, loaded.config.quiet);
+    const { ranks, quiet } = loaded.config;
+    return inRanks(ranks, () => onTerminal("stopping after this step and saving a checkpoint", work, quiet));
   },
 };

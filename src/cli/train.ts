@@ -1,10 +1,12 @@
 /** `grpo train`: the main job. What it does is src/api/train.ts. */
 import { join } from "node:path";
+import type { Control } from "../api/control.ts";
 import { type TrainControl, trainWith } from "../api/train.ts";
 import { describeSettings } from "../config/help.ts";
 import { configFor } from "../config/load.ts";
 import { callOf } from "../program.ts";
 import type { Command } from "./command.ts";
+import { inRanks } from "./launch.ts";
 import { onTerminal } from "./terminal.ts";
 
 export interface TrainRun extends TrainControl {
@@ -43,10 +45,9 @@ and similar signals; --resume_from_checkpoint true resumes from it. A folder tha
 --overwrite.
 
 ${describeSettings("train")}`,
-  run: (argv) =>
-    onTerminal(
-      "stopping after this step and saving a checkpoint",
-      (control) => runTrain({ argv, ...control }),
-      configFor("train", argv).config.quiet,
-    ),
+  run(argv) {
+    const { ranks, quiet } = configFor("train", argv).config;
+    const work = (control: Control) => runTrain({ argv, ...control });
+    return inRanks(ranks, () => onTerminal("stopping after this step and saving a checkpoint", work, quiet));
+  },
 };

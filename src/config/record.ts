@@ -16,6 +16,7 @@ export function toJson(config: object): ConfigRecord {
 /** Settings that may differ when a run goes on: they change what is shown or kept, never a weight. */
 export const freeOnResume: ReadonlySet<string> = new Set([
   "threads",
+  "ranks",
   "max_concurrent_sequences",
   "gradient_checkpointing",
   "reward_timeout",

@@ -44,6 +44,7 @@ import {
   trackerSettings,
 } from "./settings/output.ts";
 import { presetSettings } from "./settings/preset.ts";
+import { gradientShardSettings, rankSettings } from "./settings/ranks.ts";
 import { rewardFunctionSettings } from "./settings/rewards.ts";
 import {
   answerSettings,
@@ -86,6 +87,7 @@ const train = {
     ...microBatchSettings,
     ...checkpointingSettings,
   },
+  Ranks: { ...rankSettings, ...gradientShardSettings },
   Advantages: advantageSettings,
   Loss: { ...presetSettings, ...lossSettings },
   Critic: { ...criticSettings, ...ppoSettings },
@@ -119,6 +121,7 @@ export const commandSections = {
       ...microBatchSettings,
       ...checkpointingSettings,
     },
+    Ranks: { ...rankSettings, ...gradientShardSettings },
     Optimizer: { ...optimizerSettings, learning_rate: withDefault(optimizerSettings.learning_rate, 2e-5) },
     Evaluation: {
       ...supervisedEvaluationSettings,
@@ -159,6 +162,7 @@ export const commandSections = {
       ...generationKwargsSettings,
       ...slotSettings,
     },
+    Ranks: rankSettings,
     Output: { ...outputFolderSettings("eval"), ...debugSettings },
   },
   generate: {

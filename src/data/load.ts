@@ -10,7 +10,6 @@ import { requireFile } from "../files/paths.ts";
 import { datasetName } from "../hub/names.ts";
 import { looksLikeArrow } from "./arrow/messages.ts";
 import { chooseConfig } from "./configurations.ts";
-import { convertToArrow } from "./convert.ts";
 import { type Dataset, type DatasetOptions, isLeftover, noSplit, openDataset, openFiles } from "./dataset.ts";
 import { hubFiles } from "./hub-files.ts";
 import { chooseSplit } from "./splits.ts";
@@ -116,6 +115,7 @@ async function converted(path: string, { onProgress }: LoadOptions): Promise<str
   if (existsSync(target)) return target;
   madeInCache("converted");
   onProgress?.(`converting ${path}`);
+  const { convertToArrow } = await import("./convert.ts"); // it and its libraries are seldom needed
   await convertToArrow(path, target, { keepAll: true });
   return target;
 }

@@ -112,9 +112,29 @@ export const SAMPLE_COUNTERS = 5;
 /** Tokens in a page of the key-value cache, and keys in a block of every attention op. */
 export const PAGE_TOKENS = 64;
 
+/** What an adapter adds to some columns of a product. */
+export interface AdapterTerm {
+  readonly down: Tensor; // act (M, r)
+  readonly b: Weight; // (columns, r)
+  /** The first column: a multiple of `Device.rowBlock`, unless it is the only term. */
+  readonly from: number;
+}
+
 export interface Ops {
   /** y (M, N) = factor · x (M, K) · wᵀ + bias; `accumulate`: y += … (the residual add). y: act or float32. */
   matmulForward(y: Tensor, x: Tensor, w: Weight, bias: Weight | null, accumulate?: boolean, factor?: number): void;
+  /**
+   * y (M, N) = x · wᵀ + bias, + down · bᵀ in the columns of each term (the outputs of low-rank adapters); `accumulate`:
+   * y += … Sums of a term go on with those of x · wᵀ where the device fuses them.
+   */
+  adaptedForward(
+    y: Tensor,
+    x: Tensor,
+    w: Weight,
+    bias: Weight | null,
+    terms: readonly AdapterTerm[],
+    accumulate?: boolean,
+  ): void;
   /** dx (M, K) = factor · dy (M, N) · w; `accumulate`: dx += …, for an input that feeds several products. */
   matmulBackwardInput(dx: Tensor, dy: Tensor, w: Weight, accumulate?: boolean, factor?: number): void;
   /** dw += dyᵀ · x */
@@ -185,9 +205,9 @@ export interface Ops {
   kvStore(pages: KeyValuePages, qkv: Tensor, page: Tensor, offset: Tensor, shape: AttentionShape): void;
   /**
    * out (B, H·Dh) = attention of one new token per sequence, whose key and value it first stores. raw (B, (H + 2·Hkv)·Dh)
-   * has the products, which `transform` describes the way of into `qkv`: room for as much, raw itself without norms.
+   * has the products, which `transform` describes the way of; `qkv` is room for as much, raw itself without norms.
    * pageTable (B, width): the prompt's pages, then the completion's; lengths (B) count the tokens in the cache, the new
-   * one included.
+   * one included, which is the last. Rows are of different sequences: none reads what another one stores.
    */
   attentionDecode(
     out: Tensor,
@@ -309,11 +329,8 @@ export interface Device {
   heldBytes(): number | null;
   /** @throws RunError if there is not enough memory, saying how much was requested */
   allocate(byteLength: number, what: string): DeviceMemory;
-  /**
-   * Makes part of newly allocated memory resident, and zero; `from` is a multiple of 2 MiB. `later`: it need not be
-   * resident when this returns, and other work may already use it.
-   */
-  populate(memory: DeviceMemory, from: number, byteLength: number, later: boolean): void;
+  /** Makes newly allocated memory zero, and resident: at once, or soon and while other work uses it. */
+  populate(memory: DeviceMemory): void;
   /** Host memory that the device can copy to and from; the address is the host's. */
   allocateHost(byteLength: number, what: string): DeviceMemory;
   /** Copies host data to a tensor (packed, at most its size). */

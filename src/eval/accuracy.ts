@@ -9,7 +9,8 @@ import { isNumber } from "../answers/gsm8k.ts";
 import type { Extraction, Reason, Verifier } from "../answers/verify.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import { InputError } from "../errors.ts";
-import { loggedColumns, type RewardPool, type RewardResult } from "../rewards/pool/pool.ts";
+import { alone, type Ranks, shareOf } from "../ranks/ranks.ts";
+import { joinResults, loggedColumns, type RewardPool, type RewardResult } from "../rewards/pool/pool.ts";
 import type { Item } from "../rewards/pool/protocol.ts";
 import type { RolloutEngine } from "../rollout/engine.ts";
 import type { SampledCompletion } from "../rollout/sequence.ts";
@@ -114,7 +115,7 @@ export function evaluationProblems(
   return { problems, skipped };
 }
 
-/** Samples, judges and scores. Stops early, with the results so far, when `shouldStop` says so. */
+/** Samples, judges and scores; divided among the ranks, all of which get all results. null: it was stopped. */
 export async function evaluateProblems(
   rollout: RolloutEngine,
   tokenizer: Tokenizer,
@@ -126,23 +127,62 @@ export async function evaluateProblems(
     readonly shouldStop?: () => boolean;
     /** Asks the reward functions; null: there are none. */
     readonly score?: ScoreAnswers | null;
+    /** Left out: this process alone, until `shouldStop`. */
+    readonly ranks?: Ranks;
   } = {},
 ): Promise<Evaluation | null> {
-  const { samples, seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength } = settings;
-  const sampled = await rollout.generate(
-    problems.map(({ promptIds }, prompt) => ({ promptIds, samples, prompt })),
-    {
-      ...{ seed, stream: EVALUATION_STREAM, step: 0, temperature, topK, topP, minP, repetitionPenalty },
-      maxCompletionLength,
-      ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(settings.stop ?? null) },
-    },
-    events,
-  );
-  if (events.shouldStop?.()) return null;
-  const judging = judgeCompletions(tokenizer, pool, problems, sampled, settings.verifier, events.score ?? null);
-  const judged = await unlessStopped(judging, events.shouldStop, JUDGE_GRACE_MS);
-  return judged && { ...judged, skipped, ...summary(judged.problems) };
+  const { samples, seed, temperature, topK, topP, minP, repetitionPenalty, maxCompletionLength, verifier } = settings;
+  const { onProgress, score = null, ranks = alone(events.shouldStop) } = events;
+  const shouldStop = ranks.shouldHurry;
+  const share = shareOf(problems.length, ranks.rank, ranks.size);
+  const own = problems.slice(share.from, share.to);
+
+  const judgedShare = async (): Promise<JudgedShare | null> => {
+    const sampled = await rollout.generate(
+      own.map(({ promptIds }, i) => ({ promptIds, samples, prompt: share.from + i })),
+      {
+        ...{ seed, stream: EVALUATION_STREAM, step: 0, temperature, topK, topP, minP, repetitionPenalty },
+        maxCompletionLength,
+        ...{ isStop: tokenizer.isStop, stopStrings: tokenizer.stopStrings(settings.stop ?? null) },
+      },
+      { ...(onProgress && { onProgress }), shouldStop },
+    );
+    if (shouldStop()) return null;
+    return unlessStopped(judgeCompletions(tokenizer, pool, own, sampled, verifier, score), shouldStop, JUDGE_GRACE_MS);
+  };
+  const parts = await ranks.gather("an evaluation", await judgedShare());
+  if (parts.includes(null)) return null;
+  const whole = parts.flatMap((part) => part!.answers);
+  const judged = problems.map((problem, i) => ({ problem, gold: goldOf(problem, verifier), answers: whole[i]! }));
+  const votes = (by: Extraction) => parts.flatMap((part) => part!.votes[by]);
+  const scored = parts.flatMap((part) => (part!.scored && part!.answers.length > 0 ? [part!.scored] : []));
+  const all = scored.length > 1 ? joinResults(scored) : scored[0];
+  return {
+    problems: judged,
+    votes: { lenient: votes("lenient"), strict: votes("strict") },
+    rewards: all
+      ? summarizeRewards(
+          all,
+          whole.map((answers) => answers.length),
+        )
+      : null,
+    warnings: all?.warnings ?? [],
+    skipped,
+    ...summary(judged),
+  };
 }
+
+/** A rank's part of an evaluation, as plain data. */
+interface JudgedShare {
+  /** By problem. */
+  readonly answers: readonly (readonly JudgedAnswer[])[];
+  readonly votes: Evaluation["votes"];
+  readonly scored: RewardResult | null;
+}
+
+/** null: not judged. */
+const goldOf = ({ example }: Problem, verifier: EvaluationSettings["verifier"]): string | null =>
+  verifier === "none" ? null : example.gold;
 
 /** The answers, judged by the verifiers and scored by the reward functions, and how they agree. */
 async function judgeCompletions(
@@ -152,17 +192,17 @@ async function judgeCompletions(
   sampled: readonly (readonly SampledCompletion[])[],
   verifier: EvaluationSettings["verifier"],
   score: ScoreAnswers | null,
-): Promise<Pick<Evaluation, "problems" | "votes" | "rewards" | "warnings">> {
+): Promise<JudgedShare> {
   const answers = problems.flatMap((problem, group) =>
     sampled[group]!.map((completion) => ({
       ...{ problem, group, completion, completionIds: completion.completionIds },
       text: tokenizer.decode([...completion.completionIds], { skipSpecialTokens: true }),
-      gold: verifier === "none" ? null : problem.example.gold,
+      gold: goldOf(problem, verifier),
     })),
   );
   const named = verifier === "auto" || verifier === "none" ? {} : { verifier };
   const items = answers.flatMap(({ gold, text }) => (gold === null ? [] : [{ gold, response: text, ...named }]));
-  const scored = await score?.(answers);
+  const scored = (await score?.(answers)) ?? null;
   const columns = scored ? loggedColumns(scored) : null;
   const lenient = (await pool.verify(items, "lenient")).values();
   const strict = (await pool.verify(items, "strict")).values();
@@ -175,23 +215,14 @@ async function judgeCompletions(
     return { ...shared, ...right, reason: verdict.reason, answer: verdict.answer, strictAnswer: strictly.answer };
   });
   const byProblem = Map.groupBy(judged.keys(), (i) => answers[i]!.group);
-  const answered = problems.map(
-    (problem, group): JudgedProblem => ({
-      problem,
-      gold: verifier === "none" ? null : problem.example.gold,
-      answers: (byProblem.get(group) ?? []).map((i) => judged[i]!),
-    }),
-  );
+  const answered = problems.map((problem, group) => ({
+    ...{ problem, gold: goldOf(problem, verifier) },
+    answers: (byProblem.get(group) ?? []).map((i) => judged[i]!),
+  }));
   const judge = (pairs: readonly Item[]) => pool.verify(pairs, "lenient");
   const ballots = (strictly: boolean) => judgedOf(answered).map((each) => ballot(each, verifier, strictly));
   const votes = { lenient: await countVotes(ballots(false), judge), strict: await countVotes(ballots(true), judge) };
-  const rewards = scored
-    ? summarizeRewards(
-        scored,
-        sampled.map((answers) => answers.length),
-      )
-    : null;
-  return { problems: answered, votes, rewards, warnings: scored?.warnings ?? [] };
+  return { answers: answered.map((each) => each.answers), votes, scored };
 }
 
 /** The reward functions' results for one answer. */

@@ -27,8 +27,10 @@ export interface DynamicSamplingOptions<Drawn, Score> {
    * last `wanted` groups that may be drawn always are: they fill the generation if the bound is reached.
    */
   readonly probe: number | null; // below `samples`
-  /** The next prompt. */
-  readonly draw: () => { readonly drawn: Drawn; readonly promptIds: Int32Array };
+  /** Groups from this place on are sampled to the end; by default, those of the last `wanted` that may be drawn. */
+  readonly wholeFrom?: number;
+  /** The next prompt; its place counts the draws, unless it says another. */
+  readonly draw: () => { readonly drawn: Drawn; readonly promptIds: Int32Array; readonly place?: number };
   /**
    * Scores the first completions of a group, or all. The next decode step waits for the outer promise, which is for
    * work that needs the device to itself; `rest` runs concurrently with sampling.
@@ -69,10 +71,12 @@ export interface DynamicOutcome<Drawn, Score> {
 }
 
 /** A group that has been drawn. */
-interface DrawnGroup<Drawn, Score> {
+export interface DrawnGroup<Drawn, Score> {
   readonly drawn: Drawn;
-  /** As in `ScoredDraw`; also its request's place in the rollout. */
+  /** As in `ScoredDraw`. */
   readonly place: number;
+  /** Its request's place in the rollout. */
+  readonly request: number;
   readonly promptTokens: number;
   readonly completions: (SampledCompletion | undefined)[];
   /** `open`: undecided; `dull`: no signal; `dropped`: stopped as superfluous. */
@@ -95,7 +99,16 @@ export async function sampleWithSignal<Drawn, Score>(
   rollout: Omit<Rollout, "feed">,
   options: DynamicSamplingOptions<Drawn, Score>,
 ): Promise<DynamicOutcome<Drawn, Score> | null> {
-  const { wanted, most, samples, probe, shouldStop } = options;
+  const groups = await sampleGroups(rollout, options);
+  return groups && outcomeOf(groups, options.wanted);
+}
+
+/** The same, all groups that were drawn. */
+export async function sampleGroups<Drawn, Score>(
+  rollout: Omit<Rollout, "feed">,
+  options: DynamicSamplingOptions<Drawn, Score>,
+): Promise<DrawnGroup<Drawn, Score>[] | null> {
+  const { wanted, most, samples, probe, shouldStop, wholeFrom = most - wanted } = options;
   type Group = DrawnGroup<Drawn, Score>;
   const groups: Group[] = [];
   /** Groups ready to be scored. */
@@ -105,11 +118,11 @@ export async function sampleWithSignal<Drawn, Score>(
   const come: (() => void)[] = [];
 
   const draw = (): void => {
-    const { drawn, promptIds } = options.draw();
-    const place = rollout.add({ promptIds, samples, prompt: groups.length });
+    const { drawn, promptIds, place = groups.length } = options.draw();
+    const request = rollout.add({ promptIds, samples, prompt: place });
     const completions = new Array<SampledCompletion | undefined>(samples).fill(undefined);
-    const judged = probe === null || place >= most - wanted ? samples : probe;
-    const group = { drawn, place, promptTokens: promptIds.length, completions };
+    const judged = probe === null || place >= wholeFrom ? samples : probe;
+    const group = { drawn, place, request, promptTokens: promptIds.length, completions };
     groups.push({ ...group, status: "open", judged, judging: false, score: null });
   };
 
@@ -148,7 +161,7 @@ export async function sampleWithSignal<Drawn, Score>(
     }
     group.status = signal ? "signal" : "dull";
     if (whole) group.score = score;
-    else rollout.drop(group.place);
+    else rollout.drop(group.request);
   };
 
   while (needsMore(groups, options)) draw();
@@ -159,7 +172,7 @@ export async function sampleWithSignal<Drawn, Score>(
       for (const act of come.splice(0)) act();
       for (const group of superfluous(groups, wanted)) {
         group.status = "dropped";
-        rollout.drop(group.place);
+        rollout.drop(group.request);
       }
       while (needsMore(groups, options)) draw();
     }
@@ -171,7 +184,7 @@ export async function sampleWithSignal<Drawn, Score>(
       }
       options.onProgress(rollout.finished, rollout.total);
     } else if (due.length === 0) {
-      if (underWay.size === 0) return outcomeOf(groups, wanted);
+      if (underWay.size === 0) return groups;
       if ((await unlessStopped(Promise.race(underWay), shouldStop, options.graceMs)) === null) return null;
     }
   }
@@ -199,7 +212,7 @@ function superfluous<Group extends Status>(groups: readonly Group[], wanted: num
 }
 
 /** The first `wanted` groups with signal; if the bound on draws was reached, complete ones without signal fill up. */
-function outcomeOf<Drawn, Score>(
+export function outcomeOf<Drawn, Score>(
   groups: readonly DrawnGroup<Drawn, Score>[],
   wanted: number,
 ): DynamicOutcome<Drawn, Score> {

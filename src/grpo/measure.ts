@@ -5,9 +5,10 @@
 
 import type { Model } from "../model/model.ts";
 import { scoreValues } from "../model/scalar-head.ts";
+import { divided, type Ranks } from "../ranks/ranks.ts";
 import type { Critic } from "../session/critic.ts";
 import type { ScoringModel } from "../session/policy.ts";
-import { scoreGroups } from "./learner/policy-update.ts";
+import { scoreDivided, type scoreGroups } from "./learner/policy-update.ts";
 import { type Measured, packed, type Sampled } from "./sample.ts";
 
 /** The policy, a reference that uses its buffers, and the critic with its own. */
@@ -31,6 +32,7 @@ export async function measure<S extends Sampled>(
   options: Parameters<typeof scoreGroups>[3],
   needsOld: boolean,
   onTokens: (model: "reference" | "policy" | "critic", tokens: number) => void,
+  ranks?: Ranks,
 ): Promise<{ readonly samples: (S & Measured)[]; readonly referenceTokens: number }> {
   const { exactlyOnPolicy } = policy.device;
   const groups = packed(samples);
@@ -40,11 +42,13 @@ export async function measure<S extends Sampled>(
     onTokens(model, tokens);
   };
   const score = (model: Model, name: "reference" | "policy") =>
-    scoreGroups(model, activations, groups, options, counted(name));
+    scoreDivided(ranks, model, activations, groups, options, counted(name));
   const underReference = reference ? await score(reference, "reference") : null;
   const underPolicy = needsOld && !exactlyOnPolicy ? await score(policy, "policy") : null;
   const values = critic
-    ? await scoreValues(critic.model, critic.activations, groups, options, counted("critic"))
+    ? await divided("values", ranks, groups, (own) =>
+        scoreValues(critic.model, critic.activations, own, options, counted("critic")),
+      )
     : null;
   return {
     referenceTokens,

@@ -21,7 +21,8 @@ export interface LearnedGeneration {
   readonly estimate: Estimate;
   readonly cut: readonly GenerationStep[];
   readonly learned: Learned;
-  /** Tokens that the reference processed. */
+  /** Tokens that all ranks processed in the update, and with the reference. */
+  readonly updateTokens: number;
   readonly referenceTokens: number;
   /** The run's progress after it. */
   readonly reached: { readonly position: number; readonly skippedRows: number; readonly numTokens: number };
@@ -32,7 +33,7 @@ export interface LearnedGeneration {
  * @throws RunError as the file writers do, and if nothing has been scored for too long
  */
 export function createReport(
-  { config, problems, tokenizer }: TrainingSetup,
+  { config, problems, tokenizer, team: { ranks } }: TrainingSetup,
   { policy: { model }, critic }: TrainingSession,
   warnings: StepWarnings,
 ): (turn: Turn, done: LearnedGeneration) => Promise<void> {
@@ -45,7 +46,7 @@ export function createReport(
   const savesDetails = config.saveTokenDetails ?? config.dashboard !== false;
   let hasLearned = false;
 
-  return async (turn, { generation, samples, estimate, cut, learned, referenceTokens, reached }) => {
+  return async (turn, { generation, samples, estimate, cut, learned, updateTokens, referenceTokens, reached }) => {
     const { firstStep } = turn;
     const { perFunction, total } = generation.rewards;
     const { firstLogprobs } = learned;
@@ -53,8 +54,8 @@ export function createReport(
     const shared = {
       ...generationMetrics(generation, samples, estimate, {
         ...{ epoch: position / problems.dataset.numRows, numTokens, skippedRows, dynamic: config.dynamicSampling },
-        ...{ times: turn.times(), updateTokens: learned.tokens, referenceTokens },
-        ...{ parameters: parameterCount(modelConfig), peakFlops: device.peakFlops(dtype) },
+        ...{ times: turn.times(), updateTokens, referenceTokens },
+        ...{ parameters: parameterCount(modelConfig), peakFlops: ranks.size * device.peakFlops(dtype) },
         memoryPeakBytes: device.heldBytes() ?? anonymousBytes(),
       }),
       // If π_old is the sampler's logprobs to the bit, compare them with the first forward pass instead.
@@ -67,7 +68,7 @@ export function createReport(
       const record = { step: firstStep + i, ...update, ...shared };
       turn.step(record, warnings.step(record, estimate.hasSpread));
     }
-    if (config.saveCompletions) {
+    if (config.saveCompletions && ranks.rank === 0) {
       const weights = config.rewardWeights ?? perFunction.map(() => 1);
       await recordRollouts(config.outputDir, firstStep, samples, firstLogprobs, {
         rewardWeights: Object.fromEntries(perFunction.map(({ name }, f) => [name, weights[f]!])),

@@ -7,11 +7,13 @@ import type { TrainConfig } from "../config/schema.ts";
 import { createSampler } from "../data/order.ts";
 import { unlessStopped } from "../device/stopping.ts";
 import { InputError } from "../errors.ts";
+import { type Ranks, shareOf } from "../ranks/ranks.ts";
 import { joinResults, loggedColumns, type RewardResult, type RewardTrainerState } from "../rewards/pool/pool.ts";
 import type { RolloutEngine } from "../rollout/engine.ts";
 import type { RolloutSettings, SampledCompletion } from "../rollout/sequence.ts";
 import type { Problem } from "../run/prompts.ts";
-import { sampleWithSignal } from "./dynamic-sampling.ts";
+import { sampleInRounds } from "./dynamic-rounds.ts";
+import { type DynamicSamplingOptions, sampleWithSignal } from "./dynamic-sampling.ts";
 import type { Generation } from "./generation.ts";
 import { type RewardSources, startScores } from "./reward-sources.ts";
 import { type Sampled, type Scored, sampledTokens } from "./sample.ts";
@@ -19,11 +21,11 @@ import type { TrainingSetup } from "./setup.ts";
 
 export interface SamplingRun {
   readonly setup: TrainingSetup;
+  readonly ranks: Ranks;
   readonly rollout: RolloutEngine;
   readonly rewards: RewardSources;
   /** Training progress, for reward functions. */
   readonly trainerState: RewardTrainerState;
-  readonly shouldStop: () => boolean;
   readonly onPhase: (phase: "rollout" | "reward") => void;
   readonly onProgress: (done: number, total: number) => void;
 }
@@ -63,6 +65,12 @@ function samplesOf(
     ...{ group, problem, promptIds: problem.promptIds, ...completion },
     text: tokenizer.decode([...completion.completionIds], { skipSpecialTokens: true }),
   }));
+}
+
+/** A group of a draw with its rewards. */
+interface DrawScore {
+  readonly samples: readonly Sampled[];
+  readonly result: RewardResult;
 }
 
 /** Each sample with its rewards. */
@@ -121,25 +129,16 @@ export function sampleGeneration(run: SamplingRun, step: number, from: number): 
 }
 
 async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: number): Promise<Generation | null> {
-  const { setup } = run;
+  const { setup, ranks } = run;
   const drawer = promptDrawer(setup, from);
   const draws = Array.from({ length: setup.batch.generationPrompts }, () => drawer.next());
   const { position, skipped } = draws.at(-1)!;
-
-  run.onPhase("rollout");
-  const perPrompt = setup.config.numGenerations;
-  const completions = await run.rollout.generate(
-    draws.map(({ problem }, prompt) => ({ promptIds: problem.promptIds, samples: perPrompt, prompt })),
-    settings,
-    { onProgress: run.onProgress, shouldStop: run.shouldStop },
-  );
-  if (run.shouldStop()) return null;
-
-  run.onPhase("reward");
-  const samples = draws.flatMap(({ problem }, group) => samplesOf(setup, problem, group, completions[group]!));
-  const { rest } = await startScores(run.rewards, run.trainerState, setup.tokenizer, samples);
-  const rewards = await unlessStopped(rest, run.shouldStop, REWARD_GRACE_MS);
-  if (rewards === null) return null;
+  const problems = draws.map(({ problem }) => problem);
+  const parts = await ranks.gather("a generation", await sampleShare(run, settings, problems));
+  if (parts.includes(null)) return null;
+  const completions = parts.flatMap((part) => part!.completions);
+  const samples = problems.flatMap((problem, group) => samplesOf(setup, problem, group, completions[group]!));
+  const rewards = joinScored(parts.map((part) => part!.rewards));
   const sampled = sumOf(samples, sampledTokens);
   return {
     ...{ samples: withRewards(samples, rewards), rewards, position, skippedRows: skipped },
@@ -149,18 +148,45 @@ async function samplePlainly(run: SamplingRun, settings: RolloutSettings, from: 
   };
 }
 
+/** The rank's share of the problems, sampled and scored; null: it was stopped. */
+async function sampleShare(run: SamplingRun, settings: RolloutSettings, problems: readonly Problem[]) {
+  const { setup, ranks } = run;
+  const { from, to } = shareOf(problems.length, ranks.rank, ranks.size);
+  const share = problems.slice(from, to);
+  const perPrompt = setup.config.numGenerations;
+  run.onPhase("rollout");
+  const completions = await run.rollout.generate(
+    share.map(({ promptIds }, i) => ({ promptIds, samples: perPrompt, prompt: from + i })),
+    settings,
+    { onProgress: run.onProgress, shouldStop: ranks.shouldHurry },
+  );
+  if (ranks.shouldHurry()) return null;
+
+  run.onPhase("reward");
+  const samples = share.flatMap((problem, i) => samplesOf(setup, problem, from + i, completions[i]!));
+  const { rest } = await startScores(run.rewards, run.trainerState, setup.tokenizer, samples);
+  const rewards = await unlessStopped(rest, ranks.shouldHurry, REWARD_GRACE_MS);
+  return rewards && { completions, rewards };
+}
+
+/** The ranks' results as one; those of ranks without completions say nothing. */
+function joinScored(results: readonly RewardResult[]): RewardResult {
+  const scored = results.filter(({ total }) => total.length > 0);
+  return scored.length === 1 ? scored[0]! : joinResults(scored);
+}
+
 async function sampleDynamically(
   run: SamplingRun,
   settings: RolloutSettings,
   from: number,
 ): Promise<Generation | null> {
-  const { setup } = run;
+  const { setup, ranks } = run;
   const { config } = setup;
   const drawer = promptDrawer(setup, from);
   const draws: ReturnType<typeof drawer.next>[] = [];
   const wanted = setup.batch.generationPrompts;
   run.onPhase("rollout");
-  const outcome = await sampleWithSignal(run.rollout.start(settings), {
+  const options: DynamicSamplingOptions<Problem, DrawScore> = {
     wanted,
     most: wanted * config.dynamicSamplingMaxBatches,
     ahead: config.dynamicSamplingAhead,
@@ -171,14 +197,27 @@ async function sampleDynamically(
       draws.push(draw);
       return { drawn: draw.problem, promptIds: draw.problem.promptIds };
     },
-    score: async (problem, completions) => {
+    score: async (problem: Problem, completions: readonly SampledCompletion[]) => {
       const samples = samplesOf(setup, problem, 0, completions);
       const { rest } = await startScores(run.rewards, run.trainerState, setup.tokenizer, samples);
       return { rest: rest.then((result) => ({ samples, result })) };
     },
     hasSignal: ({ result }) => hasSignal(setup, result),
-    ...{ onProgress: run.onProgress, shouldStop: run.shouldStop, graceMs: REWARD_GRACE_MS },
+    ...{ onProgress: run.onProgress, shouldStop: ranks.shouldHurry, graceMs: REWARD_GRACE_MS },
+  };
+  const start = () => run.rollout.start(settings);
+  const rescored = (
+    problem: Problem,
+    completions: readonly SampledCompletion[],
+    { result }: Pick<DrawScore, "result">,
+  ) => ({
+    samples: samplesOf(setup, problem, 0, completions),
+    result,
   });
+  const outcome =
+    ranks.size === 1
+      ? await sampleWithSignal(start(), options)
+      : await sampleInRounds(start, options, ranks, { pack: ({ result }) => ({ result }), unpack: rescored });
   if (outcome === null) return null;
   const { accepted, discarded, discardedTokens, discardedPromptTokens, drawn, withoutSignal } = outcome;
   const { position, skipped } = draws[drawn - 1]!;

@@ -11,6 +11,7 @@ import type { TrainConfig } from "../config/schema.ts";
 import type { Device } from "../device/device.ts";
 import { InputError } from "../errors.ts";
 import { maxMicroBatchTokens } from "../model/micro-batches.ts";
+import { solo, type Team } from "../ranks/ranks.ts";
 import { parseRewardSpec } from "../rewards/specs.ts";
 import type { RolloutLimits } from "../rollout/buffers.ts";
 import { type OnDevice, onDevice, openRunDevice } from "../run/device.ts";
@@ -41,15 +42,18 @@ interface BatchShape {
   readonly stepsPerGeneration: number;
 }
 
-/** @throws InputError when the batch cannot be cut into groups */
-function batchShape(config: TrainConfig): BatchShape {
+/**
+ * @param devices that each compute `per_device_train_batch_size` completions
+ * @throws InputError when the batch cannot be cut into groups
+ */
+function batchShape(config: TrainConfig, devices: number): BatchShape {
   const { perDeviceTrainBatchSize, gradientAccumulationSteps, numGenerations, numIterations } = config;
-  const stepCompletions = perDeviceTrainBatchSize * gradientAccumulationSteps;
+  const stepCompletions = perDeviceTrainBatchSize * gradientAccumulationSteps * devices;
   const stepsPerGeneration = config.stepsPerGeneration ?? gradientAccumulationSteps;
-  const generationCompletions = perDeviceTrainBatchSize * stepsPerGeneration;
+  const generationCompletions = perDeviceTrainBatchSize * stepsPerGeneration * devices;
   if (generationCompletions % numGenerations !== 0 || generationCompletions % stepCompletions !== 0)
     throw new InputError(
-      `a generation has ${generationCompletions} completions: it must be a multiple of num_generations (${numGenerations}), and of the ${stepCompletions} completions of a step, per_device_train_batch_size × gradient_accumulation_steps`,
+      `a generation has ${generationCompletions} completions: it must be a multiple of num_generations (${numGenerations}), and of the ${stepCompletions} completions of a step, per_device_train_batch_size × gradient_accumulation_steps${devices > 1 ? ` × ${devices} ranks` : ""}`,
     );
   return {
     stepCompletions,
@@ -79,7 +83,7 @@ function openPolicy(plan: SessionPlan, { folder, startFolder }: TrainingModels):
 }
 
 /** Plans the tenants of a training session. */
-function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingModels) {
+function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingModels, { division }: Team) {
   const { longestPrompt, maxCompletion } = models.rollout;
   const sizes = { tokens: models.tokens, longestPrompt };
   const from = openPolicy(plan, models);
@@ -93,9 +97,9 @@ function planTenants(plan: SessionPlan, config: TrainConfig, models: TrainingMod
   const reference = isOwn
     ? referenceWithoutAdapters(model)
     : referenceFrom && planReference(plan, referenceFrom, model);
-  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing);
+  const policy = planTraining(plan, model, sizes, config.gradientCheckpointing, division);
   const rollout = planSampling(plan, model, models.rollout);
-  const critic = models.critic && planCritic(plan, models.critic, model, sizes, config.gradientCheckpointing);
+  const critic = models.critic && planCritic(plan, models.critic, model, sizes, config.gradientCheckpointing, division);
   const rewardModels = planRewardModels(plan, models.rewardModels, {
     dtype: config.dtype,
     duringRollout: config.dynamicSampling,
@@ -121,6 +125,7 @@ export interface TrainingSetup {
   readonly problems: ProblemSource;
   readonly evalProblems: ProblemSource | null;
   readonly batch: BatchShape;
+  readonly team: Team;
   /** Longest prompt that the plan has room for; longer rows are skipped and counted. */
   readonly longestPrompt: number;
   readonly planned: PlannedSession<TrainingTenants>;
@@ -160,6 +165,7 @@ async function referenceFolder(config: TrainConfig, startFolder: string, checkpo
  * Plans a training run.
  *
  * @param weightsFolder the checkpoint to resume from, whose weights the policy takes; null: the start model's
+ * @param team the ranks that train; this process alone by default
  * @throws InputError for anything wrong with model, data or settings
  */
 export async function setUpTraining(
@@ -167,10 +173,11 @@ export async function setUpTraining(
   paths: TrainingPaths,
   note: Note,
   weightsFolder: string | null = null,
+  team: Team = solo(),
 ): Promise<TrainingSetup> {
   const startFolder = await resolveModel(paths.model, { revision: config.modelRevision, note });
   const modelConfig = readModelConfig(startFolder);
-  const batch = batchShape(config);
+  const batch = batchShape(config, team.devices);
   const chatTemplate = readChatTemplate(config.chatTemplate);
   const tokenizer = loadModelTokenizer(startFolder, chatTemplate);
   const open = createClosers();
@@ -188,11 +195,22 @@ export async function setUpTraining(
     const longestPrompt = Math.min(longest, context - maxCompletionLength);
     const device = open.add(await openRunDevice(config, note));
     const settled = onDevice(config, device);
-    const sizes = { longestPrompt, evaluates: evalProblems !== null };
+    const sizes = { longestPrompt, evaluates: evalProblems !== null, ranks: team.ranks.size };
     const models = await trainingModels(settled, { startFolder, weightsFolder }, batch, sizes, note);
-    const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models), note));
+    const planned = open.add(planSession(device, (plan) => planTenants(plan, config, models, team), note));
     return {
-      ...{ config: settled, device, startFolder, tokenizer, problems, evalProblems, batch, longestPrompt, planned },
+      ...{
+        config: settled,
+        device,
+        startFolder,
+        tokenizer,
+        problems,
+        evalProblems,
+        batch,
+        longestPrompt,
+        planned,
+        team,
+      },
       assets: { folder: startFolder, chatTemplate, base: { name: paths.model, revision: config.modelRevision } },
       close: open.close,
     };
@@ -204,27 +222,31 @@ export async function setUpTraining(
 
 /** The plan of the same run under other settings of memory: what decides about rows, prompts and device must be the same. */
 export async function planAgain(
-  { device, startFolder, evalProblems, longestPrompt }: TrainingSetup,
+  { device, startFolder, evalProblems, longestPrompt, team }: TrainingSetup,
   config: TrainConfig,
 ): Promise<PlannedSession<TrainingTenants>> {
   const models = await trainingModels(
     onDevice(config, device),
     { startFolder, weightsFolder: null },
-    batchShape(config),
-    { longestPrompt, evaluates: evalProblems !== null },
+    batchShape(config, team.devices),
+    { longestPrompt, evaluates: evalProblems !== null, ranks: team.ranks.size },
     () => {},
   );
-  return planSession(device, (plan) => planTenants(plan, config, models));
+  return planSession(device, (plan) => planTenants(plan, config, models, team));
 }
 
 async function trainingModels(
   config: OnDevice<TrainConfig>,
   { startFolder, weightsFolder }: { readonly startFolder: string; readonly weightsFolder: string | null },
-  { generationPrompts, generationCompletions }: BatchShape,
-  { longestPrompt, evaluates }: { readonly longestPrompt: number; readonly evaluates: boolean },
+  batch: BatchShape,
+  sizes: { readonly longestPrompt: number; readonly evaluates: boolean; readonly ranks: number },
   note: Note,
 ): Promise<TrainingModels> {
   const { maxCompletionLength, criticModel } = config;
+  const { longestPrompt, evaluates, ranks } = sizes;
+  // The largest share of a generation that one rank samples and scores.
+  const prompts = Math.ceil(batch.generationPrompts / ranks);
+  const completions = prompts * config.numGenerations;
   return {
     folder: weightsFolder ?? startFolder,
     startFolder,
@@ -233,8 +255,8 @@ async function trainingModels(
       longestPrompt,
       longestCompletion: maxCompletionLength,
       // Of a generation, not of a step: the reference scores all of it at once.
-      groups: generationPrompts,
-      completions: generationCompletions,
+      groups: prompts,
+      completions,
     }),
     reference: await referenceFolder(config, startFolder, weightsFolder, note),
     critic:
@@ -244,10 +266,10 @@ async function trainingModels(
             resumeFrom: weightsFolder,
           }
         : null,
-    rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength, generationCompletions, note),
+    rewardModels: await rewardModels(config, longestPrompt + maxCompletionLength, completions, note),
     rollout: rolloutLimits({
       maxConcurrentSequences: config.maxConcurrentSequences,
-      completions: generationCompletions,
+      completions,
       samples: config.numGenerations,
       evaluates,
       longestPrompt,

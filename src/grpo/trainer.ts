@@ -36,8 +36,6 @@ export interface TrainerHooks {
   /** Called after a checkpoint was saved. */
   readonly onSaved?: RunOptions["onSaved"];
   readonly sinks?: RunOptions["sinks"];
-  /** Whether the user wants to stop. */
-  readonly stopRequested: () => boolean;
   /** Replaces the scored rewards with those to learn from; a test shuffles them here. */
   readonly reviseRewards?: (total: readonly (number | null)[], groupSize: number) => (number | null)[];
   /** In place of names in the settings. */
@@ -57,6 +55,7 @@ export async function train(
   resume: { readonly folder: string; readonly state: TrainerState } | null,
 ): Promise<RunOutcome> {
   const { config, batch, problems } = setup;
+  const { ranks } = setup.team;
   const { functions = noFunctions } = hooks;
   const { policy, reference, rollout, critic } = session;
   const movingReference = config.syncRefModel ? reference : null;
@@ -93,7 +92,7 @@ export async function train(
     // 1. Prompts, rollout, rewards
     const generation = await sampleGeneration(
       {
-        ...{ setup, rollout, rewards: hooks.rewards, trainerState: told(false), shouldStop: hooks.stopRequested },
+        ...{ setup, ranks, rollout, rewards: hooks.rewards, trainerState: told(false) },
         onPhase(phase) {
           turn.phase(phase);
           if (phase === "reward") turn.progress("rewards", 0);
@@ -115,7 +114,7 @@ export async function train(
       blockSize: lossType === "bnpo" ? perDeviceTrainBatchSize : null,
     });
     const needsOld = config.numIterations > 1 || cut.length > 1 || config.useKlInReward;
-    const measured = await measure(session, generation.samples, config, needsOld, turn.progress);
+    const measured = await measure(session, generation.samples, config, needsOld, turn.progress, ranks);
 
     // 3. Advantages
     const revised = hooks.reviseRewards?.(total, config.numGenerations);
@@ -134,9 +133,12 @@ export async function train(
     numTokens += generation.sequenceTokens;
 
     // 5. Report
-    const { referenceTokens } = measured;
+    // Of all ranks; only the reports of speed need them.
+    const counts = await ranks.gather("tokens", [learned.tokens, measured.referenceTokens] as const);
+    const sumOf = (which: 0 | 1) => counts.reduce((sum, count) => sum + count[which], 0);
+    const [updateTokens, referenceTokens] = [sumOf(0), sumOf(1)];
     const reached = { position, skippedRows, numTokens };
-    await report(turn, { generation, samples, estimate, cut, learned, referenceTokens, reached });
+    await report(turn, { generation, samples, estimate, cut, learned, updateTokens, referenceTokens, reached });
     return true;
   };
 
@@ -144,7 +146,7 @@ export async function train(
     {
       ...{ models, config, state, resume, steps, stepsPerTurn: batch.stepsPerGeneration },
       settings: recordOf(config, functions),
-      ...{ console: hooks.console, stopRequested: hooks.stopRequested, byDefault: "eval_reward" },
+      ...{ console: hooks.console, ranks, byDefault: "eval_reward" },
       evaluate:
         hooks.evaluate &&
         (async () => {

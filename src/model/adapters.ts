@@ -3,7 +3,7 @@
  * weights, so that sampling and training compute the same bits, and the model without them is its own reference.
  */
 import type { Pieces } from "../device/breathe.ts";
-import type { Weight } from "../device/device.ts";
+import type { AdapterTerm, Weight } from "../device/device.ts";
 import { adapterColumns } from "../families/adapters.ts";
 import type { Adapter, Linear } from "../families/layer.ts";
 import { columns, firstRows, type Tensor } from "../tensor/tensor.ts";
@@ -55,20 +55,18 @@ function forwardDown({ device }: Model, down: Tensor, x: Tensor, parts: readonly
       device.ops.matmulForward(columnsOf(down, own), x, adapter.a, null, false, adapter.scale);
 }
 
-/** y += scale · (x · aᵀ) · bᵀ of the maps that have adapters; y has the outputs of all, side by side. */
-export function addAdapters(
+/** scale · x · aᵀ of the maps that have adapters, to be multiplied by bᵀ; columns are those of all outputs side by side. */
+export function adapterTerms(
   model: Model,
-  y: Tensor,
   x: Tensor,
   linears: readonly Linear<Weight>[],
   joined: Weight | null = null,
-): void {
+): AdapterTerm[] {
   const parts = partsOf(linears, joined !== null);
-  if (parts.length === 0) return;
+  if (parts.length === 0) return [];
   const down = productsFor(model, "down", x);
   forwardDown(model, down, x, parts, joined);
-  for (const { adapter, output, down: own } of parts)
-    model.device.ops.matmulForward(columnsOf(y, output), columnsOf(down, own), adapter.b, null, true);
+  return parts.map(({ adapter, output: [from], down: own }) => ({ down: columnsOf(down, own), b: adapter.b, from }));
 }
 
 /** da and db += of the maps that have adapters. Leaves what `addAdapterInputs` reads, which must follow. */

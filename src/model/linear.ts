@@ -1,26 +1,27 @@
 /** A linear map with or without bias and adapter, or several of the same input, forward and backward. */
 import type { Pieces } from "../device/breathe.ts";
-import type { Weight } from "../device/device.ts";
+import type { AdapterTerm, Weight } from "../device/device.ts";
 import type { Linear } from "../families/layer.ts";
 import { columns, type Tensor } from "../tensor/tensor.ts";
-import { adapterGradients, addAdapterInputs, addAdapters } from "./adapters.ts";
+import { adapterGradients, adapterTerms, addAdapterInputs } from "./adapters.ts";
 import { gradientOf, type LinearGroup, type Model, type ParameterGradients } from "./model.ts";
 
-/** y = or += x · weightᵀ + bias, without its adapter */
-function forwardBase(
-  { device }: Model,
+/** y = or += x · weightᵀ + bias, + the terms of adapters */
+function product(
+  { device: { ops } }: Model,
   y: Tensor,
   x: Tensor,
   { weight, bias }: Linear<Weight>,
+  terms: readonly AdapterTerm[],
   accumulate = false,
 ): void {
-  device.ops.matmulForward(y, x, weight, bias, accumulate);
+  if (terms.length > 0) ops.adaptedForward(y, x, weight, bias, terms, accumulate);
+  else ops.matmulForward(y, x, weight, bias, accumulate);
 }
 
 /** y = or += x · weightᵀ + bias, + the adapter's */
 export function forwardLinear(model: Model, y: Tensor, x: Tensor, linear: Linear<Weight>, accumulate = false): void {
-  forwardBase(model, y, x, linear, accumulate);
-  addAdapters(model, y, x, [linear]);
+  product(model, y, x, linear, adapterTerms(model, x, [linear]), accumulate);
 }
 
 /** dweight and dbias += if they are trained. */
@@ -69,15 +70,20 @@ function* columnsOf(parts: readonly Linear<Weight>[], y: Tensor) {
 
 /** y = x · weightᵀ + bias of each map, + the adapters', side by side. */
 export function* forwardGroup(model: Model, y: Tensor, x: Tensor, { parts, joined, joinedDown }: LinearGroup): Pieces {
+  const terms = adapterTerms(model, x, parts, joinedDown);
   if (joined) {
-    forwardBase(model, y, x, joined);
+    product(model, y, x, joined, terms);
     yield;
-  } else
-    for (const [part, own] of columnsOf(parts, y)) {
-      forwardBase(model, own, x, part);
-      yield;
-    }
-  addAdapters(model, y, x, parts, joinedDown);
+    return;
+  }
+  let from = 0;
+  for (const part of parts) {
+    const [width = 0] = part.weight.shape;
+    const own = terms.filter((term) => term.from === from).map((term) => ({ ...term, from: 0 }));
+    product(model, columns(y, from, width), x, part, own);
+    from += width;
+    yield;
+  }
 }
 
 /** dx = or += Σ dy · weight, + the adapters'; gradients of what is trained += */

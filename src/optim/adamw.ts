@@ -130,6 +130,17 @@ export function planOptimizer(
   };
 }
 
+/** Elements of each trained parameter, padding included. */
+export function trainedElements(
+  device: Pick<Device, "parameterElements">,
+  blocks: readonly Specifications[],
+  dtype: ComputeDType,
+): number[] {
+  return blocks
+    .flatMap(({ parts }) => parts.filter(({ trainable }) => trainable))
+    .map(({ shape }) => device.parameterElements(shape, dtype));
+}
+
 /** A parameter's masters, to be saved and loaded like the parameter. */
 export function mastersOf({ weight, master }: Pick<OptimizedParameter, "weight" | "master">): Weight {
   const own: Weight = { ...weight, address: master.address, dtype: "float32", layoutOf: weight.dtype };
@@ -147,6 +158,16 @@ export function zeroGradients({ ops }: Device, state: OptimizerState): void {
   for (const { gradient } of state.parameters) ops.fill(gradient, 0);
 }
 
+/** The sums of squares of the trained weights' float32 values, by parameter. */
+export async function sumsOfSquares(device: Device, state: OptimizerState): Promise<Float64Array> {
+  for (const [i, { weight, gradient: scratch }] of state.parameters.entries()) {
+    device.ops.cast(scratch, tensor(weight.name, weight.address, weight.dtype, [weight.elements]));
+    device.ops.sumSquares(rows(state.sums, i, 1), scratch);
+    await breathe();
+  }
+  return (await device.read(state.sums)) as Float64Array;
+}
+
 /** Global L2 norm of all gradients. */
 async function gradientNorm(device: Device, state: OptimizerState): Promise<number> {
   for (const [i, { gradient }] of state.parameters.entries()) {
@@ -160,6 +181,7 @@ async function gradientNorm(device: Device, state: OptimizerState): Promise<numb
 /**
  * One optimizer step on the accumulated gradients. Returns their norm before clipping.
  *
+ * @param known the norm, where it has been computed already
  * @throws RunError if the norm is not finite, before any weight is changed
  */
 export async function optimizerStep(
@@ -167,8 +189,9 @@ export async function optimizerStep(
   state: OptimizerState,
   settings: OptimizerSettings,
   learningRate: number,
+  known: number | null = null,
 ): Promise<number> {
-  const norm = await gradientNorm(device, state);
+  const norm = known ?? (await gradientNorm(device, state));
   if (!Number.isFinite(norm))
     throw new RunError(
       `the gradient norm is ${norm} at optimizer step ${state.step + 1}: stopped before any weight changed; resume from the last checkpoint with a lower learning_rate`,

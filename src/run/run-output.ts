@@ -7,6 +7,7 @@ import { join, resolve } from "node:path";
 import { isEarlierWaiting } from "../checkpoint/earlier.ts";
 import { checkpointName, keepNewestCheckpoints, writeTrainerState } from "../checkpoint/state.ts";
 import type { MetricsRecord, MetricsWriter } from "../metrics/metrics-file.ts";
+import type { Ranks } from "../ranks/ranks.ts";
 import { loadModel, saveCheckpoint, saveModel, type TrainedModels } from "../session/checkpointing.ts";
 import { type BestSettings, type BestState, trackBest } from "./best-checkpoint.ts";
 import type { RunSink } from "./sinks.ts";
@@ -20,7 +21,7 @@ export interface RunOutputOptions {
   readonly byDefault: "eval_reward" | "eval_accuracy";
   /** Runs an evaluation, returning a metrics record without its step; null if there is nothing to evaluate on. */
   readonly evaluate: (() => Promise<{ readonly values: Record<string, number>; readonly note: string }>) | null;
-  readonly stopRequested: () => boolean;
+  readonly ranks: Ranks;
   /** Called after a checkpoint was saved, before older ones are deleted. */
   readonly onSaved?: ((folder: string, step: number) => Promise<void>) | undefined;
   /** The run's current state, as kept in checkpoints. */
@@ -61,7 +62,7 @@ function beforeAndAfter(figures: readonly Figure[], step: number): string[] {
 
 /** @throws InputError if the evaluation before the first step lacks the metric that selects the best */
 export function openRunOutput(options: RunOutputOptions): RunOutput {
-  const { models, config, metrics, tell, stopRequested, resume } = options;
+  const { models, config, metrics, tell, ranks, resume } = options;
   const { outputDir } = config;
   const best = trackBest(config, outputDir, options.byDefault, resume);
   const figures: Figure[] = [];
@@ -73,17 +74,19 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
 
   const save = async (): Promise<void> => {
     const reached = state();
-    tell.note(`saved ${await saveCheckpoint(models, outputDir, reached.step, reached)}`);
+    await ranks.first("a checkpoint", async () => {
+      tell.note(`saved ${await saveCheckpoint(models, outputDir, reached.step, reached)}`);
+      await options.onSaved?.(folderOf(reached.step), reached.step);
+      keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
+    });
     savedAt = reached.step;
-    await options.onSaved?.(folderOf(reached.step), reached.step);
-    keepNewestCheckpoints(outputDir, config.saveTotalLimit, best?.state.step);
   };
   /** Saves a checkpoint if an evaluation is the best so far; if the step's is saved already, updates its state. */
   const rate = async (values: MetricsRecord): Promise<void> => {
     const { step } = values;
     if (!best || best.state.evaluatedAt >= step) return;
     const isBest = best.rate(step, values);
-    if (savedAt === step) writeTrainerState(folderOf(step), state());
+    if (savedAt === step) await ranks.first("its state", () => writeTrainerState(folderOf(step), state()));
     else if (isBest) await save();
   };
   return {
@@ -93,16 +96,17 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
     save,
     async stop() {
       const { step } = state();
-      if (savedAt !== step && (step > 0 || !isEarlierWaiting(outputDir))) await save();
+      const replaces = await ranks.first("an earlier run", () => isEarlierWaiting(outputDir));
+      if (savedAt !== step && (step > 0 || !replaces)) await save();
     },
     async evaluate() {
-      if (!options.evaluate || stopRequested()) return;
+      if (!options.evaluate || ranks.stopAgreed()) return;
       const { step } = state();
-      const done = metrics.lastWith("eval_completions/mean_length");
+      const done = await ranks.first("an evaluation", () => metrics.lastWith("eval_completions/mean_length"));
       // After a resume the evaluation may be logged while the checkpoint's state lacks it.
       if (done?.step === step) return rate(done);
       const { values, note } = await options.evaluate();
-      if (stopRequested()) return;
+      if (ranks.stopAgreed()) return;
       best?.require(step, values, tell.note);
       tell.evaluation({ step, ...values }, note);
       const name = values.eval_accuracy === undefined ? "eval_reward" : "eval_accuracy";
@@ -111,9 +115,9 @@ export function openRunOutput(options: RunOutputOptions): RunOutput {
     },
     async finish(steps) {
       const { step } = state();
-      const from = best?.conclude(step, steps, tell.note) ?? null;
+      const from = await ranks.first("the best model", () => best?.conclude(step, steps, tell.note) ?? null);
       if (from !== null) await loadModel(models, from);
-      await saveModel(models, outputDir);
+      await ranks.first("the model", () => saveModel(models, outputDir));
       for (const line of beforeAndAfter(figures, from === null ? step : best!.state.step!)) tell.note(line);
       tell.note(`saved the model in ${outputDir}${from === null ? "" : `: that of ${from}`}`);
     },

@@ -9,8 +9,9 @@ import { everySteps } from "../config/often.ts";
 import { RunError } from "../errors.ts";
 import { removeCompletionsAfter } from "../metrics/completions-file.ts";
 import type { RunConsole } from "../metrics/console.ts";
-import { createMetricsWriter, type MetricsRecord } from "../metrics/metrics-file.ts";
+import { createMetricsWriter, type MetricsRecord, type MetricsWriter } from "../metrics/metrics-file.ts";
 import { createStopwatch } from "../metrics/stopwatch.ts";
+import type { Ranks } from "../ranks/ranks.ts";
 import { restoreOptimizer, saveCheckpoint, saveModel, type TrainedModels } from "../session/checkpointing.ts";
 import { openRunOutput, type RunOutputOptions } from "./run-output.ts";
 import { consoleSink, metricsSink, type RunSink, toAll } from "./sinks.ts";
@@ -42,7 +43,10 @@ export interface Turn extends Required<Pick<RunSink, "step" | "completions" | "t
   /** Begins a phase, which is timed for `times`. */
   phase(name: string): void;
   progress(phase: string, done?: number, total?: number): void;
-  /** Seconds by phase, and of the whole turn, so far. */
+  /**
+   * Seconds by phase, and of the whole turn, so far; with several ranks also `time/wait`, the part of them in which this
+   * one waited for others.
+   */
   times(): Record<string, number>;
   /**
    * Ends a run that learns nothing. Saves a checkpoint unless the run has learned nothing at all and would replace an
@@ -61,12 +65,11 @@ export interface Turn extends Required<Pick<RunSink, "step" | "completions" | "t
  *   run with an InputError, after a checkpoint.
  */
 export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise<boolean>): Promise<RunOutcome> {
-  const { models, config, console, steps, stepsPerTurn, state, resume, stopRequested } = options;
+  const { models, config, console, steps, stepsPerTurn, state, resume, ranks } = options;
   const { outputDir } = config;
   const reached = () => state(null).step;
   if (resume) restoreOptimizer(models, resume.folder);
-  const metrics = createMetricsWriter(outputDir, resume ? { resumeStep: reached() } : {});
-  removeCompletionsAfter(outputDir, reached());
+  const metrics = ranks.rank === 0 ? openMetrics(outputDir, resume ? reached() : null) : noMetrics;
   const often = everySteps(config, steps);
   const shows = (step: number) => step % often.logging === 0 || step === steps;
   const trackers = openTrackers(
@@ -78,7 +81,10 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
   const stopwatch = createStopwatch();
   let stopped = false;
 
-  const ends = () => stopRequested() || trackers.failure() !== null;
+  const ends = () => {
+    if (trackers.failure() !== null) ranks.askToStop();
+    return ranks.stopAgreed();
+  };
   const passed = (every: number, since: number) => Math.floor(reached() / every) > Math.floor(since / every);
   const evaluationDue = (since: number) => often.eval !== null && passed(often.eval, since) && reached() < steps;
   try {
@@ -96,9 +102,10 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
             ...{ step: since + 1, steps, phase },
             ...(done === undefined ? {} : { done, total: total ?? done }),
           }),
-        times: stopwatch.lap,
+        times: () => timesOf(stopwatch.lap(), ranks),
         async giveUp(reason, hasLearned) {
-          if (!hasLearned && isEarlierWaiting(outputDir)) throw new RunError(`${reason}; fix it and start again`);
+          const replaces = await ranks.first("an earlier run", () => isEarlierWaiting(outputDir));
+          if (!hasLearned && replaces) throw new RunError(`${reason}; fix it and start again`);
           await output.save();
           throw new RunError(`${reason}; fix it and continue with --resume_from_checkpoint true`);
         },
@@ -107,7 +114,7 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
       if (often.save > 0 && passed(often.save, since)) await output.save();
       if (evaluationDue(since)) await output.evaluate();
     }
-    if (trackers.failure() === null) await output.evaluate();
+    if (!ends()) await output.evaluate();
     stopped = ends();
     if (stopped) await output.stop();
     else await output.finish(steps);
@@ -118,6 +125,21 @@ export async function keepRun(options: RunOptions, turn: (turn: Turn) => Promise
   if (failure !== null) throw failure;
   return { steps: reached(), stopped };
 }
+
+function timesOf({ step_time, ...phases }: Record<string, number>, ranks: Ranks): Record<string, number> {
+  const waited = ranks.takeWait();
+  return { ...phases, ...(waited !== null && { "time/wait": waited }), step_time: step_time! };
+}
+
+/** metrics.jsonl, and the recorded completions, up to the step after which the run goes on; null: from the start. */
+function openMetrics(outputDir: string, resumeStep: number | null): MetricsWriter {
+  const metrics = createMetricsWriter(outputDir, resumeStep === null ? {} : { resumeStep });
+  removeCompletionsAfter(outputDir, resumeStep ?? 0);
+  return metrics;
+}
+
+/** Those of a rank that writes nothing. */
+const noMetrics: MetricsWriter = { path: "", write() {}, lastWith: () => null, close() {} };
 
 /**
  * Writes a whole run at its end: all records, the model, a checkpoint. Such a run leaves nothing if it does not finish.

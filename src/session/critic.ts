@@ -9,8 +9,10 @@ import { withScalarHead } from "../families/config.ts";
 import { parameterBlocks } from "../families/parameters.ts";
 import { type PassSizes, planForwardBackward } from "../model/activations.ts";
 import { type ScalarActivations, scalarHead } from "../model/scalar-head.ts";
-import { planOptimizer, startOptimizer } from "../optim/adamw.ts";
+import { planOptimizer, startOptimizer, trainedElements } from "../optim/adamw.ts";
+import type { Division } from "../ranks/ranks.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
+import { planGradientShards } from "./gradient-shards.ts";
 import { type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { TrainedModel } from "./policy.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
@@ -52,6 +54,7 @@ export function planCritic(
   policy: PlannedModel,
   sizes: PassSizes,
   checkpointing: GradientCheckpointing = true,
+  division: Division | null = null,
 ): Tenant<Critic> {
   const { device } = plan;
   const { dtype, positions } = policy;
@@ -69,7 +72,9 @@ export function planCritic(
   const critic = planModel(plan, from, { prefix: "critic", dtype, positions, config });
   const memory = plan.memory.of("critic");
   const owner = { prefix: "critic ", phase: "critic" } as const;
-  const bindOptimizer = planOptimizer(memory, device, parameterBlocks(config, device.rowBlock), dtype, owner);
+  const blocks = parameterBlocks(config, device.rowBlock);
+  const bindOptimizer = planOptimizer(memory, device, blocks, dtype, owner);
+  const bindShards = planGradientShards(memory, device, division, trainedElements(device, blocks, dtype), owner);
   const passes = { device, config, dtype, sizes, prefix: "critic", lifetime: ["critic"] } as const;
   const bindActivations = planForwardBackward(memory, scalarHead, passes, keepLayers(plan, checkpointing));
   planPass(plan, critic, { tokens: sizes.tokens, headRows: sizes.tokens, sequences: 1 });
@@ -78,7 +83,8 @@ export function planCritic(
       const model = await place.open(critic);
       const optimizer = bindOptimizer(place.tensors, model.weights.all);
       startOptimizer(device, optimizer);
-      return { model, activations: bindActivations(place.tensors), optimizer };
+      const shards = bindShards(place.tensors, optimizer);
+      return { model, activations: bindActivations(place.tensors), optimizer, shards };
     },
   };
 }

@@ -14,12 +14,14 @@ import {
 } from "../model/activations.ts";
 import { type Activations, lmHead, logprobSizes } from "../model/lm-head.ts";
 import type { Model } from "../model/model.ts";
-import { type OptimizerState, planOptimizer, startOptimizer } from "../optim/adamw.ts";
+import { type OptimizerState, planOptimizer, startOptimizer, trainedElements } from "../optim/adamw.ts";
+import type { Division } from "../ranks/ranks.ts";
 import { planRollout, type RolloutLimits, rolloutSizes } from "../rollout/buffers.ts";
 import { createRolloutEngine, type RolloutEngine } from "../rollout/engine.ts";
 import type { ComputeDType } from "../tensor/dtype.ts";
 import type { AdapterPlan } from "./adapters.ts";
 import { type GradientCheckpointing, keepLayers } from "./gradient-checkpointing.ts";
+import { type GradientShards, planGradientShards } from "./gradient-shards.ts";
 import { computeDType, type PlannedModel, planModel, planPass } from "./planned-model.ts";
 import type { SessionPlan, Tenant } from "./tenant.ts";
 
@@ -32,6 +34,8 @@ export interface ScoringModel<A extends LayerActivations = Activations> {
 /** A model with its optimizer. */
 export interface TrainedModel<A extends LayerActivations = Activations> extends ScoringModel<WithGradients<A>> {
   readonly optimizer: OptimizerState;
+  /** How its optimizer steps are divided; null: they are not. */
+  readonly shards: GradientShards | null;
 }
 
 /**
@@ -80,9 +84,12 @@ export function planTraining(
   policy: PlannedModel,
   sizes: PassSizes,
   checkpointing: GradientCheckpointing = true,
+  division: Division | null = null,
 ): PlannedTraining {
   const { device, memory } = plan;
-  const bindOptimizer = planOptimizer(memory, device, parameterBlocks(policy.config, device.rowBlock), policy.dtype);
+  const blocks = parameterBlocks(policy.config, device.rowBlock);
+  const bindOptimizer = planOptimizer(memory, device, blocks, policy.dtype);
+  const bindShards = planGradientShards(memory, device, division, trainedElements(device, blocks, policy.dtype));
   const passes = planLogprobs(plan, policy, sizes, "update", true);
   const bindActivations = planForwardBackward(memory, lmHead, passes, keepLayers(plan, checkpointing));
   return {
@@ -91,7 +98,8 @@ export function planTraining(
       const model = await place.open(policy);
       const optimizer = bindOptimizer(place.tensors, model.weights.all);
       startOptimizer(device, optimizer);
-      return { model, activations: bindActivations(place.tensors), optimizer };
+      const shards = bindShards(place.tensors, optimizer);
+      return { model, activations: bindActivations(place.tensors), optimizer, shards };
     },
   };
 }

@@ -4,9 +4,8 @@
  * the plan, and fills them after allocation. This file plans, checks, allocates, opens and closes the whole.
  */
 import { type Closable, createClosers, whileOpen } from "../closing.ts";
-import { breathe } from "../device/breathe.ts";
-import type { Device, DeviceMemory, ScratchSizes } from "../device/device.ts";
-import { type MemoryPlan, type OptionalBuffers, phases, placeTensors, planMemory } from "../tensor/plan.ts";
+import type { Device, ScratchSizes } from "../device/device.ts";
+import { type MemoryPlan, type OptionalBuffers, placeTensors, planMemory } from "../tensor/plan.ts";
 import { planOptional } from "./gradient-checkpointing.ts";
 import { estimateMemory, type MemoryEstimate, requireMemory } from "./memory.ts";
 import { openModelFolder } from "./planned-model.ts";
@@ -30,23 +29,6 @@ export interface PlannedSession<T extends Tenants> extends Closable {
    * @throws InputError if the machine does not have enough memory
    */
   open(): Promise<Session<T>>;
-}
-
-/** Bytes touched between two turns of the event loop. */
-const TOUCHED_AT_ONCE = 256 * 2 ** 20;
-
-/**
- * Touches all of the memory, so that a machine without enough of it fails here and not within a step. It is zero then.
- * What lies beyond the first phase's buffers is touched while that phase begins.
- */
-async function touch(device: Device, arena: DeviceMemory, layout: MemoryPlan): Promise<void> {
-  const first = layout.phaseBytes.get(phases[0])!;
-  let at = 0;
-  for (; at < first; at += TOUCHED_AT_ONCE) {
-    device.populate(arena, at, Math.min(TOUCHED_AT_ONCE, arena.byteLength - at), false);
-    await breathe();
-  }
-  if (at < arena.byteLength) device.populate(arena, at, arena.byteLength - at, true);
 }
 
 async function openAll<T extends Tenants>(
@@ -134,7 +116,7 @@ export function planSession<T extends Tenants>(
       try {
         const arena = device.allocate(layout.totalBytes, "the memory plan");
         closers.add({ close: () => arena.free() });
-        await touch(device, arena, layout);
+        device.populate(arena);
         const session = await openAll(tenants, placeTensors(layout, arena.address), closers.add);
         files.close();
         return { ...session, close: closers.close } as Session<T>;

@@ -11,14 +11,16 @@ import { InputError, RunError } from "../errors.ts";
 import type { RunConsole } from "../metrics/console.ts";
 import type { MetricsRecord } from "../metrics/metrics-file.ts";
 import { forwardBackward } from "../model/lm-head.ts";
-import { cutMicroBatches, type PackedGroup } from "../model/micro-batches.ts";
-import { optimizerSettings, optimizerStep, zeroGradients } from "../optim/adamw.ts";
+import type { MicroBatch, PackedGroup } from "../model/micro-batches.ts";
+import { optimizerSettings, optimizerStep } from "../optim/adamw.ts";
 import { learningRate, scheduleOf } from "../optim/schedule.ts";
+import type { Team } from "../ranks/ranks.ts";
 import { type BestState, bestState } from "../run/best-checkpoint.ts";
 import type { OnDevice } from "../run/device.ts";
 import type { ProblemSource } from "../run/prompts.ts";
 import { keepRun, type RunOptions, type RunOutcome, type Turn } from "../run/run.ts";
 import type { TrainedModels } from "../session/checkpointing.ts";
+import { passesOf } from "../session/gradient-shards.ts";
 import { anonymousBytes } from "../session/memory.ts";
 import type { TrainedModel } from "../session/policy.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
@@ -43,7 +45,7 @@ export interface SftRun {
   readonly problems: ProblemSource;
   readonly console: RunConsole;
   readonly evaluate: (() => Promise<{ values: Record<string, number>; note: string }>) | null;
-  readonly stopRequested: () => boolean;
+  readonly team: Team;
   /** Called after a checkpoint was saved. */
   readonly onSaved?: RunOptions["onSaved"];
   readonly sinks?: RunOptions["sinks"];
@@ -51,41 +53,49 @@ export interface SftRun {
 }
 
 /** Rows of one optimizer step. */
-export function rowsPerStep({ perDeviceTrainBatchSize, gradientAccumulationSteps }: SftConfig): number {
-  return perDeviceTrainBatchSize * gradientAccumulationSteps;
+export function rowsPerStep(
+  { perDeviceTrainBatchSize, gradientAccumulationSteps }: SftConfig,
+  { devices }: Pick<Team, "devices">,
+): number {
+  return perDeviceTrainBatchSize * gradientAccumulationSteps * devices;
 }
 
 /** Forward, backward and optimizer step over one batch; the loss is the mean negative logprob of its answer tokens. */
 async function learn(policy: TrainedModel, batch: readonly PackedGroup[], config: OnDevice<SftConfig>, lr: number) {
-  const { model, activations, optimizer } = policy;
+  const { model, activations, optimizer, shards } = policy;
   const answers = batch.reduce((sum, g) => sum + g.completions.reduce((n, c) => n + c.completionIds.length, 0), 0);
-  zeroGradients(model.device, optimizer);
-  let loss = 0;
-  let entropy = 0;
-  let tokens = 0;
-  for (const micro of cutMicroBatches(batch, config.microBatchTokens)) {
+  const pass = async (micro: MicroBatch) => {
     const derive = (entries: Int32Array) => ({
       dlogprobs: new Float64Array(entries.length).fill(-1 / answers),
       dentropies: new Float64Array(entries.length),
     });
-    const scores = await forwardBackward(model, micro, activations, optimizer.gradients, derive, 1);
+    const { logprobs, entropies } = await forwardBackward(model, micro, activations, optimizer.gradients, derive, 1);
+    const broken = logprobs.find((logprob) => !Number.isFinite(logprob));
+    if (broken !== undefined)
+      throw new RunError(`the loss is ${-broken}: stopped before any weight changed; lower learning_rate`);
+    return { logprobs: logprobs.slice(), entropies: entropies.slice(), tokens: micro.tokens.length };
+  };
+  const passes = await passesOf(model.device, optimizer, shards, batch, config.microBatchTokens, pass);
+  let loss = 0;
+  let entropy = 0;
+  let tokens = 0;
+  for (const scores of passes.results) {
     for (const [i, logprob] of scores.logprobs.entries()) {
       loss -= logprob / answers;
       entropy += scores.entropies[i]! / answers;
     }
-    if (!Number.isFinite(loss))
-      throw new RunError(`the loss is ${loss}: stopped before any weight changed; lower learning_rate`);
-    tokens += micro.tokens.length;
+    tokens += scores.tokens;
   }
-  const norm = await optimizerStep(model.device, optimizer, optimizerSettings(config), lr);
+  const norm = await optimizerStep(model.device, optimizer, optimizerSettings(config), lr, passes.norm);
   return { metrics: { loss, grad_norm: norm, learning_rate: lr, entropy }, tokens };
 }
 
 /** Runs supervised fine-tuning to its end or until the user stops it. */
 export async function runSft(run: SftRun): Promise<RunOutcome> {
   const { config, models, tokenizer, problems, resume } = run;
+  const { ranks } = run.team;
   const { device } = models.policy.model;
-  const batchRows = rowsPerStep(config);
+  const batchRows = rowsPerStep(config, run.team);
   const { numRows, path } = problems.dataset;
   const steps = config.maxSteps ?? Math.max(1, Math.floor((numRows * config.numTrainEpochs) / batchRows));
   const schedule = scheduleOf(config, steps);
@@ -142,7 +152,7 @@ export async function runSft(run: SftRun): Promise<RunOutcome> {
     {
       ...{ models, config, state, resume, steps, stepsPerTurn: 1, byDefault: "eval_accuracy" },
       settings: toJson(config),
-      ...{ console: run.console, stopRequested: run.stopRequested },
+      ...{ console: run.console, ranks },
       evaluate: run.evaluate,
       ...{ onSaved: run.onSaved, sinks: run.sinks },
     },

@@ -152,7 +152,7 @@ describe.each(models)("%s", (model) => {
       );
       for (const headChunk of [1, 7, 512]) {
         const activations = { ...planned, sizes: { ...planned.sizes, headChunk } };
-        const policy = { model: weights, activations, optimizer };
+        const policy = { model: weights, activations, optimizer, shards: null };
         zeroGradients(device, optimizer);
         const apart: Float32Array[] = [];
         for (const batch of cutMicroBatches(packed(samples), 60)) {

@@ -125,12 +125,18 @@ function ofRepository([, first = "", second = ""]: readonly string[]): boolean {
   return existsSync(join(root, first)) || first === "make-problems.ts";
 }
 
-async function check({ words: written }: Shown): Promise<void> {
+/** A page that shows what the program says to a mistake marks it so. */
+const onPurpose = "# wrong on purpose";
+
+async function check({ text, words: written }: Shown): Promise<void> {
   // "…" stands for whatever else there is; npx only fetches Bun.
   const words = written.filter((word) => word !== "…");
   if (words[0] === "npx" && words[2]?.startsWith("bun@")) words.splice(0, 3, "bun");
   const argv = ours(words);
-  if (argv !== null) return await parse(argv);
+  if (argv !== null) {
+    if (!text.endsWith(onPurpose)) return await parse(argv);
+    return expect(parse(argv), text).rejects.toThrow();
+  }
   const program = words[0]!;
   if (program === "bun") {
     if (!ofRepository(words)) throw new Error(`${words.join(" ")}: no such script or file`);

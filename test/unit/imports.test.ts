@@ -37,17 +37,22 @@ const above: Readonly<Record<string, readonly string[]>> = {
   "src/data": ["ffi/bindings", "src/hub"],
   "src/device": ["ffi/bindings", "src/tensor"],
   "src/families": ["src/device"],
+  "src/ranks": ["ffi/bindings", "src/tensor", "src/device"],
   "src/checkpoint": ["ffi/bindings", "src/families", "src/hub"],
   "src/optim": ["src/tensor", "src/device"],
   "src/model": ["src/tensor", "src/families", "src/device"],
   "src/rollout": ["src/tensor", "src/families", "src/tokenizer", "src/device", "src/model"],
-  "src/session": words("tensor families tokenizer checkpoint device optim model rollout"),
-  "src/run": words("tensor families tokenizer metrics data checkpoint device rollout session"),
+  "src/session": words("ranks tensor families tokenizer checkpoint device optim model rollout"),
+  "src/run": words("ranks tensor families tokenizer metrics data checkpoint device rollout session"),
   "src/dashboard": words("checkpoint run"),
-  "src/eval": words("tokenizer metrics rewards device rollout run"),
-  "src/sft": words("tokenizer metrics data optim model session run"),
-  "src/grpo": words("tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run"),
-  "src/api": words("tokenizer metrics rewards hub data checkpoint model rollout session run dashboard eval sft grpo"),
+  "src/eval": words("ranks tokenizer metrics rewards device rollout run"),
+  "src/sft": words("ranks tokenizer metrics data optim model session run"),
+  "src/grpo": words(
+    "ranks tensor families tokenizer metrics rewards data checkpoint device optim model rollout session run",
+  ),
+  "src/api": words(
+    "ranks optim tokenizer metrics rewards hub data checkpoint model rollout session run dashboard eval sft grpo",
+  ),
   "src/index.ts": words("tokenizer rewards data grpo api"),
   bench: [
     "ffi/bindings",
@@ -56,7 +61,7 @@ const above: Readonly<Record<string, readonly string[]>> = {
   check: ["ffi/bindings", ...words("tensor device"), "bench"],
   "src/cli": [
     "ffi/bindings",
-    ...words("tensor metrics rewards data checkpoint device session run dashboard eval grpo api index.ts"),
+    ...words("ranks tensor metrics rewards data checkpoint device session run dashboard eval grpo api index.ts"),
     "bench",
     "check",
   ],
@@ -73,7 +78,13 @@ function words(names: string): string[] {
 const embeds = (from: string, target: string) =>
   (from === "src/assets.ts" && !target.endsWith(".ts")) ||
   (target === "package.json" &&
-    ["src/cli/main.ts", "src/api/model-card.ts", "src/run/wandb-sink.ts", "release/build.ts"].includes(from));
+    [
+      "src/cli/main.ts",
+      "src/api/model-card.ts",
+      "src/api/ranks.ts",
+      "src/run/wandb-sink.ts",
+      "release/build.ts",
+    ].includes(from));
 
 /** The part of the tree that a file belongs to: the longest entry of the table that its path begins with. */
 function partOf(path: string): string | undefined {

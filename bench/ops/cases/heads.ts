@@ -37,28 +37,42 @@ interface Settings extends Heads {
   readonly gap?: number;
 }
 
-/** Elements normalized by head, then rotated, as sums of two products; v as it is. */
-function expected(
+/** The elements of q and k normalized by head, if there are norms, then rotated, as sums of two products; those of v as they are. */
+export function transformedHeads(
   raw: Values,
-  weights: { readonly q: Values; readonly k: Values },
+  norms: { readonly q: Values; readonly k: Values; readonly epsilon: number } | null,
   at: ReturnType<typeof tables>["at"],
-  { H, Hkv, Dh }: Settings,
-) {
+  { H, Hkv, Dh }: Heads,
+): (i: number) => number | Sum {
   const [width, half] = [(H + 2 * Hkv) * Dh, Dh / 2];
-  const [q, k] = [rmsnorm(raw, weights.q, Dh, EPSILON), rmsnorm(raw, weights.k, Dh, EPSILON)];
-  const element = (i: number): number | Sum => {
+  const normed = (weight: Values | undefined): Values =>
+    norms && weight ? rmsnorm(raw, weight, Dh, norms.epsilon).y : raw;
+  const [q, k] = [normed(norms?.q), normed(norms?.k)];
+  return (i) => {
     const [t, column] = [Math.floor(i / width), i % width];
     if (column >= (H + Hkv) * Dh) return raw(i);
-    const { y } = column < H * Dh ? q : k;
+    const y = column < H * Dh ? q : k;
     const d = column % Dh;
     const angle = at.positions(t) * half + (d % half);
     const terms = [y(i) * at.cos(angle), d < half ? -y(i + half) * at.sin(angle) : y(i - half) * at.sin(angle)];
     const over = (f: (term: number) => number) => terms.reduce((sum, term) => sum + f(term), 0);
     return { value: over((term) => term), magnitude: over(Math.abs), squares: over((term) => term * term) };
   };
-  const rstd = (of: typeof q, from: number, count: number) => (i: number) =>
-    of.rstd(Math.floor(i / count) * (H + 2 * Hkv) + from + (i % count));
-  return { element, rstdQ: rstd(q, 0, H), rstdK: rstd(k, H, Hkv) };
+}
+
+function expected(
+  raw: Values,
+  weights: { readonly q: Values; readonly k: Values },
+  at: ReturnType<typeof tables>["at"],
+  settings: Settings,
+) {
+  const { H, Hkv, Dh } = settings;
+  const rstd = (weight: Values, from: number, count: number): Values => {
+    const { rstd } = rmsnorm(raw, weight, Dh, EPSILON);
+    return (i) => rstd(Math.floor(i / count) * (H + 2 * Hkv) + from + (i % count));
+  };
+  const element = transformedHeads(raw, { ...weights, epsilon: EPSILON }, at, settings);
+  return { element, rstdQ: rstd(weights.q, 0, H), rstdK: rstd(weights.k, H, Hkv) };
 }
 
 function buffers<R extends Run>(run: R, settings: Settings, positions: number) {

@@ -1,6 +1,6 @@
 /** Products with a weight: forward, both gradients, the bias's gradient, and rows whose bits do not depend on M. */
 import { bfloat16ToNumber, type ComputeDType, numberToBfloat16 } from "../../../src/tensor/dtype.ts";
-import { elementCount, rows } from "../../../src/tensor/tensor.ts";
+import { columns, elementCount, rows } from "../../../src/tensor/tensor.ts";
 import {
   computeDTypes,
   dtypes,
@@ -103,6 +103,119 @@ function forward(settings: ForwardSettings, cold = false) {
     run.check(out, (i) => grown(start(i), want(i)), tolerance);
   });
 }
+
+interface AdaptedSettings extends Product {
+  /** Type of everything but y. */
+  readonly x: ShortDType;
+  readonly y: ShortDType;
+  /** Of each term: its rank, and the columns that it is added to. */
+  readonly terms: readonly { readonly rank: number; readonly from: number; readonly N: number }[];
+  readonly bias?: boolean;
+  readonly accumulate?: boolean;
+  readonly gap?: number;
+}
+
+function adaptedBuffers(run: Run, { M, N, K, x: dtype, terms, bias = false, gap = 0 }: AdaptedSettings, cold = false) {
+  const type = dtypes[dtype];
+  const width = terms.reduce((sum, { rank }) => sum + rank, 0);
+  const down = run.input("down", type, [M, width], { gap });
+  const starts = terms.map((_, i) => terms.slice(0, i).reduce((sum, { rank }) => sum + rank, 0));
+  const matrices = terms.map((term, i) => run.weight(`b${i}`, type, [term.N, term.rank]));
+  return {
+    ...{ x: run.input("x", type, [M, K], { gap }), w: run.weight("w", type, [N, K], { cold }) },
+    b: bias ? run.weight("bias", type, [N]) : null,
+    terms: terms.map(({ rank, from }, i) => ({ down: columns(down, starts[i]!, rank), b: matrices[i]!, from })),
+    /** What the terms add to element i of y. */
+    added(i: number) {
+      const [m, n] = [Math.floor(i / N), i % N];
+      const sums = terms.flatMap(({ rank, from, N: own }, t) => {
+        if (n < from || n >= from + own) return [];
+        const at = (r: number) => down.at(m * width + starts[t]! + r);
+        return [sumOfProducts(rank, at, (r) => matrices[t]!.at((n - from) * rank + r))];
+      });
+      return sums[0] ?? { value: 0, magnitude: 0, squares: 0 };
+    },
+    rank: Math.max(...terms.map(({ rank }) => rank)),
+  };
+}
+
+/** Where a device adds a term to what it has stored, that has been rounded before. */
+const roundedBetween = (tolerance: Tolerance, type: ComputeDType): Tolerance =>
+  type === "bfloat16" ? { ...tolerance, magnitude: (tolerance.magnitude ?? 0) + 2 ** -8 } : tolerance;
+
+function adapted(settings: AdaptedSettings, cold = false) {
+  const { M, N, K, accumulate = false, gap = 0 } = settings;
+  return opCase("adaptedForward", { ...settings, terms: JSON.stringify(settings.terms) }, (run: Run) => {
+    const { x, w, b, terms, added, rank } = adaptedBuffers(run, settings, cold);
+    const type = dtypes[settings.y];
+    const y = accumulate ? run.input("y", type, [M, N], { output: true, gap }) : run.output("y", type, [M, N], { gap });
+    run.run(({ ops }) => ops.adaptedForward(y, x, w.next(), b, terms, accumulate));
+    const want = matmul(x.at, w.at, N, K);
+    run.check(
+      y,
+      (i) => {
+        const [base, more] = [want(i), added(i)];
+        const start = (accumulate ? y.at(i) : 0) + (b ? b.at(i % N) : 0) + more.value;
+        const whole = grown(start, base);
+        return { ...whole, magnitude: whole.magnitude + more.magnitude, squares: whole.squares + more.squares };
+      },
+      roundedBetween(rounded(exactChain(K + rank), type), type),
+    );
+  });
+}
+
+/** A row's bits are the same alone, among 7 rows and among `M` (promise 2). */
+function adaptedAlone(settings: AdaptedSettings) {
+  const { M, N, K } = settings;
+  return opCase(
+    "adaptedForward",
+    { rows: "alone", ...settings, terms: JSON.stringify(settings.terms) },
+    (run: SuiteRun) => {
+      const { x, w, b, terms } = adaptedBuffers(run, settings);
+      const output = (name: string) => run.slot(name, dtypes[settings.y], [M, N], null, { output: true });
+      const [whole, sevens, ones] = [output("whole"), output("sevens"), output("ones")];
+      const alone = [0, 1, 6, 13, M - 1];
+      const elsewhere: Tolerance = {
+        absolute: 2 * K * ROUNDINGS,
+        relative: settings.y === "bf16" ? 2 ** -6 : 0,
+        truncating: { absolute: 2 * K * truncation(K) },
+      };
+      run.run(({ ops }) => {
+        const part = (y: typeof whole, r: number, count: number) => {
+          const own = terms.map((term) => ({ ...term, down: rows(term.down, r, count) }));
+          ops.adaptedForward(rows(y, r, count), rows(x, r, count), w, b, own);
+        };
+        part(whole, 0, M);
+        for (let r = 0; r < M; r += 7) part(sevens, r, Math.min(7, M - r));
+        for (const r of alone) part(ones, r, 1);
+      });
+      run.agree(sevens, 0, whole, 0, M, elsewhere);
+      for (const r of alone) run.agree(ones, r, whole, r, 1, elsewhere);
+    },
+  );
+}
+
+/** Adapters of q, k and v, and of q and v alone. */
+const three = [
+  { rank: 16, from: 0, N: 64 },
+  { rank: 16, from: 64, N: 32 },
+  { rank: 16, from: 96, N: 32 },
+];
+const [q, , v] = three;
+
+const adaptedCases: readonly OpCase[] = [
+  adapted({ M: 1, N: 128, K: 64, x: "f32", y: "f32", terms: three }),
+  adapted({ M: 33, N: 128, K: 100, x: "f32", y: "f32", terms: three, bias: true }),
+  adapted({ M: 500, N: 128, K: 1025, x: "f32", y: "f32", terms: [q!, v!], gap: 5 }),
+  adapted({ M: 7, N: 259, K: 33, x: "f32", y: "f32", terms: [{ rank: 5, from: 0, N: 259 }], accumulate: true, gap: 3 }),
+  adapted({ M: 500, N: 40, K: 1500, x: "f32", y: "f32", terms: [{ rank: 64, from: 0, N: 40 }], accumulate: true }),
+  adapted({ M: 1, N: 128, K: 64, x: "bf16", y: "bf16", terms: three }),
+  adapted({ M: 33, N: 128, K: 100, x: "bf16", y: "bf16", terms: [q!, v!], bias: true }),
+  adapted({ M: 100, N: 40, K: 33, x: "bf16", y: "f32", terms: [{ rank: 8, from: 0, N: 40 }], accumulate: true }),
+  adaptedAlone({ M: 500, N: 128, K: 1100, x: "f32", y: "f32", terms: three }),
+  adaptedAlone({ M: 120, N: 128, K: 70, x: "f32", y: "f32", terms: [q!, v!], bias: true }),
+  adaptedAlone({ M: 120, N: 128, K: 70, x: "bf16", y: "bf16", terms: three }),
+];
 
 interface InputSettings extends Product {
   readonly dy: ShortDType;
@@ -400,7 +513,12 @@ function realForward({ use, M, N, K, residual = false, logits = false }: RealPro
   return timed(use, dtype, { M, N, K, residual }, one);
 }
 
-export const matmulOps: OpTable<"matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward"> = {
+/** Rank of the adapters that are timed. */
+const RANK = 16;
+
+type MatmulOp = "matmulForward" | "adaptedForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward";
+
+export const matmulOps: OpTable<MatmulOp> = {
   matmulForward: {
     cost: (_, y, x, w, bias, accumulate) => {
       const bytes = bytesOf(x) + weightBytes(w) + bytesOf(y) * (accumulate ? 2 : 1) + (bias ? weightBytes(bias) : 0);
@@ -408,6 +526,30 @@ export const matmulOps: OpTable<"matmulForward" | "matmulBackwardInput" | "matmu
     },
     cases: forwardCases,
     real: (s) => computeDTypes.flatMap((dtype) => [...training(s), ...decode(s)].map((p) => realForward(p, dtype))),
+  },
+  adaptedForward: {
+    cost: (_, y, x, w, bias, terms, accumulate) => {
+      const own = terms.map(({ down, b }) => product(rowsOf(x), b, bytesOf(down) + weightBytes(b)));
+      const bytes = bytesOf(x) + weightBytes(w) + bytesOf(y) * (accumulate ? 2 : 1) + (bias ? weightBytes(bias) : 0);
+      const base = product(
+        rowsOf(x),
+        w,
+        own.reduce((sum, term) => sum + term.bytes, bytes),
+      );
+      return { ...base, flops: own.reduce((sum, term) => sum + term.flops, base.flops) };
+    },
+    cases: adaptedCases,
+    real: (s) =>
+      computeDTypes.flatMap((dtype) =>
+        [...training(s), ...decode(s)]
+          .filter(({ logits }) => !logits)
+          .map(({ use, M, N, K, residual = false }) => {
+            const type = shortOf(dtype);
+            const terms = [{ rank: RANK, from: 0, N }];
+            const settings = { M, N, K, x: type, y: residual ? "f32" : type, terms, accumulate: residual } as const;
+            return timed(use, dtype, { M, N, K, residual }, adapted(settings, use === "decode"));
+          }),
+      ),
   },
   matmulBackwardInput: {
     cost: (_, dx, dy, w, accumulate) =>

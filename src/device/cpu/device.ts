@@ -82,10 +82,7 @@ export async function openCpuDevice(options: CpuOptions = {}): Promise<CpuDevice
       };
       return { ...memory, free };
     },
-    populate({ address }, from, byteLength, later) {
-      if (later) library.populateBeside(address + from, byteLength);
-      else library.populate(address + from, byteLength);
-    },
+    populate: ({ address, byteLength }) => library.populate(address, byteLength),
     allocateHost: allocate,
     upload,
     download,

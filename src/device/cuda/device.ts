@@ -11,6 +11,7 @@ import { InputError } from "../../errors.ts";
 import { elementCount, tensor } from "../../tensor/tensor.ts";
 import type { Device } from "../device.ts";
 import { kernelCompiler } from "./compile.ts";
+import { openCounters } from "./counters.ts";
 import { chooseGpu, type GpuFacts, listGpus, openGpu } from "./gpu.ts";
 import { openKernels } from "./kernels.ts";
 import { openMemory } from "./memory.ts";
@@ -124,18 +125,19 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
     const recordings = openRecordings(gpu, memory);
     closers.push(() => recordings.forget(""));
 
-    const maps = openTensorMaps(gpu, memory);
+    const maps = openTensorMaps(gpu);
     closers.push(() => maps.close());
 
     const { kernel, launch } = kernels;
-    const { tensorMap, counter } = maps;
+    const { tensorMap } = maps;
+    const counters = openCounters(gpu, memory);
     const runtime: CudaRuntime = {
       limits: facts.limits,
       kernel,
       launch,
       scratch: memory.scratch,
       tensorMap,
-      counter,
+      counters,
     };
     const ops = cudaOps(runtime, products);
     const version = versionText(driver.version);
@@ -162,8 +164,8 @@ export async function openCudaDevice(options: CudaOptions = {}): Promise<CudaDev
       freeBytes: gpu.freeBytes,
       heldBytes: memory.heldBytes,
       allocate: memory.allocate,
-      populate({ address }, from, byteLength) {
-        ops.fill(tensor("new memory", address + from, "float32", [Math.floor(byteLength / 4)]), 0);
+      populate({ address, byteLength }) {
+        ops.fill(tensor("new memory", address, "float32", [Math.floor(byteLength / 4)]), 0);
       },
       allocateHost: memory.allocateHost,
       ...openTransfers(gpu, memory),

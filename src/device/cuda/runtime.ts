@@ -78,8 +78,8 @@ export interface CudaRuntime {
    * @throws RunError with the driver's message
    */
   tensorMap(matrix: Tensor, tileRows: number): number;
-  /** Device address of an i32 that is 0 before each launch; a kernel that counts in it leaves 0. Only where `only` is. */
-  readonly counter: number;
+  /** Device address of COUNTERS (counters.ts) u32, which are 0 before each launch; a kernel that counts in them leaves 0. */
+  readonly counters: number;
 }
 
 /** The maximum scratch (slot 0) of a file's ops at these sizes; each ops file that needs scratch exports one. */

@@ -1,4 +1,4 @@
-/** What kernels of sm_90a need beside their arguments: maps of matrices for the copy engine, and a counter of tiles. */
+/** Maps of matrices for the copy engine, which kernels of sm_90a take as arguments. */
 import {
   CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
@@ -9,7 +9,6 @@ import {
 import { nativeBlock } from "../../../ffi/bindings/native.ts";
 import { dim } from "../operands.ts";
 import type { Gpu } from "./gpu.ts";
-import type { GpuMemory } from "./memory.ts";
 import type { CudaRuntime } from "./runtime.ts";
 
 /** The compute capability whose own instructions kernels use: Hopper's. */
@@ -18,24 +17,14 @@ export const WARPGROUP_CAPABILITY = 90;
 const PANEL_COLUMNS = 64;
 
 /** Offsets in one block of native memory: the map, 128 bytes at a multiple of 64, and the driver's other arguments. */
-const [MAP, EXTENT, STRIDES, BOX, ELEMENT_STRIDES, ZEROS, BYTES] = [0, 128, 144, 152, 160, 168, 176];
+const [MAP, EXTENT, STRIDES, BOX, ELEMENT_STRIDES, BYTES] = [0, 128, 144, 152, 160, 168];
 
-export function openTensorMaps(
-  gpu: Gpu,
-  memory: GpuMemory,
-): Pick<CudaRuntime, "tensorMap" | "counter"> & { close(): void } {
+export function openTensorMaps(gpu: Gpu): Pick<CudaRuntime, "tensorMap"> & { close(): void } {
   const block = nativeBlock(BYTES);
   const { address, view } = block;
-  const counts = gpu.limits.computeCapability === WARPGROUP_CAPABILITY;
-  const counter = counts ? memory.allocate(4, "the counter of tiles").address : 0;
-  if (counts) {
-    gpu.call("cuMemcpyHtoDAsync_v2", counter, address + ZEROS, 4, gpu.stream);
-    gpu.synchronize();
-  }
   for (const i of [0, 4]) view.setUint32(ELEMENT_STRIDES + i, 1, true);
   view.setUint32(BOX, PANEL_COLUMNS, true);
   return {
-    counter,
     tensorMap(matrix, tileRows) {
       block.setU64(EXTENT, dim(matrix, 1));
       block.setU64(EXTENT + 8, dim(matrix, 0));

@@ -2,10 +2,11 @@
  * PPO's critic step: forward, clipped value loss and backward over packed micro-batches, then AdamW. The values before
  * the update and the returns computed from them are inputs (`scoreValues`, estimators/).
  */
-import { cutMicroBatches } from "../../model/micro-batches.ts";
+import type { MicroBatch } from "../../model/micro-batches.ts";
 import { backwardValues, forwardValues } from "../../model/scalar-head.ts";
-import { type OptimizerSettings, optimizerStep, zeroGradients } from "../../optim/adamw.ts";
+import { type OptimizerSettings, optimizerStep } from "../../optim/adamw.ts";
 import type { Critic } from "../../session/critic.ts";
+import { passesOf } from "../../session/gradient-shards.ts";
 import { foldMetrics, type MetricParts } from "../loss/metrics.ts";
 import { computeValueLoss, type ValueCompletion, type ValueLossConfig, valueTokens } from "../loss/value.ts";
 import { packed, type Sample, type Weighed } from "../sample.ts";
@@ -33,21 +34,21 @@ export async function criticStep(
   learningRate: number,
   onTokens?: (tokens: number) => void,
 ): Promise<Record<string, number | null>> {
-  const { model, activations, optimizer } = critic;
+  const { model, activations, optimizer, shards } = critic;
+  const { device } = model;
   const stepTokens = valueTokens(samples, settings.value);
-  zeroGradients(model.device, optimizer);
-  const parts: MetricParts[] = [];
-  for (const batch of cutMicroBatches(packed(samples), settings.microBatchTokens)) {
+  const pass = async (batch: MicroBatch): Promise<MetricParts> => {
     const values = byCompletion(batch, await forwardValues(model, batch, activations));
     const part = Array.from(batch.completions, (index, i): ValueCompletion => {
       const sample = samples[index]!;
       return { ...sample, index, values: values[i]!, oldValues: sample.values! };
     });
     const { dvalues, metrics } = computeValueLoss(part, stepTokens, settings.value);
-    parts.push(metrics);
     await backwardValues(model, batch, activations, optimizer.gradients, dvalues);
     onTokens?.(batch.tokens.length);
-  }
-  const norm = await optimizerStep(model.device, optimizer, settings.optimizer, learningRate);
-  return { ...foldMetrics(parts), "value/grad_norm": norm, "value/learning_rate": learningRate };
+    return metrics;
+  };
+  const passes = await passesOf(device, optimizer, shards, packed(samples), settings.microBatchTokens, pass);
+  const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate, passes.norm);
+  return { ...foldMetrics(passes.results), "value/grad_norm": norm, "value/learning_rate": learningRate };
 }

@@ -13,13 +13,9 @@ import {
 } from "../../model/lm-head.ts";
 import { cutMicroBatches, type MicroBatch, type PackedGroup } from "../../model/micro-batches.ts";
 import type { Model } from "../../model/model.ts";
-import {
-  type AdamSettings,
-  type OptimizerSettings,
-  optimizerSettings,
-  optimizerStep,
-  zeroGradients,
-} from "../../optim/adamw.ts";
+import { type AdamSettings, type OptimizerSettings, optimizerSettings, optimizerStep } from "../../optim/adamw.ts";
+import { divided, type Ranks } from "../../ranks/ranks.ts";
+import { passesOf } from "../../session/gradient-shards.ts";
 import type { TrainedModel } from "../../session/policy.ts";
 import type { LossCompletion, LossConfig, OwnLoss } from "../loss/config.ts";
 import { computeLoss, isTokenwise, tokenDerivatives } from "../loss/loss.ts";
@@ -95,6 +91,18 @@ export async function scoreGroups(
   return results;
 }
 
+/** The same, divided among the ranks. */
+export function scoreDivided(
+  ranks: Ranks | undefined,
+  model: Model,
+  activations: Activations,
+  groups: readonly PackedGroup[],
+  options: Parameters<typeof scoreGroups>[3],
+  onTokens?: (tokens: number) => void,
+): ReturnType<typeof scoreGroups> {
+  return divided("scores", ranks, groups, (own) => scoreGroups(model, activations, own, options, onTokens));
+}
+
 /** The derivatives of a micro-batch's entries, given their scores, for a loss that `isTokenwise`. */
 function derivativesOf(
   { completions, entryStarts }: MicroBatch,
@@ -134,12 +142,14 @@ export async function updateStep(
   learningRate: number,
   { generation, onTokens }: UpdateOptions = {},
 ): Promise<UpdateResult> {
-  const { model, activations, optimizer } = policy;
+  const { model, activations, optimizer, shards } = policy;
   const { device } = model;
   const groups = packed(samples);
   // The entropy threshold is for the whole step, so every entropy must be known before the first backward pass.
   const scores =
-    settings.loss.topEntropyQuantile < 1 ? await scoreGroups(model, activations, groups, settings, onTokens) : null;
+    settings.loss.topEntropyQuantile < 1
+      ? await scoreDivided(shards?.division.ranks, model, activations, groups, settings, onTokens)
+      : null;
   const step = denominatorsOf(
     samples.map((sample, i) => ({
       ...sample,
@@ -149,34 +159,42 @@ export async function updateStep(
     settings.loss,
     generation,
   );
-  zeroGradients(device, optimizer);
   const tokenwise = isTokenwise(samples, settings.loss);
   const { gradients } = optimizer;
   const { temperature } = settings;
-  const logprobs: Float32Array[] = [];
-  const entropies: Float32Array[] = [];
-  const parts: MetricParts[] = [];
-  let loss = 0;
-  let entropySum = 0;
-  for (const batch of cutMicroBatches(groups, settings.microBatchTokens)) {
+  const pass = async (batch: MicroBatch) => {
     const derive = tokenwise ? derivativesOf(batch, samples, step, settings.loss) : null;
     const scored = derive
       ? await forwardBackward(model, batch, activations, gradients, derive, temperature)
       : await forward(model, batch, activations, temperature);
     const [current, entropy] = [byCompletion(batch, scored.logprobs), byCompletion(batch, scored.entropies)];
     const part = Array.from(batch.completions, (index, i): LossCompletion => {
-      logprobs[index] = current[i]!.slice();
-      entropies[index] = entropy[i]!.slice();
       return { ...samples[index]!, index, logprobs: current[i]!, entropies: entropy[i]! };
     });
-    const result = computeLoss(part, step, settings.loss);
+    const { loss, entropySum, metrics, ...result } = computeLoss(part, step, settings.loss);
+    const own = Array.from(batch.completions, (index, i) => {
+      return { index, logprobs: current[i]!.slice(), entropies: entropy[i]!.slice() };
+    });
+    if (!derive) await backward(model, batch, activations, gradients, result, temperature);
+    onTokens?.(batch.tokens.length);
+    return { own, loss, entropySum, metrics };
+  };
+  const passes = await passesOf(device, optimizer, shards, groups, settings.microBatchTokens, pass);
+  const logprobs: Float32Array[] = [];
+  const entropies: Float32Array[] = [];
+  const parts: MetricParts[] = [];
+  let loss = 0;
+  let entropySum = 0;
+  for (const result of passes.results) {
+    for (const scored of result.own) {
+      logprobs[scored.index] = scored.logprobs;
+      entropies[scored.index] = scored.entropies;
+    }
     loss += result.loss;
     entropySum += result.entropySum;
     parts.push(result.metrics);
-    if (!derive) await backward(model, batch, activations, gradients, result, temperature);
-    onTokens?.(batch.tokens.length);
   }
-  const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate);
+  const norm = await optimizerStep(device, optimizer, settings.optimizer, learningRate, passes.norm);
   const metrics = { loss, grad_norm: norm, learning_rate: learningRate, ...foldMetrics(parts) };
   const meanEntropy = step.entropyTokens === 0 ? null : entropySum / step.entropyTokens;
   return { metrics, logprobs, entropies, meanEntropy };

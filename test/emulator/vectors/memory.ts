@@ -41,10 +41,13 @@ function loads(): Form[] {
     "ld.volatile.global",
     "ld.relaxed.gpu.global",
     "ld.global.L1::no_allocate",
+    "ld.global.cg",
   ];
   return types.flatMap((type) => [
     ...spaces
-      .filter((op) => op === "ld.global" || op === "ld" || op === "ld.global.nc" || type === "b32" || type === "u32")
+      .filter(
+        (op) => op === "ld.global" || op === "ld" || op === "ld.global.nc" || ["b32", "u32", "f32"].includes(type),
+      )
       .map((op) =>
         byFormula(`${op}.${type} {d}, [{a}];`, `ptr -> ${type}`, product(offsets), (a) =>
           unsigned(extended(type, value(type, a!)), 64),

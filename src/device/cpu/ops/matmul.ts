@@ -1,12 +1,15 @@
 /** Calls of ffi/cpu/matmul.cpp: products with a weight. */
 import type { Kernels } from "../../../../ffi/bindings/cpu.ts";
+import { columns } from "../../../tensor/tensor.ts";
 import type { Ops } from "../../device.ts";
 import { backwardInputSizes, backwardWeightSizes, dim, forwardSizes } from "../../operands.ts";
 import { addressOf, typeCode } from "../operands.ts";
+import { openTermTables } from "../terms.ts";
 
-type MatmulOp = "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward";
+type MatmulOp = "matmulForward" | "adaptedForward" | "matmulBackwardInput" | "matmulBackwardWeight" | "biasBackward";
 
 export function matmulOps(kernels: Kernels): Pick<Ops, MatmulOp> {
+  const tables = openTermTables();
   return {
     matmulForward(y, x, w, bias, accumulate = false, factor = 1) {
       const sizes = forwardSizes(y, x, w);
@@ -14,6 +17,14 @@ export function matmulOps(kernels: Kernels): Pick<Ops, MatmulOp> {
       const types = [typeCode(y), typeCode(x), typeCode(w)];
       const strides = [y.rowStride, x.rowStride];
       kernels.matmul_forward(...buffers, ...sizes, ...strides, ...types, accumulate ? 1 : 0, factor);
+    },
+    adaptedForward(y, x, w, bias, terms, accumulate = false) {
+      const sizes = forwardSizes(y, x, w);
+      for (const { down, b, from } of terms) forwardSizes(columns(y, from, dim(b, 0)), down, b);
+      const buffers = [y.address, x.address, w.address, addressOf(bias), tables.of(terms)];
+      const types = [typeCode(y), typeCode(x), typeCode(w)];
+      const strides = [y.rowStride, x.rowStride];
+      kernels.adapted_forward(...buffers, terms.length, ...sizes, ...strides, ...types, accumulate ? 1 : 0);
     },
     matmulBackwardInput(dx, dy, w, accumulate = false, factor = 1) {
       const sizes = backwardInputSizes(dx, dy, w);

@@ -64,7 +64,7 @@ export function warpgroupForward(
   // Each block takes tiles until there are none; more blocks than there can be tiles would find none at all.
   const blocks = Math.min(runtime.limits.multiprocessors, heads * (ceilDiv(T, ROWS) + S));
   const columns = [heads * headDim, (heads + kvHeads) * headDim];
-  const pointers = [out.address, lse?.address ?? 0, segments.address, runtime.counter];
+  const pointers = [out.address, lse?.address ?? 0, segments.address, runtime.counters];
   const args = [runtime.tensorMap(qkv, ROWS), ...pointers, S, heads, kvHeads, ...columns, out.rowStride, scale];
   runtime.launch(kernel, [blocks, 1, 1], THREADS, forwardTile(headDim).SHARED_BYTES, ...args);
 }

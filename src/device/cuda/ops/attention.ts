@@ -5,15 +5,9 @@
 import { InputError } from "../../../errors.ts";
 import { bytesPerElement } from "../../../tensor/dtype.ts";
 import type { Tensor } from "../../../tensor/tensor.ts";
-import {
-  type AttentionShape,
-  type CachePlace,
-  type HeadTransform,
-  type KeyValuePages,
-  type Ops,
-  PAGE_TOKENS,
-} from "../../device.ts";
+import { type AttentionShape, type KeyValuePages, type Ops, PAGE_TOKENS } from "../../device.ts";
 import { dim, expectShape, headsArguments, qkvAddresses } from "../../operands.ts";
+import { COUNTERS } from "../counters.ts";
 import { type CudaRuntime, type Defines, type KernelDefinition, macroType, type ScratchBound } from "../runtime.ts";
 import { ceilDiv, powerOfTwo, unitElements } from "../threads.ts";
 import { takesWarpgroups, warpgroupForward } from "./attention-warpgroup.ts";
@@ -22,7 +16,7 @@ import { takesWarpgroups, warpgroupForward } from "./attention-warpgroup.ts";
 export const LARGEST_HEAD = 256;
 const THREADS = 128;
 const STORE_THREADS = 256;
-/** Most query heads of one key head per block of attention_decode, and its warps, which share the pages. */
+/** Most query heads of one key head that a block of attention_decode takes at once, and its warps, which share the pages. */
 const DECODE_HEADS = 8;
 const DECODE_WARPS = THREADS / 32;
 /** With fewer blocks of attention_decode per multiprocessor, the pages of a sequence are split. */
@@ -44,15 +38,17 @@ const pageSizes = ({ HEAD_DIM }: Defines) => ({ PAGE_TOKENS, PADDED: paddedRow(N
  * Blocks of attention_decode that fit a multiprocessor, from which the registers that a thread may take follow. A GPU's
  * memory is busy with some 25 KB a multiprocessor under way; a warp has 4 KB, or with 8 heads 2.
  */
-const decodeResident = (heads: number, headDim: number) => (headDim > 128 ? 2 : heads <= 2 ? 4 : 3);
-const decodeSizes = (variant: Defines) => ({
-  ...{ THREADS, BLOCKS: decodeResident(Number(variant.HEADS), Number(variant.HEAD_DIM)) },
-  ...pageSizes(variant),
-});
-/** Groups of query heads of usual models: 2 (Qwen3-0.6B), 3 and 4, 7 (Qwen2.5-0.5B); in float32 one of them. */
+const decodeResident = ({ HEAD_DIM, HEADS, MANY }: Defines) =>
+  Number(HEAD_DIM) > 128 || MANY ? 2 : Number(HEADS) <= 2 ? 4 : 3;
+const decodeSizes = (variant: Defines) => ({ THREADS, BLOCKS: decodeResident(variant), ...pageSizes(variant) });
+/** Groups of query heads of usual models: 2 (Qwen3-0.6B), 3 and 4, 7 (Qwen2.5-0.5B), and more; in float32 one of them. */
+const decodeTypes = ["O_TYPE", "X_TYPE", "W_TYPE"];
 const decodeVariants = [
-  ...variants(["float"], ["O_TYPE", "X_TYPE"]).map((variant) => ({ ...variant, HEADS: 4 })),
-  ...variants(["bf16"], ["O_TYPE", "X_TYPE"]).flatMap((variant) => [2, 4, 8].map((HEADS) => ({ ...variant, HEADS }))),
+  ...variants(["float"], decodeTypes).map((variant) => ({ ...variant, HEADS: 4, MANY: 0 })),
+  ...variants(["bf16"], decodeTypes).flatMap((variant) => [
+    ...[2, 4, DECODE_HEADS].map((HEADS) => ({ ...variant, HEADS, MANY: 0 })),
+    { ...variant, HEADS: DECODE_HEADS, MANY: 1 },
+  ]),
 ];
 
 /** Tile of a forward kernel: padded head size, rows of queries and of keys, bytes of shared memory. */
@@ -95,8 +91,8 @@ export const attentionKernels = {
     file: "heads.cu",
     name: "heads_forward",
     parameters:
-      "qkv:ptr rstd_q:ptr rstd_k:ptr key_pages:ptr value_pages:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr " +
-      "cos:ptr sin:ptr page:ptr offset:ptr T:i32 H:i32 Hkv:i32 ldqkv:i64 ldraw:i64 eps:f32",
+      "qkv:ptr rstd_q:ptr rstd_k:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr cos:ptr sin:ptr T:i32 H:i32 Hkv:i32 " +
+      "ldqkv:i64 ldraw:i64 eps:f32",
     threads: THREADS,
     sizes: (variant: Defines) => ({ THREADS, ...pageSizes(variant) }),
     variants: variants(["float", "bf16"], ["X_TYPE", "W_TYPE"]),
@@ -113,16 +109,9 @@ export const attentionKernels = {
     file: "attention_decode.cu",
     name: "attention_decode",
     parameters:
-      "out:ptr sums:ptr stats:ptr q:ptr key_pages:ptr value_pages:ptr page_table:ptr prompt_lengths:ptr " +
-      "completion_lengths:ptr table_width:i32 H:i32 Hkv:i32 ldo:i64 ldq:i64 scale:f32",
-    threads: THREADS,
-    sizes: decodeSizes,
-    variants: decodeVariants,
-  },
-  decodeCombine: {
-    file: "attention_decode.cu",
-    name: "attention_decode_combine",
-    parameters: "out:ptr sums:ptr stats:ptr H:i32 splits:i32 ldo:i64",
+      "out:ptr sums:ptr stats:ptr arrived:ptr key_pages:ptr value_pages:ptr raw:ptr weight_q:ptr weight_k:ptr positions:ptr " +
+      "cos:ptr sin:ptr page:ptr offset:ptr page_table:ptr prompt_lengths:ptr completion_lengths:ptr table_width:i32 H:i32 " +
+      "Hkv:i32 ldo:i64 ldraw:i64 eps:f32 scale:f32",
     threads: THREADS,
     sizes: decodeSizes,
     variants: decodeVariants,
@@ -148,25 +137,26 @@ export function pageElements(shape: AttentionShape): { keys: number; values: num
   return { keys: elements, values: elements };
 }
 
-/** Query heads that a block of attention_decode takes: the smallest power of two that holds a group. */
-function decodeHeads({ heads, kvHeads }: AttentionShape): number {
-  return powerOfTwo(heads / kvHeads, 1, DECODE_HEADS);
+/** Query heads that a block of attention_decode takes at once: the smallest power of two that holds a group, or else the most. */
+function decodeHeads({ heads, kvHeads }: AttentionShape): Defines {
+  const group = heads / kvHeads;
+  return { HEADS: powerOfTwo(group, 1, DECODE_HEADS), MANY: Number(group > DECODE_HEADS) };
 }
 
-/** Blocks of attention_decode per sequence, before splitting. */
-function decodeBlocks({ heads, kvHeads }: AttentionShape): number {
-  return kvHeads * ceilDiv(heads / kvHeads, DECODE_HEADS);
-}
-
-/** Splits of each sequence's pages. Depends only on buffer sizes, since a recorded launch serves any lengths. */
-function decodeSplits(B: number, tableWidth: number, shape: AttentionShape, multiprocessors: number): number {
-  const wanted = ceilDiv(DECODE_BLOCKS * multiprocessors, Math.max(B, 1) * decodeBlocks(shape));
+/**
+ * Splits of each sequence's pages. Depends only on buffer sizes, since a recorded launch serves any lengths. Blocks of a
+ * sequence's key head count themselves, so there is a counter for each.
+ */
+function decodeSplits(B: number, tableWidth: number, { kvHeads }: AttentionShape, multiprocessors: number): number {
+  const blocks = Math.max(B, 1) * kvHeads;
+  if (blocks > COUNTERS) return 1;
+  const wanted = ceilDiv(DECODE_BLOCKS * multiprocessors, blocks);
   return Math.max(1, Math.min(wanted, ceilDiv(tableWidth, DECODE_WARPS)));
 }
 
 /** If pages are split, there are fewer than twice the wanted number of blocks. */
 export const attentionScratch: ScratchBound = ({ attention }, { multiprocessors }) => {
-  const parts = (2 * DECODE_BLOCKS * multiprocessors * attention.heads) / decodeBlocks(attention);
+  const parts = (2 * DECODE_BLOCKS * multiprocessors * attention.heads) / attention.kvHeads;
   return Math.ceil(parts) * (paddedRow(attention.headDim) + 2) * 4;
 };
 
@@ -192,33 +182,17 @@ function checkPages(pages: KeyValuePages, qkv: Tensor, shape: AttentionShape): v
 type AttentionOp = "headsForward" | "attentionForward" | "kvStore" | "attentionDecode";
 
 export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
-  /** qkv = raw transformed; keys and values are also stored if a place is given. */
-  const transformHeads = (
-    [qkv, rstdQ, rstdK]: readonly [Tensor, Tensor | null, Tensor | null],
-    raw: Tensor,
-    transform: HeadTransform,
-    place: CachePlace | null,
-    shape: AttentionShape,
-  ) => {
-    const { norms } = transform;
-    const {
-      buffers,
-      sizes: [T = 0, H = 0, Hkv = 0],
-      strides,
-    } = headsArguments(qkv, raw, transform, shape);
-    expectShape(qkv.dtype === raw.dtype, `${qkv.name}: ${qkv.dtype} from ${raw.dtype}`);
-    const [X_TYPE, W_TYPE] = [macroType(qkv.dtype), macroType((norms?.q ?? qkv).dtype)];
-    const kernel = runtime.kernel(attentionKernels.heads, { HEAD_DIM: shape.headDim, X_TYPE, W_TYPE });
-    const outputs = [qkv, rstdQ, rstdK, place?.pages.keys, place?.pages.values].map((t) => t?.address ?? 0);
-    const cells = [place?.page.address ?? 0, place?.offset.address ?? 0];
-    const lanes = powerOfTwo(ceilDiv(shape.headDim / 2, unitElements(qkv, norms?.q ?? qkv)), 1, 32);
-    const grid = [ceilDiv(T * (H + 2 * Hkv), THREADS / lanes), 1, 1] as const;
-    const args = [...outputs, ...buffers, ...cells, T, H, Hkv, ...strides, norms?.epsilon ?? 0];
-    runtime.launch(kernel, grid, THREADS, 0, ...args);
-  };
   return {
     headsForward(qkv, rstdQ, rstdK, raw, norms, positions, cos, sin, shape) {
-      transformHeads([qkv, rstdQ, rstdK], raw, { norms, positions, cos, sin }, null, shape);
+      const { buffers, sizes, strides } = headsArguments(qkv, raw, { norms, positions, cos, sin }, shape);
+      const [T = 0, H = 0, Hkv = 0] = sizes;
+      expectShape(qkv.dtype === raw.dtype, `${qkv.name}: ${qkv.dtype} from ${raw.dtype}`);
+      const types = { X_TYPE: macroType(qkv.dtype), W_TYPE: macroType(norms.q.dtype) };
+      const kernel = runtime.kernel(attentionKernels.heads, { HEAD_DIM: shape.headDim, ...types });
+      const outputs = [qkv.address, rstdQ?.address ?? 0, rstdK?.address ?? 0];
+      const lanes = powerOfTwo(ceilDiv(shape.headDim / 2, unitElements(qkv, norms.q)), 1, 32);
+      const grid = [ceilDiv(T * (H + 2 * Hkv), THREADS / lanes), 1, 1] as const;
+      runtime.launch(kernel, grid, THREADS, 0, ...outputs, ...buffers, T, H, Hkv, ...strides, norms.epsilon);
     },
 
     attentionForward(out, lse, qkv, segments, shape) {
@@ -258,32 +232,33 @@ export function attentionOps(runtime: CudaRuntime): Pick<Ops, AttentionOp> {
     },
 
     attentionDecode(out, qkv, raw, transform, place, pageTable, promptLengths, completionLengths, shape) {
-      const { pages } = place;
-      const [q] = qkvAddresses(qkv, shape);
+      const { norms } = transform;
+      const { pages, page, offset } = place;
       const { heads, kvHeads, headDim, scale } = shape;
-      checkOut(out, qkv, shape);
-      checkPages(pages, qkv, shape);
-      const [B, width] = [dim(qkv, 0), dim(pageTable, 1)];
+      const { buffers } = headsArguments(qkv, raw, transform, shape);
+      checkHeads(shape);
+      checkOut(out, raw, shape);
+      checkPages(pages, raw, shape);
+      const [B, width] = [dim(raw, 0), dim(pageTable, 1)];
       expectShape(
         dim(pageTable, 0) === B && pageTable.rowStride === width,
         `${pageTable.name}: ${pageTable.shape} for ${B} sequences`,
       );
-      const types = { O_TYPE: macroType(out.dtype), X_TYPE: macroType(qkv.dtype) };
-      const defines = { HEAD_DIM: headDim, ...types, HEADS: decodeHeads(shape) };
+      const types = [out.dtype, raw.dtype, (norms?.q ?? raw).dtype].map(macroType);
+      const [O_TYPE = "", X_TYPE = "", W_TYPE = ""] = types;
+      const kernel = runtime.kernel(attentionKernels.decode, {
+        ...{ HEAD_DIM: headDim, O_TYPE, X_TYPE, W_TYPE },
+        ...decodeHeads(shape),
+      });
       const splits = decodeSplits(B, width, shape, runtime.limits.multiprocessors);
       const partCount = splits > 1 ? B * heads * splits : 0;
       const sums = splits > 1 ? runtime.scratch(0, partCount * (paddedRow(headDim) + 2) * 4) : 0;
       const stats = sums + partCount * paddedRow(headDim) * 4;
-      const tables = [pageTable.address, promptLengths.address, completionLengths.address, width];
-      const args = [out.address, sums, stats, q, pages.keys.address, pages.values.address, ...tables, heads, kvHeads];
-      const grid = [decodeBlocks(shape), B, splits] as const;
-      transformHeads([qkv, null, null], raw, transform, place, shape);
-      const decode = runtime.kernel(attentionKernels.decode, defines);
-      runtime.launch(decode, grid, THREADS, 0, ...args, out.rowStride, qkv.rowStride, scale);
-      if (splits === 1) return;
-      const combine = runtime.kernel(attentionKernels.decodeCombine, defines);
-      const combined = [out.address, sums, stats, heads, splits, out.rowStride];
-      runtime.launch(combine, [heads, B, 1], THREADS, 0, ...combined);
+      const outputs = [out.address, sums, stats, runtime.counters, pages.keys.address, pages.values.address];
+      const tables = [page, offset, pageTable, promptLengths, completionLengths].map(({ address }) => address);
+      const sizes = [width, heads, kvHeads, out.rowStride, raw.rowStride];
+      const args = [...outputs, ...buffers, ...tables, ...sizes, norms?.epsilon ?? 0, scale];
+      runtime.launch(kernel, [kvHeads, B, splits], THREADS, 0, ...args);
     },
   };
 }

@@ -7,7 +7,7 @@
  * converted.
  */
 import { bytesPerElement, type ComputeDType } from "../../../tensor/dtype.ts";
-import { type Tensor, tensor } from "../../../tensor/tensor.ts";
+import { columns, type Tensor, tensor } from "../../../tensor/tensor.ts";
 import type { Ops, Weight } from "../../device.ts";
 import { backwardInputSizes, backwardWeightSizes, dim, expectShape, forwardSizes } from "../../operands.ts";
 import { type ColumnMajor, widelyAligned } from "../product-plans.ts";
@@ -16,7 +16,7 @@ import type { CudaRuntime, ScratchBound } from "../runtime.ts";
 import { addBias } from "./bias.ts";
 import { castRows } from "./flat.ts";
 
-type MatmulOp = "matmulForward" | "matmulBackwardInput" | "matmulBackwardWeight";
+type MatmulOp = "matmulForward" | "adaptedForward" | "matmulBackwardInput" | "matmulBackwardWeight";
 
 /** Scratch (slots 1 and 2) for a converted operand: the gradient of the residual stream, or the head's rows. */
 export const matmulScratch: ScratchBound = ({ tokens, headRows, hiddenSize }) =>
@@ -63,7 +63,7 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
     castRows(runtime, y, wide);
   };
 
-  return {
+  const ops: Pick<Ops, MatmulOp> = {
     matmulForward(y, x, w, bias, accumulate = false, factor = 1) {
       const [m, n, k] = forwardSizes(y, x, w);
       if (m === 0 || n === 0) return;
@@ -88,6 +88,10 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
         products.multiply(product(to, true));
       });
     },
+    adaptedForward(y, x, w, bias, terms, accumulate = false) {
+      ops.matmulForward(y, x, w, bias, accumulate);
+      for (const { down, b, from } of terms) ops.matmulForward(columns(y, from, dim(b, 0)), down, b, null, true);
+    },
     matmulBackwardInput(dx, dy, w, accumulate = false, factor = 1) {
       const [m, n, k] = backwardInputSizes(dx, dy, w);
       if (m === 0 || k === 0) return;
@@ -108,4 +112,5 @@ export function matmulOps(runtime: CudaRuntime, products: Products): Pick<Ops, M
       products.multiply({ m: k, n, k: m, a, b, c, accumulate: true });
     },
   };
+  return ops;
 }

@@ -1,0 +1,15 @@
+/** Several processes that train as one, on one machine or several. */
+import { whole } from "./kinds.ts";
+
+/** For the commands whose work can be divided. */
+export const rankSettings = {
+  ranks: whole(1, null)`
+    Start this many processes on this machine, which divide the work; the results do not depend on their number. null: one,
+    or as many as torchrun, mpirun or srun has started.`,
+} as const;
+
+export const gradientShardSettings = {
+  gradient_shards: whole(1, null)`
+    Parts of a step whose gradients are summed in a fixed order: equal values give equal bits for any number of ranks up to
+    it. null: 8 where ranks are asked for or started (more than 8 of them: the next power of two), otherwise 1.`,
+} as const;

@@ -1,0 +1,255 @@
+/**
+ * Several processes as one run, in all that is divided: dynamic sampling, PPO with a reward model, adapters, supervised
+ * fine-tuning, evaluation; and all the ways in which a rank can fail. A minute or two.
+ */
+import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
+import { cpSync, existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { writeRewardModel } from "../fixtures/scalar-model.ts";
+import {
+  allFinished,
+  childrenOf,
+  freePort,
+  leftIn,
+  onRanks,
+  ranksBytes,
+  rankTraining,
+  startRank,
+  startRanks,
+  untilStep,
+} from "./rank-runs.ts";
+import { argvOf, bundledModel, type Flags, fingerprint, grpo, problems, reward, start, workFolder } from "./runs.ts";
+
+setDefaultTimeout(300_000);
+const work = workFolder();
+afterAll(work.remove);
+
+const judge = await writeRewardModel(work.at("judge"), bundledModel);
+
+/** What differs most in how it is divided. */
+const trainings: Readonly<Record<string, Flags>> = {
+  "dynamic sampling": {
+    ...{ dynamic_sampling: true, dynamic_sampling_ahead: 1, dynamic_sampling_probe: 2 },
+    reward_funcs: reward("half_flat"),
+  },
+  "PPO and a reward model": {
+    ...{ advantage_estimator: "gae", use_kl_in_reward: true, num_iterations: 2, loss_type: "dapo", beta: 0.1 },
+    reward_funcs: `${reward("by_tokens")},${judge}`,
+  },
+  "two steps a generation, a moving reference, an entropy target": {
+    ...{ per_device_train_batch_size: 12, steps_per_generation: 2, num_iterations: 2, beta: 0.1 },
+    ...{ sync_ref_model: true, ref_model_sync_steps: 2, ref_model_mixup_alpha: 0.5 },
+    ...{ use_adaptive_entropy: true, entropy_target: 3, entropy_coef_delta: 0.01 },
+  },
+  "two objectives in bfloat16": {
+    ...{ multi_objective_aggregation: "normalize_then_sum", reward_funcs: `${reward("by_tokens")},length` },
+    ...{ top_p: 0.9, top_k: 50, repetition_penalty: 1.1, dtype: "bfloat16" },
+  },
+  "a threshold of entropy, whole completions": { top_entropy_quantile: 0.5, loss_type: "luspo" },
+  adapters: { use_peft: true, beta: 0.1, learning_rate: 1e-2 },
+};
+
+describe("the same bytes with 1, 2 and 3 ranks", () => {
+  test.each(Object.entries(trainings))("%s", async (name, flags) => {
+    const bytes = new Map<number, unknown>();
+    for (const ranks of [1, 2, 3]) {
+      const folder = work.at(`${name} ${ranks}`);
+      await onRanks(ranks, folder, { ...rankTraining, ...flags });
+      bytes.set(ranks, ranksBytes(folder));
+    }
+    expect(bytes.get(2)).toEqual(bytes.get(1));
+    expect(bytes.get(3)).toEqual(bytes.get(1));
+  });
+
+  test("supervised fine-tuning, resumed on another number", async () => {
+    const flags = {
+      ...{ model: bundledModel, dataset: problems, eval_dataset: problems, eval_samples: 7, eval_steps: 2 },
+      ...{ max_completion_length: 16, per_device_train_batch_size: 12, learning_rate: 1e-4, max_steps: 4 },
+      ...{ save_steps: 2, threads: 1, device: "cpu" },
+    };
+    const [one, several] = [work.at("sft 1"), work.at("sft 3, then 2")];
+    await onRanks(1, one, flags, "sft");
+    await onRanks(3, several, { ...flags, max_steps: 2 }, "sft");
+    await onRanks(2, several, { ...flags, resume_from_checkpoint: join(several, "checkpoint-2") }, "sft");
+    expect(ranksBytes(several)).toEqual(ranksBytes(one));
+  });
+
+  test("an evaluation, rewards and several answers included", async () => {
+    const files = ["answers.jsonl", "results.json"];
+    const flags = {
+      ...{ model: bundledModel, dataset: problems, eval_samples: 7, num_generations: 4, temperature: 1 },
+      ...{ max_completion_length: 16, reward_funcs: `gsm8k,${reward("by_tokens")}`, threads: 1, device: "cpu" },
+    };
+    const of = async (ranks: number) => {
+      const folder = work.at(`eval ${ranks}`);
+      await onRanks(ranks, folder, flags, "eval");
+      return files.map((file) => fingerprint(folder, file));
+    };
+    const one = await of(1);
+    expect(await of(2)).toEqual(one);
+    expect(await of(3)).toEqual(one);
+  });
+
+  test("blocks of a batch per device, where the number of blocks is the same", async () => {
+    const flags = { ...rankTraining, loss_type: "bnpo", per_device_train_batch_size: 8 };
+    const [one, three] = [work.at("blocks 1"), work.at("blocks 3")];
+    await onRanks(1, one, { ...flags, gradient_accumulation_steps: 3 });
+    await onRanks(3, three, { ...flags, per_device_train_batch_size: 24 });
+    expect(ranksBytes(three)).toEqual(ranksBytes(one));
+  });
+});
+
+test("torchrun's variables give what --ranks gives", async () => {
+  const [apart, together] = [work.at("apart"), work.at("together")];
+  const flags = { ...rankTraining, max_steps: 2, per_device_train_batch_size: 12 };
+  const argv = ["train", ...argvOf({ ...flags, output_dir: apart })];
+  const ends = await allFinished(startRanks(2, freePort(), () => argv));
+  expect(ends.map(({ code, err }) => [code, err])).toEqual([0, 1].map(() => [0, ""]));
+  expect(ends[1]!.out).toBe("");
+  await onRanks(2, together, { ...rankTraining, max_steps: 2 });
+  expect(ranksBytes(apart)).toEqual(ranksBytes(together));
+});
+
+test("without ranks, gradient_shards gives the bytes of ranks; without it, those of one process do not change", async () => {
+  const [shards, ranks, plain] = ["shards", "ranks", "plain"].map(work.at) as [string, string, string];
+  const { per_device_train_batch_size: size } = rankTraining;
+  const run = (folder: string, flags: Flags) =>
+    grpo(["train", ...argvOf({ ...rankTraining, per_device_train_batch_size: size!, output_dir: folder, ...flags })]);
+  await run(shards, { gradient_shards: 8 });
+  await onRanks(2, ranks, rankTraining);
+  await run(plain, {});
+  await run(work.at("one shard"), { gradient_shards: 1, ranks: 1 });
+  const weights = (folder: string) => fingerprint(folder, "model.safetensors");
+  expect(weights(shards)).toBe(weights(ranks));
+  expect(weights(plain)).not.toBe(weights(ranks));
+  expect(weights(work.at("one shard"))).toBe(weights(plain));
+});
+
+/** The only line on stderr. */
+const lineOf = ({ err }: { readonly err: string }): string => {
+  const lines = err.trim().split("\n");
+  expect(lines).toHaveLength(1);
+  return lines[0]!;
+};
+
+describe("a rank that", () => {
+  const endless = { ...rankTraining, per_device_train_batch_size: 8, ranks: 3, max_steps: 1000, save_steps: 1 };
+  /** Starts three ranks, does something to one of them once they train, and waits for the end. */
+  const during = async (name: string, rank: number, signal: NodeJS.Signals) => {
+    const folder = work.at(name);
+    const run = start(["train", ...argvOf({ ...endless, output_dir: folder })], { seconds: 120 });
+    await untilStep(folder, 2);
+    const ranks = childrenOf(run.process.pid);
+    process.kill(ranks[rank]!, signal);
+    const since = performance.now();
+    const ended = await run.finished;
+    const seconds = (performance.now() - since) / 1000;
+    for (const pid of ranks) expect(() => process.kill(pid, 0)).toThrow();
+    return { ...ended, seconds, pid: ranks[rank]!, folder };
+  };
+
+  test.each([0, 2])("is killed (%d) ends all at once", async (rank) => {
+    const { code, err, seconds, pid, folder } = await during(`killed ${rank}`, rank, "SIGKILL");
+    expect(code).toBe(1);
+    expect(lineOf({ err })).toMatch(new RegExp(`^grpo train: rank ${rank} \\(.+\\): its process ${pid} has ended`));
+    expect(seconds).toBeLessThan(10);
+    // What is whole goes on, on fewer ranks.
+    const more = { ...endless, resume_from_checkpoint: true, output_dir: folder };
+    const step = Number(/checkpoint-(\d+)/.exec(readdirNewest(folder))![1]);
+    const resumed = await grpo([
+      "train",
+      ...argvOf({ ...more, ranks: 2, per_device_train_batch_size: 12, max_steps: step + 1 }),
+    ]);
+    expect(resumed.code).toBe(0);
+    expect(leftIn(folder)).toEqual([]);
+  });
+
+  test.each([0, 1])("hangs (%d) ends all within half a minute", async (rank) => {
+    const { code, err, seconds, pid } = await during(`stopped ${rank}`, rank, "SIGSTOP");
+    expect(code).toBe(1);
+    expect(lineOf({ err })).toMatch(
+      new RegExp(`^grpo train: rank ${rank} \\(.+\\): its process ${pid} has not answered for 20 s`),
+    );
+    expect(seconds).toBeLessThan(30);
+  });
+
+  test("has a full disk ends all, and says so", async () => {
+    const folder = work.at("full");
+    const argv = ["train", ...argvOf({ ...endless, output_dir: folder })];
+    // Files of more than half a megabyte are refused, as by a full disk.
+    const ended = await start(argv, { shell: "ulimit -f 1000", seconds: 120 }).finished;
+    expect(ended.code).toBe(1);
+    expect(lineOf(ended)).toMatch(/^grpo train: .*(too large|EFBIG|full)/);
+    expect(existsSync(join(folder, "checkpoint-1"))).toBe(false);
+    expect(leftIn(folder)).toEqual([]);
+  });
+
+  test("has another model is named", async () => {
+    const other = work.at("other model");
+    cpSync(bundledModel, other, { recursive: true });
+    // One bit of one weight.
+    const path = join(other, "model.safetensors");
+    const bytes = readFileSync(path);
+    bytes[bytes.length - 2]! ^= 1;
+    writeFileSync(path, bytes);
+    const flags = { ...rankTraining, output_dir: work.at("two models") };
+    const argv = (rank: number) => ["train", ...argvOf({ ...flags, model: rank === 1 ? other : bundledModel })];
+    const ends = await allFinished(startRanks(2, freePort(), argv));
+    expect(ends.map(({ code }) => code)).toEqual([2, 2]);
+    expect(lineOf({ err: ends.map(({ err }) => err).join("") })).toMatch(/rank 1 has another model than rank 0/);
+  });
+
+  test("has other settings is named", async () => {
+    const flags = { ...rankTraining, output_dir: work.at("two settings") };
+    const argv = (rank: number) => ["train", ...argvOf({ ...flags, learning_rate: rank === 1 ? 1e-4 : 1e-3 })];
+    const ends = await allFinished(startRanks(2, freePort(), argv));
+    expect(ends.map(({ code }) => code)).toEqual([2, 2]);
+    expect(lineOf({ err: ends.map(({ err }) => err).join("") })).toMatch(
+      /rank 1 has another learning_rate than rank 0 \(0.0001, not 0.001\)/,
+    );
+  });
+
+  test("has another secret is told so, and the others wait no longer than they were told", async () => {
+    const port = freePort();
+    const argv = ["train", ...argvOf({ ...rankTraining, output_dir: work.at("secrets") })];
+    const wait = { BUN_GRPO_RANKS_WAIT: "5" };
+    const ranks = [
+      startRank(0, 2, port, argv, wait),
+      startRank(1, 2, port, argv, { ...wait, BUN_GRPO_SECRET: "another" }),
+    ];
+    const [zero, one] = await allFinished(ranks);
+    expect([zero!.code, one!.code]).toEqual([1, 2]);
+    expect(lineOf(one!)).toMatch(/has another secret, or belongs to another run/);
+    expect(lineOf(zero!)).toMatch(/waited 5 s at .* for rank 1; 127.0.0.1 came with another secret/);
+  });
+
+  test("finds its port in use says so", async () => {
+    const server = Bun.listen({ hostname: "127.0.0.1", port: 0, socket: { data() {} } });
+    const argv = ["train", ...argvOf({ ...rankTraining, output_dir: work.at("port") })];
+    const ended = await startRank(0, 2, server.port, argv).finished;
+    server.stop(true);
+    expect(ended.code).toBe(1);
+    expect(lineOf(ended)).toMatch(/127.0.0.1:\d+ is in use, perhaps by another run/);
+  });
+
+  test("meets another run on its port leaves that one alone", async () => {
+    const port = freePort();
+    const argv = (name: string) => ["train", ...argvOf({ ...rankTraining, max_steps: 1, output_dir: work.at(name) })];
+    // The first run waits for its rank 1 while the second comes.
+    const first = startRank(0, 2, port, argv("first"), { BUN_GRPO_SECRET: "first" });
+    await Bun.sleep(2000);
+    const second = [0, 1].map((r) => startRank(r, 2, port, argv("second"), { BUN_GRPO_SECRET: "second" }));
+    const ends = await allFinished(second);
+    expect(ends.map(({ code }) => code)).toEqual([1, 2]);
+    expect(lineOf(ends[0]!)).toMatch(/is in use, perhaps by another run/);
+    expect(lineOf(ends[1]!)).toMatch(/has another secret, or belongs to another run/);
+    const last = startRank(1, 2, port, argv("first"), { BUN_GRPO_SECRET: "first" });
+    expect((await allFinished([first, last])).map(({ code }) => code)).toEqual([0, 0]);
+  });
+});
+
+/** The newest checkpoint's name. */
+function readdirNewest(folder: string): string {
+  const names = [...new Bun.Glob("checkpoint-*").scanSync({ cwd: folder, onlyFiles: false })];
+  return names.sort((a, b) => Number(a.slice(11)) - Number(b.slice(11))).at(-1)!;
+}
