@@ -3,7 +3,6 @@
  * updates of all settings, in the tolerances of the whole models' numbers.
  */
 import { afterAll, describe, expect, setDefaultTimeout, test } from "bun:test";
-import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { configFor } from "../../src/config/load.ts";
 import { scoreGroups } from "../../src/grpo/learner/policy-update.ts";
@@ -14,9 +13,17 @@ import { openRunDevice } from "../../src/run/device.ts";
 import { planPolicy, planScoring } from "../../src/session/policy.ts";
 import { referenceWithoutAdapters } from "../../src/session/reference.ts";
 import { planSession, withSession } from "../../src/session/session.ts";
-import { type ExpectedCase, expectClose, folderOf, gradientsOf, models } from "./golden.ts";
-import { argvOf, type Flags, metricsOf, workFolder } from "./runs.ts";
-import { differences, readTensors, worstRelative } from "./tensors.ts";
+import { expectClose, folderOf, gradientsOf, models } from "./golden.ts";
+import {
+  adapterAt,
+  adapterUpdate,
+  type ExpectedAdapter,
+  expectAdapterUpdated,
+  expectedAdapter,
+  madeOf,
+} from "./golden-lora.ts";
+import { argvOf, type Flags, workFolder } from "./runs.ts";
+import { readTensors, worstRelative } from "./tensors.ts";
 
 // The kernels may have to be compiled first.
 setDefaultTimeout(180_000);
@@ -24,39 +31,17 @@ setDefaultTimeout(180_000);
 const work = workFolder();
 afterAll(work.remove);
 
-interface Expected {
-  readonly settings: Flags;
-  readonly logprobs: readonly (readonly number[])[];
-  readonly reference_logprobs: readonly (readonly number[])[];
-  readonly cases: Readonly<Record<string, Pick<ExpectedCase, "config" | "loss" | "grad_norm">>>;
-}
+const adapterOf = (model: string) => adapterAt(work.at(model), model);
+const flagsOf = (model: string, name: string, outputDir: string): Flags => ({
+  device: "cpu",
+  ...adapterUpdate(model, name, adapterOf(model), outputDir),
+});
 
-const madeOf = (model: string) => join(folderOf(model), "../lora", model);
-const expectedOf = (model: string) =>
-  JSON.parse(readFileSync(join(madeOf(model), "expected.json"), "utf8")) as Expected;
-
-/** PEFT's folder, with the base model where it is here. */
-function adapterOf(model: string): string {
-  const folder = work.at(model);
-  cpSync(madeOf(model), folder, { recursive: true });
-  const path = join(folder, "adapter_config.json");
-  const json = JSON.parse(readFileSync(path, "utf8")) as Record<string, unknown>;
-  writeFileSync(path, JSON.stringify({ ...json, base_model_name_or_path: folderOf(model) }));
-  return folder;
-}
-
-function flagsOf(model: string, name: string, outputDir: string): Flags {
-  const { settings, cases } = expectedOf(model);
-  const rollouts = join(folderOf(model), "rollouts.jsonl");
-  const adapter = { use_peft: true, model: adapterOf(model) };
-  return { device: "cpu", rollouts, output_dir: outputDir, ...settings, ...cases[name]!.config, ...adapter };
-}
-
-const largest = (scores: readonly { logprobs: Float32Array }[], wanted: Expected["logprobs"]) =>
+const largest = (scores: readonly { logprobs: Float32Array }[], wanted: ExpectedAdapter["logprobs"]) =>
   Math.max(...scores.flatMap(({ logprobs }, i) => [...logprobs].map((x, t) => Math.abs(x - wanted[i]![t]!))));
 
 describe.each(models)("%s", (model) => {
-  const expected = expectedOf(model);
+  const expected = expectedAdapter(model);
 
   test("logprobs with PEFT's adapter, and without", async () => {
     const device = await openRunDevice({ device: "cpu", threads: 2 }, () => {});
@@ -91,19 +76,6 @@ describe.each(models)("%s", (model) => {
     const outputDir = work.at(`${model} ${name}`);
     const { config } = configFor("update", argvOf(flagsOf(model, name, outputDir)));
     await runRecordedUpdate({ config, folder: config.model!, resume: null, note: () => {}, onStep: () => {} });
-    const { loss, grad_norm: norms } = expected.cases[name]!;
-    for (const [i, record] of metricsOf(outputDir).entries()) {
-      const [relative, lossSlack, normSlack] = i === 0 ? [1e-4, 1e-5, 1e-5] : [5e-3, 2e-4, 2e-3];
-      expectClose(Number(record.loss), loss[i]!, relative, lossSlack, `loss of step ${i + 1}`);
-      expectClose(Number(record.grad_norm), norms[i]!, relative, normSlack, `norm of step ${i + 1}`);
-    }
-    if (name !== "grpo" && name !== "dapo") return;
-    const [before, after, reference] = [
-      join(madeOf(model), "adapter_model.safetensors"),
-      join(outputDir, "adapter_model.safetensors"),
-      join(madeOf(model), `updated-${name}.safetensors`),
-    ].map(readTensors);
-    const worst = worstRelative(differences(after!, before!), differences(reference!, before!));
-    expectClose(worst.error, 0, 0, 2e-2, `movement of ${worst.name}`);
+    expectAdapterUpdated(model, name, outputDir);
   });
 });
